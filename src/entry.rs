@@ -1,0 +1,334 @@
+//! [`Entry`]: one stored response with everything that decides on its use, and its encoding in L2.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use crate::semantics::freshness::{Freshness, LifetimeSource};
+use crate::stamp::{Epoch, Stamp, Tag};
+
+/// What is kept under a key.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// The canonical request text; compared on a hit, so that an MD5 collision is a miss.
+    pub text: Box<str>,
+    /// Read before the fetch that made this entry.
+    pub stamp: Stamp,
+    /// Everything that outdates it.
+    pub tags: Arc<[Tag]>,
+    pub content: Content,
+}
+
+/// A response, or the sign that responses under this key vary.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Content {
+    Response(Response),
+    /// Responses under this key are kept one level down, keyed by these request fields (RFC 9111 §4.1).
+    Variants(Vec<HeaderName>),
+}
+
+/// A complete stored response.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Response {
+    pub status: StatusCode,
+    /// Without hop-by-hop fields, `Age` and upstream's `Content-Length`; ready to be sent.
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    pub freshness: Freshness,
+    /// May answer requests that carry `Authorization` or `Cookie` (RFC 9111 §3.5, or the family's rules).
+    pub for_credentials: bool,
+}
+
+/// Why bytes from L2 are not an entry. To the cache this is a miss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeFault {
+    #[error("not a Larder entry, or one of another version")]
+    Version,
+    #[error("the entry ends early or is garbled")]
+    Garbled,
+}
+
+const MAGIC: &[u8; 4] = b"LRD1";
+
+impl Entry {
+    /// Approximate memory that the entry takes in L1, bytes.
+    pub fn weight(&self) -> u64 {
+        let fixed = 200 + self.text.len() + self.tags.iter().map(|tag| tag.as_str().len() + 40).sum::<usize>();
+        let content = match &self.content {
+            Content::Variants(fields) => fields.len() * 32,
+            Content::Response(response) => {
+                let headers: usize =
+                    response.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64).sum();
+                headers + response.body.len()
+            }
+        };
+        (fixed + content) as u64
+    }
+
+    /// The encoding kept in L2: magic and version, a head with its length, then the body. Integers are big-endian.
+    pub fn encode(&self) -> Bytes {
+        let mut head = BytesMut::with_capacity(512);
+        put_bytes(&mut head, self.text.as_bytes());
+        head.put_u64(self.stamp.epoch.0);
+        head.put_u64(self.stamp.sequence);
+        head.put_u16(self.tags.len() as u16);
+        for tag in self.tags.iter() {
+            put_bytes(&mut head, tag.as_str().as_bytes());
+        }
+        let body = match &self.content {
+            Content::Variants(fields) => {
+                head.put_u8(1);
+                head.put_u16(fields.len() as u16);
+                for field in fields {
+                    put_bytes(&mut head, field.as_str().as_bytes());
+                }
+                &[][..]
+            }
+            Content::Response(response) => {
+                head.put_u8(0);
+                put_response(&mut head, response);
+                &response.body[..]
+            }
+        };
+        let mut whole = BytesMut::with_capacity(MAGIC.len() + 4 + head.len() + body.len());
+        whole.put_slice(MAGIC);
+        whole.put_u32(head.len() as u32);
+        whole.put_slice(&head);
+        whole.put_slice(body);
+        whole.freeze()
+    }
+
+    /// Reads an encoding. The body shares `bytes`' memory.
+    pub fn decode(bytes: Bytes) -> Result<Entry, DecodeFault> {
+        if bytes.get(..MAGIC.len()) != Some(MAGIC) {
+            return Err(DecodeFault::Version);
+        }
+        let mut outer = Reader { bytes, at: MAGIC.len() };
+        let head_length = outer.u32()? as usize;
+        let mut head = Reader { bytes: outer.take(head_length)?, at: 0 };
+        let text = head.text()?.into();
+        let stamp = Stamp { epoch: Epoch(head.u64()?), sequence: head.u64()? };
+        let tags = (0..head.u16()?).map(|_| Ok(Tag::family(&head.text()?))).collect::<Result<Vec<_>, _>>()?;
+        let content = match head.u8()? {
+            0 => Content::Response(response(&mut head, outer.rest())?),
+            1 => Content::Variants((0..head.u16()?).map(|_| head.name()).collect::<Result<_, _>>()?),
+            _ => return Err(DecodeFault::Garbled),
+        };
+        Ok(Entry { text, stamp, tags: tags.into(), content })
+    }
+}
+
+fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
+    out.put_u32(bytes.len() as u32);
+    out.put_slice(bytes);
+}
+
+fn put_seconds(out: &mut BytesMut, duration: Duration) {
+    out.put_u64(duration.as_secs());
+}
+
+fn put_response(head: &mut BytesMut, response: &Response) {
+    let freshness = &response.freshness;
+    head.put_u16(response.status.as_u16());
+    let since_epoch = freshness.response_time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    head.put_u64(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX));
+    put_seconds(head, freshness.initial_age);
+    put_seconds(head, freshness.lifetime);
+    put_seconds(head, freshness.stale_while_revalidate);
+    put_seconds(head, freshness.stale_if_error);
+    head.put_u8(source_code(freshness.source));
+    let flags = [freshness.always_validate, freshness.never_stale, response.for_credentials];
+    head.put_u8(flags.iter().enumerate().map(|(bit, set)| u8::from(*set) << bit).sum());
+    head.put_u64(response.body.len() as u64);
+    head.put_u16(response.headers.len() as u16);
+    for (name, value) in &response.headers {
+        put_bytes(head, name.as_str().as_bytes());
+        put_bytes(head, value.as_bytes());
+    }
+}
+
+fn response(head: &mut Reader, body: Bytes) -> Result<Response, DecodeFault> {
+    let status = StatusCode::from_u16(head.u16()?).map_err(|_| DecodeFault::Garbled)?;
+    let response_time = UNIX_EPOCH.checked_add(Duration::from_millis(head.u64()?)).ok_or(DecodeFault::Garbled)?;
+    let [initial_age, lifetime, stale_while_revalidate, stale_if_error] =
+        [head.seconds()?, head.seconds()?, head.seconds()?, head.seconds()?];
+    let source = source_of(head.u8()?)?;
+    let flags = head.u8()?;
+    // A value cut short on its way through the store must not become a short response.
+    if head.u64()? != body.len() as u64 {
+        return Err(DecodeFault::Garbled);
+    }
+    let mut headers = HeaderMap::new();
+    for _ in 0..head.u16()? {
+        let name = head.name()?;
+        let value = HeaderValue::from_maybe_shared(head.bytes()?).map_err(|_| DecodeFault::Garbled)?;
+        headers.append(name, value);
+    }
+    let freshness = Freshness {
+        response_time,
+        initial_age,
+        lifetime,
+        source,
+        always_validate: flags & 1 != 0,
+        never_stale: flags & 2 != 0,
+        stale_while_revalidate,
+        stale_if_error,
+    };
+    Ok(Response { status, headers, body, freshness, for_credentials: flags & 4 != 0 })
+}
+
+const SOURCES: [LifetimeSource; 7] = [
+    LifetimeSource::SMaxage,
+    LifetimeSource::MaxAge,
+    LifetimeSource::Expires,
+    LifetimeSource::FamilyTtl,
+    LifetimeSource::FamilyOverride,
+    LifetimeSource::NegativeTtl,
+    LifetimeSource::None,
+];
+
+fn source_code(source: LifetimeSource) -> u8 {
+    SOURCES.iter().position(|known| *known == source).unwrap_or(SOURCES.len() - 1) as u8
+}
+
+fn source_of(code: u8) -> Result<LifetimeSource, DecodeFault> {
+    SOURCES.get(usize::from(code)).copied().ok_or(DecodeFault::Garbled)
+}
+
+/// Reads big-endian integers and length-prefixed bytes; never past the end.
+struct Reader {
+    bytes: Bytes,
+    at: usize,
+}
+
+impl Reader {
+    fn take(&mut self, length: usize) -> Result<Bytes, DecodeFault> {
+        let end =
+            self.at.checked_add(length).filter(|end| *end <= self.bytes.len()).ok_or(DecodeFault::Garbled)?;
+        let taken = self.bytes.slice(self.at..end);
+        self.at = end;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeFault> {
+        self.take(N)?.as_ref().try_into().map_err(|_| DecodeFault::Garbled)
+    }
+
+    fn rest(&mut self) -> Bytes {
+        let rest = self.bytes.slice(self.at..);
+        self.at = self.bytes.len();
+        rest
+    }
+
+    fn u8(&mut self) -> Result<u8, DecodeFault> {
+        Ok(u8::from_be_bytes(self.array()?))
+    }
+
+    fn u16(&mut self) -> Result<u16, DecodeFault> {
+        Ok(u16::from_be_bytes(self.array()?))
+    }
+
+    fn u32(&mut self) -> Result<u32, DecodeFault> {
+        Ok(u32::from_be_bytes(self.array()?))
+    }
+
+    fn u64(&mut self) -> Result<u64, DecodeFault> {
+        Ok(u64::from_be_bytes(self.array()?))
+    }
+
+    fn seconds(&mut self) -> Result<Duration, DecodeFault> {
+        Ok(Duration::from_secs(self.u64()?))
+    }
+
+    fn bytes(&mut self) -> Result<Bytes, DecodeFault> {
+        let length = self.u32()? as usize;
+        self.take(length)
+    }
+
+    fn text(&mut self) -> Result<String, DecodeFault> {
+        String::from_utf8(self.bytes()?.to_vec()).map_err(|_| DecodeFault::Garbled)
+    }
+
+    fn name(&mut self) -> Result<HeaderName, DecodeFault> {
+        HeaderName::from_bytes(&self.bytes()?).map_err(|_| DecodeFault::Garbled)
+    }
+}
+
+/// The time as kept in an entry: whole milliseconds. Anything compared with a decoded entry goes through this.
+pub fn whole_millis(time: SystemTime) -> SystemTime {
+    let millis = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn entry(headers: HeaderMap, body: Vec<u8>) -> Entry {
+        Entry {
+            text: "GET http://h/".into(),
+            stamp: Stamp { epoch: Epoch(3), sequence: 9 },
+            tags: vec![Tag::root(), Tag::uri("/")].into(),
+            content: Content::Response(Response {
+                status: StatusCode::OK,
+                headers,
+                body: body.into(),
+                freshness: Freshness {
+                    response_time: whole_millis(SystemTime::now()),
+                    initial_age: Duration::from_secs(1),
+                    lifetime: Duration::from_secs(60),
+                    source: LifetimeSource::Expires,
+                    always_validate: true,
+                    never_stale: false,
+                    stale_while_revalidate: Duration::from_secs(2),
+                    stale_if_error: Duration::ZERO,
+                },
+                for_credentials: true,
+            }),
+        }
+    }
+
+    #[test]
+    fn variants_round_trip() {
+        let mut variants = entry(HeaderMap::new(), vec![]);
+        variants.content = Content::Variants(vec![HeaderName::from_static("accept-language")]);
+        assert_eq!(Entry::decode(variants.encode()), Ok(variants));
+    }
+
+    #[test]
+    fn another_version_is_refused() {
+        assert_eq!(Entry::decode(Bytes::from_static(b"LRD9xxxxxxxx")), Err(DecodeFault::Version));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded(
+            fields in proptest::collection::vec(("[a-z][a-z-]{0,12}", "[ -~]{0,20}"), 0..8),
+            body in proptest::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(HeaderName::try_from(name).unwrap(), HeaderValue::try_from(value).unwrap());
+            }
+            let entry = entry(headers, body);
+            prop_assert_eq!(Entry::decode(entry.encode()), Ok(entry));
+        }
+
+        #[test]
+        fn cut_or_garbled_bytes_are_refused_and_never_panic(
+            cut in 0usize..200, flip in 0usize..200, bit in 0u8..8,
+        ) {
+            let whole = entry(HeaderMap::new(), b"0123456789".to_vec()).encode();
+            if cut < whole.len() {
+                prop_assert!(Entry::decode(whole.slice(..cut)).is_err());
+            }
+            let mut garbled = whole.to_vec();
+            let at = flip % garbled.len();
+            garbled[at] ^= 1 << bit;
+            let _ = Entry::decode(garbled.into());
+        }
+    }
+}

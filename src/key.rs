@@ -1,0 +1,350 @@
+//! Canonical request text -> [`Key`]. Two requests share an entry exactly when their canonical texts are equal;
+//! the MD5 of the text finds the entry, and the text itself is compared on a hit, so that a collision is a miss.
+//!
+//! The text is made of lines and reads well in `larder explain` and in a debugger:
+//!
+//! ```text
+//! GET http://api.example.com/v1.0/users?page=2&sort=name
+//! family user_list 5f1c09aa
+//! header accept-language: de
+//! identity header:authorization sha256:9b74c989…
+//! vary accept-encoding: gzip
+//! ```
+//!
+//! No part can contain a line break (field values cannot, targets are normalised), and bytes outside printable
+//! ASCII are escaped, so that different requests have different texts.
+
+use std::fmt::{self, Write};
+
+use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
+use http::{HeaderMap, HeaderName};
+use md5::{Digest, Md5};
+use sha2::Sha256;
+
+use crate::target::Target;
+
+/// MD5 of a canonical request text.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key(pub [u8; 16]);
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What of a request, besides method, host and path, is part of its key.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Keying {
+    /// Which query parameters count.
+    pub query: QueryKeying,
+    /// Request fields that count, lower case, in the order of the rules file.
+    pub headers: Vec<HeaderName>,
+    /// Whose answer it is.
+    pub identity: Identity,
+}
+
+/// Which query parameters are part of the key. Parameters are always sorted by name.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum QueryKeying {
+    /// All of them.
+    #[default]
+    All,
+    /// Only these names.
+    Keep(Vec<String>),
+    /// All but these names.
+    Drop(Vec<String>),
+}
+
+/// How a family tells one caller from another.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Identity {
+    /// The rules do not say: requests with credentials are cached only as RFC 9111 §3.5 allows.
+    #[default]
+    Unstated,
+    /// The rules say that the answer is the same for everybody (`identity = "none"`).
+    Shared,
+    /// The value of this request field.
+    Header(HeaderName),
+    /// The value of this cookie.
+    Cookie(String),
+}
+
+impl Identity {
+    /// Whether the rules say how callers are told apart, so that credentials need no special care.
+    pub fn is_stated(&self) -> bool {
+        !matches!(self, Identity::Unstated)
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Identity::Unstated => f.write_str("unstated"),
+            Identity::Shared => f.write_str("none"),
+            Identity::Header(name) => write!(f, "header:{name}"),
+            Identity::Cookie(name) => write!(f, "cookie:{name}"),
+        }
+    }
+}
+
+/// A canonical request text and its MD5.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Canonical {
+    /// The text.
+    pub text: String,
+    /// Its MD5.
+    pub key: Key,
+}
+
+/// What a family adds to the text: its name, the version of its definition, and its keying.
+#[derive(Debug, Clone, Copy)]
+pub struct FamilyKeying<'a> {
+    /// The family's name.
+    pub name: &'a str,
+    /// Changes whenever the family's definition changes.
+    pub version: &'a str,
+    /// What of the request counts.
+    pub keying: &'a Keying,
+}
+
+/// The canonical text of a GET (HEAD shares it) for a target, keyed by its family if it has one.
+pub fn derive(target: &Target, headers: &HeaderMap, family: Option<FamilyKeying<'_>>) -> Canonical {
+    let mut text = String::with_capacity(128);
+    text.push_str("GET ");
+    text.push_str(target.scheme);
+    text.push_str("://");
+    text.push_str(&target.host);
+    push_escaped(&mut text, target.path.as_bytes());
+    let query = family.map_or(&QueryKeying::All, |family| &family.keying.query);
+    if let Some(raw) = &target.query {
+        push_query(&mut text, raw, query);
+    }
+    if let Some(family) = family {
+        let _ = write!(text, "\nfamily {} {}", family.name, family.version);
+        for name in &family.keying.headers {
+            push_field(&mut text, "header", name, headers);
+        }
+        push_identity(&mut text, &family.keying.identity, headers);
+    }
+    finish(text)
+}
+
+impl Canonical {
+    /// The text of one variant: this request with the fields that the stored response's `Vary` names
+    /// (RFC 9111 §4.1). An absent field differs from an empty one.
+    pub fn variant(&self, fields: &[HeaderName], headers: &HeaderMap) -> Canonical {
+        let mut text = self.text.clone();
+        for name in fields {
+            push_field(&mut text, "vary", name, headers);
+        }
+        finish(text)
+    }
+}
+
+fn finish(text: String) -> Canonical {
+    let key = Key(Md5::digest(text.as_bytes()).into());
+    Canonical { text, key }
+}
+
+/// Sorted by name; parameters of the same name keep their order, since upstreams read them as lists.
+fn push_query(text: &mut String, raw: &str, keying: &QueryKeying) {
+    if matches!(keying, QueryKeying::All) && !raw.contains('&') {
+        text.push('?');
+        push_escaped(text, raw.as_bytes());
+        return;
+    }
+    let mut parameters: Vec<(&str, &str)> =
+        raw.split('&').map(|item| (item.split('=').next().unwrap_or(item), item)).collect();
+    match keying {
+        QueryKeying::All => {}
+        QueryKeying::Keep(names) => parameters.retain(|(name, _)| names.iter().any(|keep| keep == name)),
+        QueryKeying::Drop(names) => parameters.retain(|(name, _)| !names.iter().any(|drop| drop == name)),
+    }
+    parameters.sort_by_key(|(name, _)| *name);
+    for (index, (_, item)) in parameters.iter().enumerate() {
+        text.push(if index == 0 { '?' } else { '&' });
+        push_escaped(text, item.as_bytes());
+    }
+}
+
+fn push_field(text: &mut String, kind: &str, name: &HeaderName, headers: &HeaderMap) {
+    let _ = write!(text, "\n{kind} {name}");
+    let mut values = headers.get_all(name).iter().peekable();
+    // No colon at all when the field is absent: absent and empty are different (RFC 9111 §4.1).
+    if values.peek().is_none() {
+        return;
+    }
+    text.push(':');
+    if [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION].contains(name) {
+        text.push(' ');
+        push_secret(text, values.map(|value| value.as_bytes()));
+        return;
+    }
+    for (index, value) in values.enumerate() {
+        text.push_str(if index == 0 { " " } else { ", " });
+        push_escaped(text, value.as_bytes());
+    }
+}
+
+fn push_identity(text: &mut String, identity: &Identity, headers: &HeaderMap) {
+    match identity {
+        Identity::Unstated | Identity::Shared => return,
+        Identity::Header(_) | Identity::Cookie(_) => {
+            let _ = write!(text, "\nidentity {identity}");
+        }
+    }
+    let value = match identity {
+        Identity::Header(name) => join(headers.get_all(name).iter().map(|value| value.as_bytes())),
+        Identity::Cookie(name) => cookie(headers, name),
+        Identity::Unstated | Identity::Shared => None,
+    };
+    match value {
+        Some(value) => {
+            text.push(' ');
+            push_secret(text, [value.as_slice()]);
+        }
+        None => text.push_str(" anonymous"),
+    }
+}
+
+fn join<'v>(values: impl Iterator<Item = &'v [u8]>) -> Option<Vec<u8>> {
+    values.map(<[u8]>::to_vec).reduce(|mut all, next| {
+        all.extend_from_slice(b", ");
+        all.extend_from_slice(&next);
+        all
+    })
+}
+
+/// All values of a cookie. A name sent twice is not reduced to one of them: upstream may read either.
+fn cookie(headers: &HeaderMap, name: &str) -> Option<Vec<u8>> {
+    let pairs = headers.get_all(COOKIE).into_iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    join(pairs.filter_map(|pair| {
+        let pair = pair.trim_ascii();
+        let equals = pair.iter().position(|byte| *byte == b'=')?;
+        (&pair[..equals] == name.as_bytes()).then(|| &pair[equals + 1..])
+    }))
+}
+
+/// Credentials never stand in a key, in Redis or in a log: their SHA-256 does. (Not MD5: whoever can make two
+/// tokens with one digest must not be able to merge two callers.)
+fn push_secret<'v>(text: &mut String, values: impl IntoIterator<Item = &'v [u8]>) {
+    let mut hash = Sha256::new();
+    for value in values {
+        // The length first, so that a list of values has one reading.
+        hash.update((value.len() as u64).to_be_bytes());
+        hash.update(value);
+    }
+    text.push_str("sha256:");
+    for byte in hash.finalize() {
+        let _ = write!(text, "{byte:02x}");
+    }
+}
+
+fn push_escaped(text: &mut String, bytes: &[u8]) {
+    if let Ok(plain) = std::str::from_utf8(bytes)
+        && bytes.iter().all(|byte| (b' '..=b'~').contains(byte) && *byte != b'\\')
+    {
+        text.push_str(plain);
+        return;
+    }
+    for byte in bytes {
+        match byte {
+            b'\\' => text.push_str("\\\\"),
+            b' '..=b'~' => text.push(char::from(*byte)),
+            _ => {
+                let _ = write!(text, "\\x{byte:02x}");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn target(path: &str, query: Option<&str>) -> Target {
+        Target { scheme: "http", host: "h".into(), path: path.into(), query: query.map(Into::into) }
+    }
+
+    fn keyed(keying: &Keying, query: &str, headers: &HeaderMap) -> String {
+        let family = FamilyKeying { name: "f", version: "1", keying };
+        derive(&target("/p", Some(query)), headers, Some(family)).text
+    }
+
+    #[test]
+    fn a_plain_request_reads_as_a_request_line() {
+        let canonical = derive(&target("/a", Some("b=1")), &HeaderMap::new(), None);
+        assert_eq!(canonical.text, "GET http://h/a?b=1");
+        assert_eq!(canonical.key.to_string(), "713393147de85d06fa204fee6f103c95");
+    }
+
+    #[test]
+    fn query_parameters_are_sorted_by_name_and_lists_keep_their_order() {
+        let text = keyed(&Keying::default(), "b=2&a=9&b=1", &HeaderMap::new());
+        assert_eq!(text, "GET http://h/p?a=9&b=2&b=1\nfamily f 1");
+    }
+
+    #[test]
+    fn keep_and_drop_filter_by_exact_name() {
+        let keep = Keying { query: QueryKeying::Keep(vec!["a".into()]), ..Keying::default() };
+        assert_eq!(keyed(&keep, "b=2&a=1&ab=3", &HeaderMap::new()), "GET http://h/p?a=1\nfamily f 1");
+        let drop = Keying { query: QueryKeying::Drop(vec!["utm_source".into()]), ..Keying::default() };
+        assert_eq!(keyed(&drop, "utm_source=x", &HeaderMap::new()), "GET http://h/p\nfamily f 1");
+    }
+
+    #[test]
+    fn absent_and_empty_fields_differ() {
+        let canonical = derive(&target("/", None), &HeaderMap::new(), None);
+        let fields = [HeaderName::from_static("accept-language")];
+        let absent = canonical.variant(&fields, &HeaderMap::new());
+        let mut headers = HeaderMap::new();
+        headers.insert("accept-language", HeaderValue::from_static(""));
+        assert_ne!(absent.text, canonical.variant(&fields, &headers).text);
+    }
+
+    #[test]
+    fn credentials_do_not_stand_in_the_text_and_tell_callers_apart() {
+        let by_header = Keying { identity: Identity::Header(AUTHORIZATION), ..Keying::default() };
+        let text_of = |token: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(AUTHORIZATION, HeaderValue::from_static(token));
+            keyed(&by_header, "", &headers)
+        };
+        assert!(!text_of("Bearer s3cret").contains("s3cret"));
+        assert_ne!(text_of("Bearer a"), text_of("Bearer b"));
+        assert!(keyed(&by_header, "", &HeaderMap::new()).ends_with("anonymous"));
+    }
+
+    #[test]
+    fn a_cookie_sent_twice_is_its_own_identity() {
+        let by_cookie = Keying { identity: Identity::Cookie("sid".into()), ..Keying::default() };
+        let text_of = |cookies: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(COOKIE, HeaderValue::from_static(cookies));
+            keyed(&by_cookie, "", &headers)
+        };
+        assert_eq!(text_of("x=1; sid=a"), text_of("sid=a; y=2"));
+        assert_ne!(text_of("sid=a"), text_of("sid=a; sid=b"));
+        assert_ne!(text_of("sid=b"), text_of("sid=a; sid=b"));
+    }
+
+    #[test]
+    fn bytes_outside_ascii_are_escaped_without_ambiguity() {
+        let canonical = derive(&target("/", None), &HeaderMap::new(), None);
+        let fields = [HeaderName::from_static("x")];
+        let text_of = |bytes: &[u8]| {
+            let mut headers = HeaderMap::new();
+            headers.insert("x", HeaderValue::from_bytes(bytes).unwrap());
+            canonical.variant(&fields, &headers).text
+        };
+        assert_ne!(text_of(b"\xff"), text_of(b"\\xff"));
+    }
+}

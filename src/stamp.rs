@@ -1,0 +1,187 @@
+//! Tags, sequences and stamps: the integers that decide whether an entry is *current*. Pure: no clock, no I/O.
+//!
+//! Every invalidation takes the next **sequence** and leaves it as the **mark** of each of its tags. Every entry
+//! carries the **stamp** (epoch and last sequence issued) that was read *before* the fetch that made it. An entry
+//! whose stamp is older than the mark of any of its tags may show the state before that write.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+/// Strictly increasing number of an invalidation. In Redis: microseconds of Redis's clock, made strictly increasing.
+pub type Sequence = u64;
+
+/// Identity of a run of sequences. A new one starts whenever sequences may have been lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Epoch(pub u64);
+
+/// (epoch, sequence) read before the fetch that made an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// The epoch in which `sequence` was issued.
+    pub epoch: Epoch,
+    /// The last sequence issued when the stamp was read; never the clock.
+    pub sequence: Sequence,
+}
+
+/// What a reader learned of the marks of some tags at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct View {
+    /// Epoch and last sequence issued: the stamp of a fetch that begins after this view.
+    pub stamp: Stamp,
+    /// The highest of the floor and the marks of the tags in question.
+    pub newest: Sequence,
+}
+
+impl View {
+    /// Whether something stamped `stamp` is current for the tags of this view: same epoch, and no mark (nor the
+    /// floor) is younger than it.
+    pub fn is_current(&self, stamp: Stamp) -> bool {
+        stamp.epoch == self.stamp.epoch && stamp.sequence >= self.newest
+    }
+}
+
+/// Anything an entry can be outdated by. Text forms: `*` (everything), `booking:stats:42` (family levels and
+/// instances), `uri:/v1.0/users` (a path, whatever its query and host).
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tag(Arc<str>);
+
+impl Tag {
+    /// The tag that every entry carries.
+    pub fn root() -> Tag {
+        Tag(Arc::from("*"))
+    }
+
+    /// The tag of a normalised path. The query is left out on purpose: a write to `/users/7` outdates
+    /// `/users/7?lang=de` as well.
+    pub fn uri(path: &str) -> Tag {
+        Tag(Arc::from(format!("uri:{path}")))
+    }
+
+    /// A family, one of its levels, or an instance.
+    pub fn family(text: &str) -> Tag {
+        Tag(Arc::from(text))
+    }
+
+    /// The text form, as it stands in Redis.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Index of a tag's slot in a [`Marks`] table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot(u32);
+
+/// The marks of all tags in a fixed table of hashed slots: no memory per tag, no lock. Two tags that share a slot
+/// cost each other a miss now and then; they can never cause a stale hit.
+pub struct Marks {
+    epoch: Epoch,
+    sequence: AtomicU64,
+    slots: Box<[AtomicU64]>,
+}
+
+impl Marks {
+    /// A table of `slots` slots (rounded up to a power of two; 8 bytes each) in the given epoch.
+    pub fn new(epoch: Epoch, slots: usize) -> Marks {
+        let slots = slots.clamp(1, 1 << 30).next_power_of_two();
+        Marks {
+            epoch,
+            // Sequence 0 is "never": a fresh table's stamp must not be older than an empty slot.
+            sequence: AtomicU64::new(1),
+            slots: (0..slots).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    /// The slot of a tag; computed once per entry, when it comes into L1.
+    pub fn slot(&self, tag: &Tag) -> Slot {
+        let mut hasher = std::hash::DefaultHasher::new();
+        tag.hash(&mut hasher);
+        // The table has at most 2^30 slots, so the masked hash fits in 32 bits.
+        Slot((hasher.finish() & (self.slots.len() as u64 - 1)) as u32)
+    }
+
+    /// The stamp of a fetch that begins now.
+    pub fn stamp(&self) -> Stamp {
+        Stamp { epoch: self.epoch, sequence: self.sequence.load(SeqCst) }
+    }
+
+    /// What these slots say now.
+    pub fn view(&self, slots: impl IntoIterator<Item = Slot>) -> View {
+        // Marks before the stamp: an invalidation between the two loads then makes the stamp newer than the
+        // marks seen, which only matters to a fetch that begins later and sees that write anyway.
+        let newest = slots.into_iter().map(|slot| self.slots[slot.0 as usize].load(SeqCst)).max().unwrap_or(0);
+        View { stamp: self.stamp(), newest }
+    }
+
+    /// Takes the next sequence and marks the tags with it. When this returns, no entry stamped earlier that
+    /// carries one of the tags is current any more.
+    pub fn invalidate<'t>(&self, tags: impl IntoIterator<Item = &'t Tag>) -> Sequence {
+        let sequence = self.sequence.fetch_add(1, SeqCst) + 1;
+        for tag in tags {
+            self.slots[self.slot(tag).0 as usize].fetch_max(sequence, SeqCst);
+        }
+        sequence
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn marks() -> Marks {
+        Marks::new(Epoch(7), 1 << 12)
+    }
+
+    fn view_of(marks: &Marks, tag: &Tag) -> View {
+        marks.view([marks.slot(tag)])
+    }
+
+    #[test]
+    fn what_was_stamped_before_an_invalidation_is_not_current_after_it() {
+        let (marks, tag) = (marks(), Tag::family("user_list"));
+        let before = marks.stamp();
+        assert!(view_of(&marks, &tag).is_current(before));
+        marks.invalidate([&tag]);
+        assert!(!view_of(&marks, &tag).is_current(before));
+        assert!(view_of(&marks, &tag).is_current(marks.stamp()));
+    }
+
+    #[test]
+    fn other_tags_stay_current() {
+        let marks = marks();
+        let (a, b) = (Tag::family("a"), Tag::family("b"));
+        assert_ne!(marks.slot(&a), marks.slot(&b));
+        let before = marks.stamp();
+        marks.invalidate([&a]);
+        assert!(view_of(&marks, &b).is_current(before));
+    }
+
+    #[test]
+    fn another_epoch_is_never_current() {
+        let (marks, tag) = (marks(), Tag::root());
+        let stamp = Stamp { epoch: Epoch(8), sequence: u64::MAX };
+        assert!(!view_of(&marks, &tag).is_current(stamp));
+    }
+
+    #[test]
+    fn tags_sharing_the_only_slot_cost_a_miss_and_never_a_stale_hit() {
+        let marks = Marks::new(Epoch(1), 1);
+        let before = marks.stamp();
+        marks.invalidate([&Tag::family("a")]);
+        assert!(!view_of(&marks, &Tag::family("b")).is_current(before));
+    }
+}

@@ -1,0 +1,109 @@
+//! L2: the store that several proxies share. One trait, two implementations: [`redis`], and the simulated one that
+//! deterministic tests drive.
+//!
+//! The store answers two questions in one round trip: *what is kept under this key*, and, read **after** it,
+//! *what do the marks of these tags say*. It never says that an entry is current; the cache compares.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::stamp::{Sequence, Tag, View};
+
+pub mod redis;
+
+/// A boxed future: `Store` is used as `dyn Store`, and a box is nothing beside a round trip.
+pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// What one round trip brought.
+#[derive(Debug)]
+pub struct Found {
+    /// The encoded entry, if one is kept under the key.
+    pub entry: Option<Bytes>,
+    /// The marks of the tags asked for (and of the root tag, and the floor), read after the entry.
+    pub view: View,
+}
+
+/// Why the store could not answer. Nothing may be trusted after any of these.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// No connection, or the breaker is open. Costs nothing.
+    #[error("the store is away: {0}")]
+    Away(String),
+    /// No answer within the time limit.
+    #[error("the store did not answer within {}", humantime::format_duration(*.0))]
+    Timeout(Duration),
+    /// The store answered with an error, or with something that is not an answer.
+    #[error("the store answered: {0}")]
+    Refused(String),
+}
+
+/// State of the link to the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Link {
+    /// Connected; the last command succeeded.
+    Up,
+    /// Not connected; the reason is for people.
+    Down(String),
+}
+
+/// What the admin shows of the store.
+#[derive(Debug, Clone, Default)]
+pub struct StoreInfo {
+    /// Fields of `INFO`, by name.
+    pub fields: std::collections::BTreeMap<String, String>,
+}
+
+impl StoreInfo {
+    /// A field as text; empty when the server does not report it.
+    pub fn text(&self, name: &str) -> &str {
+        self.fields.get(name).map_or("", String::as_str)
+    }
+
+    /// A field as a number; 0 when the server does not report it.
+    pub fn number(&self, name: &str) -> f64 {
+        self.text(name).parse().unwrap_or(0.0)
+    }
+}
+
+/// Keys counted in the namespace.
+#[derive(Debug, Clone, Default)]
+pub struct KeyCounts {
+    /// Entries by the label that follows `namespace:v1:` in their key (a family's name, or `-` for none).
+    pub by_family: std::collections::BTreeMap<String, u64>,
+    /// False when the walk ended at its limit, so that the counts are lower bounds.
+    pub complete: bool,
+}
+
+/// The shared store. Every method returns within the configured time limit.
+pub trait Store: Send + Sync + fmt::Debug {
+    /// The entry under `key`, then the marks of `tags` and of the root tag: one round trip.
+    fn lookup<'a>(&'a self, key: &'a str, tags: &'a [Tag]) -> Reply<'a, Found>;
+
+    /// The marks of `tags` and of the root tag alone.
+    fn view<'a>(&'a self, tags: &'a [Tag]) -> Reply<'a, View>;
+
+    /// Keeps `value` under `key` for `ttl` (at least 1 s).
+    fn put<'a>(&'a self, key: &'a str, value: Bytes, ttl: Duration) -> Reply<'a, ()>;
+
+    /// Takes the next sequence and marks `tags` with it, atomically. May be repeated: repeating only outdates more.
+    fn invalidate<'a>(&'a self, tags: &'a [Tag]) -> Reply<'a, Sequence>;
+
+    /// Removes one entry; true if it was there.
+    fn remove<'a>(&'a self, key: &'a str) -> Reply<'a, bool>;
+
+    /// Reads one entry without its marks, for the admin's self-test.
+    fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>>;
+
+    /// What the server says of itself.
+    fn info(&self) -> Reply<'_, StoreInfo>;
+
+    /// Walks at most `limit` keys of the namespace and counts entries by family.
+    fn count_keys(&self, limit: u64) -> Reply<'_, KeyCounts>;
+
+    /// The link's state, without asking the server.
+    fn link(&self) -> Link;
+}
