@@ -53,6 +53,22 @@ pub enum DecodeFault {
 const MAGIC: &[u8; 4] = b"LRD1";
 
 impl Entry {
+    /// The response, unless this is the sign that responses vary.
+    pub fn response(&self) -> Option<&Response> {
+        match &self.content {
+            Content::Response(response) => Some(response),
+            Content::Variants(_) => None,
+        }
+    }
+
+    /// The fields that responses under this key vary on, if this is the sign for it.
+    pub fn variants(&self) -> Option<&[HeaderName]> {
+        match &self.content {
+            Content::Response(_) => None,
+            Content::Variants(fields) => Some(fields),
+        }
+    }
+
     /// Approximate memory that the entry takes in L1, bytes.
     pub fn weight(&self) -> u64 {
         let fixed = 200 + self.text.len() + self.tags.iter().map(|tag| tag.as_str().len() + 40).sum::<usize>();

@@ -1,6 +1,9 @@
 //! Larder: a caching reverse proxy whose cached responses are never older than the last acknowledged write that a
 //! rule maps to them.
 
+pub mod cache;
+pub mod metrics;
+pub mod upstream;
 // Pure: no tokio, hyper server, redis, clock or environment from `rules` downwards.
 pub mod config;
 pub mod entry;

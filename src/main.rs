@@ -1,1 +1,7 @@
-fn main() {}
+//! `larder`: see [`larder::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    larder::cli::main()
+}

@@ -106,4 +106,7 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// The link's state, without asking the server.
     fn link(&self) -> Link;
+
+    /// Tells when the link's state changes.
+    fn changes(&self) -> tokio::sync::watch::Receiver<Link>;
 }

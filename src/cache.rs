@@ -1,0 +1,340 @@
+//! Lookup and store over the two tiers, and invalidation in both. What is found is *current* or it is not given out;
+//! whether it is also *fresh* is for [`crate::semantics`] to say.
+//!
+//! Without a store, L1's marks table is the authority. With one, every lookup asks the store for the marks at least,
+//! in the same round trip that brings the entry when L1 does not hold it. When the store cannot answer, or has not
+//! taken all invalidations yet ([`backlog`]), nothing stored is trusted: [`Lookup::view`] is `None`, and a fetch made
+//! meanwhile is not stored, since it would have no stamp.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderMap;
+use tokio::task::JoinHandle;
+
+use crate::entry::Entry;
+use crate::key::{Canonical, Key};
+use crate::metrics::Metrics;
+use crate::stamp::{Tag, View};
+use crate::store::{Link, Store};
+
+pub mod backlog;
+pub mod flight;
+pub mod memory;
+pub mod stream;
+
+use backlog::Backlog;
+use memory::{Memory, Resident, Usage};
+
+/// L1, the marks table, and L2 if there is one.
+pub struct Cache {
+    memory: Memory,
+    shared: Option<Shared>,
+    metrics: Arc<Metrics>,
+}
+
+struct Shared {
+    store: Arc<dyn Store>,
+    backlog: Arc<Backlog>,
+    delivery: JoinHandle<()>,
+}
+
+/// What a lookup found, and what it learned of the marks.
+#[derive(Debug)]
+pub struct Lookup {
+    pub found: Found,
+    /// The request as it is keyed: one variant of it, where responses vary.
+    pub canonical: Canonical,
+    /// The stamp of a fetch that begins now. `None`: the store is away, and nothing may be stored.
+    pub view: Option<View>,
+}
+
+/// What is kept for a request.
+#[derive(Debug)]
+pub enum Found {
+    /// A response that no write has outdated.
+    Current(Arc<Entry>),
+    /// A response that a write has outdated.
+    Outdated,
+    /// Responses are kept for other values of the fields they vary on.
+    OtherVariant,
+    Nothing,
+}
+
+/// Where and for how long an entry is kept.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Its key.
+    pub key: Key,
+    /// Readable part of its name in the store: `user_details:42`.
+    pub label: String,
+    /// How long the store keeps it; at least a second.
+    pub keep: Duration,
+}
+
+/// State of the shared store, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreState {
+    /// There is none: everything is in memory.
+    Embedded,
+    /// It answers.
+    Up,
+    /// It does not; requests go upstream.
+    Down(String),
+    /// It does, and is being told of the writes that it missed (so many tags).
+    CatchingUp(usize),
+}
+
+impl Cache {
+    /// A cache over these tiers. Must be called inside a tokio runtime if there is a store.
+    pub fn new(memory: Memory, store: Option<Arc<dyn Store>>, metrics: Arc<Metrics>) -> Cache {
+        let shared = store.map(|store| {
+            let backlog = Arc::new(Backlog::default());
+            let delivery = tokio::spawn(deliver(Arc::clone(&store), Arc::clone(&backlog)));
+            Shared { store, backlog, delivery }
+        });
+        Cache { memory, shared, metrics }
+    }
+
+    /// What is kept for a request, and whether it is current. `label` and `tags` are worked out only when needed.
+    pub async fn lookup(
+        &self,
+        canonical: Canonical,
+        headers: &HeaderMap,
+        label: impl Fn() -> String,
+        tags: impl Fn() -> Vec<Tag>,
+    ) -> Lookup {
+        let (canonical, varies) = match self.memory.varies_on(&canonical) {
+            Some(resident) => (canonical.variant(resident.entry.variants().unwrap_or_default(), headers), true),
+            None => (canonical, false),
+        };
+        let lookup = match &self.shared {
+            None => self.lookup_embedded(canonical, &tags),
+            Some(shared) => self.lookup_shared(shared, canonical, &label, &tags).await,
+        };
+        let lookup = match self.follow_variants(&lookup, headers) {
+            // The sign that responses vary came from L2: once more, one level down.
+            Some(variant) if !varies => match &self.shared {
+                None => self.lookup_embedded(variant, &tags),
+                Some(shared) => self.lookup_shared(shared, variant, &label, &tags).await,
+            }
+            .as_variant(),
+            Some(_) => Lookup { found: Found::Nothing, ..lookup },
+            None if varies => lookup.as_variant(),
+            None => lookup,
+        };
+        lookup
+    }
+
+    fn follow_variants(&self, lookup: &Lookup, headers: &HeaderMap) -> Option<Canonical> {
+        let Found::Current(entry) = &lookup.found else { return None };
+        Some(lookup.canonical.variant(entry.variants()?, headers))
+    }
+
+    fn lookup_embedded(&self, canonical: Canonical, tags: &impl Fn() -> Vec<Tag>) -> Lookup {
+        let Some(resident) = self.memory.get(&canonical) else {
+            let view = self.memory.view(&tags());
+            return Lookup { found: Found::Nothing, canonical, view: Some(view) };
+        };
+        let view = self.memory.view_of(&resident);
+        let found = self.judge(canonical.key, &resident, view);
+        Lookup { found, canonical, view: Some(view) }
+    }
+
+    async fn lookup_shared(
+        &self,
+        shared: &Shared,
+        canonical: Canonical,
+        label: &impl Fn() -> String,
+        tags: &impl Fn() -> Vec<Tag>,
+    ) -> Lookup {
+        if shared.backlog.is_closed() {
+            return Lookup { found: Found::Nothing, canonical, view: None };
+        }
+        let mut outdated_in_memory = false;
+        if let Some(resident) = self.memory.get(&canonical) {
+            let Some(view) = self.ask(shared.store.view(&resident.entry.tags).await, "view") else {
+                return Lookup { found: Found::Nothing, canonical, view: None };
+            };
+            let found = self.judge(canonical.key, &resident, view);
+            if let Found::Current(_) = found {
+                return Lookup { found, canonical, view: Some(view) };
+            }
+            outdated_in_memory = true;
+        }
+        let (found, view) = self.fetch_shared(shared, &canonical, &label(), &tags()).await;
+        let found = match found {
+            Found::Nothing if outdated_in_memory => Found::Outdated,
+            found => found,
+        };
+        Lookup { found, canonical, view }
+    }
+
+    async fn fetch_shared(
+        &self,
+        shared: &Shared,
+        canonical: &Canonical,
+        label: &str,
+        tags: &[Tag],
+    ) -> (Found, Option<View>) {
+        let name = name(label, canonical.key);
+        let Some(reply) = self.ask(shared.store.lookup(&name, tags).await, "lookup") else {
+            return (Found::Nothing, None);
+        };
+        let entry = reply.entry.and_then(|bytes| match Entry::decode(bytes) {
+            Ok(entry) if *entry.text == *canonical.text => Some(Arc::new(entry)),
+            // A collision, or an entry of another version of Larder: a miss.
+            Ok(_) => None,
+            Err(fault) => {
+                tracing::debug!(key = %name, %fault, "entry in the store is not readable");
+                None
+            }
+        });
+        let Some(entry) = entry else { return (Found::Nothing, Some(reply.view)) };
+        let mut view = reply.view;
+        if !entry.tags.iter().all(|tag| tags.contains(tag)) {
+            // The response itself named some of its tags; their marks are known only by asking for them.
+            let Some(whole) = self.ask(shared.store.view(&entry.tags).await, "view") else {
+                return (Found::Nothing, None);
+            };
+            view = whole;
+        }
+        if !view.is_current(entry.stamp) {
+            return (Found::Outdated, Some(reply.view));
+        }
+        self.memory.put(canonical.key, Arc::clone(&entry));
+        (Found::Current(entry), Some(view))
+    }
+
+    fn judge(&self, key: Key, resident: &Arc<Resident>, view: View) -> Found {
+        if view.is_current(resident.entry.stamp) {
+            return Found::Current(Arc::clone(&resident.entry));
+        }
+        self.memory.drop_outdated(key, resident);
+        Found::Outdated
+    }
+
+    fn ask<T>(&self, reply: Result<T, crate::store::StoreError>, op: &'static str) -> Option<T> {
+        reply.inspect_err(|_| self.metrics.store_error(op)).ok()
+    }
+
+    /// Keeps an entry in L1 and, if there is one, in L2. Its stamp was read before the fetch that made it, so that
+    /// it is worthless, not wrong, if a write came in between.
+    pub async fn store(&self, entry: Entry, place: &Place) {
+        let entry = self.store_in_memory(entry, place);
+        self.store_shared(&entry, place).await;
+    }
+
+    /// The first half of [`Cache::store`].
+    pub fn store_in_memory(&self, entry: Entry, place: &Place) -> Arc<Entry> {
+        let entry = Arc::new(entry);
+        self.memory.put(place.key, Arc::clone(&entry));
+        entry
+    }
+
+    /// The second half of [`Cache::store`].
+    pub async fn store_shared(&self, entry: &Entry, place: &Place) {
+        let Some(shared) = &self.shared else { return };
+        let name = name(&place.label, place.key);
+        let reply = shared.store.put(&name, entry.encode(), place.keep.max(Duration::from_secs(1))).await;
+        self.ask(reply, "put");
+    }
+
+    /// Outdates everything that carries one of the tags. When this returns, no lookup that begins later, here or on
+    /// another proxy that can reach the store, gives out what was fetched before. If the store cannot be reached,
+    /// the tags are kept and delivered before anything stored is trusted again; `false` then.
+    pub async fn invalidate(&self, tags: &[Tag]) -> bool {
+        self.memory.marks.invalidate(tags);
+        let Some(shared) = &self.shared else { return true };
+        match shared.store.invalidate(tags).await {
+            Ok(_) => true,
+            Err(error) => {
+                self.metrics.store_error("invalidate");
+                tracing::warn!(%error, tags = tags.len(), "invalidation is kept until the store is back");
+                shared.backlog.keep(tags);
+                false
+            }
+        }
+    }
+
+    /// State of the shared store.
+    pub fn store_state(&self) -> StoreState {
+        let Some(shared) = &self.shared else { return StoreState::Embedded };
+        match shared.store.link() {
+            Link::Down(reason) => StoreState::Down(reason),
+            Link::Up if shared.backlog.is_closed() => StoreState::CatchingUp(shared.backlog.len()),
+            Link::Up => StoreState::Up,
+        }
+    }
+
+    /// The shared store, for the admin's questions.
+    pub fn store_handle(&self) -> Option<&Arc<dyn Store>> {
+        self.shared.as_ref().map(|shared| &shared.store)
+    }
+
+    /// How full L1 is.
+    pub fn usage(&self) -> Usage {
+        self.memory.usage()
+    }
+
+    /// L1, for the admin's questions.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Invalidations that the store has not taken yet, in tags.
+    pub fn undelivered(&self) -> usize {
+        self.shared.as_ref().map_or(0, |shared| shared.backlog.len())
+    }
+
+    /// Tries once more to deliver what the store has not taken; true if nothing is left.
+    pub async fn deliver_now(&self) -> bool {
+        let Some(shared) = &self.shared else { return true };
+        deliver_batch(&shared.store, &shared.backlog).await;
+        shared.backlog.is_empty()
+    }
+}
+
+impl Lookup {
+    fn as_variant(self) -> Lookup {
+        match self.found {
+            Found::Nothing => Lookup { found: Found::OtherVariant, ..self },
+            _ => self,
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.delivery.abort();
+    }
+}
+
+/// The entry's name in the store, below the namespace. `v1` is the version of the entry format's place, not of the
+/// format, which says its own.
+fn name(label: &str, key: Key) -> String {
+    format!("v1:{label}:{key}")
+}
+
+/// Delivers kept invalidations as soon as the store takes them.
+async fn deliver(store: Arc<dyn Store>, backlog: Arc<Backlog>) {
+    let mut link = store.changes();
+    loop {
+        if deliver_batch(&store, &backlog).await {
+            backlog.changed().await;
+            continue;
+        }
+        // The link says when it is worth another try; the pause bounds the work should it be up and refusing.
+        let _ = tokio::time::timeout(Duration::from_millis(100), link.changed()).await;
+    }
+}
+
+async fn deliver_batch(store: &Arc<dyn Store>, backlog: &Backlog) -> bool {
+    let Some(batch) = backlog.batch() else { return true };
+    if store.invalidate(&batch.tags).await.is_err() {
+        return false;
+    }
+    backlog.delivered(&batch);
+    tracing::info!(tags = batch.tags.len(), "kept invalidations were delivered to the store");
+    backlog.is_empty()
+}

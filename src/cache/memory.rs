@@ -1,0 +1,157 @@
+//! L1: entries in this process's memory, bounded in bytes, and the marks table. Without a store the marks table is
+//! the authority on what is current; with one, the store is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use quick_cache::sync::Cache;
+use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
+use smallvec::SmallVec;
+
+use crate::entry::Entry;
+use crate::key::{Canonical, Key};
+use crate::stamp::{Epoch, Marks, Slot, Tag, View};
+
+/// An entry in L1, with the slots of its tags worked out.
+#[derive(Debug)]
+pub struct Resident {
+    pub entry: Arc<Entry>,
+    slots: SmallVec<[Slot; 6]>,
+}
+
+/// How full L1 is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    pub entries: u64,
+    pub bytes: u64,
+    /// Bytes.
+    pub capacity: u64,
+    /// Entries evicted for space since the start.
+    pub evictions: u64,
+}
+
+/// L1 and the marks table.
+pub struct Memory {
+    entries: Cache<Key, Arc<Resident>, ByWeight, DefaultHashBuilder, CountEvictions>,
+    evictions: Arc<AtomicU64>,
+    pub marks: Marks,
+}
+
+#[derive(Clone)]
+struct ByWeight;
+
+impl Weighter<Key, Arc<Resident>> for ByWeight {
+    fn weight(&self, _: &Key, resident: &Arc<Resident>) -> u64 {
+        resident.entry.weight()
+    }
+}
+
+#[derive(Clone)]
+struct CountEvictions(Arc<AtomicU64>);
+
+impl Lifecycle<Key, Arc<Resident>> for CountEvictions {
+    type RequestState = ();
+
+    fn on_evict(&self, (): &mut (), _: Key, _: Arc<Resident>) {
+        self.0.fetch_add(1, Relaxed);
+    }
+}
+
+impl Memory {
+    /// An empty L1 of `capacity` bytes whose largest entries have bodies of `largest` bytes, with a marks table of
+    /// `slots` slots.
+    pub fn new(capacity: u64, largest: u64, slots: usize) -> Memory {
+        let evictions = Arc::new(AtomicU64::new(0));
+        let options = OptionsBuilder::new()
+            .estimated_items_capacity((capacity / 2048).clamp(64, 1 << 22) as usize)
+            .weight_capacity(capacity)
+            .shards(shards(capacity, largest))
+            .build()
+            // Both capacities are set just above, which is all that the builder asks for.
+            .expect("item and weight capacity are set");
+        let lifecycle = CountEvictions(Arc::clone(&evictions));
+        Memory {
+            entries: Cache::with_options(options, ByWeight, DefaultHashBuilder::default(), lifecycle),
+            evictions,
+            // Zero is kept free: it is no epoch.
+            marks: Marks::new(Epoch(rand::random_range(1..=u64::MAX)), slots),
+        }
+    }
+
+    /// What is kept under the key of `canonical`, if its text is the same.
+    pub fn get(&self, canonical: &Canonical) -> Option<Arc<Resident>> {
+        self.entries.get(&canonical.key).filter(|resident| *resident.entry.text == *canonical.text)
+    }
+
+    /// The fields that responses to this request vary on, if L1 knows. Only a hint where to look: what is found
+    /// there is judged on its own.
+    pub fn varies_on(&self, canonical: &Canonical) -> Option<Arc<Resident>> {
+        self.get(canonical).filter(|resident| resident.entry.variants().is_some())
+    }
+
+    /// Keeps an entry, in place of what was there.
+    pub fn put(&self, key: Key, entry: Arc<Entry>) {
+        let slots = entry.tags.iter().map(|tag| self.marks.slot(tag)).collect();
+        self.entries.insert(key, Arc::new(Resident { entry, slots }));
+    }
+
+    /// Drops `outdated` unless something else has taken its place meanwhile.
+    pub fn drop_outdated(&self, key: Key, outdated: &Arc<Resident>) {
+        self.entries.remove_if(&key, |resident| Arc::ptr_eq(resident, outdated));
+    }
+
+    /// Drops everything.
+    pub fn clear(&self) {
+        self.entries.clear();
+    }
+
+    /// What the marks table says of an entry's tags.
+    pub fn view_of(&self, resident: &Resident) -> View {
+        self.marks.view(resident.slots.iter().copied())
+    }
+
+    /// What the marks table says of these tags.
+    pub fn view(&self, tags: &[Tag]) -> View {
+        self.marks.view(tags.iter().map(|tag| self.marks.slot(tag)))
+    }
+
+    /// How full L1 is.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            entries: self.entries.len() as u64,
+            bytes: self.entries.weight(),
+            capacity: self.entries.capacity(),
+            evictions: self.evictions.load(Relaxed),
+        }
+    }
+
+    /// Calls `each` for every response in L1, outdated ones too.
+    pub fn for_each(&self, mut each: impl FnMut(&Resident)) {
+        for (_, resident) in self.entries.iter() {
+            if resident.entry.response().is_some() {
+                each(&resident);
+            }
+        }
+    }
+}
+
+/// An entry larger than a shard's share of the capacity would be dropped without a word: no more shards than let
+/// the largest one in, with room to spare.
+fn shards(capacity: u64, largest: u64) -> usize {
+    let fitting = capacity / largest.saturating_mul(2).max(1);
+    let parallel = std::thread::available_parallelism().map_or(4, usize::from) * 4;
+    // At most `parallel`, so it fits in usize.
+    fitting.clamp(1, parallel as u64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_has_room_for_the_largest_entry() {
+        assert_eq!(shards(256 << 20, 200 << 20), 1);
+        assert!(shards(256 << 20, 8 << 20) <= 16);
+        assert_eq!(shards(1, u64::MAX), 1);
+    }
+}

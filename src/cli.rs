@@ -1,0 +1,133 @@
+//! The command line: arguments to what they ask for, results to exit codes. 0: done; 1: found something, or cannot
+//! serve; 2: usage or configuration.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Overrides;
+
+mod check;
+mod explain;
+mod serve;
+
+/// A caching reverse proxy whose cached responses are never older than the last acknowledged write.
+#[derive(Debug, Parser)]
+#[command(name = "larder", version, about, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Stand in front of an API and cache its responses.
+    Serve(ServeArguments),
+    /// Read a rules file and print what it says, or all its faults.
+    Check(CheckArguments),
+    /// Say what Larder would do with a request, and why.
+    Explain(ExplainArguments),
+}
+
+/// Where the configuration comes from. Flags win over `LARDER_…` variables, and both win over the file.
+#[derive(Debug, Args)]
+struct Sources {
+    /// Rules file; ./rules.toml is taken when it is there.
+    #[arg(long, value_name = "FILE", env = "LARDER_RULES")]
+    rules: Option<PathBuf>,
+    /// The API to stand in front of.
+    #[arg(long, value_name = "URL", env = "LARDER_UPSTREAM")]
+    upstream: Option<String>,
+    /// Where clients connect [default: 127.0.0.1:8080].
+    #[arg(long, value_name = "ADDR", env = "LARDER_LISTEN")]
+    listen: Option<String>,
+    /// Where the admin listens [default: 127.0.0.1:9090]; loopback only unless there are tokens.
+    #[arg(long, value_name = "ADDR", env = "LARDER_ADMIN")]
+    admin: Option<String>,
+    /// Share the cache through this Redis or Valkey [default: memory only].
+    #[arg(long, value_name = "URL", env = "LARDER_REDIS", hide_env_values = true)]
+    redis: Option<String>,
+    /// Prefix of all keys in Redis [default: larder].
+    #[arg(long, value_name = "NAME", env = "LARDER_NAMESPACE")]
+    namespace: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Tokens for the admin come from [admin] tokens, or from LARDER_ADMIN_TOKEN and \
+                        LARDER_VIEWER_TOKEN.")]
+struct ServeArguments {
+    #[command(flatten)]
+    sources: Sources,
+    /// Log in JSON, and print the listening addresses as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct CheckArguments {
+    /// The rules file.
+    #[arg(default_value = "rules.toml", env = "LARDER_RULES")]
+    file: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct ExplainArguments {
+    /// GET, POST, …
+    method: String,
+    /// A path, or a URL as a client would use it.
+    url: String,
+    /// A request field, as often as needed: -H 'Accept-Language: de'.
+    #[arg(short = 'H', long = "header", value_name = "FIELD")]
+    headers: Vec<String>,
+    /// Rules file; ./rules.toml is taken when it is there.
+    #[arg(long, value_name = "FILE", env = "LARDER_RULES")]
+    rules: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Sources {
+    fn overrides(self) -> (Option<PathBuf>, Overrides) {
+        let overrides = Overrides {
+            upstream: self.upstream,
+            listen: self.listen,
+            admin: self.admin,
+            redis: self.redis,
+            namespace: self.namespace,
+            admin_token: variable("LARDER_ADMIN_TOKEN"),
+            viewer_token: variable("LARDER_VIEWER_TOKEN"),
+        };
+        (rules_file(self.rules), overrides)
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn rules_file(given: Option<PathBuf>) -> Option<PathBuf> {
+    given.or_else(|| Some(PathBuf::from("rules.toml")).filter(|file| file.exists()))
+}
+
+/// Runs the program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let code = match Arguments::parse().command {
+        Command::Serve(arguments) => serve::serve(arguments),
+        Command::Check(arguments) => print(check::check(&arguments.file, arguments.json, &|name| variable(name))),
+        Command::Explain(arguments) => print(explain::explain(&arguments)),
+    };
+    ExitCode::from(code)
+}
+
+fn print((text, code): (String, u8)) -> u8 {
+    use std::io::Write;
+    // A closed pipe (`larder check | head`) is no fault.
+    let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+    code
+}

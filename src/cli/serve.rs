@@ -1,0 +1,90 @@
+//! `larder serve`
+
+use std::io::Write as _;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::time::UtcTime;
+
+use super::ServeArguments;
+use crate::config::{Config, LogFormat};
+use crate::server::{self, Listeners, ServeError};
+
+pub(super) fn serve(arguments: ServeArguments) -> u8 {
+    let json = arguments.json;
+    let (file, overrides) = arguments.sources.overrides();
+    let mut config = match Config::load(file.as_deref(), &overrides, &|name| std::env::var(name).ok()) {
+        Ok(config) => config,
+        Err(error) => return complain(&error.to_string(), 2),
+    };
+    if json {
+        config.log.format = LogFormat::Json;
+    }
+    start_log(&config);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&format!("cannot start: {error}"), 1),
+    };
+    match runtime.block_on(until_stopped(config, json)) {
+        Ok(()) => 0,
+        Err(error @ (ServeError::NoUpstream | ServeError::Upstream(_) | ServeError::StoreUrl(_))) => {
+            complain(&error.to_string(), 2)
+        }
+        Err(error) => complain(&error.to_string(), 1),
+    }
+}
+
+fn complain(message: &str, code: u8) -> u8 {
+    let _ = writeln!(std::io::stderr(), "larder: {}", message.trim_end());
+    code
+}
+
+async fn until_stopped(config: Config, json: bool) -> Result<(), ServeError> {
+    let listeners = Listeners::bind(&config).await?;
+    let running = server::assemble(config).await?;
+    if let (Ok(public), Ok(admin)) = (listeners.public.local_addr(), listeners.admin.local_addr()) {
+        announce(public, admin, json);
+    }
+    server::run(running, listeners, stopped()).await;
+    Ok(())
+}
+
+/// One line on standard output once clients can connect: people and scripts wait for it.
+fn announce(public: std::net::SocketAddr, admin: std::net::SocketAddr, json: bool) {
+    let line = match json {
+        true => serde_json::json!({ "listening": public.to_string(), "admin": admin.to_string() }).to_string(),
+        false => format!("larder is listening on {public}, admin on {admin}"),
+    };
+    let mut out = std::io::stdout();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+fn start_log(config: &Config) {
+    let filter = EnvFilter::try_new(&config.log.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log.format {
+        LogFormat::Text => log.with_timer(UtcTime::rfc_3339()).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+}
+
+/// Resolves at SIGTERM or SIGINT.
+async fn stopped() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = tokio::signal::ctrl_c() => {}
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot listen for SIGTERM");
+                let _ = tokio::signal::ctrl_c().await;
+            }
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = tokio::signal::ctrl_c().await;
+}

@@ -1,0 +1,255 @@
+//! Counters and histograms, and their exposition in the OpenMetrics text format. Labels come from the rules, never
+//! from requests. Handles are resolved when rules are loaded: the data path only adds to atomics.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::outcome::Kind;
+
+/// The label of requests whose path no family claims.
+pub const NO_FAMILY: &str = "none";
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    family: String,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct InvalidationLabels {
+    family: String,
+    cause: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OperationLabels {
+    op: &'static str,
+}
+
+/// Everything that Larder counts.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    invalidations: Family<InvalidationLabels, Counter>,
+    store_errors: Family<OperationLabels, Counter>,
+    collapsed: Counter,
+    not_stored: Family<ReasonLabels, Counter>,
+    hit_time: Histogram,
+    miss_time: Histogram,
+    write_time: Histogram,
+    /// Connections from clients that are open now.
+    pub connections: Gauge,
+    /// Connections from clients since the start.
+    pub connections_total: Counter,
+    /// Entries in L1, set when metrics are asked for.
+    pub memory_entries: Gauge,
+    /// Bytes in L1, set when metrics are asked for.
+    pub memory_bytes: Gauge,
+    /// Entries evicted from L1 for space, set when metrics are asked for.
+    pub evictions: Gauge,
+    /// 1 while the store answers, set when metrics are asked for.
+    pub store_up: Gauge,
+    /// Invalidations that wait for the store, set when metrics are asked for.
+    pub backlog: Gauge,
+    /// 1 if the last reload of the rules failed.
+    pub rules_faulty: Gauge,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
+/// The request counters of one family, one per [`Kind`].
+#[derive(Debug, Clone)]
+pub struct FamilyCounters {
+    /// The family's name, or [`NO_FAMILY`].
+    pub family: String,
+    outcomes: [Counter; Kind::ALL.len()],
+}
+
+impl FamilyCounters {
+    /// Requests of this kind so far.
+    pub fn of(&self, kind: Kind) -> u64 {
+        self.outcomes[kind.index()].get()
+    }
+
+    /// One more request of this kind.
+    pub fn count(&self, kind: Kind) {
+        self.outcomes[kind.index()].inc();
+    }
+}
+
+impl Metrics {
+    /// Registers everything.
+    pub fn new() -> Metrics {
+        let mut registry = Registry::with_prefix("larder");
+        let metrics = Metrics {
+            requests: Family::default(),
+            invalidations: Family::default(),
+            store_errors: Family::default(),
+            collapsed: Counter::default(),
+            not_stored: Family::default(),
+            hit_time: Histogram::default(),
+            miss_time: Histogram::default(),
+            write_time: Histogram::default(),
+            connections: Gauge::default(),
+            connections_total: Counter::default(),
+            memory_entries: Gauge::default(),
+            memory_bytes: Gauge::default(),
+            evictions: Gauge::default(),
+            store_up: Gauge::default(),
+            backlog: Gauge::default(),
+            rules_faulty: Gauge::default(),
+            registry: Registry::default(),
+        };
+        metrics.register(&mut registry);
+        Metrics { registry, ..metrics }
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        registry.register("requests", "Requests by family and outcome", self.requests.clone());
+        registry.register("invalidations", "Invalidated families by cause", self.invalidations.clone());
+        registry.register("store_errors", "Failed operations on the store", self.store_errors.clone());
+        registry.register("collapsed", "Requests that shared another one's fetch", self.collapsed.clone());
+        registry.register("not_stored", "Fetched responses that were not stored", self.not_stored.clone());
+        let seconds = || Unit::Seconds;
+        registry.register_with_unit("hit_time", "Time to answer from the cache", seconds(), self.hit_time.clone());
+        registry.register_with_unit("miss_time", "Time to answer by a fetch", seconds(), self.miss_time.clone());
+        registry.register_with_unit("write_time", "Time to answer a write", seconds(), self.write_time.clone());
+        registry.register("connections", "Open connections from clients", self.connections.clone());
+        registry.register("accepted", "Connections accepted", self.connections_total.clone());
+        registry.register("memory_entries", "Entries in memory", self.memory_entries.clone());
+        registry.register_with_unit("memory", "Bytes in memory", Unit::Bytes, self.memory_bytes.clone());
+        registry.register("memory_evictions", "Entries evicted from memory for space", self.evictions.clone());
+        registry.register("store_up", "1 while the store answers", self.store_up.clone());
+        registry.register("backlog", "Invalidations that wait for the store", self.backlog.clone());
+        registry.register(
+            "rules_faulty",
+            "1 if the last edit of the rules was refused",
+            self.rules_faulty.clone(),
+        );
+    }
+
+    /// The counters of a family; the same ones when the family was known before.
+    pub fn family(&self, family: &str) -> FamilyCounters {
+        let outcomes = Kind::ALL.map(|kind| {
+            let labels = RequestLabels { family: family.to_owned(), outcome: kind.label() };
+            self.requests.get_or_create_owned(&labels)
+        });
+        FamilyCounters { family: family.to_owned(), outcomes }
+    }
+
+    /// A request was answered after `took`.
+    pub fn answered(&self, kind: Kind, collapsed: bool, took: Duration) {
+        match kind {
+            Kind::Hit | Kind::Stale => self.hit_time.observe(took),
+            Kind::Miss | Kind::Revalidated | Kind::Pass | Kind::Error => self.miss_time.observe(took),
+            Kind::Write => self.write_time.observe(took),
+        }
+        if collapsed {
+            self.collapsed.inc();
+        }
+    }
+
+    /// A family (or `uri`, or everything) was outdated. `cause`: `write`, `purge`.
+    pub fn invalidated(&self, family: &str, cause: &'static str) {
+        self.invalidations.get_or_create_owned(&InvalidationLabels { family: family.to_owned(), cause }).inc();
+    }
+
+    /// An operation on the store failed.
+    pub fn store_error(&self, op: &'static str) {
+        self.store_errors.get_or_create_owned(&OperationLabels { op }).inc();
+    }
+
+    /// A fetched response was not stored.
+    pub fn not_stored(&self, reason: &'static str) {
+        self.not_stored.get_or_create_owned(&ReasonLabels { reason }).inc();
+    }
+
+    /// Everything in the OpenMetrics text format.
+    pub fn exposition(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail, and no label of ours does.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics::new()
+    }
+}
+
+/// Upper bounds of the buckets, seconds: a hit takes tens of microseconds, a fetch up to its time limit.
+const BOUNDS: [f64; 14] =
+    [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0];
+
+/// A histogram made of atomics: the library's own takes a lock for every observation, which every hit would share.
+#[derive(Debug, Clone, Default)]
+struct Histogram(Arc<Buckets>);
+
+#[derive(Debug, Default)]
+struct Buckets {
+    counts: [AtomicU64; BOUNDS.len() + 1],
+    sum_nanos: AtomicU64,
+}
+
+impl Histogram {
+    fn observe(&self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let bucket = BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS.len());
+        self.0.counts[bucket].fetch_add(1, Relaxed);
+        self.0.sum_nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+    }
+}
+
+impl EncodeMetric for Histogram {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let bounds = BOUNDS.iter().copied().chain([f64::MAX]);
+        let buckets: Vec<(f64, u64)> = bounds.zip(self.0.counts.iter().map(|count| count.load(Relaxed))).collect();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let sum = Duration::from_nanos(self.0.sum_nanos.load(Relaxed)).as_secs_f64();
+        encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_exposed_by_family_and_outcome() {
+        let metrics = Metrics::new();
+        metrics.family("user_list").count(Kind::Hit);
+        metrics.family("user_list").count(Kind::Hit);
+        let text = metrics.exposition();
+        assert!(text.contains(r#"larder_requests_total{family="user_list",outcome="hit"} 2"#), "{text}");
+        assert!(text.contains(r#"larder_requests_total{family="user_list",outcome="miss"} 0"#), "{text}");
+    }
+
+    #[test]
+    fn times_fall_into_cumulative_buckets() {
+        let metrics = Metrics::new();
+        metrics.answered(Kind::Hit, false, Duration::from_micros(70));
+        metrics.answered(Kind::Hit, false, Duration::from_secs(100));
+        let text = metrics.exposition();
+        assert!(text.contains(r#"larder_hit_time_seconds_bucket{le="0.0001"} 1"#), "{text}");
+        assert!(text.contains(r#"larder_hit_time_seconds_bucket{le="+Inf"} 2"#), "{text}");
+        assert!(text.contains("larder_hit_time_seconds_count 2"), "{text}");
+    }
+}

@@ -1,0 +1,345 @@
+//! GET and HEAD, step by step: claim, key, look up, then serve, validate or fetch.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, RANGE, TRANSFER_ENCODING};
+use http::{Method, Response};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use tokio::sync::oneshot;
+
+use super::fill::{self, Direct, Errand};
+use super::{Answered, Asked, Body, failed, pass, respond};
+use crate::cache::flight::{Boarding, Head, Landing, Permit};
+use crate::cache::stream::Reader;
+use crate::cache::{Found, Lookup};
+use crate::entry::Entry;
+use crate::key::{self, Canonical};
+use crate::outcome::{Fwd, Outcome};
+use crate::rules::Captures;
+use crate::running::{Live, Running};
+use crate::semantics::cache_control::RequestDirectives;
+use crate::semantics::freshness::Reuse;
+use crate::semantics::storable::RequestFacts;
+use crate::semantics::{Policy, validation};
+use crate::stamp::Tag;
+use crate::upstream::RequestBody;
+
+/// A read with what the rules say of it.
+pub(super) struct Question {
+    pub asked: Asked,
+    live: Arc<Live>,
+    family: Option<(usize, Captures)>,
+    pub facts: RequestFacts,
+}
+
+impl Question {
+    fn new(live: Arc<Live>, asked: Asked) -> Question {
+        let family = live.rules.claim(&asked.target.path).map(|claimed| (claimed.family.id, claimed.captures));
+        let facts = RequestFacts {
+            authorization: asked.headers.contains_key(AUTHORIZATION),
+            cookie: asked.headers.contains_key(COOKIE),
+            no_store: RequestDirectives::parse(&asked.headers).no_store,
+        };
+        Question { asked, live, family, facts }
+    }
+
+    fn family(&self) -> Option<(&crate::rules::Family, &Captures)> {
+        let (id, captures) = self.family.as_ref()?;
+        Some((self.live.rules.families().get(*id)?, captures))
+    }
+
+    fn family_id(&self) -> Option<usize> {
+        self.family.as_ref().map(|(id, _)| *id)
+    }
+
+    /// What the family says about storing; plain RFC 9111 without one.
+    pub fn policy(&self) -> Policy {
+        self.family().map_or_else(Policy::default, |(family, _)| family.policy.clone())
+    }
+
+    /// The largest body that is stored, bytes.
+    pub fn max_body(&self, running: &Running) -> u64 {
+        self.family().and_then(|(family, _)| family.max_body).unwrap_or(running.config.memory.max_body)
+    }
+
+    /// Everything that outdates the answer, as far as the request tells.
+    pub fn tags(&self) -> Vec<Tag> {
+        let mut tags = vec![Tag::root(), Tag::uri(&self.asked.target.path)];
+        if let Some((family, captures)) = self.family() {
+            tags.extend(family.tags(captures));
+        }
+        tags
+    }
+
+    /// Readable part of the entry's name in the store.
+    pub fn label(&self) -> String {
+        self.family().map_or_else(|| "-".to_owned(), |(family, captures)| family.label(captures))
+    }
+
+    fn canonical(&self) -> Canonical {
+        let keying = self.family().map(|(family, _)| family.keying());
+        key::derive(&self.asked.target, &self.asked.headers, keying)
+    }
+
+    /// The request carries credentials, and the rules do not say whose answer it is: only responses that RFC 9111
+    /// §3.5 lets a shared cache give to everyone may answer it, and nobody else shares its fetch.
+    fn is_personal(&self) -> bool {
+        let stated = self.family().is_some_and(|(family, _)| family.keying.identity.is_stated());
+        (self.facts.authorization || self.facts.cookie) && !stated
+    }
+
+    fn answered(&self, response: Response<Body>, outcome: Outcome) -> Answered {
+        Answered { response, outcome, family: self.family_id() }
+    }
+}
+
+/// Why a fetch is needed, and what there is to validate.
+struct Need {
+    fwd: Fwd,
+    detail: Option<&'static str>,
+    stale: Option<Arc<Entry>>,
+}
+
+/// What came of sharing a flight.
+enum Ride {
+    Answered(Box<Answered>),
+    /// The flight's response is not for this request: ask again, alone.
+    GotOff,
+}
+
+/// Answers a GET or HEAD.
+pub(super) async fn read(running: &Arc<Running>, live: Arc<Live>, asked: Asked, body: Incoming) -> Answered {
+    if let Some(detail) = not_for_the_cache(&asked, &body) {
+        return pass(running, &asked, body, Fwd::Bypass, detail).await;
+    }
+    let question = Arc::new(Question::new(live, asked));
+    match attempt(running, &question, false).await {
+        Ride::Answered(answered) => *answered,
+        // Alone there is nobody whose flight could turn out not to fit.
+        Ride::GotOff => match attempt(running, &question, true).await {
+            Ride::Answered(answered) => *answered,
+            Ride::GotOff => failed(crate::upstream::UpstreamError::Abandoned, Fwd::UriMiss),
+        },
+    }
+}
+
+fn not_for_the_cache(asked: &Asked, body: &Incoming) -> Option<&'static str> {
+    // RFC 9110 §9.3.1: content in a GET has no defined semantics, and it is not part of the key.
+    let has_body = asked.headers.contains_key(TRANSFER_ENCODING)
+        || asked.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
+        || !body.is_end_stream();
+    if has_body {
+        return Some("request-body");
+    }
+    validation::is_for_origin(&asked.headers).then_some("precondition")
+}
+
+async fn attempt(running: &Arc<Running>, question: &Arc<Question>, alone: bool) -> Ride {
+    let primary = question.canonical();
+    let lookup = running
+        .cache
+        .lookup(primary.clone(), &question.asked.headers, || question.label(), || question.tags())
+        .await;
+    let now = SystemTime::now();
+    let need = match &lookup.found {
+        Found::Current(entry) => match use_entry(running, question, &primary, &lookup, entry, now) {
+            Ok(answered) => return Ride::Answered(Box::new(answered)),
+            Err(need) => need,
+        },
+        Found::Outdated => Need { fwd: Fwd::Stale, detail: Some("outdated"), stale: None },
+        Found::OtherVariant => Need { fwd: Fwd::VaryMiss, detail: None, stale: None },
+        Found::Nothing if lookup.view.is_none() => {
+            Need { fwd: Fwd::Bypass, detail: Some("store-away"), stale: None }
+        }
+        Found::Nothing => Need { fwd: Fwd::UriMiss, detail: None, stale: None },
+    };
+    // A partial answer and one without content are not stored (RFC 9111 §3.3 lets a cache leave ranges alone).
+    if question.asked.method == Method::HEAD || question.asked.headers.contains_key(RANGE) {
+        return Ride::Answered(Box::new(forward(running, question, &need).await));
+    }
+    fetch(running, question, primary, &lookup, need, alone).await
+}
+
+/// RFC 9111 §4: what is current is served if it is fresh, or stale where that is allowed.
+fn use_entry(
+    running: &Arc<Running>,
+    question: &Arc<Question>,
+    primary: &Canonical,
+    lookup: &Lookup,
+    entry: &Arc<Entry>,
+    now: SystemTime,
+) -> Result<Answered, Need> {
+    let Some(response) = entry.response() else {
+        return Err(Need { fwd: Fwd::UriMiss, detail: None, stale: None });
+    };
+    // RFC 9111 §3.5 is about answers *to* credentials; that other answers are not given to requests with
+    // credentials either is our own caution: upstream might have said something else to this caller.
+    if question.is_personal() && !response.for_credentials {
+        return Err(Need { fwd: Fwd::Bypass, detail: Some("credentials"), stale: None });
+    }
+    let outcome = match response.freshness.reuse(now) {
+        Reuse::Fresh { ttl } => Outcome::hit(ttl),
+        Reuse::StaleWhileRevalidate { ttl } => {
+            refresh(running, question, primary, lookup, entry);
+            Outcome::stale(ttl, "revalidating")
+        }
+        Reuse::Validate { .. } => {
+            return Err(Need { fwd: Fwd::Stale, detail: None, stale: Some(Arc::clone(entry)) });
+        }
+    };
+    Ok(question.answered(respond::stored(&question.asked, response, now), outcome))
+}
+
+/// RFC 5861 §3: one revalidation in the background, unless one is under way.
+fn refresh(
+    running: &Arc<Running>,
+    question: &Arc<Question>,
+    primary: &Canonical,
+    lookup: &Lookup,
+    entry: &Arc<Entry>,
+) {
+    let boarding = running.flights.board(lookup.canonical.key, lookup.view.as_ref(), Instant::now());
+    if let Boarding::Lead(permit) = boarding {
+        let errand = errand(question, primary.clone(), lookup, Some(Arc::clone(entry)));
+        running.tasks.spawn(fill::fill(Arc::clone(running), errand, permit, None));
+    }
+}
+
+fn errand(
+    question: &Arc<Question>,
+    primary: Canonical,
+    lookup: &Lookup,
+    stale: Option<Arc<Entry>>,
+) -> Errand {
+    Errand { question: Arc::clone(question), primary, key: lookup.canonical.key, view: lookup.view, stale }
+}
+
+/// Joins a fetch or leads one. The fetch runs in a task of its own: it goes on if this client leaves.
+async fn fetch(
+    running: &Arc<Running>,
+    question: &Arc<Question>,
+    primary: Canonical,
+    lookup: &Lookup,
+    need: Need,
+    alone: bool,
+) -> Ride {
+    let key = lookup.canonical.key;
+    let view = lookup.view.as_ref();
+    let boarding = match alone || question.is_personal() || question.facts.no_store {
+        true => Boarding::Alone,
+        false => running.flights.board(key, view, Instant::now()),
+    };
+    let permit = match boarding {
+        Boarding::Join(flight) => {
+            let landing = flight.landing().await;
+            return join(question, &primary, lookup, &need, landing);
+        }
+        Boarding::Lead(permit) => permit,
+        Boarding::Alone => running.flights.solo(key, view),
+    };
+    Ride::Answered(Box::new(lead(running, question, primary, lookup, need, permit).await))
+}
+
+async fn lead(
+    running: &Arc<Running>,
+    question: &Arc<Question>,
+    primary: Canonical,
+    lookup: &Lookup,
+    need: Need,
+    permit: Permit,
+) -> Answered {
+    let flight = permit.flight();
+    let (give, take) = oneshot::channel();
+    let errand = errand(question, primary, lookup, need.stale.clone());
+    running.tasks.spawn(fill::fill(Arc::clone(running), errand, permit, Some(give)));
+    let landing = flight.landing().await;
+    match (landing, take.await.ok()) {
+        (Landing::Streaming(head, _), Some(Direct::Reader(reader))) => stream(question, &need, &head, reader, false),
+        (Landing::Unshared, Some(Direct::Response(response, reason))) => {
+            let mut outcome = Outcome::pass(Fwd::Bypass, reason);
+            outcome.fwd_status = Some(response.status().as_u16());
+            question.answered(respond::forwarded(*response), outcome)
+        }
+        (Landing::Failed(error), _) => Answered { family: question.family_id(), ..failed(error, need.fwd) },
+        (landing, _) => from_entry(question, landing, false)
+            .unwrap_or_else(|| failed(crate::upstream::UpstreamError::Abandoned, need.fwd)),
+    }
+}
+
+fn join(
+    question: &Arc<Question>,
+    primary: &Canonical,
+    lookup: &Lookup,
+    need: &Need,
+    landing: Landing,
+) -> Ride {
+    let answered = match landing {
+        Landing::Streaming(head, body) => {
+            // RFC 9111 §4.1: the leader's response is ours only if we sent the same values of what it varies on.
+            let ours = primary.variant(&head.varies_on, &question.asked.headers);
+            match body.reader() {
+                Some(reader) if ours.text == head.text => stream(question, need, &head, reader, true),
+                _ => return Ride::GotOff,
+            }
+        }
+        Landing::Failed(error) => Answered { family: question.family_id(), ..failed(error, need.fwd) },
+        Landing::Unshared => return Ride::GotOff,
+        Landing::Validated(ref entry) | Landing::StaleOnError(ref entry) => {
+            if *entry.text != *lookup.canonical.text {
+                return Ride::GotOff;
+            }
+            match from_entry(question, landing, true) {
+                Some(answered) => answered,
+                None => return Ride::GotOff,
+            }
+        }
+    };
+    Ride::Answered(Box::new(answered))
+}
+
+fn stream(question: &Question, need: &Need, head: &Head, reader: Reader, collapsed: bool) -> Answered {
+    let outcome = Outcome {
+        fwd_status: Some(head.status.as_u16()),
+        ttl: head.stored.then_some(head.ttl),
+        stored: head.stored,
+        collapsed,
+        detail: need.detail,
+        ..Outcome::miss(need.fwd)
+    };
+    question.answered(respond::streaming(&question.asked, head, reader), outcome)
+}
+
+/// The answer from an entry that a flight validated, or that stands in for a failing upstream.
+fn from_entry(question: &Question, landing: Landing, collapsed: bool) -> Option<Answered> {
+    let now = SystemTime::now();
+    let (entry, validated) = match landing {
+        Landing::Validated(entry) => (entry, true),
+        Landing::StaleOnError(entry) => (entry, false),
+        Landing::Streaming(..) | Landing::Unshared | Landing::Failed(_) => return None,
+    };
+    let response = entry.response()?;
+    let ttl = response.freshness.ttl(now);
+    let outcome = match validated {
+        true => Outcome::revalidated(ttl),
+        false => Outcome::stale(ttl, "upstream-failed"),
+    };
+    let answer = respond::stored(&question.asked, response, now);
+    Some(question.answered(answer, Outcome { collapsed, ..outcome }))
+}
+
+/// A fetch whose answer is not stored: HEAD, and ranges that are not cut from a stored response.
+async fn forward(running: &Running, question: &Question, need: &Need) -> Answered {
+    let asked = &question.asked;
+    let path = asked.target.path_and_query();
+    let fields = asked.for_upstream(running);
+    match running.upstream.send(&asked.method, &path, fields, RequestBody::Empty).await {
+        Ok(response) => {
+            let fwd_status = Some(response.status().as_u16());
+            let outcome = Outcome { fwd_status, detail: need.detail, ..Outcome::miss(need.fwd) };
+            question.answered(respond::forwarded(response), outcome)
+        }
+        Err(error) => Answered { family: question.family_id(), ..failed(error, need.fwd) },
+    }
+}

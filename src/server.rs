@@ -1,0 +1,209 @@
+//! Listeners, accepting, and shutdown: stop accepting, finish what runs, finish writes and their invalidations.
+
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::proxy::{self, Body};
+use crate::running::Running;
+use crate::store::Store;
+use crate::store::redis::{ConnectFault, RedisStore, UrlFault};
+use crate::upstream::{Upstream, UpstreamFault};
+use crate::watch;
+
+/// Largest request head, bytes. RFC 9112 §3 asks for 8000 for the request line alone.
+const HEAD_MAX: usize = 64 * 1024;
+/// Pause after an accept that failed for want of descriptors, so as not to spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Bound sockets: for clients and for the admin.
+#[derive(Debug)]
+pub struct Listeners {
+    pub public: TcpListener,
+    pub admin: TcpListener,
+}
+
+/// Why Larder cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("cannot listen on {address}: {source}; choose another address with {flag}, or stop what uses it")]
+    Listen { address: SocketAddr, flag: &'static str, source: io::Error },
+    #[error("no upstream: say which API to stand in front of with --upstream http://HOST:PORT or [server] upstream")]
+    NoUpstream,
+    #[error(transparent)]
+    Upstream(#[from] UpstreamFault),
+    #[error(transparent)]
+    StoreUrl(#[from] UrlFault),
+    #[error(transparent)]
+    Store(#[from] ConnectFault),
+}
+
+impl Listeners {
+    /// Binds both addresses of the configuration.
+    pub async fn bind(config: &Config) -> Result<Listeners, ServeError> {
+        let public = listen(config.server.listen, "--listen").await?;
+        let admin = listen(admin::auth::address(&config.admin), "--admin").await?;
+        Ok(Listeners { public, admin })
+    }
+}
+
+async fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, flag, source })
+}
+
+/// Serves until `shutdown` resolves, then drains for at most `drain_timeout` and returns. Everything that was
+/// accepted is answered, and every write that was begun is finished together with its invalidations.
+///
+pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Future<Output = ()>) {
+    let stop = CancellationToken::new();
+    let watching = watch::watch(&running);
+    let admin = tokio::spawn(admin::serve(Arc::clone(&running), listeners.admin, stop.clone()));
+    let public = tokio::spawn(accept(Arc::clone(&running), listeners.public, stop.clone()));
+    shutdown.await;
+    tracing::info!("shutting down: finishing what runs");
+    stop.cancel();
+    drop(watching);
+    drain(&running, public).await;
+    admin.abort();
+}
+
+/// Puts the parts together that a configuration asks for.
+///
+/// # Errors
+///
+/// No upstream, or a store that rejects the configuration. A store that is merely away is no error: requests go
+/// upstream until it is there.
+pub async fn assemble(config: Config) -> Result<Arc<Running>, ServeError> {
+    let url = config.server.upstream.clone().ok_or(ServeError::NoUpstream)?;
+    let upstream = Upstream::new(&url, &config.server)?;
+    let store: Option<Arc<dyn Store>> = match &config.store {
+        Some(config) => {
+            let store = RedisStore::new(config)?;
+            match store.connect_once().await {
+                Err(fault @ ConnectFault::Rejected { .. }) => return Err(fault.into()),
+                Err(fault) => tracing::warn!(%fault, "starting without the store; it is used when it is there"),
+                Ok(()) => {}
+            }
+            Some(Arc::new(store))
+        }
+        None => None,
+    };
+    Ok(Arc::new(Running::new(config, upstream, store, Arc::new(Metrics::new()))))
+}
+
+/// Accepts until told to stop, then waits for the connections to finish.
+async fn accept(running: Arc<Running>, listener: TcpListener, stop: CancellationToken) {
+    let graceful = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(running.config.server.max_connections));
+    loop {
+        // A connection beyond the limit waits in the kernel's queue.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => break,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (running, watcher, stop) = (Arc::clone(&running), graceful.watcher(), stop.clone());
+        tokio::spawn(async move {
+            running.metrics.connections_total.inc();
+            running.metrics.connections.inc();
+            connection(&running, stream, peer.ip(), watcher, stop).await;
+            running.metrics.connections.dec();
+            drop(place);
+        });
+    }
+    drop(listener);
+    graceful.shutdown().await;
+}
+
+async fn connection(
+    running: &Arc<Running>,
+    stream: TcpStream,
+    client: IpAddr,
+    watcher: hyper_util::server::graceful::Watcher,
+    stop: CancellationToken,
+) {
+    let _ = stream.set_nodelay(true);
+    // The builder's protocol detection waits for ever for a first byte: give it none to wait for.
+    let patience = running.config.server.header_timeout;
+    let first_byte = tokio::select! {
+        first = tokio::time::timeout(patience, stream.peek(&mut [0])) => first,
+        () = stop.cancelled() => return,
+    };
+    if !matches!(first_byte, Ok(Ok(1..))) {
+        return;
+    }
+    let service = service_fn(move |request: Request<Incoming>| {
+        let running = Arc::clone(running);
+        async move { answer(running, request, client).await }
+    });
+    let builder = builder(patience);
+    let serving = builder.serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = watcher.watch(serving).await {
+        tracing::debug!(%client, error, "connection ended");
+    }
+}
+
+async fn answer(
+    running: Arc<Running>,
+    request: Request<Incoming>,
+    client: IpAddr,
+) -> Result<Response<Body>, std::convert::Infallible> {
+    Ok(proxy::handle(&running, request, client).await)
+}
+
+fn builder(header_timeout: Duration) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .max_buf_size(HEAD_MAX)
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Some(header_timeout))
+        .max_header_list_size(HEAD_MAX as u32);
+    builder
+}
+
+/// Waits, within `drain_timeout`, for connections, then for fills and writes, then for invalidations that the store
+/// has not taken.
+async fn drain(running: &Arc<Running>, public: tokio::task::JoinHandle<()>) {
+    let finish = async {
+        let _ = public.await;
+        running.tasks.close();
+        running.tasks.wait().await;
+        while !running.cache.deliver_now().await {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+    };
+    if tokio::time::timeout(running.config.server.drain_timeout, finish).await.is_err() {
+        tracing::warn!(
+            requests = running.tasks.len(),
+            undelivered_tags = running.cache.undelivered(),
+            "drain_timeout is over: ending what still runs"
+        );
+    }
+}

@@ -1,0 +1,105 @@
+//! Watches the rules file. Its *folder* is watched, so that an atomic rename over the file and a swapped symlink are
+//! seen; the file's content says whether anything changed.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::running::Running;
+
+/// Editors write a file in several steps: wait until it is quiet.
+const QUIET: Duration = Duration::from_millis(50);
+/// Look at the content now and then even without an event: some file systems send none.
+const ANYWAY: Duration = Duration::from_secs(10);
+
+/// A watch; dropping it ends it.
+pub struct Watching {
+    _task: AbortOnDropHandle<()>,
+}
+
+/// Reloads the rules when their file changes. `None` without a file.
+pub fn watch(running: &Arc<Running>) -> Option<Watching> {
+    let file = running.file()?.to_owned();
+    let (send, receive) = mpsc::channel(1);
+    let watcher = start(&file, send);
+    if let Err(error) = &watcher {
+        tracing::warn!(%error, file = %file.display(), "cannot watch the rules file; it is read every {ANYWAY:?}");
+    }
+    let task = tokio::spawn(follow(Arc::clone(running), file, receive, watcher.ok()));
+    Some(Watching { _task: AbortOnDropHandle::new(task) })
+}
+
+fn start(file: &Path, send: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
+    let mut watcher = notify::recommended_watcher(move |_| {
+        // A full channel means that a look at the file is due already.
+        let _ = send.try_send(());
+    })?;
+    for folder in folders(file) {
+        watcher.watch(&folder, RecursiveMode::NonRecursive)?;
+    }
+    Ok(watcher)
+}
+
+/// The folder of the file and, where the file is a symlink, those of what it points to: a mounted ConfigMap swaps a
+/// link in between.
+fn folders(file: &Path) -> Vec<PathBuf> {
+    let folder_of = |path: &Path| match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let mut folders = vec![folder_of(file)];
+    if let Ok(real) = file.canonicalize() {
+        folders.push(folder_of(&real));
+    }
+    folders.dedup();
+    folders
+}
+
+async fn follow(
+    running: Arc<Running>,
+    file: PathBuf,
+    mut events: mpsc::Receiver<()>,
+    watcher: Option<RecommendedWatcher>,
+) {
+    let mut known = read(&file).await;
+    loop {
+        let event = tokio::time::timeout(ANYWAY, events.recv()).await;
+        if let Ok(Some(())) = event {
+            tokio::time::sleep(QUIET).await;
+            while events.try_recv().is_ok() {}
+        } else if watcher.is_none() {
+            tokio::time::sleep(ANYWAY).await;
+        }
+        let content = read(&file).await;
+        if content == known {
+            continue;
+        }
+        known = content;
+        report(&running, &file);
+    }
+}
+
+async fn read(file: &Path) -> Option<Vec<u8>> {
+    tokio::fs::read(file).await.ok()
+}
+
+fn report(running: &Running, file: &Path) {
+    match running.reload() {
+        Ok(reloaded) => {
+            tracing::info!(
+                file = %file.display(),
+                families = reloaded.families,
+                invalidations = reloaded.invalidations,
+                "the new rules are in force"
+            );
+            for table in reloaded.needs_restart {
+                tracing::warn!("[{table}] changed too: it takes effect when Larder is started again");
+            }
+        }
+        Err(error) => tracing::error!(file = %file.display(), "the old rules stay in force:\n{error}"),
+    }
+}
