@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use crate::stamp::{Sequence, Tag, View};
 
@@ -17,6 +18,9 @@ pub mod redis;
 
 /// A boxed future: `Store` is used as `dyn Store`, and a box is nothing beside a round trip.
 pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// Names the family of a label such as `user_details:42`.
+pub type FamilyOf<'f> = dyn Fn(&str) -> String + Sync + 'f;
 
 /// What one round trip brought.
 #[derive(Debug)]
@@ -72,13 +76,13 @@ impl StoreInfo {
 /// Keys counted in the namespace.
 #[derive(Debug, Clone, Default)]
 pub struct KeyCounts {
-    /// Entries by the label that follows `namespace:v1:` in their key (a family's name, or `-` for none).
+    /// Entries by family.
     pub by_family: std::collections::BTreeMap<String, u64>,
     /// False when the walk ended at its limit, so that the counts are lower bounds.
     pub complete: bool,
 }
 
-/// The shared store. Every method returns within the configured time limit.
+/// The shared store. Every method but `count_keys` returns within the configured time limit.
 pub trait Store: Send + Sync + fmt::Debug {
     /// The entry under `key`, then the marks of `tags` and of the root tag: one round trip.
     fn lookup<'a>(&'a self, key: &'a str, tags: &'a [Tag]) -> Reply<'a, Found>;
@@ -101,12 +105,14 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// What the server says of itself.
     fn info(&self) -> Reply<'_, StoreInfo>;
 
-    /// Walks at most `limit` keys of the namespace and counts entries by family.
-    fn count_keys(&self, limit: u64) -> Reply<'_, KeyCounts>;
+    /// Walks the namespace, for at most ten time limits and until about `limit` entries are counted, and groups
+    /// them by what `family_of` makes of their labels: the text between `v1:` and the last `:` of their key. An entry
+    /// that is written or removed meanwhile may be counted twice or not at all.
+    fn count_keys<'a>(&'a self, limit: u64, family_of: &'a FamilyOf<'a>) -> Reply<'a, KeyCounts>;
 
     /// The link's state, without asking the server.
     fn link(&self) -> Link;
 
-    /// Tells when the link's state changes.
-    fn changes(&self) -> tokio::sync::watch::Receiver<Link>;
+    /// Tells of every change of the link's state.
+    fn changes(&self) -> watch::Receiver<Link>;
 }

@@ -1,1 +1,336 @@
+//! L2 in Redis or Valkey. Owns the names and formats of what is kept there, the read of the marks and the scripts;
+//! [`link`] owns the connections.
+//!
+//! | key | holds |
+//! |---|---|
+//! | `{ns}:meta` | hash: `epoch` (64 bits, decimal), `seq` (last sequence issued), `floor`, `run_id`, `born` (µs) |
+//! | `{ns}:marks` | sorted set: tag → sequence of its last invalidation; the sentinel at +inf |
+//! | `ns:v1:…` | one entry, with a TTL |
+//!
+//! # Why reading without a script is safe
+//!
+//! A lookup is one pipeline on one connection: `GET` entry, `ZMSCORE` marks, `HSETNX` meta, `HMGET` meta. Other
+//! clients' commands may run between these four. Say that a write, acknowledged before the lookup began, took
+//! sequence *q* and outdates the entry, whose stamp is (*e*, *s*) with *s* < *q*. Its mark was set before `GET` ran:
+//!
+//! - nothing happened since: `ZMSCORE` brings *q*, and the entry is not current;
+//! - the mark was trimmed before `ZMSCORE` ran: the script that trimmed it raised the floor to *q* at least in the
+//!   same step, and `HMGET` runs later. This is why the marks are read before meta;
+//! - the set was flushed, evicted or deleted: the sentinel is missing, and a new epoch is started; or another client
+//!   has started one before `ZMSCORE` ran, and `HMGET`, running later, brings another epoch than *e*;
+//! - meta was lost as well or alone: a field is missing, and a new epoch is started;
+//! - the server is not the one that issued *q* (restarted, restored from a snapshot, a promoted replica): its `run_id`
+//!   differs from the one in meta, which whoever issues sequences has written there. The `run_id` compared with
+//!   was learned on this very connection, and a connection never outlives the process at its other end;
+//! - the server was demoted to a replica while connected, or takes no writes (full, cut off from its replicas): a
+//!   write acknowledged elsewhere might never show here. `HSETNX` is a write that changes nothing on a whole
+//!   namespace; such a server refuses it, and with it the lookup.
+//!
+//! As a stamp for a fetch that begins after the reply, (epoch, seq) was read last; an invalidation issued later than
+//! that read has a higher sequence, and one issued earlier belongs to a write that the fetch already sees.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use redis::{ErrorKind, Pipeline, RedisError, RedisResult, Script};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use self::link::{Connections, Lane};
+use super::{FamilyOf, Found, KeyCounts, Link, Reply, Store, StoreError, StoreInfo};
+use crate::config::StoreConfig;
+use crate::stamp::{Epoch, Sequence, Stamp, Tag, View};
+
+mod link;
+
+pub use self::link::{ConnectFault, UrlFault};
+
+/// The member of `{ns}:marks` that proves that the set was not evicted. Families cannot begin with `(`, so no tag
+/// equals it.
+const SENTINEL: &str = "(sentinel)";
+
+/// Redis drops whole entries only by TTL or eviction; below this a TTL would round to nothing.
+const TTL_MIN: Duration = Duration::from_secs(1);
+
+/// Keys that one `SCAN` step looks at: some hundreds of microseconds of the server's time.
+const SCAN_STEP: u64 = 1000;
+
+/// How many time limits a walk over all keys may take.
+const WALK_LIMITS: u32 = 10;
+
+/// The store in Redis. Connects in the background, starting at once; until then, and whenever the link is down,
+/// every method answers [`StoreError::Away`] without waiting. Dropping it ends the background task.
+pub struct RedisStore {
+    link: Arc<link::Keeper>,
+    namespace: Arc<Namespace>,
+    /// Connects, watches, and connects again.
+    _keeping: AbortOnDropHandle<()>,
+}
+
+impl RedisStore {
+    /// Checks the URL and starts the background task; never waits for the server. Call it inside a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// The URL cannot be understood, or is of a kind that is not supported.
+    pub fn new(config: &StoreConfig) -> Result<RedisStore, UrlFault> {
+        let namespace = Arc::new(Namespace::new(&config.namespace, config.marks_max));
+        let link = Arc::new(link::Keeper::new(config, Arc::clone(&namespace))?);
+        let keeping = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&link).keep()));
+        Ok(RedisStore { link, namespace, _keeping: keeping })
+    }
+
+    /// Waits for the end of the first attempt to connect, at most the connect time limit, and says how the latest
+    /// attempt ended. For start-up: a server that is [`Unreachable`](ConnectFault::Unreachable) may come, one that
+    /// has [`Rejected`](ConnectFault::Rejected) this configuration needs someone to change it. The background task
+    /// goes on trying after either.
+    pub async fn connect_once(&self) -> Result<(), ConnectFault> {
+        self.link.latest_attempt().await
+    }
+
+    /// Runs a request on the present connections, within the time limit. An answer that shows the connection or the
+    /// server to be unusable takes the link down.
+    async fn ask<T, F>(&self, request: impl FnOnce(Arc<Connections>) -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
+        let connections = self.link.connections()?;
+        self.link.within_limit(&connections, request(Arc::clone(&connections))).await
+    }
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RedisStore({}, {})", self.link.address(), self.namespace.name)
+    }
+}
+
+impl Store for RedisStore {
+    fn lookup<'a>(&'a self, key: &'a str, tags: &'a [Tag]) -> Reply<'a, Found> {
+        Box::pin(self.ask(move |connections| async move { self.namespace.lookup(&connections, key, tags).await }))
+    }
+
+    fn view<'a>(&'a self, tags: &'a [Tag]) -> Reply<'a, View> {
+        Box::pin(self.ask(move |connections| async move { self.namespace.view(&connections, tags).await }))
+    }
+
+    fn put<'a>(&'a self, key: &'a str, value: Bytes, ttl: Duration) -> Reply<'a, ()> {
+        Box::pin(self.ask(move |connections| async move {
+            let ttl = u64::try_from(ttl.max(TTL_MIN).as_millis()).unwrap_or(u64::MAX);
+            let mut set = redis::cmd("SET");
+            set.arg(self.namespace.entry(key)).arg(&value[..]).arg("PX").arg(ttl);
+            set.query_async(&mut connections.lane(Lane::Entries)).await
+        }))
+    }
+
+    fn invalidate<'a>(&'a self, tags: &'a [Tag]) -> Reply<'a, Sequence> {
+        Box::pin(self.ask(move |connections| async move { self.namespace.invalidate(&connections, tags).await }))
+    }
+
+    fn remove<'a>(&'a self, key: &'a str) -> Reply<'a, bool> {
+        Box::pin(self.ask(move |connections| async move {
+            let mut unlink = redis::cmd("UNLINK");
+            unlink.arg(self.namespace.entry(key)).query_async(&mut connections.lane(Lane::Entries)).await
+        }))
+    }
+
+    fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>> {
+        Box::pin(self.ask(move |connections| async move {
+            let mut get = redis::cmd("GET");
+            get.arg(self.namespace.entry(key)).query_async(&mut connections.lane(Lane::Entries)).await
+        }))
+    }
+
+    fn info(&self) -> Reply<'_, StoreInfo> {
+        Box::pin(self.ask(move |connections| async move {
+            let text: Vec<u8> = redis::cmd("INFO").query_async(&mut connections.lane(Lane::Marks)).await?;
+            Ok(StoreInfo { fields: info_fields(&text) })
+        }))
+    }
+
+    fn count_keys<'a>(&'a self, limit: u64, family_of: &'a FamilyOf<'a>) -> Reply<'a, KeyCounts> {
+        Box::pin(async move {
+            let deadline = Instant::now() + self.link.timeout() * WALK_LIMITS;
+            let (mut counts, mut counted, mut cursor) = (KeyCounts::default(), 0, 0);
+            while counted < limit && !counts.complete && Instant::now() < deadline {
+                let keys;
+                (cursor, keys) = self.ask(move |c| async move { self.namespace.scan(&c, cursor).await }).await?;
+                for label in keys.iter().filter_map(|key| self.namespace.label(key)) {
+                    *counts.by_family.entry(family_of(&label)).or_default() += 1;
+                    counted += 1;
+                }
+                counts.complete = cursor == 0;
+            }
+            Ok(counts)
+        })
+    }
+
+    fn link(&self) -> Link {
+        self.link.state()
+    }
+
+    fn changes(&self) -> watch::Receiver<Link> {
+        self.link.changes()
+    }
+}
+
+/// Everything that is kept under one namespace: names, formats, commands. Knows nothing of connecting.
+struct Namespace {
+    name: String,
+    meta: String,
+    marks: String,
+    marks_max: u64,
+    begin: Script,
+    invalidate: Script,
+}
+
+/// `epoch`, `seq`, `floor`, `run_id` of meta.
+type Meta = (Option<String>, Option<String>, Option<String>, Option<String>);
+
+impl Namespace {
+    fn new(name: &str, marks_max: u64) -> Namespace {
+        Namespace {
+            name: name.to_owned(),
+            // Braces: in a cluster both keys live in the slot of the namespace, as a script needs them to.
+            meta: format!("{{{name}}}:meta"),
+            marks: format!("{{{name}}}:marks"),
+            marks_max: marks_max.max(1),
+            begin: Script::new(concat!(include_str!("epoch.lua"), include_str!("begin.lua"))),
+            invalidate: Script::new(concat!(include_str!("epoch.lua"), include_str!("invalidate.lua"))),
+        }
+    }
+
+    fn entry(&self, key: &str) -> String {
+        format!("{}:{key}", self.name)
+    }
+
+    /// The text between `ns:v1:` and the last `:`.
+    fn label<'k>(&self, key: &'k [u8]) -> Option<Cow<'k, str>> {
+        let rest = key.strip_prefix(self.name.as_bytes())?.strip_prefix(b":v1:")?;
+        let end = rest.iter().rposition(|byte| *byte == b':')?;
+        Some(String::from_utf8_lossy(&rest[..end]))
+    }
+
+    async fn lookup(&self, connections: &Connections, key: &str, tags: &[Tag]) -> RedisResult<Found> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("GET").arg(self.entry(key));
+        self.add_marks(&mut pipe, tags);
+        let (entry, marks, _, meta): (Option<Bytes>, Vec<Option<f64>>, i64, Meta) =
+            pipe.query_async(&mut connections.lane(Lane::Entries)).await?;
+        Ok(Found { entry, view: self.view_or_begin(connections, &marks, &meta).await? })
+    }
+
+    async fn view(&self, connections: &Connections, tags: &[Tag]) -> RedisResult<View> {
+        let mut pipe = redis::pipe();
+        self.add_marks(&mut pipe, tags);
+        let (marks, _, meta): (Vec<Option<f64>>, i64, Meta) =
+            pipe.query_async(&mut connections.lane(Lane::Marks)).await?;
+        self.view_or_begin(connections, &marks, &meta).await
+    }
+
+    /// The commands that bring a view. Their order is argued at the head of this file.
+    fn add_marks(&self, pipe: &mut Pipeline, tags: &[Tag]) {
+        pipe.cmd("ZMSCORE").arg(&self.marks).arg(SENTINEL).arg("*");
+        for tag in tags {
+            pipe.arg(tag.as_str());
+        }
+        pipe.cmd("HSETNX").arg(&self.meta).arg("born").arg(0);
+        pipe.cmd("HMGET").arg(&self.meta).arg(&["epoch", "seq", "floor", "run_id"]);
+    }
+
+    async fn view_or_begin(
+        &self,
+        connections: &Connections,
+        marks: &[Option<f64>],
+        meta: &Meta,
+    ) -> RedisResult<View> {
+        match view_of(marks, meta, connections.run_id()) {
+            Some(view) => Ok(view),
+            None => self.begin(connections).await,
+        }
+    }
+
+    /// Starts a new epoch unless someone has meanwhile. The marks of the view's tags were read before that, so the
+    /// view counts all of them as set by the last sequence: only what was stamped after it is current.
+    async fn begin(&self, connections: &Connections) -> RedisResult<View> {
+        let mut call = self.begin.key(&self.meta);
+        call.key(&self.marks).arg(connections.run_id()).arg(new_epoch());
+        let (epoch, sequence, cause): (u64, u64, String) =
+            call.invoke_async(&mut connections.lane(Lane::Marks)).await?;
+        log_new_epoch(epoch, &cause);
+        Ok(View { stamp: Stamp { epoch: Epoch(epoch), sequence }, newest: sequence })
+    }
+
+    async fn invalidate(&self, connections: &Connections, tags: &[Tag]) -> RedisResult<Sequence> {
+        let mut call = self.invalidate.key(&self.meta);
+        call.key(&self.marks).arg(connections.run_id()).arg(new_epoch()).arg(self.marks_max);
+        for tag in tags {
+            call.arg(tag.as_str());
+        }
+        let (epoch, sequence, cause): (u64, u64, String) =
+            call.invoke_async(&mut connections.lane(Lane::Marks)).await?;
+        log_new_epoch(epoch, &cause);
+        Ok(sequence)
+    }
+
+    /// One step of a walk over the entries: the next cursor (0 at the end) and some keys.
+    async fn scan(&self, connections: &Connections, cursor: u64) -> RedisResult<(u64, Vec<Bytes>)> {
+        let mut scan = redis::cmd("SCAN");
+        scan.arg(cursor).arg("MATCH").arg(format!("{}:v1:*", self.name)).arg("COUNT").arg(SCAN_STEP);
+        scan.query_async(&mut connections.lane(Lane::Entries)).await
+    }
+}
+
+/// The view that marks (the sentinel's first) and meta amount to. None when they do not prove themselves whole, or
+/// stem from another run of the server.
+fn view_of(marks: &[Option<f64>], meta: &Meta, run_id: &str) -> Option<View> {
+    let (sentinel, marks) = marks.split_first()?;
+    let (epoch, sequence, floor, issuer) = meta;
+    if sentinel.is_none() || issuer.as_deref()? != run_id {
+        return None;
+    }
+    let number = |field: &Option<String>| field.as_deref()?.parse::<u64>().ok();
+    let stamp = Stamp { epoch: Epoch(number(epoch)?), sequence: number(sequence)? };
+    // Scores are whole numbers below 2^53, exact as floats.
+    let newest = marks.iter().flatten().map(|score| *score as Sequence).fold(number(floor)?, Sequence::max);
+    Some(View { stamp, newest })
+}
+
+/// Random, so that no two runs of sequences are taken for one another; 0 is left to mean none.
+fn new_epoch() -> u64 {
+    rand::random_range(1..=u64::MAX)
+}
+
+/// One line per epoch in the whole fleet: only the proxy that started it has a cause to tell.
+fn log_new_epoch(epoch: u64, cause: &str) {
+    match cause {
+        "" => {}
+        "restarted" => {
+            tracing::warn!(
+                epoch,
+                "epoch changed: Redis restarted or was replaced (run_id differs); all entries are outdated"
+            );
+        }
+        "new" => {
+            tracing::warn!(epoch, "epoch changed: the namespace is new or was flushed; all entries are outdated")
+        }
+        lost => tracing::warn!(epoch, "epoch changed: {lost} (evicted or deleted); all entries are outdated"),
+    }
+}
+
+/// The `name:value` lines of `INFO`.
+fn info_fields(text: &[u8]) -> BTreeMap<String, String> {
+    let text = String::from_utf8_lossy(text);
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| line.split_once(':')).map(|(k, v)| (k.to_owned(), v.trim_end().to_owned())).collect()
+}
+
+/// An answer that is not one.
+fn not_an_answer(what: &'static str) -> RedisError {
+    RedisError::from((ErrorKind::UnexpectedReturnType, what))
+}

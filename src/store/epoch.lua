@@ -1,0 +1,70 @@
+-- Put before each script of the store: is the namespace whole, and if not, a new epoch.
+--
+-- KEYS[1]  {namespace}:meta   hash: epoch, seq (last sequence issued), floor, run_id, born (microseconds)
+-- KEYS[2]  {namespace}:marks  sorted set: tag -> sequence of its last invalidation, and the sentinel
+-- ARGV[1]  run_id of the server, learned on this connection
+-- ARGV[2]  epoch to start if one must be started
+--
+-- Epochs are 64 bits wide and stay strings: Lua's numbers are exact to 53 bits only, enough for sequences.
+local META, MARKS = KEYS[1], KEYS[2]
+local RUN_ID, CANDIDATE = ARGV[1], ARGV[2]
+local SENTINEL = '(sentinel)'
+local LARGEST = 9007199254740991
+
+-- tostring() would round to 14 digits.
+local function text(number)
+  return string.format('%.0f', number)
+end
+
+-- A sequence as it stands in meta; nil when it is missing or cannot be one.
+local function sequence(field)
+  local number = field and tonumber(field)
+  if number and number >= 0 and number < LARGEST and number == math.floor(number) then
+    return number
+  end
+end
+
+local function epoch(field)
+  return field and string.find(field, '^%d+$') and field
+end
+
+-- The server's clock in microseconds, but always above the last sequence: a clock may be set back.
+local function next_sequence(last)
+  local time = redis.call('TIME')
+  return math.max(tonumber(time[1]) * 1000000 + tonumber(time[2]), last + 1)
+end
+
+-- Why the sequence, or marks, may have been lost; '' when both are whole.
+local function loss(meta)
+  if not (meta.epoch and meta.seq and meta.floor and meta.run_id) then
+    return redis.call('EXISTS', MARKS) == 1 and 'meta lost' or 'new'
+  elseif meta.run_id ~= RUN_ID then
+    return 'restarted'
+  elseif not redis.call('ZSCORE', MARKS, SENTINEL) then
+    return 'marks lost'
+  end
+  return ''
+end
+
+-- Everything stamped so far is outdated by the change of epoch alone; no mark is needed any more.
+local function start_epoch(last)
+  local seq = next_sequence(last)
+  redis.call('UNLINK', MARKS)
+  redis.call('ZADD', MARKS, '+inf', SENTINEL)
+  redis.call('HSET', META, 'epoch', CANDIDATE, 'seq', text(seq), 'floor', text(seq), 'run_id', RUN_ID, 'born', text(seq))
+  return { epoch = CANDIDATE, seq = seq, floor = seq }
+end
+
+-- The epoch that is valid now, and why it had to be started ('' if it had not).
+local function valid_epoch()
+  -- A write that changes nothing, so that a server that takes no writes (a replica, a full one) refuses here.
+  redis.call('HSETNX', META, 'born', '0')
+  local field = redis.call('HMGET', META, 'epoch', 'seq', 'floor', 'run_id')
+  local meta = { epoch = epoch(field[1]), seq = sequence(field[2]), floor = sequence(field[3]), run_id = field[4] }
+  local cause = loss(meta)
+  if cause ~= '' then
+    meta = start_epoch(meta.seq or 0)
+  end
+  return meta, cause
+end
+

@@ -1,0 +1,4 @@
+//! Larder against real servers.
+
+mod store_redis;
+mod support;

@@ -1,0 +1,637 @@
+//! The store in Redis, alone, against real servers: what it keeps, and what it does when the server loses it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use larder::config::StoreConfig;
+use larder::stamp::{Epoch, Stamp, Tag, View};
+use larder::store::redis::{ConnectFault, RedisStore};
+use larder::store::{Found, Link, Store, StoreError};
+use tokio::time::timeout;
+
+use crate::support::redis::{RedisServer, eventually, free_port};
+
+const META: &str = "{test}:meta";
+const MARKS: &str = "{test}:marks";
+const KEY: &str = "v1:user_details:42:0cc175b9c0f1b6a831c399e269772661";
+
+/// Far more than any answer takes, so that a busy machine does not look like a hung server.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn config(url: &str) -> StoreConfig {
+    StoreConfig {
+        redis: url.to_owned(),
+        namespace: "test".to_owned(),
+        timeout: PATIENCE,
+        connect_timeout: PATIENCE,
+        marks_max: 1_000_000,
+    }
+}
+
+fn open(config: &StoreConfig) -> RedisStore {
+    RedisStore::new(config).expect("the URL is good")
+}
+
+/// A store on this server, connected.
+async fn store_on(server: &RedisServer) -> RedisStore {
+    let store = open(&config(&server.url()));
+    store.connect_once().await.expect("the server is there");
+    store
+}
+
+async fn becomes(store: &RedisStore, what: &str, wanted: impl FnMut(&Link) -> bool) {
+    let mut changes = store.changes();
+    let reached = timeout(Duration::from_secs(10), changes.wait_for(wanted)).await;
+    assert!(reached.is_ok(), "the link does not become {what}: it is {:?}", store.link());
+}
+
+async fn becomes_up(store: &RedisStore) {
+    becomes(store, "up", |link| *link == Link::Up).await;
+}
+
+async fn becomes_down(store: &RedisStore) {
+    becomes(store, "down", |link| matches!(link, Link::Down(_))).await;
+}
+
+/// Answers as soon as the link has recovered: what a request does that is repeated until then.
+async fn recovered<T>(store: &RedisStore, ask: impl AsyncFn() -> Result<T, StoreError>) -> T {
+    for _ in 0..10 {
+        if let Ok(answer) = ask().await {
+            return answer;
+        }
+        becomes_up(store).await;
+    }
+    panic!("no answer although the link came up ten times");
+}
+
+fn tags() -> [Tag; 2] {
+    [Tag::family("user_details"), Tag::family("user_details:42")]
+}
+
+/// An entry is its stamp here: the store does not look into it.
+fn encode(stamp: Stamp) -> Bytes {
+    Bytes::from(format!("{} {}", stamp.epoch.0, stamp.sequence))
+}
+
+fn decode(entry: &[u8]) -> Stamp {
+    let text = std::str::from_utf8(entry).expect("the entry is as it was kept");
+    let (epoch, sequence) = text.split_once(' ').expect("the entry is as it was kept");
+    Stamp { epoch: Epoch(epoch.parse().unwrap()), sequence: sequence.parse().unwrap() }
+}
+
+/// Keeps an entry as a fetch would: stamped with what was read before it.
+async fn keep_entry(store: &RedisStore) -> Stamp {
+    let view = store.view(&tags()).await.unwrap();
+    store.put(KEY, encode(view.stamp), Duration::from_secs(60)).await.unwrap();
+    view.stamp
+}
+
+/// Whether a lookup finds an entry that it may serve.
+fn hits(found: &Found) -> bool {
+    found.entry.as_ref().is_some_and(|entry| found.view.is_current(decode(entry)))
+}
+
+async fn lookup(store: &RedisStore) -> Found {
+    store.lookup(KEY, &tags()).await.unwrap()
+}
+
+/// An entry is kept and found current; then `lose` happens; and its stamp must not be current for anyone again.
+async fn loses_currency(lose: impl AsyncFnOnce(&mut RedisServer, &RedisStore)) {
+    let mut server = RedisServer::start().await;
+    let store = store_on(&server).await;
+    let stamp = keep_entry(&store).await;
+    assert!(hits(&lookup(&store).await), "current before");
+    lose(&mut server, &store).await;
+    let found = recovered(&store, async || store.lookup(KEY, &tags()).await).await;
+    assert!(!hits(&found) && !found.view.is_current(stamp), "{found:?} makes {stamp:?} current");
+    // And the new epoch serves what is stored in it.
+    keep_entry(&store).await;
+    assert!(hits(&lookup(&store).await), "an entry made afterwards is current");
+}
+
+#[tokio::test]
+async fn an_entry_is_current_until_one_of_its_tags_is_invalidated() {
+    loses_currency(async |_, store| {
+        store.invalidate(&[Tag::family("user_list")]).await.unwrap();
+        assert!(hits(&lookup(store).await), "another tag does not matter");
+        store.invalidate(&[Tag::family("user_details:42")]).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_root_tag_outdates_everything() {
+    loses_currency(async |_, store| {
+        store.invalidate(&[Tag::root()]).await.unwrap();
+        let alone = store.view(&[]).await.unwrap();
+        assert_eq!(alone.newest, alone.stamp.sequence, "the root tag is always asked for");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_stamped_before_a_write_and_stored_after_it_is_not_current() {
+    let server = RedisServer::start().await;
+    let store = store_on(&server).await;
+    let before = store.view(&tags()).await.unwrap().stamp;
+    let sequence = store.invalidate(&tags()).await.unwrap();
+    store.put(KEY, encode(before), Duration::from_secs(60)).await.unwrap();
+    let found = lookup(&store).await;
+    assert!(!hits(&found));
+    assert_eq!((found.view.newest, found.view.stamp.sequence), (sequence, sequence));
+}
+
+#[tokio::test]
+async fn two_proxies_see_each_others_writes_and_entries() {
+    let server = RedisServer::start().await;
+    let (one, two) = (store_on(&server).await, store_on(&server).await);
+    keep_entry(&one).await;
+    assert!(hits(&lookup(&two).await));
+    two.invalidate(&tags()).await.unwrap();
+    assert!(!hits(&lookup(&one).await));
+}
+
+#[tokio::test]
+async fn a_flush_starts_a_new_epoch() {
+    loses_currency(async |server, _| server.flush_all()).await;
+}
+
+#[tokio::test]
+async fn lost_marks_start_a_new_epoch() {
+    loses_currency(async |server, store| {
+        store.invalidate(&tags()).await.unwrap();
+        server.run::<()>(&["DEL", MARKS]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_lost_meta_starts_a_new_epoch() {
+    loses_currency(async |server, _| server.run::<()>(&["DEL", META])).await;
+}
+
+#[tokio::test]
+async fn any_lost_or_unreadable_field_of_meta_starts_a_new_epoch() {
+    for field in ["epoch", "seq", "floor", "run_id"] {
+        loses_currency(async |server, _| server.run::<()>(&["HDEL", META, field])).await;
+    }
+    for field in ["epoch", "seq", "floor"] {
+        loses_currency(async |server, _| server.run::<()>(&["HSET", META, field, "-1e400"])).await;
+    }
+}
+
+#[tokio::test]
+async fn an_invalidation_notices_a_loss_by_itself() {
+    for lost in [META, MARKS] {
+        loses_currency(async |server, store| {
+            server.run::<()>(&["DEL", lost]);
+            store.invalidate(&[Tag::family("user_list")]).await.unwrap();
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_restarted_empty_starts_a_new_epoch() {
+    loses_currency(async |server, store| {
+        server.kill();
+        server.restart_empty().await;
+        becomes_down(store).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_restored_from_an_old_snapshot_starts_a_new_epoch() {
+    loses_currency(async |server, store| {
+        server.run::<()>(&["SAVE"]);
+        store.invalidate(&tags()).await.unwrap();
+        server.kill();
+        server.restart().await;
+        assert_eq!(server.run::<bool>(&["EXISTS", &format!("test:{KEY}")]), true, "the old entry is back");
+        becomes_down(store).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_proxy_that_comes_after_an_old_snapshot_was_restored_does_not_trust_it() {
+    let mut server = RedisServer::start().await;
+    let store = store_on(&server).await;
+    let stamp = keep_entry(&store).await;
+    server.run::<()>(&["SAVE"]);
+    store.invalidate(&tags()).await.unwrap();
+    drop(store);
+    server.kill();
+    server.restart().await;
+    let found = lookup(&store_on(&server).await).await;
+    assert!(found.entry.is_some() && !hits(&found) && !found.view.is_current(stamp));
+}
+
+#[tokio::test]
+async fn a_server_demoted_to_a_replica_answers_no_lookup_and_serves_again_when_promoted() {
+    let server = RedisServer::start().await;
+    let store = store_on(&server).await;
+    keep_entry(&store).await;
+    server.run::<()>(&["REPLICAOF", "127.0.0.1", &free_port().to_string()]);
+    assert!(matches!(store.lookup(KEY, &tags()).await, Err(StoreError::Away(_))));
+    becomes(&store, "down as a replica", |link| matches!(link, Link::Down(why) if why.contains("READONLY"))).await;
+    server.run::<()>(&["REPLICAOF", "NO", "ONE"]);
+    recovered(&store, async || store.lookup(KEY, &tags()).await).await;
+}
+
+#[tokio::test]
+async fn a_server_that_takes_no_writes_answers_no_lookup() {
+    for (setting, refusing, taking) in [("min-replicas-to-write", "1", "0"), ("maxmemory", "1", "0")] {
+        let server = RedisServer::start().await;
+        let store = store_on(&server).await;
+        keep_entry(&store).await;
+        server.run::<()>(&["CONFIG", "SET", setting, refusing]);
+        assert!(store.lookup(KEY, &tags()).await.is_err(), "{setting}");
+        becomes_down(&store).await;
+        server.run::<()>(&["CONFIG", "SET", setting, taking]);
+        assert!(
+            hits(&recovered(&store, async || store.lookup(KEY, &tags()).await).await),
+            "{setting}: nothing was lost"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_evicted_mark_set_is_noticed_although_meta_and_entries_remain() {
+    loses_currency(async |server, store| {
+        store.invalidate(&tags()).await.unwrap();
+        server.run::<()>(&["DEL", MARKS]);
+        // Another client's mark without the sentinel proves nothing.
+        server.run::<()>(&["ZADD", MARKS, "1", "user_list"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn marks_are_read_before_meta_and_after_the_entry() {
+    let server = RedisServer::start().await;
+    let store = store_on(&server).await;
+    server.run::<()>(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]);
+    lookup(&store).await;
+    // id, time, microseconds, arguments, client, client name; the latest first
+    type Logged = (u64, u64, u64, Vec<String>, String, String);
+    let mut log: Vec<Logged> = server.run(&["SLOWLOG", "GET", "-1"]);
+    log.reverse();
+    let client = log.iter().find(|line| line.3[0] == "GET").expect("a lookup").4.clone();
+    let names = log.into_iter().filter(|line| line.4 == client).map(|line| line.3[0].clone());
+    assert_eq!(names.collect::<Vec<_>>(), ["GET", "ZMSCORE", "HSETNX", "HMGET"]);
+}
+
+/// A configuration whose limits a test means to run into.
+fn hasty(server: &RedisServer) -> StoreConfig {
+    let limit = Duration::from_millis(200);
+    StoreConfig { timeout: limit, connect_timeout: limit, ..config(&server.url()) }
+}
+
+#[tokio::test]
+async fn a_hung_server_costs_the_requests_in_flight_the_limit_once_and_is_used_again_when_it_wakes() {
+    let server = RedisServer::start().await;
+    let store = open(&hasty(&server));
+    becomes_up(&store).await;
+    let stamp = recovered(&store, async || store.view(&tags()).await).await.stamp;
+    server.hang();
+    let tags = tags();
+    let in_flight = async {
+        tokio::join!(
+            store.lookup(KEY, &tags),
+            store.view(&tags),
+            store.get(KEY),
+            store.put(KEY, Bytes::from_static(b"x"), PATIENCE),
+            store.invalidate(&tags),
+            store.info(),
+            store.count_keys(10, &|label| label.to_owned()),
+        )
+    };
+    let ends = timeout(PATIENCE, in_flight).await.expect("each returns by its limit");
+    let first = ends.0.expect_err("a hung server does not answer");
+    assert!(matches!(first, StoreError::Timeout(_)), "{first:?}");
+    assert!(ends.1.is_err() && ends.2.is_err() && ends.3.is_err() && ends.4.is_err() && ends.5.is_err());
+    assert!(ends.6.is_err());
+    // Many times more requests than could each have waited.
+    let refused = async {
+        for _ in 0..1000 {
+            assert!(matches!(store.lookup(KEY, &tags).await, Err(StoreError::Away(_))));
+        }
+    };
+    timeout(PATIENCE, refused).await.expect("no request waits while the link is down");
+    server.resume();
+    becomes_up(&store).await;
+    let view = recovered(&store, async || store.view(&tags).await).await;
+    assert_eq!(view.stamp.epoch, stamp.epoch, "the same server, which lost nothing");
+}
+
+#[tokio::test]
+async fn an_idle_link_to_a_hung_server_is_found_dead_before_a_request_meets_it() {
+    let server = RedisServer::start().await;
+    let store = open(&hasty(&server));
+    becomes_up(&store).await;
+    server.hang();
+    becomes_down(&store).await;
+}
+
+#[tokio::test]
+async fn a_server_killed_and_restarted_on_the_same_port_is_used_again() {
+    let mut server = RedisServer::start().await;
+    let store = store_on(&server).await;
+    server.kill();
+    assert!(matches!(store.view(&tags()).await, Err(StoreError::Away(_))));
+    becomes_down(&store).await;
+    server.restart_empty().await;
+    recovered(&store, async || store.view(&tags()).await).await;
+}
+
+#[tokio::test]
+async fn a_store_may_be_made_before_its_server_is_there() {
+    let mut server = RedisServer::start().await;
+    server.stop();
+    let store = open(&config(&server.url()));
+    assert!(matches!(store.view(&tags()).await, Err(StoreError::Away(_))));
+    let fault = store.connect_once().await.unwrap_err();
+    assert!(matches!(&fault, ConnectFault::Unreachable { reason, .. } if reason.contains("refused")), "{fault}");
+    server.restart().await;
+    becomes_up(&store).await;
+    store.connect_once().await.expect("the latest attempt counts");
+}
+
+#[tokio::test]
+async fn a_dropped_store_leaves_no_connection_behind() {
+    let server = RedisServer::start().await;
+    let store = store_on(&server).await;
+    let clients = || server.run::<String>(&["CLIENT", "LIST"]).lines().count();
+    assert_eq!(clients(), 3, "two of the store, and the one that asks");
+    drop(store);
+    eventually("the connections are closed", || clients() == 1).await;
+}
+
+/// The fault of a store on this URL, which must be one that waiting does not mend.
+async fn rejection(url: &str) -> String {
+    let store = open(&config(url));
+    let fault = store.connect_once().await.expect_err("this must not connect");
+    let ConnectFault::Rejected { reason, .. } = &fault else { panic!("{url}: {fault:?}") };
+    assert_eq!(store.link(), Link::Down(reason.clone()));
+    assert!(!fault.to_string().contains("s3cret"), "{fault}");
+    fault.to_string()
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_told_from_an_absent_server() {
+    let server = RedisServer::start_with(&["--requirepass", "right"]).await;
+    let address = server.url();
+    let port = address.rsplit_once(':').unwrap().1;
+    let wrong = rejection(&format!("redis://:s3cret@127.0.0.1:{port}")).await;
+    assert!(wrong.contains("wrong user or password") && wrong.contains(&address), "{wrong}");
+    let none = rejection(&address).await;
+    assert!(none.contains("asks for a password"), "{none}");
+    let right = open(&config(&format!("redis://:right@127.0.0.1:{port}/3")));
+    right.connect_once().await.expect("the right password");
+    right.put(KEY, Bytes::from_static(b"x"), PATIENCE).await.unwrap();
+    assert!(server.run::<String>(&["INFO", "keyspace"]).contains("db3:"), "in the database of the URL");
+}
+
+#[tokio::test]
+async fn a_named_user_logs_in_with_the_permissions_it_needs() {
+    let server = RedisServer::start().await;
+    server.run::<()>(&["ACL", "SETUSER", "larder", "on", ">pass", "~test:*", "~{test}:*", "+@all"]);
+    server.run::<()>(&["ACL", "SETUSER", "guest", "on", ">pass", "~test:*", "+get"]);
+    let url = |user| server.url().replace("redis://", &format!("redis://{user}:pass@"));
+    open(&config(&url("larder"))).connect_once().await.expect("a user with the permissions");
+    let denied = rejection(&url("guest")).await;
+    assert!(denied.contains("NOPERM"), "{denied}");
+}
+
+#[tokio::test]
+async fn a_database_that_does_not_exist_is_told() {
+    let server = RedisServer::start().await;
+    let fault = rejection(&format!("{}/99", server.url())).await;
+    assert!(fault.contains("database") && fault.contains("out of range"), "{fault}");
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_speak_redis_is_told() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    let peer = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+        }
+    });
+    rejection(&url).await;
+    peer.abort();
+}
+
+#[tokio::test]
+async fn urls_that_cannot_be_used_are_refused_without_quoting_a_password() {
+    for (url, reason) in [
+        ("http://:s3cret@localhost", "not a Redis URL"),
+        ("redis+cluster://:s3cret@localhost", "not supported yet"),
+        ("redis://:s3cret@localhost/users", "Invalid database number"),
+        ("rediss://:s3cret@localhost/#sloppy", "only #insecure"),
+        ("redis://:s3cret@", "did not parse"),
+    ] {
+        let fault = RedisStore::new(&config(url)).expect_err(url).to_string();
+        assert!(fault.contains(reason) && !fault.contains("s3cret"), "{fault}");
+    }
+}
+
+#[tokio::test]
+async fn trimming_the_marks_raises_the_floor_and_never_makes_an_outdated_entry_current() {
+    let server = RedisServer::start().await;
+    let store = open(&StoreConfig { marks_max: 5, ..config(&server.url()) });
+    store.connect_once().await.unwrap();
+    let old = keep_entry(&store).await;
+    store.invalidate(&tags()).await.unwrap();
+    let mut issued = vec![];
+    for instance in 0..20 {
+        issued.push(store.invalidate(&[Tag::family(&format!("booking:{instance}"))]).await.unwrap());
+    }
+    assert_eq!(server.run::<u64>(&["ZCARD", MARKS]), 6, "five marks and the sentinel");
+    let found = lookup(&store).await;
+    assert!(!hits(&found) && !found.view.is_current(old), "the mark is gone, the floor stands for it");
+    assert_eq!(found.view.newest, issued[14], "the floor is the youngest mark that was removed");
+    assert_eq!(found.view.stamp.sequence, issued[19]);
+}
+
+#[tokio::test]
+async fn invalidating_more_tags_at_once_than_marks_are_kept_still_outdates_them() {
+    let server = RedisServer::start().await;
+    let store = open(&StoreConfig { marks_max: 1, ..config(&server.url()) });
+    store.connect_once().await.unwrap();
+    let many: Vec<Tag> = (0..500).map(|n| Tag::family(&format!("user_details:{n}"))).collect();
+    let before = store.view(&many).await.unwrap();
+    let sequence = store.invalidate(&many).await.unwrap();
+    assert_eq!(server.run::<u64>(&["ZCARD", MARKS]), 2);
+    for tag in &many {
+        let view = store.view(std::slice::from_ref(tag)).await.unwrap();
+        assert!(view.newest == sequence && !view.is_current(before.stamp), "{tag}");
+    }
+}
+
+#[tokio::test]
+async fn a_lowered_limit_is_reached_in_bounded_steps() {
+    let server = RedisServer::start().await;
+    let store = store_on(&server).await;
+    let many: Vec<Tag> = (0..4000).map(|n| Tag::family(&format!("user_details:{n}"))).collect();
+    store.invalidate(&many).await.unwrap();
+    let lowered = open(&StoreConfig { marks_max: 100, ..config(&server.url()) });
+    lowered.connect_once().await.unwrap();
+    let mut sizes = vec![];
+    for _ in 0..5 {
+        lowered.invalidate(&[Tag::family("user_list")]).await.unwrap();
+        sizes.push(server.run::<u64>(&["ZCARD", MARKS]));
+    }
+    assert!(sizes[0] > 2000, "not all at once: {sizes:?}");
+    assert_eq!(sizes[4], 101);
+}
+
+#[tokio::test]
+async fn sequences_rise_even_when_the_clock_is_behind_them() {
+    let server = RedisServer::start().await;
+    let store = store_on(&server).await;
+    // A day ahead, as after a clock that was set back; odd, so that a rounded number would show.
+    let ahead = store.invalidate(&[]).await.unwrap() + 86_400_000_001;
+    server.run::<()>(&["HSET", META, "seq", &ahead.to_string()]);
+    let stamp = store.view(&[]).await.unwrap().stamp;
+    assert_eq!(stamp.sequence, ahead);
+    for step in 1..=3 {
+        assert_eq!(store.invalidate(&tags()).await.unwrap(), ahead + step);
+    }
+    assert_eq!(store.view(&tags()).await.unwrap().newest, ahead + 3);
+}
+
+#[tokio::test]
+async fn a_new_epoch_goes_on_above_the_sequences_of_the_last() {
+    let server = RedisServer::start().await;
+    let store = store_on(&server).await;
+    let ahead = store.invalidate(&[]).await.unwrap() + 86_400_000_001;
+    server.run::<()>(&["HSET", META, "seq", &ahead.to_string()]);
+    server.run::<()>(&["DEL", MARKS]);
+    assert_eq!(store.view(&[]).await.unwrap().stamp.sequence, ahead + 1);
+}
+
+#[tokio::test]
+async fn a_stamp_is_the_last_sequence_issued_and_never_the_clock() {
+    let server = RedisServer::start().await;
+    let store = store_on(&server).await;
+    let sequence = store.invalidate(&tags()).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(store.view(&[]).await.unwrap().stamp.sequence, sequence);
+    }
+}
+
+#[tokio::test]
+async fn parallel_invalidations_take_distinct_sequences() {
+    let server = RedisServer::start().await;
+    let (one, two) = (store_on(&server).await, store_on(&server).await);
+    let (tags_one, tags_two) = (tags(), [Tag::family("user_list")]);
+    let mut taken = vec![];
+    for _ in 0..20 {
+        let (a, b, c, d) = tokio::join!(
+            one.invalidate(&tags_one),
+            two.invalidate(&tags_one),
+            one.invalidate(&tags_two),
+            two.invalidate(&tags_two)
+        );
+        taken.extend([a, b, c, d].map(Result::unwrap));
+    }
+    let view = one.view(&[]).await.unwrap();
+    taken.sort_unstable();
+    assert!(taken.windows(2).all(|pair| pair[0] < pair[1]), "{taken:?}");
+    assert_eq!(taken.last(), Some(&view.stamp.sequence));
+}
+
+#[tokio::test]
+async fn parallel_lookups_after_a_flush_agree_on_one_epoch() {
+    let server = RedisServer::start().await;
+    let (one, two) = (store_on(&server).await, store_on(&server).await);
+    server.flush_all();
+    let none = [];
+    let (a, b, c, d) = tokio::join!(one.view(&none), two.view(&none), one.invalidate(&none), two.view(&none));
+    let epoch = one.view(&none).await.unwrap().stamp.epoch;
+    assert!([a, b, d].iter().all(|view| view.as_ref().unwrap().stamp.epoch == epoch));
+    c.unwrap();
+}
+
+#[tokio::test]
+async fn epochs_keep_all_their_64_bits() {
+    let server = RedisServer::start().await;
+    let store = store_on(&server).await;
+    let kept: u64 = server.run(&["HGET", META, "epoch"]);
+    assert_eq!(store.view(&[]).await.unwrap().stamp.epoch, Epoch(kept), "as the script was given it");
+    server.run::<()>(&["HSET", META, "epoch", &u64::MAX.to_string()]);
+    assert_eq!(store.view(&[]).await.unwrap().stamp.epoch, Epoch(u64::MAX));
+    store.invalidate(&tags()).await.unwrap();
+    assert_eq!(server.run::<u64>(&["HGET", META, "epoch"]), u64::MAX, "an invalidation leaves it alone");
+}
+
+#[tokio::test]
+async fn scripts_forgotten_by_the_server_are_loaded_again() {
+    let server = RedisServer::start().await;
+    let store = store_on(&server).await;
+    server.run::<()>(&["SCRIPT", "FLUSH"]);
+    let View { stamp, .. } = store.view(&[]).await.unwrap();
+    assert!(store.invalidate(&tags()).await.unwrap() > stamp.sequence);
+}
+
+#[tokio::test]
+async fn entries_have_readable_keys_and_a_time_to_live_and_can_be_removed() {
+    let server = RedisServer::start().await;
+    let store = store_on(&server).await;
+    let body = Bytes::from((0..=255).cycle().take(100_000).collect::<Vec<u8>>());
+    store.put(KEY, body.clone(), Duration::from_secs(60)).await.unwrap();
+    assert_eq!(store.get(KEY).await.unwrap(), Some(body.clone()));
+    assert_eq!(lookup(&store).await.entry, Some(body));
+    let ttl: i64 = server.run(&["PTTL", &format!("test:{KEY}")]);
+    assert!((1..=60_000).contains(&ttl), "{ttl}");
+    assert!(store.remove(KEY).await.unwrap());
+    assert!(!store.remove(KEY).await.unwrap());
+    assert_eq!(store.get(KEY).await.unwrap(), None);
+    store.put(KEY, Bytes::from_static(b"x"), Duration::ZERO).await.expect("a TTL of less than a second is one");
+}
+
+#[tokio::test]
+async fn entries_are_counted_by_family_and_nothing_else_is() {
+    let server = RedisServer::start().await;
+    let store = store_on(&server).await;
+    for n in 0..30 {
+        let key = format!(
+            "v1:{}:{n:032x}",
+            ["-".to_owned(), "user_list".to_owned(), format!("user_details:{n}")][n % 3]
+        );
+        store.put(&key, Bytes::from_static(b"x"), PATIENCE).await.unwrap();
+    }
+    server.run::<()>(&["MSET", "testing:v1:user_list:0", "x", "test", "x", "other:v1:user_list:0", "x"]);
+    let family = |label: &str| label.split(':').next().unwrap_or_default().to_owned();
+    let counts = store.count_keys(1000, &family).await.unwrap();
+    let expected = [("-", 10), ("user_details", 10), ("user_list", 10)].map(|(name, n)| (name.to_owned(), n));
+    assert_eq!(counts.by_family, expected.into());
+    assert!(counts.complete);
+}
+
+#[tokio::test]
+async fn counting_ends_near_its_limit_and_says_so() {
+    let server = RedisServer::start().await;
+    let store = store_on(&server).await;
+    let script = "for i = 1, 5000 do redis.call('SET', 'test:v1:user_list:' .. i, 'x') end";
+    server.run::<()>(&["EVAL", script, "0"]);
+    let counts = store.count_keys(1500, &|label| label.to_owned()).await.unwrap();
+    assert!(!counts.complete);
+    let counted = counts.by_family["user_list"];
+    assert!((1500..5000).contains(&counted), "{counted}");
+}
+
+#[tokio::test]
+async fn info_tells_of_the_server() {
+    let server = RedisServer::start().await;
+    let store = store_on(&server).await;
+    let info = store.info().await.unwrap();
+    assert_eq!(info.text("role"), "master");
+    assert!(info.number("used_memory") > 0.0);
+    assert!(info.number("connected_clients") >= 2.0);
+    assert_eq!(info.text("no_such_field"), "");
+}

@@ -1,0 +1,3 @@
+//! What tests share: real servers to run against.
+
+pub mod redis;
