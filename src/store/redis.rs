@@ -290,7 +290,7 @@ impl Namespace {
             "" => {}
             "new" if !met_before => tracing::info!(epoch, "epoch started: the namespace is new"),
             "new" => {
-                tracing::warn!(epoch, "epoch changed: new, the namespace was flushed; all entries are outdated")
+                tracing::warn!(epoch, "epoch changed: new, the namespace was flushed; all entries are outdated");
             }
             "restarted" => tracing::warn!(
                 epoch,
