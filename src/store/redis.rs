@@ -33,6 +33,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -187,6 +188,8 @@ struct Namespace {
     marks_max: u64,
     begin: Script,
     invalidate: Script,
+    /// Whether this process has had an epoch of the namespace before; for the log alone.
+    met: AtomicBool,
 }
 
 /// `epoch`, `seq`, `floor`, `run_id` of meta.
@@ -202,6 +205,7 @@ impl Namespace {
             marks_max: marks_max.max(1),
             begin: Script::new(concat!(include_str!("epoch.lua"), include_str!("begin.lua"))),
             invalidate: Script::new(concat!(include_str!("epoch.lua"), include_str!("invalidate.lua"))),
+            met: AtomicBool::new(false),
         }
     }
 
@@ -262,7 +266,7 @@ impl Namespace {
         call.key(&self.marks).arg(connections.run_id()).arg(new_epoch());
         let (epoch, sequence, cause): (u64, u64, String) =
             call.invoke_async(&mut connections.lane(Lane::Marks)).await?;
-        log_new_epoch(epoch, &cause);
+        self.log_new_epoch(epoch, &cause);
         Ok(View { stamp: Stamp { epoch: Epoch(epoch), sequence }, newest: sequence })
     }
 
@@ -274,8 +278,26 @@ impl Namespace {
         }
         let (epoch, sequence, cause): (u64, u64, String) =
             call.invoke_async(&mut connections.lane(Lane::Marks)).await?;
-        log_new_epoch(epoch, &cause);
+        self.log_new_epoch(epoch, &cause);
         Ok(sequence)
+    }
+
+    /// One line per epoch in the whole fleet: only the proxy that started it has a cause to tell. `cause` is the
+    /// script's; empty if none was started.
+    fn log_new_epoch(&self, epoch: u64, cause: &str) {
+        let met_before = self.met.swap(true, Relaxed);
+        match cause {
+            "" => {}
+            "new" if !met_before => tracing::info!(epoch, "epoch started: the namespace is new"),
+            "new" => {
+                tracing::warn!(epoch, "epoch changed: new, the namespace was flushed; all entries are outdated");
+            }
+            "restarted" => tracing::warn!(
+                epoch,
+                "epoch changed: restarted, or another server took its place (run_id); all entries are outdated"
+            ),
+            lost => tracing::warn!(epoch, "epoch changed: {lost}, evicted or deleted; all entries are outdated"),
+        }
     }
 
     /// One step of a walk over the entries: the next cursor (0 at the end) and some keys.
@@ -306,23 +328,6 @@ fn new_epoch() -> u64 {
     rand::random_range(1..=u64::MAX)
 }
 
-/// One line per epoch in the whole fleet: only the proxy that started it has a cause to tell.
-fn log_new_epoch(epoch: u64, cause: &str) {
-    match cause {
-        "" => {}
-        "restarted" => {
-            tracing::warn!(
-                epoch,
-                "epoch changed: Redis restarted or was replaced (run_id differs); all entries are outdated"
-            );
-        }
-        "new" => {
-            tracing::warn!(epoch, "epoch changed: the namespace is new or was flushed; all entries are outdated")
-        }
-        lost => tracing::warn!(epoch, "epoch changed: {lost} (evicted or deleted); all entries are outdated"),
-    }
-}
-
 /// The `name:value` lines of `INFO`.
 fn info_fields(text: &[u8]) -> BTreeMap<String, String> {
     let text = String::from_utf8_lossy(text);
@@ -333,4 +338,91 @@ fn info_fields(text: &[u8]) -> BTreeMap<String, String> {
 /// An answer that is not one.
 fn not_an_answer(what: &'static str) -> RedisError {
     RedisError::from((ErrorKind::UnexpectedReturnType, what))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const WHOLE: [&str; 4] = ["18446744073709551615", "1763690000123456", "1763690000000000", "a1"];
+
+    fn meta(fields: [&str; 4]) -> Meta {
+        let [epoch, seq, floor, run_id] = fields.map(|field| (!field.is_empty()).then(|| field.to_owned()));
+        (epoch, seq, floor, run_id)
+    }
+
+    /// What the view says when the sentinel and these marks were read.
+    fn newest(marks: &[Option<f64>]) -> Sequence {
+        let marks = [&[Some(f64::INFINITY)], marks].concat();
+        view_of(&marks, &meta(WHOLE), "a1").unwrap().newest
+    }
+
+    #[test]
+    fn a_view_is_the_highest_of_floor_and_marks() {
+        let view = view_of(&[Some(f64::INFINITY), None], &meta(WHOLE), "a1").unwrap();
+        assert_eq!(view.stamp, Stamp { epoch: Epoch(u64::MAX), sequence: 1_763_690_000_123_456 });
+        assert_eq!(view.newest, 1_763_690_000_000_000, "the floor");
+        assert_eq!(newest(&[None, Some(1_763_690_000_123_455.0), Some(3.0)]), 1_763_690_000_123_455);
+    }
+
+    #[test]
+    fn what_does_not_prove_itself_whole_is_no_view() {
+        let sentinel = [Some(f64::INFINITY), Some(5.0)];
+        assert!(view_of(&sentinel, &meta(WHOLE), "a1").is_some());
+        assert!(view_of(&sentinel, &meta(WHOLE), "b2").is_none(), "another run of the server");
+        assert!(view_of(&[None, Some(5.0)], &meta(WHOLE), "a1").is_none(), "no sentinel");
+        assert!(view_of(&[], &meta(WHOLE), "a1").is_none(), "no marks at all");
+        for field in 0..4 {
+            let mut fields = WHOLE;
+            fields[field] = "";
+            assert!(view_of(&sentinel, &meta(fields), "a1").is_none(), "field {field} is missing");
+            fields[field] = "x";
+            assert!(
+                view_of(&sentinel, &meta(fields), "a1").is_none(),
+                "field {field} is no number, or another run"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_mark_is_lost_in_a_view(marks in prop::collection::vec(prop::option::of(0_u64..1 << 53), 0..9)) {
+            let scores: Vec<_> = marks.iter().map(|mark| mark.map(|sequence| sequence as f64)).collect();
+            let expected = marks.into_iter().flatten().fold(1_763_690_000_000_000, Sequence::max);
+            prop_assert_eq!(newest(&scores), expected);
+        }
+
+        #[test]
+        fn labels_are_what_stands_between_version_and_digest(label in "[a-z_:-]{1,20}", digest in "[0-9a-f]{32}") {
+            let namespace = Namespace::new("shop", 1);
+            let key = namespace.entry(&format!("v1:{label}:{digest}"));
+            let found = namespace.label(key.as_bytes());
+            prop_assert_eq!(found.as_deref(), Some(label.as_str()));
+        }
+    }
+
+    #[test]
+    fn foreign_keys_have_no_label() {
+        let namespace = Namespace::new("shop", 1);
+        for key in ["shop2:v1:a:0", "shop:v2:a:0", "shop:v1:0", "shop", ""] {
+            assert_eq!(namespace.label(key.as_bytes()), None, "{key}");
+        }
+    }
+
+    #[test]
+    fn coordination_keys_share_one_slot() {
+        let namespace = Namespace::new("shop", 1);
+        assert_eq!((namespace.meta.as_str(), namespace.marks.as_str()), ("{shop}:meta", "{shop}:marks"));
+    }
+
+    #[test]
+    fn info_is_read_by_line() {
+        let fields =
+            info_fields(b"# Server\r\nredis_version:7.0.15\r\nos:Linux 6 x86_64\r\n\r\ndb0:keys=1,expires=0\r\n");
+        assert_eq!(fields["redis_version"], "7.0.15");
+        assert_eq!(fields["db0"], "keys=1,expires=0");
+        assert_eq!(fields.len(), 3);
+    }
 }

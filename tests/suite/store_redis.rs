@@ -1,5 +1,6 @@
 //! The store in Redis, alone, against real servers: what it keeps, and what it does when the server loses it.
 
+use std::process::Command;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -193,10 +194,9 @@ async fn an_invalidation_notices_a_loss_by_itself() {
 
 #[tokio::test]
 async fn a_server_restarted_empty_starts_a_new_epoch() {
-    loses_currency(async |server, store| {
+    loses_currency(async |server, _| {
         server.kill();
         server.restart_empty().await;
-        becomes_down(store).await;
     })
     .await;
 }
@@ -208,8 +208,7 @@ async fn a_server_restored_from_an_old_snapshot_starts_a_new_epoch() {
         store.invalidate(&tags()).await.unwrap();
         server.kill();
         server.restart().await;
-        assert_eq!(server.run::<bool>(&["EXISTS", &format!("test:{KEY}")]), true, "the old entry is back");
-        becomes_down(store).await;
+        assert!(server.run::<bool>(&["EXISTS", &format!("test:{KEY}")]), "the old entry is back");
     })
     .await;
 }
@@ -309,10 +308,12 @@ async fn a_hung_server_costs_the_requests_in_flight_the_limit_once_and_is_used_a
         )
     };
     let ends = timeout(PATIENCE, in_flight).await.expect("each returns by its limit");
-    let first = ends.0.expect_err("a hung server does not answer");
-    assert!(matches!(first, StoreError::Timeout(_)), "{first:?}");
-    assert!(ends.1.is_err() && ends.2.is_err() && ends.3.is_err() && ends.4.is_err() && ends.5.is_err());
-    assert!(ends.6.is_err());
+    let ends = [ends.0.err(), ends.1.err(), ends.2.err(), ends.3.err(), ends.4.err(), ends.5.err(), ends.6.err()];
+    // Away, for those that the link's own heartbeat was ahead of.
+    let told = |end: &Option<StoreError>| matches!(end, Some(StoreError::Timeout(_) | StoreError::Away(_)));
+    assert!(ends.iter().all(told), "{ends:?}");
+    becomes(&store, "down as hung", |link| matches!(link, Link::Down(why) if why.contains("did not answer")))
+        .await;
     // Many times more requests than could each have waited.
     let refused = async {
         for _ in 0..1000 {
@@ -423,6 +424,77 @@ async fn a_peer_that_does_not_speak_redis_is_told() {
     });
     rejection(&url).await;
     peer.abort();
+}
+
+/// A server that speaks TLS beside plain Redis, with a certificate that only those trust who are given it. Returns
+/// the TLS port too.
+async fn tls_server() -> (RedisServer, u16) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (key, cert) = (path("key.pem"), path("cert.pem"));
+    let mut openssl = Command::new("openssl");
+    openssl.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+    ]);
+    openssl.args(["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]);
+    // Its own issuer, as far as a client that trusts it goes, and yet fit for a server.
+    openssl.args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout", &key, "-out", &cert]);
+    let made = openssl.output().expect("openssl can be run; tests/run installs it");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let port = free_port();
+    let tls = ["--tls-port", &port.to_string(), "--tls-cert-file", &cert, "--tls-key-file", &key];
+    let args = [&tls[..], &["--tls-ca-cert-file", &cert, "--tls-auth-clients", "no"]].concat();
+    (RedisServer::start_in(dir, &args).await, port)
+}
+
+#[tokio::test]
+async fn tls_refuses_a_certificate_that_nobody_vouches_for_unless_told_not_to_look() {
+    let (server, port) = tls_server().await;
+    let fault = rejection(&format!("rediss://127.0.0.1:{port}")).await;
+    assert!(fault.contains("TLS") && fault.contains("certificate"), "{fault}");
+    let store = open(&config(&format!("rediss://127.0.0.1:{port}/2#insecure")));
+    store.connect_once().await.expect("the certificate is not looked at");
+    keep_entry(&store).await;
+    assert!(hits(&lookup(&store).await));
+    assert!(server.run::<String>(&["INFO", "keyspace"]).contains("db2:"));
+}
+
+#[tokio::test]
+async fn tls_trusts_the_certificates_of_the_system() {
+    let (server, port) = tls_server().await;
+    // The environment says which certificates the system trusts, and only a process of its own can be given another.
+    let mut test = Command::new(std::env::current_exe().unwrap());
+    test.args(["--ignored", "--exact", "store_redis::tls_child_connects"]);
+    test.env("SSL_CERT_FILE", server.dir().join("cert.pem")).env_remove("SSL_CERT_DIR");
+    let ended = test.env("LARDER_TEST_TLS", format!("rediss://127.0.0.1:{port}")).output().unwrap();
+    let told = String::from_utf8_lossy(&ended.stdout);
+    assert!(ended.status.success() && told.contains("1 passed"), "{told}");
+}
+
+#[tokio::test]
+#[ignore = "run by tls_trusts_the_certificates_of_the_system, which names the server in LARDER_TEST_TLS"]
+async fn tls_child_connects() {
+    let store = open(&config(&std::env::var("LARDER_TEST_TLS").expect("the URL of a server")));
+    store.connect_once().await.expect("the certificate is trusted");
+    keep_entry(&store).await;
+    assert!(hits(&lookup(&store).await));
+}
+
+#[tokio::test]
+async fn a_server_that_is_silent_to_tls_is_asked_after() {
+    let server = RedisServer::start().await;
+    let plain = hasty(&server);
+    let store = open(&StoreConfig { redis: plain.redis.replace("redis://", "rediss://"), ..plain });
+    let fault = store.connect_once().await.expect_err("plain Redis does not answer a TLS greeting");
+    assert!(fault.to_string().contains("does it speak TLS"), "{fault}");
 }
 
 #[tokio::test]

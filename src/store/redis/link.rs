@@ -270,10 +270,7 @@ impl Keeper {
         let refusal = match timeout(self.connect_timeout, self.open()).await {
             Ok(Ok(connections)) => return Ok(connections),
             Ok(Err(error)) => Refusal::of(&error),
-            Err(_) => {
-                let limit = humantime::format_duration(self.connect_timeout);
-                Refusal { lasting: false, reason: format!("it did not answer within {limit}") }
-            }
+            Err(_) => Refusal::silent(self.connect_timeout, self.client.get_connection_info().addr()),
         };
         let (address, reason) = (self.address.clone(), refusal.reason);
         Err(match refusal.lasting {
@@ -310,7 +307,7 @@ impl Server {
     fn from_info(fields: &BTreeMap<String, String>) -> RedisResult<Server> {
         let run_id = fields.get("run_id").ok_or_else(|| not_an_answer("INFO tells no run_id"))?;
         let version = fields.get("redis_version").ok_or_else(|| not_an_answer("INFO tells no redis_version"))?;
-        if !version_of(version).is_some_and(|version| version >= VERSION_MIN) {
+        if version_of(version).is_none_or(|version| version < VERSION_MIN) {
             let (major, minor) = VERSION_MIN;
             let needed = format!("it is {version}, and {major}.{minor} or later is needed");
             return Err((ErrorKind::InvalidClientConfig, "the server's version is not supported", needed).into());
@@ -399,13 +396,20 @@ impl Refusal {
         };
         Refusal { lasting, reason }
     }
+
+    fn silent(limit: Duration, addr: &ConnectionAddr) -> Refusal {
+        // Redis without TLS takes a TLS greeting for the beginning of a command and waits for its end.
+        let hint = if matches!(addr, ConnectionAddr::TcpTls { .. }) { " (does it speak TLS there?)" } else { "" };
+        let reason = format!("it did not answer within {}{hint}", humantime::format_duration(limit));
+        Refusal { lasting: false, reason }
+    }
 }
 
 /// Whether TLS itself failed: a certificate that is not trusted, a peer that does not speak it.
 fn is_tls(error: &RedisError) -> bool {
     let source = error.source().and_then(|source| source.downcast_ref::<Arc<dyn Error + Send + Sync>>());
     let io = source.and_then(|source| source.downcast_ref::<io::Error>());
-    io.and_then(io::Error::get_ref).is_some_and(|inner| inner.is::<rustls::Error>())
+    io.and_then(io::Error::get_ref).is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>)
 }
 
 /// An error in the server's own words where it is the server's.
@@ -416,5 +420,76 @@ fn told(error: &RedisError) -> String {
             format!("{} {}", answer.code(), answer.details().unwrap_or_default()).trim_end().to_owned()
         }
         None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::make_extension_error;
+
+    use super::*;
+
+    fn server_error(answer: &str) -> RedisError {
+        let (code, details) = answer.split_once(' ').unwrap_or((answer, ""));
+        make_extension_error(code.to_owned(), Some(details.to_owned()))
+    }
+
+    #[test]
+    fn a_server_that_may_not_hold_the_latest_writes_is_dropped() {
+        for (answer, usable) in [
+            ("READONLY You can't write against a read only replica.", false),
+            (
+                "ERR Error running script (call to f_0): @user_script:9: -READONLY You can't write against it",
+                false,
+            ),
+            ("LOADING Redis is loading the dataset in memory", false),
+            ("MASTERDOWN Link with MASTER is down", false),
+            ("OOM command not allowed when used memory > 'maxmemory'.", false),
+            ("MISCONF Redis is configured to save RDB snapshots", false),
+            ("NOREPLICAS Not enough good replicas to write.", false),
+            ("WRONGTYPE Operation against a key holding the wrong kind of value", true),
+            ("BUSY Redis is busy running a script.", true),
+            ("ERR unknown command 'ZMSCORE'", true),
+        ] {
+            assert_eq!(is_usable_after(&server_error(answer)), usable, "{answer}");
+        }
+        assert!(!is_usable_after(&io::Error::from(io::ErrorKind::ConnectionReset).into()));
+    }
+
+    #[test]
+    fn what_waiting_may_mend_is_told_from_what_someone_must_change() {
+        for (answer, lasting) in [
+            ("NOAUTH Authentication required.", true),
+            ("NOPERM this user has no permissions to run the 'info' command", true),
+            ("WRONGTYPE Operation against a key holding the wrong kind of value", true),
+            ("MOVED 3999 127.0.0.1:6381", true),
+            ("LOADING Redis is loading the dataset in memory", false),
+            ("READONLY You can't write against a read only replica.", false),
+            ("BUSY Redis is busy running a script.", false),
+            ("ERR max number of clients reached", false),
+        ] {
+            assert_eq!(Refusal::of(&server_error(answer)).lasting, lasting, "{answer}");
+        }
+        assert!(!Refusal::of(&io::Error::from(io::ErrorKind::ConnectionRefused).into()).lasting);
+        let tls = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::HandshakeNotComplete);
+        assert!(Refusal::of(&tls.into()).lasting);
+    }
+
+    fn server(info: &str) -> RedisResult<Server> {
+        Server::from_info(&info_fields(info.as_bytes()))
+    }
+
+    #[test]
+    fn a_server_needs_an_identity_and_a_version_that_has_the_commands() {
+        let valkey = server("# Server\r\nredis_version:7.2.4\r\nvalkey_version:8.1.0\r\nrun_id:a1\r\n").unwrap();
+        assert_eq!(valkey, Server { run_id: "a1".to_owned(), version: "Valkey 8.1.0".to_owned() });
+        assert_eq!(server("redis_version:6.2.0\nrun_id:a1").unwrap().version, "Redis 6.2.0");
+        assert_eq!(server("redis_version:10.0.1\nrun_id:a1").unwrap().version, "Redis 10.0.1");
+        let old = server("redis_version:6.0.16\nrun_id:a1").unwrap_err();
+        assert!(Refusal::of(&old).reason.contains("it is 6.0.16, and 6.2 or later is needed"), "{old}");
+        assert!(Refusal::of(&old).lasting);
+        assert!(server("redis_version:7.0.0").is_err());
+        assert!(server("redis_version:unstable\nrun_id:a1").is_err());
+        assert!(server("").is_err());
     }
 }
