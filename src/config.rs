@@ -20,6 +20,32 @@ pub struct Config {
     pub rules: RuleSet,
     /// The rules file, if there is one.
     pub file: Option<PathBuf>,
+    pub overrides: Overrides,
+}
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    pub upstream: Option<String>,
+    pub listen: Option<String>,
+    pub admin: Option<String>,
+    pub redis: Option<String>,
+    pub namespace: Option<String>,
+    pub admin_token: Option<String>,
+    pub viewer_token: Option<String>,
+}
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("x")]
+pub struct LoadError;
+impl Config {
+    pub fn load(
+        _f: Option<&std::path::Path>,
+        _o: &Overrides,
+        _e: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Config, LoadError> {
+        todo!()
+    }
+    pub fn differs(&self, _o: &Config) -> Vec<&'static str> {
+        todo!()
+    }
 }
 
 /// `[server]`
@@ -28,7 +54,7 @@ pub struct Server {
     /// `listen`, default 127.0.0.1:8080
     pub listen: SocketAddr,
     /// `upstream`, an http or https URL without path, query or credentials; required
-    pub upstream: http::Uri,
+    pub upstream: Option<http::Uri>,
     /// `host`: what upstream is told in `Host`
     pub host: HostPolicy,
     /// `forwarded`: set | append | off

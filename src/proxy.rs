@@ -66,8 +66,7 @@ pub async fn handle(running: &Arc<Running>, request: Request<Incoming>, client: 
             return record(running, &live, answered, &parts.method, parts.uri.path(), start);
         }
     };
-    let asked =
-        Asked { method: parts.method, target, headers: parts.headers, version: parts.version, client };
+    let asked = Asked { method: parts.method, target, headers: parts.headers, version: parts.version, client };
     let (method, path) = (asked.method.clone(), running.config.log.access.then(|| asked.target.path.clone()));
     let answered = match () {
         () if method == Method::GET || method == Method::HEAD => {
@@ -123,13 +122,7 @@ fn record(
 }
 
 /// Forwards without looking at the cache.
-async fn pass(
-    running: &Running,
-    asked: &Asked,
-    body: Incoming,
-    fwd: Fwd,
-    detail: &'static str,
-) -> Answered {
+async fn pass(running: &Running, asked: &Asked, body: Incoming, fwd: Fwd, detail: &'static str) -> Answered {
     let fields = asked.for_upstream(running);
     let path = asked.target.path_and_query();
     match running.upstream.send(&asked.method, &path, fields, RequestBody::of(body)).await {
@@ -147,10 +140,9 @@ fn failed(error: UpstreamError, fwd: Fwd) -> Answered {
     let status = match error {
         UpstreamError::Timeout => StatusCode::GATEWAY_TIMEOUT,
         UpstreamError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
-        UpstreamError::Unreachable
-        | UpstreamError::Closed
-        | UpstreamError::Garbled
-        | UpstreamError::Abandoned => StatusCode::BAD_GATEWAY,
+        UpstreamError::Unreachable | UpstreamError::Closed | UpstreamError::Garbled | UpstreamError::Abandoned => {
+            StatusCode::BAD_GATEWAY
+        }
     };
     let mut answered = refuse(status, error.token(), &error.to_string());
     answered.outcome.fwd = Some(fwd);

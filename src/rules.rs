@@ -74,3 +74,38 @@ pub struct Outdated<'r> {
     /// What it outdates, captures filled in.
     pub tags: Vec<Tag>,
 }
+impl RuleSet {
+    pub fn families(&self) -> &[Family] {
+        &self.families
+    }
+    pub fn invalidations(&self) -> &[Invalidation] {
+        &self.invalidations
+    }
+    pub fn claim(&self, _path: &str) -> Option<Claimed<'_>> {
+        None
+    }
+    pub fn outdated_by(&self, _m: &Method, _path: &str) -> Vec<Outdated<'_>> {
+        vec![]
+    }
+    pub fn resolve(&self, _r: &str) -> Result<Vec<Tag>, UnknownFamily> {
+        todo!()
+    }
+    pub fn outdating(&self, _f: &Family) -> Vec<&Invalidation> {
+        todo!()
+    }
+}
+#[derive(Debug)]
+pub struct UnknownFamily {
+    pub nearest: Vec<String>,
+}
+impl Family {
+    pub fn tags(&self, _c: &Captures) -> Vec<Tag> {
+        todo!()
+    }
+    pub fn label(&self, _c: &Captures) -> String {
+        todo!()
+    }
+    pub fn keying(&self) -> crate::key::FamilyKeying<'_> {
+        todo!()
+    }
+}

@@ -43,7 +43,9 @@ pub struct Listeners {
 pub enum ServeError {
     #[error("cannot listen on {address}: {source}; choose another address with {flag}, or stop what uses it")]
     Listen { address: SocketAddr, flag: &'static str, source: io::Error },
-    #[error("no upstream: say which API to stand in front of with --upstream http://HOST:PORT or [server] upstream")]
+    #[error(
+        "no upstream: say which API to stand in front of with --upstream http://HOST:PORT or [server] upstream"
+    )]
     NoUpstream,
     #[error(transparent)]
     Upstream(#[from] UpstreamFault),
@@ -148,8 +150,9 @@ async fn connection(
     let _ = stream.set_nodelay(true);
     // The builder's protocol detection waits for ever for a first byte: give it none to wait for.
     let patience = running.config.server.header_timeout;
+    let mut first = [0];
     let first_byte = tokio::select! {
-        first = tokio::time::timeout(patience, stream.peek(&mut [0])) => first,
+        first = tokio::time::timeout(patience, stream.peek(&mut first)) => first,
         () = stop.cancelled() => return,
     };
     if !matches!(first_byte, Ok(Ok(1..))) {

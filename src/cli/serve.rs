@@ -3,7 +3,6 @@
 use std::io::Write as _;
 
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::time::UtcTime;
 
 use super::ServeArguments;
 use crate::config::{Config, LogFormat};
@@ -62,7 +61,7 @@ fn start_log(config: &Config) {
     let filter = EnvFilter::try_new(&config.log.level).unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.log.format {
-        LogFormat::Text => log.with_timer(UtcTime::rfc_3339()).init(),
+        LogFormat::Text => log.init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
 }

@@ -77,9 +77,7 @@ pub(super) async fn fill(
         (answer, _) => answer,
     };
     let failed = answer.as_ref().map_or(true, |answer| is_failure(answer.status()));
-    if failed
-        && let Some(stale) = errand.stale.as_ref().filter(|stale| usable_on_error(stale))
-    {
+    if failed && let Some(stale) = errand.stale.as_ref().filter(|stale| usable_on_error(stale)) {
         return permit.land(Landing::StaleOnError(Arc::clone(stale)));
     }
     match answer {

@@ -207,12 +207,7 @@ fn refresh(
     }
 }
 
-fn errand(
-    question: &Arc<Question>,
-    primary: Canonical,
-    lookup: &Lookup,
-    stale: Option<Arc<Entry>>,
-) -> Errand {
+fn errand(question: &Arc<Question>, primary: Canonical, lookup: &Lookup, stale: Option<Arc<Entry>>) -> Errand {
     Errand { question: Arc::clone(question), primary, key: lookup.canonical.key, view: lookup.view, stale }
 }
 
@@ -256,7 +251,9 @@ async fn lead(
     running.tasks.spawn(fill::fill(Arc::clone(running), errand, permit, Some(give)));
     let landing = flight.landing().await;
     match (landing, take.await.ok()) {
-        (Landing::Streaming(head, _), Some(Direct::Reader(reader))) => stream(question, &need, &head, reader, false),
+        (Landing::Streaming(head, _), Some(Direct::Reader(reader))) => {
+            stream(question, &need, &head, reader, false)
+        }
         (Landing::Unshared, Some(Direct::Response(response, reason))) => {
             let mut outcome = Outcome::pass(Fwd::Bypass, reason);
             outcome.fwd_status = Some(response.status().as_u16());
@@ -268,13 +265,7 @@ async fn lead(
     }
 }
 
-fn join(
-    question: &Arc<Question>,
-    primary: &Canonical,
-    lookup: &Lookup,
-    need: &Need,
-    landing: Landing,
-) -> Ride {
+fn join(question: &Arc<Question>, primary: &Canonical, lookup: &Lookup, need: &Need, landing: Landing) -> Ride {
     let answered = match landing {
         Landing::Streaming(head, body) => {
             // RFC 9111 §4.1: the leader's response is ours only if we sent the same values of what it varies on.

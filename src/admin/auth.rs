@@ -1,0 +1,5 @@
+//! stub
+use std::net::SocketAddr;
+pub fn address(a: &crate::config::Admin) -> SocketAddr {
+    a.listen
+}

@@ -1,0 +1,3 @@
+pub(super) fn explain(_a: &super::ExplainArguments) -> (String, u8) {
+    todo!()
+}
