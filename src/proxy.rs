@@ -83,7 +83,7 @@ pub async fn handle(running: &Arc<Running>, request: Request<Incoming>, client: 
 }
 
 /// RFC 9110 §9.2.1 and the method registry: methods that are known not to change anything.
-fn is_safe(method: &Method) -> bool {
+pub(crate) fn is_safe(method: &Method) -> bool {
     matches!(method.as_str(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "QUERY" | "PROPFIND" | "REPORT" | "SEARCH")
 }
 
