@@ -1,22 +1,75 @@
-//! Larder: a caching reverse proxy whose cached responses are never older than the last acknowledged write that a
-//! rule maps to them.
+//! Larder: a caching reverse proxy. **A response served from the cache is never older than the last acknowledged
+//! write that a rule maps to it.** What the cache cannot prove current, it does not serve.
+//!
+//! # The map
+//!
+//! Modules depend downwards only. A read goes through them like this:
+//!
+//! 1. [`server`] accepts the connection; [`proxy::handle`] takes the request, and [`target`] its normalised path.
+//! 2. [`rules`] say which family claims the path; [`key`] makes the canonical text of the request and its MD5.
+//! 3. [`cache`] looks in memory, then in the [`store`], and learns from the marks ([`stamp`]) what is *current*.
+//! 4. [`semantics`] say whether it is *fresh*, may be served stale, or is to be validated.
+//! 5. Otherwise the request joins or leads a [flight](cache::flight): [`upstream`] is asked once for all who wait, the
+//!    body goes to them [while it is being stored](cache::stream), as an [`entry`] with the stamp of step 3.
+//! 6. [`proxy::respond`] makes the answer; the [`outcome`] says in the header, the log and the [`metrics`] what it was.
+//!
+//! A write is forwarded in a task that survives its client, and outdates what the rules name before it is answered.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`cli`] | arguments, `check`, `explain`, exit codes |
+//! | [`server`], [`watch`] | listeners and shutdown; the rules file on disk |
+//! | [`proxy`] | a request from the client's side |
+//! | [`admin`] | the second listener: health, purge, rules, metrics |
+//! | [`running`] | what both of them work on |
+//! | [`cache`] | L1, L2, flights, invalidation |
+//! | [`metrics`], [`upstream`], [`store`] | counters; the client to the origin; Redis |
+//! | [`config`] | `rules.toml`, flags and environment, checked |
+//! | pure: [`rules`], [`key`], [`entry`], [`stamp`], [`semantics`], [`outcome`], [`headers`], [`target`] | decisions, without clock or I/O |
+//!
+//! # Decisions worth knowing
+//!
+//! - **The tag of a path has no query and no host.** RFC 9111 §4.4 has a write outdate its target URI. Here a write to
+//!   `/users/7` outdates `/users/7?lang=de` too, under every host name: Larder fronts one upstream, and an extra miss
+//!   is cheaper than an old answer.
+//! - **A lookup needs no script.** Entry, then marks, then epoch, as plain commands in one round trip; the order makes
+//!   it safe ([`store::redis`] has the argument).
+//! - **Connections to Redis never reconnect by themselves.** Each learns its server's `run_id` once and dies with it,
+//!   so that a server restarted from an old snapshot is always noticed.
+//! - **While the store is away** a request joins only a fetch that has not begun yet ([`cache::flight`]): a write may
+//!   have passed through another proxy meanwhile. Nothing fetched then is stored, since it has no stamp.
+//! - **Credentials**: a request with `Authorization` or `Cookie` is answered from the cache only with responses that
+//!   RFC 9111 §3.5 lets everyone have, unless its family states whose answer it is. In keys they stand as SHA-256.
+
+pub mod cli;
+
+pub mod server;
+pub mod watch;
+
+pub mod proxy;
 
 pub mod admin;
-pub mod cache;
-pub mod cli;
-pub mod config;
-pub mod entry;
-pub mod headers;
-pub mod key;
-pub mod metrics;
-pub mod outcome;
-pub mod proxy;
-pub mod rules;
+
 pub mod running;
-pub mod semantics;
-pub mod server;
-pub mod stamp;
+
+pub mod cache;
+
+pub mod metrics;
 pub mod store;
-pub mod target;
 pub mod upstream;
-pub mod watch;
+
+pub mod config;
+
+// Pure from here on: no tokio, hyper, redis, clock or environment.
+pub mod rules;
+
+pub mod key;
+
+pub mod entry;
+
+pub mod semantics;
+pub mod stamp;
+
+pub mod headers;
+pub mod outcome;
+pub mod target;

@@ -18,7 +18,7 @@ use crate::upstream::{RequestBody, UpstreamError};
 pub mod body;
 mod fill;
 mod read;
-mod respond;
+pub mod respond;
 mod write;
 
 pub use body::Body;

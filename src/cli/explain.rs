@@ -84,10 +84,8 @@ fn request(arguments: &ExplainArguments) -> Result<(Config, Method, Target, Head
         .map_err(|error| error.to_string())?;
     let method = Method::from_bytes(arguments.method.to_ascii_uppercase().as_bytes())
         .map_err(|_| format!("{:?} is not a method; write GET, POST, …", arguments.method))?;
-    let uri: Uri = arguments
-        .url
-        .parse()
-        .map_err(|error| format!("{:?} is not a URL or a path: {error}", arguments.url))?;
+    let uri: Uri =
+        arguments.url.parse().map_err(|error| format!("{:?} is not a URL or a path: {error}", arguments.url))?;
     let mut headers = fields(&arguments.headers)?;
     if uri.authority().is_none() && !headers.contains_key(HOST) {
         // The host is part of the key; without one, take the address that a local client would use.
@@ -181,7 +179,9 @@ fn notes(family: Option<&Family>, target: &Target, headers: &HeaderMap) -> Vec<S
         && target.query.is_some()
         && !matches!(family.keying.query, QueryKeying::All)
     {
-        notes.push("the family's `query` says which parameters count; the others are not part of the key".to_owned());
+        notes.push(
+            "the family's `query` says which parameters count; the others are not part of the key".to_owned(),
+        );
     }
     notes.push("responses with Vary are kept once for each value of the fields it names".to_owned());
     notes

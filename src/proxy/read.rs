@@ -189,7 +189,7 @@ fn use_entry(
             return Err(Need { fwd: Fwd::Stale, detail: None, stale: Some(Arc::clone(entry)) });
         }
     };
-    Ok(question.answered(respond::stored(&question.asked, response, now), outcome))
+    Ok(question.answered(respond::stored(&question.asked.method, &question.asked.headers, response, now), outcome))
 }
 
 /// RFC 5861 §3: one revalidation in the background, unless one is under way.
@@ -316,7 +316,7 @@ fn from_entry(question: &Question, landing: Landing, collapsed: bool) -> Option<
         true => Outcome::revalidated(ttl),
         false => Outcome::stale(ttl, "upstream-failed"),
     };
-    let answer = respond::stored(&question.asked, response, now);
+    let answer = respond::stored(&question.asked.method, &question.asked.headers, response, now);
     Some(question.answered(answer, Outcome { collapsed, ..outcome }))
 }
 

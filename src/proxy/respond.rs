@@ -17,19 +17,19 @@ use crate::semantics::validation::{self, Condition};
 use crate::upstream::ResponseBody;
 
 /// An answer from a stored response.
-pub(super) fn stored(asked: &Asked, stored: &entry::Response, now: SystemTime) -> Response<Body> {
+pub fn stored(method: &Method, request: &HeaderMap, stored: &entry::Response, now: SystemTime) -> Response<Body> {
     let age = stored.freshness.age(now);
-    if let Condition::NotModified = validation::evaluate(&asked.headers, stored.status, &stored.headers) {
+    if let Condition::NotModified = validation::evaluate(request, stored.status, &stored.headers) {
         return not_modified(&stored.headers, age);
     }
     let length = stored.body.len() as u64;
     let asks_for = match stored.status {
         // RFC 9110 §14.2: ranges are defined for GET, and apply to what would be a 200.
-        StatusCode::OK if asked.method == Method::GET => range::requested(&asked.headers, &stored.headers, length),
+        StatusCode::OK if *method == Method::GET => range::requested(request, &stored.headers, length),
         _ => Range::Whole,
     };
     let mut response = match asks_for {
-        Range::Whole => whole(stored, asked.method == Method::HEAD),
+        Range::Whole => whole(stored, *method == Method::HEAD),
         Range::Part { first, last } => part(stored, first, last),
         Range::Unsatisfiable => return unsatisfiable(length),
     };

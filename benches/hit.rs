@@ -1,0 +1,118 @@
+//! The steps of a hit, each by itself: `cargo bench`. The figures belong to a machine; compare two runs on one.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use criterion::{Criterion, criterion_group, criterion_main};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use larder::cache::memory::Memory;
+use larder::cache::{Cache, Place};
+use larder::config::{Config, Overrides};
+use larder::entry::{Content, Entry, Response};
+use larder::key;
+use larder::metrics::Metrics;
+use larder::proxy::respond;
+use larder::semantics::freshness::{Freshness, LifetimeSource};
+use larder::stamp::Tag;
+use larder::target::{Target, normalise};
+
+fn hundred_families() -> String {
+    let family = |index: usize| {
+        format!(
+            "[[family]]\nname = \"family_{index}\"\npath = '/v1\\.0/things_{index}/(?<id>\\d+)'\nttl = \"1m\"\n"
+        )
+    };
+    (0..100).map(family).collect()
+}
+
+fn rules(text: &str) -> Config {
+    Config::parse(text, "bench.toml", &Overrides::default(), &|_| None)
+        .expect("the rules of the benchmark are valid")
+}
+
+fn target() -> Target {
+    Target {
+        scheme: "http",
+        host: "api.example.com".to_owned(),
+        path: "/v1.0/things_50/42".to_owned(),
+        query: Some("page=2&sort=name".to_owned()),
+    }
+}
+
+fn response() -> Response {
+    let mut headers = HeaderMap::new();
+    for (name, value) in [
+        ("content-type", "application/json"),
+        ("cache-control", "max-age=60"),
+        ("date", "Sat, 21 Nov 2026 10:00:00 GMT"),
+        ("etag", "\"33a64df551425fcc55e4d42a148795d9f25f89d4\""),
+        ("via", "1.1 larder"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    Response {
+        status: StatusCode::OK,
+        headers,
+        body: Bytes::from(vec![b'x'; 1024]),
+        freshness: Freshness {
+            response_time: SystemTime::now(),
+            initial_age: Duration::ZERO,
+            lifetime: Duration::from_secs(3600),
+            source: LifetimeSource::MaxAge,
+            always_validate: false,
+            never_stale: false,
+            stale_while_revalidate: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+        },
+        for_credentials: false,
+    }
+}
+
+fn route(criterion: &mut Criterion) {
+    let config = rules(&hundred_families());
+    criterion.bench_function("route among 100 families", |bench| {
+        bench.iter(|| config.rules.claim(black_box("/v1.0/things_50/42")));
+    });
+    criterion.bench_function("normalise a normal path", |bench| {
+        bench.iter(|| normalise(black_box("/v1.0/things_50/42")).len());
+    });
+}
+
+fn derive(criterion: &mut Criterion) {
+    let (target, headers) = (target(), HeaderMap::new());
+    criterion.bench_function("key", |bench| {
+        bench.iter(|| key::derive(black_box(&target), &headers, None));
+    });
+}
+
+fn lookup(criterion: &mut Criterion) {
+    let memory = Memory::new(64 << 20, 1 << 20, 1 << 18);
+    let stamp = memory.marks.stamp();
+    let cache = Cache::new(memory, None, Arc::new(Metrics::new()));
+    let (target, headers) = (target(), HeaderMap::new());
+    let canonical = key::derive(&target, &headers, None);
+    let tags: Arc<[Tag]> = vec![Tag::root(), Tag::uri(&target.path), Tag::family("things")].into();
+    let content = Content::Response(response());
+    let entry = Entry { text: canonical.text.as_str().into(), stamp, tags, content };
+    let place = Place { key: canonical.key, label: "things".to_owned(), keep: Duration::from_secs(60) };
+    cache.store_in_memory(entry, &place);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without I/O");
+    criterion.bench_function("lookup in memory", |bench| {
+        bench.iter(|| {
+            let lookup = cache.lookup(canonical.clone(), &headers, String::new, Vec::new);
+            runtime.block_on(lookup)
+        });
+    });
+}
+
+fn answer(criterion: &mut Criterion) {
+    let (stored, headers) = (response(), HeaderMap::new());
+    criterion.bench_function("respond", |bench| {
+        bench.iter(|| respond::stored(&Method::GET, &headers, black_box(&stored), SystemTime::now()));
+    });
+}
+
+criterion_group!(hit, route, derive, lookup, answer);
+criterion_main!(hit);
