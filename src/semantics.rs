@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 pub mod cache_control;
+pub mod date;
 pub mod freshness;
 pub mod invalidation;
 pub mod range;

@@ -1,6 +1,14 @@
-//! `Cache-Control` (RFC 9111 §5.2), parsed once.
+//! `Cache-Control` (RFC 9111 §5.2), parsed once, when a message comes. What is malformed is read in the direction
+//! that stores less and keeps it shorter: a directive that restricts counts even with an argument that it should not
+//! have, one that permits does not.
 
-use http::HeaderMap;
+use std::borrow::Cow;
+
+use http::header::{CACHE_CONTROL, PRAGMA};
+use http::{HeaderMap, HeaderName};
+
+/// RFC 9111 §1.2.2: the value that stands for every greater one, over 68 years.
+pub const MAX_SECONDS: u64 = 1 << 31;
 
 /// A directive that may name fields: `no-cache`, `private`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -14,7 +22,7 @@ pub enum Scope {
     Fields(Vec<String>),
 }
 
-/// Response directives. Seconds; values that overflow are 2^31 (RFC 9111 §1.2.2).
+/// Response directives. Seconds; greater values are [`MAX_SECONDS`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ResponseDirectives {
     pub no_store: bool,
@@ -40,24 +48,488 @@ pub struct RequestDirectives {
     pub only_if_cached: bool,
     pub no_transform: bool,
     pub max_age: Option<u64>,
-    /// `Some(None)`: any staleness is welcome.
+    /// `Some(None)`: any staleness is welcome. An invalid number is no `max-stale` at all.
     pub max_stale: Option<Option<u64>>,
     pub min_fresh: Option<u64>,
 }
 
 impl ResponseDirectives {
     /// All `Cache-Control` lines of a response. Names without case, quoted and unquoted arguments, commas inside
-    /// quotes; of duplicates the stricter wins; an invalid number makes the response stale (§4.2.1).
+    /// quotes; of duplicates the stricter wins; an invalid number makes the response stale (§4.2.1). A line with a
+    /// quote that is never closed cannot be read, so that the response counts as `no-store`.
     pub fn parse(headers: &HeaderMap) -> ResponseDirectives {
-        let _ = headers;
-        todo!()
+        let mut parsed = ResponseDirectives::default();
+        let mut unreadable = false;
+        for member in headers.get_all(CACHE_CONTROL).iter().flat_map(|line| members(line.as_bytes())) {
+            match member {
+                Ok(directive) => parsed.take(&directive),
+                Err(Unclosed) => unreadable = true,
+            }
+        }
+        if unreadable {
+            parsed.no_store = true;
+            parsed.must_understand = false;
+        }
+        parsed
+    }
+
+    fn take(&mut self, directive: &Directive<'_>) {
+        let argument = &directive.argument;
+        match directive.lower_name().as_ref() {
+            b"no-store" => self.no_store = true,
+            b"no-cache" => self.no_cache.widen(argument),
+            b"private" => self.private.widen(argument),
+            b"public" => self.public |= argument.is_absent(),
+            b"must-revalidate" => self.must_revalidate = true,
+            b"proxy-revalidate" => self.proxy_revalidate = true,
+            b"must-understand" => self.must_understand |= argument.is_absent(),
+            b"no-transform" => self.no_transform = true,
+            b"immutable" => self.immutable |= argument.is_absent(),
+            b"max-age" => self.max_age = shorter(self.max_age, argument.seconds().unwrap_or(0)),
+            b"s-maxage" => self.s_maxage = shorter(self.s_maxage, argument.seconds().unwrap_or(0)),
+            b"stale-while-revalidate" => {
+                self.stale_while_revalidate = shorter_if_valid(self.stale_while_revalidate, argument.seconds());
+            }
+            b"stale-if-error" => {
+                self.stale_if_error = shorter_if_valid(self.stale_if_error, argument.seconds());
+            }
+            // §5.2.3: unrecognised directives are ignored.
+            _ => {}
+        }
     }
 }
 
 impl RequestDirectives {
-    /// All `Cache-Control` lines of a request.
+    /// All `Cache-Control` lines of a request; `Pragma: no-cache` where there is none (§5.4).
     pub fn parse(headers: &HeaderMap) -> RequestDirectives {
-        let _ = headers;
-        todo!()
+        let mut parsed = RequestDirectives::default();
+        if !headers.contains_key(CACHE_CONTROL) {
+            parsed.no_cache = asks_by_pragma(headers);
+            return parsed;
+        }
+        for member in headers.get_all(CACHE_CONTROL).iter().flat_map(|line| members(line.as_bytes())) {
+            match member {
+                Ok(directive) => parsed.take(&directive),
+                Err(Unclosed) => parsed.no_store = true,
+            }
+        }
+        parsed
+    }
+
+    fn take(&mut self, directive: &Directive<'_>) {
+        let argument = &directive.argument;
+        match directive.lower_name().as_ref() {
+            b"no-store" => self.no_store = true,
+            b"no-cache" => self.no_cache = true,
+            b"only-if-cached" => self.only_if_cached = true,
+            b"no-transform" => self.no_transform = true,
+            b"max-age" => self.max_age = shorter(self.max_age, argument.seconds().unwrap_or(0)),
+            // Of two the longer is the stricter.
+            b"min-fresh" => self.min_fresh = self.min_fresh.max(argument.seconds()),
+            b"max-stale" => self.max_stale = less_stale(self.max_stale, argument),
+            _ => {}
+        }
+    }
+}
+
+fn asks_by_pragma(headers: &HeaderMap) -> bool {
+    let mut all = headers.get_all(PRAGMA).iter().flat_map(|line| members(line.as_bytes()));
+    all.any(|member| member.is_ok_and(|directive| directive.lower_name().as_ref() == b"no-cache"))
+}
+
+fn shorter(known: Option<u64>, next: u64) -> Option<u64> {
+    Some(known.map_or(next, |known| known.min(next)))
+}
+
+fn shorter_if_valid(known: Option<u64>, next: Option<u64>) -> Option<u64> {
+    next.map_or(known, |next| shorter(known, next))
+}
+
+fn less_stale(known: Option<Option<u64>>, argument: &Argument<'_>) -> Option<Option<u64>> {
+    match (known, argument.seconds()) {
+        (Some(Some(known)), Some(next)) => Some(Some(known.min(next))),
+        (_, Some(next)) => Some(Some(next)),
+        (None, None) if argument.is_absent() => Some(None),
+        (known, None) => known,
+    }
+}
+
+impl Scope {
+    /// Whether the directive is there at all.
+    pub fn is_present(&self) -> bool {
+        *self != Scope::Absent
+    }
+
+    /// Takes in another occurrence; the whole response is the widest scope.
+    fn widen(&mut self, argument: &Argument<'_>) {
+        let named = match argument {
+            Argument::Text(text) => field_names(text),
+            Argument::Absent | Argument::Garbled => None,
+        };
+        match (&mut *self, named) {
+            (Scope::Absent, Some(names)) => *self = Scope::Fields(names),
+            (Scope::Fields(known), Some(names)) => known.extend(names),
+            (Scope::Whole, _) | (_, None) => *self = Scope::Whole,
+        }
+    }
+}
+
+/// `#field-name`, lower case; `None` if the list is empty or one of them is not a field name.
+fn field_names(text: &[u8]) -> Option<Vec<String>> {
+    let names = text.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|name| !name.is_empty());
+    let names: Vec<String> =
+        names.map(|name| HeaderName::from_bytes(name).ok().map(|name| name.to_string())).collect::<Option<_>>()?;
+    (!names.is_empty()).then_some(names)
+}
+
+/// One member of the list.
+#[derive(Debug, PartialEq, Eq)]
+struct Directive<'a> {
+    name: &'a [u8],
+    argument: Argument<'a>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Argument<'a> {
+    Absent,
+    /// Of a token or, without its quotes and escapes, of a quoted string.
+    Text(Cow<'a, [u8]>),
+    /// Something follows the name that is not an argument.
+    Garbled,
+}
+
+/// A quoted string without an end.
+#[derive(Debug, PartialEq, Eq)]
+struct Unclosed;
+
+impl<'a> Directive<'a> {
+    /// `member` is not empty and has no white space at its ends.
+    fn parse(member: &'a [u8]) -> Directive<'a> {
+        let end_of_name = member.iter().position(|byte| !is_tchar(*byte)).unwrap_or(member.len());
+        let (name, rest) = member.split_at(end_of_name);
+        let argument = match rest {
+            [] => Argument::Absent,
+            [b'=', argument @ ..] => Argument::parse(argument),
+            // Such as `private; max-age=60`: the name is honoured as far as it restricts.
+            _ => Argument::Garbled,
+        };
+        Directive { name, argument }
+    }
+
+    fn lower_name(&self) -> Cow<'a, [u8]> {
+        if self.name.iter().any(u8::is_ascii_uppercase) {
+            Cow::Owned(self.name.to_ascii_lowercase())
+        } else {
+            Cow::Borrowed(self.name)
+        }
+    }
+}
+
+impl<'a> Argument<'a> {
+    fn parse(text: &'a [u8]) -> Argument<'a> {
+        match text {
+            [b'"', quoted @ ..] => unquote(quoted).map_or(Argument::Garbled, Argument::Text),
+            [] => Argument::Garbled,
+            token if token.iter().all(|byte| is_tchar(*byte)) => Argument::Text(Cow::Borrowed(token)),
+            _ => Argument::Garbled,
+        }
+    }
+
+    fn is_absent(&self) -> bool {
+        *self == Argument::Absent
+    }
+
+    fn seconds(&self) -> Option<u64> {
+        match self {
+            Argument::Text(text) => delta_seconds(text),
+            Argument::Absent | Argument::Garbled => None,
+        }
+    }
+}
+
+/// `delta-seconds` (§1.2.2); anything above [`MAX_SECONDS`] is that.
+pub(super) fn delta_seconds(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    Some(digits.iter().fold(0, |sum, digit| (sum * 10 + u64::from(digit - b'0')).min(MAX_SECONDS)))
+}
+
+/// The text of a quoted string (RFC 9110 §5.6.4) from behind its opening quote; `None` unless the closing quote is
+/// its last byte.
+fn unquote(quoted: &[u8]) -> Option<Cow<'_, [u8]>> {
+    let inner = &quoted[..end_of_quoted(quoted)?];
+    if inner.len() + 1 != quoted.len() {
+        return None;
+    }
+    if !inner.contains(&b'\\') {
+        return Some(Cow::Borrowed(inner));
+    }
+    let mut bytes = inner.iter();
+    let mut text = Vec::with_capacity(inner.len());
+    while let Some(&byte) = bytes.next() {
+        // `end_of_quoted` found the closing quote, so something follows every backslash.
+        text.extend(if byte == b'\\' { bytes.next().copied() } else { Some(byte) });
+    }
+    Some(Cow::Owned(text))
+}
+
+/// Position of the closing quote in what follows an opening one.
+fn end_of_quoted(quoted: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        match quoted.get(at)? {
+            b'"' => return Some(at),
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+}
+
+/// The members of one field line (RFC 9110 §5.6.1); commas inside quotes do not separate, empty members are left
+/// out.
+fn members(line: &[u8]) -> impl Iterator<Item = Result<Directive<'_>, Unclosed>> {
+    let mut rest = line;
+    std::iter::from_fn(move || {
+        while !rest.is_empty() {
+            let Some(end) = end_of_member(rest) else {
+                rest = &[];
+                return Some(Err(Unclosed));
+            };
+            let member = rest[..end].trim_ascii();
+            rest = rest.get(end + 1..).unwrap_or_default();
+            if !member.is_empty() {
+                return Some(Ok(Directive::parse(member)));
+            }
+        }
+        None
+    })
+}
+
+fn end_of_member(rest: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        match rest.get(at) {
+            None | Some(b',') => return Some(at),
+            Some(b'"') => at += 2 + end_of_quoted(&rest[at + 1..])?,
+            Some(_) => at += 1,
+        }
+    }
+}
+
+/// `tchar` (RFC 9110 §5.6.2).
+fn is_tchar(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    fn lines(name: &HeaderName, lines: &[&str]) -> HeaderMap {
+        lines.iter().map(|line| (name.clone(), HeaderValue::from_str(line).unwrap())).collect()
+    }
+
+    fn response(values: &[&str]) -> ResponseDirectives {
+        ResponseDirectives::parse(&lines(&CACHE_CONTROL, values))
+    }
+
+    fn request(values: &[&str]) -> RequestDirectives {
+        RequestDirectives::parse(&lines(&CACHE_CONTROL, values))
+    }
+
+    fn fields(names: &[&str]) -> Scope {
+        Scope::Fields(names.iter().map(|name| (*name).to_owned()).collect())
+    }
+
+    #[test]
+    fn every_response_directive_is_read() {
+        let all = "no-store, no-cache, private, public, must-revalidate, proxy-revalidate, must-understand, \
+                   no-transform, immutable, max-age=1, s-maxage=2, stale-while-revalidate=3, stale-if-error=4";
+        let expected = ResponseDirectives {
+            no_store: true,
+            no_cache: Scope::Whole,
+            private: Scope::Whole,
+            public: true,
+            must_revalidate: true,
+            proxy_revalidate: true,
+            must_understand: true,
+            no_transform: true,
+            immutable: true,
+            max_age: Some(1),
+            s_maxage: Some(2),
+            stale_while_revalidate: Some(3),
+            stale_if_error: Some(4),
+        };
+        assert_eq!(response(&[all]), expected);
+        assert_eq!(response(&[&all.to_uppercase()]), expected);
+        assert_eq!(response(&all.split(", ").collect::<Vec<_>>()), expected);
+    }
+
+    #[test]
+    fn lists_tolerate_spaces_and_empty_members() {
+        let expected = ResponseDirectives { public: true, max_age: Some(5), ..Default::default() };
+        for line in
+            ["public,max-age=5", " ,, public ,\t,max-age=5,", "max-age=5 , public", "x=\"a,b\", max-age=5, public"]
+        {
+            assert_eq!(response(&[line]), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_read_strictly_and_the_invalid_ones_are_stale() {
+        let rows = [
+            ("max-age=3600", 3600),
+            ("max-age=\"3600\"", 3600),
+            ("max-age=\"3\\600\"", 3600),
+            ("max-age=0003600", 3600),
+            ("max-age=2147483648", MAX_SECONDS),
+            ("max-age=2147483649", MAX_SECONDS),
+            ("max-age=99999999999999999999999999999999999999", MAX_SECONDS),
+            ("max-age", 0),
+            ("max-age=", 0),
+            ("max-age=\"\"", 0),
+            ("max-age=-1", 0),
+            ("max-age=1.5", 0),
+            ("max-age=+1", 0),
+            ("max-age=1e3", 0),
+            ("max-age=100a", 0),
+            ("max-age='100'", 0),
+            ("max-age =100", 0),
+            ("max-age= 100", 0),
+            ("max-age=100; public", 0),
+            ("max-age=\"100\"0", 0),
+        ];
+        for (line, expected) in rows {
+            assert_eq!(response(&[line]).max_age, Some(expected), "{line}");
+        }
+        assert_eq!(response(&["xmax-age=5, max-agex=5, foo=max-age"]).max_age, None);
+        assert_eq!(response(&["s-maxage=x"]).s_maxage, Some(0));
+    }
+
+    #[test]
+    fn invalid_grants_of_staleness_are_absent() {
+        let directives = response(&["stale-while-revalidate=x, stale-if-error, stale-if-error=-1"]);
+        assert_eq!((directives.stale_while_revalidate, directives.stale_if_error), (None, None));
+    }
+
+    #[test]
+    fn of_duplicates_the_stricter_wins() {
+        assert_eq!(response(&["max-age=60", "max-age=5, max-age=90"]).max_age, Some(5));
+        assert_eq!(response(&["max-age=60, max-age=x"]).max_age, Some(0));
+        assert_eq!(response(&["stale-if-error=9, stale-if-error=3, stale-if-error=x"]).stale_if_error, Some(3));
+        assert_eq!(response(&["private=\"a\"", "private"]).private, Scope::Whole);
+        assert_eq!(response(&["private, private=\"a\""]).private, Scope::Whole);
+        assert_eq!(response(&["no-cache=\"a\", no-cache=\"b\""]).no_cache, fields(&["a", "b"]));
+    }
+
+    #[test]
+    fn scopes_name_fields_in_lower_case_or_stand_for_the_whole() {
+        let rows = [
+            ("no-cache=\"Set-Cookie, X-A\"", fields(&["set-cookie", "x-a"])),
+            ("no-cache=Set-Cookie", fields(&["set-cookie"])),
+            ("no-cache=\" , x-a, \"", fields(&["x-a"])),
+            ("no-cache=\"\"", Scope::Whole),
+            ("no-cache=\"a b\"", Scope::Whole),
+            ("no-cache=", Scope::Whole),
+            ("no-cache; x", Scope::Whole),
+            ("no-cach", Scope::Absent),
+        ];
+        for (line, expected) in rows {
+            assert_eq!(response(&[line]).no_cache, expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn malformed_directives_restrict_and_never_permit() {
+        assert_eq!(response(&["private; max-age=60"]).private, Scope::Whole);
+        assert!(response(&["no-store=1"]).no_store);
+        let permits = response(&["public=x, must-understand=x, immutable=x, public; a"]);
+        assert_eq!(permits, ResponseDirectives::default());
+    }
+
+    #[test]
+    fn commas_and_quotes_inside_quotes_belong_to_the_argument() {
+        let directives = response(&[r#"x="no-store, \", private, ", max-age=1"#]);
+        assert_eq!(directives, ResponseDirectives { max_age: Some(1), ..Default::default() });
+    }
+
+    #[test]
+    fn a_quote_without_end_forbids_storing() {
+        for line in ["x=\"a, max-age=60", "max-age=60, x=\"a\\\"", "must-understand, x=\""] {
+            let directives = response(&[line]);
+            assert!(directives.no_store && !directives.must_understand, "{line}");
+        }
+        assert!(request(&["x=\""]).no_store);
+    }
+
+    #[test]
+    fn every_request_directive_is_read() {
+        let all = "no-store, No-Cache, only-if-cached, no-transform, max-age=1, max-stale=2, min-fresh=3";
+        let expected = RequestDirectives {
+            no_store: true,
+            no_cache: true,
+            only_if_cached: true,
+            no_transform: true,
+            max_age: Some(1),
+            max_stale: Some(Some(2)),
+            min_fresh: Some(3),
+        };
+        assert_eq!(request(&[all]), expected);
+    }
+
+    #[test]
+    fn max_stale_is_any_some_or_none() {
+        let rows = [
+            ("max-stale", Some(None)),
+            ("max-stale=5", Some(Some(5))),
+            ("max-stale=x", None),
+            ("max-stale, max-stale=5", Some(Some(5))),
+            ("max-stale=5, max-stale", Some(Some(5))),
+            ("max-stale=5, max-stale=3", Some(Some(3))),
+        ];
+        for (line, expected) in rows {
+            assert_eq!(request(&[line]).max_stale, expected, "{line}");
+        }
+        assert_eq!(request(&["min-fresh=1, min-fresh=9, min-fresh=x"]).min_fresh, Some(9));
+        assert_eq!(request(&["max-age=x"]).max_age, Some(0));
+    }
+
+    #[test]
+    fn pragma_counts_only_without_cache_control() {
+        let mut headers = lines(&PRAGMA, &["x, No-Cache"]);
+        assert!(RequestDirectives::parse(&headers).no_cache);
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=5"));
+        assert!(!RequestDirectives::parse(&headers).no_cache);
+        assert!(!RequestDirectives::parse(&HeaderMap::new()).no_cache);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_panic(values in proptest::collection::vec(
+            proptest::collection::vec(proptest::sample::select(&b"\t \"\\,,==;-abmxge09\x80\xff"[..]), 0..30), 0..4,
+        )) {
+            let values = values.iter().filter_map(|value| HeaderValue::from_bytes(value).ok());
+            let headers: HeaderMap = values.map(|value| (CACHE_CONTROL, value)).collect();
+            let _ = ResponseDirectives::parse(&headers);
+            let _ = RequestDirectives::parse(&headers);
+        }
+
+        #[test]
+        fn a_second_line_never_loosens_the_first(
+            first in "(max-age=[0-9]{1,3}|no-store|private|no-cache|, |x=\"a,b\"){0,4}",
+            second in "(max-age=[0-9a]{0,3}|no-store|private=\"a\"|no-cache|, |\"){0,4}",
+        ) {
+            let one = response(&[&first]);
+            let both = response(&[&first, &second]);
+            prop_assert!(both.no_store >= one.no_store);
+            prop_assert!(both.private.is_present() >= one.private.is_present());
+            prop_assert!(both.no_cache.is_present() >= one.no_cache.is_present());
+            if let Some(age) = one.max_age {
+                prop_assert!(both.max_age.is_some_and(|both| both <= age));
+            }
+        }
     }
 }

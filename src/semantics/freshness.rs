@@ -2,6 +2,12 @@
 
 use std::time::{Duration, SystemTime};
 
+use http::HeaderMap;
+use http::header::{AGE, DATE, EXPIRES};
+
+use super::cache_control::{MAX_SECONDS, ResponseDirectives, delta_seconds};
+use super::date::DateField;
+
 /// Where a lifetime came from, for `explain` and the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LifetimeSource {
@@ -49,35 +55,442 @@ pub enum Reuse {
     Validate { ttl: i64 },
 }
 
+/// How long past its lifetime a response with a validator is kept for validation, at least and at most: as long
+/// again as it was fresh, within these bounds.
+const VALIDATION_PERIOD: (Duration, Duration) = (Duration::from_secs(10 * 60), Duration::from_secs(60 * 60));
+
+/// No entry is kept for less.
+const SHORTEST_KEEP: Duration = Duration::from_secs(1);
+
 impl Freshness {
     /// `current_age` (§4.2.3). A clock that went backwards adds nothing.
     pub fn age(&self, now: SystemTime) -> Duration {
-        let _ = now;
-        todo!()
+        let resident = now.duration_since(self.response_time).unwrap_or_default();
+        self.initial_age.saturating_add(resident)
     }
 
-    /// Seconds of freshness left; negative when stale.
+    /// Seconds of freshness left, begun ones counted; negative when stale, so that the sign alone tells.
     pub fn ttl(&self, now: SystemTime) -> i64 {
-        let _ = now;
-        todo!()
+        let whole = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+        let left = whole(self.lifetime) - whole(self.age(now));
+        // Fresh is `lifetime > age` (§4.2): with nothing left it is stale already.
+        if left > 0 { left } else { left.saturating_sub(1) }
     }
 
     /// Fresh, stale but servable, or to be validated.
     pub fn reuse(&self, now: SystemTime) -> Reuse {
-        let _ = now;
-        todo!()
+        let ttl = self.ttl(now);
+        if self.always_validate {
+            Reuse::Validate { ttl }
+        } else if ttl > 0 {
+            Reuse::Fresh { ttl }
+        } else if self.is_within(self.stale_while_revalidate, now) {
+            Reuse::StaleWhileRevalidate { ttl }
+        } else {
+            Reuse::Validate { ttl }
+        }
     }
 
     /// Whether it may still be served when upstream cannot be reached or answers 500, 502, 503 or 504.
     pub fn usable_on_error(&self, now: SystemTime) -> bool {
-        let _ = now;
-        todo!()
+        !self.always_validate && (self.ttl(now) > 0 || self.is_within(self.stale_if_error, now))
     }
 
     /// How long the entry is worth keeping: until it is neither fresh nor servable stale, and, with a validator,
-    /// a while longer for validation. Never zero.
+    /// a while longer for validation: as long again as it was fresh, but at least ten minutes and at most an hour.
+    /// Never less than a second.
     pub fn keep_for(&self, now: SystemTime, has_validator: bool) -> Duration {
-        let _ = (now, has_validator);
-        todo!()
+        let stale = self.stale_while_revalidate.max(self.stale_if_error);
+        let (shortest, longest) = VALIDATION_PERIOD;
+        let validation = if has_validator { self.lifetime.clamp(shortest, longest) } else { Duration::ZERO };
+        let whole = self.lifetime.saturating_add(stale).saturating_add(validation);
+        whole.saturating_sub(self.age(now)).max(SHORTEST_KEEP)
+    }
+
+    /// Whether it has been stale for less than `period`, and may be served stale at all (§4.2.4).
+    fn is_within(&self, period: Duration, now: SystemTime) -> bool {
+        !self.never_stale && self.age(now) < self.lifetime.saturating_add(period)
+    }
+}
+
+/// The lifetime that upstream states (§4.2.1), for a shared cache: `s-maxage`, else `max-age`, else `Expires` less
+/// `Date`. Whole seconds, at most [`MAX_SECONDS`].
+pub fn explicit_lifetime(
+    directives: &ResponseDirectives,
+    headers: &HeaderMap,
+    response_time: SystemTime,
+) -> Option<(Duration, LifetimeSource)> {
+    if let Some(seconds) = directives.s_maxage {
+        return Some((Duration::from_secs(seconds), LifetimeSource::SMaxage));
+    }
+    if let Some(seconds) = directives.max_age {
+        return Some((Duration::from_secs(seconds), LifetimeSource::MaxAge));
+    }
+    let lifetime = match DateField::of(headers, &EXPIRES) {
+        DateField::Absent => return None,
+        // §5.3: an invalid date, such as `0`, is in the past.
+        DateField::Invalid => Duration::ZERO,
+        DateField::At(expires) => {
+            // RFC 9110 §6.6.1: without a (valid) Date the response is dated when it came.
+            let date = DateField::of(headers, &DATE).valid().unwrap_or(response_time);
+            whole_seconds(expires.duration_since(date).unwrap_or_default())
+        }
+    };
+    Some((lifetime, LifetimeSource::Expires))
+}
+
+/// `corrected_initial_age` (§4.2.3), the conservative form: the greater of what `Age` and the delay say, and what
+/// `Date` says. Whole seconds.
+pub fn initial_age(headers: &HeaderMap, request_time: SystemTime, response_time: SystemTime) -> Duration {
+    let date = DateField::of(headers, &DATE).valid().unwrap_or(response_time);
+    let apparent_age = response_time.duration_since(date).unwrap_or_default();
+    let response_delay = response_time.duration_since(request_time).unwrap_or_default();
+    whole_seconds(apparent_age.max(age_value(headers) + response_delay))
+}
+
+/// §5.1: of a list the first member that is a number; an invalid field counts for nothing.
+fn age_value(headers: &HeaderMap) -> Duration {
+    let mut members = headers.get_all(AGE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    Duration::from_secs(members.find_map(|member| delta_seconds(member.trim_ascii())).unwrap_or(0))
+}
+
+fn whole_seconds(duration: Duration) -> Duration {
+    Duration::from_secs(duration.as_secs().min(MAX_SECONDS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderName, HeaderValue};
+    use proptest::prelude::*;
+    use std::time::UNIX_EPOCH;
+
+    /// Sun, 06 Nov 1994 08:49:37 GMT
+    const NOW: u64 = 784_111_777;
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    fn fields(fields: &[(&str, &str)]) -> HeaderMap {
+        let pair = |(name, value): &(&str, &str)| {
+            (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap())
+        };
+        fields.iter().map(pair).collect()
+    }
+
+    fn lifetime(values: &[(&str, &str)]) -> Option<(u64, LifetimeSource)> {
+        let headers = fields(values);
+        let directives = ResponseDirectives::parse(&headers);
+        explicit_lifetime(&directives, &headers, at(NOW)).map(|(lifetime, source)| (lifetime.as_secs(), source))
+    }
+
+    fn plain(lifetime: u64) -> Freshness {
+        Freshness {
+            response_time: at(NOW),
+            initial_age: Duration::ZERO,
+            lifetime: seconds(lifetime),
+            source: LifetimeSource::MaxAge,
+            always_validate: false,
+            never_stale: false,
+            stale_while_revalidate: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn the_first_of_s_maxage_max_age_and_expires_gives_the_lifetime() {
+        let date = ("date", "Sun, 06 Nov 1994 08:49:37 GMT");
+        let in_a_minute = ("expires", "Sun, 06 Nov 1994 08:50:37 GMT");
+        let control = |value| ("cache-control", value);
+        assert_eq!(
+            lifetime(&[control("max-age=5, s-maxage=9"), date, in_a_minute]),
+            Some((9, LifetimeSource::SMaxage))
+        );
+        assert_eq!(lifetime(&[control("max-age=5"), date, in_a_minute]), Some((5, LifetimeSource::MaxAge)));
+        assert_eq!(lifetime(&[control("public"), date, in_a_minute]), Some((60, LifetimeSource::Expires)));
+        assert_eq!(lifetime(&[control("public"), date]), None);
+    }
+
+    #[test]
+    fn expires_is_measured_from_date_and_is_past_when_invalid() {
+        let expires = |value| Some((value, LifetimeSource::Expires));
+        let in_a_minute = "Sun, 06 Nov 1994 08:50:37 GMT";
+        let rows: [(&[(&str, &str)], u64); 9] = [
+            (&[("expires", in_a_minute)], 60),
+            (&[("expires", in_a_minute), ("date", "Sun, 06 Nov 1994 08:50:07 GMT")], 30),
+            (&[("expires", in_a_minute), ("date", "yesterday")], 60),
+            (&[("expires", in_a_minute), ("date", "Sun, 06 Nov 1994 08:51:37 GMT")], 0),
+            (&[("expires", in_a_minute), ("expires", in_a_minute)], 60),
+            (&[("expires", in_a_minute), ("expires", "Sun, 06 Nov 1994 08:59:37 GMT")], 0),
+            (&[("expires", "0")], 0),
+            (&[("expires", "")], 0),
+            (&[("expires", "Fri, 31 Dec 9999 23:59:59 GMT")], MAX_SECONDS),
+        ];
+        for (headers, expected) in rows {
+            assert_eq!(lifetime(headers), expires(expected), "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn invalid_freshness_is_stale_even_beside_a_valid_one() {
+        assert_eq!(lifetime(&[("cache-control", "s-maxage=x, max-age=60")]), Some((0, LifetimeSource::SMaxage)));
+        assert_eq!(lifetime(&[("cache-control", "max-age=60, max-age=x")]), Some((0, LifetimeSource::MaxAge)));
+    }
+
+    #[test]
+    fn age_begins_with_the_older_of_age_and_date() {
+        let date = ("date", "Sun, 06 Nov 1994 08:49:27 GMT");
+        let future = ("date", "Sun, 06 Nov 1994 09:49:27 GMT");
+        // Sent two seconds before it came.
+        let rows: [(&[(&str, &str)], u64); 12] = [
+            (&[], 2),
+            (&[date], 10),
+            (&[future], 2),
+            (&[date, ("age", "3")], 10),
+            (&[date, ("age", "9")], 11),
+            (&[("age", "5, 100")], 7),
+            (&[("age", "5"), ("age", "100")], 7),
+            (&[("age", "x, 100")], 102),
+            (&[("age", "-5")], 2),
+            (&[("age", "1.5")], 2),
+            (&[("age", "")], 2),
+            (&[("age", "99999999999999999999")], MAX_SECONDS),
+        ];
+        for (headers, expected) in rows {
+            assert_eq!(initial_age(&fields(headers), at(NOW - 2), at(NOW)), seconds(expected), "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_response_is_fresh_until_its_age_reaches_its_lifetime() {
+        let freshness = Freshness { initial_age: seconds(10), ..plain(60) };
+        let rows = [
+            (0, Reuse::Fresh { ttl: 50 }),
+            (49, Reuse::Fresh { ttl: 1 }),
+            (50, Reuse::Validate { ttl: -1 }),
+            (59, Reuse::Validate { ttl: -10 }),
+        ];
+        for (elapsed, expected) in rows {
+            assert_eq!(freshness.reuse(at(NOW + elapsed)), expected, "after {elapsed} s");
+        }
+        let last_moment = at(NOW + 49) + Duration::from_millis(999);
+        assert_eq!(freshness.reuse(last_moment), Reuse::Fresh { ttl: 1 });
+        assert_eq!(freshness.age(last_moment), Duration::from_millis(59_999));
+    }
+
+    #[test]
+    fn a_clock_that_goes_backwards_adds_no_age() {
+        let freshness = Freshness { initial_age: seconds(10), ..plain(60) };
+        assert_eq!(freshness.age(at(NOW - 1000)), seconds(10));
+        assert_eq!(freshness.age(UNIX_EPOCH), seconds(10));
+    }
+
+    #[test]
+    fn rfc_5861_examples() {
+        // §3.1: max-age=600, stale-while-revalidate=30
+        let revalidating = Freshness { stale_while_revalidate: seconds(30), ..plain(600) };
+        assert_eq!(revalidating.reuse(at(NOW + 599)), Reuse::Fresh { ttl: 1 });
+        assert_eq!(revalidating.reuse(at(NOW + 600)), Reuse::StaleWhileRevalidate { ttl: -1 });
+        assert_eq!(revalidating.reuse(at(NOW + 629)), Reuse::StaleWhileRevalidate { ttl: -30 });
+        assert_eq!(revalidating.reuse(at(NOW + 630)), Reuse::Validate { ttl: -31 });
+        // §4.1: max-age=600, stale-if-error=1200
+        let on_error = Freshness { stale_if_error: seconds(1200), ..plain(600) };
+        assert_eq!(on_error.reuse(at(NOW + 900)), Reuse::Validate { ttl: -301 });
+        assert!(on_error.usable_on_error(at(NOW + 900)));
+        assert!(!on_error.usable_on_error(at(NOW + 1801)));
+    }
+
+    #[test]
+    fn staleness_is_never_served_against_the_origins_will() {
+        let generous = Freshness { stale_while_revalidate: seconds(99), stale_if_error: seconds(99), ..plain(60) };
+        let never_stale = Freshness { never_stale: true, ..generous };
+        assert_eq!(never_stale.reuse(at(NOW + 59)), Reuse::Fresh { ttl: 1 });
+        assert_eq!(never_stale.reuse(at(NOW + 60)), Reuse::Validate { ttl: -1 });
+        assert!(never_stale.usable_on_error(at(NOW + 59)));
+        assert!(!never_stale.usable_on_error(at(NOW + 60)));
+        let always_validate = Freshness { always_validate: true, ..generous };
+        assert_eq!(always_validate.reuse(at(NOW)), Reuse::Validate { ttl: 60 });
+        assert!(!always_validate.usable_on_error(at(NOW)));
+    }
+
+    #[test]
+    fn entries_are_kept_while_they_are_of_use() {
+        let swr = Freshness { stale_while_revalidate: seconds(30), stale_if_error: seconds(90), ..plain(60) };
+        assert_eq!(swr.keep_for(at(NOW), false), seconds(150));
+        assert_eq!(swr.keep_for(at(NOW + 100), false), seconds(50));
+        assert_eq!(swr.keep_for(at(NOW + 1000), false), seconds(1));
+        assert_eq!(swr.keep_for(at(NOW), true), seconds(150 + 600));
+        assert_eq!(plain(1800).keep_for(at(NOW), true), seconds(3600));
+        assert_eq!(plain(86_400).keep_for(at(NOW), true), seconds(86_400 + 3600));
+        assert_eq!(plain(0).keep_for(at(NOW), false), seconds(1));
+    }
+
+    /// RFC 9111 §4.2 word for word, slowly: texts, and integers that cannot overflow.
+    mod oracle {
+        use super::*;
+
+        pub struct Message<'a> {
+            pub cache_control: &'a [(String, Option<String>)],
+            pub expires: Option<i128>,
+            pub date: Option<i128>,
+            pub age: Option<i128>,
+            pub request_time: i128,
+            pub response_time: i128,
+        }
+
+        fn value(message: &Message<'_>, directive: &str) -> Option<i128> {
+            let all = message.cache_control.iter().filter(|(name, _)| name.eq_ignore_ascii_case(directive));
+            all.map(|(_, argument)| argument.as_ref().and_then(|text| text.parse().ok()).unwrap_or(0)).min()
+        }
+
+        pub fn freshness_lifetime(message: &Message<'_>) -> Option<i128> {
+            let lifetime = match (value(message, "s-maxage"), value(message, "max-age"), message.expires) {
+                (Some(s_maxage), _, _) => s_maxage,
+                (None, Some(max_age), _) => max_age,
+                (None, None, Some(expires)) => expires - message.date.unwrap_or(message.response_time),
+                (None, None, None) => return None,
+            };
+            Some(lifetime.clamp(0, 1 << 31))
+        }
+
+        pub fn current_age(message: &Message<'_>, now: i128) -> i128 {
+            let date_value = message.date.unwrap_or(message.response_time);
+            let apparent_age = (message.response_time - date_value).max(0);
+            let response_delay = message.response_time - message.request_time;
+            let corrected_age_value = message.age.unwrap_or(0) + response_delay;
+            let corrected_initial_age = apparent_age.max(corrected_age_value);
+            let resident_time = now - message.response_time;
+            corrected_initial_age + resident_time
+        }
+
+        pub fn response_is_fresh(message: &Message<'_>, now: i128) -> Option<bool> {
+            Some(freshness_lifetime(message)? > current_age(message, now))
+        }
+    }
+
+    fn directive() -> impl Strategy<Value = (String, Option<String>)> {
+        let name = prop_oneof!["[mM]ax-[aA]ge", "s-maxage", "S-MaxAge", "public", "x-[a-z]"];
+        let argument = prop_oneof!["[0-9]{1,5}", "[0-9]{1,5}", "[0-9]{11}", "[a-z]{1,3}", "[0-9]\\.[0-9]"];
+        (name, proptest::option::of(argument))
+    }
+
+    fn header_map(message: &oracle::Message<'_>) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, argument) in message.cache_control {
+            let line = argument.as_ref().map_or(name.clone(), |argument| format!("{name}={argument}"));
+            headers.append("cache-control", HeaderValue::from_str(&line).unwrap());
+        }
+        for (name, time) in [("expires", message.expires), ("date", message.date)] {
+            if let Some(time) = time {
+                let text = httpdate::fmt_http_date(at(u64::try_from(time).unwrap()));
+                headers.insert(name, HeaderValue::from_str(&text).unwrap());
+            }
+        }
+        if let Some(age) = message.age {
+            headers.insert("age", HeaderValue::from_str(&age.to_string()).unwrap());
+        }
+        headers
+    }
+
+    fn any_freshness() -> impl Strategy<Value = Freshness> {
+        let duration = || prop_oneof![0u64..200, 0u64..200, Just(MAX_SECONDS), Just(u64::MAX)].prop_map(seconds);
+        (duration(), duration(), duration(), duration(), any::<(bool, bool)>()).prop_map(
+            |(initial_age, lifetime, stale_while_revalidate, stale_if_error, (always_validate, never_stale))| {
+                Freshness {
+                    initial_age,
+                    lifetime,
+                    always_validate,
+                    never_stale,
+                    stale_while_revalidate,
+                    stale_if_error,
+                    ..plain(0)
+                }
+            },
+        )
+    }
+
+    fn rank(reuse: Reuse) -> u8 {
+        match reuse {
+            Reuse::Fresh { .. } => 0,
+            Reuse::StaleWhileRevalidate { .. } => 1,
+            Reuse::Validate { .. } => 2,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn decisions_agree_with_the_literal_rfc(
+            cache_control in proptest::collection::vec(directive(), 0..4),
+            expires in proptest::option::of(-5000i128..5000),
+            date in proptest::option::of(-5000i128..5000),
+            age in proptest::option::of(0i128..5000),
+            delay in 0i128..50,
+            elapsed in 0i128..6000,
+        ) {
+            let response_time = i128::from(NOW);
+            let message = oracle::Message {
+                cache_control: &cache_control,
+                expires: expires.map(|offset| response_time + offset),
+                date: date.map(|offset| response_time + offset),
+                age,
+                request_time: response_time - delay,
+                response_time,
+            };
+            let headers = header_map(&message);
+            let (sent, came) = (at(NOW - delay as u64), at(NOW));
+            let directives = ResponseDirectives::parse(&headers);
+            let stated = explicit_lifetime(&directives, &headers, came).map(|(lifetime, _)| lifetime);
+            prop_assert_eq!(stated.map(|lifetime| i128::from(lifetime.as_secs())), oracle::freshness_lifetime(&message));
+            let freshness = Freshness {
+                initial_age: initial_age(&headers, sent, came),
+                lifetime: stated.unwrap_or_default(),
+                ..plain(0)
+            };
+            let now = at(NOW + elapsed as u64);
+            prop_assert_eq!(
+                i128::from(freshness.age(now).as_secs()), oracle::current_age(&message, response_time + elapsed)
+            );
+            let is_fresh = matches!(freshness.reuse(now), Reuse::Fresh { .. });
+            prop_assert_eq!(
+                is_fresh, oracle::response_is_fresh(&message, response_time + elapsed).unwrap_or(false)
+            );
+        }
+
+        #[test]
+        fn time_only_takes_away(freshness in any_freshness(), earlier in 0u64..1000, millis in 0u64..100_000) {
+            let (before, after) = (at(NOW + earlier), at(NOW + earlier) + Duration::from_millis(millis));
+            prop_assert!(rank(freshness.reuse(before)) <= rank(freshness.reuse(after)));
+            prop_assert!(freshness.ttl(before) >= freshness.ttl(after));
+            prop_assert!(freshness.usable_on_error(before) >= freshness.usable_on_error(after));
+            prop_assert!(freshness.keep_for(before, true) >= freshness.keep_for(after, true));
+        }
+
+        #[test]
+        fn what_may_be_served_is_kept(freshness in any_freshness(), elapsed in 0u64..1000) {
+            let now = at(NOW + elapsed);
+            let keep = freshness.keep_for(at(NOW), false);
+            if rank(freshness.reuse(now)) < 2 || freshness.usable_on_error(now) {
+                prop_assert!(keep > seconds(elapsed));
+            }
+            prop_assert!(keep >= SHORTEST_KEEP);
+        }
+
+        #[test]
+        fn any_bytes_give_some_age_and_lifetime(
+            value in proptest::collection::vec(32u8..=255, 0..30), elapsed in any::<u32>(),
+        ) {
+            if let Ok(value) = HeaderValue::from_bytes(&value) {
+                let names = [AGE, DATE, EXPIRES, http::header::CACHE_CONTROL];
+                let headers: HeaderMap = names.into_iter().map(|name| (name, value.clone())).collect();
+                let came = at(u64::from(elapsed));
+                prop_assert!(initial_age(&headers, at(0), came).as_secs() <= MAX_SECONDS);
+                let _ = explicit_lifetime(&ResponseDirectives::parse(&headers), &headers, came);
+            }
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! What a write's answer means for what is stored (RFC 9111 §4.4).
 
-use http::{HeaderMap, StatusCode};
+use http::header::{CONTENT_LOCATION, LOCATION};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
-use crate::target::Target;
+use crate::target::{Target, normalise, normalise_authority};
 
 /// How a write ended, as far as this proxy knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +41,158 @@ impl StatusSet {
 }
 
 /// Normalised paths of the `Location` and `Content-Location` of a non-error answer that have the target's origin
-/// (scheme, host and port); relative references are resolved against the target. Others are ignored (§4.4).
+/// (scheme, host and port); relative references are resolved against the target. Others are ignored (§4.4). Sorted,
+/// without repetition; queries are left out, as in [`crate::stamp::Tag::uri`].
 pub fn named_paths(target: &Target, answer: &HeaderMap) -> Vec<String> {
-    let _ = (target, answer);
-    todo!()
+    let references = answer.get_all(LOCATION).iter().chain(answer.get_all(CONTENT_LOCATION));
+    let mut paths: Vec<String> = references.filter_map(|reference| path_of(target, reference)).collect();
+    paths.sort_unstable();
+    paths.dedup();
+    paths
+}
+
+/// The path that a URI reference stands for (RFC 3986 §5.2), if it has the target's origin.
+fn path_of(target: &Target, reference: &HeaderValue) -> Option<String> {
+    let reference = std::str::from_utf8(reference.as_bytes()).ok()?.trim();
+    let end = reference.find(['?', '#']).unwrap_or(reference.len());
+    let hierarchical = in_scheme(target, &reference[..end])?;
+    let path = match hierarchical.strip_prefix("//") {
+        Some(rest) => on_host(target, rest)?,
+        None => hierarchical,
+    };
+    let resolved = match path {
+        // A query or fragment alone refers to the target itself; behind an authority an empty path is the root.
+        "" if hierarchical.is_empty() => target.path.clone(),
+        path if path.is_empty() || path.starts_with('/') => path.to_owned(),
+        relative => format!("{}/{relative}", target.path.rsplit_once('/').map_or("", |(parent, _)| parent)),
+    };
+    Some(normalise(&resolved).into_owned())
+}
+
+/// The reference without its scheme; `None` if that is another than the target's, or if an URI has no authority
+/// (`http:x`), which has no one meaning.
+fn in_scheme<'r>(target: &Target, reference: &'r str) -> Option<&'r str> {
+    let Some((scheme, rest)) = reference.split_once(':').filter(|(scheme, _)| is_scheme(scheme)) else {
+        return Some(reference);
+    };
+    (scheme.eq_ignore_ascii_case(target.scheme) && rest.starts_with("//")).then_some(rest)
+}
+
+/// RFC 3986 §3.1. A colon behind a slash belongs to a path.
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_alphabetic())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+}
+
+/// The path behind an authority, if that is the target's.
+fn on_host<'r>(target: &Target, rest: &'r str) -> Option<&'r str> {
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    (normalise_authority(target.scheme, authority)? == target.host).then_some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn target() -> Target {
+        Target { scheme: "http", host: "api.example:8080".into(), path: "/v1/users/42".into(), query: None }
+    }
+
+    fn named(location: &str) -> Vec<String> {
+        let location = HeaderValue::from_bytes(location.as_bytes()).unwrap();
+        named_paths(&target(), &HeaderMap::from_iter([(LOCATION, location)]))
+    }
+
+    #[test]
+    fn references_to_the_same_origin_are_resolved_and_normalised() {
+        let rows = [
+            ("http://api.example:8080/v1/%75sers?x=1#f", "/v1/users"),
+            ("HTTP://API.Example:8080/v1/users", "/v1/users"),
+            ("http://api.example:8080", "/"),
+            ("http://api.example:8080?x", "/"),
+            ("//api.example:8080/a", "/a"),
+            ("/v1/users/7", "/v1/users/7"),
+            ("/v1/./users/../rooms", "/v1/rooms"),
+            ("7", "/v1/users/7"),
+            ("./7", "/v1/users/7"),
+            ("../rooms/7", "/v1/rooms/7"),
+            ("7/a:b", "/v1/users/7/a:b"),
+            ("?page=2", "/v1/users/42"),
+            ("#top", "/v1/users/42"),
+            ("", "/v1/users/42"),
+            ("/caf\u{e9}", "/caf%C3%A9"),
+        ];
+        for (location, expected) in rows {
+            assert_eq!(named(location), [expected], "{location}");
+        }
+    }
+
+    #[test]
+    fn other_origins_are_ignored() {
+        let rows = [
+            "http://api.example/v1/users",
+            "https://api.example:8080/v1/users",
+            "http://other.example:8080/v1/users",
+            "http://api.example:8080@other.example/",
+            "http://user@api.example:8080/",
+            "//other.example/v1/users",
+            "http:/v1/users",
+            "http:users",
+            "mailto:a@b",
+            "urn:isbn:1",
+        ];
+        for location in rows {
+            assert!(named(location).is_empty(), "{location}");
+        }
+    }
+
+    #[test]
+    fn the_default_port_is_no_other_origin() {
+        let target = Target { host: "api.example".into(), ..target() };
+        let answer = HeaderMap::from_iter([(LOCATION, HeaderValue::from_static("http://api.example:80/a"))]);
+        assert_eq!(named_paths(&target, &answer), ["/a"]);
+    }
+
+    #[test]
+    fn both_fields_count_once() {
+        let answer = HeaderMap::from_iter([
+            (LOCATION, HeaderValue::from_static("/b")),
+            (CONTENT_LOCATION, HeaderValue::from_static("/a")),
+            (CONTENT_LOCATION, HeaderValue::from_static("/b")),
+        ]);
+        assert_eq!(named_paths(&target(), &answer), ["/a", "/b"]);
+        assert!(named_paths(&target(), &HeaderMap::new()).is_empty());
+    }
+
+    #[test]
+    fn writes_that_may_have_been_carried_out_outdate() {
+        let set = StatusSet::default();
+        for (status, applies) in [(200, true), (204, true), (303, true), (304, true), (400, false), (500, false)] {
+            assert_eq!(
+                set.applies(WriteEnd::Answered(StatusCode::from_u16(status).unwrap())),
+                applies,
+                "{status}"
+            );
+        }
+        assert!(set.applies(WriteEnd::NoAnswer));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_name_normal_paths_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            if let Ok(value) = HeaderValue::from_bytes(&bytes) {
+                for path in named_paths(&target(), &HeaderMap::from_iter([(LOCATION, value)])) {
+                    prop_assert_eq!(normalise(&path), path.as_str());
+                }
+            }
+        }
+
+        #[test]
+        fn almost_references_name_normal_paths_or_none(location in "(https?:)?(//)?[a-z.:@/?#%2eE-]{0,20}") {
+            for path in named(&location) {
+                prop_assert_eq!(normalise(&path), path.as_str());
+            }
+        }
+    }
 }

@@ -1,11 +1,14 @@
 //! Whether a response may be stored (RFC 9111 §3), and for how long it will be fresh.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use http::header::SET_COOKIE;
 use http::{HeaderMap, StatusCode};
 
-use super::Policy;
-use super::freshness::Freshness;
+use super::cache_control::ResponseDirectives;
+use super::freshness::{self, Freshness, LifetimeSource};
+use super::vary::Vary;
+use super::{Policy, TtlPolicy, validation};
 
 /// What of the request matters to storing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -48,6 +51,7 @@ pub enum Reason {
     RequestNoStore,
     /// Response `no-store`.
     NoStore,
+    /// Response `private`. With field names a shared cache may store the rest (§5.2.2.7); Larder then stores nothing.
     Private,
     SetCookie,
     /// `Authorization` without `public`, `s-maxage` or `must-revalidate` (§3.5).
@@ -55,28 +59,487 @@ pub enum Reason {
     /// `Cookie` in the request, and nothing says that the response may be shared.
     Cookie,
     VaryStar,
-    /// 1xx, 206, 304, or a status that `must-understand` asks to be understood.
+    /// 1xx, 206, 304, or one that is not understood although `must-understand` asks for it.
     Status,
-    /// Neither upstream nor the family gives a lifetime, and there is nothing to validate with.
+    /// Neither upstream nor the family gives a lifetime, and upstream does not ask for validation (`no-cache`)
+    /// either.
     NoLifetime,
-    /// It would be stale at once and has no validator.
+    /// It would be stale at once (or is `no-cache`), may not be served stale, and has no validator.
     StaleAtOnce,
 }
 
 impl Reason {
     /// Short token for `Cache-Status`'s `detail`, logs and metrics.
     pub fn token(self) -> &'static str {
-        todo!()
+        match self {
+            Reason::RequestNoStore => "request-no-store",
+            Reason::NoStore => "no-store",
+            Reason::Private => "private",
+            Reason::SetCookie => "set-cookie",
+            Reason::Authorization => "authorization",
+            Reason::Cookie => "cookie",
+            Reason::VaryStar => "vary-star",
+            Reason::Status => "status",
+            Reason::NoLifetime => "no-lifetime",
+            Reason::StaleAtOnce => "stale-at-once",
+        }
     }
 
     /// One sentence with the section that says so.
     pub fn explanation(self) -> &'static str {
-        todo!()
+        match self {
+            Reason::RequestNoStore => "the request says no-store (RFC 9111 §5.2.1.5)",
+            Reason::NoStore => "the response says no-store (RFC 9111 §5.2.2.5)",
+            Reason::Private => "the response is private to one user (RFC 9111 §5.2.2.7)",
+            Reason::SetCookie => "the response sets a cookie, which is meant for one client (stricter than RFC 9111 §7.3)",
+            Reason::Authorization => {
+                "the request carries Authorization, and neither the response (public, s-maxage, must-revalidate) nor \
+                 the family's identity allows sharing (RFC 9111 §3.5)"
+            }
+            Reason::Cookie => {
+                "the request carries Cookie, and neither the response (public, s-maxage, must-revalidate) nor the \
+                 family's identity allows sharing (stricter than RFC 9111 §3)"
+            }
+            Reason::VaryStar => "the response varies on more than request fields: Vary: * (RFC 9111 §4.1)",
+            Reason::Status => "responses with this status are not stored (RFC 9111 §3)",
+            Reason::NoLifetime => {
+                "neither the response (max-age, s-maxage, Expires) nor the family gives a lifetime (RFC 9111 §4.2.1)"
+            }
+            Reason::StaleAtOnce => {
+                "the response is stale at once and has no ETag or Last-Modified to validate it with (RFC 9111 §4.3)"
+            }
+        }
     }
 }
 
-/// RFC 9111 §3, then the family's policy.
+/// RFC 9111 §3, then the family's policy. To be asked anew after a 304, of the updated headers (§4.3.4).
 pub fn storable(request: RequestFacts, response: Received<'_>, policy: &Policy) -> Storable {
-    let _ = (request, response, policy);
-    todo!()
+    let directives = ResponseDirectives::parse(response.headers);
+    let considered = Considered { request, response, policy, directives: &directives };
+    match considered.judge() {
+        Ok((freshness, for_credentials)) => Storable::Yes { freshness, for_credentials },
+        Err(reason) => Storable::No(reason),
+    }
+}
+
+/// All that the verdict rests on.
+struct Considered<'a> {
+    request: RequestFacts,
+    response: Received<'a>,
+    policy: &'a Policy,
+    directives: &'a ResponseDirectives,
+}
+
+/// A lifetime, and whether it is the family's against upstream's word.
+#[derive(Clone, Copy)]
+struct Terms {
+    lifetime: Duration,
+    source: LifetimeSource,
+    overruled: bool,
+}
+
+impl Considered<'_> {
+    fn judge(&self) -> Result<(Freshness, bool), Reason> {
+        self.is_permitted()?;
+        let terms = self.terms();
+        let for_credentials = self.is_for_credentials(terms.is_some_and(|terms| terms.overruled));
+        self.is_shareable(for_credentials)?;
+        let freshness = self.freshness(terms.ok_or(Reason::NoLifetime)?);
+        if self.is_of_use(&freshness) { Ok((freshness, for_credentials)) } else { Err(Reason::StaleAtOnce) }
+    }
+
+    /// What nobody can overrule.
+    fn is_permitted(&self) -> Result<(), Reason> {
+        let Received { status, headers, .. } = self.response;
+        if self.request.no_store {
+            return Err(Reason::RequestNoStore);
+        }
+        // §3: final statuses only. Partial content (§3.3) is not stored, and a 304 only updates what is.
+        let is_final = (200..600).contains(&status.as_u16());
+        if !is_final || matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED) {
+            return Err(Reason::Status);
+        }
+        // §5.2.2.3: must-understand overrides no-store, for statuses that are understood.
+        match (self.directives.must_understand, self.directives.no_store) {
+            (true, _) if !is_understood(status) => return Err(Reason::Status),
+            (false, true) => return Err(Reason::NoStore),
+            _ => {}
+        }
+        if self.directives.private.is_present() {
+            return Err(Reason::Private);
+        }
+        if headers.contains_key(SET_COOKIE) {
+            return Err(Reason::SetCookie);
+        }
+        // §4.1: it would never match.
+        if Vary::parse(headers) == Vary::Everything {
+            return Err(Reason::VaryStar);
+        }
+        Ok(())
+    }
+
+    /// Cookies are judged like `Authorization`, since APIs take both for credentials.
+    fn is_shareable(&self, for_credentials: bool) -> Result<(), Reason> {
+        match self.request {
+            _ if for_credentials => Ok(()),
+            RequestFacts { authorization: true, .. } => Err(Reason::Authorization),
+            RequestFacts { cookie: true, .. } => Err(Reason::Cookie),
+            _ => Ok(()),
+        }
+    }
+
+    /// §3.5: the directive permits sharing only to a cache that conforms to it, which one that overrules
+    /// must-revalidate or s-maxage does not.
+    fn is_for_credentials(&self, overruled: bool) -> bool {
+        let revalidated = self.directives.must_revalidate || self.directives.s_maxage.is_some();
+        self.policy.identity_stated || self.directives.public || (revalidated && !overruled)
+    }
+
+    /// The lifetime: the family's, if it overrides; else upstream's; else the family's; else none at all, for
+    /// responses that upstream wants validated each time.
+    fn terms(&self) -> Option<Terms> {
+        let Received { headers, response_time, .. } = self.response;
+        let family = self.family_lifetime();
+        if let (TtlPolicy::Override, Some((lifetime, source))) = (self.policy.ttl_policy, family) {
+            return Some(Terms { lifetime, source, overruled: true });
+        }
+        let (lifetime, source) = freshness::explicit_lifetime(self.directives, headers, response_time)
+            .or(family)
+            .or_else(|| self.is_for_validation_only().then_some((Duration::ZERO, LifetimeSource::None)))?;
+        Some(Terms { lifetime, source, overruled: false })
+    }
+
+    /// What the family says about this status. Redirects that are not permanent and errors are never given a
+    /// lifetime that upstream did not state.
+    fn family_lifetime(&self) -> Option<(Duration, LifetimeSource)> {
+        let ttl_source = match self.policy.ttl_policy {
+            TtlPolicy::Default => LifetimeSource::FamilyTtl,
+            TtlPolicy::Override => LifetimeSource::FamilyOverride,
+        };
+        let (lifetime, source) = match self.response.status.as_u16() {
+            404 | 410 => (self.policy.negative_ttl, LifetimeSource::NegativeTtl),
+            200 | 203 | 204 | 300 | 301 | 308 => (self.policy.ttl, ttl_source),
+            _ => (None, LifetimeSource::None),
+        };
+        // Ages are counted in whole seconds.
+        Some((Duration::from_secs(lifetime?.as_secs()), source))
+    }
+
+    /// §3 asks for `public` or a heuristically cacheable status where no lifetime is stated.
+    fn is_for_validation_only(&self) -> bool {
+        self.directives.no_cache.is_present()
+            && (self.directives.public || is_heuristically_cacheable(self.response.status))
+            && validation::has_validator(self.response.headers)
+    }
+
+    fn freshness(&self, terms: Terms) -> Freshness {
+        let Received { headers, request_time, response_time, .. } = self.response;
+        let directives = self.directives;
+        // `no-cache` with field names is taken for the whole, which is stricter (§5.2.2.4).
+        let always_validate = !terms.overruled && directives.no_cache.is_present();
+        // §4.2.4; s-maxage includes proxy-revalidate (§5.2.2.10).
+        let revalidates =
+            directives.must_revalidate || directives.proxy_revalidate || directives.s_maxage.is_some();
+        let never_stale = !terms.overruled && revalidates;
+        let period = |stated: Option<u64>, family: Option<Duration>| {
+            let stated = stated.map(Duration::from_secs);
+            let period = if terms.overruled { family.or(stated) } else { stated.or(family) };
+            period.filter(|_| !always_validate && !never_stale).unwrap_or_default()
+        };
+        Freshness {
+            response_time,
+            initial_age: freshness::initial_age(headers, request_time, response_time),
+            lifetime: terms.lifetime,
+            source: terms.source,
+            always_validate,
+            never_stale,
+            stale_while_revalidate: period(directives.stale_while_revalidate, self.policy.stale_while_revalidate),
+            stale_if_error: period(directives.stale_if_error, self.policy.stale_if_error),
+        }
+    }
+
+    /// Whether the entry can ever answer a request: as it is, stale, or after validation.
+    fn is_of_use(&self, freshness: &Freshness) -> bool {
+        let now = self.response.response_time;
+        let stale = freshness.stale_while_revalidate.max(freshness.stale_if_error);
+        let is_servable = freshness.age(now) < freshness.lifetime.saturating_add(stale);
+        (is_servable && !freshness.always_validate) || validation::has_validator(self.response.headers)
+    }
+}
+
+/// RFC 9110 §15.1, without 206.
+fn is_heuristically_cacheable(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
+}
+
+/// Statuses all of whose caching behaviour is implemented (§3).
+fn is_understood(status: StatusCode) -> bool {
+    is_heuristically_cacheable(status) || matches!(status.as_u16(), 302 | 303 | 307)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderName, HeaderValue};
+    use proptest::prelude::*;
+    use std::time::UNIX_EPOCH;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+    const CACHE_CONTROL: &str = "cache-control";
+    const ETAG: (&str, &str) = ("etag", "\"v1\"");
+
+    fn fields(fields: &[(&str, &str)]) -> HeaderMap {
+        let pair = |(name, value): &(&str, &str)| {
+            (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap())
+        };
+        fields.iter().map(pair).collect()
+    }
+
+    fn judge(request: RequestFacts, status: u16, values: &[(&str, &str)], policy: &Policy) -> Storable {
+        let time = UNIX_EPOCH + Duration::from_secs(784_111_777);
+        let status = StatusCode::from_u16(status).unwrap();
+        let headers = fields(values);
+        storable(request, Received { status, headers: &headers, request_time: time, response_time: time }, policy)
+    }
+
+    /// Verdict on a plain 200 with this `Cache-Control`.
+    fn on_control(request: RequestFacts, control: &str, policy: &Policy) -> Storable {
+        judge(request, 200, &[(CACHE_CONTROL, control)], policy)
+    }
+
+    fn no(reason: Reason) -> Storable {
+        Storable::No(reason)
+    }
+
+    fn freshness_of(verdict: &Storable) -> Freshness {
+        match verdict {
+            Storable::Yes { freshness, .. } => *freshness,
+            Storable::No(reason) => panic!("not stored: {reason:?}"),
+        }
+    }
+
+    fn is_for_credentials(verdict: &Storable) -> bool {
+        matches!(verdict, Storable::Yes { for_credentials: true, .. })
+    }
+
+    fn family(ttl_policy: TtlPolicy) -> Policy {
+        Policy { ttl: Some(MINUTE * 3), negative_ttl: Some(MINUTE), ttl_policy, ..Policy::default() }
+    }
+
+    const ANYONE: RequestFacts = RequestFacts { authorization: false, cookie: false, no_store: false };
+    const AUTHORIZED: RequestFacts = RequestFacts { authorization: true, ..ANYONE };
+    const WITH_COOKIE: RequestFacts = RequestFacts { cookie: true, ..ANYONE };
+
+    #[test]
+    fn what_forbids_storing_forbids_it_under_every_policy() {
+        let fresh = (CACHE_CONTROL, "public, max-age=60");
+        let rows: [(RequestFacts, u16, &[(&str, &str)], Reason); 14] = [
+            (RequestFacts { no_store: true, ..ANYONE }, 200, &[fresh], Reason::RequestNoStore),
+            (ANYONE, 200, &[(CACHE_CONTROL, "NO-STORE, max-age=60")], Reason::NoStore),
+            (ANYONE, 200, &[fresh, (CACHE_CONTROL, "no-store")], Reason::NoStore),
+            (ANYONE, 200, &[fresh, (CACHE_CONTROL, "x=\"")], Reason::NoStore),
+            (ANYONE, 200, &[(CACHE_CONTROL, "Private, max-age=60")], Reason::Private),
+            (ANYONE, 200, &[(CACHE_CONTROL, "private=\"x-user\", max-age=60")], Reason::Private),
+            (ANYONE, 200, &[fresh, ("set-cookie", "sid=1")], Reason::SetCookie),
+            (ANYONE, 200, &[fresh, ("vary", "accept, *")], Reason::VaryStar),
+            (ANYONE, 103, &[fresh], Reason::Status),
+            (ANYONE, 206, &[fresh], Reason::Status),
+            (ANYONE, 304, &[fresh], Reason::Status),
+            (ANYONE, 599, &[(CACHE_CONTROL, "must-understand, max-age=60")], Reason::Status),
+            (ANYONE, 599, &[(CACHE_CONTROL, "must-understand, no-store, max-age=60")], Reason::Status),
+            (ANYONE, 700, &[fresh], Reason::Status),
+        ];
+        for policy in [Policy::default(), family(TtlPolicy::Default), family(TtlPolicy::Override)] {
+            for (request, status, headers, reason) in rows {
+                assert_eq!(judge(request, status, headers, &policy), no(reason), "{status} {headers:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn must_understand_overrides_no_store_for_statuses_that_are_understood() {
+        let control = "must-understand, no-store, max-age=60";
+        assert_eq!(freshness_of(&on_control(ANYONE, control, &Policy::default())).lifetime, MINUTE);
+    }
+
+    #[test]
+    fn without_a_family_only_explicit_freshness_stores() {
+        let plain = Policy::default();
+        let stored = judge(ANYONE, 200, &[(CACHE_CONTROL, "max-age=60")], &plain);
+        assert_eq!(freshness_of(&stored).source, LifetimeSource::MaxAge);
+        assert!(!is_for_credentials(&stored));
+        for (status, headers) in [
+            (200, &[][..]),
+            (200, &[ETAG][..]),
+            (200, &[ETAG, (CACHE_CONTROL, "public")][..]),
+            (404, &[][..]),
+            (302, &[ETAG, (CACHE_CONTROL, "no-cache")][..]),
+            (200, &[(CACHE_CONTROL, "no-cache")][..]),
+        ] {
+            assert_eq!(judge(ANYONE, status, headers, &plain), no(Reason::NoLifetime), "{status} {headers:?}");
+        }
+        for status in [200, 302, 404, 500, 503] {
+            let stored = judge(ANYONE, status, &[(CACHE_CONTROL, "max-age=60")], &plain);
+            assert_eq!(freshness_of(&stored).lifetime, MINUTE, "{status}");
+        }
+    }
+
+    #[test]
+    fn no_cache_with_a_validator_is_stored_to_be_validated_each_time() {
+        let stored = judge(ANYONE, 200, &[ETAG, (CACHE_CONTROL, "no-cache")], &Policy::default());
+        let freshness = freshness_of(&stored);
+        assert_eq!((freshness.source, freshness.always_validate), (LifetimeSource::None, true));
+        let by_field =
+            judge(ANYONE, 200, &[ETAG, (CACHE_CONTROL, "no-cache=\"x\", max-age=5")], &Policy::default());
+        assert!(freshness_of(&by_field).always_validate);
+    }
+
+    #[test]
+    fn what_is_stale_at_once_needs_a_validator_or_leave_to_be_served_stale() {
+        let plain = Policy::default();
+        for control in
+            ["max-age=0", "max-age=x", "max-age=60, no-cache", "max-age=0, must-revalidate, stale-if-error=9"]
+        {
+            assert_eq!(on_control(ANYONE, control, &plain), no(Reason::StaleAtOnce), "{control}");
+            let with_validator = judge(ANYONE, 200, &[ETAG, (CACHE_CONTROL, control)], &plain);
+            assert!(matches!(with_validator, Storable::Yes { .. }), "{control}");
+        }
+        let old = judge(ANYONE, 200, &[(CACHE_CONTROL, "max-age=60"), ("age", "60")], &plain);
+        assert_eq!(old, no(Reason::StaleAtOnce));
+        for control in ["max-age=0, stale-while-revalidate=9", "max-age=0, stale-if-error=9"] {
+            assert!(matches!(on_control(ANYONE, control, &plain), Storable::Yes { .. }), "{control}");
+        }
+    }
+
+    #[test]
+    fn credentials_are_shared_only_where_upstream_or_the_rules_say_so() {
+        let plain = Policy::default();
+        for (request, reason) in [(AUTHORIZED, Reason::Authorization), (WITH_COOKIE, Reason::Cookie)] {
+            for control in ["max-age=60", "max-age=60, proxy-revalidate", "max-age=60, immutable"] {
+                assert_eq!(on_control(request, control, &plain), no(reason), "{control}");
+            }
+            for control in ["max-age=60, public", "s-maxage=60", "max-age=60, must-revalidate"] {
+                assert!(is_for_credentials(&on_control(request, control, &plain)), "{control}");
+            }
+            let stated = Policy { identity_stated: true, ..plain.clone() };
+            assert!(is_for_credentials(&on_control(request, "max-age=60", &stated)));
+        }
+    }
+
+    #[test]
+    fn a_family_that_overrules_revalidation_cannot_share_by_it() {
+        let overriding = family(TtlPolicy::Override);
+        for control in ["must-revalidate", "s-maxage=60"] {
+            assert_eq!(on_control(AUTHORIZED, control, &overriding), no(Reason::Authorization), "{control}");
+            assert!(!is_for_credentials(&on_control(ANYONE, control, &overriding)), "{control}");
+        }
+        assert!(is_for_credentials(&on_control(AUTHORIZED, "public", &overriding)));
+    }
+
+    #[test]
+    fn a_family_fills_in_where_upstream_says_nothing() {
+        let policy = family(TtlPolicy::Default);
+        let rows: [(u16, &[(&str, &str)], u64, LifetimeSource); 6] = [
+            (200, &[], 180, LifetimeSource::FamilyTtl),
+            (301, &[], 180, LifetimeSource::FamilyTtl),
+            (200, &[(CACHE_CONTROL, "max-age=5")], 5, LifetimeSource::MaxAge),
+            (404, &[], 60, LifetimeSource::NegativeTtl),
+            (410, &[], 60, LifetimeSource::NegativeTtl),
+            (404, &[(CACHE_CONTROL, "max-age=5")], 5, LifetimeSource::MaxAge),
+        ];
+        for (status, headers, lifetime, source) in rows {
+            let freshness = freshness_of(&judge(ANYONE, status, headers, &policy));
+            assert_eq!(
+                (freshness.lifetime.as_secs(), freshness.source),
+                (lifetime, source),
+                "{status} {headers:?}"
+            );
+        }
+        for status in [302, 307, 400, 401, 403, 405, 500, 502, 503] {
+            assert_eq!(judge(ANYONE, status, &[], &policy), no(Reason::NoLifetime), "{status}");
+        }
+        let no_negative = Policy { negative_ttl: None, ..policy };
+        assert_eq!(judge(ANYONE, 404, &[], &no_negative), no(Reason::NoLifetime));
+    }
+
+    #[test]
+    fn a_family_overrides_all_but_no_store_and_private() {
+        let policy = Policy { stale_if_error: Some(MINUTE), ..family(TtlPolicy::Override) };
+        for control in ["max-age=5", "s-maxage=5", "no-cache", "must-revalidate", "no-cache=\"x\", max-age=x", ""]
+        {
+            let freshness = freshness_of(&on_control(ANYONE, control, &policy));
+            assert_eq!((freshness.lifetime, freshness.source), (MINUTE * 3, LifetimeSource::FamilyOverride));
+            assert!(!freshness.always_validate && !freshness.never_stale, "{control}");
+            assert_eq!(freshness.stale_if_error, MINUTE, "{control}");
+        }
+        let negative = freshness_of(&judge(ANYONE, 404, &[(CACHE_CONTROL, "max-age=5")], &policy));
+        assert_eq!((negative.lifetime, negative.source), (MINUTE, LifetimeSource::NegativeTtl));
+        // A status that the family says nothing about stays upstream's.
+        let error = freshness_of(&judge(ANYONE, 500, &[(CACHE_CONTROL, "max-age=5, must-revalidate")], &policy));
+        assert_eq!((error.source, error.never_stale), (LifetimeSource::MaxAge, true));
+    }
+
+    #[test]
+    fn staleness_is_granted_by_the_response_else_by_the_family() {
+        let policy =
+            Policy { stale_while_revalidate: Some(MINUTE), stale_if_error: Some(MINUTE), ..Policy::default() };
+        let rows = [
+            ("max-age=5", 60, 60),
+            ("max-age=5, stale-while-revalidate=0, stale-if-error=7", 0, 7),
+            ("max-age=5, stale-while-revalidate=x", 60, 60),
+            ("max-age=5, must-revalidate, stale-if-error=7", 0, 0),
+            ("max-age=5, proxy-revalidate", 0, 0),
+            ("s-maxage=5, stale-while-revalidate=7", 0, 0),
+        ];
+        for (control, while_revalidate, if_error) in rows {
+            let freshness = freshness_of(&on_control(ANYONE, control, &policy));
+            let periods = (freshness.stale_while_revalidate.as_secs(), freshness.stale_if_error.as_secs());
+            assert_eq!(periods, (while_revalidate, if_error), "{control}");
+        }
+        let no_cache = judge(ANYONE, 200, &[ETAG, (CACHE_CONTROL, "max-age=5, no-cache")], &policy);
+        assert_eq!(freshness_of(&no_cache).stale_if_error, Duration::ZERO);
+    }
+
+    #[test]
+    fn every_reason_has_its_own_token_and_a_section() {
+        let all = [
+            Reason::RequestNoStore,
+            Reason::NoStore,
+            Reason::Private,
+            Reason::SetCookie,
+            Reason::Authorization,
+            Reason::Cookie,
+            Reason::VaryStar,
+            Reason::Status,
+            Reason::NoLifetime,
+            Reason::StaleAtOnce,
+        ];
+        let tokens: std::collections::HashSet<_> = all.iter().map(|reason| reason.token()).collect();
+        assert_eq!(tokens.len(), all.len());
+        assert!(all.iter().all(|reason| reason.explanation().contains('§')));
+    }
+
+    proptest! {
+        #[test]
+        fn private_answers_are_never_shared(
+            control in "(public|private|no-store|max-age=9|s-maxage=9|must-revalidate|no-cache|, ){0,9}",
+            authorization: bool, cookie: bool, overrides: bool, status in 200u16..600, sets_cookie: bool,
+        ) {
+            let policy = family(if overrides { TtlPolicy::Override } else { TtlPolicy::Default });
+            let mut headers = vec![(CACHE_CONTROL, control.as_str())];
+            if sets_cookie {
+                headers.push(("set-cookie", "sid=1"));
+            }
+            let verdict = judge(RequestFacts { authorization, cookie, no_store: false }, status, &headers, &policy);
+            let named = |name: &str| control.split(", ").any(|member| member == name);
+            if matches!(verdict, Storable::Yes { .. }) {
+                prop_assert!(!named("no-store") && !named("private") && !sets_cookie);
+                if authorization || cookie {
+                    prop_assert!(is_for_credentials(&verdict));
+                    prop_assert!(control.contains("public") || control.contains("s-maxage")
+                        || control.contains("must-revalidate"));
+                }
+            }
+        }
+    }
 }
