@@ -197,6 +197,11 @@ impl Pending {
         Ok(length)
     }
 
+    /// What comes on the same connection after this response, which has been read to its end.
+    pub fn next_response(self) -> Pending {
+        Pending { head: None, body: Vec::new(), ..self }
+    }
+
     /// Leaves, without waiting for the rest.
     pub fn abandon(self) {
         let _ = self.stream.get_ref().shutdown(Shutdown::Both);
