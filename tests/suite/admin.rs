@@ -152,11 +152,11 @@ fn clearing_an_instance_leaves_the_others(tier: Tier) {
 
 fn what_cannot_be_cleared_is_named(tier: Tier) {
     let site = Site::start(tier, RULES);
-    let unknown = site.admin_post("/cache/clear/user_detail").is_larders_error(404);
+    let unknown = site.admin_post("/cache/clear/user_detail").fails_with(404);
     assert!(unknown.text().contains("user_details"), "the nearest family is named: {unknown:?}");
-    site.admin_get("/cache/nothing").is_larders_error(404);
+    site.admin_get("/cache/nothing").fails_with(404);
     let wrong = site.admin_get("/cache/clear");
-    wrong.is_larders_error(405);
+    wrong.fails_with(405);
 }
 
 /// The value of a sample whose line has this name and all of these labels.
@@ -234,11 +234,11 @@ fn without_a_token_nothing_is_shown_and_nothing_done() {
     warm(&larder);
     for token in ["", "wrong", "of-the-admi", "of-the-admin2", "${VIEWER_TOKEN}"] {
         for target in ["/cache/health", "/cache/stats", "/cache/families", "/rules", "/metrics"] {
-            bearing(&larder, token, "GET", target).is_larders_error(401);
+            bearing(&larder, token, "GET", target).fails_with(401);
         }
-        bearing(&larder, token, "POST", "/cache/clear").is_larders_error(401);
+        bearing(&larder, token, "POST", "/cache/clear").fails_with(401);
     }
-    let refused = larder.admin_get("/cache/stats").is_larders_error(401);
+    let refused = larder.admin_get("/cache/stats").fails_with(401);
     assert!(refused.header("www-authenticate").is_some_and(|value| value.starts_with("Bearer")), "{refused:?}");
     larder.admin_get("/healthz").has_status(200);
     larder.get("/users").shows("hit");
@@ -254,7 +254,7 @@ fn a_viewer_may_look_and_an_admin_may_act() {
         }
     }
     for target in ["/cache/clear", "/cache/clear/user_list", "/rules/reload"] {
-        bearing(&larder, "of-a-viewer", "POST", target).is_larders_error(403);
+        bearing(&larder, "of-a-viewer", "POST", target).fails_with(403);
     }
     larder.get("/users").shows("hit");
     success(bearing(&larder, "of-the-admin", "POST", "/cache/clear/user_list"));
@@ -274,7 +274,7 @@ fn without_tokens_the_admin_stays_on_the_loopback_address_and_says_so() {
 fn the_admin_is_not_reachable_through_the_proxy_nor_the_proxy_through_the_admin() {
     let site = Site::start(Tier::Embedded, RULES);
     site.get("/cache/health").carries("/cache/health #1");
-    site.admin_get("/users").is_larders_error(404);
+    site.admin_get("/users").fails_with(404);
 }
 
 #[test]

@@ -170,8 +170,8 @@ fn statuses_fields_and_queries_pass_unchanged() {
 fn an_upstream_that_refuses_is_a_502() {
     let mut site = site();
     site.upstream.stop();
-    site.get("/users").is_larders_error(502).shows("detail=upstream-unreachable");
-    site.write("POST", "/users").is_larders_error(502);
+    site.get("/users").fails_with(502).shows("detail=upstream-unreachable");
+    site.write("POST", "/users").fails_with(502);
     site.upstream.resume();
     site.get("/users").has_status(200).shows("stored");
 }
@@ -180,14 +180,14 @@ fn an_upstream_that_refuses_is_a_502() {
 fn an_upstream_that_closes_without_an_answer_is_a_502() {
     let site = site();
     site.upstream.on("/users", Reply::none());
-    site.get("/users").is_larders_error(502).shows("detail=upstream-closed");
+    site.get("/users").fails_with(502).shows("detail=upstream-closed");
 }
 
 #[test]
 fn an_upstream_that_hangs_is_a_504() {
     let site = site();
     let gate = site.upstream.hold_all("/users");
-    site.get("/users").is_larders_error(504).shows("detail=upstream-timeout");
+    site.get("/users").fails_with(504).shows("detail=upstream-timeout");
     gate.open();
     site.get("/users").has_status(200);
 }
@@ -202,7 +202,7 @@ fn ambiguous_requests_are_refused() {
     ];
     for request in requests {
         let answer = send_raw(site.address, request.as_bytes(), false).unwrap().response();
-        answer.is_larders_error(400);
+        answer.fails_with(400);
     }
     assert_eq!(site.upstream.count("/users"), 0);
 }

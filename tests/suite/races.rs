@@ -118,7 +118,7 @@ fn waiters_of_a_failed_fetch_are_told(tier: Tier) {
     fence(&site);
     gate.open();
     for waiter in waiters {
-        waiter.response().is_larders_error(502);
+        waiter.response().fails_with(502);
     }
     site.upstream.on("/users", Reply::numbered());
     site.get("/users").shows("stored").has_status(200);

@@ -442,7 +442,7 @@ fn a_hit_needs_no_upstream(tier: Tier) {
     site.get("/users");
     site.upstream.stop();
     site.get("/users").shows("hit").carries("/users #1");
-    site.get("/users/1").is_larders_error(502);
+    site.get("/users/1").fails_with(502);
     site.upstream.resume();
     site.get("/users/1").shows("stored");
 }

@@ -245,7 +245,7 @@ fn a_write_without_an_answer_outdates(tier: Tier) {
     let site = Site::start(tier, RULES);
     warm(&site, &["/users", "/rooms"]);
     site.upstream.on("POST /users/create", Reply::none());
-    site.write("POST", "/users/create").is_larders_error(502);
+    site.write("POST", "/users/create").fails_with(502);
     assert_eq!(site.upstream.count("POST /users/create"), 1, "a write is never sent twice");
     assert_outdated(&site, "/users");
     site.get("/rooms").shows("hit");
@@ -255,7 +255,7 @@ fn a_write_that_times_out_outdates(tier: Tier) {
     let site = Site::start(tier, RULES);
     warm(&site, &["/users"]);
     let gate = site.upstream.hold_next("POST /users/create");
-    site.write("POST", "/users/create").is_larders_error(504);
+    site.write("POST", "/users/create").fails_with(504);
     gate.wait_for(1);
     assert_outdated(&site, "/users");
 }
@@ -299,7 +299,7 @@ fn a_write_outdates_what_may_be_served_stale(tier: Tier) {
     site.get("/lenient").hides("hit").carries("/lenient #2");
     site.write("POST", "/lenient/change");
     site.upstream.stop();
-    site.get("/lenient").is_larders_error(502);
+    site.get("/lenient").fails_with(502);
 }
 
 fn a_write_outdates_what_its_answer_names(tier: Tier) {

@@ -37,7 +37,6 @@ pub enum Failure {
     Cut(Response),
     /// Silence.
     Timeout,
-    Io(io::Error),
 }
 
 /// A request that was sent.
@@ -141,18 +140,19 @@ pub fn chunk(bytes: &[u8]) -> Vec<u8> {
 /// Sends exactly these bytes.
 pub fn send_raw(to: SocketAddr, bytes: &[u8], head_only: bool) -> Result<Pending, Failure> {
     let mut stream = TcpStream::connect(to).map_err(failure)?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(Failure::Io)?;
-    stream.set_write_timeout(Some(PATIENCE)).map_err(Failure::Io)?;
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(bytes).map_err(failure)?;
     Ok(Pending { stream: BufReader::new(stream), head_only, head: None, body: Vec::new() })
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
 fn failure(error: io::Error) -> Failure {
     match error.kind() {
         ErrorKind::ConnectionRefused => Failure::Refused,
         ErrorKind::WouldBlock | ErrorKind::TimedOut => Failure::Timeout,
         ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof => Failure::NoHead,
-        _ => Failure::Io(error),
+        _ => panic!("the connection failed unexpectedly: {error}"),
     }
 }
 
@@ -375,7 +375,7 @@ impl Response {
 
     /// Requires an error of Larder's own: JSON that says what is wrong.
     #[track_caller]
-    pub fn is_larders_error(self, status: u16) -> Response {
+    pub fn fails_with(self, status: u16) -> Response {
         let json = self.clone().has_status(status).json();
         assert_eq!(json["success"], false, "{self:?}");
         assert!(json["error"].as_str().is_some_and(|error| !error.is_empty()), "{self:?}");

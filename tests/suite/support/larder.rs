@@ -134,8 +134,7 @@ fn end(mut child: Child) -> Exit {
     // The pipes end with the process; what is still in them comes at once.
     let text = |collected: Arc<Mutex<String>>| {
         eventually_some("the output is read", || (Arc::strong_count(&collected) == 1).then_some(()));
-        let text = collected.lock().unwrap().clone();
-        text
+        collected.lock().unwrap().clone()
     };
     let exit = Exit { code, stdout: text(stdout), stderr: text(stderr) };
     assert!(!exit.stderr.contains("panicked at"), "{exit:?}");
@@ -168,7 +167,7 @@ fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
     thread::spawn(move || {
         BufReader::new(from).lines().map_while(Result::ok).for_each(|line| {
             let _ = sender.send(line);
-        })
+        });
     });
     receiver
 }

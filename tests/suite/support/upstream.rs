@@ -11,7 +11,6 @@ use std::thread::{self, JoinHandle};
 use std::time::SystemTime;
 
 use super::client::{chunk, read_exactly, read_fields, read_line};
-use super::eventually;
 use super::gate::{Gate, Passage};
 
 /// A request as it arrived.
@@ -263,12 +262,6 @@ impl Upstream {
         self.requests(spot).len()
     }
 
-    /// Waits until this many requests have come.
-    #[track_caller]
-    pub fn wait_for(&self, spot: &str, count: usize) {
-        eventually(&format!("upstream received {count} times {spot}"), || self.count(spot) >= count);
-    }
-
     /// Ends all connections and refuses new ones.
     pub fn stop(&mut self) {
         if let Some((stopping, acceptor)) = self.listening.take() {
@@ -298,7 +291,7 @@ impl Upstream {
                 }
                 shared.connections.lock().unwrap().push(stream.try_clone().unwrap());
                 let shared = Arc::clone(&shared);
-                thread::spawn(move || shared.serve(stream));
+                thread::spawn(move || shared.serve(&stream));
             }
         });
         self.listening = Some((stopping, acceptor));
@@ -313,14 +306,14 @@ impl Drop for Upstream {
 
 impl Shared {
     /// One connection, as long as it lasts.
-    fn serve(&self, stream: TcpStream) {
+    fn serve(&self, stream: &TcpStream) {
         let mut reader = BufReader::new(stream.try_clone().unwrap());
         while let Some(request) = read_request(&mut reader) {
             let (request, reply, hold) = self.receive(request);
             if let Some(passage) = hold {
                 passage.pass();
             }
-            if send(&stream, &request, &reply).is_err() {
+            if send(stream, &request, &reply).is_err() {
                 break;
             }
         }
