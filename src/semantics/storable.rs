@@ -91,7 +91,9 @@ impl Reason {
             Reason::RequestNoStore => "the request says no-store (RFC 9111 §5.2.1.5)",
             Reason::NoStore => "the response says no-store (RFC 9111 §5.2.2.5)",
             Reason::Private => "the response is private to one user (RFC 9111 §5.2.2.7)",
-            Reason::SetCookie => "the response sets a cookie, which is meant for one client (stricter than RFC 9111 §7.3)",
+            Reason::SetCookie => {
+                "the response sets a cookie, which is meant for one client (stricter than RFC 9111 §7.3)"
+            }
             Reason::Authorization => {
                 "the request carries Authorization, and neither the response (public, s-maxage, must-revalidate) nor \
                  the family's identity allows sharing (RFC 9111 §3.5)"

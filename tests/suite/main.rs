@@ -1,6 +1,38 @@
-//! Larder against real servers.
+//! Larder as its users meet it: the binary runs as a process between a real client and a real upstream, and, for what
+//! several proxies share, a real `redis-server`. Every test has processes and ports of its own.
+//!
+//! Tests listed in `on_both_tiers!` run twice, embedded and on Redis: what a client sees must not depend on the tier.
+//! Races are forced with gates (`support::gate`), never with sleeps.
 
-#![allow(clippy::unwrap_used, reason = "a test that unwraps fails at the line that says why")]
+#![allow(clippy::unwrap_used, reason = "in a test an unexpected error may end it")]
 
-mod store_redis;
+/// Runs each behaviour embedded and with Redis. A behaviour that is not listed is dead code, which clippy reports.
+macro_rules! on_both_tiers {
+    ($($behaviour:ident),+ $(,)?) => {$(
+        mod $behaviour {
+            #[test]
+            fn embedded() {
+                super::$behaviour($crate::support::Tier::Embedded);
+            }
+
+            #[test]
+            fn on_redis() {
+                super::$behaviour($crate::support::Tier::Redis);
+            }
+        }
+    )+};
+}
+
 mod support;
+
+mod admin;
+mod fleet;
+mod forwarding;
+mod identity;
+mod outages;
+mod races;
+mod reads;
+mod reload;
+mod startup;
+mod store_redis;
+mod writes;

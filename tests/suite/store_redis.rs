@@ -10,7 +10,9 @@ use larder::store::redis::{ConnectFault, RedisStore};
 use larder::store::{Found, Link, Store, StoreError};
 use tokio::time::timeout;
 
-use crate::support::redis::{RedisServer, eventually, free_port};
+mod server;
+
+use self::server::{RedisServer, eventually, free_port};
 
 const META: &str = "{test}:meta";
 const MARKS: &str = "{test}:marks";

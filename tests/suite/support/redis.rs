@@ -1,195 +1,132 @@
-//! A real `redis-server` of one test: its own port, directory and process, which ends with the value.
+//! Real `redis-server` processes, each with a port and a directory of its own.
 
-use std::io::ErrorKind;
-use std::net::TcpListener;
-use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
 
-use redis::FromRedisValue;
 use tempfile::TempDir;
-use tokio::time::{Instant, sleep};
 
-/// How long a server may take to answer after its start; far more than it needs.
-const START_LIMIT: Duration = Duration::from_secs(10);
+use super::larder::signal;
+use super::{PATIENCE, eventually};
 
-/// Waits until `condition` holds, looking every 5 ms; panics with `what` after 10 s.
-pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + START_LIMIT;
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what}: not within {START_LIMIT:?}");
-        sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// A port that was free a moment ago.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
-    listener.local_addr().expect("a bound listener").port()
-}
-
-/// The server. Keeps nothing on disk unless told to save.
+/// A running (or just killed) server.
 pub struct RedisServer {
-    dir: TempDir,
     port: u16,
-    args: Vec<String>,
-    process: Option<Child>,
+    dir: TempDir,
+    child: Child,
 }
 
 impl RedisServer {
-    /// Starts a server on a free port.
-    pub async fn start() -> RedisServer {
-        RedisServer::start_with(&[]).await
+    pub fn start() -> RedisServer {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let dir = tempfile::tempdir().unwrap();
+        let child = spawn(port, &dir);
+        let server = RedisServer { port, dir, child };
+        server.wait();
+        server
     }
 
-    /// The same with further arguments, such as `["--requirepass", "secret"]`.
-    pub async fn start_with(args: &[&str]) -> RedisServer {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        RedisServer::start_in(dir, args).await
-    }
-
-    /// The same in a directory that holds files the arguments speak of.
-    pub async fn start_in(dir: TempDir, args: &[&str]) -> RedisServer {
-        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let mut server = RedisServer { dir, port: free_port(), args, process: None };
-        for _ in 0..5 {
-            if server.try_start().await {
-                return server;
-            }
-            // Someone took the port meanwhile.
-            server.port = free_port();
-        }
-        panic!("redis-server does not start:\n{}", server.log());
-    }
-
-    /// `redis://127.0.0.1:port`
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// The server's directory: its snapshot and log.
-    pub fn dir(&self) -> &Path {
-        self.dir.path()
-    }
-
-    /// Ends the server as an operator would, without saving.
-    pub fn stop(&mut self) {
-        self.signal("TERM");
-        self.reap();
-    }
-
-    /// Ends the server with SIGKILL.
+    /// `kill -9`.
     pub fn kill(&mut self) {
-        self.signal("KILL");
-        self.reap();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
-    /// Halts the process: its connections stay open and nothing is answered.
-    pub fn hang(&self) {
-        self.signal("STOP");
+    /// The same port and directory: with the snapshot, if one was saved.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.child = spawn(self.port, &self.dir);
+        self.wait();
     }
 
-    /// Ends [`RedisServer::hang`].
+    /// The same port, nothing remembered.
+    pub fn restart_empty(&mut self) {
+        self.kill();
+        let _ = std::fs::remove_file(self.dir.path().join("dump.rdb"));
+        self.restart();
+    }
+
+    /// Writes the snapshot.
+    pub fn save(&self) {
+        assert_eq!(self.command(&["SAVE"]), "OK");
+    }
+
+    /// The server hangs: its connections stay open and nothing is answered.
+    pub fn pause(&self) {
+        signal(self.child.id(), "STOP");
+    }
+
     pub fn resume(&self) {
-        self.signal("CONT");
+        signal(self.child.id(), "CONT");
     }
 
-    /// Starts the ended server again on the same port, with the snapshot of the last `SAVE`, if there is one.
-    pub async fn restart(&mut self) {
-        for _ in 0..5 {
-            if self.try_start().await {
-                return;
-            }
+    /// Sends one command and gives the reply as text, elements of arrays in lines.
+    pub fn command(&self, words: &[&str]) -> String {
+        self.try_command(words).unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    }
+
+    fn try_command(&self, words: &[&str]) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut request = format!("*{}\r\n", words.len());
+        for word in words {
+            request += &format!("${}\r\n{word}\r\n", word.len());
         }
-        panic!("redis-server does not start again:\n{}", self.log());
+        stream.write_all(request.as_bytes())?;
+        read_reply(&mut BufReader::new(stream))
     }
 
-    /// Starts the ended server again on the same port, without any data.
-    pub async fn restart_empty(&mut self) {
-        match std::fs::remove_file(self.dir().join("dump.rdb")) {
-            Err(error) if error.kind() != ErrorKind::NotFound => panic!("dump.rdb: {error}"),
-            _ => self.restart().await,
-        }
-    }
-
-    /// Removes everything in all databases.
-    pub fn flush_all(&self) {
-        self.run::<()>(&["FLUSHALL"]);
-    }
-
-    /// Runs one command on a connection of its own.
-    pub fn run<T: FromRedisValue>(&self, command: &[&str]) -> T {
-        self.try_run(command).unwrap_or_else(|error| panic!("{}: {error}", command.join(" ")))
-    }
-
-    /// The same, for commands that may fail.
-    pub fn try_run<T: FromRedisValue>(&self, command: &[&str]) -> redis::RedisResult<T> {
-        let password = self.args.iter().position(|arg| arg == "--requirepass").map(|at| &self.args[at + 1]);
-        let login = password.map(|password| format!(":{password}@")).unwrap_or_default();
-        let client = redis::Client::open(format!("redis://{login}127.0.0.1:{}", self.port))?;
-        let mut connection = client.get_connection_with_timeout(START_LIMIT)?;
-        connection.set_read_timeout(Some(START_LIMIT))?;
-        let mut cmd = redis::cmd(command[0]);
-        cmd.arg(&command[1..]).query(&mut connection)
-    }
-
-    /// True when the server answers; false when its process ended instead.
-    async fn try_start(&mut self) -> bool {
-        self.process = Some(self.spawn());
-        let deadline = Instant::now() + START_LIMIT;
-        while Instant::now() < deadline {
-            if self.has_ended().is_some() {
-                self.process = None;
-                return false;
-            }
-            if self.try_run::<String>(&["PING"]).is_ok() {
-                return true;
-            }
-            sleep(Duration::from_millis(5)).await;
-        }
-        panic!("redis-server does not answer within {START_LIMIT:?}:\n{}", self.log());
-    }
-
-    fn spawn(&self) -> Child {
-        let mut command = Command::new("redis-server");
-        command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--logfile", "redis.log"]);
-        command.args(["--port", &self.port.to_string()]).arg("--dir").arg(self.dir()).args(&self.args);
-        match command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn() {
-            Ok(child) => child,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                panic!("redis-server is not installed; run tests/run, which installs it")
-            }
-            Err(error) => panic!("redis-server cannot be run: {error}"),
-        }
-    }
-
-    fn has_ended(&mut self) -> Option<ExitStatus> {
-        self.process.as_mut()?.try_wait().expect("the child is ours")
-    }
-
-    fn signal(&self, name: &str) {
-        let process = self.process.as_ref().expect("the server is running");
-        let status = Command::new("kill").args(["-s", name, &process.id().to_string()]).status();
-        assert!(status.expect("kill can be run").success(), "kill -s {name}");
-    }
-
-    fn reap(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.wait().expect("the child is ours");
-        }
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.dir().join("redis.log")).unwrap_or_default()
+    fn wait(&self) {
+        eventually("redis-server answers", || self.try_command(&["PING"]).is_ok_and(|reply| reply == "PONG"));
     }
 }
 
 impl Drop for RedisServer {
     fn drop(&mut self) {
-        if let Some(process) = self.process.as_mut() {
-            // SIGKILL, which ends a halted process too. It may have ended by itself already.
-            let _ = process.kill();
-        }
-        self.reap();
+        self.kill();
     }
+}
+
+fn spawn(port: u16, dir: &TempDir) -> Child {
+    Command::new("redis-server")
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+        .args(["--dir", &dir.path().display().to_string()])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| panic!("redis-server: {error}; run tests/run, which installs it"))
+}
+
+fn read_reply(reader: &mut impl BufRead) -> std::io::Result<String> {
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let (kind, rest) = line.trim_end().split_at_checked(1).ok_or(std::io::ErrorKind::UnexpectedEof)?;
+    let count: i64 = rest.parse().unwrap_or(-1);
+    match kind {
+        "$" if count >= 0 => {
+            let mut bytes = vec![0; count as usize + 2];
+            reader.read_exact(&mut bytes)?;
+            Ok(String::from_utf8_lossy(&bytes[..count as usize]).into_owned())
+        }
+        "*" => Ok((0..count).map(|_| read_reply(reader)).collect::<Result<Vec<_>, _>>()?.join("\n")),
+        "$" => Ok(String::new()),
+        _ => Ok(rest.to_owned()),
+    }
+}
+
+#[test]
+fn a_killed_server_remembers_what_was_saved_and_nothing_more() {
+    let mut redis = RedisServer::start();
+    assert_eq!(redis.command(&["SET", "kept", "1"]), "OK");
+    redis.save();
+    redis.command(&["SET", "lost", "1"]);
+    redis.restart();
+    assert_eq!(redis.command(&["KEYS", "*"]), "kept");
+    redis.pause();
+    redis.resume();
+    redis.restart_empty();
+    assert_eq!(redis.command(&["DBSIZE"]), "0");
 }

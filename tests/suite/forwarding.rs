@@ -1,0 +1,264 @@
+//! What is passed on, what is not, and what is said when upstream gives no answer. None of it depends on the tier,
+//! except what must not be stored.
+
+use crate::support::client::send_raw;
+use crate::support::{Failure, Gate, Larder, Plan, Reply, Response, Site, Tier, Upstream};
+
+const RULES: &str = r#"
+[server]
+upstream_timeout = "1s"
+idle_timeout = "1s"
+
+[[family]]
+name = "users"
+path = '/users'
+ttl = "60s"
+"#;
+
+on_both_tiers! {
+    a_response_cut_in_the_middle_is_cut_for_the_client_and_never_served_again,
+    a_response_that_falls_silent_is_cut_and_never_served_again,
+    every_waiter_learns_that_the_response_was_cut,
+}
+
+fn site() -> Site {
+    Site::start(Tier::Embedded, RULES)
+}
+
+fn with_server(lines: &str) -> (Upstream, Larder) {
+    let upstream = Upstream::start();
+    let larder = Plan::new(&upstream.url()).rules(&format!("[server]\n{lines}\n")).start();
+    (upstream, larder)
+}
+
+#[track_caller]
+fn assert_cut(result: Result<Response, Failure>, start: &str) {
+    match result {
+        Err(Failure::Cut(response)) => assert!(start.as_bytes().starts_with(&response.body), "{response:?}"),
+        other => panic!("expected a response that is cut off: {other:?}"),
+    }
+}
+
+fn a_response_cut_in_the_middle_is_cut_for_the_client_and_never_served_again(tier: Tier) {
+    let site = Site::start(tier, RULES);
+    for reply in [Reply::new("0123456789"), Reply::new("0123456789").chunked()] {
+        site.upstream.on("/users", reply.cut_after(4));
+        assert_cut(site.call("GET", "/users").try_send(), "0123");
+        assert_cut(site.call("GET", "/users").try_send(), "0123");
+    }
+    site.upstream.on("/users", Reply::new("0123456789"));
+    site.get("/users").hides("hit").carries("0123456789");
+}
+
+fn a_response_that_falls_silent_is_cut_and_never_served_again(tier: Tier) {
+    let (site, gate) = (Site::start(tier, RULES), Gate::new());
+    site.upstream.script("/users", [Reply::new("0123456789").pause_after(4, &gate), Reply::new("whole")]);
+    assert_cut(site.call("GET", "/users").try_send(), "0123");
+    gate.open();
+    site.get("/users").hides("hit").carries("whole");
+}
+
+fn every_waiter_learns_that_the_response_was_cut(tier: Tier) {
+    let (site, gate) = (Site::start(tier, RULES), Gate::new());
+    site.upstream.on("/users", Reply::new("0123456789").chunked().pause_after(4, &gate).cut_after(6));
+    let mut waiters: Vec<_> = (0..3).map(|_| site.call("GET", "/users").start()).collect();
+    for waiter in &mut waiters {
+        assert_eq!(waiter.read_body(4).unwrap(), b"0123");
+    }
+    gate.open();
+    for waiter in waiters {
+        assert_cut(waiter.finish(), "012345");
+    }
+}
+
+#[test]
+fn hop_by_hop_fields_of_a_request_stay_behind() {
+    let site = site();
+    let call = site.call("GET", "/a").header("Connection", "close, X-Secret").header("X-Secret", "1");
+    let call =
+        call.header("Keep-Alive", "timeout=5").header("Proxy-Connection", "keep-alive").header("TE", "gzip");
+    call.header("Upgrade", "websocket").header("X-Kept", "1").send().has_status(200);
+    let received = site.upstream.last("/a");
+    for field in ["x-secret", "keep-alive", "proxy-connection", "te", "upgrade"] {
+        assert_eq!(received.header(field), None, "{field}");
+    }
+    assert_eq!(received.header("x-kept"), Some("1"));
+}
+
+#[test]
+fn hop_by_hop_fields_of_a_response_stay_behind_even_when_it_is_stored() {
+    let site = site();
+    let reply = Reply::numbered().header("Connection", "X-Secret").header("X-Secret", "1");
+    site.upstream.on("/users", reply.header("Keep-Alive", "timeout=5").header("X-Kept", "1"));
+    for outcome in ["stored", "hit"] {
+        let answer = site.get("/users").shows(outcome);
+        assert_eq!((answer.header("x-secret"), answer.header("keep-alive")), (None, None));
+        assert_eq!(answer.header("x-kept"), Some("1"));
+    }
+}
+
+#[test]
+fn via_names_larder_both_ways() {
+    let site = site();
+    site.upstream.on("/users", Reply::numbered().header("Via", "1.0 inner"));
+    let answer = site.call("GET", "/users").header("Via", "1.1 outer").send();
+    let received = site.upstream.last("/users").headers("via").join(", ");
+    assert_eq!(received, "1.1 outer, 1.1 larder");
+    let vias = |answer: &Response| {
+        let lines = answer.headers.iter().filter(|(name, _)| name == "via");
+        lines.map(|(_, value)| value.clone()).collect::<Vec<_>>().join(", ")
+    };
+    assert_eq!(vias(&answer), "1.0 inner, 1.1 larder");
+    assert_eq!(vias(&site.get("/users").shows("hit")), "1.0 inner, 1.1 larder");
+}
+
+/// What upstream is told about the client, when the client itself claims something.
+fn told(forwarded: &str) -> crate::support::upstream::Request {
+    let (upstream, larder) = with_server(&format!("forwarded = {forwarded:?}"));
+    let call = larder.call("GET", "/a").header("Host", "api.example").header("X-Forwarded-For", "192.0.2.1");
+    call.header("X-Forwarded-Proto", "https").header("Forwarded", "for=192.0.2.1").send().has_status(200);
+    upstream.last("/a")
+}
+
+#[test]
+fn forwarded_fields_say_who_asked_and_clients_cannot_lie() {
+    let set = told("set");
+    assert_eq!(set.headers("x-forwarded-for"), ["127.0.0.1"]);
+    assert_eq!(set.headers("x-forwarded-host"), ["api.example"]);
+    assert_eq!(set.headers("x-forwarded-proto"), ["http"]);
+    let forwarded = set.headers("forwarded").join(", ");
+    assert!(forwarded.contains("for=127.0.0.1") && forwarded.contains("host=api.example"), "{forwarded}");
+    assert!(!forwarded.contains("192.0.2.1"), "{forwarded}");
+}
+
+#[test]
+fn forwarded_fields_can_be_appended_or_left_out() {
+    let appended = told("append");
+    assert_eq!(appended.headers("x-forwarded-for").join(", "), "192.0.2.1, 127.0.0.1");
+    assert!(appended.headers("forwarded").join(", ").starts_with("for=192.0.2.1, "), "{appended:?}");
+    let off = told("off");
+    for field in ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"] {
+        assert_eq!(off.header(field), None, "{field}");
+    }
+}
+
+#[test]
+fn the_host_that_upstream_sees_is_configurable() {
+    let host_of = |policy: Option<&str>| {
+        let (upstream, larder) = with_server(&policy.map(|text| format!("host = {text:?}")).unwrap_or_default());
+        larder.call("GET", "/a").header("Host", "api.example").send().has_status(200);
+        let own = upstream.address().to_string();
+        upstream.last("/a").headers("host").join(", ").replace(&own, "(upstream's own)")
+    };
+    assert_eq!(host_of(None), "(upstream's own)");
+    assert_eq!(host_of(Some("upstream")), "(upstream's own)");
+    assert_eq!(host_of(Some("client")), "api.example");
+    assert_eq!(host_of(Some("fixed.example")), "fixed.example");
+}
+
+#[test]
+fn statuses_fields_and_queries_pass_unchanged() {
+    let site = site();
+    site.upstream.on("/a", Reply::status(418).header("X-One", "1").header("X-One", "2"));
+    let answer = site.get("/a?b=1&a=%20x&&c").has_status(418).carries("/a?b=1&a=%20x&&c #1");
+    let ones: Vec<&str> =
+        answer.headers.iter().filter(|(name, _)| name == "x-one").map(|(_, value)| value.as_str()).collect();
+    assert_eq!(ones.join(", "), "1, 2");
+}
+
+#[test]
+fn an_upstream_that_refuses_is_a_502() {
+    let mut site = site();
+    site.upstream.stop();
+    site.get("/users").fails_with(502).shows("detail=upstream-unreachable");
+    site.write("POST", "/users").fails_with(502);
+    site.upstream.resume();
+    site.get("/users").has_status(200).shows("stored");
+}
+
+#[test]
+fn an_upstream_that_closes_without_an_answer_is_a_502() {
+    let site = site();
+    site.upstream.on("/users", Reply::none());
+    site.get("/users").fails_with(502).shows("detail=upstream-closed");
+}
+
+#[test]
+fn an_upstream_that_hangs_is_a_504() {
+    let site = site();
+    let gate = site.upstream.hold_all("/users");
+    site.get("/users").fails_with(504).shows("detail=upstream-timeout");
+    gate.open();
+    site.get("/users").has_status(200);
+}
+
+#[test]
+fn ambiguous_requests_are_refused() {
+    let site = site();
+    let requests = [
+        "GET /users HTTP/1.1\r\nConnection: close\r\n\r\n",
+        "GET /users HTTP/1.1\r\nHost: a\r\nHost: b\r\nConnection: close\r\n\r\n",
+        "GET /users HTTP/1.1\r\nHost: a b\r\nConnection: close\r\n\r\n",
+    ];
+    for request in requests {
+        let answer = send_raw(site.address, request.as_bytes(), false).unwrap().response();
+        answer.fails_with(400);
+    }
+    assert_eq!(site.upstream.count("/users"), 0);
+}
+
+#[test]
+fn one_connection_serves_request_after_request() {
+    let site = site();
+    let request = |close: &str| format!("GET /users HTTP/1.1\r\nHost: a\r\n{close}\r\n");
+    let both = request("") + &request("Connection: close\r\n");
+    let mut first = send_raw(site.address, both.as_bytes(), false).unwrap();
+    assert_eq!(first.read_body(9).unwrap(), b"/users #1");
+    first.next_response().response().shows("hit").carries("/users #1");
+}
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn a_huge_response_streams_through_in_bounded_memory() {
+    let site = site();
+    site.get("/users");
+    for reply in [Reply::filled(256 * MIB), Reply::filled(256 * MIB).chunked()] {
+        site.upstream.on("/huge", reply.cached("max-age=60"));
+        let before = site.peak_memory();
+        assert_eq!(site.call("GET", "/huge").start().drain().unwrap(), 256 * MIB);
+        let grown = site.peak_memory() - before;
+        assert!(grown < 64 * MIB, "{grown} bytes more than before");
+    }
+    site.upstream.on("/huge", Reply::numbered());
+    site.get("/huge").hides("hit");
+}
+
+#[test]
+fn a_huge_response_waits_for_a_client_that_does_not_read() {
+    let site = site();
+    site.get("/users");
+    site.upstream.on("/huge", Reply::filled(128 * MIB).cached("max-age=60"));
+    let before = site.peak_memory();
+    let mut slow = site.call("GET", "/huge").start();
+    slow.head();
+    // Other requests go on meanwhile; the slow client's response is not fetched ahead of it.
+    for _ in 0..50 {
+        site.get("/users").shows("hit");
+    }
+    assert_eq!(slow.drain().unwrap(), 128 * MIB);
+    let grown = site.peak_memory() - before;
+    assert!(grown < 64 * MIB, "{grown} bytes more than before");
+}
+
+#[test]
+fn a_huge_request_streams_through_in_bounded_memory() {
+    let site = site();
+    site.get("/users");
+    let before = site.peak_memory();
+    let body = vec![b'u'; 96 * MIB as usize];
+    site.call("POST", "/things").body(body).send().carries("done");
+    assert_eq!(site.upstream.last("POST /things").body.len() as u64, 96 * MIB);
+    let grown = site.peak_memory() - before;
+    assert!(grown < 48 * MIB, "{grown} bytes more than before");
+}

@@ -1,0 +1,256 @@
+//! Redis away, hung, emptied, damaged or set back: requests are answered all the same, in time, and nothing outdated
+//! is ever served.
+
+use std::time::{Duration, Instant};
+
+use crate::support::{Larder, Plan, RedisServer, Response, Site, Tier, eventually};
+
+const RULES: &str = r#"
+[store]
+namespace = "hotel"
+timeout = "200ms"
+
+[[family]]
+name = "users"
+path = '/users.*'
+ttl = "600s"
+
+[[family]]
+name = "rooms"
+path = '/rooms'
+ttl = "600s"
+
+[invalidate]
+'/users/create' = ["users"]
+"#;
+
+/// `[store] timeout` with plenty of slack for a busy machine; a client library's own idea of patience is longer.
+const IN_TIME: Duration = Duration::from_secs(4);
+
+fn site() -> Site {
+    Site::start(Tier::Redis, RULES)
+}
+
+#[track_caller]
+fn get_in_time(larder: &Larder, target: &str) -> Response {
+    let start = Instant::now();
+    let response = larder.get(target).has_status(200);
+    assert!(start.elapsed() < IN_TIME, "took {:?}: {response:?}", start.elapsed());
+    response
+}
+
+/// Requests go on in time, and no answer is the outdated `/users #1`, until hits are back on every proxy.
+#[track_caller]
+fn assert_recovers_without_the_outdated(proxies: &[&Larder]) {
+    for proxy in proxies {
+        eventually("hits are back", || {
+            let answer = get_in_time(proxy, "/users");
+            assert_ne!(answer.text(), "/users #1", "outdated: {answer:?}");
+            answer.is("hit")
+        });
+    }
+    for proxy in proxies {
+        assert_ne!(proxy.get("/users").text(), "/users #1");
+    }
+}
+
+/// Both proxies hold `/users #1`.
+fn two_warm_proxies(site: &Site) -> Larder {
+    let other = site.another();
+    site.get("/users").shows("stored").carries("/users #1");
+    for proxy in [&site.larder, &other, &site.larder] {
+        proxy.get("/users").shows("hit").carries("/users #1");
+    }
+    other
+}
+
+#[test]
+fn while_redis_is_gone_requests_go_upstream_in_time_and_hits_come_back_by_themselves() {
+    let mut site = site();
+    site.get("/users").shows("stored");
+    site.redis().kill();
+    for _ in 0..20 {
+        get_in_time(&site, "/users").shows("detail=store-away").hides("hit").hides("stored");
+    }
+    assert!(site.upstream.count("/users") > 20);
+    site.redis().restart();
+    eventually("hits are back", || get_in_time(&site, "/users").is("hit"));
+}
+
+#[test]
+fn while_redis_hangs_requests_go_upstream_in_time_and_hits_come_back_by_themselves() {
+    let mut site = site();
+    site.get("/users").shows("stored");
+    site.redis().pause();
+    for _ in 0..20 {
+        get_in_time(&site, "/users").shows("detail=store-away").hides("hit").hides("stored");
+    }
+    site.redis().resume();
+    eventually("hits are back", || get_in_time(&site, "/users").is("hit"));
+}
+
+#[test]
+fn larder_starts_without_redis_and_uses_it_when_it_comes() {
+    let mut redis = RedisServer::start();
+    redis.kill();
+    let upstream = crate::support::Upstream::start();
+    let larder = Plan::new(&upstream.url()).rules(RULES).redis(&redis.url()).start();
+    get_in_time(&larder, "/users").shows("detail=store-away").carries("/users #1");
+    redis.restart();
+    eventually("hits begin", || get_in_time(&larder, "/users").is("hit"));
+}
+
+#[test]
+fn a_write_while_redis_is_hung_is_delivered_before_anything_is_trusted() {
+    let mut site = site();
+    let other = two_warm_proxies(&site);
+    site.redis().pause();
+    site.write("POST", "/users/create").has_status(200);
+    get_in_time(&site, "/users").hides("hit").carries("/users #2");
+    site.redis().resume();
+    assert_recovers_without_the_outdated(&[&site]);
+    // The other proxy heard of the write from Redis alone, as soon as it was delivered.
+    eventually("the other proxy serves the new response", || get_in_time(&other, "/users").text() != "/users #1");
+}
+
+#[test]
+fn a_write_while_redis_was_gone_outdates_what_redis_remembers() {
+    let mut site = site();
+    let other = two_warm_proxies(&site);
+    site.redis().save();
+    site.redis().kill();
+    site.write("POST", "/users/create").has_status(200);
+    get_in_time(&site, "/users").hides("hit").carries("/users #2");
+    site.redis().restart();
+    assert_recovers_without_the_outdated(&[&site, &other]);
+}
+
+#[test]
+fn readers_after_a_write_do_not_join_the_older_flight_while_redis_is_gone() {
+    let mut site = site();
+    site.redis().kill();
+    let gate = site.upstream.hold_next("GET /users");
+    let older = site.call("GET", "/users").start();
+    gate.wait_for(1);
+    site.write("POST", "/users/create").has_status(200);
+    let younger = site.call("GET", "/users").start();
+    get_in_time(&site, "/rooms");
+    gate.open();
+    older.response().carries("/users #1");
+    younger.response().carries("/users #2");
+}
+
+#[test]
+fn readers_share_fetches_while_redis_is_gone() {
+    let mut site = site();
+    site.redis().kill();
+    let gate = site.upstream.hold_next("GET /users");
+    let first = site.call("GET", "/users").start();
+    gate.wait_for(1);
+    let others: Vec<_> = (0..10).map(|_| site.call("GET", "/users").start()).collect();
+    get_in_time(&site, "/rooms");
+    gate.open();
+    first.response().carries("/users #1");
+    let bodies: Vec<String> = others.into_iter().map(|other| other.response().has_status(200).text()).collect();
+    assert!(site.upstream.count("/users") < 11, "nothing was shared: {bodies:?}");
+}
+
+#[test]
+fn a_fetch_begun_before_redis_went_is_not_served_after_a_write_meanwhile() {
+    let mut site = site();
+    let gate = site.upstream.hold_next("GET /users");
+    let reader = site.call("GET", "/users").start();
+    gate.wait_for(1);
+    site.redis().pause();
+    site.write("POST", "/users/create").has_status(200);
+    gate.open();
+    reader.response().carries("/users #1");
+    site.redis().resume();
+    assert_recovers_without_the_outdated(&[&site]);
+}
+
+/// A write passes while all is well; then Redis loses what this does to it. Neither proxy, each of which may still
+/// hold the outdated response in memory, may serve it.
+#[track_caller]
+fn assert_safe_after(prepare: impl FnOnce(&mut RedisServer), lose: impl FnOnce(&mut RedisServer)) {
+    let mut site = site();
+    let other = two_warm_proxies(&site);
+    prepare(site.redis());
+    site.write("POST", "/users/create").has_status(200);
+    lose(site.redis());
+    assert_recovers_without_the_outdated(&[&other, &site]);
+    site.write("POST", "/users/create").has_status(200);
+    let latest = format!("/users #{}", site.upstream.count("GET /users") + 1);
+    for proxy in [&other, &site.larder] {
+        proxy.get("/users").carries(&latest);
+    }
+}
+
+/// Deletes Redis's coordination key with this in its name.
+fn delete(redis: &RedisServer, part: &str) {
+    let keys = redis.command(&["KEYS", "{hotel}*"]);
+    let key = keys.lines().find(|key| key.contains(part)).unwrap_or_else(|| panic!("no {part} among {keys}"));
+    assert_eq!(redis.command(&["DEL", key]), "1");
+}
+
+#[test]
+fn nothing_outdated_is_served_after_redis_is_restarted_empty() {
+    assert_safe_after(|_| {}, RedisServer::restart_empty);
+}
+
+#[test]
+fn nothing_outdated_is_served_after_redis_is_restarted_from_an_old_snapshot() {
+    assert_safe_after(|redis| redis.save(), RedisServer::restart);
+}
+
+#[test]
+fn nothing_outdated_is_served_after_redis_is_flushed() {
+    assert_safe_after(|_| {}, |redis| assert_eq!(redis.command(&["FLUSHALL"]), "OK"));
+}
+
+#[test]
+fn nothing_outdated_is_served_after_the_marks_are_lost() {
+    assert_safe_after(|_| {}, |redis| delete(redis, "marks"));
+}
+
+#[test]
+fn nothing_outdated_is_served_after_meta_is_lost() {
+    assert_safe_after(|_| {}, |redis| delete(redis, "meta"));
+}
+
+#[test]
+fn nothing_outdated_is_served_after_all_coordination_is_lost() {
+    assert_safe_after(
+        |_| {},
+        |redis| {
+            delete(redis, "meta");
+            delete(redis, "marks");
+        },
+    );
+}
+
+#[test]
+fn nothing_outdated_is_served_when_redis_takes_no_writes() {
+    let mut site = site();
+    let other = two_warm_proxies(&site);
+    assert_eq!(site.redis().command(&["CONFIG", "SET", "maxmemory", "1"]), "OK");
+    site.write("POST", "/users/create").has_status(200);
+    get_in_time(&site, "/users").hides("hit").carries("/users #2");
+    assert_eq!(site.redis().command(&["CONFIG", "SET", "maxmemory", "0"]), "OK");
+    assert_recovers_without_the_outdated(&[&site]);
+    eventually("the other proxy serves the new response", || get_in_time(&other, "/users").text() != "/users #1");
+}
+
+#[test]
+fn damaged_entries_in_redis_are_misses() {
+    let mut site = site();
+    site.get("/users").shows("stored");
+    let key = site.redis().command(&["KEYS", "hotel:v1:*"]);
+    for damaged in ["", "LRD1", "nonsense"] {
+        assert_eq!(site.redis().command(&["SET", &key, damaged, "EX", "600"]), "OK");
+        // A proxy with nothing in memory has to ask Redis.
+        let fresh = site.another();
+        fresh.get("/users").hides("hit").has_status(200);
+        fresh.get("/users").shows("hit");
+    }
+}

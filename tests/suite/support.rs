@@ -1,0 +1,40 @@
+//! What the tests are made of: a client, an upstream, gates, and the processes.
+
+use std::time::{Duration, Instant};
+
+pub mod client;
+pub mod gate;
+pub mod larder;
+pub mod redis;
+pub mod site;
+pub mod upstream;
+
+pub use client::{Failure, Response};
+pub use gate::Gate;
+pub use larder::{Larder, Plan, larder};
+pub use redis::RedisServer;
+pub use site::{Site, Tier};
+pub use upstream::{Reply, Upstream};
+
+/// The longest that any test waits for anything. Only a failing test waits that long.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until `condition` holds.
+#[track_caller]
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    eventually_some(what, || condition().then_some(()));
+}
+
+/// Waits until `attempt` gives something.
+#[track_caller]
+#[allow(clippy::disallowed_methods, reason = "no runtime here, and what is waited for is in another process")]
+pub fn eventually_some<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = attempt() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain until {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,83 @@
+//! A gate holds whoever comes to it until the test opens it: what makes a race happen every time.
+
+use std::sync::{Arc, Condvar, Mutex};
+
+use super::PATIENCE;
+
+/// The test's side. Dropped, it opens, so that a failed test leaves nobody waiting.
+pub struct Gate(Passage);
+
+/// The side of those who are held.
+#[derive(Clone)]
+pub struct Passage(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    arrived: usize,
+    open: bool,
+}
+
+impl Gate {
+    /// A closed gate.
+    pub fn new() -> Gate {
+        Gate(Passage(Arc::default()))
+    }
+
+    /// For those who are to be held.
+    pub fn passage(&self) -> Passage {
+        self.0.clone()
+    }
+
+    /// Waits until `count` have come to the gate.
+    #[track_caller]
+    pub fn wait_for(&self, count: usize) {
+        let Inner { state, changed } = &*self.0.0;
+        let state = state.lock().unwrap();
+        let (state, late) = changed.wait_timeout_while(state, PATIENCE, |state| state.arrived < count).unwrap();
+        assert!(!late.timed_out(), "waited for {count} at the gate, {} came", state.arrived);
+    }
+
+    /// Lets everybody through, now and later.
+    pub fn open(&self) {
+        self.0.0.state.lock().unwrap().open = true;
+        self.0.0.changed.notify_all();
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.open();
+    }
+}
+
+impl Passage {
+    /// Comes to the gate, and returns when it is open.
+    pub fn pass(&self) {
+        let Inner { state, changed } = &*self.0;
+        let mut state = state.lock().unwrap();
+        state.arrived += 1;
+        changed.notify_all();
+        drop(changed.wait_while(state, |state| !state.open).unwrap());
+    }
+}
+
+#[test]
+fn who_comes_is_held_until_the_gate_opens() {
+    let gate = Gate::new();
+    let (passage, (passed, outcome)) = (gate.passage(), std::sync::mpsc::channel());
+    let comer = std::thread::spawn(move || {
+        passage.pass();
+        passed.send(()).unwrap();
+    });
+    gate.wait_for(1);
+    assert!(outcome.try_recv().is_err());
+    gate.open();
+    comer.join().unwrap();
+    assert!(outcome.try_recv().is_ok());
+}

@@ -1,0 +1,272 @@
+//! The binary as a process.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use tempfile::TempDir;
+
+use super::client::{Call, Response};
+use super::{PATIENCE, eventually_some};
+
+/// How to start `larder serve`.
+#[derive(Clone, Default)]
+pub struct Plan {
+    rules: Option<String>,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+}
+
+/// A running `larder serve`.
+pub struct Larder {
+    /// Where it serves.
+    pub address: SocketAddr,
+    /// Where its admin listens.
+    pub admin: SocketAddr,
+    /// The directory with its `rules.toml`.
+    pub dir: TempDir,
+    child: Child,
+    log: Arc<Mutex<String>>,
+}
+
+/// A process that has ended.
+#[derive(Debug)]
+pub struct Exit {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Plan {
+    /// Serves what this upstream answers.
+    pub fn new(upstream: &str) -> Plan {
+        Plan::default().argument("--upstream", upstream)
+    }
+
+    /// The text of `rules.toml`; without it there is no file at all.
+    pub fn rules(mut self, rules: &str) -> Plan {
+        self.rules = Some(rules.to_owned());
+        self
+    }
+
+    pub fn redis(self, url: &str) -> Plan {
+        self.argument("--redis", url)
+    }
+
+    pub fn argument(mut self, flag: &str, value: &str) -> Plan {
+        self.arguments.extend([flag.to_owned(), value.to_owned()]);
+        self
+    }
+
+    pub fn environment(mut self, name: &str, value: &str) -> Plan {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts it and waits until it accepts.
+    #[track_caller]
+    pub fn start(&self) -> Larder {
+        let dir = self.directory();
+        let mut child = self.spawn(&dir);
+        let log = collect(child.stderr.take().unwrap());
+        let lines = lines(child.stdout.take().unwrap());
+        let Some((address, admin)) = addresses(&lines) else {
+            let _ = child.kill();
+            panic!("larder did not say where it listens; its log:\n{}", log.lock().unwrap());
+        };
+        Larder { address, admin, dir, child, log }
+    }
+
+    /// Starts it and waits until it gives up.
+    #[track_caller]
+    pub fn fail(&self) -> Exit {
+        let dir = self.directory();
+        end(self.spawn(&dir))
+    }
+
+    fn directory(&self) -> TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        if let Some(rules) = &self.rules {
+            std::fs::write(dir.path().join("rules.toml"), rules).unwrap();
+        }
+        dir
+    }
+
+    fn spawn(&self, dir: &TempDir) -> Child {
+        let mut command = command(dir);
+        command.arg("serve");
+        if self.rules.is_some() {
+            command.args(["--rules", "rules.toml"]);
+        }
+        for flag in ["--listen", "--admin"] {
+            if !self.arguments.iter().any(|known| known == flag) {
+                command.args([flag, "127.0.0.1:0"]);
+            }
+        }
+        command.args(&self.arguments).envs(self.environment.iter().cloned());
+        command.spawn().unwrap()
+    }
+}
+
+/// Runs `larder` with these arguments, `rules.toml` being in its directory, to its end.
+#[track_caller]
+pub fn larder(rules: Option<&str>, arguments: &[&str]) -> Exit {
+    let dir = Plan { rules: rules.map(str::to_owned), ..Plan::default() }.directory();
+    end(command(&dir).args(arguments).spawn().unwrap())
+}
+
+/// The binary, undisturbed by the environment of whoever runs the tests.
+fn command(dir: &TempDir) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
+    command.env_clear().current_dir(dir.path());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+#[track_caller]
+fn end(mut child: Child) -> Exit {
+    let (stdout, stderr) = (collect(child.stdout.take().unwrap()), collect(child.stderr.take().unwrap()));
+    let code = wait(&mut child);
+    // The pipes end with the process; what is still in them comes at once.
+    let text = |collected: Arc<Mutex<String>>| {
+        eventually_some("the output is read", || (Arc::strong_count(&collected) == 1).then_some(()));
+        collected.lock().unwrap().clone()
+    };
+    let exit = Exit { code, stdout: text(stdout), stderr: text(stderr) };
+    assert!(!exit.stderr.contains("panicked at"), "{exit:?}");
+    exit
+}
+
+#[track_caller]
+fn wait(child: &mut Child) -> Option<i32> {
+    eventually_some("the process ends", || child.try_wait().unwrap()).code()
+}
+
+/// Reads to the end in a thread of its own; what came so far can be looked at.
+fn collect(from: impl Read + Send + 'static) -> Arc<Mutex<String>> {
+    let text = Arc::new(Mutex::new(String::new()));
+    let target = Arc::clone(&text);
+    thread::spawn(move || {
+        let mut from = BufReader::new(from);
+        let mut line = Vec::new();
+        while from.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
+            target.lock().unwrap().push_str(&String::from_utf8_lossy(&line));
+            line.clear();
+        }
+    });
+    text
+}
+
+fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    // Reads on when nobody listens any more: a full pipe would stop the process.
+    thread::spawn(move || {
+        BufReader::new(from).lines().map_while(Result::ok).for_each(|line| {
+            let _ = sender.send(line);
+        });
+    });
+    receiver
+}
+
+/// `larder is listening on 127.0.0.1:41234, admin on 127.0.0.1:41235`
+fn addresses(lines: &Receiver<String>) -> Option<(SocketAddr, SocketAddr)> {
+    while let Ok(line) = lines.recv_timeout(PATIENCE) {
+        if let Some(rest) = line.strip_prefix("larder is listening on ") {
+            let (address, admin) = rest.split_once(", admin on ")?;
+            return Some((address.parse().ok()?, admin.trim().parse().ok()?));
+        }
+    }
+    None
+}
+
+/// Sends a signal by name to one process.
+pub fn signal(process: u32, name: &str) {
+    let status = Command::new("kill").args(["-s", name, &process.to_string()]).status().unwrap();
+    assert!(status.success(), "kill -s {name} {process}");
+}
+
+impl Larder {
+    pub fn call(&self, method: &str, target: &str) -> Call {
+        Call::new(self.address, method, target)
+    }
+
+    #[track_caller]
+    pub fn get(&self, target: &str) -> Response {
+        self.call("GET", target).send()
+    }
+
+    /// A write without much of a body.
+    #[track_caller]
+    pub fn write(&self, method: &str, target: &str) -> Response {
+        self.call(method, target).body("{}").send()
+    }
+
+    pub fn admin_call(&self, method: &str, target: &str) -> Call {
+        Call::new(self.admin, method, target)
+    }
+
+    #[track_caller]
+    pub fn admin_get(&self, target: &str) -> Response {
+        self.admin_call("GET", target).send()
+    }
+
+    #[track_caller]
+    pub fn admin_post(&self, target: &str) -> Response {
+        self.admin_call("POST", target).body("").send()
+    }
+
+    /// Its `rules.toml`.
+    pub fn rules_file(&self) -> PathBuf {
+        self.dir.path().join("rules.toml")
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// The most memory that the process ever had, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    /// Asks it to end.
+    pub fn terminate(&self) {
+        signal(self.child.id(), "TERM");
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Waits for its end; gives the exit code.
+    #[track_caller]
+    pub fn wait(&mut self) -> Option<i32> {
+        wait(&mut self.child)
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Larder {
+    fn drop(&mut self) {
+        self.kill();
+        let log = self.log();
+        if thread::panicking() {
+            eprintln!("larder's log:\n{log}");
+        } else {
+            assert!(!log.contains("panicked at"), "larder's log:\n{log}");
+        }
+    }
+}

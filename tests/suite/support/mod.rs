@@ -1,3 +1,0 @@
-//! What tests share: real servers to run against.
-
-pub mod redis;

@@ -1,0 +1,53 @@
+//! A whole installation: an upstream, Larder before it, and Redis if the test is about Redis.
+
+use std::ops::Deref;
+
+use super::larder::{Larder, Plan};
+use super::redis::RedisServer;
+use super::upstream::Upstream;
+
+/// Where entries live.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Tier {
+    Embedded,
+    Redis,
+}
+
+/// Larder and what it needs. Dropped in this order: Larder first.
+pub struct Site {
+    pub larder: Larder,
+    pub upstream: Upstream,
+    pub redis: Option<RedisServer>,
+    pub plan: Plan,
+}
+
+impl Site {
+    /// With these rules; `[server] upstream`, the listeners and `[store] redis` need not be in them.
+    #[track_caller]
+    pub fn start(tier: Tier, rules: &str) -> Site {
+        let upstream = Upstream::start();
+        let redis = (tier == Tier::Redis).then(RedisServer::start);
+        let plan = Plan::new(&upstream.url()).rules(rules);
+        let plan = redis.iter().fold(plan, |plan, redis| plan.redis(&redis.url()));
+        Site { larder: plan.start(), upstream, redis, plan }
+    }
+
+    /// Another proxy like this one.
+    #[track_caller]
+    pub fn another(&self) -> Larder {
+        self.plan.start()
+    }
+
+    /// The Redis of a site that has one.
+    pub fn redis(&mut self) -> &mut RedisServer {
+        self.redis.as_mut().expect("the test is about Redis")
+    }
+}
+
+impl Deref for Site {
+    type Target = Larder;
+
+    fn deref(&self) -> &Larder {
+        &self.larder
+    }
+}
