@@ -3,6 +3,10 @@
 
 use std::net::IpAddr;
 
+use http::header::{
+    CONNECTION, FORWARDED, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE, VIA,
+};
 use http::{HeaderMap, Version};
 
 use crate::target::Target;
@@ -10,30 +14,307 @@ use crate::target::Target;
 /// What is told to upstream about the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ForwardedPolicy {
-    /// Set `Forwarded` and `X-Forwarded-{For,Host,Proto}` afresh; what the client sent in them is dropped. For a
-    /// Larder that clients reach directly: they cannot lie about themselves.
+    /// Set `Forwarded` and `X-Forwarded-{For,Host,Proto}` afresh; what the client sent in them, and in any other
+    /// `X-Forwarded-…`, is dropped. For a Larder that clients reach directly: they cannot lie about themselves.
     #[default]
     Set,
-    /// Append to what came: for a Larder behind a trusted load balancer.
+    /// Append to what came: for a Larder behind a trusted load balancer. `X-Forwarded-Host` and `-Proto`, which
+    /// are no lists, are set only where they are missing: the first proxy knows best.
     Append,
     /// Drop them all and add none.
     Off,
 }
 
-/// Removes `Connection`, the fields it names, and the other hop-by-hop fields (RFC 9110 §7.6.1).
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const PROXY_AUTHENTICATION_INFO: HeaderName = HeaderName::from_static("proxy-authentication-info");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// Fields that end here whether `Connection` names them or not: RFC 9110 §7.6.1's list; those that belong to this
+/// proxy, which RFC 9111 §3.1 forbids to store; and `Trailer`, since trailers are not kept (§3.1 lets a cache
+/// discard them) and `TE` does not ask for any.
+static HOP_BY_HOP: [HeaderName; 10] = [
+    CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHENTICATION_INFO,
+    PROXY_AUTHORIZATION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// Fields that `Connection` cannot take away. RFC 9110 §7.6.1 forbids to name fields that are meant for all
+/// recipients, and whoever does so all the same may want them to be lost between the hop that checks them and the
+/// one that acts on them: a response without its `Vary` or `no-store` would reach the wrong people, a request without
+/// its credentials or its `Host` would be answered, and stored, for another. These decide on framing, target,
+/// identity, storing and validation, or say who asked. Sorted.
+const END_TO_END: [&str; 36] = [
+    "age",
+    "authorization",
+    "cache-control",
+    "cache-group-invalidation",
+    "cache-groups",
+    "cache-status",
+    "content-encoding",
+    "content-language",
+    "content-length",
+    "content-location",
+    "content-range",
+    "content-type",
+    "cookie",
+    "date",
+    "etag",
+    "expires",
+    "forwarded",
+    "host",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "last-modified",
+    "location",
+    "origin",
+    "pragma",
+    "range",
+    "set-cookie",
+    "vary",
+    "via",
+    "www-authenticate",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+];
+
+/// Removes `Connection`, the fields it names, and the other hop-by-hop fields (RFC 9110 §7.6.1). To be applied to a
+/// request before anything is read from it: what the key is made of and what upstream receives must be the same
+/// fields. Names that are no field names are passed over; fields without which a message would mean something else
+/// stay, named or not.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let _ = headers;
-    todo!()
+    for name in named_by_connection(headers) {
+        headers.remove(name);
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let options = headers.get_all(CONNECTION).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    options
+        .map(<[u8]>::trim_ascii)
+        // On almost every request, and names of nothing that is not removed anyway: no name is made of them.
+        .filter(|option| !option.eq_ignore_ascii_case(b"keep-alive") && !option.eq_ignore_ascii_case(b"close"))
+        .filter_map(|option| HeaderName::from_bytes(option).ok())
+        .filter(|name| END_TO_END.binary_search(&name.as_str()).is_err())
+        .collect()
 }
 
 /// Appends this proxy to `Via` (RFC 9110 §7.6.3): `1.1 larder`, with the version of the message received.
 pub fn add_via(headers: &mut HeaderMap, received: Version) {
-    let _ = (headers, received);
-    todo!()
+    let member = match received {
+        Version::HTTP_09 => "0.9 larder",
+        Version::HTTP_10 => "1.0 larder",
+        Version::HTTP_2 => "2 larder",
+        Version::HTTP_3 => "3 larder",
+        _ => "1.1 larder",
+    };
+    append_member(headers, VIA, member);
 }
 
-/// Tells upstream who asked, for which host, by which scheme.
+/// Tells upstream who asked, for which host, by which scheme (RFC 7239, and the older `X-Forwarded-…`).
 pub fn add_forwarded(headers: &mut HeaderMap, policy: ForwardedPolicy, client: IpAddr, target: &Target) {
-    let _ = (headers, policy, client, target);
-    todo!()
+    if policy != ForwardedPolicy::Append {
+        remove_forwarded(headers);
+    }
+    if policy == ForwardedPolicy::Off {
+        return;
+    }
+    // A listener for both families shows an IPv4 client as ::ffff:192.0.2.1.
+    let client = client.to_canonical();
+    append_member(headers, FORWARDED, &forwarded_element(client, target));
+    append_member(headers, X_FORWARDED_FOR, &client.to_string());
+    set_if_missing(headers, X_FORWARDED_HOST, &target.host);
+    set_if_missing(headers, X_FORWARDED_PROTO, target.scheme);
+}
+
+fn remove_forwarded(headers: &mut HeaderMap) {
+    let is_claim = |name: &&HeaderName| **name == FORWARDED || name.as_str().starts_with("x-forwarded-");
+    let claims: Vec<HeaderName> = headers.keys().filter(is_claim).cloned().collect();
+    for name in claims {
+        headers.remove(name);
+    }
+}
+
+/// RFC 7239 §4. An IPv6 address stands in brackets and so, like a host with a port, in quotes (§6).
+fn forwarded_element(client: IpAddr, target: &Target) -> String {
+    let node = match client {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("\"[{address}]\""),
+    };
+    // A host that was accepted holds neither quotes nor backslashes.
+    format!("for={node};host=\"{}\";proto={}", target.host, target.scheme)
+}
+
+/// Adds a member to a list field, on one line with what is there: many readers look at one line only.
+fn append_member(headers: &mut HeaderMap, name: HeaderName, member: &str) {
+    let mut line = Vec::with_capacity(member.len());
+    for known in headers.get_all(&name) {
+        line.extend_from_slice(known.as_bytes());
+        line.extend_from_slice(b", ");
+    }
+    line.extend_from_slice(member.as_bytes());
+    if let Ok(line) = HeaderValue::from_bytes(&line) {
+        headers.insert(name, line);
+    }
+}
+
+fn set_if_missing(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let (false, Ok(value)) = (headers.contains_key(&name), HeaderValue::from_str(value)) {
+        headers.insert(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::semantics::sample::{Fields, fields};
+    use proptest::prelude::*;
+
+    fn stripped(values: Fields<'_>) -> HeaderMap {
+        let mut headers = fields(values);
+        strip_hop_by_hop(&mut headers);
+        headers
+    }
+
+    fn target(host: &str) -> Target {
+        Target { scheme: "https", host: host.into(), path: "/".into(), query: None }
+    }
+
+    fn forwarded(values: Fields<'_>, policy: ForwardedPolicy, client: &str, host: &str) -> HeaderMap {
+        let mut headers = fields(values);
+        add_forwarded(&mut headers, policy, client.parse().unwrap(), &target(host));
+        headers
+    }
+
+    #[test]
+    fn hop_by_hop_fields_end_here() {
+        let all: Vec<_> = HOP_BY_HOP.iter().map(|name| (name.as_str(), "x")).collect();
+        assert!(stripped(&all).is_empty());
+        assert_eq!(stripped(&[("upgrade", "websocket"), ("accept", "*/*")]), fields(&[("accept", "*/*")]));
+    }
+
+    #[test]
+    fn fields_that_connection_names_end_here_on_whatever_line() {
+        let rows: [&[&str]; 4] = [
+            &["close, X-One, x-two"],
+            &["X-ONE", "x-two"],
+            &[",, x-one ,\t", "\"x\", a b, =, x-two"],
+            &["x-one,x-two,x-three"],
+        ];
+        for lines in rows {
+            let mut values = vec![("x-one", "1"), ("x-one", "2"), ("x-two", "1"), ("x-kept", "1")];
+            values.extend(lines.iter().map(|line| ("connection", *line)));
+            assert_eq!(stripped(&values), fields(&[("x-kept", "1")]), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn connection_cannot_take_away_what_a_message_means() {
+        assert!(END_TO_END.is_sorted());
+        let options = END_TO_END.join(", ").to_uppercase();
+        let mut values = vec![("connection", options.as_str())];
+        values.extend(END_TO_END.iter().map(|name| (*name, "x")));
+        let kept = stripped(&values);
+        assert_eq!(kept.keys_len(), END_TO_END.len());
+        assert!(!kept.contains_key(CONNECTION));
+    }
+
+    #[test]
+    fn via_names_each_hop_in_order() {
+        let mut headers = fields(&[("via", "1.0 fred"), ("via", "1.1 p.example.net")]);
+        add_via(&mut headers, Version::HTTP_11);
+        add_via(&mut headers, Version::HTTP_2);
+        assert_eq!(headers, fields(&[("via", "1.0 fred, 1.1 p.example.net, 1.1 larder, 2 larder")]));
+    }
+
+    #[test]
+    fn clients_cannot_lie_about_themselves() {
+        let lies = [
+            ("forwarded", "for=127.0.0.1"),
+            ("x-forwarded-for", "127.0.0.1"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-host", "evil.example"),
+            ("x-forwarded-proto", "gopher"),
+            ("x-forwarded-prefix", "/evil"),
+            ("accept", "*/*"),
+        ];
+        let expected = [
+            ("accept", "*/*"),
+            ("forwarded", "for=192.0.2.43;host=\"api.example:8443\";proto=https"),
+            ("x-forwarded-for", "192.0.2.43"),
+            ("x-forwarded-host", "api.example:8443"),
+            ("x-forwarded-proto", "https"),
+        ];
+        assert_eq!(forwarded(&lies, ForwardedPolicy::Set, "192.0.2.43", "api.example:8443"), fields(&expected));
+        assert_eq!(forwarded(&lies, ForwardedPolicy::Off, "192.0.2.43", "h"), fields(&[("accept", "*/*")]));
+    }
+
+    #[test]
+    fn behind_a_load_balancer_what_it_says_is_continued() {
+        let said = [
+            ("forwarded", "for=198.51.100.7"),
+            ("x-forwarded-for", "203.0.113.9"),
+            ("x-forwarded-for", "198.51.100.7"),
+            ("x-forwarded-proto", "http"),
+        ];
+        let expected = [
+            ("forwarded", "for=198.51.100.7, for=192.0.2.43;host=\"h\";proto=https"),
+            ("x-forwarded-for", "203.0.113.9, 198.51.100.7, 192.0.2.43"),
+            ("x-forwarded-host", "h"),
+            ("x-forwarded-proto", "http"),
+        ];
+        assert_eq!(forwarded(&said, ForwardedPolicy::Append, "192.0.2.43", "h"), fields(&expected));
+    }
+
+    #[test]
+    fn addresses_are_written_as_rfc_7239_says() {
+        let rows = [
+            ("2001:db8::1", "for=\"[2001:db8::1]\";host=\"[::1]:80\";proto=https", "2001:db8::1"),
+            ("::ffff:192.0.2.1", "for=192.0.2.1;host=\"[::1]:80\";proto=https", "192.0.2.1"),
+        ];
+        for (client, element, plain) in rows {
+            let headers = forwarded(&[], ForwardedPolicy::Set, client, "[::1]:80");
+            assert_eq!(headers[FORWARDED], element);
+            assert_eq!(headers[X_FORWARDED_FOR], plain);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_connection_says_it_goes_and_the_framing_stays(
+            lines in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..30), 0..4),
+            named in "(Content-Length|Host|close|x-a|, |,){0,6}",
+        ) {
+            let mut headers = fields(&[("content-length", "5"), ("host", "h"), ("x-a", "1")]);
+            for line in lines.iter().map(Vec::as_slice).chain([named.as_bytes()]) {
+                if let Ok(value) = HeaderValue::from_bytes(line) {
+                    headers.append(CONNECTION, value);
+                }
+            }
+            strip_hop_by_hop(&mut headers);
+            prop_assert!(!headers.contains_key(CONNECTION));
+            prop_assert_eq!(&headers["content-length"], "5");
+            prop_assert_eq!(&headers["host"], "h");
+            if named.split(',').any(|option| option.trim() == "x-a") {
+                prop_assert!(!headers.contains_key("x-a"));
+            }
+        }
+    }
 }

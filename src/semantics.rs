@@ -9,6 +9,8 @@ pub mod date;
 pub mod freshness;
 pub mod invalidation;
 pub mod range;
+#[cfg(test)]
+pub(crate) mod sample;
 pub mod storable;
 pub mod validation;
 pub mod vary;

@@ -161,7 +161,8 @@ fn whole_seconds(duration: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::{HeaderName, HeaderValue};
+    use crate::semantics::sample::{Fields, fields};
+    use http::HeaderValue;
     use proptest::prelude::*;
     use std::time::UNIX_EPOCH;
 
@@ -176,14 +177,7 @@ mod tests {
         Duration::from_secs(count)
     }
 
-    fn fields(fields: &[(&str, &str)]) -> HeaderMap {
-        let pair = |(name, value): &(&str, &str)| {
-            (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap())
-        };
-        fields.iter().map(pair).collect()
-    }
-
-    fn lifetime(values: &[(&str, &str)]) -> Option<(u64, LifetimeSource)> {
+    fn lifetime(values: Fields<'_>) -> Option<(u64, LifetimeSource)> {
         let headers = fields(values);
         let directives = ResponseDirectives::parse(&headers);
         explicit_lifetime(&directives, &headers, at(NOW)).map(|(lifetime, source)| (lifetime.as_secs(), source))
@@ -220,7 +214,7 @@ mod tests {
     fn expires_is_measured_from_date_and_is_past_when_invalid() {
         let expires = |value| Some((value, LifetimeSource::Expires));
         let in_a_minute = "Sun, 06 Nov 1994 08:50:37 GMT";
-        let rows: [(&[(&str, &str)], u64); 9] = [
+        let rows: [(Fields<'_>, u64); 9] = [
             (&[("expires", in_a_minute)], 60),
             (&[("expires", in_a_minute), ("date", "Sun, 06 Nov 1994 08:50:07 GMT")], 30),
             (&[("expires", in_a_minute), ("date", "yesterday")], 60),
@@ -247,7 +241,7 @@ mod tests {
         let date = ("date", "Sun, 06 Nov 1994 08:49:27 GMT");
         let future = ("date", "Sun, 06 Nov 1994 09:49:27 GMT");
         // Sent two seconds before it came.
-        let rows: [(&[(&str, &str)], u64); 12] = [
+        let rows: [(Fields<'_>, u64); 12] = [
             (&[], 2),
             (&[date], 10),
             (&[future], 2),
@@ -332,8 +326,6 @@ mod tests {
 
     /// RFC 9111 §4.2 word for word, slowly: texts, and integers that cannot overflow.
     mod oracle {
-        use super::*;
-
         pub struct Message<'a> {
             pub cache_control: &'a [(String, Option<String>)],
             pub expires: Option<i128>,

@@ -117,17 +117,11 @@ fn position(digits: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::{HeaderName, HeaderValue};
+    use crate::semantics::sample::{Fields, fields};
+    use http::HeaderValue;
     use proptest::prelude::*;
 
     const MODIFIED: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
-
-    fn fields(fields: &[(&str, &str)]) -> HeaderMap {
-        let pair = |(name, value): &(&str, &str)| {
-            (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap())
-        };
-        fields.iter().map(pair).collect()
-    }
 
     fn of(range: &str, length: u64) -> Range {
         requested(&fields(&[("range", range)]), &HeaderMap::new(), length)
@@ -201,7 +195,7 @@ mod tests {
     fn if_range_must_name_exactly_the_stored_response() {
         let later = ("date", "Sun, 06 Nov 1994 08:49:38 GMT");
         let modified = ("last-modified", MODIFIED);
-        let rows: [(&str, &[(&str, &str)], bool); 13] = [
+        let rows: [(&str, Fields<'_>, bool); 13] = [
             ("\"a\"", &[("etag", "\"a\"")], true),
             ("\"b\"", &[("etag", "\"a\"")], false),
             ("W/\"a\"", &[("etag", "W/\"a\"")], false),

@@ -282,7 +282,7 @@ fn is_understood(status: StatusCode) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::{HeaderName, HeaderValue};
+    use crate::semantics::sample::{Fields, fields};
     use proptest::prelude::*;
     use std::time::UNIX_EPOCH;
 
@@ -290,14 +290,7 @@ mod tests {
     const CACHE_CONTROL: &str = "cache-control";
     const ETAG: (&str, &str) = ("etag", "\"v1\"");
 
-    fn fields(fields: &[(&str, &str)]) -> HeaderMap {
-        let pair = |(name, value): &(&str, &str)| {
-            (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap())
-        };
-        fields.iter().map(pair).collect()
-    }
-
-    fn judge(request: RequestFacts, status: u16, values: &[(&str, &str)], policy: &Policy) -> Storable {
+    fn judge(request: RequestFacts, status: u16, values: Fields<'_>, policy: &Policy) -> Storable {
         let time = UNIX_EPOCH + Duration::from_secs(784_111_777);
         let status = StatusCode::from_u16(status).unwrap();
         let headers = fields(values);
@@ -335,7 +328,7 @@ mod tests {
     #[test]
     fn what_forbids_storing_forbids_it_under_every_policy() {
         let fresh = (CACHE_CONTROL, "public, max-age=60");
-        let rows: [(RequestFacts, u16, &[(&str, &str)], Reason); 14] = [
+        let rows: [(RequestFacts, u16, Fields<'_>, Reason); 14] = [
             (RequestFacts { no_store: true, ..ANYONE }, 200, &[fresh], Reason::RequestNoStore),
             (ANYONE, 200, &[(CACHE_CONTROL, "NO-STORE, max-age=60")], Reason::NoStore),
             (ANYONE, 200, &[fresh, (CACHE_CONTROL, "no-store")], Reason::NoStore),
@@ -441,7 +434,7 @@ mod tests {
     #[test]
     fn a_family_fills_in_where_upstream_says_nothing() {
         let policy = family(TtlPolicy::Default);
-        let rows: [(u16, &[(&str, &str)], u64, LifetimeSource); 6] = [
+        let rows: [(u16, Fields<'_>, u64, LifetimeSource); 6] = [
             (200, &[], 180, LifetimeSource::FamilyTtl),
             (301, &[], 180, LifetimeSource::FamilyTtl),
             (200, &[(CACHE_CONTROL, "max-age=5")], 5, LifetimeSource::MaxAge),

@@ -111,7 +111,7 @@ pub fn selects(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
 /// Fields that a 304 does not change. `Content-Length` by §3.2's word; the others describe the very bytes that are
 /// stored, whose integrity §3.2 lets a cache protect: a 304 has no content, and servers are known to send such
 /// fields with it by default.
-const BOUND_TO_CONTENT: [HeaderName; 4] = [CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_TYPE, CONTENT_RANGE];
+static BOUND_TO_CONTENT: [HeaderName; 4] = [CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_TYPE, CONTENT_RANGE];
 
 /// The stored headers updated from a 304 (§3.2, with its exceptions). `not_modified` has already lost its
 /// hop-by-hop fields. Values are replaced field by field: all old lines of a name go when the 304 has that name. The
@@ -131,7 +131,7 @@ pub fn freshen(stored: &HeaderMap, not_modified: &HeaderMap) -> HeaderMap {
 }
 
 /// Representation metadata that a 304 leaves out, besides `Last-Modified`.
-const LEFT_OUT_OF_304: [HeaderName; 5] =
+static LEFT_OUT_OF_304: [HeaderName; 5] =
     [CONTENT_TYPE, CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_RANGE];
 
 /// The fields of a stored response that a 304 carries (RFC 9110 §15.4.5): everything but representation metadata
@@ -211,19 +211,13 @@ fn entity_tags(line: &[u8]) -> impl Iterator<Item = EntityTag<'_>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::semantics::sample::{Fields, fields};
     use proptest::prelude::*;
 
     const OLD: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
     const NEW: &str = "Mon, 07 Nov 1994 08:49:37 GMT";
 
-    fn fields(fields: &[(&str, &str)]) -> HeaderMap {
-        let pair = |(name, value): &(&str, &str)| {
-            (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap())
-        };
-        fields.iter().map(pair).collect()
-    }
-
-    fn is_not_modified(request: &[(&str, &str)], stored: &[(&str, &str)]) -> bool {
+    fn is_not_modified(request: Fields<'_>, stored: Fields<'_>) -> bool {
         evaluate(&fields(request), StatusCode::OK, &fields(stored)) == Condition::NotModified
     }
 
@@ -264,7 +258,7 @@ mod tests {
     fn if_modified_since_counts_only_alone_and_only_as_a_date() {
         let since = |value| ("if-modified-since", value);
         let modified = |value| ("last-modified", value);
-        let rows: [(&[(&str, &str)], &[(&str, &str)], bool); 13] = [
+        let rows: [(Fields<'_>, Fields<'_>, bool); 13] = [
             (&[since(OLD)], &[modified(OLD)], true),
             (&[since(NEW)], &[modified(OLD)], true),
             (&[since(OLD)], &[modified(NEW)], false),
@@ -317,7 +311,7 @@ mod tests {
 
     #[test]
     fn validators_must_be_well_formed() {
-        let rows: [(&[(&str, &str)], bool); 8] = [
+        let rows: [(Fields<'_>, bool); 8] = [
             (&[], false),
             (&[("etag", "\"\"")], true),
             (&[("etag", "W/\"a\"")], true),
@@ -334,7 +328,7 @@ mod tests {
 
     #[test]
     fn a_304_is_about_what_its_validators_name() {
-        let rows: [(&[(&str, &str)], &[(&str, &str)], bool); 14] = [
+        let rows: [(Fields<'_>, Fields<'_>, bool); 14] = [
             (&[("etag", "\"a\"")], &[("etag", "\"a\"")], true),
             (&[("etag", "\"b\"")], &[("etag", "\"a\"")], false),
             (&[("etag", "\"a\"")], &[("etag", "W/\"a\"")], false),
