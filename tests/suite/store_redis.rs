@@ -1,8 +1,8 @@
 //! The store in Redis, alone, against real servers: what it keeps, and what it does when the server loses it.
 
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use larder::store::{Found, Link, Store, StoreError};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
+use crate::support::log::Log;
 use crate::support::redis::{RedisServer, eventually, free_port};
 
 const META: &str = "{test}:meta";
@@ -421,37 +422,9 @@ async fn a_database_that_does_not_exist_is_told() {
     assert!(fault.contains("database") && fault.contains("out of range"), "{fault}");
 }
 
-/// What was logged, to be read while the test runs.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    /// Collects what this thread logs until the guard is dropped.
-    fn capture(&self) -> tracing::subscriber::DefaultGuard {
-        let log = self.clone();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || log.clone());
-        tracing::subscriber::set_default(subscriber.finish())
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
-    }
-}
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        std::io::Write::write(&mut *self.0.lock().unwrap(), bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn a_peer_that_does_not_speak_redis_is_told_once_however_often_it_is_tried() {
-    let log = Log::default();
-    let _capture = log.capture();
+    let log = Log::capture();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("redis://:s3cret@{}", listener.local_addr().unwrap());
     let tried = Arc::new(AtomicUsize::new(0));
@@ -474,8 +447,7 @@ async fn a_peer_that_does_not_speak_redis_is_told_once_however_often_it_is_tried
 
 #[tokio::test]
 async fn each_change_of_the_link_and_of_the_epoch_is_logged_with_its_cause() {
-    let log = Log::default();
-    let _capture = log.capture();
+    let log = Log::capture();
     let mut server = RedisServer::start().await;
     let store = store_on(&server).await;
     server.run::<()>(&["DEL", MARKS]);
