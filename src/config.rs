@@ -36,14 +36,52 @@ pub struct Overrides {
 #[error("x")]
 pub struct LoadError;
 impl Config {
-    pub fn load(_f: Option<&std::path::Path>, o: &Overrides, _e: &dyn Fn(&str) -> Option<String>) -> Result<Config, LoadError> {
+    pub fn load(
+        _f: Option<&std::path::Path>,
+        o: &Overrides,
+        _e: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Config, LoadError> {
         let s = Duration::from_secs;
-        Ok(Config { server: Server { listen: o.listen.as_deref().unwrap_or("127.0.0.1:8080").parse().unwrap(), upstream: o.upstream.as_ref().map(|u| u.parse().unwrap()), host: HostPolicy::Upstream, forwarded: ForwardedPolicy::Set, connect_timeout: s(2), upstream_timeout: s(30), idle_timeout: s(30), header_timeout: s(30), drain_timeout: s(30), max_connections: 10000, max_upstream_requests: 512 },
-        admin: Admin { listen: o.admin.as_deref().unwrap_or("127.0.0.1:9090").parse().unwrap(), tokens: vec![] },
-        store: o.redis.as_ref().map(|r| StoreConfig { redis: r.clone(), namespace: o.namespace.clone().unwrap_or("larder".into()), timeout: Duration::from_millis(100), connect_timeout: Duration::from_millis(500), marks_max: 1000000 }),
-        memory: Memory { capacity: 256<<20, max_body: 8<<20, marks: 1<<18 }, log: Log { format: LogFormat::Text, access: std::env::var("ACCESS").is_ok(), level: "info".into() }, rules: RuleSet::default(), file: None, overrides: o.clone() })
+        Ok(Config {
+            server: Server {
+                listen: o.listen.as_deref().unwrap_or("127.0.0.1:8080").parse().unwrap(),
+                upstream: o.upstream.as_ref().map(|u| u.parse().unwrap()),
+                host: HostPolicy::Upstream,
+                forwarded: ForwardedPolicy::Set,
+                connect_timeout: s(2),
+                upstream_timeout: s(30),
+                idle_timeout: s(30),
+                header_timeout: s(30),
+                drain_timeout: s(30),
+                max_connections: 10000,
+                max_upstream_requests: 512,
+            },
+            admin: Admin {
+                listen: o.admin.as_deref().unwrap_or("127.0.0.1:9090").parse().unwrap(),
+                tokens: vec![],
+            },
+            store: o.redis.as_ref().map(|r| StoreConfig {
+                redis: r.clone(),
+                namespace: o.namespace.clone().unwrap_or("larder".into()),
+                timeout: Duration::from_millis(100),
+                connect_timeout: Duration::from_millis(500),
+                marks_max: 1000000,
+            }),
+            memory: Memory { capacity: 256 << 20, max_body: 8 << 20, marks: 1 << 18 },
+            log: Log { format: LogFormat::Text, access: std::env::var("ACCESS").is_ok(), level: "info".into() },
+            rules: RuleSet::default(),
+            file: None,
+            overrides: o.clone(),
+        })
     }
-    pub fn parse(_t: &str, _f: &str, _o: &Overrides, _e: &dyn Fn(&str) -> Option<String>) -> Result<Config, LoadError> { todo!() }
+    pub fn parse(
+        _t: &str,
+        _f: &str,
+        _o: &Overrides,
+        _e: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Config, LoadError> {
+        todo!()
+    }
     pub fn differs(&self, _o: &Config) -> Vec<&'static str> {
         todo!()
     }

@@ -6,13 +6,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
 use crate::headers;
 use crate::outcome::{Fwd, Outcome};
 use crate::running::{Live, Running};
-use crate::target::Target;
+use crate::target::{Target, TargetFault};
 use crate::upstream::{RequestBody, UpstreamError};
 
 pub mod body;
@@ -43,10 +44,13 @@ struct Asked {
 }
 
 impl Asked {
-    /// The fields to send to upstream: without those of this hop, with those that tell of it.
+    /// The fields to send to upstream, with those that tell of this hop.
     fn for_upstream(&self, running: &Running) -> HeaderMap {
         let mut fields = self.headers.clone();
-        headers::strip_hop_by_hop(&mut fields);
+        // RFC 9112 §3.2.2: the host of an absolute-form target wins over the field; HTTP/2 may send no field.
+        if let Ok(host) = HeaderValue::try_from(self.target.host.as_str()) {
+            fields.insert(HOST, host);
+        }
         headers::add_via(&mut fields, self.version);
         headers::add_forwarded(&mut fields, running.config.server.forwarded, self.client, &self.target);
         fields
@@ -57,29 +61,39 @@ impl Asked {
 pub async fn handle(running: &Arc<Running>, request: Request<Incoming>, client: IpAddr) -> Response<Body> {
     let start = Instant::now();
     let live = running.live();
-    let (parts, body) = request.into_parts();
-    let target = match Target::of("http", &parts.uri, &parts.headers) {
+    let (mut parts, body) = request.into_parts();
+    let target = match target_of(&parts) {
         Ok(target) => target,
-        // RFC 9112 §3.2: a missing or ambiguous host is answered with 400.
-        Err(fault) => {
-            let answered = refuse(StatusCode::BAD_REQUEST, "bad-target", &fault.to_string());
-            return record(running, &live, answered, &parts.method, parts.uri.path(), start);
-        }
+        Err(answered) => return record(running, &live, *answered, &parts.method, parts.uri.path(), start),
     };
+    // Before anything is read from them: what `Connection` names does not count as part of the request.
+    headers::strip_hop_by_hop(&mut parts.headers);
     let asked = Asked { method: parts.method, target, headers: parts.headers, version: parts.version, client };
     let (method, path) = (asked.method.clone(), running.config.log.access.then(|| asked.target.path.clone()));
     let answered = match () {
         () if method == Method::GET || method == Method::HEAD => {
             read::read(running, Arc::clone(&live), asked, body).await
         }
-        // RFC 9110 §9.3.6: a gateway to one origin has no use for tunnels.
-        () if method == Method::CONNECT => {
-            refuse(StatusCode::NOT_IMPLEMENTED, "connect", "CONNECT is not supported by this gateway")
-        }
         () if is_safe(&method) => pass(running, &asked, body, Fwd::Method, "method").await,
         () => write::write(running, Arc::clone(&live), asked, body).await,
     };
     record(running, &live, answered, &method, path.as_deref().unwrap_or_default(), start)
+}
+
+fn target_of(parts: &http::request::Parts) -> Result<Target, Box<Answered>> {
+    // RFC 9110 §9.3.6: a gateway to one origin has no use for tunnels.
+    if parts.method == Method::CONNECT {
+        let refused = refuse(StatusCode::NOT_IMPLEMENTED, "connect", "CONNECT is not supported by this gateway");
+        return Err(Box::new(refused));
+    }
+    let target = Target::of("http", &parts.uri, &parts.headers)
+        // RFC 9112 §3.2.4: the asterisk form is for OPTIONS alone.
+        .and_then(|target| match target.path == "*" && parts.method != Method::OPTIONS {
+            true => Err(TargetFault::BadForm),
+            false => Ok(target),
+        });
+    // RFC 9112 §3.2: a missing or ambiguous host is answered with 400.
+    target.map_err(|fault| Box::new(refuse(StatusCode::BAD_REQUEST, "bad-target", &fault.to_string())))
 }
 
 /// RFC 9110 §9.2.1 and the method registry: methods that are known not to change anything.

@@ -132,22 +132,16 @@ async fn validated(
     note_date(&mut fields, times.1);
     let mut judged = fields.clone();
     age.into_iter().for_each(|age| drop(judged.insert(AGE, age)));
-    let verdict = judge(errand, stored.status, &judged, times).ok();
-    // Not to be kept any more (the 304 may say `no-store`), but still good for those who asked.
-    let kept = verdict.as_ref().zip(errand.view);
-    let freshness = verdict.as_ref().map_or(stored.freshness, |verdict| verdict.freshness);
+    // A 304 that says `no-store`, `private` or `Set-Cookie` is for one client: its response is fetched whole.
+    let Verdict { freshness, for_credentials } = judge(errand, stored.status, &judged, times).ok()?;
+    let response = entry::Response { headers: fields, freshness, for_credentials, ..stored.clone() };
     let entry = Entry {
         text: stale.text.clone(),
         stamp: errand.view.map_or(stale.stamp, |view| view.stamp),
         tags: Arc::clone(&stale.tags),
-        content: Content::Response(entry::Response {
-            headers: fields,
-            freshness,
-            for_credentials: verdict.as_ref().map_or(stored.for_credentials, |verdict| verdict.for_credentials),
-            ..stored.clone()
-        }),
+        content: Content::Response(response),
     };
-    if kept.is_some() {
+    if errand.view.is_some() {
         running.cache.store(entry.clone(), &place(errand, errand.key, &freshness, &judged)).await;
     }
     Some(Arc::new(entry))

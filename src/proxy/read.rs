@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, RANGE, TRANSFER_ENCODING};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, RANGE};
 use http::{Method, Response};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -127,10 +127,8 @@ pub(super) async fn read(running: &Arc<Running>, live: Arc<Live>, asked: Asked, 
 
 fn not_for_the_cache(asked: &Asked, body: &Incoming) -> Option<&'static str> {
     // RFC 9110 §9.3.1: content in a GET has no defined semantics, and it is not part of the key.
-    let has_body = asked.headers.contains_key(TRANSFER_ENCODING)
-        || asked.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
-        || !body.is_end_stream();
-    if has_body {
+    let announced = asked.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
+    if announced || !body.is_end_stream() {
         return Some("request-body");
     }
     validation::is_for_origin(&asked.headers).then_some("precondition")

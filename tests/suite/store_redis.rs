@@ -1,6 +1,8 @@
 //! The store in Redis, alone, against real servers: what it keeps, and what it does when the server loses it.
 
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,10 +10,13 @@ use larder::config::StoreConfig;
 use larder::stamp::{Epoch, Stamp, Tag, View};
 use larder::store::redis::{ConnectFault, RedisStore};
 use larder::store::{Found, Link, Store, StoreError};
+use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
+mod log;
 mod server;
 
+use self::log::Log;
 use self::server::{RedisServer, eventually, free_port};
 
 const META: &str = "{test}:meta";
@@ -237,6 +242,11 @@ async fn a_server_demoted_to_a_replica_answers_no_lookup_and_serves_again_when_p
     server.run::<()>(&["REPLICAOF", "127.0.0.1", &free_port().to_string()]);
     assert!(matches!(store.lookup(KEY, &tags()).await, Err(StoreError::Away(_))));
     becomes(&store, "down as a replica", |link| matches!(link, Link::Down(why) if why.contains("READONLY"))).await;
+    let late = open(&config(&server.url())).connect_once().await.expect_err("a replica is not connected to");
+    assert!(
+        matches!(&late, ConnectFault::Unreachable { reason, .. } if reason.contains("takes no writes")),
+        "{late}"
+    );
     server.run::<()>(&["REPLICAOF", "NO", "ONE"]);
     recovered(&store, async || store.lookup(KEY, &tags()).await).await;
 }
@@ -416,16 +426,61 @@ async fn a_database_that_does_not_exist_is_told() {
 }
 
 #[tokio::test]
-async fn a_peer_that_does_not_speak_redis_is_told() {
+async fn a_peer_that_does_not_speak_redis_is_told_once_however_often_it_is_tried() {
+    let log = Log::capture();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("redis://{}", listener.local_addr().unwrap());
+    let url = format!("redis://:s3cret@{}", listener.local_addr().unwrap());
+    let tried = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&tried);
     let peer = tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+            count.fetch_add(1, SeqCst);
         }
     });
-    rejection(&url).await;
+    let store = open(&config(&url));
+    eventually("it is tried again", || tried.load(SeqCst) >= 8).await;
+    let fault = store.connect_once().await.unwrap_err();
+    assert!(matches!(fault, ConnectFault::Rejected { .. }), "{fault}");
+    let text = log.text();
+    assert_eq!(text.matches("the link to the store is down").count(), 1, "{text}");
+    assert!(!text.contains("s3cret"), "{text}");
     peer.abort();
+}
+
+#[tokio::test]
+async fn each_change_of_the_link_and_of_the_epoch_is_logged_with_its_cause() {
+    let log = Log::capture();
+    let mut server = RedisServer::start().await;
+    let store = store_on(&server).await;
+    server.run::<()>(&["DEL", MARKS]);
+    store.view(&[]).await.unwrap();
+    server.run::<()>(&["DEL", META]);
+    store.view(&[]).await.unwrap();
+    server.flush_all();
+    store.view(&[]).await.unwrap();
+    server.run::<()>(&["SAVE"]);
+    server.kill();
+    store.view(&[]).await.unwrap_err();
+    server.restart().await;
+    becomes_up(&store).await;
+    let text = log.text();
+    let expected = [
+        "epoch started: the namespace is new",
+        "link to the store is up",
+        "server=",
+        "epoch changed: marks lost",
+        "epoch changed: meta lost",
+        "epoch changed: new",
+        "link to the store is down",
+        "epoch changed: restarted",
+        "link to the store is up",
+    ];
+    let mut rest = text.as_str();
+    for cause in expected {
+        rest = rest.split_once(cause).unwrap_or_else(|| panic!("no {cause:?} in its turn:\n{text}")).1;
+    }
+    assert_eq!(text.matches(": epoch ").count(), 5, "{text}");
 }
 
 /// A server that speaks TLS beside plain Redis, with a certificate that only those trust who are given it. Returns
@@ -529,6 +584,18 @@ async fn trimming_the_marks_raises_the_floor_and_never_makes_an_outdated_entry_c
     assert!(!hits(&found) && !found.view.is_current(old), "the mark is gone, the floor stands for it");
     assert_eq!(found.view.newest, issued[14], "the floor is the youngest mark that was removed");
     assert_eq!(found.view.stamp.sequence, issued[19]);
+}
+
+#[tokio::test]
+async fn any_number_of_instances_leaves_a_bounded_number_of_marks() {
+    let server = RedisServer::start().await;
+    let store = open(&StoreConfig { marks_max: 200, ..config(&server.url()) });
+    store.connect_once().await.unwrap();
+    for round in 0..50 {
+        let instances: Vec<Tag> = (0..150).map(|n| Tag::family(&format!("user_details:{round}-{n}"))).collect();
+        store.invalidate(&instances).await.unwrap();
+        assert!(server.run::<u64>(&["ZCARD", MARKS]) <= 201, "after {round} rounds");
+    }
 }
 
 #[tokio::test]

@@ -209,9 +209,6 @@ impl Keeper {
     pub(super) async fn keep(self: Arc<Keeper>) {
         let mut pause = PAUSE_MIN;
         loop {
-            // Jitter, so that a fleet does not come back in step.
-            let jittered = pause.mul_f64(rand::random_range(0.5..=1.0));
-            pause = (pause * 2).min(PAUSE_MAX);
             match self.connect().await {
                 Ok(connections) => {
                     // A server that fails as soon as it is used is as bad as one that cannot be reached.
@@ -221,7 +218,9 @@ impl Keeper {
                 }
                 Err(fault) => self.record_failure(fault),
             }
-            sleep(jittered).await;
+            // Jitter, so that a fleet does not come back in step.
+            sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await;
+            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 

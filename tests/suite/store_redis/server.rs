@@ -22,10 +22,11 @@ pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago. Drawn at random from below those that the system hands out by itself, so that it
+/// is hardly taken while a server is being restarted.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
-    listener.local_addr().expect("a bound listener").port()
+    let mut drawn = std::iter::repeat_with(|| rand::random_range(10_000..32_768));
+    drawn.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("the draw does not end")
 }
 
 /// The server. Keeps nothing on disk unless told to save.
@@ -142,7 +143,7 @@ impl RedisServer {
                 self.process = None;
                 return false;
             }
-            if self.try_run::<String>(&["PING"]).is_ok() {
+            if self.is_ready() {
                 return true;
             }
             sleep(Duration::from_millis(5)).await;
@@ -161,6 +162,13 @@ impl RedisServer {
             }
             Err(error) => panic!("redis-server cannot be run: {error}"),
         }
+    }
+
+    /// Whether this very process answers: another test's server may have taken the port first.
+    fn is_ready(&self) -> bool {
+        let answer = self.try_run::<String>(&["INFO", "server"]).unwrap_or_default();
+        let pid = format!("process_id:{}", self.process.as_ref().map_or(0, Child::id));
+        answer.lines().any(|line| line == pid) && self.try_run::<String>(&["PING"]).is_ok()
     }
 
     fn has_ended(&mut self) -> Option<ExitStatus> {
