@@ -62,6 +62,7 @@ fn health_and_stats_keep_hitas_field_names(tier: Tier) {
     for target in ["/users", "/users", "/users/1", "/users/2"] {
         site.get(target);
     }
+    eventually("all three are counted", || site.admin_get("/cache/stats").json()["key_counts"]["total_keys"] == 3);
     let info = ["/cache_info/status", "/cache_info/hit_rate"];
     let counts = ["user_list_keys", "user_details_keys", "total_keys"];
     let health = success(site.admin_get("/cache/health"));

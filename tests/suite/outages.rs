@@ -58,6 +58,7 @@ fn assert_recovers_without_the_outdated(proxies: &[&Larder]) {
 fn two_warm_proxies(site: &Site) -> Larder {
     let other = site.another();
     site.get("/users").shows("stored").carries("/users #1");
+    site.wait_for_entries(1);
     for proxy in [&site.larder, &other, &site.larder] {
         proxy.get("/users").shows("hit").carries("/users #1");
     }
@@ -180,9 +181,9 @@ fn assert_safe_after(prepare: impl FnOnce(&mut RedisServer), lose: impl FnOnce(&
     lose(site.redis());
     assert_recovers_without_the_outdated(&[&other, &site]);
     site.write("POST", "/users/create").has_status(200);
-    let latest = format!("/users #{}", site.upstream.count("GET /users") + 1);
+    let latest = site.upstream.count("GET /users") + 1;
     for proxy in [&other, &site.larder] {
-        proxy.get("/users").carries(&latest);
+        assert!(proxy.get("/users").number() >= latest);
     }
 }
 
@@ -245,6 +246,7 @@ fn nothing_outdated_is_served_when_redis_takes_no_writes() {
 fn damaged_entries_in_redis_are_misses() {
     let mut site = site();
     site.get("/users").shows("stored");
+    site.wait_for_entries(1);
     let key = site.redis().command(&["KEYS", "hotel:v1:*"]);
     for damaged in ["", "LRD1", "nonsense"] {
         assert_eq!(site.redis().command(&["SET", &key, damaged, "EX", "600"]), "OK");

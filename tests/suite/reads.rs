@@ -88,8 +88,6 @@ on_both_tiers! {
     a_family_chooses_the_fields_that_count,
     hosts_are_kept_apart,
     spellings_of_one_path_share_an_entry,
-    a_client_can_insist_on_a_fetch,
-    a_client_can_insist_on_the_cache,
     a_range_is_cut_from_the_stored_response,
     a_large_body_passes_through_unstored,
     every_framing_is_stored_whole,
@@ -378,23 +376,6 @@ fn spellings_of_one_path_share_an_entry(tier: Tier) {
     }
     site.get("/x/../users").shows("stored").carries("/users #1");
     assert_eq!(site.upstream.requests("/users").len(), 1, "upstream receives the path that the rules saw");
-}
-
-fn a_client_can_insist_on_a_fetch(tier: Tier) {
-    let site = Site::start(tier, RULES);
-    site.get("/users");
-    let insisting = || site.call("GET", "/users").header("Cache-Control", "no-cache").send();
-    insisting().shows("fwd=request").carries("/users #2");
-    site.get("/users").shows("hit").carries("/users #2");
-}
-
-fn a_client_can_insist_on_the_cache(tier: Tier) {
-    let site = Site::start(tier, RULES);
-    let insisting = || site.call("GET", "/users").header("Cache-Control", "only-if-cached").send();
-    insisting().has_status(504);
-    assert_eq!(site.upstream.count("/users"), 0);
-    site.get("/users");
-    insisting().shows("hit").carries("/users #1");
 }
 
 fn a_range_is_cut_from_the_stored_response(tier: Tier) {

@@ -320,6 +320,14 @@ impl Response {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
+    /// The number at the end of one of upstream's usual bodies: which fetch it came from.
+    #[track_caller]
+    pub fn number(&self) -> usize {
+        let text = self.text();
+        let number = text.rsplit_once('#').and_then(|(_, number)| number.parse().ok());
+        number.unwrap_or_else(|| panic!("not one of upstream's usual bodies: {self:?}"))
+    }
+
     /// The body as JSON.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {

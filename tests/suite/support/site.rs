@@ -2,6 +2,7 @@
 
 use std::ops::Deref;
 
+use super::eventually;
 use super::larder::{Larder, Plan};
 use super::redis::RedisServer;
 use super::upstream::Upstream;
@@ -36,6 +37,14 @@ impl Site {
     #[track_caller]
     pub fn another(&self) -> Larder {
         self.plan.start()
+    }
+
+    /// Waits until Redis holds this many entries: a response is in memory before its client has all of it, and in
+    /// Redis soon after.
+    #[track_caller]
+    pub fn wait_for_entries(&self, count: usize) {
+        let redis = self.redis.as_ref().expect("the test is about Redis");
+        eventually("the entries are in Redis", || redis.command(&["KEYS", "*:v1:*"]).lines().count() >= count);
     }
 
     /// The Redis of a site that has one.
