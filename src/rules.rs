@@ -128,7 +128,10 @@ impl RuleSet {
     pub fn claim(&self, path: &str) -> Option<Claimed<'_>> {
         let family = &self.families[self.family_paths.matches(path).next()?];
         let values = family.pattern.values(path);
-        Some(Claimed { family, captures: values.iter().map(|(_, value)| value.unwrap_or("").to_owned()).collect() })
+        Some(Claimed {
+            family,
+            captures: values.iter().map(|(_, value)| value.unwrap_or("").to_owned()).collect(),
+        })
     }
 
     /// Every invalidation that a write of this method to this normalised path matches, in the order of the file.

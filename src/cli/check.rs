@@ -223,9 +223,11 @@ max_body = "1MiB"
     fn good_rules_are_a_table() {
         let (text, code) = checked(GOOD, false);
         assert_eq!(code, 0);
-        let line_of = |part: &str| text.lines().find(|line| line.contains(part)).unwrap_or_else(|| panic!("{text}"));
+        let line_of =
+            |part: &str| text.lines().find(|line| line.contains(part)).unwrap_or_else(|| panic!("{text}"));
         let family = line_of("3m");
-        for part in ["user", r"/users/(?<id>\d+)", "default", "query: drop utm_source, accept-language", "1.0 MiB"] {
+        for part in ["user", r"/users/(?<id>\d+)", "default", "query: drop utm_source, accept-language", "1.0 MiB"]
+        {
             assert!(family.contains(part), "{family}");
         }
         let rule = line_of("PUT");
@@ -258,7 +260,10 @@ max_body = "1MiB"
         let value: Value = serde_json::from_str(&text).unwrap();
         let fault = &value["faults"][0];
         assert_eq!((code, &value["success"]), (1, &json!(false)));
-        assert_eq!((&fault["line"], &fault["column"], &fault["file"]), (&json!(2), &json!(1), &json!("rules.toml")));
+        assert_eq!(
+            (&fault["line"], &fault["column"], &fault["file"]),
+            (&json!(2), &json!(1), &json!("rules.toml"))
+        );
         assert_eq!(fault["remedy"], "did you mean \"listen\"?");
         assert!(fault["message"].as_str().unwrap().contains("listn"));
     }
@@ -267,7 +272,10 @@ max_body = "1MiB"
     fn a_missing_file_says_what_to_do() {
         let (text, code) = check(Path::new("/nowhere/rules.toml"), false, &|_| None);
         assert_eq!(code, 2);
-        assert!(text.contains("/nowhere/rules.toml: cannot read the rules file") && text.contains("create it"), "{text}");
+        assert!(
+            text.contains("/nowhere/rules.toml: cannot read the rules file") && text.contains("create it"),
+            "{text}"
+        );
         let (text, code) = check(Path::new("/nowhere/rules.toml"), true, &|_| None);
         assert_eq!((code, serde_json::from_str::<Value>(&text).unwrap()["success"].clone()), (2, json!(false)));
     }

@@ -1,7 +1,7 @@
 //! Addresses and URLs, as typed in the file or given as flags. What is said of a faulty one never quotes it, since
 //! it may hold a password.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::Uri;
 use http::uri::Authority;
@@ -21,6 +21,9 @@ fn wrong<T>(message: &'static str, remedy: impl Into<String>) -> Result<T, Wrong
 pub fn listen(text: &str) -> Result<SocketAddr, Wrong> {
     if let Ok(address) = text.trim().parse() {
         return Ok(address);
+    }
+    if let Ok(ip) = text.trim().trim_matches(['[', ']']).parse::<IpAddr>() {
+        return wrong("has no port", format!("write \"{}\"", SocketAddr::from((ip, 8080))));
     }
     let (host, port) = text.trim().rsplit_once(':').unwrap_or(("", text.trim()));
     let port = if port.parse::<u16>().is_ok() { port } else { "8080" };
@@ -70,7 +73,10 @@ pub fn redis(text: &str) -> Result<(), Wrong> {
     match scheme {
         "redis" | "rediss" => {}
         "redis+cluster" | "redis+sentinel" | "rediss+cluster" | "rediss+sentinel" => {
-            return wrong("names a cluster or sentinel, which is not supported yet", "write the URL of one server");
+            return wrong(
+                "names a cluster or sentinel, which is not supported yet",
+                "write the URL of one server",
+            );
         }
         _ => return wrong("has another scheme than redis and rediss (with TLS)", EXAMPLE),
     }
@@ -127,7 +133,10 @@ pub fn namespace(text: &str) -> Result<(), Wrong> {
 /// A bearer token (RFC 6750 §2.1: visible characters). Its length is the operator's affair.
 pub fn token(text: &str) -> Result<(), Wrong> {
     if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return wrong("has a character that cannot be sent in a header", "use letters and digits, such as a hex text");
+        return wrong(
+            "has a character that cannot be sent in a header",
+            "use letters and digits, such as a hex text",
+        );
     }
     Ok(())
 }
@@ -149,7 +158,8 @@ mod tests {
             ("9000", "\"127.0.0.1:9000\""),
             ("*:80", "\"0.0.0.0:80\""),
             ("localhost:8080", "write \"127.0.0.1:8080\""),
-            ("127.0.0.1", "like \"127.0.0.1:8080\""),
+            ("127.0.0.1", "has no port | write \"127.0.0.1:8080\""),
+            ("[::1]", "write \"[::1]:8080\""),
             ("127.0.0.1:99999", "like \"127.0.0.1:8080\""),
             ("example.com:80", "like \"127.0.0.1:80\""),
         ];
@@ -174,7 +184,8 @@ mod tests {
             ("http://h:0", "host and port"),
             ("http://", "is not a URL"),
             ("http://a b", "is not a URL"),
-            ("://h", "is not a URL"),
+            ("://h", "another scheme"),
+            ("http:///x", "is not a URL"),
         ];
         for (text, expected) in rows {
             assert!(said(upstream(text)).contains(expected), "{text}: {}", said(upstream(text)));
@@ -208,7 +219,9 @@ mod tests {
     fn hosts_namespaces_and_tokens_are_checked() {
         assert_eq!(said(host("api.example.com:8443")), "ok");
         assert!(said(host("a b")).contains("is not a host") && host("u@h").is_err() && host("h/x").is_err());
-        assert!(namespace("hita_1.2-x").is_ok() && namespace("a:b").is_err() && namespace(&"x".repeat(65)).is_err());
+        assert!(
+            namespace("hita_1.2-x").is_ok() && namespace("a:b").is_err() && namespace(&"x".repeat(65)).is_err()
+        );
         assert!(token("0aF-._~+/=").is_ok() && token("a b").is_err() && token("ü").is_err());
     }
 }

@@ -62,11 +62,8 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
         set(&mut server.listen, table.item("listen").and_then(|item| checked(&item, address::listen)));
         server.upstream = table.item("upstream").and_then(|item| checked(&item, address::upstream));
         set(&mut server.host, table.item("host").and_then(|item| checked(&item, host)));
-        let words = [
-            ("set", ForwardedPolicy::Set),
-            ("append", ForwardedPolicy::Append),
-            ("off", ForwardedPolicy::Off),
-        ];
+        let words =
+            [("set", ForwardedPolicy::Set), ("append", ForwardedPolicy::Append), ("off", ForwardedPolicy::Off)];
         set(&mut server.forwarded, table.item("forwarded").and_then(|item| item.choice(&words)));
         let mut timeout = |key, field: &mut Duration| {
             set(field, table.item(key).and_then(|item| item.duration(&TIMEOUT)));
@@ -89,12 +86,7 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
 }
 
 /// `[admin]`
-pub fn read_admin(
-    root: &mut Table<'_>,
-    server: &Server,
-    overrides: &Overrides,
-    flags: &mut Vec<Fault>,
-) -> Admin {
+pub fn read_admin(root: &mut Table<'_>, server: &Server, overrides: &Overrides, flags: &mut Vec<Fault>) -> Admin {
     let mut admin = Admin::default();
     let mut place = None;
     if let Some(mut table) = section(root, "admin") {

@@ -13,10 +13,7 @@ pub struct ExpandFault {
 }
 
 /// The string with its variables replaced; None if it has none.
-pub fn expand(
-    raw: &str,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> (Option<String>, Vec<ExpandFault>) {
+pub fn expand(raw: &str, env: &dyn Fn(&str) -> Option<String>) -> (Option<String>, Vec<ExpandFault>) {
     if !raw.contains("${") {
         return (None, Vec::new());
     }

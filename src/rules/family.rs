@@ -42,12 +42,12 @@ struct Seen {
 fn read_one(id: usize, mut table: Table<'_>, names: &mut Names, seen: &mut Seen) -> Option<Family> {
     table.rename(format!("family #{}", id + 1));
     let name = table.required("name", "write name = \"…\"").and_then(|item| read_name(&item, seen));
-    if let Some(name) = &name {
-        table.rename(format!("family {name:?}"));
+    if let Some((_, shown)) = &name {
+        table.rename(format!("family {shown:?}"));
     }
     let path = table.required("path", "write path = '/…', a pattern over the whole path");
-    let pattern = path.and_then(|item| read_path(&item, name.as_deref(), seen));
-    if let Some(name) = &name {
+    let pattern = path.and_then(|item| read_path(&item, name.as_ref().map(|(_, shown)| *shown), seen));
+    if let Some((name, _)) = &name {
         names.add(name, pattern.as_ref().map(|pattern| pattern.names().count()));
     }
     read_methods(&mut table);
@@ -57,7 +57,7 @@ fn read_one(id: usize, mut table: Table<'_>, names: &mut Names, seen: &mut Seen)
     let line = table.reader().line(&table.span());
     table.later(&["compress", "adaptive_ttl"]);
     table.finish();
-    let (name, pattern) = (name?, pattern?);
+    let ((name, _), pattern) = (name?, pattern?);
     let (path, levels) = (pattern.as_str().to_owned(), levels(&name));
     let version = String::new();
     let mut family = Family { id, name, path, version, policy, keying, max_body, line, pattern, levels };
@@ -65,22 +65,27 @@ fn read_one(id: usize, mut table: Table<'_>, names: &mut Names, seen: &mut Seen)
     Some(family)
 }
 
-fn read_name(item: &Item<'_>, seen: &mut Seen) -> Option<String> {
+/// The name, and how messages show it.
+fn read_name<'t>(item: &Item<'t>, seen: &mut Seen) -> Option<(String, &'t str)> {
     let text = item.filled()?;
     let is_level = |level: &str| {
         !level.is_empty() && level.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
     };
     if !text.value.split(':').all(is_level) || text.value.len() > NAME {
-        let remedy = format!("write levels of letters, digits, \"_\", \".\", \"-\", separated by \":\", at most {NAME}");
+        let remedy =
+            format!("write levels of letters, digits, \"_\", \".\", \"-\", separated by \":\", at most {NAME}");
         text.fault(format_args!("{:?} cannot be a name", text.raw), remedy);
         return None;
     }
     if let Some((_, line)) = seen.names.iter().find(|(name, _)| *name == text.value) {
-        text.fault(format_args!("{:?} is the name of the family on line {line} too", text.raw), "rename one of them");
+        text.fault(
+            format_args!("{:?} is the name of the family on line {line} too", text.raw),
+            "rename one of them",
+        );
     } else {
         seen.names.push((text.value.clone(), text.line()));
     }
-    Some(text.value)
+    Some((text.value, text.raw))
 }
 
 fn read_path(item: &Item<'_>, name: Option<&str>, seen: &mut Seen) -> Option<Pattern> {
@@ -93,7 +98,8 @@ fn read_path(item: &Item<'_>, name: Option<&str>, seen: &mut Seen) -> Option<Pat
     }
     match seen.paths.iter().find(|(core, ..)| core == pattern.core()) {
         Some((_, other, line)) => {
-            let message = format!("is also the path of {other} on line {line}, which comes first: nothing is left");
+            let message =
+                format!("is also the path of {other} on line {line}, which comes first: nothing is left");
             text.fault(message, "remove one of the two families, or make the paths differ");
         }
         None => {
@@ -161,10 +167,15 @@ fn read_headers(item: &Item<'_>) -> Option<Vec<HeaderName>> {
     let mut headers = Vec::new();
     for text in item.texts()? {
         match HeaderName::try_from(text.value.trim()) {
-            Ok(name) if headers.contains(&name) => text.fault(format_args!("has {:?} twice", text.raw), "remove one"),
+            Ok(name) if headers.contains(&name) => {
+                text.fault(format_args!("has {:?} twice", text.raw), "remove one");
+            }
             Ok(name) => headers.push(name),
             Err(_) => {
-                text.fault(format_args!("{:?} is not a field name", text.raw), "write one such as \"accept-language\"");
+                text.fault(
+                    format_args!("{:?} is not a field name", text.raw),
+                    "write one such as \"accept-language\"",
+                );
             }
         }
     }
@@ -230,7 +241,8 @@ fn levels(name: &str) -> Vec<Tag> {
 fn version_of(family: &Family) -> String {
     let Family { name, path, policy, keying, max_body, .. } = family;
     // Taken apart, so that a new field cannot be forgotten here.
-    let Policy { ttl, ttl_policy, negative_ttl, stale_while_revalidate, stale_if_error, identity_stated: _ } = policy;
+    let Policy { ttl, ttl_policy, negative_ttl, stale_while_revalidate, stale_if_error, identity_stated: _ } =
+        policy;
     let Keying { query, headers, identity } = keying;
     let policy_name = match ttl_policy {
         TtlPolicy::Default => "default",
@@ -241,7 +253,8 @@ fn version_of(family: &Family) -> String {
         QueryKeying::Keep(names) => ("keep", names),
         QueryKeying::Drop(names) => ("drop", names),
     };
-    let durations = [ttl, negative_ttl, stale_while_revalidate, stale_if_error].map(|it| it.map(|it| it.as_secs()));
+    let durations =
+        [ttl, negative_ttl, stale_while_revalidate, stale_if_error].map(|it| it.map(|it| it.as_secs()));
     // `{:?}` of strings and numbers quotes and escapes, so that different definitions have different texts.
     let text = format!(
         "{name:?} {path:?} {policy_name} {durations:?} {max_body:?} {filter} {parameters:?} {:?} {:?}",

@@ -136,7 +136,8 @@ impl<'s> Source<'s> {
         (0..=offset).rev().find(|at| self.text.is_char_boundary(*at)).unwrap_or(0)
     }
 
-    fn line_text(&self, line: usize) -> &'s str {
+    /// A line, from 1, without its end.
+    pub fn line_text(&self, line: usize) -> &'s str {
         let end = self.starts.get(line).copied().unwrap_or(self.text.len());
         self.text[self.starts[line - 1]..end].trim_end_matches(['\n', '\r'])
     }
@@ -221,7 +222,7 @@ mod tests {
             ("redis = \"redis://u:p@ss@h:1\"", "redis = \"redis://******@h:1\""),
             ("x = [{ role = \"a\", token = \"s3\" }]", "x = [{ role = \"a\", token = \"**\" }]"),
             ("token = '${T}'", "token = '${T}'"),
-            ("token = '${T:-s3}'", "token = '*********'"),
+            ("token = '${T:-s3}'", "token = '********'"),
             ("redis = 'redis://${U}:${P}@h'", "redis = 'redis://${U}:${P}@h'"),
             ("token = \"open", "token = \"****"),
             ("path = '/token/x'", "path = '/token/x'"),

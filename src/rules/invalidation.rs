@@ -2,10 +2,10 @@
 
 use http::Method;
 
+use super::Invalidation;
 use super::family::compile;
 use super::reader::{Item, Reader, Table, Text};
 use super::reference::{Names, Reference, ReferenceFault};
-use super::Invalidation;
 use crate::semantics::invalidation::StatusSet;
 
 /// Methods of an invalidation that names none.
@@ -26,11 +26,8 @@ pub fn read(root: &mut Table<'_>, names: &Names) -> Vec<Invalidation> {
 fn read_one(reader: &Reader<'_>, path: &Text<'_>, item: &Item<'_>, names: &Names) -> Option<Invalidation> {
     let pattern = compile(path);
     let captures: Option<Vec<&str>> = pattern.as_ref().map(|pattern| pattern.names().collect());
-    let (families, methods, on) = if item.is_table() {
-        read_table(item)?
-    } else {
-        (read_families(item)?, None, None)
-    };
+    let (families, methods, on) =
+        if item.is_table() { read_table(item)? } else { (read_families(item)?, None, None) };
     let read = |text: &Text<'_>| read_reference(text, names, captures.as_deref());
     let references: Vec<Reference> = families.iter().filter_map(read).collect();
     drop(captures);
@@ -53,7 +50,9 @@ fn read_table<'t>(item: &Item<'t>) -> Option<Fields<'t>> {
     let families = table.required("families", "write families = [\"…\"]").and_then(|item| read_families(&item));
     let methods = table.item("methods").and_then(|item| read_methods(&item));
     let on = table.item("on").and_then(|item| read_statuses(&item));
-    table.item("mode").map(|item| read_mode(&item));
+    if let Some(mode) = table.item("mode") {
+        read_mode(&mode);
+    }
     table.later(&["grace", "refresh", "again"]);
     table.finish();
     Some((families?, methods, on))
@@ -70,6 +69,12 @@ fn read_families<'t>(item: &Item<'t>) -> Option<Vec<Text<'t>>> {
 fn read_reference(text: &Text<'_>, names: &Names, captures: Option<&[&str]>) -> Option<Reference> {
     match Reference::parse(&text.value, names, captures) {
         Ok(reference) => return Some(reference),
+        Err(_) if text.showable().is_none() => {
+            text.absence(
+                format_args!("{:?} names no family or instance", text.raw),
+                "see what the variable holds",
+            );
+        }
         Err(ReferenceFault::Unknown { message, remedy }) => text.absence(message, remedy),
         Err(ReferenceFault::Instance { message, remedy } | ReferenceFault::Capture { message, remedy }) => {
             text.fault_at(0..text.value.len(), message, remedy);

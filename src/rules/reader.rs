@@ -73,6 +73,14 @@ impl<'s> Reader<'s> {
         self.source.line(span.start)
     }
 
+    /// Notes a fault of something that is where it should not be. Below a table's header that could not be read,
+    /// everything is.
+    fn misplaced(&self, span: Range<usize>, message: String, remedy: String) {
+        if !self.broken.iter().any(|line| self.source.line_text(*line).trim_start().starts_with('[')) {
+            self.fault(span, message, remedy);
+        }
+    }
+
     /// The file's root table.
     pub fn root<'t>(&'t self, table: &'t Spanned<DeTable<'t>>) -> Table<'t> {
         Table::new(self, String::new(), table.span(), table.get_ref())
@@ -102,9 +110,9 @@ fn syntax_remedy(message: &str) -> &'static str {
     let remedies = [
         ("escape", "in \"…\" a backslash begins an escape: put patterns in single quotes, '/v1\\.0/users'"),
         ("duplicate key", "keep one of them, or rename one"),
-        ("must be quoted", "put it in quotes"),
+        ("must be quoted", "write a value; text stands in quotes"),
         ("unquoted key", "put the key in single quotes: '/v1/users' = [\"users\"]"),
-        ("quote", "close the string with the quote it began with, on the same line"),
+        ("string", "close the string with the quote it began with, on the same line"),
         ("missing value", "write a value after the \"=\""),
         ("key with no value", "write it as key = value"),
         ("missing assignment", "write it as key = value"),
@@ -172,7 +180,10 @@ impl<'t> Table<'t> {
         let mut entries: Vec<_> = self.table.iter().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
         let item = |key: &str, value| Item::new(self.reader, format!("invalidation {key:?}"), value);
-        entries.iter().map(|(key, value)| (key.get_ref().as_ref(), key.span(), item(key.get_ref(), value))).collect()
+        entries
+            .iter()
+            .map(|(key, value)| (key.get_ref().as_ref(), key.span(), item(key.get_ref(), value)))
+            .collect()
     }
 
     /// Keys whose behaviour does not exist yet: faults, never ignored.
@@ -191,7 +202,7 @@ impl<'t> Table<'t> {
             let remedy = did_you_mean(&near, || format!("known here: {}", listing(self.known.iter().copied())));
             let kind = if self.what.is_empty() { "table or key" } else { "key" };
             let message = self.says(format_args!("unknown {kind} {:?}", key.get_ref()));
-            self.reader.fault(key.span(), message, remedy);
+            self.reader.misplaced(key.span(), message, remedy);
         }
     }
 }
@@ -405,6 +416,11 @@ impl<'t> Text<'t> {
         Text { reader, what, span, raw: key, value: key.to_owned(), from_env: false }
     }
 
+    /// Its value, unless a part of it comes from the environment and may be a secret.
+    pub fn showable(&self) -> Option<&str> {
+        (!self.from_env).then_some(&self.value)
+    }
+
     /// Its place.
     pub fn span(&self) -> Range<usize> {
         self.span.clone()
@@ -422,8 +438,7 @@ impl<'t> Text<'t> {
 
     /// Notes a fault about a part of the value, in bytes.
     pub fn fault_at(&self, range: Range<usize>, message: impl Display, remedy: impl Into<String>) {
-        let place =
-            if self.from_env { self.span() } else { self.reader.within(&self.span, &self.value, range) };
+        let place = if self.from_env { self.span() } else { self.reader.within(&self.span, &self.value, range) };
         self.reader.fault(place, format!("{}: {message}", self.what), remedy);
     }
 

@@ -43,8 +43,8 @@ impl Names {
 
     /// The longest known name that the reference begins with, and what follows it: empty, or `:part:part`.
     fn split<'r>(&self, text: &'r str) -> Option<(&'r str, Known, &'r str)> {
-        let ends = text.match_indices(':').map(|(end, _)| end).chain([text.len()]);
-        let longest = ends.filter(|end| self.0.contains_key(&text[..*end])).last()?;
+        let mut ends = text.match_indices(':').map(|(end, _)| end).chain([text.len()]);
+        let longest = ends.rfind(|end| self.0.contains_key(&text[..*end]))?;
         Some((&text[..longest], self.0[&text[..longest]], &text[longest..]))
     }
 
@@ -62,7 +62,10 @@ enum Target {
     Everything,
     /// A family or level with everything below it.
     Whole(Tag),
-    Instance { whole: Tag, parts: Vec<Part> },
+    Instance {
+        whole: Tag,
+        parts: Vec<Part>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -433,9 +436,8 @@ mod tests {
     #[test]
     fn a_reference_reaches_what_lies_below_it_and_its_own_instances() {
         let levels = [Tag::family("room"), Tag::family("room:plan")];
-        let reaches = |text: &str, levels: &[Tag]| {
-            Reference::parse(text, &names(), Some(&["id"])).unwrap().reaches(levels)
-        };
+        let reaches =
+            |text: &str, levels: &[Tag]| Reference::parse(text, &names(), Some(&["id"])).unwrap().reaches(levels);
         assert!(reaches("room", &levels) && reaches("*", &levels) && reaches("room:plan:{id}", &levels));
         assert!(!reaches("room:{id}:{id}", &levels));
         assert!(reaches("room:{id}:{id}", &levels[..1]));
