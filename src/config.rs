@@ -1,12 +1,26 @@
 //! `rules.toml`, flags and environment -> [`Config`]. Reports every fault, not only the first, each with file,
 //! line, column, the offending text and the remedy. What comes out is checked; nothing inside asks again.
+//!
+//! [`Config::parse`] is pure; [`Config::load`] reads the file for it. The upstream is an `Option`, since `check` and
+//! `explain` do without; `serve` demands it.
 
+use std::fmt;
+use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::headers::ForwardedPolicy;
 use crate::rules::RuleSet;
+use crate::rules::fault::{Fault, Faults, Source};
+use crate::rules::reader::{Env, Reader};
+
+mod address;
+mod tables;
+
+/// Largest rules file, bytes.
+const FILE: u64 = 4 << 20;
 
 /// Everything Larder needs to run.
 #[derive(Debug)]
@@ -20,71 +34,132 @@ pub struct Config {
     pub rules: RuleSet,
     /// The rules file, if there is one.
     pub file: Option<PathBuf>,
+    /// What flags and environment set over the file, so that the file can be read again.
     pub overrides: Overrides,
 }
-#[derive(Debug, Clone, Default)]
+
+/// Values of flags and of their `LARDER_…` variables. They win over the file.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
+    /// `--upstream`
     pub upstream: Option<String>,
+    /// `--listen`
     pub listen: Option<String>,
+    /// `--admin`
     pub admin: Option<String>,
+    /// `--redis`
     pub redis: Option<String>,
+    /// `--namespace`; of no effect without a Redis
     pub namespace: Option<String>,
+    /// `LARDER_ADMIN_TOKEN`: replaces the file's tokens of this role
     pub admin_token: Option<String>,
+    /// `LARDER_VIEWER_TOKEN`: replaces the file's tokens of this role
     pub viewer_token: Option<String>,
 }
+
+impl fmt::Debug for Overrides {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Overrides { upstream, listen, admin, redis, namespace, admin_token, viewer_token } = self;
+        // Passwords and tokens: only whether they are there.
+        let secret = |value: &Option<String>| value.as_ref().map(|_| "…");
+        f.debug_struct("Overrides")
+            .field("upstream", upstream)
+            .field("listen", listen)
+            .field("admin", admin)
+            .field("redis", &secret(redis))
+            .field("namespace", namespace)
+            .field("admin_token", &secret(admin_token))
+            .field("viewer_token", &secret(viewer_token))
+            .finish()
+    }
+}
+
+/// Why there is no configuration.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("x")]
-pub struct LoadError;
+pub enum LoadError {
+    /// The file cannot be read.
+    #[error("{}: cannot read the rules file: {source}: {remedy}", .path.display())]
+    Io { path: PathBuf, source: Arc<io::Error>, remedy: &'static str },
+    /// The file or a flag is faulty.
+    #[error(transparent)]
+    Faults(Faults),
+}
+
 impl Config {
-    pub fn load(
-        _f: Option<&std::path::Path>,
-        o: &Overrides,
-        _e: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<Config, LoadError> {
-        let s = Duration::from_secs;
-        Ok(Config {
-            server: Server {
-                listen: o.listen.as_deref().unwrap_or("127.0.0.1:8080").parse().unwrap(),
-                upstream: o.upstream.as_ref().map(|u| u.parse().unwrap()),
-                host: HostPolicy::Upstream,
-                forwarded: ForwardedPolicy::Set,
-                connect_timeout: s(2),
-                upstream_timeout: s(30),
-                idle_timeout: s(30),
-                header_timeout: s(30),
-                drain_timeout: s(30),
-                max_connections: 10000,
-                max_upstream_requests: 512,
-            },
-            admin: Admin {
-                listen: o.admin.as_deref().unwrap_or("127.0.0.1:9090").parse().unwrap(),
-                tokens: vec![],
-            },
-            store: o.redis.as_ref().map(|r| StoreConfig {
-                redis: r.clone(),
-                namespace: o.namespace.clone().unwrap_or("larder".into()),
-                timeout: Duration::from_millis(100),
-                connect_timeout: Duration::from_millis(500),
-                marks_max: 1000000,
-            }),
-            memory: Memory { capacity: 256 << 20, max_body: 8 << 20, marks: 1 << 18 },
-            log: Log { format: LogFormat::Text, access: std::env::var("ACCESS").is_ok(), level: "info".into() },
-            rules: RuleSet::default(),
+    /// Reads and checks a rules file, at most 4 MiB. Without a file: the defaults, and no rules.
+    pub fn load(file: Option<&Path>, overrides: &Overrides, env: &Env<'_>) -> Result<Config, LoadError> {
+        let Some(path) = file else {
+            return Config::parse("", "-", overrides, env).map_err(LoadError::Faults);
+        };
+        let name = path.display().to_string();
+        let bytes = read(path).map_err(|source| unreadable(path, source))?;
+        let text = std::str::from_utf8(&bytes).map_err(|error| not_utf8(&name, &bytes, error.valid_up_to()))?;
+        let config = Config::parse(text, &name, overrides, env).map_err(LoadError::Faults)?;
+        Ok(Config { file: Some(path.to_owned()), ..config })
+    }
+
+    /// Checks the text of a rules file. `file_name` is what faults call it. Pure.
+    pub fn parse(text: &str, file_name: &str, overrides: &Overrides, env: &Env<'_>) -> Result<Config, Faults> {
+        let (reader, table) = Reader::open(file_name, text, env);
+        let mut root = reader.root(&table);
+        let mut flags = Vec::new();
+        let server = tables::read_server(&mut root, overrides, &mut flags);
+        let admin = tables::read_admin(&mut root, &server, overrides, &mut flags);
+        let config = Config {
+            store: tables::read_store(&mut root, overrides, &mut flags),
+            memory: tables::read_memory(&mut root),
+            log: tables::read_log(&mut root),
+            rules: RuleSet::read(&mut root),
+            server,
+            admin,
             file: None,
-            overrides: o.clone(),
-        })
+            overrides: overrides.clone(),
+        };
+        root.later(&["warm"]);
+        root.finish();
+        flags.extend(reader.finish());
+        if flags.is_empty() { Ok(config) } else { Err(Faults(flags)) }
     }
-    pub fn parse(
-        _t: &str,
-        _f: &str,
-        _o: &Overrides,
-        _e: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<Config, LoadError> {
-        todo!()
+
+    /// Tables that differ between two configurations, apart from the rules: what a running Larder cannot change.
+    pub fn differs(&self, other: &Config) -> Vec<&'static str> {
+        let tables = [
+            ("server", self.server != other.server),
+            ("admin", self.admin != other.admin),
+            ("store", self.store != other.store),
+            ("memory", self.memory != other.memory),
+            ("log", self.log != other.log),
+        ];
+        tables.into_iter().filter(|(_, differs)| *differs).map(|(table, _)| table).collect()
     }
-    pub fn differs(&self, _o: &Config) -> Vec<&'static str> {
-        todo!()
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 4 MiB"));
     }
+    Ok(bytes)
+}
+
+fn unreadable(path: &Path, source: io::Error) -> LoadError {
+    let remedy = match source.kind() {
+        io::ErrorKind::NotFound => "create it, or name another file",
+        io::ErrorKind::PermissionDenied => "let the user that runs Larder read it",
+        io::ErrorKind::FileTooLarge => "fold several families into one pattern",
+        io::ErrorKind::IsADirectory => "name a file in it",
+        _ => "mend that, or name another file",
+    };
+    LoadError::Io { path: path.to_owned(), source: Arc::new(source), remedy }
+}
+
+fn not_utf8(name: &str, bytes: &[u8], valid: usize) -> LoadError {
+    let text = String::from_utf8_lossy(bytes);
+    // Up to there nothing was replaced, so that the place is the same.
+    let fault: Fault =
+        Source::new(name, &text).fault(valid..valid + 1, "the file is not UTF-8 here", "save it as UTF-8");
+    LoadError::Faults(Faults(vec![fault]))
 }
 
 /// `[server]`
@@ -92,7 +167,7 @@ impl Config {
 pub struct Server {
     /// `listen`, default 127.0.0.1:8080
     pub listen: SocketAddr,
-    /// `upstream`, an http or https URL without path, query or credentials; required
+    /// `upstream`, an http or https URL without path, query or credentials; only `serve` cannot do without
     pub upstream: Option<http::Uri>,
     /// `host`: what upstream is told in `Host`
     pub host: HostPolicy,
@@ -129,7 +204,8 @@ pub enum HostPolicy {
 /// `[admin]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Admin {
-    /// `listen`, default 127.0.0.1:9090. Without tokens a non-loopback address becomes the loopback address.
+    /// `listen`, default 127.0.0.1:9090, as configured. Whoever binds it without tokens takes the loopback address
+    /// instead.
     pub listen: SocketAddr,
     /// `tokens = [{ role = "admin", token = "${LARDER_ADMIN_TOKEN}" }]`; empty tokens are left out
     pub tokens: Vec<Token>,
@@ -142,8 +218,8 @@ pub struct Token {
     pub token: String,
 }
 
-impl std::fmt::Debug for Token {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Token({:?}, …)", self.role)
     }
 }
@@ -172,8 +248,8 @@ pub struct StoreConfig {
     pub marks_max: u64,
 }
 
-impl std::fmt::Debug for StoreConfig {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for StoreConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The URL may hold a password.
         write!(f, "StoreConfig({}, namespace {:?})", self.redacted(), self.namespace)
     }
@@ -220,3 +296,6 @@ pub enum LogFormat {
     Text,
     Json,
 }
+
+#[cfg(test)]
+mod tests;

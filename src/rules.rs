@@ -5,18 +5,36 @@
 use http::Method;
 use smallvec::SmallVec;
 
-use crate::key::Keying;
+use crate::key::{FamilyKeying, Keying};
 use crate::semantics::Policy;
 use crate::semantics::invalidation::StatusSet;
 use crate::stamp::Tag;
 
+mod expand;
+mod family;
 pub mod fault;
+mod instance;
+mod invalidation;
+pub mod nearest;
+mod pattern;
+pub mod reader;
+mod reference;
+
+pub use instance::CAPTURES;
+pub use reference::UnknownFamily;
+
+use pattern::{Pattern, PatternSet};
+use reader::Table;
+use reference::{Names, Reference};
 
 /// All rules of one file.
 #[derive(Debug, Default)]
 pub struct RuleSet {
     families: Vec<Family>,
     invalidations: Vec<Invalidation>,
+    family_paths: PatternSet,
+    invalidation_paths: PatternSet,
+    names: Names,
 }
 
 /// What is cached together and outdated together.
@@ -38,7 +56,9 @@ pub struct Family {
     pub max_body: Option<u64>,
     /// Line in the file, from 1.
     pub line: usize,
-    // … the compiled pattern
+    pattern: Pattern,
+    /// Tags of the levels, from the topmost down to the family itself.
+    levels: Vec<Tag>,
 }
 
 /// A rule that maps writes to what they outdate.
@@ -54,10 +74,12 @@ pub struct Invalidation {
     pub families: Vec<String>,
     /// Line in the file, from 1.
     pub line: usize,
-    // … the compiled pattern and the references
+    pattern: Pattern,
+    references: Vec<Reference>,
 }
 
-/// Values of a family's named captures in one path, in the order of the pattern.
+/// Values of a family's named captures in one path, in the order of the pattern; empty for one that took no part
+/// in the match.
 pub type Captures = SmallVec<[String; 2]>;
 
 /// What a GET or HEAD is to the rules.
@@ -71,41 +93,117 @@ pub struct Claimed<'r> {
 #[derive(Debug)]
 pub struct Outdated<'r> {
     pub rule: &'r Invalidation,
-    /// What it outdates, captures filled in.
+    /// What it outdates, captures filled in, none twice.
     pub tags: Vec<Tag>,
 }
+
 impl RuleSet {
+    /// Reads `[[family]]` and `[invalidate]`. Faults go to the table's reader; only without any is the result of
+    /// use.
+    pub fn read(root: &mut Table<'_>) -> RuleSet {
+        let mut names = Names::default();
+        let families = family::read(root, &mut names);
+        let invalidations = invalidation::read(root, &names);
+        let family_paths = compile(root, "family", families.iter().map(|family| &family.pattern));
+        let invalidation_paths = compile(root, "invalidate", invalidations.iter().map(|rule| &rule.pattern));
+        RuleSet { families, invalidations, family_paths, invalidation_paths, names }
+    }
+
+    /// The families, in the order of the file.
     pub fn families(&self) -> &[Family] {
         &self.families
     }
+
+    /// The invalidations, in the order of the file.
     pub fn invalidations(&self) -> &[Invalidation] {
         &self.invalidations
     }
-    pub fn claim(&self, _path: &str) -> Option<Claimed<'_>> {
-        None
+
+    /// The family of this name.
+    pub fn family(&self, name: &str) -> Option<&Family> {
+        self.families.iter().find(|family| family.name == name)
     }
-    pub fn outdated_by(&self, _m: &Method, _path: &str) -> Vec<Outdated<'_>> {
-        vec![]
+
+    /// The family that a GET or HEAD of this normalised path belongs to: the first in the file that matches.
+    pub fn claim(&self, path: &str) -> Option<Claimed<'_>> {
+        let family = &self.families[self.family_paths.matches(path).next()?];
+        let values = family.pattern.values(path);
+        Some(Claimed {
+            family,
+            captures: values.iter().map(|(_, value)| value.unwrap_or("").to_owned()).collect(),
+        })
     }
-    pub fn resolve(&self, _r: &str) -> Result<Vec<Tag>, UnknownFamily> {
-        todo!()
+
+    /// Every invalidation that a write of this method to this normalised path matches, in the order of the file.
+    pub fn outdated_by(&self, method: &Method, path: &str) -> Vec<Outdated<'_>> {
+        let rules = self.invalidation_paths.matches(path).map(|at| &self.invalidations[at]);
+        rules.filter(|rule| rule.methods.contains(method)).map(|rule| rule.outdated(path)).collect()
     }
-    pub fn outdating(&self, _f: &Family) -> Vec<&Invalidation> {
-        todo!()
+
+    /// Tags of a family, level, glob or instance as an operator types it: `user_details:42`. The last value may
+    /// contain `:`. Percent-encoded or not, a value is the same instance.
+    pub fn resolve(&self, reference: &str) -> Result<Vec<Tag>, UnknownFamily> {
+        let mut tags = Vec::new();
+        Reference::resolve(reference, &self.names)?.tags(&|_| None, &mut tags);
+        Ok(tags)
+    }
+
+    /// The invalidations that can outdate entries of this family.
+    pub fn outdating(&self, family: &Family) -> Vec<&Invalidation> {
+        let reaches = |rule: &&Invalidation| rule.references.iter().any(|it| it.reaches(&family.levels));
+        self.invalidations.iter().filter(reaches).collect()
     }
 }
-#[derive(Debug)]
-pub struct UnknownFamily {
-    pub nearest: Vec<String>,
-}
+
 impl Family {
-    pub fn tags(&self, _c: &Captures) -> Vec<Tag> {
-        todo!()
+    /// Tags of an entry with these captures: one for each level (`booking`, `booking:stats`), and the instance
+    /// tags. The root tag and the path's own are the caller's.
+    pub fn tags(&self, captures: &Captures) -> Vec<Tag> {
+        let mut tags = self.levels.clone();
+        instance::tags(&self.name, captures, &mut tags);
+        tags
     }
-    pub fn label(&self, _c: &Captures) -> String {
-        todo!()
+
+    /// `user_details:42`, for people and for readable keys in Redis: printable ASCII, at most 150 bytes.
+    pub fn label(&self, captures: &Captures) -> String {
+        instance::label(&self.name, captures)
     }
-    pub fn keying(&self) -> crate::key::FamilyKeying<'_> {
-        todo!()
+
+    /// What the family adds to the canonical text of a request.
+    pub fn keying(&self) -> FamilyKeying<'_> {
+        FamilyKeying { name: &self.name, version: &self.version, keying: &self.keying }
+    }
+
+    /// Index of its metrics.
+    pub fn metrics_index(&self) -> usize {
+        self.id
+    }
+
+    /// Names of its captures, in the order of the pattern.
+    pub fn capture_names(&self) -> impl Iterator<Item = &str> {
+        self.pattern.names()
     }
 }
+
+impl Invalidation {
+    fn outdated(&self, path: &str) -> Outdated<'_> {
+        let values = self.pattern.values(path);
+        let value_of = |name: &str| values.iter().find(|(known, _)| *known == name).and_then(|(_, value)| *value);
+        let mut tags = Vec::new();
+        for reference in &self.references {
+            reference.tags(&value_of, &mut tags);
+        }
+        Outdated { rule: self, tags }
+    }
+}
+
+fn compile<'p>(root: &Table<'_>, key: &str, patterns: impl Iterator<Item = &'p Pattern>) -> PatternSet {
+    PatternSet::build(patterns).unwrap_or_else(|| {
+        let message = format!("{key}: the patterns are too large together");
+        root.reader().fault(root.span(), message, "lower the {…} counts in them");
+        PatternSet::default()
+    })
+}
+
+#[cfg(test)]
+mod tests;

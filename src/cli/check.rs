@@ -1,3 +1,291 @@
-pub fn check(_f: &std::path::Path, _j: bool, _e: &dyn Fn(&str) -> Option<String>) -> (String, u8) {
-    todo!()
+//! `larder check [FILE]`: the rules as Larder understands them, or every fault.
+
+use std::path::Path;
+
+use comfy_table::{ContentArrangement, Table, presets};
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::config::{Config, LoadError, Overrides};
+use crate::key::{Identity, QueryKeying};
+use crate::rules::fault::Faults;
+use crate::rules::reader::Env;
+use crate::rules::{Family, Invalidation, RuleSet};
+use crate::semantics::TtlPolicy;
+use crate::semantics::invalidation::StatusSet;
+
+/// The text (or JSON) to print, and the exit code: 0 for good rules, 1 for faults, 2 for a file that cannot be
+/// read.
+pub fn check(file: &Path, json: bool, env: &Env<'_>) -> (String, u8) {
+    let name = file.display().to_string();
+    match Config::load(Some(file), &Overrides::default(), env) {
+        Ok(config) if json => (pretty(&rules_json(&name, &config.rules)), 0),
+        Ok(config) => (rules_text(&name, &config.rules), 0),
+        Err(LoadError::Faults(faults)) if json => (pretty(&faults_json(&name, &faults)), 1),
+        Err(LoadError::Faults(faults)) => (faults_text(&name, &faults), 1),
+        Err(error @ LoadError::Io { .. }) if json => {
+            (pretty(&json!({ "success": false, "file": name, "error": error.to_string() })), 2)
+        }
+        Err(error @ LoadError::Io { .. }) => (format!("{error}\n"), 2),
+    }
+}
+
+fn pretty(value: &Value) -> String {
+    format!("{value:#}\n")
+}
+
+fn faults_text(name: &str, faults: &Faults) -> String {
+    format!("{faults}{} in {name}\n", counted(faults.0.len(), "fault"))
+}
+
+fn faults_json(name: &str, faults: &Faults) -> Value {
+    json!({ "success": false, "file": name, "faults": faults.0 })
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+fn rules_text(name: &str, rules: &RuleSet) -> String {
+    let (families, invalidations) = (rules.families(), rules.invalidations());
+    let mut text = String::new();
+    if !families.is_empty() {
+        let head = ["family", "path", "ttl", "policy", "identity", "key", "other"];
+        text.push_str(&table(&head, families.iter().map(family_row)));
+        text.push_str("\n\n");
+    }
+    if !invalidations.is_empty() {
+        let head = ["writes to", "methods", "on", "outdate"];
+        text.push_str(&table(&head, invalidations.iter().map(invalidation_row)));
+        text.push_str("\n\n");
+    }
+    if families.is_empty() {
+        text.push_str("no families: what upstream's Cache-Control and Expires allow is cached (RFC 9111)\n");
+    }
+    text + &format!(
+        "{name} is good: {}, {}\n",
+        if families.len() == 1 { "1 family".to_owned() } else { format!("{} families", families.len()) },
+        counted(invalidations.len(), "invalidation"),
+    )
+}
+
+fn table<const N: usize>(head: &[&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(head).add_rows(rows);
+    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    lines.join("\n")
+}
+
+fn family_row(family: &Family) -> [String; 7] {
+    let policy = &family.policy;
+    let ttl = policy.ttl.map_or("-".to_owned(), |ttl| humantime::format_duration(ttl).to_string());
+    let path = family.path.clone();
+    [family.name.clone(), path, ttl, ttl_policy(family).into(), identity(family), key(family), other(family)]
+}
+
+fn ttl_policy(family: &Family) -> &'static str {
+    match family.policy.ttl_policy {
+        TtlPolicy::Default => "default",
+        TtlPolicy::Override => "override",
+    }
+}
+
+fn identity(family: &Family) -> String {
+    match &family.keying.identity {
+        Identity::Unstated => "-".to_owned(),
+        identity => identity.to_string(),
+    }
+}
+
+/// What of query and fields is part of the key.
+fn key(family: &Family) -> String {
+    let query = match &family.keying.query {
+        QueryKeying::All => None,
+        QueryKeying::Keep(names) => Some(format!("query: keep {}", list(names))),
+        QueryKeying::Drop(names) => Some(format!("query: drop {}", list(names))),
+    };
+    let headers = family.keying.headers.iter().map(|name| name.as_str().to_owned());
+    let parts: Vec<String> = query.into_iter().chain(headers).collect();
+    if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "nothing".to_owned() } else { names.join(" ") }
+}
+
+fn other(family: &Family) -> String {
+    let policy = &family.policy;
+    let durations = [
+        ("negative_ttl", policy.negative_ttl),
+        ("stale_while_revalidate", policy.stale_while_revalidate),
+        ("stale_if_error", policy.stale_if_error),
+    ];
+    let set = durations.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    let mut parts: Vec<String> =
+        set.map(|(name, value)| format!("{name} {}", humantime::format_duration(value))).collect();
+    parts.extend(family.max_body.map(|size| format!("max_body {}", bytesize::ByteSize::b(size))));
+    if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }
+}
+
+fn invalidation_row(rule: &Invalidation) -> [String; 4] {
+    [rule.path.clone(), methods(rule).join(" "), statuses(&rule.on).join(", "), rule.families.join(", ")]
+}
+
+fn methods(rule: &Invalidation) -> Vec<&str> {
+    rule.methods.iter().map(Method::as_str).collect()
+}
+
+fn statuses(on: &StatusSet) -> Vec<String> {
+    let text = |(from, to): &(u16, u16)| if from == to { from.to_string() } else { format!("{from}-{to}") };
+    on.ranges.iter().map(text).collect()
+}
+
+fn rules_json(name: &str, rules: &RuleSet) -> Value {
+    json!({
+        "success": true,
+        "file": name,
+        "families": rules.families().iter().map(family_json).collect::<Vec<_>>(),
+        "invalidations": rules.invalidations().iter().map(invalidation_json).collect::<Vec<_>>(),
+    })
+}
+
+/// Durations are in seconds, sizes in bytes.
+fn family_json(family: &Family) -> Value {
+    let policy = &family.policy;
+    let seconds = |value: Option<std::time::Duration>| value.map(|value| value.as_secs());
+    let query = match &family.keying.query {
+        QueryKeying::All => Value::Null,
+        QueryKeying::Keep(names) => json!({ "keep": names }),
+        QueryKeying::Drop(names) => json!({ "drop": names }),
+    };
+    json!({
+        "name": family.name,
+        "path": family.path,
+        "line": family.line,
+        "version": family.version,
+        "captures": family.capture_names().collect::<Vec<_>>(),
+        "ttl": seconds(policy.ttl),
+        "ttl_policy": ttl_policy(family),
+        "negative_ttl": seconds(policy.negative_ttl),
+        "stale_while_revalidate": seconds(policy.stale_while_revalidate),
+        "stale_if_error": seconds(policy.stale_if_error),
+        "query": query,
+        "headers": family.keying.headers.iter().map(http::HeaderName::as_str).collect::<Vec<_>>(),
+        "identity": family.keying.identity.is_stated().then(|| family.keying.identity.to_string()),
+        "max_body": family.max_body,
+    })
+}
+
+fn invalidation_json(rule: &Invalidation) -> Value {
+    json!({
+        "path": rule.path,
+        "line": rule.line,
+        "methods": methods(rule),
+        "on": statuses(&rule.on),
+        "families": rule.families,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(text: &str, json: bool) -> (String, u8) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("rules.toml");
+        std::fs::write(&file, text).unwrap();
+        let (out, code) = check(&file, json, &|_| None);
+        let name = file.display().to_string();
+        (out.replace(&name, "rules.toml").replace(&*json_text(&name), "rules.toml"), code)
+    }
+
+    /// A name as JSON writes it, without the quotes.
+    fn json_text(name: &str) -> String {
+        let quoted = serde_json::to_string(name).unwrap();
+        quoted[1..quoted.len() - 1].to_owned()
+    }
+
+    const GOOD: &str = r#"
+[[family]]
+name = "user"
+path = '/users/(?<id>\d+)'
+ttl = "3m"
+query = { drop = ["utm_source"] }
+headers = ["accept-language"]
+max_body = "1MiB"
+
+[invalidate]
+'/users/(?<id>\d+)' = { families = ["user:{id}"], methods = ["PUT"], on = ["2xx", 404] }
+"#;
+
+    #[test]
+    fn good_rules_are_a_table() {
+        let (text, code) = checked(GOOD, false);
+        assert_eq!(code, 0);
+        let line_of =
+            |part: &str| text.lines().find(|line| line.contains(part)).unwrap_or_else(|| panic!("{text}"));
+        let family = line_of("3m");
+        for part in ["user", r"/users/(?<id>\d+)", "default", "query: drop utm_source, accept-language", "1.0 MiB"]
+        {
+            assert!(family.contains(part), "{family}");
+        }
+        let rule = line_of("PUT");
+        assert!(rule.contains("200-299, 404") && rule.contains("user:{id}"), "{rule}");
+        assert!(text.ends_with("rules.toml is good: 1 family, 1 invalidation\n"));
+    }
+
+    #[test]
+    fn good_rules_are_json() {
+        let (text, code) = checked(GOOD, true);
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((code, &value["success"]), (0, &json!(true)));
+        assert_eq!(value["families"][0]["ttl"], 180);
+        assert_eq!(value["families"][0]["captures"], json!(["id"]));
+        assert_eq!(value["invalidations"][0]["on"], json!(["200-299", "404"]));
+    }
+
+    #[test]
+    fn faults_end_with_their_number() {
+        let (text, code) = checked("[server]\nlistn = \"x\"\nhost = 1\n", false);
+        assert_eq!(code, 1);
+        assert!(text.contains("rules.toml:2:1: [server]: unknown key \"listn\""), "{text}");
+        assert!(text.contains("2 | listn = \"x\"\n  | ^^^^^ did you mean \"listen\"?"), "{text}");
+        assert!(text.ends_with("2 faults in rules.toml\n"), "{text}");
+    }
+
+    #[test]
+    fn faults_are_json() {
+        let (text, code) = checked("[server]\nlistn = \"x\"\n", true);
+        let value: Value = serde_json::from_str(&text).unwrap();
+        let fault = &value["faults"][0];
+        assert_eq!((code, &value["success"]), (1, &json!(false)));
+        assert_eq!(
+            (&fault["line"], &fault["column"], &fault["file"]),
+            (&json!(2), &json!(1), &json!("rules.toml"))
+        );
+        assert_eq!(fault["remedy"], "did you mean \"listen\"?");
+        assert!(fault["message"].as_str().unwrap().contains("listn"));
+    }
+
+    #[test]
+    fn a_missing_file_says_what_to_do() {
+        let (text, code) = check(Path::new("/nowhere/rules.toml"), false, &|_| None);
+        assert_eq!(code, 2);
+        assert!(
+            text.contains("/nowhere/rules.toml: cannot read the rules file") && text.contains("create it"),
+            "{text}"
+        );
+        let (text, code) = check(Path::new("/nowhere/rules.toml"), true, &|_| None);
+        assert_eq!((code, serde_json::from_str::<Value>(&text).unwrap()["success"].clone()), (2, json!(false)));
+    }
+
+    #[test]
+    fn a_file_that_is_not_text_is_a_fault_with_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("rules.toml");
+        std::fs::write(&file, b"[server]\nhost = \"\xff\"\n").unwrap();
+        let (text, code) = check(&file, false, &|_| None);
+        assert!(code == 1 && text.contains(":2:9: the file is not UTF-8 here"), "{text}");
+    }
 }

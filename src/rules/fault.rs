@@ -1,19 +1,24 @@
 //! Faults in a rules file: each says where, what, and what to do.
 
 use std::fmt;
+use std::ops::Range;
 
 /// One fault.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Fault {
-    /// File name as given; `-` for no file.
+    /// File name as given, or the flag (`--upstream`) that holds the fault.
     pub file: String,
-    /// From 1.
+    /// From 1; 0 if the fault is in a flag and has no position.
     pub line: usize,
-    /// From 1, in characters.
+    /// From 1, in characters; 0 if the fault is in a flag.
     pub column: usize,
-    /// The line's text.
+    /// The line's text, or a piece of it if it is long. Passwords and tokens are masked.
     pub excerpt: String,
+    /// Characters of `excerpt` before the offending text.
+    #[serde(skip)]
+    pub indent: usize,
     /// Length of the offending text in characters, at least 1.
+    #[serde(skip)]
     pub length: usize,
     /// What is wrong: `family "users": unknown key "tll"`.
     pub message: String,
@@ -21,7 +26,7 @@ pub struct Fault {
     pub remedy: String,
 }
 
-/// All faults of a file; never empty.
+/// All faults of a file, in the order of the file; never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Faults(pub Vec<Fault>);
 
@@ -36,8 +41,212 @@ impl fmt::Display for Faults {
     }
 }
 
+/// ```text
+/// rules.toml:12:1: family "users": unknown key "tll"
+///    |
+/// 12 | tll = "3m"
+///    | ^^^ did you mean "ttl"?
+/// ```
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}:{}:{}: {}: {}", self.file, self.line, self.column, self.message, self.remedy)
+        if self.line == 0 {
+            return writeln!(f, "{}: {}: {}", self.file, self.message, self.remedy);
+        }
+        let number = self.line.to_string();
+        let gutter = " ".repeat(number.len());
+        // A tab stays a tab, so that the carets stand below the text wherever tab stops are.
+        let indent: String =
+            self.excerpt.chars().take(self.indent).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+        writeln!(f, "{}:{}:{}: {}", self.file, self.line, self.column, self.message)?;
+        writeln!(f, "{gutter} |")?;
+        writeln!(f, "{number} | {}", self.excerpt)?;
+        writeln!(f, "{gutter} | {indent}{} {}", "^".repeat(self.length), self.remedy)
+    }
+}
+
+impl Fault {
+    /// A fault in the value of a flag or environment variable.
+    pub fn in_flag(flag: &str, message: impl Into<String>, remedy: impl Into<String>) -> Fault {
+        Fault {
+            file: flag.to_owned(),
+            line: 0,
+            column: 0,
+            excerpt: String::new(),
+            indent: 0,
+            length: 1,
+            message: message.into(),
+            remedy: remedy.into(),
+        }
+    }
+}
+
+/// Longest excerpt, in characters.
+const EXCERPT: usize = 160;
+
+/// A file's text with the places of its lines.
+#[derive(Debug)]
+pub struct Source<'s> {
+    file: &'s str,
+    text: &'s str,
+    /// Byte offsets at which lines begin.
+    starts: Vec<usize>,
+}
+
+impl<'s> Source<'s> {
+    /// `file` is the name to be shown.
+    pub fn new(file: &'s str, text: &'s str) -> Source<'s> {
+        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Source { file, text, starts }
+    }
+
+    /// The whole text.
+    pub fn text(&self) -> &'s str {
+        self.text
+    }
+
+    /// Line of a byte offset, from 1.
+    pub fn line(&self, offset: usize) -> usize {
+        self.starts.partition_point(|start| *start <= offset)
+    }
+
+    /// A fault at a range of bytes. What lies outside the text or inside a character is moved to the left.
+    pub fn fault(&self, span: Range<usize>, message: impl Into<String>, remedy: impl Into<String>) -> Fault {
+        let start = self.boundary(span.start);
+        let line = self.line(start);
+        let text = self.line_text(line);
+        let before = self.text[self.starts[line - 1]..start].chars().count();
+        let offending = self.text[start..self.boundary(span.end.max(start))].lines().next().unwrap_or("");
+        let (excerpt, indent) = excerpt(text, before);
+        // A caret may stand one past the end of the line, where something is missing.
+        let room = (excerpt.chars().count() + 1).saturating_sub(indent).max(1);
+        Fault {
+            file: self.file.to_owned(),
+            line,
+            column: before + 1,
+            length: offending.chars().count().clamp(1, room),
+            excerpt,
+            indent,
+            message: message.into(),
+            remedy: remedy.into(),
+        }
+    }
+
+    fn boundary(&self, offset: usize) -> usize {
+        let offset = offset.min(self.text.len());
+        (0..=offset).rev().find(|at| self.text.is_char_boundary(*at)).unwrap_or(0)
+    }
+
+    /// A line, from 1, without its end.
+    pub fn line_text(&self, line: usize) -> &'s str {
+        let end = self.starts.get(line).copied().unwrap_or(self.text.len());
+        self.text[self.starts[line - 1]..end].trim_end_matches(['\n', '\r'])
+    }
+}
+
+/// The piece of a line that is shown, and how many of its characters stand before the place in question.
+fn excerpt(line: &str, before: usize) -> (String, usize) {
+    let skipped = if before < EXCERPT * 3 / 4 { 0 } else { before - EXCERPT / 4 };
+    let shown = mask(line).skip(skipped).take(EXCERPT).collect();
+    (shown, before - skipped)
+}
+
+/// The line's characters with secrets (the user part of a URL, the value of a `token`) as `*` and control
+/// characters as `·`: one for one, so that columns stay true.
+fn mask(line: &str) -> impl Iterator<Item = char> {
+    let secrets = secrets(line);
+    line.char_indices().map(move |(at, c)| match c {
+        _ if secrets.iter().any(|secret| secret.contains(&at)) => '*',
+        '\t' => '\t',
+        c if c.is_control() => '·',
+        c => c,
+    })
+}
+
+fn secrets(line: &str) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    for (at, _) in line.match_indices("://") {
+        let from = at + 3;
+        let rest = &line[from..];
+        let value = &rest[..rest.find(['"', '\'']).unwrap_or(rest.len())];
+        if let Some(end) = value.rfind('@') {
+            found.push(from..from + end);
+        }
+    }
+    for (at, _) in line.match_indices("token") {
+        let rest = &line[at + 5..];
+        let value = rest.trim_start_matches(['"', '\'', ' ', '\t']);
+        if let Some(value) = value.strip_prefix('=').map(str::trim_start)
+            && let Some(quote) = value.chars().next().filter(|c| matches!(c, '"' | '\''))
+        {
+            let from = line.len() - value.len() + 1;
+            let end = value[1..].find(quote).map_or(line.len(), |end| from + end);
+            found.push(from..end);
+        }
+    }
+    // What only names an environment variable is no secret, and helps.
+    found.retain(|secret| !only_names(&line[secret.clone()]));
+    found
+}
+
+/// Whether a text is `${NAME}`s and colons only.
+fn only_names(text: &str) -> bool {
+    text.split(':').all(|part| {
+        let name = part.strip_prefix("${").and_then(|name| name.strip_suffix('}'));
+        name.is_some_and(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_fault_points_at_characters_not_bytes() {
+        let text = "a = 1\nü = \"é\" # x\n";
+        let at = text.find('#').unwrap();
+        let fault = Source::new("r.toml", text).fault(at..at + 1, "m", "r");
+        assert_eq!((fault.line, fault.column, fault.length), (2, 9, 1));
+        assert_eq!(fault.to_string(), "r.toml:2:9: m\n  |\n2 | ü = \"é\" # x\n  |         ^ r\n");
+    }
+
+    #[test]
+    fn a_fault_in_a_flag_has_no_position() {
+        let fault = Fault::in_flag("--upstream", "not a URL", "write http://…");
+        assert_eq!(fault.to_string(), "--upstream: not a URL: write http://…\n");
+    }
+
+    #[test]
+    fn secrets_do_not_stand_in_an_excerpt() {
+        let rows = [
+            ("redis = \"redis://u:p@ss@h:1\"", "redis = \"redis://******@h:1\""),
+            ("x = [{ role = \"a\", token = \"s3\" }]", "x = [{ role = \"a\", token = \"**\" }]"),
+            ("token = '${T}'", "token = '${T}'"),
+            ("token = '${T:-s3}'", "token = '********'"),
+            ("redis = 'redis://${U}:${P}@h'", "redis = 'redis://${U}:${P}@h'"),
+            ("token = \"open", "token = \"****"),
+            ("path = '/token/x'", "path = '/token/x'"),
+        ];
+        for (line, shown) in rows {
+            assert_eq!(mask(line).collect::<String>(), shown);
+        }
+    }
+
+    #[test]
+    fn a_long_line_is_shown_in_part() {
+        let text = format!("{}x{}", "a".repeat(1000), "b".repeat(1000));
+        let fault = Source::new("r", &text).fault(1000..1001, "m", "r");
+        assert_eq!(fault.column, 1001);
+        assert_eq!(fault.excerpt.chars().nth(fault.indent), Some('x'));
+        assert!(fault.excerpt.chars().count() <= EXCERPT);
+    }
+
+    proptest! {
+        #[test]
+        fn any_range_of_any_text_can_be_shown(text in ".{0,20}(\n.{0,300}){0,3}", from in 0usize..1500, to in 0usize..1500) {
+            let fault = Source::new("r", &text).fault(from..to, "m", "r");
+            prop_assert!(fault.line >= 1 && fault.column >= 1 && fault.length >= 1);
+            prop_assert!(fault.to_string().ends_with("r\n"));
+        }
     }
 }

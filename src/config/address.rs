@@ -1,0 +1,227 @@
+//! Addresses and URLs, as typed in the file or given as flags. What is said of a faulty one never quotes it, since
+//! it may hold a password.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::Uri;
+use http::uri::Authority;
+
+/// What is wrong with a value, and what to do.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Wrong {
+    pub message: &'static str,
+    pub remedy: String,
+}
+
+fn wrong<T>(message: &'static str, remedy: impl Into<String>) -> Result<T, Wrong> {
+    Err(Wrong { message, remedy: remedy.into() })
+}
+
+/// An address to listen at: `127.0.0.1:8080`, `[::1]:8080`.
+pub fn listen(text: &str) -> Result<SocketAddr, Wrong> {
+    if let Ok(address) = text.trim().parse() {
+        return Ok(address);
+    }
+    if let Ok(ip) = text.trim().trim_matches(['[', ']']).parse::<IpAddr>() {
+        return wrong("has no port", format!("write \"{}\"", SocketAddr::from((ip, 8080))));
+    }
+    let (host, port) = text.trim().rsplit_once(':').unwrap_or(("", text.trim()));
+    let port = if port.parse::<u16>().is_ok() { port } else { "8080" };
+    match host {
+        "" | "*" => wrong(
+            "is not an IP address with a port",
+            format!("write \"127.0.0.1:{port}\" for this machine only, or \"0.0.0.0:{port}\" for all interfaces"),
+        ),
+        "localhost" => wrong("is a name, not an IP address", format!("write \"127.0.0.1:{port}\"")),
+        _ => wrong(
+            "is not an IP address with a port",
+            format!("write it like \"127.0.0.1:{port}\" or \"[::1]:{port}\""),
+        ),
+    }
+}
+
+/// The URL of upstream: http or https, host and optional port, nothing more.
+pub fn upstream(text: &str) -> Result<Uri, Wrong> {
+    const EXAMPLE: &str = "write it like \"http://127.0.0.1:8000\"";
+    let text = text.trim();
+    if !text.contains("://") {
+        return wrong("is not a URL", EXAMPLE);
+    }
+    let Ok(uri) = text.parse::<Uri>() else { return wrong("is not a URL", EXAMPLE) };
+    let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+        return wrong("is not a URL with scheme and host", EXAMPLE);
+    };
+    if scheme != "http" && scheme != "https" {
+        return wrong("has another scheme than http and https", EXAMPLE);
+    }
+    if authority.as_str().contains('@') {
+        return wrong("holds a user or password", "remove it: clients send their own credentials");
+    }
+    if !host_and_port(authority) {
+        return wrong("has no valid host and port", EXAMPLE);
+    }
+    if uri.path() != "/" || uri.query().is_some() || text.contains('#') {
+        return wrong("has a path or query", "keep scheme, host and port only: paths are forwarded as they are");
+    }
+    Ok(uri)
+}
+
+/// Checks the URL of a Redis: redis or rediss, optional user and password, host, optional port and database.
+pub fn redis(text: &str) -> Result<(), Wrong> {
+    const EXAMPLE: &str = "write it like \"redis://127.0.0.1:6379/0\"";
+    let Some((scheme, rest)) = text.trim().split_once("://") else { return wrong("is not a URL", EXAMPLE) };
+    match scheme {
+        "redis" | "rediss" => {}
+        "redis+cluster" | "redis+sentinel" | "rediss+cluster" | "rediss+sentinel" => {
+            return wrong(
+                "names a cluster or sentinel, which is not supported yet",
+                "write the URL of one server",
+            );
+        }
+        _ => return wrong("has another scheme than redis and rediss (with TLS)", EXAMPLE),
+    }
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    if path.contains('@') {
+        return wrong(
+            "has a character in its password that ends it",
+            "percent-encode the password: %2F for /, %3F for ?, %23 for #, %40 for @",
+        );
+    }
+    let (credentials, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    if credentials.contains('@') {
+        return wrong("has an @ in its password", "percent-encode it: %40");
+    }
+    if !host.parse().is_ok_and(|host| host_and_port(&host)) {
+        return wrong("has no valid host and port", EXAMPLE);
+    }
+    let database = path.strip_prefix('/').unwrap_or(path);
+    if !database.is_empty() && database.parse::<u16>().is_err() {
+        return wrong("may have only a database number after the host", EXAMPLE);
+    }
+    Ok(())
+}
+
+/// What is sent as `Host`, if it is not that of upstream or client.
+pub fn host(text: &str) -> Result<http::HeaderValue, Wrong> {
+    const EXAMPLE: &str = "write \"upstream\", \"client\", or a host like \"api.example.com\"";
+    let is_host = text.parse::<Authority>().is_ok_and(|host| !text.contains('@') && host_and_port(&host));
+    match http::HeaderValue::try_from(text) {
+        Ok(value) if is_host => Ok(value),
+        _ => wrong("is not a host", EXAMPLE),
+    }
+}
+
+fn host_and_port(authority: &Authority) -> bool {
+    let text = authority.as_str().rsplit('@').next().unwrap_or("");
+    let after_host = text.strip_prefix(authority.host()).unwrap_or("");
+    let port = match after_host.strip_prefix(':') {
+        Some(port) => port.parse::<u16>().is_ok_and(|port| port > 0),
+        None => after_host.is_empty(),
+    };
+    !authority.host().is_empty() && port
+}
+
+/// A prefix of keys in Redis.
+pub fn namespace(text: &str) -> Result<(), Wrong> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    if text.is_empty() || text.len() > 64 || !text.bytes().all(allowed) {
+        return wrong("is not a namespace", "write 1 to 64 letters, digits, \"_\", \".\" or \"-\"");
+    }
+    Ok(())
+}
+
+/// A bearer token (RFC 6750 §2.1: visible characters). Its length is the operator's affair.
+pub fn token(text: &str) -> Result<(), Wrong> {
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return wrong(
+            "has a character that cannot be sent in a header",
+            "use letters and digits, such as a hex text",
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said<T>(result: Result<T, Wrong>) -> String {
+        result.map_or_else(|wrong| format!("{} | {}", wrong.message, wrong.remedy), |_| "ok".to_owned())
+    }
+
+    #[test]
+    fn listen_addresses_are_ip_and_port() {
+        let rows = [
+            ("127.0.0.1:8080", "ok"),
+            ("[::1]:0", "ok"),
+            (":8081", "\"0.0.0.0:8081\""),
+            ("9000", "\"127.0.0.1:9000\""),
+            ("*:80", "\"0.0.0.0:80\""),
+            ("localhost:8080", "write \"127.0.0.1:8080\""),
+            ("127.0.0.1", "has no port | write \"127.0.0.1:8080\""),
+            ("[::1]", "write \"[::1]:8080\""),
+            ("127.0.0.1:99999", "like \"127.0.0.1:8080\""),
+            ("example.com:80", "like \"127.0.0.1:80\""),
+        ];
+        for (text, expected) in rows {
+            assert!(said(listen(text)).contains(expected), "{text}: {}", said(listen(text)));
+        }
+    }
+
+    #[test]
+    fn upstream_is_scheme_host_and_port() {
+        let rows = [
+            ("http://127.0.0.1:8000", "ok"),
+            ("https://api.example.com/", "ok"),
+            ("http://[::1]:8000", "ok"),
+            ("localhost:8000", "is not a URL"),
+            ("ftp://h", "another scheme"),
+            ("http://u:p@h", "user or password"),
+            ("http://h/v1", "path or query"),
+            ("http://h?x=1", "path or query"),
+            ("http://h/#x", "path or query"),
+            ("http://h:99999", "host and port"),
+            ("http://h:0", "host and port"),
+            ("http://", "is not a URL"),
+            ("http://a b", "is not a URL"),
+            ("://h", "another scheme"),
+            ("http:///x", "is not a URL"),
+        ];
+        for (text, expected) in rows {
+            assert!(said(upstream(text)).contains(expected), "{text}: {}", said(upstream(text)));
+        }
+    }
+
+    #[test]
+    fn redis_urls_are_checked_without_being_quoted() {
+        let rows = [
+            ("redis://127.0.0.1:6379/0", "ok"),
+            ("rediss://user:s3cret@h", "ok"),
+            ("redis://:s3cret@[::1]:6380/", "ok"),
+            ("redis+cluster://a:1,b:2", "not supported yet"),
+            ("redis+sentinel://a", "not supported yet"),
+            ("http://h", "another scheme"),
+            ("127.0.0.1:6379", "is not a URL"),
+            ("redis://", "host and port"),
+            ("redis://:s3cret@h:0", "host and port"),
+            ("redis://:s3/cret@h", "percent-encode"),
+            ("redis://:s3@cret@h", "%40"),
+            ("redis://h/x", "database number"),
+            ("redis://h/0?protocol=resp3", "database number"),
+        ];
+        for (text, expected) in rows {
+            let said = said(redis(text));
+            assert!(said.contains(expected) && !said.contains("s3"), "{text}: {said}");
+        }
+    }
+
+    #[test]
+    fn hosts_namespaces_and_tokens_are_checked() {
+        assert_eq!(said(host("api.example.com:8443")), "ok");
+        assert!(said(host("a b")).contains("is not a host") && host("u@h").is_err() && host("h/x").is_err());
+        assert!(
+            namespace("hita_1.2-x").is_ok() && namespace("a:b").is_err() && namespace(&"x".repeat(65)).is_err()
+        );
+        assert!(token("0aF-._~+/=").is_ok() && token("a b").is_err() && token("ü").is_err());
+    }
+}

@@ -1,0 +1,271 @@
+//! Reads the tables that say how Larder runs: `[server]`, `[admin]`, `[store]`, `[memory]`, `[log]`; flags win.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+
+use super::address::{self, Wrong};
+use super::{Admin, HostPolicy, Log, LogFormat, Memory, Overrides, Role, Server, StoreConfig, Token};
+use crate::headers::ForwardedPolicy;
+use crate::rules::fault::Fault;
+use crate::rules::nearest::{did_you_mean, nearest};
+use crate::rules::reader::{Item, Table, Text};
+
+/// Time limits: never zero, which would mean that nothing is ever in time.
+const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(86_400);
+/// Every request may wait this long for the store, so that more than this is an outage of its own.
+const STORE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
+const COUNT: RangeInclusive<u64> = 1..=1_000_000;
+
+impl Default for Server {
+    fn default() -> Server {
+        Server {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            upstream: None,
+            host: HostPolicy::default(),
+            forwarded: ForwardedPolicy::default(),
+            connect_timeout: Duration::from_secs(2),
+            upstream_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(30),
+            header_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(30),
+            max_connections: 10_000,
+            max_upstream_requests: 512,
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Admin {
+        Admin { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9090)), tokens: Vec::new() }
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Memory {
+        Memory { capacity: 256 << 20, max_body: 8 << 20, marks: 1 << 18 }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Log {
+        Log { format: LogFormat::Text, access: true, level: "info".to_owned() }
+    }
+}
+
+/// `[server]`
+pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<Fault>) -> Server {
+    let mut server = Server::default();
+    if let Some(mut table) = section(root, "server") {
+        set(&mut server.listen, table.item("listen").and_then(|item| checked(&item, address::listen)));
+        server.upstream = table.item("upstream").and_then(|item| checked(&item, address::upstream));
+        set(&mut server.host, table.item("host").and_then(|item| checked(&item, host)));
+        let words =
+            [("set", ForwardedPolicy::Set), ("append", ForwardedPolicy::Append), ("off", ForwardedPolicy::Off)];
+        set(&mut server.forwarded, table.item("forwarded").and_then(|item| item.choice(&words)));
+        let mut timeout = |key, field: &mut Duration| {
+            set(field, table.item(key).and_then(|item| item.duration(&TIMEOUT)));
+        };
+        timeout("connect_timeout", &mut server.connect_timeout);
+        timeout("upstream_timeout", &mut server.upstream_timeout);
+        timeout("idle_timeout", &mut server.idle_timeout);
+        timeout("header_timeout", &mut server.header_timeout);
+        timeout("drain_timeout", &mut server.drain_timeout);
+        set(&mut server.max_connections, table.item("max_connections").and_then(|item| count(&item, &COUNT)));
+        let requests = table.item("max_upstream_requests").and_then(|item| count(&item, &COUNT));
+        set(&mut server.max_upstream_requests, requests);
+        table.finish();
+    }
+    set(&mut server.listen, flag("--listen", overrides.listen.as_deref(), address::listen, flags));
+    if let Some(upstream) = flag("--upstream", overrides.upstream.as_deref(), address::upstream, flags) {
+        server.upstream = Some(upstream);
+    }
+    server
+}
+
+/// `[admin]`
+pub fn read_admin(root: &mut Table<'_>, server: &Server, overrides: &Overrides, flags: &mut Vec<Fault>) -> Admin {
+    let mut admin = Admin::default();
+    let mut place = None;
+    if let Some(mut table) = section(root, "admin") {
+        place = table.item("listen");
+        set(&mut admin.listen, place.as_ref().and_then(|item| checked(item, address::listen)));
+        admin.tokens = table.item("tokens").map(|item| read_tokens(&item)).unwrap_or_default();
+        table.finish();
+    }
+    set(&mut admin.listen, flag("--admin", overrides.admin.as_deref(), address::listen, flags));
+    override_tokens(&mut admin.tokens, Role::Admin, overrides.admin_token.as_deref(), flags);
+    override_tokens(&mut admin.tokens, Role::Viewer, overrides.viewer_token.as_deref(), flags);
+    if admin.listen == server.listen && admin.listen.port() != 0 {
+        let (message, remedy) = ("is the address of the server too", "give the admin a port of its own");
+        match place.filter(|_| overrides.admin.is_none()) {
+            Some(item) => item.fault(message, remedy),
+            None => flags.push(Fault::in_flag("--admin", message, remedy)),
+        }
+    }
+    admin
+}
+
+/// A role whose token comes from the environment has only that one.
+fn override_tokens(tokens: &mut Vec<Token>, role: Role, token: Option<&str>, flags: &mut Vec<Fault>) {
+    let name = match role {
+        Role::Admin => "LARDER_ADMIN_TOKEN",
+        Role::Viewer => "LARDER_VIEWER_TOKEN",
+    };
+    let token = token.filter(|token| !token.is_empty());
+    if flag(name, token, address::token, flags).is_some() {
+        tokens.retain(|known| known.role != role);
+        tokens.extend(token.map(|token| Token { role, token: token.to_owned() }));
+    }
+}
+
+fn read_tokens(item: &Item<'_>) -> Vec<Token> {
+    let mut tokens: Vec<Token> = Vec::new();
+    for mut table in item.tables().unwrap_or_default() {
+        let words = [("viewer", Role::Viewer), ("admin", Role::Admin)];
+        let role = table.required("role", "write role = \"admin\" or \"viewer\"");
+        let role = role.and_then(|item| item.choice(&words));
+        let token = table.required("token", "write token = \"${…}\"").and_then(|item| read_token(&item, &tokens));
+        table.finish();
+        if let (Some(role), Some(token)) = (role, token.filter(|token| !token.is_empty())) {
+            tokens.push(Token { role, token });
+        }
+    }
+    tokens
+}
+
+fn read_token(item: &Item<'_>, tokens: &[Token]) -> Option<String> {
+    let text = item.text()?;
+    if tokens.iter().any(|known| known.token == text.value) {
+        text.fault("stands here twice, so that nobody knows its role", "give each role a token of its own");
+        return None;
+    }
+    passed(&text, address::token)?;
+    Some(text.value)
+}
+
+/// `[store]`; without a Redis in file and flags there is none.
+pub fn read_store(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<Fault>) -> Option<StoreConfig> {
+    let mut store = StoreConfig {
+        redis: String::new(),
+        namespace: "larder".to_owned(),
+        timeout: Duration::from_millis(100),
+        connect_timeout: Duration::from_millis(500),
+        marks_max: 1_000_000,
+    };
+    let flagged = overrides.redis.is_some();
+    if let Some(mut table) = section(root, "store") {
+        // With --redis the table may leave the URL out.
+        let remedy = "write redis = \"redis://…\", or remove the table to keep entries in memory only";
+        let url = if flagged { table.item("redis") } else { table.required("redis", remedy) };
+        set(&mut store.redis, url.and_then(|item| text_passing(&item, address::redis)));
+        let namespace = table.item("namespace").and_then(|item| text_passing(&item, address::namespace));
+        set(&mut store.namespace, namespace);
+        set(&mut store.timeout, table.item("timeout").and_then(|item| item.duration(&STORE_TIMEOUT)));
+        let connect = table.item("connect_timeout").and_then(|item| item.duration(&STORE_TIMEOUT));
+        set(&mut store.connect_timeout, connect);
+        let marks = table.item("marks_max").and_then(|item| item.integer(&(1024..=1_000_000_000)));
+        set(&mut store.marks_max, marks);
+        table.later(&["coherence", "lease", "on_outage", "wait_replicas"]);
+        table.finish();
+    }
+    if flag("--redis", overrides.redis.as_deref(), address::redis, flags).is_some() {
+        store.redis = overrides.redis.as_deref().unwrap_or_default().trim().to_owned();
+    }
+    if flag("--namespace", overrides.namespace.as_deref(), address::namespace, flags).is_some() {
+        store.namespace = overrides.namespace.clone().unwrap_or_default();
+    }
+    (!store.redis.is_empty()).then_some(store)
+}
+
+/// `[memory]`
+pub fn read_memory(root: &mut Table<'_>) -> Memory {
+    let mut memory = Memory::default();
+    let Some(mut table) = section(root, "memory") else { return memory };
+    set(&mut memory.capacity, table.item("capacity").and_then(|item| item.size(&(1 << 20..=1 << 50))));
+    let asked = table.item("max_body");
+    let max_body = asked.as_ref().and_then(|item| item.size(&(1..=1 << 40)));
+    if let (Some(asked), Some(true)) = (asked, max_body.map(|size| size > memory.capacity)) {
+        asked.fault("is larger than the capacity", "lower it, or raise capacity");
+    }
+    set(&mut memory.max_body, max_body);
+    set(&mut memory.marks, table.item("marks").and_then(|item| count(&item, &(1024..=1 << 30))));
+    table.finish();
+    memory
+}
+
+/// `[log]`
+pub fn read_log(root: &mut Table<'_>) -> Log {
+    let mut log = Log::default();
+    let Some(mut table) = section(root, "log") else { return log };
+    let words = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    set(&mut log.format, table.item("format").and_then(|item| item.choice(&words)));
+    set(&mut log.access, table.item("access").and_then(|item| item.boolean()));
+    set(&mut log.level, table.item("level").and_then(|item| text_passing(&item, level)));
+    table.finish();
+    log
+}
+
+/// A tracing filter. A bare word would be taken for a module's name, so that a misspelt level passed unnoticed.
+fn level(text: &str) -> Result<(), Wrong> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let remedy = || "write a level (off, error, warn, info, debug, trace), or \"info,larder=debug\"".to_owned();
+    for part in text.split(',').map(str::trim).filter(|part| !part.contains(['=', '['])) {
+        if !LEVELS.iter().any(|level| level.eq_ignore_ascii_case(part)) {
+            let remedy = did_you_mean(&nearest(part, LEVELS), remedy);
+            return Err(Wrong { message: "is not a level", remedy });
+        }
+    }
+    match EnvFilter::builder().parse(text) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Wrong { message: "is not a filter", remedy: remedy() }),
+    }
+}
+
+fn host(text: &str) -> Result<HostPolicy, Wrong> {
+    match text {
+        "upstream" => Ok(HostPolicy::Upstream),
+        "client" => Ok(HostPolicy::Client),
+        text => address::host(text).map(HostPolicy::Fixed),
+    }
+}
+
+fn section<'t>(root: &mut Table<'t>, key: &'static str) -> Option<Table<'t>> {
+    let mut table = root.item(key)?.table()?;
+    table.rename(format!("[{key}]"));
+    Some(table)
+}
+
+fn set<T>(field: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *field = value;
+    }
+}
+
+fn count(item: &Item<'_>, range: &RangeInclusive<u64>) -> Option<usize> {
+    item.integer(range).and_then(|count| usize::try_from(count).ok())
+}
+
+fn checked<T>(item: &Item<'_>, check: impl Fn(&str) -> Result<T, Wrong>) -> Option<T> {
+    passed(&item.filled()?, check)
+}
+
+fn text_passing(item: &Item<'_>, check: impl Fn(&str) -> Result<(), Wrong>) -> Option<String> {
+    let text = item.filled()?;
+    passed(&text, check).map(|()| text.value.trim().to_owned())
+}
+
+fn passed<T>(text: &Text<'_>, check: impl Fn(&str) -> Result<T, Wrong>) -> Option<T> {
+    check(&text.value).map_err(|wrong| text.fault(wrong.message, wrong.remedy)).ok()
+}
+
+fn flag<T>(
+    name: &str,
+    value: Option<&str>,
+    check: impl Fn(&str) -> Result<T, Wrong>,
+    flags: &mut Vec<Fault>,
+) -> Option<T> {
+    check(value?).map_err(|wrong| flags.push(Fault::in_flag(name, wrong.message, wrong.remedy))).ok()
+}

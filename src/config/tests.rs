@@ -1,0 +1,515 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::rules::fault::Fault;
+
+fn env(name: &str) -> Option<String> {
+    match name {
+        "PORT" => Some("8123".to_owned()),
+        "BAD" => Some("s3cret".to_owned()),
+        "SECRET" => Some("s3c/ret".to_owned()),
+        "EMPTY" => Some(String::new()),
+        _ => None,
+    }
+}
+
+fn parsed(text: &str, overrides: &Overrides) -> Result<Config, Faults> {
+    Config::parse(text, "rules.toml", overrides, &env)
+}
+
+fn good(text: &str) -> Config {
+    parsed(text, &Overrides::default()).unwrap_or_else(|faults| panic!("{faults}"))
+}
+
+fn faults(text: &str) -> Vec<Fault> {
+    parsed(text, &Overrides::default()).err().map_or_else(Vec::new, |faults| faults.0)
+}
+
+/// What stands on lines before 10 of every row below: families to refer to.
+const BEFORE: &str = r"[[family]]
+name = 'user'
+path = '/user/(?<id>\d+)'
+[[family]]
+name = 'booking:stats'
+path = '/stats'
+
+# 8
+# 9
+";
+
+/// Text from line 10 on; then line, column, a part of the message and one of the remedy.
+type Row = (&'static str, usize, usize, &'static str, &'static str);
+
+fn assert_single_faults(rows: &[Row]) {
+    for (text, line, column, message, remedy) in rows {
+        let found = faults(&format!("{BEFORE}{text}\n"));
+        let [fault] = &found[..] else { panic!("{text}: {found:#?}") };
+        assert!(fault.message.contains(message) && fault.remedy.contains(remedy), "{text}:\n{fault}");
+        assert_eq!((fault.line, fault.column), (*line, *column), "{text}:\n{fault}");
+        assert_eq!(fault.indent + 1, fault.column, "{text}:\n{fault}");
+    }
+}
+
+const FAMILY: &str = "[[family]]\nname = 'x'\npath = '/x'\n";
+
+#[test]
+fn each_fault_in_a_family_has_its_place_and_remedy() {
+    assert_single_faults(&[
+        ("[[family]]\npath = '/x'", 10, 1, "family #3: name is missing", "write name"),
+        ("[[family]]\nname = 'x'", 10, 1, "family \"x\": path is missing", "write path"),
+        ("[[family]]\nname = ''\npath = '/x'", 11, 8, "name is empty", "write a value"),
+        ("[[family]]\nname = 'a b'\npath = '/x'", 11, 8, "\"a b\" cannot be a name", "letters"),
+        ("[[family]]\nname = 'a::b'\npath = '/x'", 11, 8, "cannot be a name", "levels"),
+        ("[[family]]\nname = 'user'\npath = '/x'", 11, 8, "name of the family on line 2 too", "rename"),
+        ("[[family]]\nname = 3\npath = '/x'", 11, 8, "must be a string, not a whole number", "quotes"),
+        (
+            "[[family]]\nname = 'x'\npath = '^/stats$'",
+            12,
+            8,
+            "the path of family \"booking:stats\" on line 6",
+            "differ",
+        ),
+        ("[[family]]\nname = 'x'\npath = '/x('", 12, 11, "at its character 3: unclosed group", "docs.rs/regex"),
+        ("[[family]]\nname = 'x'\npath = \"/\\\\d(\"", 12, 8, "unclosed group", "docs.rs/regex"),
+        ("[[family]]\nname = 'x'\npath = 'x'", 12, 9, "begins with \"/\"", "begin the pattern with /"),
+        (
+            "[[family]]\nname = 'x'\npath = '/(?<a>.)(?<b>.)(?<c>.)(?<d>.)(?<e>.)'",
+            12,
+            8,
+            "more than 4 named captures",
+            "(?:…)",
+        ),
+        ("[family]\nname = 'x'", 10, 2, "duplicate key", "rename"),
+    ]);
+    let fields: &[(&str, usize, &str, &str)] = &[
+        ("tll = '3m'", 1, "family \"x\": unknown key \"tll\"", "did you mean \"ttl\"?"),
+        ("colour = 1", 1, "unknown key \"colour\"", "known here: name, path"),
+        ("ttl = 180", 7, "must be a duration, not a whole number", "\"180s\""),
+        ("ttl = '180'", 7, "\"180\" is not a duration", "\"180s\""),
+        ("ttl = 'three'", 7, "\"three\" is not a duration", "\"90s\""),
+        ("ttl = '0s'", 7, "ttl of 0", "at least \"1s\""),
+        ("ttl = '500ms'", 7, "fraction of a second", "whole seconds"),
+        ("ttl = '100years'", 7, "out of range", "write 0s to"),
+        ("negative_ttl = '0s'", 16, "negative_ttl of 0", "or remove it"),
+        ("ttl_policy = 'overrride'\nttl = '1s'", 14, "\"overrride\" is not known", "\"default\" or \"override\""),
+        ("ttl_policy = 'override'", 14, "without a ttl", "add ttl"),
+        ("methods = ['GET', 'POST']", 19, "\"POST\" is not supported yet", "only GET"),
+        ("methods = ['HEAD']", 11, "lacks \"GET\"", "leave it out"),
+        ("methods = 'GET'", 11, "must be a list, not a string", "[\"GET\"]"),
+        ("query = { keep = ['a'], drop = ['b'] }", 9, "both keep and drop", "write one"),
+        ("query = {}", 9, "neither keep nor drop", "{ keep = "),
+        ("query = { kept = ['a'], keep = [] }", 11, "unknown key \"kept\"", "did you mean \"keep\"?"),
+        ("headers = ['a b']", 12, "\"a b\" is not a field name", "accept-language"),
+        ("headers = ['a', 'A']", 17, "twice", "remove one"),
+        ("identity = 'token'", 12, "how callers are told apart", "header:NAME"),
+        ("identity = 'cookie:a b'", 12, "how callers are told apart", "cookie:NAME"),
+        ("max_body = '8 Mib/s'", 12, "is not a size", "\"8MiB\""),
+        ("max_body = 8", 12, "must be a size, not a whole number", "\"8B\""),
+        ("max_body = '0B'", 12, "out of range", "write 1 B to"),
+        ("compress = true", 1, "compress is not supported yet", "remove it"),
+        ("adaptive_ttl = { max = '1h' }", 1, "adaptive_ttl is not supported yet", "remove it"),
+        ("ttl = '${TTL}'", 8, "variable TTL is not set", "${TTL:-…}"),
+        ("ttl = '${BAD}'", 7, "\"${BAD}\" is not a duration", "with its unit"),
+    ];
+    for (text, column, message, remedy) in fields {
+        let found = faults(&format!("{BEFORE}{FAMILY}{text}\n"));
+        let [fault] = &found[..] else { panic!("{text}: {found:#?}") };
+        assert!(fault.message.contains(message) && fault.remedy.contains(remedy), "{text}:\n{fault}");
+        assert_eq!((fault.line, fault.column), (13, *column), "{text}:\n{fault}");
+    }
+}
+
+#[test]
+fn each_fault_in_an_invalidation_has_its_place_and_remedy() {
+    assert_single_faults(&[
+        ("invalidate = 1", 10, 1, "unknown key \"invalidate\"", "known here"),
+        ("[invalidate]\n'/a' = 'user'", 11, 8, "must be a list, not a string", "[\"user\"]"),
+        ("[invalidate]\n'/a' = []", 11, 8, "names no family", "name at least one"),
+        ("[invalidate]\n'/a' = ['usr']", 11, 9, "unknown family \"usr\"", "did you mean \"user\"?"),
+        ("[invalidate]\n'/a' = ['zz']", 11, 9, "unknown family", "families here: booking, booking:stats, user"),
+        ("[invalidate]\n'/a' = ['z*']", 11, 9, "fits no family", "families here"),
+        ("[invalidate]\n'/a' = ['user', '']", 11, 17, "is empty", "write a value"),
+        ("[invalidate]\n'/a' = ['user:{id}']", 11, 10, "{id} is no capture", "no named captures"),
+        ("[invalidate]\n'/a/(?<uid>.)' = ['user:{id}']", 11, 20, "{id} is no capture", "did you mean \"uid\"?"),
+        ("[invalidate]\n'/a' = ['user:1:2']", 11, 10, "2 parts", "at most one part"),
+        ("[invalidate]\n'/a' = ['booking:stat']", 11, 10, "unknown family", "did you mean \"booking:stats\"?"),
+        ("[invalidate]\n'/a[' = ['user']", 11, 4, "character 3: unclosed character class", "docs.rs/regex"),
+        ("[invalidate]\n'a' = ['user']", 11, 2, "begins with \"/\"", "begin the pattern"),
+        ("[invalidate]\n'/a' = ['user']\n'/a' = ['user']", 12, 1, "duplicate key", "rename one"),
+        ("[invalidate]\n'/a' = { methods = ['PUT'] }", 11, 8, "families is missing", "write families"),
+        ("[invalidate]\n'/a' = { families = ['user'], mod = 1 }", 11, 31, "unknown key \"mod\"", "\"mode\""),
+        ("[invalidate]\n'/a' = { families = ['user'], mode = 'soft' }", 11, 38, "not supported yet", "\"hard\""),
+        ("[invalidate]\n'/a' = { families = ['user'], mode = 'x' }", 11, 38, "not known", "\"hard\" or"),
+        ("[invalidate]\n'/a' = { families = ['user'], again = '5s' }", 11, 31, "again is not supported", "remove"),
+        ("[invalidate]\n'/a' = { families = ['user'], grace = '5s' }", 11, 31, "grace is not supported", "remove"),
+        (
+            "[invalidate]\n'/a' = { families = ['user'], refresh = 1 }",
+            11,
+            31,
+            "refresh is not supported",
+            "remove",
+        ),
+        ("[invalidate]\n'/a' = { families = ['user'], methods = ['GET'] }", 11, 42, "GET is safe", "that write"),
+        ("[invalidate]\n'/a' = { families = ['user'], methods = ['A B'] }", 11, 42, "not a method", "\"POST\""),
+        ("[invalidate]\n'/a' = { families = ['user'], methods = [] }", 11, 41, "is empty", "leave it out"),
+        ("[invalidate]\n'/a' = { families = ['user'], on = ['9xx'] }", 11, 37, "\"9xx\" is not a status", "2xx"),
+        ("[invalidate]\n'/a' = { families = ['user'], on = [99] }", 11, 37, "out of range", "200 to 599"),
+        ("[invalidate]\n'/a' = { families = ['user'], on = [true] }", 11, 37, "must be a string", "quotes"),
+        ("[invalidate]\n'/a' = { families = ['user'], on = '2xx' }", 11, 36, "must be a list", "[\"2xx\"]"),
+        ("[invalidate]\n'/a' = { families = ['user'], on = [] }", 11, 36, "is empty", "2xx and 3xx"),
+    ]);
+}
+
+#[test]
+fn each_fault_in_the_other_tables_has_its_place_and_remedy() {
+    assert_single_faults(&[
+        ("[servers]\nlisten = ''", 10, 2, "unknown table or key \"servers\"", "did you mean \"server\"?"),
+        ("[warm]\nat = 'start'", 10, 2, "warm is not supported yet", "remove it"),
+        ("[[warm]]\nat = 'start'", 10, 3, "warm is not supported yet", "remove it"),
+        ("[server]\nlisten = ':8080'", 11, 10, "[server]: listen is not an IP address", "\"0.0.0.0:8080\""),
+        ("[server]\nlisten = ''", 11, 10, "listen is empty", "write a value"),
+        ("[server]\nupstream = 'localhost:8000'", 11, 12, "upstream is not a URL", "http://127.0.0.1:8000"),
+        ("[server]\nupstream = 'http://u:p@h'", 11, 12, "user or password", "remove it"),
+        ("[server]\nhost = 'a b'", 11, 8, "is not a host", "\"client\""),
+        ("[server]\nforwarded = 'add'", 11, 13, "\"add\" is not known", "\"append\""),
+        ("[server]\nconnect_timeout = '0s'", 11, 19, "out of range", "write 1ms to 1day"),
+        ("[server]\nmax_connections = 0", 11, 19, "0 is out of range", "from 1 to 1000000"),
+        ("[server]\nmax_connections = -5", 11, 19, "-5 is out of range", "from 1"),
+        ("[server]\nmax_connections = '5'", 11, 19, "must be a whole number, not a string", "without quotes"),
+        ("[server]\nlistn = ''", 11, 1, "[server]: unknown key \"listn\"", "did you mean \"listen\"?"),
+        ("[[server]]\nlisten = ''", 10, 1, "server must be a table, not a list", "[name]"),
+        ("[admin]\nlisten = '127.0.0.1:8080'", 11, 10, "the address of the server too", "port of its own"),
+        ("[admin]\ntokens = [{ role = 'boss', token = 'x' }]", 11, 20, "\"boss\" is not known", "\"viewer\" or"),
+        ("[admin]\ntokens = [{ role = 'admin' }]", 11, 11, "token is missing", "write token"),
+        ("[admin]\ntokens = [{ role = 'admin', token = 'a b' }]", 11, 37, "cannot be sent", "letters and digits"),
+        (
+            "[admin]\ntokens = [{ role = 'admin', token = 'a' }, { role = 'viewer', token = 'a' }]",
+            11,
+            71,
+            "stands here twice",
+            "of its own",
+        ),
+        ("[admin]\ntokens = ['x']", 11, 11, "must be a table", "{ … }"),
+        ("[store]\nnamespace = 'x'", 10, 1, "[store]: redis is missing", "in memory only"),
+        ("[store]\nredis = 'redis+cluster://a,b'", 11, 9, "not supported yet", "one server"),
+        ("[store]\nredis = 'redis+sentinel://a'", 11, 9, "not supported yet", "one server"),
+        ("[store]\nredis = 'localhost'", 11, 9, "redis is not a URL", "redis://"),
+        ("[store]\nredis = 'redis://h'\nnamespace = 'a:b'", 12, 13, "is not a namespace", "1 to 64"),
+        ("[store]\nredis = 'redis://h'\ntimeout = '2h'", 12, 11, "out of range", "1ms to 1m"),
+        ("[store]\nredis = 'redis://h'\nmarks_max = 5", 12, 13, "out of range", "from 1024"),
+        ("[store]\nredis = 'redis://h'\nlease = '2s'", 12, 1, "lease is not supported yet", "remove it"),
+        ("[store]\nredis = 'redis://h'\ncoherence = 'x'", 12, 1, "coherence is not supported yet", "remove"),
+        ("[store]\nredis = 'redis://h'\non_outage = 'x'", 12, 1, "on_outage is not supported yet", "remove"),
+        ("[store]\nredis = 'redis://h'\nwait_replicas = 1", 12, 1, "wait_replicas is not supported", "remove"),
+        ("[memory]\ncapacity = '1KiB'", 11, 12, "out of range", "1.0 MiB"),
+        ("[memory]\ncapacity = '2MiB'\nmax_body = '3MiB'", 12, 12, "larger than the capacity", "raise capacity"),
+        ("[memory]\nmarks = 100", 11, 9, "out of range", "from 1024"),
+        ("[log]\nformat = 'xml'", 11, 10, "\"xml\" is not known", "\"text\" or \"json\""),
+        ("[log]\naccess = 'yes'", 11, 10, "must be true or false", "without quotes"),
+        ("[log]\nlevel = 'inof'", 11, 9, "is not a level", "did you mean \"info\"?"),
+        ("[log]\nlevel = 'larder=loud'", 11, 9, "is not a filter", "larder=debug"),
+    ]);
+}
+
+#[test]
+fn what_is_not_toml_has_its_place_and_remedy() {
+    assert_single_faults(&[
+        ("[server]\nlisten = \"x", 11, 12, "not TOML", "quote"),
+        ("[server]\nlisten =", 11, 9, "not TOML", "write a value"),
+        ("[server\nlisten = '127.0.0.1:1'", 10, 8, "not TOML: unclosed table", "[name]"),
+        ("[server]\nhost = client", 11, 8, "not TOML: string values must be quoted", "in quotes"),
+        ("[invalidate]\n'/a' = [\"\\d\"]", 11, 11, "not TOML", "single quotes"),
+        ("[invalidate]\n/a = ['user']", 11, 1, "not TOML", "single quotes"),
+    ]);
+}
+
+#[test]
+fn every_fault_of_a_file_is_reported_in_its_order() {
+    let text = r#"
+[server]
+listen = ":80"
+upstream = "${NOWHERE}"
+speed = 1
+
+[[family]]
+name = "a"
+path = '/a('
+ttl = "0s"
+
+[[family]]
+name = "a"
+path = '/b'
+tll = "3m"
+
+[invalidate]
+'/x/(?<id>\d+)' = ["b", "a:{di}", "zz*"]
+'/y[' = { families = ["a"], mode = "soft", on = ["1xx"] }
+
+[warm]
+"#;
+    let found = faults(text);
+    let places: Vec<_> = found.iter().map(|fault| (fault.line, fault.column)).collect();
+    let expected = [
+        (3, 10),
+        (4, 13),
+        (5, 1),
+        (9, 11),
+        (10, 7),
+        (13, 8),
+        (15, 1),
+        (18, 20),
+        (18, 26),
+        (18, 35),
+        (19, 4),
+        (19, 36),
+        (19, 50),
+        (21, 2),
+    ];
+    assert_eq!(places, expected, "{}", Faults(found));
+}
+
+#[test]
+fn faults_of_toml_and_of_meaning_are_reported_together() {
+    let found = faults("[server]\nlisten = oops\nspeed = 1\n[invalidate]\n'/a' = ['b']\n");
+    let places: Vec<_> = found.iter().map(|fault| (fault.line, fault.message.as_str())).collect();
+    // That no family "b" is known means nothing while parts of the file are unread.
+    assert_eq!(places.len(), 2, "{places:?}");
+    assert!(places[0].0 == 2 && places[0].1.contains("not TOML"), "{places:?}");
+    assert!(places[1].0 == 3 && places[1].1.contains("speed"), "{places:?}");
+}
+
+#[test]
+fn without_a_file_there_are_defaults() {
+    let config = Config::load(None, &Overrides::default(), &env).unwrap();
+    assert_eq!(config.server, Server::default());
+    assert_eq!(config.memory, Memory { capacity: 256 << 20, max_body: 8 << 20, marks: 262_144 });
+    assert!(config.server.upstream.is_none() && config.store.is_none() && config.admin.tokens.is_empty());
+    assert!(config.rules.families().is_empty() && config.file.is_none());
+}
+
+#[test]
+fn all_tables_are_read() {
+    let config = good(
+        r#"
+        [server]
+        listen = "0.0.0.0:${PORT}"
+        upstream = "https://api.example.com"
+        host = "example.com"
+        forwarded = "append"
+        connect_timeout = "1s"
+        upstream_timeout = "5s"
+        idle_timeout = "6s"
+        header_timeout = "7s"
+        drain_timeout = "8s"
+        max_connections = 1_000
+        max_upstream_requests = 0x10
+        [admin]
+        listen = "[::1]:9091"
+        tokens = [{ role = "admin", token = "${BAD}" }, { role = "viewer", token = "${EMPTY}" }]
+        [store]
+        redis = "rediss://:pw@h:6380/3"
+        timeout = "50ms"
+        connect_timeout = "1s"
+        marks_max = 2000
+        [memory]
+        capacity = "1GiB"
+        max_body = "1MB"
+        marks = 4096
+        [log]
+        format = "json"
+        access = false
+        level = "warn,larder=debug"
+        "#,
+    );
+    let Server { listen, upstream, host, forwarded, .. } = &config.server;
+    assert_eq!(listen.to_string(), "0.0.0.0:8123");
+    assert_eq!(upstream.as_ref().unwrap().to_string(), "https://api.example.com/");
+    assert_eq!(*host, HostPolicy::Fixed(http::HeaderValue::from_static("example.com")));
+    assert_eq!(*forwarded, ForwardedPolicy::Append);
+    let timeouts = [
+        config.server.connect_timeout,
+        config.server.upstream_timeout,
+        config.server.idle_timeout,
+        config.server.header_timeout,
+        config.server.drain_timeout,
+    ];
+    assert_eq!(timeouts.map(|limit| limit.as_secs()), [1, 5, 6, 7, 8]);
+    assert_eq!((config.server.max_connections, config.server.max_upstream_requests), (1000, 16));
+    assert_eq!(config.admin.listen.to_string(), "[::1]:9091");
+    assert_eq!(config.admin.tokens, [Token { role: Role::Admin, token: "s3cret".to_owned() }]);
+    let store = config.store.as_ref().unwrap();
+    assert_eq!((store.redis.as_str(), store.namespace.as_str()), ("rediss://:pw@h:6380/3", "larder"));
+    assert_eq!((store.timeout.as_millis(), store.connect_timeout.as_millis(), store.marks_max), (50, 1000, 2000));
+    assert_eq!(config.memory, Memory { capacity: 1 << 30, max_body: 1_000_000, marks: 4096 });
+    let log = Log { format: LogFormat::Json, access: false, level: "warn,larder=debug".to_owned() };
+    assert_eq!(config.log, log);
+}
+
+fn overrides() -> Overrides {
+    Overrides {
+        upstream: Some("http://other:1".to_owned()),
+        listen: Some("127.0.0.1:1".to_owned()),
+        admin: Some("127.0.0.1:2".to_owned()),
+        redis: Some("redis://:s3cret@r:3".to_owned()),
+        namespace: Some("ns".to_owned()),
+        admin_token: Some("ta-s3cret".to_owned()),
+        viewer_token: None,
+    }
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let file = "[server]\nupstream = 'http://h'\n[admin]\ntokens = [{ role = 'admin', token = 'old' }, \
+                { role = 'viewer', token = 'v' }]\n[store]\nredis = 'redis://h'\nmarks_max = 5000\n";
+    let config = parsed(file, &overrides()).unwrap();
+    assert_eq!(config.server.upstream.as_ref().unwrap().to_string(), "http://other:1/");
+    assert_eq!((config.server.listen.port(), config.admin.listen.port()), (1, 2));
+    let store = config.store.as_ref().unwrap();
+    assert_eq!((store.redis.as_str(), store.namespace.as_str()), ("redis://:s3cret@r:3", "ns"));
+    assert_eq!(store.marks_max, 5000);
+    let tokens: Vec<_> = config.admin.tokens.iter().map(|token| (token.role, token.token.as_str())).collect();
+    assert_eq!(tokens, [(Role::Viewer, "v"), (Role::Admin, "ta-s3cret")]);
+    assert!(!format!("{config:?}").contains("s3cret"), "{config:?}");
+    // The flag gives what the table leaves out.
+    assert!(parsed("[store]\ntimeout = '1s'\n", &overrides()).unwrap().store.is_some());
+}
+
+#[test]
+fn a_faulty_flag_is_named_and_its_secrets_are_not_shown() {
+    let overrides = Overrides {
+        upstream: Some("localhost:1".to_owned()),
+        listen: Some(":1".to_owned()),
+        admin: Some("x".to_owned()),
+        redis: Some("redis://:s3/cret@h".to_owned()),
+        namespace: Some("a b".to_owned()),
+        admin_token: Some("s3 cret".to_owned()),
+        viewer_token: Some("s3 cret".to_owned()),
+    };
+    let faults = parsed("", &overrides).unwrap_err();
+    let mut names: Vec<&str> = faults.0.iter().map(|fault| fault.file.as_str()).collect();
+    names.sort_unstable();
+    let expected = [
+        "--admin",
+        "--listen",
+        "--namespace",
+        "--redis",
+        "--upstream",
+        "LARDER_ADMIN_TOKEN",
+        "LARDER_VIEWER_TOKEN",
+    ];
+    assert_eq!(names, expected);
+    assert!(!faults.to_string().contains("cret"), "{faults}");
+    assert!(faults.to_string().contains("--upstream: is not a URL: write it like"), "{faults}");
+}
+
+#[test]
+fn secrets_from_the_environment_and_passwords_are_not_shown() {
+    let text = "[store]\nredis = 'redis://:pa55@${SECRET}'\n[server]\nlisten = '${BAD}'\nupstream = 'ftp://u:pa55@h'\n\
+                [admin]\ntokens = [{ role = 'x', token = 'pa55' }]\n[[family]]\nname = '${BAD}!'\npath = '${BAD}['\n\
+                ttl = '${BAD}'\nidentity = '${BAD}'\n[invalidate]\n'/x' = ['${BAD}']\n";
+    let faults = parsed(text, &Overrides::default()).unwrap_err();
+    assert!(faults.0.len() >= 8, "{faults}");
+    let shown = format!("{faults}{faults:?}");
+    assert!(!shown.contains("s3c") && !shown.contains("pa55"), "{shown}");
+}
+
+#[test]
+fn a_change_of_tables_is_noticed_and_one_of_rules_is_not() {
+    let base = "[server]\nlisten = '127.0.0.1:1'\n";
+    let one = good(base);
+    assert_eq!(one.differs(&good(&format!("{base}[[family]]\nname = 'a'\npath = '/a'\n"))), [""; 0]);
+    let other = good("[store]\nredis = 'redis://h'\n[log]\naccess = false\n");
+    assert_eq!(one.differs(&other), ["server", "store", "log"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_says_why() {
+    let said = |path: &Path| Config::load(Some(path), &Overrides::default(), &env).unwrap_err().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    assert!(said(&folder.path().join("none")).contains("create it"));
+    assert!(said(folder.path()).contains("name a file in it"));
+    let large = folder.path().join("large");
+    std::fs::write(&large, vec![b'#'; 5 << 20]).unwrap();
+    assert!(said(&large).contains("larger than 4 MiB"), "{}", said(&large));
+}
+
+#[test]
+fn the_files_of_the_project_are_good() {
+    let set = |name: &str| match name {
+        "UPSTREAM_URL" => Some("http://api:8000".to_owned()),
+        "REDIS_URL" => Some("redis://redis:6379".to_owned()),
+        "LARDER_ADMIN_TOKEN" => Some("t".to_owned()),
+        _ => None,
+    };
+    let files = [
+        (include_str!("../../rules.toml"), 2),
+        (include_str!("../../examples/hita/rules.toml"), 5),
+        (include_str!("../../deploy/rules.toml"), 0),
+    ];
+    for (text, families) in files {
+        let config =
+            Config::parse(text, "rules.toml", &Overrides::default(), &set).unwrap_or_else(|e| panic!("{e}"));
+        assert!(config.server.upstream.is_some());
+        assert_eq!(config.rules.families().len(), families);
+    }
+}
+
+/// What the sample shows as defaults are the defaults.
+#[test]
+fn the_sample_tells_the_defaults() {
+    let sample = include_str!("../../rules.toml");
+    let rules = sample.find("# ------").unwrap();
+    let shown: String = sample[..rules]
+        .lines()
+        .map(|line| line.strip_prefix("# ").filter(|it| it.contains('=') || it.trim() == "]").unwrap_or(line))
+        .fold(String::new(), |text, line| text + line + "\n")
+        .replace("# [store]", "[store]");
+    let keys =
+        ["host ", "forwarded ", "drain_timeout ", "max_upstream_requests ", "tokens ", "marks_max ", "level "];
+    for key in keys {
+        assert!(shown.lines().any(|line| line.starts_with(key)), "{key} in\n{shown}");
+    }
+    let config = good(&shown);
+    let server = Server { upstream: Some("http://127.0.0.1:8000".parse().unwrap()), ..Server::default() };
+    assert_eq!(config.server, server);
+    assert_eq!(config.admin, Admin::default());
+    assert_eq!((&config.memory, &config.log), (&Memory::default(), &Log::default()));
+    let with_flag = Overrides { redis: Some("redis://127.0.0.1:6379/0".to_owned()), ..Overrides::default() };
+    assert_eq!(config.store, parsed("", &with_flag).unwrap().store);
+}
+
+/// Every commented field of the sample's family and invalidation is accepted.
+#[test]
+fn the_sample_shows_fields_that_exist() {
+    let sample = include_str!("../../rules.toml");
+    let from = sample.find("# [[family]]").unwrap();
+    let to = from + sample[from..].find("\n\n").unwrap();
+    let long = sample.lines().find(|line| line.starts_with("# '/points")).unwrap();
+    let shown: String = sample[from..to]
+        .lines()
+        .map(|line| line.trim_start_matches("# "))
+        .fold(String::new(), |all, it| all + it + "\n");
+    let long = format!("[invalidate]\n{}\n", long.trim_start_matches("# ").replace("user_details", "booking"));
+    let config = good(&(shown + &long));
+    assert_eq!(config.rules.families()[0].name, "booking:stats");
+    assert!(config.rules.families()[0].policy.negative_ttl.is_some());
+    assert_eq!(config.rules.invalidations()[0].methods.len(), 4);
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_read_or_refused(text in r#"([ \n=.,'"\[\]{}$()?<>\\/#a-d0-3ü-]|\[\[family\]\]|\[invalidate\]|name|path|ttl|families){0,60}"#) {
+        let _ = faults(&text);
+    }
+
+    #[test]
+    fn any_value_of_any_field_is_read_or_refused(
+        table in r"\[(server|admin|store|memory|log|invalidate|\[family\])\]",
+        key in "listen|upstream|tokens|redis|capacity|level|name|path|ttl|query|identity|methods|'/a(?<x>b)'",
+        value in r#"'[^'\n]{0,20}'|[0-9]{1,25}|-?[0-9.e_]{1,8}|true|\[\]|\{\}|\['[a-z:{}*]{0,8}', 1\]|\{ families = \['.{0,5}'\], on = \['[0-9x-]{1,7}'\] \}"#,
+    ) {
+        for fault in faults(&format!("{table}\n{key} = {value}\n")) {
+            prop_assert!(fault.line >= 1 && fault.column >= 1 && !fault.remedy.is_empty());
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! Reads `[[family]]`.
+
+use std::fmt::Write;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use http::HeaderName;
+use md5::{Digest, Md5};
+
+use super::pattern::Pattern;
+use super::reader::{Item, Table, Text};
+use super::reference::Names;
+use super::{CAPTURES, Family};
+use crate::key::{Identity, Keying, QueryKeying};
+use crate::semantics::{Policy, TtlPolicy};
+use crate::stamp::Tag;
+
+/// Longest family name, bytes.
+const NAME: usize = 100;
+
+/// Ten years: more is a slip of the pen, and sums of it still are dates.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+/// Freshness counts in whole seconds (RFC 9111 §1.2.2).
+const LIFETIME: RangeInclusive<Duration> = Duration::from_secs(1)..=LONGEST;
+
+/// All families of a file, and their names. A faulty family is left out, but its name is known.
+pub fn read(root: &mut Table<'_>, names: &mut Names) -> Vec<Family> {
+    let tables = root.item("family").and_then(|item| item.tables()).unwrap_or_default();
+    let mut seen = Seen::default();
+    let read = |(id, table)| read_one(id, table, names, &mut seen);
+    tables.into_iter().enumerate().filter_map(read).collect()
+}
+
+/// Names and path patterns of the families above, with their lines.
+#[derive(Default)]
+struct Seen {
+    names: Vec<(String, usize)>,
+    paths: Vec<(String, String, usize)>,
+}
+
+fn read_one(id: usize, mut table: Table<'_>, names: &mut Names, seen: &mut Seen) -> Option<Family> {
+    table.rename(format!("family #{}", id + 1));
+    let name = table.required("name", "write name = \"…\"").and_then(|item| read_name(&item, seen));
+    if let Some((_, shown)) = &name {
+        table.rename(format!("family {shown:?}"));
+    }
+    let path = table.required("path", "write path = '/…', a pattern over the whole path");
+    let pattern = path.and_then(|item| read_path(&item, name.as_ref().map(|(_, shown)| *shown), seen));
+    if let Some((name, _)) = &name {
+        names.add(name, pattern.as_ref().map(|pattern| pattern.names().count()));
+    }
+    read_methods(&mut table);
+    let keying = read_keying(&mut table);
+    let policy = read_policy(&mut table, &keying);
+    let max_body = table.item("max_body").and_then(|item| item.size(&(1..=1 << 40)));
+    let line = table.reader().line(&table.span());
+    table.later(&["compress", "adaptive_ttl"]);
+    table.finish();
+    let ((name, _), pattern) = (name?, pattern?);
+    let (path, levels) = (pattern.as_str().to_owned(), levels(&name));
+    let version = String::new();
+    let mut family = Family { id, name, path, version, policy, keying, max_body, line, pattern, levels };
+    family.version = version_of(&family);
+    Some(family)
+}
+
+/// The name, and how messages show it.
+fn read_name<'t>(item: &Item<'t>, seen: &mut Seen) -> Option<(String, &'t str)> {
+    let text = item.filled()?;
+    let is_level = |level: &str| {
+        !level.is_empty() && level.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+    };
+    if !text.value.split(':').all(is_level) || text.value.len() > NAME {
+        let remedy =
+            format!("write levels of letters, digits, \"_\", \".\", \"-\", separated by \":\", at most {NAME}");
+        text.fault(format_args!("{:?} cannot be a name", text.raw), remedy);
+        return None;
+    }
+    if let Some((_, line)) = seen.names.iter().find(|(name, _)| *name == text.value) {
+        text.fault(
+            format_args!("{:?} is the name of the family on line {line} too", text.raw),
+            "rename one of them",
+        );
+    } else {
+        seen.names.push((text.value.clone(), text.line()));
+    }
+    Some((text.value, text.raw))
+}
+
+fn read_path(item: &Item<'_>, name: Option<&str>, seen: &mut Seen) -> Option<Pattern> {
+    let text = item.filled()?;
+    let pattern = compile(&text)?;
+    if pattern.names().count() > CAPTURES {
+        let remedy = "use unnamed groups, (?:…), for what tells no instances apart";
+        text.fault(format_args!("has more than {CAPTURES} named captures"), remedy);
+        return None;
+    }
+    match seen.paths.iter().find(|(core, ..)| core == pattern.core()) {
+        Some((_, other, line)) => {
+            let message =
+                format!("is also the path of {other} on line {line}, which comes first: nothing is left");
+            text.fault(message, "remove one of the two families, or make the paths differ");
+        }
+        None => {
+            let name = name.map_or("a family".to_owned(), |name| format!("family {name:?}"));
+            seen.paths.push((pattern.core().to_owned(), name, text.line()));
+        }
+    }
+    Some(pattern)
+}
+
+/// Compiles a pattern, or notes the fault at its place.
+pub fn compile(text: &Text<'_>) -> Option<Pattern> {
+    match Pattern::compile(&text.value) {
+        Ok(pattern) => Some(pattern),
+        Err(fault) => {
+            text.fault_at(fault.at, fault.message, fault.remedy);
+            None
+        }
+    }
+}
+
+/// A family is read with GET, and HEAD goes with it.
+fn read_methods(table: &mut Table<'_>) {
+    let Some(item) = table.item("methods") else { return };
+    let Some(methods) = item.texts() else { return };
+    for method in &methods {
+        let upper = method.value.to_ascii_uppercase();
+        if upper != "GET" && upper != "HEAD" {
+            let message = format!("{:?} is not supported yet", method.raw);
+            method.fault(message, "remove it: only GET is cached (and HEAD with it)");
+        }
+    }
+    if !methods.iter().any(|method| !method.value.eq_ignore_ascii_case("HEAD")) {
+        item.fault("lacks \"GET\"", "write methods = [\"GET\"], or leave it out");
+    }
+}
+
+fn read_keying(table: &mut Table<'_>) -> Keying {
+    let query = table.item("query").and_then(|item| read_query(&item)).unwrap_or_default();
+    let headers = table.item("headers").and_then(|item| read_headers(&item)).unwrap_or_default();
+    let identity = table.item("identity").and_then(|item| read_identity(&item)).unwrap_or_default();
+    Keying { query, headers, identity }
+}
+
+fn read_query(item: &Item<'_>) -> Option<QueryKeying> {
+    let mut table = item.table()?;
+    let mut names = |key| Some(table.item(key)?.texts()?.into_iter().map(|text| text.value).collect::<Vec<_>>());
+    let (keep, drop) = (names("keep"), names("drop"));
+    table.finish();
+    match (keep, drop) {
+        (Some(keep), None) => Some(QueryKeying::Keep(keep)),
+        (None, Some(drop)) => Some(QueryKeying::Drop(drop)),
+        (Some(_), Some(_)) => {
+            item.fault("has both keep and drop", "write one: keep names what counts, drop what does not");
+            None
+        }
+        (None, None) => {
+            item.fault("has neither keep nor drop", "write { keep = [\"page\"] } or { drop = [\"utm_source\"] }");
+            None
+        }
+    }
+}
+
+fn read_headers(item: &Item<'_>) -> Option<Vec<HeaderName>> {
+    let mut headers = Vec::new();
+    for text in item.texts()? {
+        match HeaderName::try_from(text.value.trim()) {
+            Ok(name) if headers.contains(&name) => {
+                text.fault(format_args!("has {:?} twice", text.raw), "remove one");
+            }
+            Ok(name) => headers.push(name),
+            Err(_) => {
+                text.fault(
+                    format_args!("{:?} is not a field name", text.raw),
+                    "write one such as \"accept-language\"",
+                );
+            }
+        }
+    }
+    Some(headers)
+}
+
+fn read_identity(item: &Item<'_>) -> Option<Identity> {
+    let text = item.filled()?;
+    // A cookie's name is a token, as a field's name is (RFC 6265 §4.1.1), but its case counts.
+    let is_token = |name: &str| HeaderName::try_from(name).is_ok();
+    let found = match text.value.split_once(':') {
+        None if text.value == "none" => Some(Identity::Shared),
+        Some(("header", name)) => HeaderName::try_from(name).ok().map(Identity::Header),
+        Some(("cookie", name)) if is_token(name) => Some(Identity::Cookie(name.to_owned())),
+        _ => None,
+    };
+    if found.is_none() {
+        let remedy = "write \"header:NAME\", \"cookie:NAME\", or \"none\" if everybody gets the same answer";
+        text.fault(format_args!("{:?} does not say how callers are told apart", text.raw), remedy);
+    }
+    found
+}
+
+fn read_policy(table: &mut Table<'_>, keying: &Keying) -> Policy {
+    let asked_ttl = table.item("ttl");
+    let ttl = asked_ttl.as_ref().and_then(|item| read_seconds(item, &LIFETIME));
+    let words = [("default", TtlPolicy::Default), ("override", TtlPolicy::Override)];
+    let asked = table.item("ttl_policy");
+    let ttl_policy = asked.as_ref().and_then(|item| item.choice(&words)).unwrap_or_default();
+    if let (Some(asked), TtlPolicy::Override, None) = (asked, ttl_policy, asked_ttl) {
+        asked.fault("\"override\" without a ttl has nothing to override with", "add ttl = \"…\", or remove it");
+    }
+    let mut seconds = |key, range| table.item(key).and_then(|item| read_seconds(&item, range));
+    Policy {
+        ttl,
+        ttl_policy,
+        negative_ttl: seconds("negative_ttl", &LIFETIME),
+        stale_while_revalidate: seconds("stale_while_revalidate", &(Duration::ZERO..=LONGEST)),
+        stale_if_error: seconds("stale_if_error", &(Duration::ZERO..=LONGEST)),
+        identity_stated: keying.identity.is_stated(),
+    }
+}
+
+fn read_seconds(item: &Item<'_>, range: &RangeInclusive<Duration>) -> Option<Duration> {
+    let value = item.duration(&(Duration::ZERO..=*range.end()))?;
+    if value.is_zero() && !range.contains(&value) {
+        item.fault("of 0 keeps nothing", "write at least \"1s\", or remove it");
+        return None;
+    }
+    if value.subsec_nanos() != 0 {
+        item.fault("has a fraction of a second", "write whole seconds, at least \"1s\"");
+        return None;
+    }
+    Some(value)
+}
+
+fn levels(name: &str) -> Vec<Tag> {
+    let ends = name.match_indices(':').map(|(end, _)| end).chain([name.len()]);
+    ends.map(|end| Tag::family(&name[..end])).collect()
+}
+
+/// Eight hex digits over all of the definition that decides on keys, tags or storing.
+fn version_of(family: &Family) -> String {
+    let Family { name, path, policy, keying, max_body, .. } = family;
+    // Taken apart, so that a new field cannot be forgotten here.
+    let Policy { ttl, ttl_policy, negative_ttl, stale_while_revalidate, stale_if_error, identity_stated: _ } =
+        policy;
+    let Keying { query, headers, identity } = keying;
+    let policy_name = match ttl_policy {
+        TtlPolicy::Default => "default",
+        TtlPolicy::Override => "override",
+    };
+    let (filter, parameters): (_, &[String]) = match query {
+        QueryKeying::All => ("all", &[]),
+        QueryKeying::Keep(names) => ("keep", names),
+        QueryKeying::Drop(names) => ("drop", names),
+    };
+    let durations =
+        [ttl, negative_ttl, stale_while_revalidate, stale_if_error].map(|it| it.map(|it| it.as_secs()));
+    // `{:?}` of strings and numbers quotes and escapes, so that different definitions have different texts.
+    let text = format!(
+        "{name:?} {path:?} {policy_name} {durations:?} {max_body:?} {filter} {parameters:?} {:?} {:?}",
+        headers.iter().map(HeaderName::as_str).collect::<Vec<_>>(),
+        identity.to_string(),
+    );
+    let hash: [u8; 16] = Md5::digest(text.as_bytes()).into();
+    hash[..4].iter().fold(String::new(), |mut version, byte| {
+        let _ = write!(version, "{byte:02x}");
+        version
+    })
+}

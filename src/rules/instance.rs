@@ -1,0 +1,217 @@
+//! Instances of a family: the tags that stand for the values of its captures, as entries carry them and as writes
+//! name them.
+//!
+//! A family `f` with captures *a*, *b* gives an entry the tags `f:a`, `f:a:b` and `f:*:b`: one for each choice of
+//! captures that a write may know, `*` for one it does not know, trailing `*` left out. The write then names one
+//! tag, whatever it knows.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+use md5::{Digest, Md5};
+use smallvec::SmallVec;
+
+use crate::stamp::Tag;
+
+/// Most captures that a family may have: an entry carries 2^n - 1 instance tags.
+pub const CAPTURES: usize = 4;
+
+/// Longest value that stands in a tag as it is, bytes.
+const VALUE: usize = 128;
+
+/// Longest label, bytes.
+const LABEL: usize = 150;
+
+/// A value as it stands in tags. Percent-encodings are undone first and then applied anew where the character
+/// would be taken for structure, so that `bob@x`, `bob%40x` and any other spelling of one value are one instance:
+/// upstream takes them for one, and a write may use another spelling than the read. A long value is replaced by
+/// its MD5.
+pub fn value(raw: &str) -> Cow<'_, str> {
+    if raw.len() <= VALUE && !raw.starts_with('~') && raw.bytes().all(is_plain) {
+        return Cow::Borrowed(raw);
+    }
+    let mut text = String::with_capacity(raw.len());
+    for byte in decoded(raw) {
+        // A leading `~` marks an MD5.
+        if is_plain(byte) && !(byte == b'~' && text.is_empty()) {
+            text.push(char::from(byte));
+        } else {
+            let _ = write!(text, "%{byte:02X}");
+        }
+    }
+    Cow::Owned(if text.len() > VALUE { digest(&text) } else { text })
+}
+
+/// The tag of an instance, `None` for a capture that is not known; without any known one, the family's own tag.
+pub fn tag(family: &str, values: &[Option<&str>]) -> Tag {
+    let known = values.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+    let mut text = String::with_capacity(family.len() + 1 + known * 16);
+    text.push_str(family);
+    for part in &values[..known] {
+        text.push(':');
+        text.push_str(part.unwrap_or("*"));
+    }
+    Tag::family(&text)
+}
+
+/// All instance tags of an entry: one for each non-empty choice of captures. `captures` as they came from the
+/// path, at most [`CAPTURES`].
+pub fn tags(family: &str, captures: &[String], tags: &mut Vec<Tag>) {
+    let values: SmallVec<[Cow<'_, str>; CAPTURES]> = captures.iter().map(|raw| value(raw)).collect();
+    for choice in 1..1u32 << values.len() {
+        let known = values.iter().enumerate().map(|(at, value)| (choice & 1 << at != 0).then_some(value.as_ref()));
+        let parts: SmallVec<[Option<&str>; CAPTURES]> = known.collect();
+        tags.push(tag(family, &parts));
+    }
+}
+
+/// `user_details:42`, for people and for readable keys in Redis; cut when it is long.
+pub fn label(family: &str, captures: &[String]) -> String {
+    let mut text = family.to_owned();
+    for raw in captures {
+        text.push(':');
+        text.push_str(&value(raw));
+    }
+    // Family names and values are ASCII, so that any place is a boundary.
+    text.truncate(LABEL);
+    text
+}
+
+/// Printable ASCII without what separates tags (`:`), stands for any value (`*`), begins an escape (`%`), or would
+/// choose a Redis Cluster slot (`{`, `}`).
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !matches!(byte, b':' | b'*' | b'%' | b'{' | b'}')
+}
+
+fn digest(text: &str) -> String {
+    let hash: [u8; 16] = Md5::digest(text.as_bytes()).into();
+    hash.iter().fold("~".to_owned(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// The bytes of a percent-encoded text; a `%` that begins no encoding stands for itself.
+pub(super) fn decoded(text: &str) -> Vec<u8> {
+    let (mut out, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
+    while let [first, tail @ ..] = rest {
+        let hex = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        match (*first, tail) {
+            (b'%', [high, low, after @ ..]) if hex(*high).is_some() && hex(*low).is_some() => {
+                out.push(hex(*high).unwrap_or(0) << 4 | hex(*low).unwrap_or(0));
+                rest = after;
+            }
+            _ => {
+                out.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn texts(captures: &[&str]) -> Vec<String> {
+        let captures: Vec<String> = captures.iter().map(|value| (*value).to_owned()).collect();
+        let mut found = Vec::new();
+        tags("f", &captures, &mut found);
+        found.iter().map(|tag| tag.as_str().to_owned()).collect()
+    }
+
+    #[test]
+    fn an_entry_carries_a_tag_for_each_choice_of_captures() {
+        let rows: [(&[&str], &[&str]); 4] = [
+            (&[], &[]),
+            (&["1"], &["f:1"]),
+            (&["1", "2"], &["f:1", "f:*:2", "f:1:2"]),
+            (&["1", "2", "3"], &["f:1", "f:*:2", "f:1:2", "f:*:*:3", "f:1:*:3", "f:*:2:3", "f:1:2:3"]),
+        ];
+        for (captures, expected) in rows {
+            assert_eq!(texts(captures), expected);
+        }
+        assert_eq!(texts(&["a", "b", "c", "d"]).len(), 15);
+    }
+
+    #[test]
+    fn values_cannot_imitate_structure() {
+        let rows = [
+            ("42", "42"),
+            ("a:b", "a%3Ab"),
+            ("*", "%2A"),
+            ("a{b}", "a%7Bb%7D"),
+            ("~0123", "%7E0123"),
+            ("a~b", "a~b"),
+            ("", ""),
+            ("100%", "100%25"),
+            ("a b", "a%20b"),
+            ("é", "%C3%A9"),
+        ];
+        for (raw, expected) in rows {
+            assert_eq!(value(raw), expected, "{raw}");
+        }
+    }
+
+    #[test]
+    fn spellings_of_one_value_are_one_instance() {
+        let rows = [
+            ("bob@x", "bob%40x"),
+            ("a:b", "a%3Ab"),
+            ("a:b", "a%3ab"),
+            ("%zz", "%25zz"),
+            ("é", "%C3%A9"),
+            ("a", "%61"),
+        ];
+        for (one, other) in rows {
+            assert_eq!(value(one), value(other));
+        }
+        assert_ne!(value("%2540"), value("@"));
+    }
+
+    #[test]
+    fn a_long_value_is_its_md5() {
+        assert_eq!(value(&"x".repeat(128)).len(), 128);
+        assert_eq!(value(&"x".repeat(129)), "~3926841d393c00c3f36260e5ace10dc1");
+    }
+
+    #[test]
+    fn labels_are_cut() {
+        assert_eq!(label("user_details", &["42".to_owned()]), "user_details:42");
+        assert_eq!(label("f", &["x".repeat(128), "y".repeat(128)]).len(), LABEL);
+    }
+
+    proptest! {
+        #[test]
+        fn different_captures_never_share_their_full_instance_tag(
+            one in proptest::collection::vec(r"[ab:*%~{}@é23A5]{0,6}", 2),
+            other in proptest::collection::vec(r"[ab:*%~{}@é23A5]{0,6}", 2),
+        ) {
+            // Two spellings of one value are one value.
+            let meaning = |captures: &[String]| captures.iter().map(|value| decoded(value)).collect::<Vec<_>>();
+            let full = |captures: &[String]| {
+                let mut found = Vec::new();
+                tags("f", captures, &mut found);
+                found.pop()
+            };
+            prop_assert_eq!(meaning(&one) == meaning(&other), full(&one) == full(&other));
+        }
+
+        #[test]
+        fn no_choice_is_taken_for_another(captures in proptest::collection::vec(r"[ab:*~]{0,5}", 0..5)) {
+            let mut found = Vec::new();
+            tags("f", &captures, &mut found);
+            let distinct: std::collections::HashSet<_> = found.iter().collect();
+            prop_assert_eq!(distinct.len(), (1 << captures.len()) - 1);
+        }
+
+        #[test]
+        fn a_value_is_short_and_plain(raw in ".{0,200}") {
+            let text = value(&raw);
+            prop_assert!(text.len() <= VALUE);
+            prop_assert!(text.bytes().all(|byte| is_plain(byte) || byte == b'%'));
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Reads `[invalidate]`.
+
+use http::Method;
+
+use super::Invalidation;
+use super::family::compile;
+use super::reader::{Item, Reader, Table, Text};
+use super::reference::{Names, Reference, ReferenceFault};
+use crate::semantics::invalidation::StatusSet;
+
+/// Methods of an invalidation that names none.
+const METHODS: [Method; 4] = [Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+
+/// All invalidations of a file, in its order. A faulty one is left out.
+pub fn read(root: &mut Table<'_>, names: &Names) -> Vec<Invalidation> {
+    let reader = root.reader();
+    let Some(table) = root.item("invalidate").and_then(|item| item.table()) else { return Vec::new() };
+    let entries = table.entries().into_iter();
+    let named = |(key, span, item)| {
+        let path = Text::of_key(reader, format!("invalidation {key:?}"), span, key);
+        read_one(reader, &path, &item, names)
+    };
+    entries.filter_map(named).collect()
+}
+
+fn read_one(reader: &Reader<'_>, path: &Text<'_>, item: &Item<'_>, names: &Names) -> Option<Invalidation> {
+    let pattern = compile(path);
+    let captures: Option<Vec<&str>> = pattern.as_ref().map(|pattern| pattern.names().collect());
+    let (families, methods, on) =
+        if item.is_table() { read_table(item)? } else { (read_families(item)?, None, None) };
+    let read = |text: &Text<'_>| read_reference(text, names, captures.as_deref());
+    let references: Vec<Reference> = families.iter().filter_map(read).collect();
+    drop(captures);
+    let pattern = pattern?;
+    Some(Invalidation {
+        path: pattern.as_str().to_owned(),
+        methods: methods.unwrap_or_else(|| METHODS.to_vec()),
+        on: on.unwrap_or_default(),
+        families: families.iter().map(|text| text.value.clone()).collect(),
+        line: reader.line(&path.span()),
+        pattern,
+        references,
+    })
+}
+
+type Fields<'t> = (Vec<Text<'t>>, Option<Vec<Method>>, Option<StatusSet>);
+
+fn read_table<'t>(item: &Item<'t>) -> Option<Fields<'t>> {
+    let mut table = item.table()?;
+    let families = table.required("families", "write families = [\"…\"]").and_then(|item| read_families(&item));
+    let methods = table.item("methods").and_then(|item| read_methods(&item));
+    let on = table.item("on").and_then(|item| read_statuses(&item));
+    if let Some(mode) = table.item("mode") {
+        read_mode(&mode);
+    }
+    table.later(&["grace", "refresh", "again"]);
+    table.finish();
+    Some((families?, methods, on))
+}
+
+fn read_families<'t>(item: &Item<'t>) -> Option<Vec<Text<'t>>> {
+    let families = item.texts()?;
+    if item.list().is_some_and(|list| list.is_empty()) {
+        item.fault("names no family", "name at least one, or remove the rule");
+    }
+    Some(families)
+}
+
+fn read_reference(text: &Text<'_>, names: &Names, captures: Option<&[&str]>) -> Option<Reference> {
+    match Reference::parse(&text.value, names, captures) {
+        Ok(reference) => return Some(reference),
+        Err(_) if text.showable().is_none() => {
+            text.absence(
+                format_args!("{:?} names no family or instance", text.raw),
+                "see what the variable holds",
+            );
+        }
+        Err(ReferenceFault::Unknown { message, remedy }) => text.absence(message, remedy),
+        Err(ReferenceFault::Instance { message, remedy } | ReferenceFault::Capture { message, remedy }) => {
+            text.fault_at(0..text.value.len(), message, remedy);
+        }
+    }
+    None
+}
+
+fn read_methods(item: &Item<'_>) -> Option<Vec<Method>> {
+    let mut methods = Vec::new();
+    let list = item.texts()?;
+    if list.is_empty() {
+        item.fault("is empty", "name a method, or leave it out: POST, PUT, PATCH and DELETE");
+    }
+    for text in list {
+        match Method::from_bytes(text.value.trim().to_ascii_uppercase().as_bytes()) {
+            // Safe methods (RFC 9110 §9.2.1) are read, not written: the rule could never apply.
+            Ok(method) if method.is_safe() => {
+                text.fault(format_args!("{method} is safe and outdates nothing"), "name methods that write");
+            }
+            Ok(method) if methods.contains(&method) => {}
+            Ok(method) => methods.push(method),
+            Err(_) => text.fault(format_args!("{:?} is not a method", text.raw), "write one such as \"POST\""),
+        }
+    }
+    Some(methods)
+}
+
+fn read_statuses(item: &Item<'_>) -> Option<StatusSet> {
+    let list = item.list()?;
+    if list.is_empty() {
+        item.fault("is empty", "name a status, or leave it out: all of 2xx and 3xx");
+    }
+    Some(StatusSet { ranges: list.iter().filter_map(read_status).collect() })
+}
+
+/// `404`, `"404"`, `"2xx"` or `"200-299"`. 1xx is not an answer.
+fn read_status(item: &Item<'_>) -> Option<(u16, u16)> {
+    if item.is_integer() {
+        let status = u16::try_from(item.integer(&(200..=599))?).ok()?;
+        return Some((status, status));
+    }
+    let text = item.filled()?;
+    let found = statuses(text.value.trim());
+    if found.is_none() {
+        let remedy = "write 404, \"404\", \"2xx\" or \"200-299\", from 200 to 599";
+        text.fault(format_args!("{:?} is not a status", text.raw), remedy);
+    }
+    found
+}
+
+fn statuses(text: &str) -> Option<(u16, u16)> {
+    let status = |text: &str| text.parse().ok().filter(|status| text.len() == 3 && (200..=599).contains(status));
+    let class = text.strip_suffix("xx").or(text.strip_suffix("XX")).and_then(|class| class.parse::<u16>().ok());
+    match (class, text.split_once('-')) {
+        (Some(class @ 2..=5), _) => Some((class * 100, class * 100 + 99)),
+        (_, Some((from, to))) => {
+            let range = (status(from.trim())?, status(to.trim())?);
+            (range.0 <= range.1).then_some(range)
+        }
+        _ => status(text).map(|status| (status, status)),
+    }
+}
+
+fn read_mode(item: &Item<'_>) {
+    if item.choice(&[("hard", false), ("soft", true)]) == Some(true) {
+        item.fault("\"soft\" is not supported yet", "write \"hard\", or leave it out");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_codes_classes_or_ranges() {
+        let rows = [
+            ("404", Some((404, 404))),
+            ("2xx", Some((200, 299))),
+            ("5XX", Some((500, 599))),
+            ("200-299", Some((200, 299))),
+            ("200 - 204", Some((200, 204))),
+            ("299-200", None),
+            ("1xx", None),
+            ("6xx", None),
+            ("+200", None),
+            ("42", None),
+            ("200-", None),
+            ("xx", None),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(statuses(text), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Path patterns: regular expressions over the whole normalised path, anchored at both ends.
+
+use std::ops::Range;
+
+use regex::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
+use regex_syntax::hir::Hir;
+use regex_syntax::hir::literal::Extractor;
+use smallvec::SmallVec;
+
+/// Longest pattern, bytes.
+const TEXT: usize = 4096;
+/// Largest compiled pattern, bytes; a limit against `(\w{1,500}){500}`, not against ordinary patterns.
+const COMPILED: usize = 1 << 20;
+/// Largest compiled set of patterns, bytes.
+const COMPILED_SET: usize = 64 << 20;
+
+/// A compiled pattern.
+#[derive(Debug)]
+pub struct Pattern {
+    text: String,
+    regex: Regex,
+    /// Index and name of each named capture, in the order of the pattern.
+    named: Vec<(usize, String)>,
+}
+
+/// Why a pattern is refused.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PatternFault {
+    /// Bytes of the pattern.
+    pub at: Range<usize>,
+    pub message: String,
+    pub remedy: String,
+}
+
+impl Pattern {
+    /// Compiles a pattern. `^` and `$` at its ends are allowed and change nothing.
+    pub fn compile(text: &str) -> Result<Pattern, PatternFault> {
+        let fault =
+            |at, message: String, remedy: &str| Err(PatternFault { at, message, remedy: remedy.to_owned() });
+        if text.len() > TEXT {
+            return fault(0..text.len(), format!("the pattern is longer than {TEXT} bytes"), "shorten it");
+        }
+        let hir = regex_syntax::parse(text).map_err(|error| syntax_fault(&error, text))?;
+        if !may_begin_with_slash(&hir) {
+            let message = "the pattern can match no path: every path begins with \"/\"".to_owned();
+            return fault(0..text.len(), message, "begin the pattern with /, without scheme and host");
+        }
+        match RegexBuilder::new(&anchored(text)).size_limit(COMPILED).build() {
+            Ok(regex) => Ok(Pattern { text: text.to_owned(), named: named(&regex), regex }),
+            Err(regex::Error::CompiledTooBig(_)) => {
+                fault(0..text.len(), "the pattern is too large when compiled".to_owned(), "lower its {…} counts")
+            }
+            // It is valid alone, so it must hide the bracket that closes the anchors.
+            Err(_) => {
+                fault(0..text.len(), "the pattern ends in a comment".to_owned(), "remove (?x) and the comment")
+            }
+        }
+    }
+
+    /// The pattern as written.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The pattern without anchors at its ends: two patterns of the same core match the same paths.
+    pub fn core(&self) -> &str {
+        let text = self.text.strip_prefix('^').unwrap_or(&self.text);
+        match text.strip_suffix('$') {
+            Some(core) if !core.ends_with('\\') => core,
+            _ => text,
+        }
+    }
+
+    /// Names of the captures, in the order of the pattern.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.named.iter().map(|(_, name)| name.as_str())
+    }
+
+    /// Values of the named captures, in the order of the pattern; None for one that took no part in the match.
+    /// Empty if the path does not match.
+    pub fn values<'p>(&self, path: &'p str) -> SmallVec<[(&str, Option<&'p str>); 4]> {
+        if self.named.is_empty() {
+            return SmallVec::new();
+        }
+        let Some(found) = self.regex.captures(path) else { return SmallVec::new() };
+        let value = |index: usize| found.get(index).map(|value| value.as_str());
+        self.named.iter().map(|(index, name)| (name.as_str(), value(*index))).collect()
+    }
+}
+
+/// Many patterns, tried in one pass.
+#[derive(Debug, Default)]
+pub struct PatternSet(RegexSet);
+
+impl PatternSet {
+    /// None if the patterns together are too large.
+    pub fn build<'p>(patterns: impl Iterator<Item = &'p Pattern>) -> Option<PatternSet> {
+        let mut set = RegexSetBuilder::new(patterns.map(|pattern| anchored(&pattern.text)));
+        set.size_limit(COMPILED_SET).build().ok().map(PatternSet)
+    }
+
+    /// Positions of the patterns that match, in the order they were given.
+    pub fn matches(&self, path: &str) -> impl Iterator<Item = usize> + use<> {
+        self.0.matches(path).into_iter()
+    }
+}
+
+fn anchored(text: &str) -> String {
+    format!("^(?:{text})$")
+}
+
+fn named(regex: &Regex) -> Vec<(usize, String)> {
+    regex.capture_names().enumerate().filter_map(|(index, name)| Some((index, name?.to_owned()))).collect()
+}
+
+fn may_begin_with_slash(hir: &Hir) -> bool {
+    let prefixes = Extractor::new().extract(hir);
+    let Some(literals) = prefixes.literals() else { return true };
+    literals.iter().any(|literal| literal.as_bytes().first().is_none_or(|first| *first == b'/'))
+}
+
+fn syntax_fault(error: &regex_syntax::Error, text: &str) -> PatternFault {
+    let (span, kind) = match error {
+        regex_syntax::Error::Parse(error) => (error.span(), error.kind().to_string()),
+        regex_syntax::Error::Translate(error) => (error.span(), error.kind().to_string()),
+        _ => {
+            return PatternFault {
+                at: 0..text.len(),
+                message: error.to_string(),
+                remedy: "see docs.rs/regex".into(),
+            };
+        }
+    };
+    let column = text[..span.start.offset].chars().count() + 1;
+    let remedy = if kind.contains("look-around") || kind.contains("backreference") {
+        "write the pattern without it; families are tried in file order, so put the exception first"
+    } else {
+        "see https://docs.rs/regex#syntax; write \\ before a character that stands for itself"
+    };
+    let message = format!("the pattern is faulty at its character {column}: {kind}");
+    PatternFault { at: span.start.offset..span.end.offset, message, remedy: remedy.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn matches(pattern: &str, path: &str) -> bool {
+        let pattern = Pattern::compile(pattern).unwrap();
+        PatternSet::build([&pattern].into_iter()).unwrap().matches(path).next().is_some()
+    }
+
+    #[test]
+    fn patterns_match_whole_paths() {
+        let rows = [
+            ("/users", "/users", true),
+            ("/users", "/users/", false),
+            ("/users", "/v1/users", false),
+            ("^/users$", "/users", true),
+            ("^/users$", "/users/1", false),
+            ("/a|/b", "/b", true),
+            ("/a|/b", "/bc", false),
+            ("/a|/b", "/x/b", false),
+            (r"/\d{2}", "/42", true),
+            (".*", "/any", true),
+            ("(?i)/USERS", "/users", true),
+            ("(?m)/a$", "/a", true),
+            ("/a$|/b$", "/b", true),
+        ];
+        for (pattern, path, expected) in rows {
+            assert_eq!(matches(pattern, path), expected, "{pattern} on {path}");
+        }
+    }
+
+    #[test]
+    fn faults_say_where_in_the_pattern() {
+        let rows = [
+            ("/a(b", 2..3, "unclosed group"),
+            ("/a[b", 2..3, "unclosed character class"),
+            ("/ü*+(?P<x", 10..10, "capture group name"),
+            ("/(?=a)", 1..4, "look-around"),
+            ("/a)|(?:b", 2..3, "unopened group"),
+            ("/(?<a>x)(?<a>y)", 11..12, "duplicate capture"),
+            ("users", 0..5, "begins with"),
+            ("http://h/a", 0..10, "begins with"),
+            ("(?x)/a # b", 0..10, "comment"),
+            (r"/(\w{900}){900}", 0..15, "too large"),
+        ];
+        for (pattern, at, part) in rows {
+            let fault = Pattern::compile(pattern).unwrap_err();
+            assert!(fault.message.contains(part), "{pattern}: {}", fault.message);
+            assert_eq!(fault.at, at, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn values_are_in_the_order_of_the_pattern() {
+        let pattern = Pattern::compile("/(?<b>[^/]+)/(x)/(?<a>[^/]+)(/(?<c>.+))?").unwrap();
+        assert_eq!(pattern.values("/1/x/2").to_vec(), [("b", Some("1")), ("a", Some("2")), ("c", None)]);
+        assert_eq!(pattern.values("/nothing").to_vec(), []);
+    }
+
+    #[test]
+    fn anchors_do_not_make_a_pattern_another_one() {
+        let core = |text| Pattern::compile(text).unwrap().core().to_owned();
+        assert_eq!(core("^/a$"), core("/a"));
+        assert_ne!(core(r"/a\$"), core("/a"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_compiled_or_refused_with_a_place_in_it(text in r"/?[\\/()\[\]{}?*+|^$a-c<>P:=!.ü0-9-]{0,20}") {
+            if let Err(fault) = Pattern::compile(&text) {
+                prop_assert!(text.get(fault.at).is_some());
+            }
+        }
+    }
+}

@@ -1,0 +1,449 @@
+//! Walks the tables of a TOML file and collects every fault with its place. A value that is faulty reads as if it
+//! were not there, and reading goes on.
+
+use std::cell::{Cell, RefCell};
+use std::fmt::Display;
+use std::ops::{Range, RangeInclusive};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::expand::expand;
+use super::fault::{Fault, Source};
+use super::nearest::{did_you_mean, listing, nearest};
+
+/// Looks up an environment variable.
+pub type Env<'e> = dyn Fn(&str) -> Option<String> + 'e;
+
+/// Faults kept of one file; what follows is not worth reading before these are mended.
+const FAULTS: usize = 1000;
+
+/// A file being read, and the faults found so far.
+pub struct Reader<'s> {
+    source: Source<'s>,
+    env: &'s Env<'s>,
+    faults: RefCell<Vec<Fault>>,
+    /// Lines that are not TOML.
+    broken: Vec<usize>,
+    /// Faults found beyond [`FAULTS`].
+    unkept: Cell<usize>,
+}
+
+impl<'s> Reader<'s> {
+    /// Reads the text as TOML. What is not TOML becomes faults; the rest is returned.
+    pub fn open(file: &'s str, text: &'s str, env: &'s Env<'s>) -> (Reader<'s>, Spanned<DeTable<'s>>) {
+        let (root, errors) = DeTable::parse_recoverable(text);
+        let source = Source::new(file, text);
+        let faults = RefCell::default();
+        let mut reader = Reader { source, env, faults, broken: Vec::new(), unkept: Cell::new(0) };
+        for error in &errors {
+            let span = error.span().unwrap_or(text.len()..text.len());
+            let line = reader.source.line(span.start.min(text.len()));
+            // One slip of the pen often makes several errors on its line.
+            if !reader.broken.contains(&line) && reader.broken.len() < FAULTS {
+                reader.fault(span, format!("not TOML: {}", error.message()), syntax_remedy(error.message()));
+                reader.broken.push(line);
+            }
+        }
+        (reader, root)
+    }
+
+    /// Notes a fault. On a line that is not TOML nothing else is worth saying.
+    pub fn fault(&self, span: Range<usize>, message: impl Into<String>, remedy: impl Into<String>) {
+        if self.faults.borrow().len() >= FAULTS {
+            return self.unkept.set(self.unkept.get() + 1);
+        }
+        let fault = self.source.fault(span, message, remedy);
+        if !self.broken.contains(&fault.line) {
+            self.faults.borrow_mut().push(fault);
+        }
+    }
+
+    /// Notes a fault of something that is not there. In a file that is not TOML, it may merely have not been read.
+    pub fn absence(&self, span: Range<usize>, message: impl Into<String>, remedy: impl Into<String>) {
+        if self.broken.is_empty() {
+            self.fault(span, message, remedy);
+        }
+    }
+
+    /// Line of a place, from 1.
+    pub fn line(&self, span: &Range<usize>) -> usize {
+        self.source.line(span.start)
+    }
+
+    /// Notes a fault of something that is where it should not be. Below a table's header that could not be read,
+    /// everything is.
+    fn misplaced(&self, span: Range<usize>, message: String, remedy: String) {
+        if !self.broken.iter().any(|line| self.source.line_text(*line).trim_start().starts_with('[')) {
+            self.fault(span, message, remedy);
+        }
+    }
+
+    /// The file's root table.
+    pub fn root<'t>(&'t self, table: &'t Spanned<DeTable<'t>>) -> Table<'t> {
+        Table::new(self, String::new(), table.span(), table.get_ref())
+    }
+
+    /// All faults, in the order of the file.
+    pub fn finish(self) -> Vec<Fault> {
+        let mut faults = self.faults.into_inner();
+        faults.sort_by_key(|fault| (fault.line, fault.column));
+        if let (Some(last), more @ 1..) = (faults.last_mut(), self.unkept.get()) {
+            last.remedy.push_str(&format!(" (and {more} more faults, not shown)"));
+        }
+        faults
+    }
+
+    /// Place of `range` of a string whose value is `value`: exact where the file holds the string as it is, the
+    /// whole of it where there are escapes.
+    fn within(&self, span: &Range<usize>, value: &str, range: Range<usize>) -> Range<usize> {
+        match self.source.text().get(span.clone()).and_then(|raw| raw.find(value)) {
+            Some(offset) => span.start + offset + range.start..span.start + offset + range.end,
+            None => span.clone(),
+        }
+    }
+}
+
+fn syntax_remedy(message: &str) -> &'static str {
+    let remedies = [
+        ("escape", "in \"…\" a backslash begins an escape: put patterns in single quotes, '/v1\\.0/users'"),
+        ("duplicate key", "keep one of them, or rename one"),
+        ("must be quoted", "write a value; text stands in quotes"),
+        ("unquoted key", "put the key in single quotes: '/v1/users' = [\"users\"]"),
+        ("string", "close the string with the quote it began with, on the same line"),
+        ("missing value", "write a value after the \"=\""),
+        ("key with no value", "write it as key = value"),
+        ("missing assignment", "write it as key = value"),
+        ("comma", "put one comma between two elements"),
+        ("array", "close the list with \"]\""),
+        ("table", "a table begins with [name], one of several with [[name]]"),
+    ];
+    let known = remedies.iter().find(|(part, _)| message.contains(part));
+    known.map_or("see https://toml.io for how it is written", |(_, remedy)| remedy)
+}
+
+/// A table, and which of its keys are known.
+pub struct Table<'t> {
+    reader: &'t Reader<'t>,
+    /// What messages call it: `[server]`, `family "users"`; empty for the root.
+    what: String,
+    span: Range<usize>,
+    table: &'t DeTable<'t>,
+    known: Vec<&'static str>,
+}
+
+impl<'t> Table<'t> {
+    fn new(reader: &'t Reader<'t>, what: String, span: Range<usize>, table: &'t DeTable<'t>) -> Table<'t> {
+        Table { reader, what, span, table, known: Vec::new() }
+    }
+
+    /// The file this is part of.
+    pub fn reader(&self) -> &'t Reader<'t> {
+        self.reader
+    }
+
+    /// Where it stands: its header or braces.
+    pub fn span(&self) -> Range<usize> {
+        self.span.clone()
+    }
+
+    /// Changes what messages call it.
+    pub fn rename(&mut self, what: String) {
+        self.what = what;
+    }
+
+    /// A message about the table.
+    pub fn says(&self, message: impl Display) -> String {
+        if self.what.is_empty() { message.to_string() } else { format!("{}: {message}", self.what) }
+    }
+
+    /// The value of a key, if it is there; the key is known from now on.
+    pub fn item(&mut self, key: &'static str) -> Option<Item<'t>> {
+        self.known.push(key);
+        let (_, value) = self.table.iter().find(|(name, _)| name.get_ref() == key)?;
+        Some(Item::new(self.reader, self.says(key), value))
+    }
+
+    /// The value of a key that must be there.
+    pub fn required(&mut self, key: &'static str, remedy: &str) -> Option<Item<'t>> {
+        let item = self.item(key);
+        if item.is_none() {
+            self.reader.absence(self.span(), self.says(format_args!("{key} is missing")), remedy);
+        }
+        item
+    }
+
+    /// All values with their keys' places, in the order of the file; every key is taken as known.
+    pub fn entries(&self) -> Vec<(&'t str, Range<usize>, Item<'t>)> {
+        let mut entries: Vec<_> = self.table.iter().collect();
+        entries.sort_by_key(|(key, _)| key.span().start);
+        let item = |key: &str, value| Item::new(self.reader, format!("invalidation {key:?}"), value);
+        entries
+            .iter()
+            .map(|(key, value)| (key.get_ref().as_ref(), key.span(), item(key.get_ref(), value)))
+            .collect()
+    }
+
+    /// Keys whose behaviour does not exist yet: faults, never ignored.
+    pub fn later(&mut self, keys: &[&'static str]) {
+        for (key, _) in self.table.iter().filter(|(key, _)| keys.contains(&key.get_ref().as_ref())) {
+            let message = self.says(format_args!("{} is not supported yet", key.get_ref()));
+            self.reader.fault(key.span(), message, "remove it");
+        }
+        self.known.extend_from_slice(keys);
+    }
+
+    /// Every key that nobody asked for is a fault.
+    pub fn finish(self) {
+        for (key, _) in self.table.iter().filter(|(key, _)| !self.known.contains(&key.get_ref().as_ref())) {
+            let near = nearest(key.get_ref(), self.known.iter().copied());
+            let remedy = did_you_mean(&near, || format!("known here: {}", listing(self.known.iter().copied())));
+            let kind = if self.what.is_empty() { "table or key" } else { "key" };
+            let message = self.says(format_args!("unknown {kind} {:?}", key.get_ref()));
+            self.reader.misplaced(key.span(), message, remedy);
+        }
+    }
+}
+
+/// A value and its place.
+pub struct Item<'t> {
+    reader: &'t Reader<'t>,
+    /// What messages call it: `family "users": ttl`.
+    what: String,
+    span: Range<usize>,
+    value: &'t DeValue<'t>,
+}
+
+impl<'t> Item<'t> {
+    fn new(reader: &'t Reader<'t>, what: String, value: &'t Spanned<DeValue<'t>>) -> Item<'t> {
+        Item { reader, what, span: value.span(), value: value.get_ref() }
+    }
+
+    /// Its place.
+    pub fn span(&self) -> Range<usize> {
+        self.span.clone()
+    }
+
+    /// Notes a fault: the message goes on where the name of the value ends.
+    pub fn fault(&self, message: impl Display, remedy: impl Into<String>) {
+        self.reader.fault(self.span(), format!("{} {message}", self.what), remedy);
+    }
+
+    /// A list.
+    pub fn list(&self) -> Option<Vec<Item<'t>>> {
+        match self.value {
+            DeValue::Array(array) => {
+                Some(array.iter().map(|value| Item::new(self.reader, self.what.clone(), value)).collect())
+            }
+            DeValue::String(text) => self.wrong("a list", &format!("write [{text:?}]")),
+            _ => self.wrong("a list", "write it in brackets: [ … ]"),
+        }
+    }
+
+    /// A list of strings, none empty.
+    pub fn texts(&self) -> Option<Vec<Text<'t>>> {
+        Some(self.list()?.iter().filter_map(Item::filled).collect())
+    }
+
+    /// Whether it is a table.
+    pub fn is_table(&self) -> bool {
+        matches!(self.value, DeValue::Table(_))
+    }
+
+    /// A table.
+    pub fn table(&self) -> Option<Table<'t>> {
+        match self.value {
+            DeValue::Table(table) => Some(Table::new(self.reader, self.what.clone(), self.span(), table)),
+            _ => self.wrong("a table", "write it as a table: { … } or [name]"),
+        }
+    }
+
+    /// A list of tables (`[[name]]`).
+    pub fn tables(&self) -> Option<Vec<Table<'t>>> {
+        match self.value {
+            DeValue::Array(_) => Some(self.list()?.iter().filter_map(Item::table).collect()),
+            DeValue::Table(_) => self.wrong("a list of tables", &format!("write [[{}]]", self.what)),
+            _ => self.wrong("a list of tables", "write each as a table"),
+        }
+    }
+
+    /// A string, its variables expanded.
+    pub fn text(&self) -> Option<Text<'t>> {
+        let DeValue::String(raw) = self.value else {
+            return self.wrong("a string", "put it in quotes");
+        };
+        let (expanded, faults) = expand(raw, self.reader.env);
+        for fault in &faults {
+            let place = self.reader.within(&self.span, raw, fault.at.clone());
+            self.reader.fault(place, format!("{}: {}", self.what, fault.message), fault.remedy.clone());
+        }
+        let from_env = expanded.is_some();
+        faults.is_empty().then(|| Text {
+            reader: self.reader,
+            what: self.what.clone(),
+            span: self.span(),
+            raw: raw.as_ref(),
+            value: expanded.unwrap_or_else(|| raw.clone().into_owned()),
+            from_env,
+        })
+    }
+
+    /// A string that is not empty.
+    pub fn filled(&self) -> Option<Text<'t>> {
+        let text = self.text()?;
+        if text.value.trim().is_empty() {
+            text.fault("is empty", "write a value, or remove it");
+            return None;
+        }
+        Some(text)
+    }
+
+    /// `true` or `false`.
+    pub fn boolean(&self) -> Option<bool> {
+        match self.value {
+            DeValue::Boolean(value) => Some(*value),
+            _ => self.wrong("true or false", "write true or false, without quotes"),
+        }
+    }
+
+    /// A whole number in a range.
+    pub fn integer(&self, range: &RangeInclusive<u64>) -> Option<u64> {
+        let DeValue::Integer(number) = self.value else {
+            return self.wrong("a whole number", "write digits, without quotes");
+        };
+        let digits = number.as_str().replace('_', "");
+        let value = u64::from_str_radix(digits.trim_start_matches('+'), number.radix()).ok();
+        if value.is_none_or(|value| !range.contains(&value)) {
+            let (from, to) = range.clone().into_inner();
+            self.fault(format_args!("{number} is out of range"), format!("write a number from {from} to {to}"));
+            return None;
+        }
+        value
+    }
+
+    /// Whether it is a whole number.
+    pub fn is_integer(&self) -> bool {
+        matches!(self.value, DeValue::Integer(_))
+    }
+
+    /// A duration such as `3m` in a range.
+    pub fn duration(&self, range: &RangeInclusive<Duration>) -> Option<Duration> {
+        if let DeValue::Integer(number) = self.value {
+            return self.wrong("a duration", &format!("write it with its unit: \"{number}s\""));
+        }
+        let text = self.filled()?;
+        let Ok(value) = humantime::parse_duration(&text.value) else {
+            let digits = text.raw.bytes().all(|byte| byte.is_ascii_digit());
+            let example = if digits { format!("{}s", text.raw) } else { "90s".to_owned() };
+            text.fault(
+                format_args!("{:?} is not a duration", text.raw),
+                format!("write a number with its unit (ms, s, m, h, d), such as \"{example}\""),
+            );
+            return None;
+        };
+        if !range.contains(&value) {
+            let (from, to) = (range.start(), range.end());
+            let (from, to) = (humantime::format_duration(*from), humantime::format_duration(*to));
+            text.fault(format_args!("{:?} is out of range", text.raw), format!("write {from} to {to}"));
+            return None;
+        }
+        Some(value)
+    }
+
+    /// A size such as `8MiB`, in bytes, in a range.
+    pub fn size(&self, range: &RangeInclusive<u64>) -> Option<u64> {
+        if let DeValue::Integer(number) = self.value {
+            return self.wrong("a size", &format!("write it with its unit: \"{number}B\""));
+        }
+        let text = self.filled()?;
+        let Ok(value) = text.value.trim().parse::<ByteSize>() else {
+            let remedy = "write a number with its unit (B, KiB, MiB, GiB, kB, MB, GB), such as \"8MiB\"";
+            text.fault(format_args!("{:?} is not a size", text.raw), remedy);
+            return None;
+        };
+        if !range.contains(&value.as_u64()) {
+            let (from, to) = (ByteSize::b(*range.start()), ByteSize::b(*range.end()));
+            text.fault(format_args!("{:?} is out of range", text.raw), format!("write {from} to {to}"));
+            return None;
+        }
+        Some(value.as_u64())
+    }
+
+    /// One of some words.
+    pub fn choice<T: Clone>(&self, words: &[(&'static str, T)]) -> Option<T> {
+        let text = self.filled()?;
+        let found = words.iter().find(|(word, _)| *word == text.value);
+        if found.is_none() {
+            let list: Vec<String> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
+            text.fault(format_args!("{:?} is not known", text.raw), format!("write {}", list.join(" or ")));
+        }
+        found.map(|(_, value)| value.clone())
+    }
+
+    fn wrong<T>(&self, expected: &str, remedy: &str) -> Option<T> {
+        let kind = match self.value {
+            DeValue::String(_) => "a string",
+            DeValue::Integer(_) => "a whole number",
+            DeValue::Float(_) => "a number with a fraction",
+            DeValue::Boolean(_) => "true or false",
+            DeValue::Datetime(_) => "a date",
+            DeValue::Array(_) => "a list",
+            DeValue::Table(_) => "a table",
+        };
+        self.fault(format_args!("must be {expected}, not {kind}"), remedy);
+        None
+    }
+}
+
+/// A string, its variables expanded.
+pub struct Text<'t> {
+    reader: &'t Reader<'t>,
+    what: String,
+    span: Range<usize>,
+    /// As in the file. Messages quote this, since what comes from the environment may be a secret.
+    pub raw: &'t str,
+    /// What it means.
+    pub value: String,
+    /// Whether a part of it comes from the environment.
+    from_env: bool,
+}
+
+impl<'t> Text<'t> {
+    /// A key of a table, which is never expanded.
+    pub fn of_key(reader: &'t Reader<'t>, what: String, span: Range<usize>, key: &'t str) -> Text<'t> {
+        Text { reader, what, span, raw: key, value: key.to_owned(), from_env: false }
+    }
+
+    /// Its value, unless a part of it comes from the environment and may be a secret.
+    pub fn showable(&self) -> Option<&str> {
+        (!self.from_env).then_some(&self.value)
+    }
+
+    /// Its place.
+    pub fn span(&self) -> Range<usize> {
+        self.span.clone()
+    }
+
+    /// Line of its place, from 1.
+    pub fn line(&self) -> usize {
+        self.reader.line(&self.span)
+    }
+
+    /// Notes a fault: the message goes on where the name of the value ends.
+    pub fn fault(&self, message: impl Display, remedy: impl Into<String>) {
+        self.reader.fault(self.span(), format!("{} {message}", self.what), remedy);
+    }
+
+    /// Notes a fault about a part of the value, in bytes.
+    pub fn fault_at(&self, range: Range<usize>, message: impl Display, remedy: impl Into<String>) {
+        let place = if self.from_env { self.span() } else { self.reader.within(&self.span, &self.value, range) };
+        self.reader.fault(place, format!("{}: {message}", self.what), remedy);
+    }
+
+    /// Notes that what it refers to is not there.
+    pub fn absence(&self, message: impl Display, remedy: impl Into<String>) {
+        self.reader.absence(self.span(), format!("{}: {message}", self.what), remedy);
+    }
+}

@@ -1,0 +1,460 @@
+//! References to what is outdated, as they stand in invalidations and as operators type them:
+//!
+//! | reference | means |
+//! |---|---|
+//! | `booking`, `booking:*` | the family or level and everything below it |
+//! | `user_stats*` | every family and level whose name fits |
+//! | `user_details:{user_id}` | the instance with the write path's capture |
+//! | `user_details:me`, `f:*:{b}` | the instance with this value; any value at this place |
+//! | `*` | everything |
+
+use std::collections::BTreeMap;
+
+use smallvec::SmallVec;
+
+use super::instance;
+use super::nearest::{did_you_mean, listing, nearest};
+use crate::stamp::Tag;
+
+/// The names of all families and of the levels above them, each with its number of captures.
+#[derive(Debug, Default)]
+pub struct Names(BTreeMap<String, Known>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// `booking`, when there is only `booking:stats`.
+    Level,
+    /// None: its pattern is faulty, so that nobody knows.
+    Family(Option<usize>),
+}
+
+impl Names {
+    /// Adds a family and the levels above it. None as the number of captures if the pattern is faulty.
+    pub fn add(&mut self, name: &str, captures: Option<usize>) {
+        for (end, _) in name.match_indices(':') {
+            self.0.entry(name[..end].to_owned()).or_insert(Known::Level);
+        }
+        self.0.insert(name.to_owned(), Known::Family(captures));
+    }
+
+    fn all(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// The longest known name that the reference begins with, and what follows it: empty, or `:part:part`.
+    fn split<'r>(&self, text: &'r str) -> Option<(&'r str, Known, &'r str)> {
+        let mut ends = text.match_indices(':').map(|(end, _)| end).chain([text.len()]);
+        let longest = ends.rfind(|end| self.0.contains_key(&text[..*end]))?;
+        Some((&text[..longest], self.0[&text[..longest]], &text[longest..]))
+    }
+
+    fn nearest(&self, text: &str) -> Vec<String> {
+        nearest(text, self.all()).into_iter().map(str::to_owned).collect()
+    }
+}
+
+/// A checked reference.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reference(SmallVec<[Target; 1]>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Target {
+    Everything,
+    /// A family or level with everything below it.
+    Whole(Tag),
+    Instance {
+        whole: Tag,
+        parts: Vec<Part>,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Any,
+    /// In the form it has in tags.
+    Value(String),
+    /// The write path's capture of this name.
+    Capture(String),
+}
+
+/// Why a reference is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReferenceFault {
+    /// No family, level or glob fits.
+    Unknown { message: String, remedy: String },
+    /// It names a family, but not an instance that the family can have.
+    Instance { message: String, remedy: String },
+    /// The write path has no such capture.
+    Capture { message: String, remedy: String },
+}
+
+/// A family or instance that does not exist, as asked for by an operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownFamily {
+    /// As asked for.
+    pub reference: String,
+    /// Names that may have been meant, the nearest first.
+    pub nearest: Vec<String>,
+    /// All names, for people.
+    have: String,
+}
+
+impl std::error::Error for UnknownFamily {}
+
+impl std::fmt::Display for UnknownFamily {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let near: Vec<&str> = self.nearest.iter().map(String::as_str).collect();
+        let remedy = did_you_mean(&near, || format!("families here: {}", self.have));
+        write!(f, "unknown family {:?}: {remedy}", self.reference)
+    }
+}
+
+impl Reference {
+    /// Checks a reference that stands in an invalidation. `captures`: names in the write path's pattern; None if
+    /// that is faulty, so that any name is taken.
+    pub fn parse(text: &str, names: &Names, captures: Option<&[&str]>) -> Result<Reference, ReferenceFault> {
+        if text == "*" {
+            return Ok(Reference(SmallVec::from_elem(Target::Everything, 1)));
+        }
+        match names.split(text) {
+            Some((name, known, rest)) if !looks_like_glob(rest) => {
+                let parts: Result<Vec<Part>, _> =
+                    rest.split(':').skip(1).map(|part| read_part(part, captures)).collect();
+                let target = instance(name, parts?);
+                check_room(text, name, known, &target, names)?;
+                Ok(Reference(SmallVec::from_elem(target, 1)))
+            }
+            _ => glob(text, names),
+        }
+    }
+
+    /// Resolves a reference typed by an operator: no captures, and the last value may contain `:`.
+    pub fn resolve(text: &str, names: &Names) -> Result<Reference, UnknownFamily> {
+        let unknown = || UnknownFamily {
+            reference: text.to_owned(),
+            nearest: names.nearest(text),
+            have: listing(names.all()),
+        };
+        if text == "*" {
+            return Ok(Reference(SmallVec::from_elem(Target::Everything, 1)));
+        }
+        match names.split(text) {
+            Some((name, known, rest)) if !looks_like_glob(rest) => {
+                let room = known.room().unwrap_or(instance::CAPTURES);
+                let parts: Vec<Part> = rest.splitn(room.max(1) + 1, ':').skip(1).map(value_part).collect();
+                let target = instance(name, parts);
+                check_room(text, name, known, &target, names).map_err(|_| unknown())?;
+                Ok(Reference(SmallVec::from_elem(target, 1)))
+            }
+            _ => glob(text, names).map_err(|_| unknown()),
+        }
+    }
+
+    /// Appends the tags it names. A capture that took no part in the match names the whole family: rather a miss
+    /// than a stale hit.
+    pub fn tags<'v>(&self, value_of: &dyn Fn(&str) -> Option<&'v str>, tags: &mut Vec<Tag>) {
+        for target in &self.0 {
+            let tag = target.tag(value_of);
+            if !tags.contains(&tag) {
+                tags.push(tag);
+            }
+        }
+    }
+
+    /// Whether it can outdate an entry with these family tags (levels and family).
+    pub fn reaches(&self, levels: &[Tag]) -> bool {
+        self.0.iter().any(|target| match target {
+            Target::Everything => true,
+            Target::Whole(tag) => levels.contains(tag),
+            // Only the family itself has instances, not the families below it.
+            Target::Instance { whole, .. } => levels.last() == Some(whole),
+        })
+    }
+}
+
+impl Target {
+    fn tag<'v>(&self, value_of: &dyn Fn(&str) -> Option<&'v str>) -> Tag {
+        let (whole, parts) = match self {
+            Target::Everything => return Tag::root(),
+            Target::Whole(tag) => return tag.clone(),
+            Target::Instance { whole, parts } => (whole, parts),
+        };
+        let mut values = Vec::with_capacity(parts.len());
+        for part in parts {
+            values.push(match part {
+                Part::Any => None,
+                Part::Value(value) => Some(value.clone()),
+                Part::Capture(name) => match value_of(name) {
+                    Some(raw) => Some(instance::value(raw).into_owned()),
+                    None => return whole.clone(),
+                },
+            });
+        }
+        let values: Vec<Option<&str>> = values.iter().map(Option::as_deref).collect();
+        instance::tag(whole.as_str(), &values)
+    }
+}
+
+impl Known {
+    /// How many captures an instance can name; None if nobody knows.
+    fn room(self) -> Option<usize> {
+        match self {
+            Known::Level => Some(0),
+            Known::Family(captures) => captures,
+        }
+    }
+}
+
+/// `f:*` and `f:*:{b}` are instances; `f:a*` can only be a glob over names.
+fn looks_like_glob(rest: &str) -> bool {
+    rest.split(':').any(|part| part.contains('*') && part != "*")
+}
+
+fn instance(name: &str, mut parts: Vec<Part>) -> Target {
+    let known = parts.iter().rposition(|part| *part != Part::Any).map_or(0, |last| last + 1);
+    parts.truncate(known);
+    let whole = Tag::family(name);
+    if parts.is_empty() { Target::Whole(whole) } else { Target::Instance { whole, parts } }
+}
+
+fn value_part(part: &str) -> Part {
+    if part == "*" { Part::Any } else { Part::Value(instance::value(part).into_owned()) }
+}
+
+fn read_part(part: &str, captures: Option<&[&str]>) -> Result<Part, ReferenceFault> {
+    let Some(name) = part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) else {
+        if part.contains(['{', '}']) || part.is_empty() {
+            let message = format!("{part:?} is not a part of an instance");
+            let remedy = "a part is one {capture}, one value, or *; write %7B for { and %7D for }".to_owned();
+            return Err(ReferenceFault::Instance { message, remedy });
+        }
+        return Ok(value_part(part));
+    };
+    match captures {
+        Some(have) if !have.contains(&name) => Err(no_capture(name, have)),
+        _ => Ok(Part::Capture(name.to_owned())),
+    }
+}
+
+fn no_capture(name: &str, have: &[&str]) -> ReferenceFault {
+    let message = format!("{{{name}}} is no capture of the path");
+    let remedy = match have {
+        [] => format!("the path has no named captures: write (?<{name}>…) in it, or name the whole family"),
+        _ => did_you_mean(&nearest(name, have.iter().copied()), || {
+            format!("the path has {}", listing(have.iter().copied()))
+        }),
+    };
+    ReferenceFault::Capture { message, remedy }
+}
+
+/// An instance cannot have more parts than its family has captures.
+fn check_room(text: &str, name: &str, known: Known, target: &Target, names: &Names) -> Result<(), ReferenceFault> {
+    let Target::Instance { parts, .. } = target else { return Ok(()) };
+    match known.room() {
+        Some(0) => {
+            let message = format!("unknown family {text:?}: {name:?} has no captures, so it has no instances");
+            let near: Vec<String> = names.nearest(text).into_iter().filter(|near| near != name).collect();
+            let near: Vec<&str> = near.iter().map(String::as_str).collect();
+            let remedy = did_you_mean(&near, || format!("write {name:?} for all of it"));
+            Err(ReferenceFault::Instance { message, remedy })
+        }
+        Some(room) if parts.len() > room => {
+            let message = format!("{text:?} has {} parts after {name:?}, which has {room} captures", parts.len());
+            let remedy = "write at most one part for each capture, in the order of the family's path".to_owned();
+            Err(ReferenceFault::Instance { message, remedy })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Every name that fits; without those below another that fits.
+fn glob(text: &str, names: &Names) -> Result<Reference, ReferenceFault> {
+    let found: Vec<&str> = names.all().filter(|name| text.contains('*') && fits(text, name)).collect();
+    if found.is_empty() {
+        return Err(unknown(text, names));
+    }
+    let is_above = |above: &str, name: &str| name.strip_prefix(above).is_some_and(|rest| rest.starts_with(':'));
+    let topmost = found.iter().filter(|name| !found.iter().any(|above| is_above(above, name)));
+    Ok(Reference(topmost.map(|name| Target::Whole(Tag::family(name))).collect()))
+}
+
+fn unknown(text: &str, names: &Names) -> ReferenceFault {
+    let message = if text.contains('*') {
+        format!("{text:?} fits no family (a glob fits names, not instances)")
+    } else {
+        format!("unknown family {text:?}")
+    };
+    let bare = text.split('{').next().unwrap_or(text).trim_end_matches(':').replace('*', "");
+    let near = names.nearest(&bare);
+    let near: Vec<&str> = near.iter().map(String::as_str).collect();
+    let remedy = did_you_mean(&near, || format!("families here: {}", listing(names.all())));
+    ReferenceFault::Unknown { message, remedy }
+}
+
+/// Whether a name fits a glob, in which `*` stands for any text. Linear in the name for each `*`.
+fn fits(glob: &str, name: &str) -> bool {
+    let (first, rest) = glob.split_once('*').unwrap_or((glob, ""));
+    let Some(mut name) = name.strip_prefix(first) else { return false };
+    let (middle, last) = rest.rsplit_once('*').unwrap_or(("", rest));
+    for piece in middle.split('*').filter(|piece| !piece.is_empty()) {
+        match name.find(piece) {
+            Some(at) => name = &name[at + piece.len()..],
+            None => return false,
+        }
+    }
+    name.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn names() -> Names {
+        let mut names = Names::default();
+        let families = [
+            ("user_list", Some(0)),
+            ("user_stats", Some(0)),
+            ("user_stats_daily", Some(0)),
+            ("user_details", Some(1)),
+            ("booking:stats", Some(0)),
+            ("booking:list", Some(0)),
+            ("room", Some(2)),
+            ("room:plan", Some(1)),
+            ("broken", None),
+        ];
+        for (name, captures) in families {
+            names.add(name, captures);
+        }
+        names
+    }
+
+    fn tags(reference: &str) -> String {
+        let parsed = Reference::parse(reference, &names(), Some(&["id", "other", "absent"])).unwrap();
+        let value_of = |name: &str| [("id", "7"), ("other", "x:y")].into_iter().find(|(n, _)| *n == name);
+        let mut found = Vec::new();
+        parsed.tags(&|name| value_of(name).map(|(_, value)| value), &mut found);
+        found.iter().map(Tag::as_str).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn references_name_tags() {
+        let rows = [
+            ("*", "*"),
+            ("user_list", "user_list"),
+            ("user_list:*", "user_list"),
+            ("booking", "booking"),
+            ("booking:*", "booking"),
+            ("booking:stats", "booking:stats"),
+            ("booking*", "booking"),
+            ("booking:s*", "booking:stats"),
+            ("*stats", "booking:stats user_stats"),
+            ("user_stats*", "user_stats user_stats_daily"),
+            ("u*_*ta*s", "user_details user_stats"),
+            ("user_details:{id}", "user_details:7"),
+            ("user_details:{other}", "user_details:x%3Ay"),
+            ("user_details:me", "user_details:me"),
+            ("user_details:{absent}", "user_details"),
+            ("room:{id}", "room:7"),
+            ("room:{id}:*", "room:7"),
+            ("room:*:{id}", "room:*:7"),
+            ("room:a:{id}", "room:a:7"),
+            ("room:{id}:{absent}", "room"),
+            ("room:*:*", "room"),
+            ("room:plan:{id}", "room:plan:7"),
+        ];
+        for (reference, expected) in rows {
+            assert_eq!(tags(reference), expected, "{reference}");
+        }
+    }
+
+    #[test]
+    fn faulty_references_say_what_and_what_to_do() {
+        let rows = [
+            ("user_lists", "unknown family \"user_lists\"", "did you mean \"user_list\""),
+            ("nothing", "unknown family", "families here: booking, booking:list"),
+            ("zzz*", "fits no family", "families here"),
+            ("user_details:4*", "fits no family", "user_details"),
+            ("user_detail:{id}", "unknown family", "did you mean \"user_details\""),
+            ("user_list:{id}", "\"user_list\" has no captures", "write \"user_list\""),
+            ("booking:stat", "\"booking\" has no captures", "did you mean \"booking:stats\""),
+            ("user_details:{id}:{id}", "has 2 parts", "at most one part"),
+            ("room:*:*:x", "has 3 parts", "at most one part"),
+            ("user_details:{ids}", "{ids} is no capture", "did you mean \"id\""),
+            ("user_details:{zzzzz}", "{zzzzz} is no capture", "the path has id, other"),
+            ("user_details:u{id}", "\"u{id}\" is not a part", "one {capture}"),
+            ("user_details:", "\"\" is not a part", "one {capture}"),
+            ("room::x", "\"\" is not a part", "one {capture}"),
+            ("", "unknown family", "families here"),
+        ];
+        for (reference, what, remedy) in rows {
+            let fault = match Reference::parse(reference, &names(), Some(&["id", "other"])) {
+                Err(ReferenceFault::Unknown { message, remedy }) => (message, remedy),
+                Err(ReferenceFault::Instance { message, remedy }) => (message, remedy),
+                Err(ReferenceFault::Capture { message, remedy }) => (message, remedy),
+                Ok(found) => panic!("{reference}: {found:?}"),
+            };
+            assert!(fault.0.contains(what) && fault.1.contains(remedy), "{reference}: {fault:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_faulty_itself_does_not_make_further_faults() {
+        assert!(Reference::parse("broken:a:b:c", &names(), Some(&[])).is_ok());
+        assert!(Reference::parse("user_details:{any}", &names(), None).is_ok());
+    }
+
+    #[test]
+    fn operators_name_families_and_instances() {
+        let resolved = |text: &str| {
+            let mut found = Vec::new();
+            Reference::resolve(text, &names()).map(|reference| {
+                reference.tags(&|_| None, &mut found);
+                found.iter().map(Tag::as_str).collect::<Vec<_>>().join(" ")
+            })
+        };
+        let rows = [
+            ("user_details:42", "user_details:42"),
+            ("user_details:a:b", "user_details:a%3Ab"),
+            ("user_details:{x}", "user_details:%7Bx%7D"),
+            ("room:1:2:3", "room:1:2%3A3"),
+            ("room:*:2", "room:*:2"),
+            ("booking:*", "booking"),
+            ("user_stats*", "user_stats user_stats_daily"),
+            ("*", "*"),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(resolved(text).as_deref(), Ok(expected), "{text}");
+        }
+        let fault = resolved("user_detials").unwrap_err();
+        assert_eq!(fault.nearest, ["user_details"]);
+        assert_eq!(fault.to_string(), "unknown family \"user_detials\": did you mean \"user_details\"?");
+        assert!(resolved("user_list:42").is_err());
+        assert!(resolved("nothing").unwrap_err().to_string().contains("families here: booking"));
+    }
+
+    #[test]
+    fn a_reference_reaches_what_lies_below_it_and_its_own_instances() {
+        let levels = [Tag::family("room"), Tag::family("room:plan")];
+        let reaches =
+            |text: &str, levels: &[Tag]| Reference::parse(text, &names(), Some(&["id"])).unwrap().reaches(levels);
+        assert!(reaches("room", &levels) && reaches("*", &levels) && reaches("room:plan:{id}", &levels));
+        assert!(!reaches("room:{id}:{id}", &levels));
+        assert!(reaches("room:{id}:{id}", &levels[..1]));
+        assert!(!reaches("room:plan", &levels[..1]));
+    }
+
+    proptest! {
+        #[test]
+        fn any_reference_is_taken_or_refused(text in r"[a-d_:*{}]{0,12}|(room|user_details|booking)[:*{}id]{0,8}") {
+            let _ = Reference::parse(&text, &names(), Some(&["id"]));
+            let _ = Reference::resolve(&text, &names());
+        }
+
+        #[test]
+        fn a_glob_fits_what_it_was_made_from(parts in proptest::collection::vec("[a-c]{0,3}", 1..4), filler in "[a-c]{0,3}") {
+            prop_assert!(fits(&parts.join("*"), &parts.join(&filler)) || parts.len() == 1);
+            prop_assert!(fits(&parts.join("*"), &parts.join("")));
+        }
+    }
+}

@@ -1,0 +1,317 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::reader::Reader;
+use super::*;
+use crate::semantics::TtlPolicy;
+use crate::semantics::invalidation::WriteEnd;
+
+fn rules(text: &str) -> RuleSet {
+    let (reader, table) = Reader::open("rules.toml", text, &|_| None);
+    let mut root = reader.root(&table);
+    let rules = RuleSet::read(&mut root);
+    root.finish();
+    let faults: Vec<String> = reader.finish().iter().map(ToString::to_string).collect();
+    assert!(faults.is_empty(), "{}", faults.join(""));
+    rules
+}
+
+/// Families of these (name, path), without anything else.
+fn families(rows: &[(&str, &str)]) -> RuleSet {
+    let family = |(name, path): &(&str, &str)| format!("[[family]]\nname = '{name}'\npath = '{path}'\n");
+    rules(&rows.iter().map(family).collect::<String>())
+}
+
+fn texts(tags: &[Tag]) -> Vec<&str> {
+    tags.iter().map(Tag::as_str).collect()
+}
+
+fn outdated(rules: &RuleSet, method: &str, path: &str) -> Vec<String> {
+    let method = Method::from_bytes(method.as_bytes()).unwrap();
+    let tags = rules.outdated_by(&method, path).into_iter().flat_map(|outdated| outdated.tags);
+    tags.map(|tag| tag.to_string()).collect()
+}
+
+const HITA: &str = include_str!("../../examples/hita/rules.toml");
+
+fn hita() -> RuleSet {
+    // Only the rules: the tables before them are the configuration's.
+    rules(&HITA[HITA.find("[[family]]").unwrap()..])
+}
+
+#[test]
+fn the_first_family_in_file_order_wins() {
+    let rules = families(&[
+        ("me", "/users/me"),
+        ("user", "/users/(?<id>[^/]+)"),
+        ("users", "^/users$"),
+        ("report", "/(?<year>\\d{4})/(?:q[1-4]/)?(?<kind>[a-z]+)"),
+        ("rest", "/users/.*|/teams"),
+    ]);
+    type Claim = Option<(&'static str, &'static [&'static str])>;
+    let rows: [(&str, Claim); 9] = [
+        ("/users/me", Some(("me", &[]))),
+        ("/users/7", Some(("user", &["7"]))),
+        ("/users", Some(("users", &[]))),
+        ("/users/", Some(("rest", &[]))),
+        ("/users/7/posts", Some(("rest", &[]))),
+        ("/teams", Some(("rest", &[]))),
+        ("/2024/q3/sales", Some(("report", &["2024", "sales"]))),
+        ("/v1/users", None),
+        ("/teams/1", None),
+    ];
+    for (path, expected) in rows {
+        let claimed = rules.claim(path);
+        let found = claimed.as_ref().map(|it| (it.family.name.as_str(), it.captures.to_vec()));
+        let expected = expected.map(|(name, captures)| (name, captures.iter().map(ToString::to_string).collect()));
+        assert_eq!(found, expected, "{path}");
+    }
+}
+
+#[test]
+fn without_rules_nothing_is_claimed_or_outdated() {
+    let rules = RuleSet::default();
+    assert!(rules.claim("/").is_none() && rules.outdated_by(&Method::POST, "/").is_empty());
+}
+
+#[test]
+fn entries_carry_levels_and_instances() {
+    let rules = families(&[
+        ("booking:stats", "/b/stats"),
+        ("booking:room", "/b/(?<hotel>[^/]+)/(?<room>[^/]+)"),
+        ("a", "/a(?:/(?<id>.*))?"),
+    ]);
+    let rows: [(&str, &[&str], &str); 5] = [
+        ("/b/stats", &["booking", "booking:stats"], "booking:stats"),
+        (
+            "/b/7/12",
+            &["booking", "booking:room", "booking:room:7", "booking:room:*:12", "booking:room:7:12"],
+            "booking:room:7:12",
+        ),
+        ("/a/x:*", &["a", "a:x%3A%2A"], "a:x%3A%2A"),
+        ("/a", &["a", "a:"], "a:"),
+        ("/a/%7E", &["a", "a:%7E"], "a:%7E"),
+    ];
+    for (path, tags, label) in rows {
+        let Claimed { family, captures } = rules.claim(path).unwrap();
+        assert_eq!(texts(&family.tags(&captures)), tags, "{path}");
+        assert_eq!(family.label(&captures), label);
+    }
+}
+
+#[test]
+fn a_write_names_a_tag_that_the_entry_carries() {
+    let rules = rules(
+        r#"
+        [[family]]
+        name = "room"
+        path = '/hotels/(?<hotel>[^/]+)/rooms/(?<room>[^/]+)'
+
+        [invalidate]
+        '/hotels/(?<h>[^/]+)'                   = ["room:{h}"]
+        '/any/rooms/(?<r>[^/]+)'                = ["room:*:{r}"]
+        '/hotels/(?<h>[^/]+)/rooms/(?<r>[^/]+)' = ["room:{h}:{r}"]
+        "#,
+    );
+    let entry = |path: &str| {
+        let Claimed { family, captures } = rules.claim(path).unwrap();
+        family.tags(&captures)
+    };
+    let rows = [
+        ("/hotels/1", "/hotels/1/rooms/2", true),
+        ("/hotels/1", "/hotels/2/rooms/2", false),
+        ("/any/rooms/2", "/hotels/9/rooms/2", true),
+        ("/any/rooms/2", "/hotels/2/rooms/1", false),
+        ("/hotels/1/rooms/2", "/hotels/1/rooms/2", true),
+        ("/hotels/1/rooms/2", "/hotels/1/rooms/3", false),
+        ("/hotels/a:b/rooms/c", "/hotels/a%3Ab/rooms/c", true),
+        ("/hotels/a:b/rooms/c", "/hotels/a/rooms/b:c", false),
+    ];
+    for (write, read, hits) in rows {
+        let outdated = outdated(&rules, "PUT", write);
+        let hit = entry(read).iter().any(|tag| outdated.iter().any(|it| it == tag.as_str()));
+        assert_eq!(hit, hits, "{write} on {read}");
+    }
+}
+
+#[test]
+fn every_matching_invalidation_applies_in_file_order() {
+    let rules = rules(
+        r#"
+        [[family]]
+        name = "list"
+        path = '/u'
+        [[family]]
+        name = "details"
+        path = '/u/(?<id>\d+)'
+
+        [invalidate]
+        '/z.*' = ["*"]
+        '/u/(?<id>\d+)(?:/(?<part>.+))?' = ["details:{id}", "list", "list:*"]
+        '/u.*' = { families = ["list"], methods = ["post", "PURGE"], on = ["2xx", 404], mode = "hard" }
+        '/u/(?<id>\d+)?x' = ["details:{id}"]
+        "#,
+    );
+    assert_eq!(rules.invalidations().iter().map(|rule| rule.line).collect::<Vec<_>>(), [10, 11, 12, 13]);
+    let rows: [(&str, &str, &[&str]); 9] = [
+        ("PUT", "/u/7", &["details:7", "list"]),
+        ("POST", "/u/7", &["details:7", "list", "list"]),
+        ("POST", "/u", &["list"]),
+        ("PURGE", "/u/7", &["list"]),
+        ("MKCOL", "/u/7", &[]),
+        ("DELETE", "/z/1", &["*"]),
+        ("DELETE", "/u/7x", &["details:7"]),
+        // A capture without a value: the whole family, rather a miss than a stale hit.
+        ("DELETE", "/u/x", &["details"]),
+        ("DELETE", "/other", &[]),
+    ];
+    for (method, path, tags) in rows {
+        assert_eq!(outdated(&rules, method, path), tags, "{method} {path}");
+    }
+    let on = &rules.invalidations()[2].on;
+    let applies = |status: u16| on.applies(WriteEnd::Answered(status.try_into().unwrap()));
+    assert!(applies(204) && applies(404) && !applies(301) && !applies(500));
+    assert!(rules.invalidations()[0].on.applies(WriteEnd::Answered(http::StatusCode::FOUND)));
+}
+
+#[test]
+fn explain_finds_the_writes_that_outdate_a_family() {
+    let rules = hita();
+    let of = |name: &str| -> Vec<&str> {
+        rules.outdating(rules.family(name).unwrap()).iter().map(|rule| rule.path.as_str()).collect()
+    };
+    assert_eq!(of("superadmin_user_list"), [""; 0]);
+    assert_eq!(of("user_details").len(), 5);
+    assert!(!of("user_details").contains(&r"/v1\.0/user/create.*"));
+    assert_eq!(of("user_list").len(), 5);
+}
+
+#[test]
+fn a_family_is_read_whole() {
+    let rules = rules(
+        r#"
+        [[family]]
+        name = "x"
+        path = '/x'
+        methods = ["GET", "head"]
+        ttl = "1m 30s"
+        ttl_policy = "override"
+        negative_ttl = "10s"
+        stale_while_revalidate = "0s"
+        stale_if_error = "1h"
+        query = { keep = ["page", "limit"] }
+        headers = ["Accept-Language"]
+        identity = "cookie:SID"
+        max_body = "1MiB"
+        "#,
+    );
+    let family = &rules.families()[0];
+    let policy = Policy {
+        ttl: Some(Duration::from_secs(90)),
+        ttl_policy: TtlPolicy::Override,
+        negative_ttl: Some(Duration::from_secs(10)),
+        stale_while_revalidate: Some(Duration::ZERO),
+        stale_if_error: Some(Duration::from_secs(3600)),
+        identity_stated: true,
+    };
+    assert_eq!(family.policy, policy);
+    assert_eq!(family.keying.identity, crate::key::Identity::Cookie("SID".into()));
+    assert_eq!(family.keying.query, crate::key::QueryKeying::Keep(vec!["page".into(), "limit".into()]));
+    assert_eq!(family.keying.headers, ["accept-language"]);
+    assert_eq!((family.max_body, family.line, family.id), (Some(1 << 20), 2, 0));
+    assert_eq!(family.keying().name, "x");
+}
+
+#[test]
+fn the_version_changes_with_the_definition_and_not_with_the_place() {
+    let version = |extra: &str, before: &str| {
+        let text = format!("{before}[[family]]\nname = 'x'\npath = '/x'\n{extra}\n");
+        rules(&text).family("x").unwrap().version.clone()
+    };
+    let plain = version("", "");
+    assert!(plain.len() == 8 && plain.bytes().all(|byte| byte.is_ascii_hexdigit()), "{plain}");
+    assert_eq!(version("# a word", "\n\n[[family]]\nname = 'y'\npath = '/y'\n"), plain);
+    assert_eq!(version("methods = ['GET']\nttl_policy = 'default'", ""), plain);
+    let changes = [
+        "ttl = '1s'",
+        "ttl = '2s'",
+        "ttl = '1s'\nttl_policy = 'override'",
+        "negative_ttl = '1s'",
+        "stale_while_revalidate = '1s'",
+        "stale_if_error = '1s'",
+        "query = { keep = [] }",
+        "query = { drop = [] }",
+        "query = { drop = ['a', 'b'] }",
+        "query = { drop = ['a, b'] }",
+        "headers = ['a']",
+        "identity = 'none'",
+        "identity = 'header:a'",
+        "identity = 'cookie:a'",
+        "max_body = '1KiB'",
+    ];
+    let mut versions: Vec<String> = changes.iter().map(|extra| version(extra, "")).collect();
+    versions.push(plain);
+    versions.sort();
+    versions.dedup();
+    assert_eq!(versions.len(), changes.len() + 1);
+}
+
+#[test]
+fn hita_is_routed_as_its_guide_says() {
+    let rules = hita();
+    let rows = [
+        ("/v1.0/user/stats", "user_stats", 300),
+        ("/v1.0/users", "user_list", 60),
+        ("/v1.0/user/details/5779356081", "user_details", 180),
+        ("/v1.0/dashboard/stats", "dashboard_stats", 600),
+        ("/v1.0/superadmin/users", "superadmin_user_list", 900),
+    ];
+    for (path, name, ttl) in rows {
+        let family = rules.claim(path).unwrap().family;
+        assert_eq!((family.name.as_str(), family.policy.ttl), (name, Some(Duration::from_secs(ttl))), "{path}");
+    }
+    assert!(rules.claim("/v1x0/users").is_none());
+    let coarse = ["user_stats", "user_list", "dashboard_stats", "user_details"];
+    let rows: [(&str, &[&str]); 7] = [
+        ("/v1.0/user/create", &coarse[..3]),
+        ("/v1.0/user/update/7", &coarse),
+        ("/v1.0/user/delete/7", &coarse),
+        ("/v1.0/user/7/activate", &coarse),
+        ("/v1.0/points/add", &coarse),
+        ("/v1.0/permissions/7", &["user_details"]),
+        ("/v1.0/user/7/activate/now", &[]),
+    ];
+    for (path, tags) in rows {
+        for method in ["POST", "PUT", "PATCH", "DELETE"] {
+            assert_eq!(outdated(&rules, method, path), tags, "{method} {path}");
+        }
+    }
+}
+
+#[test]
+fn operators_resolve_families_and_instances() {
+    let rules = hita();
+    assert_eq!(texts(&rules.resolve("user_details:5779356081").unwrap()), ["user_details:5779356081"]);
+    assert_eq!(texts(&rules.resolve("user*").unwrap()), ["user_details", "user_list", "user_stats"]);
+    assert_eq!(texts(&rules.resolve("*").unwrap()), ["*"]);
+    assert_eq!(rules.resolve("user_detail").unwrap_err().nearest, ["user_details"]);
+}
+
+proptest! {
+    #[test]
+    fn an_instance_that_an_operator_copies_from_a_label_is_the_same(id in "[a-zA-Z0-9:*~%{}@ -]{1,20}") {
+        let rules = families(&[("f", "/(?<id>.+)")]);
+        let Claimed { family, captures } = rules.claim(&format!("/{id}")).unwrap();
+        let tags = rules.resolve(&family.label(&captures)).unwrap();
+        prop_assert!(family.tags(&captures).contains(&tags[0]));
+    }
+
+    #[test]
+    fn any_path_can_be_asked_for(path in "/.{0,40}") {
+        let rules = hita();
+        let _ = rules.claim(&path);
+        let _ = rules.outdated_by(&Method::POST, &path);
+        let _ = rules.resolve(&path);
+    }
+}
