@@ -235,6 +235,11 @@ impl Cache {
     /// The second half of [`Cache::store`].
     pub async fn store_shared(&self, entry: &Entry, place: &Place) {
         let Some(shared) = &self.shared else { return };
+        // A write came in since the fetch began: nobody could use the entry, and it might take a newer one's place.
+        match self.ask(shared.store.view(&entry.tags).await, "view") {
+            Some(view) if view.is_current(entry.stamp) => {}
+            Some(_) | None => return,
+        }
         let name = name(&place.label, place.key);
         let reply = shared.store.put(&name, entry.encode(), place.keep.max(Duration::from_secs(1))).await;
         self.ask(reply, "put");

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use md5::{Digest as _, Md5};
+
 use crate::headers::ForwardedPolicy;
 use crate::rules::RuleSet;
 use crate::rules::fault::{Fault, Faults, Source};
@@ -34,6 +36,8 @@ pub struct Config {
     pub rules: RuleSet,
     /// The rules file, if there is one.
     pub file: Option<PathBuf>,
+    /// MD5 of the file's content as it was read: who watches the file compares with it.
+    pub digest: Option<Digest>,
     /// What flags and environment set over the file, so that the file can be read again.
     pub overrides: Overrides,
 }
@@ -85,6 +89,14 @@ pub enum LoadError {
     Faults(Faults),
 }
 
+/// MD5 of a rules file's content.
+pub type Digest = [u8; 16];
+
+/// MD5 of a rules file's content; tells whether it was edited.
+pub fn digest(content: &[u8]) -> Digest {
+    Md5::digest(content).into()
+}
+
 impl Config {
     /// Reads and checks a rules file, at most 4 MiB. Without a file: the defaults, and no rules.
     pub fn load(file: Option<&Path>, overrides: &Overrides, env: &Env<'_>) -> Result<Config, LoadError> {
@@ -95,7 +107,7 @@ impl Config {
         let bytes = read(path).map_err(|source| unreadable(path, source))?;
         let text = std::str::from_utf8(&bytes).map_err(|error| not_utf8(&name, &bytes, error.valid_up_to()))?;
         let config = Config::parse(text, &name, overrides, env).map_err(LoadError::Faults)?;
-        Ok(Config { file: Some(path.to_owned()), ..config })
+        Ok(Config { file: Some(path.to_owned()), digest: Some(digest(&bytes)), ..config })
     }
 
     /// Checks the text of a rules file. `file_name` is what faults call it. Pure.
@@ -113,6 +125,7 @@ impl Config {
             server,
             admin,
             file: None,
+            digest: None,
             overrides: overrides.clone(),
         };
         root.later(&["warm"]);

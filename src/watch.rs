@@ -9,6 +9,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::config::{self, Digest};
 use crate::running::Running;
 
 /// Editors write a file in several steps: wait until it is quiet.
@@ -65,8 +66,14 @@ async fn follow(
     mut events: mpsc::Receiver<()>,
     watcher: Option<RecommendedWatcher>,
 ) {
-    let mut known = read(&file).await;
+    // What is in force was read from this content: an edit since then is noticed at the first look.
+    let mut known = running.config.digest;
     loop {
+        let content = read(&file).await;
+        if content != known {
+            known = content;
+            report(&running, &file);
+        }
         let event = tokio::time::timeout(ANYWAY, events.recv()).await;
         if let Ok(Some(())) = event {
             tokio::time::sleep(QUIET).await;
@@ -74,17 +81,11 @@ async fn follow(
         } else if watcher.is_none() {
             tokio::time::sleep(ANYWAY).await;
         }
-        let content = read(&file).await;
-        if content == known {
-            continue;
-        }
-        known = content;
-        report(&running, &file);
     }
 }
 
-async fn read(file: &Path) -> Option<Vec<u8>> {
-    tokio::fs::read(file).await.ok()
+async fn read(file: &Path) -> Option<Digest> {
+    tokio::fs::read(file).await.ok().map(|content| config::digest(&content))
 }
 
 fn report(running: &Running, file: &Path) {

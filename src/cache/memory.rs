@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use crate::entry::Entry;
 use crate::key::{Canonical, Key};
-use crate::stamp::{Epoch, Marks, Slot, Tag, View};
+use crate::stamp::{Epoch, Marks, Slot, Stamp, Tag, View};
 
 /// An entry in L1, with the slots of its tags worked out.
 #[derive(Debug)]
@@ -89,8 +89,11 @@ impl Memory {
         self.get(canonical).filter(|resident| resident.entry.variants().is_some())
     }
 
-    /// Keeps an entry, in place of what was there.
+    /// Keeps an entry, in place of what was there; unless that was fetched after a later write.
     pub fn put(&self, key: Key, entry: Arc<Entry>) {
+        if self.entries.peek(&key).is_some_and(|there| is_newer(there.entry.stamp, entry.stamp)) {
+            return;
+        }
         let slots = entry.tags.iter().map(|tag| self.marks.slot(tag)).collect();
         self.entries.insert(key, Arc::new(Resident { entry, slots }));
     }
@@ -133,6 +136,10 @@ impl Memory {
             }
         }
     }
+}
+
+fn is_newer(there: Stamp, stamp: Stamp) -> bool {
+    there.epoch == stamp.epoch && there.sequence > stamp.sequence
 }
 
 /// An entry larger than a shard's share of the capacity would be dropped without a word: no more shards than let

@@ -35,6 +35,8 @@ fn with_server(lines: &str) -> (Upstream, Larder) {
 fn assert_cut(result: Result<Response, Failure>, start: &str) {
     match result {
         Err(Failure::Cut(response)) => assert!(start.as_bytes().starts_with(&response.body), "{response:?}"),
+        // It may break off before the head has left.
+        Err(Failure::NoHead) => {}
         other => panic!("expected a response that is cut off: {other:?}"),
     }
 }
@@ -127,7 +129,7 @@ fn forwarded_fields_say_who_asked_and_clients_cannot_lie() {
     assert_eq!(set.headers("x-forwarded-host"), ["api.example"]);
     assert_eq!(set.headers("x-forwarded-proto"), ["http"]);
     let forwarded = set.headers("forwarded").join(", ");
-    assert!(forwarded.contains("for=127.0.0.1") && forwarded.contains("host=api.example"), "{forwarded}");
+    assert!(forwarded.contains("for=127.0.0.1") && forwarded.contains("host=\"api.example\""), "{forwarded}");
     assert!(!forwarded.contains("192.0.2.1"), "{forwarded}");
 }
 

@@ -69,7 +69,7 @@ fn without_an_upstream_it_says_what_is_missing() {
 fn a_faulty_rules_file_is_reported_with_its_places() {
     let rules = "[[family]]\nname = \"users\"\npath = '/users('\n\n[invalidate]\n'/x' = [\"user\"]\n";
     let exit = Plan::new("http://127.0.0.1:9").rules(rules).fail();
-    assert_fails(&exit, 2, &["rules.toml:3:8", "rules.toml:6:"]);
+    assert_fails(&exit, 2, &["rules.toml:3:15", "rules.toml:6:"]);
     let exit = Plan::new("http://127.0.0.1:9").argument("--rules", "missing.toml").fail();
     assert_fails(&exit, 2, &["missing.toml"]);
 }
@@ -186,7 +186,7 @@ ttl = "0s"
     let exit = larder(Some(rules), &["check", "rules.toml"]);
     assert_eq!(exit.code, Some(1), "{exit:?}");
     let said = exit.stdout + &exit.stderr;
-    let faults = ["rules.toml:3:8", "rules.toml:4:1", "rules.toml:7:", "rules.toml:9:", "rules.toml:12:"];
+    let faults = ["rules.toml:3:15", "rules.toml:4:1", "rules.toml:7:", "rules.toml:9:", "rules.toml:12:"];
     let remedies = ["rules.toml:13:", "rules.toml:14:", "\"ttl\"", "users", "{name}", "not supported yet"];
     for word in faults.iter().chain(&remedies) {
         assert!(said.contains(word), "no {word:?} in:\n{said}");

@@ -7,6 +7,9 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use super::PATIENCE;
 
+/// What clients call every Larder: the host is part of the key, and the proxies of a fleet share one name.
+const HOST: &str = "localhost";
+
 /// A request that is being put together.
 #[must_use]
 pub struct Call {
@@ -110,7 +113,7 @@ impl Call {
     fn bytes(&self) -> Vec<u8> {
         let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
         if !self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
-            head += &format!("Host: {}\r\n", self.to);
+            head += &format!("Host: {HOST}\r\n");
         }
         if !self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("connection")) {
             head += "Connection: close\r\n";
