@@ -1,5 +1,346 @@
-//! stub
-use std::net::SocketAddr;
-pub fn address(a: &crate::config::Admin) -> SocketAddr {
-    a.listen
+//! Who may do what on the admin. With tokens: a *viewer* looks, an *admin* looks and changes. Without: whoever is on
+//! this machine may do everything, except for web pages of other sites in a browser on it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use http::header::{AUTHORIZATION, HOST, HeaderName, ORIGIN};
+use http::{HeaderMap, Method, StatusCode, Uri};
+use sha2::{Digest, Sha256};
+
+use super::refusal::Refusal;
+use crate::config::{self, Role};
+
+/// Answered to anyone: they tell whether the process runs, and nothing of what it holds.
+const OPEN: [&str; 2] = ["/healthz", "/readyz"];
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Where the admin listens. Without tokens that is this machine alone: a configured address that others can reach
+/// becomes the loopback address of the same family with the same port, and the log says so.
+pub fn address(admin: &config::Admin) -> SocketAddr {
+    let address = guarded(admin.listen, !admin.tokens.is_empty());
+    if address != admin.listen {
+        tracing::warn!(
+            configured = %admin.listen,
+            "the admin has no tokens, so it listens on the loopback address {address} only; to open it to others, \
+             set LARDER_ADMIN_TOKEN or [admin] tokens = [{{ role = \"admin\", token = \"${{LARDER_ADMIN_TOKEN}}\" }}]"
+        );
+    }
+    address
+}
+
+fn guarded(listen: SocketAddr, has_tokens: bool) -> SocketAddr {
+    if has_tokens || listen.ip().to_canonical().is_loopback() {
+        return listen;
+    }
+    let loopback = match listen.ip() {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+    };
+    SocketAddr::new(loopback, listen.port())
+}
+
+/// Decides on requests. Keeps digests, not tokens.
+pub struct Guard {
+    tokens: Vec<(Role, Token)>,
+}
+
+/// SHA-256 of a token.
+type Token = [u8; 32];
+
+/// Who asks, as far as the guard knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// Anyone, on a path that is open.
+    Anyone,
+    /// Someone on this machine, while there are no tokens.
+    Local,
+    /// The bearer of a token.
+    Bearer(Role),
+}
+
+/// Why a request is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Denied {
+    /// It carries no bearer token.
+    NoToken,
+    /// It carries one that is not known.
+    WrongToken,
+    /// Its token is a viewer's, and it would change something.
+    RoleTooLow,
+    /// Without tokens: it was sent to a name that may have been made to point here (DNS rebinding).
+    ForeignHost(String),
+    /// Without tokens: it was sent by a page of another site.
+    ForeignOrigin,
+}
+
+impl Guard {
+    /// A guard that knows these tokens. Empty ones are left out.
+    pub fn new(tokens: &[config::Token]) -> Guard {
+        let known = tokens.iter().filter(|known| !known.token.is_empty());
+        Guard { tokens: known.map(|known| (known.role, digest(&known.token))).collect() }
+    }
+
+    /// Whether a request is answered.
+    pub fn decide(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Caller, Denied> {
+        if OPEN.contains(&uri.path()) {
+            return Ok(Caller::Anyone);
+        }
+        if self.tokens.is_empty() {
+            return local(method, uri, headers);
+        }
+        let role = self.role(bearer(headers).ok_or(Denied::NoToken)?).ok_or(Denied::WrongToken)?;
+        if role < needed(method) {
+            return Err(Denied::RoleTooLow);
+        }
+        Ok(Caller::Bearer(role))
+    }
+
+    /// The highest role of a token. Takes the same time whichever token it is like, and however much: digests are
+    /// compared, all of them and to the end.
+    fn role(&self, token: &str) -> Option<Role> {
+        let presented = digest(token);
+        let roles = self.tokens.iter().map(|(role, known)| same(known, &presented).then_some(*role));
+        roles.fold(None, Option::max)
+    }
+}
+
+impl Caller {
+    /// For the log.
+    pub fn label(self) -> &'static str {
+        match self {
+            Caller::Anyone => "anyone",
+            Caller::Local => "local",
+            Caller::Bearer(Role::Viewer) => "viewer",
+            Caller::Bearer(Role::Admin) => "admin",
+        }
+    }
+}
+
+fn needed(method: &Method) -> Role {
+    if method.is_safe() { Role::Viewer } else { Role::Admin }
+}
+
+/// The token of `Authorization: Bearer` (RFC 6750 §2.1). Two such fields name none.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut fields = headers.get_all(AUTHORIZATION).iter();
+    let (Some(field), None) = (fields.next(), fields.next()) else { return None };
+    let (scheme, token) = field.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+fn digest(token: &str) -> Token {
+    Sha256::digest(token.as_bytes()).into()
+}
+
+fn same(a: &Token, b: &Token) -> bool {
+    a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+}
+
+/// Without tokens only this machine can connect, but a browser on it may be led by any page that it shows.
+fn local(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Caller, Denied> {
+    // RFC 9112 §3.2.2: an absolute target overrides Host.
+    let host = uri.authority().map(http::uri::Authority::as_str).or_else(|| headers.get(HOST)?.to_str().ok());
+    let host = host.unwrap_or_default();
+    // A page may make its own name resolve to this machine; it cannot make its browser send another name.
+    if !is_loopback(host) {
+        return Err(Denied::ForeignHost(host.chars().take(100).collect()));
+    }
+    if !method.is_safe() && !is_own_page(host, headers) {
+        return Err(Denied::ForeignOrigin);
+    }
+    Ok(Caller::Local)
+}
+
+fn is_loopback(host: &str) -> bool {
+    let Ok(authority) = host.parse::<http::uri::Authority>() else { return false };
+    let name = authority.host();
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    let by_address = bare.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
+    by_address || name.eq_ignore_ascii_case("localhost")
+}
+
+/// Whether what the browser says of the sending page names the admin itself. What is no browser says nothing.
+fn is_own_page(host: &str, headers: &HeaderMap) -> bool {
+    let is_own_origin = |origin: &str| {
+        let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+        authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host))
+    };
+    let all = |name, is_own: &dyn Fn(&str) -> bool| {
+        headers.get_all(name).iter().all(|value| value.to_str().is_ok_and(is_own))
+    };
+    all(ORIGIN, &is_own_origin) && all(SEC_FETCH_SITE, &|site| matches!(site, "same-origin" | "none"))
+}
+
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Refusal {
+        const SEND: &str = "send Authorization: Bearer TOKEN with a token of [admin] tokens or LARDER_ADMIN_TOKEN";
+        let unauthorized = |error: &str| Refusal::new(StatusCode::UNAUTHORIZED, error, SEND);
+        let forbidden = |error: &str, remedy: &str| Refusal::new(StatusCode::FORBIDDEN, error, remedy);
+        match denied {
+            // RFC 6750 §3: no error code when the request tried no token.
+            Denied::NoToken => unauthorized("this needs a bearer token").challenge("Bearer realm=\"larder\""),
+            Denied::WrongToken => unauthorized("the bearer token is not known")
+                .challenge("Bearer realm=\"larder\", error=\"invalid_token\""),
+            Denied::RoleTooLow => {
+                forbidden("the token's role is viewer, which may only look", "use a token with role = \"admin\"")
+                    .challenge("Bearer realm=\"larder\", error=\"insufficient_scope\"")
+            }
+            Denied::ForeignHost(host) => forbidden(
+                &format!("without tokens the admin answers to a loopback name only, not to {host:?}"),
+                "use http://localhost:PORT or http://127.0.0.1:PORT, or set LARDER_ADMIN_TOKEN or [admin] tokens",
+            ),
+            Denied::ForeignOrigin => forbidden(
+                "without tokens the admin takes no changes from pages of other sites",
+                "call it from the command line or from its own page, or set LARDER_ADMIN_TOKEN or [admin] tokens",
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn guard() -> Guard {
+        let token = |role, token: &str| config::Token { role, token: token.to_owned() };
+        Guard::new(&[token(Role::Viewer, "looks"), token(Role::Admin, "changes"), token(Role::Admin, "")])
+    }
+
+    fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    fn decide(
+        guard: &Guard,
+        method: &Method,
+        uri: &'static str,
+        fields: &[(&'static str, &str)],
+    ) -> Result<Caller, Denied> {
+        guard.decide(method, &Uri::from_static(uri), &headers(fields))
+    }
+
+    #[test]
+    fn an_address_that_others_can_reach_needs_tokens() {
+        let rows = [
+            ("0.0.0.0:9090", false, "127.0.0.1:9090"),
+            ("192.0.2.7:81", false, "127.0.0.1:81"),
+            ("[::]:9090", false, "[::1]:9090"),
+            ("0.0.0.0:9090", true, "0.0.0.0:9090"),
+            ("127.0.0.2:9090", false, "127.0.0.2:9090"),
+            ("[::1]:9090", false, "[::1]:9090"),
+            ("[::ffff:127.0.0.1]:9090", false, "[::ffff:127.0.0.1]:9090"),
+        ];
+        for (listen, has_tokens, expected) in rows {
+            let address = guarded(listen.parse().unwrap(), has_tokens);
+            assert_eq!(address, expected.parse().unwrap(), "{listen} {has_tokens}");
+        }
+    }
+
+    #[test]
+    fn a_token_gives_its_role() {
+        let (viewer, admin) = (Ok(Caller::Bearer(Role::Viewer)), Ok(Caller::Bearer(Role::Admin)));
+        let rows = [
+            (Method::GET, "Bearer looks", viewer.clone()),
+            (Method::HEAD, "bearer  looks", viewer),
+            (Method::GET, "Bearer changes", admin.clone()),
+            (Method::POST, "BEARER changes", admin),
+            (Method::POST, "Bearer looks", Err(Denied::RoleTooLow)),
+            (Method::DELETE, "Bearer looks", Err(Denied::RoleTooLow)),
+            (Method::GET, "Bearer look", Err(Denied::WrongToken)),
+            (Method::GET, "Bearer looks2", Err(Denied::WrongToken)),
+            (Method::GET, "Bearer LOOKS", Err(Denied::WrongToken)),
+            (Method::GET, "Bearer ", Err(Denied::WrongToken)),
+            (Method::GET, "Bearer", Err(Denied::NoToken)),
+            (Method::GET, "Basic bG9va3M6", Err(Denied::NoToken)),
+        ];
+        for (method, field, expected) in rows {
+            let decided = decide(&guard(), &method, "/cache/stats", &[("authorization", field)]);
+            assert_eq!(decided, expected, "{method} {field:?}");
+        }
+    }
+
+    #[test]
+    fn one_token_must_be_named_and_only_one() {
+        assert_eq!(decide(&guard(), &Method::GET, "/", &[]), Err(Denied::NoToken));
+        let two = [("authorization", "Bearer wrong"), ("authorization", "Bearer changes")];
+        assert_eq!(decide(&guard(), &Method::GET, "/", &two), Err(Denied::NoToken));
+    }
+
+    #[test]
+    fn a_token_with_two_roles_has_the_higher() {
+        let token = |role| config::Token { role, token: "same".to_owned() };
+        let guard = Guard::new(&[token(Role::Admin), token(Role::Viewer)]);
+        let decided = decide(&guard, &Method::POST, "/cache/clear", &[("authorization", "Bearer same")]);
+        assert_eq!(decided, Ok(Caller::Bearer(Role::Admin)));
+    }
+
+    #[test]
+    fn probes_need_no_token() {
+        for path in OPEN {
+            assert_eq!(decide(&guard(), &Method::GET, path, &[]), Ok(Caller::Anyone));
+            assert_eq!(decide(&Guard::new(&[]), &Method::GET, path, &[("host", "pod-7")]), Ok(Caller::Anyone));
+        }
+        assert_eq!(decide(&guard(), &Method::GET, "/healthz/more", &[]), Err(Denied::NoToken));
+    }
+
+    #[test]
+    fn without_tokens_only_loopback_names_are_answered() {
+        let rows = [
+            ("localhost", true),
+            ("LocalHost:9090", true),
+            ("127.0.0.1:9090", true),
+            ("127.9.9.9", true),
+            ("[::1]:9090", true),
+            ("[::ffff:127.0.0.1]:1", true),
+            ("", false),
+            ("0.0.0.0:9090", false),
+            ("192.0.2.7", false),
+            ("rebound.example:9090", false),
+            ("localhost.example", false),
+            ("127.0.0.1.example", false),
+            ("localhost@rebound.example", false),
+        ];
+        for (host, expected) in rows {
+            let decided = decide(&Guard::new(&[]), &Method::GET, "/cache/stats", &[("host", host)]);
+            assert_eq!(decided.is_ok(), expected, "{host}: {decided:?}");
+        }
+        assert!(decide(&Guard::new(&[]), &Method::GET, "/", &[]).is_err(), "no Host at all");
+    }
+
+    #[test]
+    fn an_absolute_target_overrides_host() {
+        let fields = [("host", "localhost:9090")];
+        let decided = decide(&Guard::new(&[]), &Method::GET, "http://rebound.example/", &fields);
+        assert_eq!(decided, Err(Denied::ForeignHost("rebound.example".to_owned())));
+    }
+
+    #[test]
+    fn without_tokens_pages_of_other_sites_change_nothing() {
+        let rows: [(&[(&str, &str)], bool); 9] = [
+            (&[], true),
+            (&[("origin", "http://localhost:9090")], true),
+            (&[("origin", "http://LOCALHOST:9090"), ("sec-fetch-site", "same-origin")], true),
+            (&[("sec-fetch-site", "none")], true),
+            (&[("sec-fetch-site", "same-site")], false),
+            (&[("sec-fetch-site", "cross-site"), ("origin", "http://localhost:9090")], false),
+            (&[("origin", "http://localhost:3000")], false),
+            (&[("origin", "null")], false),
+            (&[("origin", "http://localhost:9090"), ("origin", "http://evil.example")], false),
+        ];
+        for (fields, expected) in rows {
+            let mut all = vec![("host", "localhost:9090")];
+            all.extend_from_slice(fields);
+            let all: Vec<(&'static str, &str)> = all;
+            let decided = decide(&Guard::new(&[]), &Method::POST, "/cache/clear", &all);
+            assert_eq!(decided.is_ok(), expected, "{fields:?}: {decided:?}");
+            assert!(decide(&Guard::new(&[]), &Method::GET, "/cache/stats", &all).is_ok(), "looking is harmless");
+        }
+    }
 }

@@ -1,0 +1,479 @@
+//! What the routes do: ask the running Larder, and say it in the words of [`super::report`]. Whatever fails becomes a
+//! [`Refusal`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::SystemTime;
+
+use axum::Json;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{MatchedPath, Path, State};
+use axum::response::{IntoResponse, Response};
+use http::header::CONTENT_TYPE;
+use http::{Method, StatusCode, Uri};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::census::{Census, Names};
+use super::refusal::Refusal;
+use super::report::{
+    self, CacheInfo, Connections, EditFault, FamilyActivity, FamilyDefinition, FamilyReport,
+    InvalidationDefinition, Larder, Performance, Process, Statistics, Success, TestResults, Tier,
+};
+use super::routes::{self, ROUTES};
+use super::trial;
+use crate::cache::StoreState;
+use crate::config::LoadError;
+use crate::rules::fault::Fault;
+use crate::running::{Live, Running};
+use crate::stamp::Tag;
+use crate::store::KeyCounts;
+
+/// What the routes work on.
+pub struct Desk {
+    running: Arc<Running>,
+    census: Census,
+    /// The most bytes that L1 was seen to hold.
+    peak: AtomicU64,
+}
+
+type At = State<Arc<Desk>>;
+type Answer<T> = Result<Json<Success<T>>, Refusal>;
+
+impl Desk {
+    /// A desk for this Larder.
+    pub fn new(running: Arc<Running>) -> Desk {
+        Desk { running, census: Census::new(), peak: AtomicU64::new(0) }
+    }
+
+    async fn tier(&self) -> Result<Tier, Refusal> {
+        let Some(store) = self.running.cache.store_handle() else { return Ok(Tier::embedded(self.process())) };
+        if let StoreState::Down(reason) = self.running.cache.store_state() {
+            return Err(Refusal::store_away(&reason));
+        }
+        let info = store.info().await.map_err(|error| Refusal::store_away(&error.to_string()))?;
+        Ok(Tier::of_redis(&info))
+    }
+
+    fn process(&self) -> Process {
+        let used = self.running.cache.usage().bytes;
+        let metrics = &self.running.metrics;
+        Process {
+            used,
+            peak: self.peak.fetch_max(used, Relaxed).max(used),
+            resident: resident(),
+            connections: Connections {
+                connected_clients: u64::try_from(metrics.connections.get()).unwrap_or(0),
+                total_connections_received: metrics.connections_total.get(),
+                uptime_in_seconds: self.running.started.elapsed().as_secs(),
+            },
+        }
+    }
+
+    async fn counts(&self) -> Result<Arc<KeyCounts>, Refusal> {
+        let counted = self.census.counts(&self.running).await;
+        counted.map_err(|error| Refusal::store_away(&error.to_string()))
+    }
+
+    fn cache_info(&self, tier: &Tier, performance: &Performance) -> CacheInfo {
+        CacheInfo::new(tier, performance, self.running.cache.undelivered())
+    }
+
+    /// Outdates, and says so; `message` ends what was done.
+    async fn clear(&self, tags: &[Tag], message: String) -> Response {
+        let names = Names::of(&self.running.live().rules);
+        for tag in tags {
+            // A level without a family of its own is its own name; both stand in the rules.
+            let family = names.owner(tag.as_str()).unwrap_or(tag.as_str());
+            self.running.metrics.invalidated(family, "purge");
+        }
+        let delivered = self.running.cache.invalidate(tags).await;
+        cleared(message, delivered).into_response()
+    }
+}
+
+#[derive(Serialize)]
+struct Cleared {
+    message: String,
+    /// The store has taken it. Without a store: it is in force, which is the same.
+    delivered: bool,
+}
+
+fn cleared(message: String, delivered: bool) -> (StatusCode, Json<Success<Cleared>>) {
+    let (status, message) = match delivered {
+        true => (StatusCode::OK, message),
+        // It is in force here: until the store has taken it, nothing stored is served.
+        false => (
+            StatusCode::ACCEPTED,
+            format!("{message}, but the store is away: other proxies are told as soon as it is back"),
+        ),
+    };
+    (status, Json(Success::of(Cleared { message, delivered })))
+}
+
+/// Memory of this process, bytes, where the system tells.
+fn resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+/// `GET /`
+pub async fn index() -> Json<Success<Value>> {
+    Json(Success::of(json!({ "name": "larder", "version": env!("CARGO_PKG_VERSION"), "routes": ROUTES })))
+}
+
+#[derive(Serialize)]
+pub struct Health {
+    cache_info: CacheInfo,
+}
+
+/// `GET /cache/health`
+pub async fn health(State(desk): At) -> Answer<Health> {
+    let tier = desk.tier().await?;
+    let performance = Performance::of(desk.running.live().all_counters());
+    Ok(Json(Success::of(Health { cache_info: desk.cache_info(&tier, &performance) })))
+}
+
+#[derive(Serialize)]
+pub struct DetailedHealth {
+    timestamp: String,
+    cache_info: CacheInfo,
+    detailed_statistics: Statistics,
+}
+
+/// `GET /cache/health/detailed`
+pub async fn detailed_health(State(desk): At) -> Answer<DetailedHealth> {
+    let tier = desk.tier().await?;
+    let counts = desk.counts().await?;
+    let live = desk.running.live();
+    let performance = Performance::of(live.all_counters());
+    Ok(Json(Success::of(DetailedHealth {
+        timestamp: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        cache_info: desk.cache_info(&tier, &performance),
+        detailed_statistics: Statistics {
+            key_counts: key_counts(&counts, &live),
+            complete: counts.complete,
+            memory_usage: tier.memory,
+            connections: tier.connections,
+            performance,
+            redis_version: tier.version,
+            redis_mode: tier.mode,
+            larder: Larder::new(desk.running.started.elapsed(), desk.running.cache.usage()),
+            redis: tier.redis,
+        },
+    })))
+}
+
+fn key_counts(counts: &KeyCounts, live: &Live) -> serde_json::Map<String, Value> {
+    report::key_counts(counts, live.rules.families().iter().map(|family| family.name.as_str()))
+}
+
+#[derive(Serialize)]
+pub struct Stats {
+    cache_info: CacheInfo,
+    key_counts: serde_json::Map<String, Value>,
+    /// False: the count was broken off at a limit, and the numbers are lower bounds.
+    complete: bool,
+}
+
+/// `GET /cache/stats`
+pub async fn stats(State(desk): At) -> Answer<Stats> {
+    let tier = desk.tier().await?;
+    let counts = desk.counts().await?;
+    let live = desk.running.live();
+    let performance = Performance::of(live.all_counters());
+    Ok(Json(Success::of(Stats {
+        cache_info: desk.cache_info(&tier, &performance),
+        key_counts: key_counts(&counts, &live),
+        complete: counts.complete,
+    })))
+}
+
+#[derive(Serialize)]
+pub struct Tested {
+    test_results: TestResults,
+}
+
+/// `GET /cache/test`
+pub async fn test(State(desk): At) -> Answer<Tested> {
+    let cache = &desk.running.cache;
+    let (test_results, error) = match cache.store_handle() {
+        Some(store) => trial::on_store(&**store).await,
+        None => (trial::in_memory(cache.memory()), None),
+    };
+    if test_results.passed() {
+        return Ok(Json(Success::of(Tested { test_results })));
+    }
+    let refusal = match error {
+        Some(error) => Refusal::store_away(&error.to_string()),
+        None => Refusal::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the cache did not keep, give back or remove a test entry",
+            "look at test_results; give the cache room: [memory] capacity, or maxmemory in Redis",
+        ),
+    };
+    // Every field of the results can be written as JSON.
+    let results = serde_json::to_value(test_results).unwrap_or_default();
+    Err(refusal.with("test_results", results))
+}
+
+#[derive(Serialize)]
+pub struct Families {
+    /// In the order of the rules file.
+    families: Vec<FamilyReport>,
+    /// Requests whose path no family claims.
+    without_family: FamilyActivity,
+    /// False: keys are lower bounds, or were not counted.
+    complete: bool,
+}
+
+/// `GET /cache/families`
+pub async fn families(State(desk): At) -> Json<Success<Families>> {
+    let counts = desk.census.counts(&desk.running).await.ok();
+    let keys = |name: &str| Some(counts.as_ref()?.by_family.get(name).copied().unwrap_or(0));
+    let live = desk.running.live();
+    let activity = |id| {
+        let counters = live.counters(id);
+        FamilyActivity::new(counters, keys(&counters.family))
+    };
+    let report = |definition: FamilyDefinition, id| FamilyReport { definition, activity: activity(Some(id)) };
+    let definitions = definitions(&live).into_iter().zip(0..);
+    Json(Success::of(Families {
+        families: definitions.map(|(definition, id)| report(definition, id)).collect(),
+        without_family: activity(None),
+        complete: counts.as_ref().is_some_and(|counts| counts.complete),
+    }))
+}
+
+fn definitions(live: &Live) -> Vec<FamilyDefinition> {
+    let families = live.rules.families().iter();
+    families.map(|family| FamilyDefinition::new(family, &live.rules.outdating(family))).collect()
+}
+
+/// `POST /cache/clear`
+pub async fn clear_all(State(desk): At) -> Response {
+    let response = desk.clear(&[Tag::root()], "All caches cleared successfully".to_owned()).await;
+    desk.running.cache.memory().clear();
+    response
+}
+
+/// `POST /cache/clear/{family}`: a family, a level, a glob, or a whole reference such as `room:7:8`.
+pub async fn clear_family(
+    State(desk): At,
+    family: Result<Path<String>, PathRejection>,
+) -> Result<Response, Refusal> {
+    let Path(family) = family.map_err(bad_path)?;
+    let tags = resolve(&desk.running.live(), &family)?;
+    Ok(desk.clear(&tags, format!("Cache cleared for {family}")).await)
+}
+
+/// `POST /cache/clear/{family}/{instance}`: the value of the family's first capture.
+pub async fn clear_instance(
+    State(desk): At,
+    path: Result<Path<(String, String)>, PathRejection>,
+) -> Result<Response, Refusal> {
+    let Path((family, instance)) = path.map_err(bad_path)?;
+    let tags = resolve(&desk.running.live(), &reference(&family, &instance))?;
+    Ok(desk.clear(&tags, format!("Cache cleared for {family} {instance}")).await)
+}
+
+/// A reference to one instance: nothing in its value is taken for structure, nor decoded once more.
+fn reference(family: &str, instance: &str) -> String {
+    let value = instance.replace('%', "%25").replace(':', "%3A").replace('*', "%2A");
+    format!("{family}:{value}")
+}
+
+fn resolve(live: &Live, reference: &str) -> Result<Vec<Tag>, Refusal> {
+    live.rules.resolve(reference).map_err(|unknown| {
+        let families: Vec<&str> = live.rules.families().iter().map(|family| family.name.as_str()).collect();
+        unknown_family(reference, &unknown.nearest, &families)
+    })
+}
+
+/// `nearest`: names that may have been meant. `families`: all that there are.
+fn unknown_family(reference: &str, nearest: &[String], families: &[&str]) -> Refusal {
+    let family = families.iter().find(|name| reference.strip_prefix(**name).is_some_and(|it| it.starts_with(':')));
+    let what_to_do = match (family, nearest) {
+        (Some(family), _) => {
+            format!("{family:?} has no such instances: POST /cache/clear/{family} clears all of it")
+        }
+        (None, []) if families.is_empty() => {
+            "there are no families: POST /cache/clear clears everything".to_owned()
+        }
+        (None, []) => format!("there are {}", families.join(", ")),
+        (None, nearest) => format!("did you mean {}?", nearest.join(" or ")),
+    };
+    Refusal::new(StatusCode::NOT_FOUND, format!("unknown family {reference:?}"), what_to_do)
+}
+
+fn bad_path(rejection: PathRejection) -> Refusal {
+    let what_to_do = "percent-encode names as UTF-8";
+    Refusal::new(StatusCode::BAD_REQUEST, rejection.body_text(), what_to_do)
+}
+
+#[derive(Serialize)]
+pub struct Rules {
+    /// Null: Larder runs without a file.
+    file: Option<String>,
+    /// When these rules came into force.
+    since: String,
+    families: Vec<FamilyDefinition>,
+    invalidations: Vec<InvalidationDefinition>,
+    /// Why the last edit was refused; null if it was not.
+    last_error: Option<EditFault>,
+}
+
+/// `GET /rules`
+pub async fn rules(State(desk): At) -> Json<Success<Rules>> {
+    let live = desk.running.live();
+    Json(Success::of(Rules {
+        file: desk.running.file().map(|file| file.display().to_string()),
+        since: humantime::format_rfc3339_seconds(live.since).to_string(),
+        families: definitions(&live),
+        invalidations: live.rules.invalidations().iter().map(InvalidationDefinition::from).collect(),
+        last_error: desk.running.refused().as_ref().map(edit_fault),
+    }))
+}
+
+#[derive(Serialize)]
+pub struct Reloaded {
+    message: &'static str,
+    families: usize,
+    invalidations: usize,
+    /// Tables that changed too, but take effect only when Larder is started again.
+    needs_restart: Vec<&'static str>,
+}
+
+/// `POST /rules/reload`
+pub async fn reload(State(desk): At) -> Answer<Reloaded> {
+    if desk.running.file().is_none() {
+        let what_to_do = "start Larder with --rules FILE, or where there is a ./rules.toml";
+        return Err(Refusal::new(StatusCode::CONFLICT, "Larder runs without a rules file", what_to_do));
+    }
+    // Reads a file and compiles patterns.
+    let task = tokio::task::spawn_blocking(move || desk.running.reload());
+    let reloaded = task.await.map_err(|_| {
+        Refusal::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the reload was broken off",
+            "the rules in force stay; look at the log, and report what it says",
+        )
+    })?;
+    let reloaded = reloaded.map_err(|error| {
+        let fault = edit_fault(&error);
+        let status = StatusCode::UNPROCESSABLE_ENTITY;
+        Refusal::new(status, format!("{}; the old rules stay in force", fault.summary()), fault.remedy())
+            .with("faults", json!(fault.faults))
+    })?;
+    Ok(Json(Success::of(Reloaded {
+        message: "Rules reloaded successfully",
+        families: reloaded.families,
+        invalidations: reloaded.invalidations,
+        needs_restart: reloaded.needs_restart,
+    })))
+}
+
+fn edit_fault(error: &LoadError) -> EditFault {
+    EditFault::new(&error.to_string(), faults(error))
+}
+
+fn faults(error: &LoadError) -> &[Fault] {
+    match error {
+        LoadError::Faults(faults) => &faults.0,
+        LoadError::Io { .. } => &[],
+    }
+}
+
+/// `GET /metrics`
+pub async fn metrics(State(desk): At) -> Response {
+    let (running, usage) = (&desk.running, desk.running.cache.usage());
+    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    desk.peak.fetch_max(usage.bytes, Relaxed);
+    running.metrics.memory_entries.set(number(usage.entries));
+    running.metrics.memory_bytes.set(number(usage.bytes));
+    running.metrics.evictions.set(number(usage.evictions));
+    running.metrics.backlog.set(number(running.cache.undelivered() as u64));
+    let is_up = !matches!(running.cache.store_state(), StoreState::Down(_));
+    running.metrics.store_up.set(i64::from(is_up));
+    const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(CONTENT_TYPE, TEXT)], running.metrics.exposition()).into_response()
+}
+
+/// `GET /healthz`
+pub async fn alive() -> &'static str {
+    "ok\n"
+}
+
+/// `GET /readyz`: ready without the store too, since requests then go upstream.
+pub async fn ready(State(desk): At) -> Json<BTreeMap<&'static str, Value>> {
+    let store = match desk.running.cache.store_state() {
+        StoreState::Embedded => "none: embedded".to_owned(),
+        StoreState::Up => "up".to_owned(),
+        StoreState::Down(reason) => format!("down: {reason}; requests go upstream"),
+        StoreState::CatchingUp(tags) => format!("catching up: {tags} tags to go; requests go upstream"),
+    };
+    Json(BTreeMap::from([("ready", Value::Bool(true)), ("store", Value::String(store))]))
+}
+
+/// Any path that is not a route.
+pub async fn unknown(uri: Uri) -> Refusal {
+    let error = format!("there is no {} here", uri.path());
+    Refusal::new(StatusCode::NOT_FOUND, error, routes::remedy(uri.path()))
+}
+
+/// A method that a route does not take.
+pub async fn wrong_method(method: Method, uri: Uri, route: Option<MatchedPath>) -> Refusal {
+    let error = format!("{} does not take {method}", uri.path());
+    let what_to_do = routes::remedy_of_method(route.as_ref().map_or("", MatchedPath::as_str), uri.path());
+    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, error, what_to_do)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn read(response: Response) -> (StatusCode, Value) {
+        let status = response.status();
+        let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        (status, serde_json::from_slice(&body).unwrap())
+    }
+
+    #[test]
+    fn an_instance_is_one_value_whatever_it_holds() {
+        assert_eq!(reference("user_details", "42"), "user_details:42");
+        assert_eq!(reference("file", "a:b*%41"), "file:a%3Ab%2A%2541");
+    }
+
+    #[tokio::test]
+    async fn a_clear_that_the_store_has_not_taken_says_so() {
+        let (status, body) = read(cleared("Cache cleared for a".to_owned(), true).into_response()).await;
+        assert_eq!(status, StatusCode::OK);
+        assert_eq!(body, json!({ "success": true, "message": "Cache cleared for a", "delivered": true }));
+        let (status, body) = read(cleared("Cache cleared for a".to_owned(), false).into_response()).await;
+        assert_eq!((status, &body["delivered"]), (StatusCode::ACCEPTED, &json!(false)));
+    }
+
+    #[tokio::test]
+    async fn an_unknown_family_is_answered_with_what_there_is() {
+        let rows: [(&str, &[&str], &[&str], &str); 4] = [
+            ("user_lst", &["user_list"], &["user_list"], "did you mean user_list?"),
+            ("x", &[], &["user_list", "booking"], "there are user_list, booking"),
+            ("x", &[], &[], "there are no families: POST /cache/clear clears everything"),
+            (
+                "user_list:7",
+                &["user_list"],
+                &["user_list"],
+                "\"user_list\" has no such instances: POST /cache/clear/user_list clears all of it",
+            ),
+        ];
+        for (reference, nearest, families, remedy) in rows {
+            let nearest: Vec<String> = nearest.iter().map(|&name| name.to_owned()).collect();
+            let refusal = unknown_family(reference, &nearest, families);
+            let (status, body) = read(refusal.into_response()).await;
+            assert_eq!((status, &body["what_to_do"]), (StatusCode::NOT_FOUND, &json!(remedy)));
+        }
+    }
+}

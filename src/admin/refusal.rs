@@ -1,0 +1,83 @@
+//! [`Refusal`]: every error that the admin answers with, as JSON that says what is wrong and what to do.
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use http::header::WWW_AUTHENTICATE;
+use http::{HeaderValue, StatusCode};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+/// An error. Its JSON is that of HITA's clients (`success`, `error`) with `what_to_do` added.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Refusal {
+    status: StatusCode,
+    body: Body,
+    challenge: Option<&'static str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Body {
+    success: bool,
+    error: String,
+    what_to_do: String,
+    #[serde(flatten)]
+    more: Map<String, Value>,
+}
+
+impl Refusal {
+    /// What is wrong, and what to do about it.
+    pub fn new(status: StatusCode, error: impl Into<String>, what_to_do: impl Into<String>) -> Refusal {
+        let body = Body { success: false, error: error.into(), what_to_do: what_to_do.into(), more: Map::new() };
+        Refusal { status, body, challenge: None }
+    }
+
+    /// The shared store cannot be asked. `reason`: for people.
+    pub fn store_away(reason: &str) -> Refusal {
+        let what_to_do = "requests go upstream meanwhile; check that the server of [store] redis runs, and that it \
+                          can be reached from here with these credentials";
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("Redis cache not available: {reason}"), what_to_do)
+            .with("cache_available", false)
+            .with("cache_info", serde_json::json!({ "status": "unavailable" }))
+    }
+
+    /// The same with one more field.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Refusal {
+        self.body.more.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// The same with a `WWW-Authenticate` field (RFC 9110 §11.6.1).
+    #[must_use]
+    pub fn challenge(self, challenge: &'static str) -> Refusal {
+        Refusal { challenge: Some(challenge), ..self }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.body)).into_response();
+        if let Some(challenge) = self.challenge {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_store_that_is_away_is_told_in_hitas_shape() {
+        let refusal = Refusal::store_away("connection refused");
+        assert_eq!(refusal.status, StatusCode::SERVICE_UNAVAILABLE);
+        let body = serde_json::to_value(refusal.body).unwrap();
+        assert_eq!(body["success"], json!(false));
+        assert_eq!(body["error"], json!("Redis cache not available: connection refused"));
+        assert_eq!(body["cache_available"], json!(false));
+        assert!(body["what_to_do"].as_str().unwrap().contains("[store] redis"));
+    }
+}

@@ -1,0 +1,614 @@
+//! What the admin shows, as plain values with the names that clients read. Those of [`CacheInfo`], [`Statistics`]
+//! and [`TestResults`] are HITA's: fields may be added, none renamed. Pure.
+//!
+//! `keyspace_hits`, `keyspace_misses` and `hit_rate` are Larder's own: a hit is a GET or HEAD that was answered from
+//! the cache without asking upstream (fresh, or stale where that is allowed); a miss is one that was fetched or
+//! revalidated. Passed requests and writes are neither. Redis's numbers, which also count reads of Larder's
+//! bookkeeping, stand under `redis`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::cache::memory::Usage;
+use crate::metrics::FamilyCounters;
+use crate::outcome::Kind;
+use crate::rules::fault::Fault;
+use crate::rules::{Family, Invalidation};
+use crate::semantics::TtlPolicy;
+use crate::store::{KeyCounts, StoreInfo};
+
+/// An answer to a request that succeeded: `success` before everything else.
+#[derive(Debug, Serialize)]
+pub struct Success<T> {
+    success: bool,
+    #[serde(flatten)]
+    content: T,
+}
+
+impl<T> Success<T> {
+    /// `content` must be a struct or a map.
+    pub fn of(content: T) -> Success<T> {
+        Success { success: true, content }
+    }
+}
+
+/// How requests were answered.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Performance {
+    keyspace_hits: u64,
+    keyspace_misses: u64,
+    /// Percent with one decimal; 0 before the first request.
+    hit_rate: f64,
+}
+
+impl Performance {
+    fn new(hits: u64, misses: u64) -> Performance {
+        let asked = hits + misses;
+        let permille = if asked == 0 { 0.0 } else { (hits as f64 / asked as f64 * 1000.0).round() };
+        Performance { keyspace_hits: hits, keyspace_misses: misses, hit_rate: permille / 10.0 }
+    }
+
+    /// Over all of these counters.
+    pub fn of<'c>(counters: impl IntoIterator<Item = &'c FamilyCounters>) -> Performance {
+        let (mut hits, mut misses) = (0, 0);
+        for family in counters {
+            hits += family.of(Kind::Hit) + family.of(Kind::Stale);
+            misses += family.of(Kind::Miss) + family.of(Kind::Revalidated);
+        }
+        Performance::new(hits, misses)
+    }
+}
+
+/// What there is to say of the tier that holds the entries: Redis, or this process when it is embedded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tier {
+    pub version: String,
+    pub mode: String,
+    pub memory: MemoryUsage,
+    pub connections: Connections,
+    /// None when embedded.
+    pub redis: Option<RedisCounters>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MemoryUsage {
+    /// `2.5M`
+    used_memory: String,
+    /// The highest so far. Embedded: the highest at the times when the admin was asked.
+    used_memory_peak: String,
+    /// Resident memory of the process for each byte used; 0 when nothing is used or the system does not say.
+    memory_fragmentation_ratio: f64,
+}
+
+/// Embedded: clients of Larder, and its own time.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Connections {
+    pub connected_clients: u64,
+    pub total_connections_received: u64,
+    pub uptime_in_seconds: u64,
+}
+
+/// Redis's own counters since its start, over everything that uses it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RedisCounters {
+    #[serde(flatten)]
+    performance: Performance,
+    total_commands_processed: u64,
+    evicted_keys: u64,
+    expired_keys: u64,
+    maxmemory_policy: String,
+}
+
+/// What the process itself knows, for a tier without Redis.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Process {
+    /// Bytes in L1.
+    pub used: u64,
+    /// The most bytes in L1 that were seen.
+    pub peak: u64,
+    /// Resident memory of the process, bytes.
+    pub resident: Option<u64>,
+    pub connections: Connections,
+}
+
+impl Tier {
+    /// What Redis says of itself.
+    pub fn of_redis(info: &StoreInfo) -> Tier {
+        let count = |name: &str| info.number(name).max(0.0) as u64;
+        Tier {
+            version: info.text("redis_version").to_owned(),
+            mode: info.text("redis_mode").to_owned(),
+            memory: MemoryUsage {
+                used_memory: info.text("used_memory_human").to_owned(),
+                used_memory_peak: info.text("used_memory_peak_human").to_owned(),
+                memory_fragmentation_ratio: info.number("mem_fragmentation_ratio"),
+            },
+            connections: Connections {
+                connected_clients: count("connected_clients"),
+                total_connections_received: count("total_connections_received"),
+                uptime_in_seconds: count("uptime_in_seconds"),
+            },
+            redis: Some(RedisCounters {
+                performance: Performance::new(count("keyspace_hits"), count("keyspace_misses")),
+                total_commands_processed: count("total_commands_processed"),
+                evicted_keys: count("evicted_keys"),
+                expired_keys: count("expired_keys"),
+                maxmemory_policy: info.text("maxmemory_policy").to_owned(),
+            }),
+        }
+    }
+
+    /// The same of this process.
+    pub fn embedded(process: Process) -> Tier {
+        let ratio = process.resident.filter(|_| process.used > 0).map_or(0.0, |resident| {
+            let ratio = resident as f64 / process.used as f64;
+            (ratio * 100.0).round() / 100.0
+        });
+        Tier {
+            version: "none".to_owned(),
+            mode: "embedded".to_owned(),
+            memory: MemoryUsage {
+                used_memory: human(process.used),
+                used_memory_peak: human(process.peak),
+                memory_fragmentation_ratio: ratio,
+            },
+            connections: process.connections,
+            redis: None,
+        }
+    }
+}
+
+/// `cache_info` of health.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CacheInfo {
+    status: &'static str,
+    redis_version: String,
+    used_memory: String,
+    connected_clients: u64,
+    hit_rate: f64,
+    /// Tags that the store is still to be told of; while there are any, requests go upstream.
+    undelivered: usize,
+}
+
+impl CacheInfo {
+    /// `undelivered`: invalidations, in tags, that the store has not taken yet.
+    pub fn new(tier: &Tier, performance: &Performance, undelivered: usize) -> CacheInfo {
+        CacheInfo {
+            status: if undelivered == 0 { "available" } else { "catching-up" },
+            redis_version: tier.version.clone(),
+            used_memory: tier.memory.used_memory.clone(),
+            connected_clients: tier.connections.connected_clients,
+            hit_rate: performance.hit_rate,
+            undelivered,
+        }
+    }
+}
+
+/// `detailed_statistics` of detailed health.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Statistics {
+    pub key_counts: Map<String, Value>,
+    /// False: the count was broken off at a limit, and the numbers are lower bounds.
+    pub complete: bool,
+    pub memory_usage: MemoryUsage,
+    pub connections: Connections,
+    pub performance: Performance,
+    pub redis_version: String,
+    pub redis_mode: String,
+    pub larder: Larder,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<RedisCounters>,
+}
+
+/// What this process holds, with Redis too.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Larder {
+    version: &'static str,
+    uptime_in_seconds: u64,
+    memory_entries: u64,
+    /// Bytes.
+    memory_bytes: u64,
+    /// Bytes.
+    memory_capacity: u64,
+    memory_evictions: u64,
+}
+
+impl Larder {
+    /// A process that runs for `uptime`.
+    pub fn new(uptime: Duration, usage: Usage) -> Larder {
+        Larder {
+            version: env!("CARGO_PKG_VERSION"),
+            uptime_in_seconds: uptime.as_secs(),
+            memory_entries: usage.entries,
+            memory_bytes: usage.bytes,
+            memory_capacity: usage.capacity,
+            memory_evictions: usage.evictions,
+        }
+    }
+}
+
+/// `user_list_keys`, …, `total_keys`: entries that are kept, outdated ones included. Families without any have 0.
+pub fn key_counts<'n>(counts: &KeyCounts, families: impl IntoIterator<Item = &'n str>) -> Map<String, Value> {
+    let mut all: BTreeMap<&str, u64> = families.into_iter().map(|name| (name, 0)).collect();
+    all.extend(counts.by_family.iter().map(|(name, count)| (name.as_str(), *count)));
+    let total: u64 = all.values().sum();
+    let mut fields: Map<String, Value> =
+        all.into_iter().map(|(name, count)| (format!("{name}_keys"), count.into())).collect();
+    // Last: a family called `total` must not take the place of the sum.
+    fields.insert("total_keys".to_owned(), total.into());
+    fields
+}
+
+/// What became of each step of the self-test.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct TestResults {
+    pub cache_available: bool,
+    pub set_operation: bool,
+    pub get_operation: bool,
+    pub exists_operation: bool,
+    pub delete_operation: bool,
+    /// It was gone after it was removed.
+    pub get_after_delete: bool,
+}
+
+impl TestResults {
+    /// Whether every step went well.
+    pub fn passed(&self) -> bool {
+        let TestResults {
+            cache_available,
+            set_operation,
+            get_operation,
+            exists_operation,
+            delete_operation,
+            get_after_delete,
+        } = *self;
+        cache_available
+            && set_operation
+            && get_operation
+            && exists_operation
+            && delete_operation
+            && get_after_delete
+    }
+}
+
+/// A family as the rules define it. Durations are for people, with seconds beside the one that is compared most.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FamilyDefinition {
+    pub name: String,
+    pub path: String,
+    /// `3m`; null: upstream's own freshness alone.
+    pub ttl: Option<String>,
+    pub ttl_seconds: Option<u64>,
+    pub ttl_policy: &'static str,
+    pub negative_ttl: Option<String>,
+    pub stale_while_revalidate: Option<String>,
+    pub stale_if_error: Option<String>,
+    /// Bytes; null: `[memory] max_body`.
+    pub max_body: Option<u64>,
+    pub identity: String,
+    /// Request fields that are part of the key.
+    pub headers: Vec<String>,
+    /// Line in the rules file.
+    pub line: usize,
+    /// Paths of the invalidations that can outdate it.
+    pub outdated_by: Vec<String>,
+}
+
+impl FamilyDefinition {
+    /// `outdated_by`: the invalidations that can outdate the family.
+    pub fn new(family: &Family, outdated_by: &[&Invalidation]) -> FamilyDefinition {
+        let policy = &family.policy;
+        FamilyDefinition {
+            name: family.name.clone(),
+            path: family.path.clone(),
+            ttl: policy.ttl.map(text),
+            ttl_seconds: policy.ttl.map(|ttl| ttl.as_secs()),
+            ttl_policy: match policy.ttl_policy {
+                TtlPolicy::Default => "default",
+                TtlPolicy::Override => "override",
+            },
+            negative_ttl: policy.negative_ttl.map(text),
+            stale_while_revalidate: policy.stale_while_revalidate.map(text),
+            stale_if_error: policy.stale_if_error.map(text),
+            max_body: family.max_body,
+            identity: family.keying.identity.to_string(),
+            headers: family.keying.headers.iter().map(ToString::to_string).collect(),
+            line: family.line,
+            outdated_by: outdated_by.iter().map(|rule| rule.path.clone()).collect(),
+        }
+    }
+}
+
+/// What became of the requests of a family.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FamilyActivity {
+    /// By outcome, as in the metric `larder_requests_total`.
+    requests: BTreeMap<&'static str, u64>,
+    hit_rate: f64,
+    /// Entries kept; null when they could not be counted.
+    keys: Option<u64>,
+}
+
+impl FamilyActivity {
+    /// `keys`: entries kept.
+    pub fn new(counters: &FamilyCounters, keys: Option<u64>) -> FamilyActivity {
+        FamilyActivity {
+            requests: Kind::ALL.iter().map(|kind| (kind.label(), counters.of(*kind))).collect(),
+            hit_rate: Performance::of([counters]).hit_rate,
+            keys,
+        }
+    }
+}
+
+/// A family with what became of its requests.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FamilyReport {
+    #[serde(flatten)]
+    pub definition: FamilyDefinition,
+    #[serde(flatten)]
+    pub activity: FamilyActivity,
+}
+
+/// An invalidation as the rules define it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct InvalidationDefinition {
+    path: String,
+    methods: Vec<String>,
+    /// Statuses on which it applies: `200-399`, `404`.
+    on: Vec<String>,
+    families: Vec<String>,
+    /// Line in the rules file.
+    line: usize,
+}
+
+impl From<&Invalidation> for InvalidationDefinition {
+    fn from(rule: &Invalidation) -> InvalidationDefinition {
+        InvalidationDefinition {
+            path: rule.path.clone(),
+            methods: rule.methods.iter().map(ToString::to_string).collect(),
+            on: rule.on.ranges.iter().map(|range| statuses(*range)).collect(),
+            families: rule.families.clone(),
+            line: rule.line,
+        }
+    }
+}
+
+/// Why an edit of the rules file was refused.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EditFault {
+    message: String,
+    /// Empty when the file could not be read at all.
+    pub faults: Vec<Fault>,
+}
+
+impl EditFault {
+    /// `message`: the whole story as text.
+    pub fn new(message: &str, faults: &[Fault]) -> EditFault {
+        EditFault { message: message.trim_end().to_owned(), faults: faults.to_vec() }
+    }
+
+    /// What is wrong, in one line.
+    pub fn summary(&self) -> String {
+        match &self.faults[..] {
+            [] => self.message.clone(),
+            // A fault in a flag has no position.
+            [only] if only.line == 0 => format!("{}: {}", only.file, only.message),
+            [only] => format!("{}:{}:{}: {}", only.file, only.line, only.column, only.message),
+            [first, ..] => format!("{} has {} faults", first.file, self.faults.len()),
+        }
+    }
+
+    /// What to do about it, in one line.
+    pub fn remedy(&self) -> String {
+        match &self.faults[..] {
+            [] => "make the rules file readable, then reload".to_owned(),
+            [only] => only.remedy.clone(),
+            _ => "mend what faults says, then reload; larder check FILE shows each in its place".to_owned(),
+        }
+    }
+}
+
+/// `2.5M`, as Redis writes sizes.
+fn human(bytes: u64) -> String {
+    const UNITS: [char; 4] = ['K', 'M', 'G', 'T'];
+    if bytes < 1024 {
+        return format!("{bytes}B");
+    }
+    let mut size = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    // 1023.95 and more would be written as 1024.0.
+    while size >= 1023.95 && unit + 1 < UNITS.len() {
+        size /= 1024.0;
+        unit += 1;
+    }
+    format!("{size:.1}{}", UNITS[unit])
+}
+
+fn text(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string()
+}
+
+fn statuses((from, to): (u16, u16)) -> String {
+    if from == to { from.to_string() } else { format!("{from}-{to}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    fn json_of(value: impl Serialize) -> Value {
+        serde_json::to_value(value).unwrap()
+    }
+
+    fn embedded() -> Tier {
+        let connections =
+            Connections { connected_clients: 3, total_connections_received: 1247, uptime_in_seconds: 86400 };
+        Tier::embedded(Process { used: 5 << 19, peak: 3 << 20, resident: Some(5 << 20), connections })
+    }
+
+    fn redis() -> Tier {
+        let fields = [
+            ("redis_version", "7.0.5"),
+            ("redis_mode", "standalone"),
+            ("used_memory_human", "2.50M"),
+            ("used_memory_peak_human", "3.10M"),
+            ("mem_fragmentation_ratio", "1.15"),
+            ("connected_clients", "3"),
+            ("total_connections_received", "1247"),
+            ("uptime_in_seconds", "86400"),
+            ("keyspace_hits", "3"),
+            ("keyspace_misses", "1"),
+            ("total_commands_processed", "15420"),
+        ];
+        let fields = fields.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        Tier::of_redis(&StoreInfo { fields })
+    }
+
+    #[test]
+    fn health_has_hitas_fields() {
+        let info = json_of(CacheInfo::new(&redis(), &Performance::new(852, 148), 0));
+        let expected = json!({
+            "status": "available",
+            "redis_version": "7.0.5",
+            "used_memory": "2.50M",
+            "connected_clients": 3,
+            "hit_rate": 85.2,
+            "undelivered": 0,
+        });
+        assert_eq!(info, expected);
+    }
+
+    #[test]
+    fn embedded_health_has_the_same_fields_with_larders_numbers() {
+        let info = json_of(CacheInfo::new(&embedded(), &Performance::new(0, 0), 0));
+        assert_eq!(info["redis_version"], json!("none"));
+        assert_eq!(info["used_memory"], json!("2.5M"));
+        assert_eq!(info["hit_rate"], json!(0.0));
+    }
+
+    #[test]
+    fn a_store_that_has_missed_writes_is_catching_up() {
+        let info = json_of(CacheInfo::new(&redis(), &Performance::new(0, 0), 7));
+        assert_eq!((&info["status"], &info["undelivered"]), (&json!("catching-up"), &json!(7)));
+    }
+
+    fn statistics(tier: Tier) -> Value {
+        let usage = Usage { entries: 2, bytes: 900, capacity: 1000, evictions: 1 };
+        json_of(Statistics {
+            key_counts: key_counts(&KeyCounts::default(), ["user_list"]),
+            complete: true,
+            memory_usage: tier.memory,
+            connections: tier.connections,
+            performance: Performance::new(8542, 1458),
+            redis_version: tier.version,
+            redis_mode: tier.mode,
+            larder: Larder::new(Duration::from_secs(5), usage),
+            redis: tier.redis,
+        })
+    }
+
+    #[test]
+    fn detailed_statistics_have_hitas_fields() {
+        let statistics = statistics(redis());
+        let expected = json!({
+            "key_counts": { "user_list_keys": 0, "total_keys": 0 },
+            "memory_usage": {
+                "used_memory": "2.50M", "used_memory_peak": "3.10M", "memory_fragmentation_ratio": 1.15
+            },
+            "connections": {
+                "connected_clients": 3, "total_connections_received": 1247, "uptime_in_seconds": 86400
+            },
+            "performance": { "keyspace_hits": 8542, "keyspace_misses": 1458, "hit_rate": 85.4 },
+            "redis_version": "7.0.5",
+            "redis_mode": "standalone",
+        });
+        for (name, value) in expected.as_object().unwrap() {
+            assert_eq!(&statistics[name], value, "{name}");
+        }
+        assert_eq!(statistics["redis"]["keyspace_hits"], json!(3), "Redis's own stand apart");
+        assert_eq!(statistics["redis"]["total_commands_processed"], json!(15420));
+    }
+
+    #[test]
+    fn embedded_statistics_have_the_same_shape_and_nothing_of_redis() {
+        let statistics = statistics(embedded());
+        assert_eq!(statistics["redis_mode"], json!("embedded"));
+        let memory =
+            json!({ "used_memory": "2.5M", "used_memory_peak": "3.0M", "memory_fragmentation_ratio": 2.0 });
+        assert_eq!(statistics["memory_usage"], memory);
+        assert_eq!(statistics["connections"]["connected_clients"], json!(3));
+        assert_eq!(statistics.get("redis"), None);
+    }
+
+    #[test]
+    fn an_empty_cache_has_no_fragmentation() {
+        let connections =
+            Connections { connected_clients: 0, total_connections_received: 0, uptime_in_seconds: 0 };
+        let tier = Tier::embedded(Process { used: 0, peak: 0, resident: Some(1), connections });
+        assert_eq!(json_of(tier.memory)["memory_fragmentation_ratio"], json!(0.0));
+    }
+
+    #[test]
+    fn keys_are_counted_by_family_with_their_sum() {
+        let by_family = [("booking:stats", 2), ("none", 3), ("total", 4)];
+        let by_family = by_family.map(|(name, count)| (name.to_owned(), count)).into();
+        let counts = key_counts(&KeyCounts { by_family, complete: true }, ["booking", "booking:stats", "total"]);
+        let expected = json!({ "booking_keys": 0, "booking:stats_keys": 2, "none_keys": 3, "total_keys": 9 });
+        assert_eq!(Value::Object(counts), expected);
+    }
+
+    #[test]
+    fn hits_and_misses_are_what_the_cache_did_with_reads() {
+        let metrics = Metrics::new();
+        let (a, b) = (metrics.family("a"), metrics.family("b"));
+        for kind in [Kind::Hit, Kind::Stale, Kind::Miss, Kind::Pass, Kind::Write, Kind::Error] {
+            a.count(kind);
+        }
+        b.count(Kind::Revalidated);
+        let both = json_of(Performance::of([&a, &b]));
+        assert_eq!(both, json!({ "keyspace_hits": 2, "keyspace_misses": 2, "hit_rate": 50.0 }));
+        let activity = json_of(FamilyActivity::new(&a, None));
+        assert_eq!(activity["hit_rate"], json!(66.7));
+        assert_eq!(activity["requests"]["pass"], json!(1));
+        assert_eq!(activity["keys"], Value::Null);
+    }
+
+    #[test]
+    fn success_stands_beside_the_content() {
+        let test = TestResults { cache_available: true, ..TestResults::default() };
+        assert!(!test.passed());
+        let content = [("test_results", test)].into_iter().collect::<BTreeMap<_, _>>();
+        let expected = json!({ "success": true, "test_results": {
+            "cache_available": true, "set_operation": false, "get_operation": false,
+            "exists_operation": false, "delete_operation": false, "get_after_delete": false,
+        }});
+        assert_eq!(json_of(Success::of(content)), expected);
+    }
+
+    #[test]
+    fn sizes_read_as_redis_writes_them() {
+        let rows = [
+            (0, "0B"),
+            (1023, "1023B"),
+            (1024, "1.0K"),
+            (1_048_575, "1.0M"),
+            (5 << 19, "2.5M"),
+            (7 << 30, "7.0G"),
+            (3 << 50, "3072.0T"),
+        ];
+        for (bytes, expected) in rows {
+            assert_eq!(human(bytes), expected, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn statuses_are_ranges_or_single() {
+        assert_eq!([statuses((200, 399)), statuses((404, 404))], ["200-399", "404"]);
+    }
+}

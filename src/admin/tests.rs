@@ -1,0 +1,251 @@
+//! The router as a whole, without sockets.
+
+use http::Method;
+use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HOST, WWW_AUTHENTICATE};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::config::{Config, Overrides};
+use crate::metrics::Metrics;
+use crate::stamp::Tag;
+use crate::upstream::Upstream;
+
+const RULES: &str = r#"
+[server]
+upstream = "http://127.0.0.1:1"
+
+[[family]]
+name = "user_list"
+path = '/users'
+ttl = "90s"
+
+[[family]]
+name = "user_details"
+path = '/users/(?<id>[^/]+)'
+identity = "header:authorization"
+
+[invalidate]
+'/users/create' = ["user_list"]
+'/users/(?<id>[^/]+)/rename' = { families = ["user_*"], methods = ["PUT"] }
+"#;
+
+const TOKENS: &str = r#"
+[admin]
+tokens = [{ role = "viewer", token = "looks" }, { role = "admin", token = "changes" }]
+"#;
+
+fn running(rules: &str) -> Arc<Running> {
+    let config = Config::parse(rules, "rules.toml", &Overrides::default(), &|_| None).unwrap();
+    let upstream = Upstream::new(config.server.upstream.as_ref().unwrap(), &config.server).unwrap();
+    Arc::new(Running::new(config, upstream, None, Arc::new(Metrics::new())))
+}
+
+struct Answer {
+    status: StatusCode,
+    headers: http::HeaderMap,
+    text: String,
+}
+
+impl Answer {
+    #[track_caller]
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("not JSON: {}", self.text))
+    }
+
+    /// The JSON of an error with this status.
+    #[track_caller]
+    fn fails_with(&self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{}", self.text);
+        let json = self.json();
+        assert_eq!(json["success"], json!(false), "{json}");
+        assert!(["error", "what_to_do"].iter().all(|name| !json[name].as_str().unwrap().is_empty()), "{json}");
+        json
+    }
+
+    #[track_caller]
+    fn succeeds(&self) -> Value {
+        assert_eq!(self.status, StatusCode::OK, "{}", self.text);
+        let json = self.json();
+        assert_eq!(json["success"], json!(true), "{json}");
+        json
+    }
+}
+
+async fn call(running: &Arc<Running>, method: Method, target: &str, token: Option<&str>) -> Answer {
+    let mut request = http::Request::builder().method(method).uri(target).header(HOST, "localhost:9090");
+    if let Some(token) = token {
+        request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+    }
+    let request = request.body(Body::empty()).unwrap();
+    let response = TowerToHyperService::new(router(Arc::clone(running))).call(request).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+    Answer { status: parts.status, headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
+}
+
+async fn get(running: &Arc<Running>, target: &str) -> Answer {
+    call(running, Method::GET, target, None).await
+}
+
+async fn post(running: &Arc<Running>, target: &str) -> Answer {
+    call(running, Method::POST, target, None).await
+}
+
+#[tokio::test]
+async fn every_route_of_the_table_is_there_and_the_index_lists_them() {
+    let running = running(RULES);
+    for route in routes::ROUTES {
+        let target = route.path.replace("{family}", "user_details").replace("{instance}", "7");
+        let answer = call(&running, route.method.parse().unwrap(), &target, None).await;
+        assert!(!matches!(answer.status.as_u16(), 404 | 405), "{} {target}: {}", route.method, answer.text);
+        assert_eq!(answer.headers[CACHE_CONTROL], "no-store");
+    }
+    let index = get(&running, "/").await.succeeds();
+    assert_eq!(index["routes"].as_array().unwrap().len(), routes::ROUTES.len());
+}
+
+#[tokio::test]
+async fn a_method_or_path_that_is_not_there_is_told_what_is() {
+    let running = running(RULES);
+    let wrong = get(&running, "/cache/clear/user_list").await;
+    assert_eq!(wrong.fails_with(405)["what_to_do"], json!("send POST /cache/clear/user_list"));
+    assert_eq!(wrong.headers[ALLOW], "POST");
+    let unknown = get(&running, "/cache/stat").await.fails_with(404);
+    assert!(unknown["what_to_do"].as_str().unwrap().contains("GET /cache/stats"), "{unknown}");
+    post(&running, "/cache/clear/%FF").await.fails_with(400);
+}
+
+#[tokio::test]
+async fn embedded_health_stats_and_test_have_hitas_shape() {
+    let running = running(RULES);
+    let health = get(&running, "/cache/health").await.succeeds();
+    let info = json!({
+        "status": "available", "redis_version": "none", "used_memory": "0B", "connected_clients": 0,
+        "hit_rate": 0.0, "undelivered": 0,
+    });
+    assert_eq!(health["cache_info"], info);
+    let stats = get(&running, "/cache/stats").await.succeeds();
+    assert_eq!(stats["key_counts"], json!({ "user_list_keys": 0, "user_details_keys": 0, "total_keys": 0 }));
+    let detailed = get(&running, "/cache/health/detailed").await.succeeds();
+    assert_eq!(detailed["detailed_statistics"]["redis_mode"], json!("embedded"));
+    let timestamp = detailed["timestamp"].as_str().unwrap();
+    assert!(humantime::parse_rfc3339(timestamp).is_ok() && timestamp.ends_with('Z'), "{timestamp}");
+    let test = get(&running, "/cache/test").await.succeeds();
+    assert!(test["test_results"].as_object().unwrap().values().all(|step| step == true), "{test}");
+}
+
+#[tokio::test]
+async fn families_and_rules_are_told_as_the_file_says_them() {
+    let running = running(RULES);
+    let families = get(&running, "/cache/families").await.succeeds();
+    let [list, details] = &families["families"].as_array().unwrap()[..] else { panic!("{families}") };
+    assert_eq!((&list["ttl"], &list["ttl_seconds"], &list["keys"]), (&json!("1m 30s"), &json!(90), &json!(0)));
+    assert_eq!(list["outdated_by"].as_array().unwrap().len(), 2, "{list}");
+    assert_eq!(details["outdated_by"], json!(["/users/(?<id>[^/]+)/rename"]));
+    assert_eq!((&details["identity"], &details["ttl"]), (&json!("header:authorization"), &Value::Null));
+    let rules = get(&running, "/rules").await.succeeds();
+    let rename = &rules["invalidations"][1];
+    assert_eq!((&rename["methods"], &rename["on"]), (&json!(["PUT"]), &json!(["200-399"])));
+    assert_eq!((&rules["last_error"], &rules["file"]), (&Value::Null, &Value::Null));
+}
+
+/// Whether something stamped before is outdated by what `target` clears.
+async fn outdates(target: &str, tag: &str) -> bool {
+    let running = running(RULES);
+    let memory = running.cache.memory();
+    let (stamp, tags) = (memory.marks.stamp(), [Tag::root(), Tag::family(tag)]);
+    let cleared = post(&running, target).await.succeeds();
+    assert_eq!(cleared["delivered"], json!(true));
+    !memory.view(&tags).is_current(stamp)
+}
+
+#[tokio::test]
+async fn clearing_outdates_what_it_names_and_nothing_else() {
+    let rows = [
+        ("/cache/clear", "user_list", true),
+        ("/cache/clear/user_list", "user_list", true),
+        ("/cache/clear/user_list", "user_details", false),
+        ("/cache/clear/user_*", "user_details", true),
+        ("/cache/clear/user_details/42", "user_details:42", true),
+        ("/cache/clear/user_details/42", "user_details:43", false),
+        ("/cache/clear/user_details:42", "user_details:42", true),
+        ("/cache/clear/user_details/b%C3%B6b%20x", "user_details:b%C3%B6b%20x", true),
+        ("/cache/clear/user_details/a:b", "user_details:a%3Ab", true),
+        ("/cache/clear/user_details/*", "user_details:42", false),
+        ("/cache/clear/user_details/*", "user_details", false),
+        ("/cache/clear/user_details/%2541", "user_details:%2541", true),
+    ];
+    for (target, tag, expected) in rows {
+        assert_eq!(outdates(target, tag).await, expected, "{target} {tag}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_cleared_is_answered_with_the_nearest() {
+    let running = running(RULES);
+    let unknown = post(&running, "/cache/clear/user_lists").await.fails_with(404);
+    assert!(unknown["what_to_do"].as_str().unwrap().contains("user_list"), "{unknown}");
+    let instance = post(&running, "/cache/clear/user_list/7").await.fails_with(404);
+    assert!(instance["what_to_do"].as_str().unwrap().contains("POST /cache/clear/user_list"), "{instance}");
+}
+
+#[tokio::test]
+async fn purges_are_counted_under_names_from_the_rules_only() {
+    let running = running(RULES);
+    for target in ["/cache/clear", "/cache/clear/user_details/secret", "/cache/clear/user_*"] {
+        post(&running, target).await.succeeds();
+    }
+    let metrics = get(&running, "/metrics").await;
+    assert_eq!(metrics.headers[CONTENT_TYPE], "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let count = |family: &str, count: u64| {
+        format!(r#"larder_invalidations_total{{family="{family}",cause="purge"}} {count}"#)
+    };
+    for line in [count("*", 1), count("user_details", 2), count("user_list", 1)] {
+        assert!(metrics.text.contains(&line), "no {line} in {}", metrics.text);
+    }
+    assert!(!metrics.text.contains("secret"), "{}", metrics.text);
+}
+
+#[tokio::test]
+async fn a_token_opens_what_its_role_may_do() {
+    let running = running(&format!("{RULES}{TOKENS}"));
+    let none = get(&running, "/cache/nothing").await;
+    none.fails_with(401);
+    assert!(none.headers[WWW_AUTHENTICATE].to_str().unwrap().starts_with("Bearer"));
+    call(&running, Method::GET, "/cache/stats", Some("changes2")).await.fails_with(401);
+    call(&running, Method::GET, "/cache/stats", Some("looks")).await.succeeds();
+    call(&running, Method::POST, "/cache/clear", Some("looks")).await.fails_with(403);
+    call(&running, Method::POST, "/cache/clear", Some("changes")).await.succeeds();
+    assert_eq!(get(&running, "/healthz").await.text, "ok\n");
+    assert_eq!(get(&running, "/readyz").await.json()["ready"], json!(true));
+}
+
+#[tokio::test]
+async fn a_reload_is_answered_with_counts_or_faults() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("rules.toml");
+    std::fs::write(&file, RULES).unwrap();
+    let config = Config::load(Some(&file), &Overrides::default(), &|_| None).unwrap();
+    let upstream = Upstream::new(config.server.upstream.as_ref().unwrap(), &config.server).unwrap();
+    let running = Arc::new(Running::new(config, upstream, None, Arc::new(Metrics::new())));
+
+    let reloaded = post(&running, "/rules/reload").await.succeeds();
+    assert_eq!((&reloaded["families"], &reloaded["invalidations"]), (&json!(2), &json!(2)));
+
+    std::fs::write(&file, RULES.replace("ttl = ", "tll = ")).unwrap();
+    let refused = post(&running, "/rules/reload").await.fails_with(422);
+    assert_eq!((&refused["faults"][0]["line"], &refused["faults"][0]["column"]), (&json!(8), &json!(1)));
+    assert!(refused["what_to_do"].as_str().unwrap().contains("ttl"), "{refused}");
+    let rules = get(&running, "/rules").await.succeeds();
+    assert_eq!(rules["last_error"]["faults"], refused["faults"]);
+    assert_eq!(rules["families"][0]["ttl_seconds"], json!(90), "the old rules stay");
+
+    std::fs::remove_file(&file).unwrap();
+    let gone = post(&running, "/rules/reload").await.fails_with(422);
+    assert!(gone["error"].as_str().unwrap().contains("cannot read"), "{gone}");
+}
+
+#[tokio::test]
+async fn without_a_file_there_is_nothing_to_reload() {
+    post(&running(RULES), "/rules/reload").await.fails_with(409);
+}
