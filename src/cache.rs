@@ -218,21 +218,15 @@ impl Cache {
         reply.inspect_err(|_| self.metrics.store_error(op)).ok()
     }
 
-    /// Keeps an entry in L1 and, if there is one, in L2. Its stamp was read before the fetch that made it, so that
-    /// it is worthless, not wrong, if a write came in between.
-    pub async fn store(&self, entry: Entry, place: &Place) {
-        let entry = self.store_in_memory(entry, place);
-        self.store_shared(&entry, place).await;
-    }
-
-    /// The first half of [`Cache::store`].
+    /// Keeps an entry in L1. Its stamp was read before the fetch that made it, so that it is worthless, not wrong, if
+    /// a write came in between.
     pub fn store_in_memory(&self, entry: Entry, place: &Place) -> Arc<Entry> {
         let entry = Arc::new(entry);
         self.memory.put(place.key, Arc::clone(&entry));
         entry
     }
 
-    /// The second half of [`Cache::store`].
+    /// Keeps an entry in L2, if there is one and no write came in since the fetch began.
     pub async fn store_shared(&self, entry: &Entry, place: &Place) {
         let Some(shared) = &self.shared else { return };
         // A write came in since the fetch began: nobody could use the entry, and it might take a newer one's place.

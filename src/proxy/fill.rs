@@ -68,8 +68,8 @@ pub(super) async fn fill(
     let answer = ask(&running, &errand, errand.stale.as_deref(), &mut times).await;
     let answer = match (answer, &errand.stale) {
         (Ok(answer), Some(stale)) if answer.status() == StatusCode::NOT_MODIFIED => {
-            match validated(&running, &errand, stale, &answer, times).await {
-                Some(entry) => return permit.land(Landing::Validated(entry)),
+            match validated(&errand, stale, &answer, times) {
+                Some((entry, place)) => return keep_validated(&running, &errand, &permit, entry, &place).await,
                 // RFC 9111 §4.3.4: a 304 that is about something else says nothing of ours. Ask for all of it.
                 None => ask(&running, &errand, None, &mut times).await,
             }
@@ -114,14 +114,13 @@ async fn ask(
     answer
 }
 
-/// RFC 9111 §4.3.4: the stored response, freshened by a 304 and stored again with this fetch's stamp.
-async fn validated(
-    running: &Running,
+/// RFC 9111 §4.3.4: the stored response, freshened by a 304, with this fetch's stamp.
+fn validated(
     errand: &Errand,
     stale: &Arc<Entry>,
     answer: &Response<ResponseBody>,
     times: (SystemTime, SystemTime),
-) -> Option<Arc<Entry>> {
+) -> Option<(Entry, Place)> {
     let stored = stale.response()?;
     let mut update = answer.headers().clone();
     headers::strip_hop_by_hop(&mut update);
@@ -141,10 +140,17 @@ async fn validated(
         tags: Arc::clone(&stale.tags),
         content: Content::Response(response),
     };
-    if errand.view.is_some() {
-        running.cache.store(entry.clone(), &place(errand, errand.key, &freshness, &judged)).await;
+    Some((entry, place(errand, errand.key, &freshness, &judged)))
+}
+
+async fn keep_validated(running: &Running, errand: &Errand, permit: &Permit, entry: Entry, place: &Place) {
+    if errand.view.is_none() {
+        return permit.land(Landing::Validated(Arc::new(entry)));
     }
-    Some(Arc::new(entry))
+    let entry = running.cache.store_in_memory(entry, place);
+    permit.land(Landing::Validated(Arc::clone(&entry)));
+    permit.close();
+    running.cache.store_shared(&entry, place).await;
 }
 
 fn judge(
@@ -216,7 +222,10 @@ async fn deliver(
     permit.land(Landing::Streaming(Arc::clone(&head), Arc::clone(&stream)));
     match pump(running, errand, &permit, &stream, body).await {
         Pumped::Complete(whole) => match errand.view {
-            Some(view) => keep(running, errand, view.stamp, &head, verdict, whole, &stream).await,
+            Some(view) => {
+                let complete = Complete { stamp: view.stamp, head: &head, verdict, body: whole, stream: &stream };
+                keep(running, errand, &permit, complete).await;
+            }
             // The store is away: without a stamp nothing could ever prove the response current.
             None => stream.finish(Ok(())),
         },
@@ -235,6 +244,15 @@ fn head(errand: &Errand, status: StatusCode, fields: HeaderMap, verdict: &Verdic
     let text = errand.primary.variant(&varies_on, &errand.question.asked.headers).text;
     let ttl = verdict.freshness.ttl(SystemTime::now());
     Head { status, headers: fields, varies_on, text, ttl, stored: errand.view.is_some() }
+}
+
+/// A response with all of its body.
+struct Complete<'a> {
+    stamp: Stamp,
+    head: &'a Head,
+    verdict: Verdict,
+    body: Bytes,
+    stream: &'a Stream,
 }
 
 /// How a body ended.
@@ -284,25 +302,12 @@ async fn pump(
     if passing { Pumped::PassedOn } else { Pumped::Complete(stream.whole()) }
 }
 
-async fn keep(
-    running: &Running,
-    errand: &Errand,
-    stamp: Stamp,
-    head: &Head,
-    verdict: Verdict,
-    body: Bytes,
-    stream: &Stream,
-) {
+/// Keeps a whole response: in memory before its last reader can see the end of it, so that whoever asks again finds
+/// it there; in the store after that.
+async fn keep(running: &Running, errand: &Errand, permit: &Permit, complete: Complete<'_>) {
+    let Complete { stamp, head, verdict, body, stream } = complete;
     let tags: Arc<[_]> = errand.question.tags().into();
     let place_of = |key| place(errand, key, &verdict.freshness, &head.headers);
-    let key = if head.varies_on.is_empty() {
-        errand.primary.key
-    } else {
-        let content = Content::Variants(head.varies_on.clone());
-        let sign = Entry { text: errand.primary.text.as_str().into(), stamp, tags: Arc::clone(&tags), content };
-        running.cache.store(sign, &place_of(errand.primary.key)).await;
-        errand.primary.variant(&head.varies_on, &errand.question.asked.headers).key
-    };
     let mut fields = head.headers.clone();
     // Worked out anew for each answer: how old it is, and how much of it is sent.
     fields.remove(AGE);
@@ -314,10 +319,22 @@ async fn keep(
         freshness: verdict.freshness,
         for_credentials: verdict.for_credentials,
     };
-    let entry = Entry { text: head.text.as_str().into(), stamp, tags, content: Content::Response(response) };
-    let place = place_of(key);
-    let entry = running.cache.store_in_memory(entry, &place);
-    // Whoever has read the whole body finds it in memory when they ask again; L2 follows.
+    let mut entries = Vec::with_capacity(2);
+    let mut key = errand.primary.key;
+    if !head.varies_on.is_empty() {
+        let content = Content::Variants(head.varies_on.clone());
+        let text = errand.primary.text.as_str().into();
+        entries.push((Entry { text, stamp, tags: Arc::clone(&tags), content }, place_of(key)));
+        key = errand.primary.variant(&head.varies_on, &errand.question.asked.headers).key;
+    }
+    let text = head.text.as_str().into();
+    entries.push((Entry { text, stamp, tags, content: Content::Response(response) }, place_of(key)));
+    let kept: Vec<_> =
+        entries.into_iter().map(|(entry, place)| (running.cache.store_in_memory(entry, &place), place)).collect();
+    // Who asks from now on is answered from memory, or asks anew: this fetch is over.
+    permit.close();
     stream.finish(Ok(()));
-    running.cache.store_shared(&entry, &place).await;
+    for (entry, place) in kept {
+        running.cache.store_shared(&entry, &place).await;
+    }
 }

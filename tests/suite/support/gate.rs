@@ -40,7 +40,10 @@ impl Gate {
         let Inner { state, changed } = &*self.0.0;
         let state = state.lock().unwrap();
         let (state, late) = changed.wait_timeout_while(state, PATIENCE, |state| state.arrived < count).unwrap();
-        assert!(!late.timed_out(), "waited for {count} at the gate, {} came", state.arrived);
+        let arrived = state.arrived;
+        // A panic must not poison the lock that opening the gate takes.
+        drop(state);
+        assert!(!late.timed_out(), "waited for {count} at the gate, {arrived} came");
     }
 
     /// Lets everybody through, now and later.
