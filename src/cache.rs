@@ -22,6 +22,7 @@ pub mod backlog;
 pub mod flight;
 pub mod memory;
 pub mod stream;
+pub mod unanswered;
 
 use backlog::Backlog;
 use memory::{Memory, Resident, Usage};
@@ -104,31 +105,28 @@ impl Cache {
         label: impl Fn() -> String,
         tags: impl Fn() -> Vec<Tag>,
     ) -> Lookup {
-        let (canonical, varies) = match self.memory.varies_on(&canonical) {
-            Some(resident) => (canonical.variant(resident.entry.variants().unwrap_or_default(), headers), true),
-            None => (canonical, false),
-        };
-        let lookup = match &self.shared {
-            None => self.lookup_embedded(canonical, &tags),
-            Some(shared) => self.lookup_shared(shared, canonical, &label, &tags).await,
-        };
-        let lookup = match self.follow_variants(&lookup, headers) {
+        if let Some(resident) = self.memory.varies_on(&canonical) {
+            let variant = canonical.variant(resident.entry.variants().unwrap_or_default(), headers);
+            return self.lookup_one(variant, &label, &tags).await.among_variants();
+        }
+        let lookup = self.lookup_one(canonical, &label, &tags).await;
+        match variant_of(&lookup, headers) {
             // The sign that responses vary came from L2: once more, one level down.
-            Some(variant) if !varies => match &self.shared {
-                None => self.lookup_embedded(variant, &tags),
-                Some(shared) => self.lookup_shared(shared, variant, &label, &tags).await,
-            }
-            .as_variant(),
-            Some(_) => Lookup { found: Found::Nothing, ..lookup },
-            None if varies => lookup.as_variant(),
+            Some(variant) => self.lookup_one(variant, &label, &tags).await.among_variants(),
             None => lookup,
-        };
-        lookup
+        }
     }
 
-    fn follow_variants(&self, lookup: &Lookup, headers: &HeaderMap) -> Option<Canonical> {
-        let Found::Current(entry) = &lookup.found else { return None };
-        Some(lookup.canonical.variant(entry.variants()?, headers))
+    async fn lookup_one(
+        &self,
+        canonical: Canonical,
+        label: &impl Fn() -> String,
+        tags: &impl Fn() -> Vec<Tag>,
+    ) -> Lookup {
+        match &self.shared {
+            None => self.lookup_embedded(canonical, tags),
+            Some(shared) => self.lookup_shared(shared, canonical, label, tags).await,
+        }
     }
 
     fn lookup_embedded(&self, canonical: Canonical, tags: &impl Fn() -> Vec<Tag>) -> Lookup {
@@ -294,8 +292,14 @@ impl Cache {
     }
 }
 
+fn variant_of(lookup: &Lookup, headers: &HeaderMap) -> Option<Canonical> {
+    let Found::Current(entry) = &lookup.found else { return None };
+    Some(lookup.canonical.variant(entry.variants()?, headers))
+}
+
 impl Lookup {
-    fn as_variant(self) -> Lookup {
+    /// A lookup that is known to be of one variant among others.
+    fn among_variants(self) -> Lookup {
         match self.found {
             Found::Nothing => Lookup { found: Found::OtherVariant, ..self },
             _ => self,

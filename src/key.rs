@@ -17,7 +17,7 @@
 use std::fmt::{self, Write};
 
 use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use md5::{Digest, Md5};
 use sha2::Sha256;
 
@@ -184,7 +184,7 @@ fn push_field(text: &mut String, kind: &str, name: &HeaderName, headers: &Header
     text.push(':');
     if [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION].contains(name) {
         text.push(' ');
-        push_secret(text, values.map(|value| value.as_bytes()));
+        push_secret(text, values.map(HeaderValue::as_bytes));
         return;
     }
     for (index, value) in values.enumerate() {
@@ -201,7 +201,7 @@ fn push_identity(text: &mut String, identity: &Identity, headers: &HeaderMap) {
         }
     }
     let value = match identity {
-        Identity::Header(name) => join(headers.get_all(name).iter().map(|value| value.as_bytes())),
+        Identity::Header(name) => join(headers.get_all(name).iter().map(HeaderValue::as_bytes)),
         Identity::Cookie(name) => cookie(headers, name),
         Identity::Unstated | Identity::Shared => None,
     };
@@ -268,7 +268,6 @@ fn push_escaped(text: &mut String, bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
     fn target(path: &str, query: Option<&str>) -> Target {
         Target { scheme: "http", host: "h".into(), path: path.into(), query: query.map(Into::into) }

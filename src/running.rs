@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use crate::cache::Cache;
 use crate::cache::flight::Flights;
 use crate::cache::memory::Memory;
+use crate::cache::unanswered::Unanswered;
 use crate::config::{Config, LoadError};
 use crate::metrics::{FamilyCounters, Metrics, NO_FAMILY};
 use crate::rules::RuleSet;
@@ -52,6 +53,7 @@ pub struct Running {
     live: ArcSwap<Live>,
     pub cache: Cache,
     pub flights: Arc<Flights>,
+    pub unanswered: Arc<Unanswered>,
     pub upstream: Upstream,
     pub metrics: Arc<Metrics>,
     /// Fills, revalidations and writes: they outlive the client that caused them, and shutdown waits for them.
@@ -86,6 +88,7 @@ impl Running {
             live: ArcSwap::from_pointee(Live::new(rules, &metrics)),
             cache: Cache::new(memory, store, Arc::clone(&metrics)),
             flights: Flights::new(),
+            unanswered: Arc::default(),
             upstream,
             metrics,
             tasks: TaskTracker::new(),

@@ -202,11 +202,18 @@ async fn drain(running: &Arc<Running>, public: tokio::task::JoinHandle<()>) {
             tokio::time::sleep(ACCEPT_PAUSE).await;
         }
     };
-    if tokio::time::timeout(running.config.server.drain_timeout, finish).await.is_err() {
-        tracing::warn!(
-            requests = running.tasks.len(),
-            undelivered_tags = running.cache.undelivered(),
-            "drain_timeout is over: ending what still runs"
-        );
+    if tokio::time::timeout(running.config.server.drain_timeout, finish).await.is_ok() {
+        return;
     }
+    // Upstream may yet carry out what it has not answered.
+    let unanswered = running.unanswered.tags();
+    if !unanswered.is_empty() {
+        running.cache.invalidate(&unanswered).await;
+    }
+    tracing::warn!(
+        requests = running.tasks.len(),
+        outdated_tags = unanswered.len(),
+        undelivered_tags = running.cache.undelivered(),
+        "drain_timeout is over: ending what still runs"
+    );
 }

@@ -44,7 +44,7 @@ type Answer<T> = Result<Json<Success<T>>, Refusal>;
 impl Desk {
     /// A desk for this Larder.
     pub fn new(running: Arc<Running>) -> Desk {
-        Desk { running, census: Census::new(), peak: AtomicU64::new(0) }
+        Desk { running, census: Census::default(), peak: AtomicU64::new(0) }
     }
 
     async fn tier(&self) -> Result<Tier, Refusal> {
@@ -309,6 +309,7 @@ fn unknown_family(reference: &str, nearest: &[String], families: &[&str]) -> Ref
     Refusal::new(StatusCode::NOT_FOUND, format!("unknown family {reference:?}"), what_to_do)
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "the shape that a rejection handler has")]
 fn bad_path(rejection: PathRejection) -> Refusal {
     let what_to_do = "percent-encode names as UTF-8";
     Refusal::new(StatusCode::BAD_REQUEST, rejection.body_text(), what_to_do)

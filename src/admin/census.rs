@@ -34,12 +34,14 @@ pub struct Census {
     latest: Arc<Mutex<Option<(Instant, Counted)>>>,
 }
 
-impl Census {
+impl Default for Census {
     /// Nothing is counted yet.
-    pub fn new() -> Census {
-        Census { turn: Arc::new(Semaphore::new(1)), latest: Arc::new(Mutex::new(None)) }
+    fn default() -> Census {
+        Census { turn: Arc::new(Semaphore::new(1)), latest: Arc::default() }
     }
+}
 
+impl Census {
     /// Entries by family: those in the store, or those in memory without one.
     pub async fn counts(&self, running: &Arc<Running>) -> Counted {
         let turn = Arc::clone(&self.turn).acquire_owned().await;

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::{Answered, Asked, failed, refuse, respond};
 use crate::outcome::{Fwd, Outcome};
+use crate::rules::Outdated;
 use crate::running::{Live, Running};
 use crate::semantics::invalidation::{self, StatusSet, WriteEnd};
 use crate::stamp::Tag;
@@ -28,12 +29,25 @@ pub(super) async fn write(running: &Arc<Running>, live: Arc<Live>, asked: Asked,
     })
 }
 
-/// The steps of a write. An intent recorded before forwarding, and waiting for the leases of other proxies after
-/// invalidating, belong between these steps once proxies hold leases.
+/// The steps of a write. An intent recorded in the store before forwarding, and waiting for the leases of other
+/// proxies after invalidating, belong between these steps once proxies hold leases.
 async fn carry_out(running: &Running, live: &Live, asked: Asked, body: Incoming) -> Answered {
+    let matches = live.rules.outdated_by(&asked.method, &asked.target.path);
+    let nothing = HeaderMap::new();
+    let pending = running.unanswered.begin(outdated(&asked, &matches, WriteEnd::NoAnswer, &nothing));
     let answer = forward(running, &asked, body).await;
-    let tags = outdated(running, live, &asked, &answer);
+    let end = match &answer {
+        Ok(answer) => Some(WriteEnd::Answered(answer.status())),
+        // Nothing was sent: it cannot have been carried out.
+        Err(UpstreamError::Unreachable | UpstreamError::Overloaded) => None,
+        // It may have been carried out.
+        Err(_) => Some(WriteEnd::NoAnswer),
+    };
+    let fields = answer.as_ref().map_or(&nothing, Response::headers);
+    let tags = end.map(|end| outdated(&asked, &matches, end, fields)).unwrap_or_default();
     let delivered = tags.is_empty() || running.cache.invalidate(&tags).await;
+    drop(pending);
+    count(running, &matches, end);
     match answer {
         Ok(answer) => {
             let outcome = Outcome {
@@ -47,44 +61,30 @@ async fn carry_out(running: &Running, live: &Live, asked: Asked, body: Incoming)
     }
 }
 
+fn count(running: &Running, matches: &[Outdated<'_>], end: Option<WriteEnd>) {
+    let Some(end) = end else { return };
+    for rule in matches.iter().map(|outdated| outdated.rule).filter(|rule| rule.on.applies(end)) {
+        rule.families.iter().for_each(|family| running.metrics.invalidated(family, "write"));
+    }
+}
+
 async fn forward(
     running: &Running,
     asked: &Asked,
     body: Incoming,
 ) -> Result<Response<ResponseBody>, UpstreamError> {
-    let fields: HeaderMap = asked.for_upstream(running);
+    let fields = asked.for_upstream(running);
     running.upstream.send(&asked.method, &asked.target.path_and_query(), fields, RequestBody::of(body)).await
 }
 
 /// What a write outdates, given how it ended: the union of all matching rules, and by RFC 9111 §4.4 the target URI
 /// and same-origin `Location` and `Content-Location` of a non-error answer.
-fn outdated(
-    running: &Running,
-    live: &Live,
-    asked: &Asked,
-    answer: &Result<Response<ResponseBody>, UpstreamError>,
-) -> Vec<Tag> {
-    let end = match answer {
-        Ok(answer) => WriteEnd::Answered(answer.status()),
-        // Nothing was sent: it cannot have been carried out.
-        Err(UpstreamError::Unreachable | UpstreamError::Overloaded) => return Vec::new(),
-        // It may have been carried out.
-        Err(_) => WriteEnd::NoAnswer,
-    };
-    let mut tags = HashSet::new();
-    for outdated in live.rules.outdated_by(&asked.method, &asked.target.path) {
-        if outdated.rule.on.applies(end) {
-            outdated.rule.families.iter().for_each(|family| running.metrics.invalidated(family, "write"));
-            tags.extend(outdated.tags);
-        }
-    }
+fn outdated(asked: &Asked, matches: &[Outdated<'_>], end: WriteEnd, answer: &HeaderMap) -> Vec<Tag> {
+    let applying = matches.iter().filter(|outdated| outdated.rule.on.applies(end));
+    let mut tags: HashSet<Tag> = applying.flat_map(|outdated| outdated.tags.iter().cloned()).collect();
     if StatusSet::default().applies(end) {
-        running.metrics.invalidated("uri", "write");
         tags.insert(Tag::uri(&asked.target.path));
-        if let Ok(answer) = answer {
-            let named = invalidation::named_paths(&asked.target, answer.headers());
-            tags.extend(named.iter().map(|path| Tag::uri(path)));
-        }
+        tags.extend(invalidation::named_paths(&asked.target, answer).iter().map(|path| Tag::uri(path)));
     }
     tags.into_iter().collect()
 }
