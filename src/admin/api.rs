@@ -265,7 +265,7 @@ pub async fn clear_family(
     State(desk): At,
     family: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Refusal> {
-    let Path(family) = family.map_err(bad_path)?;
+    let Path(family) = family?;
     let tags = resolve(&desk.running.live(), &family)?;
     Ok(desk.clear(&tags, format!("Cache cleared for {family}")).await)
 }
@@ -275,7 +275,7 @@ pub async fn clear_instance(
     State(desk): At,
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Response, Refusal> {
-    let Path((family, instance)) = path.map_err(bad_path)?;
+    let Path((family, instance)) = path?;
     let tags = resolve(&desk.running.live(), &reference(&family, &instance))?;
     Ok(desk.clear(&tags, format!("Cache cleared for {family} {instance}")).await)
 }
@@ -309,10 +309,11 @@ fn unknown_family(reference: &str, nearest: &[String], families: &[&str]) -> Ref
     Refusal::new(StatusCode::NOT_FOUND, format!("unknown family {reference:?}"), what_to_do)
 }
 
-#[allow(clippy::needless_pass_by_value, reason = "the shape that a rejection handler has")]
-fn bad_path(rejection: PathRejection) -> Refusal {
-    let what_to_do = "percent-encode names as UTF-8";
-    Refusal::new(StatusCode::BAD_REQUEST, rejection.body_text(), what_to_do)
+impl From<PathRejection> for Refusal {
+    fn from(rejection: PathRejection) -> Refusal {
+        let what_to_do = "percent-encode names as UTF-8";
+        Refusal::new(StatusCode::BAD_REQUEST, rejection.body_text(), what_to_do)
+    }
 }
 
 #[derive(Serialize)]

@@ -1,4 +1,4 @@
-//! How many entries each family has. Counting walks all of them, so it is done at most once in [`PAUSE`], however
+//! How many entries each family has. Counting walks all of them, so it is done at most once in two seconds, however
 //! often and by however many it is asked for.
 
 use std::collections::{BTreeMap, HashSet};
@@ -26,16 +26,15 @@ const FORMER: &str = "other";
 
 type Counted = Result<Arc<KeyCounts>, StoreError>;
 
-/// The latest count.
+/// The latest count; none at first.
 pub struct Census {
-    /// One count at a time; whoever waits for it shares its result.
+    /// Held while counting; whoever waits for it shares the result.
     turn: Arc<Semaphore>,
     /// When the latest count began, and its result. Guards only itself.
     latest: Arc<Mutex<Option<(Instant, Counted)>>>,
 }
 
 impl Default for Census {
-    /// Nothing is counted yet.
     fn default() -> Census {
         Census { turn: Arc::new(Semaphore::new(1)), latest: Arc::default() }
     }

@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::cache::memory::Usage;
+use crate::key::QueryKeying;
 use crate::metrics::FamilyCounters;
 use crate::outcome::Kind;
 use crate::rules::fault::Fault;
@@ -289,6 +290,8 @@ pub struct FamilyDefinition {
     /// Bytes; null: `[memory] max_body`.
     pub max_body: Option<u64>,
     pub identity: String,
+    /// Query parameters that are part of the key.
+    pub query: Query,
     /// Request fields that are part of the key.
     pub headers: Vec<String>,
     /// Line in the rules file.
@@ -315,9 +318,29 @@ impl FamilyDefinition {
             stale_if_error: policy.stale_if_error.map(text),
             max_body: family.max_body,
             identity: family.keying.identity.to_string(),
+            query: Query::of(&family.keying.query),
             headers: family.keying.headers.iter().map(ToString::to_string).collect(),
             line: family.line,
             outdated_by: outdated_by.iter().map(|rule| rule.path.clone()).collect(),
+        }
+    }
+}
+
+/// `"all"`, `{"keep": ["page"]}` or `{"drop": ["utm_source"]}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Query {
+    All,
+    Keep(Vec<String>),
+    Drop(Vec<String>),
+}
+
+impl Query {
+    fn of(keying: &QueryKeying) -> Query {
+        match keying {
+            QueryKeying::All => Query::All,
+            QueryKeying::Keep(names) => Query::Keep(names.clone()),
+            QueryKeying::Drop(names) => Query::Drop(names.clone()),
         }
     }
 }

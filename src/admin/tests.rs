@@ -23,6 +23,7 @@ ttl = "90s"
 name = "user_details"
 path = '/users/(?<id>[^/]+)'
 identity = "header:authorization"
+query = { drop = ["utm_source"] }
 
 [invalidate]
 '/users/create' = ["user_list"]
@@ -143,6 +144,7 @@ async fn families_and_rules_are_told_as_the_file_says_them() {
     assert_eq!(list["outdated_by"].as_array().unwrap().len(), 2, "{list}");
     assert_eq!(details["outdated_by"], json!(["/users/(?<id>[^/]+)/rename"]));
     assert_eq!((&details["identity"], &details["ttl"]), (&json!("header:authorization"), &Value::Null));
+    assert_eq!((&list["query"], &details["query"]), (&json!("all"), &json!({ "drop": ["utm_source"] })));
     let rules = get(&running, "/rules").await.succeeds();
     let rename = &rules["invalidations"][1];
     assert_eq!((&rename["methods"], &rename["on"]), (&json!(["PUT"]), &json!(["200-399"])));
