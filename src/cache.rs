@@ -219,7 +219,7 @@ impl Cache {
     /// Keeps an entry in L1. Its stamp was read before the fetch that made it, so that it is worthless, not wrong, if
     /// a write came in between.
     pub fn store_in_memory(&self, entry: Entry, place: &Place) -> Arc<Entry> {
-        let entry = Arc::new(entry);
+        let entry = Arc::new(entry.compact());
         self.memory.put(place.key, Arc::clone(&entry));
         entry
     }

@@ -71,16 +71,23 @@ impl Entry {
 
     /// Approximate memory that the entry takes in L1, bytes.
     pub fn weight(&self) -> u64 {
-        let fixed = 200 + self.text.len() + self.tags.iter().map(|tag| tag.as_str().len() + 40).sum::<usize>();
+        let fixed = 400 + self.text.len() + self.tags.iter().map(|tag| tag.as_str().len() + 40).sum::<usize>();
         let content = match &self.content {
             Content::Variants(fields) => fields.len() * 32,
             Content::Response(response) => {
                 let headers: usize =
-                    response.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64).sum();
+                    response.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 120).sum();
                 headers + response.body.len()
             }
         };
         (fixed + content) as u64
+    }
+
+    /// The same entry in memory of its own. As it comes from upstream, every field value and chunk is a slice of the
+    /// connection's read buffer, and the smallest of them keeps all of that buffer alive.
+    #[must_use]
+    pub fn compact(self) -> Entry {
+        Entry::decode(self.encode()).unwrap_or(self)
     }
 
     /// The encoding kept in L2: magic and version, a head with its length, then the body. Integers are big-endian.

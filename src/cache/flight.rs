@@ -220,6 +220,8 @@ impl Permit {
     /// Tells everyone on board. The permit is kept until the response is stored, so that who comes meanwhile can
     /// still join.
     pub fn land(&self, landing: Landing) {
+        // Whoever waits for its turn goes on: a body may take as long as it likes.
+        self.flight.released.cancel();
         self.flight.landing.send_replace(Some(landing));
     }
 }
