@@ -244,9 +244,8 @@ fn a_clients_own_copy_is_confirmed_on_a_miss_and_the_whole_is_stored(tier: Tier)
     site.upstream.on("/users", Reply::new("body").header("ETag", "\"1\""));
     site.call("GET", "/users").header("If-None-Match", "\"1\"").send().has_status(304).carries("");
     assert_eq!(site.upstream.last("/users").header("if-none-match"), None);
-    // The 304 may arrive before the whole is stored: who asks then shares the fetch.
-    eventually("it is stored", || site.get("/users").has_status(200).carries("body").is("hit"));
-    assert_eq!(site.upstream.count("/users"), 1);
+    site.wait_until_stored("/users");
+    site.get("/users").shows("hit").has_status(200).carries("body");
 }
 
 fn a_stale_response_is_served_while_it_is_revalidated(tier: Tier) {
@@ -255,14 +254,17 @@ fn a_stale_response_is_served_while_it_is_revalidated(tier: Tier) {
     site.upstream.script("/a", [Reply::new("old").stale("stale-while-revalidate=3600"), new]);
     site.get("/a").shows("stored").carries("old");
     let gate = site.upstream.hold_next("GET /a");
-    let stale = site.get("/a").shows("hit").carries("old");
-    assert!(stale.ttl() < 0, "{stale:?}");
-    gate.wait_for(1);
+    // A stale hit begins a refresh unless the fetch before it is still being put away.
+    eventually("a refresh has begun", || {
+        let stale = site.get("/a").shows("hit").carries("old");
+        assert!(stale.ttl() < 0, "{stale:?}");
+        gate.arrived() == 1
+    });
     site.get("/a").shows("hit").carries("old");
+    assert_eq!(site.upstream.count("/a"), 2, "one refresh at a time");
     gate.open();
     eventually("the refreshed response is served", || site.get("/a").text() == "new");
     assert!(site.get("/a").shows("hit").ttl() >= 0);
-    assert_eq!(site.upstream.count("/a"), 2, "one refresh at a time");
 }
 
 fn a_family_may_allow_stale_responses(tier: Tier) {
@@ -270,9 +272,9 @@ fn a_family_may_allow_stale_responses(tier: Tier) {
     site.upstream.script("/lenient", [Reply::numbered().stale("public"), Reply::numbered()]);
     site.get("/lenient");
     assert!(site.get("/lenient").shows("hit").carries("/lenient #1").ttl() < 0);
-    eventually("the refreshed response is served", || site.get("/lenient").text() == "/lenient #2");
+    eventually("the refreshed response is served", || site.get("/lenient").number() > 1);
     site.upstream.stop();
-    site.get("/lenient").shows("hit").carries("/lenient #2");
+    assert!(site.get("/lenient").shows("hit").number() > 1);
 }
 
 fn a_stale_response_is_served_when_upstream_fails(tier: Tier) {

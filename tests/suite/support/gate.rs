@@ -46,6 +46,11 @@ impl Gate {
         assert!(!late.timed_out(), "waited for {count} at the gate, {arrived} came");
     }
 
+    /// How many have come to the gate.
+    pub fn arrived(&self) -> usize {
+        self.0.0.state.lock().unwrap().arrived
+    }
+
     /// Lets everybody through, now and later.
     pub fn open(&self) {
         self.0.0.state.lock().unwrap().open = true;

@@ -13,16 +13,18 @@ use super::{PATIENCE, eventually};
 pub struct RedisServer {
     port: u16,
     dir: TempDir,
-    child: Child,
+    child: Option<Child>,
 }
 
 impl RedisServer {
     pub fn start() -> RedisServer {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let dir = tempfile::tempdir().unwrap();
-        let child = spawn(port, &dir);
-        let server = RedisServer { port, dir, child };
-        server.wait();
+        let (port, child) = (free_port(), None);
+        let mut server = RedisServer { port, dir, child };
+        while !server.try_start() {
+            // Someone took the port meanwhile.
+            server.port = free_port();
+        }
         server
     }
 
@@ -32,15 +34,16 @@ impl RedisServer {
 
     /// `kill -9`.
     pub fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 
     /// The same port and directory: with the snapshot, if one was saved.
     pub fn restart(&mut self) {
         self.kill();
-        self.child = spawn(self.port, &self.dir);
-        self.wait();
+        eventually("redis-server has its port again", || self.try_start());
     }
 
     /// The same port, nothing remembered.
@@ -57,11 +60,11 @@ impl RedisServer {
 
     /// The server hangs: its connections stay open and nothing is answered.
     pub fn pause(&self) {
-        signal(self.child.id(), "STOP");
+        signal(self.id(), "STOP");
     }
 
     pub fn resume(&self) {
-        signal(self.child.id(), "CONT");
+        signal(self.id(), "CONT");
     }
 
     /// Sends one command and gives the reply as text, elements of arrays in lines.
@@ -80,8 +83,22 @@ impl RedisServer {
         read_reply(&mut BufReader::new(stream))
     }
 
-    fn wait(&self) {
-        eventually("redis-server answers", || self.try_command(&["PING"]).is_ok_and(|reply| reply == "PONG"));
+    fn id(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    /// Whether it answers now; it has ended if it does not, since another process has its port.
+    fn try_start(&mut self) -> bool {
+        let child = self.child.insert(spawn(self.port, &self.dir));
+        let mut ended = false;
+        let process = child.id().to_string();
+        eventually("redis-server answers or ends", || {
+            ended = self.child.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some());
+            let info = self.try_command(&["INFO", "server"]).unwrap_or_default();
+            // Another test's server may answer at this port.
+            ended || info.contains(&format!("process_id:{process}\r"))
+        });
+        !ended
     }
 }
 
@@ -89,6 +106,10 @@ impl Drop for RedisServer {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn spawn(port: u16, dir: &TempDir) -> Child {

@@ -33,6 +33,12 @@ impl Site {
         Site { larder: plan.start(), upstream, redis, plan }
     }
 
+    /// Waits until this is stored. Asks by HEAD, which neither joins a fetch nor makes an entry.
+    #[track_caller]
+    pub fn wait_until_stored(&self, target: &str) {
+        eventually("the response is stored", || self.call("HEAD", target).send().is("hit"));
+    }
+
     /// Another proxy like this one.
     #[track_caller]
     pub fn another(&self) -> Larder {

@@ -10,7 +10,10 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::SystemTime;
 
+use socket2::{Domain, Socket, Type};
+
 use super::client::{chunk, read_exactly, read_fields, read_line};
+use super::eventually_some;
 use super::gate::{Gate, Passage};
 
 /// A request as it arrived.
@@ -191,13 +194,15 @@ pub struct Upstream {
     address: SocketAddr,
     shared: Arc<Shared>,
     listening: Option<(Arc<AtomicBool>, JoinHandle<()>)>,
+    /// While stopped: bound, so that nobody else gets the port, but not listening, so that connections are refused.
+    reserved: Option<Socket>,
 }
 
 impl Upstream {
     pub fn start() -> Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (address, shared) = (listener.local_addr().unwrap(), Arc::default());
-        let mut upstream = Upstream { address, shared, listening: None };
+        let mut upstream = Upstream { address, shared, listening: None, reserved: None };
         upstream.accept(listener);
         upstream
     }
@@ -264,6 +269,13 @@ impl Upstream {
 
     /// Ends all connections and refuses new ones.
     pub fn stop(&mut self) {
+        self.end();
+        // A process that another test is starting may have inherited the listener for a moment. As long as that
+        // lives, connections are not refused, and the port cannot be taken.
+        self.reserved = Some(eventually_some("the port is free", || reserve(self.address).ok()));
+    }
+
+    fn end(&mut self) {
         if let Some((stopping, acceptor)) = self.listening.take() {
             stopping.store(true, Ordering::SeqCst);
             // The acceptor waits for a connection; here is one.
@@ -277,8 +289,9 @@ impl Upstream {
 
     /// Listens again at the same address.
     pub fn resume(&mut self) {
-        let listener = TcpListener::bind(self.address).unwrap();
-        self.accept(listener);
+        let reserved = self.reserved.take().expect("it was stopped before");
+        reserved.listen(128).unwrap();
+        self.accept(reserved.into());
     }
 
     fn accept(&mut self, listener: TcpListener) {
@@ -300,8 +313,15 @@ impl Upstream {
 
 impl Drop for Upstream {
     fn drop(&mut self) {
-        self.stop();
+        self.end();
     }
+}
+
+fn reserve(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
 }
 
 impl Shared {
