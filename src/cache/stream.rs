@@ -42,6 +42,8 @@ struct State {
     /// Chunks that were dropped from the front.
     dropped: u64,
     end: Option<Result<(), Broken>>,
+    /// The last of `chunks` is not for readers until the end is there.
+    last_held: bool,
     /// Chunks are no longer kept for joiners and for storing.
     passing: bool,
     readers: HashMap<u64, Place>,
@@ -88,6 +90,15 @@ impl Stream {
         state.kept += chunk.len();
         state.chunks.push_back(chunk);
         state.wake_all();
+    }
+
+    /// Adds the last chunk. Readers see it together with the end: a client that was told the length has all of the
+    /// body with this chunk, and must find it stored when it asks again.
+    pub fn push_last(&self, chunk: Bytes) {
+        let mut state = self.lock();
+        state.kept += chunk.len();
+        state.chunks.push_back(chunk);
+        state.last_held = true;
     }
 
     /// The body is over, or broke off.
@@ -195,7 +206,8 @@ impl Body for Reader {
         }
         // Chunks before `dropped` were taken by every reader, this one too.
         let index = usize::try_from(place.next - state.dropped).unwrap_or(usize::MAX);
-        if let Some(chunk) = state.chunks.get(index).cloned() {
+        let visible = state.chunks.len() - usize::from(state.last_held && state.end.is_none());
+        if let Some(chunk) = state.chunks.get(index).filter(|_| index < visible).cloned() {
             place.next += 1;
             state.drop_taken();
             drop(guard);
@@ -247,6 +259,21 @@ mod tests {
         assert_eq!(all(early).await.unwrap(), "abcd");
         assert_eq!(all(late).await.unwrap(), "abcd");
         assert_eq!(stream.whole(), "abcd");
+    }
+
+    #[tokio::test]
+    async fn the_last_chunk_is_seen_with_the_end() {
+        let stream = Stream::new(Some(4));
+        let mut reader = stream.reader().unwrap();
+        stream.push(Bytes::from_static(b"ab"));
+        stream.push_last(Bytes::from_static(b"cd"));
+        assert_eq!(stream.whole(), "abcd");
+        assert_eq!(reader.frame().await.unwrap().unwrap().into_data().unwrap(), "ab");
+        let early =
+            std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut reader).poll_frame(cx).is_pending())).await;
+        assert!(early);
+        stream.finish(Ok(()));
+        assert_eq!(all(reader).await.unwrap(), "cd");
     }
 
     #[tokio::test]

@@ -227,10 +227,17 @@ async fn deliver(
                 keep(running, errand, &permit, complete).await;
             }
             // The store is away: without a stamp nothing could ever prove the response current.
-            None => stream.finish(Ok(())),
+            None => {
+                permit.close();
+                stream.finish(Ok(()));
+            }
         },
         Pumped::PassedOn => stream.finish(Ok(())),
-        Pumped::Broken => stream.finish(Err(Broken::Upstream)),
+        Pumped::Broken => {
+            // Who sees it break and asks again must not join it again.
+            permit.close();
+            stream.finish(Err(Broken::Upstream));
+        }
         Pumped::Deserted => {}
     }
 }
@@ -287,7 +294,11 @@ async fn pump(
             }
         };
         length += chunk.len() as u64;
-        stream.push(chunk);
+        if body.is_end_stream() {
+            stream.push_last(chunk);
+        } else {
+            stream.push(chunk);
+        }
         if length > max_body && !passing {
             passing = true;
             running.metrics.not_stored("too-large");
