@@ -27,6 +27,10 @@ pub mod unanswered;
 use backlog::Backlog;
 use memory::{Memory, Resident, Usage};
 
+/// Entries over this, bytes, stay in L1: a larger one could hold up the store's connection for longer than its time
+/// limit, which would look like a store that hangs.
+const SHARED_MAX: u64 = 1 << 20;
+
 /// L1, the marks table, and L2 if there is one.
 pub struct Cache {
     memory: Memory,
@@ -227,6 +231,9 @@ impl Cache {
     /// Keeps an entry in L2, if there is one and no write came in since the fetch began.
     pub async fn store_shared(&self, entry: &Entry, place: &Place) {
         let Some(shared) = &self.shared else { return };
+        if entry.weight() > SHARED_MAX {
+            return;
+        }
         // A write came in since the fetch began: nobody could use the entry, and it might take a newer one's place.
         match self.ask(shared.store.view(&entry.tags).await, "view") {
             Some(view) if view.is_current(entry.stamp) => {}

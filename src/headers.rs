@@ -28,6 +28,7 @@ pub enum ForwardedPolicy {
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const PROXY_AUTHENTICATION_INFO: HeaderName = HeaderName::from_static("proxy-authentication-info");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -128,6 +129,11 @@ pub fn add_via(headers: &mut HeaderMap, received: Version) {
     append_member(headers, VIA, member);
 }
 
+/// Whether a request field is one that Larder writes or rewrites on the way to upstream.
+pub fn is_of_this_hop(name: &HeaderName) -> bool {
+    *name == FORWARDED || *name == VIA || name.as_str().starts_with("x-forwarded-") || *name == X_REAL_IP
+}
+
 /// Tells upstream who asked, for which host, by which scheme (RFC 7239, and the older `X-Forwarded-…`).
 pub fn add_forwarded(headers: &mut HeaderMap, policy: ForwardedPolicy, client: IpAddr, target: &Target) {
     if policy != ForwardedPolicy::Append {
@@ -145,7 +151,7 @@ pub fn add_forwarded(headers: &mut HeaderMap, policy: ForwardedPolicy, client: I
 }
 
 fn remove_forwarded(headers: &mut HeaderMap) {
-    let is_claim = |name: &&HeaderName| **name == FORWARDED || name.as_str().starts_with("x-forwarded-");
+    let is_claim = |name: &&HeaderName| **name != VIA && is_of_this_hop(name);
     let claims: Vec<HeaderName> = headers.keys().filter(is_claim).cloned().collect();
     for name in claims {
         headers.remove(name);

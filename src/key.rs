@@ -21,6 +21,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use md5::{Digest, Md5};
 use sha2::Sha256;
 
+use crate::headers::ForwardedPolicy;
 use crate::target::Target;
 
 /// MD5 of a canonical request text.
@@ -80,6 +81,16 @@ impl Identity {
     /// Whether the rules say how callers are told apart, so that credentials need no special care.
     pub fn is_stated(&self) -> bool {
         !matches!(self, Identity::Unstated)
+    }
+
+    /// Whether a request with these fields has what tells callers apart (or need not have it).
+    pub fn is_known(&self, headers: &HeaderMap) -> bool {
+        match self {
+            Identity::Unstated => false,
+            Identity::Shared => true,
+            Identity::Header(name) => headers.contains_key(name),
+            Identity::Cookie(name) => cookie(headers, name).is_some(),
+        }
     }
 }
 
@@ -148,6 +159,27 @@ impl Canonical {
     }
 }
 
+/// Fields that a trusted proxy in front of Larder sets, that go on to upstream, and that responses may depend on.
+static FROM_FRONT: [HeaderName; 4] = [
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-prefix"),
+    HeaderName::from_static("x-forwarded-proto"),
+];
+
+impl Canonical {
+    /// The same request keyed on what a trusted proxy in front of Larder says of it, where that goes on to upstream.
+    #[must_use]
+    pub fn behind(self, forwarded: ForwardedPolicy, headers: &HeaderMap) -> Canonical {
+        let mut text = self.text;
+        if forwarded == ForwardedPolicy::Append {
+            let sent = FROM_FRONT.iter().filter(|name| headers.contains_key(*name));
+            sent.for_each(|name| push_field(&mut text, "front", name, headers));
+        }
+        finish(text)
+    }
+}
+
 fn finish(text: String) -> Canonical {
     let key = Key(Md5::digest(text.as_bytes()).into());
     Canonical { text, key }
@@ -164,14 +196,32 @@ fn push_query(text: &mut String, raw: &str, keying: &QueryKeying) {
         raw.split('&').map(|item| (item.split('=').next().unwrap_or(item), item)).collect();
     match keying {
         QueryKeying::All => {}
-        QueryKeying::Keep(names) => parameters.retain(|(name, _)| names.iter().any(|keep| keep == name)),
-        QueryKeying::Drop(names) => parameters.retain(|(name, _)| !names.iter().any(|drop| drop == name)),
+        QueryKeying::Keep(names) => parameters.retain(|(name, _)| is_named(name, names).unwrap_or(true)),
+        QueryKeying::Drop(names) => parameters.retain(|(name, _)| !is_named(name, names).unwrap_or(false)),
     }
     parameters.sort_by_key(|(name, _)| *name);
     for (index, (_, item)) in parameters.iter().enumerate() {
         text.push(if index == 0 { '?' } else { '&' });
         push_escaped(text, item.as_bytes());
     }
+}
+
+/// Whether a parameter's name is one of `names` as upstream will read it: with `+` and percent-encodings undone.
+/// `None` for one that cannot be decoded: nobody knows how upstream reads it, so it is part of the key.
+fn is_named(name: &str, names: &[String]) -> Option<bool> {
+    let mut decoded = Vec::with_capacity(name.len());
+    let mut bytes = name.bytes();
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let mut digit = || char::from(bytes.next()?).to_digit(16);
+                u8::try_from(digit()? * 16 + digit()?).ok()?
+            }
+            byte => byte,
+        });
+    }
+    Some(names.iter().any(|name| name.as_bytes() == decoded))
 }
 
 fn push_field(text: &mut String, kind: &str, name: &HeaderName, headers: &HeaderMap) {
@@ -228,7 +278,8 @@ fn cookie(headers: &HeaderMap, name: &str) -> Option<Vec<u8>> {
     join(pairs.filter_map(|pair| {
         let pair = pair.trim_ascii();
         let equals = pair.iter().position(|byte| *byte == b'=')?;
-        (&pair[..equals] == name.as_bytes()).then(|| &pair[equals + 1..])
+        // Servers differ in whether they trim around `=`: a name that some of them read is not anonymous.
+        (pair[..equals].trim_ascii() == name.as_bytes()).then(|| pair[equals + 1..].trim_ascii())
     }))
 }
 
@@ -297,6 +348,33 @@ mod tests {
         assert_eq!(keyed(&keep, "b=2&a=1&ab=3", &HeaderMap::new()), "GET http://h/p?a=1\nfamily f 1");
         let drop = Keying { query: QueryKeying::Drop(vec!["utm_source".into()]), ..Keying::default() };
         assert_eq!(keyed(&drop, "utm_source=x", &HeaderMap::new()), "GET http://h/p\nfamily f 1");
+    }
+
+    #[test]
+    fn a_parameter_is_filtered_as_upstream_reads_its_name() {
+        let keep = Keying { query: QueryKeying::Keep(vec!["page".into()]), ..Keying::default() };
+        assert_eq!(keyed(&keep, "p%61ge=9&x=1", &HeaderMap::new()), "GET http://h/p?p%61ge=9\nfamily f 1");
+        assert_eq!(keyed(&keep, "p%ge=9", &HeaderMap::new()), "GET http://h/p?p%ge=9\nfamily f 1");
+        let drop = Keying { query: QueryKeying::Drop(vec!["a b".into()]), ..Keying::default() };
+        assert_eq!(keyed(&drop, "a+b=1&a%20b=2", &HeaderMap::new()), "GET http://h/p\nfamily f 1");
+    }
+
+    #[test]
+    fn a_cookie_with_blanks_around_its_name_is_not_anonymous() {
+        let mut headers = HeaderMap::new();
+        headers.insert(COOKIE, HeaderValue::from_static("sid =evil"));
+        let by_cookie = Keying { identity: Identity::Cookie("sid".into()), ..Keying::default() };
+        assert!(!keyed(&by_cookie, "", &headers).ends_with("anonymous"));
+    }
+
+    #[test]
+    fn what_a_trusted_proxy_says_is_keyed_only_when_it_goes_on() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
+        let canonical = derive(&target("/", None), &headers, None);
+        assert_eq!(canonical.clone().behind(ForwardedPolicy::Set, &headers), canonical);
+        let behind = canonical.behind(ForwardedPolicy::Append, &headers).text;
+        assert!(behind.ends_with("front x-forwarded-proto: https"), "{behind}");
     }
 
     #[test]

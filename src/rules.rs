@@ -174,11 +174,6 @@ impl Family {
         FamilyKeying { name: &self.name, version: &self.version, keying: &self.keying }
     }
 
-    /// Index of its metrics.
-    pub fn metrics_index(&self) -> usize {
-        self.id
-    }
-
     /// Names of its captures, in the order of the pattern.
     pub fn capture_names(&self) -> impl Iterator<Item = &str> {
         self.pattern.names()

@@ -114,7 +114,12 @@ async fn accept(running: Arc<Running>, listener: TcpListener, stop: Cancellation
     let places = Arc::new(Semaphore::new(running.config.server.max_connections));
     loop {
         // A connection beyond the limit waits in the kernel's queue.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
+        let place = tokio::select! {
+            place = Arc::clone(&places).acquire_owned() => place,
+            () = stop.cancelled() => break,
+        };
+        // The semaphore is never closed.
+        let Ok(place) = place else { break };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => break,

@@ -121,10 +121,12 @@ impl Marks {
 
     /// What these slots say now.
     pub fn view(&self, slots: impl IntoIterator<Item = Slot>) -> View {
-        // Marks before the stamp: an invalidation between the two loads then makes the stamp newer than the
-        // marks seen, which only matters to a fetch that begins later and sees that write anyway.
+        // The stamp before the marks: it must not cover an invalidation that the marks seen do not. Otherwise a
+        // flight with this stamp would look young enough to a reader after that write, while the stale response
+        // that it validates, or falls back on, was judged without it.
+        let stamp = self.stamp();
         let newest = slots.into_iter().map(|slot| self.slots[slot.0 as usize].load(SeqCst)).max().unwrap_or(0);
-        View { stamp: self.stamp(), newest }
+        View { stamp, newest }
     }
 
     /// Takes the next sequence and marks the tags with it. When this returns, no entry stamped earlier that

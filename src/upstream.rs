@@ -269,6 +269,8 @@ impl Upstream {
             RequestBody::Client(_, progress) => Arc::clone(progress),
             RequestBody::Empty => Progress::new(),
         };
+        // Time spent waiting for a place is not upstream's silence.
+        progress.note();
         let request = self.request(method, path_and_query, headers, body)?;
         let answer = self.in_time(self.client.request(request), &progress).await?;
         let response = answer.map_err(|error| classify(&error))?;

@@ -215,6 +215,7 @@ impl Permit {
     /// Nobody can join from now on.
     pub fn close(&self) {
         self.flights.release(self.key, &self.flight);
+        self.flight.released.cancel();
     }
 
     /// Tells everyone on board. The permit is kept until the response is stored, so that who comes meanwhile can

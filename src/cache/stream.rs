@@ -101,10 +101,10 @@ impl Stream {
         state.last_held = true;
     }
 
-    /// The body is over, or broke off.
+    /// The body is over, or broke off. The first word on it stands.
     pub fn finish(&self, end: Result<(), Broken>) {
         let mut state = self.lock();
-        state.end = Some(end);
+        state.end.get_or_insert(end);
         state.wake_all();
     }
 

@@ -122,7 +122,8 @@ fn read(config: &Config, method: &Method, target: &Target, headers: &HeaderMap) 
     let rules = &config.rules;
     let claimed = rules.claim(&target.path);
     let family = claimed.as_ref().map(|claimed| claimed.family);
-    let canonical = key::derive(target, headers, family.map(Family::keying));
+    let canonical =
+        key::derive(target, headers, family.map(Family::keying)).behind(config.server.forwarded, headers);
     let mut tags = vec![Tag::root(), Tag::uri(&target.path)];
     let mut label = "-".to_owned();
     let mut instance = Vec::new();

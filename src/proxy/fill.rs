@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::{AGE, CONTENT_LENGTH, DATE};
+use http::header::{AGE, CONTENT_LENGTH, DATE, VARY};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
@@ -127,6 +127,10 @@ fn validated(
     if !validation::selects(&update, &stored.headers) {
         return None;
     }
+    // RFC 9111 §4.1: what it varies on is part of its key, which a 304 cannot change.
+    if update.contains_key(VARY) && Vary::parse(&update) != Vary::parse(&stored.headers) {
+        return None;
+    }
     let (age, mut fields) = (update.remove(AGE), validation::freshen(&stored.headers, &update));
     note_date(&mut fields, times.1);
     let mut judged = fields.clone();
@@ -159,11 +163,23 @@ fn judge(
     fields: &HeaderMap,
     times: (SystemTime, SystemTime),
 ) -> Result<Verdict, storable::Reason> {
+    if varies_on_this_hop(fields) {
+        return Err(storable::Reason::VaryStar);
+    }
     let (request_time, response_time) = (times.0, entry::whole_millis(times.1));
     let received = Received { status, headers: fields, request_time, response_time };
     match storable::storable(errand.question.facts, received, &errand.question.policy()) {
         Storable::Yes { freshness, for_credentials } => Ok(Verdict { freshness, for_credentials }),
         Storable::No(reason) => Err(reason),
+    }
+}
+
+/// A response that varies on what Larder itself tells upstream of the client: there is nothing to key that on, so
+/// it counts as `*`.
+fn varies_on_this_hop(fields: &HeaderMap) -> bool {
+    match Vary::parse(fields) {
+        Vary::On(names) => names.iter().any(headers::is_of_this_hop),
+        Vary::Nothing | Vary::Everything => false,
     }
 }
 
@@ -199,10 +215,11 @@ async fn deliver(
     let verdict = match verdict {
         Ok(verdict) if !too_large => verdict,
         refused => {
-            let reason = refused.err().map_or("too-large", storable::Reason::token);
+            let reason = refused.as_ref().err().map_or("too-large", |reason| reason.token());
             running.metrics.not_stored(reason);
             // An error is a passing thing: the next answer may well be for sharing.
-            if !answer.status().is_server_error() {
+            let passing = refused.err().is_some_and(|reason| !reason.is_of_response());
+            if !answer.status().is_server_error() && !passing {
                 running.flights.remember_unshared(errand.key, Instant::now());
             }
             if let Some(direct) = direct {
@@ -215,6 +232,7 @@ async fn deliver(
     let (parts, body) = answer.into_parts();
     let head = head(errand, parts.status, fields, &verdict);
     let stream = Stream::new(length);
+    let _ended = EndAnyway(Arc::clone(&stream));
     if let (Some(direct), Some(reader)) = (direct, stream.reader()) {
         let _ = direct.send(Direct::Reader(reader));
     }
@@ -260,6 +278,15 @@ struct Complete<'a> {
     verdict: Verdict,
     body: Bytes,
     stream: &'a Stream,
+}
+
+/// Ends a body whose fill is gone, so that no reader waits for ever.
+struct EndAnyway(Arc<Stream>);
+
+impl Drop for EndAnyway {
+    fn drop(&mut self) {
+        self.0.finish(Err(Broken::Upstream));
+    }
 }
 
 /// How a body ended.

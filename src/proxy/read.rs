@@ -15,6 +15,7 @@ use crate::cache::flight::{Boarding, Head, Landing, Permit};
 use crate::cache::stream::Reader;
 use crate::cache::{Found, Lookup};
 use crate::entry::Entry;
+use crate::headers::ForwardedPolicy;
 use crate::key::{self, Canonical};
 use crate::outcome::{Fwd, Outcome};
 use crate::rules::Captures;
@@ -56,7 +57,15 @@ impl Question {
 
     /// What the family says about storing; plain RFC 9111 without one.
     pub fn policy(&self) -> Policy {
-        self.family().map_or_else(Policy::default, |(family, _)| family.policy.clone())
+        let policy = self.family().map_or_else(Policy::default, |(family, _)| family.policy.clone());
+        Policy { identity_stated: self.identity_stated(), ..policy }
+    }
+
+    /// Whether the rules tell whose answer this is. A family that goes by a field or a cookie does not say so of a
+    /// request without it that carries other credentials.
+    fn identity_stated(&self) -> bool {
+        let identity = self.family().map(|(family, _)| &family.keying.identity);
+        identity.is_some_and(|identity| identity.is_stated() && identity.is_known(&self.asked.headers))
     }
 
     /// The largest body that is stored, bytes.
@@ -78,16 +87,20 @@ impl Question {
         self.family().map_or_else(|| "-".to_owned(), |(family, captures)| family.label(captures))
     }
 
-    fn canonical(&self) -> Canonical {
+    fn canonical(&self, forwarded: ForwardedPolicy) -> Canonical {
         let keying = self.family().map(|(family, _)| family.keying());
-        key::derive(&self.asked.target, &self.asked.headers, keying)
+        let canonical = key::derive(&self.asked.target, &self.asked.headers, keying);
+        match forwarded {
+            // Not keyed anew where nothing is added: this is the hit path.
+            ForwardedPolicy::Set | ForwardedPolicy::Off => canonical,
+            ForwardedPolicy::Append => canonical.behind(forwarded, &self.asked.headers),
+        }
     }
 
     /// The request carries credentials, and the rules do not say whose answer it is: only responses that RFC 9111
     /// §3.5 lets a shared cache give to everyone may answer it, and nobody else shares its fetch.
     fn is_personal(&self) -> bool {
-        let stated = self.family().is_some_and(|(family, _)| family.keying.identity.is_stated());
-        (self.facts.authorization || self.facts.cookie) && !stated
+        (self.facts.authorization || self.facts.cookie) && !self.identity_stated()
     }
 
     fn answered(&self, response: Response<Body>, outcome: Outcome) -> Answered {
@@ -135,7 +148,7 @@ fn not_for_the_cache(asked: &Asked, body: &Incoming) -> Option<&'static str> {
 }
 
 async fn attempt(running: &Arc<Running>, question: &Arc<Question>, alone: bool) -> Ride {
-    let primary = question.canonical();
+    let primary = question.canonical(running.config.server.forwarded);
     let lookup = running
         .cache
         .lookup(primary.clone(), &question.asked.headers, || question.label(), || question.tags())
@@ -199,10 +212,13 @@ fn refresh(
     entry: &Arc<Entry>,
 ) {
     let boarding = running.flights.board(lookup.canonical.key, lookup.view.as_ref(), Instant::now());
-    if let Boarding::Lead(permit) = boarding {
-        let errand = errand(question, primary.clone(), lookup, Some(Arc::clone(entry)));
-        running.tasks.spawn(fill::fill(Arc::clone(running), errand, permit, None));
-    }
+    let permit = match boarding {
+        Boarding::Lead(permit) => permit,
+        Boarding::Alone => running.flights.solo(lookup.canonical.key, lookup.view.as_ref()),
+        Boarding::Join(_) => return,
+    };
+    let errand = errand(question, primary.clone(), lookup, Some(Arc::clone(entry)));
+    running.tasks.spawn(fill::fill(Arc::clone(running), errand, permit, None));
 }
 
 fn errand(question: &Arc<Question>, primary: Canonical, lookup: &Lookup, stale: Option<Arc<Entry>>) -> Errand {
@@ -276,7 +292,9 @@ fn join(question: &Arc<Question>, primary: &Canonical, lookup: &Lookup, need: &N
         Landing::Failed(error) => Answered { family: question.family_id(), ..failed(error, need.fwd) },
         Landing::Unshared => return Ride::GotOff,
         Landing::Validated(ref entry) | Landing::StaleOnError(ref entry) => {
-            if *entry.text != *lookup.canonical.text {
+            // What a failing upstream falls back on is older than the flight: it has to be current for us too.
+            let current = lookup.view.is_some_and(|view| view.is_current(entry.stamp));
+            if *entry.text != *lookup.canonical.text || !current {
                 return Ride::GotOff;
             }
             match from_entry(question, landing, true) {

@@ -42,10 +42,10 @@ fn whole(stored: &entry::Response, head_only: bool) -> Response<Body> {
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = stored.status;
     *response.headers_mut() = stored.headers.clone();
-    if head_only {
+    if head_only && stored.status != StatusCode::NO_CONTENT {
         // RFC 9110 §9.3.2: what a GET would have sent.
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(stored.body.len()));
-    } else if !stored.body.is_empty() {
+    } else if !head_only && !stored.body.is_empty() {
         *response.body_mut() = Body::Whole(stored.body.clone());
     }
     response

@@ -44,6 +44,12 @@ async fn carry_out(running: &Running, live: &Live, asked: Asked, body: Incoming)
         Err(_) => Some(WriteEnd::NoAnswer),
     };
     let fields = answer.as_ref().map_or(&nothing, Response::headers);
+    // Rules that came into force meanwhile may have let readers store what this write outdates.
+    let now = running.live();
+    let mut matches = matches;
+    if !std::ptr::eq(&raw const *now, live) {
+        matches.extend(now.rules.outdated_by(&asked.method, &asked.target.path));
+    }
     let tags = end.map(|end| outdated(&asked, &matches, end, fields)).unwrap_or_default();
     let delivered = tags.is_empty() || running.cache.invalidate(&tags).await;
     drop(pending);

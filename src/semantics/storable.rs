@@ -69,6 +69,11 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Whether it lies in the response, so that other requests for the same would meet it as well.
+    pub fn is_of_response(self) -> bool {
+        !matches!(self, Reason::RequestNoStore | Reason::Authorization | Reason::Cookie)
+    }
+
     /// Short token for `Cache-Status`'s `detail`, logs and metrics.
     pub fn token(self) -> &'static str {
         match self {

@@ -9,7 +9,7 @@
 //!
 //! # Why reading without a script is safe
 //!
-//! A lookup is one pipeline on one connection: `GET` entry, `ZMSCORE` marks, `HSETNX` meta, `HMGET` meta. Other
+//! A lookup is one pipeline on one connection: `GET` entry, `HGET` seq, `ZMSCORE` marks, `HSETNX` meta, `HMGET` meta. Other
 //! clients' commands may run between these four. Say that a write, acknowledged before the lookup began, took
 //! sequence *q* and outdates the entry, whose stamp is (*e*, *s*) with *s* < *q*. Its mark was set before `GET` ran:
 //!
@@ -26,8 +26,10 @@
 //!   write acknowledged elsewhere might never show here. `HSETNX` is a write that changes nothing on a whole
 //!   namespace; such a server refuses it, and with it the lookup.
 //!
-//! As a stamp for a fetch that begins after the reply, (epoch, seq) was read last; an invalidation issued later than
-//! that read has a higher sequence, and one issued earlier belongs to a write that the fetch already sees.
+//! The stamp of a fetch that begins after the reply is the epoch that was read last, and the sequence that was read
+//! *before* the marks: it must not cover an invalidation that the marks seen do not. Otherwise a flight with this stamp
+//! would look young enough to a reader after that write, while the stale entry that it validates was judged without
+//! it. Should an epoch have begun in between, the sequence is below the new epoch's floor, and current for nothing.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -224,21 +226,22 @@ impl Namespace {
         let mut pipe = redis::pipe();
         pipe.cmd("GET").arg(self.entry(key));
         self.add_marks(&mut pipe, tags);
-        let (entry, marks, _, meta): (Option<Bytes>, Vec<Option<f64>>, i64, Meta) =
+        let (entry, before, marks, _, meta): (Option<Bytes>, Option<u64>, Vec<Option<f64>>, i64, Meta) =
             pipe.query_async(&mut connections.lane(Lane::Entries)).await?;
-        Ok(Found { entry, view: self.view_or_begin(connections, &marks, &meta).await? })
+        Ok(Found { entry, view: self.view_or_begin(connections, before, &marks, &meta).await? })
     }
 
     async fn view(&self, connections: &Connections, tags: &[Tag]) -> RedisResult<View> {
         let mut pipe = redis::pipe();
         self.add_marks(&mut pipe, tags);
-        let (marks, _, meta): (Vec<Option<f64>>, i64, Meta) =
+        let (before, marks, _, meta): (Option<u64>, Vec<Option<f64>>, i64, Meta) =
             pipe.query_async(&mut connections.lane(Lane::Marks)).await?;
-        self.view_or_begin(connections, &marks, &meta).await
+        self.view_or_begin(connections, before, &marks, &meta).await
     }
 
     /// The commands that bring a view. Their order is argued at the head of this file.
     fn add_marks(&self, pipe: &mut Pipeline, tags: &[Tag]) {
+        pipe.cmd("HGET").arg(&self.meta).arg("seq");
         pipe.cmd("ZMSCORE").arg(&self.marks).arg(SENTINEL).arg("*");
         for tag in tags {
             pipe.arg(tag.as_str());
@@ -250,10 +253,11 @@ impl Namespace {
     async fn view_or_begin(
         &self,
         connections: &Connections,
+        before: Option<Sequence>,
         marks: &[Option<f64>],
         meta: &Meta,
     ) -> RedisResult<View> {
-        match view_of(marks, meta, connections.run_id()) {
+        match view_of(before, marks, meta, connections.run_id()) {
             Some(view) => Ok(view),
             None => self.begin(connections).await,
         }
@@ -310,14 +314,14 @@ impl Namespace {
 
 /// The view that marks (the sentinel's first) and meta amount to. None when they do not prove themselves whole, or
 /// stem from another run of the server.
-fn view_of(marks: &[Option<f64>], meta: &Meta, run_id: &str) -> Option<View> {
+fn view_of(before: Option<Sequence>, marks: &[Option<f64>], meta: &Meta, run_id: &str) -> Option<View> {
     let (sentinel, marks) = marks.split_first()?;
     let (epoch, sequence, floor, issuer) = meta;
     if sentinel.is_none() || issuer.as_deref()? != run_id {
         return None;
     }
     let number = |field: &Option<String>| field.as_deref()?.parse::<u64>().ok();
-    let stamp = Stamp { epoch: Epoch(number(epoch)?), sequence: number(sequence)? };
+    let stamp = Stamp { epoch: Epoch(number(epoch)?), sequence: before?.min(number(sequence)?) };
     // Scores are whole numbers below 2^53, exact as floats.
     let newest = marks.iter().flatten().map(|score| *score as Sequence).fold(number(floor)?, Sequence::max);
     Some(View { stamp, newest })
@@ -356,12 +360,14 @@ mod tests {
     /// What the view says when the sentinel and these marks were read.
     fn newest(marks: &[Option<f64>]) -> Sequence {
         let marks = [&[Some(f64::INFINITY)], marks].concat();
-        view_of(&marks, &meta(WHOLE), "a1").unwrap().newest
+        view_of(Some(Sequence::MAX), &marks, &meta(WHOLE), "a1").unwrap().newest
     }
 
     #[test]
     fn a_view_is_the_highest_of_floor_and_marks() {
-        let view = view_of(&[Some(f64::INFINITY), None], &meta(WHOLE), "a1").unwrap();
+        let earlier = view_of(Some(20), &[Some(f64::INFINITY)], &meta(WHOLE), "a1").unwrap();
+        assert_eq!(earlier.stamp.sequence, 20, "read before the marks");
+        let view = view_of(Some(Sequence::MAX), &[Some(f64::INFINITY), None], &meta(WHOLE), "a1").unwrap();
         assert_eq!(view.stamp, Stamp { epoch: Epoch(u64::MAX), sequence: 1_763_690_000_123_456 });
         assert_eq!(view.newest, 1_763_690_000_000_000, "the floor");
         assert_eq!(newest(&[None, Some(1_763_690_000_123_455.0), Some(3.0)]), 1_763_690_000_123_455);
@@ -370,17 +376,23 @@ mod tests {
     #[test]
     fn what_does_not_prove_itself_whole_is_no_view() {
         let sentinel = [Some(f64::INFINITY), Some(5.0)];
-        assert!(view_of(&sentinel, &meta(WHOLE), "a1").is_some());
-        assert!(view_of(&sentinel, &meta(WHOLE), "b2").is_none(), "another run of the server");
-        assert!(view_of(&[None, Some(5.0)], &meta(WHOLE), "a1").is_none(), "no sentinel");
-        assert!(view_of(&[], &meta(WHOLE), "a1").is_none(), "no marks at all");
+        assert!(view_of(Some(Sequence::MAX), &sentinel, &meta(WHOLE), "a1").is_some());
+        assert!(
+            view_of(Some(Sequence::MAX), &sentinel, &meta(WHOLE), "b2").is_none(),
+            "another run of the server"
+        );
+        assert!(view_of(Some(Sequence::MAX), &[None, Some(5.0)], &meta(WHOLE), "a1").is_none(), "no sentinel");
+        assert!(view_of(Some(Sequence::MAX), &[], &meta(WHOLE), "a1").is_none(), "no marks at all");
         for field in 0..4 {
             let mut fields = WHOLE;
             fields[field] = "";
-            assert!(view_of(&sentinel, &meta(fields), "a1").is_none(), "field {field} is missing");
+            assert!(
+                view_of(Some(Sequence::MAX), &sentinel, &meta(fields), "a1").is_none(),
+                "field {field} is missing"
+            );
             fields[field] = "x";
             assert!(
-                view_of(&sentinel, &meta(fields), "a1").is_none(),
+                view_of(Some(Sequence::MAX), &sentinel, &meta(fields), "a1").is_none(),
                 "field {field} is no number, or another run"
             );
         }
