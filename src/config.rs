@@ -190,7 +190,7 @@ pub struct Server {
     pub connect_timeout: Duration,
     /// `upstream_timeout`: until the head of the answer, default 30s
     pub upstream_timeout: Duration,
-    /// `idle_timeout`: the longest silence in an upstream body, default 30s
+    /// `idle_timeout`: the longest silence of upstream in a body, or of a client that should take it, default 30s
     pub idle_timeout: Duration,
     /// `header_timeout`: for a client to send a request head; also its keep-alive idle limit; default 30s
     pub header_timeout: Duration,

@@ -40,6 +40,20 @@
 //!   have passed through another proxy meanwhile. Nothing fetched then is stored, since it has no stamp.
 //! - **Credentials**: a request with `Authorization` or `Cookie` is answered from the cache only with responses that
 //!   RFC 9111 §3.5 lets everyone have, unless its family states whose answer it is. In keys they stand as SHA-256.
+//! - **A stamp is read before the marks**, so that it never covers a write that the marks seen do not.
+//! - **A reload outdates** every family whose definition or invalidation rules it changes: what was stored under a
+//!   definition that comes back may have missed writes in between. A write under way outdates by both sets of rules.
+//! - **Of a request's directives only `no-store` is obeyed.** The others are advisory (RFC 9111 §5.2.1), and an API's
+//!   users should not be able to force misses.
+//! - **A body that ends with the connection** (neither `Content-Length` nor chunked) counts as complete when the
+//!   connection is closed in order (RFC 9112 §8).
+//!
+//! # What the promise does not cover yet
+//!
+//! While one proxy alone is cut off from Redis, it forwards writes and keeps their invalidations until Redis is back; the
+//! others serve what they have meanwhile. Should it be killed before, the invalidations are lost (a proxy that is told to
+//! stop tries to deliver them, and says so and exits with 1 if it cannot). A rules file that was changed while no Larder
+//! ran, and changed back, finds entries of the first time in Redis: clear the cache after such an edit.
 
 pub mod cli;
 

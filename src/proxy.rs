@@ -1,4 +1,4 @@
-//! One request from the client's side: [`read`] for GET and HEAD, [`write`] for what may change something, and
+//! One request from the client's side: `read` for GET and HEAD, `write` for what may change something, and
 //! [`respond`] for what is sent back. [`handle`] chooses, and records the one [`Outcome`] in the `Cache-Status`
 //! field, the access log and the metrics.
 

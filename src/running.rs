@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
+use http::Method;
 use tokio_util::task::TaskTracker;
 
 use crate::cache::Cache;
@@ -14,7 +15,9 @@ use crate::cache::memory::Memory;
 use crate::cache::unanswered::Unanswered;
 use crate::config::{Config, LoadError};
 use crate::metrics::{FamilyCounters, Metrics, NO_FAMILY};
-use crate::rules::RuleSet;
+use crate::rules::{Family, Invalidation, RuleSet};
+use crate::semantics::invalidation::StatusSet;
+use crate::stamp::Tag;
 use crate::store::Store;
 use crate::upstream::Upstream;
 
@@ -59,6 +62,8 @@ pub struct Running {
     /// Fills, revalidations and writes: they outlive the client that caused them, and shutdown waits for them.
     pub tasks: TaskTracker,
     pub started: Instant,
+    /// One reload at a time, so that an older content cannot win.
+    reloading: tokio::sync::Mutex<()>,
     /// The faults of the last edit that was refused; guards only itself.
     refused: Mutex<Option<LoadError>>,
 }
@@ -93,6 +98,7 @@ impl Running {
             metrics,
             tasks: TaskTracker::new(),
             started: Instant::now(),
+            reloading: tokio::sync::Mutex::default(),
             refused: Mutex::new(None),
             config,
         }
@@ -109,13 +115,19 @@ impl Running {
     }
 
     /// Reads the file again. A good one takes effect for requests that begin later; a faulty one changes nothing
-    /// and is remembered for [`Running::refused`].
-    pub fn reload(&self) -> Result<Reloaded, LoadError> {
+    /// and is remembered for [`Running::refused`]. What was stored at an earlier time under a definition that comes
+    /// into force now is outdated: writes in between may have been mapped by other rules.
+    pub async fn reload(&self) -> Result<Reloaded, LoadError> {
+        let _turn = self.reloading.lock().await;
         let loaded = Config::load(self.file(), &self.config.overrides, &|name| std::env::var(name).ok());
         self.metrics.rules_faulty.set(i64::from(loaded.is_err()));
         match loaded {
             Ok(mut config) => {
                 let live = Live::new(std::mem::take(&mut config.rules), &self.metrics);
+                let changed = changed(&self.live().rules, &live.rules);
+                if !changed.is_empty() {
+                    self.cache.invalidate(&changed).await;
+                }
                 let reloaded = Reloaded {
                     families: live.rules.families().len(),
                     invalidations: live.rules.invalidations().len(),
@@ -140,6 +152,23 @@ impl Running {
     fn lock_refused(&self) -> std::sync::MutexGuard<'_, Option<LoadError>> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Families whose definition, or whose invalidation rules, are others than before.
+fn changed(before: &RuleSet, now: &RuleSet) -> Vec<Tag> {
+    let is_same = |family: &Family| {
+        before.family(&family.name).is_some_and(|there| {
+            there.version == family.version && written(before.outdating(there)) == written(now.outdating(family))
+        })
+    };
+    now.families().iter().filter(|family| !is_same(family)).map(|family| Tag::family(&family.name)).collect()
+}
+
+type Written<'r> = (&'r str, &'r [Method], &'r StatusSet, &'r [String]);
+
+/// Rules as they stand in the file, to be compared.
+fn written(rules: Vec<&Invalidation>) -> Vec<Written<'_>> {
+    rules.into_iter().map(|rule| (&*rule.path, &*rule.methods, &rule.on, &*rule.families)).collect()
 }
 
 fn largest_body(config: &Config, rules: &RuleSet) -> u64 {

@@ -26,6 +26,10 @@ use crate::store::redis::{ConnectFault, RedisStore, UrlFault};
 use crate::upstream::{Upstream, UpstreamFault};
 use crate::watch;
 
+mod stall;
+
+use stall::Unstalled;
+
 /// Largest request head, bytes. RFC 9112 §3 asks for 8000 for the request line alone.
 const HEAD_MAX: usize = 64 * 1024;
 /// Pause after an accept that failed for want of descriptors, so as not to spin.
@@ -47,6 +51,11 @@ pub enum ServeError {
         "no upstream: say which API to stand in front of with --upstream http://HOST:PORT or [server] upstream"
     )]
     NoUpstream,
+    #[error(
+        "the store could not be told of {0} outdated tags: others may serve what they outdate until its time is over; \
+         clear the cache when the store is back (POST /cache/clear)"
+    )]
+    Undelivered(usize),
     #[error(transparent)]
     Upstream(#[from] UpstreamFault),
     #[error(transparent)]
@@ -68,10 +77,19 @@ async fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, 
     TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, flag, source })
 }
 
+/// How serving ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Every invalidation has reached the store (or there is none).
+    Clean,
+    /// The store is still to be told of so many tags, and will not be.
+    Undelivered(usize),
+}
+
 /// Serves until `shutdown` resolves, then drains for at most `drain_timeout` and returns. Everything that was
 /// accepted is answered, and every write that was begun is finished together with its invalidations.
 ///
-pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Future<Output = ()>) {
+pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Future<Output = ()>) -> Ended {
     let stop = CancellationToken::new();
     let watching = watch::watch(&running);
     let admin = tokio::spawn(admin::serve(Arc::clone(&running), listeners.admin, stop.clone()));
@@ -82,6 +100,10 @@ pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Fut
     drop(watching);
     drain(&running, public).await;
     admin.abort();
+    match running.cache.undelivered() {
+        0 => Ended::Clean,
+        tags => Ended::Undelivered(tags),
+    }
 }
 
 /// Puts the parts together that a configuration asks for.
@@ -168,6 +190,7 @@ async fn connection(
         async move { answer(running, request, client).await }
     });
     let builder = builder(patience);
+    let stream = Unstalled::new(stream, running.config.server.idle_timeout);
     let serving = builder.serve_connection(TokioIo::new(stream), service);
     if let Err(error) = watcher.watch(serving).await {
         tracing::debug!(%client, error, "connection ended");

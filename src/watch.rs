@@ -72,7 +72,7 @@ async fn follow(
         let content = read(&file).await;
         if content != known {
             known = content;
-            report(&running, &file);
+            report(&running, &file).await;
         }
         let event = tokio::time::timeout(ANYWAY, events.recv()).await;
         if let Ok(Some(())) = event {
@@ -88,8 +88,8 @@ async fn read(file: &Path) -> Option<Digest> {
     tokio::fs::read(file).await.ok().map(|content| config::digest(&content))
 }
 
-fn report(running: &Running, file: &Path) {
-    match running.reload() {
+async fn report(running: &Running, file: &Path) {
+    match running.reload().await {
         Ok(reloaded) => {
             tracing::info!(
                 file = %file.display(),

@@ -67,7 +67,7 @@ async fn api_and_larder(stopped: impl Future<Output = ()> + Send + 'static) -> R
     println!("{}", guide(listeners.public.local_addr()?, listeners.admin.local_addr()?, api));
     tokio::select! {
         () = api::serve(hotel) => {}
-        () = larder::server::run(running, listeners, stopped) => {}
+        _ = larder::server::run(running, listeners, stopped) => {}
     }
     Ok(())
 }

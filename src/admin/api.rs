@@ -355,16 +355,7 @@ pub async fn reload(State(desk): At) -> Answer<Reloaded> {
         let what_to_do = "start Larder with --rules FILE, or where there is a ./rules.toml";
         return Err(Refusal::new(StatusCode::CONFLICT, "Larder runs without a rules file", what_to_do));
     }
-    // Reads a file and compiles patterns.
-    let task = tokio::task::spawn_blocking(move || desk.running.reload());
-    let reloaded = task.await.map_err(|_| {
-        Refusal::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "the reload was broken off",
-            "the rules in force stay; look at the log, and report what it says",
-        )
-    })?;
-    let reloaded = reloaded.map_err(|error| {
+    let reloaded = desk.running.reload().await.map_err(|error| {
         let fault = edit_fault(&error);
         let status = StatusCode::UNPROCESSABLE_ENTITY;
         Refusal::new(status, format!("{}; the old rules stay in force", fault.summary()), fault.remedy())

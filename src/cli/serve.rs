@@ -6,7 +6,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::ServeArguments;
 use crate::config::{Config, LogFormat};
-use crate::server::{self, Listeners, ServeError};
+use crate::server::{self, Ended, Listeners, ServeError};
 
 pub(super) fn serve(arguments: ServeArguments) -> u8 {
     let json = arguments.json;
@@ -40,11 +40,15 @@ fn complain(message: &str, code: u8) -> u8 {
 async fn until_stopped(config: Config, json: bool) -> Result<(), ServeError> {
     let listeners = Listeners::bind(&config).await?;
     let running = server::assemble(config).await?;
+    // Before anyone is told that Larder runs: whoever waits for that may end it at once.
+    let stopped = stopped();
     if let (Ok(public), Ok(admin)) = (listeners.public.local_addr(), listeners.admin.local_addr()) {
         announce(public, admin, json);
     }
-    server::run(running, listeners, stopped()).await;
-    Ok(())
+    match server::run(running, listeners, stopped).await {
+        Ended::Clean => Ok(()),
+        Ended::Undelivered(tags) => Err(ServeError::Undelivered(tags)),
+    }
 }
 
 /// One line on standard output once clients can connect: people and scripts wait for it.
@@ -67,24 +71,29 @@ fn start_log(config: &Config) {
     }
 }
 
-/// Resolves at SIGTERM or SIGINT.
-async fn stopped() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        match signal(SignalKind::terminate()) {
-            Ok(mut terminate) => {
+/// Resolves at SIGTERM or SIGINT; both are listened for from this call on.
+#[cfg(unix)]
+fn stopped() -> impl Future<Output = ()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let signals = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
+    async move {
+        match signals {
+            [Ok(mut terminate), Ok(mut interrupt)] => {
                 tokio::select! {
                     _ = terminate.recv() => {}
-                    _ = tokio::signal::ctrl_c() => {}
+                    _ = interrupt.recv() => {}
                 }
             }
-            Err(error) => {
-                tracing::warn!(%error, "cannot listen for SIGTERM");
-                let _ = tokio::signal::ctrl_c().await;
+            _ => {
+                tracing::warn!("cannot listen for SIGTERM and SIGINT: they will end Larder without draining");
+                std::future::pending::<()>().await;
             }
         }
     }
-    #[cfg(not(unix))]
+}
+
+/// Resolves at Ctrl-C.
+#[cfg(not(unix))]
+async fn stopped() {
     let _ = tokio::signal::ctrl_c().await;
 }

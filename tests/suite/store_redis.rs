@@ -280,7 +280,7 @@ async fn an_evicted_mark_set_is_noticed_although_meta_and_entries_remain() {
 }
 
 #[tokio::test]
-async fn marks_are_read_before_meta_and_after_the_entry() {
+async fn marks_are_read_between_sequence_and_meta_and_after_the_entry() {
     let server = RedisServer::start().await;
     let store = store_on(&server).await;
     server.run::<()>(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]);
@@ -291,7 +291,7 @@ async fn marks_are_read_before_meta_and_after_the_entry() {
     log.reverse();
     let client = log.iter().find(|line| line.3[0] == "GET").expect("a lookup").4.clone();
     let names = log.into_iter().filter(|line| line.4 == client).map(|line| line.3[0].clone());
-    assert_eq!(names.collect::<Vec<_>>(), ["GET", "ZMSCORE", "HSETNX", "HMGET"]);
+    assert_eq!(names.collect::<Vec<_>>(), ["GET", "HGET", "ZMSCORE", "HSETNX", "HMGET"]);
 }
 
 /// A configuration whose limits a test means to run into.
