@@ -32,6 +32,7 @@ mod identity;
 mod outages;
 mod races;
 mod reads;
+mod regression;
 mod reload;
 mod startup;
 mod store_redis;
