@@ -18,6 +18,7 @@ use crate::upstream::{RequestBody, UpstreamError};
 
 pub mod body;
 mod fill;
+mod question;
 mod read;
 pub mod respond;
 mod write;

@@ -3,110 +3,25 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, RANGE};
-use http::{Method, Response};
+use http::Method;
+use http::header::{CONTENT_LENGTH, RANGE};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
 use super::fill::{self, Direct, Errand};
-use super::{Answered, Asked, Body, failed, pass, respond};
+use super::question::Question;
+use super::{Answered, Asked, failed, pass, respond};
 use crate::cache::flight::{Boarding, Head, Landing, Permit};
 use crate::cache::stream::Reader;
 use crate::cache::{Found, Lookup};
 use crate::entry::Entry;
-use crate::headers::ForwardedPolicy;
-use crate::key::{self, Canonical};
+use crate::key::Canonical;
 use crate::outcome::{Fwd, Outcome};
-use crate::rules::Captures;
 use crate::running::{Live, Running};
-use crate::semantics::cache_control::RequestDirectives;
 use crate::semantics::freshness::Reuse;
-use crate::semantics::storable::RequestFacts;
-use crate::semantics::{Policy, validation};
-use crate::stamp::Tag;
+use crate::semantics::validation;
 use crate::upstream::RequestBody;
-
-/// A read with what the rules say of it.
-pub(super) struct Question {
-    pub asked: Asked,
-    live: Arc<Live>,
-    family: Option<(usize, Captures)>,
-    pub facts: RequestFacts,
-}
-
-impl Question {
-    fn new(live: Arc<Live>, asked: Asked) -> Question {
-        let family = live.rules.claim(&asked.target.path).map(|claimed| (claimed.family.id, claimed.captures));
-        let facts = RequestFacts {
-            authorization: asked.headers.contains_key(AUTHORIZATION),
-            cookie: asked.headers.contains_key(COOKIE),
-            no_store: RequestDirectives::parse(&asked.headers).no_store,
-        };
-        Question { asked, live, family, facts }
-    }
-
-    fn family(&self) -> Option<(&crate::rules::Family, &Captures)> {
-        let (id, captures) = self.family.as_ref()?;
-        Some((self.live.rules.families().get(*id)?, captures))
-    }
-
-    fn family_id(&self) -> Option<usize> {
-        self.family.as_ref().map(|(id, _)| *id)
-    }
-
-    /// What the family says about storing; plain RFC 9111 without one.
-    pub fn policy(&self) -> Policy {
-        let policy = self.family().map_or_else(Policy::default, |(family, _)| family.policy.clone());
-        Policy { identity_stated: self.identity_stated(), ..policy }
-    }
-
-    /// Whether the rules tell whose answer this is. A family that goes by a field or a cookie does not say so of a
-    /// request without it that carries other credentials.
-    fn identity_stated(&self) -> bool {
-        let identity = self.family().map(|(family, _)| &family.keying.identity);
-        identity.is_some_and(|identity| identity.is_stated() && identity.is_known(&self.asked.headers))
-    }
-
-    /// The largest body that is stored, bytes.
-    pub fn max_body(&self, running: &Running) -> u64 {
-        self.family().and_then(|(family, _)| family.max_body).unwrap_or(running.config.memory.max_body)
-    }
-
-    /// Everything that outdates the answer, as far as the request tells.
-    pub fn tags(&self) -> Vec<Tag> {
-        let mut tags = vec![Tag::root(), Tag::uri(&self.asked.target.path)];
-        if let Some((family, captures)) = self.family() {
-            tags.extend(family.tags(captures));
-        }
-        tags
-    }
-
-    /// Readable part of the entry's name in the store.
-    pub fn label(&self) -> String {
-        self.family().map_or_else(|| "-".to_owned(), |(family, captures)| family.label(captures))
-    }
-
-    fn canonical(&self, forwarded: ForwardedPolicy) -> Canonical {
-        let keying = self.family().map(|(family, _)| family.keying());
-        let canonical = key::derive(&self.asked.target, &self.asked.headers, keying);
-        match forwarded {
-            // Not keyed anew where nothing is added: this is the hit path.
-            ForwardedPolicy::Set | ForwardedPolicy::Off => canonical,
-            ForwardedPolicy::Append => canonical.behind(forwarded, &self.asked.headers),
-        }
-    }
-
-    /// The request carries credentials, and the rules do not say whose answer it is: only responses that RFC 9111
-    /// §3.5 lets a shared cache give to everyone may answer it, and nobody else shares its fetch.
-    fn is_personal(&self) -> bool {
-        (self.facts.authorization || self.facts.cookie) && !self.identity_stated()
-    }
-
-    fn answered(&self, response: Response<Body>, outcome: Outcome) -> Answered {
-        Answered { response, outcome, family: self.family_id() }
-    }
-}
 
 /// Why a fetch is needed, and what there is to validate.
 struct Need {

@@ -1,0 +1,102 @@
+//! A GET or HEAD together with what the rules say of it.
+
+use std::sync::Arc;
+
+use http::Response;
+use http::header::{AUTHORIZATION, COOKIE};
+
+use super::{Answered, Asked, Body};
+use crate::headers::ForwardedPolicy;
+use crate::key::{self, Canonical};
+use crate::outcome::Outcome;
+use crate::rules::{Captures, Family};
+use crate::running::{Live, Running};
+use crate::semantics::Policy;
+use crate::semantics::cache_control::RequestDirectives;
+use crate::semantics::storable::RequestFacts;
+use crate::stamp::Tag;
+
+/// A read with what the rules say of it.
+pub(super) struct Question {
+    pub asked: Asked,
+    live: Arc<Live>,
+    family: Option<(usize, Captures)>,
+    pub facts: RequestFacts,
+}
+
+impl Question {
+    /// What the rules say of a request.
+    pub fn new(live: Arc<Live>, asked: Asked) -> Question {
+        let family = live.rules.claim(&asked.target.path).map(|claimed| (claimed.family.id, claimed.captures));
+        let facts = RequestFacts {
+            authorization: asked.headers.contains_key(AUTHORIZATION),
+            cookie: asked.headers.contains_key(COOKIE),
+            no_store: RequestDirectives::parse(&asked.headers).no_store,
+        };
+        Question { asked, live, family, facts }
+    }
+
+    fn family(&self) -> Option<(&Family, &Captures)> {
+        let (id, captures) = self.family.as_ref()?;
+        Some((self.live.rules.families().get(*id)?, captures))
+    }
+
+    /// Id of the family, for its counters.
+    pub fn family_id(&self) -> Option<usize> {
+        self.family.as_ref().map(|(id, _)| *id)
+    }
+
+    /// What the family says about storing; plain RFC 9111 without one.
+    pub fn policy(&self) -> Policy {
+        let policy = self.family().map_or_else(Policy::default, |(family, _)| family.policy.clone());
+        Policy { identity_stated: self.identity_stated(), ..policy }
+    }
+
+    /// Whether the rules tell whose answer this is. A family that goes by a field or a cookie does not say so of a
+    /// request without it that carries other credentials.
+    fn identity_stated(&self) -> bool {
+        let identity = self.family().map(|(family, _)| &family.keying.identity);
+        identity.is_some_and(|identity| identity.is_stated() && identity.is_known(&self.asked.headers))
+    }
+
+    /// The largest body that is stored, bytes.
+    pub fn max_body(&self, running: &Running) -> u64 {
+        self.family().and_then(|(family, _)| family.max_body).unwrap_or(running.config.memory.max_body)
+    }
+
+    /// Everything that outdates the answer, as far as the request tells.
+    pub fn tags(&self) -> Vec<Tag> {
+        let mut tags = vec![Tag::root(), Tag::uri(&self.asked.target.path)];
+        if let Some((family, captures)) = self.family() {
+            tags.extend(family.tags(captures));
+        }
+        tags
+    }
+
+    /// Readable part of the entry's name in the store.
+    pub fn label(&self) -> String {
+        self.family().map_or_else(|| "-".to_owned(), |(family, captures)| family.label(captures))
+    }
+
+    /// The request as it is keyed, without what responses vary on.
+    pub fn canonical(&self, forwarded: ForwardedPolicy) -> Canonical {
+        let keying = self.family().map(|(family, _)| family.keying());
+        let canonical = key::derive(&self.asked.target, &self.asked.headers, keying);
+        match forwarded {
+            // Not keyed anew where nothing is added: this is the hit path.
+            ForwardedPolicy::Set | ForwardedPolicy::Off => canonical,
+            ForwardedPolicy::Append => canonical.behind(forwarded, &self.asked.headers),
+        }
+    }
+
+    /// The request carries credentials, and the rules do not say whose answer it is: only responses that RFC 9111
+    /// §3.5 lets a shared cache give to everyone may answer it, and nobody else shares its fetch.
+    pub fn is_personal(&self) -> bool {
+        (self.facts.authorization || self.facts.cookie) && !self.identity_stated()
+    }
+
+    /// An answer that counts for the family.
+    pub fn answered(&self, response: Response<Body>, outcome: Outcome) -> Answered {
+        Answered { response, outcome, family: self.family_id() }
+    }
+}
