@@ -40,10 +40,12 @@ fn complain(message: &str, code: u8) -> u8 {
 async fn until_stopped(config: Config, json: bool) -> Result<(), ServeError> {
     let listeners = Listeners::bind(&config).await?;
     let running = server::assemble(config).await?;
+    // Before anyone is told that Larder is there: who has been told may ask it to end.
+    let stopped = signals();
     if let (Ok(public), Ok(admin)) = (listeners.public.local_addr(), listeners.admin.local_addr()) {
         announce(public, admin, json);
     }
-    server::run(running, listeners, stopped()).await;
+    server::run(running, listeners, stopped).await;
     Ok(())
 }
 
@@ -67,24 +69,32 @@ fn start_log(config: &Config) {
     }
 }
 
-/// Resolves at SIGTERM or SIGINT.
-async fn stopped() {
+/// Listens for SIGTERM and SIGINT from now on; the future resolves at the first of them.
+fn signals() -> impl Future<Output = ()> {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
-        match signal(SignalKind::terminate()) {
-            Ok(mut terminate) => {
-                tokio::select! {
-                    _ = terminate.recv() => {}
-                    _ = tokio::signal::ctrl_c() => {}
-                }
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot listen for SIGTERM");
-                let _ = tokio::signal::ctrl_c().await;
+        let listen = |name: &str, kind| {
+            signal(kind).inspect_err(|error| tracing::warn!(%error, "cannot listen for {name}")).ok()
+        };
+        let mut terminate = listen("SIGTERM", SignalKind::terminate());
+        let mut interrupt = listen("SIGINT", SignalKind::interrupt());
+        async move {
+            tokio::select! {
+                Some(()) = next(&mut terminate) => {}
+                Some(()) = next(&mut interrupt) => {}
+                // Neither can be listened for: whoever stops this ends it the hard way.
+                else => std::future::pending().await,
             }
         }
     }
     #[cfg(not(unix))]
-    let _ = tokio::signal::ctrl_c().await;
+    async {
+        let _ = tokio::signal::ctrl_c().await;
+    }
+}
+
+#[cfg(unix)]
+async fn next(signal: &mut Option<tokio::signal::unix::Signal>) -> Option<()> {
+    signal.as_mut()?.recv().await
 }
