@@ -12,7 +12,7 @@ use crate::cache::Cache;
 use crate::cache::flight::Flights;
 use crate::cache::memory::Memory;
 use crate::cache::unanswered::Unanswered;
-use crate::config::{Config, LoadError};
+use crate::config::{self, Config, Digest, LoadError};
 use crate::metrics::{FamilyCounters, Metrics, NO_FAMILY};
 use crate::rules::RuleSet;
 use crate::store::Store;
@@ -61,6 +61,9 @@ pub struct Running {
     pub started: Instant,
     /// The faults of the last edit that was refused; guards only itself.
     refused: Mutex<Option<LoadError>>,
+    /// The file as it was last read, good or faulty; `None`: it could not be read. Held while a reload is under way,
+    /// so that the rules in force are those of this content.
+    last_read: Mutex<Option<Digest>>,
 }
 
 /// What a reload did.
@@ -94,6 +97,7 @@ impl Running {
             tasks: TaskTracker::new(),
             started: Instant::now(),
             refused: Mutex::new(None),
+            last_read: Mutex::new(config.digest),
             config,
         }
     }
@@ -111,7 +115,32 @@ impl Running {
     /// Reads the file again. A good one takes effect for requests that begin later; a faulty one changes nothing
     /// and is remembered for [`Running::refused`].
     pub fn reload(&self) -> Result<Reloaded, LoadError> {
-        let loaded = Config::load(self.file(), &self.config.overrides, &|name| std::env::var(name).ok());
+        let mut last_read = self.lock_last_read();
+        let content = self.content();
+        *last_read = digest_of(&content);
+        self.take_over(content)
+    }
+
+    /// The same if the file is not as it was last read; `None` if it is. It is read once: a second reading might be
+    /// of another edit, and the first one's would be taken for what is in force.
+    pub fn reload_if_edited(&self) -> Option<Result<Reloaded, LoadError>> {
+        let mut last_read = self.lock_last_read();
+        let content = self.content();
+        let digest = digest_of(&content);
+        if digest == *last_read {
+            return None;
+        }
+        *last_read = digest;
+        Some(self.take_over(content))
+    }
+
+    /// What stands in the rules file; `None` without one.
+    fn content(&self) -> Result<Option<Vec<u8>>, LoadError> {
+        self.file().map(config::read).transpose()
+    }
+
+    fn take_over(&self, content: Result<Option<Vec<u8>>, LoadError>) -> Result<Reloaded, LoadError> {
+        let loaded = content.and_then(|content| self.check(content.as_deref()));
         self.metrics.rules_faulty.set(i64::from(loaded.is_err()));
         match loaded {
             Ok(mut config) => {
@@ -132,9 +161,21 @@ impl Running {
         }
     }
 
+    fn check(&self, content: Option<&[u8]>) -> Result<Config, LoadError> {
+        let env = |name: &str| std::env::var(name).ok();
+        match self.file().zip(content) {
+            Some((path, bytes)) => Config::check(path, bytes, &self.config.overrides, &env),
+            None => Config::load(None, &self.config.overrides, &env),
+        }
+    }
+
     /// Why the last edit of the rules file was refused, if it was.
     pub fn refused(&self) -> Option<LoadError> {
         self.lock_refused().clone()
+    }
+
+    fn lock_last_read(&self) -> std::sync::MutexGuard<'_, Option<Digest>> {
+        self.last_read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_refused(&self) -> std::sync::MutexGuard<'_, Option<LoadError>> {
@@ -142,7 +183,51 @@ impl Running {
     }
 }
 
+fn digest_of(content: &Result<Option<Vec<u8>>, LoadError>) -> Option<Digest> {
+    content.as_ref().ok()?.as_deref().map(config::digest)
+}
+
 fn largest_body(config: &Config, rules: &RuleSet) -> u64 {
     let of_families = rules.families().iter().filter_map(|family| family.max_body).max().unwrap_or(0);
     config.memory.max_body.max(of_families)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Overrides;
+
+    const ONE: &str = "[[family]]\nname = \"users\"\npath = '/users'\nttl = \"1m\"\n";
+
+    fn running(file: &Path) -> Running {
+        let overrides = Overrides { upstream: Some("http://127.0.0.1:9".to_owned()), ..Overrides::default() };
+        let config = Config::load(Some(file), &overrides, &|_| None).unwrap();
+        let upstream = Upstream::new(config.server.upstream.as_ref().unwrap(), &config.server).unwrap();
+        Running::new(config, upstream, None, Arc::new(Metrics::new()))
+    }
+
+    #[tokio::test]
+    async fn an_edit_is_noticed_once_whoever_reloaded_in_between() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("rules.toml");
+        let write = |text: &str| std::fs::write(&file, text).unwrap();
+        write(ONE);
+        let running = running(&file);
+        let families = || running.live().rules.families().len();
+        assert!(running.reload_if_edited().is_none(), "it is as it was at the start");
+        write("");
+        running.reload().unwrap();
+        assert_eq!(families(), 0);
+        assert!(running.reload_if_edited().is_none(), "this edit is in force already");
+        write(ONE);
+        assert_eq!(running.reload_if_edited().unwrap().unwrap().families, 1, "back to what it was, an edit too");
+        write("[[family]");
+        assert!(running.reload_if_edited().unwrap().is_err());
+        assert!(running.reload_if_edited().is_none(), "a fault is told once");
+        std::fs::remove_file(&file).unwrap();
+        assert!(running.reload_if_edited().unwrap().is_err());
+        write(ONE);
+        assert!(running.reload_if_edited().unwrap().is_ok());
+        assert_eq!((families(), running.refused().is_none()), (1, true));
+    }
 }
