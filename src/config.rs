@@ -100,14 +100,18 @@ pub fn digest(content: &[u8]) -> Digest {
 impl Config {
     /// Reads and checks a rules file, at most 4 MiB. Without a file: the defaults, and no rules.
     pub fn load(file: Option<&Path>, overrides: &Overrides, env: &Env<'_>) -> Result<Config, LoadError> {
-        let Some(path) = file else {
-            return Config::parse("", "-", overrides, env).map_err(LoadError::Faults);
-        };
+        match file {
+            Some(path) => Config::check(path, &read(path)?, overrides, env),
+            None => Config::parse("", "-", overrides, env).map_err(LoadError::Faults),
+        }
+    }
+
+    /// Checks the content of the rules file at `path`.
+    pub fn check(path: &Path, bytes: &[u8], overrides: &Overrides, env: &Env<'_>) -> Result<Config, LoadError> {
         let name = path.display().to_string();
-        let bytes = read(path).map_err(|source| unreadable(path, source))?;
-        let text = std::str::from_utf8(&bytes).map_err(|error| not_utf8(&name, &bytes, error.valid_up_to()))?;
+        let text = std::str::from_utf8(bytes).map_err(|error| not_utf8(&name, bytes, error.valid_up_to()))?;
         let config = Config::parse(text, &name, overrides, env).map_err(LoadError::Faults)?;
-        Ok(Config { file: Some(path.to_owned()), digest: Some(digest(&bytes)), ..config })
+        Ok(Config { file: Some(path.to_owned()), digest: Some(digest(bytes)), ..config })
     }
 
     /// Checks the text of a rules file. `file_name` is what faults call it. Pure.
@@ -147,7 +151,12 @@ impl Config {
     }
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+/// Reads a rules file, at most 4 MiB.
+pub fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
+    read_bounded(path).map_err(|source| unreadable(path, source))
+}
+
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)?.take(FILE + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > FILE {

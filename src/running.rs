@@ -13,7 +13,7 @@ use crate::cache::Cache;
 use crate::cache::flight::Flights;
 use crate::cache::memory::Memory;
 use crate::cache::unanswered::Unanswered;
-use crate::config::{Config, LoadError};
+use crate::config::{self, Config, Digest, LoadError};
 use crate::metrics::{FamilyCounters, Metrics, NO_FAMILY};
 use crate::rules::{Family, Invalidation, RuleSet};
 use crate::semantics::invalidation::StatusSet;
@@ -62,8 +62,9 @@ pub struct Running {
     /// Fills, revalidations and writes: they outlive the client that caused them, and shutdown waits for them.
     pub tasks: TaskTracker,
     pub started: Instant,
-    /// One reload at a time, so that an older content cannot win.
-    reloading: tokio::sync::Mutex<()>,
+    /// The file as it was last read, good or faulty; `None`: it could not be read. Held while a reload is under way,
+    /// so that the rules in force are those of this content.
+    last_read: tokio::sync::Mutex<Option<Digest>>,
     /// The faults of the last edit that was refused; guards only itself.
     refused: Mutex<Option<LoadError>>,
 }
@@ -98,7 +99,7 @@ impl Running {
             metrics,
             tasks: TaskTracker::new(),
             started: Instant::now(),
-            reloading: tokio::sync::Mutex::default(),
+            last_read: tokio::sync::Mutex::new(config.digest),
             refused: Mutex::new(None),
             config,
         }
@@ -118,29 +119,60 @@ impl Running {
     /// and is remembered for [`Running::refused`]. What was stored at an earlier time under a definition that comes
     /// into force now is outdated: writes in between may have been mapped by other rules.
     pub async fn reload(&self) -> Result<Reloaded, LoadError> {
-        let _turn = self.reloading.lock().await;
-        let loaded = Config::load(self.file(), &self.config.overrides, &|name| std::env::var(name).ok());
-        self.metrics.rules_faulty.set(i64::from(loaded.is_err()));
-        match loaded {
-            Ok(mut config) => {
-                let live = Live::new(std::mem::take(&mut config.rules), &self.metrics);
-                let changed = changed(&self.live().rules, &live.rules);
-                if !changed.is_empty() {
-                    self.cache.invalidate(&changed).await;
-                }
-                let reloaded = Reloaded {
-                    families: live.rules.families().len(),
-                    invalidations: live.rules.invalidations().len(),
-                    needs_restart: self.config.differs(&config),
-                };
-                self.live.store(Arc::new(live));
-                *self.lock_refused() = None;
-                Ok(reloaded)
-            }
+        let mut last_read = self.last_read.lock().await;
+        let content = self.content();
+        *last_read = digest_of(&content);
+        self.take_over(content).await
+    }
+
+    /// The same if the file is not as it was last read; `None` if it is. It is read once: a second reading might be
+    /// of another edit, and the first one's would be taken for what is in force.
+    pub async fn reload_if_edited(&self) -> Option<Result<Reloaded, LoadError>> {
+        let mut last_read = self.last_read.lock().await;
+        let content = self.content();
+        let digest = digest_of(&content);
+        if digest == *last_read {
+            return None;
+        }
+        *last_read = digest;
+        Some(self.take_over(content).await)
+    }
+
+    /// What stands in the rules file; `None` without one.
+    fn content(&self) -> Result<Option<Vec<u8>>, LoadError> {
+        self.file().map(config::read).transpose()
+    }
+
+    async fn take_over(&self, content: Result<Option<Vec<u8>>, LoadError>) -> Result<Reloaded, LoadError> {
+        let checked = content.and_then(|content| self.check(content.as_deref()));
+        self.metrics.rules_faulty.set(i64::from(checked.is_err()));
+        let mut config = match checked {
+            Ok(config) => config,
             Err(error) => {
                 *self.lock_refused() = Some(error.clone());
-                Err(error)
+                return Err(error);
             }
+        };
+        let live = Live::new(std::mem::take(&mut config.rules), &self.metrics);
+        let changed = changed(&self.live().rules, &live.rules);
+        if !changed.is_empty() {
+            self.cache.invalidate(&changed).await;
+        }
+        let reloaded = Reloaded {
+            families: live.rules.families().len(),
+            invalidations: live.rules.invalidations().len(),
+            needs_restart: self.config.differs(&config),
+        };
+        self.live.store(Arc::new(live));
+        *self.lock_refused() = None;
+        Ok(reloaded)
+    }
+
+    fn check(&self, content: Option<&[u8]>) -> Result<Config, LoadError> {
+        let env = |name: &str| std::env::var(name).ok();
+        match self.file().zip(content) {
+            Some((path, bytes)) => Config::check(path, bytes, &self.config.overrides, &env),
+            None => Config::load(None, &self.config.overrides, &env),
         }
     }
 
@@ -152,6 +184,10 @@ impl Running {
     fn lock_refused(&self) -> std::sync::MutexGuard<'_, Option<LoadError>> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn digest_of(content: &Result<Option<Vec<u8>>, LoadError>) -> Option<Digest> {
+    content.as_ref().ok()?.as_deref().map(config::digest)
 }
 
 /// Families whose definition, or whose invalidation rules, are others than before.
@@ -174,4 +210,48 @@ fn written(rules: Vec<&Invalidation>) -> Vec<Written<'_>> {
 fn largest_body(config: &Config, rules: &RuleSet) -> u64 {
     let of_families = rules.families().iter().filter_map(|family| family.max_body).max().unwrap_or(0);
     config.memory.max_body.max(of_families)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Overrides;
+
+    const ONE: &str = "[[family]]\nname = \"users\"\npath = '/users'\nttl = \"1m\"\n";
+
+    fn running(file: &Path) -> Running {
+        let overrides = Overrides { upstream: Some("http://127.0.0.1:9".to_owned()), ..Overrides::default() };
+        let config = Config::load(Some(file), &overrides, &|_| None).unwrap();
+        let upstream = Upstream::new(config.server.upstream.as_ref().unwrap(), &config.server).unwrap();
+        Running::new(config, upstream, None, Arc::new(Metrics::new()))
+    }
+
+    #[tokio::test]
+    async fn an_edit_is_noticed_once_whoever_reloaded_in_between() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("rules.toml");
+        let write = |text: &str| std::fs::write(&file, text).unwrap();
+        write(ONE);
+        let running = running(&file);
+        let families = || running.live().rules.families().len();
+        assert!(running.reload_if_edited().await.is_none(), "it is as it was at the start");
+        write("");
+        running.reload().await.unwrap();
+        assert_eq!(families(), 0);
+        assert!(running.reload_if_edited().await.is_none(), "this edit is in force already");
+        write(ONE);
+        assert_eq!(
+            running.reload_if_edited().await.unwrap().unwrap().families,
+            1,
+            "back to what it was, an edit too"
+        );
+        write("[[family]");
+        assert!(running.reload_if_edited().await.unwrap().is_err());
+        assert!(running.reload_if_edited().await.is_none(), "a fault is told once");
+        std::fs::remove_file(&file).unwrap();
+        assert!(running.reload_if_edited().await.unwrap().is_err());
+        write(ONE);
+        assert!(running.reload_if_edited().await.unwrap().is_ok());
+        assert_eq!((families(), running.refused().is_none()), (1, true));
+    }
 }

@@ -9,8 +9,8 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::config::{self, Digest};
-use crate::running::Running;
+use crate::config::LoadError;
+use crate::running::{Reloaded, Running};
 
 /// Editors write a file in several steps: wait until it is quiet.
 const QUIET: Duration = Duration::from_millis(50);
@@ -66,13 +66,10 @@ async fn follow(
     mut events: mpsc::Receiver<()>,
     watcher: Option<RecommendedWatcher>,
 ) {
-    // What is in force was read from this content: an edit since then is noticed at the first look.
-    let mut known = running.config.digest;
     loop {
-        let content = read(&file).await;
-        if content != known {
-            known = content;
-            report(&running, &file).await;
+        // The first look notices an edit made while Larder was starting.
+        if let Some(outcome) = running.reload_if_edited().await {
+            report(outcome, &file);
         }
         let event = tokio::time::timeout(ANYWAY, events.recv()).await;
         if let Ok(Some(())) = event {
@@ -84,12 +81,8 @@ async fn follow(
     }
 }
 
-async fn read(file: &Path) -> Option<Digest> {
-    tokio::fs::read(file).await.ok().map(|content| config::digest(&content))
-}
-
-async fn report(running: &Running, file: &Path) {
-    match running.reload().await {
+fn report(outcome: Result<Reloaded, LoadError>, file: &Path) {
+    match outcome {
         Ok(reloaded) => {
             tracing::info!(
                 file = %file.display(),
