@@ -82,7 +82,7 @@ fn while_redis_is_gone_requests_go_upstream_in_time_and_hits_come_back_by_themse
 fn while_redis_hangs_requests_go_upstream_in_time_and_hits_come_back_by_themselves() {
     let mut site = site();
     site.get("/users").shows("stored");
-    site.redis().pause();
+    site.redis().hang();
     for _ in 0..20 {
         get_in_time(&site, "/users").shows("detail=store-away").hides("hit").hides("stored");
     }
@@ -105,7 +105,7 @@ fn larder_starts_without_redis_and_uses_it_when_it_comes() {
 fn a_write_while_redis_is_hung_is_delivered_before_anything_is_trusted() {
     let mut site = site();
     let other = two_warm_proxies(&site);
-    site.redis().pause();
+    site.redis().hang();
     site.write("POST", "/users/create").has_status(200);
     get_in_time(&site, "/users").hides("hit").carries("/users #2");
     site.redis().resume();
@@ -162,7 +162,7 @@ fn a_fetch_begun_before_redis_went_is_not_served_after_a_write_meanwhile() {
     let gate = site.upstream.hold_next("GET /users");
     let reader = site.call("GET", "/users").start();
     gate.wait_for(1);
-    site.redis().pause();
+    site.redis().hang();
     site.write("POST", "/users/create").has_status(200);
     gate.open();
     reader.response().carries("/users #1");

@@ -1,6 +1,6 @@
 //! GET and HEAD: what is stored, for how long, and what is made of it.
 
-use crate::support::{Reply, Site, Tier, eventually};
+use crate::support::{Gate, Reply, Site, Tier, eventually};
 
 const RULES: &str = r#"
 [memory]
@@ -87,9 +87,12 @@ on_both_tiers! {
     a_family_chooses_the_query_parameters_that_count,
     a_family_chooses_the_fields_that_count,
     hosts_are_kept_apart,
+    hosts_do_not_share_a_flight,
+    a_claimed_host_is_not_part_of_the_key,
     spellings_of_one_path_share_an_entry,
     a_range_is_cut_from_the_stored_response,
     a_large_body_passes_through_unstored,
+    a_body_over_the_limit_of_its_family_streams_and_is_not_stored,
     every_framing_is_stored_whole,
     a_hit_needs_no_upstream,
 }
@@ -370,6 +373,35 @@ fn hosts_are_kept_apart(tier: Tier) {
     get("a.example").shows("stored").carries("/users #1");
     get("b.example").shows("fwd=uri-miss").carries("/users #2");
     get("A.EXAMPLE:80").shows("hit").carries("/users #1");
+    get("a.example:81").shows("fwd=uri-miss").carries("/users #3");
+    get("b.example").shows("hit").carries("/users #2");
+    // Upstream is not told which host was meant unless it reads the fields that say so.
+    let told: Vec<_> = site.upstream.requests("/users").iter().map(|r| r.headers("host").join(", ")).collect();
+    assert_eq!(told, vec![site.upstream.address().to_string(); 3]);
+}
+
+fn hosts_do_not_share_a_flight(tier: Tier) {
+    let site = Site::start(tier, RULES);
+    site.upstream.answer("/users", |request| Reply::new(request.header("x-forwarded-host").unwrap_or("-")));
+    let gate = site.upstream.hold_all("/users");
+    let hosts = ["a.example", "b.example"];
+    let readers = hosts.map(|host| site.call("GET", "/users").header("Host", host).start());
+    gate.wait_for(2);
+    gate.open();
+    for (reader, host) in readers.into_iter().zip(hosts) {
+        reader.response().carries(host);
+    }
+    for host in hosts {
+        site.call("GET", "/users").header("Host", host).send().shows("hit").carries(host);
+    }
+}
+
+fn a_claimed_host_is_not_part_of_the_key(tier: Tier) {
+    let site = Site::start(tier, RULES);
+    let get = |claimed: &str| site.call("GET", "/users").header("X-Forwarded-Host", claimed).send();
+    get("a.example").shows("stored").carries("/users #1");
+    get("b.example").shows("hit").carries("/users #1");
+    assert_eq!(site.upstream.last("/users").headers("x-forwarded-host"), ["localhost"], "nobody else's response");
 }
 
 fn spellings_of_one_path_share_an_entry(tier: Tier) {
@@ -406,6 +438,27 @@ fn a_large_body_passes_through_unstored(tier: Tier) {
     site.upstream.on("/small", Reply::new("0123456789").chunked());
     site.get("/small").shows("stored");
     site.get("/small").shows("hit").carries("0123456789");
+}
+
+fn a_body_over_the_limit_of_its_family_streams_and_is_not_stored(tier: Tier) {
+    let site = Site::start(tier, RULES);
+    let replies = [Reply::new("0123456789abcdef"), Reply::new("0123456789abcdef").chunked()];
+    for (round, reply) in replies.into_iter().enumerate() {
+        let gate = Gate::new();
+        site.upstream.on("/small", reply.pause_after(13, &gate));
+        let mut reader = site.call("GET", "/small").start();
+        assert_eq!(reader.read_body(13).unwrap(), b"0123456789abc", "it arrives while upstream still sends");
+        gate.open();
+        reader.response().hides("hit").carries("0123456789abcdef");
+        site.get("/small").hides("hit").carries("0123456789abcdef");
+        assert_eq!(site.upstream.count("/small"), 2 * (round + 1));
+    }
+    // What upstream announces is judged before a byte of it has come; what it does not, when it is too much.
+    site.upstream.on("/users", Reply::new("0123456789abcdef"));
+    site.get("/users").shows("stored");
+    site.get("/users").shows("hit");
+    let stored = site.admin_get("/cache/stats").json();
+    assert_eq!(stored["key_counts"]["small_keys"], 0, "{stored:#}");
 }
 
 fn every_framing_is_stored_whole(tier: Tier) {

@@ -133,7 +133,7 @@ fn termination_does_not_wait_for_ever(tier: Tier) {
     let write = site.call("POST", "/users/create").body("{}").start();
     gate.wait_for(1);
     site.terminate();
-    site.larder.wait();
+    assert_eq!(site.larder.wait(), Some(0));
     assert!(write.finish().is_err(), "upstream has not answered");
     // What was written is not known: so it counts as written.
     site.another().get("/users").hides("hit").carries("/users #2");

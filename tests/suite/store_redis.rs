@@ -13,11 +13,12 @@ use larder::store::{Found, Link, Store, StoreError};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
+use crate::support::RedisServer;
+use crate::support::redis::free_port;
+
 mod log;
-mod server;
 
 use self::log::Log;
-use self::server::{RedisServer, eventually, free_port};
 
 const META: &str = "{test}:meta";
 const MARKS: &str = "{test}:marks";
@@ -41,10 +42,20 @@ fn open(config: &StoreConfig) -> RedisStore {
 }
 
 /// A store on this server, connected.
-async fn store_on(server: &RedisServer) -> RedisStore {
+pub async fn store_on(server: &RedisServer) -> RedisStore {
     let store = open(&config(&server.url()));
     store.connect_once().await.expect("the server is there");
     store
+}
+
+/// Waits until `condition` holds; the runtime goes on meanwhile.
+async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let holds = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(crate::support::PATIENCE, holds).await.unwrap_or_else(|_| panic!("waited in vain until {what}"));
 }
 
 async fn becomes(store: &RedisStore, what: &str, wanted: impl FnMut(&Link) -> bool) {
@@ -105,7 +116,7 @@ async fn lookup(store: &RedisStore) -> Found {
 
 /// An entry is kept and found current; then `lose` happens; and its stamp must not be current for anyone again.
 async fn loses_currency(lose: impl AsyncFnOnce(&mut RedisServer, &RedisStore)) {
-    let mut server = RedisServer::start().await;
+    let mut server = RedisServer::start();
     let store = store_on(&server).await;
     let stamp = keep_entry(&store).await;
     assert!(hits(&lookup(&store).await), "current before");
@@ -139,7 +150,7 @@ async fn the_root_tag_outdates_everything() {
 
 #[tokio::test]
 async fn what_was_stamped_before_a_write_and_stored_after_it_is_not_current() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start();
     let store = store_on(&server).await;
     let before = store.view(&tags()).await.unwrap().stamp;
     let sequence = store.invalidate(&tags()).await.unwrap();
@@ -151,7 +162,7 @@ async fn what_was_stamped_before_a_write_and_stored_after_it_is_not_current() {
 
 #[tokio::test]
 async fn two_proxies_see_each_others_writes_and_entries() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start();
     let (one, two) = (store_on(&server).await, store_on(&server).await);
     keep_entry(&one).await;
     assert!(hits(&lookup(&two).await));
@@ -202,8 +213,7 @@ async fn an_invalidation_notices_a_loss_by_itself() {
 #[tokio::test]
 async fn a_server_restarted_empty_starts_a_new_epoch() {
     loses_currency(async |server, _| {
-        server.kill();
-        server.restart_empty().await;
+        server.restart_empty();
     })
     .await;
 }
@@ -213,8 +223,7 @@ async fn a_server_restored_from_an_old_snapshot_starts_a_new_epoch() {
     loses_currency(async |server, store| {
         server.run::<()>(&["SAVE"]);
         store.invalidate(&tags()).await.unwrap();
-        server.kill();
-        server.restart().await;
+        server.restart();
         assert!(server.run::<bool>(&["EXISTS", &format!("test:{KEY}")]), "the old entry is back");
     })
     .await;
@@ -222,21 +231,20 @@ async fn a_server_restored_from_an_old_snapshot_starts_a_new_epoch() {
 
 #[tokio::test]
 async fn a_proxy_that_comes_after_an_old_snapshot_was_restored_does_not_trust_it() {
-    let mut server = RedisServer::start().await;
+    let mut server = RedisServer::start();
     let store = store_on(&server).await;
     let stamp = keep_entry(&store).await;
     server.run::<()>(&["SAVE"]);
     store.invalidate(&tags()).await.unwrap();
     drop(store);
-    server.kill();
-    server.restart().await;
+    server.restart();
     let found = lookup(&store_on(&server).await).await;
     assert!(found.entry.is_some() && !hits(&found) && !found.view.is_current(stamp));
 }
 
 #[tokio::test]
 async fn a_server_demoted_to_a_replica_answers_no_lookup_and_serves_again_when_promoted() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start();
     let store = store_on(&server).await;
     keep_entry(&store).await;
     server.run::<()>(&["REPLICAOF", "127.0.0.1", &free_port().to_string()]);
@@ -254,7 +262,7 @@ async fn a_server_demoted_to_a_replica_answers_no_lookup_and_serves_again_when_p
 #[tokio::test]
 async fn a_server_that_takes_no_writes_answers_no_lookup() {
     for (setting, refusing, taking) in [("min-replicas-to-write", "1", "0"), ("maxmemory", "1", "0")] {
-        let server = RedisServer::start().await;
+        let server = RedisServer::start();
         let store = store_on(&server).await;
         keep_entry(&store).await;
         server.run::<()>(&["CONFIG", "SET", setting, refusing]);
@@ -281,7 +289,7 @@ async fn an_evicted_mark_set_is_noticed_although_meta_and_entries_remain() {
 
 #[tokio::test]
 async fn marks_are_read_between_sequence_and_meta_and_after_the_entry() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start();
     let store = store_on(&server).await;
     server.run::<()>(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]);
     lookup(&store).await;
@@ -302,7 +310,7 @@ fn hasty(server: &RedisServer) -> StoreConfig {
 
 #[tokio::test]
 async fn a_hung_server_costs_the_requests_in_flight_the_limit_once_and_is_used_again_when_it_wakes() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start();
     let store = open(&hasty(&server));
     becomes_up(&store).await;
     let stamp = recovered(&store, async || store.view(&tags()).await).await.stamp;
@@ -341,7 +349,7 @@ async fn a_hung_server_costs_the_requests_in_flight_the_limit_once_and_is_used_a
 
 #[tokio::test]
 async fn an_idle_link_to_a_hung_server_is_found_dead_before_a_request_meets_it() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start();
     let store = open(&hasty(&server));
     becomes_up(&store).await;
     server.hang();
@@ -350,31 +358,31 @@ async fn an_idle_link_to_a_hung_server_is_found_dead_before_a_request_meets_it()
 
 #[tokio::test]
 async fn a_server_killed_and_restarted_on_the_same_port_is_used_again() {
-    let mut server = RedisServer::start().await;
+    let mut server = RedisServer::start();
     let store = store_on(&server).await;
     server.kill();
     assert!(matches!(store.view(&tags()).await, Err(StoreError::Away(_))));
     becomes_down(&store).await;
-    server.restart_empty().await;
+    server.restart_empty();
     recovered(&store, async || store.view(&tags()).await).await;
 }
 
 #[tokio::test]
 async fn a_store_may_be_made_before_its_server_is_there() {
-    let mut server = RedisServer::start().await;
+    let mut server = RedisServer::start();
     server.stop();
     let store = open(&config(&server.url()));
     assert!(matches!(store.view(&tags()).await, Err(StoreError::Away(_))));
     let fault = store.connect_once().await.unwrap_err();
     assert!(matches!(&fault, ConnectFault::Unreachable { reason, .. } if reason.contains("refused")), "{fault}");
-    server.restart().await;
+    server.restart();
     becomes_up(&store).await;
     store.connect_once().await.expect("the latest attempt counts");
 }
 
 #[tokio::test]
 async fn a_dropped_store_leaves_no_connection_behind() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start();
     let store = store_on(&server).await;
     let clients = || server.run::<String>(&["CLIENT", "LIST"]).lines().count();
     assert_eq!(clients(), 3, "two of the store, and the one that asks");
@@ -394,7 +402,7 @@ async fn rejection(url: &str) -> String {
 
 #[tokio::test]
 async fn a_wrong_password_is_told_from_an_absent_server() {
-    let server = RedisServer::start_with(&["--requirepass", "right"]).await;
+    let server = RedisServer::start_with(&["--requirepass", "right"]);
     let address = server.url();
     let port = address.rsplit_once(':').unwrap().1;
     let wrong = rejection(&format!("redis://:s3cret@127.0.0.1:{port}")).await;
@@ -409,7 +417,7 @@ async fn a_wrong_password_is_told_from_an_absent_server() {
 
 #[tokio::test]
 async fn a_named_user_logs_in_with_the_permissions_it_needs() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start();
     server.run::<()>(&["ACL", "SETUSER", "larder", "on", ">pass", "~test:*", "~{test}:*", "+@all"]);
     server.run::<()>(&["ACL", "SETUSER", "guest", "on", ">pass", "~test:*", "+get"]);
     let url = |user| server.url().replace("redis://", &format!("redis://{user}:pass@"));
@@ -420,7 +428,7 @@ async fn a_named_user_logs_in_with_the_permissions_it_needs() {
 
 #[tokio::test]
 async fn a_database_that_does_not_exist_is_told() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start();
     let fault = rejection(&format!("{}/99", server.url())).await;
     assert!(fault.contains("database") && fault.contains("out of range"), "{fault}");
 }
@@ -451,7 +459,7 @@ async fn a_peer_that_does_not_speak_redis_is_told_once_however_often_it_is_tried
 #[tokio::test]
 async fn each_change_of_the_link_and_of_the_epoch_is_logged_with_its_cause() {
     let log = Log::capture();
-    let mut server = RedisServer::start().await;
+    let mut server = RedisServer::start();
     let store = store_on(&server).await;
     server.run::<()>(&["DEL", MARKS]);
     store.view(&[]).await.unwrap();
@@ -462,7 +470,7 @@ async fn each_change_of_the_link_and_of_the_epoch_is_logged_with_its_cause() {
     server.run::<()>(&["SAVE"]);
     server.kill();
     store.view(&[]).await.unwrap_err();
-    server.restart().await;
+    server.restart();
     becomes_up(&store).await;
     let text = log.text();
     let expected = [
@@ -509,7 +517,7 @@ async fn tls_server() -> (RedisServer, u16) {
     let port = free_port();
     let tls = ["--tls-port", &port.to_string(), "--tls-cert-file", &cert, "--tls-key-file", &key];
     let args = [&tls[..], &["--tls-ca-cert-file", &cert, "--tls-auth-clients", "no"]].concat();
-    (RedisServer::start_in(dir, &args).await, port)
+    (RedisServer::start_in(dir, &args), port)
 }
 
 #[tokio::test]
@@ -547,7 +555,7 @@ async fn tls_child_connects() {
 
 #[tokio::test]
 async fn a_server_that_is_silent_to_tls_is_asked_after() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start();
     let plain = hasty(&server);
     let store = open(&StoreConfig { redis: plain.redis.replace("redis://", "rediss://"), ..plain });
     let fault = store.connect_once().await.expect_err("plain Redis does not answer a TLS greeting");
@@ -570,7 +578,7 @@ async fn urls_that_cannot_be_used_are_refused_without_quoting_a_password() {
 
 #[tokio::test]
 async fn trimming_the_marks_raises_the_floor_and_never_makes_an_outdated_entry_current() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start();
     let store = open(&StoreConfig { marks_max: 5, ..config(&server.url()) });
     store.connect_once().await.unwrap();
     let old = keep_entry(&store).await;
@@ -588,7 +596,7 @@ async fn trimming_the_marks_raises_the_floor_and_never_makes_an_outdated_entry_c
 
 #[tokio::test]
 async fn any_number_of_instances_leaves_a_bounded_number_of_marks() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start();
     let store = open(&StoreConfig { marks_max: 200, ..config(&server.url()) });
     store.connect_once().await.unwrap();
     for round in 0..50 {
@@ -600,7 +608,7 @@ async fn any_number_of_instances_leaves_a_bounded_number_of_marks() {
 
 #[tokio::test]
 async fn invalidating_more_tags_at_once_than_marks_are_kept_still_outdates_them() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start();
     let store = open(&StoreConfig { marks_max: 1, ..config(&server.url()) });
     store.connect_once().await.unwrap();
     let many: Vec<Tag> = (0..500).map(|n| Tag::family(&format!("user_details:{n}"))).collect();
@@ -615,7 +623,7 @@ async fn invalidating_more_tags_at_once_than_marks_are_kept_still_outdates_them(
 
 #[tokio::test]
 async fn a_lowered_limit_is_reached_in_bounded_steps() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start();
     let store = store_on(&server).await;
     let many: Vec<Tag> = (0..4000).map(|n| Tag::family(&format!("user_details:{n}"))).collect();
     store.invalidate(&many).await.unwrap();
@@ -632,7 +640,7 @@ async fn a_lowered_limit_is_reached_in_bounded_steps() {
 
 #[tokio::test]
 async fn sequences_rise_even_when_the_clock_is_behind_them() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start();
     let store = store_on(&server).await;
     // A day ahead, as after a clock that was set back; odd, so that a rounded number would show.
     let ahead = store.invalidate(&[]).await.unwrap() + 86_400_000_001;
@@ -647,7 +655,7 @@ async fn sequences_rise_even_when_the_clock_is_behind_them() {
 
 #[tokio::test]
 async fn a_new_epoch_goes_on_above_the_sequences_of_the_last() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start();
     let store = store_on(&server).await;
     let ahead = store.invalidate(&[]).await.unwrap() + 86_400_000_001;
     server.run::<()>(&["HSET", META, "seq", &ahead.to_string()]);
@@ -657,7 +665,7 @@ async fn a_new_epoch_goes_on_above_the_sequences_of_the_last() {
 
 #[tokio::test]
 async fn a_stamp_is_the_last_sequence_issued_and_never_the_clock() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start();
     let store = store_on(&server).await;
     let sequence = store.invalidate(&tags()).await.unwrap();
     for _ in 0..3 {
@@ -667,7 +675,7 @@ async fn a_stamp_is_the_last_sequence_issued_and_never_the_clock() {
 
 #[tokio::test]
 async fn parallel_invalidations_take_distinct_sequences() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start();
     let (one, two) = (store_on(&server).await, store_on(&server).await);
     let (tags_one, tags_two) = (tags(), [Tag::family("user_list")]);
     let mut taken = vec![];
@@ -688,7 +696,7 @@ async fn parallel_invalidations_take_distinct_sequences() {
 
 #[tokio::test]
 async fn parallel_lookups_after_a_flush_agree_on_one_epoch() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start();
     let (one, two) = (store_on(&server).await, store_on(&server).await);
     server.flush_all();
     let none = [];
@@ -700,7 +708,7 @@ async fn parallel_lookups_after_a_flush_agree_on_one_epoch() {
 
 #[tokio::test]
 async fn epochs_keep_all_their_64_bits() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start();
     let store = store_on(&server).await;
     let kept: u64 = server.run(&["HGET", META, "epoch"]);
     assert_eq!(store.view(&[]).await.unwrap().stamp.epoch, Epoch(kept), "as the script was given it");
@@ -712,7 +720,7 @@ async fn epochs_keep_all_their_64_bits() {
 
 #[tokio::test]
 async fn scripts_forgotten_by_the_server_are_loaded_again() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start();
     let store = store_on(&server).await;
     server.run::<()>(&["SCRIPT", "FLUSH"]);
     let View { stamp, .. } = store.view(&[]).await.unwrap();
@@ -721,7 +729,7 @@ async fn scripts_forgotten_by_the_server_are_loaded_again() {
 
 #[tokio::test]
 async fn entries_have_readable_keys_and_a_time_to_live_and_can_be_removed() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start();
     let store = store_on(&server).await;
     let body = Bytes::from((0..=255).cycle().take(100_000).collect::<Vec<u8>>());
     store.put(KEY, body.clone(), Duration::from_secs(60)).await.unwrap();
@@ -737,7 +745,7 @@ async fn entries_have_readable_keys_and_a_time_to_live_and_can_be_removed() {
 
 #[tokio::test]
 async fn entries_are_counted_by_family_and_nothing_else_is() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start();
     let store = store_on(&server).await;
     for n in 0..30 {
         let key = format!(
@@ -756,7 +764,7 @@ async fn entries_are_counted_by_family_and_nothing_else_is() {
 
 #[tokio::test]
 async fn counting_ends_near_its_limit_and_says_so() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start();
     let store = store_on(&server).await;
     let script = "for i = 1, 5000 do redis.call('SET', 'test:v1:user_list:' .. i, 'x') end";
     server.run::<()>(&["EVAL", script, "0"]);
@@ -768,7 +776,7 @@ async fn counting_ends_near_its_limit_and_says_so() {
 
 #[tokio::test]
 async fn info_tells_of_the_server() {
-    let server = RedisServer::start().await;
+    let server = RedisServer::start();
     let store = store_on(&server).await;
     let info = store.info().await.unwrap();
     assert_eq!(info.text("role"), "master");

@@ -1,104 +1,193 @@
-//! Real `redis-server` processes, each with a port and a directory of its own.
+//! A real `redis-server` of one test: a port, a directory and a process of its own, which ends with the value. It
+//! blocks while the server starts, which a test on a runtime can bear: nothing else runs there.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::ErrorKind;
+use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use redis::{FromRedisValue, RedisResult, Value};
 use tempfile::TempDir;
 
 use super::larder::signal;
-use super::{PATIENCE, eventually};
+use super::{PATIENCE, eventually_some};
 
-/// A running (or just killed) server.
+/// A port that was free a moment ago. Drawn at random from below those that the system hands out by itself, so that it
+/// is hardly taken while a server is being restarted.
+pub fn free_port() -> u16 {
+    let mut drawn = std::iter::repeat_with(|| rand::random_range(10_000..32_768));
+    drawn.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("the draw does not end")
+}
+
+/// The server, running or ended for now. Keeps nothing on disk unless told to save.
 pub struct RedisServer {
-    port: u16,
     dir: TempDir,
-    child: Option<Child>,
+    port: u16,
+    args: Vec<String>,
+    process: Option<Child>,
 }
 
 impl RedisServer {
+    /// Starts a server on a free port.
     pub fn start() -> RedisServer {
-        let dir = tempfile::tempdir().unwrap();
-        let (port, child) = (free_port(), None);
-        let mut server = RedisServer { port, dir, child };
-        while !server.try_start() {
-            // Someone took the port meanwhile.
-            server.port = free_port();
-        }
-        server
+        RedisServer::start_with(&[])
     }
 
+    /// The same with further arguments, such as `["--requirepass", "secret"]`.
+    pub fn start_with(args: &[&str]) -> RedisServer {
+        RedisServer::start_in(tempfile::tempdir().unwrap(), args)
+    }
+
+    /// The same in a directory that holds files the arguments speak of.
+    pub fn start_in(dir: TempDir, args: &[&str]) -> RedisServer {
+        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let mut server = RedisServer { dir, port: 0, args, process: None };
+        for _ in 0..5 {
+            server.port = free_port();
+            if server.try_start() {
+                return server;
+            }
+            // Someone took the port meanwhile.
+        }
+        panic!("redis-server does not start:\n{}", server.log());
+    }
+
+    /// `redis://127.0.0.1:port`
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// `kill -9`.
+    /// The server's directory: its snapshot and log.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Ends the server as an operator would, without saving.
+    pub fn stop(&mut self) {
+        signal(self.id(), "TERM");
+        self.reap();
+    }
+
+    /// `kill -9`, which ends a hung server too.
     pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
+        if let Some(process) = self.process.as_mut() {
+            // It may have ended by itself already.
+            let _ = process.kill();
         }
-    }
-
-    /// The same port and directory: with the snapshot, if one was saved.
-    pub fn restart(&mut self) {
-        self.kill();
-        eventually("redis-server has its port again", || self.try_start());
-    }
-
-    /// The same port, nothing remembered.
-    pub fn restart_empty(&mut self) {
-        self.kill();
-        let _ = std::fs::remove_file(self.dir.path().join("dump.rdb"));
-        self.restart();
-    }
-
-    /// Writes the snapshot.
-    pub fn save(&self) {
-        assert_eq!(self.command(&["SAVE"]), "OK");
+        self.reap();
     }
 
     /// The server hangs: its connections stay open and nothing is answered.
-    pub fn pause(&self) {
+    pub fn hang(&self) {
         signal(self.id(), "STOP");
     }
 
+    /// Ends [`RedisServer::hang`].
     pub fn resume(&self) {
         signal(self.id(), "CONT");
     }
 
-    /// Sends one command and gives the reply as text, elements of arrays in lines.
-    pub fn command(&self, words: &[&str]) -> String {
-        self.try_command(words).unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    /// `kill -9` unless it has ended, and again on the same port, with the snapshot of the last save if there is one.
+    pub fn restart(&mut self) {
+        self.kill();
+        let started = (0..5).any(|_| self.try_start());
+        assert!(started, "redis-server does not start again:\n{}", self.log());
     }
 
-    fn try_command(&self, words: &[&str]) -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let mut request = format!("*{}\r\n", words.len());
-        for word in words {
-            request += &format!("${}\r\n{word}\r\n", word.len());
+    /// The same, with nothing remembered.
+    pub fn restart_empty(&mut self) {
+        self.kill();
+        match std::fs::remove_file(self.dir().join("dump.rdb")) {
+            Err(error) if error.kind() != ErrorKind::NotFound => panic!("dump.rdb: {error}"),
+            _ => self.restart(),
         }
-        stream.write_all(request.as_bytes())?;
-        read_reply(&mut BufReader::new(stream))
+    }
+
+    /// Writes the snapshot.
+    pub fn save(&self) {
+        self.run::<()>(&["SAVE"]);
+    }
+
+    /// Removes everything in all databases.
+    pub fn flush_all(&self) {
+        self.run::<()>(&["FLUSHALL"]);
+    }
+
+    /// Runs one command on a connection of its own.
+    #[track_caller]
+    pub fn run<T: FromRedisValue>(&self, command: &[&str]) -> T {
+        self.try_run(command).unwrap_or_else(|error| panic!("{}: {error}", command.join(" ")))
+    }
+
+    /// The same; gives the reply as text, elements of arrays in lines.
+    #[track_caller]
+    pub fn command(&self, command: &[&str]) -> String {
+        text(self.run(command))
+    }
+
+    /// How often the server has carried out each command since its start, the commands within scripts too.
+    pub fn command_counts(&self) -> Vec<(String, u64)> {
+        let stats: String = self.run(&["INFO", "commandstats"]);
+        let count = |line: &str| {
+            let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+            Some((name.to_owned(), rest.split(',').next()?.parse().ok()?))
+        };
+        stats.lines().filter_map(count).collect()
+    }
+
+    fn try_run<T: FromRedisValue>(&self, command: &[&str]) -> RedisResult<T> {
+        let password = self.args.iter().position(|arg| arg == "--requirepass").map(|at| &self.args[at + 1]);
+        let login = password.map(|password| format!(":{password}@")).unwrap_or_default();
+        let client = redis::Client::open(format!("redis://{login}127.0.0.1:{}", self.port))?;
+        let mut connection = client.get_connection_with_timeout(PATIENCE)?;
+        connection.set_read_timeout(Some(PATIENCE))?;
+        redis::cmd(command[0]).arg(&command[1..]).query(&mut connection)
+    }
+
+    /// True when the server answers; false when its process ended instead.
+    fn try_start(&mut self) -> bool {
+        self.process = Some(self.spawn());
+        let started = eventually_some("redis-server answers", || match self.has_ended() {
+            true => Some(false),
+            false => self.is_ready().then_some(true),
+        });
+        if !started {
+            self.reap();
+        }
+        started
+    }
+
+    fn spawn(&self) -> Child {
+        let mut command = Command::new("redis-server");
+        command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--logfile", "redis.log"]);
+        command.args(["--port", &self.port.to_string()]).arg("--dir").arg(self.dir()).args(&self.args);
+        let spawned = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        spawned.unwrap_or_else(|error| panic!("redis-server: {error}; run tests/run, which installs it"))
+    }
+
+    /// Whether this very process answers: another test's server may have taken the port first.
+    fn is_ready(&self) -> bool {
+        let answer = self.try_run::<String>(&["INFO", "server"]).unwrap_or_default();
+        let id = format!("process_id:{}", self.id());
+        answer.lines().any(|line| line == id) && self.try_run::<String>(&["PING"]).is_ok()
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.process.as_mut().is_none_or(|process| process.try_wait().unwrap().is_some())
     }
 
     fn id(&self) -> u32 {
-        self.child.as_ref().expect("it runs").id()
+        self.process.as_ref().expect("the server is running").id()
     }
 
-    /// Whether it answers now; it has ended if it does not, since another process has its port.
-    fn try_start(&mut self) -> bool {
-        let child = self.child.insert(spawn(self.port, &self.dir));
-        let mut ended = false;
-        let process = child.id().to_string();
-        eventually("redis-server answers or ends", || {
-            ended = self.child.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some());
-            let info = self.try_command(&["INFO", "server"]).unwrap_or_default();
-            // Another test's server may answer at this port.
-            ended || info.contains(&format!("process_id:{process}\r"))
-        });
-        !ended
+    fn reap(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.wait().unwrap();
+        }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.dir().join("redis.log")).unwrap_or_default()
     }
 }
 
@@ -108,33 +197,15 @@ impl Drop for RedisServer {
     }
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn spawn(port: u16, dir: &TempDir) -> Child {
-    Command::new("redis-server")
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
-        .args(["--dir", &dir.path().display().to_string()])
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap_or_else(|error| panic!("redis-server: {error}; run tests/run, which installs it"))
-}
-
-fn read_reply(reader: &mut impl BufRead) -> std::io::Result<String> {
-    let mut line = String::new();
-    reader.read_line(&mut line)?;
-    let (kind, rest) = line.trim_end().split_at_checked(1).ok_or(std::io::ErrorKind::UnexpectedEof)?;
-    let count: i64 = rest.parse().unwrap_or(-1);
-    match kind {
-        "$" if count >= 0 => {
-            let mut bytes = vec![0; count as usize + 2];
-            reader.read_exact(&mut bytes)?;
-            Ok(String::from_utf8_lossy(&bytes[..count as usize]).into_owned())
-        }
-        "*" => Ok((0..count).map(|_| read_reply(reader)).collect::<Result<Vec<_>, _>>()?.join("\n")),
-        "$" => Ok(String::new()),
-        _ => Ok(rest.to_owned()),
+fn text(reply: Value) -> String {
+    match reply {
+        Value::Okay => "OK".to_owned(),
+        Value::Int(number) => number.to_string(),
+        Value::SimpleString(text) => text,
+        Value::BulkString(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Value::Array(elements) => elements.into_iter().map(text).collect::<Vec<_>>().join("\n"),
+        Value::Nil => String::new(),
+        other => panic!("a reply that no test asks for: {other:?}"),
     }
 }
 
@@ -146,7 +217,7 @@ fn a_killed_server_remembers_what_was_saved_and_nothing_more() {
     redis.command(&["SET", "lost", "1"]);
     redis.restart();
     assert_eq!(redis.command(&["KEYS", "*"]), "kept");
-    redis.pause();
+    redis.hang();
     redis.resume();
     redis.restart_empty();
     assert_eq!(redis.command(&["DBSIZE"]), "0");

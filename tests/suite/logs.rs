@@ -1,0 +1,65 @@
+//! What an operator reads of each request: one outcome, in the response, the access log and the metric.
+
+use serde_json::Value;
+
+use crate::support::{Larder, Plan, Upstream, eventually_some};
+
+fn rules(format: &str) -> String {
+    format!(
+        "[log]\naccess = true\nformat = {format:?}\n\n[[family]]\nname = \"users\"\npath = '/users'\nttl = \"60s\"\n"
+    )
+}
+
+fn start(upstream: &Upstream, format: &str) -> Larder {
+    Plan::new(&upstream.url()).rules(&rules(format)).start()
+}
+
+/// The access log's line for the request with this number, counted from 0.
+fn line(larder: &Larder, number: usize) -> String {
+    eventually_some("the request is logged", || {
+        let log = larder.log();
+        log.lines().filter(|line| line.contains("larder::access")).nth(number).map(str::to_owned)
+    })
+}
+
+#[test]
+fn the_access_log_and_the_metric_say_what_the_response_says() {
+    let upstream = Upstream::start();
+    let larder = start(&upstream, "json");
+    let requests = [
+        ("GET", "/users", "users", "miss"),
+        ("GET", "/users", "users", "hit"),
+        ("HEAD", "/users", "users", "hit"),
+        ("GET", "/other?secret=1", "none", "pass"),
+        ("POST", "/users", "none", "write"),
+    ];
+    for (number, (method, target, family, outcome)) in requests.into_iter().enumerate() {
+        let answer = larder.call(method, target).send();
+        let logged: Value = serde_json::from_str(&line(&larder, number)).unwrap();
+        assert_eq!(logged["cache_status"].as_str(), answer.header("cache-status"), "{logged}");
+        let path = target.split('?').next().unwrap();
+        assert_eq!((&logged["method"], &logged["path"]), (&method.into(), &path.into()), "{logged}");
+        assert_eq!((&logged["family"], &logged["outcome"]), (&family.into(), &outcome.into()), "{logged}");
+        assert!(logged["status"] == 200 && logged["micros"].is_u64(), "{logged}");
+    }
+    let metrics = larder.admin_get("/metrics").text();
+    for (family, outcome, count) in
+        [("users", "miss", 1), ("users", "hit", 2), ("none", "pass", 1), ("none", "write", 1)]
+    {
+        let sample = format!("larder_requests_total{{family={family:?},outcome={outcome:?}}} {count}");
+        assert!(metrics.lines().any(|line| line == sample), "no {sample}:\n{metrics}");
+    }
+    assert!(!larder.log().contains("secret"), "{}", larder.log());
+}
+
+#[test]
+fn the_access_log_can_be_read_without_a_tool() {
+    let upstream = Upstream::start();
+    let larder = start(&upstream, "text");
+    larder.get("/users");
+    larder.get("/users");
+    let hit = line(&larder, 1);
+    for word in ["GET", "/users", "200", "family=\"users\"", "outcome=\"hit\"", "larder; hit; ttl="] {
+        assert!(hit.contains(word), "no {word}: {hit}");
+    }
+}

@@ -1,0 +1,158 @@
+//! One write outdates a family, however many entries are in it, at the same cost: it sets a mark and touches no entry.
+//! Cost is counted (sequences, entries touched, commands that Redis carried out), not timed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use larder::cache::memory::Memory;
+use larder::cache::{Cache, Found, Place};
+use larder::entry::{Content, Entry, Response};
+use larder::key::{Canonical, Key};
+use larder::metrics::Metrics;
+use larder::semantics::freshness::{Freshness, LifetimeSource};
+use larder::stamp::{Epoch, Stamp, Tag};
+use larder::store::Store;
+use larder::store::redis::RedisStore;
+
+use crate::store_redis;
+use crate::support::RedisServer;
+
+const MANY: u32 = 100_000;
+
+fn tags(id: u32) -> Vec<Tag> {
+    vec![Tag::family("user"), Tag::family(&format!("user:{id}"))]
+}
+
+fn canonical(id: u32) -> Canonical {
+    Canonical { text: format!("GET http://localhost/users/{id}"), key: Key(u128::from(id).to_be_bytes()) }
+}
+
+fn response() -> Response {
+    let freshness = Freshness {
+        response_time: SystemTime::now(),
+        initial_age: Duration::ZERO,
+        lifetime: Duration::from_secs(3600),
+        source: LifetimeSource::Expires,
+        always_validate: false,
+        never_stale: false,
+        stale_while_revalidate: Duration::ZERO,
+        stale_if_error: Duration::ZERO,
+    };
+    let (status, headers, body) = (StatusCode::OK, HeaderMap::new(), Bytes::from_static(b"body"));
+    Response { status, headers, body, freshness, for_credentials: false }
+}
+
+/// Keeps these entries as fetches that begin now would.
+fn fill(cache: &Cache, ids: std::ops::Range<u32>) {
+    let stamp = cache.memory().marks.stamp();
+    for id in ids {
+        let Canonical { text, key } = canonical(id);
+        let entry =
+            Entry { text: text.into(), stamp, tags: tags(id).into(), content: Content::Response(response()) };
+        let place = Place { key, label: format!("user:{id}"), keep: Duration::from_secs(3600) };
+        cache.store_in_memory(entry, &place);
+    }
+}
+
+/// How many entries in memory are current.
+fn current(cache: &Cache) -> usize {
+    let mut count = 0;
+    let memory = cache.memory();
+    memory.for_each(|resident| count += usize::from(memory.view_of(resident).is_current(resident.entry.stamp)));
+    count
+}
+
+/// Outdates the family as a write does; gives the sequences that this took.
+async fn sequences_of_a_write(cache: &Cache) -> u64 {
+    let before = cache.memory().marks.stamp().sequence;
+    assert!(cache.invalidate(&[Tag::family("user")]).await);
+    cache.memory().marks.stamp().sequence - before
+}
+
+#[tokio::test]
+async fn one_write_outdates_a_hundred_thousand_entries_in_memory_as_it_does_one() {
+    let memory = Memory::new(1 << 30, 1 << 20, 1 << 16);
+    let cache = Cache::new(memory, None, Arc::new(Metrics::new()));
+    fill(&cache, 0..1);
+    assert_eq!(current(&cache), 1);
+    let for_one = sequences_of_a_write(&cache).await;
+    assert_eq!(current(&cache), 0);
+
+    fill(&cache, 0..MANY);
+    assert_eq!(current(&cache), MANY as usize);
+    let before = cache.usage();
+    let for_many = sequences_of_a_write(&cache).await;
+    assert_eq!((for_one, for_many), (1, 1));
+    assert_eq!((before.entries, cache.usage()), (u64::from(MANY), before), "no entry was touched");
+    assert_eq!(current(&cache), 0);
+
+    let asked = canonical(MANY / 2);
+    let lookup = cache.lookup(asked, &HeaderMap::new(), String::new, || tags(MANY / 2)).await;
+    assert!(matches!(lookup.found, Found::Outdated), "{:?}", lookup.found);
+}
+
+/// The name of an entry in the store.
+fn name(id: u32) -> String {
+    format!("v1:user:{id}:0")
+}
+
+/// Whether this entry may be served. An entry is its stamp here: `epoch sequence`.
+async fn is_current(store: &RedisStore, id: u32) -> bool {
+    let found = store.lookup(&name(id), &tags(id)).await.unwrap();
+    let entry = found.entry.expect("a mark removes no entry");
+    let (epoch, sequence) = std::str::from_utf8(&entry).unwrap().split_once(' ').unwrap();
+    let stamp = Stamp { epoch: Epoch(epoch.parse().unwrap()), sequence: sequence.parse().unwrap() };
+    found.view.is_current(stamp)
+}
+
+/// Keeps these entries as fetches that begin now would, all within the server.
+async fn fill_redis(server: &RedisServer, store: &RedisStore, count: u32) {
+    let stamp = store.view(&tags(0)).await.unwrap().stamp;
+    let entry = format!("{} {}", stamp.epoch.0, stamp.sequence);
+    let script = "for id = 0, ARGV[1] - 1 do \
+                  redis.call('SET', 'test:v1:user:' .. id .. ':0', ARGV[2], 'EX', 3600) end";
+    server.run::<()>(&["EVAL", script, "0", &count.to_string(), &entry]);
+}
+
+/// Outdates the family as a write does; gives how often the server carried out which command for it.
+async fn commands_of_a_write(server: &RedisServer, store: &RedisStore) -> BTreeMap<String, u64> {
+    let before: BTreeMap<_, _> = server.command_counts().into_iter().collect();
+    store.invalidate(&[Tag::family("user")]).await.unwrap();
+    let mut after: BTreeMap<_, _> = server.command_counts().into_iter().collect();
+    after.retain(|name, count| {
+        *count -= before.get(name).unwrap_or(&0);
+        // Those of the counting itself and of the link's heartbeat.
+        let aside = ["info", "ping", "client", "hello"];
+        *count > 0 && !aside.contains(&name.split('|').next().unwrap_or_default())
+    });
+    after
+}
+
+#[tokio::test]
+async fn one_write_outdates_a_hundred_thousand_entries_in_redis_as_it_does_one() {
+    let server = RedisServer::start();
+    let store = store_redis::store_on(&server).await;
+    let sample = [0, 1, MANY / 2, MANY - 1];
+    // The first one adds the mark, the second one moves it, as the third will.
+    commands_of_a_write(&server, &store).await;
+    fill_redis(&server, &store, 1).await;
+    assert!(is_current(&store, 0).await);
+    let for_one = commands_of_a_write(&server, &store).await;
+    assert!(!is_current(&store, 0).await);
+
+    fill_redis(&server, &store, MANY).await;
+    for id in sample {
+        assert!(is_current(&store, id).await, "{id}");
+    }
+    let keys: u64 = server.run(&["DBSIZE"]);
+    let for_many = commands_of_a_write(&server, &store).await;
+    assert!(!for_one.is_empty());
+    assert_eq!(for_one, for_many);
+    assert_eq!(server.run::<u64>(&["DBSIZE"]), keys, "no entry was touched");
+    for id in sample {
+        assert!(!is_current(&store, id).await, "{id}");
+    }
+}
