@@ -267,7 +267,7 @@ fn without_tokens_the_admin_stays_on_the_loopback_address_and_says_so() {
     let upstream = Upstream::start();
     let larder = Plan::new(&upstream.url()).argument("--admin", "0.0.0.0:0").start();
     assert!(larder.admin.ip().is_loopback(), "{}", larder.admin);
-    assert!(larder.log().contains("loopback"), "{}", larder.log());
+    eventually("it says so", || larder.log().contains("loopback"));
     larder.admin_get("/healthz").has_status(200);
 }
 

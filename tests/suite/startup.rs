@@ -153,6 +153,17 @@ fn termination_when_idle_ends_with_0() {
     assert_eq!(site.larder.wait(), Some(0));
 }
 
+/// Who has been told that Larder listens may ask it to end at once.
+#[test]
+fn termination_right_after_the_start_ends_with_0() {
+    let upstream = Upstream::start();
+    for _ in 0..20 {
+        let mut larder = Plan::new(&upstream.url()).start();
+        larder.terminate();
+        assert_eq!(larder.wait(), Some(0));
+    }
+}
+
 #[test]
 fn check_prints_the_rules() {
     let exit = larder(Some(RULES), &["check", "rules.toml"]);
