@@ -47,7 +47,8 @@ impl Plan {
         Plan::default().argument("--upstream", upstream)
     }
 
-    /// The text of `rules.toml`; without it there is no file at all.
+    /// The text of `rules.toml`; without it there is no file at all. With a Redis, `[store] timeout` is patience
+    /// itself unless the text says it: a busy machine must not look like a Redis that is away.
     pub fn rules(mut self, rules: &str) -> Plan {
         self.rules = Some(rules.to_owned());
         self
@@ -91,6 +92,8 @@ impl Plan {
     fn directory(&self) -> TempDir {
         let dir = tempfile::tempdir().unwrap();
         if let Some(rules) = &self.rules {
+            let redis = self.arguments.iter().any(|argument| argument == "--redis");
+            let rules = if redis { patient(rules) } else { rules.clone() };
             std::fs::write(dir.path().join("rules.toml"), rules).unwrap();
         }
         dir
@@ -109,6 +112,18 @@ impl Plan {
         }
         command.args(&self.arguments).envs(self.environment.iter().cloned());
         command.spawn().unwrap()
+    }
+}
+
+fn patient(rules: &str) -> String {
+    const TABLE: &str = "[store]\n";
+    const LIMIT: &str = "timeout = \"5s\"\n";
+    match rules.split_once(TABLE) {
+        Some((_, table)) if table.split("\n[").next().is_some_and(|table| table.contains("timeout")) => {
+            rules.to_owned()
+        }
+        Some((before, table)) => [before, TABLE, LIMIT, table].concat(),
+        None => [rules, "\n", TABLE, LIMIT].concat(),
     }
 }
 
