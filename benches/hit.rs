@@ -73,7 +73,7 @@ fn response() -> Response {
 fn route(criterion: &mut Criterion) {
     let config = rules(&hundred_families());
     criterion.bench_function("route among 100 families", |bench| {
-        bench.iter(|| config.rules.claim(black_box("/v1.0/things_50/42")));
+        bench.iter(|| config.rules.claim(&Method::GET, black_box("/v1.0/things_50/42")));
     });
     criterion.bench_function("normalise a normal path", |bench| {
         bench.iter(|| normalise(black_box("/v1.0/things_50/42")).len());

@@ -209,6 +209,28 @@ pub struct Server {
     pub max_connections: usize,
     /// `max_upstream_requests` at a time, default 512; further ones wait
     pub max_upstream_requests: usize,
+    /// `stream_timeout`: the longest silence of an event stream or an upgraded connection, default 1h
+    pub stream_timeout: Duration,
+    /// `max_head`: the largest head of a request, bytes, default 64KiB
+    pub max_head: usize,
+    /// `max_query_body`: the largest content of a QUERY that is answered from the cache, bytes, default 64KiB
+    pub max_query_body: u64,
+    /// `cache_status`: what of `Cache-Status` clients are told
+    pub cache_status: CacheStatus,
+    /// `group_fields`: true if clients are shown the fields that name groups (`Cache-Groups`, `Surrogate-Key`, …)
+    pub group_fields: bool,
+}
+
+/// `[server] cache_status` (RFC 9211)
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CacheStatus {
+    /// `"plain"`: what happened
+    #[default]
+    Plain,
+    /// `"key"`: and the name under which the response is stored
+    Key,
+    /// `"off"`: nothing; what caches nearer to the origin said is left as it is
+    Off,
 }
 
 /// `[server] host`

@@ -2,7 +2,7 @@
 //! path belong to, and which families does this write outdate? Everything is checked when the file is read:
 //! patterns are compiled, references resolved, faults reported all at once ([`fault`]).
 
-use http::Method;
+use http::{HeaderName, Method};
 use smallvec::SmallVec;
 
 use crate::key::{FamilyKeying, Keying};
@@ -46,12 +46,16 @@ pub struct Family {
     pub name: String,
     /// The pattern as written.
     pub path: String,
+    /// Methods it is read with.
+    pub methods: ReadMethods,
     /// Changes whenever the definition changes, so that entries made under another definition are not found.
     pub version: String,
     /// Storing and freshness.
     pub policy: Policy,
     /// What of a request is part of its key.
     pub keying: Keying,
+    /// How what is missing is asked for.
+    pub fetching: Fetching,
     /// Largest body that is stored, bytes; the server's default if `None`.
     pub max_body: Option<u64>,
     /// Line in the file, from 1.
@@ -59,6 +63,50 @@ pub struct Family {
     pattern: Pattern,
     /// Tags of the levels, from the topmost down to the family itself.
     levels: Vec<Tag>,
+}
+
+/// The methods whose responses a family keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadMethods {
+    /// GET, and HEAD with it.
+    pub get: bool,
+    /// QUERY: safe, and with content that is part of the key.
+    pub query: bool,
+}
+
+impl ReadMethods {
+    /// Whether `method` is one of them.
+    pub fn contain(self, method: &Method) -> bool {
+        match method.as_str() {
+            "GET" | "HEAD" => self.get,
+            "QUERY" => self.query,
+            _ => false,
+        }
+    }
+
+    /// Whether all of `others` are among them.
+    fn covers(self, others: ReadMethods) -> bool {
+        (self.get || !others.get) && (self.query || !others.query)
+    }
+}
+
+/// How a family asks upstream, and how many answers to one question it keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetching {
+    /// Request fields that are brought into a normal form first ([`crate::semantics::negotiation`]).
+    pub normalize: Vec<HeaderName>,
+    /// How many variants of one response are kept.
+    pub max_variants: usize,
+    /// A request for a range of what is not stored fetches all of it.
+    pub range_fetches_whole: bool,
+    /// Only fields that the key knows are forwarded.
+    pub keyed_only: bool,
+}
+
+impl Default for Fetching {
+    fn default() -> Fetching {
+        Fetching { normalize: Vec::new(), max_variants: 64, range_fetches_whole: false, keyed_only: false }
+    }
 }
 
 /// A rule that maps writes to what they outdate.
@@ -124,9 +172,11 @@ impl RuleSet {
         self.families.iter().find(|family| family.name == name)
     }
 
-    /// The family that a GET or HEAD of this normalised path belongs to: the first in the file that matches.
-    pub fn claim(&self, path: &str) -> Option<Claimed<'_>> {
-        let family = &self.families[self.family_paths.matches(path).next()?];
+    /// The family that a read of this normalised path belongs to: the first in the file that matches and is read
+    /// with this method.
+    pub fn claim(&self, method: &Method, path: &str) -> Option<Claimed<'_>> {
+        let mut matching = self.family_paths.matches(path).map(|at| &self.families[at]);
+        let family = matching.find(|family| family.methods.contain(method))?;
         let values = family.pattern.values(path);
         Some(Claimed {
             family,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 pub mod cache_control;
 pub mod date;
+pub mod demands;
 pub mod freshness;
 pub mod invalidation;
 pub mod range;
@@ -16,7 +17,7 @@ pub mod validation;
 pub mod vary;
 
 /// What a family says about storing; [`Policy::default`] is plain RFC 9111 on explicit freshness.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     /// Lifetime for successful responses (and cacheable redirects).
     pub ttl: Option<Duration>,
@@ -28,9 +29,50 @@ pub struct Policy {
     pub stale_while_revalidate: Option<Duration>,
     /// RFC 5861 §4, where the response does not say.
     pub stale_if_error: Option<Duration>,
+    /// Where neither upstream nor the family states a lifetime, one is worked out from `Last-Modified` (RFC 9111
+    /// §4.2.2). Not without a family: an API that nobody described is not guessed at.
+    pub heuristic: bool,
+    /// How long past its lifetime a response may stand in for an upstream that gives no answer at all (RFC 9111
+    /// §4.2.4), unless a directive forbids it.
+    pub stale_if_unreachable: Duration,
+    /// Which directives of a request count (RFC 9111 §5.2.1).
+    pub client_directives: ClientDirectives,
     /// The rules say how callers are told apart (or that they need not be): `Authorization` and `Cookie` in the
     /// request do not stand in the way of storing.
     pub identity_stated: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Policy {
+        Policy {
+            ttl: None,
+            ttl_policy: TtlPolicy::default(),
+            negative_ttl: None,
+            stale_while_revalidate: None,
+            stale_if_error: None,
+            heuristic: false,
+            stale_if_unreachable: STALE_IF_UNREACHABLE,
+            client_directives: ClientDirectives::default(),
+            identity_stated: false,
+        }
+    }
+}
+
+/// Default of [`Policy::stale_if_unreachable`].
+pub const STALE_IF_UNREACHABLE: Duration = Duration::from_secs(3600);
+
+/// Which directives of a request count. RFC 9111 §5.2.1 makes all of them advisory; whoever can force a fetch can
+/// take the cache away from everybody else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ClientDirectives {
+    /// Those that cannot make upstream work: `no-store`, `max-stale`, `only-if-cached`.
+    #[default]
+    Harmless,
+    /// All, so that a client may also ask for something fresher than what is stored: `no-cache`, `max-age`,
+    /// `min-fresh`, `Pragma: no-cache`.
+    All,
+    /// None.
+    None,
 }
 
 /// Who decides on the lifetime of a family's responses.

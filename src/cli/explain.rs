@@ -120,7 +120,7 @@ fn decide(config: &Config, method: &Method, target: &Target, headers: &HeaderMap
 
 fn read(config: &Config, method: &Method, target: &Target, headers: &HeaderMap) -> Read {
     let rules = &config.rules;
-    let claimed = rules.claim(&target.path);
+    let claimed = rules.claim(method, &target.path);
     let family = claimed.as_ref().map(|claimed| claimed.family);
     let canonical =
         key::derive(target, headers, family.map(Family::keying)).behind(config.server.forwarded, headers);

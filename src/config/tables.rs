@@ -7,7 +7,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use super::address::{self, Wrong};
-use super::{Admin, HostPolicy, Log, LogFormat, Memory, Overrides, Role, Server, StoreConfig, Token};
+use super::{Admin, CacheStatus, HostPolicy, Log, LogFormat, Memory, Overrides, Role, Server, StoreConfig, Token};
 use crate::headers::ForwardedPolicy;
 use crate::rules::fault::Fault;
 use crate::rules::nearest::{did_you_mean, nearest};
@@ -33,6 +33,11 @@ impl Default for Server {
             drain_timeout: Duration::from_secs(30),
             max_connections: 10_000,
             max_upstream_requests: 512,
+            stream_timeout: Duration::from_secs(3600),
+            max_head: 64 << 10,
+            max_query_body: 64 << 10,
+            cache_status: CacheStatus::default(),
+            group_fields: false,
         }
     }
 }
@@ -73,9 +78,18 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
         timeout("idle_timeout", &mut server.idle_timeout);
         timeout("header_timeout", &mut server.header_timeout);
         timeout("drain_timeout", &mut server.drain_timeout);
+        timeout("stream_timeout", &mut server.stream_timeout);
         set(&mut server.max_connections, table.item("max_connections").and_then(|item| count(&item, &COUNT)));
         let requests = table.item("max_upstream_requests").and_then(|item| count(&item, &COUNT));
         set(&mut server.max_upstream_requests, requests);
+        let head = table.item("max_head").and_then(|item| item.size(&(8192..=1 << 20)));
+        set(&mut server.max_head, head.and_then(|size| usize::try_from(size).ok()));
+        let query = table.item("max_query_body").and_then(|item| item.size(&(0..=16 << 20)));
+        set(&mut server.max_query_body, query);
+        let words = [("plain", CacheStatus::Plain), ("key", CacheStatus::Key), ("off", CacheStatus::Off)];
+        set(&mut server.cache_status, table.item("cache_status").and_then(|item| item.choice(&words)));
+        let words = [("remove", false), ("keep", true)];
+        set(&mut server.group_fields, table.item("group_fields").and_then(|item| item.choice(&words)));
         table.finish();
     }
     set(&mut server.listen, flag("--listen", overrides.listen.as_deref(), address::listen, flags));

@@ -27,7 +27,8 @@ pub(super) struct Question {
 impl Question {
     /// What the rules say of a request.
     pub fn new(live: Arc<Live>, asked: Asked) -> Question {
-        let family = live.rules.claim(&asked.target.path).map(|claimed| (claimed.family.id, claimed.captures));
+        let family = live.rules.claim(&asked.method, &asked.target.path);
+        let family = family.map(|claimed| (claimed.family.id, claimed.captures));
         let facts = RequestFacts {
             authorization: asked.headers.contains_key(AUTHORIZATION),
             cookie: asked.headers.contains_key(COOKIE),

@@ -10,9 +10,9 @@ use md5::{Digest, Md5};
 use super::pattern::Pattern;
 use super::reader::{Item, Table, Text};
 use super::reference::Names;
-use super::{CAPTURES, Family};
+use super::{CAPTURES, Family, Fetching, ReadMethods};
 use crate::key::{Identity, Keying, QueryKeying};
-use crate::semantics::{Policy, TtlPolicy};
+use crate::semantics::{ClientDirectives, Policy, STALE_IF_UNREACHABLE, TtlPolicy};
 use crate::stamp::Tag;
 
 /// Longest family name, bytes.
@@ -36,7 +36,7 @@ pub fn read(root: &mut Table<'_>, names: &mut Names) -> Vec<Family> {
 #[derive(Default)]
 struct Seen {
     names: Vec<(String, usize)>,
-    paths: Vec<(String, String, usize)>,
+    paths: Vec<(String, ReadMethods, String, usize)>,
 }
 
 fn read_one(id: usize, mut table: Table<'_>, names: &mut Names, seen: &mut Seen) -> Option<Family> {
@@ -45,14 +45,15 @@ fn read_one(id: usize, mut table: Table<'_>, names: &mut Names, seen: &mut Seen)
     if let Some((_, shown)) = &name {
         table.rename(format!("family {shown:?}"));
     }
+    let methods = read_methods(&mut table);
     let path = table.required("path", "write path = '/…', a pattern over the whole path");
-    let pattern = path.and_then(|item| read_path(&item, name.as_ref().map(|(_, shown)| *shown), seen));
+    let pattern = path.and_then(|item| read_path(&item, methods, name.as_ref().map(|(_, shown)| *shown), seen));
     if let Some((name, _)) = &name {
         names.add(name, pattern.as_ref().map(|pattern| pattern.names().count()));
     }
-    read_methods(&mut table);
     let keying = read_keying(&mut table);
     let policy = read_policy(&mut table, &keying);
+    let fetching = read_fetching(&mut table);
     let max_body = table.item("max_body").and_then(|item| item.size(&(1..=1 << 40)));
     let line = table.reader().line(&table.span());
     table.later(&["compress", "adaptive_ttl"]);
@@ -60,7 +61,8 @@ fn read_one(id: usize, mut table: Table<'_>, names: &mut Names, seen: &mut Seen)
     let ((name, _), pattern) = (name?, pattern?);
     let (path, levels) = (pattern.as_str().to_owned(), levels(&name));
     let version = String::new();
-    let mut family = Family { id, name, path, version, policy, keying, max_body, line, pattern, levels };
+    let mut family =
+        Family { id, name, path, methods, version, policy, keying, fetching, max_body, line, pattern, levels };
     family.version = version_of(&family);
     Some(family)
 }
@@ -88,7 +90,7 @@ fn read_name<'t>(item: &Item<'t>, seen: &mut Seen) -> Option<(String, &'t str)> 
     Some((text.value, text.raw))
 }
 
-fn read_path(item: &Item<'_>, name: Option<&str>, seen: &mut Seen) -> Option<Pattern> {
+fn read_path(item: &Item<'_>, methods: ReadMethods, name: Option<&str>, seen: &mut Seen) -> Option<Pattern> {
     let text = item.filled()?;
     let pattern = compile(&text)?;
     if pattern.names().count() > CAPTURES {
@@ -96,15 +98,18 @@ fn read_path(item: &Item<'_>, name: Option<&str>, seen: &mut Seen) -> Option<Pat
         text.fault(format_args!("has more than {CAPTURES} named captures"), remedy);
         return None;
     }
-    match seen.paths.iter().find(|(core, ..)| core == pattern.core()) {
-        Some((_, other, line)) => {
+    let taken = |(core, other, ..): &&(String, ReadMethods, String, usize)| {
+        core == pattern.core() && other.covers(methods)
+    };
+    match seen.paths.iter().find(taken) {
+        Some((.., other, line)) => {
             let message =
                 format!("is also the path of {other} on line {line}, which comes first: nothing is left");
             text.fault(message, "remove one of the two families, or make the paths differ");
         }
         None => {
             let name = name.map_or("a family".to_owned(), |name| format!("family {name:?}"));
-            seen.paths.push((pattern.core().to_owned(), name, text.line()));
+            seen.paths.push((pattern.core().to_owned(), methods, name, text.line()));
         }
     }
     Some(pattern)
@@ -121,19 +126,39 @@ pub fn compile(text: &Text<'_>) -> Option<Pattern> {
     }
 }
 
-/// A family is read with GET, and HEAD goes with it.
-fn read_methods(table: &mut Table<'_>) {
-    let Some(item) = table.item("methods") else { return };
-    let Some(methods) = item.texts() else { return };
+/// A family is read with GET unless it says otherwise; HEAD goes with GET.
+fn read_methods(table: &mut Table<'_>) -> ReadMethods {
+    let usual = ReadMethods { get: true, query: false };
+    let Some(item) = table.item("methods") else { return usual };
+    let Some(methods) = item.texts() else { return usual };
+    let mut read = ReadMethods { get: false, query: false };
     for method in &methods {
-        let upper = method.value.to_ascii_uppercase();
-        if upper != "GET" && upper != "HEAD" {
-            let message = format!("{:?} is not supported yet", method.raw);
-            method.fault(message, "remove it: only GET is cached (and HEAD with it)");
+        match method.value.to_ascii_uppercase().as_str() {
+            "GET" => read.get = true,
+            "QUERY" => read.query = true,
+            "HEAD" => {}
+            _ => method.fault(
+                format_args!("{:?} is not a method whose responses are cached", method.raw),
+                "write GET, QUERY or both (HEAD goes with GET)",
+            ),
         }
     }
-    if !methods.iter().any(|method| !method.value.eq_ignore_ascii_case("HEAD")) {
-        item.fault("lacks \"GET\"", "write methods = [\"GET\"], or leave it out");
+    if read == (ReadMethods { get: false, query: false }) {
+        item.fault("lacks \"GET\" and \"QUERY\"", "write methods = [\"GET\"], or leave it out");
+    }
+    read
+}
+
+fn read_fetching(table: &mut Table<'_>) -> Fetching {
+    let usual = Fetching::default();
+    let whole = table.item("range").and_then(|item| item.choice(&[("forward", false), ("whole", true)]));
+    let keyed = table.item("forward").and_then(|item| item.choice(&[("all", false), ("keyed", true)]));
+    let variants = table.item("max_variants").and_then(|item| item.integer(&(1..=1000)));
+    Fetching {
+        normalize: table.item("normalize").and_then(|item| read_headers(&item)).unwrap_or_default(),
+        max_variants: variants.and_then(|count| usize::try_from(count).ok()).unwrap_or(usual.max_variants),
+        range_fetches_whole: whole.unwrap_or(usual.range_fetches_whole),
+        keyed_only: keyed.unwrap_or(usual.keyed_only),
     }
 }
 
@@ -208,6 +233,13 @@ fn read_policy(table: &mut Table<'_>, keying: &Keying) -> Policy {
     if let (Some(asked), TtlPolicy::Override, None) = (asked, ttl_policy, asked_ttl) {
         asked.fault("\"override\" without a ttl has nothing to override with", "add ttl = \"…\", or remove it");
     }
+    let heuristic = table.item("heuristic").and_then(|item| item.boolean()).unwrap_or(true);
+    let words = [
+        ("harmless", ClientDirectives::Harmless),
+        ("all", ClientDirectives::All),
+        ("none", ClientDirectives::None),
+    ];
+    let client_directives = table.item("client_directives").and_then(|item| item.choice(&words));
     let mut seconds = |key, range| table.item(key).and_then(|item| read_seconds(&item, range));
     Policy {
         ttl,
@@ -215,6 +247,10 @@ fn read_policy(table: &mut Table<'_>, keying: &Keying) -> Policy {
         negative_ttl: seconds("negative_ttl", &LIFETIME),
         stale_while_revalidate: seconds("stale_while_revalidate", &(Duration::ZERO..=LONGEST)),
         stale_if_error: seconds("stale_if_error", &(Duration::ZERO..=LONGEST)),
+        heuristic,
+        stale_if_unreachable: seconds("stale_if_unreachable", &(Duration::ZERO..=LONGEST))
+            .unwrap_or(STALE_IF_UNREACHABLE),
+        client_directives: client_directives.unwrap_or_default(),
         identity_stated: keying.identity.is_stated(),
     }
 }
@@ -239,10 +275,19 @@ fn levels(name: &str) -> Vec<Tag> {
 
 /// Eight hex digits over all of the definition that decides on keys, tags or storing.
 fn version_of(family: &Family) -> String {
-    let Family { name, path, policy, keying, max_body, .. } = family;
+    let Family { name, path, methods, policy, keying, fetching, max_body, .. } = family;
     // Taken apart, so that a new field cannot be forgotten here.
-    let Policy { ttl, ttl_policy, negative_ttl, stale_while_revalidate, stale_if_error, identity_stated: _ } =
-        policy;
+    let Policy {
+        ttl,
+        ttl_policy,
+        negative_ttl,
+        stale_while_revalidate,
+        stale_if_error,
+        heuristic,
+        stale_if_unreachable,
+        client_directives,
+        identity_stated: _,
+    } = policy;
     let Keying { query, headers, identity } = keying;
     let policy_name = match ttl_policy {
         TtlPolicy::Default => "default",
@@ -253,11 +298,12 @@ fn version_of(family: &Family) -> String {
         QueryKeying::Keep(names) => ("keep", names),
         QueryKeying::Drop(names) => ("drop", names),
     };
-    let durations =
-        [ttl, negative_ttl, stale_while_revalidate, stale_if_error].map(|it| it.map(|it| it.as_secs()));
+    let durations = [ttl, negative_ttl, stale_while_revalidate, stale_if_error, &Some(*stale_if_unreachable)]
+        .map(|it| it.map(|it| it.as_secs()));
     // `{:?}` of strings and numbers quotes and escapes, so that different definitions have different texts.
     let text = format!(
-        "{name:?} {path:?} {policy_name} {durations:?} {max_body:?} {filter} {parameters:?} {:?} {:?}",
+        "{name:?} {path:?} {methods:?} {policy_name} {durations:?} {heuristic} {client_directives:?} {max_body:?} \
+         {fetching:?} {filter} {parameters:?} {:?} {:?}",
         headers.iter().map(HeaderName::as_str).collect::<Vec<_>>(),
         identity.to_string(),
     );

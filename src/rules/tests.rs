@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::reader::Reader;
 use super::*;
-use crate::semantics::TtlPolicy;
 use crate::semantics::invalidation::WriteEnd;
+use crate::semantics::{ClientDirectives, TtlPolicy};
 
 fn rules(text: &str) -> RuleSet {
     let (reader, table) = Reader::open("rules.toml", text, &|_| None);
@@ -62,7 +62,7 @@ fn the_first_family_in_file_order_wins() {
         ("/teams/1", None),
     ];
     for (path, expected) in rows {
-        let claimed = rules.claim(path);
+        let claimed = rules.claim(&Method::GET, path);
         let found = claimed.as_ref().map(|it| (it.family.name.as_str(), it.captures.to_vec()));
         let expected = expected.map(|(name, captures)| (name, captures.iter().map(ToString::to_string).collect()));
         assert_eq!(found, expected, "{path}");
@@ -72,7 +72,7 @@ fn the_first_family_in_file_order_wins() {
 #[test]
 fn without_rules_nothing_is_claimed_or_outdated() {
     let rules = RuleSet::default();
-    assert!(rules.claim("/").is_none() && rules.outdated_by(&Method::POST, "/").is_empty());
+    assert!(rules.claim(&Method::GET, "/").is_none() && rules.outdated_by(&Method::POST, "/").is_empty());
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn entries_carry_levels_and_instances() {
         ("/a/%7E", &["a", "a:%7E"], "a:%7E"),
     ];
     for (path, tags, label) in rows {
-        let Claimed { family, captures } = rules.claim(path).unwrap();
+        let Claimed { family, captures } = rules.claim(&Method::GET, path).unwrap();
         assert_eq!(texts(&family.tags(&captures)), tags, "{path}");
         assert_eq!(family.label(&captures), label);
     }
@@ -115,7 +115,7 @@ fn a_write_names_a_tag_that_the_entry_carries() {
         "#,
     );
     let entry = |path: &str| {
-        let Claimed { family, captures } = rules.claim(path).unwrap();
+        let Claimed { family, captures } = rules.claim(&Method::GET, path).unwrap();
         family.tags(&captures)
     };
     let rows = [
@@ -203,6 +203,13 @@ fn a_family_is_read_whole() {
         query = { keep = ["page", "limit"] }
         headers = ["Accept-Language"]
         identity = "cookie:SID"
+        heuristic = false
+        stale_if_unreachable = "0s"
+        client_directives = "all"
+        normalize = ["Accept-Encoding"]
+        max_variants = 8
+        range = "whole"
+        forward = "keyed"
         max_body = "1MiB"
         "#,
     );
@@ -213,12 +220,18 @@ fn a_family_is_read_whole() {
         negative_ttl: Some(Duration::from_secs(10)),
         stale_while_revalidate: Some(Duration::ZERO),
         stale_if_error: Some(Duration::from_secs(3600)),
+        heuristic: false,
+        stale_if_unreachable: Duration::ZERO,
+        client_directives: ClientDirectives::All,
         identity_stated: true,
     };
     assert_eq!(family.policy, policy);
     assert_eq!(family.keying.identity, crate::key::Identity::Cookie("SID".into()));
     assert_eq!(family.keying.query, crate::key::QueryKeying::Keep(vec!["page".into(), "limit".into()]));
     assert_eq!(family.keying.headers, ["accept-language"]);
+    let normalize = vec![HeaderName::from_static("accept-encoding")];
+    let fetching = Fetching { normalize, max_variants: 8, range_fetches_whole: true, keyed_only: true };
+    assert_eq!(family.fetching, fetching);
     assert_eq!((family.max_body, family.line, family.id), (Some(1 << 20), 2, 0));
     assert_eq!(family.keying().name, "x");
 }
@@ -268,10 +281,10 @@ fn hita_is_routed_as_its_guide_says() {
         ("/v1.0/superadmin/users", "superadmin_user_list", 900),
     ];
     for (path, name, ttl) in rows {
-        let family = rules.claim(path).unwrap().family;
+        let family = rules.claim(&Method::GET, path).unwrap().family;
         assert_eq!((family.name.as_str(), family.policy.ttl), (name, Some(Duration::from_secs(ttl))), "{path}");
     }
-    assert!(rules.claim("/v1x0/users").is_none());
+    assert!(rules.claim(&Method::GET, "/v1x0/users").is_none());
     let coarse = ["user_stats", "user_list", "dashboard_stats", "user_details"];
     let rows: [(&str, &[&str]); 7] = [
         ("/v1.0/user/create", &coarse[..3]),
@@ -302,7 +315,7 @@ proptest! {
     #[test]
     fn an_instance_that_an_operator_copies_from_a_label_is_the_same(id in "[a-zA-Z0-9:*~%{}@ -]{1,20}") {
         let rules = families(&[("f", "/(?<id>.+)")]);
-        let Claimed { family, captures } = rules.claim(&format!("/{id}")).unwrap();
+        let Claimed { family, captures } = rules.claim(&Method::GET, &format!("/{id}")).unwrap();
         let tags = rules.resolve(&family.label(&captures)).unwrap();
         prop_assert!(family.tags(&captures).contains(&tags[0]));
     }
@@ -310,8 +323,24 @@ proptest! {
     #[test]
     fn any_path_can_be_asked_for(path in "/.{0,40}") {
         let rules = hita();
-        let _ = rules.claim(&path);
+        let _ = rules.claim(&Method::GET, &path);
         let _ = rules.outdated_by(&Method::POST, &path);
         let _ = rules.resolve(&path);
     }
+}
+
+#[test]
+fn one_path_may_be_read_with_several_methods_by_several_families() {
+    let rules = rules(
+        "[[family]]\nname = 'list'\npath = '/items'\nttl = '1m'\n\
+         [[family]]\nname = 'search'\npath = '/items'\nmethods = ['QUERY']\nttl = '1m'\n",
+    );
+    let family = |method: &str| {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        rules.claim(&method, "/items").map(|claimed| claimed.family.name.as_str())
+    };
+    assert_eq!(family("GET"), Some("list"));
+    assert_eq!(family("HEAD"), Some("list"));
+    assert_eq!(family("QUERY"), Some("search"));
+    assert_eq!(family("POST"), None);
 }
