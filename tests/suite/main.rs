@@ -25,6 +25,9 @@ macro_rules! on_both_tiers {
 
 mod support;
 
+#[path = "../http/mod.rs"]
+mod http;
+
 mod admin;
 mod fleet;
 mod forwarding;

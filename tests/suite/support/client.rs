@@ -288,9 +288,11 @@ pub fn read_fields(stream: &mut impl BufRead) -> Result<Vec<(String, String)>, F
 
 /// One line without its end. The end of the stream is a failure.
 pub fn read_line(stream: &mut impl BufRead) -> Result<String, Failure> {
-    let mut line = String::new();
-    stream.read_line(&mut line).map_err(failure)?;
-    line.strip_suffix("\r\n").map(str::to_owned).ok_or(Failure::NoHead)
+    let mut line = Vec::new();
+    stream.read_until(b'\n', &mut line).map_err(failure)?;
+    let line = line.strip_suffix(b"\r\n").ok_or(Failure::NoHead)?;
+    // Field values may hold any byte from 0x80 up (RFC 9110 §5.5): each is shown as the character of that number.
+    Ok(line.iter().map(|byte| char::from(*byte)).collect())
 }
 
 fn expect_line(stream: &mut impl BufRead) -> Result<(), Failure> {

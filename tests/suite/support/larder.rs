@@ -10,7 +10,7 @@ use std::thread;
 
 use tempfile::TempDir;
 
-use super::client::{Call, Response};
+use super::client::{Call, Pending, Response, send_raw};
 use super::{PATIENCE, eventually_some};
 
 /// How to start `larder serve`.
@@ -207,6 +207,12 @@ pub fn signal(process: u32, name: &str) {
 impl Larder {
     pub fn call(&self, method: &str, target: &str) -> Call {
         Call::new(self.address, method, target)
+    }
+
+    /// Sends exactly these bytes.
+    #[track_caller]
+    pub fn raw(&self, bytes: impl AsRef<[u8]>) -> Pending {
+        send_raw(self.address, bytes.as_ref(), false).unwrap_or_else(|failure| panic!("{failure:?}"))
     }
 
     #[track_caller]

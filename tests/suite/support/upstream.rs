@@ -62,6 +62,8 @@ enum Body {
     Numbered,
     /// So many bytes, made while they are sent.
     Filled(u64),
+    /// The whole message as it goes out, head and all.
+    Raw(Vec<u8>),
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -94,6 +96,11 @@ impl Reply {
     /// 200 with a body of so many bytes that is never in memory as a whole.
     pub fn filled(length: u64) -> Reply {
         Reply::with(Body::Filled(length))
+    }
+
+    /// Exactly these bytes: status line, fields, body. The connection is closed after them.
+    pub fn raw(message: impl Into<Vec<u8>>) -> Reply {
+        Reply::with(Body::Raw(message.into()))
     }
 
     /// Another status with the usual body.
@@ -401,6 +408,10 @@ fn send(mut stream: &TcpStream, request: &Request, reply: &Reply) -> io::Result<
         return Err(closed());
     }
     let (bytes, length) = match &reply.body {
+        Body::Raw(message) => {
+            stream.write_all(message)?;
+            return Err(closed());
+        }
         Body::Bytes(bytes) => (bytes.clone(), bytes.len() as u64),
         Body::Numbered => {
             let text = format!("{} #{}", request.target, request.nth).into_bytes();

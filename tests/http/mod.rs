@@ -1,0 +1,4 @@
+//! What the HTTP RFCs ask of a shared cache and of a gateway, shown through real sockets: raw bytes from the client, raw
+//! bytes from upstream. `README.md` beside this file lists every requirement with the test that shows it.
+
+mod caching;
