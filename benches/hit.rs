@@ -65,6 +65,7 @@ fn response() -> Response {
             never_stale: false,
             stale_while_revalidate: Duration::ZERO,
             stale_if_error: Duration::ZERO,
+            stale_if_unreachable: Duration::ZERO,
         },
         for_credentials: false,
     }

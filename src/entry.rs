@@ -50,7 +50,7 @@ pub enum DecodeFault {
     Garbled,
 }
 
-const MAGIC: &[u8; 4] = b"LRD1";
+const MAGIC: &[u8; 4] = b"LRD2";
 
 impl Entry {
     /// The response, unless this is the sign that responses vary.
@@ -161,6 +161,7 @@ fn put_response(head: &mut BytesMut, response: &Response) {
     put_seconds(head, freshness.lifetime);
     put_seconds(head, freshness.stale_while_revalidate);
     put_seconds(head, freshness.stale_if_error);
+    put_seconds(head, freshness.stale_if_unreachable);
     head.put_u8(source_code(freshness.source));
     let flags = [freshness.always_validate, freshness.never_stale, response.for_credentials];
     head.put_u8(flags.iter().enumerate().map(|(bit, set)| u8::from(*set) << bit).sum());
@@ -175,8 +176,8 @@ fn put_response(head: &mut BytesMut, response: &Response) {
 fn response(head: &mut Reader, body: Bytes) -> Result<Response, DecodeFault> {
     let status = StatusCode::from_u16(head.u16()?).map_err(|_| DecodeFault::Garbled)?;
     let response_time = UNIX_EPOCH.checked_add(Duration::from_millis(head.u64()?)).ok_or(DecodeFault::Garbled)?;
-    let [initial_age, lifetime, stale_while_revalidate, stale_if_error] =
-        [head.seconds()?, head.seconds()?, head.seconds()?, head.seconds()?];
+    let [initial_age, lifetime, stale_while_revalidate, stale_if_error, stale_if_unreachable] =
+        [head.seconds()?, head.seconds()?, head.seconds()?, head.seconds()?, head.seconds()?];
     let source = source_of(head.u8()?)?;
     let flags = head.u8()?;
     // A value cut short on its way through the store must not become a short response.
@@ -198,17 +199,19 @@ fn response(head: &mut Reader, body: Bytes) -> Result<Response, DecodeFault> {
         never_stale: flags & 2 != 0,
         stale_while_revalidate,
         stale_if_error,
+        stale_if_unreachable,
     };
     Ok(Response { status, headers, body, freshness, for_credentials: flags & 4 != 0 })
 }
 
-const SOURCES: [LifetimeSource; 7] = [
+const SOURCES: [LifetimeSource; 8] = [
     LifetimeSource::SMaxage,
     LifetimeSource::MaxAge,
     LifetimeSource::Expires,
     LifetimeSource::FamilyTtl,
     LifetimeSource::FamilyOverride,
     LifetimeSource::NegativeTtl,
+    LifetimeSource::Heuristic,
     LifetimeSource::None,
 ];
 
@@ -308,6 +311,7 @@ mod tests {
                     never_stale: false,
                     stale_while_revalidate: Duration::from_secs(2),
                     stale_if_error: Duration::ZERO,
+                    stale_if_unreachable: Duration::from_secs(3),
                 },
                 for_credentials: true,
             }),

@@ -65,7 +65,7 @@ pub const STALE_IF_UNREACHABLE: Duration = Duration::from_secs(3600);
 /// take the cache away from everybody else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ClientDirectives {
-    /// Those that cannot make upstream work: `no-store`, `max-stale`, `only-if-cached`.
+    /// Those that cannot make upstream work: `no-store`, `max-stale`, `stale-if-error`, `only-if-cached`.
     #[default]
     Harmless,
     /// All, so that a client may also ask for something fresher than what is stored: `no-cache`, `max-age`,

@@ -19,7 +19,8 @@ use crate::entry::{self, Content, Entry};
 use crate::headers;
 use crate::key::{Canonical, Key};
 use crate::running::Running;
-use crate::semantics::freshness::Freshness;
+use crate::semantics::demands::Demands;
+use crate::semantics::freshness::{Failure, Freshness};
 use crate::semantics::storable::{self, Received, Storable};
 use crate::semantics::validation;
 use crate::semantics::vary::Vary;
@@ -77,7 +78,8 @@ pub(super) async fn fill(
         (answer, _) => answer,
     };
     let failed = answer.as_ref().map_or(true, |answer| is_failure(answer.status()));
-    if failed && let Some(stale) = errand.stale.as_ref().filter(|stale| usable_on_error(stale)) {
+    let failure = if answer.is_ok() { Failure::Status } else { Failure::NoAnswer };
+    if failed && let Some(stale) = errand.stale.as_ref().filter(|stale| usable_after(failure, stale)) {
         return permit.land(Landing::StaleOnError(Arc::clone(stale)));
     }
     match answer {
@@ -91,8 +93,9 @@ fn is_failure(status: StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502 | 503 | 504)
 }
 
-fn usable_on_error(stale: &Entry) -> bool {
-    stale.response().is_some_and(|response| response.freshness.usable_on_error(SystemTime::now()))
+fn usable_after(failure: Failure, stale: &Entry) -> bool {
+    let usable = |freshness: &Freshness| freshness.usable_after(failure, SystemTime::now(), &Demands::default());
+    stale.response().is_some_and(|response| usable(&response.freshness))
 }
 
 async fn ask(
@@ -169,7 +172,11 @@ fn judge(
     let (request_time, response_time) = (times.0, entry::whole_millis(times.1));
     let received = Received { status, headers: fields, request_time, response_time };
     match storable::storable(errand.question.facts, received, &errand.question.policy()) {
-        Storable::Yes { freshness, for_credentials } => Ok(Verdict { freshness, for_credentials }),
+        // What is shared is the head as it came.
+        Storable::Yes { withheld, .. } if withheld.iter().any(|name| fields.contains_key(name)) => {
+            Err(storable::Reason::Private)
+        }
+        Storable::Yes { freshness, for_credentials, .. } => Ok(Verdict { freshness, for_credentials }),
         Storable::No(reason) => Err(reason),
     }
 }

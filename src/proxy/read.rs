@@ -19,6 +19,7 @@ use crate::entry::Entry;
 use crate::key::Canonical;
 use crate::outcome::{Fwd, Outcome};
 use crate::running::{Live, Running};
+use crate::semantics::demands::Demands;
 use crate::semantics::freshness::Reuse;
 use crate::semantics::validation;
 use crate::upstream::RequestBody;
@@ -105,12 +106,14 @@ fn use_entry(
     if question.is_personal() && !response.for_credentials {
         return Err(Need { fwd: Fwd::Bypass, detail: Some("credentials"), stale: None });
     }
-    let outcome = match response.freshness.reuse(now) {
+    let demands = Demands::of(&question.asked.headers, question.policy().client_directives);
+    let outcome = match response.freshness.reuse(now, &demands) {
         Reuse::Fresh { ttl } => Outcome::hit(ttl),
         Reuse::StaleWhileRevalidate { ttl } => {
             refresh(running, question, primary, lookup, entry);
             Outcome::stale(ttl, "revalidating")
         }
+        Reuse::Stale { ttl } => Outcome::stale(ttl, "max-stale"),
         Reuse::Validate { .. } => {
             return Err(Need { fwd: Fwd::Stale, detail: None, stale: Some(Arc::clone(entry)) });
         }

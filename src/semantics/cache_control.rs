@@ -18,8 +18,8 @@ pub enum Scope {
     Absent,
     /// The directive stands for the whole response.
     Whole,
-    /// The directive concerns these fields only (lower case).
-    Fields(Vec<String>),
+    /// The directive concerns these fields only.
+    Fields(Vec<HeaderName>),
 }
 
 /// Response directives. Seconds; greater values are [`MAX_SECONDS`].
@@ -51,6 +51,8 @@ pub struct RequestDirectives {
     /// `Some(None)`: any staleness is welcome. An invalid number is no `max-stale` at all.
     pub max_stale: Option<Option<u64>>,
     pub min_fresh: Option<u64>,
+    /// RFC 5861 §4.
+    pub stale_if_error: Option<u64>,
 }
 
 impl ResponseDirectives {
@@ -127,6 +129,9 @@ impl RequestDirectives {
             // Of two the longer is the stricter.
             b"min-fresh" => self.min_fresh = self.min_fresh.max(argument.seconds()),
             b"max-stale" => self.max_stale = less_stale(self.max_stale, argument),
+            b"stale-if-error" => {
+                self.stale_if_error = shorter_if_valid(self.stale_if_error, argument.seconds());
+            }
             _ => {}
         }
     }
@@ -160,6 +165,19 @@ impl Scope {
         *self != Scope::Absent
     }
 
+    /// Whether it is there without field names.
+    pub fn is_whole(&self) -> bool {
+        *self == Scope::Whole
+    }
+
+    /// The fields that it is about, if it is about some only.
+    pub fn fields(&self) -> &[HeaderName] {
+        match self {
+            Scope::Fields(names) => names,
+            Scope::Absent | Scope::Whole => &[],
+        }
+    }
+
     /// Takes in another occurrence; the whole response is the widest scope.
     fn widen(&mut self, argument: &Argument<'_>) {
         let named = match argument {
@@ -174,11 +192,41 @@ impl Scope {
     }
 }
 
-/// `#field-name`, lower case; `None` if the list is empty or one of them is not a field name.
-fn field_names(text: &[u8]) -> Option<Vec<String>> {
+/// Fields that a response cannot be reused without: what its lifetime and age, its key, its validation, its framing
+/// and decoding and its invalidation rest on, and where a redirect leads. Without one of them the rest would be
+/// another response than the one that upstream sent.
+static INDISPENSABLE: [&str; 22] = [
+    "age",
+    "cache-control",
+    "cache-groups",
+    "cache-tag",
+    "cdn-cache-control",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "date",
+    "etag",
+    "expires",
+    "larder-cache-control",
+    "last-modified",
+    "location",
+    "surrogate-control",
+    "surrogate-key",
+    "trailer",
+    "transfer-encoding",
+    "vary",
+    "xkey",
+];
+
+/// `#field-name`; `None` if the list is empty, or one of them is not a field name or an indispensable one: then the
+/// directive stands for the whole response.
+fn field_names(text: &[u8]) -> Option<Vec<HeaderName>> {
     let names = text.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|name| !name.is_empty());
-    let names: Vec<String> =
-        names.map(|name| HeaderName::from_bytes(name).ok().map(|name| name.to_string())).collect::<Option<_>>()?;
+    let names: Vec<HeaderName> = names
+        .map(|name| HeaderName::from_bytes(name).ok().filter(|name| !INDISPENSABLE.contains(&name.as_str())))
+        .collect::<Option<_>>()?;
     (!names.is_empty()).then_some(names)
 }
 
@@ -341,7 +389,7 @@ mod tests {
     }
 
     fn fields(names: &[&str]) -> Scope {
-        Scope::Fields(names.iter().map(|name| (*name).to_owned()).collect())
+        Scope::Fields(names.iter().map(|name| HeaderName::try_from(*name).unwrap()).collect())
     }
 
     #[test]
@@ -433,6 +481,8 @@ mod tests {
             ("no-cache=\" , x-a, \"", fields(&["x-a"])),
             ("no-cache=\"\"", Scope::Whole),
             ("no-cache=\"a b\"", Scope::Whole),
+            ("no-cache=\"x-a, Vary\"", Scope::Whole),
+            ("no-cache=content-type", Scope::Whole),
             ("no-cache=", Scope::Whole),
             ("no-cache; x", Scope::Whole),
             ("no-cach", Scope::Absent),
@@ -467,7 +517,8 @@ mod tests {
 
     #[test]
     fn every_request_directive_is_read() {
-        let all = "no-store, No-Cache, only-if-cached, no-transform, max-age=1, max-stale=2, min-fresh=3";
+        let all = "no-store, No-Cache, only-if-cached, no-transform, max-age=1, max-stale=2, min-fresh=3, \
+                   stale-if-error=4";
         let expected = RequestDirectives {
             no_store: true,
             no_cache: true,
@@ -476,6 +527,7 @@ mod tests {
             max_age: Some(1),
             max_stale: Some(Some(2)),
             min_fresh: Some(3),
+            stale_if_error: Some(4),
         };
         assert_eq!(request(&[all]), expected);
     }

@@ -22,6 +22,8 @@ pub struct Demands {
     pub min_fresh: Option<Duration>,
     /// `max-stale` (§5.2.1.2): stale for at most this long; [`Duration::MAX`] for any time.
     pub max_stale: Option<Duration>,
+    /// `stale-if-error` (RFC 5861 §4): after a failure, stale for at most this long.
+    pub stale_if_error: Option<Duration>,
 }
 
 impl Demands {
@@ -35,6 +37,7 @@ impl Demands {
             no_store: directives.no_store,
             only_if_cached: directives.only_if_cached,
             max_stale: directives.max_stale.map(|limit| limit.map_or(Duration::MAX, Duration::from_secs)),
+            stale_if_error: directives.stale_if_error.map(Duration::from_secs),
             ..Demands::default()
         };
         match counted {
@@ -58,7 +61,7 @@ mod tests {
     fn a_family_says_which_directives_count() {
         let request = fields(&[(
             "cache-control",
-            "no-cache, no-store, only-if-cached, max-age=1, min-fresh=2, max-stale=3",
+            "no-cache, no-store, only-if-cached, max-age=1, min-fresh=2, max-stale=3, stale-if-error=4",
         )]);
         let seconds = |seconds| Some(Duration::from_secs(seconds));
         let all = Demands {
@@ -68,6 +71,7 @@ mod tests {
             max_age: seconds(1),
             min_fresh: seconds(2),
             max_stale: seconds(3),
+            stale_if_error: seconds(4),
         };
         assert_eq!(Demands::of(&request, ClientDirectives::All), all);
         let harmless = Demands { validated: false, max_age: None, min_fresh: None, ..all };

@@ -7,6 +7,7 @@ use http::header::{AGE, DATE, EXPIRES};
 
 use super::cache_control::{MAX_SECONDS, ResponseDirectives, delta_seconds};
 use super::date::DateField;
+use super::demands::Demands;
 
 /// Where a lifetime came from, for `explain` and the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,8 +21,37 @@ pub enum LifetimeSource {
     FamilyOverride,
     /// The family's `negative_ttl`.
     NegativeTtl,
+    /// Worked out from `Last-Modified`.
+    Heuristic,
     /// No lifetime: stored for validation only.
     None,
+}
+
+impl LifetimeSource {
+    /// One sentence with the section that says so.
+    pub fn explanation(self) -> &'static str {
+        match self {
+            LifetimeSource::SMaxage => "the lifetime is the response's s-maxage (RFC 9111 §4.2.1, §5.2.2.10)",
+            LifetimeSource::MaxAge => "the lifetime is the response's max-age (RFC 9111 §4.2.1, §5.2.2.1)",
+            LifetimeSource::Expires => {
+                "the lifetime is the response's Expires less its Date (RFC 9111 §4.2.1, §5.3)"
+            }
+            LifetimeSource::FamilyTtl => {
+                "the response states no lifetime, so that the family's ttl holds (RFC 9111 §4.2.2)"
+            }
+            LifetimeSource::FamilyOverride => {
+                "the family's ttl holds whatever the response states (ttl_policy = \"override\", against RFC 9111 \
+                 §4.2.1)"
+            }
+            LifetimeSource::NegativeTtl => "the lifetime is the family's negative_ttl (RFC 9111 §4.2.2)",
+            LifetimeSource::Heuristic => {
+                "the response states no lifetime: a tenth of the time since its Last-Modified (RFC 9111 §4.2.2)"
+            }
+            LifetimeSource::None => {
+                "the response has no lifetime and is validated on every use (RFC 9111 §5.2.2.4)"
+            }
+        }
+    }
 }
 
 /// All that a hit needs to know about time, decided when the response was stored.
@@ -42,6 +72,9 @@ pub struct Freshness {
     pub stale_while_revalidate: Duration,
     /// May be served stale this long when revalidation fails (RFC 5861 §4).
     pub stale_if_error: Duration,
+    /// May be served stale this long when upstream gives no answer at all (§4.2.4), if it is still there: no entry
+    /// is kept for this alone.
+    pub stale_if_unreachable: Duration,
 }
 
 /// How a stored response may be used now, as far as time is concerned.
@@ -51,8 +84,69 @@ pub enum Reuse {
     Fresh { ttl: i64 },
     /// Serve it and revalidate it in the background. `ttl` is negative.
     StaleWhileRevalidate { ttl: i64 },
-    /// Ask upstream first. `ttl` is negative, or not (with `always_validate`).
-    Validate { ttl: i64 },
+    /// Serve it: the client takes stale responses (RFC 9111 §5.2.1.2). `ttl` is negative.
+    Stale { ttl: i64 },
+    /// Ask upstream first. `ttl` is negative, or not: with `no-cache`, and where the request asks for more.
+    Validate { ttl: i64, because: Because },
+}
+
+/// Why a stored response is validated before it is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Because {
+    /// The response's `no-cache`.
+    NoCache,
+    /// Its lifetime is over.
+    Expired,
+    /// Its lifetime is over, and it forbids to be served stale.
+    MustRevalidate,
+    /// The request's `no-cache`.
+    RequestNoCache,
+    /// The request's `max-age`.
+    RequestMaxAge,
+    /// The request's `min-fresh`.
+    RequestMinFresh,
+}
+
+impl Because {
+    /// Short token for `Cache-Status`'s `detail`, logs and metrics.
+    pub fn token(self) -> &'static str {
+        match self {
+            Because::NoCache => "no-cache",
+            Because::Expired => "expired",
+            Because::MustRevalidate => "must-revalidate",
+            Because::RequestNoCache => "request-no-cache",
+            Because::RequestMaxAge => "request-max-age",
+            Because::RequestMinFresh => "request-min-fresh",
+        }
+    }
+
+    /// One sentence with the section that says so.
+    pub fn explanation(self) -> &'static str {
+        match self {
+            Because::NoCache => "the response says no-cache: it is validated on every use (RFC 9111 §5.2.2.4)",
+            Because::Expired => "the response is stale and nothing allows serving it so (RFC 9111 §4.2.4)",
+            Because::MustRevalidate => {
+                "the response is stale and says must-revalidate, proxy-revalidate or s-maxage (RFC 9111 §5.2.2.2, \
+                 §5.2.2.8, §5.2.2.10)"
+            }
+            Because::RequestNoCache => "the request says no-cache (RFC 9111 §5.2.1.4)",
+            Because::RequestMaxAge => {
+                "the response is older than the request's max-age, or stale without a max-stale (RFC 9111 §5.2.1.1)"
+            }
+            Because::RequestMinFresh => {
+                "the response is not fresh for as long as the request's min-fresh asks (RFC 9111 §5.2.1.3)"
+            }
+        }
+    }
+}
+
+/// How a fetch failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Failure {
+    /// Upstream answered 500, 502, 503 or 504.
+    Status,
+    /// Upstream gave no answer: it cannot be reached, closed the connection, or took too long.
+    NoAnswer,
 }
 
 /// How long past its lifetime a response with a validator is kept for validation, at least and at most: as long
@@ -77,23 +171,80 @@ impl Freshness {
         if left > 0 { left } else { left.saturating_sub(1) }
     }
 
-    /// Fresh, stale but servable, or to be validated.
-    pub fn reuse(&self, now: SystemTime) -> Reuse {
+    /// Fresh, stale but servable, or to be validated. What the request asks for can only be stricter than what
+    /// upstream allows, but for `max-stale`.
+    pub fn reuse(&self, now: SystemTime, demands: &Demands) -> Reuse {
         let ttl = self.ttl(now);
         if self.always_validate {
-            Reuse::Validate { ttl }
+            Reuse::Validate { ttl, because: Because::NoCache }
+        } else if let Some(because) = self.unmet(demands, now) {
+            Reuse::Validate { ttl, because }
         } else if ttl > 0 {
             Reuse::Fresh { ttl }
-        } else if self.is_within(self.stale_while_revalidate, now) {
-            Reuse::StaleWhileRevalidate { ttl }
         } else {
-            Reuse::Validate { ttl }
+            self.reuse_stale(ttl, now, demands)
         }
     }
 
-    /// Whether it may still be served when upstream cannot be reached or answers 500, 502, 503 or 504.
-    pub fn usable_on_error(&self, now: SystemTime) -> bool {
-        !self.always_validate && (self.ttl(now) > 0 || self.is_within(self.stale_if_error, now))
+    fn reuse_stale(&self, ttl: i64, now: SystemTime, demands: &Demands) -> Reuse {
+        let is_revalidating = self.is_within(self.stale_while_revalidate, now);
+        let is_refused = self.is_refused_stale(demands, now);
+        if self.never_stale {
+            // §4.2.4: neither client nor configuration overrules it.
+            Reuse::Validate { ttl, because: Because::MustRevalidate }
+        } else if is_revalidating && !is_refused {
+            Reuse::StaleWhileRevalidate { ttl }
+        } else if self.is_tolerated(demands, now) {
+            Reuse::Stale { ttl }
+        } else {
+            let because = if is_revalidating { Because::RequestMaxAge } else { Because::Expired };
+            Reuse::Validate { ttl, because }
+        }
+    }
+
+    /// Whether it may be served, stale or not, after upstream has failed. `no-cache`, `must-revalidate` and the like
+    /// forbid it (§4.2.4), and so do the request's own demands, unless the request says `stale-if-error` itself.
+    pub fn usable_after(&self, failure: Failure, now: SystemTime, demands: &Demands) -> bool {
+        if self.always_validate {
+            return false;
+        }
+        if demands.stale_if_error.is_some_and(|period| self.is_within(period, now)) {
+            return true;
+        }
+        let period = match failure {
+            // RFC 5861 §4.
+            Failure::Status => self.stale_if_error,
+            // RFC 9111 §4.2.4: a cache that is disconnected may go further.
+            Failure::NoAnswer => self.stale_if_error.max(self.stale_if_unreachable),
+        };
+        let is_allowed =
+            self.ttl(now) > 0 || (self.is_within(period, now) && !self.is_refused_stale(demands, now));
+        is_allowed && self.unmet(demands, now).is_none()
+    }
+
+    /// The demand of the request that this response does not meet as it is.
+    fn unmet(&self, demands: &Demands, now: SystemTime) -> Option<Because> {
+        if demands.validated {
+            return Some(Because::RequestNoCache);
+        }
+        // §5.2.1.1: no older than max-age, and with a max-stale beside it no older than both together.
+        let oldest = |age: Duration| age.saturating_add(demands.max_stale.unwrap_or_default());
+        if demands.max_age.is_some_and(|age| self.age(now) > oldest(age)) {
+            return Some(Because::RequestMaxAge);
+        }
+        // §5.2.1.3: a lifetime no less than the age and min-fresh together.
+        let outlives = |period: Duration| self.lifetime >= self.age(now).saturating_add(period);
+        demands.min_fresh.is_some_and(|period| !outlives(period)).then_some(Because::RequestMinFresh)
+    }
+
+    /// §5.2.1.1: who sends max-age without max-stale does not want anything stale.
+    fn is_refused_stale(&self, demands: &Demands, now: SystemTime) -> bool {
+        demands.max_age.is_some() && !self.is_tolerated(demands, now)
+    }
+
+    /// §5.2.1.2: the client takes what has been stale for this long.
+    fn is_tolerated(&self, demands: &Demands, now: SystemTime) -> bool {
+        demands.max_stale.is_some_and(|period| self.is_within(period, now))
     }
 
     /// How long the entry is worth keeping: until it is neither fresh nor servable stale, and, with a validator,
@@ -193,7 +344,21 @@ mod tests {
             never_stale: false,
             stale_while_revalidate: Duration::ZERO,
             stale_if_error: Duration::ZERO,
+            stale_if_unreachable: Duration::ZERO,
         }
+    }
+
+    /// How it may be used for a request that asks for nothing.
+    fn reuse(freshness: &Freshness, now: SystemTime) -> Reuse {
+        freshness.reuse(now, &Demands::default())
+    }
+
+    fn usable_after(freshness: &Freshness, failure: Failure, now: SystemTime) -> bool {
+        freshness.usable_after(failure, now, &Demands::default())
+    }
+
+    fn expired(ttl: i64) -> Reuse {
+        Reuse::Validate { ttl, because: Because::Expired }
     }
 
     #[test]
@@ -263,17 +428,13 @@ mod tests {
     #[test]
     fn a_response_is_fresh_until_its_age_reaches_its_lifetime() {
         let freshness = Freshness { initial_age: seconds(10), ..plain(60) };
-        let rows = [
-            (0, Reuse::Fresh { ttl: 50 }),
-            (49, Reuse::Fresh { ttl: 1 }),
-            (50, Reuse::Validate { ttl: -1 }),
-            (59, Reuse::Validate { ttl: -10 }),
-        ];
+        let rows =
+            [(0, Reuse::Fresh { ttl: 50 }), (49, Reuse::Fresh { ttl: 1 }), (50, expired(-1)), (59, expired(-10))];
         for (elapsed, expected) in rows {
-            assert_eq!(freshness.reuse(at(NOW + elapsed)), expected, "after {elapsed} s");
+            assert_eq!(reuse(&freshness, at(NOW + elapsed)), expected, "after {elapsed} s");
         }
         let last_moment = at(NOW + 49) + Duration::from_millis(999);
-        assert_eq!(freshness.reuse(last_moment), Reuse::Fresh { ttl: 1 });
+        assert_eq!(reuse(&freshness, last_moment), Reuse::Fresh { ttl: 1 });
         assert_eq!(freshness.age(last_moment), Duration::from_millis(59_999));
     }
 
@@ -288,28 +449,127 @@ mod tests {
     fn rfc_5861_examples() {
         // §3.1: max-age=600, stale-while-revalidate=30
         let revalidating = Freshness { stale_while_revalidate: seconds(30), ..plain(600) };
-        assert_eq!(revalidating.reuse(at(NOW + 599)), Reuse::Fresh { ttl: 1 });
-        assert_eq!(revalidating.reuse(at(NOW + 600)), Reuse::StaleWhileRevalidate { ttl: -1 });
-        assert_eq!(revalidating.reuse(at(NOW + 629)), Reuse::StaleWhileRevalidate { ttl: -30 });
-        assert_eq!(revalidating.reuse(at(NOW + 630)), Reuse::Validate { ttl: -31 });
+        assert_eq!(reuse(&revalidating, at(NOW + 599)), Reuse::Fresh { ttl: 1 });
+        assert_eq!(reuse(&revalidating, at(NOW + 600)), Reuse::StaleWhileRevalidate { ttl: -1 });
+        assert_eq!(reuse(&revalidating, at(NOW + 629)), Reuse::StaleWhileRevalidate { ttl: -30 });
+        assert_eq!(reuse(&revalidating, at(NOW + 630)), expired(-31));
         // §4.1: max-age=600, stale-if-error=1200
         let on_error = Freshness { stale_if_error: seconds(1200), ..plain(600) };
-        assert_eq!(on_error.reuse(at(NOW + 900)), Reuse::Validate { ttl: -301 });
-        assert!(on_error.usable_on_error(at(NOW + 900)));
-        assert!(!on_error.usable_on_error(at(NOW + 1801)));
+        assert_eq!(reuse(&on_error, at(NOW + 900)), expired(-301));
+        assert!(usable_after(&on_error, Failure::Status, at(NOW + 900)));
+        assert!(!usable_after(&on_error, Failure::Status, at(NOW + 1801)));
     }
 
     #[test]
     fn staleness_is_never_served_against_the_origins_will() {
-        let generous = Freshness { stale_while_revalidate: seconds(99), stale_if_error: seconds(99), ..plain(60) };
+        let generous = Freshness {
+            stale_while_revalidate: seconds(99),
+            stale_if_error: seconds(99),
+            stale_if_unreachable: seconds(99),
+            ..plain(60)
+        };
         let never_stale = Freshness { never_stale: true, ..generous };
-        assert_eq!(never_stale.reuse(at(NOW + 59)), Reuse::Fresh { ttl: 1 });
-        assert_eq!(never_stale.reuse(at(NOW + 60)), Reuse::Validate { ttl: -1 });
-        assert!(never_stale.usable_on_error(at(NOW + 59)));
-        assert!(!never_stale.usable_on_error(at(NOW + 60)));
+        assert_eq!(reuse(&never_stale, at(NOW + 59)), Reuse::Fresh { ttl: 1 });
+        assert_eq!(
+            reuse(&never_stale, at(NOW + 60)),
+            Reuse::Validate { ttl: -1, because: Because::MustRevalidate }
+        );
+        assert!(usable_after(&never_stale, Failure::Status, at(NOW + 59)));
+        assert!(!usable_after(&never_stale, Failure::Status, at(NOW + 60)));
         let always_validate = Freshness { always_validate: true, ..generous };
-        assert_eq!(always_validate.reuse(at(NOW)), Reuse::Validate { ttl: 60 });
-        assert!(!always_validate.usable_on_error(at(NOW)));
+        assert_eq!(reuse(&always_validate, at(NOW)), Reuse::Validate { ttl: 60, because: Because::NoCache });
+        assert!(!usable_after(&always_validate, Failure::Status, at(NOW)));
+    }
+
+    fn asks(control: &str) -> Demands {
+        Demands::of(&fields(&[("cache-control", control)]), crate::semantics::ClientDirectives::All)
+    }
+
+    #[test]
+    fn a_request_may_ask_for_fresher_or_take_staler() {
+        let plain = plain(60);
+        let revalidating = Freshness { stale_while_revalidate: seconds(30), ..plain };
+        let never_stale = Freshness { never_stale: true, ..revalidating };
+        let validate = |ttl, because| Reuse::Validate { ttl, because };
+        let rows = [
+            (plain, 0, "no-cache", validate(60, Because::RequestNoCache)),
+            (plain, 9, "max-age=9", Reuse::Fresh { ttl: 51 }),
+            (plain, 10, "max-age=9", validate(50, Because::RequestMaxAge)),
+            (plain, 10, "max-age=9, max-stale=5", Reuse::Fresh { ttl: 50 }),
+            (plain, 10, "max-age=9, max-stale", Reuse::Fresh { ttl: 50 }),
+            (plain, 15, "max-age=9, max-stale=5", validate(45, Because::RequestMaxAge)),
+            (plain, 40, "min-fresh=20", Reuse::Fresh { ttl: 20 }),
+            (plain, 41, "min-fresh=20", validate(19, Because::RequestMinFresh)),
+            (plain, 61, "min-fresh=0", validate(-2, Because::RequestMinFresh)),
+            (plain, 60, "max-stale=0", expired(-1)),
+            (plain, 64, "max-stale=5", Reuse::Stale { ttl: -5 }),
+            (plain, 65, "max-stale=5", expired(-6)),
+            (plain, 100_000, "max-stale", Reuse::Stale { ttl: -99_941 }),
+            (plain, 64, "max-stale=5, min-fresh=1", validate(-5, Because::RequestMinFresh)),
+            (plain, 64, "max-age=99, max-stale=5", Reuse::Stale { ttl: -5 }),
+            (revalidating, 64, "max-stale=5", Reuse::StaleWhileRevalidate { ttl: -5 }),
+            (revalidating, 70, "max-stale=5", Reuse::StaleWhileRevalidate { ttl: -11 }),
+            (revalidating, 70, "max-age=99", validate(-11, Because::RequestMaxAge)),
+            (revalidating, 64, "max-age=99, max-stale=5", Reuse::StaleWhileRevalidate { ttl: -5 }),
+            (revalidating, 70, "max-age=99, max-stale=5", validate(-11, Because::RequestMaxAge)),
+            (revalidating, 70, "min-fresh=1", validate(-11, Because::RequestMinFresh)),
+            (revalidating, 95, "max-age=999", expired(-36)),
+            (never_stale, 61, "max-stale", validate(-2, Because::MustRevalidate)),
+            (Freshness { always_validate: true, ..plain }, 1, "max-stale", validate(59, Because::NoCache)),
+        ];
+        for (freshness, elapsed, control, expected) in rows {
+            let reuse = freshness.reuse(at(NOW + elapsed), &asks(control));
+            assert_eq!(reuse, expected, "{control} after {elapsed} s");
+        }
+        let just_over = at(NOW + 9) + Duration::from_millis(1);
+        assert_eq!(plain.reuse(just_over, &asks("max-age=9")), validate(51, Because::RequestMaxAge));
+    }
+
+    #[test]
+    fn a_failure_is_covered_as_far_as_upstream_and_the_request_allow() {
+        let plain = plain(60);
+        let granted = Freshness { stale_if_error: seconds(10), stale_if_unreachable: seconds(100), ..plain };
+        let generous = Freshness { stale_if_error: seconds(200), ..granted };
+        let never_stale = Freshness { never_stale: true, ..granted };
+        let rows = [
+            (plain, 59, "", true, true),
+            (plain, 61, "", false, false),
+            (granted, 69, "", true, true),
+            (granted, 70, "", false, true),
+            (granted, 160, "", false, false),
+            (generous, 200, "", true, true),
+            (plain, 69, "stale-if-error=10", true, true),
+            (plain, 70, "stale-if-error=10", false, false),
+            (granted, 75, "stale-if-error=1", false, true),
+            (granted, 65, "no-cache", false, false),
+            (granted, 65, "max-age=9", false, false),
+            (granted, 65, "max-age=99", false, false),
+            (granted, 65, "max-age=99, max-stale=9", true, true),
+            (granted, 65, "min-fresh=1", false, false),
+            (granted, 65, "no-cache, max-age=0, stale-if-error=9", true, true),
+            (never_stale, 61, "stale-if-error=99, max-stale", false, false),
+            (Freshness { always_validate: true, ..granted }, 1, "stale-if-error=99", false, false),
+        ];
+        for (freshness, elapsed, control, on_status, on_no_answer) in rows {
+            let usable = |failure| freshness.usable_after(failure, at(NOW + elapsed), &asks(control));
+            let found = (usable(Failure::Status), usable(Failure::NoAnswer));
+            assert_eq!(found, (on_status, on_no_answer), "{control} after {elapsed} s");
+        }
+    }
+
+    #[test]
+    fn every_cause_has_its_own_token_and_a_section() {
+        let all = [
+            Because::NoCache,
+            Because::Expired,
+            Because::MustRevalidate,
+            Because::RequestNoCache,
+            Because::RequestMaxAge,
+            Because::RequestMinFresh,
+        ];
+        let tokens: std::collections::HashSet<_> = all.iter().map(|because| because.token()).collect();
+        assert_eq!(tokens.len(), all.len());
+        assert!(all.iter().all(|because| because.explanation().contains('§')));
     }
 
     #[test]
@@ -410,7 +670,8 @@ mod tests {
         match reuse {
             Reuse::Fresh { .. } => 0,
             Reuse::StaleWhileRevalidate { .. } => 1,
-            Reuse::Validate { .. } => 2,
+            Reuse::Stale { .. } => 2,
+            Reuse::Validate { .. } => 3,
         }
     }
 
@@ -447,7 +708,7 @@ mod tests {
             prop_assert_eq!(
                 i128::from(freshness.age(now).as_secs()), oracle::current_age(&message, response_time + elapsed)
             );
-            let is_fresh = matches!(freshness.reuse(now), Reuse::Fresh { .. });
+            let is_fresh = matches!(reuse(&freshness, now), Reuse::Fresh { .. });
             prop_assert_eq!(
                 is_fresh, oracle::response_is_fresh(&message, response_time + elapsed).unwrap_or(false)
             );
@@ -456,9 +717,9 @@ mod tests {
         #[test]
         fn time_only_takes_away(freshness in any_freshness(), earlier in 0u64..1000, millis in 0u64..100_000) {
             let (before, after) = (at(NOW + earlier), at(NOW + earlier) + Duration::from_millis(millis));
-            prop_assert!(rank(freshness.reuse(before)) <= rank(freshness.reuse(after)));
+            prop_assert!(rank(reuse(&freshness, before)) <= rank(reuse(&freshness, after)));
             prop_assert!(freshness.ttl(before) >= freshness.ttl(after));
-            prop_assert!(freshness.usable_on_error(before) >= freshness.usable_on_error(after));
+            prop_assert!(usable_after(&freshness, Failure::Status, before) >= usable_after(&freshness, Failure::Status, after));
             prop_assert!(freshness.keep_for(before, true) >= freshness.keep_for(after, true));
         }
 
@@ -466,7 +727,7 @@ mod tests {
         fn what_may_be_served_is_kept(freshness in any_freshness(), elapsed in 0u64..1000) {
             let now = at(NOW + elapsed);
             let keep = freshness.keep_for(at(NOW), false);
-            if rank(freshness.reuse(now)) < 2 || freshness.usable_on_error(now) {
+            if rank(reuse(&freshness, now)) < 3 || usable_after(&freshness, Failure::Status, now) {
                 prop_assert!(keep > seconds(elapsed));
             }
             prop_assert!(keep >= SHORTEST_KEEP);

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::header::SET_COOKIE;
-use http::{HeaderMap, StatusCode};
+use http::header::{CONTENT_TYPE, SET_COOKIE};
+use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::cache_control::ResponseDirectives;
 use super::freshness::{self, Freshness, LifetimeSource};
@@ -40,6 +40,9 @@ pub enum Storable {
         /// May answer requests that carry `Authorization` or `Cookie`: RFC 9111 §3.5 allows it (`public`,
         /// `s-maxage`, `must-revalidate`), or the family's rules do.
         for_credentials: bool,
+        /// Fields that `private` (§5.2.2.7) or `no-cache` (§5.2.2.4) names: for the client that asked alone, and to
+        /// be removed from what is stored and shared.
+        withheld: Vec<HeaderName>,
     },
     No(Reason),
 }
@@ -51,8 +54,12 @@ pub enum Reason {
     RequestNoStore,
     /// Response `no-store`.
     NoStore,
-    /// Response `private`. With field names a shared cache may store the rest (§5.2.2.7); Larder then stores nothing.
+    /// Response `private`, without field names.
     Private,
+    /// A stream of events, which has no end.
+    EventStream,
+    /// It names more groups than an entry may belong to.
+    TooManyGroups,
     SetCookie,
     /// `Authorization` without `public`, `s-maxage` or `must-revalidate` (§3.5).
     Authorization,
@@ -80,6 +87,8 @@ impl Reason {
             Reason::RequestNoStore => "request-no-store",
             Reason::NoStore => "no-store",
             Reason::Private => "private",
+            Reason::EventStream => "event-stream",
+            Reason::TooManyGroups => "too-many-groups",
             Reason::SetCookie => "set-cookie",
             Reason::Authorization => "authorization",
             Reason::Cookie => "cookie",
@@ -96,6 +105,13 @@ impl Reason {
             Reason::RequestNoStore => "the request says no-store (RFC 9111 §5.2.1.5)",
             Reason::NoStore => "the response says no-store (RFC 9111 §5.2.2.5)",
             Reason::Private => "the response is private to one user (RFC 9111 §5.2.2.7)",
+            Reason::EventStream => {
+                "the response is a stream of events, which is never complete (RFC 9111 §3.3, text/event-stream)"
+            }
+            Reason::TooManyGroups => {
+                "the response names more groups than an entry may belong to, so that one of them could not outdate it \
+                 (RFC 9875 §2)"
+            }
             Reason::SetCookie => {
                 "the response sets a cookie, which is meant for one client (stricter than RFC 9111 §7.3)"
             }
@@ -124,7 +140,9 @@ pub fn storable(request: RequestFacts, response: Received<'_>, policy: &Policy) 
     let directives = ResponseDirectives::parse(response.headers);
     let considered = Considered { request, response, policy, directives: &directives };
     match considered.judge() {
-        Ok((freshness, for_credentials)) => Storable::Yes { freshness, for_credentials },
+        Ok((freshness, for_credentials)) => {
+            Storable::Yes { freshness, for_credentials, withheld: considered.withheld() }
+        }
         Err(reason) => Storable::No(reason),
     }
 }
@@ -172,17 +190,29 @@ impl Considered<'_> {
             (false, true) => return Err(Reason::NoStore),
             _ => {}
         }
-        if self.directives.private.is_present() {
+        // §5.2.2.7: with field names it is only about those.
+        if self.directives.private.is_whole() {
             return Err(Reason::Private);
         }
-        if headers.contains_key(SET_COOKIE) {
+        if headers.contains_key(SET_COOKIE) && !self.withheld().contains(&SET_COOKIE) {
             return Err(Reason::SetCookie);
+        }
+        if is_event_stream(headers) {
+            return Err(Reason::EventStream);
         }
         // §4.1: it would never match.
         if Vary::parse(headers) == Vary::Everything {
             return Err(Reason::VaryStar);
         }
         Ok(())
+    }
+
+    /// The fields that are not stored.
+    fn withheld(&self) -> Vec<HeaderName> {
+        let mut withheld = [self.directives.private.fields(), self.directives.no_cache.fields()].concat();
+        withheld.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
+        withheld.dedup();
+        withheld
     }
 
     /// Cookies are judged like `Authorization`, since APIs take both for credentials.
@@ -234,7 +264,7 @@ impl Considered<'_> {
 
     /// §3 asks for `public` or a heuristically cacheable status where no lifetime is stated.
     fn is_for_validation_only(&self) -> bool {
-        self.directives.no_cache.is_present()
+        self.directives.no_cache.is_whole()
             && (self.directives.public || is_heuristically_cacheable(self.response.status))
             && validation::has_validator(self.response.headers)
     }
@@ -242,8 +272,8 @@ impl Considered<'_> {
     fn freshness(&self, terms: Terms) -> Freshness {
         let Received { headers, request_time, response_time, .. } = self.response;
         let directives = self.directives;
-        // `no-cache` with field names is taken for the whole, which is stricter (§5.2.2.4).
-        let always_validate = !terms.overruled && directives.no_cache.is_present();
+        // §5.2.2.4: with field names, leaving those fields out is enough.
+        let always_validate = !terms.overruled && directives.no_cache.is_whole();
         // §4.2.4; s-maxage includes proxy-revalidate (§5.2.2.10).
         let revalidates =
             directives.must_revalidate || directives.proxy_revalidate || directives.s_maxage.is_some();
@@ -262,6 +292,7 @@ impl Considered<'_> {
             never_stale,
             stale_while_revalidate: period(directives.stale_while_revalidate, self.policy.stale_while_revalidate),
             stale_if_error: period(directives.stale_if_error, self.policy.stale_if_error),
+            stale_if_unreachable: period(None, Some(self.policy.stale_if_unreachable)),
         }
     }
 
@@ -272,6 +303,14 @@ impl Considered<'_> {
         let is_servable = freshness.age(now) < freshness.lifetime.saturating_add(stale);
         (is_servable && !freshness.always_validate) || validation::has_validator(self.response.headers)
     }
+}
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    let media_types = headers
+        .get_all(CONTENT_TYPE)
+        .iter()
+        .filter_map(|value| value.as_bytes().split(|byte| *byte == b';').next());
+    media_types.map(<[u8]>::trim_ascii).any(|media_type| media_type.eq_ignore_ascii_case(b"text/event-stream"))
 }
 
 /// RFC 9110 §15.1, without 206.
@@ -333,13 +372,16 @@ mod tests {
     #[test]
     fn what_forbids_storing_forbids_it_under_every_policy() {
         let fresh = (CACHE_CONTROL, "public, max-age=60");
-        let rows: [(RequestFacts, u16, Fields<'_>, Reason); 14] = [
+        let rows: [(RequestFacts, u16, Fields<'_>, Reason); 17] = [
             (RequestFacts { no_store: true, ..ANYONE }, 200, &[fresh], Reason::RequestNoStore),
             (ANYONE, 200, &[(CACHE_CONTROL, "NO-STORE, max-age=60")], Reason::NoStore),
             (ANYONE, 200, &[fresh, (CACHE_CONTROL, "no-store")], Reason::NoStore),
             (ANYONE, 200, &[fresh, (CACHE_CONTROL, "x=\"")], Reason::NoStore),
             (ANYONE, 200, &[(CACHE_CONTROL, "Private, max-age=60")], Reason::Private),
-            (ANYONE, 200, &[(CACHE_CONTROL, "private=\"x-user\", max-age=60")], Reason::Private),
+            (ANYONE, 200, &[(CACHE_CONTROL, "private=\"vary\", max-age=60")], Reason::Private),
+            (ANYONE, 200, &[(CACHE_CONTROL, "private, private=\"x-user\", max-age=60")], Reason::Private),
+            (ANYONE, 200, &[fresh, ("content-type", "Text/Event-Stream; charset=utf-8")], Reason::EventStream),
+            (ANYONE, 200, &[(CACHE_CONTROL, "private=\"x\""), fresh, ("set-cookie", "sid=1")], Reason::SetCookie),
             (ANYONE, 200, &[fresh, ("set-cookie", "sid=1")], Reason::SetCookie),
             (ANYONE, 200, &[fresh, ("vary", "accept, *")], Reason::VaryStar),
             (ANYONE, 103, &[fresh], Reason::Status),
@@ -389,9 +431,33 @@ mod tests {
         let stored = judge(ANYONE, 200, &[ETAG, (CACHE_CONTROL, "no-cache")], &Policy::default());
         let freshness = freshness_of(&stored);
         assert_eq!((freshness.source, freshness.always_validate), (LifetimeSource::None, true));
-        let by_field =
-            judge(ANYONE, 200, &[ETAG, (CACHE_CONTROL, "no-cache=\"x\", max-age=5")], &Policy::default());
-        assert!(freshness_of(&by_field).always_validate);
+        for control in ["no-cache=\"etag\", max-age=5", "no-cache=\"x\", no-cache, max-age=5"] {
+            let unqualified = judge(ANYONE, 200, &[ETAG, (CACHE_CONTROL, control)], &Policy::default());
+            assert!(freshness_of(&unqualified).always_validate, "{control}");
+        }
+    }
+
+    #[test]
+    fn fields_that_are_named_are_withheld_and_the_rest_is_stored() {
+        let cookie = ("set-cookie", "sid=1");
+        let rows = [
+            ("max-age=5", &[][..]),
+            ("private=\"X-User\", max-age=5", &["x-user"][..]),
+            ("private=\"x-b, x-a\", no-cache=x-a, max-age=5", &["x-a", "x-b"][..]),
+            ("private=\"set-cookie\", max-age=5", &["set-cookie"][..]),
+            ("no-cache=\"Set-Cookie\", max-age=5", &["set-cookie"][..]),
+        ];
+        for (control, expected) in rows {
+            let sets_cookie = expected.contains(&"set-cookie").then_some(cookie);
+            let headers: Vec<_> = [(CACHE_CONTROL, control)].into_iter().chain(sets_cookie).collect();
+            match judge(ANYONE, 200, &headers, &Policy::default()) {
+                Storable::Yes { freshness, withheld, .. } => {
+                    assert_eq!(withheld, expected, "{control}");
+                    assert!(!freshness.always_validate, "{control}");
+                }
+                Storable::No(reason) => panic!("{control}: {reason:?}"),
+            }
+        }
     }
 
     #[test]
@@ -465,8 +531,7 @@ mod tests {
     #[test]
     fn a_family_overrides_all_but_no_store_and_private() {
         let policy = Policy { stale_if_error: Some(MINUTE), ..family(TtlPolicy::Override) };
-        for control in ["max-age=5", "s-maxage=5", "no-cache", "must-revalidate", "no-cache=\"x\", max-age=x", ""]
-        {
+        for control in ["max-age=5", "s-maxage=5", "no-cache", "must-revalidate", "no-cache, max-age=x", ""] {
             let freshness = freshness_of(&on_control(ANYONE, control, &policy));
             assert_eq!((freshness.lifetime, freshness.source), (MINUTE * 3, LifetimeSource::FamilyOverride));
             assert!(!freshness.always_validate && !freshness.never_stale, "{control}");
@@ -506,6 +571,8 @@ mod tests {
             Reason::RequestNoStore,
             Reason::NoStore,
             Reason::Private,
+            Reason::EventStream,
+            Reason::TooManyGroups,
             Reason::SetCookie,
             Reason::Authorization,
             Reason::Cookie,

@@ -40,6 +40,7 @@ fn response() -> Response {
         never_stale: false,
         stale_while_revalidate: Duration::ZERO,
         stale_if_error: Duration::ZERO,
+        stale_if_unreachable: Duration::ZERO,
     };
     let (status, headers, body) = (StatusCode::OK, HeaderMap::new(), Bytes::from_static(b"body"));
     Response { status, headers, body, freshness, for_credentials: false }
