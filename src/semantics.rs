@@ -8,7 +8,10 @@ pub mod cache_control;
 pub mod date;
 pub mod demands;
 pub mod freshness;
+pub mod groups;
 pub mod invalidation;
+pub mod multipart;
+pub mod negotiation;
 pub mod range;
 #[cfg(test)]
 pub(crate) mod sample;

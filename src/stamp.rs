@@ -43,7 +43,8 @@ impl View {
 }
 
 /// Anything an entry can be outdated by. Text forms: `*` (everything), `booking:stats:42` (family levels and
-/// instances), `uri:/v1.0/users` (a path, whatever its query and host).
+/// instances), `uri:/v1.0/users` (a path, whatever its query and host), `group api.example/prices` (a group that
+/// responses of this host named).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tag(Arc<str>);
 
@@ -62,6 +63,21 @@ impl Tag {
     /// A family, one of its levels, or an instance.
     pub fn family(text: &str) -> Tag {
         Tag(Arc::from(text))
+    }
+
+    /// A group of responses of one origin (RFC 9875 §2.1). `host` as in [`crate::target::Target::host`], never empty;
+    /// `name` is any text. The scheme is left out: an invalidation over http reaches the https twin too.
+    ///
+    /// No family or instance has a space in its tag, and no host a slash, so that this is nobody else's tag whatever
+    /// the name is.
+    pub fn group(host: &str, name: &str) -> Tag {
+        Tag(Arc::from(format!("group {host}/{name}")))
+    }
+
+    /// A group under every host name: carried beside [`Tag::group`], for operators, who name a group and no host.
+    pub fn group_anywhere(name: &str) -> Tag {
+        // No origin has an empty host.
+        Tag::group("", name)
     }
 
     /// The text form, as it stands in Redis.
@@ -150,6 +166,20 @@ mod tests {
 
     fn view_of(marks: &Marks, tag: &Tag) -> View {
         marks.view([marks.slot(tag)])
+    }
+
+    #[test]
+    fn groups_are_nobody_elses_tags_whatever_their_names() {
+        let names = ["*", "", "/", "x", "/x", "h/x", "uri:/x", "group h/x", "a b", "\n", "(sentinel)", "ä"];
+        let mut tags: Vec<Tag> = vec![Tag::root(), Tag::uri("/x"), Tag::family("group"), Tag::family("group:h/x")];
+        tags.push(Tag::family("(sentinel)"));
+        for name in names {
+            tags.extend([Tag::group("h", name), Tag::group("h:80", name), Tag::group_anywhere(name)]);
+        }
+        let count = tags.len();
+        tags.sort();
+        tags.dedup();
+        assert_eq!(tags.len(), count);
     }
 
     #[test]

@@ -12,7 +12,8 @@ use crate::cache::flight::Head;
 use crate::cache::stream::Reader;
 use crate::entry;
 use crate::headers;
-use crate::semantics::range::{self, Range};
+use crate::semantics::multipart;
+use crate::semantics::range::{self, Part, Range};
 use crate::semantics::validation::{self, Condition};
 use crate::upstream::ResponseBody;
 
@@ -30,7 +31,7 @@ pub fn stored(method: &Method, request: &HeaderMap, stored: &entry::Response, no
     };
     let mut response = match asks_for {
         Range::Whole => whole(stored, *method == Method::HEAD),
-        Range::Part { first, last } => part(stored, first, last),
+        Range::Parts(parts) => partial(stored, &parts),
         Range::Unsatisfiable => return unsatisfiable(length),
     };
     // RFC 9111 §5.1
@@ -51,22 +52,26 @@ fn whole(stored: &entry::Response, head_only: bool) -> Response<Body> {
     response
 }
 
-/// RFC 9110 §15.3.7. `first` and `last` lie within the body: [`range::requested`] saw its length.
-fn part(stored: &entry::Response, first: u64, last: u64) -> Response<Body> {
-    let mut response = Response::new(Body::Whole(slice(&stored.body, first, last)));
+/// RFC 9110 §15.3.7: one part as it is, several as `multipart/byteranges`.
+fn partial(stored: &entry::Response, parts: &[Part]) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     *response.headers_mut() = stored.headers.clone();
-    let range = format!("bytes {first}-{last}/{}", stored.body.len());
-    if let Ok(range) = HeaderValue::try_from(range) {
-        response.headers_mut().insert(CONTENT_RANGE, range);
+    match parts {
+        [only] => {
+            *response.body_mut() = Body::Whole(only.cut(&stored.body));
+            if let Ok(range) = HeaderValue::try_from(only.content_range(stored.body.len() as u64)) {
+                response.headers_mut().insert(CONTENT_RANGE, range);
+            }
+        }
+        several => {
+            let message = multipart::byteranges(&stored.body, several, stored.headers.get(CONTENT_TYPE));
+            // §15.3.7.2: no Content-Range here; each part has its own.
+            response.headers_mut().insert(CONTENT_TYPE, message.content_type);
+            *response.body_mut() = Body::Whole(message.body);
+        }
     }
     response
-}
-
-fn slice(body: &Bytes, first: u64, last: u64) -> Bytes {
-    let end = usize::try_from(last).map_or(body.len(), |last| body.len().min(last.saturating_add(1)));
-    let start = usize::try_from(first).map_or(end, |first| first.min(end));
-    body.slice(start..end)
 }
 
 /// RFC 9110 §15.5.17

@@ -1,0 +1,131 @@
+//! `multipart/byteranges` (RFC 9110 §14.6): several parts of a complete representation in one message.
+
+use std::collections::HashSet;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::HeaderValue;
+
+use super::range::Part;
+
+/// A message of several parts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Multipart {
+    /// `multipart/byteranges` with the boundary: the `Content-Type` of the message.
+    pub content_type: HeaderValue,
+    /// Its content. A copy: no longer than the representation and a short head for each part.
+    pub body: Bytes,
+}
+
+/// Begins every boundary; eight hexadecimal digits follow.
+const BOUNDARY: &str = "larder-part-";
+
+/// These parts of `whole`, each with its `Content-Range` and, where the representation has one, its `Content-Type`
+/// (RFC 9110 §15.3.7.2).
+pub fn byteranges(whole: &Bytes, parts: &[Part], content_type: Option<&HeaderValue>) -> Multipart {
+    let cuts: Vec<_> =
+        parts.iter().map(|part| (part.content_range(whole.len() as u64), part.cut(whole))).collect();
+    let boundary = unused_boundary(cuts.iter().map(|(_, cut)| &cut[..]));
+    let mut body = BytesMut::with_capacity(cuts.iter().map(|(_, cut)| cut.len() + 160).sum());
+    for (range, cut) in &cuts {
+        body.put_slice(format!("--{boundary}\r\n").as_bytes());
+        if let Some(content_type) = content_type {
+            put_field(&mut body, "Content-Type", content_type.as_bytes());
+        }
+        put_field(&mut body, "Content-Range", range.as_bytes());
+        body.put_slice(b"\r\n");
+        body.put_slice(cut);
+        body.put_slice(b"\r\n");
+    }
+    body.put_slice(format!("--{boundary}--\r\n").as_bytes());
+    let content_type = HeaderValue::try_from(format!("multipart/byteranges; boundary={boundary}"))
+        .expect("a boundary is made of letters, digits and dashes");
+    Multipart { content_type, body: body.freeze() }
+}
+
+fn put_field(out: &mut BytesMut, name: &str, value: &[u8]) {
+    out.put_slice(name.as_bytes());
+    out.put_slice(b": ");
+    out.put_slice(value);
+    out.put_slice(b"\r\n");
+}
+
+/// A boundary that occurs in none of the cuts (RFC 2046 §5.1.1). One look at each of them is enough, whatever they
+/// hold: of the numbers that follow the prefix somewhere, the lowest that is missing is taken.
+fn unused_boundary<'c>(cuts: impl Iterator<Item = &'c [u8]>) -> String {
+    let used: HashSet<u32> = cuts.flat_map(numbers).collect();
+    let number = (0..=u32::MAX).find(|number| !used.contains(number)).unwrap_or_default();
+    format!("{BOUNDARY}{number:08x}")
+}
+
+fn numbers(cut: &[u8]) -> impl Iterator<Item = u32> {
+    let candidates = cut.windows(BOUNDARY.len() + 8).filter_map(|window| window.strip_prefix(BOUNDARY.as_bytes()));
+    candidates.filter_map(|digits| u32::from_str_radix(str::from_utf8(digits).ok()?, 16).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parts(bounds: &[(u64, u64)]) -> Vec<Part> {
+        bounds.iter().map(|(first, last)| Part { first: *first, last: *last }).collect()
+    }
+
+    #[test]
+    fn each_part_says_what_it_is_and_where_it_lies() {
+        let body = Bytes::from_static(b"0123456789");
+        let typed = byteranges(&body, &parts(&[(7, 9), (0, 1)]), Some(&HeaderValue::from_static("text/plain")));
+        assert_eq!(typed.content_type, "multipart/byteranges; boundary=larder-part-00000000");
+        let expected = "--larder-part-00000000\r\nContent-Type: text/plain\r\nContent-Range: bytes 7-9/10\r\n\r\n789\r\n\
+                        --larder-part-00000000\r\nContent-Type: text/plain\r\nContent-Range: bytes 0-1/10\r\n\r\n01\r\n\
+                        --larder-part-00000000--\r\n";
+        assert_eq!(typed.body, expected);
+        let untyped = byteranges(&body, &parts(&[(0, 0), (9, 9)]), None);
+        assert!(!str::from_utf8(&untyped.body).unwrap().contains("Content-Type"));
+    }
+
+    #[test]
+    fn the_boundary_is_one_that_the_parts_do_not_hold() {
+        let body = Bytes::from_static(
+            b"larder-part-00000000 larder-part-00000001 LARDER-PART-00000002 larder-part-00000003",
+        );
+        let boundary_of = |bounds: &[(u64, u64)]| {
+            byteranges(&body, &parts(bounds), None)
+                .content_type
+                .to_str()
+                .unwrap()
+                .rsplit_once('=')
+                .unwrap()
+                .1
+                .to_owned()
+        };
+        assert_eq!(boundary_of(&[(0, 82)]), "larder-part-00000002");
+        // Elsewhere in the representation it does no harm.
+        assert_eq!(boundary_of(&[(30, 82)]), "larder-part-00000000");
+    }
+
+    proptest! {
+        #[test]
+        fn reading_the_message_gives_the_parts(
+            body in "(larder-part-0000000[0-3]|\r\n--|[a-z]){0,40}", bounds in proptest::collection::vec((0u64..400, 0u64..400), 2..6),
+        ) {
+            let body = Bytes::from(format!("{body}."));
+            let last = body.len() as u64 - 1;
+            let bounds: Vec<_> = bounds.iter().map(|(a, b)| (*a.min(b).min(&last), *a.max(b).min(&last))).collect();
+            let message = byteranges(&body, &parts(&bounds), None);
+            let boundary = message.content_type.to_str().unwrap().rsplit_once('=').unwrap().1.to_owned();
+            let text = format!("\r\n{}", str::from_utf8(&message.body).unwrap());
+            let read: Vec<_> = text.split(&format!("\r\n--{boundary}")).collect();
+            prop_assert_eq!((read[0], read[read.len() - 1]), ("", "--\r\n"));
+            let expected: Vec<_> = bounds
+                .iter()
+                .map(|(first, last)| {
+                    let content = &body[*first as usize..=*last as usize];
+                    let content = str::from_utf8(content).unwrap();
+                    format!("\r\nContent-Range: bytes {first}-{last}/{}\r\n\r\n{content}", body.len())
+                })
+                .collect();
+            prop_assert_eq!(&read[1..read.len() - 1], &expected[..]);
+        }
+    }
+}
