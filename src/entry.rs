@@ -23,6 +23,10 @@ pub struct Entry {
 
 /// A response, or the sign that responses under this key vary.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every entry is a response, and a box would cost each hit a step"
+)]
 pub enum Content {
     Response(Response),
     /// Responses under this key are kept one level down, keyed by these request fields (RFC 9111 §4.1).

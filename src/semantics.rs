@@ -16,6 +16,7 @@ pub mod range;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod storable;
+pub mod targeted;
 pub mod validation;
 pub mod vary;
 

@@ -142,7 +142,7 @@ fn asks_by_pragma(headers: &HeaderMap) -> bool {
     all.any(|member| member.is_ok_and(|directive| directive.lower_name().as_ref() == b"no-cache"))
 }
 
-fn shorter(known: Option<u64>, next: u64) -> Option<u64> {
+pub(super) fn shorter(known: Option<u64>, next: u64) -> Option<u64> {
     Some(known.map_or(next, |known| known.min(next)))
 }
 
@@ -163,6 +163,11 @@ impl Scope {
     /// Whether the directive is there at all.
     pub fn is_present(&self) -> bool {
         *self != Scope::Absent
+    }
+
+    /// The scope of these field names: the whole response if they are none, or cannot be left out.
+    pub(super) fn of_names(text: &[u8]) -> Scope {
+        field_names(text).map_or(Scope::Whole, Scope::Fields)
     }
 
     /// Whether it is there without field names.
@@ -232,13 +237,13 @@ fn field_names(text: &[u8]) -> Option<Vec<HeaderName>> {
 
 /// One member of the list.
 #[derive(Debug, PartialEq, Eq)]
-struct Directive<'a> {
+pub(super) struct Directive<'a> {
     name: &'a [u8],
-    argument: Argument<'a>,
+    pub(super) argument: Argument<'a>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Argument<'a> {
+pub(super) enum Argument<'a> {
     Absent,
     /// Of a token or, without its quotes and escapes, of a quoted string.
     Text(Cow<'a, [u8]>),
@@ -248,11 +253,11 @@ enum Argument<'a> {
 
 /// A quoted string without an end.
 #[derive(Debug, PartialEq, Eq)]
-struct Unclosed;
+pub(super) struct Unclosed;
 
 impl<'a> Directive<'a> {
     /// `member` is not empty and has no white space at its ends.
-    fn parse(member: &'a [u8]) -> Directive<'a> {
+    pub(super) fn parse(member: &'a [u8]) -> Directive<'a> {
         let end_of_name = member.iter().position(|byte| !is_tchar(*byte)).unwrap_or(member.len());
         let (name, rest) = member.split_at(end_of_name);
         let argument = match rest {
@@ -264,7 +269,7 @@ impl<'a> Directive<'a> {
         Directive { name, argument }
     }
 
-    fn lower_name(&self) -> Cow<'a, [u8]> {
+    pub(super) fn lower_name(&self) -> Cow<'a, [u8]> {
         if self.name.iter().any(u8::is_ascii_uppercase) {
             Cow::Owned(self.name.to_ascii_lowercase())
         } else {
@@ -334,9 +339,13 @@ fn end_of_quoted(quoted: &[u8]) -> Option<usize> {
     }
 }
 
-/// The members of one field line (RFC 9110 §5.6.1); commas inside quotes do not separate, empty members are left
-/// out.
 fn members(line: &[u8]) -> impl Iterator<Item = Result<Directive<'_>, Unclosed>> {
+    raw_members(line).map(|member| member.map(Directive::parse))
+}
+
+/// The members of one field line (RFC 9110 §5.6.1), without white space at their ends; commas inside quotes do not
+/// separate, empty members are left out.
+pub(super) fn raw_members(line: &[u8]) -> impl Iterator<Item = Result<&[u8], Unclosed>> {
     let mut rest = line;
     std::iter::from_fn(move || {
         while !rest.is_empty() {
@@ -347,7 +356,7 @@ fn members(line: &[u8]) -> impl Iterator<Item = Result<Directive<'_>, Unclosed>>
             let member = rest[..end].trim_ascii();
             rest = rest.get(end + 1..).unwrap_or_default();
             if !member.is_empty() {
-                return Some(Ok(Directive::parse(member)));
+                return Some(Ok(member));
             }
         }
         None

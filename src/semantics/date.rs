@@ -1,7 +1,7 @@
 //! `HTTP-date` (RFC 9110 §5.6.7) as a cache reads it: all three formats, letters in any case (RFC 9111 §4.2), no
 //! zone but GMT. A date that cannot be read is never guessed.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -17,8 +17,22 @@ pub enum DateField {
 }
 
 impl DateField {
-    /// Reads a field.
+    /// Reads a field that tells of the past, such as `Last-Modified`: two digits of a year stand for 1970 to 2069
+    /// whatever the time is, so that the same bytes always are the same date.
     pub fn of(headers: &HeaderMap, name: &HeaderName) -> DateField {
+        DateField::read(headers, name, parse)
+    }
+
+    /// Reads a field of a message that came at this time, which two digits of a year are understood by.
+    pub fn received(headers: &HeaderMap, name: &HeaderName, time: SystemTime) -> DateField {
+        DateField::read(headers, name, |value| parse_received(value, time))
+    }
+
+    fn read(
+        headers: &HeaderMap,
+        name: &HeaderName,
+        parse: impl FnOnce(&HeaderValue) -> Option<SystemTime>,
+    ) -> DateField {
         let mut lines = headers.get_all(name).iter();
         let Some(first) = lines.next() else {
             return DateField::Absent;
@@ -38,7 +52,54 @@ impl DateField {
     }
 }
 
-/// The time that a value stands for.
+/// Beyond this a year of two digits lies in the past (RFC 9110 §5.6.7): fifty mean years.
+const FAR_FUTURE: Duration = Duration::from_secs(50 * 31_556_952);
+
+/// The time that a value in a message that came at this time stands for. RFC 9110 §5.6.7: a year of two digits that
+/// seems to be more than fifty years ahead is the latest past one with these digits. So is one whose weekday fits
+/// that one only.
+fn parse_received(value: &HeaderValue, time: SystemTime) -> Option<SystemTime> {
+    let text = recased(value.to_str().ok()?);
+    let Some(dated) = Rfc850::parse(&text) else {
+        return parse(value);
+    };
+    let this_year: u64 = httpdate::fmt_http_date(time).get(12..16)?.parse().ok()?;
+    let latest = this_year + 50 - (this_year + 50 + 100 - dated.year) % 100;
+    let is_near = |date: &SystemTime| date.duration_since(time).map_or(true, |ahead| ahead <= FAR_FUTURE);
+    [latest, latest - 100].into_iter().find_map(|year| dated.in_year(year).filter(is_near))
+}
+
+/// `Sunday, 06-Nov-94 08:49:37 GMT`, taken apart.
+struct Rfc850<'a> {
+    weekday: &'a str,
+    day: &'a str,
+    month: &'a str,
+    /// Two digits.
+    year: u64,
+    time: &'a str,
+}
+
+const WEEKDAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
+
+impl<'a> Rfc850<'a> {
+    fn parse(text: &'a str) -> Option<Rfc850<'a>> {
+        let (weekday, rest) = text.split_once(", ")?;
+        let (day, rest) = rest.split_once('-')?;
+        let (month, rest) = rest.split_once('-')?;
+        let (year, time) = rest.split_once(' ')?;
+        let is_year = year.len() == 2 && year.bytes().all(|byte| byte.is_ascii_digit());
+        let weekday = WEEKDAYS.contains(&weekday).then(|| weekday.get(..3))??;
+        Some(Rfc850 { weekday, day, month, year: is_year.then(|| year.parse().ok())??, time })
+    }
+
+    /// The same date written with this year.
+    fn in_year(&self, year: u64) -> Option<SystemTime> {
+        let Rfc850 { weekday, day, month, time, .. } = self;
+        httpdate::parse_http_date(&format!("{weekday}, {day} {month} {year:04} {time}")).ok()
+    }
+}
+
+/// The time that a value stands for, as [`DateField::of`] has it.
 pub fn parse(value: &HeaderValue) -> Option<SystemTime> {
     let text = value.to_str().ok()?;
     httpdate::parse_http_date(text).or_else(|_| httpdate::parse_http_date(&recased(text))).ok()
@@ -63,7 +124,7 @@ mod tests {
     use super::*;
     use http::header::EXPIRES;
     use proptest::prelude::*;
-    use std::time::{Duration, UNIX_EPOCH};
+    use std::time::UNIX_EPOCH;
 
     /// RFC 9110 §5.6.7's example.
     fn example() -> SystemTime {
@@ -102,6 +163,44 @@ mod tests {
     }
 
     #[test]
+    fn years_of_two_digits_lie_at_most_fifty_years_ahead() {
+        // 6 Nov 2026.
+        let now = UNIX_EPOCH + Duration::from_secs(1_793_955_600);
+        let rows = [
+            ("Sunday, 06-Nov-94 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:37 GMT"),
+            ("sunday, 06-nov-94 08:49:37 gmt", "Sun, 06 Nov 1994 08:49:37 GMT"),
+            ("Friday, 06-Nov-26 08:49:37 GMT", "Fri, 06 Nov 2026 08:49:37 GMT"),
+            ("Wednesday, 06-Nov-69 08:49:37 GMT", "Wed, 06 Nov 2069 08:49:37 GMT"),
+            ("Thursday, 06-Nov-70 08:49:37 GMT", "Thu, 06 Nov 2070 08:49:37 GMT"),
+            // The weekday tells the century.
+            ("Friday, 06-Nov-70 08:49:37 GMT", "Fri, 06 Nov 1970 08:49:37 GMT"),
+            ("Sunday, 01-Nov-76 00:00:00 GMT", "Sun, 01 Nov 2076 00:00:00 GMT"),
+            ("Friday, 31-Dec-76 00:00:00 GMT", "Fri, 31 Dec 1976 00:00:00 GMT"),
+            ("Sunday, 06-Nov-77 08:49:37 GMT", "Sun, 06 Nov 1977 08:49:37 GMT"),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:37 GMT"),
+            ("Sun Nov  6 08:49:37 1994", "Sun, 06 Nov 1994 08:49:37 GMT"),
+        ];
+        for (text, expected) in rows {
+            let found = parse_received(&HeaderValue::from_static(text), now);
+            let expected = httpdate::parse_http_date(expected).ok();
+            assert!(expected.is_some());
+            assert_eq!(found, expected, "{text}");
+        }
+        // The window moves with the time: in 2099, 01 is 2101.
+        let late = httpdate::parse_http_date("Fri, 06 Nov 2099 08:49:37 GMT").unwrap();
+        let next = parse_received(&HeaderValue::from_static("Sunday, 06-Nov-01 08:49:37 GMT"), late);
+        assert_eq!(next, httpdate::parse_http_date("Sun, 06 Nov 2101 08:49:37 GMT").ok());
+        for text in [
+            "Tuesday, 06-Nov-70 08:49:37 GMT",
+            "Sunday, 06-Nov-9 08:49:37 GMT",
+            "Sun, 06-Nov-94 08:49:37 GMT",
+            "Sunday, 06-Nov-94 08:49:37 PST",
+        ] {
+            assert_eq!(parse_received(&HeaderValue::from_static(text), now), None, "{text}");
+        }
+    }
+
+    #[test]
     fn lines_that_differ_are_no_date() {
         let mut headers = HeaderMap::new();
         assert_eq!(DateField::of(&headers, &EXPIRES), DateField::Absent);
@@ -115,12 +214,13 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_a_date_or_none(bytes in proptest::collection::vec(32u8..=255, 0..40)) {
-            let _ = HeaderValue::from_bytes(&bytes).map(|value| parse(&value));
+            let _ = HeaderValue::from_bytes(&bytes).map(|value| (parse(&value), parse_received(&value, example())));
         }
 
         #[test]
         fn almost_dates_never_panic(text in "(Sun|Sunday|sun),? [0-9]{2}[ -]Nov[ -][0-9]{2,4} [0-9]{2}:[0-9:]{2,5} ?(GMT|gmt)?") {
-            let _ = parse(&HeaderValue::from_str(&text).unwrap());
+            let value = HeaderValue::from_str(&text).unwrap();
+            let _ = (parse(&value), parse_received(&value, example()));
         }
 
         #[test]

@@ -3,11 +3,12 @@
 use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
-use http::header::{AGE, DATE, EXPIRES};
+use http::header::{AGE, DATE, EXPIRES, LAST_MODIFIED};
 
-use super::cache_control::{MAX_SECONDS, ResponseDirectives, delta_seconds};
+use super::cache_control::{MAX_SECONDS, delta_seconds};
 use super::date::DateField;
 use super::demands::Demands;
+use super::targeted::{Authority, Effective};
 
 /// Where a lifetime came from, for `explain` and the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +154,10 @@ pub enum Failure {
 /// again as it was fresh, within these bounds.
 const VALIDATION_PERIOD: (Duration, Duration) = (Duration::from_secs(10 * 60), Duration::from_secs(60 * 60));
 
+/// A lifetime that nobody stated is not longer than a day (RFC 9111 §4.2.2 leaves it to the cache; RFC 2616 §13.2.4
+/// asked for a warning beyond that).
+const LONGEST_HEURISTIC: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// No entry is kept for less.
 const SHORTEST_KEEP: Duration = Duration::from_secs(1);
 
@@ -267,7 +272,7 @@ impl Freshness {
 /// The lifetime that upstream states (§4.2.1), for a shared cache: `s-maxage`, else `max-age`, else `Expires` less
 /// `Date`. Whole seconds, at most [`MAX_SECONDS`].
 pub fn explicit_lifetime(
-    directives: &ResponseDirectives,
+    Effective { authority, directives }: &Effective,
     headers: &HeaderMap,
     response_time: SystemTime,
 ) -> Option<(Duration, LifetimeSource)> {
@@ -277,24 +282,39 @@ pub fn explicit_lifetime(
     if let Some(seconds) = directives.max_age {
         return Some((Duration::from_secs(seconds), LifetimeSource::MaxAge));
     }
-    let lifetime = match DateField::of(headers, &EXPIRES) {
+    // RFC 9213 §2.2: beside a targeted field, Expires is ignored.
+    if *authority != Authority::General {
+        return None;
+    }
+    let lifetime = match DateField::received(headers, &EXPIRES, response_time) {
         DateField::Absent => return None,
         // §5.3: an invalid date, such as `0`, is in the past.
         DateField::Invalid => Duration::ZERO,
         DateField::At(expires) => {
-            // RFC 9110 §6.6.1: without a (valid) Date the response is dated when it came.
-            let date = DateField::of(headers, &DATE).valid().unwrap_or(response_time);
-            whole_seconds(expires.duration_since(date).unwrap_or_default())
+            whole_seconds(expires.duration_since(date_of(headers, response_time)).unwrap_or_default())
         }
     };
     Some((lifetime, LifetimeSource::Expires))
 }
 
+/// What §4.2.2 suggests where no lifetime is stated: a tenth of the time between `Last-Modified` and `Date`, whole
+/// seconds, at most [`LONGEST_HEURISTIC`]. `None` if there is no such time, or less than ten seconds of it.
+pub fn heuristic_lifetime(headers: &HeaderMap, response_time: SystemTime) -> Option<Duration> {
+    let modified = DateField::received(headers, &LAST_MODIFIED, response_time).valid()?;
+    let unchanged = date_of(headers, response_time).duration_since(modified).ok()?;
+    let tenth = Duration::from_secs(unchanged.as_secs() / 10);
+    (tenth > Duration::ZERO).then_some(tenth.min(LONGEST_HEURISTIC))
+}
+
+/// RFC 9110 §6.6.1: without a (valid) `Date` the response is dated when it came.
+fn date_of(headers: &HeaderMap, response_time: SystemTime) -> SystemTime {
+    DateField::received(headers, &DATE, response_time).valid().unwrap_or(response_time)
+}
+
 /// `corrected_initial_age` (§4.2.3), the conservative form: the greater of what `Age` and the delay say, and what
 /// `Date` says. Whole seconds.
 pub fn initial_age(headers: &HeaderMap, request_time: SystemTime, response_time: SystemTime) -> Duration {
-    let date = DateField::of(headers, &DATE).valid().unwrap_or(response_time);
-    let apparent_age = response_time.duration_since(date).unwrap_or_default();
+    let apparent_age = response_time.duration_since(date_of(headers, response_time)).unwrap_or_default();
     let response_delay = response_time.duration_since(request_time).unwrap_or_default();
     whole_seconds(apparent_age.max(age_value(headers) + response_delay))
 }
@@ -313,6 +333,7 @@ fn whole_seconds(duration: Duration) -> Duration {
 mod tests {
     use super::*;
     use crate::semantics::sample::{Fields, fields};
+    use crate::semantics::targeted::effective;
     use http::HeaderValue;
     use proptest::prelude::*;
     use std::time::UNIX_EPOCH;
@@ -330,8 +351,8 @@ mod tests {
 
     fn lifetime(values: Fields<'_>) -> Option<(u64, LifetimeSource)> {
         let headers = fields(values);
-        let directives = ResponseDirectives::parse(&headers);
-        explicit_lifetime(&directives, &headers, at(NOW)).map(|(lifetime, source)| (lifetime.as_secs(), source))
+        explicit_lifetime(&effective(&headers), &headers, at(NOW))
+            .map(|(lifetime, source)| (lifetime.as_secs(), source))
     }
 
     fn plain(lifetime: u64) -> Freshness {
@@ -373,6 +394,30 @@ mod tests {
         assert_eq!(lifetime(&[control("max-age=5"), date, in_a_minute]), Some((5, LifetimeSource::MaxAge)));
         assert_eq!(lifetime(&[control("public"), date, in_a_minute]), Some((60, LifetimeSource::Expires)));
         assert_eq!(lifetime(&[control("public"), date]), None);
+        // RFC 9213 §2.2
+        assert_eq!(lifetime(&[("cdn-cache-control", "public"), control("max-age=5"), date, in_a_minute]), None);
+    }
+
+    #[test]
+    fn a_heuristic_lifetime_is_a_tenth_of_the_time_unchanged_and_at_most_a_day() {
+        let date = ("date", "Sun, 06 Nov 1994 08:49:37 GMT");
+        let modified = |value| ("last-modified", value);
+        let rows: [(Fields<'_>, Option<u64>); 10] = [
+            (&[date, modified("Sun, 06 Nov 1994 08:48:37 GMT")], Some(6)),
+            (&[date, modified("Sunday, 06-Nov-94 08:48:37 GMT")], Some(6)),
+            (&[modified("Sun, 06 Nov 1994 08:48:37 GMT")], Some(6)),
+            (&[("date", "x"), modified("Sun, 06 Nov 1994 08:48:37 GMT")], Some(6)),
+            (&[date, modified("Sun, 06 Nov 1994 08:49:18 GMT")], Some(1)),
+            (&[date, modified("Sun, 06 Nov 1994 08:49:28 GMT")], None),
+            (&[date, modified("Sun, 06 Nov 1994 08:49:38 GMT")], None),
+            (&[date, modified("Wed, 01 Jan 1975 00:00:00 GMT")], Some(86_400)),
+            (&[date, modified("yesterday")], None),
+            (&[date], None),
+        ];
+        for (headers, expected) in rows {
+            let found = heuristic_lifetime(&fields(headers), at(NOW));
+            assert_eq!(found.map(|lifetime| lifetime.as_secs()), expected, "{headers:?}");
+        }
     }
 
     #[test]
@@ -696,8 +741,7 @@ mod tests {
             };
             let headers = header_map(&message);
             let (sent, came) = (at(NOW - delay as u64), at(NOW));
-            let directives = ResponseDirectives::parse(&headers);
-            let stated = explicit_lifetime(&directives, &headers, came).map(|(lifetime, _)| lifetime);
+            let stated = explicit_lifetime(&effective(&headers), &headers, came).map(|(lifetime, _)| lifetime);
             prop_assert_eq!(stated.map(|lifetime| i128::from(lifetime.as_secs())), oracle::freshness_lifetime(&message));
             let freshness = Freshness {
                 initial_age: initial_age(&headers, sent, came),
@@ -738,11 +782,12 @@ mod tests {
             value in proptest::collection::vec(32u8..=255, 0..30), elapsed in any::<u32>(),
         ) {
             if let Ok(value) = HeaderValue::from_bytes(&value) {
-                let names = [AGE, DATE, EXPIRES, http::header::CACHE_CONTROL];
+                let names = [AGE, DATE, EXPIRES, LAST_MODIFIED, http::header::CACHE_CONTROL];
                 let headers: HeaderMap = names.into_iter().map(|name| (name, value.clone())).collect();
                 let came = at(u64::from(elapsed));
                 prop_assert!(initial_age(&headers, at(0), came).as_secs() <= MAX_SECONDS);
-                let _ = explicit_lifetime(&ResponseDirectives::parse(&headers), &headers, came);
+                let _ = explicit_lifetime(&effective(&headers), &headers, came);
+                let _ = heuristic_lifetime(&headers, came);
             }
         }
     }

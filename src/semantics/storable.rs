@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 use http::header::{CONTENT_TYPE, SET_COOKIE};
 use http::{HeaderMap, HeaderName, StatusCode};
 
-use super::cache_control::ResponseDirectives;
 use super::freshness::{self, Freshness, LifetimeSource};
+use super::targeted::{self, Effective};
 use super::vary::Vary;
 use super::{Policy, TtlPolicy, validation};
 
@@ -137,8 +137,8 @@ impl Reason {
 
 /// RFC 9111 §3, then the family's policy. To be asked anew after a 304, of the updated headers (§4.3.4).
 pub fn storable(request: RequestFacts, response: Received<'_>, policy: &Policy) -> Storable {
-    let directives = ResponseDirectives::parse(response.headers);
-    let considered = Considered { request, response, policy, directives: &directives };
+    let effective = targeted::effective(response.headers);
+    let considered = Considered { request, response, policy, effective: &effective };
     match considered.judge() {
         Ok((freshness, for_credentials)) => {
             Storable::Yes { freshness, for_credentials, withheld: considered.withheld() }
@@ -152,7 +152,7 @@ struct Considered<'a> {
     request: RequestFacts,
     response: Received<'a>,
     policy: &'a Policy,
-    directives: &'a ResponseDirectives,
+    effective: &'a Effective,
 }
 
 /// A lifetime, and whether it is the family's against upstream's word.
@@ -185,13 +185,13 @@ impl Considered<'_> {
             return Err(Reason::Status);
         }
         // §5.2.2.3: must-understand overrides no-store, for statuses that are understood.
-        match (self.directives.must_understand, self.directives.no_store) {
+        match (self.effective.directives.must_understand, self.effective.directives.no_store) {
             (true, _) if !is_understood(status) => return Err(Reason::Status),
             (false, true) => return Err(Reason::NoStore),
             _ => {}
         }
         // §5.2.2.7: with field names it is only about those.
-        if self.directives.private.is_whole() {
+        if self.effective.directives.private.is_whole() {
             return Err(Reason::Private);
         }
         if headers.contains_key(SET_COOKIE) && !self.withheld().contains(&SET_COOKIE) {
@@ -209,7 +209,8 @@ impl Considered<'_> {
 
     /// The fields that are not stored.
     fn withheld(&self) -> Vec<HeaderName> {
-        let mut withheld = [self.directives.private.fields(), self.directives.no_cache.fields()].concat();
+        let mut withheld =
+            [self.effective.directives.private.fields(), self.effective.directives.no_cache.fields()].concat();
         withheld.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
         withheld.dedup();
         withheld
@@ -228,20 +229,22 @@ impl Considered<'_> {
     /// §3.5: the directive permits sharing only to a cache that conforms to it, which one that overrules
     /// must-revalidate or s-maxage does not.
     fn is_for_credentials(&self, overruled: bool) -> bool {
-        let revalidated = self.directives.must_revalidate || self.directives.s_maxage.is_some();
-        self.policy.identity_stated || self.directives.public || (revalidated && !overruled)
+        let revalidated =
+            self.effective.directives.must_revalidate || self.effective.directives.s_maxage.is_some();
+        self.policy.identity_stated || self.effective.directives.public || (revalidated && !overruled)
     }
 
-    /// The lifetime: the family's, if it overrides; else upstream's; else the family's; else none at all, for
-    /// responses that upstream wants validated each time.
+    /// The lifetime: the family's, if it overrides; else upstream's; else the family's; else one worked out, if the
+    /// family wants that; else none at all, for responses that upstream wants validated each time.
     fn terms(&self) -> Option<Terms> {
         let Received { headers, response_time, .. } = self.response;
         let family = self.family_lifetime();
         if let (TtlPolicy::Override, Some((lifetime, source))) = (self.policy.ttl_policy, family) {
             return Some(Terms { lifetime, source, overruled: true });
         }
-        let (lifetime, source) = freshness::explicit_lifetime(self.directives, headers, response_time)
+        let (lifetime, source) = freshness::explicit_lifetime(self.effective, headers, response_time)
             .or(family)
+            .or_else(|| self.heuristic_lifetime())
             .or_else(|| self.is_for_validation_only().then_some((Duration::ZERO, LifetimeSource::None)))?;
         Some(Terms { lifetime, source, overruled: false })
     }
@@ -262,16 +265,29 @@ impl Considered<'_> {
         Some((Duration::from_secs(lifetime?.as_secs()), source))
     }
 
-    /// §3 asks for `public` or a heuristically cacheable status where no lifetime is stated.
+    /// §4.2.2.
+    fn heuristic_lifetime(&self) -> Option<(Duration, LifetimeSource)> {
+        if !self.policy.heuristic || !self.is_cacheable_unstated() {
+            return None;
+        }
+        let lifetime = freshness::heuristic_lifetime(self.response.headers, self.response.response_time)?;
+        Some((lifetime, LifetimeSource::Heuristic))
+    }
+
+    /// §3: where no lifetime is stated, the response is `public` or its status heuristically cacheable.
+    fn is_cacheable_unstated(&self) -> bool {
+        self.effective.directives.public || is_heuristically_cacheable(self.response.status)
+    }
+
     fn is_for_validation_only(&self) -> bool {
-        self.directives.no_cache.is_whole()
-            && (self.directives.public || is_heuristically_cacheable(self.response.status))
+        self.effective.directives.no_cache.is_whole()
+            && self.is_cacheable_unstated()
             && validation::has_validator(self.response.headers)
     }
 
     fn freshness(&self, terms: Terms) -> Freshness {
         let Received { headers, request_time, response_time, .. } = self.response;
-        let directives = self.directives;
+        let directives = &self.effective.directives;
         // §5.2.2.4: with field names, leaving those fields out is enough.
         let always_validate = !terms.overruled && directives.no_cache.is_whole();
         // §4.2.4; s-maxage includes proxy-revalidate (§5.2.2.10).
@@ -563,6 +579,51 @@ mod tests {
         }
         let no_cache = judge(ANYONE, 200, &[ETAG, (CACHE_CONTROL, "max-age=5, no-cache")], &policy);
         assert_eq!(freshness_of(&no_cache).stale_if_error, Duration::ZERO);
+    }
+
+    #[test]
+    fn a_lifetime_is_worked_out_only_where_a_family_wants_it_and_nothing_else_says_one() {
+        // Twenty minutes before it came.
+        let modified = ("last-modified", "Sun, 06 Nov 1994 08:29:37 GMT");
+        let wanting = Policy { heuristic: true, ..Policy::default() };
+        let worked_out = |status, headers: Fields<'_>, policy: &Policy| {
+            let verdict = judge(ANYONE, status, headers, policy);
+            matches!(&verdict, Storable::Yes { freshness, .. } if freshness.source == LifetimeSource::Heuristic)
+                .then(|| freshness_of(&verdict).lifetime.as_secs())
+        };
+        for status in [200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501] {
+            assert_eq!(worked_out(status, &[modified], &wanting), Some(120), "{status}");
+        }
+        for status in [201, 302, 307, 400, 403, 500, 503, 599] {
+            assert_eq!(judge(ANYONE, status, &[modified], &wanting), no(Reason::NoLifetime), "{status}");
+            assert_eq!(
+                worked_out(status, &[modified, (CACHE_CONTROL, "public")], &wanting),
+                Some(120),
+                "{status}"
+            );
+        }
+        assert_eq!(judge(ANYONE, 200, &[modified], &Policy::default()), no(Reason::NoLifetime));
+        let with_ttl = Policy { heuristic: true, ..family(TtlPolicy::Default) };
+        assert_eq!(freshness_of(&judge(ANYONE, 200, &[modified], &with_ttl)).source, LifetimeSource::FamilyTtl);
+        for explicit in [(CACHE_CONTROL, "max-age=0"), (CACHE_CONTROL, "s-maxage=9"), ("expires", "0")] {
+            assert_eq!(worked_out(200, &[modified, explicit], &wanting), None, "{explicit:?}");
+        }
+    }
+
+    #[test]
+    fn a_targeted_field_decides_on_storing_and_on_the_lifetime() {
+        let plain = Policy::default();
+        let cdn = ("cdn-cache-control", "max-age=60");
+        let stored = judge(ANYONE, 200, &[(CACHE_CONTROL, "no-store, private, max-age=5"), cdn], &plain);
+        assert_eq!(freshness_of(&stored).lifetime, MINUTE);
+        let forbidden =
+            judge(ANYONE, 200, &[(CACHE_CONTROL, "max-age=5"), ("cdn-cache-control", "no-store")], &plain);
+        assert_eq!(forbidden, no(Reason::NoStore));
+        let expires = ("expires", "Sun, 06 Nov 1994 09:49:37 GMT");
+        assert_eq!(judge(ANYONE, 200, &[expires, ("cdn-cache-control", "none")], &plain), no(Reason::NoLifetime));
+        assert_eq!(judge(AUTHORIZED, 200, &[(CACHE_CONTROL, "public"), cdn], &plain), no(Reason::Authorization));
+        let stale = freshness_of(&judge(ANYONE, 200, &[("surrogate-control", "max-age=60+30")], &plain));
+        assert_eq!((stale.stale_while_revalidate, stale.stale_if_error), (MINUTE / 2, MINUTE / 2));
     }
 
     #[test]
