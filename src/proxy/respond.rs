@@ -31,7 +31,7 @@ pub fn stored(method: &Method, request: &HeaderMap, stored: &entry::Response, no
     };
     let mut response = match asks_for {
         Range::Whole => whole(stored, *method == Method::HEAD),
-        Range::Parts(parts) => partial(stored, &parts),
+        Range::Parts(parts) => partial(&stored.headers, &stored.body, &parts),
         Range::Unsatisfiable => return unsatisfiable(length),
     };
     // RFC 9111 §5.1
@@ -53,19 +53,19 @@ fn whole(stored: &entry::Response, head_only: bool) -> Response<Body> {
 }
 
 /// RFC 9110 §15.3.7: one part as it is, several as `multipart/byteranges`.
-fn partial(stored: &entry::Response, parts: &[Part]) -> Response<Body> {
+fn partial(stored: &HeaderMap, whole: &Bytes, parts: &[Part]) -> Response<Body> {
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-    *response.headers_mut() = stored.headers.clone();
+    *response.headers_mut() = stored.clone();
     match parts {
         [only] => {
-            *response.body_mut() = Body::Whole(only.cut(&stored.body));
-            if let Ok(range) = HeaderValue::try_from(only.content_range(stored.body.len() as u64)) {
+            *response.body_mut() = Body::Whole(only.cut(whole));
+            if let Ok(range) = HeaderValue::try_from(only.content_range(whole.len() as u64)) {
                 response.headers_mut().insert(CONTENT_RANGE, range);
             }
         }
         several => {
-            let message = multipart::byteranges(&stored.body, several, stored.headers.get(CONTENT_TYPE));
+            let message = multipart::byteranges(whole, several, stored.get(CONTENT_TYPE));
             // §15.3.7.2: no Content-Range here; each part has its own.
             response.headers_mut().insert(CONTENT_TYPE, message.content_type);
             *response.body_mut() = Body::Whole(message.body);
@@ -126,4 +126,44 @@ pub(super) fn error(status: StatusCode, message: &str) -> Response<Body> {
         headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::semantics::sample::fields;
+    use http_body::Body as _;
+
+    fn answer(range: &str) -> Response<Body> {
+        let stored = fields(&[("content-type", "text/plain"), ("etag", "\"a\"")]);
+        let whole = Bytes::from("ab".repeat(60));
+        match range::requested(&fields(&[("range", range)]), &stored, whole.len() as u64) {
+            Range::Parts(parts) => partial(&stored, &whole, &parts),
+            other => panic!("{range} asks for {other:?}"),
+        }
+    }
+
+    #[test]
+    fn several_ranges_are_answered_in_one_message() {
+        let answer = answer("bytes=0-1,100-101,-0");
+        assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT);
+        assert!(!answer.headers().contains_key(CONTENT_RANGE));
+        assert_eq!(answer.headers()[CONTENT_TYPE], "multipart/byteranges; boundary=larder-part-00000000");
+        assert_eq!(answer.headers()["etag"], "\"a\"");
+        let Body::Whole(body) = answer.body() else { panic!("{:?} has no length", answer.body()) };
+        assert_eq!(answer.body().size_hint().exact(), Some(body.len() as u64));
+        let text = str::from_utf8(body).unwrap();
+        let second = "Content-Type: text/plain\r\nContent-Range: bytes 100-101/120\r\n\r\nab\r\n";
+        assert!(text.contains(second), "{text}");
+    }
+
+    #[test]
+    fn several_ranges_of_which_one_is_left_are_answered_plainly() {
+        for range in ["bytes=2-3,200-", "bytes=2-2,3-3"] {
+            let answer = answer(range);
+            assert_eq!(answer.headers()[CONTENT_RANGE], "bytes 2-3/120");
+            assert_eq!(answer.headers()[CONTENT_TYPE], "text/plain");
+            assert!(matches!(answer.body(), Body::Whole(body) if body == "ab"));
+        }
+    }
 }

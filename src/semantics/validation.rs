@@ -89,15 +89,43 @@ pub fn make_conditional(request: &mut HeaderMap, stored: &HeaderMap) {
     }
 }
 
+/// Longest `If-None-Match` that [`make_conditional_on`] makes, bytes: servers refuse long heads.
+const IF_NONE_MATCH_LENGTH: usize = 4096;
+
+/// Makes `request` a conditional one for several stored responses of which it selects none (§4.3.1): `If-None-Match`
+/// with their `ETag`s, each once, those that come first if they are too long together. No date goes along: it could
+/// be that of one of them only. The client's own conditions are replaced. False if there is no well-formed `ETag`
+/// among them; the request is then an unconditional one.
+///
+/// The 304 to it says by its `ETag` which of them it is about ([`names`]).
+pub fn make_conditional_on<'v>(request: &mut HeaderMap, etags: impl IntoIterator<Item = &'v HeaderValue>) -> bool {
+    strip_conditions(request);
+    let mut tags: Vec<&[u8]> = Vec::new();
+    let mut length = 0;
+    for tag in etags.into_iter().map(|etag| etag.as_bytes().trim_ascii()) {
+        let is_new = EntityTag::parse(tag).is_some() && !tags.contains(&tag);
+        if is_new && length + tag.len() + 2 <= IF_NONE_MATCH_LENGTH {
+            length += tag.len() + 2;
+            tags.push(tag);
+        }
+    }
+    if tags.is_empty() {
+        return false;
+    }
+    let list = HeaderValue::from_bytes(&tags.join(&b", "[..])).expect("made of bytes that stood in field values");
+    request.insert(IF_NONE_MATCH, list);
+    true
+}
+
 /// Whether a 304 with these headers is about the stored response (§4.3.4). An `ETag` in the 304 decides alone: a
 /// strong one must be the stored one, a weak one must match it weakly. Else `Last-Modified` must be the stored one.
-/// A 304 without any validator is about a stored response without any; for other stored responses it names none,
-/// and the caller has to fetch without conditions.
+/// A 304 without any validator is about a stored response without any, if that is the only one that could have been
+/// meant, as it is where one response was nominated; for other stored responses it names none, and the caller has to
+/// fetch without conditions.
 pub fn selects(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
     if not_modified.contains_key(ETAG) {
         return match (EntityTag::of(not_modified), EntityTag::of(stored)) {
-            (Some(new), Some(stored)) if new.is_weak => new.matches_weakly(&stored),
-            (Some(new), Some(stored)) => new.matches_strongly(&stored),
+            (Some(new), Some(stored)) => new.names(&stored),
             _ => false,
         };
     }
@@ -108,22 +136,84 @@ pub fn selects(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
     }
 }
 
-/// Fields that a 304 does not change. `Content-Length` by §3.2's word; the others describe the very bytes that are
-/// stored, whose integrity §3.2 lets a cache protect: a 304 has no content, and servers are known to send such
-/// fields with it by default.
+/// Whether a 304 names, of several stored responses, one with this `ETag` (§4.3.4), compared as in [`selects`]. A
+/// strong one names every stored response that has it, and all of them are to be updated; of those that a weak one
+/// names only the most recent. A 304 without a well-formed `ETag` names none: where several could be meant, neither a
+/// date nor nothing at all says which.
+pub fn names(not_modified: &HeaderMap, etag: &HeaderValue) -> bool {
+    match (EntityTag::of(not_modified), EntityTag::parse(etag.as_bytes())) {
+        (Some(new), Some(stored)) => new.names(&stored),
+        _ => false,
+    }
+}
+
+/// What the 200 to a HEAD makes of a stored response to GET that could have been chosen for it (§4.3.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadVerdict {
+    /// It is about the same representation: [`freshen`] the stored response with it.
+    Updates,
+    /// It is not, or does not show that it is: the stored response is stale from now on.
+    Outdates,
+}
+
+/// Compares `ETag` and `Last-Modified` as far as the 200 to a HEAD has them, and its `Content-Length` with the length
+/// of the stored body (§4.3.5). All that it has must agree. One that has no validator where the stored response has
+/// some shows nothing: a stale response is validated with what is stored, and the answer to that is certain.
+pub fn head_verdict(head: &HeaderMap, stored: &HeaderMap, stored_length: u64) -> HeadVerdict {
+    let is_validated = if head.contains_key(ETAG) || head.contains_key(LAST_MODIFIED) {
+        agrees_on_etag(head, stored) && agrees_on_date(head, stored)
+    } else {
+        !stored.contains_key(ETAG) && !stored.contains_key(LAST_MODIFIED)
+    };
+    if is_validated && agrees_on_length(head, stored_length) {
+        HeadVerdict::Updates
+    } else {
+        HeadVerdict::Outdates
+    }
+}
+
+fn agrees_on_etag(head: &HeaderMap, stored: &HeaderMap) -> bool {
+    match (EntityTag::of(head), EntityTag::of(stored)) {
+        (Some(new), Some(stored)) => new.names(&stored),
+        // Malformed ones validate nothing, but can be seen to be equal.
+        _ => !head.contains_key(ETAG) || has_same_lines(head, stored, &ETAG),
+    }
+}
+
+fn agrees_on_date(head: &HeaderMap, stored: &HeaderMap) -> bool {
+    match (DateField::of(head, &LAST_MODIFIED), DateField::of(stored, &LAST_MODIFIED)) {
+        (DateField::Absent, _) => true,
+        (DateField::At(new), DateField::At(stored)) => new == stored,
+        _ => has_same_lines(head, stored, &LAST_MODIFIED),
+    }
+}
+
+fn agrees_on_length(head: &HeaderMap, stored_length: u64) -> bool {
+    let is_stored_length = |line: &HeaderValue| line.to_str().is_ok_and(|text| text.parse() == Ok(stored_length));
+    head.get_all(CONTENT_LENGTH).iter().all(is_stored_length)
+}
+
+fn has_same_lines(left: &HeaderMap, right: &HeaderMap, name: &HeaderName) -> bool {
+    left.get_all(name).iter().eq(right.get_all(name).iter())
+}
+
+/// Fields that a 304 or the answer to a HEAD does not change. `Content-Length` by §3.2's word; the others describe the
+/// very bytes that are stored, whose integrity §3.2 lets a cache protect: neither has content, and servers are known
+/// to send such fields with a 304 by default.
 static BOUND_TO_CONTENT: [HeaderName; 4] = [CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_TYPE, CONTENT_RANGE];
 
-/// The stored headers updated from a 304 (§3.2, with its exceptions). `not_modified` has already lost its
-/// hop-by-hop fields. Values are replaced field by field: all old lines of a name go when the 304 has that name. The
-/// result carries the 304's `Age`, if any, and its `Set-Cookie`: it has to pass [`super::storable`] again, and to be
-/// prepared for storing like any other response.
-pub fn freshen(stored: &HeaderMap, not_modified: &HeaderMap) -> HeaderMap {
+/// The stored headers updated (§3.2, with its exceptions) from a 304 that [`selects`] them, or from a 200 to a HEAD
+/// that [updates](head_verdict) them. `update` has already lost its hop-by-hop fields. Values are replaced field by
+/// field: all old lines of a name go when the update has that name. The result carries the update's `Age`, if any,
+/// and its `Set-Cookie`: it has to pass [`super::storable`] again, and to be prepared for storing like any other
+/// response.
+pub fn freshen(stored: &HeaderMap, update: &HeaderMap) -> HeaderMap {
     let mut fresh = stored.clone();
     // The stored Date is the old message's. RFC 9110 §6.6.1 dates a message that has none when it comes.
     fresh.remove(DATE);
-    for name in not_modified.keys().filter(|name| !BOUND_TO_CONTENT.contains(name)) {
+    for name in update.keys().filter(|name| !BOUND_TO_CONTENT.contains(name)) {
         fresh.remove(name);
-        for value in not_modified.get_all(name) {
+        for value in update.get_all(name) {
             fresh.append(name, value.clone());
         }
     }
@@ -189,6 +279,12 @@ impl<'a> EntityTag<'a> {
     /// RFC 9110 §8.8.3.2.
     pub(super) fn matches_strongly(&self, other: &EntityTag<'_>) -> bool {
         !self.is_weak && !other.is_weak && self.opaque == other.opaque
+    }
+
+    /// Whether this tag of a new response identifies a stored one for update (RFC 9111 §4.3.4): a strong one that
+    /// has the very same, a weak one that corresponds.
+    fn names(&self, stored: &EntityTag<'_>) -> bool {
+        if self.is_weak { self.matches_weakly(stored) } else { self.matches_strongly(stored) }
     }
 }
 
@@ -346,6 +442,86 @@ mod tests {
         ];
         for (not_modified, stored, expected) in rows {
             assert_eq!(selects(&fields(not_modified), &fields(stored)), expected, "{not_modified:?} {stored:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_selects_no_variant_nominates_them_all() {
+        let conditional_on = |etags: &[&'static str]| {
+            let mut request =
+                fields(&[("if-none-match", "\"mine\""), ("if-modified-since", OLD), ("range", "bytes=0-1")]);
+            let etags: Vec<_> = etags.iter().map(|etag| HeaderValue::from_static(etag)).collect();
+            (make_conditional_on(&mut request, &etags), request)
+        };
+        let expected = fields(&[("if-none-match", "\"a\", W/\"b\", W/\"a\", \"c,d\"")]);
+        let etags = ["\"a\"", "W/\"b\"", "bare", " \"a\"", "W/\"a\"", "", "\"x\", \"y\"", "\"c,d\""];
+        assert_eq!(conditional_on(&etags), (true, expected));
+        assert_eq!(conditional_on(&[]), (false, HeaderMap::new()));
+        assert_eq!(conditional_on(&["bare"]), (false, HeaderMap::new()));
+    }
+
+    #[test]
+    fn a_list_of_entity_tags_does_not_grow_beyond_what_servers_take() {
+        let etags: Vec<_> = (0..200).map(|index| format!("\"{index:040}\"").try_into().unwrap()).collect();
+        let mut request = HeaderMap::new();
+        assert!(make_conditional_on(&mut request, &etags));
+        let list = &request[IF_NONE_MATCH];
+        assert!(list.len() <= IF_NONE_MATCH_LENGTH && list.len() > IF_NONE_MATCH_LENGTH - 50);
+        assert!(entity_tags(list.as_bytes()).count() > 90);
+    }
+
+    #[test]
+    fn a_304_names_variants_by_their_etag() {
+        let rows: [(Fields<'_>, &str, bool); 10] = [
+            (&[("etag", "\"a\"")], "\"a\"", true),
+            (&[("etag", "\"a\"")], "\"b\"", false),
+            (&[("etag", "\"a\"")], "W/\"a\"", false),
+            (&[("etag", "W/\"a\"")], "\"a\"", true),
+            (&[("etag", "W/\"a\"")], "W/\"a\"", true),
+            (&[("etag", "a")], "a", false),
+            (&[("etag", "\"a\""), ("etag", "\"b\"")], "\"a\"", false),
+            (&[("last-modified", OLD)], "\"a\"", false),
+            (&[], "\"a\"", false),
+            (&[], "", false),
+        ];
+        for (not_modified, etag, expected) in rows {
+            let etag = HeaderValue::from_str(etag).unwrap();
+            assert_eq!(names(&fields(not_modified), &etag), expected, "{not_modified:?} {etag:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_updates_what_it_agrees_with_and_outdates_the_rest() {
+        let etag = |value| ("etag", value);
+        let modified = |value| ("last-modified", value);
+        let rows: [(Fields<'_>, Fields<'_>, bool); 22] = [
+            (&[etag("\"a\""), modified(OLD)], &[etag("\"a\""), modified(OLD)], true),
+            (&[etag("\"a\"")], &[etag("\"a\""), modified(OLD)], true),
+            (&[modified(OLD)], &[etag("\"a\""), modified(OLD)], true),
+            (&[etag("\"a\""), modified(NEW)], &[etag("\"a\""), modified(OLD)], false),
+            (&[etag("\"b\""), modified(OLD)], &[etag("\"a\""), modified(OLD)], false),
+            (&[etag("\"a\"")], &[etag("W/\"a\"")], false),
+            (&[etag("W/\"a\"")], &[etag("\"a\"")], true),
+            (&[etag("\"a\"")], &[], false),
+            (&[modified(OLD)], &[], false),
+            (&[modified("Sunday, 06-Nov-94 08:49:37 GMT")], &[modified(OLD)], true),
+            (&[etag("a")], &[etag("a")], true),
+            (&[etag("a")], &[etag("b")], false),
+            (&[modified("0")], &[modified("0")], true),
+            (&[modified("0")], &[modified(OLD)], false),
+            // It has nothing to go by, and so shows nothing.
+            (&[], &[etag("\"a\"")], false),
+            (&[], &[modified(OLD)], false),
+            (&[], &[], true),
+            (&[("content-length", "5")], &[], true),
+            (&[("content-length", "6")], &[], false),
+            (&[("content-length", "x")], &[], false),
+            (&[("content-length", "5"), etag("\"a\"")], &[etag("\"a\"")], true),
+            (&[("content-length", "0"), etag("\"a\"")], &[etag("\"a\"")], false),
+        ];
+        for (head, stored, updates) in rows {
+            let expected = if updates { HeadVerdict::Updates } else { HeadVerdict::Outdates };
+            assert_eq!(head_verdict(&fields(head), &fields(stored), 5), expected, "{head:?} {stored:?}");
         }
     }
 

@@ -23,13 +23,25 @@ impl Vary {
         match named {
             None => Vary::Everything,
             Some(names) if names.is_empty() => Vary::Nothing,
-            Some(mut names) => {
-                names.sort_by(|left, right| left.as_str().cmp(right.as_str()));
-                names.dedup();
-                Vary::On(names)
-            }
+            Some(names) => Vary::On(in_order(names)),
         }
     }
+
+    /// What varies as either says: the responses of one URL do not always name the same fields.
+    #[must_use]
+    pub fn union(self, other: Vary) -> Vary {
+        match (self, other) {
+            (Vary::Everything, _) | (_, Vary::Everything) => Vary::Everything,
+            (Vary::Nothing, either) | (either, Vary::Nothing) => either,
+            (Vary::On(left), Vary::On(right)) => Vary::On(in_order(left.into_iter().chain(right).collect())),
+        }
+    }
+}
+
+fn in_order(mut names: Vec<HeaderName>) -> Vec<HeaderName> {
+    names.sort_by(|left, right| left.as_str().cmp(right.as_str()));
+    names.dedup();
+    names
 }
 
 /// `*` is a token, and so would pass for a name.
@@ -67,6 +79,21 @@ mod tests {
         ];
         for (lines, expected) in rows {
             assert_eq!(parse(lines), expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_union_varies_as_either_does() {
+        let rows = [
+            (&["b, a"][..], &["c, a"][..], on(&["a", "b", "c"])),
+            (&["a"], &[], on(&["a"])),
+            (&[], &["a"], on(&["a"])),
+            (&[], &[], Vary::Nothing),
+            (&["a"], &["*"], Vary::Everything),
+            (&["*"], &[], Vary::Everything),
+        ];
+        for (left, right, expected) in rows {
+            assert_eq!(parse(left).union(parse(right)), expected, "{left:?} {right:?}");
         }
     }
 
