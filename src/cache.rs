@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use crate::entry::Entry;
 use crate::key::{Canonical, Key};
 use crate::metrics::Metrics;
-use crate::stamp::{Tag, View};
+use crate::stamp::{Stamp, Tag, Taken, View};
 use crate::store::{Link, Store};
 
 pub mod backlog;
@@ -50,6 +50,8 @@ pub struct Lookup {
     pub found: Found,
     /// The request as it is keyed: one variant of it, where responses vary.
     pub canonical: Canonical,
+    /// The sign that responses vary, where there is one.
+    pub sign: Option<Arc<Entry>>,
     /// The stamp of a fetch that begins now. `None`: the store is away, and nothing may be stored.
     pub view: Option<View>,
 }
@@ -110,15 +112,45 @@ impl Cache {
         tags: impl Fn() -> Vec<Tag>,
     ) -> Lookup {
         if let Some(resident) = self.memory.varies_on(&canonical) {
-            let variant = canonical.variant(resident.entry.variants().unwrap_or_default(), headers);
-            return self.lookup_one(variant, &label, &tags).await.among_variants();
+            let sign = Arc::clone(&resident.entry);
+            return self.lookup_variant(&canonical, sign, headers, &label, &tags).await;
         }
         let lookup = self.lookup_one(canonical, &label, &tags).await;
-        match variant_of(&lookup, headers) {
+        match &lookup.found {
             // The sign that responses vary came from L2: once more, one level down.
-            Some(variant) => self.lookup_one(variant, &label, &tags).await.among_variants(),
-            None => lookup,
+            Found::Current(entry) if entry.variants().is_some() => {
+                let sign = Arc::clone(entry);
+                self.lookup_variant(&lookup.canonical, sign, headers, &label, &tags).await
+            }
+            _ => lookup,
         }
+    }
+
+    async fn lookup_variant(
+        &self,
+        canonical: &Canonical,
+        sign: Arc<Entry>,
+        headers: &HeaderMap,
+        label: &impl Fn() -> String,
+        tags: &impl Fn() -> Vec<Tag>,
+    ) -> Lookup {
+        let on = sign.variants().map_or(&[][..], |variants| &variants.on);
+        let lookup = self.lookup_one(canonical.variant(on, headers), label, tags).await;
+        let found = match lookup.found {
+            Found::Nothing => Found::OtherVariant,
+            found => found,
+        };
+        Lookup { found, sign: Some(sign), ..lookup }
+    }
+
+    /// What is kept under exactly this text: a variant that [`Lookup::sign`] knows.
+    pub async fn lookup_exactly(
+        &self,
+        canonical: Canonical,
+        label: impl Fn() -> String,
+        tags: impl Fn() -> Vec<Tag>,
+    ) -> Lookup {
+        self.lookup_one(canonical, &label, &tags).await
     }
 
     async fn lookup_one(
@@ -136,11 +168,11 @@ impl Cache {
     fn lookup_embedded(&self, canonical: Canonical, tags: &impl Fn() -> Vec<Tag>) -> Lookup {
         let Some(resident) = self.memory.get(&canonical) else {
             let view = self.memory.view(&tags());
-            return Lookup { found: Found::Nothing, canonical, view: Some(view) };
+            return Lookup::plain(Found::Nothing, canonical, Some(view));
         };
         let view = self.memory.view_of(&resident);
         let found = self.judge(canonical.key, &resident, view);
-        Lookup { found, canonical, view: Some(view) }
+        Lookup::plain(found, canonical, Some(view))
     }
 
     async fn lookup_shared(
@@ -151,16 +183,16 @@ impl Cache {
         tags: &impl Fn() -> Vec<Tag>,
     ) -> Lookup {
         if shared.backlog.is_closed() {
-            return Lookup { found: Found::Nothing, canonical, view: None };
+            return Lookup::plain(Found::Nothing, canonical, None);
         }
         let mut outdated_in_memory = false;
         if let Some(resident) = self.memory.get(&canonical) {
             let Some(view) = self.ask(shared.store.view(&resident.entry.tags).await, "view") else {
-                return Lookup { found: Found::Nothing, canonical, view: None };
+                return Lookup::plain(Found::Nothing, canonical, None);
             };
             let found = self.judge(canonical.key, &resident, view);
             if let Found::Current(_) = found {
-                return Lookup { found, canonical, view: Some(view) };
+                return Lookup::plain(found, canonical, Some(view));
             }
             outdated_in_memory = true;
         }
@@ -169,7 +201,7 @@ impl Cache {
             Found::Nothing if outdated_in_memory => Found::Outdated,
             found => found,
         };
-        Lookup { found, canonical, view }
+        Lookup::plain(found, canonical, view)
     }
 
     async fn fetch_shared(
@@ -244,19 +276,41 @@ impl Cache {
         self.ask(reply, "put");
     }
 
+    /// Drops an entry that is of no use any more.
+    pub async fn remove(&self, place: &Place) {
+        self.memory.remove(place.key);
+        if let Some(shared) = &self.shared {
+            self.ask(shared.store.remove(&name(&place.label, place.key)).await, "remove");
+        }
+    }
+
+    /// Whether nothing has outdated what was stamped so. Asks the store, if there is one.
+    pub async fn is_current(&self, tags: &[Tag], stamp: Stamp) -> bool {
+        self.view(tags).await.is_some_and(|view| view.is_current(stamp))
+    }
+
+    /// What the marks say of these tags now; `None` when the store is away.
+    pub async fn view(&self, tags: &[Tag]) -> Option<View> {
+        match &self.shared {
+            None => Some(self.memory.view(tags)),
+            Some(shared) if shared.backlog.is_closed() => None,
+            Some(shared) => self.ask(shared.store.view(tags).await, "view"),
+        }
+    }
+
     /// Outdates everything that carries one of the tags. When this returns, no lookup that begins later, here or on
     /// another proxy that can reach the store, gives out what was fetched before. If the store cannot be reached,
-    /// the tags are kept and delivered before anything stored is trusted again; `false` then.
-    pub async fn invalidate(&self, tags: &[Tag]) -> bool {
-        self.memory.marks.invalidate(tags);
-        let Some(shared) = &self.shared else { return true };
+    /// the tags are kept and delivered before anything stored is trusted again; `None` then.
+    pub async fn invalidate(&self, tags: &[Tag]) -> Option<Taken> {
+        let taken = self.memory.marks.invalidate(tags);
+        let Some(shared) = &self.shared else { return Some(taken) };
         match shared.store.invalidate(tags).await {
-            Ok(_) => true,
+            Ok(taken) => Some(taken),
             Err(error) => {
                 self.metrics.store_error("invalidate");
                 tracing::warn!(%error, tags = tags.len(), "invalidation is kept until the store is back");
                 shared.backlog.keep(tags);
-                false
+                None
             }
         }
     }
@@ -299,18 +353,9 @@ impl Cache {
     }
 }
 
-fn variant_of(lookup: &Lookup, headers: &HeaderMap) -> Option<Canonical> {
-    let Found::Current(entry) = &lookup.found else { return None };
-    Some(lookup.canonical.variant(entry.variants()?, headers))
-}
-
 impl Lookup {
-    /// A lookup that is known to be of one variant among others.
-    fn among_variants(self) -> Lookup {
-        match self.found {
-            Found::Nothing => Lookup { found: Found::OtherVariant, ..self },
-            _ => self,
-        }
+    fn plain(found: Found, canonical: Canonical, view: Option<View>) -> Lookup {
+        Lookup { found, canonical, sign: None, view }
     }
 }
 

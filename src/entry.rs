@@ -9,6 +9,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use crate::semantics::freshness::{Freshness, LifetimeSource};
 use crate::stamp::{Epoch, Stamp, Tag};
 
+mod variants;
+
+pub use variants::{Variant, Variants};
+
 /// What is kept under a key.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
@@ -23,14 +27,10 @@ pub struct Entry {
 
 /// A response, or the sign that responses under this key vary.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every entry is a response, and a box would cost each hit a step"
-)]
 pub enum Content {
     Response(Response),
-    /// Responses under this key are kept one level down, keyed by these request fields (RFC 9111 §4.1).
-    Variants(Vec<HeaderName>),
+    /// Responses under this key are kept one level down, keyed by the request fields they vary on (RFC 9111 §4.1).
+    Variants(Variants),
 }
 
 /// A complete stored response.
@@ -65,11 +65,11 @@ impl Entry {
         }
     }
 
-    /// The fields that responses under this key vary on, if this is the sign for it.
-    pub fn variants(&self) -> Option<&[HeaderName]> {
+    /// What responses under this key vary on, if this is the sign for it.
+    pub fn variants(&self) -> Option<&Variants> {
         match &self.content {
             Content::Response(_) => None,
-            Content::Variants(fields) => Some(fields),
+            Content::Variants(variants) => Some(variants),
         }
     }
 
@@ -77,7 +77,11 @@ impl Entry {
     pub fn weight(&self) -> u64 {
         let fixed = 400 + self.text.len() + self.tags.iter().map(|tag| tag.as_str().len() + 40).sum::<usize>();
         let content = match &self.content {
-            Content::Variants(fields) => fields.len() * 32,
+            Content::Variants(variants) => {
+                let tag = |known: &Variant| known.etag.as_ref().map_or(0, HeaderValue::len);
+                let known: usize = variants.known.iter().map(|known| known.suffix.len() + tag(known) + 56).sum();
+                variants.on.len() * 32 + known
+            }
             Content::Response(response) => {
                 let headers: usize =
                     response.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 120).sum();
@@ -105,12 +109,9 @@ impl Entry {
             put_bytes(&mut head, tag.as_str().as_bytes());
         }
         let body = match &self.content {
-            Content::Variants(fields) => {
+            Content::Variants(variants) => {
                 head.put_u8(1);
-                head.put_u16(fields.len() as u16);
-                for field in fields {
-                    put_bytes(&mut head, field.as_str().as_bytes());
-                }
+                put_variants(&mut head, variants);
                 &[][..]
             }
             Content::Response(response) => {
@@ -140,7 +141,7 @@ impl Entry {
         let tags = (0..head.u16()?).map(|_| Ok(Tag::family(&head.text()?))).collect::<Result<Vec<_>, _>>()?;
         let content = match head.u8()? {
             0 => Content::Response(response(&mut head, outer.rest())?),
-            1 => Content::Variants((0..head.u16()?).map(|_| head.name()).collect::<Result<_, _>>()?),
+            1 => Content::Variants(read_variants(&mut head)?),
             _ => return Err(DecodeFault::Garbled),
         };
         Ok(Entry { text, stamp, tags: tags.into(), content })
@@ -154,6 +155,32 @@ fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
 
 fn put_seconds(out: &mut BytesMut, duration: Duration) {
     out.put_u64(duration.as_secs());
+}
+
+fn put_variants(head: &mut BytesMut, variants: &Variants) {
+    head.put_u16(variants.on.len() as u16);
+    for field in &variants.on {
+        put_bytes(head, field.as_str().as_bytes());
+    }
+    head.put_u16(variants.known.len() as u16);
+    for known in &variants.known {
+        put_bytes(head, known.suffix.as_bytes());
+        // An entity tag is never empty: its quotes are part of it.
+        put_bytes(head, known.etag.as_ref().map_or(&[][..], HeaderValue::as_bytes));
+    }
+}
+
+fn read_variants(head: &mut Reader) -> Result<Variants, DecodeFault> {
+    let on = (0..head.u16()?).map(|_| head.name()).collect::<Result<_, _>>()?;
+    let known = (0..head.u16()?)
+        .map(|_| {
+            let suffix = head.text()?.into();
+            let etag = Some(head.bytes()?).filter(|etag| !etag.is_empty());
+            let etag = etag.map(HeaderValue::from_maybe_shared).transpose().map_err(|_| DecodeFault::Garbled)?;
+            Ok(Variant { suffix, etag })
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(Variants { on, known })
 }
 
 fn put_response(head: &mut BytesMut, response: &Response) {
@@ -325,7 +352,12 @@ mod tests {
     #[test]
     fn variants_round_trip() {
         let mut variants = entry(HeaderMap::new(), vec![]);
-        variants.content = Content::Variants(vec![HeaderName::from_static("accept-language")]);
+        let known = vec![
+            Variant { suffix: "\nvary accept-language: de".into(), etag: Some(HeaderValue::from_static("\"1\"")) },
+            Variant { suffix: "\nvary accept-language".into(), etag: None },
+        ];
+        let on = vec![HeaderName::from_static("accept-language")];
+        variants.content = Content::Variants(Variants { on, known });
         assert_eq!(Entry::decode(variants.encode()), Ok(variants));
     }
 

@@ -16,7 +16,7 @@
 
 use std::fmt::{self, Write};
 
-use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, COOKIE, PROXY_AUTHORIZATION};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use md5::{Digest, Md5};
 use sha2::Sha256;
@@ -159,6 +159,9 @@ impl Canonical {
     }
 }
 
+/// Fields that say what the bytes of a content mean (RFC 9110 §8).
+static DESCRIBE_CONTENT: [HeaderName; 3] = [CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE];
+
 /// Fields that a trusted proxy in front of Larder sets, that go on to upstream, and that responses may depend on.
 static FROM_FRONT: [HeaderName; 4] = [
     HeaderName::from_static("x-forwarded-host"),
@@ -168,6 +171,35 @@ static FROM_FRONT: [HeaderName; 4] = [
 ];
 
 impl Canonical {
+    /// What the canonical text of one of this request's variants has beyond this one's.
+    pub fn suffix_of<'v>(&self, variant: &'v Canonical) -> &'v str {
+        self.suffix_in(&variant.text)
+    }
+
+    /// The same of the text alone; empty if it is not of this request.
+    pub fn suffix_in<'v>(&self, text: &'v str) -> &'v str {
+        text.strip_prefix(self.text.as_str()).unwrap_or("")
+    }
+
+    /// The variant whose text has this suffix.
+    #[must_use]
+    pub fn with_suffix(&self, suffix: &str) -> Canonical {
+        finish(format!("{}{suffix}", self.text))
+    }
+
+    /// The same request as a QUERY with this content: what it says, and in which form (`Content-Type` and the like),
+    /// is part of the key.
+    #[must_use]
+    pub fn querying(self, content: &[u8], headers: &HeaderMap) -> Canonical {
+        // [`derive`] begins with the method.
+        let mut text = format!("QUERY{}", self.text.strip_prefix("GET").unwrap_or(&self.text));
+        let described = DESCRIBE_CONTENT.iter().filter(|name| headers.contains_key(*name));
+        described.for_each(|name| push_field(&mut text, "content", name, headers));
+        text.push_str("\ncontent ");
+        push_secret(&mut text, [content]);
+        finish(text)
+    }
+
     /// The same request keyed on what a trusted proxy in front of Larder says of it, where that goes on to upstream.
     #[must_use]
     pub fn behind(self, forwarded: ForwardedPolicy, headers: &HeaderMap) -> Canonical {

@@ -93,11 +93,22 @@ pub struct Outcome {
     pub collapsed: bool,
     /// A short token that says why: `outdated`, `set-cookie`, `store-away`, …
     pub detail: Option<&'static str>,
+    /// The name under which the response is stored; printable ASCII.
+    pub key: Option<Box<str>>,
 }
 
 impl Outcome {
     fn new(kind: Kind, fwd: Option<Fwd>) -> Outcome {
-        Outcome { kind, fwd, fwd_status: None, ttl: None, stored: false, collapsed: false, detail: None }
+        Outcome {
+            kind,
+            fwd,
+            fwd_status: None,
+            ttl: None,
+            stored: false,
+            collapsed: false,
+            detail: None,
+            key: None,
+        }
     }
 
     /// Served from the cache, fresh for another `ttl` seconds.
@@ -167,6 +178,10 @@ impl fmt::Display for Outcome {
         if let Some(detail) = self.detail {
             write!(f, "; detail={detail}")?;
         }
+        if let Some(key) = &self.key {
+            // A structured field's string (RFC 9651 §3.3.3): two characters are escaped.
+            write!(f, "; key=\"{}\"", key.replace('\\', "\\\\").replace('"', "\\\""))?;
+        }
         Ok(())
     }
 }
@@ -187,6 +202,7 @@ mod tests {
             (Outcome::revalidated(60), "larder; fwd=stale; fwd-status=304; ttl=60"),
             (Outcome::pass(Fwd::Bypass, "authorization"), "larder; fwd=bypass; detail=authorization"),
             (Outcome::write(), "larder; fwd=method"),
+            (Outcome { key: Some("a\"b:1".into()), ..Outcome::hit(1) }, "larder; hit; ttl=1; key=\"a\\\"b:1\""),
             (Outcome::error("upstream-timeout"), "larder; detail=upstream-timeout"),
         ];
         for (outcome, expected) in rows {

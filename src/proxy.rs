@@ -10,6 +10,7 @@ use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
+use crate::config::CacheStatus;
 use crate::headers;
 use crate::outcome::{Fwd, Outcome};
 use crate::running::{Live, Running};
@@ -17,10 +18,14 @@ use crate::target::{Target, TargetFault};
 use crate::upstream::{RequestBody, UpstreamError};
 
 pub mod body;
+mod content;
 mod fill;
+mod keep;
 mod question;
 mod read;
+mod recording;
 pub mod respond;
+mod slice;
 mod write;
 
 pub use body::Body;
@@ -75,7 +80,8 @@ pub async fn handle(running: &Arc<Running>, request: Request<Incoming>, client: 
         () if method == Method::GET || method == Method::HEAD => {
             read::read(running, Arc::clone(&live), asked, body).await
         }
-        () if is_safe(&method) => pass(running, &asked, body, Fwd::Method, "method").await,
+        () if method.as_str() == "QUERY" => read::query(running, Arc::clone(&live), asked, body).await,
+        () if is_safe(&method) => pass(running, &asked, RequestBody::of(body), Fwd::Method, "method").await,
         () => write::write(running, Arc::clone(&live), asked, body).await,
     };
     record(running, &live, answered, &method, path.as_deref().unwrap_or_default(), start)
@@ -129,7 +135,9 @@ fn record(
         );
     }
     // An outcome's text is made of tokens, `=`, `;` and integers.
-    if let Ok(value) = HeaderValue::try_from(text) {
+    if running.config.server.cache_status != CacheStatus::Off
+        && let Ok(value) = HeaderValue::try_from(text)
+    {
         // RFC 9211 §2: appended after the members of caches nearer to the origin.
         response.headers_mut().append(CACHE_STATUS, value);
     }
@@ -137,14 +145,14 @@ fn record(
 }
 
 /// Forwards without looking at the cache.
-async fn pass(running: &Running, asked: &Asked, body: Incoming, fwd: Fwd, detail: &'static str) -> Answered {
+async fn pass(running: &Running, asked: &Asked, body: RequestBody, fwd: Fwd, detail: &'static str) -> Answered {
     let fields = asked.for_upstream(running);
     let path = asked.target.path_and_query();
-    match running.upstream.send(&asked.method, &path, fields, RequestBody::of(body)).await {
+    match running.upstream.send(&asked.method, &path, fields, body).await {
         Ok(response) => {
             let mut outcome = Outcome::pass(fwd, detail);
             outcome.fwd_status = Some(response.status().as_u16());
-            Answered { response: respond::forwarded(response), outcome, family: None }
+            Answered { response: respond::forwarded(response, &running.config.server), outcome, family: None }
         }
         Err(error) => failed(error, fwd),
     }

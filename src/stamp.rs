@@ -25,6 +25,24 @@ pub struct Stamp {
     pub sequence: Sequence,
 }
 
+/// What an invalidation took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// Its epoch and sequence.
+    pub stamp: Stamp,
+    /// The last sequence that was issued before it.
+    pub previous: Sequence,
+}
+
+impl Taken {
+    /// The stamp for the answer of the very write that caused this invalidation, sent after `before` was read; `None`
+    /// if anything else was invalidated in between: the answer may be older than that write.
+    pub fn stamp_of_answer(&self, before: &View) -> Option<Stamp> {
+        let is_alone = self.stamp.epoch == before.stamp.epoch && self.previous == before.stamp.sequence;
+        is_alone.then_some(self.stamp)
+    }
+}
+
 /// What a reader learned of the marks of some tags at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct View {
@@ -147,12 +165,13 @@ impl Marks {
 
     /// Takes the next sequence and marks the tags with it. When this returns, no entry stamped earlier that
     /// carries one of the tags is current any more.
-    pub fn invalidate<'t>(&self, tags: impl IntoIterator<Item = &'t Tag>) -> Sequence {
-        let sequence = self.sequence.fetch_add(1, SeqCst) + 1;
+    pub fn invalidate<'t>(&self, tags: impl IntoIterator<Item = &'t Tag>) -> Taken {
+        let previous = self.sequence.fetch_add(1, SeqCst);
+        let sequence = previous + 1;
         for tag in tags {
             self.slots[self.slot(tag).0 as usize].fetch_max(sequence, SeqCst);
         }
-        sequence
+        Taken { stamp: Stamp { epoch: self.epoch, sequence }, previous }
     }
 }
 
@@ -200,6 +219,18 @@ mod tests {
         let before = marks.stamp();
         marks.invalidate([&a]);
         assert!(view_of(&marks, &b).is_current(before));
+    }
+
+    #[test]
+    fn the_answer_of_a_write_is_stamped_only_if_no_other_write_came_in_between() {
+        let (marks, tag) = (marks(), Tag::family("a"));
+        let before = view_of(&marks, &tag);
+        let taken = marks.invalidate([&tag]);
+        let stamp = taken.stamp_of_answer(&before).unwrap();
+        assert!(view_of(&marks, &tag).is_current(stamp));
+        let before = view_of(&marks, &tag);
+        marks.invalidate([&Tag::family("b")]);
+        assert_eq!(marks.invalidate([&tag]).stamp_of_answer(&before), None);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::stamp::{Sequence, Tag, View};
+use crate::stamp::{Tag, Taken, View};
 
 pub mod redis;
 
@@ -94,7 +94,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn put<'a>(&'a self, key: &'a str, value: Bytes, ttl: Duration) -> Reply<'a, ()>;
 
     /// Takes the next sequence and marks `tags` with it, atomically. May be repeated: repeating only outdates more.
-    fn invalidate<'a>(&'a self, tags: &'a [Tag]) -> Reply<'a, Sequence>;
+    fn invalidate<'a>(&'a self, tags: &'a [Tag]) -> Reply<'a, Taken>;
 
     /// Removes one entry; true if it was there.
     fn remove<'a>(&'a self, key: &'a str) -> Reply<'a, bool>;

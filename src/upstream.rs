@@ -59,8 +59,12 @@ impl UpstreamError {
 #[derive(Debug)]
 pub enum RequestBody {
     Empty,
+    /// A body that is already here.
+    Whole(Bytes),
     /// The client's body, streamed.
     Client(Incoming, Arc<Progress>),
+    /// The client's body, streamed, of which the beginning has been read.
+    Begun(Bytes, Incoming, Arc<Progress>),
 }
 
 /// When the client last sent a piece of its body: an upload that moves is not a timeout.
@@ -91,6 +95,20 @@ impl RequestBody {
     pub fn of(body: Incoming) -> RequestBody {
         if body.is_end_stream() { RequestBody::Empty } else { RequestBody::Client(body, Progress::new()) }
     }
+
+    /// The client's body, of which `read` has been read.
+    pub fn begun(read: Bytes, rest: Incoming) -> RequestBody {
+        if read.is_empty() { RequestBody::of(rest) } else { RequestBody::Begun(read, rest, Progress::new()) }
+    }
+
+    /// The same again; `None` for a client's body, which can be read but once.
+    fn again(&self) -> Option<RequestBody> {
+        match self {
+            RequestBody::Empty => Some(RequestBody::Empty),
+            RequestBody::Whole(content) => Some(RequestBody::Whole(content.clone())),
+            RequestBody::Client(..) | RequestBody::Begun(..) => None,
+        }
+    }
 }
 
 impl Body for RequestBody {
@@ -100,7 +118,12 @@ impl Body for RequestBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
             RequestBody::Empty => Poll::Ready(None),
-            RequestBody::Client(body, progress) => {
+            RequestBody::Whole(content) if content.is_empty() => Poll::Ready(None),
+            RequestBody::Whole(read) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(read))))),
+            RequestBody::Begun(read, ..) if !read.is_empty() => {
+                Poll::Ready(Some(Ok(Frame::data(std::mem::take(read)))))
+            }
+            RequestBody::Client(body, progress) | RequestBody::Begun(_, body, progress) => {
                 let frame = ready!(Pin::new(body).poll_frame(cx));
                 progress.note();
                 Poll::Ready(frame)
@@ -111,14 +134,21 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             RequestBody::Empty => true,
+            RequestBody::Whole(content) => content.is_empty(),
             RequestBody::Client(body, _) => body.is_end_stream(),
+            RequestBody::Begun(read, rest, _) => read.is_empty() && rest.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             RequestBody::Empty => SizeHint::with_exact(0),
+            RequestBody::Whole(content) => SizeHint::with_exact(content.len() as u64),
             RequestBody::Client(body, _) => body.size_hint(),
+            RequestBody::Begun(read, rest, _) => {
+                let read = read.len() as u64;
+                rest.size_hint().exact().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(read + rest))
+            }
         }
     }
 }
@@ -234,7 +264,7 @@ impl Upstream {
         })
     }
 
-    /// Sends a request and waits for the head of the answer. A GET or HEAD without a body is sent once more if a
+    /// Sends a request and waits for the head of the answer. A GET, HEAD or QUERY whose body is at hand is sent once more if a
     /// pooled connection turned out to be closed before any of the answer came (RFC 9112 §9.3.1).
     pub async fn send(
         &self,
@@ -243,13 +273,13 @@ impl Upstream {
         headers: HeaderMap,
         body: RequestBody,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
-        let repeatable = matches!(body, RequestBody::Empty) && (method == Method::GET || method == Method::HEAD);
-        let retry = repeatable.then(|| headers.clone());
-        match self.send_once(method, path_and_query, headers, body).await {
-            Err(UpstreamError::Closed) if repeatable => {
-                self.send_once(method, path_and_query, retry.unwrap_or_default(), RequestBody::Empty).await
+        let is_repeatable = matches!(method.as_str(), "GET" | "HEAD" | "QUERY");
+        let again = body.again().filter(|_| is_repeatable).map(|body| (headers.clone(), body));
+        match (self.send_once(method, path_and_query, headers, body).await, again) {
+            (Err(UpstreamError::Closed), Some((headers, body))) => {
+                self.send_once(method, path_and_query, headers, body).await
             }
-            answer => answer,
+            (answer, _) => answer,
         }
     }
 
@@ -266,8 +296,8 @@ impl Upstream {
             // The semaphore is never closed.
             .map_err(|_| UpstreamError::Abandoned)?;
         let progress = match &body {
-            RequestBody::Client(_, progress) => Arc::clone(progress),
-            RequestBody::Empty => Progress::new(),
+            RequestBody::Client(_, progress) | RequestBody::Begun(.., progress) => Arc::clone(progress),
+            RequestBody::Empty | RequestBody::Whole(_) => Progress::new(),
         };
         // Time spent waiting for a place is not upstream's silence.
         progress.note();

@@ -88,7 +88,7 @@ impl Desk {
             let family = names.owner(tag.as_str()).unwrap_or(tag.as_str());
             self.running.metrics.invalidated(family, "purge");
         }
-        let delivered = self.running.cache.invalidate(tags).await;
+        let delivered = self.running.cache.invalidate(tags).await.is_some();
         cleared(message, delivered).into_response()
     }
 }

@@ -8,7 +8,7 @@ use http::header::ACCEPT;
 
 use super::report::TestResults;
 use crate::cache::memory::Memory;
-use crate::entry::{Content, Entry};
+use crate::entry::{Content, Entry, Variants};
 use crate::key::{Canonical, Key};
 use crate::stamp::Tag;
 use crate::store::{Link, Store, StoreError};
@@ -50,7 +50,7 @@ pub fn in_memory(memory: &Memory) -> TestResults {
         stamp: memory.marks.stamp(),
         tags: [Tag::root()].into(),
         // The smallest that there is, and not one that is counted as a response.
-        content: Content::Variants(vec![ACCEPT]),
+        content: Content::Variants(Variants { on: vec![ACCEPT], known: Vec::new() }),
     });
     memory.put(key, Arc::clone(&entry));
     let kept = memory.get(&canonical);

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::stream::Stream;
 use crate::entry::Entry;
 use crate::key::Key;
-use crate::stamp::{Stamp, View};
+use crate::stamp::{Stamp, Tag, View};
 use crate::upstream::UpstreamError;
 
 /// How long it is remembered that a key's responses cannot be shared, so that requests for them do not queue.
@@ -52,6 +52,10 @@ pub struct Head {
     pub text: String,
     /// Seconds of freshness.
     pub ttl: i64,
+    /// Read before the fetch.
+    pub stamp: Option<Stamp>,
+    /// Tags that the response itself named: who joins could not know them before.
+    pub groups: Vec<Tag>,
     /// Larder means to store it (the store may be away, or the body turn out too large).
     pub stored: bool,
 }
@@ -244,7 +248,7 @@ impl Drop for Permit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stamp::{Epoch, Marks, Tag};
+    use crate::stamp::{Epoch, Marks};
 
     const KEY: Key = Key([1; 16]);
 

@@ -83,7 +83,7 @@ impl Memory {
         self.entries.get(&canonical.key).filter(|resident| *resident.entry.text == *canonical.text)
     }
 
-    /// The fields that responses to this request vary on, if L1 knows. Only a hint where to look: what is found
+    /// What responses to this request vary on, if L1 knows. Only a hint where to look: what is found
     /// there is judged on its own.
     pub fn varies_on(&self, canonical: &Canonical) -> Option<Arc<Resident>> {
         self.get(canonical).filter(|resident| resident.entry.variants().is_some())
@@ -101,6 +101,11 @@ impl Memory {
     /// Drops `outdated` unless something else has taken its place meanwhile.
     pub fn drop_outdated(&self, key: Key, outdated: &Arc<Resident>) {
         self.entries.remove_if(&key, |resident| Arc::ptr_eq(resident, outdated));
+    }
+
+    /// Drops what is kept under a key.
+    pub fn remove(&self, key: Key) {
+        self.entries.remove(&key);
     }
 
     /// Drops everything.

@@ -6,6 +6,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
+use super::recording::Recording;
+use super::slice::Slice;
 use crate::cache::stream::Reader;
 use crate::upstream::ResponseBody;
 
@@ -17,6 +19,10 @@ pub enum Body {
     Whole(Bytes),
     Upstream(ResponseBody),
     Shared(Reader),
+    /// A part of a shared one.
+    Part(Slice<Reader>),
+    /// From upstream, and kept on its way.
+    Recorded(Recording),
 }
 
 /// The body broke off; the client's connection is closed so that it cannot take the part for the whole.
@@ -35,6 +41,8 @@ impl HttpBody for Body {
             },
             Body::Upstream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Body::Shared(reader) => Pin::new(reader).poll_frame(cx).map_err(Into::into),
+            Body::Part(part) => Pin::new(part).poll_frame(cx).map_err(Into::into),
+            Body::Recorded(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
         }
     }
 
@@ -44,6 +52,8 @@ impl HttpBody for Body {
             Body::Whole(bytes) => bytes.is_empty(),
             Body::Upstream(body) => body.is_end_stream(),
             Body::Shared(reader) => reader.is_end_stream(),
+            Body::Part(part) => part.is_end_stream(),
+            Body::Recorded(body) => body.is_end_stream(),
         }
     }
 
@@ -53,6 +63,8 @@ impl HttpBody for Body {
             Body::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Body::Upstream(body) => body.size_hint(),
             Body::Shared(reader) => reader.size_hint(),
+            Body::Part(part) => part.size_hint(),
+            Body::Recorded(body) => body.size_hint(),
         }
     }
 }

@@ -5,56 +5,55 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::{AGE, CONTENT_LENGTH, DATE, VARY};
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http::header::{AGE, ETAG, IF_NONE_MATCH, VARY};
+use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use tokio::sync::oneshot;
 
+use super::keep::{self, Complete, Kept, Times, Verdict};
 use super::question::Question;
-use crate::cache::Place;
+use crate::cache::Found;
 use crate::cache::flight::{Head, Landing, Permit};
 use crate::cache::stream::{Broken, Reader, Room, Stream};
-use crate::entry::{self, Content, Entry};
+use crate::entry::{self, Content, Entry, Variant};
 use crate::headers;
-use crate::key::{Canonical, Key};
+use crate::key::Canonical;
 use crate::running::Running;
-use crate::semantics::demands::Demands;
-use crate::semantics::freshness::{Failure, Freshness};
-use crate::semantics::storable::{self, Received, Storable};
-use crate::semantics::validation;
+use crate::semantics::freshness::Failure;
 use crate::semantics::vary::Vary;
-use crate::stamp::{Stamp, View};
+use crate::semantics::{groups, validation};
+use crate::stamp::View;
 use crate::upstream::{RequestBody, ResponseBody, UpstreamError};
 
 /// How long the slowest reader of a body that is not stored may hold up the others.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How many entity tags of other variants a validation names.
+const OTHER_TAGS: usize = 16;
 
 /// What a fill needs to know.
 pub(super) struct Errand {
     pub question: Arc<Question>,
     /// The request as keyed without what responses vary on.
     pub primary: Canonical,
-    /// The key the flight flies under.
-    pub key: Key,
+    /// The request as looked up: its variant, where responses are known to vary. The flight flies under its key.
+    pub canonical: Canonical,
     /// Read before the fetch: a write that lands meanwhile must win.
     pub view: Option<View>,
     /// A stored response to validate.
     pub stale: Option<Arc<Entry>>,
+    /// The sign that responses vary, where there is one.
+    pub sign: Option<Arc<Entry>>,
 }
 
 /// What only the leader gets.
 pub(super) enum Direct {
-    /// Its place in the shared body, taken before anyone else could make the start go away.
-    Reader(Reader),
+    /// Its place in the shared body, taken before anyone else could make the start go away, and the fields that are
+    /// for it alone.
+    Reader(Reader, HeaderMap),
     /// A response that is not for sharing, and why it is not stored.
     Response(Box<Response<ResponseBody>>, &'static str),
-}
-
-/// A response to store, decided on.
-struct Verdict {
-    freshness: Freshness,
-    for_credentials: bool,
 }
 
 /// Fetches and lands.
@@ -66,20 +65,20 @@ pub(super) async fn fill(
 ) {
     permit.turn().await;
     let mut times = (SystemTime::now(), SystemTime::now());
-    let answer = ask(&running, &errand, errand.stale.as_deref(), &mut times).await;
-    let answer = match (answer, &errand.stale) {
-        (Ok(answer), Some(stale)) if answer.status() == StatusCode::NOT_MODIFIED => {
-            match validated(&errand, stale, &answer, times) {
-                Some((entry, place)) => return keep_validated(&running, &errand, &permit, entry, &place).await,
+    let answer = ask(&running, &errand, true, &mut times).await;
+    let answer = match answer {
+        Ok(answer) if answer.status() == StatusCode::NOT_MODIFIED && errand.is_conditional() => {
+            match confirmed(&running, &errand, answer.headers(), times).await {
+                Some(confirmed) => return confirmed.keep(&running, &errand, &permit).await,
                 // RFC 9111 §4.3.4: a 304 that is about something else says nothing of ours. Ask for all of it.
-                None => ask(&running, &errand, None, &mut times).await,
+                None => ask(&running, &errand, false, &mut times).await,
             }
         }
-        (answer, _) => answer,
+        answer => answer,
     };
-    let failed = answer.as_ref().map_or(true, |answer| is_failure(answer.status()));
-    let failure = if answer.is_ok() { Failure::Status } else { Failure::NoAnswer };
-    if failed && let Some(stale) = errand.stale.as_ref().filter(|stale| usable_after(failure, stale)) {
+    if let Some(failure) = failure(&answer)
+        && let Some(stale) = errand.stale.as_ref().filter(|stale| errand.is_usable_after(failure, stale))
+    {
         return permit.land(Landing::StaleOnError(Arc::clone(stale)));
     }
     match answer {
@@ -88,119 +87,189 @@ pub(super) async fn fill(
     }
 }
 
-/// RFC 5861 §4: the statuses that count as an error.
-fn is_failure(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 500 | 502 | 503 | 504)
+impl Errand {
+    /// Whether there is anything that a 304 could be about.
+    fn is_conditional(&self) -> bool {
+        self.stale.is_some() || self.other_variants().next().is_some()
+    }
+
+    /// Variants for other requests than this one, the newest first. Upstream may choose one of them for this request
+    /// too, and then need not send it (RFC 9111 §4.3.1). None for a request with credentials that the rules say nothing
+    /// of: the entries may not be for it.
+    fn other_variants(&self) -> impl Iterator<Item = &Variant> {
+        let sign = self.sign.as_ref().filter(|_| !self.question.is_personal());
+        let known = sign.and_then(|sign| sign.variants()).map_or(&[][..], |variants| &variants.known);
+        let own = self.primary.suffix_of(&self.canonical).to_owned();
+        let others = known.iter().rev().filter(move |known| known.etag.is_some() && *known.suffix != *own);
+        others.take(OTHER_TAGS)
+    }
+
+    fn is_usable_after(&self, failure: Failure, stale: &Entry) -> bool {
+        let freshness = stale.response().map(|response| &response.freshness);
+        freshness.is_some_and(|it| it.usable_after(failure, SystemTime::now(), &self.question.demands))
+    }
+
+    /// The request's conditions (RFC 9111 §4.3.1): those of the stored response, and the entity tags of other variants
+    /// beside its own. A stored response with a date alone is asked for by that: entity tags would take its place.
+    fn make_conditional(&self, fields: &mut HeaderMap) {
+        let stored = self.stale.as_ref().and_then(|stale| stale.response());
+        let mut others = self.other_variants().filter_map(|variant| variant.etag.as_ref()).peekable();
+        if let Some(stored) = stored {
+            validation::make_conditional(fields, &stored.headers);
+        }
+        let own = fields.get(IF_NONE_MATCH).cloned();
+        if others.peek().is_some() && (stored.is_none() || own.is_some()) {
+            validation::make_conditional_on(fields, own.iter().chain(others));
+        }
+    }
 }
 
-fn usable_after(failure: Failure, stale: &Entry) -> bool {
-    let usable = |freshness: &Freshness| freshness.usable_after(failure, SystemTime::now(), &Demands::default());
-    stale.response().is_some_and(|response| usable(&response.freshness))
+/// RFC 5861 §4: the statuses that count as an error; and no answer at all.
+fn failure(answer: &Result<Response<ResponseBody>, UpstreamError>) -> Option<Failure> {
+    match answer {
+        Ok(answer) => matches!(answer.status().as_u16(), 500 | 502 | 503 | 504).then_some(Failure::Status),
+        Err(_) => Some(Failure::NoAnswer),
+    }
 }
 
 async fn ask(
     running: &Running,
     errand: &Errand,
-    stale: Option<&Entry>,
-    times: &mut (SystemTime, SystemTime),
+    conditionally: bool,
+    times: &mut Times,
 ) -> Result<Response<ResponseBody>, UpstreamError> {
-    let asked = &errand.question.asked;
-    let mut fields = asked.for_upstream(running);
+    let question = &errand.question;
+    let mut fields = question.asked.for_upstream(running);
     validation::strip_conditions(&mut fields);
-    if let Some(stored) = stale.and_then(Entry::response) {
-        validation::make_conditional(&mut fields, &stored.headers);
+    if conditionally {
+        errand.make_conditional(&mut fields);
     }
-    let path = asked.target.path_and_query();
+    let path = question.asked.target.path_and_query();
+    let (method, body) = match &question.content {
+        Some(content) => (question.asked.method.clone(), RequestBody::Whole(content.clone())),
+        None => (Method::GET, RequestBody::Empty),
+    };
     times.0 = SystemTime::now();
-    let answer = running.upstream.send(&Method::GET, &path, fields, RequestBody::Empty).await;
+    let answer = running.upstream.send(&method, &path, fields, body).await;
     times.1 = SystemTime::now();
     answer
 }
 
-/// RFC 9111 §4.3.4: the stored response, freshened by a 304, with this fetch's stamp.
-fn validated(
-    errand: &Errand,
-    stale: &Arc<Entry>,
-    answer: &Response<ResponseBody>,
-    times: (SystemTime, SystemTime),
-) -> Option<(Entry, Place)> {
-    let stored = stale.response()?;
-    let mut update = answer.headers().clone();
+/// A stored response that upstream has confirmed, with its new fields.
+pub(super) struct Confirmed {
+    entry: Entry,
+    verdict: Verdict,
+    /// The entry that was confirmed, if it is another variant than the request's.
+    other: Option<Arc<Entry>>,
+}
+
+/// RFC 9111 §4.3.4: the stored response that a 304 is about, freshened, with this fetch's stamp.
+async fn confirmed(running: &Running, errand: &Errand, answer: &HeaderMap, times: Times) -> Option<Confirmed> {
+    let mut update = answer.clone();
     headers::strip_hop_by_hop(&mut update);
-    if !validation::selects(&update, &stored.headers) {
-        return None;
+    if let Some(stale) = &errand.stale
+        && validation::selects(&update, &stale.response()?.headers)
+    {
+        return freshened(running, errand, stale, update, times);
     }
+    let other = selected_variant(running, errand, &update).await?;
+    let confirmed = freshened(running, errand, &other, update, times)?;
+    Some(Confirmed { other: Some(other), ..confirmed })
+}
+
+/// The variant, stored for other requests, that a 304 names.
+async fn selected_variant(running: &Running, errand: &Errand, update: &HeaderMap) -> Option<Arc<Entry>> {
+    let is_named = |variant: &&Variant| variant.etag.as_ref().is_some_and(|etag| validation::names(update, etag));
+    let suffix = &errand.other_variants().find(is_named)?.suffix;
+    let question = &errand.question;
+    let canonical = errand.primary.with_suffix(suffix);
+    let lookup = running.cache.lookup_exactly(canonical, || question.label(), || question.tags()).await;
+    match lookup.found {
+        // An entity tag says that the bytes are the same; what a write has outdated is not looked at all the same.
+        Found::Current(entry) if entry.response().is_some() => Some(entry),
+        _ => None,
+    }
+}
+
+/// A stored response with the fields of a message that confirms it: a 304, or the answer to a HEAD.
+pub(super) fn freshened(
+    running: &Running,
+    errand: &Errand,
+    stored: &Entry,
+    mut update: HeaderMap,
+    times: Times,
+) -> Option<Confirmed> {
+    let response = stored.response()?;
     // RFC 9111 §4.1: what it varies on is part of its key, which a 304 cannot change.
-    if update.contains_key(VARY) && Vary::parse(&update) != Vary::parse(&stored.headers) {
+    if update.contains_key(VARY) && Vary::parse(&update) != Vary::parse(&response.headers) {
         return None;
     }
-    let (age, mut fields) = (update.remove(AGE), validation::freshen(&stored.headers, &update));
-    note_date(&mut fields, times.1);
+    let names_groups = groups::named(&update).map_or(true, |names| !names.is_empty());
+    let age = update.remove(AGE);
+    let mut fields = validation::freshen(&response.headers, &update);
+    keep::note_date(&mut fields, times.1);
     let mut judged = fields.clone();
     age.into_iter().for_each(|age| drop(judged.insert(AGE, age)));
     // A 304 that says `no-store`, `private` or `Set-Cookie` is for one client: its response is fetched whole.
-    let Verdict { freshness, for_credentials } = judge(errand, stored.status, &judged, times).ok()?;
-    let response = entry::Response { headers: fields, freshness, for_credentials, ..stored.clone() };
+    let verdict = keep::judge(&errand.question, response.status, &judged, times).ok()?;
+    verdict.withhold(&mut fields);
+    keep::strip_consumed(&mut fields, &running.config.server);
+    let mut tags = errand.question.tags();
+    // Groups that were stripped from the stored fields live on in its tags.
+    let groups = if names_groups { &verdict.groups[..] } else { &stored.tags[..] };
+    tags.extend(groups.iter().cloned());
+    tags.sort_unstable();
+    tags.dedup();
+    let (freshness, for_credentials) = (verdict.freshness, verdict.for_credentials);
+    let response = entry::Response { headers: fields, freshness, for_credentials, ..response.clone() };
     let entry = Entry {
-        text: stale.text.clone(),
-        stamp: errand.view.map_or(stale.stamp, |view| view.stamp),
-        tags: Arc::clone(&stale.tags),
+        text: errand.canonical.text.as_str().into(),
+        stamp: errand.view.map_or(stored.stamp, |view| view.stamp),
+        tags: tags.into(),
         content: Content::Response(response),
     };
-    Some((entry, place(errand, errand.key, &freshness, &judged)))
+    Some(Confirmed { entry, verdict, other: None })
 }
 
-async fn keep_validated(running: &Running, errand: &Errand, permit: &Permit, entry: Entry, place: &Place) {
-    if errand.view.is_none() {
-        return permit.land(Landing::Validated(Arc::new(entry)));
-    }
-    let entry = running.cache.store_in_memory(entry, place);
-    permit.land(Landing::Validated(Arc::clone(&entry)));
-    permit.close();
-    running.cache.store_shared(&entry, place).await;
-}
-
-fn judge(
-    errand: &Errand,
-    status: StatusCode,
-    fields: &HeaderMap,
-    times: (SystemTime, SystemTime),
-) -> Result<Verdict, storable::Reason> {
-    if varies_on_this_hop(fields) {
-        return Err(storable::Reason::VaryStar);
-    }
-    let (request_time, response_time) = (times.0, entry::whole_millis(times.1));
-    let received = Received { status, headers: fields, request_time, response_time };
-    match storable::storable(errand.question.facts, received, &errand.question.policy()) {
-        // What is shared is the head as it came.
-        Storable::Yes { withheld, .. } if withheld.iter().any(|name| fields.contains_key(name)) => {
-            Err(storable::Reason::Private)
+impl Confirmed {
+    async fn keep(self, running: &Running, errand: &Errand, permit: &Permit) {
+        if errand.view.is_none() {
+            return permit.land(Landing::Validated(Arc::new(self.entry)));
         }
-        Storable::Yes { freshness, for_credentials, .. } => Ok(Verdict { freshness, for_credentials }),
-        Storable::No(reason) => Err(reason),
+        let (entry, kept) = self.store(running, errand);
+        permit.land(Landing::Validated(entry));
+        permit.close();
+        kept.share(running).await;
     }
-}
 
-/// A response that varies on what Larder itself tells upstream of the client: there is nothing to key that on, so
-/// it counts as `*`.
-fn varies_on_this_hop(fields: &HeaderMap) -> bool {
-    match Vary::parse(fields) {
-        Vary::On(names) => names.iter().any(headers::is_of_this_hop),
-        Vary::Nothing | Vary::Everything => false,
+    /// In memory under the request's own key; where another variant was confirmed, under that one's key too, and the
+    /// sign that responses vary learns of the new one.
+    fn store(self, running: &Running, errand: &Errand) -> (Arc<Entry>, Kept) {
+        let Errand { question, primary, canonical, sign, .. } = errand;
+        let fields = self.entry.response().map(|response| response.headers.clone()).unwrap_or_default();
+        let place_of = |key| keep::place(question, key, &self.verdict.freshness, &fields);
+        let put = |entry, key| {
+            let place = place_of(key);
+            (running.cache.store_in_memory(entry, &place), place)
+        };
+        let (own, place) = put(self.entry, canonical.key);
+        let mut kept = Kept(vec![(Arc::clone(&own), place)], Vec::new());
+        if let (Some(other), Some(sign)) = (self.other, sign) {
+            let on = sign.variants().map_or(&[][..], |variants| &variants.on);
+            let known = Variant { suffix: primary.suffix_of(canonical).into(), etag: fields.get(ETAG).cloned() };
+            let (variants, gone) = keep::with_variant(running, question, primary, Some(sign), on, known);
+            let entry = |text: &str, content| Entry { text: text.into(), content, ..(*own).clone() };
+            let key = primary.with_suffix(primary.suffix_in(&other.text)).key;
+            kept.0.push(put(entry(&other.text, own.content.clone()), key));
+            kept.0.push(put(entry(&primary.text, Content::Variants(variants)), primary.key));
+            kept.1.extend(gone.iter().map(|gone| place_of(primary.with_suffix(&gone.suffix).key)));
+        }
+        (own, kept)
     }
-}
 
-fn place(errand: &Errand, key: Key, freshness: &Freshness, fields: &HeaderMap) -> Place {
-    let keep = freshness.keep_for(SystemTime::now(), validation::has_validator(fields));
-    Place { key, label: errand.question.label(), keep }
-}
-
-/// RFC 9110 §6.6.1: who forwards or stores a response without `Date` records when it came.
-fn note_date(fields: &mut HeaderMap, received: SystemTime) {
-    if !fields.contains_key(DATE)
-        && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(received))
-    {
-        fields.insert(DATE, date);
+    /// Keeps what the answer to a HEAD has confirmed.
+    pub async fn keep_after_head(self, running: &Running, errand: &Errand) {
+        self.store(running, errand).1.share(running).await;
     }
 }
 
@@ -211,15 +280,14 @@ async fn deliver(
     permit: Permit,
     direct: Option<oneshot::Sender<Direct>>,
     answer: Response<ResponseBody>,
-    times: (SystemTime, SystemTime),
+    times: Times,
 ) {
     let mut fields = answer.headers().clone();
     headers::strip_hop_by_hop(&mut fields);
-    note_date(&mut fields, times.1);
+    keep::note_date(&mut fields, times.1);
     let length = answer.body().size_hint().exact();
     let too_large = length.is_some_and(|length| length > errand.question.max_body(running));
-    let verdict = judge(errand, answer.status(), &fields, times);
-    let verdict = match verdict {
+    let verdict = match keep::judge(&errand.question, answer.status(), &fields, times) {
         Ok(verdict) if !too_large => verdict,
         refused => {
             let reason = refused.as_ref().err().map_or("too-large", |reason| reason.token());
@@ -227,7 +295,7 @@ async fn deliver(
             // An error is a passing thing: the next answer may well be for sharing.
             let passing = refused.err().is_some_and(|reason| !reason.is_of_response());
             if !answer.status().is_server_error() && !passing {
-                running.flights.remember_unshared(errand.key, Instant::now());
+                running.flights.remember_unshared(errand.canonical.key, Instant::now());
             }
             if let Some(direct) = direct {
                 let _ = direct.send(Direct::Response(Box::new(answer), reason));
@@ -236,27 +304,20 @@ async fn deliver(
         }
     };
     headers::add_via(&mut fields, answer.version());
+    let own = verdict.withhold(&mut fields);
+    keep::strip_consumed(&mut fields, &running.config.server);
     let (parts, body) = answer.into_parts();
-    let head = head(errand, parts.status, fields, &verdict);
     let stream = Stream::new(length);
+    let Errand { question, primary, sign, view, .. } = errand;
+    let stamp = view.map(|view| view.stamp);
+    let head = Arc::new(keep::head(question, primary, sign.as_deref(), stamp, parts.status, fields, &verdict));
     let _ended = EndAnyway(Arc::clone(&stream));
     if let (Some(direct), Some(reader)) = (direct, stream.reader()) {
-        let _ = direct.send(Direct::Reader(reader));
+        let _ = direct.send(Direct::Reader(reader, own));
     }
-    let head = Arc::new(head);
     permit.land(Landing::Streaming(Arc::clone(&head), Arc::clone(&stream)));
     match pump(running, errand, &permit, &stream, body).await {
-        Pumped::Complete(whole) => match errand.view {
-            Some(view) => {
-                let complete = Complete { stamp: view.stamp, head: &head, verdict, body: whole, stream: &stream };
-                keep(running, errand, &permit, complete).await;
-            }
-            // The store is away: without a stamp nothing could ever prove the response current.
-            None => {
-                permit.close();
-                stream.finish(Ok(()));
-            }
-        },
+        Pumped::Complete(body) => store(running, errand, &permit, &stream, &head, &verdict, body).await,
         Pumped::PassedOn => stream.finish(Ok(())),
         Pumped::Broken => {
             // Who sees it break and asks again must not join it again.
@@ -267,24 +328,29 @@ async fn deliver(
     }
 }
 
-fn head(errand: &Errand, status: StatusCode, fields: HeaderMap, verdict: &Verdict) -> Head {
-    let varies_on = match Vary::parse(&fields) {
-        Vary::On(fields) => fields,
-        // `*` is never storable, so it does not come here.
-        Vary::Nothing | Vary::Everything => Vec::new(),
-    };
-    let text = errand.primary.variant(&varies_on, &errand.question.asked.headers).text;
-    let ttl = verdict.freshness.ttl(SystemTime::now());
-    Head { status, headers: fields, varies_on, text, ttl, stored: errand.view.is_some() }
-}
-
-/// A response with all of its body.
-struct Complete<'a> {
-    stamp: Stamp,
-    head: &'a Head,
-    verdict: Verdict,
+/// Keeps a whole response: in memory before its last reader can see the end of it, so that whoever asks again finds
+/// it there; in the store after that.
+async fn store(
+    running: &Running,
+    errand: &Errand,
+    permit: &Permit,
+    stream: &Stream,
+    head: &Head,
+    verdict: &Verdict,
     body: Bytes,
-    stream: &'a Stream,
+) {
+    let Errand { question, primary, sign, view, .. } = errand;
+    // While the store is away there is no stamp, and without one nothing could ever prove the response current.
+    let kept = view.map(|view| {
+        let sign = sign.as_deref();
+        Complete { question, primary, sign, stamp: view.stamp, head, verdict, body }.keep_in_memory(running)
+    });
+    // Who asks from now on is answered from memory, or asks anew: this fetch is over.
+    permit.close();
+    stream.finish(Ok(()));
+    if let Some(kept) = kept {
+        kept.share(running).await;
+    }
 }
 
 /// Ends a body whose fill is gone, so that no reader waits for ever.
@@ -336,7 +402,7 @@ async fn pump(
         if length > max_body && !passing {
             passing = true;
             running.metrics.not_stored("too-large");
-            running.flights.remember_unshared(errand.key, Instant::now());
+            running.flights.remember_unshared(errand.canonical.key, Instant::now());
             permit.close();
             stream.pass_on();
         }
@@ -345,41 +411,4 @@ async fn pump(
         }
     }
     if passing { Pumped::PassedOn } else { Pumped::Complete(stream.whole()) }
-}
-
-/// Keeps a whole response: in memory before its last reader can see the end of it, so that whoever asks again finds
-/// it there; in the store after that.
-async fn keep(running: &Running, errand: &Errand, permit: &Permit, complete: Complete<'_>) {
-    let Complete { stamp, head, verdict, body, stream } = complete;
-    let tags: Arc<[_]> = errand.question.tags().into();
-    let place_of = |key| place(errand, key, &verdict.freshness, &head.headers);
-    let mut fields = head.headers.clone();
-    // Worked out anew for each answer: how old it is, and how much of it is sent.
-    fields.remove(AGE);
-    fields.remove(CONTENT_LENGTH);
-    let response = entry::Response {
-        status: head.status,
-        headers: fields,
-        body,
-        freshness: verdict.freshness,
-        for_credentials: verdict.for_credentials,
-    };
-    let mut entries = Vec::with_capacity(2);
-    let mut key = errand.primary.key;
-    if !head.varies_on.is_empty() {
-        let content = Content::Variants(head.varies_on.clone());
-        let text = errand.primary.text.as_str().into();
-        entries.push((Entry { text, stamp, tags: Arc::clone(&tags), content }, place_of(key)));
-        key = errand.primary.variant(&head.varies_on, &errand.question.asked.headers).key;
-    }
-    let text = head.text.as_str().into();
-    entries.push((Entry { text, stamp, tags, content: Content::Response(response) }, place_of(key)));
-    let kept: Vec<_> =
-        entries.into_iter().map(|(entry, place)| (running.cache.store_in_memory(entry, &place), place)).collect();
-    // Who asks from now on is answered from memory, or asks anew: this fetch is over.
-    permit.close();
-    stream.finish(Ok(()));
-    for (entry, place) in kept {
-        running.cache.store_shared(&entry, &place).await;
-    }
 }

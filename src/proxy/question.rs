@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::Response;
 use http::header::{AUTHORIZATION, COOKIE};
 
@@ -9,11 +10,11 @@ use super::{Answered, Asked, Body};
 use crate::headers::ForwardedPolicy;
 use crate::key::{self, Canonical};
 use crate::outcome::Outcome;
-use crate::rules::{Captures, Family};
+use crate::rules::{Captures, Family, Fetching};
 use crate::running::{Live, Running};
-use crate::semantics::Policy;
-use crate::semantics::cache_control::RequestDirectives;
+use crate::semantics::demands::Demands;
 use crate::semantics::storable::RequestFacts;
+use crate::semantics::{ClientDirectives, Policy, negotiation};
 use crate::stamp::Tag;
 
 /// A read with what the rules say of it.
@@ -22,19 +23,34 @@ pub(super) struct Question {
     live: Arc<Live>,
     family: Option<(usize, Captures)>,
     pub facts: RequestFacts,
+    pub demands: Demands,
+    /// Content of a QUERY.
+    pub content: Option<Bytes>,
 }
 
 impl Question {
-    /// What the rules say of a request.
-    pub fn new(live: Arc<Live>, asked: Asked) -> Question {
-        let family = live.rules.claim(&asked.method, &asked.target.path);
-        let family = family.map(|claimed| (claimed.family.id, claimed.captures));
+    /// What the rules say of a request. Its fields are brought into the form that the family asks for, before they
+    /// are keyed or sent: what the key holds is what upstream sees.
+    pub fn new(live: Arc<Live>, mut asked: Asked, content: Option<Bytes>) -> Question {
+        let claimed = live.rules.claim(&asked.method, &asked.target.path);
+        let directives =
+            claimed.as_ref().map_or_else(ClientDirectives::default, |it| it.family.policy.client_directives);
+        for name in claimed.iter().flat_map(|claimed| &claimed.family.fetching.normalize) {
+            negotiation::normalise(name, &mut asked.headers);
+        }
+        let family = claimed.map(|claimed| (claimed.family.id, claimed.captures));
+        let demands = Demands::of(&asked.headers, directives);
         let facts = RequestFacts {
             authorization: asked.headers.contains_key(AUTHORIZATION),
             cookie: asked.headers.contains_key(COOKIE),
-            no_store: RequestDirectives::parse(&asked.headers).no_store,
+            no_store: demands.no_store,
         };
-        Question { asked, live, family, facts }
+        Question { asked, live, family, facts, demands, content }
+    }
+
+    /// How the family asks upstream.
+    pub fn fetching(&self) -> Fetching {
+        self.family().map_or_else(Fetching::default, |(family, _)| family.fetching.clone())
     }
 
     fn family(&self) -> Option<(&Family, &Captures)> {
@@ -83,6 +99,10 @@ impl Question {
     pub fn canonical(&self, forwarded: ForwardedPolicy) -> Canonical {
         let keying = self.family().map(|(family, _)| family.keying());
         let canonical = key::derive(&self.asked.target, &self.asked.headers, keying);
+        let canonical = match &self.content {
+            Some(content) => canonical.querying(content, &self.asked.headers),
+            None => canonical,
+        };
         match forwarded {
             // Not keyed anew where nothing is added: this is the hit path.
             ForwardedPolicy::Set | ForwardedPolicy::Off => canonical,

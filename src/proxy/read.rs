@@ -3,32 +3,48 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use http::Method;
 use http::header::{CONTENT_LENGTH, RANGE};
+use http::{HeaderMap, Method, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
+use super::content::{self, Collected, Unread};
 use super::fill::{self, Direct, Errand};
 use super::question::Question;
-use super::{Answered, Asked, failed, pass, respond};
+use super::{Answered, Asked, failed, keep, pass, refuse, respond};
 use crate::cache::flight::{Boarding, Head, Landing, Permit};
 use crate::cache::stream::Reader;
 use crate::cache::{Found, Lookup};
+use crate::config::CacheStatus;
 use crate::entry::Entry;
+use crate::headers;
 use crate::key::Canonical;
 use crate::outcome::{Fwd, Outcome};
 use crate::running::{Live, Running};
-use crate::semantics::demands::Demands;
-use crate::semantics::freshness::Reuse;
-use crate::semantics::validation;
-use crate::upstream::RequestBody;
+use crate::semantics::freshness::{Because, Reuse};
+use crate::semantics::validation::{self, HeadVerdict};
+use crate::upstream::{RequestBody, UpstreamError};
 
 /// Why a fetch is needed, and what there is to validate.
 struct Need {
     fwd: Fwd,
     detail: Option<&'static str>,
     stale: Option<Arc<Entry>>,
+}
+
+impl Need {
+    /// What is stored may not be served before upstream has confirmed it.
+    fn to_validate(because: Because, entry: &Arc<Entry>) -> Need {
+        let (fwd, detail) = match because {
+            Because::Expired => (Fwd::Stale, None),
+            Because::NoCache | Because::MustRevalidate => (Fwd::Stale, Some(because.token())),
+            Because::RequestNoCache | Because::RequestMaxAge | Because::RequestMinFresh => {
+                (Fwd::Request, Some(because.token()))
+            }
+        };
+        Need { fwd, detail, stale: Some(Arc::clone(entry)) }
+    }
 }
 
 /// What came of sharing a flight.
@@ -41,17 +57,42 @@ enum Ride {
 /// Answers a GET or HEAD.
 pub(super) async fn read(running: &Arc<Running>, live: Arc<Live>, asked: Asked, body: Incoming) -> Answered {
     if let Some(detail) = not_for_the_cache(&asked, &body) {
-        return pass(running, &asked, body, Fwd::Bypass, detail).await;
+        return pass(running, &asked, RequestBody::of(body), Fwd::Bypass, detail).await;
     }
-    let question = Arc::new(Question::new(live, asked));
-    match attempt(running, &question, false).await {
+    answer(running, Question::new(live, asked, None)).await
+}
+
+/// Answers a QUERY: safe like GET, with content that is part of the key.
+pub(super) async fn query(running: &Arc<Running>, live: Arc<Live>, asked: Asked, body: Incoming) -> Answered {
+    if validation::is_for_origin(&asked.headers) {
+        return pass(running, &asked, RequestBody::of(body), Fwd::Bypass, "precondition").await;
+    }
+    match content::collect(body, &running.config.server).await {
+        Ok(Collected::Whole(content)) => answer(running, Question::new(live, asked, Some(content))).await,
+        Ok(Collected::Begun(body)) => pass(running, &asked, body, Fwd::Bypass, "request-body").await,
+        // RFC 9110 §15.5.9
+        Err(stalled @ Unread::Stalled) => {
+            refuse(StatusCode::REQUEST_TIMEOUT, "request-body", &stalled.to_string())
+        }
+        Err(broken @ Unread::Broken) => refuse(StatusCode::BAD_REQUEST, "request-body", &broken.to_string()),
+    }
+}
+
+async fn answer(running: &Arc<Running>, question: Question) -> Answered {
+    let question = Arc::new(question);
+    let mut answered = match attempt(running, &question, false).await {
         Ride::Answered(answered) => *answered,
         // Alone there is nobody whose flight could turn out not to fit.
         Ride::GotOff => match attempt(running, &question, true).await {
             Ride::Answered(answered) => *answered,
-            Ride::GotOff => failed(crate::upstream::UpstreamError::Abandoned, Fwd::UriMiss),
+            Ride::GotOff => failed(UpstreamError::Abandoned, Fwd::UriMiss),
         },
+    };
+    if running.config.server.cache_status == CacheStatus::Key {
+        let key = question.canonical(running.config.server.forwarded).key;
+        answered.outcome.key = Some(format!("{}:{key}", question.label()).into());
     }
+    answered
 }
 
 fn not_for_the_cache(asked: &Asked, body: &Incoming) -> Option<&'static str> {
@@ -82,9 +123,20 @@ async fn attempt(running: &Arc<Running>, question: &Arc<Question>, alone: bool) 
         }
         Found::Nothing => Need { fwd: Fwd::UriMiss, detail: None, stale: None },
     };
-    // A partial answer and one without content are not stored (RFC 9111 §3.3 lets a cache leave ranges alone).
-    if question.asked.method == Method::HEAD || question.asked.headers.contains_key(RANGE) {
-        return Ride::Answered(Box::new(forward(running, question, &need).await));
+    // RFC 9111 §5.2.1.7
+    if question.demands.only_if_cached {
+        let refused =
+            refuse(StatusCode::GATEWAY_TIMEOUT, "only-if-cached", "nothing stored may answer this request");
+        return Ride::Answered(Box::new(Answered { family: question.family_id(), ..refused }));
+    }
+    if question.asked.method == Method::HEAD {
+        return Ride::Answered(Box::new(head(running, question, primary, &lookup, &need).await));
+    }
+    // A partial answer is not stored (RFC 9111 §3.3 lets a cache leave ranges alone). What is stored and stale is
+    // validated as a whole, and the range is cut from it.
+    let is_for_range = question.asked.method == Method::GET && question.asked.headers.contains_key(RANGE);
+    if is_for_range && need.stale.is_none() && !question.fetching().range_fetches_whole {
+        return Ride::Answered(Box::new(forward(running, question, &need).await.0));
     }
     fetch(running, question, primary, &lookup, need, alone).await
 }
@@ -106,17 +158,14 @@ fn use_entry(
     if question.is_personal() && !response.for_credentials {
         return Err(Need { fwd: Fwd::Bypass, detail: Some("credentials"), stale: None });
     }
-    let demands = Demands::of(&question.asked.headers, question.policy().client_directives);
-    let outcome = match response.freshness.reuse(now, &demands) {
+    let outcome = match response.freshness.reuse(now, &question.demands) {
         Reuse::Fresh { ttl } => Outcome::hit(ttl),
         Reuse::StaleWhileRevalidate { ttl } => {
             refresh(running, question, primary, lookup, entry);
             Outcome::stale(ttl, "revalidating")
         }
         Reuse::Stale { ttl } => Outcome::stale(ttl, "max-stale"),
-        Reuse::Validate { .. } => {
-            return Err(Need { fwd: Fwd::Stale, detail: None, stale: Some(Arc::clone(entry)) });
-        }
+        Reuse::Validate { because, .. } => return Err(Need::to_validate(because, entry)),
     };
     Ok(question.answered(respond::stored(&question.asked.method, &question.asked.headers, response, now), outcome))
 }
@@ -140,7 +189,9 @@ fn refresh(
 }
 
 fn errand(question: &Arc<Question>, primary: Canonical, lookup: &Lookup, stale: Option<Arc<Entry>>) -> Errand {
-    Errand { question: Arc::clone(question), primary, key: lookup.canonical.key, view: lookup.view, stale }
+    let Lookup { canonical, sign, view, .. } = lookup;
+    let (question, canonical, sign) = (Arc::clone(question), canonical.clone(), sign.clone());
+    Errand { question, primary, canonical, view: *view, stale, sign }
 }
 
 /// Joins a fetch or leads one. The fetch runs in a task of its own: it goes on if this client leaves.
@@ -161,7 +212,7 @@ async fn fetch(
     let permit = match boarding {
         Boarding::Join(flight) => {
             let landing = flight.landing().await;
-            return join(question, &primary, lookup, &need, landing);
+            return join(running, question, &primary, lookup, &need, landing).await;
         }
         Boarding::Lead(permit) => permit,
         Boarding::Alone => running.flights.solo(key, view),
@@ -183,22 +234,32 @@ async fn lead(
     running.tasks.spawn(fill::fill(Arc::clone(running), errand, permit, Some(give)));
     let landing = flight.landing().await;
     match (landing, take.await.ok()) {
-        (Landing::Streaming(head, _), Some(Direct::Reader(reader))) => {
-            stream(question, &need, &head, reader, false)
+        (Landing::Streaming(head, _), Some(Direct::Reader(reader, own))) => {
+            let mut answered = stream(question, &need, &head, reader, false);
+            answered.response.headers_mut().extend(own);
+            answered
         }
         (Landing::Unshared, Some(Direct::Response(response, reason))) => {
             let mut outcome = Outcome::pass(Fwd::Bypass, reason);
             outcome.fwd_status = Some(response.status().as_u16());
-            question.answered(respond::forwarded(*response), outcome)
+            question.answered(respond::forwarded(*response, &running.config.server), outcome)
         }
-        (Landing::Failed(error), _) => Answered { family: question.family_id(), ..failed(error, need.fwd) },
-        (landing, _) => from_entry(question, landing, false)
-            .unwrap_or_else(|| failed(crate::upstream::UpstreamError::Abandoned, need.fwd)),
+        (Landing::Failed(error), _) => unanswered(question, &need, error),
+        (landing, _) => from_entry(question, &need, landing, false)
+            .unwrap_or_else(|| failed(UpstreamError::Abandoned, need.fwd)),
     }
 }
 
-fn join(question: &Arc<Question>, primary: &Canonical, lookup: &Lookup, need: &Need, landing: Landing) -> Ride {
+async fn join(
+    running: &Running,
+    question: &Arc<Question>,
+    primary: &Canonical,
+    lookup: &Lookup,
+    need: &Need,
+    landing: Landing,
+) -> Ride {
     let answered = match landing {
+        Landing::Streaming(ref head, _) if !is_current(running, head).await => return Ride::GotOff,
         Landing::Streaming(head, body) => {
             // RFC 9111 §4.1: the leader's response is ours only if we sent the same values of what it varies on.
             let ours = primary.variant(&head.varies_on, &question.asked.headers);
@@ -207,15 +268,15 @@ fn join(question: &Arc<Question>, primary: &Canonical, lookup: &Lookup, need: &N
                 _ => return Ride::GotOff,
             }
         }
-        Landing::Failed(error) => Answered { family: question.family_id(), ..failed(error, need.fwd) },
+        Landing::Failed(error) => unanswered(question, need, error),
         Landing::Unshared => return Ride::GotOff,
         Landing::Validated(ref entry) | Landing::StaleOnError(ref entry) => {
-            // What a failing upstream falls back on is older than the flight: it has to be current for us too.
-            let current = lookup.view.is_some_and(|view| view.is_current(entry.stamp));
-            if *entry.text != *lookup.canonical.text || !current {
+            // What a failing upstream falls back on is older than the flight, and either may have named groups of its
+            // own: it has to be current for us too.
+            if *entry.text != *lookup.canonical.text || !running.cache.is_current(&entry.tags, entry.stamp).await {
                 return Ride::GotOff;
             }
-            match from_entry(question, landing, true) {
+            match from_entry(question, need, landing, true) {
                 Some(answered) => answered,
                 None => return Ride::GotOff,
             }
@@ -236,8 +297,28 @@ fn stream(question: &Question, need: &Need, head: &Head, reader: Reader, collaps
     question.answered(respond::streaming(&question.asked, head, reader), outcome)
 }
 
+/// Whoever joins a flight knew the request's tags; the response may have named groups, which a write may have outdated
+/// before the joining request began.
+async fn is_current(running: &Running, head: &Head) -> bool {
+    match head.stamp {
+        Some(stamp) if !head.groups.is_empty() => running.cache.is_current(&head.groups, stamp).await,
+        _ => true,
+    }
+}
+
+/// Upstream gave no answer, and nothing stored may stand in for it.
+fn unanswered(question: &Question, need: &Need, error: UpstreamError) -> Answered {
+    let mut answered = failed(error, need.fwd);
+    let stored = need.stale.as_ref().and_then(|stale| stale.response());
+    if stored.is_some_and(|stored| stored.freshness.never_stale || stored.freshness.always_validate) {
+        // RFC 9111 §5.2.2.2: a response that must be revalidated, and cannot be.
+        *answered.response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
+    }
+    Answered { family: question.family_id(), ..answered }
+}
+
 /// The answer from an entry that a flight validated, or that stands in for a failing upstream.
-fn from_entry(question: &Question, landing: Landing, collapsed: bool) -> Option<Answered> {
+fn from_entry(question: &Question, need: &Need, landing: Landing, collapsed: bool) -> Option<Answered> {
     let now = SystemTime::now();
     let (entry, validated) = match landing {
         Landing::Validated(entry) => (entry, true),
@@ -247,24 +328,60 @@ fn from_entry(question: &Question, landing: Landing, collapsed: bool) -> Option<
     let response = entry.response()?;
     let ttl = response.freshness.ttl(now);
     let outcome = match validated {
-        true => Outcome::revalidated(ttl),
+        true => Outcome { fwd: Some(need.fwd), ..Outcome::revalidated(ttl) },
         false => Outcome::stale(ttl, "upstream-failed"),
     };
     let answer = respond::stored(&question.asked.method, &question.asked.headers, response, now);
     Some(question.answered(answer, Outcome { collapsed, ..outcome }))
 }
 
-/// A fetch whose answer is not stored: HEAD, and ranges that are not cut from a stored response.
-async fn forward(running: &Running, question: &Question, need: &Need) -> Answered {
+/// A fetch whose answer is not stored: HEAD, and ranges that are not cut from a stored response. Also gives the head of
+/// upstream's answer.
+async fn forward(
+    running: &Running,
+    question: &Question,
+    need: &Need,
+) -> (Answered, Option<(StatusCode, HeaderMap)>) {
     let asked = &question.asked;
     let path = asked.target.path_and_query();
     let fields = asked.for_upstream(running);
     match running.upstream.send(&asked.method, &path, fields, RequestBody::Empty).await {
         Ok(response) => {
-            let fwd_status = Some(response.status().as_u16());
+            let head = (response.status(), response.headers().clone());
+            let fwd_status = Some(head.0.as_u16());
             let outcome = Outcome { fwd_status, detail: need.detail, ..Outcome::miss(need.fwd) };
-            question.answered(respond::forwarded(response), outcome)
+            (question.answered(respond::forwarded(response, &running.config.server), outcome), Some(head))
         }
-        Err(error) => Answered { family: question.family_id(), ..failed(error, need.fwd) },
+        Err(error) => (unanswered(question, need, error), None),
     }
+}
+
+/// A HEAD that the cache cannot answer. What upstream says to it updates what is stored for GET, or shows that it is of
+/// no use any more (RFC 9111 §4.3.5).
+async fn head(
+    running: &Running,
+    question: &Arc<Question>,
+    primary: Canonical,
+    lookup: &Lookup,
+    need: &Need,
+) -> Answered {
+    let request_time = SystemTime::now();
+    let (answered, head) = forward(running, question, need).await;
+    let stored = need.stale.as_ref().and_then(|stale| Some((stale, stale.response()?)));
+    if let (Some((StatusCode::OK, mut fields)), Some((stale, stored)), Some(_)) = (head, stored, lookup.view) {
+        headers::strip_hop_by_hop(&mut fields);
+        let errand = errand(question, primary, lookup, Some(Arc::clone(stale)));
+        let times = (request_time, SystemTime::now());
+        let freshened = match validation::head_verdict(&fields, &stored.headers, stored.body.len() as u64) {
+            HeadVerdict::Updates => fill::freshened(running, &errand, stale, fields, times),
+            HeadVerdict::Outdates => None,
+        };
+        if let Some(confirmed) = freshened {
+            confirmed.keep_after_head(running, &errand).await;
+        } else {
+            let place = keep::place(question, lookup.canonical.key, &stored.freshness, &stored.headers);
+            running.cache.remove(&place).await;
+        }
+    }
+    answered
 }

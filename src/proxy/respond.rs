@@ -6,10 +6,13 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::header::{AGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
+use http_body::Body as _;
 
-use super::{Asked, Body};
+use super::slice::Slice;
+use super::{Asked, Body, keep};
 use crate::cache::flight::Head;
 use crate::cache::stream::Reader;
+use crate::config::Server;
 use crate::entry;
 use crate::headers;
 use crate::semantics::multipart;
@@ -99,15 +102,44 @@ pub(super) fn streaming(asked: &Asked, head: &Head, reader: Reader) -> Response<
         *response.headers_mut() = validation::not_modified_headers(&head.headers);
         return response;
     }
-    let mut response = Response::new(Body::Shared(reader));
+    let mut response = match asks_for(asked, head, &reader) {
+        // Several parts of what is not here yet: RFC 9110 §14.2 lets a server send the whole.
+        Range::Whole => Response::new(Body::Shared(reader)),
+        Range::Parts(parts) if parts.len() > 1 => Response::new(Body::Shared(reader)),
+        Range::Parts(parts) => return streaming_part(head, reader, parts[0]),
+        Range::Unsatisfiable => return unsatisfiable(reader.size_hint().exact().unwrap_or(0)),
+    };
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers.clone();
     response
 }
 
+/// What a request asks of a body on its way; the whole unless its length is known.
+fn asks_for(asked: &Asked, head: &Head, reader: &Reader) -> Range {
+    match reader.size_hint().exact() {
+        Some(length) if asked.method == Method::GET && head.status == StatusCode::OK => {
+            range::requested(&asked.headers, &head.headers, length)
+        }
+        _ => Range::Whole,
+    }
+}
+
+fn streaming_part(head: &Head, reader: Reader, part: Part) -> Response<Body> {
+    let length = reader.size_hint().exact().unwrap_or(0);
+    let mut response = Response::new(Body::Part(Slice::new(reader, part.first, part.last)));
+    *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    *response.headers_mut() = head.headers.clone();
+    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(part.length()));
+    if let Ok(range) = HeaderValue::try_from(part.content_range(length)) {
+        response.headers_mut().insert(CONTENT_RANGE, range);
+    }
+    response
+}
+
 /// Upstream's answer as it is, without the fields of that hop.
-pub(super) fn forwarded(response: Response<ResponseBody>) -> Response<Body> {
+pub(super) fn forwarded(response: Response<ResponseBody>, server: &Server) -> Response<Body> {
     let mut response = response.map(Body::Upstream);
+    keep::strip_consumed(response.headers_mut(), server);
     let received = response.version();
     headers::strip_hop_by_hop(response.headers_mut());
     headers::add_via(response.headers_mut(), received);
@@ -132,7 +164,6 @@ pub(super) fn error(status: StatusCode, message: &str) -> Response<Body> {
 mod tests {
     use super::*;
     use crate::semantics::sample::fields;
-    use http_body::Body as _;
 
     fn answer(range: &str) -> Response<Body> {
         let stored = fields(&[("content-type", "text/plain"), ("etag", "\"a\"")]);

@@ -3,17 +3,27 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use http::{HeaderMap, Response, StatusCode};
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, Method, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
-use super::{Answered, Asked, failed, refuse, respond};
+use super::keep::{self, Complete, Times, Verdict};
+use super::question::Question;
+use super::recording::Recording;
+use super::{Answered, Asked, Body, failed, refuse, respond};
+use crate::cache::flight::Head;
+use crate::headers;
+use crate::key::Canonical;
 use crate::outcome::{Fwd, Outcome};
 use crate::rules::Outdated;
 use crate::running::{Live, Running};
+use crate::semantics::groups;
 use crate::semantics::invalidation::{self, StatusSet, WriteEnd};
-use crate::stamp::Tag;
+use crate::stamp::{Stamp, Tag};
 use crate::upstream::{RequestBody, ResponseBody, UpstreamError};
 
 /// Answers a write.
@@ -31,11 +41,15 @@ pub(super) async fn write(running: &Arc<Running>, live: Arc<Live>, asked: Asked,
 
 /// The steps of a write. An intent recorded in the store before forwarding, and waiting for the leases of other
 /// proxies after invalidating, belong between these steps once proxies hold leases.
-async fn carry_out(running: &Running, live: &Live, asked: Asked, body: Incoming) -> Answered {
+async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Incoming) -> Answered {
     let matches = live.rules.outdated_by(&asked.method, &asked.target.path);
     let nothing = HeaderMap::new();
     let pending = running.unanswered.begin(outdated(&asked, &matches, WriteEnd::NoAnswer, &nothing));
+    // Only the answers of POST may be kept (RFC 9110 §9.3.3); what they were before is known only now.
+    let before = if asked.method == Method::POST { running.cache.view(&[]).await } else { None };
+    let request_time = SystemTime::now();
     let answer = forward(running, &asked, body).await;
+    let times = (request_time, SystemTime::now());
     let end = match &answer {
         Ok(answer) => Some(WriteEnd::Answered(answer.status())),
         // Nothing was sent: it cannot have been carried out.
@@ -51,20 +65,100 @@ async fn carry_out(running: &Running, live: &Live, asked: Asked, body: Incoming)
         matches.extend(now.rules.outdated_by(&asked.method, &asked.target.path));
     }
     let tags = end.map(|end| outdated(&asked, &matches, end, fields)).unwrap_or_default();
-    let delivered = tags.is_empty() || running.cache.invalidate(&tags).await;
+    let taken = if tags.is_empty() { None } else { running.cache.invalidate(&tags).await };
+    let delivered = tags.is_empty() || taken.is_some();
     drop(pending);
     count(running, &matches, end);
     match answer {
         Ok(answer) => {
+            let stamp = before.zip(taken).and_then(|(before, taken)| taken.stamp_of_answer(&before));
             let outcome = Outcome {
                 fwd_status: Some(answer.status().as_u16()),
                 detail: (!delivered).then_some("store-away"),
                 ..Outcome::write()
             };
-            Answered { response: respond::forwarded(answer), outcome, family: None }
+            answered(running, asked, answer, times, stamp, outcome)
         }
         Err(error) => failed(error, Fwd::Method),
     }
+}
+
+/// The answer, which is kept on its way if a later GET may have it.
+fn answered(
+    running: &Arc<Running>,
+    asked: Asked,
+    answer: Response<ResponseBody>,
+    times: Times,
+    stamp: Option<Stamp>,
+    outcome: Outcome,
+) -> Answered {
+    let keeping = stamp.and_then(|stamp| Keeping::of(running, asked, &answer, times, stamp));
+    let stored = keeping.is_some();
+    let mut response = respond::forwarded(answer, &running.config.server);
+    if let Some(keeping) = keeping {
+        response = response.map(|body| match body {
+            Body::Upstream(body) => {
+                let (running, limit) = (Arc::clone(running), keeping.question.max_body(running));
+                Body::Recorded(Recording::new(body, limit, Box::new(move |body| keeping.keep(&running, body))))
+            }
+            other => other,
+        });
+    }
+    Answered { response, outcome: Outcome { stored, ..outcome }, family: None }
+}
+
+/// The answer to a POST that a later GET may have (RFC 9110 §9.3.3, RFC 9111 §4): upstream says how long it is fresh,
+/// and by `Content-Location` that it is what a GET of this very URI would get.
+struct Keeping {
+    question: Question,
+    primary: Canonical,
+    head: Head,
+    verdict: Verdict,
+    stamp: Stamp,
+}
+
+impl Keeping {
+    fn of(
+        running: &Running,
+        asked: Asked,
+        answer: &Response<ResponseBody>,
+        times: Times,
+        stamp: Stamp,
+    ) -> Option<Keeping> {
+        if answer.status() != StatusCode::OK || !invalidation::is_of_target(&asked.target, answer.headers()) {
+            return None;
+        }
+        let mut fields = answer.headers().clone();
+        headers::strip_hop_by_hop(&mut fields);
+        keep::note_date(&mut fields, times.1);
+        let question = Question::new(running.live(), as_get(asked), None);
+        let verdict = keep::judge(&question, answer.status(), &fields, times).ok()?;
+        if !verdict.freshness.source.is_explicit() {
+            return None;
+        }
+        headers::add_via(&mut fields, answer.version());
+        verdict.withhold(&mut fields);
+        keep::strip_consumed(&mut fields, &running.config.server);
+        let primary = question.canonical(running.config.server.forwarded);
+        let head = keep::head(&question, &primary, None, Some(stamp), answer.status(), fields, &verdict);
+        Some(Keeping { question, primary, head, verdict, stamp })
+    }
+
+    fn keep(&self, running: &Arc<Running>, body: Bytes) {
+        let Keeping { question, primary, head, verdict, stamp } = self;
+        let complete = Complete { question, primary, sign: None, stamp: *stamp, head, verdict, body };
+        let kept = complete.keep_in_memory(running);
+        let task = Arc::clone(running);
+        running.tasks.spawn(async move { kept.share(&task).await });
+    }
+}
+
+/// The GET that the answer to a POST may answer.
+fn as_get(mut asked: Asked) -> Asked {
+    for name in [CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE] {
+        asked.headers.remove(name);
+    }
+    Asked { method: Method::GET, ..asked }
 }
 
 fn count(running: &Running, matches: &[Outdated<'_>], end: Option<WriteEnd>) {
@@ -91,6 +185,8 @@ fn outdated(asked: &Asked, matches: &[Outdated<'_>], end: WriteEnd, answer: &Hea
     if StatusSet::default().applies(end) {
         tags.insert(Tag::uri(&asked.target.path));
         tags.extend(invalidation::named_paths(&asked.target, answer).iter().map(|path| Tag::uri(path)));
+        // RFC 9875 §3: of the same origin.
+        tags.extend(groups::invalidated(answer).iter().map(|group| Tag::group(&asked.target.host, group)));
     }
     tags.into_iter().collect()
 }

@@ -29,6 +29,11 @@ pub enum LifetimeSource {
 }
 
 impl LifetimeSource {
+    /// Whether upstream states it.
+    pub fn is_explicit(self) -> bool {
+        matches!(self, LifetimeSource::SMaxage | LifetimeSource::MaxAge | LifetimeSource::Expires)
+    }
+
     /// One sentence with the section that says so.
     pub fn explanation(self) -> &'static str {
         match self {

@@ -51,6 +51,15 @@ pub fn named_paths(target: &Target, answer: &HeaderMap) -> Vec<String> {
     paths
 }
 
+/// Whether the `Content-Location` of an answer is the target itself, its query included (RFC 9110 §8.7).
+pub fn is_of_target(target: &Target, answer: &HeaderMap) -> bool {
+    let mut lines = answer.get_all(CONTENT_LOCATION).iter();
+    let (Some(only), None) = (lines.next(), lines.next()) else { return false };
+    let text = String::from_utf8_lossy(only.as_bytes());
+    let query = text.trim().split('#').next().unwrap_or("").split_once('?').map(|(_, query)| query);
+    path_of(target, only).is_some_and(|path| path == target.path) && query == target.query.as_deref()
+}
+
 /// The path that a URI reference stands for (RFC 3986 §5.2), if it has the target's origin.
 fn path_of(target: &Target, reference: &HeaderValue) -> Option<String> {
     let reference = std::str::from_utf8(reference.as_bytes()).ok()?.trim();

@@ -1,7 +1,7 @@
 -- Takes the next sequence and marks the tags with it.
 -- ARGV[3]  marks to keep at most, at least 1
 -- ARGV[4…] tags
--- Returns epoch, the sequence taken, cause ('' if no epoch had to be started).
+-- Returns epoch, the sequence taken, cause ('' if no epoch had to be started), the last sequence issued before it.
 local meta, cause = valid_epoch()
 local seq = next_sequence(meta.seq)
 redis.call('HSET', META, 'seq', text(seq))
@@ -20,4 +20,4 @@ if excess > 0 then
     redis.call('HSET', META, 'floor', text(highest))
   end
 end
-return { meta.epoch, text(seq), cause }
+return { meta.epoch, text(seq), cause, text(meta.seq) }

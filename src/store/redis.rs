@@ -47,7 +47,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::link::{Connections, Lane};
 use super::{FamilyOf, Found, KeyCounts, Link, Reply, Store, StoreError, StoreInfo};
 use crate::config::StoreConfig;
-use crate::stamp::{Epoch, Sequence, Stamp, Tag, View};
+use crate::stamp::{Epoch, Sequence, Stamp, Tag, Taken, View};
 
 mod link;
 
@@ -131,7 +131,7 @@ impl Store for RedisStore {
         }))
     }
 
-    fn invalidate<'a>(&'a self, tags: &'a [Tag]) -> Reply<'a, Sequence> {
+    fn invalidate<'a>(&'a self, tags: &'a [Tag]) -> Reply<'a, Taken> {
         Box::pin(self.ask(move |connections| async move { self.namespace.invalidate(&connections, tags).await }))
     }
 
@@ -274,16 +274,16 @@ impl Namespace {
         Ok(View { stamp: Stamp { epoch: Epoch(epoch), sequence }, newest: sequence })
     }
 
-    async fn invalidate(&self, connections: &Connections, tags: &[Tag]) -> RedisResult<Sequence> {
+    async fn invalidate(&self, connections: &Connections, tags: &[Tag]) -> RedisResult<Taken> {
         let mut call = self.invalidate.key(&self.meta);
         call.key(&self.marks).arg(connections.run_id()).arg(new_epoch()).arg(self.marks_max);
         for tag in tags {
             call.arg(tag.as_str());
         }
-        let (epoch, sequence, cause): (u64, u64, String) =
+        let (epoch, sequence, cause, previous): (u64, u64, String, u64) =
             call.invoke_async(&mut connections.lane(Lane::Marks)).await?;
         self.log_new_epoch(epoch, &cause);
-        Ok(sequence)
+        Ok(Taken { stamp: Stamp { epoch: Epoch(epoch), sequence }, previous })
     }
 
     /// One line per epoch in the whole fleet: only the proxy that started it has a cause to tell. `cause` is the

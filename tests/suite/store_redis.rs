@@ -153,7 +153,7 @@ async fn what_was_stamped_before_a_write_and_stored_after_it_is_not_current() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
     let before = store.view(&tags()).await.unwrap().stamp;
-    let sequence = store.invalidate(&tags()).await.unwrap();
+    let sequence = store.invalidate(&tags()).await.unwrap().stamp.sequence;
     store.put(KEY, encode(before), Duration::from_secs(60)).await.unwrap();
     let found = lookup(&store).await;
     assert!(!hits(&found));
@@ -585,7 +585,8 @@ async fn trimming_the_marks_raises_the_floor_and_never_makes_an_outdated_entry_c
     store.invalidate(&tags()).await.unwrap();
     let mut issued = vec![];
     for instance in 0..20 {
-        issued.push(store.invalidate(&[Tag::family(&format!("booking:{instance}"))]).await.unwrap());
+        issued
+            .push(store.invalidate(&[Tag::family(&format!("booking:{instance}"))]).await.unwrap().stamp.sequence);
     }
     assert_eq!(server.run::<u64>(&["ZCARD", MARKS]), 6, "five marks and the sentinel");
     let found = lookup(&store).await;
@@ -613,7 +614,7 @@ async fn invalidating_more_tags_at_once_than_marks_are_kept_still_outdates_them(
     store.connect_once().await.unwrap();
     let many: Vec<Tag> = (0..500).map(|n| Tag::family(&format!("user_details:{n}"))).collect();
     let before = store.view(&many).await.unwrap();
-    let sequence = store.invalidate(&many).await.unwrap();
+    let sequence = store.invalidate(&many).await.unwrap().stamp.sequence;
     assert_eq!(server.run::<u64>(&["ZCARD", MARKS]), 2);
     for tag in &many {
         let view = store.view(std::slice::from_ref(tag)).await.unwrap();
@@ -643,12 +644,12 @@ async fn sequences_rise_even_when_the_clock_is_behind_them() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
     // A day ahead, as after a clock that was set back; odd, so that a rounded number would show.
-    let ahead = store.invalidate(&[]).await.unwrap() + 86_400_000_001;
+    let ahead = store.invalidate(&[]).await.unwrap().stamp.sequence + 86_400_000_001;
     server.run::<()>(&["HSET", META, "seq", &ahead.to_string()]);
     let stamp = store.view(&[]).await.unwrap().stamp;
     assert_eq!(stamp.sequence, ahead);
     for step in 1..=3 {
-        assert_eq!(store.invalidate(&tags()).await.unwrap(), ahead + step);
+        assert_eq!(store.invalidate(&tags()).await.unwrap().stamp.sequence, ahead + step);
     }
     assert_eq!(store.view(&tags()).await.unwrap().newest, ahead + 3);
 }
@@ -657,7 +658,7 @@ async fn sequences_rise_even_when_the_clock_is_behind_them() {
 async fn a_new_epoch_goes_on_above_the_sequences_of_the_last() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
-    let ahead = store.invalidate(&[]).await.unwrap() + 86_400_000_001;
+    let ahead = store.invalidate(&[]).await.unwrap().stamp.sequence + 86_400_000_001;
     server.run::<()>(&["HSET", META, "seq", &ahead.to_string()]);
     server.run::<()>(&["DEL", MARKS]);
     assert_eq!(store.view(&[]).await.unwrap().stamp.sequence, ahead + 1);
@@ -667,7 +668,7 @@ async fn a_new_epoch_goes_on_above_the_sequences_of_the_last() {
 async fn a_stamp_is_the_last_sequence_issued_and_never_the_clock() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
-    let sequence = store.invalidate(&tags()).await.unwrap();
+    let sequence = store.invalidate(&tags()).await.unwrap().stamp.sequence;
     for _ in 0..3 {
         assert_eq!(store.view(&[]).await.unwrap().stamp.sequence, sequence);
     }
@@ -686,7 +687,7 @@ async fn parallel_invalidations_take_distinct_sequences() {
             one.invalidate(&tags_two),
             two.invalidate(&tags_two)
         );
-        taken.extend([a, b, c, d].map(Result::unwrap));
+        taken.extend([a, b, c, d].map(|taken| taken.unwrap().stamp.sequence));
     }
     let view = one.view(&[]).await.unwrap();
     taken.sort_unstable();
@@ -724,7 +725,7 @@ async fn scripts_forgotten_by_the_server_are_loaded_again() {
     let store = store_on(&server).await;
     server.run::<()>(&["SCRIPT", "FLUSH"]);
     let View { stamp, .. } = store.view(&[]).await.unwrap();
-    assert!(store.invalidate(&tags()).await.unwrap() > stamp.sequence);
+    assert!(store.invalidate(&tags()).await.unwrap().stamp.sequence > stamp.sequence);
 }
 
 #[tokio::test]

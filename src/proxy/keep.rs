@@ -1,0 +1,208 @@
+//! From an answer of upstream to what is stored of it: the verdict, what is taken out, and the entries.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::header::{AGE, CONTENT_LENGTH, DATE, ETAG};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use super::question::Question;
+use crate::cache::Place;
+use crate::cache::flight::Head;
+use crate::config::Server;
+use crate::entry::{self, Content, Entry, Variant, Variants};
+use crate::headers;
+use crate::key::{Canonical, Key};
+use crate::running::Running;
+use crate::semantics::freshness::Freshness;
+use crate::semantics::storable::{self, Reason, Received, Storable};
+use crate::semantics::vary::Vary;
+use crate::semantics::{groups, targeted, validation};
+use crate::stamp::{Stamp, Tag};
+
+/// When a request was sent, and when the head of its answer came (RFC 9111 §4.2.3).
+pub(super) type Times = (SystemTime, SystemTime);
+
+/// A response to store, decided on.
+pub(super) struct Verdict {
+    pub freshness: Freshness,
+    pub for_credentials: bool,
+    /// Fields for whoever asked alone (RFC 9111 §5.2.2.4, §5.2.2.7).
+    withheld: Vec<HeaderName>,
+    /// Tags of the groups that the response names.
+    pub groups: Vec<Tag>,
+}
+
+impl Verdict {
+    /// Takes out what is not to be stored or shared; gives what the client that asked gets all the same.
+    pub fn withhold(&self, fields: &mut HeaderMap) -> HeaderMap {
+        let mut own = HeaderMap::new();
+        for name in &self.withheld {
+            own.extend(fields.get_all(name).iter().map(|value| (name.clone(), value.clone())));
+            fields.remove(name);
+        }
+        own
+    }
+}
+
+/// Whether an answer may be stored, and on which terms. `fields` are without those of the hop.
+pub(super) fn judge(
+    question: &Question,
+    status: StatusCode,
+    fields: &HeaderMap,
+    times: Times,
+) -> Result<Verdict, Reason> {
+    if varies_on_this_hop(fields) {
+        return Err(Reason::VaryStar);
+    }
+    let named = groups::named(fields).map_err(|_| Reason::TooManyGroups)?;
+    let (request_time, response_time) = (times.0, entry::whole_millis(times.1));
+    let received = Received { status, headers: fields, request_time, response_time };
+    match storable::storable(question.facts, received, &question.policy()) {
+        Storable::Yes { freshness, for_credentials, withheld } => {
+            let groups = group_tags(&question.asked.target.host, &named);
+            Ok(Verdict { freshness, for_credentials, withheld, groups })
+        }
+        Storable::No(reason) => Err(reason),
+    }
+}
+
+/// A group is outdated by writes to its own origin (RFC 9875 §2.1), or by an operator under all of them.
+fn group_tags(host: &str, names: &[String]) -> Vec<Tag> {
+    names.iter().flat_map(|name| [Tag::group(host, name), Tag::group_anywhere(name)]).collect()
+}
+
+/// A response that varies on what Larder itself tells upstream of the client: there is nothing to key that on, so
+/// it counts as `*`.
+fn varies_on_this_hop(fields: &HeaderMap) -> bool {
+    match Vary::parse(fields) {
+        Vary::On(names) => names.iter().any(headers::is_of_this_hop),
+        Vary::Nothing | Vary::Everything => false,
+    }
+}
+
+/// RFC 9110 §6.6.1: who forwards or stores a response without `Date` records when it came.
+pub(super) fn note_date(fields: &mut HeaderMap, received: SystemTime) {
+    if !fields.contains_key(DATE)
+        && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(received))
+    {
+        fields.insert(DATE, date);
+    }
+}
+
+/// Takes out fields that were meant for Larder, once they have been read.
+pub(super) fn strip_consumed(fields: &mut HeaderMap, server: &Server) {
+    targeted::strip_consumed(fields);
+    if !server.group_fields {
+        groups::strip(fields);
+    }
+}
+
+/// Where an entry is kept, and for how long.
+pub(super) fn place(question: &Question, key: Key, freshness: &Freshness, fields: &HeaderMap) -> Place {
+    let keep = freshness.keep_for(SystemTime::now(), validation::has_validator(fields));
+    Place { key, label: question.label(), keep }
+}
+
+/// The head of a response as it is shared and stored: told apart from others by what it varies on.
+pub(super) fn head(
+    question: &Question,
+    primary: &Canonical,
+    sign: Option<&Entry>,
+    stamp: Option<Stamp>,
+    status: StatusCode,
+    headers: HeaderMap,
+    verdict: &Verdict,
+) -> Head {
+    let known = sign.and_then(Entry::variants);
+    let varies_on = match Vary::parse(&headers) {
+        Vary::On(named) => known.map_or_else(|| named.clone(), |known| known.widened(&named)),
+        // `*` is never storable, so it does not come here.
+        Vary::Nothing | Vary::Everything => Vec::new(),
+    };
+    let text = primary.variant(&varies_on, &question.asked.headers).text;
+    let (ttl, groups) = (verdict.freshness.ttl(SystemTime::now()), verdict.groups.clone());
+    Head { status, headers, varies_on, text, ttl, stored: stamp.is_some(), stamp, groups }
+}
+
+/// A response with all of its body, about to be stored.
+pub(super) struct Complete<'a> {
+    pub question: &'a Question,
+    /// The request as keyed without what responses vary on.
+    pub primary: &'a Canonical,
+    /// What was known of its variants.
+    pub sign: Option<&'a Entry>,
+    /// Read before the fetch.
+    pub stamp: Stamp,
+    pub head: &'a Head,
+    pub verdict: &'a Verdict,
+    pub body: Bytes,
+}
+
+/// Entries that are in memory and may go to the store.
+pub(super) struct Kept(pub Vec<(Arc<Entry>, Place)>, pub Vec<Place>);
+
+impl Complete<'_> {
+    /// Keeps it in memory: from now on it is found.
+    pub fn keep_in_memory(self, running: &Running) -> Kept {
+        let Complete { question, primary, stamp, head, verdict, .. } = self;
+        let mut tags = question.tags();
+        tags.extend(verdict.groups.iter().cloned());
+        let tags: Arc<[Tag]> = tags.into();
+        let mut fields = head.headers.clone();
+        // Worked out anew for each answer: how old it is, and how much of it is sent.
+        fields.remove(AGE);
+        fields.remove(CONTENT_LENGTH);
+        let etag = fields.get(ETAG).cloned();
+        let response = entry::Response {
+            status: head.status,
+            headers: fields,
+            body: self.body,
+            freshness: verdict.freshness,
+            for_credentials: verdict.for_credentials,
+        };
+        let place_of = |key| place(question, key, &verdict.freshness, &head.headers);
+        let entry = |text: &str, content| Entry { text: text.into(), stamp, tags: Arc::clone(&tags), content };
+        if head.varies_on.is_empty() {
+            let entry = entry(&head.text, Content::Response(response));
+            let place = place_of(primary.key);
+            return Kept(vec![(running.cache.store_in_memory(entry, &place), place)], Vec::new());
+        }
+        let variant = primary.variant(&head.varies_on, &question.asked.headers);
+        let known = Variant { suffix: primary.suffix_of(&variant).into(), etag };
+        let (variants, gone) = with_variant(running, question, primary, self.sign, &head.varies_on, known);
+        let sign = (entry(&primary.text, Content::Variants(variants)), place_of(primary.key));
+        let response = (entry(&variant.text, Content::Response(response)), place_of(variant.key));
+        let stored = [sign, response].map(|(entry, place)| (running.cache.store_in_memory(entry, &place), place));
+        let gone = gone.iter().map(|gone| place_of(primary.with_suffix(&gone.suffix).key)).collect();
+        Kept(stored.into(), gone)
+    }
+}
+
+impl Kept {
+    /// Keeps it in the store too, and drops the variants that are too many.
+    pub async fn share(self, running: &Running) {
+        for (entry, place) in &self.0 {
+            running.cache.store_shared(entry, place).await;
+        }
+        for place in &self.1 {
+            running.cache.remove(place).await;
+        }
+    }
+}
+
+/// What is known of variants, with one more. What memory knows by now goes before what the request's lookup found:
+/// another variant may have come in between. Also gives those that had to go.
+pub(super) fn with_variant(
+    running: &Running,
+    question: &Question,
+    primary: &Canonical,
+    found: Option<&Entry>,
+    varies_on: &[HeaderName],
+    variant: Variant,
+) -> (Variants, Vec<Variant>) {
+    let resident = running.cache.memory().varies_on(primary);
+    let known = resident.as_ref().map(|resident| &*resident.entry).or(found).and_then(Entry::variants);
+    known.cloned().unwrap_or_default().with(varies_on.to_vec(), variant, question.fetching().max_variants)
+}

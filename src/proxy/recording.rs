@@ -1,0 +1,78 @@
+//! A body that is kept on its way to the one client it is for.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+
+use crate::upstream::{BodyError, ResponseBody};
+
+/// What is done with the whole body.
+type Keep = Box<dyn FnOnce(Bytes) + Send>;
+
+/// Passes a body on and keeps what went by. What comes to its end within the limit is handed over, before the client has
+/// all of it; what breaks off, grows too large or is not taken is forgotten.
+pub struct Recording {
+    body: ResponseBody,
+    kept: BytesMut,
+    limit: u64,
+    keep: Option<Keep>,
+}
+
+impl Recording {
+    /// Keeps at most `limit` bytes.
+    pub fn new(body: ResponseBody, limit: u64, keep: Keep) -> Recording {
+        Recording { body, kept: BytesMut::new(), limit, keep: Some(keep) }
+    }
+
+    fn take(&mut self, chunk: &[u8]) {
+        if self.kept.len() as u64 + chunk.len() as u64 > self.limit {
+            (self.keep, self.kept) = (None, BytesMut::new());
+        }
+        if self.keep.is_some() {
+            self.kept.extend_from_slice(chunk);
+        }
+    }
+
+    fn hand_over(&mut self) {
+        if let Some(keep) = self.keep.take() {
+            keep(std::mem::take(&mut self.kept).freeze());
+        }
+    }
+}
+
+impl Body for Recording {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => frame.data_ref().into_iter().for_each(|chunk| this.take(chunk)),
+            Some(Err(_)) => this.keep = None,
+            None => {}
+        }
+        // Who was told the length asks for nothing behind the last chunk.
+        if frame.is_none() || this.body.is_end_stream() {
+            this.hand_over();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream() && self.keep.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl fmt::Debug for Recording {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Recording({} bytes of at most {})", self.kept.len(), self.limit)
+    }
+}
