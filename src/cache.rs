@@ -278,10 +278,11 @@ impl Cache {
 
     /// Drops an entry that is of no use any more.
     pub async fn remove(&self, place: &Place) {
-        self.memory.remove(place.key);
         if let Some(shared) = &self.shared {
             self.ask(shared.store.remove(&name(&place.label, place.key)).await, "remove");
         }
+        // After the store: what was found there in between went into memory.
+        self.memory.remove(place.key);
     }
 
     /// Whether nothing has outdated what was stamped so. Asks the store, if there is one.

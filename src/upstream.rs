@@ -338,6 +338,10 @@ impl Upstream {
             .path_and_query(path_and_query)
             .build()
             .map_err(|_| UpstreamError::Garbled)?;
+        // Without this the client would take content of unknown length in a GET for none (RFC 9112 §6.1).
+        if body.size_hint().exact().is_none() {
+            headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         let mut request = Request::new(body);
         *request.method_mut() = method.clone();
         *request.uri_mut() = uri;
