@@ -31,6 +31,9 @@ on_both_tiers! {
     a_refresh_begun_before_a_write_is_not_served_after_it,
     a_reader_after_a_write_does_not_join_the_older_flight,
     a_fetch_begun_during_a_write_is_not_served_after_it,
+    a_reader_does_not_join_a_flight_whose_group_was_outdated,
+    an_entry_confirmed_before_its_group_was_outdated_is_not_served_after_it,
+    the_answer_to_a_post_serves_a_get_unless_another_write_came_in_between,
     a_write_goes_on_without_its_client,
     a_fetch_goes_on_without_its_client,
     a_fill_goes_on_without_its_client,
@@ -257,4 +260,56 @@ fn a_fill_goes_on_without_its_client(tier: Tier) {
     site.wait_until_stored("/users");
     site.get("/users").shows("hit").carries("0123456789");
     assert_eq!(site.upstream.count("GET /users"), 1);
+}
+
+/// What upstream says when the group `stock` is sold from.
+fn selling() -> Reply {
+    Reply::new("sold").header("Cache-Group-Invalidation", "\"stock\"")
+}
+
+fn a_reader_does_not_join_a_flight_whose_group_was_outdated(tier: Tier) {
+    let (site, gate) = (Site::start(tier, RULES), Gate::new());
+    let stock = || Reply::numbered().header("Cache-Groups", "\"stock\"");
+    site.upstream.script("/crowd/a", [stock().pause_after(4, &gate), stock()]);
+    site.upstream.on("POST /sell", selling());
+    let mut older = start(&site, "/crowd/a");
+    older.read_body(4).unwrap();
+    site.write("POST", "/sell");
+    site.get("/crowd/a").hides("collapsed").carries("/crowd/a #2");
+    gate.open();
+    older.response().carries("/crowd/a #1");
+    site.get("/crowd/a").shows("hit").carries("/crowd/a #2");
+}
+
+fn an_entry_confirmed_before_its_group_was_outdated_is_not_served_after_it(tier: Tier) {
+    let site = Site::start(tier, RULES);
+    let stock = || Reply::numbered().stale("public").header("Cache-Groups", "\"stock\"");
+    // Neither the 304 nor the stored fields name the group: it lives on in the entry's tags.
+    site.upstream.script("/crowd/a", [stock(), Reply::status(304).cached("max-age=60").header("ETag", "\"1\"")]);
+    site.upstream.on("POST /sell", selling());
+    site.get("/crowd/a").shows("stored");
+    let gate = site.upstream.hold_next("GET /crowd/a");
+    let confirming = start(&site, "/crowd/a");
+    gate.wait_for(1);
+    site.write("POST", "/sell");
+    site.upstream.on("/crowd/a", Reply::numbered());
+    gate.open();
+    confirming.response().carries("/crowd/a #1");
+    site.get("/crowd/a").hides("hit").carries("/crowd/a #3");
+}
+
+fn the_answer_to_a_post_serves_a_get_unless_another_write_came_in_between(tier: Tier) {
+    let site = Site::start(tier, RULES);
+    let answer = || Reply::new("of the POST").cached("max-age=60").header("Content-Location", "/report?of=may");
+    site.upstream.on("POST /report", answer());
+    site.write("POST", "/report?of=may").shows("fwd=method; stored").carries("of the POST");
+    site.get("/report?of=may").shows("hit").carries("of the POST");
+    let gate = site.upstream.hold_next("POST /report");
+    let posting = site.call("POST", "/report?of=may").body("{}").start();
+    gate.wait_for(1);
+    // It may have changed what the answer says, which upstream has settled already.
+    site.write("PUT", "/elsewhere");
+    gate.open();
+    posting.response().hides("stored").carries("of the POST");
+    site.get("/report?of=may").hides("hit").carries("/report?of=may #1");
 }
