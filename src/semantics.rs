@@ -9,6 +9,8 @@ pub mod date;
 pub mod demands;
 pub mod freshness;
 pub mod invalidation;
+#[cfg(test)]
+mod oracle;
 pub mod range;
 #[cfg(test)]
 pub(crate) mod sample;
