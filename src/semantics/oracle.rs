@@ -691,7 +691,7 @@ mod tests {
     }
 
     /// So many cases that the rarest verdict comes several times.
-    const CASES: usize = 30_000;
+    const CASES: usize = 12_000;
 
     /// The generator reaches every verdict of both readings, so that the property above is about all of them.
     #[test]
