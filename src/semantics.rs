@@ -12,6 +12,8 @@ pub mod groups;
 pub mod invalidation;
 pub mod multipart;
 pub mod negotiation;
+#[cfg(test)]
+mod oracle;
 pub mod range;
 #[cfg(test)]
 pub(crate) mod sample;

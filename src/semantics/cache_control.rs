@@ -102,18 +102,25 @@ impl ResponseDirectives {
 }
 
 impl RequestDirectives {
-    /// All `Cache-Control` lines of a request; `Pragma: no-cache` where there is none (§5.4).
+    /// All `Cache-Control` lines of a request; `Pragma: no-cache` where there is none (§5.4). Beside a quote that is
+    /// never closed, `no-store` counts and leave to be served stale does not.
     pub fn parse(headers: &HeaderMap) -> RequestDirectives {
         let mut parsed = RequestDirectives::default();
         if !headers.contains_key(CACHE_CONTROL) {
             parsed.no_cache = asks_by_pragma(headers);
             return parsed;
         }
+        let mut unreadable = false;
         for member in headers.get_all(CACHE_CONTROL).iter().flat_map(|line| members(line.as_bytes())) {
             match member {
                 Ok(directive) => parsed.take(&directive),
-                Err(Unclosed) => parsed.no_store = true,
+                Err(Unclosed) => unreadable = true,
             }
+        }
+        if unreadable {
+            parsed.no_store = true;
+            parsed.max_stale = None;
+            parsed.stale_if_error = None;
         }
         parsed
     }
@@ -521,7 +528,8 @@ mod tests {
             let directives = response(&[line]);
             assert!(directives.no_store && !directives.must_understand, "{line}");
         }
-        assert!(request(&["x=\""]).no_store);
+        let expected = RequestDirectives { no_store: true, min_fresh: Some(5), ..Default::default() };
+        assert_eq!(request(&["x=\"", "max-stale, stale-if-error=5, min-fresh=5"]), expected);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `HTTP-date` (RFC 9110 §5.6.7) as a cache reads it: all three formats, letters in any case (RFC 9111 §4.2), no
 //! zone but GMT. A date that cannot be read is never guessed.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -52,8 +52,11 @@ impl DateField {
     }
 }
 
-/// Beyond this a year of two digits lies in the past (RFC 9110 §5.6.7): fifty mean years.
-const FAR_FUTURE: Duration = Duration::from_secs(50 * 31_556_952);
+/// Seconds of a mean year.
+const YEAR: u64 = 31_556_952;
+
+/// Beyond this a year of two digits lies in the past (RFC 9110 §5.6.7).
+const FAR_FUTURE: Duration = Duration::from_secs(50 * YEAR);
 
 /// The time that a value in a message that came at this time stands for. RFC 9110 §5.6.7: a year of two digits that
 /// seems to be more than fifty years ahead is the latest past one with these digits. So is one whose weekday fits
@@ -63,8 +66,9 @@ fn parse_received(value: &HeaderValue, time: SystemTime) -> Option<SystemTime> {
     let Some(dated) = Rfc850::parse(&text) else {
         return parse(value);
     };
-    let this_year: u64 = httpdate::fmt_http_date(time).get(12..16)?.parse().ok()?;
-    let latest = this_year + 50 - (this_year + 50 + 100 - dated.year) % 100;
+    // Mean years may be a year off at its turn: one more is looked at.
+    let last_year = 1970 + time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / YEAR + 51;
+    let latest = last_year - (last_year + 100 - dated.year) % 100;
     let is_near = |date: &SystemTime| date.duration_since(time).map_or(true, |ahead| ahead <= FAR_FUTURE);
     [latest, latest - 100].into_iter().find_map(|year| dated.in_year(year).filter(is_near))
 }
@@ -124,7 +128,6 @@ mod tests {
     use super::*;
     use http::header::EXPIRES;
     use proptest::prelude::*;
-    use std::time::UNIX_EPOCH;
 
     /// RFC 9110 §5.6.7's example.
     fn example() -> SystemTime {
@@ -190,6 +193,10 @@ mod tests {
         let late = httpdate::parse_http_date("Fri, 06 Nov 2099 08:49:37 GMT").unwrap();
         let next = parse_received(&HeaderValue::from_static("Sunday, 06-Nov-01 08:49:37 GMT"), late);
         assert_eq!(next, httpdate::parse_http_date("Sun, 06 Nov 2101 08:49:37 GMT").ok());
+        // No time is too early.
+        let first =
+            parse_received(&HeaderValue::from_static("Sunday, 06-Nov-94 08:49:37 GMT"), UNIX_EPOCH - FAR_FUTURE);
+        assert_eq!(first, None);
         for text in [
             "Tuesday, 06-Nov-70 08:49:37 GMT",
             "Sunday, 06-Nov-9 08:49:37 GMT",
