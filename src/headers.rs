@@ -6,8 +6,8 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, FORWARDED, HeaderName, HeaderValue, MAX_FORWARDS, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, COOKIE, FORWARDED, HeaderName, HeaderValue, MAX_FORWARDS, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, Method, Version};
 
@@ -174,25 +174,25 @@ fn forwarded_element(client: IpAddr, target: &Target) -> String {
 /// from another client. None of them is part of a key, so whoever sends one with a read would have the answer to it
 /// stored for everybody. Compared with `_` as `-`, which many upstreams do not tell apart. Sorted.
 static UNKEYED: [&str; 19] = [
-    "cf-connecting-ip",        // another client
-    "client-ip",               // another client
-    "fastly-client-ip",        // another client
-    "front-end-https",         // another scheme
-    "true-client-ip",          // another client
-    "x-arr-ssl",               // another scheme
-    "x-client-ip",             // another client
-    "x-cluster-client-ip",     // another client
-    "x-host",                  // another host
-    "x-http-destinationurl",   // another path
-    "x-http-host-override",    // another host
-    "x-http-method",           // another method
-    "x-http-method-override",  // another method
-    "x-method-override",       // another method
-    "x-proxy-url",             // another path
-    "x-rewrite-url",           // another path
-    "x-scheme",                // another scheme
-    "x-script-name",           // another path
-    "x-url-scheme",            // another scheme
+    "cf-connecting-ip",       // another client
+    "client-ip",              // another client
+    "fastly-client-ip",       // another client
+    "front-end-https",        // another scheme
+    "true-client-ip",         // another client
+    "x-arr-ssl",              // another scheme
+    "x-client-ip",            // another client
+    "x-cluster-client-ip",    // another client
+    "x-host",                 // another host
+    "x-http-destinationurl",  // another path
+    "x-http-host-override",   // another host
+    "x-http-method",          // another method
+    "x-http-method-override", // another method
+    "x-method-override",      // another method
+    "x-proxy-url",            // another path
+    "x-rewrite-url",          // another path
+    "x-scheme",               // another scheme
+    "x-script-name",          // another path
+    "x-url-scheme",           // another scheme
 ];
 
 /// The same by how they begin: `X-Original-URL`, `X-Originating-IP`, `X-Remote-Addr`, nginx's `X-Accel-…`. Sorted.
@@ -263,6 +263,18 @@ pub fn keep_keyed(headers: &mut HeaderMap, keyed: &[HeaderName]) {
             || FORWARDED_KNOWN.binary_search(&name.as_str()).is_ok()
     };
     strip(headers, |name| !is_kept(name));
+}
+
+/// Leaves of the cookies only those of this name: the others are no part of the key.
+pub fn keep_cookie(headers: &mut HeaderMap, name: &str) {
+    let lines = headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    let is_kept = |pair: &&[u8]| pair.split(|byte| *byte == b'=').next() == Some(name.as_bytes());
+    let kept: Vec<&[u8]> = lines.map(<[u8]>::trim_ascii).filter(is_kept).collect();
+    let line = HeaderValue::from_bytes(&kept.join(&b"; "[..]));
+    headers.remove(COOKIE);
+    if let Some(line) = line.ok().filter(|line| !line.is_empty()) {
+        headers.insert(COOKIE, line);
+    }
 }
 
 /// Removes from a write what would make it a write to another path.
@@ -557,6 +569,15 @@ mod tests {
     }
 
     #[test]
+    fn of_the_cookies_only_the_keyed_one_is_kept() {
+        let mut headers = fields(&[("cookie", "a=1; sid=x=y;b=2"), ("cookie", "sid=z; sidx=1")]);
+        keep_cookie(&mut headers, "sid");
+        assert_eq!(headers, fields(&[("cookie", "sid=x=y; sid=z")]));
+        keep_cookie(&mut headers, "other");
+        assert!(headers.is_empty());
+    }
+
+    #[test]
     fn a_write_stays_the_write_it_is() {
         let mut headers = fields(&[("x-original-url", "/b"), ("x_original_uri", "/b"), ("x-http-method", "PUT")]);
         strip_rerouting(&mut headers);
@@ -576,7 +597,8 @@ mod tests {
         for (values, query, expected) in rows {
             let mut methods = methods_meant(&Method::POST, &fields(values), query);
             methods[1..].sort();
-            let mut expected: Vec<_> = expected.iter().map(|name| Method::from_bytes(name.as_bytes()).unwrap()).collect();
+            let mut expected: Vec<_> =
+                expected.iter().map(|name| Method::from_bytes(name.as_bytes()).unwrap()).collect();
             expected[1..].sort();
             assert_eq!(methods, expected, "{values:?} {query:?}");
         }

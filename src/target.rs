@@ -9,6 +9,8 @@ use http::header::HOST;
 use http::uri::Scheme;
 use http::{HeaderMap, Uri};
 
+use crate::stamp::Tag;
+
 /// Where a request points: scheme, host, normalised path and raw query. RFC 9110 §7.1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
@@ -64,6 +66,11 @@ impl Target {
             Some(query) => format!("{}?{query}", self.path),
             None => self.path.clone(),
         }
+    }
+
+    /// Tags of what is stored under this path, however it was spelled: its own, and that of its loose path.
+    pub fn tags(&self) -> impl Iterator<Item = Tag> {
+        [Some(Tag::uri(&self.path)), self.loose_path().map(|path| Tag::uri(&path))].into_iter().flatten()
     }
 
     /// The path as a lenient upstream may read it, if that is another: see [`loosen`].
@@ -477,7 +484,8 @@ mod tests {
         for (path, loose) in rows {
             assert_eq!(loosen(path), loose, "{path}");
         }
-        let of = |path: &str| Target { scheme: "http", host: "h".into(), path: path.into(), query: None }.loose_path();
+        let of =
+            |path: &str| Target { scheme: "http", host: "h".into(), path: path.into(), query: None }.loose_path();
         assert_eq!((of("/users"), of("/users/")), (None, Some("/users".to_owned())));
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -20,9 +20,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 
 use crate::config::{HostPolicy, Server};
+use crate::headers;
+
+mod consent;
+pub mod interim;
+
+use consent::Consent;
+use interim::Interim;
 
 /// Idle connections to upstream are closed after this long; shorter than what most servers allow.
 const POOL_IDLE: Duration = Duration::from_secs(15);
+/// How long content that waits for a 100 is held back from an upstream that sends none: many do not know of it.
+const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
 /// Why upstream gave no response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -60,10 +69,45 @@ impl UpstreamError {
 pub enum RequestBody {
     Empty,
     /// The client's body, streamed.
-    Client(Incoming, Arc<Progress>),
+    Client(ClientBody),
 }
 
-/// When the client last sent a piece of its body: an upload that moves is not a timeout.
+/// A body on its way from the client.
+#[derive(Debug)]
+pub struct ClientBody {
+    incoming: Incoming,
+    progress: Arc<Progress>,
+    /// Nothing is asked of a client that expects a 100 before upstream wants it.
+    held: Option<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    consent: Arc<Consent>,
+    patience: Pin<Box<Sleep>>,
+}
+
+impl ClientBody {
+    /// Ready when the content may be asked for.
+    fn poll_wanted(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RequestBodyError>> {
+        let Some(held) = &mut self.held else { return Poll::Ready(Ok(())) };
+        if held.patience.as_mut().poll(cx).is_ready() {
+            held.consent.give();
+        }
+        let wanted = ready!(held.consent.poll(cx));
+        self.progress.note();
+        if wanted {
+            self.held = None;
+            return Poll::Ready(Ok(()));
+        }
+        Poll::Ready(Err("upstream answered without the content".into()))
+    }
+}
+
+/// Why a request's body broke off.
+pub type RequestBodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// When something last moved: an upload that moves is not a timeout, nor is a connection that does silent.
 #[derive(Debug)]
 pub struct Progress {
     start: Instant,
@@ -72,11 +116,13 @@ pub struct Progress {
 }
 
 impl Progress {
-    fn new() -> Arc<Progress> {
+    /// Moves now.
+    pub fn new() -> Arc<Progress> {
         Arc::new(Progress { start: Instant::now(), last: 0.into() })
     }
 
-    fn note(&self) {
+    /// It moves.
+    pub fn note(&self) {
         let millis = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last.store(millis, std::sync::atomic::Ordering::Relaxed);
     }
@@ -84,41 +130,57 @@ impl Progress {
     fn last(&self) -> Instant {
         self.start + Duration::from_millis(self.last.load(std::sync::atomic::Ordering::Relaxed))
     }
+
+    /// Waits for `work`, but no longer than `patience` after the last move.
+    pub async fn within<T>(&self, patience: Duration, work: impl Future<Output = T>) -> Option<T> {
+        tokio::pin!(work);
+        loop {
+            let deadline = self.last() + patience;
+            match tokio::time::timeout_at(deadline.into(), &mut work).await {
+                Ok(done) => return Some(done),
+                Err(_) if self.last() + patience > deadline => {}
+                Err(_) => return None,
+            }
+        }
+    }
 }
 
 impl RequestBody {
     /// The client's body, or nothing if it is known to be empty.
     pub fn of(body: Incoming) -> RequestBody {
-        if body.is_end_stream() { RequestBody::Empty } else { RequestBody::Client(body, Progress::new()) }
+        if body.is_end_stream() {
+            return RequestBody::Empty;
+        }
+        RequestBody::Client(ClientBody { incoming: body, progress: Progress::new(), held: None })
     }
 }
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = RequestBodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match self.get_mut() {
-            RequestBody::Empty => Poll::Ready(None),
-            RequestBody::Client(body, progress) => {
-                let frame = ready!(Pin::new(body).poll_frame(cx));
-                progress.note();
-                Poll::Ready(frame)
-            }
-        }
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+        let RequestBody::Client(body) = self.get_mut() else { return Poll::Ready(None) };
+        ready!(body.poll_wanted(cx))?;
+        let frame = ready!(Pin::new(&mut body.incoming).poll_frame(cx));
+        body.progress.note();
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             RequestBody::Empty => true,
-            RequestBody::Client(body, _) => body.is_end_stream(),
+            RequestBody::Client(body) => body.incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             RequestBody::Empty => SizeHint::with_exact(0),
-            RequestBody::Client(body, _) => body.size_hint(),
+            RequestBody::Client(body) => body.incoming.size_hint(),
         }
     }
 }
@@ -130,7 +192,19 @@ pub struct ResponseBody {
     incoming: Incoming,
     silence: Duration,
     deadline: Option<Pin<Box<Sleep>>>,
+    /// Dropped with the body, since upstream's connection may end with it.
+    _refusal: Option<Refusal>,
     _place: OwnedSemaphorePermit,
+}
+
+/// Gives up, when dropped, content that has not been asked for.
+#[derive(Debug)]
+struct Refusal(Arc<Consent>);
+
+impl Drop for Refusal {
+    fn drop(&mut self) {
+        self.0.refuse();
+    }
 }
 
 /// The body broke off.
@@ -178,6 +252,8 @@ pub struct Upstream {
     places: Arc<Semaphore>,
     answer_within: Duration,
     silence: Duration,
+    /// The same for an event stream.
+    stream_silence: Duration,
 }
 
 #[derive(Debug)]
@@ -222,6 +298,8 @@ impl Upstream {
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(server.max_upstream_requests)
             .set_host(false)
+            // RFC 9112 §5.1: a proxy removes whitespace between a response's field name and its colon.
+            .http1_allow_spaces_after_header_name_in_responses(true)
             .build(connector);
         Ok(Upstream {
             client,
@@ -231,23 +309,27 @@ impl Upstream {
             places: Arc::new(Semaphore::new(server.max_upstream_requests)),
             answer_within: server.upstream_timeout,
             silence: server.idle_timeout,
+            stream_silence: server.stream_timeout,
         })
     }
 
     /// Sends a request and waits for the head of the answer. A GET or HEAD without a body is sent once more if a
-    /// pooled connection turned out to be closed before any of the answer came (RFC 9112 §9.3.1).
+    /// pooled connection turned out to be closed before any of the answer came (RFC 9112 §9.3.1). Interim responses go
+    /// to `interim`. A 101 is an answer only to a request with `Upgrade`.
     pub async fn send(
         &self,
         method: &Method,
         path_and_query: &str,
         headers: HeaderMap,
         body: RequestBody,
+        interim: Option<Interim>,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
         let repeatable = matches!(body, RequestBody::Empty) && (method == Method::GET || method == Method::HEAD);
         let retry = repeatable.then(|| headers.clone());
-        match self.send_once(method, path_and_query, headers, body).await {
+        match self.send_once(method, path_and_query, headers, body, interim.clone()).await {
             Err(UpstreamError::Closed) if repeatable => {
-                self.send_once(method, path_and_query, retry.unwrap_or_default(), RequestBody::Empty).await
+                let headers = retry.unwrap_or_default();
+                self.send_once(method, path_and_query, headers, RequestBody::Empty, interim).await
             }
             answer => answer,
         }
@@ -258,7 +340,8 @@ impl Upstream {
         method: &Method,
         path_and_query: &str,
         headers: HeaderMap,
-        body: RequestBody,
+        mut body: RequestBody,
+        interim: Option<Interim>,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
         let place = tokio::time::timeout(self.answer_within, Arc::clone(&self.places).acquire_owned())
             .await
@@ -266,29 +349,34 @@ impl Upstream {
             // The semaphore is never closed.
             .map_err(|_| UpstreamError::Abandoned)?;
         let progress = match &body {
-            RequestBody::Client(_, progress) => Arc::clone(progress),
+            RequestBody::Client(body) => Arc::clone(&body.progress),
             RequestBody::Empty => Progress::new(),
         };
         // Time spent waiting for a place is not upstream's silence.
         progress.note();
-        let request = self.request(method, path_and_query, headers, body)?;
-        let answer = self.in_time(self.client.request(request), &progress).await?;
-        let response = answer.map_err(|error| classify(&error))?;
-        let silence = self.silence;
-        Ok(response.map(|incoming| ResponseBody { incoming, silence, deadline: None, _place: place }))
-    }
-
-    /// The time limit runs from the last piece of the request that was sent.
-    async fn in_time<T>(&self, answer: impl Future<Output = T>, progress: &Progress) -> Result<T, UpstreamError> {
-        tokio::pin!(answer);
-        loop {
-            let deadline = progress.last() + self.answer_within;
-            match tokio::time::timeout_at(deadline.into(), &mut answer).await {
-                Ok(answer) => return Ok(answer),
-                Err(_) if progress.last() + self.answer_within > deadline => {}
-                Err(_) => return Err(UpstreamError::Timeout),
-            }
+        let upgrades = headers.contains_key(header::UPGRADE);
+        let consent = hold(&mut body, &headers);
+        let mut request = self.request(method, path_and_query, headers, body)?;
+        listen(&mut request, consent.clone(), interim);
+        // The time limit runs from the last piece of the request that was sent.
+        let answer = progress.within(self.answer_within, self.client.request(request)).await;
+        let mut response = answer.ok_or(UpstreamError::Timeout)?.map_err(|error| classify(&error))?;
+        if let Some(consent) = &consent {
+            consent.answered();
         }
+        let refusal = consent.map(Refusal);
+        if !is_sound(&response, upgrades) {
+            return Err(UpstreamError::Garbled);
+        }
+        unify_length(&mut response);
+        let silence = if is_event_stream(response.headers()) { self.stream_silence } else { self.silence };
+        Ok(response.map(|incoming| ResponseBody {
+            incoming,
+            silence,
+            deadline: None,
+            _refusal: refusal,
+            _place: place,
+        }))
     }
 
     fn request(
@@ -314,6 +402,65 @@ impl Upstream {
         *request.headers_mut() = headers;
         Ok(request)
     }
+}
+
+/// RFC 9110 §10.1.1: content that the client holds back until it is wanted is not asked of it before.
+fn hold(body: &mut RequestBody, headers: &HeaderMap) -> Option<Arc<Consent>> {
+    let RequestBody::Client(body) = body else { return None };
+    if !headers::names_token(headers, &header::EXPECT, "100-continue") {
+        return None;
+    }
+    let consent = Arc::<Consent>::default();
+    body.held =
+        Some(Held { consent: Arc::clone(&consent), patience: Box::pin(tokio::time::sleep(CONTINUE_WAIT)) });
+    Some(consent)
+}
+
+/// Acts on interim responses: a 100 that was expected asks for the content (and the server tells the client so),
+/// the others are the client's (RFC 9110 §15.2).
+fn listen(request: &mut Request<RequestBody>, consent: Option<Arc<Consent>>, interim: Option<Interim>) {
+    if consent.is_none() && interim.is_none() {
+        return;
+    }
+    hyper::ext::on_informational(request, move |response| match (&consent, &interim) {
+        (Some(consent), _) if response.status() == StatusCode::CONTINUE => consent.give(),
+        (_, Some(interim)) => interim.send(response.status(), response.headers()),
+        (_, None) => {}
+    });
+}
+
+/// Whether a response has one meaning.
+fn is_sound(response: &Response<Incoming>, upgrades: bool) -> bool {
+    let fields = response.headers();
+    let chunked = fields.contains_key(header::TRANSFER_ENCODING);
+    // RFC 9112 §6.3: both lengths are a sign of response splitting, "ought to be handled as an error". §6.1: a coding
+    // that nobody asked for would be lost on the way.
+    let is_framed_once = !(chunked && fields.contains_key(header::CONTENT_LENGTH));
+    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    // RFC 9110 §15.2.2: nobody asked for another protocol.
+    is_framed_once && headers::is_plainly_framed(fields) && (upgrades || !switches)
+}
+
+/// RFC 9112 §6.3: a length that is said several times, and always the same, is passed on once.
+fn unify_length(response: &mut Response<Incoming>) {
+    let mut lengths = response.headers().get_all(header::CONTENT_LENGTH).iter();
+    let first = lengths.next().cloned();
+    let is_one = lengths.next().is_none();
+    let Some(first) = first else { return };
+    if is_one && !first.as_bytes().contains(&b',') {
+        return;
+    }
+    // hyper has seen to it that all are the same.
+    let digits = first.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
+    if let Ok(length) = HeaderValue::from_bytes(digits) {
+        response.headers_mut().insert(header::CONTENT_LENGTH, length);
+    }
+}
+
+fn is_event_stream(fields: &HeaderMap) -> bool {
+    let media_type = fields.get(header::CONTENT_TYPE).map(|value| value.as_bytes());
+    let essence = media_type.and_then(|value| value.split(|byte| *byte == b';').next()).unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
 }
 
 fn host(policy: &HostPolicy, authority: &Authority) -> Host {

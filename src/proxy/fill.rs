@@ -109,7 +109,8 @@ async fn ask(
     }
     let path = asked.target.path_and_query();
     times.0 = SystemTime::now();
-    let answer = running.upstream.send(&Method::GET, &path, fields, RequestBody::Empty).await;
+    let answer =
+        running.upstream.send(&Method::GET, &path, fields, RequestBody::Empty, asked.interim.clone()).await;
     times.1 = SystemTime::now();
     answer
 }

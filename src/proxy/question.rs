@@ -9,7 +9,7 @@ use super::{Answered, Asked, Body};
 use crate::headers::ForwardedPolicy;
 use crate::key::{self, Canonical};
 use crate::outcome::Outcome;
-use crate::rules::{Captures, Family};
+use crate::rules::{self, Captures, Family};
 use crate::running::{Live, Running};
 use crate::semantics::Policy;
 use crate::semantics::cache_control::RequestDirectives;
@@ -26,8 +26,9 @@ pub(super) struct Question {
 
 impl Question {
     /// What the rules say of a request.
-    pub fn new(live: Arc<Live>, asked: Asked) -> Question {
+    pub fn new(live: Arc<Live>, mut asked: Asked) -> Question {
         let family = live.rules.claim(&asked.method, &asked.target.path);
+        rules::strip_read(&mut asked.headers, family.as_ref().map(|claimed| claimed.family));
         let family = family.map(|claimed| (claimed.family.id, claimed.captures));
         let facts = RequestFacts {
             authorization: asked.headers.contains_key(AUTHORIZATION),
@@ -67,7 +68,8 @@ impl Question {
 
     /// Everything that outdates the answer, as far as the request tells.
     pub fn tags(&self) -> Vec<Tag> {
-        let mut tags = vec![Tag::root(), Tag::uri(&self.asked.target.path)];
+        let mut tags = vec![Tag::root()];
+        tags.extend(self.asked.target.tags());
         if let Some((family, captures)) = self.family() {
             tags.extend(family.tags(captures));
         }

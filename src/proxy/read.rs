@@ -256,7 +256,7 @@ async fn forward(running: &Running, question: &Question, need: &Need) -> Answere
     let asked = &question.asked;
     let path = asked.target.path_and_query();
     let fields = asked.for_upstream(running);
-    match running.upstream.send(&asked.method, &path, fields, RequestBody::Empty).await {
+    match running.upstream.send(&asked.method, &path, fields, RequestBody::Empty, asked.interim.clone()).await {
         Ok(response) => {
             let fwd_status = Some(response.status().as_u16());
             let outcome = Outcome { fwd_status, detail: need.detail, ..Outcome::miss(need.fwd) };

@@ -4,8 +4,9 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{AGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{AGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, TRAILER};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
+use http_body::Body as _;
 
 use super::{Asked, Body};
 use crate::cache::flight::Head;
@@ -104,7 +105,12 @@ pub(super) fn streaming(asked: &Asked, head: &Head, reader: Reader) -> Response<
 pub(super) fn forwarded(response: Response<ResponseBody>) -> Response<Body> {
     let mut response = response.map(Body::Upstream);
     let received = response.version();
+    // RFC 9110 §6.6.2: the trailers are passed on if the body is one that can have some.
+    let trailer = response.headers_mut().remove(TRAILER).filter(|_| response.body().size_hint().exact().is_none());
     headers::strip_hop_by_hop(response.headers_mut());
+    if let Some(trailer) = trailer {
+        response.headers_mut().insert(TRAILER, trailer);
+    }
     headers::add_via(response.headers_mut(), received);
     *response.version_mut() = Version::HTTP_11;
     response

@@ -9,11 +9,13 @@ use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
 use super::{Answered, Asked, failed, refuse, respond};
+use crate::headers;
 use crate::outcome::{Fwd, Outcome};
 use crate::rules::Outdated;
 use crate::running::{Live, Running};
 use crate::semantics::invalidation::{self, StatusSet, WriteEnd};
 use crate::stamp::Tag;
+use crate::target::loosen;
 use crate::upstream::{RequestBody, ResponseBody, UpstreamError};
 
 /// Answers a write.
@@ -32,7 +34,8 @@ pub(super) async fn write(running: &Arc<Running>, live: Arc<Live>, asked: Asked,
 /// The steps of a write. An intent recorded in the store before forwarding, and waiting for the leases of other
 /// proxies after invalidating, belong between these steps once proxies hold leases.
 async fn carry_out(running: &Running, live: &Live, asked: Asked, body: Incoming) -> Answered {
-    let matches = live.rules.outdated_by(&asked.method, &asked.target.path);
+    let methods = headers::methods_meant(&asked.method, &asked.headers, asked.target.query.as_deref());
+    let matches = live.rules.outdated_by_any(&methods, &asked.target);
     let nothing = HeaderMap::new();
     let pending = running.unanswered.begin(outdated(&asked, &matches, WriteEnd::NoAnswer, &nothing));
     let answer = forward(running, &asked, body).await;
@@ -48,7 +51,7 @@ async fn carry_out(running: &Running, live: &Live, asked: Asked, body: Incoming)
     let now = running.live();
     let mut matches = matches;
     if !std::ptr::eq(&raw const *now, live) {
-        matches.extend(now.rules.outdated_by(&asked.method, &asked.target.path));
+        matches.extend(now.rules.outdated_by_any(&methods, &asked.target));
     }
     let tags = end.map(|end| outdated(&asked, &matches, end, fields)).unwrap_or_default();
     let delivered = tags.is_empty() || running.cache.invalidate(&tags).await;
@@ -80,7 +83,10 @@ async fn forward(
     body: Incoming,
 ) -> Result<Response<ResponseBody>, UpstreamError> {
     let fields = asked.for_upstream(running);
-    running.upstream.send(&asked.method, &asked.target.path_and_query(), fields, RequestBody::of(body)).await
+    running
+        .upstream
+        .send(&asked.method, &asked.target.path_and_query(), fields, RequestBody::of(body), asked.interim.clone())
+        .await
 }
 
 /// What a write outdates, given how it ended: the union of all matching rules, and by RFC 9111 §4.4 the target URI
@@ -89,8 +95,10 @@ fn outdated(asked: &Asked, matches: &[Outdated<'_>], end: WriteEnd, answer: &Hea
     let applying = matches.iter().filter(|outdated| outdated.rule.on.applies(end));
     let mut tags: HashSet<Tag> = applying.flat_map(|outdated| outdated.tags.iter().cloned()).collect();
     if StatusSet::default().applies(end) {
-        tags.insert(Tag::uri(&asked.target.path));
-        tags.extend(invalidation::named_paths(&asked.target, answer).iter().map(|path| Tag::uri(path)));
+        tags.extend(asked.target.tags());
+        for path in invalidation::named_paths(&asked.target, answer) {
+            tags.extend([Tag::uri(&loosen(&path)), Tag::uri(&path)]);
+        }
     }
     tags.into_iter().collect()
 }
