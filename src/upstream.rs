@@ -458,7 +458,7 @@ fn unify_length(response: &mut Response<Incoming>) {
 }
 
 fn is_event_stream(fields: &HeaderMap) -> bool {
-    let media_type = fields.get(header::CONTENT_TYPE).map(|value| value.as_bytes());
+    let media_type = fields.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
     let essence = media_type.and_then(|value| value.split(|byte| *byte == b';').next()).unwrap_or_default();
     essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
 }

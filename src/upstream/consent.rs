@@ -69,7 +69,9 @@ impl Consent {
 mod tests {
     use super::*;
 
-    fn after(steps: &[fn(&Consent)]) -> Poll<bool> {
+    type Steps = &'static [fn(&Consent)];
+
+    fn after(steps: Steps) -> Poll<bool> {
         let consent = Consent::default();
         steps.iter().for_each(|step| step(&consent));
         consent.poll(&Context::from_waker(Waker::noop()))
@@ -77,7 +79,7 @@ mod tests {
 
     #[test]
     fn the_first_word_stands() {
-        let rows: [(&[fn(&Consent)], Poll<bool>); 6] = [
+        let rows: [(Steps, Poll<bool>); 6] = [
             (&[], Poll::Pending),
             (&[Consent::give], Poll::Ready(true)),
             (&[Consent::give, Consent::answered, Consent::refuse], Poll::Ready(true)),
