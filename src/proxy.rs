@@ -6,8 +6,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::HOST;
+use http::header::{CONNECTION, EXPECT, HOST, TE, TRAILER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
 
 use crate::config::CacheStatus;
@@ -15,17 +16,20 @@ use crate::headers;
 use crate::outcome::{Fwd, Outcome};
 use crate::running::{Live, Running};
 use crate::target::{Target, TargetFault};
+use crate::upstream::interim::Interim;
 use crate::upstream::{RequestBody, UpstreamError};
 
 pub mod body;
 mod content;
 mod fill;
+mod hops;
 mod keep;
 mod question;
 mod read;
 mod recording;
 pub mod respond;
 mod slice;
+mod tunnel;
 mod write;
 
 pub use body::Body;
@@ -47,6 +51,10 @@ struct Asked {
     headers: HeaderMap,
     version: Version,
     client: IpAddr,
+    /// The client takes trailers: RFC 9110 §6.5.1.
+    trailers: bool,
+    /// Where interim responses go; `None` for clients that cannot be sent any.
+    interim: Option<Interim>,
 }
 
 impl Asked {
@@ -57,34 +65,89 @@ impl Asked {
         if let Ok(host) = HeaderValue::try_from(self.target.host.as_str()) {
             fields.insert(HOST, host);
         }
+        if self.trailers {
+            // RFC 9110 §10.1.4: the field is for the next hop, and says so.
+            fields.insert(TE, HeaderValue::from_static("trailers"));
+            headers::append_member(&mut fields, CONNECTION, "te");
+        }
+        if self.version == Version::HTTP_10 {
+            // RFC 9110 §10.1.1: HTTP/1.0 has no 100.
+            fields.remove(EXPECT);
+        }
         headers::add_via(&mut fields, self.version);
         headers::add_forwarded(&mut fields, running.config.server.forwarded, self.client, &self.target);
         fields
     }
 }
 
-/// Answers one request.
-pub async fn handle(running: &Arc<Running>, request: Request<Incoming>, client: IpAddr) -> Response<Body> {
+/// Answers one request. Interim responses of upstream go to `interim`, which only a client of HTTP/1.1 has.
+pub async fn handle(
+    running: &Arc<Running>,
+    mut request: Request<Incoming>,
+    client: IpAddr,
+    interim: Option<Interim>,
+) -> Response<Body> {
     let start = Instant::now();
     let live = running.live();
+    let offer = tunnel::Offer::of(&mut request);
     let (mut parts, body) = request.into_parts();
-    let target = match target_of(&parts) {
+    let target = match admit(&mut parts) {
         Ok(target) => target,
         Err(answered) => return record(running, &live, *answered, &parts.method, parts.uri.path(), start),
     };
-    // Before anything is read from them: what `Connection` names does not count as part of the request.
-    headers::strip_hop_by_hop(&mut parts.headers);
-    let asked = Asked { method: parts.method, target, headers: parts.headers, version: parts.version, client };
+    let trailers = headers::names_token(&parts.headers, &TE, "trailers");
+    strip(&mut parts.headers, &body);
+    let (headers, version) = (parts.headers, parts.version);
+    let mut asked = Asked { method: parts.method, target, headers, version, client, trailers, interim };
     let (method, path) = (asked.method.clone(), running.config.log.access.then(|| asked.target.path.clone()));
-    let answered = match () {
-        () if method == Method::GET || method == Method::HEAD => {
+    let answered = match offer {
+        Some(offer) => tunnel::tunnel(running, &asked, body, offer).await,
+        None if method == Method::GET || method == Method::HEAD => {
             read::read(running, Arc::clone(&live), asked, body).await
         }
-        () if method.as_str() == "QUERY" => read::query(running, Arc::clone(&live), asked, body).await,
-        () if is_safe(&method) => pass(running, &asked, RequestBody::of(body), Fwd::Method, "method").await,
-        () => write::write(running, Arc::clone(&live), asked, body).await,
+        None if method.as_str() == "QUERY" => read::query(running, Arc::clone(&live), asked, body).await,
+        None if is_safe(&method) => pass(running, &asked, RequestBody::of(body), Fwd::Method, "method").await,
+        None => {
+            headers::strip_rerouting(&mut asked.headers);
+            write::write(running, Arc::clone(&live), asked, body).await
+        }
     };
-    record(running, &live, answered, &method, path.as_deref().unwrap_or_default(), start)
+    let mut response = record(running, &live, answered, &method, path.as_deref().unwrap_or_default(), start);
+    if !trailers {
+        // RFC 9110 §6.5.1: none are sent to who did not say that it takes them.
+        response.headers_mut().remove(TRAILER);
+    }
+    response
+}
+
+/// Before anything is read from the fields: what `Connection` names does not count as part of the request. The names of
+/// the trailers go with a body whose length is not known.
+fn strip(fields: &mut HeaderMap, body: &Incoming) {
+    let trailer = fields.remove(TRAILER).filter(|_| body.size_hint().exact().is_none());
+    headers::strip_hop_by_hop(fields);
+    if let Some(trailer) = trailer {
+        fields.insert(TRAILER, trailer);
+    }
+}
+
+/// The target of a request that is to be forwarded or answered from the cache; the answer to any other.
+fn admit(parts: &mut http::request::Parts) -> Result<Target, Box<Answered>> {
+    let target = target_of(parts)?;
+    // RFC 9112 §6.1: a coding that is not understood. It would be lost on the way, and the content with it.
+    if !headers::is_plainly_framed(&parts.headers) {
+        let message = "the only transfer coding that is understood is chunked";
+        return Err(Box::new(refuse(StatusCode::NOT_IMPLEMENTED, "transfer-coding", message)));
+    }
+    // RFC 9110 §7.6.3
+    if headers::is_looping(&parts.headers) {
+        let message =
+            "the request goes round in a circle: upstream of this Larder is, by way of others, this Larder";
+        return Err(Box::new(refuse(StatusCode::LOOP_DETECTED, "loop", message)));
+    }
+    match hops::answer(parts) {
+        Some(answered) => Err(Box::new(answered)),
+        None => Ok(target),
+    }
 }
 
 fn target_of(parts: &http::request::Parts) -> Result<Target, Box<Answered>> {
@@ -146,9 +209,11 @@ fn record(
 
 /// Forwards without looking at the cache.
 async fn pass(running: &Running, asked: &Asked, body: RequestBody, fwd: Fwd, detail: &'static str) -> Answered {
-    let fields = asked.for_upstream(running);
+    let mut fields = asked.for_upstream(running);
+    // What is safe by its method must not become a write on the way.
+    headers::strip_unkeyed(&mut fields, &[]);
     let path = asked.target.path_and_query();
-    match running.upstream.send(&asked.method, &path, fields, body).await {
+    match running.upstream.send(&asked.method, &path, fields, body, asked.interim.clone()).await {
         Ok(response) => {
             let mut outcome = Outcome::pass(fwd, detail);
             outcome.fwd_status = Some(response.status().as_u16());

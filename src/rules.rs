@@ -2,13 +2,15 @@
 //! path belong to, and which families does this write outdate? Everything is checked when the file is read:
 //! patterns are compiled, references resolved, faults reported all at once ([`fault`]).
 
-use http::{HeaderName, Method};
+use http::{HeaderMap, HeaderName, Method};
 use smallvec::SmallVec;
 
-use crate::key::{FamilyKeying, Keying};
+use crate::headers;
+use crate::key::{FamilyKeying, Identity, Keying};
 use crate::semantics::Policy;
 use crate::semantics::invalidation::StatusSet;
 use crate::stamp::Tag;
+use crate::target::Target;
 
 mod expand;
 mod family;
@@ -190,6 +192,23 @@ impl RuleSet {
         rules.filter(|rule| rule.methods.contains(method)).map(|rule| rule.outdated(path)).collect()
     }
 
+    /// Every invalidation that a write matches in any of the ways upstream may take it: by each of `methods`, at its
+    /// path and at its loose path ([`crate::target::loosen`]). What matches in two ways alike comes once.
+    pub fn outdated_by_any(&self, methods: &[Method], target: &Target) -> Vec<Outdated<'_>> {
+        let mut matches: Vec<Outdated<'_>> = Vec::new();
+        let loose = target.loose_path();
+        for path in [Some(&target.path), loose.as_ref()].into_iter().flatten() {
+            for outdated in methods.iter().flat_map(|method| self.outdated_by(method, path)) {
+                let is_known =
+                    |known: &Outdated<'_>| std::ptr::eq(known.rule, outdated.rule) && known.tags == outdated.tags;
+                if !matches.iter().any(is_known) {
+                    matches.push(outdated);
+                }
+            }
+        }
+        matches
+    }
+
     /// Tags of a family, level, glob or instance as an operator types it: `user_details:42`. The last value may
     /// contain `:`. Percent-encoded or not, a value is the same instance.
     pub fn resolve(&self, reference: &str) -> Result<Vec<Tag>, UnknownFamily> {
@@ -224,6 +243,16 @@ impl Family {
         FamilyKeying { name: &self.name, version: &self.version, keying: &self.keying }
     }
 
+    /// The request fields that are part of the key in one way or another.
+    pub fn keyed_fields(&self) -> Vec<HeaderName> {
+        let identity = match &self.keying.identity {
+            Identity::Header(name) => Some(name.clone()),
+            Identity::Cookie(_) => Some(http::header::COOKIE),
+            Identity::Unstated | Identity::Shared => None,
+        };
+        self.keying.headers.iter().chain(&self.fetching.normalize).cloned().chain(identity).collect()
+    }
+
     /// Names of its captures, in the order of the pattern.
     pub fn capture_names(&self) -> impl Iterator<Item = &str> {
         self.pattern.names()
@@ -239,6 +268,21 @@ impl Invalidation {
             reference.tags(&value_of, &mut tags);
         }
         Outdated { rule: self, tags }
+    }
+}
+
+/// Leaves of a read's fields those that its answer may depend on: all that no upstream takes for another request, or,
+/// if its family says so, only those that are part of the key.
+pub fn strip_read(fields: &mut HeaderMap, family: Option<&Family>) {
+    match family {
+        Some(family) if family.fetching.keyed_only => {
+            headers::keep_keyed(fields, &family.keyed_fields());
+            if let Identity::Cookie(name) = &family.keying.identity {
+                headers::keep_cookie(fields, name);
+            }
+        }
+        Some(family) => headers::strip_unkeyed(fields, &family.keying.headers),
+        None => headers::strip_unkeyed(fields, &[]),
     }
 }
 

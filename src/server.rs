@@ -6,14 +6,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin;
@@ -23,15 +23,24 @@ use crate::proxy::{self, Body};
 use crate::running::Running;
 use crate::store::Store;
 use crate::store::redis::{ConnectFault, RedisStore, UrlFault};
+use crate::upstream::interim::Line;
 use crate::upstream::{Upstream, UpstreamFault};
 use crate::watch;
 
+mod early;
 mod stall;
 
+use early::Early;
 use stall::Unstalled;
 
-/// Largest request head, bytes. RFC 9112 §3 asks for 8000 for the request line alone.
-const HEAD_MAX: usize = 64 * 1024;
+/// Streams at a time on an HTTP/2 connection: RFC 9113 §6.5.2 recommends no fewer than 100.
+const STREAMS: u32 = 200;
+/// Streams that an HTTP/2 client may have opened and reset before they were taken up; one more, and the connection ends
+/// with `ENHANCE_YOUR_CALM`. Resets are cheaper to send than what they undo: a client that only does that is no client.
+const PENDING_RESETS: usize = 20;
+/// Streams that Larder itself may have had to reset because of what an HTTP/2 client did on them, before it ends the
+/// connection.
+const LOCAL_RESETS: usize = 256;
 /// Pause after an accept that failed for want of descriptors, so as not to spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -154,17 +163,32 @@ async fn accept(running: Arc<Running>, listener: TcpListener, stop: Cancellation
                 continue;
             }
         };
-        let (running, watcher, stop) = (Arc::clone(&running), graceful.watcher(), stop.clone());
-        tokio::spawn(async move {
-            running.metrics.connections_total.inc();
-            running.metrics.connections.inc();
-            connection(&running, stream, peer.ip(), watcher, stop).await;
-            running.metrics.connections.dec();
-            drop(place);
-        });
+        let (running, watcher) = (Arc::clone(&running), graceful.watcher());
+        let place = Place::new(&running.metrics, place);
+        tokio::spawn(async move { connection(&running, stream, peer.ip(), watcher, place).await });
     }
     drop(listener);
     graceful.shutdown().await;
+}
+
+/// A client's place among the connections, and in the count of them.
+struct Place {
+    metrics: Arc<Metrics>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    fn new(metrics: &Arc<Metrics>, permit: OwnedSemaphorePermit) -> Place {
+        metrics.connections_total.inc();
+        metrics.connections.inc();
+        Place { metrics: Arc::clone(metrics), _permit: permit }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.metrics.connections.dec();
+    }
 }
 
 async fn connection(
@@ -172,26 +196,20 @@ async fn connection(
     stream: TcpStream,
     client: IpAddr,
     watcher: hyper_util::server::graceful::Watcher,
-    stop: CancellationToken,
+    place: Place,
 ) {
     let _ = stream.set_nodelay(true);
-    // The builder's protocol detection waits for ever for a first byte: give it none to wait for.
-    let patience = running.config.server.header_timeout;
-    let mut first = [0];
-    let first_byte = tokio::select! {
-        first = tokio::time::timeout(patience, stream.peek(&mut first)) => first,
-        () = stop.cancelled() => return,
-    };
-    if !matches!(first_byte, Ok(Ok(1..))) {
-        return;
-    }
+    let server = &running.config.server;
+    let line = Arc::<Line>::default();
+    let stream = Unstalled::new(stream, server.idle_timeout, server.header_timeout);
+    // With the stream goes the place: an upgraded connection outlives this function.
+    let stream = Early::new(stream, Arc::clone(&line), place);
     let service = service_fn(move |request: Request<Incoming>| {
-        let running = Arc::clone(running);
-        async move { answer(running, request, client).await }
+        let (running, line) = (Arc::clone(running), Arc::clone(&line));
+        async move { answer(running, request, client, line).await }
     });
-    let builder = builder(patience);
-    let stream = Unstalled::new(stream, running.config.server.idle_timeout);
-    let serving = builder.serve_connection(TokioIo::new(stream), service);
+    let builder = builder(server.header_timeout, server.max_head);
+    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     if let Err(error) = watcher.watch(serving).await {
         tracing::debug!(%client, error, "connection ended");
     }
@@ -201,21 +219,30 @@ async fn answer(
     running: Arc<Running>,
     request: Request<Incoming>,
     client: IpAddr,
+    line: Arc<Line>,
 ) -> Result<Response<Body>, std::convert::Infallible> {
-    Ok(proxy::handle(&running, request, client).await)
+    // RFC 9110 §15.2: HTTP/1.0 has no interim responses. HTTP/2 has, but hyper's server cannot send them.
+    if request.version() != Version::HTTP_11 {
+        return Ok(proxy::handle(&running, request, client, None).await);
+    }
+    Ok(line.answer(|interim| proxy::handle(&running, request, client, Some(interim))).await)
 }
 
-fn builder(header_timeout: Duration) -> Builder<TokioExecutor> {
+fn builder(header_timeout: Duration, max_head: usize) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
-        .max_buf_size(HEAD_MAX)
+        // RFC 9112 §3 asks for 8000 bytes for the request line alone.
+        .max_buf_size(max_head)
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(Some(header_timeout))
-        .max_header_list_size(HEAD_MAX as u32);
+        .max_concurrent_streams(STREAMS)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_local_error_reset_streams(LOCAL_RESETS)
+        .max_header_list_size(u32::try_from(max_head).unwrap_or(u32::MAX));
     builder
 }
 

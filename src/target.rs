@@ -9,6 +9,8 @@ use http::header::HOST;
 use http::uri::Scheme;
 use http::{HeaderMap, Uri};
 
+use crate::stamp::Tag;
+
 /// Where a request points: scheme, host, normalised path and raw query. RFC 9110 §7.1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
@@ -65,6 +67,36 @@ impl Target {
             None => self.path.clone(),
         }
     }
+
+    /// Tags of what is stored under this path, however it was spelled: its own, and that of its loose path.
+    pub fn tags(&self) -> impl Iterator<Item = Tag> {
+        [Some(Tag::uri(&self.path)), self.loose_path().map(|path| Tag::uri(&path))].into_iter().flatten()
+    }
+
+    /// The path as a lenient upstream may read it, if that is another: see [`loosen`].
+    pub fn loose_path(&self) -> Option<String> {
+        let loose = loosen(&self.path);
+        (loose != self.path).then_some(loose)
+    }
+}
+
+/// A path as the most lenient of upstreams would read it: `%2F`, `%5C` and a backslash separate segments, parameters
+/// (`;…`) do not count, empty and dot segments are nothing, and so is a slash at the end. `//users`, `/users%2F5`,
+/// `/users\5/` and `/users;x/5` are what rules do not match but such an upstream serves: what is written under one of
+/// these spellings outdates what was stored under another. Of a path that [`normalise`] returned; the result may not be
+/// one, and is for tags and rules only, never sent.
+pub fn loosen(path: &str) -> String {
+    let slashed = path.replace("%2F", "/").replace("%5C", "/").replace("%3B", ";").replace('\\', "/");
+    let mut kept: Vec<&str> = Vec::new();
+    for segment in slashed.split('/') {
+        match segment.split(';').next().unwrap_or("") {
+            "" | "." => {}
+            ".." => drop(kept.pop()),
+            name => kept.push(name),
+        }
+    }
+    // The server-wide `*` is no path.
+    if path == "*" { path.to_owned() } else { format!("/{}", kept.join("/")) }
 }
 
 /// The value of `Host`, normalised; empty if it is empty, which RFC 9112 §3.2 allows beside an absolute-form
@@ -430,7 +462,41 @@ mod tests {
         path.is_ascii() && path.starts_with('/') && !path.split('/').any(|segment| [".", ".."].contains(&segment))
     }
 
+    #[test]
+    fn a_loose_reader_takes_many_spellings_for_one() {
+        let rows = [
+            ("/users/5", "/users/5"),
+            ("/users/5/", "/users/5"),
+            ("//users", "/users"),
+            ("/users//5///", "/users/5"),
+            ("/users%2F5", "/users/5"),
+            ("/users%5C5", "/users/5"),
+            ("/users\\5", "/users/5"),
+            ("/users;x/5", "/users/5"),
+            ("/users/5;jsessionid=1/", "/users/5"),
+            ("/users%3Bx/5", "/users/5"),
+            ("/a%2F..%2Fusers/5", "/users/5"),
+            ("/a/..;/users/5", "/users/5"),
+            ("/..%2F..", "/"),
+            ("/", "/"),
+            ("*", "*"),
+        ];
+        for (path, loose) in rows {
+            assert_eq!(loosen(path), loose, "{path}");
+        }
+        let of =
+            |path: &str| Target { scheme: "http", host: "h".into(), path: path.into(), query: None }.loose_path();
+        assert_eq!((of("/users"), of("/users/")), (None, Some("/users".to_owned())));
+    }
+
     proptest! {
+        #[test]
+        fn a_loose_path_is_its_own_loose_path(path in "/(/|;|%2F|%5C|\\.\\.|\\.|[a-z]|%3B){0,20}") {
+            let once = loosen(&path);
+            prop_assert!(is_clean(&once) && !once.contains(';'), "{once}");
+            prop_assert_eq!(&loosen(&once), &once);
+        }
+
         #[test]
         fn normalising_any_text_twice_is_normalising_it_once(path in "\\PC{0,40}") {
             let once = normalise(&path).into_owned();

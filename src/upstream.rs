@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -20,9 +20,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 
 use crate::config::{HostPolicy, Server};
+use crate::headers;
+
+mod consent;
+pub mod interim;
+
+use consent::Consent;
+use interim::Interim;
 
 /// Idle connections to upstream are closed after this long; shorter than what most servers allow.
 const POOL_IDLE: Duration = Duration::from_secs(15);
+/// How long content that waits for a 100 is held back from an upstream that sends none: many do not know of it.
+const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
 /// Why upstream gave no response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -62,12 +71,47 @@ pub enum RequestBody {
     /// A body that is already here.
     Whole(Bytes),
     /// The client's body, streamed.
-    Client(Incoming, Arc<Progress>),
-    /// The client's body, streamed, of which the beginning has been read.
-    Begun(Bytes, Incoming, Arc<Progress>),
+    Client(ClientBody),
 }
 
-/// When the client last sent a piece of its body: an upload that moves is not a timeout.
+/// A body on its way from the client.
+#[derive(Debug)]
+pub struct ClientBody {
+    /// What has been read of it before.
+    begun: Bytes,
+    incoming: Incoming,
+    progress: Arc<Progress>,
+    /// Nothing is asked of a client that expects a 100 before upstream wants it.
+    held: Option<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    consent: Arc<Consent>,
+    patience: Pin<Box<Sleep>>,
+}
+
+impl ClientBody {
+    /// Ready when the content may be asked for.
+    fn poll_wanted(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RequestBodyError>> {
+        let Some(held) = &mut self.held else { return Poll::Ready(Ok(())) };
+        if held.patience.as_mut().poll(cx).is_ready() {
+            held.consent.give();
+        }
+        let wanted = ready!(held.consent.poll(cx));
+        self.progress.note();
+        if wanted {
+            self.held = None;
+            return Poll::Ready(Ok(()));
+        }
+        Poll::Ready(Err("upstream answered without the content".into()))
+    }
+}
+
+/// Why a request's body broke off.
+pub type RequestBodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// When something last moved: an upload that moves is not a timeout, nor is a connection that does silent.
 #[derive(Debug)]
 pub struct Progress {
     start: Instant,
@@ -76,11 +120,13 @@ pub struct Progress {
 }
 
 impl Progress {
-    fn new() -> Arc<Progress> {
+    /// Moves now.
+    pub fn new() -> Arc<Progress> {
         Arc::new(Progress { start: Instant::now(), last: 0.into() })
     }
 
-    fn note(&self) {
+    /// It moves.
+    pub fn note(&self) {
         let millis = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last.store(millis, std::sync::atomic::Ordering::Relaxed);
     }
@@ -88,17 +134,33 @@ impl Progress {
     fn last(&self) -> Instant {
         self.start + Duration::from_millis(self.last.load(std::sync::atomic::Ordering::Relaxed))
     }
+
+    /// Waits for `work`, but no longer than `patience` after the last move.
+    pub async fn within<T>(&self, patience: Duration, work: impl Future<Output = T>) -> Option<T> {
+        tokio::pin!(work);
+        loop {
+            let deadline = self.last() + patience;
+            match tokio::time::timeout_at(deadline.into(), &mut work).await {
+                Ok(done) => return Some(done),
+                Err(_) if self.last() + patience > deadline => {}
+                Err(_) => return None,
+            }
+        }
+    }
 }
 
 impl RequestBody {
     /// The client's body, or nothing if it is known to be empty.
     pub fn of(body: Incoming) -> RequestBody {
-        if body.is_end_stream() { RequestBody::Empty } else { RequestBody::Client(body, Progress::new()) }
+        if body.is_end_stream() {
+            return RequestBody::Empty;
+        }
+        RequestBody::begun(Bytes::new(), body)
     }
 
     /// The client's body, of which `read` has been read.
     pub fn begun(read: Bytes, rest: Incoming) -> RequestBody {
-        if read.is_empty() { RequestBody::of(rest) } else { RequestBody::Begun(read, rest, Progress::new()) }
+        RequestBody::Client(ClientBody { begun: read, incoming: rest, progress: Progress::new(), held: None })
     }
 
     /// The same again; `None` for a client's body, which can be read but once.
@@ -106,37 +168,41 @@ impl RequestBody {
         match self {
             RequestBody::Empty => Some(RequestBody::Empty),
             RequestBody::Whole(content) => Some(RequestBody::Whole(content.clone())),
-            RequestBody::Client(..) | RequestBody::Begun(..) => None,
+            RequestBody::Client(_) => None,
         }
     }
 }
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = RequestBodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match self.get_mut() {
-            RequestBody::Empty => Poll::Ready(None),
-            RequestBody::Whole(content) if content.is_empty() => Poll::Ready(None),
-            RequestBody::Whole(read) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(read))))),
-            RequestBody::Begun(read, ..) if !read.is_empty() => {
-                Poll::Ready(Some(Ok(Frame::data(std::mem::take(read)))))
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+        let this = match self.get_mut() {
+            RequestBody::Empty => return Poll::Ready(None),
+            RequestBody::Whole(content) if content.is_empty() => return Poll::Ready(None),
+            RequestBody::Whole(content) => {
+                return Poll::Ready(Some(Ok(Frame::data(std::mem::take(content)))));
             }
-            RequestBody::Client(body, progress) | RequestBody::Begun(_, body, progress) => {
-                let frame = ready!(Pin::new(body).poll_frame(cx));
-                progress.note();
-                Poll::Ready(frame)
-            }
+            RequestBody::Client(body) => body,
+        };
+        ready!(this.poll_wanted(cx))?;
+        if !this.begun.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.begun)))));
         }
+        let frame = ready!(Pin::new(&mut this.incoming).poll_frame(cx));
+        this.progress.note();
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             RequestBody::Empty => true,
             RequestBody::Whole(content) => content.is_empty(),
-            RequestBody::Client(body, _) => body.is_end_stream(),
-            RequestBody::Begun(read, rest, _) => read.is_empty() && rest.is_end_stream(),
+            RequestBody::Client(body) => body.begun.is_empty() && body.incoming.is_end_stream(),
         }
     }
 
@@ -144,10 +210,9 @@ impl Body for RequestBody {
         match self {
             RequestBody::Empty => SizeHint::with_exact(0),
             RequestBody::Whole(content) => SizeHint::with_exact(content.len() as u64),
-            RequestBody::Client(body, _) => body.size_hint(),
-            RequestBody::Begun(read, rest, _) => {
-                let read = read.len() as u64;
-                rest.size_hint().exact().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(read + rest))
+            RequestBody::Client(body) => {
+                let (begun, rest) = (body.begun.len() as u64, body.incoming.size_hint().exact());
+                rest.map_or_else(SizeHint::default, |rest| SizeHint::with_exact(begun + rest))
             }
         }
     }
@@ -160,7 +225,19 @@ pub struct ResponseBody {
     incoming: Incoming,
     silence: Duration,
     deadline: Option<Pin<Box<Sleep>>>,
+    /// Dropped with the body, since upstream's connection may end with it.
+    _refusal: Option<Refusal>,
     _place: OwnedSemaphorePermit,
+}
+
+/// Gives up, when dropped, content that has not been asked for.
+#[derive(Debug)]
+struct Refusal(Arc<Consent>);
+
+impl Drop for Refusal {
+    fn drop(&mut self) {
+        self.0.refuse();
+    }
 }
 
 /// The body broke off.
@@ -208,6 +285,8 @@ pub struct Upstream {
     places: Arc<Semaphore>,
     answer_within: Duration,
     silence: Duration,
+    /// The same for an event stream.
+    stream_silence: Duration,
 }
 
 #[derive(Debug)]
@@ -252,6 +331,8 @@ impl Upstream {
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(server.max_upstream_requests)
             .set_host(false)
+            // RFC 9112 §5.1: a proxy removes whitespace between a response's field name and its colon.
+            .http1_allow_spaces_after_header_name_in_responses(true)
             .build(connector);
         Ok(Upstream {
             client,
@@ -261,23 +342,26 @@ impl Upstream {
             places: Arc::new(Semaphore::new(server.max_upstream_requests)),
             answer_within: server.upstream_timeout,
             silence: server.idle_timeout,
+            stream_silence: server.stream_timeout,
         })
     }
 
-    /// Sends a request and waits for the head of the answer. A GET, HEAD or QUERY whose body is at hand is sent once more if a
-    /// pooled connection turned out to be closed before any of the answer came (RFC 9112 §9.3.1).
+    /// Sends a request and waits for the head of the answer. A GET, HEAD or QUERY whose body is at hand is sent once
+    /// more if a pooled connection turned out to be closed before any of the answer came (RFC 9112 §9.3.1). Interim
+    /// responses go to `interim`. A 101 is an answer only to a request with `Upgrade`.
     pub async fn send(
         &self,
         method: &Method,
         path_and_query: &str,
         headers: HeaderMap,
         body: RequestBody,
+        interim: Option<Interim>,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
         let is_repeatable = matches!(method.as_str(), "GET" | "HEAD" | "QUERY");
         let again = body.again().filter(|_| is_repeatable).map(|body| (headers.clone(), body));
-        match (self.send_once(method, path_and_query, headers, body).await, again) {
+        match (self.send_once(method, path_and_query, headers, body, interim.clone()).await, again) {
             (Err(UpstreamError::Closed), Some((headers, body))) => {
-                self.send_once(method, path_and_query, headers, body).await
+                self.send_once(method, path_and_query, headers, body, interim).await
             }
             (answer, _) => answer,
         }
@@ -288,7 +372,8 @@ impl Upstream {
         method: &Method,
         path_and_query: &str,
         headers: HeaderMap,
-        body: RequestBody,
+        mut body: RequestBody,
+        interim: Option<Interim>,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
         let place = tokio::time::timeout(self.answer_within, Arc::clone(&self.places).acquire_owned())
             .await
@@ -296,29 +381,34 @@ impl Upstream {
             // The semaphore is never closed.
             .map_err(|_| UpstreamError::Abandoned)?;
         let progress = match &body {
-            RequestBody::Client(_, progress) | RequestBody::Begun(.., progress) => Arc::clone(progress),
+            RequestBody::Client(body) => Arc::clone(&body.progress),
             RequestBody::Empty | RequestBody::Whole(_) => Progress::new(),
         };
         // Time spent waiting for a place is not upstream's silence.
         progress.note();
-        let request = self.request(method, path_and_query, headers, body)?;
-        let answer = self.in_time(self.client.request(request), &progress).await?;
-        let response = answer.map_err(|error| classify(&error))?;
-        let silence = self.silence;
-        Ok(response.map(|incoming| ResponseBody { incoming, silence, deadline: None, _place: place }))
-    }
-
-    /// The time limit runs from the last piece of the request that was sent.
-    async fn in_time<T>(&self, answer: impl Future<Output = T>, progress: &Progress) -> Result<T, UpstreamError> {
-        tokio::pin!(answer);
-        loop {
-            let deadline = progress.last() + self.answer_within;
-            match tokio::time::timeout_at(deadline.into(), &mut answer).await {
-                Ok(answer) => return Ok(answer),
-                Err(_) if progress.last() + self.answer_within > deadline => {}
-                Err(_) => return Err(UpstreamError::Timeout),
-            }
+        let upgrades = headers.contains_key(header::UPGRADE);
+        let consent = hold(&mut body, &headers);
+        let mut request = self.request(method, path_and_query, headers, body)?;
+        listen(&mut request, consent.clone(), interim);
+        // The time limit runs from the last piece of the request that was sent.
+        let answer = progress.within(self.answer_within, self.client.request(request)).await;
+        let mut response = answer.ok_or(UpstreamError::Timeout)?.map_err(|error| classify(&error))?;
+        if let Some(consent) = &consent {
+            consent.answered();
         }
+        let refusal = consent.map(Refusal);
+        if !is_sound(&response, upgrades) {
+            return Err(UpstreamError::Garbled);
+        }
+        unify_length(&mut response);
+        let silence = if is_event_stream(response.headers()) { self.stream_silence } else { self.silence };
+        Ok(response.map(|incoming| ResponseBody {
+            incoming,
+            silence,
+            deadline: None,
+            _refusal: refusal,
+            _place: place,
+        }))
     }
 
     fn request(
@@ -348,6 +438,65 @@ impl Upstream {
         *request.headers_mut() = headers;
         Ok(request)
     }
+}
+
+/// RFC 9110 §10.1.1: content that the client holds back until it is wanted is not asked of it before.
+fn hold(body: &mut RequestBody, headers: &HeaderMap) -> Option<Arc<Consent>> {
+    let RequestBody::Client(body) = body else { return None };
+    if !headers::names_token(headers, &header::EXPECT, "100-continue") {
+        return None;
+    }
+    let consent = Arc::<Consent>::default();
+    body.held =
+        Some(Held { consent: Arc::clone(&consent), patience: Box::pin(tokio::time::sleep(CONTINUE_WAIT)) });
+    Some(consent)
+}
+
+/// Acts on interim responses: a 100 that was expected asks for the content (and the server tells the client so),
+/// the others are the client's (RFC 9110 §15.2).
+fn listen(request: &mut Request<RequestBody>, consent: Option<Arc<Consent>>, interim: Option<Interim>) {
+    if consent.is_none() && interim.is_none() {
+        return;
+    }
+    hyper::ext::on_informational(request, move |response| match (&consent, &interim) {
+        (Some(consent), _) if response.status() == StatusCode::CONTINUE => consent.give(),
+        (_, Some(interim)) => interim.send(response.status(), response.headers()),
+        (_, None) => {}
+    });
+}
+
+/// Whether a response has one meaning.
+fn is_sound(response: &Response<Incoming>, upgrades: bool) -> bool {
+    let fields = response.headers();
+    let chunked = fields.contains_key(header::TRANSFER_ENCODING);
+    // RFC 9112 §6.3: both lengths are a sign of response splitting, "ought to be handled as an error". §6.1: a coding
+    // that nobody asked for would be lost on the way.
+    let is_framed_once = !(chunked && fields.contains_key(header::CONTENT_LENGTH));
+    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    // RFC 9110 §15.2.2: nobody asked for another protocol.
+    is_framed_once && headers::is_plainly_framed(fields) && (upgrades || !switches)
+}
+
+/// RFC 9112 §6.3: a length that is said several times, and always the same, is passed on once.
+fn unify_length(response: &mut Response<Incoming>) {
+    let mut lengths = response.headers().get_all(header::CONTENT_LENGTH).iter();
+    let first = lengths.next().cloned();
+    let is_one = lengths.next().is_none();
+    let Some(first) = first else { return };
+    if is_one && !first.as_bytes().contains(&b',') {
+        return;
+    }
+    // hyper has seen to it that all are the same.
+    let digits = first.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
+    if let Ok(length) = HeaderValue::from_bytes(digits) {
+        response.headers_mut().insert(header::CONTENT_LENGTH, length);
+    }
+}
+
+fn is_event_stream(fields: &HeaderMap) -> bool {
+    let media_type = fields.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let essence = media_type.and_then(|value| value.split(|byte| *byte == b';').next()).unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
 }
 
 fn host(policy: &HostPolicy, authority: &Authority) -> Host {

@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use super::{ExplainArguments, rules_file};
 use crate::config::{Config, Overrides};
+use crate::headers;
 use crate::key::{self, QueryKeying};
-use crate::rules::{Family, RuleSet};
+use crate::rules::{self, Family, RuleSet};
 use crate::semantics::{Policy, TtlPolicy};
 use crate::stamp::Tag;
 use crate::target::Target;
@@ -47,7 +48,7 @@ struct Write {
     path: String,
     /// The rules that match, in file order.
     rules: Vec<Match>,
-    /// Always outdated by a non-error answer: RFC 9111 §4.4.
+    /// Always outdated by a non-error answer (RFC 9111 §4.4): the path as it is, and as a lenient upstream reads it.
     target: String,
     notes: Vec<String>,
 }
@@ -114,7 +115,7 @@ fn decide(config: &Config, method: &Method, target: &Target, headers: &HeaderMap
             method: method.to_string(),
             reason: "safe, and not answered from the cache: forwarded as it is".to_owned(),
         },
-        _ => Explanation::Write(write(&config.rules, method, target)),
+        _ => Explanation::Write(write(&config.rules, method, target, headers)),
     }
 }
 
@@ -122,9 +123,13 @@ fn read(config: &Config, method: &Method, target: &Target, headers: &HeaderMap) 
     let rules = &config.rules;
     let claimed = rules.claim(method, &target.path);
     let family = claimed.as_ref().map(|claimed| claimed.family);
+    let mut fields = headers.clone();
+    rules::strip_read(&mut fields, family);
+    let headers = &fields;
     let canonical =
         key::derive(target, headers, family.map(Family::keying)).behind(config.server.forwarded, headers);
-    let mut tags = vec![Tag::root(), Tag::uri(&target.path)];
+    let mut tags = vec![Tag::root()];
+    tags.extend(target.tags());
     let mut label = "-".to_owned();
     let mut instance = Vec::new();
     if let Some(claimed) = &claimed {
@@ -201,11 +206,16 @@ fn outdated_by(rules: &RuleSet, family: Option<&Family>) -> Vec<String> {
     by
 }
 
-fn write(rules: &RuleSet, method: &Method, target: &Target) -> Write {
-    let matches = rules.outdated_by(method, &target.path);
+fn write(rules: &RuleSet, method: &Method, target: &Target, headers: &HeaderMap) -> Write {
+    let methods = headers::methods_meant(method, headers, target.query.as_deref());
+    let matches = rules.outdated_by_any(&methods, target);
     let mut notes = Vec::new();
     if matches.is_empty() {
         notes.push("no rule matches this write: only what is stored under its own path is outdated".to_owned());
+    }
+    if methods.len() > 1 {
+        let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
+        notes.push(format!("upstream may take it as any of {}: the rules of all of them apply", names.join(", ")));
     }
     notes.push("a write that upstream does not answer (timeout, reset) counts as carried out".to_owned());
     Write {
@@ -221,7 +231,7 @@ fn write(rules: &RuleSet, method: &Method, target: &Target) -> Write {
                 outdates: outdated.tags.iter().map(Tag::to_string).collect(),
             })
             .collect(),
-        target: Tag::uri(&target.path).to_string(),
+        target: target.tags().map(|tag| tag.to_string()).collect::<Vec<_>>().join(", "),
         notes,
     }
 }

@@ -150,7 +150,7 @@ async fn ask(
         None => (Method::GET, RequestBody::Empty),
     };
     times.0 = SystemTime::now();
-    let answer = running.upstream.send(&method, &path, fields, body).await;
+    let answer = running.upstream.send(&method, &path, fields, body, question.asked.interim.clone()).await;
     times.1 = SystemTime::now();
     answer
 }

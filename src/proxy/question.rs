@@ -10,7 +10,7 @@ use super::{Answered, Asked, Body};
 use crate::headers::ForwardedPolicy;
 use crate::key::{self, Canonical};
 use crate::outcome::Outcome;
-use crate::rules::{Captures, Family, Fetching};
+use crate::rules::{self, Captures, Family, Fetching};
 use crate::running::{Live, Running};
 use crate::semantics::demands::Demands;
 use crate::semantics::storable::RequestFacts;
@@ -35,6 +35,7 @@ impl Question {
         let claimed = live.rules.claim(&asked.method, &asked.target.path);
         let directives =
             claimed.as_ref().map_or_else(ClientDirectives::default, |it| it.family.policy.client_directives);
+        rules::strip_read(&mut asked.headers, claimed.as_ref().map(|claimed| claimed.family));
         for name in claimed.iter().flat_map(|claimed| &claimed.family.fetching.normalize) {
             negotiation::normalise(name, &mut asked.headers);
         }
@@ -83,7 +84,8 @@ impl Question {
 
     /// Everything that outdates the answer, as far as the request tells.
     pub fn tags(&self) -> Vec<Tag> {
-        let mut tags = vec![Tag::root(), Tag::uri(&self.asked.target.path)];
+        let mut tags = vec![Tag::root()];
+        tags.extend(self.asked.target.tags());
         if let Some((family, captures)) = self.family() {
             tags.extend(family.tags(captures));
         }

@@ -345,7 +345,7 @@ async fn forward(
     let asked = &question.asked;
     let path = asked.target.path_and_query();
     let fields = asked.for_upstream(running);
-    match running.upstream.send(&asked.method, &path, fields, RequestBody::Empty).await {
+    match running.upstream.send(&asked.method, &path, fields, RequestBody::Empty, asked.interim.clone()).await {
         Ok(response) => {
             let head = (response.status(), response.headers().clone());
             let fwd_status = Some(head.0.as_u16());

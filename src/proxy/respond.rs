@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{AGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{AGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, TRAILER};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use http_body::Body as _;
 
@@ -141,7 +141,12 @@ pub(super) fn forwarded(response: Response<ResponseBody>, server: &Server) -> Re
     let mut response = response.map(Body::Upstream);
     keep::strip_consumed(response.headers_mut(), server);
     let received = response.version();
+    // RFC 9110 §6.6.2: the trailers are passed on if the body is one that can have some.
+    let trailer = response.headers_mut().remove(TRAILER).filter(|_| response.body().size_hint().exact().is_none());
     headers::strip_hop_by_hop(response.headers_mut());
+    if let Some(trailer) = trailer {
+        response.headers_mut().insert(TRAILER, trailer);
+    }
     headers::add_via(response.headers_mut(), received);
     *response.version_mut() = Version::HTTP_11;
     response

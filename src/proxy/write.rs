@@ -24,6 +24,7 @@ use crate::running::{Live, Running};
 use crate::semantics::groups;
 use crate::semantics::invalidation::{self, StatusSet, WriteEnd};
 use crate::stamp::{Stamp, Tag};
+use crate::target::loosen;
 use crate::upstream::{RequestBody, ResponseBody, UpstreamError};
 
 /// Answers a write.
@@ -42,7 +43,8 @@ pub(super) async fn write(running: &Arc<Running>, live: Arc<Live>, asked: Asked,
 /// The steps of a write. An intent recorded in the store before forwarding, and waiting for the leases of other
 /// proxies after invalidating, belong between these steps once proxies hold leases.
 async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Incoming) -> Answered {
-    let matches = live.rules.outdated_by(&asked.method, &asked.target.path);
+    let methods = headers::methods_meant(&asked.method, &asked.headers, asked.target.query.as_deref());
+    let matches = live.rules.outdated_by_any(&methods, &asked.target);
     let nothing = HeaderMap::new();
     let pending = running.unanswered.begin(outdated(&asked, &matches, WriteEnd::NoAnswer, &nothing));
     // Only the answers of POST may be kept (RFC 9110 §9.3.3); what they were before is known only now.
@@ -62,7 +64,7 @@ async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Inco
     let now = running.live();
     let mut matches = matches;
     if !std::ptr::eq(&raw const *now, live) {
-        matches.extend(now.rules.outdated_by(&asked.method, &asked.target.path));
+        matches.extend(now.rules.outdated_by_any(&methods, &asked.target));
     }
     let tags = end.map(|end| outdated(&asked, &matches, end, fields)).unwrap_or_default();
     let taken = if tags.is_empty() { None } else { running.cache.invalidate(&tags).await };
@@ -174,7 +176,10 @@ async fn forward(
     body: Incoming,
 ) -> Result<Response<ResponseBody>, UpstreamError> {
     let fields = asked.for_upstream(running);
-    running.upstream.send(&asked.method, &asked.target.path_and_query(), fields, RequestBody::of(body)).await
+    running
+        .upstream
+        .send(&asked.method, &asked.target.path_and_query(), fields, RequestBody::of(body), asked.interim.clone())
+        .await
 }
 
 /// What a write outdates, given how it ended: the union of all matching rules, and by RFC 9111 §4.4 the target URI
@@ -183,8 +188,10 @@ fn outdated(asked: &Asked, matches: &[Outdated<'_>], end: WriteEnd, answer: &Hea
     let applying = matches.iter().filter(|outdated| outdated.rule.on.applies(end));
     let mut tags: HashSet<Tag> = applying.flat_map(|outdated| outdated.tags.iter().cloned()).collect();
     if StatusSet::default().applies(end) {
-        tags.insert(Tag::uri(&asked.target.path));
-        tags.extend(invalidation::named_paths(&asked.target, answer).iter().map(|path| Tag::uri(path)));
+        tags.extend(asked.target.tags());
+        for path in invalidation::named_paths(&asked.target, answer) {
+            tags.extend([Tag::uri(&loosen(&path)), Tag::uri(&path)]);
+        }
         // RFC 9875 §3: of the same origin.
         tags.extend(groups::invalidated(answer).iter().map(|group| Tag::group(&asked.target.host, group)));
     }

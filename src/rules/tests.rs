@@ -226,7 +226,7 @@ fn a_family_is_read_whole() {
         identity_stated: true,
     };
     assert_eq!(family.policy, policy);
-    assert_eq!(family.keying.identity, crate::key::Identity::Cookie("SID".into()));
+    assert_eq!(family.keying.identity, Identity::Cookie("SID".into()));
     assert_eq!(family.keying.query, crate::key::QueryKeying::Keep(vec!["page".into(), "limit".into()]));
     assert_eq!(family.keying.headers, ["accept-language"]);
     let normalize = vec![HeaderName::from_static("accept-encoding")];

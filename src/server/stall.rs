@@ -1,5 +1,6 @@
 //! A connection whose client must go on taking what is sent: one that stops reading would hold its place among the
-//! requests to upstream for ever, and a few of those would take upstream away from everybody else.
+//! requests to upstream for ever, and a few of those would take upstream away from everybody else. And whose client
+//! must begin: hyper's limit for the head of a request runs only when it is known which protocol the client speaks.
 
 use std::io;
 use std::pin::Pin;
@@ -9,16 +10,40 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// A connection that fails when nothing could be written for `patience`.
+/// How every HTTP/2 connection begins (RFC 9113 §3.4), and no other.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A connection that fails when nothing could be written for `patience`, or when it is not known in time which protocol
+/// the client speaks.
 pub(super) struct Unstalled<S> {
     stream: S,
     patience: Duration,
     deadline: Option<Pin<Box<Sleep>>>,
+    opening: Option<Opening>,
+}
+
+/// A connection that may yet be HTTP/1 or HTTP/2.
+struct Opening {
+    /// How much of the preface has come.
+    seen: usize,
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl Opening {
+    /// Whether the protocol is still not known after these bytes.
+    fn goes_on(&mut self, bytes: &[u8]) -> bool {
+        let expected = &PREFACE[self.seen..];
+        self.seen += bytes.len();
+        // No bytes are the end.
+        !bytes.is_empty() && bytes.len() < expected.len() && expected.starts_with(bytes)
+    }
 }
 
 impl<S> Unstalled<S> {
-    pub(super) fn new(stream: S, patience: Duration) -> Unstalled<S> {
-        Unstalled { stream, patience, deadline: None }
+    /// `opening`: how long the client may take to show which protocol it speaks.
+    pub(super) fn new(stream: S, patience: Duration, opening: Duration) -> Unstalled<S> {
+        let opening = Some(Opening { seen: 0, deadline: Box::pin(tokio::time::sleep(opening)) });
+        Unstalled { stream, patience, deadline: None, opening }
     }
 
     /// Gives up on a write that has been pending for too long. The timer is made only when a write has to wait.
@@ -36,7 +61,18 @@ impl<S> Unstalled<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Unstalled<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(cx, buffer)
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut this.stream).poll_read(cx, buffer);
+        let Some(opening) = &mut this.opening else { return read };
+        if read.is_pending() {
+            ready!(opening.deadline.as_mut().poll(cx));
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client has not begun")));
+        }
+        if !opening.goes_on(&buffer.filled()[before..]) {
+            this.opening = None;
+        }
+        read
     }
 }
 
@@ -78,18 +114,55 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     const PATIENCE: Duration = Duration::from_secs(30);
+    const OPENING: Duration = Duration::from_secs(10);
+
+    /// What a server reads from a client that sends these pieces, one every `OPENING / 3`, and then nothing.
+    async fn read(pieces: &[&[u8]]) -> Result<usize, io::ErrorKind> {
+        let (near, mut far) = tokio::io::duplex(64);
+        let reader = tokio::spawn(async move {
+            let (mut near, mut read) = (Unstalled::new(near, PATIENCE, OPENING), 0);
+            loop {
+                match near.read(&mut [0; 8]).await {
+                    Ok(0) => return Ok(read),
+                    Ok(count) => read += count,
+                    Err(error) => return Err(error.kind()),
+                }
+            }
+        });
+        for piece in pieces {
+            tokio::time::sleep(OPENING / 3).await;
+            let _ = far.write_all(piece).await;
+        }
+        tokio::time::sleep(OPENING * 2).await;
+        drop(far);
+        reader.await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_show_its_protocol_in_time_is_given_up() {
+        let late: [&[&[u8]]; 4] = [&[], &[b"PRI"], &[b"P", b"R", b"I", b" ", b"*"], &[&PREFACE[..23]]];
+        for pieces in late {
+            assert_eq!(read(pieces).await, Err(io::ErrorKind::TimedOut), "{pieces:?}");
+        }
+        let in_time: [&[&[u8]]; 4] = [&[b"G"], &[b"PRI", b"X"], &[PREFACE], &[&PREFACE[..20], &PREFACE[20..]]];
+        for pieces in in_time {
+            let length = pieces.iter().map(|piece| piece.len()).sum();
+            assert_eq!(read(pieces).await, Ok(length), "{pieces:?}");
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_stops_reading_is_given_up() {
         let (near, _far) = tokio::io::duplex(16);
-        let written = Unstalled::new(near, PATIENCE).write_all(&[0; 64]).await;
+        let written = Unstalled::new(near, PATIENCE, OPENING).write_all(&[0; 64]).await;
         assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_reads_slowly_gets_everything() {
         let (near, mut far) = tokio::io::duplex(16);
-        let writer = tokio::spawn(async move { Unstalled::new(near, PATIENCE).write_all(&[0; 64]).await });
+        let writer =
+            tokio::spawn(async move { Unstalled::new(near, PATIENCE, OPENING).write_all(&[0; 64]).await });
         for _ in 0..4 {
             tokio::time::sleep(PATIENCE / 2).await;
             far.read_exact(&mut [0; 16]).await.unwrap();

@@ -2,3 +2,6 @@
 //! bytes from upstream. `README.md` beside this file lists every requirement with the test that shows it.
 
 mod caching;
+mod connections;
+mod messages;
+mod wire;

@@ -1,0 +1,163 @@
+//! A connection that changes its protocol (RFC 9110 §7.8), such as to WebSocket: the request goes to upstream with its
+//! `Upgrade`, and when upstream agrees, the two connections are joined and Larder only carries bytes.
+//!
+//! Only with HTTP/1.1, and only for safe methods: a write is a write, and who asks for an upgrade with it does without
+//! (a server may ignore the field). `h2c` is not forwarded: Larder itself speaks it, with prior knowledge.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::header::{CONNECTION, UPGRADE};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{Answered, Asked, Body, failed, is_safe, respond};
+use crate::headers;
+use crate::outcome::{Fwd, Outcome};
+use crate::running::Running;
+use crate::upstream::{Progress, RequestBody, ResponseBody};
+
+/// What a client offers to speak instead of HTTP/1.1.
+pub(super) struct Offer {
+    protocols: HeaderValue,
+    connection: OnUpgrade,
+}
+
+impl Offer {
+    /// The offer of a request. To be looked for before the fields of this hop are removed.
+    pub fn of(request: &mut Request<Incoming>) -> Option<Offer> {
+        // RFC 9110 §7.8: the field without the option, or in HTTP/1.0, is to be ignored.
+        let is_meant = request.version() == Version::HTTP_11
+            && is_safe(request.method())
+            && headers::names_token(request.headers(), &CONNECTION, "upgrade");
+        let protocols = protocols(request.headers()).filter(|_| is_meant)?;
+        Some(Offer { protocols, connection: hyper::upgrade::on(request) })
+    }
+}
+
+/// The protocols in the order of preference, without those that are Larder's own business.
+fn protocols(fields: &HeaderMap) -> Option<HeaderValue> {
+    let members = fields.get_all(UPGRADE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    let is_foreign = |member: &&[u8]| !member.is_empty() && !member.eq_ignore_ascii_case(b"h2c");
+    let foreign: Vec<&[u8]> = members.map(<[u8]>::trim_ascii).filter(is_foreign).collect();
+    HeaderValue::from_bytes(&foreign.join(&b", "[..])).ok().filter(|protocols| !protocols.is_empty())
+}
+
+/// Forwards a request with its offer.
+pub(super) async fn tunnel(running: &Arc<Running>, asked: &Asked, body: Incoming, offer: Offer) -> Answered {
+    let mut fields = asked.for_upstream(running);
+    headers::strip_unkeyed(&mut fields, &[]);
+    headers::append_member(&mut fields, CONNECTION, "upgrade");
+    fields.insert(UPGRADE, offer.protocols);
+    let path = asked.target.path_and_query();
+    let sent = running.upstream.send(&asked.method, &path, fields, RequestBody::of(body), asked.interim.clone());
+    let response = match sent.await {
+        Ok(response) => response,
+        Err(error) => return failed(error, Fwd::Bypass),
+    };
+    let mut outcome = Outcome::pass(Fwd::Bypass, "upgrade");
+    outcome.fwd_status = Some(response.status().as_u16());
+    let response = match response.status() {
+        StatusCode::SWITCHING_PROTOCOLS => switch(running, response, offer.connection),
+        _ => respond::forwarded(response, &running.config.server),
+    };
+    Answered { response, outcome, family: None }
+}
+
+/// Tells the client that upstream agrees, and joins the two as soon as the client has heard it.
+fn switch(running: &Running, mut response: Response<ResponseBody>, client: OnUpgrade) -> Response<Body> {
+    let upstream = hyper::upgrade::on(&mut response);
+    let protocol = response.headers().get(UPGRADE).cloned();
+    let (parts, place) = response.into_parts();
+    let patience = running.config.server.stream_timeout;
+    // Outlives the request; shutdown waits for it as for every task, and it is bounded by upstream's places.
+    running.tasks.spawn(async move {
+        if let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream)
+            && let Err(error) = join(client, upstream, patience).await
+        {
+            tracing::debug!(%error, "upgraded connection ended");
+        }
+        drop(place);
+    });
+    let mut response = Response::from_parts(parts, Body::Empty);
+    let fields = response.headers_mut();
+    headers::strip_hop_by_hop(fields);
+    headers::add_via(fields, Version::HTTP_11);
+    fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Some(protocol) = protocol {
+        fields.insert(UPGRADE, protocol);
+    }
+    response
+}
+
+/// Carries bytes both ways until both sides have ended, one fails, or neither has said anything for `patience`.
+async fn join(client: Upgraded, upstream: Upgraded, patience: Duration) -> io::Result<()> {
+    let progress = Progress::new();
+    let mut client = Watched { stream: TokioIo::new(client), progress: Arc::clone(&progress) };
+    let mut upstream = TokioIo::new(upstream);
+    let copying = tokio::io::copy_bidirectional(&mut client, &mut upstream);
+    match progress.within(patience, copying).await {
+        Some(copied) => copied.map(|_| ()),
+        None => Err(io::Error::new(io::ErrorKind::TimedOut, "both sides were silent for stream_timeout")),
+    }
+}
+
+/// A stream that notes when something came or went. One side is enough: what comes on it goes to the other, and what
+/// goes came from there.
+struct Watched<S> {
+    stream: S,
+    progress: Arc<Progress>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
+        this.progress.note();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?;
+        this.progress.note();
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::semantics::sample::{Fields, fields};
+
+    #[test]
+    fn only_foreign_protocols_are_offered() {
+        let rows: [(Fields<'_>, Option<&str>); 5] = [
+            (&[("upgrade", "websocket")], Some("websocket")),
+            (&[("upgrade", "h2c, a/1"), ("upgrade", "b")], Some("a/1, b")),
+            (&[("upgrade", "H2C")], None),
+            (&[("upgrade", " , ")], None),
+            (&[], None),
+        ];
+        for (lines, expected) in rows {
+            let expected = expected.map(|text| HeaderValue::from_str(text).unwrap());
+            assert_eq!(protocols(&fields(lines)), expected, "{lines:?}");
+        }
+    }
+}

@@ -1,0 +1,423 @@
+//! RFC 9112 §9, RFC 9110 §7.8, §10.1.1 and §15.2: what connections carry besides one whole message after another, and
+//! clients and upstreams that are slow, gone, or speak HTTP/2.
+
+use super::wire::{Bench, Wire, field};
+use crate::support::{Site, Tier, eventually};
+
+const GET: &str = "GET /a HTTP/1.1\r\nHost: a\r\n\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\nConnection: x-hop\r\nX-Hop: 1\r\n\r\n";
+
+// ---- Expect: 100-continue (RFC 9110 §10.1.1)
+
+const EXPECTING: &str = "POST /a HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n";
+
+#[test]
+fn content_that_waits_for_a_100_is_asked_for_when_upstream_wants_it() {
+    let bench = Bench::start("");
+    let mut client = bench.client(EXPECTING);
+    let mut upstream = bench.upstream();
+    assert_eq!(field(&upstream.head(), "expect"), Some("100-continue"));
+    assert!(client.is_silent(), "nobody has asked for the content");
+    upstream.send("HTTP/1.1 100 Continue\r\n\r\n");
+    assert_eq!(client.head(), ["HTTP/1.1 100 Continue"]);
+    client.send("abc");
+    assert_eq!(upstream.take(3), "abc");
+    upstream.send(OK);
+    assert_eq!(client.head()[0], "HTTP/1.1 200 OK");
+}
+
+#[test]
+fn a_final_answer_reaches_a_client_that_has_sent_no_content() {
+    let bench = Bench::start("");
+    let mut client = bench.client(EXPECTING);
+    let mut upstream = bench.upstream();
+    upstream.head();
+    // The answer is longer than any wait for a 100, and whole all the same.
+    upstream.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\n\r\nno");
+    assert_eq!(client.head()[0], "HTTP/1.1 403 Forbidden");
+    assert_eq!(client.take(2), "no");
+    upstream.send("pe");
+    assert_eq!(client.take(2), "pe");
+    assert_eq!(
+        upstream.rest(),
+        "",
+        "no content was asked for, none was sent, and the connection is not used again"
+    );
+    assert_eq!(client.rest(), "", "and no 100 came behind the answer");
+}
+
+#[test]
+fn an_upstream_that_knows_nothing_of_100_gets_the_content_after_a_while() {
+    let bench = Bench::start("");
+    let mut client = bench.client(EXPECTING);
+    let mut upstream = bench.upstream();
+    upstream.head();
+    assert_eq!(client.head(), ["HTTP/1.1 100 Continue"]);
+    client.send("abc");
+    assert_eq!(upstream.take(3), "abc");
+    upstream.send(OK);
+    assert_eq!(client.head()[0], "HTTP/1.1 200 OK");
+    assert_eq!(client.take(2), "ok");
+}
+
+#[test]
+fn http_1_0_has_no_expectations() {
+    let bench = Bench::start("");
+    let mut client = bench.client(&EXPECTING.replace("HTTP/1.1", "HTTP/1.0"));
+    client.send("abc");
+    let mut upstream = bench.upstream();
+    assert_eq!(field(&upstream.head(), "expect"), None);
+    assert_eq!(upstream.take(3), "abc");
+    upstream.send(OK);
+    assert_eq!(client.head()[0], "HTTP/1.0 200 OK");
+}
+
+// ---- Interim responses (RFC 9110 §15.2, RFC 8297)
+
+#[test]
+fn interim_responses_are_forwarded_with_their_end_to_end_fields() {
+    let bench = Bench::start("[[family]]\nname = \"a\"\npath = '/a'\nttl = \"60s\"\n");
+    for method in ["GET", "POST", "OPTIONS", "HEAD"] {
+        let mut client = bench.client(&format!("{method} /{method} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let mut upstream = bench.upstream();
+        upstream.head();
+        upstream.send(HINTS);
+        assert_eq!(client.head(), ["HTTP/1.1 103 Early Hints", "link: </a>; rel=preload"], "{method}");
+        upstream.send("HTTP/1.1 102 Processing\r\n\r\n");
+        assert_eq!(client.head(), ["HTTP/1.1 102 Processing"], "{method}");
+        upstream.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(client.head()[0], "HTTP/1.1 200 OK", "{method}");
+    }
+}
+
+#[test]
+fn interim_responses_come_before_the_answer_that_came_with_them() {
+    let bench = Bench::start("");
+    let mut client = bench.client(GET);
+    let mut upstream = bench.upstream();
+    upstream.head();
+    upstream.send([HINTS, HINTS, OK].concat());
+    for _ in 0..2 {
+        assert_eq!(client.head()[0], "HTTP/1.1 103 Early Hints");
+    }
+    assert_eq!(client.head()[0], "HTTP/1.1 200 OK");
+    assert_eq!(client.take(2), "ok");
+}
+
+/// The first answer is more than fits between Larder and a client that does not read yet, so that some of it is still to
+/// be written when the interim response to the second request comes.
+#[test]
+fn interim_responses_stand_between_the_answers_of_a_pipeline() {
+    const LENGTH: usize = 32 << 20;
+    let bench = Bench::start("");
+    let mut client = bench.client(&[GET, &GET.replace("/a", "/b")].concat());
+    let mut upstream = bench.upstream();
+    upstream.head();
+    let first = std::thread::spawn(move || {
+        upstream.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\nConnection: close\r\n\r\n"));
+        upstream.send(vec![b'x'; LENGTH]);
+    });
+    assert_eq!(client.head()[0], "HTTP/1.1 200 OK");
+    let body = client.take(LENGTH);
+    assert!(body.bytes().all(|byte| byte == b'x'));
+    first.join().unwrap();
+    let mut upstream = bench.upstream();
+    upstream.head();
+    upstream.send([HINTS, OK].concat());
+    assert_eq!(client.head()[0], "HTTP/1.1 103 Early Hints");
+    assert_eq!(client.head()[0], "HTTP/1.1 200 OK");
+    assert_eq!(client.take(2), "ok");
+}
+
+#[test]
+fn interim_responses_are_not_for_http_1_0_and_never_stored() {
+    let bench = Bench::start("[[family]]\nname = \"a\"\npath = '/a'\nttl = \"60s\"\n");
+    let mut client = bench.client("GET /a HTTP/1.0\r\nHost: a\r\n\r\n");
+    let mut upstream = bench.upstream();
+    upstream.head();
+    upstream.send([HINTS, OK].concat());
+    assert_eq!(client.head()[0], "HTTP/1.0 200 OK");
+    assert_eq!(client.rest(), "ok");
+    let mut client = bench.client(GET);
+    let head = client.head();
+    assert_eq!((head[0].as_str(), field(&head, "link")), ("HTTP/1.1 200 OK", None));
+    assert!(field(&head, "cache-status").unwrap().contains("hit"), "{head:?}");
+}
+
+// ---- Upgrade (RFC 9110 §7.8)
+
+const WEBSOCKET: &str = "GET /socket HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, keep-alive\r\nUpgrade: websocket\r\n\
+                         Sec-WebSocket-Key: x\r\n\r\n";
+const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                        Sec-WebSocket-Accept: y\r\n\r\n";
+
+fn switched(bench: &Bench) -> (Wire, Wire) {
+    let mut client = bench.client(WEBSOCKET);
+    let mut upstream = bench.upstream();
+    let asked = upstream.head();
+    assert_eq!((field(&asked, "upgrade"), field(&asked, "connection")), (Some("websocket"), Some("upgrade")));
+    assert_eq!(field(&asked, "sec-websocket-key"), Some("x"));
+    // What upstream sends with its 101 belongs to the new protocol already.
+    upstream.send([SWITCHED, "first"].concat());
+    let head = client.head();
+    assert_eq!(head[0], "HTTP/1.1 101 Switching Protocols");
+    assert_eq!((field(&head, "upgrade"), field(&head, "connection")), (Some("websocket"), Some("upgrade")));
+    assert_eq!(field(&head, "sec-websocket-accept"), Some("y"));
+    assert_eq!(client.take(5), "first");
+    (client, upstream)
+}
+
+#[test]
+fn an_upgraded_connection_carries_bytes_both_ways_until_it_ends() {
+    let bench = Bench::start("");
+    let (mut client, mut upstream) = switched(&bench);
+    client.send("GET / HTTP/1.1\r\n\r\n\0");
+    assert_eq!(upstream.take(19), "GET / HTTP/1.1\r\n\r\n\0");
+    upstream.send("pong");
+    assert_eq!(client.take(4), "pong");
+    client.finish();
+    assert_eq!(upstream.rest(), "");
+    upstream.send("last words");
+    upstream.leave();
+    assert_eq!(client.rest(), "last words");
+}
+
+#[test]
+fn an_upgraded_connection_ends_after_a_long_silence() {
+    let bench = Bench::start("[server]\nidle_timeout = \"100ms\"\nstream_timeout = \"2s\"\n");
+    let (mut client, mut upstream) = switched(&bench);
+    client.send("ping");
+    assert_eq!(upstream.take(4), "ping");
+    assert_eq!((client.rest(), upstream.rest()), (String::new(), String::new()));
+}
+
+#[test]
+fn an_upgraded_connection_takes_a_place_at_upstream() {
+    let bench = Bench::start("[server]\nmax_upstream_requests = 1\nupstream_timeout = \"1s\"\n");
+    let (client, upstream) = switched(&bench);
+    assert_eq!(bench.client(GET).head()[0], "HTTP/1.1 503 Service Unavailable");
+    client.leave();
+    upstream.leave();
+    let mut waiting = bench.client(GET);
+    let mut upstream = bench.upstream();
+    upstream.head();
+    upstream.send(OK);
+    assert_eq!(waiting.head()[0], "HTTP/1.1 200 OK");
+}
+
+#[test]
+fn a_shutdown_waits_for_upgraded_connections() {
+    let mut bench = Bench::start("[server]\ndrain_timeout = \"20s\"\n");
+    let (mut client, mut upstream) = switched(&bench);
+    bench.larder.terminate();
+    eventually("it stops listening", || std::net::TcpStream::connect(bench.larder.address).is_err());
+    client.send("ping");
+    assert_eq!(upstream.take(4), "ping");
+    client.leave();
+    upstream.leave();
+    assert_eq!(bench.larder.wait(), Some(0));
+}
+
+#[test]
+fn an_upstream_may_ignore_or_refuse_an_upgrade() {
+    let bench = Bench::start("[[family]]\nname = \"socket\"\npath = '/socket'\nttl = \"60s\"\n");
+    for answer in [OK.to_owned(), OK.replace("200 OK", "426 Upgrade Required")] {
+        let mut client = bench.client(WEBSOCKET);
+        let mut upstream = bench.upstream();
+        upstream.head();
+        upstream.send(answer.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n"));
+        let head = client.head();
+        assert_eq!(head[0], answer.lines().next().unwrap());
+        let status = field(&head, "cache-status").unwrap();
+        assert!(status.contains("detail=upgrade") && !status.contains("stored"), "{status}");
+    }
+}
+
+#[test]
+fn what_larder_speaks_itself_and_what_is_not_meant_is_no_upgrade() {
+    let site = Site::start(Tier::Embedded, "[invalidate]\n'/b' = [\"*\"]\n");
+    let ask = |method: &str, connection: &str, upgrade: &str, version: &str| {
+        let fields = format!("Host: a\r\nConnection: close{connection}\r\nUpgrade: {upgrade}\r\n");
+        site.raw(format!("{method} /a HTTP/1.{version}\r\n{fields}\r\n")).response().has_status(200)
+    };
+    ask("GET", ", upgrade", "h2c", "1");
+    ask("GET", "", "websocket", "1");
+    ask("GET", ", upgrade", "websocket", "0");
+    // A write is a write, and outdates: the offer is dropped.
+    ask("POST", ", upgrade", "websocket", "1").shows("fwd=method");
+    for received in site.upstream.requests("/a") {
+        assert_eq!(received.header("upgrade"), None, "{received:?}");
+    }
+}
+
+// ---- Long answers
+
+const EVENTS: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n\
+                      Cache-Control: no-store\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+#[test]
+fn events_pass_one_by_one_and_may_be_silent_for_longer_than_other_answers() {
+    let bench = Bench::start("[server]\nidle_timeout = \"1s\"\n");
+    let mut client = bench.client(GET);
+    let mut upstream = bench.upstream();
+    upstream.head();
+    upstream.send([EVENTS, "5\r\none\n\n\r\n"].concat());
+    client.head();
+    assert_eq!(client.take(10), "5\r\none\n\n\r\n");
+    // Another answer falls silent at the same time: when that has been given up, the limit has passed for both.
+    let mut other = bench.client(&GET.replace("/a", "/b"));
+    let mut silent = bench.upstream();
+    silent.head();
+    silent.send("HTTP/1.1 200 OK\r\nCache-Control: no-store\r\nContent-Length: 10\r\n\r\nabc");
+    other.head();
+    assert_eq!(other.rest(), "abc");
+    upstream.send("5\r\ntwo\n\n\r\n0\r\n\r\n");
+    assert_eq!(client.take(15), "5\r\ntwo\n\n\r\n0\r\n\r\n");
+}
+
+#[test]
+fn events_that_do_not_come_at_all_end_the_answer() {
+    let bench = Bench::start("[server]\nstream_timeout = \"1s\"\n");
+    let mut client = bench.client(GET);
+    let mut upstream = bench.upstream();
+    upstream.head();
+    upstream.send(EVENTS);
+    client.head();
+    assert_eq!((client.rest(), upstream.rest()), (String::new(), String::new()));
+}
+
+#[test]
+fn a_client_that_leaves_an_event_stream_ends_it_at_upstream() {
+    let bench = Bench::start("");
+    let mut client = bench.client(GET);
+    let mut upstream = bench.upstream();
+    upstream.head();
+    upstream.send([EVENTS, "5\r\none\n\n\r\n"].concat());
+    client.head();
+    assert_eq!(client.take(10), "5\r\none\n\n\r\n");
+    client.leave();
+    assert_eq!(upstream.rest(), "");
+}
+
+// ---- Slow clients, many clients, HTTP/2
+
+const HASTE: &str = "[server]\nheader_timeout = \"1s\"\n";
+
+#[test]
+fn a_client_that_never_says_which_protocol_it_speaks_is_left() {
+    let bench = Bench::start(HASTE);
+    for beginning in ["", "P", "PRI", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r"] {
+        assert_eq!(bench.client(beginning).rest(), "", "{beginning:?}");
+    }
+}
+
+#[test]
+fn a_client_that_does_not_end_its_head_is_left() {
+    let bench = Bench::start(HASTE);
+    for beginning in ["G", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nHost: a\r\n"] {
+        let rest = bench.client(beginning).rest();
+        assert!(!rest.contains(" 200 "), "{beginning:?}: {rest}");
+    }
+}
+
+#[test]
+fn a_connection_too_many_waits_until_another_one_ends() {
+    let bench = Bench::start("[server]\nmax_connections = 2\n");
+    let first = bench.client("");
+    let second = bench.client("G");
+    let mut third = bench.client(GET);
+    // The two fill the places: nothing of the third is read, whatever else happens.
+    eventually("both are counted", || {
+        bench.larder.admin_get("/metrics").text().contains("\nlarder_connections 2")
+    });
+    assert!(third.is_silent());
+    first.leave();
+    let mut upstream = bench.upstream();
+    upstream.head();
+    upstream.send(OK);
+    assert_eq!(third.head()[0], "HTTP/1.1 200 OK");
+    drop(second);
+}
+
+mod http2 {
+    use bytes::Bytes;
+    use http_body_util::{BodyExt, Full};
+    use hyper::client::conn::http2::{SendRequest, handshake};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use crate::support::{Larder, PATIENCE, Site, Tier};
+
+    async fn connect(larder: &Larder) -> SendRequest<Full<Bytes>> {
+        let stream = TcpStream::connect(larder.address).await.unwrap();
+        let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        sender
+    }
+
+    async fn ask(
+        sender: &mut SendRequest<Full<Bytes>>,
+        method: &str,
+        path: &str,
+    ) -> (http::response::Parts, Bytes) {
+        let uri = format!("http://api.example{path}");
+        let request = http::Request::builder().method(method).uri(uri).body(Full::default()).unwrap();
+        let (parts, body) = sender.send_request(request).await.unwrap().into_parts();
+        (parts, body.collect().await.unwrap().to_bytes())
+    }
+
+    fn run(test: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { tokio::time::timeout(PATIENCE, test).await.unwrap() });
+    }
+
+    /// RFC 9113 §3.3
+    #[test]
+    fn clients_may_speak_http_2_by_prior_knowledge() {
+        let site = Site::start(Tier::Embedded, "[[family]]\nname = \"users\"\npath = '/users'\nttl = \"60s\"\n");
+        run(async {
+            let mut sender = connect(&site).await;
+            let (parts, body) = ask(&mut sender, "GET", "/users").await;
+            assert_eq!((parts.version, &body[..]), (http::Version::HTTP_2, &b"/users #1"[..]));
+            let (parts, body) = ask(&mut sender, "GET", "/users").await;
+            assert_eq!(&body[..], b"/users #1");
+            assert!(parts.headers["cache-status"].to_str().unwrap().contains("hit"));
+            assert_eq!(ask(&mut sender, "POST", "/users").await.1, "done");
+        });
+        let received = site.upstream.last("GET /users");
+        assert_eq!(
+            (received.header("via"), received.header("x-forwarded-host")),
+            (Some("2 larder"), Some("api.example"))
+        );
+        site.call("GET", "/users").header("Host", "api.example").send().hides("hit").carries("/users #2");
+    }
+
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    }
+
+    /// What many servers were brought down with (CVE-2023-44487): requests that are taken back at once.
+    #[test]
+    fn a_client_that_only_opens_and_resets_streams_is_left() {
+        let site = Site::start(Tier::Embedded, "");
+        run(async {
+            let mut stream = TcpStream::connect(site.address).await.unwrap();
+            let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+            bytes.extend(frame(4, 0, 0, &[]));
+            // :method GET, :scheme http, :path /, and an :authority of one letter.
+            let request = [0x82, 0x86, 0x84, 0x41, 0x01, b'a'];
+            for stream in (1..4001).step_by(2) {
+                bytes.extend(frame(1, 0x5, stream, &request));
+                bytes.extend(frame(3, 0, stream, &8_u32.to_be_bytes()));
+            }
+            // It may be left before it has said all that.
+            let _ = stream.write_all(&bytes).await;
+            let mut received = Vec::new();
+            let _ = stream.read_to_end(&mut received).await;
+        });
+        site.get("/a").has_status(200);
+    }
+}

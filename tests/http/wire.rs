@@ -1,0 +1,128 @@
+//! Both ends of Larder in the hands of one test: it plays the client and upstream, byte by byte and in the order it likes.
+
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+
+use crate::support::{Larder, PATIENCE, Plan, eventually_some};
+
+/// One connection.
+pub struct Wire(BufReader<TcpStream>);
+
+/// A Larder whose upstream is the test itself.
+pub struct Bench {
+    pub larder: Larder,
+    listener: TcpListener,
+}
+
+/// A message's head: its lines, names of fields in lower case.
+pub type Head = Vec<String>;
+
+impl Bench {
+    /// With these rules.
+    #[track_caller]
+    pub fn start(rules: &str) -> Bench {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        Bench { larder: Plan::new(&url).rules(rules).start(), listener }
+    }
+
+    /// A new client that has sent this.
+    pub fn client(&self, bytes: &str) -> Wire {
+        let mut client = Wire::to(self.larder.address);
+        client.send(bytes);
+        client
+    }
+
+    /// The next connection to upstream.
+    #[track_caller]
+    pub fn upstream(&self) -> Wire {
+        let stream = eventually_some("Larder connects to upstream", || self.listener.accept().ok()).0;
+        stream.set_nonblocking(false).unwrap();
+        Wire::of(stream)
+    }
+}
+
+impl Wire {
+    pub fn to(address: SocketAddr) -> Wire {
+        Wire::of(TcpStream::connect(address).unwrap())
+    }
+
+    fn of(stream: TcpStream) -> Wire {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Wire(BufReader::new(stream))
+    }
+
+    #[track_caller]
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.0.get_mut().write_all(bytes.as_ref()).unwrap();
+    }
+
+    /// The lines up to the next empty one.
+    #[track_caller]
+    pub fn head(&mut self) -> Head {
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            self.0.read_line(&mut line).unwrap();
+            match line.strip_suffix("\r\n") {
+                Some("") => return lines,
+                Some(line) => lines.push(in_lower_case(line)),
+                None => panic!("the connection ended in the middle of a head: {lines:?} {line:?}"),
+            }
+        }
+    }
+
+    /// So many bytes.
+    #[track_caller]
+    pub fn take(&mut self, count: usize) -> String {
+        let mut bytes = vec![0; count];
+        self.0.read_exact(&mut bytes).unwrap();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    /// All that still comes before the connection ends.
+    #[track_caller]
+    pub fn rest(&mut self) -> String {
+        let mut bytes = Vec::new();
+        match self.0.read_to_end(&mut bytes) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+            Err(error) => panic!("the connection does not end: {error}"),
+        }
+        String::from_utf8(bytes).unwrap()
+    }
+
+    /// Whether nothing has come by now. A test that must not be fooled by delay makes something else happen after it.
+    pub fn is_silent(&mut self) -> bool {
+        let stream = self.0.get_ref();
+        stream.set_nonblocking(true).unwrap();
+        let peeked = stream.peek(&mut [0]);
+        stream.set_nonblocking(false).unwrap();
+        self.0.buffer().is_empty() && peeked.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    }
+
+    /// Nothing more will be sent.
+    pub fn finish(&self) {
+        self.0.get_ref().shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// Ends the connection.
+    pub fn leave(self) {
+        let _ = self.0.get_ref().shutdown(Shutdown::Both);
+    }
+}
+
+fn in_lower_case(line: &str) -> String {
+    match line.split_once(':') {
+        // A start line with a colon in its target keeps its case: it has a blank before it.
+        Some((name, value)) if !name.contains(' ') => format!("{}:{value}", name.to_ascii_lowercase()),
+        _ => line.to_owned(),
+    }
+}
+
+/// The value of a field in a head.
+pub fn field<'h>(head: &'h Head, name: &str) -> Option<&'h str> {
+    head.iter().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+}
