@@ -43,8 +43,18 @@
 //! - **A stamp is read before the marks**, so that it never covers a write that the marks seen do not.
 //! - **A reload outdates** every family whose definition or invalidation rules it changes: what was stored under a
 //!   definition that comes back may have missed writes in between. A write under way outdates by both sets of rules.
-//! - **Of a request's directives only `no-store` is obeyed.** The others are advisory (RFC 9111 §5.2.1), and an API's
-//!   users should not be able to force misses.
+//! - **Of a request's directives those count that cost upstream nothing**, unless a family lets its clients ask for
+//!   more: all are advisory (RFC 9111 §5.2.1), and an API's users should not be able to force misses.
+//! - **A guess needs a family.** Without one only explicit lifetimes count; in one without `ttl`, `Last-Modified` gives a
+//!   heuristic one (RFC 9111 §4.2.2).
+//! - **Variants are told apart by every field that any of them named** ([`entry::Variants`]), so that responses which name
+//!   different fields do not hide each other; a request for a new one names the entity tags of the others.
+//! - **Groups that a response names are not known before it comes.** Whoever joins its flight looks at their marks when
+//!   the head is there.
+//! - **The answer to a POST is stored only if nothing at all was invalidated meanwhile** ([`stamp::Taken`]): its stamp is
+//!   that of the POST's own invalidation.
+//! - **A path that upstream may read in another way** (`//`, `%2F`, `;x`) is outdated, and outdates, as both
+//!   ([`target::loosen`]).
 //! - **A body that ends with the connection** (neither `Content-Length` nor chunked) counts as complete when the
 //!   connection is closed in order (RFC 9112 §8).
 //!
