@@ -3,12 +3,16 @@
 
 use std::cmp::Reverse;
 
-use http::header::{ACCEPT, ACCEPT_CHARSET, ACCEPT_ENCODING, ACCEPT_LANGUAGE};
+use http::header::{
+    ACCEPT, ACCEPT_CHARSET, ACCEPT_ENCODING, ACCEPT_LANGUAGE, AUTHORIZATION, COOKIE, DATE, IF_MODIFIED_SINCE,
+    IF_RANGE, IF_UNMODIFIED_SINCE, REFERER, USER_AGENT,
+};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Brings the field `name` of a request into its normal form, on one line: no white space around commas, no empty
 /// members. Commas inside quotes are text. A field that is absent stays absent, and one that is there stays there,
-/// if only with an empty value: absent and empty never match (RFC 9111 §4.1).
+/// if only with an empty value: absent and empty never match (RFC 9111 §4.1). Well-known fields that are no lists are
+/// left as they are.
 ///
 /// In `Accept`, `Accept-Charset`, `Accept-Encoding` and `Accept-Language` (RFC 9110 §12.5) names are written in lower
 /// case and weights as short as they can be, the preferred first. Of equal ones the order stays, since some read it as
@@ -23,7 +27,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 /// Applied again it changes nothing.
 pub fn normalise(name: &HeaderName, headers: &mut HeaderMap) {
     let lines: Vec<_> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
-    if lines.is_empty() {
+    if lines.is_empty() || NO_LISTS.contains(name) {
         return;
     }
     // RFC 9110 §5.2: the lines are one list.
@@ -35,6 +39,11 @@ pub fn normalise(name: &HeaderName, headers: &mut HeaderMap) {
     let value = HeaderValue::from_bytes(&normal).expect("made of bytes that stood in field values");
     headers.insert(name, value);
 }
+
+/// Fields in which a comma separates no members: in dates and comments it is text, and lines of `Cookie` are joined by
+/// semicolons (RFC 9113 §8.2.3).
+static NO_LISTS: [HeaderName; 8] =
+    [AUTHORIZATION, COOKIE, DATE, IF_MODIFIED_SINCE, IF_RANGE, IF_UNMODIFIED_SINCE, REFERER, USER_AGENT];
 
 /// What the members of a weighted list name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,6 +238,16 @@ mod tests {
                 (&["a\\ , b"], "a\\,b"),
             ],
         );
+    }
+
+    #[test]
+    fn fields_that_are_no_lists_are_left_alone() {
+        let lines = [("cookie", "a=1"), ("cookie", "b=2"), ("user-agent", "x (KHTML, like Gecko)")];
+        let (before, mut headers) = (fields(&lines), fields(&lines));
+        for (name, _) in lines {
+            normalise(&HeaderName::from_static(name), &mut headers);
+        }
+        assert_eq!(headers, before);
     }
 
     #[test]
