@@ -298,7 +298,7 @@ pub fn explicit_lifetime(
 }
 
 /// What §4.2.2 suggests where no lifetime is stated: a tenth of the time between `Last-Modified` and `Date`, whole
-/// seconds, at most [`LONGEST_HEURISTIC`]. `None` if there is no such time, or less than ten seconds of it.
+/// seconds, at most a day. `None` if there is no such time, or less than ten seconds of it.
 pub fn heuristic_lifetime(headers: &HeaderMap, response_time: SystemTime) -> Option<Duration> {
     let modified = DateField::received(headers, &LAST_MODIFIED, response_time).valid()?;
     let unchanged = date_of(headers, response_time).duration_since(modified).ok()?;
