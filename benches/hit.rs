@@ -68,6 +68,7 @@ fn response() -> Response {
             stale_if_unreachable: Duration::ZERO,
         },
         for_credentials: false,
+        consumed: false,
     }
 }
 

@@ -43,6 +43,9 @@ pub struct Response {
     pub freshness: Freshness,
     /// May answer requests that carry `Authorization` or `Cookie` (RFC 9111 §3.5, or the family's rules).
     pub for_credentials: bool,
+    /// Some of the fields are meant for Larder, and are taken out on the way to clients. They are kept, since a 304
+    /// need not repeat them.
+    pub consumed: bool,
 }
 
 /// Why bytes from L2 are not an entry. To the cache this is a miss.
@@ -194,7 +197,7 @@ fn put_response(head: &mut BytesMut, response: &Response) {
     put_seconds(head, freshness.stale_if_error);
     put_seconds(head, freshness.stale_if_unreachable);
     head.put_u8(source_code(freshness.source));
-    let flags = [freshness.always_validate, freshness.never_stale, response.for_credentials];
+    let flags = [freshness.always_validate, freshness.never_stale, response.for_credentials, response.consumed];
     head.put_u8(flags.iter().enumerate().map(|(bit, set)| u8::from(*set) << bit).sum());
     head.put_u64(response.body.len() as u64);
     head.put_u16(response.headers.len() as u16);
@@ -232,7 +235,7 @@ fn response(head: &mut Reader, body: Bytes) -> Result<Response, DecodeFault> {
         stale_if_error,
         stale_if_unreachable,
     };
-    Ok(Response { status, headers, body, freshness, for_credentials: flags & 4 != 0 })
+    Ok(Response { status, headers, body, freshness, for_credentials: flags & 4 != 0, consumed: flags & 8 != 0 })
 }
 
 const SOURCES: [LifetimeSource; 8] = [
@@ -345,6 +348,7 @@ mod tests {
                     stale_if_unreachable: Duration::from_secs(3),
                 },
                 for_credentials: true,
+                consumed: true,
             }),
         }
     }

@@ -98,6 +98,12 @@ impl Tag {
         Tag::group("", name)
     }
 
+    /// Whether it stands for a family, a level or an instance.
+    pub fn is_of_family(&self) -> bool {
+        let text = self.as_str();
+        !(text == "*" || text.starts_with("uri:") || text.starts_with("group "))
+    }
+
     /// The text form, as it stands in Redis.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -121,8 +121,7 @@ impl Names {
         if let Some(name) = named {
             return name;
         }
-        let of_everything = |tag: &Tag| *tag == Tag::root() || tag.as_str().starts_with("uri:");
-        if tags.iter().all(of_everything) { NO_FAMILY } else { FORMER }
+        if tags.iter().all(|tag| !tag.is_of_family()) { NO_FAMILY } else { FORMER }
     }
 }
 
@@ -161,10 +160,11 @@ mod tests {
 
     #[test]
     fn an_entry_belongs_to_the_longest_of_its_tags_that_is_a_family() {
-        let rows: [(&[&str], &str); 4] = [
+        let rows: [(&[&str], &str); 5] = [
             (&["*", "uri:/b", "booking", "booking:stats", "booking:stats:7"], "booking:stats"),
             (&["*", "uri:/b", "booking", "booking:7"], "booking"),
             (&["*", "uri:/b"], NO_FAMILY),
+            (&["*", "uri:/b", "group h/stock", "group /stock"], NO_FAMILY),
             (&["*", "uri:/b", "gone", "gone:7"], FORMER),
         ];
         for (tags, expected) in rows {

@@ -52,6 +52,8 @@ pub struct Head {
     pub text: String,
     /// Seconds of freshness.
     pub ttl: i64,
+    /// Some of the fields are meant for Larder, and are taken out on the way to clients.
+    pub consumed: bool,
     /// Read before the fetch.
     pub stamp: Option<Stamp>,
     /// Tags that the response itself named: who joins could not know them before.

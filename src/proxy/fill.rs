@@ -21,8 +21,8 @@ use crate::headers;
 use crate::key::Canonical;
 use crate::running::Running;
 use crate::semantics::freshness::Failure;
+use crate::semantics::validation;
 use crate::semantics::vary::Vary;
-use crate::semantics::{groups, validation};
 use crate::stamp::View;
 use crate::upstream::{RequestBody, ResponseBody, UpstreamError};
 
@@ -170,10 +170,10 @@ async fn confirmed(running: &Running, errand: &Errand, answer: &HeaderMap, times
     if let Some(stale) = &errand.stale
         && validation::selects(&update, &stale.response()?.headers)
     {
-        return freshened(running, errand, stale, update, times);
+        return freshened(errand, stale, update, times);
     }
     let other = selected_variant(running, errand, &update).await?;
-    let confirmed = freshened(running, errand, &other, update, times)?;
+    let confirmed = freshened(errand, &other, update, times)?;
     Some(Confirmed { other: Some(other), ..confirmed })
 }
 
@@ -193,7 +193,6 @@ async fn selected_variant(running: &Running, errand: &Errand, update: &HeaderMap
 
 /// A stored response with the fields of a message that confirms it: a 304, or the answer to a HEAD.
 pub(super) fn freshened(
-    running: &Running,
     errand: &Errand,
     stored: &Entry,
     mut update: HeaderMap,
@@ -204,7 +203,6 @@ pub(super) fn freshened(
     if update.contains_key(VARY) && Vary::parse(&update) != Vary::parse(&response.headers) {
         return None;
     }
-    let names_groups = groups::named(&update).map_or(true, |names| !names.is_empty());
     let age = update.remove(AGE);
     let mut fields = validation::freshen(&response.headers, &update);
     keep::note_date(&mut fields, times.1);
@@ -213,19 +211,13 @@ pub(super) fn freshened(
     // A 304 that says `no-store`, `private` or `Set-Cookie` is for one client: its response is fetched whole.
     let verdict = keep::judge(&errand.question, response.status, &judged, times).ok()?;
     verdict.withhold(&mut fields);
-    keep::strip_consumed(&mut fields, &running.config.server);
-    let mut tags = errand.question.tags();
-    // Groups that were stripped from the stored fields live on in its tags.
-    let groups = if names_groups { &verdict.groups[..] } else { &stored.tags[..] };
-    tags.extend(groups.iter().cloned());
-    tags.sort_unstable();
-    tags.dedup();
+    let (tags, consumed) = (verdict.tags(&errand.question), keep::has_consumed(&fields));
     let (freshness, for_credentials) = (verdict.freshness, verdict.for_credentials);
-    let response = entry::Response { headers: fields, freshness, for_credentials, ..response.clone() };
+    let response = entry::Response { headers: fields, freshness, for_credentials, consumed, ..response.clone() };
     let entry = Entry {
         text: errand.canonical.text.as_str().into(),
         stamp: errand.view.map_or(stored.stamp, |view| view.stamp),
-        tags: tags.into(),
+        tags,
         content: Content::Response(response),
     };
     Some(Confirmed { entry, verdict, other: None })
@@ -305,7 +297,6 @@ async fn deliver(
     };
     headers::add_via(&mut fields, answer.version());
     let own = verdict.withhold(&mut fields);
-    keep::strip_consumed(&mut fields, &running.config.server);
     let (parts, body) = answer.into_parts();
     let stream = Stream::new(length);
     let Errand { question, primary, sign, view, .. } = errand;

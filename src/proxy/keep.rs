@@ -35,6 +35,13 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
+    /// Everything that outdates the response.
+    pub fn tags(&self, question: &Question) -> Arc<[Tag]> {
+        let mut tags = question.tags();
+        tags.extend(self.groups.iter().cloned());
+        tags.into()
+    }
+
     /// Takes out what is not to be stored or shared; gives what the client that asked gets all the same.
     pub fn withhold(&self, fields: &mut HeaderMap) -> HeaderMap {
         let mut own = HeaderMap::new();
@@ -91,7 +98,12 @@ pub(super) fn note_date(fields: &mut HeaderMap, received: SystemTime) {
     }
 }
 
-/// Takes out fields that were meant for Larder, once they have been read.
+/// Whether there is anything for [`strip_consumed`] to take out, so that a hit need not look.
+pub(super) fn has_consumed(fields: &HeaderMap) -> bool {
+    targeted::has_consumed(fields) || groups::has_any(fields)
+}
+
+/// Takes out, on the way to a client, fields that are meant for Larder.
 pub(super) fn strip_consumed(fields: &mut HeaderMap, server: &Server) {
     targeted::strip_consumed(fields);
     if !server.group_fields {
@@ -123,7 +135,8 @@ pub(super) fn head(
     };
     let text = primary.variant(&varies_on, &question.asked.headers).text;
     let (ttl, groups) = (verdict.freshness.ttl(SystemTime::now()), verdict.groups.clone());
-    Head { status, headers, varies_on, text, ttl, stored: stamp.is_some(), stamp, groups }
+    let consumed = has_consumed(&headers);
+    Head { consumed, status, headers, varies_on, text, ttl, stored: stamp.is_some(), stamp, groups }
 }
 
 /// A response with all of its body, about to be stored.
@@ -147,15 +160,14 @@ impl Complete<'_> {
     /// Keeps it in memory: from now on it is found.
     pub fn keep_in_memory(self, running: &Running) -> Kept {
         let Complete { question, primary, stamp, head, verdict, .. } = self;
-        let mut tags = question.tags();
-        tags.extend(verdict.groups.iter().cloned());
-        let tags: Arc<[Tag]> = tags.into();
+        let tags = verdict.tags(question);
         let mut fields = head.headers.clone();
         // Worked out anew for each answer: how old it is, and how much of it is sent.
         fields.remove(AGE);
         fields.remove(CONTENT_LENGTH);
         let etag = fields.get(ETAG).cloned();
         let response = entry::Response {
+            consumed: has_consumed(&fields),
             status: head.status,
             headers: fields,
             body: self.body,

@@ -17,7 +17,7 @@ use crate::cache::flight::{Boarding, Head, Landing, Permit};
 use crate::cache::stream::Reader;
 use crate::cache::{Found, Lookup};
 use crate::config::CacheStatus;
-use crate::entry::Entry;
+use crate::entry::{self, Entry};
 use crate::headers;
 use crate::key::Canonical;
 use crate::outcome::{Fwd, Outcome};
@@ -167,7 +167,21 @@ fn use_entry(
         Reuse::Stale { ttl } => Outcome::stale(ttl, "max-stale"),
         Reuse::Validate { because, .. } => return Err(Need::to_validate(because, entry)),
     };
-    Ok(question.answered(respond::stored(&question.asked.method, &question.asked.headers, response, now), outcome))
+    Ok(from_stored(running, question, response, now, outcome))
+}
+
+fn from_stored(
+    running: &Running,
+    question: &Question,
+    stored: &entry::Response,
+    now: SystemTime,
+    outcome: Outcome,
+) -> Answered {
+    let mut response = respond::stored(&question.asked.method, &question.asked.headers, stored, now);
+    if stored.consumed {
+        keep::strip_consumed(response.headers_mut(), &running.config.server);
+    }
+    question.answered(response, outcome)
 }
 
 /// RFC 5861 §3: one revalidation in the background, unless one is under way.
@@ -235,7 +249,7 @@ async fn lead(
     let landing = flight.landing().await;
     match (landing, take.await.ok()) {
         (Landing::Streaming(head, _), Some(Direct::Reader(reader, own))) => {
-            let mut answered = stream(question, &need, &head, reader, false);
+            let mut answered = stream(running, question, &need, &head, reader, false);
             answered.response.headers_mut().extend(own);
             answered
         }
@@ -245,7 +259,7 @@ async fn lead(
             question.answered(respond::forwarded(*response, &running.config.server), outcome)
         }
         (Landing::Failed(error), _) => unanswered(question, &need, error),
-        (landing, _) => from_entry(question, &need, landing, false)
+        (landing, _) => from_entry(running, question, &need, landing, false)
             .unwrap_or_else(|| failed(UpstreamError::Abandoned, need.fwd)),
     }
 }
@@ -264,7 +278,7 @@ async fn join(
             // RFC 9111 §4.1: the leader's response is ours only if we sent the same values of what it varies on.
             let ours = primary.variant(&head.varies_on, &question.asked.headers);
             match body.reader() {
-                Some(reader) if ours.text == head.text => stream(question, need, &head, reader, true),
+                Some(reader) if ours.text == head.text => stream(running, question, need, &head, reader, true),
                 _ => return Ride::GotOff,
             }
         }
@@ -276,7 +290,7 @@ async fn join(
             if *entry.text != *lookup.canonical.text || !running.cache.is_current(&entry.tags, entry.stamp).await {
                 return Ride::GotOff;
             }
-            match from_entry(question, need, landing, true) {
+            match from_entry(running, question, need, landing, true) {
                 Some(answered) => answered,
                 None => return Ride::GotOff,
             }
@@ -285,7 +299,14 @@ async fn join(
     Ride::Answered(Box::new(answered))
 }
 
-fn stream(question: &Question, need: &Need, head: &Head, reader: Reader, collapsed: bool) -> Answered {
+fn stream(
+    running: &Running,
+    question: &Question,
+    need: &Need,
+    head: &Head,
+    reader: Reader,
+    collapsed: bool,
+) -> Answered {
     let outcome = Outcome {
         fwd_status: Some(head.status.as_u16()),
         ttl: head.stored.then_some(head.ttl),
@@ -294,7 +315,11 @@ fn stream(question: &Question, need: &Need, head: &Head, reader: Reader, collaps
         detail: need.detail,
         ..Outcome::miss(need.fwd)
     };
-    question.answered(respond::streaming(&question.asked, head, reader), outcome)
+    let mut response = respond::streaming(&question.asked, head, reader);
+    if head.consumed {
+        keep::strip_consumed(response.headers_mut(), &running.config.server);
+    }
+    question.answered(response, outcome)
 }
 
 /// Whoever joins a flight knew the request's tags; the response may have named groups, which a write may have outdated
@@ -318,7 +343,13 @@ fn unanswered(question: &Question, need: &Need, error: UpstreamError) -> Answere
 }
 
 /// The answer from an entry that a flight validated, or that stands in for a failing upstream.
-fn from_entry(question: &Question, need: &Need, landing: Landing, collapsed: bool) -> Option<Answered> {
+fn from_entry(
+    running: &Running,
+    question: &Question,
+    need: &Need,
+    landing: Landing,
+    collapsed: bool,
+) -> Option<Answered> {
     let now = SystemTime::now();
     let (entry, validated) = match landing {
         Landing::Validated(entry) => (entry, true),
@@ -331,8 +362,7 @@ fn from_entry(question: &Question, need: &Need, landing: Landing, collapsed: boo
         true => Outcome { fwd: Some(need.fwd), ..Outcome::revalidated(ttl) },
         false => Outcome::stale(ttl, "upstream-failed"),
     };
-    let answer = respond::stored(&question.asked.method, &question.asked.headers, response, now);
-    Some(question.answered(answer, Outcome { collapsed, ..outcome }))
+    Some(from_stored(running, question, response, now, Outcome { collapsed, ..outcome }))
 }
 
 /// A fetch whose answer is not stored: HEAD, and ranges that are not cut from a stored response. Also gives the head of
@@ -373,7 +403,7 @@ async fn head(
         let errand = errand(question, primary, lookup, Some(Arc::clone(stale)));
         let times = (request_time, SystemTime::now());
         let freshened = match validation::head_verdict(&fields, &stored.headers, stored.body.len() as u64) {
-            HeadVerdict::Updates => fill::freshened(running, &errand, stale, fields, times),
+            HeadVerdict::Updates => fill::freshened(&errand, stale, fields, times),
             HeadVerdict::Outdates => None,
         };
         if let Some(confirmed) = freshened {

@@ -4,7 +4,10 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{AGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, TRAILER};
+use http::header::{
+    AGE, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, IF_RANGE, LAST_MODIFIED,
+    RETRY_AFTER, TRAILER,
+};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use http_body::Body as _;
 
@@ -34,7 +37,7 @@ pub fn stored(method: &Method, request: &HeaderMap, stored: &entry::Response, no
     };
     let mut response = match asks_for {
         Range::Whole => whole(stored, *method == Method::HEAD),
-        Range::Parts(parts) => partial(&stored.headers, &stored.body, &parts),
+        Range::Parts(parts) => partial(described(request, &stored.headers), &stored.body, &parts),
         Range::Unsatisfiable => return unsatisfiable(length),
     };
     // RFC 9111 §5.1
@@ -56,10 +59,11 @@ fn whole(stored: &entry::Response, head_only: bool) -> Response<Body> {
 }
 
 /// RFC 9110 §15.3.7: one part as it is, several as `multipart/byteranges`.
-fn partial(stored: &HeaderMap, whole: &Bytes, parts: &[Part]) -> Response<Body> {
+fn partial(fields: HeaderMap, whole: &Bytes, parts: &[Part]) -> Response<Body> {
+    let content_type = fields.get(CONTENT_TYPE).cloned();
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-    *response.headers_mut() = stored.clone();
+    *response.headers_mut() = fields;
     match parts {
         [only] => {
             *response.body_mut() = Body::Whole(only.cut(whole));
@@ -68,13 +72,24 @@ fn partial(stored: &HeaderMap, whole: &Bytes, parts: &[Part]) -> Response<Body> 
             }
         }
         several => {
-            let message = multipart::byteranges(whole, several, stored.get(CONTENT_TYPE));
+            let message = multipart::byteranges(whole, several, content_type.as_ref());
             // §15.3.7.2: no Content-Range here; each part has its own.
             response.headers_mut().insert(CONTENT_TYPE, message.content_type);
             *response.body_mut() = Body::Whole(message.body);
         }
     }
     response
+}
+
+/// The fields of a 206. Who asks with `If-Range` has the representation's own from the first part (RFC 9110 §15.3.7).
+fn described(request: &HeaderMap, stored: &HeaderMap) -> HeaderMap {
+    let mut fields = stored.clone();
+    if request.contains_key(IF_RANGE) {
+        for name in [CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, LAST_MODIFIED] {
+            fields.remove(name);
+        }
+    }
+    fields
 }
 
 /// RFC 9110 §15.5.17
@@ -106,7 +121,7 @@ pub(super) fn streaming(asked: &Asked, head: &Head, reader: Reader) -> Response<
         // Several parts of what is not here yet: RFC 9110 §14.2 lets a server send the whole.
         Range::Whole => Response::new(Body::Shared(reader)),
         Range::Parts(parts) if parts.len() > 1 => Response::new(Body::Shared(reader)),
-        Range::Parts(parts) => return streaming_part(head, reader, parts[0]),
+        Range::Parts(parts) => return streaming_part(asked, head, reader, parts[0]),
         Range::Unsatisfiable => return unsatisfiable(reader.size_hint().exact().unwrap_or(0)),
     };
     *response.status_mut() = head.status;
@@ -124,11 +139,11 @@ fn asks_for(asked: &Asked, head: &Head, reader: &Reader) -> Range {
     }
 }
 
-fn streaming_part(head: &Head, reader: Reader, part: Part) -> Response<Body> {
+fn streaming_part(asked: &Asked, head: &Head, reader: Reader, part: Part) -> Response<Body> {
     let length = reader.size_hint().exact().unwrap_or(0);
     let mut response = Response::new(Body::Part(Slice::new(reader, part.first, part.last)));
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-    *response.headers_mut() = head.headers.clone();
+    *response.headers_mut() = described(&asked.headers, &head.headers);
     response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(part.length()));
     if let Ok(range) = HeaderValue::try_from(part.content_range(length)) {
         response.headers_mut().insert(CONTENT_RANGE, range);
@@ -174,7 +189,7 @@ mod tests {
         let stored = fields(&[("content-type", "text/plain"), ("etag", "\"a\"")]);
         let whole = Bytes::from("ab".repeat(60));
         match range::requested(&fields(&[("range", range)]), &stored, whole.len() as u64) {
-            Range::Parts(parts) => partial(&stored, &whole, &parts),
+            Range::Parts(parts) => partial(stored.clone(), &whole, &parts),
             other => panic!("{range} asks for {other:?}"),
         }
     }

@@ -140,7 +140,6 @@ impl Keeping {
         }
         headers::add_via(&mut fields, answer.version());
         verdict.withhold(&mut fields);
-        keep::strip_consumed(&mut fields, &running.config.server);
         let primary = question.canonical(running.config.server.forwarded);
         let head = keep::head(&question, &primary, None, Some(stamp), answer.status(), fields, &verdict);
         Some(Keeping { question, primary, head, verdict, stamp })

@@ -10,6 +10,8 @@ const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
 const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
 const XKEY: HeaderName = HeaderName::from_static("xkey");
 
+static ALL: [HeaderName; 5] = [CACHE_GROUPS, CACHE_GROUP_INVALIDATION, SURROGATE_KEY, CACHE_TAG, XKEY];
+
 /// Most groups of one response. RFC 9875 §2 asks for at least 32.
 pub const GROUPS: usize = 128;
 
@@ -51,9 +53,14 @@ pub fn invalidated(response: &HeaderMap) -> Vec<String> {
 
 /// Removes all fields of this module: they are between upstream and its caches.
 pub fn strip(headers: &mut HeaderMap) {
-    for name in [CACHE_GROUPS, CACHE_GROUP_INVALIDATION, SURROGATE_KEY, CACHE_TAG, XKEY] {
+    for name in &ALL {
         headers.remove(name);
     }
+}
+
+/// Whether there is anything for [`strip`] to remove.
+pub fn has_any(headers: &HeaderMap) -> bool {
+    ALL.iter().any(|name| headers.contains_key(name))
 }
 
 /// The members of a list of strings over all lines; their parameters are ignored (RFC 9875 §2). Nothing if the field

@@ -85,6 +85,11 @@ pub fn strip_consumed(response: &mut HeaderMap) {
     response.remove(&SURROGATE_CONTROL);
 }
 
+/// Whether there is anything for [`strip_consumed`] to remove.
+pub fn has_consumed(response: &HeaderMap) -> bool {
+    response.contains_key(&LARDER_CACHE_CONTROL) || response.contains_key(&SURROGATE_CONTROL)
+}
+
 /// A targeted field; `None` where it is absent, empty or no dictionary (RFC 9213 §2.1).
 fn targeted(headers: &HeaderMap, name: &HeaderName) -> Option<ResponseDirectives> {
     if !headers.contains_key(name) {
