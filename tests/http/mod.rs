@@ -2,3 +2,5 @@
 //! bytes from upstream. `README.md` beside this file lists every requirement with the test that shows it.
 
 mod caching;
+mod freshness;
+mod parsing;
