@@ -4,3 +4,5 @@
 mod caching;
 mod freshness;
 mod parsing;
+mod storing;
+mod vary;
