@@ -4,5 +4,7 @@
 mod caching;
 mod freshness;
 mod parsing;
+mod ranges;
 mod storing;
+mod validation;
 mod vary;
