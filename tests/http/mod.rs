@@ -3,8 +3,11 @@
 
 mod caching;
 mod freshness;
+mod invalidation;
 mod parsing;
 mod ranges;
+mod requests;
+mod stale;
 mod storing;
 mod validation;
 mod vary;
