@@ -36,8 +36,17 @@ fn ago(seconds: u64) -> String {
 
 /// Statuses that may be given a lifetime by guessing.
 static GUESSABLE: [&str; 11] = [
-    "200 OK", "203 Other", "204 No Content", "300 Choices", "301 Moved", "308 Moved", "404 Not Found",
-    "405 Not Allowed", "410 Gone", "414 Too Long", "501 Not Implemented",
+    "200 OK",
+    "203 Other",
+    "204 No Content",
+    "300 Choices",
+    "301 Moved",
+    "308 Moved",
+    "404 Not Found",
+    "405 Not Allowed",
+    "410 Gone",
+    "414 Too Long",
+    "501 Not Implemented",
 ];
 
 fn a_lifetime_is_guessed_from_last_modified(tier: Tier) {
@@ -82,8 +91,20 @@ fn only_statuses_that_allow_it_are_given_a_guessed_lifetime() {
     let site = Site::start(Tier::Embedded, RULES);
     let modified = format!("Last-Modified: {}", ago(10_000));
     site.judges("/guessed/yes", GUESSABLE.map(|status| (status, message(status, &modified), Fresh(1000))));
-    let others = ["201 Created", "202 Accepted", "302 Found", "307 Temporary", "400 Bad", "403 No", "500 Error", "503 Busy"];
+    let others = [
+        "201 Created",
+        "202 Accepted",
+        "302 Found",
+        "307 Temporary",
+        "400 Bad",
+        "403 No",
+        "500 Error",
+        "503 Busy",
+    ];
     site.judges("/guessed/no", others.map(|status| (status, message(status, &modified), Fetched)));
     let public = format!("Cache-Control: public\n{modified}");
-    site.judges("/guessed/public", ["302 Found", "403 No"].map(|status| (status, message(status, &public), Fresh(1000))));
+    site.judges(
+        "/guessed/public",
+        ["302 Found", "403 No"].map(|status| (status, message(status, &public), Fresh(1000))),
+    );
 }

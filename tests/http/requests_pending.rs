@@ -83,7 +83,8 @@ fn an_answer_asked_for_anew_is_validated_and_serves_the_next(tier: Tier) {
 
 fn only_if_cached_never_goes_to_upstream(tier: Tier) {
     let site = Site::start(tier, RULES);
-    let only = |target: &str, more: &str| asking(&site, target, &[("Cache-Control", &format!("Only-If-Cached{more}"))]);
+    let only =
+        |target: &str, more: &str| asking(&site, target, &[("Cache-Control", &format!("Only-If-Cached{more}"))]);
     for target in ["/harmless/1", "/nobody"] {
         only(target, "").has_status(504);
         assert_eq!(site.upstream.count(target), 0);
@@ -113,8 +114,8 @@ fn only_if_cached_never_goes_to_upstream(tier: Tier) {
 fn a_family_may_ignore_what_clients_ask(tier: Tier) {
     let site = Site::start(tier, RULES);
     asking(&site, "/none/1", &[("Cache-Control", "only-if-cached")]).has_status(200);
+    store(&site, "/none/2");
     for directives in ["no-cache", "max-age=0", "min-fresh=100000", "only-if-cached"] {
-        store(&site, "/none/2");
         asking(&site, "/none/2", &[("Cache-Control", directives)]).shows("hit");
     }
     site.upstream.on("/none/3", Reply::numbered().cached("max-age=600"));

@@ -92,14 +92,16 @@ fn a_post_that_does_not_say_so_answers_nobody(tier: Tier) {
 fn an_event_stream_is_never_stored(tier: Tier) {
     let site = Site::start(tier, "[[family]]\nname = \"all\"\npath = '/.*'\nttl = \"600s\"\n");
     let gate = Gate::new();
-    let events = |reply: Reply| reply.cached("max-age=600").header("Content-Type", "text/event-stream; charset=utf-8");
+    let events =
+        |reply: Reply| reply.cached("max-age=600").header("Content-Type", "text/event-stream; charset=utf-8");
     site.upstream.on("/events", events(Reply::new("data: 1\n\ndata: 2\n\n")).pause_after(9, &gate));
     let mut reader = site.call("GET", "/events").start();
     assert_eq!(reader.read_body(9).unwrap(), b"data: 1\n\n", "an event comes before the stream ends");
     gate.open();
     reader.response().hides("stored");
     site.get("/events").hides("stored").hides("hit");
-    let rows = [("text/event-stream", Fetched), ("Text/Event-Stream;x=y", Fetched), ("text/event-streams", Fresh(600))];
+    let rows =
+        [("text/event-stream", Fetched), ("Text/Event-Stream;x=y", Fetched), ("text/event-streams", Fresh(600))];
     site.judges_fields("/kinds", &rows.map(|(kind, verdict)| (format!("Content-Type: {kind}"), verdict)));
 }
 

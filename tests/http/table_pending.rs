@@ -11,6 +11,9 @@ fn every_file_of_tests_is_built() {
     for file in std::fs::read_dir(&here).unwrap().map(|entry| entry.unwrap().path()) {
         let name = file.file_stem().unwrap().to_string_lossy().into_owned();
         let is_source = file.extension().is_some_and(|ending| ending == "rs");
-        assert!(!is_source || name == "mod" || declared.contains(&format!("mod {name};")), "{name}.rs is not in mod.rs");
+        assert!(
+            !is_source || name == "mod" || declared.contains(&format!("mod {name};")),
+            "{name}.rs is not in mod.rs"
+        );
     }
 }

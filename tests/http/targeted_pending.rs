@@ -18,7 +18,10 @@ fn the_first_targeted_field_decides_alone(tier: Tier) {
         ("CDN-Cache-Control: max-age=6000\nCache-Control: max-age=600", Fresh(6000)),
         ("Cache-Control: max-age=600\nCDN-Cache-Control: max-age=6000", Fresh(6000)),
         ("Larder-Cache-Control: max-age=600\nCDN-Cache-Control: max-age=6000", Fresh(600)),
-        ("CDN-Cache-Control: max-age=6000\nLarder-Cache-Control: max-age=600\nCache-Control: no-store", Fresh(600)),
+        (
+            "CDN-Cache-Control: max-age=6000\nLarder-Cache-Control: max-age=600\nCache-Control: no-store",
+            Fresh(600),
+        ),
         ("Larder-Cache-Control: no-store\nCDN-Cache-Control: max-age=6000\nCache-Control: max-age=600", Fetched),
         ("CDN-Cache-Control: max-age=600\nCache-Control: no-store, private", Fresh(600)),
         ("CDN-Cache-Control: max-age=600\nExpires: 0", Fresh(600)),
@@ -50,7 +53,8 @@ fn directives_of_a_targeted_field_mean_what_they_mean_elsewhere(tier: Tier) {
             .enumerate()
     {
         let target = format!("/stale/{index}");
-        let stored = Reply::new("old").header("CDN-Cache-Control", directives).header("Age", "100").header("ETag", "\"1\"");
+        let stored =
+            Reply::new("old").header("CDN-Cache-Control", directives).header("Age", "100").header("ETag", "\"1\"");
         site.upstream.script(&target, [stored, Reply::status(503)]);
         site.get(&target).shows("stored");
         assert_eq!(site.get(&target).is("hit"), served, "{directives}");
@@ -64,11 +68,24 @@ fn directives_of_a_targeted_field_mean_what_they_mean_elsewhere(tier: Tier) {
 
 fn a_targeted_field_that_cannot_be_read_is_ignored_whole(tier: Tier) {
     let values = [
-        "", " ", "max-age=6000,", "max-age=6000 no-store", "MAX-AGE=6000", "max-age=", "max-age=6000, x=\"", "max-age=6000;",
-        "no-store, =1", "max-age=6000, \"x\"", "max-age=99999999999999999", "max-age=(6000", "no-store,, max-age=6000", "{}",
+        "",
+        " ",
+        "max-age=6000,",
+        "max-age=6000 no-store",
+        "MAX-AGE=6000",
+        "max-age=",
+        "max-age=6000, x=\"",
+        "max-age=6000;",
+        "no-store, =1",
+        "max-age=6000, \"x\"",
+        "max-age=99999999999999999",
+        "max-age=(6000",
+        "no-store,, max-age=6000",
+        "{}",
     ];
     let site = Site::start(tier, "");
-    let fall_back = values.map(|value| (format!("CDN-Cache-Control: {value}\nCache-Control: max-age=600"), Fresh(600)));
+    let fall_back =
+        values.map(|value| (format!("CDN-Cache-Control: {value}\nCache-Control: max-age=600"), Fresh(600)));
     site.judges_fields("/unreadable", &fall_back);
     let rows = [
         ("Larder-Cache-Control: max-age=600,\nCDN-Cache-Control: max-age=6000", Fresh(6000)),
@@ -99,7 +116,10 @@ fn surrogate_control_is_read_as_people_write_it(tier: Tier) {
         ("Surrogate-Control: max-age=600", Fresh(600)),
         ("Surrogate-Control: no-store\nCache-Control: max-age=600", Fetched),
         ("Surrogate-Control: max-age=6000, content=\"ESI/1.0\"\nCache-Control: max-age=600", Fresh(6000)),
-        ("Surrogate-Control: max-age=600, stale-while-revalidate=30, stale-if-error=60\nCache-Control: no-store", Fresh(600)),
+        (
+            "Surrogate-Control: max-age=600, stale-while-revalidate=30, stale-if-error=60\nCache-Control: no-store",
+            Fresh(600),
+        ),
     ];
     Site::start(tier, "").judges_fields("/surrogate", &rows);
 }
