@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::support::Verdict::{Fetched, Fresh, Validated};
-use crate::support::{Reply, Response, Site, Tier, eventually, message};
+use crate::support::{Plan, Reply, Response, Site, Tier, Upstream, eventually, message};
 
 on_both_tiers! {
     s_maxage_wins_over_max_age_and_that_over_expires,
@@ -166,4 +166,19 @@ fn no_status_is_stored_without_a_lifetime_where_there_is_no_family() {
     let statuses =
         ["200 OK", "203 Other", "204 No Content", "301 Moved", "404 Not Found", "410 Gone", "501 Not Implemented"];
     site.judges("/none", statuses.map(|status| (status, message(status, &fields), Fetched)));
+}
+
+#[test]
+fn no_time_zone_has_a_say() {
+    for zone in ["America/Los_Angeles", "XYZ-13", "Asia/Kolkata"] {
+        let upstream = Upstream::start();
+        let plan = Plan::new(&upstream.url()).environment("TZ", zone);
+        let site = Site { larder: plan.start(), upstream, redis: None, plan };
+        let rows = [
+            (format!("Expires: {}", date(600)), Fresh(600)),
+            (format!("Cache-Control: max-age=600\nDate: {}", date(-200)), Fresh(400)),
+            (format!("Expires: {}\nETag: \"1\"", date(-600)), Validated),
+        ];
+        site.judges_fields("/zone", &rows);
+    }
 }

@@ -11,6 +11,7 @@ mod requests;
 mod stale;
 mod status;
 mod storing;
+mod table;
 mod targeted;
 mod validation;
 mod vary;

@@ -34,7 +34,7 @@ fn functions(source: &str) -> Vec<String> {
     let mut found = Vec::new();
     for line in source.lines() {
         if let Some((name, rest)) = line.strip_prefix("fn ").and_then(|rest| rest.split_once('('))
-            && (marked || rest.starts_with("tier: Tier)"))
+            && (marked || rest == "tier: Tier) {")
         {
             found.push(name.to_owned());
         }
@@ -52,8 +52,12 @@ struct Row {
 impl Row {
     /// `file::function` of each test that the row names.
     fn tests(&self) -> Vec<(String, String)> {
-        let named = self.cells.last().map_or("", String::as_str).split(',').map(|test| test.trim().trim_matches('`'));
-        named.filter_map(|test| test.split_once("::")).map(|(file, test)| (file.to_owned(), test.to_owned())).collect()
+        let named =
+            self.cells.last().map_or("", String::as_str).split(',').map(|test| test.trim().trim_matches('`'));
+        named
+            .filter_map(|test| test.split_once("::"))
+            .map(|(file, test)| (file.to_owned(), test.to_owned()))
+            .collect()
     }
 }
 
@@ -81,7 +85,8 @@ fn every_row_names_tests_that_exist() {
         assert_eq!(row.cells.len(), 5, "README.md:{}: {:?}", row.line, row.cells);
         assert!(!row.tests().is_empty(), "README.md:{}: the row names no test", row.line);
         for (file, test) in row.tests() {
-            let known = [&here, &suite].iter().any(|tests| tests.get(&file).is_some_and(|tests| tests.contains(&test)));
+            let known =
+                [&here, &suite].iter().any(|tests| tests.get(&file).is_some_and(|tests| tests.contains(&test)));
             assert!(known, "README.md:{}: there is no test {file}::{test}", row.line);
         }
     }
