@@ -260,3 +260,33 @@ fn a_get_with_content_is_neither_keyed_nor_stored() {
     site.get("/").shows("fwd=uri-miss; stored").carries("");
     site.call("GET", "/").body("c").send().hides("hit").carries("c");
 }
+
+#[test]
+fn what_is_known_of_a_response_is_known_to_every_proxy() {
+    let site = Site::start(Tier::Redis, "");
+    let rows = [
+        ("/fresh", "Cache-Control: max-age=600\nAge: 100\nX-Name: 1\nX-Name: 2\nX-Empty:"),
+        ("/no-cache", "Cache-Control: no-cache, max-age=600\nETag: \"1\""),
+        ("/strict", "Cache-Control: max-age=60, must-revalidate, stale-if-error=6000\nAge: 100\nETag: \"1\""),
+        ("/lenient", "Cache-Control: max-age=60, stale-if-error=6000\nAge: 100\nETag: \"1\""),
+        ("/public", "Cache-Control: public, max-age=600"),
+        ("/plain", "Cache-Control: max-age=600"),
+    ];
+    for (target, fields) in rows {
+        site.upstream.script(target, [message("404 Not Found", fields), message("503 Away", "")]);
+        site.get(target).shows("stored");
+    }
+    site.wait_for_entries(rows.len());
+    let other = site.another();
+    let fresh = other.get("/fresh").shows("hit").has_status(404).carries("ok");
+    assert!((440..=500).contains(&fresh.ttl()), "{fresh:?}");
+    assert_eq!((fresh.headers("x-name"), fresh.headers("x-empty")), (vec!["1", "2"], vec![""]));
+    for target in ["/no-cache", "/strict"] {
+        other.get(target).hides("hit").has_status(503);
+        assert_eq!(site.upstream.last(target).header("if-none-match"), Some("\"1\""), "{target}");
+    }
+    assert!(other.get("/lenient").shows("hit").has_status(404).ttl() < 0);
+    let authorized = |target| other.call("GET", target).header("Authorization", "Bearer a").send();
+    authorized("/public").shows("hit").has_status(404);
+    authorized("/plain").hides("hit").has_status(503);
+}

@@ -10,6 +10,7 @@ on_both_tiers! {
     a_304_updates_the_stored_fields,
     a_304_leaves_alone_what_describes_the_content,
     a_304_makes_a_response_fresh_from_now_on,
+    a_304_without_a_date_is_dated_when_it_comes,
     a_304_about_something_else_updates_nothing,
     a_304_is_matched_by_its_tag,
     a_304_without_validators_is_about_a_response_without_any,
@@ -22,6 +23,7 @@ on_both_tiers! {
     if_none_match_goes_before_if_modified_since,
     a_304_from_the_cache_carries_what_a_200_would_have_said,
     conditions_of_a_client_are_met_after_a_validation,
+    conditions_of_a_client_are_met_by_what_is_served_stale,
     conditions_for_the_origin_are_left_to_it,
 }
 
@@ -130,6 +132,18 @@ fn a_304_makes_a_response_fresh_from_now_on(tier: Tier) {
         let hit = site.get(&target).shows("hit");
         assert!((ttl - 25..=ttl).contains(&hit.ttl()), "{update}: {hit:?}");
     }
+}
+
+fn a_304_without_a_date_is_dated_when_it_comes(tier: Tier) {
+    let site = Site::start(tier, "");
+    let stored = format!("Cache-Control: max-age=600\nETag: \"1\"\nDate: {MODIFIED}");
+    site.upstream.script("/", [message("200 OK", &stored), message("304 Not Modified", "ETag: \"1\"")]);
+    assert_eq!(site.get("/").headers("date"), [MODIFIED]);
+    site.get("/").shows("fwd=stale; fwd-status=304");
+    let hit = site.get("/").shows("hit").carries("ok");
+    let date = httpdate::parse_http_date(hit.header("date").unwrap()).unwrap();
+    assert!(SystemTime::now().duration_since(date).unwrap_or_default() < Duration::from_secs(60), "{hit:?}");
+    assert!(hit.ttl() > 500, "{hit:?}");
 }
 
 /// A stored response is stale, upstream answers the validation with this 304 and what follows with the new response.
@@ -389,4 +403,14 @@ fn conditions_for_the_origin_are_left_to_it(tier: Tier) {
     assert_eq!(site.upstream.last("PUT /").header("if-none-match"), Some("*"));
     site.upstream.on("PUT /", Reply::status(412));
     site.call("PUT", "/").body("x").header("If-Match", "\"0\"").send().has_status(412);
+}
+
+fn conditions_of_a_client_are_met_by_what_is_served_stale(tier: Tier) {
+    let site = Site::start(tier, "");
+    let stored = || Reply::new("old").stale("stale-if-error=6000");
+    site.upstream.script("/", [stored(), Reply::status(503)]);
+    site.get("/").shows("stored");
+    let confirmed = get(&site, "/", &[("If-None-Match", "\"1\"")]).shows("hit").has_status(304).carries("");
+    assert!(confirmed.ttl() < 0, "{confirmed:?}");
+    get(&site, "/", &[("If-None-Match", "\"2\"")]).shows("hit").has_status(200).carries("old");
 }

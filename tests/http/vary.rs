@@ -10,6 +10,8 @@ on_both_tiers! {
     an_empty_vary_varies_on_nothing,
     a_resource_may_begin_to_vary,
     a_stale_variant_is_validated_with_its_own_tag,
+    what_varies_on_what_larder_itself_says_is_not_reused,
+    credentials_that_a_response_varies_on_tell_callers_apart,
 }
 
 const FRESH: &str = "max-age=600";
@@ -124,4 +126,32 @@ fn a_stale_variant_is_validated_with_its_own_tag(tier: Tier) {
     assert!(site.upstream.last("/").header("if-none-match").is_some_and(|tags| tags.contains("\"de\"")));
     ask("de").shows("hit").carries("de");
     ask("en").shows("fwd=stale; fwd-status=304").carries("en");
+}
+
+fn what_varies_on_what_larder_itself_says_is_not_reused(tier: Tier) {
+    let site = Site::start(tier, "");
+    let rows: [&[&str]; 5] =
+        [&["X-Forwarded-For"], &["Forwarded"], &["Via"], &["Accept, X-Real-IP"], &["x-forwarded-host"]];
+    for (index, vary) in rows.into_iter().enumerate() {
+        let target = format!("/{index}");
+        varying(&site, &target, vary);
+        for number in 1..=2 {
+            site.get(&target).hides("hit").hides("stored").carries(&format!("#{number}"));
+        }
+    }
+}
+
+fn credentials_that_a_response_varies_on_tell_callers_apart(tier: Tier) {
+    let site = Site::start(tier, "");
+    for (target, field) in [("/cookie", "Cookie"), ("/authorization", "Authorization")] {
+        site.upstream.answer(target, move |request| {
+            let who = request.header(&field.to_lowercase()).unwrap_or("nobody").to_owned();
+            Reply::new(who).cached("public, max-age=600").header("Vary", field)
+        });
+        for part in ["stored", "hit"] {
+            get(&site, target, &[(field, "a=1")]).shows(part).carries("a=1");
+            get(&site, target, &[(field, "a=2")]).shows(part).carries("a=2");
+            site.get(target).shows(part).carries("nobody");
+        }
+    }
 }
