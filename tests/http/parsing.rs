@@ -1,7 +1,7 @@
 //! Fields as they are written, not as one would hope: RFC 9111 §4.2, §5.1, §5.2 and §5.3, RFC 9110 §5.6.
 
 use crate::support::Verdict::{Fetched, Fresh, Validated};
-use crate::support::{Site, Tier, Verdict};
+use crate::support::{Reply, Site, Tier, Verdict};
 
 /// Without freshness but with a validator: stored, and asked for again with it.
 const TAG: &str = "ETag: \"1\"";
@@ -224,4 +224,22 @@ fn of_several_ages_the_first_counts_and_an_invalid_one_does_not() {
         ("Cache-Control: max-age=600\nAge:", Fresh(600)),
     ];
     tagged(&rows, "/ages");
+}
+
+#[test]
+fn bytes_beyond_ascii_are_read_past() {
+    let rows: [(&[u8], Verdict); 6] = [
+        (b"max-age=600, x=\"\xff, no-store\"", Fresh(600)),
+        (b"\xe9t\xe9, max-age=600", Fresh(600)),
+        (b"x=\xff, max-age=600", Fresh(600)),
+        (b"\xff, no-store, max-age=600", Fetched),
+        (b"no-store\xff, max-age=600", Fetched),
+        (b"max-age=600\xff", Fetched),
+    ];
+    let rows = rows.map(|(directives, verdict)| {
+        let head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\nCache-Control: ";
+        let message = [&head[..], directives, b"\r\n\r\nok"].concat();
+        (String::from_utf8_lossy(directives).into_owned(), Reply::raw(message), verdict)
+    });
+    Site::start(Tier::Embedded, "").judges("/bytes", rows);
 }

@@ -1,6 +1,6 @@
 //! Responses past their time: RFC 9111 §4.2.4 and §5.2.2, RFC 5861.
 
-use crate::support::{Reply, Response, Site, Tier};
+use crate::support::{Reply, Response, Site, Tier, eventually};
 
 on_both_tiers! {
     stale_if_error_stands_in_for_the_errors_that_it_is_about,
@@ -8,6 +8,7 @@ on_both_tiers! {
     stale_while_revalidate_ends_with_its_time,
     what_forbids_stale_responses_wins_over_what_allows_them,
     nothing_is_served_stale_without_leave,
+    a_refresh_that_fails_leaves_what_is_stored,
 }
 
 const BODY: &str = "old";
@@ -90,4 +91,18 @@ fn nothing_is_served_stale_without_leave(tier: Tier) {
         let answer = stale(&site, &format!("/{index}"), "public", next);
         assert!(answer.text() != BODY && !answer.is("hit"), "{answer:?}");
     }
+}
+
+fn a_refresh_that_fails_leaves_what_is_stored(tier: Tier) {
+    let site = Site::start(tier, "");
+    let directives = "stale-while-revalidate=6000";
+    let failures =
+        [Reply::status(503), Reply::none(), Reply::status(500), Reply::new("new").cached("max-age=600")];
+    site.upstream.script("/", [Reply::new(BODY).stale(directives)].into_iter().chain(failures));
+    site.get("/").shows("stored").carries(BODY);
+    eventually("a refresh has succeeded", || {
+        let answer = site.get("/").shows("hit").has_status(200);
+        answer.text() == "new"
+    });
+    assert_eq!(site.upstream.count("/"), 5);
 }

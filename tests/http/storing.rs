@@ -290,3 +290,23 @@ fn what_is_known_of_a_response_is_known_to_every_proxy() {
     authorized("/public").shows("hit").has_status(404);
     authorized("/plain").hides("hit").has_status(503);
 }
+
+#[test]
+fn a_head_says_what_a_get_would_say() {
+    let site = Site::start(Tier::Embedded, "");
+    for (index, status) in ["200 OK", "404 Not Found", "204 No Content", "301 Moved"].into_iter().enumerate() {
+        let target = format!("/{index}");
+        let fields = "Cache-Control: max-age=600\nETag: \"1\"\nX-Name: 1\nX-Name: 2\nContent-Type: text/plain\nLocation: /a";
+        site.upstream.on(&target, message(status, fields));
+        site.get(&target).shows("stored");
+        let said = |method: &str| {
+            let answer = site.call(method, &target).send().shows("hit");
+            let told = |name: &str| !["age", "cache-status"].contains(&name);
+            let mut fields: Vec<_> = answer.headers.into_iter().filter(|(name, _)| told(name)).collect();
+            fields.sort();
+            (answer.status, fields)
+        };
+        assert_eq!(said("HEAD"), said("GET"), "{status}");
+        site.call("HEAD", &target).send().carries("");
+    }
+}
