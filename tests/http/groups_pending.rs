@@ -9,6 +9,7 @@ on_both_tiers! {
     a_group_is_outdated_by_a_successful_unsafe_request_only,
     a_group_belongs_to_one_origin,
     a_group_outdated_does_not_outdate_others,
+    a_304_may_bring_groups,
     large_fields_are_read_whole,
     fields_that_cannot_be_read_name_no_group,
     other_fields_name_groups_too,
@@ -98,6 +99,19 @@ fn a_group_outdated_does_not_outdate_others(tier: Tier) {
     site.write("POST", "/write");
     assert_outdated(&site, "/1", true);
     assert_outdated(&site, "/2", false);
+}
+
+fn a_304_may_bring_groups(tier: Tier) {
+    let site = Site::start(tier, "");
+    let unchanged = || Reply::status(304).cached("max-age=600").header("ETag", "\"1\"").header("Cache-Groups", "\"b\"");
+    let stored = || Reply::numbered().stale("public").header("Cache-Groups", "\"a\"");
+    site.upstream.script("GET /1", [stored(), unchanged(), Reply::numbered().cached("max-age=600")]);
+    site.get("/1").shows("stored");
+    site.get("/1").shows("fwd-status=304");
+    site.get("/1").shows("hit");
+    outdating(&site, 200, "\"b\"");
+    site.write("POST", "/write");
+    assert_outdated(&site, "/1", true);
 }
 
 fn large_fields_are_read_whole(tier: Tier) {

@@ -7,6 +7,8 @@ on_both_tiers! {
     several_ranges_are_sent_as_parts,
     too_many_ranges_are_not_cut,
     a_range_may_fetch_the_whole,
+    a_range_of_what_may_not_be_stored_is_answered_all_the_same,
+    several_ranges_need_a_condition_that_holds,
 }
 
 const RULES: &str = "[[family]]\nname = \"whole\"\npath = '/whole'\nrange = \"whole\"\n";
@@ -96,4 +98,38 @@ fn a_range_may_fetch_the_whole(tier: Tier) {
     get(&site, "/whole", "bytes=9995-").shows("hit").has_status(206).carries("56789");
     site.get("/whole").shows("hit").carries(&body());
     assert_eq!(site.upstream.count("GET /whole"), 1);
+}
+
+fn a_range_of_what_may_not_be_stored_is_answered_all_the_same(tier: Tier) {
+    let site = Site::start(tier, RULES);
+    let whole = body();
+    for reply in [Reply::new(body()).cached("no-store"), Reply::new(body()).cached("private").chunked()] {
+        site.upstream.on("/whole", reply);
+        for _ in 0..2 {
+            let answer = get(&site, "/whole", "bytes=2-4").hides("hit").hides("stored");
+            match answer.status {
+                206 => assert_eq!((answer.header("content-range"), &*answer.text()), (Some("bytes 2-4/10000"), "234")),
+                _ => drop(answer.has_status(200).carries(&whole)),
+            }
+        }
+    }
+    site.upstream.on("/whole", Reply::status(404));
+    get(&site, "/whole", "bytes=2-4").has_status(404);
+    site.upstream.on("/whole", digits());
+    get(&site, "/whole", "bytes=20000-").has_status(416);
+    site.get("/whole").has_status(200).carries(&whole);
+}
+
+fn several_ranges_need_a_condition_that_holds(tier: Tier) {
+    let site = Site::start(tier, "");
+    site.upstream.on("/", digits());
+    site.get("/").shows("stored");
+    let ask = |name: &str, value: &str| {
+        site.call("GET", "/").header("Range", "bytes=0-1, 5000-5001").header(name, value).send().shows("hit")
+    };
+    assert_eq!(parts(&ask("If-Range", "\"1\"").has_status(206)).len(), 2);
+    ask("If-Range", "\"2\"").has_status(200).carries(&body());
+    ask("If-None-Match", "\"1\"").has_status(304).carries("");
+    let head = site.call("HEAD", "/").header("Range", "bytes=0-1, 5000-5001").send().shows("hit").has_status(200);
+    assert_eq!(head.header("content-length"), Some("10000"));
 }

@@ -106,6 +106,11 @@ fn only_if_cached_never_goes_to_upstream(tier: Tier) {
     asking(&site, "/vary", &other).has_status(504);
     store(&site, "/all/1");
     asking(&site, "/all/1", &[("Cache-Control", "only-if-cached, max-age=100")]).has_status(504);
+    let range = [("Range", "bytes=0-0"), ("Cache-Control", "only-if-cached")];
+    asking(&site, "/harmless/1", &range).shows("hit").has_status(206);
+    asking(&site, "/range", &range).has_status(504);
+    site.call("HEAD", "/head").header("Cache-Control", "only-if-cached").send().has_status(504).carries("");
+    assert_eq!(site.upstream.count("/range") + site.upstream.count("/head"), 0);
     for target in ["/stale", "/must", "/vary", "/all/1"] {
         assert_eq!(site.upstream.count(target), 1, "{target}");
     }

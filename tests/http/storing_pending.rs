@@ -7,6 +7,8 @@ use crate::support::{Gate, Reply, Site, Tier, message};
 on_both_tiers! {
     fields_that_are_private_go_to_who_asked_and_are_not_stored,
     fields_that_need_validation_are_not_stored,
+    fields_that_are_private_do_not_come_in_by_a_304,
+    fields_that_decide_on_reuse_count_though_they_are_private,
     a_post_that_says_what_it_stands_for_answers_a_later_get,
     a_post_that_does_not_say_so_answers_nobody,
     an_event_stream_is_never_stored,
@@ -63,6 +65,11 @@ fn a_post_that_says_what_it_stands_for_answers_a_later_get(tier: Tier) {
     site.write("POST", "/thing").shows("fwd=method; fwd-status=200; stored").carries("ok");
     site.get("/thing").shows("hit").carries("ok");
     assert_eq!(site.upstream.count("GET /thing"), 0);
+    let absolute = fields.replace("/thing", "http://localhost/other?x=1#y");
+    site.upstream.on("POST /other", message("200 OK", &absolute));
+    site.write("POST", "/other?x=1").has_status(200);
+    let found = site.get("/other?x=1");
+    assert!(found.text() == "ok" || !found.is("hit"), "{found:?}");
     // Never answered from the cache itself.
     site.write("POST", "/thing").hides("hit");
     assert_eq!(site.upstream.count("POST /thing"), 2);
@@ -103,6 +110,35 @@ fn an_event_stream_is_never_stored(tier: Tier) {
     let rows =
         [("text/event-stream", Fetched), ("Text/Event-Stream;x=y", Fetched), ("text/event-streams", Fresh(600))];
     site.judges_fields("/kinds", &rows.map(|(kind, verdict)| (format!("Content-Type: {kind}"), verdict)));
+}
+
+fn fields_that_are_private_do_not_come_in_by_a_304(tier: Tier) {
+    let site = Site::start(tier, "");
+    let update = "ETag: \"1\"\nCache-Control: private=\"x-user\", max-age=600\nX-User: 7\nX-Shared: 9";
+    let stored = message("200 OK", "Cache-Control: max-age=60\nAge: 100\nETag: \"1\"");
+    site.upstream.script("/", [stored, message("304 Not Modified", update), message("200 OK", update)]);
+    site.get("/").shows("stored");
+    site.get("/").hides("hit").has_status(200);
+    let hit = site.get("/").shows("hit");
+    assert_eq!((hit.header("x-user"), hit.headers("x-shared")), (None, vec!["9"]), "{hit:?}");
+}
+
+fn fields_that_decide_on_reuse_count_though_they_are_private(tier: Tier) {
+    let site = Site::start(tier, "");
+    let ask = |target: &str, accept: &str| site.call("GET", target).header("Accept", accept).send();
+    for (index, directive) in ["private", "no-cache"].into_iter().enumerate() {
+        let target = format!("/vary/{index}");
+        let fields = format!("Cache-Control: {directive}=\"vary\", max-age=600\nVary: Accept");
+        site.upstream.on(&target, message("200 OK", &fields));
+        ask(&target, "a");
+        ask(&target, "b").hides("hit");
+        let target = format!("/control/{index}");
+        let fields = format!("Cache-Control: {directive}=\"cache-control, age, date\", max-age=600\nAge: 300");
+        site.upstream.on(&target, message("200 OK", &fields));
+        site.get(&target);
+        let again = site.get(&target);
+        assert!(!again.is("hit") || again.ttl() <= 300, "{directive}: {again:?}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! people use it, then `Cache-Control`.
 
 use crate::support::Verdict::{Fetched, Fresh, Validated};
-use crate::support::{Reply, Site, Tier};
+use crate::support::{Reply, Site, Tier, message};
 
 // Pending: the features are being built.
 on_both_tiers! {
@@ -11,6 +11,7 @@ on_both_tiers! {
     a_targeted_field_that_cannot_be_read_is_ignored_whole,
     a_targeted_field_is_read_as_a_dictionary,
     surrogate_control_is_read_as_people_write_it,
+    a_304_may_bring_a_targeted_field,
 }
 
 fn the_first_targeted_field_decides_alone(tier: Tier) {
@@ -122,4 +123,18 @@ fn surrogate_control_is_read_as_people_write_it(tier: Tier) {
         ),
     ];
     Site::start(tier, "").judges_fields("/surrogate", &rows);
+}
+
+fn a_304_may_bring_a_targeted_field(tier: Tier) {
+    let site = Site::start(tier, "");
+    let stored = "CDN-Cache-Control: max-age=60\nCache-Control: no-store\nAge: 100\nETag: \"1\"";
+    let rows = [("CDN-Cache-Control: max-age=600", true), ("CDN-Cache-Control: no-store", false), ("Cache-Control: max-age=600", true)];
+    for (index, (update, hit)) in rows.into_iter().enumerate() {
+        let target = format!("/{index}");
+        let unchanged = message("304 Not Modified", &format!("{update}\nETag: \"1\""));
+        site.upstream.script(&target, [message("200 OK", stored), unchanged, Reply::new("new").cached("no-store")]);
+        site.get(&target).shows("stored");
+        site.get(&target).has_status(200);
+        assert_eq!(site.get(&target).is("hit"), hit, "{update}");
+    }
 }
