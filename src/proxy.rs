@@ -100,16 +100,20 @@ pub async fn handle(
     let (headers, version) = (parts.headers, parts.version);
     let mut asked = Asked { method: parts.method, target, headers, version, client, trailers, interim };
     let (method, path) = (asked.method.clone(), running.config.log.access.then(|| asked.target.path.clone()));
+    // All but the hit is in boxes of its own: the future of every request is moved about, and the larger it is the more
+    // of it is copied.
     let answered = match offer {
-        Some(offer) => tunnel::tunnel(running, &asked, body, offer).await,
+        Some(offer) => Box::pin(tunnel::tunnel(running, &asked, body, offer)).await,
         None if method == Method::GET || method == Method::HEAD => {
             read::read(running, Arc::clone(&live), asked, body).await
         }
-        None if method.as_str() == "QUERY" => read::query(running, Arc::clone(&live), asked, body).await,
-        None if is_safe(&method) => pass(running, &asked, RequestBody::of(body), Fwd::Method, "method").await,
+        None if method.as_str() == "QUERY" => Box::pin(read::query(running, Arc::clone(&live), asked, body)).await,
+        None if is_safe(&method) => {
+            Box::pin(pass(running, &asked, RequestBody::of(body), Fwd::Method, "method")).await
+        }
         None => {
             headers::strip_rerouting(&mut asked.headers);
-            write::write(running, Arc::clone(&live), asked, body).await
+            Box::pin(write::write(running, Arc::clone(&live), asked, body)).await
         }
     };
     let mut response = record(running, &live, answered, &method, path.as_deref().unwrap_or_default(), start);

@@ -57,7 +57,7 @@ enum Ride {
 /// Answers a GET or HEAD.
 pub(super) async fn read(running: &Arc<Running>, live: Arc<Live>, asked: Asked, body: Incoming) -> Answered {
     if let Some(detail) = not_for_the_cache(&asked, &body) {
-        return pass(running, &asked, RequestBody::of(body), Fwd::Bypass, detail).await;
+        return Box::pin(pass(running, &asked, RequestBody::of(body), Fwd::Bypass, detail)).await;
     }
     answer(running, Question::new(live, asked, None)).await
 }
@@ -83,7 +83,7 @@ async fn answer(running: &Arc<Running>, question: Question) -> Answered {
     let mut answered = match attempt(running, &question, false).await {
         Ride::Answered(answered) => *answered,
         // Alone there is nobody whose flight could turn out not to fit.
-        Ride::GotOff => match attempt(running, &question, true).await {
+        Ride::GotOff => match Box::pin(attempt(running, &question, true)).await {
             Ride::Answered(answered) => *answered,
             Ride::GotOff => failed(UpstreamError::Abandoned, Fwd::UriMiss),
         },
@@ -130,15 +130,15 @@ async fn attempt(running: &Arc<Running>, question: &Arc<Question>, alone: bool) 
         return Ride::Answered(Box::new(Answered { family: question.family_id(), ..refused }));
     }
     if question.asked.method == Method::HEAD {
-        return Ride::Answered(Box::new(head(running, question, primary, &lookup, &need).await));
+        return Ride::Answered(Box::new(Box::pin(head(running, question, primary, &lookup, &need)).await));
     }
     // A partial answer is not stored (RFC 9111 §3.3 lets a cache leave ranges alone). What is stored and stale is
     // validated as a whole, and the range is cut from it.
     let is_for_range = question.asked.method == Method::GET && question.asked.headers.contains_key(RANGE);
     if is_for_range && need.stale.is_none() && !question.fetching().range_fetches_whole {
-        return Ride::Answered(Box::new(forward(running, question, &need).await.0));
+        return Ride::Answered(Box::new(Box::pin(forward(running, question, &need)).await.0));
     }
-    fetch(running, question, primary, &lookup, need, alone).await
+    Box::pin(fetch(running, question, primary, &lookup, need, alone)).await
 }
 
 /// RFC 9111 §4: what is current is served if it is fresh, or stale where that is allowed.

@@ -3,5 +3,25 @@
 
 mod caching;
 mod connections;
+mod demands;
+mod disconnected;
+mod freshness;
+mod groups;
+mod heads;
+mod heuristics;
+mod invalidation;
 mod messages;
+mod parsing;
+mod parts;
+mod query;
+mod ranges;
+mod requests;
+mod stale;
+mod status;
+mod storing;
+mod table;
+mod targeted;
+mod validation;
+mod variants;
+mod vary;
 mod wire;

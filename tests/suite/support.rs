@@ -8,6 +8,7 @@ pub mod larder;
 pub mod redis;
 pub mod site;
 pub mod upstream;
+pub mod verdict;
 
 pub use client::{Failure, Response};
 pub use gate::Gate;
@@ -15,6 +16,7 @@ pub use larder::{Larder, Plan, larder};
 pub use redis::RedisServer;
 pub use site::{Site, Tier};
 pub use upstream::{Reply, Upstream};
+pub use verdict::{Verdict, message};
 
 /// The longest that any test waits for anything. Only a failing test waits that long.
 pub const PATIENCE: Duration = Duration::from_secs(20);
