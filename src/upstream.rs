@@ -339,7 +339,7 @@ impl Upstream {
         &self,
         method: &Method,
         path_and_query: &str,
-        headers: HeaderMap,
+        mut headers: HeaderMap,
         mut body: RequestBody,
         interim: Option<Interim>,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
@@ -355,6 +355,10 @@ impl Upstream {
         // Time spent waiting for a place is not upstream's silence.
         progress.note();
         let upgrades = headers.contains_key(header::UPGRADE);
+        if matches!(body, RequestBody::Empty) {
+            // RFC 9110 §10.1.1: an expectation of a 100 makes no sense without content.
+            headers.remove(header::EXPECT);
+        }
         let consent = hold(&mut body, &headers);
         let mut request = self.request(method, path_and_query, headers, body)?;
         listen(&mut request, consent.clone(), interim);

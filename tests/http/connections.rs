@@ -62,6 +62,15 @@ fn an_upstream_that_knows_nothing_of_100_gets_the_content_after_a_while() {
 }
 
 #[test]
+fn an_expectation_without_content_is_dropped() {
+    let site = Site::start(Tier::Embedded, "");
+    for method in ["GET", "DELETE"] {
+        site.call(method, "/a").header("Expect", "100-continue").send().has_status(200);
+        assert_eq!(site.upstream.last(&format!("{method} /a")).header("expect"), None);
+    }
+}
+
+#[test]
 fn http_1_0_has_no_expectations() {
     let bench = Bench::start("");
     let mut client = bench.client(&EXPECTING.replace("HTTP/1.1", "HTTP/1.0"));
@@ -105,8 +114,8 @@ fn interim_responses_come_before_the_answer_that_came_with_them() {
     assert_eq!(client.take(2), "ok");
 }
 
-/// The first answer is more than fits between Larder and a client that does not read yet, so that some of it is still to
-/// be written when the interim response to the second request comes.
+/// The first answer is more than fits between Larder and its client. What comes when the end of it is still to be written
+/// is shown in `src/server/early.rs`.
 #[test]
 fn interim_responses_stand_between_the_answers_of_a_pipeline() {
     const LENGTH: usize = 32 << 20;
@@ -417,6 +426,9 @@ mod http2 {
             let _ = stream.write_all(&bytes).await;
             let mut received = Vec::new();
             let _ = stream.read_to_end(&mut received).await;
+            let enhance_your_calm = 11_u32.to_be_bytes();
+            let goaway = received.windows(9).any(|head| head[3] == 7 && head[5..] == [0; 4]);
+            assert!(goaway && received.windows(4).any(|code| code == enhance_your_calm), "{received:?}");
         });
         site.get("/a").has_status(200);
     }
