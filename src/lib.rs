@@ -45,6 +45,11 @@
 //!   definition that comes back may have missed writes in between. A write under way outdates by both sets of rules.
 //! - **Of a request's directives only `no-store` is obeyed.** The others are advisory (RFC 9111 §5.2.1), and an API's
 //!   users should not be able to force misses.
+//! - **What upstream may take a write for** counts as much as what it is: the path as the most lenient of servers reads it
+//!   ([`target::loosen`]), and the method that `X-HTTP-Method-Override` and kin name. A read loses such fields, and
+//!   others that no key holds ([`headers::strip_unkeyed`]), unless its family keys on them.
+//! - **Interim responses** go beside hyper's server, which knows one response to a request ([`upstream::interim`]).
+//! - **Only safe requests are upgraded** (WebSocket): a write with `Upgrade` is a write, and outdates.
 //! - **A body that ends with the connection** (neither `Content-Length` nor chunked) counts as complete when the
 //!   connection is closed in order (RFC 9112 §8).
 //!
