@@ -350,7 +350,7 @@ pub fn is_plainly_framed(headers: &HeaderMap) -> bool {
 /// How often a message may come to a Larder on its way.
 const ROUNDS: usize = 16;
 
-/// Whether a request has been here so often that it must be going round in a circle (RFC 9110 §7.6.3).
+/// Whether a request has been here so often that it must be going round in a circle (RFC 9110 §7.6).
 pub fn is_looping(headers: &HeaderMap) -> bool {
     let members = headers.get_all(VIA).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
     let is_ours = |member: &&[u8]| member.trim_ascii().ends_with(b" larder");

@@ -93,25 +93,36 @@ pub async fn handle(
     let trailers = headers::names_token(&parts.headers, &TE, "trailers");
     strip(&mut parts.headers, &body);
     let (headers, version) = (parts.headers, parts.version);
-    let mut asked = Asked { method: parts.method, target, headers, version, client, trailers, interim };
+    let asked = Asked { method: parts.method, target, headers, version, client, trailers, interim };
     let (method, path) = (asked.method.clone(), running.config.log.access.then(|| asked.target.path.clone()));
-    let answered = match offer {
-        Some(offer) => tunnel::tunnel(running, &asked, body, offer).await,
-        None if method == Method::GET || method == Method::HEAD => {
-            read::read(running, Arc::clone(&live), asked, body).await
-        }
-        None if is_safe(&method) => pass(running, &asked, body, Fwd::Method, "method").await,
-        None => {
-            headers::strip_rerouting(&mut asked.headers);
-            write::write(running, Arc::clone(&live), asked, body).await
-        }
-    };
+    let answered = answer(running, &live, asked, body, offer).await;
     let mut response = record(running, &live, answered, &method, path.as_deref().unwrap_or_default(), start);
     if !trailers {
         // RFC 9110 §6.5.1: none are sent to who did not say that it takes them.
         response.headers_mut().remove(TRAILER);
     }
     response
+}
+
+/// Chooses by the method, and by the offer of another protocol.
+async fn answer(
+    running: &Arc<Running>,
+    live: &Arc<Live>,
+    mut asked: Asked,
+    body: Incoming,
+    offer: Option<tunnel::Offer>,
+) -> Answered {
+    match offer {
+        Some(offer) => tunnel::tunnel(running, &asked, body, offer).await,
+        None if asked.method == Method::GET || asked.method == Method::HEAD => {
+            read::read(running, Arc::clone(live), asked, body).await
+        }
+        None if is_safe(&asked.method) => pass(running, &asked, body, Fwd::Method, "method").await,
+        None => {
+            headers::strip_rerouting(&mut asked.headers);
+            write::write(running, Arc::clone(live), asked, body).await
+        }
+    }
 }
 
 /// Before anything is read from the fields: what `Connection` names does not count as part of the request. The names of
@@ -132,7 +143,7 @@ fn admit(parts: &mut http::request::Parts) -> Result<Target, Box<Answered>> {
         let message = "the only transfer coding that is understood is chunked";
         return Err(Box::new(refuse(StatusCode::NOT_IMPLEMENTED, "transfer-coding", message)));
     }
-    // RFC 9110 §7.6.3
+    // RFC 9110 §7.6: no infinite loops.
     if headers::is_looping(&parts.headers) {
         let message =
             "the request goes round in a circle: upstream of this Larder is, by way of others, this Larder";

@@ -207,6 +207,11 @@ impl Drop for Refusal {
     }
 }
 
+/// Marks, as an extension, an answer to a request whose content has not been asked for: the client's connection is of
+/// no further use.
+#[derive(Debug, Clone, Copy)]
+pub struct ContentUnread;
+
 /// The body broke off.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
@@ -365,8 +370,8 @@ impl Upstream {
         // The time limit runs from the last piece of the request that was sent.
         let answer = progress.within(self.answer_within, self.client.request(request)).await;
         let mut response = answer.ok_or(UpstreamError::Timeout)?.map_err(|error| classify(&error))?;
-        if let Some(consent) = &consent {
-            consent.answered();
+        if consent.as_ref().is_some_and(|consent| consent.answered()) {
+            response.extensions_mut().insert(ContentUnread);
         }
         let refusal = consent.map(Refusal);
         if !is_sound(&response, upgrades) {

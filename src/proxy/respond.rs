@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{AGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, TRAILER};
+use http::header::{AGE, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, TRAILER};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use http_body::Body as _;
 
@@ -15,7 +15,7 @@ use crate::entry;
 use crate::headers;
 use crate::semantics::range::{self, Range};
 use crate::semantics::validation::{self, Condition};
-use crate::upstream::ResponseBody;
+use crate::upstream::{ContentUnread, ResponseBody};
 
 /// An answer from a stored response.
 pub fn stored(method: &Method, request: &HeaderMap, stored: &entry::Response, now: SystemTime) -> Response<Body> {
@@ -110,6 +110,10 @@ pub(super) fn forwarded(response: Response<ResponseBody>) -> Response<Body> {
     headers::strip_hop_by_hop(response.headers_mut());
     if let Some(trailer) = trailer {
         response.headers_mut().insert(TRAILER, trailer);
+    }
+    if response.extensions().get::<ContentUnread>().is_some() {
+        // RFC 9110 §10.1.1: who does not read the content says whether the connection ends.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     headers::add_via(response.headers_mut(), received);
     *response.version_mut() = Version::HTTP_11;

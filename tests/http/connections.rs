@@ -35,7 +35,8 @@ fn a_final_answer_reaches_a_client_that_has_sent_no_content() {
     upstream.head();
     // The answer is longer than any wait for a 100, and whole all the same.
     upstream.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\n\r\nno");
-    assert_eq!(client.head()[0], "HTTP/1.1 403 Forbidden");
+    let head = client.head();
+    assert_eq!((head[0].as_str(), field(&head, "connection")), ("HTTP/1.1 403 Forbidden", Some("close")));
     assert_eq!(client.take(2), "no");
     upstream.send("pe");
     assert_eq!(client.take(2), "pe");
@@ -209,6 +210,26 @@ fn an_upgraded_connection_takes_a_place_at_upstream() {
     client.leave();
     upstream.leave();
     let mut waiting = bench.client(GET);
+    let mut upstream = bench.upstream();
+    upstream.head();
+    upstream.send(OK);
+    assert_eq!(waiting.head()[0], "HTTP/1.1 200 OK");
+}
+
+#[test]
+fn an_upgraded_connection_keeps_its_place_among_the_clients() {
+    let bench = Bench::start("[server]\nmax_connections = 1\n");
+    let (client, upstream) = switched(&bench);
+    let mut waiting = bench.client(GET);
+    let connections = || {
+        let text = bench.larder.admin_get("/metrics").text();
+        let line = text.lines().find_map(|line| line.strip_prefix("larder_connections ")?.parse::<u64>().ok());
+        line.expect("it is always exposed")
+    };
+    assert_eq!(connections(), 1);
+    assert!(waiting.is_silent());
+    client.leave();
+    upstream.leave();
     let mut upstream = bench.upstream();
     upstream.head();
     upstream.send(OK);
