@@ -95,6 +95,11 @@ const END_TO_END: [&str; 36] = [
     "x-real-ip",
 ];
 
+/// Whether a request has any field that belongs to one hop, or tells of the hops before.
+pub fn has_hop_fields(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| *name == VIA || HOP_BY_HOP.contains(name))
+}
+
 /// Removes `Connection`, the fields it names, and the other hop-by-hop fields (RFC 9110 §7.6.1). To be applied to a
 /// request before anything is read from it: what the key is made of and what upstream receives must be the same
 /// fields. Names that are no field names are passed over; fields without which a message would mean something else
@@ -350,7 +355,7 @@ pub fn is_plainly_framed(headers: &HeaderMap) -> bool {
 /// How often a message may come to a Larder on its way.
 const ROUNDS: usize = 16;
 
-/// Whether a request has been here so often that it must be going round in a circle (RFC 9110 §7.6.3).
+/// Whether a request has been here so often that it must be going round in a circle (RFC 9110 §7.6).
 pub fn is_looping(headers: &HeaderMap) -> bool {
     let members = headers.get_all(VIA).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
     let is_ours = |member: &&[u8]| member.trim_ascii().ends_with(b" larder");

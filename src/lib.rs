@@ -53,8 +53,11 @@
 //!   the head is there.
 //! - **The answer to a POST is stored only if nothing at all was invalidated meanwhile** ([`stamp::Taken`]): its stamp is
 //!   that of the POST's own invalidation.
-//! - **A path that upstream may read in another way** (`//`, `%2F`, `;x`) is outdated, and outdates, as both
-//!   ([`target::loosen`]).
+//! - **What upstream may take a write for** counts as much as what it is: the path as the most lenient of servers reads it
+//!   ([`target::loosen`]), and the method that `X-HTTP-Method-Override` and kin name. A read loses such fields, and
+//!   others that no key holds ([`headers::strip_unkeyed`]), unless its family keys on them.
+//! - **Interim responses** go beside hyper's server, which knows one response to a request ([`upstream::interim`]).
+//! - **Only safe requests are upgraded** (WebSocket): a write with `Upgrade` is a write, and outdates.
 //! - **A body that ends with the connection** (neither `Content-Length` nor chunked) counts as complete when the
 //!   connection is closed in order (RFC 9112 §8).
 //!

@@ -89,39 +89,56 @@ pub async fn handle(
 ) -> Response<Body> {
     let start = Instant::now();
     let live = running.live();
-    let offer = tunnel::Offer::of(&mut request);
+    // One look at the names of its fields spares most requests a dozen searches among them.
+    let has_hop_fields = headers::has_hop_fields(request.headers());
+    let offer = if has_hop_fields { tunnel::Offer::of(&mut request) } else { None };
     let (mut parts, body) = request.into_parts();
-    let target = match admit(&mut parts) {
+    let target = match admit(&mut parts, has_hop_fields) {
         Ok(target) => target,
         Err(answered) => return record(running, &live, *answered, &parts.method, parts.uri.path(), start),
     };
-    let trailers = headers::names_token(&parts.headers, &TE, "trailers");
-    strip(&mut parts.headers, &body);
+    let trailers = has_hop_fields && headers::names_token(&parts.headers, &TE, "trailers");
+    if has_hop_fields {
+        strip(&mut parts.headers, &body);
+    }
     let (headers, version) = (parts.headers, parts.version);
-    let mut asked = Asked { method: parts.method, target, headers, version, client, trailers, interim };
+    let asked = Asked { method: parts.method, target, headers, version, client, trailers, interim };
     let (method, path) = (asked.method.clone(), running.config.log.access.then(|| asked.target.path.clone()));
-    // All but the hit is in boxes of its own: the future of every request is moved about, and the larger it is the more
-    // of it is copied.
-    let answered = match offer {
-        Some(offer) => Box::pin(tunnel::tunnel(running, &asked, body, offer)).await,
-        None if method == Method::GET || method == Method::HEAD => {
-            read::read(running, Arc::clone(&live), asked, body).await
-        }
-        None if method.as_str() == "QUERY" => Box::pin(read::query(running, Arc::clone(&live), asked, body)).await,
-        None if is_safe(&method) => {
-            Box::pin(pass(running, &asked, RequestBody::of(body), Fwd::Method, "method")).await
-        }
-        None => {
-            headers::strip_rerouting(&mut asked.headers);
-            Box::pin(write::write(running, Arc::clone(&live), asked, body)).await
-        }
-    };
+    let answered = answer(running, &live, asked, body, offer).await;
     let mut response = record(running, &live, answered, &method, path.as_deref().unwrap_or_default(), start);
-    if !trailers {
+    if !trailers && matches!(response.body(), Body::Upstream(_) | Body::Recorded(_)) {
         // RFC 9110 §6.5.1: none are sent to who did not say that it takes them.
         response.headers_mut().remove(TRAILER);
     }
     response
+}
+
+/// Chooses by the method, and by the offer of another protocol.
+async fn answer(
+    running: &Arc<Running>,
+    live: &Arc<Live>,
+    mut asked: Asked,
+    body: Incoming,
+    offer: Option<tunnel::Offer>,
+) -> Answered {
+    // All but the hit is in boxes of its own: the future of every request is moved about, and the larger it is the more
+    // of it is copied.
+    match offer {
+        Some(offer) => Box::pin(tunnel::tunnel(running, &asked, body, offer)).await,
+        None if asked.method == Method::GET || asked.method == Method::HEAD => {
+            read::read(running, Arc::clone(live), asked, body).await
+        }
+        None if asked.method.as_str() == "QUERY" => {
+            Box::pin(read::query(running, Arc::clone(live), asked, body)).await
+        }
+        None if is_safe(&asked.method) => {
+            Box::pin(pass(running, &asked, RequestBody::of(body), Fwd::Method, "method")).await
+        }
+        None => {
+            headers::strip_rerouting(&mut asked.headers);
+            Box::pin(write::write(running, Arc::clone(live), asked, body)).await
+        }
+    }
 }
 
 /// Before anything is read from the fields: what `Connection` names does not count as part of the request. The names of
@@ -135,15 +152,15 @@ fn strip(fields: &mut HeaderMap, body: &Incoming) {
 }
 
 /// The target of a request that is to be forwarded or answered from the cache; the answer to any other.
-fn admit(parts: &mut http::request::Parts) -> Result<Target, Box<Answered>> {
+fn admit(parts: &mut http::request::Parts, has_hop_fields: bool) -> Result<Target, Box<Answered>> {
     let target = target_of(parts)?;
     // RFC 9112 §6.1: a coding that is not understood. It would be lost on the way, and the content with it.
-    if !headers::is_plainly_framed(&parts.headers) {
+    if has_hop_fields && !headers::is_plainly_framed(&parts.headers) {
         let message = "the only transfer coding that is understood is chunked";
         return Err(Box::new(refuse(StatusCode::NOT_IMPLEMENTED, "transfer-coding", message)));
     }
-    // RFC 9110 §7.6.3
-    if headers::is_looping(&parts.headers) {
+    // RFC 9110 §7.6: no infinite loops.
+    if has_hop_fields && headers::is_looping(&parts.headers) {
         let message =
             "the request goes round in a circle: upstream of this Larder is, by way of others, this Larder";
         return Err(Box::new(refuse(StatusCode::LOOP_DETECTED, "loop", message)));

@@ -240,6 +240,11 @@ impl Drop for Refusal {
     }
 }
 
+/// Marks, as an extension, an answer to a request whose content has not been asked for: the client's connection is of
+/// no further use.
+#[derive(Debug, Clone, Copy)]
+pub struct ContentUnread;
+
 /// The body broke off.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
@@ -371,7 +376,7 @@ impl Upstream {
         &self,
         method: &Method,
         path_and_query: &str,
-        headers: HeaderMap,
+        mut headers: HeaderMap,
         mut body: RequestBody,
         interim: Option<Interim>,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
@@ -387,14 +392,18 @@ impl Upstream {
         // Time spent waiting for a place is not upstream's silence.
         progress.note();
         let upgrades = headers.contains_key(header::UPGRADE);
+        if matches!(body, RequestBody::Empty) {
+            // RFC 9110 §10.1.1: an expectation of a 100 makes no sense without content.
+            headers.remove(header::EXPECT);
+        }
         let consent = hold(&mut body, &headers);
         let mut request = self.request(method, path_and_query, headers, body)?;
         listen(&mut request, consent.clone(), interim);
         // The time limit runs from the last piece of the request that was sent.
         let answer = progress.within(self.answer_within, self.client.request(request)).await;
         let mut response = answer.ok_or(UpstreamError::Timeout)?.map_err(|error| classify(&error))?;
-        if let Some(consent) = &consent {
-            consent.answered();
+        if consent.as_ref().is_some_and(|consent| consent.answered()) {
+            response.extensions_mut().insert(ContentUnread);
         }
         let refusal = consent.map(Refusal);
         if !is_sound(&response, upgrades) {

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{
-    AGE, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, IF_RANGE, LAST_MODIFIED,
-    RETRY_AFTER, TRAILER,
+    AGE, CONNECTION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, IF_RANGE,
+    LAST_MODIFIED, RETRY_AFTER, TRAILER,
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use http_body::Body as _;
@@ -21,7 +21,7 @@ use crate::headers;
 use crate::semantics::multipart;
 use crate::semantics::range::{self, Part, Range};
 use crate::semantics::validation::{self, Condition};
-use crate::upstream::ResponseBody;
+use crate::upstream::{ContentUnread, ResponseBody};
 
 /// An answer from a stored response.
 pub fn stored(method: &Method, request: &HeaderMap, stored: &entry::Response, now: SystemTime) -> Response<Body> {
@@ -161,6 +161,10 @@ pub(super) fn forwarded(response: Response<ResponseBody>, server: &Server) -> Re
     headers::strip_hop_by_hop(response.headers_mut());
     if let Some(trailer) = trailer {
         response.headers_mut().insert(TRAILER, trailer);
+    }
+    if response.extensions().get::<ContentUnread>().is_some() {
+        // RFC 9110 §10.1.1: who does not read the content says whether the connection ends.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     headers::add_via(response.headers_mut(), received);
     *response.version_mut() = Version::HTTP_11;

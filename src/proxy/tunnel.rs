@@ -32,6 +32,9 @@ pub(super) struct Offer {
 impl Offer {
     /// The offer of a request. To be looked for before the fields of this hop are removed.
     pub fn of(request: &mut Request<Incoming>) -> Option<Offer> {
+        if !request.headers().contains_key(UPGRADE) {
+            return None;
+        }
         // RFC 9110 §7.8: the field without the option, or in HTTP/1.0, is to be ignored.
         let is_meant = request.version() == Version::HTTP_11
             && is_safe(request.method())

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::HeaderMap;
+use http::header::CACHE_CONTROL;
 
 use super::ClientDirectives;
 use super::cache_control::RequestDirectives;
@@ -29,7 +30,9 @@ pub struct Demands {
 impl Demands {
     /// Reads the request's fields.
     pub fn of(request: &HeaderMap, counted: ClientDirectives) -> Demands {
-        if counted == ClientDirectives::None {
+        // `Pragma` is of no harmless use.
+        let says_nothing = counted == ClientDirectives::Harmless && !request.contains_key(CACHE_CONTROL);
+        if counted == ClientDirectives::None || says_nothing {
             return Demands::default();
         }
         let directives = RequestDirectives::parse(request);

@@ -93,3 +93,71 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Early<S> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::time::Duration;
+
+    use http::{HeaderMap, Request, Response, StatusCode};
+    use http_body_util::{BodyExt, Full};
+    use hyper::body::Incoming;
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    const LENGTH: usize = 10_000;
+
+    fn early(stream: DuplexStream, line: &Arc<Line>) -> Early<DuplexStream> {
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        Early::new(stream, Arc::clone(line), Place::new(&Arc::new(Metrics::new()), permit))
+    }
+
+    /// A POST is answered at once, while its content is still being read; a GET gets a 103 before its answer.
+    async fn answer(
+        request: Request<Incoming>,
+        line: Arc<Line>,
+    ) -> Result<Response<Full<bytes::Bytes>>, Infallible> {
+        if request.method() == http::Method::POST {
+            tokio::spawn(request.into_body().collect());
+            return Ok(Response::new(Full::from(vec![b'x'; LENGTH])));
+        }
+        let hint = async |interim: crate::upstream::interim::Interim| {
+            // From another task, as upstream's connection does it.
+            let _ = tokio::spawn(async move { interim.send(StatusCode::EARLY_HINTS, &HeaderMap::new()) }).await;
+            Response::new(Full::from("answer"))
+        };
+        Ok(line.answer(hint).await)
+    }
+
+    /// The end of the content of one request and the whole next one come when the answer to the first is stuck in the
+    /// server's buffer: only then can hyper begin with a request before the answer to the one before is out.
+    #[tokio::test(start_paused = true)]
+    async fn an_interim_response_waits_for_the_answer_to_the_request_before() {
+        let (near, mut far) = tokio::io::duplex(100);
+        let line = Arc::<Line>::default();
+        let stream = TokioIo::new(early(near, &line));
+        let service = hyper::service::service_fn(move |request| answer(request, Arc::clone(&line)));
+        // With vectored writes hyper does not even begin before the answer is out.
+        let mut server = hyper::server::conn::http1::Builder::new();
+        tokio::spawn(server.writev(false).serve_connection(stream, service));
+        // Time stands still until nobody has anything left to do.
+        let settled = || tokio::time::sleep(Duration::from_secs(1));
+        far.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n").await.unwrap();
+        settled().await;
+        far.write_all(b"xGET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+        settled().await;
+        let mut received = String::new();
+        let read = tokio::time::timeout(Duration::from_secs(60), far.read_to_string(&mut received)).await;
+        assert!(read.is_ok(), "the connection does not end");
+        let (head, rest) = received.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
+        let (first, second) = rest.split_at(LENGTH);
+        assert!(first.bytes().all(|byte| byte == b'x'), "nothing stands in the midst of the first answer");
+        assert!(second.starts_with("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\n"), "{second}");
+        assert!(second.ends_with("\r\n\r\nanswer"), "{second}");
+    }
+}

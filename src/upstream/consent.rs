@@ -29,9 +29,10 @@ impl Consent {
         self.move_on(&[Word::Awaited], Word::Given);
     }
 
-    /// The final answer began before anyone asked for the content.
-    pub fn answered(&self) {
+    /// The final answer begins. True if nobody has asked for the content before.
+    pub fn answered(&self) -> bool {
         self.move_on(&[Word::Awaited], Word::Answered);
+        self.lock().0 == Word::Answered
     }
 
     /// The final answer is over: if the content has not been asked for by now, it never will be.
@@ -77,15 +78,19 @@ mod tests {
         consent.poll(&Context::from_waker(Waker::noop()))
     }
 
+    fn answered(consent: &Consent) {
+        consent.answered();
+    }
+
     #[test]
     fn the_first_word_stands() {
         let rows: [(Steps, Poll<bool>); 6] = [
             (&[], Poll::Pending),
             (&[Consent::give], Poll::Ready(true)),
-            (&[Consent::give, Consent::answered, Consent::refuse], Poll::Ready(true)),
-            (&[Consent::answered], Poll::Pending),
-            (&[Consent::answered, Consent::give], Poll::Pending),
-            (&[Consent::answered, Consent::refuse, Consent::give], Poll::Ready(false)),
+            (&[Consent::give, answered, Consent::refuse], Poll::Ready(true)),
+            (&[answered], Poll::Pending),
+            (&[answered, Consent::give], Poll::Pending),
+            (&[answered, Consent::refuse, Consent::give], Poll::Ready(false)),
         ];
         for (steps, expected) in rows {
             assert_eq!(after(steps), expected, "{} steps", steps.len());

@@ -35,7 +35,8 @@ fn a_final_answer_reaches_a_client_that_has_sent_no_content() {
     upstream.head();
     // The answer is longer than any wait for a 100, and whole all the same.
     upstream.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\n\r\nno");
-    assert_eq!(client.head()[0], "HTTP/1.1 403 Forbidden");
+    let head = client.head();
+    assert_eq!((head[0].as_str(), field(&head, "connection")), ("HTTP/1.1 403 Forbidden", Some("close")));
     assert_eq!(client.take(2), "no");
     upstream.send("pe");
     assert_eq!(client.take(2), "pe");
@@ -59,6 +60,15 @@ fn an_upstream_that_knows_nothing_of_100_gets_the_content_after_a_while() {
     upstream.send(OK);
     assert_eq!(client.head()[0], "HTTP/1.1 200 OK");
     assert_eq!(client.take(2), "ok");
+}
+
+#[test]
+fn an_expectation_without_content_is_dropped() {
+    let site = Site::start(Tier::Embedded, "");
+    for method in ["GET", "DELETE"] {
+        site.call(method, "/a").header("Expect", "100-continue").send().has_status(200);
+        assert_eq!(site.upstream.last(&format!("{method} /a")).header("expect"), None);
+    }
 }
 
 #[test]
@@ -105,8 +115,8 @@ fn interim_responses_come_before_the_answer_that_came_with_them() {
     assert_eq!(client.take(2), "ok");
 }
 
-/// The first answer is more than fits between Larder and a client that does not read yet, so that some of it is still to
-/// be written when the interim response to the second request comes.
+/// The first answer is more than fits between Larder and its client. What comes when the end of it is still to be written
+/// is shown in `src/server/early.rs`.
 #[test]
 fn interim_responses_stand_between_the_answers_of_a_pipeline() {
     const LENGTH: usize = 32 << 20;
@@ -200,6 +210,26 @@ fn an_upgraded_connection_takes_a_place_at_upstream() {
     client.leave();
     upstream.leave();
     let mut waiting = bench.client(GET);
+    let mut upstream = bench.upstream();
+    upstream.head();
+    upstream.send(OK);
+    assert_eq!(waiting.head()[0], "HTTP/1.1 200 OK");
+}
+
+#[test]
+fn an_upgraded_connection_keeps_its_place_among_the_clients() {
+    let bench = Bench::start("[server]\nmax_connections = 1\n");
+    let (client, upstream) = switched(&bench);
+    let mut waiting = bench.client(GET);
+    let connections = || {
+        let text = bench.larder.admin_get("/metrics").text();
+        let line = text.lines().find_map(|line| line.strip_prefix("larder_connections ")?.parse::<u64>().ok());
+        line.expect("it is always exposed")
+    };
+    assert_eq!(connections(), 1);
+    assert!(waiting.is_silent());
+    client.leave();
+    upstream.leave();
     let mut upstream = bench.upstream();
     upstream.head();
     upstream.send(OK);
@@ -417,6 +447,9 @@ mod http2 {
             let _ = stream.write_all(&bytes).await;
             let mut received = Vec::new();
             let _ = stream.read_to_end(&mut received).await;
+            let enhance_your_calm = 11_u32.to_be_bytes();
+            let goaway = received.windows(9).any(|head| head[3] == 7 && head[5..] == [0; 4]);
+            assert!(goaway && received.windows(4).any(|code| code == enhance_your_calm), "{received:?}");
         });
         site.get("/a").has_status(200);
     }
