@@ -129,6 +129,13 @@ pub fn add_via(headers: &mut HeaderMap, received: Version) {
     append_member(headers, VIA, member);
 }
 
+/// A field line as people write it: `Name: value`. `None` if it is none.
+pub fn parse_line(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
+    let colon = line.iter().position(|byte| *byte == b':')?;
+    let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii()).ok()?;
+    Some((HeaderName::from_bytes(&line[..colon]).ok()?, value))
+}
+
 /// Whether a request field is one that Larder writes or rewrites on the way to upstream.
 pub fn is_of_this_hop(name: &HeaderName) -> bool {
     *name == FORWARDED || *name == VIA || name.as_str().starts_with("x-forwarded-") || *name == X_REAL_IP

@@ -17,6 +17,7 @@ use crate::running::{Live, Running};
 use crate::target::{Target, TargetFault};
 use crate::upstream::{RequestBody, UpstreamError};
 
+pub mod account;
 pub mod body;
 mod content;
 mod fill;
