@@ -1,5 +1,5 @@
 //! The admin: an HTTP API on a listener of its own for operators and their tools. [`routes::ROUTES`] lists what there
-//! is, [`api`] does it, [`report`] names the fields, [`auth`] decides who may.
+//! is, [`api`] and [`explain`] do it, [`report`] names the fields, [`auth`] decides who may.
 //!
 //! Every answer but metrics and the liveness probe is JSON; every error says what to do. No route reads a request
 //! body; one that is sent is left unread, and the connection closed.

@@ -292,7 +292,7 @@ pub async fn clear_group(
 ) -> Result<Response, Refusal> {
     let Path(group) = group?;
     // Groups are named by responses, without limit: counted together.
-    desk.running.metrics.invalidated("group", "purge");
+    desk.running.metrics.invalidated("(group)", "purge");
     let tag = Tag::group_anywhere(&group);
     let delivered = desk.running.cache.invalidate(std::slice::from_ref(&tag)).await.is_some();
     Ok(cleared(format!("Cache cleared for group {group}"), delivered).into_response())

@@ -17,8 +17,9 @@ use crate::entry;
 use crate::headers;
 use crate::key::{Canonical, QueryKeying};
 use crate::running::Live;
+use crate::semantics::demands::Demands;
 use crate::semantics::freshness::{Freshness, Reuse};
-use crate::semantics::{TtlPolicy, validation};
+use crate::semantics::{ClientDirectives, TtlPolicy, validation};
 use crate::stamp::Tag;
 use crate::target::{Target, TargetFault};
 
@@ -228,6 +229,14 @@ impl<'c> Account<'c> {
             notes.push(
                 "the family's `query` says which parameters count; the others are not part of the key".to_owned(),
             );
+        }
+        let directives = self.question.policy().client_directives;
+        if Demands::of(&asked.headers, ClientDirectives::All) != self.question.demands {
+            let counted = if directives == ClientDirectives::None { "none" } else { "harmless" };
+            notes.push(format!(
+                "client_directives = {counted:?}: not all of the request's Cache-Control counts, which RFC 9111 §5.2.1 \
+                 leaves to the cache; a family with \"all\" obeys it"
+            ));
         }
         match asked.method.as_str() {
             "HEAD" => notes.push(
