@@ -206,6 +206,18 @@ mod tests {
         headers
     }
 
+    #[test]
+    fn a_line_is_a_name_and_a_value() {
+        let rows: [(&[u8], &[u8]); 4] = [(b"A: 1", b"1"), (b"a:b:c ", b"b:c"), (b"a:", b""), (b"a:\xff", b"\xff")];
+        for (line, expected) in rows {
+            let (name, value) = parse_line(line).unwrap();
+            assert_eq!((name.as_str(), value.as_bytes()), ("a", expected));
+        }
+        for line in ["a : 1", "a: \r1", "a", ": 1", ""] {
+            assert_eq!(parse_line(line.as_bytes()), None, "{line:?}");
+        }
+    }
+
     fn target(host: &str) -> Target {
         Target { scheme: "https", host: host.into(), path: "/".into(), query: None }
     }

@@ -74,7 +74,7 @@ pub struct Terms {
     pub validated_with: Vec<String>,
 }
 
-/// How long past its lifetime a response may be served.
+/// For how long past its lifetime a response may be served.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Allowance {
     /// Seconds; 0: not at all.
@@ -274,6 +274,17 @@ impl<'c> Account<'c> {
         })
     }
 
+    /// It asks for a range, and the family does not make it a question for the whole.
+    fn is_for_part(&self) -> bool {
+        self.question.is_for_range() && !self.question.fetching().range_fetches_whole
+    }
+
+    /// What the request gets when nothing current is kept for it.
+    fn use_of_nothing(&self, because: &str) -> Use {
+        let does = if self.is_for_part() { Does::Forwarded } else { Does::Fetched };
+        self.passed().unwrap_or_else(|| self.unless_only_if_cached(Use::new(does, because)))
+    }
+
     /// What the request gets of a response that is kept and current.
     fn use_of(&self, stored: &entry::Response, now: SystemTime) -> Use {
         if let Some(passed) = self.passed() {
@@ -298,7 +309,7 @@ impl<'c> Account<'c> {
 
     /// RFC 9111 §5.2.1.7
     fn unless_only_if_cached(&self, would: Use) -> Use {
-        let asks = matches!(would.does, Does::Validated | Does::Fetched);
+        let asks = matches!(would.does, Does::Validated | Does::Fetched | Does::Forwarded);
         if !asks || !self.question.demands.only_if_cached {
             return would;
         }

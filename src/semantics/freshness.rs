@@ -644,6 +644,9 @@ mod tests {
         let tokens: std::collections::HashSet<_> = all.iter().map(|because| because.token()).collect();
         assert_eq!(tokens.len(), all.len());
         assert!(all.iter().all(|because| because.explanation().contains('§')));
+        let uses = [Reuse::Fresh { ttl: 1 }, Reuse::StaleWhileRevalidate { ttl: -1 }, Reuse::Stale { ttl: -1 }];
+        let validated = all.map(|because| Reuse::Validate { ttl: -1, because });
+        assert!(uses.iter().chain(&validated).all(|reuse| reuse.explanation().contains('§')));
     }
 
     #[test]

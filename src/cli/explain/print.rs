@@ -126,6 +126,10 @@ impl Terms {
             ("when upstream answers 500, 502, 503 or 504", &self.stale_if_error),
             ("when upstream gives no answer", &self.stale_if_unreachable),
         ];
+        let never = &self.stale_while_revalidate;
+        if cases.iter().all(|(_, allowance)| allowance.seconds == 0 && allowance.because == never.because) {
+            return vec![format!("never served: {}", never.because)];
+        }
         cases.map(|(when, allowance)| format!("served {when}: {}", allowed(allowance))).into()
     }
 }

@@ -177,11 +177,6 @@ impl Account<'_> {
         let length = length.or_else(|| stated_length(&parts.headers));
         Ok(Answer { status: parts.status, fields: parts.headers, length, broken, times })
     }
-
-    /// It asks for a range, and the family does not make it a question for the whole.
-    fn is_for_part(&self) -> bool {
-        self.question.is_for_range() && !self.question.fetching().range_fetches_whole
-    }
 }
 
 /// Bytes of a body, counted until there are more than `most`; and how it broke off, if it did.

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Account, Claim, Does, Terms, Use};
+use super::{Account, Claim, Terms, Use};
 use crate::cache::Cache;
 use crate::cache::peek::{Peek, Shelf, Standing};
 use crate::entry::{Entry, Variants};
@@ -116,7 +116,7 @@ impl Account<'_> {
         let response = judged.and_then(|judged| judged.entry.response().map(|response| (judged, response)));
         let would = match response {
             Some((judged, response)) if judged.standing == Standing::Current => self.use_of(response, now),
-            _ => self.passed().unwrap_or_else(|| self.unless_only_if_cached(fetched(found))),
+            _ => self.use_of_nothing(why_nothing(found)),
         };
         Kept {
             claim,
@@ -173,7 +173,7 @@ impl Account<'_> {
         match rules.is_empty() {
             true => "outdated by POST /cache/clear/{family}, or by a reload that changed the family".to_owned(),
             false => format!(
-                "outdated by a write to {}; or by POST /cache/clear/{{family}}, or a reload that changed the family",
+                "outdated by a write: {}; or by POST /cache/clear/{{family}}, or a reload that changed the family",
                 rules.join("; or ")
             ),
         }
@@ -215,10 +215,10 @@ impl Tiers {
     }
 }
 
-/// What the request gets when nothing current is kept for it.
-fn fetched(found: &str) -> Use {
-    let because = match found {
-        "outdated" => "what is kept was outdated by a write (fwd=stale; detail=outdated)",
+/// Why nothing kept can be used.
+fn why_nothing(found: &str) -> &'static str {
+    match found {
+        "outdated" => "what is kept is outdated, and worthless whatever its lifetime (fwd=stale; detail=outdated)",
         "other-variant" => {
             "responses are kept for other values of the request fields that they vary on (RFC 9111 §4.1; fwd=vary-miss)"
         }
@@ -229,8 +229,7 @@ fn fetched(found: &str) -> Use {
             "nothing is kept for it (fwd=uri-miss); larder explain with --ask says what would become of upstream's \
              answer"
         }
-    };
-    Use::new(Does::Fetched, because)
+    }
 }
 
 /// `accept-language: de` of the suffix of a variant's text.
