@@ -132,7 +132,9 @@ pub fn add_via(headers: &mut HeaderMap, received: Version) {
 /// A field line as people write it: `Name: value`. `None` if it is none.
 pub fn parse_line(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
     let colon = line.iter().position(|byte| *byte == b':')?;
-    let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii()).ok()?;
+    let value = &line[colon + 1..];
+    // RFC 9112 §2.2: a bare CR is no blank, though it would be trimmed like one.
+    let value = HeaderValue::from_bytes(value.trim_ascii()).ok().filter(|_| !value.contains(&b'\r'))?;
     Some((HeaderName::from_bytes(&line[..colon]).ok()?, value))
 }
 
