@@ -212,6 +212,27 @@ fn what_explain_says_of_an_answer_is_what_the_proxy_does_with_it() {
     assert_eq!(fields(0), fields(1), "both send the same fields");
 }
 
+/// What is asked has the method that was named, and nothing unsafe is ever sent.
+#[test]
+fn head_and_query_are_asked_as_such() {
+    let upstream = Upstream::start();
+    let ask = |method: &str, path: &str| {
+        larder(Some(RULES), &["explain", method, path, "--ask", "--upstream", &upstream.url(), "--json"])
+    };
+    upstream.on("HEAD /h", Reply::new("").cached("max-age=60"));
+    upstream.on("QUERY /q", Reply::new("x").cached("max-age=60"));
+    for (method, path, note) in [("HEAD", "/h", "its own answer is not stored"), ("QUERY", "/q", "without any")] {
+        let told = parsed(&ask(method, path));
+        assert_eq!((&told["answer"]["stored"], &told["method"]), (&json!(true), &json!(method)), "{told:#}");
+        assert_says(&told["notes"].to_string(), &[note]);
+        assert_eq!(upstream.last(path).method, method);
+    }
+    for method in ["POST", "PUT", "DELETE", "OPTIONS", "FROB"] {
+        assert_eq!(ask(method, "/unsafe").code, Some(2), "{method}");
+    }
+    assert_eq!(upstream.count("/unsafe"), 0);
+}
+
 #[test]
 fn the_last_head_counts_and_standard_input_is_read() {
     let dir = tempfile::tempdir().unwrap();

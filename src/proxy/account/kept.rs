@@ -191,12 +191,14 @@ impl Judged {
 }
 
 impl Tiers {
-    /// The sign that responses vary, as a lookup finds it: memory's as a hint, the store's if it is current.
+    /// The sign that responses vary, as a lookup finds it: memory's as a hint, even when it is outdated; the store's if
+    /// it is current, and memory has no current response.
     fn sign(&self) -> Option<Arc<Entry>> {
-        let of_memory = self.memory.as_ref().filter(|judged| judged.entry.variants().is_some());
-        let of_store = self.store.as_ref().ok().filter(|judged| judged.standing == Standing::Current);
-        let sign = of_memory.or(of_store.filter(|judged| judged.entry.variants().is_some()))?;
-        Some(Arc::clone(&sign.entry))
+        let is_current = |judged: &&Judged| judged.standing == Standing::Current;
+        let of_memory =
+            self.memory.as_ref().filter(|judged| is_current(judged) || judged.entry.variants().is_some());
+        let sign = of_memory.or(self.store.as_ref().ok().filter(is_current))?;
+        Some(&sign.entry).filter(|entry| entry.variants().is_some()).map(Arc::clone)
     }
 
     /// What a lookup goes by: what is current, memory before the store; else what is outdated.
