@@ -1,5 +1,5 @@
 //! The admin: an HTTP API on a listener of its own for operators and their tools. [`routes::ROUTES`] lists what there
-//! is, [`api`] does it, [`report`] names the fields, [`auth`] decides who may.
+//! is, [`api`] and [`explain`] do it, [`report`] names the fields, [`auth`] decides who may.
 //!
 //! Every answer but metrics and the liveness probe is JSON; every error says what to do. No route reads a request
 //! body; one that is sent is left unread, and the connection closed.
@@ -32,6 +32,7 @@ use crate::running::Running;
 pub mod api;
 pub mod auth;
 pub mod census;
+pub mod explain;
 pub mod refusal;
 pub mod report;
 pub mod routes;
@@ -112,9 +113,11 @@ fn router(running: Arc<Running>) -> Router {
         .route("/cache/stats", get(api::stats))
         .route("/cache/test", get(api::test))
         .route("/cache/families", get(api::families))
+        .route("/cache/explain", get(explain::explain))
         .route("/cache/clear", post(api::clear_all))
         .route("/cache/clear/{family}", post(api::clear_family))
         .route("/cache/clear/{family}/{instance}", post(api::clear_instance))
+        .route("/cache/groups/{group}/clear", post(api::clear_group))
         .route("/rules", get(api::rules))
         .route("/rules/reload", post(api::reload))
         .route("/metrics", get(api::metrics))

@@ -21,6 +21,7 @@ use crate::store::{Link, Store};
 pub mod backlog;
 pub mod flight;
 pub mod memory;
+pub mod peek;
 pub mod stream;
 pub mod unanswered;
 

@@ -75,6 +75,10 @@ struct CheckArguments {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Without --response, --ask or --admin only the rules are read: neither the API nor Redis is \
+                        asked."
+)]
 struct ExplainArguments {
     /// GET, POST, …
     method: String,
@@ -83,9 +87,27 @@ struct ExplainArguments {
     /// A request field, as often as needed: -H 'Accept-Language: de'.
     #[arg(short = 'H', long = "header", value_name = "FIELD")]
     headers: Vec<String>,
+    /// Say what would become of this response: its head as curl -i or curl -D prints it; - for standard input.
+    #[arg(long, value_name = "FILE", group = "answer")]
+    response: Option<PathBuf>,
+    /// Send the request to the API, and say what would become of its answer.
+    #[arg(long, group = "answer")]
+    ask: bool,
+    /// Say what a request would get of it when it has been stored for so long.
+    #[arg(long, value_name = "SECONDS", requires = "answer")]
+    age: Option<u32>,
+    /// Ask a running Larder what it keeps for the request; the URL of its admin.
+    #[arg(long, value_name = "URL", conflicts_with = "answer")]
+    admin: Option<String>,
+    /// Token for the admin.
+    #[arg(long, env = "LARDER_ADMIN_TOKEN", hide_env_values = true)]
+    token: Option<String>,
     /// Rules file; ./rules.toml is taken when it is there.
     #[arg(long, value_name = "FILE", env = "LARDER_RULES")]
     rules: Option<PathBuf>,
+    /// The API that --ask asks.
+    #[arg(long, value_name = "URL", env = "LARDER_UPSTREAM")]
+    upstream: Option<String>,
     /// Print JSON.
     #[arg(long)]
     json: bool,

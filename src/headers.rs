@@ -136,6 +136,15 @@ pub fn add_via(headers: &mut HeaderMap, received: Version) {
     append_member(headers, VIA, member);
 }
 
+/// A field line as people write it: `Name: value`. `None` if it is none.
+pub fn parse_line(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
+    let colon = line.iter().position(|byte| *byte == b':')?;
+    let value = &line[colon + 1..];
+    // RFC 9112 §2.2: a bare CR is no blank, though it would be trimmed like one.
+    let value = HeaderValue::from_bytes(value.trim_ascii()).ok().filter(|_| !value.contains(&b'\r'))?;
+    Some((HeaderName::from_bytes(&line[..colon]).ok()?, value))
+}
+
 /// Whether a request field is one that Larder writes or rewrites on the way to upstream.
 pub fn is_of_this_hop(name: &HeaderName) -> bool {
     *name == FORWARDED || *name == VIA || name.as_str().starts_with("x-forwarded-") || *name == X_REAL_IP
@@ -417,6 +426,18 @@ mod tests {
         let mut headers = fields(values);
         strip_hop_by_hop(&mut headers);
         headers
+    }
+
+    #[test]
+    fn a_line_is_a_name_and_a_value() {
+        let rows: [(&[u8], &[u8]); 4] = [(b"A: 1", b"1"), (b"a:b:c ", b"b:c"), (b"a:", b""), (b"a:\xff", b"\xff")];
+        for (line, expected) in rows {
+            let (name, value) = parse_line(line).unwrap();
+            assert_eq!((name.as_str(), value.as_bytes()), ("a", expected));
+        }
+        for line in ["a : 1", "a: \r1", "a", ": 1", ""] {
+            assert_eq!(parse_line(line.as_bytes()), None, "{line:?}");
+        }
     }
 
     fn target(host: &str) -> Target {

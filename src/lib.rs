@@ -19,8 +19,8 @@
 //! |---|---|
 //! | [`cli`] | arguments, `check`, `explain`, exit codes |
 //! | [`server`], [`watch`] | listeners and shutdown; the rules file on disk |
-//! | [`proxy`] | a request from the client's side |
 //! | [`admin`] | the second listener: health, purge, rules, metrics |
+//! | [`proxy`] | a request from the client's side; [`proxy::account`] tells what would become of one |
 //! | [`running`] | what both of them work on |
 //! | [`cache`] | L1, L2, flights, invalidation |
 //! | [`metrics`], [`upstream`], [`store`] | counters; the client to the origin; Redis |
@@ -73,9 +73,9 @@ pub mod cli;
 pub mod server;
 pub mod watch;
 
-pub mod proxy;
-
 pub mod admin;
+
+pub mod proxy;
 
 pub mod running;
 

@@ -19,6 +19,7 @@ use crate::target::{Target, TargetFault};
 use crate::upstream::interim::Interim;
 use crate::upstream::{RequestBody, UpstreamError};
 
+pub mod account;
 pub mod body;
 mod content;
 mod fill;

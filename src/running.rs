@@ -33,7 +33,8 @@ pub struct Live {
 }
 
 impl Live {
-    fn new(rules: RuleSet, metrics: &Metrics) -> Live {
+    /// Rules that come into force now.
+    pub fn new(rules: RuleSet, metrics: &Metrics) -> Live {
         let counters = rules.families().iter().map(|family| metrics.family(&family.name)).collect();
         Live { rules, counters, no_family: metrics.family(NO_FAMILY), since: SystemTime::now() }
     }

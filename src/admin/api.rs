@@ -47,6 +47,11 @@ impl Desk {
         Desk { running, census: Census::default(), peak: AtomicU64::new(0) }
     }
 
+    /// The Larder that it is about.
+    pub fn running(&self) -> &Running {
+        &self.running
+    }
+
     async fn tier(&self) -> Result<Tier, Refusal> {
         let Some(store) = self.running.cache.store_handle() else { return Ok(Tier::embedded(self.process())) };
         if let StoreState::Down(reason) = self.running.cache.store_state() {
@@ -278,6 +283,19 @@ pub async fn clear_instance(
     let Path((family, instance)) = path?;
     let tags = resolve(&desk.running.live(), &reference(&family, &instance))?;
     Ok(desk.clear(&tags, format!("Cache cleared for {family} {instance}")).await)
+}
+
+/// `POST /cache/groups/{group}/clear`: everything that named the group, under whichever host and in whichever field.
+pub async fn clear_group(
+    State(desk): At,
+    group: Result<Path<String>, PathRejection>,
+) -> Result<Response, Refusal> {
+    let Path(group) = group?;
+    // Groups are named by responses, without limit: counted together.
+    desk.running.metrics.invalidated("(group)", "purge");
+    let tag = Tag::group_anywhere(&group);
+    let delivered = desk.running.cache.invalidate(std::slice::from_ref(&tag)).await.is_some();
+    Ok(cleared(format!("Cache cleared for group {group}"), delivered).into_response())
 }
 
 /// A reference to one instance: nothing in its value is taken for structure, nor decoded once more.

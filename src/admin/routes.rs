@@ -20,16 +20,21 @@ const fn post(path: &'static str, does: &'static str) -> Route {
 }
 
 /// All of them.
-pub const ROUTES: [Route; 14] = [
+pub const ROUTES: [Route; 16] = [
     get("/", "lists these routes"),
     get("/cache/health", "state of the cache and its hit rate"),
     get("/cache/health/detailed", "the same with memory, connections and keys by family"),
     get("/cache/stats", "hit rate, and keys by family"),
     get("/cache/test", "writes, reads and removes an entry"),
     get("/cache/families", "what each family is, and what became of its requests"),
+    get(
+        "/cache/explain",
+        "what is kept for ?url=… (&method=…&header=Name:%20value…), and what a request would get",
+    ),
     post("/cache/clear", "outdates everything"),
     post("/cache/clear/{family}", "outdates a family, what is below it, or all that fit a glob"),
     post("/cache/clear/{family}/{instance}", "outdates one instance of a family"),
+    post("/cache/groups/{group}/clear", "outdates all that named this group (Cache-Groups, Surrogate-Key, …)"),
     get("/rules", "the rules in force, and why the last edit was refused if it was"),
     post("/rules/reload", "reads the rules file again"),
     get("/metrics", "counters in the OpenMetrics text format"),

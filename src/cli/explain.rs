@@ -1,45 +1,45 @@
-//! `larder explain METHOD URL`: what Larder would do with a request, and why. Calls the functions that the proxy
-//! calls; asks neither upstream nor the store.
+//! `larder explain METHOD URL`: what Larder would do with a request, and why. Calls the functions that the proxy calls.
+//! By the rules alone; with `--response` or `--ask`, also what would become of an answer; with `--admin`, what a
+//! running Larder keeps.
 
-use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
 
-use http::header::{AUTHORIZATION, COOKIE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use serde::Serialize;
 
 use super::{ExplainArguments, rules_file};
 use crate::config::{Config, Overrides};
 use crate::headers;
-use crate::key::{self, QueryKeying};
-use crate::rules::{self, Family, RuleSet};
-use crate::semantics::{Policy, TtlPolicy};
+use crate::metrics::Metrics;
+use crate::proxy::account::{Account, Claim, Judgement, Kept};
+use crate::rules::RuleSet;
+use crate::running::{Live, Running};
 use crate::stamp::Tag;
 use crate::target::Target;
+use crate::upstream::Upstream;
+
+mod head;
+mod print;
+mod remote;
 
 /// What Larder would do with a request.
 #[derive(Debug, Serialize)]
 #[serde(tag = "route", rename_all = "lowercase")]
 enum Explanation {
     Read(Box<Read>),
+    Kept(Box<Kept>),
     Write(Write),
     Pass { method: String, reason: String },
 }
 
 #[derive(Debug, Serialize)]
 struct Read {
-    method: String,
-    path: String,
-    family: Option<String>,
-    /// Pattern and line of the family.
-    rule: Option<String>,
-    instance: Vec<String>,
-    key: String,
-    key_text: String,
-    store_key: String,
-    tags: Vec<String>,
-    ttl: String,
-    notes: Vec<String>,
-    outdated_by: Vec<String>,
+    #[serde(flatten)]
+    claim: Claim,
+    /// What would become of the answer, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answer: Option<Judgement>,
 }
 
 #[derive(Debug, Serialize)]
@@ -62,148 +62,133 @@ struct Match {
     outdates: Vec<String>,
 }
 
-/// The text (or JSON) to print, and the exit code: 2 for arguments or rules that cannot be used.
+/// Why there is nothing to explain.
+#[derive(Debug)]
+enum Failure {
+    /// Arguments, rules or a file that cannot be used.
+    Usage(String),
+    /// Somebody who was asked gave no answer.
+    NoAnswer(String),
+}
+
+/// The text (or JSON) to print, and the exit code: 2 for arguments or rules that cannot be used, 1 if upstream or the
+/// admin gives no answer.
 pub(super) fn explain(arguments: &ExplainArguments) -> (String, u8) {
-    let explanation = match request(arguments) {
-        Ok((config, method, target, headers)) => decide(&config, &method, &target, &headers),
-        Err(message) if arguments.json => {
-            return (serde_json::json!({ "success": false, "error": message }).to_string(), 2);
+    let (message, code) = match explanation(arguments) {
+        Ok(explanation) if arguments.json => {
+            // Plain data: strings, numbers and lists.
+            return (serde_json::to_string_pretty(&explanation).unwrap_or_default(), 0);
         }
-        Err(message) => return (message, 2),
+        Ok(explanation) => return (explanation.text(), 0),
+        Err(Failure::Usage(message)) => (message, 2),
+        Err(Failure::NoAnswer(message)) => (message, 1),
     };
-    let text = match arguments.json {
-        // Plain data: strings, numbers and lists.
-        true => serde_json::to_string_pretty(&explanation).unwrap_or_default(),
-        false => explanation.text(),
-    };
-    (text, 0)
-}
-
-fn request(arguments: &ExplainArguments) -> Result<(Config, Method, Target, HeaderMap), String> {
-    let file = rules_file(arguments.rules.clone());
-    let config = Config::load(file.as_deref(), &Overrides::default(), &|name| std::env::var(name).ok())
-        .map_err(|error| error.to_string())?;
-    let method = Method::from_bytes(arguments.method.to_ascii_uppercase().as_bytes())
-        .map_err(|_| format!("{:?} is not a method; write GET, POST, …", arguments.method))?;
-    let uri: Uri =
-        arguments.url.parse().map_err(|error| format!("{:?} is not a URL or a path: {error}", arguments.url))?;
-    let mut headers = fields(&arguments.headers)?;
-    if uri.authority().is_none() && !headers.contains_key(HOST) {
-        // The host is part of the key; without one, take the address that a local client would use.
-        let host = HeaderValue::try_from(config.server.listen.to_string()).map_err(|error| error.to_string())?;
-        headers.insert(HOST, host);
+    match arguments.json {
+        true => (serde_json::json!({ "success": false, "error": message }).to_string(), code),
+        false => (message, code),
     }
-    let target = Target::of("http", &uri, &headers).map_err(|fault| format!("{:?}: {fault}", arguments.url))?;
-    Ok((config, method, target, headers))
 }
 
-fn fields(lines: &[String]) -> Result<HeaderMap, String> {
-    let mut headers = HeaderMap::new();
-    for line in lines {
-        let fault = || format!("-H {line:?} is not a field; write it like -H 'Accept-Language: de'");
-        let (name, value) = line.split_once(':').ok_or_else(fault)?;
-        let name = HeaderName::try_from(name.trim()).map_err(|_| fault())?;
-        headers.append(name, HeaderValue::try_from(value.trim()).map_err(|_| fault())?);
+fn explanation(arguments: &ExplainArguments) -> Result<Explanation, Failure> {
+    let method = method(arguments).map_err(Failure::Usage)?;
+    let fields = fields(&arguments.headers).map_err(Failure::Usage)?;
+    if let Some(admin) = &arguments.admin {
+        return remote::kept(arguments, admin, &method).map(|kept| Explanation::Kept(Box::new(kept)));
     }
-    Ok(headers)
-}
-
-fn decide(config: &Config, method: &Method, target: &Target, headers: &HeaderMap) -> Explanation {
-    match *method {
-        Method::GET | Method::HEAD => Explanation::Read(Box::new(read(config, method, target, headers))),
-        _ if crate::proxy::is_safe(method) => Explanation::Pass {
+    let (config, target, fields) = request(arguments, fields).map_err(Failure::Usage)?;
+    if Account::is_read(&method) {
+        return read(arguments, config, method, target, fields).map(|read| Explanation::Read(Box::new(read)));
+    }
+    if arguments.response.is_some() || arguments.ask {
+        return Err(Failure::Usage(format!(
+            "only answers to GET, HEAD and QUERY are stored, and Larder sends no {method} to see what happens; leave \
+             --response and --ask out to see what a {method} outdates"
+        )));
+    }
+    Ok(match crate::proxy::is_safe(&method) {
+        true => Explanation::Pass {
             method: method.to_string(),
             reason: "safe, and not answered from the cache: forwarded as it is".to_owned(),
         },
-        _ => Explanation::Write(write(&config.rules, method, target, headers)),
-    }
+        false => Explanation::Write(write(&config.rules, &method, &target, &fields)),
+    })
 }
 
-fn read(config: &Config, method: &Method, target: &Target, headers: &HeaderMap) -> Read {
-    let rules = &config.rules;
-    let claimed = rules.claim(method, &target.path);
-    let family = claimed.as_ref().map(|claimed| claimed.family);
-    let mut fields = headers.clone();
-    rules::strip_read(&mut fields, family);
-    let headers = &fields;
-    let canonical =
-        key::derive(target, headers, family.map(Family::keying)).behind(config.server.forwarded, headers);
-    let mut tags = vec![Tag::root()];
-    tags.extend(target.tags());
-    let mut label = "-".to_owned();
-    let mut instance = Vec::new();
-    if let Some(claimed) = &claimed {
-        tags.extend(claimed.family.tags(&claimed.captures));
-        label = claimed.family.label(&claimed.captures);
-        instance = claimed.captures.to_vec();
-    }
-    let namespace = config.store.as_ref().map_or("larder", |store| store.namespace.as_str());
-    Read {
-        method: method.to_string(),
-        path: target.path.clone(),
-        family: family.map(|family| family.name.clone()),
-        rule: family.map(|family| format!("{} (line {})", family.path, family.line)),
-        instance,
-        store_key: format!("{namespace}:v1:{label}:{}", canonical.key),
-        key: canonical.key.to_string(),
-        key_text: canonical.text,
-        tags: tags.iter().map(Tag::to_string).collect(),
-        ttl: ttl(family.map(|family| &family.policy)),
-        notes: notes(family, target, headers),
-        outdated_by: outdated_by(rules, family),
-    }
+fn method(arguments: &ExplainArguments) -> Result<Method, String> {
+    Method::from_bytes(arguments.method.to_ascii_uppercase().as_bytes())
+        .map_err(|_| format!("{:?} is not a method; write GET, POST, …", arguments.method))
 }
 
-fn ttl(policy: Option<&Policy>) -> String {
-    let Some(policy) = policy else {
-        return "what upstream says (Cache-Control, Expires); nothing is stored without it".to_owned();
+fn request(arguments: &ExplainArguments, fields: HeaderMap) -> Result<(Config, Target, HeaderMap), String> {
+    let file = rules_file(arguments.rules.clone());
+    let overrides = Overrides { upstream: arguments.upstream.clone(), ..Overrides::default() };
+    let config = Config::load(file.as_deref(), &overrides, &|name| std::env::var(name).ok())
+        .map_err(|error| error.to_string())?;
+    let uri: Uri =
+        arguments.url.parse().map_err(|error| format!("{:?} is not a URL or a path: {error}", arguments.url))?;
+    let (target, fields) = Account::target(&config, &uri, fields).map_err(|fault| format!("{uri}: {fault}"))?;
+    Ok((config, target, fields))
+}
+
+fn fields(lines: &[String]) -> Result<HeaderMap, String> {
+    lines.iter().map(|line| field(line)).collect()
+}
+
+fn field(line: &str) -> Result<(HeaderName, HeaderValue), String> {
+    headers::parse_line(line.trim().as_bytes())
+        .ok_or_else(|| format!("-H {line:?} is not a field; write it like -H 'Accept-Language: de'"))
+}
+
+fn read(
+    arguments: &ExplainArguments,
+    mut config: Config,
+    method: Method,
+    target: Target,
+    fields: HeaderMap,
+) -> Result<Read, Failure> {
+    if arguments.ask {
+        return ask(arguments, config, method, target, fields);
+    }
+    let live = Live::new(std::mem::take(&mut config.rules), &Metrics::new());
+    let account = Account::of(&config, Arc::new(live), method, target, fields);
+    let answer = match &arguments.response {
+        Some(file) => Some(account.judge(&head::read(file).map_err(Failure::Usage)?, after(arguments))),
+        None => None,
     };
-    match (policy.ttl, policy.ttl_policy) {
-        (Some(ttl), TtlPolicy::Override) => {
-            let ttl = humantime::format_duration(ttl);
-            format!("{ttl}, from the family (ttl_policy = \"override\"); only no-store and private win over it")
-        }
-        (Some(ttl), TtlPolicy::Default) => {
-            let ttl = humantime::format_duration(ttl);
-            format!("what upstream says (Cache-Control, Expires); where it says nothing {ttl}, from the family")
-        }
-        (None, _) => "what upstream says (Cache-Control, Expires); the family has no ttl".to_owned(),
-    }
+    Ok(Read { claim: account.claim(), answer })
 }
 
-fn notes(family: Option<&Family>, target: &Target, headers: &HeaderMap) -> Vec<String> {
-    let mut notes = Vec::new();
-    let stated = family.is_some_and(|family| family.keying.identity.is_stated());
-    let credentials = [AUTHORIZATION, COOKIE].into_iter().find(|name| headers.contains_key(name));
-    if let Some(name) = credentials.filter(|_| !stated) {
-        notes.push(format!(
-            "the request carries {name} and no family says whose answer it is: it is answered from the cache only \
-             if upstream says public, s-maxage or must-revalidate (RFC 9111 section 3.5); set `identity` to cache it"
-        ));
-    }
-    if let Some(family) = family
-        && target.query.is_some()
-        && !matches!(family.keying.query, QueryKeying::All)
-    {
-        notes.push(
-            "the family's `query` says which parameters count; the others are not part of the key".to_owned(),
-        );
-    }
-    notes.push("responses with Vary are kept once for each value of the fields it names".to_owned());
-    notes
+fn after(arguments: &ExplainArguments) -> Duration {
+    Duration::from_secs(arguments.age.unwrap_or(0).into())
 }
 
-fn outdated_by(rules: &RuleSet, family: Option<&Family>) -> Vec<String> {
-    let by_rules = family.map(|family| rules.outdating(family)).unwrap_or_default();
-    let mut by: Vec<String> = by_rules
-        .into_iter()
-        .map(|rule| {
-            let methods: Vec<&str> = rule.methods.iter().map(Method::as_str).collect();
-            format!("{} {} (line {}): {}", methods.join(" "), rule.path, rule.line, rule.families.join(", "))
-        })
-        .collect();
-    by.push("any write to this path itself (RFC 9111 section 4.4)".to_owned());
-    by
+fn ask(
+    arguments: &ExplainArguments,
+    config: Config,
+    method: Method,
+    target: Target,
+    fields: HeaderMap,
+) -> Result<Read, Failure> {
+    let Some(url) = config.server.upstream.clone() else {
+        let missing = "no upstream to ask: name it with --upstream http://HOST:PORT or [server] upstream";
+        return Err(Failure::Usage(missing.to_owned()));
+    };
+    let upstream = Upstream::new(&url, &config.server).map_err(|fault| Failure::Usage(fault.to_string()))?;
+    let running = Running::new(config, upstream, None, Arc::new(Metrics::new()));
+    let account = Account::of(&running.config, running.live(), method, target, fields);
+    let answer = wait(account.ask(&running))?.map_err(|error| {
+        Failure::NoAnswer(format!(
+            "{url}: {error}; look whether the API runs there, or name another with --upstream http://HOST:PORT"
+        ))
+    })?;
+    Ok(Read { claim: account.claim(), answer: Some(account.judge(&answer, after(arguments))) })
+}
+
+/// Runs what asks over the network to its end.
+fn wait<T>(asking: impl Future<Output = T>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::NoAnswer(format!("cannot ask: {error}")))?;
+    Ok(runtime.block_on(asking))
 }
 
 fn write(rules: &RuleSet, method: &Method, target: &Target, headers: &HeaderMap) -> Write {
@@ -233,63 +218,5 @@ fn write(rules: &RuleSet, method: &Method, target: &Target, headers: &HeaderMap)
             .collect(),
         target: target.tags().map(|tag| tag.to_string()).collect::<Vec<_>>().join(", "),
         notes,
-    }
-}
-
-impl Explanation {
-    fn text(&self) -> String {
-        let mut out = String::new();
-        // Writing to a String cannot fail.
-        let _ = match self {
-            Explanation::Read(read) => read.print(&mut out),
-            Explanation::Write(write) => write.print(&mut out),
-            Explanation::Pass { method, reason } => writeln!(out, "{method}: {reason}"),
-        };
-        out
-    }
-}
-
-fn line(out: &mut String, name: &str, value: &str) -> std::fmt::Result {
-    let mut lines = value.lines();
-    writeln!(out, "{name:<12} {}", lines.next().unwrap_or("-"))?;
-    lines.try_for_each(|rest| writeln!(out, "{:<12} {rest}", ""))
-}
-
-fn list(out: &mut String, name: &str, values: &[String]) -> std::fmt::Result {
-    line(out, name, &if values.is_empty() { "-".to_owned() } else { values.join("\n") })
-}
-
-impl Read {
-    fn print(&self, out: &mut String) -> std::fmt::Result {
-        line(out, "request", &format!("{} {}", self.method, self.path))?;
-        let none = "none: plain RFC 9111";
-        line(out, "family", self.family.as_deref().unwrap_or(none))?;
-        if let Some(rule) = &self.rule {
-            line(out, "rule", rule)?;
-        }
-        if !self.instance.is_empty() {
-            list(out, "instance", &self.instance)?;
-        }
-        line(out, "key", &self.key)?;
-        line(out, "key text", &self.key_text)?;
-        line(out, "in Redis", &self.store_key)?;
-        line(out, "fresh for", &self.ttl)?;
-        list(out, "tags", &self.tags)?;
-        list(out, "outdated by", &self.outdated_by)?;
-        list(out, "note", &self.notes)
-    }
-}
-
-impl Write {
-    fn print(&self, out: &mut String) -> std::fmt::Result {
-        line(out, "request", &format!("{} {}", self.method, self.path))?;
-        for rule in &self.rules {
-            let on: Vec<String> = rule.on.iter().map(|(from, to)| format!("{from}-{to}")).collect();
-            line(out, "rule", &format!("{} (line {})", rule.path, rule.line))?;
-            line(out, "  on", &on.join(", "))?;
-            list(out, "  outdates", &rule.outdates)?;
-        }
-        line(out, "target", &format!("{} (always, on 2xx and 3xx; RFC 9111 section 4.4)", self.target))?;
-        list(out, "note", &self.notes)
     }
 }

@@ -29,7 +29,7 @@ pub(super) struct Verdict {
     pub freshness: Freshness,
     pub for_credentials: bool,
     /// Fields for whoever asked alone (RFC 9111 §5.2.2.4, §5.2.2.7).
-    withheld: Vec<HeaderName>,
+    pub withheld: Vec<HeaderName>,
     /// Tags of the groups that the response names.
     pub groups: Vec<Tag>,
 }
@@ -82,7 +82,7 @@ fn group_tags(host: &str, names: &[String]) -> Vec<Tag> {
 
 /// A response that varies on what Larder itself tells upstream of the client: there is nothing to key that on, so
 /// it counts as `*`.
-fn varies_on_this_hop(fields: &HeaderMap) -> bool {
+pub(super) fn varies_on_this_hop(fields: &HeaderMap) -> bool {
     match Vary::parse(fields) {
         Vary::On(names) => names.iter().any(headers::is_of_this_hop),
         Vary::Nothing | Vary::Everything => false,

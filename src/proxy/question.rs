@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::Response;
-use http::header::{AUTHORIZATION, COOKIE};
+use http::header::{AUTHORIZATION, COOKIE, RANGE};
+use http::{Method, Response};
 
 use super::{Answered, Asked, Body};
+use crate::config::Config;
+use crate::entry;
 use crate::headers::ForwardedPolicy;
 use crate::key::{self, Canonical};
 use crate::outcome::Outcome;
@@ -54,7 +56,8 @@ impl Question {
         self.family().map_or_else(Fetching::default, |(family, _)| family.fetching.clone())
     }
 
-    fn family(&self) -> Option<(&Family, &Captures)> {
+    /// The family that claims the path, with the values of its captures.
+    pub fn family(&self) -> Option<(&Family, &Captures)> {
         let (id, captures) = self.family.as_ref()?;
         Some((self.live.rules.families().get(*id)?, captures))
     }
@@ -79,7 +82,12 @@ impl Question {
 
     /// The largest body that is stored, bytes.
     pub fn max_body(&self, running: &Running) -> u64 {
-        self.family().and_then(|(family, _)| family.max_body).unwrap_or(running.config.memory.max_body)
+        self.max_body_under(&running.config)
+    }
+
+    /// The same, by this configuration.
+    pub fn max_body_under(&self, config: &Config) -> u64 {
+        self.family().and_then(|(family, _)| family.max_body).unwrap_or(config.memory.max_body)
     }
 
     /// Everything that outdates the answer, as far as the request tells.
@@ -116,6 +124,18 @@ impl Question {
     /// §3.5 lets a shared cache give to everyone may answer it, and nobody else shares its fetch.
     pub fn is_personal(&self) -> bool {
         (self.facts.authorization || self.facts.cookie) && !self.identity_stated()
+    }
+
+    /// What is stored is for requests without credentials, and this one has some. RFC 9111 §3.5 is about answers *to*
+    /// credentials; that other answers are not given to requests with credentials either is our own caution: upstream
+    /// might have said something else to this caller.
+    pub fn is_refused(&self, stored: &entry::Response) -> bool {
+        self.is_personal() && !stored.for_credentials
+    }
+
+    /// It asks for a part of what a GET would get (RFC 9110 §14.2).
+    pub fn is_for_range(&self) -> bool {
+        self.asked.method == Method::GET && self.asked.headers.contains_key(RANGE)
     }
 
     /// An answer that counts for the family.

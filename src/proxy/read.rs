@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use http::header::{CONTENT_LENGTH, RANGE};
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Method, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -134,8 +134,7 @@ async fn attempt(running: &Arc<Running>, question: &Arc<Question>, alone: bool) 
     }
     // A partial answer is not stored (RFC 9111 §3.3 lets a cache leave ranges alone). What is stored and stale is
     // validated as a whole, and the range is cut from it.
-    let is_for_range = question.asked.method == Method::GET && question.asked.headers.contains_key(RANGE);
-    if is_for_range && need.stale.is_none() && !question.fetching().range_fetches_whole {
+    if question.is_for_range() && need.stale.is_none() && !question.fetching().range_fetches_whole {
         return Ride::Answered(Box::new(Box::pin(forward(running, question, &need)).await.0));
     }
     Box::pin(fetch(running, question, primary, &lookup, need, alone)).await
@@ -153,9 +152,7 @@ fn use_entry(
     let Some(response) = entry.response() else {
         return Err(Need { fwd: Fwd::UriMiss, detail: None, stale: None });
     };
-    // RFC 9111 §3.5 is about answers *to* credentials; that other answers are not given to requests with
-    // credentials either is our own caution: upstream might have said something else to this caller.
-    if question.is_personal() && !response.for_credentials {
+    if question.is_refused(response) {
         return Err(Need { fwd: Fwd::Bypass, detail: Some("credentials"), stale: None });
     }
     let outcome = match response.freshness.reuse(now, &question.demands) {

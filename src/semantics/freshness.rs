@@ -96,6 +96,30 @@ pub enum Reuse {
     Validate { ttl: i64, because: Because },
 }
 
+impl Reuse {
+    /// Seconds of freshness left; not above zero when stale.
+    pub fn ttl(self) -> i64 {
+        match self {
+            Reuse::Fresh { ttl }
+            | Reuse::StaleWhileRevalidate { ttl }
+            | Reuse::Stale { ttl }
+            | Reuse::Validate { ttl, .. } => ttl,
+        }
+    }
+
+    /// One sentence with the section that says so.
+    pub fn explanation(self) -> &'static str {
+        match self {
+            Reuse::Fresh { .. } => "its lifetime is longer than its age (RFC 9111 §4.2)",
+            Reuse::StaleWhileRevalidate { .. } => {
+                "it is stale, and stale-while-revalidate allows serving it while upstream is asked (RFC 5861 §3)"
+            }
+            Reuse::Stale { .. } => "it is stale, and the request's max-stale allows that (RFC 9111 §5.2.1.2)",
+            Reuse::Validate { because, .. } => because.explanation(),
+        }
+    }
+}
+
 /// Why a stored response is validated before it is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Because {
@@ -620,6 +644,9 @@ mod tests {
         let tokens: std::collections::HashSet<_> = all.iter().map(|because| because.token()).collect();
         assert_eq!(tokens.len(), all.len());
         assert!(all.iter().all(|because| because.explanation().contains('§')));
+        let uses = [Reuse::Fresh { ttl: 1 }, Reuse::StaleWhileRevalidate { ttl: -1 }, Reuse::Stale { ttl: -1 }];
+        let validated = all.map(|because| Reuse::Validate { ttl: -1, because });
+        assert!(uses.iter().chain(&validated).all(|reuse| reuse.explanation().contains('§')));
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod freshness;
 mod groups;
 mod heads;
 mod heuristics;
+mod http2;
 mod invalidation;
 mod messages;
 mod parsing;

@@ -1,0 +1,132 @@
+//! Looking at what is kept for a request without touching it, for people who ask why: nothing moves between the tiers,
+//! nothing outdated is dropped. Requests go by [`super::Cache::lookup`].
+
+use std::sync::Arc;
+
+use super::{Cache, name};
+use crate::entry::{DecodeFault, Entry};
+use crate::key::Canonical;
+use crate::stamp::Tag;
+
+/// What both tiers keep under one text.
+#[derive(Debug)]
+pub struct Peek {
+    pub memory: Option<Arc<Entry>>,
+    pub store: Shelf,
+}
+
+/// What the store keeps.
+#[derive(Debug)]
+pub enum Shelf {
+    /// There is no store.
+    Embedded,
+    /// It cannot be asked, or has not taken all invalidations yet.
+    Away,
+    Nothing,
+    /// Bytes of another version of Larder, or of another request with the same key.
+    Unreadable(Option<DecodeFault>),
+    Entry(Arc<Entry>),
+}
+
+/// Whether an entry is current, and if not, by what it is outdated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    Current,
+    /// These of its tags have a younger mark. In memory tags may share a mark: then one of them too many is named.
+    Outdated(Vec<Tag>),
+    /// All entries of its age are outdated: the cache was cleared, or the store has dropped marks for space.
+    Everything,
+    /// It is of another epoch: the store has lost its marks since.
+    OtherEpoch,
+    /// The store is away: nobody can tell.
+    Unknown,
+}
+
+impl Cache {
+    /// What is kept under exactly this text. `label`: the readable part of its name in the store.
+    pub async fn peek(&self, canonical: &Canonical, label: &str) -> Peek {
+        let memory = self.memory.get(canonical).map(|resident| Arc::clone(&resident.entry));
+        Peek { memory, store: self.shelf(canonical, label).await }
+    }
+
+    async fn shelf(&self, canonical: &Canonical, label: &str) -> Shelf {
+        let Some(shared) = &self.shared else { return Shelf::Embedded };
+        if shared.backlog.is_closed() {
+            return Shelf::Away;
+        }
+        match self.ask(shared.store.get(&name(label, canonical.key)).await, "get") {
+            None => Shelf::Away,
+            Some(None) => Shelf::Nothing,
+            Some(Some(bytes)) => match Entry::decode(bytes) {
+                Ok(entry) if *entry.text == *canonical.text => Shelf::Entry(Arc::new(entry)),
+                Ok(_) => Shelf::Unreadable(None),
+                Err(fault) => Shelf::Unreadable(Some(fault)),
+            },
+        }
+    }
+
+    /// Whether an entry is current. One that is not costs a question for each of its tags.
+    pub async fn standing(&self, entry: &Entry) -> Standing {
+        let Some(view) = self.view(&entry.tags).await else { return Standing::Unknown };
+        if view.is_current(entry.stamp) {
+            return Standing::Current;
+        }
+        if view.stamp.epoch != entry.stamp.epoch {
+            return Standing::OtherEpoch;
+        }
+        let mut marked = Vec::new();
+        // The root tag goes first: in every other answer its mark is contained.
+        let others = entry.tags.iter().filter(|tag| **tag != Tag::root()).cloned();
+        for tag in [Tag::root()].into_iter().chain(others) {
+            match self.view(std::slice::from_ref(&tag)).await {
+                None => return Standing::Unknown,
+                Some(view) if view.is_current(entry.stamp) => {}
+                Some(_) if tag == Tag::root() => return Standing::Everything,
+                Some(_) => marked.push(tag),
+            }
+        }
+        Standing::Outdated(marked)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::ACCEPT;
+
+    use super::*;
+    use crate::cache::memory::Memory;
+    use crate::entry::{Content, Variants};
+    use crate::key::Key;
+    use crate::metrics::Metrics;
+
+    fn kept(cache: &Cache) -> Canonical {
+        let canonical = Canonical { text: "GET http://h/a".to_owned(), key: Key([7; 16]) };
+        let entry = Entry {
+            text: canonical.text.as_str().into(),
+            stamp: cache.memory.marks.stamp(),
+            tags: [Tag::root(), Tag::uri("/a"), Tag::family("users")].into(),
+            content: Content::Variants(Variants { on: vec![ACCEPT], known: Vec::new() }),
+        };
+        cache.memory.put(canonical.key, Arc::new(entry));
+        canonical
+    }
+
+    #[tokio::test]
+    async fn what_outdates_an_entry_is_named_and_the_entry_stays() {
+        let cache = Cache::new(Memory::new(1 << 20, 1 << 10, 1 << 12), None, Arc::new(Metrics::new()));
+        let canonical = kept(&cache);
+        let rows = [
+            (Tag::family("other"), Standing::Current),
+            (Tag::uri("/a"), Standing::Outdated(vec![Tag::uri("/a")])),
+            (Tag::family("users"), Standing::Outdated(vec![Tag::uri("/a"), Tag::family("users")])),
+            (Tag::root(), Standing::Everything),
+        ];
+        for (written, expected) in rows {
+            cache.invalidate(std::slice::from_ref(&written)).await;
+            let peek = cache.peek(&canonical, "-").await;
+            let entry = peek.memory.unwrap_or_else(|| panic!("{written}: looking has dropped it"));
+            assert_eq!(cache.standing(&entry).await, expected, "{written}");
+            assert!(matches!(peek.store, Shelf::Embedded));
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! What would become of an answer of upstream.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, Method, StatusCode};
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use serde::{Deserialize, Serialize};
+
+use super::super::keep::{self, Times, Verdict};
+use super::{Account, Terms, Use};
+use crate::entry;
+use crate::headers;
+use crate::running::Running;
+use crate::semantics::storable::Reason;
+use crate::semantics::vary::Vary;
+use crate::semantics::{groups, targeted, validation};
+use crate::upstream::{RequestBody, ResponseBody, UpstreamError};
+
+/// An answer as upstream gave it.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub fields: HeaderMap,
+    /// Bytes of the body; `None` if nobody knows.
+    pub length: Option<u64>,
+    /// How the body broke off, if it did.
+    pub broken: Option<String>,
+    /// When the request was sent, and when the head came.
+    pub times: (SystemTime, SystemTime),
+}
+
+/// Whether an answer would be stored, on which terms, or why not.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Judgement {
+    pub status: u16,
+    pub stored: bool,
+    /// Why it is not stored, as in `Cache-Status`'s `detail`.
+    pub reason: Option<String>,
+    /// A sentence with the section.
+    pub because: String,
+    /// What to do if it should be stored.
+    pub what_to_do: Option<String>,
+    /// The field that decides on caching.
+    pub decided_by: String,
+    pub terms: Option<Terms>,
+    /// Request fields that tell its variants apart.
+    pub varies_on: Vec<String>,
+    /// Fields that are for the client that asked alone.
+    pub withheld: Vec<String>,
+    pub groups: Vec<String>,
+    /// Seconds that it is kept, stale or not, unless memory is short.
+    pub kept_for: Option<u64>,
+    /// Seconds after it came at which `then` holds.
+    pub after: u64,
+    /// What the same request would get then.
+    pub then: Option<Use>,
+}
+
+/// Why it is not stored.
+struct Refusal {
+    token: &'static str,
+    because: String,
+    what_to_do: &'static str,
+}
+
+impl Account<'_> {
+    /// What would become of this answer to the request, and what the next such request would get `after` it came.
+    pub fn judge(&self, answer: &Answer, after: Duration) -> Judgement {
+        // The steps of a fill.
+        let mut fields = answer.fields.clone();
+        headers::strip_hop_by_hop(&mut fields);
+        keep::note_date(&mut fields, answer.times.1);
+        let judgement = Judgement {
+            status: answer.status.as_u16(),
+            stored: false,
+            reason: None,
+            because: "nothing forbids it (RFC 9111 §3)".to_owned(),
+            what_to_do: None,
+            decided_by: targeted::effective(&fields).authority.explanation().to_owned(),
+            terms: None,
+            varies_on: varies_on(&fields),
+            withheld: Vec::new(),
+            groups: groups::named(&fields).unwrap_or_default(),
+            kept_for: None,
+            after: after.as_secs(),
+            then: None,
+        };
+        match self.verdict(answer, &fields) {
+            Ok(verdict) => self.stored(judgement, answer, fields, &verdict, after),
+            Err(refusal) => Judgement {
+                reason: Some(refusal.token.to_owned()),
+                because: refusal.because,
+                what_to_do: Some(refusal.what_to_do.to_owned()),
+                ..judgement
+            },
+        }
+    }
+
+    fn verdict(&self, answer: &Answer, fields: &HeaderMap) -> Result<Verdict, Refusal> {
+        if let Some(passed) = self.passed() {
+            let what_to_do = "send the request without them";
+            return Err(Refusal { token: "precondition", because: passed.because, what_to_do });
+        }
+        if self.is_for_part() {
+            return Err(Refusal {
+                token: "range",
+                because:
+                    "the request is for a range, which is forwarded, and parts are not stored (RFC 9111 §3.3)"
+                        .to_owned(),
+                what_to_do: "set the family's range = \"whole\" to have all of it fetched and stored",
+            });
+        }
+        let verdict = keep::judge(&self.question, answer.status, fields, answer.times);
+        let verdict = verdict.map_err(|reason| Refusal::of(reason, fields))?;
+        self.whole(answer).map_or(Ok(verdict), Err)
+    }
+
+    /// Why the body cannot be stored, if it cannot.
+    fn whole(&self, answer: &Answer) -> Option<Refusal> {
+        if let Some(broken) = &answer.broken {
+            return Some(Refusal {
+                token: "broken",
+                because: format!("{broken}: what is not complete is not stored (RFC 9111 §3.3)"),
+                what_to_do: "look at what the API does there",
+            });
+        }
+        let most = self.question.max_body_under(self.config);
+        let length = answer.length.filter(|length| *length > most)?;
+        Some(Refusal {
+            token: "too-large",
+            because: format!("its body has {length} bytes or more, and max_body is {most} (Larder's own limit)"),
+            what_to_do: "raise max_body of the family or of [memory]",
+        })
+    }
+
+    fn stored(
+        &self,
+        judgement: Judgement,
+        answer: &Answer,
+        mut fields: HeaderMap,
+        verdict: &Verdict,
+        after: Duration,
+    ) -> Judgement {
+        verdict.withhold(&mut fields);
+        let (freshness, for_credentials) = (verdict.freshness, verdict.for_credentials);
+        let has_validator = validation::has_validator(&fields);
+        let (status, consumed, body) = (answer.status, keep::has_consumed(&fields), Bytes::new());
+        let stored = entry::Response { status, headers: fields, body, freshness, for_credentials, consumed };
+        Judgement {
+            stored: true,
+            terms: Some(self.terms(&stored)),
+            withheld: verdict.withheld.iter().map(HeaderName::to_string).collect(),
+            kept_for: Some(freshness.keep_for(freshness.response_time, has_validator).as_secs()),
+            // What it says holds for the request that follows.
+            then: Some(self.use_of(&stored, freshness.response_time + after)),
+            ..judgement
+        }
+    }
+
+    /// Sends the request as a fill would and reads the answer, of its body no more than may be stored.
+    pub async fn ask(&self, running: &Running) -> Result<Answer, UpstreamError> {
+        let asked = &self.question.asked;
+        let mut fields = asked.for_upstream(running);
+        if self.passed().is_none() && !self.is_for_part() {
+            validation::strip_conditions(&mut fields);
+        }
+        let body = self.question.content.clone().map_or(RequestBody::Empty, RequestBody::Whole);
+        let sent = SystemTime::now();
+        let path = asked.target.path_and_query();
+        let response = running.upstream.send(&asked.method, &path, fields, body, None).await?;
+        let times: Times = (sent, SystemTime::now());
+        let is_head = asked.method == Method::HEAD;
+        let (parts, body) = response.into_parts();
+        let (length, broken) =
+            if is_head { (None, None) } else { measure(body, self.question.max_body_under(self.config)).await };
+        let length = length.or_else(|| stated_length(&parts.headers));
+        Ok(Answer { status: parts.status, fields: parts.headers, length, broken, times })
+    }
+}
+
+/// Bytes of a body, counted until there are more than `most`; and how it broke off, if it did.
+async fn measure(mut body: ResponseBody, most: u64) -> (Option<u64>, Option<String>) {
+    if let Some(length) = body.size_hint().exact().filter(|length| *length > most) {
+        return (Some(length), None);
+    }
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        match frame {
+            Ok(frame) => length += frame.data_ref().map_or(0, |data| data.len() as u64),
+            Err(error) => return (Some(length), Some(error.to_string())),
+        }
+        if length > most {
+            break;
+        }
+    }
+    (Some(length), None)
+}
+
+/// `Content-Length`, if there is one that is a number.
+pub fn stated_length(fields: &HeaderMap) -> Option<u64> {
+    fields.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
+}
+
+fn varies_on(fields: &HeaderMap) -> Vec<String> {
+    match Vary::parse(fields) {
+        Vary::Nothing => Vec::new(),
+        Vary::Everything => vec!["*".to_owned()],
+        Vary::On(names) => names.iter().map(HeaderName::to_string).collect(),
+    }
+}
+
+impl Refusal {
+    fn of(reason: Reason, fields: &HeaderMap) -> Refusal {
+        let because = match reason {
+            Reason::VaryStar if keep::varies_on_this_hop(fields) => {
+                "the response varies on a field that Larder writes itself (Via, Forwarded, X-Forwarded-…), for which \
+                 there is no key: as good as Vary: * (RFC 9111 §4.1)"
+            }
+            reason => reason.explanation(),
+        };
+        Refusal { token: reason.token(), because: because.to_owned(), what_to_do: what_to_do(reason) }
+    }
+}
+
+/// What to do if a response should be stored all the same.
+fn what_to_do(reason: Reason) -> &'static str {
+    match reason {
+        Reason::RequestNoStore => {
+            "send the request without no-store, or set the family's client_directives = \"none\""
+        }
+        Reason::NoStore | Reason::Private => {
+            "have the API leave the directive out where everybody may have the response; for Larder alone, have it \
+             send Larder-Cache-Control (RFC 9213)"
+        }
+        Reason::EventStream => "nothing: events are for whoever listens",
+        Reason::TooManyGroups => "have the API name fewer groups",
+        Reason::SetCookie => {
+            "have the API set the cookie only when it changes, or say private=\"set-cookie\" so that the field is left \
+             out of what is stored"
+        }
+        Reason::Authorization | Reason::Cookie => {
+            "say in the family whose answer it is: identity = \"header:authorization\", \"cookie:NAME\", or \"none\" \
+             if everybody may have it; or have the API send public"
+        }
+        Reason::VaryStar => "have the API name the request fields that it goes by",
+        Reason::Status => "nothing: such responses are for one request",
+        Reason::NoLifetime => {
+            "give a family that claims this path a ttl (negative_ttl for 404 and 410), or have the API send \
+             Cache-Control: max-age=…"
+        }
+        Reason::StaleAtOnce => {
+            "have the API send a longer max-age, or an ETag; if Age or Date says that it is old already, look at what \
+             caches stand before the API, and at its clock"
+        }
+    }
+}
