@@ -35,6 +35,8 @@ mod write;
 
 pub use body::Body;
 
+use question::Question;
+
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// An answer, and what happened.
@@ -105,7 +107,14 @@ pub async fn handle(
     let (headers, version) = (parts.headers, parts.version);
     let asked = Asked { method: parts.method, target, headers, version, client, trailers, interim };
     let (method, path) = (asked.method.clone(), running.config.log.access.then(|| asked.target.path.clone()));
-    let answered = answer(running, &live, asked, body, offer).await;
+    // The future of every request is moved about, and the larger it is the more of it is copied: what a hit does not need
+    // is in a box.
+    let is_for_cache = offer.is_none() && (method == Method::GET || method == Method::HEAD);
+    let answered = match is_for_cache.then(|| read::not_for_the_cache(&asked, &body)) {
+        Some(None) => read::answer(running, Question::new(Arc::clone(&live), asked, None)).await,
+        Some(Some(detail)) => Box::pin(pass(running, &asked, RequestBody::of(body), Fwd::Bypass, detail)).await,
+        None => Box::pin(answer(running, &live, asked, body, offer)).await,
+    };
     let mut response = record(running, &live, answered, &method, path.as_deref().unwrap_or_default(), start);
     if !trailers && matches!(response.body(), Body::Upstream(_) | Body::Recorded(_)) {
         // RFC 9110 §6.5.1: none are sent to who did not say that it takes them.
@@ -114,7 +123,7 @@ pub async fn handle(
     response
 }
 
-/// Chooses by the method, and by the offer of another protocol.
+/// Everything but GET and HEAD, and those with the offer of another protocol.
 async fn answer(
     running: &Arc<Running>,
     live: &Arc<Live>,
@@ -122,22 +131,15 @@ async fn answer(
     body: Incoming,
     offer: Option<tunnel::Offer>,
 ) -> Answered {
-    // All but the hit is in boxes of its own: the future of every request is moved about, and the larger it is the more
-    // of it is copied.
     match offer {
-        Some(offer) => Box::pin(tunnel::tunnel(running, &asked, body, offer)).await,
-        None if asked.method == Method::GET || asked.method == Method::HEAD => {
-            read::read(running, Arc::clone(live), asked, body).await
-        }
-        None if asked.method.as_str() == "QUERY" => {
-            Box::pin(read::query(running, Arc::clone(live), asked, body)).await
-        }
+        Some(offer) => tunnel::tunnel(running, &asked, body, offer).await,
+        None if asked.method.as_str() == "QUERY" => read::query(running, Arc::clone(live), asked, body).await,
         None if is_safe(&asked.method) => {
-            Box::pin(pass(running, &asked, RequestBody::of(body), Fwd::Method, "method")).await
+            pass(running, &asked, RequestBody::of(body), Fwd::Method, "method").await
         }
         None => {
             headers::strip_rerouting(&mut asked.headers);
-            Box::pin(write::write(running, Arc::clone(live), asked, body)).await
+            write::write(running, Arc::clone(live), asked, body).await
         }
     }
 }

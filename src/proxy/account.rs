@@ -33,7 +33,7 @@ pub use kept::{Kept, Mark, Stored};
 pub struct Account<'c> {
     config: &'c Config,
     live: Arc<Live>,
-    question: Question,
+    question: Arc<Question>,
 }
 
 /// What the rules say of a read.
@@ -175,7 +175,7 @@ impl<'c> Account<'c> {
 
     /// What the rules say of it.
     pub fn claim(&self) -> Claim {
-        let Question { asked, .. } = &self.question;
+        let Question { asked, .. } = &*self.question;
         let family = self.question.family();
         let canonical = self.canonical();
         Claim {
@@ -215,7 +215,7 @@ impl<'c> Account<'c> {
     }
 
     fn notes(&self) -> Vec<String> {
-        let Question { asked, .. } = &self.question;
+        let Question { asked, .. } = &*self.question;
         let mut notes = Vec::new();
         let credentials = [AUTHORIZATION, COOKIE].into_iter().find(|name| asked.headers.contains_key(name));
         if let Some(name) = credentials.filter(|_| self.question.is_personal()) {

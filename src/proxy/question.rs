@@ -33,7 +33,7 @@ pub(super) struct Question {
 impl Question {
     /// What the rules say of a request. Its fields are brought into the form that the family asks for, before they
     /// are keyed or sent: what the key holds is what upstream sees.
-    pub fn new(live: Arc<Live>, mut asked: Asked, content: Option<Bytes>) -> Question {
+    pub fn new(live: Arc<Live>, mut asked: Asked, content: Option<Bytes>) -> Arc<Question> {
         let claimed = live.rules.claim(&asked.method, &asked.target.path);
         let directives =
             claimed.as_ref().map_or_else(ClientDirectives::default, |it| it.family.policy.client_directives);
@@ -48,7 +48,7 @@ impl Question {
             cookie: asked.headers.contains_key(COOKIE),
             no_store: demands.no_store,
         };
-        Question { asked, live, family, facts, demands, content }
+        Arc::new(Question { asked, live, family, facts, demands, content })
     }
 
     /// How the family asks upstream.

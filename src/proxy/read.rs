@@ -54,14 +54,6 @@ enum Ride {
     GotOff,
 }
 
-/// Answers a GET or HEAD.
-pub(super) async fn read(running: &Arc<Running>, live: Arc<Live>, asked: Asked, body: Incoming) -> Answered {
-    if let Some(detail) = not_for_the_cache(&asked, &body) {
-        return Box::pin(pass(running, &asked, RequestBody::of(body), Fwd::Bypass, detail)).await;
-    }
-    answer(running, Question::new(live, asked, None)).await
-}
-
 /// Answers a QUERY: safe like GET, with content that is part of the key.
 pub(super) async fn query(running: &Arc<Running>, live: Arc<Live>, asked: Asked, body: Incoming) -> Answered {
     if validation::is_for_origin(&asked.headers) {
@@ -78,8 +70,8 @@ pub(super) async fn query(running: &Arc<Running>, live: Arc<Live>, asked: Asked,
     }
 }
 
-async fn answer(running: &Arc<Running>, question: Question) -> Answered {
-    let question = Arc::new(question);
+/// Answers a question: from the cache, or by asking upstream.
+pub(super) async fn answer(running: &Arc<Running>, question: Arc<Question>) -> Answered {
     let mut answered = match attempt(running, &question, false).await {
         Ride::Answered(answered) => *answered,
         // Alone there is nobody whose flight could turn out not to fit.
@@ -95,7 +87,8 @@ async fn answer(running: &Arc<Running>, question: Question) -> Answered {
     answered
 }
 
-fn not_for_the_cache(asked: &Asked, body: &Incoming) -> Option<&'static str> {
+/// Why a GET or HEAD has nothing to do with the cache, if it has not.
+pub(super) fn not_for_the_cache(asked: &Asked, body: &Incoming) -> Option<&'static str> {
     // RFC 9110 §9.3.1: content in a GET has no defined semantics, and it is not part of the key.
     let announced = asked.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
     if announced || !body.is_end_stream() {

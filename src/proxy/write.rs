@@ -112,7 +112,7 @@ fn answered(
 /// The answer to a POST that a later GET may have (RFC 9110 §9.3.3, RFC 9111 §4): upstream says how long it is fresh,
 /// and by `Content-Location` that it is what a GET of this very URI would get.
 struct Keeping {
-    question: Question,
+    question: Arc<Question>,
     primary: Canonical,
     head: Head,
     verdict: Verdict,
