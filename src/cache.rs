@@ -10,15 +10,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
-use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::entry::Entry;
 use crate::key::{Canonical, Key};
 use crate::metrics::Metrics;
 use crate::stamp::{Stamp, Tag, Taken, View};
-use crate::store::{Link, Store};
+use crate::store::fleet::Intent;
+use crate::store::{Link, Store, StoreError};
 
 pub mod backlog;
+pub mod fleet;
 pub mod flight;
 pub mod memory;
 pub mod peek;
@@ -26,6 +29,7 @@ pub mod stream;
 pub mod unanswered;
 
 use backlog::Backlog;
+use fleet::Fleet;
 use memory::{Memory, Resident, Usage};
 
 /// Entries over this, bytes, stay in L1: a larger one could hold up the store's connection for longer than its time
@@ -34,7 +38,7 @@ const SHARED_MAX: u64 = 1 << 20;
 
 /// L1, the marks table, and L2 if there is one.
 pub struct Cache {
-    memory: Memory,
+    memory: Arc<Memory>,
     shared: Option<Shared>,
     metrics: Arc<Metrics>,
 }
@@ -42,7 +46,9 @@ pub struct Cache {
 struct Shared {
     store: Arc<dyn Store>,
     backlog: Arc<Backlog>,
-    delivery: JoinHandle<()>,
+    fleet: Arc<Fleet>,
+    /// Deliver what the store has not taken, and keep the lease.
+    _tasks: [AbortOnDropHandle<()>; 2],
 }
 
 /// What a lookup found, and what it learned of the marks.
@@ -95,11 +101,19 @@ pub enum StoreState {
 
 impl Cache {
     /// A cache over these tiers. Must be called inside a tokio runtime if there is a store.
-    pub fn new(memory: Memory, store: Option<Arc<dyn Store>>, metrics: Arc<Metrics>) -> Cache {
-        let shared = store.map(|store| {
-            let backlog = Arc::new(Backlog::default());
-            let delivery = tokio::spawn(deliver(Arc::clone(&store), Arc::clone(&backlog)));
-            Shared { store, backlog, delivery }
+    pub fn new(memory: Memory, store: Option<(Arc<dyn Store>, Fleet)>, metrics: Arc<Metrics>) -> Cache {
+        let memory = Arc::new(memory);
+        let shared = store.map(|(store, fleet)| {
+            let (backlog, fleet) = (Arc::new(Backlog::default()), Arc::new(fleet));
+            let delivery = Delivery {
+                store: Arc::clone(&store),
+                backlog: Arc::clone(&backlog),
+                fleet: Arc::clone(&fleet),
+                memory: Arc::clone(&memory),
+            };
+            let keeping = Arc::clone(&fleet).keep(Arc::clone(&store), Arc::clone(&memory), Arc::clone(&metrics));
+            let tasks = [tokio::spawn(delivery.go_on()), tokio::spawn(keeping)].map(AbortOnDropHandle::new);
+            Shared { store, backlog, fleet, _tasks: tasks }
         });
         Cache { memory, shared, metrics }
     }
@@ -188,9 +202,11 @@ impl Cache {
         }
         let mut outdated_in_memory = false;
         if let Some(resident) = self.memory.get(&canonical) {
-            let Some(view) = self.ask(shared.store.view(&resident.entry.tags).await, "view") else {
-                return Lookup::plain(Found::Nothing, canonical, None);
+            let view = match shared.fleet.holds() {
+                true => Some(self.memory.view_of(&resident)),
+                false => self.ask(shared.store.view(&resident.entry.tags).await, "view"),
             };
+            let Some(view) = view else { return Lookup::plain(Found::Nothing, canonical, None) };
             let found = self.judge(canonical.key, &resident, view);
             if let Found::Current(_) = found {
                 return Lookup::plain(found, canonical, Some(view));
@@ -304,10 +320,21 @@ impl Cache {
     /// another proxy that can reach the store, gives out what was fetched before. If the store cannot be reached,
     /// the tags are kept and delivered before anything stored is trusted again; `None` then.
     pub async fn invalidate(&self, tags: &[Tag]) -> Option<Taken> {
-        let taken = self.memory.marks.invalidate(tags);
-        let Some(shared) = &self.shared else { return Some(taken) };
-        match shared.store.invalidate(tags).await {
-            Ok(taken) => Some(taken),
+        self.invalidate_for(tags, None).await
+    }
+
+    /// The same for a write that was announced as an intent.
+    pub async fn invalidate_for(&self, tags: &[Tag], intent: Option<&Intent>) -> Option<Taken> {
+        let Some(shared) = &self.shared else { return Some(self.memory.marks.invalidate(tags)) };
+        let cause = shared.fleet.cause(intent.map(|intent| &*intent.id));
+        match shared.store.invalidate(tags, &cause).await {
+            Ok(invalidated) => {
+                shared.fleet.learn(&self.memory, tags, invalidated.taken);
+                let begun = Instant::now();
+                shared.fleet.settle(&shared.store, &invalidated).await;
+                self.metrics.settled(begun.elapsed());
+                Some(invalidated.taken)
+            }
             Err(error) => {
                 self.metrics.store_error("invalidate");
                 tracing::warn!(%error, tags = tags.len(), "invalidation is kept until the store is back");
@@ -315,6 +342,47 @@ impl Cache {
                 None
             }
         }
+    }
+
+    /// Announces a write before it is forwarded, so that another proxy outdates what it would if this one dies in the
+    /// middle of it: `within` from now, unless it is announced again. Gives what the marks say now; `None` without a
+    /// store, where nobody is left to tell.
+    ///
+    /// # Errors
+    ///
+    /// The store is away.
+    pub async fn announce(&self, intent: &Intent, within: Duration) -> Result<Option<View>, StoreError> {
+        let Some(shared) = &self.shared else { return Ok(None) };
+        let view = shared.store.record(intent, within).await;
+        view.map(Some).inspect_err(|_| self.metrics.store_error("record"))
+    }
+
+    /// A write that was announced has come to nothing.
+    pub async fn withdraw(&self, intent: &Intent) {
+        if let Some(shared) = &self.shared {
+            self.ask(shared.store.forget(&intent.id).await, "forget");
+        }
+    }
+
+    /// Waits until everything that the store has not taken is delivered, and no other proxy can serve what it outdates.
+    pub async fn delivered(&self) {
+        let Some(shared) = &self.shared else { return };
+        shared.backlog.emptied().await;
+        // Whoever was a member when it was delivered has synced by then, or serves nothing any more.
+        tokio::time::sleep(shared.fleet.lease()).await;
+    }
+
+    /// Leaves the fleet, so that no write of others has to wait for this proxy.
+    pub async fn leave(&self) {
+        if let Some(shared) = &self.shared {
+            shared.fleet.give_up();
+            self.ask(shared.store.leave(shared.fleet.id()).await, "leave");
+        }
+    }
+
+    /// Whether L1 is served without asking the store: `None` without one.
+    pub fn holds_lease(&self) -> Option<bool> {
+        self.shared.as_ref().map(|shared| shared.fleet.holds())
     }
 
     /// State of the shared store.
@@ -350,7 +418,13 @@ impl Cache {
     /// Tries once more to deliver what the store has not taken; true if nothing is left.
     pub async fn deliver_now(&self) -> bool {
         let Some(shared) = &self.shared else { return true };
-        deliver_batch(&shared.store, &shared.backlog).await;
+        let delivery = Delivery {
+            store: Arc::clone(&shared.store),
+            backlog: Arc::clone(&shared.backlog),
+            fleet: Arc::clone(&shared.fleet),
+            memory: Arc::clone(&self.memory),
+        };
+        delivery.batch().await;
         shared.backlog.is_empty()
     }
 }
@@ -361,12 +435,6 @@ impl Lookup {
     }
 }
 
-impl Drop for Shared {
-    fn drop(&mut self) {
-        self.delivery.abort();
-    }
-}
-
 /// The entry's name in the store, below the namespace. `v1` is the version of the entry format's place, not of the
 /// format, which says its own.
 fn name(label: &str, key: Key) -> String {
@@ -374,24 +442,34 @@ fn name(label: &str, key: Key) -> String {
 }
 
 /// Delivers kept invalidations as soon as the store takes them.
-async fn deliver(store: Arc<dyn Store>, backlog: Arc<Backlog>) {
-    let mut link = store.changes();
-    loop {
-        if deliver_batch(&store, &backlog).await {
-            backlog.changed().await;
-            continue;
-        }
-        // The link says when it is worth another try; the pause bounds the work should it be up and refusing.
-        let _ = tokio::time::timeout(Duration::from_millis(100), link.changed()).await;
-    }
+struct Delivery {
+    store: Arc<dyn Store>,
+    backlog: Arc<Backlog>,
+    fleet: Arc<Fleet>,
+    memory: Arc<Memory>,
 }
 
-async fn deliver_batch(store: &Arc<dyn Store>, backlog: &Backlog) -> bool {
-    let Some(batch) = backlog.batch() else { return true };
-    if store.invalidate(&batch.tags).await.is_err() {
-        return false;
+impl Delivery {
+    async fn go_on(self) {
+        let mut link = self.store.changes();
+        loop {
+            if self.batch().await {
+                self.backlog.changed().await;
+                continue;
+            }
+            // The link says when it is worth another try; the pause bounds the work should it be up and refusing.
+            let _ = tokio::time::timeout(Duration::from_millis(100), link.changed()).await;
+        }
     }
-    backlog.delivered(&batch);
-    tracing::info!(tags = batch.tags.len(), "kept invalidations were delivered to the store");
-    backlog.is_empty()
+
+    /// True if nothing is left.
+    async fn batch(&self) -> bool {
+        let Some(batch) = self.backlog.batch() else { return true };
+        let Ok(invalidated) = self.store.invalidate(&batch.tags, &self.fleet.cause(None)).await else { return false };
+        // Before anything in memory is trusted again.
+        self.fleet.learn(&self.memory, &batch.tags, invalidated.taken);
+        self.backlog.delivered(&batch);
+        tracing::info!(tags = batch.tags.len(), "kept invalidations were delivered to the store");
+        self.backlog.is_empty()
+    }
 }

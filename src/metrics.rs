@@ -46,6 +46,14 @@ pub struct Metrics {
     hit_time: Histogram,
     miss_time: Histogram,
     write_time: Histogram,
+    settle_time: Histogram,
+    sync_time: Histogram,
+    /// Writes that other proxies left unfinished, carried out by this one.
+    pub intents_carried_out: Counter,
+    /// Proxies that a write waited for in vain.
+    pub members_expelled: Counter,
+    /// 1 while L1 is served under a lease, set when metrics are asked for.
+    pub lease_held: Gauge,
     /// Connections from clients that are open now.
     pub connections: Gauge,
     /// Connections from clients since the start.
@@ -102,6 +110,11 @@ impl Metrics {
             hit_time: Histogram::default(),
             miss_time: Histogram::default(),
             write_time: Histogram::default(),
+            settle_time: Histogram::default(),
+            sync_time: Histogram::default(),
+            intents_carried_out: Counter::default(),
+            members_expelled: Counter::default(),
+            lease_held: Gauge::default(),
             connections: Gauge::default(),
             connections_total: Counter::default(),
             memory_entries: Gauge::default(),
@@ -126,6 +139,29 @@ impl Metrics {
         registry.register_with_unit("hit_time", "Time to answer from the cache", seconds(), self.hit_time.clone());
         registry.register_with_unit("miss_time", "Time to answer by a fetch", seconds(), self.miss_time.clone());
         registry.register_with_unit("write_time", "Time to answer a write", seconds(), self.write_time.clone());
+        registry.register_with_unit(
+            "settle_time",
+            "Time that writes waited for other proxies",
+            seconds(),
+            self.settle_time.clone(),
+        );
+        registry.register_with_unit(
+            "sync_time",
+            "Time of a sync with the store",
+            seconds(),
+            self.sync_time.clone(),
+        );
+        registry.register(
+            "intents_carried_out",
+            "Writes that another proxy left unfinished",
+            self.intents_carried_out.clone(),
+        );
+        registry.register(
+            "members_expelled",
+            "Proxies that a write waited for in vain",
+            self.members_expelled.clone(),
+        );
+        registry.register("lease_held", "1 while memory is served under a lease", self.lease_held.clone());
         registry.register("connections", "Open connections from clients", self.connections.clone());
         registry.register("accepted", "Connections accepted", self.connections_total.clone());
         registry.register("memory_entries", "Entries in memory", self.memory_entries.clone());
@@ -164,6 +200,16 @@ impl Metrics {
     /// A family (or `uri`, or everything) was outdated. `cause`: `write`, `purge`.
     pub fn invalidated(&self, family: &str, cause: &'static str) {
         self.invalidations.get_or_create_owned(&InvalidationLabels { family: family.to_owned(), cause }).inc();
+    }
+
+    /// A write has waited this long until no other proxy could serve what it outdates.
+    pub fn settled(&self, took: Duration) {
+        self.settle_time.observe(took);
+    }
+
+    /// A sync with the store took this long.
+    pub fn synced(&self, took: Duration) {
+        self.sync_time.observe(took);
     }
 
     /// An operation on the store failed.

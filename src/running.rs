@@ -10,6 +10,7 @@ use http::Method;
 use tokio_util::task::TaskTracker;
 
 use crate::cache::Cache;
+use crate::cache::fleet::Fleet;
 use crate::cache::flight::Flights;
 use crate::cache::memory::Memory;
 use crate::cache::unanswered::Unanswered;
@@ -93,7 +94,7 @@ impl Running {
         let memory = Memory::new(config.memory.capacity, largest_body(&config, &rules), config.memory.marks);
         Running {
             live: ArcSwap::from_pointee(Live::new(rules, &metrics)),
-            cache: Cache::new(memory, store, Arc::clone(&metrics)),
+            cache: Cache::new(memory, store.map(|store| (store, fleet(&config))), Arc::clone(&metrics)),
             flights: Flights::new(),
             unanswered: Arc::default(),
             upstream,
@@ -185,6 +186,12 @@ impl Running {
     fn lock_refused(&self) -> std::sync::MutexGuard<'_, Option<LoadError>> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// This proxy among those that share its store.
+fn fleet(config: &Config) -> Fleet {
+    let (coherence, lease) = config.store.as_ref().map(|store| (store.coherence, store.lease)).unwrap_or_default();
+    Fleet::new(coherence, lease)
 }
 
 fn digest_of(content: &Result<Option<Vec<u8>>, LoadError>) -> Option<Digest> {

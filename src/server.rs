@@ -258,7 +258,7 @@ async fn drain(running: &Arc<Running>, public: tokio::task::JoinHandle<()>) {
         }
     };
     if tokio::time::timeout(running.config.server.drain_timeout, finish).await.is_ok() {
-        return;
+        return running.cache.leave().await;
     }
     // Upstream may yet carry out what it has not answered.
     let unanswered = running.unanswered.tags();
@@ -271,4 +271,5 @@ async fn drain(running: &Arc<Running>, public: tokio::task::JoinHandle<()>) {
         undelivered_tags = running.cache.undelivered(),
         "drain_timeout is over: ending what still runs"
     );
+    running.cache.leave().await;
 }

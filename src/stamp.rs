@@ -128,20 +128,29 @@ pub struct Slot(u32);
 
 /// The marks of all tags in a fixed table of hashed slots: no memory per tag, no lock. Two tags that share a slot
 /// cost each other a miss now and then; they can never cause a stale hit.
+///
+/// Without a store the table is the authority, and issues the sequences. With one it is a copy of the store's marks:
+/// every invalidation up to its stamp's sequence is in it.
 pub struct Marks {
-    epoch: Epoch,
+    /// Zero, which is no epoch, while the table is changed from one to another.
+    epoch: AtomicU64,
     sequence: AtomicU64,
+    floor: AtomicU64,
     slots: Box<[AtomicU64]>,
 }
+
+/// What is current for nothing, and proves nothing current.
+const NOTHING: View = View { stamp: Stamp { epoch: Epoch(0), sequence: 0 }, newest: Sequence::MAX };
 
 impl Marks {
     /// A table of `slots` slots (rounded up to a power of two; 8 bytes each) in the given epoch.
     pub fn new(epoch: Epoch, slots: usize) -> Marks {
         let slots = slots.clamp(1, 1 << 30).next_power_of_two();
         Marks {
-            epoch,
+            epoch: AtomicU64::new(epoch.0),
             // Sequence 0 is "never": a fresh table's stamp must not be older than an empty slot.
             sequence: AtomicU64::new(1),
+            floor: AtomicU64::new(0),
             slots: (0..slots).map(|_| AtomicU64::new(0)).collect(),
         }
     }
@@ -156,7 +165,7 @@ impl Marks {
 
     /// The stamp of a fetch that begins now.
     pub fn stamp(&self) -> Stamp {
-        Stamp { epoch: self.epoch, sequence: self.sequence.load(SeqCst) }
+        Stamp { epoch: Epoch(self.epoch.load(SeqCst)), sequence: self.sequence.load(SeqCst) }
     }
 
     /// What these slots say now.
@@ -165,8 +174,10 @@ impl Marks {
         // flight with this stamp would look young enough to a reader after that write, while the stale response
         // that it validates, or falls back on, was judged without it.
         let stamp = self.stamp();
-        let newest = slots.into_iter().map(|slot| self.slots[slot.0 as usize].load(SeqCst)).max().unwrap_or(0);
-        View { stamp, newest }
+        let marks = slots.into_iter().map(|slot| self.slots[slot.0 as usize].load(SeqCst));
+        let newest = marks.fold(self.floor.load(SeqCst), Sequence::max);
+        // Between two epochs marks are wiped: what was read then is of neither.
+        if self.epoch.load(SeqCst) == stamp.epoch.0 { View { stamp, newest } } else { NOTHING }
     }
 
     /// Takes the next sequence and marks the tags with it. When this returns, no entry stamped earlier that
@@ -177,7 +188,35 @@ impl Marks {
         for tag in tags {
             self.slots[self.slot(tag).0 as usize].fetch_max(sequence, SeqCst);
         }
-        Taken { stamp: Stamp { epoch: self.epoch, sequence }, previous }
+        Taken { stamp: Stamp { epoch: Epoch(self.epoch.load(SeqCst)), sequence }, previous }
+    }
+
+    /// Takes over marks that the store has issued. For a copy; by one task at a time.
+    pub fn apply<'t>(&self, marks: impl IntoIterator<Item = (&'t Tag, Sequence)>) {
+        for (tag, sequence) in marks {
+            self.slots[self.slot(tag).0 as usize].fetch_max(sequence, SeqCst);
+        }
+    }
+
+    /// Every invalidation up to here is in the table now.
+    pub fn applied(&self, sequence: Sequence) {
+        self.sequence.fetch_max(sequence, SeqCst);
+    }
+
+    /// Marks have been missed, all of them up to here: what is older is not trusted any more.
+    pub fn raise_floor(&self, sequence: Sequence) {
+        self.floor.fetch_max(sequence, SeqCst);
+        self.applied(sequence);
+    }
+
+    /// Begins another epoch of the store's, of which nothing is known but that `stamp` was issued: what is older is
+    /// not trusted. Sequences of two epochs cannot be compared, so that the marks of the one before are wiped.
+    pub fn begin(&self, stamp: Stamp) {
+        self.epoch.store(0, SeqCst);
+        self.slots.iter().for_each(|slot| slot.store(0, SeqCst));
+        self.floor.store(stamp.sequence, SeqCst);
+        self.sequence.store(stamp.sequence, SeqCst);
+        self.epoch.store(stamp.epoch.0, SeqCst);
     }
 }
 
@@ -237,6 +276,43 @@ mod tests {
         let before = view_of(&marks, &tag);
         marks.invalidate([&Tag::family("b")]);
         assert_eq!(marks.invalidate([&tag]).stamp_of_answer(&before), None);
+    }
+
+    #[test]
+    fn a_copy_knows_what_it_has_applied_and_trusts_nothing_older_than_its_floor() {
+        let (marks, tag) = (marks(), Tag::family("a"));
+        let at = |sequence| Stamp { epoch: Epoch(9), sequence };
+        marks.begin(at(100));
+        assert!(!view_of(&marks, &tag).is_current(at(99)) && view_of(&marks, &tag).is_current(at(100)));
+        marks.apply([(&tag, 120)]);
+        assert_eq!(marks.stamp(), at(100), "others may have been missed");
+        assert!(!view_of(&marks, &tag).is_current(at(119)) && view_of(&marks, &tag).is_current(at(120)));
+        marks.applied(120);
+        assert_eq!(marks.stamp(), at(120));
+        marks.raise_floor(200);
+        assert!(!view_of(&marks, &Tag::family("b")).is_current(at(199)));
+        assert_eq!(marks.stamp(), at(200));
+        // Redis's clock was set back: the new epoch's sequences are lower.
+        marks.begin(Stamp { epoch: Epoch(10), sequence: 50 });
+        assert!(view_of(&marks, &tag).is_current(Stamp { epoch: Epoch(10), sequence: 50 }));
+        assert!(!view_of(&marks, &tag).is_current(at(500)));
+    }
+
+    #[test]
+    fn nothing_is_current_by_what_was_read_while_the_epoch_changed() {
+        let marks = std::sync::Arc::new(marks());
+        let (tag, changing) = (Tag::family("a"), std::sync::Arc::clone(&marks));
+        let outdated = |epoch| Stamp { epoch: Epoch(epoch), sequence: 10 };
+        // In every epoch the tag's mark is above 10 from the moment that the epoch is there.
+        marks.begin(Stamp { epoch: Epoch(1), sequence: 20 });
+        let changer = std::thread::spawn(move || {
+            (2..2000).for_each(|epoch| changing.begin(Stamp { epoch: Epoch(epoch), sequence: 20 }));
+        });
+        while !changer.is_finished() {
+            let view = view_of(&marks, &tag);
+            assert!(!view.is_current(outdated(view.stamp.epoch.0)), "{view:?}");
+        }
+        changer.join().unwrap();
     }
 
     #[test]

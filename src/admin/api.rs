@@ -409,6 +409,7 @@ pub async fn metrics(State(desk): At) -> Response {
     running.metrics.backlog.set(number(running.cache.undelivered() as u64));
     let is_up = !matches!(running.cache.store_state(), StoreState::Down(_));
     running.metrics.store_up.set(i64::from(is_up));
+    running.metrics.lease_held.set(i64::from(running.cache.holds_lease() == Some(true)));
     const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(CONTENT_TYPE, TEXT)], running.metrics.exposition()).into_response()
 }

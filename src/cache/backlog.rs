@@ -19,6 +19,7 @@ pub struct Backlog {
     waiting: Mutex<Waiting>,
     closed: AtomicBool,
     wake: Notify,
+    emptied: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -79,6 +80,21 @@ impl Backlog {
         if waiting.additions == batch.additions {
             waiting.tags.clear();
             self.closed.store(false, SeqCst);
+            self.emptied.notify_waiters();
+        }
+    }
+
+    /// Waits until nothing is left.
+    pub async fn emptied(&self) {
+        loop {
+            let emptied = self.emptied.notified();
+            tokio::pin!(emptied);
+            // From here on it is noticed, also before it is waited for.
+            emptied.as_mut().enable();
+            if !self.is_closed() {
+                return;
+            }
+            emptied.await;
         }
     }
 

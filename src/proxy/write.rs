@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE};
@@ -16,6 +16,7 @@ use super::question::Question;
 use super::recording::Recording;
 use super::{Answered, Asked, Body, failed, refuse, respond};
 use crate::cache::flight::Head;
+use crate::config::OnOutage;
 use crate::headers;
 use crate::key::Canonical;
 use crate::outcome::{Fwd, Outcome};
@@ -23,7 +24,8 @@ use crate::rules::Outdated;
 use crate::running::{Live, Running};
 use crate::semantics::groups;
 use crate::semantics::invalidation::{self, StatusSet, WriteEnd};
-use crate::stamp::{Stamp, Tag};
+use crate::stamp::{Stamp, Tag, View};
+use crate::store::fleet::Intent;
 use crate::target::loosen;
 use crate::upstream::{RequestBody, ResponseBody, UpstreamError};
 
@@ -40,17 +42,21 @@ pub(super) async fn write(running: &Arc<Running>, live: Arc<Live>, asked: Asked,
     })
 }
 
-/// The steps of a write. An intent recorded in the store before forwarding, and waiting for the leases of other
-/// proxies after invalidating, belong between these steps once proxies hold leases.
+/// The steps of a write (DESIGN §4): announce it, forward it, outdate, and wait until no proxy of the fleet can serve
+/// what it outdates.
 async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Incoming) -> Answered {
     let methods = headers::methods_meant(&asked.method, &asked.headers, asked.target.query.as_deref());
     let matches = live.rules.outdated_by_any(&methods, &asked.target);
     let nothing = HeaderMap::new();
-    let pending = running.unanswered.begin(outdated(&asked, &matches, WriteEnd::NoAnswer, &nothing));
-    // Only the answers of POST may be kept (RFC 9110 §9.3.3); what they were before is known only now.
-    let before = if asked.method == Method::POST { running.cache.view(&[]).await } else { None };
+    let tags = outdated(&asked, &matches, WriteEnd::NoAnswer, &nothing);
+    let intent = Intent { id: format!("{:032x}", rand::random::<u128>()).into(), tags: tags.clone() };
+    let pending = running.unanswered.begin(tags);
+    let before = match announce(running, &intent).await {
+        Ok(before) => before,
+        Err(refused) => return *refused,
+    };
     let request_time = SystemTime::now();
-    let answer = forward(running, &asked, body).await;
+    let answer = announced(running, &intent, forward(running, &asked, body)).await;
     let times = (request_time, SystemTime::now());
     let end = match &answer {
         Ok(answer) => Some(WriteEnd::Answered(answer.status())),
@@ -67,10 +73,23 @@ async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Inco
         matches.extend(now.rules.outdated_by_any(&methods, &asked.target));
     }
     let tags = end.map(|end| outdated(&asked, &matches, end, fields)).unwrap_or_default();
-    let taken = if tags.is_empty() { None } else { running.cache.invalidate(&tags).await };
-    let delivered = tags.is_empty() || taken.is_some();
+    let taken = if tags.is_empty() { None } else { running.cache.invalidate_for(&tags, Some(&intent)).await };
+    let mut delivered = tags.is_empty() || taken.is_some();
+    if tags.is_empty() {
+        let task = Arc::clone(running);
+        running.tasks.spawn(async move { task.cache.withdraw(&intent).await });
+    }
     drop(pending);
     count(running, &matches, end);
+    if !delivered && refuses(running) {
+        // It was carried out, and must not be acknowledged before everybody knows.
+        let patience = running.config.server.upstream_timeout;
+        delivered = tokio::time::timeout(patience, running.cache.delivered()).await.is_ok();
+        if !delivered {
+            let message = "the write was carried out, but the store is away, and other proxies may not know of it yet";
+            return refuse(StatusCode::GATEWAY_TIMEOUT, "store-away", message);
+        }
+    }
     match answer {
         Ok(answer) => {
             let stamp = before.zip(taken).and_then(|(before, taken)| taken.stamp_of_answer(&before));
@@ -82,6 +101,44 @@ async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Inco
             answered(running, asked, answer, times, stamp, outcome)
         }
         Err(error) => failed(error, Fwd::Method),
+    }
+}
+
+/// Slack for the time limits that an intent's deadline is made of.
+const SLACK: Duration = Duration::from_secs(5);
+
+/// How long after its announcement a write counts as abandoned, unless it is announced again.
+fn patience(running: &Running) -> Duration {
+    let server = &running.config.server;
+    server.connect_timeout + server.upstream_timeout + SLACK
+}
+
+/// Whether writes are refused while the store is away.
+fn refuses(running: &Running) -> bool {
+    running.config.store.as_ref().is_some_and(|store| store.on_outage == OnOutage::Refuse)
+}
+
+/// Tells the store of a write before it is forwarded. Gives what the marks were before it.
+async fn announce(running: &Running, intent: &Intent) -> Result<Option<View>, Box<Answered>> {
+    match running.cache.announce(intent, patience(running)).await {
+        Ok(Some(before)) => Ok(Some(before)),
+        Ok(None) => Ok(running.cache.view(&[]).await),
+        Err(_) if refuses(running) => {
+            let message = "writes are refused while the store is away (on_outage = \"refuse\"); try again";
+            Err(Box::new(refuse(StatusCode::SERVICE_UNAVAILABLE, "store-away", message)))
+        }
+        Err(_) => Ok(None),
+    }
+}
+
+/// Waits for a write, and renews its announcement: an upload may take long.
+async fn announced<T>(running: &Running, intent: &Intent, write: impl Future<Output = T>) -> T {
+    tokio::pin!(write);
+    loop {
+        match tokio::time::timeout(patience(running) / 3, &mut write).await {
+            Ok(done) => return done,
+            Err(_) => drop(running.cache.announce(intent, patience(running)).await),
+        }
     }
 }
 

@@ -1,0 +1,237 @@
+//! The lease under which L1 is served without asking the store, and what keeps it (DESIGN §5).
+//!
+//! A proxy that holds a lease knows every invalidation that any write has been acknowledged with: who invalidates
+//! waits until each member of the fleet has said that it has applied it, or until that member's lease has passed.
+//! Messages only make this prompt. What it rests on:
+//!
+//! - the lease runs from the time a sync was *sent*, by this process's own clock, and begins when its reply has been
+//!   applied to the marks;
+//! - the marks of this proxy's own writes are in its copy before they are acknowledged, lease or not;
+//! - a member is forgotten only when it says so, or when somebody has waited a whole lease of it in vain and it has not
+//!   synced meanwhile;
+//! - in a new epoch, members may have been lost: for one lease nobody's write is acknowledged early.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
+
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout_at};
+
+use super::memory::Memory;
+use crate::metrics::Metrics;
+use crate::stamp::{Sequence, Stamp, Tag, Taken};
+use crate::store::fleet::{Cause, Holder, Invalidated, Membership, Message, Synced};
+use crate::store::{Store, StoreError};
+
+/// How many acknowledgements are remembered: more proxies than anybody runs.
+const MEMBERS: usize = 10_000;
+
+/// How a fleet keeps its promise: `[store] coherence`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Coherence {
+    /// Hits in L1 under lease ask nobody; writes wait for every holder.
+    #[default]
+    Lease,
+    /// Every hit asks the store; there is no lease, and nobody has to wait for this proxy.
+    Strict,
+    /// Hits as under `Lease`, and writes wait for nobody: others may be old for as long as a lease.
+    Eventual,
+}
+
+/// This proxy among the others.
+pub struct Fleet {
+    id: Box<str>,
+    mode: Coherence,
+    lease: Duration,
+    start: Instant,
+    /// End of the lease, in nanoseconds after `start`.
+    until: AtomicU64,
+    /// What others have acknowledged.
+    heard: watch::Sender<HashMap<Box<str>, Stamp>>,
+    /// A sync is wanted before its time.
+    wanted: Notify,
+    /// Held while it is said how far the copy of the marks goes, and of which epoch it is: the two belong together.
+    extent: Mutex<()>,
+}
+
+impl Fleet {
+    /// A proxy that is not a member yet. `lease`: how long it may serve L1 after a sync.
+    pub fn new(mode: Coherence, lease: Duration) -> Fleet {
+        let id = format!("{:016x}", rand::random::<u64>()).into();
+        let (heard, wanted) = (watch::Sender::new(HashMap::new()), Notify::new());
+        Fleet { id, mode, lease, start: Instant::now(), until: AtomicU64::new(0), heard, wanted, extent: Mutex::default() }
+    }
+
+    /// Its name among the members.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// How long it may serve L1 after a sync.
+    pub fn lease(&self) -> Duration {
+        self.lease
+    }
+
+    /// Whether L1 may be served without asking.
+    pub fn holds(&self) -> bool {
+        let until = self.until.load(SeqCst);
+        until != 0 && self.nanos(Instant::now()) < until
+    }
+
+    fn nanos(&self, time: Instant) -> u64 {
+        u64::try_from(time.duration_since(self.start).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Ends the lease: something is known that the marks do not show.
+    pub fn give_up(&self) {
+        self.until.store(0, SeqCst);
+    }
+
+    /// What an invalidation of this proxy's own is known by.
+    pub fn cause<'a>(&'a self, intent: Option<&'a str>) -> Cause<'a> {
+        Cause { by: &self.id, intent, again: None }
+    }
+
+    /// Puts the marks of an invalidation of this proxy's own into its copy. To be done before anybody is told.
+    pub fn learn(&self, memory: &Memory, tags: &[Tag], taken: Taken) {
+        if !self.follow(memory, taken.stamp, taken.previous, tags) {
+            // Another epoch: the next sync begins it. Until then nothing in memory is trusted.
+            self.give_up();
+        }
+        self.wanted.notify_one();
+    }
+
+    /// Puts the marks of one invalidation into the copy; they are all up to it if they follow on what was applied. False
+    /// if they are of another epoch.
+    fn follow(&self, memory: &Memory, stamp: Stamp, previous: Sequence, tags: &[Tag]) -> bool {
+        let _extent = self.lock();
+        let known = memory.marks.stamp();
+        if known.epoch != stamp.epoch {
+            return false;
+        }
+        memory.marks.apply(tags.iter().map(|tag| (tag, stamp.sequence)));
+        if known.sequence == previous {
+            memory.marks.applied(stamp.sequence);
+        }
+        true
+    }
+
+    fn take(&self, memory: &Memory, known: Stamp, synced: &Synced) {
+        let _extent = self.lock();
+        let marks = &memory.marks;
+        if synced.stamp.epoch != known.epoch {
+            marks.begin(synced.stamp);
+        } else if let Some(news) = &synced.marks {
+            marks.apply(news.iter().map(|(tag, sequence)| (tag, *sequence)));
+            marks.applied(synced.stamp.sequence);
+        } else {
+            marks.raise_floor(synced.stamp.sequence);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        // It guards nothing that a panic could leave half done.
+        self.extent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until no member can serve what an invalidation has outdated: each has acknowledged it, or its lease is over.
+    pub async fn settle(&self, store: &Arc<dyn Store>, invalidated: &Invalidated) {
+        if self.mode == Coherence::Eventual {
+            return;
+        }
+        let replied = Instant::now();
+        let stamp = invalidated.taken.stamp;
+        let mut heard = self.heard.subscribe();
+        for holder in invalidated.holders.iter().filter(|holder| *holder.id != *self.id) {
+            let is_told = |heard: &HashMap<Box<str>, Stamp>| has_applied(heard.get(&holder.id), stamp);
+            if timeout_at(replied + holder.lease, heard.wait_for(is_told)).await.is_err() {
+                self.expel(store, holder).await;
+            }
+        }
+        // A member that the new epoch does not know of holds its lease no longer than this.
+        if let Some(young) = self.lease.checked_sub(invalidated.epoch_age) {
+            tokio::time::sleep_until(replied + young).await;
+        }
+    }
+
+    async fn expel(&self, store: &Arc<dyn Store>, holder: &Holder) {
+        match store.expel(holder).await {
+            Ok(true) => tracing::warn!(member = &*holder.id, "a proxy of the fleet is gone; writes wait for it no longer"),
+            // It has synced meanwhile (its acknowledgement was lost), or the store is away.
+            Ok(false) | Err(_) => {}
+        }
+    }
+
+    /// Keeps the lease for as long as the process lives.
+    pub async fn keep(self: Arc<Fleet>, store: Arc<dyn Store>, memory: Arc<Memory>, metrics: Arc<Metrics>) {
+        if self.mode == Coherence::Strict {
+            return self.listen(&store, None).await;
+        }
+        let member = async {
+            loop {
+                match self.sync(&store, &memory, &metrics).await {
+                    // What came is to be acknowledged at once: somebody may be waiting.
+                    Ok(true) => continue,
+                    Ok(false) => {}
+                    Err(_) => metrics.store_error("sync"),
+                }
+                let _ = tokio::time::timeout(self.lease / 4, self.wanted.notified()).await;
+            }
+        };
+        tokio::join!(member, self.listen(&store, Some(&memory)));
+    }
+
+    /// One sync. True if it brought something that is not acknowledged yet.
+    async fn sync(&self, store: &Arc<dyn Store>, memory: &Memory, metrics: &Metrics) -> Result<bool, StoreError> {
+        let known = memory.marks.stamp();
+        let sent = Instant::now();
+        let me = Membership { id: self.id.clone(), applied: Some(known), lease: self.lease };
+        let synced = store.sync(&me).await?;
+        metrics.synced(sent.elapsed());
+        self.take(memory, known, &synced);
+        // From the time of sending: whoever waits counts from a later one.
+        self.until.store(self.nanos(sent + self.lease), SeqCst);
+        for intent in &synced.due {
+            tracing::warn!(tags = intent.tags.len(), "a write was left unfinished by its proxy; what it outdates is outdated now");
+            let invalidated = store.invalidate(&intent.tags, &self.cause(Some(&intent.id))).await?;
+            self.learn(memory, &intent.tags, invalidated.taken);
+            metrics.intents_carried_out.inc();
+        }
+        Ok(synced.stamp != known)
+    }
+
+    /// Takes in what others say.
+    async fn listen(&self, store: &Arc<dyn Store>, memory: Option<&Memory>) {
+        let mut messages = store.messages();
+        loop {
+            match messages.recv().await {
+                Ok(Message::Applied { id, stamp }) => self.note(id, stamp),
+                Ok(Message::Nudge { by, stamp, previous, tags }) if by != self.id => {
+                    if let (Some(memory), Some(tags)) = (memory, tags) {
+                        self.follow(memory, stamp, previous, &tags);
+                    }
+                    self.wanted.notify_one();
+                }
+                Ok(Message::Nudge { .. }) => {}
+                Err(RecvError::Lagged(_)) => self.wanted.notify_one(),
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+
+    fn note(&self, id: Box<str>, stamp: Stamp) {
+        self.heard.send_modify(|heard| {
+            if heard.len() >= MEMBERS {
+                heard.clear();
+            }
+            heard.insert(id, stamp);
+        });
+    }
+}
+
+fn has_applied(known: Option<&Stamp>, stamp: Stamp) -> bool {
+    known.is_some_and(|known| known.epoch == stamp.epoch && known.sequence >= stamp.sequence)
+}
