@@ -16,6 +16,7 @@ use crate::entry::Entry;
 use crate::key::{Canonical, Key};
 use crate::metrics::Metrics;
 use crate::stamp::{Stamp, Tag, Taken, View};
+use crate::store::fleet::Cause;
 use crate::store::{Link, Store};
 
 pub mod backlog;
@@ -306,8 +307,8 @@ impl Cache {
     pub async fn invalidate(&self, tags: &[Tag]) -> Option<Taken> {
         let taken = self.memory.marks.invalidate(tags);
         let Some(shared) = &self.shared else { return Some(taken) };
-        match shared.store.invalidate(tags).await {
-            Ok(taken) => Some(taken),
+        match shared.store.invalidate(tags, &Cause::default()).await {
+            Ok(invalidated) => Some(invalidated.taken),
             Err(error) => {
                 self.metrics.store_error("invalidate");
                 tracing::warn!(%error, tags = tags.len(), "invalidation is kept until the store is back");
@@ -388,7 +389,7 @@ async fn deliver(store: Arc<dyn Store>, backlog: Arc<Backlog>) {
 
 async fn deliver_batch(store: &Arc<dyn Store>, backlog: &Backlog) -> bool {
     let Some(batch) = backlog.batch() else { return true };
-    if store.invalidate(&batch.tags).await.is_err() {
+    if store.invalidate(&batch.tags, &Cause::default()).await.is_err() {
         return false;
     }
     backlog.delivered(&batch);
