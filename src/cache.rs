@@ -265,7 +265,7 @@ impl Cache {
         Found::Outdated
     }
 
-    fn ask<T>(&self, reply: Result<T, crate::store::StoreError>, op: &'static str) -> Option<T> {
+    fn ask<T>(&self, reply: Result<T, StoreError>, op: &'static str) -> Option<T> {
         reply.inspect_err(|_| self.metrics.store_error(op)).ok()
     }
 
@@ -339,6 +339,9 @@ impl Cache {
                 self.metrics.store_error("invalidate");
                 tracing::warn!(%error, tags = tags.len(), "invalidation is kept until the store is back");
                 shared.backlog.keep(tags);
+                // If the store is away for everybody, nobody serves anything stored from then on. If it is away for this
+                // proxy alone, the others do: that is what `on_outage = "refuse"` is for.
+                tokio::time::sleep_until(shared.fleet.note_away()).await;
                 None
             }
         }
@@ -465,7 +468,9 @@ impl Delivery {
     /// True if nothing is left.
     async fn batch(&self) -> bool {
         let Some(batch) = self.backlog.batch() else { return true };
-        let Ok(invalidated) = self.store.invalidate(&batch.tags, &self.fleet.cause(None)).await else { return false };
+        let Ok(invalidated) = self.store.invalidate(&batch.tags, &self.fleet.cause(None)).await else {
+            return false;
+        };
         // Before anything in memory is trusted again.
         self.fleet.learn(&self.memory, &batch.tags, invalidated.taken);
         self.backlog.delivered(&batch);

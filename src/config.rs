@@ -290,6 +290,37 @@ pub struct StoreConfig {
     pub connect_timeout: Duration,
     /// `marks_max`: marks kept in Redis before the oldest go and the floor rises, default 1000000
     pub marks_max: u64,
+    /// `coherence`: lease (the default) | strict | eventual
+    pub coherence: Coherence,
+    /// `lease`: how long a proxy serves from memory after it has heard from Redis, and the longest that a write waits for
+    /// another proxy; 100ms to 1m, default 1s
+    pub lease: Duration,
+    /// `on_outage`: forward (the default) | refuse
+    pub on_outage: OnOutage,
+    /// `wait_replicas`: replicas of Redis that must have an invalidation before its write is answered; 0 to 100, default 0
+    pub wait_replicas: u64,
+}
+
+/// `[store] coherence`: what a hit may rely on, and what a write waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Coherence {
+    /// Hits come from memory under a lease; a write waits until every proxy knows of it.
+    #[default]
+    Lease,
+    /// Every hit asks Redis.
+    Strict,
+    /// As `Lease`, but writes do not wait: another proxy may serve what they outdate for up to a lease.
+    Eventual,
+}
+
+/// `[store] on_outage`: what happens to writes while Redis is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnOutage {
+    /// They are forwarded, and what they outdate is made known when Redis is back.
+    #[default]
+    Forward,
+    /// They are answered 503.
+    Refuse,
 }
 
 impl fmt::Debug for StoreConfig {

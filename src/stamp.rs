@@ -300,8 +300,8 @@ mod tests {
 
     #[test]
     fn nothing_is_current_by_what_was_read_while_the_epoch_changed() {
-        let marks = std::sync::Arc::new(marks());
-        let (tag, changing) = (Tag::family("a"), std::sync::Arc::clone(&marks));
+        let marks = Arc::new(marks());
+        let (tag, changing) = (Tag::family("a"), Arc::clone(&marks));
         let outdated = |epoch| Stamp { epoch: Epoch(epoch), sequence: 10 };
         // In every epoch the tag's mark is above 10 from the moment that the epoch is there.
         marks.begin(Stamp { epoch: Epoch(1), sequence: 20 });

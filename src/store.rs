@@ -10,11 +10,14 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
-use crate::stamp::{Tag, Taken, View};
+use crate::stamp::{Tag, View};
 
+pub mod fleet;
 pub mod redis;
+
+use fleet::{Cause, Holder, Intent, Invalidated, Membership, Message, Synced};
 
 /// A boxed future: `Store` is used as `dyn Store`, and a box is nothing beside a round trip.
 pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -93,8 +96,31 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Keeps `value` under `key` for `ttl` (at least 1 s).
     fn put<'a>(&'a self, key: &'a str, value: Bytes, ttl: Duration) -> Reply<'a, ()>;
 
-    /// Takes the next sequence and marks `tags` with it, atomically. May be repeated: repeating only outdates more.
-    fn invalidate<'a>(&'a self, tags: &'a [Tag]) -> Reply<'a, Taken>;
+    /// Takes the next sequence and marks `tags` with it; drops the intent of `cause`, or sets it to these tags for another
+    /// time; tells who may hold a lease, and nudges them: all of it or nothing. May be repeated: repeating only outdates
+    /// more. After an error the tags may be marked all the same.
+    fn invalidate<'a>(&'a self, tags: &'a [Tag], cause: &'a Cause<'a>) -> Reply<'a, Invalidated>;
+
+    /// Makes a proxy a member or renews its membership, and tells the marks that it lacks. The others are told when it
+    /// has applied more than at its last sync. It stays a member until it leaves or is expelled, whatever time passes.
+    fn sync<'a>(&'a self, me: &'a Membership) -> Reply<'a, Synced>;
+
+    /// Ends a membership: whoever calls this serves nothing under its lease any more.
+    fn leave<'a>(&'a self, id: &'a str) -> Reply<'a, ()>;
+
+    /// Ends the membership of a proxy whose lease has passed; false if it has synced since, or is no member.
+    fn expel<'a>(&'a self, holder: &'a Holder) -> Reply<'a, bool>;
+
+    /// Records an intent that is due after `within`, or renews its deadline and tags. The view is that of
+    /// [`Store::view`] without tags.
+    fn record<'a>(&'a self, intent: &'a Intent, within: Duration) -> Reply<'a, View>;
+
+    /// Drops an intent: its write changed nothing.
+    fn forget<'a>(&'a self, intent: &'a str) -> Reply<'a, ()>;
+
+    /// What proxies tell one another, this one's own words included, from now on. Any of it may be missing: correctness
+    /// must not depend on it.
+    fn messages(&self) -> broadcast::Receiver<Message>;
 
     /// Removes one entry; true if it was there.
     fn remove<'a>(&'a self, key: &'a str) -> Reply<'a, bool>;

@@ -12,8 +12,8 @@
 //! - in a new epoch, members may have been lost: for one lease nobody's write is acknowledged early.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
@@ -21,6 +21,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::memory::Memory;
+use crate::config::Coherence;
 use crate::metrics::Metrics;
 use crate::stamp::{Sequence, Stamp, Tag, Taken};
 use crate::store::fleet::{Cause, Holder, Invalidated, Membership, Message, Synced};
@@ -28,18 +29,6 @@ use crate::store::{Store, StoreError};
 
 /// How many acknowledgements are remembered: more proxies than anybody runs.
 const MEMBERS: usize = 10_000;
-
-/// How a fleet keeps its promise: `[store] coherence`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Coherence {
-    /// Hits in L1 under lease ask nobody; writes wait for every holder.
-    #[default]
-    Lease,
-    /// Every hit asks the store; there is no lease, and nobody has to wait for this proxy.
-    Strict,
-    /// Hits as under `Lease`, and writes wait for nobody: others may be old for as long as a lease.
-    Eventual,
-}
 
 /// This proxy among the others.
 pub struct Fleet {
@@ -53,8 +42,11 @@ pub struct Fleet {
     heard: watch::Sender<HashMap<Box<str>, Stamp>>,
     /// A sync is wanted before its time.
     wanted: Notify,
-    /// Held while it is said how far the copy of the marks goes, and of which epoch it is: the two belong together.
-    extent: Mutex<()>,
+    /// How far the copy of the marks goes and of which epoch it is belong together, and are said under this lock. Holds
+    /// how often an invalidation of this proxy's own was of another epoch than the copy.
+    foreign: Mutex<u64>,
+    /// Since when the store has not answered.
+    away: Mutex<Option<Instant>>,
 }
 
 impl Fleet {
@@ -62,7 +54,17 @@ impl Fleet {
     pub fn new(mode: Coherence, lease: Duration) -> Fleet {
         let id = format!("{:016x}", rand::random::<u64>()).into();
         let (heard, wanted) = (watch::Sender::new(HashMap::new()), Notify::new());
-        Fleet { id, mode, lease, start: Instant::now(), until: AtomicU64::new(0), heard, wanted, extent: Mutex::default() }
+        Fleet {
+            id,
+            mode,
+            lease,
+            start: Instant::now(),
+            until: AtomicU64::new(0),
+            heard,
+            wanted,
+            foreign: Mutex::default(),
+            away: Mutex::default(),
+        }
     }
 
     /// Its name among the members.
@@ -97,32 +99,26 @@ impl Fleet {
 
     /// Puts the marks of an invalidation of this proxy's own into its copy. To be done before anybody is told.
     pub fn learn(&self, memory: &Memory, tags: &[Tag], taken: Taken) {
-        if !self.follow(memory, taken.stamp, taken.previous, tags) {
-            // Another epoch: the next sync begins it. Until then nothing in memory is trusted.
+        let mut foreign = self.lock();
+        if !follow(memory, taken.stamp, taken.previous, tags) {
+            // The next sync begins the epoch. Until then nothing in memory is trusted, and a sync under way may bring the
+            // epoch but not this mark: its answer is void.
+            *foreign += 1;
             self.give_up();
         }
+        drop(foreign);
         self.wanted.notify_one();
     }
 
-    /// Puts the marks of one invalidation into the copy; they are all up to it if they follow on what was applied. False
-    /// if they are of another epoch.
-    fn follow(&self, memory: &Memory, stamp: Stamp, previous: Sequence, tags: &[Tag]) -> bool {
-        let _extent = self.lock();
-        let known = memory.marks.stamp();
-        if known.epoch != stamp.epoch {
+    /// Takes in what a sync has brought, and with it the lease, which runs from the time of `sending`: whoever waits counts
+    /// from a later one. False if the answer is void.
+    fn take(&self, memory: &Memory, synced: &Synced, sending: Sending) -> bool {
+        let foreign = self.lock();
+        if *foreign != sending.foreign {
             return false;
         }
-        memory.marks.apply(tags.iter().map(|tag| (tag, stamp.sequence)));
-        if known.sequence == previous {
-            memory.marks.applied(stamp.sequence);
-        }
-        true
-    }
-
-    fn take(&self, memory: &Memory, known: Stamp, synced: &Synced) {
-        let _extent = self.lock();
         let marks = &memory.marks;
-        if synced.stamp.epoch != known.epoch {
+        if synced.stamp.epoch != marks.stamp().epoch {
             marks.begin(synced.stamp);
         } else if let Some(news) = &synced.marks {
             marks.apply(news.iter().map(|(tag, sequence)| (tag, *sequence)));
@@ -130,11 +126,23 @@ impl Fleet {
         } else {
             marks.raise_floor(synced.stamp.sequence);
         }
+        self.until.store(self.nanos(sending.at + self.lease), SeqCst);
+        true
     }
 
-    fn lock(&self) -> MutexGuard<'_, ()> {
-        // It guards nothing that a panic could leave half done.
-        self.extent.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, u64> {
+        // A number that is changed in one step.
+        self.foreign.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The store has not answered. Gives the time from which on no other proxy holds a lease, if it is away for all.
+    pub fn note_away(&self) -> Instant {
+        *self.away_since().get_or_insert_with(Instant::now) + self.lease
+    }
+
+    fn away_since(&self) -> MutexGuard<'_, Option<Instant>> {
+        // A value that is changed in one step.
+        self.away.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until no member can serve what an invalidation has outdated: each has acknowledged it, or its lease is over.
@@ -159,7 +167,9 @@ impl Fleet {
 
     async fn expel(&self, store: &Arc<dyn Store>, holder: &Holder) {
         match store.expel(holder).await {
-            Ok(true) => tracing::warn!(member = &*holder.id, "a proxy of the fleet is gone; writes wait for it no longer"),
+            Ok(true) => {
+                tracing::warn!(member = &*holder.id, "a proxy of the fleet is gone; writes wait for it no longer")
+            }
             // It has synced meanwhile (its acknowledgement was lost), or the store is away.
             Ok(false) | Err(_) => {}
         }
@@ -176,7 +186,10 @@ impl Fleet {
                     // What came is to be acknowledged at once: somebody may be waiting.
                     Ok(true) => continue,
                     Ok(false) => {}
-                    Err(_) => metrics.store_error("sync"),
+                    Err(_) => {
+                        self.note_away();
+                        metrics.store_error("sync");
+                    }
                 }
                 let _ = tokio::time::timeout(self.lease / 4, self.wanted.notified()).await;
             }
@@ -187,15 +200,19 @@ impl Fleet {
     /// One sync. True if it brought something that is not acknowledged yet.
     async fn sync(&self, store: &Arc<dyn Store>, memory: &Memory, metrics: &Metrics) -> Result<bool, StoreError> {
         let known = memory.marks.stamp();
-        let sent = Instant::now();
+        let sending = Sending { at: Instant::now(), foreign: *self.lock() };
         let me = Membership { id: self.id.clone(), applied: Some(known), lease: self.lease };
         let synced = store.sync(&me).await?;
-        metrics.synced(sent.elapsed());
-        self.take(memory, known, &synced);
-        // From the time of sending: whoever waits counts from a later one.
-        self.until.store(self.nanos(sent + self.lease), SeqCst);
+        metrics.synced(sending.at.elapsed());
+        *self.away_since() = None;
+        if !self.take(memory, &synced, sending) {
+            return Ok(true);
+        }
         for intent in &synced.due {
-            tracing::warn!(tags = intent.tags.len(), "a write was left unfinished by its proxy; what it outdates is outdated now");
+            tracing::warn!(
+                tags = intent.tags.len(),
+                "a write was left unfinished by its proxy; what it outdates is outdated now"
+            );
             let invalidated = store.invalidate(&intent.tags, &self.cause(Some(&intent.id))).await?;
             self.learn(memory, &intent.tags, invalidated.taken);
             metrics.intents_carried_out.inc();
@@ -211,7 +228,8 @@ impl Fleet {
                 Ok(Message::Applied { id, stamp }) => self.note(id, stamp),
                 Ok(Message::Nudge { by, stamp, previous, tags }) if by != self.id => {
                     if let (Some(memory), Some(tags)) = (memory, tags) {
-                        self.follow(memory, stamp, previous, &tags);
+                        let _foreign = self.lock();
+                        follow(memory, stamp, previous, &tags);
                     }
                     self.wanted.notify_one();
                 }
@@ -230,6 +248,28 @@ impl Fleet {
             heard.insert(id, stamp);
         });
     }
+}
+
+/// A sync on its way.
+#[derive(Debug, Clone, Copy)]
+struct Sending {
+    at: Instant,
+    /// [`Fleet::foreign`] then.
+    foreign: u64,
+}
+
+/// Puts the marks of one invalidation into the copy; it holds all up to it if they follow on what was applied. False if
+/// they are of another epoch.
+fn follow(memory: &Memory, stamp: Stamp, previous: Sequence, tags: &[Tag]) -> bool {
+    let known = memory.marks.stamp();
+    if known.epoch != stamp.epoch {
+        return false;
+    }
+    memory.marks.apply(tags.iter().map(|tag| (tag, stamp.sequence)));
+    if known.sequence == previous {
+        memory.marks.applied(stamp.sequence);
+    }
+    true
 }
 
 fn has_applied(known: Option<&Stamp>, stamp: Stamp) -> bool {

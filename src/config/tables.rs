@@ -7,7 +7,10 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use super::address::{self, Wrong};
-use super::{Admin, CacheStatus, HostPolicy, Log, LogFormat, Memory, Overrides, Role, Server, StoreConfig, Token};
+use super::{
+    Admin, CacheStatus, Coherence, HostPolicy, Log, LogFormat, Memory, OnOutage, Overrides, Role, Server,
+    StoreConfig, Token,
+};
 use crate::headers::ForwardedPolicy;
 use crate::rules::fault::Fault;
 use crate::rules::nearest::{did_you_mean, nearest};
@@ -17,6 +20,8 @@ use crate::rules::reader::{Item, Table, Text};
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(86_400);
 /// Every request may wait this long for the store, so that more than this is an outage of its own.
 const STORE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
+/// Below, proxies would do little but renew; above, one that hangs would hold up writes for too long.
+const LEASE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
 const COUNT: RangeInclusive<u64> = 1..=1_000_000;
 
 impl Default for Server {
@@ -168,6 +173,10 @@ pub fn read_store(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<F
         timeout: Duration::from_millis(100),
         connect_timeout: Duration::from_millis(500),
         marks_max: 1_000_000,
+        coherence: Coherence::default(),
+        lease: Duration::from_secs(1),
+        on_outage: OnOutage::default(),
+        wait_replicas: 0,
     };
     let flagged = overrides.redis.is_some();
     if let Some(mut table) = section(root, "store") {
@@ -182,7 +191,7 @@ pub fn read_store(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<F
         set(&mut store.connect_timeout, connect);
         let marks = table.item("marks_max").and_then(|item| item.integer(&(1024..=1_000_000_000)));
         set(&mut store.marks_max, marks);
-        table.later(&["coherence", "lease", "on_outage", "wait_replicas"]);
+        read_promises(&mut table, &mut store);
         table.finish();
     }
     if flag("--redis", overrides.redis.as_deref(), address::redis, flags).is_some() {
@@ -192,6 +201,16 @@ pub fn read_store(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<F
         store.namespace = overrides.namespace.clone().unwrap_or_default();
     }
     (!store.redis.is_empty()).then_some(store)
+}
+
+/// What of `[store]` says how coherent a fleet is, and at what price.
+fn read_promises(table: &mut Table<'_>, store: &mut StoreConfig) {
+    let words = [("lease", Coherence::Lease), ("strict", Coherence::Strict), ("eventual", Coherence::Eventual)];
+    set(&mut store.coherence, table.item("coherence").and_then(|item| item.choice(&words)));
+    set(&mut store.lease, table.item("lease").and_then(|item| item.duration(&LEASE)));
+    let words = [("forward", OnOutage::Forward), ("refuse", OnOutage::Refuse)];
+    set(&mut store.on_outage, table.item("on_outage").and_then(|item| item.choice(&words)));
+    set(&mut store.wait_replicas, table.item("wait_replicas").and_then(|item| item.integer(&(0..=100))));
 }
 
 /// `[memory]`

@@ -204,10 +204,11 @@ fn each_fault_in_the_other_tables_has_its_place_and_remedy() {
         ("[store]\nredis = 'redis://h'\nnamespace = 'a:b'", 12, 13, "is not a namespace", "1 to 64"),
         ("[store]\nredis = 'redis://h'\ntimeout = '2h'", 12, 11, "out of range", "1ms to 1m"),
         ("[store]\nredis = 'redis://h'\nmarks_max = 5", 12, 13, "out of range", "from 1024"),
-        ("[store]\nredis = 'redis://h'\nlease = '2s'", 12, 1, "lease is not supported yet", "remove it"),
-        ("[store]\nredis = 'redis://h'\ncoherence = 'x'", 12, 1, "coherence is not supported yet", "remove"),
-        ("[store]\nredis = 'redis://h'\non_outage = 'x'", 12, 1, "on_outage is not supported yet", "remove"),
-        ("[store]\nredis = 'redis://h'\nwait_replicas = 1", 12, 1, "wait_replicas is not supported", "remove"),
+        ("[store]\nredis = 'redis://h'\nlease = '99ms'", 12, 9, "out of range", "100ms to 1m"),
+        ("[store]\nredis = 'redis://h'\nlease = '61s'", 12, 9, "out of range", "100ms to 1m"),
+        ("[store]\nredis = 'redis://h'\ncoherence = 'x'", 12, 13, "\"x\" is not known", "\"strict\""),
+        ("[store]\nredis = 'redis://h'\non_outage = 'x'", 12, 13, "\"x\" is not known", "\"refuse\""),
+        ("[store]\nredis = 'redis://h'\nwait_replicas = -1", 12, 17, "out of range", "0 to 100"),
         ("[memory]\ncapacity = '1KiB'", 11, 12, "out of range", "1.0 MiB"),
         ("[memory]\ncapacity = '2MiB'\nmax_body = '3MiB'", 12, 12, "larger than the capacity", "raise capacity"),
         ("[memory]\nmarks = 100", 11, 9, "out of range", "from 1024"),
@@ -318,6 +319,10 @@ fn all_tables_are_read() {
         timeout = "50ms"
         connect_timeout = "1s"
         marks_max = 2000
+        coherence = "strict"
+        lease = "1m"
+        on_outage = "refuse"
+        wait_replicas = 2
         [memory]
         capacity = "1GiB"
         max_body = "1MB"
@@ -347,6 +352,8 @@ fn all_tables_are_read() {
     let store = config.store.as_ref().unwrap();
     assert_eq!((store.redis.as_str(), store.namespace.as_str()), ("rediss://:pw@h:6380/3", "larder"));
     assert_eq!((store.timeout.as_millis(), store.connect_timeout.as_millis(), store.marks_max), (50, 1000, 2000));
+    assert_eq!((store.coherence, store.on_outage), (Coherence::Strict, OnOutage::Refuse));
+    assert_eq!((store.lease.as_secs(), store.wait_replicas), (60, 2));
     assert_eq!(config.memory, Memory { capacity: 1 << 30, max_body: 1_000_000, marks: 4096 });
     let log = Log { format: LogFormat::Json, access: false, level: "warn,larder=debug".to_owned() };
     assert_eq!(config.log, log);
@@ -471,8 +478,17 @@ fn the_sample_tells_the_defaults() {
         .map(|line| line.strip_prefix("# ").filter(|it| it.contains('=') || it.trim() == "]").unwrap_or(line))
         .fold(String::new(), |text, line| text + line + "\n")
         .replace("# [store]", "[store]");
-    let keys =
-        ["host ", "forwarded ", "drain_timeout ", "max_upstream_requests ", "tokens ", "marks_max ", "level "];
+    let keys = [
+        "host ",
+        "forwarded ",
+        "drain_timeout ",
+        "max_upstream_requests ",
+        "tokens ",
+        "marks_max ",
+        "level ",
+        "lease ",
+        "wait_replicas ",
+    ];
     for key in keys {
         assert!(shown.lines().any(|line| line.starts_with(key)), "{key} in\n{shown}");
     }

@@ -86,7 +86,8 @@ async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Inco
         let patience = running.config.server.upstream_timeout;
         delivered = tokio::time::timeout(patience, running.cache.delivered()).await.is_ok();
         if !delivered {
-            let message = "the write was carried out, but the store is away, and other proxies may not know of it yet";
+            let message =
+                "the write was carried out, but the store is away, and other proxies may not know of it yet";
             return refuse(StatusCode::GATEWAY_TIMEOUT, "store-away", message);
         }
     }

@@ -1,13 +1,17 @@
--- Put before each script of the store: is the namespace whole, and if not, a new epoch.
+-- Put before the scripts of the store: is the namespace whole, and if not, a new epoch.
 --
--- KEYS[1]  {namespace}:meta   hash: epoch, seq (last sequence issued), floor, run_id, born (microseconds)
--- KEYS[2]  {namespace}:marks  sorted set: tag -> sequence of its last invalidation, and the sentinel
+-- KEYS[1]  {namespace}:meta     hash: epoch, seq (last sequence issued), floor, run_id, born (microseconds)
+-- KEYS[2]  {namespace}:marks    sorted set: tag -> sequence of its last invalidation, and the sentinel
+-- KEYS[3]  {namespace}:members  hash: proxy -> syncs:lease in ms:epoch:applied, and the sentinel
+-- KEYS[4]  {namespace}:intents  sorted set: intent -> deadline (microseconds), and the sentinel
+-- KEYS[5]  {namespace}:intent_tags  hash: intent -> its tags, in lines
 -- ARGV[1]  run_id of the server, learned on this connection
 -- ARGV[2]  epoch to start if one must be started
+-- ARGV[3]  the channel
 --
 -- Epochs are 64 bits wide and stay strings: Lua's numbers are exact to 53 bits only, enough for sequences.
-local META, MARKS = KEYS[1], KEYS[2]
-local RUN_ID, CANDIDATE = ARGV[1], ARGV[2]
+local META, MARKS, MEMBERS, INTENTS, INTENT_TAGS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local RUN_ID, CANDIDATE, CHANNEL = ARGV[1], ARGV[2], ARGV[3]
 local SENTINEL = '(sentinel)'
 local LARGEST = 9007199254740991
 
@@ -28,13 +32,18 @@ local function epoch(field)
   return field and string.find(field, '^%d+$') and field
 end
 
--- The server's clock in microseconds, but always above the last sequence: a clock may be set back.
-local function next_sequence(last)
+-- The server's clock in microseconds.
+local function now()
   local time = redis.call('TIME')
-  return math.max(tonumber(time[1]) * 1000000 + tonumber(time[2]), last + 1)
+  return tonumber(time[1]) * 1000000 + tonumber(time[2])
 end
 
--- Why the sequence, or marks, may have been lost; '' when both are whole.
+-- The clock, but always above the last sequence: a clock may be set back.
+local function next_sequence(last)
+  return math.max(now(), last + 1)
+end
+
+-- Why the sequence, marks, members or intents may have been lost; '' when all are whole.
 local function loss(meta)
   if not (meta.epoch and meta.seq and meta.floor and meta.run_id) then
     return redis.call('EXISTS', MARKS) == 1 and 'meta lost' or 'new'
@@ -42,16 +51,23 @@ local function loss(meta)
     return 'restarted'
   elseif not redis.call('ZSCORE', MARKS, SENTINEL) then
     return 'marks lost'
+  elseif redis.call('HEXISTS', MEMBERS, SENTINEL) == 0 then
+    return 'members lost'
+  elseif not redis.call('ZSCORE', INTENTS, SENTINEL) then
+    return 'intents lost'
   end
   return ''
 end
 
--- Everything stamped so far is outdated by the change of epoch alone; no mark is needed any more.
+-- Everything stamped so far is outdated by the change of epoch alone; no mark is needed any more. Members stay: they
+-- may hold leases of the epoch before.
 local function start_epoch(last)
   local seq = next_sequence(last)
   redis.call('UNLINK', MARKS)
   redis.call('ZADD', MARKS, '+inf', SENTINEL)
-  redis.call('HSET', META, 'epoch', CANDIDATE, 'seq', text(seq), 'floor', text(seq), 'run_id', RUN_ID, 'born', text(seq))
+  redis.call('HSET', MEMBERS, SENTINEL, '')
+  redis.call('ZADD', INTENTS, '+inf', SENTINEL)
+  redis.call('HSET', META, 'epoch', CANDIDATE, 'seq', text(seq), 'floor', text(seq), 'run_id', RUN_ID, 'born', text(now()))
   return { epoch = CANDIDATE, seq = seq, floor = seq }
 end
 

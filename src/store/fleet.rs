@@ -1,59 +1,190 @@
-//! What the proxies of a fleet tell each other through the store.
+//! What the store does for the proxies of one fleet: who may hold a lease, which marks were set since, which writes
+//! are under way, and what proxies tell one another. Plain data; [`super::Store`] has the calls.
 
 use std::time::Duration;
 
-use crate::stamp::{Sequence, Stamp, Tag, Taken};
+use crate::stamp::{Epoch, Sequence, Stamp, Tag, Taken};
 
-/// What a proxy tells of itself when it syncs.
-#[derive(Debug, Clone)]
+/// A nudge names at most so many tags; one for more is a hint to sync.
+pub const TOLD_MAX: usize = 64;
+
+/// What a proxy says of itself when it syncs.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Membership {
+    /// The proxy, unique in the fleet and in time; neither white space nor `(sentinel)`.
     pub id: Box<str>,
+    /// Everything up to this is in its copy of the marks; `None` before its first sync.
     pub applied: Option<Stamp>,
+    /// How long it may trust that copy after a sync; whole milliseconds.
     pub lease: Duration,
 }
 
-/// What a sync brought.
-#[derive(Debug, Clone)]
+/// The answer to a sync.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Synced {
+    /// The epoch, and the last sequence issued in it.
     pub stamp: Stamp,
+    /// All marks set after `applied`. `None` when they cannot be told: another epoch, older than the floor, or more than
+    /// 10,000. The proxy then has to count everything as outdated up to `stamp`.
     pub marks: Option<Vec<(Tag, Sequence)>>,
+    /// Intents whose deadline has passed, at most 16, for any proxy to carry out.
     pub due: Vec<Intent>,
 }
 
-/// A write under way.
-#[derive(Debug, Clone)]
+/// A write that is about to be forwarded, and what it will outdate.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Intent {
+    /// Unique in the fleet and in time.
     pub id: Box<str>,
+    /// What is outdated should its proxy not come back.
     pub tags: Vec<Tag>,
 }
 
-/// A member that may hold a lease.
-#[derive(Debug, Clone)]
+/// A proxy that may hold a lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
+    /// The proxy.
     pub id: Box<str>,
+    /// How long its lease runs after a sync.
     pub lease: Duration,
+    /// Grows with each of its syncs, and never returns to a value that it had, so that a renewal shows.
     pub syncs: u64,
 }
 
-/// Who invalidates, and why.
-#[derive(Debug, Clone, Copy, Default)]
+/// Who invalidates, and for which write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cause<'a> {
+    /// The proxy; empty for one that is no member.
     pub by: &'a str,
+    /// The intent that is carried out by this.
     pub intent: Option<&'a str>,
+    /// Carry the intent out once more after this time, instead of dropping it.
     pub again: Option<Duration>,
 }
 
-/// What an invalidation took, and who is to know of it.
-#[derive(Debug, Clone)]
+/// What an invalidation brought about.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invalidated {
+    /// Epoch and sequence it took.
     pub taken: Taken,
+    /// Who may hold a lease, without the proxy that invalidates.
     pub holders: Vec<Holder>,
+    /// How long ago the epoch began, by the store's clock. Below a lease, there may be holders that the store lost.
     pub epoch_age: Duration,
 }
 
-/// What comes on the fleet's channel.
-#[derive(Debug, Clone)]
+/// What one proxy tells all. Any of them may be lost, late or repeated.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
-    Nudge { by: Box<str>, stamp: Stamp, previous: Sequence, tags: Option<Vec<Tag>> },
-    Applied { id: Box<str>, stamp: Stamp },
+    /// Something was invalidated.
+    Nudge {
+        /// By this proxy; empty for one that is no member.
+        by: Box<str>,
+        /// What it took.
+        stamp: Stamp,
+        /// The last sequence issued before it, in the same epoch or one before.
+        previous: Sequence,
+        /// All tags that were marked. `None`: they are not told, and only a sync brings them.
+        tags: Option<Vec<Tag>>,
+    },
+    /// A proxy has applied everything up to a stamp.
+    Applied {
+        /// The proxy.
+        id: Box<str>,
+        /// Up to here.
+        stamp: Stamp,
+    },
+}
+
+impl Message {
+    /// Reads `n <epoch> <previous> <sequence> <by>\n<tag>\n<tag>…` or `a <id> <epoch> <sequence>`; `None` for anything
+    /// else.
+    pub fn read(text: &str) -> Option<Message> {
+        let (head, tags) = text.split_once('\n').map_or((text, None), |(head, tags)| (head, Some(tags)));
+        let words: Vec<&str> = head.split(' ').collect();
+        match words[..] {
+            ["n", epoch, previous, sequence, by] => Some(Message::Nudge {
+                by: by.into(),
+                stamp: stamp(epoch, sequence)?,
+                previous: previous.parse().ok()?,
+                tags: tags.map(|tags| tags.split('\n').map(Tag::family).collect()),
+            }),
+            ["a", id, epoch, sequence] if tags.is_none() => {
+                Some(Message::Applied { id: id.into(), stamp: stamp(epoch, sequence)? })
+            }
+            _ => None,
+        }
+    }
+}
+
+fn stamp(epoch: &str, sequence: &str) -> Option<Stamp> {
+    Some(Stamp { epoch: Epoch(epoch.parse().ok()?), sequence: sequence.parse().ok()? })
+}
+
+/// Tags as lines; `None` if one holds a line break, so that lines would name others.
+pub(super) fn lines(tags: &[Tag]) -> Option<String> {
+    let whole = tags.iter().all(|tag| !tag.as_str().contains('\n'));
+    whole.then(|| tags.iter().map(Tag::as_str).collect::<Vec<_>>().join("\n"))
+}
+
+/// The tags that stand in lines.
+pub(super) fn tags_in(lines: &str) -> Vec<Tag> {
+    lines.split('\n').filter(|line| !line.is_empty()).map(Tag::family).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(epoch: u64, sequence: Sequence) -> Stamp {
+        Stamp { epoch: Epoch(epoch), sequence }
+    }
+
+    #[test]
+    fn messages_are_read() {
+        let nudge = |by: &str, tags: Option<&[&str]>| Message::Nudge {
+            by: by.into(),
+            stamp: at(u64::MAX, 9),
+            previous: 7,
+            tags: tags.map(|tags| tags.iter().map(|tag| Tag::family(tag)).collect()),
+        };
+        for (text, message) in [
+            ("n 18446744073709551615 7 9 p1", nudge("p1", None)),
+            ("n 18446744073709551615 7 9 ", nudge("", None)),
+            ("n 18446744073709551615 7 9 p1\na\ngroup h/x y", nudge("p1", Some(&["a", "group h/x y"]))),
+            ("a p2 3 5", Message::Applied { id: "p2".into(), stamp: at(3, 5) }),
+        ] {
+            assert_eq!(Message::read(text), Some(message), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_message_is_none() {
+        for text in
+            ["", "n", "n 1 2 3", "n 1 2 3 p q", "n x 2 3 p", "n 1 2 -3 p", "a p 1", "a p 1 2\nx", "b p 1 2"]
+        {
+            assert_eq!(Message::read(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_tag_with_a_line_break_is_never_told_in_lines() {
+        assert_eq!(lines(&[Tag::family("a"), Tag::group("h", "x\n*")]), None);
+        assert_eq!(tags_in(&lines(&[]).unwrap()), []);
+    }
+
+    proptest! {
+        #[test]
+        fn tags_come_out_of_lines_as_they_went_in(names in prop::collection::vec("[^\n]{1,20}", 0..9)) {
+            let tags: Vec<Tag> = names.iter().map(|name| Tag::group("h", name)).collect();
+            prop_assert_eq!(tags_in(&lines(&tags).unwrap()), tags);
+        }
+
+        #[test]
+        fn no_text_is_too_strange_to_be_read(text in "[na] ?(\\PC|\n| |[0-9])*") {
+            let _ = Message::read(&text);
+        }
+    }
 }

@@ -5,6 +5,11 @@
 //! |---|---|
 //! | `{ns}:meta` | hash: `epoch` (64 bits, decimal), `seq` (last sequence issued), `floor`, `run_id`, `born` (µs) |
 //! | `{ns}:marks` | sorted set: tag → sequence of its last invalidation; the sentinel at +inf |
+//! | `{ns}:members` | hash: proxy → `syncs:lease in ms:epoch:applied`; the sentinel |
+//! | `{ns}:intents` | sorted set: intent → deadline (µs of the server's clock); the sentinel at +inf |
+//! | `{ns}:intent_tags` | hash: intent → its tags, in lines |
+//! | `{ns}:waited` | written before `WAIT`, with `wait_replicas` alone; expires |
+//! | `{ns}:fleet` | the channel |
 //! | `ns:v1:…` | one entry, with a TTL |
 //!
 //! # Why reading without a script is safe
@@ -30,6 +35,12 @@
 //! *before* the marks: it must not cover an invalidation that the marks seen do not. Otherwise a flight with this stamp
 //! would look young enough to a reader after that write, while the stale entry that it validates was judged without
 //! it. Should an epoch have begun in between, the sequence is below the new epoch's floor, and current for nothing.
+//!
+//! # What a script may rely on
+//!
+//! Members and intents have sentinels as the marks do: whoever invalidates waits for the members that it finds, so that
+//! it has to know when some were evicted. Every script that reads them starts a new epoch in that case, and the age
+//! of the epoch tells the writer of leases that it cannot know of.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -40,21 +51,25 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use redis::{ErrorKind, Pipeline, RedisError, RedisResult, Script};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::link::{Connections, Lane};
+use super::fleet::{Cause, Holder, Intent, Invalidated, Membership, Message, Synced};
 use super::{FamilyOf, Found, KeyCounts, Link, Reply, Store, StoreError, StoreInfo};
 use crate::config::StoreConfig;
-use crate::stamp::{Epoch, Sequence, Stamp, Tag, Taken, View};
+use crate::stamp::{Epoch, Sequence, Stamp, Tag, View};
 
+mod channel;
+mod fleet;
 mod link;
+mod replicas;
 
 pub use self::link::{ConnectFault, UrlFault};
 
-/// The member of `{ns}:marks` that proves that the set was not evicted. Families cannot begin with `(`, so no tag
-/// equals it.
+/// The member of `{ns}:marks`, `{ns}:members` and `{ns}:intents` that proves that they were not evicted. Families cannot
+/// begin with `(`, so no tag equals it.
 const SENTINEL: &str = "(sentinel)";
 
 /// Redis drops whole entries only by TTL or eviction; below this a TTL would round to nothing.
@@ -71,8 +86,11 @@ const WALK_LIMITS: u32 = 10;
 pub struct RedisStore {
     link: Arc<link::Keeper>,
     namespace: Arc<Namespace>,
+    messages: broadcast::Sender<Message>,
     /// Connects, watches, and connects again.
     _keeping: AbortOnDropHandle<()>,
+    /// Listens to the channel.
+    _listening: AbortOnDropHandle<()>,
 }
 
 impl RedisStore {
@@ -85,7 +103,10 @@ impl RedisStore {
         let namespace = Arc::new(Namespace::new(&config.namespace, config.marks_max));
         let link = Arc::new(link::Keeper::new(config, Arc::clone(&namespace))?);
         let keeping = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&link).keep()));
-        Ok(RedisStore { link, namespace, _keeping: keeping })
+        let messages = broadcast::Sender::new(channel::BEHIND_MAX);
+        let listening = channel::listen(Arc::clone(&link), namespace.channel.clone(), messages.clone());
+        let listening = AbortOnDropHandle::new(tokio::spawn(listening));
+        Ok(RedisStore { link, namespace, messages, _keeping: keeping, _listening: listening })
     }
 
     /// Waits for the end of the first attempt to connect, at most the connect time limit, and says how the latest
@@ -131,8 +152,32 @@ impl Store for RedisStore {
         }))
     }
 
-    fn invalidate<'a>(&'a self, tags: &'a [Tag]) -> Reply<'a, Taken> {
-        Box::pin(self.ask(move |connections| async move { self.namespace.invalidate(&connections, tags).await }))
+    fn invalidate<'a>(&'a self, tags: &'a [Tag], cause: &'a Cause<'a>) -> Reply<'a, Invalidated> {
+        Box::pin(self.ask(move |c| async move { self.namespace.invalidate(&c, tags, cause).await }))
+    }
+
+    fn sync<'a>(&'a self, me: &'a Membership) -> Reply<'a, Synced> {
+        Box::pin(self.ask(move |connections| async move { self.namespace.sync(&connections, me).await }))
+    }
+
+    fn leave<'a>(&'a self, id: &'a str) -> Reply<'a, ()> {
+        Box::pin(self.ask(move |connections| async move { self.namespace.leave(&connections, id).await }))
+    }
+
+    fn expel<'a>(&'a self, holder: &'a Holder) -> Reply<'a, bool> {
+        Box::pin(self.ask(move |connections| async move { self.namespace.expel(&connections, holder).await }))
+    }
+
+    fn record<'a>(&'a self, intent: &'a Intent, within: Duration) -> Reply<'a, View> {
+        Box::pin(self.ask(move |c| async move { self.namespace.record(&c, intent, within).await }))
+    }
+
+    fn forget<'a>(&'a self, intent: &'a str) -> Reply<'a, ()> {
+        Box::pin(self.ask(move |connections| async move { self.namespace.forget(&connections, intent).await }))
+    }
+
+    fn messages(&self) -> broadcast::Receiver<Message> {
+        self.messages.subscribe()
     }
 
     fn remove<'a>(&'a self, key: &'a str) -> Reply<'a, bool> {
@@ -187,9 +232,18 @@ struct Namespace {
     name: String,
     meta: String,
     marks: String,
+    members: String,
+    intents: String,
+    intent_tags: String,
+    waited: String,
+    channel: String,
     marks_max: u64,
     begin: Script,
     invalidate: Script,
+    sync: Script,
+    record: Script,
+    forget: Script,
+    expel: Script,
     /// Whether this process has had an epoch of the namespace before; for the log alone.
     met: AtomicBool,
 }
@@ -201,12 +255,21 @@ impl Namespace {
     fn new(name: &str, marks_max: u64) -> Namespace {
         Namespace {
             name: name.to_owned(),
-            // Braces: in a cluster both keys live in the slot of the namespace, as a script needs them to.
+            // Braces: in a cluster all of them live in the slot of the namespace, as a script needs them to.
             meta: format!("{{{name}}}:meta"),
             marks: format!("{{{name}}}:marks"),
+            members: format!("{{{name}}}:members"),
+            intents: format!("{{{name}}}:intents"),
+            intent_tags: format!("{{{name}}}:intent_tags"),
+            waited: format!("{{{name}}}:waited"),
+            channel: format!("{{{name}}}:fleet"),
             marks_max: marks_max.max(1),
             begin: Script::new(concat!(include_str!("epoch.lua"), include_str!("begin.lua"))),
             invalidate: Script::new(concat!(include_str!("epoch.lua"), include_str!("invalidate.lua"))),
+            sync: Script::new(concat!(include_str!("epoch.lua"), include_str!("sync.lua"))),
+            record: Script::new(concat!(include_str!("epoch.lua"), include_str!("record.lua"))),
+            forget: Script::new(include_str!("forget.lua")),
+            expel: Script::new(include_str!("expel.lua")),
             met: AtomicBool::new(false),
         }
     }
@@ -266,24 +329,11 @@ impl Namespace {
     /// Starts a new epoch unless someone has meanwhile. The marks of the view's tags were read before that, so the
     /// view counts all of them as set by the last sequence: only what was stamped after it is current.
     async fn begin(&self, connections: &Connections) -> RedisResult<View> {
-        let mut call = self.begin.key(&self.meta);
-        call.key(&self.marks).arg(connections.run_id()).arg(new_epoch());
+        let call = self.call(&self.begin, connections);
         let (epoch, sequence, cause): (u64, u64, String) =
             call.invoke_async(&mut connections.lane(Lane::Marks)).await?;
         self.log_new_epoch(epoch, &cause);
         Ok(View { stamp: Stamp { epoch: Epoch(epoch), sequence }, newest: sequence })
-    }
-
-    async fn invalidate(&self, connections: &Connections, tags: &[Tag]) -> RedisResult<Taken> {
-        let mut call = self.invalidate.key(&self.meta);
-        call.key(&self.marks).arg(connections.run_id()).arg(new_epoch()).arg(self.marks_max);
-        for tag in tags {
-            call.arg(tag.as_str());
-        }
-        let (epoch, sequence, cause, previous): (u64, u64, String, u64) =
-            call.invoke_async(&mut connections.lane(Lane::Marks)).await?;
-        self.log_new_epoch(epoch, &cause);
-        Ok(Taken { stamp: Stamp { epoch: Epoch(epoch), sequence }, previous })
     }
 
     /// One line per epoch in the whole fleet: only the proxy that started it has a cause to tell. `cause` is the
@@ -427,6 +477,10 @@ mod tests {
     fn coordination_keys_share_one_slot() {
         let namespace = Namespace::new("shop", 1);
         assert_eq!((namespace.meta.as_str(), namespace.marks.as_str()), ("{shop}:meta", "{shop}:marks"));
+        let Namespace { members, intents, intent_tags, waited, channel, .. } = &namespace;
+        for name in [members, intents, intent_tags, waited, channel] {
+            assert!(name.starts_with("{shop}:"), "{name}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use larder::metrics::Metrics;
 use larder::semantics::freshness::{Freshness, LifetimeSource};
 use larder::stamp::{Epoch, Stamp, Tag};
 use larder::store::Store;
+use larder::store::fleet::Cause;
 use larder::store::redis::RedisStore;
 
 use crate::store_redis;
@@ -121,7 +122,7 @@ async fn fill_redis(server: &RedisServer, store: &RedisStore, count: u32) {
 /// Outdates the family as a write does; gives how often the server carried out which command for it.
 async fn commands_of_a_write(server: &RedisServer, store: &RedisStore) -> BTreeMap<String, u64> {
     let before: BTreeMap<_, _> = server.command_counts().into_iter().collect();
-    store.invalidate(&[Tag::family("user")]).await.unwrap();
+    store.invalidate(&[Tag::family("user")], &Cause::default()).await.unwrap();
     let mut after: BTreeMap<_, _> = server.command_counts().into_iter().collect();
     after.retain(|name, count| {
         *count -= before.get(name).unwrap_or(&0);

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use bytes::Bytes;
-use larder::config::StoreConfig;
+use larder::config::{Coherence, OnOutage, StoreConfig};
 use larder::stamp::{Epoch, Stamp, Tag, View};
+use larder::store::fleet::Cause;
 use larder::store::redis::{ConnectFault, RedisStore};
 use larder::store::{Found, Link, Store, StoreError};
 use tokio::io::AsyncWriteExt;
@@ -24,6 +25,9 @@ const META: &str = "{test}:meta";
 const MARKS: &str = "{test}:marks";
 const KEY: &str = "v1:user_details:42:0cc175b9c0f1b6a831c399e269772661";
 
+/// No proxy, for no write.
+const NOBODY: Cause<'static> = Cause { by: "", intent: None, again: None };
+
 /// Far more than any answer takes, so that a busy machine does not look like a hung server.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -34,6 +38,10 @@ fn config(url: &str) -> StoreConfig {
         timeout: PATIENCE,
         connect_timeout: PATIENCE,
         marks_max: 1_000_000,
+        coherence: Coherence::default(),
+        lease: Duration::from_secs(1),
+        on_outage: OnOutage::default(),
+        wait_replicas: 0,
     }
 }
 
@@ -131,9 +139,9 @@ async fn loses_currency(lose: impl AsyncFnOnce(&mut RedisServer, &RedisStore)) {
 #[tokio::test]
 async fn an_entry_is_current_until_one_of_its_tags_is_invalidated() {
     loses_currency(async |_, store| {
-        store.invalidate(&[Tag::family("user_list")]).await.unwrap();
+        store.invalidate(&[Tag::family("user_list")], &NOBODY).await.unwrap();
         assert!(hits(&lookup(store).await), "another tag does not matter");
-        store.invalidate(&[Tag::family("user_details:42")]).await.unwrap();
+        store.invalidate(&[Tag::family("user_details:42")], &NOBODY).await.unwrap();
     })
     .await;
 }
@@ -141,7 +149,7 @@ async fn an_entry_is_current_until_one_of_its_tags_is_invalidated() {
 #[tokio::test]
 async fn the_root_tag_outdates_everything() {
     loses_currency(async |_, store| {
-        store.invalidate(&[Tag::root()]).await.unwrap();
+        store.invalidate(&[Tag::root()], &NOBODY).await.unwrap();
         let alone = store.view(&[]).await.unwrap();
         assert_eq!(alone.newest, alone.stamp.sequence, "the root tag is always asked for");
     })
@@ -153,7 +161,7 @@ async fn what_was_stamped_before_a_write_and_stored_after_it_is_not_current() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
     let before = store.view(&tags()).await.unwrap().stamp;
-    let sequence = store.invalidate(&tags()).await.unwrap().stamp.sequence;
+    let sequence = store.invalidate(&tags(), &NOBODY).await.unwrap().taken.stamp.sequence;
     store.put(KEY, encode(before), Duration::from_secs(60)).await.unwrap();
     let found = lookup(&store).await;
     assert!(!hits(&found));
@@ -166,7 +174,7 @@ async fn two_proxies_see_each_others_writes_and_entries() {
     let (one, two) = (store_on(&server).await, store_on(&server).await);
     keep_entry(&one).await;
     assert!(hits(&lookup(&two).await));
-    two.invalidate(&tags()).await.unwrap();
+    two.invalidate(&tags(), &NOBODY).await.unwrap();
     assert!(!hits(&lookup(&one).await));
 }
 
@@ -178,7 +186,7 @@ async fn a_flush_starts_a_new_epoch() {
 #[tokio::test]
 async fn lost_marks_start_a_new_epoch() {
     loses_currency(async |server, store| {
-        store.invalidate(&tags()).await.unwrap();
+        store.invalidate(&tags(), &NOBODY).await.unwrap();
         server.run::<()>(&["DEL", MARKS]);
     })
     .await;
@@ -204,7 +212,7 @@ async fn an_invalidation_notices_a_loss_by_itself() {
     for lost in [META, MARKS] {
         loses_currency(async |server, store| {
             server.run::<()>(&["DEL", lost]);
-            store.invalidate(&[Tag::family("user_list")]).await.unwrap();
+            store.invalidate(&[Tag::family("user_list")], &NOBODY).await.unwrap();
         })
         .await;
     }
@@ -222,7 +230,7 @@ async fn a_server_restarted_empty_starts_a_new_epoch() {
 async fn a_server_restored_from_an_old_snapshot_starts_a_new_epoch() {
     loses_currency(async |server, store| {
         server.run::<()>(&["SAVE"]);
-        store.invalidate(&tags()).await.unwrap();
+        store.invalidate(&tags(), &NOBODY).await.unwrap();
         server.restart();
         assert!(server.run::<bool>(&["EXISTS", &format!("test:{KEY}")]), "the old entry is back");
     })
@@ -235,7 +243,7 @@ async fn a_proxy_that_comes_after_an_old_snapshot_was_restored_does_not_trust_it
     let store = store_on(&server).await;
     let stamp = keep_entry(&store).await;
     server.run::<()>(&["SAVE"]);
-    store.invalidate(&tags()).await.unwrap();
+    store.invalidate(&tags(), &NOBODY).await.unwrap();
     drop(store);
     server.restart();
     let found = lookup(&store_on(&server).await).await;
@@ -279,7 +287,7 @@ async fn a_server_that_takes_no_writes_answers_no_lookup() {
 #[tokio::test]
 async fn an_evicted_mark_set_is_noticed_although_meta_and_entries_remain() {
     loses_currency(async |server, store| {
-        store.invalidate(&tags()).await.unwrap();
+        store.invalidate(&tags(), &NOBODY).await.unwrap();
         server.run::<()>(&["DEL", MARKS]);
         // Another client's mark without the sentinel proves nothing.
         server.run::<()>(&["ZADD", MARKS, "1", "user_list"]);
@@ -322,7 +330,7 @@ async fn a_hung_server_costs_the_requests_in_flight_the_limit_once_and_is_used_a
             store.view(&tags),
             store.get(KEY),
             store.put(KEY, Bytes::from_static(b"x"), PATIENCE),
-            store.invalidate(&tags),
+            store.invalidate(&tags, &NOBODY),
             store.info(),
             store.count_keys(10, &|label| label.to_owned()),
         )
@@ -385,7 +393,7 @@ async fn a_dropped_store_leaves_no_connection_behind() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
     let clients = || server.run::<String>(&["CLIENT", "LIST"]).lines().count();
-    eventually("there are two of the store, and the one that asks", || clients() == 3).await;
+    eventually("there are three of the store, and the one that asks", || clients() == 4).await;
     drop(store);
     eventually("the connections are closed", || clients() == 1).await;
 }
@@ -418,7 +426,17 @@ async fn a_wrong_password_is_told_from_an_absent_server() {
 #[tokio::test]
 async fn a_named_user_logs_in_with_the_permissions_it_needs() {
     let server = RedisServer::start();
-    server.run::<()>(&["ACL", "SETUSER", "larder", "on", ">pass", "~test:*", "~{test}:*", "+@all"]);
+    server.run::<()>(&[
+        "ACL",
+        "SETUSER",
+        "larder",
+        "on",
+        ">pass",
+        "~test:*",
+        "~{test}:*",
+        "&{test}:fleet",
+        "+@all",
+    ]);
     server.run::<()>(&["ACL", "SETUSER", "guest", "on", ">pass", "~test:*", "+get"]);
     let url = |user| server.url().replace("redis://", &format!("redis://{user}:pass@"));
     open(&config(&url("larder"))).connect_once().await.expect("a user with the permissions");
@@ -582,11 +600,18 @@ async fn trimming_the_marks_raises_the_floor_and_never_makes_an_outdated_entry_c
     let store = open(&StoreConfig { marks_max: 5, ..config(&server.url()) });
     store.connect_once().await.unwrap();
     let old = keep_entry(&store).await;
-    store.invalidate(&tags()).await.unwrap();
+    store.invalidate(&tags(), &NOBODY).await.unwrap();
     let mut issued = vec![];
     for instance in 0..20 {
-        issued
-            .push(store.invalidate(&[Tag::family(&format!("booking:{instance}"))]).await.unwrap().stamp.sequence);
+        issued.push(
+            store
+                .invalidate(&[Tag::family(&format!("booking:{instance}"))], &NOBODY)
+                .await
+                .unwrap()
+                .taken
+                .stamp
+                .sequence,
+        );
     }
     assert_eq!(server.run::<u64>(&["ZCARD", MARKS]), 6, "five marks and the sentinel");
     let found = lookup(&store).await;
@@ -602,7 +627,7 @@ async fn any_number_of_instances_leaves_a_bounded_number_of_marks() {
     store.connect_once().await.unwrap();
     for round in 0..50 {
         let instances: Vec<Tag> = (0..150).map(|n| Tag::family(&format!("user_details:{round}-{n}"))).collect();
-        store.invalidate(&instances).await.unwrap();
+        store.invalidate(&instances, &NOBODY).await.unwrap();
         assert!(server.run::<u64>(&["ZCARD", MARKS]) <= 201, "after {round} rounds");
     }
 }
@@ -614,7 +639,7 @@ async fn invalidating_more_tags_at_once_than_marks_are_kept_still_outdates_them(
     store.connect_once().await.unwrap();
     let many: Vec<Tag> = (0..500).map(|n| Tag::family(&format!("user_details:{n}"))).collect();
     let before = store.view(&many).await.unwrap();
-    let sequence = store.invalidate(&many).await.unwrap().stamp.sequence;
+    let sequence = store.invalidate(&many, &NOBODY).await.unwrap().taken.stamp.sequence;
     assert_eq!(server.run::<u64>(&["ZCARD", MARKS]), 2);
     for tag in &many {
         let view = store.view(std::slice::from_ref(tag)).await.unwrap();
@@ -627,12 +652,12 @@ async fn a_lowered_limit_is_reached_in_bounded_steps() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
     let many: Vec<Tag> = (0..4000).map(|n| Tag::family(&format!("user_details:{n}"))).collect();
-    store.invalidate(&many).await.unwrap();
+    store.invalidate(&many, &NOBODY).await.unwrap();
     let lowered = open(&StoreConfig { marks_max: 100, ..config(&server.url()) });
     lowered.connect_once().await.unwrap();
     let mut sizes = vec![];
     for _ in 0..5 {
-        lowered.invalidate(&[Tag::family("user_list")]).await.unwrap();
+        lowered.invalidate(&[Tag::family("user_list")], &NOBODY).await.unwrap();
         sizes.push(server.run::<u64>(&["ZCARD", MARKS]));
     }
     assert!(sizes[0] > 2000, "not all at once: {sizes:?}");
@@ -644,12 +669,12 @@ async fn sequences_rise_even_when_the_clock_is_behind_them() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
     // A day ahead, as after a clock that was set back; odd, so that a rounded number would show.
-    let ahead = store.invalidate(&[]).await.unwrap().stamp.sequence + 86_400_000_001;
+    let ahead = store.invalidate(&[], &NOBODY).await.unwrap().taken.stamp.sequence + 86_400_000_001;
     server.run::<()>(&["HSET", META, "seq", &ahead.to_string()]);
     let stamp = store.view(&[]).await.unwrap().stamp;
     assert_eq!(stamp.sequence, ahead);
     for step in 1..=3 {
-        assert_eq!(store.invalidate(&tags()).await.unwrap().stamp.sequence, ahead + step);
+        assert_eq!(store.invalidate(&tags(), &NOBODY).await.unwrap().taken.stamp.sequence, ahead + step);
     }
     assert_eq!(store.view(&tags()).await.unwrap().newest, ahead + 3);
 }
@@ -658,7 +683,7 @@ async fn sequences_rise_even_when_the_clock_is_behind_them() {
 async fn a_new_epoch_goes_on_above_the_sequences_of_the_last() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
-    let ahead = store.invalidate(&[]).await.unwrap().stamp.sequence + 86_400_000_001;
+    let ahead = store.invalidate(&[], &NOBODY).await.unwrap().taken.stamp.sequence + 86_400_000_001;
     server.run::<()>(&["HSET", META, "seq", &ahead.to_string()]);
     server.run::<()>(&["DEL", MARKS]);
     assert_eq!(store.view(&[]).await.unwrap().stamp.sequence, ahead + 1);
@@ -668,7 +693,7 @@ async fn a_new_epoch_goes_on_above_the_sequences_of_the_last() {
 async fn a_stamp_is_the_last_sequence_issued_and_never_the_clock() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
-    let sequence = store.invalidate(&tags()).await.unwrap().stamp.sequence;
+    let sequence = store.invalidate(&tags(), &NOBODY).await.unwrap().taken.stamp.sequence;
     for _ in 0..3 {
         assert_eq!(store.view(&[]).await.unwrap().stamp.sequence, sequence);
     }
@@ -682,12 +707,12 @@ async fn parallel_invalidations_take_distinct_sequences() {
     let mut taken = vec![];
     for _ in 0..20 {
         let (a, b, c, d) = tokio::join!(
-            one.invalidate(&tags_one),
-            two.invalidate(&tags_one),
-            one.invalidate(&tags_two),
-            two.invalidate(&tags_two)
+            one.invalidate(&tags_one, &NOBODY),
+            two.invalidate(&tags_one, &NOBODY),
+            one.invalidate(&tags_two, &NOBODY),
+            two.invalidate(&tags_two, &NOBODY)
         );
-        taken.extend([a, b, c, d].map(|taken| taken.unwrap().stamp.sequence));
+        taken.extend([a, b, c, d].map(|taken| taken.unwrap().taken.stamp.sequence));
     }
     let view = one.view(&[]).await.unwrap();
     taken.sort_unstable();
@@ -701,7 +726,8 @@ async fn parallel_lookups_after_a_flush_agree_on_one_epoch() {
     let (one, two) = (store_on(&server).await, store_on(&server).await);
     server.flush_all();
     let none = [];
-    let (a, b, c, d) = tokio::join!(one.view(&none), two.view(&none), one.invalidate(&none), two.view(&none));
+    let (a, b, c, d) =
+        tokio::join!(one.view(&none), two.view(&none), one.invalidate(&none, &NOBODY), two.view(&none));
     let epoch = one.view(&none).await.unwrap().stamp.epoch;
     assert!([a, b, d].iter().all(|view| view.as_ref().unwrap().stamp.epoch == epoch));
     c.unwrap();
@@ -715,7 +741,7 @@ async fn epochs_keep_all_their_64_bits() {
     assert_eq!(store.view(&[]).await.unwrap().stamp.epoch, Epoch(kept), "as the script was given it");
     server.run::<()>(&["HSET", META, "epoch", &u64::MAX.to_string()]);
     assert_eq!(store.view(&[]).await.unwrap().stamp.epoch, Epoch(u64::MAX));
-    store.invalidate(&tags()).await.unwrap();
+    store.invalidate(&tags(), &NOBODY).await.unwrap();
     assert_eq!(server.run::<u64>(&["HGET", META, "epoch"]), u64::MAX, "an invalidation leaves it alone");
 }
 
@@ -725,7 +751,7 @@ async fn scripts_forgotten_by_the_server_are_loaded_again() {
     let store = store_on(&server).await;
     server.run::<()>(&["SCRIPT", "FLUSH"]);
     let View { stamp, .. } = store.view(&[]).await.unwrap();
-    assert!(store.invalidate(&tags()).await.unwrap().stamp.sequence > stamp.sequence);
+    assert!(store.invalidate(&tags(), &NOBODY).await.unwrap().taken.stamp.sequence > stamp.sequence);
 }
 
 #[tokio::test]

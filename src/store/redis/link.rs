@@ -1,4 +1,4 @@
-//! The link to the server: two connections that live and die together, and the task that keeps them.
+//! The link to the server: connections that live and die together, and the task that keeps them.
 //!
 //! A connection here never reconnects by itself. A client that did would go on under the `run_id` learned from the
 //! process before, and take a server that was restored from an old snapshot for the one that issued the marks. So
@@ -24,6 +24,7 @@ use redis::{
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::replicas::Replicas;
 use super::{Link, Namespace, StoreError, info_fields, not_an_answer};
 use crate::config::StoreConfig;
 
@@ -33,7 +34,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// How often an idle link is tried, so that a dead one is found before a request finds it. A link that lived this
 /// long also ends the growth of the pauses.
-const HEARTBEAT: Duration = Duration::from_secs(1);
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// Silence of the peer's host after which the kernel gives a connection up.
 const KEEPALIVE: Duration = Duration::from_secs(5);
@@ -76,10 +77,11 @@ pub(super) enum Lane {
     Entries,
 }
 
-/// Two connections to one run of one server.
+/// Two connections to one run of one server, and a third one where writes wait for replicas.
 pub(super) struct Connections {
     marks: MultiplexedConnection,
     entries: MultiplexedConnection,
+    replicas: Option<Replicas>,
     server: Server,
 }
 
@@ -92,7 +94,15 @@ impl Connections {
         }
     }
 
-    /// Identity of the server process at the other end of both connections.
+    /// Returns when as many replicas as the configuration asks for have everything that was written so far.
+    pub(super) async fn reach_replicas(&self) -> RedisResult<()> {
+        match &self.replicas {
+            Some(replicas) => replicas.reach().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Identity of the server process at the other end of all connections.
     pub(super) fn run_id(&self) -> &str {
         &self.server.run_id
     }
@@ -113,6 +123,7 @@ pub(super) struct Keeper {
     address: String,
     timeout: Duration,
     connect_timeout: Duration,
+    wait_replicas: u64,
     /// None while the link is down. Changed only inside `link`'s lock, so that the two always agree.
     connections: ArcSwapOption<Connections>,
     link: watch::Sender<Link>,
@@ -130,6 +141,7 @@ impl Keeper {
             address: config.redacted(),
             timeout: config.timeout,
             connect_timeout: config.connect_timeout,
+            wait_replicas: config.wait_replicas,
             connections: ArcSwapOption::empty(),
             link: watch::Sender::new(Link::Down("not connected yet".to_owned())),
             attempt: watch::Sender::new(None),
@@ -143,6 +155,14 @@ impl Keeper {
 
     pub(super) fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    pub(super) fn connect_timeout(&self) -> Duration {
+        self.connect_timeout
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
     }
 
     pub(super) fn state(&self) -> Link {
@@ -207,20 +227,13 @@ impl Keeper {
 
     /// Connects, watches, connects again: for as long as the store lives.
     pub(super) async fn keep(self: Arc<Keeper>) {
-        let mut pause = PAUSE_MIN;
+        let mut pauses = Pauses::default();
         loop {
             match self.connect().await {
-                Ok(connections) => {
-                    // A server that fails as soon as it is used is as bad as one that cannot be reached.
-                    if self.watch(connections).await > HEARTBEAT {
-                        pause = PAUSE_MIN;
-                    }
-                }
+                Ok(connections) => pauses.lived(self.watch(connections).await),
                 Err(fault) => self.record_failure(fault),
             }
-            // Jitter, so that a fleet does not come back in step.
-            sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await;
-            pause = (pause * 2).min(PAUSE_MAX);
+            pauses.rest().await;
         }
     }
 
@@ -280,10 +293,16 @@ impl Keeper {
 
     async fn open(&self) -> RedisResult<Connections> {
         let ((marks, server), (entries, other)) = tokio::try_join!(self.open_one(), self.open_one())?;
-        if server != other {
-            return Err(io::Error::other("the server was replaced while connecting").into());
-        }
-        let connections = Connections { marks, entries, server };
+        let replicas = match self.wait_replicas {
+            0 => None,
+            needed => {
+                let (connection, third) = self.open_one().await?;
+                server.must_be(&third)?;
+                Some(Replicas::new(connection, &self.namespace.waited, needed, self.timeout))
+            }
+        };
+        server.must_be(&other)?;
+        let connections = Connections { marks, entries, replicas, server };
         // Now rather than at the first lookup: it shows whether this server takes writes, and loads the script.
         self.namespace.begin(&connections).await?;
         Ok(connections)
@@ -291,18 +310,54 @@ impl Keeper {
 
     /// A connection, logged in, and what it learned of its server before anything else was asked on it.
     async fn open_one(&self) -> RedisResult<(MultiplexedConnection, Server)> {
-        // The time limits are ours: one for connecting as a whole, one for each request as a whole.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None)
-            .set_pipeline_buffer_size(QUEUE);
-        let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        let mut connection = self.client.get_multiplexed_async_connection_with_config(&untimed()).await?;
         let text: Vec<u8> = redis::cmd("INFO").arg("server").query_async(&mut connection).await?;
         Ok((connection, Server::from_info(&info_fields(&text))?))
     }
 }
 
+/// The time limits are ours: one for connecting as a whole, one for each request as a whole.
+pub(super) fn untimed() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(None)
+        .set_response_timeout(None)
+        .set_pipeline_buffer_size(QUEUE)
+}
+
+/// Pauses between attempts to connect.
+pub(super) struct Pauses {
+    next: Duration,
+}
+
+impl Default for Pauses {
+    fn default() -> Pauses {
+        Pauses { next: PAUSE_MIN }
+    }
+}
+
+impl Pauses {
+    /// A connection lived so long. A server that fails as soon as it is used is as bad as one that cannot be reached.
+    pub(super) fn lived(&mut self, time: Duration) {
+        if time > HEARTBEAT {
+            self.next = PAUSE_MIN;
+        }
+    }
+
+    /// The next pause, with jitter, so that a fleet does not come back in step.
+    pub(super) async fn rest(&mut self) {
+        sleep(self.next.mul_f64(rand::random_range(0.5..=1.0))).await;
+        self.next = (self.next * 2).min(PAUSE_MAX);
+    }
+}
+
 impl Server {
+    fn must_be(&self, other: &Server) -> RedisResult<()> {
+        match self == other {
+            true => Ok(()),
+            false => Err(io::Error::other("the server was replaced while connecting").into()),
+        }
+    }
+
     fn from_info(fields: &BTreeMap<String, String>) -> RedisResult<Server> {
         let run_id = fields.get("run_id").ok_or_else(|| not_an_answer("INFO tells no run_id"))?;
         let version = fields.get("redis_version").ok_or_else(|| not_an_answer("INFO tells no redis_version"))?;
@@ -371,13 +426,13 @@ fn is_any_of(told: &str, codes: &[&str]) -> bool {
 }
 
 /// Why a server could not be used, and whether someone must change something before it can.
-struct Refusal {
+pub(super) struct Refusal {
     lasting: bool,
-    reason: String,
+    pub(super) reason: String,
 }
 
 impl Refusal {
-    fn of(error: &RedisError) -> Refusal {
+    pub(super) fn of(error: &RedisError) -> Refusal {
         let told = told(error);
         let (lasting, reason) = match error.kind() {
             ErrorKind::AuthenticationFailed => {
@@ -390,6 +445,10 @@ impl Refusal {
             _ if told.starts_with("NOAUTH") => {
                 (true, "it asks for a password; add it to `[store] redis`".to_owned())
             }
+            _ if told.contains("NOPERM") || told.contains("The user executing the script can't") => (true, {
+                let remedy = "give it all that deploy/README.md lists, the channel {namespace}:fleet too";
+                format!("the user of `[store] redis` lacks a permission: {told}; {remedy}")
+            }),
             _ if is_any_of(&told, &NO_WRITES) => (false, format!("it takes no writes: {told}")),
             _ => (!is_any_of(&told, &TEMPORARY), told),
         };
@@ -412,7 +471,7 @@ fn is_tls(error: &RedisError) -> bool {
 }
 
 /// An error in the server's own words where it is the server's.
-fn told(error: &RedisError) -> String {
+pub(super) fn told(error: &RedisError) -> String {
     let errors = error.clone().into_server_errors();
     match errors.as_ref().and_then(|errors| errors.first()) {
         Some((_, answer)) => {

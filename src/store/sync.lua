@@ -1,0 +1,35 @@
+-- Renews a membership, and tells what its copy of the marks lacks.
+-- ARGV[4]  proxy
+-- ARGV[5]  its lease in milliseconds
+-- ARGV[6]  epoch of what it has applied, '0' for none
+-- ARGV[7]  sequence up to which it has
+-- ARGV[8]  marks to tell at most
+-- ARGV[9]  due intents to tell at most
+-- Returns epoch, last sequence issued, cause ('' if no epoch had to be started), whether marks are told, marks and
+-- their sequences, due intents and their tags.
+local meta, cause = valid_epoch()
+local id, epoch_applied, applied, most = ARGV[4], ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
+
+-- By the clock, so that a member that was expelled and has come back is never taken for the one expelled.
+local known = redis.call('HGET', MEMBERS, id) or ''
+local syncs, epoch_before, before = string.match(known, '^(%d+):%d+:(%d+):(%d+)$')
+syncs = next_sequence(tonumber(syncs) or 0)
+redis.call('HSET', MEMBERS, id, table.concat({ text(syncs), ARGV[5], epoch_applied, text(applied) }, ':'))
+if epoch_applied ~= '0' and (epoch_applied ~= epoch_before or applied > tonumber(before)) then
+  redis.call('PUBLISH', CHANNEL, table.concat({ 'a', id, epoch_applied, text(applied) }, ' '))
+end
+
+-- Below the floor, marks that it lacks may have been removed.
+local marks, whole = {}, epoch_applied == meta.epoch and applied >= meta.floor
+if whole then
+  marks = redis.call('ZRANGEBYSCORE', MARKS, '(' .. text(applied), '(+inf', 'WITHSCORES', 'LIMIT', 0, most + 1)
+  whole = #marks <= 2 * most
+end
+
+local due = {}
+for _, intent in ipairs(redis.call('ZRANGEBYSCORE', INTENTS, '-inf', text(now()), 'LIMIT', 0, ARGV[9])) do
+  due[#due + 1] = intent
+  -- Lost tags: it may have been anything.
+  due[#due + 1] = redis.call('HGET', INTENT_TAGS, intent) or '*'
+end
+return { meta.epoch, text(meta.seq), cause, whole and 1 or 0, whole and marks or {}, due }
