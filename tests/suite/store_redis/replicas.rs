@@ -106,3 +106,20 @@ async fn a_write_counts_again_when_the_replica_is_back() {
     let _replica = replica_of(&server);
     store.invalidate(&tags(), &NOBODY).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_replica_that_hangs_acknowledges_nothing_new() {
+    let server = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
+    let replica = replica_of(&server);
+    let store = waiting(&server, 1, Duration::from_secs(1)).await;
+    store.invalidate(&tags(), &NOBODY).await.unwrap();
+    replica.hang();
+    for _ in 0..2 {
+        let error = store.invalidate(&tags(), &NOBODY).await.unwrap_err();
+        assert!(is_too_few(&error, "only 0 of 1 replicas"), "what it had before does not count: {error}");
+    }
+    let error = store.record(&intent(), PATIENCE).await.unwrap_err();
+    assert!(is_too_few(&error, "only 0 of 1 replicas"), "{error}");
+    replica.resume();
+    store.invalidate(&tags(), &NOBODY).await.unwrap();
+}
