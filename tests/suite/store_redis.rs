@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use larder::config::{Coherence, OnOutage, StoreConfig};
 use larder::stamp::{Epoch, Stamp, Tag, View};
-use larder::store::fleet::Cause;
+use larder::store::fleet::{Cause, Holder, Intent, Membership};
 use larder::store::redis::{ConnectFault, RedisStore};
 use larder::store::{Found, Link, Store, StoreError};
 use tokio::io::AsyncWriteExt;
@@ -17,7 +17,10 @@ use tokio::time::timeout;
 use crate::support::RedisServer;
 use crate::support::redis::free_port;
 
+mod fleet;
 mod log;
+mod replicas;
+mod users;
 
 use self::log::Log;
 
@@ -324,6 +327,9 @@ async fn a_hung_server_costs_the_requests_in_flight_the_limit_once_and_is_used_a
     let stamp = recovered(&store, async || store.view(&tags()).await).await.stamp;
     server.hang();
     let tags = tags();
+    let me = Membership { id: "p1".into(), applied: None, lease: PATIENCE };
+    let intent = Intent { id: "w1".into(), tags: tags.to_vec() };
+    let holder = Holder { id: "p1".into(), lease: PATIENCE, syncs: 1 };
     let in_flight = async {
         tokio::join!(
             store.lookup(KEY, &tags),
@@ -333,10 +339,29 @@ async fn a_hung_server_costs_the_requests_in_flight_the_limit_once_and_is_used_a
             store.invalidate(&tags, &NOBODY),
             store.info(),
             store.count_keys(10, &|label| label.to_owned()),
+            store.sync(&me),
+            store.record(&intent, PATIENCE),
+            store.forget("w1"),
+            store.expel(&holder),
+            store.leave("p1"),
         )
     };
-    let ends = timeout(PATIENCE, in_flight).await.expect("each returns by its limit");
-    let ends = [ends.0.err(), ends.1.err(), ends.2.err(), ends.3.err(), ends.4.err(), ends.5.err(), ends.6.err()];
+    let (a, b, c, d, e, f, g, h, i, j, k, l) =
+        timeout(PATIENCE, in_flight).await.expect("each returns by its limit");
+    let ends = [
+        a.err(),
+        b.err(),
+        c.err(),
+        d.err(),
+        e.err(),
+        f.err(),
+        g.err(),
+        h.err(),
+        i.err(),
+        j.err(),
+        k.err(),
+        l.err(),
+    ];
     // Away, for those that the link's own heartbeat was ahead of.
     let told = |end: &Option<StoreError>| matches!(end, Some(StoreError::Timeout(_) | StoreError::Away(_)));
     assert!(ends.iter().all(told), "{ends:?}");

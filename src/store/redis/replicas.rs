@@ -44,7 +44,8 @@ impl Replicas {
         needed: u64,
         time_limit: Duration,
     ) -> Replicas {
-        let limit = (time_limit / ROUNDS).max(Duration::from_millis(1));
+        // WAIT counts in milliseconds, and takes none for no limit at all.
+        let limit = Duration::from_millis((time_limit / ROUNDS).as_millis().max(1) as u64);
         let (turn, asked, last) = (Semaphore::new(1), AtomicU64::new(0), Mutex::default());
         Replicas { connection, key: key.to_owned(), needed, limit, turn, asked, last }
     }

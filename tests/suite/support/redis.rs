@@ -57,6 +57,11 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The server's directory: its snapshot and log.
     pub fn dir(&self) -> &Path {
         self.dir.path()

@@ -1,0 +1,89 @@
+//! A Redis user with no more rights than Larder needs: those that `deploy/README.md` lists.
+
+use super::*;
+
+/// The rule as an operator would copy it, for the namespace of these tests.
+fn documented() -> Vec<String> {
+    let page = include_str!("../../../deploy/README.md");
+    let rule = page.split("ACL SETUSER larder ").nth(1).expect("the page has the rule");
+    let rule = rule.split("```").next().expect("the rule ends").replace('\\', " ").replace("larder", "test");
+    rule.split_whitespace().map(|word| word.replace("${REDIS_PASSWORD}", "pass")).collect()
+}
+
+async fn user_with(server: &RedisServer, rules: &[String]) -> RedisStore {
+    let words = ["ACL", "SETUSER", "larder", "reset"].into_iter().chain(rules.iter().map(String::as_str));
+    server.run::<()>(&words.collect::<Vec<_>>());
+    open(&config(&server.url().replace("redis://", "redis://larder:pass@")))
+}
+
+#[tokio::test]
+async fn the_documented_rights_are_enough_for_everything() {
+    let server = RedisServer::start();
+    let store = user_with(&server, &documented()).await;
+    store.connect_once().await.unwrap();
+    keep_entry(&store).await;
+    assert!(hits(&lookup(&store).await));
+    store.get(KEY).await.unwrap();
+    store.remove(KEY).await.unwrap();
+    store.info().await.unwrap();
+    store.count_keys(10, &|label| label.to_owned()).await.unwrap();
+    let me = Membership { id: "p1".into(), applied: Some(store.view(&[]).await.unwrap().stamp), lease: PATIENCE };
+    for _ in 0..2 {
+        store.sync(&me).await.unwrap();
+        let intent = Intent { id: "w1".into(), tags: tags().to_vec() };
+        store.record(&intent, Duration::ZERO).await.unwrap();
+        let again = Cause { by: "p2", intent: Some("w1"), again: Some(Duration::ZERO) };
+        let invalidated = store.invalidate(&tags(), &again).await.unwrap();
+        assert_eq!(store.sync(&me).await.unwrap().due, [intent]);
+        store.invalidate(&tags(), &Cause { again: None, ..again }).await.unwrap();
+        store.forget("w1").await.unwrap();
+        store.expel(&invalidated.holders[0]).await.unwrap();
+        store.leave("p1").await.unwrap();
+        // A new epoch is within the rights too, and so is a full table of marks.
+        server.flush_all();
+    }
+    let small = open(&StoreConfig { marks_max: 1, wait_replicas: 1, ..config(&store_url(&server)) });
+    small.connect_once().await.unwrap();
+    small.view(&[]).await.unwrap();
+    let told = small.invalidate(&tags(), &NOBODY).await.unwrap_err().to_string();
+    assert!(told.contains("0 of 1 replicas"), "{told}");
+    eventually("the channel is heard", || {
+        server.run::<(String, u64)>(&["PUBSUB", "NUMSUB", "{test}:fleet"]).1 == 2
+    })
+    .await;
+}
+
+fn store_url(server: &RedisServer) -> String {
+    server.url().replace("redis://", "redis://larder:pass@")
+}
+
+#[tokio::test]
+async fn each_right_that_is_missing_is_told_when_larder_connects() {
+    let server = RedisServer::start();
+    for missing in ["&{test}:fleet", "~{test}:*", "+publish", "+time", "+zadd", "+evalsha", "+info"] {
+        let rules: Vec<String> = documented().into_iter().filter(|rule| rule != missing).collect();
+        assert!(rules.len() < documented().len(), "{missing} is documented");
+        let store = user_with(&server, &rules).await;
+        server.flush_all();
+        let fault = store.connect_once().await.expect_err(missing);
+        let ConnectFault::Rejected { reason, .. } = &fault else { panic!("{missing}: {fault}") };
+        assert!(
+            reason.contains("lacks a permission") && reason.contains("deploy/README.md"),
+            "{missing}: {reason}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_user_that_may_not_subscribe_is_told_so_and_served_all_the_same() {
+    let log = Log::capture();
+    let server = RedisServer::start();
+    let rules: Vec<String> = documented().into_iter().filter(|rule| rule != "+subscribe").collect();
+    let store = user_with(&server, &rules).await;
+    store.connect_once().await.unwrap();
+    eventually("it is logged", || log.text().contains("nothing is heard in the channel")).await;
+    assert!(log.text().contains("lacks a permission"), "{}", log.text());
+    keep_entry(&store).await;
+    assert!(hits(&lookup(&store).await));
+    assert_eq!(store.link(), Link::Up);
+}
