@@ -149,9 +149,10 @@ async fn pass(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Re
 }
 
 fn refuse(request: &Request, denied: auth::Denied) -> Response {
+    let role = denied.label();
     let response = Refusal::from(denied).into_response();
     if !request.method().is_safe() {
-        log(request, "nobody", response.status());
+        log(request, role, response.status());
     }
     response
 }

@@ -222,7 +222,8 @@ fn response(head: &mut Reader, body: Bytes) -> Result<Response, DecodeFault> {
     for _ in 0..head.u16()? {
         let name = head.name()?;
         let value = HeaderValue::from_maybe_shared(head.bytes()?).map_err(|_| DecodeFault::Garbled)?;
-        headers.append(name, value);
+        // A map holds fewer fields than two bytes can count.
+        headers.try_append(name, value).map_err(|_| DecodeFault::Garbled)?;
     }
     let freshness = Freshness {
         response_time,
@@ -363,6 +364,27 @@ mod tests {
         let on = vec![HeaderName::from_static("accept-language")];
         variants.content = Content::Variants(Variants { on, known });
         assert_eq!(Entry::decode(variants.encode()), Ok(variants));
+    }
+
+    #[test]
+    fn more_fields_than_a_map_holds_are_refused() {
+        let whole = entry(HeaderMap::new(), vec![]).encode();
+        // No body: the last two bytes are the number of fields.
+        let mut head = whole[8..whole.len() - 2].to_vec();
+        head.extend(u16::MAX.to_be_bytes());
+        for n in 0..u16::MAX {
+            put_field(&mut head, format!("x-{n}").as_bytes());
+        }
+        let length = (head.len() as u32).to_be_bytes();
+        let bytes = [&MAGIC[..], &length, &head].concat();
+        assert_eq!(Entry::decode(bytes.into()), Err(DecodeFault::Garbled));
+    }
+
+    /// A field without a value.
+    fn put_field(head: &mut Vec<u8>, name: &[u8]) {
+        head.extend((name.len() as u32).to_be_bytes());
+        head.extend(name);
+        head.extend(0u32.to_be_bytes());
     }
 
     #[test]

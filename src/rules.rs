@@ -86,6 +86,12 @@ impl ReadMethods {
         }
     }
 
+    /// As `rules.toml` has them.
+    pub fn names(self) -> Vec<&'static str> {
+        let names = [(self.get, "GET"), (self.query, "QUERY")];
+        names.into_iter().filter_map(|(is_read, name)| is_read.then_some(name)).collect()
+    }
+
     /// Whether all of `others` are among them.
     fn covers(self, others: ReadMethods) -> bool {
         (self.get || !others.get) && (self.query || !others.query)
@@ -103,6 +109,18 @@ pub struct Fetching {
     pub range_fetches_whole: bool,
     /// Only fields that the key knows are forwarded.
     pub keyed_only: bool,
+}
+
+impl Fetching {
+    /// `range`, as `rules.toml` has it.
+    pub fn range(&self) -> &'static str {
+        if self.range_fetches_whole { "whole" } else { "forward" }
+    }
+
+    /// `forward`, as `rules.toml` has it.
+    pub fn forward(&self) -> &'static str {
+        if self.keyed_only { "keyed" } else { "all" }
+    }
 }
 
 impl Default for Fetching {

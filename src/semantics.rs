@@ -81,6 +81,17 @@ pub enum ClientDirectives {
     None,
 }
 
+impl ClientDirectives {
+    /// As `rules.toml` has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            ClientDirectives::Harmless => "harmless",
+            ClientDirectives::All => "all",
+            ClientDirectives::None => "none",
+        }
+    }
+}
+
 /// Who decides on the lifetime of a family's responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TtlPolicy {
@@ -89,4 +100,14 @@ pub enum TtlPolicy {
     Default,
     /// The family's `ttl` wins over everything except `no-store` and `private`.
     Override,
+}
+
+impl TtlPolicy {
+    /// As `rules.toml` has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            TtlPolicy::Default => "default",
+            TtlPolicy::Override => "override",
+        }
+    }
 }

@@ -9,7 +9,7 @@ mod api;
 mod hotel;
 
 use std::error::Error;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -35,7 +35,8 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
-    tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).init();
+    let colours = io::stdout().is_terminal();
+    tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_ansi(colours).init();
     let stopped = told_to_stop()?;
     match arguments.api_only {
         Some(address) => api_alone(address, stopped).await,

@@ -4,16 +4,47 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use larder::entry::Entry;
+use http::HeaderName;
+use larder::entry::{Content, Entry, Response, Variant, Variants};
+use larder::semantics::demands::Demands;
+use larder::semantics::freshness::Failure;
+use larder::semantics::targeted;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(entry) = Entry::decode(Bytes::copy_from_slice(bytes)) else { return };
     assert_eq!(Entry::decode(entry.encode()).as_ref(), Ok(&entry));
     assert!(entry.weight() > 0);
-    let Some(response) = entry.response() else { return };
-    for now in [UNIX_EPOCH, UNIX_EPOCH + Duration::from_secs(1_800_000_000)] {
-        let _ = (response.freshness.age(now), response.freshness.ttl(now), response.freshness.reuse(now));
-        let _ = (response.freshness.usable_on_error(now), response.freshness.keep_for(now, true));
+    match entry.content {
+        Content::Response(response) => use_response(response),
+        Content::Variants(variants) => use_variants(variants),
     }
 });
+
+fn use_response(mut response: Response) {
+    let hour = Some(Duration::from_secs(3600));
+    let demands = Demands { max_age: hour, min_fresh: hour, max_stale: hour, ..Demands::default() };
+    for now in [UNIX_EPOCH, UNIX_EPOCH + Duration::from_secs(1_800_000_000)] {
+        let freshness = &response.freshness;
+        let _ = (freshness.age(now), freshness.ttl(now), freshness.keep_for(now, true));
+        let _ = freshness.reuse(now, &demands);
+        let after_status = freshness.usable_after(Failure::Status, now, &demands);
+        assert!(freshness.usable_after(Failure::NoAnswer, now, &demands) || !after_status);
+    }
+    if response.consumed {
+        targeted::strip_consumed(&mut response.headers);
+        assert!(!targeted::has_consumed(&response.headers));
+    }
+}
+
+/// One variant more is known afterwards, and no more of them than allowed.
+fn use_variants(variants: Variants) {
+    let named = [HeaderName::from_static("accept-language")];
+    let on = variants.widened(&named);
+    assert!(on.contains(&named[0]));
+    let before = variants.known.len();
+    let one = Variant { suffix: "\nvary accept-language: de".into(), etag: None };
+    let (after, gone) = variants.with(on, one.clone(), 8);
+    assert!(after.known.len() <= 8 && after.known.last() == Some(&one));
+    assert!(after.known.len() + gone.len() <= before + 1);
+}

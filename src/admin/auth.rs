@@ -117,6 +117,16 @@ impl Caller {
     }
 }
 
+impl Denied {
+    /// Whose request it was, for the log.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Denied::RoleTooLow => Caller::Bearer(Role::Viewer).label(),
+            Denied::NoToken | Denied::WrongToken | Denied::ForeignHost(_) | Denied::ForeignOrigin => "nobody",
+        }
+    }
+}
+
 fn needed(method: &Method) -> Role {
     if method.is_safe() { Role::Viewer } else { Role::Admin }
 }
@@ -319,6 +329,18 @@ mod tests {
         let fields = [("host", "localhost:9090")];
         let decided = decide(&Guard::new(&[]), &Method::GET, "http://rebound.example/", &fields);
         assert_eq!(decided, Err(Denied::ForeignHost("rebound.example".to_owned())));
+    }
+
+    #[test]
+    fn the_log_knows_a_viewer_from_a_stranger() {
+        let strangers = [
+            Denied::NoToken,
+            Denied::WrongToken,
+            Denied::ForeignHost("rebound.example".to_owned()),
+            Denied::ForeignOrigin,
+        ];
+        assert_eq!(Denied::RoleTooLow.label(), "viewer");
+        assert!(strangers.iter().all(|denied| denied.label() == "nobody"));
     }
 
     #[test]

@@ -18,7 +18,6 @@ use crate::metrics::FamilyCounters;
 use crate::outcome::Kind;
 use crate::rules::fault::Fault;
 use crate::rules::{Family, Invalidation};
-use crate::semantics::TtlPolicy;
 use crate::store::{KeyCounts, StoreInfo};
 
 /// An answer to a request that succeeded: `success` before everything else.
@@ -280,6 +279,8 @@ impl TestResults {
 pub struct FamilyDefinition {
     pub name: String,
     pub path: String,
+    /// `GET`, which HEAD goes with, and `QUERY`.
+    pub methods: Vec<&'static str>,
     /// `3m`; null: upstream's own freshness alone.
     pub ttl: Option<String>,
     pub ttl_seconds: Option<u64>,
@@ -287,6 +288,11 @@ pub struct FamilyDefinition {
     pub negative_ttl: Option<String>,
     pub stale_while_revalidate: Option<String>,
     pub stale_if_error: Option<String>,
+    pub stale_if_unreachable: String,
+    /// Without any stated lifetime, one is worked out from `Last-Modified`.
+    pub heuristic: bool,
+    /// Which of a request's directives count: `harmless`, `all` or `none`.
+    pub client_directives: &'static str,
     /// Bytes; null: `[memory] max_body`.
     pub max_body: Option<u64>,
     pub identity: String,
@@ -294,6 +300,13 @@ pub struct FamilyDefinition {
     pub query: Query,
     /// Request fields that are part of the key.
     pub headers: Vec<String>,
+    /// Request fields that are brought to one form first.
+    pub normalize: Vec<String>,
+    pub max_variants: usize,
+    /// What a range of something not stored fetches: `forward` or `whole`.
+    pub range: &'static str,
+    /// Which request fields are sent to upstream: `all` or `keyed`.
+    pub forward: &'static str,
     /// Line in the rules file.
     pub line: usize,
     /// Paths of the invalidations that can outdate it.
@@ -307,19 +320,24 @@ impl FamilyDefinition {
         FamilyDefinition {
             name: family.name.clone(),
             path: family.path.clone(),
+            methods: family.methods.names(),
             ttl: policy.ttl.map(text),
             ttl_seconds: policy.ttl.map(|ttl| ttl.as_secs()),
-            ttl_policy: match policy.ttl_policy {
-                TtlPolicy::Default => "default",
-                TtlPolicy::Override => "override",
-            },
+            ttl_policy: policy.ttl_policy.word(),
             negative_ttl: policy.negative_ttl.map(text),
             stale_while_revalidate: policy.stale_while_revalidate.map(text),
             stale_if_error: policy.stale_if_error.map(text),
+            stale_if_unreachable: text(policy.stale_if_unreachable),
+            heuristic: policy.heuristic,
+            client_directives: policy.client_directives.word(),
             max_body: family.max_body,
             identity: family.keying.identity.to_string(),
             query: Query::of(&family.keying.query),
             headers: family.keying.headers.iter().map(ToString::to_string).collect(),
+            normalize: family.fetching.normalize.iter().map(ToString::to_string).collect(),
+            max_variants: family.fetching.max_variants,
+            range: family.fetching.range(),
+            forward: family.fetching.forward(),
             line: family.line,
             outdated_by: outdated_by.iter().map(|rule| rule.path.clone()).collect(),
         }

@@ -24,6 +24,14 @@ name = "user_details"
 path = '/users/(?<id>[^/]+)'
 identity = "header:authorization"
 query = { drop = ["utm_source"] }
+methods = ["QUERY"]
+heuristic = false
+stale_if_unreachable = "5m"
+client_directives = "all"
+normalize = ["accept-language"]
+max_variants = 8
+range = "whole"
+forward = "keyed"
 
 [invalidate]
 '/users/create' = ["user_list"]
@@ -151,6 +159,28 @@ async fn families_and_rules_are_told_as_the_file_says_them() {
     let rename = &rules["invalidations"][1];
     assert_eq!((&rename["methods"], &rename["on"]), (&json!(["PUT"]), &json!(["200-399"])));
     assert_eq!((&rules["last_error"], &rules["file"]), (&Value::Null, &Value::Null));
+}
+
+#[tokio::test]
+async fn what_a_family_says_of_requests_is_told_too() {
+    let running = running(RULES);
+    let rows = [
+        ("methods", json!(["GET"]), json!(["QUERY"])),
+        ("heuristic", json!(true), json!(false)),
+        ("stale_if_unreachable", json!("1h"), json!("5m")),
+        ("client_directives", json!("harmless"), json!("all")),
+        ("normalize", json!([]), json!(["accept-language"])),
+        ("max_variants", json!(64), json!(8)),
+        ("range", json!("forward"), json!("whole")),
+        ("forward", json!("all"), json!("keyed")),
+    ];
+    for path in ["/cache/families", "/rules"] {
+        let told = get(&running, path).await.succeeds();
+        let families = &told["families"];
+        for (name, usual, set) in &rows {
+            assert_eq!((&families[0][name], &families[1][name]), (usual, set), "{path}: {name}");
+        }
+    }
 }
 
 /// Whether something stamped before is outdated by what `target` clears.

@@ -3,16 +3,16 @@
 use std::path::Path;
 
 use comfy_table::{ContentArrangement, Table, presets};
-use http::Method;
+use http::{HeaderName, Method};
 use serde_json::{Value, json};
 
 use crate::config::{Config, LoadError, Overrides};
 use crate::key::{Identity, QueryKeying};
 use crate::rules::fault::Faults;
 use crate::rules::reader::Env;
-use crate::rules::{Family, Invalidation, RuleSet};
-use crate::semantics::TtlPolicy;
+use crate::rules::{Family, Fetching, Invalidation, RuleSet};
 use crate::semantics::invalidation::StatusSet;
+use crate::semantics::{ClientDirectives, STALE_IF_UNREACHABLE};
 
 /// The text (or JSON) to print, and the exit code: 0 for good rules, 1 for faults, 2 for a file that cannot be
 /// read.
@@ -81,14 +81,8 @@ fn family_row(family: &Family) -> [String; 7] {
     let policy = &family.policy;
     let ttl = policy.ttl.map_or("-".to_owned(), |ttl| humantime::format_duration(ttl).to_string());
     let path = family.path.clone();
-    [family.name.clone(), path, ttl, ttl_policy(family).into(), identity(family), key(family), other(family)]
-}
-
-fn ttl_policy(family: &Family) -> &'static str {
-    match family.policy.ttl_policy {
-        TtlPolicy::Default => "default",
-        TtlPolicy::Override => "override",
-    }
+    let ttl_policy = policy.ttl_policy.word().to_owned();
+    [family.name.clone(), path, ttl, ttl_policy, identity(family), key(family), other(family)]
 }
 
 fn identity(family: &Family) -> String {
@@ -114,18 +108,45 @@ fn list(names: &[String]) -> String {
     if names.is_empty() { "nothing".to_owned() } else { names.join(" ") }
 }
 
+/// What is not as it is by default.
 fn other(family: &Family) -> String {
+    let parts: Vec<String> = [stored(family), fetched(family)].into_iter().flatten().collect();
+    if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }
+}
+
+/// How long a response is kept and for what.
+fn stored(family: &Family) -> Vec<String> {
     let policy = &family.policy;
+    let unreachable = Some(policy.stale_if_unreachable).filter(|period| *period != STALE_IF_UNREACHABLE);
     let durations = [
         ("negative_ttl", policy.negative_ttl),
         ("stale_while_revalidate", policy.stale_while_revalidate),
         ("stale_if_error", policy.stale_if_error),
+        ("stale_if_unreachable", unreachable),
     ];
     let set = durations.into_iter().filter_map(|(name, value)| Some((name, value?)));
     let mut parts: Vec<String> =
         set.map(|(name, value)| format!("{name} {}", humantime::format_duration(value))).collect();
+    parts.extend((!policy.heuristic).then(|| "heuristic false".to_owned()));
     parts.extend(family.max_body.map(|size| format!("max_body {}", bytesize::ByteSize::b(size))));
-    if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }
+    parts
+}
+
+/// Which requests there are, and how upstream is asked for them.
+fn fetched(family: &Family) -> Vec<String> {
+    let (fetching, usual) = (&family.fetching, Fetching::default());
+    let directives = family.policy.client_directives;
+    let methods = family.methods.names();
+    let normalize = names(&fetching.normalize);
+    let all = [
+        (methods != ["GET"], format!("methods {}", methods.join(" "))),
+        (directives != ClientDirectives::default(), format!("client_directives {}", directives.word())),
+        (!normalize.is_empty(), format!("normalize {}", normalize.join(" "))),
+        (fetching.max_variants != usual.max_variants, format!("max_variants {}", fetching.max_variants)),
+        (fetching.range() != usual.range(), format!("range {}", fetching.range())),
+        (fetching.forward() != usual.forward(), format!("forward {}", fetching.forward())),
+    ];
+    all.into_iter().filter_map(|(is_unusual, part)| is_unusual.then_some(part)).collect()
 }
 
 fn invalidation_row(rule: &Invalidation) -> [String; 4] {
@@ -162,19 +183,31 @@ fn family_json(family: &Family) -> Value {
     json!({
         "name": family.name,
         "path": family.path,
+        "methods": family.methods.names(),
         "line": family.line,
         "version": family.version,
         "captures": family.capture_names().collect::<Vec<_>>(),
         "ttl": seconds(policy.ttl),
-        "ttl_policy": ttl_policy(family),
+        "ttl_policy": policy.ttl_policy.word(),
         "negative_ttl": seconds(policy.negative_ttl),
         "stale_while_revalidate": seconds(policy.stale_while_revalidate),
         "stale_if_error": seconds(policy.stale_if_error),
+        "stale_if_unreachable": policy.stale_if_unreachable.as_secs(),
+        "heuristic": policy.heuristic,
+        "client_directives": policy.client_directives.word(),
+        "normalize": names(&family.fetching.normalize),
+        "max_variants": family.fetching.max_variants,
+        "range": family.fetching.range(),
+        "forward": family.fetching.forward(),
         "query": query,
-        "headers": family.keying.headers.iter().map(http::HeaderName::as_str).collect::<Vec<_>>(),
+        "headers": names(&family.keying.headers),
         "identity": family.keying.identity.is_stated().then(|| family.keying.identity.to_string()),
         "max_body": family.max_body,
     })
+}
+
+fn names(fields: &[HeaderName]) -> Vec<&str> {
+    fields.iter().map(HeaderName::as_str).collect()
 }
 
 fn invalidation_json(rule: &Invalidation) -> Value {
@@ -243,6 +276,52 @@ max_body = "1MiB"
         assert_eq!(value["families"][0]["ttl"], 180);
         assert_eq!(value["families"][0]["captures"], json!(["id"]));
         assert_eq!(value["invalidations"][0]["on"], json!(["200-299", "404"]));
+    }
+
+    const UNUSUAL: &str = r#"
+[[family]]
+name = "search"
+path = '/search'
+methods = ["GET", "QUERY"]
+heuristic = false
+stale_if_unreachable = "0s"
+client_directives = "all"
+normalize = ["accept-encoding", "accept-language"]
+max_variants = 8
+range = "whole"
+forward = "keyed"
+
+[[family]]
+name = "usual"
+path = '/usual'
+"#;
+
+    #[test]
+    fn what_is_not_as_by_default_stands_in_the_table() {
+        let (text, _) = checked(UNUSUAL, false);
+        let other = "stale_if_unreachable 0s, heuristic false, methods GET QUERY, client_directives all, \
+                     normalize accept-encoding accept-language, max_variants 8, range whole, forward keyed";
+        assert!(text.lines().any(|line| line.contains("search") && line.ends_with(other)), "{text}");
+        assert!(text.lines().any(|line| line.contains("usual") && line.ends_with(" -")), "{text}");
+    }
+
+    #[test]
+    fn every_field_stands_in_the_json() {
+        let (text, _) = checked(UNUSUAL, true);
+        let value: Value = serde_json::from_str(&text).unwrap();
+        let rows = [
+            ("methods", json!(["GET", "QUERY"]), json!(["GET"])),
+            ("heuristic", json!(false), json!(true)),
+            ("stale_if_unreachable", json!(0), json!(3600)),
+            ("client_directives", json!("all"), json!("harmless")),
+            ("normalize", json!(["accept-encoding", "accept-language"]), json!([])),
+            ("max_variants", json!(8), json!(64)),
+            ("range", json!("whole"), json!("forward")),
+            ("forward", json!("keyed"), json!("all")),
+        ];
+        for (name, set, usual) in rows {
+            assert_eq!((&value["families"][0][name], &value["families"][1][name]), (&set, &usual), "{name}");
+        }
     }
 
     #[test]

@@ -38,6 +38,7 @@ fn complain(message: &str, code: u8) -> u8 {
 }
 
 async fn until_stopped(config: Config, json: bool) -> Result<(), ServeError> {
+    tell_rules(&config);
     let listeners = Listeners::bind(&config).await?;
     let running = server::assemble(config).await?;
     // Before anyone is told that Larder runs: whoever waits for that may end it at once.
@@ -49,6 +50,16 @@ async fn until_stopped(config: Config, json: bool) -> Result<(), ServeError> {
         Ended::Clean => Ok(()),
         Ended::Undelivered(tags) => Err(ServeError::Undelivered(tags)),
     }
+}
+
+/// A `rules.toml` may be taken that nobody thought of, and one be missed that somebody did.
+fn tell_rules(config: &Config) {
+    let Some(file) = &config.file else {
+        tracing::info!("no rules file: what upstream's Cache-Control and Expires allow is cached (RFC 9111)");
+        return;
+    };
+    let (families, invalidations) = (config.rules.families().len(), config.rules.invalidations().len());
+    tracing::info!(file = %file.display(), families, invalidations, "starting with the rules of this file");
 }
 
 /// One line on standard output once clients can connect: people and scripts wait for it.

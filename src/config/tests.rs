@@ -94,6 +94,7 @@ fn each_fault_in_a_family_has_its_place_and_remedy() {
         ("ttl_policy = 'overrride'\nttl = '1s'", 14, "\"overrride\" is not known", "\"default\" or \"override\""),
         ("ttl_policy = 'override'", 14, "without a ttl", "add ttl"),
         ("methods = ['GET', 'POST']", 19, "\"POST\" is not a method whose", "write GET, QUERY"),
+        ("methods = ['POST']", 12, "\"POST\" is not a method whose", "write GET, QUERY"),
         ("methods = ['HEAD']", 11, "lacks \"GET\"", "leave it out"),
         ("methods = 'GET'", 11, "must be a list, not a string", "[\"GET\"]"),
         ("query = { keep = ['a'], drop = ['b'] }", 9, "both keep and drop", "write one"),

@@ -143,7 +143,9 @@ fn read_methods(table: &mut Table<'_>) -> ReadMethods {
             ),
         }
     }
-    if read == (ReadMethods { get: false, query: false }) {
+    let is_head = |method: &Text<'_>| method.value.eq_ignore_ascii_case("HEAD");
+    // Another method among them is a fault already.
+    if read == (ReadMethods { get: false, query: false }) && methods.iter().all(is_head) {
         item.fault("lacks \"GET\" and \"QUERY\"", "write methods = [\"GET\"], or leave it out");
     }
     read
@@ -227,18 +229,15 @@ fn read_identity(item: &Item<'_>) -> Option<Identity> {
 fn read_policy(table: &mut Table<'_>, keying: &Keying) -> Policy {
     let asked_ttl = table.item("ttl");
     let ttl = asked_ttl.as_ref().and_then(|item| read_seconds(item, &LIFETIME));
-    let words = [("default", TtlPolicy::Default), ("override", TtlPolicy::Override)];
+    let words = [TtlPolicy::Default, TtlPolicy::Override].map(|policy| (policy.word(), policy));
     let asked = table.item("ttl_policy");
     let ttl_policy = asked.as_ref().and_then(|item| item.choice(&words)).unwrap_or_default();
     if let (Some(asked), TtlPolicy::Override, None) = (asked, ttl_policy, asked_ttl) {
         asked.fault("\"override\" without a ttl has nothing to override with", "add ttl = \"…\", or remove it");
     }
     let heuristic = table.item("heuristic").and_then(|item| item.boolean()).unwrap_or(true);
-    let words = [
-        ("harmless", ClientDirectives::Harmless),
-        ("all", ClientDirectives::All),
-        ("none", ClientDirectives::None),
-    ];
+    let words = [ClientDirectives::Harmless, ClientDirectives::All, ClientDirectives::None]
+        .map(|counted| (counted.word(), counted));
     let client_directives = table.item("client_directives").and_then(|item| item.choice(&words));
     let mut seconds = |key, range| table.item(key).and_then(|item| read_seconds(&item, range));
     Policy {
@@ -289,10 +288,7 @@ fn version_of(family: &Family) -> String {
         identity_stated: _,
     } = policy;
     let Keying { query, headers, identity } = keying;
-    let policy_name = match ttl_policy {
-        TtlPolicy::Default => "default",
-        TtlPolicy::Override => "override",
-    };
+    let policy_name = ttl_policy.word();
     let (filter, parameters): (_, &[String]) = match query {
         QueryKeying::All => ("all", &[]),
         QueryKeying::Keep(names) => ("keep", names),

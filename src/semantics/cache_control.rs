@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use http::header::{CACHE_CONTROL, PRAGMA};
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// RFC 9111 §1.2.2: the value that stands for every greater one, over 68 years.
 pub const MAX_SECONDS: u64 = 1 << 31;
@@ -110,19 +110,27 @@ impl RequestDirectives {
             parsed.no_cache = asks_by_pragma(headers);
             return parsed;
         }
-        let mut unreadable = false;
-        for member in headers.get_all(CACHE_CONTROL).iter().flat_map(|line| members(line.as_bytes())) {
-            match member {
-                Ok(directive) => parsed.take(&directive),
-                Err(Unclosed) => unreadable = true,
+        let lines = || headers.get_all(CACHE_CONTROL).iter().map(HeaderValue::as_bytes);
+        if lines().fold(true, |readable, line| parsed.take_all(line) && readable) {
+            return parsed;
+        }
+        // The lines of a field are one list (RFC 9110 §5.3): a quote may be closed on another line.
+        let mut joined = RequestDirectives::default();
+        if joined.take_all(&lines().collect::<Vec<_>>().join(&b", "[..])) {
+            return joined;
+        }
+        RequestDirectives { no_store: true, max_stale: None, stale_if_error: None, ..parsed }
+    }
+
+    /// Takes in a list; false if a quote in it is never closed.
+    fn take_all(&mut self, line: &[u8]) -> bool {
+        members(line).fold(true, |readable, member| match member {
+            Ok(directive) => {
+                self.take(&directive);
+                readable
             }
-        }
-        if unreadable {
-            parsed.no_store = true;
-            parsed.max_stale = None;
-            parsed.stale_if_error = None;
-        }
-        parsed
+            Err(Unclosed) => false,
+        })
     }
 
     fn take(&mut self, directive: &Directive<'_>) {

@@ -52,6 +52,17 @@ fn it_serves_with_no_file_at_all() {
 }
 
 #[test]
+fn the_log_says_at_the_start_which_rules_there_are() {
+    let plan = Plan::new("http://127.0.0.1:9");
+    let larder = plan.start();
+    eventually("it says that there are none", || larder.log().contains("no rules file"));
+    let larder = plan.rules(RULES).start();
+    let said = |word: &str| larder.log().contains(word);
+    eventually("it names the file", || said("starting with the rules of this file") && said("rules.toml"));
+    assert!(said("families=2") && said("invalidations=2"), "{}", larder.log());
+}
+
+#[test]
 fn every_flag_can_come_from_the_environment_and_flags_win() {
     let upstream = Upstream::start();
     let plan = Plan::default().environment("LARDER_UPSTREAM", &upstream.url());

@@ -179,7 +179,7 @@ impl Write {
             line(out, "  on", &on.join(", "))?;
             list(out, "  outdates", &rule.outdates)?;
         }
-        line(out, "target", &format!("{} (always, on 2xx and 3xx; RFC 9111 section 4.4)", self.target))?;
+        line(out, "target", &format!("{} (always, on 2xx and 3xx; RFC 9111 §4.4)", self.target))?;
         list(out, "note", &self.notes)
     }
 }
