@@ -257,9 +257,24 @@ impl Larder {
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// It hangs: its connections stay open and nothing is answered.
+    pub fn hang(&self) {
+        signal(self.id(), "STOP");
+    }
+
+    /// Ends [`Larder::hang`].
+    pub fn resume(&self) {
+        signal(self.id(), "CONT");
+    }
+
     /// Asks it to end.
     pub fn terminate(&self) {
-        signal(self.child.id(), "TERM");
+        signal(self.id(), "TERM");
     }
 
     /// Whether it has ended.
