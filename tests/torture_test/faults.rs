@@ -48,6 +48,8 @@ pub enum Fault {
     EvictMeta,
     /// A proxy's connections to Redis are cut, and new ones too.
     CutLink,
+    /// The same over and over, with moments between in which all is well.
+    FlapLink,
     /// Nothing passes between a proxy and Redis; later everything does, or the connections are cut.
     StallLink,
     /// A proxy's requests reach Redis, the replies do not.
@@ -143,6 +145,7 @@ impl Injector {
             Fault::EvictMarks => self.evict("marks"),
             Fault::EvictMeta => self.evict("meta"),
             Fault::CutLink => self.disturb(proxy, Weather::Cut),
+            Fault::FlapLink => self.flap(proxy),
             Fault::StallLink => self.disturb(proxy, Weather::Stalled),
             Fault::LoseReplies => self.disturb(proxy, Weather::Deaf),
             Fault::SlowLink => {
@@ -222,6 +225,15 @@ impl Injector {
     fn evict(&self, part: &str) {
         let key = format!("{{{NAMESPACE}}}:{part}");
         eventually("there is something to evict", || self.proxies.redis().run::<u64>(&["DEL", &key]) == 1);
+    }
+
+    fn flap(&mut self, proxy: usize) {
+        for _ in 0..self.random.random_range(2..6) {
+            self.proxies.relay(proxy).set(Weather::Cut);
+            self.hold(0.0, 0.5);
+            self.proxies.relay(proxy).set(Weather::Clear);
+            self.hold(0.0, 0.5);
+        }
     }
 
     fn disturb(&mut self, proxy: usize, weather: Weather) {
