@@ -193,15 +193,15 @@ impl Injector {
     }
 
     fn terminate_proxy(&mut self, proxy: usize) {
-        self.proxies.proxy(proxy).terminate();
+        self.proxies.signal(proxy, "TERM");
         self.proxies.wait(proxy);
         self.proxies.start_again(proxy);
     }
 
     fn pause_proxy(&mut self, proxy: usize, least: f64, most: f64) {
-        self.proxies.proxy(proxy).hang();
+        self.proxies.signal(proxy, "STOP");
         self.hold_through_another(least, most, proxy);
-        self.proxies.proxy(proxy).resume();
+        self.proxies.signal(proxy, "CONT");
     }
 
     fn pause_redis(&mut self, least: f64, most: f64) {

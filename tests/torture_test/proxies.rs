@@ -8,7 +8,7 @@ use crate::guard::Guard;
 use crate::ledger::Run;
 use crate::options::{Mode, Options};
 use crate::relay::Relay;
-use crate::support::larder::larder;
+use crate::support::larder::{larder, signal};
 use crate::support::{Larder, Plan, RedisServer, eventually};
 
 /// `[store] namespace`.
@@ -78,8 +78,9 @@ impl Proxies {
         self.running.len()
     }
 
-    pub fn proxy(&self, proxy: usize) -> &Larder {
-        &self.running[proxy]
+    /// Sends a signal by name to this proxy.
+    pub fn signal(&self, proxy: usize, name: &str) {
+        signal(self.running[proxy].id(), name);
     }
 
     /// The network between this proxy and Redis.

@@ -262,16 +262,6 @@ impl Larder {
         self.child.id()
     }
 
-    /// It hangs: its connections stay open and nothing is answered.
-    pub fn hang(&self) {
-        signal(self.id(), "STOP");
-    }
-
-    /// Ends [`Larder::hang`].
-    pub fn resume(&self) {
-        signal(self.id(), "CONT");
-    }
-
     /// Asks it to end.
     pub fn terminate(&self) {
         signal(self.id(), "TERM");
