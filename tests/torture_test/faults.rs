@@ -48,7 +48,9 @@ pub enum Fault {
     EvictMeta,
     /// A proxy's connections to Redis are cut, and new ones too.
     CutLink,
-    /// The same over and over, with moments between in which all is well.
+    /// Nothing passes between a proxy and Redis, and at once Redis forgets everything, that proxy's lease too.
+    ForgetBehind,
+    /// A proxy is cut off over and over, with moments between in which all is well.
     FlapLink,
     /// Nothing passes between a proxy and Redis; later everything does, or the connections are cut.
     StallLink,
@@ -145,6 +147,7 @@ impl Injector {
             Fault::EvictMarks => self.evict("marks"),
             Fault::EvictMeta => self.evict("meta"),
             Fault::CutLink => self.disturb(proxy, Weather::Cut),
+            Fault::ForgetBehind => self.forget_behind(proxy),
             Fault::FlapLink => self.flap(proxy),
             Fault::StallLink => self.disturb(proxy, Weather::Stalled),
             Fault::LoseReplies => self.disturb(proxy, Weather::Deaf),
@@ -236,9 +239,26 @@ impl Injector {
         }
     }
 
+    fn forget_behind(&mut self, proxy: usize) {
+        self.proxies.relay(proxy).set(Weather::Stalled);
+        match self.random.random_range(0..4) {
+            0 => self.proxies.redis().flush_all(),
+            1 => self.proxies.restart_redis(Snapshots::remove),
+            2 => self.evict("meta"),
+            _ => self.evict("marks"),
+        }
+        self.hold(1.0, 2.0);
+        self.clear(proxy);
+    }
+
     fn disturb(&mut self, proxy: usize, weather: Weather) {
         self.proxies.relay(proxy).set(weather);
         self.hold_through_another(0.3, 2.5, proxy);
+        self.clear(proxy);
+    }
+
+    /// What was kept arrives late, or never.
+    fn clear(&mut self, proxy: usize) {
         if self.random.random_bool(0.5) {
             self.proxies.relay(proxy).cut();
         }
