@@ -257,9 +257,14 @@ impl Larder {
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Asks it to end.
     pub fn terminate(&self) {
-        signal(self.child.id(), "TERM");
+        signal(self.id(), "TERM");
     }
 
     /// Whether it has ended.

@@ -181,7 +181,8 @@ impl RedisServer {
         self.process.as_mut().is_none_or(|process| process.try_wait().unwrap().is_some())
     }
 
-    fn id(&self) -> u32 {
+    /// Its process, while it runs.
+    pub fn id(&self) -> u32 {
         self.process.as_ref().expect("the server is running").id()
     }
 

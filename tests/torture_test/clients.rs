@@ -1,0 +1,263 @@
+//! Readers and writers. Each stays with one proxy for a while, so that a proxy that hangs takes its own clients with it
+//! and no others; readers look above all at what was just written.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::connection::{Connection, Head, Loss};
+use crate::ledger::{Event, Ledger, Read, Run, Scope, Stale};
+use crate::proxies::Directory;
+use crate::registers::{TOOK, VERSION};
+
+/// The longest that a client stays with one proxy.
+const STAY: Duration = Duration::from_secs(2);
+
+/// The longest pause between two requests of a reader.
+const READ_PAUSE: Duration = Duration::from_millis(4);
+
+/// The longest pause between two requests of a writer.
+const WRITE_PAUSE: Duration = Duration::from_millis(20);
+
+/// Stale reads whose history is kept.
+const TOLD: usize = 5;
+
+/// What all clients share.
+pub struct World {
+    pub directory: Arc<Directory>,
+    pub ledger: Arc<Ledger>,
+    pub over: AtomicBool,
+    /// The register that was acknowledged last.
+    latest: AtomicUsize,
+}
+
+/// What clients saw.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub reads: u64,
+    pub hits: u64,
+    pub writes: u64,
+    pub acknowledged: u64,
+    /// Acknowledged by a proxy that said that it could not tell the others.
+    pub alone: u64,
+    /// By kind; reads and writes apart.
+    pub errors: BTreeMap<String, u64>,
+    pub stale: u64,
+    pub histories: Vec<String>,
+    /// How long acknowledged writes took beyond upstream's own time.
+    pub waits: Vec<Duration>,
+}
+
+impl Tally {
+    pub fn add(&mut self, other: Tally) {
+        self.reads += other.reads;
+        self.hits += other.hits;
+        self.writes += other.writes;
+        self.acknowledged += other.acknowledged;
+        self.alone += other.alone;
+        self.stale += other.stale;
+        for (kind, count) in other.errors {
+            *self.errors.entry(kind).or_default() += count;
+        }
+        let room = TOLD.saturating_sub(self.histories.len());
+        self.histories.extend(other.histories.into_iter().take(room));
+        self.waits.extend(other.waits);
+    }
+
+    fn failed(&mut self, what: &str, why: &str) {
+        *self.errors.entry(format!("{what}: {why}")).or_default() += 1;
+    }
+}
+
+impl World {
+    pub fn new(directory: Arc<Directory>, ledger: Arc<Ledger>) -> World {
+        World { directory, ledger, over: AtomicBool::new(false), latest: AtomicUsize::new(0) }
+    }
+
+    /// Reads until the run is over.
+    pub fn read_on(&self, number: usize, seed: u64) -> Tally {
+        let mut client = Client::new(self, number, seed);
+        while !self.over.load(SeqCst) {
+            client.read();
+            client.pause(READ_PAUSE);
+        }
+        client.tally
+    }
+
+    /// Writes until the run is over.
+    pub fn write_on(&self, number: usize, seed: u64) -> Tally {
+        let mut client = Client::new(self, number, seed);
+        while !self.over.load(SeqCst) {
+            client.write();
+            client.pause(WRITE_PAUSE);
+        }
+        client.tally
+    }
+}
+
+struct Client<'a> {
+    world: &'a World,
+    random: StdRng,
+    proxy: usize,
+    leaves: Instant,
+    connection: Option<Connection>,
+    tally: Tally,
+}
+
+/// What a read is for.
+#[derive(Clone, Copy)]
+enum Target {
+    Register(usize),
+    Sum,
+}
+
+impl<'a> Client<'a> {
+    fn new(world: &'a World, number: usize, seed: u64) -> Client<'a> {
+        let random = StdRng::seed_from_u64(seed);
+        let proxy = number % world.directory.len();
+        Client { world, random, proxy, leaves: Instant::now() + STAY, connection: None, tally: Tally::default() }
+    }
+
+    fn pause(&mut self, most: Duration) {
+        thread::sleep(self.random.random_range(Duration::ZERO..most));
+    }
+
+    fn read(&mut self) {
+        let target = self.target();
+        match self.try_read(target) {
+            Ok((Some(content), read)) => self.judge(target, &content, &read),
+            Ok((None, _)) => {}
+            Err(loss) => self.lost("read", loss),
+        }
+    }
+
+    fn try_read(&mut self, target: Target) -> Result<(Option<String>, Read), Loss> {
+        let path = match target {
+            Target::Register(register) => format!("/r/{register}"),
+            Target::Sum => "/sum".to_owned(),
+        };
+        let mut connection = self.connect()?;
+        let head = connection.ask("GET", &path)?;
+        let content = connection.content(&head)?;
+        let read = Read { began: head.began, by: connection.run, hit: head.shows("hit") };
+        self.keep(connection, &head);
+        if head.status != 200 {
+            self.tally.failed("read", &head.status.to_string());
+        }
+        Ok(((head.status == 200).then_some(content), read))
+    }
+
+    fn target(&mut self) -> Target {
+        match self.random.random_range(0..10) {
+            0 => Target::Sum,
+            1..=4 => Target::Register(self.world.latest.load(SeqCst)),
+            _ => Target::Register(self.any_register()),
+        }
+    }
+
+    fn any_register(&mut self) -> usize {
+        self.random.random_range(0..self.world.ledger.len())
+    }
+
+    fn judge(&mut self, target: Target, content: &str, read: &Read) {
+        self.tally.reads += 1;
+        self.tally.hits += u64::from(read.hit);
+        let ledger = &self.world.ledger;
+        let versions: Vec<u64> =
+            content.split(',').map(|version| version.parse().expect("upstream's own")).collect();
+        let judged = match target {
+            Target::Register(register) => ledger.check(register, versions[0], read),
+            Target::Sum => ledger.check_all(&versions, read),
+        };
+        if let Err(stale) = judged {
+            self.stale(&stale, read, target);
+        }
+    }
+
+    fn stale(&mut self, stale: &Stale, read: &Read, target: Target) {
+        self.tally.stale += 1;
+        if self.tally.histories.len() < TOLD {
+            let what = if let Target::Sum = target { "in the list, " } else { "" };
+            self.tally.histories.push(format!("{what}{}", self.world.ledger.history(stale, read)));
+        }
+    }
+
+    fn write(&mut self) {
+        let register = self.any_register();
+        self.tally.writes += 1;
+        if let Err(loss) = self.try_write(register) {
+            self.lost("write", loss);
+        }
+    }
+
+    fn try_write(&mut self, register: usize) -> Result<(), Loss> {
+        let ledger = &self.world.ledger;
+        let mut connection = self.connect()?;
+        ledger.note(register, Event::WriteBegan(connection.run));
+        let head = connection.ask("PUT", &format!("/r/{register}")).inspect_err(|_| {
+            ledger.note(register, Event::WriteFailed(connection.run));
+        })?;
+        // At once: the content is still on its way.
+        match (200..300).contains(&head.status) {
+            true => self.acknowledged(register, &head, connection.run),
+            false => {
+                ledger.note(register, Event::WriteFailed(connection.run));
+                self.tally.failed("write", &head.status.to_string());
+            }
+        }
+        connection.content(&head)?;
+        self.keep(connection, &head);
+        Ok(())
+    }
+
+    fn acknowledged(&mut self, register: usize, head: &Head, run: Run) {
+        let number = |name| head.field(name).and_then(|value| value.parse().ok()).expect("upstream's own field");
+        let alone = head.shows("detail=store-away");
+        let scope = if alone { Scope::Only(run) } else { Scope::Everywhere };
+        self.world.ledger.acknowledge(register, number(VERSION), run, scope);
+        self.world.latest.store(register, SeqCst);
+        let took = Duration::from_micros(number(TOOK));
+        self.tally.waits.push(head.began.elapsed().saturating_sub(took));
+        self.tally.acknowledged += u64::from(!alone);
+        self.tally.alone += u64::from(alone);
+    }
+
+    fn connect(&mut self) -> Result<Connection, Loss> {
+        if Instant::now() >= self.leaves {
+            self.proxy = self.random.random_range(0..self.world.directory.len());
+            self.leaves = Instant::now() + self.random.random_range(STAY / 4..STAY);
+            self.connection = None;
+        }
+        match self.connection.take() {
+            Some(connection) => Ok(connection),
+            None => Connection::open(self.world.directory.place(self.proxy)),
+        }
+    }
+
+    fn keep(&mut self, connection: Connection, head: &Head) {
+        self.connection = (!head.is_last()).then_some(connection);
+    }
+
+    /// The proxy is gone, perhaps to be back soon.
+    fn lost(&mut self, what: &str, loss: Loss) {
+        self.tally.failed(what, loss);
+        self.pause(READ_PAUSE * 5);
+    }
+}
+
+/// Waits until each register was answered once by each proxy, so that the run begins with a warm cache.
+pub fn warm(directory: &Directory, registers: usize) {
+    for place in (0..directory.len()).map(|proxy| directory.place(proxy)) {
+        let mut connection = Connection::open(place).expect("it has just begun to listen");
+        let paths = (0..registers).map(|register| format!("/r/{register}")).chain(["/sum".to_owned()]);
+        for path in paths {
+            let head = connection.ask("GET", &path).expect("nothing is wrong yet");
+            connection.content(&head).expect("nothing is wrong yet");
+        }
+    }
+}

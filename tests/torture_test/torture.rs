@@ -1,0 +1,235 @@
+//! The torture test: real proxies, a real Redis, an API of versioned registers, readers and writers through all proxies,
+//! and faults. A read that began after a write was acknowledged must not return an older version. See `README.md`.
+//!
+//! It has its own binary, so that it does not run beside the other tests; `cargo test` runs the short ones, and
+//! `tests/torture` runs [`by_hand`] with options of its own, which `cargo test` has no way to pass on.
+
+#![allow(clippy::unwrap_used, reason = "in a test an unexpected error may end it")]
+#![allow(clippy::disallowed_methods, reason = "threads of their own, no runtime: they may sleep")]
+
+#[path = "../suite"]
+#[allow(dead_code, unused_imports, reason = "made for all tests; these need a part")]
+mod suite {
+    pub mod support;
+}
+
+mod clients;
+mod connection;
+mod faults;
+mod guard;
+mod ledger;
+mod options;
+mod proxies;
+mod registers;
+mod relay;
+
+use std::fmt;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use suite::support;
+
+use clients::{Tally, World, warm};
+use faults::{Fault, Injector};
+use ledger::Ledger;
+use options::Options;
+use proxies::Proxies;
+use registers::Registers;
+
+/// Where `tests/torture` puts what was typed.
+const OPTIONS: &str = "LARDER_TORTURE";
+
+/// Hits that a run without faults must reach, of a hundred reads: a cache that never hits proves nothing.
+const HITS: u64 = 20;
+
+/// Hits that a run with faults must reach, of a hundred reads.
+const HITS_THROUGH_FAULTS: u64 = 5;
+
+/// What a run came to.
+struct Summary {
+    options: Options,
+    seed: u64,
+    store: String,
+    took: Duration,
+    tally: Tally,
+    faults: Vec<(Fault, u64)>,
+}
+
+/// Runs as told, logging faults if `log`.
+fn run(options: &Options, log: bool) -> Summary {
+    let seed = options.seed.unwrap_or_else(rand::random);
+    println!("torture: seed {seed}");
+    let ledger = Arc::new(Ledger::new(options.registers as usize, options.slack()));
+    let upstream = Registers::start(Arc::clone(&ledger), seed);
+    let proxies = Proxies::start(options, &upstream.url());
+    let world = World::new(proxies.directory(), ledger);
+    let store = proxies.store.clone();
+    warm(&world.directory, options.registers as usize);
+    let mut injector = Injector::new(proxies, options, seed, log);
+    let began = Instant::now();
+    let tally = with_clients(&world, options, seed, || {
+        injector.deal(began + Duration::from_secs(options.seconds));
+    });
+    let took = began.elapsed();
+    let faults = injector.injected.iter().map(|(fault, count)| (*fault, *count)).collect();
+    injector.into_proxies().wait_for_hits();
+    Summary { options: options.clone(), seed, store, took, tally, faults }
+}
+
+/// Lets clients loose for as long as `meanwhile` takes.
+fn with_clients(world: &World, options: &Options, seed: u64, meanwhile: impl FnOnce()) -> Tally {
+    /// Ends the run even when a fault could not be injected.
+    struct Over<'a>(&'a World);
+    impl Drop for Over<'_> {
+        fn drop(&mut self) {
+            self.0.over.store(true, SeqCst);
+        }
+    }
+    let seed = |number: u32, kind: u64| seed ^ (u64::from(number) << 32) ^ (kind << 62);
+    thread::scope(|scope| {
+        let readers = (0..options.readers).map(|number| {
+            let seed = seed(number, 1);
+            scope.spawn(move || world.read_on(number as usize, seed))
+        });
+        let readers: Vec<_> = readers.collect();
+        let writers = (0..options.writers).map(|number| {
+            let seed = seed(number, 2);
+            scope.spawn(move || world.write_on(number as usize, seed))
+        });
+        let clients: Vec<_> = readers.into_iter().chain(writers.collect::<Vec<_>>()).collect();
+        let over = Over(world);
+        meanwhile();
+        drop(over);
+        let mut tally = Tally::default();
+        clients.into_iter().for_each(|client| tally.add(client.join().expect("no client fails")));
+        tally
+    })
+}
+
+impl Summary {
+    /// Hits of a hundred reads.
+    fn hit_share(&self) -> u64 {
+        self.tally.hits * 100 / self.tally.reads.max(1)
+    }
+
+    /// What is wrong with the run; nothing if it is as it must be.
+    fn complaints(&self) -> Vec<String> {
+        let Tally { stale, reads, acknowledged, alone, .. } = &self.tally;
+        let needed = if self.options.faults.0.is_empty() { HITS } else { HITS_THROUGH_FAULTS };
+        let refuses = self.store.contains("refuse");
+        let missing: Vec<_> = self.options.faults.0.iter().filter(|fault| !self.has_injected(**fault)).collect();
+        let found = [
+            (*stale > 0, format!("{stale} stale reads")),
+            (*reads == 0 || *acknowledged == 0, "nothing was read, or nothing written".to_owned()),
+            (self.hit_share() < needed, format!("{} % hits prove nothing; {needed} % would", self.hit_share())),
+            (refuses && *alone > 0, format!("{alone} writes acknowledged while Redis was away")),
+            (!missing.is_empty(), format!("not injected: {missing:?}")),
+        ];
+        found.into_iter().filter_map(|(wrong, what)| wrong.then_some(what)).collect()
+    }
+
+    fn has_injected(&self, fault: Fault) -> bool {
+        self.faults.iter().any(|(injected, _)| *injected == fault)
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Summary { options, seed, took, tally, .. } = self;
+        let mut waits = tally.waits.clone();
+        waits.sort_unstable();
+        let wait = |share: f64| {
+            // The highest for a share of 1, whatever rounding does.
+            let at = (waits.len() as f64 * share) as usize;
+            waits.get(at.min(waits.len().saturating_sub(1))).copied().unwrap_or_default()
+        };
+        let store = match (options.embedded, self.store.is_empty()) {
+            (true, _) => "none, embedded".to_owned(),
+            (_, true) => "the binary's own way, which knows no leases".to_owned(),
+            _ => self.store.trim().replace('\n', ", "),
+        };
+        writeln!(f, "seed          {seed}")?;
+        writeln!(f, "store         {store}")?;
+        writeln!(
+            f,
+            "clients       {} readers, {} writers on {} proxies for {took:.1?}",
+            options.readers, options.writers, options.proxies
+        )?;
+        writeln!(f, "reads         {} ({:.0}/s)", tally.reads, tally.reads as f64 / took.as_secs_f64())?;
+        writeln!(f, "stale         {}", tally.stale)?;
+        writeln!(f, "hit share     {} %", self.hit_share())?;
+        writeln!(
+            f,
+            "writes        {}: {} acknowledged, {} by a proxy that could not tell the others",
+            tally.writes, tally.acknowledged, tally.alone
+        )?;
+        writeln!(
+            f,
+            "write wait    median {:.1?}, 99 % {:.1?}, worst {:.1?} beyond upstream's own time",
+            wait(0.5),
+            wait(0.99),
+            wait(1.0)
+        )?;
+        for (kind, count) in &tally.errors {
+            writeln!(f, "error         {kind}: {count}")?;
+        }
+        for (fault, count) in &self.faults {
+            writeln!(f, "fault         {fault}: {count}")?;
+        }
+        for history in &tally.histories {
+            writeln!(f, "STALE         {history}")?;
+        }
+        self.complaints().iter().try_for_each(|complaint| writeln!(f, "WRONG         {complaint}"))
+    }
+}
+
+/// One run at a time: each is meant to have the machine to itself.
+fn alone() -> MutexGuard<'static, ()> {
+    static RUNNING: Mutex<()> = Mutex::new(());
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[track_caller]
+fn run_line(line: &str) -> Summary {
+    let _alone = alone();
+    let summary = run(&Options::parse_line(line).unwrap(), false);
+    println!("{summary}");
+    summary
+}
+
+#[test]
+fn nothing_stale_through_every_fault() {
+    let summary = run_line("--seconds 8 --seed 20250101");
+    assert!(summary.complaints().is_empty(), "{summary}");
+}
+
+#[test]
+fn nothing_stale_in_memory_through_faults() {
+    let summary = run_line("--seconds 2 --seed 20250102 --embedded");
+    assert!(summary.complaints().is_empty(), "{summary}");
+}
+
+#[test]
+fn most_reads_are_hits_when_nothing_fails() {
+    let summary = run_line("--seconds 2 --seed 20250103 --faults none");
+    assert!(summary.complaints().is_empty(), "{summary}");
+}
+
+#[test]
+fn stale_reads_are_found_where_nothing_is_invalidated() {
+    let summary = run_line("--seconds 1 --seed 20250104 --faults none --sabotage");
+    assert!(summary.tally.stale > 0 && !summary.tally.histories.is_empty(), "{summary}");
+}
+
+/// What `tests/torture` runs. Exits with 1 if something is wrong, with 2 if the options are.
+#[test]
+#[ignore = "run it by tests/torture, which passes its options"]
+fn by_hand() {
+    let options =
+        Options::parse_line(&std::env::var(OPTIONS).unwrap_or_default()).unwrap_or_else(|fault| fault.exit());
+    let summary = run(&options, true);
+    println!("{summary}");
+    std::process::exit(i32::from(!summary.complaints().is_empty()));
+}
