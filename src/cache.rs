@@ -331,7 +331,7 @@ impl Cache {
             Ok(invalidated) => {
                 shared.fleet.learn(&self.memory, tags, invalidated.taken);
                 let begun = Instant::now();
-                shared.fleet.settle(&shared.store, &invalidated).await;
+                shared.fleet.settle(&shared.store, &invalidated, &self.metrics).await;
                 self.metrics.settled(begun.elapsed());
                 Some(invalidated.taken)
             }

@@ -146,7 +146,7 @@ impl Fleet {
     }
 
     /// Waits until no member can serve what an invalidation has outdated: each has acknowledged it, or its lease is over.
-    pub async fn settle(&self, store: &Arc<dyn Store>, invalidated: &Invalidated) {
+    pub async fn settle(&self, store: &Arc<dyn Store>, invalidated: &Invalidated, metrics: &Metrics) {
         if self.mode == Coherence::Eventual {
             return;
         }
@@ -156,7 +156,7 @@ impl Fleet {
         for holder in invalidated.holders.iter().filter(|holder| *holder.id != *self.id) {
             let is_told = |heard: &HashMap<Box<str>, Stamp>| has_applied(heard.get(&holder.id), stamp);
             if timeout_at(replied + holder.lease, heard.wait_for(is_told)).await.is_err() {
-                self.expel(store, holder).await;
+                Fleet::expel(store, holder, metrics).await;
             }
         }
         // A member that the new epoch does not know of holds its lease no longer than this.
@@ -165,13 +165,11 @@ impl Fleet {
         }
     }
 
-    async fn expel(&self, store: &Arc<dyn Store>, holder: &Holder) {
-        match store.expel(holder).await {
-            Ok(true) => {
-                tracing::warn!(member = &*holder.id, "a proxy of the fleet is gone; writes wait for it no longer")
-            }
-            // It has synced meanwhile (its acknowledgement was lost), or the store is away.
-            Ok(false) | Err(_) => {}
+    async fn expel(store: &Arc<dyn Store>, holder: &Holder, metrics: &Metrics) {
+        // Otherwise it has synced meanwhile (its acknowledgement was lost), or the store is away.
+        if let Ok(true) = store.expel(holder).await {
+            tracing::warn!(member = &*holder.id, "a proxy of the fleet is gone; writes wait for it no longer");
+            metrics.members_expelled.inc();
         }
     }
 

@@ -111,7 +111,11 @@ impl RequestDirectives {
             return parsed;
         }
         let lines = || headers.get_all(CACHE_CONTROL).iter().map(HeaderValue::as_bytes);
-        if lines().fold(true, |readable, line| parsed.take_all(line) && readable) {
+        let mut readable = true;
+        for line in lines() {
+            readable &= parsed.take_all(line);
+        }
+        if readable {
             return parsed;
         }
         // The lines of a field are one list (RFC 9110 §5.3): a quote may be closed on another line.
