@@ -171,7 +171,7 @@ fn rules(options: &Options, store: &str) -> String {
     // The time limit is short, so that a hung Redis is noticed within a lease, and long enough for a busy machine.
     let table = match options.embedded {
         true => String::new(),
-        false => format!("[store]\nnamespace = \"{NAMESPACE}\"\ntimeout = \"250ms\"\n{store}"),
+        false => format!("[store]\nnamespace = \"{NAMESPACE}\"\ntimeout = \"1s\"\n{store}"),
     };
     format!(
         r#"
