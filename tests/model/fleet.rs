@@ -34,8 +34,14 @@ pub struct Bounds {
     /// Faults at most, and of which kinds.
     pub faults: u8,
     pub kinds: &'static [Fault],
+    /// Syncs at most, and reads that do not hit L1.
+    pub syncs: u8,
+    pub reads: u8,
     /// Redis holds so few marks that it may drop any at any time.
     pub trims: bool,
+    /// Requests of syncs are on their way for some time. Otherwise only the replies are: that is the worse case, since
+    /// the lease then ends later and the acknowledgement covers more.
+    pub late_requests: bool,
     /// Whether each state is also asked whether it settles.
     pub settles: bool,
 }
@@ -81,7 +87,8 @@ impl Model for Fleet {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        vec![State::first(self.bounds.faults)]
+        let Bounds { proxies, faults, syncs, reads, .. } = self.bounds;
+        vec![State { syncs, reads, ..State::first(proxies, faults) }]
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
@@ -100,7 +107,7 @@ impl Model for Fleet {
     fn next_state(&self, last: &State, action: Action) -> Option<State> {
         let mut state = *last;
         self.step(&mut state, action);
-        let next = if self.off.is_none() { state.representative(self.bounds.proxies) } else { state };
+        let next = if self.off.is_none() { state.representative(self.bounds.proxies, self.bounds.writes) } else { state };
         (next != *last).then_some(next)
     }
 
@@ -135,6 +142,7 @@ impl Fleet {
     fn actions_of_proxy(&self, state: &State, index: usize, actions: &mut Vec<Action>) {
         let proxy = &state.proxies[index];
         match proxy.sync {
+            Sync::None if state.syncs == 0 || self.is_up_to_date(state, index) => {}
             Sync::None => actions.push(Action::SendSync(index)),
             Sync::Sent { .. } => actions.push(Action::HandleSync(index)),
             Sync::Handled { .. } => actions.extend([Action::ReceiveSync(index), Action::LoseSync(index)]),
@@ -143,9 +151,11 @@ impl Fleet {
             actions.push(Action::HearNudge(index));
         }
         // A reader may miss at any time: L1 and L2 evict what they like.
-        actions.push(Action::Fetch(index));
-        if self.l2_hit(&state.redis).is_some() {
-            actions.push(Action::TakeFromL2(index));
+        if state.reads > 0 {
+            actions.push(Action::Fetch(index));
+            if self.l2_hit(&state.redis).is_some() {
+                actions.push(Action::TakeFromL2(index));
+            }
         }
         if proxy.flight.is_some() {
             actions.extend([Action::KeepInL1(index), Action::KeepInL2(index)]);
@@ -159,10 +169,16 @@ impl Fleet {
         }
     }
 
+    /// A sync would bring nothing: no mark, no longer lease, no acknowledgement.
+    fn is_up_to_date(&self, state: &State, index: usize) -> bool {
+        let (proxy, redis) = (&state.proxies[index], &state.redis);
+        let lasts = proxy.lease.is_some_and(|at| at == state.rounded(state.now));
+        lasts && proxy.applied == redis.last && redis.members & bit(index) != 0 && self.is_whole(redis)
+    }
+
     fn actions_of_write(&self, state: &State, index: usize, actions: &mut Vec<Action>) {
         let write = &state.writes[index];
-        if write.intent && (write.by == NOBODY || write.stage == Stage::Committed) && self.obeys(Rule::IntentsCarriedOut)
-        {
+        if write.intent && write.by == NOBODY && self.obeys(Rule::IntentsCarriedOut) {
             actions.push(Action::CarryOutIntent(index));
         }
         match write.stage {
@@ -215,13 +231,22 @@ impl Fleet {
 
     fn step(&self, state: &mut State, action: Action) {
         match action {
-            Action::SendSync(proxy) => send_sync(state, proxy),
+            Action::SendSync(proxy) => {
+                state.syncs -= 1;
+                send_sync(state, proxy);
+                if !self.bounds.late_requests {
+                    self.handle_sync(state, proxy);
+                }
+            }
             Action::HandleSync(proxy) => self.handle_sync(state, proxy),
             Action::ReceiveSync(proxy) => self.receive_sync(state, proxy),
             Action::LoseSync(proxy) => state.proxies[proxy].sync = Sync::None,
             Action::HearNudge(proxy) => self.hear_nudge(&mut state.proxies[proxy]),
             Action::Fetch(proxy) => self.fetch(state, proxy),
-            Action::TakeFromL2(proxy) => state.proxies[proxy].flight = self.l2_hit(&state.redis),
+            Action::TakeFromL2(proxy) => {
+                state.reads -= 1;
+                state.proxies[proxy].flight = self.l2_hit(&state.redis);
+            }
             Action::KeepInL1(proxy) => self.keep_in_l1(&mut state.proxies[proxy]),
             Action::KeepInL2(proxy) => self.keep_in_l2(state, proxy),
             Action::Begin(proxy_and_write) => self.begin(state, proxy_and_write % PROXIES, proxy_and_write / PROXIES),
@@ -387,6 +412,7 @@ impl Fleet {
 
     /// A lookup and, at once, the fetch: the later the stamp, the longer the entry is taken for current.
     fn fetch(&self, state: &mut State, proxy: usize) {
+        state.reads -= 1;
         self.valid_epoch(state);
         state.proxies[proxy].flight = Some(Entry { value: state.upstream, stamp: state.redis.last });
     }
@@ -448,7 +474,7 @@ impl Fleet {
             Fault::Leave => self.leave(state, by),
             Fault::LoseReply => lose_reply(&mut state.writes[by]),
             Fault::Flush => {
-                state.redis = Redis { last: Stamp::default(), floor: 0, ..State::first(0).redis };
+                state.redis = Redis { last: Stamp::default(), floor: 0, ..State::empty(0).redis };
                 keep_intents(state, |_| false);
             }
             Fault::Restart => state.redis.restarted = true,

@@ -149,8 +149,10 @@ pub struct State {
     pub upstream: u8,
     /// The youngest value of which a write was answered.
     pub acknowledged: u8,
-    /// Faults that may still happen.
+    /// Faults, syncs and reads (that do not hit L1) that may still happen.
     pub faults: u8,
+    pub syncs: u8,
+    pub reads: u8,
     /// Redis lost an intent that was to be carried out: nobody can know of that write any more.
     pub intent_lost: bool,
     pub redis: Redis,
@@ -162,8 +164,20 @@ pub struct State {
 }
 
 impl State {
-    /// Redis is whole, nobody has synced, nothing is stored.
-    pub fn first(faults: u8) -> State {
+    /// Redis is whole, all proxies have just synced, nothing is stored.
+    pub fn first(proxies: usize, faults: u8) -> State {
+        let mut state = State::empty(faults);
+        for index in 0..proxies {
+            state.redis.members |= bit(index);
+            state.proxies[index].applied = state.redis.last;
+            state.proxies[index].mark = state.redis.last.sequence;
+            state.proxies[index].lease = Some(state.now);
+        }
+        state
+    }
+
+    /// Nobody has synced yet.
+    pub fn empty(faults: u8) -> State {
         let redis = Redis {
             last: Stamp { epoch: 1, sequence: 1 },
             mark: 0,
@@ -181,6 +195,8 @@ impl State {
             upstream: 0,
             acknowledged: 0,
             faults,
+            syncs: 0,
+            reads: 0,
             intent_lost: false,
             redis,
             snapshot: None,
@@ -200,13 +216,39 @@ impl State {
 
     /// The state that stands for this one and for all that differ only in the names of proxies and writes, and in the
     /// times of leases that will end together.
-    pub fn representative(mut self, proxies: usize) -> State {
+    pub fn representative(mut self, proxies: usize, writes: usize) -> State {
         self.round_times();
+        self.drop_useless(writes);
         let orders: &[[usize; 3]] = match proxies {
             2 => &[[0, 1, 2], [1, 0, 2]],
             _ => &[[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]],
         };
         orders.iter().map(|order| self.renamed(order)).min().expect("there is at least one order")
+    }
+
+    /// What can never be served again, or never be too old, is as good as nothing.
+    fn drop_useless(&mut self, writes: usize) {
+        let last = usize::from(self.upstream) == writes;
+        let is_last = |entry: &Entry| last && entry.value == self.upstream;
+        let redis = &mut self.redis;
+        let newest = redis.mark.max(redis.floor);
+        redis.entry = redis.entry.filter(|entry| {
+            entry.stamp.epoch == redis.last.epoch && entry.stamp.sequence >= newest && !is_last(entry)
+        });
+        for proxy in &mut self.proxies {
+            let (epoch, mark) = (proxy.applied.epoch, proxy.mark);
+            let may_serve = |entry: &Entry| {
+                let Stamp { epoch: its, sequence } = entry.stamp;
+                (its > epoch || its == epoch && sequence >= mark) && !is_last(entry)
+            };
+            proxy.l1 = proxy.l1.filter(may_serve);
+            proxy.flight = proxy.flight.filter(may_serve);
+            let applied = proxy.applied;
+            proxy.nudge = proxy.nudge.filter(|nudge| {
+                nudge.stamp.epoch > applied.epoch
+                    || nudge.stamp.epoch == applied.epoch && nudge.previous >= applied.sequence
+            });
+        }
     }
 
     fn renamed(&self, order: &[usize; PROXIES]) -> State {
@@ -229,24 +271,25 @@ impl State {
         other
     }
 
-    /// A lease ends when one of few times is over: which of them is all that counts of the time of its sending. Times
-    /// to come are later than every sending.
     fn round_times(&mut self) {
-        let mut ends = [0; 2 * WRITES + 2];
-        ends[0] = self.redis.last.epoch;
-        ends[1] = self.snapshot.map_or(0, |redis| redis.last.epoch);
-        for (index, write) in self.writes.iter().enumerate() {
-            ends[2 + 2 * index] = write.point;
-            ends[3 + 2 * index] = write.stamp.epoch;
-        }
-        let round = |at: u8| ends.iter().copied().filter(|&end| end <= at).max().unwrap_or(0);
+        let before = *self;
         for proxy in &mut self.proxies {
-            // Rounding must not make a lease look over that is not.
-            proxy.lease = proxy.lease.map(|at| round(at).max(self.over));
+            proxy.lease = proxy.lease.map(|at| before.rounded(at));
             if let Sync::Sent { at, .. } | Sync::Handled { at, .. } = &mut proxy.sync {
-                *at = if *at < self.over { 0 } else { round(*at).max(self.over) };
+                *at = before.rounded(*at);
             }
         }
+    }
+
+    /// A lease ends when one of few times is over: which of them is all that counts of the time of its sending. (Times
+    /// to come are later than every sending.) 0 for what is over already.
+    pub fn rounded(&self, at: u8) -> u8 {
+        if at < self.over {
+            return 0;
+        }
+        let epochs = [self.redis.last.epoch, self.snapshot.map_or(0, |redis| redis.last.epoch)];
+        let writes = self.writes.iter().flat_map(|write| [write.point, write.stamp.epoch]);
+        writes.chain(epochs).filter(|&end| end <= at).max().unwrap_or(0).max(self.over)
     }
 }
 
