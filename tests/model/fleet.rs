@@ -24,6 +24,8 @@ pub enum Fault {
     LoseMarks,
     /// Redis evicts the members.
     LoseMembers,
+    /// No fault: something else is invalidated, which has another tag.
+    OtherTag,
 }
 
 /// How far the checker looks.
@@ -42,6 +44,10 @@ pub struct Bounds {
     /// Requests of syncs are on their way for some time. Otherwise only the replies are: that is the worse case, since
     /// the lease then ends later and the acknowledgement covers more.
     pub late_requests: bool,
+    /// No proxy has synced yet.
+    pub unsynced: bool,
+    /// Only the first proxy writes, and only the others read.
+    pub roles: bool,
     /// Whether each state is also asked whether it settles.
     pub settles: bool,
 }
@@ -88,7 +94,12 @@ impl Model for Fleet {
 
     fn init_states(&self) -> Vec<State> {
         let Bounds { proxies, faults, syncs, reads, .. } = self.bounds;
-        vec![State { syncs, reads, ..State::first(proxies, faults) }]
+        let first = if self.bounds.unsynced { State::empty(faults) } else { State::first(proxies, faults) };
+        let mut state = State { syncs, reads, ..first };
+        if !self.obeys(Rule::SyncsNeverRepeat) {
+            state.redis.syncs = [1; PROXIES];
+        }
+        vec![state]
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
@@ -107,7 +118,7 @@ impl Model for Fleet {
     fn next_state(&self, last: &State, action: Action) -> Option<State> {
         let mut state = *last;
         self.step(&mut state, action);
-        let next = if self.off.is_none() { state.representative(self.bounds.proxies, self.bounds.writes) } else { state };
+        let next = if self.off.is_none() && !self.bounds.roles { state.representative(self.bounds.proxies, self.bounds.writes) } else { state };
         (next != *last).then_some(next)
     }
 
@@ -151,7 +162,7 @@ impl Fleet {
             actions.push(Action::HearNudge(index));
         }
         // A reader may miss at any time: L1 and L2 evict what they like.
-        if state.reads > 0 {
+        if state.reads > 0 && !(self.bounds.roles && index == 0) {
             actions.push(Action::Fetch(index));
             if self.l2_hit(&state.redis).is_some() {
                 actions.push(Action::TakeFromL2(index));
@@ -160,12 +171,15 @@ impl Fleet {
         if proxy.flight.is_some() {
             actions.extend([Action::KeepInL1(index), Action::KeepInL2(index)]);
         }
-        if let Some(free) = state.writes[..self.bounds.writes].iter().position(|write| write.stage == Stage::None) {
-            // The order in which writes that have not begun are numbered is of no interest.
-            actions.push(Action::Begin(index + PROXIES * free));
-        }
         if state.leaving & (gone(index) | bit(index)) != 0 {
             actions.push(Action::HandleLeave(index));
+        }
+        if let Some(free) = state.writes[..self.bounds.writes].iter().position(|write| write.stage == Stage::None) {
+            if self.bounds.roles && index > 0 {
+                return;
+            }
+            // The order in which writes that have not begun are numbered is of no interest.
+            actions.push(Action::Begin(index + PROXIES * free));
         }
     }
 
@@ -173,7 +187,7 @@ impl Fleet {
     fn is_up_to_date(&self, state: &State, index: usize) -> bool {
         let (proxy, redis) = (&state.proxies[index], &state.redis);
         let lasts = proxy.lease.is_some_and(|at| at == state.rounded(state.now));
-        lasts && proxy.applied == redis.last && redis.members & bit(index) != 0 && self.is_whole(redis)
+        self.off.is_none() && lasts && proxy.applied == redis.last && redis.members & bit(index) != 0 && self.is_whole(redis)
     }
 
     fn actions_of_write(&self, state: &State, index: usize, actions: &mut Vec<Action>) {
@@ -222,7 +236,7 @@ impl Fleet {
                 Fault::Leave => state.writes.iter().all(|write| write.by != by || write.stage == Stage::None),
                 Fault::LoseReply => state.writes[by].stage == Stage::Invalidated,
                 Fault::Restore => by == 0 && state.snapshot.is_some(),
-                Fault::Flush | Fault::Restart | Fault::LoseMarks | Fault::LoseMembers => by == 0,
+                Fault::Flush | Fault::Restart | Fault::LoseMarks | Fault::LoseMembers | Fault::OtherTag => by == 0,
             };
             let most = if kind == Fault::LoseReply { self.bounds.writes } else { self.bounds.proxies };
             actions.extend((0..most).filter(|&by| may(by)).map(|by| Action::Fault(kind, by)));
@@ -308,27 +322,27 @@ impl Fleet {
         state.proxies[index].sync = Sync::Handled { at, last: redis.last, mark };
     }
 
-    /// Takes the next sequence, marks the tag, and nudges all but `by`.
-    fn take_sequence(&self, state: &mut State, by: usize) {
+    /// Takes the next sequence, marks the tag (if it is `ours`), and nudges all but `by`.
+    fn take_sequence(&self, state: &mut State, by: usize, ours: bool) {
         self.valid_epoch(state);
         state.now += 1;
         let redis = &mut state.redis;
         let previous = redis.last.sequence;
         redis.last.sequence += 1;
-        if self.obeys(Rule::MarksInRedis) {
+        if ours && self.obeys(Rule::MarksInRedis) {
             redis.mark = redis.last.sequence;
         }
         for (index, proxy) in state.proxies[..self.bounds.proxies].iter_mut().enumerate() {
             if index != by {
                 // One that was not heard yet is lost.
-                proxy.nudge = Some(Nudge { stamp: redis.last, previous });
+                proxy.nudge = Some(Nudge { stamp: redis.last, previous, ours });
             }
         }
     }
 
     fn invalidate(&self, state: &mut State, index: usize) {
         let by = state.writes[index].by;
-        self.take_sequence(state, by);
+        self.take_sequence(state, by, true);
         let write = &mut state.writes[index];
         write.stage = Stage::Invalidated;
         write.intent = false;
@@ -339,7 +353,7 @@ impl Fleet {
     }
 
     fn carry_out_intent(&self, state: &mut State, index: usize) {
-        self.take_sequence(state, NOBODY);
+        self.take_sequence(state, NOBODY, true);
         let write = &mut state.writes[index];
         write.intent = false;
         if write.by == NOBODY {
@@ -404,7 +418,7 @@ impl Fleet {
         if nudge.stamp.epoch != proxy.applied.epoch || !follows {
             return;
         }
-        if self.obeys(Rule::MarksBeforeAcknowledging) {
+        if nudge.ours && self.obeys(Rule::MarksBeforeAcknowledging) {
             proxy.mark = proxy.mark.max(nudge.stamp.sequence);
         }
         proxy.applied.sequence = proxy.applied.sequence.max(nudge.stamp.sequence);
@@ -483,6 +497,7 @@ impl Fleet {
                 state.redis = Redis { restarted: true, ..snapshot };
                 keep_intents(state, |write| write.saved);
             }
+            Fault::OtherTag => self.take_sequence(state, NOBODY, false),
             Fault::LoseMarks => (state.redis.mark, state.redis.marks_lost) = (0, true),
             Fault::LoseMembers => {
                 (state.redis.members, state.redis.syncs) = (0, [0; PROXIES]);

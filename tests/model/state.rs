@@ -79,6 +79,8 @@ pub enum Sync {
 pub struct Nudge {
     pub stamp: Stamp,
     pub previous: u8,
+    /// The tag is the one that entries have.
+    pub ours: bool,
 }
 
 /// A proxy process.
