@@ -95,8 +95,11 @@ fn all_hold(name: &str, bounds: Bounds) {
         checker.max_depth(),
         started.elapsed()
     );
-    let found: Vec<String> =
-        checker.discoveries().iter().map(|(property, path)| format!("not so: {property}\n{path:?}")).collect();
+    let found: Vec<String> = checker
+        .discoveries()
+        .into_iter()
+        .map(|(property, path)| format!("not so: {property}, after {:?}, in {:?}", path.clone().into_actions(), path.into_states().last()))
+        .collect();
     assert!(found.is_empty(), "{name}: {}", found.join("\n"));
 }
 

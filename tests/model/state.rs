@@ -225,7 +225,7 @@ impl State {
             2 => &[[0, 1, 2], [1, 0, 2]],
             _ => &[[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]],
         };
-        orders.iter().map(|order| self.renamed(order)).min().expect("there is at least one order")
+        orders.iter().map(|order| self.renamed(order, writes)).min().expect("there is at least one order")
     }
 
     /// What can never be served again, or never be too old, is as good as nothing.
@@ -253,7 +253,7 @@ impl State {
         }
     }
 
-    fn renamed(&self, order: &[usize; PROXIES]) -> State {
+    fn renamed(&self, order: &[usize; PROXIES], writes: usize) -> State {
         let mut other = *self;
         for (from, &to) in order.iter().enumerate() {
             other.proxies[to] = self.proxies[from];
@@ -269,7 +269,7 @@ impl State {
             write.renewed = renamed_set(write.renewed, order);
             write.syncs = renamed_counts(write.syncs, order);
         }
-        other.writes.sort_unstable();
+        other.writes[..writes].sort_unstable();
         other
     }
 
