@@ -3,7 +3,9 @@
 use stateright::{Model, Property};
 
 use crate::rule::Rule;
-use crate::state::{Entry, NOBODY, Nudge, PROXIES, Proxy, Redis, Stage, Stamp, State, Sync, WRITES, Write, bit, gone};
+use crate::state::{
+    Entry, NOBODY, Nudge, PROXIES, Proxy, Redis, Stage, Stamp, State, Sync, WRITES, Write, bit, gone,
+};
 
 /// What may go wrong. (Messages are late or lost in any case.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -118,13 +120,19 @@ impl Model for Fleet {
     fn next_state(&self, last: &State, action: Action) -> Option<State> {
         let mut state = *last;
         self.step(&mut state, action);
-        let next = if self.off.is_none() && !self.bounds.roles { state.representative(self.bounds.proxies, self.bounds.writes) } else { state };
+        let next = if self.off.is_none() && !self.bounds.roles {
+            state.representative(self.bounds.proxies, self.bounds.writes)
+        } else {
+            state
+        };
         (next != *last).then_some(next)
     }
 
     fn properties(&self) -> Vec<Property<Fleet>> {
         vec![
-            Property::always(L1, |fleet: &Fleet, state: &State| state.proxies.iter().all(|proxy| fleet.is_l1_young(state, proxy))),
+            Property::always(L1, |fleet: &Fleet, state: &State| {
+                state.proxies.iter().all(|proxy| fleet.is_l1_young(state, proxy))
+            }),
             Property::always(L2, |fleet: &Fleet, state: &State| {
                 !fleet.l2_hit(&state.redis).is_some_and(|entry| entry.value < state.acknowledged)
             }),
@@ -174,7 +182,8 @@ impl Fleet {
         if state.leaving & (gone(index) | bit(index)) != 0 {
             actions.push(Action::HandleLeave(index));
         }
-        if let Some(free) = state.writes[..self.bounds.writes].iter().position(|write| write.stage == Stage::None) {
+        if let Some(free) = state.writes[..self.bounds.writes].iter().position(|write| write.stage == Stage::None)
+        {
             if self.bounds.roles && index > 0 {
                 return;
             }
@@ -187,7 +196,11 @@ impl Fleet {
     fn is_up_to_date(&self, state: &State, index: usize) -> bool {
         let (proxy, redis) = (&state.proxies[index], &state.redis);
         let lasts = proxy.lease.is_some_and(|at| at == state.rounded(state.now));
-        self.off.is_none() && lasts && proxy.applied == redis.last && redis.members & bit(index) != 0 && self.is_whole(redis)
+        self.off.is_none()
+            && lasts
+            && proxy.applied == redis.last
+            && redis.members & bit(index) != 0
+            && self.is_whole(redis)
     }
 
     fn actions_of_write(&self, state: &State, index: usize, actions: &mut Vec<Action>) {
@@ -207,7 +220,9 @@ impl Fleet {
             Stage::Waiting if write.holders == 0 || !self.obeys(Rule::WaitForHolders) => {
                 actions.push(Action::Answer(index));
             }
-            Stage::Waiting if self.obeys(Rule::WaitOneLeaseAtMost) => actions.push(Action::AnswerAfterOneLease(index)),
+            Stage::Waiting if self.obeys(Rule::WaitOneLeaseAtMost) => {
+                actions.push(Action::AnswerAfterOneLease(index))
+            }
             Stage::Expelling => {
                 let listed = (0..2 * PROXIES).filter(|&member| write.holders & bit(member) != 0);
                 actions.extend(listed.map(|member| Action::Expel(index, member)));
@@ -263,7 +278,9 @@ impl Fleet {
             }
             Action::KeepInL1(proxy) => self.keep_in_l1(&mut state.proxies[proxy]),
             Action::KeepInL2(proxy) => self.keep_in_l2(state, proxy),
-            Action::Begin(proxy_and_write) => self.begin(state, proxy_and_write % PROXIES, proxy_and_write / PROXIES),
+            Action::Begin(proxy_and_write) => {
+                self.begin(state, proxy_and_write % PROXIES, proxy_and_write / PROXIES)
+            }
             Action::Commit(write) => commit(state, write),
             Action::Invalidate(write) => self.invalidate(state, write),
             Action::LearnOfInvalidation(write) => self.learn_of_invalidation(state, write),
@@ -556,7 +573,8 @@ impl Fleet {
 
     fn is_flight_young(&self, state: &State, proxy: &Proxy) -> bool {
         let may_join = |stamp: Stamp| {
-            !self.obeys(Rule::JoinOnlyCurrentFlights) || (self.is_whole(&state.redis) && is_current(&state.redis, stamp))
+            !self.obeys(Rule::JoinOnlyCurrentFlights)
+                || (self.is_whole(&state.redis) && is_current(&state.redis, stamp))
         };
         !proxy.flight.is_some_and(|entry| may_join(entry.stamp) && entry.value < state.acknowledged)
     }
@@ -575,7 +593,8 @@ impl Fleet {
         }
         self.calm(&mut state);
         let upstream = state.upstream;
-        let is_young = |entry: Option<Entry>| state.intent_lost || entry.is_none_or(|entry| entry.value == upstream);
+        let is_young =
+            |entry: Option<Entry>| state.intent_lost || entry.is_none_or(|entry| entry.value == upstream);
         state.writes.iter().all(|write| !write.intent)
             && is_young(self.l2_hit(&state.redis))
             && state.proxies[..self.bounds.proxies]
@@ -635,7 +654,10 @@ fn hear_acknowledgement(write: &mut Write, by: usize, applied: Stamp) {
         return;
     }
     write.renewed |= write.holders & bit(by);
-    if applied.epoch == write.stamp.epoch && applied.sequence >= write.stamp.sequence && write.stage != Stage::Expelling {
+    if applied.epoch == write.stamp.epoch
+        && applied.sequence >= write.stamp.sequence
+        && write.stage != Stage::Expelling
+    {
         write.holders &= !bit(by);
         write.renewed &= !bit(by);
     }
