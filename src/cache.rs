@@ -1,8 +1,9 @@
 //! Lookup and store over the two tiers, and invalidation in both. What is found is *current* or it is not given out;
 //! whether it is also *fresh* is for [`crate::semantics`] to say.
 //!
-//! Without a store, L1's marks table is the authority. With one, every lookup asks the store for the marks at least,
-//! in the same round trip that brings the entry when L1 does not hold it. When the store cannot answer, or has not
+//! Without a store, L1's marks table is the authority. With one it is a copy, and a hit in L1 compares with that copy
+//! alone for as long as this proxy holds a lease ([`fleet`]). Without a lease, and where L1 holds nothing current, the
+//! store is asked: for the marks, and in the same round trip for the entry. When the store cannot answer, or has not
 //! taken all invalidations yet ([`backlog`]), nothing stored is trusted: [`Lookup::view`] is `None`, and a fetch made
 //! meanwhile is not stored, since it would have no stamp.
 

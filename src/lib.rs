@@ -13,7 +13,8 @@
 //!    body goes to them [while it is being stored](cache::stream), as an [`entry`] with the stamp of step 3.
 //! 6. [`proxy::respond`] makes the answer; the [`outcome`] says in the header, the log and the [`metrics`] what it was.
 //!
-//! A write is forwarded in a task that survives its client, and outdates what the rules name before it is answered.
+//! A write is announced in the store, forwarded in a task that survives its client, outdates what the rules name, and
+//! waits until no proxy of the [fleet](cache::fleet) can serve what it outdates; then it is answered.
 //!
 //! | module | owns |
 //! |---|---|
@@ -38,6 +39,9 @@
 //!   so that a server restarted from an old snapshot is always noticed.
 //! - **While the store is away** a request joins only a fetch that has not begun yet ([`cache::flight`]): a write may
 //!   have passed through another proxy meanwhile. Nothing fetched then is stored, since it has no stamp.
+//! - **Members of a fleet have no expiry.** A member is forgotten when it leaves, or when a writer has waited a whole
+//!   lease of it in vain: no clock but the waiting proxy's own decides when a lease is over. A lost members' table is as
+//!   bad as lost marks: a new epoch begins, and for one lease writes wait for leases that nobody knows of.
 //! - **Credentials**: a request with `Authorization` or `Cookie` is answered from the cache only with responses that
 //!   RFC 9111 §3.5 lets everyone have, unless its family states whose answer it is. In keys they stand as SHA-256.
 //! - **A stamp is read before the marks**, so that it never covers a write that the marks seen do not.
@@ -64,9 +68,12 @@
 //! # What the promise does not cover yet
 //!
 //! While one proxy alone is cut off from Redis, it forwards writes and keeps their invalidations until Redis is back; the
-//! others serve what they have meanwhile. Should it be killed before, the invalidations are lost (a proxy that is told to
-//! stop tries to deliver them, and says so and exits with 1 if it cannot). A rules file that was changed while no Larder
-//! ran, and changed back, finds entries of the first time in Redis: clear the cache after such an edit.
+//! others serve what they have meanwhile, and if it is killed before, the invalidations are lost (a proxy that is told to
+//! stop tries to deliver them, and says so and exits with 1 if it cannot). Nobody could tell the others without Redis:
+//! `on_outage = "refuse"` answers 503 to such writes instead, and keeps the promise. A rules file that was changed while
+//! no Larder ran, and changed back, finds entries of the first time in Redis: clear the cache after such an edit.
+//! Processes that are suspended together with their clock (a virtual machine that is paused) do not notice that a lease
+//! has ended meanwhile.
 
 pub mod cli;
 

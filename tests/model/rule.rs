@@ -1,0 +1,58 @@
+//! The rules of the fleet protocol, each with a switch.
+
+/// One rule. The model obeys all of them, or all but one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// L1 is served only under a lease.
+    LeaseOnHit,
+    /// The lease runs from the time at which its sync was sent, not from when the reply came.
+    LeaseFromSending,
+    /// A write waits for every holder.
+    WaitForHolders,
+    /// It waits for each of them one lease at most.
+    WaitOneLeaseAtMost,
+    /// The proxy that wrote sets its own marks before it answers.
+    OwnMarksAtOnce,
+    /// An own mark of an epoch that the table does not have ends the lease and voids the sync under way.
+    OwnMarkOfAnotherEpoch,
+    /// An invalidation sets the marks in Redis, too.
+    MarksInRedis,
+    /// A proxy says that it has applied an invalidation only when the marks are in its table.
+    MarksBeforeAcknowledging,
+    /// An entry in L1 has the stamp that was read before its fetch; from L2, the stamp that it has there.
+    StampBeforeFetchInL1,
+    /// An entry goes to L2 with the stamp that was read before its fetch.
+    StampBeforeFetchInL2,
+    /// A reader joins only a flight whose stamp is current for what the reader knows of the marks.
+    JoinOnlyCurrentFlights,
+    /// A member stays one until it leaves or is expelled: no expiry.
+    MembersUntilExpelled,
+    /// Only a member that did not sync while it was waited for is expelled.
+    ExpelOnlyWithoutRenewal,
+    /// The number by which a renewal shows never repeats, not even when the record was lost or removed.
+    SyncsNeverRepeat,
+    /// A proxy that leaves serves nothing from L1 any more.
+    LeaseEndsBeforeLeaving,
+    /// A process that starts takes an id that none had before.
+    IdOfOneProcess,
+    /// A nudge is applied only if it follows on what was applied.
+    NudgeContiguous,
+    /// Another `run_id` than the one in meta starts a new epoch.
+    EpochByRunId,
+    /// Marks without their sentinel start a new epoch.
+    EpochByLostMarks,
+    /// Members without their sentinel start a new epoch.
+    EpochByLostMembers,
+    /// No write is answered until its epoch is older than one lease.
+    WaitForEpochAge,
+    /// Marks that are dropped raise the floor.
+    FloorByTrimming,
+    /// In L1, too, what was stamped in another epoch is not current.
+    L1ClearedByEpoch,
+    /// The intent is recorded before the write is forwarded.
+    IntentBeforeForwarding,
+    /// Any proxy carries out the intents that are due.
+    IntentsCarriedOut,
+    /// A write is answered only when Redis has taken its invalidation.
+    AnswerOnlyDelivered,
+}
