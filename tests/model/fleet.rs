@@ -134,7 +134,7 @@ impl Model for Fleet {
                 state.proxies.iter().all(|proxy| fleet.is_l1_young(state, proxy))
             }),
             Property::always(L2, |fleet: &Fleet, state: &State| {
-                !fleet.l2_hit(&state.redis).is_some_and(|entry| entry.value < state.acknowledged)
+                fleet.l2_hit(&state.redis).is_none_or(|entry| entry.value >= state.acknowledged)
             }),
             Property::always(FLIGHT, |fleet: &Fleet, state: &State| {
                 state.proxies.iter().all(|proxy| fleet.is_flight_young(state, proxy))
@@ -221,7 +221,7 @@ impl Fleet {
                 actions.push(Action::Answer(index));
             }
             Stage::Waiting if self.obeys(Rule::WaitOneLeaseAtMost) => {
-                actions.push(Action::AnswerAfterOneLease(index))
+                actions.push(Action::AnswerAfterOneLease(index));
             }
             Stage::Expelling => {
                 let listed = (0..2 * PROXIES).filter(|&member| write.holders & bit(member) != 0);
@@ -279,7 +279,7 @@ impl Fleet {
             Action::KeepInL1(proxy) => self.keep_in_l1(&mut state.proxies[proxy]),
             Action::KeepInL2(proxy) => self.keep_in_l2(state, proxy),
             Action::Begin(proxy_and_write) => {
-                self.begin(state, proxy_and_write % PROXIES, proxy_and_write / PROXIES)
+                self.begin(state, proxy_and_write % PROXIES, proxy_and_write / PROXIES);
             }
             Action::Commit(write) => commit(state, write),
             Action::Invalidate(write) => self.invalidate(state, write),
@@ -561,7 +561,7 @@ impl Fleet {
     // ---- Properties ----
 
     fn is_l1_young(&self, state: &State, proxy: &Proxy) -> bool {
-        !self.l1_hit(proxy).is_some_and(|entry| entry.value < state.acknowledged)
+        self.l1_hit(proxy).is_none_or(|entry| entry.value >= state.acknowledged)
     }
 
     /// What a read gets that asks nobody.

@@ -300,8 +300,8 @@ fn renamed_set(set: Set, order: &[usize; PROXIES]) -> Set {
         return 0;
     }
     order.iter().enumerate().fold(0, |renamed, (from, &to)| {
-        let is_now = (set & bit(from) != 0).then_some(bit(to)).unwrap_or_default();
-        let was = (set & gone(from) != 0).then_some(gone(to)).unwrap_or_default();
+        let is_now = if set & bit(from) != 0 { bit(to) } else { 0 };
+        let was = if set & gone(from) != 0 { gone(to) } else { 0 };
         renamed | is_now | was
     })
 }

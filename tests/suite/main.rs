@@ -33,6 +33,7 @@ mod explain;
 mod fleet;
 mod forwarding;
 mod identity;
+mod leases;
 mod logs;
 mod outages;
 mod races;

@@ -1,0 +1,139 @@
+//! The fleet protocol as its users meet it: hits under a lease, writes that wait for who holds one, writes that their proxy
+//! did not survive, and outages that refuse.
+
+use crate::support::larder::signal;
+use crate::support::{Larder, RedisServer, Reply, Site, Tier, eventually};
+
+const RULES: &str = r#"
+[server]
+connect_timeout  = "100ms"
+upstream_timeout = "500ms"
+
+[[family]]
+name = "users"
+path = '/users'
+ttl  = "60s"
+
+[invalidate]
+'/users/create' = ["users"]
+"#;
+
+fn site(store: &str) -> Site {
+    Site::start(Tier::Redis, &format!("{RULES}\n[store]\ntimeout = \"5s\"\n{store}\n"))
+}
+
+/// Waits until memory is served under a lease.
+fn wait_for_lease(larder: &Larder) {
+    eventually("the proxy holds a lease", || larder.admin_get("/metrics").text().contains("larder_lease_held 1"));
+}
+
+/// How often Redis was asked for marks, by a hit or by the heartbeat.
+fn questions(redis: &RedisServer) -> u64 {
+    let counts = redis.command_counts();
+    counts.iter().filter(|(name, _)| name == "zmscore").map(|(_, count)| count).sum()
+}
+
+#[test]
+fn a_hit_under_a_lease_asks_redis_nothing() {
+    let site = site("");
+    site.get("/users").shows("stored");
+    wait_for_lease(&site);
+    let (redis, before) = (site.redis.as_ref().unwrap(), questions(site.redis.as_ref().unwrap()));
+    for _ in 0..500 {
+        site.get("/users").shows("hit");
+    }
+    // The heartbeat asks once a second.
+    let asked = questions(redis) - before;
+    assert!(asked < 100, "{asked} questions for 500 hits");
+}
+
+#[test]
+fn every_hit_of_a_strict_proxy_asks_redis() {
+    let site = site("coherence = \"strict\"");
+    site.get("/users").shows("stored");
+    let (redis, before) = (site.redis.as_ref().unwrap(), questions(site.redis.as_ref().unwrap()));
+    for _ in 0..50 {
+        site.get("/users").shows("hit");
+    }
+    assert!(questions(redis) - before >= 50);
+    assert_eq!(redis.command(&["HLEN", "{larder}:members"]), "1", "the sentinel alone");
+}
+
+#[test]
+fn a_write_waits_for_a_proxy_that_hangs_until_it_serves_nothing_old() {
+    let site = site("lease = \"300ms\"");
+    let other = site.another();
+    site.get("/users").shows("stored");
+    site.wait_for_entries(1);
+    other.get("/users").shows("hit").carries("/users #1");
+    wait_for_lease(&other);
+    signal(other.id(), "STOP");
+    // It comes to an end although the other one says nothing.
+    site.write("POST", "/users/create").has_status(200);
+    signal(other.id(), "CONT");
+    other.get("/users").hides("hit").carries("/users #2");
+}
+
+#[test]
+fn a_proxy_that_is_gone_is_waited_for_once_and_forgotten() {
+    let site = site("lease = \"300ms\"");
+    let redis = site.redis.as_ref().unwrap();
+    let mut other = site.another();
+    wait_for_lease(&other);
+    assert_eq!(redis.command(&["HLEN", "{larder}:members"]), "3", "two and the sentinel");
+    other.kill();
+    site.write("POST", "/users/create").has_status(200);
+    eventually("it is forgotten", || redis.command(&["HLEN", "{larder}:members"]) == "2");
+    let mut third = site.another();
+    wait_for_lease(&third);
+    third.terminate();
+    third.wait();
+    assert_eq!(redis.command(&["HLEN", "{larder}:members"]), "2", "one that is told to stop leaves");
+}
+
+#[test]
+fn what_a_killed_proxy_was_writing_is_outdated_by_another() {
+    let mut site = site("");
+    let other = site.another();
+    other.get("/users").shows("stored").carries("/users #1");
+    wait_for_lease(&other);
+    // Upstream carries it out, and the proxy does not live to see the answer.
+    let gate = site.upstream.hold_next("POST /users/create");
+    let pending = site.call("POST", "/users/create").body("{}").start();
+    gate.wait_for(1);
+    site.larder.kill();
+    pending.abandon();
+    eventually("another proxy carries it out", || other.get("/users").text() != "/users #1");
+    gate.open();
+}
+
+#[test]
+fn writes_are_refused_while_redis_is_away_where_the_rules_say_so() {
+    let mut site = site("on_outage = \"refuse\"");
+    site.get("/users").shows("stored");
+    site.write("POST", "/users/create").has_status(200);
+    site.redis().kill();
+    eventually("writes are refused", || {
+        let refused = site.call("POST", "/users/create").body("{}").send();
+        refused.status == 503 && refused.is("detail=store-away")
+    });
+    let before = site.upstream.count("POST /users/create");
+    let refused = site.write("POST", "/users/create").fails_with(503);
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(site.upstream.count("POST /users/create"), before, "upstream does not see it");
+    site.get("/users").has_status(200);
+    site.redis().restart();
+    eventually("writes go through again", || site.call("POST", "/users/create").body("{}").send().status == 200);
+}
+
+#[test]
+fn a_failed_write_leaves_no_intent_behind() {
+    let site = site("");
+    let redis = site.redis.as_ref().unwrap();
+    site.upstream.on("POST /users/create", Reply::status(422));
+    site.write("POST", "/users/create").has_status(422);
+    eventually("the intent is withdrawn", || redis.command(&["ZCARD", "{larder}:intents"]) == "1");
+    site.upstream.on("POST /users/create", Reply::new("done"));
+    site.write("POST", "/users/create").has_status(200);
+    assert_eq!(redis.command(&["ZCARD", "{larder}:intents"]), "1", "the sentinel alone");
+}
