@@ -13,6 +13,7 @@ on_both_tiers! {
     one_clients_no_store_does_not_stop_revalidation_for_all,
     a_write_under_way_outdates_by_the_rules_that_come_meanwhile,
     an_edit_that_is_undone_does_not_bring_back_what_missed_a_write,
+    the_answer_to_a_post_is_not_kept_for_a_read_that_upstream_would_see_otherwise,
 }
 
 /// A 304 may bring another `Vary`. The freshened response then stayed under the key without the field, and the German
@@ -120,4 +121,25 @@ fn a_client_that_stops_reading_does_not_keep_upstream_from_others() {
     stalled.head().has_status(200);
     site.get("/users").has_status(200);
     drop(stalled);
+}
+
+/// A read loses fields on its way that a write keeps, and its key does not hold them: the answer to a POST with such a
+/// field was a hit for every reader.
+fn the_answer_to_a_post_is_not_kept_for_a_read_that_upstream_would_see_otherwise(tier: Tier) {
+    let rules = "[[family]]\nname = \"keyed\"\npath = '/keyed'\nforward = \"keyed\"\n\
+                 [[family]]\nname = \"normal\"\npath = '/normal'\nnormalize = [\"accept-language\"]\n";
+    let site = Site::start(tier, rules);
+    let rows = [
+        ("/keyed", "Accept-Language", "de"),
+        ("/normal", "Accept-Language", "de;q=0.5, EN"),
+        ("/plain/1", "X_Forwarded_Host", "evil.example"),
+        ("/plain/2", "X-HTTP-Method-Override", "PUT"),
+        ("/plain/3?_method=PUT", "X-Harmless", "1"),
+    ];
+    for (target, name, value) in rows {
+        let answer = Reply::new("for one").cached("max-age=600").header("Content-Location", target);
+        site.upstream.on(&format!("POST {target}"), answer);
+        site.call("POST", target).header(name, value).send().hides("stored").carries("for one");
+        site.get(target).hides("hit").carries(&format!("{target} #1"));
+    }
 }
