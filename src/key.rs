@@ -51,7 +51,7 @@ pub struct Keying {
     pub identity: Identity,
 }
 
-/// Which query parameters are part of the key. Parameters are always sorted by name.
+/// Which query parameters are part of a family's key. They are sorted by name; without a family a query counts as it came.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum QueryKeying {
     /// All of them.
@@ -133,9 +133,14 @@ pub fn derive(target: &Target, headers: &HeaderMap, family: Option<FamilyKeying<
     text.push_str("://");
     text.push_str(&target.host);
     push_escaped(&mut text, target.path.as_bytes());
-    let query = family.map_or(&QueryKeying::All, |family| &family.keying.query);
-    if let Some(raw) = &target.query {
-        push_query(&mut text, raw, query);
+    match (&target.query, family) {
+        (Some(raw), Some(family)) => push_query(&mut text, raw, &family.keying.query),
+        // RFC 9111 §4: the same target URI, and nobody said that another order means the same.
+        (Some(raw), None) => {
+            text.push('?');
+            push_escaped(&mut text, raw.as_bytes());
+        }
+        (None, _) => {}
     }
     if let Some(family) = family {
         let _ = write!(text, "\nfamily {} {}", family.name, family.version);
@@ -372,6 +377,13 @@ mod tests {
     fn query_parameters_are_sorted_by_name_and_lists_keep_their_order() {
         let text = keyed(&Keying::default(), "b=2&a=9&b=1", &HeaderMap::new());
         assert_eq!(text, "GET http://h/p?a=9&b=2&b=1\nfamily f 1");
+    }
+
+    #[test]
+    fn without_a_family_a_query_is_left_as_it_came() {
+        let text_of = |query| derive(&target("/p", Some(query)), &HeaderMap::new(), None).text;
+        assert_eq!(text_of("b=2&a=9&b=1"), "GET http://h/p?b=2&a=9&b=1");
+        assert_eq!(text_of(""), "GET http://h/p?");
     }
 
     #[test]

@@ -14,6 +14,7 @@ on_both_tiers! {
     a_write_under_way_outdates_by_the_rules_that_come_meanwhile,
     an_edit_that_is_undone_does_not_bring_back_what_missed_a_write,
     the_answer_to_a_post_is_not_kept_for_a_read_that_upstream_would_see_otherwise,
+    without_a_family_a_query_counts_as_it_came,
 }
 
 /// A 304 may bring another `Vary`. The freshened response then stayed under the key without the field, and the German
@@ -142,4 +143,14 @@ fn the_answer_to_a_post_is_not_kept_for_a_read_that_upstream_would_see_otherwise
         site.call("POST", target).header(name, value).send().hides("stored").carries("for one");
         site.get(target).hides("hit").carries(&format!("{target} #1"));
     }
+}
+
+/// Queries that differ in the order of their parameters are different URIs; where no family says that they mean the
+/// same, one was answered with the other's response.
+fn without_a_family_a_query_counts_as_it_came(tier: Tier) {
+    let site = Site::start(tier, "");
+    site.upstream.on("/list", Reply::numbered().cached("max-age=600"));
+    site.get("/list?b=1&a=2").shows("stored").carries("/list?b=1&a=2 #1");
+    site.get("/list?a=2&b=1").hides("hit").carries("/list?a=2&b=1 #1");
+    site.get("/list?b=1&a=2").shows("hit").carries("/list?b=1&a=2 #1");
 }
