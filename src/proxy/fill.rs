@@ -77,9 +77,9 @@ pub(super) async fn fill(
         answer => answer,
     };
     if let Some(failure) = failure(&answer)
-        && let Some(stale) = errand.stale.as_ref().filter(|stale| errand.is_usable_after(failure, stale))
+        && let Some(stale) = errand.stale.as_ref().filter(|stale| errand.question.takes_after(failure, stale))
     {
-        return permit.land(Landing::StaleOnError(Arc::clone(stale)));
+        return permit.land(Landing::StaleOnError(Arc::clone(stale), failure));
     }
     match answer {
         Ok(answer) => deliver(&running, &errand, permit, direct, answer, times).await,
@@ -104,11 +104,6 @@ impl Errand {
         others.take(OTHER_TAGS)
     }
 
-    fn is_usable_after(&self, failure: Failure, stale: &Entry) -> bool {
-        let freshness = stale.response().map(|response| &response.freshness);
-        freshness.is_some_and(|it| it.usable_after(failure, SystemTime::now(), &self.question.demands))
-    }
-
     /// The request's conditions (RFC 9111 §4.3.1): those of the stored response, and the entity tags of other variants
     /// beside its own. A stored response with a date alone is asked for by that: entity tags would take its place.
     fn make_conditional(&self, fields: &mut HeaderMap) {
@@ -127,7 +122,10 @@ impl Errand {
 /// RFC 5861 §4: the statuses that count as an error; and no answer at all.
 fn failure(answer: &Result<Response<ResponseBody>, UpstreamError>) -> Option<Failure> {
     match answer {
-        Ok(answer) => matches!(answer.status().as_u16(), 500 | 502 | 503 | 504).then_some(Failure::Status),
+        Ok(answer) => {
+            let status = answer.status();
+            matches!(status.as_u16(), 500 | 502 | 503 | 504).then_some(Failure::Status(status))
+        }
         Err(_) => Some(Failure::NoAnswer),
     }
 }

@@ -1,6 +1,7 @@
 //! A GET or HEAD together with what the rules say of it.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, COOKIE, RANGE};
@@ -8,13 +9,14 @@ use http::{Method, Response};
 
 use super::{Answered, Asked, Body};
 use crate::config::Config;
-use crate::entry;
+use crate::entry::{self, Entry};
 use crate::headers::ForwardedPolicy;
 use crate::key::{self, Canonical};
 use crate::outcome::Outcome;
 use crate::rules::{self, Captures, Family, Fetching};
 use crate::running::{Live, Running};
 use crate::semantics::demands::Demands;
+use crate::semantics::freshness::Failure;
 use crate::semantics::storable::RequestFacts;
 use crate::semantics::{ClientDirectives, Policy, negotiation};
 use crate::stamp::Tag;
@@ -131,6 +133,12 @@ impl Question {
     /// might have said something else to this caller.
     pub fn is_refused(&self, stored: &entry::Response) -> bool {
         self.is_personal() && !stored.for_credentials
+    }
+
+    /// What is stored may stand in for an upstream that failed so, by its own word and that of this request.
+    pub fn takes_after(&self, failure: Failure, stored: &Entry) -> bool {
+        let freshness = stored.response().map(|response| &response.freshness);
+        freshness.is_some_and(|it| it.usable_after(failure, SystemTime::now(), &self.demands))
     }
 
     /// It asks for a part of what a GET would get (RFC 9110 §14.2).

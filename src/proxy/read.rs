@@ -22,7 +22,7 @@ use crate::headers;
 use crate::key::Canonical;
 use crate::outcome::{Fwd, Outcome};
 use crate::running::{Live, Running};
-use crate::semantics::freshness::{Because, Reuse};
+use crate::semantics::freshness::{Because, Failure, Reuse};
 use crate::semantics::validation::{self, HeadVerdict};
 use crate::upstream::{RequestBody, UpstreamError};
 
@@ -272,9 +272,13 @@ async fn join(
                 _ => return Ride::GotOff,
             }
         }
-        Landing::Failed(error) => unanswered(question, need, error),
+        // The leader's request did not let what is stored stand in; this one may.
+        Landing::Failed(error) => {
+            stand_in(running, question, need).unwrap_or_else(|| unanswered(question, need, error))
+        }
         Landing::Unshared => return Ride::GotOff,
-        Landing::Validated(ref entry) | Landing::StaleOnError(ref entry) => {
+        Landing::StaleOnError(ref entry, failure) if !question.takes_after(failure, entry) => return Ride::GotOff,
+        Landing::Validated(ref entry) | Landing::StaleOnError(ref entry, _) => {
             // What a failing upstream falls back on is older than the flight, and either may have named groups of its
             // own: it has to be current for us too.
             if *entry.text != *lookup.canonical.text || !running.cache.is_current(&entry.tags, entry.stamp).await {
@@ -321,6 +325,12 @@ async fn is_current(running: &Running, head: &Head) -> bool {
     }
 }
 
+/// What this request found stored, in place of the answer that upstream did not give, if it may have it.
+fn stand_in(running: &Running, question: &Question, need: &Need) -> Option<Answered> {
+    let stale = need.stale.as_ref().filter(|stale| question.takes_after(Failure::NoAnswer, stale))?;
+    from_entry(running, question, need, Landing::StaleOnError(Arc::clone(stale), Failure::NoAnswer), true)
+}
+
 /// Upstream gave no answer, and nothing stored may stand in for it.
 fn unanswered(question: &Question, need: &Need, error: UpstreamError) -> Answered {
     let mut answered = failed(error, need.fwd);
@@ -341,16 +351,16 @@ fn from_entry(
     collapsed: bool,
 ) -> Option<Answered> {
     let now = SystemTime::now();
-    let (entry, validated) = match landing {
-        Landing::Validated(entry) => (entry, true),
-        Landing::StaleOnError(entry) => (entry, false),
+    let (entry, failure) = match landing {
+        Landing::Validated(entry) => (entry, None),
+        Landing::StaleOnError(entry, failure) => (entry, Some(failure)),
         Landing::Streaming(..) | Landing::Unshared | Landing::Failed(_) => return None,
     };
     let response = entry.response()?;
     let ttl = response.freshness.ttl(now);
-    let outcome = match validated {
-        true => Outcome { fwd: Some(need.fwd), ..Outcome::revalidated(ttl) },
-        false => Outcome::stale(ttl, "upstream-failed"),
+    let outcome = match failure {
+        None => Outcome { fwd: Some(need.fwd), ..Outcome::revalidated(ttl) },
+        Some(_) => Outcome::stale(ttl, "upstream-failed"),
     };
     Some(from_stored(running, question, response, now, Outcome { collapsed, ..outcome }))
 }

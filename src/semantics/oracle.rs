@@ -517,9 +517,10 @@ mod tests {
             }
             Reuse::Validate { because, .. } => count(tally, because.token()),
         }
-        for (failure, situation) in
-            [(Failure::Status, Situation::Erring), (Failure::NoAnswer, Situation::Disconnected)]
-        {
+        for (failure, situation) in [
+            (Failure::Status(StatusCode::BAD_GATEWAY), Situation::Erring),
+            (Failure::NoAnswer, Situation::Disconnected),
+        ] {
             let permitted = permission(situation);
             let used = freshness.usable_after(failure, now, &demands);
             count(tally, &format!("{failure:?}: used {used}, permitted {}", permitted.is_ok()));

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{Reply, Site, Tier, eventually};
+use crate::support::{Reply, Response, Site, Tier, eventually};
 
 on_both_tiers! {
     a_validation_that_changes_what_varies_fetches_the_whole,
@@ -15,6 +15,8 @@ on_both_tiers! {
     an_edit_that_is_undone_does_not_bring_back_what_missed_a_write,
     the_answer_to_a_post_is_not_kept_for_a_read_that_upstream_would_see_otherwise,
     without_a_family_a_query_counts_as_it_came,
+    who_joins_a_fetch_takes_nothing_stale_that_only_its_leader_may_have,
+    who_joins_a_fetch_takes_something_stale_that_its_leader_may_not_have,
 }
 
 /// A 304 may bring another `Vary`. The freshened response then stayed under the key without the field, and the German
@@ -153,4 +155,44 @@ fn without_a_family_a_query_counts_as_it_came(tier: Tier) {
     site.get("/list?b=1&a=2").shows("stored").carries("/list?b=1&a=2 #1");
     site.get("/list?a=2&b=1").hides("hit").carries("/list?a=2&b=1 #1");
     site.get("/list?b=1&a=2").shows("hit").carries("/list?b=1&a=2 #1");
+}
+
+/// A reader that waited for another one's fetch was given the stale response that only the other's `stale-if-error`
+/// allowed.
+fn who_joins_a_fetch_takes_nothing_stale_that_only_its_leader_may_have(tier: Tier) {
+    let site = Site::start(tier, "");
+    for round in 0..4 {
+        let target = format!("/{round}");
+        let (leader, joiner) = failing_together(&site, &target, Reply::status(503), ["stale-if-error=6000", ""]);
+        leader.has_status(200).carries("old");
+        joiner.hides("hit").has_status(503);
+    }
+}
+
+/// And the other way round: a reader that would have taken the stale response got its leader's error.
+fn who_joins_a_fetch_takes_something_stale_that_its_leader_may_not_have(tier: Tier) {
+    let rules = "[[family]]\nname = \"strict\"\npath = '/strict/.*'\nstale_if_unreachable = \"0s\"\n";
+    let site = Site::start(tier, rules);
+    for (round, failure) in [Reply::none(), Reply::status(503)].into_iter().enumerate() {
+        let target = format!("/strict/{round}");
+        let (leader, joiner) = failing_together(&site, &target, failure, ["", "stale-if-error=6000"]);
+        assert!(leader.status >= 500, "{leader:?}");
+        joiner.has_status(200).carries("old");
+    }
+}
+
+/// Something stale is kept; one reader asks for it, another joins, and upstream fails. What each of them gets, by
+/// the `Cache-Control` of its request.
+fn failing_together(site: &Site, target: &str, failure: Reply, directives: [&str; 2]) -> (Response, Response) {
+    site.upstream.script(target, [Reply::new("old").stale("public"), failure]);
+    site.get(target).shows("stored");
+    let gate = site.upstream.hold_next(target);
+    let ask = |directives: &str| site.call("GET", target).header("Cache-Control", directives).start();
+    let leader = ask(directives[0]);
+    gate.wait_for(1);
+    let joiner = ask(directives[1]);
+    // Sent later and answered: the joiner has reached Larder.
+    site.get("/fence").has_status(200);
+    gate.open();
+    (leader.response(), joiner.response())
 }
