@@ -331,6 +331,13 @@ fn stand_in(running: &Running, question: &Question, need: &Need) -> Option<Answe
     from_entry(running, question, need, Landing::StaleOnError(Arc::clone(stale), Failure::NoAnswer), true)
 }
 
+fn status_of(failure: Failure) -> Option<u16> {
+    match failure {
+        Failure::Status(status) => Some(status.as_u16()),
+        Failure::NoAnswer => None,
+    }
+}
+
 /// Upstream gave no answer, and nothing stored may stand in for it.
 fn unanswered(question: &Question, need: &Need, error: UpstreamError) -> Answered {
     let mut answered = failed(error, need.fwd);
@@ -359,9 +366,11 @@ fn from_entry(
     let response = entry.response()?;
     let ttl = response.freshness.ttl(now);
     let outcome = match failure {
-        None => Outcome { fwd: Some(need.fwd), ..Outcome::revalidated(ttl) },
-        Some(_) => Outcome::stale(ttl, "upstream-failed"),
+        None => Outcome::revalidated(ttl),
+        Some(failure) => Outcome { fwd_status: status_of(failure), ..Outcome::stale(ttl, "upstream-failed") },
     };
+    // RFC 9211 §2.1: it went forward, so it is no hit.
+    let outcome = Outcome { fwd: Some(need.fwd), ..outcome };
     Some(from_stored(running, question, response, now, Outcome { collapsed, ..outcome }))
 }
 

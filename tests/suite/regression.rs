@@ -17,6 +17,7 @@ on_both_tiers! {
     without_a_family_a_query_counts_as_it_came,
     who_joins_a_fetch_takes_nothing_stale_that_only_its_leader_may_have,
     who_joins_a_fetch_takes_something_stale_that_its_leader_may_not_have,
+    what_stands_in_for_a_failed_fetch_is_no_hit,
 }
 
 /// A 304 may bring another `Vary`. The freshened response then stayed under the key without the field, and the German
@@ -195,4 +196,18 @@ fn failing_together(site: &Site, target: &str, failure: Reply, directives: [&str
     site.get("/fence").has_status(200);
     gate.open();
     (leader.response(), joiner.response())
+}
+
+/// `Cache-Status` told of a hit where upstream had been asked and had failed (RFC 9211 §2.1).
+fn what_stands_in_for_a_failed_fetch_is_no_hit(tier: Tier) {
+    let site = Site::start(tier, "");
+    let old = || Reply::new("old").stale("stale-if-error=6000");
+    site.upstream.script("/failing", [old(), Reply::status(503)]);
+    site.upstream.script("/silent", [old(), Reply::none()]);
+    for target in ["/failing", "/silent"] {
+        site.get(target).shows("stored");
+    }
+    let answer = site.get("/failing").hides("hit").shows("fwd=stale; fwd-status=503").carries("old");
+    assert!(answer.is("detail=upstream-failed") && answer.ttl() < 0, "{answer:?}");
+    site.get("/silent").hides("hit").hides("fwd-status").shows("fwd=stale").shows("detail=upstream-failed");
 }
