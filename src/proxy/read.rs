@@ -411,15 +411,17 @@ async fn head(
         headers::strip_hop_by_hop(&mut fields);
         let errand = errand(question, primary, lookup, Some(Arc::clone(stale)));
         let times = (request_time, SystemTime::now());
-        let freshened = match validation::head_verdict(&fields, &stored.headers, stored.body.len() as u64) {
-            HeadVerdict::Updates => fill::freshened(&errand, stale, fields, times),
-            HeadVerdict::Outdates => None,
-        };
-        if let Some(confirmed) = freshened {
-            confirmed.keep_after_head(running, &errand).await;
-        } else {
-            let place = keep::place(question, lookup.canonical.key, &stored.freshness, &stored.headers);
-            running.cache.remove(&place).await;
+        match validation::head_verdict(&fields, &stored.headers, stored.body.len() as u64) {
+            HeadVerdict::Updates => {
+                if let Some(confirmed) = fill::freshened(&errand, stale, fields, times) {
+                    confirmed.keep_after_head(running, &errand).await;
+                }
+            }
+            HeadVerdict::Outdates => {
+                let place = keep::place(question, lookup.canonical.key, &stored.freshness, &stored.headers);
+                running.cache.remove(&place).await;
+            }
+            HeadVerdict::ShowsNothing => {}
         }
     }
     answered

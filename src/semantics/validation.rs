@@ -152,23 +152,24 @@ pub fn names(not_modified: &HeaderMap, etag: &HeaderValue) -> bool {
 pub enum HeadVerdict {
     /// It is about the same representation: [`freshen`] the stored response with it.
     Updates,
-    /// It is not, or does not show that it is: the stored response is stale from now on.
+    /// It is about another one: the stored response is of no use any more.
     Outdates,
+    /// It shows neither: the stored response stays what it was.
+    ShowsNothing,
 }
 
 /// Compares `ETag` and `Last-Modified` as far as the 200 to a HEAD has them, and its `Content-Length` with the length
-/// of the stored body (§4.3.5). All that it has must agree. One that has no validator where the stored response has
-/// some shows nothing: a stale response is validated with what is stored, and the answer to that is certain.
+/// of the stored body (§4.3.5). All that it has must agree. One without a validator may disagree by its length, but never
+/// agrees: many a representation is as long as the one before it. What is stored then stays as stale as it was, and
+/// the answer to the GET that validates it is certain.
 pub fn head_verdict(head: &HeaderMap, stored: &HeaderMap, stored_length: u64) -> HeadVerdict {
-    let is_validated = if head.contains_key(ETAG) || head.contains_key(LAST_MODIFIED) {
-        agrees_on_etag(head, stored) && agrees_on_date(head, stored)
-    } else {
-        !stored.contains_key(ETAG) && !stored.contains_key(LAST_MODIFIED)
-    };
-    if is_validated && agrees_on_length(head, stored_length) {
-        HeadVerdict::Updates
-    } else {
-        HeadVerdict::Outdates
+    let is_validated = head.contains_key(ETAG) || head.contains_key(LAST_MODIFIED);
+    let agrees =
+        agrees_on_etag(head, stored) && agrees_on_date(head, stored) && agrees_on_length(head, stored_length);
+    match (agrees, is_validated) {
+        (false, _) => HeadVerdict::Outdates,
+        (true, true) => HeadVerdict::Updates,
+        (true, false) => HeadVerdict::ShowsNothing,
     }
 }
 
@@ -494,33 +495,35 @@ mod tests {
     fn a_head_updates_what_it_agrees_with_and_outdates_the_rest() {
         let etag = |value| ("etag", value);
         let modified = |value| ("last-modified", value);
-        let rows: [(Fields<'_>, Fields<'_>, bool); 22] = [
-            (&[etag("\"a\""), modified(OLD)], &[etag("\"a\""), modified(OLD)], true),
-            (&[etag("\"a\"")], &[etag("\"a\""), modified(OLD)], true),
-            (&[modified(OLD)], &[etag("\"a\""), modified(OLD)], true),
-            (&[etag("\"a\""), modified(NEW)], &[etag("\"a\""), modified(OLD)], false),
-            (&[etag("\"b\""), modified(OLD)], &[etag("\"a\""), modified(OLD)], false),
-            (&[etag("\"a\"")], &[etag("W/\"a\"")], false),
-            (&[etag("W/\"a\"")], &[etag("\"a\"")], true),
-            (&[etag("\"a\"")], &[], false),
-            (&[modified(OLD)], &[], false),
-            (&[modified("Sunday, 06-Nov-94 08:49:37 GMT")], &[modified(OLD)], true),
-            (&[etag("a")], &[etag("a")], true),
-            (&[etag("a")], &[etag("b")], false),
-            (&[modified("0")], &[modified("0")], true),
-            (&[modified("0")], &[modified(OLD)], false),
+        const UPDATES: HeadVerdict = HeadVerdict::Updates;
+        const OUTDATES: HeadVerdict = HeadVerdict::Outdates;
+        const NOTHING: HeadVerdict = HeadVerdict::ShowsNothing;
+        let rows: [(Fields<'_>, Fields<'_>, HeadVerdict); 22] = [
+            (&[etag("\"a\""), modified(OLD)], &[etag("\"a\""), modified(OLD)], UPDATES),
+            (&[etag("\"a\"")], &[etag("\"a\""), modified(OLD)], UPDATES),
+            (&[modified(OLD)], &[etag("\"a\""), modified(OLD)], UPDATES),
+            (&[etag("\"a\""), modified(NEW)], &[etag("\"a\""), modified(OLD)], OUTDATES),
+            (&[etag("\"b\""), modified(OLD)], &[etag("\"a\""), modified(OLD)], OUTDATES),
+            (&[etag("\"a\"")], &[etag("W/\"a\"")], OUTDATES),
+            (&[etag("W/\"a\"")], &[etag("\"a\"")], UPDATES),
+            (&[etag("\"a\"")], &[], OUTDATES),
+            (&[modified(OLD)], &[], OUTDATES),
+            (&[modified("Sunday, 06-Nov-94 08:49:37 GMT")], &[modified(OLD)], UPDATES),
+            (&[etag("a")], &[etag("a")], UPDATES),
+            (&[etag("a")], &[etag("b")], OUTDATES),
+            (&[modified("0")], &[modified("0")], UPDATES),
+            (&[modified("0")], &[modified(OLD)], OUTDATES),
             // It has nothing to go by, and so shows nothing.
-            (&[], &[etag("\"a\"")], false),
-            (&[], &[modified(OLD)], false),
-            (&[], &[], true),
-            (&[("content-length", "5")], &[], true),
-            (&[("content-length", "6")], &[], false),
-            (&[("content-length", "x")], &[], false),
-            (&[("content-length", "5"), etag("\"a\"")], &[etag("\"a\"")], true),
-            (&[("content-length", "0"), etag("\"a\"")], &[etag("\"a\"")], false),
+            (&[], &[etag("\"a\"")], NOTHING),
+            (&[], &[modified(OLD)], NOTHING),
+            (&[], &[], NOTHING),
+            (&[("content-length", "5")], &[], NOTHING),
+            (&[("content-length", "6")], &[], OUTDATES),
+            (&[("content-length", "x")], &[], OUTDATES),
+            (&[("content-length", "5"), etag("\"a\"")], &[etag("\"a\"")], UPDATES),
+            (&[("content-length", "0"), etag("\"a\"")], &[etag("\"a\"")], OUTDATES),
         ];
-        for (head, stored, updates) in rows {
-            let expected = if updates { HeadVerdict::Updates } else { HeadVerdict::Outdates };
+        for (head, stored, expected) in rows {
             assert_eq!(head_verdict(&fields(head), &fields(stored), 5), expected, "{head:?} {stored:?}");
         }
     }

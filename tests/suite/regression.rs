@@ -18,6 +18,7 @@ on_both_tiers! {
     who_joins_a_fetch_takes_nothing_stale_that_only_its_leader_may_have,
     who_joins_a_fetch_takes_something_stale_that_its_leader_may_not_have,
     what_stands_in_for_a_failed_fetch_is_no_hit,
+    a_head_without_validators_changes_nothing,
 }
 
 /// A 304 may bring another `Vary`. The freshened response then stayed under the key without the field, and the German
@@ -210,4 +211,18 @@ fn what_stands_in_for_a_failed_fetch_is_no_hit(tier: Tier) {
     let answer = site.get("/failing").hides("hit").shows("fwd=stale; fwd-status=503").carries("old");
     assert!(answer.is("detail=upstream-failed") && answer.ttl() < 0, "{answer:?}");
     site.get("/silent").hides("hit").hides("fwd-status").shows("fwd=stale").shows("detail=upstream-failed");
+}
+
+/// Neither what was stored nor the answer to a HEAD had a validator, which counted as agreement: every HEAD made the old
+/// body fresh once more.
+fn a_head_without_validators_changes_nothing(tier: Tier) {
+    let site = Site::start(tier, "");
+    let old = Reply::new("old").cached("max-age=60, stale-if-error=6000").header("Age", "100");
+    site.upstream.script("GET /", [old, Reply::status(503), Reply::new("new")]);
+    site.upstream.on("HEAD /", Reply::new("new").cached("max-age=600"));
+    site.get("/").shows("stored").carries("old");
+    site.call("HEAD", "/").send().has_status(200);
+    // It is still stale, and still there.
+    site.get("/").hides("hit").carries("old");
+    site.get("/").hides("hit").carries("new");
 }
