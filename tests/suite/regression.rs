@@ -19,6 +19,7 @@ on_both_tiers! {
     who_joins_a_fetch_takes_something_stale_that_its_leader_may_not_have,
     what_stands_in_for_a_failed_fetch_is_no_hit,
     a_head_without_validators_changes_nothing,
+    a_head_with_no_store_leaves_what_is_stored,
 }
 
 /// A 304 may bring another `Vary`. The freshened response then stayed under the key without the field, and the German
@@ -225,4 +226,14 @@ fn a_head_without_validators_changes_nothing(tier: Tier) {
     // It is still stale, and still there.
     site.get("/").hides("hit").carries("old");
     site.get("/").hides("hit").carries("new");
+}
+
+/// A HEAD with `no-store`, whose answer agreed with what was stored, removed it: nothing was left to validate.
+fn a_head_with_no_store_leaves_what_is_stored(tier: Tier) {
+    let site = Site::start(tier, "");
+    site.upstream.on("/", Reply::new("old").stale("public"));
+    site.get("/").shows("stored");
+    site.call("HEAD", "/").header("Cache-Control", "no-store").send().has_status(200);
+    site.get("/").hides("hit");
+    assert_eq!(site.upstream.last("GET /").header("if-none-match"), Some("\"1\""));
 }
