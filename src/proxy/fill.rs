@@ -207,7 +207,7 @@ pub(super) fn freshened(
     let mut judged = fields.clone();
     age.into_iter().for_each(|age| drop(judged.insert(AGE, age)));
     // A 304 that says `no-store`, `private` or `Set-Cookie` is for one client: its response is fetched whole.
-    let verdict = keep::judge(&errand.question, response.status, &judged, times).ok()?;
+    let verdict = keep::judge_confirmed(&errand.question, response.status, &judged, times).ok()?;
     verdict.withhold(&mut fields);
     let (tags, consumed) = (verdict.tags(&errand.question), keep::has_consumed(&fields));
     let (freshness, for_credentials) = (verdict.freshness, verdict.for_credentials);
@@ -222,8 +222,9 @@ pub(super) fn freshened(
 }
 
 impl Confirmed {
+    /// Lands it, and keeps it unless the request forbids that (RFC 9111 §5.2.1.5): its own answer it is all the same.
     async fn keep(self, running: &Running, errand: &Errand, permit: &Permit) {
-        if errand.view.is_none() {
+        if errand.view.is_none() || errand.question.facts.no_store {
             return permit.land(Landing::Validated(Arc::new(self.entry)));
         }
         let (entry, kept) = self.store(running, errand);
@@ -259,7 +260,9 @@ impl Confirmed {
 
     /// Keeps what the answer to a HEAD has confirmed.
     pub async fn keep_after_head(self, running: &Running, errand: &Errand) {
-        self.store(running, errand).1.share(running).await;
+        if !errand.question.facts.no_store {
+            self.store(running, errand).1.share(running).await;
+        }
     }
 }
 

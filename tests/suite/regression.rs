@@ -20,6 +20,7 @@ on_both_tiers! {
     what_stands_in_for_a_failed_fetch_is_no_hit,
     a_head_without_validators_changes_nothing,
     a_head_with_no_store_leaves_what_is_stored,
+    a_request_with_no_store_asks_upstream_once,
 }
 
 /// A 304 may bring another `Vary`. The freshened response then stayed under the key without the field, and the German
@@ -236,4 +237,18 @@ fn a_head_with_no_store_leaves_what_is_stored(tier: Tier) {
     site.call("HEAD", "/").header("Cache-Control", "no-store").send().has_status(200);
     site.get("/").hides("hit");
     assert_eq!(site.upstream.last("GET /").header("if-none-match"), Some("\"1\""));
+}
+
+/// What is stored was validated for a request with `no-store`; then the 304 did not count, and all of it was fetched.
+fn a_request_with_no_store_asks_upstream_once(tier: Tier) {
+    let site = Site::start(tier, "");
+    let confirmed = Reply::status(304).header("ETag", "\"1\"").cached("max-age=600");
+    site.upstream.script("/", [Reply::new("old").stale("public"), confirmed]);
+    site.get("/").shows("stored");
+    let answer = site.call("GET", "/").header("Cache-Control", "no-store").send();
+    answer.shows("fwd=stale; fwd-status=304").hides("stored").carries("old");
+    assert_eq!(site.upstream.count("/"), 2);
+    // Nothing of it was stored: what is there is as stale as it was.
+    site.get("/").shows("fwd=stale; fwd-status=304").carries("old");
+    assert_eq!(site.upstream.count("/"), 3);
 }
