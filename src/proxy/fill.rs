@@ -21,6 +21,7 @@ use crate::headers;
 use crate::key::Canonical;
 use crate::running::Running;
 use crate::semantics::freshness::Failure;
+use crate::semantics::storable::Reason;
 use crate::semantics::validation;
 use crate::semantics::vary::Vary;
 use crate::stamp::View;
@@ -104,6 +105,15 @@ impl Errand {
         others.take(OTHER_TAGS)
     }
 
+    /// Removes the stored response that upstream has not confirmed, and in whose place nothing is stored: it would come back
+    /// when upstream fails.
+    async fn forget_stale(&self, running: &Running) {
+        if let Some(stored) = self.stale.as_ref().and_then(|stale| stale.response()) {
+            let place = keep::place(&self.question, self.canonical.key, &stored.freshness, &stored.headers);
+            running.cache.remove(&place).await;
+        }
+    }
+
     /// The request's conditions (RFC 9111 §4.3.1): those of the stored response, and the entity tags of other variants
     /// beside its own. A stored response with a date alone is asked for by that: entity tags would take its place.
     fn make_conditional(&self, fields: &mut HeaderMap) {
@@ -117,6 +127,12 @@ impl Errand {
             validation::make_conditional_on(fields, own.iter().chain(others));
         }
     }
+}
+
+/// RFC 9111 §4.3.3: a full answer to a validation says that what was stored is not what upstream would send now. Not so an
+/// error of the server, nor that it has had too much of this client (RFC 9110 §15.5.9, RFC 6585 §4).
+fn withdraws(status: StatusCode) -> bool {
+    !status.is_server_error() && !matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
 }
 
 /// RFC 5861 §4: the statuses that count as an error; and no answer at all.
@@ -285,9 +301,14 @@ async fn deliver(
         refused => {
             let reason = refused.as_ref().err().map_or("too-large", |reason| reason.token());
             running.metrics.not_stored(reason);
+            let is_of_response = refused.err().is_none_or(Reason::is_of_response);
+            // What is said to somebody's credentials says nothing of what others would be told.
+            let is_for_all = is_of_response && !errand.question.is_personal();
+            if is_for_all && withdraws(answer.status()) {
+                errand.forget_stale(running).await;
+            }
             // An error is a passing thing: the next answer may well be for sharing.
-            let passing = refused.err().is_some_and(|reason| !reason.is_of_response());
-            if !answer.status().is_server_error() && !passing {
+            if is_for_all && !answer.status().is_server_error() {
                 running.flights.remember_unshared(errand.canonical.key, Instant::now());
             }
             if let Some(direct) = direct {
@@ -396,6 +417,7 @@ async fn pump(
             running.metrics.not_stored("too-large");
             running.flights.remember_unshared(errand.canonical.key, Instant::now());
             permit.close();
+            errand.forget_stale(running).await;
             stream.pass_on();
         }
         if passing && stream.room(PATIENCE).await == Room::NoReaders {

@@ -21,6 +21,8 @@ on_both_tiers! {
     a_head_without_validators_changes_nothing,
     a_head_with_no_store_leaves_what_is_stored,
     a_request_with_no_store_asks_upstream_once,
+    what_upstream_has_withdrawn_does_not_come_back_when_it_fails,
+    an_answer_that_is_about_one_request_withdraws_nothing,
 }
 
 /// A 304 may bring another `Vary`. The freshened response then stayed under the key without the field, and the German
@@ -251,4 +253,40 @@ fn a_request_with_no_store_asks_upstream_once(tier: Tier) {
     // Nothing of it was stored: what is there is as stale as it was.
     site.get("/").shows("fwd=stale; fwd-status=304").carries("old");
     assert_eq!(site.upstream.count("/"), 3);
+}
+
+/// Upstream said 410 to the validation of a response, and then nothing any more: the response was served again.
+fn what_upstream_has_withdrawn_does_not_come_back_when_it_fails(tier: Tier) {
+    let site = Site::start(tier, "");
+    let answers = [
+        Reply::status(404),
+        Reply::status(410),
+        Reply::new("new").cached("no-store"),
+        Reply::new("new").cached("private"),
+    ];
+    for (index, answer) in answers.into_iter().enumerate() {
+        let target = format!("/{index}");
+        site.upstream.script(&target, [Reply::new("old").stale("public"), answer, Reply::none()]);
+        site.get(&target).shows("stored").carries("old");
+        assert_ne!(site.get(&target).text(), "old", "answer {index}");
+        site.get(&target).fails_with(502);
+    }
+}
+
+/// Such an answer counts only if it is about what is stored: not if the request asked for nothing to be stored, if it
+/// has credentials, or if upstream has had enough of the client.
+fn an_answer_that_is_about_one_request_withdraws_nothing(tier: Tier) {
+    let site = Site::start(tier, "");
+    let rows = [
+        ("Cache-Control", "no-store", Reply::status(410)),
+        ("Authorization", "Bearer a", Reply::new("mine").cached("private")),
+        ("X-Often", "1", Reply::status(429)),
+    ];
+    for (index, (name, value, answer)) in rows.into_iter().enumerate() {
+        let target = format!("/{index}");
+        site.upstream.script(&target, [Reply::new("old").stale("public"), answer, Reply::none()]);
+        site.get(&target).shows("stored").carries("old");
+        assert_ne!(site.call("GET", &target).header(name, value).send().text(), "old", "{name}");
+        site.get(&target).hides("hit").has_status(200).carries("old");
+    }
 }
