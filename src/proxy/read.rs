@@ -174,7 +174,8 @@ fn from_stored(
     question.answered(response, outcome)
 }
 
-/// RFC 5861 §3: one revalidation in the background, unless one is under way.
+/// RFC 5861 §3: one revalidation in the background, unless one is under way. None where answers were not for sharing
+/// lately: it would not be stored either, and each hit would ask anew.
 fn refresh(
     running: &Arc<Running>,
     question: &Arc<Question>,
@@ -185,8 +186,7 @@ fn refresh(
     let boarding = running.flights.board(lookup.canonical.key, lookup.view.as_ref(), Instant::now());
     let permit = match boarding {
         Boarding::Lead(permit) => permit,
-        Boarding::Alone => running.flights.solo(lookup.canonical.key, lookup.view.as_ref()),
-        Boarding::Join(_) => return,
+        Boarding::Alone | Boarding::Join(_) => return,
     };
     let errand = errand(question, primary.clone(), lookup, Some(Arc::clone(entry)));
     running.tasks.spawn(fill::fill(Arc::clone(running), errand, permit, None));

@@ -23,6 +23,8 @@ on_both_tiers! {
     a_request_with_no_store_asks_upstream_once,
     what_upstream_has_withdrawn_does_not_come_back_when_it_fails,
     an_answer_that_is_about_one_request_withdraws_nothing,
+    a_key_that_is_not_for_sharing_is_not_refreshed_by_every_hit,
+    one_callers_private_answer_does_not_stop_revalidation_for_all,
 }
 
 /// A 304 may bring another `Vary`. The freshened response then stayed under the key without the field, and the German
@@ -289,4 +291,29 @@ fn an_answer_that_is_about_one_request_withdraws_nothing(tier: Tier) {
         assert_ne!(site.call("GET", &target).header(name, value).send().text(), "old", "{name}");
         site.get(&target).hides("hit").has_status(200).carries("old");
     }
+}
+
+/// Where the answers to a key had not been for sharing lately, each hit that was served stale sent a fetch of its own to
+/// upstream.
+fn a_key_that_is_not_for_sharing_is_not_refreshed_by_every_hit(tier: Tier) {
+    let site = Site::start(tier, "");
+    let old = Reply::new("old").stale("stale-while-revalidate=6000");
+    site.upstream.script("/", [Reply::new("mine").cached("private"), old, Reply::status(503)]);
+    site.get("/").carries("mine");
+    site.get("/").carries("old");
+    for _ in 0..20 {
+        site.get("/").shows("hit").carries("old");
+    }
+    assert_eq!(site.upstream.count("/"), 2);
+}
+
+/// One answer to somebody's credentials, and for half a minute nobody shared a fetch of that key.
+fn one_callers_private_answer_does_not_stop_revalidation_for_all(tier: Tier) {
+    let site = Site::start(tier, "");
+    let old = Reply::new("old").stale("stale-while-revalidate=6000");
+    site.upstream
+        .script("/", [Reply::new("mine").cached("private"), old, Reply::new("new").cached("max-age=600")]);
+    site.call("GET", "/").header("Authorization", "Bearer a").send().carries("mine");
+    site.get("/").carries("old");
+    eventually("it is revalidated", || site.get("/").text() == "new");
 }
