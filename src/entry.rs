@@ -57,7 +57,7 @@ pub enum DecodeFault {
     Garbled,
 }
 
-const MAGIC: &[u8; 4] = b"LRD2";
+const MAGIC: &[u8; 4] = b"LRD3";
 
 impl Entry {
     /// The response, unless this is the sign that responses vary.
@@ -189,8 +189,10 @@ fn read_variants(head: &mut Reader) -> Result<Variants, DecodeFault> {
 fn put_response(head: &mut BytesMut, response: &Response) {
     let freshness = &response.freshness;
     head.put_u16(response.status.as_u16());
-    let since_epoch = freshness.response_time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    head.put_u64(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX));
+    let since_epoch = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    // To the nanosecond: which of two requests was sent first may hang on it.
+    head.put_u64(u64::try_from(since_epoch(freshness.request_time).as_nanos()).unwrap_or(u64::MAX));
+    head.put_u64(u64::try_from(since_epoch(freshness.response_time).as_millis()).unwrap_or(u64::MAX));
     put_seconds(head, freshness.initial_age);
     put_seconds(head, freshness.lifetime);
     put_seconds(head, freshness.stale_while_revalidate);
@@ -209,7 +211,7 @@ fn put_response(head: &mut BytesMut, response: &Response) {
 
 fn response(head: &mut Reader, body: Bytes) -> Result<Response, DecodeFault> {
     let status = StatusCode::from_u16(head.u16()?).map_err(|_| DecodeFault::Garbled)?;
-    let response_time = UNIX_EPOCH.checked_add(Duration::from_millis(head.u64()?)).ok_or(DecodeFault::Garbled)?;
+    let [request_time, response_time] = [head.time(Duration::from_nanos)?, head.time(Duration::from_millis)?];
     let [initial_age, lifetime, stale_while_revalidate, stale_if_error, stale_if_unreachable] =
         [head.seconds()?, head.seconds()?, head.seconds()?, head.seconds()?, head.seconds()?];
     let source = source_of(head.u8()?)?;
@@ -225,6 +227,7 @@ fn response(head: &mut Reader, body: Bytes) -> Result<Response, DecodeFault> {
         headers.append(name, value);
     }
     let freshness = Freshness {
+        request_time,
         response_time,
         initial_age,
         lifetime,
@@ -302,6 +305,10 @@ impl Reader {
         Ok(Duration::from_secs(self.u64()?))
     }
 
+    fn time(&mut self, unit: fn(u64) -> Duration) -> Result<SystemTime, DecodeFault> {
+        UNIX_EPOCH.checked_add(unit(self.u64()?)).ok_or(DecodeFault::Garbled)
+    }
+
     fn bytes(&mut self) -> Result<Bytes, DecodeFault> {
         let length = self.u32()? as usize;
         self.take(length)
@@ -316,7 +323,7 @@ impl Reader {
     }
 }
 
-/// The time as kept in an entry: whole milliseconds. Anything compared with a decoded entry goes through this.
+/// The time as kept in an entry: whole milliseconds (but for when a request was sent). Anything compared with a decoded entry goes through this.
 pub fn whole_millis(time: SystemTime) -> SystemTime {
     let millis = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or(0))
@@ -337,6 +344,7 @@ mod tests {
                 headers,
                 body: body.into(),
                 freshness: Freshness {
+                    request_time: SystemTime::now(),
                     response_time: whole_millis(SystemTime::now()),
                     initial_age: Duration::from_secs(1),
                     lifetime: Duration::from_secs(60),

@@ -214,9 +214,11 @@ impl Complete<'_> {
 }
 
 impl Kept {
-    /// Keeps it in the store too, and drops the variants that are too many.
+    /// Keeps it in the store too, unless a newer one has taken its place, and drops the variants that are too many.
     pub async fn share(self, running: &Running) {
-        for (entry, place) in &self.0 {
+        let is_newest =
+            |(entry, place): &&(Arc<Entry>, Place)| !running.cache.memory().holds_newer(place.key, entry);
+        for (entry, place) in self.0.iter().filter(is_newest) {
             running.cache.store_shared(entry, place).await;
         }
         for place in &self.1 {

@@ -63,6 +63,9 @@ impl LifetimeSource {
 /// All that a hit needs to know about time, decided when the response was stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Freshness {
+    /// When the request was sent that brought it (RFC 9111 §4.2.3 `request_time`): of two responses the more recent one is
+    /// that which was asked for later, whichever came first.
+    pub request_time: SystemTime,
     /// When the response was received (RFC 9111 §4.2.3 `response_time`).
     pub response_time: SystemTime,
     /// `corrected_initial_age` (§4.2.3), whole seconds.
@@ -386,6 +389,7 @@ mod tests {
 
     fn plain(lifetime: u64) -> Freshness {
         Freshness {
+            request_time: at(NOW),
             response_time: at(NOW),
             initial_age: Duration::ZERO,
             lifetime: seconds(lifetime),

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{Reply, Response, Site, Tier, eventually};
+use crate::support::{Gate, Reply, Response, Site, Tier, eventually};
 
 on_both_tiers! {
     a_validation_that_changes_what_varies_fetches_the_whole,
@@ -25,6 +25,8 @@ on_both_tiers! {
     an_answer_that_is_about_one_request_withdraws_nothing,
     a_key_that_is_not_for_sharing_is_not_refreshed_by_every_hit,
     one_callers_private_answer_does_not_stop_revalidation_for_all,
+    a_slower_fetch_that_began_earlier_does_not_replace_a_newer_one,
+    the_answer_to_a_post_that_is_read_slowly_does_not_replace_a_newer_one,
 }
 
 /// A 304 may bring another `Vary`. The freshened response then stayed under the key without the field, and the German
@@ -316,4 +318,32 @@ fn one_callers_private_answer_does_not_stop_revalidation_for_all(tier: Tier) {
     site.call("GET", "/").header("Authorization", "Bearer a").send().carries("mine");
     site.get("/").carries("old");
     eventually("it is revalidated", || site.get("/").text() == "new");
+}
+
+/// A fetch that takes long, and that nobody joins, put its response in the place of one that was asked for later.
+fn a_slower_fetch_that_began_earlier_does_not_replace_a_newer_one(tier: Tier) {
+    let site = Site::start(tier, "");
+    let public = |body: &str| Reply::new(body).cached("public, max-age=600");
+    site.upstream.script("/", [public("older"), public("newer")]);
+    let gate = site.upstream.hold_next("GET /");
+    let slow = site.call("GET", "/").header("Authorization", "Bearer a").start();
+    gate.wait_for(1);
+    site.get("/").shows("stored").carries("newer");
+    gate.open();
+    slow.response().carries("older");
+    site.get("/").shows("hit").carries("newer");
+}
+
+/// The same of what is kept of a POST once its client has read all of it.
+fn the_answer_to_a_post_that_is_read_slowly_does_not_replace_a_newer_one(tier: Tier) {
+    let (site, gate) = (Site::start(tier, ""), Gate::new());
+    let answer = Reply::new("0123456789").cached("max-age=600").header("Content-Location", "/");
+    site.upstream.on("POST /", answer.pause_after(4, &gate));
+    site.upstream.on("GET /", Reply::new("newer").cached("max-age=600"));
+    let mut slow = site.call("POST", "/").start();
+    assert_eq!(slow.read_body(4).unwrap(), b"0123");
+    site.get("/").shows("stored").carries("newer");
+    gate.open();
+    slow.response().carries("0123456789");
+    site.get("/").shows("hit").carries("newer");
 }
