@@ -224,7 +224,8 @@ fn response(head: &mut Reader, body: Bytes) -> Result<Response, DecodeFault> {
     for _ in 0..head.u16()? {
         let name = head.name()?;
         let value = HeaderValue::from_maybe_shared(head.bytes()?).map_err(|_| DecodeFault::Garbled)?;
-        headers.append(name, value);
+        // It refuses what it has no room for; `append` would panic.
+        headers.try_append(name, value).map_err(|_| DecodeFault::Garbled)?;
     }
     let freshness = Freshness {
         request_time,
@@ -323,7 +324,8 @@ impl Reader {
     }
 }
 
-/// The time as kept in an entry: whole milliseconds (but for when a request was sent). Anything compared with a decoded entry goes through this.
+/// The time as kept in an entry: whole milliseconds. Anything compared with a decoded entry goes through this, but for
+/// the time of a request, which is kept as it is.
 pub fn whole_millis(time: SystemTime) -> SystemTime {
     let millis = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or(0))
@@ -371,6 +373,22 @@ mod tests {
         let on = vec![HeaderName::from_static("accept-language")];
         variants.content = Content::Variants(Variants { on, known });
         assert_eq!(Entry::decode(variants.encode()), Ok(variants));
+    }
+
+    #[test]
+    fn more_fields_than_a_response_can_have_are_refused() {
+        let whole = entry(HeaderMap::new(), Vec::new()).encode();
+        // The count of the fields is the last of the head.
+        let mut head = BytesMut::from(&whole[MAGIC.len() + 4..whole.len() - 2]);
+        head.put_u16(u16::MAX);
+        for number in 0..u16::MAX {
+            put_bytes(&mut head, format!("x-{number}").as_bytes());
+            put_bytes(&mut head, b"");
+        }
+        let mut bytes = BytesMut::from(&MAGIC[..]);
+        bytes.put_u32(head.len() as u32);
+        bytes.put_slice(&head);
+        assert_eq!(Entry::decode(bytes.freeze()), Err(DecodeFault::Garbled));
     }
 
     #[test]
