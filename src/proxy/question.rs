@@ -1,4 +1,4 @@
-//! A GET or HEAD together with what the rules say of it.
+//! A read (GET, HEAD or QUERY) together with what the rules say of it.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -80,6 +80,11 @@ impl Question {
     fn identity_stated(&self) -> bool {
         let identity = self.family().map(|(family, _)| &family.keying.identity);
         identity.is_some_and(|identity| identity.is_stated() && identity.is_known(&self.asked.headers))
+    }
+
+    /// A QUERY that no family names: it is forwarded, and its answer not kept.
+    pub fn is_unclaimed_query(&self) -> bool {
+        self.content.is_some() && self.family.is_none()
     }
 
     /// The largest body that is stored, bytes.

@@ -54,8 +54,12 @@ enum Ride {
     GotOff,
 }
 
-/// Answers a QUERY: safe like GET, with content that is part of the key.
+/// Answers a QUERY: safe like GET, with content that is part of the key. Of one that no family names nothing is kept, so
+/// that its content need not be read first.
 pub(super) async fn query(running: &Arc<Running>, live: Arc<Live>, asked: Asked, body: Incoming) -> Answered {
+    if live.rules.claim(&asked.method, &asked.target.path).is_none() {
+        return pass(running, &asked, RequestBody::of(body), Fwd::Method, "method").await;
+    }
     if validation::is_for_origin(&asked.headers) {
         return pass(running, &asked, RequestBody::of(body), Fwd::Bypass, "precondition").await;
     }
