@@ -27,6 +27,10 @@ pub struct Entry {
 
 /// A response, or the sign that responses under this key vary.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "most are responses, and a box would make every hit take a step more"
+)]
 pub enum Content {
     Response(Response),
     /// Responses under this key are kept one level down, keyed by the request fields they vary on (RFC 9111 §4.1).

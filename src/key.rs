@@ -491,7 +491,7 @@ mod tests {
         let name = HeaderName::from_static(name);
         let line = |line: &&[u8]| (name.clone(), HeaderValue::from_bytes(line).unwrap());
         let headers = lines.iter().map(line).collect();
-        derive(&target("/", None), &HeaderMap::new(), None).variant(&[name.clone()], &headers).text
+        derive(&target("/", None), &HeaderMap::new(), None).variant(std::slice::from_ref(&name), &headers).text
     }
 
     #[test]
