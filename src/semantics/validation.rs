@@ -94,11 +94,11 @@ const IF_NONE_MATCH_LENGTH: usize = 4096;
 
 /// Makes `request` a conditional one for several stored responses of which it selects none (§4.3.1): `If-None-Match`
 /// with their `ETag`s, each once, those that come first if they are too long together. No date goes along: it could
-/// be that of one of them only. The client's own conditions are replaced. False if there is no well-formed `ETag`
-/// among them; the request is then an unconditional one.
+/// be that of one of them only. The client's own conditions are replaced. Without a well-formed `ETag` among them the
+/// request is an unconditional one.
 ///
 /// The 304 to it says by its `ETag` which of them it is about ([`names`]).
-pub fn make_conditional_on<'v>(request: &mut HeaderMap, etags: impl IntoIterator<Item = &'v HeaderValue>) -> bool {
+pub fn make_conditional_on<'v>(request: &mut HeaderMap, etags: impl IntoIterator<Item = &'v HeaderValue>) {
     strip_conditions(request);
     let mut tags: Vec<&[u8]> = Vec::new();
     let mut length = 0;
@@ -110,11 +110,10 @@ pub fn make_conditional_on<'v>(request: &mut HeaderMap, etags: impl IntoIterator
         }
     }
     if tags.is_empty() {
-        return false;
+        return;
     }
     let list = HeaderValue::from_bytes(&tags.join(&b", "[..])).expect("made of bytes that stood in field values");
     request.insert(IF_NONE_MATCH, list);
-    true
 }
 
 /// Whether a 304 with these headers is about the stored response (§4.3.4). An `ETag` in the 304 decides alone: a
@@ -452,20 +451,21 @@ mod tests {
             let mut request =
                 fields(&[("if-none-match", "\"mine\""), ("if-modified-since", OLD), ("range", "bytes=0-1")]);
             let etags: Vec<_> = etags.iter().map(|etag| HeaderValue::from_static(etag)).collect();
-            (make_conditional_on(&mut request, &etags), request)
+            make_conditional_on(&mut request, &etags);
+            request
         };
         let expected = fields(&[("if-none-match", "\"a\", W/\"b\", W/\"a\", \"c,d\"")]);
         let etags = ["\"a\"", "W/\"b\"", "bare", " \"a\"", "W/\"a\"", "", "\"x\", \"y\"", "\"c,d\""];
-        assert_eq!(conditional_on(&etags), (true, expected));
-        assert_eq!(conditional_on(&[]), (false, HeaderMap::new()));
-        assert_eq!(conditional_on(&["bare"]), (false, HeaderMap::new()));
+        assert_eq!(conditional_on(&etags), expected);
+        assert_eq!(conditional_on(&[]), HeaderMap::new());
+        assert_eq!(conditional_on(&["bare"]), HeaderMap::new());
     }
 
     #[test]
     fn a_list_of_entity_tags_does_not_grow_beyond_what_servers_take() {
         let etags: Vec<_> = (0..200).map(|index| format!("\"{index:040}\"").try_into().unwrap()).collect();
         let mut request = HeaderMap::new();
-        assert!(make_conditional_on(&mut request, &etags));
+        make_conditional_on(&mut request, &etags);
         let list = &request[IF_NONE_MATCH];
         assert!(list.len() <= IF_NONE_MATCH_LENGTH && list.len() > IF_NONE_MATCH_LENGTH - 50);
         assert!(entity_tags(list.as_bytes()).count() > 90);
