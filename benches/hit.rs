@@ -57,6 +57,7 @@ fn response() -> Response {
         headers,
         body: Bytes::from(vec![b'x'; 1024]),
         freshness: Freshness {
+            request_time: SystemTime::now(),
             response_time: SystemTime::now(),
             initial_age: Duration::ZERO,
             lifetime: Duration::from_secs(3600),

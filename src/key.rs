@@ -11,12 +11,14 @@
 //! vary accept-encoding: gzip
 //! ```
 //!
+//! Credentials and long field values stand in it as their SHA-256.
+//!
 //! No part can contain a line break (field values cannot, targets are normalised), and bytes outside printable
 //! ASCII are escaped, so that different requests have different texts.
 
 use std::fmt::{self, Write};
 
-use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, COOKIE, PROXY_AUTHORIZATION};
+use http::header::{CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use md5::{Digest, Md5};
 use sha2::Sha256;
@@ -51,7 +53,7 @@ pub struct Keying {
     pub identity: Identity,
 }
 
-/// Which query parameters are part of the key. Parameters are always sorted by name.
+/// Which query parameters are part of a family's key. They are sorted by name; without a family a query counts as it came.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum QueryKeying {
     /// All of them.
@@ -133,9 +135,14 @@ pub fn derive(target: &Target, headers: &HeaderMap, family: Option<FamilyKeying<
     text.push_str("://");
     text.push_str(&target.host);
     push_escaped(&mut text, target.path.as_bytes());
-    let query = family.map_or(&QueryKeying::All, |family| &family.keying.query);
-    if let Some(raw) = &target.query {
-        push_query(&mut text, raw, query);
+    match (&target.query, family) {
+        (Some(raw), Some(family)) => push_query(&mut text, raw, &family.keying.query),
+        // RFC 9111 §4: the same target URI, and nobody said that another order means the same.
+        (Some(raw), None) => {
+            text.push('?');
+            push_escaped(&mut text, raw.as_bytes());
+        }
+        (None, _) => {}
     }
     if let Some(family) = family {
         let _ = write!(text, "\nfamily {} {}", family.name, family.version);
@@ -256,17 +263,55 @@ fn is_named(name: &str, names: &[String]) -> Option<bool> {
     Some(names.iter().any(|name| name.as_bytes() == decoded))
 }
 
+/// Longer field values, bytes, stand in a key as their hash: what is known of the variants of a response holds the values
+/// of all of them, and clients choose how long these are. Shorter than a hash is written, so that no value reads like one.
+const LONGEST_VALUE: usize = 64;
+
+/// Request fields whose values are credentials by their usual use, however short: a key stands in Redis and in what
+/// `larder explain` prints, for people who must not have them. Sorted.
+static CREDENTIALS: [&str; 18] = [
+    "api-key",
+    "apikey",
+    "authorization",
+    "cookie",
+    "proxy-authorization",
+    "x-access-token",
+    "x-amz-security-token",
+    "x-api-key",
+    "x-api-token",
+    "x-apikey",
+    "x-auth-key",
+    "x-auth-token",
+    "x-csrf-token",
+    "x-goog-api-key",
+    "x-session-id",
+    "x-session-token",
+    "x-token",
+    "x-xsrf-token",
+];
+
+fn is_credential(name: &HeaderName) -> bool {
+    CREDENTIALS.binary_search(&name.as_str()).is_ok()
+}
+
 fn push_field(text: &mut String, kind: &str, name: &HeaderName, headers: &HeaderMap) {
     let _ = write!(text, "\n{kind} {name}");
-    let mut values = headers.get_all(name).iter().peekable();
+    let lines = headers.get_all(name);
+    let mut values = lines.iter().peekable();
     // No colon at all when the field is absent: absent and empty are different (RFC 9111 §4.1).
     if values.peek().is_none() {
         return;
     }
     text.push(':');
-    if [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION].contains(name) {
+    if is_credential(name) {
         text.push(' ');
         push_secret(text, values.map(HeaderValue::as_bytes));
+        return;
+    }
+    if lines.iter().map(|value| value.len() + 2).sum::<usize>() > LONGEST_VALUE + 2 {
+        text.push(' ');
+        // Lines of one field are one value (RFC 9110 §5.3), long or short.
+        push_secret(text, join(values.map(HeaderValue::as_bytes)).as_deref());
         return;
     }
     for (index, value) in values.enumerate() {
@@ -350,6 +395,9 @@ fn push_escaped(text: &mut String, bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use http::header::AUTHORIZATION;
+    use proptest::prelude::*;
+
     use super::*;
 
     fn target(path: &str, query: Option<&str>) -> Target {
@@ -372,6 +420,13 @@ mod tests {
     fn query_parameters_are_sorted_by_name_and_lists_keep_their_order() {
         let text = keyed(&Keying::default(), "b=2&a=9&b=1", &HeaderMap::new());
         assert_eq!(text, "GET http://h/p?a=9&b=2&b=1\nfamily f 1");
+    }
+
+    #[test]
+    fn without_a_family_a_query_is_left_as_it_came() {
+        let text_of = |query| derive(&target("/p", Some(query)), &HeaderMap::new(), None).text;
+        assert_eq!(text_of("b=2&a=9&b=1"), "GET http://h/p?b=2&a=9&b=1");
+        assert_eq!(text_of(""), "GET http://h/p?");
     }
 
     #[test]
@@ -430,6 +485,49 @@ mod tests {
         assert!(!text_of("Bearer s3cret").contains("s3cret"));
         assert_ne!(text_of("Bearer a"), text_of("Bearer b"));
         assert!(keyed(&by_header, "", &HeaderMap::new()).ends_with("anonymous"));
+    }
+
+    fn varying(name: &'static str, lines: &[&[u8]]) -> String {
+        let name = HeaderName::from_static(name);
+        let line = |line: &&[u8]| (name.clone(), HeaderValue::from_bytes(line).unwrap());
+        let headers = lines.iter().map(line).collect();
+        derive(&target("/", None), &HeaderMap::new(), None).variant(std::slice::from_ref(&name), &headers).text
+    }
+
+    #[test]
+    fn fields_that_are_credentials_by_their_name_never_stand_in_the_text() {
+        assert!(CREDENTIALS.is_sorted());
+        for name in CREDENTIALS {
+            assert!(!varying(name, &[b"s3cret"]).contains("s3cret"), "{name}");
+            assert_ne!(varying(name, &[b"a"]), varying(name, &[b"b"]), "{name}");
+        }
+        let keyed_on = Keying { headers: vec![HeaderName::from_static("x-api-key")], ..Keying::default() };
+        let mut headers = HeaderMap::new();
+        headers.insert("x-api-key", HeaderValue::from_static("s3cret"));
+        assert!(!keyed(&keyed_on, "", &headers).contains("s3cret"));
+    }
+
+    #[test]
+    fn long_values_do_not_make_long_texts() {
+        let (long, other) = ("a".repeat(60_000), "a".repeat(60_001));
+        assert!(varying("x", &[long.as_bytes()]).len() < 120);
+        assert_ne!(varying("x", &[long.as_bytes()]), varying("x", &[other.as_bytes()]));
+        let longest = "a".repeat(LONGEST_VALUE);
+        assert!(varying("x", &[longest.as_bytes()]).ends_with(&longest));
+        assert!(!varying("x", &[longest.as_bytes(), b"a"]).contains(&longest));
+    }
+
+    proptest! {
+        #[test]
+        fn values_share_a_text_exactly_if_they_are_the_same(
+            one in proptest::collection::vec("[ -~\u{e4}]{0,50}", 1..4),
+            other in proptest::collection::vec("[ -~\u{e4}]{0,50}", 1..4),
+        ) {
+            let text = |lines: &[String]| varying("x", &lines.iter().map(String::as_bytes).collect::<Vec<_>>());
+            prop_assert_eq!(text(&one) == text(&other), one.join(", ") == other.join(", "));
+            // Lines of one field are one value.
+            prop_assert_eq!(text(&one), text(&[one.join(", ")]));
+        }
     }
 
     #[test]

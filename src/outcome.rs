@@ -39,7 +39,7 @@ impl Fwd {
 pub enum Kind {
     /// Served from the cache, fresh.
     Hit,
-    /// Served from the cache, stale, as RFC 5861 allows.
+    /// Served from the cache, stale, as RFC 5861 allows: without asking upstream, or after it failed.
     Stale,
     /// Fetched.
     Miss,
@@ -158,7 +158,8 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("larder")?;
         match (self.kind, self.fwd) {
-            // RFC 9211 §2.1: a response that was validated first went forward, so it is not a `hit`.
+            // RFC 9211 §2.1: a request that went forward is no `hit`, even if what answers it was stored: because upstream
+            // confirmed it, or because it failed.
             (_, Some(fwd)) => write!(f, "; fwd={}", fwd.token())?,
             (Kind::Hit | Kind::Stale, None) => f.write_str("; hit")?,
             (_, None) => {}
@@ -200,6 +201,10 @@ mod tests {
                 "larder; fwd=uri-miss; fwd-status=200; stored; collapsed",
             ),
             (Outcome::revalidated(60), "larder; fwd=stale; fwd-status=304; ttl=60"),
+            (
+                Outcome { fwd: Some(Fwd::Stale), fwd_status: Some(503), ..Outcome::stale(-5, "upstream-failed") },
+                "larder; fwd=stale; fwd-status=503; ttl=-5; detail=upstream-failed",
+            ),
             (Outcome::pass(Fwd::Bypass, "authorization"), "larder; fwd=bypass; detail=authorization"),
             (Outcome::write(), "larder; fwd=method"),
             (Outcome { key: Some("a\"b:1".into()), ..Outcome::hit(1) }, "larder; hit; ttl=1; key=\"a\\\"b:1\""),

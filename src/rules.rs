@@ -150,7 +150,7 @@ pub struct Invalidation {
 /// in the match.
 pub type Captures = SmallVec<[String; 2]>;
 
-/// What a GET or HEAD is to the rules.
+/// What a read is to the rules: a GET or HEAD, or a QUERY.
 #[derive(Debug)]
 pub struct Claimed<'r> {
     pub family: &'r Family,

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::stream::Stream;
 use crate::entry::Entry;
 use crate::key::Key;
+use crate::semantics::freshness::Failure;
 use crate::stamp::{Stamp, Tag, View};
 use crate::upstream::UpstreamError;
 
@@ -33,8 +34,9 @@ pub enum Landing {
     Streaming(Arc<Head>, Arc<Stream>),
     /// A stored response, just validated.
     Validated(Arc<Entry>),
-    /// A stored response that is stale, since upstream failed (RFC 5861 §4).
-    StaleOnError(Arc<Entry>),
+    /// Upstream failed, and this stored response may stand in for it as far as the leader's request goes (RFC 5861 §4,
+    /// RFC 9111 §4.2.4). Everybody else has to ask that of their own.
+    StaleOnError(Arc<Entry>, Failure),
     /// A response for the leader alone; the others fetch for themselves.
     Unshared,
     /// Upstream gave no response.

@@ -1,8 +1,10 @@
 //! L1: entries in this process's memory, bounded in bytes, and the marks table. Without a store the marks table is
 //! the authority on what is current; with one, the store is.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::SystemTime;
 
 use quick_cache::sync::Cache;
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
@@ -10,7 +12,7 @@ use smallvec::SmallVec;
 
 use crate::entry::Entry;
 use crate::key::{Canonical, Key};
-use crate::stamp::{Epoch, Marks, Slot, Stamp, Tag, View};
+use crate::stamp::{Epoch, Marks, Slot, Tag, View};
 
 /// An entry in L1, with the slots of its tags worked out.
 #[derive(Debug)]
@@ -89,13 +91,18 @@ impl Memory {
         self.get(canonical).filter(|resident| resident.entry.variants().is_some())
     }
 
-    /// Keeps an entry, in place of what was there; unless that was fetched after a later write.
+    /// Keeps an entry, in place of what was there; unless that is newer.
     pub fn put(&self, key: Key, entry: Arc<Entry>) {
-        if self.entries.peek(&key).is_some_and(|there| is_newer(there.entry.stamp, entry.stamp)) {
+        if self.holds_newer(key, &entry) {
             return;
         }
         let slots = entry.tags.iter().map(|tag| self.marks.slot(tag)).collect();
         self.entries.insert(key, Arc::new(Resident { entry, slots }));
+    }
+
+    /// Whether what is kept under a key was fetched after a later write than `entry` was, or asked for later than that.
+    pub fn holds_newer(&self, key: Key, entry: &Entry) -> bool {
+        self.entries.peek(&key).is_some_and(|there| is_newer(&there.entry, entry, SystemTime::now()))
     }
 
     /// Drops `outdated` unless something else has taken its place meanwhile.
@@ -143,8 +150,24 @@ impl Memory {
     }
 }
 
-fn is_newer(there: Stamp, stamp: Stamp) -> bool {
-    there.epoch == stamp.epoch && there.sequence > stamp.sequence
+fn is_newer(there: &Entry, entry: &Entry, now: SystemTime) -> bool {
+    let is_of_epoch = there.stamp.epoch == entry.stamp.epoch;
+    match there.stamp.sequence.cmp(&entry.stamp.sequence) {
+        Ordering::Greater => is_of_epoch,
+        Ordering::Equal => is_of_epoch && was_asked_for_later(there, entry, now),
+        Ordering::Less => false,
+    }
+}
+
+/// RFC 9111 §4: the most recent response. One that took long may come after one that was asked for later. A time to come
+/// is that of a clock that went back since; it counts for nothing, or nothing could be replaced until then.
+fn was_asked_for_later(there: &Entry, entry: &Entry, now: SystemTime) -> bool {
+    let request_time = |entry: &Entry| entry.response().map(|response| response.freshness.request_time);
+    match (request_time(there), request_time(entry)) {
+        (Some(there), Some(entry)) => there > entry && there <= now,
+        // The sign that responses vary tells of all of them, old and new.
+        _ => false,
+    }
 }
 
 /// An entry larger than a shard's share of the capacity would be dropped without a word: no more shards than let

@@ -26,6 +26,7 @@ use crate::target::{Target, TargetFault};
 mod answer;
 mod kept;
 
+use answer::Refusal;
 pub use answer::{Answer, Judgement, stated_length};
 pub use kept::{Kept, Mark, Stored};
 
@@ -244,6 +245,7 @@ impl<'c> Account<'c> {
                 "a HEAD is answered from what is stored for GET, and its own answer is not stored (RFC 9110 §9.3.2)"
                     .to_owned(),
             ),
+            "QUERY" if self.question.is_unclaimed_query() => {}
             "QUERY" => notes.push("its content is part of the key: this is the QUERY without any".to_owned()),
             _ => {}
         }
@@ -267,11 +269,21 @@ impl<'c> Account<'c> {
     }
 
     /// Why the cache is not even asked.
-    fn passed(&self) -> Option<Use> {
+    fn passed(&self) -> Option<Refusal> {
+        if self.question.is_unclaimed_query() {
+            return Some(Refusal {
+                token: "method",
+                because: "no family with methods = [\"QUERY\"] claims this path: a QUERY is cached only where the rules say \
+                          that it may be (RFC 9110 §9.2.3)"
+                    .to_owned(),
+                what_to_do: "add a family with methods = [\"QUERY\"] for this path",
+            });
+        }
         // RFC 9111 §4.3.2
-        validation::is_for_origin(&self.question.asked.headers).then(|| {
-            let because = "If-Match and If-Unmodified-Since are for upstream to judge (RFC 9111 §4.3.2)";
-            Use::new(Does::Forwarded, because)
+        validation::is_for_origin(&self.question.asked.headers).then(|| Refusal {
+            token: "precondition",
+            because: "If-Match and If-Unmodified-Since are for upstream to judge (RFC 9111 §4.3.2)".to_owned(),
+            what_to_do: "send the request without them",
         })
     }
 
@@ -283,13 +295,16 @@ impl<'c> Account<'c> {
     /// What the request gets when nothing current is kept for it.
     fn use_of_nothing(&self, because: &str) -> Use {
         let does = if self.is_for_part() { Does::Forwarded } else { Does::Fetched };
-        self.passed().unwrap_or_else(|| self.unless_only_if_cached(Use::new(does, because)))
+        match self.passed() {
+            Some(passed) => Use::new(Does::Forwarded, passed.because),
+            None => self.unless_only_if_cached(Use::new(does, because)),
+        }
     }
 
     /// What the request gets of a response that is kept and current.
     fn use_of(&self, stored: &entry::Response, now: SystemTime) -> Use {
         if let Some(passed) = self.passed() {
-            return passed;
+            return Use::new(Does::Forwarded, passed.because);
         }
         if self.question.is_refused(stored) {
             let because = "what is kept is for requests without Authorization and Cookie: it says neither public, \

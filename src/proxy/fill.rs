@@ -21,6 +21,7 @@ use crate::headers;
 use crate::key::Canonical;
 use crate::running::Running;
 use crate::semantics::freshness::Failure;
+use crate::semantics::storable::Reason;
 use crate::semantics::validation;
 use crate::semantics::vary::Vary;
 use crate::stamp::View;
@@ -77,9 +78,9 @@ pub(super) async fn fill(
         answer => answer,
     };
     if let Some(failure) = failure(&answer)
-        && let Some(stale) = errand.stale.as_ref().filter(|stale| errand.is_usable_after(failure, stale))
+        && let Some(stale) = errand.stale.as_ref().filter(|stale| errand.question.takes_after(failure, stale))
     {
-        return permit.land(Landing::StaleOnError(Arc::clone(stale)));
+        return permit.land(Landing::StaleOnError(Arc::clone(stale), failure));
     }
     match answer {
         Ok(answer) => deliver(&running, &errand, permit, direct, answer, times).await,
@@ -104,9 +105,13 @@ impl Errand {
         others.take(OTHER_TAGS)
     }
 
-    fn is_usable_after(&self, failure: Failure, stale: &Entry) -> bool {
-        let freshness = stale.response().map(|response| &response.freshness);
-        freshness.is_some_and(|it| it.usable_after(failure, SystemTime::now(), &self.question.demands))
+    /// Removes the stored response that upstream has not confirmed, and in whose place nothing is stored: it would come back
+    /// when upstream fails.
+    async fn forget_stale(&self, running: &Running) {
+        if let Some(stored) = self.stale.as_ref().and_then(|stale| stale.response()) {
+            let place = keep::place(&self.question, self.canonical.key, &stored.freshness, &stored.headers);
+            running.cache.remove(&place).await;
+        }
     }
 
     /// The request's conditions (RFC 9111 §4.3.1): those of the stored response, and the entity tags of other variants
@@ -124,10 +129,19 @@ impl Errand {
     }
 }
 
+/// RFC 9111 §4.3.3: a full answer to a validation says that what was stored is not what upstream would send now. Not so an
+/// error of the server, nor that it has had too much of this client (RFC 9110 §15.5.9, RFC 6585 §4).
+fn withdraws(status: StatusCode) -> bool {
+    !status.is_server_error() && !matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
+}
+
 /// RFC 5861 §4: the statuses that count as an error; and no answer at all.
 fn failure(answer: &Result<Response<ResponseBody>, UpstreamError>) -> Option<Failure> {
     match answer {
-        Ok(answer) => matches!(answer.status().as_u16(), 500 | 502 | 503 | 504).then_some(Failure::Status),
+        Ok(answer) => {
+            let status = answer.status();
+            matches!(status.as_u16(), 500 | 502 | 503 | 504).then_some(Failure::Status(status))
+        }
         Err(_) => Some(Failure::NoAnswer),
     }
 }
@@ -209,7 +223,7 @@ pub(super) fn freshened(
     let mut judged = fields.clone();
     age.into_iter().for_each(|age| drop(judged.insert(AGE, age)));
     // A 304 that says `no-store`, `private` or `Set-Cookie` is for one client: its response is fetched whole.
-    let verdict = keep::judge(&errand.question, response.status, &judged, times).ok()?;
+    let verdict = keep::judge_confirmed(&errand.question, response.status, &judged, times).ok()?;
     verdict.withhold(&mut fields);
     let (tags, consumed) = (verdict.tags(&errand.question), keep::has_consumed(&fields));
     let (freshness, for_credentials) = (verdict.freshness, verdict.for_credentials);
@@ -224,8 +238,9 @@ pub(super) fn freshened(
 }
 
 impl Confirmed {
+    /// Lands it, and keeps it unless the request forbids that (RFC 9111 §5.2.1.5): its own answer it is all the same.
     async fn keep(self, running: &Running, errand: &Errand, permit: &Permit) {
-        if errand.view.is_none() {
+        if errand.view.is_none() || errand.question.facts.no_store {
             return permit.land(Landing::Validated(Arc::new(self.entry)));
         }
         let (entry, kept) = self.store(running, errand);
@@ -261,7 +276,9 @@ impl Confirmed {
 
     /// Keeps what the answer to a HEAD has confirmed.
     pub async fn keep_after_head(self, running: &Running, errand: &Errand) {
-        self.store(running, errand).1.share(running).await;
+        if !errand.question.facts.no_store {
+            self.store(running, errand).1.share(running).await;
+        }
     }
 }
 
@@ -284,9 +301,14 @@ async fn deliver(
         refused => {
             let reason = refused.as_ref().err().map_or("too-large", |reason| reason.token());
             running.metrics.not_stored(reason);
+            let is_of_response = refused.err().is_none_or(Reason::is_of_response);
+            // What is said to somebody's credentials says nothing of what others would be told.
+            let is_for_all = is_of_response && !errand.question.is_personal();
+            if is_for_all && withdraws(answer.status()) {
+                errand.forget_stale(running).await;
+            }
             // An error is a passing thing: the next answer may well be for sharing.
-            let passing = refused.err().is_some_and(|reason| !reason.is_of_response());
-            if !answer.status().is_server_error() && !passing {
+            if is_for_all && !answer.status().is_server_error() {
                 running.flights.remember_unshared(errand.canonical.key, Instant::now());
             }
             if let Some(direct) = direct {
@@ -395,6 +417,7 @@ async fn pump(
             running.metrics.not_stored("too-large");
             running.flights.remember_unshared(errand.canonical.key, Instant::now());
             permit.close();
+            errand.forget_stale(running).await;
             stream.pass_on();
         }
         if passing && stream.room(PATIENCE).await == Room::NoReaders {

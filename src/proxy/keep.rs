@@ -16,7 +16,7 @@ use crate::headers;
 use crate::key::{Canonical, Key};
 use crate::running::Running;
 use crate::semantics::freshness::Freshness;
-use crate::semantics::storable::{self, Reason, Received, Storable};
+use crate::semantics::storable::{self, Reason, Received, RequestFacts, Storable};
 use crate::semantics::vary::Vary;
 use crate::semantics::{groups, targeted, validation};
 use crate::stamp::{Stamp, Tag};
@@ -60,13 +60,34 @@ pub(super) fn judge(
     fields: &HeaderMap,
     times: Times,
 ) -> Result<Verdict, Reason> {
+    judge_for(question, question.facts, status, fields, times)
+}
+
+/// The same of a stored response that upstream has confirmed. A request with `no-store` is answered with it too, so that
+/// it need not be fetched whole: it is for the caller not to store it.
+pub(super) fn judge_confirmed(
+    question: &Question,
+    status: StatusCode,
+    fields: &HeaderMap,
+    times: Times,
+) -> Result<Verdict, Reason> {
+    judge_for(question, RequestFacts { no_store: false, ..question.facts }, status, fields, times)
+}
+
+fn judge_for(
+    question: &Question,
+    facts: RequestFacts,
+    status: StatusCode,
+    fields: &HeaderMap,
+    times: Times,
+) -> Result<Verdict, Reason> {
     if varies_on_this_hop(fields) {
         return Err(Reason::VaryStar);
     }
     let named = groups::named(fields).map_err(|_| Reason::TooManyGroups)?;
     let (request_time, response_time) = (times.0, entry::whole_millis(times.1));
     let received = Received { status, headers: fields, request_time, response_time };
-    match storable::storable(question.facts, received, &question.policy()) {
+    match storable::storable(facts, received, &question.policy()) {
         Storable::Yes { freshness, for_credentials, withheld } => {
             let groups = group_tags(&question.asked.target.host, &named);
             Ok(Verdict { freshness, for_credentials, withheld, groups })
@@ -193,9 +214,11 @@ impl Complete<'_> {
 }
 
 impl Kept {
-    /// Keeps it in the store too, and drops the variants that are too many.
+    /// Keeps it in the store too, unless a newer one has taken its place, and drops the variants that are too many.
     pub async fn share(self, running: &Running) {
-        for (entry, place) in &self.0 {
+        let is_newest =
+            |(entry, place): &&(Arc<Entry>, Place)| !running.cache.memory().holds_newer(place.key, entry);
+        for (entry, place) in self.0.iter().filter(is_newest) {
             running.cache.store_shared(entry, place).await;
         }
         for place in &self.1 {

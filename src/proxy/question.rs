@@ -1,6 +1,7 @@
-//! A GET or HEAD together with what the rules say of it.
+//! A read (GET, HEAD or QUERY) together with what the rules say of it.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, COOKIE, RANGE};
@@ -8,13 +9,14 @@ use http::{Method, Response};
 
 use super::{Answered, Asked, Body};
 use crate::config::Config;
-use crate::entry;
+use crate::entry::{self, Entry};
 use crate::headers::ForwardedPolicy;
 use crate::key::{self, Canonical};
 use crate::outcome::Outcome;
 use crate::rules::{self, Captures, Family, Fetching};
 use crate::running::{Live, Running};
 use crate::semantics::demands::Demands;
+use crate::semantics::freshness::Failure;
 use crate::semantics::storable::RequestFacts;
 use crate::semantics::{ClientDirectives, Policy, negotiation};
 use crate::stamp::Tag;
@@ -80,6 +82,11 @@ impl Question {
         identity.is_some_and(|identity| identity.is_stated() && identity.is_known(&self.asked.headers))
     }
 
+    /// A QUERY that no family names: it is forwarded, and its answer not kept.
+    pub fn is_unclaimed_query(&self) -> bool {
+        self.content.is_some() && self.family.is_none()
+    }
+
     /// The largest body that is stored, bytes.
     pub fn max_body(&self, running: &Running) -> u64 {
         self.max_body_under(&running.config)
@@ -131,6 +138,12 @@ impl Question {
     /// might have said something else to this caller.
     pub fn is_refused(&self, stored: &entry::Response) -> bool {
         self.is_personal() && !stored.for_credentials
+    }
+
+    /// What is stored may stand in for an upstream that failed so, by its own word and that of this request.
+    pub fn takes_after(&self, failure: Failure, stored: &Entry) -> bool {
+        let freshness = stored.response().map(|response| &response.freshness);
+        freshness.is_some_and(|it| it.usable_after(failure, SystemTime::now(), &self.demands))
     }
 
     /// It asks for a part of what a GET would get (RFC 9110 §14.2).

@@ -22,7 +22,7 @@ use crate::headers;
 use crate::key::Canonical;
 use crate::outcome::{Fwd, Outcome};
 use crate::running::{Live, Running};
-use crate::semantics::freshness::{Because, Reuse};
+use crate::semantics::freshness::{Because, Failure, Reuse};
 use crate::semantics::validation::{self, HeadVerdict};
 use crate::upstream::{RequestBody, UpstreamError};
 
@@ -54,8 +54,12 @@ enum Ride {
     GotOff,
 }
 
-/// Answers a QUERY: safe like GET, with content that is part of the key.
+/// Answers a QUERY: safe like GET, with content that is part of the key. Of one that no family names nothing is kept, so
+/// that its content need not be read first.
 pub(super) async fn query(running: &Arc<Running>, live: Arc<Live>, asked: Asked, body: Incoming) -> Answered {
+    if live.rules.claim(&asked.method, &asked.target.path).is_none() {
+        return pass(running, &asked, RequestBody::of(body), Fwd::Method, "method").await;
+    }
     if validation::is_for_origin(&asked.headers) {
         return pass(running, &asked, RequestBody::of(body), Fwd::Bypass, "precondition").await;
     }
@@ -174,7 +178,8 @@ fn from_stored(
     question.answered(response, outcome)
 }
 
-/// RFC 5861 §3: one revalidation in the background, unless one is under way.
+/// RFC 5861 §3: one revalidation in the background, unless one is under way. None where answers were not for sharing
+/// lately: it would not be stored either, and each hit would ask anew.
 fn refresh(
     running: &Arc<Running>,
     question: &Arc<Question>,
@@ -185,8 +190,7 @@ fn refresh(
     let boarding = running.flights.board(lookup.canonical.key, lookup.view.as_ref(), Instant::now());
     let permit = match boarding {
         Boarding::Lead(permit) => permit,
-        Boarding::Alone => running.flights.solo(lookup.canonical.key, lookup.view.as_ref()),
-        Boarding::Join(_) => return,
+        Boarding::Alone | Boarding::Join(_) => return,
     };
     let errand = errand(question, primary.clone(), lookup, Some(Arc::clone(entry)));
     running.tasks.spawn(fill::fill(Arc::clone(running), errand, permit, None));
@@ -272,9 +276,13 @@ async fn join(
                 _ => return Ride::GotOff,
             }
         }
-        Landing::Failed(error) => unanswered(question, need, error),
+        // The leader's request did not let what is stored stand in; this one may.
+        Landing::Failed(error) => {
+            stand_in(running, question, need).unwrap_or_else(|| unanswered(question, need, error))
+        }
         Landing::Unshared => return Ride::GotOff,
-        Landing::Validated(ref entry) | Landing::StaleOnError(ref entry) => {
+        Landing::StaleOnError(ref entry, failure) if !question.takes_after(failure, entry) => return Ride::GotOff,
+        Landing::Validated(ref entry) | Landing::StaleOnError(ref entry, _) => {
             // What a failing upstream falls back on is older than the flight, and either may have named groups of its
             // own: it has to be current for us too.
             if *entry.text != *lookup.canonical.text || !running.cache.is_current(&entry.tags, entry.stamp).await {
@@ -321,6 +329,19 @@ async fn is_current(running: &Running, head: &Head) -> bool {
     }
 }
 
+/// What this request found stored, in place of the answer that upstream did not give, if it may have it.
+fn stand_in(running: &Running, question: &Question, need: &Need) -> Option<Answered> {
+    let stale = need.stale.as_ref().filter(|stale| question.takes_after(Failure::NoAnswer, stale))?;
+    from_entry(running, question, need, Landing::StaleOnError(Arc::clone(stale), Failure::NoAnswer), true)
+}
+
+fn status_of(failure: Failure) -> Option<u16> {
+    match failure {
+        Failure::Status(status) => Some(status.as_u16()),
+        Failure::NoAnswer => None,
+    }
+}
+
 /// Upstream gave no answer, and nothing stored may stand in for it.
 fn unanswered(question: &Question, need: &Need, error: UpstreamError) -> Answered {
     let mut answered = failed(error, need.fwd);
@@ -341,17 +362,19 @@ fn from_entry(
     collapsed: bool,
 ) -> Option<Answered> {
     let now = SystemTime::now();
-    let (entry, validated) = match landing {
-        Landing::Validated(entry) => (entry, true),
-        Landing::StaleOnError(entry) => (entry, false),
+    let (entry, failure) = match landing {
+        Landing::Validated(entry) => (entry, None),
+        Landing::StaleOnError(entry, failure) => (entry, Some(failure)),
         Landing::Streaming(..) | Landing::Unshared | Landing::Failed(_) => return None,
     };
     let response = entry.response()?;
     let ttl = response.freshness.ttl(now);
-    let outcome = match validated {
-        true => Outcome { fwd: Some(need.fwd), ..Outcome::revalidated(ttl) },
-        false => Outcome::stale(ttl, "upstream-failed"),
+    let outcome = match failure {
+        None => Outcome::revalidated(ttl),
+        Some(failure) => Outcome { fwd_status: status_of(failure), ..Outcome::stale(ttl, "upstream-failed") },
     };
+    // RFC 9211 §2.1: it went forward, so it is no hit.
+    let outcome = Outcome { fwd: Some(need.fwd), ..outcome };
     Some(from_stored(running, question, response, now, Outcome { collapsed, ..outcome }))
 }
 
@@ -392,15 +415,17 @@ async fn head(
         headers::strip_hop_by_hop(&mut fields);
         let errand = errand(question, primary, lookup, Some(Arc::clone(stale)));
         let times = (request_time, SystemTime::now());
-        let freshened = match validation::head_verdict(&fields, &stored.headers, stored.body.len() as u64) {
-            HeadVerdict::Updates => fill::freshened(&errand, stale, fields, times),
-            HeadVerdict::Outdates => None,
-        };
-        if let Some(confirmed) = freshened {
-            confirmed.keep_after_head(running, &errand).await;
-        } else {
-            let place = keep::place(question, lookup.canonical.key, &stored.freshness, &stored.headers);
-            running.cache.remove(&place).await;
+        match validation::head_verdict(&fields, &stored.headers, stored.body.len() as u64) {
+            HeadVerdict::Updates => {
+                if let Some(confirmed) = fill::freshened(&errand, stale, fields, times) {
+                    confirmed.keep_after_head(running, &errand).await;
+                }
+            }
+            HeadVerdict::Outdates => {
+                let place = keep::place(question, lookup.canonical.key, &stored.freshness, &stored.headers);
+                running.cache.remove(&place).await;
+            }
+            HeadVerdict::ShowsNothing => {}
         }
     }
     answered

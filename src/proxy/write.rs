@@ -191,7 +191,7 @@ impl Keeping {
         let mut fields = answer.headers().clone();
         headers::strip_hop_by_hop(&mut fields);
         keep::note_date(&mut fields, times.1);
-        let question = Question::new(running.live(), as_get(asked), None);
+        let question = question_of(running, asked)?;
         let verdict = keep::judge(&question, answer.status(), &fields, times).ok()?;
         if !verdict.freshness.source.is_explicit() {
             return None;
@@ -210,6 +210,18 @@ impl Keeping {
         let task = Arc::clone(running);
         running.tasks.spawn(async move { kept.share(&task).await });
     }
+}
+
+/// The question that the answer to a POST may answer. None if upstream was told more than the key of that question holds:
+/// what a read loses on its way, or has in another form, or that it is to be taken for another method.
+fn question_of(running: &Running, asked: Asked) -> Option<Arc<Question>> {
+    if headers::methods_meant(&asked.method, &asked.headers, asked.target.query.as_deref()).len() > 1 {
+        return None;
+    }
+    let asked = as_get(asked);
+    let sent = asked.headers.clone();
+    let question = Question::new(running.live(), asked, None);
+    (question.asked.headers == sent).then_some(question)
 }
 
 /// The GET that the answer to a POST may answer.

@@ -22,7 +22,9 @@ pub enum Scope {
     Fields(Vec<HeaderName>),
 }
 
-/// Response directives. Seconds; greater values are [`MAX_SECONDS`].
+/// Response directives. Seconds; greater values are [`MAX_SECONDS`]. `no-transform` (§5.2.2.6) and `immutable` (RFC 8246)
+/// are not among them, since they decide nothing: no content is transformed, and what is fresh is not validated unless a
+/// client may ask for it, which RFC 8246 §2 allows.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ResponseDirectives {
     pub no_store: bool,
@@ -32,8 +34,6 @@ pub struct ResponseDirectives {
     pub must_revalidate: bool,
     pub proxy_revalidate: bool,
     pub must_understand: bool,
-    pub no_transform: bool,
-    pub immutable: bool,
     pub max_age: Option<u64>,
     pub s_maxage: Option<u64>,
     pub stale_while_revalidate: Option<u64>,
@@ -46,7 +46,6 @@ pub struct RequestDirectives {
     pub no_store: bool,
     pub no_cache: bool,
     pub only_if_cached: bool,
-    pub no_transform: bool,
     pub max_age: Option<u64>,
     /// `Some(None)`: any staleness is welcome. An invalid number is no `max-stale` at all.
     pub max_stale: Option<Option<u64>>,
@@ -85,8 +84,6 @@ impl ResponseDirectives {
             b"must-revalidate" => self.must_revalidate = true,
             b"proxy-revalidate" => self.proxy_revalidate = true,
             b"must-understand" => self.must_understand |= argument.is_absent(),
-            b"no-transform" => self.no_transform = true,
-            b"immutable" => self.immutable |= argument.is_absent(),
             b"max-age" => self.max_age = shorter(self.max_age, argument.seconds().unwrap_or(0)),
             b"s-maxage" => self.s_maxage = shorter(self.s_maxage, argument.seconds().unwrap_or(0)),
             b"stale-while-revalidate" => {
@@ -143,7 +140,6 @@ impl RequestDirectives {
             b"no-store" => self.no_store = true,
             b"no-cache" => self.no_cache = true,
             b"only-if-cached" => self.only_if_cached = true,
-            b"no-transform" => self.no_transform = true,
             b"max-age" => self.max_age = shorter(self.max_age, argument.seconds().unwrap_or(0)),
             // Of two the longer is the stricter.
             b"min-fresh" => self.min_fresh = self.min_fresh.max(argument.seconds()),
@@ -179,11 +175,6 @@ fn less_stale(known: Option<Option<u64>>, argument: &Argument<'_>) -> Option<Opt
 }
 
 impl Scope {
-    /// Whether the directive is there at all.
-    pub fn is_present(&self) -> bool {
-        *self != Scope::Absent
-    }
-
     /// The scope of these field names: the whole response if they are none, or cannot be left out.
     pub(super) fn of_names(text: &[u8]) -> Scope {
         field_names(text).map_or(Scope::Whole, Scope::Fields)
@@ -432,8 +423,6 @@ mod tests {
             must_revalidate: true,
             proxy_revalidate: true,
             must_understand: true,
-            no_transform: true,
-            immutable: true,
             max_age: Some(1),
             s_maxage: Some(2),
             stale_while_revalidate: Some(3),
@@ -552,7 +541,6 @@ mod tests {
             no_store: true,
             no_cache: true,
             only_if_cached: true,
-            no_transform: true,
             max_age: Some(1),
             max_stale: Some(Some(2)),
             min_fresh: Some(3),
@@ -606,8 +594,8 @@ mod tests {
             let one = response(&[&first]);
             let both = response(&[&first, &second]);
             prop_assert!(both.no_store >= one.no_store);
-            prop_assert!(both.private.is_present() >= one.private.is_present());
-            prop_assert!(both.no_cache.is_present() >= one.no_cache.is_present());
+            prop_assert!(both.private != Scope::Absent || one.private == Scope::Absent);
+            prop_assert!(both.no_cache != Scope::Absent || one.no_cache == Scope::Absent);
             if let Some(age) = one.max_age {
                 prop_assert!(both.max_age.is_some_and(|both| both <= age));
             }

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::HeaderMap;
 use http::header::{AGE, DATE, EXPIRES, LAST_MODIFIED};
+use http::{HeaderMap, StatusCode};
 
 use super::cache_control::{MAX_SECONDS, delta_seconds};
 use super::date::DateField;
@@ -63,6 +63,9 @@ impl LifetimeSource {
 /// All that a hit needs to know about time, decided when the response was stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Freshness {
+    /// When the request was sent that brought it (RFC 9111 §4.2.3 `request_time`): of two responses the more recent one is
+    /// that which was asked for later, whichever came first.
+    pub request_time: SystemTime,
     /// When the response was received (RFC 9111 §4.2.3 `response_time`).
     pub response_time: SystemTime,
     /// `corrected_initial_age` (§4.2.3), whole seconds.
@@ -173,8 +176,8 @@ impl Because {
 /// How a fetch failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Failure {
-    /// Upstream answered 500, 502, 503 or 504.
-    Status,
+    /// Upstream answered with this status: 500, 502, 503 or 504.
+    Status(StatusCode),
     /// Upstream gave no answer: it cannot be reached, closed the connection, or took too long.
     NoAnswer,
 }
@@ -247,7 +250,7 @@ impl Freshness {
         }
         let period = match failure {
             // RFC 5861 §4.
-            Failure::Status => self.stale_if_error,
+            Failure::Status(_) => self.stale_if_error,
             // RFC 9111 §4.2.4: a cache that is disconnected may go further.
             Failure::NoAnswer => self.stale_if_error.max(self.stale_if_unreachable),
         };
@@ -386,6 +389,7 @@ mod tests {
 
     fn plain(lifetime: u64) -> Freshness {
         Freshness {
+            request_time: at(NOW),
             response_time: at(NOW),
             initial_age: Duration::ZERO,
             lifetime: seconds(lifetime),
@@ -530,8 +534,8 @@ mod tests {
         // §4.1: max-age=600, stale-if-error=1200
         let on_error = Freshness { stale_if_error: seconds(1200), ..plain(600) };
         assert_eq!(reuse(&on_error, at(NOW + 900)), expired(-301));
-        assert!(usable_after(&on_error, Failure::Status, at(NOW + 900)));
-        assert!(!usable_after(&on_error, Failure::Status, at(NOW + 1801)));
+        assert!(usable_after(&on_error, Failure::Status(StatusCode::BAD_GATEWAY), at(NOW + 900)));
+        assert!(!usable_after(&on_error, Failure::Status(StatusCode::BAD_GATEWAY), at(NOW + 1801)));
     }
 
     #[test]
@@ -548,11 +552,11 @@ mod tests {
             reuse(&never_stale, at(NOW + 60)),
             Reuse::Validate { ttl: -1, because: Because::MustRevalidate }
         );
-        assert!(usable_after(&never_stale, Failure::Status, at(NOW + 59)));
-        assert!(!usable_after(&never_stale, Failure::Status, at(NOW + 60)));
+        assert!(usable_after(&never_stale, Failure::Status(StatusCode::BAD_GATEWAY), at(NOW + 59)));
+        assert!(!usable_after(&never_stale, Failure::Status(StatusCode::BAD_GATEWAY), at(NOW + 60)));
         let always_validate = Freshness { always_validate: true, ..generous };
         assert_eq!(reuse(&always_validate, at(NOW)), Reuse::Validate { ttl: 60, because: Because::NoCache });
-        assert!(!usable_after(&always_validate, Failure::Status, at(NOW)));
+        assert!(!usable_after(&always_validate, Failure::Status(StatusCode::BAD_GATEWAY), at(NOW)));
     }
 
     fn asks(control: &str) -> Demands {
@@ -626,7 +630,7 @@ mod tests {
         ];
         for (freshness, elapsed, control, on_status, on_no_answer) in rows {
             let usable = |failure| freshness.usable_after(failure, at(NOW + elapsed), &asks(control));
-            let found = (usable(Failure::Status), usable(Failure::NoAnswer));
+            let found = (usable(Failure::Status(StatusCode::BAD_GATEWAY)), usable(Failure::NoAnswer));
             assert_eq!(found, (on_status, on_no_answer), "{control} after {elapsed} s");
         }
     }
@@ -795,7 +799,7 @@ mod tests {
             let (before, after) = (at(NOW + earlier), at(NOW + earlier) + Duration::from_millis(millis));
             prop_assert!(rank(reuse(&freshness, before)) <= rank(reuse(&freshness, after)));
             prop_assert!(freshness.ttl(before) >= freshness.ttl(after));
-            prop_assert!(usable_after(&freshness, Failure::Status, before) >= usable_after(&freshness, Failure::Status, after));
+            prop_assert!(usable_after(&freshness, Failure::Status(StatusCode::BAD_GATEWAY), before) >= usable_after(&freshness, Failure::Status(StatusCode::BAD_GATEWAY), after));
             prop_assert!(freshness.keep_for(before, true) >= freshness.keep_for(after, true));
         }
 
@@ -803,7 +807,7 @@ mod tests {
         fn what_may_be_served_is_kept(freshness in any_freshness(), elapsed in 0u64..1000) {
             let now = at(NOW + elapsed);
             let keep = freshness.keep_for(at(NOW), false);
-            if rank(reuse(&freshness, now)) < 3 || usable_after(&freshness, Failure::Status, now) {
+            if rank(reuse(&freshness, now)) < 3 || usable_after(&freshness, Failure::Status(StatusCode::BAD_GATEWAY), now) {
                 prop_assert!(keep > seconds(elapsed));
             }
             prop_assert!(keep >= SHORTEST_KEEP);

@@ -517,12 +517,13 @@ mod tests {
             }
             Reuse::Validate { because, .. } => count(tally, because.token()),
         }
-        for (failure, situation) in
-            [(Failure::Status, Situation::Erring), (Failure::NoAnswer, Situation::Disconnected)]
-        {
+        for (failure, situation) in [
+            (Failure::Status(StatusCode::BAD_GATEWAY), Situation::Erring),
+            (Failure::NoAnswer, Situation::Disconnected),
+        ] {
             let permitted = permission(situation);
             let used = freshness.usable_after(failure, now, &demands);
-            count(tally, &format!("{failure:?}: used {used}, permitted {}", permitted.is_ok()));
+            count(tally, &format!("{situation:?}: used {used}, permitted {}", permitted.is_ok()));
             if used && permitted.is_err() {
                 return Err(format!("used after {failure:?}: {permitted:?}"));
             }
@@ -750,12 +751,12 @@ mod tests {
             "request-max-age",
             "stale, young enough, and refused by max-age",
             "request-min-fresh",
-            "Status: used true, permitted true",
-            "Status: used false, permitted true",
-            "Status: used false, permitted false",
-            "NoAnswer: used true, permitted true",
-            "NoAnswer: used false, permitted true",
-            "NoAnswer: used false, permitted false",
+            "Erring: used true, permitted true",
+            "Erring: used false, permitted true",
+            "Erring: used false, permitted false",
+            "Disconnected: used true, permitted true",
+            "Disconnected: used false, permitted true",
+            "Disconnected: used false, permitted false",
             // What the RFC says.
             "may be stored",
             "Cache-Control cannot be read",

@@ -300,6 +300,7 @@ impl Considered<'_> {
             period.filter(|_| !always_validate && !never_stale).unwrap_or_default()
         };
         Freshness {
+            request_time,
             response_time,
             initial_age: freshness::initial_age(headers, request_time, response_time),
             lifetime: terms.lifetime,

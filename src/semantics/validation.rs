@@ -94,11 +94,11 @@ const IF_NONE_MATCH_LENGTH: usize = 4096;
 
 /// Makes `request` a conditional one for several stored responses of which it selects none (§4.3.1): `If-None-Match`
 /// with their `ETag`s, each once, those that come first if they are too long together. No date goes along: it could
-/// be that of one of them only. The client's own conditions are replaced. False if there is no well-formed `ETag`
-/// among them; the request is then an unconditional one.
+/// be that of one of them only. The client's own conditions are replaced. Without a well-formed `ETag` among them the
+/// request is an unconditional one.
 ///
 /// The 304 to it says by its `ETag` which of them it is about ([`names`]).
-pub fn make_conditional_on<'v>(request: &mut HeaderMap, etags: impl IntoIterator<Item = &'v HeaderValue>) -> bool {
+pub fn make_conditional_on<'v>(request: &mut HeaderMap, etags: impl IntoIterator<Item = &'v HeaderValue>) {
     strip_conditions(request);
     let mut tags: Vec<&[u8]> = Vec::new();
     let mut length = 0;
@@ -110,11 +110,10 @@ pub fn make_conditional_on<'v>(request: &mut HeaderMap, etags: impl IntoIterator
         }
     }
     if tags.is_empty() {
-        return false;
+        return;
     }
     let list = HeaderValue::from_bytes(&tags.join(&b", "[..])).expect("made of bytes that stood in field values");
     request.insert(IF_NONE_MATCH, list);
-    true
 }
 
 /// Whether a 304 with these headers is about the stored response (§4.3.4). An `ETag` in the 304 decides alone: a
@@ -152,23 +151,24 @@ pub fn names(not_modified: &HeaderMap, etag: &HeaderValue) -> bool {
 pub enum HeadVerdict {
     /// It is about the same representation: [`freshen`] the stored response with it.
     Updates,
-    /// It is not, or does not show that it is: the stored response is stale from now on.
+    /// It is about another one: the stored response is of no use any more.
     Outdates,
+    /// It shows neither: the stored response stays what it was.
+    ShowsNothing,
 }
 
 /// Compares `ETag` and `Last-Modified` as far as the 200 to a HEAD has them, and its `Content-Length` with the length
-/// of the stored body (§4.3.5). All that it has must agree. One that has no validator where the stored response has
-/// some shows nothing: a stale response is validated with what is stored, and the answer to that is certain.
+/// of the stored body (§4.3.5). All that it has must agree. One without a validator may disagree by its length, but never
+/// agrees: many a representation is as long as the one before it. What is stored then stays as stale as it was, and
+/// the answer to the GET that validates it is certain.
 pub fn head_verdict(head: &HeaderMap, stored: &HeaderMap, stored_length: u64) -> HeadVerdict {
-    let is_validated = if head.contains_key(ETAG) || head.contains_key(LAST_MODIFIED) {
-        agrees_on_etag(head, stored) && agrees_on_date(head, stored)
-    } else {
-        !stored.contains_key(ETAG) && !stored.contains_key(LAST_MODIFIED)
-    };
-    if is_validated && agrees_on_length(head, stored_length) {
-        HeadVerdict::Updates
-    } else {
-        HeadVerdict::Outdates
+    let is_validated = head.contains_key(ETAG) || head.contains_key(LAST_MODIFIED);
+    let agrees =
+        agrees_on_etag(head, stored) && agrees_on_date(head, stored) && agrees_on_length(head, stored_length);
+    match (agrees, is_validated) {
+        (false, _) => HeadVerdict::Outdates,
+        (true, true) => HeadVerdict::Updates,
+        (true, false) => HeadVerdict::ShowsNothing,
     }
 }
 
@@ -451,20 +451,21 @@ mod tests {
             let mut request =
                 fields(&[("if-none-match", "\"mine\""), ("if-modified-since", OLD), ("range", "bytes=0-1")]);
             let etags: Vec<_> = etags.iter().map(|etag| HeaderValue::from_static(etag)).collect();
-            (make_conditional_on(&mut request, &etags), request)
+            make_conditional_on(&mut request, &etags);
+            request
         };
         let expected = fields(&[("if-none-match", "\"a\", W/\"b\", W/\"a\", \"c,d\"")]);
         let etags = ["\"a\"", "W/\"b\"", "bare", " \"a\"", "W/\"a\"", "", "\"x\", \"y\"", "\"c,d\""];
-        assert_eq!(conditional_on(&etags), (true, expected));
-        assert_eq!(conditional_on(&[]), (false, HeaderMap::new()));
-        assert_eq!(conditional_on(&["bare"]), (false, HeaderMap::new()));
+        assert_eq!(conditional_on(&etags), expected);
+        assert_eq!(conditional_on(&[]), HeaderMap::new());
+        assert_eq!(conditional_on(&["bare"]), HeaderMap::new());
     }
 
     #[test]
     fn a_list_of_entity_tags_does_not_grow_beyond_what_servers_take() {
         let etags: Vec<_> = (0..200).map(|index| format!("\"{index:040}\"").try_into().unwrap()).collect();
         let mut request = HeaderMap::new();
-        assert!(make_conditional_on(&mut request, &etags));
+        make_conditional_on(&mut request, &etags);
         let list = &request[IF_NONE_MATCH];
         assert!(list.len() <= IF_NONE_MATCH_LENGTH && list.len() > IF_NONE_MATCH_LENGTH - 50);
         assert!(entity_tags(list.as_bytes()).count() > 90);
@@ -494,33 +495,35 @@ mod tests {
     fn a_head_updates_what_it_agrees_with_and_outdates_the_rest() {
         let etag = |value| ("etag", value);
         let modified = |value| ("last-modified", value);
-        let rows: [(Fields<'_>, Fields<'_>, bool); 22] = [
-            (&[etag("\"a\""), modified(OLD)], &[etag("\"a\""), modified(OLD)], true),
-            (&[etag("\"a\"")], &[etag("\"a\""), modified(OLD)], true),
-            (&[modified(OLD)], &[etag("\"a\""), modified(OLD)], true),
-            (&[etag("\"a\""), modified(NEW)], &[etag("\"a\""), modified(OLD)], false),
-            (&[etag("\"b\""), modified(OLD)], &[etag("\"a\""), modified(OLD)], false),
-            (&[etag("\"a\"")], &[etag("W/\"a\"")], false),
-            (&[etag("W/\"a\"")], &[etag("\"a\"")], true),
-            (&[etag("\"a\"")], &[], false),
-            (&[modified(OLD)], &[], false),
-            (&[modified("Sunday, 06-Nov-94 08:49:37 GMT")], &[modified(OLD)], true),
-            (&[etag("a")], &[etag("a")], true),
-            (&[etag("a")], &[etag("b")], false),
-            (&[modified("0")], &[modified("0")], true),
-            (&[modified("0")], &[modified(OLD)], false),
+        const UPDATES: HeadVerdict = HeadVerdict::Updates;
+        const OUTDATES: HeadVerdict = HeadVerdict::Outdates;
+        const NOTHING: HeadVerdict = HeadVerdict::ShowsNothing;
+        let rows: [(Fields<'_>, Fields<'_>, HeadVerdict); 22] = [
+            (&[etag("\"a\""), modified(OLD)], &[etag("\"a\""), modified(OLD)], UPDATES),
+            (&[etag("\"a\"")], &[etag("\"a\""), modified(OLD)], UPDATES),
+            (&[modified(OLD)], &[etag("\"a\""), modified(OLD)], UPDATES),
+            (&[etag("\"a\""), modified(NEW)], &[etag("\"a\""), modified(OLD)], OUTDATES),
+            (&[etag("\"b\""), modified(OLD)], &[etag("\"a\""), modified(OLD)], OUTDATES),
+            (&[etag("\"a\"")], &[etag("W/\"a\"")], OUTDATES),
+            (&[etag("W/\"a\"")], &[etag("\"a\"")], UPDATES),
+            (&[etag("\"a\"")], &[], OUTDATES),
+            (&[modified(OLD)], &[], OUTDATES),
+            (&[modified("Sunday, 06-Nov-94 08:49:37 GMT")], &[modified(OLD)], UPDATES),
+            (&[etag("a")], &[etag("a")], UPDATES),
+            (&[etag("a")], &[etag("b")], OUTDATES),
+            (&[modified("0")], &[modified("0")], UPDATES),
+            (&[modified("0")], &[modified(OLD)], OUTDATES),
             // It has nothing to go by, and so shows nothing.
-            (&[], &[etag("\"a\"")], false),
-            (&[], &[modified(OLD)], false),
-            (&[], &[], true),
-            (&[("content-length", "5")], &[], true),
-            (&[("content-length", "6")], &[], false),
-            (&[("content-length", "x")], &[], false),
-            (&[("content-length", "5"), etag("\"a\"")], &[etag("\"a\"")], true),
-            (&[("content-length", "0"), etag("\"a\"")], &[etag("\"a\"")], false),
+            (&[], &[etag("\"a\"")], NOTHING),
+            (&[], &[modified(OLD)], NOTHING),
+            (&[], &[], NOTHING),
+            (&[("content-length", "5")], &[], NOTHING),
+            (&[("content-length", "6")], &[], OUTDATES),
+            (&[("content-length", "x")], &[], OUTDATES),
+            (&[("content-length", "5"), etag("\"a\"")], &[etag("\"a\"")], UPDATES),
+            (&[("content-length", "0"), etag("\"a\"")], &[etag("\"a\"")], OUTDATES),
         ];
-        for (head, stored, updates) in rows {
-            let expected = if updates { HeadVerdict::Updates } else { HeadVerdict::Outdates };
+        for (head, stored, expected) in rows {
             assert_eq!(head_verdict(&fields(head), &fields(stored), 5), expected, "{head:?} {stored:?}");
         }
     }

@@ -26,16 +26,6 @@ impl Vary {
             Some(names) => Vary::On(in_order(names)),
         }
     }
-
-    /// What varies as either says: the responses of one URL do not always name the same fields.
-    #[must_use]
-    pub fn union(self, other: Vary) -> Vary {
-        match (self, other) {
-            (Vary::Everything, _) | (_, Vary::Everything) => Vary::Everything,
-            (Vary::Nothing, either) | (either, Vary::Nothing) => either,
-            (Vary::On(left), Vary::On(right)) => Vary::On(in_order(left.into_iter().chain(right).collect())),
-        }
-    }
 }
 
 fn in_order(mut names: Vec<HeaderName>) -> Vec<HeaderName> {
@@ -79,21 +69,6 @@ mod tests {
         ];
         for (lines, expected) in rows {
             assert_eq!(parse(lines), expected, "{lines:?}");
-        }
-    }
-
-    #[test]
-    fn a_union_varies_as_either_does() {
-        let rows = [
-            (&["b, a"][..], &["c, a"][..], on(&["a", "b", "c"])),
-            (&["a"], &[], on(&["a"])),
-            (&[], &["a"], on(&["a"])),
-            (&[], &[], Vary::Nothing),
-            (&["a"], &["*"], Vary::Everything),
-            (&["*"], &[], Vary::Everything),
-        ];
-        for (left, right, expected) in rows {
-            assert_eq!(parse(left).union(parse(right)), expected, "{left:?} {right:?}");
         }
     }
 

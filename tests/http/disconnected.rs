@@ -43,12 +43,12 @@ fn a_stale_response_stands_in_for_an_upstream_that_is_away(tier: Tier) {
     }
     site.upstream.on("/silent", Reply::none());
     site.upstream.on("/failing", Reply::status(503));
-    site.get("/silent").shows("hit").has_status(200).carries("old");
+    site.get("/silent").hides("hit").shows("detail=upstream-failed").has_status(200).carries("old");
     // An error is an answer.
     site.get("/failing").hides("hit").has_status(503);
     site.upstream.stop();
     for target in ["/nobody", "/usual"] {
-        let served = site.get(target).shows("hit").has_status(200).carries("old");
+        let served = site.get(target).shows("fwd=stale").hides("hit").has_status(200).carries("old");
         assert!(served.ttl() < 0, "{target}: {served:?}");
     }
     for target in ["/strict", "/brief"] {

@@ -54,7 +54,9 @@ fn answers(site: &Site) -> Vec<(&'static str, Response)> {
     site.upstream.script("/stale", [Reply::new("old").stale("public"), unchanged]);
     site.upstream.on("/lenient", Reply::new("old").stale("stale-while-revalidate=6000"));
     site.upstream.on("/forbidden", Reply::numbered().cached("no-store"));
+    site.upstream.script("/failing", [Reply::new("old").stale("stale-if-error=6000"), Reply::status(503)]);
     site.get("/lenient");
+    site.get("/failing");
     vec![
         ("fwd=uri-miss; fwd-status=200; stored", site.get("/fresh")),
         ("hit", site.get("/fresh")),
@@ -65,6 +67,7 @@ fn answers(site: &Site) -> Vec<(&'static str, Response)> {
         ("fwd=uri-miss; fwd-status=200; stored", site.get("/stale")),
         ("fwd=stale; fwd-status=304", site.get("/stale")),
         ("hit; detail=revalidating", site.get("/lenient")),
+        ("fwd=stale; fwd-status=503; detail=upstream-failed", site.get("/failing")),
         ("fwd=bypass; fwd-status=200; detail=no-store", site.get("/forbidden")),
         ("fwd=bypass; fwd-status=200; detail=precondition", ask("GET", "/fresh", "If-Match", "*")),
         ("fwd=uri-miss; fwd-status=200", site.call("HEAD", "/other").send()),

@@ -285,7 +285,7 @@ fn what_is_known_of_a_response_is_known_to_every_proxy() {
         other.get(target).hides("hit").has_status(503);
         assert_eq!(site.upstream.last(target).header("if-none-match"), Some("\"1\""), "{target}");
     }
-    assert!(other.get("/lenient").shows("hit").has_status(404).ttl() < 0);
+    assert!(other.get("/lenient").shows("detail=upstream-failed").has_status(404).ttl() < 0);
     let authorized = |target| other.call("GET", target).header("Authorization", "Bearer a").send();
     authorized("/public").shows("hit").has_status(404);
     authorized("/plain").hides("hit").has_status(503);

@@ -216,8 +216,9 @@ fn what_explain_says_of_an_answer_is_what_the_proxy_does_with_it() {
 #[test]
 fn head_and_query_are_asked_as_such() {
     let upstream = Upstream::start();
+    let rules = format!("{RULES}\n[[family]]\nname = \"asked\"\npath = '/q'\nmethods = [\"QUERY\"]\n");
     let ask = |method: &str, path: &str| {
-        larder(Some(RULES), &["explain", method, path, "--ask", "--upstream", &upstream.url(), "--json"])
+        larder(Some(&rules), &["explain", method, path, "--ask", "--upstream", &upstream.url(), "--json"])
     };
     upstream.on("HEAD /h", Reply::new("").cached("max-age=60"));
     upstream.on("QUERY /q", Reply::new("x").cached("max-age=60"));
@@ -227,6 +228,13 @@ fn head_and_query_are_asked_as_such() {
         assert_says(&told["notes"].to_string(), &[note]);
         assert_eq!(upstream.last(path).method, method);
     }
+    upstream.on("QUERY /unclaimed", Reply::new("x").cached("max-age=60"));
+    let told = parsed(&ask("QUERY", "/unclaimed"));
+    assert_eq!(
+        (&told["answer"]["stored"], &told["answer"]["reason"]),
+        (&json!(false), &json!("method")),
+        "{told:#}"
+    );
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "FROB"] {
         assert_eq!(ask(method, "/unsafe").code, Some(2), "{method}");
     }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{Reply, Site, Tier, eventually};
+use crate::support::{Gate, Reply, Response, Site, Tier, eventually};
 
 on_both_tiers! {
     a_validation_that_changes_what_varies_fetches_the_whole,
@@ -13,6 +13,20 @@ on_both_tiers! {
     one_clients_no_store_does_not_stop_revalidation_for_all,
     a_write_under_way_outdates_by_the_rules_that_come_meanwhile,
     an_edit_that_is_undone_does_not_bring_back_what_missed_a_write,
+    the_answer_to_a_post_is_not_kept_for_a_read_that_upstream_would_see_otherwise,
+    without_a_family_a_query_counts_as_it_came,
+    who_joins_a_fetch_takes_nothing_stale_that_only_its_leader_may_have,
+    who_joins_a_fetch_takes_something_stale_that_its_leader_may_not_have,
+    what_stands_in_for_a_failed_fetch_is_no_hit,
+    a_head_without_validators_changes_nothing,
+    a_head_with_no_store_leaves_what_is_stored,
+    a_request_with_no_store_asks_upstream_once,
+    what_upstream_has_withdrawn_does_not_come_back_when_it_fails,
+    an_answer_that_is_about_one_request_withdraws_nothing,
+    a_key_that_is_not_for_sharing_is_not_refreshed_by_every_hit,
+    one_callers_private_answer_does_not_stop_revalidation_for_all,
+    a_slower_fetch_that_began_earlier_does_not_replace_a_newer_one,
+    the_answer_to_a_post_that_is_read_slowly_does_not_replace_a_newer_one,
 }
 
 /// A 304 may bring another `Vary`. The freshened response then stayed under the key without the field, and the German
@@ -120,4 +134,220 @@ fn a_client_that_stops_reading_does_not_keep_upstream_from_others() {
     stalled.head().has_status(200);
     site.get("/users").has_status(200);
     drop(stalled);
+}
+
+/// A read loses fields on its way that a write keeps, and its key does not hold them: the answer to a POST with such a
+/// field was a hit for every reader.
+fn the_answer_to_a_post_is_not_kept_for_a_read_that_upstream_would_see_otherwise(tier: Tier) {
+    let rules = "[[family]]\nname = \"keyed\"\npath = '/keyed'\nforward = \"keyed\"\n\
+                 [[family]]\nname = \"normal\"\npath = '/normal'\nnormalize = [\"accept-language\"]\n";
+    let site = Site::start(tier, rules);
+    let rows = [
+        ("/keyed", "Accept-Language", "de"),
+        ("/normal", "Accept-Language", "de;q=0.5, EN"),
+        ("/plain/1", "X_Forwarded_Host", "evil.example"),
+        ("/plain/2", "X-HTTP-Method-Override", "PUT"),
+        ("/plain/3?_method=PUT", "X-Harmless", "1"),
+    ];
+    for (target, name, value) in rows {
+        let answer = Reply::new("for one").cached("max-age=600").header("Content-Location", target);
+        site.upstream.on(&format!("POST {target}"), answer);
+        site.call("POST", target).header(name, value).send().hides("stored").carries("for one");
+        site.get(target).hides("hit").carries(&format!("{target} #1"));
+    }
+}
+
+/// Queries that differ in the order of their parameters are different URIs; where no family says that they mean the
+/// same, one was answered with the other's response.
+fn without_a_family_a_query_counts_as_it_came(tier: Tier) {
+    let site = Site::start(tier, "");
+    site.upstream.on("/list", Reply::numbered().cached("max-age=600"));
+    site.get("/list?b=1&a=2").shows("stored").carries("/list?b=1&a=2 #1");
+    site.get("/list?a=2&b=1").hides("hit").carries("/list?a=2&b=1 #1");
+    site.get("/list?b=1&a=2").shows("hit").carries("/list?b=1&a=2 #1");
+}
+
+/// A reader that waited for another one's fetch was given the stale response that only the other's `stale-if-error`
+/// allowed.
+fn who_joins_a_fetch_takes_nothing_stale_that_only_its_leader_may_have(tier: Tier) {
+    let site = Site::start(tier, "");
+    for round in 0..4 {
+        let target = format!("/{round}");
+        let (leader, joiner) = failing_together(&site, &target, Reply::status(503), ["stale-if-error=6000", ""]);
+        leader.has_status(200).carries("old");
+        joiner.hides("hit").has_status(503);
+    }
+}
+
+/// And the other way round: a reader that would have taken the stale response got its leader's error.
+fn who_joins_a_fetch_takes_something_stale_that_its_leader_may_not_have(tier: Tier) {
+    let rules = "[[family]]\nname = \"strict\"\npath = '/strict/.*'\nstale_if_unreachable = \"0s\"\n";
+    let site = Site::start(tier, rules);
+    for (round, failure) in [Reply::none(), Reply::status(503)].into_iter().enumerate() {
+        let target = format!("/strict/{round}");
+        let (leader, joiner) = failing_together(&site, &target, failure, ["", "stale-if-error=6000"]);
+        assert!(leader.status >= 500, "{leader:?}");
+        joiner.has_status(200).carries("old");
+    }
+}
+
+/// Something stale is kept; one reader asks for it, another joins, and upstream fails. What each of them gets, by
+/// the `Cache-Control` of its request.
+fn failing_together(site: &Site, target: &str, failure: Reply, directives: [&str; 2]) -> (Response, Response) {
+    site.upstream.script(target, [Reply::new("old").stale("public"), failure]);
+    site.get(target).shows("stored");
+    let gate = site.upstream.hold_next(target);
+    let ask = |directives: &str| site.call("GET", target).header("Cache-Control", directives).start();
+    let leader = ask(directives[0]);
+    gate.wait_for(1);
+    let joiner = ask(directives[1]);
+    // Sent later and answered: the joiner has reached Larder.
+    site.get("/fence").has_status(200);
+    gate.open();
+    (leader.response(), joiner.response())
+}
+
+/// `Cache-Status` told of a hit where upstream had been asked and had failed (RFC 9211 §2.1).
+fn what_stands_in_for_a_failed_fetch_is_no_hit(tier: Tier) {
+    let site = Site::start(tier, "");
+    let old = || Reply::new("old").stale("stale-if-error=6000");
+    site.upstream.script("/failing", [old(), Reply::status(503)]);
+    site.upstream.script("/silent", [old(), Reply::none()]);
+    for target in ["/failing", "/silent"] {
+        site.get(target).shows("stored");
+    }
+    let answer = site.get("/failing").hides("hit").shows("fwd=stale; fwd-status=503").carries("old");
+    assert!(answer.is("detail=upstream-failed") && answer.ttl() < 0, "{answer:?}");
+    site.get("/silent").hides("hit").hides("fwd-status").shows("fwd=stale").shows("detail=upstream-failed");
+}
+
+/// Neither what was stored nor the answer to a HEAD had a validator, which counted as agreement: every HEAD made the old
+/// body fresh once more.
+fn a_head_without_validators_changes_nothing(tier: Tier) {
+    let site = Site::start(tier, "");
+    let old = Reply::new("old").cached("max-age=60, stale-if-error=6000").header("Age", "100");
+    site.upstream.script("GET /", [old, Reply::status(503), Reply::new("new")]);
+    site.upstream.on("HEAD /", Reply::new("new").cached("max-age=600"));
+    site.get("/").shows("stored").carries("old");
+    site.call("HEAD", "/").send().has_status(200);
+    // It is still stale, and still there.
+    site.get("/").hides("hit").carries("old");
+    site.get("/").hides("hit").carries("new");
+}
+
+/// A HEAD with `no-store`, whose answer agreed with what was stored, removed it: nothing was left to validate.
+fn a_head_with_no_store_leaves_what_is_stored(tier: Tier) {
+    let site = Site::start(tier, "");
+    site.upstream.on("/", Reply::new("old").stale("public"));
+    site.get("/").shows("stored");
+    site.call("HEAD", "/").header("Cache-Control", "no-store").send().has_status(200);
+    site.get("/").hides("hit");
+    assert_eq!(site.upstream.last("GET /").header("if-none-match"), Some("\"1\""));
+}
+
+/// What is stored was validated for a request with `no-store`; then the 304 did not count, and all of it was fetched.
+fn a_request_with_no_store_asks_upstream_once(tier: Tier) {
+    let site = Site::start(tier, "");
+    let confirmed = Reply::status(304).header("ETag", "\"1\"").cached("max-age=600");
+    site.upstream.script("/", [Reply::new("old").stale("public"), confirmed]);
+    site.get("/").shows("stored");
+    let answer = site.call("GET", "/").header("Cache-Control", "no-store").send();
+    answer.shows("fwd=stale; fwd-status=304").hides("stored").carries("old");
+    assert_eq!(site.upstream.count("/"), 2);
+    // Nothing of it was stored: what is there is as stale as it was.
+    site.get("/").shows("fwd=stale; fwd-status=304").carries("old");
+    assert_eq!(site.upstream.count("/"), 3);
+}
+
+/// Upstream said 410 to the validation of a response, and then nothing any more: the response was served again.
+fn what_upstream_has_withdrawn_does_not_come_back_when_it_fails(tier: Tier) {
+    let site = Site::start(tier, "");
+    let answers = [
+        Reply::status(404),
+        Reply::status(410),
+        Reply::new("new").cached("no-store"),
+        Reply::new("new").cached("private"),
+    ];
+    for (index, answer) in answers.into_iter().enumerate() {
+        let target = format!("/{index}");
+        site.upstream.script(&target, [Reply::new("old").stale("public"), answer, Reply::none()]);
+        site.get(&target).shows("stored").carries("old");
+        if tier == Tier::Redis {
+            // It goes there after the client has all of it.
+            site.wait_for_entries(1);
+        }
+        assert_ne!(site.get(&target).text(), "old", "answer {index}");
+        site.get(&target).fails_with(502);
+    }
+}
+
+/// Such an answer counts only if it is about what is stored: not if the request asked for nothing to be stored, if it
+/// has credentials, or if upstream has had enough of the client.
+fn an_answer_that_is_about_one_request_withdraws_nothing(tier: Tier) {
+    let site = Site::start(tier, "");
+    let rows = [
+        ("Cache-Control", "no-store", Reply::status(410)),
+        ("Authorization", "Bearer a", Reply::new("mine").cached("private")),
+        ("X-Often", "1", Reply::status(429)),
+    ];
+    for (index, (name, value, answer)) in rows.into_iter().enumerate() {
+        let target = format!("/{index}");
+        site.upstream.script(&target, [Reply::new("old").stale("public"), answer, Reply::none()]);
+        site.get(&target).shows("stored").carries("old");
+        assert_ne!(site.call("GET", &target).header(name, value).send().text(), "old", "{name}");
+        site.get(&target).hides("hit").has_status(200).carries("old");
+    }
+}
+
+/// Where the answers to a key had not been for sharing lately, each hit that was served stale sent a fetch of its own to
+/// upstream.
+fn a_key_that_is_not_for_sharing_is_not_refreshed_by_every_hit(tier: Tier) {
+    let site = Site::start(tier, "");
+    let old = Reply::new("old").stale("stale-while-revalidate=6000");
+    site.upstream.script("/", [Reply::new("mine").cached("private"), old, Reply::status(503)]);
+    site.get("/").carries("mine");
+    site.get("/").carries("old");
+    for _ in 0..20 {
+        site.get("/").shows("hit").carries("old");
+    }
+    assert_eq!(site.upstream.count("/"), 2);
+}
+
+/// One answer to somebody's credentials, and for half a minute nobody shared a fetch of that key.
+fn one_callers_private_answer_does_not_stop_revalidation_for_all(tier: Tier) {
+    let site = Site::start(tier, "");
+    let old = Reply::new("old").stale("stale-while-revalidate=6000");
+    site.upstream
+        .script("/", [Reply::new("mine").cached("private"), old, Reply::new("new").cached("max-age=600")]);
+    site.call("GET", "/").header("Authorization", "Bearer a").send().carries("mine");
+    site.get("/").carries("old");
+    eventually("it is revalidated", || site.get("/").text() == "new");
+}
+
+/// A fetch that takes long, and that nobody joins, put its response in the place of one that was asked for later.
+fn a_slower_fetch_that_began_earlier_does_not_replace_a_newer_one(tier: Tier) {
+    let site = Site::start(tier, "");
+    let public = |body: &str| Reply::new(body).cached("public, max-age=600");
+    site.upstream.script("/", [public("older"), public("newer")]);
+    let gate = site.upstream.hold_next("GET /");
+    let slow = site.call("GET", "/").header("Authorization", "Bearer a").start();
+    gate.wait_for(1);
+    site.get("/").shows("stored").carries("newer");
+    gate.open();
+    slow.response().carries("older");
+    site.get("/").shows("hit").carries("newer");
+}
+
+/// The same of what is kept of a POST once its client has read all of it.
+fn the_answer_to_a_post_that_is_read_slowly_does_not_replace_a_newer_one(tier: Tier) {
+    let (site, gate) = (Site::start(tier, ""), Gate::new());
+    let answer = Reply::new("0123456789").cached("max-age=600").header("Content-Location", "/");
+    site.upstream.on("POST /", answer.pause_after(4, &gate));
+    site.upstream.on("GET /", Reply::new("newer").cached("max-age=600"));
+    let mut slow = site.call("POST", "/").start();
+    assert_eq!(slow.read_body(4).unwrap(), b"0123");
+    site.get("/").shows("stored").carries("newer");
+    gate.open();
+    slow.response().carries("0123456789");
+    site.get("/").shows("hit").carries("newer");
 }

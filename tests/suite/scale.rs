@@ -33,6 +33,7 @@ fn canonical(id: u32) -> Canonical {
 
 fn response() -> Response {
     let freshness = Freshness {
+        request_time: SystemTime::now(),
         response_time: SystemTime::now(),
         initial_age: Duration::ZERO,
         lifetime: Duration::from_secs(3600),

@@ -59,10 +59,10 @@ pub struct Judgement {
 }
 
 /// Why it is not stored.
-struct Refusal {
-    token: &'static str,
-    because: String,
-    what_to_do: &'static str,
+pub(super) struct Refusal {
+    pub(super) token: &'static str,
+    pub(super) because: String,
+    pub(super) what_to_do: &'static str,
 }
 
 impl Account<'_> {
@@ -100,8 +100,7 @@ impl Account<'_> {
 
     fn verdict(&self, answer: &Answer, fields: &HeaderMap) -> Result<Verdict, Refusal> {
         if let Some(passed) = self.passed() {
-            let what_to_do = "send the request without them";
-            return Err(Refusal { token: "precondition", because: passed.because, what_to_do });
+            return Err(passed);
         }
         if self.is_for_part() {
             return Err(Refusal {
