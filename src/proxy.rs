@@ -31,6 +31,7 @@ mod recording;
 pub mod respond;
 mod slice;
 mod tunnel;
+pub mod turn;
 mod write;
 
 pub use body::Body;
