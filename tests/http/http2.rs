@@ -7,7 +7,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Larder, PATIENCE, Reply, Site, Tier};
+use crate::support::{Larder, PATIENCE, Reply, Site, Tier, eventually};
 
 async fn connect(larder: &Larder) -> SendRequest<Full<Bytes>> {
     let stream = TcpStream::connect(larder.address).await.unwrap();
@@ -216,5 +216,45 @@ fn a_connection_whose_streams_were_given_up_is_ended() {
         let mut client =
             Frames::send(&site, &[0, 4, 0, 0, 0, 1], &[get(1, "/a", &[]), get(3, "/film", &[])]).await;
         client.rest().await;
+    });
+}
+
+/// RFC 9113 §8.2.3
+#[test]
+fn cookies_that_come_in_pieces_go_on_as_one_line() {
+    let site = Site::start(Tier::Embedded, "");
+    run(async {
+        let crumbs = [("cookie", "a=1"), ("x", "y"), ("cookie", "b=2; c=3")];
+        let mut client = Frames::send(&site, &[], &[get(1, "/a", &crumbs)]).await;
+        client.until(1).await;
+    });
+    assert_eq!(site.upstream.last("GET /a").headers("cookie"), ["a=1; b=2; c=3"]);
+}
+
+/// Bodies that stalled clients leave untaken are bounded together: what comes beyond is passed on, and not kept.
+#[test]
+fn what_is_held_for_clients_that_do_not_take_it_is_bounded() {
+    let site = Site::start(Tier::Embedded, "[memory]\ncapacity = \"2MiB\"\nmax_body = \"1MiB\"\n");
+    site.upstream.on("/film", Reply::filled(1 << 20).cached("max-age=60"));
+    site.upstream.on("/a", Reply::numbered().cached("max-age=60"));
+    let is_kept = |number: usize| {
+        let path = format!("/a?{number}");
+        site.get(&path);
+        site.get(&path).is("hit")
+    };
+    assert!(is_kept(0));
+    run(async {
+        let requests: Vec<Vec<u8>> = (0..4).map(|at| get(2 * at + 1, &format!("/film?{at}"), &[])).collect();
+        let client = Frames::send(&site, &NO_WINDOW, &requests).await;
+        let mut number = 0;
+        eventually("nothing more is kept", || {
+            number += 1;
+            !is_kept(number)
+        });
+        drop(client);
+        eventually("there is room again", || {
+            number += 1;
+            is_kept(number)
+        });
     });
 }
