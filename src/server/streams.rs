@@ -1,6 +1,13 @@
 //! The streams of an HTTP/2 connection. One whose client has stopped taking its answer is reset after a while, and all
 //! that was kept for it goes with it; a connection on which none has been open for a while is ended. hyper knows
 //! neither limit: for it, a client that answers its pings is well.
+//!
+//! What bounds what a client can make Larder hold:
+//! - its places at upstream, and whole bodies from memory: `idle_timeout`, after which a stream that is not taken is reset;
+//! - bodies on their way, of all clients together: `capacity` of `[memory]`; beyond it each is kept only as far as its
+//!   slowest reader needs it, at most 1 MiB ([`crate::cache::stream`]);
+//! - what hyper has been given of an answer that is over on our side: a piece of at most 64 KiB of a stored body, or a
+//!   chunk as it came from upstream, for each of 100 streams, until the connection ends.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};

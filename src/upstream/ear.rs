@@ -20,12 +20,20 @@ pub(super) struct Ear {
     has_heard: AtomicBool,
     /// Bytes that were sent since upstream was last heard.
     sent: AtomicU64,
+    /// A write failed.
+    is_refused: AtomicBool,
 }
+
+/// What goes out in one write, bytes: of a shorter request nothing is left to be written when its answer begins.
+const ONE_WRITE: u64 = 16 << 10;
 
 impl Ear {
     /// Whether upstream has answered on this connection before, but nothing to a request of at least so many bytes.
     pub fn heard_nothing_of(&self, length: u64) -> bool {
-        self.has_heard.load(Ordering::Acquire) && self.sent.load(Ordering::Acquire) >= length
+        let sent = self.sent.load(Ordering::Acquire);
+        // It had been closed before anything could be sent.
+        let is_refused = self.is_refused.load(Ordering::Acquire) && sent == 0 && length <= ONE_WRITE;
+        self.has_heard.load(Ordering::Acquire) && (sent >= length || is_refused)
     }
 
     fn hear(&self, bytes: usize) {
@@ -35,8 +43,11 @@ impl Ear {
         }
     }
 
-    fn send(&self, bytes: usize) {
-        self.sent.fetch_add(bytes as u64, Ordering::AcqRel);
+    fn send(&self, written: &io::Result<usize>) {
+        match written {
+            Ok(bytes) => drop(self.sent.fetch_add(*bytes as u64, Ordering::AcqRel)),
+            Err(_) => self.is_refused.store(true, Ordering::Release),
+        }
     }
 }
 
@@ -97,9 +108,9 @@ where
 {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?;
-        this.ear.send(written);
-        Poll::Ready(Ok(written))
+        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes));
+        this.ear.send(&written);
+        Poll::Ready(written)
     }
 
     fn poll_write_vectored(
@@ -108,9 +119,9 @@ where
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, pieces))?;
-        this.ear.send(written);
-        Poll::Ready(Ok(written))
+        let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, pieces));
+        this.ear.send(&written);
+        Poll::Ready(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -133,20 +144,34 @@ mod tests {
     #[test]
     fn a_request_is_unheard_when_all_of_it_was_sent_after_the_last_word() {
         let ear = Ear::default();
-        ear.send(100);
+        ear.send(&Ok(100));
         assert!(!ear.heard_nothing_of(100), "a new connection");
         ear.hear(1);
         assert!(!ear.heard_nothing_of(100));
-        ear.send(100);
+        ear.send(&Ok(100));
         assert!(ear.heard_nothing_of(100));
         ear.hear(0);
         assert!(ear.heard_nothing_of(100), "the end is no word");
         ear.hear(1);
         assert!(!ear.heard_nothing_of(100));
         // Upstream spoke when half of the next one was sent.
-        ear.send(50);
+        ear.send(&Ok(50));
         ear.hear(1);
-        ear.send(50);
+        ear.send(&Ok(50));
         assert!(!ear.heard_nothing_of(100));
+    }
+
+    #[test]
+    fn a_request_that_could_not_be_sent_is_unheard() {
+        let refused = || Err(io::ErrorKind::BrokenPipe.into());
+        let ear = Ear::default();
+        ear.send(&refused());
+        assert!(!ear.heard_nothing_of(100), "a new connection");
+        ear.hear(1);
+        ear.send(&refused());
+        assert!(ear.heard_nothing_of(100));
+        assert!(!ear.heard_nothing_of(ONE_WRITE + 1), "the answer may have begun before the last write");
+        ear.send(&Ok(50));
+        assert!(!ear.heard_nothing_of(100), "upstream may have had some of it");
     }
 }
