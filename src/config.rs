@@ -215,6 +215,9 @@ pub struct Server {
     pub max_head: usize,
     /// `max_query_body`: the largest content of a QUERY that is answered from the cache, bytes, default 64KiB
     pub max_query_body: u64,
+    /// `upload_rate`: the least bytes a second of a client's content, on average beyond `idle_timeout`; default 500, 0
+    /// for none
+    pub upload_rate: u64,
     /// `cache_status`: what of `Cache-Status` clients are told
     pub cache_status: CacheStatus,
     /// `group_fields`: true if clients are shown the fields that name groups (`Cache-Groups`, `Surrogate-Key`, …)

@@ -296,9 +296,31 @@ pub fn strip_rerouting(headers: &mut HeaderMap) {
     strip(headers, |name| name.as_str().starts_with('x') && is_in(&REROUTING, name));
 }
 
+/// The most methods that a write may name beside its own. Nobody who means one of them names more.
+const MEANT: usize = 8;
+
+/// The methods by which upstream may take a write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Meant {
+    /// One of these.
+    These(Vec<Method>),
+    /// The write names so many that it is taken for a write by all there are.
+    Any,
+}
+
+impl Meant {
+    /// Whether one of these methods may be meant.
+    pub fn overlaps(&self, methods: &[Method]) -> bool {
+        match self {
+            Meant::These(meant) => meant.iter().any(|method| methods.contains(method)),
+            Meant::Any => true,
+        }
+    }
+}
+
 /// The methods by which upstream may take a write: its own, and those that its fields (`X-HTTP-Method-Override` and
 /// kin) or `_method` in its query name. A `_method` in a body is not looked for.
-pub fn methods_meant(method: &Method, headers: &HeaderMap, query: Option<&str>) -> Vec<Method> {
+pub fn methods_meant(method: &Method, headers: &HeaderMap, query: Option<&str>) -> Meant {
     let by_field = headers.iter().filter(|(name, _)| is_in(&METHOD_OVERRIDES, name));
     let by_field = by_field.flat_map(|(_, value)| value.as_bytes().split(|byte| *byte == b','));
     let by_query = query.unwrap_or("").split('&').filter_map(|pair| pair.strip_prefix("_method="));
@@ -306,11 +328,23 @@ pub fn methods_meant(method: &Method, headers: &HeaderMap, query: Option<&str>) 
     for name in by_field.chain(by_query.map(str::as_bytes)) {
         let name = name.trim_ascii().to_ascii_uppercase();
         match Method::from_bytes(&name) {
-            Ok(named) if !methods.contains(&named) => methods.push(named),
-            _ => {}
+            Ok(named) if methods.contains(&named) => {}
+            Ok(_) if methods.len() > MEANT => return Meant::Any,
+            Ok(named) => methods.push(named),
+            Err(_) => {}
         }
     }
-    methods
+    Meant::These(methods)
+}
+
+/// Joins the lines of `Cookie`, into which clients of HTTP/2 may split it: everybody else knows of one line
+/// (RFC 9113 §8.2.3).
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let mut lines = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+    let (Some(first), Some(second)) = (lines.next(), lines.next()) else { return };
+    let lines: Vec<&[u8]> = [first, second].into_iter().chain(lines).collect();
+    let line = HeaderValue::from_bytes(&lines.join(&b"; "[..])).expect("made of bytes that stood in field values");
+    headers.insert(COOKIE, line);
 }
 
 fn strip(headers: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {
@@ -621,12 +655,41 @@ mod tests {
             (&[("x-http-method", "no method")], Some("method=PUT"), &["POST"]),
         ];
         for (values, query, expected) in rows {
-            let mut methods = methods_meant(&Method::POST, &fields(values), query);
+            let meant = methods_meant(&Method::POST, &fields(values), query);
+            let Meant::These(mut methods) = meant else { panic!("{values:?} {query:?}: too many") };
             methods[1..].sort();
             let mut expected: Vec<_> =
                 expected.iter().map(|name| Method::from_bytes(name.as_bytes()).unwrap()).collect();
             expected[1..].sort();
             assert_eq!(methods, expected, "{values:?} {query:?}");
+        }
+    }
+
+    #[test]
+    fn a_write_that_names_very_many_methods_may_be_any() {
+        let meant = |count: usize| {
+            let names: Vec<String> = (0..count).map(|number| format!("M{number}, m{number}")).collect();
+            methods_meant(&Method::POST, &fields(&[("x-http-method", &names.join(","))]), None)
+        };
+        assert!(matches!(meant(MEANT), Meant::These(methods) if methods.len() == MEANT + 1));
+        for count in [MEANT + 1, 5000] {
+            let any = meant(count);
+            assert_eq!(any, Meant::Any);
+            assert!(any.overlaps(&[Method::DELETE]));
+        }
+    }
+
+    #[test]
+    fn cookies_come_onto_one_line() {
+        let rows: [(Fields<'_>, Fields<'_>); 3] = [
+            (&[("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3")], &[("cookie", "a=1; b=2; c=3")]),
+            (&[("cookie", "a=1; b=2")], &[("cookie", "a=1; b=2")]),
+            (&[], &[]),
+        ];
+        for (values, expected) in rows {
+            let mut headers = fields(values);
+            join_cookies(&mut headers);
+            assert_eq!(headers, fields(expected));
         }
     }
 

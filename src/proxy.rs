@@ -15,6 +15,8 @@ use crate::config::CacheStatus;
 use crate::headers;
 use crate::outcome::{Fwd, Outcome};
 use crate::running::{Live, Running};
+use crate::semantics::ClientDirectives;
+use crate::semantics::demands::Demands;
 use crate::target::{Target, TargetFault};
 use crate::upstream::interim::Interim;
 use crate::upstream::{RequestBody, UpstreamError};
@@ -31,6 +33,7 @@ mod recording;
 pub mod respond;
 mod slice;
 mod tunnel;
+pub mod turn;
 mod write;
 
 pub use body::Body;
@@ -103,6 +106,9 @@ pub async fn handle(
     let trailers = has_hop_fields && headers::names_token(&parts.headers, &TE, "trailers");
     if has_hop_fields {
         strip(&mut parts.headers, &body);
+    }
+    if parts.version == Version::HTTP_2 {
+        headers::join_cookies(&mut parts.headers);
     }
     let (headers, version) = (parts.headers, parts.version);
     let asked = Asked { method: parts.method, target, headers, version, client, trailers, interim };
@@ -233,6 +239,10 @@ fn record(
 
 /// Forwards without looking at the cache.
 async fn pass(running: &Running, asked: &Asked, body: RequestBody, fwd: Fwd, detail: &'static str) -> Answered {
+    // RFC 9111 §5.2.1.7
+    if is_for_cache_alone(running, asked) {
+        return read::not_cached();
+    }
     let mut fields = asked.for_upstream(running);
     // What is safe by its method must not become a write on the way.
     headers::strip_unkeyed(&mut fields, &[]);
@@ -247,10 +257,23 @@ async fn pass(running: &Running, asked: &Asked, body: RequestBody, fwd: Fwd, det
     }
 }
 
+/// A read that is not to reach upstream, as far as its family heeds that.
+fn is_for_cache_alone(running: &Running, asked: &Asked) -> bool {
+    let is_read = matches!(asked.method.as_str(), "GET" | "HEAD" | "QUERY");
+    is_read && {
+        let live = running.live();
+        let claimed = live.rules.claim(&asked.method, &asked.target.path);
+        let heeded = claimed.map_or_else(ClientDirectives::default, |it| it.family.policy.client_directives);
+        Demands::of(&asked.headers, heeded).only_if_cached
+    }
+}
+
 /// Larder's own answer when upstream gave none.
 fn failed(error: UpstreamError, fwd: Fwd) -> Answered {
     let status = match error {
         UpstreamError::Timeout => StatusCode::GATEWAY_TIMEOUT,
+        // RFC 9110 §15.5.9
+        UpstreamError::Unsent => StatusCode::REQUEST_TIMEOUT,
         UpstreamError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
         UpstreamError::Unreachable | UpstreamError::Closed | UpstreamError::Garbled | UpstreamError::Abandoned => {
             StatusCode::BAD_GATEWAY

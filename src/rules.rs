@@ -5,7 +5,7 @@
 use http::{HeaderMap, HeaderName, Method};
 use smallvec::SmallVec;
 
-use crate::headers;
+use crate::headers::{self, Meant};
 use crate::key::{FamilyKeying, Identity, Keying};
 use crate::semantics::Policy;
 use crate::semantics::invalidation::StatusSet;
@@ -212,11 +212,12 @@ impl RuleSet {
 
     /// Every invalidation that a write matches in any of the ways upstream may take it: by each of `methods`, at its
     /// path and at its loose path ([`crate::target::loosen`]). What matches in two ways alike comes once.
-    pub fn outdated_by_any(&self, methods: &[Method], target: &Target) -> Vec<Outdated<'_>> {
+    pub fn outdated_by_any(&self, methods: &Meant, target: &Target) -> Vec<Outdated<'_>> {
         let mut matches: Vec<Outdated<'_>> = Vec::new();
         let loose = target.loose_path();
         for path in [Some(&target.path), loose.as_ref()].into_iter().flatten() {
-            for outdated in methods.iter().flat_map(|method| self.outdated_by(method, path)) {
+            let rules = self.invalidation_paths.matches(path).map(|at| &self.invalidations[at]);
+            for outdated in rules.filter(|rule| methods.overlaps(&rule.methods)).map(|rule| rule.outdated(path)) {
                 let is_known =
                     |known: &Outdated<'_>| std::ptr::eq(known.rule, outdated.rule) && known.tags == outdated.tags;
                 if !matches.iter().any(is_known) {

@@ -13,6 +13,7 @@ use crate::cache::Cache;
 use crate::cache::fleet::Fleet;
 use crate::cache::flight::Flights;
 use crate::cache::memory::Memory;
+use crate::cache::stream::Held;
 use crate::cache::unanswered::Unanswered;
 use crate::config::{self, Config, Digest, LoadError};
 use crate::metrics::{FamilyCounters, Metrics, NO_FAMILY};
@@ -58,6 +59,8 @@ pub struct Running {
     live: ArcSwap<Live>,
     pub cache: Cache,
     pub flights: Arc<Flights>,
+    /// Bodies that are on their way to clients: at most as much as entries in memory.
+    pub held: Arc<Held>,
     pub unanswered: Arc<Unanswered>,
     pub upstream: Upstream,
     pub metrics: Arc<Metrics>,
@@ -96,6 +99,7 @@ impl Running {
             live: ArcSwap::from_pointee(Live::new(rules, &metrics)),
             cache: Cache::new(memory, store.map(|store| (store, fleet(&config))), Arc::clone(&metrics)),
             flights: Flights::new(),
+            held: Held::new(config.memory.capacity),
             unanswered: Arc::default(),
             upstream,
             metrics,

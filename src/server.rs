@@ -3,23 +3,24 @@
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::admin;
-use crate::config::Config;
+use crate::config::{Config, Server};
 use crate::metrics::Metrics;
-use crate::proxy::{self, Body};
+use crate::proxy::{self, Body, turn};
 use crate::running::Running;
 use crate::store::Store;
 use crate::store::redis::{ConnectFault, RedisStore, UrlFault};
@@ -29,12 +30,16 @@ use crate::watch;
 
 mod early;
 mod stall;
+mod streams;
 
 use early::Early;
 use stall::Unstalled;
+use streams::{Runner, Streams};
 
 /// Streams at a time on an HTTP/2 connection: RFC 9113 §6.5.2 recommends no fewer than 100.
-const STREAMS: u32 = 200;
+const STREAMS: u32 = 100;
+/// What is kept, beyond the piece that a body gives at once, for a stream that its client does not take, bytes.
+const SEND_BUFFER: usize = 64 << 10;
 /// Streams that an HTTP/2 client may have opened and reset before they were taken up; one more, and the connection ends
 /// with `ENHANCE_YOUR_CALM`. Resets are cheaper to send than what they undo: a client that only does that is no client.
 const PENDING_RESETS: usize = 20;
@@ -141,7 +146,7 @@ pub async fn assemble(config: Config) -> Result<Arc<Running>, ServeError> {
 
 /// Accepts until told to stop, then waits for the connections to finish.
 async fn accept(running: Arc<Running>, listener: TcpListener, stop: CancellationToken) {
-    let graceful = GracefulShutdown::new();
+    let connections = TaskTracker::new();
     let places = Arc::new(Semaphore::new(running.config.server.max_connections));
     loop {
         // A connection beyond the limit waits in the kernel's queue.
@@ -163,12 +168,13 @@ async fn accept(running: Arc<Running>, listener: TcpListener, stop: Cancellation
                 continue;
             }
         };
-        let (running, watcher) = (Arc::clone(&running), graceful.watcher());
+        let (running, end) = (Arc::clone(&running), stop.child_token());
         let place = Place::new(&running.metrics, place);
-        tokio::spawn(async move { connection(&running, stream, peer.ip(), watcher, place).await });
+        connections.spawn(async move { connection(&running, stream, peer.ip(), end, place).await });
     }
     drop(listener);
-    graceful.shutdown().await;
+    connections.close();
+    connections.wait().await;
 }
 
 /// A client's place among the connections, and in the count of them.
@@ -191,27 +197,57 @@ impl Drop for Place {
     }
 }
 
+/// Serves a connection until its client ends it, or `end` does when its requests are answered.
 async fn connection(
     running: &Arc<Running>,
     stream: TcpStream,
     client: IpAddr,
-    watcher: hyper_util::server::graceful::Watcher,
+    end: CancellationToken,
     place: Place,
 ) {
     let _ = stream.set_nodelay(true);
     let server = &running.config.server;
-    let line = Arc::<Line>::default();
-    let stream = Unstalled::new(stream, server.idle_timeout, server.header_timeout);
+    let (line, streams) = (Arc::<Line>::default(), Streams::new());
+    let idle = Idle { streams: Arc::clone(&streams), patience: server.header_timeout, end: end.clone() };
+    let stream = Unstalled::new(stream, server.idle_timeout, server.header_timeout)
+        .when_http2(move || AbortOnDropHandle::new(tokio::spawn(idle.watch())));
     // With the stream goes the place: an upgraded connection outlives this function.
     let stream = Early::new(stream, Arc::clone(&line), place);
     let service = service_fn(move |request: Request<Incoming>| {
         let (running, line) = (Arc::clone(running), Arc::clone(&line));
         async move { answer(running, request, client, line).await }
     });
-    let builder = builder(server.header_timeout, server.max_head);
-    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    if let Err(error) = watcher.watch(serving).await {
+    let builder = builder(server, Runner::new(&streams, server.idle_timeout));
+    let mut serving = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let served = tokio::select! {
+        biased;
+        served = &mut serving => served,
+        () = end.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            tokio::select! {
+                served = serving => served,
+                // RFC 9113 §6.8: it was told, and does not go.
+                () = streams.idle_for(server.header_timeout), if streams.are_spoken() => Ok(()),
+            }
+        }
+    };
+    if let Err(error) = served {
         tracing::debug!(%client, error, "connection ended");
+    }
+}
+
+/// Ends an HTTP/2 connection on which no stream is open. hyper's limit for the next head is one of HTTP/1.
+struct Idle {
+    streams: Arc<Streams>,
+    patience: Duration,
+    end: CancellationToken,
+}
+
+impl Idle {
+    async fn watch(self) {
+        self.streams.speak();
+        self.streams.idle_for(self.patience).await;
+        self.end.cancel();
     }
 }
 
@@ -223,13 +259,16 @@ async fn answer(
 ) -> Result<Response<Body>, std::convert::Infallible> {
     // RFC 9110 §15.2: HTTP/1.0 has no interim responses. HTTP/2 has, but hyper's server cannot send them.
     if request.version() != Version::HTTP_11 {
-        return Ok(proxy::handle(&running, request, client, None).await);
+        let response = proxy::handle(&running, request, client, None).await;
+        turn::give();
+        return Ok(response);
     }
     Ok(line.answer(|interim| proxy::handle(&running, request, client, Some(interim))).await)
 }
 
-fn builder(header_timeout: Duration, max_head: usize) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
+fn builder(server: &Server, runner: Runner) -> Builder<Runner> {
+    let (header_timeout, max_head) = (server.header_timeout, server.max_head);
+    let mut builder = Builder::new(runner);
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -240,6 +279,7 @@ fn builder(header_timeout: Duration, max_head: usize) -> Builder<TokioExecutor> 
         .timer(TokioTimer::new())
         .keep_alive_interval(Some(header_timeout))
         .max_concurrent_streams(STREAMS)
+        .max_send_buf_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_local_error_reset_streams(LOCAL_RESETS)
         .max_header_list_size(u32::try_from(max_head).unwrap_or(u32::MAX));

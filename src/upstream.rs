@@ -4,6 +4,7 @@
 use std::error::Error as _;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -23,10 +24,14 @@ use crate::config::{HostPolicy, Server};
 use crate::headers;
 
 mod consent;
+mod ear;
 pub mod interim;
+mod pace;
 
 use consent::Consent;
+use ear::{Ear, Listening};
 use interim::Interim;
+use pace::Pace;
 
 /// Idle connections to upstream are closed after this long; shorter than what most servers allow.
 const POOL_IDLE: Duration = Duration::from_secs(15);
@@ -48,6 +53,9 @@ pub enum UpstreamError {
     Garbled,
     #[error("the fetch was abandoned")]
     Abandoned,
+    /// The client's fault, not upstream's.
+    #[error("the request's content came too slowly")]
+    Unsent,
 }
 
 impl UpstreamError {
@@ -60,6 +68,7 @@ impl UpstreamError {
             UpstreamError::Overloaded => "overloaded",
             UpstreamError::Garbled => "upstream-garbled",
             UpstreamError::Abandoned => "abandoned",
+            UpstreamError::Unsent => "request-body",
         }
     }
 }
@@ -83,6 +92,8 @@ pub struct ClientBody {
     progress: Arc<Progress>,
     /// Nothing is asked of a client that expects a 100 before upstream wants it.
     held: Option<Held>,
+    /// None while the content may take as long as it likes.
+    pace: Option<Pace>,
 }
 
 #[derive(Debug)]
@@ -106,7 +117,24 @@ impl ClientBody {
         }
         Poll::Ready(Err("upstream answered without the content".into()))
     }
+
+    /// What the client sends, if it does not take too long over it.
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Incomings>, RequestBodyError>> {
+        let frame = Pin::new(&mut self.incoming).poll_frame(cx);
+        let Some(pace) = &mut self.pace else { return frame.map(Ok) };
+        let Poll::Ready(frame) = frame else {
+            ready!(pace.poll_lost(cx));
+            self.progress.fail();
+            return Poll::Ready(Err("the client sends its content too slowly".into()));
+        };
+        let chunk = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+        pace.came(chunk.map_or(0, Bytes::len));
+        Poll::Ready(Ok(frame))
+    }
 }
+
+/// What comes of a content.
+type Incomings = Result<Frame<Bytes>, hyper::Error>;
 
 /// Why a request's body broke off.
 pub type RequestBodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -116,23 +144,33 @@ pub type RequestBodyError = Box<dyn std::error::Error + Send + Sync>;
 pub struct Progress {
     start: Instant,
     /// Milliseconds after `start`.
-    last: std::sync::atomic::AtomicU64,
+    last: AtomicU64,
+    /// It came to nothing.
+    failed: AtomicBool,
 }
 
 impl Progress {
     /// Moves now.
     pub fn new() -> Arc<Progress> {
-        Arc::new(Progress { start: Instant::now(), last: 0.into() })
+        Arc::new(Progress { start: Instant::now(), last: 0.into(), failed: false.into() })
     }
 
     /// It moves.
     pub fn note(&self) {
         let millis = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last.store(millis, std::sync::atomic::Ordering::Relaxed);
+        self.last.store(millis, Ordering::Relaxed);
+    }
+
+    fn fail(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
+    fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
     }
 
     fn last(&self) -> Instant {
-        self.start + Duration::from_millis(self.last.load(std::sync::atomic::Ordering::Relaxed))
+        self.start + Duration::from_millis(self.last.load(Ordering::Relaxed))
     }
 
     /// Waits for `work`, but no longer than `patience` after the last move.
@@ -160,7 +198,13 @@ impl RequestBody {
 
     /// The client's body, of which `read` has been read.
     pub fn begun(read: Bytes, rest: Incoming) -> RequestBody {
-        RequestBody::Client(ClientBody { begun: read, incoming: rest, progress: Progress::new(), held: None })
+        RequestBody::Client(ClientBody {
+            begun: read,
+            incoming: rest,
+            progress: Progress::new(),
+            held: None,
+            pace: None,
+        })
     }
 
     /// The same again; `None` for a client's body, which can be read but once.
@@ -193,7 +237,7 @@ impl Body for RequestBody {
         if !this.begun.is_empty() {
             return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.begun)))));
         }
-        let frame = ready!(Pin::new(&mut this.incoming).poll_frame(cx));
+        let frame = ready!(this.poll_incoming(cx))?;
         this.progress.note();
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
@@ -227,7 +271,7 @@ pub struct ResponseBody {
     deadline: Option<Pin<Box<Sleep>>>,
     /// Dropped with the body, since upstream's connection may end with it.
     _refusal: Option<Refusal>,
-    _place: OwnedSemaphorePermit,
+    _place: UpstreamPlace,
 }
 
 /// Gives up, when dropped, content that has not been asked for.
@@ -280,18 +324,73 @@ impl Body for ResponseBody {
     }
 }
 
+/// A place among the requests to upstream at a time.
+#[derive(Debug)]
+pub struct UpstreamPlace(#[expect(dead_code, reason = "held, and given back when dropped")] OwnedSemaphorePermit);
+
+/// An answer of upstream.
+struct Answer {
+    response: Response<Incoming>,
+    silence: Duration,
+    refusal: Option<Refusal>,
+}
+
+impl Answer {
+    fn at(self, place: UpstreamPlace) -> Response<ResponseBody> {
+        let Answer { response, silence, refusal } = self;
+        response.map(|incoming| ResponseBody {
+            incoming,
+            silence,
+            deadline: None,
+            _refusal: refusal,
+            _place: place,
+        })
+    }
+}
+
+/// No answer.
+struct Unanswered {
+    error: UpstreamError,
+    /// A connection that had been of use was closed before anything of the answer came, be it interim.
+    is_unheard: bool,
+}
+
+impl From<UpstreamError> for Unanswered {
+    fn from(error: UpstreamError) -> Unanswered {
+        Unanswered { error, is_unheard: false }
+    }
+}
+
+impl Unanswered {
+    /// To a request of at least so many bytes.
+    fn of(error: &hyper_util::client::legacy::Error, length: u64, progress: &Progress) -> Unanswered {
+        if progress.has_failed() {
+            return UpstreamError::Unsent.into();
+        }
+        let mut extras = http::Extensions::new();
+        error.connect_info().into_iter().for_each(|connection| connection.get_extras(&mut extras));
+        let error = classify(error);
+        let is_unheard = extras.get::<Arc<Ear>>().is_some_and(|ear| ear.heard_nothing_of(length));
+        Unanswered { error, is_unheard: is_unheard && error == UpstreamError::Closed }
+    }
+}
+
 /// The client to one upstream.
 #[derive(Debug)]
 pub struct Upstream {
-    client: Client<HttpsConnector<HttpConnector>, RequestBody>,
+    client: Client<Listening<HttpsConnector<HttpConnector>>, RequestBody>,
     scheme: Scheme,
     authority: Authority,
     host: Host,
     places: Arc<Semaphore>,
+    /// Who may wait for a place.
+    queue: Semaphore,
     answer_within: Duration,
     silence: Duration,
     /// The same for an event stream.
     stream_silence: Duration,
+    /// Bytes a second.
+    upload_rate: u64,
 }
 
 #[derive(Debug)]
@@ -338,17 +437,33 @@ impl Upstream {
             .set_host(false)
             // RFC 9112 §5.1: a proxy removes whitespace between a response's field name and its colon.
             .http1_allow_spaces_after_header_name_in_responses(true)
-            .build(connector);
+            .build(Listening(connector));
         Ok(Upstream {
             client,
             scheme: scheme.clone(),
             authority: authority.clone(),
             host: host(&server.host, authority),
             places: Arc::new(Semaphore::new(server.max_upstream_requests)),
+            queue: Semaphore::new(server.max_upstream_requests),
             answer_within: server.upstream_timeout,
             silence: server.idle_timeout,
             stream_silence: server.stream_timeout,
+            upload_rate: server.upload_rate,
         })
+    }
+
+    /// A place among the requests at a time. As many as there are places may wait for one, for `upstream_timeout`; who
+    /// comes when the queue is full is told at once.
+    pub async fn place(&self) -> Result<UpstreamPlace, UpstreamError> {
+        if let Ok(free) = Arc::clone(&self.places).try_acquire_owned() {
+            return Ok(UpstreamPlace(free));
+        }
+        let _queued = self.queue.try_acquire().map_err(|_| UpstreamError::Overloaded)?;
+        tokio::time::timeout(self.answer_within, Arc::clone(&self.places).acquire_owned())
+            .await
+            .map_err(|_| UpstreamError::Overloaded)?
+            // The semaphore is never closed.
+            .map_or(Err(UpstreamError::Abandoned), |place| Ok(UpstreamPlace(place)))
     }
 
     /// Sends a request and waits for the head of the answer. A GET, HEAD or QUERY whose body is at hand is sent once
@@ -362,14 +477,30 @@ impl Upstream {
         body: RequestBody,
         interim: Option<Interim>,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
+        let place = self.place().await?;
+        self.send_from(place, method, path_and_query, headers, body, interim).await
+    }
+
+    /// The same with a place at hand.
+    pub async fn send_from(
+        &self,
+        place: UpstreamPlace,
+        method: &Method,
+        path_and_query: &str,
+        headers: HeaderMap,
+        body: RequestBody,
+        interim: Option<Interim>,
+    ) -> Result<Response<ResponseBody>, UpstreamError> {
         let is_repeatable = matches!(method.as_str(), "GET" | "HEAD" | "QUERY");
         let again = body.again().filter(|_| is_repeatable).map(|body| (headers.clone(), body));
-        match (self.send_once(method, path_and_query, headers, body, interim.clone()).await, again) {
-            (Err(UpstreamError::Closed), Some((headers, body))) => {
+        let once = self.send_once(method, path_and_query, headers, body, interim.clone()).await;
+        let answer = match (once, again) {
+            (Err(Unanswered { is_unheard: true, .. }), Some((headers, body))) => {
                 self.send_once(method, path_and_query, headers, body, interim).await
             }
             (answer, _) => answer,
-        }
+        };
+        answer.map(|answer| answer.at(place)).map_err(|unanswered| unanswered.error)
     }
 
     async fn send_once(
@@ -379,12 +510,7 @@ impl Upstream {
         mut headers: HeaderMap,
         mut body: RequestBody,
         interim: Option<Interim>,
-    ) -> Result<Response<ResponseBody>, UpstreamError> {
-        let place = tokio::time::timeout(self.answer_within, Arc::clone(&self.places).acquire_owned())
-            .await
-            .map_err(|_| UpstreamError::Overloaded)?
-            // The semaphore is never closed.
-            .map_err(|_| UpstreamError::Abandoned)?;
+    ) -> Result<Answer, Unanswered> {
         let progress = match &body {
             RequestBody::Client(body) => Arc::clone(&body.progress),
             RequestBody::Empty | RequestBody::Whole(_) => Progress::new(),
@@ -396,28 +522,31 @@ impl Upstream {
             // RFC 9110 §10.1.1: an expectation of a 100 makes no sense without content.
             headers.remove(header::EXPECT);
         }
+        if let RequestBody::Client(body) = &mut body {
+            body.pace = self.pace();
+        }
         let consent = hold(&mut body, &headers);
+        let length = least_length(path_and_query, &headers, &body);
         let mut request = self.request(method, path_and_query, headers, body)?;
         listen(&mut request, consent.clone(), interim);
         // The time limit runs from the last piece of the request that was sent.
         let answer = progress.within(self.answer_within, self.client.request(request)).await;
-        let mut response = answer.ok_or(UpstreamError::Timeout)?.map_err(|error| classify(&error))?;
+        let answer = answer.ok_or(UpstreamError::Timeout)?;
+        let mut response = answer.map_err(|error| Unanswered::of(&error, length, &progress))?;
         if consent.as_ref().is_some_and(|consent| consent.answered()) {
             response.extensions_mut().insert(ContentUnread);
         }
         let refusal = consent.map(Refusal);
         if !is_sound(&response, upgrades) {
-            return Err(UpstreamError::Garbled);
+            return Err(UpstreamError::Garbled.into());
         }
         unify_length(&mut response);
         let silence = if is_event_stream(response.headers()) { self.stream_silence } else { self.silence };
-        Ok(response.map(|incoming| ResponseBody {
-            incoming,
-            silence,
-            deadline: None,
-            _refusal: refusal,
-            _place: place,
-        }))
+        Ok(Answer { response, silence, refusal })
+    }
+
+    fn pace(&self) -> Option<Pace> {
+        (self.upload_rate > 0).then(|| Pace::new(self.silence, self.upload_rate))
     }
 
     fn request(
@@ -500,6 +629,12 @@ fn unify_length(response: &mut Response<Incoming>) {
     if let Ok(length) = HeaderValue::from_bytes(digits) {
         response.headers_mut().insert(header::CONTENT_LENGTH, length);
     }
+}
+
+/// Bytes that a request has at least.
+fn least_length(path_and_query: &str, headers: &HeaderMap, body: &RequestBody) -> u64 {
+    let fields: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    (path_and_query.len() + fields) as u64 + body.size_hint().lower()
 }
 
 fn is_event_stream(fields: &HeaderMap) -> bool {

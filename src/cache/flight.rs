@@ -27,6 +27,9 @@ const UNSHARED_FOR: Duration = Duration::from_secs(30);
 /// How many such keys are remembered.
 const UNSHARED_MOST: usize = 10_000;
 
+/// How often it is looked for those who have boarded a flight and not begun to wait.
+const LOOK: Duration = Duration::from_millis(10);
+
 /// How a flight ended, for everyone on board.
 #[derive(Debug, Clone)]
 pub enum Landing {
@@ -174,20 +177,37 @@ impl Flights {
         }
     }
 
-    fn release(&self, key: Key, flight: &Arc<Flight>) {
+    /// Releases a flight that nobody but its permit knows of. Who boards does so under the same lock.
+    fn abandon(&self, key: Key, flight: &Arc<Flight>) -> bool {
         let mut lanes = self.lock();
-        let Some(lane) = lanes.get_mut(&key) else { return };
-        for place in [&mut lane.running, &mut lane.queued] {
-            place.take_if(|there| Arc::ptr_eq(there, flight));
+        let lane = lanes.get(&key);
+        let places = lane.map_or(0, |lane| {
+            [&lane.running, &lane.queued].into_iter().flatten().filter(|there| Arc::ptr_eq(there, flight)).count()
+        });
+        let is_deserted = Arc::strong_count(flight) == places + 1;
+        if is_deserted {
+            release(&mut lanes, key, flight);
         }
-        if lane.running.is_none() && lane.queued.is_none() {
-            lanes.remove(&key);
-        }
+        is_deserted
+    }
+
+    fn release(&self, key: Key, flight: &Arc<Flight>) {
+        release(&mut self.lock(), key, flight);
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Lane>> {
         // Every change under the lock is a single map operation: a panic leaves it whole.
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn release(lanes: &mut HashMap<Key, Lane>, key: Key, flight: &Arc<Flight>) {
+    let Some(lane) = lanes.get_mut(&key) else { return };
+    for place in [&mut lane.running, &mut lane.queued] {
+        place.take_if(|there| Arc::ptr_eq(there, flight));
+    }
+    if lane.running.is_none() && lane.queued.is_none() {
+        lanes.remove(&key);
     }
 }
 
@@ -217,6 +237,18 @@ impl Permit {
         if let Some(before) = &self.after {
             before.cancelled().await;
             self.flights.begin(self.key, &self.flight);
+        }
+    }
+
+    /// Returns when everybody on board has left; nobody boards from then on.
+    pub async fn deserted(&self) {
+        loop {
+            self.flight.landing.closed().await;
+            if self.flights.abandon(self.key, &self.flight) {
+                return;
+            }
+            // Somebody has boarded and does not wait yet.
+            tokio::time::sleep(LOOK).await;
         }
     }
 
@@ -311,6 +343,23 @@ mod tests {
         let waiting = join(&flights, Some(&view));
         drop(permit);
         assert!(matches!(waiting.landing().await, Landing::Failed(UpstreamError::Abandoned)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flight_is_deserted_when_everybody_on_board_has_left() {
+        let (flights, marks) = (Flights::new(), Marks::new(Epoch(1), 64));
+        let view = marks.view([]);
+        let permit = lead(&flights, Some(&view));
+        let (leader, joined) = (permit.flight(), join(&flights, Some(&view)));
+        let is_deserted = async || tokio::time::timeout(LOOK * 10, permit.deserted()).await.is_ok();
+        assert!(!is_deserted().await);
+        drop(leader);
+        assert!(!is_deserted().await, "one has boarded, and does not wait yet");
+        let waiting = tokio::spawn(async move { joined.landing().await });
+        assert!(!is_deserted().await);
+        waiting.abort();
+        assert!(is_deserted().await);
+        assert!(flights.is_empty());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -24,6 +25,33 @@ pub enum Broken {
     TooSlow,
 }
 
+/// What all bodies on their way hold together, and the most that they may hold for clients that do not take it.
+#[derive(Debug)]
+pub struct Held {
+    bytes: AtomicU64,
+    most: u64,
+}
+
+impl Held {
+    /// Nothing yet; `most` in bytes.
+    pub fn new(most: u64) -> Arc<Held> {
+        Arc::new(Held { bytes: 0.into(), most })
+    }
+
+    /// Whether no more is to be held: what arrives now is kept only as far as its slowest reader needs it.
+    pub fn is_full(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) > self.most
+    }
+
+    fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
+    }
+}
+
 /// The chunks of one body.
 #[derive(Debug)]
 pub struct Stream {
@@ -31,7 +59,16 @@ pub struct Stream {
     state: Mutex<State>,
     /// A reader moved on or left.
     moved: Notify,
+    /// The last reader left.
+    deserted: Notify,
     length: Option<u64>,
+    held: Arc<Held>,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.held.give_back(self.lock().kept);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -68,8 +105,9 @@ pub enum Room {
 
 impl Stream {
     /// A body of which nothing has come yet; `length` in bytes, if upstream said it.
-    pub fn new(length: Option<u64>) -> Arc<Stream> {
-        Arc::new(Stream { state: Mutex::default(), moved: Notify::new(), length })
+    pub fn new(length: Option<u64>, held: &Arc<Held>) -> Arc<Stream> {
+        let held = Arc::clone(held);
+        Arc::new(Stream { state: Mutex::default(), moved: Notify::new(), deserted: Notify::new(), length, held })
     }
 
     /// Reads from the start; `None` when the start is gone.
@@ -87,6 +125,7 @@ impl Stream {
     /// Adds a chunk.
     pub fn push(&self, chunk: Bytes) {
         let mut state = self.lock();
+        self.held.add(chunk.len());
         state.kept += chunk.len();
         state.chunks.push_back(chunk);
         state.wake_all();
@@ -96,6 +135,7 @@ impl Stream {
     /// body with this chunk, and must find it stored when it asks again.
     pub fn push_last(&self, chunk: Bytes) {
         let mut state = self.lock();
+        self.held.add(chunk.len());
         state.kept += chunk.len();
         state.chunks.push_back(chunk);
         state.last_held = true;
@@ -113,7 +153,7 @@ impl Stream {
     pub fn pass_on(&self) {
         let mut state = self.lock();
         state.passing = true;
-        state.drop_taken();
+        state.drop_taken(&self.held);
     }
 
     /// The whole body in one piece.
@@ -127,6 +167,21 @@ impl Stream {
         let mut whole = BytesMut::with_capacity(state.kept);
         state.chunks.iter().for_each(|chunk| whole.extend_from_slice(chunk));
         whole.freeze()
+    }
+
+    /// Returns when nobody has read for `patience`, and nobody can join from then on. It looks once in that time.
+    pub async fn deserted_for(&self, patience: Duration) {
+        loop {
+            while !self.lock().readers.is_empty() {
+                self.deserted.notified().await;
+            }
+            tokio::time::sleep(patience).await;
+            let mut state = self.lock();
+            if state.readers.is_empty() {
+                state.passing = true;
+                return;
+            }
+        }
     }
 
     /// Waits until the slowest reader is near enough, at most `patience` without any progress: then the slowest
@@ -144,7 +199,7 @@ impl Stream {
                 }
             }
             if tokio::time::timeout(patience, moved).await.is_err() {
-                self.lock().cut_slowest();
+                self.lock().cut_slowest(&self.held);
             }
         }
     }
@@ -160,7 +215,7 @@ impl State {
         self.readers.values_mut().filter_map(|place| place.waker.take()).for_each(Waker::wake);
     }
 
-    fn drop_taken(&mut self) {
+    fn drop_taken(&mut self, held: &Held) {
         if !self.passing {
             return;
         }
@@ -168,12 +223,13 @@ impl State {
         while self.dropped < slowest
             && let Some(chunk) = self.chunks.pop_front()
         {
+            held.give_back(chunk.len());
             self.kept -= chunk.len();
             self.dropped += 1;
         }
     }
 
-    fn cut_slowest(&mut self) {
+    fn cut_slowest(&mut self, held: &Held) {
         let Some(slowest) = self.readers.values().map(|place| place.next).min() else { return };
         for place in self.readers.values_mut().filter(|place| place.next == slowest) {
             place.cut = true;
@@ -182,7 +238,7 @@ impl State {
                 waker.wake();
             }
         }
-        self.drop_taken();
+        self.drop_taken(held);
     }
 }
 
@@ -209,7 +265,7 @@ impl Body for Reader {
         let visible = state.chunks.len() - usize::from(state.last_held && state.end.is_none());
         if let Some(chunk) = state.chunks.get(index).filter(|_| index < visible).cloned() {
             place.next += 1;
-            state.drop_taken();
+            state.drop_taken(&self.stream.held);
             drop(guard);
             self.stream.moved.notify_one();
             return Poll::Ready(Some(Ok(Frame::data(chunk))));
@@ -233,9 +289,13 @@ impl Drop for Reader {
     fn drop(&mut self) {
         let mut state = self.stream.lock();
         state.readers.remove(&self.id);
-        state.drop_taken();
+        state.drop_taken(&self.stream.held);
+        let is_deserted = state.readers.is_empty();
         drop(state);
         self.stream.moved.notify_one();
+        if is_deserted {
+            self.stream.deserted.notify_one();
+        }
     }
 }
 
@@ -244,13 +304,36 @@ mod tests {
     use super::*;
     use http_body_util::BodyExt;
 
+    fn stream_of(length: Option<u64>) -> Arc<Stream> {
+        Stream::new(length, &Held::new(0))
+    }
+
+    #[tokio::test]
+    async fn what_is_held_is_counted_until_it_is_taken_or_dropped() {
+        let held = Held::new(3);
+        let (first, second) = (Stream::new(None, &held), Stream::new(None, &held));
+        let (mut reader, stalled) = (first.reader().unwrap(), second.reader().unwrap());
+        first.push(Bytes::from_static(b"ab"));
+        assert!(!held.is_full());
+        second.push_last(Bytes::from_static(b"cd"));
+        assert!(held.is_full());
+        first.pass_on();
+        reader.frame().await;
+        assert!(!held.is_full());
+        first.push(Bytes::from_static(b"ef"));
+        assert!(held.is_full());
+        drop((reader, first, second));
+        drop(stalled);
+        assert_eq!(held.bytes.load(Ordering::Relaxed), 0);
+    }
+
     async fn all(reader: Reader) -> Result<Bytes, Broken> {
         reader.collect().await.map(http_body_util::Collected::to_bytes)
     }
 
     #[tokio::test]
     async fn every_reader_gets_the_whole_body_whenever_it_joined() {
-        let stream = Stream::new(None);
+        let stream = stream_of(None);
         let early = stream.reader().unwrap();
         stream.push(Bytes::from_static(b"ab"));
         let late = stream.reader().unwrap();
@@ -263,7 +346,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_chunk_is_seen_with_the_end() {
-        let stream = Stream::new(Some(4));
+        let stream = stream_of(Some(4));
         let mut reader = stream.reader().unwrap();
         stream.push(Bytes::from_static(b"ab"));
         stream.push_last(Bytes::from_static(b"cd"));
@@ -278,7 +361,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_broken_body_is_an_error_to_every_reader() {
-        let stream = Stream::new(None);
+        let stream = stream_of(None);
         let reader = stream.reader().unwrap();
         stream.push(Bytes::from_static(b"ab"));
         stream.finish(Err(Broken::Upstream));
@@ -287,7 +370,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_that_is_passed_on_is_kept_only_for_the_slowest_reader() {
-        let stream = Stream::new(None);
+        let stream = stream_of(None);
         let (mut slow, mut fast) = (stream.reader().unwrap(), stream.reader().unwrap());
         stream.push(Bytes::from_static(b"ab"));
         fast.frame().await;
@@ -301,8 +384,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stalled_reader_is_cut_off_and_the_others_go_on() {
-        let stream = Stream::new(None);
+    async fn a_body_is_deserted_when_nobody_has_read_it_for_a_while() {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let stream = stream_of(None);
+        let reader = stream.reader().unwrap();
+        let deserted = tokio::spawn({
+            let stream = Arc::clone(&stream);
+            async move { stream.deserted_for(PATIENCE).await }
+        });
+        tokio::time::sleep(PATIENCE * 3).await;
+        assert!(!deserted.is_finished());
+        drop(reader);
+        tokio::time::sleep(PATIENCE / 2).await;
+        assert!(stream.reader().is_some(), "one more may join");
+        deserted.await.unwrap();
+        assert!(stream.reader().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn astalled_reader_is_cut_off_and_the_others_go_on() {
+        let stream = stream_of(None);
         let (stalled, mut reading) = (stream.reader().unwrap(), stream.reader().unwrap());
         stream.pass_on();
         stream.push(Bytes::from(vec![0; WINDOW]));

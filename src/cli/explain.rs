@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{ExplainArguments, rules_file};
 use crate::config::{Config, Overrides};
-use crate::headers;
+use crate::headers::{self, Meant};
 use crate::metrics::Metrics;
 use crate::proxy::account::{Account, Claim, Judgement, Kept};
 use crate::rules::RuleSet;
@@ -198,9 +198,14 @@ fn write(rules: &RuleSet, method: &Method, target: &Target, headers: &HeaderMap)
     if matches.is_empty() {
         notes.push("no rule matches this write: only what is stored under its own path is outdated".to_owned());
     }
-    if methods.len() > 1 {
-        let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
-        notes.push(format!("upstream may take it as any of {}: the rules of all of them apply", names.join(", ")));
+    match &methods {
+        Meant::These(methods) if methods.len() > 1 => {
+            let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
+            let names = names.join(", ");
+            notes.push(format!("upstream may take it as any of {names}: the rules of all of them apply"));
+        }
+        Meant::These(_) => {}
+        Meant::Any => notes.push("it names so many methods that the rules of all methods apply".to_owned()),
     }
     notes.push("a write that upstream does not answer (timeout, reset) counts as carried out".to_owned());
     Write {

@@ -41,6 +41,7 @@ impl Default for Server {
             stream_timeout: Duration::from_secs(3600),
             max_head: 64 << 10,
             max_query_body: 64 << 10,
+            upload_rate: 500,
             cache_status: CacheStatus::default(),
             group_fields: false,
         }
@@ -91,6 +92,7 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
         set(&mut server.max_head, head.and_then(|size| usize::try_from(size).ok()));
         let query = table.item("max_query_body").and_then(|item| item.size(&(0..=16 << 20)));
         set(&mut server.max_query_body, query);
+        set(&mut server.upload_rate, table.item("upload_rate").and_then(|item| item.size(&(0..=1 << 30))));
         let words = [("plain", CacheStatus::Plain), ("key", CacheStatus::Key), ("off", CacheStatus::Off)];
         set(&mut server.cache_status, table.item("cache_status").and_then(|item| item.choice(&words)));
         let words = [("remove", false), ("keep", true)];

@@ -312,6 +312,7 @@ fn all_tables_are_read() {
         drain_timeout = "8s"
         max_connections = 1_000
         max_upstream_requests = 0x10
+        upload_rate = "2KiB"
         [admin]
         listen = "[::1]:9091"
         tokens = [{ role = "admin", token = "${BAD}" }, { role = "viewer", token = "${EMPTY}" }]
@@ -348,6 +349,7 @@ fn all_tables_are_read() {
     ];
     assert_eq!(timeouts.map(|limit| limit.as_secs()), [1, 5, 6, 7, 8]);
     assert_eq!((config.server.max_connections, config.server.max_upstream_requests), (1000, 16));
+    assert_eq!(config.server.upload_rate, 2048);
     assert_eq!(config.admin.listen.to_string(), "[::1]:9091");
     assert_eq!(config.admin.tokens, [Token { role: Role::Admin, token: "s3cret".to_owned() }]);
     let store = config.store.as_ref().unwrap();

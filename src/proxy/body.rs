@@ -8,6 +8,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::recording::Recording;
 use super::slice::Slice;
+use super::turn;
 use crate::cache::stream::Reader;
 use crate::upstream::ResponseBody;
 
@@ -25,6 +26,10 @@ pub enum Body {
     Recorded(Recording),
 }
 
+/// The largest piece of a whole body that an HTTP/2 stream is given at once, bytes. What it is given it keeps until the
+/// client takes it, whatever has become of the entry.
+const PIECE: usize = 64 << 10;
+
 /// The body broke off; the client's connection is closed so that it cannot take the part for the whole.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -33,17 +38,12 @@ impl HttpBody for Body {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.get_mut() {
-            Body::Empty => Poll::Ready(None),
-            whole @ Body::Whole(_) => match std::mem::take(whole) {
-                Body::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
-                _ => Poll::Ready(None),
-            },
-            Body::Upstream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Body::Shared(reader) => Pin::new(reader).poll_frame(cx).map_err(Into::into),
-            Body::Part(part) => Pin::new(part).poll_frame(cx).map_err(Into::into),
-            Body::Recorded(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+        let frame = self.get_mut().poll_next(cx);
+        match frame {
+            Poll::Ready(_) => turn::give(),
+            Poll::Pending => turn::wait(),
         }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
@@ -66,5 +66,65 @@ impl HttpBody for Body {
             Body::Part(part) => part.size_hint(),
             Body::Recorded(body) => body.size_hint(),
         }
+    }
+}
+
+impl Body {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Body::Empty => Poll::Ready(None),
+            Body::Whole(bytes) => {
+                let piece = next_piece(bytes);
+                Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(piece))))
+            }
+            Body::Upstream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Body::Shared(reader) => Pin::new(reader).poll_frame(cx).map_err(Into::into),
+            Body::Part(part) => Pin::new(part).poll_frame(cx).map_err(Into::into),
+            Body::Recorded(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+        }
+    }
+}
+
+/// Everything, or for an HTTP/2 stream a piece. The last piece is a copy: it outlives the stream's task, and must not
+/// keep the whole alive with it.
+fn next_piece(whole: &mut Bytes) -> Bytes {
+    let is_long = whole.len() > PIECE && turn::is_of_stream();
+    match is_long {
+        true if whole.len() > 2 * PIECE => whole.split_to(PIECE),
+        true => {
+            let piece = whole.split_to(PIECE);
+            *whole = Bytes::copy_from_slice(whole);
+            piece
+        }
+        false => std::mem::take(whole),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+
+    async fn pieces(length: usize) -> Vec<usize> {
+        let mut body = Body::Whole(Bytes::from(vec![b'x'; length]));
+        let mut pieces = Vec::new();
+        while let Some(frame) = body.frame().await {
+            pieces.push(frame.unwrap().into_data().unwrap().len());
+        }
+        pieces
+    }
+
+    #[tokio::test]
+    async fn a_stream_of_http_2_is_given_a_whole_body_piece_by_piece() {
+        for length in [1, PIECE, PIECE + 1, 2 * PIECE, 2 * PIECE + 1, 5 * PIECE] {
+            assert_eq!(pieces(length).await, [length]);
+            let given = turn::within(pieces(length)).await;
+            assert_eq!(
+                (given.iter().sum(), given.iter().all(|piece| *piece <= PIECE)),
+                (length, true),
+                "{length}"
+            );
+        }
+        assert!(pieces(0).await.is_empty());
     }
 }

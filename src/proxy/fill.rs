@@ -1,6 +1,7 @@
 //! A fetch on behalf of everyone who waits for it: ask upstream, judge the answer, pass it on while it is being
 //! stored. Runs in a task of its own, so that no client that leaves can stop it.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -25,7 +26,7 @@ use crate::semantics::storable::Reason;
 use crate::semantics::validation;
 use crate::semantics::vary::Vary;
 use crate::stamp::View;
-use crate::upstream::{RequestBody, ResponseBody, UpstreamError};
+use crate::upstream::{RequestBody, ResponseBody, UpstreamError, UpstreamPlace};
 
 /// How long the slowest reader of a body that is not stored may hold up the others.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -66,13 +67,24 @@ pub(super) async fn fill(
 ) {
     permit.turn().await;
     let mut times = (SystemTime::now(), SystemTime::now());
-    let answer = ask(&running, &errand, true, &mut times).await;
+    let place = tokio::select! {
+        place = running.upstream.place() => place,
+        // Nothing was begun, and nobody is left whom it is for. A refresh is for those who come.
+        () = permit.deserted(), if direct.is_some() => return,
+    };
+    let answer = match place {
+        Ok(place) => ask(&running, &errand, place, true, &mut times).await,
+        Err(overloaded) => Err(overloaded),
+    };
     let answer = match answer {
         Ok(answer) if answer.status() == StatusCode::NOT_MODIFIED && errand.is_conditional() => {
             match confirmed(&running, &errand, answer.headers(), times).await {
                 Some(confirmed) => return confirmed.keep(&running, &errand, &permit).await,
                 // RFC 9111 §4.3.4: a 304 that is about something else says nothing of ours. Ask for all of it.
-                None => ask(&running, &errand, false, &mut times).await,
+                None => match running.upstream.place().await {
+                    Ok(place) => ask(&running, &errand, place, false, &mut times).await,
+                    Err(overloaded) => Err(overloaded),
+                },
             }
         }
         answer => answer,
@@ -149,6 +161,7 @@ fn failure(answer: &Result<Response<ResponseBody>, UpstreamError>) -> Option<Fai
 async fn ask(
     running: &Running,
     errand: &Errand,
+    place: UpstreamPlace,
     conditionally: bool,
     times: &mut Times,
 ) -> Result<Response<ResponseBody>, UpstreamError> {
@@ -164,7 +177,8 @@ async fn ask(
         None => (Method::GET, RequestBody::Empty),
     };
     times.0 = SystemTime::now();
-    let answer = running.upstream.send(&method, &path, fields, body, question.asked.interim.clone()).await;
+    let interim = question.asked.interim.clone();
+    let answer = running.upstream.send_from(place, &method, &path, fields, body, interim).await;
     times.1 = SystemTime::now();
     answer
 }
@@ -320,7 +334,7 @@ async fn deliver(
     headers::add_via(&mut fields, answer.version());
     let own = verdict.withhold(&mut fields);
     let (parts, body) = answer.into_parts();
-    let stream = Stream::new(length);
+    let stream = Stream::new(length, &running.held);
     let Errand { question, primary, sign, view, .. } = errand;
     let stamp = view.map(|view| view.stamp);
     let head = Arc::new(keep::head(question, primary, sign.as_deref(), stamp, parts.status, fields, &verdict));
@@ -383,7 +397,7 @@ enum Pumped {
     PassedOn,
     /// It broke off; nothing is kept.
     Broken,
-    /// Nobody wanted the rest of a body that would not be stored.
+    /// Nobody wanted the rest of a body that would not be stored, or that seems to have no end.
     Deserted,
 }
 
@@ -396,7 +410,16 @@ async fn pump(
 ) -> Pumped {
     let max_body = errand.question.max_body(running);
     let (mut length, mut passing) = (0_u64, false);
-    while let Some(frame) = body.frame().await {
+    // What has no known end may have none: nobody is left whom it is for.
+    let is_endless = body.size_hint().exact().is_none();
+    let mut deserted = pin!(stream.deserted_for(running.config.server.upstream_timeout));
+    loop {
+        let frame = tokio::select! {
+            biased;
+            () = &mut deserted, if is_endless => return Pumped::Deserted,
+            frame = body.frame() => frame,
+        };
+        let Some(frame) = frame else { break };
         let chunk = match frame.map(http_body::Frame::into_data) {
             Ok(Ok(chunk)) => chunk,
             // RFC 9111 §3.1: trailer fields may be discarded.
@@ -412,10 +435,13 @@ async fn pump(
         } else {
             stream.push(chunk);
         }
-        if length > max_body && !passing {
+        let is_too_large = length > max_body;
+        if (is_too_large || running.held.is_full()) && !passing {
             passing = true;
-            running.metrics.not_stored("too-large");
-            running.flights.remember_unshared(errand.canonical.key, Instant::now());
+            running.metrics.not_stored(if is_too_large { "too-large" } else { "no-room" });
+            if is_too_large {
+                running.flights.remember_unshared(errand.canonical.key, Instant::now());
+            }
             permit.close();
             errand.forget_stale(running).await;
             stream.pass_on();

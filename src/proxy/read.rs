@@ -122,9 +122,7 @@ async fn attempt(running: &Arc<Running>, question: &Arc<Question>, alone: bool) 
     };
     // RFC 9111 §5.2.1.7
     if question.demands.only_if_cached {
-        let refused =
-            refuse(StatusCode::GATEWAY_TIMEOUT, "only-if-cached", "nothing stored may answer this request");
-        return Ride::Answered(Box::new(Answered { family: question.family_id(), ..refused }));
+        return Ride::Answered(Box::new(Answered { family: question.family_id(), ..not_cached() }));
     }
     if question.asked.method == Method::HEAD {
         return Ride::Answered(Box::new(Box::pin(head(running, question, primary, &lookup, &need)).await));
@@ -135,6 +133,11 @@ async fn attempt(running: &Arc<Running>, question: &Arc<Question>, alone: bool) 
         return Ride::Answered(Box::new(Box::pin(forward(running, question, &need)).await.0));
     }
     Box::pin(fetch(running, question, primary, &lookup, need, alone)).await
+}
+
+/// RFC 9111 §5.2.1.7
+pub(super) fn not_cached() -> Answered {
+    refuse(StatusCode::GATEWAY_TIMEOUT, "only-if-cached", "nothing stored may answer this request")
 }
 
 /// RFC 9111 §4: what is current is served if it is fresh, or stale where that is allowed.

@@ -17,7 +17,7 @@ use super::recording::Recording;
 use super::{Answered, Asked, Body, failed, refuse, respond};
 use crate::cache::flight::Head;
 use crate::config::OnOutage;
-use crate::headers;
+use crate::headers::{self, Meant};
 use crate::key::Canonical;
 use crate::outcome::{Fwd, Outcome};
 use crate::rules::Outdated;
@@ -215,7 +215,8 @@ impl Keeping {
 /// The question that the answer to a POST may answer. None if upstream was told more than the key of that question holds:
 /// what a read loses on its way, or has in another form, or that it is to be taken for another method.
 fn question_of(running: &Running, asked: Asked) -> Option<Arc<Question>> {
-    if headers::methods_meant(&asked.method, &asked.headers, asked.target.query.as_deref()).len() > 1 {
+    let meant = headers::methods_meant(&asked.method, &asked.headers, asked.target.query.as_deref());
+    if meant != Meant::These(vec![asked.method.clone()]) {
         return None;
     }
     let asked = as_get(asked);

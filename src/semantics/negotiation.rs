@@ -2,6 +2,7 @@
 //! share a variant. What is keyed on and what goes to upstream has to be the same, normalised field.
 
 use std::cmp::Reverse;
+use std::collections::HashSet;
 
 use http::header::{
     ACCEPT, ACCEPT_CHARSET, ACCEPT_ENCODING, ACCEPT_LANGUAGE, AUTHORIZATION, COOKIE, DATE, IF_MODIFIED_SINCE,
@@ -24,6 +25,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 /// coding that anybody serves is acceptable (§12.5.3). Of the other fields an empty value states no preference, which
 /// is what is left of one that nobody can read.
 ///
+/// Of more than 64 different members the 64 that are preferred most stay. Nobody means more, and the others are lost
+/// to upstream and the key alike: what is forwarded is what is keyed.
+///
 /// Applied again it changes nothing.
 pub fn normalise(name: &HeaderName, headers: &mut HeaderMap) {
     let lines: Vec<_> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
@@ -44,6 +48,9 @@ pub fn normalise(name: &HeaderName, headers: &mut HeaderMap) {
 /// semicolons (RFC 9113 §8.2.3).
 static NO_LISTS: [HeaderName; 8] =
     [AUTHORIZATION, COOKIE, DATE, IF_MODIFIED_SINCE, IF_RANGE, IF_UNMODIFIED_SINCE, REFERER, USER_AGENT];
+
+/// The most members of a weighted list that are kept.
+const CHOICES: usize = 64;
 
 /// What the members of a weighted list name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +73,7 @@ impl Preference {
 }
 
 /// A member of a weighted list.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Choice {
     /// In lower case; of a media range also its parameters.
     name: Vec<u8>,
@@ -75,15 +82,13 @@ struct Choice {
 }
 
 fn weighted(list: &[u8], kind: Preference) -> Vec<u8> {
-    let mut choices: Vec<Choice> = Vec::new();
-    for choice in members(list).filter_map(|member| Choice::parse(member, kind)) {
-        if !choices.contains(&choice) {
-            choices.push(choice);
-        }
-    }
+    let mut known = HashSet::new();
+    let choices = members(list).filter_map(|member| Choice::parse(member, kind));
+    let mut choices: Vec<Choice> = choices.filter(|choice| known.insert(choice.clone())).collect();
     // The sort is stable: names that are left out of it leave the order as it was.
     let is_by_name = |choice: &Choice| kind == Preference::Coding || choice.weight == 0;
     choices.sort_by_cached_key(|choice| (Reverse(choice.weight), is_by_name(choice).then(|| choice.name.clone())));
+    choices.truncate(CHOICES);
     choices.iter().map(Choice::written).collect::<Vec<_>>().join(&b","[..])
 }
 
@@ -288,6 +293,15 @@ mod tests {
             ],
         );
         assert_forms("accept-charset", &[(&["iso-8859-5, Unicode-1-1;q=0.8"], "iso-8859-5,unicode-1-1;q=0.8")]);
+    }
+
+    #[test]
+    fn of_very_many_choices_the_preferred_ones_stay() {
+        let names: Vec<String> = (0..20_000).map(|number| format!("x{number};q=0.5")).collect();
+        let all = normal("accept-language", &[&names.join(","), "de"]).unwrap();
+        assert!(all.starts_with("de,x0;q=0.5,x1;q=0.5,"), "{all}");
+        assert_eq!(all.split(',').count(), CHOICES);
+        assert_eq!(normal("accept-language", &[&all]).as_deref(), Some(&*all));
     }
 
     #[test]

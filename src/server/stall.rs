@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
+use tokio_util::task::AbortOnDropHandle;
 
 /// How every HTTP/2 connection begins (RFC 9113 §3.4), and no other.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -20,7 +21,18 @@ pub(super) struct Unstalled<S> {
     patience: Duration,
     deadline: Option<Pin<Box<Sleep>>>,
     opening: Option<Opening>,
+    http2: Http2,
 }
+
+/// What runs beside a connection of HTTP/2, and ends with it.
+enum Http2 {
+    /// To be begun if it becomes one.
+    Awaited(Begin),
+    Spoken(#[expect(dead_code, reason = "held, and dropped with the connection")] AbortOnDropHandle<()>),
+    Other,
+}
+
+type Begin = Box<dyn FnOnce() -> AbortOnDropHandle<()> + Send>;
 
 /// A connection that may yet be HTTP/1 or HTTP/2.
 struct Opening {
@@ -30,12 +42,21 @@ struct Opening {
 }
 
 impl Opening {
+    /// Whether all of the preface has come.
+    fn is_http2(&self) -> bool {
+        self.seen >= PREFACE.len()
+    }
+
     /// Whether the protocol is still not known after these bytes.
     fn goes_on(&mut self, bytes: &[u8]) -> bool {
         let expected = &PREFACE[self.seen..];
-        self.seen += bytes.len();
+        let (compared, _) = bytes.split_at(bytes.len().min(expected.len()));
+        if !expected.starts_with(compared) {
+            return false;
+        }
+        self.seen += compared.len();
         // No bytes are the end.
-        !bytes.is_empty() && bytes.len() < expected.len() && expected.starts_with(bytes)
+        !bytes.is_empty() && !self.is_http2()
     }
 }
 
@@ -43,7 +64,24 @@ impl<S> Unstalled<S> {
     /// `opening`: how long the client may take to show which protocol it speaks.
     pub(super) fn new(stream: S, patience: Duration, opening: Duration) -> Unstalled<S> {
         let opening = Some(Opening { seen: 0, deadline: Box::pin(tokio::time::sleep(opening)) });
-        Unstalled { stream, patience, deadline: None, opening }
+        Unstalled { stream, patience, deadline: None, opening, http2: Http2::Other }
+    }
+
+    /// Begins something to run beside a connection that turns out to be one of HTTP/2.
+    pub(super) fn when_http2(
+        self,
+        begin: impl FnOnce() -> AbortOnDropHandle<()> + Send + 'static,
+    ) -> Unstalled<S> {
+        Unstalled { http2: Http2::Awaited(Box::new(begin)), ..self }
+    }
+
+    /// The protocol is known.
+    fn open(&mut self, is_http2: bool) {
+        self.opening = None;
+        self.http2 = match std::mem::replace(&mut self.http2, Http2::Other) {
+            Http2::Awaited(begin) if is_http2 => Http2::Spoken(begin()),
+            _ => Http2::Other,
+        };
     }
 
     /// Gives up on a write that has been pending for too long. The timer is made only when a write has to wait.
@@ -70,7 +108,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Unstalled<S> {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client has not begun")));
         }
         if !opening.goes_on(&buffer.filled()[before..]) {
-            this.opening = None;
+            let is_http2 = opening.is_http2();
+            this.open(is_http2);
         }
         read
     }

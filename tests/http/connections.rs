@@ -330,6 +330,137 @@ fn a_client_that_leaves_an_event_stream_ends_it_at_upstream() {
     assert_eq!(upstream.rest(), "");
 }
 
+// ---- Requests whose connection to upstream ends (RFC 9110 §9.2.2, RFC 9112 §9.3.1)
+
+/// A Larder whose pooled connection to upstream is in the hands of the test.
+fn pooled() -> (Bench, Wire) {
+    let bench = Bench::start("");
+    let mut client = bench.client("GET /first HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let mut upstream = bench.upstream();
+    upstream.head();
+    upstream.send(OK);
+    assert!(client.rest().ends_with("ok"));
+    (bench, upstream)
+}
+
+/// The request that comes next to upstream, on a new connection, is this one.
+fn next_is(bench: &Bench, path: &str) {
+    let mut client = bench.client(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+    let mut upstream = bench.upstream();
+    assert!(upstream.head()[0].starts_with(&format!("GET {path} ")), "an earlier one was repeated");
+    upstream.send(OK);
+    assert_eq!(client.head()[0], "HTTP/1.1 200 OK");
+}
+
+#[test]
+fn a_read_that_an_idle_connection_swallowed_is_sent_once_more() {
+    let (bench, mut upstream) = pooled();
+    let mut client = bench.client(GET);
+    upstream.head();
+    upstream.leave();
+    let mut again = bench.upstream();
+    assert_eq!(again.head()[0], "GET /a HTTP/1.1");
+    again.send(OK);
+    assert_eq!(client.head()[0], "HTTP/1.1 200 OK");
+}
+
+#[test]
+fn a_read_that_upstream_has_begun_to_answer_is_not_repeated() {
+    for begun in ["H", "HTTP/1.1 200 OK\r\nContent-Le", "HTTP/1.1 102 Processing\r\n\r\n"] {
+        let (bench, mut upstream) = pooled();
+        let mut client = bench.client(GET);
+        upstream.head();
+        upstream.send(begun);
+        upstream.leave();
+        let mut head = client.head();
+        if head[0].contains("102") {
+            head = client.head();
+        }
+        assert_eq!(head[0], "HTTP/1.1 502 Bad Gateway", "{begun:?}");
+        next_is(&bench, "/next");
+    }
+}
+
+#[test]
+fn a_read_that_a_new_connection_swallowed_is_not_repeated() {
+    for begun in ["", "HTTP/1.1 102 Processing\r\n\r\n"] {
+        let bench = Bench::start("");
+        let mut client = bench.client("HEAD /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let mut upstream = bench.upstream();
+        upstream.head();
+        upstream.send(begun);
+        upstream.leave();
+        assert!(client.rest().contains("HTTP/1.1 502 Bad Gateway"), "{begun:?}");
+        next_is(&bench, "/next");
+    }
+}
+
+// ---- Places at upstream
+
+#[test]
+fn who_waits_for_a_place_at_upstream_is_bounded_and_leaves_the_queue_with_its_client() {
+    let bench = Bench::start("[server]\nmax_upstream_requests = 1\nupstream_timeout = \"1h\"\n");
+    let mut first = bench.client(GET);
+    let mut upstream = bench.upstream();
+    upstream.head();
+    let mut waiting = ["/b", "/c"].map(|path| bench.client(&GET.replace("/a", path)));
+    eventually("one is refused", || waiting.iter_mut().any(|client| !client.is_silent()));
+    let refused = usize::from(waiting[0].is_silent());
+    assert_eq!(waiting[refused].head()[0], "HTTP/1.1 503 Service Unavailable");
+    waiting.into_iter().for_each(Wire::leave);
+    eventually("nobody waits any more", || {
+        bench.larder.admin_get("/metrics").text().contains("\nlarder_connections 1\n")
+    });
+    let mut last = bench.client(&GET.replace("/a", "/d"));
+    upstream.send(OK);
+    assert_eq!(first.head()[0], "HTTP/1.1 200 OK");
+    assert_eq!(upstream.head()[0], "GET /d HTTP/1.1");
+    upstream.send(OK);
+    assert_eq!(last.head()[0], "HTTP/1.1 200 OK");
+}
+
+const ENDLESS: &str =
+    "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n";
+const KNOWN: &str = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 2\r\n\r\no";
+
+#[test]
+fn a_fetch_whose_clients_have_left_goes_on_only_if_it_has_a_known_end() {
+    let bench = Bench::start("[server]\nupstream_timeout = \"500ms\"\n");
+    let [mut known, mut endless] = [("/a", KNOWN), ("/b", ENDLESS)].map(|(path, answer)| {
+        let mut client = bench.client(&GET.replace("/a", path));
+        let mut upstream = bench.upstream();
+        upstream.head();
+        upstream.send(answer);
+        client.head();
+        client.leave();
+        upstream
+    });
+    assert_eq!(endless.rest(), "", "it is given up");
+    known.send("k");
+    eventually("the other one is stored", || {
+        let head = bench.client(GET).head();
+        field(&head, "cache-status").is_some_and(|status| status.contains("hit"))
+    });
+}
+
+#[test]
+fn a_client_that_trickles_content_is_given_up() {
+    let bench = Bench::start("[server]\nmax_upstream_requests = 1\nidle_timeout = \"500ms\"\n");
+    let mut client = bench.client("POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n");
+    let mut upstream = bench.upstream();
+    upstream.head();
+    eventually("it is given up", || {
+        let is_over = !client.is_silent();
+        if !is_over {
+            client.send("x");
+            std::thread::yield_now();
+        }
+        is_over
+    });
+    assert_eq!(client.head()[0], "HTTP/1.1 408 Request Timeout");
+    next_is(&bench, "/next");
+}
+
 // ---- Slow clients, many clients, HTTP/2
 
 const HASTE: &str = "[server]\nheader_timeout = \"1s\"\n";

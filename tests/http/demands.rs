@@ -6,6 +6,7 @@ on_both_tiers! {
     a_family_may_let_clients_ask_for_something_fresher,
     an_answer_asked_for_anew_is_validated_and_serves_the_next,
     only_if_cached_never_goes_to_upstream,
+    only_if_cached_keeps_from_upstream_what_is_not_for_the_cache,
     a_family_may_ignore_what_clients_ask,
 }
 
@@ -127,4 +128,22 @@ fn a_family_may_ignore_what_clients_ask(tier: Tier) {
     site.upstream.on("/none/4", Reply::new("old").stale("public"));
     site.get("/none/4").shows("stored");
     asking(&site, "/none/4", &[("Cache-Control", "max-stale")]).hides("hit");
+}
+
+fn only_if_cached_keeps_from_upstream_what_is_not_for_the_cache(tier: Tier) {
+    let families = RULES.replace("path = ", "methods = [\"GET\", \"QUERY\"]\npath = ");
+    let rules = format!("[server]\nmax_query_body = \"8B\"\n{families}");
+    let site = Site::start(tier, &rules);
+    let ask = |method: &str, target: &str, body: &str| {
+        let call = site.call(method, target).header("Cache-Control", "only-if-cached");
+        if body.is_empty() { call.header("If-Match", "\"1\"").send() } else { call.body(body).send() }
+    };
+    let rows = [("GET", ""), ("HEAD", ""), ("GET", "content"), ("QUERY", "more than eight bytes"), ("QUERY", "")];
+    for (method, body) in rows {
+        for target in ["/all/x", "/harmless/x", "/x"] {
+            ask(method, target, body).has_status(504).shows("detail=only-if-cached");
+            assert_eq!(site.upstream.count(target), 0, "{method} {target} {body:?}");
+        }
+        ask(method, "/none/x", body).has_status(200);
+    }
 }

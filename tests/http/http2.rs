@@ -7,7 +7,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Larder, PATIENCE, Site, Tier};
+use crate::support::{Larder, PATIENCE, Reply, Site, Tier, eventually};
 
 async fn connect(larder: &Larder) -> SendRequest<Full<Bytes>> {
     let stream = TcpStream::connect(larder.address).await.unwrap();
@@ -77,4 +77,184 @@ fn a_client_that_only_opens_and_resets_streams_is_left() {
         assert!(goaway && received.windows(4).any(|code| code == enhance_your_calm), "{received:?}");
     });
     site.get("/a").has_status(200);
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const PING: u8 = 6;
+const RST_STREAM: u8 = 3;
+const GOAWAY: u8 = 7;
+
+/// A client of HTTP/2 in the hands of the test.
+struct Frames(TcpStream);
+
+impl Frames {
+    /// A client that has sent this, all in one, behind its preface and its settings.
+    async fn send(larder: &Larder, settings: &[u8], requests: &[Vec<u8>]) -> Frames {
+        let mut stream = TcpStream::connect(larder.address).await.unwrap();
+        let opening = [PREFACE.to_vec(), frame(4, 0, 0, settings), frame(4, 1, 0, &[])].concat();
+        stream.write_all(&[opening, requests.concat()].concat()).await.unwrap();
+        Frames(stream)
+    }
+
+    /// The next frame but pings, which are answered: its kind, its stream and its payload. `None` at the end.
+    async fn next(&mut self) -> Option<(u8, u32, Vec<u8>)> {
+        loop {
+            let mut head = [0; 9];
+            self.0.read_exact(&mut head).await.ok()?;
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut payload = vec![0; length as usize];
+            self.0.read_exact(&mut payload).await.ok()?;
+            if head[3] != PING {
+                return Some((head[3], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload));
+            }
+            if head[4] & 1 == 0 {
+                self.0.write_all(&frame(PING, 1, 0, &payload)).await.ok()?;
+            }
+        }
+    }
+
+    /// Reads until a frame of this kind comes; gives its stream.
+    async fn until(&mut self, kind: u8) -> u32 {
+        loop {
+            let (found, stream, _) = self.next().await.expect("the connection goes on");
+            if found == kind {
+                return stream;
+            }
+        }
+    }
+
+    /// Answers pings until the connection ends.
+    async fn rest(&mut self) {
+        while self.next().await.is_some() {}
+    }
+}
+
+/// A GET, of host `a`, that ends its stream.
+fn get(stream: u32, path: &str, fields: &[(&str, &str)]) -> Vec<u8> {
+    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    let mut block = [&[0x82, 0x86, 0x04], &text(path)[..], &[0x41, 0x01, b'a']].concat();
+    for (name, value) in fields {
+        block.extend([vec![0], text(name), text(value)].concat());
+    }
+    frame(1, 0x5, stream, &block)
+}
+
+/// The setting that a stream may be sent nothing before its client says so.
+const NO_WINDOW: [u8; 6] = [0, 4, 0, 0, 0, 0];
+const HASTE: &str = "[server]\nidle_timeout = \"300ms\"\nupstream_timeout = \"20s\"\n";
+
+/// It held its places among the requests to upstream for ever, although it answered every ping: the connection itself was
+/// never stalled.
+#[test]
+fn a_stream_that_its_client_does_not_take_is_reset_and_gives_back_its_place() {
+    let site = Site::start(Tier::Embedded, &format!("{HASTE}max_upstream_requests = 2\n"));
+    site.upstream.on("/film", Reply::filled(200_000).cached("no-store"));
+    run(async {
+        let requests = [get(1, "/film", &[]), get(3, "/film", &[])];
+        let mut client = Frames::send(&site, &NO_WINDOW, &requests).await;
+        let mut reset = [client.until(RST_STREAM).await, client.until(RST_STREAM).await];
+        reset.sort_unstable();
+        assert_eq!(reset, [1, 3]);
+        site.get("/users").has_status(200);
+        client.0.write_all(&get(5, "/users", &[])).await.unwrap();
+        assert_eq!(client.until(1).await, 5, "the connection goes on");
+    });
+}
+
+/// So were bodies from the cache and shared ones: every stream kept one alive.
+#[test]
+fn what_is_stored_or_shared_is_not_kept_for_a_stream_that_does_not_take_it() {
+    let site = Site::start(Tier::Embedded, HASTE);
+    for path in ["/stored", "/shared"] {
+        site.upstream.on(path, Reply::filled(200_000).cached("max-age=60"));
+    }
+    let ask = || site.call("GET", "/stored").header("Host", "a").send();
+    ask().shows("stored");
+    run(async {
+        let requests = [get(1, "/stored", &[]), get(3, "/shared", &[])];
+        let mut client = Frames::send(&site, &NO_WINDOW, &requests).await;
+        client.until(RST_STREAM).await;
+        client.until(RST_STREAM).await;
+    });
+    ask().shows("hit");
+}
+
+/// A client that takes everything, piece by piece.
+#[test]
+fn a_large_stored_response_reaches_a_client_of_http_2_whole() {
+    let site = Site::start(Tier::Embedded, "");
+    site.upstream.on("/film", Reply::filled(1_000_000).cached("max-age=60"));
+    site.call("GET", "/film").header("Host", "api.example").send().shows("stored");
+    run(async {
+        let mut sender = connect(&site).await;
+        let (parts, body) = ask(&mut sender, "GET", "/film").await;
+        assert!(parts.headers["cache-status"].to_str().unwrap().contains("hit"));
+        assert_eq!((body.len(), body.iter().all(|byte| *byte == b'x')), (1_000_000, true));
+    });
+}
+
+/// RFC 9113 §9.1: it answered pings, and kept its place among the clients for ever.
+#[test]
+fn a_connection_without_streams_is_ended() {
+    let site = Site::start(Tier::Embedded, "[server]\nmax_connections = 1\nheader_timeout = \"300ms\"\n");
+    run(async {
+        for requests in [vec![], vec![get(1, "/a", &[])]] {
+            let mut client = Frames::send(&site, &[], &requests).await;
+            client.until(GOAWAY).await;
+            client.rest().await;
+        }
+    });
+}
+
+/// Nor may it stay by not taking what was given to its streams.
+#[test]
+fn a_connection_whose_streams_were_given_up_is_ended() {
+    let rules = format!("{HASTE}header_timeout = \"300ms\"\n");
+    let site = Site::start(Tier::Embedded, &rules);
+    site.upstream.on("/film", Reply::filled(200_000).cached("no-store"));
+    run(async {
+        let mut client =
+            Frames::send(&site, &[0, 4, 0, 0, 0, 1], &[get(1, "/a", &[]), get(3, "/film", &[])]).await;
+        client.rest().await;
+    });
+}
+
+/// RFC 9113 §8.2.3
+#[test]
+fn cookies_that_come_in_pieces_go_on_as_one_line() {
+    let site = Site::start(Tier::Embedded, "");
+    run(async {
+        let crumbs = [("cookie", "a=1"), ("x", "y"), ("cookie", "b=2; c=3")];
+        let mut client = Frames::send(&site, &[], &[get(1, "/a", &crumbs)]).await;
+        client.until(1).await;
+    });
+    assert_eq!(site.upstream.last("GET /a").headers("cookie"), ["a=1; b=2; c=3"]);
+}
+
+/// Bodies that stalled clients leave untaken are bounded together: what comes beyond is passed on, and not kept.
+#[test]
+fn what_is_held_for_clients_that_do_not_take_it_is_bounded() {
+    let site = Site::start(Tier::Embedded, "[memory]\ncapacity = \"2MiB\"\nmax_body = \"1MiB\"\n");
+    site.upstream.on("/film", Reply::filled(1 << 20).cached("max-age=60"));
+    site.upstream.on("/a", Reply::numbered().cached("max-age=60"));
+    let is_kept = |number: usize| {
+        let path = format!("/a?{number}");
+        site.get(&path);
+        site.get(&path).is("hit")
+    };
+    assert!(is_kept(0));
+    run(async {
+        let requests: Vec<Vec<u8>> = (0..4).map(|at| get(2 * at + 1, &format!("/film?{at}"), &[])).collect();
+        let client = Frames::send(&site, &NO_WINDOW, &requests).await;
+        let mut number = 0;
+        eventually("nothing more is kept", || {
+            number += 1;
+            !is_kept(number)
+        });
+        drop(client);
+        eventually("there is room again", || {
+            number += 1;
+            is_kept(number)
+        });
+    });
 }

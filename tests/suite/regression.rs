@@ -27,6 +27,8 @@ on_both_tiers! {
     one_callers_private_answer_does_not_stop_revalidation_for_all,
     a_slower_fetch_that_began_earlier_does_not_replace_a_newer_one,
     the_answer_to_a_post_that_is_read_slowly_does_not_replace_a_newer_one,
+    a_write_that_names_very_many_methods_outdates_by_the_rules_of_all,
+    very_many_choices_are_cut_alike_for_the_key_and_for_upstream,
 }
 
 /// A 304 may bring another `Vary`. The freshened response then stayed under the key without the field, and the German
@@ -121,6 +123,35 @@ fn an_edit_that_is_undone_does_not_bring_back_what_missed_a_write(tier: Tier) {
     site.write("POST", "/users/create").has_status(200);
     put_in_force(&site, &with_writes);
     site.get("/users").hides("hit").carries("/users #2");
+}
+
+/// Names of methods were compared each with each: a second of work for one request of 60 kB.
+fn a_write_that_names_very_many_methods_outdates_by_the_rules_of_all(tier: Tier) {
+    let rules = "[[family]]\nname = \"users\"\npath = '/users'\nttl = \"60s\"\n\
+                 [invalidate]\n'/all' = { families = [\"users\"], methods = [\"DELETE\"] }\n";
+    let site = Site::start(tier, rules);
+    site.get("/users").shows("stored");
+    site.write("POST", "/all").has_status(200);
+    site.get("/users").shows("hit");
+    let names: Vec<String> = (0..8000).map(|number| format!("M{number}")).collect();
+    site.call("POST", "/all").header("X-HTTP-Method", &names.join(",")).body("").send().has_status(200);
+    site.get("/users").hides("hit");
+}
+
+/// So were members of normalised fields. Those that are left out now are left out of the key and of what is asked.
+fn very_many_choices_are_cut_alike_for_the_key_and_for_upstream(tier: Tier) {
+    let rules = "[[family]]\nname = \"page\"\npath = '/page'\nttl = \"60s\"\n\
+                 headers = [\"accept-language\"]\nnormalize = [\"accept-language\"]\n";
+    let site = Site::start(tier, rules);
+    let ask = |count: usize| {
+        let names: Vec<String> = (0..count).map(|number| format!("x{number}")).collect();
+        site.call("GET", "/page").header("Accept-Language", &names.join(",")).send()
+    };
+    ask(8000).shows("stored");
+    let received = site.upstream.last("GET /page");
+    assert_eq!(received.header("accept-language").map(|value| value.split(',').count()), Some(64));
+    ask(7000).shows("hit");
+    ask(63).hides("hit");
 }
 
 /// A client that stopped reading held its place among the requests to upstream for ever: two of them, and everybody
