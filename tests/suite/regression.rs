@@ -152,3 +152,15 @@ fn a_client_that_stops_reading_does_not_keep_upstream_from_others() {
     site.get("/users").has_status(200);
     drop(stalled);
 }
+
+/// A fetch that had to ask twice waited for a second place while it held the first: where there was but one, for ever.
+#[test]
+fn a_fetch_that_asks_twice_does_not_wait_for_its_own_place() {
+    let rules = "[server]\nmax_upstream_requests = 1\nupstream_timeout = \"1h\"\n";
+    let site = Site::start(Tier::Embedded, rules);
+    let about_another = Reply::status(304).header("ETag", "\"2\"");
+    let whole = Reply::new("new").cached("max-age=60");
+    site.upstream.script("/page", [Reply::new("old").stale("public"), about_another, whole]);
+    site.get("/page").carries("old");
+    site.get("/page").carries("new");
+}
