@@ -78,7 +78,10 @@ pub(super) async fn fill(
     };
     let answer = match answer {
         Ok(answer) if answer.status() == StatusCode::NOT_MODIFIED && errand.is_conditional() => {
-            match confirmed(&running, &errand, answer.headers(), times).await {
+            let confirmed = confirmed(&running, &errand, answer.headers(), times).await;
+            // Its place may be the only one.
+            drop(answer);
+            match confirmed {
                 Some(confirmed) => return confirmed.keep(&running, &errand, &permit).await,
                 // RFC 9111 §4.3.4: a 304 that is about something else says nothing of ours. Ask for all of it.
                 None => match running.upstream.place().await {

@@ -382,3 +382,15 @@ fn the_answer_to_a_post_that_is_read_slowly_does_not_replace_a_newer_one(tier: T
     slow.response().carries("0123456789");
     site.get("/").shows("hit").carries("newer");
 }
+
+/// A fetch that had to ask twice waited for a second place while it held the first: where there was but one, for ever.
+#[test]
+fn a_fetch_that_asks_twice_does_not_wait_for_its_own_place() {
+    let rules = "[server]\nmax_upstream_requests = 1\nupstream_timeout = \"1h\"\n";
+    let site = Site::start(Tier::Embedded, rules);
+    let about_another = Reply::status(304).header("ETag", "\"2\"");
+    let whole = Reply::new("new").cached("max-age=60");
+    site.upstream.script("/page", [Reply::new("old").stale("public"), about_another, whole]);
+    site.get("/page").carries("old");
+    site.get("/page").carries("new");
+}
