@@ -5,6 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::HeaderName;
+use http::StatusCode;
 use larder::entry::{Content, Entry, Response, Variant, Variants};
 use larder::semantics::demands::Demands;
 use larder::semantics::freshness::Failure;
@@ -28,7 +29,7 @@ fn use_response(mut response: Response) {
         let freshness = &response.freshness;
         let _ = (freshness.age(now), freshness.ttl(now), freshness.keep_for(now, true));
         let _ = freshness.reuse(now, &demands);
-        let after_status = freshness.usable_after(Failure::Status, now, &demands);
+        let after_status = freshness.usable_after(Failure::Status(StatusCode::SERVICE_UNAVAILABLE), now, &demands);
         assert!(freshness.usable_after(Failure::NoAnswer, now, &demands) || !after_status);
     }
     if response.consumed {
