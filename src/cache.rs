@@ -332,9 +332,10 @@ impl Cache {
             Ok(invalidated) => {
                 shared.fleet.learn(&self.memory, tags, invalidated.taken);
                 let begun = Instant::now();
-                shared.fleet.settle(&shared.store, &invalidated, &self.metrics).await;
+                let taken = invalidated.taken;
+                shared.fleet.settle(&shared.store, invalidated, &self.metrics).await;
                 self.metrics.settled(begun.elapsed());
-                Some(invalidated.taken)
+                Some(taken)
             }
             Err(error) => {
                 self.metrics.store_error("invalidate");
@@ -345,6 +346,18 @@ impl Cache {
                 tokio::time::sleep_until(shared.fleet.note_away()).await;
                 None
             }
+        }
+    }
+
+    /// The same without waiting for anybody: for what nobody is answered about.
+    pub async fn invalidate_at_once(&self, tags: &[Tag]) {
+        let Some(shared) = &self.shared else {
+            self.memory.marks.invalidate(tags);
+            return;
+        };
+        match shared.store.invalidate(tags, &shared.fleet.cause(None)).await {
+            Ok(invalidated) => shared.fleet.learn(&self.memory, tags, invalidated.taken),
+            Err(_) => shared.backlog.keep(tags),
         }
     }
 
@@ -379,8 +392,7 @@ impl Cache {
     /// Leaves the fleet, so that no write of others has to wait for this proxy.
     pub async fn leave(&self) {
         if let Some(shared) = &self.shared {
-            shared.fleet.give_up();
-            self.ask(shared.store.leave(shared.fleet.id()).await, "leave");
+            self.ask(shared.fleet.leave(&shared.store).await, "leave");
         }
     }
 

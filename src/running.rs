@@ -170,6 +170,11 @@ impl Running {
             needs_restart: self.config.differs(&config),
         };
         self.live.store(Arc::new(live));
+        // Once more: writes that began and ended in between went by the rules before, and readers stored what these rules
+        // would have outdated.
+        if !changed.is_empty() {
+            self.cache.invalidate(&changed).await;
+        }
         *self.lock_refused() = None;
         Ok(reloaded)
     }

@@ -209,6 +209,11 @@ impl Marks {
         self.applied(sequence);
     }
 
+    /// What is older than this is not trusted any more, although not every invalidation up to it is in the table.
+    pub fn distrust(&self, sequence: Sequence) {
+        self.floor.fetch_max(sequence, SeqCst);
+    }
+
     /// Begins another epoch of the store's, of which nothing is known but that `stamp` was issued: what is older is
     /// not trusted. Sequences of two epochs cannot be compared, so that the marks of the one before are wiped.
     pub fn begin(&self, stamp: Stamp) {

@@ -12,7 +12,7 @@
 //! - in a new epoch, members may have been lost: for one lease nobody's write is acknowledged early.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -42,9 +42,13 @@ pub struct Fleet {
     heard: watch::Sender<HashMap<Box<str>, Stamp>>,
     /// A sync is wanted before its time.
     wanted: Notify,
-    /// How far the copy of the marks goes and of which epoch it is belong together, and are said under this lock. Holds
-    /// how often an invalidation of this proxy's own was of another epoch than the copy.
-    foreign: Mutex<u64>,
+    /// How far the copy of the marks goes and of which epoch it is belong together, and are said under this lock. Holds the
+    /// latest invalidation of this proxy's own that was of another epoch than the copy.
+    foreign: Mutex<Option<Stamp>>,
+    /// Held while a sync is under way; true once this proxy has left.
+    left: tokio::sync::Mutex<bool>,
+    /// Absent members are being waited for although no write waits.
+    sweeping: AtomicBool,
     /// Since when the store has not answered.
     away: Mutex<Option<Instant>>,
 }
@@ -63,13 +67,10 @@ impl Fleet {
             heard,
             wanted,
             foreign: Mutex::default(),
+            left: tokio::sync::Mutex::default(),
+            sweeping: AtomicBool::new(false),
             away: Mutex::default(),
         }
-    }
-
-    /// Its name among the members.
-    pub fn id(&self) -> &str {
-        &self.id
     }
 
     /// How long it may serve L1 after a sync.
@@ -88,7 +89,7 @@ impl Fleet {
     }
 
     /// Ends the lease: something is known that the marks do not show.
-    pub fn give_up(&self) {
+    fn give_up(&self) {
         self.until.store(0, SeqCst);
     }
 
@@ -101,20 +102,30 @@ impl Fleet {
     pub fn learn(&self, memory: &Memory, tags: &[Tag], taken: Taken) {
         let mut foreign = self.lock();
         if !follow(memory, taken.stamp, taken.previous, tags) {
-            // The next sync begins the epoch. Until then nothing in memory is trusted, and a sync under way may bring the
-            // epoch but not this mark: its answer is void.
-            *foreign += 1;
+            // The next sync begins the epoch. Until then nothing in memory is trusted, and the sync that begins it may have
+            // been answered before this.
+            let known = foreign.filter(|known| known.epoch == taken.stamp.epoch).map_or(0, |known| known.sequence);
+            *foreign = Some(Stamp { sequence: taken.stamp.sequence.max(known), ..taken.stamp });
             self.give_up();
         }
         drop(foreign);
-        self.wanted.notify_one();
+        self.want();
+    }
+
+    /// Asks for a sync before its time; one that is no member has nothing to acknowledge.
+    fn want(&self) {
+        if self.mode != Coherence::Strict {
+            self.wanted.notify_one();
+        }
     }
 
     /// Takes in what a sync has brought, and with it the lease, which runs from the time of `sending`: whoever waits counts
     /// from a later one. False if the answer is void.
     fn take(&self, memory: &Memory, synced: &Synced, sending: Sending) -> bool {
-        let foreign = self.lock();
-        if *foreign != sending.foreign {
+        let mut foreign = self.lock();
+        let is_other = |foreign: &Stamp| foreign.epoch != synced.stamp.epoch;
+        if foreign.as_ref().is_some_and(is_other) && *foreign != sending.foreign {
+            // Of these two epochs nobody can tell the later one.
             return false;
         }
         let marks = &memory.marks;
@@ -126,12 +137,16 @@ impl Fleet {
         } else {
             marks.raise_floor(synced.stamp.sequence);
         }
-        self.until.store(self.nanos(sending.at + self.lease), SeqCst);
+        if let Some(own) = foreign.take().filter(|own| own.epoch == synced.stamp.epoch) {
+            marks.distrust(own.sequence);
+        }
+        // A little less than whoever waits counts: clocks do not run alike.
+        self.until.store(self.nanos(sending.at + self.lease - self.lease / 100), SeqCst);
         true
     }
 
-    fn lock(&self) -> MutexGuard<'_, u64> {
-        // A number that is changed in one step.
+    fn lock(&self) -> MutexGuard<'_, Option<Stamp>> {
+        // A value that is changed in one step.
         self.foreign.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -146,10 +161,26 @@ impl Fleet {
     }
 
     /// Waits until no member can serve what an invalidation has outdated: each has acknowledged it, or its lease is over.
-    pub async fn settle(&self, store: &Arc<dyn Store>, invalidated: &Invalidated, metrics: &Metrics) {
-        if self.mode == Coherence::Eventual {
-            return;
+    pub async fn settle(
+        self: &Arc<Fleet>,
+        store: &Arc<dyn Store>,
+        invalidated: Invalidated,
+        metrics: &Arc<Metrics>,
+    ) {
+        if self.mode != Coherence::Eventual {
+            return self.wait(store, &invalidated, metrics).await;
         }
+        // Somebody has to find out who is gone, or members would add up.
+        if !invalidated.holders.is_empty() && !self.sweeping.swap(true, SeqCst) {
+            let (fleet, store, metrics) = (Arc::clone(self), Arc::clone(store), Arc::clone(metrics));
+            tokio::spawn(async move {
+                fleet.wait(&store, &invalidated, &metrics).await;
+                fleet.sweeping.store(false, SeqCst);
+            });
+        }
+    }
+
+    async fn wait(&self, store: &Arc<dyn Store>, invalidated: &Invalidated, metrics: &Metrics) {
         let replied = Instant::now();
         let stamp = invalidated.taken.stamp;
         let mut heard = self.heard.subscribe();
@@ -175,15 +206,13 @@ impl Fleet {
 
     /// Keeps the lease for as long as the process lives.
     pub async fn keep(self: Arc<Fleet>, store: Arc<dyn Store>, memory: Arc<Memory>, metrics: Arc<Metrics>) {
-        if self.mode == Coherence::Strict {
-            return self.listen(&store, None).await;
-        }
         let member = async {
             loop {
                 match self.sync(&store, &memory, &metrics).await {
                     // What came is to be acknowledged at once: somebody may be waiting.
-                    Ok(true) => continue,
-                    Ok(false) => {}
+                    Ok(Progress::News) => continue,
+                    Ok(Progress::Nothing) => {}
+                    Ok(Progress::Left) => return,
                     Err(_) => {
                         self.note_away();
                         metrics.store_error("sync");
@@ -192,20 +221,39 @@ impl Fleet {
                 let _ = tokio::time::timeout(self.lease / 4, self.wanted.notified()).await;
             }
         };
-        tokio::join!(member, self.listen(&store, Some(&memory)));
+        tokio::join!(member, self.listen(&store, (self.mode != Coherence::Strict).then_some(&*memory)));
     }
 
-    /// One sync. True if it brought something that is not acknowledged yet.
-    async fn sync(&self, store: &Arc<dyn Store>, memory: &Memory, metrics: &Metrics) -> Result<bool, StoreError> {
+    /// Leaves for good: no lease from now on, and nobody has to wait for this proxy.
+    pub async fn leave(&self, store: &Arc<dyn Store>) -> Result<(), StoreError> {
+        // A sync under way would make it a member again, and bring a lease.
+        let mut left = self.left.lock().await;
+        *left = true;
+        self.give_up();
+        store.leave(&self.id).await
+    }
+
+    /// One sync.
+    async fn sync(
+        &self,
+        store: &Arc<dyn Store>,
+        memory: &Memory,
+        metrics: &Metrics,
+    ) -> Result<Progress, StoreError> {
+        let left = self.left.lock().await;
+        if *left {
+            return Ok(Progress::Left);
+        }
         let known = memory.marks.stamp();
         let sending = Sending { at: Instant::now(), foreign: *self.lock() };
-        let me = Membership { id: self.id.clone(), applied: Some(known), lease: self.lease };
+        let is_member = self.mode != Coherence::Strict;
+        let id = if is_member { self.id.clone() } else { Box::default() };
+        let me = Membership { id, applied: Some(known).filter(|_| is_member), lease: self.lease };
         let synced = store.sync(&me).await?;
         metrics.synced(sending.at.elapsed());
         *self.away_since() = None;
-        if !self.take(memory, &synced, sending) {
-            return Ok(true);
-        }
+        let is_void = is_member && !self.take(memory, &synced, sending);
+        drop(left);
         for intent in &synced.due {
             tracing::warn!(
                 tags = intent.tags.len(),
@@ -215,7 +263,8 @@ impl Fleet {
             self.learn(memory, &intent.tags, invalidated.taken);
             metrics.intents_carried_out.inc();
         }
-        Ok(synced.stamp != known)
+        let is_news = is_member && (is_void || synced.stamp != known);
+        Ok(if is_news { Progress::News } else { Progress::Nothing })
     }
 
     /// Takes in what others say.
@@ -229,10 +278,10 @@ impl Fleet {
                         let _foreign = self.lock();
                         follow(memory, stamp, previous, &tags);
                     }
-                    self.wanted.notify_one();
+                    self.want();
                 }
                 Ok(Message::Nudge { .. }) => {}
-                Err(RecvError::Lagged(_)) => self.wanted.notify_one(),
+                Err(RecvError::Lagged(_)) => self.want(),
                 Err(RecvError::Closed) => return,
             }
         }
@@ -248,12 +297,22 @@ impl Fleet {
     }
 }
 
+/// What came of a sync.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// Something that is not acknowledged yet.
+    News,
+    Nothing,
+    /// This proxy has left.
+    Left,
+}
+
 /// A sync on its way.
 #[derive(Debug, Clone, Copy)]
 struct Sending {
     at: Instant,
     /// [`Fleet::foreign`] then.
-    foreign: u64,
+    foreign: Option<Stamp>,
 }
 
 /// Puts the marks of one invalidation into the copy; it holds all up to it if they follow on what was applied. False if

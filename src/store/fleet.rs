@@ -11,7 +11,8 @@ pub const TOLD_MAX: usize = 64;
 /// What a proxy says of itself when it syncs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Membership {
-    /// The proxy, unique in the fleet and in time; neither white space nor `(sentinel)`.
+    /// The proxy, unique in the fleet and in time; neither white space nor `(sentinel)`. Empty for one that holds no lease
+    /// and only looks for intents that are due.
     pub id: Box<str>,
     /// Everything up to this is in its copy of the marks; `None` before its first sync.
     pub applied: Option<Stamp>,

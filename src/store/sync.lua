@@ -1,5 +1,5 @@
 -- Renews a membership, and tells what its copy of the marks lacks.
--- ARGV[4]  proxy
+-- ARGV[4]  proxy, or '' for one that is no member
 -- ARGV[5]  its lease in milliseconds
 -- ARGV[6]  epoch of what it has applied, '0' for none
 -- ARGV[7]  sequence up to which it has
@@ -14,7 +14,9 @@ local id, epoch_applied, applied, most = ARGV[4], ARGV[6], tonumber(ARGV[7]), to
 local known = redis.call('HGET', MEMBERS, id) or ''
 local syncs, epoch_before, before = string.match(known, '^(%d+):%d+:(%d+):(%d+)$')
 syncs = next_sequence(tonumber(syncs) or 0)
-redis.call('HSET', MEMBERS, id, table.concat({ text(syncs), ARGV[5], epoch_applied, text(applied) }, ':'))
+if id ~= '' then
+  redis.call('HSET', MEMBERS, id, table.concat({ text(syncs), ARGV[5], epoch_applied, text(applied) }, ':'))
+end
 if epoch_applied ~= '0' and (epoch_applied ~= epoch_before or applied > tonumber(before)) then
   redis.call('PUBLISH', CHANNEL, table.concat({ 'a', id, epoch_applied, text(applied) }, ' '))
 end

@@ -93,10 +93,18 @@ fn a_proxy_that_is_gone_is_waited_for_once_and_forgotten() {
 
 #[test]
 fn what_a_killed_proxy_was_writing_is_outdated_by_another() {
-    let mut site = site("");
+    assert_carried_out("coherence = \"lease\"");
+}
+
+#[test]
+fn a_strict_proxy_too_carries_out_what_another_was_writing() {
+    assert_carried_out("coherence = \"strict\"");
+}
+
+fn assert_carried_out(store: &str) {
+    let mut site = site(store);
     let other = site.another();
     other.get("/users").shows("stored").carries("/users #1");
-    wait_for_lease(&other);
     // Upstream carries it out, and the proxy does not live to see the answer.
     let gate = site.upstream.hold_next("POST /users/create");
     let pending = site.call("POST", "/users/create").body("{}").start();
