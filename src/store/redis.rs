@@ -50,12 +50,13 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
+use redis::aio::MultiplexedConnection;
 use redis::{ErrorKind, Pipeline, RedisError, RedisResult, Script};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use self::link::{Connections, Lane};
+use self::link::Connections;
 use super::fleet::{Cause, Holder, Intent, Invalidated, Membership, Message, Synced};
 use super::{FamilyOf, Found, KeyCounts, Link, Reply, Store, StoreError, StoreInfo};
 use crate::config::StoreConfig;
@@ -146,9 +147,10 @@ impl Store for RedisStore {
     fn put<'a>(&'a self, key: &'a str, value: Bytes, ttl: Duration) -> Reply<'a, ()> {
         Box::pin(self.ask(move |connections| async move {
             let ttl = u64::try_from(ttl.max(TTL_MIN).as_millis()).unwrap_or(u64::MAX);
+            let name = self.namespace.entry(key);
             let mut set = redis::cmd("SET");
-            set.arg(self.namespace.entry(key)).arg(&value[..]).arg("PX").arg(ttl);
-            set.query_async(&mut connections.lane(Lane::Entries)).await
+            set.arg(&name).arg(&value[..]).arg("PX").arg(ttl);
+            set.query_async(&mut connections.entry(&name)).await
         }))
     }
 
@@ -182,21 +184,21 @@ impl Store for RedisStore {
 
     fn remove<'a>(&'a self, key: &'a str) -> Reply<'a, bool> {
         Box::pin(self.ask(move |connections| async move {
-            let mut unlink = redis::cmd("UNLINK");
-            unlink.arg(self.namespace.entry(key)).query_async(&mut connections.lane(Lane::Entries)).await
+            let name = self.namespace.entry(key);
+            redis::cmd("UNLINK").arg(&name).query_async(&mut connections.entry(&name)).await
         }))
     }
 
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>> {
         Box::pin(self.ask(move |connections| async move {
-            let mut get = redis::cmd("GET");
-            get.arg(self.namespace.entry(key)).query_async(&mut connections.lane(Lane::Entries)).await
+            let name = self.namespace.entry(key);
+            redis::cmd("GET").arg(&name).query_async(&mut connections.entry(&name)).await
         }))
     }
 
     fn info(&self) -> Reply<'_, StoreInfo> {
         Box::pin(self.ask(move |connections| async move {
-            let text: Vec<u8> = redis::cmd("INFO").query_async(&mut connections.lane(Lane::Marks)).await?;
+            let text: Vec<u8> = redis::cmd("INFO").query_async(&mut connections.marks()).await?;
             Ok(StoreInfo { fields: info_fields(&text) })
         }))
     }
@@ -204,15 +206,25 @@ impl Store for RedisStore {
     fn count_keys<'a>(&'a self, limit: u64, family_of: &'a FamilyOf<'a>) -> Reply<'a, KeyCounts> {
         Box::pin(async move {
             let deadline = Instant::now() + self.link.timeout() * WALK_LIMITS;
-            let (mut counts, mut counted, mut cursor) = (KeyCounts::default(), 0, 0);
-            while counted < limit && !counts.complete && Instant::now() < deadline {
-                let keys;
-                (cursor, keys) = self.ask(move |c| async move { self.namespace.scan(&c, cursor).await }).await?;
-                for label in keys.iter().filter_map(|key| self.namespace.label(key)) {
-                    *counts.by_family.entry(family_of(&label)).or_default() += 1;
-                    counted += 1;
+            let (mut counts, mut counted) = (KeyCounts { complete: true, ..KeyCounts::default() }, 0);
+            for node in self.link.connections()?.nodes() {
+                let mut cursor = 0;
+                loop {
+                    let (keys, from) = (node.clone(), cursor);
+                    let step = self.ask(move |_| async move { self.namespace.scan(keys, from).await }).await?;
+                    cursor = step.0;
+                    for label in step.1.iter().filter_map(|key| self.namespace.label(key)) {
+                        *counts.by_family.entry(family_of(&label)).or_default() += 1;
+                        counted += 1;
+                    }
+                    if cursor == 0 {
+                        break;
+                    }
+                    if counted >= limit || Instant::now() >= deadline {
+                        counts.complete = false;
+                        return Ok(counts);
+                    }
                 }
-                counts.complete = cursor == 0;
             }
             Ok(counts)
         })
@@ -286,11 +298,12 @@ impl Namespace {
     }
 
     async fn lookup(&self, connections: &Connections, key: &str, tags: &[Tag]) -> RedisResult<Found> {
+        let name = self.entry(key);
         let mut pipe = redis::pipe();
-        pipe.cmd("GET").arg(self.entry(key));
+        pipe.cmd("GET").arg(&name);
         self.add_marks(&mut pipe, tags);
         let (entry, before, marks, _, meta): (Option<Bytes>, Option<u64>, Vec<Option<f64>>, i64, Meta) =
-            pipe.query_async(&mut connections.lane(Lane::Entries)).await?;
+            pipe.query_async(&mut connections.entry(&name)).await?;
         Ok(Found { entry, view: self.view_or_begin(connections, before, &marks, &meta).await? })
     }
 
@@ -298,7 +311,7 @@ impl Namespace {
         let mut pipe = redis::pipe();
         self.add_marks(&mut pipe, tags);
         let (before, marks, _, meta): (Option<u64>, Vec<Option<f64>>, i64, Meta) =
-            pipe.query_async(&mut connections.lane(Lane::Marks)).await?;
+            pipe.query_async(&mut connections.marks()).await?;
         self.view_or_begin(connections, before, &marks, &meta).await
     }
 
@@ -330,8 +343,7 @@ impl Namespace {
     /// view counts all of them as set by the last sequence: only what was stamped after it is current.
     async fn begin(&self, connections: &Connections) -> RedisResult<View> {
         let call = self.call(&self.begin, connections);
-        let (epoch, sequence, cause): (u64, u64, String) =
-            call.invoke_async(&mut connections.lane(Lane::Marks)).await?;
+        let (epoch, sequence, cause): (u64, u64, String) = call.invoke_async(&mut connections.marks()).await?;
         self.log_new_epoch(epoch, &cause);
         Ok(View { stamp: Stamp { epoch: Epoch(epoch), sequence }, newest: sequence })
     }
@@ -354,11 +366,11 @@ impl Namespace {
         }
     }
 
-    /// One step of a walk over the entries: the next cursor (0 at the end) and some keys.
-    async fn scan(&self, connections: &Connections, cursor: u64) -> RedisResult<(u64, Vec<Bytes>)> {
+    /// One step of a walk over the entries of one server: the next cursor (0 at the end) and some keys.
+    async fn scan(&self, mut node: MultiplexedConnection, cursor: u64) -> RedisResult<(u64, Vec<Bytes>)> {
         let mut scan = redis::cmd("SCAN");
         scan.arg(cursor).arg("MATCH").arg(format!("{}:v1:*", self.name)).arg("COUNT").arg(SCAN_STEP);
-        scan.query_async(&mut connections.lane(Lane::Entries)).await
+        scan.query_async(&mut node).await
     }
 }
 

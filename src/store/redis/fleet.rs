@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use redis::{RedisResult, ScriptInvocation};
 
-use super::link::{Connections, Lane};
+use super::link::Connections;
 use super::{Namespace, new_epoch};
 use crate::stamp::{Epoch, Sequence, Stamp, Tag, Taken, View};
 use crate::store::fleet::{Cause, Holder, Intent, Invalidated, Membership, Synced, TOLD_MAX, lines, tags_in};
@@ -24,7 +24,7 @@ impl Namespace {
         call.arg(MARKS_TOLD).arg(DUE_TOLD);
         type Answer = (u64, u64, String, bool, Vec<(String, f64)>, Vec<(String, String)>);
         let (epoch, sequence, cause, whole, marks, due): Answer =
-            call.invoke_async(&mut connections.lane(Lane::Marks)).await?;
+            call.invoke_async(&mut connections.marks()).await?;
         self.log_new_epoch(epoch, &cause);
         // Scores are whole numbers below 2^53, exact as floats.
         let marks = marks.into_iter().map(|(tag, score)| (Tag::family(&tag), score as Sequence));
@@ -37,12 +37,12 @@ impl Namespace {
 
     pub(super) async fn leave(&self, connections: &Connections, id: &str) -> RedisResult<()> {
         let mut hdel = redis::cmd("HDEL");
-        hdel.arg(&self.members).arg(id).query_async(&mut connections.lane(Lane::Marks)).await
+        hdel.arg(&self.members).arg(id).query_async(&mut connections.marks()).await
     }
 
     pub(super) async fn expel(&self, connections: &Connections, holder: &Holder) -> RedisResult<bool> {
         let mut call = self.expel.key(&self.members);
-        call.arg(&*holder.id).arg(holder.syncs).invoke_async(&mut connections.lane(Lane::Marks)).await
+        call.arg(&*holder.id).arg(holder.syncs).invoke_async(&mut connections.marks()).await
     }
 
     pub(super) async fn invalidate(
@@ -67,7 +67,7 @@ impl Namespace {
             u64,
             u64,
             Vec<(String, String)>,
-        ) = call.invoke_async(&mut connections.lane(Lane::Marks)).await?;
+        ) = call.invoke_async(&mut connections.marks()).await?;
         self.log_new_epoch(epoch, &started);
         connections.reach_replicas().await?;
         let others = members.iter().filter(|(id, _)| id != cause.by);
@@ -87,7 +87,7 @@ impl Namespace {
         let mut call = self.call(&self.record, connections);
         call.arg(&*intent.id).arg(micros(within)).arg(intended(&intent.tags));
         let (epoch, sequence, cause, newest): (u64, u64, String, u64) =
-            call.invoke_async(&mut connections.lane(Lane::Marks)).await?;
+            call.invoke_async(&mut connections.marks()).await?;
         self.log_new_epoch(epoch, &cause);
         connections.reach_replicas().await?;
         Ok(View { stamp: Stamp { epoch: Epoch(epoch), sequence }, newest })
@@ -95,7 +95,7 @@ impl Namespace {
 
     pub(super) async fn forget(&self, connections: &Connections, intent: &str) -> RedisResult<()> {
         let mut call = self.forget.key(&self.intents);
-        call.key(&self.intent_tags).arg(intent).invoke_async(&mut connections.lane(Lane::Marks)).await
+        call.key(&self.intent_tags).arg(intent).invoke_async(&mut connections.marks()).await
     }
 
     /// A script that begins with `epoch.lua`, with the keys and arguments which that needs.

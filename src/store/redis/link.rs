@@ -68,15 +68,6 @@ pub enum ConnectFault {
     Rejected { address: String, reason: String },
 }
 
-/// Which of the two connections a command takes.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Lane {
-    /// Small replies only: marks, meta, scripts.
-    Marks,
-    /// Entries, which may be megabytes and must not hold up the marks of other requests.
-    Entries,
-}
-
 /// Two connections to one run of one server, and a third one where writes wait for replicas.
 pub(super) struct Connections {
     marks: MultiplexedConnection,
@@ -86,12 +77,20 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    /// A handle to one of the connections.
-    pub(super) fn lane(&self, lane: Lane) -> MultiplexedConnection {
-        match lane {
-            Lane::Marks => self.marks.clone(),
-            Lane::Entries => self.entries.clone(),
-        }
+    /// To the server that keeps marks and meta. Small replies only: scripts, marks.
+    pub(super) fn marks(&self) -> MultiplexedConnection {
+        self.marks.clone()
+    }
+
+    /// To the server that keeps the entry of this name. Entries may be megabytes and must not hold up the marks of other
+    /// requests.
+    pub(super) fn entry(&self, _name: &str) -> MultiplexedConnection {
+        self.entries.clone()
+    }
+
+    /// To each server that keeps entries, for walks over all of them.
+    pub(super) fn nodes(&self) -> Vec<MultiplexedConnection> {
+        vec![self.entries.clone()]
     }
 
     /// Returns when as many replicas as the configuration asks for have everything that was written so far.
@@ -245,7 +244,10 @@ impl Keeper {
         while timeout(HEARTBEAT, self.lost.notified()).await.is_err() {
             let beat = async {
                 self.namespace.view(&connections, &[]).await?;
-                redis::cmd("PING").query_async::<()>(&mut connections.lane(Lane::Entries)).await
+                for mut node in connections.nodes() {
+                    redis::cmd("PING").query_async::<()>(&mut node).await?;
+                }
+                Ok(())
             };
             // A failure that matters wakes `lost`.
             let _ = self.within_limit(&connections, beat).await;
