@@ -1,17 +1,20 @@
 //! Fields that belong to one hop, and fields that a proxy adds: `Connection` and what it names, `Via`,
-//! `Forwarded`, `X-Forwarded-*` (RFC 9110 §7.6, RFC 7239); and fields that would make upstream answer, or carry out,
-//! another request than the rules and the key know of.
+//! `Forwarded`, `X-Forwarded-*` (RFC 9110 §7.6, RFC 7239). [`unkeyed`] has those by which upstream might take a
+//! request for another one.
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 
 use http::header::{
     CONNECTION, COOKIE, FORWARDED, HeaderName, HeaderValue, MAX_FORWARDS, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
     TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
-use http::{HeaderMap, Method, Version};
+use http::{HeaderMap, Version};
 
 use crate::target::Target;
+
+pub mod unkeyed;
+
+pub use unkeyed::{Meant, keep_cookie, keep_keyed, methods_meant, strip_rerouting, strip_unkeyed};
 
 /// What is told to upstream about the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -184,159 +187,6 @@ fn forwarded_element(client: IpAddr, target: &Target) -> String {
     format!("for={node};host=\"{}\";proto={}", target.host, target.scheme)
 }
 
-/// Request fields that make an upstream take a request for another one: with another path, host, scheme or method, or
-/// from another client. None of them is part of a key, so whoever sends one with a read would have the answer to it
-/// stored for everybody. Compared with `_` as `-`, which many upstreams do not tell apart. Sorted.
-static UNKEYED: [&str; 19] = [
-    "cf-connecting-ip",       // another client
-    "client-ip",              // another client
-    "fastly-client-ip",       // another client
-    "front-end-https",        // another scheme
-    "true-client-ip",         // another client
-    "x-arr-ssl",              // another scheme
-    "x-client-ip",            // another client
-    "x-cluster-client-ip",    // another client
-    "x-host",                 // another host
-    "x-http-destinationurl",  // another path
-    "x-http-host-override",   // another host
-    "x-http-method",          // another method
-    "x-http-method-override", // another method
-    "x-method-override",      // another method
-    "x-proxy-url",            // another path
-    "x-rewrite-url",          // another path
-    "x-scheme",               // another scheme
-    "x-script-name",          // another path
-    "x-url-scheme",           // another scheme
-];
-
-/// The same by how they begin: `X-Original-URL`, `X-Originating-IP`, `X-Remote-Addr`, nginx's `X-Accel-…`. Sorted.
-static UNKEYED_BEGINNINGS: [&str; 5] = ["x-accel-", "x-forwarded-", "x-original-", "x-originating-", "x-remote-"];
-
-/// Of `X-Forwarded-…` those that [`add_forwarded`] writes, drops, or continues for a trusted proxy in front, and that
-/// the key knows in that case ([`crate::key::Canonical::behind`]). Sorted.
-static FORWARDED_KNOWN: [&str; 5] =
-    ["x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix", "x-forwarded-proto"];
-
-/// Of a write those that would make it a write to another path: no rule would match what upstream carries out. Sorted.
-static REROUTING: [&str; 7] = [
-    "x-forwarded-path",
-    "x-forwarded-uri",
-    "x-http-destinationurl",
-    "x-original-uri",
-    "x-original-url",
-    "x-proxy-url",
-    "x-rewrite-url",
-];
-
-/// Fields by which a request asks to be taken for one with another method. Sorted.
-static METHOD_OVERRIDES: [&str; 3] = ["x-http-method", "x-http-method-override", "x-method-override"];
-
-/// Request fields that [`keep_keyed`] leaves in place: what the cache itself goes by (validators, ranges, directives;
-/// none of it reaches upstream on a fetch unless it is part of the question), what frames and describes content, and
-/// what tells of the hops. Sorted.
-static NEEDED: [&str; 20] = [
-    "cache-control",
-    "content-encoding",
-    "content-language",
-    "content-length",
-    "content-type",
-    "expect",
-    "forwarded",
-    "host",
-    "if-match",
-    "if-modified-since",
-    "if-none-match",
-    "if-range",
-    "if-unmodified-since",
-    "max-forwards",
-    "pragma",
-    "range",
-    "transfer-encoding",
-    "via",
-    "x-forwarded-for",
-    "x-real-ip",
-];
-
-/// Removes from a read what may change its answer without being part of its key, but for the fields in `keyed`, which
-/// its family keys on. To be applied before anything else looks at the request: whoever asks without them and whoever
-/// asks with them then ask the same.
-pub fn strip_unkeyed(headers: &mut HeaderMap, keyed: &[HeaderName]) {
-    strip(headers, |name| is_unkeyed(name) && !keyed.iter().any(|known| known == name));
-}
-
-/// Removes from a read everything but what is in `keyed` and what no answer can depend on unnoticed
-/// (`forward = "keyed"`). `keyed` are the fields that the family keys on, brings to a normal form, or tells callers
-/// apart by. `Accept`, `Accept-Language`, `Accept-Encoding`, `User-Agent`, `Origin`, `Cookie` and `Authorization` go too
-/// unless they are among them: an upstream that negotiates need not say so in `Vary`, and to be independent of what it
-/// forgets to say is what such a family asks for. To be applied before anything else looks at the request, so that the
-/// variants of a response are told apart by what upstream saw: without a field all clients share one variant.
-pub fn keep_keyed(headers: &mut HeaderMap, keyed: &[HeaderName]) {
-    let is_kept = |name: &HeaderName| {
-        keyed.contains(name)
-            || NEEDED.binary_search(&name.as_str()).is_ok()
-            || FORWARDED_KNOWN.binary_search(&name.as_str()).is_ok()
-    };
-    strip(headers, |name| !is_kept(name));
-}
-
-/// Leaves of the cookies only those of this name: the others are no part of the key.
-pub fn keep_cookie(headers: &mut HeaderMap, name: &str) {
-    let lines = headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
-    let is_kept = |pair: &&[u8]| pair.split(|byte| *byte == b'=').next() == Some(name.as_bytes());
-    let kept: Vec<&[u8]> = lines.map(<[u8]>::trim_ascii).filter(is_kept).collect();
-    let line = HeaderValue::from_bytes(&kept.join(&b"; "[..]));
-    headers.remove(COOKIE);
-    if let Some(line) = line.ok().filter(|line| !line.is_empty()) {
-        headers.insert(COOKIE, line);
-    }
-}
-
-/// Removes from a write what would make it a write to another path.
-pub fn strip_rerouting(headers: &mut HeaderMap) {
-    strip(headers, |name| name.as_str().starts_with('x') && is_in(&REROUTING, name));
-}
-
-/// The most methods that a write may name beside its own. Nobody who means one of them names more.
-const MEANT: usize = 8;
-
-/// The methods by which upstream may take a write.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Meant {
-    /// One of these.
-    These(Vec<Method>),
-    /// The write names so many that it is taken for a write by all there are.
-    Any,
-}
-
-impl Meant {
-    /// Whether one of these methods may be meant.
-    pub fn overlaps(&self, methods: &[Method]) -> bool {
-        match self {
-            Meant::These(meant) => meant.iter().any(|method| methods.contains(method)),
-            Meant::Any => true,
-        }
-    }
-}
-
-/// The methods by which upstream may take a write: its own, and those that its fields (`X-HTTP-Method-Override` and
-/// kin) or `_method` in its query name. A `_method` in a body is not looked for.
-pub fn methods_meant(method: &Method, headers: &HeaderMap, query: Option<&str>) -> Meant {
-    let by_field = headers.iter().filter(|(name, _)| is_in(&METHOD_OVERRIDES, name));
-    let by_field = by_field.flat_map(|(_, value)| value.as_bytes().split(|byte| *byte == b','));
-    let by_query = query.unwrap_or("").split('&').filter_map(|pair| pair.strip_prefix("_method="));
-    let mut methods = vec![method.clone()];
-    for name in by_field.chain(by_query.map(str::as_bytes)) {
-        let name = name.trim_ascii().to_ascii_uppercase();
-        match Method::from_bytes(&name) {
-            Ok(named) if methods.contains(&named) => {}
-            Ok(_) if methods.len() > MEANT => return Meant::Any,
-            Ok(named) => methods.push(named),
-            Err(_) => {}
-        }
-    }
-    Meant::These(methods)
-}
-
 /// Joins the lines of `Cookie`, into which clients of HTTP/2 may split it: everybody else knows of one line
 /// (RFC 9113 §8.2.3).
 pub fn join_cookies(headers: &mut HeaderMap) {
@@ -345,37 +195,6 @@ pub fn join_cookies(headers: &mut HeaderMap) {
     let lines: Vec<&[u8]> = [first, second].into_iter().chain(lines).collect();
     let line = HeaderValue::from_bytes(&lines.join(&b"; "[..])).expect("made of bytes that stood in field values");
     headers.insert(COOKIE, line);
-}
-
-fn strip(headers: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {
-    let names: Vec<HeaderName> = headers.keys().filter(|name| goes(name)).cloned().collect();
-    for name in names {
-        headers.remove(name);
-    }
-}
-
-fn is_unkeyed(name: &HeaderName) -> bool {
-    // On the way to every hit: most names are told by their first letter.
-    if !name.as_str().starts_with(['c', 'f', 't', 'x']) {
-        return false;
-    }
-    let spelled = spelled(name);
-    let begins = UNKEYED_BEGINNINGS.iter().any(|beginning| spelled.starts_with(beginning));
-    // With an underscore it is none that Larder writes itself.
-    let is_known = FORWARDED_KNOWN.binary_search(&name.as_str()).is_ok();
-    (begins && !is_known) || UNKEYED.binary_search(&&*spelled).is_ok()
-}
-
-fn is_in(table: &[&str], name: &HeaderName) -> bool {
-    table.binary_search(&&*spelled(name)).is_ok()
-}
-
-/// As CGI and its heirs read a name: they do not tell `_` from `-`.
-fn spelled(name: &HeaderName) -> Cow<'_, str> {
-    match name.as_str().contains('_') {
-        true => Cow::Owned(name.as_str().replace('_', "-")),
-        false => Cow::Borrowed(name.as_str()),
-    }
 }
 
 /// Whether a list field names this token, in any case.
@@ -574,108 +393,6 @@ mod tests {
             let headers = forwarded(&[], ForwardedPolicy::Set, client, "[::1]:80");
             assert_eq!(headers[FORWARDED], element);
             assert_eq!(headers[X_FORWARDED_FOR], plain);
-        }
-    }
-
-    #[test]
-    fn tables_are_sorted() {
-        assert!(UNKEYED.is_sorted() && UNKEYED_BEGINNINGS.is_sorted() && FORWARDED_KNOWN.is_sorted());
-        assert!(REROUTING.is_sorted() && METHOD_OVERRIDES.is_sorted() && NEEDED.is_sorted());
-    }
-
-    #[test]
-    fn what_would_make_a_read_another_one_goes_unless_it_is_keyed() {
-        let sent = fields(&[
-            ("accept", "*/*"),
-            ("host", "h"),
-            ("front-end-https", "on"),
-            ("x-original-url", "/admin"),
-            ("x_rewrite_url", "/admin"),
-            ("x-http-method-override", "DELETE"),
-            ("x-forwarded-scheme", "http"),
-            ("x-forwarded-host", "h"),
-            ("x_forwarded_host", "evil"),
-            ("x-accel-internal", "/x"),
-            ("x-tenant", "7"),
-        ]);
-        let mut kept = sent.clone();
-        strip_unkeyed(&mut kept, &[]);
-        let rest = [("accept", "*/*"), ("host", "h"), ("x-forwarded-host", "h"), ("x-tenant", "7")];
-        assert_eq!(kept, fields(&rest));
-        let mut kept = sent;
-        strip_unkeyed(&mut kept, &[HeaderName::from_static("x-original-url")]);
-        assert_eq!(kept["x-original-url"], "/admin");
-        assert_eq!(kept.len(), 5);
-    }
-
-    #[test]
-    fn only_keyed_fields_are_kept_where_that_is_asked_for() {
-        let mut headers = fields(&[
-            ("accept", "*/*"),
-            ("accept-language", "de"),
-            ("authorization", "Basic x"),
-            ("cookie", "a=1"),
-            ("host", "h"),
-            ("if-none-match", "\"1\""),
-            ("user-agent", "x"),
-            ("via", "1.1 a"),
-            ("x-forwarded-host", "h"),
-        ]);
-        keep_keyed(&mut headers, &[http::header::ACCEPT_LANGUAGE]);
-        let kept: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
-        let mut kept = kept;
-        kept.sort_unstable();
-        assert_eq!(kept, ["accept-language", "host", "if-none-match", "via", "x-forwarded-host"]);
-    }
-
-    #[test]
-    fn of_the_cookies_only_the_keyed_one_is_kept() {
-        let mut headers = fields(&[("cookie", "a=1; sid=x=y;b=2"), ("cookie", "sid=z; sidx=1")]);
-        keep_cookie(&mut headers, "sid");
-        assert_eq!(headers, fields(&[("cookie", "sid=x=y; sid=z")]));
-        keep_cookie(&mut headers, "other");
-        assert!(headers.is_empty());
-    }
-
-    #[test]
-    fn a_write_stays_the_write_it_is() {
-        let mut headers = fields(&[("x-original-url", "/b"), ("x_original_uri", "/b"), ("x-http-method", "PUT")]);
-        strip_rerouting(&mut headers);
-        assert_eq!(headers, fields(&[("x-http-method", "PUT")]));
-    }
-
-    #[test]
-    fn a_write_may_be_meant_as_another_method() {
-        let rows: [(Fields<'_>, Option<&str>, &[&str]); 6] = [
-            (&[], None, &["POST"]),
-            (&[("x-http-method-override", "delete")], None, &["POST", "DELETE"]),
-            (&[("x_http_method", "PUT"), ("x-method-override", " PATCH , PUT")], None, &["POST", "PUT", "PATCH"]),
-            (&[], Some("a=1&_method=DELETE"), &["POST", "DELETE"]),
-            (&[("x-http-method", "POST")], Some("_method="), &["POST"]),
-            (&[("x-http-method", "no method")], Some("method=PUT"), &["POST"]),
-        ];
-        for (values, query, expected) in rows {
-            let meant = methods_meant(&Method::POST, &fields(values), query);
-            let Meant::These(mut methods) = meant else { panic!("{values:?} {query:?}: too many") };
-            methods[1..].sort();
-            let mut expected: Vec<_> =
-                expected.iter().map(|name| Method::from_bytes(name.as_bytes()).unwrap()).collect();
-            expected[1..].sort();
-            assert_eq!(methods, expected, "{values:?} {query:?}");
-        }
-    }
-
-    #[test]
-    fn a_write_that_names_very_many_methods_may_be_any() {
-        let meant = |count: usize| {
-            let names: Vec<String> = (0..count).map(|number| format!("M{number}, m{number}")).collect();
-            methods_meant(&Method::POST, &fields(&[("x-http-method", &names.join(","))]), None)
-        };
-        assert!(matches!(meant(MEANT), Meant::These(methods) if methods.len() == MEANT + 1));
-        for count in [MEANT + 1, 5000] {
-            let any = meant(count);
-            assert_eq!(any, Meant::Any);
-            assert!(any.overlaps(&[Method::DELETE]));
         }
     }
 
