@@ -33,10 +33,11 @@ use crate::upstream::{RequestBody, ResponseBody, UpstreamError};
 pub(super) async fn write(running: &Arc<Running>, live: Arc<Live>, asked: Asked, body: Incoming) -> Answered {
     let (give, take) = oneshot::channel();
     let task = Arc::clone(running);
-    running.tasks.spawn(async move {
+    // In a box: a task's future is copied several times on its way, and this is a large one.
+    running.tasks.spawn(Box::pin(async move {
         // The client may be gone by now; the write was carried out all the same.
         let _ = give.send(carry_out(&task, &live, asked, body).await);
-    });
+    }));
     take.await.unwrap_or_else(|_| {
         refuse(StatusCode::INTERNAL_SERVER_ERROR, "write-lost", "the write was not carried through")
     })
@@ -56,7 +57,7 @@ async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Inco
         Err(refused) => return *refused,
     };
     let request_time = SystemTime::now();
-    let answer = announced(running, &intent, forward(running, &asked, body)).await;
+    let answer = announced(running, &intent, Box::pin(forward(running, &asked, body))).await;
     let times = (request_time, SystemTime::now());
     let end = match &answer {
         Ok(answer) => Some(WriteEnd::Answered(answer.status())),
@@ -73,7 +74,8 @@ async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Inco
         matches.extend(now.rules.outdated_by_any(&methods, &asked.target));
     }
     let tags = end.map(|end| outdated(&asked, &matches, end, fields)).unwrap_or_default();
-    let taken = if tags.is_empty() { None } else { running.cache.invalidate_for(&tags, Some(&intent)).await };
+    let taken =
+        if tags.is_empty() { None } else { Box::pin(running.cache.invalidate_for(&tags, Some(&intent))).await };
     let mut delivered = tags.is_empty() || taken.is_some();
     if tags.is_empty() {
         let task = Arc::clone(running);
@@ -133,8 +135,7 @@ async fn announce(running: &Running, intent: &Intent) -> Result<Option<View>, Bo
 }
 
 /// Waits for a write, and renews its announcement: an upload may take long.
-async fn announced<T>(running: &Running, intent: &Intent, write: impl Future<Output = T>) -> T {
-    tokio::pin!(write);
+async fn announced<T>(running: &Running, intent: &Intent, mut write: impl Future<Output = T> + Unpin) -> T {
     loop {
         match tokio::time::timeout(patience(running) / 3, &mut write).await {
             Ok(done) => return done,
