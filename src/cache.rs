@@ -18,7 +18,7 @@ use crate::entry::Entry;
 use crate::key::{Canonical, Key};
 use crate::metrics::Metrics;
 use crate::stamp::{Stamp, Tag, Taken, View};
-use crate::store::fleet::Intent;
+use crate::store::fleet::{Cause, Intent, Outdating};
 use crate::store::{Link, Store, StoreError};
 
 pub mod backlog;
@@ -26,12 +26,14 @@ pub mod fleet;
 pub mod flight;
 pub mod memory;
 pub mod peek;
+pub mod repeats;
 pub mod stream;
 pub mod unanswered;
 
 use backlog::Backlog;
 use fleet::Fleet;
 use memory::{Memory, Resident, Usage};
+use repeats::Repeats;
 
 /// Entries over this, bytes, stay in L1: a larger one could hold up the store's connection for longer than its time
 /// limit, which would look like a store that hangs.
@@ -41,6 +43,7 @@ const SHARED_MAX: u64 = 1 << 20;
 pub struct Cache {
     memory: Arc<Memory>,
     shared: Option<Shared>,
+    repeats: Repeats,
     metrics: Arc<Metrics>,
 }
 
@@ -116,7 +119,9 @@ impl Cache {
             let tasks = [tokio::spawn(delivery.go_on()), tokio::spawn(keeping)].map(AbortOnDropHandle::new);
             Shared { store, backlog, fleet, _tasks: tasks }
         });
-        Cache { memory, shared, metrics }
+        let backlog = shared.as_ref().map(|shared| Arc::clone(&shared.backlog));
+        let repeats = Repeats::new(Arc::clone(&memory), backlog, Arc::clone(&metrics));
+        Cache { memory, shared, repeats, metrics }
     }
 
     /// What is kept for a request, and whether it is current. `label` and `tags` are worked out only when needed.
@@ -321,13 +326,17 @@ impl Cache {
     /// another proxy that can reach the store, gives out what was fetched before. If the store cannot be reached,
     /// the tags are kept and delivered before anything stored is trusted again; `None` then.
     pub async fn invalidate(&self, tags: &[Tag]) -> Option<Taken> {
-        self.invalidate_for(tags, None).await
+        self.invalidate_for(&Outdating { tags: tags.to_vec(), ..Outdating::default() }, None).await
     }
 
     /// The same for a write that was announced as an intent.
-    pub async fn invalidate_for(&self, tags: &[Tag], intent: Option<&Intent>) -> Option<Taken> {
-        let Some(shared) = &self.shared else { return Some(self.memory.marks.invalidate(tags)) };
-        let cause = shared.fleet.cause(intent.map(|intent| &*intent.id));
+    pub async fn invalidate_for(&self, what: &Outdating, intent: Option<&Intent>) -> Option<Taken> {
+        let Outdating { tags, again } = what;
+        let Some(shared) = &self.shared else {
+            self.repeats.keep(again);
+            return Some(self.memory.marks.invalidate(tags));
+        };
+        let cause = Cause { again, ..shared.fleet.cause(intent.map(|intent| &*intent.id)) };
         match shared.store.invalidate(tags, &cause).await {
             Ok(invalidated) => {
                 shared.fleet.learn(&self.memory, tags, invalidated.taken);
@@ -341,6 +350,7 @@ impl Cache {
                 self.metrics.store_error("invalidate");
                 tracing::warn!(%error, tags = tags.len(), "invalidation is kept until the store is back");
                 shared.backlog.keep(tags);
+                self.repeats.keep(again);
                 // If the store is away for everybody, nobody serves anything stored from then on. If it is away for this
                 // proxy alone, the others do: that is what `on_outage = "refuse"` is for.
                 tokio::time::sleep_until(shared.fleet.note_away()).await;

@@ -50,6 +50,8 @@ pub struct Metrics {
     sync_time: Histogram,
     /// Writes that other proxies left unfinished, carried out by this one.
     pub intents_carried_out: Counter,
+    /// Invalidations repeated because their rule says `again`.
+    pub invalidations_repeated: Counter,
     /// Proxies that a write waited for in vain.
     pub members_expelled: Counter,
     /// 1 while L1 is served under a lease, set when metrics are asked for.
@@ -113,6 +115,7 @@ impl Metrics {
             settle_time: Histogram::default(),
             sync_time: Histogram::default(),
             intents_carried_out: Counter::default(),
+            invalidations_repeated: Counter::default(),
             members_expelled: Counter::default(),
             lease_held: Gauge::default(),
             connections: Gauge::default(),
@@ -155,6 +158,11 @@ impl Metrics {
             "intents_carried_out",
             "Writes that another proxy left unfinished",
             self.intents_carried_out.clone(),
+        );
+        registry.register(
+            "invalidations_repeated",
+            "Invalidations repeated later, as their rule says",
+            self.invalidations_repeated.clone(),
         );
         registry.register(
             "members_expelled",

@@ -2,6 +2,8 @@
 //! path belong to, and which families does this write outdate? Everything is checked when the file is read:
 //! patterns are compiled, references resolved, faults reported all at once ([`fault`]).
 
+use std::time::Duration;
+
 use http::{HeaderMap, HeaderName, Method};
 use smallvec::SmallVec;
 
@@ -138,6 +140,8 @@ pub struct Invalidation {
     pub methods: Vec<Method>,
     /// Answers on which it applies.
     pub on: StatusSet,
+    /// Once more after this time: upstream reads from replicas that lag behind.
+    pub again: Option<Duration>,
     /// Families as written in the file, for people.
     pub families: Vec<String>,
     /// Line in the file, from 1.
@@ -279,6 +283,13 @@ impl Family {
 }
 
 impl Invalidation {
+    /// How it outdates, for people: `hard, again 5s`.
+    pub fn manner(&self) -> String {
+        let mut parts = vec!["hard".to_owned()];
+        parts.extend(self.again.map(|after| format!("again {}", humantime::format_duration(after))));
+        parts.join(", ")
+    }
+
     fn outdated(&self, path: &str) -> Outdated<'_> {
         let values = self.pattern.values(path);
         let value_of = |name: &str| values.iter().find(|(known, _)| *known == name).and_then(|(_, value)| *value);

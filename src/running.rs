@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use http::Method;
@@ -217,11 +217,11 @@ fn changed(before: &RuleSet, now: &RuleSet) -> Vec<Tag> {
     now.families().iter().filter(|family| !is_same(family)).map(|family| Tag::family(&family.name)).collect()
 }
 
-type Written<'r> = (&'r str, &'r [Method], &'r StatusSet, &'r [String]);
+type Written<'r> = (&'r str, &'r [Method], &'r StatusSet, &'r [String], Option<Duration>);
 
 /// Rules as they stand in the file, to be compared.
 fn written(rules: Vec<&Invalidation>) -> Vec<Written<'_>> {
-    rules.into_iter().map(|rule| (&*rule.path, &*rule.methods, &rule.on, &*rule.families)).collect()
+    rules.into_iter().map(|rule| (&*rule.path, &*rule.methods, &rule.on, &*rule.families, rule.again)).collect()
 }
 
 fn largest_body(config: &Config, rules: &RuleSet) -> u64 {

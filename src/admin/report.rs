@@ -401,6 +401,8 @@ pub struct InvalidationDefinition {
     /// Statuses on which it applies: `200-399`, `404`.
     on: Vec<String>,
     families: Vec<String>,
+    /// Seconds after which it is repeated.
+    again: Option<f64>,
     /// Line in the rules file.
     line: usize,
 }
@@ -412,6 +414,7 @@ impl From<&Invalidation> for InvalidationDefinition {
             methods: rule.methods.iter().map(ToString::to_string).collect(),
             on: rule.on.ranges.iter().map(|range| statuses(*range)).collect(),
             families: rule.families.clone(),
+            again: rule.again.map(|after| after.as_secs_f64()),
             line: rule.line,
         }
     }

@@ -24,7 +24,7 @@ use super::memory::Memory;
 use crate::config::Coherence;
 use crate::metrics::Metrics;
 use crate::stamp::{Sequence, Stamp, Tag, Taken};
-use crate::store::fleet::{Cause, Holder, Invalidated, Membership, Message, Synced};
+use crate::store::fleet::{Cause, Holder, Intent, Invalidated, Membership, Message, Synced};
 use crate::store::{Store, StoreError};
 
 /// How many acknowledgements are remembered: more proxies than anybody runs.
@@ -95,7 +95,7 @@ impl Fleet {
 
     /// What an invalidation of this proxy's own is known by.
     pub fn cause<'a>(&'a self, intent: Option<&'a str>) -> Cause<'a> {
-        Cause { by: &self.id, intent, again: None }
+        Cause { by: &self.id, intent, again: &[] }
     }
 
     /// Puts the marks of an invalidation of this proxy's own into its copy. To be done before anybody is told.
@@ -255,13 +255,9 @@ impl Fleet {
         let is_void = is_member && !self.take(memory, &synced, sending);
         drop(left);
         for intent in &synced.due {
-            tracing::warn!(
-                tags = intent.tags.len(),
-                "a write was left unfinished by its proxy; what it outdates is outdated now"
-            );
             let invalidated = store.invalidate(&intent.tags, &self.cause(Some(&intent.id))).await?;
             self.learn(memory, &intent.tags, invalidated.taken);
-            metrics.intents_carried_out.inc();
+            report(intent, metrics);
         }
         let is_news = is_member && (is_void || synced.stamp != known);
         Ok(if is_news { Progress::News } else { Progress::Nothing })
@@ -295,6 +291,18 @@ impl Fleet {
             heard.insert(id, stamp);
         });
     }
+}
+
+/// Tells of an intent that was carried out.
+fn report(intent: &Intent, metrics: &Metrics) {
+    let tags = intent.tags.len();
+    if intent.is_repetition() {
+        tracing::debug!(tags, "an invalidation was repeated (again)");
+        metrics.invalidations_repeated.inc();
+        return;
+    }
+    tracing::warn!(tags, "a write was left unfinished by its proxy; what it outdates is outdated now");
+    metrics.intents_carried_out.inc();
 }
 
 /// What came of a sync.

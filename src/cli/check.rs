@@ -55,7 +55,7 @@ fn rules_text(name: &str, rules: &RuleSet) -> String {
         text.push_str("\n\n");
     }
     if !invalidations.is_empty() {
-        let head = ["writes to", "methods", "on", "outdate"];
+        let head = ["writes to", "methods", "on", "outdate", "how"];
         text.push_str(&table(&head, invalidations.iter().map(invalidation_row)));
         text.push_str("\n\n");
     }
@@ -149,8 +149,9 @@ fn fetched(family: &Family) -> Vec<String> {
     all.into_iter().filter_map(|(is_unusual, part)| is_unusual.then_some(part)).collect()
 }
 
-fn invalidation_row(rule: &Invalidation) -> [String; 4] {
-    [rule.path.clone(), methods(rule).join(" "), statuses(&rule.on).join(", "), rule.families.join(", ")]
+fn invalidation_row(rule: &Invalidation) -> [String; 5] {
+    let (methods, on) = (methods(rule).join(" "), statuses(&rule.on).join(", "));
+    [rule.path.clone(), methods, on, rule.families.join(", "), rule.manner()]
 }
 
 fn methods(rule: &Invalidation) -> Vec<&str> {
@@ -217,6 +218,7 @@ fn invalidation_json(rule: &Invalidation) -> Value {
         "methods": methods(rule),
         "on": statuses(&rule.on),
         "families": rule.families,
+        "again": rule.again.map(|after| after.as_secs_f64()),
     })
 }
 
@@ -249,7 +251,7 @@ headers = ["accept-language"]
 max_body = "1MiB"
 
 [invalidate]
-'/users/(?<id>\d+)' = { families = ["user:{id}"], methods = ["PUT"], on = ["2xx", 404] }
+'/users/(?<id>\d+)' = { families = ["user:{id}"], methods = ["PUT"], on = ["2xx", 404], again = "1m 5s" }
 "#;
 
     #[test]
@@ -265,6 +267,7 @@ max_body = "1MiB"
         }
         let rule = line_of("PUT");
         assert!(rule.contains("200-299, 404") && rule.contains("user:{id}"), "{rule}");
+        assert!(rule.ends_with("hard, again 1m 5s"), "{rule}");
         assert!(text.ends_with("rules.toml is good: 1 family, 1 invalidation\n"));
     }
 
@@ -276,6 +279,7 @@ max_body = "1MiB"
         assert_eq!(value["families"][0]["ttl"], 180);
         assert_eq!(value["families"][0]["captures"], json!(["id"]));
         assert_eq!(value["invalidations"][0]["on"], json!(["200-299", "404"]));
+        assert_eq!(value["invalidations"][0]["again"], 65.0);
     }
 
     const UNUSUAL: &str = r#"

@@ -59,6 +59,8 @@ struct Match {
     line: usize,
     methods: Vec<String>,
     on: Vec<(u16, u16)>,
+    /// How they are outdated: `hard, again 5s`.
+    how: String,
     outdates: Vec<String>,
 }
 
@@ -218,6 +220,7 @@ fn write(rules: &RuleSet, method: &Method, target: &Target, headers: &HeaderMap)
                 line: outdated.rule.line,
                 methods: outdated.rule.methods.iter().map(Method::to_string).collect(),
                 on: outdated.rule.on.ranges.clone(),
+                how: outdated.rule.manner(),
                 outdates: outdated.tags.iter().map(Tag::to_string).collect(),
             })
             .collect(),

@@ -148,7 +148,13 @@ fn each_fault_in_an_invalidation_has_its_place_and_remedy() {
         ("[invalidate]\n'/a' = { families = ['user'], mod = 1 }", 11, 31, "unknown key \"mod\"", "\"mode\""),
         ("[invalidate]\n'/a' = { families = ['user'], mode = 'soft' }", 11, 38, "not supported yet", "\"hard\""),
         ("[invalidate]\n'/a' = { families = ['user'], mode = 'x' }", 11, 38, "not known", "\"hard\" or"),
-        ("[invalidate]\n'/a' = { families = ['user'], again = '5s' }", 11, 31, "again is not supported", "remove"),
+        (
+            "[invalidate]\n'/a' = { families = ['user'], again = '5ms' }",
+            11,
+            39,
+            "\"5ms\" is out of range",
+            "100ms to 1h",
+        ),
         ("[invalidate]\n'/a' = { families = ['user'], grace = '5s' }", 11, 31, "grace is not supported", "remove"),
         (
             "[invalidate]\n'/a' = { families = ['user'], refresh = 1 }",

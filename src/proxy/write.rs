@@ -1,7 +1,7 @@
 //! Everything that may change something: forward, and outdate before answering. Runs in a task that survives the
 //! client, since upstream may carry out a write whose client has left.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -25,7 +25,7 @@ use crate::running::{Live, Running};
 use crate::semantics::groups;
 use crate::semantics::invalidation::{self, StatusSet, WriteEnd};
 use crate::stamp::{Stamp, Tag, View};
-use crate::store::fleet::Intent;
+use crate::store::fleet::{Again, Intent, Outdating};
 use crate::target::loosen;
 use crate::upstream::{RequestBody, ResponseBody, UpstreamError};
 
@@ -49,7 +49,7 @@ async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Inco
     let methods = headers::methods_meant(&asked.method, &asked.headers, asked.target.query.as_deref());
     let matches = live.rules.outdated_by_any(&methods, &asked.target);
     let nothing = HeaderMap::new();
-    let tags = outdated(&asked, &matches, WriteEnd::NoAnswer, &nothing);
+    let tags = outdated(&asked, &matches, WriteEnd::NoAnswer, &nothing).tags;
     let intent = Intent { id: format!("{:032x}", rand::random::<u128>()).into(), tags: tags.clone() };
     let pending = running.unanswered.begin(tags);
     let before = match announce(running, &intent).await {
@@ -73,11 +73,11 @@ async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Inco
     if !std::ptr::eq(&raw const *now, live) {
         matches.extend(now.rules.outdated_by_any(&methods, &asked.target));
     }
-    let tags = end.map(|end| outdated(&asked, &matches, end, fields)).unwrap_or_default();
+    let what = end.map(|end| outdated(&asked, &matches, end, fields)).unwrap_or_default();
     let taken =
-        if tags.is_empty() { None } else { Box::pin(running.cache.invalidate_for(&tags, Some(&intent))).await };
-    let mut delivered = tags.is_empty() || taken.is_some();
-    if tags.is_empty() {
+        if what.is_empty() { None } else { Box::pin(running.cache.invalidate_for(&what, Some(&intent))).await };
+    let mut delivered = what.is_empty() || taken.is_some();
+    if what.is_empty() {
         let task = Arc::clone(running);
         running.tasks.spawn(async move { task.cache.withdraw(&intent).await });
     }
@@ -255,9 +255,9 @@ async fn forward(
 
 /// What a write outdates, given how it ended: the union of all matching rules, and by RFC 9111 §4.4 the target URI
 /// and same-origin `Location` and `Content-Location` of a non-error answer.
-fn outdated(asked: &Asked, matches: &[Outdated<'_>], end: WriteEnd, answer: &HeaderMap) -> Vec<Tag> {
-    let applying = matches.iter().filter(|outdated| outdated.rule.on.applies(end));
-    let mut tags: HashSet<Tag> = applying.flat_map(|outdated| outdated.tags.iter().cloned()).collect();
+fn outdated(asked: &Asked, matches: &[Outdated<'_>], end: WriteEnd, answer: &HeaderMap) -> Outdating {
+    let applying = || matches.iter().filter(|outdated| outdated.rule.on.applies(end));
+    let mut tags: HashSet<Tag> = applying().flat_map(|outdated| outdated.tags.iter().cloned()).collect();
     if StatusSet::default().applies(end) {
         tags.extend(asked.target.tags());
         for path in invalidation::named_paths(&asked.target, answer) {
@@ -266,5 +266,16 @@ fn outdated(asked: &Asked, matches: &[Outdated<'_>], end: WriteEnd, answer: &Hea
         // RFC 9875 §3: of the same origin.
         tags.extend(groups::invalidated(answer).iter().map(|group| Tag::group(&asked.target.host, group)));
     }
-    tags.into_iter().collect()
+    Outdating { tags: tags.into_iter().collect(), again: repetitions(applying()) }
+}
+
+/// What is repeated later: of each time all that its rules outdate.
+fn repetitions<'m>(applying: impl Iterator<Item = &'m Outdated<'m>>) -> Vec<Again> {
+    let mut by_time: BTreeMap<Duration, BTreeSet<Tag>> = BTreeMap::new();
+    for outdated in applying {
+        if let Some(after) = outdated.rule.again {
+            by_time.entry(after).or_default().extend(outdated.tags.iter().cloned());
+        }
+    }
+    by_time.into_iter().map(|(after, tags)| Again { after, tags: tags.into_iter().collect() }).collect()
 }

@@ -1,5 +1,8 @@
 //! Reads `[invalidate]`.
 
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
 use http::Method;
 
 use super::Invalidation;
@@ -10,6 +13,10 @@ use crate::semantics::invalidation::StatusSet;
 
 /// Methods of an invalidation that names none.
 const METHODS: [Method; 4] = [Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+
+/// How long after a write it may be repeated: shorter is no time for a replica, and longer ones would be kept by the
+/// thousand.
+const AGAIN: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60 * 60);
 
 /// All invalidations of a file, in its order. A faulty one is left out.
 pub fn read(root: &mut Table<'_>, names: &Names) -> Vec<Invalidation> {
@@ -26,16 +33,17 @@ pub fn read(root: &mut Table<'_>, names: &Names) -> Vec<Invalidation> {
 fn read_one(reader: &Reader<'_>, path: &Text<'_>, item: &Item<'_>, names: &Names) -> Option<Invalidation> {
     let pattern = compile(path);
     let captures: Option<Vec<&str>> = pattern.as_ref().map(|pattern| pattern.names().collect());
-    let (families, methods, on) =
-        if item.is_table() { read_table(item)? } else { (read_families(item)?, None, None) };
+    let (families, fields) =
+        if item.is_table() { read_table(item)? } else { (read_families(item)?, Fields::default()) };
     let read = |text: &Text<'_>| read_reference(text, names, captures.as_deref());
     let references: Vec<Reference> = families.iter().filter_map(read).collect();
     drop(captures);
     let pattern = pattern?;
     Some(Invalidation {
         path: pattern.as_str().to_owned(),
-        methods: methods.unwrap_or_else(|| METHODS.to_vec()),
-        on: on.unwrap_or_default(),
+        methods: fields.methods.unwrap_or_else(|| METHODS.to_vec()),
+        on: fields.on.unwrap_or_default(),
+        again: fields.again,
         families: families.iter().map(|text| text.value.clone()).collect(),
         line: reader.line(&path.span()),
         pattern,
@@ -43,9 +51,15 @@ fn read_one(reader: &Reader<'_>, path: &Text<'_>, item: &Item<'_>, names: &Names
     })
 }
 
-type Fields<'t> = (Vec<Text<'t>>, Option<Vec<Method>>, Option<StatusSet>);
+/// What a rule says beside its families.
+#[derive(Default)]
+struct Fields {
+    methods: Option<Vec<Method>>,
+    on: Option<StatusSet>,
+    again: Option<Duration>,
+}
 
-fn read_table<'t>(item: &Item<'t>) -> Option<Fields<'t>> {
+fn read_table<'t>(item: &Item<'t>) -> Option<(Vec<Text<'t>>, Fields)> {
     let mut table = item.table()?;
     let families = table.required("families", "write families = [\"…\"]").and_then(|item| read_families(&item));
     let methods = table.item("methods").and_then(|item| read_methods(&item));
@@ -53,9 +67,10 @@ fn read_table<'t>(item: &Item<'t>) -> Option<Fields<'t>> {
     if let Some(mode) = table.item("mode") {
         read_mode(&mode);
     }
-    table.later(&["grace", "refresh", "again"]);
+    let again = table.item("again").and_then(|item| item.duration(&AGAIN));
+    table.later(&["grace", "refresh"]);
     table.finish();
-    Some((families?, methods, on))
+    Some((families?, Fields { methods, on, again }))
 }
 
 fn read_families<'t>(item: &Item<'t>) -> Option<Vec<Text<'t>>> {

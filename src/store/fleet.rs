@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use md5::{Digest as _, Md5};
+
 use crate::stamp::{Epoch, Sequence, Stamp, Tag, Taken};
 
 /// A nudge names at most so many tags; one for more is a hint to sync.
@@ -41,6 +43,13 @@ pub struct Intent {
     pub tags: Vec<Tag>,
 }
 
+impl Intent {
+    /// Whether it repeats an invalidation, so that no write was left unfinished.
+    pub fn is_repetition(&self) -> bool {
+        self.id.starts_with(REPETITION)
+    }
+}
+
 /// A proxy that may hold a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
@@ -52,15 +61,58 @@ pub struct Holder {
     pub syncs: u64,
 }
 
-/// Who invalidates, and for which write.
+/// Who invalidates, for which write, and what else is to come of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cause<'a> {
     /// The proxy; empty for one that is no member.
     pub by: &'a str,
     /// The intent that is carried out by this.
     pub intent: Option<&'a str>,
-    /// Carry the intent out once more after this time, instead of dropping it.
-    pub again: Option<Duration>,
+    /// To be repeated later.
+    pub again: &'a [Again],
+}
+
+/// An invalidation that is to be repeated, for an upstream that reads from replicas which lag behind: what it answers
+/// meanwhile may be older than the write. Repeated, it outdates all that was stored until then.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Again {
+    /// How long after the write.
+    pub after: Duration,
+    /// What is outdated then.
+    pub tags: Vec<Tag>,
+}
+
+/// What the ids of intents that are repetitions begin with. `invalidate.lua` knows it too.
+const REPETITION: &str = "again-";
+
+impl Again {
+    /// Repetitions of the same tags after the same time have one id: the later write's takes the earlier one's place.
+    pub fn id(&self) -> Box<str> {
+        let mut digest = Md5::new();
+        digest.update(self.after.as_micros().to_be_bytes());
+        for tag in &self.tags {
+            digest.update(tag.as_str());
+            digest.update([0]);
+        }
+        let digest: [u8; 16] = digest.finalize().into();
+        format!("{REPETITION}{:032x}", u128::from_be_bytes(digest)).into()
+    }
+}
+
+/// What a write outdates.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Outdating {
+    /// None twice.
+    pub tags: Vec<Tag>,
+    /// What of it is repeated later; at most one for each time.
+    pub again: Vec<Again>,
+}
+
+impl Outdating {
+    /// Whether it is nothing at all.
+    pub fn is_empty(&self) -> bool {
+        self.tags.is_empty()
+    }
 }
 
 /// What an invalidation brought about.
@@ -174,6 +226,20 @@ mod tests {
     fn a_tag_with_a_line_break_is_never_told_in_lines() {
         assert_eq!(lines(&[Tag::family("a"), Tag::group("h", "x\n*")]), None);
         assert_eq!(tags_in(&lines(&[]).unwrap()), []);
+    }
+
+    #[test]
+    fn repetitions_of_the_same_tags_after_the_same_time_are_one() {
+        let again = |after, tags: &[&str]| Again {
+            after: Duration::from_millis(after),
+            tags: tags.iter().map(|tag| Tag::family(tag)).collect(),
+        };
+        let all = [again(5, &["a", "b"]), again(6, &["a", "b"]), again(5, &["ab"]), again(5, &["a"])];
+        for (n, one) in all.iter().enumerate() {
+            assert!(Intent { id: one.id(), tags: Vec::new() }.is_repetition());
+            assert!(all.iter().enumerate().all(|(m, other)| (one.id() == other.id()) == (n == m)), "{one:?}");
+        }
+        assert!(!Intent { id: "0a".into(), tags: Vec::new() }.is_repetition());
     }
 
     proptest! {

@@ -29,6 +29,7 @@ mod support;
 mod http;
 
 mod admin;
+mod again;
 mod explain;
 mod fleet;
 mod forwarding;

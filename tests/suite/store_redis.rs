@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use larder::config::{Coherence, OnOutage, StoreConfig};
 use larder::stamp::{Epoch, Stamp, Tag, View};
-use larder::store::fleet::{Cause, Holder, Intent, Membership};
+use larder::store::fleet::{Again, Cause, Holder, Intent, Membership};
 use larder::store::redis::{ConnectFault, RedisStore};
 use larder::store::{Found, Link, Store, StoreError};
 use tokio::io::AsyncWriteExt;
@@ -29,7 +29,7 @@ const MARKS: &str = "{test}:marks";
 const KEY: &str = "v1:user_details:42:0cc175b9c0f1b6a831c399e269772661";
 
 /// No proxy, for no write.
-const NOBODY: Cause<'static> = Cause { by: "", intent: None, again: None };
+const NOBODY: Cause<'static> = Cause { by: "", intent: None, again: &[] };
 
 /// Far more than any answer takes, so that a busy machine does not look like a hung server.
 const PATIENCE: Duration = Duration::from_secs(5);

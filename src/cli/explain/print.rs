@@ -177,6 +177,7 @@ impl Write {
             let on: Vec<String> = rule.on.iter().map(|(from, to)| format!("{from}-{to}")).collect();
             line(out, "rule", &format!("{} (line {})", rule.path, rule.line))?;
             line(out, "  on", &on.join(", "))?;
+            line(out, "  how", &rule.how)?;
             list(out, "  outdates", &rule.outdates)?;
         }
         line(out, "target", &format!("{} (always, on 2xx and 3xx; RFC 9111 §4.4)", self.target))?;

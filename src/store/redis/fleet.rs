@@ -16,6 +16,10 @@ const MARKS_TOLD: usize = 10_000;
 /// Due intents that one sync tells; the next tells further ones.
 const DUE_TOLD: usize = 16;
 
+/// Intents that are kept, repetitions included: some tens of megabytes. Beyond it everything is outdated when a
+/// further repetition is due.
+const INTENTS_MOST: usize = 100_000;
+
 impl Namespace {
     pub(super) async fn sync(&self, connections: &Connections, me: &Membership) -> RedisResult<Synced> {
         let mut call = self.call(&self.sync, connections);
@@ -52,11 +56,12 @@ impl Namespace {
         cause: &Cause<'_>,
     ) -> RedisResult<Invalidated> {
         let told = lines(tags).filter(|_| tags.len() <= TOLD_MAX).unwrap_or_default();
-        let again = cause.again.map(|again| micros(again).to_string()).unwrap_or_default();
-        let intended = cause.again.map(|_| intended(tags)).unwrap_or_default();
         let mut call = self.call(&self.invalidate, connections);
-        call.arg(self.marks_max).arg(cause.by).arg(cause.intent.unwrap_or_default()).arg(again).arg(intended);
-        call.arg(told);
+        call.arg(self.marks_max).arg(cause.by).arg(cause.intent.unwrap_or_default()).arg(told);
+        call.arg(INTENTS_MOST).arg(cause.again.len());
+        for again in cause.again {
+            call.arg(&*again.id()).arg(micros(again.after)).arg(intended(&again.tags));
+        }
         for tag in tags {
             call.arg(tag.as_str());
         }

@@ -49,6 +49,10 @@ async fn holder(store: &RedisStore, id: &str) -> Holder {
     holders.into_iter().find(|holder| &*holder.id == id).unwrap_or_else(|| panic!("{id} is no member"))
 }
 
+fn repetition(after: Duration, tag: &str) -> Again {
+    Again { after, tags: vec![Tag::family(tag)] }
+}
+
 /// The server's clock, microseconds.
 fn clock(server: &RedisServer) -> u64 {
     let (seconds, micros): (u64, u64) = server.run(&["TIME"]);
@@ -285,25 +289,51 @@ async fn an_intent_that_is_forgotten_or_carried_out_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn an_intent_can_be_carried_out_again_later_with_other_tags() {
+async fn repetitions_are_recorded_with_the_invalidation_that_they_repeat() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
     store.record(&intent("w1", &tags()), Duration::ZERO).await.unwrap();
-    let later = Cause { intent: Some("w1"), again: Some(HOUR), ..NOBODY };
+    let again = [repetition(HOUR, "a"), repetition(Duration::ZERO, "b")];
     let before = clock(&server);
-    store.invalidate(&[Tag::family("other")], &later).await.unwrap();
-    assert_eq!(due(&store).await, []);
-    let deadline: u64 = server.run(&["ZSCORE", INTENTS, "w1"]);
+    store.invalidate(&tags(), &Cause { intent: Some("w1"), again: &again, ..NOBODY }).await.unwrap();
+    let soon = intent(&again[1].id(), &again[1].tags);
+    assert_eq!(due(&store).await, std::slice::from_ref(&soon));
+    let deadline: u64 = server.run(&["ZSCORE", INTENTS, &again[0].id()]);
     assert!((before..=clock(&server)).contains(&(deadline - 3_600_000_000)), "{deadline}");
-    server.run::<()>(&["ZADD", INTENTS, "1", "w1"]);
-    assert_eq!(due(&store).await, [intent("w1", &[Tag::family("other")])]);
-    // It need not have been recorded before.
-    let soon = Cause { intent: Some("w2"), again: Some(Duration::ZERO), ..NOBODY };
-    store.invalidate(&tags(), &soon).await.unwrap();
-    assert_eq!(due(&store).await, [intent("w1", &[Tag::family("other")]), intent("w2", &tags())]);
-    let without_intent = Cause { again: Some(HOUR), ..NOBODY };
-    store.invalidate(&tags(), &without_intent).await.unwrap();
-    assert_eq!(server.run::<u64>(&["ZCARD", INTENTS]), 3, "and the sentinel");
+    // Carried out, it is over; no write stands behind it that could be.
+    store.invalidate(&soon.tags, &Cause { intent: Some(&soon.id), ..NOBODY }).await.unwrap();
+    assert_eq!(due(&store).await, []);
+    assert_eq!(server.command(&["HKEYS", INTENT_TAGS]), *again[0].id());
+}
+
+#[tokio::test]
+async fn a_repetition_that_a_later_write_puts_off_is_not_lost_to_whoever_found_it_due() {
+    let server = RedisServer::start();
+    let store = store_on(&server).await;
+    let (soon, id) = (repetition(Duration::ZERO, "a"), repetition(Duration::ZERO, "a").id());
+    store.invalidate(&tags(), &Cause { again: std::slice::from_ref(&soon), ..NOBODY }).await.unwrap();
+    assert_eq!(due(&store).await, [intent(&id, &soon.tags)]);
+    let later = clock(&server) + 3_600_000_000;
+    server.run::<()>(&["ZADD", INTENTS, &later.to_string(), &id]);
+    store.invalidate(&soon.tags, &Cause { intent: Some(&id), ..NOBODY }).await.unwrap();
+    assert_eq!(server.run::<u64>(&["ZSCORE", INTENTS, &id]), later);
+}
+
+#[tokio::test]
+async fn more_repetitions_than_are_kept_become_one_of_everything_for_each_second() {
+    let server = RedisServer::start();
+    let store = store_on(&server).await;
+    store.connect_once().await.unwrap();
+    let fill = "for i = 1, 100000 do redis.call('ZADD', KEYS[1], 9e15, 'w' .. i) end";
+    server.run::<()>(&["EVAL", fill, "1", INTENTS]);
+    let again: Vec<Again> = ["a", "b", "c"].map(|tag| repetition(HOUR, tag)).to_vec();
+    store.invalidate(&tags(), &Cause { again: &again, ..NOBODY }).await.unwrap();
+    let kept: Vec<String> = server.run(&["HKEYS", INTENT_TAGS]);
+    assert!((1..=2).contains(&kept.len()), "{kept:?}");
+    for id in kept {
+        assert_eq!(server.command(&["HGET", INTENT_TAGS, &id]), "*");
+        assert_eq!(server.run::<u64>(&["ZSCORE", INTENTS, &id]) % 1_000_000, 0);
+    }
 }
 
 #[tokio::test]

@@ -32,10 +32,11 @@ async fn the_documented_rights_are_enough_for_everything() {
         store.sync(&me).await.unwrap();
         let intent = Intent { id: "w1".into(), tags: tags().to_vec() };
         store.record(&intent, Duration::ZERO).await.unwrap();
-        let again = Cause { by: "p2", intent: Some("w1"), again: Some(Duration::ZERO) };
-        let invalidated = store.invalidate(&tags(), &again).await.unwrap();
-        assert_eq!(store.sync(&me).await.unwrap().due, [intent]);
-        store.invalidate(&tags(), &Cause { again: None, ..again }).await.unwrap();
+        let again = [Again { after: Duration::ZERO, tags: tags().to_vec() }];
+        let cause = Cause { by: "p2", intent: Some("w1"), again: &again };
+        let invalidated = store.invalidate(&tags(), &cause).await.unwrap();
+        let [due] = &store.sync(&me).await.unwrap().due[..] else { panic!("one repetition is due") };
+        store.invalidate(&tags(), &Cause { intent: Some(&due.id), ..NOBODY }).await.unwrap();
         store.forget("w1").await.unwrap();
         store.expel(&invalidated.holders[0]).await.unwrap();
         store.leave("p1").await.unwrap();
