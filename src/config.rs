@@ -13,12 +13,14 @@ use std::time::Duration;
 
 use md5::{Digest as _, Md5};
 
+use self::store_url::StoreUrl;
 use crate::headers::ForwardedPolicy;
 use crate::rules::RuleSet;
 use crate::rules::fault::{Fault, Faults, Source};
 use crate::rules::reader::{Env, Reader};
 
-mod address;
+pub(crate) mod address;
+pub mod store_url;
 mod tables;
 
 /// Largest rules file, bytes.
@@ -283,8 +285,12 @@ pub enum Role {
 /// `[store]`
 #[derive(Clone, PartialEq)]
 pub struct StoreConfig {
-    /// `redis`: redis:// or rediss:// URL with optional user, password and database number
+    /// `redis`: the URL of a server, a cluster, or sentinels; see [`store_url`]
     pub redis: String,
+    /// `tls_ca`: file (PEM) with the authorities that the server's certificate may come from; default: the system's
+    pub tls_ca: Option<PathBuf>,
+    /// `tls_cert` and `tls_key`: files (PEM) with the certificate and its key that are shown to the server; default: none
+    pub tls_identity: Option<(PathBuf, PathBuf)>,
     /// `namespace`, default "larder"; 1 to 64 of [A-Za-z0-9_.-]
     pub namespace: String,
     /// `timeout`: the longest any request waits for Redis, default 100ms
@@ -334,14 +340,9 @@ impl fmt::Debug for StoreConfig {
 }
 
 impl StoreConfig {
-    /// The URL without user and password, for logs.
+    /// The URL without anything secret, for logs.
     pub fn redacted(&self) -> String {
-        match self.redis.split_once("://") {
-            Some((scheme, rest)) => {
-                format!("{scheme}://{}", rest.rsplit_once('@').map_or(rest, |(_, after)| after))
-            }
-            None => "(not a URL)".to_owned(),
-        }
+        StoreUrl::read(&self.redis).map_or_else(|_| "(not a URL)".to_owned(), |url| url.to_string())
     }
 }
 

@@ -25,6 +25,7 @@ pub mod reader;
 mod reference;
 
 pub use instance::CAPTURES;
+pub(crate) use instance::decoded;
 pub use reference::UnknownFamily;
 
 use pattern::{Pattern, PatternSet};

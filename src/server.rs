@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::proxy::{self, Body, turn};
 use crate::running::Running;
 use crate::store::Store;
-use crate::store::redis::{ConnectFault, RedisStore, UrlFault};
+use crate::store::redis::{ConnectFault, RedisStore, SetupFault};
 use crate::upstream::interim::Line;
 use crate::upstream::{Upstream, UpstreamFault};
 use crate::watch;
@@ -73,7 +73,7 @@ pub enum ServeError {
     #[error(transparent)]
     Upstream(#[from] UpstreamFault),
     #[error(transparent)]
-    StoreUrl(#[from] UrlFault),
+    StoreSetup(#[from] SetupFault),
     #[error(transparent)]
     Store(#[from] ConnectFault),
 }

@@ -25,7 +25,7 @@ pub(super) fn serve(arguments: ServeArguments) -> u8 {
     };
     match runtime.block_on(until_stopped(config, json)) {
         Ok(()) => 0,
-        Err(error @ (ServeError::NoUpstream | ServeError::Upstream(_) | ServeError::StoreUrl(_))) => {
+        Err(error @ (ServeError::NoUpstream | ServeError::Upstream(_) | ServeError::StoreSetup(_))) => {
             complain(&error.to_string(), 2)
         }
         Err(error) => complain(&error.to_string(), 1),

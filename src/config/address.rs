@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use http::Uri;
 use http::uri::Authority;
 
+use super::store_url::StoreUrl;
+
 /// What is wrong with a value, and what to do.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Wrong {
@@ -13,7 +15,7 @@ pub struct Wrong {
     pub remedy: String,
 }
 
-fn wrong<T>(message: &'static str, remedy: impl Into<String>) -> Result<T, Wrong> {
+pub(super) fn wrong<T>(message: &'static str, remedy: impl Into<String>) -> Result<T, Wrong> {
     Err(Wrong { message, remedy: remedy.into() })
 }
 
@@ -57,7 +59,7 @@ pub fn upstream(text: &str) -> Result<Uri, Wrong> {
     if authority.as_str().contains('@') {
         return wrong("holds a user or password", "remove it: clients send their own credentials");
     }
-    if !host_and_port(authority) {
+    if !has_host_and_port(authority) {
         return wrong("has no valid host and port", EXAMPLE);
     }
     if uri.path() != "/" || uri.query().is_some() || text.contains('#') {
@@ -66,52 +68,23 @@ pub fn upstream(text: &str) -> Result<Uri, Wrong> {
     Ok(uri)
 }
 
-/// Checks the URL of a Redis: redis or rediss, optional user and password, host, optional port and database.
+/// Checks the URL of a Redis, a cluster or its sentinels.
 pub fn redis(text: &str) -> Result<(), Wrong> {
-    const EXAMPLE: &str = "write it like \"redis://127.0.0.1:6379/0\"";
-    let Some((scheme, rest)) = text.trim().split_once("://") else { return wrong("is not a URL", EXAMPLE) };
-    match scheme {
-        "redis" | "rediss" => {}
-        "redis+cluster" | "redis+sentinel" | "rediss+cluster" | "rediss+sentinel" => {
-            return wrong(
-                "names a cluster or sentinel, which is not supported yet",
-                "write the URL of one server",
-            );
-        }
-        _ => return wrong("has another scheme than redis and rediss (with TLS)", EXAMPLE),
-    }
-    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    if path.contains('@') {
-        return wrong(
-            "has a character in its password that ends it",
-            "percent-encode the password: %2F for /, %3F for ?, %23 for #, %40 for @",
-        );
-    }
-    let (credentials, host) = authority.rsplit_once('@').unwrap_or(("", authority));
-    if credentials.contains('@') {
-        return wrong("has an @ in its password", "percent-encode it: %40");
-    }
-    if !host.parse().is_ok_and(|host| host_and_port(&host)) {
-        return wrong("has no valid host and port", EXAMPLE);
-    }
-    let database = path.strip_prefix('/').unwrap_or(path);
-    if !database.is_empty() && database.parse::<u16>().is_err() {
-        return wrong("may have only a database number after the host", EXAMPLE);
-    }
-    Ok(())
+    StoreUrl::read(text).map(|_| ())
 }
 
 /// What is sent as `Host`, if it is not that of upstream or client.
 pub fn host(text: &str) -> Result<http::HeaderValue, Wrong> {
     const EXAMPLE: &str = "write \"upstream\", \"client\", or a host like \"api.example.com\"";
-    let is_host = text.parse::<Authority>().is_ok_and(|host| !text.contains('@') && host_and_port(&host));
+    let is_host = text.parse::<Authority>().is_ok_and(|host| !text.contains('@') && has_host_and_port(&host));
     match http::HeaderValue::try_from(text) {
         Ok(value) if is_host => Ok(value),
         _ => wrong("is not a host", EXAMPLE),
     }
 }
 
-fn host_and_port(authority: &Authority) -> bool {
+/// Whether nothing but a host and perhaps a port stands there.
+pub(super) fn has_host_and_port(authority: &Authority) -> bool {
     let text = authority.as_str().rsplit('@').next().unwrap_or("");
     let after_host = text.strip_prefix(authority.host()).unwrap_or("");
     let port = match after_host.strip_prefix(':') {
@@ -189,29 +162,6 @@ mod tests {
         ];
         for (text, expected) in rows {
             assert!(said(upstream(text)).contains(expected), "{text}: {}", said(upstream(text)));
-        }
-    }
-
-    #[test]
-    fn redis_urls_are_checked_without_being_quoted() {
-        let rows = [
-            ("redis://127.0.0.1:6379/0", "ok"),
-            ("rediss://user:s3cret@h", "ok"),
-            ("redis://:s3cret@[::1]:6380/", "ok"),
-            ("redis+cluster://a:1,b:2", "not supported yet"),
-            ("redis+sentinel://a", "not supported yet"),
-            ("http://h", "another scheme"),
-            ("127.0.0.1:6379", "is not a URL"),
-            ("redis://", "host and port"),
-            ("redis://:s3cret@h:0", "host and port"),
-            ("redis://:s3/cret@h", "percent-encode"),
-            ("redis://:s3@cret@h", "%40"),
-            ("redis://h/x", "database number"),
-            ("redis://h/0?protocol=resp3", "database number"),
-        ];
-        for (text, expected) in rows {
-            let said = said(redis(text));
-            assert!(said.contains(expected) && !said.contains("s3"), "{text}: {said}");
         }
     }
 

@@ -2,11 +2,13 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
 use super::address::{self, Wrong};
+use super::store_url::StoreUrl;
 use super::{
     Admin, CacheStatus, Coherence, HostPolicy, Log, LogFormat, Memory, OnOutage, Overrides, Role, Server,
     StoreConfig, Token,
@@ -171,6 +173,8 @@ fn read_token(item: &Item<'_>, tokens: &[Token]) -> Option<String> {
 pub fn read_store(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<Fault>) -> Option<StoreConfig> {
     let mut store = StoreConfig {
         redis: String::new(),
+        tls_ca: None,
+        tls_identity: None,
         namespace: "larder".to_owned(),
         timeout: Duration::from_millis(100),
         connect_timeout: Duration::from_millis(500),
@@ -181,6 +185,7 @@ pub fn read_store(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<F
         wait_replicas: 0,
     };
     let flagged = overrides.redis.is_some();
+    let mut tls = None;
     if let Some(mut table) = section(root, "store") {
         // With --redis the table may leave the URL out.
         let remedy = "write redis = \"redis://…\", or remove the table to keep entries in memory only";
@@ -193,16 +198,37 @@ pub fn read_store(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<F
         set(&mut store.connect_timeout, connect);
         let marks = table.item("marks_max").and_then(|item| item.integer(&(1024..=1_000_000_000)));
         set(&mut store.marks_max, marks);
+        tls = read_tls(&mut table, &mut store);
         read_promises(&mut table, &mut store);
         table.finish();
     }
     if flag("--redis", overrides.redis.as_deref(), address::redis, flags).is_some() {
         store.redis = overrides.redis.as_deref().unwrap_or_default().trim().to_owned();
     }
+    if let Some(item) = tls.filter(|_| StoreUrl::read(&store.redis).is_ok_and(|url| !url.is_tls())) {
+        item.fault(
+            "is of no use with this URL, which is without TLS",
+            "write rediss:// instead of redis://, or remove it",
+        );
+    }
     if flag("--namespace", overrides.namespace.as_deref(), address::namespace, flags).is_some() {
         store.namespace = overrides.namespace.clone().unwrap_or_default();
     }
     (!store.redis.is_empty()).then_some(store)
+}
+
+/// What of `[store]` says who is trusted over TLS; gives a field that stands there.
+fn read_tls<'t>(table: &mut Table<'t>, store: &mut StoreConfig) -> Option<Item<'t>> {
+    let [ca, cert, key] = ["tls_ca", "tls_cert", "tls_key"].map(|field| table.item(field));
+    let path = |item: &Option<Item<'t>>| Some(PathBuf::from(item.as_ref()?.filled()?.value));
+    store.tls_ca = path(&ca);
+    store.tls_identity = path(&cert).zip(path(&key));
+    match (&cert, &key) {
+        (Some(alone), None) => alone.fault("stands here without its key", "add tls_key = \"…\""),
+        (None, Some(alone)) => alone.fault("stands here without its certificate", "add tls_cert = \"…\""),
+        _ => {}
+    }
+    ca.or(cert).or(key)
 }
 
 /// What of `[store]` says how coherent a fleet is, and at what price.

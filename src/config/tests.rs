@@ -205,8 +205,12 @@ fn each_fault_in_the_other_tables_has_its_place_and_remedy() {
         ),
         ("[admin]\ntokens = ['x']", 11, 11, "must be a table", "{ … }"),
         ("[store]\nnamespace = 'x'", 10, 1, "[store]: redis is missing", "in memory only"),
-        ("[store]\nredis = 'redis+cluster://a,b'", 11, 9, "not supported yet", "one server"),
-        ("[store]\nredis = 'redis+sentinel://a'", 11, 9, "not supported yet", "one server"),
+        ("[store]\nredis = 'redis+cluster://a,b/1'", 11, 9, "one database only", "redis+cluster://"),
+        ("[store]\nredis = 'redis+sentinel://a'", 11, 9, "does not name the primary", "/mymaster"),
+        ("[store]\nredis = 'redis://h'\ntls_ca = 'ca.pem'", 12, 10, "without TLS", "rediss://"),
+        ("[store]\nredis = 'rediss://h'\ntls_cert = 'a.pem'", 12, 12, "without its key", "add tls_key"),
+        ("[store]\nredis = 'rediss://h'\ntls_key = 'a.pem'", 12, 11, "without its certificate", "add tls_cert"),
+        ("[store]\nredis = 'rediss://h'\ntls_ca = ''", 12, 10, "empty", ""),
         ("[store]\nredis = 'localhost'", 11, 9, "redis is not a URL", "redis://"),
         ("[store]\nredis = 'redis://h'\nnamespace = 'a:b'", 12, 13, "is not a namespace", "1 to 64"),
         ("[store]\nredis = 'redis://h'\ntimeout = '2h'", 12, 11, "out of range", "1ms to 1m"),
@@ -324,6 +328,9 @@ fn all_tables_are_read() {
         tokens = [{ role = "admin", token = "${BAD}" }, { role = "viewer", token = "${EMPTY}" }]
         [store]
         redis = "rediss://:pw@h:6380/3"
+        tls_ca = "ca.pem"
+        tls_cert = "cert.pem"
+        tls_key = "key.pem"
         timeout = "50ms"
         connect_timeout = "1s"
         marks_max = 2000
@@ -360,6 +367,9 @@ fn all_tables_are_read() {
     assert_eq!(config.admin.tokens, [Token { role: Role::Admin, token: "s3cret".to_owned() }]);
     let store = config.store.as_ref().unwrap();
     assert_eq!((store.redis.as_str(), store.namespace.as_str()), ("rediss://:pw@h:6380/3", "larder"));
+    assert_eq!(store.redacted(), "rediss://h:6380/3");
+    assert_eq!(store.tls_ca.as_deref(), Some(Path::new("ca.pem")));
+    assert_eq!(store.tls_identity, Some(("cert.pem".into(), "key.pem".into())));
     assert_eq!((store.timeout.as_millis(), store.connect_timeout.as_millis(), store.marks_max), (50, 1000, 2000));
     assert_eq!((store.coherence, store.on_outage), (Coherence::Strict, OnOutage::Refuse));
     assert_eq!((store.lease.as_secs(), store.wait_replicas), (60, 2));

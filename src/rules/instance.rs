@@ -92,7 +92,7 @@ fn digest(text: &str) -> String {
 }
 
 /// The bytes of a percent-encoded text; a `%` that begins no encoding stands for itself.
-pub(super) fn decoded(text: &str) -> Vec<u8> {
+pub(crate) fn decoded(text: &str) -> Vec<u8> {
     let (mut out, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
     while let [first, tail @ ..] = rest {
         let hex = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());

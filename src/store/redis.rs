@@ -36,6 +36,26 @@
 //! would look young enough to a reader after that write, while the stale entry that it validates was judged without
 //! it. Should an epoch have begun in between, the sequence is below the new epoch's floor, and current for nothing.
 //!
+//! # In a cluster
+//!
+//! All that coordinates is in the slot of `{ns}`, and the argument above is about the node that keeps it. What resharding
+//! adds: a node answers for a slot that is being moved away only where it still has the key, and with `ASK` or `TRYAGAIN`
+//! otherwise; for a slot that it lost, with `MOVED`. `ASK` and `MOVED` end the link. Whoever has the slot then is another
+//! process than the one that meta names, and a new epoch begins.
+//!
+//! An entry is mostly kept by another node, so that a lookup is two requests at the same time: `GET` there, and the marks
+//! as above. Their order does not matter. A write that was acknowledged before the lookup began had set its mark by then,
+//! and the marks are read after that. A write that is acknowledged later is concurrent with the read, which may be answered
+//! with or without it. Entries need no fence of their own: each carries the stamp that it was fetched under, so that one
+//! that comes from a node that lost, restored or never got a newer one is an older entry, and judged as such.
+//!
+//! # Who may be believed to be the primary
+//!
+//! A primary that was deposed and does not know it yet cannot know of writes that its successor has part in. Every second
+//! the link asks whoever knows better (the sentinels, or the nodes of the cluster that reach its majority), and is
+//! dropped when the marks are elsewhere. That bounds for how long a proxy can be deceived; that it is not deceived at all
+//! takes `wait_replicas`, since a primary that was deposed by one of its replicas has lost that replica.
+//!
 //! # What a script may rely on
 //!
 //! Members and intents have sentinels as the marks do: whoever invalidates waits for the members that it finds, so that
@@ -63,11 +83,18 @@ use crate::config::StoreConfig;
 use crate::stamp::{Epoch, Sequence, Stamp, Tag, View};
 
 mod channel;
+mod cluster;
+mod dialer;
 mod fleet;
 mod link;
+mod refusal;
 mod replicas;
+mod sentinel;
+mod server;
+mod slots;
 
-pub use self::link::{ConnectFault, UrlFault};
+pub use self::dialer::SetupFault;
+pub use self::link::ConnectFault;
 
 /// The member of `{ns}:marks`, `{ns}:members` and `{ns}:intents` that proves that they were not evicted. Families cannot
 /// begin with `(`, so no tag equals it.
@@ -78,6 +105,13 @@ const TTL_MIN: Duration = Duration::from_secs(1);
 
 /// Keys that one `SCAN` step looks at: some hundreds of microseconds of the server's time.
 const SCAN_STEP: u64 = 1000;
+
+/// How often an idle link is tried, so that a dead one is found before a request finds it. A link that lived this
+/// long also ends the growth of the pauses.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// The first pause before connecting again; each further one is twice as long.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
 
 /// How many time limits a walk over all keys may take.
 const WALK_LIMITS: u32 = 10;
@@ -95,12 +129,13 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
-    /// Checks the URL and starts the background task; never waits for the server. Call it inside a tokio runtime.
+    /// Checks the URL, reads the files that TLS needs, and starts the background task; never waits for the server. Call it
+    /// inside a tokio runtime.
     ///
     /// # Errors
     ///
-    /// The URL cannot be understood, or is of a kind that is not supported.
-    pub fn new(config: &StoreConfig) -> Result<RedisStore, UrlFault> {
+    /// The URL cannot be understood, or a file cannot be used.
+    pub fn new(config: &StoreConfig) -> Result<RedisStore, SetupFault> {
         let namespace = Arc::new(Namespace::new(&config.namespace, config.marks_max));
         let link = Arc::new(link::Keeper::new(config, Arc::clone(&namespace))?);
         let keeping = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&link).keep()));
@@ -127,6 +162,30 @@ impl RedisStore {
         let connections = self.link.connections()?;
         self.link.within_limit(&connections, request(Arc::clone(&connections))).await
     }
+
+    /// The same on the server that keeps an entry, which is told by what name.
+    async fn ask_keeper<T, F>(
+        &self,
+        key: &str,
+        request: impl FnOnce(String, MultiplexedConnection) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
+        let (connections, name) = (self.link.connections()?, self.namespace.entry(key));
+        self.link.ask_keeper(&connections, &name, |keeper| request(name.clone(), keeper)).await
+    }
+
+    /// A lookup where the entry is not where the marks are.
+    async fn lookup_apart(&self, key: &str, tags: &[Tag]) -> Result<Found, StoreError> {
+        let view = self.ask(move |connections| async move { self.namespace.view(&connections, tags).await });
+        let entry = self.ask_keeper(key, |name, mut keeper| async move {
+            redis::cmd("GET").arg(&name).query_async(&mut keeper).await
+        });
+        let (view, entry) = tokio::join!(view, entry);
+        // A keeper that is away costs a miss.
+        Ok(Found { entry: entry.unwrap_or_default(), view: view? })
+    }
 }
 
 impl fmt::Debug for RedisStore {
@@ -137,7 +196,12 @@ impl fmt::Debug for RedisStore {
 
 impl Store for RedisStore {
     fn lookup<'a>(&'a self, key: &'a str, tags: &'a [Tag]) -> Reply<'a, Found> {
-        Box::pin(self.ask(move |connections| async move { self.namespace.lookup(&connections, key, tags).await }))
+        Box::pin(async move {
+            let connections = self.link.connections()?;
+            let Some(beside) = connections.entries_beside() else { return self.lookup_apart(key, tags).await };
+            let found = self.namespace.lookup(&connections, beside, key, tags);
+            self.link.within_limit(&connections, found).await
+        })
     }
 
     fn view<'a>(&'a self, tags: &'a [Tag]) -> Reply<'a, View> {
@@ -145,12 +209,10 @@ impl Store for RedisStore {
     }
 
     fn put<'a>(&'a self, key: &'a str, value: Bytes, ttl: Duration) -> Reply<'a, ()> {
-        Box::pin(self.ask(move |connections| async move {
+        Box::pin(self.ask_keeper(key, move |name, mut keeper| async move {
             let ttl = u64::try_from(ttl.max(TTL_MIN).as_millis()).unwrap_or(u64::MAX);
-            let name = self.namespace.entry(key);
             let mut set = redis::cmd("SET");
-            set.arg(&name).arg(&value[..]).arg("PX").arg(ttl);
-            set.query_async(&mut connections.entry(&name)).await
+            set.arg(&name).arg(&value[..]).arg("PX").arg(ttl).query_async(&mut keeper).await
         }))
     }
 
@@ -183,16 +245,14 @@ impl Store for RedisStore {
     }
 
     fn remove<'a>(&'a self, key: &'a str) -> Reply<'a, bool> {
-        Box::pin(self.ask(move |connections| async move {
-            let name = self.namespace.entry(key);
-            redis::cmd("UNLINK").arg(&name).query_async(&mut connections.entry(&name)).await
+        Box::pin(self.ask_keeper(key, |name, mut keeper| async move {
+            redis::cmd("UNLINK").arg(&name).query_async(&mut keeper).await
         }))
     }
 
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>> {
-        Box::pin(self.ask(move |connections| async move {
-            let name = self.namespace.entry(key);
-            redis::cmd("GET").arg(&name).query_async(&mut connections.entry(&name)).await
+        Box::pin(self.ask_keeper(key, |name, mut keeper| async move {
+            redis::cmd("GET").arg(&name).query_async(&mut keeper).await
         }))
     }
 
@@ -206,14 +266,23 @@ impl Store for RedisStore {
     fn count_keys<'a>(&'a self, limit: u64, family_of: &'a FamilyOf<'a>) -> Reply<'a, KeyCounts> {
         Box::pin(async move {
             let deadline = Instant::now() + self.link.timeout() * WALK_LIMITS;
+            let connections = self.link.connections()?;
             let (mut counts, mut counted) = (KeyCounts { complete: true, ..KeyCounts::default() }, 0);
-            for node in self.link.connections()?.nodes() {
+            for node in connections.nodes() {
                 let mut cursor = 0;
                 loop {
-                    let (keys, from) = (node.clone(), cursor);
-                    let step = self.ask(move |_| async move { self.namespace.scan(keys, from).await }).await?;
-                    cursor = step.0;
-                    for label in step.1.iter().filter_map(|key| self.namespace.label(key)) {
+                    let step = self.namespace.scan(node.clone(), cursor);
+                    let step = self.link.ask_node(&connections, step).await;
+                    // One node of several may be away; the others are counted.
+                    let (next, keys) = match step {
+                        Err(_) if connections.entries_beside().is_none() => {
+                            counts.complete = false;
+                            break;
+                        }
+                        step => step?,
+                    };
+                    cursor = next;
+                    for label in keys.iter().filter_map(|key| self.namespace.label(key)) {
                         *counts.by_family.entry(family_of(&label)).or_default() += 1;
                         counted += 1;
                     }
@@ -226,6 +295,7 @@ impl Store for RedisStore {
                     }
                 }
             }
+            counts.complete &= connections.are_whole();
             Ok(counts)
         })
     }
@@ -297,13 +367,18 @@ impl Namespace {
         Some(String::from_utf8_lossy(&rest[..end]))
     }
 
-    async fn lookup(&self, connections: &Connections, key: &str, tags: &[Tag]) -> RedisResult<Found> {
-        let name = self.entry(key);
+    async fn lookup(
+        &self,
+        connections: &Connections,
+        mut beside: MultiplexedConnection,
+        key: &str,
+        tags: &[Tag],
+    ) -> RedisResult<Found> {
         let mut pipe = redis::pipe();
-        pipe.cmd("GET").arg(&name);
+        pipe.cmd("GET").arg(self.entry(key));
         self.add_marks(&mut pipe, tags);
         let (entry, before, marks, _, meta): (Option<Bytes>, Option<u64>, Vec<Option<f64>>, i64, Meta) =
-            pipe.query_async(&mut connections.entry(&name)).await?;
+            pipe.query_async(&mut beside).await?;
         Ok(Found { entry, view: self.view_or_begin(connections, before, &marks, &meta).await? })
     }
 

@@ -37,6 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 fn config(url: &str) -> StoreConfig {
     StoreConfig {
         redis: url.to_owned(),
+        tls_ca: None,
+        tls_identity: None,
         namespace: "test".to_owned(),
         timeout: PATIENCE,
         connect_timeout: PATIENCE,
@@ -608,11 +610,12 @@ async fn a_server_that_is_silent_to_tls_is_asked_after() {
 #[tokio::test]
 async fn urls_that_cannot_be_used_are_refused_without_quoting_a_password() {
     for (url, reason) in [
-        ("http://:s3cret@localhost", "not a Redis URL"),
-        ("redis+cluster://:s3cret@localhost", "not supported yet"),
-        ("redis://:s3cret@localhost/users", "Invalid database number"),
+        ("http://:s3cret@localhost", "another scheme"),
+        ("redis+cluster://:s3cret@localhost/1", "one database only"),
+        ("redis+sentinel://:s3cret@localhost/?sentinel_password=s3cret", "does not name the primary"),
+        ("redis://:s3cret@localhost/users", "database number"),
         ("rediss://:s3cret@localhost/#sloppy", "only #insecure"),
-        ("redis://:s3cret@", "did not parse"),
+        ("redis://:s3cret@", "no valid host"),
     ] {
         let fault = RedisStore::new(&config(url)).expect_err(url).to_string();
         assert!(fault.contains(reason) && !fault.contains("s3cret"), "{fault}");

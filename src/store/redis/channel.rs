@@ -1,15 +1,18 @@
-//! Listens to the fleet's channel on a connection of its own. Whatever happens to it, the link and every promise stay as
+//! Listens to the fleet's channel on a connection of its own, to the server that keeps the marks. Whatever happens to it, the link and every promise stay as
 //! they are: a proxy that hears nothing syncs at its own pace, and writes wait for it a little longer.
 
 use std::sync::Arc;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Client, ProtocolVersion, PushInfo, PushKind, RedisResult, Value};
-use tokio::sync::{Notify, broadcast};
-use tokio::time::{Instant, timeout};
+use redis::{ProtocolVersion, PushInfo, PushKind, RedisResult, Value};
+use tokio::sync::{Notify, broadcast, watch};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::Link;
-use super::link::{HEARTBEAT, Keeper, Pauses, Refusal, untimed};
+use super::dialer::untimed;
+use super::link::{Keeper, Pauses};
+use super::refusal::Refusal;
+use super::{HEARTBEAT, Link};
+use crate::config::store_url::Place;
 use crate::store::fleet::Message;
 
 /// Messages that a receiver may be behind before it misses some.
@@ -20,12 +23,13 @@ pub(super) async fn listen(link: Arc<Keeper>, channel: String, messages: broadca
     let (mut state, mut pauses, mut told) = (link.changes(), Pauses::default(), None);
     // A server that is away is the link's to find, and to log.
     while state.wait_for(|link| *link == Link::Up).await.is_ok() {
-        let reason = match Subscription::begin(&link, &channel, &messages).await {
+        let Some(place) = link.place() else { continue };
+        let reason = match Subscription::begin(&link, &place, &channel, &messages).await {
             Ok(subscription) => {
                 let begun = Instant::now();
                 tracing::debug!(channel, "subscribed");
                 told = None;
-                let reason = subscription.end(&link).await;
+                let reason = subscription.end(&link, &place, &mut state).await;
                 pauses.lived(begun.elapsed());
                 reason
             }
@@ -51,11 +55,12 @@ impl Subscription {
     /// Connects and subscribes within the connect time limit; gives the reason why not.
     async fn begin(
         link: &Keeper,
+        place: &Place,
         channel: &str,
         messages: &broadcast::Sender<Message>,
     ) -> Result<Subscription, String> {
         let limit = link.connect_timeout();
-        match timeout(limit, Subscription::open(link, channel, messages.clone())).await {
+        match timeout(limit, Subscription::open(link, place, channel, messages.clone())).await {
             Ok(Ok(subscription)) => Ok(subscription),
             Ok(Err(error)) => Err(Refusal::of(&error).reason),
             Err(_) => Err(format!("no answer within {}", humantime::format_duration(limit))),
@@ -64,13 +69,12 @@ impl Subscription {
 
     async fn open(
         link: &Keeper,
+        place: &Place,
         channel: &str,
         messages: broadcast::Sender<Message>,
     ) -> RedisResult<Subscription> {
-        let info = link.client().get_connection_info().clone();
         // Only in this version of the protocol does a subscribed connection answer PING as any other does.
-        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        let client = Client::open(info.set_redis_settings(settings))?;
+        let client = link.dialer().client(place, ProtocolVersion::RESP3)?;
         let ended = Arc::new(Notify::new());
         let end = Arc::clone(&ended);
         // Handed on at once, and to a channel that forgets the oldest, so that nothing piles up before a slow reader.
@@ -87,17 +91,28 @@ impl Subscription {
         Ok(Subscription { connection, ended })
     }
 
-    /// Returns when the subscription has ended, with the reason. Tries the connection now and then.
-    async fn end(mut self, link: &Keeper) -> String {
-        while timeout(HEARTBEAT, self.ended.notified()).await.is_err() {
-            let beat = redis::cmd("PING");
-            match timeout(link.timeout(), beat.query_async::<()>(&mut self.connection)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return Refusal::of(&error).reason,
-                Err(_) => return format!("no answer within {}", humantime::format_duration(link.timeout())),
+    /// Returns when the subscription has ended, with the reason. Tries the connection now and then, and looks whether the
+    /// marks are still there.
+    async fn end(mut self, link: &Keeper, place: &Place, state: &mut watch::Receiver<Link>) -> String {
+        loop {
+            tokio::select! {
+                () = self.ended.notified() => return "the connection was closed".to_owned(),
+                _ = state.changed() => {}
+                () = sleep(HEARTBEAT) => if let Some(reason) = self.silence(link).await { return reason },
+            }
+            if let Some(now) = link.place().filter(|now| now != place) {
+                return format!("the primary is {now} now");
             }
         }
-        "the connection was closed".to_owned()
+    }
+
+    /// Why the server does not answer; None if it does.
+    async fn silence(&mut self, link: &Keeper) -> Option<String> {
+        let beat = redis::cmd("PING");
+        match timeout(link.timeout(), beat.query_async::<()>(&mut self.connection)).await {
+            Ok(answer) => answer.err().map(|error| Refusal::of(&error).reason),
+            Err(_) => Some(format!("no answer within {}", humantime::format_duration(link.timeout()))),
+        }
     }
 }
 

@@ -1,0 +1,166 @@
+//! Opens connections. Without a certificate authority of its own (`tls_ca`), TLS trusts those of the system.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
+use redis::{
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
+    ProtocolVersion, RedisConnectionInfo, RedisResult, TlsCertificates,
+};
+
+use super::HEARTBEAT;
+use crate::config::StoreConfig;
+use crate::config::store_url::{Login, Place, Security, StoreUrl};
+
+/// Silence of the peer's host after which the kernel gives a connection up.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+
+/// Requests that may wait to be written to one connection.
+const QUEUE: usize = 1024;
+
+/// `[store]` cannot be used as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupFault {
+    /// The URL is none; it is not quoted, since it may hold a password.
+    #[error("[store] redis {message}; {remedy}")]
+    Url {
+        /// What is wrong with it.
+        message: &'static str,
+        /// What to do.
+        remedy: String,
+    },
+    /// A file that TLS needs cannot be read.
+    #[error("[store] {field} = {path:?}: {source}; write the path of a PEM file that Larder may read")]
+    Unreadable {
+        /// `tls_ca`, `tls_cert` or `tls_key`.
+        field: &'static str,
+        /// As it was typed.
+        path: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A file that TLS needs holds something else.
+    #[error("[store] {field} = {path:?}: it holds no {what} in PEM format (-----BEGIN …)")]
+    Content {
+        /// `tls_ca`, `tls_cert` or `tls_key`.
+        field: &'static str,
+        /// As it was typed.
+        path: String,
+        /// What it has to hold.
+        what: &'static str,
+    },
+}
+
+/// How servers are spoken to, wherever they are.
+pub(super) struct Dialer {
+    login: RedisConnectionInfo,
+    /// The address of nobody, with what TLS needs.
+    template: ConnectionAddr,
+}
+
+impl Dialer {
+    /// For servers that know one by this login.
+    pub(super) fn new(
+        config: &StoreConfig,
+        url: &StoreUrl,
+        login: &Login,
+        database: u16,
+    ) -> Result<Dialer, SetupFault> {
+        let settings = RedisConnectionInfo::default().set_skip_set_lib_name().set_db(database.into());
+        let settings = login.user.iter().fold(settings, |settings, user| settings.set_username(user));
+        let settings = login.password.iter().fold(settings, |settings, password| settings.set_password(password));
+        Ok(Dialer { login: settings, template: template(config, url)? })
+    }
+
+    /// Whether it speaks TLS.
+    pub(super) fn is_tls(&self) -> bool {
+        matches!(self.template, ConnectionAddr::TcpTls { .. })
+    }
+
+    /// A connection, logged in.
+    pub(super) async fn open(&self, place: &Place) -> RedisResult<MultiplexedConnection> {
+        let client = self.client(place, ProtocolVersion::RESP2)?;
+        client.get_multiplexed_async_connection_with_config(&untimed()).await
+    }
+
+    pub(super) fn client(&self, place: &Place, protocol: ProtocolVersion) -> RedisResult<Client> {
+        let info = self.address(place).into_connection_info()?;
+        let login = self.login.clone().set_protocol(protocol);
+        Client::open(tuned(info).set_redis_settings(login))
+    }
+
+    fn address(&self, place: &Place) -> ConnectionAddr {
+        let Place { host, port } = place.clone();
+        match self.template.clone() {
+            ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
+                ConnectionAddr::TcpTls { host, port, insecure, tls_params }
+            }
+            _ => ConnectionAddr::Tcp(host, port),
+        }
+    }
+}
+
+impl fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_tls() { "Dialer(TLS)" } else { "Dialer" })
+    }
+}
+
+fn template(config: &StoreConfig, url: &StoreUrl) -> Result<ConnectionAddr, SetupFault> {
+    let insecure = match url.security {
+        Security::Plain => return Ok(ConnectionAddr::Tcp(String::new(), 0)),
+        Security::Tls => false,
+        Security::TlsInsecure => true,
+    };
+    // An error means that a provider is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let nobody = ConnectionAddr::TcpTls { host: String::new(), port: 0, insecure, tls_params: None };
+    let Some(path) = config.tls_ca.as_deref().or(config.tls_identity.as_ref().map(|(cert, _)| cert.as_path()))
+    else {
+        return Ok(nobody);
+    };
+    let root = config.tls_ca.as_deref().map(|path| pem("tls_ca", path, "CERTIFICATE")).transpose()?;
+    let identity = config.tls_identity.as_ref().map(|(cert, key)| {
+        let client_cert = pem("tls_cert", cert, "CERTIFICATE")?;
+        Ok(ClientTlsConfig { client_cert, client_key: pem("tls_key", key, "PRIVATE KEY")? })
+    });
+    let certificates = TlsCertificates { root_cert: root, client_tls: identity.transpose()? };
+    let client = Client::build_with_tls(nobody, certificates).map_err(|error| SetupFault::Unreadable {
+        field: if config.tls_ca.is_some() { "tls_ca" } else { "tls_cert" },
+        path: path.display().to_string(),
+        source: io::Error::other(error),
+    })?;
+    Ok(client.get_connection_info().addr().clone())
+}
+
+/// The file that this field names.
+fn pem(field: &'static str, path: &Path, what: &'static str) -> Result<Vec<u8>, SetupFault> {
+    let shown = || path.display().to_string();
+    let text = fs::read(path).map_err(|source| SetupFault::Unreadable { field, path: shown(), source })?;
+    match String::from_utf8_lossy(&text).contains(&format!("{what}-----")) {
+        true => Ok(text),
+        false => Err(SetupFault::Content { field, path: shown(), what }),
+    }
+}
+
+/// The time limits are ours: one for connecting as a whole, one for each request as a whole.
+pub(super) fn untimed() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(None)
+        .set_response_timeout(None)
+        .set_pipeline_buffer_size(QUEUE)
+}
+
+/// A peer whose host is gone sends nothing, so the kernel must find out.
+fn tuned(info: ConnectionInfo) -> ConnectionInfo {
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(HEARTBEAT);
+    let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+    #[cfg(target_os = "linux")]
+    let tcp = tcp.set_user_timeout(KEEPALIVE);
+    info.set_tcp_settings(tcp)
+}

@@ -1,0 +1,168 @@
+//! What an error of the server means: may the connection be relied on after it, and can waiting mend it.
+
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{ErrorKind, RedisError};
+
+/// Answers of a server that takes no writes now: a replica, one that loads its snapshot, is full, cannot save, or is
+/// cut off from its replicas. Writes may be acknowledged elsewhere, or nowhere; its marks prove nothing.
+const NO_WRITES: [&str; 7] = ["READONLY", "LOADING", "MASTERDOWN", "OOM", "MISCONF", "NOREPLICAS", "CLUSTERDOWN"];
+
+/// Other answers that a server gives for a while only.
+const TEMPORARY: [&str; 3] = ["BUSY", "TRYAGAIN", "ERR max number of clients reached"];
+
+/// Answers of a node of a cluster that does not keep the slot, or not any more, or not for long.
+const ELSEWHERE: [&str; 2] = ["MOVED", "ASK"];
+
+/// Whether the connection, and this server's word on the marks, can be relied on after an error.
+pub(super) fn is_usable_after(error: &RedisError) -> bool {
+    let is_lost = matches!(error.kind(), ErrorKind::Io | ErrorKind::Parse);
+    !is_lost && !is_elsewhere(error) && !is_any_of(&told(error), &NO_WRITES)
+}
+
+/// Whether another node of a cluster may keep what was asked for.
+pub(super) fn is_elsewhere(error: &RedisError) -> bool {
+    let told = told(error);
+    is_any_of(&told, &ELSEWHERE) || is_any_of(&told, &["CLUSTERDOWN"])
+}
+
+fn is_any_of(told: &str, codes: &[&str]) -> bool {
+    // Up to 6.2 an error inside a script is wrapped in another: `ERR Error running script …: -READONLY You can't …`.
+    codes.iter().any(|code| told.starts_with(code) || told.contains(&format!("-{code} ")))
+}
+
+/// Why a server could not be used, and whether someone must change something before it can.
+pub(super) struct Refusal {
+    pub(super) lasting: bool,
+    pub(super) reason: String,
+}
+
+impl Refusal {
+    pub(super) fn of(error: &RedisError) -> Refusal {
+        let told = told(error);
+        let (lasting, reason) = match error.kind() {
+            ErrorKind::AuthenticationFailed => {
+                (true, "wrong user or password; correct them in `[store] redis`".to_owned())
+            }
+            ErrorKind::Io if is_tls(error) => (
+                true,
+                format!(
+                    "TLS: {told}; correct the certificate, `[store] tls_ca`, or the scheme of `[store] redis`"
+                ),
+            ),
+            ErrorKind::Io => (false, told),
+            _ if told.starts_with("NOAUTH") => {
+                (true, "it asks for a password; add it to `[store] redis`".to_owned())
+            }
+            _ if told.contains("NOPERM") || told.contains("The user executing the script can't") => (true, {
+                let remedy = "give it all that deploy/README.md lists, the channel {namespace}:fleet too";
+                format!("the user of `[store] redis` lacks a permission: {told}; {remedy}")
+            }),
+            _ if told.contains("cluster support disabled") => {
+                (true, format!("it is no node of a cluster ({told}); write redis:// or rediss://"))
+            }
+            _ if told.contains("unknown command") && told.to_lowercase().contains("'sentinel'") => {
+                (true, "it is no sentinel; write the addresses of the sentinels, with their own port".to_owned())
+            }
+            _ if told.contains("No such master") => {
+                let remedy = "correct what follows the hosts in `[store] redis`";
+                (true, format!("the sentinels know no primary of this name; {remedy}"))
+            }
+            _ if is_any_of(&told, &ELSEWHERE) => {
+                (false, format!("another node of the cluster keeps the marks: {told}"))
+            }
+            _ if is_any_of(&told, &NO_WRITES) => (false, format!("it takes no writes: {told}")),
+            _ => (!is_any_of(&told, &TEMPORARY), told),
+        };
+        Refusal { lasting, reason }
+    }
+
+    /// There was no answer.
+    pub(super) fn silent(limit: Duration, tls: bool) -> Refusal {
+        // Redis without TLS takes a TLS greeting for the beginning of a command and waits for its end.
+        let hint = if tls { " (does it speak TLS there?)" } else { "" };
+        let reason = format!("it did not answer within {}{hint}", humantime::format_duration(limit));
+        Refusal { lasting: false, reason }
+    }
+}
+
+/// Whether TLS itself failed: a certificate that is not trusted, a peer that does not speak it.
+fn is_tls(error: &RedisError) -> bool {
+    let source = error.source().and_then(|source| source.downcast_ref::<Arc<dyn Error + Send + Sync>>());
+    let io = source.and_then(|source| source.downcast_ref::<io::Error>());
+    io.and_then(io::Error::get_ref).is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>)
+}
+
+/// An error in the server's own words where it is the server's.
+pub(super) fn told(error: &RedisError) -> String {
+    let errors = error.clone().into_server_errors();
+    match errors.as_ref().and_then(|errors| errors.first()) {
+        Some((_, answer)) => {
+            format!("{} {}", answer.code(), answer.details().unwrap_or_default()).trim_end().to_owned()
+        }
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::make_extension_error;
+
+    use super::*;
+
+    fn server_error(answer: &str) -> RedisError {
+        let (code, details) = answer.split_once(' ').unwrap_or((answer, ""));
+        make_extension_error(code.to_owned(), Some(details.to_owned()))
+    }
+
+    #[test]
+    fn a_server_that_may_not_hold_the_latest_writes_is_dropped() {
+        for (answer, usable) in [
+            ("READONLY You can't write against a read only replica.", false),
+            (
+                "ERR Error running script (call to f_0): @user_script:9: -READONLY You can't write against it",
+                false,
+            ),
+            ("LOADING Redis is loading the dataset in memory", false),
+            ("MASTERDOWN Link with MASTER is down", false),
+            ("OOM command not allowed when used memory > 'maxmemory'.", false),
+            ("MISCONF Redis is configured to save RDB snapshots", false),
+            ("NOREPLICAS Not enough good replicas to write.", false),
+            ("WRONGTYPE Operation against a key holding the wrong kind of value", true),
+            ("BUSY Redis is busy running a script.", true),
+            ("ERR unknown command 'ZMSCORE'", true),
+            ("MOVED 3999 127.0.0.1:6381", false),
+            ("ASK 3999 127.0.0.1:6381", false),
+            ("CLUSTERDOWN The cluster is down", false),
+            ("TRYAGAIN Multiple keys request during rehashing of slot", true),
+        ] {
+            assert_eq!(is_usable_after(&server_error(answer)), usable, "{answer}");
+        }
+        assert!(!is_usable_after(&io::Error::from(io::ErrorKind::ConnectionReset).into()));
+    }
+
+    #[test]
+    fn what_waiting_may_mend_is_told_from_what_someone_must_change() {
+        for (answer, lasting) in [
+            ("NOAUTH Authentication required.", true),
+            ("NOPERM this user has no permissions to run the 'info' command", true),
+            ("WRONGTYPE Operation against a key holding the wrong kind of value", true),
+            ("MOVED 3999 127.0.0.1:6381", false),
+            ("ERR This instance has cluster support disabled", true),
+            ("ERR unknown command 'SENTINEL', with args beginning with: 'MASTER'", true),
+            ("ERR No such master with that name", true),
+            ("LOADING Redis is loading the dataset in memory", false),
+            ("READONLY You can't write against a read only replica.", false),
+            ("BUSY Redis is busy running a script.", false),
+            ("ERR max number of clients reached", false),
+        ] {
+            assert_eq!(Refusal::of(&server_error(answer)).lasting, lasting, "{answer}");
+        }
+        assert!(!Refusal::of(&io::Error::from(io::ErrorKind::ConnectionRefused).into()).lasting);
+        let tls = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::HandshakeNotComplete);
+        assert!(Refusal::of(&tls.into()).lasting);
+    }
+}

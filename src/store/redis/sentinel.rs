@@ -1,0 +1,123 @@
+//! Sentinels: who the primary is. A deposed primary may go on answering for as long as it likes, so they are asked again
+//! while it is in use. The sentinel with the highest configuration epoch is believed: it knows of the latest failover
+//! that a majority of them has agreed on (Redis Sentinel, "Configuration epochs").
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use redis::RedisResult;
+use redis::aio::MultiplexedConnection;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::dialer::Dialer;
+use super::not_an_answer;
+use super::refusal::Refusal;
+use crate::config::store_url::Place;
+
+#[derive(Debug)]
+pub(super) struct Sentinels {
+    dialer: Arc<Dialer>,
+    places: Vec<Place>,
+    /// The primary's name.
+    name: String,
+    /// For all of them to answer.
+    limit: Duration,
+    /// Those who answered when they were asked last.
+    connections: Mutex<BTreeMap<Place, MultiplexedConnection>>,
+}
+
+/// What a sentinel says.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Word {
+    epoch: u64,
+    primary: Place,
+}
+
+impl Sentinels {
+    pub(super) fn new(dialer: Arc<Dialer>, places: Vec<Place>, name: String, limit: Duration) -> Sentinels {
+        Sentinels { dialer, places, name, limit, connections: Mutex::default() }
+    }
+
+    /// Where the primary is. All are asked at the same time.
+    ///
+    /// # Errors
+    ///
+    /// None of them knows; of their answers the one that somebody has to do something about.
+    pub(super) async fn primary(self: &Arc<Sentinels>) -> RedisResult<Place> {
+        let mut asked = JoinSet::new();
+        for place in self.places.clone() {
+            let sentinels = Arc::clone(self);
+            asked.spawn(async move { sentinels.ask(&place).await });
+        }
+        let (mut latest, mut failure) = (None, None);
+        for answer in asked.join_all().await {
+            match answer {
+                Ok(word) => latest = latest.max(Some(word)),
+                Err(error) if failure.is_none() || Refusal::of(&error).lasting => failure = Some(error),
+                Err(_) => {}
+            }
+        }
+        let word = latest.ok_or_else(|| failure.unwrap_or_else(|| not_an_answer("no sentinel is known")))?;
+        Ok(word.primary)
+    }
+
+    async fn ask(&self, place: &Place) -> RedisResult<Word> {
+        let known = self.lock().remove(place);
+        let answer = async {
+            let mut connection = match known {
+                Some(connection) => connection,
+                None => self.dialer.open(place).await?,
+            };
+            let mut question = redis::cmd("SENTINEL");
+            let fields = question.arg("MASTER").arg(&self.name).query_async(&mut connection).await?;
+            Ok((connection, fields))
+        };
+        let (connection, fields) = timeout(self.limit, answer).await.unwrap_or_else(|_| Err(silent(place)))?;
+        self.lock().insert(place.clone(), connection);
+        Word::read(&fields).ok_or_else(|| not_an_answer("SENTINEL MASTER tells something else"))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Place, MultiplexedConnection>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn silent(place: &Place) -> redis::RedisError {
+    io::Error::new(io::ErrorKind::TimedOut, format!("the sentinel at {place} does not answer")).into()
+}
+
+impl Word {
+    fn read(fields: &HashMap<String, String>) -> Option<Word> {
+        let host = fields.get("ip").filter(|host| !host.is_empty())?.clone();
+        let primary = Place { host, port: fields.get("port")?.parse().ok()? };
+        Some(Word { epoch: fields.get("config-epoch")?.parse().ok()?, primary })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn word(ip: &str, port: &str, epoch: &str) -> Option<Word> {
+        let fields = [("name", "m"), ("ip", ip), ("port", port), ("flags", "master"), ("config-epoch", epoch)];
+        Word::read(&fields.map(|(name, value)| (name.to_owned(), value.to_owned())).into())
+    }
+
+    #[test]
+    fn who_knows_of_the_latest_failover_is_believed() {
+        let words = [word("10.0.0.9", "6379", "3"), word("10.0.0.1", "6380", "10"), word("10.0.0.9", "6379", "9")];
+        let latest = words.into_iter().max().flatten().unwrap();
+        assert_eq!(latest.primary.to_string(), "10.0.0.1:6380");
+    }
+
+    #[test]
+    fn an_answer_without_an_address_is_none() {
+        assert_eq!(word("", "6379", "3"), None);
+        assert_eq!(word("10.0.0.9", "-1", "3"), None);
+        assert_eq!(word("10.0.0.9", "6379", "x"), None);
+        assert_eq!(Word::read(&HashMap::new()), None);
+    }
+}
