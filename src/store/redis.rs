@@ -11,6 +11,7 @@
 //! | `{ns}:waited` | written before `WAIT`, with `wait_replicas` alone; expires |
 //! | `{ns}:fleet` | the channel |
 //! | `ns:v1:…` | one entry, with a TTL |
+//! | `ns:fetch:…` | the claim of a proxy that fetches (`collapse = "fleet"`): `epoch:sequence:id`, with a TTL |
 //!
 //! # Why reading without a script is safe
 //!
@@ -57,7 +58,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::link::Connections;
-use super::fleet::{Cause, Holder, Intent, Invalidated, Membership, Message, Synced};
+use super::fleet::{Cause, Claim, Claimed, Holder, Intent, Invalidated, Membership, Message, Synced};
 use super::{FamilyOf, Found, KeyCounts, Link, Reply, Store, StoreError, StoreInfo};
 use crate::config::StoreConfig;
 use crate::stamp::{Epoch, Sequence, Stamp, Tag, View};
@@ -178,6 +179,20 @@ impl Store for RedisStore {
         Box::pin(self.ask(move |connections| async move { self.namespace.forget(&connections, intent).await }))
     }
 
+    fn claim<'a>(
+        &'a self,
+        fetch: &'a str,
+        claim: &'a Claim,
+        lasting: Duration,
+        instead_of: Option<&'a Claim>,
+    ) -> Reply<'a, Claimed> {
+        Box::pin(self.ask(move |c| async move { self.namespace.claim(&c, fetch, claim, lasting, instead_of).await }))
+    }
+
+    fn release<'a>(&'a self, fetch: &'a str, claim: &'a Claim, stored: bool) -> Reply<'a, ()> {
+        Box::pin(self.ask(move |c| async move { self.namespace.release(&c, fetch, claim, stored).await }))
+    }
+
     fn messages(&self) -> broadcast::Receiver<Message> {
         self.messages.subscribe()
     }
@@ -256,6 +271,8 @@ struct Namespace {
     record: Script,
     forget: Script,
     expel: Script,
+    claim: Script,
+    release: Script,
     /// Whether this process has had an epoch of the namespace before; for the log alone.
     met: AtomicBool,
 }
@@ -282,6 +299,8 @@ impl Namespace {
             record: Script::new(concat!(include_str!("epoch.lua"), include_str!("record.lua"))),
             forget: Script::new(include_str!("forget.lua")),
             expel: Script::new(include_str!("expel.lua")),
+            claim: Script::new(include_str!("claim.lua")),
+            release: Script::new(include_str!("release.lua")),
             met: AtomicBool::new(false),
         }
     }

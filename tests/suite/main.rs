@@ -29,6 +29,7 @@ mod support;
 mod http;
 
 mod admin;
+mod collapse;
 mod explain;
 mod fleet;
 mod forwarding;
