@@ -22,6 +22,7 @@ use crate::store::fleet::{Cause, Intent, Outdating};
 use crate::store::{Link, Store, StoreError};
 
 pub mod backlog;
+pub mod claim;
 pub mod fleet;
 pub mod flight;
 pub mod memory;
@@ -37,7 +38,7 @@ use repeats::Repeats;
 
 /// Entries over this, bytes, stay in L1: a larger one could hold up the store's connection for longer than its time
 /// limit, which would look like a store that hangs.
-const SHARED_MAX: u64 = 1 << 20;
+pub const SHARED_MAX: u64 = 1 << 20;
 
 /// L1, the marks table, and L2 if there is one.
 pub struct Cache {
@@ -283,20 +284,20 @@ impl Cache {
         entry
     }
 
-    /// Keeps an entry in L2, if there is one and no write came in since the fetch began.
-    pub async fn store_shared(&self, entry: &Entry, place: &Place) {
-        let Some(shared) = &self.shared else { return };
+    /// Keeps an entry in L2, if there is one and no write came in since the fetch began; true if it is there now.
+    pub async fn store_shared(&self, entry: &Entry, place: &Place) -> bool {
+        let Some(shared) = &self.shared else { return false };
         if entry.weight() > SHARED_MAX {
-            return;
+            return false;
         }
         // A write came in since the fetch began: nobody could use the entry, and it might take a newer one's place.
         match self.ask(shared.store.view(&entry.tags).await, "view") {
             Some(view) if view.is_current(entry.stamp) => {}
-            Some(_) | None => return,
+            Some(_) | None => return false,
         }
         let name = name(&place.label, place.key);
         let reply = shared.store.put(&name, entry.encode(), place.keep.max(Duration::from_secs(1))).await;
-        self.ask(reply, "put");
+        self.ask(reply, "put").is_some()
     }
 
     /// Drops an entry that is of no use any more.

@@ -124,7 +124,7 @@ impl Config {
         let server = tables::read_server(&mut root, overrides, &mut flags);
         let admin = tables::read_admin(&mut root, &server, overrides, &mut flags);
         let config = Config {
-            store: tables::read_store(&mut root, overrides, &mut flags),
+            store: tables::read_store(&mut root, &server, overrides, &mut flags),
             memory: tables::read_memory(&mut root),
             log: tables::read_log(&mut root),
             rules: RuleSet::read(&mut root),
@@ -308,6 +308,9 @@ pub struct StoreConfig {
     pub on_outage: OnOutage,
     /// `wait_replicas`: replicas of Redis that must have an invalidation before its write is answered; 0 to 100, default 0
     pub wait_replicas: u64,
+    /// `collapse_timeout`: how long a proxy waits for what another one fetches, in families with `collapse = "fleet"`; 100ms
+    /// to 1m, default 5s, never longer than `upstream_timeout`
+    pub collapse_timeout: Duration,
 }
 
 /// `[store] coherence`: what a hit may rely on, and what a write waits for.

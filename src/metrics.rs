@@ -34,6 +34,11 @@ struct OperationLabels {
     op: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndLabels {
+    ended: &'static str,
+}
+
 /// Everything that Larder counts.
 #[derive(Debug)]
 pub struct Metrics {
@@ -42,6 +47,7 @@ pub struct Metrics {
     invalidations: Family<InvalidationLabels, Counter>,
     store_errors: Family<OperationLabels, Counter>,
     collapsed: Counter,
+    fleet_waits: Family<EndLabels, Counter>,
     not_stored: Family<ReasonLabels, Counter>,
     hit_time: Histogram,
     miss_time: Histogram,
@@ -108,6 +114,7 @@ impl Metrics {
             invalidations: Family::default(),
             store_errors: Family::default(),
             collapsed: Counter::default(),
+            fleet_waits: Family::default(),
             not_stored: Family::default(),
             hit_time: Histogram::default(),
             miss_time: Histogram::default(),
@@ -137,6 +144,11 @@ impl Metrics {
         registry.register("invalidations", "Invalidated families by cause", self.invalidations.clone());
         registry.register("store_errors", "Failed operations on the store", self.store_errors.clone());
         registry.register("collapsed", "Requests that shared another one's fetch", self.collapsed.clone());
+        registry.register(
+            "fleet_waits",
+            "Fetches of other proxies that were waited for, by how that ended",
+            self.fleet_waits.clone(),
+        );
         registry.register("not_stored", "Fetched responses that were not stored", self.not_stored.clone());
         let seconds = || Unit::Seconds;
         registry.register_with_unit("hit_time", "Time to answer from the cache", seconds(), self.hit_time.clone());
@@ -223,6 +235,12 @@ impl Metrics {
     /// An operation on the store failed.
     pub fn store_error(&self, op: &'static str) {
         self.store_errors.get_or_create_owned(&OperationLabels { op }).inc();
+    }
+
+    /// The fetch of another proxy has been waited for. `ended`: `stored`, `not-stored`, `gone` (it lapsed or was taken
+    /// over), `late`, `store-away`.
+    pub fn fleet_waited(&self, ended: &'static str) {
+        self.fleet_waits.get_or_create_owned(&EndLabels { ended }).inc();
     }
 
     /// A fetched response was not stored.

@@ -126,6 +126,18 @@ impl Outcome {
         Outcome::new(Kind::Miss, Some(fwd))
     }
 
+    /// Shared the fetch of another proxy, which has stored its answer of this status.
+    pub fn fetched_elsewhere(fwd: Fwd, status: u16, ttl: i64) -> Outcome {
+        Outcome {
+            fwd_status: Some(status),
+            ttl: Some(ttl),
+            stored: true,
+            collapsed: true,
+            detail: Some("fleet"),
+            ..Outcome::miss(fwd)
+        }
+    }
+
     /// Served from the cache after a 304.
     pub fn revalidated(ttl: i64) -> Outcome {
         Outcome { fwd_status: Some(304), ttl: Some(ttl), ..Outcome::new(Kind::Revalidated, Some(Fwd::Stale)) }

@@ -23,6 +23,7 @@ use crate::upstream::{RequestBody, UpstreamError};
 
 pub mod account;
 pub mod body;
+mod collapse;
 mod content;
 mod fill;
 mod hops;

@@ -61,6 +61,8 @@ pub struct Family {
     pub keying: Keying,
     /// How what is missing is asked for.
     pub fetching: Fetching,
+    /// Who shares a fetch of what is missing.
+    pub collapse: Collapse,
     /// Largest body that is stored, bytes; the server's default if `None`.
     pub max_body: Option<u64>,
     /// Line in the file, from 1.
@@ -129,6 +131,26 @@ impl Fetching {
 impl Default for Fetching {
     fn default() -> Fetching {
         Fetching { normalize: Vec::new(), max_variants: 64, range_fetches_whole: false, keyed_only: false }
+    }
+}
+
+/// Who shares one fetch of what is missing: `collapse`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Collapse {
+    /// Requests to the same proxy.
+    #[default]
+    Proxy,
+    /// Requests to all proxies on one store.
+    Fleet,
+}
+
+impl Collapse {
+    /// As `rules.toml` has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Collapse::Proxy => "proxy",
+            Collapse::Fleet => "fleet",
+        }
     }
 }
 

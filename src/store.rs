@@ -17,7 +17,7 @@ use crate::stamp::{Tag, View};
 pub mod fleet;
 pub mod redis;
 
-use fleet::{Cause, Holder, Intent, Invalidated, Membership, Message, Synced};
+use fleet::{Cause, Claim, Claimed, Holder, Intent, Invalidated, Membership, Message, Synced};
 
 /// A boxed future: `Store` is used as `dyn Store`, and a box is nothing beside a round trip.
 pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -117,6 +117,19 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Drops an intent: its write changed nothing.
     fn forget<'a>(&'a self, intent: &'a str) -> Reply<'a, ()>;
+
+    /// Claims a fetch for at most `lasting` (at least 1 ms): others are told whose it is, until it is released or that time
+    /// has passed. `instead_of`: another one's claim that gives way to this one if it still stands.
+    fn claim<'a>(
+        &'a self,
+        fetch: &'a str,
+        claim: &'a Claim,
+        lasting: Duration,
+        instead_of: Option<&'a Claim>,
+    ) -> Reply<'a, Claimed>;
+
+    /// Ends a claim, unless another has taken its place, and tells everybody that its fetch has ended.
+    fn release<'a>(&'a self, fetch: &'a str, claim: &'a Claim, stored: bool) -> Reply<'a, ()>;
 
     /// What proxies tell one another, this one's own words included, from now on. Any of it may be missing: correctness
     /// must not depend on it.

@@ -307,6 +307,8 @@ pub struct FamilyDefinition {
     pub range: &'static str,
     /// Which request fields are sent to upstream: `all` or `keyed`.
     pub forward: &'static str,
+    /// Who shares a fetch of what is missing: requests to one `proxy`, or to the whole `fleet`.
+    pub collapse: &'static str,
     /// Line in the rules file.
     pub line: usize,
     /// Paths of the invalidations that can outdate it.
@@ -338,6 +340,7 @@ impl FamilyDefinition {
             max_variants: family.fetching.max_variants,
             range: family.fetching.range(),
             forward: family.fetching.forward(),
+            collapse: family.collapse.word(),
             line: family.line,
             outdated_by: outdated_by.iter().map(|rule| rule.path.clone()).collect(),
         }

@@ -276,7 +276,7 @@ impl Fleet {
                     }
                     self.want();
                 }
-                Ok(Message::Nudge { .. }) => {}
+                Ok(Message::Nudge { .. } | Message::Fetched { .. }) => {}
                 Err(RecvError::Lagged(_)) => self.want(),
                 Err(RecvError::Closed) => return,
             }

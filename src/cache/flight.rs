@@ -37,6 +37,8 @@ pub enum Landing {
     Streaming(Arc<Head>, Arc<Stream>),
     /// A stored response, just validated.
     Validated(Arc<Entry>),
+    /// Another proxy has fetched and stored it meanwhile; the request fields that told it apart from others.
+    Elsewhere(Arc<Entry>, Vec<HeaderName>),
     /// Upstream failed, and this stored response may stand in for it as far as the leader's request goes (RFC 5861 §4,
     /// RFC 9111 §4.2.4). Everybody else has to ask that of their own.
     StaleOnError(Arc<Entry>, Failure),
@@ -107,6 +109,7 @@ pub struct Permit {
     key: Key,
     flight: Arc<Flight>,
     after: Option<CancellationToken>,
+    shared: bool,
 }
 
 impl Flights {
@@ -143,13 +146,13 @@ impl Flights {
                 None
             }
         };
-        Boarding::Lead(Permit { flights: Arc::clone(self), key, flight, after })
+        Boarding::Lead(Permit { flights: Arc::clone(self), key, flight, after, shared: true })
     }
 
     /// A fetch that nobody can join.
     pub fn solo(self: &Arc<Flights>, key: Key, view: Option<&View>) -> Permit {
         let flight = Flight::new(view.map(|view| view.stamp));
-        Permit { flights: Arc::clone(self), key, flight, after: None }
+        Permit { flights: Arc::clone(self), key, flight, after: None, shared: false }
     }
 
     /// Remembers for a while that responses for this key are not for sharing.
@@ -230,6 +233,11 @@ impl Permit {
     /// The flight, for the leader to wait for like everyone else.
     pub fn flight(&self) -> Arc<Flight> {
         Arc::clone(&self.flight)
+    }
+
+    /// Whether others may join.
+    pub fn is_shared(&self) -> bool {
+        self.shared
     }
 
     /// Waits for the flight before this one, if there is one to wait for. The fetch begins after this.

@@ -24,6 +24,8 @@ const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::f
 const STORE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
 /// Below, proxies would do little but renew; above, one that hangs would hold up writes for too long.
 const LEASE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
+/// Below, hardly any fetch is worth waiting for; above, a proxy that dies would hold up too many readers.
+const COLLAPSE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
 const COUNT: RangeInclusive<u64> = 1..=1_000_000;
 
 impl Default for Server {
@@ -170,7 +172,12 @@ fn read_token(item: &Item<'_>, tokens: &[Token]) -> Option<String> {
 }
 
 /// `[store]`; without a Redis in file and flags there is none.
-pub fn read_store(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<Fault>) -> Option<StoreConfig> {
+pub fn read_store(
+    root: &mut Table<'_>,
+    server: &Server,
+    overrides: &Overrides,
+    flags: &mut Vec<Fault>,
+) -> Option<StoreConfig> {
     let mut store = StoreConfig {
         redis: String::new(),
         tls_ca: None,
@@ -183,6 +190,7 @@ pub fn read_store(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<F
         lease: Duration::from_secs(1),
         on_outage: OnOutage::default(),
         wait_replicas: 0,
+        collapse_timeout: Duration::from_secs(5).min(server.upstream_timeout),
     };
     let flagged = overrides.redis.is_some();
     let mut tls = None;
@@ -200,6 +208,7 @@ pub fn read_store(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<F
         set(&mut store.marks_max, marks);
         tls = read_tls(&mut table, &mut store);
         read_promises(&mut table, &mut store);
+        set(&mut store.collapse_timeout, read_collapse_timeout(&mut table, server));
         table.finish();
     }
     if flag("--redis", overrides.redis.as_deref(), address::redis, flags).is_some() {
@@ -239,6 +248,18 @@ fn read_promises(table: &mut Table<'_>, store: &mut StoreConfig) {
     let words = [("forward", OnOutage::Forward), ("refuse", OnOutage::Refuse)];
     set(&mut store.on_outage, table.item("on_outage").and_then(|item| item.choice(&words)));
     set(&mut store.wait_replicas, table.item("wait_replicas").and_then(|item| item.integer(&(0..=100))));
+}
+
+fn read_collapse_timeout(table: &mut Table<'_>, server: &Server) -> Option<Duration> {
+    let item = table.item("collapse_timeout")?;
+    let limit = item.duration(&COLLAPSE)?;
+    if limit > server.upstream_timeout {
+        let upstream = humantime::format_duration(server.upstream_timeout);
+        let message = format!("is longer than [server] upstream_timeout ({upstream}): no fetch takes that long");
+        item.fault(message, "lower it, or raise upstream_timeout");
+        return None;
+    }
+    Some(limit)
 }
 
 /// `[memory]`

@@ -12,11 +12,13 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 use tokio::sync::oneshot;
 
+use super::collapse::{self, Course};
 use super::keep::{self, Complete, Kept, Times, Verdict};
 use super::question::Question;
-use crate::cache::Found;
+use crate::cache::claim::Held;
 use crate::cache::flight::{Head, Landing, Permit};
 use crate::cache::stream::{Broken, Reader, Room, Stream};
+use crate::cache::{Found, SHARED_MAX};
 use crate::entry::{self, Content, Entry, Variant};
 use crate::headers;
 use crate::key::Canonical;
@@ -47,6 +49,8 @@ pub(super) struct Errand {
     pub stale: Option<Arc<Entry>>,
     /// The sign that responses vary, where there is one.
     pub sign: Option<Arc<Entry>>,
+    /// Other proxies wait for what this stores; ends with the errand at the latest.
+    pub claim: Option<Held>,
 }
 
 /// What only the leader gets.
@@ -58,7 +62,7 @@ pub(super) enum Direct {
     Response(Box<Response<ResponseBody>>, &'static str),
 }
 
-/// Fetches and lands.
+/// Fetches and lands, or lands with what another proxy has fetched.
 pub(super) async fn fill(
     running: Arc<Running>,
     errand: Errand,
@@ -66,26 +70,43 @@ pub(super) async fn fill(
     direct: Option<oneshot::Sender<Direct>>,
 ) {
     permit.turn().await;
+    match collapse::course(&running, errand, &permit).await {
+        Course::Fetch(errand) => {
+            let is_stored = fetch(&running, &errand, permit, direct).await;
+            errand.end_claim(is_stored);
+        }
+        Course::Land(landing) => permit.land(landing),
+        Course::Deserted => {}
+    }
+}
+
+/// Fetches and lands; true if the store has what was fetched.
+async fn fetch(
+    running: &Running,
+    errand: &Errand,
+    permit: Permit,
+    direct: Option<oneshot::Sender<Direct>>,
+) -> bool {
     let mut times = (SystemTime::now(), SystemTime::now());
     let place = tokio::select! {
         place = running.upstream.place() => place,
         // Nothing was begun, and nobody is left whom it is for. A refresh is for those who come.
-        () = permit.deserted(), if direct.is_some() => return,
+        () = permit.deserted(), if direct.is_some() => return false,
     };
     let answer = match place {
-        Ok(place) => ask(&running, &errand, place, true, &mut times).await,
+        Ok(place) => ask(running, errand, place, true, &mut times).await,
         Err(overloaded) => Err(overloaded),
     };
     let answer = match answer {
         Ok(answer) if answer.status() == StatusCode::NOT_MODIFIED && errand.is_conditional() => {
-            let confirmed = confirmed(&running, &errand, answer.headers(), times).await;
+            let confirmed = confirmed(running, errand, answer.headers(), times).await;
             // Its place may be the only one.
             drop(answer);
             match confirmed {
-                Some(confirmed) => return confirmed.keep(&running, &errand, &permit).await,
+                Some(confirmed) => return confirmed.keep(running, errand, &permit).await,
                 // RFC 9111 §4.3.4: a 304 that is about something else says nothing of ours. Ask for all of it.
                 None => match running.upstream.place().await {
-                    Ok(place) => ask(&running, &errand, place, false, &mut times).await,
+                    Ok(place) => ask(running, errand, place, false, &mut times).await,
                     Err(overloaded) => Err(overloaded),
                 },
             }
@@ -95,11 +116,15 @@ pub(super) async fn fill(
     if let Some(failure) = failure(&answer)
         && let Some(stale) = errand.stale.as_ref().filter(|stale| errand.question.takes_after(failure, stale))
     {
-        return permit.land(Landing::StaleOnError(Arc::clone(stale), failure));
+        permit.land(Landing::StaleOnError(Arc::clone(stale), failure));
+        return false;
     }
     match answer {
-        Ok(answer) => deliver(&running, &errand, permit, direct, answer, times).await,
-        Err(error) => permit.land(Landing::Failed(error)),
+        Ok(answer) => deliver(running, errand, permit, direct, answer, times).await,
+        Err(error) => {
+            permit.land(Landing::Failed(error));
+            false
+        }
     }
 }
 
@@ -118,6 +143,13 @@ impl Errand {
         let own = self.primary.suffix_of(&self.canonical).to_owned();
         let others = known.iter().rev().filter(move |known| known.etag.is_some() && *known.suffix != *own);
         others.take(OTHER_TAGS)
+    }
+
+    /// Other proxies need wait no longer. The first word on it stands.
+    fn end_claim(&self, is_stored: bool) {
+        if let Some(claim) = &self.claim {
+            claim.end(is_stored);
+        }
     }
 
     /// Removes the stored response that upstream has not confirmed, and in whose place nothing is stored: it would come back
@@ -256,14 +288,16 @@ pub(super) fn freshened(
 
 impl Confirmed {
     /// Lands it, and keeps it unless the request forbids that (RFC 9111 §5.2.1.5): its own answer it is all the same.
-    async fn keep(self, running: &Running, errand: &Errand, permit: &Permit) {
+    /// True if the store has it.
+    async fn keep(self, running: &Running, errand: &Errand, permit: &Permit) -> bool {
         if errand.view.is_none() || errand.question.facts.no_store {
-            return permit.land(Landing::Validated(Arc::new(self.entry)));
+            permit.land(Landing::Validated(Arc::new(self.entry)));
+            return false;
         }
         let (entry, kept) = self.store(running, errand);
         permit.land(Landing::Validated(entry));
         permit.close();
-        kept.share(running).await;
+        kept.share(running).await
     }
 
     /// In memory under the request's own key; where another variant was confirmed, under that one's key too, and the
@@ -299,7 +333,8 @@ impl Confirmed {
     }
 }
 
-/// Passes a full response on: to everyone and into the cache if it may be stored, else to the leader alone.
+/// Passes a full response on: to everyone and into the cache if it may be stored, else to the leader alone. True if the
+/// store has it.
 async fn deliver(
     running: &Running,
     errand: &Errand,
@@ -307,7 +342,7 @@ async fn deliver(
     direct: Option<oneshot::Sender<Direct>>,
     answer: Response<ResponseBody>,
     times: Times,
-) {
+) -> bool {
     let mut fields = answer.headers().clone();
     headers::strip_hop_by_hop(&mut fields);
     keep::note_date(&mut fields, times.1);
@@ -331,9 +366,13 @@ async fn deliver(
             if let Some(direct) = direct {
                 let _ = direct.send(Direct::Response(Box::new(answer), reason));
             }
-            return permit.land(Landing::Unshared);
+            permit.land(Landing::Unshared);
+            return false;
         }
     };
+    if length.is_some_and(|length| length > SHARED_MAX) {
+        errand.end_claim(false);
+    }
     headers::add_via(&mut fields, answer.version());
     let own = verdict.withhold(&mut fields);
     let (parts, body) = answer.into_parts();
@@ -348,18 +387,22 @@ async fn deliver(
     permit.land(Landing::Streaming(Arc::clone(&head), Arc::clone(&stream)));
     match pump(running, errand, &permit, &stream, body).await {
         Pumped::Complete(body) => store(running, errand, &permit, &stream, &head, &verdict, body).await,
-        Pumped::PassedOn => stream.finish(Ok(())),
+        Pumped::PassedOn => {
+            stream.finish(Ok(()));
+            false
+        }
         Pumped::Broken => {
             // Who sees it break and asks again must not join it again.
             permit.close();
             stream.finish(Err(Broken::Upstream));
+            false
         }
-        Pumped::Deserted => {}
+        Pumped::Deserted => false,
     }
 }
 
 /// Keeps a whole response: in memory before its last reader can see the end of it, so that whoever asks again finds
-/// it there; in the store after that.
+/// it there; in the store after that. True if it is in the store.
 async fn store(
     running: &Running,
     errand: &Errand,
@@ -368,7 +411,7 @@ async fn store(
     head: &Head,
     verdict: &Verdict,
     body: Bytes,
-) {
+) -> bool {
     let Errand { question, primary, sign, view, .. } = errand;
     // While the store is away there is no stamp, and without one nothing could ever prove the response current.
     let kept = view.map(|view| {
@@ -378,8 +421,9 @@ async fn store(
     // Who asks from now on is answered from memory, or asks anew: this fetch is over.
     permit.close();
     stream.finish(Ok(()));
-    if let Some(kept) = kept {
-        kept.share(running).await;
+    match kept {
+        Some(kept) => kept.share(running).await,
+        None => false,
     }
 }
 
@@ -438,6 +482,9 @@ async fn pump(
         } else {
             stream.push(chunk);
         }
+        if length > SHARED_MAX {
+            errand.end_claim(false);
+        }
         let is_too_large = length > max_body;
         if (is_too_large || running.held.is_full()) && !passing {
             passing = true;
@@ -446,6 +493,7 @@ async fn pump(
                 running.flights.remember_unshared(errand.canonical.key, Instant::now());
             }
             permit.close();
+            errand.end_claim(false);
             errand.forget_stale(running).await;
             stream.pass_on();
         }

@@ -214,16 +214,18 @@ impl Complete<'_> {
 }
 
 impl Kept {
-    /// Keeps it in the store too, unless a newer one has taken its place, and drops the variants that are too many.
-    pub async fn share(self, running: &Running) {
-        let is_newest =
-            |(entry, place): &&(Arc<Entry>, Place)| !running.cache.memory().holds_newer(place.key, entry);
-        for (entry, place) in self.0.iter().filter(is_newest) {
-            running.cache.store_shared(entry, place).await;
+    /// Keeps it in the store too, unless a newer one has taken its place, and drops the variants that are too many. True
+    /// if all of it is there now.
+    pub async fn share(self, running: &Running) -> bool {
+        let mut is_shared = true;
+        for (entry, place) in &self.0 {
+            let is_newest = !running.cache.memory().holds_newer(place.key, entry);
+            is_shared &= is_newest && running.cache.store_shared(entry, place).await;
         }
         for place in &self.1 {
             running.cache.remove(place).await;
         }
+        is_shared
     }
 }
 

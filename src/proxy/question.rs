@@ -13,7 +13,7 @@ use crate::entry::{self, Entry};
 use crate::headers::ForwardedPolicy;
 use crate::key::{self, Canonical};
 use crate::outcome::Outcome;
-use crate::rules::{self, Captures, Family, Fetching};
+use crate::rules::{self, Captures, Collapse, Family, Fetching};
 use crate::running::{Live, Running};
 use crate::semantics::demands::Demands;
 use crate::semantics::freshness::Failure;
@@ -131,6 +131,12 @@ impl Question {
     /// §3.5 lets a shared cache give to everyone may answer it, and nobody else shares its fetch.
     pub fn is_personal(&self) -> bool {
         (self.facts.authorization || self.facts.cookie) && !self.identity_stated()
+    }
+
+    /// What is missing is fetched once for all proxies, and what one of them has fetched just now will do for this request.
+    pub fn collapses_across_proxies(&self) -> bool {
+        let is_asked_for = self.family().is_some_and(|(family, _)| family.collapse == Collapse::Fleet);
+        is_asked_for && !self.demands.validated
     }
 
     /// What is stored is for requests without credentials, and this one has some. RFC 9111 §3.5 is about answers *to*

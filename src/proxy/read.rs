@@ -202,7 +202,7 @@ fn refresh(
 fn errand(question: &Arc<Question>, primary: Canonical, lookup: &Lookup, stale: Option<Arc<Entry>>) -> Errand {
     let Lookup { canonical, sign, view, .. } = lookup;
     let (question, canonical, sign) = (Arc::clone(question), canonical.clone(), sign.clone());
-    Errand { question, primary, canonical, view: *view, stale, sign }
+    Errand { question, primary, canonical, view: *view, stale, sign, claim: None }
 }
 
 /// Joins a fetch or leads one. The fetch runs in a task of its own: it goes on if this client leaves.
@@ -284,6 +284,17 @@ async fn join(
             stand_in(running, question, need).unwrap_or_else(|| unanswered(question, need, error))
         }
         Landing::Unshared => return Ride::GotOff,
+        Landing::Elsewhere(ref entry, ref varies_on) => {
+            let is_ours = *entry.text == primary.variant(varies_on, &question.asked.headers).text;
+            // Its response may have named groups of its own.
+            if !is_ours || !running.cache.is_current(&entry.tags, entry.stamp).await {
+                return Ride::GotOff;
+            }
+            match from_entry(running, question, need, landing, true) {
+                Some(answered) => answered,
+                None => return Ride::GotOff,
+            }
+        }
         Landing::StaleOnError(ref entry, failure) if !question.takes_after(failure, entry) => return Ride::GotOff,
         Landing::Validated(ref entry) | Landing::StaleOnError(ref entry, _) => {
             // What a failing upstream falls back on is older than the flight, and either may have named groups of its
@@ -356,7 +367,7 @@ fn unanswered(question: &Question, need: &Need, error: UpstreamError) -> Answere
     Answered { family: question.family_id(), ..answered }
 }
 
-/// The answer from an entry that a flight validated, or that stands in for a failing upstream.
+/// The answer from an entry that a flight validated, that another proxy fetched, or that stands in for a failing upstream.
 fn from_entry(
     running: &Running,
     question: &Question,
@@ -365,20 +376,22 @@ fn from_entry(
     collapsed: bool,
 ) -> Option<Answered> {
     let now = SystemTime::now();
-    let (entry, failure) = match landing {
-        Landing::Validated(entry) => (entry, None),
-        Landing::StaleOnError(entry, failure) => (entry, Some(failure)),
+    let entry = match &landing {
+        Landing::Validated(entry) | Landing::Elsewhere(entry, _) | Landing::StaleOnError(entry, _) => entry,
         Landing::Streaming(..) | Landing::Unshared | Landing::Failed(_) => return None,
     };
     let response = entry.response()?;
     let ttl = response.freshness.ttl(now);
-    let outcome = match failure {
-        None => Outcome::revalidated(ttl),
-        Some(failure) => Outcome { fwd_status: status_of(failure), ..Outcome::stale(ttl, "upstream-failed") },
+    let outcome = match landing {
+        Landing::StaleOnError(_, failure) => {
+            Outcome { fwd_status: status_of(failure), collapsed, ..Outcome::stale(ttl, "upstream-failed") }
+        }
+        Landing::Elsewhere(..) => Outcome::fetched_elsewhere(need.fwd, response.status.as_u16(), ttl),
+        _ => Outcome { collapsed, ..Outcome::revalidated(ttl) },
     };
     // RFC 9211 §2.1: it went forward, so it is no hit.
     let outcome = Outcome { fwd: Some(need.fwd), ..outcome };
-    Some(from_stored(running, question, response, now, Outcome { collapsed, ..outcome }))
+    Some(from_stored(running, question, response, now, outcome))
 }
 
 /// A fetch whose answer is not stored: HEAD, and ranges that are not cut from a stored response. Also gives the head of

@@ -10,7 +10,7 @@ use md5::{Digest, Md5};
 use super::pattern::Pattern;
 use super::reader::{Item, Table, Text};
 use super::reference::Names;
-use super::{CAPTURES, Family, Fetching, ReadMethods};
+use super::{CAPTURES, Collapse, Family, Fetching, ReadMethods};
 use crate::key::{Identity, Keying, QueryKeying};
 use crate::semantics::{ClientDirectives, Policy, STALE_IF_UNREACHABLE, TtlPolicy};
 use crate::stamp::Tag;
@@ -54,6 +54,8 @@ fn read_one(id: usize, mut table: Table<'_>, names: &mut Names, seen: &mut Seen)
     let keying = read_keying(&mut table);
     let policy = read_policy(&mut table, &keying);
     let fetching = read_fetching(&mut table);
+    let words = [Collapse::Proxy, Collapse::Fleet].map(|collapse| (collapse.word(), collapse));
+    let collapse = table.item("collapse").and_then(|item| item.choice(&words)).unwrap_or_default();
     let max_body = table.item("max_body").and_then(|item| item.size(&(1..=1 << 40)));
     let line = table.reader().line(&table.span());
     table.later(&["compress", "adaptive_ttl"]);
@@ -61,10 +63,22 @@ fn read_one(id: usize, mut table: Table<'_>, names: &mut Names, seen: &mut Seen)
     let ((name, _), pattern) = (name?, pattern?);
     let (path, levels) = (pattern.as_str().to_owned(), levels(&name));
     let version = String::new();
-    let mut family =
-        Family { id, name, path, methods, version, policy, keying, fetching, max_body, line, pattern, levels };
-    family.version = version_of(&family);
-    Some(family)
+    let made = Family {
+        id,
+        name,
+        path,
+        methods,
+        version,
+        policy,
+        keying,
+        fetching,
+        collapse,
+        max_body,
+        line,
+        pattern,
+        levels,
+    };
+    Some(Family { version: version_of(&made), ..made })
 }
 
 /// The name, and how messages show it.
@@ -272,7 +286,7 @@ fn levels(name: &str) -> Vec<Tag> {
     ends.map(|end| Tag::family(&name[..end])).collect()
 }
 
-/// Eight hex digits over all of the definition that decides on keys, tags or storing.
+/// Eight hex digits over all of the definition that decides on keys, tags or storing: not `collapse`.
 fn version_of(family: &Family) -> String {
     let Family { name, path, methods, policy, keying, fetching, max_body, .. } = family;
     // Taken apart, so that a new field cannot be forgotten here.

@@ -115,6 +115,38 @@ impl Outdating {
     }
 }
 
+/// The word of a proxy that it fetches something, so that others wait for what it stores.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Read before the fetch, as that of the entry will be.
+    pub stamp: Stamp,
+    /// Unique in the fleet and in time; no white space.
+    pub id: Box<str>,
+}
+
+/// Whose a fetch is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claimed {
+    /// Of the proxy that asked.
+    Ours,
+    /// Of another one.
+    Theirs(Claim),
+}
+
+impl Claim {
+    /// As it is kept: `epoch:sequence:id`.
+    pub(super) fn text(&self) -> String {
+        format!("{}:{}:{}", self.stamp.epoch.0, self.stamp.sequence, self.id)
+    }
+
+    /// What is kept; `None` if it is no claim.
+    pub(super) fn of_text(text: &str) -> Option<Claim> {
+        let (epoch, rest) = text.split_once(':')?;
+        let (sequence, id) = rest.split_once(':')?;
+        Some(Claim { stamp: stamp(epoch, sequence)?, id: id.into() })
+    }
+}
+
 /// What an invalidation brought about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invalidated {
@@ -147,11 +179,18 @@ pub enum Message {
         /// Up to here.
         stamp: Stamp,
     },
+    /// A fetch that was claimed has ended.
+    Fetched {
+        /// [`Claim::id`].
+        claim: Box<str>,
+        /// What was fetched is in the store.
+        stored: bool,
+    },
 }
 
 impl Message {
-    /// Reads `n <epoch> <previous> <sequence> <by>\n<tag>\n<tag>…` or `a <id> <epoch> <sequence>`; `None` for anything
-    /// else.
+    /// Reads `n <epoch> <previous> <sequence> <by>\n<tag>\n<tag>…`, `a <id> <epoch> <sequence>` or `f <claim> <0|1>`;
+    /// `None` for anything else.
     pub fn read(text: &str) -> Option<Message> {
         let (head, tags) = text.split_once('\n').map_or((text, None), |(head, tags)| (head, Some(tags)));
         let words: Vec<&str> = head.split(' ').collect();
@@ -165,9 +204,17 @@ impl Message {
             ["a", id, epoch, sequence] if tags.is_none() => {
                 Some(Message::Applied { id: id.into(), stamp: stamp(epoch, sequence)? })
             }
+            ["f", claim, stored @ ("0" | "1")] if tags.is_none() => {
+                Some(Message::Fetched { claim: claim.into(), stored: stored == "1" })
+            }
             _ => None,
         }
     }
+}
+
+/// The message [`Message::Fetched`].
+pub(super) fn fetched(claim: &Claim, stored: bool) -> String {
+    format!("f {} {}", claim.id, u8::from(stored))
 }
 
 fn stamp(epoch: &str, sequence: &str) -> Option<Stamp> {
@@ -208,6 +255,7 @@ mod tests {
             ("n 18446744073709551615 7 9 ", nudge("", None)),
             ("n 18446744073709551615 7 9 p1\na\ngroup h/x y", nudge("p1", Some(&["a", "group h/x y"]))),
             ("a p2 3 5", Message::Applied { id: "p2".into(), stamp: at(3, 5) }),
+            ("f c1 0", Message::Fetched { claim: "c1".into(), stored: false }),
         ] {
             assert_eq!(Message::read(text), Some(message), "{text}");
         }
@@ -215,9 +263,19 @@ mod tests {
 
     #[test]
     fn what_is_no_message_is_none() {
-        for text in
-            ["", "n", "n 1 2 3", "n 1 2 3 p q", "n x 2 3 p", "n 1 2 -3 p", "a p 1", "a p 1 2\nx", "b p 1 2"]
-        {
+        for text in [
+            "",
+            "n",
+            "n 1 2 3",
+            "n 1 2 3 p q",
+            "n x 2 3 p",
+            "n 1 2 -3 p",
+            "a p 1",
+            "a p 1 2\nx",
+            "b p 1 2",
+            "f c",
+            "f c 2",
+        ] {
             assert_eq!(Message::read(text), None, "{text}");
         }
     }
@@ -244,13 +302,23 @@ mod tests {
 
     proptest! {
         #[test]
+        fn claims_and_their_ends_are_read_as_they_were_written(
+            epoch: u64, sequence: u64, id in "[0-9a-f:]{1,20}", stored: bool,
+        ) {
+            let claim = Claim { stamp: at(epoch, sequence), id: id.as_str().into() };
+            let end = Message::Fetched { claim: claim.id.clone(), stored };
+            prop_assert_eq!(Message::read(&fetched(&claim, stored)), Some(end));
+            prop_assert_eq!(Claim::of_text(&claim.text()), Some(claim));
+        }
+
+        #[test]
         fn tags_come_out_of_lines_as_they_went_in(names in prop::collection::vec("[^\n]{1,20}", 0..9)) {
             let tags: Vec<Tag> = names.iter().map(|name| Tag::group("h", name)).collect();
             prop_assert_eq!(tags_in(&lines(&tags).unwrap()), tags);
         }
 
         #[test]
-        fn no_text_is_too_strange_to_be_read(text in "[na] ?(\\PC|\n| |[0-9])*") {
+        fn no_text_is_too_strange_to_be_read(text in "[naf] ?(\\PC|\n| |[0-9])*") {
             let _ = Message::read(&text);
         }
     }

@@ -11,6 +11,7 @@
 //! | `{ns}:waited` | written before `WAIT`, with `wait_replicas` alone; expires |
 //! | `{ns}:fleet` | the channel |
 //! | `ns:v1:…` | one entry, with a TTL |
+//! | `ns:fetch:…` | the claim of a proxy that fetches (`collapse = "fleet"`): `epoch:sequence:id`, with a TTL |
 //!
 //! # Why reading without a script is safe
 //!
@@ -77,7 +78,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::link::Connections;
-use super::fleet::{Cause, Holder, Intent, Invalidated, Membership, Message, Synced};
+use super::fleet::{Cause, Claim, Claimed, Holder, Intent, Invalidated, Membership, Message, Synced};
 use super::{FamilyOf, Found, KeyCounts, Link, Reply, Store, StoreError, StoreInfo};
 use crate::config::StoreConfig;
 use crate::stamp::{Epoch, Sequence, Stamp, Tag, View};
@@ -163,23 +164,23 @@ impl RedisStore {
         self.link.within_limit(&connections, request(Arc::clone(&connections))).await
     }
 
-    /// The same on the server that keeps an entry, which is told by what name.
+    /// The same on the server that keeps an entry, or what else stands under a name of its own; it is told the name.
     async fn ask_keeper<T, F>(
         &self,
-        key: &str,
+        name: String,
         request: impl FnOnce(String, MultiplexedConnection) -> F,
     ) -> Result<T, StoreError>
     where
         F: Future<Output = RedisResult<T>>,
     {
-        let (connections, name) = (self.link.connections()?, self.namespace.entry(key));
+        let connections = self.link.connections()?;
         self.link.ask_keeper(&connections, &name, |keeper| request(name.clone(), keeper)).await
     }
 
     /// A lookup where the entry is not where the marks are.
     async fn lookup_apart(&self, key: &str, tags: &[Tag]) -> Result<Found, StoreError> {
         let view = self.ask(move |connections| async move { self.namespace.view(&connections, tags).await });
-        let entry = self.ask_keeper(key, |name, mut keeper| async move {
+        let entry = self.ask_keeper(self.namespace.entry(key), |name, mut keeper| async move {
             redis::cmd("GET").arg(&name).query_async(&mut keeper).await
         });
         let (view, entry) = tokio::join!(view, entry);
@@ -209,7 +210,7 @@ impl Store for RedisStore {
     }
 
     fn put<'a>(&'a self, key: &'a str, value: Bytes, ttl: Duration) -> Reply<'a, ()> {
-        Box::pin(self.ask_keeper(key, move |name, mut keeper| async move {
+        Box::pin(self.ask_keeper(self.namespace.entry(key), move |name, mut keeper| async move {
             let ttl = u64::try_from(ttl.max(TTL_MIN).as_millis()).unwrap_or(u64::MAX);
             let mut set = redis::cmd("SET");
             set.arg(&name).arg(&value[..]).arg("PX").arg(ttl).query_async(&mut keeper).await
@@ -240,18 +241,36 @@ impl Store for RedisStore {
         Box::pin(self.ask(move |connections| async move { self.namespace.forget(&connections, intent).await }))
     }
 
+    fn claim<'a>(
+        &'a self,
+        fetch: &'a str,
+        claim: &'a Claim,
+        lasting: Duration,
+        instead_of: Option<&'a Claim>,
+    ) -> Reply<'a, Claimed> {
+        Box::pin(self.ask_keeper(self.namespace.fetch(fetch), move |name, keeper| async move {
+            self.namespace.claim(keeper, &name, claim, lasting, instead_of).await
+        }))
+    }
+
+    fn release<'a>(&'a self, fetch: &'a str, claim: &'a Claim, stored: bool) -> Reply<'a, ()> {
+        Box::pin(self.ask_keeper(self.namespace.fetch(fetch), move |name, keeper| async move {
+            self.namespace.release(keeper, &name, claim, stored).await
+        }))
+    }
+
     fn messages(&self) -> broadcast::Receiver<Message> {
         self.messages.subscribe()
     }
 
     fn remove<'a>(&'a self, key: &'a str) -> Reply<'a, bool> {
-        Box::pin(self.ask_keeper(key, |name, mut keeper| async move {
+        Box::pin(self.ask_keeper(self.namespace.entry(key), |name, mut keeper| async move {
             redis::cmd("UNLINK").arg(&name).query_async(&mut keeper).await
         }))
     }
 
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>> {
-        Box::pin(self.ask_keeper(key, |name, mut keeper| async move {
+        Box::pin(self.ask_keeper(self.namespace.entry(key), |name, mut keeper| async move {
             redis::cmd("GET").arg(&name).query_async(&mut keeper).await
         }))
     }
@@ -326,6 +345,8 @@ struct Namespace {
     record: Script,
     forget: Script,
     expel: Script,
+    claim: Script,
+    release: Script,
     /// Whether this process has had an epoch of the namespace before; for the log alone.
     met: AtomicBool,
 }
@@ -352,6 +373,8 @@ impl Namespace {
             record: Script::new(concat!(include_str!("epoch.lua"), include_str!("record.lua"))),
             forget: Script::new(include_str!("forget.lua")),
             expel: Script::new(include_str!("expel.lua")),
+            claim: Script::new(include_str!("claim.lua")),
+            release: Script::new(include_str!("release.lua")),
             met: AtomicBool::new(false),
         }
     }

@@ -30,6 +30,7 @@ mod http;
 
 mod admin;
 mod again;
+mod collapse;
 mod explain;
 mod fleet;
 mod forwarding;

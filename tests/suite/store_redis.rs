@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use larder::config::{Coherence, OnOutage, StoreConfig};
 use larder::stamp::{Epoch, Stamp, Tag, View};
-use larder::store::fleet::{Again, Cause, Holder, Intent, Membership};
+use larder::store::fleet::{Again, Cause, Claim, Claimed, Holder, Intent, Membership};
 use larder::store::redis::{ConnectFault, RedisStore};
 use larder::store::{Found, Link, Store, StoreError};
 use tokio::io::AsyncWriteExt;
@@ -47,6 +47,7 @@ fn config(url: &str) -> StoreConfig {
         lease: Duration::from_secs(1),
         on_outage: OnOutage::default(),
         wait_replicas: 0,
+        collapse_timeout: PATIENCE,
     }
 }
 

@@ -3,12 +3,15 @@
 
 use std::time::Duration;
 
+use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, ScriptInvocation};
 
 use super::link::Connections;
-use super::{Namespace, new_epoch};
+use super::{Namespace, new_epoch, not_an_answer};
 use crate::stamp::{Epoch, Sequence, Stamp, Tag, Taken, View};
-use crate::store::fleet::{Cause, Holder, Intent, Invalidated, Membership, Synced, TOLD_MAX, lines, tags_in};
+use crate::store::fleet::{
+    Cause, Claim, Claimed, Holder, Intent, Invalidated, Membership, Synced, TOLD_MAX, fetched, lines, tags_in,
+};
 
 /// Marks that one sync tells. A proxy that lacks more begins anew, which costs it misses.
 const MARKS_TOLD: usize = 10_000;
@@ -101,6 +104,41 @@ impl Namespace {
     pub(super) async fn forget(&self, connections: &Connections, intent: &str) -> RedisResult<()> {
         let mut call = self.forget.key(&self.intents);
         call.key(&self.intent_tags).arg(intent).invoke_async(&mut connections.marks()).await
+    }
+
+    pub(super) async fn claim(
+        &self,
+        mut keeper: MultiplexedConnection,
+        name: &str,
+        claim: &Claim,
+        lasting: Duration,
+        instead_of: Option<&Claim>,
+    ) -> RedisResult<Claimed> {
+        let mut call = self.claim.key(name);
+        call.arg(claim.text()).arg(millis(lasting).max(1)).arg(instead_of.map(Claim::text).unwrap_or_default());
+        let known: String = call.invoke_async(&mut keeper).await?;
+        if known.is_empty() {
+            return Ok(Claimed::Ours);
+        }
+        let theirs = Claim::of_text(&known).ok_or_else(|| not_an_answer("what stands for a claim is none"))?;
+        Ok(Claimed::Theirs(theirs))
+    }
+
+    pub(super) async fn release(
+        &self,
+        mut keeper: MultiplexedConnection,
+        name: &str,
+        claim: &Claim,
+        stored: bool,
+    ) -> RedisResult<()> {
+        let mut call = self.release.key(name);
+        call.arg(claim.text()).arg(&self.channel).arg(fetched(claim, stored));
+        call.invoke_async(&mut keeper).await
+    }
+
+    /// Where the claim of a fetch is kept: not among the entries, which are walked.
+    pub(super) fn fetch(&self, key: &str) -> String {
+        format!("{}:fetch:{key}", self.name)
     }
 
     /// A script that begins with `epoch.lua`, with the keys and arguments which that needs.

@@ -443,7 +443,7 @@ async fn a_subscription_that_was_cut_comes_back_and_the_link_does_not_notice() {
             match next(messages).await {
                 Message::Nudge { stamp, .. } if stamp == heard.stamp => return,
                 Message::Nudge { stamp, .. } => assert_eq!(stamp, unheard),
-                other @ Message::Applied { .. } => panic!("{other:?}"),
+                other @ (Message::Applied { .. } | Message::Fetched { .. }) => panic!("{other:?}"),
             }
         };
         is_heard(&mut messages).await;
@@ -536,4 +536,49 @@ async fn a_replica_renews_no_lease_and_takes_no_write() {
     assert!(b.invalidate(&tags(), &NOBODY).await.is_err());
     assert!(c.record(&intent("w1", &tags()), HOUR).await.is_err());
     assert!(d.leave("p1").await.is_err());
+}
+
+fn claim(id: &str, sequence: Sequence) -> Claim {
+    Claim { stamp: Stamp { epoch: Epoch(u64::MAX), sequence }, id: id.into() }
+}
+
+#[tokio::test]
+async fn a_fetch_has_one_claim_until_it_is_released_or_taken_over() {
+    let server = RedisServer::start();
+    let (one, two) = (store_on(&server).await, store_on(&server).await);
+    let (first, second) = (claim("c1", 7), claim("c2", 9));
+    assert_eq!(one.claim("k", &first, HOUR, None).await.unwrap(), Claimed::Ours);
+    assert_eq!(two.claim("k", &second, HOUR, None).await.unwrap(), Claimed::Theirs(first.clone()));
+    assert_eq!(two.claim("other", &second, HOUR, None).await.unwrap(), Claimed::Ours);
+    // What is to give way must still stand.
+    assert_eq!(two.claim("k", &second, HOUR, Some(&second)).await.unwrap(), Claimed::Theirs(first.clone()));
+    assert_eq!(two.claim("k", &second, HOUR, Some(&first)).await.unwrap(), Claimed::Ours);
+    one.release("k", &first, true).await.unwrap();
+    assert_eq!(one.claim("k", &first, HOUR, None).await.unwrap(), Claimed::Theirs(second.clone()), "it stands");
+    two.release("k", &second, false).await.unwrap();
+    assert_eq!(one.claim("k", &first, HOUR, None).await.unwrap(), Claimed::Ours);
+    let left = server.run::<u64>(&["PTTL", "test:fetch:k"]);
+    assert!(left <= 3_600_000, "it lapses by itself: {left}");
+}
+
+#[tokio::test]
+async fn the_end_of_a_claim_is_told_to_everybody() {
+    let server = RedisServer::start();
+    let (one, two) = (store_on(&server).await, store_on(&server).await);
+    heard_by(&server, 2).await;
+    let mut messages = two.messages();
+    for stored in [true, false] {
+        one.claim("k", &claim("c1", 7), HOUR, None).await.unwrap();
+        one.release("k", &claim("c1", 7), stored).await.unwrap();
+        assert_eq!(next(&mut messages).await, Message::Fetched { claim: "c1".into(), stored });
+    }
+}
+
+#[tokio::test]
+async fn what_stands_for_a_claim_and_is_none_is_an_error() {
+    let server = RedisServer::start();
+    let store = store_on(&server).await;
+    server.run::<()>(&["SET", "test:fetch:k", "of another version"]);
+    let answer = store.claim("k", &claim("c1", 7), HOUR, None).await;
+    assert!(matches!(answer, Err(StoreError::Refused(_))), "{answer:?}");
 }

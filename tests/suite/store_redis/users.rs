@@ -38,6 +38,9 @@ async fn the_documented_rights_are_enough_for_everything() {
         let [due] = &store.sync(&me).await.unwrap().due[..] else { panic!("one repetition is due") };
         store.invalidate(&tags(), &Cause { intent: Some(&due.id), ..NOBODY }).await.unwrap();
         store.forget("w1").await.unwrap();
+        let claim = Claim { stamp: invalidated.taken.stamp, id: "c1".into() };
+        assert_eq!(store.claim("k", &claim, PATIENCE, None).await.unwrap(), Claimed::Ours);
+        store.release("k", &claim, true).await.unwrap();
         store.expel(&invalidated.holders[0]).await.unwrap();
         store.leave("p1").await.unwrap();
         // A new epoch is within the rights too, and so is a full table of marks.
