@@ -29,6 +29,7 @@ mod support;
 mod http;
 
 mod admin;
+mod cluster;
 mod explain;
 mod fleet;
 mod forwarding;
@@ -41,6 +42,8 @@ mod reads;
 mod regression;
 mod reload;
 mod scale;
+mod sentinel;
 mod startup;
 mod store_redis;
+mod tls;
 mod writes;
