@@ -70,16 +70,15 @@ impl Load {
             });
         }
         let (over, progress) = (Arc::new(AtomicBool::new(false)), Arc::new(Progress::default()));
-        let client = |larder: &Larder, seed: usize| Client {
+        let client = |larder: &Larder| Client {
             to: larder.address,
             registers: Arc::clone(&registers),
             over: Arc::clone(&over),
             progress: Arc::clone(&progress),
-            seed,
         };
-        let readers = proxies.iter().flat_map(|proxy| (0..3).map(|seed| client(proxy, seed)));
+        let readers = proxies.iter().flat_map(|proxy| (0..3).map(|_| client(proxy)));
         let readers = readers.map(|client| thread::spawn(move || client.read_on())).collect();
-        let writers = proxies.iter().map(|proxy| client(proxy, 3));
+        let writers = proxies.iter().map(|proxy| client(proxy));
         let writers = writers.map(|client| thread::spawn(move || client.write_on())).collect();
         Load { over, readers, writers, progress }
     }
@@ -121,17 +120,20 @@ struct Client {
     registers: Arc<Vec<Register>>,
     over: Arc<AtomicBool>,
     progress: Arc<Progress>,
-    seed: usize,
 }
 
 impl Client {
     fn read_on(self) -> Tally {
         let mut tally = Tally::default();
+        let mut number = 0;
         for step in 0.. {
             if self.over.load(SeqCst) {
                 break;
             }
-            let number = (step + self.seed * 5) % REGISTERS;
+            // Each a few times, so that there is something to be served from the cache.
+            if step % 4 == 0 {
+                number = rand::random_range(0..REGISTERS);
+            }
             let acknowledged = self.registers[number].acknowledged.load(SeqCst);
             let target = format!("/r/{number}");
             let Ok(response) = Call::new(self.to, "GET", &target).try_send() else { continue };
@@ -150,11 +152,8 @@ impl Client {
 
     fn write_on(self) -> u64 {
         let mut acknowledged = 0;
-        for step in 0.. {
-            if self.over.load(SeqCst) {
-                break;
-            }
-            let number = (step * 7) % REGISTERS;
+        while !self.over.load(SeqCst) {
+            let number = rand::random_range(0..REGISTERS);
             let written = Call::new(self.to, "PUT", &format!("/r/{number}")).body("").try_send();
             let Ok(response) = written else { continue };
             if let (200, Ok(version)) = (response.status, response.text().parse()) {
