@@ -54,6 +54,27 @@ fn nothing_stale_while_the_sentinels_are_told_to_fail_over() {
 }
 
 #[test]
+fn a_primary_that_was_deposed_and_does_not_know_it_is_left() {
+    let house = house();
+    let (larder, other) = (house.plan.start(), house.plan.start());
+    let (old, new) = (house.sentinels.primary(), 0);
+    for proxy in [&larder, &other] {
+        proxy.get("/r/1");
+        eventually("hits begin", || proxy.get("/r/1").is("hit"));
+    }
+    // By hand, since a sentinel that deposes a primary tells it as soon as it can.
+    house.sentinels.name_another(new);
+    let place = format!("127.0.0.1:{}", house.sentinels.servers[new].port());
+    for proxy in [&larder, &other] {
+        eventually("it is left", || proxy.log().contains(&format!("is not the primary any more, {place} is")));
+        eventually("hits are back", || proxy.get("/r/1").is("hit"));
+    }
+    assert!(house.sentinels.servers[old].command(&["INFO", "replication"]).contains("role:master"));
+    larder.write("PUT", "/r/1").has_status(200);
+    other.get("/r/1").hides("hit");
+}
+
+#[test]
 fn sentinels_may_be_away_as_long_as_the_primary_is_there() {
     let mut house = house();
     let larder = house.plan.start();

@@ -14,6 +14,7 @@ use crate::options::Options;
 use crate::proxies::{NAMESPACE, Proxies, Snapshots};
 use crate::relay::Weather;
 use crate::support::eventually;
+use crate::support::larder::signal;
 
 /// What can go wrong.
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -229,9 +230,11 @@ impl Injector {
     }
 
     fn pause_redis(&mut self, least: f64, most: f64) {
-        self.proxies.redis().hang();
+        // Of a cluster, another node may keep the marks meanwhile, and this one cannot be asked.
+        let id = self.proxies.redis().id();
+        signal(id, "STOP");
         self.hold(least, most);
-        self.proxies.redis().resume();
+        signal(id, "CONT");
     }
 
     fn restart_redis(&mut self) {

@@ -52,6 +52,22 @@ impl Sentinels {
         port.expect("it is one of them")
     }
 
+    /// Promotes this replica, lets the other one follow it, and has the sentinels forget what was before. The primary goes
+    /// on as if nothing had happened.
+    pub fn name_another(&self, new: usize) {
+        let (first, port) = (self.primary(), self.servers[new].port().to_string());
+        self.servers[new].run::<()>(&["REPLICAOF", "NO", "ONE"]);
+        for (at, server) in self.servers.iter().enumerate() {
+            if at != new && at != first {
+                server.run::<()>(&["REPLICAOF", "127.0.0.1", &port]);
+            }
+        }
+        for sentinel in &self.sentinels {
+            sentinel.run::<()>(&["SENTINEL", "REMOVE", PRIMARY]);
+            sentinel.run::<()>(&["SENTINEL", "MONITOR", PRIMARY, "127.0.0.1", &port, "2"]);
+        }
+    }
+
     /// Waits until all sentinels name another primary than this, and gives it.
     #[track_caller]
     pub fn wait_for_another(&self, than: usize) -> usize {
