@@ -30,6 +30,7 @@ mod http;
 
 mod admin;
 mod again;
+mod cluster;
 mod collapse;
 mod explain;
 mod fleet;
@@ -43,6 +44,8 @@ mod reads;
 mod regression;
 mod reload;
 mod scale;
+mod sentinel;
 mod startup;
 mod store_redis;
+mod tls;
 mod writes;

@@ -20,7 +20,7 @@ use crate::support::redis::free_port;
 mod fleet;
 mod log;
 mod replicas;
-mod users;
+pub mod users;
 
 use self::log::Log;
 

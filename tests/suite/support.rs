@@ -3,17 +3,23 @@
 use std::time::{Duration, Instant};
 
 pub mod client;
+pub mod cluster;
 pub mod gate;
 pub mod larder;
+pub mod load;
 pub mod redis;
+pub mod sentinels;
 pub mod site;
 pub mod upstream;
 pub mod verdict;
 
 pub use client::{Failure, Response};
+pub use cluster::RedisCluster;
 pub use gate::Gate;
 pub use larder::{Larder, Plan, larder};
+pub use load::Load;
 pub use redis::RedisServer;
+pub use sentinels::Sentinels;
 pub use site::{Site, Tier};
 pub use upstream::{Reply, Upstream};
 pub use verdict::{Verdict, message};

@@ -14,6 +14,7 @@ use crate::options::Options;
 use crate::proxies::{NAMESPACE, Proxies, Snapshots};
 use crate::relay::Weather;
 use crate::support::eventually;
+use crate::support::larder::signal;
 
 /// What can go wrong.
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,6 +59,10 @@ pub enum Fault {
     LoseReplies,
     /// Each message between a proxy and Redis takes some milliseconds longer.
     SlowLink,
+    /// The node of the cluster that keeps the marks is killed; it comes back as a replica of its replica.
+    Failover,
+    /// The node of the cluster that keeps the marks hands them over to its replica.
+    HandOver,
 }
 
 impl Fault {
@@ -65,6 +70,18 @@ impl Fault {
     pub fn needs_redis(self) -> bool {
         use Fault::{KillProxy, PauseProxy, PauseProxyBriefly, TermProxy};
         !matches!(self, KillProxy | TermProxy | PauseProxy | PauseProxyBriefly)
+    }
+
+    /// Whether it is about the nodes of a cluster.
+    pub fn needs_a_cluster(self) -> bool {
+        matches!(self, Fault::Failover | Fault::HandOver)
+    }
+
+    /// Whether it can be injected with a cluster, which is reached without a relay and restored by its replicas.
+    pub fn fits_a_cluster(self) -> bool {
+        use Fault::{PauseRedis, PauseRedisBriefly};
+        let lasts = matches!(self, PauseRedis | PauseRedisBriefly);
+        self.needs_a_cluster() || lasts || !self.needs_redis() || self.is_sudden()
     }
 
     /// Whether it is over at once, and so may strike in the middle of another.
@@ -94,7 +111,7 @@ pub struct Injector {
 
 impl Injector {
     pub fn new(proxies: Proxies, options: &Options, seed: u64, log: bool) -> Injector {
-        if proxies.redis.is_some() {
+        if proxies.have_one_redis() {
             proxies.save().keep_as_old();
         }
         Injector {
@@ -155,6 +172,11 @@ impl Injector {
                 let by = Duration::from_millis(self.random.random_range(1..40));
                 self.disturb(proxy, Weather::Slow(by));
             }
+            Fault::Failover => {
+                let pause = self.random.random_range(Duration::ZERO..self.lease * 2);
+                self.proxies.kill_keeper(|| thread::sleep(pause));
+            }
+            Fault::HandOver => self.proxies.hand_over(),
         }
         *self.injected.entry(fault).or_default() += 1;
     }
@@ -208,9 +230,11 @@ impl Injector {
     }
 
     fn pause_redis(&mut self, least: f64, most: f64) {
-        self.proxies.redis().hang();
+        // Of a cluster, another node may keep the marks meanwhile, and this one cannot be asked.
+        let id = self.proxies.redis().id();
+        signal(id, "STOP");
         self.hold(least, most);
-        self.proxies.redis().resume();
+        signal(id, "CONT");
     }
 
     fn restart_redis(&mut self) {

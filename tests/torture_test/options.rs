@@ -37,6 +37,9 @@ pub struct Options {
     /// One proxy that keeps everything in memory, without Redis.
     #[arg(long)]
     pub embedded: bool,
+    /// A cluster of three primaries and a replica each instead of one Redis.
+    #[arg(long, conflicts_with = "embedded")]
+    pub cluster: bool,
     /// Leaves [invalidate] out of the rules: the run must find stale reads, or it proves nothing.
     #[arg(long)]
     pub sabotage: bool,
@@ -60,8 +63,13 @@ impl Options {
         let mut options = Options::try_parse_from(["tests/torture"].into_iter().chain(line.split_whitespace()))?;
         if options.embedded {
             options.proxies = 1;
-            options.faults.0.retain(|fault| !fault.needs_redis());
         }
+        let (embedded, cluster) = (options.embedded, options.cluster);
+        options.faults.0.retain(|fault| match (embedded, cluster) {
+            (true, _) => !fault.needs_redis(),
+            (false, true) => fault.fits_a_cluster(),
+            (false, false) => !fault.needs_a_cluster(),
+        });
         Ok(options)
     }
 
@@ -105,7 +113,9 @@ fn options_are_read_as_typed() {
     assert_eq!((options.seconds, options.seed, options.mode), (3, Some(7), Some(Mode::Strict)));
     assert_eq!(options.faults, Faults(vec![Fault::KillProxy, Fault::FlushAll]));
     assert_eq!((options.proxies, options.readers, options.writers), (3, 32, 4));
-    assert_eq!(Options::parse_line("").unwrap().faults.0.len(), Fault::value_variants().len());
+    assert_eq!(Options::parse_line("").unwrap().faults.0.len(), Fault::value_variants().len() - 2);
+    let cluster = Options::parse_line("--cluster").unwrap().faults.0;
+    assert!(cluster.contains(&Fault::Failover) && !cluster.contains(&Fault::CutLink));
     assert!(Options::parse_line("--faults none").unwrap().faults.0.is_empty());
     let embedded = Options::parse_line("--embedded").unwrap();
     assert_eq!(embedded.proxies, 1);

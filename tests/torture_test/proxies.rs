@@ -1,4 +1,4 @@
-//! The processes of a run: proxies, the Redis they share, and the network between.
+//! The processes of a run: proxies, the Redis or the cluster they share, and the network between.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use crate::ledger::Run;
 use crate::options::{Mode, Options};
 use crate::relay::Relay;
 use crate::support::larder::{larder, signal};
-use crate::support::{Larder, Plan, RedisServer, eventually};
+use crate::support::{Larder, Plan, RedisCluster, RedisServer, eventually};
 
 /// `[store] namespace`.
 pub const NAMESPACE: &str = "torture";
@@ -24,12 +24,44 @@ pub struct Place {
 /// Where each proxy listens, for clients. A proxy that was killed is still in it until it runs again.
 pub struct Directory(Vec<Mutex<Place>>);
 
+/// What the proxies share.
+enum Shared {
+    Nothing,
+    Server(RedisServer),
+    Cluster(RedisCluster),
+}
+
+impl Shared {
+    fn start(options: &Options) -> Shared {
+        match (options.embedded, options.cluster) {
+            (true, _) => Shared::Nothing,
+            (false, true) => Shared::Cluster(RedisCluster::start()),
+            (false, false) => Shared::Server(RedisServer::start()),
+        }
+    }
+
+    fn servers(&self) -> Vec<&RedisServer> {
+        match self {
+            Shared::Nothing => Vec::new(),
+            Shared::Server(server) => vec![server],
+            Shared::Cluster(cluster) => cluster.nodes.iter().collect(),
+        }
+    }
+
+    /// Of a server, a relay for each proxy. The nodes of a cluster say themselves where they are.
+    fn relays(&self, proxies: u32) -> Vec<Relay> {
+        let Shared::Server(server) = self else { return Vec::new() };
+        let address: SocketAddr = server.url().replace("redis://", "").parse().expect("a URL of a server");
+        (0..proxies).map(|_| Relay::start(address)).collect()
+    }
+}
+
 /// All proxies and what stands between them. Dropped, everything ends: the proxies first, the guard last.
 pub struct Proxies {
     running: Vec<Larder>,
     plans: Vec<Plan>,
     relays: Vec<Relay>,
-    pub redis: Option<RedisServer>,
+    shared: Shared,
     directory: Arc<Directory>,
     runs: Run,
     guard: Guard,
@@ -51,23 +83,22 @@ impl Directory {
 impl Proxies {
     pub fn start(options: &Options, upstream: &str) -> Proxies {
         let mut guard = Guard::start();
-        let redis = (!options.embedded).then(RedisServer::start);
-        redis.iter().for_each(|redis| guard.watch(redis.id()));
-        let address: Option<SocketAddr> =
-            redis.as_ref().map(|redis| redis.url().replace("redis://", "").parse().unwrap());
-        let relays: Vec<Relay> = (0..options.proxies).filter_map(|_| address.map(Relay::start)).collect();
+        let shared = Shared::start(options);
+        shared.servers().iter().for_each(|server| guard.watch(server.id()));
+        let relays = shared.relays(options.proxies);
         let store = if options.embedded { String::new() } else { store(options) };
         let plan = Plan::new(upstream).rules(&rules(options, &store));
-        let plan = |proxy: usize| match relays.get(proxy) {
-            Some(relay) => plan.clone().redis(&relay.url()),
-            None => plan.clone(),
+        let plan = |proxy: usize| match (relays.get(proxy), &shared) {
+            (Some(relay), _) => plan.clone().redis(&relay.url()),
+            (None, Shared::Cluster(cluster)) => plan.clone().redis(&cluster.url()),
+            (None, _) => plan.clone(),
         };
         let plans: Vec<_> = (0..options.proxies as usize).map(plan).collect();
         let running: Vec<_> = plans.iter().map(Plan::start).collect();
         running.iter().for_each(|larder| guard.watch(larder.id()));
         let places = running.iter().zip(0..).map(|(larder, run)| Place { address: larder.address, run });
         let directory = Arc::new(Directory(places.map(Mutex::new).collect()));
-        Proxies { running, plans, relays, redis, directory, runs: options.proxies, guard, store }
+        Proxies { running, plans, relays, shared, directory, runs: options.proxies, guard, store }
     }
 
     pub fn directory(&self) -> Arc<Directory> {
@@ -111,15 +142,47 @@ impl Proxies {
         self.running[proxy] = larder;
     }
 
-    /// The Redis of a run that is not embedded.
+    /// The Redis of a run that is not embedded; of a cluster, the node that keeps the marks.
     pub fn redis(&self) -> &RedisServer {
-        self.redis.as_ref().expect("faults of Redis are not injected without one")
+        match &self.shared {
+            Shared::Server(server) => server,
+            Shared::Cluster(cluster) => &cluster.nodes[cluster.keeper(&meta())],
+            Shared::Nothing => panic!("faults of Redis are not injected without one"),
+        }
+    }
+
+    /// Whether there is one Redis that stands alone, which can be saved and restored.
+    pub fn have_one_redis(&self) -> bool {
+        matches!(self.shared, Shared::Server(_))
+    }
+
+    /// Kills the node that keeps the marks and, when its replica has taken over and `meanwhile` is done, starts it again.
+    pub fn kill_keeper(&mut self, meanwhile: impl FnOnce()) {
+        let cluster = cluster_of(&mut self.shared);
+        let keeper = cluster.keeper(&meta());
+        let id = cluster.nodes[keeper].id();
+        cluster.nodes[keeper].kill();
+        self.guard.release(id);
+        eventually("a replica takes over", || cluster.keeper(&meta()) != keeper);
+        meanwhile();
+        cluster.nodes[keeper].restart();
+        self.guard.watch(cluster.nodes[keeper].id());
+        cluster.wait_until_whole();
+    }
+
+    /// Has the node that keeps the marks hand them over to its replica, both alive.
+    pub fn hand_over(&mut self) {
+        let cluster = cluster_of(&mut self.shared);
+        let replica = cluster.replica_of(cluster.keeper(&meta()));
+        cluster.nodes[replica].run::<()>(&["CLUSTER", "FAILOVER"]);
+        eventually("it has taken over", || cluster.keeper(&meta()) == replica);
+        cluster.wait_until_whole();
     }
 
     /// Kills Redis, changes what it will remember, and starts it again.
     pub fn restart_redis(&mut self, meanwhile: impl FnOnce(&Snapshots)) {
-        let snapshots = Snapshots(self.redis().dir().to_owned());
-        let redis = self.redis.as_mut().expect("as above");
+        let Shared::Server(redis) = &mut self.shared else { panic!("a node of a cluster is not restored") };
+        let snapshots = Snapshots(redis.dir().to_owned());
         let id = redis.id();
         redis.kill();
         self.guard.release(id);
@@ -139,6 +202,17 @@ impl Proxies {
         for larder in &self.running {
             eventually("hits are back on every proxy", || larder.get("/r/0").has_status(200).is("hit"));
         }
+    }
+}
+
+fn meta() -> String {
+    format!("{{{NAMESPACE}}}:meta")
+}
+
+fn cluster_of(shared: &mut Shared) -> &mut RedisCluster {
+    match shared {
+        Shared::Cluster(cluster) => cluster,
+        Shared::Nothing | Shared::Server(_) => panic!("failovers are not injected without a cluster"),
     }
 }
 
@@ -199,7 +273,10 @@ ttl = "1h"
 /// Leases, where the binary knows them; what was asked for explicitly it must know.
 fn store(options: &Options) -> String {
     let mode = options.mode.unwrap_or(Mode::Lease);
-    let wanted = format!("coherence = \"{mode}\"\nlease = \"{}ms\"\non_outage = \"refuse\"\n", options.lease);
+    let mut wanted = format!("coherence = \"{mode}\"\nlease = \"{}ms\"\non_outage = \"refuse\"\n", options.lease);
+    if options.cluster {
+        wanted += "wait_replicas = 1\nconnect_timeout = \"2s\"\n";
+    }
     if options.mode.is_some() || is_known(&wanted) { wanted } else { String::new() }
 }
 

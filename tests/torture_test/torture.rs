@@ -206,6 +206,13 @@ fn nothing_stale_through_every_fault() {
 }
 
 #[test]
+fn nothing_stale_on_a_cluster_through_failovers() {
+    let summary =
+        run_line("--seconds 5 --seed 20250105 --cluster --faults failover,hand-over,kill-proxy,pause-proxy");
+    assert!(summary.complaints().is_empty(), "{summary}");
+}
+
+#[test]
 fn nothing_stale_in_memory_through_faults() {
     let summary = run_line("--seconds 2 --seed 20250102 --embedded");
     assert!(summary.complaints().is_empty(), "{summary}");

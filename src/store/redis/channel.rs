@@ -31,7 +31,10 @@ pub(super) async fn listen(link: Arc<Keeper>, channel: String, messages: broadca
                 told = None;
                 let reason = subscription.end(&link, &place, &mut state).await;
                 pauses.lived(begun.elapsed());
-                reason
+                match reason {
+                    Some(reason) => reason,
+                    None => continue,
+                }
             }
             Err(reason) => reason,
         };
@@ -91,17 +94,17 @@ impl Subscription {
         Ok(Subscription { connection, ended })
     }
 
-    /// Returns when the subscription has ended, with the reason. Tries the connection now and then, and looks whether the
-    /// marks are still there.
-    async fn end(mut self, link: &Keeper, place: &Place, state: &mut watch::Receiver<Link>) -> String {
+    /// Returns when the subscription has ended, with the reason; None if the marks are elsewhere now. Tries the connection
+    /// now and then.
+    async fn end(mut self, link: &Keeper, place: &Place, state: &mut watch::Receiver<Link>) -> Option<String> {
         loop {
             tokio::select! {
-                () = self.ended.notified() => return "the connection was closed".to_owned(),
+                () = self.ended.notified() => return Some("the connection was closed".to_owned()),
                 _ = state.changed() => {}
-                () = sleep(HEARTBEAT) => if let Some(reason) = self.silence(link).await { return reason },
+                () = sleep(HEARTBEAT) => if let Some(reason) = self.silence(link).await { return Some(reason) },
             }
-            if let Some(now) = link.place().filter(|now| now != place) {
-                return format!("the primary is {now} now");
+            if link.place().is_some_and(|now| now != *place) {
+                return None;
             }
         }
     }

@@ -7,14 +7,14 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
+use redis::{ErrorKind, RedisError, RedisResult};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::dialer::Dialer;
 use super::not_an_answer;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, told};
 use crate::config::store_url::Place;
 
 #[derive(Debug)]
@@ -60,8 +60,11 @@ impl Sentinels {
                 Err(_) => {}
             }
         }
-        let word = latest.ok_or_else(|| failure.unwrap_or_else(|| not_an_answer("no sentinel is known")))?;
-        Ok(word.primary)
+        match (latest, failure) {
+            (Some(word), _) => Ok(word.primary),
+            (None, Some(failure)) => Err(as_of_sentinels(failure)),
+            (None, None) => Err(not_an_answer("no sentinel is known")),
+        }
     }
 
     async fn ask(&self, place: &Place) -> RedisResult<Word> {
@@ -85,7 +88,20 @@ impl Sentinels {
     }
 }
 
-fn silent(place: &Place) -> redis::RedisError {
+/// Credentials are those of the sentinels, not of the servers.
+fn as_of_sentinels(failure: RedisError) -> RedisError {
+    let told = told(&failure);
+    let is_stranger = failure.kind() == ErrorKind::AuthenticationFailed
+        || ["NOAUTH", "NOPERM", "WRONGPASS"].iter().any(|code| told.starts_with(code));
+    if !is_stranger {
+        return failure;
+    }
+    let remedy = "correct ?sentinel_user=…&sentinel_password=… in `[store] redis`";
+    let what = format!("{told}; {remedy}; a user of theirs needs +sentinel|master");
+    (ErrorKind::InvalidClientConfig, "the sentinels ask for another user or password", what).into()
+}
+
+fn silent(place: &Place) -> RedisError {
     io::Error::new(io::ErrorKind::TimedOut, format!("the sentinel at {place} does not answer")).into()
 }
 

@@ -2,11 +2,11 @@
 
 use super::*;
 
-/// The rule as an operator would copy it, for the namespace of these tests.
-fn documented() -> Vec<String> {
+/// The rule as an operator would copy it, for this namespace.
+pub fn documented(namespace: &str) -> Vec<String> {
     let page = include_str!("../../../deploy/README.md");
     let rule = page.split("ACL SETUSER larder ").nth(1).expect("the page has the rule");
-    let rule = rule.split("```").next().expect("the rule ends").replace('\\', " ").replace("larder", "test");
+    let rule = rule.split("```").next().expect("the rule ends").replace('\\', " ").replace("larder", namespace);
     rule.split_whitespace().map(|word| word.replace("${REDIS_PASSWORD}", "pass")).collect()
 }
 
@@ -19,7 +19,7 @@ async fn user_with(server: &RedisServer, rules: &[String]) -> RedisStore {
 #[tokio::test]
 async fn the_documented_rights_are_enough_for_everything() {
     let server = RedisServer::start();
-    let store = user_with(&server, &documented()).await;
+    let store = user_with(&server, &documented("test")).await;
     store.connect_once().await.unwrap();
     keep_entry(&store).await;
     assert!(hits(&lookup(&store).await));
@@ -65,8 +65,8 @@ fn store_url(server: &RedisServer) -> String {
 async fn each_right_that_is_missing_is_told_when_larder_connects() {
     let server = RedisServer::start();
     for missing in ["&{test}:fleet", "~{test}:*", "+publish", "+time", "+zadd", "+evalsha", "+info"] {
-        let rules: Vec<String> = documented().into_iter().filter(|rule| rule != missing).collect();
-        assert!(rules.len() < documented().len(), "{missing} is documented");
+        let rules: Vec<String> = documented("test").into_iter().filter(|rule| rule != missing).collect();
+        assert!(rules.len() < documented("test").len(), "{missing} is documented");
         let store = user_with(&server, &rules).await;
         server.flush_all();
         let fault = store.connect_once().await.expect_err(missing);
@@ -82,7 +82,7 @@ async fn each_right_that_is_missing_is_told_when_larder_connects() {
 async fn a_user_that_may_not_subscribe_is_told_so_and_served_all_the_same() {
     let log = Log::capture();
     let server = RedisServer::start();
-    let rules: Vec<String> = documented().into_iter().filter(|rule| rule != "+subscribe").collect();
+    let rules: Vec<String> = documented("test").into_iter().filter(|rule| rule != "+subscribe").collect();
     let store = user_with(&server, &rules).await;
     store.connect_once().await.unwrap();
     eventually("it is logged", || log.text().contains("nothing is heard in the channel")).await;

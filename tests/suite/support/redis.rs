@@ -19,6 +19,16 @@ pub fn free_port() -> u16 {
     drawn.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("the draw does not end")
 }
 
+/// The same, with a port for the bus of a cluster beside it: 10000 higher.
+fn free_pair() -> u16 {
+    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let mut drawn = std::iter::repeat_with(|| rand::random_range(10_000..22_768));
+    drawn.find(|port| is_free(*port) && is_free(port + 10_000)).expect("the draw does not end")
+}
+
+/// A configuration file in a server's directory. Sentinels cannot do without.
+pub const SENTINEL_FILE: &str = "sentinel.conf";
+
 /// The server, running or ended for now. Keeps nothing on disk unless told to save.
 pub struct RedisServer {
     dir: TempDir,
@@ -43,7 +53,8 @@ impl RedisServer {
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
         let mut server = RedisServer { dir, port: 0, args, process: None };
         for _ in 0..5 {
-            server.port = free_port();
+            let is_node = server.args.iter().any(|arg| arg == "--cluster-enabled");
+            server.port = if is_node { free_pair() } else { free_port() };
             if server.try_start() {
                 return server;
             }
@@ -140,7 +151,8 @@ impl RedisServer {
         stats.lines().filter_map(count).collect()
     }
 
-    fn try_run<T: FromRedisValue>(&self, command: &[&str]) -> RedisResult<T> {
+    /// The same, where the server may be away or refuse.
+    pub fn try_run<T: FromRedisValue>(&self, command: &[&str]) -> RedisResult<T> {
         let password = self.args.iter().position(|arg| arg == "--requirepass").map(|at| &self.args[at + 1]);
         let login = password.map(|password| format!(":{password}@")).unwrap_or_default();
         let client = redis::Client::open(format!("redis://{login}127.0.0.1:{}", self.port))?;
@@ -164,6 +176,7 @@ impl RedisServer {
 
     fn spawn(&self) -> Child {
         let mut command = Command::new("redis-server");
+        command.args(Some(self.dir().join(SENTINEL_FILE)).filter(|file| file.exists()));
         command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--logfile", "redis.log"]);
         command.args(["--port", &self.port.to_string()]).arg("--dir").arg(self.dir()).args(&self.args);
         let spawned = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
@@ -175,6 +188,11 @@ impl RedisServer {
         let answer = self.try_run::<String>(&["INFO", "server"]).unwrap_or_default();
         let id = format!("process_id:{}", self.id());
         answer.lines().any(|line| line == id) && self.try_run::<String>(&["PING"]).is_ok()
+    }
+
+    /// Whether it was not ended.
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
     }
 
     fn has_ended(&mut self) -> bool {

@@ -1,0 +1,106 @@
+//! TLS to Redis with an authority of one's own, and with a certificate that Larder shows.
+
+use std::path::Path;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::support::redis::free_port;
+use crate::support::{Plan, RedisServer, Upstream, eventually};
+
+const RULES: &str = r#"
+[[family]]
+name = "users"
+path = '/users'
+ttl = "60s"
+"#;
+
+/// Runs openssl in this directory.
+fn openssl(dir: &Path, arguments: &str) {
+    let ran = Command::new("openssl").args(arguments.split(' ')).current_dir(dir).output();
+    let ran = ran.expect("openssl can be run; tests/run installs it");
+    assert!(ran.status.success(), "{arguments}: {}", String::from_utf8_lossy(&ran.stderr));
+}
+
+const KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2";
+
+/// `{name}.pem` and `{name}.key` of an authority.
+fn authority(dir: &Path, name: &str) {
+    openssl(dir, &format!("req -x509 {KEY} -subj /CN={name} -keyout {name}.key -out {name}.pem"));
+}
+
+/// `{name}.pem` and `{name}.key`, which this authority vouches for.
+fn certificate(dir: &Path, name: &str, authority: &str) {
+    std::fs::write(dir.join("names"), "subjectAltName=IP:127.0.0.1").unwrap();
+    openssl(dir, &format!("req {KEY} -subj /CN={name} -keyout {name}.key -out {name}.csr"));
+    let signed = format!("x509 -req -in {name}.csr -CA {authority}.pem -CAkey {authority}.key -CAcreateserial");
+    openssl(dir, &format!("{signed} -days 2 -extfile names -out {name}.pem"));
+}
+
+/// Redis with TLS, and the directory with all certificates. `clients`: whether clients must show one.
+fn server(clients: &str) -> (RedisServer, u16, TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    authority(dir.path(), "ours");
+    authority(dir.path(), "theirs");
+    certificate(dir.path(), "server", "ours");
+    certificate(dir.path(), "larder", "ours");
+    let port = free_port();
+    let (ca, cert, key) = (path("ours.pem"), path("server.pem"), path("server.key"));
+    let tls = ["--tls-port", &port.to_string(), "--tls-cert-file", &cert, "--tls-key-file", &key];
+    let server = [&tls[..], &["--tls-ca-cert-file", &ca, "--tls-auth-clients", clients]].concat();
+    (RedisServer::start_with(&server), port, dir)
+}
+
+/// `[store]` with these fields, of files in this directory.
+fn plan(upstream: &Upstream, port: u16, dir: &TempDir, fields: &[(&str, &str)]) -> Plan {
+    let field = |(field, file): &(&str, &str)| format!("{field} = '{}'\n", dir.path().join(file).display());
+    let fields: String = fields.iter().map(field).collect();
+    let url = format!("rediss://127.0.0.1:{port}");
+    Plan::new(&upstream.url()).rules(&format!("{RULES}\n[store]\n{fields}")).redis(&url)
+}
+
+#[test]
+fn a_server_is_trusted_whose_certificate_comes_from_the_authority_that_the_rules_name() {
+    let (upstream, (_server, port, dir)) = (Upstream::start(), server("no"));
+    let ours = plan(&upstream, port, &dir, &[("tls_ca", "ours.pem")]);
+    let (larder, other) = (ours.start(), ours.start());
+    larder.get("/users").shows("stored");
+    eventually("the other proxy has hits", || other.get("/users").is("hit"));
+    assert!(larder.log().contains("the link to the store is up"), "{}", larder.log());
+    // The channel is heard too.
+    assert!(!larder.log().contains("nothing is heard"), "{}", larder.log());
+    for fields in [&[("tls_ca", "theirs.pem")][..], &[]] {
+        let exit = plan(&upstream, port, &dir, fields).fail();
+        assert!(exit.stderr.contains("TLS") && exit.stderr.contains("tls_ca"), "{exit:?}");
+    }
+}
+
+#[test]
+fn a_server_that_asks_for_a_certificate_gets_the_one_that_the_rules_name() {
+    let (upstream, (_server, port, dir)) = (Upstream::start(), server("yes"));
+    let shown = [("tls_ca", "ours.pem"), ("tls_cert", "larder.pem"), ("tls_key", "larder.key")];
+    let larder = plan(&upstream, port, &dir, &shown).start();
+    larder.get("/users").shows("stored");
+    eventually("hits begin", || larder.get("/users").is("hit"));
+    let without = plan(&upstream, port, &dir, &shown[..1]).start();
+    without.get("/users").shows("detail=store-away");
+}
+
+#[test]
+fn files_that_cannot_be_used_are_named() {
+    let (upstream, (_server, port, dir)) = (Upstream::start(), server("no"));
+    std::fs::write(dir.path().join("empty.pem"), "nothing").unwrap();
+    for (fields, told) in [
+        (&[("tls_ca", "missing.pem")][..], "tls_ca"),
+        (&[("tls_ca", "empty.pem")], "holds no CERTIFICATE"),
+        (&[("tls_ca", "server.key")], "holds no CERTIFICATE"),
+        (&[("tls_cert", "larder.pem"), ("tls_key", "larder.pem")], "holds no PRIVATE KEY"),
+    ] {
+        let exit = plan(&upstream, port, &dir, fields).fail();
+        assert!(
+            exit.stderr.contains(told) && exit.stderr.contains(dir.path().to_str().unwrap()),
+            "{fields:?}: {exit:?}"
+        );
+    }
+}
