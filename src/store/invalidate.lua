@@ -7,7 +7,7 @@
 -- ARGV[9]  the tags in lines, for the nudge, or '' to leave them out
 -- ARGV[10…] tags
 -- Returns epoch, the sequence taken, cause ('' if no epoch had to be started), the last sequence issued before it, age
--- of the epoch in microseconds, all members.
+-- of the epoch in microseconds, all members, the longest lease of the fleet in ms.
 local meta, cause = valid_epoch()
 local seq = next_sequence(meta.seq)
 redis.call('HSET', META, 'seq', text(seq))
@@ -38,10 +38,4 @@ end
 local nudge = table.concat({ 'n', meta.epoch, text(meta.seq), text(seq), ARGV[5] }, ' ')
 redis.call('PUBLISH', CHANNEL, ARGV[9] == '' and nudge or nudge .. '\n' .. ARGV[9])
 
--- A clock that was set back behind the epoch's beginning would make it look new for as long as that takes.
-local age = now() - (tonumber(redis.call('HGET', META, 'born')) or 0)
-if age < 0 then
-  redis.call('HSET', META, 'born', text(now()))
-  age = 0
-end
-return { meta.epoch, text(seq), cause, text(meta.seq), text(age), redis.call('HGETALL', MEMBERS) }
+return { meta.epoch, text(seq), cause, text(meta.seq), text(epoch_age()), redis.call('HGETALL', MEMBERS), text(longest_lease()) }
