@@ -35,6 +35,7 @@ mod forwarding;
 mod identity;
 mod leases;
 mod logs;
+mod operator;
 mod outages;
 mod races;
 mod reads;

@@ -36,6 +36,8 @@ async fn the_documented_rights_are_enough_for_everything() {
         let invalidated = store.invalidate(&tags(), &again).await.unwrap();
         assert_eq!(store.sync(&me).await.unwrap().due, [intent]);
         store.invalidate(&tags(), &Cause { again: None, ..again }).await.unwrap();
+        store.roster().await.unwrap();
+        store.reach().await.unwrap();
         store.forget("w1").await.unwrap();
         store.expel(&invalidated.holders[0]).await.unwrap();
         store.leave("p1").await.unwrap();
