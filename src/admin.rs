@@ -33,6 +33,7 @@ pub mod api;
 pub mod auth;
 pub mod census;
 pub mod explain;
+pub mod fleet;
 pub mod refusal;
 pub mod report;
 pub mod routes;
@@ -113,6 +114,7 @@ fn router(running: Arc<Running>) -> Router {
         .route("/cache/stats", get(api::stats))
         .route("/cache/test", get(api::test))
         .route("/cache/families", get(api::families))
+        .route("/cache/fleet", get(fleet::fleet))
         .route("/cache/explain", get(explain::explain))
         .route("/cache/clear", post(api::clear_all))
         .route("/cache/clear/{family}", post(api::clear_family))

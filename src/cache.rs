@@ -7,10 +7,12 @@
 //! taken all invalidations yet ([`backlog`]), nothing stored is trusted: [`Lookup::view`] is `None`, and a fetch made
 //! meanwhile is not stored, since it would have no stamp.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -18,7 +20,7 @@ use crate::entry::Entry;
 use crate::key::{Canonical, Key};
 use crate::metrics::Metrics;
 use crate::stamp::{Stamp, Tag, Taken, View};
-use crate::store::fleet::{Cause, Intent, Outdating};
+use crate::store::fleet::{Cause, Intent, Invalidated, Outdating};
 use crate::store::{Link, Store, StoreError};
 
 pub mod backlog;
@@ -29,12 +31,15 @@ pub mod memory;
 pub mod peek;
 pub mod repeats;
 pub mod stream;
+pub mod supervise;
 pub mod unanswered;
 
-use backlog::Backlog;
+use backlog::{Backlog, Batch};
 use fleet::Fleet;
+use fleet::known::Report;
 use memory::{Memory, Resident, Usage};
 use repeats::Repeats;
+use supervise::supervise;
 
 /// Entries over this, bytes, stay in L1: a larger one could hold up the store's connection for longer than its time
 /// limit, which would look like a store that hangs.
@@ -49,11 +54,17 @@ pub struct Cache {
 }
 
 struct Shared {
-    store: Arc<dyn Store>,
-    backlog: Arc<Backlog>,
-    fleet: Arc<Fleet>,
+    delivery: Delivery,
     /// Deliver what the store has not taken, and keep the lease.
     _tasks: [AbortOnDropHandle<()>; 2],
+}
+
+impl Deref for Shared {
+    type Target = Delivery;
+
+    fn deref(&self) -> &Delivery {
+        &self.delivery
+    }
 }
 
 /// What a lookup found, and what it learned of the marks.
@@ -115,10 +126,19 @@ impl Cache {
                 backlog: Arc::clone(&backlog),
                 fleet: Arc::clone(&fleet),
                 memory: Arc::clone(&memory),
+                metrics: Arc::clone(&metrics),
             };
-            let keeping = Arc::clone(&fleet).keep(Arc::clone(&store), Arc::clone(&memory), Arc::clone(&metrics));
-            let tasks = [tokio::spawn(delivery.go_on()), tokio::spawn(keeping)].map(AbortOnDropHandle::new);
-            Shared { store, backlog, fleet, _tasks: tasks }
+            let delivering = {
+                let delivery = delivery.clone();
+                supervise("delivery", Arc::clone(&metrics), move || delivery.clone().go_on())
+            };
+            let keeping = {
+                let Delivery { store, fleet, memory, metrics, .. } = delivery.clone();
+                let keep =
+                    move || Arc::clone(&fleet).keep(Arc::clone(&store), Arc::clone(&memory), Arc::clone(&metrics));
+                supervise("lease", Arc::clone(&delivery.metrics), keep)
+            };
+            Shared { delivery, _tasks: [delivering, keeping] }
         });
         let backlog = shared.as_ref().map(|shared| Arc::clone(&shared.backlog));
         let repeats = Repeats::new(Arc::clone(&memory), backlog, Arc::clone(&metrics));
@@ -211,7 +231,7 @@ impl Cache {
         if let Some(resident) = self.memory.get(&canonical) {
             let view = match shared.fleet.holds() {
                 true => Some(self.memory.view_of(&resident)),
-                false => self.ask(shared.store.view(&resident.entry.tags).await, "view"),
+                false => self.ask_view(shared, &resident.entry.tags).await,
             };
             let Some(view) = view else { return Lookup::plain(Found::Nothing, canonical, None) };
             let found = self.judge(canonical.key, &resident, view);
@@ -236,7 +256,8 @@ impl Cache {
         tags: &[Tag],
     ) -> (Found, Option<View>) {
         let name = name(label, canonical.key);
-        let Some(reply) = self.ask(shared.store.lookup(&name, tags).await, "lookup") else {
+        let reply = self.ask(shared.store.lookup(&name, tags).await, "lookup");
+        let Some(reply) = reply.filter(|found| shared.fleet.trusts(found.view.stamp.epoch)) else {
             return (Found::Nothing, None);
         };
         let entry = reply.entry.and_then(|bytes| match Entry::decode(bytes) {
@@ -252,7 +273,7 @@ impl Cache {
         let mut view = reply.view;
         if !entry.tags.iter().all(|tag| tags.contains(tag)) {
             // The response itself named some of its tags; their marks are known only by asking for them.
-            let Some(whole) = self.ask(shared.store.view(&entry.tags).await, "view") else {
+            let Some(whole) = self.ask_view(shared, &entry.tags).await else {
                 return (Found::Nothing, None);
             };
             view = whole;
@@ -270,6 +291,12 @@ impl Cache {
         }
         self.memory.drop_outdated(key, resident);
         Found::Outdated
+    }
+
+    /// What the store's marks say of these tags, if the store may be believed.
+    async fn ask_view(&self, shared: &Shared, tags: &[Tag]) -> Option<View> {
+        let view = self.ask(shared.store.view(tags).await, "view");
+        view.filter(|view| shared.fleet.trusts(view.stamp.epoch))
     }
 
     fn ask<T>(&self, reply: Result<T, StoreError>, op: &'static str) -> Option<T> {
@@ -291,7 +318,7 @@ impl Cache {
             return false;
         }
         // A write came in since the fetch began: nobody could use the entry, and it might take a newer one's place.
-        match self.ask(shared.store.view(&entry.tags).await, "view") {
+        match self.ask_view(shared, &entry.tags).await {
             Some(view) if view.is_current(entry.stamp) => {}
             Some(_) | None => return false,
         }
@@ -319,7 +346,7 @@ impl Cache {
         match &self.shared {
             None => Some(self.memory.view(tags)),
             Some(shared) if shared.backlog.is_closed() => None,
-            Some(shared) => self.ask(shared.store.view(tags).await, "view"),
+            Some(shared) => self.ask_view(shared, tags).await,
         }
     }
 
@@ -343,18 +370,22 @@ impl Cache {
                 shared.fleet.learn(&self.memory, tags, invalidated.taken);
                 let begun = Instant::now();
                 let taken = invalidated.taken;
-                shared.fleet.settle(&shared.store, invalidated, &self.metrics).await;
+                shared.fleet.settle(invalidated, &self.metrics).await;
                 self.metrics.settled(begun.elapsed());
                 Some(taken)
             }
             Err(error) => {
                 self.metrics.store_error("invalidate");
                 tracing::warn!(%error, tags = tags.len(), "invalidation is kept until the store is back");
-                shared.backlog.keep(tags);
+                shared.keep(tags, &error);
                 self.repeats.keep(again);
                 // If the store is away for everybody, nobody serves anything stored from then on. If it is away for this
                 // proxy alone, the others do: that is what `on_outage = "refuse"` is for.
-                tokio::time::sleep_until(shared.fleet.note_away()).await;
+                let alone = tokio::time::sleep_until(shared.fleet.note_away());
+                tokio::select! {
+                    () = alone => {}
+                    () = shared.backlog.settled() => {}
+                }
                 None
             }
         }
@@ -368,7 +399,7 @@ impl Cache {
         };
         match shared.store.invalidate(tags, &shared.fleet.cause(None)).await {
             Ok(invalidated) => shared.fleet.learn(&self.memory, tags, invalidated.taken),
-            Err(_) => shared.backlog.keep(tags),
+            Err(error) => shared.keep(tags, &error),
         }
     }
 
@@ -395,9 +426,7 @@ impl Cache {
     /// Waits until everything that the store has not taken is delivered, and no other proxy can serve what it outdates.
     pub async fn delivered(&self) {
         let Some(shared) = &self.shared else { return };
-        shared.backlog.emptied().await;
-        // Whoever was a member when it was delivered has synced by then, or serves nothing any more.
-        tokio::time::sleep(shared.fleet.lease()).await;
+        shared.backlog.settled().await;
     }
 
     /// Leaves the fleet, so that no write of others has to wait for this proxy.
@@ -410,6 +439,11 @@ impl Cache {
     /// Whether L1 is served without asking the store: `None` without one.
     pub fn holds_lease(&self) -> Option<bool> {
         self.shared.as_ref().map(|shared| shared.fleet.holds())
+    }
+
+    /// How this proxy stands in the fleet: `None` without a store.
+    pub fn fleet(&self) -> Option<Report> {
+        self.shared.as_ref().map(|shared| shared.fleet.report(&self.memory))
     }
 
     /// State of the shared store.
@@ -445,13 +479,9 @@ impl Cache {
     /// Tries once more to deliver what the store has not taken; true if nothing is left.
     pub async fn deliver_now(&self) -> bool {
         let Some(shared) = &self.shared else { return true };
-        let delivery = Delivery {
-            store: Arc::clone(&shared.store),
-            backlog: Arc::clone(&shared.backlog),
-            fleet: Arc::clone(&shared.fleet),
-            memory: Arc::clone(&self.memory),
-        };
-        delivery.batch().await;
+        if let Some((batch, invalidated)) = shared.deliver().await {
+            shared.settle(batch, invalidated).await;
+        }
         shared.backlog.is_empty()
     }
 }
@@ -469,36 +499,90 @@ fn name(label: &str, key: Key) -> String {
 }
 
 /// Delivers kept invalidations as soon as the store takes them.
+#[derive(Clone)]
 struct Delivery {
     store: Arc<dyn Store>,
     backlog: Arc<Backlog>,
     fleet: Arc<Fleet>,
     memory: Arc<Memory>,
+    metrics: Arc<Metrics>,
 }
 
 impl Delivery {
     async fn go_on(self) {
         let mut link = self.store.changes();
+        // Each waits a lease at most, and begins when an outage ends.
+        let mut settling = JoinSet::new();
         loop {
-            if self.batch().await {
-                self.backlog.changed().await;
-                continue;
+            while settling.try_join_next().is_some() {}
+            if let Some((batch, invalidated)) = self.deliver().await {
+                let delivery = self.clone();
+                settling.spawn(async move { delivery.settle(batch, invalidated).await });
+            } else if self.backlog.is_empty() {
+                self.backlog.kept().await;
+            } else {
+                // The link says when it is worth another try; the pause bounds the work should it be up and refusing.
+                let _ = tokio::time::timeout(Duration::from_millis(100), link.changed()).await;
             }
-            // The link says when it is worth another try; the pause bounds the work should it be up and refusing.
-            let _ = tokio::time::timeout(Duration::from_millis(100), link.changed()).await;
         }
     }
 
-    /// True if nothing is left.
-    async fn batch(&self) -> bool {
-        let Some(batch) = self.backlog.batch() else { return true };
-        let Ok(invalidated) = self.store.invalidate(&batch.tags, &self.fleet.cause(None)).await else {
-            return false;
+    /// Keeps tags that could not be delivered.
+    fn keep(&self, tags: &[Tag], error: &StoreError) {
+        self.backlog.keep(tags, self.taken(tags, error));
+    }
+
+    /// What an invalidation has taken although it failed: only replicas are missing.
+    fn taken(&self, tags: &[Tag], error: &StoreError) -> Option<Stamp> {
+        let StoreError::Unreplicated { taken: Some(taken), .. } = error else { return None };
+        self.fleet.learn(&self.memory, tags, *taken);
+        Some(taken.stamp)
+    }
+
+    /// Delivers what waits. Gives what was delivered now, and what the invalidation brought about; `None` if nothing was.
+    async fn deliver(&self) -> Option<(Batch, Option<Invalidated>)> {
+        let batch = self.backlog.batch()?;
+        let delivered = match batch.taken {
+            Some(taken) => self.reach(&batch, taken).await.then_some(None),
+            None => self.invalidate(&batch).await.map(Some),
         };
-        // Before anything in memory is trusted again.
-        self.fleet.learn(&self.memory, &batch.tags, invalidated.taken);
+        let invalidated = delivered?;
         self.backlog.delivered(&batch);
         tracing::info!(tags = batch.tags.len(), "kept invalidations were delivered to the store");
-        self.backlog.is_empty()
+        Some((batch, invalidated))
+    }
+
+    async fn invalidate(&self, batch: &Batch) -> Option<Invalidated> {
+        match self.store.invalidate(&batch.tags, &self.fleet.cause(None)).await {
+            Ok(invalidated) => {
+                // Before anything in memory is trusted again.
+                self.fleet.learn(&self.memory, &batch.tags, invalidated.taken);
+                Some(invalidated)
+            }
+            Err(error) => {
+                self.backlog.was_taken(batch, self.taken(&batch.tags, &error));
+                None
+            }
+        }
+    }
+
+    /// Whether replicas have what was taken. It is taken anew should the store have lost it.
+    async fn reach(&self, batch: &Batch, taken: Stamp) -> bool {
+        let Ok(view) = self.store.reach().await else { return false };
+        let is_there = view.stamp.epoch == taken.epoch;
+        if !is_there {
+            self.backlog.was_taken(batch, None);
+        }
+        is_there
+    }
+
+    /// Waits until nobody can serve what was delivered.
+    async fn settle(&self, batch: Batch, invalidated: Option<Invalidated>) {
+        match invalidated {
+            Some(invalidated) => self.fleet.settle(invalidated, &self.metrics).await,
+            // Whoever was a member when it was taken has synced by then, or serves nothing any more.
+            None => tokio::time::sleep(self.fleet.longest_lease()).await,
+        }
+        self.backlog.has_settled(&batch);
     }
 }

@@ -54,6 +54,11 @@ pub struct Metrics {
     write_time: Histogram,
     settle_time: Histogram,
     sync_time: Histogram,
+    epoch_changes: Family<CauseLabels, Counter>,
+    lease_lost: Family<ReasonLabels, Counter>,
+    task_panics: Family<TaskLabels, Counter>,
+    marks: Gauge,
+    floor_age: Gauge<f64, AtomicU64>,
     /// Writes that other proxies left unfinished, carried out by this one.
     pub intents_carried_out: Counter,
     /// Invalidations repeated because their rule says `again`.
@@ -83,6 +88,16 @@ pub struct Metrics {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabels {
     reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CauseLabels {
+    cause: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TaskLabels {
+    task: &'static str,
 }
 
 /// The request counters of one family, one per [`Kind`].
@@ -121,6 +136,11 @@ impl Metrics {
             write_time: Histogram::default(),
             settle_time: Histogram::default(),
             sync_time: Histogram::default(),
+            epoch_changes: Family::default(),
+            lease_lost: Family::default(),
+            task_panics: Family::default(),
+            marks: Gauge::default(),
+            floor_age: Gauge::default(),
             intents_carried_out: Counter::default(),
             invalidations_repeated: Counter::default(),
             members_expelled: Counter::default(),
@@ -165,6 +185,16 @@ impl Metrics {
             "Time of a sync with the store",
             seconds(),
             self.sync_time.clone(),
+        );
+        registry.register("epoch_changes", "Epochs that began while this proxy ran", self.epoch_changes.clone());
+        registry.register("lease_lost", "Leases that were not renewed in time", self.lease_lost.clone());
+        registry.register("task_panics", "Tasks that had to be started again", self.task_panics.clone());
+        registry.register("marks", "Marks in the store, at the last sync", self.marks.clone());
+        registry.register_with_unit(
+            "floor_age",
+            "How long ago the floor was issued, at the last sync",
+            seconds(),
+            self.floor_age.clone(),
         );
         registry.register(
             "intents_carried_out",
@@ -230,6 +260,29 @@ impl Metrics {
     /// A sync with the store took this long.
     pub fn synced(&self, took: Duration) {
         self.sync_time.observe(took);
+    }
+
+    /// A new epoch began. `cause`: the store's word for why.
+    pub fn epoch_changed(&self, cause: &str) {
+        const CAUSES: [&str; 6] = ["new", "restarted", "meta lost", "marks lost", "members lost", "intents lost"];
+        let cause = CAUSES.into_iter().find(|known| *known == cause).unwrap_or("unknown");
+        self.epoch_changes.get_or_create_owned(&CauseLabels { cause }).inc();
+    }
+
+    /// The lease has passed without another.
+    pub fn lease_lost(&self, reason: &'static str) {
+        self.lease_lost.get_or_create_owned(&ReasonLabels { reason }).inc();
+    }
+
+    /// A task that must not end did.
+    pub fn task_panicked(&self, task: &'static str) {
+        self.task_panics.get_or_create_owned(&TaskLabels { task }).inc();
+    }
+
+    /// Marks in the store, and how long ago the floor was issued.
+    pub fn marks_kept(&self, marks: u64, floor_age: Duration) {
+        self.marks.set(i64::try_from(marks).unwrap_or(i64::MAX));
+        self.floor_age.set(floor_age.as_secs_f64());
     }
 
     /// An operation on the store failed.

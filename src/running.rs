@@ -15,7 +15,7 @@ use crate::cache::flight::Flights;
 use crate::cache::memory::Memory;
 use crate::cache::stream::Held;
 use crate::cache::unanswered::Unanswered;
-use crate::config::{self, Config, Digest, LoadError};
+use crate::config::{self, Coherence, Config, Digest, LoadError};
 use crate::metrics::{FamilyCounters, Metrics, NO_FAMILY};
 use crate::rules::{Family, Invalidation, RuleSet};
 use crate::semantics::invalidation::StatusSet;
@@ -199,8 +199,8 @@ impl Running {
 
 /// This proxy among those that share its store.
 fn fleet(config: &Config) -> Fleet {
-    let (coherence, lease) = config.store.as_ref().map(|store| (store.coherence, store.lease)).unwrap_or_default();
-    Fleet::new(coherence, lease)
+    let Some(store) = &config.store else { return Fleet::new(Coherence::default(), Duration::ZERO) };
+    Fleet::new(store.coherence, store.lease).with_replicas(store.wait_replicas)
 }
 
 fn digest_of(content: &Result<Option<Vec<u8>>, LoadError>) -> Option<Digest> {

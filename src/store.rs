@@ -12,12 +12,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{broadcast, watch};
 
-use crate::stamp::{Tag, View};
+use crate::stamp::{Tag, Taken, View};
 
 pub mod fleet;
 pub mod redis;
 
-use fleet::{Cause, Claim, Claimed, Holder, Intent, Invalidated, Membership, Message, Synced};
+use fleet::{Cause, Claim, Claimed, Holder, Intent, Invalidated, Membership, Message, Roster, Synced};
 
 /// A boxed future: `Store` is used as `dyn Store`, and a box is nothing beside a round trip.
 pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -43,6 +43,15 @@ pub enum StoreError {
     /// No answer within the time limit.
     #[error("the store did not answer within {}", humantime::format_duration(*.0))]
     Timeout(Duration),
+    /// The store has done it, but too few of its replicas have it (`wait_replicas`): another server may have taken its
+    /// place, and may not know. [`Store::reach`] tells when they have.
+    #[error("{reason}")]
+    Unreplicated {
+        /// What an invalidation has taken.
+        taken: Option<Taken>,
+        /// How many are missing, for people.
+        reason: String,
+    },
     /// The store answered with an error, or with something that is not an answer.
     #[error("the store answered: {0}")]
     Refused(String),
@@ -103,7 +112,15 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Makes a proxy a member or renews its membership, and tells the marks that it lacks. The others are told when it
     /// has applied more than at its last sync. It stays a member until it leaves or is expelled, whatever time passes.
+    /// With `wait_replicas` an answer also says that the store's replicas still followed it.
     fn sync<'a>(&'a self, me: &'a Membership) -> Reply<'a, Synced>;
+
+    /// Returns when as many replicas as `wait_replicas` asks for have all that was written before this was called, with
+    /// the view of no tags, read after that.
+    fn reach(&self) -> Reply<'_, View>;
+
+    /// Who is in the fleet, for the admin.
+    fn roster(&self) -> Reply<'_, Roster>;
 
     /// Ends a membership: whoever calls this serves nothing under its lease any more.
     fn leave<'a>(&'a self, id: &'a str) -> Reply<'a, ()>;

@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::census::{Census, Names};
+use super::fleet;
 use super::refusal::Refusal;
 use super::report::{
     self, CacheInfo, Connections, EditFault, FamilyActivity, FamilyDefinition, FamilyReport,
@@ -147,11 +148,17 @@ pub struct DetailedHealth {
     timestamp: String,
     cache_info: CacheInfo,
     detailed_statistics: Statistics,
+    /// How this proxy stands in the fleet; without a store there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fleet: Option<fleet::Brief>,
 }
 
 /// `GET /cache/health/detailed`
 pub async fn detailed_health(State(desk): At) -> Answer<DetailedHealth> {
-    let tier = desk.tier().await?;
+    let tier = desk.tier().await;
+    let fleet = fleet::brief(&desk).await;
+    // Every field of it can be written as JSON.
+    let tier = tier.map_err(|away| away.with("fleet", serde_json::to_value(&fleet).unwrap_or_default()))?;
     let counts = desk.counts().await?;
     let live = desk.running.live();
     let performance = Performance::of(live.all_counters());
@@ -169,6 +176,7 @@ pub async fn detailed_health(State(desk): At) -> Answer<DetailedHealth> {
             larder: Larder::new(desk.running.started.elapsed(), desk.running.cache.usage()),
             redis: tier.redis,
         },
+        fleet,
     })))
 }
 
@@ -421,12 +429,7 @@ pub async fn alive() -> &'static str {
 
 /// `GET /readyz`: ready without the store too, since requests then go upstream.
 pub async fn ready(State(desk): At) -> Json<BTreeMap<&'static str, Value>> {
-    let store = match desk.running.cache.store_state() {
-        StoreState::Embedded => "none: embedded".to_owned(),
-        StoreState::Up => "up".to_owned(),
-        StoreState::Down(reason) => format!("down: {reason}; requests go upstream"),
-        StoreState::CatchingUp(tags) => format!("catching up: {tags} tags to go; requests go upstream"),
-    };
+    let store = fleet::state_of_store(desk.running.cache.store_state());
     Json(BTreeMap::from([("ready", Value::Bool(true)), ("store", Value::String(store))]))
 }
 

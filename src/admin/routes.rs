@@ -20,13 +20,14 @@ const fn post(path: &'static str, does: &'static str) -> Route {
 }
 
 /// All of them.
-pub const ROUTES: [Route; 16] = [
+pub const ROUTES: [Route; 17] = [
     get("/", "lists these routes"),
     get("/cache/health", "state of the cache and its hit rate"),
     get("/cache/health/detailed", "the same with memory, connections and keys by family"),
     get("/cache/stats", "hit rate, and keys by family"),
     get("/cache/test", "writes, reads and removes an entry"),
     get("/cache/families", "what each family is, and what became of its requests"),
+    get("/cache/fleet", "the lease of this proxy and why it has none, epoch, members, writes under way"),
     get(
         "/cache/explain",
         "what is kept for ?url=… (&method=…&header=Name:%20value…), and what a request would get",

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use tokio::sync::Notify;
 
-use crate::stamp::Tag;
+use crate::stamp::{Stamp, Tag};
 
 /// Distinct tags kept; beyond that they become the root tag (everything).
 const MOST: usize = 10_000;
@@ -19,13 +19,17 @@ pub struct Backlog {
     waiting: Mutex<Waiting>,
     closed: AtomicBool,
     wake: Notify,
-    emptied: Notify,
+    changed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     tags: HashSet<Tag>,
     additions: u64,
+    /// The store has taken all of them by this, and only its replicas are waited for.
+    taken: Option<Stamp>,
+    /// Nobody can serve what the first so many additions outdate.
+    settled: u64,
 }
 
 /// A copy of what is waiting, to be delivered.
@@ -33,6 +37,8 @@ struct Waiting {
 pub struct Batch {
     /// To be invalidated.
     pub tags: Vec<Tag>,
+    /// Or they were, by this, and only the store's replicas are waited for.
+    pub taken: Option<Stamp>,
     additions: u64,
 }
 
@@ -53,8 +59,13 @@ impl Backlog {
     }
 
     /// Keeps tags until they are delivered. When this returns, no lookup that begins later trusts anything stored.
-    pub fn keep(&self, tags: &[Tag]) {
+    /// `taken`: the store has taken them, but its replicas have not.
+    pub fn keep(&self, tags: &[Tag], taken: Option<Stamp>) {
         let mut waiting = self.lock();
+        waiting.taken = match waiting.tags.is_empty() {
+            true => taken,
+            false => waiting.taken.zip(taken).filter(|(one, other)| one.epoch == other.epoch).map(later),
+        };
         // Before the write is acknowledged, and under the lock, so that a delivery that ends now sees it.
         self.closed.store(true, SeqCst);
         waiting.tags.extend(tags.iter().cloned());
@@ -69,8 +80,19 @@ impl Backlog {
     /// What is waiting now; `None` if nothing is.
     pub fn batch(&self) -> Option<Batch> {
         let waiting = self.lock();
-        (!waiting.tags.is_empty())
-            .then(|| Batch { tags: waiting.tags.iter().cloned().collect(), additions: waiting.additions })
+        (!waiting.tags.is_empty()).then(|| Batch {
+            tags: waiting.tags.iter().cloned().collect(),
+            taken: waiting.taken,
+            additions: waiting.additions,
+        })
+    }
+
+    /// The store has taken the batch by this, but its replicas have not; `None`: it has lost it since.
+    pub fn was_taken(&self, batch: &Batch, taken: Option<Stamp>) {
+        let mut waiting = self.lock();
+        if waiting.additions == batch.additions {
+            waiting.taken = taken;
+        }
     }
 
     /// The batch was delivered: trust is back unless something was added meanwhile (then all of it is delivered
@@ -79,27 +101,36 @@ impl Backlog {
         let mut waiting = self.lock();
         if waiting.additions == batch.additions {
             waiting.tags.clear();
+            waiting.taken = None;
             self.closed.store(false, SeqCst);
-            self.emptied.notify_waiters();
         }
     }
 
-    /// Waits until nothing is left.
-    pub async fn emptied(&self) {
+    /// Nobody can serve what this batch outdates.
+    pub fn has_settled(&self, batch: &Batch) {
+        let mut waiting = self.lock();
+        waiting.settled = waiting.settled.max(batch.additions);
+        drop(waiting);
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until nobody can serve what was to be outdated up to now.
+    pub async fn settled(&self) {
+        let additions = self.lock().additions;
         loop {
-            let emptied = self.emptied.notified();
-            tokio::pin!(emptied);
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
             // From here on it is noticed, also before it is waited for.
-            emptied.as_mut().enable();
-            if !self.is_closed() {
+            changed.as_mut().enable();
+            if self.lock().settled >= additions {
                 return;
             }
-            emptied.await;
+            changed.await;
         }
     }
 
     /// Waits until something is kept.
-    pub async fn changed(&self) {
+    pub async fn kept(&self) {
         self.wake.notified().await;
     }
 
@@ -109,16 +140,21 @@ impl Backlog {
     }
 }
 
+fn later((one, other): (Stamp, Stamp)) -> Stamp {
+    if one.sequence > other.sequence { one } else { other }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stamp::Epoch;
 
     #[test]
     fn trust_returns_only_when_everything_was_delivered() {
         let backlog = Backlog::default();
-        backlog.keep(&[Tag::family("a")]);
+        backlog.keep(&[Tag::family("a")], None);
         let batch = backlog.batch().unwrap();
-        backlog.keep(&[Tag::family("b")]);
+        backlog.keep(&[Tag::family("b")], None);
         backlog.delivered(&batch);
         assert!(backlog.is_closed());
         let all = backlog.batch().unwrap();
@@ -131,8 +167,54 @@ mod tests {
     fn overflow_becomes_everything() {
         let backlog = Backlog::default();
         for index in 0..=MOST {
-            backlog.keep(&[Tag::family(&index.to_string())]);
+            backlog.keep(&[Tag::family(&index.to_string())], None);
         }
         assert_eq!(backlog.batch().unwrap().tags, [Tag::root()]);
+    }
+
+    #[test]
+    fn what_was_taken_needs_no_more_than_replicas_unless_something_untaken_joins_it() {
+        let at = |epoch, sequence| Some(Stamp { epoch: Epoch(epoch), sequence });
+        let rows = [
+            (vec![at(1, 5)], at(1, 5)),
+            (vec![at(1, 5), at(1, 3)], at(1, 5)),
+            (vec![at(1, 5), at(2, 9)], None),
+            (vec![at(1, 5), None], None),
+            (vec![None, at(1, 5)], None),
+        ];
+        for (kept, expected) in rows {
+            let backlog = Backlog::default();
+            kept.iter().for_each(|taken| backlog.keep(&[Tag::family("a")], *taken));
+            assert_eq!(backlog.batch().unwrap().taken, expected, "{kept:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_kept_has_settled_when_a_batch_that_holds_it_has() {
+        let backlog = Backlog::default();
+        backlog.settled().await;
+        backlog.keep(&[Tag::family("a")], None);
+        let batch = backlog.batch().unwrap();
+        let first = pending(backlog.settled()).await;
+        backlog.keep(&[Tag::family("b")], None);
+        let second = pending(backlog.settled()).await;
+        backlog.has_settled(&batch);
+        first.await;
+        let second = pending(second).await;
+        backlog.has_settled(&backlog.batch().unwrap());
+        second.await;
+    }
+
+    /// The future, which is not ready yet.
+    async fn pending<'f>(
+        future: impl Future<Output = ()> + 'f,
+    ) -> std::pin::Pin<Box<dyn Future<Output = ()> + 'f>> {
+        let mut future: std::pin::Pin<Box<dyn Future<Output = ()> + 'f>> = Box::pin(future);
+        std::future::poll_fn(|context| {
+            assert!(future.as_mut().poll(context).is_pending());
+            std::task::Poll::Ready(())
+        })
+        .await;
+        future
     }
 }

@@ -4,40 +4,74 @@
 //! waits until each member of the fleet has said that it has applied it, or until that member's lease has passed.
 //! Messages only make this prompt. What it rests on:
 //!
-//! - the lease runs from the time a sync was *sent*, by this process's own clock, and begins when its reply has been
-//!   applied to the marks;
+//! - the lease runs from the time a sync was *sent*, by this process's own clocks ([`lease`]), and begins when its reply
+//!   has been applied to the marks;
 //! - the marks of this proxy's own writes are in its copy before they are acknowledged, lease or not;
 //! - a member is forgotten only when it says so, or when somebody has waited a whole lease of it in vain and it has not
 //!   synced meanwhile;
-//! - in a new epoch, members may have been lost: for one lease nobody's write is acknowledged early.
+//! - in a new epoch, members may have been lost: until it is older than the longest lease of the fleet nobody's write is
+//!   acknowledged early. How old it is, the store says by its own clock; a proxy that was there when it began believes
+//!   no more than its own clock says.
+//!
+//! # Two primaries
+//!
+//! After a failover that part of the network does not see there are two servers that take writes: *P*, deposed, and *R*,
+//! promoted. A proxy at *P* sees none of the invalidations at *R*. With `wait_replicas = N`, where N is at least half of all
+//! replicas, this cannot do harm:
+//!
+//! - A sync counts only when N replicas have it; only then is there a lease, and only for as long are the store's own words
+//!   trusted, and those of no other epoch than that sync's (in every mode; see [`Fleet::trusts`]).
+//! - *R* has another `run_id`, so that an epoch begins there. A writer counts its age from the first answer in it that N
+//!   replicas had. At that moment too few are left that follow *P* for any sync there to count: two sets of N out of all
+//!   replicas but *R* have one in common, and it follows one server at a time. Syncs at *P* that did count were sent
+//!   before, so that after the longest lease nothing is trusted at *P*, nor in the memory of those who synced there.
+//! - That is when *R*'s first write is acknowledged. What is acknowledged at *P* must have been on N replicas, that is
+//!   before anything was trusted at *R*, where all entries of *P*'s epoch are outdated and whatever is fetched in the new
+//!   one is fetched later.
+//!
+//! Without `wait_replicas` a store is taken at its word for as long as it answers and takes writes.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::memory::Memory;
 use crate::config::Coherence;
 use crate::metrics::Metrics;
-use crate::stamp::{Sequence, Stamp, Tag, Taken};
+use crate::stamp::{Epoch, Sequence, Stamp, Tag, Taken};
 use crate::store::fleet::{Cause, Holder, Intent, Invalidated, Membership, Message, Synced};
-use crate::store::{Store, StoreError};
+use crate::store::{Link, Store, StoreError};
+
+pub mod known;
+pub mod lease;
+
+use known::{Changed, Known, Report, Unheld};
+use lease::{Lease, Moment};
 
 /// How many acknowledgements are remembered: more proxies than anybody runs.
 const MEMBERS: usize = 10_000;
+
+/// How many members may wait to be expelled; the next write finds the others again.
+const GONE: usize = 1024;
 
 /// This proxy among the others.
 pub struct Fleet {
     id: Box<str>,
     mode: Coherence,
     lease: Duration,
-    start: Instant,
-    /// End of the lease, in nanoseconds after `start`.
-    until: AtomicU64,
+    /// The store may have been deposed, and counts only while a sync that its replicas have says otherwise.
+    needs_proof: bool,
+    /// For L1.
+    held: Lease,
+    /// The epoch of the last sync, and until when the store is taken at its word in it.
+    proven: Mutex<Option<(Epoch, Moment)>>,
+    /// What the store has said of the epoch, and how this proxy stands in the fleet.
+    known: Mutex<Known>,
     /// What others have acknowledged.
     heard: watch::Sender<HashMap<Box<str>, Stamp>>,
     /// A sync is wanted before its time.
@@ -51,46 +85,133 @@ pub struct Fleet {
     sweeping: AtomicBool,
     /// Since when the store has not answered.
     away: Mutex<Option<Instant>>,
+    /// Intents that are due and being carried out; empty when that is done.
+    due: watch::Sender<Vec<Intent>>,
+    /// Members whose lease was waited for in vain.
+    gone: mpsc::Sender<Holder>,
+    going: tokio::sync::Mutex<mpsc::Receiver<Holder>>,
 }
 
 impl Fleet {
     /// A proxy that is not a member yet. `lease`: how long it may serve L1 after a sync.
     pub fn new(mode: Coherence, lease: Duration) -> Fleet {
         let id = format!("{:016x}", rand::random::<u64>()).into();
-        let (heard, wanted) = (watch::Sender::new(HashMap::new()), Notify::new());
+        let (gone, going) = mpsc::channel(GONE);
         Fleet {
             id,
             mode,
             lease,
-            start: Instant::now(),
-            until: AtomicU64::new(0),
-            heard,
-            wanted,
+            needs_proof: false,
+            held: Lease::none(),
+            proven: Mutex::default(),
+            known: Mutex::new(Known::new(lease)),
+            heard: watch::Sender::new(HashMap::new()),
+            wanted: Notify::new(),
             foreign: Mutex::default(),
             left: tokio::sync::Mutex::default(),
             sweeping: AtomicBool::new(false),
             away: Mutex::default(),
+            due: watch::Sender::new(Vec::new()),
+            gone,
+            going: tokio::sync::Mutex::new(going),
         }
     }
 
-    /// How long it may serve L1 after a sync.
-    pub fn lease(&self) -> Duration {
-        self.lease
+    /// The same where the store waits for replicas: nothing it says counts without proof that they still follow it.
+    #[must_use]
+    pub fn with_replicas(self, wait_replicas: u64) -> Fleet {
+        Fleet { needs_proof: wait_replicas > 0, ..self }
+    }
+
+    /// The longest lease that any proxy of the fleet may hold.
+    pub fn longest_lease(&self) -> Duration {
+        self.known().longest()
     }
 
     /// Whether L1 may be served without asking.
     pub fn holds(&self) -> bool {
-        let until = self.until.load(SeqCst);
-        until != 0 && self.nanos(Instant::now()) < until
+        self.held.runs_at(Moment::now())
     }
 
-    fn nanos(&self, time: Instant) -> u64 {
-        u64::try_from(time.duration_since(self.start).as_nanos()).unwrap_or(u64::MAX)
+    /// Whether what the store says in this epoch may be believed now. To be asked when it has said it.
+    pub fn trusts(&self, epoch: Epoch) -> bool {
+        !self.needs_proof || self.is_proven(epoch)
+    }
+
+    fn is_proven(&self, epoch: Epoch) -> bool {
+        let proven = *lock(&self.proven);
+        proven.is_some_and(|(of, end)| of == epoch && Moment::now().is_before(end))
+    }
+
+    /// Whether it serves what it may serve when all is well: L1, or a strict proxy what the store has.
+    fn is_well(&self) -> bool {
+        match self.mode {
+            Coherence::Strict => lock(&self.proven).is_some_and(|(_, end)| Moment::now().is_before(end)),
+            Coherence::Lease | Coherence::Eventual => self.holds(),
+        }
+    }
+
+    /// What an operator may want to know. `memory`: where the copy of the marks is.
+    pub fn report(&self, memory: &Memory) -> Report {
+        let (is_well, unheld) = (self.is_well(), self.unheld());
+        let known = self.known();
+        let has_copy = self.mode != Coherence::Strict && known.synced.is_some();
+        Report {
+            id: self.id.clone(),
+            coherence: self.mode,
+            lease: self.lease,
+            unheld: (!is_well).then_some(unheld),
+            since: known.told.1.elapsed(),
+            applied: has_copy.then(|| memory.marks.stamp()),
+            epoch: known.synced.as_ref().map(|(state, _)| state.clone()),
+            synced: known.synced.as_ref().map(|(_, at)| at.elapsed()),
+            longest_lease: known.longest(),
+        }
+    }
+
+    /// Why there is no lease, if there is none.
+    fn unheld(&self) -> Unheld {
+        let is_foreign = self.lock().is_some();
+        let known = self.known();
+        match &known.failure {
+            _ if known.has_left => Unheld::Left,
+            Some(StoreError::Unreplicated { reason, .. }) => Unheld::ReplicasMissing(reason.clone()),
+            Some(error) => Unheld::StoreAway(error.to_string()),
+            None if is_foreign => Unheld::OtherEpoch,
+            None if known.synced.is_none() => Unheld::NeverSynced,
+            None => Unheld::Late,
+        }
+    }
+
+    /// Tells, once, that a lease was lost or is there again.
+    fn tell(&self, metrics: &Metrics) {
+        let (is_well, unheld) = (self.is_well(), self.unheld());
+        let mut known = self.known();
+        let (was_well, since) = known.told;
+        if is_well == was_well {
+            return;
+        }
+        known.told = (is_well, Instant::now());
+        drop(known);
+        let lasted = humantime::format_duration(Duration::from_millis(since.elapsed().as_millis() as u64));
+        match is_well {
+            true => tracing::info!(proxy = &*self.id, after = %lasted, "the lease is held"),
+            false if unheld == Unheld::Left => tracing::info!(proxy = &*self.id, "the fleet was left"),
+            false => {
+                metrics.lease_lost(unheld.label());
+                let reason = unheld.label();
+                tracing::warn!(proxy = &*self.id, reason, held = %lasted, "the lease is lost: {unheld}");
+            }
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        lock(&self.known)
     }
 
     /// Ends the lease: something is known that the marks do not show.
     fn give_up(&self) {
-        self.until.store(0, SeqCst);
+        self.held.end();
     }
 
     /// What an invalidation of this proxy's own is known by.
@@ -140,88 +261,193 @@ impl Fleet {
         if let Some(own) = foreign.take().filter(|own| own.epoch == synced.stamp.epoch) {
             marks.distrust(own.sequence);
         }
-        // A little less than whoever waits counts: clocks do not run alike.
-        self.until.store(self.nanos(sending.at + self.lease - self.lease / 100), SeqCst);
+        self.held.begin(sending.end(self.lease));
         true
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Stamp>> {
-        // A value that is changed in one step.
-        self.foreign.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.foreign)
     }
 
     /// The store has not answered. Gives the time from which on no other proxy holds a lease, if it is away for all.
     pub fn note_away(&self) -> Instant {
-        *self.away_since().get_or_insert_with(Instant::now) + self.lease
-    }
-
-    fn away_since(&self) -> MutexGuard<'_, Option<Instant>> {
-        // A value that is changed in one step.
-        self.away.lock().unwrap_or_else(PoisonError::into_inner)
+        let since = *lock(&self.away).get_or_insert_with(Instant::now);
+        since + self.longest_lease()
     }
 
     /// Waits until no member can serve what an invalidation has outdated: each has acknowledged it, or its lease is over.
-    pub async fn settle(
-        self: &Arc<Fleet>,
-        store: &Arc<dyn Store>,
-        invalidated: Invalidated,
-        metrics: &Arc<Metrics>,
-    ) {
+    pub async fn settle(self: &Arc<Fleet>, invalidated: Invalidated, metrics: &Arc<Metrics>) {
         if self.mode != Coherence::Eventual {
-            return self.wait(store, &invalidated, metrics).await;
+            return self.wait(&invalidated, metrics).await;
         }
         // Somebody has to find out who is gone, or members would add up.
         if !invalidated.holders.is_empty() && !self.sweeping.swap(true, SeqCst) {
-            let (fleet, store, metrics) = (Arc::clone(self), Arc::clone(store), Arc::clone(metrics));
+            let (fleet, metrics) = (Arc::clone(self), Arc::clone(metrics));
             tokio::spawn(async move {
-                fleet.wait(&store, &invalidated, &metrics).await;
+                fleet.wait(&invalidated, &metrics).await;
                 fleet.sweeping.store(false, SeqCst);
             });
         }
     }
 
-    async fn wait(&self, store: &Arc<dyn Store>, invalidated: &Invalidated, metrics: &Metrics) {
+    /// One lease at most, however many do not answer: all are waited for from the same moment on.
+    async fn wait(&self, invalidated: &Invalidated, metrics: &Metrics) {
         let replied = Instant::now();
         let stamp = invalidated.taken.stamp;
+        let young = self.young(invalidated, metrics);
         let mut heard = self.heard.subscribe();
         for holder in invalidated.holders.iter().filter(|holder| *holder.id != *self.id) {
             let is_told = |heard: &HashMap<Box<str>, Stamp>| has_applied(heard.get(&holder.id), stamp);
             if timeout_at(replied + holder.lease, heard.wait_for(is_told)).await.is_err() {
-                Fleet::expel(store, holder, metrics).await;
+                // No write waits for that. A full queue means that the next one will find it again.
+                let _ = self.gone.try_send(holder.clone());
             }
         }
         // A member that the new epoch does not know of holds its lease no longer than this.
-        if let Some(young) = self.lease.checked_sub(invalidated.epoch_age) {
+        if let Some(young) = young {
             tokio::time::sleep_until(replied + young).await;
         }
     }
 
-    async fn expel(store: &Arc<dyn Store>, holder: &Holder, metrics: &Metrics) {
-        // Otherwise it has synced meanwhile (its acknowledgement was lost), or the store is away.
-        if let Ok(true) = store.expel(holder).await {
-            tracing::warn!(member = &*holder.id, "a proxy of the fleet is gone; writes wait for it no longer");
-            metrics.members_expelled.inc();
+    /// How much longer there may be leases that the store has lost.
+    fn young(&self, invalidated: &Invalidated, metrics: &Metrics) -> Option<Duration> {
+        let longest = invalidated.longest_lease;
+        let (age, longest) =
+            self.meet(invalidated.taken.stamp.epoch, invalidated.epoch_age, longest, None, metrics);
+        let other = invalidated.holders.iter().map(|holder| holder.lease).find(|lease| *lease != self.lease);
+        if let Some(other) = other {
+            self.warn_of(other);
         }
+        longest.checked_sub(age).filter(|young| !young.is_zero())
+    }
+
+    /// Takes in what the store said of its epoch, and gives its age and the longest lease, as far as they can be relied
+    /// on. `cause`: why the epoch began, where that was told.
+    fn meet(
+        &self,
+        epoch: Epoch,
+        age: Duration,
+        longest: Duration,
+        cause: Option<&str>,
+        metrics: &Metrics,
+    ) -> (Duration, Duration) {
+        let mut known = self.known();
+        if let (Some(Changed), cause) = (known.meet(epoch), cause) {
+            metrics.epoch_changed(cause.unwrap_or("unknown"));
+        }
+        let age = known.age(age, self.needs_proof);
+        known.hear_of_lease(longest, self.lease, age);
+        (age, known.longest())
+    }
+
+    fn warn_of(&self, other: Duration) {
+        if std::mem::replace(&mut self.known().has_warned, true) {
+            return;
+        }
+        tracing::warn!(
+            own = %humantime::format_duration(self.lease),
+            other = %humantime::format_duration(other),
+            "a proxy of the fleet has another lease; give all Larders of a namespace the same [store] lease"
+        );
     }
 
     /// Keeps the lease for as long as the process lives.
     pub async fn keep(self: Arc<Fleet>, store: Arc<dyn Store>, memory: Arc<Memory>, metrics: Arc<Metrics>) {
-        let member = async {
-            loop {
-                match self.sync(&store, &memory, &metrics).await {
-                    // What came is to be acknowledged at once: somebody may be waiting.
-                    Ok(Progress::News) => continue,
-                    Ok(Progress::Nothing) => {}
-                    Ok(Progress::Left) => return,
-                    Err(_) => {
-                        self.note_away();
-                        metrics.store_error("sync");
-                    }
+        let hearing = (self.mode != Coherence::Strict).then_some(&*memory);
+        tokio::join!(
+            self.renew(&store, &memory, &metrics),
+            self.listen(&store, hearing),
+            self.carry_out(&store, &memory, &metrics),
+            self.expel(&store, &metrics),
+            self.watch(&metrics),
+        );
+    }
+
+    /// Syncs, over and over.
+    async fn renew(&self, store: &Arc<dyn Store>, memory: &Memory, metrics: &Metrics) {
+        let mut link = store.changes();
+        loop {
+            let synced = self.sync(store, memory, metrics).await;
+            self.known().failure = synced.as_ref().err().cloned();
+            self.tell(metrics);
+            match synced {
+                // What came is to be acknowledged at once: somebody may be waiting.
+                Ok(Progress::News) => continue,
+                Ok(Progress::Nothing) => {}
+                Ok(Progress::Left) => return,
+                Err(_) => {
+                    self.note_away();
+                    metrics.store_error("sync");
                 }
-                let _ = tokio::time::timeout(self.lease / 4, self.wanted.notified()).await;
+            }
+            let _ = tokio::time::timeout(self.lease / 4, self.cause_to_sync(&mut link)).await;
+        }
+    }
+
+    /// A sync is wanted, or the store is there again.
+    async fn cause_to_sync(&self, link: &mut watch::Receiver<Link>) {
+        let is_back = async {
+            if link.changed().await.is_err() || *link.borrow() != Link::Up {
+                std::future::pending::<()>().await;
             }
         };
-        tokio::join!(member, self.listen(&store, (self.mode != Coherence::Strict).then_some(&*memory)));
+        tokio::select! {
+            () = self.wanted.notified() => {}
+            () = is_back => {}
+        }
+    }
+
+    /// Carries out intents that are due. Apart from the syncs, which must not wait for it.
+    async fn carry_out(&self, store: &Arc<dyn Store>, memory: &Memory, metrics: &Metrics) {
+        let mut due = self.due.subscribe();
+        while let Ok(intents) = due.wait_for(|due| !due.is_empty()).await.map(|due| due.clone()) {
+            for intent in &intents {
+                if self.carry_out_one(store, memory, metrics, intent).await.is_err() {
+                    metrics.store_error("carry_out");
+                    // The next sync tells of them again.
+                    break;
+                }
+            }
+            self.due.send_replace(Vec::new());
+        }
+    }
+
+    async fn carry_out_one(
+        &self,
+        store: &Arc<dyn Store>,
+        memory: &Memory,
+        metrics: &Metrics,
+        intent: &Intent,
+    ) -> Result<(), StoreError> {
+        let taken = match store.invalidate(&intent.tags, &self.cause(Some(&intent.id))).await {
+            Ok(invalidated) => invalidated.taken,
+            // Nobody waits for more: the write was never acknowledged.
+            Err(StoreError::Unreplicated { taken: Some(taken), .. }) => taken,
+            Err(error) => return Err(error),
+        };
+        self.learn(memory, &intent.tags, taken);
+        report(intent, metrics);
+        Ok(())
+    }
+
+    /// Has the store forget whom nobody needs to wait for any more.
+    async fn expel(&self, store: &Arc<dyn Store>, metrics: &Metrics) {
+        let mut going = self.going.lock().await;
+        while let Some(holder) = going.recv().await {
+            // Otherwise it has synced meanwhile (its acknowledgement was lost), or the store is away.
+            if let Ok(true) = store.expel(&holder).await {
+                tracing::warn!(member = &*holder.id, "a proxy of the fleet is gone; writes wait for it no longer");
+                metrics.members_expelled.inc();
+            }
+        }
+    }
+
+    /// Tells when a lease has passed, whatever holds up the syncs.
+    async fn watch(&self, metrics: &Metrics) {
+        while !self.known().has_left {
+            tokio::time::sleep(self.lease / 4).await;
+            self.tell(metrics);
+        }
     }
 
     /// Leaves for good: no lease from now on, and nobody has to wait for this proxy.
@@ -229,7 +455,9 @@ impl Fleet {
         // A sync under way would make it a member again, and bring a lease.
         let mut left = self.left.lock().await;
         *left = true;
+        self.known().has_left = true;
         self.give_up();
+        *lock(&self.proven) = None;
         store.leave(&self.id).await
     }
 
@@ -245,22 +473,43 @@ impl Fleet {
             return Ok(Progress::Left);
         }
         let known = memory.marks.stamp();
-        let sending = Sending { at: Instant::now(), foreign: *self.lock() };
+        let sending = Sending { at: Moment::now(), foreign: *self.lock() };
         let is_member = self.mode != Coherence::Strict;
         let id = if is_member { self.id.clone() } else { Box::default() };
-        let me = Membership { id, applied: Some(known).filter(|_| is_member), lease: self.lease };
+        let lease = if is_member || self.needs_proof { self.lease } else { Duration::ZERO };
+        let me = Membership { id, applied: Some(known).filter(|_| is_member), lease };
         let synced = store.sync(&me).await?;
-        metrics.synced(sending.at.elapsed());
-        *self.away_since() = None;
+        metrics.synced(sending.at.steady.elapsed());
+        *lock(&self.away) = None;
+        self.note(&synced, sending, metrics);
         let is_void = is_member && !self.take(memory, &synced, sending);
         drop(left);
-        for intent in &synced.due {
-            let invalidated = store.invalidate(&intent.tags, &self.cause(Some(&intent.id))).await?;
-            self.learn(memory, &intent.tags, invalidated.taken);
-            report(intent, metrics);
-        }
+        self.hand_over(synced.due);
         let is_news = is_member && (is_void || synced.stamp != known);
         Ok(if is_news { Progress::News } else { Progress::Nothing })
+    }
+
+    /// Remembers what a sync has said of the store.
+    fn note(&self, synced: &Synced, sending: Sending, metrics: &Metrics) {
+        let state = &synced.state;
+        *lock(&self.proven) = Some((synced.stamp.epoch, sending.end(self.lease)));
+        self.meet(synced.stamp.epoch, state.age, state.longest_lease, Some(&state.cause), metrics);
+        metrics.marks_kept(state.marks, state.floor_age);
+        self.known().synced = Some((state.clone(), Instant::now()));
+        if state.longest_lease > self.lease {
+            self.warn_of(state.longest_lease);
+        }
+    }
+
+    /// Has intents carried out, unless others are being carried out; then the next sync tells of them again.
+    fn hand_over(&self, intents: Vec<Intent>) {
+        self.due.send_if_modified(|due| {
+            let is_free = due.is_empty() && !intents.is_empty();
+            if is_free {
+                *due = intents;
+            }
+            is_free
+        });
     }
 
     /// Takes in what others say.
@@ -268,7 +517,7 @@ impl Fleet {
         let mut messages = store.messages();
         loop {
             match messages.recv().await {
-                Ok(Message::Applied { id, stamp }) => self.note(id, stamp),
+                Ok(Message::Applied { id, stamp }) => self.hear(id, stamp),
                 Ok(Message::Nudge { by, stamp, previous, tags }) if by != self.id => {
                     if let (Some(memory), Some(tags)) = (memory, tags) {
                         let _foreign = self.lock();
@@ -283,7 +532,7 @@ impl Fleet {
         }
     }
 
-    fn note(&self, id: Box<str>, stamp: Stamp) {
+    fn hear(&self, id: Box<str>, stamp: Stamp) {
         self.heard.send_modify(|heard| {
             if heard.len() >= MEMBERS {
                 heard.clear();
@@ -318,9 +567,21 @@ enum Progress {
 /// A sync on its way.
 #[derive(Debug, Clone, Copy)]
 struct Sending {
-    at: Instant,
+    at: Moment,
     /// [`Fleet::foreign`] then.
     foreign: Option<Stamp>,
+}
+
+impl Sending {
+    /// The end of what it brings; a little less than whoever waits counts: clocks do not run alike.
+    fn end(&self, lease: Duration) -> Moment {
+        self.at.after(lease - lease / 100)
+    }
+}
+
+/// For values that are changed in one step, so that a panic leaves them whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Puts the marks of one invalidation into the copy; it holds all up to it if they follow on what was applied. False if
@@ -340,3 +601,6 @@ fn follow(memory: &Memory, stamp: Stamp, previous: Sequence, tags: &[Tag]) -> bo
 fn has_applied(known: Option<&Stamp>, stamp: Stamp) -> bool {
     known.is_some_and(|known| known.epoch == stamp.epoch && known.sequence >= stamp.sequence)
 }
+
+#[cfg(test)]
+mod tests;

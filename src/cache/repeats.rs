@@ -71,7 +71,7 @@ impl Repeats {
             loop {
                 let tags: Vec<Tag> = waiting.next().await.into_iter().collect();
                 match &backlog {
-                    Some(backlog) => backlog.keep(&tags),
+                    Some(backlog) => backlog.keep(&tags, None),
                     None => {
                         memory.marks.invalidate(&tags);
                     }
@@ -183,7 +183,7 @@ mod tests {
         assert!(!memory.view(&tags).is_current(stamp));
         let shared = Repeats::new(memory, Some(Arc::clone(&backlog)), Arc::clone(&metrics));
         shared.keep(&[again]);
-        backlog.changed().await;
+        backlog.kept().await;
         assert_eq!(backlog.batch().unwrap().tags, tags);
         assert_eq!(metrics.invalidations_repeated.get(), 2);
     }

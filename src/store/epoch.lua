@@ -1,6 +1,7 @@
 -- Put before the scripts of the store: is the namespace whole, and if not, a new epoch.
 --
--- KEYS[1]  {namespace}:meta     hash: epoch, seq (last sequence issued), floor, run_id, born (microseconds)
+-- KEYS[1]  {namespace}:meta     hash: epoch, seq (last sequence issued), floor, run_id, born (microseconds), cause (why the
+--          epoch began), lease (the longest of the fleet, ms), lease_at (when somebody last had it)
 -- KEYS[2]  {namespace}:marks    sorted set: tag -> sequence of its last invalidation, and the sentinel
 -- KEYS[3]  {namespace}:members  hash: proxy -> syncs:lease in ms:epoch:applied, and the sentinel
 -- KEYS[4]  {namespace}:intents  sorted set: intent -> deadline (microseconds), and the sentinel
@@ -59,15 +60,47 @@ local function loss(meta)
   return ''
 end
 
+-- The longest lease of the members, in ms.
+local function longest_of_members()
+  local longest = 0
+  for _, member in ipairs(redis.call('HGETALL', MEMBERS)) do
+    longest = math.max(longest, tonumber(string.match(member, '^%d+:(%d+):') or 0))
+  end
+  return longest
+end
+
+-- The longest lease that a proxy may hold, in ms; a proxy that the members' table has lost, too.
+local function longest_lease()
+  return tonumber(redis.call('HGET', META, 'lease') or '') or longest_of_members()
+end
+
+-- How long ago the epoch began, in microseconds. A clock that was set back behind its beginning would make it look new
+-- for as long as that takes.
+local function epoch_age()
+  local age = now() - (tonumber(redis.call('HGET', META, 'born') or '') or 0)
+  if age < 0 then
+    redis.call('HSET', META, 'born', text(now()))
+    age = 0
+  end
+  return age
+end
+
+-- What there is to say of the epoch: its age, the longest lease, the floor, marks, why it began, the clock.
+local function state()
+  local field = redis.call('HMGET', META, 'floor', 'cause')
+  local marks = math.max(redis.call('ZCARD', MARKS) - 1, 0)
+  return { text(epoch_age()), text(longest_lease()), text(sequence(field[1]) or 0), marks, field[2] or '', text(now()) }
+end
+
 -- Everything stamped so far is outdated by the change of epoch alone; no mark is needed any more. Members stay: they
--- may hold leases of the epoch before.
-local function start_epoch(last)
+-- may hold leases of the epoch before. So does the longest lease.
+local function start_epoch(last, cause)
   local seq = next_sequence(last)
   redis.call('UNLINK', MARKS)
   redis.call('ZADD', MARKS, '+inf', SENTINEL)
   redis.call('HSET', MEMBERS, SENTINEL, '')
   redis.call('ZADD', INTENTS, '+inf', SENTINEL)
-  redis.call('HSET', META, 'epoch', CANDIDATE, 'seq', text(seq), 'floor', text(seq), 'run_id', RUN_ID, 'born', text(now()))
+  redis.call('HSET', META, 'epoch', CANDIDATE, 'seq', text(seq), 'floor', text(seq), 'run_id', RUN_ID, 'born', text(now()), 'cause', cause)
   return { epoch = CANDIDATE, seq = seq, floor = seq }
 end
 
@@ -79,7 +112,7 @@ local function valid_epoch()
   local meta = { epoch = epoch(field[1]), seq = sequence(field[2]), floor = sequence(field[3]), run_id = field[4] }
   local cause = loss(meta)
   if cause ~= '' then
-    meta = start_epoch(meta.seq or 0)
+    meta = start_epoch(meta.seq or 0, cause)
   end
   return meta, cause
 end

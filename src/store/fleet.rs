@@ -18,7 +18,7 @@ pub struct Membership {
     pub id: Box<str>,
     /// Everything up to this is in its copy of the marks; `None` before its first sync.
     pub applied: Option<Stamp>,
-    /// How long it may trust that copy after a sync; whole milliseconds.
+    /// How long it may trust that copy, and the store itself, after a sync; whole milliseconds. Zero: not at all.
     pub lease: Duration,
 }
 
@@ -32,6 +32,53 @@ pub struct Synced {
     pub marks: Option<Vec<(Tag, Sequence)>>,
     /// Intents whose deadline has passed, at most 16, for any proxy to carry out.
     pub due: Vec<Intent>,
+    /// The epoch.
+    pub state: EpochState,
+}
+
+/// What the store says of its epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EpochState {
+    /// How long ago it began, by the store's clock.
+    pub age: Duration,
+    /// Why it began: `new`, `restarted`, or what was lost (`marks lost`, …).
+    pub cause: String,
+    /// The longest lease that any proxy of the fleet may hold.
+    pub longest_lease: Duration,
+    /// Nothing stamped below it is trusted.
+    pub floor: Sequence,
+    /// How long ago the floor was issued, by the store's clock.
+    pub floor_age: Duration,
+    /// Marks in the store.
+    pub marks: u64,
+}
+
+/// Who is in the fleet, and what it has to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Roster {
+    /// The epoch, and the last sequence issued in it; `None` where there is none yet.
+    pub stamp: Option<Stamp>,
+    /// The epoch.
+    pub state: EpochState,
+    /// All members.
+    pub members: Vec<Member>,
+    /// Writes that are announced.
+    pub intents: u64,
+    /// Those whose deadline has passed; counted up to a thousand.
+    pub due: u64,
+}
+
+/// A proxy of the fleet, for the admin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// The proxy.
+    pub id: Box<str>,
+    /// How long its lease runs after a sync.
+    pub lease: Duration,
+    /// How long ago it synced, by the store's clock.
+    pub synced: Duration,
+    /// What it has applied; `None` before its second sync.
+    pub applied: Option<Stamp>,
 }
 
 /// A write that is about to be forwarded, and what it will outdate.
@@ -154,8 +201,11 @@ pub struct Invalidated {
     pub taken: Taken,
     /// Who may hold a lease, without the proxy that invalidates.
     pub holders: Vec<Holder>,
-    /// How long ago the epoch began, by the store's clock. Below a lease, there may be holders that the store lost.
+    /// How long ago the epoch began, by the store's clock. Below the longest lease, there may be holders that the store
+    /// lost.
     pub epoch_age: Duration,
+    /// The longest lease that any proxy of the fleet may hold, those that the store lost included.
+    pub longest_lease: Duration,
 }
 
 /// What one proxy tells all. Any of them may be lost, late or repeated.

@@ -8,7 +8,7 @@
 -- ARGV[10…] of each repetition: intent, microseconds until it is due, its tags in lines
 -- then     tags
 -- Returns epoch, the sequence taken, cause ('' if no epoch had to be started), the last sequence issued before it, age
--- of the epoch in microseconds, all members.
+-- of the epoch in microseconds, all members, the longest lease of the fleet in ms.
 local meta, cause = valid_epoch()
 local seq = next_sequence(meta.seq)
 local repetitions = tonumber(ARGV[9])
@@ -55,10 +55,4 @@ end
 local nudge = table.concat({ 'n', meta.epoch, text(meta.seq), text(seq), ARGV[5] }, ' ')
 redis.call('PUBLISH', CHANNEL, ARGV[7] == '' and nudge or nudge .. '\n' .. ARGV[7])
 
--- A clock that was set back behind the epoch's beginning would make it look new for as long as that takes.
-local age = now() - (tonumber(redis.call('HGET', META, 'born')) or 0)
-if age < 0 then
-  redis.call('HSET', META, 'born', text(now()))
-  age = 0
-end
-return { meta.epoch, text(seq), cause, text(meta.seq), text(age), redis.call('HGETALL', MEMBERS) }
+return { meta.epoch, text(seq), cause, text(meta.seq), text(epoch_age()), redis.call('HGETALL', MEMBERS), text(longest_lease()) }

@@ -3,7 +3,7 @@
 //!
 //! | key | holds |
 //! |---|---|
-//! | `{ns}:meta` | hash: `epoch` (64 bits, decimal), `seq` (last sequence issued), `floor`, `run_id`, `born` (µs) |
+//! | `{ns}:meta` | hash: `epoch` (64 bits, decimal), `seq` (last sequence issued), `floor`, `run_id`, `born` (µs), `cause`, `lease` (the fleet's longest, ms), `lease_at` |
 //! | `{ns}:marks` | sorted set: tag → sequence of its last invalidation; the sentinel at +inf |
 //! | `{ns}:members` | hash: proxy → `syncs:lease in ms:epoch:applied`; the sentinel |
 //! | `{ns}:intents` | sorted set: intent → deadline (µs of the server's clock); the sentinel at +inf |
@@ -78,7 +78,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::link::Connections;
-use super::fleet::{Cause, Claim, Claimed, Holder, Intent, Invalidated, Membership, Message, Synced};
+use super::fleet::{Cause, Claim, Claimed, Holder, Intent, Invalidated, Membership, Message, Roster, Synced};
 use super::{FamilyOf, Found, KeyCounts, Link, Reply, Store, StoreError, StoreInfo};
 use crate::config::StoreConfig;
 use crate::stamp::{Epoch, Sequence, Stamp, Tag, View};
@@ -218,11 +218,23 @@ impl Store for RedisStore {
     }
 
     fn invalidate<'a>(&'a self, tags: &'a [Tag], cause: &'a Cause<'a>) -> Reply<'a, Invalidated> {
-        Box::pin(self.ask(move |c| async move { self.namespace.invalidate(&c, tags, cause).await }))
+        Box::pin(async move {
+            self.ask(move |c| async move { self.namespace.invalidate(&c, tags, cause).await }).await?
+        })
     }
 
     fn sync<'a>(&'a self, me: &'a Membership) -> Reply<'a, Synced> {
-        Box::pin(self.ask(move |connections| async move { self.namespace.sync(&connections, me).await }))
+        Box::pin(async move { self.ask(move |c| async move { self.namespace.sync(&c, me).await }).await? })
+    }
+
+    fn reach(&self) -> Reply<'_, View> {
+        Box::pin(async move {
+            self.ask(move |connections| async move { self.namespace.reach(&connections).await }).await?
+        })
+    }
+
+    fn roster(&self) -> Reply<'_, Roster> {
+        Box::pin(self.ask(move |connections| async move { self.namespace.roster(&connections).await }))
     }
 
     fn leave<'a>(&'a self, id: &'a str) -> Reply<'a, ()> {
@@ -234,7 +246,9 @@ impl Store for RedisStore {
     }
 
     fn record<'a>(&'a self, intent: &'a Intent, within: Duration) -> Reply<'a, View> {
-        Box::pin(self.ask(move |c| async move { self.namespace.record(&c, intent, within).await }))
+        Box::pin(async move {
+            self.ask(move |c| async move { self.namespace.record(&c, intent, within).await }).await?
+        })
     }
 
     fn forget<'a>(&'a self, intent: &'a str) -> Reply<'a, ()> {
@@ -342,6 +356,7 @@ struct Namespace {
     begin: Script,
     invalidate: Script,
     sync: Script,
+    roster: Script,
     record: Script,
     forget: Script,
     expel: Script,
@@ -370,6 +385,7 @@ impl Namespace {
             begin: Script::new(concat!(include_str!("epoch.lua"), include_str!("begin.lua"))),
             invalidate: Script::new(concat!(include_str!("epoch.lua"), include_str!("invalidate.lua"))),
             sync: Script::new(concat!(include_str!("epoch.lua"), include_str!("sync.lua"))),
+            roster: Script::new(concat!(include_str!("epoch.lua"), include_str!("roster.lua"))),
             record: Script::new(concat!(include_str!("epoch.lua"), include_str!("record.lua"))),
             forget: Script::new(include_str!("forget.lua")),
             expel: Script::new(include_str!("expel.lua")),

@@ -1,12 +1,12 @@
 -- Renews a membership, and tells what its copy of the marks lacks.
 -- ARGV[4]  proxy, or '' for one that is no member
--- ARGV[5]  its lease in milliseconds
+-- ARGV[5]  its lease in milliseconds; 0 for one that trusts nothing for any time
 -- ARGV[6]  epoch of what it has applied, '0' for none
 -- ARGV[7]  sequence up to which it has
 -- ARGV[8]  marks to tell at most
 -- ARGV[9]  due intents to tell at most
 -- Returns epoch, last sequence issued, cause ('' if no epoch had to be started), whether marks are told, marks and
--- their sequences, due intents and their tags.
+-- their sequences, due intents and their tags, the state of the epoch.
 local meta, cause = valid_epoch()
 local id, epoch_applied, applied, most = ARGV[4], ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
 
@@ -19,6 +19,14 @@ if id ~= '' then
 end
 if epoch_applied ~= '0' and (epoch_applied ~= epoch_before or applied > tonumber(before)) then
   redis.call('PUBLISH', CHANNEL, table.concat({ 'a', id, epoch_applied, text(applied) }, ' '))
+end
+
+-- Whoever has the longest lease confirms it several times in its course. When nobody has, nobody holds one any more.
+local lease, longest = tonumber(ARGV[5]), longest_lease()
+local confirmed = tonumber(redis.call('HGET', META, 'lease_at') or '') or 0
+if lease >= longest or now() - confirmed > longest * 1000 then
+  longest = math.max(lease, lease < longest and longest_of_members() or 0)
+  redis.call('HSET', META, 'lease', text(longest), 'lease_at', text(now()))
 end
 
 -- Below the floor, marks that it lacks may have been removed.
@@ -34,4 +42,4 @@ for _, intent in ipairs(redis.call('ZRANGEBYSCORE', INTENTS, '-inf', text(now())
   -- Lost tags: it may have been anything.
   due[#due + 1] = redis.call('HGET', INTENT_TAGS, intent) or '*'
 end
-return { meta.epoch, text(meta.seq), cause, whole and 1 or 0, whole and marks or {}, due }
+return { meta.epoch, text(meta.seq), cause, whole and 1 or 0, whole and marks or {}, due, state() }

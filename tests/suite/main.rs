@@ -38,6 +38,7 @@ mod forwarding;
 mod identity;
 mod leases;
 mod logs;
+mod operator;
 mod outages;
 mod races;
 mod reads;

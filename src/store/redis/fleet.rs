@@ -7,10 +7,12 @@ use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, ScriptInvocation};
 
 use super::link::Connections;
-use super::{Namespace, new_epoch, not_an_answer};
+use super::{Namespace, new_epoch, not_an_answer, replicas};
 use crate::stamp::{Epoch, Sequence, Stamp, Tag, Taken, View};
+use crate::store::StoreError;
 use crate::store::fleet::{
-    Cause, Claim, Claimed, Holder, Intent, Invalidated, Membership, Synced, TOLD_MAX, fetched, lines, tags_in,
+    Cause, Claim, Claimed, EpochState, Holder, Intent, Invalidated, Member, Membership, Roster, Synced, TOLD_MAX,
+    fetched, lines, tags_in,
 };
 
 /// Marks that one sync tells. A proxy that lacks more begins anew, which costs it misses.
@@ -22,23 +24,51 @@ const DUE_TOLD: usize = 16;
 /// Intents that are kept, repetitions included: some tens of megabytes. Beyond it everything is outdated when a
 /// further repetition is due.
 const INTENTS_MOST: usize = 100_000;
+/// What was done, or that too few replicas have it; the outer error is of what was not done.
+type Done<T> = RedisResult<Result<T, StoreError>>;
+
+/// Age of the epoch (µs), longest lease (ms), floor, marks, cause, the clock (µs): as `state()` in `epoch.lua` tells them.
+type State = (u64, u64, Sequence, u64, String, u64);
 
 impl Namespace {
-    pub(super) async fn sync(&self, connections: &Connections, me: &Membership) -> RedisResult<Synced> {
+    pub(super) async fn sync(&self, connections: &Connections, me: &Membership) -> Done<Synced> {
         let mut call = self.call(&self.sync, connections);
         let applied = me.applied.unwrap_or(Stamp { epoch: Epoch(0), sequence: 0 });
         call.arg(&*me.id).arg(millis(me.lease)).arg(applied.epoch.0).arg(applied.sequence);
         call.arg(MARKS_TOLD).arg(DUE_TOLD);
-        type Answer = (u64, u64, String, bool, Vec<(String, f64)>, Vec<(String, String)>);
-        let (epoch, sequence, cause, whole, marks, due): Answer =
+        type Answer = (u64, u64, String, bool, Vec<(String, f64)>, Vec<(String, String)>, State);
+        let (epoch, sequence, cause, whole, marks, due, state): Answer =
             call.invoke_async(&mut connections.marks()).await?;
         self.log_new_epoch(epoch, &cause);
         // Scores are whole numbers below 2^53, exact as floats.
         let marks = marks.into_iter().map(|(tag, score)| (Tag::family(&tag), score as Sequence));
-        Ok(Synced {
+        let synced = Synced {
             stamp: Stamp { epoch: Epoch(epoch), sequence },
             marks: whole.then(|| marks.collect()),
             due: due.into_iter().map(|(id, tags)| Intent { id: id.into(), tags: tags_in(&tags) }).collect(),
+            state: state_of(state),
+        };
+        reached(connections, synced, None).await
+    }
+
+    pub(super) async fn reach(&self, connections: &Connections) -> Done<View> {
+        match reached(connections, (), None).await? {
+            Ok(()) => Ok(Ok(self.view(connections, &[]).await?)),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    pub(super) async fn roster(&self, connections: &Connections) -> RedisResult<Roster> {
+        type Answer = (String, u64, State, Vec<(String, String)>, u64, u64);
+        let (epoch, sequence, state, members, intents, due): Answer =
+            self.call(&self.roster, connections).invoke_async(&mut connections.marks()).await?;
+        let clock = state.5;
+        Ok(Roster {
+            stamp: epoch.parse().ok().map(|epoch| Stamp { epoch: Epoch(epoch), sequence }),
+            state: state_of(state),
+            members: members.iter().filter_map(|(id, text)| member(id, text, clock)).collect(),
+            intents,
+            due,
         })
     }
 
@@ -57,7 +87,7 @@ impl Namespace {
         connections: &Connections,
         tags: &[Tag],
         cause: &Cause<'_>,
-    ) -> RedisResult<Invalidated> {
+    ) -> Done<Invalidated> {
         let told = lines(tags).filter(|_| tags.len() <= TOLD_MAX).unwrap_or_default();
         let mut call = self.call(&self.invalidate, connections);
         call.arg(self.marks_max).arg(cause.by).arg(cause.intent.unwrap_or_default()).arg(told);
@@ -68,37 +98,28 @@ impl Namespace {
         for tag in tags {
             call.arg(tag.as_str());
         }
-        let (epoch, sequence, started, previous, age, members): (
-            u64,
-            u64,
-            String,
-            u64,
-            u64,
-            Vec<(String, String)>,
-        ) = call.invoke_async(&mut connections.marks()).await?;
+        type Answer = (u64, u64, String, u64, u64, Vec<(String, String)>, u64);
+        let (epoch, sequence, started, previous, age, members, longest): Answer =
+            call.invoke_async(&mut connections.marks()).await?;
         self.log_new_epoch(epoch, &started);
-        connections.reach_replicas().await?;
         let others = members.iter().filter(|(id, _)| id != cause.by);
-        Ok(Invalidated {
+        let invalidated = Invalidated {
             taken: Taken { stamp: Stamp { epoch: Epoch(epoch), sequence }, previous },
             holders: others.filter_map(|(id, member)| holder(id, member)).collect(),
             epoch_age: Duration::from_micros(age),
-        })
+            longest_lease: Duration::from_millis(longest),
+        };
+        let taken = invalidated.taken;
+        reached(connections, invalidated, Some(taken)).await
     }
 
-    pub(super) async fn record(
-        &self,
-        connections: &Connections,
-        intent: &Intent,
-        within: Duration,
-    ) -> RedisResult<View> {
+    pub(super) async fn record(&self, connections: &Connections, intent: &Intent, within: Duration) -> Done<View> {
         let mut call = self.call(&self.record, connections);
         call.arg(&*intent.id).arg(micros(within)).arg(intended(&intent.tags));
         let (epoch, sequence, cause, newest): (u64, u64, String, u64) =
             call.invoke_async(&mut connections.marks()).await?;
         self.log_new_epoch(epoch, &cause);
-        connections.reach_replicas().await?;
-        Ok(View { stamp: Stamp { epoch: Epoch(epoch), sequence }, newest })
+        reached(connections, View { stamp: Stamp { epoch: Epoch(epoch), sequence }, newest }, None).await
     }
 
     pub(super) async fn forget(&self, connections: &Connections, intent: &str) -> RedisResult<()> {
@@ -150,7 +171,39 @@ impl Namespace {
     }
 }
 
-/// A member as it is kept; None for the sentinel.
+/// What was done, once enough replicas have it. `taken`: what it took, if it was an invalidation.
+async fn reached<T>(connections: &Connections, done: T, taken: Option<Taken>) -> Done<T> {
+    match connections.reach_replicas().await {
+        Ok(()) => Ok(Ok(done)),
+        Err(error) => match replicas::missing(&error) {
+            Some(reason) => Ok(Err(StoreError::Unreplicated { taken, reason })),
+            None => Err(error),
+        },
+    }
+}
+
+fn state_of((age, longest, floor, marks, cause, clock): State) -> EpochState {
+    EpochState {
+        age: Duration::from_micros(age),
+        cause,
+        longest_lease: Duration::from_millis(longest),
+        floor,
+        floor_age: Duration::from_micros(clock.saturating_sub(floor)),
+        marks,
+    }
+}
+
+/// A member as it is kept, at this time of the server's clock in microseconds; None for the sentinel.
+fn member(id: &str, text: &str, clock: u64) -> Option<Member> {
+    let Holder { id, lease, syncs } = holder(id, text)?;
+    let mut applied = text.split(':').skip(2).map(|number| number.parse::<u64>().ok());
+    let (epoch, sequence) = (applied.next()??, applied.next()??);
+    let applied = Some(Stamp { epoch: Epoch(epoch), sequence }).filter(|stamp| stamp.epoch != Epoch(0));
+    // Syncs are counted by the clock.
+    Some(Member { id, lease, synced: Duration::from_micros(clock.saturating_sub(syncs)), applied })
+}
+
+/// A holder as it is kept; None for the sentinel.
 fn holder(id: &str, member: &str) -> Option<Holder> {
     let (syncs, rest) = member.split_once(':')?;
     let (lease, _) = rest.split_once(':')?;

@@ -12,8 +12,17 @@ use redis::aio::MultiplexedConnection;
 use redis::{RedisError, RedisResult, make_extension_error};
 use tokio::sync::Semaphore;
 
+/// The code of the error that says so.
+const TOO_FEW: &str = "WAIT";
+
 /// Rounds that fit in the time limit of a request: one that is under way, its own, and the script before.
 const ROUNDS: u32 = 3;
+
+/// How many replicas lack what was written, where that is what an error says.
+pub(super) fn missing(error: &RedisError) -> Option<String> {
+    (error.code() == Some(TOO_FEW))
+        .then(|| error.detail().unwrap_or("too few replicas acknowledged the write").to_owned())
+}
 
 pub(super) struct Replicas {
     connection: MultiplexedConnection,
@@ -79,7 +88,7 @@ impl Replicas {
     fn too_few(&self, acknowledged: u64) -> RedisError {
         let (needed, limit) = (self.needed, humantime::format_duration(self.limit));
         let told = format!("only {acknowledged} of {needed} replicas acknowledged the write within {limit}");
-        make_extension_error("WAIT".to_owned(), Some(told))
+        make_extension_error(TOO_FEW.to_owned(), Some(told))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Round> {

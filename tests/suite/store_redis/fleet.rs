@@ -65,7 +65,7 @@ async fn a_new_member_learns_the_stamp_and_no_marks() {
     let store = store_on(&server).await;
     let taken = invalidate(&store, &tags(), "").await.taken;
     let synced = sync(&store, "p1", None).await;
-    assert_eq!(synced, Synced { stamp: taken.stamp, marks: None, due: vec![] });
+    assert_eq!((synced.stamp, synced.marks, synced.due), (taken.stamp, None, vec![]));
     assert_eq!(marks_since(&store, synced.stamp.epoch, synced.stamp.sequence).await, Some(BTreeMap::new()));
 }
 
@@ -581,4 +581,71 @@ async fn what_stands_for_a_claim_and_is_none_is_an_error() {
     server.run::<()>(&["SET", "test:fetch:k", "of another version"]);
     let answer = store.claim("k", &claim("c1", 7), HOUR, None).await;
     assert!(matches!(answer, Err(StoreError::Refused(_))), "{answer:?}");
+}
+
+fn with_lease(id: &str, lease: u64) -> Membership {
+    Membership { lease: Duration::from_millis(lease), ..member(id, None) }
+}
+
+#[tokio::test]
+async fn the_longest_lease_of_the_fleet_is_told_to_all_and_outlives_members_and_epochs() {
+    let server = RedisServer::start();
+    let store = store_on(&server).await;
+    let longest =
+        async |id, lease| store.sync(&with_lease(id, lease)).await.unwrap().state.longest_lease.as_millis();
+    assert_eq!(longest("p1", 300).await, 300);
+    assert_eq!(longest("p2", 60_000).await, 60_000);
+    assert_eq!(longest("p1", 300).await, 60_000);
+    for lost in [MEMBERS, MARKS] {
+        server.run::<()>(&["DEL", lost]);
+        assert_eq!(invalidate(&store, &[], "").await.longest_lease, Duration::from_secs(60), "{lost}");
+    }
+    // Meta is lost, and members are not.
+    assert_eq!(longest("p2", 60_000).await, 60_000);
+    server.run::<()>(&["DEL", META]);
+    assert_eq!(longest("p1", 300).await, 60_000);
+}
+
+#[tokio::test]
+async fn a_lease_that_nobody_has_confirmed_in_its_time_is_forgotten() {
+    let server = RedisServer::start();
+    let store = store_on(&server).await;
+    for (id, lease) in [("p1", 300), ("p2", 60_000), ("p3", 5_000)] {
+        store.sync(&with_lease(id, lease)).await.unwrap();
+    }
+    store.leave("p2").await.unwrap();
+    let ago = |seconds: u64| (clock(&server) - seconds * 1_000_000).to_string();
+    for (confirmed, longest) in [(59, 60_000), (61, 5_000)] {
+        server.run::<()>(&["HSET", META, "lease_at", &ago(confirmed)]);
+        let synced = store.sync(&with_lease("p1", 300)).await.unwrap();
+        assert_eq!(synced.state.longest_lease.as_millis(), longest, "{confirmed} s ago");
+    }
+}
+
+#[tokio::test]
+async fn the_roster_tells_who_is_there_and_what_is_to_be_done() {
+    let server = RedisServer::start();
+    let store = store_on(&server).await;
+    let first = sync(&store, "p1", None).await.stamp;
+    sync(&store, "p2", None).await;
+    sync(&store, "p2", Some(first)).await;
+    let tags = [Tag::family("a"), Tag::family("b")];
+    invalidate(&store, &tags, "p1").await;
+    store.record(&intent("w1", &tags), Duration::ZERO).await.unwrap();
+    store.record(&intent("w2", &tags), HOUR).await.unwrap();
+    let roster = store.roster().await.unwrap();
+    let mut members = roster.members;
+    members.sort_by(|one, other| one.id.cmp(&other.id));
+    let told: Vec<_> =
+        members.iter().map(|member| (&*member.id, member.lease.as_millis(), member.applied)).collect();
+    assert_eq!(told, [("p1", 1500, None), ("p2", 1500, Some(first))]);
+    assert!(members.iter().all(|member| member.synced < PATIENCE), "{members:?}");
+    assert_eq!((roster.intents, roster.due, roster.state.marks), (2, 1, 2));
+    assert_eq!(roster.state.cause, "new");
+    assert_eq!(roster.stamp, Some(store.view(&[]).await.unwrap().stamp));
+    server.run::<()>(&["DEL", MARKS]);
+    store.view(&[]).await.unwrap();
+    assert_eq!(store.roster().await.unwrap().state.cause, "marks lost");
+    server.flush_all();
+    assert_eq!(store.roster().await.unwrap().stamp, None, "looking begins nothing");
 }

@@ -57,7 +57,7 @@ async fn futures_of(all: impl Iterator<Item = impl Future<Output = ()>>) {
 }
 
 fn is_too_few(error: &StoreError, told: &str) -> bool {
-    matches!(error, StoreError::Refused(why) if why.contains(told))
+    matches!(error, StoreError::Unreplicated { reason, .. } if reason.contains(told))
 }
 
 #[tokio::test]
@@ -81,7 +81,6 @@ async fn writes_that_wait_in_vain_hold_up_no_reader_and_leave_the_link_up() {
     let server = RedisServer::start();
     let store = waiting(&server, 1, Duration::from_secs(1)).await;
     let (tags, links) = (tags(), store.changes());
-    let me = Membership { id: "p1".into(), applied: None, lease: PATIENCE };
     // The first round is for the first write; the second one for all that came meanwhile. One after the other they
     // would run into the time limit.
     let writes = (0..20).map(|_| async {
@@ -91,7 +90,6 @@ async fn writes_that_wait_in_vain_hold_up_no_reader_and_leave_the_link_up() {
     let read = async {
         for _ in 0..100 {
             store.view(&tags).await.unwrap();
-            store.sync(&me).await.unwrap();
         }
     };
     tokio::join!(futures_of(writes), read);
@@ -122,4 +120,29 @@ async fn a_replica_that_hangs_acknowledges_nothing_new() {
     assert!(is_too_few(&error, "only 0 of 1 replicas"), "{error}");
     replica.resume();
     store.invalidate(&tags(), &NOBODY).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_taken_before_replicas_came_needs_to_be_waited_for_only() {
+    let server = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
+    let store = waiting(&server, 1, Duration::from_secs(1)).await;
+    let error = store.invalidate(&tags(), &NOBODY).await.unwrap_err();
+    let StoreError::Unreplicated { taken: Some(taken), .. } = error else { panic!("{error:?}") };
+    assert!(is_too_few(&store.reach().await.unwrap_err(), "only 0 of 1 replicas"));
+    let replica = replica_of(&server);
+    let view = store.reach().await.unwrap();
+    assert_eq!(view.stamp, taken.stamp, "nothing was taken since");
+    assert_eq!(replica.run::<u64>(&["HGET", META, "seq"]), taken.stamp.sequence);
+}
+
+#[tokio::test]
+async fn a_sync_counts_only_when_the_replica_still_follows() {
+    let server = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
+    let replica = replica_of(&server);
+    let store = waiting(&server, 1, Duration::from_secs(1)).await;
+    let me = Membership { id: "p1".into(), applied: None, lease: PATIENCE };
+    store.sync(&me).await.unwrap();
+    replica.run::<()>(&["REPLICAOF", "NO", "ONE"]);
+    let error = store.sync(&me).await.unwrap_err();
+    assert!(is_too_few(&error, "only 0 of 1 replicas"), "{error}");
 }

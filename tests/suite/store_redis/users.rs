@@ -37,6 +37,8 @@ async fn the_documented_rights_are_enough_for_everything() {
         let invalidated = store.invalidate(&tags(), &cause).await.unwrap();
         let [due] = &store.sync(&me).await.unwrap().due[..] else { panic!("one repetition is due") };
         store.invalidate(&tags(), &Cause { intent: Some(&due.id), ..NOBODY }).await.unwrap();
+        store.roster().await.unwrap();
+        store.reach().await.unwrap();
         store.forget("w1").await.unwrap();
         let claim = Claim { stamp: invalidated.taken.stamp, id: "c1".into() };
         assert_eq!(store.claim("k", &claim, PATIENCE, None).await.unwrap(), Claimed::Ours);

@@ -1,0 +1,337 @@
+//! `GET /cache/fleet`: how this proxy stands in the fleet, and what the store says of all of it.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+
+use super::api::Desk;
+use super::report::Success;
+use crate::cache::StoreState;
+use crate::cache::fleet::known::Report;
+use crate::config::Coherence;
+use crate::stamp::Stamp;
+use crate::store::fleet::{EpochState, Member, Roster};
+
+/// The fleet as this proxy sees it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Fleet {
+    /// `embedded`: there is no store, and nobody else.
+    mode: &'static str,
+    /// `up`, `down: …`, `catching up: …`, or `none`.
+    store: String,
+    /// Tags that the store is still to be told of. While there are any, requests go upstream.
+    undelivered: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proxy: Option<Proxy>,
+    /// Null while the store cannot be asked and has not been.
+    epoch: Option<Epoch>,
+    /// Null while the store cannot be asked.
+    intents: Option<Intents>,
+    /// Null while the store cannot be asked.
+    members: Option<Vec<Place>>,
+}
+
+/// This proxy.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Proxy {
+    id: String,
+    coherence: &'static str,
+    lease: String,
+    /// In a strict proxy: whether the store has answered within a lease.
+    lease_held: bool,
+    /// Why not, as in the metric `larder_lease_lost_total`.
+    reason: Option<&'static str>,
+    /// The same for people.
+    why: Option<String>,
+    /// How long that has been so.
+    since_seconds: f64,
+    /// How long ago the store last answered a sync.
+    synced_seconds_ago: Option<f64>,
+    applied: Option<At>,
+}
+
+/// An epoch and a sequence in it. Epochs are text: they are wider than numbers of JSON are exact.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct At {
+    epoch: String,
+    sequence: u64,
+}
+
+/// The epoch, as of now or, while the store is away, as of the last sync.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Epoch {
+    /// The last sequence that was issued; null while the store is away.
+    at: Option<At>,
+    /// Why it began.
+    cause: String,
+    began: String,
+    age_seconds: f64,
+    floor: u64,
+    floor_age_seconds: f64,
+    marks: u64,
+    longest_lease: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+struct Intents {
+    pending: u64,
+    /// Their proxies did not come back; any other carries them out.
+    due: u64,
+}
+
+/// A member.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Place {
+    id: String,
+    is_this: bool,
+    lease: String,
+    /// By the clock of the store.
+    synced_seconds_ago: f64,
+    applied: Option<At>,
+}
+
+/// The same in short, for detailed health.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Brief {
+    lease_held: bool,
+    reason: Option<&'static str>,
+    why: Option<String>,
+    epoch_cause: Option<String>,
+    marks: Option<u64>,
+    floor_age_seconds: Option<f64>,
+    undelivered: usize,
+    members: Option<usize>,
+    intents_pending: Option<u64>,
+    intents_due: Option<u64>,
+}
+
+/// `GET /cache/fleet`: answers while the store is away, too.
+pub async fn fleet(State(desk): State<Arc<Desk>>) -> Json<Success<Fleet>> {
+    Json(Success::of(Fleet::of(&desk).await))
+}
+
+/// What detailed health says; `None` without a store.
+pub async fn brief(desk: &Desk) -> Option<Brief> {
+    let Fleet { undelivered, proxy, epoch, intents, members, .. } = Fleet::of(desk).await;
+    let proxy = proxy?;
+    Some(Brief {
+        lease_held: proxy.lease_held,
+        reason: proxy.reason,
+        why: proxy.why,
+        epoch_cause: epoch.as_ref().map(|epoch| epoch.cause.clone()),
+        marks: epoch.as_ref().map(|epoch| epoch.marks),
+        floor_age_seconds: epoch.as_ref().map(|epoch| epoch.floor_age_seconds),
+        undelivered,
+        members: members.map(|members| members.len()),
+        intents_pending: intents.map(|intents| intents.pending),
+        intents_due: intents.map(|intents| intents.due),
+    })
+}
+
+/// State of the store, for people.
+pub fn state_of_store(state: StoreState) -> String {
+    match state {
+        StoreState::Embedded => "none: embedded".to_owned(),
+        StoreState::Up => "up".to_owned(),
+        StoreState::Down(reason) => format!("down: {reason}; requests go upstream"),
+        StoreState::CatchingUp(tags) => format!("catching up: {tags} tags to go; requests go upstream"),
+    }
+}
+
+impl Fleet {
+    async fn of(desk: &Desk) -> Fleet {
+        let cache = &desk.running().cache;
+        let roster = match cache.store_handle() {
+            Some(store) => store.roster().await.ok(),
+            None => None,
+        };
+        // After the question, which may have shown that the store is away.
+        let (store, undelivered) = (state_of_store(cache.store_state()), cache.undelivered());
+        Fleet::new(cache.fleet(), roster, store, undelivered, SystemTime::now())
+    }
+
+    fn new(
+        report: Option<Report>,
+        roster: Option<Roster>,
+        store: String,
+        undelivered: usize,
+        now: SystemTime,
+    ) -> Fleet {
+        let this = report.as_ref().map(|report| report.id.clone());
+        let last = report.as_ref().and_then(|report| aged(report.epoch.as_ref()?, report.synced?));
+        Fleet {
+            mode: if report.is_some() { "shared" } else { "embedded" },
+            store,
+            undelivered,
+            epoch: match &roster {
+                Some(roster) => roster.stamp.map(|stamp| Epoch::new(&roster.state, Some(stamp), now)),
+                None => last.map(|state| Epoch::new(&state, None, now)),
+            },
+            intents: roster.as_ref().map(|roster| Intents { pending: roster.intents, due: roster.due }),
+            members: roster.map(|roster| places(&roster.members, this.as_deref())),
+            proxy: report.map(Proxy::from),
+        }
+    }
+}
+
+/// What was heard so long ago, as it is now.
+fn aged(state: &EpochState, ago: Duration) -> Option<EpochState> {
+    Some(EpochState {
+        age: state.age.checked_add(ago)?,
+        floor_age: state.floor_age.checked_add(ago)?,
+        ..state.clone()
+    })
+}
+
+fn places(members: &[Member], this: Option<&str>) -> Vec<Place> {
+    let place = |member: &Member| Place {
+        id: member.id.to_string(),
+        is_this: Some(&*member.id) == this,
+        lease: text(member.lease),
+        synced_seconds_ago: seconds(member.synced),
+        applied: member.applied.map(At::from),
+    };
+    let mut places: Vec<Place> = members.iter().map(place).collect();
+    places.sort_by(|one, other| one.id.cmp(&other.id));
+    places
+}
+
+impl From<Report> for Proxy {
+    fn from(report: Report) -> Proxy {
+        Proxy {
+            id: report.id.into(),
+            coherence: match report.coherence {
+                Coherence::Lease => "lease",
+                Coherence::Strict => "strict",
+                Coherence::Eventual => "eventual",
+            },
+            lease: text(report.lease),
+            lease_held: report.unheld.is_none(),
+            reason: report.unheld.as_ref().map(|unheld| unheld.label()),
+            why: report.unheld.as_ref().map(ToString::to_string),
+            since_seconds: seconds(report.since),
+            synced_seconds_ago: report.synced.map(seconds),
+            applied: report.applied.map(At::from),
+        }
+    }
+}
+
+impl From<Stamp> for At {
+    fn from(stamp: Stamp) -> At {
+        At { epoch: stamp.epoch.0.to_string(), sequence: stamp.sequence }
+    }
+}
+
+impl Epoch {
+    fn new(state: &EpochState, at: Option<Stamp>, now: SystemTime) -> Epoch {
+        let began = now.checked_sub(state.age).unwrap_or(SystemTime::UNIX_EPOCH);
+        Epoch {
+            at: at.map(At::from),
+            cause: state.cause.clone(),
+            began: humantime::format_rfc3339_seconds(began.max(SystemTime::UNIX_EPOCH)).to_string(),
+            age_seconds: seconds(state.age),
+            floor: state.floor,
+            floor_age_seconds: seconds(state.floor_age),
+            marks: state.marks,
+            longest_lease: text(state.longest_lease),
+        }
+    }
+}
+
+/// To the millisecond.
+fn seconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1000.0).round() / 1000.0
+}
+
+fn text(time: Duration) -> String {
+    humantime::format_duration(time).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::cache::fleet::known::Unheld;
+    use crate::stamp;
+
+    fn state() -> EpochState {
+        let secs = Duration::from_secs;
+        EpochState {
+            age: secs(60),
+            cause: "marks lost".to_owned(),
+            longest_lease: secs(1),
+            floor: 7,
+            floor_age: secs(50),
+            marks: 3,
+        }
+    }
+
+    fn report(unheld: Option<Unheld>) -> Report {
+        Report {
+            id: "p1".into(),
+            coherence: Coherence::Lease,
+            lease: Duration::from_secs(1),
+            unheld,
+            since: Duration::from_millis(1500),
+            applied: Some(at(9)),
+            epoch: Some(state()),
+            synced: Some(Duration::from_secs(5)),
+            longest_lease: Duration::from_secs(1),
+        }
+    }
+
+    fn at(sequence: u64) -> Stamp {
+        Stamp { epoch: stamp::Epoch(u64::MAX), sequence }
+    }
+
+    #[test]
+    fn the_fleet_is_told_whole() {
+        let member = |id: &str, applied| Member {
+            id: id.into(),
+            lease: Duration::from_secs(1),
+            synced: Duration::from_millis(250),
+            applied,
+        };
+        let members = vec![member("p2", None), member("p1", Some(at(9)))];
+        let roster = Roster { stamp: Some(at(9)), state: state(), members, intents: 4, due: 1 };
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
+        let told = Fleet::new(Some(report(None)), Some(roster), "up".to_owned(), 0, now);
+        let stamp = json!({ "epoch": "18446744073709551615", "sequence": 9 });
+        let place = |id: &str, is_this: bool, applied: serde_json::Value| json!({ "id": id, "is_this": is_this, "lease": "1s", "synced_seconds_ago": 0.25, "applied": applied });
+        let expected = json!({
+            "mode": "shared",
+            "store": "up",
+            "undelivered": 0,
+            "proxy": {
+                "id": "p1", "coherence": "lease", "lease": "1s", "lease_held": true, "reason": null, "why": null,
+                "since_seconds": 1.5, "synced_seconds_ago": 5.0, "applied": stamp,
+            },
+            "epoch": {
+                "at": stamp, "cause": "marks lost", "began": "1970-01-01T00:00:40Z", "age_seconds": 60.0,
+                "floor": 7, "floor_age_seconds": 50.0, "marks": 3, "longest_lease": "1s",
+            },
+            "intents": { "pending": 4, "due": 1 },
+            "members": [place("p1", true, stamp.clone()), place("p2", false, json!(null))],
+        });
+        assert_eq!(serde_json::to_value(told).unwrap(), expected);
+    }
+
+    #[test]
+    fn while_the_store_is_away_the_last_sync_is_told() {
+        let unheld = Some(Unheld::StoreAway("the store is away: gone".to_owned()));
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
+        let told = Fleet::new(Some(report(unheld)), None, "down".to_owned(), 2, now);
+        let told = serde_json::to_value(told).unwrap();
+        assert_eq!(
+            (&told["proxy"]["lease_held"], &told["proxy"]["reason"]),
+            (&json!(false), &json!("store-away"))
+        );
+        assert_eq!(told["proxy"]["why"], json!("the store is away: gone"));
+        assert_eq!((&told["epoch"]["age_seconds"], &told["epoch"]["at"]), (&json!(65.0), &json!(null)));
+        assert_eq!((&told["members"], &told["undelivered"]), (&json!(null), &json!(2)));
+    }
+}

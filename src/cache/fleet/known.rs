@@ -1,0 +1,186 @@
+//! What a proxy knows of the epoch and of its own standing: for how long writes of a young epoch wait, and what an
+//! operator is told.
+
+use std::fmt;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::Coherence;
+use crate::stamp::{Epoch, Stamp};
+use crate::store::StoreError;
+use crate::store::fleet::EpochState;
+
+/// Why a proxy trusts nothing for any time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unheld {
+    /// It has just started.
+    NeverSynced,
+    /// The last sync failed.
+    StoreAway(String),
+    /// The last sync came to too few replicas.
+    ReplicasMissing(String),
+    /// An invalidation of its own was of an epoch that it does not have yet.
+    OtherEpoch,
+    /// No sync was made in time, although none failed.
+    Late,
+    /// It is ending.
+    Left,
+}
+
+impl Unheld {
+    /// A label for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Unheld::NeverSynced => "never-synced",
+            Unheld::StoreAway(_) => "store-away",
+            Unheld::ReplicasMissing(_) => "replicas-missing",
+            Unheld::OtherEpoch => "other-epoch",
+            Unheld::Late => "late",
+            Unheld::Left => "left",
+        }
+    }
+}
+
+impl fmt::Display for Unheld {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unheld::NeverSynced => f.write_str("it has not synced yet"),
+            Unheld::StoreAway(reason) | Unheld::ReplicasMissing(reason) => f.write_str(reason),
+            Unheld::OtherEpoch => f.write_str("a new epoch has begun; the next sync brings it"),
+            Unheld::Late => {
+                f.write_str("no sync in time: the process or its machine stood still or is overloaded")
+            }
+            Unheld::Left => f.write_str("it has left the fleet, to end"),
+        }
+    }
+}
+
+/// What a proxy says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Its id.
+    pub id: Box<str>,
+    /// What its hits rely on.
+    pub coherence: Coherence,
+    /// Its lease.
+    pub lease: Duration,
+    /// Why it trusts nothing for now; `None`: it holds a lease, or what stands for one in a strict proxy.
+    pub unheld: Option<Unheld>,
+    /// How long that has been so.
+    pub since: Duration,
+    /// Its copy of the marks goes up to here. `None` where it has none.
+    pub applied: Option<Stamp>,
+    /// The epoch, at the last sync that was answered.
+    pub epoch: Option<EpochState>,
+    /// How long ago that sync was; `None` before the first.
+    pub synced: Option<Duration>,
+    /// How long writes wait for leases that nobody knows of, at most.
+    pub longest_lease: Duration,
+}
+
+/// An epoch, and when this proxy met it.
+#[derive(Debug, Clone, Copy)]
+struct Sighting {
+    epoch: Epoch,
+    at: Instant,
+    /// This proxy knew another one before: it was there when this one began.
+    is_change: bool,
+}
+
+/// What is known, as of the last answers of the store.
+#[derive(Debug)]
+pub(super) struct Known {
+    epoch: Option<Sighting>,
+    /// The longest lease of the fleet.
+    longest: Duration,
+    /// The last sync that was answered.
+    pub synced: Option<(EpochState, Instant)>,
+    /// How the last sync failed, if it did.
+    pub failure: Option<StoreError>,
+    pub has_left: bool,
+    /// As was told last, and since when.
+    pub told: (bool, Instant),
+    /// Others with another lease were told of.
+    pub has_warned: bool,
+}
+
+/// The epoch is another one than before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Changed;
+
+impl Known {
+    pub fn new(lease: Duration) -> Known {
+        Known {
+            epoch: None,
+            longest: lease,
+            synced: None,
+            failure: None,
+            has_left: false,
+            told: (false, Instant::now()),
+            has_warned: false,
+        }
+    }
+
+    /// The longest lease of the fleet.
+    pub fn longest(&self) -> Duration {
+        self.longest
+    }
+
+    /// The store has spoken in this epoch.
+    pub fn meet(&mut self, epoch: Epoch) -> Option<Changed> {
+        let before = self.epoch.map(|sighting| sighting.epoch);
+        if before == Some(epoch) {
+            return None;
+        }
+        self.epoch = Some(Sighting { epoch, at: Instant::now(), is_change: before.is_some() });
+        before.map(|_| Changed)
+    }
+
+    /// The age of the epoch met last, which the store says is `told`. The store's clock may have been set forward since:
+    /// where this proxy was there when the epoch began, or `only_own`, its own clock must agree.
+    pub fn age(&self, told: Duration, only_own: bool) -> Duration {
+        match self.epoch {
+            Some(sighting) if sighting.is_change || only_own => told.min(sighting.at.elapsed()),
+            _ => told,
+        }
+    }
+
+    /// The store says that this is the longest lease of the fleet, in an epoch of this age. An epoch that is younger
+    /// may not know of all.
+    pub fn hear_of_lease(&mut self, told: Duration, own: Duration, age: Duration) {
+        let before = if age > self.longest { own } else { self.longest };
+        self.longest = before.max(told).max(own);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secs(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_whose_clock_is_set_forward_makes_no_epoch_old_that_was_seen_to_begin() {
+        let mut known = Known::new(secs(1));
+        assert_eq!(known.meet(Epoch(1)), None, "the first one may be old");
+        assert_eq!(known.age(secs(3600), false), secs(3600));
+        assert_eq!(known.age(secs(3600), true), secs(0));
+        assert_eq!(known.meet(Epoch(2)), Some(Changed));
+        tokio::time::advance(secs(2)).await;
+        assert_eq!(known.meet(Epoch(2)), None);
+        assert_eq!(known.age(secs(3600), false), secs(2));
+        assert_eq!(known.age(secs(1), false), secs(1), "set back, or met late");
+    }
+
+    #[test]
+    fn the_longest_lease_is_forgotten_only_in_an_epoch_that_is_older() {
+        let mut known = Known::new(secs(1));
+        for (told, age, longest) in [(5, 9, 5), (2, 4, 5), (2, 5, 5), (2, 6, 2), (0, 9, 1)] {
+            known.hear_of_lease(secs(told), secs(1), secs(age));
+            assert_eq!(known.longest(), secs(longest), "{told} {age}");
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! What an operator sees in each state of the fleet protocol, as the table in the README says it: the log line, the metric,
+//! health, and what becomes of reads and writes.
+
+use serde_json::Value;
+
+use crate::support::larder::signal;
+use crate::support::{Larder, Site, Tier, eventually, eventually_some};
+
+const RULES: &str = r#"
+[server]
+connect_timeout  = "100ms"
+upstream_timeout = "2s"
+
+[[family]]
+name = "users"
+path = '/users'
+ttl  = "60s"
+
+[invalidate]
+'/users/create' = ["users"]
+"#;
+
+fn site(store: &str) -> Site {
+    Site::start(Tier::Redis, &format!("{RULES}\n[store]\ntimeout = \"1s\"\nlease = \"500ms\"\n{store}\n"))
+}
+
+fn fleet(larder: &Larder) -> Value {
+    serde_json::from_str(&larder.admin_get("/cache/fleet").has_status(200).text()).unwrap()
+}
+
+fn detailed(larder: &Larder) -> Value {
+    serde_json::from_str(&larder.admin_get("/cache/health/detailed").text()).unwrap()
+}
+
+fn metric(larder: &Larder, sample: &str) -> Option<f64> {
+    let text = larder.admin_get("/metrics").text();
+    let line = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ').map(str::to_owned));
+    line.map(|value| value.parse().unwrap())
+}
+
+#[track_caller]
+fn wait_for_lease(larder: &Larder) {
+    eventually("the lease is held", || fleet(larder)["proxy"]["lease_held"] == true);
+    eventually("and it is logged", || larder.log().contains("the lease is held"));
+}
+
+/// Waits until the lease is lost for this reason, and sees it in health, metrics and the log. Gives why.
+#[track_caller]
+fn wait_for_loss(larder: &Larder, reason: &str) -> String {
+    let why = eventually_some("the lease is lost", || {
+        let proxy = fleet(larder)["proxy"].clone();
+        (proxy["reason"] == reason).then(|| proxy["why"].as_str().unwrap().to_owned())
+    });
+    assert_eq!(metric(larder, "larder_lease_held"), Some(0.0));
+    let sample = format!("larder_lease_lost_total{{reason=\"{reason}\"}}");
+    eventually("it is counted", || metric(larder, &sample) == Some(1.0));
+    assert_eq!(detailed(larder)["fleet"]["reason"], reason);
+    eventually("it is logged", || larder.log().contains("the lease is lost"));
+    why
+}
+
+/// How often the log says this.
+fn told(larder: &Larder, what: &str) -> usize {
+    larder.log().matches(what).count()
+}
+
+#[test]
+fn all_is_well() {
+    let site = site("");
+    let other = site.another();
+    wait_for_lease(&site);
+    wait_for_lease(&other);
+    site.write("POST", "/users/create").has_status(200);
+    let seen = fleet(&site);
+    let members = seen["members"].as_array().unwrap();
+    assert_eq!((members.len(), seen["mode"].as_str(), seen["store"].as_str()), (2, Some("shared"), Some("up")));
+    assert_eq!(members.iter().filter(|member| member["is_this"] == true).count(), 1);
+    assert!(members.iter().all(|member| member["synced_seconds_ago"].as_f64().unwrap() < 20.0), "{seen}");
+    assert_eq!((&seen["epoch"]["cause"], &seen["intents"]["pending"]), (&Value::from("new"), &Value::from(0)));
+    assert_eq!(seen["epoch"]["longest_lease"], "500ms");
+    assert_eq!(metric(&site, "larder_lease_held"), Some(1.0));
+    eventually("marks are counted", || metric(&site, "larder_marks").unwrap() >= 1.0);
+    let brief = &detailed(&site)["fleet"];
+    assert_eq!((&brief["lease_held"], &brief["members"]), (&Value::from(true), &Value::from(2)));
+    assert_eq!(told(&site, "the lease is held"), 1, "once: {}", site.log());
+}
+
+#[test]
+fn redis_is_away_and_comes_back() {
+    let mut site = site("");
+    site.get("/users").shows("stored");
+    wait_for_lease(&site);
+    site.redis().kill();
+    let why = wait_for_loss(&site, "store-away");
+    assert!(why.contains("the store is away"), "{why}");
+    assert_eq!(metric(&site, "larder_store_up"), Some(0.0));
+    let seen = fleet(&site);
+    assert!(seen["store"].as_str().unwrap().starts_with("down: "), "{seen}");
+    assert_eq!((&seen["members"], &seen["epoch"]["cause"]), (&Value::Null, &Value::from("new")), "as last heard");
+    site.admin_get("/cache/health/detailed").has_status(503);
+    site.get("/users").has_status(200).shows("detail=store-away");
+    site.write("POST", "/users/create").has_status(200).shows("detail=store-away");
+    assert_eq!(metric(&site, "larder_backlog").unwrap() as u64, fleet(&site)["undelivered"].as_u64().unwrap());
+    assert!(fleet(&site)["undelivered"].as_u64().unwrap() > 0);
+    site.redis().restart();
+    wait_for_lease(&site);
+    eventually("the write is delivered", || fleet(&site)["undelivered"] == 0);
+    assert_eq!(told(&site, "the lease is lost"), 1, "once: {}", site.log());
+    assert!(site.log().contains("kept invalidations were delivered"), "{}", site.log());
+}
+
+#[test]
+fn replicas_are_missing() {
+    let site = site("wait_replicas = 1");
+    eventually("it is told why there is no lease", || fleet(&site)["proxy"]["reason"] == "replicas-missing");
+    let why = fleet(&site)["proxy"]["why"].as_str().unwrap().to_owned();
+    assert!(why.contains("only 0 of 1 replicas acknowledged"), "{why}");
+    assert_eq!(fleet(&site)["store"], "up");
+    assert_eq!(metric(&site, "larder_store_up"), Some(1.0));
+    for _ in 0..3 {
+        site.get("/users").has_status(200).hides("hit").hides("stored");
+    }
+    // A write that is not safe against a failover is kept: catching up.
+    site.write("POST", "/users/create").has_status(200).shows("detail=store-away");
+    let seen = fleet(&site);
+    assert!(seen["store"].as_str().unwrap().starts_with("catching up: "), "{seen}");
+    let health: Value = serde_json::from_str(&site.admin_get("/cache/health").has_status(200).text()).unwrap();
+    assert_eq!(health["cache_info"]["status"], "catching-up");
+    assert!(metric(&site, "larder_backlog").unwrap() > 0.0);
+}
+
+#[test]
+fn a_proxy_hangs() {
+    let site = site("");
+    let other = site.another();
+    wait_for_lease(&site);
+    wait_for_lease(&other);
+    signal(other.id(), "STOP");
+    site.write("POST", "/users/create").has_status(200);
+    eventually("it is expelled", || metric(&site, "larder_members_expelled_total") == Some(1.0));
+    assert_eq!(fleet(&site)["members"].as_array().unwrap().len(), 1);
+    assert!(site.log().contains("a proxy of the fleet is gone"), "{}", site.log());
+    signal(other.id(), "CONT");
+    eventually("it says so itself", || other.log().contains("the lease is lost"));
+    wait_for_lease(&other);
+    eventually("it is back", || fleet(&site)["members"].as_array().unwrap().len() == 2);
+}
+
+#[test]
+fn epochs_change_and_say_why() {
+    let mut site = site("");
+    wait_for_lease(&site);
+    for (lose, cause) in [
+        (&["FLUSHALL"][..], "new"),
+        (&["DEL", "{larder}:marks"], "marks lost"),
+        (&["DEL", "{larder}:members"], "members lost"),
+    ] {
+        site.redis().command(lose);
+        eventually("the new epoch is met", || fleet(&site)["epoch"]["cause"] == cause);
+        let sample = format!("larder_epoch_changes_total{{cause=\"{cause}\"}}");
+        eventually("it is counted", || metric(&site, &sample) == Some(1.0));
+        assert!(site.log().contains(&format!("epoch changed: {cause}")), "{}", site.log());
+        assert_eq!(detailed(&site)["fleet"]["epoch_cause"], cause);
+    }
+    site.redis().restart_empty();
+    wait_for_lease(&site);
+}
+
+#[test]
+fn another_lease_in_the_fleet_is_told_once() {
+    let site = site("");
+    let rules = format!("{RULES}\n[store]\ntimeout = \"1s\"\nlease = \"700ms\"\n");
+    let other = site.plan.clone().rules(&rules).start();
+    wait_for_lease(&other);
+    const TOLD: &str = "give all Larders of a namespace the same [store] lease";
+    eventually("it is told", || told(&site, TOLD) > 0);
+    for _ in 0..3 {
+        site.write("POST", "/users/create").has_status(200);
+        other.write("POST", "/users/create").has_status(200);
+    }
+    assert_eq!((told(&site, TOLD), told(&other, TOLD)), (1, 1));
+    assert_eq!(fleet(&site)["epoch"]["longest_lease"], "700ms");
+}
