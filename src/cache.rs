@@ -26,8 +26,10 @@ pub mod claim;
 pub mod fleet;
 pub mod flight;
 pub mod memory;
+pub mod names;
 pub mod peek;
 pub mod stream;
+pub mod sweeper;
 pub mod unanswered;
 
 use backlog::Backlog;
@@ -49,6 +51,7 @@ struct Shared {
     store: Arc<dyn Store>,
     backlog: Arc<Backlog>,
     fleet: Arc<Fleet>,
+    sweeping: Arc<sweeper::Status>,
     /// Deliver what the store has not taken, and keep the lease.
     _tasks: [AbortOnDropHandle<()>; 2],
 }
@@ -115,7 +118,7 @@ impl Cache {
             };
             let keeping = Arc::clone(&fleet).keep(Arc::clone(&store), Arc::clone(&memory), Arc::clone(&metrics));
             let tasks = [tokio::spawn(delivery.go_on()), tokio::spawn(keeping)].map(AbortOnDropHandle::new);
-            Shared { store, backlog, fleet, _tasks: tasks }
+            Shared { store, backlog, fleet, sweeping: Arc::default(), _tasks: tasks }
         });
         Cache { memory, shared, metrics }
     }

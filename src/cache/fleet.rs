@@ -73,6 +73,11 @@ impl Fleet {
         }
     }
 
+    /// What it is known by, unique in the fleet and in time.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// How long it may serve L1 after a sync.
     pub fn lease(&self) -> Duration {
         self.lease

@@ -64,7 +64,19 @@ fn read_one(id: usize, mut table: Table<'_>, names: &mut Names, seen: &mut Seen)
     let (path, levels) = (pattern.as_str().to_owned(), levels(&name));
     let version = String::new();
     let made = Family {
-        id, name, path, methods, version, policy, keying, fetching, collapse, max_body, line, pattern, levels,
+        id,
+        name,
+        path,
+        methods,
+        version,
+        policy,
+        keying,
+        fetching,
+        collapse,
+        max_body,
+        line,
+        pattern,
+        levels,
     };
     Some(Family { version: version_of(&made), ..made })
 }

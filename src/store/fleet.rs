@@ -211,9 +211,19 @@ mod tests {
 
     #[test]
     fn what_is_no_message_is_none() {
-        for text in
-            ["", "n", "n 1 2 3", "n 1 2 3 p q", "n x 2 3 p", "n 1 2 -3 p", "a p 1", "a p 1 2\nx", "b p 1 2", "f c", "f c 2"]
-        {
+        for text in [
+            "",
+            "n",
+            "n 1 2 3",
+            "n 1 2 3 p q",
+            "n x 2 3 p",
+            "n 1 2 -3 p",
+            "a p 1",
+            "a p 1 2\nx",
+            "b p 1 2",
+            "f c",
+            "f c 2",
+        ] {
             assert_eq!(Message::read(text), None, "{text}");
         }
     }

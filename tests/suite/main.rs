@@ -44,4 +44,5 @@ mod reload;
 mod scale;
 mod startup;
 mod store_redis;
+mod sweeper;
 mod writes;
