@@ -329,7 +329,7 @@ fn all_tables_are_read() {
         lease = "1m"
         on_outage = "refuse"
         wait_replicas = 2
-        collapse_timeout = '9s'
+        collapse_timeout = '4s'
         sweep_rate = 0
         sweep_pause = '1h'
         [memory]
@@ -364,7 +364,7 @@ fn all_tables_are_read() {
     assert_eq!((store.timeout.as_millis(), store.connect_timeout.as_millis(), store.marks_max), (50, 1000, 2000));
     assert_eq!((store.coherence, store.on_outage), (Coherence::Strict, OnOutage::Refuse));
     assert_eq!((store.lease.as_secs(), store.wait_replicas), (60, 2));
-    assert_eq!((store.collapse_timeout.as_secs(), store.sweep_rate, store.sweep_pause.as_secs()), (9, 0, 3600));
+    assert_eq!((store.collapse_timeout.as_secs(), store.sweep_rate, store.sweep_pause.as_secs()), (4, 0, 3600));
     assert_eq!(config.memory, Memory { capacity: 1 << 30, max_body: 1_000_000, marks: 4096 });
     let log = Log { format: LogFormat::Json, access: false, level: "warn,larder=debug".to_owned() };
     assert_eq!(config.log, log);

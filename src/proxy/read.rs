@@ -285,7 +285,8 @@ async fn join(
         }
         Landing::Unshared => return Ride::GotOff,
         Landing::Elsewhere(ref entry, ref varies_on) => {
-            let is_ours = *entry.text == primary.variant(varies_on, &question.asked.headers).text;
+            let is_ours = *entry.text == primary.variant(varies_on, &question.asked.headers).text
+                && question.is_answered_by(entry);
             // Its response may have named groups of its own.
             if !is_ours || !running.cache.is_current(&entry.tags, entry.stamp).await {
                 return Ride::GotOff;

@@ -132,11 +132,7 @@ fn one_proxy_sweeps_and_when_it_dies_another_does() {
     assert_eq!(by, holder);
     assert!(sweeps(&site.larder) != sweeps(&other), "only one of them");
     let is_first = sweeps(&site.larder);
-    if is_first {
-        site.larder.kill()
-    } else {
-        other.kill()
-    }
+    if is_first { &mut site.larder } else { &mut other }.kill();
     let left = if is_first { &other } else { &site.larder };
     census(left, |stats| stats["census"]["by"] != *holder);
     assert!(sweeps(left));
@@ -176,4 +172,17 @@ fn without_a_rate_nobody_sweeps() {
     assert_eq!((&stats["sweeper"], &stats["census"]), (&"off".into(), &Value::Null));
     assert_eq!(entries(&site, "hotel:v1:*").len(), 4);
     assert_eq!(redis(&site).command(&["EXISTS", LEASE, "{hotel}:census"]), "0");
+}
+
+#[test]
+fn a_walk_that_has_lost_its_lease_stops() {
+    let site = Site::start(Tier::Redis, &RULES.replace("sweep_rate = 100000", "sweep_rate = 1"));
+    // A key a second: the walk takes longer than it takes to see that the lease is another one's.
+    fill(&site, 15);
+    let sweeper = || site.admin_get("/cache/stats").json()["sweeper"].as_str().unwrap().to_owned();
+    eventually("it sweeps", || sweeper() == "sweeping");
+    redis(&site).run::<()>(&["SET", LEASE, "thief"]);
+    eventually("it has stopped", || sweeper() == "elsewhere");
+    assert_eq!(redis(&site).command(&["EXISTS", "{hotel}:census"]), "0");
+    assert_eq!(redis(&site).command(&["GET", LEASE]), "thief");
 }
