@@ -28,10 +28,12 @@ pub mod claim;
 pub mod fleet;
 pub mod flight;
 pub mod memory;
+pub mod names;
 pub mod peek;
 pub mod repeats;
 pub mod stream;
 pub mod supervise;
+pub mod sweeper;
 pub mod unanswered;
 
 use backlog::{Backlog, Batch};
@@ -55,6 +57,7 @@ pub struct Cache {
 
 struct Shared {
     delivery: Delivery,
+    sweeping: Arc<sweeper::Status>,
     /// Deliver what the store has not taken, and keep the lease.
     _tasks: [AbortOnDropHandle<()>; 2],
 }
@@ -138,7 +141,7 @@ impl Cache {
                     move || Arc::clone(&fleet).keep(Arc::clone(&store), Arc::clone(&memory), Arc::clone(&metrics));
                 supervise("lease", Arc::clone(&delivery.metrics), keep)
             };
-            Shared { delivery, _tasks: [delivering, keeping] }
+            Shared { delivery, sweeping: Arc::default(), _tasks: [delivering, keeping] }
         });
         let backlog = shared.as_ref().map(|shared| Arc::clone(&shared.backlog));
         let repeats = Repeats::new(Arc::clone(&memory), backlog, Arc::clone(&metrics));

@@ -311,6 +311,10 @@ pub struct StoreConfig {
     /// `collapse_timeout`: how long a proxy waits for what another one fetches, in families with `collapse = "fleet"`; 100ms
     /// to 1m, default 5s, never longer than `upstream_timeout`
     pub collapse_timeout: Duration,
+    /// `sweep_rate`: keys a second that the sweeper looks at, at most 1000000, default 1000; 0: there is no sweeper
+    pub sweep_rate: u64,
+    /// `sweep_pause`: from the end of a walk over all entries to the beginning of the next; 1s to 1d, default 1m
+    pub sweep_pause: Duration,
 }
 
 /// `[store] coherence`: what a hit may rely on, and what a write waits for.

@@ -63,6 +63,52 @@ pub enum DecodeFault {
 
 const MAGIC: &[u8; 4] = b"LRD3";
 
+/// What the first bytes of an encoding tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Preface {
+    /// What decides on whether the entry is current.
+    Whole {
+        stamp: Stamp,
+        tags: Vec<Tag>,
+        /// How many bytes say that.
+        length: usize,
+    },
+    /// So many bytes of the encoding tell for certain.
+    Wanting(usize),
+    /// No entry, or one of another version.
+    Foreign,
+}
+
+impl Preface {
+    /// Reads the beginning of an encoding, however much there is of it.
+    pub fn of(bytes: &Bytes) -> Preface {
+        let start = MAGIC.len() + 4;
+        if bytes.len() < start {
+            let may_be = MAGIC.starts_with(&bytes[..bytes.len().min(MAGIC.len())]);
+            return if may_be { Preface::Wanting(start) } else { Preface::Foreign };
+        }
+        let mut outer = Reader { bytes: bytes.clone(), at: MAGIC.len() };
+        let Ok(head) = outer.u32().map(|length| start + length as usize) else { return Preface::Foreign };
+        if !bytes.starts_with(MAGIC) {
+            return Preface::Foreign;
+        }
+        let mut reader = Reader { bytes: bytes.slice(..bytes.len().min(head)), at: start };
+        match marked(&mut reader) {
+            Ok((_, stamp, tags)) => Preface::Whole { stamp, tags, length: reader.at },
+            Err(_) if bytes.len() < head => Preface::Wanting(head),
+            Err(_) => Preface::Foreign,
+        }
+    }
+}
+
+/// With what every head begins: the text, and what decides on whether the entry is current.
+fn marked(head: &mut Reader) -> Result<(Box<str>, Stamp, Vec<Tag>), DecodeFault> {
+    let text = head.text()?.into();
+    let stamp = Stamp { epoch: Epoch(head.u64()?), sequence: head.u64()? };
+    let tags = (0..head.u16()?).map(|_| Ok(Tag::family(&head.text()?))).collect::<Result<Vec<_>, _>>()?;
+    Ok((text, stamp, tags))
+}
+
 impl Entry {
     /// The response, unless this is the sign that responses vary.
     pub fn response(&self) -> Option<&Response> {
@@ -143,9 +189,7 @@ impl Entry {
         let mut outer = Reader { bytes, at: MAGIC.len() };
         let head_length = outer.u32()? as usize;
         let mut head = Reader { bytes: outer.take(head_length)?, at: 0 };
-        let text = head.text()?.into();
-        let stamp = Stamp { epoch: Epoch(head.u64()?), sequence: head.u64()? };
-        let tags = (0..head.u16()?).map(|_| Ok(Tag::family(&head.text()?))).collect::<Result<Vec<_>, _>>()?;
+        let (text, stamp, tags) = marked(&mut head)?;
         let content = match head.u8()? {
             0 => Content::Response(response(&mut head, outer.rest())?),
             1 => Content::Variants(read_variants(&mut head)?),
@@ -412,6 +456,35 @@ mod tests {
             }
             let entry = entry(headers, body);
             prop_assert_eq!(Entry::decode(entry.encode()), Ok(entry));
+        }
+
+        #[test]
+        fn a_beginning_tells_what_the_whole_does_or_how_much_is_wanting(cut in 0usize..200, tags in 0usize..4) {
+            let mut kept = entry(HeaderMap::new(), b"0123456789".to_vec());
+            kept.tags = (0..tags).map(|tag| Tag::family(&tag.to_string())).collect();
+            let whole = kept.encode();
+            let cut = cut.min(whole.len());
+            let part = Preface::of(&whole.slice(..cut));
+            match &part {
+                Preface::Whole { stamp, tags, length } => {
+                    prop_assert_eq!((stamp, &tags[..]), (&kept.stamp, &kept.tags[..]));
+                    prop_assert!(*length <= cut);
+                }
+                Preface::Wanting(wanted) => {
+                    prop_assert!(*wanted > cut && *wanted <= whole.len());
+                    prop_assert!(Preface::of(&whole.slice(..*wanted)) != part, "enough after at most two looks");
+                }
+                Preface::Foreign => prop_assert!(false, "an entry of ours is known as one"),
+            }
+            if cut == whole.len() {
+                prop_assert!(matches!(part, Preface::Whole { .. }), "{part:?}");
+            }
+        }
+
+        #[test]
+        fn what_is_no_entry_of_this_version_is_foreign(bytes in proptest::collection::vec(any::<u8>(), 1..40)) {
+            prop_assume!(!MAGIC.starts_with(&bytes[..bytes.len().min(4)]));
+            prop_assert_eq!(Preface::of(&bytes.into()), Preface::Foreign);
         }
 
         #[test]

@@ -37,6 +37,10 @@
 //!   it safe ([`store::redis`] has the argument).
 //! - **Connections to Redis never reconnect by themselves.** Each learns its server's `run_id` once and dies with it,
 //!   so that a server restarted from an old snapshot is always noticed.
+//! - **A claim on a fetch is about load, never about truth** ([`cache::claim`]): it lapses, it gives way to readers that come
+//!   after a write, and what is found in the end is judged by the marks like any other entry.
+//! - **The sweeper removes only what it has judged** ([`cache::sweeper`]): an entry that has taken the place of an outdated one
+//!   begins with other bytes, and stays.
 //! - **While the store is away** a request joins only a fetch that has not begun yet ([`cache::flight`]): a write may
 //!   have passed through another proxy meanwhile. Nothing fetched then is stored, since it has no stamp.
 //! - **Members of a fleet have no expiry.** A member is forgotten when it leaves, or when a writer has waited a whole

@@ -65,6 +65,10 @@ pub struct Metrics {
     pub invalidations_repeated: Counter,
     /// Proxies that a write waited for in vain.
     pub members_expelled: Counter,
+    /// Outdated entries that the sweeper of this proxy has removed from the store.
+    pub swept: Counter,
+    stored_keys: Family<FamilyLabels, Gauge>,
+    stored_bytes: Family<FamilyLabels, Gauge>,
     /// 1 while L1 is served under a lease, set when metrics are asked for.
     pub lease_held: Gauge,
     /// Connections from clients that are open now.
@@ -98,6 +102,11 @@ struct CauseLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TaskLabels {
     task: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FamilyLabels {
+    family: String,
 }
 
 /// The request counters of one family, one per [`Kind`].
@@ -144,6 +153,9 @@ impl Metrics {
             intents_carried_out: Counter::default(),
             invalidations_repeated: Counter::default(),
             members_expelled: Counter::default(),
+            swept: Counter::default(),
+            stored_keys: Family::default(),
+            stored_bytes: Family::default(),
             lease_held: Gauge::default(),
             connections: Gauge::default(),
             connections_total: Counter::default(),
@@ -211,6 +223,10 @@ impl Metrics {
             "Proxies that a write waited for in vain",
             self.members_expelled.clone(),
         );
+        registry.register("swept", "Outdated entries that this proxy removed from the store", self.swept.clone());
+        let counted = "in the store, by family, as the last walk of a sweeper found";
+        registry.register("stored_keys", format!("Entries {counted}"), self.stored_keys.clone());
+        registry.register("stored_bytes", format!("Bytes of entries {counted}"), self.stored_bytes.clone());
         registry.register("lease_held", "1 while memory is served under a lease", self.lease_held.clone());
         registry.register("connections", "Open connections from clients", self.connections.clone());
         registry.register("accepted", "Connections accepted", self.connections_total.clone());
@@ -294,6 +310,18 @@ impl Metrics {
     /// over), `late`, `store-away`.
     pub fn fleet_waited(&self, ended: &'static str) {
         self.fleet_waits.get_or_create_owned(&EndLabels { ended }).inc();
+    }
+
+    /// What is in the store, as family, entries, bytes: in place of what was known before.
+    pub fn stored<'f>(&self, families: impl IntoIterator<Item = (&'f str, u64, u64)>) {
+        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        self.stored_keys.clear();
+        self.stored_bytes.clear();
+        for (family, keys, bytes) in families {
+            let labels = FamilyLabels { family: family.to_owned() };
+            self.stored_keys.get_or_create_owned(&labels).set(number(keys));
+            self.stored_bytes.get_or_create_owned(&labels).set(number(bytes));
+        }
     }
 
     /// A fetched response was not stored.

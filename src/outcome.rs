@@ -217,6 +217,10 @@ mod tests {
                 Outcome { fwd: Some(Fwd::Stale), fwd_status: Some(503), ..Outcome::stale(-5, "upstream-failed") },
                 "larder; fwd=stale; fwd-status=503; ttl=-5; detail=upstream-failed",
             ),
+            (
+                Outcome::fetched_elsewhere(Fwd::UriMiss, 200, 60),
+                "larder; fwd=uri-miss; fwd-status=200; ttl=60; stored; collapsed; detail=fleet",
+            ),
             (Outcome::pass(Fwd::Bypass, "authorization"), "larder; fwd=bypass; detail=authorization"),
             (Outcome::write(), "larder; fwd=method"),
             (Outcome { key: Some("a\"b:1".into()), ..Outcome::hit(1) }, "larder; hit; ttl=1; key=\"a\\\"b:1\""),

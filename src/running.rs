@@ -13,6 +13,7 @@ use crate::cache::Cache;
 use crate::cache::fleet::Fleet;
 use crate::cache::flight::Flights;
 use crate::cache::memory::Memory;
+use crate::cache::names::Names;
 use crate::cache::stream::Held;
 use crate::cache::unanswered::Unanswered;
 use crate::config::{self, Coherence, Config, Digest, LoadError};
@@ -184,6 +185,14 @@ impl Running {
         match self.file().zip(content) {
             Some((path, bytes)) => Config::check(path, bytes, &self.config.overrides, &env),
             None => Config::load(None, &self.config.overrides, &env),
+        }
+    }
+
+    /// Sweeps the store for as long as the process lives, if there is one and it is to be swept.
+    pub async fn sweep(self: Arc<Running>) {
+        let settings = self.config.store.as_ref().map(|store| (store.sweep_rate, store.sweep_pause));
+        if let Some(sweeper) = settings.and_then(|(rate, pause)| self.cache.sweeper(rate, pause)) {
+            sweeper.keep(|| Names::of(&self.live().rules)).await;
         }
     }
 

@@ -106,12 +106,13 @@ pub enum Ended {
 pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Future<Output = ()>) -> Ended {
     let stop = CancellationToken::new();
     let watching = watch::watch(&running);
+    let sweeping = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&running).sweep()));
     let admin = tokio::spawn(admin::serve(Arc::clone(&running), listeners.admin, stop.clone()));
     let public = tokio::spawn(accept(Arc::clone(&running), listeners.public, stop.clone()));
     shutdown.await;
     tracing::info!("shutting down: finishing what runs");
     stop.cancel();
-    drop(watching);
+    drop((watching, sweeping));
     drain(&running, public).await;
     admin.abort();
     match running.cache.undelivered() {

@@ -16,8 +16,11 @@ use crate::stamp::{Tag, Taken, View};
 
 pub mod fleet;
 pub mod redis;
+pub mod sweep;
 
 use fleet::{Cause, Claim, Claimed, Holder, Intent, Invalidated, Membership, Message, Roster, Synced};
+
+use sweep::{Census, Dated, Judged, Place, Survey};
 
 /// A boxed future: `Store` is used as `dyn Store`, and a box is nothing beside a round trip.
 pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -94,7 +97,8 @@ pub struct KeyCounts {
     pub complete: bool,
 }
 
-/// The shared store. Every method but `count_keys` returns within the configured time limit.
+/// The shared store. Every method returns within the configured time limit, but for `count_keys`, and `survey`, `views` and
+/// `unlink`: those take at most ten of it, and should they take that long, requests go on using the store.
 pub trait Store: Send + Sync + fmt::Debug {
     /// The entry under `key`, then the marks of `tags` and of the root tag: one round trip.
     fn lookup<'a>(&'a self, key: &'a str, tags: &'a [Tag]) -> Reply<'a, Found>;
@@ -165,6 +169,24 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// them by what `family_of` makes of their labels: the text between `v1:` and the last `:` of their key. An entry
     /// that is written or removed meanwhile may be counted twice or not at all.
     fn count_keys<'a>(&'a self, limit: u64, family_of: &'a FamilyOf<'a>) -> Reply<'a, KeyCounts>;
+
+    /// Takes or renews, for `lasting`, the lease under which one proxy at a time sweeps; false while another one holds it.
+    fn hold_sweep<'a>(&'a self, id: &'a str, lasting: Duration) -> Reply<'a, bool>;
+
+    /// One step of a walk over all entries: looks at about so many keys of the server.
+    fn survey(&self, from: Place, keys: u64) -> Reply<'_, Survey>;
+
+    /// What [`Store::view`] gives for each of these sets of tags, in one round trip.
+    fn views<'a>(&'a self, sets: &'a [&'a [Tag]]) -> Reply<'a, Vec<View>>;
+
+    /// Removes those of these entries, all met at one place, that still begin as they did; tells how many.
+    fn unlink<'a>(&'a self, at: Place, judged: &'a [Judged]) -> Reply<'a, u64>;
+
+    /// Keeps the result of a walk for every proxy to read, for `lasting`.
+    fn keep_census<'a>(&'a self, census: &'a Census, lasting: Duration) -> Reply<'a, ()>;
+
+    /// The last result that was kept, if its time is not over.
+    fn census(&self) -> Reply<'_, Option<Dated>>;
 
     /// The link's state, without asking the server.
     fn link(&self) -> Link;

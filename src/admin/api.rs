@@ -15,21 +15,22 @@ use http::{Method, StatusCode, Uri};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::census::{Census, Names};
+use super::census::{Census, Counts};
 use super::fleet;
 use super::refusal::Refusal;
 use super::report::{
-    self, CacheInfo, Connections, EditFault, FamilyActivity, FamilyDefinition, FamilyReport,
+    self, CacheInfo, CensusReport, Connections, EditFault, FamilyActivity, FamilyDefinition, FamilyReport,
     InvalidationDefinition, Larder, Performance, Process, Statistics, Success, TestResults, Tier,
 };
 use super::routes::{self, ROUTES};
 use super::trial;
 use crate::cache::StoreState;
+use crate::cache::names::Names;
 use crate::config::LoadError;
 use crate::rules::fault::Fault;
 use crate::running::{Live, Running};
 use crate::stamp::Tag;
-use crate::store::KeyCounts;
+use crate::store;
 
 /// What the routes work on.
 pub struct Desk {
@@ -77,9 +78,15 @@ impl Desk {
         }
     }
 
-    async fn counts(&self) -> Result<Arc<KeyCounts>, Refusal> {
+    async fn counts(&self) -> Result<Arc<Counts>, Refusal> {
         let counted = self.census.counts(&self.running).await;
         counted.map_err(|error| Refusal::store_away(&error.to_string()))
+    }
+
+    /// What a sweeper has found, if there is one and the store answers.
+    async fn census_kept(&self) -> Option<store::sweep::Census> {
+        let kept = self.running.cache.store_handle()?.census().await;
+        Some(kept.ok()??.census)
     }
 
     fn cache_info(&self, tier: &Tier, performance: &Performance) -> CacheInfo {
@@ -167,7 +174,7 @@ pub async fn detailed_health(State(desk): At) -> Answer<DetailedHealth> {
         cache_info: desk.cache_info(&tier, &performance),
         detailed_statistics: Statistics {
             key_counts: key_counts(&counts, &live),
-            complete: counts.complete,
+            complete: counts.keys.complete,
             memory_usage: tier.memory,
             connections: tier.connections,
             performance,
@@ -180,8 +187,8 @@ pub async fn detailed_health(State(desk): At) -> Answer<DetailedHealth> {
     })))
 }
 
-fn key_counts(counts: &KeyCounts, live: &Live) -> serde_json::Map<String, Value> {
-    report::key_counts(counts, live.rules.families().iter().map(|family| family.name.as_str()))
+fn key_counts(counts: &Counts, live: &Live) -> serde_json::Map<String, Value> {
+    report::key_counts(&counts.keys, live.rules.families().iter().map(|family| family.name.as_str()))
 }
 
 #[derive(Serialize)]
@@ -190,6 +197,24 @@ pub struct Stats {
     key_counts: serde_json::Map<String, Value>,
     /// False: the count was broken off at a limit, and the numbers are lower bounds.
     complete: bool,
+    #[serde(flatten)]
+    swept: Swept,
+}
+
+/// What the sweeper of the store knows.
+#[derive(Serialize)]
+struct Swept {
+    /// What it does in this proxy: `off`, `elsewhere`, `resting`, `sweeping`.
+    sweeper: &'static str,
+    /// Its last walk, where the counts come from; null: they were counted just now.
+    census: Option<CensusReport>,
+}
+
+impl Swept {
+    fn of(desk: &Desk, counts: Option<&Counts>) -> Swept {
+        let census = counts.and_then(|counts| counts.swept.as_ref()).map(CensusReport::from);
+        Swept { sweeper: desk.running.cache.sweeping().word(), census }
+    }
 }
 
 /// `GET /cache/stats`
@@ -201,7 +226,8 @@ pub async fn stats(State(desk): At) -> Answer<Stats> {
     Ok(Json(Success::of(Stats {
         cache_info: desk.cache_info(&tier, &performance),
         key_counts: key_counts(&counts, &live),
-        complete: counts.complete,
+        complete: counts.keys.complete,
+        swept: Swept::of(&desk, Some(&counts)),
     })))
 }
 
@@ -241,23 +267,27 @@ pub struct Families {
     without_family: FamilyActivity,
     /// False: keys are lower bounds, or were not counted.
     complete: bool,
+    #[serde(flatten)]
+    swept: Swept,
 }
 
 /// `GET /cache/families`
 pub async fn families(State(desk): At) -> Json<Success<Families>> {
     let counts = desk.census.counts(&desk.running).await.ok();
-    let keys = |name: &str| Some(counts.as_ref()?.by_family.get(name).copied().unwrap_or(0));
+    let counts = counts.as_deref();
     let live = desk.running.live();
     let activity = |id| {
         let counters = live.counters(id);
-        FamilyActivity::new(counters, keys(&counters.family))
+        let (keys, bytes) = counts.map_or((None, None), |counts| counts.of(&counters.family));
+        FamilyActivity::new(counters, keys, bytes)
     };
     let report = |definition: FamilyDefinition, id| FamilyReport { definition, activity: activity(Some(id)) };
     let definitions = definitions(&live).into_iter().zip(0..);
     Json(Success::of(Families {
         families: definitions.map(|(definition, id)| report(definition, id)).collect(),
         without_family: activity(None),
-        complete: counts.as_ref().is_some_and(|counts| counts.complete),
+        complete: counts.is_some_and(|counts| counts.keys.complete),
+        swept: Swept::of(&desk, counts),
     }))
 }
 
@@ -417,6 +447,8 @@ pub async fn metrics(State(desk): At) -> Response {
     running.metrics.backlog.set(number(running.cache.undelivered() as u64));
     let is_up = !matches!(running.cache.store_state(), StoreState::Down(_));
     running.metrics.store_up.set(i64::from(is_up));
+    let census = desk.census_kept().await.unwrap_or_default();
+    running.metrics.stored(census.families.iter().map(|(name, kept)| (name.as_str(), kept.keys, kept.bytes)));
     running.metrics.lease_held.set(i64::from(running.cache.holds_lease() == Some(true)));
     const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(CONTENT_TYPE, TEXT)], running.metrics.exposition()).into_response()

@@ -18,6 +18,7 @@ use crate::metrics::FamilyCounters;
 use crate::outcome::Kind;
 use crate::rules::fault::Fault;
 use crate::rules::{Family, Invalidation};
+use crate::store::sweep::Dated;
 use crate::store::{KeyCounts, StoreInfo};
 
 /// An answer to a request that succeeded: `success` before everything else.
@@ -374,15 +375,53 @@ pub struct FamilyActivity {
     hit_rate: f64,
     /// Entries kept; null when they could not be counted.
     keys: Option<u64>,
+    /// What they take in the store; null where no sweeper has measured it.
+    bytes: Option<u64>,
 }
 
 impl FamilyActivity {
-    /// `keys`: entries kept.
-    pub fn new(counters: &FamilyCounters, keys: Option<u64>) -> FamilyActivity {
+    /// `keys`, `bytes`: of the entries kept.
+    pub fn new(counters: &FamilyCounters, keys: Option<u64>, bytes: Option<u64>) -> FamilyActivity {
         FamilyActivity {
             requests: Kind::ALL.iter().map(|kind| (kind.label(), counters.of(*kind))).collect(),
             hit_rate: Performance::of([counters]).hit_rate,
             keys,
+            bytes,
+        }
+    }
+}
+
+/// A walk of the sweeper over the store's entries.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CensusReport {
+    /// Since it ended.
+    age_seconds: u64,
+    took_seconds: u64,
+    /// The proxy that walked.
+    by: String,
+    /// Outdated entries that it removed.
+    removed: u64,
+    /// Entries of another version of Larder.
+    unreadable: u64,
+    /// `user_list_bytes`, …, `total_bytes`.
+    bytes: Map<String, Value>,
+}
+
+impl From<&Dated> for CensusReport {
+    fn from(dated: &Dated) -> CensusReport {
+        let census = &dated.census;
+        let mut bytes: Map<String, Value> =
+            census.families.iter().map(|(name, kept)| (format!("{name}_bytes"), kept.bytes.into())).collect();
+        // Last: a family called `total` must not take the place of the sum.
+        let total: u64 = census.families.values().map(|kept| kept.bytes).sum();
+        bytes.insert("total_bytes".to_owned(), total.into());
+        CensusReport {
+            age_seconds: dated.age.as_secs(),
+            took_seconds: census.seconds,
+            by: census.by.clone(),
+            removed: census.removed,
+            unreadable: census.unreadable,
+            bytes,
         }
     }
 }
@@ -620,7 +659,7 @@ mod tests {
         b.count(Kind::Revalidated);
         let both = json_of(Performance::of([&a, &b]));
         assert_eq!(both, json!({ "keyspace_hits": 2, "keyspace_misses": 2, "hit_rate": 50.0 }));
-        let activity = json_of(FamilyActivity::new(&a, None));
+        let activity = json_of(FamilyActivity::new(&a, None, None));
         assert_eq!(activity["hit_rate"], json!(66.7));
         assert_eq!(activity["requests"]["pass"], json!(1));
         assert_eq!(activity["keys"], Value::Null);

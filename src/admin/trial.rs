@@ -8,13 +8,11 @@ use http::header::ACCEPT;
 
 use super::report::TestResults;
 use crate::cache::memory::Memory;
+use crate::cache::names::TRIAL as LABEL;
 use crate::entry::{Content, Entry, Variants};
 use crate::key::{Canonical, Key};
 use crate::stamp::Tag;
 use crate::store::{Link, Store, StoreError};
-
-/// Where a label stands in the names of entries. No family is called so: their names have no brackets.
-pub const LABEL: &str = "(larder-test)";
 
 /// Longer than the steps take; an entry that a broken test leaves goes by itself.
 const TTL: Duration = Duration::from_secs(10);

@@ -52,7 +52,8 @@ pub struct Held {
     store: Arc<dyn Store>,
     fetch: Arc<str>,
     claim: Claim,
-    ended: AtomicBool,
+    /// It stands in the store, or may do so: the answer has not come.
+    stands: AtomicBool,
 }
 
 /// A claim of another proxy's that is being waited for.
@@ -68,9 +69,7 @@ pub struct Waiting {
 /// A claim that this proxy would make.
 #[derive(Debug)]
 struct Attempt {
-    store: Arc<dyn Store>,
-    fetch: Arc<str>,
-    claim: Claim,
+    held: Held,
     view: View,
     lasting: Duration,
 }
@@ -82,11 +81,12 @@ impl Cache {
         let Some(shared) = &self.shared else { return Turn::Alone };
         let claim = Claim { stamp: view.stamp, id: format!("{:032x}", rand::random::<u128>()).into() };
         let (store, fetch) = (Arc::clone(&shared.store), key.to_string().into());
-        let attempt = Attempt { store, fetch, claim, view, lasting: limit };
+        let held = Held { store, fetch, claim, stands: AtomicBool::new(false) };
+        let attempt = Attempt { held, view, lasting: limit };
         // Before the claim is asked for: from then on its end may be told.
         let messages = shared.store.messages();
         match attempt.make().await {
-            Ok(Claimed::Ours) => Turn::Ours(attempt.held()),
+            Ok(Claimed::Ours) => Turn::Ours(attempt.held),
             Ok(Claimed::Theirs(theirs)) => {
                 let (deadline, metrics) = (Instant::now() + limit, Arc::clone(&self.metrics));
                 Turn::Theirs(Waiting { attempt, theirs, messages, deadline, metrics })
@@ -126,19 +126,22 @@ impl Cache {
 impl Attempt {
     /// Whose the fetch is. A claim whose fetch began before a write that this request must see gives way.
     async fn make(&self) -> Result<Claimed, StoreError> {
+        let Held { store, fetch, claim, stands } = &self.held;
         let mut instead_of = None;
         for _ in 0..TAKEOVERS {
-            let claimed = self.store.claim(&self.fetch, &self.claim, self.lasting, instead_of.as_ref()).await?;
-            match claimed {
-                Claimed::Theirs(theirs) if !self.view.is_current(theirs.stamp) => instead_of = Some(theirs),
-                claimed => return Ok(claimed),
+            stands.store(true, SeqCst);
+            match store.claim(fetch, claim, self.lasting, instead_of.as_ref()).await? {
+                Claimed::Ours => return Ok(Claimed::Ours),
+                Claimed::Theirs(theirs) => {
+                    stands.store(false, SeqCst);
+                    if self.view.is_current(theirs.stamp) {
+                        return Ok(Claimed::Theirs(theirs));
+                    }
+                    instead_of = Some(theirs);
+                }
             }
         }
         Err(StoreError::Refused("a claim changes hands all the time".to_owned()))
-    }
-
-    fn held(self) -> Held {
-        Held { store: self.store, fetch: self.fetch, claim: self.claim, ended: AtomicBool::new(false) }
     }
 }
 
@@ -166,7 +169,7 @@ impl Waiting {
                 Heard::Nothing => pause = (pause * 2).min(PAUSE_MAX),
             }
             match self.attempt.make().await {
-                Ok(Claimed::Ours) => return (Turn::Ours(self.attempt.held()), "gone"),
+                Ok(Claimed::Ours) => return (Turn::Ours(self.attempt.held), "gone"),
                 Ok(Claimed::Theirs(theirs)) => self.theirs = theirs,
                 Err(_) => return (Turn::Alone, "store-away"),
             }
@@ -192,7 +195,7 @@ impl Held {
     /// Frees those who wait; `stored`: they find it in the store. The first word on it stands. The claim itself lapses if the
     /// store cannot be told.
     pub fn end(&self, stored: bool) {
-        if self.ended.swap(true, SeqCst) {
+        if !self.stands.swap(false, SeqCst) {
             return;
         }
         let (store, fetch, claim) = (Arc::clone(&self.store), Arc::clone(&self.fetch), self.claim.clone());

@@ -117,6 +117,11 @@ impl Fleet {
         }
     }
 
+    /// What it is known by, unique in the fleet and in time.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// The same where the store waits for replicas: nothing it says counts without proof that they still follow it.
     #[must_use]
     pub fn with_replicas(self, wait_replicas: u64) -> Fleet {

@@ -26,6 +26,8 @@ const STORE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Durat
 const LEASE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
 /// Below, hardly any fetch is worth waiting for; above, a proxy that dies would hold up too many readers.
 const COLLAPSE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
+/// Below, the sweeper would hardly rest; above, it would hardly sweep.
+const SWEEP_PAUSE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
 const COUNT: RangeInclusive<u64> = 1..=1_000_000;
 
 impl Default for Server {
@@ -191,6 +193,8 @@ pub fn read_store(
         on_outage: OnOutage::default(),
         wait_replicas: 0,
         collapse_timeout: Duration::from_secs(5).min(server.upstream_timeout),
+        sweep_rate: 1000,
+        sweep_pause: Duration::from_secs(60),
     };
     let flagged = overrides.redis.is_some();
     let mut tls = None;
@@ -209,6 +213,9 @@ pub fn read_store(
         tls = read_tls(&mut table, &mut store);
         read_promises(&mut table, &mut store);
         set(&mut store.collapse_timeout, read_collapse_timeout(&mut table, server));
+        let rate = table.item("sweep_rate").and_then(|item| item.integer(&(0..=1_000_000)));
+        set(&mut store.sweep_rate, rate);
+        set(&mut store.sweep_pause, table.item("sweep_pause").and_then(|item| item.duration(&SWEEP_PAUSE)));
         table.finish();
     }
     if flag("--redis", overrides.redis.as_deref(), address::redis, flags).is_some() {

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::rules::Collapse;
 use crate::rules::fault::Fault;
 
 fn env(name: &str) -> Option<String> {
@@ -220,6 +221,9 @@ fn each_fault_in_the_other_tables_has_its_place_and_remedy() {
         ("[store]\nredis = 'redis://h'\ncoherence = 'x'", 12, 13, "\"x\" is not known", "\"strict\""),
         ("[store]\nredis = 'redis://h'\non_outage = 'x'", 12, 13, "\"x\" is not known", "\"refuse\""),
         ("[store]\nredis = 'redis://h'\nwait_replicas = -1", 12, 17, "out of range", "0 to 100"),
+        ("[store]\nredis = 'redis://h'\ncollapse_timeout = '99ms'", 12, 20, "out of range", "100ms to 1m"),
+        ("[store]\nredis = 'redis://h'\nsweep_rate = 1000001", 12, 14, "out of range", "0 to 1000000"),
+        ("[store]\nredis = 'redis://h'\nsweep_pause = '0s'", 12, 15, "out of range", "1s to 1day"),
         ("[memory]\ncapacity = '1KiB'", 11, 12, "out of range", "1.0 MiB"),
         ("[memory]\ncapacity = '2MiB'\nmax_body = '3MiB'", 12, 12, "larger than the capacity", "raise capacity"),
         ("[memory]\nmarks = 100", 11, 9, "out of range", "from 1024"),
@@ -338,6 +342,9 @@ fn all_tables_are_read() {
         lease = "1m"
         on_outage = "refuse"
         wait_replicas = 2
+        collapse_timeout = '4s'
+        sweep_rate = 0
+        sweep_pause = '1h'
         [memory]
         capacity = "1GiB"
         max_body = "1MB"
@@ -373,6 +380,7 @@ fn all_tables_are_read() {
     assert_eq!((store.timeout.as_millis(), store.connect_timeout.as_millis(), store.marks_max), (50, 1000, 2000));
     assert_eq!((store.coherence, store.on_outage), (Coherence::Strict, OnOutage::Refuse));
     assert_eq!((store.lease.as_secs(), store.wait_replicas), (60, 2));
+    assert_eq!((store.collapse_timeout.as_secs(), store.sweep_rate, store.sweep_pause.as_secs()), (4, 0, 3600));
     assert_eq!(config.memory, Memory { capacity: 1 << 30, max_body: 1_000_000, marks: 4096 });
     let log = Log { format: LogFormat::Json, access: false, level: "warn,larder=debug".to_owned() };
     assert_eq!(config.log, log);
@@ -447,6 +455,29 @@ fn secrets_from_the_environment_and_passwords_are_not_shown() {
 }
 
 #[test]
+fn nobody_waits_for_another_proxy_longer_than_for_upstream() {
+    let store = "[store]\nredis = 'redis://h'\n";
+    let hasty = "[server]\nupstream_timeout = '2s'\n";
+    let limit = |text: &str| good(text).store.unwrap().collapse_timeout.as_secs();
+    assert_eq!((limit(store), limit(&format!("{hasty}{store}"))), (5, 2));
+    let [fault] = &faults(&format!("{hasty}{store}collapse_timeout = '3s'\n"))[..] else { panic!("one fault") };
+    assert!(fault.message.contains("longer than [server] upstream_timeout (2s)"), "{}", fault.message);
+    assert!(fault.remedy.contains("raise upstream_timeout"), "{}", fault.remedy);
+}
+
+#[test]
+fn a_family_says_who_shares_its_fetches() {
+    let family = |more: &str| good(&format!("[[family]]\nname = 'a'\npath = '/a'\n{more}\n"));
+    let (plain, fleet) = (family(""), family("collapse = 'fleet'"));
+    let of = |config: &Config| config.rules.families()[0].collapse;
+    assert_eq!((of(&plain), of(&fleet)), (Collapse::Proxy, Collapse::Fleet));
+    let versions = [&plain, &fleet].map(|config| config.rules.families()[0].version.clone());
+    assert_eq!(versions[0], versions[1], "entries are the same");
+    let [fault] = &faults("[[family]]\nname = 'a'\npath = '/a'\ncollapse = 'all'\n")[..] else { panic!("one") };
+    assert!(fault.remedy.contains("fleet"), "{}", fault.remedy);
+}
+
+#[test]
 fn a_change_of_tables_is_noticed_and_one_of_rules_is_not() {
     let base = "[server]\nlisten = '127.0.0.1:1'\n";
     let one = good(base);
@@ -507,6 +538,9 @@ fn the_sample_tells_the_defaults() {
         "level ",
         "lease ",
         "wait_replicas ",
+        "collapse_timeout ",
+        "sweep_rate ",
+        "sweep_pause ",
     ];
     for key in keys {
         assert!(shown.lines().any(|line| line.starts_with(key)), "{key} in\n{shown}");

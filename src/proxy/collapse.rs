@@ -6,15 +6,12 @@
 //! response it waited for is another variant fetches its own; from then on each variant is claimed by itself.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use super::fill::Errand;
+use crate::cache::Found;
 use crate::cache::claim::Turn;
 use crate::cache::flight::{Landing, Permit};
-use crate::cache::{Found, Lookup};
-use crate::entry::Entry;
 use crate::running::Running;
-use crate::semantics::freshness::Reuse;
 
 /// What becomes of a flight.
 pub(super) enum Course {
@@ -60,24 +57,17 @@ async fn look(running: &Running, errand: &mut Errand) -> Option<Landing> {
     let question = &errand.question;
     let (canonical, fields) = (errand.canonical.clone(), &question.asked.headers);
     let lookup = running.cache.lookup_elsewhere(canonical, fields, &question.label(), &question.tags()).await;
-    match is_answer(errand, &lookup) {
-        Some(entry) => {
+    match &lookup.found {
+        Found::Current(entry) if question.is_answered_by(entry) => {
             let on = lookup.sign.as_ref().or(errand.sign.as_ref()).and_then(|sign| sign.variants());
             let varies_on = on.map(|variants| variants.on.clone()).unwrap_or_default();
-            Some(Landing::Elsewhere(entry, varies_on))
+            Some(Landing::Elsewhere(Arc::clone(entry), varies_on))
         }
-        None => {
+        _ => {
             if errand.stale.is_none() {
                 errand.view = lookup.view.or(errand.view);
             }
             None
         }
     }
-}
-
-fn is_answer(errand: &Errand, lookup: &Lookup) -> Option<Arc<Entry>> {
-    let Found::Current(entry) = &lookup.found else { return None };
-    let response = entry.response().filter(|response| !errand.question.is_refused(response))?;
-    let reuse = response.freshness.reuse(SystemTime::now(), &errand.question.demands);
-    matches!(reuse, Reuse::Fresh { .. }).then(|| Arc::clone(entry))
 }

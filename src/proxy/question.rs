@@ -16,7 +16,7 @@ use crate::outcome::Outcome;
 use crate::rules::{self, Captures, Collapse, Family, Fetching};
 use crate::running::{Live, Running};
 use crate::semantics::demands::Demands;
-use crate::semantics::freshness::Failure;
+use crate::semantics::freshness::{Failure, Reuse};
 use crate::semantics::storable::RequestFacts;
 use crate::semantics::{ClientDirectives, Policy, negotiation};
 use crate::stamp::Tag;
@@ -137,6 +137,13 @@ impl Question {
     pub fn collapses_across_proxies(&self) -> bool {
         let is_asked_for = self.family().is_some_and(|(family, _)| family.collapse == Collapse::Fleet);
         is_asked_for && !self.demands.validated
+    }
+
+    /// What another proxy has fetched answers this as it is, without asking upstream.
+    pub fn is_answered_by(&self, entry: &Entry) -> bool {
+        let response = entry.response().filter(|response| !self.is_refused(response));
+        let reuse = response.map(|response| response.freshness.reuse(SystemTime::now(), &self.demands));
+        matches!(reuse, Some(Reuse::Fresh { .. }))
     }
 
     /// What is stored is for requests without credentials, and this one has some. RFC 9111 §3.5 is about answers *to*

@@ -256,7 +256,7 @@ async fn lead(
             question.answered(respond::forwarded(*response, &running.config.server), outcome)
         }
         (Landing::Failed(error), _) => unanswered(question, &need, error),
-        (landing, _) => from_entry(running, question, &need, landing, false)
+        (landing, _) => from_entry(running, question, &need, &landing, false)
             .unwrap_or_else(|| failed(UpstreamError::Abandoned, need.fwd)),
     }
 }
@@ -285,12 +285,13 @@ async fn join(
         }
         Landing::Unshared => return Ride::GotOff,
         Landing::Elsewhere(ref entry, ref varies_on) => {
-            let is_ours = *entry.text == primary.variant(varies_on, &question.asked.headers).text;
+            let is_ours = *entry.text == primary.variant(varies_on, &question.asked.headers).text
+                && question.is_answered_by(entry);
             // Its response may have named groups of its own.
             if !is_ours || !running.cache.is_current(&entry.tags, entry.stamp).await {
                 return Ride::GotOff;
             }
-            match from_entry(running, question, need, landing, true) {
+            match from_entry(running, question, need, &landing, true) {
                 Some(answered) => answered,
                 None => return Ride::GotOff,
             }
@@ -302,7 +303,7 @@ async fn join(
             if *entry.text != *lookup.canonical.text || !running.cache.is_current(&entry.tags, entry.stamp).await {
                 return Ride::GotOff;
             }
-            match from_entry(running, question, need, landing, true) {
+            match from_entry(running, question, need, &landing, true) {
                 Some(answered) => answered,
                 None => return Ride::GotOff,
             }
@@ -346,7 +347,7 @@ async fn is_current(running: &Running, head: &Head) -> bool {
 /// What this request found stored, in place of the answer that upstream did not give, if it may have it.
 fn stand_in(running: &Running, question: &Question, need: &Need) -> Option<Answered> {
     let stale = need.stale.as_ref().filter(|stale| question.takes_after(Failure::NoAnswer, stale))?;
-    from_entry(running, question, need, Landing::StaleOnError(Arc::clone(stale), Failure::NoAnswer), true)
+    from_entry(running, question, need, &Landing::StaleOnError(Arc::clone(stale), Failure::NoAnswer), true)
 }
 
 fn status_of(failure: Failure) -> Option<u16> {
@@ -372,11 +373,11 @@ fn from_entry(
     running: &Running,
     question: &Question,
     need: &Need,
-    landing: Landing,
+    landing: &Landing,
     collapsed: bool,
 ) -> Option<Answered> {
     let now = SystemTime::now();
-    let entry = match &landing {
+    let entry = match landing {
         Landing::Validated(entry) | Landing::Elsewhere(entry, _) | Landing::StaleOnError(entry, _) => entry,
         Landing::Streaming(..) | Landing::Unshared | Landing::Failed(_) => return None,
     };
@@ -384,7 +385,7 @@ fn from_entry(
     let ttl = response.freshness.ttl(now);
     let outcome = match landing {
         Landing::StaleOnError(_, failure) => {
-            Outcome { fwd_status: status_of(failure), collapsed, ..Outcome::stale(ttl, "upstream-failed") }
+            Outcome { fwd_status: status_of(*failure), collapsed, ..Outcome::stale(ttl, "upstream-failed") }
         }
         Landing::Elsewhere(..) => Outcome::fetched_elsewhere(need.fwd, response.status.as_u16(), ttl),
         _ => Outcome { collapsed, ..Outcome::revalidated(ttl) },

@@ -9,6 +9,8 @@
 //! | `{ns}:intents` | sorted set: intent → deadline (µs of the server's clock); the sentinel at +inf |
 //! | `{ns}:intent_tags` | hash: intent → its tags, in lines |
 //! | `{ns}:waited` | written before `WAIT`, with `wait_replicas` alone; expires |
+//! | `{ns}:sweeper` | the proxy that sweeps; expires unless renewed |
+//! | `{ns}:census` | `µs of the server's clock`, space, what the last walk found (JSON); expires |
 //! | `{ns}:fleet` | the channel |
 //! | `ns:v1:…` | one entry, with a TTL |
 //! | `ns:fetch:…` | the claim of a proxy that fetches (`collapse = "fleet"`): `epoch:sequence:id`, with a TTL |
@@ -74,11 +76,12 @@ use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
 use redis::{ErrorKind, Pipeline, RedisError, RedisResult, Script};
 use tokio::sync::{broadcast, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::link::Connections;
 use super::fleet::{Cause, Claim, Claimed, Holder, Intent, Invalidated, Membership, Message, Roster, Synced};
+use super::sweep::{Census, Dated, Judged, Place, Survey};
 use super::{FamilyOf, Found, KeyCounts, Link, Reply, Store, StoreError, StoreInfo};
 use crate::config::StoreConfig;
 use crate::stamp::{Epoch, Sequence, Stamp, Tag, View};
@@ -93,6 +96,7 @@ mod replicas;
 mod sentinel;
 mod server;
 mod slots;
+mod sweep;
 
 pub use self::dialer::SetupFault;
 pub use self::link::ConnectFault;
@@ -116,6 +120,9 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 
 /// How many time limits a walk over all keys may take.
 const WALK_LIMITS: u32 = 10;
+
+/// How many time limits a step of the sweeper may take.
+const PATIENT_LIMITS: u32 = 10;
 
 /// The store in Redis. Connects in the background, starting at once; until then, and whenever the link is down,
 /// every method answers [`StoreError::Away`] without waiting. Dropping it ends the background task.
@@ -152,6 +159,18 @@ impl RedisStore {
     /// goes on trying after either.
     pub async fn connect_once(&self) -> Result<(), ConnectFault> {
         self.link.latest_attempt().await
+    }
+
+    /// Runs a request for which nobody waits: it may take ten times as long, and takes no link down.
+    async fn ask_patiently<T, F>(&self, request: impl FnOnce(Arc<Connections>) -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
+        let limit = self.link.timeout() * PATIENT_LIMITS;
+        match timeout(limit, request(self.link.connections()?)).await {
+            Ok(answer) => answer.map_err(|error| StoreError::Refused(refusal::told(&error))),
+            Err(_) => Err(StoreError::Timeout(limit)),
+        }
     }
 
     /// Runs a request on the present connections, within the time limit. An answer that shows the connection or the
@@ -304,7 +323,7 @@ impl Store for RedisStore {
             for node in connections.nodes() {
                 let mut cursor = 0;
                 loop {
-                    let step = self.namespace.scan(node.clone(), cursor);
+                    let step = self.namespace.scan(node.clone(), cursor, SCAN_STEP);
                     let step = self.link.ask_node(&connections, step).await;
                     // One node of several may be away; the others are counted.
                     let (next, keys) = match step {
@@ -333,6 +352,32 @@ impl Store for RedisStore {
         })
     }
 
+    fn hold_sweep<'a>(&'a self, id: &'a str, lasting: Duration) -> Reply<'a, bool> {
+        Box::pin(
+            self.ask(move |connections| async move { self.namespace.hold_sweep(&connections, id, lasting).await }),
+        )
+    }
+
+    fn survey(&self, from: Place, keys: u64) -> Reply<'_, Survey> {
+        Box::pin(self.ask_patiently(move |c| async move { self.namespace.survey(&c, from, keys).await }))
+    }
+
+    fn views<'a>(&'a self, sets: &'a [&'a [Tag]]) -> Reply<'a, Vec<View>> {
+        Box::pin(self.ask_patiently(move |c| async move { self.namespace.views(&c, sets).await }))
+    }
+
+    fn unlink<'a>(&'a self, at: Place, judged: &'a [Judged]) -> Reply<'a, u64> {
+        Box::pin(self.ask_patiently(move |c| async move { self.namespace.unlink(&c, at, judged).await }))
+    }
+
+    fn keep_census<'a>(&'a self, census: &'a Census, lasting: Duration) -> Reply<'a, ()> {
+        Box::pin(self.ask(move |c| async move { self.namespace.keep_census(&c, census, lasting).await }))
+    }
+
+    fn census(&self) -> Reply<'_, Option<Dated>> {
+        Box::pin(self.ask(move |connections| async move { self.namespace.census(&connections).await }))
+    }
+
     fn link(&self) -> Link {
         self.link.state()
     }
@@ -351,6 +396,8 @@ struct Namespace {
     intents: String,
     intent_tags: String,
     waited: String,
+    sweeper: String,
+    census: String,
     channel: String,
     marks_max: u64,
     begin: Script,
@@ -362,6 +409,8 @@ struct Namespace {
     expel: Script,
     claim: Script,
     release: Script,
+    hold_sweep: Script,
+    keep_census: Script,
     /// Whether this process has had an epoch of the namespace before; for the log alone.
     met: AtomicBool,
 }
@@ -380,6 +429,8 @@ impl Namespace {
             intents: format!("{{{name}}}:intents"),
             intent_tags: format!("{{{name}}}:intent_tags"),
             waited: format!("{{{name}}}:waited"),
+            sweeper: format!("{{{name}}}:sweeper"),
+            census: format!("{{{name}}}:census"),
             channel: format!("{{{name}}}:fleet"),
             marks_max: marks_max.max(1),
             begin: Script::new(concat!(include_str!("epoch.lua"), include_str!("begin.lua"))),
@@ -391,6 +442,8 @@ impl Namespace {
             expel: Script::new(include_str!("expel.lua")),
             claim: Script::new(include_str!("claim.lua")),
             release: Script::new(include_str!("release.lua")),
+            hold_sweep: Script::new(include_str!("hold_sweep.lua")),
+            keep_census: Script::new(include_str!("keep_census.lua")),
             met: AtomicBool::new(false),
         }
     }
@@ -415,7 +468,7 @@ impl Namespace {
     ) -> RedisResult<Found> {
         let mut pipe = redis::pipe();
         pipe.cmd("GET").arg(self.entry(key));
-        self.add_marks(&mut pipe, tags);
+        self.add_marks(&mut pipe, tags.iter());
         let (entry, before, marks, _, meta): (Option<Bytes>, Option<u64>, Vec<Option<f64>>, i64, Meta) =
             pipe.query_async(&mut beside).await?;
         Ok(Found { entry, view: self.view_or_begin(connections, before, &marks, &meta).await? })
@@ -423,14 +476,14 @@ impl Namespace {
 
     async fn view(&self, connections: &Connections, tags: &[Tag]) -> RedisResult<View> {
         let mut pipe = redis::pipe();
-        self.add_marks(&mut pipe, tags);
+        self.add_marks(&mut pipe, tags.iter());
         let (before, marks, _, meta): (Option<u64>, Vec<Option<f64>>, i64, Meta) =
             pipe.query_async(&mut connections.marks()).await?;
         self.view_or_begin(connections, before, &marks, &meta).await
     }
 
     /// The commands that bring a view. Their order is argued at the head of this file.
-    fn add_marks(&self, pipe: &mut Pipeline, tags: &[Tag]) {
+    fn add_marks<'t>(&self, pipe: &mut Pipeline, tags: impl Iterator<Item = &'t Tag>) {
         pipe.cmd("HGET").arg(&self.meta).arg("seq");
         pipe.cmd("ZMSCORE").arg(&self.marks).arg(SENTINEL).arg("*");
         for tag in tags {
@@ -481,9 +534,16 @@ impl Namespace {
     }
 
     /// One step of a walk over the entries of one server: the next cursor (0 at the end) and some keys.
-    async fn scan(&self, mut node: MultiplexedConnection, cursor: u64) -> RedisResult<(u64, Vec<Bytes>)> {
+    async fn scan(
+        &self,
+        mut node: MultiplexedConnection,
+        cursor: u64,
+        keys: u64,
+    ) -> RedisResult<(u64, Vec<Bytes>)> {
         let mut scan = redis::cmd("SCAN");
-        scan.arg(cursor).arg("MATCH").arg(format!("{}:v1:*", self.name)).arg("COUNT").arg(SCAN_STEP);
+        scan.arg(cursor).arg("MATCH").arg(format!("{}:v1:*", self.name)).arg("COUNT").arg(keys);
+        // Whoever put something else there does not want it read.
+        scan.arg("TYPE").arg("string");
         scan.query_async(&mut node).await
     }
 }
@@ -603,8 +663,8 @@ mod tests {
     fn coordination_keys_share_one_slot() {
         let namespace = Namespace::new("shop", 1);
         assert_eq!((namespace.meta.as_str(), namespace.marks.as_str()), ("{shop}:meta", "{shop}:marks"));
-        let Namespace { members, intents, intent_tags, waited, channel, .. } = &namespace;
-        for name in [members, intents, intent_tags, waited, channel] {
+        let Namespace { members, intents, intent_tags, waited, channel, sweeper, census, .. } = &namespace;
+        for name in [members, intents, intent_tags, waited, channel, sweeper, census] {
             assert!(name.starts_with("{shop}:"), "{name}");
         }
     }

@@ -48,6 +48,13 @@ impl Fleet {
         counts.iter().find(|(name, _)| name == "get").map_or(0, |(_, count)| *count)
     }
 
+    /// A first answer is stored, and its fetch is over for everybody.
+    fn store_first(&self, target: &str) {
+        self.site.get(target).number();
+        self.site.wait_for_entries(1);
+        eventually("the claim is gone", || self.redis().command(&["KEYS", "*:fetch:*"]).is_empty());
+    }
+
     /// Waits until the claim was looked at so often that somebody waits for it.
     fn wait_for_reads(&self, count: u64) {
         eventually("the claim is looked at", || self.reads() >= count);
@@ -208,8 +215,7 @@ fn a_stale_response_is_validated_by_one_proxy() {
     let fleet = Fleet::start(RULES);
     let fresh = Reply::numbered().cached("max-age=60").header("ETag", "\"2\"");
     fleet.site.upstream.script("GET /users", [Reply::numbered().stale("must-revalidate"), fresh]);
-    fleet.site.get("/users").carries("/users #1").shows("stored");
-    fleet.site.wait_for_entries(1);
+    fleet.store_first("/users");
     let gate = fleet.site.upstream.hold_next("GET /users");
     let first = fleet.site.call("GET", "/users").start();
     gate.wait_for(1);
@@ -226,8 +232,7 @@ fn a_stale_response_is_validated_by_one_proxy() {
 fn a_refresh_in_the_background_is_left_to_the_proxy_that_began_it() {
     let fleet = Fleet::start(RULES);
     fleet.site.upstream.on("/users", Reply::numbered().stale("stale-while-revalidate=600"));
-    fleet.site.get("/users").carries("/users #1").shows("stored");
-    fleet.site.wait_for_entries(1);
+    fleet.store_first("/users");
     let gate = fleet.site.upstream.hold_next("GET /users");
     fleet.site.get("/users").carries("/users #1").shows("detail=revalidating");
     gate.wait_for(1);

@@ -48,5 +48,6 @@ mod scale;
 mod sentinel;
 mod startup;
 mod store_redis;
+mod sweeper;
 mod tls;
 mod writes;

@@ -20,6 +20,7 @@ use crate::support::redis::free_port;
 mod fleet;
 mod log;
 mod replicas;
+mod sweep;
 pub mod users;
 
 use self::log::Log;
@@ -48,6 +49,8 @@ fn config(url: &str) -> StoreConfig {
         on_outage: OnOutage::default(),
         wait_replicas: 0,
         collapse_timeout: PATIENCE,
+        sweep_rate: 0,
+        sweep_pause: PATIENCE,
     }
 }
 

@@ -10,6 +10,7 @@ use super::*;
 use crate::cache::Cache;
 use crate::stamp::View;
 use crate::store::fleet::{Claim, Claimed, EpochState, Roster};
+use crate::store::sweep::{Census, Dated, Judged, Place, Survey};
 use crate::store::{FamilyOf, Found, KeyCounts, Reply, StoreInfo};
 
 const LEASE: Duration = Duration::from_secs(1);
@@ -186,6 +187,30 @@ impl Store for Fake {
     }
 
     fn release<'a>(&'a self, _: &'a str, _: &'a Claim, _: bool) -> Reply<'a, ()> {
+        never()
+    }
+
+    fn hold_sweep<'a>(&'a self, _: &'a str, _: Duration) -> Reply<'a, bool> {
+        never()
+    }
+
+    fn survey(&self, _: Place, _: u64) -> Reply<'_, Survey> {
+        never()
+    }
+
+    fn views<'a>(&'a self, _: &'a [&'a [Tag]]) -> Reply<'a, Vec<View>> {
+        never()
+    }
+
+    fn unlink<'a>(&'a self, _: Place, _: &'a [Judged]) -> Reply<'a, u64> {
+        never()
+    }
+
+    fn keep_census<'a>(&'a self, _: &'a Census, _: Duration) -> Reply<'a, ()> {
+        never()
+    }
+
+    fn census(&self) -> Reply<'_, Option<Dated>> {
         never()
     }
 

@@ -217,7 +217,7 @@ fn intended(tags: &[Tag]) -> String {
 }
 
 /// Rounded up: a lease or deadline that the store takes for shorter than it is would be the wrong error.
-fn millis(time: Duration) -> u128 {
+pub(super) fn millis(time: Duration) -> u128 {
     time.as_micros().div_ceil(1000)
 }
 

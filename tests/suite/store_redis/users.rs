@@ -1,5 +1,7 @@
 //! A Redis user with no more rights than Larder needs: those that `deploy/README.md` lists.
 
+use larder::store::sweep::{Census, Judged, Place};
+
 use super::*;
 
 /// The rule as an operator would copy it, for this namespace.
@@ -27,6 +29,14 @@ async fn the_documented_rights_are_enough_for_everything() {
     store.remove(KEY).await.unwrap();
     store.info().await.unwrap();
     store.count_keys(10, &|label| label.to_owned()).await.unwrap();
+    assert!(store.hold_sweep("p1", PATIENCE).await.unwrap());
+    keep_entry(&store).await;
+    let survey = store.survey(Place::default(), 100).await.unwrap();
+    let judged = survey.specimens.into_iter().map(|it| Judged { name: it.name, beginning: it.beginning });
+    assert_eq!(store.unlink(Place::default(), &judged.collect::<Vec<_>>()).await.unwrap(), 1);
+    store.views(&[&tags()]).await.unwrap();
+    store.keep_census(&Census::default(), PATIENCE).await.unwrap();
+    assert!(store.census().await.unwrap().is_some());
     let me = Membership { id: "p1".into(), applied: Some(store.view(&[]).await.unwrap().stamp), lease: PATIENCE };
     for _ in 0..2 {
         store.sync(&me).await.unwrap();

@@ -1,0 +1,181 @@
+//! The commands of the sweeper. A step is a few pipelines to one server, and each command in it is about one key, so that
+//! in a cluster it runs where the keys are.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use redis::aio::MultiplexedConnection;
+use redis::{Pipeline, RedisResult};
+
+use super::fleet::millis;
+use super::link::Connections;
+use super::{Meta, Namespace, not_an_answer, view_of};
+use crate::entry::Preface;
+use crate::stamp::{Tag, View};
+use crate::store::sweep::{Census, Dated, Judged, Place, Specimen, Survey};
+
+/// What is read of an entry at first, bytes: most tell their stamp and tags in that.
+const BEGINNING: usize = 512;
+
+/// What is read of it at most.
+const BEGINNING_MAX: usize = 64 << 10;
+
+const UNLINK_IF: &str = include_str!("../unlink_if.lua");
+
+impl Namespace {
+    pub(super) async fn hold_sweep(
+        &self,
+        connections: &Connections,
+        id: &str,
+        lasting: Duration,
+    ) -> RedisResult<bool> {
+        let mut call = self.hold_sweep.key(&self.sweeper);
+        call.arg(id).arg(millis(lasting)).invoke_async(&mut connections.marks()).await
+    }
+
+    pub(super) async fn survey(&self, connections: &Connections, from: Place, keys: u64) -> RedisResult<Survey> {
+        let nodes = connections.nodes();
+        let Some(node) = nodes.get(from.node) else { return Ok(Survey::default()) };
+        let (cursor, names) = self.scan(node.clone(), from.cursor, keys).await?;
+        let next = match cursor {
+            0 => Place { node: from.node + 1, cursor: 0 },
+            cursor => Place { cursor, ..from },
+        };
+        let specimens = self.look_at(node.clone(), names).await?;
+        Ok(Survey { specimens, next: Some(next).filter(|next| next.node < nodes.len()) })
+    }
+
+    async fn look_at(&self, mut node: MultiplexedConnection, names: Vec<Bytes>) -> RedisResult<Vec<Specimen>> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut lengths = redis::pipe();
+        for name in &names {
+            lengths.cmd("STRLEN").arg(&name[..]);
+        }
+        let lengths: Vec<u64> = lengths.query_async(&mut node).await?;
+        let mut beginnings = redis::pipe();
+        names.iter().for_each(|name| get_range(&mut beginnings, name, BEGINNING));
+        let beginnings: Vec<Bytes> = beginnings.query_async(&mut node).await?;
+        let met = names.into_iter().zip(lengths).zip(beginnings).filter_map(|((name, bytes), beginning)| {
+            let label = self.label(&name)?.into_owned();
+            Some(Specimen { name, label, bytes, beginning })
+        });
+        // What is gone by now is empty.
+        let mut specimens: Vec<Specimen> = met.filter(|specimen| !specimen.beginning.is_empty()).collect();
+        read_on(&mut node, &mut specimens).await?;
+        Ok(specimens)
+    }
+
+    pub(super) async fn views(&self, connections: &Connections, sets: &[&[Tag]]) -> RedisResult<Vec<View>> {
+        let mut pipe = redis::pipe();
+        self.add_marks(&mut pipe, sets.iter().copied().flatten());
+        let (before, marks, _, meta): (Option<u64>, Vec<Option<f64>>, i64, Meta) =
+            pipe.query_async(&mut connections.marks()).await?;
+        // The sentinel and the root tag are everybody's.
+        let Some((common, mut rest)) = marks.split_at_checked(2) else {
+            return Err(not_an_answer("fewer marks than were asked for"));
+        };
+        let mut views = Vec::with_capacity(sets.len());
+        for set in sets {
+            let Some((own, others)) = rest.split_at_checked(set.len()) else {
+                return Err(not_an_answer("fewer marks than were asked for"));
+            };
+            rest = others;
+            match view_of(before, &[common, own].concat(), &meta, connections.run_id()) {
+                Some(view) => views.push(view),
+                None => return Ok(vec![self.begin(connections).await?; sets.len()]),
+            }
+        }
+        Ok(views)
+    }
+
+    pub(super) async fn unlink(
+        &self,
+        connections: &Connections,
+        at: Place,
+        judged: &[Judged],
+    ) -> RedisResult<u64> {
+        let nodes = connections.nodes();
+        let Some(mut node) = nodes.into_iter().nth(at.node).filter(|_| !judged.is_empty()) else { return Ok(0) };
+        let mut pipe = redis::pipe();
+        for Judged { name, beginning } in judged {
+            pipe.cmd("EVAL").arg(UNLINK_IF).arg(1).arg(&name[..]).arg(&beginning[..]);
+        }
+        let removed: Vec<u64> = pipe.query_async(&mut node).await?;
+        Ok(removed.iter().sum())
+    }
+
+    pub(super) async fn keep_census(
+        &self,
+        connections: &Connections,
+        census: &Census,
+        lasting: Duration,
+    ) -> RedisResult<()> {
+        // Its maps have texts for keys, and its numbers are whole.
+        let text = serde_json::to_string(census).expect("a census can be written as JSON");
+        let mut call = self.keep_census.key(&self.census);
+        call.arg(text).arg(millis(lasting)).invoke_async(&mut connections.marks()).await
+    }
+
+    pub(super) async fn census(&self, connections: &Connections) -> RedisResult<Option<Dated>> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("GET").arg(&self.census).cmd("TIME");
+        let (kept, now): (Option<String>, (u64, u64)) = pipe.query_async(&mut connections.marks()).await?;
+        // What another version of Larder has kept is none.
+        Ok(kept.and_then(|kept| dated(&kept, now)))
+    }
+}
+
+fn dated(kept: &str, (seconds, micros): (u64, u64)) -> Option<Dated> {
+    let (at, census) = kept.split_once(' ')?;
+    let now = Duration::from_secs(seconds) + Duration::from_micros(micros);
+    let age = now.saturating_sub(Duration::from_micros(at.parse().ok()?));
+    Some(Dated { census: serde_json::from_str(census).ok()?, age })
+}
+
+fn get_range(pipe: &mut Pipeline, name: &[u8], length: usize) {
+    pipe.cmd("GETRANGE").arg(name).arg(0).arg(length - 1);
+}
+
+/// Reads more of those that do not tell their stamp and tags yet.
+async fn read_on(node: &mut MultiplexedConnection, specimens: &mut [Specimen]) -> RedisResult<()> {
+    let wanting = |specimen: &Specimen| match Preface::of(&specimen.beginning) {
+        Preface::Wanting(length) => Some(length.min(BEGINNING_MAX)),
+        Preface::Whole { .. } | Preface::Foreign => None,
+    };
+    let mut pipe = redis::pipe();
+    let longer: Vec<&mut Specimen> = specimens
+        .iter_mut()
+        .filter(|specimen| match wanting(specimen) {
+            Some(length) => {
+                get_range(&mut pipe, &specimen.name, length);
+                true
+            }
+            None => false,
+        })
+        .collect();
+    if longer.is_empty() {
+        return Ok(());
+    }
+    let beginnings: Vec<Bytes> = pipe.query_async(node).await?;
+    longer.into_iter().zip(beginnings).for_each(|(specimen, beginning)| specimen.beginning = beginning);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_census_tells_its_age_and_what_is_none_is_none() {
+        let census = Census { by: "p1".to_owned(), removed: 3, ..Census::default() };
+        let text = format!("5000000 {}", serde_json::to_string(&census).unwrap());
+        let known = dated(&text, (7, 500_000)).unwrap();
+        assert_eq!(known, Dated { census, age: Duration::from_millis(2500) });
+        assert_eq!(dated(&text, (4, 0)).unwrap().age, Duration::ZERO, "the clock was set back");
+        for text in ["", "5", "5 {}", "x {}", "5 []"] {
+            assert_eq!(dated(text, (7, 0)), None, "{text}");
+        }
+    }
+}
