@@ -69,7 +69,8 @@ fn entries_are_spread_and_shared_and_what_coordinates_is_together() {
     for user in 0..60 {
         other.get(&target(user)).shows("hit").carries(&format!("/users/{user} #1"));
     }
-    assert_eq!(other.admin_get("/cache/stats").has_status(200).json()["success"], true);
+    let counted = || other.admin_get("/cache/stats").json()["key_counts"]["total_keys"] == 60;
+    eventually("the entries of all nodes are counted", counted);
     other.write("POST", "/users/7/activate").has_status(200);
     larder.get("/users/7").shows("detail=outdated").carries("/users/7 #2");
     larder.get("/users/8").shows("hit");

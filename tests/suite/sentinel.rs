@@ -70,7 +70,8 @@ fn a_primary_that_was_deposed_and_does_not_know_it_is_left() {
         eventually("hits are back", || proxy.get("/r/1").is("hit"));
     }
     assert!(house.sentinels.servers[old].command(&["INFO", "replication"]).contains("role:master"));
-    larder.write("PUT", "/r/1").has_status(200);
+    // The new primary's replica has to be in step first.
+    eventually("a write counts", || larder.write("PUT", "/r/1").status == 200);
     other.get("/r/1").hides("hit");
 }
 

@@ -465,6 +465,7 @@ async fn a_named_user_logs_in_with_the_permissions_it_needs() {
         ">pass",
         "~test:*",
         "~{test}:*",
+        "resetchannels",
         "&{test}:fleet",
         "+@all",
     ]);

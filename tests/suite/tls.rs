@@ -6,7 +6,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::support::redis::free_port;
-use crate::support::{Plan, RedisServer, Upstream, eventually};
+use crate::support::{Plan, RedisCluster, RedisServer, Upstream, eventually};
 
 const RULES: &str = r#"
 [[family]]
@@ -37,27 +37,43 @@ fn certificate(dir: &Path, name: &str, authority: &str) {
     openssl(dir, &format!("{signed} -days 2 -extfile names -out {name}.pem"));
 }
 
-/// Redis with TLS, and the directory with all certificates. `clients`: whether clients must show one.
-fn server(clients: &str) -> (RedisServer, u16, TempDir) {
+/// A directory with all certificates.
+fn certificates() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     authority(dir.path(), "ours");
     authority(dir.path(), "theirs");
     certificate(dir.path(), "server", "ours");
     certificate(dir.path(), "larder", "ours");
-    let port = free_port();
-    let (ca, cert, key) = (path("ours.pem"), path("server.pem"), path("server.key"));
-    let tls = ["--tls-port", &port.to_string(), "--tls-cert-file", &cert, "--tls-key-file", &key];
-    let server = [&tls[..], &["--tls-ca-cert-file", &ca, "--tls-auth-clients", clients]].concat();
-    (RedisServer::start_with(&server), port, dir)
+    dir
+}
+
+/// What a server is told of them. `clients`: whether clients must show one.
+fn arguments(dir: &TempDir, clients: &str) -> Vec<String> {
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let files = [("ca-cert", "ours.pem"), ("cert", "server.pem"), ("key", "server.key")];
+    let files = files.iter().flat_map(|(what, name)| [format!("--tls-{what}-file"), path(name)]);
+    files.chain(["--tls-auth-clients".to_owned(), clients.to_owned()]).collect()
+}
+
+/// Redis with TLS, and the directory with all certificates.
+fn server(clients: &str) -> (RedisServer, u16, TempDir) {
+    let dir = certificates();
+    let (port, arguments) = (free_port().to_string(), arguments(&dir, clients));
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).chain(["--tls-port", &port]).collect();
+    let server = RedisServer::start_with(&arguments);
+    let port = server.public_port();
+    (server, port, dir)
 }
 
 /// `[store]` with these fields, of files in this directory.
 fn plan(upstream: &Upstream, port: u16, dir: &TempDir, fields: &[(&str, &str)]) -> Plan {
+    plan_for(upstream, &format!("rediss://127.0.0.1:{port}"), dir, fields)
+}
+
+fn plan_for(upstream: &Upstream, url: &str, dir: &TempDir, fields: &[(&str, &str)]) -> Plan {
     let field = |(field, file): &(&str, &str)| format!("{field} = '{}'\n", dir.path().join(file).display());
     let fields: String = fields.iter().map(field).collect();
-    let url = format!("rediss://127.0.0.1:{port}");
-    Plan::new(&upstream.url()).rules(&format!("{RULES}\n[store]\n{fields}")).redis(&url)
+    Plan::new(&upstream.url()).rules(&format!("{RULES}\n[store]\n{fields}")).redis(url)
 }
 
 #[test]
@@ -103,4 +119,24 @@ fn files_that_cannot_be_used_are_named() {
             "{fields:?}: {exit:?}"
         );
     }
+}
+
+#[test]
+fn the_nodes_of_a_cluster_are_found_and_asked_over_tls() {
+    let (upstream, dir) = (Upstream::start(), certificates());
+    let arguments = arguments(&dir, "no");
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let tls = ["--tls-cluster", "yes", "--tls-replication", "yes"];
+    let cluster = RedisCluster::start_with(&[&arguments[..], &tls].concat());
+    let url = cluster.url().replace("redis+", "rediss+");
+    let plan = plan_for(&upstream, &url, &dir, &[("tls_ca", "ours.pem")]);
+    let (larder, other) = (plan.start(), plan.start());
+    for page in 0..20 {
+        larder.get(&format!("/users?page={page}")).shows("stored");
+    }
+    let all_are_hits = || (0..20).all(|page| other.get(&format!("/users?page={page}")).is("hit"));
+    eventually("the other proxy has hits", all_are_hits);
+    let entries = cluster.entries("larder:v1:*");
+    assert!(entries[..3].iter().all(|count| *count > 0), "{entries:?}");
+    assert!(!larder.log().contains("nothing is heard"), "{}", larder.log());
 }

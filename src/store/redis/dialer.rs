@@ -10,7 +10,7 @@ use redis::aio::MultiplexedConnection;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
-    ProtocolVersion, RedisConnectionInfo, RedisResult, TlsCertificates,
+    ProtocolVersion, RedisConnectionInfo, RedisError, RedisResult, TlsCertificates,
 };
 
 use super::HEARTBEAT;
@@ -34,7 +34,7 @@ pub enum SetupFault {
         /// What to do.
         remedy: String,
     },
-    /// A file that TLS needs cannot be read.
+    /// A file that TLS needs cannot be read, or is damaged.
     #[error("[store] {field} = {path:?}: {source}; write the path of a PEM file that Larder may read")]
     Unreadable {
         /// `tls_ca`, `tls_cert` or `tls_key`.
@@ -72,8 +72,8 @@ impl Dialer {
         database: u16,
     ) -> Result<Dialer, SetupFault> {
         let settings = RedisConnectionInfo::default().set_skip_set_lib_name().set_db(database.into());
-        let settings = login.user.iter().fold(settings, |settings, user| settings.set_username(user));
-        let settings = login.password.iter().fold(settings, |settings, password| settings.set_password(password));
+        let settings = login.user.iter().fold(settings, RedisConnectionInfo::set_username);
+        let settings = login.password.iter().fold(settings, RedisConnectionInfo::set_password);
         Ok(Dialer { login: settings, template: template(config, url)? })
     }
 
@@ -120,22 +120,27 @@ fn template(config: &StoreConfig, url: &StoreUrl) -> Result<ConnectionAddr, Setu
     // An error means that a provider is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let nobody = ConnectionAddr::TcpTls { host: String::new(), port: 0, insecure, tls_params: None };
-    let Some(path) = config.tls_ca.as_deref().or(config.tls_identity.as_ref().map(|(cert, _)| cert.as_path()))
-    else {
-        return Ok(nobody);
-    };
-    let root = config.tls_ca.as_deref().map(|path| pem("tls_ca", path, "CERTIFICATE")).transpose()?;
-    let identity = config.tls_identity.as_ref().map(|(cert, key)| {
+    let root_cert = config.tls_ca.as_deref().map(|path| pem("tls_ca", path, "CERTIFICATE")).transpose()?;
+    let mut address = nobody;
+    if let Some(path) = &config.tls_ca {
+        let certificates = TlsCertificates { root_cert: root_cert.clone(), client_tls: None };
+        address = equipped(address, certificates).map_err(|error| unreadable("tls_ca", path, error))?;
+    }
+    if let Some((cert, key)) = &config.tls_identity {
         let client_cert = pem("tls_cert", cert, "CERTIFICATE")?;
-        Ok(ClientTlsConfig { client_cert, client_key: pem("tls_key", key, "PRIVATE KEY")? })
-    });
-    let certificates = TlsCertificates { root_cert: root, client_tls: identity.transpose()? };
-    let client = Client::build_with_tls(nobody, certificates).map_err(|error| SetupFault::Unreadable {
-        field: if config.tls_ca.is_some() { "tls_ca" } else { "tls_cert" },
-        path: path.display().to_string(),
-        source: io::Error::other(error),
-    })?;
-    Ok(client.get_connection_info().addr().clone())
+        let identity = ClientTlsConfig { client_cert, client_key: pem("tls_key", key, "PRIVATE KEY")? };
+        let certificates = TlsCertificates { root_cert, client_tls: Some(identity) };
+        address = equipped(address, certificates).map_err(|error| unreadable("tls_cert", cert, error))?;
+    }
+    Ok(address)
+}
+
+fn equipped(address: ConnectionAddr, certificates: TlsCertificates) -> RedisResult<ConnectionAddr> {
+    Client::build_with_tls(address, certificates).map(|client| client.get_connection_info().addr().clone())
+}
+
+fn unreadable(field: &'static str, path: &Path, error: RedisError) -> SetupFault {
+    SetupFault::Unreadable { field, path: path.display().to_string(), source: io::Error::other(error) }
 }
 
 /// The file that this field names.

@@ -17,6 +17,9 @@ const TEMPORARY: [&str; 3] = ["BUSY", "TRYAGAIN", "ERR max number of clients rea
 /// Answers of a node of a cluster that does not keep the slot, or not any more, or not for long.
 const ELSEWHERE: [&str; 2] = ["MOVED", "ASK"];
 
+/// What servers say of a right that is missing; the others of one that is missing within a script, by 7 and by 8.
+const NO_PERMISSION: [&str; 3] = ["NOPERM", "The user executing the script can't", "ACL failure in script"];
+
 /// Whether the connection, and this server's word on the marks, can be relied on after an error.
 pub(super) fn is_usable_after(error: &RedisError) -> bool {
     let is_lost = matches!(error.kind(), ErrorKind::Io | ErrorKind::Parse);
@@ -57,14 +60,14 @@ impl Refusal {
             _ if told.starts_with("NOAUTH") => {
                 (true, "it asks for a password; add it to `[store] redis`".to_owned())
             }
-            _ if told.contains("NOPERM") || told.contains("The user executing the script can't") => (true, {
+            _ if NO_PERMISSION.iter().any(|part| told.contains(part)) => (true, {
                 let remedy = "give it all that deploy/README.md lists, the channel {namespace}:fleet too";
                 format!("the user of `[store] redis` lacks a permission: {told}; {remedy}")
             }),
             _ if told.contains("cluster support disabled") => {
                 (true, format!("it is no node of a cluster ({told}); write redis:// or rediss://"))
             }
-            _ if told.contains("unknown command") && told.to_lowercase().contains("'sentinel'") => {
+            _ if told.contains("unknown command") && told.to_lowercase().contains("sentinel") => {
                 (true, "it is no sentinel; write the addresses of the sentinels, with their own port".to_owned())
             }
             _ if told.contains("No such master") => {
@@ -153,6 +156,7 @@ mod tests {
             ("MOVED 3999 127.0.0.1:6381", false),
             ("ERR This instance has cluster support disabled", true),
             ("ERR unknown command 'SENTINEL', with args beginning with: 'MASTER'", true),
+            ("ERR ACL failure in script: No permissions to access a channel", true),
             ("ERR No such master with that name", true),
             ("LOADING Redis is loading the dataset in memory", false),
             ("READONLY You can't write against a read only replica.", false),

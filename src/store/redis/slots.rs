@@ -1,8 +1,7 @@
 //! Which node of a cluster keeps which key. Keys are in 16384 slots, by the CRC16 of their name or of the part of it that
 //! stands in braces; each slot is kept by one primary (Redis cluster specification, "Key distribution model").
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use redis::Value;
 
@@ -19,9 +18,8 @@ pub(super) fn slot_of(key: &str) -> u16 {
 
 /// CRC-16/XMODEM: polynomial 0x1021, nothing reflected, from 0.
 fn crc16(bytes: &[u8]) -> u16 {
-    bytes
-        .iter()
-        .fold(0, |crc, byte| (0..8).fold(crc ^ u16::from(*byte) << 8, |crc, _| (crc << 1) ^ (crc >> 15) * 0x1021))
+    let shift = |crc: u16| (crc << 1) ^ if crc >> 15 == 1 { 0x1021 } else { 0 };
+    bytes.iter().fold(0, |crc, byte| (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| shift(crc)))
 }
 
 /// The primary of each slot, as one node sees it. Slots that nobody keeps are missing.

@@ -1,6 +1,6 @@
 //! A real cluster of one test: three primaries with a replica each, formed by hand.
 
-use super::redis::RedisServer;
+use super::redis::{RedisServer, free_pair};
 use super::{eventually, eventually_some};
 
 /// Slots are dealt evenly to the three primaries.
@@ -28,7 +28,17 @@ pub struct RedisCluster {
 impl RedisCluster {
     /// Starts it and waits until every node knows all of it.
     pub fn start() -> RedisCluster {
-        let cluster = RedisCluster { nodes: (0..6).map(|_| RedisServer::start_with(&ARGS)).collect() };
+        RedisCluster::start_with(&[])
+    }
+
+    /// The same with further arguments for all nodes. With `--tls-cluster yes` each gets a port for TLS.
+    pub fn start_with(args: &[&str]) -> RedisCluster {
+        let node = |_| {
+            let port = free_pair().to_string();
+            let tls = if args.contains(&"--tls-cluster") { vec!["--tls-port", &port] } else { Vec::new() };
+            RedisServer::start_with(&[&ARGS[..], args, &tls].concat())
+        };
+        let cluster = RedisCluster { nodes: (0..6).map(node).collect() };
         cluster.form();
         cluster
     }
@@ -41,7 +51,7 @@ impl RedisCluster {
         }
         for (epoch, node) in (1..).zip(&self.nodes) {
             node.run::<()>(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch.to_string()]);
-            node.run::<()>(&["CLUSTER", "MEET", "127.0.0.1", &self.nodes[0].port().to_string()]);
+            node.run::<()>(&["CLUSTER", "MEET", "127.0.0.1", &self.nodes[0].public_port().to_string()]);
         }
         let knows = |node: &RedisServer, what: &str| node.command(&["CLUSTER", "INFO"]).contains(what);
         eventually("the nodes have met", || self.nodes.iter().all(|node| knows(node, "cluster_known_nodes:6")));
@@ -74,7 +84,8 @@ impl RedisCluster {
 
     /// `redis+cluster://…` of the nodes that were primaries at first.
     pub fn url(&self) -> String {
-        let hosts: Vec<String> = self.nodes[..3].iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
+        let host = |node: &RedisServer| format!("127.0.0.1:{}", node.public_port());
+        let hosts: Vec<String> = self.nodes[..3].iter().map(host).collect();
         format!("redis+cluster://{}", hosts.join(","))
     }
 

@@ -20,7 +20,7 @@ pub fn free_port() -> u16 {
 }
 
 /// The same, with a port for the bus of a cluster beside it: 10000 higher.
-fn free_pair() -> u16 {
+pub fn free_pair() -> u16 {
     let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
     let mut drawn = std::iter::repeat_with(|| rand::random_range(10_000..22_768));
     drawn.find(|port| is_free(*port) && is_free(port + 10_000)).expect("the draw does not end")
@@ -71,6 +71,12 @@ impl RedisServer {
     /// Where it listens.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Where it listens for clients: that for TLS if it has one, and the other one for tests alone.
+    pub fn public_port(&self) -> u16 {
+        let tls = self.args.iter().position(|arg| arg == "--tls-port");
+        tls.map_or(self.port, |at| self.args[at + 1].parse().expect("a port"))
     }
 
     /// The server's directory: its snapshot and log.
@@ -175,7 +181,9 @@ impl RedisServer {
     }
 
     fn spawn(&self) -> Child {
-        let mut command = Command::new("redis-server");
+        // Whatever speaks as Redis does; Valkey for one.
+        let program = std::env::var("LARDER_TEST_REDIS").unwrap_or_else(|_| "redis-server".to_owned());
+        let mut command = Command::new(program);
         command.args(Some(self.dir().join(SENTINEL_FILE)).filter(|file| file.exists()));
         command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--logfile", "redis.log"]);
         command.args(["--port", &self.port.to_string()]).arg("--dir").arg(self.dir()).args(&self.args);
