@@ -2,13 +2,17 @@
 //! began before an acknowledged write.
 
 use crate::support::client::Pending;
-use crate::support::{Larder, RedisServer, Reply, Site, Tier, eventually};
+use crate::support::{Gate, Larder, Plan, RedisServer, Reply, Site, Tier, Upstream, eventually};
 
+/// The limit is far beyond what any test waits for: one that would have to be waited out fails.
 const RULES: &str = r#"
+[server]
+upstream_timeout = "60s"
+
 [store]
 namespace = "hotel"
 timeout = "5s"
-collapse_timeout = "20s"
+collapse_timeout = "60s"
 
 [[family]]
 name = "users"
@@ -125,7 +129,7 @@ fn a_reader_after_a_write_does_not_wait_for_the_fetch_before_it() {
 
 #[test]
 fn a_proxy_that_dies_is_not_waited_for_longer_than_the_limit() {
-    let mut fleet = Fleet::start(&RULES.replace("20s", "1s"));
+    let mut fleet = Fleet::start(&RULES.replace(r#"collapse_timeout = "60s""#, r#"collapse_timeout = "1s""#));
     let gate = fleet.site.upstream.hold_next("GET /users");
     let first = fleet.site.call("GET", "/users").start();
     gate.wait_for(1);
@@ -158,11 +162,11 @@ fn an_answer_that_is_not_for_sharing_is_not_fetched_by_one_after_the_other() {
     assert_eq!(numbers, [2, 3]);
 }
 
-#[test]
-fn a_body_too_large_to_be_shared_is_not_waited_for_to_its_end() {
+/// `large`: 3 MiB.
+fn is_not_waited_for_to_its_end(large: Reply) {
     let fleet = Fleet::start(RULES);
-    let (start, body) = (crate::support::Gate::new(), crate::support::Gate::new());
-    let large = Reply::filled(3 << 20).held(&start).pause_after(2 << 20, &body);
+    let (start, body) = (Gate::new(), Gate::new());
+    let large = large.held(&start).pause_after(2 << 20, &body);
     fleet.site.upstream.script("GET /users", [large, Reply::numbered()]);
     let first = fleet.site.call("GET", "/users").start();
     start.wait_for(1);
@@ -174,6 +178,35 @@ fn a_body_too_large_to_be_shared_is_not_waited_for_to_its_end() {
     }
     body.open();
     assert_eq!(first.drain().unwrap(), 3 << 20);
+}
+
+#[test]
+fn a_body_too_large_to_be_shared_is_not_waited_for_to_its_end() {
+    is_not_waited_for_to_its_end(Reply::filled(3 << 20));
+}
+
+#[test]
+fn a_body_that_grows_too_large_to_be_shared_is_not_waited_for_to_its_end() {
+    is_not_waited_for_to_its_end(Reply::filled(3 << 20).chunked());
+}
+
+#[test]
+fn who_hears_nothing_finds_out_by_looking() {
+    let (upstream, redis) = (Upstream::start(), RedisServer::start());
+    redis.run::<()>(&["ACL", "SETUSER", "deaf", "on", ">x", "~*", "&*", "+@all", "-subscribe"]);
+    let url = redis.url().replace("redis://", "redis://deaf:x@");
+    let plan = Plan::new(&upstream.url()).rules(RULES).redis(&url);
+    let (larder, others) = (plan.start(), vec![plan.start(), plan.start()]);
+    let fleet = Fleet { site: Site { larder, upstream, redis: Some(redis), plan }, others };
+    let gate = fleet.site.upstream.hold_next("GET /users");
+    let first = fleet.site.call("GET", "/users").start();
+    gate.wait_for(1);
+    let asked = fleet.others_wait("/users");
+    gate.open();
+    first.response().carries("/users #1");
+    for asked in asked {
+        asked.response().carries("/users #1").shows("collapsed").shows("detail=fleet");
+    }
 }
 
 #[test]
