@@ -76,8 +76,11 @@
 //! stop tries to deliver them, and says so and exits with 1 if it cannot). Nobody could tell the others without Redis:
 //! `on_outage = "refuse"` answers 503 to such writes instead, and keeps the promise. A rules file that was changed while
 //! no Larder ran, and changed back, finds entries of the first time in Redis: clear the cache after such an edit.
-//! Processes that are suspended together with their clock (a virtual machine that is paused) do not notice that a lease
-//! has ended meanwhile.
+//! A machine that is suspended together with its clocks, the wall clock too, or whose wall clock is set back as it wakes,
+//! does not notice that a lease has ended meanwhile. A primary that was deposed without noticing is believed for as long as it
+//! answers, unless `wait_replicas` says otherwise ([`cache::fleet`] has the argument). If Redis loses everything and its clock is set
+//! forward within a lease of that, a proxy started in between takes the epoch for an old one; if it loses everything while
+//! proxies of longer leases than its own are unknown to a proxy that has just started, that one waits for too short a time.
 
 pub mod cli;
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::api::Desk;
 use super::report::Success;
 use crate::cache::StoreState;
-use crate::cache::fleet::known::Report;
+use crate::cache::fleet::known::{Report, Unheld};
 use crate::config::Coherence;
 use crate::stamp::Stamp;
 use crate::store::fleet::{EpochState, Member, Roster};
@@ -210,7 +210,7 @@ impl From<Report> for Proxy {
             },
             lease: text(report.lease),
             lease_held: report.unheld.is_none(),
-            reason: report.unheld.as_ref().map(|unheld| unheld.label()),
+            reason: report.unheld.as_ref().map(Unheld::label),
             why: report.unheld.as_ref().map(ToString::to_string),
             since_seconds: seconds(report.since),
             synced_seconds_ago: report.synced.map(seconds),
@@ -255,7 +255,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::cache::fleet::known::Unheld;
     use crate::stamp;
 
     fn state() -> EpochState {

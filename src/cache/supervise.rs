@@ -61,7 +61,7 @@ mod tests {
             let held = Arc::clone(&held);
             async move {
                 std::future::pending::<()>().await;
-                drop(held)
+                drop(held);
             }
         });
         tokio::task::yield_now().await;

@@ -1,8 +1,9 @@
 //! The fleet protocol as its users meet it: hits under a lease, writes that wait for who holds one, writes that their proxy
 //! did not survive, and outages that refuse.
 
+use crate::store_redis::replicas::replica_of;
 use crate::support::larder::signal;
-use crate::support::{Larder, RedisServer, Reply, Site, Tier, eventually};
+use crate::support::{Larder, Plan, RedisServer, Reply, Site, Tier, Upstream, eventually};
 
 const RULES: &str = r#"
 [server]
@@ -144,4 +145,31 @@ fn a_failed_write_leaves_no_intent_behind() {
     site.upstream.on("POST /users/create", Reply::new("done"));
     site.write("POST", "/users/create").has_status(200);
     assert_eq!(redis.command(&["ZCARD", "{larder}:intents"]), "1", "the sentinel alone");
+}
+
+#[test]
+fn nothing_is_served_by_the_word_of_a_primary_that_its_replicas_have_left() {
+    for coherence in ["lease", "strict"] {
+        let upstream = Upstream::start();
+        let store = format!(
+            "\n[store]\ntimeout = \"2s\"\nlease = \"500ms\"\nwait_replicas = 1\ncoherence = {coherence:?}\n"
+        );
+        let plan = Plan::new(&upstream.url()).rules(&format!("{RULES}{store}"));
+        let deposed = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
+        let promoted = replica_of(&deposed);
+        let left_behind = plan.clone().redis(&deposed.url()).start();
+        eventually("the old primary is believed", || left_behind.get("/users").is("hit"));
+        let before = left_behind.get("/users").number();
+        // Both take writes now, and the old one does not know.
+        promoted.run::<()>(&["REPLICAOF", "NO", "ONE"]);
+        promoted.run::<()>(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
+        let _replica = replica_of(&promoted);
+        let other = plan.clone().redis(&promoted.url()).start();
+        eventually("the new primary is believed", || other.get("/users").is("hit"));
+        other.write("POST", "/users/create").has_status(200).hides("store-away");
+        for _ in 0..5 {
+            let answer = left_behind.get("/users").hides("hit");
+            assert!(answer.number() > before, "{coherence}: outdated");
+        }
+    }
 }

@@ -19,7 +19,7 @@ use crate::support::redis::free_port;
 
 mod fleet;
 mod log;
-mod replicas;
+pub mod replicas;
 mod sweep;
 pub mod users;
 

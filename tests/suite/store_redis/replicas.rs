@@ -2,7 +2,8 @@
 
 use super::*;
 
-fn replica_of(server: &RedisServer) -> RedisServer {
+/// A replica of this server, which follows it.
+pub fn replica_of(server: &RedisServer) -> RedisServer {
     let replica = RedisServer::start_with(&["--replicaof", "127.0.0.1", &server.port().to_string()]);
     let is_ours =
         |line: &str| line.contains(&format!(",port={},", replica.port())) && line.contains("state=online");
