@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::entry::Entry;
 use crate::key::{Canonical, Key};
 use crate::metrics::Metrics;
-use crate::stamp::{Stamp, Tag, Taken, View};
+use crate::stamp::{Stamp, Standing, Tag, Taken, View};
 use crate::store::fleet::{Cause, Intent, Outdating};
 use crate::store::{Link, Store, StoreError};
 
@@ -72,6 +72,8 @@ pub struct Lookup {
 pub enum Found {
     /// A response that no write has outdated.
     Current(Arc<Entry>),
+    /// A response that soft invalidations alone have outdated; their graces are not over.
+    Softened(Arc<Entry>),
     /// A response that a write has outdated.
     Outdated,
     /// Responses are kept for other values of the fields they vary on.
@@ -139,7 +141,7 @@ impl Cache {
         let lookup = self.lookup_one(canonical, &label, &tags).await;
         match &lookup.found {
             // The sign that responses vary came from L2: once more, one level down.
-            Found::Current(entry) if entry.variants().is_some() => {
+            Found::Current(entry) | Found::Softened(entry) if entry.variants().is_some() => {
                 let sign = Arc::clone(entry);
                 self.lookup_variant(&lookup.canonical, sign, headers, &label, &tags).await
             }
@@ -206,7 +208,7 @@ impl Cache {
         if shared.backlog.is_closed() {
             return Lookup::plain(Found::Nothing, canonical, None);
         }
-        let mut outdated_in_memory = false;
+        let (mut outdated_in_memory, mut softened) = (false, None);
         if let Some(resident) = self.memory.get(&canonical) {
             let view = match shared.fleet.holds() {
                 true => Some(self.memory.view_of(&resident)),
@@ -214,15 +216,18 @@ impl Cache {
             };
             let Some(view) = view else { return Lookup::plain(Found::Nothing, canonical, None) };
             let found = self.judge(canonical.key, &resident, view);
-            if let Found::Current(_) = found {
-                return Lookup::plain(found, canonical, Some(view));
+            match found {
+                Found::Current(_) => return Lookup::plain(found, canonical, Some(view)),
+                Found::Softened(_) => softened = Some((found, Some(view))),
+                _ => outdated_in_memory = true,
             }
-            outdated_in_memory = true;
         }
-        let (found, view) = self.fetch_shared(shared, &canonical, &label(), &tags()).await;
-        let found = match found {
-            Found::Nothing if outdated_in_memory => Found::Outdated,
-            found => found,
+        let (found, view) = match (self.fetch_shared(shared, &canonical, &label(), &tags()).await, softened) {
+            // Another proxy may have refreshed it; otherwise what is in memory is as good as what is in the store.
+            ((Found::Current(entry), view), _) => (Found::Current(entry), view),
+            (_, Some(softened)) => softened,
+            ((Found::Nothing, view), None) if outdated_in_memory => (Found::Outdated, view),
+            (other, None) => other,
         };
         Lookup::plain(found, canonical, view)
     }
@@ -256,19 +261,24 @@ impl Cache {
             };
             view = whole;
         }
-        if !view.is_current(entry.stamp) {
-            return (Found::Outdated, Some(reply.view));
-        }
-        self.memory.put(canonical.key, Arc::clone(&entry));
-        (Found::Current(entry), Some(view))
+        let found = match view.standing(entry.stamp) {
+            Standing::Current => Found::Current(Arc::clone(&entry)),
+            Standing::Softened { .. } => Found::Softened(Arc::clone(&entry)),
+            Standing::Outdated => return (Found::Outdated, Some(reply.view)),
+        };
+        self.memory.put(canonical.key, entry);
+        (found, Some(view))
     }
 
     fn judge(&self, key: Key, resident: &Arc<Resident>, view: View) -> Found {
-        if view.is_current(resident.entry.stamp) {
-            return Found::Current(Arc::clone(&resident.entry));
+        match view.standing(resident.entry.stamp) {
+            Standing::Current => Found::Current(Arc::clone(&resident.entry)),
+            Standing::Softened { .. } => Found::Softened(Arc::clone(&resident.entry)),
+            Standing::Outdated => {
+                self.memory.drop_outdated(key, resident);
+                Found::Outdated
+            }
         }
-        self.memory.drop_outdated(key, resident);
-        Found::Outdated
     }
 
     fn ask<T>(&self, reply: Result<T, StoreError>, op: &'static str) -> Option<T> {
@@ -329,17 +339,18 @@ impl Cache {
         self.invalidate_for(&Outdating { tags: tags.to_vec(), ..Outdating::default() }, None).await
     }
 
-    /// The same for a write that was announced as an intent.
+    /// The same for a write that was announced as an intent. What is softened may be given out for the rest of its grace.
     pub async fn invalidate_for(&self, what: &Outdating, intent: Option<&Intent>) -> Option<Taken> {
-        let Outdating { tags, again } = what;
+        let Outdating { tags, softened, again } = what;
         let Some(shared) = &self.shared else {
             self.repeats.keep(again);
-            return Some(self.memory.marks.invalidate(tags));
+            return Some(self.memory.invalidate(tags, softened));
         };
-        let cause = Cause { again, ..shared.fleet.cause(intent.map(|intent| &*intent.id)) };
+        let cause = Cause { softened, again, ..shared.fleet.cause(intent.map(|intent| &*intent.id)) };
+        let begun = Instant::now();
         match shared.store.invalidate(tags, &cause).await {
             Ok(invalidated) => {
-                shared.fleet.learn(&self.memory, tags, invalidated.taken);
+                shared.fleet.learn(&self.memory, tags, softened, begun, invalidated.taken);
                 let begun = Instant::now();
                 let taken = invalidated.taken;
                 shared.fleet.settle(&shared.store, invalidated, &self.metrics).await;
@@ -348,8 +359,9 @@ impl Cache {
             }
             Err(error) => {
                 self.metrics.store_error("invalidate");
+                let tags = what.all_tags();
                 tracing::warn!(%error, tags = tags.len(), "invalidation is kept until the store is back");
-                shared.backlog.keep(tags);
+                shared.backlog.keep(&tags);
                 self.repeats.keep(again);
                 // If the store is away for everybody, nobody serves anything stored from then on. If it is away for this
                 // proxy alone, the others do: that is what `on_outage = "refuse"` is for.
@@ -365,8 +377,9 @@ impl Cache {
             self.memory.marks.invalidate(tags);
             return;
         };
+        let begun = Instant::now();
         match shared.store.invalidate(tags, &shared.fleet.cause(None)).await {
-            Ok(invalidated) => shared.fleet.learn(&self.memory, tags, invalidated.taken),
+            Ok(invalidated) => shared.fleet.learn(&self.memory, tags, &[], begun, invalidated.taken),
             Err(_) => shared.backlog.keep(tags),
         }
     }
@@ -491,11 +504,12 @@ impl Delivery {
     /// True if nothing is left.
     async fn batch(&self) -> bool {
         let Some(batch) = self.backlog.batch() else { return true };
+        let begun = Instant::now();
         let Ok(invalidated) = self.store.invalidate(&batch.tags, &self.fleet.cause(None)).await else {
             return false;
         };
         // Before anything in memory is trusted again.
-        self.fleet.learn(&self.memory, &batch.tags, invalidated.taken);
+        self.fleet.learn(&self.memory, &batch.tags, &[], begun, invalidated.taken);
         self.backlog.delivered(&batch);
         tracing::info!(tags = batch.tags.len(), "kept invalidations were delivered to the store");
         self.backlog.is_empty()

@@ -140,6 +140,8 @@ pub struct Invalidation {
     pub methods: Vec<Method>,
     /// Answers on which it applies.
     pub on: StatusSet,
+    /// Softly: what is outdated may be served stale for this long, while a fresh one is fetched.
+    pub grace: Option<Duration>,
     /// Once more after this time: upstream reads from replicas that lag behind.
     pub again: Option<Duration>,
     /// Families as written in the file, for people.
@@ -283,9 +285,15 @@ impl Family {
 }
 
 impl Invalidation {
-    /// How it outdates, for people: `hard, again 5s`.
+    /// `mode`, as `rules.toml` has it.
+    pub fn mode(&self) -> &'static str {
+        if self.grace.is_some() { "soft" } else { "hard" }
+    }
+
+    /// How it outdates, for people: `soft, grace 30s, again 5s`.
     pub fn manner(&self) -> String {
-        let mut parts = vec!["hard".to_owned()];
+        let grace = self.grace.map(|grace| format!("soft, grace {}", humantime::format_duration(grace)));
+        let mut parts = vec![grace.unwrap_or_else(|| "hard".to_owned())];
         parts.extend(self.again.map(|after| format!("again {}", humantime::format_duration(after))));
         parts.join(", ")
     }

@@ -401,6 +401,10 @@ pub struct InvalidationDefinition {
     /// Statuses on which it applies: `200-399`, `404`.
     on: Vec<String>,
     families: Vec<String>,
+    /// `hard` or `soft`.
+    mode: &'static str,
+    /// Seconds for which what it outdates softly may be served stale.
+    grace: Option<f64>,
     /// Seconds after which it is repeated.
     again: Option<f64>,
     /// Line in the rules file.
@@ -414,6 +418,8 @@ impl From<&Invalidation> for InvalidationDefinition {
             methods: rule.methods.iter().map(ToString::to_string).collect(),
             on: rule.on.ranges.iter().map(|range| statuses(*range)).collect(),
             families: rule.families.clone(),
+            mode: rule.mode(),
+            grace: rule.grace.map(|grace| grace.as_secs_f64()),
             again: rule.again.map(|after| after.as_secs_f64()),
             line: rule.line,
         }

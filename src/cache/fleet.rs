@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout_at};
 use super::memory::Memory;
 use crate::config::Coherence;
 use crate::metrics::Metrics;
-use crate::stamp::{Sequence, Stamp, Tag, Taken};
+use crate::stamp::{Sequence, Softened, Stamp, Tag, Taken};
 use crate::store::fleet::{Cause, Holder, Intent, Invalidated, Membership, Message, Synced};
 use crate::store::{Store, StoreError};
 
@@ -95,12 +95,17 @@ impl Fleet {
 
     /// What an invalidation of this proxy's own is known by.
     pub fn cause<'a>(&'a self, intent: Option<&'a str>) -> Cause<'a> {
-        Cause { by: &self.id, intent, again: &[] }
+        Cause { by: &self.id, intent, ..Cause::default() }
     }
 
-    /// Puts the marks of an invalidation of this proxy's own into its copy. To be done before anybody is told.
-    pub fn learn(&self, memory: &Memory, tags: &[Tag], taken: Taken) {
+    /// Puts the marks of an invalidation of this proxy's own into its copy. To be done before anybody is told. `sent`: before
+    /// the store began the graces of what was softened.
+    pub fn learn(&self, memory: &Memory, tags: &[Tag], softened: &[Softened], sent: Instant, taken: Taken) {
         let mut foreign = self.lock();
+        // Before the stamp says that they are there.
+        if memory.marks.stamp().epoch == taken.stamp.epoch {
+            memory.soften(softened.iter().map(|softened| (softened, taken.stamp.sequence)), sent);
+        }
         if !follow(memory, taken.stamp, taken.previous, tags) {
             // The next sync begins the epoch. Until then nothing in memory is trusted, and the sync that begins it may have
             // been answered before this.
@@ -133,6 +138,7 @@ impl Fleet {
             marks.begin(synced.stamp);
         } else if let Some(news) = &synced.marks {
             marks.apply(news.iter().map(|(tag, sequence)| (tag, *sequence)));
+            memory.soften(synced.softened.iter().map(|(softened, sequence)| (softened, *sequence)), sending.at);
             marks.applied(synced.stamp.sequence);
         } else {
             marks.raise_floor(synced.stamp.sequence);
@@ -255,8 +261,9 @@ impl Fleet {
         let is_void = is_member && !self.take(memory, &synced, sending);
         drop(left);
         for intent in &synced.due {
+            let sent = Instant::now();
             let invalidated = store.invalidate(&intent.tags, &self.cause(Some(&intent.id))).await?;
-            self.learn(memory, &intent.tags, invalidated.taken);
+            self.learn(memory, &intent.tags, &[], sent, invalidated.taken);
             report(intent, metrics);
         }
         let is_news = is_member && (is_void || synced.stamp != known);

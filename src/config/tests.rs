@@ -146,7 +146,6 @@ fn each_fault_in_an_invalidation_has_its_place_and_remedy() {
         ("[invalidate]\n'/a' = ['user']\n'/a' = ['user']", 12, 1, "duplicate key", "rename one"),
         ("[invalidate]\n'/a' = { methods = ['PUT'] }", 11, 8, "families is missing", "write families"),
         ("[invalidate]\n'/a' = { families = ['user'], mod = 1 }", 11, 31, "unknown key \"mod\"", "\"mode\""),
-        ("[invalidate]\n'/a' = { families = ['user'], mode = 'soft' }", 11, 38, "not supported yet", "\"hard\""),
         ("[invalidate]\n'/a' = { families = ['user'], mode = 'x' }", 11, 38, "not known", "\"hard\" or"),
         (
             "[invalidate]\n'/a' = { families = ['user'], again = '5ms' }",
@@ -155,7 +154,14 @@ fn each_fault_in_an_invalidation_has_its_place_and_remedy() {
             "\"5ms\" is out of range",
             "100ms to 1h",
         ),
-        ("[invalidate]\n'/a' = { families = ['user'], grace = '5s' }", 11, 31, "grace is not supported", "remove"),
+        ("[invalidate]\n'/a' = { families = ['user'], grace = '5s' }", 11, 39, "no meaning", "mode = \"soft\""),
+        (
+            "[invalidate]\n'/a' = { families = ['user'], mode = 'soft', grace = '5ms' }",
+            11,
+            55,
+            "\"5ms\" is out of range",
+            "1s to 1day",
+        ),
         (
             "[invalidate]\n'/a' = { families = ['user'], refresh = 1 }",
             11,
@@ -258,7 +264,7 @@ tll = "3m"
 
 [invalidate]
 '/x/(?<id>\d+)' = ["b", "a:{di}", "zz*"]
-'/y[' = { families = ["a"], mode = "soft", on = ["1xx"] }
+'/y[' = { families = ["a"], mode = "soft", on = ["1xx"], grace = "2h" }
 
 [warm]
 "#;

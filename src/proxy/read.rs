@@ -109,10 +109,12 @@ async fn attempt(running: &Arc<Running>, question: &Arc<Question>, alone: bool) 
         .await;
     let now = SystemTime::now();
     let need = match &lookup.found {
-        Found::Current(entry) => match use_entry(running, question, &primary, &lookup, entry, now) {
-            Ok(answered) => return Ride::Answered(Box::new(answered)),
-            Err(need) => need,
-        },
+        Found::Current(entry) | Found::Softened(entry) => {
+            match use_entry(running, question, &primary, &lookup, entry, now) {
+                Ok(answered) => return Ride::Answered(Box::new(answered)),
+                Err(need) => need,
+            }
+        }
         Found::Outdated => Need { fwd: Fwd::Stale, detail: Some("outdated"), stale: None },
         Found::OtherVariant => Need { fwd: Fwd::VaryMiss, detail: None, stale: None },
         Found::Nothing if lookup.view.is_none() => {
@@ -140,7 +142,7 @@ pub(super) fn not_cached() -> Answered {
     refuse(StatusCode::GATEWAY_TIMEOUT, "only-if-cached", "nothing stored may answer this request")
 }
 
-/// RFC 9111 §4: what is current is served if it is fresh, or stale where that is allowed.
+/// RFC 9111 §4: what is current is served if it is fresh, or stale where that is allowed; so is what is outdated softly.
 fn use_entry(
     running: &Arc<Running>,
     question: &Arc<Question>,
@@ -155,13 +157,21 @@ fn use_entry(
     if question.is_refused(response) {
         return Err(Need { fwd: Fwd::Bypass, detail: Some("credentials"), stale: None });
     }
-    let outcome = match response.freshness.reuse(now, &question.demands) {
+    let reuse = match lookup.found {
+        Found::Softened(_) => response.freshness.reuse_softened(now, &question.demands),
+        _ => response.freshness.reuse(now, &question.demands),
+    };
+    let outcome = match reuse {
         Reuse::Fresh { ttl } => Outcome::hit(ttl),
         Reuse::StaleWhileRevalidate { ttl } => {
             refresh(running, question, primary, lookup, entry);
             Outcome::stale(ttl, "revalidating")
         }
         Reuse::Stale { ttl } => Outcome::stale(ttl, "max-stale"),
+        Reuse::Softened { ttl } => {
+            refresh(running, question, primary, lookup, entry);
+            Outcome::stale(ttl, "softly-outdated")
+        }
         Reuse::Validate { because, .. } => return Err(Need::to_validate(because, entry)),
     };
     Ok(from_stored(running, question, response, now, outcome))

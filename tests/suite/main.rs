@@ -42,6 +42,7 @@ mod reads;
 mod regression;
 mod reload;
 mod scale;
+mod soft;
 mod startup;
 mod store_redis;
 mod writes;

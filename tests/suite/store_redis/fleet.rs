@@ -65,7 +65,7 @@ async fn a_new_member_learns_the_stamp_and_no_marks() {
     let store = store_on(&server).await;
     let taken = invalidate(&store, &tags(), "").await.taken;
     let synced = sync(&store, "p1", None).await;
-    assert_eq!(synced, Synced { stamp: taken.stamp, marks: None, due: vec![] });
+    assert_eq!(synced, Synced { stamp: taken.stamp, marks: None, softened: vec![], due: vec![] });
     assert_eq!(marks_since(&store, synced.stamp.epoch, synced.stamp.sequence).await, Some(BTreeMap::new()));
 }
 
