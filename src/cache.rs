@@ -24,6 +24,7 @@ use crate::store::{Link, Store, StoreError};
 pub mod backlog;
 pub mod fleet;
 pub mod flight;
+pub mod hot;
 pub mod memory;
 pub mod peek;
 pub mod repeats;
@@ -32,6 +33,7 @@ pub mod unanswered;
 
 use backlog::Backlog;
 use fleet::Fleet;
+use hot::Hot;
 use memory::{Memory, Resident, Usage};
 use repeats::Repeats;
 
@@ -44,6 +46,7 @@ pub struct Cache {
     memory: Arc<Memory>,
     shared: Option<Shared>,
     repeats: Repeats,
+    hot: Hot,
     metrics: Arc<Metrics>,
 }
 
@@ -123,7 +126,7 @@ impl Cache {
         });
         let backlog = shared.as_ref().map(|shared| Arc::clone(&shared.backlog));
         let repeats = Repeats::new(Arc::clone(&memory), backlog, Arc::clone(&metrics));
-        Cache { memory, shared, repeats, metrics }
+        Cache { memory, shared, repeats, hot: Hot::default(), metrics }
     }
 
     /// What is kept for a request, and whether it is current. `label` and `tags` are worked out only when needed.
@@ -447,6 +450,11 @@ impl Cache {
     /// L1, for the admin's questions.
     pub fn memory(&self) -> &Memory {
         &self.memory
+    }
+
+    /// What is read most of what rules may want refreshed.
+    pub fn hot(&self) -> &Hot {
+        &self.hot
     }
 
     /// Invalidations that the store has not taken yet, in tags.

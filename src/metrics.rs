@@ -52,6 +52,8 @@ pub struct Metrics {
     pub intents_carried_out: Counter,
     /// Invalidations repeated because their rule says `again`.
     pub invalidations_repeated: Counter,
+    /// Fetches because a rule says `refresh`.
+    pub refreshes: Counter,
     /// Proxies that a write waited for in vain.
     pub members_expelled: Counter,
     /// 1 while L1 is served under a lease, set when metrics are asked for.
@@ -116,6 +118,7 @@ impl Metrics {
             sync_time: Histogram::default(),
             intents_carried_out: Counter::default(),
             invalidations_repeated: Counter::default(),
+            refreshes: Counter::default(),
             members_expelled: Counter::default(),
             lease_held: Gauge::default(),
             connections: Gauge::default(),
@@ -163,6 +166,11 @@ impl Metrics {
             "invalidations_repeated",
             "Invalidations repeated later, as their rule says",
             self.invalidations_repeated.clone(),
+        );
+        registry.register(
+            "refreshes",
+            "Outdated responses that were fetched again before anybody asked, as their rule says",
+            self.refreshes.clone(),
         );
         registry.register(
             "members_expelled",

@@ -407,6 +407,8 @@ pub struct InvalidationDefinition {
     grace: Option<f64>,
     /// Seconds after which it is repeated.
     again: Option<f64>,
+    /// Whether the hottest of what it outdates is fetched again at once.
+    refresh: bool,
     /// Line in the rules file.
     line: usize,
 }
@@ -421,6 +423,7 @@ impl From<&Invalidation> for InvalidationDefinition {
             mode: rule.mode(),
             grace: rule.grace.map(|grace| grace.as_secs_f64()),
             again: rule.again.map(|after| after.as_secs_f64()),
+            refresh: rule.refresh,
             line: rule.line,
         }
     }

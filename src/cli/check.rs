@@ -221,6 +221,7 @@ fn invalidation_json(rule: &Invalidation) -> Value {
         "mode": rule.mode(),
         "grace": rule.grace.map(|grace| grace.as_secs_f64()),
         "again": rule.again.map(|after| after.as_secs_f64()),
+        "refresh": rule.refresh,
     })
 }
 
@@ -277,7 +278,7 @@ max_body = "1MiB"
     fn a_soft_rule_says_so_with_its_grace() {
         for (fields, how, grace) in [
             ("", "soft, grace 30s", 30.0),
-            (", grace = \"2m\", again = \"5s\"", "soft, grace 2m, again 5s", 120.0),
+            (", grace = \"2m\", again = \"5s\", refresh = true", "soft, grace 2m, again 5s, refresh", 120.0),
         ] {
             let rules = format!(
                 "[[family]]\nname = \"a\"\npath = '/a'\n[invalidate]\n'/w' = {{ families = [\"a\"], mode = \"soft\"{fields} }}\n"

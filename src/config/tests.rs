@@ -165,9 +165,9 @@ fn each_fault_in_an_invalidation_has_its_place_and_remedy() {
         (
             "[invalidate]\n'/a' = { families = ['user'], refresh = 1 }",
             11,
-            31,
-            "refresh is not supported",
-            "remove",
+            41,
+            "must be true or false",
+            "without quotes",
         ),
         ("[invalidate]\n'/a' = { families = ['user'], methods = ['GET'] }", 11, 42, "GET is safe", "that write"),
         ("[invalidate]\n'/a' = { families = ['user'], methods = ['A B'] }", 11, 42, "not a method", "\"POST\""),

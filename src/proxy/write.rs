@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use super::keep::{self, Complete, Times, Verdict};
 use super::question::Question;
 use super::recording::Recording;
-use super::{Answered, Asked, Body, failed, refuse, respond};
+use super::{Answered, Asked, Body, failed, refresh, refuse, respond};
 use crate::cache::flight::Head;
 use crate::config::OnOutage;
 use crate::headers::{self, Meant};
@@ -78,6 +78,9 @@ async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Inco
     if what.is_empty() {
         let task = Arc::clone(running);
         running.tasks.spawn(async move { task.cache.withdraw(&intent).await });
+    }
+    if taken.is_some() {
+        refresh::begin(running, &to_refresh(&matches, end));
     }
     drop(pending);
     count(running, &matches, end);
@@ -282,6 +285,13 @@ fn softened<'m>(soft: impl Iterator<Item = (&'m Outdated<'m>, Duration)>, hard: 
         }
     }
     graces.into_iter().map(|(tag, grace)| Softened { tag: tag.clone(), grace }).collect()
+}
+
+/// What is fetched again before anybody asks.
+fn to_refresh(matches: &[Outdated<'_>], end: Option<WriteEnd>) -> Vec<Tag> {
+    let applies = |outdated: &&Outdated<'_>| end.is_some_and(|end| outdated.rule.on.applies(end));
+    let refreshing = matches.iter().filter(applies).filter(|outdated| outdated.rule.refresh);
+    refreshing.flat_map(|outdated| outdated.tags.iter().cloned()).collect()
 }
 
 /// What is repeated later: of each time all that its rules outdate.

@@ -61,8 +61,21 @@ fn read_one(id: usize, mut table: Table<'_>, names: &mut Names, seen: &mut Seen)
     let ((name, _), pattern) = (name?, pattern?);
     let (path, levels) = (pattern.as_str().to_owned(), levels(&name));
     let version = String::new();
-    let mut family =
-        Family { id, name, path, methods, version, policy, keying, fetching, max_body, line, pattern, levels };
+    let mut family = Family {
+        id,
+        name,
+        path,
+        methods,
+        version,
+        policy,
+        keying,
+        fetching,
+        max_body,
+        refreshed: false,
+        line,
+        pattern,
+        levels,
+    };
     family.version = version_of(&family);
     Some(family)
 }

@@ -51,6 +51,7 @@ fn read_one(reader: &Reader<'_>, path: &Text<'_>, item: &Item<'_>, names: &Names
         on: fields.on.unwrap_or_default(),
         grace: fields.grace,
         again: fields.again,
+        refresh: fields.refresh,
         families: families.iter().map(|text| text.value.clone()).collect(),
         line: reader.line(&path.span()),
         pattern,
@@ -65,6 +66,7 @@ struct Fields {
     on: Option<StatusSet>,
     grace: Option<Duration>,
     again: Option<Duration>,
+    refresh: bool,
 }
 
 fn read_table<'t>(item: &Item<'t>) -> Option<(Vec<Text<'t>>, Fields)> {
@@ -76,9 +78,9 @@ fn read_table<'t>(item: &Item<'t>) -> Option<(Vec<Text<'t>>, Fields)> {
     let grace = table.item("grace").and_then(|item| read_grace(&item, is_soft));
     let grace = is_soft.filter(|is_soft| *is_soft).map(|_| grace.unwrap_or(GRACE));
     let again = table.item("again").and_then(|item| item.duration(&AGAIN));
-    table.later(&["refresh"]);
+    let refresh = table.item("refresh").and_then(|item| item.boolean()).unwrap_or(false);
     table.finish();
-    Some((families?, Fields { methods, on, grace, again }))
+    Some((families?, Fields { methods, on, grace, again, refresh }))
 }
 
 fn read_families<'t>(item: &Item<'t>) -> Option<Vec<Text<'t>>> {

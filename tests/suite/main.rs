@@ -39,6 +39,7 @@ mod logs;
 mod outages;
 mod races;
 mod reads;
+mod refresh;
 mod regression;
 mod reload;
 mod scale;
