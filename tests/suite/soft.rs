@@ -170,6 +170,21 @@ fn another_proxy_serves_softly_what_one_has_softened_and_takes_what_one_has_refr
 }
 
 #[test]
+fn the_grace_ends_for_every_proxy() {
+    let site = Site::start(Tier::Redis, RULES);
+    let other = site.another();
+    site.get("/users").shows("stored");
+    site.wait_for_entries(1);
+    other.get("/users").shows("hit");
+    site.upstream.on("GET /users", Reply::status(500));
+    site.write("POST", "/users/brief").has_status(200);
+    for larder in [&other, &site.larder] {
+        eventually("its grace is over", || larder.get("/users").status == 500);
+        assert!(!softened(larder, "/users"));
+    }
+}
+
+#[test]
 fn a_strict_proxy_serves_softly_too() {
     let site = Site::start(Tier::Redis, &format!("{RULES}\n[store]\ncoherence = \"strict\"\n"));
     site.get("/users").shows("stored");
