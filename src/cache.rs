@@ -19,7 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::entry::Entry;
 use crate::key::{Canonical, Key};
 use crate::metrics::Metrics;
-use crate::stamp::{Stamp, Tag, Taken, View};
+use crate::stamp::{Stamp, Standing, Tag, Taken, View};
 use crate::store::fleet::{Cause, Intent, Invalidated, Outdating};
 use crate::store::{Link, Store, StoreError};
 
@@ -27,6 +27,7 @@ pub mod backlog;
 pub mod claim;
 pub mod fleet;
 pub mod flight;
+pub mod hot;
 pub mod memory;
 pub mod names;
 pub mod peek;
@@ -39,6 +40,7 @@ pub mod unanswered;
 use backlog::{Backlog, Batch};
 use fleet::Fleet;
 use fleet::known::Report;
+use hot::Hot;
 use memory::{Memory, Resident, Usage};
 use repeats::Repeats;
 use supervise::supervise;
@@ -52,6 +54,7 @@ pub struct Cache {
     memory: Arc<Memory>,
     shared: Option<Shared>,
     repeats: Repeats,
+    hot: Hot,
     metrics: Arc<Metrics>,
 }
 
@@ -87,6 +90,8 @@ pub struct Lookup {
 pub enum Found {
     /// A response that no write has outdated.
     Current(Arc<Entry>),
+    /// A response that soft invalidations alone have outdated; their graces are not over.
+    Softened(Arc<Entry>),
     /// A response that a write has outdated.
     Outdated,
     /// Responses are kept for other values of the fields they vary on.
@@ -145,7 +150,7 @@ impl Cache {
         });
         let backlog = shared.as_ref().map(|shared| Arc::clone(&shared.backlog));
         let repeats = Repeats::new(Arc::clone(&memory), backlog, Arc::clone(&metrics));
-        Cache { memory, shared, repeats, metrics }
+        Cache { memory, shared, repeats, hot: Hot::default(), metrics }
     }
 
     /// What is kept for a request, and whether it is current. `label` and `tags` are worked out only when needed.
@@ -163,7 +168,7 @@ impl Cache {
         let lookup = self.lookup_one(canonical, &label, &tags).await;
         match &lookup.found {
             // The sign that responses vary came from L2: once more, one level down.
-            Found::Current(entry) if entry.variants().is_some() => {
+            Found::Current(entry) | Found::Softened(entry) if entry.variants().is_some() => {
                 let sign = Arc::clone(entry);
                 self.lookup_variant(&lookup.canonical, sign, headers, &label, &tags).await
             }
@@ -230,7 +235,7 @@ impl Cache {
         if shared.backlog.is_closed() {
             return Lookup::plain(Found::Nothing, canonical, None);
         }
-        let mut outdated_in_memory = false;
+        let (mut outdated_in_memory, mut softened) = (false, None);
         if let Some(resident) = self.memory.get(&canonical) {
             let view = match shared.fleet.holds() {
                 true => Some(self.memory.view_of(&resident)),
@@ -238,15 +243,18 @@ impl Cache {
             };
             let Some(view) = view else { return Lookup::plain(Found::Nothing, canonical, None) };
             let found = self.judge(canonical.key, &resident, view);
-            if let Found::Current(_) = found {
-                return Lookup::plain(found, canonical, Some(view));
+            match found {
+                Found::Current(_) => return Lookup::plain(found, canonical, Some(view)),
+                Found::Softened(_) => softened = Some((found, Some(view))),
+                _ => outdated_in_memory = true,
             }
-            outdated_in_memory = true;
         }
-        let (found, view) = self.fetch_shared(shared, &canonical, &label(), &tags()).await;
-        let found = match found {
-            Found::Nothing if outdated_in_memory => Found::Outdated,
-            found => found,
+        let (found, view) = match (self.fetch_shared(shared, &canonical, &label(), &tags()).await, softened) {
+            // Another proxy may have refreshed it; otherwise what is in memory is as good as what is in the store.
+            ((Found::Current(entry), view), _) => (Found::Current(entry), view),
+            (_, Some(softened)) => softened,
+            ((Found::Nothing, view), None) if outdated_in_memory => (Found::Outdated, view),
+            (other, None) => other,
         };
         Lookup::plain(found, canonical, view)
     }
@@ -281,19 +289,24 @@ impl Cache {
             };
             view = whole;
         }
-        if !view.is_current(entry.stamp) {
-            return (Found::Outdated, Some(reply.view));
-        }
-        self.memory.put(canonical.key, Arc::clone(&entry));
-        (Found::Current(entry), Some(view))
+        let found = match view.standing(entry.stamp) {
+            Standing::Current => Found::Current(Arc::clone(&entry)),
+            Standing::Softened { .. } => Found::Softened(Arc::clone(&entry)),
+            Standing::Outdated => return (Found::Outdated, Some(reply.view)),
+        };
+        self.memory.put(canonical.key, entry);
+        (found, Some(view))
     }
 
     fn judge(&self, key: Key, resident: &Arc<Resident>, view: View) -> Found {
-        if view.is_current(resident.entry.stamp) {
-            return Found::Current(Arc::clone(&resident.entry));
+        match view.standing(resident.entry.stamp) {
+            Standing::Current => Found::Current(Arc::clone(&resident.entry)),
+            Standing::Softened { .. } => Found::Softened(Arc::clone(&resident.entry)),
+            Standing::Outdated => {
+                self.memory.drop_outdated(key, resident);
+                Found::Outdated
+            }
         }
-        self.memory.drop_outdated(key, resident);
-        Found::Outdated
     }
 
     /// What the store's marks say of these tags, if the store may be believed.
@@ -360,17 +373,18 @@ impl Cache {
         self.invalidate_for(&Outdating { tags: tags.to_vec(), ..Outdating::default() }, None).await
     }
 
-    /// The same for a write that was announced as an intent.
+    /// The same for a write that was announced as an intent. What is softened may be given out for the rest of its grace.
     pub async fn invalidate_for(&self, what: &Outdating, intent: Option<&Intent>) -> Option<Taken> {
-        let Outdating { tags, again } = what;
+        let Outdating { tags, softened, again } = what;
         let Some(shared) = &self.shared else {
             self.repeats.keep(again);
-            return Some(self.memory.marks.invalidate(tags));
+            return Some(self.memory.invalidate(tags, softened));
         };
-        let cause = Cause { again, ..shared.fleet.cause(intent.map(|intent| &*intent.id)) };
+        let cause = Cause { softened, again, ..shared.fleet.cause(intent.map(|intent| &*intent.id)) };
+        let begun = Instant::now();
         match shared.store.invalidate(tags, &cause).await {
             Ok(invalidated) => {
-                shared.fleet.learn(&self.memory, tags, invalidated.taken);
+                shared.fleet.learn(&self.memory, tags, softened, begun, invalidated.taken);
                 let begun = Instant::now();
                 let taken = invalidated.taken;
                 shared.fleet.settle(invalidated, &self.metrics).await;
@@ -379,8 +393,9 @@ impl Cache {
             }
             Err(error) => {
                 self.metrics.store_error("invalidate");
+                let tags = what.all_tags();
                 tracing::warn!(%error, tags = tags.len(), "invalidation is kept until the store is back");
-                shared.keep(tags, &error);
+                shared.keep(&tags, &error);
                 self.repeats.keep(again);
                 // If the store is away for everybody, nobody serves anything stored from then on. If it is away for this
                 // proxy alone, the others do: that is what `on_outage = "refuse"` is for.
@@ -400,8 +415,9 @@ impl Cache {
             self.memory.marks.invalidate(tags);
             return;
         };
+        let begun = Instant::now();
         match shared.store.invalidate(tags, &shared.fleet.cause(None)).await {
-            Ok(invalidated) => shared.fleet.learn(&self.memory, tags, invalidated.taken),
+            Ok(invalidated) => shared.fleet.learn(&self.memory, tags, &[], begun, invalidated.taken),
             Err(error) => shared.keep(tags, &error),
         }
     }
@@ -474,6 +490,11 @@ impl Cache {
         &self.memory
     }
 
+    /// What is read most of what rules may want refreshed.
+    pub fn hot(&self) -> &Hot {
+        &self.hot
+    }
+
     /// Invalidations that the store has not taken yet, in tags.
     pub fn undelivered(&self) -> usize {
         self.shared.as_ref().map_or(0, |shared| shared.backlog.len())
@@ -538,7 +559,7 @@ impl Delivery {
     /// What an invalidation has taken although it failed: only replicas are missing.
     fn taken(&self, tags: &[Tag], error: &StoreError) -> Option<Stamp> {
         let StoreError::Unreplicated { taken: Some(taken), .. } = error else { return None };
-        self.fleet.learn(&self.memory, tags, *taken);
+        self.fleet.learn(&self.memory, tags, &[], Instant::now(), *taken);
         Some(taken.stamp)
     }
 
@@ -556,10 +577,11 @@ impl Delivery {
     }
 
     async fn invalidate(&self, batch: &Batch) -> Option<Invalidated> {
+        let begun = Instant::now();
         match self.store.invalidate(&batch.tags, &self.fleet.cause(None)).await {
             Ok(invalidated) => {
                 // Before anything in memory is trusted again.
-                self.fleet.learn(&self.memory, &batch.tags, invalidated.taken);
+                self.fleet.learn(&self.memory, &batch.tags, &[], begun, invalidated.taken);
                 Some(invalidated)
             }
             Err(error) => {

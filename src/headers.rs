@@ -14,7 +14,7 @@ use crate::target::Target;
 
 pub mod unkeyed;
 
-pub use unkeyed::{Meant, keep_cookie, keep_keyed, methods_meant, strip_rerouting, strip_unkeyed};
+pub use unkeyed::{Meant, keep_cookie, keep_keyed, keep_only, methods_meant, strip_rerouting, strip_unkeyed};
 
 /// What is told to upstream about the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -219,6 +219,11 @@ impl Canonical {
     }
 }
 
+/// The request fields that are part of every key under this policy.
+pub fn fields_of_front(forwarded: ForwardedPolicy) -> &'static [HeaderName] {
+    if forwarded == ForwardedPolicy::Append { &FROM_FRONT } else { &[] }
+}
+
 fn finish(text: String) -> Canonical {
     let key = Key(Md5::digest(text.as_bytes()).into());
     Canonical { text, key }

@@ -49,6 +49,19 @@
 //! - **Credentials**: a request with `Authorization` or `Cookie` is answered from the cache only with responses that
 //!   RFC 9111 §3.5 lets everyone have, unless its family states whose answer it is. In keys they stand as SHA-256.
 //! - **A stamp is read before the marks**, so that it never covers a write that the marks seen do not.
+//! - **Soft marks stand beside hard ones** ([`stamp`]): a softened tag has a sequence and the end of a grace. Until then what
+//!   is older is *softly outdated*: it counts as stale (RFC 9111 §4.2.4), is served with one refresh in the background, and
+//!   shared by those who join its flight; afterwards the soft mark is as good as a hard one. Whoever softens a tag again does
+//!   not put the end off, and whatever is lost or in doubt counts as hard. What is younger than all soft marks looks at none,
+//!   so that they cost nothing where no rule is soft. The write's target, its `Location`s and groups stay hard, and so do
+//!   writes without an answer, intents that another proxy carries out, and what waits for the store. Graces run by Redis's
+//!   clock, and in memory by the process's own.
+//! - **Writes wait although their rule is soft**: each outdates its own target, hard.
+//! - **`again` is an intent like any other**, for whoever finds it due; repetitions of the same tags after the same time are
+//!   one, which later writes put off: each of these outdates itself what was stored before it. Without a store, or while it
+//!   is away, the process repeats by itself ([`cache::repeats`]), if it lives so long.
+//! - **What is refreshed** is known by its hits ([`cache::hot`]), not by a walk over L1: no more is kept of a request than
+//!   its key holds, only for families that such a rule can outdate, and nothing of callers who are told apart.
 //! - **A reload outdates** every family whose definition or invalidation rules it changes: what was stored under a
 //!   definition that comes back may have missed writes in between. A write under way outdates by both sets of rules.
 //! - **Of a request's directives those count that cost upstream nothing**, unless a family lets its clients ask for

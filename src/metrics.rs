@@ -63,6 +63,8 @@ pub struct Metrics {
     pub intents_carried_out: Counter,
     /// Invalidations repeated because their rule says `again`.
     pub invalidations_repeated: Counter,
+    /// Fetches because a rule says `refresh`.
+    pub refreshes: Counter,
     /// Proxies that a write waited for in vain.
     pub members_expelled: Counter,
     /// Outdated entries that the sweeper of this proxy has removed from the store.
@@ -152,6 +154,7 @@ impl Metrics {
             floor_age: Gauge::default(),
             intents_carried_out: Counter::default(),
             invalidations_repeated: Counter::default(),
+            refreshes: Counter::default(),
             members_expelled: Counter::default(),
             swept: Counter::default(),
             stored_keys: Family::default(),
@@ -217,6 +220,11 @@ impl Metrics {
             "invalidations_repeated",
             "Invalidations repeated later, as their rule says",
             self.invalidations_repeated.clone(),
+        );
+        registry.register(
+            "refreshes",
+            "Outdated responses that were fetched again before anybody asked, as their rule says",
+            self.refreshes.clone(),
         );
         registry.register(
             "members_expelled",

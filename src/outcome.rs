@@ -116,7 +116,7 @@ impl Outcome {
         Outcome { ttl: Some(ttl), ..Outcome::new(Kind::Hit, None) }
     }
 
-    /// Served from the cache although stale. `ttl` is negative.
+    /// Served from the cache although stale. `ttl` is negative, unless it is a soft invalidation that makes it stale.
     pub fn stale(ttl: i64, detail: &'static str) -> Outcome {
         Outcome { ttl: Some(ttl), detail: Some(detail), ..Outcome::new(Kind::Stale, None) }
     }
@@ -208,6 +208,7 @@ mod tests {
         let rows = [
             (Outcome::hit(30), "larder; hit; ttl=30"),
             (Outcome::stale(-5, "revalidating"), "larder; hit; ttl=-5; detail=revalidating"),
+            (Outcome::stale(40, "softly-outdated"), "larder; hit; ttl=40; detail=softly-outdated"),
             (
                 Outcome { fwd_status: Some(200), stored: true, collapsed: true, ..Outcome::miss(Fwd::UriMiss) },
                 "larder; fwd=uri-miss; fwd-status=200; stored; collapsed",

@@ -31,6 +31,7 @@ mod keep;
 mod question;
 mod read;
 mod recording;
+mod refresh;
 pub mod respond;
 mod slice;
 mod tunnel;

@@ -65,6 +65,8 @@ pub struct Family {
     pub collapse: Collapse,
     /// Largest body that is stored, bytes; the server's default if `None`.
     pub max_body: Option<u64>,
+    /// Some rule with `refresh` can outdate it.
+    pub refreshed: bool,
     /// Line in the file, from 1.
     pub line: usize,
     pattern: Pattern,
@@ -163,8 +165,12 @@ pub struct Invalidation {
     pub methods: Vec<Method>,
     /// Answers on which it applies.
     pub on: StatusSet,
+    /// Softly: what is outdated may be served stale for this long, while a fresh one is fetched.
+    pub grace: Option<Duration>,
     /// Once more after this time: upstream reads from replicas that lag behind.
     pub again: Option<Duration>,
+    /// The hottest of what it outdates is fetched again before anybody asks.
+    pub refresh: bool,
     /// Families as written in the file, for people.
     pub families: Vec<String>,
     /// Line in the file, from 1.
@@ -197,8 +203,11 @@ impl RuleSet {
     /// use.
     pub fn read(root: &mut Table<'_>) -> RuleSet {
         let mut names = Names::default();
-        let families = family::read(root, &mut names);
+        let mut families = family::read(root, &mut names);
         let invalidations = invalidation::read(root, &names);
+        for family in &mut families {
+            family.refreshed = invalidations.iter().any(|rule| rule.refresh && rule.reaches(family));
+        }
         let family_paths = compile(root, "family", families.iter().map(|family| &family.pattern));
         let invalidation_paths = compile(root, "invalidate", invalidations.iter().map(|rule| &rule.pattern));
         RuleSet { families, invalidations, family_paths, invalidation_paths, names }
@@ -265,8 +274,7 @@ impl RuleSet {
 
     /// The invalidations that can outdate entries of this family.
     pub fn outdating(&self, family: &Family) -> Vec<&Invalidation> {
-        let reaches = |rule: &&Invalidation| rule.references.iter().any(|it| it.reaches(&family.levels));
-        self.invalidations.iter().filter(reaches).collect()
+        self.invalidations.iter().filter(|rule| rule.reaches(family)).collect()
     }
 }
 
@@ -306,11 +314,23 @@ impl Family {
 }
 
 impl Invalidation {
-    /// How it outdates, for people: `hard, again 5s`.
+    /// `mode`, as `rules.toml` has it.
+    pub fn mode(&self) -> &'static str {
+        if self.grace.is_some() { "soft" } else { "hard" }
+    }
+
+    /// How it outdates, for people: `soft, grace 30s, again 5s`.
     pub fn manner(&self) -> String {
-        let mut parts = vec!["hard".to_owned()];
+        let grace = self.grace.map(|grace| format!("soft, grace {}", humantime::format_duration(grace)));
+        let mut parts = vec![grace.unwrap_or_else(|| "hard".to_owned())];
         parts.extend(self.again.map(|after| format!("again {}", humantime::format_duration(after))));
+        parts.extend(self.refresh.then(|| "refresh".to_owned()));
         parts.join(", ")
+    }
+
+    /// Whether it can outdate entries of this family.
+    fn reaches(&self, family: &Family) -> bool {
+        self.references.iter().any(|reference| reference.reaches(&family.levels))
     }
 
     fn outdated(&self, path: &str) -> Outdated<'_> {

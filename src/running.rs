@@ -226,11 +226,16 @@ fn changed(before: &RuleSet, now: &RuleSet) -> Vec<Tag> {
     now.families().iter().filter(|family| !is_same(family)).map(|family| Tag::family(&family.name)).collect()
 }
 
-type Written<'r> = (&'r str, &'r [Method], &'r StatusSet, &'r [String], Option<Duration>);
+type Written<'r> = (&'r str, &'r [Method], &'r StatusSet, &'r [String], [Option<Duration>; 2], bool);
 
 /// Rules as they stand in the file, to be compared.
 fn written(rules: Vec<&Invalidation>) -> Vec<Written<'_>> {
-    rules.into_iter().map(|rule| (&*rule.path, &*rule.methods, &rule.on, &*rule.families, rule.again)).collect()
+    rules
+        .into_iter()
+        .map(|rule| {
+            (&*rule.path, &*rule.methods, &rule.on, &*rule.families, [rule.grace, rule.again], rule.refresh)
+        })
+        .collect()
 }
 
 fn largest_body(config: &Config, rules: &RuleSet) -> u64 {

@@ -109,7 +109,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Keeps `value` under `key` for `ttl` (at least 1 s).
     fn put<'a>(&'a self, key: &'a str, value: Bytes, ttl: Duration) -> Reply<'a, ()>;
 
-    /// Takes the next sequence and marks `tags` with it; drops the intent of `cause`, and records one for each
+    /// Takes the next sequence and marks `tags` with it, and what `cause` softens with a soft mark; drops the intent of `cause`, and records one for each
     /// repetition; tells who may hold a lease, and nudges them: all of it or nothing. May be repeated: repeating only
     /// outdates more. After an error the tags may be marked all the same.
     fn invalidate<'a>(&'a self, tags: &'a [Tag], cause: &'a Cause<'a>) -> Reply<'a, Invalidated>;

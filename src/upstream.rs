@@ -452,6 +452,11 @@ impl Upstream {
         })
     }
 
+    /// Whether a request would be sent at once.
+    pub fn has_room(&self) -> bool {
+        self.places.available_permits() > 0
+    }
+
     /// A place among the requests at a time. As many as there are places may wait for one, for `upstream_timeout`; who
     /// comes when the queue is full is told at once.
     pub async fn place(&self) -> Result<UpstreamPlace, UpstreamError> {

@@ -443,8 +443,14 @@ pub struct InvalidationDefinition {
     /// Statuses on which it applies: `200-399`, `404`.
     on: Vec<String>,
     families: Vec<String>,
+    /// `hard` or `soft`.
+    mode: &'static str,
+    /// Seconds for which what it outdates softly may be served stale.
+    grace: Option<f64>,
     /// Seconds after which it is repeated.
     again: Option<f64>,
+    /// Whether the hottest of what it outdates is fetched again at once.
+    refresh: bool,
     /// Line in the rules file.
     line: usize,
 }
@@ -456,7 +462,10 @@ impl From<&Invalidation> for InvalidationDefinition {
             methods: rule.methods.iter().map(ToString::to_string).collect(),
             on: rule.on.ranges.iter().map(|range| statuses(*range)).collect(),
             families: rule.families.clone(),
+            mode: rule.mode(),
+            grace: rule.grace.map(|grace| grace.as_secs_f64()),
             again: rule.again.map(|after| after.as_secs_f64()),
+            refresh: rule.refresh,
             line: rule.line,
         }
     }

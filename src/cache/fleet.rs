@@ -43,7 +43,7 @@ use tokio::time::{Instant, timeout_at};
 use super::memory::Memory;
 use crate::config::Coherence;
 use crate::metrics::Metrics;
-use crate::stamp::{Epoch, Sequence, Stamp, Tag, Taken};
+use crate::stamp::{Epoch, Sequence, Softened, Stamp, Tag, Taken};
 use crate::store::fleet::{Cause, Holder, Intent, Invalidated, Membership, Message, Synced};
 use crate::store::{Link, Store, StoreError};
 
@@ -221,12 +221,17 @@ impl Fleet {
 
     /// What an invalidation of this proxy's own is known by.
     pub fn cause<'a>(&'a self, intent: Option<&'a str>) -> Cause<'a> {
-        Cause { by: &self.id, intent, again: &[] }
+        Cause { by: &self.id, intent, ..Cause::default() }
     }
 
-    /// Puts the marks of an invalidation of this proxy's own into its copy. To be done before anybody is told.
-    pub fn learn(&self, memory: &Memory, tags: &[Tag], taken: Taken) {
+    /// Puts the marks of an invalidation of this proxy's own into its copy. To be done before anybody is told. `sent`: before
+    /// the store began the graces of what was softened.
+    pub fn learn(&self, memory: &Memory, tags: &[Tag], softened: &[Softened], sent: Instant, taken: Taken) {
         let mut foreign = self.lock();
+        // Before the stamp says that they are there.
+        if memory.marks.stamp().epoch == taken.stamp.epoch {
+            memory.soften(softened.iter().map(|softened| (softened, taken.stamp.sequence)), sent);
+        }
         if !follow(memory, taken.stamp, taken.previous, tags) {
             // The next sync begins the epoch. Until then nothing in memory is trusted, and the sync that begins it may have
             // been answered before this.
@@ -259,6 +264,10 @@ impl Fleet {
             marks.begin(synced.stamp);
         } else if let Some(news) = &synced.marks {
             marks.apply(news.iter().map(|(tag, sequence)| (tag, *sequence)));
+            memory.soften(
+                synced.softened.iter().map(|(softened, sequence)| (softened, *sequence)),
+                sending.at.steady,
+            );
             marks.applied(synced.stamp.sequence);
         } else {
             marks.raise_floor(synced.stamp.sequence);
@@ -424,13 +433,14 @@ impl Fleet {
         metrics: &Metrics,
         intent: &Intent,
     ) -> Result<(), StoreError> {
+        let sent = Instant::now();
         let taken = match store.invalidate(&intent.tags, &self.cause(Some(&intent.id))).await {
             Ok(invalidated) => invalidated.taken,
             // Nobody waits for more: the write was never acknowledged.
             Err(StoreError::Unreplicated { taken: Some(taken), .. }) => taken,
             Err(error) => return Err(error),
         };
-        self.learn(memory, &intent.tags, taken);
+        self.learn(memory, &intent.tags, &[], sent, taken);
         report(intent, metrics);
         Ok(())
     }

@@ -9,10 +9,11 @@ use std::time::SystemTime;
 use quick_cache::sync::Cache;
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
 use crate::entry::Entry;
 use crate::key::{Canonical, Key};
-use crate::stamp::{Epoch, Marks, Slot, Tag, View};
+use crate::stamp::{Epoch, Marks, Sequence, Slot, Softened, Tag, Taken, View};
 
 /// An entry in L1, with the slots of its tags worked out.
 #[derive(Debug)]
@@ -37,6 +38,7 @@ pub struct Memory {
     entries: Cache<Key, Arc<Resident>, ByWeight, DefaultHashBuilder, CountEvictions>,
     evictions: Arc<AtomicU64>,
     pub marks: Marks,
+    start: Instant,
 }
 
 #[derive(Clone)]
@@ -75,6 +77,7 @@ impl Memory {
         Memory {
             entries: Cache::with_options(options, ByWeight, DefaultHashBuilder::default(), lifecycle),
             evictions,
+            start: Instant::now(),
             // Zero is kept free: it is no epoch.
             marks: Marks::new(Epoch(rand::random_range(1..=u64::MAX)), slots),
         }
@@ -122,12 +125,32 @@ impl Memory {
 
     /// What the marks table says of an entry's tags.
     pub fn view_of(&self, resident: &Resident) -> View {
-        self.marks.view(resident.slots.iter().copied())
+        let sequence = resident.entry.stamp.sequence;
+        self.marks.view_of(resident.slots.iter().copied(), sequence, || self.nanos(Instant::now()))
     }
 
     /// What the marks table says of these tags.
     pub fn view(&self, tags: &[Tag]) -> View {
-        self.marks.view(tags.iter().map(|tag| self.marks.slot(tag)))
+        let slots = tags.iter().map(|tag| self.marks.slot(tag));
+        self.marks.view(slots, || self.nanos(Instant::now()))
+    }
+
+    /// Invalidates where there is no store.
+    pub fn invalidate(&self, tags: &[Tag], softened: &[Softened]) -> Taken {
+        self.marks.invalidate_and_soften(tags, softened, self.nanos(Instant::now()))
+    }
+
+    /// Takes over soft marks that were told as they were at a time: so much of each grace was left.
+    pub fn soften<'t>(&self, softened: impl IntoIterator<Item = (&'t Softened, Sequence)>, at: Instant) {
+        let now = self.nanos(Instant::now());
+        for (Softened { tag, grace }, sequence) in softened {
+            self.marks.soften(tag, sequence, self.nanos(at + *grace), now);
+        }
+    }
+
+    /// The clock of soft marks.
+    fn nanos(&self, time: Instant) -> u64 {
+        u64::try_from(time.duration_since(self.start).as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// How full L1 is.

@@ -2,11 +2,12 @@
 //! nothing outdated is dropped. Requests go by [`super::Cache::lookup`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Cache, name};
 use crate::entry::{DecodeFault, Entry};
 use crate::key::Canonical;
-use crate::stamp::Tag;
+use crate::stamp::{self, Tag};
 
 /// What both tiers keep under one text.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub enum Shelf {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
     Current,
+    /// These of its tags have a younger soft mark, and none of them another one. It may be served for as long as this.
+    Softened(Vec<Tag>, Duration),
     /// These of its tags have a younger mark. In memory tags may share a mark: then one of them too many is named.
     Outdated(Vec<Tag>),
     /// All entries of its age are outdated: the cache was cleared, or the store has dropped marks for space.
@@ -68,7 +71,8 @@ impl Cache {
     /// Whether an entry is current. One that is not costs a question for each of its tags.
     pub async fn standing(&self, entry: &Entry) -> Standing {
         let Some(view) = self.view(&entry.tags).await else { return Standing::Unknown };
-        if view.is_current(entry.stamp) {
+        let standing = view.standing(entry.stamp);
+        if standing == stamp::Standing::Current {
             return Standing::Current;
         }
         if view.stamp.epoch != entry.stamp.epoch {
@@ -78,14 +82,28 @@ impl Cache {
         // The root tag goes first: in every other answer its mark is contained.
         let others = entry.tags.iter().filter(|tag| **tag != Tag::root()).cloned();
         for tag in [Tag::root()].into_iter().chain(others) {
-            match self.view(std::slice::from_ref(&tag)).await {
-                None => return Standing::Unknown,
-                Some(view) if view.is_current(entry.stamp) => {}
-                Some(_) if tag == Tag::root() => return Standing::Everything,
-                Some(_) => marked.push(tag),
+            let Some(view) = self.view(std::slice::from_ref(&tag)).await else { return Standing::Unknown };
+            match (view.standing(entry.stamp), standing) {
+                (stamp::Standing::Outdated, _) if tag == Tag::root() => return Standing::Everything,
+                (stamp::Standing::Outdated, _) => marked.push(tag),
+                (stamp::Standing::Softened { .. }, stamp::Standing::Softened { .. }) => marked.push(tag),
+                _ => {}
             }
         }
-        Standing::Outdated(marked)
+        match standing {
+            stamp::Standing::Softened { left } => Standing::Softened(marked, left),
+            _ => Standing::Outdated(marked),
+        }
+    }
+}
+
+impl Standing {
+    /// For how long what is outdated softly may still be served.
+    pub fn grace_left(&self) -> Option<Duration> {
+        match self {
+            Standing::Softened(_, left) => Some(*left),
+            _ => None,
+        }
     }
 }
 

@@ -331,7 +331,7 @@ mod tests {
             met("-", whole(at(1, 30))),
             met("gone", whole(at(2, 30))),
         ];
-        let view = View { stamp: at(1, 40), newest: 20 };
+        let view = View::hard(at(1, 40), 20);
         let mut census = Census::default();
         let outdated = sort(all, &[view; 4], &names, &mut census);
         let names: Vec<&[u8]> = outdated.iter().map(|judged| &judged.name[..]).collect();

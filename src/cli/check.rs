@@ -218,7 +218,10 @@ fn invalidation_json(rule: &Invalidation) -> Value {
         "methods": methods(rule),
         "on": statuses(&rule.on),
         "families": rule.families,
+        "mode": rule.mode(),
+        "grace": rule.grace.map(|grace| grace.as_secs_f64()),
         "again": rule.again.map(|after| after.as_secs_f64()),
+        "refresh": rule.refresh,
     })
 }
 
@@ -269,6 +272,23 @@ max_body = "1MiB"
         assert!(rule.contains("200-299, 404") && rule.contains("user:{id}"), "{rule}");
         assert!(rule.ends_with("hard, again 1m 5s"), "{rule}");
         assert!(text.ends_with("rules.toml is good: 1 family, 1 invalidation\n"));
+    }
+
+    #[test]
+    fn a_soft_rule_says_so_with_its_grace() {
+        for (fields, how, grace) in [
+            ("", "soft, grace 30s", 30.0),
+            (", grace = \"2m\", again = \"5s\", refresh = true", "soft, grace 2m, again 5s, refresh", 120.0),
+        ] {
+            let rules = format!(
+                "[[family]]\nname = \"a\"\npath = '/a'\n[invalidate]\n'/w' = {{ families = [\"a\"], mode = \"soft\"{fields} }}\n"
+            );
+            let (text, _) = checked(&rules, false);
+            assert!(text.lines().any(|line| line.contains("/w") && line.ends_with(how)), "{text}");
+            let value: Value = serde_json::from_str(&checked(&rules, true).0).unwrap();
+            let rule = &value["invalidations"][0];
+            assert_eq!((&rule["mode"], &rule["grace"]), (&json!("soft"), &json!(grace)));
+        }
     }
 
     #[test]

@@ -147,7 +147,6 @@ fn each_fault_in_an_invalidation_has_its_place_and_remedy() {
         ("[invalidate]\n'/a' = ['user']\n'/a' = ['user']", 12, 1, "duplicate key", "rename one"),
         ("[invalidate]\n'/a' = { methods = ['PUT'] }", 11, 8, "families is missing", "write families"),
         ("[invalidate]\n'/a' = { families = ['user'], mod = 1 }", 11, 31, "unknown key \"mod\"", "\"mode\""),
-        ("[invalidate]\n'/a' = { families = ['user'], mode = 'soft' }", 11, 38, "not supported yet", "\"hard\""),
         ("[invalidate]\n'/a' = { families = ['user'], mode = 'x' }", 11, 38, "not known", "\"hard\" or"),
         (
             "[invalidate]\n'/a' = { families = ['user'], again = '5ms' }",
@@ -156,13 +155,20 @@ fn each_fault_in_an_invalidation_has_its_place_and_remedy() {
             "\"5ms\" is out of range",
             "100ms to 1h",
         ),
-        ("[invalidate]\n'/a' = { families = ['user'], grace = '5s' }", 11, 31, "grace is not supported", "remove"),
+        ("[invalidate]\n'/a' = { families = ['user'], grace = '5s' }", 11, 39, "no meaning", "mode = \"soft\""),
+        (
+            "[invalidate]\n'/a' = { families = ['user'], mode = 'soft', grace = '5ms' }",
+            11,
+            54,
+            "\"5ms\" is out of range",
+            "1s to 1day",
+        ),
         (
             "[invalidate]\n'/a' = { families = ['user'], refresh = 1 }",
             11,
-            31,
-            "refresh is not supported",
-            "remove",
+            41,
+            "must be true or false",
+            "without quotes",
         ),
         ("[invalidate]\n'/a' = { families = ['user'], methods = ['GET'] }", 11, 42, "GET is safe", "that write"),
         ("[invalidate]\n'/a' = { families = ['user'], methods = ['A B'] }", 11, 42, "not a method", "\"POST\""),
@@ -266,7 +272,7 @@ tll = "3m"
 
 [invalidate]
 '/x/(?<id>\d+)' = ["b", "a:{di}", "zz*"]
-'/y[' = { families = ["a"], mode = "soft", on = ["1xx"] }
+'/y[' = { families = ["a"], mode = "soft", on = ["1xx"], grace = "2w" }
 
 [warm]
 "#;
@@ -284,8 +290,8 @@ tll = "3m"
         (18, 26),
         (18, 35),
         (19, 4),
-        (19, 36),
         (19, 50),
+        (19, 66),
         (21, 2),
     ];
     assert_eq!(places, expected, "{}", Faults(found));

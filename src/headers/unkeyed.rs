@@ -101,6 +101,11 @@ pub fn keep_keyed(headers: &mut HeaderMap, keyed: &[HeaderName]) {
     strip(headers, |name| !is_kept(name));
 }
 
+/// Leaves these alone.
+pub fn keep_only(headers: &mut HeaderMap, kept: &[HeaderName]) {
+    strip(headers, |name| !kept.contains(name));
+}
+
 /// Leaves of the cookies only those of this name: the others are no part of the key.
 pub fn keep_cookie(headers: &mut HeaderMap, name: &str) {
     let lines = headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));

@@ -301,8 +301,8 @@ impl<'c> Account<'c> {
         }
     }
 
-    /// What the request gets of a response that is kept and current.
-    fn use_of(&self, stored: &entry::Response, now: SystemTime) -> Use {
+    /// What the request gets of a response that is kept, and current or outdated `softly`.
+    fn use_of(&self, stored: &entry::Response, now: SystemTime, softly: bool) -> Use {
         if let Some(passed) = self.passed() {
             return Use::new(Does::Forwarded, passed.because);
         }
@@ -311,10 +311,13 @@ impl<'c> Account<'c> {
                            s-maxage nor must-revalidate, and no family says whose answer it is (RFC 9111 §3.5)";
             return self.unless_only_if_cached(Use::new(Does::Fetched, because));
         }
-        let reuse = stored.freshness.reuse(now, &self.question.demands);
+        let reuse = match softly {
+            true => stored.freshness.reuse_softened(now, &self.question.demands),
+            false => stored.freshness.reuse(now, &self.question.demands),
+        };
         let does = match reuse {
             Reuse::Fresh { .. } => Does::Hit,
-            Reuse::StaleWhileRevalidate { .. } => Does::StaleAndRevalidated,
+            Reuse::StaleWhileRevalidate { .. } | Reuse::Softened { .. } => Does::StaleAndRevalidated,
             Reuse::Stale { .. } => Does::Stale,
             Reuse::Validate { .. } if validation::has_validator(&stored.headers) => Does::Validated,
             Reuse::Validate { .. } => Does::Fetched,

@@ -18,7 +18,7 @@ use super::question::Question;
 use crate::cache::claim::Held;
 use crate::cache::flight::{Head, Landing, Permit};
 use crate::cache::stream::{Broken, Reader, Room, Stream};
-use crate::cache::{Found, SHARED_MAX};
+use crate::cache::{Found, Lookup, SHARED_MAX};
 use crate::entry::{self, Content, Entry, Variant};
 use crate::headers;
 use crate::key::Canonical;
@@ -129,6 +129,18 @@ async fn fetch(
 }
 
 impl Errand {
+    /// To fetch what a lookup did not find, or to validate the stale response that it found.
+    pub fn new(
+        question: &Arc<Question>,
+        primary: Canonical,
+        lookup: &Lookup,
+        stale: Option<Arc<Entry>>,
+    ) -> Errand {
+        let Lookup { canonical, sign, view, .. } = lookup;
+        let (question, canonical, sign) = (Arc::clone(question), canonical.clone(), sign.clone());
+        Errand { question, primary, canonical, view: *view, stale, sign, claim: None }
+    }
+
     /// Whether there is anything that a 304 could be about.
     fn is_conditional(&self) -> bool {
         self.stale.is_some() || self.other_variants().next().is_some()

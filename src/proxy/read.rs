@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::content::{self, Collected, Unread};
 use super::fill::{self, Direct, Errand};
 use super::question::Question;
-use super::{Answered, Asked, failed, keep, pass, refuse, respond};
+use super::{Answered, Asked, failed, keep, pass, refresh, refuse, respond};
 use crate::cache::flight::{Boarding, Head, Landing, Permit};
 use crate::cache::stream::Reader;
 use crate::cache::{Found, Lookup};
@@ -109,10 +109,15 @@ async fn attempt(running: &Arc<Running>, question: &Arc<Question>, alone: bool) 
         .await;
     let now = SystemTime::now();
     let need = match &lookup.found {
-        Found::Current(entry) => match use_entry(running, question, &primary, &lookup, entry, now) {
-            Ok(answered) => return Ride::Answered(Box::new(answered)),
-            Err(need) => need,
-        },
+        Found::Current(entry) | Found::Softened(entry) => {
+            match use_entry(running, question, &primary, &lookup, entry, now) {
+                Ok(answered) => {
+                    refresh::count(running, question, &lookup);
+                    return Ride::Answered(Box::new(answered));
+                }
+                Err(need) => need,
+            }
+        }
         Found::Outdated => Need { fwd: Fwd::Stale, detail: Some("outdated"), stale: None },
         Found::OtherVariant => Need { fwd: Fwd::VaryMiss, detail: None, stale: None },
         Found::Nothing if lookup.view.is_none() => {
@@ -140,7 +145,7 @@ pub(super) fn not_cached() -> Answered {
     refuse(StatusCode::GATEWAY_TIMEOUT, "only-if-cached", "nothing stored may answer this request")
 }
 
-/// RFC 9111 §4: what is current is served if it is fresh, or stale where that is allowed.
+/// RFC 9111 §4: what is current is served if it is fresh, or stale where that is allowed; so is what is outdated softly.
 fn use_entry(
     running: &Arc<Running>,
     question: &Arc<Question>,
@@ -155,13 +160,21 @@ fn use_entry(
     if question.is_refused(response) {
         return Err(Need { fwd: Fwd::Bypass, detail: Some("credentials"), stale: None });
     }
-    let outcome = match response.freshness.reuse(now, &question.demands) {
+    let reuse = match lookup.found {
+        Found::Softened(_) => response.freshness.reuse_softened(now, &question.demands),
+        _ => response.freshness.reuse(now, &question.demands),
+    };
+    let outcome = match reuse {
         Reuse::Fresh { ttl } => Outcome::hit(ttl),
         Reuse::StaleWhileRevalidate { ttl } => {
-            refresh(running, question, primary, lookup, entry);
+            revalidate(running, question, primary, lookup, entry);
             Outcome::stale(ttl, "revalidating")
         }
         Reuse::Stale { ttl } => Outcome::stale(ttl, "max-stale"),
+        Reuse::Softened { ttl } => {
+            revalidate(running, question, primary, lookup, entry);
+            Outcome::stale(ttl, "softly-outdated")
+        }
         Reuse::Validate { because, .. } => return Err(Need::to_validate(because, entry)),
     };
     Ok(from_stored(running, question, response, now, outcome))
@@ -183,7 +196,7 @@ fn from_stored(
 
 /// RFC 5861 §3: one revalidation in the background, unless one is under way. None where answers were not for sharing
 /// lately: it would not be stored either, and each hit would ask anew.
-fn refresh(
+fn revalidate(
     running: &Arc<Running>,
     question: &Arc<Question>,
     primary: &Canonical,
@@ -195,14 +208,8 @@ fn refresh(
         Boarding::Lead(permit) => permit,
         Boarding::Alone | Boarding::Join(_) => return,
     };
-    let errand = errand(question, primary.clone(), lookup, Some(Arc::clone(entry)));
+    let errand = Errand::new(question, primary.clone(), lookup, Some(Arc::clone(entry)));
     running.tasks.spawn(fill::fill(Arc::clone(running), errand, permit, None));
-}
-
-fn errand(question: &Arc<Question>, primary: Canonical, lookup: &Lookup, stale: Option<Arc<Entry>>) -> Errand {
-    let Lookup { canonical, sign, view, .. } = lookup;
-    let (question, canonical, sign) = (Arc::clone(question), canonical.clone(), sign.clone());
-    Errand { question, primary, canonical, view: *view, stale, sign, claim: None }
 }
 
 /// Joins a fetch or leads one. The fetch runs in a task of its own: it goes on if this client leaves.
@@ -241,7 +248,7 @@ async fn lead(
 ) -> Answered {
     let flight = permit.flight();
     let (give, take) = oneshot::channel();
-    let errand = errand(question, primary, lookup, need.stale.clone());
+    let errand = Errand::new(question, primary, lookup, need.stale.clone());
     running.tasks.spawn(fill::fill(Arc::clone(running), errand, permit, Some(give)));
     let landing = flight.landing().await;
     match (landing, take.await.ok()) {
@@ -430,7 +437,7 @@ async fn head(
     let stored = need.stale.as_ref().and_then(|stale| Some((stale, stale.response()?)));
     if let (Some((StatusCode::OK, mut fields)), Some((stale, stored)), Some(_)) = (head, stored, lookup.view) {
         headers::strip_hop_by_hop(&mut fields);
-        let errand = errand(question, primary, lookup, Some(Arc::clone(stale)));
+        let errand = Errand::new(question, primary, lookup, Some(Arc::clone(stale)));
         let times = (request_time, SystemTime::now());
         match validation::head_verdict(&fields, &stored.headers, stored.body.len() as u64) {
             HeadVerdict::Updates => {

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use super::keep::{self, Complete, Times, Verdict};
 use super::question::Question;
 use super::recording::Recording;
-use super::{Answered, Asked, Body, failed, refuse, respond};
+use super::{Answered, Asked, Body, failed, refresh, refuse, respond};
 use crate::cache::flight::Head;
 use crate::config::OnOutage;
 use crate::headers::{self, Meant};
@@ -24,7 +24,7 @@ use crate::rules::Outdated;
 use crate::running::{Live, Running};
 use crate::semantics::groups;
 use crate::semantics::invalidation::{self, StatusSet, WriteEnd};
-use crate::stamp::{Stamp, Tag, View};
+use crate::stamp::{Softened, Stamp, Tag, View};
 use crate::store::fleet::{Again, Intent, Outdating};
 use crate::target::loosen;
 use crate::upstream::{RequestBody, ResponseBody, UpstreamError};
@@ -49,7 +49,7 @@ async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Inco
     let methods = headers::methods_meant(&asked.method, &asked.headers, asked.target.query.as_deref());
     let matches = live.rules.outdated_by_any(&methods, &asked.target);
     let nothing = HeaderMap::new();
-    let tags = outdated(&asked, &matches, WriteEnd::NoAnswer, &nothing).tags;
+    let tags = outdated(&asked, &matches, WriteEnd::NoAnswer, &nothing).all_tags();
     let intent = Intent { id: format!("{:032x}", rand::random::<u128>()).into(), tags: tags.clone() };
     let pending = running.unanswered.begin(tags);
     let before = match announce(running, &intent).await {
@@ -80,6 +80,9 @@ async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Inco
     if what.is_empty() {
         let task = Arc::clone(running);
         running.tasks.spawn(async move { task.cache.withdraw(&intent).await });
+    }
+    if taken.is_some() {
+        refresh::begin(running, &to_refresh(&matches, end));
     }
     drop(pending);
     count(running, &matches, end);
@@ -255,9 +258,12 @@ async fn forward(
 
 /// What a write outdates, given how it ended: the union of all matching rules, and by RFC 9111 §4.4 the target URI
 /// and same-origin `Location` and `Content-Location` of a non-error answer.
+/// Whatever a soft rule says, a write that may or may not have been carried out outdates.
 fn outdated(asked: &Asked, matches: &[Outdated<'_>], end: WriteEnd, answer: &HeaderMap) -> Outdating {
     let applying = || matches.iter().filter(|outdated| outdated.rule.on.applies(end));
-    let mut tags: HashSet<Tag> = applying().flat_map(|outdated| outdated.tags.iter().cloned()).collect();
+    let grace_of = |outdated: &Outdated<'_>| outdated.rule.grace.filter(|_| end != WriteEnd::NoAnswer);
+    let hard = applying().filter(|outdated| grace_of(outdated).is_none());
+    let mut tags: HashSet<Tag> = hard.flat_map(|outdated| outdated.tags.iter().cloned()).collect();
     if StatusSet::default().applies(end) {
         tags.extend(asked.target.tags());
         for path in invalidation::named_paths(&asked.target, answer) {
@@ -266,7 +272,27 @@ fn outdated(asked: &Asked, matches: &[Outdated<'_>], end: WriteEnd, answer: &Hea
         // RFC 9875 §3: of the same origin.
         tags.extend(groups::invalidated(answer).iter().map(|group| Tag::group(&asked.target.host, group)));
     }
-    Outdating { tags: tags.into_iter().collect(), again: repetitions(applying()) }
+    let soft = applying().filter_map(|outdated| Some((outdated, grace_of(outdated)?)));
+    let softened = softened(soft, &tags);
+    Outdating { tags: tags.into_iter().collect(), softened, again: repetitions(applying()) }
+}
+
+/// What soft rules outdate and no other does: of several graces the shortest counts.
+fn softened<'m>(soft: impl Iterator<Item = (&'m Outdated<'m>, Duration)>, hard: &HashSet<Tag>) -> Vec<Softened> {
+    let mut graces: BTreeMap<&Tag, Duration> = BTreeMap::new();
+    for (outdated, grace) in soft {
+        for tag in outdated.tags.iter().filter(|tag| !hard.contains(tag)) {
+            graces.entry(tag).and_modify(|known| *known = grace.min(*known)).or_insert(grace);
+        }
+    }
+    graces.into_iter().map(|(tag, grace)| Softened { tag: tag.clone(), grace }).collect()
+}
+
+/// What is fetched again before anybody asks.
+fn to_refresh(matches: &[Outdated<'_>], end: Option<WriteEnd>) -> Vec<Tag> {
+    let applies = |outdated: &&Outdated<'_>| end.is_some_and(|end| outdated.rule.on.applies(end));
+    let refreshing = matches.iter().filter(applies).filter(|outdated| outdated.rule.refresh);
+    refreshing.flat_map(|outdated| outdated.tags.iter().cloned()).collect()
 }
 
 /// What is repeated later: of each time all that its rules outdate.

@@ -63,7 +63,7 @@ fn read_one(id: usize, mut table: Table<'_>, names: &mut Names, seen: &mut Seen)
     let ((name, _), pattern) = (name?, pattern?);
     let (path, levels) = (pattern.as_str().to_owned(), levels(&name));
     let version = String::new();
-    let made = Family {
+    let mut family = Family {
         id,
         name,
         path,
@@ -74,11 +74,13 @@ fn read_one(id: usize, mut table: Table<'_>, names: &mut Names, seen: &mut Seen)
         fetching,
         collapse,
         max_body,
+        refreshed: false,
         line,
         pattern,
         levels,
     };
-    Some(Family { version: version_of(&made), ..made })
+    family.version = version_of(&family);
+    Some(family)
 }
 
 /// The name, and how messages show it.

@@ -14,6 +14,12 @@ use crate::semantics::invalidation::StatusSet;
 /// Methods of an invalidation that names none.
 const METHODS: [Method; 4] = [Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
 
+/// How long what a soft rule outdates is served stale at the longest, unless the rule says otherwise.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// A second is what a fetch may take; a day is longer than anybody means.
+const GRACES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
+
 /// How long after a write it may be repeated: shorter is no time for a replica, and longer ones would be kept by the
 /// thousand.
 const AGAIN: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60 * 60);
@@ -43,7 +49,9 @@ fn read_one(reader: &Reader<'_>, path: &Text<'_>, item: &Item<'_>, names: &Names
         path: pattern.as_str().to_owned(),
         methods: fields.methods.unwrap_or_else(|| METHODS.to_vec()),
         on: fields.on.unwrap_or_default(),
+        grace: fields.grace,
         again: fields.again,
+        refresh: fields.refresh,
         families: families.iter().map(|text| text.value.clone()).collect(),
         line: reader.line(&path.span()),
         pattern,
@@ -56,7 +64,9 @@ fn read_one(reader: &Reader<'_>, path: &Text<'_>, item: &Item<'_>, names: &Names
 struct Fields {
     methods: Option<Vec<Method>>,
     on: Option<StatusSet>,
+    grace: Option<Duration>,
     again: Option<Duration>,
+    refresh: bool,
 }
 
 fn read_table<'t>(item: &Item<'t>) -> Option<(Vec<Text<'t>>, Fields)> {
@@ -64,13 +74,13 @@ fn read_table<'t>(item: &Item<'t>) -> Option<(Vec<Text<'t>>, Fields)> {
     let families = table.required("families", "write families = [\"…\"]").and_then(|item| read_families(&item));
     let methods = table.item("methods").and_then(|item| read_methods(&item));
     let on = table.item("on").and_then(|item| read_statuses(&item));
-    if let Some(mode) = table.item("mode") {
-        read_mode(&mode);
-    }
+    let is_soft = table.item("mode").and_then(|item| item.choice(&[("hard", false), ("soft", true)]));
+    let grace = table.item("grace").and_then(|item| read_grace(&item, is_soft));
+    let grace = is_soft.filter(|is_soft| *is_soft).map(|_| grace.unwrap_or(GRACE));
     let again = table.item("again").and_then(|item| item.duration(&AGAIN));
-    table.later(&["grace", "refresh"]);
+    let refresh = table.item("refresh").and_then(|item| item.boolean()).unwrap_or(false);
     table.finish();
-    Some((families?, Fields { methods, on, again }))
+    Some((families?, Fields { methods, on, grace, again, refresh }))
 }
 
 fn read_families<'t>(item: &Item<'t>) -> Option<Vec<Text<'t>>> {
@@ -154,10 +164,11 @@ fn statuses(text: &str) -> Option<(u16, u16)> {
     }
 }
 
-fn read_mode(item: &Item<'_>) {
-    if item.choice(&[("hard", false), ("soft", true)]) == Some(true) {
-        item.fault("\"soft\" is not supported yet", "write \"hard\", or leave it out");
+fn read_grace(item: &Item<'_>, is_soft: Option<bool>) -> Option<Duration> {
+    if is_soft != Some(true) {
+        item.fault("has no meaning without mode = \"soft\"", "write mode = \"soft\" beside it, or remove it");
     }
+    item.duration(&GRACES)
 }
 
 #[cfg(test)]

@@ -176,6 +176,31 @@ fn every_matching_invalidation_applies_in_file_order() {
 }
 
 #[test]
+fn a_rule_says_how_it_outdates_and_a_family_whether_it_is_refreshed() {
+    let rules = rules(
+        r#"
+        [[family]]
+        name = "list"
+        path = '/u'
+        [[family]]
+        name = "list:new"
+        path = '/u/new'
+        [[family]]
+        name = "details"
+        path = '/u/(?<id>\d+)'
+        [invalidate]
+        '/a' = ["details:1"]
+        '/b' = { families = ["list:*"], mode = "soft", refresh = true }
+        '/c' = { families = ["details:1"], mode = "soft", grace = "2m", again = "100ms", refresh = false }
+        "#,
+    );
+    let manners: Vec<String> = rules.invalidations().iter().map(Invalidation::manner).collect();
+    assert_eq!(manners, ["hard", "soft, grace 30s, refresh", "soft, grace 2m, again 100ms"]);
+    let refreshed: Vec<bool> = rules.families().iter().map(|family| family.refreshed).collect();
+    assert_eq!(refreshed, [true, true, false]);
+}
+
+#[test]
 fn explain_finds_the_writes_that_outdate_a_family() {
     let rules = hita();
     let of = |name: &str| -> Vec<&str> {

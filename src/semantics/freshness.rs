@@ -95,6 +95,9 @@ pub enum Reuse {
     StaleWhileRevalidate { ttl: i64 },
     /// Serve it: the client takes stale responses (RFC 9111 §5.2.1.2). `ttl` is negative.
     Stale { ttl: i64 },
+    /// Serve it and revalidate it in the background: a write has outdated it softly, and its grace is not over. `ttl` is
+    /// that of its lifetime, which the write has nothing to do with.
+    Softened { ttl: i64 },
     /// Ask upstream first. `ttl` is negative, or not: with `no-cache`, and where the request asks for more.
     Validate { ttl: i64, because: Because },
 }
@@ -106,6 +109,7 @@ impl Reuse {
             Reuse::Fresh { ttl }
             | Reuse::StaleWhileRevalidate { ttl }
             | Reuse::Stale { ttl }
+            | Reuse::Softened { ttl }
             | Reuse::Validate { ttl, .. } => ttl,
         }
     }
@@ -118,6 +122,10 @@ impl Reuse {
                 "it is stale, and stale-while-revalidate allows serving it while upstream is asked (RFC 5861 §3)"
             }
             Reuse::Stale { .. } => "it is stale, and the request's max-stale allows that (RFC 9111 §5.2.1.2)",
+            Reuse::Softened { .. } => {
+                "a write has outdated it softly (mode = \"soft\"): it counts as stale, and is served until the grace is over \
+                 while upstream is asked (RFC 9111 §4.2.4)"
+            }
             Reuse::Validate { because, .. } => because.explanation(),
         }
     }
@@ -220,6 +228,26 @@ impl Freshness {
             Reuse::Fresh { ttl }
         } else {
             self.reuse_stale(ttl, now, demands)
+        }
+    }
+
+    /// The same for a response that soft invalidations have outdated, and whose grace is not over. It counts as stale
+    /// (§4.2.4), so that a response that forbids to be served stale is validated first, and so it is for a request that
+    /// wants nothing stale (§5.2.1.1) or a response that stays fresh (§5.2.1.3). What it may not be used for when nothing
+    /// had outdated it, it may not be used for now.
+    pub fn reuse_softened(&self, now: SystemTime, demands: &Demands) -> Reuse {
+        let ttl = match self.reuse(now, demands) {
+            validate @ Reuse::Validate { .. } => return validate,
+            usable => usable.ttl(),
+        };
+        if self.never_stale {
+            Reuse::Validate { ttl, because: Because::MustRevalidate }
+        } else if demands.max_age.is_some() && demands.max_stale.is_none() {
+            Reuse::Validate { ttl, because: Because::RequestMaxAge }
+        } else if demands.min_fresh.is_some() {
+            Reuse::Validate { ttl, because: Because::RequestMinFresh }
+        } else {
+            Reuse::Softened { ttl }
         }
     }
 
@@ -751,7 +779,7 @@ mod tests {
         match reuse {
             Reuse::Fresh { .. } => 0,
             Reuse::StaleWhileRevalidate { .. } => 1,
-            Reuse::Stale { .. } => 2,
+            Reuse::Stale { .. } | Reuse::Softened { .. } => 2,
             Reuse::Validate { .. } => 3,
         }
     }
@@ -825,6 +853,46 @@ mod tests {
                 let _ = explicit_lifetime(&effective(&headers), &headers, came);
                 let _ = heuristic_lifetime(&headers, came);
             }
+        }
+    }
+
+    #[test]
+    fn what_is_outdated_softly_counts_as_stale_and_is_never_used_more_freely_than_otherwise() {
+        let demands = |max_age: Option<u64>, max_stale: Option<u64>, min_fresh: Option<u64>| Demands {
+            max_age: max_age.map(seconds),
+            max_stale: max_stale.map(seconds),
+            min_fresh: min_fresh.map(seconds),
+            ..Demands::default()
+        };
+        let nothing = Demands::default();
+        let validate = |ttl, because| Reuse::Validate { ttl, because };
+        let (never_stale, always_validate) = (true, true);
+        let rows: [(Freshness, Demands, u64, Reuse); 11] = [
+            (plain(60), nothing, 20, Reuse::Softened { ttl: 40 }),
+            (plain(60), nothing, 70, expired(-11)),
+            (
+                Freshness { stale_while_revalidate: seconds(30), ..plain(60) },
+                nothing,
+                70,
+                Reuse::Softened { ttl: -11 },
+            ),
+            (plain(60), demands(None, Some(30), None), 70, Reuse::Softened { ttl: -11 }),
+            // §5.2.2.2, §5.2.2.8, §5.2.2.10
+            (Freshness { never_stale, ..plain(60) }, nothing, 20, validate(40, Because::MustRevalidate)),
+            // §5.2.2.4
+            (Freshness { always_validate, ..plain(60) }, nothing, 20, validate(40, Because::NoCache)),
+            // §5.2.1.4
+            (plain(60), Demands { validated: true, ..nothing }, 20, validate(40, Because::RequestNoCache)),
+            // §5.2.1.1
+            (plain(60), demands(Some(10), None, None), 20, validate(40, Because::RequestMaxAge)),
+            (plain(60), demands(Some(50), None, None), 20, validate(40, Because::RequestMaxAge)),
+            (plain(60), demands(Some(50), Some(5), None), 20, Reuse::Softened { ttl: 40 }),
+            // §5.2.1.3
+            (plain(60), demands(None, None, Some(10)), 20, validate(40, Because::RequestMinFresh)),
+        ];
+        for (freshness, demands, later, expected) in rows {
+            let found = freshness.reuse_softened(at(NOW + later), &demands);
+            assert_eq!(found, expected, "{freshness:?} {demands:?} after {later} s");
         }
     }
 }

@@ -507,6 +507,7 @@ mod tests {
             Reuse::StaleWhileRevalidate { .. } | Reuse::Stale { .. } if untried.is_err() => {
                 return Err(format!("served stale: {untried:?}"));
             }
+            Reuse::Softened { .. } => return Err("softened, and no write has outdated it".to_owned()),
             Reuse::Fresh { .. } => count(tally, "fresh"),
             Reuse::StaleWhileRevalidate { .. } => count(tally, "stale-while-revalidate"),
             Reuse::Stale { .. } => count(tally, "stale"),

@@ -1,19 +1,23 @@
 -- Put before the scripts of the store: is the namespace whole, and if not, a new epoch.
 --
 -- KEYS[1]  {namespace}:meta     hash: epoch, seq (last sequence issued), floor, run_id, born (microseconds), cause (why the
---          epoch began), lease (the longest of the fleet, ms), lease_at (when somebody last had it)
--- KEYS[2]  {namespace}:marks    sorted set: tag -> sequence of its last invalidation, and the sentinel
+--          epoch began), lease (the longest of the fleet, ms), lease_at (when somebody last had it), softened (1 once there
+--          was a soft mark)
+-- KEYS[2]  {namespace}:marks    sorted set: tag -> sequence of its last invalidation, '(soft)' tag -> that of its last
+--                               soft one, and the sentinel
 -- KEYS[3]  {namespace}:members  hash: proxy -> syncs:lease in ms:epoch:applied, and the sentinel
 -- KEYS[4]  {namespace}:intents  sorted set: intent -> deadline (microseconds), and the sentinel
 -- KEYS[5]  {namespace}:intent_tags  hash: intent -> its tags, in lines
+-- KEYS[6]  {namespace}:graces   hash: tag with a soft mark -> end of its grace (microseconds)
 -- ARGV[1]  run_id of the server, learned on this connection
 -- ARGV[2]  epoch to start if one must be started
 -- ARGV[3]  the channel
 --
 -- Epochs are 64 bits wide and stay strings: Lua's numbers are exact to 53 bits only, enough for sequences.
-local META, MARKS, MEMBERS, INTENTS, INTENT_TAGS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local META, MARKS, MEMBERS, INTENTS, INTENT_TAGS, GRACES = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local RUN_ID, CANDIDATE, CHANNEL = ARGV[1], ARGV[2], ARGV[3]
 local SENTINEL = '(sentinel)'
+local SOFT = '(soft)'
 local LARGEST = 9007199254740991
 
 -- tostring() would round to 14 digits.
@@ -37,6 +41,18 @@ end
 local function now()
   local time = redis.call('TIME')
   return tonumber(time[1]) * 1000000 + tonumber(time[2])
+end
+
+-- The tag whose soft mark this member of the marks is; nil for any other.
+local function softened(member)
+  if string.sub(member, 1, #SOFT) == SOFT then
+    return string.sub(member, #SOFT + 1)
+  end
+end
+
+-- End of a tag's grace; 0, which is past, if it was lost: then the soft mark counts as a hard one.
+local function end_of_grace(tag)
+  return tonumber(redis.call('HGET', GRACES, tag) or '') or 0
 end
 
 -- The clock, but always above the last sequence: a clock may be set back.
@@ -96,11 +112,12 @@ end
 -- may hold leases of the epoch before. So does the longest lease.
 local function start_epoch(last, cause)
   local seq = next_sequence(last)
-  redis.call('UNLINK', MARKS)
+  redis.call('UNLINK', MARKS, GRACES)
   redis.call('ZADD', MARKS, '+inf', SENTINEL)
   redis.call('HSET', MEMBERS, SENTINEL, '')
   redis.call('ZADD', INTENTS, '+inf', SENTINEL)
   redis.call('HSET', META, 'epoch', CANDIDATE, 'seq', text(seq), 'floor', text(seq), 'run_id', RUN_ID, 'born', text(now()), 'cause', cause)
+  redis.call('HDEL', META, 'softened')
   return { epoch = CANDIDATE, seq = seq, floor = seq }
 end
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use md5::{Digest as _, Md5};
 
-use crate::stamp::{Epoch, Sequence, Stamp, Tag, Taken};
+use crate::stamp::{Epoch, Sequence, Softened, Stamp, Tag, Taken};
 
 /// A nudge names at most so many tags; one for more is a hint to sync.
 pub const TOLD_MAX: usize = 64;
@@ -30,6 +30,8 @@ pub struct Synced {
     /// All marks set after `applied`. `None` when they cannot be told: another epoch, older than the floor, or more than
     /// 10,000. The proxy then has to count everything as outdated up to `stamp`.
     pub marks: Option<Vec<(Tag, Sequence)>>,
+    /// The soft ones among them whose graces are not over, with what is left of these. The others are told as hard ones.
+    pub softened: Vec<(Softened, Sequence)>,
     /// Intents whose deadline has passed, at most 16, for any proxy to carry out.
     pub due: Vec<Intent>,
     /// The epoch.
@@ -115,6 +117,8 @@ pub struct Cause<'a> {
     pub by: &'a str,
     /// The intent that is carried out by this.
     pub intent: Option<&'a str>,
+    /// What is outdated softly, beside the tags that are outdated. None of it is among those.
+    pub softened: &'a [Softened],
     /// To be repeated later.
     pub again: &'a [Again],
 }
@@ -151,14 +155,21 @@ impl Again {
 pub struct Outdating {
     /// None twice.
     pub tags: Vec<Tag>,
+    /// None twice, and none of `tags`.
+    pub softened: Vec<Softened>,
     /// What of it is repeated later; at most one for each time.
     pub again: Vec<Again>,
 }
 
 impl Outdating {
+    /// All of it, however it is outdated.
+    pub fn all_tags(&self) -> Vec<Tag> {
+        self.tags.iter().chain(self.softened.iter().map(|softened| &softened.tag)).cloned().collect()
+    }
+
     /// Whether it is nothing at all.
     pub fn is_empty(&self) -> bool {
-        self.tags.is_empty()
+        self.tags.is_empty() && self.softened.is_empty()
     }
 }
 
@@ -219,7 +230,8 @@ pub enum Message {
         stamp: Stamp,
         /// The last sequence issued before it, in the same epoch or one before.
         previous: Sequence,
-        /// All tags that were marked. `None`: they are not told, and only a sync brings them.
+        /// All tags that were marked. `None`: they are not told (some were softened, or there are too many), and only a sync
+        /// brings them.
         tags: Option<Vec<Tag>>,
     },
     /// A proxy has applied everything up to a stamp.

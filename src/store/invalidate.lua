@@ -6,15 +6,39 @@
 -- ARGV[8]  intents to keep at most; beyond them a repetition is one of everything
 -- ARGV[9]  number of repetitions
 -- ARGV[10…] of each repetition: intent, microseconds until it is due, its tags in lines
+-- then     number of tags to soften, and of each: tag, microseconds of its grace
 -- then     tags
 -- Returns epoch, the sequence taken, cause ('' if no epoch had to be started), the last sequence issued before it, age
 -- of the epoch in microseconds, all members, the longest lease of the fleet in ms.
 local meta, cause = valid_epoch()
 local seq = next_sequence(meta.seq)
-local repetitions = tonumber(ARGV[9])
+local time = now()
+local first_soft = 11 + 3 * tonumber(ARGV[9])
+local first_hard = first_soft + 2 * tonumber(ARGV[first_soft - 1])
 redis.call('HSET', META, 'seq', text(seq))
-for i = 10 + 3 * repetitions, #ARGV do
+
+local had_soft = redis.call('HEXISTS', META, 'softened') == 1
+for i = first_hard, #ARGV do
   redis.call('ZADD', MARKS, text(seq), ARGV[i])
+  -- What its soft mark has outdated is outdated by this one.
+  if had_soft and redis.call('ZREM', MARKS, SOFT .. ARGV[i]) == 1 then
+    redis.call('HDEL', GRACES, ARGV[i])
+  end
+end
+
+-- A grace that is not over keeps its end: otherwise writes in a row would put it off for ever. What was softened when
+-- one is over has become outdated, and must not be softened anew.
+for i = first_soft, first_hard - 1, 2 do
+  local tag = ARGV[i]
+  local before = redis.call('ZSCORE', MARKS, SOFT .. tag)
+  if not before or end_of_grace(tag) <= time then
+    if before then
+      redis.call('ZADD', MARKS, 'GT', before, tag)
+    end
+    redis.call('HSET', GRACES, tag, text(time + tonumber(ARGV[i + 1])))
+  end
+  redis.call('ZADD', MARKS, text(seq), SOFT .. tag)
+  redis.call('HSET', META, 'softened', '1')
 end
 
 -- Over the limit the oldest marks go, and whatever they outdated is outdated by the floor instead. A call removes at
@@ -24,6 +48,12 @@ local excess = redis.call('ZCARD', MARKS) - 1 - tonumber(ARGV[4])
 if excess > 0 then
   local removed = redis.call('ZPOPMIN', MARKS, math.min(excess, #ARGV + 1000))
   local highest = tonumber(removed[#removed])
+  for i = 1, #removed, 2 do
+    local tag = softened(removed[i])
+    if tag then
+      redis.call('HDEL', GRACES, tag)
+    end
+  end
   if highest > meta.floor then
     redis.call('HSET', META, 'floor', text(highest))
   end
@@ -35,15 +65,15 @@ end
 
 -- One that was put off since it was found due is still to come.
 local deadline = ARGV[6] ~= '' and tonumber(redis.call('ZSCORE', INTENTS, ARGV[6]) or '')
-if deadline and not (is_repetition(ARGV[6]) and deadline > now()) then
+if deadline and not (is_repetition(ARGV[6]) and deadline > time) then
   redis.call('ZREM', INTENTS, ARGV[6])
   redis.call('HDEL', INTENT_TAGS, ARGV[6])
 end
 
 -- The same repetition may be waiting for an earlier write: it is put off. What was stored between the two writes is
 -- outdated by this one.
-for i = 10, 7 + 3 * repetitions, 3 do
-  local intent, due, tags = ARGV[i], now() + tonumber(ARGV[i + 1]), ARGV[i + 2]
+for i = 10, first_soft - 2, 3 do
+  local intent, due, tags = ARGV[i], time + tonumber(ARGV[i + 1]), ARGV[i + 2]
   if redis.call('ZCARD', INTENTS) > tonumber(ARGV[8]) and not redis.call('ZSCORE', INTENTS, intent) then
     due = math.ceil(due / 1000000) * 1000000
     intent, tags = 'again-everything-' .. text(due), '*'

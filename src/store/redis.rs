@@ -3,8 +3,9 @@
 //!
 //! | key | holds |
 //! |---|---|
-//! | `{ns}:meta` | hash: `epoch` (64 bits, decimal), `seq` (last sequence issued), `floor`, `run_id`, `born` (µs), `cause`, `lease` (the fleet's longest, ms), `lease_at` |
-//! | `{ns}:marks` | sorted set: tag → sequence of its last invalidation; the sentinel at +inf |
+//! | `{ns}:meta` | hash: `epoch` (64 bits, decimal), `seq` (last sequence issued), `floor`, `run_id`, `born` (µs), `cause`, `lease` (the fleet's longest, ms), `lease_at`, `softened` |
+//! | `{ns}:marks` | sorted set: tag → sequence of its last invalidation; `(soft)` tag → that of its last soft one; the sentinel at +inf |
+//! | `{ns}:graces` | hash: tag with a soft mark → end of its grace (µs of the server's clock) |
 //! | `{ns}:members` | hash: proxy → `syncs:lease in ms:epoch:applied`; the sentinel |
 //! | `{ns}:intents` | sorted set: intent → deadline (µs of the server's clock); the sentinel at +inf |
 //! | `{ns}:intent_tags` | hash: intent → its tags, in lines |
@@ -38,6 +39,11 @@
 //! *before* the marks: it must not cover an invalidation that the marks seen do not. Otherwise a flight with this stamp
 //! would look young enough to a reader after that write, while the stale entry that it validates was judged without
 //! it. Should an epoch have begun in between, the sequence is below the new epoch's floor, and current for nothing.
+//!
+//! Where nobody ever softened a tag (`softened` is not in meta), soft marks are not asked for. Otherwise `HMGET` graces
+//! and `TIME` go before `ZMSCORE`, which brings hard and soft marks at one moment. In between a grace may have ended and
+//! another one begun: then the soft mark is judged by the end that is over. A grace that was lost counts as over, so that
+//! it needs no sentinel.
 //!
 //! # In a cluster
 //!
@@ -100,6 +106,9 @@ mod sweep;
 
 pub use self::dialer::SetupFault;
 pub use self::link::ConnectFault;
+
+/// What the members of `{ns}:marks` that are soft marks begin with, before the tag. The scripts know it too.
+const SOFT: &str = "(soft)";
 
 /// The member of `{ns}:marks`, `{ns}:members` and `{ns}:intents` that proves that they were not evicted. Families cannot
 /// begin with `(`, so no tag equals it.
@@ -395,6 +404,7 @@ struct Namespace {
     members: String,
     intents: String,
     intent_tags: String,
+    graces: String,
     waited: String,
     sweeper: String,
     census: String,
@@ -411,12 +421,27 @@ struct Namespace {
     release: Script,
     hold_sweep: Script,
     keep_census: Script,
+    /// Whether there may be soft marks, so that they have to be asked for.
+    softened: AtomicBool,
     /// Whether this process has had an epoch of the namespace before; for the log alone.
     met: AtomicBool,
 }
 
-/// `epoch`, `seq`, `floor`, `run_id` of meta.
-type Meta = (Option<String>, Option<String>, Option<String>, Option<String>);
+/// `epoch`, `seq`, `floor`, `run_id`, `softened` of meta.
+type Meta = (Option<String>, Option<String>, Option<String>, Option<String>, Option<String>);
+
+/// What the commands that bring a view have brought.
+#[derive(Debug, Clone)]
+struct Read {
+    /// The last sequence issued before the marks were read.
+    before: Option<Sequence>,
+    /// The sentinel's, the root tag's, those of the tags; then, if they were asked for, the soft ones of the root tag and of
+    /// the tags.
+    marks: Vec<Option<f64>>,
+    /// Of each soft mark that was asked for, what is left of its grace.
+    left: Vec<Duration>,
+    meta: Meta,
+}
 
 impl Namespace {
     fn new(name: &str, marks_max: u64) -> Namespace {
@@ -428,6 +453,7 @@ impl Namespace {
             members: format!("{{{name}}}:members"),
             intents: format!("{{{name}}}:intents"),
             intent_tags: format!("{{{name}}}:intent_tags"),
+            graces: format!("{{{name}}}:graces"),
             waited: format!("{{{name}}}:waited"),
             sweeper: format!("{{{name}}}:sweeper"),
             census: format!("{{{name}}}:census"),
@@ -444,6 +470,7 @@ impl Namespace {
             release: Script::new(include_str!("release.lua")),
             hold_sweep: Script::new(include_str!("hold_sweep.lua")),
             keep_census: Script::new(include_str!("keep_census.lua")),
+            softened: AtomicBool::new(false),
             met: AtomicBool::new(false),
         }
     }
@@ -466,41 +493,81 @@ impl Namespace {
         key: &str,
         tags: &[Tag],
     ) -> RedisResult<Found> {
-        let mut pipe = redis::pipe();
-        pipe.cmd("GET").arg(self.entry(key));
-        self.add_marks(&mut pipe, tags.iter());
-        let (entry, before, marks, _, meta): (Option<Bytes>, Option<u64>, Vec<Option<f64>>, i64, Meta) =
-            pipe.query_async(&mut beside).await?;
-        Ok(Found { entry, view: self.view_or_begin(connections, before, &marks, &meta).await? })
+        let name = self.entry(key);
+        let get = || {
+            let mut pipe = redis::pipe();
+            pipe.cmd("GET").arg(&name);
+            pipe
+        };
+        let (entry, read) = self.read(&mut beside, get, tags).await?;
+        Ok(Found { entry, view: self.view_or_begin(connections, &read).await? })
     }
 
     async fn view(&self, connections: &Connections, tags: &[Tag]) -> RedisResult<View> {
-        let mut pipe = redis::pipe();
-        self.add_marks(&mut pipe, tags.iter());
-        let (before, marks, _, meta): (Option<u64>, Vec<Option<f64>>, i64, Meta) =
-            pipe.query_async(&mut connections.marks()).await?;
-        self.view_or_begin(connections, before, &marks, &meta).await
+        // Something stands in the place of an entry, so that both are read alike.
+        let nothing = || {
+            let mut pipe = redis::pipe();
+            pipe.cmd("HGET").arg(&self.meta).arg("(nothing)");
+            pipe
+        };
+        let (_, read) = self.read(&mut connections.marks(), nothing, tags).await?;
+        self.view_or_begin(connections, &read).await
     }
 
-    /// The commands that bring a view. Their order is argued at the head of this file.
-    fn add_marks<'t>(&self, pipe: &mut Pipeline, tags: impl Iterator<Item = &'t Tag>) {
-        pipe.cmd("HGET").arg(&self.meta).arg("seq");
-        pipe.cmd("ZMSCORE").arg(&self.marks).arg(SENTINEL).arg("*");
+    /// What the first command brings, then the marks; once more if there turn out to be soft ones.
+    async fn read(
+        &self,
+        connection: &mut MultiplexedConnection,
+        first: impl Fn() -> Pipeline,
+        tags: &[Tag],
+    ) -> RedisResult<(Option<Bytes>, Read)> {
+        if !self.softened.load(Relaxed) {
+            let mut pipe = first();
+            self.add_marks(&mut pipe, tags.iter(), false);
+            let (entry, before, marks, _, meta): (Option<Bytes>, Option<Sequence>, Vec<Option<f64>>, i64, Meta) =
+                pipe.query_async(connection).await?;
+            if meta.4.is_none() {
+                return Ok((entry, Read { before, marks, left: Vec::new(), meta }));
+            }
+            self.softened.store(true, Relaxed);
+        }
+        let mut pipe = first();
+        pipe.cmd("HMGET").arg(&self.graces).arg("*");
         for tag in tags {
             pipe.arg(tag.as_str());
         }
-        pipe.cmd("HSETNX").arg(&self.meta).arg("born").arg(0);
-        pipe.cmd("HMGET").arg(&self.meta).arg(&["epoch", "seq", "floor", "run_id"]);
+        pipe.cmd("TIME");
+        self.add_marks(&mut pipe, tags.iter(), true);
+        type Answer = (Option<Bytes>, Vec<Option<u64>>, (u64, u64), Option<Sequence>, Vec<Option<f64>>, i64, Meta);
+        let (entry, ends, (seconds, micros), before, marks, _, meta): Answer =
+            pipe.query_async(connection).await?;
+        // A new epoch has none.
+        self.softened.store(meta.4.is_some(), Relaxed);
+        let left = |end: &Option<u64>| end.unwrap_or(0).saturating_sub(seconds * 1_000_000 + micros);
+        let left = ends.iter().map(|end| Duration::from_micros(left(end))).collect();
+        Ok((entry, Read { before, marks, left, meta }))
     }
 
-    async fn view_or_begin(
-        &self,
-        connections: &Connections,
-        before: Option<Sequence>,
-        marks: &[Option<f64>],
-        meta: &Meta,
-    ) -> RedisResult<View> {
-        match view_of(before, marks, meta, connections.run_id()) {
+    /// The commands that bring a view: the marks of `tags` and of the root tag, and `softly` the soft ones of them too. Their
+    /// order is argued at the head of this file.
+    fn add_marks<'t>(&self, pipe: &mut Pipeline, tags: impl Iterator<Item = &'t Tag> + Clone, softly: bool) {
+        pipe.cmd("HGET").arg(&self.meta).arg("seq");
+        pipe.cmd("ZMSCORE").arg(&self.marks).arg(SENTINEL).arg("*");
+        for tag in tags.clone() {
+            pipe.arg(tag.as_str());
+        }
+        if softly {
+            pipe.arg(format!("{SOFT}*"));
+            for tag in tags {
+                pipe.arg(format!("{SOFT}{tag}"));
+            }
+        }
+        pipe.cmd("HSETNX").arg(&self.meta).arg("born").arg(0);
+        pipe.cmd("HMGET").arg(&self.meta).arg(&["epoch", "seq", "floor", "run_id", "softened"]);
+    }
+
+    async fn view_or_begin(&self, connections: &Connections, read: &Read) -> RedisResult<View> {
+        match view_of(read, connections.run_id()) {
             Some(view) => Ok(view),
             None => self.begin(connections).await,
         }
@@ -512,7 +579,7 @@ impl Namespace {
         let call = self.call(&self.begin, connections);
         let (epoch, sequence, cause): (u64, u64, String) = call.invoke_async(&mut connections.marks()).await?;
         self.log_new_epoch(epoch, &cause);
-        Ok(View { stamp: Stamp { epoch: Epoch(epoch), sequence }, newest: sequence })
+        Ok(View::hard(Stamp { epoch: Epoch(epoch), sequence }, sequence))
     }
 
     /// One line per epoch in the whole fleet: only the proxy that started it has a cause to tell. `cause` is the
@@ -548,19 +615,21 @@ impl Namespace {
     }
 }
 
-/// The view that marks (the sentinel's first) and meta amount to. None when they do not prove themselves whole, or
-/// stem from another run of the server.
-fn view_of(before: Option<Sequence>, marks: &[Option<f64>], meta: &Meta, run_id: &str) -> Option<View> {
+/// The view that what was read amounts to. None when the marks and meta do not prove themselves whole, or stem from
+/// another run of the server.
+fn view_of(Read { before, marks, left, meta }: &Read, run_id: &str) -> Option<View> {
     let (sentinel, marks) = marks.split_first()?;
-    let (epoch, sequence, floor, issuer) = meta;
+    let (epoch, sequence, floor, issuer, _) = meta;
     if sentinel.is_none() || issuer.as_deref()? != run_id {
         return None;
     }
     let number = |field: &Option<String>| field.as_deref()?.parse::<u64>().ok();
-    let stamp = Stamp { epoch: Epoch(number(epoch)?), sequence: before?.min(number(sequence)?) };
+    let stamp = Stamp { epoch: Epoch(number(epoch)?), sequence: (*before)?.min(number(sequence)?) };
+    let (hard, soft) = marks.split_at(marks.len().checked_sub(left.len())?);
     // Scores are whole numbers below 2^53, exact as floats.
-    let newest = marks.iter().flatten().map(|score| *score as Sequence).fold(number(floor)?, Sequence::max);
-    Some(View { stamp, newest })
+    let newest = hard.iter().flatten().map(|score| *score as Sequence).fold(number(floor)?, Sequence::max);
+    let soft = soft.iter().zip(left).filter_map(|(score, left)| Some(((*score)? as Sequence, *left)));
+    Some(soft.fold(View::hard(stamp, newest), |view, (mark, left)| view.softened(mark, left)))
 }
 
 /// Random, so that no two runs of sequences are taken for one another; 0 is left to mean none.
@@ -590,47 +659,65 @@ mod tests {
 
     fn meta(fields: [&str; 4]) -> Meta {
         let [epoch, seq, floor, run_id] = fields.map(|field| (!field.is_empty()).then(|| field.to_owned()));
-        (epoch, seq, floor, run_id)
+        (epoch, seq, floor, run_id, None)
+    }
+
+    fn read(marks: &[Option<f64>], fields: [&str; 4]) -> Read {
+        Read { before: Some(Sequence::MAX), marks: marks.to_vec(), left: Vec::new(), meta: meta(fields) }
     }
 
     /// What the view says when the sentinel and these marks were read.
     fn newest(marks: &[Option<f64>]) -> Sequence {
         let marks = [&[Some(f64::INFINITY)], marks].concat();
-        view_of(Some(Sequence::MAX), &marks, &meta(WHOLE), "a1").unwrap().newest
+        view_of(&read(&marks, WHOLE), "a1").unwrap().newest
     }
 
     #[test]
     fn a_view_is_the_highest_of_floor_and_marks() {
-        let earlier = view_of(Some(20), &[Some(f64::INFINITY)], &meta(WHOLE), "a1").unwrap();
-        assert_eq!(earlier.stamp.sequence, 20, "read before the marks");
-        let view = view_of(Some(Sequence::MAX), &[Some(f64::INFINITY), None], &meta(WHOLE), "a1").unwrap();
+        let earlier = Read { before: Some(20), ..read(&[Some(f64::INFINITY)], WHOLE) };
+        assert_eq!(view_of(&earlier, "a1").unwrap().stamp.sequence, 20, "read before the marks");
+        let view = view_of(&read(&[Some(f64::INFINITY), None], WHOLE), "a1").unwrap();
         assert_eq!(view.stamp, Stamp { epoch: Epoch(u64::MAX), sequence: 1_763_690_000_123_456 });
         assert_eq!(view.newest, 1_763_690_000_000_000, "the floor");
         assert_eq!(newest(&[None, Some(1_763_690_000_123_455.0), Some(3.0)]), 1_763_690_000_123_455);
     }
 
     #[test]
+    fn soft_marks_stand_beside_the_hard_ones_until_their_graces_are_over() {
+        const SECOND: Duration = Duration::from_secs(1);
+        const NONE: Duration = Duration::ZERO;
+        let at = |sequence: Sequence| Some((1_763_690_000_000_000 + sequence) as f64);
+        type Row = ([Option<f64>; 2], [Duration; 2], Sequence, Option<(Sequence, Duration)>);
+        let rows: [Row; 5] = [
+            ([None, None], [NONE, NONE], 5, None),
+            ([None, at(7)], [NONE, SECOND], 5, Some((7, SECOND))),
+            ([at(9), at(7)], [SECOND * 2, SECOND], 5, Some((9, SECOND))),
+            ([at(9), at(7)], [SECOND * 2, NONE], 7, Some((9, SECOND * 2))),
+            ([at(9), at(7)], [NONE, NONE], 9, None),
+        ];
+        for (soft, left, newest, pending) in rows {
+            let marks = [&[Some(f64::INFINITY), None, at(5)], &soft[..]].concat();
+            let view = view_of(&Read { left: left.to_vec(), ..read(&marks, WHOLE) }, "a1").unwrap();
+            assert_eq!(view.newest, 1_763_690_000_000_000 + newest, "{soft:?} {left:?}");
+            let found = view.soft.map(|soft| (soft.newest - 1_763_690_000_000_000, soft.left));
+            assert_eq!(found, pending, "{soft:?} {left:?}");
+        }
+    }
+
+    #[test]
     fn what_does_not_prove_itself_whole_is_no_view() {
         let sentinel = [Some(f64::INFINITY), Some(5.0)];
-        assert!(view_of(Some(Sequence::MAX), &sentinel, &meta(WHOLE), "a1").is_some());
-        assert!(
-            view_of(Some(Sequence::MAX), &sentinel, &meta(WHOLE), "b2").is_none(),
-            "another run of the server"
-        );
-        assert!(view_of(Some(Sequence::MAX), &[None, Some(5.0)], &meta(WHOLE), "a1").is_none(), "no sentinel");
-        assert!(view_of(Some(Sequence::MAX), &[], &meta(WHOLE), "a1").is_none(), "no marks at all");
+        assert!(view_of(&read(&sentinel, WHOLE), "a1").is_some());
+        assert!(view_of(&read(&sentinel, WHOLE), "b2").is_none(), "another run of the server");
+        assert!(view_of(&read(&[None, Some(5.0)], WHOLE), "a1").is_none(), "no sentinel");
+        assert!(view_of(&read(&[], WHOLE), "a1").is_none(), "no marks at all");
         for field in 0..4 {
             let mut fields = WHOLE;
-            fields[field] = "";
-            assert!(
-                view_of(Some(Sequence::MAX), &sentinel, &meta(fields), "a1").is_none(),
-                "field {field} is missing"
-            );
-            fields[field] = "x";
-            assert!(
-                view_of(Some(Sequence::MAX), &sentinel, &meta(fields), "a1").is_none(),
-                "field {field} is no number, or another run"
-            );
+            for broken in ["", "x"] {
+                fields[field] = broken;
+                let found = view_of(&read(&sentinel, fields), "a1");
+                assert!(found.is_none(), "field {field} is missing, no number, or another run");
+            }
         }
     }
 
@@ -663,8 +750,8 @@ mod tests {
     fn coordination_keys_share_one_slot() {
         let namespace = Namespace::new("shop", 1);
         assert_eq!((namespace.meta.as_str(), namespace.marks.as_str()), ("{shop}:meta", "{shop}:marks"));
-        let Namespace { members, intents, intent_tags, waited, channel, sweeper, census, .. } = &namespace;
-        for name in [members, intents, intent_tags, waited, channel, sweeper, census] {
+        let Namespace { members, intents, intent_tags, graces, waited, channel, sweeper, census, .. } = &namespace;
+        for name in [members, intents, intent_tags, graces, waited, channel, sweeper, census] {
             assert!(name.starts_with("{shop}:"), "{name}");
         }
     }

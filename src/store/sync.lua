@@ -6,7 +6,8 @@
 -- ARGV[8]  marks to tell at most
 -- ARGV[9]  due intents to tell at most
 -- Returns epoch, last sequence issued, cause ('' if no epoch had to be started), whether marks are told, marks and
--- their sequences, due intents and their tags, the state of the epoch.
+-- their sequences, due intents and their tags, the state of the epoch, soft marks with their sequences and the
+-- microseconds left of their graces.
 local meta, cause = valid_epoch()
 local id, epoch_applied, applied, most = ARGV[4], ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
 
@@ -36,10 +37,22 @@ if whole then
   whole = #marks <= 2 * most
 end
 
+-- One whose grace is over is told as a hard one.
+local hard, soft = {}, {}
+for i = 1, whole and #marks or 0, 2 do
+  local tag = softened(marks[i])
+  local left = tag and end_of_grace(tag) - now() or 0
+  if left > 0 then
+    soft[#soft + 1], soft[#soft + 2], soft[#soft + 3] = tag, marks[i + 1], text(left)
+  else
+    hard[#hard + 1], hard[#hard + 2] = tag or marks[i], marks[i + 1]
+  end
+end
+
 local due = {}
 for _, intent in ipairs(redis.call('ZRANGEBYSCORE', INTENTS, '-inf', text(now()), 'LIMIT', 0, ARGV[9])) do
   due[#due + 1] = intent
   -- Lost tags: it may have been anything.
   due[#due + 1] = redis.call('HGET', INTENT_TAGS, intent) or '*'
 end
-return { meta.epoch, text(meta.seq), cause, whole and 1 or 0, whole and marks or {}, due, state() }
+return { meta.epoch, text(meta.seq), cause, whole and 1 or 0, hard, due, state(), soft }

@@ -203,13 +203,13 @@ ttl = "0s"
 [invalidate]
 '/a' = ["user"]
 '/b/(?<id>\d+)' = ["users:{name}"]
-'/c' = { families = ["users"], mode = "soft" }
+'/c' = { families = ["users"], grace = "5s" }
 "#;
     let exit = larder(Some(rules), &["check", "rules.toml"]);
     assert_eq!(exit.code, Some(1), "{exit:?}");
     let said = exit.stdout + &exit.stderr;
     let faults = ["rules.toml:3:15", "rules.toml:4:1", "rules.toml:7:", "rules.toml:9:", "rules.toml:12:"];
-    let remedies = ["rules.toml:13:", "rules.toml:14:", "\"ttl\"", "users", "{name}", "not supported yet"];
+    let remedies = ["rules.toml:13:", "rules.toml:14:", "\"ttl\"", "users", "{name}", "mode = \"soft\""];
     for word in faults.iter().chain(&remedies) {
         assert!(said.contains(word), "no {word:?} in:\n{said}");
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use larder::config::{Coherence, OnOutage, StoreConfig};
-use larder::stamp::{Epoch, Stamp, Tag, View};
+use larder::stamp::{Epoch, Softened, Stamp, Tag, View};
 use larder::store::fleet::{Again, Cause, Claim, Claimed, Holder, Intent, Membership};
 use larder::store::redis::{ConnectFault, RedisStore};
 use larder::store::{Found, Link, Store, StoreError};
@@ -20,6 +20,7 @@ use crate::support::redis::free_port;
 mod fleet;
 mod log;
 pub mod replicas;
+mod soft;
 mod sweep;
 pub mod users;
 
@@ -30,7 +31,7 @@ const MARKS: &str = "{test}:marks";
 const KEY: &str = "v1:user_details:42:0cc175b9c0f1b6a831c399e269772661";
 
 /// No proxy, for no write.
-const NOBODY: Cause<'static> = Cause { by: "", intent: None, again: &[] };
+const NOBODY: Cause<'static> = Cause { by: "", intent: None, softened: &[], again: &[] };
 
 /// Far more than any answer takes, so that a busy machine does not look like a hung server.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -94,7 +94,7 @@ impl State {
 
     fn view(&self, tags: &[Tag]) -> View {
         let marks = self.marks.iter().filter(|(tag, _)| tags.contains(tag));
-        View { stamp: self.stamp(), newest: marks.map(|(_, sequence)| *sequence).max().unwrap_or(0) }
+        View::hard(self.stamp(), marks.map(|(_, sequence)| *sequence).max().unwrap_or(0))
     }
 }
 
@@ -152,7 +152,8 @@ impl Store for Fake {
             let is_same = me.applied.is_some_and(|applied| applied.epoch == Epoch(state.epoch));
             let epoch = EpochState { age: state.age, longest_lease: state.longest, ..EpochState::default() };
             let marks = is_same.then(|| state.marks.clone());
-            let synced = Synced { stamp: state.stamp(), marks, due: state.due.clone(), state: epoch };
+            let synced =
+                Synced { stamp: state.stamp(), marks, softened: Vec::new(), due: state.due.clone(), state: epoch };
             drop(state);
             self.reached(None).map(|()| synced)
         })

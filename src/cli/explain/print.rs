@@ -146,6 +146,9 @@ impl Kept {
         self.claim.print(out)?;
         writeln!(out)?;
         line(out, "found", &self.found)?;
+        if let Some(left) = self.grace_left {
+            line(out, "grace", &format!("{left:.1} s left"))?;
+        }
         line(out, "in memory", &self.in_memory)?;
         line(out, "in store", &self.in_store)?;
         list_if_any(out, "varies on", &self.varies_on)?;

@@ -153,7 +153,7 @@ impl Account<'_> {
             withheld: verdict.withheld.iter().map(HeaderName::to_string).collect(),
             kept_for: Some(freshness.keep_for(freshness.response_time, has_validator).as_secs()),
             // What it says holds for the request that follows.
-            then: Some(self.use_of(&stored, freshness.response_time + after)),
+            then: Some(self.use_of(&stored, freshness.response_time + after, false)),
             ..judgement
         }
     }

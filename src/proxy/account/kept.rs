@@ -18,9 +18,11 @@ use crate::stamp::Tag;
 pub struct Kept {
     #[serde(flatten)]
     pub claim: Claim,
-    /// `current`, `outdated`, `other-variant`, `nothing`, or `unknown` while the store is away.
+    /// `current`, `softly-outdated`, `outdated`, `other-variant`, `nothing`, or `unknown` while the store is away.
     pub found: String,
-    /// What this process has in memory: `current`, `outdated`, `nothing`.
+    /// Seconds for which what is outdated softly may still be served.
+    pub grace_left: Option<f64>,
+    /// What this process has in memory: `current`, `softly-outdated`, `outdated`, `nothing`.
     pub in_memory: String,
     /// The same of Redis; `none` without one, `away`, `unreadable`.
     pub in_store: String,
@@ -115,12 +117,15 @@ impl Account<'_> {
         let standing = judged.map(|judged| &judged.standing);
         let response = judged.and_then(|judged| judged.entry.response().map(|response| (judged, response)));
         let would = match response {
-            Some((judged, response)) if judged.standing == Standing::Current => self.use_of(response, now),
+            Some((judged, response)) if judged.is_usable() => {
+                self.use_of(response, now, judged.standing != Standing::Current)
+            }
             _ => self.use_of_nothing(why_nothing(found)),
         };
         Kept {
             claim,
             found: found.to_owned(),
+            grace_left: standing.and_then(Standing::grace_left).map(|left| left.as_secs_f64()),
             in_memory: tiers.memory.as_ref().map_or("nothing", Judged::label).to_owned(),
             in_store: tiers.store.as_ref().map_or_else(|state| *state, Judged::label).to_owned(),
             varies_on: variants.iter().flat_map(|it| &it.on).map(ToString::to_string).collect(),
@@ -151,7 +156,9 @@ impl Account<'_> {
                           outdated";
                 vec![mark(&Tag::root(), by.to_owned())]
             }
-            Standing::Outdated(tags) => tags.iter().map(|tag| mark(tag, self.means(tag))).collect(),
+            Standing::Outdated(tags) | Standing::Softened(tags, _) => {
+                tags.iter().map(|tag| mark(tag, self.means(tag))).collect()
+            }
         }
     }
 
@@ -181,9 +188,14 @@ impl Account<'_> {
 }
 
 impl Judged {
+    fn is_usable(&self) -> bool {
+        matches!(self.standing, Standing::Current | Standing::Softened(..))
+    }
+
     fn label(&self) -> &'static str {
         match self.standing {
             Standing::Current => "current",
+            Standing::Softened(..) => "softly-outdated",
             Standing::Unknown => "unknown",
             Standing::Outdated(_) | Standing::Everything | Standing::OtherEpoch => "outdated",
         }
@@ -194,17 +206,18 @@ impl Tiers {
     /// The sign that responses vary, as a lookup finds it: memory's as a hint, even when it is outdated; the store's if
     /// it is current, and memory has no current response.
     fn sign(&self) -> Option<Arc<Entry>> {
-        let is_current = |judged: &&Judged| judged.standing == Standing::Current;
+        let is_usable = |judged: &&Judged| judged.is_usable();
         let of_memory =
-            self.memory.as_ref().filter(|judged| is_current(judged) || judged.entry.variants().is_some());
-        let sign = of_memory.or(self.store.as_ref().ok().filter(is_current))?;
+            self.memory.as_ref().filter(|judged| is_usable(judged) || judged.entry.variants().is_some());
+        let sign = of_memory.or(self.store.as_ref().ok().filter(is_usable))?;
         Some(&sign.entry).filter(|entry| entry.variants().is_some()).map(Arc::clone)
     }
 
-    /// What a lookup goes by: what is current, memory before the store; else what is outdated.
+    /// What a lookup goes by: what is current, memory before the store; else what is outdated softly; else what is outdated.
     fn best(&self) -> Option<&Judged> {
         let all = || self.memory.iter().chain(self.store.as_ref().ok());
-        all().find(|judged| judged.standing == Standing::Current).or_else(|| all().next())
+        let current = all().find(|judged| judged.standing == Standing::Current);
+        current.or_else(|| all().find(|judged| judged.is_usable())).or_else(|| all().next())
     }
 
     fn found(&self, varies: bool) -> &'static str {

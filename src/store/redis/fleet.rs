@@ -8,7 +8,7 @@ use redis::{RedisResult, ScriptInvocation};
 
 use super::link::Connections;
 use super::{Namespace, new_epoch, not_an_answer, replicas};
-use crate::stamp::{Epoch, Sequence, Stamp, Tag, Taken, View};
+use crate::stamp::{Epoch, Sequence, Softened, Stamp, Tag, Taken, View};
 use crate::store::StoreError;
 use crate::store::fleet::{
     Cause, Claim, Claimed, EpochState, Holder, Intent, Invalidated, Member, Membership, Roster, Synced, TOLD_MAX,
@@ -36,15 +36,20 @@ impl Namespace {
         let applied = me.applied.unwrap_or(Stamp { epoch: Epoch(0), sequence: 0 });
         call.arg(&*me.id).arg(millis(me.lease)).arg(applied.epoch.0).arg(applied.sequence);
         call.arg(MARKS_TOLD).arg(DUE_TOLD);
-        type Answer = (u64, u64, String, bool, Vec<(String, f64)>, Vec<(String, String)>, State);
-        let (epoch, sequence, cause, whole, marks, due, state): Answer =
+        type Soft = (String, f64, u64);
+        type Answer = (u64, u64, String, bool, Vec<(String, f64)>, Vec<(String, String)>, State, Vec<Soft>);
+        let (epoch, sequence, cause, whole, marks, due, state, soft): Answer =
             call.invoke_async(&mut connections.marks()).await?;
         self.log_new_epoch(epoch, &cause);
         // Scores are whole numbers below 2^53, exact as floats.
         let marks = marks.into_iter().map(|(tag, score)| (Tag::family(&tag), score as Sequence));
+        let soft = soft.into_iter().map(|(tag, score, left)| {
+            (Softened { tag: Tag::family(&tag), grace: Duration::from_micros(left) }, score as Sequence)
+        });
         let synced = Synced {
             stamp: Stamp { epoch: Epoch(epoch), sequence },
             marks: whole.then(|| marks.collect()),
+            softened: soft.collect(),
             due: due.into_iter().map(|(id, tags)| Intent { id: id.into(), tags: tags_in(&tags) }).collect(),
             state: state_of(state),
         };
@@ -88,12 +93,18 @@ impl Namespace {
         tags: &[Tag],
         cause: &Cause<'_>,
     ) -> Done<Invalidated> {
-        let told = lines(tags).filter(|_| tags.len() <= TOLD_MAX).unwrap_or_default();
+        // Lines have no room for graces: what is softened is told by a sync alone.
+        let is_told = tags.len() <= TOLD_MAX && cause.softened.is_empty();
+        let told = lines(tags).filter(|_| is_told).unwrap_or_default();
         let mut call = self.call(&self.invalidate, connections);
         call.arg(self.marks_max).arg(cause.by).arg(cause.intent.unwrap_or_default()).arg(told);
         call.arg(INTENTS_MOST).arg(cause.again.len());
         for again in cause.again {
             call.arg(&*again.id()).arg(micros(again.after)).arg(intended(&again.tags));
+        }
+        call.arg(cause.softened.len());
+        for Softened { tag, grace } in cause.softened {
+            call.arg(tag.as_str()).arg(micros(*grace));
         }
         for tag in tags {
             call.arg(tag.as_str());
@@ -119,7 +130,7 @@ impl Namespace {
         let (epoch, sequence, cause, newest): (u64, u64, String, u64) =
             call.invoke_async(&mut connections.marks()).await?;
         self.log_new_epoch(epoch, &cause);
-        reached(connections, View { stamp: Stamp { epoch: Epoch(epoch), sequence }, newest }, None).await
+        reached(connections, View::hard(Stamp { epoch: Epoch(epoch), sequence }, newest), None).await
     }
 
     pub(super) async fn forget(&self, connections: &Connections, intent: &str) -> RedisResult<()> {
@@ -166,6 +177,7 @@ impl Namespace {
     pub(super) fn call<'s>(&self, script: &'s redis::Script, connections: &Connections) -> ScriptInvocation<'s> {
         let mut call = script.key(&self.meta);
         call.key(&self.marks).key(&self.members).key(&self.intents).key(&self.intent_tags);
+        call.key(&self.graces);
         call.arg(connections.run_id()).arg(new_epoch()).arg(&self.channel);
         call
     }

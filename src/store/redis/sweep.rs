@@ -9,7 +9,7 @@ use redis::{Pipeline, RedisResult};
 
 use super::fleet::millis;
 use super::link::Connections;
-use super::{Meta, Namespace, not_an_answer, view_of};
+use super::{Meta, Namespace, Read, not_an_answer, view_of};
 use crate::entry::Preface;
 use crate::stamp::{Tag, View};
 use crate::store::sweep::{Census, Dated, Judged, Place, Specimen, Survey};
@@ -69,7 +69,8 @@ impl Namespace {
 
     pub(super) async fn views(&self, connections: &Connections, sets: &[&[Tag]]) -> RedisResult<Vec<View>> {
         let mut pipe = redis::pipe();
-        self.add_marks(&mut pipe, sets.iter().copied().flatten());
+        // What is softly outdated is still of use.
+        self.add_marks(&mut pipe, sets.iter().copied().flatten(), false);
         let (before, marks, _, meta): (Option<u64>, Vec<Option<f64>>, i64, Meta) =
             pipe.query_async(&mut connections.marks()).await?;
         // The sentinel and the root tag are everybody's.
@@ -82,7 +83,8 @@ impl Namespace {
                 return Err(not_an_answer("fewer marks than were asked for"));
             };
             rest = others;
-            match view_of(before, &[common, own].concat(), &meta, connections.run_id()) {
+            let read = Read { before, marks: [common, own].concat(), left: Vec::new(), meta: meta.clone() };
+            match view_of(&read, connections.run_id()) {
                 Some(view) => views.push(view),
                 None => return Ok(vec![self.begin(connections).await?; sets.len()]),
             }

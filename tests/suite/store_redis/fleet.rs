@@ -65,7 +65,7 @@ async fn a_new_member_learns_the_stamp_and_no_marks() {
     let store = store_on(&server).await;
     let taken = invalidate(&store, &tags(), "").await.taken;
     let synced = sync(&store, "p1", None).await;
-    assert_eq!((synced.stamp, synced.marks, synced.due), (taken.stamp, None, vec![]));
+    assert_eq!((synced.stamp, synced.marks, synced.softened, synced.due), (taken.stamp, None, vec![], vec![]));
     assert_eq!(marks_since(&store, synced.stamp.epoch, synced.stamp.sequence).await, Some(BTreeMap::new()));
 }
 

@@ -43,8 +43,10 @@ async fn the_documented_rights_are_enough_for_everything() {
         let intent = Intent { id: "w1".into(), tags: tags().to_vec() };
         store.record(&intent, Duration::ZERO).await.unwrap();
         let again = [Again { after: Duration::ZERO, tags: tags().to_vec() }];
-        let cause = Cause { by: "p2", intent: Some("w1"), again: &again };
+        let softened = [Softened { tag: Tag::family("soft"), grace: PATIENCE }];
+        let cause = Cause { by: "p2", intent: Some("w1"), softened: &softened, again: &again };
         let invalidated = store.invalidate(&tags(), &cause).await.unwrap();
+        assert!(store.view(&[Tag::family("soft")]).await.unwrap().soft.is_some());
         let [due] = &store.sync(&me).await.unwrap().due[..] else { panic!("one repetition is due") };
         store.invalidate(&tags(), &Cause { intent: Some(&due.id), ..NOBODY }).await.unwrap();
         store.roster().await.unwrap();
