@@ -181,3 +181,23 @@ fn another_lease_in_the_fleet_is_told_once() {
     assert_eq!((told(&site, TOLD), told(&other, TOLD)), (1, 1));
     assert_eq!(fleet(&site)["epoch"]["longest_lease"], "700ms");
 }
+
+#[test]
+fn marks_are_trimmed() {
+    let site = site("marks_max = 1024");
+    wait_for_lease(&site);
+    let age = |seen: &Value| seen["epoch"]["floor_age_seconds"].as_f64().unwrap();
+    let floor = fleet(&site)["epoch"]["floor"].as_u64().unwrap();
+    // As many instances were outdated before.
+    let before: Vec<String> =
+        (0..1024).flat_map(|tag| [(floor + 1).to_string(), format!("users:{tag}")]).collect();
+    let words = ["ZADD", "{larder}:marks"].into_iter().chain(before.iter().map(String::as_str));
+    site.redis.as_ref().unwrap().command(&words.collect::<Vec<_>>());
+    site.write("POST", "/users/create").has_status(200);
+    let seen = fleet(&site);
+    assert!(seen["epoch"]["floor"].as_u64().unwrap() > floor, "{seen}");
+    assert_eq!(seen["epoch"]["marks"], 1024);
+    assert!(age(&seen) <= seen["epoch"]["age_seconds"].as_f64().unwrap(), "{seen}");
+    eventually("the metrics say so", || metric(&site, "larder_marks") == Some(1024.0));
+    assert!(metric(&site, "larder_floor_age_seconds").is_some());
+}
