@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use http::HeaderMap;
+use tokio::runtime::Handle;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, timeout_at};
@@ -199,8 +200,11 @@ impl Held {
             return;
         }
         let (store, fetch, claim) = (Arc::clone(&self.store), Arc::clone(&self.fetch), self.claim.clone());
-        // Bounded by the store's time limit.
-        tokio::spawn(async move { store.release(&fetch, &claim, stored).await });
+        // Not where the process ends just now: the claim lapses.
+        if let Ok(runtime) = Handle::try_current() {
+            // Bounded by the store's time limit.
+            runtime.spawn(async move { store.release(&fetch, &claim, stored).await });
+        }
     }
 }
 

@@ -98,6 +98,22 @@ enum Stopped {
     LostLease,
 }
 
+impl Stopped {
+    /// A store that refuses will refuse again, until someone changes something: that is told once. Anything else mends itself.
+    fn tell(&self, told: &mut Option<String>) {
+        match self {
+            Stopped::Store(StoreError::Refused(reason)) if told.as_deref() != Some(reason) => {
+                tracing::warn!(
+                    reason,
+                    "the store is not swept; outdated entries stay there until their time is over"
+                );
+                *told = Some(reason.clone());
+            }
+            stopped => tracing::debug!(%stopped, "a walk over the store's entries was given up"),
+        }
+    }
+}
+
 impl Cache {
     /// The sweeper of the store, if there is a store and it is to look at any keys. `rate`: how many a second. `pause`: from
     /// one walk to the next.
@@ -127,6 +143,7 @@ impl Sweeper {
         let tick = self.pause.min(RENEWAL);
         // A fleet that starts has other things to do; and in one that is deployed anew, each begins.
         let mut not_before = Instant::now() + self.pause;
+        let mut told = None;
         loop {
             sleep(tick.mul_f64(rand::random_range(0.5..=1.0))).await;
             let is_ours = matches!(self.store.hold_sweep(&self.id, LEASE).await, Ok(true));
@@ -135,8 +152,9 @@ impl Sweeper {
                 continue;
             }
             self.status.set(Activity::Sweeping);
-            if let Err(stopped) = self.sweep(&names()).await {
-                tracing::debug!(%stopped, "a walk over the store's entries was given up");
+            match self.sweep(&names()).await {
+                Ok(()) => told = None,
+                Err(stopped) => stopped.tell(&mut told),
             }
             not_before = Instant::now() + self.pause;
         }

@@ -177,7 +177,7 @@ impl RedisStore {
     {
         let limit = self.link.timeout() * PATIENT_LIMITS;
         match timeout(limit, request(self.link.connections()?)).await {
-            Ok(answer) => answer.map_err(|error| StoreError::Refused(refusal::told(&error))),
+            Ok(answer) => answer.map_err(|error| StoreError::Refused(refusal::Refusal::of(&error).reason)),
             Err(_) => Err(StoreError::Timeout(limit)),
         }
     }

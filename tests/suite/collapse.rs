@@ -13,6 +13,7 @@ upstream_timeout = "60s"
 namespace = "hotel"
 timeout = "5s"
 collapse_timeout = "60s"
+sweep_rate = 0
 
 [[family]]
 name = "users"

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Larder, RedisServer, Reply, Site, Tier, eventually, eventually_some};
+use crate::support::{Larder, Plan, RedisServer, Reply, Site, Tier, Upstream, eventually, eventually_some};
 
 const RULES: &str = r#"
 [store]
@@ -185,4 +185,23 @@ fn a_walk_that_has_lost_its_lease_stops() {
     eventually("it has stopped", || sweeper() == "elsewhere");
     assert_eq!(redis(&site).command(&["EXISTS", "{hotel}:census"]), "0");
     assert_eq!(redis(&site).command(&["GET", LEASE]), "thief");
+}
+
+#[test]
+fn a_right_that_the_sweeper_lacks_is_told_once() {
+    let (upstream, redis) = (Upstream::start(), RedisServer::start());
+    redis.run::<()>(&["ACL", "SETUSER", "former", "on", ">x", "~*", "&*", "+@all", "-getrange"]);
+    redis.run::<()>(&["SET", "hotel:v1:user:1:00000000000000000000000000000000", "LRD0 of long ago"]);
+    let url = redis.url().replace("redis://", "redis://former:x@");
+    let larder = Plan::new(&upstream.url()).rules(RULES).redis(&url).start();
+    let told = || larder.log().matches("the store is not swept").count();
+    eventually("it is told", || told() > 0);
+    assert!(larder.log().contains("lacks a permission") && larder.log().contains("deploy/README.md"));
+    // And everything else works.
+    larder.get("/users/1").shows("stored");
+    larder.get("/users/1").shows("hit");
+    let scans = || redis.command_counts().iter().find(|(name, _)| name == "scan").map_or(0, |(_, count)| *count);
+    let before = scans();
+    eventually("it has tried again", || scans() > before + 1);
+    assert_eq!(told(), 1);
 }
