@@ -1,5 +1,5 @@
 //! L2 in Redis or Valkey. Owns the names and formats of what is kept there, the read of the marks and the scripts;
-//! `link` owns the connections.
+//! `link` owns the connections, and `cluster` and `sentinel` tell it where to.
 //!
 //! | key | holds |
 //! |---|---|

@@ -100,7 +100,7 @@ fn sentinels_may_be_away_as_long_as_the_primary_is_there() {
 fn sentinels_ask_for_credentials_of_their_own_and_for_a_name_they_know() {
     let house = house();
     for sentinel in &house.sentinels.sentinels {
-        sentinel.run::<()>(&["ACL", "SETUSER", "guest", "on", ">s3same", "~*", "&*", "+@all"]);
+        sentinel.run::<()>(&["ACL", "SETUSER", "guest", "on", ">s3same", "+sentinel|master"]);
         sentinel.run::<()>(&["ACL", "SETUSER", "default", "off"]);
     }
     let plan = Plan::new(&house.upstream.url()).rules(RULES);
