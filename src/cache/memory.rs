@@ -108,6 +108,12 @@ impl Memory {
         self.entries.peek(&key).is_some_and(|there| is_newer(&there.entry, entry, SystemTime::now()))
     }
 
+    /// What is kept in place of `entry`, if that is newer.
+    pub fn newer_than(&self, canonical: &Canonical, entry: &Entry) -> Option<Arc<Entry>> {
+        let there = self.get(canonical).filter(|there| is_newer(&there.entry, entry, SystemTime::now()))?;
+        Some(Arc::clone(&there.entry))
+    }
+
     /// Drops `outdated` unless something else has taken its place meanwhile.
     pub fn drop_outdated(&self, key: Key, outdated: &Arc<Resident>) {
         self.entries.remove_if(&key, |resident| Arc::ptr_eq(resident, outdated));

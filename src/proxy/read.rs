@@ -208,6 +208,10 @@ fn revalidate(
         Boarding::Lead(permit) => permit,
         Boarding::Alone | Boarding::Join(_) => return,
     };
+    // Another one may have ended since the lookup: it is in memory before its flight is over.
+    if let Some(newer) = running.cache.memory().newer_than(&lookup.canonical, entry) {
+        return permit.land(Landing::Validated(newer));
+    }
     let errand = Errand::new(question, primary.clone(), lookup, Some(Arc::clone(entry)));
     running.tasks.spawn(fill::fill(Arc::clone(running), errand, permit, None));
 }

@@ -109,7 +109,8 @@ fn what_is_somebodys_own_is_left_alone(tier: Tier) {
     with_cookie("/users/1").shows("hit");
     read(&site, "/users/2", 1);
     site.write("POST", "/points").has_status(200);
-    eventually("what is for all is refreshed", || site.get("/users/2").is("hit"));
+    eventually("what is for all is refreshed", || site.upstream.count("GET /users/2") == 2);
+    eventually("and stored", || site.get("/users/2").is("hit"));
     assert_eq!(refreshes(&site), 1);
     assert_eq!((site.upstream.count("GET /own"), site.upstream.count("GET /users/1")), (1, 1));
 }
