@@ -165,3 +165,14 @@ impl Client {
         acknowledged
     }
 }
+
+#[test]
+fn proxies_that_know_nothing_of_one_another_are_found_out() {
+    let upstream = Upstream::start();
+    let plan = super::Plan::new(&upstream.url()).rules(RULES);
+    let proxies = [plan.start(), plan.start()];
+    let load = Load::start(&upstream, &[&proxies[0], &proxies[1]]);
+    load.go_on(100, 50);
+    let tally = load.end();
+    assert!(!tally.stale.is_empty(), "{tally:?}");
+}
