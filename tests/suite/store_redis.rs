@@ -36,7 +36,7 @@ const NOBODY: Cause<'static> = Cause { by: "", intent: None, softened: &[], agai
 /// Far more than any answer takes, so that a busy machine does not look like a hung server.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-fn config(url: &str) -> StoreConfig {
+pub fn config(url: &str) -> StoreConfig {
     StoreConfig {
         redis: url.to_owned(),
         tls_ca: None,

@@ -3,8 +3,11 @@
 use std::path::Path;
 use std::process::Command;
 
+use larder::config::StoreConfig;
+use larder::store::redis::{ConnectFault, RedisStore};
 use tempfile::TempDir;
 
+use crate::store_redis::config;
 use crate::support::redis::free_port;
 use crate::support::{Plan, RedisCluster, RedisServer, Upstream, eventually};
 
@@ -99,8 +102,17 @@ fn a_server_that_asks_for_a_certificate_gets_the_one_that_the_rules_name() {
     let larder = plan(&upstream, port, &dir, &shown).start();
     larder.get("/users").shows("stored");
     eventually("hits begin", || larder.get("/users").is("hit"));
-    let without = plan(&upstream, port, &dir, &shown[..1]).start();
-    without.get("/users").shows("detail=store-away");
+}
+
+#[tokio::test]
+async fn a_server_that_asks_for_a_certificate_is_not_used_without_one() {
+    let (_server, port, dir) = server("yes");
+    let config =
+        StoreConfig { tls_ca: Some(dir.path().join("ours.pem")), ..config(&format!("rediss://127.0.0.1:{port}")) };
+    // The server tells why, and closes the connection: the one or the other is heard first.
+    let fault = RedisStore::new(&config).unwrap().connect_once().await.unwrap_err();
+    let reason = fault.to_string();
+    assert!(reason.contains("TLS") || matches!(fault, ConnectFault::Unreachable { .. }), "{reason}");
 }
 
 #[test]
