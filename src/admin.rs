@@ -32,6 +32,7 @@ use crate::running::Running;
 pub mod api;
 pub mod auth;
 pub mod census;
+pub mod desk;
 pub mod explain;
 pub mod fleet;
 pub mod refusal;
@@ -39,8 +40,8 @@ pub mod report;
 pub mod routes;
 pub mod trial;
 
-use api::Desk;
 use auth::{Caller, Guard};
+use desk::Desk;
 use refusal::Refusal;
 
 /// Connections at a time; further ones wait in the kernel's queue.

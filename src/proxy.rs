@@ -25,6 +25,7 @@ pub mod account;
 pub mod body;
 mod collapse;
 mod content;
+mod errand;
 mod fill;
 mod hops;
 mod keep;

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::SystemTime;
 
 use axum::Json;
@@ -15,12 +14,13 @@ use http::{Method, StatusCode, Uri};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::census::{Census, Counts};
+use super::census::Counts;
+use super::desk::Desk;
 use super::fleet;
 use super::refusal::Refusal;
 use super::report::{
-    self, CacheInfo, CensusReport, Connections, EditFault, FamilyActivity, FamilyDefinition, FamilyReport,
-    InvalidationDefinition, Larder, Performance, Process, Statistics, Success, TestResults, Tier,
+    self, CacheInfo, CensusReport, EditFault, FamilyActivity, FamilyDefinition, FamilyReport,
+    InvalidationDefinition, Larder, Performance, Statistics, Success, TestResults,
 };
 use super::routes::{self, ROUTES};
 use super::trial;
@@ -28,89 +28,29 @@ use crate::cache::StoreState;
 use crate::cache::names::Names;
 use crate::config::LoadError;
 use crate::rules::fault::Fault;
-use crate::running::{Live, Running};
+use crate::running::Live;
 use crate::stamp::Tag;
-use crate::store;
-
-/// What the routes work on.
-pub struct Desk {
-    running: Arc<Running>,
-    census: Census,
-    /// The most bytes that L1 was seen to hold.
-    peak: AtomicU64,
-}
 
 type At = State<Arc<Desk>>;
 type Answer<T> = Result<Json<Success<T>>, Refusal>;
-
-impl Desk {
-    /// A desk for this Larder.
-    pub fn new(running: Arc<Running>) -> Desk {
-        Desk { running, census: Census::default(), peak: AtomicU64::new(0) }
-    }
-
-    /// The Larder that it is about.
-    pub fn running(&self) -> &Running {
-        &self.running
-    }
-
-    async fn tier(&self) -> Result<Tier, Refusal> {
-        let Some(store) = self.running.cache.store_handle() else { return Ok(Tier::embedded(self.process())) };
-        if let StoreState::Down(reason) = self.running.cache.store_state() {
-            return Err(Refusal::store_away(&reason));
-        }
-        let info = store.info().await.map_err(|error| Refusal::store_away(&error.to_string()))?;
-        Ok(Tier::of_redis(&info))
-    }
-
-    fn process(&self) -> Process {
-        let used = self.running.cache.usage().bytes;
-        let metrics = &self.running.metrics;
-        Process {
-            used,
-            peak: self.peak.fetch_max(used, Relaxed).max(used),
-            resident: resident(),
-            connections: Connections {
-                connected_clients: u64::try_from(metrics.connections.get()).unwrap_or(0),
-                total_connections_received: metrics.connections_total.get(),
-                uptime_in_seconds: self.running.started.elapsed().as_secs(),
-            },
-        }
-    }
-
-    async fn counts(&self) -> Result<Arc<Counts>, Refusal> {
-        let counted = self.census.counts(&self.running).await;
-        counted.map_err(|error| Refusal::store_away(&error.to_string()))
-    }
-
-    /// What a sweeper has found, if there is one and the store answers.
-    async fn census_kept(&self) -> Option<store::sweep::Census> {
-        let kept = self.running.cache.store_handle()?.census().await;
-        Some(kept.ok()??.census)
-    }
-
-    fn cache_info(&self, tier: &Tier, performance: &Performance) -> CacheInfo {
-        CacheInfo::new(tier, performance, self.running.cache.undelivered())
-    }
-
-    /// Outdates, and says so; `message` ends what was done.
-    async fn clear(&self, tags: &[Tag], message: String) -> Response {
-        let names = Names::of(&self.running.live().rules);
-        for tag in tags {
-            // A level without a family of its own is its own name; both stand in the rules.
-            let family = names.owner(tag.as_str()).unwrap_or(tag.as_str());
-            self.running.metrics.invalidated(family, "purge");
-        }
-        let delivered = self.running.cache.invalidate(tags).await.is_some();
-        cleared(message, delivered).into_response()
-    }
-}
 
 #[derive(Serialize)]
 struct Cleared {
     message: String,
     /// The store has taken it. Without a store: it is in force, which is the same.
     delivered: bool,
+}
+
+/// Outdates, and says so; `message` ends what was done.
+async fn clear(desk: &Desk, tags: &[Tag], message: String) -> Response {
+    let names = Names::of(&desk.running().live().rules);
+    for tag in tags {
+        // A level without a family of its own is its own name; both stand in the rules.
+        let family = names.owner(tag.as_str()).unwrap_or(tag.as_str());
+        desk.running().metrics.invalidated(family, "purge");
+    }
+    let delivered = desk.running().cache.invalidate(tags).await.is_some();
+    cleared(message, delivered).into_response()
 }
 
 fn cleared(message: String, delivered: bool) -> (StatusCode, Json<Success<Cleared>>) {
@@ -123,14 +63,6 @@ fn cleared(message: String, delivered: bool) -> (StatusCode, Json<Success<Cleare
         ),
     };
     (status, Json(Success::of(Cleared { message, delivered })))
-}
-
-/// Memory of this process, bytes, where the system tells.
-fn resident() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes * 1024)
 }
 
 /// `GET /`
@@ -146,7 +78,7 @@ pub struct Health {
 /// `GET /cache/health`
 pub async fn health(State(desk): At) -> Answer<Health> {
     let tier = desk.tier().await?;
-    let performance = Performance::of(desk.running.live().all_counters());
+    let performance = Performance::of(desk.running().live().all_counters());
     Ok(Json(Success::of(Health { cache_info: desk.cache_info(&tier, &performance) })))
 }
 
@@ -167,7 +99,7 @@ pub async fn detailed_health(State(desk): At) -> Answer<DetailedHealth> {
     // Every field of it can be written as JSON.
     let tier = tier.map_err(|away| away.with("fleet", serde_json::to_value(&fleet).unwrap_or_default()))?;
     let counts = desk.counts().await?;
-    let live = desk.running.live();
+    let live = desk.running().live();
     let performance = Performance::of(live.all_counters());
     Ok(Json(Success::of(DetailedHealth {
         timestamp: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
@@ -180,7 +112,7 @@ pub async fn detailed_health(State(desk): At) -> Answer<DetailedHealth> {
             performance,
             redis_version: tier.version,
             redis_mode: tier.mode,
-            larder: Larder::new(desk.running.started.elapsed(), desk.running.cache.usage()),
+            larder: Larder::new(desk.running().started.elapsed(), desk.running().cache.usage()),
             redis: tier.redis,
         },
         fleet,
@@ -213,7 +145,7 @@ struct Swept {
 impl Swept {
     fn of(desk: &Desk, counts: Option<&Counts>) -> Swept {
         let census = counts.and_then(|counts| counts.swept.as_ref()).map(CensusReport::from);
-        Swept { sweeper: desk.running.cache.sweeping().word(), census }
+        Swept { sweeper: desk.running().cache.sweeping().word(), census }
     }
 }
 
@@ -221,7 +153,7 @@ impl Swept {
 pub async fn stats(State(desk): At) -> Answer<Stats> {
     let tier = desk.tier().await?;
     let counts = desk.counts().await?;
-    let live = desk.running.live();
+    let live = desk.running().live();
     let performance = Performance::of(live.all_counters());
     Ok(Json(Success::of(Stats {
         cache_info: desk.cache_info(&tier, &performance),
@@ -238,7 +170,7 @@ pub struct Tested {
 
 /// `GET /cache/test`
 pub async fn test(State(desk): At) -> Answer<Tested> {
-    let cache = &desk.running.cache;
+    let cache = &desk.running().cache;
     let (test_results, error) = match cache.store_handle() {
         Some(store) => trial::on_store(&**store).await,
         None => (trial::in_memory(cache.memory()), None),
@@ -273,9 +205,9 @@ pub struct Families {
 
 /// `GET /cache/families`
 pub async fn families(State(desk): At) -> Json<Success<Families>> {
-    let counts = desk.census.counts(&desk.running).await.ok();
+    let counts = desk.counts().await.ok();
     let counts = counts.as_deref();
-    let live = desk.running.live();
+    let live = desk.running().live();
     let activity = |id| {
         let counters = live.counters(id);
         let (keys, bytes) = counts.map_or((None, None), |counts| counts.of(&counters.family));
@@ -298,8 +230,8 @@ fn definitions(live: &Live) -> Vec<FamilyDefinition> {
 
 /// `POST /cache/clear`
 pub async fn clear_all(State(desk): At) -> Response {
-    let response = desk.clear(&[Tag::root()], "All caches cleared successfully".to_owned()).await;
-    desk.running.cache.memory().clear();
+    let response = clear(&desk, &[Tag::root()], "All caches cleared successfully".to_owned()).await;
+    desk.running().cache.memory().clear();
     response
 }
 
@@ -309,8 +241,8 @@ pub async fn clear_family(
     family: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Refusal> {
     let Path(family) = family?;
-    let tags = resolve(&desk.running.live(), &family)?;
-    Ok(desk.clear(&tags, format!("Cache cleared for {family}")).await)
+    let tags = resolve(&desk.running().live(), &family)?;
+    Ok(clear(&desk, &tags, format!("Cache cleared for {family}")).await)
 }
 
 /// `POST /cache/clear/{family}/{instance}`: the value of the family's first capture.
@@ -319,8 +251,8 @@ pub async fn clear_instance(
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Response, Refusal> {
     let Path((family, instance)) = path?;
-    let tags = resolve(&desk.running.live(), &reference(&family, &instance))?;
-    Ok(desk.clear(&tags, format!("Cache cleared for {family} {instance}")).await)
+    let tags = resolve(&desk.running().live(), &reference(&family, &instance))?;
+    Ok(clear(&desk, &tags, format!("Cache cleared for {family} {instance}")).await)
 }
 
 /// `POST /cache/groups/{group}/clear`: everything that named the group, under whichever host and in whichever field.
@@ -330,9 +262,9 @@ pub async fn clear_group(
 ) -> Result<Response, Refusal> {
     let Path(group) = group?;
     // Groups are named by responses, without limit: counted together.
-    desk.running.metrics.invalidated("(group)", "purge");
+    desk.running().metrics.invalidated("(group)", "purge");
     let tag = Tag::group_anywhere(&group);
-    let delivered = desk.running.cache.invalidate(std::slice::from_ref(&tag)).await.is_some();
+    let delivered = desk.running().cache.invalidate(std::slice::from_ref(&tag)).await.is_some();
     Ok(cleared(format!("Cache cleared for group {group}"), delivered).into_response())
 }
 
@@ -386,13 +318,13 @@ pub struct Rules {
 
 /// `GET /rules`
 pub async fn rules(State(desk): At) -> Json<Success<Rules>> {
-    let live = desk.running.live();
+    let live = desk.running().live();
     Json(Success::of(Rules {
-        file: desk.running.file().map(|file| file.display().to_string()),
+        file: desk.running().file().map(|file| file.display().to_string()),
         since: humantime::format_rfc3339_seconds(live.since).to_string(),
         families: definitions(&live),
         invalidations: live.rules.invalidations().iter().map(InvalidationDefinition::from).collect(),
-        last_error: desk.running.refused().as_ref().map(edit_fault),
+        last_error: desk.running().refused().as_ref().map(edit_fault),
     }))
 }
 
@@ -407,11 +339,11 @@ pub struct Reloaded {
 
 /// `POST /rules/reload`
 pub async fn reload(State(desk): At) -> Answer<Reloaded> {
-    if desk.running.file().is_none() {
+    if desk.running().file().is_none() {
         let what_to_do = "start Larder with --rules FILE, or where there is a ./rules.toml";
         return Err(Refusal::new(StatusCode::CONFLICT, "Larder runs without a rules file", what_to_do));
     }
-    let reloaded = desk.running.reload().await.map_err(|error| {
+    let reloaded = desk.running().reload().await.map_err(|error| {
         let fault = edit_fault(&error);
         let status = StatusCode::UNPROCESSABLE_ENTITY;
         Refusal::new(status, format!("{}; the old rules stay in force", fault.summary()), fault.remedy())
@@ -438,9 +370,9 @@ fn faults(error: &LoadError) -> &[Fault] {
 
 /// `GET /metrics`
 pub async fn metrics(State(desk): At) -> Response {
-    let (running, usage) = (&desk.running, desk.running.cache.usage());
+    let (running, usage) = (desk.running(), desk.running().cache.usage());
     let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-    desk.peak.fetch_max(usage.bytes, Relaxed);
+    desk.note_usage();
     running.metrics.memory_entries.set(number(usage.entries));
     running.metrics.memory_bytes.set(number(usage.bytes));
     running.metrics.evictions.set(number(usage.evictions));
@@ -461,7 +393,7 @@ pub async fn alive() -> &'static str {
 
 /// `GET /readyz`: ready without the store too, since requests then go upstream.
 pub async fn ready(State(desk): At) -> Json<BTreeMap<&'static str, Value>> {
-    let store = fleet::state_of_store(desk.running.cache.store_state());
+    let store = fleet::state_of_store(desk.running().cache.store_state());
     Json(BTreeMap::from([("ready", Value::Bool(true)), ("store", Value::String(store))]))
 }
 

@@ -8,7 +8,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use http::{HeaderMap, Method, StatusCode, Uri};
 
-use super::api::Desk;
+use super::desk::Desk;
 use super::refusal::Refusal;
 use super::report::Success;
 use crate::headers;

@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 
-use super::api::Desk;
+use super::desk::Desk;
 use super::report::Success;
 use crate::cache::StoreState;
 use crate::cache::fleet::known::{Report, Unheld};

@@ -6,8 +6,6 @@ use std::net::{IpAddr, SocketAddr};
 use http::Uri;
 use http::uri::Authority;
 
-use super::store_url::StoreUrl;
-
 /// What is wrong with a value, and what to do.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Wrong {
@@ -66,11 +64,6 @@ pub fn upstream(text: &str) -> Result<Uri, Wrong> {
         return wrong("has a path or query", "keep scheme, host and port only: paths are forwarded as they are");
     }
     Ok(uri)
-}
-
-/// Checks the URL of a Redis, a cluster or its sentinels.
-pub fn redis(text: &str) -> Result<(), Wrong> {
-    StoreUrl::read(text).map(|_| ())
 }
 
 /// What is sent as `Host`, if it is not that of upstream or client.

@@ -202,7 +202,7 @@ pub fn read_store(
         // With --redis the table may leave the URL out.
         let remedy = "write redis = \"redis://…\", or remove the table to keep entries in memory only";
         let url = if flagged { table.item("redis") } else { table.required("redis", remedy) };
-        set(&mut store.redis, url.and_then(|item| text_passing(&item, address::redis)));
+        set(&mut store.redis, url.and_then(|item| text_passing(&item, store_url)));
         let namespace = table.item("namespace").and_then(|item| text_passing(&item, address::namespace));
         set(&mut store.namespace, namespace);
         set(&mut store.timeout, table.item("timeout").and_then(|item| item.duration(&STORE_TIMEOUT)));
@@ -218,7 +218,7 @@ pub fn read_store(
         set(&mut store.sweep_pause, table.item("sweep_pause").and_then(|item| item.duration(&SWEEP_PAUSE)));
         table.finish();
     }
-    if flag("--redis", overrides.redis.as_deref(), address::redis, flags).is_some() {
+    if flag("--redis", overrides.redis.as_deref(), store_url, flags).is_some() {
         store.redis = overrides.redis.as_deref().unwrap_or_default().trim().to_owned();
     }
     if let Some(item) = tls.filter(|_| StoreUrl::read(&store.redis).is_ok_and(|url| !url.is_tls())) {
@@ -311,6 +311,10 @@ fn level(text: &str) -> Result<(), Wrong> {
         Ok(_) => Ok(()),
         Err(_) => Err(Wrong { message: "is not a filter", remedy: remedy() }),
     }
+}
+
+fn store_url(text: &str) -> Result<(), Wrong> {
+    StoreUrl::read(text).map(|_| ())
 }
 
 fn host(text: &str) -> Result<HostPolicy, Wrong> {

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use super::fill::Errand;
+use super::errand::Errand;
 use crate::cache::Found;
 use crate::cache::claim::Turn;
 use crate::cache::flight::{Landing, Permit};

@@ -6,52 +6,29 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::{AGE, ETAG, IF_NONE_MATCH, VARY};
+use http::header::{AGE, ETAG, VARY};
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use tokio::sync::oneshot;
 
 use super::collapse::{self, Course};
+use super::errand::Errand;
 use super::keep::{self, Complete, Kept, Times, Verdict};
-use super::question::Question;
-use crate::cache::claim::Held;
 use crate::cache::flight::{Head, Landing, Permit};
 use crate::cache::stream::{Broken, Reader, Room, Stream};
-use crate::cache::{Found, Lookup, SHARED_MAX};
+use crate::cache::{Found, SHARED_MAX};
 use crate::entry::{self, Content, Entry, Variant};
 use crate::headers;
-use crate::key::Canonical;
 use crate::running::Running;
 use crate::semantics::freshness::Failure;
 use crate::semantics::storable::Reason;
 use crate::semantics::validation;
 use crate::semantics::vary::Vary;
-use crate::stamp::View;
 use crate::upstream::{RequestBody, ResponseBody, UpstreamError, UpstreamPlace};
 
 /// How long the slowest reader of a body that is not stored may hold up the others.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// How many entity tags of other variants a validation names.
-const OTHER_TAGS: usize = 16;
-
-/// What a fill needs to know.
-pub(super) struct Errand {
-    pub question: Arc<Question>,
-    /// The request as keyed without what responses vary on.
-    pub primary: Canonical,
-    /// The request as looked up: its variant, where responses are known to vary. The flight flies under its key.
-    pub canonical: Canonical,
-    /// Read before the fetch: a write that lands meanwhile must win.
-    pub view: Option<View>,
-    /// A stored response to validate.
-    pub stale: Option<Arc<Entry>>,
-    /// The sign that responses vary, where there is one.
-    pub sign: Option<Arc<Entry>>,
-    /// Other proxies wait for what this stores; ends with the errand at the latest.
-    pub claim: Option<Held>,
-}
 
 /// What only the leader gets.
 pub(super) enum Direct {
@@ -124,66 +101,6 @@ async fn fetch(
         Err(error) => {
             permit.land(Landing::Failed(error));
             false
-        }
-    }
-}
-
-impl Errand {
-    /// To fetch what a lookup did not find, or to validate the stale response that it found.
-    pub fn new(
-        question: &Arc<Question>,
-        primary: Canonical,
-        lookup: &Lookup,
-        stale: Option<Arc<Entry>>,
-    ) -> Errand {
-        let Lookup { canonical, sign, view, .. } = lookup;
-        let (question, canonical, sign) = (Arc::clone(question), canonical.clone(), sign.clone());
-        Errand { question, primary, canonical, view: *view, stale, sign, claim: None }
-    }
-
-    /// Whether there is anything that a 304 could be about.
-    fn is_conditional(&self) -> bool {
-        self.stale.is_some() || self.other_variants().next().is_some()
-    }
-
-    /// Variants for other requests than this one, the newest first. Upstream may choose one of them for this request
-    /// too, and then need not send it (RFC 9111 §4.3.1). None for a request with credentials that the rules say nothing
-    /// of: the entries may not be for it.
-    fn other_variants(&self) -> impl Iterator<Item = &Variant> {
-        let sign = self.sign.as_ref().filter(|_| !self.question.is_personal());
-        let known = sign.and_then(|sign| sign.variants()).map_or(&[][..], |variants| &variants.known);
-        let own = self.primary.suffix_of(&self.canonical).to_owned();
-        let others = known.iter().rev().filter(move |known| known.etag.is_some() && *known.suffix != *own);
-        others.take(OTHER_TAGS)
-    }
-
-    /// Other proxies need wait no longer. The first word on it stands.
-    fn end_claim(&self, is_stored: bool) {
-        if let Some(claim) = &self.claim {
-            claim.end(is_stored);
-        }
-    }
-
-    /// Removes the stored response that upstream has not confirmed, and in whose place nothing is stored: it would come back
-    /// when upstream fails.
-    async fn forget_stale(&self, running: &Running) {
-        if let Some(stored) = self.stale.as_ref().and_then(|stale| stale.response()) {
-            let place = keep::place(&self.question, self.canonical.key, &stored.freshness, &stored.headers);
-            running.cache.remove(&place).await;
-        }
-    }
-
-    /// The request's conditions (RFC 9111 §4.3.1): those of the stored response, and the entity tags of other variants
-    /// beside its own. A stored response with a date alone is asked for by that: entity tags would take its place.
-    fn make_conditional(&self, fields: &mut HeaderMap) {
-        let stored = self.stale.as_ref().and_then(|stale| stale.response());
-        let mut others = self.other_variants().filter_map(|variant| variant.etag.as_ref()).peekable();
-        if let Some(stored) = stored {
-            validation::make_conditional(fields, &stored.headers);
-        }
-        let own = fields.get(IF_NONE_MATCH).cloned();
-        if others.peek().is_some() && (stored.is_none() || own.is_some()) {
-            validation::make_conditional_on(fields, own.iter().chain(others));
         }
     }
 }

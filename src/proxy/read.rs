@@ -10,7 +10,8 @@ use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
 use super::content::{self, Collected, Unread};
-use super::fill::{self, Direct, Errand};
+use super::errand::Errand;
+use super::fill::{self, Direct};
 use super::question::Question;
 use super::{Answered, Asked, failed, keep, pass, refresh, refuse, respond};
 use crate::cache::flight::{Boarding, Head, Landing, Permit};

@@ -9,7 +9,8 @@ use http::{Method, Version};
 use tokio::task::JoinSet;
 
 use super::Asked;
-use super::fill::{self, Errand};
+use super::errand::Errand;
+use super::fill;
 use super::question::Question;
 use crate::cache::flight::Boarding;
 use crate::cache::hot::Read;
