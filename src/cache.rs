@@ -141,9 +141,11 @@ impl Cache {
                 supervise("delivery", Arc::clone(&metrics), move || delivery.clone().go_on())
             };
             let keeping = {
-                let Delivery { store, fleet, memory, metrics, .. } = delivery.clone();
-                let keep =
-                    move || Arc::clone(&fleet).keep(Arc::clone(&store), Arc::clone(&memory), Arc::clone(&metrics));
+                let of_lease = delivery.clone();
+                let keep = move || {
+                    let Delivery { store, backlog, fleet, memory, metrics } = of_lease.clone();
+                    fleet.keep(store, memory, backlog, metrics)
+                };
                 supervise("lease", Arc::clone(&delivery.metrics), keep)
             };
             Shared { delivery, sweeping: Arc::default(), _tasks: [delivering, keeping] }
@@ -232,7 +234,7 @@ impl Cache {
         label: &impl Fn() -> String,
         tags: &impl Fn() -> Vec<Tag>,
     ) -> Lookup {
-        if shared.backlog.is_closed() {
+        if shared.trusts_nothing() {
             return Lookup::plain(Found::Nothing, canonical, None);
         }
         let (mut outdated_in_memory, mut softened) = (false, None);
@@ -361,7 +363,7 @@ impl Cache {
     pub async fn view(&self, tags: &[Tag]) -> Option<View> {
         match &self.shared {
             None => Some(self.memory.view(tags)),
-            Some(shared) if shared.backlog.is_closed() => None,
+            Some(shared) if shared.trusts_nothing() => None,
             Some(shared) => self.ask_view(shared, tags).await,
         }
     }
@@ -551,6 +553,11 @@ impl Delivery {
         }
     }
 
+    /// Whether nothing stored may be believed now, whatever the store says.
+    fn trusts_nothing(&self) -> bool {
+        self.backlog.is_closed() || self.fleet.is_in_doubt()
+    }
+
     /// Keeps tags that could not be delivered.
     fn keep(&self, tags: &[Tag], error: &StoreError) {
         self.backlog.keep(tags, self.taken(tags, error));
@@ -572,6 +579,7 @@ impl Delivery {
         };
         let invalidated = delivered?;
         self.backlog.delivered(&batch);
+        self.fleet.want();
         tracing::info!(tags = batch.tags.len(), "kept invalidations were delivered to the store");
         Some((batch, invalidated))
     }

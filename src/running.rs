@@ -209,7 +209,9 @@ impl Running {
 /// This proxy among those that share its store.
 fn fleet(config: &Config) -> Fleet {
     let Some(store) = &config.store else { return Fleet::new(Coherence::default(), Duration::ZERO) };
-    Fleet::new(store.coherence, store.lease).with_replicas(store.wait_replicas)
+    Fleet::new(store.coherence, store.lease)
+        .with_limits(store.connect_timeout, store.timeout)
+        .with_replicas(store.wait_replicas)
 }
 
 fn digest_of(content: &Result<Option<Vec<u8>>, LoadError>) -> Option<Digest> {

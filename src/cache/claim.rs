@@ -108,7 +108,7 @@ impl Cache {
         label: &str,
         tags: &[Tag],
     ) -> Lookup {
-        let Some(shared) = self.shared.as_ref().filter(|shared| !shared.backlog.is_closed()) else {
+        let Some(shared) = self.shared.as_ref().filter(|shared| !shared.trusts_nothing()) else {
             return Lookup::plain(Found::Nothing, canonical, None);
         };
         let (found, view) = self.fetch_shared(shared, &canonical, label, tags).await;

@@ -40,6 +40,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
+use super::backlog::Backlog;
 use super::memory::Memory;
 use crate::config::Coherence;
 use crate::metrics::Metrics;
@@ -47,9 +48,11 @@ use crate::stamp::{Epoch, Sequence, Softened, Stamp, Tag, Taken};
 use crate::store::fleet::{Cause, Holder, Intent, Invalidated, Membership, Message, Synced};
 use crate::store::{Link, Store, StoreError};
 
+mod doubt;
 pub mod known;
 pub mod lease;
 
+use doubt::Doubt;
 use known::{Changed, Known, Report, Unheld};
 use lease::{Lease, Moment};
 
@@ -58,6 +61,10 @@ const MEMBERS: usize = 10_000;
 
 /// How many members may wait to be expelled; the next write finds the others again.
 const GONE: usize = 1024;
+
+/// The time in which a proxy that can reach the store connects again, but for its time limits: more than the longest pause
+/// between two attempts.
+const RETURN: Duration = Duration::from_millis(1500);
 
 /// This proxy among the others.
 pub struct Fleet {
@@ -70,6 +77,9 @@ pub struct Fleet {
     held: Lease,
     /// The epoch of the last sync, and until when the store is taken at its word in it.
     proven: Mutex<Option<(Epoch, Moment)>>,
+    /// Whether other proxies may have something to deliver; and the same for readers.
+    doubt: Mutex<Doubt>,
+    is_in_doubt: AtomicBool,
     /// What the store has said of the epoch, and how this proxy stands in the fleet.
     known: Mutex<Known>,
     /// What others have acknowledged.
@@ -104,6 +114,8 @@ impl Fleet {
             needs_proof: false,
             held: Lease::none(),
             proven: Mutex::default(),
+            doubt: Mutex::new(Doubt::new(lease + RETURN)),
+            is_in_doubt: AtomicBool::new(false),
             known: Mutex::new(Known::new(lease)),
             heard: watch::Sender::new(HashMap::new()),
             wanted: Notify::new(),
@@ -128,6 +140,13 @@ impl Fleet {
         Fleet { needs_proof: wait_replicas > 0, ..self }
     }
 
+    /// The same with these time limits of the store: to connect, and of a request.
+    #[must_use]
+    pub fn with_limits(self, connect: Duration, request: Duration) -> Fleet {
+        let doubt = Mutex::new(Doubt::new(self.lease + RETURN + connect + request));
+        Fleet { doubt, ..self }
+    }
+
     /// The longest lease that any proxy of the fleet may hold.
     pub fn longest_lease(&self) -> Duration {
         self.known().longest()
@@ -135,12 +154,18 @@ impl Fleet {
 
     /// Whether L1 may be served without asking.
     pub fn holds(&self) -> bool {
-        self.held.runs_at(Moment::now())
+        !self.is_in_doubt() && self.held.runs_at(Moment::now())
     }
 
     /// Whether what the store says in this epoch may be believed now. To be asked when it has said it.
     pub fn trusts(&self, epoch: Epoch) -> bool {
-        !self.needs_proof || self.is_proven(epoch)
+        !self.is_in_doubt() && (!self.needs_proof || self.is_proven(epoch))
+    }
+
+    /// Whether the store may lack what other proxies have still to deliver, so that nothing stored may be believed. To be
+    /// asked before the store is.
+    pub fn is_in_doubt(&self) -> bool {
+        self.is_in_doubt.load(SeqCst)
     }
 
     fn is_proven(&self, epoch: Epoch) -> bool {
@@ -151,7 +176,10 @@ impl Fleet {
     /// Whether it serves what it may serve when all is well: L1, or a strict proxy what the store has.
     fn is_well(&self) -> bool {
         match self.mode {
-            Coherence::Strict => lock(&self.proven).is_some_and(|(_, end)| Moment::now().is_before(end)),
+            Coherence::Strict => {
+                let is_proven = lock(&self.proven).is_some_and(|(_, end)| Moment::now().is_before(end));
+                is_proven && !self.is_in_doubt()
+            }
             Coherence::Lease | Coherence::Eventual => self.holds(),
         }
     }
@@ -184,6 +212,7 @@ impl Fleet {
             Some(error) => Unheld::StoreAway(error.to_string()),
             None if is_foreign => Unheld::OtherEpoch,
             None if known.synced.is_none() => Unheld::NeverSynced,
+            None if self.is_in_doubt() => Unheld::Returning,
             None => Unheld::Late,
         }
     }
@@ -244,7 +273,7 @@ impl Fleet {
     }
 
     /// Asks for a sync before its time; one that is no member has nothing to acknowledge.
-    fn want(&self) {
+    pub fn want(&self) {
         if self.mode != Coherence::Strict {
             self.wanted.notify_one();
         }
@@ -366,10 +395,16 @@ impl Fleet {
     }
 
     /// Keeps the lease for as long as the process lives.
-    pub async fn keep(self: Arc<Fleet>, store: Arc<dyn Store>, memory: Arc<Memory>, metrics: Arc<Metrics>) {
+    pub async fn keep(
+        self: Arc<Fleet>,
+        store: Arc<dyn Store>,
+        memory: Arc<Memory>,
+        backlog: Arc<Backlog>,
+        metrics: Arc<Metrics>,
+    ) {
         let hearing = (self.mode != Coherence::Strict).then_some(&*memory);
         tokio::join!(
-            self.renew(&store, &memory, &metrics),
+            self.renew(&store, &memory, &backlog, &metrics),
             self.listen(&store, hearing),
             self.carry_out(&store, &memory, &metrics),
             self.expel(&store, &metrics),
@@ -378,9 +413,15 @@ impl Fleet {
     }
 
     /// Syncs, over and over.
-    async fn renew(&self, store: &Arc<dyn Store>, memory: &Memory, metrics: &Metrics) {
+    async fn renew(&self, store: &Arc<dyn Store>, memory: &Memory, backlog: &Backlog, metrics: &Metrics) {
         let mut link = store.changes();
         loop {
+            // A sync says that this proxy keeps nothing that others do not know of.
+            if backlog.is_closed() && !self.known().has_left {
+                self.tell(metrics);
+                let _ = tokio::time::timeout(self.lease / 4, self.wanted.notified()).await;
+                continue;
+            }
             let synced = self.sync(store, memory, metrics).await;
             self.known().failure = synced.as_ref().err().cloned();
             self.tell(metrics);
@@ -389,7 +430,10 @@ impl Fleet {
                 Ok(Progress::News) => continue,
                 Ok(Progress::Nothing) => {}
                 Ok(Progress::Left) => return,
-                Err(_) => {
+                Err(error) => {
+                    if !matches!(error, StoreError::Unreplicated { .. }) {
+                        self.doubt();
+                    }
                     self.note_away();
                     metrics.store_error("sync");
                 }
@@ -499,9 +543,31 @@ impl Fleet {
         self.note(&synced, sending, metrics);
         let is_void = is_member && !self.take(memory, &synced, sending);
         drop(left);
+        if self.is_in_doubt() {
+            self.resolve(store, synced.stamp.epoch).await;
+        }
         self.hand_over(synced.due);
         let is_news = is_member && (is_void || synced.stamp != known);
         Ok(if is_news { Progress::News } else { Progress::Nothing })
+    }
+
+    /// The store is away: from now on nothing stored is believed until it is back and the others are.
+    fn doubt(&self) {
+        let epoch = lock(&self.proven).map(|(epoch, _)| epoch);
+        let mut doubt = lock(&self.doubt);
+        self.is_in_doubt.store(true, SeqCst);
+        doubt.away(epoch);
+    }
+
+    /// Looks who has come back, after a sync.
+    async fn resolve(&self, store: &Arc<dyn Store>, epoch: Epoch) {
+        let asked = Instant::now();
+        let Ok(roster) = store.roster().await else { return };
+        let others: Vec<_> = roster.members.into_iter().filter(|member| *member.id != *self.id).collect();
+        let mut doubt = lock(&self.doubt);
+        if doubt.hear(asked, epoch, &others, self.mode != Coherence::Strict) {
+            self.is_in_doubt.store(false, SeqCst);
+        }
     }
 
     /// Remembers what a sync has said of the store.

@@ -54,7 +54,7 @@ impl Cache {
 
     async fn shelf(&self, canonical: &Canonical, label: &str) -> Shelf {
         let Some(shared) = &self.shared else { return Shelf::Embedded };
-        if shared.backlog.is_closed() {
+        if shared.trusts_nothing() {
             return Shelf::Away;
         }
         match self.ask(shared.store.get(&name(label, canonical.key)).await, "get") {

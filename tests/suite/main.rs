@@ -45,6 +45,7 @@ mod reads;
 mod refresh;
 mod regression;
 mod reload;
+mod returns;
 mod scale;
 mod sentinel;
 mod soft;

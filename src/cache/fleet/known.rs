@@ -22,6 +22,8 @@ pub enum Unheld {
     ReplicasMissing(String),
     /// An invalidation of its own was of an epoch that it does not have yet.
     OtherEpoch,
+    /// The store is back; other proxies may have something to deliver.
+    Returning,
     /// No sync was made in time, although none failed.
     Late,
     /// It is ending.
@@ -36,6 +38,7 @@ impl Unheld {
             Unheld::StoreAway(_) => "store-away",
             Unheld::ReplicasMissing(_) => "replicas-missing",
             Unheld::OtherEpoch => "other-epoch",
+            Unheld::Returning => "returning",
             Unheld::Late => "late",
             Unheld::Left => "left",
         }
@@ -48,6 +51,9 @@ impl fmt::Display for Unheld {
             Unheld::NeverSynced => f.write_str("it has not synced yet"),
             Unheld::StoreAway(reason) | Unheld::ReplicasMissing(reason) => f.write_str(reason),
             Unheld::OtherEpoch => f.write_str("a new epoch has begun; the next sync brings it"),
+            Unheld::Returning => f.write_str(
+                "the store is back; other proxies may still have to deliver what was outdated meanwhile",
+            ),
             Unheld::Late => {
                 f.write_str("no sync in time: the process or its machine stood still or is overloaded")
             }
