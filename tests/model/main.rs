@@ -1,19 +1,22 @@
 //! The fleet protocol, checked in every order of its steps (`stateright`). See README.md beside this file.
 //!
 //! [`rule`] names the rules; [`state`] is what is remembered; [`fleet`] the steps, the faults and the properties;
-//! here are the bounds, and what has to be found within them: nothing as long as all rules are obeyed, and a
+//! [`failover`] is another model, of several servers; here are the bounds, and what has to be found within them: nothing as long as all rules are obeyed, and a
 //! violation as soon as one is not.
 
 #![allow(clippy::unwrap_used, reason = "in a test an unexpected error may end it")]
 
+mod failover;
 mod fleet;
 mod rule;
 mod state;
 
-use std::fmt::Write;
+use std::fmt::{Debug, Write};
+use std::hash::Hash;
 
 use stateright::{Checker, HasDiscoveries, Model};
 
+use failover::{ASKED, Budget, Failover, HELD};
 use fleet::{Bounds, FLIGHT, Fault, Fleet, L1, L2, SETTLES};
 use rule::Rule;
 
@@ -87,9 +90,15 @@ fn steps() -> usize {
 }
 
 /// Checks all states within the bounds.
-fn all_hold(name: &str, bounds: Bounds) {
+fn all_hold<M>(name: &str, model: M)
+where
+    M: Model<State: Clone + PartialEq + Hash + Debug + Send + Sync, Action: Clone + PartialEq + Debug>
+        + Send
+        + Sync
+        + 'static,
+{
     let started = std::time::Instant::now();
-    let checker = Fleet { bounds, off: None }
+    let checker = model
         .checker()
         .finish_when(HasDiscoveries::AnyFailures)
         .target_state_count(steps())
@@ -116,9 +125,15 @@ fn all_hold(name: &str, bounds: Bounds) {
     assert!(found.is_empty(), "{name}: {}", found.join("\n"));
 }
 
-fn found(rule: Rule, bounds: Bounds, expected: &'static str) -> Option<String> {
-    let fleet = Fleet { bounds, off: Some(rule) };
-    let checker = fleet
+/// The shortest run that goes wrong in this way.
+fn found<M>(model: M, expected: &'static str) -> Option<String>
+where
+    M: Model<State: Clone + PartialEq + Hash + Debug + Send + Sync, Action: Clone + PartialEq + Debug>
+        + Send
+        + Sync
+        + 'static,
+{
+    let checker = model
         .checker()
         .finish_when(HasDiscoveries::AllOf([expected].into()))
         .target_state_count(MOST)
@@ -137,7 +152,7 @@ fn each_rule_is_needed() {
     let mut missed = Vec::new();
     for &(rule, bounds, expected) in LACKS {
         let started = std::time::Instant::now();
-        let lack = found(rule, bounds, expected);
+        let lack = found(Fleet { bounds, off: Some(rule) }, expected);
         println!("without {rule:?} ({:.1?}): {lack:?}", started.elapsed());
         if lack.is_none() {
             missed.push(rule);
@@ -152,27 +167,104 @@ const fn wide(bounds: Bounds) -> Bounds {
 }
 
 macro_rules! all_hold {
-    ($($name:ident: $bounds:expr),+ $(,)?) => {$(
+    ($($name:ident: $model:expr),+ $(,)?) => {$(
         #[test]
         fn $name() {
-            all_hold(stringify!($name), $bounds);
+            all_hold(stringify!($name), $model);
         }
     )+};
 }
 
 all_hold! {
-    messages_may_be_late_or_lost: wide(MESSAGES),
-    two_writes_may_overlap: TWO_WRITES,
-    requests_may_be_late: wide(LATE_REQUESTS),
-    three_proxies_agree: wide(THREE_PROXIES),
-    marks_may_be_trimmed: wide(TRIMS),
-    proxies_may_start: wide(START),
-    proxies_may_die_or_leave: PROCESSES,
-    redis_may_be_flushed: wide(FLUSH),
-    redis_may_evict: wide(EVICTIONS),
-    redis_may_restart_with_a_snapshot: SNAPSHOT,
-    a_flush_may_come_between_writes: FLUSH_BETWEEN_WRITES,
-    expelled_members_may_come_back: RENEWAL,
-    something_else_may_be_written: wide(OTHER_TAG),
-    all_settles: wide(SETTLING),
+    messages_may_be_late_or_lost: Fleet { bounds: wide(MESSAGES), off: None },
+    two_writes_may_overlap: Fleet { bounds: TWO_WRITES, off: None },
+    requests_may_be_late: Fleet { bounds: wide(LATE_REQUESTS), off: None },
+    three_proxies_agree: Fleet { bounds: wide(THREE_PROXIES), off: None },
+    marks_may_be_trimmed: Fleet { bounds: wide(TRIMS), off: None },
+    proxies_may_start: Fleet { bounds: wide(START), off: None },
+    proxies_may_die_or_leave: Fleet { bounds: PROCESSES, off: None },
+    redis_may_be_flushed: Fleet { bounds: wide(FLUSH), off: None },
+    redis_may_evict: Fleet { bounds: wide(EVICTIONS), off: None },
+    redis_may_restart_with_a_snapshot: Fleet { bounds: SNAPSHOT, off: None },
+    a_flush_may_come_between_writes: Fleet { bounds: FLUSH_BETWEEN_WRITES, off: None },
+    expelled_members_may_come_back: Fleet { bounds: RENEWAL, off: None },
+    something_else_may_be_written: Fleet { bounds: wide(OTHER_TAG), off: None },
+    all_settles: Fleet { bounds: wide(SETTLING), off: None },
+}
+
+// ---- Failovers ----
+
+/// Two replicas, one write, one promotion.
+const ONE_OF_TWO: failover::Bounds = failover::Bounds {
+    replicas: 2,
+    needed: 1,
+    budget: Budget { writes: 1, syncs: 3, reads: 1, moves: 2, promotions: 1, switches: 2, faults: 0 },
+    chains: false,
+    strict: false,
+    lengths: false,
+};
+const ONE_OF_ONE: failover::Bounds = failover::Bounds { replicas: 1, ..ONE_OF_TWO };
+const TWO_OF_THREE: failover::Bounds = failover::Bounds { replicas: 3, needed: 2, ..ONE_OF_TWO };
+const ONE_OF_THREE: failover::Bounds = failover::Bounds { replicas: 3, ..ONE_OF_TWO };
+const CHAINS: failover::Bounds = failover::Bounds { chains: true, ..ONE_OF_TWO };
+const STRICT: failover::Bounds = failover::Bounds { strict: true, ..ONE_OF_TWO };
+/// The first primary is promoted again.
+const BACK: failover::Bounds =
+    failover::Bounds { budget: Budget { promotions: 2, moves: 1, ..ONE_OF_TWO.budget }, ..ONE_OF_TWO };
+const LONG_LEASE: failover::Bounds = failover::Bounds { lengths: true, ..ONE_OF_TWO };
+const LONG_LEASE_EVERYWHERE: failover::Bounds = failover::Bounds { needed: 2, ..LONG_LEASE };
+/// One server, and what may happen to it.
+const ALONE: failover::Bounds = failover::Bounds {
+    replicas: 0,
+    needed: 0,
+    budget: Budget { faults: 2, moves: 0, promotions: 0, switches: 0, ..ONE_OF_TWO.budget },
+    ..ONE_OF_TWO
+};
+const ALONE_WITH_LENGTHS: failover::Bounds =
+    failover::Bounds { lengths: true, budget: Budget { faults: 1, ..ALONE.budget }, ..ALONE };
+
+/// Rules that are not obeyed, where that shows, and as what.
+const FAILOVER_LACKS: &[(&[Rule], failover::Bounds, &str)] = &[
+    (&[Rule::SyncsReplicated], ONE_OF_TWO, HELD),
+    (&[Rule::WritesReplicated], ONE_OF_TWO, HELD),
+    (&[Rule::ProofForViews], ONE_OF_TWO, ASKED),
+    (&[Rule::ProofForViews], STRICT, ASKED),
+    (&[Rule::ProofOfItsEpoch], ONE_OF_TWO, ASKED),
+    (&[Rule::AgeFromReplicatedAnswer], ONE_OF_TWO, HELD),
+    (&[Rule::AgeByOwnClock], ALONE, HELD),
+    (&[Rule::LongestLeaseInMeta], ALONE_WITH_LENGTHS, HELD),
+    (&[Rule::ReplicasNeverGoBack], ONE_OF_TWO, HELD),
+    (&[Rule::DemotionDropsClients], ONE_OF_TWO, ASKED),
+    (&[Rule::EpochByPromotion], BACK, ASKED),
+];
+
+#[test]
+fn each_rule_of_failovers_is_needed() {
+    let mut missed = Vec::new();
+    for &(off, bounds, expected) in FAILOVER_LACKS {
+        let started = std::time::Instant::now();
+        let lack = found(Failover { bounds, off }, expected);
+        println!("without {off:?} ({:.1?}): {lack:?}", started.elapsed());
+        if lack.is_none() {
+            missed.push(off);
+        }
+    }
+    for (what, bounds) in [("fewer than half", ONE_OF_THREE), ("leases of different length", LONG_LEASE)] {
+        for expected in [HELD, ASKED] {
+            println!("{what}: {:?}", found(Failover { bounds, off: &[] }, expected));
+        }
+    }
+    assert!(missed.is_empty(), "no violation without {missed:?}");
+}
+
+all_hold! {
+    one_of_one: Failover { bounds: ONE_OF_ONE, off: &[] },
+    one_of_two: Failover { bounds: ONE_OF_TWO, off: &[] },
+    two_of_three: Failover { bounds: TWO_OF_THREE, off: &[] },
+    replicas_of_replicas: Failover { bounds: CHAINS, off: &[] },
+    strict_readers: Failover { bounds: STRICT, off: &[] },
+    promoted_again: Failover { bounds: BACK, off: &[] },
+    alone: Failover { bounds: ALONE, off: &[] },
+    alone_with_lengths: Failover { bounds: ALONE_WITH_LENGTHS, off: &[] },
+    long_lease_everywhere: Failover { bounds: LONG_LEASE_EVERYWHERE, off: &[] },
 }
