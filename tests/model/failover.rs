@@ -70,6 +70,8 @@ pub struct Sync {
 pub struct Proxy {
     /// The server that it is connected to.
     at: usize,
+    /// Who that was when it connected ([`Failover::identity`]).
+    peer: u8,
     applied: Stamp,
     mark: u8,
     /// When the sync was sent that brought it.
@@ -81,13 +83,13 @@ pub struct Proxy {
     met: (u8, u8, bool),
     knows_long: bool,
     l1: Option<Entry>,
-    flight: Option<Entry>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stage {
     Idle,
-    Committed,
+    /// Upstream has carried it out, and no server has taken the invalidation, or it is not known.
+    Untaken,
     /// A server has taken the invalidation.
     Taken,
     /// Enough replicas have it.
@@ -142,7 +144,6 @@ pub struct Budget {
     pub promotions: u8,
     /// Replicas, or deposed primaries, that follow another server.
     pub switches: u8,
-    /// Faults of one server: it loses its members (and notices), or everything; its clock is set forward.
     pub faults: u8,
 }
 
@@ -151,6 +152,8 @@ pub struct Bounds {
     pub replicas: usize,
     /// `wait_replicas`.
     pub needed: u32,
+    /// What may befall the first server.
+    pub kinds: &'static [Action],
     pub budget: Budget,
     /// A replica may follow a replica.
     pub chains: bool,
@@ -171,22 +174,20 @@ pub struct Failover {
 pub enum Action {
     SendSync(usize),
     ReceiveSync(usize),
-    LoseSync(usize),
     Connect(usize, usize),
     Fetch,
-    KeepInL1,
-    KeepInL2,
-    Commit,
     Invalidate,
-    Retry,
     HearOfReplicas,
     Answer,
     AnswerAfterLease,
     Replicate(usize),
     Promote(usize),
     Follow(usize, usize),
+    /// Members are evicted, and that is noticed.
     LoseMembers,
+    /// Everything is lost.
     Flush,
+    /// Epochs look old from now on.
     SetClockForward,
 }
 
@@ -219,6 +220,7 @@ impl Model for Failover {
         };
         let proxy = Proxy {
             at: 0,
+            peer: 0,
             applied: stamp,
             mark: 1,
             lease: Some(1),
@@ -227,7 +229,6 @@ impl Model for Failover {
             met: (1, 1, false),
             knows_long: false,
             l1: None,
-            flight: None,
         };
         let has_synced = !lengths;
         let reader = Proxy {
@@ -253,19 +254,23 @@ impl Model for Failover {
         for proxy in 0..2 {
             self.actions_of_proxy(state, proxy, actions);
         }
-        self.actions_of_reader(state, actions);
+        // Nobody asks for what is of no use any more.
+        if state.left.reads > 0 && state.proxies[READER].at != NOWHERE && !is_last(state) {
+            actions.push(Action::Fetch);
+        }
         self.actions_of_write(state, actions);
         for server in 0..=self.bounds.replicas {
             self.actions_of_server(state, server, actions);
         }
         if state.left.faults > 0 {
-            actions.extend([Action::LoseMembers, Action::Flush, Action::SetClockForward]);
+            actions.extend(self.bounds.kinds);
         }
     }
 
     fn next_state(&self, last: &State, action: Action) -> Option<State> {
         let mut state = *last;
         self.step(&mut state, action);
+        self.drop_useless(&mut state);
         (state != *last).then_some(state)
     }
 
@@ -290,6 +295,19 @@ impl Failover {
         acks.count_ones() >= self.bounds.needed
     }
 
+    /// What can never be too old is as good as nothing.
+    fn drop_useless(&self, state: &mut State) {
+        if !is_last(state) {
+            return;
+        }
+        let upstream = state.upstream;
+        let is_old = |entry: &Entry| entry.value < upstream;
+        state.proxies[READER].l1 = state.proxies[READER].l1.filter(is_old);
+        for server in &mut state.servers {
+            server.data.entry = server.data.entry.filter(is_old);
+        }
+    }
+
     // ---- Which steps there are ----
 
     fn actions_of_proxy(&self, state: &State, index: usize, actions: &mut Vec<Action>) {
@@ -298,8 +316,9 @@ impl Failover {
             if self.is_enough(sync.acks) || !self.obeys(Rule::SyncsReplicated) {
                 actions.push(Action::ReceiveSync(index));
             }
-            actions.push(Action::LoseSync(index));
-        } else if state.left.syncs > 0 && is_primary(state, proxy.at) {
+        }
+        // One that is under way is given up then.
+        if state.left.syncs > 0 && is_primary(state, proxy.at) && self.brings_news(state, index) {
             actions.push(Action::SendSync(index));
         }
         if state.left.moves > 0 {
@@ -310,32 +329,27 @@ impl Failover {
         }
     }
 
-    fn actions_of_reader(&self, state: &State, actions: &mut Vec<Action>) {
-        let reader = &state.proxies[READER];
-        if state.left.reads > 0 && reader.at != NOWHERE {
-            actions.push(Action::Fetch);
-        }
-        if reader.flight.is_some() {
-            actions.push(Action::KeepInL1);
-            if is_primary(state, reader.at) {
-                actions.push(Action::KeepInL2);
-            }
-        }
+    /// The writer syncs for the epoch and the longest lease alone: it reads nothing.
+    fn brings_news(&self, state: &State, index: usize) -> bool {
+        let proxy = &state.proxies[index];
+        let data = &state.servers[proxy.at].data;
+        let is_met = data.owner == Some(proxy.peer) && data.last.epoch == proxy.met.0;
+        index == READER || !is_met || data.is_long && !proxy.knows_long
     }
 
     fn actions_of_write(&self, state: &State, actions: &mut Vec<Action>) {
         let write = &state.write;
         match write.stage {
-            Stage::Idle if state.left.writes > 0 => actions.push(Action::Commit),
-            Stage::Idle => {}
-            Stage::Committed if is_primary(state, state.proxies[WRITER].at) => actions.push(Action::Invalidate),
-            Stage::Committed => {}
-            Stage::Taken => {
-                actions.push(Action::Retry);
-                if self.is_enough(write.acks) || !self.obeys(Rule::WritesReplicated) {
-                    actions.push(Action::HearOfReplicas);
+            Stage::Idle | Stage::Untaken => {
+                let is_there = write.stage == Stage::Untaken || state.left.writes > 0;
+                if is_there && is_primary(state, state.proxies[WRITER].at) {
+                    actions.push(Action::Invalidate);
                 }
             }
+            Stage::Taken if self.is_enough(write.acks) || !self.obeys(Rule::WritesReplicated) => {
+                actions.push(Action::HearOfReplicas);
+            }
+            Stage::Taken => {}
             Stage::Waiting if write.is_held => actions.push(Action::AnswerAfterLease),
             Stage::Waiting => actions.push(Action::Answer),
         }
@@ -370,21 +384,9 @@ impl Failover {
         match action {
             Action::SendSync(proxy) => self.send_sync(state, proxy),
             Action::ReceiveSync(proxy) => self.receive_sync(state, proxy),
-            Action::LoseSync(proxy) => state.proxies[proxy].sync = None,
             Action::Connect(proxy, server) => self.connect(state, proxy, server),
             Action::Fetch => self.fetch(state),
-            Action::KeepInL1 => state.proxies[READER].l1 = state.proxies[READER].flight,
-            Action::KeepInL2 => {
-                let reader = &mut state.proxies[READER];
-                state.servers[reader.at].data.entry = reader.flight.take();
-            }
-            Action::Commit => {
-                state.left.writes -= 1;
-                state.upstream += 1;
-                state.write.stage = Stage::Committed;
-            }
             Action::Invalidate => self.invalidate(state),
-            Action::Retry => state.write = Write { stage: Stage::Committed, ..NO_WRITE },
             Action::HearOfReplicas => {
                 meet(state, WRITER, state.write.stamp.epoch);
                 state.write.stage = Stage::Waiting;
@@ -409,19 +411,20 @@ impl Failover {
     // ---- A server ----
 
     /// Whom an epoch belongs to.
-    fn identity(&self, state: &State, server: usize) -> Option<u8> {
+    fn identity(&self, state: &State, server: usize) -> u8 {
         let term = if self.obeys(Rule::EpochByPromotion) { state.servers[server].term } else { 0 };
-        Some(server as u8 + SERVERS as u8 * term)
+        server as u8 + SERVERS as u8 * term
     }
 
-    fn valid_epoch(&self, state: &mut State, index: usize) {
-        let identity = self.identity(state, index);
-        let data = &mut state.servers[index].data;
-        if data.owner == identity && !data.members_lost {
+    /// At the server that the proxy is connected to.
+    fn valid_epoch(&self, state: &mut State, proxy: usize) {
+        let Proxy { at, peer, .. } = state.proxies[proxy];
+        let data = &mut state.servers[at].data;
+        if data.owner == Some(peer) && !data.members_lost {
             return;
         }
         state.now += 1;
-        data.owner = identity;
+        data.owner = Some(peer);
         data.last = Stamp { epoch: state.now, sequence: state.now };
         (data.mark, data.floor, data.members_lost) = (0, state.now, false);
     }
@@ -442,7 +445,7 @@ impl Failover {
             }
         }
         if state.write.stage == Stage::Taken && state.write.server == index {
-            state.write = Write { stage: Stage::Committed, ..NO_WRITE };
+            state.write = Write { stage: Stage::Untaken, ..NO_WRITE };
         }
     }
 
@@ -450,11 +453,11 @@ impl Failover {
 
     fn connect(&self, state: &mut State, proxy: usize, server: usize) {
         state.left.moves -= 1;
-        self.valid_epoch(state, server);
-        state.proxies[proxy].at = server;
-        state.proxies[proxy].sync = None;
+        let peer = self.identity(state, server);
+        state.proxies[proxy] = Proxy { at: server, peer, sync: None, ..state.proxies[proxy] };
+        self.valid_epoch(state, proxy);
         if proxy == WRITER && state.write.stage == Stage::Taken {
-            state.write = Write { stage: Stage::Committed, ..NO_WRITE };
+            state.write = Write { stage: Stage::Untaken, ..NO_WRITE };
         }
     }
 
@@ -462,7 +465,7 @@ impl Failover {
         state.left.syncs -= 1;
         let server = state.proxies[index].at;
         let sent = state.now;
-        self.valid_epoch(state, server);
+        self.valid_epoch(state, index);
         let proxy = &mut state.proxies[index];
         let data = &mut state.servers[server].data;
         if index == READER {
@@ -504,20 +507,26 @@ impl Failover {
     /// What the reader's server says of its marks: plain reads, which a replica answers, too. `None`: of another server's
     /// epoch.
     fn view(&self, state: &State) -> Option<Data> {
-        let at = state.proxies[READER].at;
-        let data = state.servers.get(at)?.data;
-        (data.owner == self.identity(state, at)).then_some(data)
+        let reader = &state.proxies[READER];
+        let data = state.servers.get(reader.at)?.data;
+        (data.owner == Some(reader.peer)).then_some(data)
     }
 
-    /// A view and, at once, the fetch: the later the stamp, the longer the entry is taken for current.
+    /// A view and, at once, the fetch: the later the stamp, the longer the entry is taken for current. It is kept at once:
+    /// later it would have the same stamp.
     fn fetch(&self, state: &mut State) {
         state.left.reads -= 1;
         let at = state.proxies[READER].at;
         if is_primary(state, at) {
-            self.valid_epoch(state, at);
+            self.valid_epoch(state, READER);
         }
         let view = self.view(state).filter(|view| self.trusts(&state.proxies[READER], view.last.epoch));
-        state.proxies[READER].flight = view.map(|view| Entry { value: state.upstream, stamp: view.last });
+        let Some(view) = view else { return };
+        let entry = Some(Entry { value: state.upstream, stamp: view.last });
+        state.proxies[READER].l1 = entry;
+        if is_primary(state, at) {
+            state.servers[at].data.entry = entry;
+        }
     }
 
     /// What the server's marks say is current of what it has, and of what the reader has.
@@ -534,9 +543,14 @@ impl Failover {
 
     // ---- A write ----
 
+    /// Upstream carries it out just before: what is fetched between the two is younger, and nothing else sees it.
     fn invalidate(&self, state: &mut State) {
+        if state.write.stage == Stage::Idle {
+            state.left.writes -= 1;
+            state.upstream += 1;
+        }
         let server = state.proxies[WRITER].at;
-        self.valid_epoch(state, server);
+        self.valid_epoch(state, WRITER);
         state.now += 1;
         let data = &mut state.servers[server].data;
         data.last.sequence = state.now;
@@ -567,6 +581,11 @@ impl Failover {
         state.acknowledged = state.upstream;
         state.write = NO_WRITE;
     }
+}
+
+/// Nothing will be written any more.
+fn is_last(state: &State) -> bool {
+    state.left.writes == 0
 }
 
 fn is_primary(state: &State, server: usize) -> bool {
