@@ -410,9 +410,9 @@ impl Failover {
 
     // ---- A server ----
 
-    /// Whom an epoch belongs to.
+    /// Whom an epoch belongs to: a server, and since when it runs. One that was deposed has another term.
     fn identity(&self, state: &State, server: usize) -> u8 {
-        let term = if self.obeys(Rule::EpochByPromotion) { state.servers[server].term } else { 0 };
+        let term = if self.obeys(Rule::DeposedRestart) { state.servers[server].term } else { 0 };
         server as u8 + SERVERS as u8 * term
     }
 
@@ -593,13 +593,16 @@ fn is_primary(state: &State, server: usize) -> bool {
 }
 
 fn held_hit(proxy: &Proxy) -> Option<Entry> {
-    let is_current = |entry: &Entry| entry.stamp.epoch == proxy.applied.epoch && entry.stamp.sequence >= proxy.mark;
+    let is_current =
+        |entry: &Entry| entry.stamp.epoch == proxy.applied.epoch && entry.stamp.sequence >= proxy.mark;
     proxy.l1.filter(|entry| proxy.lease.is_some() && is_current(entry))
 }
 
 /// Takes over all that its leader has, and says so.
 fn replicate(state: &mut State, index: usize) {
     let Some(leader) = state.servers[index].follows else { return };
+    // The leader may have been deposed and promoted again.
+    state.servers[index].term = state.servers[index].term.max(state.servers[leader].term);
     state.servers[index].data = state.servers[leader].data;
     for sync in state.proxies.iter_mut().filter_map(|proxy| proxy.sync.as_mut()) {
         if sync.server == leader {

@@ -70,10 +70,11 @@ pub enum Rule {
     AgeByOwnClock,
     /// The longest lease of the fleet is in meta, and survives the members' records.
     LongestLeaseInMeta,
-    /// Whoever has followed the promoted server does not follow the deposed one again.
+    // Three of them bind whoever arranges failovers, not Larder.
+    /// A replica turns to no server that was promoted before the one it has followed.
     ReplicasNeverGoBack,
     /// A primary that becomes a replica drops its clients.
     DemotionDropsClients,
-    /// A server that becomes a primary again starts a new epoch.
-    EpochByPromotion,
+    /// A deposed primary is another process (has another `run_id`) by the time it is promoted again.
+    DeposedRestart,
 }
