@@ -208,6 +208,10 @@ const STRICT: failover::Bounds = failover::Bounds { strict: true, ..ONE_OF_TWO }
 /// The first primary is promoted again.
 const BACK: failover::Bounds =
     failover::Bounds { budget: Budget { promotions: 2, moves: 1, ..ONE_OF_TWO.budget }, ..ONE_OF_TWO };
+const TWO_FAILOVERS: failover::Bounds =
+    failover::Bounds { budget: Budget { promotions: 2, switches: 3, ..ONE_OF_TWO.budget }, ..ONE_OF_TWO };
+const WRITES_AROUND: failover::Bounds =
+    failover::Bounds { budget: Budget { writes: 2, ..ONE_OF_TWO.budget }, ..ONE_OF_TWO };
 const BACK_EVERYWHERE: failover::Bounds = failover::Bounds { needed: 2, ..BACK };
 const LONG_LEASE: failover::Bounds = failover::Bounds { lengths: true, ..ONE_OF_TWO };
 const LONG_LEASE_EVERYWHERE: failover::Bounds = failover::Bounds { needed: 2, ..LONG_LEASE };
@@ -267,12 +271,13 @@ fn half_of_the_replicas_do_not_suffice_while_a_lease_is_made_longer() {
 }
 
 all_hold! {
-    wide_two_promotions: Failover { bounds: failover::Bounds { budget: Budget { promotions: 2, switches: 3, ..ONE_OF_TWO.budget }, ..ONE_OF_TWO }, off: &[] },
     one_of_one_replica_suffices: Failover { bounds: ONE_OF_ONE, off: &[] },
     one_of_two_replicas_suffices: Failover { bounds: ONE_OF_TWO, off: &[] },
     two_of_three_replicas_suffice: Failover { bounds: TWO_OF_THREE, off: &[] },
     replicas_may_have_replicas: Failover { bounds: CHAINS, off: &[] },
     a_reader_may_be_strict: Failover { bounds: STRICT, off: &[] },
+    failovers_may_follow_one_another: Failover { bounds: TWO_FAILOVERS, off: &[] },
+    two_writes_may_come_around_a_failover: Failover { bounds: WRITES_AROUND, off: &[] },
     the_first_primary_may_be_promoted_again: Failover { bounds: BACK, off: &[] },
     with_all_replicas_a_deposed_primary_needs_no_restart: Failover {
         bounds: BACK_EVERYWHERE,
