@@ -195,13 +195,14 @@ const ONE_OF_TWO: failover::Bounds = failover::Bounds {
     replicas: 2,
     needed: 1,
     kinds: &[],
-    budget: Budget { writes: 1, syncs: 3, reads: 1, moves: 2, promotions: 1, switches: 2, faults: 0 },
+    budget: Budget { writes: 1, syncs: 2, reads: 1, moves: 2, promotions: 1, switches: 2, faults: 0 },
     chains: false,
     strict: false,
     lengths: false,
 };
 const ONE_OF_ONE: failover::Bounds = failover::Bounds { replicas: 1, ..ONE_OF_TWO };
-const TWO_OF_THREE: failover::Bounds = failover::Bounds { replicas: 3, needed: 2, ..ONE_OF_TWO };
+const TWO_OF_THREE: failover::Bounds =
+    failover::Bounds { replicas: 3, needed: 2, budget: Budget { moves: 1, ..ONE_OF_TWO.budget }, ..ONE_OF_TWO };
 const ONE_OF_THREE: failover::Bounds = failover::Bounds { replicas: 3, ..ONE_OF_TWO };
 const CHAINS: failover::Bounds = failover::Bounds { chains: true, ..ONE_OF_TWO };
 const STRICT: failover::Bounds = failover::Bounds { strict: true, ..ONE_OF_TWO };
@@ -209,9 +210,9 @@ const STRICT: failover::Bounds = failover::Bounds { strict: true, ..ONE_OF_TWO }
 const BACK: failover::Bounds =
     failover::Bounds { budget: Budget { promotions: 2, moves: 1, ..ONE_OF_TWO.budget }, ..ONE_OF_TWO };
 const TWO_FAILOVERS: failover::Bounds =
-    failover::Bounds { budget: Budget { promotions: 2, switches: 3, ..ONE_OF_TWO.budget }, ..ONE_OF_TWO };
+    failover::Bounds { budget: Budget { promotions: 2, moves: 1, ..ONE_OF_TWO.budget }, ..ONE_OF_TWO };
 const WRITES_AROUND: failover::Bounds =
-    failover::Bounds { budget: Budget { writes: 2, ..ONE_OF_TWO.budget }, ..ONE_OF_TWO };
+    failover::Bounds { budget: Budget { writes: 2, moves: 1, ..ONE_OF_TWO.budget }, ..ONE_OF_TWO };
 const BACK_EVERYWHERE: failover::Bounds = failover::Bounds { needed: 2, ..BACK };
 const LONG_LEASE: failover::Bounds = failover::Bounds { lengths: true, ..ONE_OF_TWO };
 const LONG_LEASE_EVERYWHERE: failover::Bounds = failover::Bounds { needed: 2, ..LONG_LEASE };
