@@ -312,10 +312,10 @@ impl Failover {
 
     fn actions_of_proxy(&self, state: &State, index: usize, actions: &mut Vec<Action>) {
         let proxy = &state.proxies[index];
-        if let Some(sync) = proxy.sync {
-            if self.is_enough(sync.acks) || !self.obeys(Rule::SyncsReplicated) {
-                actions.push(Action::ReceiveSync(index));
-            }
+        if let Some(sync) = proxy.sync
+            && (self.is_enough(sync.acks) || !self.obeys(Rule::SyncsReplicated))
+        {
+            actions.push(Action::ReceiveSync(index));
         }
         // One that is under way is given up then.
         if state.left.syncs > 0 && is_primary(state, proxy.at) && self.brings_news(state, index) {

@@ -209,8 +209,6 @@ const STRICT: failover::Bounds = failover::Bounds { strict: true, ..ONE_OF_TWO }
 /// The first primary is promoted again.
 const BACK: failover::Bounds =
     failover::Bounds { budget: Budget { promotions: 2, moves: 1, ..ONE_OF_TWO.budget }, ..ONE_OF_TWO };
-const TWO_FAILOVERS: failover::Bounds =
-    failover::Bounds { budget: Budget { promotions: 2, moves: 1, ..ONE_OF_TWO.budget }, ..ONE_OF_TWO };
 const WRITES_AROUND: failover::Bounds =
     failover::Bounds { budget: Budget { writes: 2, moves: 1, ..ONE_OF_TWO.budget }, ..ONE_OF_TWO };
 const BACK_EVERYWHERE: failover::Bounds = failover::Bounds { needed: 2, ..BACK };
@@ -277,9 +275,8 @@ all_hold! {
     two_of_three_replicas_suffice: Failover { bounds: TWO_OF_THREE, off: &[] },
     replicas_may_have_replicas: Failover { bounds: CHAINS, off: &[] },
     a_reader_may_be_strict: Failover { bounds: STRICT, off: &[] },
-    failovers_may_follow_one_another: Failover { bounds: TWO_FAILOVERS, off: &[] },
     two_writes_may_come_around_a_failover: Failover { bounds: WRITES_AROUND, off: &[] },
-    the_first_primary_may_be_promoted_again: Failover { bounds: BACK, off: &[] },
+    failovers_may_follow_one_another: Failover { bounds: BACK, off: &[] },
     with_all_replicas_a_deposed_primary_needs_no_restart: Failover {
         bounds: BACK_EVERYWHERE,
         off: &[Rule::DemotionDropsClients, Rule::DeposedRestart],
