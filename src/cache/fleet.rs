@@ -29,6 +29,20 @@
 //!   before anything was trusted at *R*, where all entries of *P*'s epoch are outdated and whatever is fetched in the new
 //!   one is fetched later.
 //!
+//! It rests on more than N, which tests/model shows in every order of its steps, and of which whoever arranges failovers has
+//! to take care (deploy/README.md):
+//!
+//! - A replica never turns to a server that was promoted before the one it has followed.
+//! - *P* has dropped its clients by the time it follows *R*. *R* may lack marks that N others had, and *P*, once it copies
+//!   that, would tell them in an epoch in which it is still believed.
+//! - *P* has another `run_id` by the time it is promoted again, or a proxy has used *R* and *P* has copied that. Otherwise *P*'s
+//!   epoch would go on, without the marks that *R* lacked.
+//! - No lease is made longer while a replica is cut off: once promoted it would not know of it, nor would a proxy that comes
+//!   to it first.
+//!
+//! With N all of the replicas only the first of these remains. And `on_outage = "forward"` answers writes that were not
+//! delivered, at *P* as anywhere.
+//!
 //! Without `wait_replicas` a store is taken at its word for as long as it answers and takes writes.
 
 use std::collections::HashMap;

@@ -1,19 +1,22 @@
 //! The fleet protocol, checked in every order of its steps (`stateright`). See README.md beside this file.
 //!
 //! [`rule`] names the rules; [`state`] is what is remembered; [`fleet`] the steps, the faults and the properties;
-//! here are the bounds, and what has to be found within them: nothing as long as all rules are obeyed, and a
+//! [`failover`] is another model, of several servers; here are the bounds, and what has to be found within them: nothing as long as all rules are obeyed, and a
 //! violation as soon as one is not.
 
 #![allow(clippy::unwrap_used, reason = "in a test an unexpected error may end it")]
 
+mod failover;
 mod fleet;
 mod rule;
 mod state;
 
-use std::fmt::Write;
+use std::fmt::{Debug, Write};
+use std::hash::Hash;
 
 use stateright::{Checker, HasDiscoveries, Model};
 
+use failover::{ASKED, Budget, Failover, HELD};
 use fleet::{Bounds, FLIGHT, Fault, Fleet, L1, L2, SETTLES};
 use rule::Rule;
 
@@ -87,14 +90,16 @@ fn steps() -> usize {
 }
 
 /// Checks all states within the bounds.
-fn all_hold(name: &str, bounds: Bounds) {
+fn all_hold<M>(name: &str, model: M)
+where
+    M: Model<State: Clone + PartialEq + Hash + Debug + Send + Sync, Action: Clone + PartialEq + Debug>
+        + Send
+        + Sync
+        + 'static,
+{
     let started = std::time::Instant::now();
-    let checker = Fleet { bounds, off: None }
-        .checker()
-        .finish_when(HasDiscoveries::AnyFailures)
-        .target_state_count(steps())
-        .spawn_bfs()
-        .join();
+    let checker =
+        model.checker().finish_when(HasDiscoveries::AnyFailures).target_state_count(steps()).spawn_bfs().join();
     println!(
         "{name}: {} states ({} steps, at most {} deep) in {:.1?}",
         checker.unique_state_count(),
@@ -116,9 +121,15 @@ fn all_hold(name: &str, bounds: Bounds) {
     assert!(found.is_empty(), "{name}: {}", found.join("\n"));
 }
 
-fn found(rule: Rule, bounds: Bounds, expected: &'static str) -> Option<String> {
-    let fleet = Fleet { bounds, off: Some(rule) };
-    let checker = fleet
+/// The shortest run that goes wrong in this way.
+fn found<M>(model: M, expected: &'static str) -> Option<String>
+where
+    M: Model<State: Clone + PartialEq + Hash + Debug + Send + Sync, Action: Clone + PartialEq + Debug>
+        + Send
+        + Sync
+        + 'static,
+{
+    let checker = model
         .checker()
         .finish_when(HasDiscoveries::AllOf([expected].into()))
         .target_state_count(MOST)
@@ -137,7 +148,7 @@ fn each_rule_is_needed() {
     let mut missed = Vec::new();
     for &(rule, bounds, expected) in LACKS {
         let started = std::time::Instant::now();
-        let lack = found(rule, bounds, expected);
+        let lack = found(Fleet { bounds, off: Some(rule) }, expected);
         println!("without {rule:?} ({:.1?}): {lack:?}", started.elapsed());
         if lack.is_none() {
             missed.push(rule);
@@ -152,27 +163,125 @@ const fn wide(bounds: Bounds) -> Bounds {
 }
 
 macro_rules! all_hold {
-    ($($name:ident: $bounds:expr),+ $(,)?) => {$(
+    ($($name:ident: $model:expr),+ $(,)?) => {$(
         #[test]
         fn $name() {
-            all_hold(stringify!($name), $bounds);
+            all_hold(stringify!($name), $model);
         }
     )+};
 }
 
 all_hold! {
-    messages_may_be_late_or_lost: wide(MESSAGES),
-    two_writes_may_overlap: TWO_WRITES,
-    requests_may_be_late: wide(LATE_REQUESTS),
-    three_proxies_agree: wide(THREE_PROXIES),
-    marks_may_be_trimmed: wide(TRIMS),
-    proxies_may_start: wide(START),
-    proxies_may_die_or_leave: PROCESSES,
-    redis_may_be_flushed: wide(FLUSH),
-    redis_may_evict: wide(EVICTIONS),
-    redis_may_restart_with_a_snapshot: SNAPSHOT,
-    a_flush_may_come_between_writes: FLUSH_BETWEEN_WRITES,
-    expelled_members_may_come_back: RENEWAL,
-    something_else_may_be_written: wide(OTHER_TAG),
-    all_settles: wide(SETTLING),
+    messages_may_be_late_or_lost: Fleet { bounds: wide(MESSAGES), off: None },
+    two_writes_may_overlap: Fleet { bounds: TWO_WRITES, off: None },
+    requests_may_be_late: Fleet { bounds: wide(LATE_REQUESTS), off: None },
+    three_proxies_agree: Fleet { bounds: wide(THREE_PROXIES), off: None },
+    marks_may_be_trimmed: Fleet { bounds: wide(TRIMS), off: None },
+    proxies_may_start: Fleet { bounds: wide(START), off: None },
+    proxies_may_die_or_leave: Fleet { bounds: PROCESSES, off: None },
+    redis_may_be_flushed: Fleet { bounds: wide(FLUSH), off: None },
+    redis_may_evict: Fleet { bounds: wide(EVICTIONS), off: None },
+    redis_may_restart_with_a_snapshot: Fleet { bounds: SNAPSHOT, off: None },
+    a_flush_may_come_between_writes: Fleet { bounds: FLUSH_BETWEEN_WRITES, off: None },
+    expelled_members_may_come_back: Fleet { bounds: RENEWAL, off: None },
+    something_else_may_be_written: Fleet { bounds: wide(OTHER_TAG), off: None },
+    all_settles: Fleet { bounds: wide(SETTLING), off: None },
+}
+
+// ---- Failovers ----
+
+/// Two replicas, one write, one promotion.
+const ONE_OF_TWO: failover::Bounds = failover::Bounds {
+    replicas: 2,
+    needed: 1,
+    kinds: &[],
+    budget: Budget { writes: 1, syncs: 2, reads: 1, moves: 2, promotions: 1, switches: 2, faults: 0 },
+    chains: false,
+    strict: false,
+    lengths: false,
+};
+const ONE_OF_ONE: failover::Bounds = failover::Bounds { replicas: 1, ..ONE_OF_TWO };
+const TWO_OF_THREE: failover::Bounds =
+    failover::Bounds { replicas: 3, needed: 2, budget: Budget { moves: 1, ..ONE_OF_TWO.budget }, ..ONE_OF_TWO };
+const ONE_OF_THREE: failover::Bounds = failover::Bounds { replicas: 3, ..ONE_OF_TWO };
+const CHAINS: failover::Bounds = failover::Bounds { chains: true, ..ONE_OF_TWO };
+const STRICT: failover::Bounds = failover::Bounds { strict: true, ..ONE_OF_TWO };
+/// The first primary is promoted again.
+const BACK: failover::Bounds =
+    failover::Bounds { budget: Budget { promotions: 2, moves: 1, ..ONE_OF_TWO.budget }, ..ONE_OF_TWO };
+const WRITES_AROUND: failover::Bounds =
+    failover::Bounds { budget: Budget { writes: 2, moves: 1, ..ONE_OF_TWO.budget }, ..ONE_OF_TWO };
+const BACK_EVERYWHERE: failover::Bounds = failover::Bounds { needed: 2, ..BACK };
+const LONG_LEASE: failover::Bounds = failover::Bounds { lengths: true, ..ONE_OF_TWO };
+const LONG_LEASE_EVERYWHERE: failover::Bounds = failover::Bounds { needed: 2, ..LONG_LEASE };
+/// One server, and what may happen to it.
+const ALONE: failover::Bounds = failover::Bounds {
+    replicas: 0,
+    needed: 0,
+    kinds: &[failover::Action::Flush, failover::Action::SetClockForward],
+    budget: Budget { faults: 2, moves: 0, promotions: 0, switches: 0, ..ONE_OF_TWO.budget },
+    ..ONE_OF_TWO
+};
+const ALONE_WITH_LENGTHS: failover::Bounds =
+    failover::Bounds { lengths: true, kinds: &[failover::Action::LoseMembers], ..ALONE };
+
+/// Rules that are not obeyed, where that shows, and as what.
+const FAILOVER_LACKS: &[(&[Rule], failover::Bounds, &str)] = &[
+    (&[Rule::SyncsReplicated], ONE_OF_TWO, HELD),
+    (&[Rule::WritesReplicated], ONE_OF_TWO, HELD),
+    (&[Rule::ProofForViews], ONE_OF_TWO, ASKED),
+    (&[Rule::ProofForViews], STRICT, ASKED),
+    (&[Rule::ProofOfItsEpoch], ONE_OF_TWO, ASKED),
+    (&[Rule::AgeFromReplicatedAnswer], ONE_OF_TWO, HELD),
+    (&[Rule::AgeByOwnClock], ALONE, HELD),
+    (&[Rule::LongestLeaseInMeta], ALONE_WITH_LENGTHS, HELD),
+    (&[Rule::ReplicasNeverGoBack], ONE_OF_TWO, HELD),
+    (&[Rule::DemotionDropsClients], ONE_OF_TWO, ASKED),
+    (&[Rule::DeposedRestart], BACK, ASKED),
+];
+
+#[test]
+fn each_rule_of_failovers_is_needed() {
+    let lacks =
+        FAILOVER_LACKS.iter().map(|&(off, bounds, expected)| (format!("without {off:?}"), off, bounds, expected));
+    let mut missed = Vec::new();
+    for (what, off, bounds, expected) in lacks {
+        let lack = found(Failover { bounds, off }, expected);
+        println!("{what}: {lack:?}");
+        if lack.is_none() {
+            missed.push(what);
+        }
+    }
+    assert!(missed.is_empty(), "no violation {missed:?}");
+}
+
+#[test]
+fn fewer_than_half_of_the_replicas_do_not_suffice() {
+    let lack = found(Failover { bounds: ONE_OF_THREE, off: &[] }, HELD);
+    println!("{lack:?}");
+    assert!(lack.is_some());
+}
+
+#[test]
+fn half_of_the_replicas_do_not_suffice_while_a_lease_is_made_longer() {
+    let lack = found(Failover { bounds: LONG_LEASE, off: &[] }, HELD);
+    println!("{lack:?}");
+    assert!(lack.is_some());
+}
+
+all_hold! {
+    one_of_one_replica_suffices: Failover { bounds: ONE_OF_ONE, off: &[] },
+    one_of_two_replicas_suffices: Failover { bounds: ONE_OF_TWO, off: &[] },
+    two_of_three_replicas_suffice: Failover { bounds: TWO_OF_THREE, off: &[] },
+    replicas_may_have_replicas: Failover { bounds: CHAINS, off: &[] },
+    a_reader_may_be_strict: Failover { bounds: STRICT, off: &[] },
+    two_writes_may_come_around_a_failover: Failover { bounds: WRITES_AROUND, off: &[] },
+    failovers_may_follow_one_another: Failover { bounds: BACK, off: &[] },
+    with_all_replicas_a_deposed_primary_needs_no_restart: Failover {
+        bounds: BACK_EVERYWHERE,
+        off: &[Rule::DemotionDropsClients, Rule::DeposedRestart],
+    },
+    with_all_replicas_a_lease_may_be_made_longer: Failover { bounds: LONG_LEASE_EVERYWHERE, off: &[] },
+    clocks_may_be_set_forward: Failover { bounds: ALONE, off: &[] },
+    members_with_longer_leases_may_be_lost: Failover { bounds: ALONE_WITH_LENGTHS, off: &[] },
 }

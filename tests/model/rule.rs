@@ -55,4 +55,26 @@ pub enum Rule {
     IntentsCarriedOut,
     /// A write is answered only when Redis has taken its invalidation.
     AnswerOnlyDelivered,
+    // Of failovers, leases of different length, and clocks: `failover`.
+    /// A sync counts only when as many replicas have it as `wait_replicas` says.
+    SyncsReplicated,
+    /// So does an invalidation.
+    WritesReplicated,
+    /// The store is believed only while the lease of a sync that counted runs, in every mode.
+    ProofForViews,
+    /// And only in the epoch of that sync.
+    ProofOfItsEpoch,
+    /// The age of an epoch counts from the first answer in it that counted.
+    AgeFromReplicatedAnswer,
+    /// Where an epoch was seen to begin, its age is no greater than the own clock says.
+    AgeByOwnClock,
+    /// The longest lease of the fleet is in meta, and survives the members' records.
+    LongestLeaseInMeta,
+    // Three of them bind whoever arranges failovers, not Larder.
+    /// A replica turns to no server that was promoted before the one it has followed.
+    ReplicasNeverGoBack,
+    /// A primary that becomes a replica drops its clients.
+    DemotionDropsClients,
+    /// A deposed primary is another process (has another `run_id`) by the time it is promoted again.
+    DeposedRestart,
 }
