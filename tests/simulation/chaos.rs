@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use super::proxy::{Proxy, Site};
 use super::server::{Memory, Part};
-use super::store::Conduct;
+use super::store::{Conduct, Link};
 use super::world::World;
 
 /// A kind of fault.
@@ -151,7 +151,7 @@ impl Chaos {
         loop {
             sleep(self.world.millis(pause / 4, pause)).await;
             let kind = *self.world.pick(&self.kinds);
-            let lasts = self.world.millis(20, 1500);
+            let lasts = self.world.millis(20, 1200);
             self.world.tell(|| format!("fault: {kind:?} for {lasts:?}"));
             self.happen(kind, lasts);
         }
@@ -254,10 +254,15 @@ impl Chaos {
 
     fn disturb(&self, kind: Kind, lasts: Duration) {
         let links = self.world.links();
-        if links.is_empty() {
-            return;
+        let share_of_links = *self.world.pick(&[0.4, 1.0]);
+        for link in links {
+            if self.world.happens(share_of_links) {
+                self.disturb_link(link, kind, lasts);
+            }
         }
-        let link = Arc::clone(self.world.pick(&links));
+    }
+
+    fn disturb_link(&self, link: Arc<Link>, kind: Kind, lasts: Duration) {
         let share = *self.world.pick(&[0.1, 0.5, 1.0]);
         link.behave(|conduct| match kind {
             Kind::Slow => conduct.slowness = 150,

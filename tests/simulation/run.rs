@@ -54,19 +54,19 @@ struct Run {
 impl Run {
     fn new(world: &Arc<World>) -> Run {
         let registers = *world.pick(&[1, 2, 4]);
-        let slowness = *world.pick(&[5, 40, 400]);
+        let slowness = *world.pick(&[3, 20, 150]);
         world.server().marks_max = *world.pick(&[1, 2, 4, 1000]);
         let settings = settings(world, slowness);
         let proxies = *world.pick(&[2, 3, 4]);
         let (upstream, acknowledged) = (Upstream::new(world, registers, slowness), Floor::new(registers));
         let site = Arc::new(Site { world: Arc::clone(world), upstream, acknowledged, settings, registers });
-        let share = *world.pick(&[0.0, 0.1, 0.1, 0.3, 0.6]);
+        let share = *world.pick(&[0.05, 0.1, 0.1, 0.2, 0.5]);
         let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|_| world.happens(share)).collect();
         world.tell(|| format!("{settings:?}, {proxies} proxies, {registers} registers, {kinds:?}"));
         Run {
             fleet: Fleet::start(&site, proxies),
-            pause: *world.pick(&[150, 500, 1500]),
-            lasts: world.millis(2000, 6000),
+            pause: *world.pick(&[60, 150, 400]),
+            lasts: world.millis(1000, 3000),
             readers: *world.pick(&[2, 4, 6]),
             writers: *world.pick(&[1, 2, 3]),
             rest: *world.pick(&[20, 60, 200]),
@@ -212,9 +212,11 @@ impl Run {
 }
 
 fn settings(world: &World, slowness: u64) -> Settings {
-    let limit = world.millis(20, 200);
+    let limit = world.millis(20, 120);
     Settings {
         mode: *world.pick(&[
+            Coherence::Lease,
+            Coherence::Lease,
             Coherence::Lease,
             Coherence::Lease,
             Coherence::Lease,
@@ -222,7 +224,7 @@ fn settings(world: &World, slowness: u64) -> Settings {
             Coherence::Eventual,
         ]),
         on_outage: *world.pick(&[OnOutage::Refuse, OnOutage::Forward]),
-        lease: world.millis(100, 1200),
+        lease: world.millis(100, 800),
         limit,
         slots: *world.pick(&[1, 64, 4096]),
         patience: Duration::from_millis(3 * slowness) + limit * 4,

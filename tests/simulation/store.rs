@@ -151,7 +151,7 @@ impl Link {
             let (link, message) = (Arc::clone(self), message.clone());
             let delay = self.world.millis(0, conduct.message_slowness);
             tokio::spawn(async move {
-                sleep(delay).await;
+                pass(delay).await;
                 link.passable().await;
                 link.thawed().await;
                 if link.connection() == Some(connection) && !link.conduct.borrow().dead {
@@ -221,7 +221,7 @@ impl Link {
         let conduct = *self.conduct.borrow();
         let world = Arc::clone(&self.world);
         let (there, back) = (world.millis(0, conduct.slowness), world.millis(0, conduct.slowness));
-        sleep(there).await;
+        pass(there).await;
         self.passable().await;
         if world.happens(conduct.requests_lost) {
             world.count("request lost");
@@ -233,7 +233,7 @@ impl Link {
         }
         let answer = request(Arc::clone(&world), connection.run).await;
         world.pass_on();
-        sleep(back).await;
+        pass(back).await;
         self.passable().await;
         if world.happens(conduct.replies_lost) {
             world.count("reply lost");
@@ -285,8 +285,13 @@ async fn read(world: Arc<World>, run: u64, key: Option<String>, tags: Vec<Tag>) 
 
 async fn between(world: &World) {
     if world.happens(0.1) {
-        sleep(world.millis(0, 2)).await;
+        pass(world.millis(0, 2)).await;
     }
+}
+
+/// Lets time pass, if only a turn.
+async fn pass(time: Duration) {
+    if time.is_zero() { tokio::task::yield_now().await } else { sleep(time).await }
 }
 
 impl fmt::Debug for Link {
