@@ -337,7 +337,6 @@ impl Server {
 }
 
 /// Entries.
-#[allow(dead_code, reason = "the differential test compares the coordination alone")]
 impl Server {
     pub fn put(&mut self, key: &str, value: Bytes, until: u64) {
         self.data.entries.insert(key.to_owned(), (value, until));

@@ -20,6 +20,7 @@ use crate::support::redis::free_port;
 mod fleet;
 mod log;
 mod replicas;
+mod twin;
 mod users;
 
 use self::log::Log;
