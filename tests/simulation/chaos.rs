@@ -73,6 +73,16 @@ impl Kind {
         Kind::MessagesLate,
     ];
 
+    /// Kinds that do most harm together.
+    pub const THEMES: [&[Kind]; 6] = [
+        &[],
+        &[Kind::MembersLost, Kind::MessagesLost],
+        &[Kind::MessagesLost, Kind::Slow, Kind::Stalled],
+        &[Kind::Saved, Kind::Restored, Kind::MessagesLost],
+        &[Kind::Killed, Kind::Frozen, Kind::RepliesLost],
+        &[Kind::MarksLost, Kind::Cut, Kind::MessagesLate],
+    ];
+
     /// Whether the store may forget an intent, or take it for due before its write has ended.
     pub fn endangers_intents(self) -> bool {
         use Kind::*;

@@ -21,7 +21,7 @@ use larder::config::{Coherence, OnOutage};
 use larder::entry::{Content, Entry, Response};
 use larder::key::{Canonical, Key};
 use larder::metrics::Metrics;
-use larder::semantics::freshness::{Freshness, LifetimeSource};
+use larder::semantics::freshness::{Failure, Freshness, LifetimeSource};
 use larder::stamp::Tag;
 use larder::store::Store;
 use larder::store::fleet::Intent;
@@ -218,10 +218,15 @@ impl Proxy {
             })
             .await
         };
-        if let Found::Current(entry) = &lookup.found {
-            return Some((Some(value_in(entry)), if asked { "asked hit" } else { "memory hit" }));
-        }
+        let stale = match &lookup.found {
+            Found::Current(entry) if self.site.world.happens(EXPIRED) => Some(Arc::clone(entry)),
+            Found::Current(entry) => {
+                return Some((Some(value_in(entry)), if asked { "asked hit" } else { "memory hit" }));
+            }
+            _ => None,
+        };
         self.site.world.count(match &lookup.found {
+            Found::Current(_) => "expired",
             Found::Outdated => "outdated",
             _ if lookup.view.is_none() => "store away",
             _ => "nothing",
@@ -239,16 +244,24 @@ impl Proxy {
             Boarding::Alone => self.flights.solo(lookup.canonical.key, lookup.view.as_ref()),
         };
         let flight = permit.flight();
-        self.spawn(Arc::clone(self).fill(register, lookup, permit));
+        self.spawn(Arc::clone(self).fill(register, lookup, permit, stale));
         match flight.landing().await {
             Landing::Validated(entry) => Some((Some(value_in(&entry)), "fetched")),
+            Landing::StaleOnError(entry, _) => Some((Some(value_in(&entry)), "stale on error")),
             _ => Some((None, "no answer")),
         }
     }
 
     /// Whoever joins knew the request's tags, and looks at what else the response names.
     async fn join(&self, landing: Landing) -> Option<Option<Value>> {
-        let Landing::Validated(entry) = landing else { return Some(None) };
+        let entry = match landing {
+            Landing::Validated(entry) => entry,
+            Landing::StaleOnError(entry, _) => {
+                let is_current = self.cache.is_current(&entry.tags, entry.stamp).await;
+                return is_current.then(|| Some(value_in(&entry)));
+            }
+            _ => return Some(None),
+        };
         // Without a view there was no stamp to compare.
         let is_stamped = entry.stamp.sequence != UNSTAMPED;
         if is_stamped && !self.cache.is_current(&[Site::group()], entry.stamp).await {
@@ -257,11 +270,20 @@ impl Proxy {
         Some(Some(value_in(&entry)))
     }
 
-    async fn fill(self: Arc<Proxy>, register: Register, lookup: Lookup, permit: Permit) {
+    async fn fill(
+        self: Arc<Proxy>,
+        register: Register,
+        lookup: Lookup,
+        permit: Permit,
+        stale: Option<Arc<Entry>>,
+    ) {
         permit.turn().await;
         let asked = UNIX_EPOCH + Duration::from_micros(self.site.world.number());
         let Some(value) = self.site.upstream.fetch(register).await else {
-            return permit.land(Landing::Failed(UpstreamError::Abandoned));
+            return permit.land(match stale {
+                Some(stale) => Landing::StaleOnError(stale, Failure::NoAnswer),
+                None => Landing::Failed(UpstreamError::Abandoned),
+            });
         };
         let Some(view) = lookup.view else {
             let mut entry = entry(register, value, asked, &Lookup { view: None, ..lookup });
@@ -350,6 +372,9 @@ impl Proxy {
         }
     }
 }
+
+/// Share of what is current that is fresh no more, so that upstream is asked, or it stands in for upstream.
+const EXPIRED: f64 = 0.08;
 
 /// In place of the stamp of what was fetched while the store was away.
 const UNSTAMPED: u64 = u64::MAX;

@@ -61,7 +61,9 @@ impl Run {
         let (upstream, acknowledged) = (Upstream::new(world, registers, slowness), Floor::new(registers));
         let site = Arc::new(Site { world: Arc::clone(world), upstream, acknowledged, settings, registers });
         let share = *world.pick(&[0.05, 0.1, 0.1, 0.2, 0.5]);
-        let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|_| world.happens(share)).collect();
+        let theme = *world.pick(&Kind::THEMES);
+        let any = Kind::ALL.into_iter().filter(|_| world.happens(share));
+        let kinds: Vec<Kind> = any.chain(theme.iter().copied()).collect();
         world.tell(|| format!("{settings:?}, {proxies} proxies, {registers} registers, {kinds:?}"));
         Run {
             fleet: Fleet::start(&site, proxies),
