@@ -74,8 +74,10 @@ impl Kind {
     ];
 
     /// Kinds that do most harm together.
-    pub const THEMES: [&[Kind]; 6] = [
+    pub const THEMES: [&[Kind]; 8] = [
         &[],
+        &[Kind::Slow, Kind::Flushed, Kind::MarksLost],
+        &[Kind::Left, Kind::Slow, Kind::MessagesLost],
         &[Kind::MembersLost, Kind::MessagesLost],
         &[Kind::MessagesLost, Kind::Slow, Kind::Stalled],
         &[Kind::Saved, Kind::Restored, Kind::MessagesLost],
@@ -176,6 +178,9 @@ impl Chaos {
             link.connect_later();
         }
         for place in 0..self.fleet.places.len() {
+            if self.fleet.proxy(place).is_some_and(|proxy| proxy.has_left()) {
+                self.fleet.empty(place).iter().for_each(|proxy| proxy.kill());
+            }
             self.fleet.fill(place);
         }
         self.fleet.all().iter().for_each(|proxy| proxy.freeze(false));
@@ -219,17 +224,23 @@ impl Chaos {
         });
     }
 
-    /// A proxy goes, and another comes in its place.
+    /// A proxy goes, and another comes in its place. One that leaves may be asked to the end.
     fn depart(&self, kind: Kind, lasts: Duration) {
         let place = self.world.draw(|chance| chance.random_range(0..self.fleet.places.len()));
-        let Some(proxy) = self.fleet.empty(place) else { return };
         let fleet = Arc::clone(&self.fleet);
         tokio::spawn(async move {
             if kind == Kind::Left {
-                proxy.leave().await
-            } else {
-                proxy.kill()
+                let Some(proxy) = fleet.proxy(place) else { return };
+                Arc::clone(&proxy).leave().await;
+                sleep(lasts).await;
+                // Another may have its place by now.
+                if !fleet.proxy(place).is_some_and(|there| Arc::ptr_eq(&there, &proxy)) {
+                    return;
+                }
             }
+            let Some(proxy) = fleet.empty(place) else { return };
+            proxy.kill();
+            drop(proxy);
             sleep(lasts).await;
             fleet.fill(place);
         });
@@ -274,8 +285,9 @@ impl Chaos {
 
     fn disturb_link(&self, link: Arc<Link>, kind: Kind, lasts: Duration) {
         let share = *self.world.pick(&[0.1, 0.5, 1.0]);
+        let slowness = *self.world.pick(&[15, 50, 150]);
         link.behave(|conduct| match kind {
-            Kind::Slow => conduct.slowness = 150,
+            Kind::Slow => conduct.slowness = slowness,
             Kind::RequestsLost => conduct.requests_lost = share,
             Kind::RepliesLost => conduct.replies_lost = share,
             Kind::Stalled => conduct.stalled = true,

@@ -7,6 +7,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::{Duration, UNIX_EPOCH};
@@ -77,6 +78,7 @@ pub struct Proxy {
     /// What a read through this very proxy must show.
     own: Floor,
     frost: Arc<Frost>,
+    left: AtomicBool,
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
@@ -134,7 +136,8 @@ impl Proxy {
         let frost = Arc::<Frost>::default();
         let own = Floor::new(site.registers);
         let (site, flights) = (Arc::clone(site), Flights::new());
-        Arc::new(Proxy { link, metrics, site, cache, flights, own, frost, tasks: Mutex::default() })
+        let (left, tasks) = (AtomicBool::new(false), Mutex::default());
+        Arc::new(Proxy { link, metrics, site, cache, flights, own, frost, left, tasks })
     }
 
     pub fn name(&self) -> &str {
@@ -157,11 +160,15 @@ impl Proxy {
         self.tasks.lock().unwrap().iter().for_each(AbortHandle::abort);
     }
 
-    /// Is told to stop: leaves the fleet, and is no more.
+    /// Leaves the fleet, as who is told to stop. Whoever asks it all the same is to be given nothing old.
     pub async fn leave(self: Arc<Proxy>) {
+        self.left.store(true, SeqCst);
         let leaving = Arc::clone(&self);
         let _ = self.spawn(async move { leaving.cache.leave().await }).await;
-        self.kill();
+    }
+
+    pub fn has_left(&self) -> bool {
+        self.left.load(SeqCst)
     }
 
     /// Runs something that is part of this process.

@@ -156,7 +156,7 @@ impl Run {
     async fn a_write_goes_through(&self) {
         // Upstream may refuse now and then.
         for _ in 0..20 {
-            let Some(proxy) = self.fleet.any(&self.world) else { return };
+            let proxy = Arc::clone(self.world.pick(&self.fleet.all()));
             let write = proxy.write(Target::Everything);
             match timeout(self.longest_write(), write).await {
                 Ok(End::Acknowledged) => return sleep(self.site.settings.lease * 2).await,

@@ -32,6 +32,7 @@ mod admin;
 mod explain;
 mod fleet;
 mod forwarding;
+mod hazards;
 mod identity;
 mod leases;
 mod logs;
