@@ -112,6 +112,10 @@ impl Fleet {
         self.places[place].lock().unwrap().clone()
     }
 
+    pub fn places(&self) -> usize {
+        self.places.len()
+    }
+
     pub fn any(&self, world: &World) -> Option<Arc<Proxy>> {
         self.proxy(world.draw(|chance| chance.random_range(0..self.places.len())))
     }

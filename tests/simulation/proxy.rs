@@ -8,14 +8,14 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::task::{Poll, Waker};
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use larder::cache::fleet::Fleet;
-use larder::cache::flight::{Boarding, Flights, Landing, Permit};
+use larder::cache::flight::{Boarding, Flight, Flights, Landing, Permit};
 use larder::cache::memory::Memory;
 use larder::cache::{Cache, Found, Lookup, Place};
 use larder::config::{Coherence, OnOutage};
@@ -27,6 +27,7 @@ use larder::stamp::Tag;
 use larder::store::Store;
 use larder::store::fleet::Intent;
 use larder::upstream::UpstreamError;
+use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, timeout};
 
@@ -78,9 +79,14 @@ pub struct Proxy {
     /// What a read through this very proxy must show.
     own: Floor,
     frost: Arc<Frost>,
+    flying: Mutex<Vec<(Weak<Flight>, Arc<Aboard>)>>,
     left: AtomicBool,
     tasks: Mutex<Vec<AbortHandle>>,
 }
+
+/// What those who wait for a flight have in common.
+#[derive(Default)]
+struct Aboard(OnceLock<Landing>, Notify);
 
 /// How a write ended for its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,8 +142,8 @@ impl Proxy {
         let frost = Arc::<Frost>::default();
         let own = Floor::new(site.registers);
         let (site, flights) = (Arc::clone(site), Flights::new());
-        let (left, tasks) = (AtomicBool::new(false), Mutex::default());
-        Arc::new(Proxy { link, metrics, site, cache, flights, own, frost, left, tasks })
+        let (left, flying, tasks) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
+        Arc::new(Proxy { link, metrics, site, cache, flights, own, frost, flying, left, tasks })
     }
 
     pub fn name(&self) -> &str {
@@ -244,7 +250,7 @@ impl Proxy {
         };
         let permit = match boarding {
             Boarding::Join(flight) => {
-                let landing = flight.landing().await;
+                let landing = self.landing(&flight).await;
                 return self.join(landing).await.map(|value| (value, "joined"));
             }
             Boarding::Lead(permit) => permit,
@@ -252,11 +258,38 @@ impl Proxy {
         };
         let flight = permit.flight();
         self.spawn(Arc::clone(self).fill(register, lookup, permit, stale));
-        match flight.landing().await {
+        match self.landing(&flight).await {
             Landing::Validated(entry) => Some((Some(value_in(&entry)), "fetched")),
             Landing::StaleOnError(entry, _) => Some((Some(value_in(&entry)), "stale on error")),
             _ => Some((None, "no answer")),
         }
+    }
+
+    /// Waits for a flight to land. One of those on board does, and wakes the others in the order in which they came: a
+    /// `watch` would wake them in a random one.
+    async fn landing(&self, flight: &Arc<Flight>) -> Landing {
+        let (aboard, is_first) = self.aboard(flight);
+        if is_first {
+            let _ = aboard.0.set(flight.landing().await);
+            aboard.1.notify_waiters();
+        }
+        loop {
+            if let Some(landing) = aboard.0.get() {
+                return landing.clone();
+            }
+            aboard.1.notified().await;
+        }
+    }
+
+    fn aboard(&self, flight: &Arc<Flight>) -> (Arc<Aboard>, bool) {
+        let mut flying = self.flying.lock().unwrap();
+        flying.retain(|(known, _)| known.strong_count() > 0);
+        if let Some((_, aboard)) = flying.iter().find(|(known, _)| known.as_ptr() == Arc::as_ptr(flight)) {
+            return (Arc::clone(aboard), false);
+        }
+        let aboard = Arc::<Aboard>::default();
+        flying.push((Arc::downgrade(flight), Arc::clone(&aboard)));
+        (aboard, true)
     }
 
     /// Whoever joins knew the request's tags, and looks at what else the response names.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use larder::config::{Coherence, OnOutage};
 use rand::Rng;
+use rand::rngs::StdRng;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -101,20 +102,21 @@ impl Run {
     }
 
     fn client(&self, reads: bool) -> impl Future<Output = ()> + Send + 'static {
-        let (world, site, fleet) = (Arc::clone(&self.world), Arc::clone(&self.site), Arc::clone(&self.fleet));
+        let (world, site, fleet) = (&self.world, Arc::clone(&self.site), Arc::clone(&self.fleet));
         let (end, rest) = (tokio::time::Instant::now() + self.lasts, self.rest);
+        let mut chance = world.own_chance();
         async move {
             loop {
-                sleep(world.millis(0, rest)).await;
+                sleep(Duration::from_millis(chance.random_range(0..=rest))).await;
                 if tokio::time::Instant::now() >= end {
                     return;
                 }
-                let Some(proxy) = fleet.any(&world) else { continue };
+                let Some(proxy) = fleet.proxy(chance.random_range(0..fleet.places())) else { continue };
                 if reads {
-                    proxy.read(world.draw(|chance| chance.random_range(0..site.registers))).await;
+                    proxy.read(chance.random_range(0..site.registers)).await;
                 } else {
-                    proxy.write(target(&world, site.registers)).await;
-                    sleep(world.millis(0, 4 * rest)).await;
+                    proxy.write(target(&mut chance, site.registers)).await;
+                    sleep(Duration::from_millis(chance.random_range(0..=4 * rest))).await;
                 }
             }
         }
@@ -233,11 +235,11 @@ fn settings(world: &World, slowness: u64) -> Settings {
     }
 }
 
-fn target(world: &World, registers: usize) -> Target {
-    match world.draw(|chance| chance.random_range(0..10)) {
+fn target(chance: &mut StdRng, registers: usize) -> Target {
+    match chance.random_range(0..10) {
         0 => Target::Everything,
         1 => Target::Group,
-        2 | 3 => Target::Family(world.draw(|chance| chance.random_range(0..registers.min(2)))),
-        _ => Target::One(world.draw(|chance| chance.random_range(0..registers))),
+        2 | 3 => Target::Family(chance.random_range(0..registers.min(2))),
+        _ => Target::One(chance.random_range(0..registers)),
     }
 }

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use larder::stamp::{Tag, View};
 use larder::store::fleet::{Cause, Holder, Intent, Invalidated, Membership, Message, Synced};
 use larder::store::{self, FamilyOf, Found, KeyCounts, Reply, Store, StoreError, StoreInfo};
-use tokio::sync::{broadcast, oneshot, watch};
+use tokio::sync::{Notify, broadcast, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::server::{Caller, Flaw, Server};
@@ -66,9 +67,11 @@ pub struct Link {
     pub name: String,
     world: Arc<World>,
     limit: Duration,
-    conduct: watch::Sender<Conduct>,
+    conduct: Mutex<Conduct>,
     /// The process at this end is stopped: it sends nothing and takes nothing in.
-    frozen: watch::Sender<bool>,
+    frozen: AtomicBool,
+    /// Wakes who waits for a change of these two, in the order in which they came.
+    changed: Notify,
     connection: Mutex<Option<Connection>>,
     state: watch::Sender<store::Link>,
     messages: broadcast::Sender<Message>,
@@ -86,8 +89,9 @@ impl Link {
             name,
             world: Arc::clone(world),
             limit,
-            conduct: watch::Sender::new(Conduct::GOOD),
-            frozen: watch::Sender::new(false),
+            conduct: Mutex::new(Conduct::GOOD),
+            frozen: AtomicBool::new(false),
+            changed: Notify::new(),
             connection: Mutex::new(None),
             state: watch::Sender::new(store::Link::Down("not connected yet".to_owned())),
             messages: broadcast::Sender::new(64),
@@ -98,14 +102,16 @@ impl Link {
     }
 
     pub fn behave(&self, change: impl FnOnce(&mut Conduct)) {
-        self.conduct.send_modify(change);
-        if self.conduct.borrow().cut {
+        change(&mut self.conduct.lock().unwrap());
+        self.changed.notify_waiters();
+        if self.conduct().cut {
             self.part("cut off");
         }
     }
 
     pub fn freeze(&self, frozen: bool) {
-        self.frozen.send_replace(frozen);
+        self.frozen.store(frozen, SeqCst);
+        self.changed.notify_waiters();
     }
 
     /// The connection is no more.
@@ -125,7 +131,7 @@ impl Link {
     }
 
     fn connect(&self) {
-        let conduct = *self.conduct.borrow();
+        let conduct = self.conduct();
         let mut connection = self.connection.lock().unwrap();
         if connection.is_none() && !conduct.cut && !conduct.dead {
             let run = self.world.server().run;
@@ -140,7 +146,7 @@ impl Link {
 
     /// Passes a message on, in its own time; or not.
     pub fn hear(self: &Arc<Link>, message: &Message) {
-        let conduct = *self.conduct.borrow();
+        let conduct = self.conduct();
         let Some(connection) = self.connection() else { return };
         let times = 1 + usize::from(self.world.happens(conduct.messages_repeated));
         for _ in 0..times {
@@ -154,21 +160,27 @@ impl Link {
                 pass(delay).await;
                 link.passable().await;
                 link.thawed().await;
-                if link.connection() == Some(connection) && !link.conduct.borrow().dead {
+                if link.connection() == Some(connection) && !link.conduct().dead {
                     let _ = link.messages.send(message);
                 }
             });
         }
     }
 
+    fn conduct(&self) -> Conduct {
+        *self.conduct.lock().unwrap()
+    }
+
     async fn passable(&self) {
-        let mut conduct = self.conduct.subscribe();
-        let _ = conduct.wait_for(|conduct| !conduct.stalled).await;
+        while self.conduct().stalled {
+            self.changed.notified().await;
+        }
     }
 
     async fn thawed(&self) {
-        let mut frozen = self.frozen.subscribe();
-        let _ = frozen.wait_for(|frozen| !frozen).await;
+        while self.frozen.load(SeqCst) {
+            self.changed.notified().await;
+        }
     }
 
     /// Sends a request and waits for its reply.
@@ -218,7 +230,7 @@ impl Link {
     ) where
         F: Future<Output = T> + Send + 'static,
     {
-        let conduct = *self.conduct.borrow();
+        let conduct = self.conduct();
         let world = Arc::clone(&self.world);
         let (there, back) = (world.millis(0, conduct.slowness), world.millis(0, conduct.slowness));
         pass(there).await;

@@ -63,6 +63,11 @@ impl World {
         probability > 0.0 && self.draw(|chance| chance.random_bool(probability))
     }
 
+    /// Chance of somebody's own, so that it does not matter who comes first of those who come at the same time.
+    pub fn own_chance(&self) -> StdRng {
+        self.draw(|chance| StdRng::seed_from_u64(chance.random()))
+    }
+
     /// Between these, whole milliseconds.
     pub fn millis(&self, least: u64, most: u64) -> Duration {
         Duration::from_millis(self.draw(|chance| chance.random_range(least..=most)))
