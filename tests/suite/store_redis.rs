@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use crate::support::RedisServer;
 use crate::support::redis::free_port;
 
+mod bounds;
 mod fleet;
 mod log;
 mod replicas;
