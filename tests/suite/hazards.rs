@@ -119,7 +119,7 @@ fn a_fetch_begun_before_a_write_elsewhere_is_not_served_after_it() {
 /// hold the outdated response in memory, may serve it.
 #[track_caller]
 fn assert_safe_after(prepare: impl FnOnce(&mut RedisServer), lose: impl FnOnce(&mut RedisServer)) {
-    let mut site = hasty();
+    let mut site = site("");
     let other = two_warm_proxies(&site);
     prepare(site.redis());
     site.write("POST", "/users/create").has_status(200);
