@@ -3,6 +3,28 @@
 //!
 //! `cargo test --test simulation` tries [`SEEDS`] seeds; `LARDER_SIM_SEEDS=100000` that many. A seed that fails is
 //! printed with its trace; `LARDER_SIM_SEED=123` runs it alone, and prints its trace (with `-- --nocapture`).
+//!
+//! | module | owns |
+//! |---|---|
+//! | `run` | one run: what its seed decides, and what must be true in the end |
+//! | `chaos` | the faults |
+//! | `proxy` | a proxy, with the calls that `src/proxy` makes |
+//! | `registers` | upstream, and what reads must show |
+//! | `store` | the store behind a link that delays, loses, stalls and breaks |
+//! | `server` | what the scripts do; held against them in `tests/suite/store_redis/twin.rs` |
+//! | `world` | the clock, chance, the trace |
+//!
+//! **Checked.** No read gives less than was acknowledged before it began; with `on_outage = "forward"`, what was not
+//! delivered is promised to readers of the same proxy until it is; with `eventual`, to others after one lease. When faults
+//! have ended, every request is answered within the sum of the time limits, intents are gone, hits and leases are back,
+//! members are those that live, and, where no intent can have been lost, every write shows, its proxy dead or not.
+//!
+//! **Not simulated.** Two servers that both take writes; leases of different length; clocks that run at different rates. A
+//! frozen proxy serves, sends and hears nothing, but the cache's own timers go on. What a write that could not be
+//! delivered may rely on while the store is away for all is shown by `tests/suite/hazards.rs`.
+//!
+//! What the seed does not decide: the order in which `tokio::sync::watch` wakes those who wait for the same thing, all in
+//! the same moment. Everybody has chance of their own, so that it does not matter.
 
 #![allow(clippy::unwrap_used, reason = "in a test an unexpected error may end it")]
 
@@ -22,7 +44,7 @@ use run::{Outcome, run};
 use server::Flaw;
 
 /// How many seeds are tried.
-const SEEDS: u64 = 3000;
+const SEEDS: u64 = 2000;
 
 /// What must happen somewhere in all these runs, or they show nothing.
 const COVERED: [&str; 28] = [
@@ -112,7 +134,9 @@ fn nothing_stale_is_served_whatever_goes_wrong_and_all_is_well_again_soon() {
     let seeds = number("LARDER_SIM_SEEDS").unwrap_or(SEEDS);
     let (failed, counts) = explore(seeds, None);
     println!("{seeds} seeds: {counts:?}");
-    failed.iter().for_each(|failed| show(failed));
+    if let Some(failed) = failed {
+        show(&failed);
+    }
     if seeds >= SEEDS {
         for what in COVERED {
             assert!(counts.contains_key(what), "never: {what}");
