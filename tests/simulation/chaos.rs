@@ -33,8 +33,11 @@ pub enum Kind {
     MembersLost,
     IntentsLost,
     IntentTagsLost,
+    GracesLost,
     AllCoordinationLost,
     Evicted,
+    Deposed,
+    ReplicaAway,
     ServerAway,
     ClockBack,
     ClockForward,
@@ -44,7 +47,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 26] = [
+    pub const ALL: [Kind; 29] = [
         Kind::Slow,
         Kind::RequestsLost,
         Kind::RepliesLost,
@@ -63,8 +66,11 @@ impl Kind {
         Kind::MembersLost,
         Kind::IntentsLost,
         Kind::IntentTagsLost,
+        Kind::GracesLost,
         Kind::AllCoordinationLost,
         Kind::Evicted,
+        Kind::Deposed,
+        Kind::ReplicaAway,
         Kind::ServerAway,
         Kind::ClockBack,
         Kind::ClockForward,
@@ -74,7 +80,7 @@ impl Kind {
     ];
 
     /// Kinds that do most harm together.
-    pub const THEMES: [&[Kind]; 8] = [
+    pub const THEMES: [&[Kind]; 10] = [
         &[],
         &[Kind::Slow, Kind::Flushed, Kind::MarksLost],
         &[Kind::Left, Kind::Slow, Kind::MessagesLost],
@@ -83,14 +89,28 @@ impl Kind {
         &[Kind::Saved, Kind::Restored, Kind::MessagesLost],
         &[Kind::Killed, Kind::Frozen, Kind::RepliesLost],
         &[Kind::MarksLost, Kind::Cut, Kind::MessagesLate],
+        &[Kind::Deposed, Kind::ReplicaAway, Kind::Saved],
+        &[Kind::Deposed, Kind::Slow, Kind::MessagesLost],
     ];
+
+    /// Whether it needs a store that waits for a replica.
+    pub fn needs_proof(self) -> bool {
+        matches!(self, Kind::Deposed | Kind::ReplicaAway)
+    }
 
     /// Whether the store may forget an intent, or take it for due before its write has ended.
     pub fn endangers_intents(self) -> bool {
         use Kind::*;
         matches!(
             self,
-            Restored | RestartedEmpty | Flushed | IntentsLost | AllCoordinationLost | ClockForward | ClockBack
+            Restored
+                | RestartedEmpty
+                | Flushed
+                | IntentsLost
+                | AllCoordinationLost
+                | ClockForward
+                | ClockBack
+                | Deposed
         )
     }
 }
@@ -138,6 +158,7 @@ impl Fleet {
         for (what, counter) in [
             ("carried out", &proxy.metrics.intents_carried_out),
             ("members expelled", &proxy.metrics.members_expelled),
+            ("repeated", &proxy.metrics.invalidations_repeated),
         ] {
             self.site.world.count_many(what, counter.get());
         }
@@ -177,6 +198,7 @@ impl Chaos {
     pub fn end(&self) {
         self.world.tell(|| "all faults end".to_owned());
         self.world.mend_clock();
+        self.retire();
         for link in self.world.links() {
             link.behave(|conduct| *conduct = Conduct { dead: conduct.dead, cut: conduct.dead, ..Conduct::GOOD });
             link.connect_later();
@@ -199,6 +221,8 @@ impl Chaos {
                 self.world.set_clock(if kind == Kind::ClockBack { -by } else { by });
             }
             Kind::ServerAway => self.away(lasts),
+            Kind::Deposed => self.depose(lasts),
+            Kind::ReplicaAway => self.lose_replica(lasts),
             Kind::Saved | Kind::Restarted | Kind::Restored | Kind::RestartedEmpty => self.restart(kind),
             Kind::Slow
             | Kind::RequestsLost
@@ -214,6 +238,7 @@ impl Chaos {
             | Kind::MembersLost
             | Kind::IntentsLost
             | Kind::IntentTagsLost
+            | Kind::GracesLost
             | Kind::AllCoordinationLost
             | Kind::Evicted => self.lose(kind),
         }
@@ -270,11 +295,69 @@ impl Chaos {
             _ => Memory::Everything,
         };
         let run = self.world.draw(Rng::random);
+        let before = self.world.server().run;
         self.world.server().restart(run, with);
-        for link in self.world.links() {
+        if self.world.is_followed(before) {
+            self.world.have_replica_follow(Some(run));
+        }
+        for link in self.world.links().into_iter().filter(|link| link.run() == Some(before)) {
             link.part("the server is another");
             link.connect_later();
         }
+    }
+
+    /// A replica becomes the primary, as it was a moment ago or long before, and some proxies do not come to know. The other
+    /// replica follows the one before for a while.
+    fn depose(&self, lasts: Duration) {
+        if self.world.deposed().is_some() {
+            return;
+        }
+        let run = self.world.draw(Rng::random);
+        let before = self.world.server().run;
+        let with = *self.world.pick(&[Memory::Everything, Memory::Snapshot]);
+        let share = *self.world.pick(&[0.3, 0.6]);
+        self.world.depose(run, with);
+        self.world.count("deposed");
+        for link in self.world.links() {
+            let is_behind = self.world.happens(share);
+            link.behave(|conduct| conduct.behind = is_behind);
+            if !is_behind && link.run() == Some(before) {
+                link.part("another server is the primary");
+                link.connect_later();
+            }
+        }
+        let (world, followed_for) = (Arc::clone(&self.world), self.world.millis(0, lasts.as_millis() as u64));
+        tokio::spawn(async move {
+            sleep(followed_for).await;
+            if world.is_followed(before) {
+                world.have_replica_follow(Some(run));
+            }
+        });
+        let world = Arc::clone(&self.world);
+        tokio::spawn(async move {
+            sleep(lasts).await;
+            if world.deposed() == Some(before) {
+                retire(&world);
+            }
+        });
+    }
+
+    fn lose_replica(&self, lasts: Duration) {
+        self.world.have_replica_follow(None);
+        let world = Arc::clone(&self.world);
+        tokio::spawn(async move {
+            sleep(lasts).await;
+            if world.is_followed_by_nobody() {
+                let present = world.server().run;
+                world.have_replica_follow(Some(present));
+            }
+        });
+    }
+
+    fn retire(&self) {
+        retire(&self.world);
+        let present = self.world.server().run;
+        self.world.have_replica_follow(Some(present));
     }
 
     fn disturb(&self, kind: Kind, lasts: Duration) {
@@ -317,12 +400,26 @@ impl Chaos {
             Kind::MembersLost => server.lose(Part::Members),
             Kind::IntentsLost => server.lose(Part::Intents),
             Kind::IntentTagsLost => server.lose(Part::IntentTags),
+            Kind::GracesLost => server.lose(Part::Graces),
             Kind::AllCoordinationLost => {
                 [Part::Meta, Part::Marks, Part::Members, Part::Intents]
                     .into_iter()
                     .for_each(|part| server.lose(part));
             }
             _ => server.evict(place),
+        }
+    }
+}
+
+/// Nobody takes the deposed server for the primary any more.
+fn retire(world: &Arc<World>) {
+    let Some(run) = world.deposed() else { return };
+    world.retire();
+    for link in world.links() {
+        link.behave(|conduct| conduct.behind = false);
+        if link.run() == Some(run) {
+            link.part("the server was deposed");
+            link.connect_later();
         }
     }
 }

@@ -23,9 +23,9 @@ use larder::entry::{Content, Entry, Response};
 use larder::key::{Canonical, Key};
 use larder::metrics::Metrics;
 use larder::semantics::freshness::{Failure, Freshness, LifetimeSource};
-use larder::stamp::Tag;
+use larder::stamp::{Softened, Tag};
 use larder::store::Store;
-use larder::store::fleet::Intent;
+use larder::store::fleet::{Again, Intent, Outdating};
 use larder::upstream::UpstreamError;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinHandle};
@@ -33,14 +33,21 @@ use tokio::time::{Instant, timeout};
 
 use super::registers::{Floor, Register, Upstream, Value, Values, Written};
 use super::store::{Link, SimulatedStore};
-use super::world::World;
+use super::world::{Carried, World};
 
 /// How the proxies of a fleet are configured.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
     pub mode: Coherence,
     pub on_outage: OnOutage,
+    /// The longest of the fleet.
     pub lease: Duration,
+    /// Some have a shorter one.
+    pub leases_differ: bool,
+    /// The store waits for a replica (`wait_replicas`).
+    pub waits: bool,
+    /// Upstream's answers may be older than this much; every write is repeated (`again`) after it.
+    pub lag: Duration,
     /// The store's time limit.
     pub limit: Duration,
     /// Slots of the marks table.
@@ -68,6 +75,31 @@ pub enum Target {
     /// All registers, whose responses name a group of their own accord.
     Group,
     Everything,
+}
+
+/// A client's write.
+#[derive(Debug, Clone)]
+pub struct Write {
+    pub target: Target,
+    /// By a soft rule, with this grace.
+    pub grace: Option<Duration>,
+    /// Repeated so much later.
+    pub again: Option<Duration>,
+}
+
+impl Write {
+    /// What it outdates. Whatever its rule says, one that may or may not have been carried out outdates.
+    fn outdating(&self, is_answered: bool) -> Outdating {
+        let tags = Site::outdated(&self.target);
+        let again = self.again.iter().map(|after| Again { after: *after, tags: tags.clone() }).collect();
+        match self.grace.filter(|_| is_answered) {
+            Some(grace) => {
+                let softened = tags.into_iter().map(|tag| Softened { tag, grace }).collect();
+                Outdating { softened, again, ..Outdating::default() }
+            }
+            None => Outdating { tags, again, ..Outdating::default() },
+        }
+    }
 }
 
 pub struct Proxy {
@@ -133,12 +165,14 @@ impl Site {
 
 impl Proxy {
     pub fn start(site: &Arc<Site>, name: String) -> Arc<Proxy> {
-        let Settings { mode, lease, limit, slots, .. } = site.settings;
+        let Settings { mode, lease, leases_differ, waits, limit, slots, .. } = site.settings;
+        let lease = if leases_differ { lease / *site.world.pick(&[1, 2, 4]) } else { lease };
         let link = Link::new(&site.world, name, limit);
         let store: Arc<dyn Store> = Arc::new(SimulatedStore(Arc::clone(&link)));
         let metrics = Arc::new(Metrics::new());
         let memory = Memory::new(1 << 20, 1 << 10, slots);
-        let cache = Cache::new(memory, Some((store, Fleet::new(mode, lease))), Arc::clone(&metrics));
+        let fleet = Fleet::new(mode, lease).with_replicas(u64::from(waits));
+        let cache = Cache::new(memory, Some((store, fleet)), Arc::clone(&metrics));
         let frost = Arc::<Frost>::default();
         let own = Floor::new(site.registers);
         let (site, flights) = (Arc::clone(site), Flights::new());
@@ -236,10 +270,16 @@ impl Proxy {
             Found::Current(entry) => {
                 return Some((Some(value_in(entry)), if asked { "asked hit" } else { "memory hit" }));
             }
+            Found::Softened(entry) if self.site.world.happens(EXPIRED) => Some(Arc::clone(entry)),
+            Found::Softened(entry) => {
+                let value = value_in(entry);
+                self.revalidate(register, lookup);
+                return Some((Some(value), "softened hit"));
+            }
             _ => None,
         };
         self.site.world.count(match &lookup.found {
-            Found::Current(_) => "expired",
+            Found::Current(_) | Found::Softened(_) => "expired",
             Found::Outdated => "outdated",
             _ if lookup.view.is_none() => "store away",
             _ => "nothing",
@@ -262,6 +302,14 @@ impl Proxy {
             Landing::Validated(entry) => Some((Some(value_in(&entry)), "fetched")),
             Landing::StaleOnError(entry, _) => Some((Some(value_in(&entry)), "stale on error")),
             _ => Some((None, "no answer")),
+        }
+    }
+
+    /// Fetches what was given out although softly outdated.
+    fn revalidate(self: &Arc<Proxy>, register: Register, lookup: Lookup) {
+        let boarding = self.flights.board(lookup.canonical.key, lookup.view.as_ref(), std::time::Instant::now());
+        if let Boarding::Lead(permit) = boarding {
+            self.spawn(Arc::clone(self).fill(register, lookup, permit, None));
         }
     }
 
@@ -343,38 +391,43 @@ impl Proxy {
 /// Writes.
 impl Proxy {
     /// A client's write. When it is acknowledged, every read that begins later shows it.
-    pub async fn write(self: Arc<Proxy>, target: Target) -> End {
+    pub async fn write(self: Arc<Proxy>, write: Write) -> End {
         let (world, proxy) = (Arc::clone(&self.site.world), Arc::clone(&self));
-        let task = self.spawn(async move { proxy.carry_out(target).await });
+        let task = self.spawn(async move { proxy.carry_out(write).await });
         let end = task.await.unwrap_or(End::Unacknowledged);
         world.count(if end == End::Acknowledged { "acknowledged" } else { "not acknowledged" });
         end
     }
 
-    async fn carry_out(self: Arc<Proxy>, target: Target) -> End {
+    async fn carry_out(self: Arc<Proxy>, write: Write) -> End {
         let Settings { on_outage, patience, .. } = self.site.settings;
-        let tags = Site::outdated(&target);
-        let intent = Intent { id: format!("w{}", self.site.world.number()).into(), tags: tags.clone() };
+        let tags = Site::outdated(&write.target);
+        let intent = Intent { id: format!("w{}", self.site.world.number()).into(), tags };
         let announced = self.cache.announce(&intent, patience).await;
         if announced.is_err() && on_outage == OnOutage::Refuse {
             self.site.world.count("refused");
             return End::Unacknowledged;
         }
-        let values = match self.announced(&intent, self.site.upstream.write(self.site.changed(&target))).await {
-            Written::Done(values) | Written::Unanswered(values) => values,
+        let registers = self.site.changed(&write.target);
+        let (values, is_answered) = match self.announced(&intent, self.site.upstream.write(registers)).await {
+            Written::Done(values) => (values, true),
+            Written::Unanswered(values) => (values, false),
             Written::Refused | Written::Unreachable => {
                 self.cache.withdraw(&intent).await;
                 return End::Unacknowledged;
             }
         };
-        let mut delivered = self.cache.invalidate_for(&tags, Some(&intent)).await.is_some();
+        let what = write.outdating(is_answered);
+        let mut delivered = self.cache.invalidate_for(&what, Some(&intent)).await.is_some();
+        let carried = self.site.world.invalidation(&intent.id);
+        let grace = carried.zip(write.grace.filter(|_| is_answered));
         if !delivered && on_outage == OnOutage::Refuse {
             delivered = timeout(patience, self.cache.delivered()).await.is_ok();
             if !delivered {
                 return End::Unacknowledged;
             }
         }
-        self.acknowledge(values, delivered);
+        self.acknowledge(values, delivered, grace);
         End::Acknowledged
     }
 
@@ -390,26 +443,36 @@ impl Proxy {
     }
 
     /// What was not delivered is promised to readers of this proxy alone, until it is. Where writes do not wait, others
-    /// may show what was before for one lease.
-    fn acknowledge(self: &Arc<Proxy>, values: Values, delivered: bool) {
-        let site = Arc::clone(&self.site);
-        site.world.tell(|| format!("{} acknowledges {values:?} (delivered: {delivered})", self.name()));
-        self.own.raise(&values);
-        if !delivered {
-            let proxy = Arc::clone(self);
-            self.spawn(async move {
-                proxy.cache.delivered().await;
-                proxy.site.world.count("delivered later");
-                proxy.site.acknowledged.raise(&values);
-            });
-        } else if site.settings.mode == Coherence::Eventual {
-            tokio::spawn(async move {
-                tokio::time::sleep(site.settings.lease).await;
-                site.acknowledged.raise(&values);
-            });
-        } else {
-            site.acknowledged.raise(&values);
+    /// may show what was before for one lease. A soft write promises when its grace is over; if it is not known to have been
+    /// carried out, it was outdating when it was delivered. An upstream that lags promises nothing yet.
+    fn acknowledge(self: &Arc<Proxy>, values: Values, delivered: bool, grace: Option<(Carried, Duration)>) {
+        let (site, proxy) = (Arc::clone(&self.site), Arc::clone(self));
+        site.world.tell(|| format!("{} acknowledges {values:?} (delivered: {delivered}, {grace:?})", self.name()));
+        if !site.settings.lag.is_zero() {
+            return;
         }
+        if grace.is_none() {
+            self.own.raise(&values);
+        }
+        if delivered && grace.is_none() && site.settings.mode != Coherence::Eventual {
+            return site.acknowledged.raise(&values);
+        }
+        let promise = async move {
+            if let Some((carried, grace)) = grace {
+                site.world.outlive(carried, grace).await;
+                site.world.count("grace over");
+                proxy.own.raise(&values);
+            }
+            if !delivered {
+                proxy.cache.delivered().await;
+                site.world.count("delivered later");
+            } else if site.settings.mode == Coherence::Eventual {
+                tokio::time::sleep(site.settings.lease).await;
+            }
+            site.acknowledged.raise(&values);
+        };
+        // Who has the store's word needs this proxy no more.
+        if delivered { drop(tokio::spawn(promise)) } else { drop(self.spawn(promise)) }
     }
 }
 

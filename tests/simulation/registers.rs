@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::world::World;
 
@@ -19,6 +19,9 @@ pub type Values = Vec<(Register, Value)>;
 pub struct Upstream {
     world: Arc<World>,
     values: Arc<Mutex<Vec<Value>>>,
+    /// What was written, and when: reads are answered by replicas that may not have it for so long.
+    written: Arc<Mutex<Vec<(Instant, Values)>>>,
+    lag: Duration,
     /// The most that a request takes on each way, milliseconds.
     slowness: u64,
 }
@@ -35,8 +38,18 @@ pub enum Written {
 }
 
 impl Upstream {
-    pub fn new(world: &Arc<World>, registers: usize, slowness: u64) -> Upstream {
-        Upstream { world: Arc::clone(world), values: Arc::new(Mutex::new(vec![0; registers])), slowness }
+    pub fn new(world: &Arc<World>, registers: usize, slowness: u64, lag: Duration) -> Upstream {
+        let (values, written) = (Arc::new(Mutex::new(vec![0; registers])), Arc::default());
+        Upstream { world: Arc::clone(world), values, written, lag, slowness }
+    }
+
+    /// As a replica has it.
+    fn replicated(&self, register: Register) -> Value {
+        let late = self.world.millis(0, self.lag.as_millis() as u64);
+        let seen = |at: Instant| at + late <= Instant::now();
+        let written = self.written.lock().unwrap();
+        let known = written.iter().filter(|(at, _)| seen(*at)).flat_map(|(_, values)| values);
+        known.filter(|(written, _)| *written == register).map(|(_, value)| *value).max().unwrap_or(0)
     }
 
     pub fn value(&self, register: Register) -> Value {
@@ -47,7 +60,10 @@ impl Upstream {
     pub async fn fetch(&self, register: Register) -> Option<Value> {
         let (there, back) = self.ways();
         sleep(there).await;
-        let value = self.value(register);
+        let value = if self.lag.is_zero() { self.value(register) } else { self.replicated(register) };
+        if value < self.value(register) {
+            self.world.count("lagging answer");
+        }
         sleep(back).await;
         (!self.world.happens(0.03)).then_some(value)
     }
@@ -65,6 +81,7 @@ impl Upstream {
         let (give, take) = oneshot::channel();
         let (there, back) = self.ways();
         let (world, values) = (Arc::clone(&self.world), Arc::clone(&self.values));
+        let log = Arc::clone(&self.written);
         tokio::spawn(async move {
             sleep(there).await;
             if world.happens(0.05) {
@@ -72,6 +89,7 @@ impl Upstream {
                 return;
             }
             let written = count_up(&mut values.lock().unwrap(), &registers);
+            log.lock().unwrap().push((Instant::now(), written.clone()));
             world.tell(|| format!("upstream: {written:?}"));
             sleep(back).await;
             let is_lost = world.happens(0.05);

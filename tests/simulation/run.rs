@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::chaos::{Chaos, Fleet, Kind};
-use super::proxy::{End, Proxy, Settings, Site, Target};
+use super::proxy::{End, Proxy, Settings, Site, Target, Write};
 use super::registers::{Floor, Upstream};
 use super::server::Flaw;
 use super::world::World;
@@ -50,21 +50,33 @@ struct Run {
     writers: usize,
     /// The longest that a client rests, milliseconds.
     rest: u64,
+    /// Share of writes whose rules are soft.
+    soft: f64,
 }
+
+/// Graces of soft rules, milliseconds.
+const GRACES: [u64; 4] = [1, 50, 300, 1500];
+
+/// Within the longest grace, whatever the clock did, a soft write may not show.
+const LONGEST_GRACE: Duration = Duration::from_millis(1500);
 
 impl Run {
     fn new(world: &Arc<World>) -> Run {
         let registers = *world.pick(&[1, 2, 4]);
         let slowness = *world.pick(&[3, 20, 150]);
         world.server().marks_max = *world.pick(&[1, 2, 4, 1000]);
-        let settings = settings(world, slowness);
-        let proxies = *world.pick(&[2, 3, 4]);
-        let (upstream, acknowledged) = (Upstream::new(world, registers, slowness), Floor::new(registers));
-        let site = Arc::new(Site { world: Arc::clone(world), upstream, acknowledged, settings, registers });
+        world.server().intents_most = *world.pick(&[1, 1000, 1000]);
         let share = *world.pick(&[0.05, 0.1, 0.1, 0.2, 0.5]);
         let theme = *world.pick(&Kind::THEMES);
+        let waits = theme.iter().any(|kind| kind.needs_proof()) || world.happens(0.1);
         let any = Kind::ALL.into_iter().filter(|_| world.happens(share));
-        let kinds: Vec<Kind> = any.chain(theme.iter().copied()).collect();
+        let kinds: Vec<Kind> =
+            any.chain(theme.iter().copied()).filter(|kind| waits || !kind.needs_proof()).collect();
+        let settings = settings(world, slowness, waits);
+        let proxies = *world.pick(&[2, 3, 4]);
+        let upstream = Upstream::new(world, registers, slowness, settings.lag);
+        let acknowledged = Floor::new(registers);
+        let site = Arc::new(Site { world: Arc::clone(world), upstream, acknowledged, settings, registers });
         world.tell(|| format!("{settings:?}, {proxies} proxies, {registers} registers, {kinds:?}"));
         Run {
             fleet: Fleet::start(&site, proxies),
@@ -73,6 +85,7 @@ impl Run {
             readers: *world.pick(&[2, 4, 6]),
             writers: *world.pick(&[1, 2, 3]),
             rest: *world.pick(&[20, 60, 200]),
+            soft: *world.pick(&[0.0, 0.3, 0.7]),
             world: Arc::clone(world),
             site,
             kinds,
@@ -103,7 +116,7 @@ impl Run {
 
     fn client(&self, reads: bool) -> impl Future<Output = ()> + Send + 'static {
         let (world, site, fleet) = (&self.world, Arc::clone(&self.site), Arc::clone(&self.fleet));
-        let (end, rest) = (tokio::time::Instant::now() + self.lasts, self.rest);
+        let (end, rest, soft) = (tokio::time::Instant::now() + self.lasts, self.rest, self.soft);
         let mut chance = world.own_chance();
         async move {
             loop {
@@ -115,7 +128,7 @@ impl Run {
                 if reads {
                     proxy.read(chance.random_range(0..site.registers)).await;
                 } else {
-                    proxy.write(target(&mut chance, site.registers)).await;
+                    proxy.write(write(&mut chance, &site, soft)).await;
                     sleep(Duration::from_millis(chance.random_range(0..=4 * rest))).await;
                 }
             }
@@ -131,7 +144,7 @@ impl Run {
     /// What must be true soon after the last fault.
     async fn aftermath(&self) {
         let Settings { lease, patience, limit, .. } = self.site.settings;
-        sleep(patience + lease * 2 + limit * 4).await;
+        sleep(patience + lease * 2 + limit * 4 + LONGEST_GRACE + self.longest_again()).await;
         let (_, intents) = self.world.server().sizes();
         if intents > 0 {
             self.world.accuse(format!("{intents} intents are left long after their deadline"));
@@ -149,6 +162,11 @@ impl Run {
         }
     }
 
+    /// Repetitions of everything are due at whole seconds.
+    fn longest_again(&self) -> Duration {
+        LONGEST_AGAIN.max(self.site.settings.lag) + Duration::from_secs(1)
+    }
+
     /// Whether no write can be without an intent, not even one whose proxy died.
     fn every_write_shows_in_the_end(&self) -> bool {
         let is_safe = !self.kinds.iter().any(|kind| kind.endangers_intents());
@@ -159,9 +177,10 @@ impl Run {
         // Upstream may refuse now and then.
         for _ in 0..20 {
             let proxy = Arc::clone(self.world.pick(&self.fleet.all()));
-            let write = proxy.write(Target::Everything);
+            let again = Some(self.site.settings.lag).filter(|lag| !lag.is_zero());
+            let write = proxy.write(Write { target: Target::Everything, grace: None, again });
             match timeout(self.longest_write(), write).await {
-                Ok(End::Acknowledged) => return sleep(self.site.settings.lease * 2).await,
+                Ok(End::Acknowledged) => return sleep(self.site.settings.lease * 2 + self.longest_again()).await,
                 Ok(End::Unacknowledged) => {}
                 Err(_) => self.world.accuse("a write is not answered although all is well".to_owned()),
             }
@@ -211,12 +230,25 @@ impl Run {
     fn count_what_the_server_saw(&self) {
         let server = self.world.server();
         server.begun.iter().for_each(|why| self.world.count(why));
-        self.world.count_many("trimmed", server.trimmed);
+        for (what, count) in [
+            ("trimmed", server.trimmed),
+            ("promoted", server.promoted),
+            ("grace kept", server.kept_ends),
+            ("hardened", server.hardened),
+            ("everything repeated", server.everything_repeated),
+        ] {
+            if count > 0 {
+                self.world.count_many(what, count);
+            }
+        }
     }
 }
 
-fn settings(world: &World, slowness: u64) -> Settings {
+fn settings(world: &Arc<World>, slowness: u64, waits: bool) -> Settings {
     let limit = world.millis(20, 120);
+    if waits {
+        world.wait_for_replica();
+    }
     Settings {
         mode: *world.pick(&[
             Coherence::Lease,
@@ -229,10 +261,31 @@ fn settings(world: &World, slowness: u64) -> Settings {
         ]),
         on_outage: *world.pick(&[OnOutage::Refuse, OnOutage::Forward]),
         lease: world.millis(100, 800),
+        leases_differ: world.happens(0.3),
+        waits,
+        // Who carries out what another has left undone comes after that: it repeats nothing.
+        lag: if world.happens(0.15) { limit * 2 } else { Duration::ZERO },
         limit,
         slots: *world.pick(&[1, 64, 4096]),
         patience: Duration::from_millis(3 * slowness) + limit * 4,
     }
+}
+
+/// The longest time after which a write is repeated, where upstream does not lag.
+const LONGEST_AGAIN: Duration = Duration::from_millis(700);
+
+fn write(chance: &mut StdRng, site: &Site, soft: f64) -> Write {
+    let target = target(chance, site.registers);
+    let lag = site.settings.lag;
+    let is_soft = chance.random_bool(soft);
+    let grace = is_soft.then(|| Duration::from_millis(GRACES[chance.random_range(0..GRACES.len())]));
+    let is_repeated = !lag.is_zero() || chance.random_bool(0.1);
+    let least = lag.as_millis() as u64;
+    let again = is_repeated.then(|| match least {
+        0 => Duration::from_millis([50, 700][chance.random_range(0..2)]),
+        lag => Duration::from_millis(lag),
+    });
+    Write { target, grace, again }
 }
 
 fn target(chance: &mut StdRng, registers: usize) -> Target {

@@ -7,14 +7,23 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use larder::stamp::{Epoch, Sequence, Stamp, Tag, Taken, View};
-use larder::store::fleet::{Cause, Holder, Intent, Invalidated, Membership, Message, Synced, TOLD_MAX};
+use larder::stamp::{Epoch, Sequence, Softened, Stamp, Tag, Taken, View};
+use larder::store::fleet::{
+    Again, Cause, EpochState, Holder, Intent, Invalidated, Member as Told, Membership, Message, Roster, Synced,
+    TOLD_MAX,
+};
 
 /// Marks that one sync tells, as in `store/redis/fleet.rs`.
 const MARKS_TOLD: usize = 10_000;
 
 /// Due intents that one sync tells, as there.
 const DUE_TOLD: usize = 16;
+
+/// Intents that are kept before a further repetition is one of everything, as there.
+const INTENTS_MOST: usize = 100_000;
+
+/// With what a soft mark's member begins, as in `epoch.lua`.
+const SOFT: &str = "(soft)";
 
 /// What a store does wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +65,20 @@ pub enum Flaw {
     MetaBeforeMarks,
     /// A lookup gives the sequence as it is after the marks were read.
     StampAfterMarks,
+    /// Each soft invalidation puts the end of a grace off.
+    PutsGracesOff,
+    /// What was softened when a grace is over is softened anew.
+    SoftensAnew,
+    /// Nobody is told that there are soft marks.
+    HidesSoftMarks,
+    /// A sync leaves soft marks out.
+    TellsNoSoftMarks,
+    /// Only members that are known count for the longest lease.
+    ForgetsLongLeases,
+    /// No repetition is recorded.
+    ForgetsRepetitions,
+    /// A server says that its replica has everything, whether it follows or not.
+    BelievesItsReplica,
 }
 
 /// A key that a server may lose by itself.
@@ -66,6 +89,7 @@ pub enum Part {
     Members,
     Intents,
     IntentTags,
+    Graces,
 }
 
 /// With what a server comes back.
@@ -92,7 +116,7 @@ pub struct Caller {
 pub type Why = &'static str;
 
 /// A server.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Server {
     data: Data,
     snapshot: Data,
@@ -106,6 +130,16 @@ pub struct Server {
     pub begun: Vec<Why>,
     /// How often marks were dropped for space.
     pub trimmed: u64,
+    /// How often a soft mark became a hard one when another was to take its place.
+    pub promoted: u64,
+    /// How often a soft invalidation kept the end of the grace of one before it.
+    pub kept_ends: u64,
+    /// How often a hard invalidation removed a soft mark.
+    pub hardened: u64,
+    /// How often everything was to be repeated, since too many intents were kept.
+    pub everything_repeated: u64,
+    /// Intents that are kept before a further repetition is one of everything.
+    pub intents_most: usize,
     previous_nudge: Sequence,
 }
 
@@ -117,6 +151,7 @@ struct Data {
     members: Members,
     intents: Intents,
     intent_tags: BTreeMap<Box<str>, Vec<Tag>>,
+    graces: BTreeMap<Box<str>, u64>,
     entries: BTreeMap<String, (Bytes, u64)>,
 }
 
@@ -127,12 +162,18 @@ struct Meta {
     floor: Option<Sequence>,
     run: Option<u64>,
     born: Option<u64>,
+    cause: Option<Why>,
+    /// Milliseconds.
+    lease: Option<u64>,
+    lease_at: Option<u64>,
+    softened: bool,
 }
 
 #[derive(Debug, Clone, Default)]
 struct Marks {
     sentinel: bool,
-    scores: BTreeMap<Tag, Sequence>,
+    /// By tag, or `(soft)` and tag.
+    scores: BTreeMap<Box<str>, Sequence>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -165,11 +206,26 @@ struct Valid {
 
 /// What a read brought of meta, or did not.
 #[derive(Debug, Clone, Copy)]
-pub struct Told(Meta);
+pub struct Fields(Meta);
+
+/// Marks that were read.
+#[derive(Debug, Clone)]
+pub struct Scores {
+    hard: Sequence,
+    /// Of the root tag and the tags, in their order.
+    soft: Vec<Option<Sequence>>,
+}
+
+/// Ends of graces, and the clock.
+#[derive(Debug, Clone)]
+pub struct Graces {
+    /// Of the root tag and the tags, in their order.
+    left: Vec<Duration>,
+}
 
 impl Server {
     pub fn new(run: u64, marks_max: usize) -> Server {
-        Server { run, marks_max: marks_max.max(1), ..Server::default() }
+        Server { run, marks_max: marks_max.max(1), intents_most: INTENTS_MOST, ..Server::default() }
     }
 
     fn has(&self, flaw: Flaw) -> bool {
@@ -204,6 +260,7 @@ impl Server {
             Part::Members => self.data.members = Members::default(),
             Part::Intents => self.data.intents = Intents::default(),
             Part::IntentTags => self.data.intent_tags.clear(),
+            Part::Graces => self.data.graces.clear(),
         }
     }
 
@@ -251,6 +308,7 @@ impl Server {
             return self.data.meta.whole().expect("nothing is lost");
         }
         self.begun.push(why);
+        self.data.graces.clear();
         let seq = self.next_sequence(self.data.meta.seq.unwrap_or(0), caller);
         self.data.marks = Some(Marks { sentinel: true, ..Marks::default() });
         self.data.members.sentinel = true;
@@ -262,8 +320,37 @@ impl Server {
             floor: Some(seq),
             run: Some(caller.run),
             born: Some(caller.now),
+            cause: Some(why),
+            softened: false,
+            ..self.data.meta
         };
         meta
+    }
+
+    /// Milliseconds.
+    fn longest_of_members(&self) -> u64 {
+        self.data.members.known.iter().map(|(_, member)| millis(member.lease)).max().unwrap_or(0)
+    }
+
+    fn longest_lease(&self) -> u64 {
+        let kept = self.data.meta.lease.filter(|_| !self.has(Flaw::ForgetsLongLeases));
+        kept.unwrap_or_else(|| self.longest_of_members())
+    }
+
+    fn state(&mut self, caller: &Caller) -> EpochState {
+        let floor = self.data.meta.floor.unwrap_or(0);
+        EpochState {
+            age: self.epoch_age(caller),
+            cause: self.data.meta.cause.unwrap_or_default().to_owned(),
+            longest_lease: Duration::from_millis(self.longest_lease()),
+            floor,
+            floor_age: Duration::from_micros(caller.now.saturating_sub(floor)),
+            marks: self.data.marks.as_ref().map_or(0, |marks| marks.scores.len() as u64),
+        }
+    }
+
+    fn end_of_grace(&self, tag: &str) -> u64 {
+        self.data.graces.get(tag).copied().unwrap_or(0)
     }
 
     /// `HSETNX` of `born`.
@@ -294,45 +381,70 @@ impl Server {
         self.data.meta.seq
     }
 
-    /// `ZMSCORE`: the highest of these marks and of the root tag's; none without the sentinel.
-    pub fn highest(&self, tags: &[Tag]) -> Option<Sequence> {
+    /// `ZMSCORE` of the root tag and these, `softly` of their soft marks too; none without the sentinel.
+    pub fn scores(&self, tags: &[Tag], softly: bool) -> Option<Scores> {
         let marks = self.data.marks.as_ref();
         if !(marks.is_some_and(|marks| marks.sentinel) || self.has(Flaw::IgnoresLostMarks)) {
             return None;
         }
-        let root = Tag::root();
-        let scores = tags.iter().chain([&root]).filter_map(|tag| marks?.scores.get(tag).copied());
-        Some(scores.max().unwrap_or(0))
+        let score = |member: &str| marks?.scores.get(member).copied();
+        let asked = || ["*"].into_iter().chain(tags.iter().map(Tag::as_str));
+        let soft = asked().filter(|_| softly).map(|tag| score(&format!("{SOFT}{tag}")));
+        Some(Scores { hard: asked().filter_map(score).max().unwrap_or(0), soft: soft.collect() })
+    }
+
+    /// `HMGET` of the ends of graces, and `TIME`.
+    pub fn graces(&self, tags: &[Tag], now: u64) -> Graces {
+        let asked = ["*"].into_iter().chain(tags.iter().map(Tag::as_str));
+        let left = asked.map(|tag| Duration::from_micros(self.end_of_grace(tag).saturating_sub(now)));
+        Graces { left: left.collect() }
     }
 
     /// `HMGET` of meta.
-    pub fn meta(&self) -> Told {
-        Told(self.data.meta)
+    pub fn meta(&self) -> Fields {
+        Fields(self.data.meta)
     }
 
     /// What the reads amount to; none when they do not prove themselves whole.
     pub fn view_of(
         &self,
         before: Option<Sequence>,
-        highest: Option<Sequence>,
-        meta: Told,
+        scores: Option<Scores>,
+        graces: &Graces,
+        meta: Fields,
         run: u64,
     ) -> Option<View> {
-        let Told(meta) = meta;
+        let Fields(meta) = meta;
         let whole = meta.whole()?;
         if meta.run? != run && !self.has(Flaw::NoEpochAfterRestart) {
             return None;
         }
-        let newest = highest?.max(whole.floor);
-        let sequence = before?.min(whole.seq);
-        Some(View { stamp: Stamp { epoch: Epoch(whole.epoch), sequence }, newest })
+        let scores = scores?;
+        let stamp = Stamp { epoch: Epoch(whole.epoch), sequence: before?.min(whole.seq) };
+        let soft = scores.soft.iter().zip(&graces.left).filter_map(|(mark, left)| Some(((*mark)?, *left)));
+        let view = View::hard(stamp, scores.hard.max(whole.floor));
+        Some(soft.fold(view, |view, (mark, left)| view.softened(mark, left)))
     }
 
     /// `begin.lua`, and the view that comes of it.
     pub fn begin(&mut self, caller: &Caller) -> View {
         let meta = self.valid_epoch(caller);
         let stamp = Stamp { epoch: Epoch(meta.epoch), sequence: meta.seq };
-        View { stamp, newest: meta.seq }
+        View::hard(stamp, meta.seq)
+    }
+}
+
+impl Fields {
+    /// Whether there may be soft marks.
+    pub fn softened(&self) -> bool {
+        self.0.softened
+    }
+}
+
+impl Graces {
+    /// When they were not asked for.
+    pub fn none() -> Graces {
+        Graces { left: vec![] }
     }
 }
 
@@ -340,6 +452,12 @@ impl Server {
 impl Server {
     pub fn put(&mut self, key: &str, value: Bytes, until: u64) {
         self.data.entries.insert(key.to_owned(), (value, until));
+    }
+
+    /// All that are kept: key and encoding.
+    #[allow(dead_code, reason = "the differential test does not walk")]
+    pub fn entries(&self, now: u64) -> impl Iterator<Item = (&String, &Bytes)> {
+        self.data.entries.iter().filter(move |(_, (_, until))| now < *until).map(|(key, (value, _))| (key, value))
     }
 
     pub fn remove(&mut self, key: &str) -> bool {
@@ -354,19 +472,49 @@ impl Server {
         let seq = self.next_sequence(meta.seq, caller);
         self.data.meta.seq = Some(seq);
         self.mark(tags, seq);
-        self.trim(tags.len() + 9, meta.floor);
-        self.carry_out(tags, cause, caller);
+        self.soften(cause.softened, seq, caller);
+        self.trim(10 + 3 * cause.again.len() + 2 * cause.softened.len() + tags.len(), meta.floor);
+        self.carry_out(cause, caller);
         let stamp = Stamp { epoch: Epoch(meta.epoch), sequence: seq };
-        self.nudge(tags, cause.by, stamp, meta.seq);
-        let holders = self.holders(cause.by);
-        Invalidated { taken: Taken { stamp, previous: meta.seq }, holders, epoch_age: self.epoch_age(caller) }
+        self.nudge(tags, cause, stamp, meta.seq);
+        Invalidated {
+            taken: Taken { stamp, previous: meta.seq },
+            holders: self.holders(cause.by),
+            epoch_age: self.epoch_age(caller),
+            longest_lease: Duration::from_millis(self.longest_lease()),
+        }
     }
 
     fn mark(&mut self, tags: &[Tag], seq: Sequence) {
         let skipped = usize::from(self.has(Flaw::LosesAMark));
-        let marks = self.data.marks.get_or_insert_default();
-        for tag in tags.iter().skip(skipped) {
-            marks.scores.insert(tag.clone(), seq);
+        let had_soft = self.data.meta.softened;
+        for tag in tags.iter().skip(skipped).map(Tag::as_str) {
+            let marks = self.data.marks.get_or_insert_default();
+            marks.scores.insert(tag.into(), seq);
+            if had_soft && marks.scores.remove(&*soft(tag)).is_some() {
+                self.data.graces.remove(tag);
+                self.hardened += 1;
+            }
+        }
+    }
+
+    fn soften(&mut self, softened: &[Softened], seq: Sequence, caller: &Caller) {
+        for Softened { tag, grace } in softened {
+            let tag = tag.as_str();
+            let before = self.data.marks.as_ref().and_then(|marks| marks.scores.get(&*soft(tag))).copied();
+            let is_over = self.end_of_grace(tag) <= caller.now;
+            if before.is_none() || is_over || self.has(Flaw::PutsGracesOff) {
+                if let Some(before) = before.filter(|_| is_over && !self.has(Flaw::SoftensAnew)) {
+                    let hard = self.data.marks.get_or_insert_default().scores.entry(tag.into()).or_insert(before);
+                    *hard = before.max(*hard);
+                    self.promoted += 1;
+                }
+                self.data.graces.insert(tag.into(), caller.now + micros(*grace));
+            } else {
+                self.kept_ends += 1;
+            }
+            self.data.marks.get_or_insert_default().scores.insert(soft(tag), seq);
+            self.data.meta.softened = !self.has(Flaw::HidesSoftMarks);
         }
     }
 
@@ -374,31 +522,55 @@ impl Server {
         let keeps_floor = self.has(Flaw::TrimsWithoutFloor);
         let Some(marks) = &mut self.data.marks else { return };
         let excess = marks.scores.len().saturating_sub(self.marks_max).min(arguments + 1000);
-        let mut order: Vec<(Sequence, Tag)> = marks.scores.iter().map(|(tag, seq)| (*seq, tag.clone())).collect();
+        let mut order: Vec<(Sequence, Box<str>)> =
+            marks.scores.iter().map(|(member, seq)| (*seq, member.clone())).collect();
         order.sort();
-        for (seq, tag) in order.into_iter().take(excess) {
+        for (seq, member) in order.into_iter().take(excess) {
             self.trimmed += 1;
-            marks.scores.remove(&tag);
+            marks.scores.remove(&member);
+            if let Some(tag) = member.strip_prefix(SOFT) {
+                self.data.graces.remove(tag);
+            }
             if seq > floor && !keeps_floor {
                 self.data.meta.floor = Some(seq);
             }
         }
     }
 
-    fn carry_out(&mut self, tags: &[Tag], cause: &Cause<'_>, caller: &Caller) {
-        match (cause.intent, cause.again) {
-            (Some(intent), Some(again)) => self.intend(intent, tags, again, caller),
-            (Some(intent), None) => self.forget(intent),
-            (None, _) => {}
+    fn carry_out(&mut self, cause: &Cause<'_>, caller: &Caller) {
+        if let Some(intent) = cause.intent {
+            let deadline = self.data.intents.deadlines.get(intent).copied();
+            let is_put_off = intent.starts_with("again-") && deadline.is_some_and(|deadline| deadline > caller.now);
+            if deadline.is_some() && !is_put_off {
+                self.forget(intent);
+            }
+        }
+        let again = cause.again.iter().filter(|_| !self.has(Flaw::ForgetsRepetitions));
+        for again in again.collect::<Vec<_>>() {
+            self.repeat(again, caller);
         }
     }
 
-    fn nudge(&mut self, tags: &[Tag], by: &str, stamp: Stamp, previous: Sequence) {
-        let told = !tags.is_empty() && tags.len() <= TOLD_MAX && in_lines(tags);
+    fn repeat(&mut self, again: &Again, caller: &Caller) {
+        let (intent, due) = (again.id(), caller.now + micros(again.after));
+        let deadlines = &self.data.intents.deadlines;
+        // The sentinel counts too.
+        if deadlines.len() + 1 > self.intents_most && !deadlines.contains_key(&intent) {
+            let due = due.div_ceil(1_000_000) * 1_000_000;
+            self.everything_repeated += 1;
+            self.intend(&format!("again-everything-{due}"), &[Tag::root()], due);
+        } else {
+            self.intend(&intent, &again.tags, due);
+        }
+    }
+
+    fn nudge(&mut self, tags: &[Tag], cause: &Cause<'_>, stamp: Stamp, previous: Sequence) {
+        let is_small = !tags.is_empty() && tags.len() <= TOLD_MAX;
+        let told = is_small && cause.softened.is_empty() && in_lines(tags);
         let claimed = if self.has(Flaw::NudgesSkipOne) { self.previous_nudge } else { previous };
         self.previous_nudge = previous;
         self.published.push(Message::Nudge {
-            by: by.into(),
+            by: cause.by.into(),
             stamp,
             previous: claimed,
             tags: told.then(|| tags.to_vec()),
@@ -432,8 +604,40 @@ impl Server {
     pub fn sync(&mut self, me: &Membership, caller: &Caller) -> Synced {
         let meta = self.valid_epoch(caller);
         self.renew(me, caller);
+        self.confirm_lease(millis(me.lease), caller);
         let stamp = Stamp { epoch: Epoch(meta.epoch), sequence: meta.seq };
-        Synced { stamp, marks: self.marks_after(me.applied, &meta), due: self.due(caller) }
+        let told = self.marks_after(me.applied, &meta);
+        let (marks, softened) = match told {
+            Some(told) => self.by_grace(told, caller),
+            None => (None, vec![]),
+        };
+        Synced { stamp, marks, softened, due: self.due(caller), state: self.state(caller) }
+    }
+
+    fn confirm_lease(&mut self, lease: u64, caller: &Caller) {
+        let longest = self.longest_lease();
+        let confirmed = self.data.meta.lease_at.unwrap_or(0);
+        if lease >= longest || caller.now.saturating_sub(confirmed) > longest * 1000 {
+            let others = if lease < longest { self.longest_of_members() } else { 0 };
+            self.data.meta.lease = Some(lease.max(others));
+            self.data.meta.lease_at = Some(caller.now);
+        }
+    }
+
+    /// Those whose grace is over are told as hard ones.
+    fn by_grace(&self, told: Vec<(Box<str>, Sequence)>, caller: &Caller) -> Marked {
+        let (mut hard, mut softened) = (vec![], vec![]);
+        for (member, sequence) in told {
+            let tag = member.strip_prefix(SOFT);
+            let left = tag.map_or(0, |tag| self.end_of_grace(tag).saturating_sub(caller.now));
+            let tag = Tag::family(tag.unwrap_or(&member));
+            match Duration::from_micros(left) {
+                Duration::ZERO => hard.push((tag, sequence)),
+                _ if self.has(Flaw::TellsNoSoftMarks) => {}
+                grace => softened.push((Softened { tag, grace }, sequence)),
+            }
+        }
+        (Some(hard), softened)
     }
 
     fn renew(&mut self, me: &Membership, caller: &Caller) {
@@ -465,14 +669,15 @@ impl Server {
         self.published.extend(ids.into_iter().map(|id| Message::Applied { id, stamp }));
     }
 
-    fn marks_after(&self, applied: Option<Stamp>, meta: &Valid) -> Option<Vec<(Tag, Sequence)>> {
+    fn marks_after(&self, applied: Option<Stamp>, meta: &Valid) -> Option<Vec<(Box<str>, Sequence)>> {
         let applied = applied.filter(|applied| applied.epoch.0 == meta.epoch)?;
         if applied.sequence < meta.floor && !self.has(Flaw::TellsBelowTheFloor) {
             return None;
         }
         let all = self.data.marks.iter().flat_map(|marks| &marks.scores);
         let lacking = all.filter(|(_, sequence)| **sequence > applied.sequence);
-        let mut told: Vec<(Tag, Sequence)> = lacking.map(|(tag, sequence)| (tag.clone(), *sequence)).collect();
+        let mut told: Vec<(Box<str>, Sequence)> =
+            lacking.map(|(member, sequence)| (member.clone(), *sequence)).collect();
         told.sort_by(|a, b| (a.1, &a.0).cmp(&(b.1, &b.0)));
         if self.has(Flaw::TellsAMarkLess) {
             told.pop();
@@ -495,6 +700,24 @@ impl Server {
         self.data.members.known.retain(|(known, _)| **known != *id);
     }
 
+    pub fn roster(&mut self, caller: &Caller) -> Roster {
+        let (meta, state) = (self.data.meta, self.state(caller));
+        let deadlines = self.data.intents.deadlines.values();
+        let told = |(id, member): &(Box<str>, Member)| Told {
+            id: id.clone(),
+            lease: member.lease,
+            synced: Duration::from_micros(caller.now.saturating_sub(member.syncs)),
+            applied: member.applied,
+        };
+        Roster {
+            stamp: meta.epoch.map(|epoch| Stamp { epoch: Epoch(epoch), sequence: meta.seq.unwrap_or(0) }),
+            state,
+            members: self.data.members.known.iter().map(told).collect(),
+            intents: self.data.intents.deadlines.len() as u64,
+            due: deadlines.filter(|deadline| **deadline <= caller.now).take(1000).count() as u64,
+        }
+    }
+
     pub fn expel(&mut self, holder: &Holder) -> bool {
         let anyhow = self.has(Flaw::ExpelsTheRenewed);
         let known = self.data.members.known.iter();
@@ -510,13 +733,13 @@ impl Server {
 impl Server {
     pub fn record(&mut self, intent: &Intent, within: Duration, caller: &Caller) -> View {
         let meta = self.valid_epoch(caller);
-        self.intend(&intent.id, &intent.tags, within, caller);
+        self.intend(&intent.id, &intent.tags, caller.now + micros(within));
         let stamp = Stamp { epoch: Epoch(meta.epoch), sequence: meta.seq };
-        View { stamp, newest: self.highest(&[]).unwrap_or(0).max(meta.floor) }
+        let root = self.scores(&[], false).map_or(0, |scores| scores.hard);
+        View::hard(stamp, root.max(meta.floor))
     }
 
-    fn intend(&mut self, intent: &str, tags: &[Tag], within: Duration, caller: &Caller) {
-        let deadline = caller.now + within.as_micros() as u64;
+    fn intend(&mut self, intent: &str, tags: &[Tag], deadline: u64) {
         self.data.intents.deadlines.insert(intent.into(), deadline);
         let kept = if in_lines(tags) { tags.to_vec() } else { vec![Tag::root()] };
         self.data.intent_tags.insert(intent.into(), kept);
@@ -526,6 +749,23 @@ impl Server {
         self.data.intents.deadlines.remove(intent);
         self.data.intent_tags.remove(intent);
     }
+}
+
+/// Hard and soft marks, as a sync tells them.
+type Marked = (Option<Vec<(Tag, Sequence)>>, Vec<(Softened, Sequence)>);
+
+/// The member that stands for the soft mark of a tag.
+fn soft(tag: &str) -> Box<str> {
+    format!("{SOFT}{tag}").into()
+}
+
+fn micros(time: Duration) -> u64 {
+    time.as_micros() as u64
+}
+
+/// Rounded up, as leases are.
+fn millis(time: Duration) -> u64 {
+    time.as_micros().div_ceil(1000) as u64
 }
 
 fn in_lines(tags: &[Tag]) -> bool {

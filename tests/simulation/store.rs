@@ -11,13 +11,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use larder::stamp::{Tag, View};
-use larder::store::fleet::{Cause, Holder, Intent, Invalidated, Membership, Message, Synced};
+use larder::stamp::{Softened, Tag, Taken, View};
+use larder::store::fleet::{
+    Again, Cause, Claim, Claimed, Holder, Intent, Invalidated, Membership, Message, Roster, Synced,
+};
+use larder::store::sweep::{Census, Dated, Judged, Place, Specimen, Survey};
 use larder::store::{self, FamilyOf, Found, KeyCounts, Reply, Store, StoreError, StoreInfo};
 use tokio::sync::{Notify, broadcast, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use super::server::{Caller, Flaw, Server};
+use super::aside::Aside;
+use super::server::{Caller, Flaw, Graces, Server};
 use super::world::World;
 
 /// How a link behaves at the moment.
@@ -29,6 +33,8 @@ pub struct Conduct {
     pub cut: bool,
     /// Nobody is at this end any more.
     pub dead: bool,
+    /// A deposed server is taken for the primary, for as long as there is one.
+    pub behind: bool,
     /// The most that a request, a reply or a message takes, milliseconds.
     pub slowness: u64,
     /// Shares that are lost.
@@ -46,6 +52,7 @@ impl Conduct {
         stalled: false,
         cut: false,
         dead: false,
+        behind: false,
         slowness: 2,
         requests_lost: 0.0,
         replies_lost: 0.0,
@@ -73,6 +80,8 @@ pub struct Link {
     /// Wakes who waits for a change of these two, in the order in which they came.
     changed: Notify,
     connection: Mutex<Option<Connection>>,
+    /// There are soft marks, as far as is known.
+    softened: AtomicBool,
     state: watch::Sender<store::Link>,
     messages: broadcast::Sender<Message>,
 }
@@ -93,6 +102,7 @@ impl Link {
             frozen: AtomicBool::new(false),
             changed: Notify::new(),
             connection: Mutex::new(None),
+            softened: AtomicBool::new(false),
             state: watch::Sender::new(store::Link::Down("not connected yet".to_owned())),
             messages: broadcast::Sender::new(64),
         });
@@ -134,10 +144,16 @@ impl Link {
         let conduct = self.conduct();
         let mut connection = self.connection.lock().unwrap();
         if connection.is_none() && !conduct.cut && !conduct.dead {
-            let run = self.world.server().run;
+            let deposed = self.world.deposed().filter(|_| conduct.behind);
+            let run = deposed.unwrap_or_else(|| self.world.server().run);
             *connection = Some(Connection { run, number: self.world.number() });
             self.state.send_replace(store::Link::Up);
         }
+    }
+
+    /// The run of the server that it leads to.
+    pub fn run(&self) -> Option<u64> {
+        self.connection().map(|connection| connection.run)
     }
 
     fn connection(&self) -> Option<Connection> {
@@ -263,9 +279,50 @@ impl Link {
     ) -> Result<T, StoreError> {
         self.ask(op, move |world, run| async move {
             let caller = world.caller(run);
-            script(&mut world.server(), &caller)
+            world.on(run, |server| script(server, &caller))
         })
         .await
+    }
+
+    /// The same, and says whether the replica that is waited for has it.
+    async fn proven_script<T: Send + 'static>(
+        self: &Arc<Link>,
+        op: &'static str,
+        script: impl FnOnce(&mut Server, &Caller) -> T + Send + 'static,
+    ) -> Result<(T, bool), StoreError> {
+        let limit = self.limit / 3;
+        self.ask(op, move |world, run| async move {
+            let caller = world.caller(run);
+            let answer = world.on(run, |server| script(server, &caller));
+            world.pass_on();
+            (answer, is_replicated(&world, run, limit).await)
+        })
+        .await
+    }
+
+    /// The same for what has nothing to say if the replica lacks it.
+    async fn proven<T: Send + 'static>(
+        self: &Arc<Link>,
+        op: &'static str,
+        script: impl FnOnce(&mut Server, &Caller) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (answer, is_replicated) = self.proven_script(op, script).await?;
+        if is_replicated { Ok(answer) } else { Err(self.unreplicated(None)) }
+    }
+
+    fn unreplicated(&self, taken: Option<Taken>) -> StoreError {
+        self.world.count("unreplicated");
+        self.world.tell(|| format!("{}: the replica lacks it", self.name));
+        StoreError::Unreplicated { taken, reason: "the replica does not follow".to_owned() }
+    }
+
+    /// A request for what no promise rests on.
+    async fn beside<T: Send + 'static>(
+        self: &Arc<Link>,
+        op: &'static str,
+        act: impl FnOnce(&mut Aside, u64) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.ask(op, move |world, _| async move { act(&mut world.aside.lock().unwrap(), world.clock()) }).await
     }
 
     /// Reads that do not prove themselves whole begin an epoch, which is another request.
@@ -277,22 +334,66 @@ impl Link {
     }
 }
 
-/// The reads of a lookup, with others' commands in between.
-async fn read(world: Arc<World>, run: u64, key: Option<String>, tags: Vec<Tag>) -> (Option<Bytes>, Option<View>) {
-    let entry = key.and_then(|key| world.server().entry(&key, world.clock()));
-    let flaw = world.server().flaw;
-    let late = world.server().meta();
-    between(&world).await;
-    let before = world.server().sequence();
-    between(&world).await;
-    let highest = world.server().highest(&tags);
-    between(&world).await;
-    let mut server = world.server();
-    server.touch();
-    let meta = if flaw == Some(Flaw::MetaBeforeMarks) { late } else { server.meta() };
-    let before = if flaw == Some(Flaw::StampAfterMarks) { server.sequence() } else { before };
-    let view = server.view_of(before, highest, meta, run);
-    (entry, view)
+/// `WAIT`: whether the replica comes to have what was carried out before.
+async fn is_replicated(world: &World, run: u64, limit: Duration) -> bool {
+    if !world.waits() {
+        return true;
+    }
+    let deadline = Instant::now() + limit;
+    loop {
+        pass(world.millis(0, 5)).await;
+        if world.is_replicated(run) {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+    }
+}
+
+/// What the reads of a lookup have brought.
+struct Reading {
+    entry: Option<Bytes>,
+    view: Option<View>,
+    /// There are soft marks.
+    softened: bool,
+}
+
+/// The reads of a lookup; soft marks are asked for only where there are some, as `RedisStore` does.
+async fn read(link: Arc<Link>, world: Arc<World>, run: u64, key: Option<String>, tags: Vec<Tag>) -> Reading {
+    if !link.softened.load(SeqCst) {
+        let reading = read_once(&world, run, key.as_deref(), &tags, false).await;
+        if !reading.softened {
+            return reading;
+        }
+        between(&world).await;
+    }
+    let reading = read_once(&world, run, key.as_deref(), &tags, true).await;
+    link.softened.store(reading.softened, SeqCst);
+    reading
+}
+
+/// One pipeline, with others' commands in between.
+async fn read_once(world: &World, run: u64, key: Option<&str>, tags: &[Tag], softly: bool) -> Reading {
+    let entry = key.and_then(|key| world.on(run, |server| server.entry(key, world.clock())));
+    let (flaw, late) = world.on(run, |server| (server.flaw, server.meta()));
+    between(world).await;
+    let graces = match softly {
+        true => world.on(run, |server| server.graces(tags, world.clock())),
+        false => Graces::none(),
+    };
+    between(world).await;
+    let before = world.on(run, |server| server.sequence());
+    between(world).await;
+    let scores = world.on(run, |server| server.scores(tags, softly));
+    between(world).await;
+    world.on(run, |server| {
+        server.touch();
+        let meta = if flaw == Some(Flaw::MetaBeforeMarks) { late } else { server.meta() };
+        let before = if flaw == Some(Flaw::StampAfterMarks) { server.sequence() } else { before };
+        let view = server.view_of(before, scores, &graces, meta, run);
+        Reading { entry, view, softened: meta.softened() }
+    })
 }
 
 async fn between(world: &World) {
@@ -304,6 +405,12 @@ async fn between(world: &World) {
 /// Lets time pass, if only a turn.
 async fn pass(time: Duration) {
     if time.is_zero() { tokio::task::yield_now().await } else { sleep(time).await }
+}
+
+fn specimen(key: &str, value: &Bytes) -> Specimen {
+    let label = key.trim_start_matches("v1:").rsplit_once(':').map_or("", |(label, _)| label);
+    let (name, bytes) = (Bytes::from(key.to_owned()), value.len() as u64);
+    Specimen { name, label: label.to_owned(), bytes, beginning: value.clone() }
 }
 
 impl fmt::Debug for Link {
@@ -321,16 +428,22 @@ pub struct SimulatedStore(pub Arc<Link>);
 struct OwnCause {
     by: Box<str>,
     intent: Option<Box<str>>,
-    again: Option<Duration>,
+    softened: Vec<Softened>,
+    again: Vec<Again>,
 }
 
 impl OwnCause {
     fn of(cause: &Cause<'_>) -> OwnCause {
-        OwnCause { by: cause.by.into(), intent: cause.intent.map(Into::into), again: cause.again }
+        OwnCause {
+            by: cause.by.into(),
+            intent: cause.intent.map(Into::into),
+            softened: cause.softened.to_vec(),
+            again: cause.again.to_vec(),
+        }
     }
 
     fn borrowed(&self) -> Cause<'_> {
-        Cause { by: &self.by, intent: self.intent.as_deref(), again: self.again }
+        Cause { by: &self.by, intent: self.intent.as_deref(), softened: &self.softened, again: &self.again }
     }
 }
 
@@ -338,7 +451,9 @@ impl Store for SimulatedStore {
     fn lookup<'a>(&'a self, key: &'a str, tags: &'a [Tag]) -> Reply<'a, Found> {
         let (key, tags) = (key.to_owned(), tags.to_vec());
         Box::pin(async move {
-            let (entry, view) = self.0.ask("lookup", move |world, run| read(world, run, Some(key), tags)).await?;
+            let link = Arc::clone(&self.0);
+            let read = self.0.ask("lookup", move |world, run| read(link, world, run, Some(key), tags));
+            let Reading { entry, view, .. } = read.await?;
             Ok(Found { entry, view: self.0.view_or_begin(view).await? })
         })
     }
@@ -346,8 +461,9 @@ impl Store for SimulatedStore {
     fn view<'a>(&'a self, tags: &'a [Tag]) -> Reply<'a, View> {
         let tags = tags.to_vec();
         Box::pin(async move {
-            let (_, view) = self.0.ask("view", move |world, run| read(world, run, None, tags)).await?;
-            self.0.view_or_begin(view).await
+            let link = Arc::clone(&self.0);
+            let reading = self.0.ask("view", move |world, run| read(link, world, run, None, tags)).await?;
+            self.0.view_or_begin(reading.view).await
         })
     }
 
@@ -360,30 +476,51 @@ impl Store for SimulatedStore {
 
     fn invalidate<'a>(&'a self, tags: &'a [Tag], cause: &'a Cause<'a>) -> Reply<'a, Invalidated> {
         let (tags, cause, link) = (tags.to_vec(), OwnCause::of(cause), Arc::clone(&self.0));
-        Box::pin(self.0.script("invalidate", move |server, caller| {
+        let script = move |server: &mut Server, caller: &Caller| {
             let invalidated = server.invalidate(&tags, &cause.borrowed(), caller);
+            cause.intent.iter().for_each(|intent| link.world.note_invalidation(intent));
             link.world.tell(|| {
                 let (count, taken) = (invalidated.holders.len(), invalidated.taken.stamp);
                 let mut tags: Vec<&str> = tags.iter().map(Tag::as_str).collect();
                 tags.sort_unstable();
-                format!("{} invalidates {tags:?}: {taken:?}, {count} holders", link.name)
+                let (softened, again) = (&cause.softened, cause.again.len());
+                let name = &link.name;
+                format!("{name} invalidates {tags:?}, {softened:?}, {again} again: {taken:?}, {count} holders")
             });
             invalidated
-        }))
+        };
+        Box::pin(async move {
+            let (invalidated, is_replicated) = self.0.proven_script("invalidate", script).await?;
+            let taken = invalidated.taken;
+            if is_replicated { Ok(invalidated) } else { Err(self.0.unreplicated(Some(taken))) }
+        })
     }
 
     fn sync<'a>(&'a self, me: &'a Membership) -> Reply<'a, Synced> {
         let (me, link) = (me.clone(), Arc::clone(&self.0));
-        Box::pin(self.0.script("sync", move |server, caller| {
+        Box::pin(self.0.proven("sync", move |server, caller| {
             let synced = server.sync(&me, caller);
             link.world.tell(|| {
                 let told = synced.marks.as_ref().map(Vec::len);
                 // The epoch of a new table is its own, and random.
                 let applied = me.applied.map(|applied| applied.sequence);
-                format!("{} syncs from {applied:?} to {:?}: {told:?}", link.name, synced.stamp)
+                let soft = synced.softened.len();
+                format!("{} syncs from {applied:?} to {:?}: {told:?} and {soft} soft", link.name, synced.stamp)
             });
             synced
         }))
+    }
+
+    fn reach(&self) -> Reply<'_, View> {
+        Box::pin(async move {
+            self.0.proven("reach", |_, _| ()).await?;
+            self.0.world.count("reached later");
+            self.view(&[]).await
+        })
+    }
+
+    fn roster(&self) -> Reply<'_, Roster> {
+        Box::pin(self.0.script("roster", Server::roster))
     }
 
     fn leave<'a>(&'a self, id: &'a str) -> Reply<'a, ()> {
@@ -403,12 +540,33 @@ impl Store for SimulatedStore {
 
     fn record<'a>(&'a self, intent: &'a Intent, within: Duration) -> Reply<'a, View> {
         let intent = intent.clone();
-        Box::pin(self.0.script("record", move |server, caller| server.record(&intent, within, caller)))
+        Box::pin(self.0.proven("record", move |server, caller| server.record(&intent, within, caller)))
     }
 
     fn forget<'a>(&'a self, intent: &'a str) -> Reply<'a, ()> {
         let intent = intent.to_owned();
         Box::pin(self.0.script("forget", move |server, _| server.forget(&intent)))
+    }
+
+    fn claim<'a>(
+        &'a self,
+        fetch: &'a str,
+        claim: &'a Claim,
+        lasting: Duration,
+        instead_of: Option<&'a Claim>,
+    ) -> Reply<'a, Claimed> {
+        let (fetch, claim, instead_of) = (fetch.to_owned(), claim.clone(), instead_of.cloned());
+        Box::pin(self.0.beside("claim", move |aside, now| {
+            aside.claim(&fetch, &claim, now + lasting.as_micros() as u64, instead_of.as_ref(), now)
+        }))
+    }
+
+    fn release<'a>(&'a self, fetch: &'a str, claim: &'a Claim, stored: bool) -> Reply<'a, ()> {
+        let (fetch, claim, link) = (fetch.to_owned(), claim.clone(), Arc::clone(&self.0));
+        Box::pin(self.0.script("release", move |server, _| {
+            link.world.aside.lock().unwrap().release(&fetch, &claim);
+            server.published.push(Message::Fetched { claim: claim.id, stored });
+        }))
     }
 
     fn messages(&self) -> broadcast::Receiver<Message> {
@@ -431,6 +589,53 @@ impl Store for SimulatedStore {
 
     fn count_keys<'a>(&'a self, _limit: u64, _family_of: &'a FamilyOf<'a>) -> Reply<'a, KeyCounts> {
         Box::pin(async { Ok(KeyCounts { complete: true, ..KeyCounts::default() }) })
+    }
+
+    fn hold_sweep<'a>(&'a self, id: &'a str, lasting: Duration) -> Reply<'a, bool> {
+        let id = id.to_owned();
+        Box::pin(self.0.beside("hold_sweep", move |aside, now| {
+            aside.hold_sweep(&id, now + lasting.as_micros() as u64, now)
+        }))
+    }
+
+    fn survey(&self, _from: Place, _keys: u64) -> Reply<'_, Survey> {
+        Box::pin(self.0.script("survey", |server, caller| {
+            let specimens = server.entries(caller.now).map(|(key, value)| specimen(key, value)).collect();
+            Survey { specimens, next: None }
+        }))
+    }
+
+    fn views<'a>(&'a self, sets: &'a [&'a [Tag]]) -> Reply<'a, Vec<View>> {
+        Box::pin(async move {
+            let mut views = vec![];
+            for set in sets {
+                views.push(self.view(set).await?);
+            }
+            Ok(views)
+        })
+    }
+
+    fn unlink<'a>(&'a self, _at: Place, judged: &'a [Judged]) -> Reply<'a, u64> {
+        let judged = judged.to_vec();
+        Box::pin(self.0.script("unlink", move |server, caller| {
+            let is_still = |judged: &&Judged| {
+                let entry = server.entry(&String::from_utf8_lossy(&judged.name), caller.now);
+                entry.is_some_and(|entry| entry.starts_with(&judged.beginning))
+            };
+            let gone: Vec<&Judged> = judged.iter().filter(is_still).collect();
+            gone.iter().filter(|judged| server.remove(&String::from_utf8_lossy(&judged.name))).count() as u64
+        }))
+    }
+
+    fn keep_census<'a>(&'a self, census: &'a Census, lasting: Duration) -> Reply<'a, ()> {
+        let census = census.clone();
+        Box::pin(self.0.beside("keep_census", move |aside, now| {
+            aside.keep_census(census, now + lasting.as_micros() as u64, now);
+        }))
+    }
+
+    fn census(&self) -> Reply<'_, Option<Dated>> {
+        Box::pin(self.0.beside("census", |aside, now| aside.census(now)))
     }
 
     fn link(&self) -> store::Link {
