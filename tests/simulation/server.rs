@@ -502,17 +502,20 @@ impl Server {
         for Softened { tag, grace } in softened {
             let tag = tag.as_str();
             let before = self.data.marks.as_ref().and_then(|marks| marks.scores.get(&*soft(tag))).copied();
-            let is_over = self.end_of_grace(tag) <= caller.now;
-            if before.is_none() || is_over || self.has(Flaw::PutsGracesOff) {
-                if let Some(before) = before.filter(|_| is_over && !self.has(Flaw::SoftensAnew)) {
+            let (known, mut end) = (self.end_of_grace(tag), caller.now + micros(*grace));
+            match before {
+                Some(before) if known <= caller.now && !self.has(Flaw::SoftensAnew) => {
                     let hard = self.data.marks.get_or_insert_default().scores.entry(tag.into()).or_insert(before);
                     *hard = before.max(*hard);
                     self.promoted += 1;
                 }
-                self.data.graces.insert(tag.into(), caller.now + micros(*grace));
-            } else {
-                self.kept_ends += 1;
+                Some(_) if known > caller.now && !self.has(Flaw::PutsGracesOff) => {
+                    end = end.min(known);
+                    self.kept_ends += 1;
+                }
+                _ => {}
             }
+            self.data.graces.insert(tag.into(), end);
             self.data.marks.get_or_insert_default().scores.insert(soft(tag), seq);
             self.data.meta.softened = !self.has(Flaw::HidesSoftMarks);
         }
