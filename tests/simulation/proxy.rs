@@ -447,7 +447,7 @@ impl Proxy {
     /// carried out, it was outdating when it was delivered. An upstream that lags promises nothing yet.
     fn acknowledge(self: &Arc<Proxy>, values: Values, delivered: bool, grace: Option<(Carried, Duration)>) {
         let (site, proxy) = (Arc::clone(&self.site), Arc::clone(self));
-        site.world.tell(|| format!("{} acknowledges {values:?} (delivered: {delivered}, {grace:?})", self.name()));
+        site.world.tell(|| format!("{} acknowledges {values:?} (delivered: {delivered}, {:?})", self.name(), grace.map(|(_, grace)| grace)));
         if !site.settings.lag.is_zero() {
             return;
         }
@@ -466,7 +466,8 @@ impl Proxy {
             if !delivered {
                 proxy.cache.delivered().await;
                 site.world.count("delivered later");
-            } else if site.settings.mode == Coherence::Eventual {
+            }
+            if site.settings.mode == Coherence::Eventual {
                 tokio::time::sleep(site.settings.lease).await;
             }
             site.acknowledged.raise(&values);
