@@ -180,6 +180,7 @@ pub struct Chaos {
 
 impl Chaos {
     pub fn new(world: &Arc<World>, fleet: &Arc<Fleet>, kinds: Vec<Kind>) -> Chaos {
+        world.have_clock_go_back(kinds.contains(&Kind::ClockBack));
         Chaos { world: Arc::clone(world), fleet: Arc::clone(fleet), kinds }
     }
 
@@ -198,6 +199,7 @@ impl Chaos {
     pub fn end(&self) {
         self.world.tell(|| "all faults end".to_owned());
         self.world.mend_clock();
+        self.world.have_clock_go_back(false);
         self.retire();
         for link in self.world.links() {
             link.behave(|conduct| *conduct = Conduct { dead: conduct.dead, cut: conduct.dead, ..Conduct::GOOD });

@@ -144,7 +144,8 @@ impl Run {
     /// What must be true soon after the last fault.
     async fn aftermath(&self) {
         let Settings { lease, patience, limit, .. } = self.site.settings;
-        sleep(patience + lease * 2 + limit * 4 + LONGEST_GRACE + self.longest_again()).await;
+        sleep(patience + lease * 2 + limit * 4).await;
+        sleep(LONGEST_GRACE + self.longest_again() + self.world.was_set_back()).await;
         let (_, intents) = self.world.server().sizes();
         if intents > 0 {
             self.world.accuse(format!("{intents} intents are left long after their deadline"));

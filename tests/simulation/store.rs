@@ -4,6 +4,7 @@
 //! A request that was sent is carried out by a task of its own, whatever becomes of who sent it: its caller may have
 //! given up, or be dead. A connection belongs to one run of the server, and ends with it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -17,6 +18,8 @@ use larder::store::fleet::{
 };
 use larder::store::sweep::{Census, Dated, Judged, Place, Specimen, Survey};
 use larder::store::{self, FamilyOf, Found, KeyCounts, Reply, Store, StoreError, StoreInfo};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use tokio::sync::{Notify, broadcast, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
@@ -79,6 +82,9 @@ pub struct Link {
     frozen: AtomicBool,
     /// Wakes who waits for a change of these two, in the order in which they came.
     changed: Notify,
+    /// Of each kind of request: who asks for one thing does not change what becomes of another in the same moment.
+    chances: Mutex<BTreeMap<&'static str, StdRng>>,
+    chance: u64,
     connection: Mutex<Option<Connection>>,
     /// There are soft marks, as far as is known.
     softened: AtomicBool,
@@ -101,6 +107,8 @@ impl Link {
             conduct: Mutex::new(Conduct::GOOD),
             frozen: AtomicBool::new(false),
             changed: Notify::new(),
+            chances: Mutex::default(),
+            chance: world.draw(Rng::random),
             connection: Mutex::new(None),
             softened: AtomicBool::new(false),
             state: watch::Sender::new(store::Link::Down("not connected yet".to_owned())),
@@ -183,6 +191,15 @@ impl Link {
         }
     }
 
+    fn draw<T>(&self, op: &'static str, draw: impl FnOnce(&mut StdRng) -> T) -> T {
+        let of_op = op.bytes().fold(self.chance, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
+        draw(self.chances.lock().unwrap().entry(op).or_insert_with(|| StdRng::seed_from_u64(of_op)))
+    }
+
+    fn happens(&self, op: &'static str, share: f64) -> bool {
+        self.draw(op, |chance| chance.random_bool(share))
+    }
+
     fn conduct(&self) -> Conduct {
         *self.conduct.lock().unwrap()
     }
@@ -228,7 +245,7 @@ impl Link {
             Ok(Err(_)) | Err(_) => {
                 self.world.count("timeout");
                 self.world.tell(|| format!("{} {op}: no answer", self.name));
-                if self.world.happens(0.3) {
+                if self.happens(op, 0.3) {
                     self.part("it does not answer");
                     self.connect_later();
                 }
@@ -248,10 +265,11 @@ impl Link {
     {
         let conduct = self.conduct();
         let world = Arc::clone(&self.world);
-        let (there, back) = (world.millis(0, conduct.slowness), world.millis(0, conduct.slowness));
+        let way = || self.draw(op, |chance| Duration::from_millis(chance.random_range(0..=conduct.slowness)));
+        let (there, back) = (way(), way());
         pass(there).await;
         self.passable().await;
-        if world.happens(conduct.requests_lost) {
+        if self.happens(op, conduct.requests_lost) {
             world.count("request lost");
             return world.tell(|| format!("{} {op}: request lost", self.name));
         }
@@ -263,7 +281,7 @@ impl Link {
         world.pass_on();
         pass(back).await;
         self.passable().await;
-        if world.happens(conduct.replies_lost) {
+        if self.happens(op, conduct.replies_lost) {
             world.count("reply lost");
             return world.tell(|| format!("{} {op}: reply lost", self.name));
         }
@@ -277,8 +295,9 @@ impl Link {
         op: &'static str,
         script: impl FnOnce(&mut Server, &Caller) -> T + Send + 'static,
     ) -> Result<T, StoreError> {
+        let candidate = self.draw(op, |chance| chance.random_range(1..=u64::MAX));
         self.ask(op, move |world, run| async move {
-            let caller = world.caller(run);
+            let caller = Caller { run, candidate, now: world.clock() };
             world.on(run, |server| script(server, &caller))
         })
         .await
@@ -291,8 +310,9 @@ impl Link {
         script: impl FnOnce(&mut Server, &Caller) -> T + Send + 'static,
     ) -> Result<(T, bool), StoreError> {
         let limit = self.limit / 3;
+        let candidate = self.draw(op, |chance| chance.random_range(1..=u64::MAX));
         self.ask(op, move |world, run| async move {
-            let caller = world.caller(run);
+            let caller = Caller { run, candidate, now: world.clock() };
             let answer = world.on(run, |server| script(server, &caller));
             world.pass_on();
             (answer, is_replicated(&world, run, limit).await)
@@ -341,7 +361,7 @@ async fn is_replicated(world: &World, run: u64, limit: Duration) -> bool {
     }
     let deadline = Instant::now() + limit;
     loop {
-        pass(world.millis(0, 5)).await;
+        sleep(Duration::from_millis(3)).await;
         if world.is_replicated(run) {
             return true;
         }

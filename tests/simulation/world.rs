@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
 
 use super::aside::Aside;
-use super::server::{Caller, Flaw, Memory, Server};
+use super::server::{Flaw, Memory, Server};
 use super::store::Link;
 
 /// The server's clock at the beginning, microseconds.
@@ -36,6 +36,8 @@ pub struct World {
     furthest: AtomicI64,
     /// How far it was set back, all in all.
     set_back: AtomicI64,
+    /// It may be set back yet.
+    clock_goes_back: AtomicBool,
     links: Mutex<Vec<Weak<Link>>>,
     trace: Option<Mutex<Vec<String>>>,
     counts: Mutex<BTreeMap<&'static str, u64>>,
@@ -68,6 +70,7 @@ impl World {
             ahead: AtomicI64::new(0),
             furthest: AtomicI64::new(0),
             set_back: AtomicI64::new(0),
+            clock_goes_back: AtomicBool::new(false),
             links: Mutex::default(),
             trace: traced.then(Mutex::default),
             counts: Mutex::default(),
@@ -147,10 +150,14 @@ impl World {
         self.invalidated.lock().unwrap().remove(intent)
     }
 
-    /// Waits until a grace that began then is over by everybody's clock: one of the server's that was set back in between
-    /// makes it so much longer.
+    /// Waits until a grace that began then is over by everybody's clock. The server's, set back, makes it so much longer, and
+    /// gives one that was over another end; what that is, is known when the clock is set no more.
     pub async fn outlive(&self, carried: Carried, grace: Duration) {
         loop {
+            if self.clock_goes_back.load(SeqCst) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
             let longer = self.set_back.load(SeqCst) - carried.set_back;
             let end = carried.at + grace + Duration::from_micros(longer as u64);
             if Instant::now() >= end {
@@ -201,13 +208,19 @@ impl World {
         self.furthest.fetch_max(ahead, SeqCst);
     }
 
+    /// By how much the server's clock was set back, all in all.
+    pub fn was_set_back(&self) -> Duration {
+        Duration::from_micros(self.set_back.load(SeqCst) as u64)
+    }
+
+    /// Whether the clock may be set back from now on.
+    pub fn have_clock_go_back(&self, goes_back: bool) {
+        self.clock_goes_back.store(goes_back, SeqCst);
+    }
+
     /// Sets it to the furthest that it ever was, so that every deadline passes in its time.
     pub fn mend_clock(&self) {
         self.ahead.store(self.furthest.load(SeqCst), SeqCst);
-    }
-
-    pub fn caller(&self, run: u64) -> Caller {
-        Caller { run, candidate: self.draw(|chance| chance.random_range(1..=u64::MAX)), now: self.clock() }
     }
 
     pub fn join(&self, link: &Arc<Link>) {
