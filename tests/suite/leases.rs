@@ -2,7 +2,6 @@
 //! `hazards.rs`.
 
 use crate::store_redis::replicas::replica_of;
-use crate::support::larder::signal;
 use crate::support::{Larder, Plan, RedisServer, Reply, Site, Tier, Upstream, eventually};
 
 const RULES: &str = r#"

@@ -1,7 +1,7 @@
 //! The simulated store of `tests/simulation` against the scripts that it is a twin of: random calls, losses and restarts
 //! get the same answers from both. Sequences and epochs are compared by their order, not by value.
 
-use larder::store::fleet::{Invalidated, Message, Synced};
+use larder::store::fleet::{Again, EpochState, Invalidated, Message, Roster, Synced};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -11,6 +11,13 @@ use super::*;
 mod server;
 
 use server::{Caller, Memory, Part, Server};
+
+/// A grace, or the time until a repetition is due, that is over at the next step; and one that no test outlives.
+const SHORT: Duration = Duration::from_micros(1);
+const LONG: Duration = Duration::from_secs(3600);
+
+/// What a step may take at most. Time is compared with this accuracy.
+const STEP: Duration = Duration::from_secs(600);
 
 /// What an answer is made of.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,10 +54,33 @@ impl Side {
     fn view(&mut self, view: View) {
         self.stamp(view.stamp);
         self.items.push(Item::Sequence(view.newest));
+        if let Some(soft) = view.soft {
+            self.items.push(Item::Sequence(soft.newest));
+            self.text(format!("softened, {}", length(soft.left)));
+        }
+    }
+
+    fn state(&mut self, state: &EpochState) {
+        self.text(format!("{} marks, longest lease {:?}", state.marks, state.longest_lease));
+        self.text(format!("began: {}, {}", state.cause, length(state.age)));
+        self.items.push(Item::Sequence(state.floor));
+    }
+
+    fn roster(&mut self, roster: &Roster) {
+        roster.stamp.iter().for_each(|stamp| self.stamp(*stamp));
+        self.state(&roster.state);
+        let mut members = roster.members.clone();
+        members.sort_by(|a, b| a.id.cmp(&b.id));
+        for member in members {
+            self.text(format!("{} with {:?}, {}", member.id, member.lease, length(member.synced)));
+            member.applied.iter().for_each(|stamp| self.stamp(*stamp));
+        }
+        self.text(format!("{} intents, {} due", roster.intents, roster.due));
     }
 
     fn invalidated(&mut self, invalidated: Invalidated) {
-        let Invalidated { taken, mut holders, .. } = invalidated;
+        let Invalidated { taken, mut holders, epoch_age, longest_lease } = invalidated;
+        self.text(format!("{}, longest lease {longest_lease:?}", length(epoch_age)));
         self.stamp(taken.stamp);
         self.items.push(Item::Sequence(taken.previous));
         holders.sort_by(|a, b| a.id.cmp(&b.id));
@@ -68,7 +98,15 @@ impl Side {
             self.text(tag.as_str());
             self.items.push(Item::Sequence(*sequence));
         }
-        for intent in &synced.due {
+        for (softened, sequence) in &synced.softened {
+            self.text(format!("{} softened, {}", softened.tag, length(softened.grace)));
+            self.items.push(Item::Sequence(*sequence));
+        }
+        self.state(&synced.state);
+        // Those that are due at the same time are told by name; times differ a little on both sides.
+        let mut due = synced.due.clone();
+        due.sort_by(|a, b| a.id.cmp(&b.id));
+        for intent in &due {
             self.text(format!("due: {}", intent.id));
             self.tags(&intent.tags);
         }
@@ -86,6 +124,7 @@ impl Side {
                 self.text(format!("applied by {id}"));
                 self.stamp(*stamp);
             }
+            Message::Fetched { claim, stored } => self.text(format!("fetched {claim}: {stored}")),
         }
     }
 
@@ -113,6 +152,11 @@ impl Side {
     }
 }
 
+/// Of times that both measure by clocks of their own.
+fn length(time: Duration) -> &'static str {
+    if time < STEP { "short" } else { "long" }
+}
+
 /// Both of them, and chance.
 struct Both {
     server: RedisServer,
@@ -123,7 +167,13 @@ struct Both {
     real: Side,
     simulated: Side,
     chance: StdRng,
+    /// Repetitions that were recorded.
+    repetitions: Vec<String>,
+    /// How often time has passed.
+    passed: u64,
 }
+
+const LEASES: [Duration; 2] = [Duration::from_secs(500), Duration::from_secs(1000)];
 
 const MARKS_MAX: u64 = 6;
 
@@ -134,7 +184,7 @@ impl Both {
         store.connect_once().await.expect("the server is there");
         let (twin, chance) = (Server::new(1, MARKS_MAX as usize), StdRng::seed_from_u64(seed));
         let (real, simulated) = Default::default();
-        let mut both = Both { server, store, twin, clock: 1_700_000_000_000_000, real, simulated, chance };
+        let mut both = Both { server, store, twin, clock: 1_700_000_000_000_000, real, simulated, chance, repetitions: vec![], passed: 0 };
         // As whoever connects does.
         let caller = both.caller();
         both.twin.begin(&caller);
@@ -167,14 +217,16 @@ impl Both {
     async fn step(&mut self) {
         match self.chance.random_range(0..100) {
             0..20 => self.view().await,
-            20..45 => self.invalidate().await,
+            20..43 => self.invalidate().await,
+            43..45 => self.roster().await,
             45..70 => self.sync().await,
             70..80 => self.record().await,
             80..84 => self.forget().await,
             84..89 => self.expel().await,
             89..91 => self.leave().await,
-            91..93 => self.keep().await,
-            93..99 => self.lose(),
+            91..92 => self.keep().await,
+            92..94 => self.let_time_pass(),
+            94..99 => self.lose(),
             _ => self.restart().await,
         }
     }
@@ -182,29 +234,80 @@ impl Both {
     async fn view(&mut self) {
         let (tags, caller) = (self.tags(), self.caller());
         self.real.view(self.store.view(&tags).await.unwrap());
-        let (before, highest) = (self.twin.sequence(), self.twin.highest(&tags));
+        let graces = self.twin.graces(&tags, caller.now);
+        let (before, scores) = (self.twin.sequence(), self.twin.scores(&tags, true));
         self.twin.touch();
-        let view = self.twin.view_of(before, highest, self.twin.meta(), caller.run);
+        let view = self.twin.view_of(before, scores, &graces, self.twin.meta(), caller.run);
         self.simulated.view(view.unwrap_or_else(|| self.twin.begin(&caller)));
     }
 
     async fn invalidate(&mut self) {
         let (tags, caller) = (self.tags(), self.caller());
         let intent = self.one_of(&[None, None, Some("w1"), Some("w2"), Some("w3")]);
-        let again = self.one_of(&[None, None, Some(Duration::ZERO), Some(PATIENCE * 100)]);
-        let cause = Cause { by: self.one_of(&["", "p1", "p2", "p3"]), intent, again };
+        let intent = intent.map(str::to_owned).or_else(|| self.a_repetition());
+        let softened: Vec<Softened> = match self.one_of(&[false, false, true]) {
+            true => self.softened(&tags),
+            false => vec![],
+        };
+        let again: Vec<Again> = match self.one_of(&[0, 0, 1, 2]) {
+            0 => vec![],
+            count => [SHORT, LONG][..count].iter().map(|after| Again { after: *after, tags: self.tags() }).collect(),
+        };
+        let by = self.one_of(&["", "p1", "p2", "p3"]);
+        let cause = Cause { by, intent: intent.as_deref(), softened: &softened, again: &again };
+        self.repetitions.extend(again.iter().map(|again| again.id().to_string()));
         self.real.invalidated(self.store.invalidate(&tags, &cause).await.unwrap());
         self.simulated.invalidated(self.twin.invalidate(&tags, &cause, &caller));
     }
 
+    /// Tags that are not outdated, with graces.
+    fn softened(&mut self, hard: &[Tag]) -> Vec<Softened> {
+        let tags = self.tags().into_iter().filter(|tag| !hard.contains(tag));
+        tags.collect::<Vec<_>>()
+            .into_iter()
+            .map(|tag| Softened { tag, grace: self.one_of(&[SHORT, LONG, LONG * 2]) })
+            .collect()
+    }
+
+    /// One that may be carried out now and then.
+    fn a_repetition(&mut self) -> Option<String> {
+        let place = self.place(self.repetitions.len())?;
+        self.one_of(&[false, false, true]).then(|| self.repetitions[place].clone())
+    }
+
+    async fn roster(&mut self) {
+        let caller = self.caller();
+        self.real.roster(&self.store.roster().await.unwrap());
+        self.simulated.roster(&self.twin.roster(&caller));
+    }
+
+    /// A long time: every time that was kept is over.
+    fn let_time_pass(&mut self) {
+        let ended: Vec<String> = self.server.run(&["HKEYS", "{test}:graces"]);
+        for tag in ended {
+            self.server.run::<()>(&["HSET", "{test}:graces", &tag, "1"]);
+        }
+        let due: Vec<String> = self.server.run(&["ZRANGEBYSCORE", "{test}:intents", "-inf", "(+inf"]);
+        for intent in due {
+            self.server.run::<()>(&["ZADD", "{test}:intents", "1", &intent]);
+        }
+        for field in ["lease_at", "born"] {
+            if self.server.run::<bool>(&["HEXISTS", "{test}:meta", field]) {
+                self.server.run::<()>(&["HSET", "{test}:meta", field, "1"]);
+            }
+        }
+        self.twin.outlive_everything();
+        self.passed += 1;
+    }
+
     async fn sync(&mut self) {
         let caller = self.caller();
-        let (id, lease) = (self.one_of(&["", "p1", "p2", "p3"]), self.one_of(&[200, 1500]));
+        let (id, lease) = (self.one_of(&["", "p1", "p2", "p3"]), self.one_of(&LEASES));
         let applied = self.place(self.real.stamps.len()).filter(|_| !id.is_empty());
         let me = |side: &Side| Membership {
             id: id.into(),
             applied: applied.map(|place| side.stamps[place]),
-            lease: Duration::from_millis(lease),
+            lease,
         };
         self.real.synced(&self.store.sync(&me(&self.real)).await.unwrap());
         self.simulated.synced(&self.twin.sync(&me(&self.simulated), &caller));
@@ -250,8 +353,8 @@ impl Both {
     }
 
     fn lose(&mut self) {
-        let keys = ["meta", "marks", "members", "intents", "intent_tags"];
-        let parts = [Part::Meta, Part::Marks, Part::Members, Part::Intents, Part::IntentTags];
+        let keys = ["meta", "marks", "members", "intents", "intent_tags", "graces"];
+        let parts = [Part::Meta, Part::Marks, Part::Members, Part::Intents, Part::IntentTags, Part::Graces];
         match self.chance.random_range(0..10) {
             0 => {
                 self.server.flush_all();
@@ -282,6 +385,7 @@ impl Both {
 
 #[tokio::test]
 async fn the_simulated_store_answers_as_the_scripts_do() {
+    let (mut promoted, mut kept, mut hardened, mut passed) = (0, 0, 0, 0);
     for seed in 0..12 {
         let mut both = Both::start(seed).await;
         for step in 0..150 {
@@ -292,7 +396,12 @@ async fn the_simulated_store_answers_as_the_scripts_do() {
             assert_eq!(*real, simulated, "seed {seed}: the {place}th of {:?}", both.real.items.len());
         }
         assert!(both.twin.trimmed > 0 && both.twin.begun.len() > 1, "seed {seed}: hardly anything happens");
+        promoted += both.twin.promoted;
+        kept += both.twin.kept_ends;
+        hardened += both.twin.hardened;
+        passed += both.passed;
     }
+    assert!(promoted > 0 && kept > 0 && hardened > 0 && passed > 0, "{promoted} {kept} {hardened} {passed}");
 }
 
 #[tokio::test]
