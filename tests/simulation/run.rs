@@ -77,6 +77,9 @@ impl Run {
         let upstream = Upstream::new(world, registers, slowness, settings.lag);
         let acknowledged = Floor::new(registers);
         let site = Arc::new(Site { world: Arc::clone(world), upstream, acknowledged, settings, registers });
+        if settings.leases_differ {
+            world.count("leases differ");
+        }
         world.tell(|| format!("{settings:?}, {proxies} proxies, {registers} registers, {kinds:?}"));
         Run {
             fleet: Fleet::start(&site, proxies),
