@@ -447,7 +447,13 @@ impl Proxy {
     /// carried out, it was outdating when it was delivered. An upstream that lags promises nothing yet.
     fn acknowledge(self: &Arc<Proxy>, values: Values, delivered: bool, grace: Option<(Carried, Duration)>) {
         let (site, proxy) = (Arc::clone(&self.site), Arc::clone(self));
-        site.world.tell(|| format!("{} acknowledges {values:?} (delivered: {delivered}, {:?})", self.name(), grace.map(|(_, grace)| grace)));
+        site.world.tell(|| {
+            format!(
+                "{} acknowledges {values:?} (delivered: {delivered}, {:?})",
+                self.name(),
+                grace.map(|(_, grace)| grace)
+            )
+        });
         if !site.settings.lag.is_zero() {
             return;
         }

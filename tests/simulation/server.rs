@@ -73,8 +73,6 @@ pub enum Flaw {
     HidesSoftMarks,
     /// A sync leaves soft marks out.
     TellsNoSoftMarks,
-    /// Only members that are known count for the longest lease.
-    ForgetsLongLeases,
     /// No repetition is recorded.
     ForgetsRepetitions,
     /// A server says that its replica has everything, whether it follows or not.
@@ -340,8 +338,7 @@ impl Server {
     }
 
     fn longest_lease(&self) -> u64 {
-        let kept = self.data.meta.lease.filter(|_| !self.has(Flaw::ForgetsLongLeases));
-        kept.unwrap_or_else(|| self.longest_of_members())
+        self.data.meta.lease.unwrap_or_else(|| self.longest_of_members())
     }
 
     fn state(&mut self, caller: &Caller) -> EpochState {
@@ -552,7 +549,8 @@ impl Server {
     fn carry_out(&mut self, cause: &Cause<'_>, caller: &Caller) {
         if let Some(intent) = cause.intent {
             let deadline = self.data.intents.deadlines.get(intent).copied();
-            let is_put_off = intent.starts_with("again-") && deadline.is_some_and(|deadline| deadline > caller.now);
+            let is_put_off =
+                intent.starts_with("again-") && deadline.is_some_and(|deadline| deadline > caller.now);
             if deadline.is_some() && !is_put_off {
                 self.forget(intent);
             }

@@ -613,9 +613,11 @@ impl Store for SimulatedStore {
 
     fn hold_sweep<'a>(&'a self, id: &'a str, lasting: Duration) -> Reply<'a, bool> {
         let id = id.to_owned();
-        Box::pin(self.0.beside("hold_sweep", move |aside, now| {
-            aside.hold_sweep(&id, now + lasting.as_micros() as u64, now)
-        }))
+        Box::pin(
+            self.0.beside("hold_sweep", move |aside, now| {
+                aside.hold_sweep(&id, now + lasting.as_micros() as u64, now)
+            }),
+        )
     }
 
     fn survey(&self, _from: Place, _keys: u64) -> Reply<'_, Survey> {

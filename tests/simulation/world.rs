@@ -238,7 +238,8 @@ impl World {
         let take = |server: &mut Server| (server.run, std::mem::take(&mut server.published));
         let deposed = self.deposed.lock().unwrap().as_mut().map(take);
         let present = take(&mut self.server());
-        for (run, published) in deposed.into_iter().chain([present]).filter(|(_, published)| !published.is_empty()) {
+        for (run, published) in deposed.into_iter().chain([present]).filter(|(_, published)| !published.is_empty())
+        {
             for link in self.links().into_iter().filter(|link| link.run() == Some(run)) {
                 published.iter().for_each(|message| link.hear(message));
             }

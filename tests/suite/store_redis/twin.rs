@@ -184,7 +184,17 @@ impl Both {
         store.connect_once().await.expect("the server is there");
         let (twin, chance) = (Server::new(1, MARKS_MAX as usize), StdRng::seed_from_u64(seed));
         let (real, simulated) = Default::default();
-        let mut both = Both { server, store, twin, clock: 1_700_000_000_000_000, real, simulated, chance, repetitions: vec![], passed: 0 };
+        let mut both = Both {
+            server,
+            store,
+            twin,
+            clock: 1_700_000_000_000_000,
+            real,
+            simulated,
+            chance,
+            repetitions: vec![],
+            passed: 0,
+        };
         // As whoever connects does.
         let caller = both.caller();
         both.twin.begin(&caller);
@@ -251,7 +261,9 @@ impl Both {
         };
         let again: Vec<Again> = match self.one_of(&[0, 0, 1, 2]) {
             0 => vec![],
-            count => [SHORT, LONG][..count].iter().map(|after| Again { after: *after, tags: self.tags() }).collect(),
+            count => {
+                [SHORT, LONG][..count].iter().map(|after| Again { after: *after, tags: self.tags() }).collect()
+            }
         };
         let by = self.one_of(&["", "p1", "p2", "p3"]);
         let cause = Cause { by, intent: intent.as_deref(), softened: &softened, again: &again };
@@ -304,11 +316,8 @@ impl Both {
         let caller = self.caller();
         let (id, lease) = (self.one_of(&["", "p1", "p2", "p3"]), self.one_of(&LEASES));
         let applied = self.place(self.real.stamps.len()).filter(|_| !id.is_empty());
-        let me = |side: &Side| Membership {
-            id: id.into(),
-            applied: applied.map(|place| side.stamps[place]),
-            lease,
-        };
+        let me =
+            |side: &Side| Membership { id: id.into(), applied: applied.map(|place| side.stamps[place]), lease };
         self.real.synced(&self.store.sync(&me(&self.real)).await.unwrap());
         self.simulated.synced(&self.twin.sync(&me(&self.simulated), &caller));
     }
