@@ -160,7 +160,7 @@ fn a_seed_runs_the_same_way_every_time() {
     }
 }
 
-/// Seeds within which each flaw is found.
+/// Seeds within which each flaw is found; most are within a hundred.
 const ENOUGH: u64 = 3000;
 
 #[track_caller]
@@ -197,5 +197,4 @@ flaws! {
     a_store_whose_nudges_skip_one_is_found: NudgesSkipOne,
     a_store_that_forgets_intents_is_found: ForgetsIntents,
     a_store_that_reads_meta_before_the_marks_is_found: MetaBeforeMarks,
-    a_store_that_stamps_after_the_marks_is_found: StampAfterMarks,
 }

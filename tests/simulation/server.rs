@@ -54,8 +54,6 @@ pub enum Flaw {
     ForgetsIntents,
     /// A lookup reads floor and epoch before the marks.
     MetaBeforeMarks,
-    /// A lookup gives the sequence as it is after the marks were read.
-    StampAfterMarks,
 }
 
 /// A key that a server may lose by itself.

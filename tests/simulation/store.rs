@@ -290,7 +290,6 @@ async fn read(world: Arc<World>, run: u64, key: Option<String>, tags: Vec<Tag>) 
     let mut server = world.server();
     server.touch();
     let meta = if flaw == Some(Flaw::MetaBeforeMarks) { late } else { server.meta() };
-    let before = if flaw == Some(Flaw::StampAfterMarks) { server.sequence() } else { before };
     let view = server.view_of(before, highest, meta, run);
     (entry, view)
 }
