@@ -26,17 +26,18 @@ for i = first_hard, #ARGV do
   end
 end
 
--- A grace that is not over keeps its end: otherwise writes in a row would put it off for ever. What was softened when
--- one is over has become outdated, and must not be softened anew.
+-- A grace that is not over keeps its end, or writes in a row would put it off for ever; a shorter one brings it forward,
+-- or its own write would be hidden for longer than it allows. What was softened when one is over has become outdated, and
+-- must not be softened anew.
 for i = first_soft, first_hard - 1, 2 do
-  local tag = ARGV[i]
-  local before = redis.call('ZSCORE', MARKS, SOFT .. tag)
-  if not before or end_of_grace(tag) <= time then
-    if before then
-      redis.call('ZADD', MARKS, 'GT', before, tag)
-    end
-    redis.call('HSET', GRACES, tag, text(time + tonumber(ARGV[i + 1])))
+  local tag, ending = ARGV[i], time + tonumber(ARGV[i + 1])
+  local before, known = redis.call('ZSCORE', MARKS, SOFT .. tag), end_of_grace(tag)
+  if before and known <= time then
+    redis.call('ZADD', MARKS, 'GT', before, tag)
+  elseif before then
+    ending = math.min(ending, known)
   end
+  redis.call('HSET', GRACES, tag, text(ending))
   redis.call('ZADD', MARKS, text(seq), SOFT .. tag)
   redis.call('HSET', META, 'softened', '1')
 end

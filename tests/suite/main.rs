@@ -35,6 +35,7 @@ mod collapse;
 mod explain;
 mod fleet;
 mod forwarding;
+mod hazards;
 mod identity;
 mod leases;
 mod logs;

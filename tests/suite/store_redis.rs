@@ -17,11 +17,13 @@ use tokio::time::timeout;
 use crate::support::RedisServer;
 use crate::support::redis::free_port;
 
+mod bounds;
 mod fleet;
 mod log;
 pub mod replicas;
 mod soft;
 mod sweep;
+mod twin;
 pub mod users;
 
 use self::log::Log;

@@ -73,6 +73,16 @@ async fn soft_writes_in_a_row_keep_the_end_of_the_first_grace() {
 }
 
 #[tokio::test]
+async fn a_soft_write_with_a_shorter_grace_is_not_hidden_by_a_longer_one() {
+    let server = RedisServer::start();
+    let store = store_on(&server).await;
+    soften(&store, &[soft("a", MINUTE * 60)]).await;
+    let between = store.view(&[]).await.unwrap().stamp;
+    soften(&store, &[soft("a", MINUTE)]).await;
+    assert!(is_softened(standing(&store, "a", between).await), "for a minute at most");
+}
+
+#[tokio::test]
 async fn a_hard_write_leaves_nothing_of_a_soft_one() {
     let server = RedisServer::start();
     let store = store_on(&server).await;

@@ -1,0 +1,230 @@
+//! The real cache, fleet and flights of Larder over a simulated store, in simulated time: thousands of runs in which
+//! everything goes wrong that can, each made by its seed alone.
+//!
+//! `cargo test --test simulation` tries [`SEEDS`] seeds; `LARDER_SIM_SEEDS=100000` that many. A seed that fails is
+//! printed with its trace; `LARDER_SIM_SEED=123` runs it alone, and prints its trace (with `-- --nocapture`).
+//!
+//! Flaws that the checker must find are searched for by `cargo test --release --test simulation -- --ignored`.
+//!
+//! | module | owns |
+//! |---|---|
+//! | `run` | one run: what its seed decides, and what must be true in the end |
+//! | `chaos` | the faults |
+//! | `proxy` | a proxy, with the calls that `src/proxy` makes |
+//! | `registers` | upstream, and what reads must show |
+//! | `aside` | what the store keeps that no promise rests on |
+//! | `store` | the store behind a link that delays, loses, stalls and breaks |
+//! | `server` | what the scripts do; held against them in `tests/suite/store_redis/twin.rs` |
+//! | `world` | the clock, chance, the trace |
+//!
+//! **Checked.** No read gives less than was acknowledged before it began; with `on_outage = "forward"`, what was not
+//! delivered is promised to readers of the same proxy until it is; with `eventual`, to others after one lease. A soft write is promised when its grace is over, counted from the step in which
+//! the store took it; where the server's clock goes back, so much later. Where upstream answers from replicas that lag, reads
+//! promise nothing until each write was repeated. When faults
+//! have ended, every request is answered within the sum of the time limits, intents are gone, hits and leases are back,
+//! members are those that live, and, where no intent can have been lost, every write shows, its proxy dead or not.
+//!
+//! **A deposed primary.** With `wait_replicas` there are three servers: one becomes the primary, as it is or as it was, some
+//! proxies go on asking the one before, and the third follows one of them at a time, or none for a while.
+//!
+//! **Not simulated.** Clocks that run at different rates; collapse across proxies; the sweeper. A frozen proxy serves, sends and hears nothing, but the cache's own timers go on. What a write that could not be
+//! delivered may rely on while the store is away for all is shown by `tests/suite/hazards.rs`.
+//!
+//! What the seed does not decide: the order in which `tokio::sync::watch` wakes those who wait for the same thing, all in
+//! the same moment. Everybody has chance of their own, so that it does not matter.
+
+#![allow(clippy::unwrap_used, reason = "in a test an unexpected error may end it")]
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+mod aside;
+mod chaos;
+mod proxy;
+mod registers;
+mod run;
+mod server;
+mod store;
+mod world;
+
+use run::{Outcome, run};
+use server::Flaw;
+
+/// How many seeds are tried.
+const SEEDS: u64 = 800;
+
+/// What must happen somewhere in all these runs, or they show nothing.
+const COVERED: [&str; 41] = [
+    "memory hit",
+    "asked hit",
+    "joined",
+    "fetched",
+    "outdated",
+    "store away",
+    "acknowledged",
+    "not acknowledged",
+    "refused",
+    "delivered later",
+    "timeout",
+    "request lost",
+    "reply lost",
+    "message lost",
+    "members expelled",
+    "expelled",
+    "not expelled",
+    "carried out",
+    "trimmed",
+    "new",
+    "restarted",
+    "meta lost",
+    "marks lost",
+    "members lost",
+    "intents lost",
+    "nothing",
+    "expired",
+    "stale on error",
+    "softened hit",
+    "grace over",
+    "grace kept",
+    "promoted",
+    "hardened",
+    "repeated",
+    "everything repeated",
+    "lagging answer",
+    "unreplicated",
+    "reached later",
+    "deposed",
+    "asked the deposed",
+    "leases differ",
+];
+
+/// Runs seeds, from the first one round to it, until one fails or all are done; the first that failed, if any, and what was counted.
+fn explore(first: u64, seeds: u64, flaw: Option<Flaw>) -> (Option<Outcome>, BTreeMap<&'static str, u64>) {
+    let (next, failed, counts) = (AtomicU64::new(0), Mutex::new(None::<Outcome>), Mutex::new(BTreeMap::new()));
+    let work = || {
+        loop {
+            let number = next.fetch_add(1, SeqCst);
+            let seed = (first + number) % seeds;
+            if number >= seeds || failed.lock().unwrap().is_some() {
+                return;
+            }
+            let outcome = run(seed, flaw, false);
+            let mut counts = counts.lock().unwrap();
+            outcome.counts.iter().for_each(|(what, count)| *counts.entry(*what).or_default() += count);
+            drop(counts);
+            if !outcome.wrong.is_empty() {
+                let mut failed = failed.lock().unwrap();
+                if failed.as_ref().is_none_or(|before| outcome.seed < before.seed) {
+                    *failed = Some(outcome);
+                }
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(2, usize::from).min(8);
+    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+    (failed.into_inner().unwrap(), counts.into_inner().unwrap())
+}
+
+/// Fails with everything that is needed to look into a seed.
+fn show(failed: &Outcome) -> ! {
+    let again = run(failed.seed, None, true);
+    let lines = again.trace.len();
+    let first = again.trace.iter().position(|line| line.contains("WRONG")).unwrap_or(lines);
+    let trace = again.trace[first.saturating_sub(150)..(first + 20).min(lines)].join("\n");
+    let seed = failed.seed;
+    panic!(
+        "{trace}\n\nseed {seed}: {}\nonce more, with the whole trace: LARDER_SIM_SEED={seed} cargo test --test simulation \
+         nothing_stale -- --nocapture",
+        failed.wrong.join("\n")
+    );
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is to be a number, not {text:?}")))
+}
+
+#[test]
+fn nothing_stale_is_served_whatever_goes_wrong_and_all_is_well_again_soon() {
+    if let Some(seed) = number("LARDER_SIM_SEED") {
+        let outcome = run(seed, None, true);
+        println!("{}", outcome.trace.join("\n"));
+        assert!(outcome.wrong.is_empty(), "seed {seed}: {}", outcome.wrong.join("\n"));
+        return;
+    }
+    let seeds = number("LARDER_SIM_SEEDS").unwrap_or(SEEDS);
+    let (failed, counts) = explore(0, seeds, None);
+    println!("{seeds} seeds: {counts:?}");
+    if let Some(failed) = failed {
+        show(&failed);
+    }
+    if seeds >= SEEDS {
+        for what in COVERED {
+            assert!(counts.contains_key(what), "never: {what}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "fails for some seeds: who is woken first in one moment is not decided by the seed everywhere yet"]
+fn a_seed_runs_the_same_way_every_time() {
+    for seed in 0..25 {
+        let [mut first, mut second] = [run(seed, None, true), run(seed, None, true)];
+        // Writers that wait for the same acknowledgement are woken in a random order, all in the same moment.
+        first.trace.sort();
+        second.trace.sort();
+        assert!(first.trace.len() > 100, "seed {seed}: hardly anything happens");
+        let differs = first.trace.iter().zip(&second.trace).position(|(a, b)| a != b);
+        if let Some(line) = differs {
+            panic!("seed {seed}, line {line}:\n{}\n{}", first.trace[line], second.trace[line]);
+        }
+        assert_eq!((first.counts, first.trace.len()), (second.counts, second.trace.len()));
+    }
+}
+
+/// Seeds within which each flaw is found. The search begins with one that has found it before.
+const ENOUGH: u64 = 3000;
+
+#[track_caller]
+fn is_found(flaw: Flaw, first: u64) {
+    let (failed, _) = explore(first, ENOUGH, Some(flaw));
+    let failed = failed.unwrap_or_else(|| panic!("{flaw:?} was not found within {ENOUGH} seeds"));
+    println!("{flaw:?}: seed {}: {}", failed.seed, failed.wrong[0]);
+}
+
+macro_rules! flaws {
+    ($($name:ident: $flaw:ident from $first:literal),+ $(,)?) => {$(
+        #[test]
+        #[ignore = "a search: some are found in seconds, some take minutes"]
+        fn $name() {
+            is_found(Flaw::$flaw, $first);
+        }
+    )+};
+}
+
+flaws! {
+    a_store_that_forgets_a_holder_is_found: ForgetsAHolder from 4,
+    a_store_whose_members_pass_is_found: MembersPass from 0,
+    a_store_that_expels_the_renewed_is_found: ExpelsTheRenewed from 182,
+    a_store_whose_syncs_repeat_is_found: SyncsRepeat from 0,
+    a_store_that_goes_on_after_a_restart_is_found: NoEpochAfterRestart from 4,
+    a_store_that_ignores_lost_marks_is_found: IgnoresLostMarks from 31,
+    a_store_that_ignores_lost_members_is_found: IgnoresLostMembers from 707,
+    a_store_that_makes_epochs_old_is_found: AgesEpochs from 0,
+    a_store_that_loses_a_mark_is_found: LosesAMark from 0,
+    a_store_that_trims_without_a_floor_is_found: TrimsWithoutFloor from 3,
+    a_store_whose_sequences_go_back_is_found: SequencesGoBack from 0,
+    a_store_that_tells_a_mark_less_is_found: TellsAMarkLess from 32,
+    a_store_that_tells_marks_below_the_floor_is_found: TellsBelowTheFloor from 0,
+    a_store_that_acknowledges_for_others_is_found: AcknowledgesForOthers from 12,
+    a_store_whose_nudges_skip_one_is_found: NudgesSkipOne from 0,
+    a_store_that_forgets_intents_is_found: ForgetsIntents from 1,
+    a_store_that_reads_meta_before_the_marks_is_found: MetaBeforeMarks from 0,
+    a_store_that_puts_graces_off_is_found: PutsGracesOff from 0,
+    a_store_that_softens_anew_is_found: SoftensAnew from 0,
+    a_store_that_hides_soft_marks_is_found: HidesSoftMarks from 24,
+    a_store_that_tells_no_soft_marks_is_found: TellsNoSoftMarks from 32,
+    a_store_that_forgets_repetitions_is_found: ForgetsRepetitions from 96,
+    a_store_that_believes_its_replica_is_found: BelievesItsReplica from 29,
+}

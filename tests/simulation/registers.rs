@@ -1,0 +1,134 @@
+//! What upstream serves, and what must be known of it: a few registers whose values count the writes, and for each the
+//! newest value that a write was acknowledged with.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
+
+use super::world::World;
+
+pub type Register = usize;
+pub type Value = u64;
+
+/// Registers, the newest values of some of them.
+pub type Values = Vec<(Register, Value)>;
+
+/// Upstream. What was sent to it is carried out whatever becomes of the sender.
+pub struct Upstream {
+    world: Arc<World>,
+    values: Arc<Mutex<Vec<Value>>>,
+    /// What was written, and when: reads are answered by replicas that may not have it for so long.
+    written: Arc<Mutex<Vec<(Instant, Values)>>>,
+    lag: Duration,
+    /// The most that a request takes on each way, milliseconds.
+    slowness: u64,
+}
+
+/// What upstream answers to a write.
+pub enum Written {
+    Done(Values),
+    /// It changed nothing.
+    Refused,
+    /// It was carried out, and the answer was lost.
+    Unanswered(Values),
+    /// Nothing was sent.
+    Unreachable,
+}
+
+impl Upstream {
+    pub fn new(world: &Arc<World>, registers: usize, slowness: u64, lag: Duration) -> Upstream {
+        let (values, written) = (Arc::new(Mutex::new(vec![0; registers])), Arc::default());
+        Upstream { world: Arc::clone(world), values, written, lag, slowness }
+    }
+
+    /// As a replica has it.
+    fn replicated(&self, register: Register) -> Value {
+        let late = self.world.millis(0, self.lag.as_millis() as u64);
+        let seen = |at: Instant| at + late <= Instant::now();
+        let written = self.written.lock().unwrap();
+        let known = written.iter().filter(|(at, _)| seen(*at)).flat_map(|(_, values)| values);
+        known.filter(|(written, _)| *written == register).map(|(_, value)| *value).max().unwrap_or(0)
+    }
+
+    pub fn value(&self, register: Register) -> Value {
+        self.values.lock().unwrap()[register]
+    }
+
+    /// What a register holds at some moment between the question and the answer; `None` if there is no answer.
+    pub async fn fetch(&self, register: Register) -> Option<Value> {
+        let (there, back) = self.ways();
+        sleep(there).await;
+        let value = if self.lag.is_zero() { self.value(register) } else { self.replicated(register) };
+        if value < self.value(register) {
+            self.world.count("lagging answer");
+        }
+        sleep(back).await;
+        (!self.world.happens(0.03)).then_some(value)
+    }
+
+    /// The longest that [`Upstream::write`] takes.
+    pub fn limit(&self) -> Duration {
+        Duration::from_millis(2 * self.slowness)
+    }
+
+    /// Counts these registers up.
+    pub async fn write(&self, registers: Vec<Register>) -> Written {
+        if self.world.happens(0.02) {
+            return Written::Unreachable;
+        }
+        let (give, take) = oneshot::channel();
+        let (there, back) = self.ways();
+        let (world, values) = (Arc::clone(&self.world), Arc::clone(&self.values));
+        let log = Arc::clone(&self.written);
+        tokio::spawn(async move {
+            sleep(there).await;
+            if world.happens(0.05) {
+                let _ = give.send(Written::Refused);
+                return;
+            }
+            let written = count_up(&mut values.lock().unwrap(), &registers);
+            log.lock().unwrap().push((Instant::now(), written.clone()));
+            world.tell(|| format!("upstream: {written:?}"));
+            sleep(back).await;
+            let is_lost = world.happens(0.05);
+            let _ = give.send(if is_lost { Written::Unanswered(written) } else { Written::Done(written) });
+        });
+        take.await.unwrap_or(Written::Refused)
+    }
+
+    fn ways(&self) -> (Duration, Duration) {
+        (self.world.millis(0, self.slowness), self.world.millis(0, self.slowness))
+    }
+}
+
+fn count_up(values: &mut [Value], registers: &[Register]) -> Values {
+    let mut written = vec![];
+    for register in registers {
+        values[*register] += 1;
+        written.push((*register, values[*register]));
+    }
+    written
+}
+
+/// The least value that a read may give, by register.
+#[derive(Debug)]
+pub struct Floor(Mutex<Vec<Value>>);
+
+impl Floor {
+    pub fn new(registers: usize) -> Floor {
+        Floor(Mutex::new(vec![0; registers]))
+    }
+
+    pub fn raise(&self, values: &Values) {
+        let mut least = self.0.lock().unwrap();
+        for (register, value) in values {
+            least[*register] = least[*register].max(*value);
+        }
+    }
+
+    pub fn of(&self, register: Register) -> Value {
+        self.0.lock().unwrap()[register]
+    }
+}

@@ -1,0 +1,308 @@
+//! One run: a seed says how the fleet is configured, what its clients do, and what goes wrong. First there are faults and
+//! clients, then clients come to an end, and then what must be true when all is well is looked at.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use larder::config::{Coherence, OnOutage};
+use rand::Rng;
+use rand::rngs::StdRng;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::chaos::{Chaos, Fleet, Kind};
+use super::proxy::{End, Proxy, Settings, Site, Target, Write};
+use super::registers::{Floor, Upstream};
+use super::server::Flaw;
+use super::world::World;
+
+/// What became of a run.
+#[derive(Debug)]
+pub struct Outcome {
+    pub seed: u64,
+    /// What must not be, and was.
+    pub wrong: Vec<String>,
+    pub counts: BTreeMap<&'static str, u64>,
+    pub trace: Vec<String>,
+}
+
+/// Carries a run out.
+pub fn run(seed: u64, flaw: Option<Flaw>, traced: bool) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let world = runtime.expect("a runtime without I/O").block_on(async {
+        let world = World::new(seed, flaw, traced);
+        Run::new(&world).go().await;
+        world
+    });
+    Outcome { seed, wrong: world.wrong(), counts: world.counts(), trace: world.trace() }
+}
+
+struct Run {
+    world: Arc<World>,
+    site: Arc<Site>,
+    fleet: Arc<Fleet>,
+    kinds: Vec<Kind>,
+    /// The longest between two faults, milliseconds.
+    pause: u64,
+    lasts: Duration,
+    readers: usize,
+    writers: usize,
+    /// The longest that a client rests, milliseconds.
+    rest: u64,
+    /// Share of writes whose rules are soft.
+    soft: f64,
+}
+
+/// Graces of soft rules, milliseconds.
+const GRACES: [u64; 4] = [1, 50, 300, 1500];
+
+/// Within the longest grace, whatever the clock did, a soft write may not show.
+const LONGEST_GRACE: Duration = Duration::from_millis(1500);
+
+impl Run {
+    fn new(world: &Arc<World>) -> Run {
+        let registers = *world.pick(&[1, 2, 4]);
+        let slowness = *world.pick(&[3, 20, 150]);
+        world.server().marks_max = *world.pick(&[1, 2, 4, 1000]);
+        world.server().intents_most = *world.pick(&[1, 1000, 1000]);
+        let share = *world.pick(&[0.05, 0.1, 0.1, 0.2, 0.5]);
+        let theme = *world.pick(&Kind::THEMES);
+        let waits = theme.iter().any(|kind| kind.needs_proof()) || world.happens(0.1);
+        let any = Kind::ALL.into_iter().filter(|_| world.happens(share));
+        let kinds: Vec<Kind> =
+            any.chain(theme.iter().copied()).filter(|kind| waits || !kind.needs_proof()).collect();
+        let settings = settings(world, slowness, waits);
+        let proxies = *world.pick(&[2, 3, 4]);
+        let upstream = Upstream::new(world, registers, slowness, settings.lag);
+        let acknowledged = Floor::new(registers);
+        let site = Arc::new(Site { world: Arc::clone(world), upstream, acknowledged, settings, registers });
+        if settings.leases_differ {
+            world.count("leases differ");
+        }
+        world.tell(|| format!("{settings:?}, {proxies} proxies, {registers} registers, {kinds:?}"));
+        Run {
+            fleet: Fleet::start(&site, proxies),
+            pause: *world.pick(&[60, 150, 400]),
+            lasts: world.millis(1000, 3000),
+            readers: *world.pick(&[2, 4, 6]),
+            writers: *world.pick(&[1, 2, 3]),
+            rest: *world.pick(&[20, 60, 200]),
+            soft: *world.pick(&[0.0, 0.3, 0.7]),
+            world: Arc::clone(world),
+            site,
+            kinds,
+        }
+    }
+
+    async fn go(&self) {
+        let chaos = Chaos::new(&self.world, &self.fleet, self.kinds.clone());
+        let mut clients = JoinSet::new();
+        for number in 0..self.readers + self.writers {
+            clients.spawn(self.client(number < self.readers));
+        }
+        if self.kinds.is_empty() {
+            sleep(self.lasts).await;
+        } else {
+            let _ = timeout(self.lasts, chaos.reign(self.pause)).await;
+        }
+        chaos.end();
+        // Clients have stopped to begin anything by now.
+        let comes_to_an_end = async { while clients.join_next().await.is_some() {} };
+        if timeout(self.longest_write(), comes_to_an_end).await.is_err() {
+            self.world.accuse("a request does not come to an end although all is well".to_owned());
+        }
+        self.aftermath().await;
+        self.count_what_the_server_saw();
+        self.fleet.end();
+    }
+
+    fn client(&self, reads: bool) -> impl Future<Output = ()> + Send + 'static {
+        let (world, site, fleet) = (&self.world, Arc::clone(&self.site), Arc::clone(&self.fleet));
+        let (end, rest, soft) = (tokio::time::Instant::now() + self.lasts, self.rest, self.soft);
+        let mut chance = world.own_chance();
+        async move {
+            loop {
+                sleep(Duration::from_millis(chance.random_range(0..=rest))).await;
+                if tokio::time::Instant::now() >= end {
+                    return;
+                }
+                let Some(proxy) = fleet.proxy(chance.random_range(0..fleet.places())) else { continue };
+                if reads {
+                    proxy.read(chance.random_range(0..site.registers)).await;
+                } else {
+                    proxy.write(write(&mut chance, &site, soft)).await;
+                    sleep(Duration::from_millis(chance.random_range(0..=4 * rest))).await;
+                }
+            }
+        }
+    }
+
+    /// Announced, forwarded, delivered after what was kept before, waited for; each at its slowest.
+    fn longest_write(&self) -> Duration {
+        let Settings { lease, limit, patience, .. } = self.site.settings;
+        limit * 12 + patience * 2 + lease * 4 + self.site.upstream.limit() * 4 + Duration::from_secs(1)
+    }
+
+    /// What must be true soon after the last fault.
+    async fn aftermath(&self) {
+        let Settings { lease, patience, limit, .. } = self.site.settings;
+        sleep(patience + lease * 2 + limit * 4).await;
+        sleep(LONGEST_GRACE + self.longest_again() + self.world.was_set_back()).await;
+        let (_, intents) = self.world.server().sizes();
+        if intents > 0 {
+            self.world.accuse(format!("{intents} intents are left long after their deadline"));
+        }
+        if self.every_write_shows_in_the_end() {
+            self.everything_is_shown("although nobody acknowledged it").await;
+        }
+        self.a_write_goes_through().await;
+        self.everything_is_shown("after the last write").await;
+        sleep(lease * 2 + limit * 4).await;
+        self.memory_is_used().await;
+        let (members, proxies) = (self.world.server().sizes().0, self.fleet.all().len());
+        if members > proxies {
+            self.world.accuse(format!("{members} members, and {proxies} proxies"));
+        }
+    }
+
+    /// Repetitions of everything are due at whole seconds.
+    fn longest_again(&self) -> Duration {
+        LONGEST_AGAIN.max(self.site.settings.lag) + Duration::from_secs(1)
+    }
+
+    /// Whether no write can be without an intent, not even one whose proxy died.
+    fn every_write_shows_in_the_end(&self) -> bool {
+        let is_safe = !self.kinds.iter().any(|kind| kind.endangers_intents());
+        is_safe && self.site.settings.on_outage == OnOutage::Refuse
+    }
+
+    async fn a_write_goes_through(&self) {
+        // Upstream may refuse now and then.
+        for _ in 0..20 {
+            let proxy = Arc::clone(self.world.pick(&self.fleet.all()));
+            let again = Some(self.site.settings.lag).filter(|lag| !lag.is_zero());
+            let write = proxy.write(Write { target: Target::Everything, grace: None, again });
+            match timeout(self.longest_write(), write).await {
+                Ok(End::Acknowledged) => return sleep(self.site.settings.lease * 2 + self.longest_again()).await,
+                Ok(End::Unacknowledged) => {}
+                Err(_) => self.world.accuse("a write is not answered although all is well".to_owned()),
+            }
+        }
+        self.world.accuse("no write is acknowledged although all is well".to_owned());
+    }
+
+    async fn everything_is_shown(&self, when: &str) {
+        for proxy in self.fleet.all() {
+            for register in 0..self.site.registers {
+                let newest = self.site.upstream.value(register);
+                let value = Arc::clone(&proxy).read(register).await;
+                if value.is_some_and(|value| value != newest) {
+                    let (name, value) = (proxy.name(), value.unwrap_or_default());
+                    self.world
+                        .accuse(format!("{name} gives {value} for register {register}, {newest} is true {when}"));
+                }
+            }
+        }
+    }
+
+    async fn memory_is_used(&self) {
+        for proxy in self.fleet.all() {
+            let has_lease = self.site.settings.mode != Coherence::Strict;
+            // The wall clock is not simulated: on a busy machine it ends a lease before its time, and the next sync renews it.
+            for _ in 0..20 {
+                if proxy.holds_lease() != has_lease {
+                    sleep(self.site.settings.lease / 4).await;
+                }
+            }
+            if proxy.holds_lease() != has_lease {
+                self.world.accuse(format!("{}: lease held: {} although all is well", proxy.name(), !has_lease));
+            }
+            self.is_hit_in_the_end(&proxy).await;
+        }
+    }
+
+    async fn is_hit_in_the_end(&self, proxy: &Arc<Proxy>) {
+        let before = self.hits();
+        for _ in 0..5 {
+            Arc::clone(proxy).read(0).await;
+        }
+        if self.hits() == before {
+            self.world.accuse(format!("{} has no hits although all is well", proxy.name()));
+        }
+    }
+
+    fn hits(&self) -> u64 {
+        let counts = self.world.counts();
+        ["memory hit", "asked hit"].iter().filter_map(|hit| counts.get(hit)).sum()
+    }
+
+    fn count_what_the_server_saw(&self) {
+        let server = self.world.server();
+        server.begun.iter().for_each(|why| self.world.count(why));
+        for (what, count) in [
+            ("trimmed", server.trimmed),
+            ("promoted", server.promoted),
+            ("grace kept", server.kept_ends),
+            ("hardened", server.hardened),
+            ("everything repeated", server.everything_repeated),
+        ] {
+            if count > 0 {
+                self.world.count_many(what, count);
+            }
+        }
+    }
+}
+
+fn settings(world: &Arc<World>, slowness: u64, waits: bool) -> Settings {
+    let limit = world.millis(20, 120);
+    if waits {
+        world.wait_for_replica();
+    }
+    Settings {
+        mode: *world.pick(&[
+            Coherence::Lease,
+            Coherence::Lease,
+            Coherence::Lease,
+            Coherence::Lease,
+            Coherence::Lease,
+            Coherence::Strict,
+            Coherence::Eventual,
+        ]),
+        on_outage: *world.pick(&[OnOutage::Refuse, OnOutage::Forward]),
+        lease: world.millis(100, 800),
+        leases_differ: world.happens(0.3),
+        waits,
+        // Who carries out what another has left undone comes after that: it repeats nothing.
+        lag: if world.happens(0.15) { limit * 2 } else { Duration::ZERO },
+        limit,
+        slots: *world.pick(&[1, 64, 4096]),
+        patience: Duration::from_millis(3 * slowness) + limit * 4,
+    }
+}
+
+/// The longest time after which a write is repeated, where upstream does not lag.
+const LONGEST_AGAIN: Duration = Duration::from_millis(700);
+
+fn write(chance: &mut StdRng, site: &Site, soft: f64) -> Write {
+    let target = target(chance, site.registers);
+    let lag = site.settings.lag;
+    let is_soft = chance.random_bool(soft);
+    let grace = is_soft.then(|| Duration::from_millis(GRACES[chance.random_range(0..GRACES.len())]));
+    let is_repeated = !lag.is_zero() || chance.random_bool(0.1);
+    let least = lag.as_millis() as u64;
+    let again = is_repeated.then(|| match least {
+        0 => Duration::from_millis([50, 700][chance.random_range(0..2)]),
+        lag => Duration::from_millis(lag),
+    });
+    Write { target, grace, again }
+}
+
+fn target(chance: &mut StdRng, registers: usize) -> Target {
+    match chance.random_range(0..10) {
+        0 => Target::Everything,
+        1 => Target::Group,
+        2 | 3 => Target::Family(chance.random_range(0..registers.min(2))),
+        _ => Target::One(chance.random_range(0..registers)),
+    }
+}

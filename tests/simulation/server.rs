@@ -1,0 +1,781 @@
+//! The store's state and what its scripts do to it: a twin of `src/store/*.lua` and of the reads beside them, in plain
+//! Rust, without time or transport. `tests/suite/store_redis/twin.rs` holds it against the scripts themselves.
+//!
+//! It can be made to do wrong on purpose ([`Flaw`]), to show that the checker notices.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use larder::stamp::{Epoch, Sequence, Softened, Stamp, Tag, Taken, View};
+use larder::store::fleet::{
+    Again, Cause, EpochState, Holder, Intent, Invalidated, Member as Told, Membership, Message, Roster, Synced,
+    TOLD_MAX,
+};
+
+/// Marks that one sync tells, as in `store/redis/fleet.rs`.
+const MARKS_TOLD: usize = 10_000;
+
+/// Due intents that one sync tells, as there.
+const DUE_TOLD: usize = 16;
+
+/// Intents that are kept before a further repetition is one of everything, as there.
+const INTENTS_MOST: usize = 100_000;
+
+/// With what a soft mark's member begins, as in `epoch.lua`.
+const SOFT: &str = "(soft)";
+
+/// What a store does wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "the differential test uses none of them")]
+pub enum Flaw {
+    /// A writer is not told of one of the holders.
+    ForgetsAHolder,
+    /// A member is forgotten as soon as somebody else syncs.
+    MembersPass,
+    /// A member is expelled although it has synced meanwhile.
+    ExpelsTheRenewed,
+    /// A member's syncs all have the same number.
+    SyncsRepeat,
+    /// Another run of the server goes on with the epoch of the one before.
+    NoEpochAfterRestart,
+    /// Lost marks go unnoticed.
+    IgnoresLostMarks,
+    /// Lost members go unnoticed.
+    IgnoresLostMembers,
+    /// An epoch is said to be old as soon as it begins.
+    AgesEpochs,
+    /// One of the tags of an invalidation is not marked.
+    LosesAMark,
+    /// Marks are dropped, and the floor stays.
+    TrimsWithoutFloor,
+    /// Sequences go back with the clock.
+    SequencesGoBack,
+    /// A sync says that more was told than was.
+    TellsAMarkLess,
+    /// A sync below the floor is told the marks that are left.
+    TellsBelowTheFloor,
+    /// When one proxy has applied something, all are said to have.
+    AcknowledgesForOthers,
+    /// A nudge seems to follow on what came before the last invalidation.
+    NudgesSkipOne,
+    /// No intent is ever due.
+    ForgetsIntents,
+    /// A lookup reads floor and epoch before the marks.
+    MetaBeforeMarks,
+    /// Each soft invalidation puts the end of a grace off.
+    PutsGracesOff,
+    /// What was softened when a grace is over is softened anew.
+    SoftensAnew,
+    /// Nobody is told that there are soft marks.
+    HidesSoftMarks,
+    /// A sync leaves soft marks out.
+    TellsNoSoftMarks,
+    /// No repetition is recorded.
+    ForgetsRepetitions,
+    /// A server says that its replica has everything, whether it follows or not.
+    BelievesItsReplica,
+}
+
+/// A key that a server may lose by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    Meta,
+    Marks,
+    Members,
+    Intents,
+    IntentTags,
+    Graces,
+}
+
+/// With what a server comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "the differential test restarts nothing")]
+pub enum Memory {
+    Everything,
+    Snapshot,
+    Nothing,
+}
+
+/// Who asks, and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller {
+    /// Which run of the server the connection was made to.
+    pub run: u64,
+    /// The epoch to start if one must be started.
+    pub candidate: u64,
+    /// The server's clock, microseconds.
+    pub now: u64,
+}
+
+/// Why a new epoch began; the scripts' words.
+pub type Why = &'static str;
+
+/// A server.
+#[derive(Debug, Clone, Default)]
+pub struct Server {
+    data: Data,
+    snapshot: Data,
+    /// Which run of the server this is.
+    pub run: u64,
+    pub marks_max: usize,
+    pub flaw: Option<Flaw>,
+    /// What was published and not yet passed on.
+    pub published: Vec<Message>,
+    /// Causes of the epochs that began.
+    pub begun: Vec<Why>,
+    /// How often marks were dropped for space.
+    pub trimmed: u64,
+    /// How often a soft mark became a hard one when another was to take its place.
+    pub promoted: u64,
+    /// How often a soft invalidation kept the end of the grace of one before it.
+    pub kept_ends: u64,
+    /// How often a hard invalidation removed a soft mark.
+    pub hardened: u64,
+    /// How often everything was to be repeated, since too many intents were kept.
+    pub everything_repeated: u64,
+    /// Intents that are kept before a further repetition is one of everything.
+    pub intents_most: usize,
+    previous_nudge: Sequence,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Data {
+    meta: Meta,
+    /// None: there is no such key.
+    marks: Option<Marks>,
+    members: Members,
+    intents: Intents,
+    intent_tags: BTreeMap<Box<str>, Vec<Tag>>,
+    graces: BTreeMap<Box<str>, u64>,
+    entries: BTreeMap<String, (Bytes, u64)>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Meta {
+    epoch: Option<u64>,
+    seq: Option<Sequence>,
+    floor: Option<Sequence>,
+    run: Option<u64>,
+    born: Option<u64>,
+    cause: Option<Why>,
+    /// Milliseconds.
+    lease: Option<u64>,
+    lease_at: Option<u64>,
+    softened: bool,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Marks {
+    sentinel: bool,
+    /// By tag, or `(soft)` and tag.
+    scores: BTreeMap<Box<str>, Sequence>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Members {
+    sentinel: bool,
+    /// In the order in which they came.
+    known: Vec<(Box<str>, Member)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Member {
+    syncs: u64,
+    lease: Duration,
+    applied: Option<Stamp>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Intents {
+    sentinel: bool,
+    deadlines: BTreeMap<Box<str>, u64>,
+}
+
+/// A meta that is whole.
+#[derive(Debug, Clone, Copy)]
+struct Valid {
+    epoch: u64,
+    seq: Sequence,
+    floor: Sequence,
+}
+
+/// What a read brought of meta, or did not.
+#[derive(Debug, Clone, Copy)]
+pub struct Fields(Meta);
+
+/// Marks that were read.
+#[derive(Debug, Clone)]
+pub struct Scores {
+    hard: Sequence,
+    /// Of the root tag and the tags, in their order.
+    soft: Vec<Option<Sequence>>,
+}
+
+/// Ends of graces, and the clock.
+#[derive(Debug, Clone)]
+pub struct Graces {
+    /// Of the root tag and the tags, in their order.
+    left: Vec<Duration>,
+}
+
+impl Server {
+    pub fn new(run: u64, marks_max: usize) -> Server {
+        Server { run, marks_max: marks_max.max(1), intents_most: INTENTS_MOST, ..Server::default() }
+    }
+
+    fn has(&self, flaw: Flaw) -> bool {
+        self.flaw == Some(flaw)
+    }
+}
+
+/// Loss and return.
+#[allow(dead_code, reason = "the differential test uses some of them")]
+impl Server {
+    pub fn save(&mut self) {
+        self.snapshot = self.data.clone();
+    }
+
+    pub fn restart(&mut self, run: u64, with: Memory) {
+        self.run = run;
+        match with {
+            Memory::Everything => {}
+            Memory::Snapshot => self.data = self.snapshot.clone(),
+            Memory::Nothing => self.flush(),
+        }
+    }
+
+    pub fn flush(&mut self) {
+        self.data = Data::default();
+    }
+
+    pub fn lose(&mut self, part: Part) {
+        match part {
+            Part::Meta => self.data.meta = Meta::default(),
+            Part::Marks => self.data.marks = None,
+            Part::Members => self.data.members = Members::default(),
+            Part::Intents => self.data.intents = Intents::default(),
+            Part::IntentTags => self.data.intent_tags.clear(),
+            Part::Graces => self.data.graces.clear(),
+        }
+    }
+
+    /// All times that are kept are over.
+    pub fn outlive_everything(&mut self) {
+        let data = &mut self.data;
+        data.graces.values_mut().chain(data.intents.deadlines.values_mut()).for_each(|end| *end = 1);
+        [&mut data.meta.lease_at, &mut data.meta.born].into_iter().flatten().for_each(|at| *at = 1);
+    }
+
+    /// Evicts the entry at this place in the order of keys, if there is one.
+    pub fn evict(&mut self, place: usize) {
+        let key = self.data.entries.keys().nth(place).cloned();
+        key.map(|key| self.data.entries.remove(&key));
+    }
+
+    /// Members and intents, in numbers.
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.data.members.known.len(), self.data.intents.deadlines.len())
+    }
+
+    pub fn is_intended(&self, intent: &str) -> bool {
+        self.data.intents.deadlines.contains_key(intent)
+    }
+}
+
+/// `epoch.lua`
+impl Server {
+    fn loss(&self, caller: &Caller) -> Why {
+        let (data, meta) = (&self.data, self.data.meta);
+        if meta.whole().is_none() || meta.run.is_none() {
+            return if data.marks.is_some() { "meta lost" } else { "new" };
+        }
+        let marks_sentinel = data.marks.as_ref().is_some_and(|marks| marks.sentinel);
+        if meta.run != Some(caller.run) && !self.has(Flaw::NoEpochAfterRestart) {
+            "restarted"
+        } else if !marks_sentinel && !self.has(Flaw::IgnoresLostMarks) {
+            "marks lost"
+        } else if !data.members.sentinel && !self.has(Flaw::IgnoresLostMembers) {
+            "members lost"
+        } else if !data.intents.sentinel {
+            "intents lost"
+        } else {
+            ""
+        }
+    }
+
+    fn valid_epoch(&mut self, caller: &Caller) -> Valid {
+        self.touch();
+        let why = self.loss(caller);
+        if why.is_empty() {
+            return self.data.meta.whole().expect("nothing is lost");
+        }
+        self.begun.push(why);
+        self.data.graces.clear();
+        let seq = self.next_sequence(self.data.meta.seq.unwrap_or(0), caller);
+        self.data.marks = Some(Marks { sentinel: true, ..Marks::default() });
+        self.data.members.sentinel = true;
+        self.data.intents.sentinel = true;
+        let meta = Valid { epoch: caller.candidate, seq, floor: seq };
+        self.data.meta = Meta {
+            epoch: Some(meta.epoch),
+            seq: Some(seq),
+            floor: Some(seq),
+            run: Some(caller.run),
+            born: Some(caller.now),
+            cause: Some(why),
+            softened: false,
+            ..self.data.meta
+        };
+        meta
+    }
+
+    /// Milliseconds.
+    fn longest_of_members(&self) -> u64 {
+        self.data.members.known.iter().map(|(_, member)| millis(member.lease)).max().unwrap_or(0)
+    }
+
+    fn longest_lease(&self) -> u64 {
+        self.data.meta.lease.unwrap_or_else(|| self.longest_of_members())
+    }
+
+    fn state(&mut self, caller: &Caller) -> EpochState {
+        let floor = self.data.meta.floor.unwrap_or(0);
+        EpochState {
+            age: self.epoch_age(caller),
+            cause: self.data.meta.cause.unwrap_or_default().to_owned(),
+            longest_lease: Duration::from_millis(self.longest_lease()),
+            floor,
+            floor_age: Duration::from_micros(caller.now.saturating_sub(floor)),
+            marks: self.data.marks.as_ref().map_or(0, |marks| marks.scores.len() as u64),
+        }
+    }
+
+    fn end_of_grace(&self, tag: &str) -> u64 {
+        self.data.graces.get(tag).copied().unwrap_or(0)
+    }
+
+    /// `HSETNX` of `born`.
+    pub fn touch(&mut self) {
+        self.data.meta.born.get_or_insert(0);
+    }
+
+    fn next_sequence(&self, last: Sequence, caller: &Caller) -> Sequence {
+        if self.has(Flaw::SequencesGoBack) { caller.now } else { caller.now.max(last + 1) }
+    }
+}
+
+impl Meta {
+    fn whole(&self) -> Option<Valid> {
+        Some(Valid { epoch: self.epoch?, seq: self.seq?, floor: self.floor? })
+    }
+}
+
+/// Reads, command by command, so that others may come in between.
+impl Server {
+    /// `GET`
+    pub fn entry(&self, key: &str, now: u64) -> Option<Bytes> {
+        self.data.entries.get(key).filter(|(_, until)| now < *until).map(|(value, _)| value.clone())
+    }
+
+    /// `HGET` of the sequence.
+    pub fn sequence(&self) -> Option<Sequence> {
+        self.data.meta.seq
+    }
+
+    /// `ZMSCORE` of the root tag and these, `softly` of their soft marks too; none without the sentinel.
+    pub fn scores(&self, tags: &[Tag], softly: bool) -> Option<Scores> {
+        let marks = self.data.marks.as_ref();
+        if !(marks.is_some_and(|marks| marks.sentinel) || self.has(Flaw::IgnoresLostMarks)) {
+            return None;
+        }
+        let score = |member: &str| marks?.scores.get(member).copied();
+        let asked = || ["*"].into_iter().chain(tags.iter().map(Tag::as_str));
+        let soft = asked().filter(|_| softly).map(|tag| score(&format!("{SOFT}{tag}")));
+        Some(Scores { hard: asked().filter_map(score).max().unwrap_or(0), soft: soft.collect() })
+    }
+
+    /// `HMGET` of the ends of graces, and `TIME`.
+    pub fn graces(&self, tags: &[Tag], now: u64) -> Graces {
+        let asked = ["*"].into_iter().chain(tags.iter().map(Tag::as_str));
+        let left = asked.map(|tag| Duration::from_micros(self.end_of_grace(tag).saturating_sub(now)));
+        Graces { left: left.collect() }
+    }
+
+    /// `HMGET` of meta.
+    pub fn meta(&self) -> Fields {
+        Fields(self.data.meta)
+    }
+
+    /// What the reads amount to; none when they do not prove themselves whole.
+    pub fn view_of(
+        &self,
+        before: Option<Sequence>,
+        scores: Option<Scores>,
+        graces: &Graces,
+        meta: Fields,
+        run: u64,
+    ) -> Option<View> {
+        let Fields(meta) = meta;
+        let whole = meta.whole()?;
+        if meta.run? != run && !self.has(Flaw::NoEpochAfterRestart) {
+            return None;
+        }
+        let scores = scores?;
+        let stamp = Stamp { epoch: Epoch(whole.epoch), sequence: before?.min(whole.seq) };
+        let soft = scores.soft.iter().zip(&graces.left).filter_map(|(mark, left)| Some(((*mark)?, *left)));
+        let view = View::hard(stamp, scores.hard.max(whole.floor));
+        Some(soft.fold(view, |view, (mark, left)| view.softened(mark, left)))
+    }
+
+    /// `begin.lua`, and the view that comes of it.
+    pub fn begin(&mut self, caller: &Caller) -> View {
+        let meta = self.valid_epoch(caller);
+        let stamp = Stamp { epoch: Epoch(meta.epoch), sequence: meta.seq };
+        View::hard(stamp, meta.seq)
+    }
+}
+
+#[allow(dead_code, reason = "the differential test asks for soft marks every time")]
+impl Fields {
+    /// Whether there may be soft marks.
+    pub fn softened(&self) -> bool {
+        self.0.softened
+    }
+}
+
+#[allow(dead_code, reason = "the differential test asks for soft marks every time")]
+impl Graces {
+    /// When they were not asked for.
+    pub fn none() -> Graces {
+        Graces { left: vec![] }
+    }
+}
+
+/// Entries.
+impl Server {
+    pub fn put(&mut self, key: &str, value: Bytes, until: u64) {
+        self.data.entries.insert(key.to_owned(), (value, until));
+    }
+
+    /// All that are kept: key and encoding.
+    #[allow(dead_code, reason = "the differential test does not walk")]
+    pub fn entries(&self, now: u64) -> impl Iterator<Item = (&String, &Bytes)> {
+        self.data.entries.iter().filter(move |(_, (_, until))| now < *until).map(|(key, (value, _))| (key, value))
+    }
+
+    pub fn remove(&mut self, key: &str) -> bool {
+        self.data.entries.remove(key).is_some()
+    }
+}
+
+/// `invalidate.lua`
+impl Server {
+    pub fn invalidate(&mut self, tags: &[Tag], cause: &Cause<'_>, caller: &Caller) -> Invalidated {
+        let meta = self.valid_epoch(caller);
+        let seq = self.next_sequence(meta.seq, caller);
+        self.data.meta.seq = Some(seq);
+        self.mark(tags, seq);
+        self.soften(cause.softened, seq, caller);
+        self.trim(10 + 3 * cause.again.len() + 2 * cause.softened.len() + tags.len(), meta.floor);
+        self.carry_out(cause, caller);
+        let stamp = Stamp { epoch: Epoch(meta.epoch), sequence: seq };
+        self.nudge(tags, cause, stamp, meta.seq);
+        Invalidated {
+            taken: Taken { stamp, previous: meta.seq },
+            holders: self.holders(cause.by),
+            epoch_age: self.epoch_age(caller),
+            longest_lease: Duration::from_millis(self.longest_lease()),
+        }
+    }
+
+    fn mark(&mut self, tags: &[Tag], seq: Sequence) {
+        let skipped = usize::from(self.has(Flaw::LosesAMark));
+        let had_soft = self.data.meta.softened;
+        for tag in tags.iter().skip(skipped).map(Tag::as_str) {
+            let marks = self.data.marks.get_or_insert_default();
+            marks.scores.insert(tag.into(), seq);
+            if had_soft && marks.scores.remove(&*soft(tag)).is_some() {
+                self.data.graces.remove(tag);
+                self.hardened += 1;
+            }
+        }
+    }
+
+    fn soften(&mut self, softened: &[Softened], seq: Sequence, caller: &Caller) {
+        for Softened { tag, grace } in softened {
+            let tag = tag.as_str();
+            let before = self.data.marks.as_ref().and_then(|marks| marks.scores.get(&*soft(tag))).copied();
+            let (known, mut end) = (self.end_of_grace(tag), caller.now + micros(*grace));
+            match before {
+                Some(before) if known <= caller.now && !self.has(Flaw::SoftensAnew) => {
+                    let hard = self.data.marks.get_or_insert_default().scores.entry(tag.into()).or_insert(before);
+                    *hard = before.max(*hard);
+                    self.promoted += 1;
+                }
+                Some(_) if known > caller.now && !self.has(Flaw::PutsGracesOff) => {
+                    end = end.min(known);
+                    self.kept_ends += 1;
+                }
+                _ => {}
+            }
+            self.data.graces.insert(tag.into(), end);
+            self.data.marks.get_or_insert_default().scores.insert(soft(tag), seq);
+            self.data.meta.softened = !self.has(Flaw::HidesSoftMarks);
+        }
+    }
+
+    fn trim(&mut self, arguments: usize, floor: Sequence) {
+        let keeps_floor = self.has(Flaw::TrimsWithoutFloor);
+        let Some(marks) = &mut self.data.marks else { return };
+        let excess = marks.scores.len().saturating_sub(self.marks_max).min(arguments + 1000);
+        let mut order: Vec<(Sequence, Box<str>)> =
+            marks.scores.iter().map(|(member, seq)| (*seq, member.clone())).collect();
+        order.sort();
+        for (seq, member) in order.into_iter().take(excess) {
+            self.trimmed += 1;
+            marks.scores.remove(&member);
+            if let Some(tag) = member.strip_prefix(SOFT) {
+                self.data.graces.remove(tag);
+            }
+            if seq > floor && !keeps_floor {
+                self.data.meta.floor = Some(seq);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, cause: &Cause<'_>, caller: &Caller) {
+        if let Some(intent) = cause.intent {
+            let deadline = self.data.intents.deadlines.get(intent).copied();
+            let is_put_off =
+                intent.starts_with("again-") && deadline.is_some_and(|deadline| deadline > caller.now);
+            if deadline.is_some() && !is_put_off {
+                self.forget(intent);
+            }
+        }
+        let again = cause.again.iter().filter(|_| !self.has(Flaw::ForgetsRepetitions));
+        for again in again.collect::<Vec<_>>() {
+            self.repeat(again, caller);
+        }
+    }
+
+    fn repeat(&mut self, again: &Again, caller: &Caller) {
+        let (intent, due) = (again.id(), caller.now + micros(again.after));
+        let deadlines = &self.data.intents.deadlines;
+        // The sentinel counts too.
+        if deadlines.len() + 1 > self.intents_most && !deadlines.contains_key(&intent) {
+            let due = due.div_ceil(1_000_000) * 1_000_000;
+            self.everything_repeated += 1;
+            self.intend(&format!("again-everything-{due}"), &[Tag::root()], due);
+        } else {
+            self.intend(&intent, &again.tags, due);
+        }
+    }
+
+    fn nudge(&mut self, tags: &[Tag], cause: &Cause<'_>, stamp: Stamp, previous: Sequence) {
+        let is_small = !tags.is_empty() && tags.len() <= TOLD_MAX;
+        let told = is_small && cause.softened.is_empty() && in_lines(tags);
+        let claimed = if self.has(Flaw::NudgesSkipOne) { self.previous_nudge } else { previous };
+        self.previous_nudge = previous;
+        self.published.push(Message::Nudge {
+            by: cause.by.into(),
+            stamp,
+            previous: claimed,
+            tags: told.then(|| tags.to_vec()),
+        });
+    }
+
+    fn holders(&self, by: &str) -> Vec<Holder> {
+        let others = self.data.members.known.iter().filter(|(id, _)| **id != *by);
+        let holder = |(id, member): &(Box<str>, Member)| Holder {
+            id: id.clone(),
+            lease: member.lease,
+            syncs: member.syncs,
+        };
+        others.map(holder).skip(usize::from(self.has(Flaw::ForgetsAHolder))).collect()
+    }
+
+    fn epoch_age(&mut self, caller: &Caller) -> Duration {
+        if self.has(Flaw::AgesEpochs) {
+            return Duration::from_secs(3600);
+        }
+        let born = self.data.meta.born.get_or_insert(0);
+        if caller.now < *born {
+            *born = caller.now;
+        }
+        Duration::from_micros(caller.now - *born)
+    }
+}
+
+/// `sync.lua` and what else there is of members.
+impl Server {
+    pub fn sync(&mut self, me: &Membership, caller: &Caller) -> Synced {
+        let meta = self.valid_epoch(caller);
+        self.renew(me, caller);
+        self.confirm_lease(millis(me.lease), caller);
+        let stamp = Stamp { epoch: Epoch(meta.epoch), sequence: meta.seq };
+        let told = self.marks_after(me.applied, &meta);
+        let (marks, softened) = match told {
+            Some(told) => self.by_grace(told, caller),
+            None => (None, vec![]),
+        };
+        Synced { stamp, marks, softened, due: self.due(caller), state: self.state(caller) }
+    }
+
+    fn confirm_lease(&mut self, lease: u64, caller: &Caller) {
+        let longest = self.longest_lease();
+        let confirmed = self.data.meta.lease_at.unwrap_or(0);
+        if lease >= longest || caller.now.saturating_sub(confirmed) > longest * 1000 {
+            let others = if lease < longest { self.longest_of_members() } else { 0 };
+            self.data.meta.lease = Some(lease.max(others));
+            self.data.meta.lease_at = Some(caller.now);
+        }
+    }
+
+    /// Those whose grace is over are told as hard ones.
+    fn by_grace(&self, told: Vec<(Box<str>, Sequence)>, caller: &Caller) -> Marked {
+        let (mut hard, mut softened) = (vec![], vec![]);
+        for (member, sequence) in told {
+            let tag = member.strip_prefix(SOFT);
+            let left = tag.map_or(0, |tag| self.end_of_grace(tag).saturating_sub(caller.now));
+            let tag = Tag::family(tag.unwrap_or(&member));
+            match Duration::from_micros(left) {
+                Duration::ZERO => hard.push((tag, sequence)),
+                _ if self.has(Flaw::TellsNoSoftMarks) => {}
+                grace => softened.push((Softened { tag, grace }, sequence)),
+            }
+        }
+        (Some(hard), softened)
+    }
+
+    fn renew(&mut self, me: &Membership, caller: &Caller) {
+        let known = self.data.members.known.iter().position(|(id, _)| *id == me.id);
+        let before = known.map(|at| self.data.members.known[at].1);
+        let syncs = self.next_sequence(before.map_or(0, |member| member.syncs), caller);
+        let syncs = if self.has(Flaw::SyncsRepeat) { 1 } else { syncs };
+        let member = Member { syncs, lease: me.lease, applied: me.applied };
+        match known {
+            _ if me.id.is_empty() => {}
+            Some(at) => self.data.members.known[at].1 = member,
+            None => self.data.members.known.push((me.id.clone(), member)),
+        }
+        if self.has(Flaw::MembersPass) {
+            self.data.members.known.retain(|(id, _)| *id == me.id);
+        }
+        let Some(applied) = me.applied else { return };
+        let is_more = |before: Stamp| before.epoch != applied.epoch || applied.sequence > before.sequence;
+        if before.and_then(|before| before.applied).is_none_or(is_more) {
+            self.acknowledge(&me.id, applied);
+        }
+    }
+
+    fn acknowledge(&mut self, id: &str, stamp: Stamp) {
+        let everybody = self.has(Flaw::AcknowledgesForOthers);
+        let others =
+            self.data.members.known.iter().map(|(other, _)| other).filter(|other| everybody && ***other != *id);
+        let ids: Vec<Box<str>> = others.cloned().chain([id.into()]).collect();
+        self.published.extend(ids.into_iter().map(|id| Message::Applied { id, stamp }));
+    }
+
+    fn marks_after(&self, applied: Option<Stamp>, meta: &Valid) -> Option<Vec<(Box<str>, Sequence)>> {
+        let applied = applied.filter(|applied| applied.epoch.0 == meta.epoch)?;
+        if applied.sequence < meta.floor && !self.has(Flaw::TellsBelowTheFloor) {
+            return None;
+        }
+        let all = self.data.marks.iter().flat_map(|marks| &marks.scores);
+        let lacking = all.filter(|(_, sequence)| **sequence > applied.sequence);
+        let mut told: Vec<(Box<str>, Sequence)> =
+            lacking.map(|(member, sequence)| (member.clone(), *sequence)).collect();
+        told.sort_by(|a, b| (a.1, &a.0).cmp(&(b.1, &b.0)));
+        if self.has(Flaw::TellsAMarkLess) {
+            told.pop();
+        }
+        (told.len() <= MARKS_TOLD).then_some(told)
+    }
+
+    fn due(&self, caller: &Caller) -> Vec<Intent> {
+        if self.has(Flaw::ForgetsIntents) {
+            return vec![];
+        }
+        let intents = self.data.intents.deadlines.iter();
+        let mut due: Vec<_> = intents.filter(|(_, deadline)| **deadline <= caller.now).collect();
+        due.sort_by_key(|(id, deadline)| (**deadline, (*id).clone()));
+        let tags_of = |id: &str| self.data.intent_tags.get(id).cloned().unwrap_or_else(|| vec![Tag::root()]);
+        due.into_iter().take(DUE_TOLD).map(|(id, _)| Intent { id: id.clone(), tags: tags_of(id) }).collect()
+    }
+
+    pub fn leave(&mut self, id: &str) {
+        self.data.members.known.retain(|(known, _)| **known != *id);
+    }
+
+    pub fn roster(&mut self, caller: &Caller) -> Roster {
+        let (meta, state) = (self.data.meta, self.state(caller));
+        let deadlines = self.data.intents.deadlines.values();
+        let told = |(id, member): &(Box<str>, Member)| Told {
+            id: id.clone(),
+            lease: member.lease,
+            synced: Duration::from_micros(caller.now.saturating_sub(member.syncs)),
+            applied: member.applied,
+        };
+        Roster {
+            stamp: meta.epoch.map(|epoch| Stamp { epoch: Epoch(epoch), sequence: meta.seq.unwrap_or(0) }),
+            state,
+            members: self.data.members.known.iter().map(told).collect(),
+            intents: self.data.intents.deadlines.len() as u64,
+            due: deadlines.filter(|deadline| **deadline <= caller.now).take(1000).count() as u64,
+        }
+    }
+
+    pub fn expel(&mut self, holder: &Holder) -> bool {
+        let anyhow = self.has(Flaw::ExpelsTheRenewed);
+        let known = self.data.members.known.iter();
+        let is_it = known.clone().any(|(id, member)| *id == holder.id && (anyhow || member.syncs == holder.syncs));
+        if is_it {
+            self.leave(&holder.id);
+        }
+        is_it
+    }
+}
+
+/// `record.lua` and `forget.lua`
+impl Server {
+    pub fn record(&mut self, intent: &Intent, within: Duration, caller: &Caller) -> View {
+        let meta = self.valid_epoch(caller);
+        self.intend(&intent.id, &intent.tags, caller.now + micros(within));
+        let stamp = Stamp { epoch: Epoch(meta.epoch), sequence: meta.seq };
+        let root = self.scores(&[], false).map_or(0, |scores| scores.hard);
+        View::hard(stamp, root.max(meta.floor))
+    }
+
+    fn intend(&mut self, intent: &str, tags: &[Tag], deadline: u64) {
+        self.data.intents.deadlines.insert(intent.into(), deadline);
+        let kept = if in_lines(tags) { tags.to_vec() } else { vec![Tag::root()] };
+        self.data.intent_tags.insert(intent.into(), kept);
+    }
+
+    pub fn forget(&mut self, intent: &str) {
+        self.data.intents.deadlines.remove(intent);
+        self.data.intent_tags.remove(intent);
+    }
+}
+
+/// Hard and soft marks, as a sync tells them.
+type Marked = (Option<Vec<(Tag, Sequence)>>, Vec<(Softened, Sequence)>);
+
+/// The member that stands for the soft mark of a tag.
+fn soft(tag: &str) -> Box<str> {
+    format!("{SOFT}{tag}").into()
+}
+
+fn micros(time: Duration) -> u64 {
+    time.as_micros() as u64
+}
+
+/// Rounded up, as leases are.
+fn millis(time: Duration) -> u64 {
+    time.as_micros().div_ceil(1000) as u64
+}
+
+fn in_lines(tags: &[Tag]) -> bool {
+    tags.iter().all(|tag| !tag.as_str().contains('\n'))
+}
