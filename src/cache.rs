@@ -396,7 +396,11 @@ impl Cache {
             Err(error) => {
                 self.metrics.store_error("invalidate");
                 let tags = what.all_tags();
-                tracing::warn!(%error, tags = tags.len(), "invalidation is kept until the store is back");
+                match shared.backlog.is_closed() {
+                    false => tracing::warn!(%error, "what writes outdate is kept until the store is back"),
+                    // Said for the first; when it is delivered, it is said how much it was.
+                    true => tracing::debug!(%error, tags = tags.len(), "invalidation is kept"),
+                }
                 shared.keep(&tags, &error);
                 self.repeats.keep(again);
                 // If the store is away for everybody, nobody serves anything stored from then on. If it is away for this

@@ -67,7 +67,7 @@ pub mod known;
 pub mod lease;
 
 use doubt::Doubt;
-use known::{Changed, Known, Report, Unheld};
+use known::{Known, Report, Unheld};
 use lease::{Lease, Moment};
 
 /// How many acknowledgements are remembered: more proxies than anybody runs.
@@ -236,9 +236,15 @@ impl Fleet {
         let (is_well, unheld) = (self.is_well(), self.unheld());
         let mut known = self.known();
         let (was_well, since) = known.told;
+        let is_late =
+            !is_well && since.elapsed() > self.lease && !std::mem::replace(&mut known.has_told_late, true);
+        if is_late && known.is_first {
+            tracing::warn!(proxy = &*self.id, reason = unheld.label(), "there is no lease yet: {unheld}");
+        }
         if is_well == was_well {
             return;
         }
+        known.is_first = false;
         known.told = (is_well, Instant::now());
         drop(known);
         let lasted = humantime::format_duration(Duration::from_millis(since.elapsed().as_millis() as u64));
@@ -389,8 +395,10 @@ impl Fleet {
         metrics: &Metrics,
     ) -> (Duration, Duration) {
         let mut known = self.known();
-        if let (Some(Changed), cause) = (known.meet(epoch), cause) {
-            metrics.epoch_changed(cause.unwrap_or("unknown"));
+        known.uncounted |= known.meet(epoch).is_some();
+        // An invalidation is not told the cause; the next sync is.
+        if let Some(cause) = cause.filter(|_| std::mem::take(&mut known.uncounted)) {
+            metrics.epoch_changed(cause);
         }
         let age = known.age(age, self.needs_proof);
         known.hear_of_lease(longest, self.lease, age);
@@ -645,7 +653,10 @@ fn report(intent: &Intent, metrics: &Metrics) {
         metrics.invalidations_repeated.inc();
         return;
     }
-    tracing::warn!(tags, "a write was left unfinished by its proxy; what it outdates is outdated now");
+    tracing::warn!(
+        tags,
+        "a write was announced and not heard of again: its proxy died, or the store was away; what it outdates is outdated now"
+    );
     metrics.intents_carried_out.inc();
 }
 

@@ -7,8 +7,8 @@ use http::header::IF_NONE_MATCH;
 
 use super::keep;
 use super::question::Question;
-use crate::cache::Lookup;
 use crate::cache::claim::Held;
+use crate::cache::{Found, Lookup};
 use crate::entry::{Entry, Variant};
 use crate::key::Canonical;
 use crate::running::Running;
@@ -27,8 +27,12 @@ pub(super) struct Errand {
     pub canonical: Canonical,
     /// Read before the fetch: a write that lands meanwhile must win.
     pub view: Option<View>,
-    /// A stored response to validate.
+    /// A stored response that may stand in for one that upstream does not give, and is to be validated if it
+    /// [`is_telling`](Errand::is_telling).
     pub stale: Option<Arc<Entry>>,
+    /// A 304 would mean what it says. After a soft invalidation a date may be of the very second of the write, and
+    /// the same for what was before and after it.
+    pub is_telling: bool,
     /// The sign that responses vary, where there is one.
     pub sign: Option<Arc<Entry>>,
     /// Other proxies wait for what this stores; ends with the errand at the latest.
@@ -45,12 +49,20 @@ impl Errand {
     ) -> Errand {
         let Lookup { canonical, sign, view, .. } = lookup;
         let (question, canonical, sign) = (Arc::clone(question), canonical.clone(), sign.clone());
-        Errand { question, primary, canonical, view: *view, stale, sign, claim: None }
+        let response = stale.as_ref().and_then(|stale| stale.response());
+        let is_softened = matches!(lookup.found, Found::Softened(_));
+        let is_telling = !is_softened || response.is_some_and(|it| validation::tells_every_change(&it.headers));
+        Errand { question, primary, canonical, view: *view, stale, is_telling, sign, claim: None }
     }
 
     /// Whether there is anything that a 304 could be about.
     pub fn is_conditional(&self) -> bool {
-        self.stale.is_some() || self.other_variants().next().is_some()
+        self.to_validate().is_some() || self.other_variants().next().is_some()
+    }
+
+    /// The stored response that a 304 may be about.
+    pub fn to_validate(&self) -> Option<&Arc<Entry>> {
+        self.stale.as_ref().filter(|_| self.is_telling)
     }
 
     /// Variants for other requests than this one, the newest first. Upstream may choose one of them for this request
@@ -83,7 +95,7 @@ impl Errand {
     /// The request's conditions (RFC 9111 §4.3.1): those of the stored response, and the entity tags of other variants
     /// beside its own. A stored response with a date alone is asked for by that: entity tags would take its place.
     pub fn make_conditional(&self, fields: &mut HeaderMap) {
-        let stored = self.stale.as_ref().and_then(|stale| stale.response());
+        let stored = self.to_validate().and_then(|stale| stale.response());
         let mut others = self.other_variants().filter_map(|variant| variant.etag.as_ref()).peekable();
         if let Some(stored) = stored {
             validation::make_conditional(fields, &stored.headers);

@@ -159,7 +159,7 @@ pub(super) struct Confirmed {
 async fn confirmed(running: &Running, errand: &Errand, answer: &HeaderMap, times: Times) -> Option<Confirmed> {
     let mut update = answer.clone();
     headers::strip_hop_by_hop(&mut update);
-    if let Some(stale) = &errand.stale
+    if let Some(stale) = errand.to_validate()
         && validation::selects(&update, &stale.response()?.headers)
     {
         return freshened(errand, stale, update, times);

@@ -125,11 +125,14 @@ fn refuses(running: &Running) -> bool {
 }
 
 /// Tells the store of a write before it is forwarded. Gives what the marks were before it.
-async fn announce(running: &Running, intent: &Intent) -> Result<Option<View>, Box<Answered>> {
+async fn announce(running: &Arc<Running>, intent: &Intent) -> Result<Option<View>, Box<Answered>> {
     match running.cache.announce(intent, patience(running)).await {
         Ok(Some(before)) => Ok(Some(before)),
         Ok(None) => Ok(running.cache.view(&[]).await),
         Err(_) if refuses(running) => {
+            // It may have been recorded all the same.
+            let (task, intent) = (Arc::clone(running), intent.clone());
+            running.tasks.spawn(async move { task.cache.withdraw(&intent).await });
             let message = "writes are refused while the store is away (on_outage = \"refuse\"); try again";
             Err(Box::new(refuse(StatusCode::SERVICE_UNAVAILABLE, "store-away", message)))
         }

@@ -150,7 +150,7 @@ fn excerpt(line: &str, before: usize) -> (String, usize) {
     (shown, before - skipped)
 }
 
-/// The line's characters with secrets (the user part of a URL, the value of a `token`) as `*` and control
+/// The line's characters with secrets (the user part and the query of a URL, the value of a `token`) as `*` and control
 /// characters as `·`: one for one, so that columns stay true.
 fn mask(line: &str) -> impl Iterator<Item = char> {
     let secrets = secrets(line);
@@ -170,6 +170,15 @@ fn secrets(line: &str) -> Vec<Range<usize>> {
         let value = &rest[..rest.find(['"', '\'']).unwrap_or(rest.len())];
         if let Some(end) = value.rfind('@') {
             found.push(from..from + end);
+        }
+        // `sentinel_password`, and what somebody may take for a place for a password.
+        let parameters = value.match_indices(['?', '&']).map(|(at, _)| at + 1);
+        for start in parameters {
+            let parameter = &value[start..];
+            let parameter = &parameter[..parameter.find('&').unwrap_or(parameter.len())];
+            if let Some(equals) = parameter.find('=') {
+                found.push(from + start + equals + 1..from + start + parameter.len());
+            }
         }
     }
     for (at, _) in line.match_indices("token") {
@@ -224,6 +233,15 @@ mod tests {
             ("token = '${T}'", "token = '${T}'"),
             ("token = '${T:-s3}'", "token = '********'"),
             ("redis = 'redis://${U}:${P}@h'", "redis = 'redis://${U}:${P}@h'"),
+            (
+                "redis = 'redis+sentinel://h/m?sentinel_password=s3&x=y'",
+                "redis = 'redis+sentinel://h/m?sentinel_password=**&x=*'",
+            ),
+            ("redis = \"redis://h/0?password=a?b=c\"", "redis = \"redis://h/0?password=*****\""),
+            (
+                "redis = 'redis+sentinel://h/m?sentinel_password=${S}'",
+                "redis = 'redis+sentinel://h/m?sentinel_password=${S}'",
+            ),
             ("token = \"open", "token = \"****"),
             ("path = '/token/x'", "path = '/token/x'"),
         ];

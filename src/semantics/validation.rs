@@ -1,6 +1,8 @@
 //! Validation (RFC 9111 §4.3, RFC 9110 §8.8 and §13): towards upstream with what is stored, and towards clients
 //! with what they hold.
 
+use std::time::Duration;
+
 use http::header::{
     CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, IF_MATCH,
     IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED, RANGE,
@@ -74,6 +76,14 @@ pub fn strip_conditions(request: &mut HeaderMap) {
 /// Whether the stored headers hold an `ETag` or a `Last-Modified` to validate with; malformed ones do not count.
 pub fn has_validator(stored: &HeaderMap) -> bool {
     EntityTag::of(stored).is_some() || DateField::of(stored, &LAST_MODIFIED).valid().is_some()
+}
+
+/// Whether a 304 to a condition on this stored response says that nothing has changed since, even in the second in which
+/// it was made: by its entity tag, or by a date that is at least a second older than the response (RFC 9110 §8.8.2.2).
+pub fn tells_every_change(stored: &HeaderMap) -> bool {
+    let at = |name| DateField::of(stored, name).valid();
+    let is_old = || Some(at(&LAST_MODIFIED)? + Duration::from_secs(1) <= at(&DATE)?);
+    EntityTag::of(stored).is_some() || is_old().unwrap_or(false)
 }
 
 /// Makes `request` a conditional one for the stored response (§4.3.1): `If-None-Match` from `ETag`,
@@ -312,6 +322,21 @@ mod tests {
 
     const OLD: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
     const NEW: &str = "Mon, 07 Nov 1994 08:49:37 GMT";
+
+    #[test]
+    fn a_date_tells_every_change_only_if_it_is_older_than_the_response() {
+        let rows: [(Fields<'_>, bool); 6] = [
+            (&[("etag", "\"1\""), ("date", OLD)], true),
+            (&[("last-modified", OLD), ("date", NEW)], true),
+            (&[("last-modified", OLD), ("date", OLD)], false),
+            (&[("last-modified", NEW), ("date", OLD)], false),
+            (&[("last-modified", OLD)], false),
+            (&[("date", NEW)], false),
+        ];
+        for (stored, tells) in rows {
+            assert_eq!(tells_every_change(&fields(stored)), tells, "{stored:?}");
+        }
+    }
 
     fn is_not_modified(request: Fields<'_>, stored: Fields<'_>) -> bool {
         evaluate(&fields(request), StatusCode::OK, &fields(stored)) == Condition::NotModified

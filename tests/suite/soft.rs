@@ -28,6 +28,7 @@ on_both_tiers! {
     soft_writes_in_a_row_do_not_extend_the_grace,
     what_must_be_revalidated_is_validated_first,
     a_hard_write_wins_over_a_soft_one,
+    a_date_of_the_very_second_validates_nothing_softly_outdated,
     a_soft_write_that_nobody_answered_outdates,
     what_was_fetched_before_a_soft_write_is_refreshed_again,
     explain_tells_what_is_outdated_softly,
@@ -97,6 +98,24 @@ fn what_must_be_revalidated_is_validated_first(tier: Tier) {
         assert_eq!(asked.header("if-none-match"), Some("\"1\""), "a 304 spares the body");
     }
     site.get("/users?a").shows("hit").hides("detail=softly-outdated");
+}
+
+/// The write may have come in the second in which the response was made: upstream's date says the same of both.
+fn a_date_of_the_very_second_validates_nothing_softly_outdated(tier: Tier) {
+    let site = Site::start(tier, RULES);
+    const MADE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    const LATER: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
+    for (target, date, asks) in [("/users?a", MADE, false), ("/users?b", LATER, true)] {
+        let reply =
+            Reply::numbered().cached("max-age=2000000000").header("Last-Modified", MADE).header("Date", date);
+        site.upstream.on(&format!("GET {target}"), reply);
+        site.get(target).shows("stored");
+        site.write("POST", "/users/points").has_status(200);
+        site.get(target).shows("detail=softly-outdated");
+        eventually("it is refreshed", || !softened(&site, target));
+        let asked = site.upstream.last(&format!("GET {target}"));
+        assert_eq!(asked.header("if-modified-since").is_some(), asks, "{target}");
+    }
 }
 
 fn a_hard_write_wins_over_a_soft_one(tier: Tier) {

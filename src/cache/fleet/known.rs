@@ -107,6 +107,12 @@ pub(super) struct Known {
     pub has_left: bool,
     /// As was told last, and since when.
     pub told: (bool, Instant),
+    /// There has been no lease yet.
+    pub is_first: bool,
+    /// It was told that there is none after the time that one takes.
+    pub has_told_late: bool,
+    /// The epoch has changed, and nobody has said why.
+    pub uncounted: bool,
     /// Others with another lease were told of.
     pub has_warned: bool,
 }
@@ -124,6 +130,9 @@ impl Known {
             failure: None,
             has_left: false,
             told: (false, Instant::now()),
+            is_first: true,
+            has_told_late: false,
+            uncounted: false,
             has_warned: false,
         }
     }

@@ -22,7 +22,7 @@ const MARKS_TOLD: usize = 10_000;
 const DUE_TOLD: usize = 16;
 
 /// Intents that are kept, repetitions included: some tens of megabytes. Beyond it everything is outdated when a
-/// further repetition is due.
+/// further repetition is due, and further writes cannot be announced.
 const INTENTS_MOST: usize = 100_000;
 /// What was done, or that too few replicas have it; the outer error is of what was not done.
 type Done<T> = RedisResult<Result<T, StoreError>>;
@@ -126,7 +126,7 @@ impl Namespace {
 
     pub(super) async fn record(&self, connections: &Connections, intent: &Intent, within: Duration) -> Done<View> {
         let mut call = self.call(&self.record, connections);
-        call.arg(&*intent.id).arg(micros(within)).arg(intended(&intent.tags));
+        call.arg(&*intent.id).arg(micros(within)).arg(intended(&intent.tags)).arg(INTENTS_MOST);
         let (epoch, sequence, cause, newest): (u64, u64, String, u64) =
             call.invoke_async(&mut connections.marks()).await?;
         self.log_new_epoch(epoch, &cause);

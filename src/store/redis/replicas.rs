@@ -11,6 +11,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, RedisResult, make_extension_error};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 /// The code of the error that says so.
 const TOO_FEW: &str = "WAIT";
@@ -21,14 +22,18 @@ const ROUNDS: u32 = 3;
 /// How many replicas lack what was written, where that is what an error says.
 pub(super) fn missing(error: &RedisError) -> Option<String> {
     (error.code() == Some(TOO_FEW))
-        .then(|| error.detail().unwrap_or("too few replicas acknowledged the write").to_owned())
+        .then(|| error.detail().unwrap_or("too few replicas have what was written").to_owned())
 }
 
 pub(super) struct Replicas {
     connection: MultiplexedConnection,
     key: String,
     needed: u64,
+    /// For one round.
     limit: Duration,
+    /// For a round that is under way and one's own: less than a request has, so that what is late is the replicas, and not
+    /// the server.
+    patience: Duration,
     /// One round at a time.
     turn: Semaphore,
     /// Requests so far.
@@ -55,8 +60,9 @@ impl Replicas {
     ) -> Replicas {
         // WAIT counts in milliseconds, and takes none for no limit at all.
         let limit = Duration::from_millis((time_limit / ROUNDS).as_millis().max(1) as u64);
+        let patience = time_limit * (ROUNDS - 1) / ROUNDS;
         let (turn, asked, last) = (Semaphore::new(1), AtomicU64::new(0), Mutex::default());
-        Replicas { connection, key: key.to_owned(), needed, limit, turn, asked, last }
+        Replicas { connection, key: key.to_owned(), needed, limit, patience, turn, asked, last }
     }
 
     /// Returns when enough replicas have everything that was written before this was called.
@@ -65,6 +71,10 @@ impl Replicas {
     ///
     /// Too few of them had it in time, or the connection failed.
     pub(super) async fn reach(&self) -> RedisResult<()> {
+        timeout(self.patience, self.rounds()).await.unwrap_or_else(|_| Err(self.too_few(0)))
+    }
+
+    async fn rounds(&self) -> RedisResult<()> {
         let request = self.asked.fetch_add(1, SeqCst) + 1;
         let _turn = self.turn.acquire().await.expect("the semaphore is never closed");
         let mut last = *self.lock();
@@ -87,7 +97,9 @@ impl Replicas {
 
     fn too_few(&self, acknowledged: u64) -> RedisError {
         let (needed, limit) = (self.needed, humantime::format_duration(self.limit));
-        let told = format!("only {acknowledged} of {needed} replicas acknowledged the write within {limit}");
+        let told = format!(
+            "only {acknowledged} of {needed} replicas have what was written within {limit} (a third of [store] timeout)"
+        );
         make_extension_error(TOO_FEW.to_owned(), Some(told))
     }
 
