@@ -171,7 +171,11 @@ impl Proxy {
         let store: Arc<dyn Store> = Arc::new(SimulatedStore(Arc::clone(&link)));
         let metrics = Arc::new(Metrics::new());
         let memory = Memory::new(1 << 20, 1 << 10, slots);
-        let fleet = Fleet::new(mode, lease).with_replicas(u64::from(waits));
+        let world = Arc::clone(&site.world);
+        let fleet = Fleet::new(mode, lease)
+            .with_replicas(u64::from(waits))
+            .with_limits(limit, limit)
+            .with_wall_clock(Arc::new(move || world.wall_clock()));
         let cache = Cache::new(memory, Some((store, fleet)), Arc::clone(&metrics));
         let frost = Arc::<Frost>::default();
         let own = Floor::new(site.registers);

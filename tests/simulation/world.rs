@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -199,6 +199,11 @@ impl World {
     pub fn clock(&self) -> u64 {
         let passed = self.start.elapsed().as_micros() as i64;
         (BEGINNING + passed + self.ahead.load(SeqCst)) as u64
+    }
+
+    /// Of the proxies' machines: so far ahead of the simulation's beginning.
+    pub fn wall_clock(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_micros(BEGINNING as u64) + self.start.elapsed()
     }
 
     /// Sets the server's clock forward, or back.
