@@ -60,6 +60,9 @@ const GRACES: [u64; 4] = [1, 50, 300, 1500];
 /// Within the longest grace, whatever the clock did, a soft write may not show.
 const LONGEST_GRACE: Duration = Duration::from_millis(1500);
 
+/// So long a proxy waits for others that may have something to deliver, when the store is back.
+const RETURN: Duration = Duration::from_millis(1500);
+
 impl Run {
     fn new(world: &Arc<World>) -> Run {
         let registers = *world.pick(&[1, 2, 4]);
@@ -68,11 +71,12 @@ impl Run {
         world.server().intents_most = *world.pick(&[1, 1000, 1000]);
         let share = *world.pick(&[0.05, 0.1, 0.1, 0.2, 0.5]);
         let theme = *world.pick(&Kind::THEMES);
-        let waits = theme.iter().any(|kind| kind.needs_proof()) || world.happens(0.1);
-        let any = Kind::ALL.into_iter().filter(|_| world.happens(share));
+        let is_away_for_all = theme == Kind::FOR_ALL;
+        let waits = !is_away_for_all && theme.iter().any(|kind| kind.needs_proof()) || !is_away_for_all && world.happens(0.1);
+        let any = Kind::ALL.into_iter().filter(|_| !is_away_for_all && world.happens(share));
         let kinds: Vec<Kind> =
             any.chain(theme.iter().copied()).filter(|kind| waits || !kind.needs_proof()).collect();
-        let settings = settings(world, slowness, waits);
+        let settings = settings(world, slowness, waits, is_away_for_all);
         let proxies = *world.pick(&[2, 3, 4]);
         let upstream = Upstream::new(world, registers, slowness, settings.lag);
         let acknowledged = Floor::new(registers);
@@ -84,7 +88,7 @@ impl Run {
         Run {
             fleet: Fleet::start(&site, proxies),
             pause: *world.pick(&[60, 150, 400]),
-            lasts: world.millis(1000, 3000),
+            lasts: if is_away_for_all { world.millis(3000, 5000) } else { world.millis(1000, 3000) },
             readers: *world.pick(&[2, 4, 6]),
             writers: *world.pick(&[1, 2, 3]),
             rest: *world.pick(&[20, 60, 200]),
@@ -106,6 +110,7 @@ impl Run {
         } else {
             let _ = timeout(self.lasts, chaos.reign(self.pause)).await;
         }
+        chaos.outlast().await;
         chaos.end();
         // Clients have stopped to begin anything by now.
         let comes_to_an_end = async { while clients.join_next().await.is_some() {} };
@@ -157,7 +162,7 @@ impl Run {
         }
         self.a_write_goes_through().await;
         self.everything_is_shown("after the last write").await;
-        sleep(lease * 2 + limit * 4).await;
+        sleep(lease * 2 + limit * 4 + RETURN).await;
         self.memory_is_used().await;
         let (members, proxies) = (self.world.server().sizes().0, self.fleet.all().len());
         if members > proxies {
@@ -270,7 +275,8 @@ impl Run {
     }
 }
 
-fn settings(world: &Arc<World>, slowness: u64, waits: bool) -> Settings {
+fn settings(world: &Arc<World>, slowness: u64, waits: bool, is_away_for_all: bool) -> Settings {
+    let on_outage = *world.pick(&[OnOutage::Refuse, OnOutage::Forward]);
     let limit = world.millis(20, 120);
     if waits {
         world.wait_for_replica();
@@ -285,7 +291,8 @@ fn settings(world: &Arc<World>, slowness: u64, waits: bool) -> Settings {
             Coherence::Strict,
             Coherence::Eventual,
         ]),
-        on_outage: *world.pick(&[OnOutage::Refuse, OnOutage::Forward]),
+        on_outage: if is_away_for_all { OnOutage::Forward } else { on_outage },
+        is_away_for_all,
         lease: world.millis(100, 800),
         leases_differ: world.happens(0.3),
         waits,

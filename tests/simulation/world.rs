@@ -201,9 +201,10 @@ impl World {
         (BEGINNING + passed + self.ahead.load(SeqCst)) as u64
     }
 
-    /// Of the proxies' machines: so far ahead of the simulation's beginning.
-    pub fn wall_clock(&self) -> SystemTime {
-        UNIX_EPOCH + Duration::from_micros(BEGINNING as u64) + self.start.elapsed()
+    /// Of a proxy's machine, which was set forward so many microseconds.
+    pub fn wall_clock(&self, ahead: i64) -> SystemTime {
+        let passed = self.start.elapsed().as_micros() as i64;
+        UNIX_EPOCH + Duration::from_micros((BEGINNING + passed + ahead) as u64)
     }
 
     /// Sets the server's clock forward, or back.
