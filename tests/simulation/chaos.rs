@@ -205,7 +205,8 @@ impl Chaos {
             let kind = *self.world.pick(&self.kinds);
             let is_outage = matches!(kind, Kind::ServerAway | Kind::ServerHung);
             let is_for_all = self.is_away_for_all && is_outage;
-            let lasts = if is_for_all { self.world.millis(600, LONGEST_OUTAGE) } else { self.world.millis(20, 1200) };
+            let lasts =
+                if is_for_all { self.world.millis(600, LONGEST_OUTAGE) } else { self.world.millis(20, 1200) };
             self.world.tell(|| format!("fault: {kind:?} for {lasts:?}"));
             self.happen(kind, lasts);
             if is_for_all {
