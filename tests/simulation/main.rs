@@ -221,18 +221,15 @@ flaws! {
     a_store_that_tells_no_soft_marks_is_found: TellsNoSoftMarks from 62,
     a_store_that_believes_its_replica_is_found: BelievesItsReplica from 539,
     a_store_that_hides_members_is_found: HidesMembers from 60,
-    #[ignore = "no seed is recorded that shows it"]
-    a_store_that_expels_the_renewed_is_found: ExpelsTheRenewed from 350,
+    a_store_that_expels_the_renewed_is_found: ExpelsTheRenewed from 759,
     #[ignore = "no seed is recorded that shows it"]
     a_store_whose_syncs_repeat_is_found: SyncsRepeat from 350,
-    #[ignore = "no seed is recorded that shows it"]
-    a_store_that_makes_epochs_old_is_found: AgesEpochs from 350,
+    a_store_that_makes_epochs_old_is_found: AgesEpochs from 572,
     #[ignore = "no seed is recorded that shows it"]
     a_store_that_tells_marks_below_the_floor_is_found: TellsBelowTheFloor from 350,
     #[ignore = "no seed is recorded that shows it"]
     a_store_whose_nudges_skip_one_is_found: NudgesSkipOne from 350,
     #[ignore = "no seed is recorded that shows it"]
     a_store_that_puts_graces_off_is_found: PutsGracesOff from 350,
-    #[ignore = "no seed is recorded that shows it"]
-    a_store_that_forgets_repetitions_is_found: ForgetsRepetitions from 350,
+    a_store_that_forgets_repetitions_is_found: ForgetsRepetitions from 470,
 }
