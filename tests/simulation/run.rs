@@ -72,8 +72,7 @@ impl Run {
         let share = *world.pick(&[0.05, 0.1, 0.1, 0.2, 0.5]);
         let theme = *world.pick(&Kind::THEMES);
         let is_away_for_all = theme == Kind::FOR_ALL;
-        let waits = !is_away_for_all && theme.iter().any(|kind| kind.needs_proof())
-            || !is_away_for_all && world.happens(0.1);
+        let waits = !is_away_for_all && (theme.iter().any(|kind| kind.needs_proof()) || world.happens(0.1));
         let any = Kind::ALL.into_iter().filter(|_| !is_away_for_all && world.happens(share));
         let kinds: Vec<Kind> =
             any.chain(theme.iter().copied()).filter(|kind| waits || !kind.needs_proof()).collect();

@@ -74,7 +74,7 @@ impl Doubt {
             if let Awaited::These(ids) = awaited {
                 // What a proxy sent before the outage may be carried out when the store wakes: only what came after this
                 // proxy's own sync counts.
-                let has_come = |id: &Box<str>| others.iter().any(|it| it.id == *id && it.synced < elapsed);
+                let has_come = |id: &str| others.iter().any(|it| *it.id == *id && it.synced < elapsed);
                 ids.retain(|id| !has_come(id));
             }
             let is_nobody = matches!(awaited, Awaited::These(ids) if ids.is_empty());

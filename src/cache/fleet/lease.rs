@@ -108,6 +108,13 @@ mod tests {
     const LEASE: Duration = Duration::from_secs(1);
 
     #[test]
+    fn a_wall_clock_that_was_given_is_the_one_that_counts() {
+        let wall = SystemTime::UNIX_EPOCH + LEASE;
+        assert_eq!(Clocks::Given(Arc::new(move || wall)).now().wall, wall);
+        assert!(Clocks::System.now().wall > wall);
+    }
+
+    #[test]
     fn a_lease_ends_by_whichever_clock_is_first() {
         let sent = Clocks::System.now();
         let lease = Lease { start: sent.steady, ..Lease::none() };
