@@ -407,6 +407,8 @@ impl Cache {
                 // proxy alone, the others do: that is what `on_outage = "refuse"` is for.
                 let alone = tokio::time::sleep_until(shared.fleet.note_away());
                 tokio::select! {
+                    // Either will do: the order matters only to simulations, which have to be repeatable.
+                    biased;
                     () = alone => {}
                     () = shared.backlog.settled() => {}
                 }

@@ -48,7 +48,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, mpsc, watch};
@@ -68,7 +68,7 @@ pub mod lease;
 
 use doubt::Doubt;
 use known::{Known, Report, Unheld};
-use lease::{Lease, Moment};
+use lease::{Clocks, Lease, Moment};
 
 /// How many acknowledgements are remembered: more proxies than anybody runs.
 const MEMBERS: usize = 10_000;
@@ -85,6 +85,7 @@ pub struct Fleet {
     id: Box<str>,
     mode: Coherence,
     lease: Duration,
+    clocks: Clocks,
     /// The store may have been deposed, and counts only while a sync that its replicas have says otherwise.
     needs_proof: bool,
     /// For L1.
@@ -97,7 +98,9 @@ pub struct Fleet {
     /// What the store has said of the epoch, and how this proxy stands in the fleet.
     known: Mutex<Known>,
     /// What others have acknowledged.
-    heard: watch::Sender<HashMap<Box<str>, Stamp>>,
+    heard: Mutex<HashMap<Box<str>, Stamp>>,
+    /// There is more of that. Wakes writers in the order in which they came, as a `watch` would not.
+    told: Notify,
     /// A sync is wanted before its time.
     wanted: Notify,
     /// How far the copy of the marks goes and of which epoch it is belong together, and are said under this lock. Holds the
@@ -125,13 +128,15 @@ impl Fleet {
             id,
             mode,
             lease,
+            clocks: Clocks::System,
             needs_proof: false,
             held: Lease::none(),
             proven: Mutex::default(),
             doubt: Mutex::new(Doubt::new(lease + RETURN)),
             is_in_doubt: AtomicBool::new(false),
             known: Mutex::new(Known::new(lease)),
-            heard: watch::Sender::new(HashMap::new()),
+            heard: Mutex::default(),
+            told: Notify::new(),
             wanted: Notify::new(),
             foreign: Mutex::default(),
             left: tokio::sync::Mutex::default(),
@@ -161,6 +166,12 @@ impl Fleet {
         Fleet { doubt, ..self }
     }
 
+    /// The same with another wall clock than the system's: leases end by whichever of it and the steady clock is first.
+    #[must_use]
+    pub fn with_wall_clock(self, wall: Arc<dyn Fn() -> SystemTime + Send + Sync>) -> Fleet {
+        Fleet { clocks: Clocks::Given(wall), ..self }
+    }
+
     /// The longest lease that any proxy of the fleet may hold.
     pub fn longest_lease(&self) -> Duration {
         self.known().longest()
@@ -168,7 +179,7 @@ impl Fleet {
 
     /// Whether L1 may be served without asking.
     pub fn holds(&self) -> bool {
-        !self.is_in_doubt() && self.held.runs_at(Moment::now())
+        !self.is_in_doubt() && self.held.runs_at(self.clocks.now())
     }
 
     /// Whether what the store says in this epoch may be believed now. To be asked when it has said it.
@@ -184,14 +195,14 @@ impl Fleet {
 
     fn is_proven(&self, epoch: Epoch) -> bool {
         let proven = *lock(&self.proven);
-        proven.is_some_and(|(of, end)| of == epoch && Moment::now().is_before(end))
+        proven.is_some_and(|(of, end)| of == epoch && self.clocks.now().is_before(end))
     }
 
     /// Whether it serves what it may serve when all is well: L1, or a strict proxy what the store has.
     fn is_well(&self) -> bool {
         match self.mode {
             Coherence::Strict => {
-                let is_proven = lock(&self.proven).is_some_and(|(_, end)| Moment::now().is_before(end));
+                let is_proven = lock(&self.proven).is_some_and(|(_, end)| self.clocks.now().is_before(end));
                 is_proven && !self.is_in_doubt()
             }
             Coherence::Lease | Coherence::Eventual => self.holds(),
@@ -358,10 +369,8 @@ impl Fleet {
         let replied = Instant::now();
         let stamp = invalidated.taken.stamp;
         let young = self.young(invalidated, metrics);
-        let mut heard = self.heard.subscribe();
         for holder in invalidated.holders.iter().filter(|holder| *holder.id != *self.id) {
-            let is_told = |heard: &HashMap<Box<str>, Stamp>| has_applied(heard.get(&holder.id), stamp);
-            if timeout_at(replied + holder.lease, heard.wait_for(is_told)).await.is_err() {
+            if timeout_at(replied + holder.lease, self.acknowledged(&holder.id, stamp)).await.is_err() {
                 // No write waits for that. A full queue means that the next one will find it again.
                 let _ = self.gone.try_send(holder.clone());
             }
@@ -369,6 +378,20 @@ impl Fleet {
         // A member that the new epoch does not know of holds its lease no longer than this.
         if let Some(young) = young {
             tokio::time::sleep_until(replied + young).await;
+        }
+    }
+
+    /// Waits until a member has said that it has applied all up to this.
+    async fn acknowledged(&self, id: &str, stamp: Stamp) {
+        let mut told = std::pin::pin!(self.told.notified());
+        loop {
+            // From here on it is noticed, also before it is waited for.
+            told.as_mut().enable();
+            if has_applied(lock(&self.heard).get(id), stamp) {
+                return;
+            }
+            told.as_mut().await;
+            told.set(self.told.notified());
         }
     }
 
@@ -472,6 +495,8 @@ impl Fleet {
             }
         };
         tokio::select! {
+            // Either is followed by a sync: the order matters only to simulations, which have to be repeatable.
+            biased;
             () = self.wanted.notified() => {}
             () = is_back => {}
         }
@@ -554,7 +579,7 @@ impl Fleet {
             return Ok(Progress::Left);
         }
         let known = memory.marks.stamp();
-        let sending = Sending { at: Moment::now(), foreign: *self.lock() };
+        let sending = Sending { at: self.clocks.now(), foreign: *self.lock() };
         let is_member = self.mode != Coherence::Strict;
         let id = if is_member { self.id.clone() } else { Box::default() };
         let lease = if is_member || self.needs_proof { self.lease } else { Duration::ZERO };
@@ -636,12 +661,13 @@ impl Fleet {
     }
 
     fn hear(&self, id: Box<str>, stamp: Stamp) {
-        self.heard.send_modify(|heard| {
-            if heard.len() >= MEMBERS {
-                heard.clear();
-            }
-            heard.insert(id, stamp);
-        });
+        let mut heard = lock(&self.heard);
+        if heard.len() >= MEMBERS {
+            heard.clear();
+        }
+        heard.insert(id, stamp);
+        drop(heard);
+        self.told.notify_waiters();
     }
 }
 

@@ -39,15 +39,17 @@ pub enum Kind {
     Deposed,
     ReplicaAway,
     ServerAway,
+    ServerHung,
     ClockBack,
     ClockForward,
+    WallClockSet,
     MessagesLost,
     MessagesRepeated,
     MessagesLate,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 29] = [
+    pub const ALL: [Kind; 31] = [
         Kind::Slow,
         Kind::RequestsLost,
         Kind::RepliesLost,
@@ -72,15 +74,17 @@ impl Kind {
         Kind::Deposed,
         Kind::ReplicaAway,
         Kind::ServerAway,
+        Kind::ServerHung,
         Kind::ClockBack,
         Kind::ClockForward,
+        Kind::WallClockSet,
         Kind::MessagesLost,
         Kind::MessagesRepeated,
         Kind::MessagesLate,
     ];
 
     /// Kinds that do most harm together.
-    pub const THEMES: [&[Kind]; 10] = [
+    pub const THEMES: [&[Kind]; 12] = [
         &[],
         &[Kind::Slow, Kind::Flushed, Kind::MarksLost],
         &[Kind::Left, Kind::Slow, Kind::MessagesLost],
@@ -91,7 +95,12 @@ impl Kind {
         &[Kind::MarksLost, Kind::Cut, Kind::MessagesLate],
         &[Kind::Deposed, Kind::ReplicaAway, Kind::Saved],
         &[Kind::Deposed, Kind::Slow, Kind::MessagesLost],
+        &[Kind::WallClockSet, Kind::MessagesLost, Kind::RepliesLost],
+        Kind::FOR_ALL,
     ];
+
+    /// Outages that everybody has, with no other fault beside them.
+    pub const FOR_ALL: &[Kind] = &[Kind::ServerAway, Kind::ServerHung, Kind::WallClockSet];
 
     /// Whether it needs a store that waits for a replica.
     pub fn needs_proof(self) -> bool {
@@ -176,12 +185,17 @@ pub struct Chaos {
     world: Arc<World>,
     fleet: Arc<Fleet>,
     kinds: Vec<Kind>,
+    is_away_for_all: bool,
 }
+
+/// Of the outages that everybody has and notices, milliseconds.
+const LONGEST_OUTAGE: u64 = 1500;
 
 impl Chaos {
     pub fn new(world: &Arc<World>, fleet: &Arc<Fleet>, kinds: Vec<Kind>) -> Chaos {
+        let is_away_for_all = fleet.site.settings.is_away_for_all;
         world.have_clock_go_back(kinds.contains(&Kind::ClockBack));
-        Chaos { world: Arc::clone(world), fleet: Arc::clone(fleet), kinds }
+        Chaos { world: Arc::clone(world), fleet: Arc::clone(fleet), kinds, is_away_for_all }
     }
 
     /// One fault after another.
@@ -189,9 +203,23 @@ impl Chaos {
         loop {
             sleep(self.world.millis(pause / 4, pause)).await;
             let kind = *self.world.pick(&self.kinds);
-            let lasts = self.world.millis(20, 1200);
+            let is_outage = matches!(kind, Kind::ServerAway | Kind::ServerHung);
+            let is_for_all = self.is_away_for_all && is_outage;
+            let lasts =
+                if is_for_all { self.world.millis(600, LONGEST_OUTAGE) } else { self.world.millis(20, 1200) };
             self.world.tell(|| format!("fault: {kind:?} for {lasts:?}"));
             self.happen(kind, lasts);
+            if is_for_all {
+                // The next one does not begin while this one ends.
+                sleep(lasts).await;
+            }
+        }
+    }
+
+    /// Until each outage that everybody has has ended by itself.
+    pub async fn outlast(&self) {
+        if self.is_away_for_all {
+            sleep(Duration::from_millis(LONGEST_OUTAGE)).await;
         }
     }
 
@@ -223,6 +251,8 @@ impl Chaos {
                 self.world.set_clock(if kind == Kind::ClockBack { -by } else { by });
             }
             Kind::ServerAway => self.away(lasts),
+            Kind::ServerHung => self.hang(lasts),
+            Kind::WallClockSet => self.set_wall_clock(),
             Kind::Deposed => self.depose(lasts),
             Kind::ReplicaAway => self.lose_replica(lasts),
             Kind::Saved | Kind::Restarted | Kind::Restored | Kind::RestartedEmpty => self.restart(kind),
@@ -287,6 +317,25 @@ impl Chaos {
                 link.connect_later();
             });
         }
+    }
+
+    /// Nobody gets an answer; what was sent is carried out when the server goes on.
+    fn hang(&self, lasts: Duration) {
+        for link in self.world.links() {
+            link.behave(|conduct| conduct.stalled = true);
+            tokio::spawn(async move {
+                sleep(lasts).await;
+                link.behave(|conduct| conduct.stalled = false);
+            });
+        }
+    }
+
+    /// One machine's wall clock: it was suspended, or somebody set it.
+    fn set_wall_clock(&self) {
+        let by = self.world.draw(|chance| chance.random_range(-3_000_000..3_000_000));
+        let Some(proxy) = self.fleet.any(&self.world) else { return };
+        proxy.set_wall_clock(by);
+        self.world.count("wall clock set");
     }
 
     fn restart(&self, kind: Kind) {

@@ -7,7 +7,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::task::{Poll, Waker};
 use std::time::{Duration, UNIX_EPOCH};
@@ -40,6 +40,8 @@ use super::world::{Carried, World};
 pub struct Settings {
     pub mode: Coherence,
     pub on_outage: OnOutage,
+    /// The store is away for all proxies or for none, and long enough for all to notice; nobody comes or goes.
+    pub is_away_for_all: bool,
     /// The longest of the fleet.
     pub lease: Duration,
     /// Some have a shorter one.
@@ -111,6 +113,8 @@ pub struct Proxy {
     /// What a read through this very proxy must show.
     own: Floor,
     frost: Arc<Frost>,
+    /// How far the wall clock of its machine was set forward, microseconds.
+    ahead: Arc<AtomicI64>,
     flying: Mutex<Vec<(Weak<Flight>, Arc<Aboard>)>>,
     left: AtomicBool,
     tasks: Mutex<Vec<AbortHandle>>,
@@ -171,13 +175,18 @@ impl Proxy {
         let store: Arc<dyn Store> = Arc::new(SimulatedStore(Arc::clone(&link)));
         let metrics = Arc::new(Metrics::new());
         let memory = Memory::new(1 << 20, 1 << 10, slots);
-        let fleet = Fleet::new(mode, lease).with_replicas(u64::from(waits));
+        let ahead = Arc::<AtomicI64>::default();
+        let (world, ahead_of) = (Arc::clone(&site.world), Arc::clone(&ahead));
+        let fleet = Fleet::new(mode, lease)
+            .with_replicas(u64::from(waits))
+            .with_limits(limit, limit)
+            .with_wall_clock(Arc::new(move || world.wall_clock(ahead_of.load(SeqCst))));
         let cache = Cache::new(memory, Some((store, fleet)), Arc::clone(&metrics));
         let frost = Arc::<Frost>::default();
         let own = Floor::new(site.registers);
         let (site, flights) = (Arc::clone(site), Flights::new());
         let (left, flying, tasks) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
-        Arc::new(Proxy { link, metrics, site, cache, flights, own, frost, flying, left, tasks })
+        Arc::new(Proxy { link, metrics, site, cache, flights, own, frost, ahead, flying, left, tasks })
     }
 
     pub fn name(&self) -> &str {
@@ -192,6 +201,11 @@ impl Proxy {
     pub fn freeze(&self, frozen: bool) {
         self.link.freeze(frozen);
         self.frost.set(frozen);
+    }
+
+    /// Sets the wall clock of its machine forward, or back.
+    pub fn set_wall_clock(&self, by: i64) {
+        self.ahead.fetch_add(by, SeqCst);
     }
 
     /// `kill -9`
@@ -442,7 +456,8 @@ impl Proxy {
         }
     }
 
-    /// What was not delivered is promised to readers of this proxy alone, until it is. Where writes do not wait, others
+    /// What was not delivered is promised to readers of this proxy alone, until it is; but to all where the store is away for
+    /// all: while it is nobody serves anything stored, and afterwards not before this is delivered. Where writes do not wait, others
     /// may show what was before for one lease. A soft write promises when its grace is over; if it is not known to have been
     /// carried out, it was outdating when it was delivered. An upstream that lags promises nothing yet.
     fn acknowledge(self: &Arc<Proxy>, values: Values, delivered: bool, grace: Option<(Carried, Duration)>) {
@@ -460,6 +475,10 @@ impl Proxy {
         if grace.is_none() {
             self.own.raise(&values);
         }
+        if !delivered && site.settings.is_away_for_all {
+            site.world.count("promised while away");
+        }
+        let delivered = delivered || site.settings.is_away_for_all;
         if delivered && grace.is_none() && site.settings.mode != Coherence::Eventual {
             return site.acknowledged.raise(&values);
         }

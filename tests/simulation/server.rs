@@ -73,6 +73,8 @@ pub enum Flaw {
     TellsNoSoftMarks,
     /// No repetition is recorded.
     ForgetsRepetitions,
+    /// A proxy that asks who is to be waited for is told of nobody, and believes the store as soon as that is back.
+    HidesMembers,
     /// A server says that its replica has everything, whether it follows or not.
     BelievesItsReplica,
 }
@@ -720,7 +722,7 @@ impl Server {
         Roster {
             stamp: meta.epoch.map(|epoch| Stamp { epoch: Epoch(epoch), sequence: meta.seq.unwrap_or(0) }),
             state,
-            members: self.data.members.known.iter().map(told).collect(),
+            members: self.data.members.known.iter().filter(|_| !self.has(Flaw::HidesMembers)).map(told).collect(),
             intents: self.data.intents.deadlines.len() as u64,
             due: deadlines.filter(|deadline| **deadline <= caller.now).take(1000).count() as u64,
         }

@@ -88,7 +88,9 @@ pub struct Link {
     connection: Mutex<Option<Connection>>,
     /// There are soft marks, as far as is known.
     softened: AtomicBool,
-    state: watch::Sender<store::Link>,
+    /// For each who watches one of its own, changed in the order in which they came: of those who wait for the same `watch`,
+    /// chance decides who is woken first.
+    state: Mutex<Vec<watch::Sender<store::Link>>>,
     messages: broadcast::Sender<Message>,
 }
 
@@ -111,7 +113,7 @@ impl Link {
             chance: world.draw(Rng::random),
             connection: Mutex::new(None),
             softened: AtomicBool::new(false),
-            state: watch::Sender::new(store::Link::Down("not connected yet".to_owned())),
+            state: Mutex::default(),
             messages: broadcast::Sender::new(64),
         });
         world.join(&link);
@@ -135,7 +137,7 @@ impl Link {
     /// The connection is no more.
     pub fn part(&self, reason: &str) {
         if self.connection.lock().unwrap().take().is_some() {
-            self.state.send_replace(store::Link::Down(reason.to_owned()));
+            self.tell_of(&store::Link::Down(reason.to_owned()));
         }
     }
 
@@ -155,7 +157,20 @@ impl Link {
             let deposed = self.world.deposed().filter(|_| conduct.behind);
             let run = deposed.unwrap_or_else(|| self.world.server().run);
             *connection = Some(Connection { run, number: self.world.number() });
-            self.state.send_replace(store::Link::Up);
+            drop(connection);
+            self.tell_of(&store::Link::Up);
+        }
+    }
+
+    /// Has everybody know who watches.
+    fn tell_of(&self, state: &store::Link) {
+        self.state.lock().unwrap().iter().for_each(|watched| drop(watched.send_replace(state.clone())));
+    }
+
+    fn state(&self) -> store::Link {
+        match self.connection() {
+            Some(_) => store::Link::Up,
+            None => store::Link::Down("no connection".to_owned()),
         }
     }
 
@@ -494,14 +509,15 @@ impl Store for SimulatedStore {
     }
 
     fn invalidate<'a>(&'a self, tags: &'a [Tag], cause: &'a Cause<'a>) -> Reply<'a, Invalidated> {
-        let (tags, cause, link) = (tags.to_vec(), OwnCause::of(cause), Arc::clone(&self.0));
+        let (mut tags, cause, link) = (tags.to_vec(), OwnCause::of(cause), Arc::clone(&self.0));
+        // What was kept comes out of a set, in a random order.
+        tags.sort_unstable();
         let script = move |server: &mut Server, caller: &Caller| {
             let invalidated = server.invalidate(&tags, &cause.borrowed(), caller);
             cause.intent.iter().for_each(|intent| link.world.note_invalidation(intent));
             link.world.tell(|| {
                 let (count, taken) = (invalidated.holders.len(), invalidated.taken.stamp);
-                let mut tags: Vec<&str> = tags.iter().map(Tag::as_str).collect();
-                tags.sort_unstable();
+                let tags: Vec<&str> = tags.iter().map(Tag::as_str).collect();
                 let (softened, again) = (&cause.softened, cause.again.len());
                 let name = &link.name;
                 format!("{name} invalidates {tags:?}, {softened:?}, {again} again: {taken:?}, {count} holders")
@@ -660,10 +676,12 @@ impl Store for SimulatedStore {
     }
 
     fn link(&self) -> store::Link {
-        self.0.state.borrow().clone()
+        self.0.state()
     }
 
     fn changes(&self) -> watch::Receiver<store::Link> {
-        self.0.state.subscribe()
+        let (watched, changes) = watch::channel(self.0.state());
+        self.0.state.lock().unwrap().push(watched);
+        changes
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -199,6 +199,12 @@ impl World {
     pub fn clock(&self) -> u64 {
         let passed = self.start.elapsed().as_micros() as i64;
         (BEGINNING + passed + self.ahead.load(SeqCst)) as u64
+    }
+
+    /// Of a proxy's machine, which was set forward so many microseconds.
+    pub fn wall_clock(&self, ahead: i64) -> SystemTime {
+        let passed = self.start.elapsed().as_micros() as i64;
+        UNIX_EPOCH + Duration::from_micros((BEGINNING + passed + ahead) as u64)
     }
 
     /// Sets the server's clock forward, or back.

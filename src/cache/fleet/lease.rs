@@ -2,10 +2,41 @@
 //! machine is suspended; the wall clock goes on then, and can be set: set forward it ends a lease early, set back it
 //! changes nothing.
 
+use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
+
+/// Both clocks. The steady one is tokio's.
+#[derive(Clone)]
+pub enum Clocks {
+    /// The wall clock is the system's.
+    System,
+    /// The wall clock says what this gives.
+    Given(Arc<dyn Fn() -> SystemTime + Send + Sync>),
+}
+
+impl Clocks {
+    /// This moment.
+    pub fn now(&self) -> Moment {
+        let wall = match self {
+            Clocks::System => SystemTime::now(),
+            Clocks::Given(wall) => wall(),
+        };
+        Moment { steady: Instant::now(), wall }
+    }
+}
+
+impl fmt::Debug for Clocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Clocks::System => "System",
+            Clocks::Given(_) => "Given",
+        })
+    }
+}
 
 /// One moment by both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,11 +46,6 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// This moment.
-    pub fn now() -> Moment {
-        Moment { steady: Instant::now(), wall: SystemTime::now() }
-    }
-
     /// So much later.
     pub fn after(self, time: Duration) -> Moment {
         Moment { steady: self.steady + time, wall: self.wall + time }
@@ -82,8 +108,15 @@ mod tests {
     const LEASE: Duration = Duration::from_secs(1);
 
     #[test]
+    fn a_wall_clock_that_was_given_is_the_one_that_counts() {
+        let wall = SystemTime::UNIX_EPOCH + LEASE;
+        assert_eq!(Clocks::Given(Arc::new(move || wall)).now().wall, wall);
+        assert!(Clocks::System.now().wall > wall);
+    }
+
+    #[test]
     fn a_lease_ends_by_whichever_clock_is_first() {
-        let sent = Moment::now();
+        let sent = Clocks::System.now();
         let lease = Lease { start: sent.steady, ..Lease::none() };
         assert!(!lease.runs_at(sent), "there is none yet");
         lease.begin(sent.after(LEASE));
