@@ -9,6 +9,8 @@
 //! - the marks of this proxy's own writes are in its copy before they are acknowledged, lease or not;
 //! - a member is forgotten only when it says so, or when somebody has waited a whole lease of it in vain and it has not
 //!   synced meanwhile;
+//! - while the store is away, writes may be acknowledged whose invalidations their proxies keep: when it is back nothing
+//!   stored is believed before everybody has delivered (`doubt`), which a proxy does before it syncs;
 //! - in a new epoch, members may have been lost: until it is older than the longest lease of the fleet nobody's write is
 //!   acknowledged early. How old it is, the store says by its own clock; a proxy that was there when it began believes
 //!   no more than its own clock says.
