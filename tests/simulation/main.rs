@@ -53,7 +53,7 @@ use run::{Outcome, run};
 use server::Flaw;
 
 /// How many seeds are tried.
-const SEEDS: u64 = 800;
+const SEEDS: u64 = 2000;
 
 /// What must happen somewhere in all these runs, or they show nothing.
 const COVERED: [&str; 43] = [
