@@ -249,9 +249,8 @@ impl Fleet {
         let (is_well, unheld) = (self.is_well(), self.unheld());
         let mut known = self.known();
         let (was_well, since) = known.told;
-        let is_late =
-            !is_well && since.elapsed() > self.lease && !std::mem::replace(&mut known.has_told_late, true);
-        if is_late && known.is_first {
+        if known.is_first && !is_well && since.elapsed() > self.lease {
+            known.is_first = false;
             tracing::warn!(proxy = &*self.id, reason = unheld.label(), "there is no lease yet: {unheld}");
         }
         if is_well == was_well {
@@ -420,7 +419,7 @@ impl Fleet {
         metrics: &Metrics,
     ) -> (Duration, Duration) {
         let mut known = self.known();
-        known.uncounted |= known.meet(epoch).is_some();
+        known.uncounted |= known.meet(epoch);
         // An invalidation is not told the cause; the next sync is.
         if let Some(cause) = cause.filter(|_| std::mem::take(&mut known.uncounted)) {
             metrics.epoch_changed(cause);

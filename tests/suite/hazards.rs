@@ -59,7 +59,7 @@ fn hasty() -> Site {
 }
 
 #[track_caller]
-fn get_in_time(larder: &Larder, target: &str) -> Response {
+pub fn get_in_time(larder: &Larder, target: &str) -> Response {
     let start = Instant::now();
     let response = larder.get(target).has_status(200);
     assert!(start.elapsed() < IN_TIME, "took {:?}: {response:?}", start.elapsed());
@@ -67,13 +67,13 @@ fn get_in_time(larder: &Larder, target: &str) -> Response {
 }
 
 /// Waits until memory is served under a lease.
-fn wait_for_lease(larder: &Larder) {
+pub fn wait_for_lease(larder: &Larder) {
     eventually("the proxy holds a lease", || larder.admin_get("/metrics").text().contains("larder_lease_held 1"));
 }
 
 /// Requests go on in time, and no answer is the outdated `/users #1`, until hits are back on every proxy.
 #[track_caller]
-fn assert_recovers_without_the_outdated(proxies: &[&Larder]) {
+pub fn assert_recovers_without_the_outdated(proxies: &[&Larder]) {
     for proxy in proxies {
         eventually("hits are back", || {
             let answer = get_in_time(proxy, "/users");
@@ -95,7 +95,7 @@ fn warm(site: &Site, others: &[&Larder]) {
     }
 }
 
-fn two_warm_proxies(site: &Site) -> Larder {
+pub fn two_warm_proxies(site: &Site) -> Larder {
     let other = site.another();
     warm(site, &[&other]);
     other

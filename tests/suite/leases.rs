@@ -1,8 +1,9 @@
 //! The fleet protocol as its users meet it while all is well, or a proxy comes and goes. What may go wrong is in
 //! `hazards.rs`.
 
+use crate::hazards::wait_for_lease;
 use crate::store_redis::replicas::replica_of;
-use crate::support::{Larder, Plan, RedisServer, Reply, Site, Tier, Upstream, eventually};
+use crate::support::{Plan, RedisServer, Reply, Site, Tier, Upstream, eventually};
 
 const RULES: &str = r#"
 [server]
@@ -20,11 +21,6 @@ ttl  = "60s"
 
 fn site(store: &str) -> Site {
     Site::start(Tier::Redis, &format!("{RULES}\n[store]\ntimeout = \"5s\"\n{store}\n"))
-}
-
-/// Waits until memory is served under a lease.
-fn wait_for_lease(larder: &Larder) {
-    eventually("the proxy holds a lease", || larder.admin_get("/metrics").text().contains("larder_lease_held 1"));
 }
 
 /// How often Redis was asked for marks, by a hit or by the heartbeat.

@@ -1,9 +1,10 @@
 //! Redis away, hung or full: requests are answered all the same, in time, and nothing outdated is ever served. What Redis
 //! may lose is in `hazards.rs`.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::support::{Larder, Plan, RedisServer, Response, Site, Tier, eventually};
+use crate::hazards::{assert_recovers_without_the_outdated, get_in_time, two_warm_proxies};
+use crate::support::{Plan, RedisServer, Site, Tier, eventually};
 
 const RULES: &str = r#"
 [store]
@@ -24,45 +25,8 @@ ttl = "600s"
 '/users/create' = ["users"]
 "#;
 
-/// `[store] timeout` with plenty of slack for a busy machine; a client library's own idea of patience is longer.
-const IN_TIME: Duration = Duration::from_secs(4);
-
 fn site() -> Site {
     Site::start(Tier::Redis, RULES)
-}
-
-#[track_caller]
-fn get_in_time(larder: &Larder, target: &str) -> Response {
-    let start = Instant::now();
-    let response = larder.get(target).has_status(200);
-    assert!(start.elapsed() < IN_TIME, "took {:?}: {response:?}", start.elapsed());
-    response
-}
-
-/// Requests go on in time, and no answer is the outdated `/users #1`, until hits are back on every proxy.
-#[track_caller]
-fn assert_recovers_without_the_outdated(proxies: &[&Larder]) {
-    for proxy in proxies {
-        eventually("hits are back", || {
-            let answer = get_in_time(proxy, "/users");
-            assert_ne!(answer.text(), "/users #1", "outdated: {answer:?}");
-            answer.is("hit")
-        });
-    }
-    for proxy in proxies {
-        assert_ne!(proxy.get("/users").text(), "/users #1");
-    }
-}
-
-/// Both proxies hold `/users #1`.
-fn two_warm_proxies(site: &Site) -> Larder {
-    let other = site.another();
-    site.get("/users").shows("stored").carries("/users #1");
-    site.wait_for_entries(1);
-    for proxy in [&site.larder, &other, &site.larder] {
-        proxy.get("/users").shows("hit").carries("/users #1");
-    }
-    other
 }
 
 #[test]

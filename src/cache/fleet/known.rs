@@ -107,19 +107,13 @@ pub(super) struct Known {
     pub has_left: bool,
     /// As was told last, and since when.
     pub told: (bool, Instant),
-    /// There has been no lease yet.
+    /// There has been no lease yet, and that was not told either.
     pub is_first: bool,
-    /// It was told that there is none after the time that one takes.
-    pub has_told_late: bool,
     /// The epoch has changed, and nobody has said why.
     pub uncounted: bool,
     /// Others with another lease were told of.
     pub has_warned: bool,
 }
-
-/// The epoch is another one than before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Changed;
 
 impl Known {
     pub fn new(lease: Duration) -> Known {
@@ -131,7 +125,6 @@ impl Known {
             has_left: false,
             told: (false, Instant::now()),
             is_first: true,
-            has_told_late: false,
             uncounted: false,
             has_warned: false,
         }
@@ -142,14 +135,14 @@ impl Known {
         self.longest
     }
 
-    /// The store has spoken in this epoch.
-    pub fn meet(&mut self, epoch: Epoch) -> Option<Changed> {
+    /// The store has spoken in this epoch; true if it is another one than before.
+    pub fn meet(&mut self, epoch: Epoch) -> bool {
         let before = self.epoch.map(|sighting| sighting.epoch);
         if before == Some(epoch) {
-            return None;
+            return false;
         }
         self.epoch = Some(Sighting { epoch, at: Instant::now(), is_change: before.is_some() });
-        before.map(|_| Changed)
+        before.is_some()
     }
 
     /// The age of the epoch met last, which the store says is `told`. The store's clock may have been set forward since:
@@ -180,12 +173,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_store_whose_clock_is_set_forward_makes_no_epoch_old_that_was_seen_to_begin() {
         let mut known = Known::new(secs(1));
-        assert_eq!(known.meet(Epoch(1)), None, "the first one may be old");
+        assert!(!known.meet(Epoch(1)), "the first one may be old");
         assert_eq!(known.age(secs(3600), false), secs(3600));
         assert_eq!(known.age(secs(3600), true), secs(0));
-        assert_eq!(known.meet(Epoch(2)), Some(Changed));
+        assert!(known.meet(Epoch(2)));
         tokio::time::advance(secs(2)).await;
-        assert_eq!(known.meet(Epoch(2)), None);
+        assert!(!known.meet(Epoch(2)));
         assert_eq!(known.age(secs(3600), false), secs(2));
         assert_eq!(known.age(secs(1), false), secs(1), "set back, or met late");
     }
