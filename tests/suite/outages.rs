@@ -1,8 +1,6 @@
 //! Redis away, hung or full: requests are answered all the same, in time, and nothing outdated is ever served. What Redis
 //! may lose is in `hazards.rs`.
 
-use std::time::Duration;
-
 use crate::hazards::{assert_recovers_without_the_outdated, get_in_time, two_warm_proxies};
 use crate::support::{Plan, RedisServer, Site, Tier, eventually};
 
