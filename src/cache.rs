@@ -403,9 +403,9 @@ impl Cache {
                 }
                 shared.keep(&tags, &error);
                 self.repeats.keep(again);
-                // If the store is away for everybody, nobody serves anything stored from then on. If it is away for this
+                // If the store is away for everybody, nobody serves anything stored when that is over. If it is away for this
                 // proxy alone, the others do: that is what `on_outage = "refuse"` is for.
-                let alone = tokio::time::sleep_until(shared.fleet.note_away());
+                let alone = shared.fleet.outlast(&shared.store, &error, begun);
                 tokio::select! {
                     // Either will do: the order matters only to simulations, which have to be repeatable.
                     biased;
@@ -454,6 +454,13 @@ impl Cache {
     pub async fn delivered(&self) {
         let Some(shared) = &self.shared else { return };
         shared.backlog.settled().await;
+    }
+
+    /// Waits until what is stored may be believed; without a store it may at once.
+    pub async fn ready(&self) {
+        if let Some(shared) = &self.shared {
+            shared.fleet.opened().await;
+        }
     }
 
     /// Leaves the fleet, so that no write of others has to wait for this proxy.
@@ -561,12 +568,13 @@ impl Delivery {
 
     /// Whether nothing stored may be believed now, whatever the store says.
     fn trusts_nothing(&self) -> bool {
-        self.backlog.is_closed() || self.fleet.is_in_doubt()
+        self.backlog.is_closed() || !self.fleet.is_open()
     }
 
     /// Keeps tags that could not be delivered.
     fn keep(&self, tags: &[Tag], error: &StoreError) {
         self.backlog.keep(tags, self.taken(tags, error));
+        self.fleet.note_failure(error);
     }
 
     /// What an invalidation has taken although it failed: only replicas are missing.

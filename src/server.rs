@@ -46,6 +46,9 @@ const PENDING_RESETS: usize = 20;
 /// Streams that Larder itself may have had to reset because of what an HTTP/2 client did on them, before it ends the
 /// connection.
 const LOCAL_RESETS: usize = 256;
+/// How long a start waits until what is in the store may be believed.
+const READY_WITHIN: Duration = Duration::from_millis(500);
+
 /// Pause after an accept that failed for want of descriptors, so as not to spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -130,19 +133,25 @@ pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Fut
 pub async fn assemble(config: Config) -> Result<Arc<Running>, ServeError> {
     let url = config.server.upstream.clone().ok_or(ServeError::NoUpstream)?;
     let upstream = Upstream::new(&url, &config.server)?;
+    let mut is_there = false;
     let store: Option<Arc<dyn Store>> = match &config.store {
         Some(config) => {
             let store = RedisStore::new(config)?;
             match store.connect_once().await {
                 Err(fault @ ConnectFault::Rejected { .. }) => return Err(fault.into()),
                 Err(fault) => tracing::warn!(%fault, "starting without the store; it is used when it is there"),
-                Ok(()) => {}
+                Ok(()) => is_there = true,
             }
             Some(Arc::new(store))
         }
         None => None,
     };
-    Ok(Arc::new(Running::new(config, upstream, store, Arc::new(Metrics::new()))))
+    let running = Arc::new(Running::new(config, upstream, store, Arc::new(Metrics::new())));
+    if is_there {
+        // The first requests may be answered from the store; but nobody waits long for proxies that died.
+        let _ = tokio::time::timeout(READY_WITHIN, running.cache.ready()).await;
+    }
+    Ok(running)
 }
 
 /// Accepts until told to stop, then waits for the connections to finish.

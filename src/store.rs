@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
 
 use crate::stamp::{Tag, Taken, View};
 
@@ -18,7 +19,7 @@ pub mod fleet;
 pub mod redis;
 pub mod sweep;
 
-use fleet::{Cause, Claim, Claimed, Holder, Intent, Invalidated, Membership, Message, Roster, Synced};
+use fleet::{Cause, Claim, Claimed, Generation, Holder, Intent, Invalidated, Membership, Message, Roster, Synced};
 
 use sweep::{Census, Dated, Judged, Place, Survey};
 
@@ -67,6 +68,16 @@ pub enum Link {
     Up,
     /// Not connected; the reason is for people.
     Down(String),
+}
+
+/// An outage of the store, as attempts to connect have shown it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outage {
+    /// When the first attempt that failed began. From then on there was an attempt under way, or the server refused one every
+    /// few milliseconds.
+    pub since: Instant,
+    /// The latest moment at which the store is known to have been away.
+    pub away_at: Instant,
 }
 
 /// What the admin shows of the store.
@@ -129,8 +140,13 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Ends a membership: whoever calls this serves nothing under its lease any more.
     fn leave<'a>(&'a self, id: &'a str) -> Reply<'a, ()>;
 
-    /// Ends the membership of a proxy whose lease has passed; false if it has synced since, or is no member.
+    /// Has no write wait any more for a proxy whose lease has passed; false if it has synced since, or no write waits for it.
+    /// Its record stays: who returns from an outage still awaits it.
     fn expel<'a>(&'a self, holder: &'a Holder) -> Reply<'a, bool>;
+
+    /// Removes the record of a proxy that has not returned after an outage; false if it has synced since, or if the generation is
+    /// not this one any more.
+    fn dismiss<'a>(&'a self, holder: &'a Holder, generation: Generation) -> Reply<'a, bool>;
 
     /// Records an intent that is due after `within`, or renews its deadline and tags. The view is that of
     /// [`Store::view`] without tags.
@@ -193,4 +209,8 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Tells of every change of the link's state.
     fn changes(&self) -> watch::Receiver<Link>;
+
+    /// The outage that this proxy is in. `None` while the link is up, and after it went down until an attempt to connect has
+    /// failed.
+    fn outage(&self) -> watch::Receiver<Option<Outage>>;
 }

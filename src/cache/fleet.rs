@@ -10,7 +10,9 @@
 //! - a member is forgotten only when it says so, or when somebody has waited a whole lease of it in vain and it has not
 //!   synced meanwhile;
 //! - while the store is away, writes may be acknowledged whose invalidations their proxies keep: when it is back nothing
-//!   stored is believed before everybody has delivered (`doubt`), which a proxy does before it syncs;
+//!   stored is believed before everybody has delivered (`recovery`), which a proxy does before it syncs;
+//! - such a write is acknowledged when it was delivered after all, or when attempts to connect have shown that the store was away
+//!   for the longest lease, and away after the write had been carried out ([`Fleet::outlast`]);
 //! - in a new epoch, members may have been lost: until it is older than the longest lease of the fleet nobody's write is
 //!   acknowledged early. How old it is, the store says by its own clock; a proxy that was there when it began believes
 //!   no more than its own clock says.
@@ -61,16 +63,16 @@ use super::memory::Memory;
 use crate::config::Coherence;
 use crate::metrics::Metrics;
 use crate::stamp::{Epoch, Sequence, Softened, Stamp, Tag, Taken};
-use crate::store::fleet::{Cause, Holder, Intent, Invalidated, Membership, Message, Synced};
-use crate::store::{Link, Store, StoreError};
+use crate::store::fleet::{Cause, Generation, Holder, Intent, Invalidated, Membership, Message, Synced};
+use crate::store::{Link, Outage, Store, StoreError};
 
-mod doubt;
 pub mod known;
 pub mod lease;
+mod recovery;
 
-use doubt::Doubt;
 use known::{Known, Report, Unheld};
 use lease::{Clocks, Lease, Moment};
+use recovery::{NEWCOMER_HOLD, RecoveryGate, Verdict};
 
 /// How many acknowledgements are remembered: more proxies than anybody runs.
 const MEMBERS: usize = 10_000;
@@ -80,7 +82,7 @@ const GONE: usize = 1024;
 
 /// The time in which a proxy that can reach the store connects again, but for its time limits: more than the longest pause
 /// between two attempts.
-const RETURN: Duration = Duration::from_millis(1500);
+const RETURN: Duration = Duration::from_millis(500);
 
 /// This proxy among the others.
 pub struct Fleet {
@@ -95,8 +97,12 @@ pub struct Fleet {
     /// The epoch of the last sync, and until when the store is taken at its word in it.
     proven: Mutex<Option<(Epoch, Moment)>>,
     /// Whether other proxies may have something to deliver; and the same for readers.
-    doubt: Mutex<Doubt>,
-    is_in_doubt: AtomicBool,
+    gate: Mutex<RecoveryGate>,
+    is_open: AtomicBool,
+    /// The generation that the last reply has told.
+    seen: Mutex<Option<Generation>>,
+    /// The gate has been opened.
+    opened: Notify,
     /// What the store has said of the epoch, and how this proxy stands in the fleet.
     known: Mutex<Known>,
     /// What others have acknowledged.
@@ -112,8 +118,6 @@ pub struct Fleet {
     left: tokio::sync::Mutex<bool>,
     /// Absent members are being waited for although no write waits.
     sweeping: AtomicBool,
-    /// Since when the store has not answered.
-    away: Mutex<Option<Instant>>,
     /// Intents that are due and being carried out; empty when that is done.
     due: watch::Sender<Vec<Intent>>,
     /// Members whose lease was waited for in vain.
@@ -134,8 +138,10 @@ impl Fleet {
             needs_proof: false,
             held: Lease::none(),
             proven: Mutex::default(),
-            doubt: Mutex::new(Doubt::new(lease + RETURN)),
-            is_in_doubt: AtomicBool::new(false),
+            gate: Mutex::new(RecoveryGate::new(lease + RETURN)),
+            is_open: AtomicBool::new(false),
+            seen: Mutex::default(),
+            opened: Notify::new(),
             known: Mutex::new(Known::new(lease)),
             heard: Mutex::default(),
             told: Notify::new(),
@@ -143,7 +149,6 @@ impl Fleet {
             foreign: Mutex::default(),
             left: tokio::sync::Mutex::default(),
             sweeping: AtomicBool::new(false),
-            away: Mutex::default(),
             due: watch::Sender::new(Vec::new()),
             gone,
             going: tokio::sync::Mutex::new(going),
@@ -164,8 +169,8 @@ impl Fleet {
     /// The same with these time limits of the store: to connect, and of a request.
     #[must_use]
     pub fn with_limits(self, connect: Duration, request: Duration) -> Fleet {
-        let doubt = Mutex::new(Doubt::new(self.lease + RETURN + connect + request));
-        Fleet { doubt, ..self }
+        let gate = Mutex::new(RecoveryGate::new(self.lease + RETURN + connect + request));
+        Fleet { gate, ..self }
     }
 
     /// The same with another wall clock than the system's: leases end by whichever of it and the steady clock is first.
@@ -181,18 +186,18 @@ impl Fleet {
 
     /// Whether L1 may be served without asking.
     pub fn holds(&self) -> bool {
-        !self.is_in_doubt() && self.held.runs_at(self.clocks.now())
+        self.is_open() && self.held.runs_at(self.clocks.now())
     }
 
     /// Whether what the store says in this epoch may be believed now. To be asked when it has said it.
     pub fn trusts(&self, epoch: Epoch) -> bool {
-        !self.is_in_doubt() && (!self.needs_proof || self.is_proven(epoch))
+        self.is_open() && (!self.needs_proof || self.is_proven(epoch))
     }
 
-    /// Whether the store may lack what other proxies have still to deliver, so that nothing stored may be believed. To be
-    /// asked before the store is.
-    pub fn is_in_doubt(&self) -> bool {
-        self.is_in_doubt.load(SeqCst)
+    /// Whether what is stored may be believed: the store lacks nothing that other proxies have still to deliver. To be asked
+    /// before the store is.
+    pub fn is_open(&self) -> bool {
+        self.is_open.load(SeqCst)
     }
 
     fn is_proven(&self, epoch: Epoch) -> bool {
@@ -204,8 +209,7 @@ impl Fleet {
     fn is_well(&self) -> bool {
         match self.mode {
             Coherence::Strict => {
-                let is_proven = lock(&self.proven).is_some_and(|(_, end)| self.clocks.now().is_before(end));
-                is_proven && !self.is_in_doubt()
+                self.is_proven_at(self.clocks.now()) && self.is_open()
             }
             Coherence::Lease | Coherence::Eventual => self.holds(),
         }
@@ -239,8 +243,8 @@ impl Fleet {
             Some(error) => Unheld::StoreAway(error.to_string()),
             None if is_foreign => Unheld::OtherEpoch,
             None if known.synced.is_none() => Unheld::NeverSynced,
-            None if self.is_in_doubt() => Unheld::Returning,
-            None => Unheld::Late,
+            None if !self.is_open() => Unheld::Returning(self.absent()),
+            None => known.late(self.lease),
         }
     }
 
@@ -344,10 +348,34 @@ impl Fleet {
         lock(&self.foreign)
     }
 
-    /// The store has not answered. Gives the time from which on no other proxy holds a lease, if it is away for all.
-    pub fn note_away(&self) -> Instant {
-        let since = *lock(&self.away).get_or_insert_with(Instant::now);
-        since + self.longest_lease()
+    /// The store has not taken an invalidation.
+    pub fn note_failure(&self, error: &StoreError) {
+        self.known().failure = Some(error.clone());
+    }
+
+    /// Waits until no other proxy can serve what an invalidation names that the store has not taken: the store is away for
+    /// everybody, the leases that it gave before are over, and it was away after `begun`, when the write had been carried out.
+    ///
+    /// - Attempts to connect that have failed without a gap between them show that nobody has synced since the first began.
+    /// - So every such write lies before the store's return. What is fetched after that is no older, and what was stored before is
+    ///   not believed until this proxy has delivered (`recovery`).
+    ///
+    /// A proxy that is cut off alone cannot tell.
+    pub async fn outlast(&self, store: &Arc<dyn Store>, error: &StoreError, begun: Instant) {
+        let away_since = match error {
+            // It answers, and takes nothing: from others neither.
+            StoreError::Refused(_) | StoreError::Unreplicated { .. } => begun,
+            StoreError::Away(_) | StoreError::Timeout(_) => {
+                let mut outage = store.outage();
+                let is_away = |outage: &Option<Outage>| outage.is_some_and(|outage| outage.away_at >= begun);
+                // A link that comes and goes must not hold a write for ever.
+                let known = timeout_at(begun + NEWCOMER_HOLD, outage.wait_for(is_away)).await;
+                known.ok().and_then(Result::ok).and_then(|known| *known).map_or(begun, |known| known.since)
+            }
+        };
+        let is_member = self.known().synced.is_some();
+        let hold = if is_member { Duration::ZERO } else { NEWCOMER_HOLD };
+        tokio::time::sleep_until(away_since + self.longest_lease().max(hold)).await;
     }
 
     /// Waits until no member can serve what an invalidation has outdated: each has acknowledged it, or its lease is over.
@@ -464,12 +492,13 @@ impl Fleet {
         loop {
             // A sync says that this proxy keeps nothing that others do not know of.
             if backlog.is_closed() && !self.known().has_left {
+                self.close();
                 self.tell(metrics);
                 let _ = tokio::time::timeout(self.lease / 4, self.wanted.notified()).await;
                 continue;
             }
             let synced = self.sync(store, memory, metrics).await;
-            self.known().failure = synced.as_ref().err().cloned();
+            self.known().sync_ended(synced.as_ref().err(), self.lease);
             self.tell(metrics);
             match synced {
                 // What came is to be acknowledged at once: somebody may be waiting.
@@ -478,13 +507,16 @@ impl Fleet {
                 Ok(Progress::Left) => return,
                 Err(error) => {
                     if !matches!(error, StoreError::Unreplicated { .. }) {
-                        self.doubt();
+                        self.close();
                     }
-                    self.note_away();
                     metrics.store_error("sync");
                 }
             }
-            let _ = tokio::time::timeout(self.lease / 4, self.cause_to_sync(&mut link)).await;
+            // Others may return at any time; a message says so, or none does.
+            let pause = if self.is_open() { self.lease / 4 } else { self.lease / 20 };
+            let begun = Instant::now();
+            let _ = tokio::time::timeout(pause, self.cause_to_sync(&mut link)).await;
+            self.known().waited(begun.elapsed(), pause, self.lease);
         }
     }
 
@@ -552,7 +584,9 @@ impl Fleet {
     /// Tells when a lease has passed, whatever holds up the syncs.
     async fn watch(&self, metrics: &Metrics) {
         while !self.known().has_left {
+            let begun = Instant::now();
             tokio::time::sleep(self.lease / 4).await;
+            self.known().waited(begun.elapsed(), self.lease / 4, self.lease);
             self.tell(metrics);
         }
     }
@@ -581,41 +615,110 @@ impl Fleet {
         }
         let known = memory.marks.stamp();
         let sending = Sending { at: self.clocks.now(), foreign: *self.lock() };
-        let is_member = self.mode != Coherence::Strict;
-        let id = if is_member { self.id.clone() } else { Box::default() };
-        let lease = if is_member || self.needs_proof { self.lease } else { Duration::ZERO };
-        let me = Membership { id, applied: Some(known).filter(|_| is_member), lease };
+        if lock(&self.proven).is_some_and(|(_, end)| !sending.at.is_before(end)) {
+            // An outage may have passed unnoticed.
+            self.close();
+        }
+        let serves_memory = self.mode != Coherence::Strict;
+        let me = Membership {
+            id: self.id.clone(),
+            applied: Some(known).filter(|_| serves_memory),
+            lease: if serves_memory || self.needs_proof { self.lease } else { Duration::ZERO },
+            serves_memory,
+            period: self.lease,
+            seen: *lock(&self.seen),
+            asks_who_is_behind: !self.is_open(),
+        };
+        self.known().sync_began();
         let synced = store.sync(&me).await?;
         metrics.synced(sending.at.steady.elapsed());
-        *lock(&self.away) = None;
+        *lock(&self.seen) = Some(synced.generation);
         self.note(&synced, sending, metrics);
-        let is_void = is_member && !self.take(memory, &synced, sending);
+        let is_void = serves_memory && !self.take(memory, &synced, sending);
         drop(left);
-        if self.is_in_doubt() {
-            self.resolve(store, synced.stamp.epoch).await;
+        if !is_void {
+            self.judge(store, memory, &synced, sending).await?;
         }
+        let is_news = me.seen != Some(synced.generation) || serves_memory && (is_void || synced.stamp != known);
         self.hand_over(synced.due);
-        let is_news = is_member && (is_void || synced.stamp != known);
         Ok(if is_news { Progress::News } else { Progress::Nothing })
     }
 
-    /// The store is away: from now on nothing stored is believed until it is back and the others are.
-    fn doubt(&self) {
-        let epoch = lock(&self.proven).map(|(epoch, _)| epoch);
-        let mut doubt = lock(&self.doubt);
-        self.is_in_doubt.store(true, SeqCst);
-        doubt.away(epoch);
+    /// Whether the last sync still counts at this time.
+    fn is_proven_at(&self, now: Moment) -> bool {
+        lock(&self.proven).is_some_and(|(_, end)| now.is_before(end))
     }
 
-    /// Looks who has come back, after a sync.
-    async fn resolve(&self, store: &Arc<dyn Store>, epoch: Epoch) {
-        let asked = Instant::now();
-        let Ok(roster) = store.roster().await else { return };
-        let others: Vec<_> = roster.members.into_iter().filter(|member| *member.id != *self.id).collect();
-        let mut doubt = lock(&self.doubt);
-        if doubt.hear(asked, epoch, &others, self.mode != Coherence::Strict) {
-            self.is_in_doubt.store(false, SeqCst);
+    /// From now on nothing stored is believed, until the store is back and the others are.
+    fn close(&self) {
+        let epoch = lock(&self.proven).map(|(epoch, _)| epoch);
+        let mut gate = lock(&self.gate);
+        self.is_open.store(false, SeqCst);
+        gate.close(epoch);
+    }
+
+    fn open(&self) {
+        self.is_open.store(true, SeqCst);
+        self.opened.notify_waiters();
+    }
+
+    /// Waits until what is stored may be believed.
+    pub async fn opened(&self) {
+        let mut opened = std::pin::pin!(self.opened.notified());
+        loop {
+            // From here on it is noticed, also before it is waited for.
+            opened.as_mut().enable();
+            if self.is_open() {
+                return;
+            }
+            opened.as_mut().await;
+            opened.set(self.opened.notified());
         }
+    }
+
+    /// Opens the gate if a reply shows that nobody has anything left to deliver.
+    async fn judge(
+        &self,
+        store: &Arc<dyn Store>,
+        memory: &Memory,
+        synced: &Synced,
+        sending: Sending,
+    ) -> Result<(), StoreError> {
+        let verdict = lock(&self.gate).hear(sending.at.steady, synced);
+        match verdict {
+            Verdict::Open => self.open(),
+            Verdict::Wait => {}
+            Verdict::GiveUp { awaited, saw_outage } => {
+                if saw_outage {
+                    self.invalidate_everything(store, memory).await?;
+                }
+                for holder in &awaited {
+                    // Whoever returns now has synced since, and stays.
+                    let _ = store.dismiss(holder, synced.generation).await;
+                    tracing::warn!(
+                        member = &*holder.id,
+                        everything_invalidated = saw_outage,
+                        "a proxy of the fleet has not returned after an outage, and is not awaited any longer"
+                    );
+                }
+                lock(&self.gate).open();
+                self.open();
+            }
+        }
+        Ok(())
+    }
+
+    /// For writes that a lost proxy may have acknowledged, and that nobody will deliver.
+    async fn invalidate_everything(&self, store: &Arc<dyn Store>, memory: &Memory) -> Result<(), StoreError> {
+        let (root, sent) = ([Tag::root()], Instant::now());
+        let invalidated = store.invalidate(&root, &self.cause(None)).await?;
+        self.learn(memory, &root, &[], sent, invalidated.taken);
+        Ok(())
+    }
+
+    /// The members that are awaited.
+    fn absent(&self) -> Vec<Box<str>> {
+        lock(&self.gate).awaited().iter().map(|holder| holder.id.clone()).collect()
     }
 
     /// Remembers what a sync has said of the store.
@@ -653,6 +756,16 @@ impl Fleet {
                         follow(memory, stamp, previous, &tags);
                     }
                     self.want();
+                }
+                Ok(Message::Raised(generation)) => {
+                    if !lock(&self.seen).is_some_and(|seen| seen.covers(generation)) {
+                        self.wanted.notify_one();
+                    }
+                }
+                Ok(Message::Seen(_)) => {
+                    if !self.is_open() {
+                        self.wanted.notify_one();
+                    }
                 }
                 Ok(Message::Nudge { .. } | Message::Fetched { .. }) => {}
                 Err(RecvError::Lagged(_)) => self.want(),

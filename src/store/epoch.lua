@@ -2,10 +2,14 @@
 --
 -- KEYS[1]  {namespace}:meta     hash: epoch, seq (last sequence issued), floor, run_id, born (microseconds), cause (why the
 --          epoch began), lease (the longest of the fleet, ms), lease_at (when somebody last had it), softened (1 once there
---          was a soft mark)
+--          was a soft mark), heard (when the last sync was executed),
+--          silent_until and silence (end and length of the last time without any; microseconds), generation (how many
+--          such times there were in this epoch), shortest (the shortest lease, ms), shortest_at (when somebody last had it),
+--          tidied (when records of members were last removed)
 -- KEYS[2]  {namespace}:marks    sorted set: tag -> sequence of its last invalidation, '(soft)' tag -> that of its last
 --                               soft one, and the sentinel
--- KEYS[3]  {namespace}:members  hash: proxy -> syncs:lease in ms:epoch:applied, and the sentinel
+-- KEYS[3]  {namespace}:members  hash: proxy -> syncs:lease in ms:epoch:applied:epoch:generation, and the sentinel; a lease of
+--                               0 is that of a member for which no write waits
 -- KEYS[4]  {namespace}:intents  sorted set: intent -> deadline (microseconds), and the sentinel
 -- KEYS[5]  {namespace}:intent_tags  hash: intent -> its tags, in lines
 -- KEYS[6]  {namespace}:graces   hash: tag with a soft mark -> end of its grace (microseconds)
@@ -116,8 +120,8 @@ local function start_epoch(last, cause)
   redis.call('ZADD', MARKS, '+inf', SENTINEL)
   redis.call('HSET', MEMBERS, SENTINEL, '')
   redis.call('ZADD', INTENTS, '+inf', SENTINEL)
-  redis.call('HSET', META, 'epoch', CANDIDATE, 'seq', text(seq), 'floor', text(seq), 'run_id', RUN_ID, 'born', text(now()), 'cause', cause)
-  redis.call('HDEL', META, 'softened')
+  redis.call('HSET', META, 'epoch', CANDIDATE, 'seq', text(seq), 'floor', text(seq), 'run_id', RUN_ID, 'born', text(now()), 'cause', cause, 'generation', '0')
+  redis.call('HDEL', META, 'softened', 'heard')
   return { epoch = CANDIDATE, seq = seq, floor = seq }
 end
 

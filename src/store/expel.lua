@@ -1,10 +1,13 @@
--- Removes a member unless it has synced meanwhile: its lease would be a new one.
+-- Has no write wait for a member any more, unless it has synced meanwhile: its lease would be a new one. Its record stays, so
+-- that who returns from an outage still awaits it.
 -- KEYS[1]  {namespace}:members
 -- ARGV[1]  proxy
 -- ARGV[2]  its syncs, as they were when its lease was waited for
--- Returns 1 if it was removed.
+-- Returns 1 if it was expelled.
 local member = redis.call('HGET', KEYS[1], ARGV[1])
-if member and string.match(member, '^%d+') == ARGV[2] then
-  return redis.call('HDEL', KEYS[1], ARGV[1])
+local syncs, lease, rest = string.match(member or '', '^(%d+):(%d+):(.*)$')
+if syncs ~= ARGV[2] or lease == '0' then
+  return 0
 end
-return 0
+redis.call('HSET', KEYS[1], ARGV[1], syncs .. ':0:' .. rest)
+return 1

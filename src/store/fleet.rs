@@ -13,13 +13,37 @@ pub const TOLD_MAX: usize = 64;
 /// What a proxy says of itself when it syncs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Membership {
-    /// The proxy, unique in the fleet and in time; neither white space nor `(sentinel)`. Empty for one that holds no lease
-    /// and only looks for intents that are due.
+    /// The proxy, unique in the fleet and in time; neither white space nor `(sentinel)`.
     pub id: Box<str>,
-    /// Everything up to this is in its copy of the marks; `None` before its first sync.
+    /// Everything up to this is in its copy of the marks; `None` before its first sync, and for a proxy without a copy.
     pub applied: Option<Stamp>,
     /// How long it may trust that copy, and the store itself, after a sync; whole milliseconds. Zero: not at all.
     pub lease: Duration,
+    /// It serves from memory under that lease, so that writes wait for it.
+    pub serves_memory: bool,
+    /// The time within which it syncs several times while all is well; whole milliseconds.
+    pub period: Duration,
+    /// The generation that it has read in a reply before it sent this.
+    pub seen: Option<Generation>,
+    /// Whether it asks for the members that are behind.
+    pub asks_who_is_behind: bool,
+}
+
+/// How many silences of the whole fleet there have been in an epoch ([`Silence`]). Whoever repeats one in a sync has read it in a
+/// reply, so that the sync was sent after that silence, however late it is executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Generation {
+    /// The epoch in which it counts.
+    pub epoch: Epoch,
+    /// The number of silences.
+    pub number: u64,
+}
+
+impl Generation {
+    /// Whether it is the same as `other` or a later one of the same epoch.
+    pub fn covers(self, other: Generation) -> bool {
+        self.epoch == other.epoch && self.number >= other.number
+    }
 }
 
 /// The answer to a sync.
@@ -36,6 +60,24 @@ pub struct Synced {
     pub due: Vec<Intent>,
     /// The epoch.
     pub state: EpochState,
+    /// The generation.
+    pub generation: Generation,
+    /// The other members that have not repeated it yet, if they were asked for: they may have something to deliver.
+    pub behind: Vec<Holder>,
+    /// When no proxy had synced for a whole lease.
+    pub silence: Silence,
+    /// The store's clock, microseconds after 1970.
+    pub clock: u64,
+}
+
+/// The last time in which no proxy's sync was executed for the shortest lease or more: an outage that all had, or there was no
+/// proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Silence {
+    /// When it ended, by the store's clock, microseconds after 1970; if there was none in this epoch, when that began.
+    pub end: u64,
+    /// How long it was; zero if there was none.
+    pub length: Duration,
 }
 
 /// What the store says of its epoch.
@@ -99,15 +141,22 @@ impl Intent {
     }
 }
 
-/// A proxy that may hold a lease.
+/// A member, and the lease that it may hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
     /// The proxy.
     pub id: Box<str>,
-    /// How long its lease runs after a sync.
+    /// How long its lease runs after a sync; zero if it holds none.
     pub lease: Duration,
     /// Grows with each of its syncs, and never returns to a value that it had, so that a renewal shows.
     pub syncs: u64,
+}
+
+impl Holder {
+    /// Whether writes wait for it: it may serve from memory.
+    pub fn is_waited_for(&self) -> bool {
+        !self.lease.is_zero()
+    }
 }
 
 /// Who invalidates, for which write, and what else is to come of it.
@@ -241,6 +290,10 @@ pub enum Message {
         /// Up to here.
         stamp: Stamp,
     },
+    /// A silence of the whole fleet is over.
+    Raised(Generation),
+    /// A proxy has repeated this generation.
+    Seen(Generation),
     /// A fetch that was claimed has ended.
     Fetched {
         /// [`Claim::id`].
@@ -251,8 +304,8 @@ pub enum Message {
 }
 
 impl Message {
-    /// Reads `n <epoch> <previous> <sequence> <by>\n<tag>\n<tag>…`, `a <id> <epoch> <sequence>` or `f <claim> <0|1>`;
-    /// `None` for anything else.
+    /// Reads `n <epoch> <previous> <sequence> <by>\n<tag>\n<tag>…`, `a <id> <epoch> <sequence>`, `g <epoch> <generation>`,
+    /// `s <id> <epoch> <generation>` or `f <claim> <0|1>`; `None` for anything else.
     pub fn read(text: &str) -> Option<Message> {
         let (head, tags) = text.split_once('\n').map_or((text, None), |(head, tags)| (head, Some(tags)));
         let words: Vec<&str> = head.split(' ').collect();
@@ -266,6 +319,8 @@ impl Message {
             ["a", id, epoch, sequence] if tags.is_none() => {
                 Some(Message::Applied { id: id.into(), stamp: stamp(epoch, sequence)? })
             }
+            ["g", epoch, number] if tags.is_none() => Some(Message::Raised(generation(epoch, number)?)),
+            ["s", _, epoch, number] if tags.is_none() => Some(Message::Seen(generation(epoch, number)?)),
             ["f", claim, stored @ ("0" | "1")] if tags.is_none() => {
                 Some(Message::Fetched { claim: claim.into(), stored: stored == "1" })
             }
@@ -277,6 +332,10 @@ impl Message {
 /// The message [`Message::Fetched`].
 pub(super) fn fetched(claim: &Claim, stored: bool) -> String {
     format!("f {} {}", claim.id, u8::from(stored))
+}
+
+fn generation(epoch: &str, number: &str) -> Option<Generation> {
+    Some(Generation { epoch: Epoch(epoch.parse().ok()?), number: number.parse().ok()? })
 }
 
 fn stamp(epoch: &str, sequence: &str) -> Option<Stamp> {
@@ -317,6 +376,8 @@ mod tests {
             ("n 18446744073709551615 7 9 ", nudge("", None)),
             ("n 18446744073709551615 7 9 p1\na\ngroup h/x y", nudge("p1", Some(&["a", "group h/x y"]))),
             ("a p2 3 5", Message::Applied { id: "p2".into(), stamp: at(3, 5) }),
+            ("g 3 5", Message::Raised(Generation { epoch: Epoch(3), number: 5 })),
+            ("s p2 3 6", Message::Seen(Generation { epoch: Epoch(3), number: 6 })),
             ("f c1 0", Message::Fetched { claim: "c1".into(), stored: false }),
         ] {
             assert_eq!(Message::read(text), Some(message), "{text}");
@@ -335,6 +396,10 @@ mod tests {
             "a p 1",
             "a p 1 2\nx",
             "b p 1 2",
+            "g 1",
+            "g 1 x",
+            "s p 1",
+            "s p 1 2\nx",
             "f c",
             "f c 2",
         ] {

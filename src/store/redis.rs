@@ -86,9 +86,9 @@ use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::link::Connections;
-use super::fleet::{Cause, Claim, Claimed, Holder, Intent, Invalidated, Membership, Message, Roster, Synced};
+use super::fleet::{Cause, Claim, Claimed, Generation, Holder, Intent, Invalidated, Membership, Message, Roster, Synced};
 use super::sweep::{Census, Dated, Judged, Place, Survey};
-use super::{FamilyOf, Found, KeyCounts, Link, Reply, Store, StoreError, StoreInfo};
+use super::{FamilyOf, Found, KeyCounts, Link, Outage, Reply, Store, StoreError, StoreInfo};
 use crate::config::StoreConfig;
 use crate::stamp::{Epoch, Sequence, Stamp, Tag, View};
 
@@ -273,6 +273,10 @@ impl Store for RedisStore {
         Box::pin(self.ask(move |connections| async move { self.namespace.expel(&connections, holder).await }))
     }
 
+    fn dismiss<'a>(&'a self, holder: &'a Holder, generation: Generation) -> Reply<'a, bool> {
+        Box::pin(self.ask(move |c| async move { self.namespace.dismiss(&c, holder, generation).await }))
+    }
+
     fn record<'a>(&'a self, intent: &'a Intent, within: Duration) -> Reply<'a, View> {
         Box::pin(async move {
             self.ask(move |c| async move { self.namespace.record(&c, intent, within).await }).await?
@@ -394,6 +398,10 @@ impl Store for RedisStore {
     fn changes(&self) -> watch::Receiver<Link> {
         self.link.changes()
     }
+
+    fn outage(&self) -> watch::Receiver<Option<Outage>> {
+        self.link.outage()
+    }
 }
 
 /// Everything that is kept under one namespace: names, formats, commands. Knows nothing of connecting.
@@ -417,6 +425,7 @@ struct Namespace {
     record: Script,
     forget: Script,
     expel: Script,
+    dismiss: Script,
     claim: Script,
     release: Script,
     hold_sweep: Script,
@@ -466,6 +475,7 @@ impl Namespace {
             record: Script::new(concat!(include_str!("epoch.lua"), include_str!("record.lua"))),
             forget: Script::new(include_str!("forget.lua")),
             expel: Script::new(include_str!("expel.lua")),
+            dismiss: Script::new(include_str!("dismiss.lua")),
             claim: Script::new(include_str!("claim.lua")),
             release: Script::new(include_str!("release.lua")),
             hold_sweep: Script::new(include_str!("hold_sweep.lua")),

@@ -1,33 +1,88 @@
 -- Renews a membership, and tells what its copy of the marks lacks.
--- ARGV[4]  proxy, or '' for one that is no member
+-- ARGV[4]  proxy
 -- ARGV[5]  its lease in milliseconds; 0 for one that trusts nothing for any time
--- ARGV[6]  epoch of what it has applied, '0' for none
--- ARGV[7]  sequence up to which it has
--- ARGV[8]  marks to tell at most
--- ARGV[9]  due intents to tell at most
+-- ARGV[6]  1 if it serves from memory under that lease, so that writes wait for it
+-- ARGV[7]  milliseconds within which it syncs several times
+-- ARGV[8]  epoch of what it has applied, '0' for none
+-- ARGV[9]  sequence up to which it has
+-- ARGV[10] epoch of the generation that it has read, '0' for none
+-- ARGV[11] that generation
+-- ARGV[12] 1 if it wants to be told the members that are behind
+-- ARGV[13] marks to tell at most
+-- ARGV[14] due intents to tell at most
 -- Returns epoch, last sequence issued, cause ('' if no epoch had to be started), whether marks are told, marks and
 -- their sequences, due intents and their tags, the state of the epoch, soft marks with their sequences and the
--- microseconds left of their graces.
+-- microseconds left of their graces, the generation, the members that are behind if asked for, when the last silence of all
+-- had ended, and how long it was.
 local meta, cause = valid_epoch()
-local id, epoch_applied, applied, most = ARGV[4], ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
+local id, lease, epoch_applied, applied, most = ARGV[4], tonumber(ARGV[5]), ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[13])
+local time = now()
+
+-- A silence of the whole fleet is an outage that everybody had, or there was nobody. The generation is raised at its end.
+-- What was sent before cannot repeat it, although it may be executed after it.
+local field = redis.call('HMGET', META, 'heard', 'silent_until', 'silence', 'generation', 'shortest', 'shortest_at', 'tidied', 'born')
+local heard, generation = tonumber(field[1] or ''), tonumber(field[4] or '') or 0
+local period = tonumber(ARGV[7])
+local shortest, shortest_at = tonumber(field[5] or '') or period, tonumber(field[6] or '') or 0
+local silent_until, silence = tonumber(field[2] or '') or 0, tonumber(field[3] or '') or 0
+if not heard then
+  silent_until, silence = math.min(tonumber(field[8] or '') or time, time), 0
+elseif time - heard >= shortest * 1000 or time < heard then
+  silent_until, silence = time, math.max(time - heard, 0)
+  generation = generation + 1
+  redis.call('PUBLISH', CHANNEL, table.concat({ 'g', meta.epoch, text(generation) }, ' '))
+end
+-- When nobody has confirmed it for long, nobody has it any more.
+if period <= shortest or time - shortest_at > 10000000 then
+  shortest, shortest_at = period, time
+end
+redis.call('HSET', META, 'heard', text(time), 'silent_until', text(silent_until), 'silence', text(silence),
+  'generation', text(generation), 'shortest', text(shortest), 'shortest_at', text(shortest_at))
 
 -- By the clock, so that a member that was expelled and has come back is never taken for the one expelled.
 local known = redis.call('HGET', MEMBERS, id) or ''
-local syncs, epoch_before, before = string.match(known, '^(%d+):%d+:(%d+):(%d+)$')
+local syncs, epoch_before, before, epoch_seen, seen = string.match(known, '^(%d+):%d+:(%d+):(%d+):(%d+):(%d+)$')
 syncs = next_sequence(tonumber(syncs) or 0)
-if id ~= '' then
-  redis.call('HSET', MEMBERS, id, table.concat({ text(syncs), ARGV[5], epoch_applied, text(applied) }, ':'))
-end
+local waited_for = ARGV[6] == '1' and ARGV[5] or '0'
+redis.call('HSET', MEMBERS, id, table.concat({ text(syncs), waited_for, epoch_applied, text(applied), ARGV[10], ARGV[11] }, ':'))
 if epoch_applied ~= '0' and (epoch_applied ~= epoch_before or applied > tonumber(before)) then
   redis.call('PUBLISH', CHANNEL, table.concat({ 'a', id, epoch_applied, text(applied) }, ' '))
 end
+if ARGV[10] ~= '0' and (ARGV[10] ~= epoch_seen or tonumber(ARGV[11]) > tonumber(seen)) then
+  redis.call('PUBLISH', CHANNEL, table.concat({ 's', id, ARGV[10], ARGV[11] }, ' '))
+end
 
 -- Whoever has the longest lease confirms it several times in its course. When nobody has, nobody holds one any more.
-local lease, longest = tonumber(ARGV[5]), longest_lease()
+local longest = longest_lease()
 local confirmed = tonumber(redis.call('HGET', META, 'lease_at') or '') or 0
-if lease >= longest or now() - confirmed > longest * 1000 then
+if lease >= longest or time - confirmed > longest * 1000 then
   longest = math.max(lease, lease < longest and longest_of_members() or 0)
-  redis.call('HSET', META, 'lease', text(longest), 'lease_at', text(now()))
+  redis.call('HSET', META, 'lease', text(longest), 'lease_at', text(time))
+end
+
+-- Whoever has not repeated the generation may have to deliver what it kept in the last silence. One that has, and then was
+-- silent for long, is dead or cut off alone: its record goes, once no write waits for it any more.
+local function is_behind(record)
+  local epoch_seen, seen = string.match(record, '^%d+:%d+:%d+:%d+:(%d+):(%d+)$')
+  return seen and generation > 0 and not (epoch_seen == meta.epoch and tonumber(seen) >= generation)
+end
+local function is_gone(record)
+  local last = tonumber(string.match(record, '^(%d+):0:') or '')
+  return last and time - last >= 10000000 and not is_behind(record)
+end
+local behind, tidied = {}, tonumber(field[7] or '') or 0
+local is_tidy = time - tidied < 10000000 and time >= tidied
+if ARGV[12] == '1' or not is_tidy then
+  local all = redis.call('HGETALL', MEMBERS)
+  for i = 1, #all, 2 do
+    local member, record = all[i], all[i + 1]
+    if is_gone(record) then
+      redis.call('HDEL', MEMBERS, member)
+    elseif member ~= id and is_behind(record) then
+      behind[#behind + 1], behind[#behind + 2] = member, record
+    end
+  end
+  redis.call('HSET', META, 'tidied', text(time))
 end
 
 -- Below the floor, marks that it lacks may have been removed.
@@ -41,7 +96,7 @@ end
 local hard, soft = {}, {}
 for i = 1, whole and #marks or 0, 2 do
   local tag = softened(marks[i])
-  local left = tag and end_of_grace(tag) - now() or 0
+  local left = tag and end_of_grace(tag) - time or 0
   if left > 0 then
     soft[#soft + 1], soft[#soft + 2], soft[#soft + 3] = tag, marks[i + 1], text(left)
   else
@@ -50,9 +105,12 @@ for i = 1, whole and #marks or 0, 2 do
 end
 
 local due = {}
-for _, intent in ipairs(redis.call('ZRANGEBYSCORE', INTENTS, '-inf', text(now()), 'LIMIT', 0, ARGV[9])) do
+for _, intent in ipairs(redis.call('ZRANGEBYSCORE', INTENTS, '-inf', text(time), 'LIMIT', 0, ARGV[14])) do
   due[#due + 1] = intent
   -- Lost tags: it may have been anything.
   due[#due + 1] = redis.call('HGET', INTENT_TAGS, intent) or '*'
 end
-return { meta.epoch, text(meta.seq), cause, whole and 1 or 0, hard, due, state(), soft }
+return {
+  meta.epoch, text(meta.seq), cause, whole and 1 or 0, hard, due, state(), soft,
+  text(generation), behind, text(silent_until), text(silence),
+}

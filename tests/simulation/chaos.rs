@@ -23,6 +23,7 @@ pub enum Kind {
     Frozen,
     Killed,
     Left,
+    Replaced,
     Saved,
     Restarted,
     Restored,
@@ -49,7 +50,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 31] = [
+    pub const ALL: [Kind; 32] = [
         Kind::Slow,
         Kind::RequestsLost,
         Kind::RepliesLost,
@@ -58,6 +59,7 @@ impl Kind {
         Kind::Frozen,
         Kind::Killed,
         Kind::Left,
+        Kind::Replaced,
         Kind::Saved,
         Kind::Restarted,
         Kind::Restored,
@@ -99,8 +101,8 @@ impl Kind {
         Kind::FOR_ALL,
     ];
 
-    /// Outages that everybody has, with no other fault beside them.
-    pub const FOR_ALL: &[Kind] = &[Kind::ServerAway, Kind::ServerHung, Kind::WallClockSet];
+    /// Outages that everybody has, with few other faults beside them.
+    pub const FOR_ALL: &[Kind] = &[Kind::ServerAway, Kind::ServerHung, Kind::WallClockSet, Kind::Replaced];
 
     /// Whether it needs a store that waits for a replica.
     pub fn needs_proof(self) -> bool {
@@ -210,8 +212,16 @@ impl Chaos {
             self.world.tell(|| format!("fault: {kind:?} for {lasts:?}"));
             self.happen(kind, lasts);
             if is_for_all {
-                // The next one does not begin while this one ends.
-                sleep(lasts).await;
+                if self.kinds.contains(&Kind::Replaced) && self.world.happens(0.4) {
+                    let before = self.world.millis(0, lasts.as_millis() as u64);
+                    sleep(before).await;
+                    self.world.tell(|| "fault: Replaced in the outage".to_owned());
+                    self.happen(Kind::Replaced, lasts);
+                    sleep(lasts - before).await;
+                } else {
+                    // The next one does not begin while this one ends.
+                    sleep(lasts).await;
+                }
             }
         }
     }
@@ -227,6 +237,7 @@ impl Chaos {
     pub fn end(&self) {
         self.world.tell(|| "all faults end".to_owned());
         self.world.mend_clock();
+        self.world.have_all_behave(|conduct| *conduct = Conduct { dead: conduct.dead, cut: conduct.dead, ..Conduct::GOOD });
         self.world.have_clock_go_back(false);
         self.retire();
         for link in self.world.links() {
@@ -245,7 +256,12 @@ impl Chaos {
     fn happen(&self, kind: Kind, lasts: Duration) {
         match kind {
             Kind::Frozen => self.freeze(lasts),
-            Kind::Killed | Kind::Left => self.depart(kind, lasts),
+            Kind::Killed | Kind::Left => {
+                let place = self.world.draw(|chance| chance.random_range(0..self.fleet.places.len()));
+                self.depart(kind, place, lasts);
+            }
+            // The others go on, and have seen what this one has.
+            Kind::Replaced => self.depart(kind, 0, lasts / 8),
             Kind::ClockBack | Kind::ClockForward => {
                 let by = self.world.draw(|chance| chance.random_range(1..3_000_000));
                 self.world.set_clock(if kind == Kind::ClockBack { -by } else { by });
@@ -286,8 +302,7 @@ impl Chaos {
     }
 
     /// A proxy goes, and another comes in its place. One that leaves may be asked to the end.
-    fn depart(&self, kind: Kind, lasts: Duration) {
-        let place = self.world.draw(|chance| chance.random_range(0..self.fleet.places.len()));
+    fn depart(&self, kind: Kind, place: usize, lasts: Duration) {
         let fleet = Arc::clone(&self.fleet);
         tokio::spawn(async move {
             if kind == Kind::Left {
@@ -309,25 +324,23 @@ impl Chaos {
 
     /// Nobody reaches the server.
     fn away(&self, lasts: Duration) {
-        for link in self.world.links() {
-            link.behave(|conduct| conduct.cut = true);
-            tokio::spawn(async move {
-                sleep(lasts).await;
-                link.behave(|conduct| conduct.cut = conduct.dead);
-                link.connect_later();
-            });
-        }
+        self.world.have_all_behave(|conduct| conduct.cut = true);
+        let world = Arc::clone(&self.world);
+        tokio::spawn(async move {
+            sleep(lasts).await;
+            world.have_all_behave(|conduct| conduct.cut = conduct.dead);
+            world.links().iter().for_each(Link::connect_later);
+        });
     }
 
     /// Nobody gets an answer; what was sent is carried out when the server goes on.
     fn hang(&self, lasts: Duration) {
-        for link in self.world.links() {
-            link.behave(|conduct| conduct.stalled = true);
-            tokio::spawn(async move {
-                sleep(lasts).await;
-                link.behave(|conduct| conduct.stalled = false);
-            });
-        }
+        self.world.have_all_behave(|conduct| conduct.stalled = true);
+        let world = Arc::clone(&self.world);
+        tokio::spawn(async move {
+            sleep(lasts).await;
+            world.have_all_behave(|conduct| conduct.stalled = false);
+        });
     }
 
     /// One machine's wall clock: it was suspended, or somebody set it.

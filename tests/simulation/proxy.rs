@@ -40,7 +40,7 @@ use super::world::{Carried, World};
 pub struct Settings {
     pub mode: Coherence,
     pub on_outage: OnOutage,
-    /// The store is away for all proxies or for none, and long enough for all to notice; nobody comes or goes.
+    /// The store is away for all proxies or for none; a proxy that is killed is replaced, the others stay.
     pub is_away_for_all: bool,
     /// The longest of the fleet.
     pub lease: Duration,

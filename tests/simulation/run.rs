@@ -266,6 +266,7 @@ impl Run {
             ("promoted", server.promoted),
             ("grace kept", server.kept_ends),
             ("hardened", server.hardened),
+            ("silences", server.silences),
             ("everything repeated", server.everything_repeated),
         ] {
             if count > 0 {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use larder::stamp::{Epoch, Sequence, Softened, Stamp, Tag, Taken, View};
 use larder::store::fleet::{
-    Again, Cause, EpochState, Holder, Intent, Invalidated, Member as Told, Membership, Message, Roster, Synced,
-    TOLD_MAX,
+    Again, Cause, EpochState, Generation, Holder, Intent, Invalidated, Member as Told, Membership, Message, Roster,
+    Silence, Synced, TOLD_MAX,
 };
 
 /// Marks that one sync tells, as in `store/redis/fleet.rs`.
@@ -21,6 +21,9 @@ const DUE_TOLD: usize = 16;
 
 /// Intents that are kept before a further repetition is one of everything, as there.
 const INTENTS_MOST: usize = 100_000;
+
+/// After so many microseconds a member without a word, or a lease that nobody has confirmed, is forgotten.
+const LONG_AGO: u64 = 10_000_000;
 
 /// With what a soft mark's member begins, as in `epoch.lua`.
 const SOFT: &str = "(soft)";
@@ -73,8 +76,14 @@ pub enum Flaw {
     TellsNoSoftMarks,
     /// No repetition is recorded.
     ForgetsRepetitions,
-    /// A proxy that asks who is to be waited for is told of nobody, and believes the store as soon as that is back.
+    /// A proxy that asks who is behind is told of nobody, and believes the store as soon as that is back.
     HidesMembers,
+    /// A member counts as returned with any sync after a silence, be it one that was sent before and executed late.
+    TakesAnySync,
+    /// A silence of the whole fleet goes unnoticed.
+    IgnoresSilences,
+    /// A member that is expelled leaves no record.
+    ForgetsTheExpelled,
     /// A server says that its replica has everything, whether it follows or not.
     BelievesItsReplica,
 }
@@ -136,6 +145,8 @@ pub struct Server {
     pub hardened: u64,
     /// How often everything was to be repeated, since too many intents were kept.
     pub everything_repeated: u64,
+    /// How many silences of the whole fleet came to an end.
+    pub silences: u64,
     /// Intents that are kept before a further repetition is one of everything.
     pub intents_most: usize,
     previous_nudge: Sequence,
@@ -165,6 +176,15 @@ struct Meta {
     lease: Option<u64>,
     lease_at: Option<u64>,
     softened: bool,
+    heard: Option<u64>,
+    silent_until: u64,
+    /// Microseconds.
+    silence: u64,
+    generation: u64,
+    /// Milliseconds.
+    shortest: Option<u64>,
+    shortest_at: u64,
+    tidied: u64,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -184,8 +204,10 @@ struct Members {
 #[derive(Debug, Clone, Copy)]
 struct Member {
     syncs: u64,
+    /// Zero: no write waits for it.
     lease: Duration,
     applied: Option<Stamp>,
+    seen: Option<Generation>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -266,7 +288,8 @@ impl Server {
     pub fn outlive_everything(&mut self) {
         let data = &mut self.data;
         data.graces.values_mut().chain(data.intents.deadlines.values_mut()).for_each(|end| *end = 1);
-        [&mut data.meta.lease_at, &mut data.meta.born].into_iter().flatten().for_each(|at| *at = 1);
+        let meta = &mut data.meta;
+        [&mut meta.lease_at, &mut meta.born, &mut meta.heard].into_iter().flatten().for_each(|at| *at = 1);
     }
 
     /// Evicts the entry at this place in the order of keys, if there is one.
@@ -275,9 +298,10 @@ impl Server {
         key.map(|key| self.data.entries.remove(&key));
     }
 
-    /// Members and intents, in numbers.
+    /// Members that writes wait for, and intents, in numbers.
     pub fn sizes(&self) -> (usize, usize) {
-        (self.data.members.known.len(), self.data.intents.deadlines.len())
+        let waited_for = self.data.members.known.iter().filter(|(_, member)| !member.lease.is_zero());
+        (waited_for.count(), self.data.intents.deadlines.len())
     }
 
     pub fn is_intended(&self, intent: &str) -> bool {
@@ -327,6 +351,8 @@ impl Server {
             born: Some(caller.now),
             cause: Some(why),
             softened: false,
+            heard: None,
+            generation: 0,
             ..self.data.meta
         };
         meta
@@ -589,12 +615,8 @@ impl Server {
 
     fn holders(&self, by: &str) -> Vec<Holder> {
         let others = self.data.members.known.iter().filter(|(id, _)| **id != *by);
-        let holder = |(id, member): &(Box<str>, Member)| Holder {
-            id: id.clone(),
-            lease: member.lease,
-            syncs: member.syncs,
-        };
-        others.map(holder).skip(usize::from(self.has(Flaw::ForgetsAHolder))).collect()
+        let holders = others.map(|(id, member)| member.holder(id)).filter(Holder::is_waited_for);
+        holders.skip(usize::from(self.has(Flaw::ForgetsAHolder))).collect()
     }
 
     fn epoch_age(&mut self, caller: &Caller) -> Duration {
@@ -613,15 +635,69 @@ impl Server {
 impl Server {
     pub fn sync(&mut self, me: &Membership, caller: &Caller) -> Synced {
         let meta = self.valid_epoch(caller);
+        let generation = Generation { epoch: Epoch(meta.epoch), number: self.hear(me, meta.epoch, caller) };
         self.renew(me, caller);
         self.confirm_lease(millis(me.lease), caller);
+        let behind = self.behind(me, generation, caller);
         let stamp = Stamp { epoch: Epoch(meta.epoch), sequence: meta.seq };
         let told = self.marks_after(me.applied, &meta);
         let (marks, softened) = match told {
             Some(told) => self.by_grace(told, caller),
             None => (None, vec![]),
         };
-        Synced { stamp, marks, softened, due: self.due(caller), state: self.state(caller) }
+        let (due, state) = (self.due(caller), self.state(caller));
+        let silence = Silence {
+            end: self.data.meta.silent_until,
+            length: Duration::from_micros(self.data.meta.silence),
+        };
+        Synced { stamp, marks, softened, due, state, generation, behind, silence, clock: caller.now }
+    }
+
+    /// Notes that somebody syncs, and the end of a silence; gives the generation.
+    fn hear(&mut self, me: &Membership, epoch: u64, caller: &Caller) -> u64 {
+        let is_ignored = self.has(Flaw::IgnoresSilences);
+        let (meta, now, period) = (&mut self.data.meta, caller.now, millis(me.period));
+        let shortest = meta.shortest.unwrap_or(period);
+        match meta.heard {
+            None => (meta.silent_until, meta.silence) = (meta.born.unwrap_or(now).min(now), 0),
+            Some(heard) if now >= heard + shortest * 1000 || now < heard => {
+                (meta.silent_until, meta.silence) = (now, now.saturating_sub(heard));
+                if !is_ignored {
+                    meta.generation += 1;
+                    self.silences += 1;
+                    let generation = Generation { epoch: Epoch(epoch), number: meta.generation };
+                    self.published.push(Message::Raised(generation));
+                }
+            }
+            Some(_) => {}
+        }
+        if period <= shortest || now > meta.shortest_at + LONG_AGO {
+            (meta.shortest, meta.shortest_at) = (Some(period), now);
+        }
+        meta.heard = Some(now);
+        meta.generation
+    }
+
+    /// The members that have not repeated the generation. Removes records of those that are gone.
+    fn behind(&mut self, me: &Membership, generation: Generation, caller: &Caller) -> Vec<Holder> {
+        let (meta, members) = (&mut self.data.meta, &mut self.data.members.known);
+        let is_tidy = caller.now >= meta.tidied && caller.now < meta.tidied + LONG_AGO;
+        if !me.asks_who_is_behind && is_tidy {
+            return vec![];
+        }
+        meta.tidied = caller.now;
+        let silent_until = meta.silent_until;
+        let (takes_any, hides) = (self.flaw == Some(Flaw::TakesAnySync), self.flaw == Some(Flaw::HidesMembers));
+        let is_behind = |member: &Member| match takes_any {
+            true => generation.number > 0 && member.syncs < silent_until,
+            false => generation.number > 0 && !member.seen.is_some_and(|seen| seen.covers(generation)),
+        };
+        let is_gone = |member: &Member| {
+            member.lease.is_zero() && caller.now >= member.syncs + LONG_AGO && !is_behind(member)
+        };
+        members.retain(|(_, member)| !is_gone(member));
+        let behind = members.iter().filter(|(id, member)| *id != me.id && is_behind(member));
+        behind.filter(|_| !hides).map(|(id, member)| member.holder(id)).collect()
     }
 
     fn confirm_lease(&mut self, lease: u64, caller: &Caller) {
@@ -655,19 +731,26 @@ impl Server {
         let before = known.map(|at| self.data.members.known[at].1);
         let syncs = self.next_sequence(before.map_or(0, |member| member.syncs), caller);
         let syncs = if self.has(Flaw::SyncsRepeat) { 1 } else { syncs };
-        let member = Member { syncs, lease: me.lease, applied: me.applied };
+        let lease = if me.serves_memory { me.lease } else { Duration::ZERO };
+        let member = Member { syncs, lease, applied: me.applied, seen: me.seen };
         match known {
-            _ if me.id.is_empty() => {}
             Some(at) => self.data.members.known[at].1 = member,
             None => self.data.members.known.push((me.id.clone(), member)),
         }
         if self.has(Flaw::MembersPass) {
             self.data.members.known.retain(|(id, _)| *id == me.id);
         }
-        let Some(applied) = me.applied else { return };
-        let is_more = |before: Stamp| before.epoch != applied.epoch || applied.sequence > before.sequence;
-        if before.and_then(|before| before.applied).is_none_or(is_more) {
-            self.acknowledge(&me.id, applied);
+        if let Some(applied) = me.applied {
+            let is_more = |before: Stamp| before.epoch != applied.epoch || applied.sequence > before.sequence;
+            if before.and_then(|before| before.applied).is_none_or(is_more) {
+                self.acknowledge(&me.id, applied);
+            }
+        }
+        if let Some(seen) = me.seen {
+            let is_more = |before: Generation| before.epoch != seen.epoch || seen.number > before.number;
+            if before.and_then(|before| before.seen).is_none_or(is_more) {
+                self.published.push(Message::Seen(seen));
+            }
         }
     }
 
@@ -722,20 +805,45 @@ impl Server {
         Roster {
             stamp: meta.epoch.map(|epoch| Stamp { epoch: Epoch(epoch), sequence: meta.seq.unwrap_or(0) }),
             state,
-            members: self.data.members.known.iter().filter(|_| !self.has(Flaw::HidesMembers)).map(told).collect(),
+            members: self.data.members.known.iter().map(told).collect(),
             intents: self.data.intents.deadlines.len() as u64,
             due: deadlines.filter(|deadline| **deadline <= caller.now).take(1000).count() as u64,
         }
     }
 
     pub fn expel(&mut self, holder: &Holder) -> bool {
-        let anyhow = self.has(Flaw::ExpelsTheRenewed);
-        let known = self.data.members.known.iter();
-        let is_it = known.clone().any(|(id, member)| *id == holder.id && (anyhow || member.syncs == holder.syncs));
-        if is_it {
+        let (anyhow, forgets) = (self.has(Flaw::ExpelsTheRenewed), self.has(Flaw::ForgetsTheExpelled));
+        let mut known = self.data.members.known.iter_mut();
+        let is_it = |(id, member): &(Box<str>, Member)| {
+            *id == holder.id && (anyhow || member.syncs == holder.syncs) && !member.lease.is_zero()
+        };
+        let Some((_, member)) = known.find(|known| is_it(known)) else { return false };
+        member.lease = Duration::ZERO;
+        if forgets {
             self.leave(&holder.id);
         }
-        is_it
+        true
+    }
+
+    /// `dismiss.lua`
+    pub fn dismiss(&mut self, holder: &Holder, generation: Generation, caller: &Caller) -> bool {
+        let meta = &self.data.meta;
+        let is_same = meta.epoch == Some(generation.epoch.0) && meta.generation == generation.number;
+        let (heard, shortest) = (meta.heard.unwrap_or(0), meta.shortest.unwrap_or(0));
+        let is_silent = caller.now < heard || caller.now - heard >= shortest * 1000;
+        let mut known = self.data.members.known.iter();
+        let is_it = known.any(|(id, member)| *id == holder.id && member.syncs == holder.syncs);
+        if !is_same || is_silent || !is_it {
+            return false;
+        }
+        self.leave(&holder.id);
+        true
+    }
+}
+
+impl Member {
+    fn holder(&self, id: &str) -> Holder {
+        Holder { id: id.into(), lease: self.lease, syncs: self.syncs }
     }
 }
 

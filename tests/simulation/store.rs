@@ -14,10 +14,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use larder::stamp::{Softened, Tag, Taken, View};
 use larder::store::fleet::{
-    Again, Cause, Claim, Claimed, Holder, Intent, Invalidated, Membership, Message, Roster, Synced,
+    Again, Cause, Claim, Claimed, Generation, Holder, Intent, Invalidated, Membership, Message, Roster, Synced,
 };
 use larder::store::sweep::{Census, Dated, Judged, Place, Specimen, Survey};
-use larder::store::{self, FamilyOf, Found, KeyCounts, Reply, Store, StoreError, StoreInfo};
+use larder::store::{self, FamilyOf, Found, KeyCounts, Outage, Reply, Store, StoreError, StoreInfo};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::{Notify, broadcast, oneshot, watch};
@@ -46,6 +46,8 @@ pub struct Conduct {
     pub messages_lost: f64,
     /// Share of messages that come twice.
     pub messages_repeated: f64,
+    /// Share of the requests whose sender has given up that are carried out all the same, later.
+    pub late: f64,
     /// The most that a message takes, milliseconds.
     pub message_slowness: u64,
 }
@@ -61,6 +63,7 @@ impl Conduct {
         replies_lost: 0.0,
         messages_lost: 0.0,
         messages_repeated: 0.0,
+        late: 0.5,
         message_slowness: 2,
     };
 }
@@ -86,6 +89,11 @@ pub struct Link {
     chances: Mutex<BTreeMap<&'static str, StdRng>>,
     chance: u64,
     connection: Mutex<Option<Connection>>,
+    /// Attempts to make one are under way.
+    connecting: AtomicBool,
+    outage: Mutex<Option<Outage>>,
+    /// Who watches it, each by a channel of its own.
+    watching_outage: Mutex<Vec<watch::Sender<Option<Outage>>>>,
     /// There are soft marks, as far as is known.
     softened: AtomicBool,
     /// For each who watches one of its own, changed in the order in which they came: of those who wait for the same `watch`,
@@ -106,22 +114,32 @@ impl Link {
             name,
             world: Arc::clone(world),
             limit,
-            conduct: Mutex::new(Conduct::GOOD),
+            conduct: Mutex::new(world.conduct()),
             frozen: AtomicBool::new(false),
             changed: Notify::new(),
             chances: Mutex::default(),
             chance: world.draw(Rng::random),
             connection: Mutex::new(None),
+            connecting: AtomicBool::new(false),
+            outage: Mutex::default(),
+            watching_outage: Mutex::default(),
             softened: AtomicBool::new(false),
             state: Mutex::default(),
             messages: broadcast::Sender::new(64),
         });
         world.join(&link);
-        link.connect();
+        // A proxy may start in an outage.
+        let conduct = link.conduct();
+        if conduct.cut || conduct.stalled {
+            world.count("started in an outage");
+            link.connect_later();
+        } else {
+            link.connect();
+        }
         link
     }
 
-    pub fn behave(&self, change: impl FnOnce(&mut Conduct)) {
+    pub fn behave(self: &Arc<Link>, change: impl FnOnce(&mut Conduct)) {
         change(&mut self.conduct.lock().unwrap());
         self.changed.notify_waiters();
         if self.conduct().cut {
@@ -134,20 +152,72 @@ impl Link {
         self.changed.notify_waiters();
     }
 
-    /// The connection is no more.
-    pub fn part(&self, reason: &str) {
+    /// The connection is no more; another one is made as soon as that is possible.
+    pub fn part(self: &Arc<Link>, reason: &str) {
         if self.connection.lock().unwrap().take().is_some() {
             self.tell_of(&store::Link::Down(reason.to_owned()));
         }
+        self.connect_later();
     }
 
-    /// Makes a connection after a while, unless there is one or none can be made.
+    /// Tries to make a connection until there is one, as `RedisStore` does.
     pub fn connect_later(self: &Arc<Link>) {
+        if self.connecting.swap(true, SeqCst) {
+            return;
+        }
         let (link, pause) = (Arc::clone(self), self.world.millis(2, 60));
         tokio::spawn(async move {
             sleep(pause).await;
-            link.connect();
+            while link.connection().is_none() && !link.conduct().dead {
+                link.thawed().await;
+                let begun = Instant::now();
+                if link.attempt(begun).await {
+                    link.change_outage(|_| None);
+                    link.connect();
+                    break;
+                }
+                link.change_outage(|outage| {
+                    let since = outage.map_or(begun, |outage| outage.since);
+                    Some(Outage { since, away_at: outage.map_or(begun, |outage| outage.away_at.max(begun)) })
+                });
+                if Instant::now() < begun + link.limit {
+                    sleep(link.limit / 4).await;
+                }
+            }
+            link.connecting.store(false, SeqCst);
         });
+    }
+
+    /// Whether the server answers within the limit. While it does not, in an outage, that is known to go on.
+    async fn attempt(&self, begun: Instant) -> bool {
+        let deadline = begun + self.limit;
+        loop {
+            let conduct = self.conduct();
+            if conduct.cut || conduct.dead {
+                return false;
+            }
+            if !conduct.stalled {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            let _ = timeout_at(deadline.min(Instant::now() + self.limit / 4), self.changed.notified()).await;
+            let at = Instant::now() - self.limit;
+            if self.conduct().stalled && at >= begun {
+                self.change_outage(|outage| outage.map(|outage| Outage { away_at: outage.away_at.max(at), ..outage }));
+            }
+        }
+    }
+
+    fn change_outage(&self, change: impl FnOnce(Option<Outage>) -> Option<Outage>) {
+        let mut outage = self.outage.lock().unwrap();
+        *outage = change(*outage);
+        let mut watching = self.watching_outage.lock().unwrap();
+        watching.retain(|watched| watched.receiver_count() > 0);
+        for watched in watching.iter() {
+            watched.send_replace(*outage);
+        }
     }
 
     fn connect(&self) {
@@ -262,7 +332,6 @@ impl Link {
                 self.world.tell(|| format!("{} {op}: no answer", self.name));
                 if self.happens(op, 0.3) {
                     self.part("it does not answer");
-                    self.connect_later();
                 }
                 Err(StoreError::Timeout(self.limit))
             }
@@ -288,9 +357,21 @@ impl Link {
             world.count("request lost");
             return world.tell(|| format!("{} {op}: request lost", self.name));
         }
-        if self.connection() != Some(connection) {
+        let is_late = self.connection() != Some(connection);
+        if is_late {
             let _ = give.send(End::Broken);
-            return;
+            // It may be in the server's buffers: that goes through them in its own time.
+            if !self.happens(op, conduct.late) || !world.is_there(connection.run) {
+                return;
+            }
+            pass(self.draw(op, |chance| Duration::from_millis(chance.random_range(0..=300)))).await;
+            if !world.is_there(connection.run) {
+                return;
+            }
+            world.count("carried out late");
+            world.tell(|| format!("{} {op}: carried out late", self.name));
+            request(Arc::clone(&world), connection.run).await;
+            return world.pass_on();
         }
         let answer = request(Arc::clone(&world), connection.run).await;
         world.pass_on();
@@ -540,7 +621,13 @@ impl Store for SimulatedStore {
                 // The epoch of a new table is its own, and random.
                 let applied = me.applied.map(|applied| applied.sequence);
                 let soft = synced.softened.len();
-                format!("{} syncs from {applied:?} to {:?}: {told:?} and {soft} soft", link.name, synced.stamp)
+                let (seen, generation) = (me.seen.map(|seen| seen.number), synced.generation.number);
+                let behind = synced.behind.len();
+                format!(
+                    "{} syncs from {applied:?} to {:?}: {told:?} and {soft} soft; seen {seen:?} of {generation}, {behind} \
+                     behind",
+                    link.name, synced.stamp
+                )
             });
             synced
         }))
@@ -570,6 +657,16 @@ impl Store for SimulatedStore {
             link.world.count(if expelled { "expelled" } else { "not expelled" });
             link.world.tell(|| format!("{} expels: {expelled}", link.name));
             expelled
+        }))
+    }
+
+    fn dismiss<'a>(&'a self, holder: &'a Holder, generation: Generation) -> Reply<'a, bool> {
+        let (holder, link) = (holder.clone(), Arc::clone(&self.0));
+        Box::pin(self.0.script("dismiss", move |server, caller| {
+            let dismissed = server.dismiss(&holder, generation, caller);
+            link.world.count(if dismissed { "dismissed" } else { "not dismissed" });
+            link.world.tell(|| format!("{} dismisses {}: {dismissed}", link.name, holder.id));
+            dismissed
         }))
     }
 
@@ -683,5 +780,11 @@ impl Store for SimulatedStore {
         let (watched, changes) = watch::channel(self.0.state());
         self.0.state.lock().unwrap().push(watched);
         changes
+    }
+
+    fn outage(&self) -> watch::Receiver<Option<Outage>> {
+        let (watched, outage) = watch::channel(*self.0.outage.lock().unwrap());
+        self.0.watching_outage.lock().unwrap().push(watched);
+        outage
     }
 }

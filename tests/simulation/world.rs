@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::aside::Aside;
 use super::server::{Flaw, Memory, Server};
-use super::store::Link;
+use super::store::{Conduct, Link};
 
 /// The server's clock at the beginning, microseconds.
 const BEGINNING: i64 = 1_700_000_000_000_000;
@@ -39,6 +39,8 @@ pub struct World {
     /// It may be set back yet.
     clock_goes_back: AtomicBool,
     links: Mutex<Vec<Weak<Link>>>,
+    /// What new links meet: outages that everybody has.
+    conduct: Mutex<Conduct>,
     trace: Option<Mutex<Vec<String>>>,
     counts: Mutex<BTreeMap<&'static str, u64>>,
     wrong: Mutex<Vec<String>>,
@@ -72,6 +74,7 @@ impl World {
             set_back: AtomicI64::new(0),
             clock_goes_back: AtomicBool::new(false),
             links: Mutex::default(),
+            conduct: Mutex::new(Conduct::GOOD),
             trace: traced.then(Mutex::default),
             counts: Mutex::default(),
             wrong: Mutex::default(),
@@ -98,6 +101,11 @@ impl World {
     /// The run of the server that was deposed, while somebody reaches it.
     pub fn deposed(&self) -> Option<u64> {
         self.deposed.lock().unwrap().as_ref().map(|server| server.run)
+    }
+
+    /// Whether this run of the server still takes what was sent to it.
+    pub fn is_there(&self, run: u64) -> bool {
+        self.server().run == run || self.deposed() == Some(run)
     }
 
     /// Another server becomes the primary, with what it has; the one before goes on as if nothing had happened.
@@ -227,6 +235,17 @@ impl World {
     /// Sets it to the furthest that it ever was, so that every deadline passes in its time.
     pub fn mend_clock(&self) {
         self.ahead.store(self.furthest.load(SeqCst), SeqCst);
+    }
+
+    /// How a link behaves that is made now.
+    pub fn conduct(&self) -> Conduct {
+        *self.conduct.lock().unwrap()
+    }
+
+    /// Has every link behave so, and those that are made later.
+    pub fn have_all_behave(&self, change: impl Fn(&mut Conduct)) {
+        change(&mut self.conduct.lock().unwrap());
+        self.links().iter().for_each(|link| link.behave(&change));
     }
 
     pub fn join(&self, link: &Arc<Link>) {

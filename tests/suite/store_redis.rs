@@ -61,6 +61,12 @@ fn open(config: &StoreConfig) -> RedisStore {
     RedisStore::new(config).expect("the URL is good")
 }
 
+/// A proxy that serves from memory.
+fn membership(id: &str, applied: Option<Stamp>, lease: Duration) -> Membership {
+    let (serves_memory, seen, asks_who_is_behind) = (true, None, false);
+    Membership { id: id.into(), applied, lease, serves_memory, period: lease, seen, asks_who_is_behind }
+}
+
 /// A store on this server, connected.
 pub async fn store_on(server: &RedisServer) -> RedisStore {
     let store = open(&config(&server.url()));
@@ -336,7 +342,7 @@ async fn a_hung_server_costs_the_requests_in_flight_the_limit_once_and_is_used_a
     let stamp = recovered(&store, async || store.view(&tags()).await).await.stamp;
     server.hang();
     let tags = tags();
-    let me = Membership { id: "p1".into(), applied: None, lease: PATIENCE };
+    let me = membership("p1", None, PATIENCE);
     let intent = Intent { id: "w1".into(), tags: tags.to_vec() };
     let holder = Holder { id: "p1".into(), lease: PATIENCE, syncs: 1 };
     let in_flight = async {

@@ -22,8 +22,10 @@ pub enum Unheld {
     ReplicasMissing(String),
     /// An invalidation of its own was of an epoch that it does not have yet.
     OtherEpoch,
-    /// The store is back; other proxies may have something to deliver.
-    Returning,
+    /// The store is back; these other proxies may have something to deliver.
+    Returning(Vec<Box<str>>),
+    /// The store has not answered the sync that is under way, for this time.
+    NoAnswer(Duration),
     /// No sync was made in time, although none failed.
     Late,
     /// It is ending.
@@ -35,10 +37,10 @@ impl Unheld {
     pub fn label(&self) -> &'static str {
         match self {
             Unheld::NeverSynced => "never-synced",
-            Unheld::StoreAway(_) => "store-away",
+            Unheld::StoreAway(_) | Unheld::NoAnswer(_) => "store-away",
             Unheld::ReplicasMissing(_) => "replicas-missing",
             Unheld::OtherEpoch => "other-epoch",
-            Unheld::Returning => "returning",
+            Unheld::Returning(_) => "returning",
             Unheld::Late => "late",
             Unheld::Left => "left",
         }
@@ -51,9 +53,15 @@ impl fmt::Display for Unheld {
             Unheld::NeverSynced => f.write_str("it has not synced yet"),
             Unheld::StoreAway(reason) | Unheld::ReplicasMissing(reason) => f.write_str(reason),
             Unheld::OtherEpoch => f.write_str("a new epoch has begun; the next sync brings it"),
-            Unheld::Returning => f.write_str(
-                "the store is back; other proxies may still have to deliver what was outdated meanwhile",
-            ),
+            Unheld::Returning(absent) if absent.is_empty() => {
+                f.write_str("the store is back; proxies that nobody knows of may have invalidations to deliver")
+            }
+            Unheld::Returning(absent) => {
+                write!(f, "the store is back; these proxies may still have invalidations to deliver: {}", absent.join(", "))
+            }
+            Unheld::NoAnswer(time) => {
+                write!(f, "the store has not answered a sync for {} ms", time.as_millis())
+            }
             Unheld::Late => {
                 f.write_str("no sync in time: the process or its machine stood still or is overloaded")
             }
@@ -102,8 +110,12 @@ pub(super) struct Known {
     longest: Duration,
     /// The last sync that was answered.
     pub synced: Option<(EpochState, Instant)>,
-    /// How the last sync failed, if it did.
+    /// How the last sync failed, or the last invalidation, if it did.
     pub failure: Option<StoreError>,
+    /// When the sync that is under way began.
+    syncing: Option<Instant>,
+    /// When this process was last found to have stood still.
+    stalled: Option<Instant>,
     pub has_left: bool,
     /// As was told last, and since when.
     pub told: (bool, Instant),
@@ -122,11 +134,45 @@ impl Known {
             longest: lease,
             synced: None,
             failure: None,
+            syncing: None,
+            stalled: None,
             has_left: false,
             told: (false, Instant::now()),
             is_first: true,
             uncounted: false,
             has_warned: false,
+        }
+    }
+
+    /// A sync is sent.
+    pub fn sync_began(&mut self) {
+        self.syncing = Some(Instant::now());
+    }
+
+    /// The sync has ended, so.
+    pub fn sync_ended(&mut self, failure: Option<&StoreError>, lease: Duration) {
+        let took = self.syncing.take().map_or(Duration::ZERO, |began| began.elapsed());
+        // Time limits are kept by this process: one that is over much later than it should be was not watched.
+        let is_stall = matches!(failure, Some(StoreError::Timeout(limit)) if took > *limit + lease / 4);
+        if is_stall {
+            self.stalled = Some(Instant::now());
+        }
+        self.failure = failure.cloned().filter(|_| !is_stall);
+    }
+
+    /// A wait that was to take `planned` at most took this long.
+    pub fn waited(&mut self, took: Duration, planned: Duration, lease: Duration) {
+        if took > planned + lease / 4 {
+            self.stalled = Some(Instant::now());
+        }
+    }
+
+    /// Why no sync was made in time although none failed.
+    pub fn late(&self, lease: Duration) -> Unheld {
+        match (self.stalled, self.syncing) {
+            (Some(stalled), _) if stalled.elapsed() < lease => Unheld::Late,
+            (_, Some(since)) => Unheld::NoAnswer(since.elapsed()),
+            _ => Unheld::Late,
         }
     }
 

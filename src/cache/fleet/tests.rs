@@ -9,7 +9,7 @@ use tokio::time::{advance, sleep};
 use super::*;
 use crate::cache::Cache;
 use crate::stamp::View;
-use crate::store::fleet::{Claim, Claimed, EpochState, Member, Roster};
+use crate::store::fleet::{Claim, Claimed, EpochState, Member, Roster, Silence};
 use crate::store::sweep::{Census, Dated, Judged, Place, Survey};
 use crate::store::{FamilyOf, Found, KeyCounts, Reply, StoreInfo};
 
@@ -30,6 +30,9 @@ struct State {
     sequence: Sequence,
     marks: Vec<(Tag, Sequence)>,
     members: BTreeMap<Box<str>, Holder>,
+    /// Silences so far, and what each member has repeated of them.
+    generation: u64,
+    seen: BTreeMap<Box<str>, u64>,
     due: Vec<Intent>,
     age: Duration,
     longest: Duration,
@@ -37,6 +40,7 @@ struct State {
     lacks_replicas: bool,
     panics: u32,
     invalidating_takes: Duration,
+    syncing_takes: Duration,
     syncs: u64,
     invalidations: u64,
 }
@@ -57,6 +61,11 @@ impl Fake {
         state.epoch += 1;
         state.age = Duration::ZERO;
         state.marks.clear();
+    }
+
+    /// An outage that everybody has had ends: some proxy's sync is the first.
+    fn ends_a_silence(&self) {
+        self.state().generation += 1;
     }
 
     /// A member that never says anything.
@@ -142,18 +151,34 @@ impl Store for Fake {
                 self.state().panics = panics - 1;
                 panic!("as told");
             }
+            let takes = self.state().syncing_takes;
+            sleep(takes).await;
             self.is_there()?;
             let mut state = self.state();
             state.syncs += 1;
             let syncs = state.syncs;
-            if !me.id.is_empty() {
-                state.members.insert(me.id.clone(), Holder { id: me.id.clone(), lease: me.lease, syncs });
-            }
+            state.members.insert(me.id.clone(), Holder { id: me.id.clone(), lease: me.lease, syncs });
+            let seen = me.seen.filter(|seen| seen.epoch == Epoch(state.epoch)).map_or(0, |seen| seen.number);
+            state.seen.insert(me.id.clone(), seen);
+            let is_behind = |holder: &&Holder| {
+                holder.id != me.id && state.seen.get(&holder.id).is_none_or(|seen| *seen < state.generation)
+            };
+            let behind = state.members.values().filter(is_behind).filter(|_| state.generation > 0);
+            let behind = behind.filter(|_| me.asks_who_is_behind).cloned().collect();
             let is_same = me.applied.is_some_and(|applied| applied.epoch == Epoch(state.epoch));
             let epoch = EpochState { age: state.age, longest_lease: state.longest, ..EpochState::default() };
             let marks = is_same.then(|| state.marks.clone());
-            let synced =
-                Synced { stamp: state.stamp(), marks, softened: Vec::new(), due: state.due.clone(), state: epoch };
+            let synced = Synced {
+                stamp: state.stamp(),
+                marks,
+                softened: Vec::new(),
+                due: state.due.clone(),
+                state: epoch,
+                generation: Generation { epoch: Epoch(state.epoch), number: state.generation },
+                behind,
+                silence: Silence::default(),
+                clock: 0,
+            };
             drop(state);
             self.reached(None).map(|()| synced)
         })
@@ -184,6 +209,10 @@ impl Store for Fake {
     }
 
     fn expel<'a>(&'a self, holder: &'a Holder) -> Reply<'a, bool> {
+        Box::pin(async { self.is_there().map(|()| self.state().members.remove(&holder.id).is_some()) })
+    }
+
+    fn dismiss<'a>(&'a self, holder: &'a Holder, _: Generation) -> Reply<'a, bool> {
         Box::pin(async { self.is_there().map(|()| self.state().members.remove(&holder.id).is_some()) })
     }
 
@@ -254,6 +283,12 @@ impl Store for Fake {
     fn changes(&self) -> watch::Receiver<Link> {
         self.link.subscribe()
     }
+
+    /// Known to last at any moment.
+    fn outage(&self) -> watch::Receiver<Option<Outage>> {
+        let outage = Outage { since: Instant::now(), away_at: Instant::now() };
+        watch::Sender::new(self.state().is_away.then_some(outage)).subscribe()
+    }
 }
 
 /// A proxy on this store.
@@ -321,16 +356,6 @@ async fn one_servers_proof_does_not_count_for_another() {
     assert!(cache.view(&tags()).await.is_none());
     store.state().lacks_replicas = false;
     sleep(LEASE / 2).await;
-    assert!(cache.view(&tags()).await.is_some());
-}
-
-#[tokio::test(start_paused = true)]
-async fn without_wait_replicas_a_store_is_taken_at_its_word() {
-    let store = Fake::new();
-    let cache = proxy(&store, usual());
-    pause().await;
-    store.state().lacks_replicas = true;
-    sleep(2 * LEASE).await;
     assert!(cache.view(&tags()).await.is_some());
 }
 
@@ -459,6 +484,78 @@ async fn a_kept_write_is_settled_as_soon_as_everybody_has_heard_of_it() {
     cache.delivered().await;
     assert!(begun.elapsed() < LEASE * 13 / 10, "{:?}", begun.elapsed());
     assert_eq!(other.holds_lease(), Some(true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_does_not_return_costs_everything_that_is_stored() {
+    let store = Fake::new();
+    let cache = proxy(&store, usual());
+    pause().await;
+    let stored = cache.view(&tags()).await.unwrap().stamp;
+    store.has_hung("lost", LEASE);
+    store.state().is_away = true;
+    sleep(2 * LEASE).await;
+    store.state().is_away = false;
+    store.ends_a_silence();
+    sleep(LEASE).await;
+    assert_eq!(unheld(&cache), Some("returning"));
+    assert!(cache.fleet().unwrap().unheld.unwrap().to_string().contains("lost"), "it says for whom it waits");
+    sleep(LEASE).await;
+    assert_eq!(unheld(&cache), None);
+    assert!(store.state().marks.iter().any(|(tag, _)| *tag == Tag::root()));
+    assert!(!cache.view(&[Tag::root()]).await.unwrap().is_current(stored));
+    assert!(!store.state().members.contains_key("lost"), "the next one need not wait");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_proxy_that_starts_waits_for_who_is_behind() {
+    let store = Fake::new();
+    store.ends_a_silence();
+    store.has_hung("behind", LEASE);
+    let cache = proxy(&store, usual());
+    pause().await;
+    assert!(cache.view(&tags()).await.is_none());
+    assert_eq!(unheld(&cache), Some("returning"));
+    store.state().seen.insert("behind".into(), 1);
+    sleep(LEASE / 10).await;
+    assert!(cache.view(&tags()).await.is_some());
+    assert_eq!(store.state().invalidations, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_lapses_closes_the_gate() {
+    let store = Fake::new();
+    let cache = proxy(&store, usual());
+    pause().await;
+    // As for a process that was stopped: time passes, and nothing else.
+    advance(2 * LEASE).await;
+    store.ends_a_silence();
+    store.has_hung("behind", LEASE);
+    pause().await;
+    assert_eq!(unheld(&cache), Some("returning"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_does_not_answer_is_told_from_a_process_that_stands_still() {
+    let store = Fake::new();
+    let cache = proxy(&store, usual());
+    sleep(LEASE / 2).await;
+    store.state().syncing_takes = 3 * LEASE;
+    sleep(2 * LEASE).await;
+    assert_eq!(unheld(&cache), Some("store-away"));
+    let told = cache.fleet().unwrap().unheld.unwrap().to_string();
+    assert!(told.starts_with("the store has not answered a sync for"), "{told}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_an_invalidation_cannot_be_delivered_the_store_is_to_blame() {
+    let store = Fake::new();
+    let cache = proxy(&store, usual());
+    pause().await;
+    store.state().is_away = true;
+    assert_eq!(cache.invalidate(&tags()).await, None);
+    sleep(2 * LEASE).await;
+    assert_eq!(unheld(&cache), Some("store-away"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,8 +11,8 @@ use super::{Namespace, new_epoch, not_an_answer, replicas};
 use crate::stamp::{Epoch, Sequence, Softened, Stamp, Tag, Taken, View};
 use crate::store::StoreError;
 use crate::store::fleet::{
-    Cause, Claim, Claimed, EpochState, Holder, Intent, Invalidated, Member, Membership, Roster, Synced, TOLD_MAX,
-    fetched, lines, tags_in,
+    Cause, Claim, Claimed, EpochState, Generation, Holder, Intent, Invalidated, Member, Membership, Roster, Silence,
+    Synced, TOLD_MAX, fetched, lines, tags_in,
 };
 
 /// Marks that one sync tells. A proxy that lacks more begins anew, which costs it misses.
@@ -34,11 +34,15 @@ impl Namespace {
     pub(super) async fn sync(&self, connections: &Connections, me: &Membership) -> Done<Synced> {
         let mut call = self.call(&self.sync, connections);
         let applied = me.applied.unwrap_or(Stamp { epoch: Epoch(0), sequence: 0 });
-        call.arg(&*me.id).arg(millis(me.lease)).arg(applied.epoch.0).arg(applied.sequence);
-        call.arg(MARKS_TOLD).arg(DUE_TOLD);
+        let seen = me.seen.unwrap_or(Generation { epoch: Epoch(0), number: 0 });
+        call.arg(&*me.id).arg(millis(me.lease)).arg(u8::from(me.serves_memory)).arg(millis(me.period));
+        call.arg(applied.epoch.0).arg(applied.sequence).arg(seen.epoch.0).arg(seen.number);
+        call.arg(u8::from(me.asks_who_is_behind)).arg(MARKS_TOLD).arg(DUE_TOLD);
         type Soft = (String, f64, u64);
-        type Answer = (u64, u64, String, bool, Vec<(String, f64)>, Vec<(String, String)>, State, Vec<Soft>);
-        let (epoch, sequence, cause, whole, marks, due, state, soft): Answer =
+        type Marks = Vec<(String, f64)>;
+        type Texts = Vec<(String, String)>;
+        type Answer = (u64, u64, String, bool, Marks, Texts, State, Vec<Soft>, u64, Texts, u64, u64);
+        let (epoch, sequence, cause, whole, marks, due, state, soft, generation, behind, end, length): Answer =
             call.invoke_async(&mut connections.marks()).await?;
         self.log_new_epoch(epoch, &cause);
         // Scores are whole numbers below 2^53, exact as floats.
@@ -51,6 +55,10 @@ impl Namespace {
             marks: whole.then(|| marks.collect()),
             softened: soft.collect(),
             due: due.into_iter().map(|(id, tags)| Intent { id: id.into(), tags: tags_in(&tags) }).collect(),
+            generation: Generation { epoch: Epoch(epoch), number: generation },
+            behind: behind.iter().filter_map(|(id, text)| holder(id, text)).collect(),
+            silence: Silence { end, length: Duration::from_micros(length) },
+            clock: state.5,
             state: state_of(state),
         };
         reached(connections, synced, None).await
@@ -87,6 +95,17 @@ impl Namespace {
         call.arg(&*holder.id).arg(holder.syncs).invoke_async(&mut connections.marks()).await
     }
 
+    pub(super) async fn dismiss(
+        &self,
+        connections: &Connections,
+        holder: &Holder,
+        generation: Generation,
+    ) -> RedisResult<bool> {
+        let mut call = self.dismiss.key(&self.members);
+        call.key(&self.meta).arg(&*holder.id).arg(holder.syncs).arg(generation.epoch.0).arg(generation.number);
+        call.invoke_async(&mut connections.marks()).await
+    }
+
     pub(super) async fn invalidate(
         &self,
         connections: &Connections,
@@ -116,7 +135,7 @@ impl Namespace {
         let others = members.iter().filter(|(id, _)| id != cause.by);
         let invalidated = Invalidated {
             taken: Taken { stamp: Stamp { epoch: Epoch(epoch), sequence }, previous },
-            holders: others.filter_map(|(id, member)| holder(id, member)).collect(),
+            holders: others.filter_map(|(id, member)| holder(id, member)).filter(Holder::is_waited_for).collect(),
             epoch_age: Duration::from_micros(age),
             longest_lease: Duration::from_millis(longest),
         };

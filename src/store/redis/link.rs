@@ -25,7 +25,7 @@ use super::replicas::Replicas;
 use super::sentinel::Sentinels;
 use super::server::Server;
 use super::slots::{Slots, slot_of};
-use super::{HEARTBEAT, Link, Namespace, PAUSE_MIN, StoreError};
+use super::{HEARTBEAT, Link, Namespace, Outage, PAUSE_MIN, StoreError};
 use crate::config::StoreConfig;
 use crate::config::address::Wrong;
 use crate::config::store_url::{Place, StoreUrl, Topology};
@@ -173,6 +173,8 @@ pub(super) struct Keeper {
     /// None while the link is down. Changed only inside `link`'s lock, so that the two always agree.
     connections: ArcSwapOption<Connections>,
     link: watch::Sender<Link>,
+    /// What attempts to connect have shown since the link went down.
+    outage: watch::Sender<Option<Outage>>,
     /// How the latest attempt to connect ended; None before the end of the first.
     attempt: watch::Sender<Option<Result<(), ConnectFault>>>,
     /// Wakes the task when the connections were dropped.
@@ -196,6 +198,7 @@ impl Keeper {
             wait_replicas: config.wait_replicas,
             connections: ArcSwapOption::empty(),
             link: watch::Sender::new(Link::Down("not connected yet".to_owned())),
+            outage: watch::Sender::new(None),
             attempt: watch::Sender::new(None),
             lost: Notify::new(),
             latest: Mutex::default(),
@@ -230,6 +233,10 @@ impl Keeper {
 
     pub(super) fn changes(&self) -> watch::Receiver<Link> {
         self.link.subscribe()
+    }
+
+    pub(super) fn outage(&self) -> watch::Receiver<Option<Outage>> {
+        self.outage.subscribe()
     }
 
     pub(super) async fn latest_attempt(&self) -> Result<(), ConnectFault> {
@@ -321,12 +328,48 @@ impl Keeper {
     pub(super) async fn keep(self: Arc<Keeper>) {
         let mut pauses = Pauses::default();
         loop {
-            match self.connect().await {
-                Ok(connections) => pauses.lived(self.watch(connections).await),
-                Err(fault) => self.record_failure(fault),
+            let begun = Instant::now();
+            match self.attempt(begun).await {
+                Ok(connections) => {
+                    pauses.lived(self.watch(connections).await);
+                    pauses.rest().await;
+                }
+                Err(fault) => {
+                    let is_lasting = matches!(fault, ConnectFault::Rejected { .. });
+                    self.record_failure(fault, begun);
+                    match is_lasting {
+                        true => pauses.rest().await,
+                        // The next attempt follows at once: there must be no time in which others reach the server and this
+                        // proxy does not try to.
+                        false if begun.elapsed() >= self.connect_timeout => {}
+                        false => sleep(jittered(PAUSE_MIN)).await,
+                    }
+                }
             }
-            pauses.rest().await;
         }
+    }
+
+    /// One attempt to connect. In an outage, one that gets no answer shows that the store goes on being away.
+    async fn attempt(&self, begun: Instant) -> Result<Connections, ConnectFault> {
+        let mut connecting = std::pin::pin!(self.connect());
+        loop {
+            match timeout(self.timeout / 4, &mut connecting).await {
+                Ok(ended) => return ended,
+                // A server that had been there by then would have answered by now.
+                Err(_) => self.note_away(begun, Instant::now() - self.timeout),
+            }
+        }
+    }
+
+    /// The store was away at this moment, as an attempt that began before it shows.
+    fn note_away(&self, begun: Instant, at: Instant) {
+        self.outage.send_if_modified(|outage| match outage {
+            Some(outage) if at >= begun && at > outage.away_at => {
+                outage.away_at = at;
+                true
+            }
+            _ => false,
+        });
     }
 
     /// Puts new connections to use and returns when they were dropped, with the time they were in use. Tries them
@@ -375,11 +418,12 @@ impl Keeper {
             self.connections.store(Some(Arc::clone(connections)));
             *link = Link::Up;
         });
+        self.outage.send_replace(None);
         self.attempt.send_replace(Some(Ok(())));
     }
 
-    /// Logs a failure once, however often it is met again.
-    fn record_failure(&self, fault: ConnectFault) {
+    /// Logs a failure once, however often it is met again. `begun`: when the attempt was.
+    fn record_failure(&self, fault: ConnectFault, begun: Instant) {
         let (ConnectFault::Unreachable { reason, .. } | ConnectFault::Rejected { reason, .. }) = &fault;
         let link = Link::Down(reason.clone());
         let changed = self.link.send_if_modified(|known| {
@@ -390,6 +434,11 @@ impl Keeper {
         if changed {
             tracing::warn!(store = self.address, reason, "the link to the store is down; trying again");
         }
+        self.outage.send_modify(|outage| {
+            let since = outage.map_or(begun, |outage| outage.since);
+            let away_at = outage.map_or(begun, |outage| outage.away_at.max(begun));
+            *outage = Some(Outage { since, away_at });
+        });
         self.attempt.send_replace(Some(Err(fault)));
     }
 
@@ -449,7 +498,12 @@ impl Keeper {
     }
 }
 
-/// Pauses between attempts to connect.
+/// Half of it at least.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::random_range(0.5..=1.0))
+}
+
+/// Pauses before connecting again to a server that fails as soon as it is used, or rejects this configuration.
 pub(super) struct Pauses {
     next: Duration,
 }
@@ -470,7 +524,7 @@ impl Pauses {
 
     /// The next pause, with jitter, so that a fleet does not come back in step.
     pub(super) async fn rest(&mut self) {
-        sleep(self.next.mul_f64(rand::random_range(0.5..=1.0))).await;
+        sleep(jittered(self.next)).await;
         self.next = (self.next * 2).min(PAUSE_MAX);
     }
 }

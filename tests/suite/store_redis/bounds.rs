@@ -107,7 +107,7 @@ async fn members_that_were_killed_do_not_add_up() {
     let proxies = proxies(&server, &upstream);
     for n in 0..200 {
         let lease = Duration::from_millis(50);
-        store.sync(&Membership { id: format!("gone{n}").into(), applied: None, lease }).await.unwrap();
+        store.sync(&membership(&format!("gone{n}"), None, lease)).await.unwrap();
     }
     assert_eq!(size(&server, "HLEN", "members"), 204);
     assert_eq!(proxies[0].write("POST", "/users/create").status, 200);

@@ -15,7 +15,7 @@ const CHANNEL: &str = "{test}:fleet";
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn member(id: &str, applied: Option<Stamp>) -> Membership {
-    Membership { id: id.into(), applied, lease: Duration::from_millis(1500) }
+    membership(id, applied, Duration::from_millis(1500))
 }
 
 async fn sync(store: &RedisStore, id: &str, applied: Option<Stamp>) -> Synced {
@@ -584,7 +584,7 @@ async fn what_stands_for_a_claim_and_is_none_is_an_error() {
 }
 
 fn with_lease(id: &str, lease: u64) -> Membership {
-    Membership { lease: Duration::from_millis(lease), ..member(id, None) }
+    membership(id, None, Duration::from_millis(lease))
 }
 
 #[tokio::test]

@@ -141,7 +141,7 @@ async fn a_sync_counts_only_when_the_replica_still_follows() {
     let server = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
     let replica = replica_of(&server);
     let store = waiting(&server, 1, Duration::from_secs(1)).await;
-    let me = Membership { id: "p1".into(), applied: None, lease: PATIENCE };
+    let me = membership("p1", None, PATIENCE);
     store.sync(&me).await.unwrap();
     replica.run::<()>(&["REPLICAOF", "NO", "ONE"]);
     let error = store.sync(&me).await.unwrap_err();

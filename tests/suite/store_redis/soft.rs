@@ -133,7 +133,7 @@ async fn a_sync_tells_soft_marks_with_what_is_left_of_their_graces() {
     let applied = store.view(&[]).await.unwrap().stamp;
     let taken = soften(&store, &[soft("a", MINUTE), soft("b", MINUTE)]).await;
     end_grace(&server, "b");
-    let me = Membership { id: "p1".into(), applied: Some(applied), lease: PATIENCE };
+    let me = membership("p1", Some(applied), PATIENCE);
     let synced = store.sync(&me).await.unwrap();
     assert_eq!(synced.marks, Some(vec![(Tag::family("b"), taken.sequence)]), "its grace is over");
     let [(told, sequence)] = &synced.softened[..] else { panic!("{synced:?}") };

@@ -1,7 +1,7 @@
 //! The simulated store of `tests/simulation` against the scripts that it is a twin of: random calls, losses and restarts
 //! get the same answers from both. Sequences and epochs are compared by their order, not by value.
 
-use larder::store::fleet::{Again, EpochState, Invalidated, Message, Roster, Synced};
+use larder::store::fleet::{Again, EpochState, Generation, Invalidated, Message, Roster, Synced};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -35,6 +35,7 @@ struct Side {
     items: Vec<Item>,
     stamps: Vec<Stamp>,
     holders: Vec<Holder>,
+    generations: Vec<Generation>,
 }
 
 impl Side {
@@ -103,6 +104,11 @@ impl Side {
             self.items.push(Item::Sequence(*sequence));
         }
         self.state(&synced.state);
+        self.generation(synced.generation);
+        let mut behind: Vec<&str> = synced.behind.iter().map(|holder| &*holder.id).collect();
+        behind.sort_unstable();
+        self.text(format!("behind: {behind:?}, silence: {}", length(synced.silence.length)));
+        self.generations.push(synced.generation);
         // Those that are due at the same time are told by name; times differ a little on both sides.
         let mut due = synced.due.clone();
         due.sort_by(|a, b| a.id.cmp(&b.id));
@@ -110,6 +116,11 @@ impl Side {
             self.text(format!("due: {}", intent.id));
             self.tags(&intent.tags);
         }
+    }
+
+    fn generation(&mut self, generation: Generation) {
+        self.items.push(Item::Epoch(generation.epoch.0));
+        self.text(format!("generation {}", generation.number));
     }
 
     fn message(&mut self, message: &Message) {
@@ -124,6 +135,7 @@ impl Side {
                 self.text(format!("applied by {id}"));
                 self.stamp(*stamp);
             }
+            Message::Raised(generation) | Message::Seen(generation) => self.generation(*generation),
             Message::Fetched { claim, stored } => self.text(format!("fetched {claim}: {stored}")),
         }
     }
@@ -232,7 +244,8 @@ impl Both {
             45..70 => self.sync().await,
             70..80 => self.record().await,
             80..84 => self.forget().await,
-            84..89 => self.expel().await,
+            84..87 => self.expel().await,
+            87..89 => self.dismiss().await,
             89..91 => self.leave().await,
             91..92 => self.keep().await,
             92..94 => self.let_time_pass(),
@@ -303,7 +316,7 @@ impl Both {
         for intent in due {
             self.server.run::<()>(&["ZADD", "{test}:intents", "1", &intent]);
         }
-        for field in ["lease_at", "born"] {
+        for field in ["lease_at", "born", "heard"] {
             if self.server.run::<bool>(&["HEXISTS", "{test}:meta", field]) {
                 self.server.run::<()>(&["HSET", "{test}:meta", field, "1"]);
             }
@@ -314,10 +327,19 @@ impl Both {
 
     async fn sync(&mut self) {
         let caller = self.caller();
-        let (id, lease) = (self.one_of(&["", "p1", "p2", "p3"]), self.one_of(&LEASES));
-        let applied = self.place(self.real.stamps.len()).filter(|_| !id.is_empty());
-        let me =
-            |side: &Side| Membership { id: id.into(), applied: applied.map(|place| side.stamps[place]), lease };
+        let (id, lease) = (self.one_of(&["p1", "p2", "p3"]), self.one_of(&LEASES));
+        let applied = self.place(self.real.stamps.len());
+        let seen = self.place(self.real.generations.len());
+        let (serves_memory, asks_who_is_behind) = (self.one_of(&[true, true, false]), self.one_of(&[true, false]));
+        let me = |side: &Side| Membership {
+            id: id.into(),
+            applied: applied.map(|place| side.stamps[place]),
+            lease,
+            serves_memory,
+            period: lease,
+            seen: seen.map(|place| side.generations[place]),
+            asks_who_is_behind,
+        };
         self.real.synced(&self.store.sync(&me(&self.real)).await.unwrap());
         self.simulated.synced(&self.twin.sync(&me(&self.simulated), &caller));
     }
@@ -342,6 +364,21 @@ impl Both {
         self.real.text(format!("expelled: {expelled}"));
         let expelled = self.twin.expel(&self.simulated.holders[place]);
         self.simulated.text(format!("expelled: {expelled}"));
+    }
+
+    async fn dismiss(&mut self) {
+        let (Some(place), Some(seen)) =
+            (self.place(self.real.holders.len()), self.place(self.real.generations.len()))
+        else {
+            return;
+        };
+        let caller = self.caller();
+        let generation = self.real.generations[seen];
+        let dismissed = self.store.dismiss(&self.real.holders[place], generation).await.unwrap();
+        self.real.text(format!("dismissed: {dismissed}"));
+        let generation = self.simulated.generations[seen];
+        let dismissed = self.twin.dismiss(&self.simulated.holders[place], generation, &caller);
+        self.simulated.text(format!("dismissed: {dismissed}"));
     }
 
     async fn leave(&mut self) {
@@ -394,7 +431,7 @@ impl Both {
 
 #[tokio::test]
 async fn the_simulated_store_answers_as_the_scripts_do() {
-    let (mut promoted, mut kept, mut hardened, mut passed) = (0, 0, 0, 0);
+    let (mut promoted, mut kept, mut hardened, mut passed, mut silences) = (0, 0, 0, 0, 0);
     for seed in 0..12 {
         let mut both = Both::start(seed).await;
         for step in 0..150 {
@@ -409,7 +446,9 @@ async fn the_simulated_store_answers_as_the_scripts_do() {
         kept += both.twin.kept_ends;
         hardened += both.twin.hardened;
         passed += both.passed;
+        silences += both.twin.silences;
     }
+    assert!(silences > 0, "no silence");
     assert!(promoted > 0 && kept > 0 && hardened > 0 && passed > 0, "{promoted} {kept} {hardened} {passed}");
 }
 

@@ -37,7 +37,7 @@ async fn the_documented_rights_are_enough_for_everything() {
     store.views(&[&tags()]).await.unwrap();
     store.keep_census(&Census::default(), PATIENCE).await.unwrap();
     assert!(store.census().await.unwrap().is_some());
-    let me = Membership { id: "p1".into(), applied: Some(store.view(&[]).await.unwrap().stamp), lease: PATIENCE };
+    let me = membership("p1", Some(store.view(&[]).await.unwrap().stamp), PATIENCE);
     for _ in 0..2 {
         store.sync(&me).await.unwrap();
         let intent = Intent { id: "w1".into(), tags: tags().to_vec() };

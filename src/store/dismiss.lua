@@ -1,0 +1,19 @@
+-- Removes the record of a member that did not return after an outage, so that nobody awaits it any more. Executed after a further
+-- outage it removes nobody: the member may have accepted writes in that one.
+-- KEYS[1]  {namespace}:members
+-- KEYS[2]  {namespace}:meta
+-- ARGV[1]  proxy
+-- ARGV[2]  its syncs, as they were when it was given up
+-- ARGV[3]  epoch and
+-- ARGV[4]  generation then
+-- Returns 1 if it was removed.
+local member = redis.call('HGET', KEYS[1], ARGV[1])
+local field = redis.call('HMGET', KEYS[2], 'epoch', 'generation', 'heard', 'shortest')
+local time = redis.call('TIME')
+local silent = tonumber(time[1]) * 1000000 + tonumber(time[2]) - (tonumber(field[3] or '') or 0)
+local is_silent = silent < 0 or silent >= (tonumber(field[4] or '') or 0) * 1000
+local is_behind = field[1] == ARGV[3] and field[2] == ARGV[4]
+if member and is_behind and not is_silent and string.match(member, '^%d+') == ARGV[2] then
+  return redis.call('HDEL', KEYS[1], ARGV[1])
+end
+return 0
