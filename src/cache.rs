@@ -20,7 +20,7 @@ use crate::entry::Entry;
 use crate::key::{Canonical, Key};
 use crate::metrics::Metrics;
 use crate::stamp::{Stamp, Standing, Tag, Taken, View};
-use crate::store::fleet::{Cause, Intent, Invalidated, Outdating};
+use crate::store::fleet::{Again, Cause, Intent, Invalidated, Outdating};
 use crate::store::{Link, Store, StoreError};
 
 pub mod backlog;
@@ -417,14 +417,16 @@ impl Cache {
         }
     }
 
-    /// The same without waiting for anybody: for what nobody is answered about.
-    pub async fn invalidate_at_once(&self, tags: &[Tag]) {
+    /// The same without waiting for anybody, and once more later: for what nobody is answered about.
+    pub async fn invalidate_at_once(&self, tags: &[Tag], later: Duration) {
         let Some(shared) = &self.shared else {
             self.memory.marks.invalidate(tags);
             return;
         };
         let begun = Instant::now();
-        match shared.store.invalidate(tags, &shared.fleet.cause(None)).await {
+        let again = [Again { after: later, tags: tags.to_vec() }];
+        let cause = Cause { again: &again, ..shared.fleet.cause(None) };
+        match shared.store.invalidate(tags, &cause).await {
             Ok(invalidated) => shared.fleet.learn(&self.memory, tags, &[], begun, invalidated.taken),
             Err(error) => shared.keep(tags, &error),
         }
@@ -463,9 +465,10 @@ impl Cache {
         }
     }
 
-    /// Leaves the fleet, so that no write of others has to wait for this proxy.
+    /// Leaves the fleet, so that no write of others has to wait for this proxy. Not with anything undelivered: others await who has
+    /// not left, and invalidate everything in its place.
     pub async fn leave(&self) {
-        if let Some(shared) = &self.shared {
+        if let Some(shared) = self.shared.as_ref().filter(|shared| shared.backlog.is_empty()) {
             self.ask(shared.fleet.leave(&shared.store).await, "leave");
         }
     }

@@ -201,6 +201,9 @@ pub struct Server {
     pub connect_timeout: Duration,
     /// `upstream_timeout`: until the head of the answer, default 30s
     pub upstream_timeout: Duration,
+    /// `reinvalidate_after`: how long after a write without an answer what it invalidates is invalidated once more; default
+    /// `upstream_timeout`
+    pub reinvalidate_after: Duration,
     /// `idle_timeout`: the longest silence of upstream in a body, or of a client that should take it, default 30s
     pub idle_timeout: Duration,
     /// `header_timeout`: for a client to send a request head; also its keep-alive idle limit; default 30s

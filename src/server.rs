@@ -313,7 +313,7 @@ async fn drain(running: &Arc<Running>, public: tokio::task::JoinHandle<()>) {
     // Upstream may yet carry out what it has not answered.
     let unanswered = running.unanswered.tags();
     if !unanswered.is_empty() {
-        running.cache.invalidate_at_once(&unanswered).await;
+        running.cache.invalidate_at_once(&unanswered, running.config.server.reinvalidate_after).await;
     }
     tracing::warn!(
         requests = running.tasks.len(),

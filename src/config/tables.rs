@@ -39,6 +39,7 @@ impl Default for Server {
             forwarded: ForwardedPolicy::default(),
             connect_timeout: Duration::from_secs(2),
             upstream_timeout: Duration::from_secs(30),
+            reinvalidate_after: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(30),
             header_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(30),
@@ -87,6 +88,8 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
         };
         timeout("connect_timeout", &mut server.connect_timeout);
         timeout("upstream_timeout", &mut server.upstream_timeout);
+        server.reinvalidate_after = server.upstream_timeout;
+        timeout("reinvalidate_after", &mut server.reinvalidate_after);
         timeout("idle_timeout", &mut server.idle_timeout);
         timeout("header_timeout", &mut server.header_timeout);
         timeout("drain_timeout", &mut server.drain_timeout);

@@ -49,7 +49,9 @@ async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Inco
     let methods = headers::methods_meant(&asked.method, &asked.headers, asked.target.query.as_deref());
     let matches = live.rules.outdated_by_any(&methods, &asked.target);
     let nothing = HeaderMap::new();
-    let tags = outdated(&asked, &matches, WriteEnd::NoAnswer, &nothing).all_tags();
+    let reinvalidate_after = running.config.server.reinvalidate_after;
+    let unanswered = outdated(&asked, &matches, WriteEnd::NoAnswer, &nothing, reinvalidate_after);
+    let tags = unanswered.all_tags();
     let intent = Intent { id: format!("{:032x}", rand::random::<u128>()).into(), tags: tags.clone() };
     let pending = running.unanswered.begin(tags);
     let before = match announce(running, &intent).await {
@@ -60,7 +62,7 @@ async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Inco
     let answer = announced(running, &intent, Box::pin(forward(running, &asked, body))).await;
     let times = (request_time, SystemTime::now());
     let end = match &answer {
-        Ok(answer) => Some(WriteEnd::Answered(answer.status())),
+        Ok(answer) => Some(WriteEnd::of_answer(answer.status())),
         // Nothing was sent: it cannot have been carried out.
         Err(UpstreamError::Unreachable | UpstreamError::Overloaded) => None,
         // It may have been carried out.
@@ -73,7 +75,7 @@ async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Inco
     if !std::ptr::eq(&raw const *now, live) {
         matches.extend(now.rules.outdated_by_any(&methods, &asked.target));
     }
-    let what = end.map(|end| outdated(&asked, &matches, end, fields)).unwrap_or_default();
+    let what = end.map(|end| outdated(&asked, &matches, end, fields, reinvalidate_after)).unwrap_or_default();
     let taken =
         if what.is_empty() { None } else { Box::pin(running.cache.invalidate_for(&what, Some(&intent))).await };
     let mut delivered = what.is_empty() || taken.is_some();
@@ -261,8 +263,15 @@ async fn forward(
 
 /// What a write outdates, given how it ended: the union of all matching rules, and by RFC 9111 §4.4 the target URI
 /// and same-origin `Location` and `Content-Location` of a non-error answer.
-/// Whatever a soft rule says, a write that may or may not have been carried out outdates.
-fn outdated(asked: &Asked, matches: &[Outdated<'_>], end: WriteEnd, answer: &HeaderMap) -> Outdating {
+/// Whatever a soft rule says, a write that may or may not have been carried out outdates; and once more after
+/// `reinvalidate_after`, since upstream may carry it out after it was given up.
+fn outdated(
+    asked: &Asked,
+    matches: &[Outdated<'_>],
+    end: WriteEnd,
+    answer: &HeaderMap,
+    reinvalidate_after: Duration,
+) -> Outdating {
     let applying = || matches.iter().filter(|outdated| outdated.rule.on.applies(end));
     let grace_of = |outdated: &Outdated<'_>| outdated.rule.grace.filter(|_| end != WriteEnd::NoAnswer);
     let hard = applying().filter(|outdated| grace_of(outdated).is_none());
@@ -277,7 +286,12 @@ fn outdated(asked: &Asked, matches: &[Outdated<'_>], end: WriteEnd, answer: &Hea
     }
     let soft = applying().filter_map(|outdated| Some((outdated, grace_of(outdated)?)));
     let softened = softened(soft, &tags);
-    Outdating { tags: tags.into_iter().collect(), softened, again: repetitions(applying()) }
+    let mut again = repetitions(applying());
+    if end == WriteEnd::NoAnswer {
+        again.entry(reinvalidate_after).or_default().extend(tags.iter().cloned());
+    }
+    let again = again.into_iter().map(|(after, tags)| Again { after, tags: tags.into_iter().collect() });
+    Outdating { tags: tags.into_iter().collect(), softened, again: again.collect() }
 }
 
 /// What soft rules outdate and no other does: of several graces the shortest counts.
@@ -299,12 +313,12 @@ fn to_refresh(matches: &[Outdated<'_>], end: Option<WriteEnd>) -> Vec<Tag> {
 }
 
 /// What is repeated later: of each time all that its rules outdate.
-fn repetitions<'m>(applying: impl Iterator<Item = &'m Outdated<'m>>) -> Vec<Again> {
+fn repetitions<'m>(applying: impl Iterator<Item = &'m Outdated<'m>>) -> BTreeMap<Duration, BTreeSet<Tag>> {
     let mut by_time: BTreeMap<Duration, BTreeSet<Tag>> = BTreeMap::new();
     for outdated in applying {
         if let Some(after) = outdated.rule.again {
             by_time.entry(after).or_default().extend(outdated.tags.iter().cloned());
         }
     }
-    by_time.into_iter().map(|(after, tags)| Again { after, tags: tags.into_iter().collect() }).collect()
+    by_time
 }

@@ -10,8 +10,20 @@ use crate::target::{Target, normalise, normalise_authority};
 pub enum WriteEnd {
     /// Upstream answered.
     Answered(StatusCode),
-    /// Timeout, reset, or shutdown: the write may have been carried out.
+    /// Timeout, reset, shutdown, or a gateway behind this one that had no answer: the write may have been carried out, and may
+    /// be carried out yet.
     NoAnswer,
+}
+
+impl WriteEnd {
+    /// What an answer says of how a write ended. A gateway's 502 or 504 (RFC 9110 §15.6.3, §15.6.5), and the statuses by which
+    /// gateways of content delivery networks say the same (520 to 527), are not the API's answer.
+    pub fn of_answer(status: StatusCode) -> WriteEnd {
+        match status.as_u16() {
+            502 | 504 | 520..=527 => WriteEnd::NoAnswer,
+            _ => WriteEnd::Answered(status),
+        }
+    }
 }
 
 /// Statuses on which an invalidation rule applies.
@@ -172,6 +184,17 @@ mod tests {
         ]);
         assert_eq!(named_paths(&target(), &answer), ["/a", "/b"]);
         assert!(named_paths(&target(), &HeaderMap::new()).is_empty());
+    }
+
+    #[test]
+    fn a_gateways_failure_is_no_answer() {
+        let ends = |status| WriteEnd::of_answer(StatusCode::from_u16(status).unwrap());
+        for status in [502, 504, 520, 524, 527] {
+            assert_eq!(ends(status), WriteEnd::NoAnswer, "{status}");
+        }
+        for status in [200, 303, 400, 408, 409, 500, 501, 503, 505, 519, 528] {
+            assert_eq!(ends(status), WriteEnd::Answered(StatusCode::from_u16(status).unwrap()), "{status}");
+        }
     }
 
     #[test]
