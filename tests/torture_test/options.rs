@@ -26,6 +26,9 @@ pub struct Options {
     pub writers: u32,
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub registers: u32,
+    /// How long upstream takes at most, milliseconds; one answer in ten takes up to 7 times as long.
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub upstream: u64,
     /// all, none, or names with commas between them.
     #[arg(long, default_value = "all", value_parser = parse_faults)]
     pub faults: Faults,

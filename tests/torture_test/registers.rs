@@ -34,6 +34,8 @@ struct Shared {
     versions: Vec<Mutex<Version>>,
     /// How far reads may lag behind.
     lag: Duration,
+    /// How long an answer takes at most, but for one in ten.
+    usual: Duration,
     ledger: Arc<Ledger>,
     closed: AtomicBool,
 }
@@ -67,11 +69,11 @@ impl Version {
 }
 
 impl Registers {
-    pub fn start(ledger: Arc<Ledger>, lag: Duration, seed: u64) -> Registers {
+    pub fn start(ledger: Arc<Ledger>, lag: Duration, usual: Duration, seed: u64) -> Registers {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let versions = (0..ledger.len()).map(|_| Mutex::default()).collect();
-        let shared = Arc::new(Shared { versions, lag, ledger, closed: AtomicBool::new(false) });
+        let shared = Arc::new(Shared { versions, lag, usual, ledger, closed: AtomicBool::new(false) });
         let accepting = Arc::clone(&shared);
         thread::spawn(move || accept(&listener, &accepting, seed));
         Registers { address, shared }
@@ -121,8 +123,8 @@ impl Shared {
         // Drawn for the whole answer: one replica.
         let lag = self.lag.mul_f64(random.random());
         let (version, body) = match (method, register) {
-            ("GET", Some(register)) => (None, late(random, || self.version(register, lag).to_string())),
-            ("GET", None) if path == "/sum" => (None, late(random, || self.all(lag))),
+            ("GET", Some(register)) => (None, self.late(random, || self.version(register, lag).to_string())),
+            ("GET", None) if path == "/sum" => (None, self.late(random, || self.all(lag))),
             ("PUT", Some(register)) => {
                 let version = self.raise(register, random);
                 (Some(version), version.to_string())
@@ -136,13 +138,30 @@ impl Shared {
     }
 
     fn raise(&self, register: usize, random: &mut StdRng) -> u64 {
-        thread::sleep(delay(random));
+        thread::sleep(self.delay(random));
         let version = self.versions[register].lock().unwrap().raise();
         self.ledger.note(register, Event::Raised(version));
         if random.random_bool(0.3) {
-            thread::sleep(delay(random));
+            thread::sleep(self.delay(random));
         }
         version
+    }
+
+    /// Waits before or after.
+    fn late<T>(&self, random: &mut StdRng, read: impl FnOnce() -> T) -> T {
+        if random.random_bool(0.5) {
+            let value = read();
+            thread::sleep(self.delay(random));
+            return value;
+        }
+        thread::sleep(self.delay(random));
+        read()
+    }
+
+    /// Mostly short, now and then long.
+    fn delay(&self, random: &mut StdRng) -> Duration {
+        let most = if random.random_bool(0.1) { self.usual * 7 } else { self.usual };
+        random.random_range(Duration::ZERO..=most)
     }
 
     fn version(&self, register: usize, lag: Duration) -> u64 {
@@ -153,23 +172,6 @@ impl Shared {
         let versions: Vec<_> = (0..self.versions.len()).map(|at| self.version(at, lag).to_string()).collect();
         versions.join(",")
     }
-}
-
-/// Waits before or after.
-fn late<T>(random: &mut StdRng, read: impl FnOnce() -> T) -> T {
-    if random.random_bool(0.5) {
-        let value = read();
-        thread::sleep(delay(random));
-        return value;
-    }
-    thread::sleep(delay(random));
-    read()
-}
-
-/// Mostly short, now and then long.
-fn delay(random: &mut StdRng) -> Duration {
-    let most = if random.random_bool(0.1) { 80_000 } else { 12_000 };
-    Duration::from_micros(random.random_range(0..most))
 }
 
 fn read_request(requests: &mut BufReader<TcpStream>) -> Result<(String, String), Failure> {

@@ -66,7 +66,9 @@ fn run(options: &Options, log: bool) -> Summary {
     println!("torture: {choice}");
     let ledger = Arc::new(Ledger::new(options.registers as usize, slack(&options, choice)));
     let lags = choice.rules == Rules::Again;
-    let upstream = Registers::start(Arc::clone(&ledger), if lags { LAG } else { Duration::ZERO }, choice.seed);
+    let lag = if lags { LAG } else { Duration::ZERO };
+    let upstream =
+        Registers::start(Arc::clone(&ledger), lag, Duration::from_millis(options.upstream), choice.seed);
     let proxies = Proxies::start(&options, choice, &upstream.url());
     let write_pause = if lags { WRITE_PAUSE_AGAIN } else { WRITE_PAUSE };
     let world = World::new(proxies.directory(), Arc::clone(&ledger), write_pause);
@@ -251,6 +253,63 @@ fn nothing_stale_on_a_cluster_through_failovers() {
         "--seconds 5 --seed 20250105 --cluster --faults failover,hand-over,kill-proxy,pause-proxy \
         --proxies 3 --outage refuse --mode lease --rules hard --collapse proxy",
     );
+}
+
+#[test]
+fn nothing_stale_when_redis_pauses_and_writes_are_forwarded() {
+    assert_right(
+        "--seconds 7 --seed 20250106 --pause 1.2 --pause-every 1.5 --timeout 200 --writers 2 \
+        --proxies 3 --outage forward --mode lease --rules hard --collapse proxy",
+    );
+}
+
+#[test]
+fn nothing_stale_when_redis_pauses_and_every_hit_asks_it() {
+    assert_right(
+        "--seconds 6 --seed 20250107 --pause 0.8 --pause-every 1.2 --timeout 200 --writers 2 \
+        --proxies 2 --outage forward --mode strict --rules soft --collapse fleet",
+    );
+}
+
+#[test]
+fn nothing_stale_when_commands_are_late_and_proxies_start_in_pauses() {
+    assert_right(
+        "--seconds 5 --seed 20250108 --faults late-commands,start-in-pause,start-at-return,kill-proxy \
+        --timeout 300 --proxies 3 --outage forward --mode lease --rules soft --collapse fleet",
+    );
+}
+
+#[test]
+fn nothing_stale_when_commands_are_late_and_writes_are_refused() {
+    assert_right(
+        "--seconds 4 --seed 20250109 --faults late-commands,start-in-pause,pause-redis-briefly,cut-link \
+        --timeout 300 --proxies 3 --outage refuse --mode strict --rules hard --collapse fleet",
+    );
+}
+
+#[test]
+fn nothing_stale_through_one_proxy_that_forwards() {
+    assert_right(
+        "--seconds 5 --seed 20250110 --faults pause-redis,late-commands,start-at-return,restart-redis,cut-link \
+        --timeout 300 --proxies 1 --outage forward --mode lease --rules hard --collapse proxy",
+    );
+}
+
+#[test]
+fn nothing_stale_where_upstream_lags_and_invalidations_are_repeated() {
+    assert_right(
+        "--seconds 8 --seed 20250111 --pause 0.6 --pause-every 2.6 --timeout 200 \
+        --proxies 3 --outage forward --mode lease --rules again --collapse proxy",
+    );
+}
+
+#[test]
+fn stale_reads_are_found_where_upstream_lags_and_nothing_is_repeated() {
+    let summary = run_line(
+        "--seconds 5 --seed 20250112 --faults none --sabotage --proxies 2 --outage refuse --mode lease \
+        --rules again --collapse proxy",
+    );
+    assert!(summary.tally.stale > 0, "{summary}");
 }
 
 #[test]
