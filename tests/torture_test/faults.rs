@@ -125,7 +125,6 @@ pub struct Injector {
     faults: Vec<Fault>,
     lease: Duration,
     timeout: Duration,
-    began: Instant,
     log: bool,
     pub injected: BTreeMap<Fault, u64>,
     /// Writes that proxies had acknowledged and, when they were killed, perhaps not delivered.
@@ -144,7 +143,6 @@ impl Injector {
             faults: options.faults.0.clone(),
             lease: options.lease(),
             timeout: options.timeout(),
-            began: Instant::now(),
             log,
             injected: BTreeMap::new(),
             lost: 0,
@@ -236,7 +234,7 @@ impl Injector {
 
     fn note(&self, fault: Fault, proxy: usize) {
         if self.log {
-            println!("{:>8.3} s  {fault} ({proxy})", self.began.elapsed().as_secs_f64());
+            println!("{:>8.3} s  {fault} ({proxy})", self.ledger.start.elapsed().as_secs_f64());
         }
     }
 

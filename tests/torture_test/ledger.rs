@@ -24,6 +24,8 @@ const SHOWN: usize = 60;
 
 /// All registers.
 pub struct Ledger {
+    /// Faults and stale reads are told with the time since then.
+    pub start: Instant,
     slack: Slack,
     registers: Vec<Mutex<Register>>,
     kept: Mutex<Kept>,
@@ -120,7 +122,7 @@ struct Acknowledged(Vec<(Instant, u64, u64)>);
 impl Ledger {
     pub fn new(registers: usize, slack: Slack) -> Ledger {
         let registers = (0..registers).map(|_| Mutex::default()).collect();
-        Ledger { slack, registers, kept: Mutex::default(), faults: RwLock::default() }
+        Ledger { start: Instant::now(), slack, registers, kept: Mutex::default(), faults: RwLock::default() }
     }
 
     /// How many registers there are.
@@ -225,7 +227,8 @@ impl Ledger {
     pub fn history(&self, stale: &Stale, read: &Read) -> String {
         let Stale { register, returned, acknowledged } = stale;
         let mut text = format!(
-            "register {register}: proxy run {} returned version {returned}{}, but {acknowledged} had been acknowledged",
+            "register {register}: at {:.3} s proxy run {} returned version {returned}{}, but {acknowledged} had been acknowledged",
+            read.began.saturating_duration_since(self.start).as_secs_f64(),
             read.by,
             if read.hit { " from its cache" } else { "" }
         );
