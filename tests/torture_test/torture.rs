@@ -243,73 +243,18 @@ fn assert_right(line: &str) {
 #[test]
 fn nothing_stale_through_every_fault() {
     assert_right(
-        "--seconds 8 --seed 20250101 --proxies 3 --outage refuse --mode lease --rules hard --collapse proxy",
-    );
-}
-
-#[test]
-fn nothing_stale_on_a_cluster_through_failovers() {
-    assert_right(
-        "--seconds 5 --seed 20250105 --cluster --faults failover,hand-over,kill-proxy,pause-proxy \
+        "--seconds 8 --seed 20250101 --lease 400 --timeout 500 \
         --proxies 3 --outage refuse --mode lease --rules hard --collapse proxy",
     );
 }
 
 #[test]
-fn nothing_stale_when_redis_pauses_and_writes_are_forwarded() {
+fn nothing_stale_on_a_cluster_through_failovers() {
+    // Few hits: everything is away most of the time.
     assert_right(
-        "--seconds 7 --seed 20250106 --pause 1.2 --pause-every 1.5 --timeout 200 --writers 2 \
-        --proxies 3 --outage forward --mode lease --rules hard --collapse proxy",
+        "--seconds 5 --seed 20250105 --cluster --faults failover,hand-over,kill-proxy,pause-proxy --hits 2 \
+        --proxies 3 --outage refuse --mode lease --rules hard --collapse proxy",
     );
-}
-
-#[test]
-fn nothing_stale_when_redis_pauses_and_every_hit_asks_it() {
-    assert_right(
-        "--seconds 6 --seed 20250107 --pause 0.8 --pause-every 1.2 --timeout 200 --writers 2 \
-        --proxies 2 --outage forward --mode strict --rules soft --collapse fleet",
-    );
-}
-
-#[test]
-fn nothing_stale_when_commands_are_late_and_proxies_start_in_pauses() {
-    assert_right(
-        "--seconds 5 --seed 20250108 --faults late-commands,start-in-pause,start-at-return,kill-proxy \
-        --timeout 300 --proxies 3 --outage forward --mode lease --rules soft --collapse fleet",
-    );
-}
-
-#[test]
-fn nothing_stale_when_commands_are_late_and_writes_are_refused() {
-    assert_right(
-        "--seconds 4 --seed 20250109 --faults late-commands,start-in-pause,pause-redis-briefly,cut-link \
-        --timeout 300 --proxies 3 --outage refuse --mode strict --rules hard --collapse fleet",
-    );
-}
-
-#[test]
-fn nothing_stale_through_one_proxy_that_forwards() {
-    assert_right(
-        "--seconds 5 --seed 20250110 --faults pause-redis,late-commands,start-at-return,restart-redis,cut-link \
-        --timeout 300 --proxies 1 --outage forward --mode lease --rules hard --collapse proxy",
-    );
-}
-
-#[test]
-fn nothing_stale_where_upstream_lags_and_invalidations_are_repeated() {
-    assert_right(
-        "--seconds 8 --seed 20250111 --pause 0.6 --pause-every 2.6 --timeout 200 \
-        --proxies 3 --outage forward --mode lease --rules again --collapse proxy",
-    );
-}
-
-#[test]
-fn stale_reads_are_found_where_upstream_lags_and_nothing_is_repeated() {
-    let summary = run_line(
-        "--seconds 5 --seed 20250112 --faults none --sabotage --proxies 2 --outage refuse --mode lease \
-        --rules again --collapse proxy",
-    );
-    assert!(summary.tally.stale > 0, "{summary}");
 }
 
 #[test]
@@ -318,18 +263,83 @@ fn nothing_stale_in_memory_through_faults() {
 }
 
 #[test]
+fn nothing_stale_when_redis_pauses_and_writes_are_forwarded() {
+    assert_right(
+        "--seconds 6 --seed 20250106 --pause 1.3 --pause-every 1 --timeout 100 --writers 2 \
+        --proxies 3 --outage forward --mode lease --rules hard --collapse proxy",
+    );
+}
+
+#[test]
+fn nothing_stale_when_redis_pauses_and_hits_ask_it() {
+    assert_right(
+        "--seconds 4 --seed 20250107 --pause 0.8 --pause-every 1 --timeout 200 --writers 2 \
+        --proxies 2 --outage forward --mode strict --rules soft --collapse fleet",
+    );
+}
+
+#[test]
+fn nothing_stale_when_commands_are_late() {
+    assert_right(
+        "--seconds 6 --seed 20250113 --faults late-commands --timeout 100 --writers 2 \
+        --proxies 3 --outage forward --mode lease --rules hard --collapse proxy",
+    );
+}
+
+#[test]
+fn nothing_stale_when_proxies_start_while_redis_pauses() {
+    assert_right(
+        "--seconds 5 --seed 20250108 --faults late-commands,start-in-pause,start-at-return,kill-proxy --timeout 300 \
+        --proxies 3 --outage forward --mode lease --rules soft --collapse fleet",
+    );
+}
+
+#[test]
+fn nothing_stale_when_writes_are_refused_and_hits_ask_redis() {
+    assert_right(
+        "--seconds 4 --seed 20250109 --faults late-commands,start-in-pause,pause-redis-briefly,cut-link --timeout 300 \
+        --proxies 3 --outage refuse --mode strict --rules hard --collapse fleet",
+    );
+}
+
+#[test]
+fn nothing_stale_through_one_proxy_that_forwards() {
+    assert_right(
+        "--seconds 4 --seed 20250110 --faults pause-redis,late-commands,start-at-return --timeout 300 --hits 2 \
+        --proxies 1 --outage forward --mode lease --rules hard --collapse proxy",
+    );
+}
+
+#[test]
+fn nothing_stale_where_upstream_lags_and_invalidations_are_repeated() {
+    assert_right(
+        "--seconds 6 --seed 20250111 --pause 0.6 --pause-every 2.4 --timeout 200 \
+        --proxies 3 --outage forward --mode lease --rules again --collapse proxy",
+    );
+}
+
+#[test]
+fn stale_reads_are_found_where_upstream_lags_and_nothing_is_repeated() {
+    let summary = run_line(
+        "--seconds 3 --seed 20250112 --faults none --sabotage \
+        --proxies 2 --outage refuse --mode lease --rules again --collapse proxy",
+    );
+    assert!(summary.tally.stale > 0, "{summary}");
+}
+
+#[test]
 fn most_reads_are_hits_when_nothing_fails() {
     assert_right(
-        "--seconds 2 --seed 20250103 --faults none --proxies 3 --outage refuse --mode lease --rules hard \
-        --collapse proxy",
+        "--seconds 2 --seed 20250103 --faults none \
+        --proxies 3 --outage refuse --mode lease --rules hard --collapse proxy",
     );
 }
 
 #[test]
 fn stale_reads_are_found_where_nothing_is_invalidated() {
     let summary = run_line(
-        "--seconds 1 --seed 20250104 --faults none --sabotage --proxies 3 --outage refuse --mode lease --rules hard \
-        --collapse proxy",
+        "--seconds 1 --seed 20250104 --faults none --sabotage \
+        --proxies 3 --outage refuse --mode lease --rules hard --collapse proxy",
     );
     assert!(summary.tally.stale > 0 && !summary.tally.histories.is_empty(), "{summary}");
 }
