@@ -280,7 +280,8 @@ impl Injector {
 
     fn terminate(&mut self, proxy: usize) {
         self.proxies.signal(proxy, "TERM");
-        self.proxies.wait(proxy);
+        let run = self.proxies.wait(proxy);
+        self.lost += self.ledger.terminated(run);
     }
 
     fn pause_proxy(&mut self, proxy: usize, least: f64, most: f64) {

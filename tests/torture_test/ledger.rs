@@ -162,6 +162,11 @@ impl Ledger {
         lost.len()
     }
 
+    /// A proxy was told to end, and has delivered what it kept; but what is to be repeated was in its memory alone.
+    pub fn terminated(&self, run: Run) -> usize {
+        if self.slack.undisturbed > Duration::ZERO { self.killed(run) } else { 0 }
+    }
+
     /// A fault begins. A fault within it is not told of.
     pub fn fault_begins(&self) -> Instant {
         let began = Instant::now();

@@ -162,12 +162,13 @@ impl Proxies {
         self.directory.place(proxy).run
     }
 
-    /// Waits until it has ended by itself.
-    pub fn wait(&mut self, proxy: usize) {
+    /// Waits until it has ended by itself. Gives the run that ends.
+    pub fn wait(&mut self, proxy: usize) -> Run {
         let id = self.running[proxy].id();
         let code = self.running[proxy].wait();
         self.guard.release(id);
         assert_eq!(code, Some(0), "a proxy ended badly; its log:\n{}", self.running[proxy].log());
+        self.directory.place(proxy).run
     }
 
     /// Starts a proxy that has ended.
