@@ -113,7 +113,7 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&name(*self))
+        f.write_str(&name(self))
     }
 }
 
@@ -359,13 +359,13 @@ impl Injector {
         for (proxy, reconnects) in steps {
             let gives_up = self.random.random_bool(0.5);
             let relay = self.proxies.relay(proxy);
-            if reconnects && gives_up {
-                relay.close_clients();
-            }
-            if reconnects {
-                relay.pass_new()
+            if !reconnects {
+                relay.deliver();
             } else {
-                relay.deliver()
+                if gives_up {
+                    relay.close_clients();
+                }
+                relay.pass_new();
             }
             self.hold(0.0, 0.4);
         }

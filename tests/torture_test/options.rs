@@ -162,7 +162,7 @@ impl Options {
         if choice.rules == Rules::Again {
             // What is to be repeated is in Redis, and of a proxy without it in its own memory.
             let embedded = self.embedded;
-            self.faults.0.retain(|fault| !fault.makes_redis_forget() && !(embedded && fault.ends_a_proxy()));
+            self.faults.0.retain(|fault| !(fault.makes_redis_forget() || embedded && fault.ends_a_proxy()));
         }
         choice
     }
@@ -179,7 +179,7 @@ impl Options {
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Choice { seed, proxies, outage, mode, rules, collapse } = self;
-        let (outage, mode, rules, collapse) = (name(*outage), name(*mode), name(*rules), name(*collapse));
+        let (outage, mode, rules, collapse) = (name(outage), name(mode), name(rules), name(collapse));
         write!(
             f,
             "--seed {seed} --proxies {proxies} --outage {outage} --mode {mode} --rules {rules} --collapse {collapse}"
@@ -188,7 +188,7 @@ impl fmt::Display for Choice {
 }
 
 /// As it is typed, which is also how `rules.toml` says it.
-pub fn name(value: impl ValueEnum) -> String {
+pub fn name(value: &impl ValueEnum) -> String {
     value.to_possible_value().expect("no value is hidden").get_name().to_owned()
 }
 

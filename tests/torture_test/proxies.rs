@@ -295,7 +295,7 @@ fn rules(options: &Options, choice: Choice, store: &str) -> String {
         true => String::new(),
         false => format!("[store]\nnamespace = \"{NAMESPACE}\"\n{store}"),
     };
-    let collapse = if options.embedded { "proxy".to_owned() } else { name(choice.collapse) };
+    let collapse = if options.embedded { "proxy".to_owned() } else { name(&choice.collapse) };
     format!(
         r#"
 [server]
@@ -322,7 +322,7 @@ collapse = "{collapse}"
 }
 
 fn store(options: &Options, choice: Choice) -> String {
-    let (mode, outage) = (name(choice.mode), name(choice.outage));
+    let (mode, outage) = (name(&choice.mode), name(&choice.outage));
     let mut store = format!(
         "coherence = \"{mode}\"\nlease = \"{}ms\"\ntimeout = \"{}ms\"\non_outage = \"{outage}\"\n",
         options.lease, options.timeout

