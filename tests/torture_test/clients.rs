@@ -22,7 +22,10 @@ const STAY: Duration = Duration::from_secs(2);
 const READ_PAUSE: Duration = Duration::from_millis(4);
 
 /// The longest pause between two requests of a writer.
-const WRITE_PAUSE: Duration = Duration::from_millis(20);
+pub const WRITE_PAUSE: Duration = Duration::from_millis(20);
+
+/// The same with `--rules again`: seldom enough that what is not invalidated once more is seen to be old.
+pub const WRITE_PAUSE_AGAIN: Duration = Duration::from_millis(1500);
 
 /// Stale reads whose history is kept.
 const TOLD: usize = 5;
@@ -32,6 +35,8 @@ pub struct World {
     pub directory: Arc<Directory>,
     pub ledger: Arc<Ledger>,
     pub over: AtomicBool,
+    /// The longest pause between two requests of a writer.
+    write_pause: Duration,
     /// The register that was acknowledged last.
     latest: AtomicUsize,
 }
@@ -41,9 +46,13 @@ pub struct World {
 pub struct Tally {
     pub reads: u64,
     pub hits: u64,
+    /// Of these reads and hits, those that ended within a fault.
+    pub in_faults: (u64, u64),
     pub writes: u64,
     pub acknowledged: u64,
-    /// Acknowledged by a proxy that said that it could not tell the others.
+    /// Acknowledged with `detail=store-away`, by a proxy that could not tell the others yet; of these…
+    pub kept: u64,
+    /// …by a proxy that alone was cut off.
     pub alone: u64,
     /// By kind; reads and writes apart.
     pub errors: BTreeMap<String, u64>,
@@ -57,8 +66,11 @@ impl Tally {
     pub fn add(&mut self, other: Tally) {
         self.reads += other.reads;
         self.hits += other.hits;
+        self.in_faults.0 += other.in_faults.0;
+        self.in_faults.1 += other.in_faults.1;
         self.writes += other.writes;
         self.acknowledged += other.acknowledged;
+        self.kept += other.kept;
         self.alone += other.alone;
         self.stale += other.stale;
         for (kind, count) in other.errors {
@@ -75,8 +87,8 @@ impl Tally {
 }
 
 impl World {
-    pub fn new(directory: Arc<Directory>, ledger: Arc<Ledger>) -> World {
-        World { directory, ledger, over: AtomicBool::new(false), latest: AtomicUsize::new(0) }
+    pub fn new(directory: Arc<Directory>, ledger: Arc<Ledger>, write_pause: Duration) -> World {
+        World { directory, ledger, over: AtomicBool::new(false), write_pause, latest: AtomicUsize::new(0) }
     }
 
     /// Reads until the run is over.
@@ -94,7 +106,7 @@ impl World {
         let mut client = Client::new(self, number, seed);
         while !self.over.load(SeqCst) {
             client.write();
-            client.pause(WRITE_PAUSE);
+            client.pause(self.write_pause);
         }
         client.tally
     }
@@ -113,6 +125,8 @@ struct Client<'a> {
 #[derive(Clone, Copy)]
 enum Target {
     Register(usize),
+    /// The same under another path, which only a rule invalidates.
+    View(usize),
     Sum,
 }
 
@@ -139,12 +153,14 @@ impl<'a> Client<'a> {
     fn try_read(&mut self, target: Target) -> Result<(Option<String>, Read), Loss> {
         let path = match target {
             Target::Register(register) => format!("/r/{register}"),
+            Target::View(register) => format!("/v/{register}"),
             Target::Sum => "/sum".to_owned(),
         };
         let mut connection = self.connect()?;
         let head = connection.ask("GET", &path)?;
         let content = connection.content(&head)?;
-        let read = Read { began: head.began, by: connection.run, hit: head.shows("hit") };
+        let by_rule = !matches!(target, Target::Register(_));
+        let read = Read { began: head.began, by: connection.run, hit: head.shows("hit"), by_rule };
         self.keep(connection, &head);
         if head.status != 200 {
             self.tally.failed("read", &head.status.to_string());
@@ -153,10 +169,13 @@ impl<'a> Client<'a> {
     }
 
     fn target(&mut self) -> Target {
+        let latest = self.world.latest.load(SeqCst);
         match self.random.random_range(0..10) {
             0 => Target::Sum,
-            1..=4 => Target::Register(self.world.latest.load(SeqCst)),
-            _ => Target::Register(self.any_register()),
+            1..=2 => Target::Register(latest),
+            3..=4 => Target::View(latest),
+            5..=7 => Target::Register(self.any_register()),
+            _ => Target::View(self.any_register()),
         }
     }
 
@@ -168,10 +187,14 @@ impl<'a> Client<'a> {
         self.tally.reads += 1;
         self.tally.hits += u64::from(read.hit);
         let ledger = &self.world.ledger;
+        if ledger.is_in_fault() {
+            self.tally.in_faults.0 += 1;
+            self.tally.in_faults.1 += u64::from(read.hit);
+        }
         let versions: Vec<u64> =
             content.split(',').map(|version| version.parse().expect("upstream's own")).collect();
         let judged = match target {
-            Target::Register(register) => ledger.check(register, versions[0], read),
+            Target::Register(register) | Target::View(register) => ledger.check(register, versions[0], read),
             Target::Sum => ledger.check_all(&versions, read),
         };
         if let Err(stale) = judged {
@@ -182,7 +205,11 @@ impl<'a> Client<'a> {
     fn stale(&mut self, stale: &Stale, read: &Read, target: Target) {
         self.tally.stale += 1;
         if self.tally.histories.len() < TOLD {
-            let what = if let Target::Sum = target { "in the list, " } else { "" };
+            let what = match target {
+                Target::Register(_) => "",
+                Target::View(_) => "in its view, ",
+                Target::Sum => "in the list, ",
+            };
             self.tally.histories.push(format!("{what}{}", self.world.ledger.history(stale, read)));
         }
     }
@@ -199,12 +226,13 @@ impl<'a> Client<'a> {
         let ledger = &self.world.ledger;
         let mut connection = self.connect()?;
         ledger.note(register, Event::WriteBegan(connection.run));
+        let was_alone = self.world.directory.is_alone(self.proxy);
         let head = connection.ask("PUT", &format!("/r/{register}")).inspect_err(|_| {
             ledger.note(register, Event::WriteFailed(connection.run));
         })?;
         // At once: the content is still on its way.
         match (200..300).contains(&head.status) {
-            true => self.acknowledged(register, &head, connection.run),
+            true => self.acknowledged(register, &head, connection.run, was_alone),
             false => {
                 ledger.note(register, Event::WriteFailed(connection.run));
                 self.tally.failed("write", &head.status.to_string());
@@ -215,16 +243,26 @@ impl<'a> Client<'a> {
         Ok(())
     }
 
-    fn acknowledged(&mut self, register: usize, head: &Head, run: Run) {
+    fn acknowledged(&mut self, register: usize, head: &Head, run: Run, was_alone: bool) {
         let number = |name| head.field(name).and_then(|value| value.parse().ok()).expect("upstream's own field");
-        let alone = head.shows("detail=store-away");
-        let scope = if alone { Scope::Only(run) } else { Scope::Everywhere };
+        let directory = &self.world.directory;
+        let is_kept = head.shows("detail=store-away");
+        let is_alone = was_alone || directory.is_alone(self.proxy);
+        let scope = match (is_kept, is_alone) {
+            (false, _) => Scope::Everywhere,
+            (true, false) => Scope::Kept,
+            (true, true) => Scope::Only(run),
+        };
+        if !is_kept {
+            directory.delivered(self.proxy, head.began);
+        }
         self.world.ledger.acknowledge(register, number(VERSION), run, scope);
         self.world.latest.store(register, SeqCst);
         let took = Duration::from_micros(number(TOOK));
         self.tally.waits.push(head.began.elapsed().saturating_sub(took));
-        self.tally.acknowledged += u64::from(!alone);
-        self.tally.alone += u64::from(alone);
+        self.tally.acknowledged += 1;
+        self.tally.kept += u64::from(is_kept);
+        self.tally.alone += u64::from(is_kept && is_alone);
     }
 
     fn connect(&mut self) -> Result<Connection, Loss> {
@@ -254,7 +292,8 @@ impl<'a> Client<'a> {
 pub fn warm(directory: &Directory, registers: usize) {
     for place in (0..directory.len()).map(|proxy| directory.place(proxy)) {
         let mut connection = Connection::open(place).expect("it has just begun to listen");
-        let paths = (0..registers).map(|register| format!("/r/{register}")).chain(["/sum".to_owned()]);
+        let paths = (0..registers).flat_map(|register| [format!("/r/{register}"), format!("/v/{register}")]);
+        let paths = paths.chain(["/sum".to_owned()]);
         for path in paths {
             let head = connection.ask("GET", &path).expect("nothing is wrong yet");
             connection.content(&head).expect("nothing is wrong yet");

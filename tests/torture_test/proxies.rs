@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use crate::guard::Guard;
 use crate::ledger::Run;
-use crate::options::{Mode, Options};
+use crate::options::{Choice, Options, Rules, name};
 use crate::relay::Relay;
-use crate::support::larder::{larder, signal};
+use crate::support::larder::signal;
 use crate::support::{Larder, Plan, RedisCluster, RedisServer, eventually};
 
 /// `[store] namespace`.
@@ -21,8 +22,19 @@ pub struct Place {
     pub run: Run,
 }
 
-/// Where each proxy listens, for clients. A proxy that was killed is still in it until it runs again.
-pub struct Directory(Vec<Mutex<Place>>);
+/// Where each proxy listens, for clients, and whether it alone is cut off. A proxy that was killed is still in it until it
+/// runs again.
+pub struct Directory(Vec<Mutex<(Place, Reach)>>);
+
+/// Whether a proxy reaches Redis as the others do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    AsOthers,
+    /// Its own way there is disturbed.
+    Alone,
+    /// It was until then, and nothing shows yet that the proxy has reconnected.
+    AloneUntil(Instant),
+}
 
 /// What the proxies share.
 enum Shared {
@@ -76,29 +88,52 @@ impl Directory {
     }
 
     pub fn place(&self, proxy: usize) -> Place {
-        *self.0[proxy].lock().unwrap()
+        self.0[proxy].lock().unwrap().0
+    }
+
+    /// The way from this proxy to Redis is disturbed from now on, and that of no other.
+    pub fn disturbed(&self, proxy: usize) {
+        self.0[proxy].lock().unwrap().1 = Reach::Alone;
+    }
+
+    /// It is no more.
+    pub fn restored(&self, proxy: usize) {
+        self.0[proxy].lock().unwrap().1 = Reach::AloneUntil(Instant::now());
+    }
+
+    /// Redis has taken the invalidation of a write that was sent to this proxy then.
+    pub fn delivered(&self, proxy: usize, began: Instant) {
+        let reach = &mut self.0[proxy].lock().unwrap().1;
+        if matches!(reach, Reach::AloneUntil(restored) if *restored < began) {
+            *reach = Reach::AsOthers;
+        }
+    }
+
+    /// Whether this proxy may be cut off from Redis while others are not.
+    pub fn is_alone(&self, proxy: usize) -> bool {
+        self.0[proxy].lock().unwrap().1 != Reach::AsOthers
     }
 }
 
 impl Proxies {
-    pub fn start(options: &Options, upstream: &str) -> Proxies {
+    pub fn start(options: &Options, choice: Choice, upstream: &str) -> Proxies {
         let mut guard = Guard::start();
         let shared = Shared::start(options);
         shared.servers().iter().for_each(|server| guard.watch(server.id()));
-        let relays = shared.relays(options.proxies);
-        let store = if options.embedded { String::new() } else { store(options) };
-        let plan = Plan::new(upstream).rules(&rules(options, &store));
+        let relays = shared.relays(choice.proxies);
+        let store = if options.embedded { String::new() } else { store(options, choice) };
+        let plan = Plan::new(upstream).rules(&rules(options, choice, &store));
         let plan = |proxy: usize| match (relays.get(proxy), &shared) {
             (Some(relay), _) => plan.clone().redis(&relay.url()),
             (None, Shared::Cluster(cluster)) => plan.clone().redis(&cluster.url()),
             (None, _) => plan.clone(),
         };
-        let plans: Vec<_> = (0..options.proxies as usize).map(plan).collect();
+        let plans: Vec<_> = (0..choice.proxies as usize).map(plan).collect();
         let running: Vec<_> = plans.iter().map(Plan::start).collect();
         running.iter().for_each(|larder| guard.watch(larder.id()));
         let places = running.iter().zip(0..).map(|(larder, run)| Place { address: larder.address, run });
-        let directory = Arc::new(Directory(places.map(Mutex::new).collect()));
-        Proxies { running, plans, relays, shared, directory, runs: options.proxies, guard, store }
+        let directory = Arc::new(Directory(places.map(|place| Mutex::new((place, Reach::AsOthers))).collect()));
+        Proxies { running, plans, relays, shared, directory, runs: choice.proxies, guard, store }
     }
 
     pub fn directory(&self) -> Arc<Directory> {
@@ -119,25 +154,28 @@ impl Proxies {
         &self.relays[proxy]
     }
 
-    pub fn kill(&mut self, proxy: usize) {
+    /// `kill -9`. Gives the run that ends.
+    pub fn kill(&mut self, proxy: usize) -> Run {
         let id = self.running[proxy].id();
         self.running[proxy].kill();
         self.guard.release(id);
+        self.directory.place(proxy).run
     }
 
-    /// Waits until it has ended by itself.
-    pub fn wait(&mut self, proxy: usize) {
+    /// Waits until it has ended by itself. Gives the run that ends.
+    pub fn wait(&mut self, proxy: usize) -> Run {
         let id = self.running[proxy].id();
         let code = self.running[proxy].wait();
         self.guard.release(id);
         assert_eq!(code, Some(0), "a proxy ended badly; its log:\n{}", self.running[proxy].log());
+        self.directory.place(proxy).run
     }
 
     /// Starts a proxy that has ended.
     pub fn start_again(&mut self, proxy: usize) {
         let larder = self.plans[proxy].start();
         self.guard.watch(larder.id());
-        *self.directory.0[proxy].lock().unwrap() = Place { address: larder.address, run: self.runs };
+        self.directory.0[proxy].lock().unwrap().0 = Place { address: larder.address, run: self.runs };
         self.runs += 1;
         self.running[proxy] = larder;
     }
@@ -237,16 +275,27 @@ impl Snapshots {
     }
 }
 
-fn rules(options: &Options, store: &str) -> String {
-    let invalidate = match options.sabotage {
-        true => "",
-        false => "[invalidate]\n'/r/(?<k>\\d+)' = [\"register:{k}\", \"sum\"]\n",
+/// The grace of soft rules: the shortest there is.
+pub const GRACE: Duration = Duration::from_secs(1);
+
+/// After which invalidations are repeated: more than upstream lags and takes.
+pub const AGAIN: Duration = Duration::from_millis(500);
+
+fn rules(options: &Options, choice: Choice, store: &str) -> String {
+    let how = match (choice.rules, options.sabotage) {
+        (Rules::Hard, _) | (Rules::Again, true) => String::new(),
+        (Rules::Soft, _) => format!(", mode = \"soft\", grace = \"{}s\"", GRACE.as_secs()),
+        (Rules::Again, false) => format!(", again = \"{}ms\"", AGAIN.as_millis()),
     };
-    // The time limit is short, so that a hung Redis is noticed within a lease, and long enough for a busy machine.
+    let invalidate = match (options.sabotage, choice.rules) {
+        (true, Rules::Hard | Rules::Soft) => String::new(),
+        _ => format!("[invalidate]\n'/r/(?<k>\\d+)' = {{ families = [\"register:{{k}}\", \"sum\"]{how} }}\n"),
+    };
     let table = match options.embedded {
         true => String::new(),
-        false => format!("[store]\nnamespace = \"{NAMESPACE}\"\ntimeout = \"1s\"\n{store}"),
+        false => format!("[store]\nnamespace = \"{NAMESPACE}\"\n{store}"),
     };
+    let collapse = if options.embedded { "proxy".to_owned() } else { name(&choice.collapse) };
     format!(
         r#"
 [server]
@@ -258,30 +307,28 @@ access = false
 {table}
 [[family]]
 name = "register"
-path = '/r/(?<k>\d+)'
+path = '/[rv]/(?<k>\d+)'
 ttl = "1h"
+collapse = "{collapse}"
 
 [[family]]
 name = "sum"
 path = '/sum'
 ttl = "1h"
+collapse = "{collapse}"
 
 {invalidate}"#
     )
 }
 
-/// Leases, where the binary knows them; what was asked for explicitly it must know.
-fn store(options: &Options) -> String {
-    let mode = options.mode.unwrap_or(Mode::Lease);
-    let mut wanted = format!("coherence = \"{mode}\"\nlease = \"{}ms\"\non_outage = \"refuse\"\n", options.lease);
+fn store(options: &Options, choice: Choice) -> String {
+    let (mode, outage) = (name(&choice.mode), name(&choice.outage));
+    let mut store = format!(
+        "coherence = \"{mode}\"\nlease = \"{}ms\"\ntimeout = \"{}ms\"\non_outage = \"{outage}\"\n",
+        options.lease, options.timeout
+    );
     if options.cluster {
-        wanted += "wait_replicas = 1\nconnect_timeout = \"2s\"\n";
+        store += "wait_replicas = 1\nconnect_timeout = \"2s\"\n";
     }
-    if options.mode.is_some() || is_known(&wanted) { wanted } else { String::new() }
-}
-
-fn is_known(fields: &str) -> bool {
-    let rules =
-        format!("[server]\nupstream = \"http://127.0.0.1:1\"\n[store]\nredis = \"redis://127.0.0.1\"\n{fields}");
-    larder(Some(&rules), &["check", "rules.toml"]).code == Some(0)
+    store
 }

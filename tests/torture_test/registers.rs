@@ -1,11 +1,12 @@
-//! The API behind the proxies: registers that hold a version. `GET /r/3` answers the version of register 3, `PUT /r/3`
-//! raises it, `GET /sum` answers all versions. Every answer takes a random time, drawn before or after the register is
-//! read, so that old answers arrive late.
+//! The API behind the proxies: registers that hold a version. `GET /r/3` answers the version of register 3, and so does
+//! `GET /v/3`; `PUT /r/3` raises it, `GET /sum` answers all versions. Every answer takes a random time, drawn before or
+//! after the register is read, so that old answers arrive late. With [`LAG`] reads are answered from replicas that lag.
 
+use std::collections::VecDeque;
 use std::io::{self, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,9 @@ pub const VERSION: &str = "x-version";
 /// …and how long upstream took for it, microseconds.
 pub const TOOK: &str = "x-took";
 
+/// The longest that a replica lags behind, with `--rules again`.
+pub const LAG: Duration = Duration::from_millis(300);
+
 /// Upstream. Its connections end with those who opened them.
 pub struct Registers {
     address: SocketAddr,
@@ -27,17 +31,49 @@ pub struct Registers {
 }
 
 struct Shared {
-    versions: Vec<AtomicU64>,
+    versions: Vec<Mutex<Version>>,
+    /// How far reads may lag behind.
+    lag: Duration,
+    /// How long an answer takes at most, but for one in ten.
+    usual: Duration,
     ledger: Arc<Ledger>,
     closed: AtomicBool,
 }
 
+/// Of one register.
+#[derive(Default)]
+struct Version {
+    present: u64,
+    /// When each of the latest versions was made, the present one last.
+    raised: VecDeque<Instant>,
+}
+
+/// Versions of which it is known when they were made.
+const KNOWN: usize = 1000;
+
+impl Version {
+    fn raise(&mut self) -> u64 {
+        self.present += 1;
+        self.raised.push_back(Instant::now());
+        if self.raised.len() > KNOWN {
+            self.raised.pop_front();
+        }
+        self.present
+    }
+
+    /// What it was so long ago.
+    fn before(&self, lag: Duration) -> u64 {
+        let later = self.raised.iter().rev().take_while(|raised| raised.elapsed() < lag).count();
+        self.present - later as u64
+    }
+}
+
 impl Registers {
-    pub fn start(ledger: Arc<Ledger>, seed: u64) -> Registers {
+    pub fn start(ledger: Arc<Ledger>, lag: Duration, usual: Duration, seed: u64) -> Registers {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let versions = (0..ledger.len()).map(|_| AtomicU64::new(0)).collect();
-        let shared = Arc::new(Shared { versions, ledger, closed: AtomicBool::new(false) });
+        let versions = (0..ledger.len()).map(|_| Mutex::default()).collect();
+        let shared = Arc::new(Shared { versions, lag, usual, ledger, closed: AtomicBool::new(false) });
         let accepting = Arc::clone(&shared);
         thread::spawn(move || accept(&listener, &accepting, seed));
         Registers { address, shared }
@@ -82,10 +118,13 @@ impl Shared {
 
     fn answer(&self, method: &str, path: &str, random: &mut StdRng) -> String {
         let began = Instant::now();
-        let register = path.strip_prefix("/r/").and_then(|number| number.parse().ok());
+        let register = path.strip_prefix("/r/").or_else(|| path.strip_prefix("/v/"));
+        let register = register.and_then(|number| number.parse().ok());
+        // Drawn for the whole answer: one replica.
+        let lag = self.lag.mul_f64(random.random());
         let (version, body) = match (method, register) {
-            ("GET", Some(register)) => (None, late(random, || self.version(register).to_string())),
-            ("GET", None) if path == "/sum" => (None, late(random, || self.all())),
+            ("GET", Some(register)) => (None, self.late(random, || self.version(register, lag).to_string())),
+            ("GET", None) if path == "/sum" => (None, self.late(random, || self.all(lag))),
             ("PUT", Some(register)) => {
                 let version = self.raise(register, random);
                 (Some(version), version.to_string())
@@ -99,40 +138,40 @@ impl Shared {
     }
 
     fn raise(&self, register: usize, random: &mut StdRng) -> u64 {
-        thread::sleep(delay(random));
-        let version = self.versions[register].fetch_add(1, SeqCst) + 1;
+        thread::sleep(self.delay(random));
+        let version = self.versions[register].lock().unwrap().raise();
         self.ledger.note(register, Event::Raised(version));
         if random.random_bool(0.3) {
-            thread::sleep(delay(random));
+            thread::sleep(self.delay(random));
         }
         version
     }
 
-    fn version(&self, register: usize) -> u64 {
-        self.versions[register].load(SeqCst)
+    /// Waits before or after.
+    fn late<T>(&self, random: &mut StdRng, read: impl FnOnce() -> T) -> T {
+        if random.random_bool(0.5) {
+            let value = read();
+            thread::sleep(self.delay(random));
+            return value;
+        }
+        thread::sleep(self.delay(random));
+        read()
     }
 
-    fn all(&self) -> String {
-        let versions: Vec<_> = (0..self.versions.len()).map(|at| self.version(at).to_string()).collect();
+    /// Mostly short, now and then long.
+    fn delay(&self, random: &mut StdRng) -> Duration {
+        let most = if random.random_bool(0.1) { self.usual * 7 } else { self.usual };
+        random.random_range(Duration::ZERO..=most)
+    }
+
+    fn version(&self, register: usize, lag: Duration) -> u64 {
+        self.versions[register].lock().unwrap().before(lag)
+    }
+
+    fn all(&self, lag: Duration) -> String {
+        let versions: Vec<_> = (0..self.versions.len()).map(|at| self.version(at, lag).to_string()).collect();
         versions.join(",")
     }
-}
-
-/// Waits before or after.
-fn late<T>(random: &mut StdRng, read: impl FnOnce() -> T) -> T {
-    if random.random_bool(0.5) {
-        let value = read();
-        thread::sleep(delay(random));
-        return value;
-    }
-    thread::sleep(delay(random));
-    read()
-}
-
-/// Mostly short, now and then long.
-fn delay(random: &mut StdRng) -> Duration {
-    let most = if random.random_bool(0.1) { 80_000 } else { 12_000 };
-    Duration::from_micros(random.random_range(0..most))
 }
 
 fn read_request(requests: &mut BufReader<TcpStream>) -> Result<(String, String), Failure> {
@@ -143,4 +182,16 @@ fn read_request(requests: &mut BufReader<TcpStream>) -> Result<(String, String),
     read_exactly(requests, length).map_err(|_| Failure::NoHead)?;
     let mut words = line.split(' ').map(str::to_owned);
     words.next().zip(words.next()).ok_or(Failure::NoHead)
+}
+
+#[test]
+fn a_replica_answers_what_was_true_as_long_ago_as_it_lags() {
+    let mut version = Version::default();
+    assert_eq!((version.raise(), version.before(Duration::ZERO)), (1, 1));
+    assert_eq!(version.before(Duration::from_secs(60)), 0);
+    for _ in 0..2 * KNOWN {
+        version.raise();
+    }
+    assert_eq!(version.before(Duration::ZERO), 2 * KNOWN as u64 + 1);
+    assert_eq!(version.raised.len(), KNOWN);
 }
