@@ -8,6 +8,7 @@
 
 mod failover;
 mod fleet;
+mod recovery;
 mod rule;
 mod state;
 
@@ -18,6 +19,7 @@ use stateright::{Checker, HasDiscoveries, Model};
 
 use failover::{ASKED, Budget, Failover, HELD};
 use fleet::{Bounds, FLIGHT, Fault, Fleet, L1, L2, SETTLES};
+use recovery::{OPEN_L1, OPEN_L2, RECOVERS, Recovery};
 use rule::Rule;
 
 /// Messages come late or not at all; nothing breaks.
@@ -285,3 +287,51 @@ all_hold! {
     clocks_may_be_set_forward: Failover { bounds: ALONE, off: &[] },
     members_with_longer_leases_may_be_lost: Failover { bounds: ALONE_WITH_LENGTHS, off: &[] },
 }
+
+// ---- Recovery after Redis was away ----
+
+/// One pause, one write, nothing else.
+const PAUSE: recovery::Bounds = recovery::Bounds {
+    budget: recovery::Budget {
+        pauses: 1,
+        writes: 1,
+        syncs: 5,
+        reads: 0,
+        losses: 0,
+        crashes: 0,
+        leaves: 0,
+        starts: 0,
+        flushes: 0,
+    },
+    restarts: false,
+    is_long: false,
+    late_invalidations: false,
+    one_writer: true,
+    settles: false,
+};
+
+all_hold! {
+    redis_may_pause: Recovery { bounds: PAUSE, off: &[] },
+}
+
+#[test]
+fn each_rule_of_recovery_is_needed() {
+    let mut missed = Vec::new();
+    for &(off, bounds, expected) in RECOVERY_LACKS {
+        let started = std::time::Instant::now();
+        let lack = found(Recovery { bounds, off }, expected);
+        println!("without {off:?} ({:.1?}): {lack:?}", started.elapsed());
+        if lack.is_none() {
+            missed.push(off);
+        }
+    }
+    assert!(missed.is_empty(), "no violation without {missed:?}");
+}
+
+/// Rules that are not obeyed, where that shows, and as what.
+const RECOVERY_LACKS: &[(&[Rule], recovery::Bounds, &str)] = &[
+    (&[Rule::EvidenceBySeen], PAUSE, OPEN_L1),
+    (&[Rule::EvidenceWithMarks], PAUSE, OPEN_L1),
+    (&[Rule::RaiseAfterLapse], PAUSE, OPEN_L1),
+    (&[Rule::SyncOnlyDelivered], PAUSE, OPEN_L1),
+];
