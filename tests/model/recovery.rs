@@ -38,7 +38,6 @@ pub struct Record {
     seen: Seen,
     /// Given up, with the root invalidated, by one who had read this generation.
     excused: Seen,
-    applied: u8,
     /// Its last sync.
     number: u8,
     /// The generation as that was executed.
@@ -66,11 +65,9 @@ pub struct Redis {
     generation: u8,
     /// No sync has been executed for so long.
     unheard: Length,
-    /// The last time of that kind that is over.
-    silence: Length,
-    /// The generation that its end was given.
+    /// The generation that the end of the last such time was given.
     silence_generation: u8,
-    /// `patience` has passed since.
+    /// `patience` has passed since the epoch began, and since the last long silence.
     is_patience_over: bool,
     members: [Option<Record>; PROXIES],
     l2: Option<Entry>,
@@ -124,9 +121,18 @@ pub struct Absence {
 pub enum Write {
     None,
     /// Undelivered. `has_tried`: an attempt to connect that began after upstream's answer has failed.
-    Kept { value: u8, is_acknowledged: bool, has_tried: bool },
-    /// Redis has it; these hold leases.
-    Taken { value: u8, sequence: u8, holders: Set },
+    Kept {
+        value: u8,
+        is_acknowledged: bool,
+        has_tried: bool,
+    },
+    /// Redis has it; these hold leases, by the sync that was their last.
+    Taken {
+        value: u8,
+        sequence: u8,
+        holders: Set,
+        numbers: [u8; PROXIES],
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -151,15 +157,20 @@ pub struct Proxy {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Budget {
+    /// Beside the one that there is in the beginning.
     pub pauses: u8,
     pub writes: u8,
     pub syncs: u8,
+    /// Of these, such as are sent while Redis is away.
+    pub late: u8,
     pub reads: u8,
-    /// Connections that break while Redis is there.
+    /// Connections that break while Redis is there, or of the first proxy; proxies that do not sync for a lease.
     pub losses: u8,
     /// Proxies that die.
     pub crashes: u8,
     pub leaves: u8,
+    /// Of the second proxy, after a write of another tag.
+    pub expels: u8,
     pub starts: u8,
     /// Redis loses everything (`FLUSHALL`); with `restarts` also what was sent.
     pub flushes: u8,
@@ -176,6 +187,12 @@ pub struct Bounds {
     pub late_invalidations: bool,
     /// Nobody writes but the second proxy.
     pub one_writer: bool,
+    /// The first proxy may see the reply of its sync later.
+    pub slow_replies: bool,
+    /// The first proxy is strict: no write waits for it, and it asks Redis at each hit.
+    pub strict: bool,
+    /// Only the first proxy and one that starts.
+    pub is_alone: bool,
     /// Only that all settles is looked at.
     pub settles: bool,
 }
@@ -218,12 +235,15 @@ pub enum Action {
     Answer(usize),
     AnswerAfterLease(usize),
     SendSync(usize),
+    /// It is executed, and the reply is there.
+    Sync(usize),
     Execute(usize),
     Receive(usize),
     Fetch(usize),
     /// A member has not synced for a lease, while others did.
     FallSilent(usize),
     Remove(usize),
+    Expel,
     PatienceEnds,
     GiveUp(usize),
 }
@@ -243,61 +263,69 @@ pub const OPEN_L2: &str = "an open gate shows nothing older from Redis";
 pub const RECOVERS: &str = "all gates open again";
 
 const START: u8 = 1;
+/// The generation in the beginning.
+const RAISED: u8 = 4;
+
+/// It has not started yet.
+const STRANGER: Proxy = Proxy {
+    is_alive: false,
+    has_started: false,
+    knows_outage: false,
+    has_synced: false,
+    absence: None,
+    gate: Gate::Closed,
+    lease: None,
+    read: Seen { epoch: 0, generation: 0 },
+    applied: (0, 0),
+    mark: 0,
+    request: Request::None,
+    write: Write::None,
+    l1: None,
+};
 
 impl Model for Recovery {
     type State = State;
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        let seen = Seen { epoch: START, generation: 1 };
+        let seen = Seen { epoch: START, generation: RAISED };
         let entry = Entry { value: 0, epoch: START, sequence: START };
         let record = Record {
             has_lease: true,
             seen,
             excused: Seen::default(),
-            applied: START,
             number: 0,
-            executed_at: 1,
+            executed_at: RAISED,
             is_after_silence: true,
             is_silent: false,
-        };
-        let stranger = Proxy {
-            is_alive: false,
-            has_started: false,
-            knows_outage: false,
-            has_synced: false,
-            absence: None,
-            gate: Gate::Closed,
-            lease: None,
-            read: Seen::default(),
-            applied: (0, 0),
-            mark: 0,
-            request: Request::None,
-            write: Write::None,
-            l1: None,
         };
         let proxy = Proxy {
             is_alive: true,
             has_started: true,
+            knows_outage: true,
             has_synced: true,
             gate: Gate::Open,
             lease: Some(START),
             read: seen,
             applied: (START, START),
-            ..stranger
+            ..STRANGER
         };
         let redis = Redis {
-            is_away: false,
+            is_away: true,
             epoch: START,
             mark: 0,
-            generation: 1,
+            generation: RAISED,
             unheard: Length::None,
-            silence: Length::None,
-            silence_generation: 1,
+            silence_generation: RAISED,
             is_patience_over: true,
-            members: [Some(record), Some(record), None],
+            members: [
+                Some(Record { has_lease: !self.bounds.strict, ..record }),
+                Some(record).filter(|_| !self.bounds.is_alone),
+                None,
+            ],
             l2: Some(entry),
         };
+        let other = Proxy { has_started: true, ..if self.bounds.is_alone { STRANGER } else { proxy } };
         vec![State {
             now: START,
             over: [0; PROXIES],
@@ -306,7 +334,7 @@ impl Model for Recovery {
             left: self.bounds.budget,
             numbers: 0,
             redis,
-            proxies: [Proxy { l1: Some(entry), ..proxy }, proxy, stranger],
+            proxies: [Proxy { l1: Some(entry), ..proxy }, other, STRANGER],
             sent: [None; SENT],
         }]
     }
@@ -333,6 +361,9 @@ impl Model for Recovery {
                 actions.push(Action::PatienceEnds);
             }
         }
+        if state.left.expels > 0 && has_room(state) {
+            actions.push(Action::Expel);
+        }
         if flushes > 0 && (redis.is_away == self.bounds.restarts) {
             actions.push(Action::Flush);
         }
@@ -344,7 +375,7 @@ impl Model for Recovery {
     fn next_state(&self, last: &State, action: Action) -> Option<State> {
         let mut state = *last;
         self.step(&mut state, action);
-        tidy(&mut state);
+        self.tidy(&mut state);
         (state != *last).then_some(state)
     }
 
@@ -366,11 +397,13 @@ impl Model for Recovery {
             return vec![Property::always(RECOVERS, |model: &Recovery, state: &State| model.recovers(*state))];
         }
         vec![
-            Property::always(OPEN_L1, |_, state: &State| {
-                is_fresh(state, |proxy| proxy.l1.filter(|entry| is_current(proxy, entry)))
+            Property::always(OPEN_L1, |model: &Recovery, state: &State| {
+                model.bounds.strict || is_fresh(state, |proxy| proxy.l1.filter(|entry| is_current(proxy, entry)))
             }),
-            Property::always(OPEN_L2, |_, state: &State| {
+            Property::always(OPEN_L2, |model: &Recovery, state: &State| {
                 let l2 = state.redis.l2.filter(|_| !state.redis.is_away);
+                // Who asks for the marks, too, has those of Redis.
+                let l2 = l2.filter(|entry| !model.bounds.strict || entry.sequence >= state.redis.mark);
                 is_fresh(state, |proxy| l2.filter(|entry| is_current(proxy, entry)))
             }),
         ]
@@ -398,16 +431,17 @@ impl Recovery {
         actions.extend((left.crashes > 0).then_some(Action::Crash(index)));
         actions.extend((left.leaves > 0 && has_room(state)).then_some(Action::Leave(index)));
         match proxy.absence {
-            None if redis.is_away || left.losses > 0 => actions.push(Action::LoseStore(index)),
+            None if redis.is_away && index > 0 || left.losses > 0 => actions.push(Action::LoseStore(index)),
             None => {}
             Some(absence) => self.actions_without_store(state, index, absence, actions),
         }
         self.actions_of_write(state, index, actions);
         let is_reachable = !redis.is_away || proxy.absence.is_none();
-        let is_delivered =
-            !matches!(proxy.write, Write::Kept { .. }) || !self.obeys(Rule::SyncOnlyDelivered);
-        if left.syncs > 0 && is_reachable && is_delivered && proxy.request == Request::None && has_room(state) {
-            actions.push(Action::SendSync(index));
+        let is_delivered = !matches!(proxy.write, Write::Kept { .. }) || !self.obeys(Rule::SyncOnlyDelivered);
+        let is_left = left.syncs > 0 && (!redis.is_away || left.late > 0);
+        if is_left && is_reachable && is_delivered && proxy.request == Request::None && has_room(state) {
+            let is_slow = redis.is_away || self.bounds.slow_replies && index == 0;
+            actions.push(if is_slow { Action::SendSync(index) } else { Action::Sync(index) });
         }
         if matches!(proxy.request, Request::Reply { .. }) {
             actions.push(Action::Receive(index));
@@ -419,19 +453,25 @@ impl Recovery {
     }
 
     fn actions_without_store(&self, state: &State, index: usize, absence: Absence, actions: &mut Vec<Action>) {
-        if state.redis.is_away {
+        let proxy = &state.proxies[index];
+        let is_open = matches!(proxy.write, Write::Kept { is_acknowledged: false, .. });
+        let is_late = absence.waited >= self.hold(proxy) || !self.obeys(Rule::ForwardAfterLease);
+        let is_any = !self.obeys(Rule::AttemptAfterWrite) || self.counts_by_own_clock();
+        if state.redis.is_away && (is_any || is_open && is_late) {
             actions.push(Action::Fail(index));
         }
         // In the strict reading only a lease that passes while Redis is away counts.
-        let is_by_own_clock = !self.obeys(Rule::LeaseFromFailedAttempt)
-            || !self.obeys(Rule::AttemptsWithoutGap)
-            || !self.obeys(Rule::FailedAttempt);
         let has_begun = absence.has_failed_once
             || !self.obeys(Rule::LeaseFromFailedAttempt)
             || !self.obeys(Rule::FailedAttempt);
-        if is_by_own_clock && has_begun && absence.waited == Length::None {
+        if self.counts_by_own_clock() && has_begun && absence.waited == Length::None {
             actions.push(Action::Wait(index));
         }
+    }
+
+    fn counts_by_own_clock(&self) -> bool {
+        let rules = [Rule::LeaseFromFailedAttempt, Rule::AttemptsWithoutGap, Rule::FailedAttempt];
+        !rules.into_iter().all(|rule| self.obeys(rule))
     }
 
     fn actions_of_write(&self, state: &State, index: usize, actions: &mut Vec<Action>) {
@@ -443,7 +483,9 @@ impl Recovery {
                 if is_acknowledged && may_write {
                     actions.push(Action::Write(index));
                 }
-                if !is_acknowledged && self.may_acknowledge(proxy) {
+                // Otherwise it is as soon as the attempt has failed.
+                let is_later = !self.obeys(Rule::AttemptAfterWrite) || !self.obeys(Rule::FailedAttempt);
+                if is_later && !is_acknowledged && self.may_acknowledge(proxy) {
                     actions.push(Action::Acknowledge(index));
                 }
                 if !redis.is_away {
@@ -496,8 +538,7 @@ impl Recovery {
                 let is_away = state.redis.is_away;
                 let absence = is_away.then_some(Absence { since: state.now, ..Absence::default() });
                 let proxy = &mut state.proxies[proxy];
-                *proxy =
-                    Proxy { is_alive: true, has_started: true, knows_outage: is_away, absence, ..*proxy };
+                *proxy = Proxy { is_alive: true, has_started: true, knows_outage: is_away, absence, ..*proxy };
             }
             Action::Crash(proxy) => {
                 state.left.crashes -= 1;
@@ -512,7 +553,7 @@ impl Recovery {
                 end_process(state, proxy);
             }
             Action::LoseStore(proxy) => {
-                if !state.redis.is_away {
+                if !state.redis.is_away || proxy == 0 {
                     state.left.losses = state.left.losses.saturating_sub(1);
                 }
                 lose_store(state, proxy);
@@ -525,12 +566,7 @@ impl Recovery {
                 let value = state.upstream;
                 state.proxies[proxy].write = Write::Kept { value, is_acknowledged: false, has_tried: false };
             }
-            Action::Acknowledge(proxy) => {
-                if let Write::Kept { value, is_acknowledged, .. } = &mut state.proxies[proxy].write {
-                    *is_acknowledged = true;
-                    state.acknowledged = state.acknowledged.max(*value);
-                }
-            }
+            Action::Acknowledge(proxy) => acknowledge(state, proxy),
             Action::SendInvalidate(proxy) => {
                 send(state, Command::Invalidate);
                 lose_store(state, proxy);
@@ -538,7 +574,14 @@ impl Recovery {
             Action::Deliver(proxy) => deliver(state, proxy),
             Action::Answer(proxy) => answer(state, proxy),
             Action::AnswerAfterLease(proxy) => answer_after_lease(state, proxy),
-            Action::SendSync(proxy) => self.send_sync(state, proxy),
+            Action::SendSync(proxy) => {
+                self.send_sync(state, proxy);
+            }
+            Action::Sync(proxy) => {
+                let command = self.send_sync(state, proxy);
+                let index = state.sent.iter().position(|sent| *sent == Some(command));
+                index.into_iter().for_each(|index| self.execute(state, index));
+            }
             Action::Execute(index) => self.execute(state, index),
             Action::Receive(proxy) => self.receive(state, proxy),
             Action::Fetch(proxy) => {
@@ -549,9 +592,17 @@ impl Recovery {
                 send(state, Command::Put(entry));
             }
             Action::FallSilent(member) => {
+                state.left.losses -= u8::from(state.proxies[member].is_alive);
                 end_leases(state, member);
                 if let Some(record) = &mut state.redis.members[member] {
                     record.is_silent = true;
+                }
+            }
+            Action::Expel => {
+                state.left.expels -= 1;
+                end_leases(state, 1);
+                if let Some(record) = state.redis.members[1] {
+                    send(state, Command::Expel { member: 1, number: record.number });
                 }
             }
             Action::Remove(member) => state.redis.members[member] = None,
@@ -575,7 +626,6 @@ impl Recovery {
             mark: 0,
             generation: 1,
             unheard: Length::None,
-            silence: if self.obeys(Rule::PatienceForNewEpoch) { Length::Long } else { Length::None },
             silence_generation: 1,
             is_patience_over: !self.obeys(Rule::PatienceForNewEpoch),
             members: [None; PROXIES],
@@ -610,8 +660,7 @@ impl Recovery {
         let Command::Sync { proxy: index, number, sent, raise, seen, applied } = command else { return };
         let redis = &mut state.redis;
         if redis.unheard > Length::None {
-            redis.silence = redis.unheard;
-            redis.is_patience_over = redis.silence < Length::Long;
+            redis.is_patience_over &= redis.unheard < Length::Long;
             redis.unheard = Length::None;
             redis.generation += u8::from(self.obeys(Rule::SilenceByGeneration));
             redis.silence_generation = redis.generation;
@@ -624,10 +673,9 @@ impl Recovery {
         let is_of_epoch = |seen: Seen| seen.epoch == redis.epoch || !self.obeys(Rule::SeenOfItsEpoch);
         let applied = if applied.0 == redis.epoch { applied.1 } else { 0 };
         redis.members[index] = Some(Record {
-            has_lease: true,
+            has_lease: !self.bounds.strict || index > 0,
             seen: if is_of_epoch(seen) { before.map_or(seen, |it| it.seen.max(seen)) } else { Seen::default() },
             excused: before.map_or(Seen::default(), |it| it.excused),
-            applied: before.map_or(applied, |it| it.applied.max(applied)),
             number: before.map_or(number, |it| it.number.max(number)),
             executed_at: redis.generation,
             is_after_silence: true,
@@ -653,16 +701,16 @@ impl Recovery {
             awaited: self.awaited(state, index, raise, redis.generation),
             is_early: !redis.is_patience_over && self.obeys(Rule::PatienceForUnknown),
         };
+        if !self.bounds.slow_replies || index > 0 {
+            self.receive(state, index);
+        }
     }
 
     /// Dead, or cut off alone: whatever it acknowledged it has delivered, or another has given it up.
     fn is_excused(&self, redis: &Redis, record: &Record) -> bool {
         let now = Seen { epoch: redis.epoch, generation: redis.silence_generation };
-        let has_returned = if self.obeys(Rule::SilenceByGeneration) {
-            record.seen >= now
-        } else {
-            record.is_after_silence
-        };
+        let has_returned =
+            if self.obeys(Rule::SilenceByGeneration) { record.seen >= now } else { record.is_after_silence };
         record.is_silent && (has_returned || record.excused >= now)
     }
 
@@ -692,11 +740,77 @@ impl Recovery {
             .fold(0, |set, other| set | 1 << other)
     }
 
+    /// In one order, with small numbers, and without what means nothing any more.
+    fn tidy(&self, state: &mut State) {
+        let (upstream, is_last) = (state.upstream, state.left.writes == 0);
+        let is_of_use = |entry: &Entry| !is_last || entry.value < upstream;
+        for (index, proxy) in state.proxies.iter_mut().enumerate() {
+            proxy.l1 = proxy.l1.filter(is_of_use);
+            proxy.knows_outage &= !self.obeys(Rule::GivingUpInvalidates);
+            if proxy.has_started && !proxy.is_alive {
+                *proxy = Proxy { has_started: true, ..STRANGER };
+            }
+            let is_before = |sent: u8| sent < state.over[index];
+            let is_awaited = match proxy.request {
+                Request::Reply { sent, .. } => is_before(sent),
+                Request::Sent(_) => state.sent.iter().flatten().any(|command| {
+                    matches!(command, Command::Sync { proxy, sent, .. } if *proxy == index && is_before(*sent))
+                }),
+                Request::None => false,
+            };
+            if !is_awaited {
+                state.over[index] = 0;
+            }
+            if let Some(absence) = &mut proxy.absence
+                && !self.counts_by_own_clock()
+            {
+                (absence.since, absence.has_failed_once) = (0, false);
+            }
+        }
+        let redis = &mut state.redis;
+        redis.l2 = redis.l2.filter(is_of_use).filter(|entry| entry.epoch == redis.epoch);
+        for record in redis.members.iter_mut().flatten() {
+            record.is_after_silence &= !self.obeys(Rule::SilenceByGeneration);
+            if self.obeys(Rule::EvidenceBySeen) {
+                record.executed_at = 0;
+            }
+        }
+        for place in &mut state.sent {
+            let is_of_use = |command: &Command| match command {
+                Command::Put(entry) => is_of_use(entry),
+                Command::Expel { member, number } => {
+                    redis.members[*member].is_some_and(|record| record.has_lease && record.number == *number)
+                }
+                _ => true,
+            };
+            *place = place.filter(is_of_use);
+            if let Some(Command::Sync { proxy, number, sent, applied, .. }) = place
+                && state.proxies[*proxy].request != Request::Sent(*number)
+            {
+                // Nobody takes the reply.
+                *sent = 0;
+                if !state.proxies.iter().any(|proxy| matches!(proxy.write, Write::Taken { .. })) && is_last {
+                    *applied = (0, 0);
+                }
+            }
+        }
+        renumber(state, Kind::Time);
+        renumber(state, Kind::Sync);
+        // Otherwise generations of different epochs are compared.
+        if self.obeys(Rule::SeenOfItsEpoch) {
+            renumber(state, Kind::Generation);
+        }
+        state.sent.sort_unstable();
+    }
+
     // ---- A proxy ----
 
     fn close_without_lease(&self, state: &mut State, index: usize) {
         let over = state.over[index];
         let proxy = &mut state.proxies[index];
+        if self.bounds.strict && index == 0 && !self.obeys(Rule::StrictGatesLapse) {
+            return;
+        }
         proxy.lease = proxy.lease.filter(|sent| *sent >= over);
         // In between no reply was taken: the sync under way may be in time for the next lease, not for this one.
         if proxy.lease.is_none() && self.obeys(Rule::RaiseAfterLapse) {
@@ -719,6 +833,9 @@ impl Recovery {
         if let Write::Kept { has_tried, .. } = &mut proxy.write {
             *has_tried = true;
         }
+        if self.obeys(Rule::AttemptAfterWrite) && self.may_acknowledge(&state.proxies[index]) {
+            acknowledge(state, index);
+        }
     }
 
     /// What was sent before the store went away, as far as this proxy knows, is over.
@@ -731,8 +848,9 @@ impl Recovery {
         }
     }
 
-    fn send_sync(&self, state: &mut State, index: usize) {
+    fn send_sync(&self, state: &mut State, index: usize) -> Command {
         state.left.syncs = state.left.syncs.saturating_sub(1);
+        state.left.late -= u8::from(state.redis.is_away);
         state.numbers += 1;
         let (number, sent) = (state.numbers, state.now);
         let proxy = &mut state.proxies[index];
@@ -741,7 +859,9 @@ impl Recovery {
         let is_new = !proxy.has_synced && !self.obeys(Rule::NewcomersAwait);
         let raise = proxy.gate == Gate::Closed && !is_new;
         let (seen, applied) = (proxy.read, proxy.applied);
-        send(state, Command::Sync { proxy: index, number, sent, raise, seen, applied });
+        let command = Command::Sync { proxy: index, number, sent, raise, seen, applied };
+        send(state, command);
+        command
     }
 
     fn receive(&self, state: &mut State, index: usize) {
@@ -896,20 +1016,89 @@ fn send(state: &mut State, command: Command) {
     }
 }
 
-/// In one order, and without what means nothing any more.
-fn tidy(state: &mut State) {
-    state.sent.sort_unstable();
-    for proxy in &mut state.proxies {
-        if !proxy.is_alive {
-            let has_started = proxy.has_started;
-            *proxy = Proxy { is_alive: false, has_started, l1: None, request: Request::None, ..*proxy };
-            (proxy.lease, proxy.gate, proxy.write, proxy.absence) = (None, Gate::Closed, Write::None, None);
+/// Of each of the three kinds of numbers the order alone means something.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Time,
+    Generation,
+    Sync,
+}
+
+fn renumber(state: &mut State, kind: Kind) {
+    let mut used = 1_u128;
+    each_number(state, kind, &mut |number| used |= 1 << *number);
+    each_number(state, kind, &mut |number| *number = (used & ((1 << *number) - 1)).count_ones() as u8);
+}
+
+fn each_number(state: &mut State, of: Kind, visit: &mut impl FnMut(&mut u8)) {
+    let mut visit = |kind: Kind, number: &mut u8| {
+        if kind == of {
+            visit(number);
+        }
+    };
+    let seen = |visit: &mut dyn FnMut(Kind, &mut u8), seen: &mut Seen| {
+        visit(Kind::Time, &mut seen.epoch);
+        visit(Kind::Generation, &mut seen.generation);
+    };
+    let entry = |visit: &mut dyn FnMut(Kind, &mut u8), entry: &mut Entry| {
+        visit(Kind::Time, &mut entry.epoch);
+        visit(Kind::Time, &mut entry.sequence);
+    };
+    visit(Kind::Sync, &mut state.numbers);
+    visit(Kind::Time, &mut state.now);
+    state.over.iter_mut().for_each(|over| visit(Kind::Time, over));
+    let redis = &mut state.redis;
+    for time in [&mut redis.epoch, &mut redis.mark] {
+        visit(Kind::Time, time);
+    }
+    for generation in [&mut redis.generation, &mut redis.silence_generation] {
+        visit(Kind::Generation, generation);
+    }
+    redis.l2.iter_mut().for_each(|l2| entry(&mut visit, l2));
+    for record in redis.members.iter_mut().flatten() {
+        seen(&mut visit, &mut record.seen);
+        seen(&mut visit, &mut record.excused);
+        visit(Kind::Generation, &mut record.executed_at);
+        visit(Kind::Sync, &mut record.number);
+    }
+    for command in state.sent.iter_mut().flatten() {
+        match command {
+            Command::Sync { number, sent, seen: read, applied, .. } => {
+                visit(Kind::Sync, number);
+                for time in [sent, &mut applied.0, &mut applied.1] {
+                    visit(Kind::Time, time);
+                }
+                seen(&mut visit, read);
+            }
+            Command::Expel { number, .. } => visit(Kind::Sync, number),
+            Command::Put(put) => entry(&mut visit, put),
+            Command::Invalidate | Command::Leave(_) => {}
         }
     }
-    let upstream = state.upstream;
-    if state.left.writes == 0 {
-        for proxy in &mut state.proxies {
-            proxy.l1 = proxy.l1.filter(|entry| entry.value < upstream);
+    for proxy in &mut state.proxies {
+        for time in [&mut proxy.applied.0, &mut proxy.applied.1, &mut proxy.mark] {
+            visit(Kind::Time, time);
+        }
+        seen(&mut visit, &mut proxy.read);
+        proxy.absence.iter_mut().for_each(|absence| visit(Kind::Time, &mut absence.since));
+        proxy.lease.iter_mut().for_each(|lease| visit(Kind::Time, lease));
+        proxy.l1.iter_mut().for_each(|l1| entry(&mut visit, l1));
+        if let Gate::Awaiting { raised, .. } = &mut proxy.gate {
+            seen(&mut visit, raised);
+        }
+        if let Write::Taken { sequence, numbers, .. } = &mut proxy.write {
+            visit(Kind::Time, sequence);
+            numbers.iter_mut().for_each(|number| visit(Kind::Sync, number));
+        }
+        match &mut proxy.request {
+            Request::None => {}
+            Request::Sent(number) => visit(Kind::Sync, number),
+            Request::Reply { sent, seen: read, sequence, mark, .. } => {
+                for time in [sent, sequence, mark] {
+                    visit(Kind::Time, time);
+                }
+                seen(&mut visit, read);
+            }
         }
     }
 }
@@ -949,7 +1138,8 @@ fn comes_soon(proxy: &Proxy) -> bool {
 
 fn may_fall_silent(state: &State, index: usize) -> bool {
     let is_known = state.redis.members[index].is_some_and(|record| !record.is_silent);
-    is_known && state.redis.unheard == Length::None && !comes_soon(&state.proxies[index])
+    let is_lost = !state.proxies[index].is_alive || state.left.losses > 0;
+    is_known && is_lost && state.redis.unheard == Length::None && !comes_soon(&state.proxies[index])
 }
 
 fn may_patience_end(state: &State) -> bool {
@@ -957,7 +1147,10 @@ fn may_patience_end(state: &State) -> bool {
     !redis.is_away
         && !redis.is_patience_over
         && redis.unheard == Length::None
-        && !state.proxies.iter().any(comes_soon)
+        && (0..PROXIES).all(|index| {
+            let proxy = &state.proxies[index];
+            !proxy.is_alive || !comes_soon(proxy) && redis.members[index].is_some()
+        })
 }
 
 fn may_give_up(state: &State, index: usize) -> bool {
@@ -988,8 +1181,17 @@ fn deliver(state: &mut State, index: usize) {
     if proxy.applied.0 == state.redis.epoch {
         proxy.mark = state.now;
     }
-    let taken = Write::Taken { value, sequence: state.now, holders };
+    let numbers = state.redis.members.map(|record| record.map_or(0, |record| record.number));
+    let taken = Write::Taken { value, sequence: state.now, holders, numbers };
     proxy.write = if is_acknowledged { Write::None } else { taken };
+}
+
+/// Of what is undelivered.
+fn acknowledge(state: &mut State, index: usize) {
+    if let Write::Kept { value, is_acknowledged, .. } = &mut state.proxies[index].write {
+        *is_acknowledged = true;
+        state.acknowledged = state.acknowledged.max(*value);
+    }
 }
 
 /// Not before the epoch is older than a lease.
@@ -1003,15 +1205,13 @@ fn answer(state: &mut State, index: usize) {
 }
 
 fn answer_after_lease(state: &mut State, index: usize) {
-    let Write::Taken { sequence, holders, .. } = state.proxies[index].write else { return };
+    let Write::Taken { sequence, holders, numbers, .. } = state.proxies[index].write else { return };
     for over in &mut state.over {
         *over = sequence.max(*over);
     }
     for member in (0..PROXIES).filter(|member| holders & (1 << member) != 0) {
-        if let Some(record) = state.redis.members[member]
-            && has_room(state)
-        {
-            send(state, Command::Expel { member, number: record.number });
+        if has_room(state) {
+            send(state, Command::Expel { member, number: numbers[member] });
         }
     }
     answer(state, index);

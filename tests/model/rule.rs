@@ -78,6 +78,8 @@ pub enum Rule {
     /// A deposed primary is another process (has another `run_id`) by the time it is promoted again.
     DeposedRestart,
     // Of recovery after Redis was away: `recovery`.
+    /// R1. The gate of a strict proxy, too, is open for a lease from the sending of its last sync only.
+    StrictGatesLapse,
     /// R2. Another has returned when its record says that it had read the generation that this proxy raised.
     EvidenceBySeen,
     /// R2. What is taken for evidence is in a reply together with the marks, and the marks are applied first.
