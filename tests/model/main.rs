@@ -1,8 +1,8 @@
 //! The fleet protocol, checked in every order of its steps (`stateright`). See README.md beside this file.
 //!
 //! [`rule`] names the rules; [`state`] is what is remembered; [`fleet`] the steps, the faults and the properties;
-//! [`failover`] is another model, of several servers; here are the bounds, and what has to be found within them: nothing as long as all rules are obeyed, and a
-//! violation as soon as one is not.
+//! [`failover`] is another model, of several servers, and [`recovery`] a third, of a Redis that was away; here are the bounds,
+//! and what has to be found within them: nothing as long as all rules are obeyed, and a violation as soon as one is not.
 
 #![allow(clippy::unwrap_used, reason = "in a test an unexpected error may end it")]
 
