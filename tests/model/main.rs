@@ -1,13 +1,14 @@
 //! The fleet protocol, checked in every order of its steps (`stateright`). See README.md beside this file.
 //!
 //! [`rule`] names the rules; [`state`] is what is remembered; [`fleet`] the steps, the faults and the properties;
-//! [`failover`] is another model, of several servers; here are the bounds, and what has to be found within them: nothing as long as all rules are obeyed, and a
-//! violation as soon as one is not.
+//! [`failover`] is another model, of several servers, and [`recovery`] a third, of a Redis that was away; here are the bounds,
+//! and what has to be found within them: nothing as long as all rules are obeyed, and a violation as soon as one is not.
 
 #![allow(clippy::unwrap_used, reason = "in a test an unexpected error may end it")]
 
 mod failover;
 mod fleet;
+mod recovery;
 mod rule;
 mod state;
 
@@ -18,6 +19,7 @@ use stateright::{Checker, HasDiscoveries, Model};
 
 use failover::{ASKED, Budget, Failover, HELD};
 use fleet::{Bounds, FLIGHT, Fault, Fleet, L1, L2, SETTLES};
+use recovery::{OPEN_L1, OPEN_L2, Recovery};
 use rule::Rule;
 
 /// Messages come late or not at all; nothing breaks.
@@ -84,13 +86,13 @@ const LACKS: &[(Rule, Bounds, &str)] = &[
 ];
 
 /// Steps at most of each search that should find nothing; `LARDER_MODEL_STEPS`, or a few seconds' worth.
-fn steps() -> usize {
+fn steps(usual: usize) -> usize {
     std::env::var("LARDER_MODEL_STEPS")
-        .map_or(1_000_000, |steps| steps.parse().expect("LARDER_MODEL_STEPS is a number"))
+        .map_or(usual, |steps| steps.parse().expect("LARDER_MODEL_STEPS is a number"))
 }
 
 /// Checks all states within the bounds.
-fn all_hold<M>(name: &str, model: M)
+fn all_hold<M>(name: &str, usual: usize, model: M)
 where
     M: Model<State: Clone + PartialEq + Hash + Debug + Send + Sync, Action: Clone + PartialEq + Debug>
         + Send
@@ -98,8 +100,12 @@ where
         + 'static,
 {
     let started = std::time::Instant::now();
-    let checker =
-        model.checker().finish_when(HasDiscoveries::AnyFailures).target_state_count(steps()).spawn_bfs().join();
+    let checker = model
+        .checker()
+        .finish_when(HasDiscoveries::AnyFailures)
+        .target_state_count(steps(usual))
+        .spawn_bfs()
+        .join();
     println!(
         "{name}: {} states ({} steps, at most {} deep) in {:.1?}",
         checker.unique_state_count(),
@@ -163,10 +169,13 @@ const fn wide(bounds: Bounds) -> Bounds {
 }
 
 macro_rules! all_hold {
-    ($($name:ident: $model:expr),+ $(,)?) => {$(
+    ($($name:ident: $model:expr),+ $(,)?) => {
+        all_hold! { within 1_000_000; $($name: $model),+ }
+    };
+    (within $steps:expr; $($name:ident: $model:expr),+ $(,)?) => {$(
         #[test]
         fn $name() {
-            all_hold(stringify!($name), $model);
+            all_hold(stringify!($name), $steps, $model);
         }
     )+};
 }
@@ -284,4 +293,144 @@ all_hold! {
     with_all_replicas_a_lease_may_be_made_longer: Failover { bounds: LONG_LEASE_EVERYWHERE, off: &[] },
     clocks_may_be_set_forward: Failover { bounds: ALONE, off: &[] },
     members_with_longer_leases_may_be_lost: Failover { bounds: ALONE_WITH_LENGTHS, off: &[] },
+}
+
+// ---- Recovery after Redis was away ----
+
+/// One pause, one write, nothing else.
+const PAUSE: recovery::Bounds = recovery::Bounds {
+    budget: recovery::Budget {
+        pauses: 0,
+        writes: 1,
+        syncs: 5,
+        late: 2,
+        reads: 0,
+        losses: 0,
+        crashes: 0,
+        leaves: 0,
+        expels: 0,
+        starts: 0,
+        flushes: 0,
+    },
+    restarts: false,
+    is_long: false,
+    late_invalidations: false,
+    one_writer: true,
+    slow_replies: false,
+    strict: false,
+    is_alone: false,
+    settles: false,
+};
+
+const ONE_PAUSE: recovery::Budget = PAUSE.budget;
+const SLOW: recovery::Bounds =
+    recovery::Bounds { budget: recovery::Budget { syncs: 4, late: 1, ..ONE_PAUSE }, slow_replies: true, ..PAUSE };
+const STRICT_READER: recovery::Bounds = recovery::Bounds { strict: true, ..PAUSE };
+const TWO_PAUSES: recovery::Bounds =
+    recovery::Bounds { budget: recovery::Budget { pauses: 1, ..ONE_PAUSE }, ..PAUSE };
+/// A connection breaks first.
+const LOSS: recovery::Bounds =
+    recovery::Bounds { budget: recovery::Budget { losses: 1, pauses: 1, late: 1, ..ONE_PAUSE }, ..PAUSE };
+const CRASH: recovery::Bounds = recovery::Bounds { budget: recovery::Budget { crashes: 1, ..ONE_PAUSE }, ..PAUSE };
+const CRASH_AND_START: recovery::Bounds =
+    recovery::Bounds { budget: recovery::Budget { crashes: 1, starts: 1, late: 1, ..ONE_PAUSE }, ..PAUSE };
+const START_ALONE: recovery::Bounds =
+    recovery::Bounds { budget: recovery::Budget { starts: 1, late: 0, syncs: 2, ..ONE_PAUSE }, ..PAUSE };
+const LEAVE: recovery::Bounds = recovery::Bounds { budget: recovery::Budget { leaves: 1, ..ONE_PAUSE }, ..PAUSE };
+const EXPELLED: recovery::Bounds =
+    recovery::Bounds { budget: recovery::Budget { expels: 1, ..ONE_PAUSE }, ..PAUSE };
+const NEWCOMER: recovery::Bounds = recovery::Bounds {
+    budget: recovery::Budget { starts: 1, late: 1, ..ONE_PAUSE },
+    is_long: true,
+    is_alone: true,
+    ..PAUSE
+};
+const THREE: recovery::Bounds = recovery::Bounds { is_alone: false, ..NEWCOMER };
+const NEWCOMER_CRASH: recovery::Bounds =
+    recovery::Bounds { budget: recovery::Budget { crashes: 1, ..NEWCOMER.budget }, ..NEWCOMER };
+const RESTARTED: recovery::Bounds = recovery::Bounds {
+    budget: recovery::Budget { flushes: 1, reads: 1, late: 1, ..ONE_PAUSE },
+    restarts: true,
+    ..PAUSE
+};
+const FLUSHED: recovery::Bounds = recovery::Bounds { restarts: false, ..RESTARTED };
+const FLUSH_AND_PAUSE: recovery::Bounds =
+    recovery::Bounds { budget: recovery::Budget { pauses: 1, late: 0, syncs: 3, ..FLUSHED.budget }, ..FLUSHED };
+/// Both write, and what is in the store is replaced.
+const WRITES: recovery::Bounds = recovery::Bounds {
+    budget: recovery::Budget { writes: 2, reads: 1, late: 1, ..ONE_PAUSE },
+    late_invalidations: true,
+    one_writer: false,
+    ..PAUSE
+};
+const fn settling(bounds: recovery::Bounds) -> Recovery {
+    Recovery { bounds: recovery::Bounds { settles: true, ..bounds }, off: &[] }
+}
+
+all_hold! {
+    within 250_000;
+    redis_may_pause: Recovery { bounds: PAUSE, off: &[] },
+    replies_may_be_slow_after_a_pause: Recovery { bounds: SLOW, off: &[] },
+    a_strict_proxy_returns_from_a_pause: Recovery { bounds: STRICT_READER, off: &[] },
+    redis_may_pause_twice: Recovery { bounds: TWO_PAUSES, off: &[] },
+    a_connection_may_break_before_a_pause: Recovery { bounds: LOSS, off: &[] },
+    a_proxy_may_die_in_a_pause: Recovery { bounds: CRASH, off: &[] },
+    a_proxy_may_die_and_another_start_in_a_pause: Recovery { bounds: CRASH_AND_START, off: &[] },
+    a_proxy_may_leave_in_a_pause: Recovery { bounds: LEAVE, off: &[] },
+    a_member_may_be_expelled_around_a_pause: Recovery { bounds: EXPELLED, off: &[] },
+    a_proxy_may_start_in_a_pause: Recovery { bounds: NEWCOMER, off: &[Rule::NewcomersAcknowledgeNothing] },
+    three_proxies_return_from_a_pause: Recovery { bounds: THREE, off: &[Rule::NewcomersAcknowledgeNothing] },
+    who_starts_in_a_pause_may_die: Recovery { bounds: NEWCOMER_CRASH, off: &[] },
+    redis_may_be_flushed_around_a_pause: Recovery { bounds: FLUSHED, off: &[] },
+    redis_may_restart_empty: Recovery { bounds: RESTARTED, off: &[] },
+    in_a_new_epoch_trying_after_the_write_suffices: Recovery {
+        bounds: RESTARTED,
+        off: &[Rule::PatienceForNewEpoch],
+    },
+    in_a_new_epoch_patience_suffices: Recovery { bounds: RESTARTED, off: &[Rule::AttemptAfterWrite] },
+    redis_may_be_flushed_before_a_pause: Recovery { bounds: FLUSH_AND_PAUSE, off: &[] },
+    two_may_write_around_a_pause: Recovery { bounds: WRITES, off: &[] },
+    all_settles_after_a_pause: settling(CRASH),
+    all_settles_after_a_start_in_a_pause: settling(NEWCOMER),
+    all_settles_after_a_flush_in_a_pause: settling(FLUSHED),
+}
+
+/// Rules that are not obeyed, where that shows, and as what.
+const RECOVERY_LACKS: &[(&[Rule], recovery::Bounds, &str)] = &[
+    (&[Rule::EvidenceBySeen], PAUSE, OPEN_L1),
+    (&[Rule::EvidenceWithMarks], SLOW, OPEN_L1),
+    (&[Rule::LeaseFromSending], SLOW, OPEN_L1),
+    (&[Rule::RaiseAfterLapse], PAUSE, OPEN_L1),
+    (&[Rule::StrictGatesLapse], STRICT_READER, OPEN_L2),
+    (&[Rule::SeenOfItsEpoch], FLUSH_AND_PAUSE, OPEN_L1),
+    (&[Rule::NewcomersAwait], START_ALONE, OPEN_L2),
+    (&[Rule::SyncOnlyDelivered], PAUSE, OPEN_L1),
+    (&[Rule::LeaveOnlyDelivered], LEAVE, OPEN_L1),
+    (&[Rule::ExpelKeepsRecord], EXPELLED, OPEN_L1),
+    (&[Rule::SilenceByGeneration], CRASH, OPEN_L1),
+    (&[Rule::RootBeforeOpening], CRASH, OPEN_L1),
+    (&[Rule::GivingUpInvalidates], START_ALONE, OPEN_L2),
+    (&[Rule::ForwardAfterLease], PAUSE, OPEN_L1),
+    (&[Rule::FailedAttempt], PAUSE, OPEN_L1),
+    (&[Rule::LeaseFromFailedAttempt], LOSS, OPEN_L1),
+    (&[Rule::AttemptsWithoutGap], TWO_PAUSES, OPEN_L1),
+    (&[Rule::AttemptAfterWrite, Rule::PatienceForNewEpoch], RESTARTED, OPEN_L1),
+    (&[Rule::PatienceForNewEpoch], FLUSH_AND_PAUSE, OPEN_L1),
+    (&[Rule::NewcomersAcknowledgeNothing, Rule::NewcomersHold], NEWCOMER, OPEN_L1),
+    (&[Rule::NewcomersAcknowledgeNothing, Rule::PatienceForUnknown], NEWCOMER, OPEN_L1),
+    (&[Rule::NewcomersAcknowledgeNothing], NEWCOMER_CRASH, OPEN_L1),
+];
+
+#[test]
+fn each_rule_of_recovery_is_needed() {
+    let mut missed = Vec::new();
+    for &(off, bounds, expected) in RECOVERY_LACKS {
+        let started = std::time::Instant::now();
+        let lack = found(Recovery { bounds, off }, expected);
+        println!("without {off:?} ({:.1?}): {lack:?}", started.elapsed());
+        if lack.is_none() {
+            missed.push(off);
+        }
+    }
+    assert!(missed.is_empty(), "no violation without {missed:?}");
 }
