@@ -208,9 +208,7 @@ impl Fleet {
     /// Whether it serves what it may serve when all is well: L1, or a strict proxy what the store has.
     fn is_well(&self) -> bool {
         match self.mode {
-            Coherence::Strict => {
-                self.is_proven_at(self.clocks.now()) && self.is_open()
-            }
+            Coherence::Strict => self.is_proven_at(self.clocks.now()) && self.is_open(),
             Coherence::Lease | Coherence::Eventual => self.holds(),
         }
     }

@@ -86,7 +86,9 @@ use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::link::Connections;
-use super::fleet::{Cause, Claim, Claimed, Generation, Holder, Intent, Invalidated, Membership, Message, Roster, Synced};
+use super::fleet::{
+    Cause, Claim, Claimed, Generation, Holder, Intent, Invalidated, Membership, Message, Roster, Synced,
+};
 use super::sweep::{Census, Dated, Judged, Place, Survey};
 use super::{FamilyOf, Found, KeyCounts, Link, Outage, Reply, Store, StoreError, StoreInfo};
 use crate::config::StoreConfig;

@@ -44,11 +44,16 @@ local known = redis.call('HGET', MEMBERS, id) or ''
 local syncs, epoch_before, before, epoch_seen, seen = string.match(known, '^(%d+):%d+:(%d+):(%d+):(%d+):(%d+)$')
 syncs = next_sequence(tonumber(syncs) or 0)
 local waited_for = ARGV[6] == '1' and ARGV[5] or '0'
-redis.call('HSET', MEMBERS, id, table.concat({ text(syncs), waited_for, epoch_applied, text(applied), ARGV[10], ARGV[11] }, ':'))
+-- A command that is executed late takes back nothing that its sender has shown since.
+local repeats = ARGV[10] ~= '0' and (ARGV[10] ~= epoch_seen or tonumber(ARGV[11]) > tonumber(seen))
+if repeats and not (epoch_seen == meta.epoch and ARGV[10] ~= meta.epoch) then
+  epoch_seen, seen = ARGV[10], ARGV[11]
+end
+redis.call('HSET', MEMBERS, id, table.concat({ text(syncs), waited_for, epoch_applied, text(applied), epoch_seen or '0', seen or '0' }, ':'))
 if epoch_applied ~= '0' and (epoch_applied ~= epoch_before or applied > tonumber(before)) then
   redis.call('PUBLISH', CHANNEL, table.concat({ 'a', id, epoch_applied, text(applied) }, ' '))
 end
-if ARGV[10] ~= '0' and (ARGV[10] ~= epoch_seen or tonumber(ARGV[11]) > tonumber(seen)) then
+if repeats then
   redis.call('PUBLISH', CHANNEL, table.concat({ 's', id, ARGV[10], ARGV[11] }, ' '))
 end
 

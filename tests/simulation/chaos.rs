@@ -237,7 +237,9 @@ impl Chaos {
     pub fn end(&self) {
         self.world.tell(|| "all faults end".to_owned());
         self.world.mend_clock();
-        self.world.have_all_behave(|conduct| *conduct = Conduct { dead: conduct.dead, cut: conduct.dead, ..Conduct::GOOD });
+        self.world.have_all_behave(|conduct| {
+            *conduct = Conduct { dead: conduct.dead, cut: conduct.dead, ..Conduct::GOOD }
+        });
         self.world.have_clock_go_back(false);
         self.retire();
         for link in self.world.links() {

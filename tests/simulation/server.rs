@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use larder::stamp::{Epoch, Sequence, Softened, Stamp, Tag, Taken, View};
 use larder::store::fleet::{
-    Again, Cause, EpochState, Generation, Holder, Intent, Invalidated, Member as Told, Membership, Message, Roster,
-    Silence, Synced, TOLD_MAX,
+    Again, Cause, EpochState, Generation, Holder, Intent, Invalidated, Member as Told, Membership, Message,
+    Roster, Silence, Synced, TOLD_MAX,
 };
 
 /// Marks that one sync tells, as in `store/redis/fleet.rs`.
@@ -646,10 +646,8 @@ impl Server {
             None => (None, vec![]),
         };
         let (due, state) = (self.due(caller), self.state(caller));
-        let silence = Silence {
-            end: self.data.meta.silent_until,
-            length: Duration::from_micros(self.data.meta.silence),
-        };
+        let silence =
+            Silence { end: self.data.meta.silent_until, length: Duration::from_micros(self.data.meta.silence) };
         Synced { stamp, marks, softened, due, state, generation, behind, silence, clock: caller.now }
     }
 
@@ -732,7 +730,17 @@ impl Server {
         let syncs = self.next_sequence(before.map_or(0, |member| member.syncs), caller);
         let syncs = if self.has(Flaw::SyncsRepeat) { 1 } else { syncs };
         let lease = if me.serves_memory { me.lease } else { Duration::ZERO };
-        let member = Member { syncs, lease, applied: me.applied, seen: me.seen };
+        let known_seen = before.and_then(|member| member.seen);
+        let repeats = me.seen.filter(|seen| known_seen.is_none_or(|known| !known.covers(*seen)));
+        // What is executed late takes nothing back.
+        let epoch = self.data.meta.epoch.map(Epoch);
+        let is_of = |seen: Generation| Some(seen.epoch) == epoch;
+        let seen = match (known_seen, repeats) {
+            (Some(known), Some(late)) if is_of(known) && !is_of(late) => Some(known),
+            (_, Some(new)) => Some(new),
+            (known, None) => known,
+        };
+        let member = Member { syncs, lease, applied: me.applied, seen };
         match known {
             Some(at) => self.data.members.known[at].1 = member,
             None => self.data.members.known.push((me.id.clone(), member)),
@@ -746,12 +754,7 @@ impl Server {
                 self.acknowledge(&me.id, applied);
             }
         }
-        if let Some(seen) = me.seen {
-            let is_more = |before: Generation| before.epoch != seen.epoch || seen.number > before.number;
-            if before.and_then(|before| before.seen).is_none_or(is_more) {
-                self.published.push(Message::Seen(seen));
-            }
-        }
+        self.published.extend(repeats.map(Message::Seen));
     }
 
     fn acknowledge(&mut self, id: &str, stamp: Stamp) {

@@ -205,7 +205,9 @@ impl Link {
             let _ = timeout_at(deadline.min(Instant::now() + self.limit / 4), self.changed.notified()).await;
             let at = Instant::now() - self.limit;
             if self.conduct().stalled && at >= begun {
-                self.change_outage(|outage| outage.map(|outage| Outage { away_at: outage.away_at.max(at), ..outage }));
+                self.change_outage(|outage| {
+                    outage.map(|outage| Outage { away_at: outage.away_at.max(at), ..outage })
+                });
             }
         }
     }

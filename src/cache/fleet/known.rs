@@ -57,7 +57,11 @@ impl fmt::Display for Unheld {
                 f.write_str("the store is back; proxies that nobody knows of may have invalidations to deliver")
             }
             Unheld::Returning(absent) => {
-                write!(f, "the store is back; these proxies may still have invalidations to deliver: {}", absent.join(", "))
+                write!(
+                    f,
+                    "the store is back; these proxies may still have invalidations to deliver: {}",
+                    absent.join(", ")
+                )
             }
             Unheld::NoAnswer(time) => {
                 write!(f, "the store has not answered a sync for {} ms", time.as_millis())

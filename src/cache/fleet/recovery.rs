@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::stamp::Epoch;
-use crate::store::fleet::{Holder, Synced};
+use crate::store::fleet::{Holder, Silence, Synced};
 
 /// How long a proxy that has never synced holds the answer to a write that it cannot deliver.
 pub(super) const NEWCOMER_HOLD: Duration = Duration::from_secs(5);
@@ -115,15 +115,19 @@ impl Closed {
         if synced.generation.number == 0 {
             return false;
         }
-        // Members of an epoch that this proxy has not known may have been lost with the one before.
-        let is_unknown_epoch = self.before.is_some_and(|epoch| epoch != synced.stamp.epoch);
-        if is_unknown_epoch && sent < since + patience {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let Silence { end, length } = synced.silence;
+        let began = synced.clock.saturating_sub(micros(synced.state.age));
+        let was_young =
+            end.saturating_sub(micros(length)) < began.saturating_add(micros(synced.state.longest_lease));
+        // The records of members may have been lost with the epoch before, and not all have synced in this one.
+        if was_young && sent < since + patience {
             return true;
         }
         // A proxy that starts, is connected at once and finds nobody has no reason to think that there was an outage.
         let is_outage = self.saw_outage || !self.awaited.is_empty();
-        let silent_for = Duration::from_micros(synced.clock.saturating_sub(synced.silence.end));
-        is_outage && synced.silence.length >= LONG_SILENCE && silent_for < patience
+        let passed = Duration::from_micros(synced.clock.saturating_sub(end));
+        is_outage && length >= LONG_SILENCE && passed < patience
     }
 }
 
@@ -131,7 +135,7 @@ impl Closed {
 mod tests {
     use super::*;
     use crate::stamp::Stamp;
-    use crate::store::fleet::{EpochState, Generation, Silence};
+    use crate::store::fleet::{EpochState, Generation};
 
     const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -142,7 +146,11 @@ mod tests {
             marks: None,
             softened: Vec::new(),
             due: Vec::new(),
-            state: EpochState::default(),
+            state: EpochState {
+                age: Duration::from_secs(8),
+                longest_lease: Duration::from_secs(1),
+                ..EpochState::default()
+            },
             generation: Generation { epoch: Epoch(epoch), number },
             behind: holders(behind),
             silence: Silence { end: 9_000_000, length: Duration::from_secs(1) },
@@ -191,7 +199,8 @@ mod tests {
     fn who_does_not_return_is_given_up_after_patience() {
         let mut failed_at_first = RecoveryGate::new(PATIENCE);
         failed_at_first.close(None);
-        for (mut gate, saw_outage) in [(closed(), true), (failed_at_first, true), (RecoveryGate::new(PATIENCE), false)]
+        for (mut gate, saw_outage) in
+            [(closed(), true), (failed_at_first, true), (RecoveryGate::new(PATIENCE), false)]
         {
             let start = Instant::now();
             assert_eq!(gate.hear(start, &reply(1, 5, &["a"])), Verdict::Wait);
@@ -209,11 +218,16 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_epoch_with_a_silence_is_believed_only_after_patience() {
+    fn an_epoch_that_was_young_when_all_were_silent_is_believed_only_after_patience() {
         let (mut gate, start) = (closed(), Instant::now());
-        assert_eq!(gate.hear(start, &reply(2, 1, &[])), Verdict::Wait);
-        assert_eq!(gate.hear(at(start, 1999), &reply(2, 1, &[])), Verdict::Wait);
-        assert_eq!(gate.hear(at(start, 2000), &reply(2, 1, &[])), Verdict::Open);
+        let silence = |length| Silence { length: Duration::from_millis(length), ..reply(2, 1, &[]).silence };
+        // It began eight seconds ago, and the silence ended one second ago.
+        let old = Synced { silence: silence(6000), ..reply(2, 1, &[]) };
+        let young = Synced { silence: silence(6001), ..reply(2, 1, &[]) };
+        assert_eq!(closed().hear(start, &Synced { silence: silence(3999), ..reply(2, 1, &[]) }), Verdict::Open);
+        assert_eq!(gate.hear(start, &young), Verdict::Wait);
+        assert_eq!(gate.hear(at(start, 1999), &young), Verdict::Wait);
+        assert_eq!(gate.hear(at(start, 2000), &old), Verdict::Wait, "it is long, too");
     }
 
     #[test]
@@ -237,12 +251,12 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_within_a_return_keeps_the_epoch_before_both() {
+    fn patience_is_counted_from_the_last_return() {
         let (mut gate, start) = (closed(), Instant::now());
-        assert_eq!(gate.hear(start, &reply(2, 1, &[])), Verdict::Wait);
-        gate.close(Some(Epoch(2)));
-        assert_eq!(gate.hear(at(start, 1), &reply(2, 2, &[])), Verdict::Wait, "epoch 2 was never believed");
-        assert_eq!(gate.hear(at(start, 2000), &reply(2, 2, &[])), Verdict::Wait, "counted anew");
-        assert_eq!(gate.hear(at(start, 2001), &reply(2, 2, &[])), Verdict::Open);
+        assert_eq!(gate.hear(start, &reply(1, 1, &["a"])), Verdict::Wait);
+        gate.close(Some(Epoch(1)));
+        assert_eq!(gate.hear(at(start, 2000), &reply(1, 2, &["a"])), Verdict::Wait);
+        let given_up = Verdict::GiveUp { awaited: holders(&["a"]), saw_outage: true };
+        assert_eq!(gate.hear(at(start, 4000), &reply(1, 2, &["a"])), given_up);
     }
 }

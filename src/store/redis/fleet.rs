@@ -11,8 +11,8 @@ use super::{Namespace, new_epoch, not_an_answer, replicas};
 use crate::stamp::{Epoch, Sequence, Softened, Stamp, Tag, Taken, View};
 use crate::store::StoreError;
 use crate::store::fleet::{
-    Cause, Claim, Claimed, EpochState, Generation, Holder, Intent, Invalidated, Member, Membership, Roster, Silence,
-    Synced, TOLD_MAX, fetched, lines, tags_in,
+    Cause, Claim, Claimed, EpochState, Generation, Holder, Intent, Invalidated, Member, Membership, Roster,
+    Silence, Synced, TOLD_MAX, fetched, lines, tags_in,
 };
 
 /// Marks that one sync tells. A proxy that lacks more begins anew, which costs it misses.

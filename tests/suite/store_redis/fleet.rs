@@ -443,6 +443,7 @@ async fn a_subscription_that_was_cut_comes_back_and_the_link_does_not_notice() {
             match next(messages).await {
                 Message::Nudge { stamp, .. } if stamp == heard.stamp => return,
                 Message::Nudge { stamp, .. } => assert_eq!(stamp, unheard),
+                Message::Raised(_) | Message::Seen(_) => {}
                 other @ (Message::Applied { .. } | Message::Fetched { .. }) => panic!("{other:?}"),
             }
         };
