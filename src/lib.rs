@@ -74,9 +74,12 @@
 //!   the head is there.
 //! - **The answer to a POST is stored only if nothing at all was invalidated meanwhile** ([`stamp::Taken`]): its stamp is
 //!   that of the POST's own invalidation.
-//! - **What upstream may take a write for** counts as much as what it is: the path as the most lenient of servers reads it
-//!   ([`target::loosen`]), and the method that `X-HTTP-Method-Override` and kin name. A read loses such fields, and
-//!   others that no key holds ([`headers::strip_unkeyed`]), unless its family keys on them.
+//! - **What upstream may take a request for** counts as much as what it is. A path has readings ([`target::Readings`]), one
+//!   for each set of habits that a lenient upstream may have. A write invalidates under all of them, and by all methods that
+//!   `X-HTTP-Method-Override` and kin name. A read is for the cache only if all of them belong to one family, whose tags the
+//!   entry then carries for each: otherwise one family's answer could be had, and stored, under another's name (web cache
+//!   deception). A read loses fields that reroute, and others that no key holds ([`headers::strip_unkeyed`]), unless its
+//!   family keys on them.
 //! - **Interim responses** go beside hyper's server, which knows one response to a request ([`upstream::interim`]).
 //! - **Only safe requests are upgraded** (WebSocket): a write with `Upgrade` is a write, and outdates.
 //! - **A body that ends with the connection** (neither `Content-Length` nor chunked) counts as complete when the

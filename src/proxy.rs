@@ -119,7 +119,7 @@ pub async fn handle(
     // The future of every request is moved about, and the larger it is the more of it is copied: what a hit does not need
     // is in a box.
     let is_for_cache = offer.is_none() && (method == Method::GET || method == Method::HEAD);
-    let answered = match is_for_cache.then(|| read::not_for_the_cache(&asked, &body)) {
+    let answered = match is_for_cache.then(|| read::not_for_the_cache(&live, &asked, &body)) {
         Some(None) => read::answer(running, Question::new(Arc::clone(&live), asked, None)).await,
         Some(Some(detail)) => Box::pin(pass(running, &asked, RequestBody::of(body), Fwd::Bypass, detail)).await,
         None => Box::pin(answer(running, &live, asked, body, offer)).await,

@@ -23,10 +23,12 @@ pub mod nearest;
 mod pattern;
 pub mod reader;
 mod reference;
+mod suffix;
 
 pub use instance::CAPTURES;
 pub(crate) use instance::decoded;
 pub use reference::UnknownFamily;
+pub use suffix::Warning;
 
 use pattern::{Pattern, PatternSet};
 use reader::Table;
@@ -156,6 +158,20 @@ impl Collapse {
     }
 }
 
+/// Most readings of a path whose response is stored: an entry carries the tags of all of them.
+const MOST_READINGS_OF_A_READ: usize = 16;
+
+/// A path that upstream may take for one of another family.
+#[derive(Debug)]
+pub struct Ambiguity<'r> {
+    /// The family of the path as it is.
+    pub family: Option<&'r Family>,
+    /// The readings that belong elsewhere, and their families.
+    pub readings: Vec<(String, Option<&'r Family>)>,
+    /// False if the path has more readings than a stored response may have.
+    pub is_complete: bool,
+}
+
 /// A rule that maps writes to what they outdate.
 #[derive(Debug)]
 pub struct Invalidation {
@@ -231,13 +247,32 @@ impl RuleSet {
     /// The family that a read of this normalised path belongs to: the first in the file that matches and is read
     /// with this method.
     pub fn claim(&self, method: &Method, path: &str) -> Option<Claimed<'_>> {
+        let family = self.family_at(method, path)?;
+        Some(Claimed { family, captures: family.captures(path) })
+    }
+
+    fn family_at(&self, method: &Method, path: &str) -> Option<&Family> {
         let mut matching = self.family_paths.matches(path).map(|at| &self.families[at]);
-        let family = matching.find(|family| family.methods.contain(method))?;
-        let values = family.pattern.values(path);
-        Some(Claimed {
-            family,
-            captures: values.iter().map(|(_, value)| value.unwrap_or("").to_owned()).collect(),
-        })
+        matching.find(|family| family.methods.contain(method))
+    }
+
+    /// Why it is not certain whose answer a read of this path gets: upstream may take the path for another one, which
+    /// belongs to another family. Such a read is not for the cache. None for almost every path.
+    pub fn ambiguity(&self, method: &Method, target: &Target) -> Option<Ambiguity<'_>> {
+        let readings = target.readings();
+        if readings.count() == 1 {
+            return None;
+        }
+        let family = self.family_at(method, &target.path);
+        let id = |family: Option<&Family>| family.map(|family| family.id);
+        let others = readings.others().map(|path| (path, self.family_at(method, path)));
+        let differing: Vec<_> = others.filter(|(_, other)| id(*other) != id(family)).collect();
+        let is_complete = readings.is_complete() && readings.count() <= MOST_READINGS_OF_A_READ;
+        if is_complete && differing.is_empty() {
+            return None;
+        }
+        let readings = differing.into_iter().map(|(path, family)| (path.to_owned(), family)).collect();
+        Some(Ambiguity { family, readings, is_complete })
     }
 
     /// Every invalidation that a write of this method to this normalised path matches, in the order of the file.
@@ -246,12 +281,11 @@ impl RuleSet {
         rules.filter(|rule| rule.methods.contains(method)).map(|rule| rule.outdated(path)).collect()
     }
 
-    /// Every invalidation that a write matches in any of the ways upstream may take it: by each of `methods`, at its
-    /// path and at its loose path ([`crate::target::loosen`]). What matches in two ways alike comes once.
+    /// Every invalidation that a write matches in any of the ways upstream may take it: by each of `methods`, at each
+    /// reading of its path ([`Target::readings`]). What matches in two ways alike comes once.
     pub fn outdated_by_any(&self, methods: &Meant, target: &Target) -> Vec<Outdated<'_>> {
         let mut matches: Vec<Outdated<'_>> = Vec::new();
-        let loose = target.loose_path();
-        for path in [Some(&target.path), loose.as_ref()].into_iter().flatten() {
+        for path in target.readings().all() {
             let rules = self.invalidation_paths.matches(path).map(|at| &self.invalidations[at]);
             for outdated in rules.filter(|rule| methods.overlaps(&rule.methods)).map(|rule| rule.outdated(path)) {
                 let is_known =
@@ -285,6 +319,23 @@ impl Family {
         let mut tags = self.levels.clone();
         instance::tags(&self.name, captures, &mut tags);
         tags
+    }
+
+    /// The same of a path, under all of its readings: a write may name any of the instances that upstream may take the
+    /// path for.
+    pub fn tags_of(&self, target: &Target) -> Vec<Tag> {
+        let mut tags = self.tags(&self.captures(&target.path));
+        for path in target.readings().others() {
+            let mut further = Vec::new();
+            instance::tags(&self.name, &self.captures(path), &mut further);
+            further.retain(|tag| !tags.contains(tag));
+            tags.append(&mut further);
+        }
+        tags
+    }
+
+    fn captures(&self, path: &str) -> Captures {
+        self.pattern.values(path).iter().map(|(_, value)| value.unwrap_or("").to_owned()).collect()
     }
 
     /// `user_details:42`, for people and for readable keys in Redis: printable ASCII, at most 150 bytes.

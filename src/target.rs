@@ -11,6 +11,10 @@ use http::{HeaderMap, Uri};
 
 use crate::stamp::Tag;
 
+mod readings;
+
+pub use readings::{MOST as MOST_READINGS, Readings};
+
 /// Where a request points: scheme, host, normalised path and raw query. RFC 9110 §7.1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
@@ -68,41 +72,15 @@ impl Target {
         }
     }
 
-    /// Tags of what is stored under this path, however it was spelled: its own, and that of its loose path.
-    pub fn tags(&self) -> impl Iterator<Item = Tag> {
-        [Some(Tag::uri(&self.path)), self.loose_path().map(|path| Tag::uri(&path))].into_iter().flatten()
+    /// Tags of what is stored under this path, however it was spelled: one for each of its readings.
+    pub fn tags(&self) -> Vec<Tag> {
+        self.readings().all().map(Tag::uri).collect()
     }
 
-    /// The path as a lenient upstream may read it, if that is another: see [`loosen`].
-    pub fn loose_path(&self) -> Option<String> {
-        // Most paths have one reading, and need no copy to tell.
-        let is_plain =
-            |path: &str| !path.contains(['%', ';', '\\']) && !path.contains("//") && !path.ends_with('/');
-        if is_plain(&self.path) {
-            return None;
-        }
-        let loose = loosen(&self.path);
-        (loose != self.path).then_some(loose)
+    /// All paths that upstream may take this one for.
+    pub fn readings(&self) -> Readings<'_> {
+        Readings::of(&self.path)
     }
-}
-
-/// A path as the most lenient of upstreams would read it: `%2F`, `%5C` and a backslash separate segments, parameters
-/// (`;…`) do not count, empty and dot segments are nothing, and so is a slash at the end. `//users`, `/users%2F5`,
-/// `/users\5/` and `/users;x/5` are what rules do not match but such an upstream serves: what is written under one of
-/// these spellings outdates what was stored under another. Of a path that [`normalise`] returned; the result may not be
-/// one, and is for tags and rules only, never sent.
-pub fn loosen(path: &str) -> String {
-    let slashed = path.replace("%2F", "/").replace("%5C", "/").replace("%3B", ";").replace('\\', "/");
-    let mut kept: Vec<&str> = Vec::new();
-    for segment in slashed.split('/') {
-        match segment.split(';').next().unwrap_or("") {
-            "" | "." => {}
-            ".." => drop(kept.pop()),
-            name => kept.push(name),
-        }
-    }
-    // The server-wide `*` is no path.
-    if path == "*" { path.to_owned() } else { format!("/{}", kept.join("/")) }
 }
 
 /// The value of `Host`, normalised; empty if it is empty, which RFC 9112 §3.2 allows beside an absolute-form
@@ -468,49 +446,7 @@ mod tests {
         path.is_ascii() && path.starts_with('/') && !path.split('/').any(|segment| [".", ".."].contains(&segment))
     }
 
-    #[test]
-    fn a_loose_reader_takes_many_spellings_for_one() {
-        let rows = [
-            ("/users/5", "/users/5"),
-            ("/users/5/", "/users/5"),
-            ("//users", "/users"),
-            ("/users//5///", "/users/5"),
-            ("/users%2F5", "/users/5"),
-            ("/users%5C5", "/users/5"),
-            ("/users\\5", "/users/5"),
-            ("/users;x/5", "/users/5"),
-            ("/users/5;jsessionid=1/", "/users/5"),
-            ("/users%3Bx/5", "/users/5"),
-            ("/a%2F..%2Fusers/5", "/users/5"),
-            ("/a/..;/users/5", "/users/5"),
-            ("/..%2F..", "/"),
-            ("/", "/"),
-            ("*", "*"),
-        ];
-        for (path, loose) in rows {
-            assert_eq!(loosen(path), loose, "{path}");
-        }
-        let of =
-            |path: &str| Target { scheme: "http", host: "h".into(), path: path.into(), query: None }.loose_path();
-        assert_eq!((of("/users"), of("/users/")), (None, Some("/users".to_owned())));
-    }
-
     proptest! {
-        #[test]
-        fn a_path_has_another_reading_exactly_if_loosening_changes_it(path in "/(/|;|%2F|%5C|\\.|[a-z]|%3B){0,12}") {
-            let path = normalise(&path).into_owned();
-            let loose = Some(loosen(&path)).filter(|loose| *loose != path);
-            let target = Target { scheme: "http", host: "h".into(), path, query: None };
-            prop_assert_eq!(target.loose_path(), loose);
-        }
-
-        #[test]
-        fn a_loose_path_is_its_own_loose_path(path in "/(/|;|%2F|%5C|\\.\\.|\\.|[a-z]|%3B){0,20}") {
-            let once = loosen(&path);
-            prop_assert!(is_clean(&once) && !once.contains(';'), "{once}");
-            prop_assert_eq!(&loosen(&once), &once);
-        }
-
         #[test]
         fn normalising_any_text_twice_is_normalising_it_once(path in "\\PC{0,40}") {
             let once = normalise(&path).into_owned();

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::LoadError;
+use crate::rules::Warning;
 use crate::running::{Reloaded, Running};
 
 /// Editors write a file in several steps: wait until it is quiet.
@@ -69,7 +70,7 @@ async fn follow(
     loop {
         // The first look notices an edit made while Larder was starting.
         if let Some(outcome) = running.reload_if_edited().await {
-            report(outcome, &file);
+            report(outcome, &file, &running);
         }
         let event = tokio::time::timeout(ANYWAY, events.recv()).await;
         if let Ok(Some(())) = event {
@@ -81,7 +82,7 @@ async fn follow(
     }
 }
 
-fn report(outcome: Result<Reloaded, LoadError>, file: &Path) {
+fn report(outcome: Result<Reloaded, LoadError>, file: &Path, running: &Running) {
     match outcome {
         Ok(reloaded) => {
             tracing::info!(
@@ -90,6 +91,9 @@ fn report(outcome: Result<Reloaded, LoadError>, file: &Path) {
                 invalidations = reloaded.invalidations,
                 "the new rules are in force"
             );
+            for Warning { line, message, remedy } in running.live().rules.warnings() {
+                tracing::warn!(file = %file.display(), line, remedy, "{message}");
+            }
             for table in reloaded.needs_restart {
                 tracing::warn!("[{table}] changed too: it takes effect when Larder is started again");
             }

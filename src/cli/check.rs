@@ -10,11 +10,11 @@ use crate::config::{Config, LoadError, Overrides};
 use crate::key::{Identity, QueryKeying};
 use crate::rules::fault::Faults;
 use crate::rules::reader::Env;
-use crate::rules::{Family, Fetching, Invalidation, RuleSet};
+use crate::rules::{Family, Fetching, Invalidation, RuleSet, Warning};
 use crate::semantics::invalidation::StatusSet;
 use crate::semantics::{ClientDirectives, STALE_IF_UNREACHABLE};
 
-/// The text (or JSON) to print, and the exit code: 0 for good rules, 1 for faults, 2 for a file that cannot be
+/// The text (or JSON) to print, and the exit code: 0 for good rules (warnings or not), 1 for faults, 2 for a file that cannot be
 /// read.
 pub fn check(file: &Path, json: bool, env: &Env<'_>) -> (String, u8) {
     let name = file.display().to_string();
@@ -62,11 +62,16 @@ fn rules_text(name: &str, rules: &RuleSet) -> String {
     if families.is_empty() {
         text.push_str("no families: what upstream's Cache-Control and Expires allow is cached (RFC 9111)\n");
     }
-    text + &format!(
-        "{name} is good: {}, {}\n",
+    let warnings = rules.warnings();
+    for Warning { line, message, remedy } in &warnings {
+        text.push_str(&format!("{name}:{line}: warning: {message}\n  {remedy}\n\n"));
+    }
+    let mut counts = vec![
         if families.len() == 1 { "1 family".to_owned() } else { format!("{} families", families.len()) },
         counted(invalidations.len(), "invalidation"),
-    )
+    ];
+    counts.extend((!warnings.is_empty()).then(|| counted(warnings.len(), "warning")));
+    text + &format!("{name} is good: {}\n", counts.join(", "))
 }
 
 fn table<const N: usize>(head: &[&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
@@ -169,6 +174,7 @@ fn rules_json(name: &str, rules: &RuleSet) -> Value {
         "file": name,
         "families": rules.families().iter().map(family_json).collect::<Vec<_>>(),
         "invalidations": rules.invalidations().iter().map(invalidation_json).collect::<Vec<_>>(),
+        "warnings": rules.warnings(),
     })
 }
 
@@ -272,6 +278,20 @@ max_body = "1MiB"
         assert!(rule.contains("200-299, 404") && rule.contains("user:{id}"), "{rule}");
         assert!(rule.ends_with("hard, again 1m 5s"), "{rule}");
         assert!(text.ends_with("rules.toml is good: 1 family, 1 invalidation\n"));
+    }
+
+    #[test]
+    fn a_warning_stands_with_good_rules() {
+        let rules = "[[family]]\nname = \"me\"\npath = '/me(/.*)?'\nidentity = \"cookie:sid\"\n\
+                     [[family]]\nname = \"assets\"\npath = '/assets/.*|/.*\\.css'\nidentity = \"none\"\n";
+        let (text, code) = checked(rules, false);
+        assert_eq!(code, 0);
+        assert!(text.contains("rules.toml:5: warning: family \"assets\" takes paths by their end"), "{text}");
+        assert!(text.ends_with("is good: 2 families, 0 invalidations, 1 warning\n"), "{text}");
+        let value: Value = serde_json::from_str(&checked(rules, true).0).unwrap();
+        assert_eq!((&value["success"], &value["warnings"][0]["line"]), (&json!(true), &json!(5)));
+        let (text, _) = checked(GOOD, true);
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["warnings"], json!([]));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::proxy::account::{Account, Claim, Judgement, Kept};
 use crate::rules::RuleSet;
 use crate::running::{Live, Running};
 use crate::stamp::Tag;
-use crate::target::Target;
+use crate::target::{MOST_READINGS, Target};
 use crate::upstream::Upstream;
 
 mod head;
@@ -48,7 +48,8 @@ struct Write {
     path: String,
     /// The rules that match, in file order.
     rules: Vec<Match>,
-    /// Always outdated by a non-error answer (RFC 9111 §4.4): the path as it is, and as a lenient upstream reads it.
+    /// Always outdated by a non-error answer (RFC 9111 §4.4): the path as it is, and all that upstream may take it
+    /// for.
     target: String,
     notes: Vec<String>,
 }
@@ -209,6 +210,14 @@ fn write(rules: &RuleSet, method: &Method, target: &Target, headers: &HeaderMap)
         Meant::These(_) => {}
         Meant::Any => notes.push("it names so many methods that the rules of all methods apply".to_owned()),
     }
+    let readings = target.readings();
+    if !readings.is_complete() {
+        notes.push(format!("refused with 400: its path can be taken for more than {MOST_READINGS} others"));
+    } else if readings.count() > 1 {
+        let others: Vec<&str> = readings.others().collect();
+        notes
+            .push(format!("upstream may take the path for {}: the rules of all of them apply", others.join(", ")));
+    }
     notes.push("a write that upstream does not answer (timeout, reset) counts as carried out".to_owned());
     Write {
         method: method.to_string(),
@@ -224,7 +233,7 @@ fn write(rules: &RuleSet, method: &Method, target: &Target, headers: &HeaderMap)
                 outdates: outdated.tags.iter().map(Tag::to_string).collect(),
             })
             .collect(),
-        target: target.tags().map(|tag| tag.to_string()).collect::<Vec<_>>().join(", "),
+        target: target.tags().iter().map(Tag::to_string).collect::<Vec<_>>().join(", "),
         notes,
     }
 }

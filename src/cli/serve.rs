@@ -6,6 +6,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::ServeArguments;
 use crate::config::{Config, LogFormat};
+use crate::rules::Warning;
 use crate::server::{self, Ended, Listeners, ServeError};
 
 pub(super) fn serve(arguments: ServeArguments) -> u8 {
@@ -60,6 +61,9 @@ fn tell_rules(config: &Config) {
     };
     let (families, invalidations) = (config.rules.families().len(), config.rules.invalidations().len());
     tracing::info!(file = %file.display(), families, invalidations, "starting with the rules of this file");
+    for Warning { line, message, remedy } in config.rules.warnings() {
+        tracing::warn!(file = %file.display(), line, remedy, "{message}");
+    }
 }
 
 /// One line on standard output once clients can connect: people and scripts wait for it.

@@ -12,10 +12,12 @@ use serde::{Deserialize, Serialize};
 
 use super::Asked;
 use super::question::Question;
+use super::read::AMBIGUOUS_PATH;
 use crate::config::Config;
 use crate::entry;
 use crate::headers;
-use crate::key::{Canonical, QueryKeying};
+use crate::key::{Canonical, Identity, QueryKeying};
+use crate::rules::{Ambiguity, Family};
 use crate::running::Live;
 use crate::semantics::demands::Demands;
 use crate::semantics::freshness::{Freshness, Reuse};
@@ -218,6 +220,9 @@ impl<'c> Account<'c> {
     fn notes(&self) -> Vec<String> {
         let Question { asked, .. } = &*self.question;
         let mut notes = Vec::new();
+        notes.extend(self.question.ambiguity().map(|ambiguity| {
+            format!("{}: the request is forwarded, and nothing of it is stored or shared", described(&ambiguity))
+        }));
         let credentials = [AUTHORIZATION, COOKIE].into_iter().find(|name| asked.headers.contains_key(name));
         if let Some(name) = credentials.filter(|_| self.question.is_personal()) {
             notes.push(format!(
@@ -279,6 +284,13 @@ impl<'c> Account<'c> {
                 what_to_do: "add a family with methods = [\"QUERY\"] for this path",
             });
         }
+        if let Some(ambiguity) = self.question.ambiguity() {
+            return Some(Refusal {
+                token: AMBIGUOUS_PATH,
+                because: described(&ambiguity),
+                what_to_do: "ask for the path that is meant, written plainly; or let one family take all of its readings",
+            });
+        }
         // RFC 9111 §4.3.2
         validation::is_for_origin(&self.question.asked.headers).then(|| Refusal {
             token: "precondition",
@@ -296,7 +308,7 @@ impl<'c> Account<'c> {
     fn use_of_nothing(&self, because: &str) -> Use {
         let does = if self.is_for_part() { Does::Forwarded } else { Does::Fetched };
         match self.passed() {
-            Some(passed) => Use::new(Does::Forwarded, passed.because),
+            Some(passed) => self.unless_only_if_cached(Use::new(Does::Forwarded, passed.because)),
             None => self.unless_only_if_cached(Use::new(does, because)),
         }
     }
@@ -304,7 +316,7 @@ impl<'c> Account<'c> {
     /// What the request gets of a response that is kept, and current or outdated `softly`.
     fn use_of(&self, stored: &entry::Response, now: SystemTime, softly: bool) -> Use {
         if let Some(passed) = self.passed() {
-            return Use::new(Does::Forwarded, passed.because);
+            return self.unless_only_if_cached(Use::new(Does::Forwarded, passed.because));
         }
         if self.question.is_refused(stored) {
             let because = "what is kept is for requests without Authorization and Cookie: it says neither public, \
@@ -379,6 +391,36 @@ impl<'c> Account<'c> {
             }
         }
     }
+}
+
+/// Readings of a path that are told of.
+const TOLD: usize = 8;
+
+/// What upstream may take a path for, and where that belongs.
+fn described(ambiguity: &Ambiguity<'_>) -> String {
+    let place = |family: Option<&Family>| match family {
+        Some(family) => match &family.keying.identity {
+            Identity::Unstated => format!("family {:?}", family.name),
+            identity => format!("family {:?}, identity {identity}", family.name),
+        },
+        None => "no family".to_owned(),
+    };
+    if ambiguity.readings.is_empty() {
+        return "upstream may take the path for more others than can be told apart".to_owned();
+    }
+    let mut readings: Vec<String> = ambiguity
+        .readings
+        .iter()
+        .take(TOLD)
+        .map(|(path, family)| format!("{path} ({})", place(*family)))
+        .collect();
+    let untold = ambiguity.readings.len().saturating_sub(TOLD);
+    readings.extend((untold > 0 || !ambiguity.is_complete).then(|| "and others".to_owned()));
+    format!(
+        "the path belongs to {}, but upstream may take it for {}",
+        place(ambiguity.family),
+        readings.join(", "),
+    )
 }
 
 impl Allowance {

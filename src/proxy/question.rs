@@ -13,7 +13,7 @@ use crate::entry::{self, Entry};
 use crate::headers::ForwardedPolicy;
 use crate::key::{self, Canonical};
 use crate::outcome::Outcome;
-use crate::rules::{self, Captures, Collapse, Family, Fetching};
+use crate::rules::{self, Ambiguity, Captures, Collapse, Family, Fetching};
 use crate::running::{Live, Running};
 use crate::semantics::demands::Demands;
 use crate::semantics::freshness::{Failure, Reuse};
@@ -97,14 +97,17 @@ impl Question {
         self.family().and_then(|(family, _)| family.max_body).unwrap_or(config.memory.max_body)
     }
 
-    /// Everything that outdates the answer, as far as the request tells.
+    /// Everything that outdates the answer, as far as the request tells: under every reading of its path.
     pub fn tags(&self) -> Vec<Tag> {
         let mut tags = vec![Tag::root()];
         tags.extend(self.asked.target.tags());
-        if let Some((family, captures)) = self.family() {
-            tags.extend(family.tags(captures));
-        }
+        tags.extend(self.family().map(|(family, _)| family.tags_of(&self.asked.target)).unwrap_or_default());
         tags
+    }
+
+    /// Why it is not certain what upstream takes the path for. The proxy does not look into the cache for such a request.
+    pub fn ambiguity(&self) -> Option<Ambiguity<'_>> {
+        self.live.rules.ambiguity(&self.asked.method, &self.asked.target)
     }
 
     /// Readable part of the entry's name in the store.

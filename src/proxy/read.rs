@@ -61,6 +61,9 @@ pub(super) async fn query(running: &Arc<Running>, live: Arc<Live>, asked: Asked,
     if live.rules.claim(&asked.method, &asked.target.path).is_none() {
         return pass(running, &asked, RequestBody::of(body), Fwd::Method, "method").await;
     }
+    if live.rules.ambiguity(&asked.method, &asked.target).is_some() {
+        return pass(running, &asked, RequestBody::of(body), Fwd::Bypass, AMBIGUOUS_PATH).await;
+    }
     if validation::is_for_origin(&asked.headers) {
         return pass(running, &asked, RequestBody::of(body), Fwd::Bypass, "precondition").await;
     }
@@ -92,12 +95,18 @@ pub(super) async fn answer(running: &Arc<Running>, question: Arc<Question>) -> A
     answered
 }
 
+/// The detail of a read whose path upstream may take for one of another family.
+pub(super) const AMBIGUOUS_PATH: &str = "ambiguous-path";
+
 /// Why a GET or HEAD has nothing to do with the cache, if it has not.
-pub(super) fn not_for_the_cache(asked: &Asked, body: &Incoming) -> Option<&'static str> {
+pub(super) fn not_for_the_cache(live: &Live, asked: &Asked, body: &Incoming) -> Option<&'static str> {
     // RFC 9110 §9.3.1: content in a GET has no defined semantics, and it is not part of the key.
     let announced = asked.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
     if announced || !body.is_end_stream() {
         return Some("request-body");
+    }
+    if live.rules.ambiguity(&asked.method, &asked.target).is_some() {
+        return Some(AMBIGUOUS_PATH);
     }
     validation::is_for_origin(&asked.headers).then_some("precondition")
 }

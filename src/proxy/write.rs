@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::keep::{self, Complete, Times, Verdict};
 use super::question::Question;
+use super::read::AMBIGUOUS_PATH;
 use super::recording::Recording;
 use super::{Answered, Asked, Body, failed, refresh, refuse, respond};
 use crate::cache::flight::Head;
@@ -26,11 +27,16 @@ use crate::semantics::groups;
 use crate::semantics::invalidation::{self, StatusSet, WriteEnd};
 use crate::stamp::{Softened, Stamp, Tag, View};
 use crate::store::fleet::{Again, Intent, Outdating};
-use crate::target::loosen;
+use crate::target::{MOST_READINGS, Readings};
 use crate::upstream::{RequestBody, ResponseBody, UpstreamError};
 
 /// Answers a write.
 pub(super) async fn write(running: &Arc<Running>, live: Arc<Live>, asked: Asked, body: Incoming) -> Answered {
+    if !asked.target.readings().is_complete() {
+        // What it invalidates could not be told.
+        let message = format!("the path can be taken for more than {MOST_READINGS} other paths; write it plainly");
+        return refuse(StatusCode::BAD_REQUEST, AMBIGUOUS_PATH, &message);
+    }
     let (give, take) = oneshot::channel();
     let task = Arc::clone(running);
     // In a box: a task's future is copied several times on its way, and this is a large one.
@@ -231,7 +237,7 @@ fn question_of(running: &Running, asked: Asked) -> Option<Arc<Question>> {
     let asked = as_get(asked);
     let sent = asked.headers.clone();
     let question = Question::new(running.live(), asked, None);
-    (question.asked.headers == sent).then_some(question)
+    (question.asked.headers == sent && question.ambiguity().is_none()).then_some(question)
 }
 
 /// The GET that the answer to a POST may answer.
@@ -279,7 +285,7 @@ fn outdated(
     if StatusSet::default().applies(end) {
         tags.extend(asked.target.tags());
         for path in invalidation::named_paths(&asked.target, answer) {
-            tags.extend([Tag::uri(&loosen(&path)), Tag::uri(&path)]);
+            tags.extend(Readings::of(&path).all().map(Tag::uri));
         }
         // RFC 9875 §3: of the same origin.
         tags.extend(groups::invalidated(answer).iter().map(|group| Tag::group(&asked.target.host, group)));

@@ -62,6 +62,11 @@ impl Pattern {
         &self.text
     }
 
+    /// Whether it matches the whole path.
+    pub fn is_match(&self, path: &str) -> bool {
+        self.regex.is_match(path)
+    }
+
     /// The pattern without anchors at its ends: two patterns of the same core match the same paths.
     pub fn core(&self) -> &str {
         let text = self.text.strip_prefix('^').unwrap_or(&self.text);

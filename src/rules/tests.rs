@@ -7,7 +7,7 @@ use super::*;
 use crate::semantics::invalidation::WriteEnd;
 use crate::semantics::{ClientDirectives, TtlPolicy};
 
-fn rules(text: &str) -> RuleSet {
+pub(super) fn rules(text: &str) -> RuleSet {
     let (reader, table) = Reader::open("rules.toml", text, &|_| None);
     let mut root = reader.root(&table);
     let rules = RuleSet::read(&mut root);
@@ -66,6 +66,165 @@ fn the_first_family_in_file_order_wins() {
         let found = claimed.as_ref().map(|it| (it.family.name.as_str(), it.captures.to_vec()));
         let expected = expected.map(|(name, captures)| (name, captures.iter().map(ToString::to_string).collect()));
         assert_eq!(found, expected, "{path}");
+    }
+}
+
+fn at(path: &str) -> Target {
+    let path = crate::target::normalise(path).into_owned();
+    Target { scheme: "http", host: "h".into(), path, query: None }
+}
+
+const DECEIVED: &str = r#"
+[[family]]
+name = "me"
+path = '/me(/.*)?'
+identity = "cookie:sid"
+
+[[family]]
+name = "what"
+path = '/what/(?<what>\w+)'
+identity = "header:authorization"
+
+[[family]]
+name = "assets"
+path = '/assets/.*|/.*\.css'
+identity = "none"
+
+[[family]]
+name = "all"
+path = '/all(/.*)?|/what/.*'
+identity = "none"
+"#;
+
+#[test]
+fn a_path_that_may_belong_to_two_families_is_ambiguous() {
+    let rules = rules(DECEIVED);
+    let rows = [
+        "/assets/..%2Fme/mail",
+        "/assets/..%2fme%2fmail",
+        "/assets/..;/me/mail",
+        "/assets/..%3B/me/mail",
+        "/assets/..;a=b/me",
+        "/assets/..%5cme/mail",
+        "/assets/..\\me/mail",
+        "/assets/x%2F..%2F..%2Fme",
+        "/assets/..%252Fme/mail",
+        "/assets/%252e%252e/me",
+        "/assets/..%c0%afme",
+        "/me/..%5cassets/x",
+        "/me/..%2Fassets/x",
+        "/me/..;/assets/x.css",
+        "/me%2Fmail;x.css",
+        "/me;x.css",
+        "/me%3Fx.css",
+        "/me%00.css",
+        "/me%23/x.css",
+        "/me%0A.css",
+        "/me%0d%0a.css",
+        "/me%253Fx.css",
+        "//me/mail",
+        "//me",
+        "//x/me",
+        "/%2Fme",
+        "/%5Cme",
+        "/what//mail",
+        "/what/mail/",
+        "/what/mail;x",
+        "/what/mail%2F",
+        "/what/mail%00x",
+        "/what/mail;/x.css",
+        "/what/mail%3Fx.css",
+        "/what/mail%20",
+        "/nothing/..%2Fme",
+        "/me/..%2Fnothing",
+    ];
+    for path in rows {
+        let target = at(path);
+        let found = rules.ambiguity(&Method::GET, &target).unwrap_or_else(|| panic!("{path}"));
+        assert!(found.readings.iter().all(|(_, family)| family.map(|it| it.id) != found.family.map(|it| it.id)));
+        assert!(!found.readings.is_empty() && rules.ambiguity(&Method::HEAD, &target).is_some(), "{path}");
+    }
+}
+
+#[test]
+fn a_path_of_one_family_under_all_readings_is_not_ambiguous() {
+    let rules = rules(DECEIVED);
+    let rows = [
+        "/me",
+        "/me/",
+        "/me//mail",
+        "/me/mail;v=1",
+        "/me/a%20b",
+        "/me/a%2Fb",
+        "/me/x.css",
+        "/me/mail%3Fx.css",
+        "/me/%E4%BD%A0",
+        "/me/joe%40x.test",
+        "/assets/a;v=2/b.css",
+        "/assets/a//b.css",
+        "/assets/a%2520b",
+        "/assets/a%2F..%2Fb",
+        "/what/mail",
+        "/all/",
+        "/all/a%2Fb;c//",
+        "/nothing/a;b//",
+        "/nothing%2Fa/",
+        "/",
+    ];
+    for path in rows {
+        let target = at(path);
+        assert!(rules.ambiguity(&Method::GET, &target).is_none(), "{path}");
+    }
+}
+
+#[test]
+fn a_path_made_to_have_many_readings_is_ambiguous_although_all_are_of_one_family() {
+    let target = at(&format!("/me{}", "/;x%2F..;%252F%5C%3B//%00%3F%255C..%2F.%2F;//".repeat(9)));
+    let rules = families(&[("all", ".*")]);
+    let found = rules.ambiguity(&Method::GET, &target).unwrap();
+    assert!(!found.is_complete && found.readings.is_empty());
+}
+
+#[test]
+fn an_entry_carries_the_instances_of_all_readings() {
+    let rules = families(&[("user", "/users/(?<id>.+)")]);
+    let family = rules.family("user").unwrap();
+    let tags =
+        |path: &str| family.tags_of(&at(path)).iter().map(|tag| tag.as_str().to_owned()).collect::<Vec<_>>();
+    assert_eq!(tags("/users/5"), ["user", "user:5"]);
+    assert_eq!(tags("/users/5;v=1"), ["user", "user:5;v=1", "user:5"]);
+    assert_eq!(tags("/users/5/"), ["user", "user:5/", "user:5"]);
+    assert_eq!(tags("/users/a%2Fb"), ["user", "user:a/b"]);
+}
+
+#[test]
+fn a_write_is_matched_by_every_reading_of_its_path() {
+    let rules = rules(
+        "[[family]]\nname = 'user'\npath = '/users/(?<id>\\w+)'\n[invalidate]\n'/users/(?<id>\\w+)' = ['user:{id}']\n",
+    );
+    let methods = Meant::These(vec![Method::PUT]);
+    let spellings = [
+        "/users/5",
+        "/users/5/",
+        "//users/5",
+        "//host/users/5",
+        "/users//5",
+        "/users%2F5",
+        "/users%252F5",
+        "/users%5C5",
+        "/users;x/5",
+        "/users/5;x",
+        "/users/5%00.json",
+        "/users/5%3Fx",
+        "/users/5%0A",
+        "/x/..%2Fusers/5",
+        "/x/..;/users/5",
+        "/x%2F..%2Fusers/5;y/",
+    ];
+    for path in spellings {
+        let target = at(path);
+        let tags: Vec<_> = rules.outdated_by_any(&methods, &target).into_iter().flat_map(|it| it.tags).collect();
+        assert!(tags.contains(&Tag::family("user:5")), "{path}: {tags:?}");
     }
 }
 

@@ -1,6 +1,9 @@
 //! `Cache-Control` (RFC 9111 §5.2), parsed once, when a message comes. What is malformed is read in the direction
 //! that stores less and keeps it shorter: a directive that restricts counts even with an argument that it should not
-//! have, one that permits does not.
+//! have, one that permits does not. `no-store`, `private` and `no-cache` count wherever they stand outside a quoted
+//! string, whatever separates them from what stands before and after. A member that is no directive cannot be read, and
+//! the response is not stored. What a quoted string holds is its directive's argument (RFC 9110 §5.6.4), and no
+//! directive: `ext="no-store"` forbids nothing, and `private="x-user"` is about one field.
 
 use std::borrow::Cow;
 
@@ -57,13 +60,14 @@ pub struct RequestDirectives {
 impl ResponseDirectives {
     /// All `Cache-Control` lines of a response. Names without case, quoted and unquoted arguments, commas inside
     /// quotes; of duplicates the stricter wins; an invalid number makes the response stale (§4.2.1). A line with a
-    /// quote that is never closed cannot be read, so that the response counts as `no-store`.
+    /// quote that is never closed or with a member that is no directive cannot be read, so that the response counts as
+    /// `no-store`, whatever `must-understand` says.
     pub fn parse(headers: &HeaderMap) -> ResponseDirectives {
         let mut parsed = ResponseDirectives::default();
         let mut unreadable = false;
-        for member in headers.get_all(CACHE_CONTROL).iter().flat_map(|line| members(line.as_bytes())) {
+        for member in headers.get_all(CACHE_CONTROL).iter().flat_map(|line| raw_members(line.as_bytes())) {
             match member {
-                Ok(directive) => parsed.take(&directive),
+                Ok(member) => unreadable |= !parsed.take_member(member),
                 Err(Unclosed) => unreadable = true,
             }
         }
@@ -72,6 +76,21 @@ impl ResponseDirectives {
             parsed.must_understand = false;
         }
         parsed
+    }
+
+    /// Takes in a member of the list; false if it may forbid storing in a way that its directive does not say.
+    fn take_member(&mut self, member: &[u8]) -> bool {
+        let directive = Directive::parse(member);
+        self.take(&directive);
+        let mut is_readable = directive.is_readable();
+        for word in directive.stray_words(member) {
+            if is_one_of(word, &FORBIDDING) {
+                is_readable = false;
+            }
+            self.must_revalidate |= is_one_of(word, &[b"must-revalidate"]);
+            self.proxy_revalidate |= is_one_of(word, &[b"proxy-revalidate"]);
+        }
+        is_readable
     }
 
     fn take(&mut self, directive: &Directive<'_>) {
@@ -99,14 +118,21 @@ impl ResponseDirectives {
 }
 
 impl RequestDirectives {
-    /// All `Cache-Control` lines of a request; `Pragma: no-cache` where there is none (§5.4). Beside a quote that is
-    /// never closed, `no-store` counts and leave to be served stale does not.
+    /// All `Cache-Control` lines of a request; `Pragma: no-cache` where there is none (§5.4). `no-store` and `no-cache`
+    /// count wherever they stand outside a quoted string. Beside a quote that is never closed, `no-store` counts and leave
+    /// to be served stale does not.
     pub fn parse(headers: &HeaderMap) -> RequestDirectives {
-        let mut parsed = RequestDirectives::default();
         if !headers.contains_key(CACHE_CONTROL) {
-            parsed.no_cache = asks_by_pragma(headers);
-            return parsed;
+            return RequestDirectives { no_cache: has_word(headers, &PRAGMA, b"no-cache"), ..Default::default() };
         }
+        let mut parsed = RequestDirectives::of_lists(headers);
+        parsed.no_store |= has_word(headers, &CACHE_CONTROL, b"no-store");
+        parsed.no_cache |= has_word(headers, &CACHE_CONTROL, b"no-cache");
+        parsed
+    }
+
+    fn of_lists(headers: &HeaderMap) -> RequestDirectives {
+        let mut parsed = RequestDirectives::default();
         let lines = || headers.get_all(CACHE_CONTROL).iter().map(HeaderValue::as_bytes);
         let mut readable = true;
         for line in lines() {
@@ -152,9 +178,39 @@ impl RequestDirectives {
     }
 }
 
-fn asks_by_pragma(headers: &HeaderMap) -> bool {
-    let mut all = headers.get_all(PRAGMA).iter().flat_map(|line| members(line.as_bytes()));
-    all.any(|member| member.is_ok_and(|directive| directive.lower_name().as_ref() == b"no-cache"))
+fn has_word(headers: &HeaderMap, name: &HeaderName, word: &[u8]) -> bool {
+    headers.get_all(name).iter().flat_map(|line| words(line.as_bytes())).any(|known| is_one_of(known, &[word]))
+}
+
+/// Words that forbid to give a stored response to everyone without asking.
+const FORBIDDING: [&[u8]; 3] = [b"no-store", b"private", b"no-cache"];
+
+/// Whether it is one of these words, without regard to case.
+pub(super) fn is_one_of(word: &[u8], words: &[&[u8]]) -> bool {
+    words.iter().any(|known| word.eq_ignore_ascii_case(known))
+}
+
+/// The words of a text: letters, digits, `-` and `_`. Everything else separates them, also what a token may hold (`|`,
+/// `'`, `+` …). What stands in a quoted string is not among them, unless its closing quote is missing.
+pub(super) fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        while let Some(first) = rest.first() {
+            if is_word_byte(*first) {
+                let end = rest.iter().position(|byte| !is_word_byte(*byte)).unwrap_or(rest.len());
+                let (word, after) = rest.split_at(end);
+                rest = after;
+                return Some(word);
+            }
+            let quoted = if *first == b'"' { end_of_quoted(&rest[1..]).map_or(0, |end| end + 1) } else { 0 };
+            rest = &rest[1 + quoted..];
+        }
+        None
+    })
+}
+
+fn is_word_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
 }
 
 pub(super) fn shorter(known: Option<u64>, next: u64) -> Option<u64> {
@@ -239,8 +295,10 @@ static INDISPENSABLE: [&str; 22] = [
 /// directive stands for the whole response.
 fn field_names(text: &[u8]) -> Option<Vec<HeaderName>> {
     let names = text.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|name| !name.is_empty());
+    // A name with other signs is a quotation of another kind, such as 'x-user', rather than a field's.
     let names: Vec<HeaderName> = names
-        .map(|name| HeaderName::from_bytes(name).ok().filter(|name| !INDISPENSABLE.contains(&name.as_str())))
+        .map(|name| HeaderName::from_bytes(name).ok().filter(|_| name.iter().copied().all(is_word_byte)))
+        .map(|name| name.filter(|name| !INDISPENSABLE.contains(&name.as_str())))
         .collect::<Option<_>>()?;
     (!names.is_empty()).then_some(names)
 }
@@ -268,7 +326,7 @@ pub(super) struct Unclosed;
 impl<'a> Directive<'a> {
     /// `member` is not empty and has no white space at its ends.
     pub(super) fn parse(member: &'a [u8]) -> Directive<'a> {
-        let end_of_name = member.iter().position(|byte| !is_tchar(*byte)).unwrap_or(member.len());
+        let end_of_name = member.iter().position(|byte| !is_token_byte(*byte)).unwrap_or(member.len());
         let (name, rest) = member.split_at(end_of_name);
         let argument = match rest {
             [] => Argument::Absent,
@@ -277,6 +335,28 @@ impl<'a> Directive<'a> {
             _ => Argument::Garbled,
         };
         Directive { name, argument }
+    }
+
+    /// Whether nothing of it is lost. Of the directives that restrict, something garbled restricts all the more, and
+    /// says no more than [`ResponseDirectives`] take from it.
+    fn is_readable(&self) -> bool {
+        match self.lower_name().as_ref() {
+            b"" => false,
+            // Not what `must-understand` sets aside (§5.2.2.3).
+            b"no-store" => self.argument.is_absent(),
+            b"no-cache" | b"private" | b"max-age" | b"s-maxage" => true,
+            _ => self.argument != Argument::Garbled,
+        }
+    }
+
+    /// The words of a member beside its directive's name.
+    fn stray_words<'m>(&self, member: &'m [u8]) -> impl Iterator<Item = &'m [u8]> {
+        let is_word = self.name.iter().copied().all(is_word_byte);
+        words(if is_word { &member[self.name.len()..] } else { member })
+    }
+
+    pub(super) fn is_garbled(&self) -> bool {
+        self.name.is_empty() || self.argument == Argument::Garbled
     }
 
     pub(super) fn lower_name(&self) -> Cow<'a, [u8]> {
@@ -293,7 +373,7 @@ impl<'a> Argument<'a> {
         match text {
             [b'"', quoted @ ..] => unquote(quoted).map_or(Argument::Garbled, Argument::Text),
             [] => Argument::Garbled,
-            token if token.iter().all(|byte| is_tchar(*byte)) => Argument::Text(Cow::Borrowed(token)),
+            token if token.iter().copied().all(is_token_byte) => Argument::Text(Cow::Borrowed(token)),
             _ => Argument::Garbled,
         }
     }
@@ -384,9 +464,9 @@ fn end_of_member(rest: &[u8]) -> Option<usize> {
     }
 }
 
-/// `tchar` (RFC 9110 §5.6.2).
-fn is_tchar(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+/// `tchar` (RFC 9110 §5.6.2), or a byte beyond ASCII, which the grammar does not know and nobody takes for a separator.
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte) || byte >= 0x80
 }
 
 #[cfg(test)]
@@ -513,8 +593,122 @@ mod tests {
     fn malformed_directives_restrict_and_never_permit() {
         assert_eq!(response(&["private; max-age=60"]).private, Scope::Whole);
         assert!(response(&["no-store=1"]).no_store);
-        let permits = response(&["public=x, must-understand=x, immutable=x, public; a"]);
+        let permits = response(&["public=x, must-understand=x, immutable=x"]);
         assert_eq!(permits, ResponseDirectives::default());
+    }
+
+    /// Whether a response with this field may be given to everyone without asking.
+    fn is_for_everyone(directives: &ResponseDirectives) -> bool {
+        !directives.no_store && !directives.private.is_whole() && !directives.no_cache.is_whole()
+    }
+
+    #[test]
+    fn a_word_that_forbids_counts_wherever_it_stands() {
+        for word in ["no-store", "private", "no-cache", "No-Store", "PRIVATE"] {
+            let places = [
+                "public; ?",
+                "public;?",
+                "must-revalidate; ?",
+                "public max-age=60 ?",
+                "public\t?",
+                "max-age=0; ?",
+                "max-age=60 ?",
+                "?; max-age=60",
+                "? max-age=60",
+                "public; ? ; max-age=60",
+                "public;;;?",
+                "public | ?",
+                "public|?",
+                "public&?",
+                "public+?",
+                "public/?",
+                "public: ?",
+                "'?'",
+                "(?)",
+                "[?]",
+                "<?>",
+                "\\?",
+                "\"?",
+                "public, \"? ",
+                "x=\"a\" ?",
+                "x=\"a\"?",
+                "x=\"a\"; ?, max-age=60",
+                "x=\"a\\\"; ?",
+                "x=?",
+                "x = ?",
+                "=?",
+                "?=",
+                "?=\"",
+                "? =1",
+                "{\"cache\": ?}",
+                "max-age=60, public; stale-if-error=5; ?",
+                "must-understand; ?",
+                "must-understand, x=?",
+            ];
+            for place in places {
+                let line = place.replace('?', word);
+                assert!(!is_for_everyone(&response(&[&line])), "{line}");
+                assert!(!is_for_everyone(&response(&["public", &line, "max-age=60"])), "{line}");
+                assert!(!response(&[&line]).must_understand, "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_word_in_a_quoted_string_is_no_directive() {
+        let rows = [
+            r#"ext="no-store", max-age=5"#,
+            r#"ext="public; no-store private", max-age=5"#,
+            r#"ext="a\"; no-store", max-age=5"#,
+            r#"a="no-cache" , b="private",max-age=5"#,
+            "x-no-store, no-stores, no_store, nostore, not-private, max-age=5",
+        ];
+        for line in rows {
+            let expected = ResponseDirectives { max_age: Some(5), ..Default::default() };
+            assert_eq!(response(&[line]), expected, "{line}");
+        }
+        assert_eq!(response(&[r#"private="x-user""#]).private, fields(&["x-user"]));
+        assert_eq!(response(&[r#"no-cache="set-cookie""#]).no_cache, fields(&["set-cookie"]));
+        for line in ["private='x-user'", "private=\"'x-user'\""] {
+            assert_eq!(response(&[line]).private, Scope::Whole, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_stored() {
+        let rows = [
+            "public; max-age=60",
+            "public;",
+            "public max-age=60",
+            "stale-if-error=60; max-age=5",
+            "\"public, max-age=60\"",
+            "=5, max-age=60",
+            "{}",
+            "public: 60",
+            "x=\"a\"b, max-age=60",
+            "x=a b, max-age=60",
+            "must-understand, no-store=1",
+        ];
+        for line in rows {
+            let directives = response(&[line]);
+            assert!(directives.no_store && !directives.must_understand, "{line}");
+        }
+        let misplaced = response(&["max-age=60; must-revalidate proxy-revalidate"]);
+        assert!(misplaced.must_revalidate && misplaced.proxy_revalidate);
+    }
+
+    #[test]
+    fn words_of_a_request_count_wherever_they_stand() {
+        for line in
+            ["max-age=0; no-store", "max-age=0 No-Store", "x=no-store", "\"no-store", "no-store;", "a|no-store"]
+        {
+            assert!(request(&[line]).no_store && request(&["x", line]).no_store, "{line}");
+        }
+        assert!(request(&["max-age=0; no-cache"]).no_cache);
+        for line in ["x=\"no-store\"", "no-stores", "x-no-store", "max-age=0; x"] {
+            assert!(!request(&[line]).no_store, "{line}");
+        }
+        assert!(RequestDirectives::parse(&lines(&PRAGMA, &["x; no-cache"])).no_cache);
     }
 
     #[test]
@@ -584,6 +778,20 @@ mod tests {
             let headers: HeaderMap = values.map(|value| (CACHE_CONTROL, value)).collect();
             let _ = ResponseDirectives::parse(&headers);
             let _ = RequestDirectives::parse(&headers);
+        }
+
+        #[test]
+        fn a_forbidding_word_outside_quotes_is_never_lost(
+            before in "((public|max-age=60|x=\"a, b\"|[a-z]{1,3})?[ \t,;:/|&+'()<>{}\\[\\]=?@\\\\!.é]{1,3}){0,4}",
+            word in "no-store|private|no-cache|No-Store|PRIVATE",
+            after in "([ \t,;:/|&+'()<>{}\\[\\]=?@\\\\\"!.é]{1,3}(public|max-age=60|x=\"a\"|[a-z]{1,3})?){0,4}",
+        ) {
+            let line = format!("{before}{word}{after}");
+            let Ok(value) = HeaderValue::from_bytes(line.as_bytes()) else { return Ok(()) };
+            let directives = ResponseDirectives::parse(&[(CACHE_CONTROL, value)].into_iter().collect());
+            // With names of fields, `no-cache="x"` and `private="x"` are about these alone.
+            let names_fields = !directives.no_cache.fields().is_empty() || !directives.private.fields().is_empty();
+            prop_assert!(!is_for_everyone(&directives) || names_fields && !word.eq_ignore_ascii_case("no-store"), "{line}");
         }
 
         #[test]

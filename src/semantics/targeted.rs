@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue};
 use sfv::{BareItem, Dictionary, ListEntry, Parser};
 
 use super::cache_control::{
-    self, Argument, Directive, MAX_SECONDS, ResponseDirectives, Scope, Unclosed, delta_seconds, shorter,
+    self, Argument, Directive, MAX_SECONDS, ResponseDirectives, Scope, Unclosed, delta_seconds, is_one_of, shorter,
 };
 
 /// `Larder-Cache-Control`: for Larder alone.
@@ -150,7 +150,9 @@ fn scope(value: &ListEntry) -> Scope {
 }
 
 /// `Surrogate-Control`; `None` where it says nothing about storing: `content="ESI/1.0"` alone leaves that to
-/// `Cache-Control`.
+/// `Cache-Control`. `no-store`, `private` and `no-cache` forbid storing wherever they stand outside a quoted string, also
+/// as the parameter of a directive; so does what cannot be read. (Edge Architecture 1.0 has neither `private` nor
+/// `no-cache`: whoever writes them there wants nobody to be answered without being asked.)
 fn surrogate(headers: &HeaderMap) -> Option<ResponseDirectives> {
     let mut found: Option<ResponseDirectives> = None;
     let lines = headers.get_all(&SURROGATE_CONTROL).iter();
@@ -187,20 +189,34 @@ impl SurrogateDirective {
 }
 
 fn surrogate_directive(member: &[u8]) -> Option<SurrogateDirective> {
-    // A parameter names the one surrogate that a directive is for; Larder has no such name.
-    if member.contains(&b';') {
-        return None;
+    if cache_control::words(member).any(|word| is_one_of(word, &FORBIDDING)) {
+        return Some(SurrogateDirective::NoStore);
     }
-    let directive = Directive::parse(member);
+    let (directive, is_addressed) = match end_of_directive(member) {
+        Some(end) => (Directive::parse(member[..end].trim_ascii()), true),
+        None => (Directive::parse(member), false),
+    };
     match directive.lower_name().as_ref() {
-        // Whether Larder is remote from the origin, as `no-store-remote` has it, it cannot tell.
-        b"no-store" | b"no-store-remote" => Some(SurrogateDirective::NoStore),
+        // A parameter names the one surrogate that a directive is for; Larder has no such name.
+        _ if is_addressed && !directive.is_garbled() => None,
         b"max-age" => {
             let (fresh, stale) = periods(&directive.argument).unwrap_or((0, 0));
             Some(SurrogateDirective::MaxAge(fresh, stale))
         }
-        _ => None,
+        _ => directive.is_garbled().then_some(SurrogateDirective::NoStore),
     }
+}
+
+/// Words that forbid storing. Whether Larder is remote from the origin, as `no-store-remote` has it, it cannot tell.
+const FORBIDDING: [&[u8]; 4] = [b"no-store", b"no-store-remote", b"private", b"no-cache"];
+
+/// Where the parameters of a member begin.
+fn end_of_directive(member: &[u8]) -> Option<usize> {
+    let mut is_quoted = false;
+    member.iter().position(|byte| {
+        is_quoted ^= *byte == b'"';
+        *byte == b';' && !is_quoted
+    })
 }
 
 /// `N` or `N+M`; nothing where one of them is not a number.
@@ -335,8 +351,36 @@ mod tests {
         for value in ["no-store", "max-age=60, No-Store", "no-store-remote", "max-age=60, content=\"ESI"] {
             assert!(of(&[(SURROGATE, value)]).directives.no_store, "{value}");
         }
-        for value in ["", "no-store;edge", "max-age=60;edge", "content=\"ESI/1.0\"", "x"] {
+        for value in ["", "max-age=60;edge", "content=\"ESI/1.0\"", "content=\"no-store; private\"", "x"] {
             assert_eq!(of(&[(SURROGATE, value)]).authority, Authority::General, "{value}");
+        }
+    }
+
+    #[test]
+    fn words_that_forbid_count_wherever_they_stand_in_surrogate_control() {
+        for word in ["no-store", "no-store-remote", "private", "no-cache", "No-Store"] {
+            for place in [
+                "?",
+                "max-age=60, ?",
+                "max-age=60; ?",
+                "max-age=60;?",
+                "max-age=60 ?",
+                "max-age=60\t?",
+                "?;edge",
+                "max-age=60, content=\"ESI/1.0\"; ?",
+                "content=\"ESI/1.0\" ?, max-age=60",
+                "max-age=60, \"?",
+                "x=?",
+                "(?)",
+                "?=1",
+            ] {
+                let value = place.replace('?', word);
+                let found = of(&[(SURROGATE, &value), (GENERAL, "max-age=60")]);
+                assert!(found.authority == Authority::Surrogate && found.directives.no_store, "{value}");
+            }
+        }
+        for value in ["content: 60", "content \"x\", max-age=60", "\"max-age=60\"", "content=\"a\"b", "=1"] {
+            assert!(of(&[(SURROGATE, value), (GENERAL, "max-age=60")]).directives.no_store, "{value}");
         }
     }
 

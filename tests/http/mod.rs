@@ -14,6 +14,7 @@ mod invalidation;
 mod messages;
 mod parsing;
 mod parts;
+mod paths;
 mod query;
 mod ranges;
 mod requests;

@@ -227,6 +227,61 @@ fn of_several_ages_the_first_counts_and_an_invalid_one_does_not() {
     tagged(&rows, "/ages");
 }
 
+on_both_tiers! {
+    words_that_forbid_count_wherever_they_stand,
+}
+
+fn words_that_forbid_count_wherever_they_stand(tier: Tier) {
+    let rules = "[[family]]\nname = \"forced\"\npath = '/forced/.*'\nttl = \"10m\"\nttl_policy = \"override\"\n\
+                 [[family]]\nname = \"usual\"\npath = '/usual/.*'\nttl = \"10m\"\n";
+    let site = Site::start(tier, rules);
+    let forbidding = [
+        "public; no-store",
+        "public;no-store, max-age=600",
+        "must-revalidate; private",
+        "public max-age=60 no-store",
+        "public max-age=60 private",
+        "max-age=0; no-store",
+        "max-age=600\tno-store",
+        "max-age=600;private",
+        "max-age=600 ; ; No-Store",
+        "max-age=600\nCache-Control: public; PRIVATE",
+        "no-store=1",
+        "max-age=600, x=no-store",
+        "max-age=600|no-store",
+        "max-age=600, 'no-store'",
+        "max-age=600, (private)",
+        "max-age=600, no-store\"",
+        "max-age=600, \"no-store",
+        "x=\"a\"no-store, max-age=600",
+        "x=\"a\" private, max-age=600",
+        "x=\"a, no-store, max-age=600",
+        "\"no-store\", max-age=600",
+        "{\"no-store\": 1}, max-age=600",
+        "must-understand; no-store, max-age=600",
+        "must-understand, no-store=1, max-age=600",
+        "public; max-age=600",
+        "public;, max-age=600",
+    ];
+    let rows: Vec<_> =
+        forbidding.iter().map(|directives| (format!("Cache-Control: {directives}\n{TAG}"), Fetched)).collect();
+    for prefix in ["/forced", "/usual", "/none"] {
+        site.judges_fields(prefix, &rows);
+    }
+    // Under `override`, `no-cache` gives way; what cannot be read does not.
+    let rows = ["public; no-cache", "max-age=600 no-cache", "max-age=600, no-cache\"", "x=no-cache, max-age=600"];
+    let rows = rows.map(|directives| (format!("Cache-Control: {directives}\n{TAG}"), Fetched));
+    ["/forced/1", "/usual/1", "/none/1"].into_iter().for_each(|prefix| site.judges_fields(prefix, &rows));
+    // What a quoted string holds is an argument.
+    let rows = [
+        ("Cache-Control: ext=\"no-store\", max-age=600", Fresh(600)),
+        ("Cache-Control: ext=\"public; private no-store\", max-age=600", Fresh(600)),
+        ("Cache-Control: private=\"x-user\", max-age=600", Fresh(600)),
+        ("Cache-Control: no-cache=\"set-cookie\", max-age=600", Fresh(600)),
+    ];
+    site.judges_fields("/quoted", &rows);
+}
+
 #[test]
 fn bytes_beyond_ascii_are_read_past() {
     let rows: [(&[u8], Verdict); 6] = [

@@ -17,8 +17,18 @@ fn asking(site: &Site, target: &str, directives: &str) -> Response {
 
 fn no_store_in_a_request_keeps_its_answer_out_of_the_cache(tier: Tier) {
     let site = Site::start(tier, RULES);
-    let rows =
-        ["no-store", "No-Store", "max-age=0, no-store", "no-store=x", "extension=\"", "no-store, max-stale=600"];
+    let rows = [
+        "no-store",
+        "No-Store",
+        "max-age=0, no-store",
+        "no-store=x",
+        "extension=\"",
+        "no-store, max-stale=600",
+        "max-age=0; no-store",
+        "max-age=0 no-store",
+        "x=\"a\" no-store",
+        "x=no-store",
+    ];
     for (index, directives) in rows.into_iter().enumerate() {
         let target = format!("/family/{index}");
         for number in 1..=2 {

@@ -79,7 +79,7 @@ fn a_response_that_is_not_stored_names_the_section() {
     let groups = format!("Cache-Control: max-age=60\nSurrogate-Key: {groups}");
     let fresh = "Cache-Control: max-age=60";
     let authorized = ["GET", "/x", "-H", "Authorization: Bearer x"];
-    let rows: [(&str, &[&str], &str, &str); 16] = [
+    let rows: [(&str, &[&str], &str, &str); 18] = [
         ("Cache-Control: no-store", &["GET", "/x"], "no-store", "RFC 9111 §5.2.2.5"),
         ("CDN-Cache-Control: no-store\nCache-Control: max-age=60", &["GET", "/x"], "no-store", "§5.2.2.5"),
         ("Cache-Control: private", &["GET", "/x"], "private", "RFC 9111 §5.2.2.7"),
@@ -94,6 +94,8 @@ fn a_response_that_is_not_stored_names_the_section() {
         ("Cache-Control: max-age=60\nAge: 60", &["GET", "/x"], "stale-at-once", "RFC 9111 §4.3"),
         (fresh, &["GET", "/x", "-H", "Cache-Control: no-store"], "request-no-store", "RFC 9111 §5.2.1.5"),
         (fresh, &["GET", "/x", "-H", "Range: bytes=0-1"], "range", "RFC 9111 §3.3"),
+        (fresh, &["GET", "/users/7/"], "ambiguous-path", "/users/7 (family \"user_details\")"),
+        (fresh, &["GET", "/users/7%3Fx.css"], "ambiguous-path", "no family"),
         (fresh, &["GET", "/x", "-H", "If-Match: \"1\""], "precondition", "RFC 9111 §4.3.2"),
         ("Cache-Control: max-age=60\nContent-Length: 101", &["GET", "/small"], "too-large", "max_body is 100"),
     ];

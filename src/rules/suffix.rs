@@ -1,0 +1,209 @@
+//! Families that take paths by their end (`/.*\.css`) beside families that tell callers apart. Many servers answer
+//! `/me/x.css` as `/me`: they take what follows for further path information, or for a format. A family that takes it for
+//! a style sheet then stores one caller's answer for everybody (web cache deception). No reading of the path shows that
+//! ([`crate::target::Readings`]), so that all there is to do is to warn.
+
+use http::Method;
+use regex_syntax::hir::literal::{ExtractKind, Extractor, Literal};
+use regex_syntax::hir::{Class, Hir, HirKind};
+use serde::Serialize;
+
+use super::{Family, RuleSet};
+use crate::key::Identity;
+
+/// Ends by which files are known that are the same for everybody.
+static USUAL_ENDS: [&str; 24] = [
+    ".avif", ".css", ".csv", ".eot", ".gif", ".htm", ".html", ".ico", ".jpeg", ".jpg", ".js", ".json", ".map",
+    ".mjs", ".mp4", ".pdf", ".png", ".svg", ".ttf", ".txt", ".webp", ".woff", ".woff2", ".xml",
+];
+
+/// Most paths that are tried for one pattern.
+const SAMPLES: usize = 16;
+
+/// What is allowed in a rules file, and probably not meant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Warning {
+    /// Line of the family, from 1.
+    pub line: usize,
+    pub message: String,
+    pub remedy: String,
+}
+
+impl RuleSet {
+    /// What is to be said of good rules: one warning for each two families of which one takes paths by their end that lie
+    /// below those of the other, which tells callers apart in another way.
+    pub fn warnings(&self) -> Vec<Warning> {
+        let is_private =
+            |family: &&Family| matches!(family.keying.identity, Identity::Header(_) | Identity::Cookie(_));
+        let private: Vec<(&Family, Vec<String>)> =
+            self.families.iter().filter(is_private).map(|family| (family, samples_of(family))).collect();
+        let beside =
+            |family| private.iter().filter_map(move |(other, samples)| self.warning(family, other, samples));
+        self.families.iter().flat_map(beside).collect()
+    }
+
+    fn warning(&self, family: &Family, private: &Family, samples: &[String]) -> Option<Warning> {
+        if family.keying.identity == private.keying.identity {
+            return None;
+        }
+        let ends = ends_of(family);
+        let is_claimed = |path: &str| self.family_at(&Method::GET, path).is_some_and(|it| it.id == family.id);
+        let deceptive = samples.iter().flat_map(|sample| deceptive(family, sample, &ends).zip(Some(sample)));
+        let deceptive: Vec<_> = deceptive.collect();
+        // One that is stored rather than one that an earlier family takes away.
+        let (path, sample) = deceptive.iter().find(|(path, _)| is_claimed(path)).or(deceptive.first())?;
+        let (name, other, identity) = (&family.name, &private.name, &private.keying.identity);
+        let then = match is_claimed(path) {
+            true => format!(
+                "if upstream answers {path:?} as it answers {sample:?}, one caller's answer is stored for others"
+            ),
+            false => format!("only their order in this file keeps {path:?} from being stored for others"),
+        };
+        Some(Warning {
+            line: family.line,
+            message: format!(
+                "family {name:?} takes paths by their end, {path:?} among them, beside family {other:?}, whose callers \
+                 are told apart by {identity}: {then}"
+            ),
+            remedy: format!(
+                "begin the pattern with a folder, such as '/assets/', or write identity = \"{identity}\""
+            ),
+        })
+    }
+}
+
+/// A path below (or beside) this one that the family takes because of its end.
+fn deceptive(family: &Family, path: &str, ends: &[String]) -> Option<String> {
+    let stems = [format!("{}/x", path.trim_end_matches('/')), path.to_owned()];
+    stems
+        .iter()
+        .filter(|stem| !family.pattern.is_match(stem))
+        .find_map(|stem| ends.iter().map(|end| format!("{stem}{end}")).find(|path| family.pattern.is_match(path)))
+}
+
+/// What the paths of a family may end with.
+fn ends_of(family: &Family) -> Vec<String> {
+    let mut ends: Vec<String> = USUAL_ENDS.map(str::to_owned).into();
+    let hir = regex_syntax::parse(family.pattern.as_str());
+    for branch in hir.iter().flat_map(branches) {
+        let literals = Extractor::new().kind(ExtractKind::Suffix).extract(branch);
+        let texts = literals.literals().unwrap_or_default().iter().map(Literal::as_bytes);
+        ends.extend(texts.filter_map(|text| Some(std::str::from_utf8(text).ok()?.to_owned())));
+    }
+    ends
+}
+
+/// The alternatives that a pattern consists of.
+fn branches(hir: &Hir) -> Vec<&Hir> {
+    match hir.kind() {
+        HirKind::Alternation(branches) => branches.iter().flat_map(self::branches).collect(),
+        HirKind::Capture(capture) => branches(&capture.sub),
+        _ => vec![hir],
+    }
+}
+
+/// Some paths that the family takes.
+fn samples_of(family: &Family) -> Vec<String> {
+    let hir = regex_syntax::parse(family.pattern.as_str());
+    let samples = hir.iter().flat_map(samples);
+    samples.filter(|path| family.pattern.is_match(path)).collect()
+}
+
+/// Some texts that a pattern matches, at most [`SAMPLES`].
+fn samples(hir: &Hir) -> Vec<String> {
+    let mut found: Vec<String> = match hir.kind() {
+        HirKind::Empty | HirKind::Look(_) => vec![String::new()],
+        HirKind::Literal(literal) => vec![String::from_utf8_lossy(&literal.0).into_owned()],
+        HirKind::Class(class) => letter_of(class).map(String::from).into_iter().collect(),
+        HirKind::Capture(capture) => samples(&capture.sub),
+        HirKind::Alternation(branches) => branches.iter().flat_map(samples).collect(),
+        HirKind::Repetition(repetition) => {
+            let least = usize::try_from(repetition.min).unwrap_or(usize::MAX).min(SAMPLES);
+            let texts = samples(&repetition.sub);
+            let repeated = texts.iter().flat_map(|text| [text.repeat(least), text.repeat(least.max(1))]);
+            repeated.collect()
+        }
+        HirKind::Concat(parts) => parts.iter().fold(vec![String::new()], |before, part| {
+            let after = samples(part);
+            let joined =
+                before.iter().flat_map(|before| after.iter().map(move |after| format!("{before}{after}")));
+            joined.take(SAMPLES).collect()
+        }),
+    };
+    found.truncate(SAMPLES);
+    found
+}
+
+/// A letter of a class, one that stands for nothing else in a path where there is one.
+fn letter_of(class: &Class) -> Option<char> {
+    let contains = |letter: char| match class {
+        Class::Unicode(class) => class.iter().any(|range| (range.start()..=range.end()).contains(&letter)),
+        Class::Bytes(class) => {
+            u8::try_from(letter).is_ok_and(|byte| class.iter().any(|it| (it.start()..=it.end()).contains(&byte)))
+        }
+    };
+    let usual = ['x', 'X', '1', 'a', 'A', '-'];
+    usual.into_iter().chain('!'..='~').find(|letter| contains(*letter))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::rules;
+
+    fn warned(assets: &str, identity: &str, me: &str) -> Option<String> {
+        let text = format!(
+            "[[family]]\nname = 'me'\npath = '{me}'\nidentity = 'cookie:sid'\n\
+             [[family]]\nname = 'assets'\npath = '{assets}'\nidentity = '{identity}'\n"
+        );
+        let warnings = rules(&text).warnings();
+        assert!(warnings.len() < 2 && warnings.iter().all(|warning| warning.line == 5), "{warnings:?}");
+        warnings.into_iter().next().map(|warning| warning.message)
+    }
+
+    #[test]
+    fn a_family_by_suffix_beside_one_with_identity_is_warned_of() {
+        let rows = [
+            (r"/assets/.*|/.*\.css", "/me(/.*)?"),
+            (r".*\.css", "/me(/.*)?"),
+            (r"/.*\.css", r"/me/(?<what>\w+)"),
+            (r"/.+\.(css|js)", "/me"),
+            (r"/(assets/.*|.*\.(?:png|jpg))", r"/users/(?<id>\d+)/inbox"),
+            (r"(?i)/.*\.CSS", "/me"),
+            (r"/[^?]*\.woff2?", "/me"),
+            (r"/.*\.chunk", "/me"),
+            (r"/[a-z/]+[.]css", "/account/[a-z]{3,5}"),
+            (r"/me[a-z/]*\.css", "/me"),
+            (r"/.*-static", "/me"),
+        ];
+        for (assets, me) in rows {
+            let message = warned(assets, "none", me).unwrap_or_else(|| panic!("{assets} beside {me}"));
+            assert!(message.contains("\"assets\"") && message.contains("\"me\""), "{message}");
+        }
+    }
+
+    #[test]
+    fn the_order_of_the_file_is_told_of_where_it_is_what_protects() {
+        let kept_apart = warned(r"/.*\.css", "none", "/me(/.*)?").unwrap();
+        assert!(
+            kept_apart.ends_with("only their order in this file keeps \"/me/x.css\" from being stored for others"),
+            "{kept_apart}"
+        );
+        let stored = warned(r"/.*\.css", "none", "/me").unwrap();
+        assert!(stored.contains("if upstream answers \"/me/x.css\" as it answers \"/me\""), "{stored}");
+    }
+
+    #[test]
+    fn other_families_are_not_warned_of() {
+        let rows = [
+            (r"/assets/.*\.css", "none", "/me(/.*)?"),
+            (r"/assets/.*", "none", "/me(/.*)?"),
+            (r"/.*", "none", "/me(/.*)?"),
+            (r"/.*\.css", "cookie:sid", "/me(/.*)?"),
+            (r"/[^/]*\.css", "none", "/users/me"),
+            (r"/style\.css", "none", "/me"),
+        ];
+        for (assets, identity, me) in rows {
+            assert_eq!(warned(assets, identity, me), None, "{assets} beside {me}");
+        }
+    }
+}
