@@ -559,24 +559,21 @@ impl Upstream {
             return Err(UpstreamError::Unsent.into());
         }
         let (mut conn, mut response) = answer?;
-        if !is_sound(&response, upgrades) {
-            return Err(Unanswered::garbled(conn.last()));
-        }
-        let ending = Ending::of(method, response.status());
-        if conn.end(ending) {
-            self.pool.distrust(ending);
-        }
-        // Dropped, it is closed when the response has ended.
-        let is_last = framing::announces_impossible_content(response.status(), response.headers());
-        if !is_last && !is_misframed.load(Ordering::Relaxed) {
-            self.pool.put(conn);
-        }
         if consent.as_ref().is_some_and(|consent| consent.answered()) {
             response.extensions_mut().insert(ContentUnread);
         }
         let refusal = consent.map(Refusal);
-        if !is_sound(&response, upgrades) {
-            return Err(UpstreamError::Garbled.into());
+        let ending = Ending::of(method, response.status());
+        if !is_sound(&response, ending, upgrades) {
+            return Err(Unanswered::garbled(conn.last()));
+        }
+        if conn.end(ending) {
+            self.pool.distrust(ending);
+        }
+        // Dropped, it is closed when the response has ended.
+        let is_last = framing::announces_impossible_content(method, response.status(), response.headers());
+        if !is_last && !is_misframed.load(Ordering::Relaxed) {
+            self.pool.put(conn);
         }
         unify_length(&mut response);
         let silence = if is_event_stream(response.headers()) { self.stream_silence } else { self.silence };
@@ -667,8 +664,9 @@ fn listen(
 ) -> Arc<AtomicBool> {
     let is_misframed = Arc::<AtomicBool>::default();
     let note = Arc::clone(&is_misframed);
+    let method = request.method().clone();
     hyper::ext::on_informational(request, move |response| {
-        if framing::announces_impossible_content(response.status(), response.headers()) {
+        if framing::announces_impossible_content(&method, response.status(), response.headers()) {
             note.store(true, Ordering::Relaxed);
         }
         match (&consent, &interim) {
@@ -681,15 +679,16 @@ fn listen(
 }
 
 /// Whether a response has one meaning.
-fn is_sound(response: &Response<Incoming>, upgrades: bool) -> bool {
+fn is_sound(response: &Response<Incoming>, ending: Ending, upgrades: bool) -> bool {
     let fields = response.headers();
     let chunked = fields.contains_key(header::TRANSFER_ENCODING);
     // RFC 9112 §6.3: both lengths are a sign of response splitting, "ought to be handled as an error". §6.1: a coding
-    // that nobody asked for would be lost on the way.
+    // that nobody asked for would be lost on the way. Without content the fields have nothing to say.
     let is_framed_once = !(chunked && fields.contains_key(header::CONTENT_LENGTH));
+    let is_framed = ending == Ending::Head || is_framed_once && headers::is_plainly_framed(fields);
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     // RFC 9110 §15.2.2: nobody asked for another protocol.
-    is_framed_once && headers::is_plainly_framed(fields) && (upgrades || !switches)
+    is_framed && (upgrades || !switches)
 }
 
 /// RFC 9112 §6.3: a length that is said several times, and always the same, is passed on once.

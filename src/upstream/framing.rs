@@ -21,12 +21,19 @@ fn has_no_content(status: StatusCode) -> bool {
     status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// Whether a response announces content that it cannot have, and that may follow all the same. `Content-Length` in a 304
-/// is that of another response (RFC 9110 §8.6), and the answer to a HEAD has both fields by right.
-pub(super) fn announces_impossible_content(status: StatusCode, fields: &HeaderMap) -> bool {
-    let has_length = || fields.get_all(header::CONTENT_LENGTH).iter().any(|length| length.as_bytes() != b"0");
-    has_no_content(status)
-        && (fields.contains_key(header::TRANSFER_ENCODING) || status != StatusCode::NOT_MODIFIED && has_length())
+/// Whether a response that has no content announces some that may follow all the same. `Content-Length` in a 304 is that
+/// of another response (RFC 9110 §8.6), and the answer to a HEAD has either field by right; both together are no length.
+pub(super) fn announces_impossible_content(method: &Method, status: StatusCode, fields: &HeaderMap) -> bool {
+    if Ending::of(method, status) == Ending::Content {
+        return false;
+    }
+    let is_coded = fields.contains_key(header::TRANSFER_ENCODING);
+    let has_length = fields.get_all(header::CONTENT_LENGTH).iter().any(|length| length.as_bytes() != b"0");
+    match status {
+        StatusCode::NOT_MODIFIED => is_coded,
+        _ if has_no_content(status) => is_coded || has_length,
+        _ => is_coded && has_length,
+    }
 }
 
 #[cfg(test)]
@@ -57,7 +64,15 @@ mod tests {
         for (status, name, value, expected) in rows {
             let fields = HeaderMap::from_iter([(name.clone(), HeaderValue::from_static(value))]);
             let status = StatusCode::from_u16(status).unwrap();
-            assert_eq!(announces_impossible_content(status, &fields), expected, "{status} {name}: {value}");
+            let found = announces_impossible_content(&Method::GET, status, &fields);
+            assert_eq!(found, expected, "{status} {name}: {value}");
+        }
+        let (length, coding) = (header::CONTENT_LENGTH, header::TRANSFER_ENCODING);
+        let both = [(length.clone(), "5"), (coding.clone(), "chunked")];
+        for (fields, expected) in [(&both[..1], false), (&both[1..], false), (&both[..], true)] {
+            let fields = fields.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value)));
+            let fields = HeaderMap::from_iter(fields);
+            assert_eq!(announces_impossible_content(&Method::HEAD, StatusCode::OK, &fields), expected);
         }
     }
 

@@ -6,9 +6,10 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::http2;
 use super::wire::{Bench, Head, Wire, field};
 use crate::support::larder::signal;
-use crate::support::{Larder, Plan};
+use crate::support::{Larder, Plan, eventually};
 
 /// Every response is stored and validated each time.
 const FAMILY: &str = "[[family]]\nname = \"all\"\npath = '/.*'\n";
@@ -81,11 +82,18 @@ fn another_answers(bench: &Bench, context: &str) {
 #[test]
 fn content_that_cannot_be_ends_the_connection_at_once() {
     let rows = [
-        ("GET", "/kept", "304 Not Modified\r\nTransfer-Encoding: chunked", "kept"),
-        ("GET", "/kept", "304 Not Modified\r\nTransfer-Encoding: gzip, chunked", "kept"),
+        ("GET", "/kept", "304 Not Modified\r\nETag: \"1\"\r\nTransfer-Encoding: chunked", "kept"),
+        ("GET", "/kept", "304 Not Modified\r\nETag: \"1\"\r\nTransfer-Encoding: gzip, chunked", "kept"),
         ("GET", "/a", "204 No Content\r\nTransfer-Encoding: chunked", ""),
         ("POST", "/a", "204 No Content\r\nContent-Length: 5", ""),
         ("GET", "/a", "204 No Content\r\nContent-Length: 5", ""),
+        (
+            "GET",
+            "/kept",
+            "304 Not Modified\r\nETag: \"1\"\r\nTransfer-Encoding: chunked\r\nContent-Length: 5",
+            "kept",
+        ),
+        ("HEAD", "/a", "200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 5", ""),
         ("GET", "/a", "103 Early Hints\r\nContent-Length: 5\r\n\r\nHTTP/1.1 204 No Content", ""),
         ("GET", "/a", "102 Processing\r\nTransfer-Encoding: chunked\r\n\r\nHTTP/1.1 204 No Content", ""),
     ];
@@ -117,8 +125,8 @@ fn a_response_that_is_framed_twice_ends_its_connection() {
 fn responses() -> [(&'static str, &'static str, String); 6] {
     let bare = |status: &str| format!("HTTP/1.1 {status}\r\n\r\n");
     [
-        ("GET", "/kept", bare("304 Not Modified")),
-        ("GET", "/kept", bare("304 Not Modified\r\nContent-Length: 4")),
+        ("GET", "/kept", bare("304 Not Modified\r\nETag: \"1\"")),
+        ("GET", "/kept", bare("304 Not Modified\r\nETag: \"1\"\r\nContent-Length: 4")),
         ("DELETE", "/a", bare("204 No Content")),
         ("HEAD", "/a", bare("200 OK\r\nContent-Length: 5")),
         ("GET", "/a", ok("whole")),
@@ -176,7 +184,7 @@ fn bytes_that_are_there_when_a_request_comes_do_not_answer_it() {
 // ---- What comes instead of a response
 
 #[test]
-fn a_read_that_a_pooled_connection_answers_with_garbage_is_sent_again() {
+fn a_read_that_a_pooled_connection_garbles_is_sent_again() {
     for garbage in ["0\r\n\r\n", "Hello", "\0", "HTTP/1.1 x\r\n\r\n", "0\r\n\r\nHTTP/1.1 200 OK\r\n\r\n"] {
         for method in ["GET", "HEAD"] {
             let (bench, mut upstream) = kept();
@@ -201,7 +209,7 @@ fn a_validation_that_meets_garbage_is_sent_again() {
     upstream.send("0\r\n\r\n");
     let mut another = bench.upstream();
     assert_eq!(field(&another.head(), "if-none-match"), Some("\"1\""));
-    another.send("HTTP/1.1 304 Not Modified\r\n\r\n");
+    another.send("HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\n\r\n");
     assert_eq!(client.head()[0], "HTTP/1.1 200 OK");
     assert_eq!(client.rest(), "kept");
 }
@@ -243,10 +251,10 @@ fn shown(stray: &str) -> Bench {
 }
 
 #[test]
-fn an_upstream_that_sent_bytes_behind_no_content_is_not_trusted_with_it() {
+fn bytes_behind_no_content_close_all_such_connections() {
     for stray in ["Hello", EVIL] {
         let bench = shown(stray);
-        for answer in ["204 No Content", "200 OK\r\nContent-Length: 5", "304 Not Modified"] {
+        for answer in ["204 No Content", "200 OK\r\nContent-Length: 5", "304 Not Modified\r\nETag: \"1\""] {
             let (mut upstream, ..) = ask_anew(&bench, "HEAD", "/b", &format!("HTTP/1.1 {answer}\r\n\r\n"));
             assert_eq!(upstream.rest(), "", "{answer}: closed before anything can follow");
         }
@@ -258,9 +266,9 @@ fn an_upstream_that_sent_bytes_behind_no_content_is_not_trusted_with_it() {
 /// A whole response that comes late answers the next request, once: nothing tells it from the right one. The right one
 /// comes behind it, and shows what it was.
 #[test]
-fn a_late_response_that_is_taken_for_an_answer_is_the_last_one() {
+fn a_late_response_that_is_taken_for_an_answer_is_the_last() {
     let (bench, mut upstream) = kept();
-    ask(&bench, &mut upstream, "GET", "/kept", "HTTP/1.1 304 Not Modified\r\n\r\n");
+    ask(&bench, &mut upstream, "GET", "/kept", "HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\n\r\n");
     ask(&bench, &mut upstream, "GET", "/a", &EVIL.replace("max-age=60", "no-store"));
     upstream.send(ok("a"));
     assert_eq!(upstream.rest(), "");
@@ -271,9 +279,9 @@ fn a_late_response_that_is_taken_for_an_answer_is_the_last_one() {
 }
 
 #[test]
-fn garbage_behind_no_content_is_remembered_when_the_next_request_meets_it() {
+fn garbage_that_meets_the_next_request_is_remembered() {
     let (bench, mut upstream) = kept();
-    ask(&bench, &mut upstream, "GET", "/kept", "HTTP/1.1 304 Not Modified\r\n\r\n");
+    ask(&bench, &mut upstream, "GET", "/kept", "HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\n\r\n");
     let mut client = bench.client(&request("GET", "/b"));
     upstream.head();
     upstream.send("Hello");
@@ -281,7 +289,7 @@ fn garbage_behind_no_content_is_remembered_when_the_next_request_meets_it() {
     another.head();
     another.send(ok("b"));
     assert_eq!(client.head()[0], "HTTP/1.1 200 OK");
-    ask(&bench, &mut another, "GET", "/kept", "HTTP/1.1 304 Not Modified\r\n\r\n");
+    ask(&bench, &mut another, "GET", "/kept", "HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\n\r\n");
     assert_eq!(another.rest(), "");
 }
 
@@ -352,7 +360,7 @@ fn proper(stream: &mut TcpStream, method: &str, path: &str, validates: bool) -> 
         "HEAD" => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(),
         "DELETE" => "HTTP/1.1 204 No Content\r\n\r\n".to_owned(),
         "PUT" => "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n".to_owned(),
-        _ if validates => format!("HTTP/1.1 304 Not Modified\r\nContent-Length: {length}\r\n\r\n"),
+        _ if validates => format!("HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\nContent-Length: {length}\r\n\r\n"),
         _ if length.is_multiple_of(2) => {
             format!(
                 "HTTP/1.1 200 OK\r\n{VALID}Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n{path}\r\n0\r\n\r\n"
@@ -387,10 +395,12 @@ fn unruly(stream: &mut TcpStream, method: &str, path: &str, validates: bool) -> 
     };
     let head: (&str, &str) = match (method, validates, path.as_bytes().last()) {
         ("HEAD", ..) => ("200 OK\r\nContent-Length: 5", "Hello"),
-        ("GET", true, Some(b'0')) => ("304 Not Modified\r\nTransfer-Encoding: chunked", "0\r\n\r\n"),
-        ("GET", true, Some(b'1')) => ("304 Not Modified\r\nTransfer-Encoding: chunked", EVIL),
-        ("GET", true, Some(b'2')) => ("304 Not Modified\r\nContent-Length: 5", "Hello"),
-        ("GET", true, _) => ("304 Not Modified", "\r\n0\r\n\r\n"),
+        ("GET", true, Some(b'0')) => {
+            ("304 Not Modified\r\nETag: \"1\"\r\nTransfer-Encoding: chunked", "0\r\n\r\n")
+        }
+        ("GET", true, Some(b'1')) => ("304 Not Modified\r\nETag: \"1\"\r\nTransfer-Encoding: chunked", EVIL),
+        ("GET", true, Some(b'2')) => ("304 Not Modified\r\nETag: \"1\"\r\nContent-Length: 5", "Hello"),
+        ("GET", true, _) => ("304 Not Modified\r\nETag: \"1\"", "\r\n0\r\n\r\n"),
         ("GET", false, Some(b'5')) => ("204 No Content\r\nContent-Length: 5", EVIL),
         ("GET", false, Some(b'6')) => ("204 No Content", "Hello"),
         ("GET", false, Some(b'7')) => ("204 No Content\r\nTransfer-Encoding: chunked", "0\r\n\r\n"),
@@ -418,6 +428,65 @@ fn many_readers_of_an_unruly_upstream_get_what_they_asked_for() {
                     if round % 3 == 0 {
                         assert_eq!(server.ask("HEAD", &format!("{path}?head")), (200, String::new()));
                     }
+                }
+            })
+        })
+        .collect();
+    readers.into_iter().for_each(|reader| reader.join().unwrap());
+}
+
+/// The same over HTTP/2.
+#[test]
+fn many_streams_of_one_client_get_what_they_asked_for() {
+    let server = Server::start(unruly);
+    http2::run(async {
+        let sender = http2::connect(&server.larder).await;
+        let readers = (0..4).map(|reader| {
+            let mut sender = sender.clone();
+            tokio::spawn(async move {
+                for round in 0..100 {
+                    let path = format!("/{reader}/{}", round % 5);
+                    let (parts, body) = http2::ask(&mut sender, "GET", &path).await;
+                    assert_eq!((parts.status.as_u16(), &body[..]), (200, path.as_bytes()));
+                    let (parts, _) = http2::ask(&mut sender, "HEAD", &format!("{path}?head")).await;
+                    assert_eq!(parts.status.as_u16(), 200, "{path}");
+                }
+            })
+        });
+        for reader in readers.collect::<Vec<_>>() {
+            reader.await.unwrap();
+        }
+    });
+}
+
+/// A whole response comes late behind each one that has no content.
+fn treacherous(stream: &mut TcpStream, method: &str, path: &str, validates: bool) -> bool {
+    let head = match method {
+        "HEAD" => "200 OK\r\nContent-Length: 4",
+        "DELETE" => "204 No Content",
+        _ if validates => "304 Not Modified\r\nETag: \"1\"",
+        _ => return stream.write_all(ok(path).as_bytes()).is_ok(),
+    };
+    let begun = stream.write_all(format!("HTTP/1.1 {head}\r\n\r\n").as_bytes()).is_ok();
+    std::thread::yield_now();
+    begun && stream.write_all(EVIL.as_bytes()).is_ok()
+}
+
+#[test]
+fn late_responses_answer_nobody_once_they_have_been_seen() {
+    let server = Arc::new(Server::start(treacherous));
+    // Nobody else asks yet: the late response comes to an idle connection.
+    assert_eq!(server.ask("HEAD", "/first"), (200, String::new()));
+    eventually("it is remembered", || server.larder.log().contains("belong to no response"));
+    let readers: Vec<_> = (0..4)
+        .map(|reader| {
+            let server = Arc::clone(&server);
+            std::thread::spawn(move || {
+                for round in 0..60 {
+                    let path = format!("/{reader}/{}", round % 10);
+                    assert_eq!(server.ask("GET", &path), (200, path.clone()));
+                    assert_eq!(server.ask("HEAD", &path).0, 200);
+                    assert_eq!(server.ask("DELETE", "/x"), (204, String::new()));
                 }
             })
         })
