@@ -13,17 +13,20 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper_util::client::legacy::connect::Connection;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::RequestBody;
 use super::framing::Ending;
+use super::socket::Look;
 
 /// A connection to upstream, for one request at a time.
 #[derive(Debug)]
 pub(super) struct UpstreamConn {
     sender: SendRequest<RequestBody>,
     traffic: Arc<Traffic>,
+    look: Look,
     /// How its last response ended; `None`: it has carried none.
     last: Option<Ending>,
 }
@@ -36,8 +39,11 @@ impl UpstreamConn {
         on_stray: impl FnOnce(Ending) + Send + 'static,
     ) -> Result<UpstreamConn, hyper::Error>
     where
-        S: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
+        S: Connection + hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
     {
+        let mut extras = http::Extensions::new();
+        stream.connected().get_extras(&mut extras);
+        let look = extras.remove().unwrap_or_default();
         let traffic = Arc::<Traffic>::default();
         let stream = TokioIo::new(Observed { stream: TokioIo::new(stream), traffic: Arc::clone(&traffic) });
         // RFC 9112 §5.1: a proxy removes whitespace between a response's field name and its colon.
@@ -53,7 +59,7 @@ impl UpstreamConn {
                 on_stray(ending);
             }
         });
-        Ok(UpstreamConn { sender, traffic, last: None })
+        Ok(UpstreamConn { sender, traffic, look, last: None })
     }
 
     /// How the last response ended; `None` on a new connection.
@@ -67,6 +73,7 @@ impl UpstreamConn {
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
         self.traffic.begin();
+        self.look.ask();
         self.sender.try_send_request(request).await
     }
 

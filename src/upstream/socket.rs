@@ -5,6 +5,8 @@
 use std::io::{self, ErrorKind, Read};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use http::Uri;
@@ -30,27 +32,43 @@ impl Service<Uri> for Sockets {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let connecting = self.0.call(uri);
-        Box::pin(
-            async move { Ok(TokioIo::new(Socket { stream: connecting.await?.into_inner(), has_read: false })) },
-        )
+        Box::pin(async move { Ok(TokioIo::new(Socket::new(connecting.await?.into_inner()))) })
     }
 }
 
-/// A TCP connection.
+/// Asks a connection to look, at its next read, whether something has arrived.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Look(Arc<AtomicBool>);
+
+impl Look {
+    /// Before a request is written. While its answer is waited for, the event loop is early enough.
+    pub fn ask(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn is_asked(&self) -> bool {
+        self.0.load(Ordering::Acquire) && self.0.swap(false, Ordering::AcqRel)
+    }
+}
+
+/// A TCP connection. Brings its [`Look`] along as an extra.
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: TcpStream,
-    /// The last that passed was read. While an answer is waited for, the event loop is early enough.
-    has_read: bool,
+    look: Look,
 }
 
 impl Connection for Socket {
     fn connected(&self) -> Connected {
-        self.stream.connected()
+        self.stream.connected().extra(self.look.clone())
     }
 }
 
 impl Socket {
+    fn new(stream: TcpStream) -> Socket {
+        Socket { stream, look: Look::default() }
+    }
+
     /// Reads what is there, past Tokio.
     fn read_now(&self, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let socket = SockRef::from(&self.stream);
@@ -70,20 +88,17 @@ impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let mut read = Pin::new(&mut this.stream).poll_read(cx, buffer);
-        if read.is_pending() && this.has_read && buffer.remaining() > 0 {
+        if read.is_pending() && this.look.is_asked() && buffer.remaining() > 0 {
             // Tokio has noted the task, and will wake it if nothing is there yet.
             read = this.read_now(buffer);
         }
-        this.has_read |= read.is_ready();
         read
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        this.has_read = false;
-        Pin::new(&mut this.stream).poll_write(cx, bytes)
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -91,9 +106,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        this.has_read = false;
-        Pin::new(&mut this.stream).poll_write_vectored(cx, pieces)
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, pieces)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -116,12 +129,12 @@ mod tests {
 
     use super::*;
 
-    /// A connection that something was read from, and its far end.
+    /// A connection that Tokio takes for one where nothing has come, and its far end.
     async fn connected() -> (Socket, std::net::TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let mut far = listener.accept().unwrap().0;
-        let mut socket = Socket { stream, has_read: false };
+        let mut socket = Socket::new(stream);
         far.write_all(b"a").unwrap();
         assert_eq!(tokio::io::AsyncReadExt::read_u8(&mut socket).await.unwrap(), b'a');
         (socket, far)
@@ -138,17 +151,22 @@ mod tests {
     #[tokio::test]
     async fn what_has_arrived_is_read_before_the_event_loop_has_looked() {
         let (mut socket, mut far) = connected().await;
+        socket.look.ask();
         assert!(read(&mut socket).is_pending());
         far.write_all(b"stray").unwrap();
+        socket.look.ask();
         assert!(matches!(read(&mut socket), Poll::Ready(Ok(bytes)) if bytes == b"stray"));
+        socket.look.ask();
         assert!(read(&mut socket).is_pending());
         drop(far);
+        socket.look.ask();
         assert!(matches!(read(&mut socket), Poll::Ready(Ok(bytes)) if bytes.is_empty()));
     }
 
     #[tokio::test]
     async fn what_comes_later_still_wakes_its_reader() {
         let (mut socket, mut far) = connected().await;
+        socket.look.ask();
         assert!(read(&mut socket).is_pending());
         let reading = tokio::spawn(async move { tokio::io::AsyncReadExt::read_u8(&mut socket).await });
         tokio::task::yield_now().await;
