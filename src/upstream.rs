@@ -1,7 +1,6 @@
 //! The client to the origin: pooled connections, time limits, a bound on requests at a time, and one repetition of a
-//! safe request that a closing idle connection swallowed.
+//! safe request that a pooled connection swallowed, or answered with garbage.
 
-use std::error::Error as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,28 +12,30 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
+use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 
 use crate::config::{HostPolicy, Server};
 use crate::headers;
 
+mod conn;
 mod consent;
-mod ear;
+mod framing;
 pub mod interim;
 mod pace;
+mod pool;
+mod socket;
 
+use conn::UpstreamConn;
 use consent::Consent;
-use ear::{Ear, Listening};
+use framing::Ending;
 use interim::Interim;
 use pace::Pace;
+use pool::Pool;
+use socket::Sockets;
 
-/// Idle connections to upstream are closed after this long; shorter than what most servers allow.
-const POOL_IDLE: Duration = Duration::from_secs(15);
 /// How long content that waits for a 100 is held back from an upstream that sends none: many do not know of it.
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
@@ -351,36 +352,46 @@ impl Answer {
 /// No answer.
 struct Unanswered {
     error: UpstreamError,
+    blame: Blame,
+}
+
+/// What is known of an answer that did not come.
+enum Blame {
+    /// It is upstream's, or the request's.
+    Exchange,
     /// A connection that had been of use was closed before anything of the answer came, be it interim.
-    is_unheard: bool,
+    Idle,
+    /// What came may belong to the response before, which ended like this.
+    Leftovers(Ending),
 }
 
 impl From<UpstreamError> for Unanswered {
     fn from(error: UpstreamError) -> Unanswered {
-        Unanswered { error, is_unheard: false }
+        Unanswered { error, blame: Blame::Exchange }
     }
 }
 
 impl Unanswered {
-    /// To a request of at least so many bytes.
-    fn of(error: &hyper_util::client::legacy::Error, length: u64, progress: &Progress) -> Unanswered {
-        if progress.has_failed() {
-            return UpstreamError::Unsent.into();
+    /// To a request of at least so many bytes, on a connection whose last response had ended like this.
+    fn of(error: &hyper::Error, length: u64, conn: &UpstreamConn) -> Unanswered {
+        let is_garbled = error.is_parse() || conn::is_stray(error);
+        match conn.last() {
+            last if is_garbled => Unanswered::garbled(last),
+            _ if conn.heard_nothing_of(length) => Unanswered { error: UpstreamError::Closed, blame: Blame::Idle },
+            _ => UpstreamError::Closed.into(),
         }
-        let mut extras = http::Extensions::new();
-        error.connect_info().into_iter().for_each(|connection| connection.get_extras(&mut extras));
-        let error = classify(error);
-        let is_unheard = extras.get::<Arc<Ear>>().is_some_and(|ear| ear.heard_nothing_of(length));
-        Unanswered { error, is_unheard: is_unheard && error == UpstreamError::Closed }
+    }
+
+    /// What came is not HTTP, or has two meanings.
+    fn garbled(last: Option<Ending>) -> Unanswered {
+        Unanswered { error: UpstreamError::Garbled, blame: last.map_or(Blame::Exchange, Blame::Leftovers) }
     }
 }
 
 /// The client to one upstream.
 #[derive(Debug)]
 pub struct Upstream {
-    client: Client<Listening<HttpsConnector<HttpConnector>>, RequestBody>,
-    scheme: Scheme,
-    authority: Authority,
+    pool: Pool,
     host: Host,
     places: Arc<Semaphore>,
     /// Who may wait for a place.
@@ -429,19 +440,9 @@ impl Upstream {
                 rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth(),
             )
         };
-        let connector = builder.https_or_http().enable_http1().wrap_connector(http);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(POOL_IDLE)
-            .pool_max_idle_per_host(server.max_upstream_requests)
-            .set_host(false)
-            // RFC 9112 §5.1: a proxy removes whitespace between a response's field name and its colon.
-            .http1_allow_spaces_after_header_name_in_responses(true)
-            .build(Listening(connector));
+        let connector = builder.https_or_http().enable_http1().wrap_connector(Sockets(http));
         Ok(Upstream {
-            client,
-            scheme: scheme.clone(),
-            authority: authority.clone(),
+            pool: Pool::new(connector, url.clone(), server.max_upstream_requests),
             host: host(&server.host, authority),
             places: Arc::new(Semaphore::new(server.max_upstream_requests)),
             queue: Semaphore::new(server.max_upstream_requests),
@@ -472,8 +473,9 @@ impl Upstream {
     }
 
     /// Sends a request and waits for the head of the answer. A GET, HEAD or QUERY whose body is at hand is sent once
-    /// more if a pooled connection turned out to be closed before any of the answer came (RFC 9112 §9.3.1). Interim
-    /// responses go to `interim`. A 101 is an answer only to a request with `Upgrade`.
+    /// more, on a new connection, if a pooled one turned out to be closed before any of the answer came (RFC 9112
+    /// §9.3.1), or brought what is no answer. Interim responses go to `interim`. A 101 is an answer only to a request
+    /// with `Upgrade`.
     pub async fn send(
         &self,
         method: &Method,
@@ -498,10 +500,25 @@ impl Upstream {
     ) -> Result<Response<ResponseBody>, UpstreamError> {
         let is_repeatable = matches!(method.as_str(), "GET" | "HEAD" | "QUERY");
         let again = body.again().filter(|_| is_repeatable).map(|body| (headers.clone(), body));
-        let once = self.send_once(method, path_and_query, headers, body, interim.clone()).await;
+        let once = self.send_once(method, path_and_query, headers, body, interim.clone(), false).await;
         let answer = match (once, again) {
-            (Err(Unanswered { is_unheard: true, .. }), Some((headers, body))) => {
-                self.send_once(method, path_and_query, headers, body, interim).await
+            (
+                Err(Unanswered { blame: blame @ (Blame::Idle | Blame::Leftovers(_)), .. }),
+                Some((headers, body)),
+            ) => {
+                let second = self.send_once(method, path_and_query, headers, body, interim, true).await;
+                // A good answer shows that the first one was no answer.
+                if let (Ok(_), Blame::Leftovers(ending)) = (&second, blame) {
+                    self.pool.distrust(ending);
+                }
+                second
+            }
+            (Err(unanswered), None) => {
+                // A write cannot show it. It must not meet the same again.
+                if let Blame::Leftovers(ending) = unanswered.blame {
+                    self.pool.distrust(ending);
+                }
+                Err(unanswered)
             }
             (answer, _) => answer,
         };
@@ -515,6 +532,7 @@ impl Upstream {
         mut headers: HeaderMap,
         mut body: RequestBody,
         interim: Option<Interim>,
+        is_repetition: bool,
     ) -> Result<Answer, Unanswered> {
         let progress = match &body {
             RequestBody::Client(body) => Arc::clone(&body.progress),
@@ -533,21 +551,69 @@ impl Upstream {
         let consent = hold(&mut body, &headers);
         let length = least_length(path_and_query, &headers, &body);
         let mut request = self.request(method, path_and_query, headers, body)?;
-        listen(&mut request, consent.clone(), interim);
+        let is_misframed = listen(&mut request, consent.clone(), interim);
         // The time limit runs from the last piece of the request that was sent.
-        let answer = progress.within(self.answer_within, self.client.request(request)).await;
-        let answer = answer.ok_or(UpstreamError::Timeout)?;
-        let mut response = answer.map_err(|error| Unanswered::of(&error, length, &progress))?;
+        let exchange = self.exchange(request, length, is_repetition);
+        let answer = progress.within(self.answer_within, exchange).await.ok_or(UpstreamError::Timeout)?;
+        if progress.has_failed() && answer.is_err() {
+            return Err(UpstreamError::Unsent.into());
+        }
+        let (mut conn, mut response) = answer?;
         if consent.as_ref().is_some_and(|consent| consent.answered()) {
             response.extensions_mut().insert(ContentUnread);
         }
         let refusal = consent.map(Refusal);
-        if !is_sound(&response, upgrades) {
-            return Err(UpstreamError::Garbled.into());
+        let ending = Ending::of(method, response.status());
+        if !is_sound(&response, ending, upgrades) {
+            return Err(Unanswered::garbled(conn.last()));
+        }
+        if conn.end(ending) {
+            self.pool.distrust(ending);
+        }
+        // Dropped, it is closed when the response has ended.
+        let is_last = framing::announces_impossible_content(method, response.status(), response.headers());
+        if !is_last && !is_misframed.load(Ordering::Relaxed) {
+            self.pool.put(conn);
         }
         unify_length(&mut response);
         let silence = if is_event_stream(response.headers()) { self.stream_silence } else { self.silence };
         Ok(Answer { response, silence, refusal })
+    }
+
+    /// Sends a request of at least so many bytes on a pooled connection, or on a new one, and waits for the head of its
+    /// response.
+    async fn exchange(
+        &self,
+        request: Request<RequestBody>,
+        length: u64,
+        is_repetition: bool,
+    ) -> Result<(UpstreamConn, Response<Incoming>), Unanswered> {
+        let pooled = if is_repetition { None } else { self.pool.take() };
+        let Some(mut conn) = pooled else { return self.exchange_anew(request, length).await };
+        let mut error = match conn.send(request).await {
+            Ok(response) => return Ok((conn, response)),
+            Err(error) => error,
+        };
+        let Some(request) = error.take_message() else {
+            return Err(Unanswered::of(error.error(), length, &conn));
+        };
+        // Nothing of the request was sent.
+        if let Some(ending) = conn.last().filter(|_| conn::is_stray(error.error())) {
+            self.pool.distrust(ending);
+        }
+        self.exchange_anew(request, length).await
+    }
+
+    async fn exchange_anew(
+        &self,
+        request: Request<RequestBody>,
+        length: u64,
+    ) -> Result<(UpstreamConn, Response<Incoming>), Unanswered> {
+        let mut conn = self.pool.connect().await.map_err(|_| UpstreamError::Unreachable)?;
+        match conn.send(request).await {
+            Ok(response) => Ok((conn, response)),
+            Err(error) => Err(Unanswered::of(error.error(), length, &conn)),
+        }
     }
 
     fn pace(&self) -> Option<Pace> {
@@ -565,19 +631,13 @@ impl Upstream {
             headers.insert(header::HOST, host.clone());
         }
         let path_and_query = PathAndQuery::try_from(path_and_query).map_err(|_| UpstreamError::Garbled)?;
-        let uri = Uri::builder()
-            .scheme(self.scheme.clone())
-            .authority(self.authority.clone())
-            .path_and_query(path_and_query)
-            .build()
-            .map_err(|_| UpstreamError::Garbled)?;
         // Without this the client would take content of unknown length in a GET for none (RFC 9112 §6.1).
         if body.size_hint().exact().is_none() {
             headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         let mut request = Request::new(body);
         *request.method_mut() = method.clone();
-        *request.uri_mut() = uri;
+        *request.uri_mut() = path_and_query.into();
         *request.headers_mut() = headers;
         Ok(request)
     }
@@ -596,28 +656,39 @@ fn hold(body: &mut RequestBody, headers: &HeaderMap) -> Option<Arc<Consent>> {
 }
 
 /// Acts on interim responses: a 100 that was expected asks for the content (and the server tells the client so),
-/// the others are the client's (RFC 9110 §15.2).
-fn listen(request: &mut Request<RequestBody>, consent: Option<Arc<Consent>>, interim: Option<Interim>) {
-    if consent.is_none() && interim.is_none() {
-        return;
-    }
-    hyper::ext::on_informational(request, move |response| match (&consent, &interim) {
-        (Some(consent), _) if response.status() == StatusCode::CONTINUE => consent.give(),
-        (_, Some(interim)) => interim.send(response.status(), response.headers()),
-        (_, None) => {}
+/// the others are the client's (RFC 9110 §15.2). Set when one announces content, which it cannot have.
+fn listen(
+    request: &mut Request<RequestBody>,
+    consent: Option<Arc<Consent>>,
+    interim: Option<Interim>,
+) -> Arc<AtomicBool> {
+    let is_misframed = Arc::<AtomicBool>::default();
+    let note = Arc::clone(&is_misframed);
+    let method = request.method().clone();
+    hyper::ext::on_informational(request, move |response| {
+        if framing::announces_impossible_content(&method, response.status(), response.headers()) {
+            note.store(true, Ordering::Relaxed);
+        }
+        match (&consent, &interim) {
+            (Some(consent), _) if response.status() == StatusCode::CONTINUE => consent.give(),
+            (_, Some(interim)) => interim.send(response.status(), response.headers()),
+            (_, None) => {}
+        }
     });
+    is_misframed
 }
 
 /// Whether a response has one meaning.
-fn is_sound(response: &Response<Incoming>, upgrades: bool) -> bool {
+fn is_sound(response: &Response<Incoming>, ending: Ending, upgrades: bool) -> bool {
     let fields = response.headers();
     let chunked = fields.contains_key(header::TRANSFER_ENCODING);
     // RFC 9112 §6.3: both lengths are a sign of response splitting, "ought to be handled as an error". §6.1: a coding
-    // that nobody asked for would be lost on the way.
+    // that nobody asked for would be lost on the way. Without content the fields have nothing to say.
     let is_framed_once = !(chunked && fields.contains_key(header::CONTENT_LENGTH));
+    let is_framed = ending == Ending::Head || is_framed_once && headers::is_plainly_framed(fields);
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     // RFC 9110 §15.2.2: nobody asked for another protocol.
-    is_framed_once && headers::is_plainly_framed(fields) && (upgrades || !switches)
+    is_framed && (upgrades || !switches)
 }
 
 /// RFC 9112 §6.3: a length that is said several times, and always the same, is passed on once.
@@ -656,15 +727,5 @@ fn host(policy: &HostPolicy, authority: &Authority) -> Host {
             // An authority without credentials (config refuses them) is made of visible ASCII.
             HeaderValue::from_str(authority.as_str()).map_or(Host::Client, Host::Always)
         }
-    }
-}
-
-fn classify(error: &hyper_util::client::legacy::Error) -> UpstreamError {
-    if error.is_connect() {
-        return UpstreamError::Unreachable;
-    }
-    match error.source().and_then(|source| source.downcast_ref::<hyper::Error>()) {
-        Some(error) if error.is_parse() => UpstreamError::Garbled,
-        _ => UpstreamError::Closed,
     }
 }

@@ -9,21 +9,25 @@ use tokio::net::TcpStream;
 
 use crate::support::{Larder, PATIENCE, Reply, Site, Tier, eventually};
 
-async fn connect(larder: &Larder) -> SendRequest<Full<Bytes>> {
+pub async fn connect(larder: &Larder) -> SendRequest<Full<Bytes>> {
     let stream = TcpStream::connect(larder.address).await.unwrap();
     let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     sender
 }
 
-async fn ask(sender: &mut SendRequest<Full<Bytes>>, method: &str, path: &str) -> (http::response::Parts, Bytes) {
+pub async fn ask(
+    sender: &mut SendRequest<Full<Bytes>>,
+    method: &str,
+    path: &str,
+) -> (http::response::Parts, Bytes) {
     let uri = format!("http://api.example{path}");
     let request = http::Request::builder().method(method).uri(uri).body(Full::default()).unwrap();
     let (parts, body) = sender.send_request(request).await.unwrap().into_parts();
     (parts, body.collect().await.unwrap().to_bytes())
 }
 
-fn run(test: impl Future<Output = ()>) {
+pub fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async { tokio::time::timeout(PATIENCE, test).await.unwrap() });
 }

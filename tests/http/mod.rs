@@ -11,6 +11,7 @@ mod heads;
 mod heuristics;
 mod http2;
 mod invalidation;
+mod leftovers;
 mod messages;
 mod parsing;
 mod parts;

@@ -1,15 +1,21 @@
-//! TLS to Redis with an authority of one's own, and with a certificate that Larder shows.
+//! TLS to Redis with an authority of one's own, and with a certificate that Larder shows; TLS to upstream.
 
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 use larder::config::StoreConfig;
 use larder::store::redis::{ConnectFault, RedisStore};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use tempfile::TempDir;
 
 use crate::store_redis::config;
 use crate::support::redis::free_port;
-use crate::support::{Plan, RedisCluster, RedisServer, Upstream, eventually};
+use crate::support::{PATIENCE, Plan, RedisCluster, RedisServer, Upstream, eventually};
 
 const RULES: &str = r#"
 [[family]]
@@ -151,4 +157,63 @@ fn the_nodes_of_a_cluster_are_found_and_asked_over_tls() {
     let entries = cluster.entries("larder:v1:*");
     assert!(entries[..3].iter().all(|count| *count > 0), "{entries:?}");
     assert!(!larder.log().contains("nothing is heard"), "{}", larder.log());
+}
+
+/// An upstream that speaks TLS.
+fn tls_upstream(dir: &TempDir) -> (TcpListener, Arc<ServerConfig>) {
+    let chain = CertificateDer::pem_file_iter(dir.path().join("server.pem")).unwrap().map(Result::unwrap);
+    let key = PrivateKeyDer::from_pem_file(dir.path().join("server.key")).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_no_client_auth().with_single_cert(chain.collect(), key).unwrap();
+    (TcpListener::bind("127.0.0.1:0").unwrap(), Arc::new(config))
+}
+
+type Tls = StreamOwned<ServerConnection, TcpStream>;
+
+fn accept(listener: &TcpListener, config: &Arc<ServerConfig>) -> Tls {
+    let stream = listener.accept().unwrap().0;
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    StreamOwned::new(ServerConnection::new(Arc::clone(config)).unwrap(), stream)
+}
+
+fn answer(upstream: &mut Tls, answer: &str) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        upstream.read_exact(&mut byte).unwrap();
+        head.extend(byte);
+    }
+    upstream.write_all(answer.as_bytes()).unwrap();
+}
+
+/// RFC 9112 §6.3, as in `http::leftovers`.
+#[test]
+fn bytes_behind_a_response_end_a_tls_connection_to_upstream_too() {
+    let dir = certificates();
+    let (listener, config) = tls_upstream(&dir);
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let authority = dir.path().join("ours.pem");
+    let larder = Plan::new(&url).environment("SSL_CERT_FILE", authority.to_str().unwrap()).start();
+    let ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let ask = |method: &str, path: &str| larder.call(method, path).start();
+    let first = ask("GET", "/a");
+    let mut upstream = accept(&listener, &config);
+    answer(&mut upstream, ok);
+    first.response().carries("ok");
+    // It is used again, until something comes that nobody asked for.
+    let second = ask("HEAD", "/a");
+    answer(&mut upstream, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n");
+    second.response().has_status(200);
+    upstream.write_all(ok.replace("ok", "no").as_bytes()).unwrap();
+    upstream.flush().unwrap();
+    let ended = upstream.read(&mut [0]);
+    assert!(!matches!(ended, Ok(1..)), "nothing was sent on it");
+    let third = ask("GET", "/b");
+    let mut upstream = accept(&listener, &config);
+    answer(&mut upstream, ok);
+    third.response().carries("ok");
+    let fourth = ask("GET", "/c");
+    answer(&mut upstream, ok);
+    fourth.response().carries("ok");
 }

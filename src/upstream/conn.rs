@@ -1,0 +1,305 @@
+//! A connection to upstream, and what has passed on it. RFC 9112 §9.3.1 lets a request be repeated when a connection that
+//! had been idle turns out to be closed. When upstream has begun to answer, or the connection was a new one, it is no idle
+//! connection that was closed: upstream has received the request, and ended it.
+
+use std::error::Error as _;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper_util::client::legacy::connect::Connection;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::RequestBody;
+use super::framing::Ending;
+use super::socket::Look;
+
+/// A connection to upstream, for one request at a time.
+#[derive(Debug)]
+pub(super) struct UpstreamConn {
+    sender: SendRequest<RequestBody>,
+    traffic: Arc<Traffic>,
+    look: Look,
+    /// How its last response ended; `None`: it has carried none.
+    last: Option<Ending>,
+}
+
+impl UpstreamConn {
+    /// Speaks HTTP/1.1 over a stream. When upstream sends something while no request is under way, the connection ends,
+    /// and `on_stray` is told how the response before it ended.
+    pub async fn over<S>(
+        stream: S,
+        on_stray: impl FnOnce(Ending) + Send + 'static,
+    ) -> Result<UpstreamConn, hyper::Error>
+    where
+        S: Connection + hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
+    {
+        let mut extras = http::Extensions::new();
+        stream.connected().get_extras(&mut extras);
+        let look = extras.remove().unwrap_or_default();
+        let traffic = Arc::<Traffic>::default();
+        let stream = TokioIo::new(Observed { stream: TokioIo::new(stream), traffic: Arc::clone(&traffic) });
+        // RFC 9112 §5.1: a proxy removes whitespace between a response's field name and its colon.
+        let mut builder = Builder::new();
+        builder.allow_spaces_after_header_name_in_responses(true);
+        let (sender, connection) = builder.handshake(stream).await?;
+        let seen = Arc::clone(&traffic);
+        tokio::spawn(async move {
+            let Err(error) = connection.with_upgrades().await else { return };
+            if is_stray(&error)
+                && let Some(ending) = seen.note_stray()
+            {
+                on_stray(ending);
+            }
+        });
+        Ok(UpstreamConn { sender, traffic, look, last: None })
+    }
+
+    /// How the last response ended; `None` on a new connection.
+    pub fn last(&self) -> Option<Ending> {
+        self.last
+    }
+
+    /// Sends a request and waits for the head of its response.
+    pub async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        self.traffic.begin();
+        self.look.ask();
+        self.sender.try_send_request(request).await
+    }
+
+    /// Notes how the response ends whose head has come. Whether something that does not belong to it has come with it.
+    pub fn end(&mut self, ending: Ending) -> bool {
+        self.last = Some(ending);
+        self.traffic.end(ending)
+    }
+
+    /// Whether another request may be sent now.
+    pub fn is_idle(&self) -> bool {
+        self.sender.is_ready()
+    }
+
+    /// Waits until another request may be sent. Whether that will be.
+    pub async fn idle(&mut self) -> bool {
+        self.sender.ready().await.is_ok()
+    }
+
+    /// Whether upstream has answered on this connection before, but nothing to a request of at least so many bytes.
+    pub fn heard_nothing_of(&self, length: u64) -> bool {
+        self.traffic.heard_nothing_of(length)
+    }
+}
+
+/// Whether a connection ended because of bytes that came while no request was under way.
+pub(super) fn is_stray(error: &hyper::Error) -> bool {
+    // hyper has no other name for it.
+    let is_it = |error: &hyper::Error| error.to_string() == "received unexpected message from connection";
+    is_it(error) || error.source().and_then(|source| source.downcast_ref()).is_some_and(is_it)
+}
+
+/// What passed on one connection. Only its own task writes here what it reads and writes, so that it comes in its order.
+#[derive(Debug, Default)]
+struct Traffic {
+    has_heard: AtomicBool,
+    /// Bytes that were sent since upstream was last heard.
+    sent: AtomicU64,
+    /// A write failed.
+    is_refused: AtomicBool,
+    /// What came last began like a 408.
+    is_timeout: AtomicBool,
+    /// Of the current response: [`HEAD`], [`CONTENT`], [`STRAY`].
+    response: AtomicU8,
+}
+
+/// Its head has come, and is all of it.
+const HEAD: u8 = 1;
+/// Its head has come, and content may follow.
+const CONTENT: u8 = 2;
+/// Something else has come behind it.
+const STRAY: u8 = 4;
+
+/// What goes out in one write, bytes: of a shorter request nothing is left to be written when its answer begins.
+const ONE_WRITE: u64 = 16 << 10;
+
+impl Traffic {
+    fn heard_nothing_of(&self, length: u64) -> bool {
+        let sent = self.sent.load(Ordering::Acquire);
+        // It had been closed before anything could be sent.
+        let is_refused = self.is_refused.load(Ordering::Acquire) && sent == 0 && length <= ONE_WRITE;
+        self.has_heard.load(Ordering::Acquire) && (sent >= length || is_refused)
+    }
+
+    fn hear(&self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.has_heard.store(true, Ordering::Release);
+            self.sent.store(0, Ordering::Release);
+            self.is_timeout.store(is_timeout(bytes), Ordering::Release);
+        }
+    }
+
+    fn send(&self, written: &io::Result<usize>) {
+        match written {
+            Ok(bytes) => drop(self.sent.fetch_add(*bytes as u64, Ordering::AcqRel)),
+            Err(_) => self.is_refused.store(true, Ordering::Release),
+        }
+    }
+
+    fn begin(&self) {
+        self.response.store(0, Ordering::Release);
+    }
+
+    fn end(&self, ending: Ending) -> bool {
+        let ending = if ending == Ending::Head { HEAD } else { CONTENT };
+        self.response.fetch_or(ending, Ordering::AcqRel) & STRAY != 0 && !self.is_timeout.load(Ordering::Acquire)
+    }
+
+    /// How the response ended behind which something came. `None`: that is to be found out by who waits for its head, or
+    /// what came is a 408, which some servers send before they close an idle connection (RFC 9110 §15.5.9).
+    fn note_stray(&self) -> Option<Ending> {
+        let response = self.response.fetch_or(STRAY, Ordering::AcqRel);
+        match response {
+            _ if self.is_timeout.load(Ordering::Acquire) => None,
+            HEAD => Some(Ending::Head),
+            CONTENT => Some(Ending::Content),
+            _ => None,
+        }
+    }
+}
+
+fn is_timeout(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"HTTP/1.") && bytes.get(8..12) == Some(b" 408")
+}
+
+/// A stream whose traffic is noted.
+#[derive(Debug)]
+struct Observed<S> {
+    stream: TokioIo<S>,
+    traffic: Arc<Traffic>,
+}
+
+impl<S> AsyncRead for Observed<S>
+where
+    TokioIo<S>: AsyncRead + Unpin,
+{
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
+        this.traffic.hear(&buffer.filled()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S> AsyncWrite for Observed<S>
+where
+    TokioIo<S>: AsyncWrite + Unpin,
+{
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes));
+        this.traffic.send(&written);
+        Poll::Ready(written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, pieces));
+        this.traffic.send(&written);
+        Poll::Ready(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_unheard_when_all_of_it_was_sent_after_the_last_word() {
+        let traffic = Traffic::default();
+        traffic.send(&Ok(100));
+        assert!(!traffic.heard_nothing_of(100), "a new connection");
+        traffic.hear(b"x");
+        assert!(!traffic.heard_nothing_of(100));
+        traffic.send(&Ok(100));
+        assert!(traffic.heard_nothing_of(100));
+        traffic.hear(b"");
+        assert!(traffic.heard_nothing_of(100), "the end is no word");
+        traffic.hear(b"x");
+        assert!(!traffic.heard_nothing_of(100));
+        // Upstream spoke when half of the next one was sent.
+        traffic.send(&Ok(50));
+        traffic.hear(b"x");
+        traffic.send(&Ok(50));
+        assert!(!traffic.heard_nothing_of(100));
+    }
+
+    #[test]
+    fn a_request_that_could_not_be_sent_is_unheard() {
+        let refused = || Err(io::ErrorKind::BrokenPipe.into());
+        let traffic = Traffic::default();
+        traffic.send(&refused());
+        assert!(!traffic.heard_nothing_of(100), "a new connection");
+        traffic.hear(b"x");
+        traffic.send(&refused());
+        assert!(traffic.heard_nothing_of(100));
+        assert!(!traffic.heard_nothing_of(ONE_WRITE + 1), "the answer may have begun before the last write");
+        traffic.send(&Ok(50));
+        assert!(!traffic.heard_nothing_of(100), "upstream may have had some of it");
+    }
+
+    #[test]
+    fn stray_bytes_are_told_once_whoever_comes_first() {
+        for ending in [Ending::Head, Ending::Content] {
+            let traffic = Traffic::default();
+            traffic.begin();
+            traffic.hear(b"HTTP/1.1 204 No Content\r\n\r\nHello");
+            assert!(!traffic.end(ending));
+            assert_eq!(traffic.note_stray(), Some(ending));
+            // The connection ends before the one who waits for the head has seen it.
+            traffic.begin();
+            assert_eq!(traffic.note_stray(), None);
+            assert!(traffic.end(ending));
+        }
+    }
+
+    #[test]
+    fn a_408_shows_nothing() {
+        let traffic = Traffic::default();
+        assert!(!traffic.end(Ending::Head));
+        traffic.hear(b"HTTP/1.0 408 Request Time-out\r\n\r\n");
+        assert_eq!(traffic.note_stray(), None);
+        for (bytes, expected) in [
+            ("HTTP/1.1 408\r\n\r\n", true),
+            ("HTTP/1.1 200 408\r\n", false),
+            ("HTTP/1.1", false),
+            ("Hello", false),
+        ] {
+            assert_eq!(is_timeout(bytes.as_bytes()), expected, "{bytes}");
+        }
+    }
+}
