@@ -80,9 +80,6 @@
 //!   entry then carries for each: otherwise one family's answer could be had, and stored, under another's name (web cache
 //!   deception). A read loses fields that reroute, and others that no key holds ([`headers::strip_unkeyed`]), unless its
 //!   family keys on them.
-//! - **What upstream may take a write for** counts as much as what it is: the path as the most lenient of servers reads it
-//!   ([`target::loosen`]), and the method that `X-HTTP-Method-Override` and kin name. A read loses such fields, and
-//!   others that no key holds ([`headers::strip_unkeyed`]), unless its family keys on them.
 //! - **Connections to upstream** wait in a pool of Larder's own (`upstream::pool`), which takes one back only after it
 //!   has seen the head of the response: hyper's takes it back before. What comes late and looks like a whole response can
 //!   be told from the right one only after it was taken for it, once; such an upstream is then distrusted for a while.

@@ -265,8 +265,12 @@ impl RuleSet {
         }
         let family = self.family_at(method, &target.path);
         let id = |family: Option<&Family>| family.map(|family| family.id);
+        // `/docs/` of a family `/docs/.*` is what the family says, whether or not upstream cuts the slash.
+        let bare = target.path.trim_end_matches('/');
         let others = readings.others().map(|path| (path, self.family_at(method, path)));
-        let differing: Vec<_> = others.filter(|(_, other)| id(*other) != id(family)).collect();
+        let differing: Vec<_> = others
+            .filter(|(path, other)| id(*other) != id(family) && !(other.is_none() && *path == bare))
+            .collect();
         let is_complete = readings.is_complete() && readings.count() <= MOST_READINGS_OF_A_READ;
         if is_complete && differing.is_empty() {
             return None;

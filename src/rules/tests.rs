@@ -91,6 +91,11 @@ path = '/assets/.*|/.*\.css'
 identity = "none"
 
 [[family]]
+name = "docs"
+path = '/docs/.*'
+identity = "none"
+
+[[family]]
 name = "all"
 path = '/all(/.*)?|/what/.*'
 identity = "none"
@@ -169,6 +174,8 @@ fn a_path_of_one_family_under_all_readings_is_not_ambiguous() {
         "/all/a%2Fb;c//",
         "/nothing/a;b//",
         "/nothing%2Fa/",
+        "/docs/",
+        "/docs//",
         "/",
     ];
     for path in rows {

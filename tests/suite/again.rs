@@ -22,6 +22,68 @@ ttl  = "60s"
 on_both_tiers! {
     what_was_stored_since_the_write_is_outdated_once_more,
     a_write_that_failed_is_not_repeated,
+    a_write_without_an_answer_invalidates_once_more_later,
+}
+
+/// The API answers within this time, or Larder gives up.
+const UNANSWERED: &str = r#"
+[server]
+upstream_timeout   = "1s"
+reinvalidate_after = "2s"
+
+[[family]]
+name = "users"
+path = '/users'
+ttl  = "60s"
+
+[[family]]
+name = "teams"
+path = '/teams'
+ttl  = "60s"
+
+[invalidate]
+'/users/.*' = ["users"]
+'/teams/.*' = { families = ["teams"], mode = "soft", on = "200" }
+"#;
+
+/// What is stored after the write, and before upstream may have carried it out, is of no use once it may have.
+fn a_write_without_an_answer_invalidates_once_more_later(tier: Tier) {
+    let site = Site::start(tier, UNANSWERED);
+    let gate = site.upstream.hold_next("POST /users/late");
+    site.upstream.on("POST /users/reset", Reply::none());
+    for status in [502, 504, 524] {
+        site.upstream.on(&format!("POST /users/{status}"), Reply::status(status));
+        site.upstream.on(&format!("POST /teams/{status}"), Reply::status(status));
+    }
+    for (path, family, status) in [
+        ("/users/late", "/users", 504),
+        ("/users/reset", "/users", 502),
+        ("/users/502", "/users", 502),
+        ("/teams/504", "/teams", 504),
+        ("/teams/524", "/teams", 524),
+    ] {
+        site.get(family);
+        site.write("POST", path).has_status(status);
+        let first = site.get(family).shows("fwd=stale").shows("stored").number();
+        site.get(family).shows("hit");
+        eventually("it is invalidated without another write", || site.get(family).number() > first);
+        site.get(family).shows("hit");
+    }
+    drop(gate);
+    site.upstream.on("POST /users/500", Reply::status(500));
+    site.write("POST", "/users/500").has_status(500);
+    site.get("/users").shows("hit");
+}
+
+#[test]
+fn an_unanswered_write_is_repeated_though_its_proxy_dies() {
+    let mut site = Site::start(Tier::Redis, UNANSWERED);
+    let other = site.another();
+    site.upstream.on("POST /users/reset", Reply::none());
+    site.write("POST", "/users/reset").has_status(502);
+    site.larder.kill();
+    let first = other.get("/users").shows("stored").number();
+    eventually("it is invalidated", || other.get("/users").number() > first);
 }
 
 fn repeated(larder: &Larder) -> bool {

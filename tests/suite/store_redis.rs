@@ -19,6 +19,7 @@ use crate::support::redis::free_port;
 
 mod bounds;
 mod fleet;
+mod late;
 mod log;
 pub mod replicas;
 mod soft;
