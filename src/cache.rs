@@ -9,7 +9,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 use tokio::task::JoinSet;
@@ -195,16 +195,6 @@ impl Cache {
         Lookup { found, sign: Some(sign), ..lookup }
     }
 
-    /// What is kept under exactly this text: a variant that [`Lookup::sign`] knows.
-    pub async fn lookup_exactly(
-        &self,
-        canonical: Canonical,
-        label: impl Fn() -> String,
-        tags: impl Fn() -> Vec<Tag>,
-    ) -> Lookup {
-        self.lookup_one(canonical, &label, &tags).await
-    }
-
     async fn lookup_one(
         &self,
         canonical: Canonical,
@@ -335,10 +325,39 @@ impl Cache {
         if entry.weight() > SHARED_MAX {
             return false;
         }
+        let view = self.ask_view(shared, &entry.tags).await;
+        self.put_shared(shared, entry, place, view).await
+    }
+
+    /// The same of a response under the question's own key. It does not take the place of the sign that responses vary, which
+    /// another proxy has put there: nobody would find the variants any more (RFC 9111 §4.1). Then memory learns of the sign
+    /// instead.
+    pub async fn store_shared_plain(&self, entry: &Entry, place: &Place) -> bool {
+        let Some(shared) = &self.shared else { return false };
+        if entry.weight() > SHARED_MAX {
+            return false;
+        }
+        let name = name(&place.label, place.key);
+        let reply = self.ask(shared.store.lookup(&name, &entry.tags).await, "lookup");
+        let Some(there) = reply.filter(|there| shared.fleet.trusts(there.view.stamp.epoch)) else { return false };
+        let now = SystemTime::now();
+        let is_sign = |sign: &Entry| {
+            *sign.text == *entry.text
+                && sign.variants().is_some_and(|variants| variants.kept_until(now) > now)
+                && there.view.is_current(sign.stamp)
+        };
+        if let Some(sign) = there.entry.and_then(|bytes| Entry::decode(bytes).ok()).filter(is_sign) {
+            self.memory.remove(place.key);
+            self.memory.put(place.key, Arc::new(sign));
+            return false;
+        }
+        self.put_shared(shared, entry, place, Some(there.view)).await
+    }
+
+    async fn put_shared(&self, shared: &Shared, entry: &Entry, place: &Place, view: Option<View>) -> bool {
         // A write came in since the fetch began: nobody could use the entry, and it might take a newer one's place.
-        match self.ask_view(shared, &entry.tags).await {
-            Some(view) if view.is_current(entry.stamp) => {}
-            Some(_) | None => return false,
+        if !view.is_some_and(|view| view.is_current(entry.stamp)) {
+            return false;
         }
         let name = name(&place.label, place.key);
         let reply = shared.store.put(&name, entry.encode(), place.keep.max(Duration::from_secs(1))).await;
