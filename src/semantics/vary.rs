@@ -124,7 +124,8 @@ mod tests {
     #[test]
     fn a_coding_is_varied_on_said_or_not() {
         let ae = "accept-encoding";
-        let rows: [(&[&str], &[&str], Vary, &[&str]); 12] = [
+        type Lines<'l> = &'l [&'l str];
+        let rows: [(Lines<'_>, Lines<'_>, Vary, Lines<'_>); 12] = [
             (&["gzip"], &[], on(&[ae]), &["Accept-Encoding"]),
             (&["GZIP"], &[""], on(&[ae]), &["", "Accept-Encoding"]),
             (&["br, gzip"], &["Accept"], on(&["accept", ae]), &["Accept", "Accept-Encoding"]),
