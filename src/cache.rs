@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::entry::Entry;
+use crate::entry::{Content, Entry, Variants};
 use crate::key::{Canonical, Key};
 use crate::metrics::Metrics;
 use crate::stamp::{Stamp, Standing, Tag, Taken, View};
@@ -329,10 +329,10 @@ impl Cache {
         self.put_shared(shared, entry, place, view).await
     }
 
-    /// The same of a response under the question's own key. It does not take the place of the sign that responses vary, which
-    /// another proxy has put there: nobody would find the variants any more (RFC 9111 §4.1). Then memory learns of the sign
-    /// instead.
-    pub async fn store_shared_plain(&self, entry: &Entry, place: &Place) -> bool {
+    /// The same of what is under the question's own key: a response, or the sign that responses vary. It does not take the
+    /// place of a sign there, put by another proxy, that names more fields: nobody would find the variants any more (RFC 9111
+    /// §4.1). Then memory learns of these fields instead, and what comes next is told apart by them too.
+    pub async fn store_shared_primary(&self, entry: &Entry, place: &Place) -> bool {
         let Some(shared) = &self.shared else { return false };
         if entry.weight() > SHARED_MAX {
             return false;
@@ -340,13 +340,10 @@ impl Cache {
         let name = name(&place.label, place.key);
         let reply = self.ask(shared.store.lookup(&name, &entry.tags).await, "lookup");
         let Some(there) = reply.filter(|there| shared.fleet.trusts(there.view.stamp.epoch)) else { return false };
-        let now = SystemTime::now();
-        let is_sign = |sign: &Entry| {
-            *sign.text == *entry.text
-                && sign.variants().is_some_and(|variants| variants.kept_until(now) > now)
-                && there.view.is_current(sign.stamp)
-        };
-        if let Some(sign) = there.entry.and_then(|bytes| Entry::decode(bytes).ok()).filter(is_sign) {
+        let sign = there.entry.and_then(|bytes| Entry::decode(bytes).ok());
+        let sign = sign.filter(|sign| *sign.text == *entry.text && there.view.is_current(sign.stamp));
+        let wider = sign.and_then(|sign| wider(sign, entry));
+        if let Some(sign) = wider {
             self.memory.remove(place.key);
             self.memory.put(place.key, Arc::new(sign));
             return false;
@@ -541,6 +538,17 @@ impl Lookup {
     fn plain(found: Found, canonical: Canonical, view: Option<View>) -> Lookup {
         Lookup { found, canonical, sign: None, view }
     }
+}
+
+/// A sign of variants that are kept, with the fields of `entry`; `None` if it names none that `entry` does not.
+fn wider(sign: Entry, entry: &Entry) -> Option<Entry> {
+    let now = SystemTime::now();
+    let theirs = sign.variants().filter(|variants| variants.kept_until(now) > now)?;
+    let ours = entry.variants().map_or(&[][..], |variants| &variants.on);
+    let on = theirs.widened(ours);
+    let names_more = on.iter().any(|name| !ours.contains(name));
+    let variants = Variants { on, known: theirs.known.clone() };
+    names_more.then(|| Entry { content: Content::Variants(variants), ..sign })
 }
 
 /// The entry's name in the store, below the namespace. `v1` is the version of the entry format's place, not of the

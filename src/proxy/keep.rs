@@ -194,8 +194,8 @@ pub(super) struct Complete<'a> {
     pub response: entry::Response,
 }
 
-/// Entries that are in memory and may go to the store: a response, or the sign that responses vary and one of them; and
-/// variants that are too many.
+/// Entries that are in memory and may go to the store, that under the question's own key first: a response, or the sign that
+/// responses vary and one of them. And variants that are too many.
 pub(super) struct Kept(Vec<(Arc<Entry>, Place)>, Vec<Place>);
 
 /// A response as it is stored.
@@ -251,11 +251,12 @@ impl Kept {
     /// if all of it is there now.
     pub async fn share(self, running: &Running) -> bool {
         let mut is_shared = true;
-        for (entry, place) in &self.0 {
+        for (index, (entry, place)) in self.0.iter().enumerate() {
             let is_newest = !running.cache.memory().holds_newer(place.key, entry);
-            is_shared &= is_newest
-                && match self.0.len() {
-                    1 => running.cache.store_shared_plain(entry, place).await,
+            is_shared = is_shared
+                && is_newest
+                && match index {
+                    0 => running.cache.store_shared_primary(entry, place).await,
                     _ => running.cache.store_shared(entry, place).await,
                 };
         }

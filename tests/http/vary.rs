@@ -321,6 +321,39 @@ fn a_response_without_vary_from_another_proxy_hides_no_variant() {
     }
 }
 
+/// Proxies that have seen different fields named come to tell responses apart by all of them.
+#[test]
+fn proxies_learn_from_one_another_what_responses_vary_on() {
+    let site = Site::start(Tier::Redis, "");
+    let other = site.another();
+    site.upstream.answer("/", |request| match (request.header("x-tenant"), request.header("accept-language")) {
+        (Some(tenant), _) => Reply::new(tenant).cached(FRESH).header("Vary", "X-Tenant"),
+        (None, Some(language)) => Reply::new(language).cached(FRESH).header("Vary", "Accept-Language"),
+        (None, None) => Reply::new("default").stale("public"),
+    });
+    let ask = |larder: &crate::support::Larder, name: &str, value: &str| {
+        larder.call("GET", "/").header(name, value).send().has_status(200).carries(value)
+    };
+    let entries = || site.redis.as_ref().unwrap().command(&["KEYS", "*:v1:*"]).lines().count();
+    other.get("/").shows("stored").carries("default");
+    eventually("it is in Redis", || entries() == 1);
+    ask(&site, "Accept-Language", "de").hides("hit");
+    eventually("so is what tells of the first field", || entries() == 2);
+    eventually("the tenant's is kept for all", || {
+        ask(&other, "X-Tenant", "1");
+        ask(&site.another(), "X-Tenant", "1").is("hit")
+    });
+    eventually("and so is the language's", || {
+        ask(&site, "Accept-Language", "fr");
+        ask(&site.another(), "Accept-Language", "fr").is("hit")
+    });
+    ask(&site.another(), "X-Tenant", "1").shows("hit");
+    ask(&other, "X-Tenant", "1").shows("hit");
+    // What was told apart by less is fetched once more.
+    ask(&site, "Accept-Language", "de");
+    ask(&site, "Accept-Language", "de").shows("hit");
+}
+
 /// What tells that responses vary stays as long as any of them.
 #[test]
 fn a_variant_that_goes_soon_takes_no_other_with_it() {
