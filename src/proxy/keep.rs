@@ -253,8 +253,7 @@ impl Kept {
         let mut is_shared = true;
         for (index, (entry, place)) in self.0.iter().enumerate() {
             let is_newest = !running.cache.memory().holds_newer(place.key, entry);
-            is_shared = is_shared
-                && is_newest
+            is_shared &= is_newest
                 && match index {
                     0 => running.cache.store_shared_primary(entry, place).await,
                     _ => running.cache.store_shared(entry, place).await,
