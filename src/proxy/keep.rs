@@ -235,7 +235,7 @@ impl Complete<'_> {
         let until = entry::whole_millis(now.checked_add(keep).unwrap_or(now));
         let one = Variant { suffix: primary.suffix_of(&variant).into(), until };
         let (variants, gone) = known.unwrap_or_default().with(on, one, question.fetching().max_variants);
-        // Without the sign nobody would find those that are kept for longer, and a write to a group of one of them outdates
+        // Without the sign nobody would find those that are kept for longer, and a write to a group of one of them invalidates
         // none of the others.
         let longest = variants.kept_until(now).duration_since(now).map_or(keep, |longest| longest.max(keep));
         let sign = put(&primary.text, question.tags().into(), Content::Variants(variants), primary.key, longest);
