@@ -9,14 +9,14 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::entry::Entry;
+use crate::entry::{Content, Entry, Variants};
 use crate::key::{Canonical, Key};
 use crate::metrics::Metrics;
 use crate::stamp::{Stamp, Standing, Tag, Taken, View};
@@ -195,16 +195,6 @@ impl Cache {
         Lookup { found, sign: Some(sign), ..lookup }
     }
 
-    /// What is kept under exactly this text: a variant that [`Lookup::sign`] knows.
-    pub async fn lookup_exactly(
-        &self,
-        canonical: Canonical,
-        label: impl Fn() -> String,
-        tags: impl Fn() -> Vec<Tag>,
-    ) -> Lookup {
-        self.lookup_one(canonical, &label, &tags).await
-    }
-
     async fn lookup_one(
         &self,
         canonical: Canonical,
@@ -335,10 +325,36 @@ impl Cache {
         if entry.weight() > SHARED_MAX {
             return false;
         }
+        let view = self.ask_view(shared, &entry.tags).await;
+        self.put_shared(shared, entry, place, view).await
+    }
+
+    /// The same of what is under the question's own key: a response, or the sign that responses vary. It does not take the
+    /// place of a sign there, put by another proxy, that names more fields: nobody would find the variants any more (RFC 9111
+    /// §4.1). Then memory learns of these fields instead, and what comes next is told apart by them too.
+    pub async fn store_shared_primary(&self, entry: &Entry, place: &Place) -> bool {
+        let Some(shared) = &self.shared else { return false };
+        if entry.weight() > SHARED_MAX {
+            return false;
+        }
+        let name = name(&place.label, place.key);
+        let reply = self.ask(shared.store.lookup(&name, &entry.tags).await, "lookup");
+        let Some(there) = reply.filter(|there| shared.fleet.trusts(there.view.stamp.epoch)) else { return false };
+        let sign = there.entry.and_then(|bytes| Entry::decode(bytes).ok());
+        let sign = sign.filter(|sign| *sign.text == *entry.text && there.view.is_current(sign.stamp));
+        let wider = sign.and_then(|sign| wider(sign, entry));
+        if let Some(sign) = wider {
+            self.memory.remove(place.key);
+            self.memory.put(place.key, Arc::new(sign));
+            return false;
+        }
+        self.put_shared(shared, entry, place, Some(there.view)).await
+    }
+
+    async fn put_shared(&self, shared: &Shared, entry: &Entry, place: &Place, view: Option<View>) -> bool {
         // A write came in since the fetch began: nobody could use the entry, and it might take a newer one's place.
-        match self.ask_view(shared, &entry.tags).await {
-            Some(view) if view.is_current(entry.stamp) => {}
-            Some(_) | None => return false,
+        if !view.is_some_and(|view| view.is_current(entry.stamp)) {
+            return false;
         }
         let name = name(&place.label, place.key);
         let reply = shared.store.put(&name, entry.encode(), place.keep.max(Duration::from_secs(1))).await;
@@ -532,6 +548,17 @@ impl Lookup {
     fn plain(found: Found, canonical: Canonical, view: Option<View>) -> Lookup {
         Lookup { found, canonical, sign: None, view }
     }
+}
+
+/// A sign of variants that are kept, with the fields of `entry`; `None` if it names none that `entry` does not.
+fn wider(sign: Entry, entry: &Entry) -> Option<Entry> {
+    let now = SystemTime::now();
+    let theirs = sign.variants().filter(|variants| variants.kept_until(now) > now)?;
+    let ours = entry.variants().map_or(&[][..], |variants| &variants.on);
+    let on = theirs.widened(ours);
+    let names_more = on.iter().any(|name| !ours.contains(name));
+    let variants = Variants { on, known: theirs.known.clone() };
+    names_more.then(|| Entry { content: Content::Variants(variants), ..sign })
 }
 
 /// The entry's name in the store, below the namespace. `v1` is the version of the entry format's place, not of the

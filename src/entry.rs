@@ -61,7 +61,7 @@ pub enum DecodeFault {
     Garbled,
 }
 
-const MAGIC: &[u8; 4] = b"LRD3";
+const MAGIC: &[u8; 4] = b"LRD4";
 
 /// What the first bytes of an encoding tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,8 +131,7 @@ impl Entry {
         let fixed = 400 + self.text.len() + self.tags.iter().map(|tag| tag.as_str().len() + 40).sum::<usize>();
         let content = match &self.content {
             Content::Variants(variants) => {
-                let tag = |known: &Variant| known.etag.as_ref().map_or(0, HeaderValue::len);
-                let known: usize = variants.known.iter().map(|known| known.suffix.len() + tag(known) + 56).sum();
+                let known: usize = variants.known.iter().map(|known| known.suffix.len() + 56).sum();
                 variants.on.len() * 32 + known
             }
             Content::Response(response) => {
@@ -208,6 +207,11 @@ fn put_seconds(out: &mut BytesMut, duration: Duration) {
     out.put_u64(duration.as_secs());
 }
 
+fn put_millis(out: &mut BytesMut, time: SystemTime) {
+    let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    out.put_u64(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX));
+}
+
 fn put_variants(head: &mut BytesMut, variants: &Variants) {
     head.put_u16(variants.on.len() as u16);
     for field in &variants.on {
@@ -216,8 +220,7 @@ fn put_variants(head: &mut BytesMut, variants: &Variants) {
     head.put_u16(variants.known.len() as u16);
     for known in &variants.known {
         put_bytes(head, known.suffix.as_bytes());
-        // An entity tag is never empty: its quotes are part of it.
-        put_bytes(head, known.etag.as_ref().map_or(&[][..], HeaderValue::as_bytes));
+        put_millis(head, known.until);
     }
 }
 
@@ -226,9 +229,7 @@ fn read_variants(head: &mut Reader) -> Result<Variants, DecodeFault> {
     let known = (0..head.u16()?)
         .map(|_| {
             let suffix = head.text()?.into();
-            let etag = Some(head.bytes()?).filter(|etag| !etag.is_empty());
-            let etag = etag.map(HeaderValue::from_maybe_shared).transpose().map_err(|_| DecodeFault::Garbled)?;
-            Ok(Variant { suffix, etag })
+            Ok(Variant { suffix, until: head.time(Duration::from_millis)? })
         })
         .collect::<Result<_, _>>()?;
     Ok(Variants { on, known })
@@ -237,10 +238,10 @@ fn read_variants(head: &mut Reader) -> Result<Variants, DecodeFault> {
 fn put_response(head: &mut BytesMut, response: &Response) {
     let freshness = &response.freshness;
     head.put_u16(response.status.as_u16());
-    let since_epoch = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default();
     // To the nanosecond: which of two requests was sent first may hang on it.
-    head.put_u64(u64::try_from(since_epoch(freshness.request_time).as_nanos()).unwrap_or(u64::MAX));
-    head.put_u64(u64::try_from(since_epoch(freshness.response_time).as_millis()).unwrap_or(u64::MAX));
+    let sent = freshness.request_time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    head.put_u64(u64::try_from(sent.as_nanos()).unwrap_or(u64::MAX));
+    put_millis(head, freshness.response_time);
     put_seconds(head, freshness.initial_age);
     put_seconds(head, freshness.lifetime);
     put_seconds(head, freshness.stale_while_revalidate);
@@ -415,8 +416,8 @@ mod tests {
     fn variants_round_trip() {
         let mut variants = entry(HeaderMap::new(), vec![]);
         let known = vec![
-            Variant { suffix: "\nvary accept-language: de".into(), etag: Some(HeaderValue::from_static("\"1\"")) },
-            Variant { suffix: "\nvary accept-language".into(), etag: None },
+            Variant { suffix: "\nvary accept-language: de".into(), until: whole_millis(SystemTime::now()) },
+            Variant { suffix: "\nvary accept-language".into(), until: UNIX_EPOCH },
         ];
         let on = vec![HeaderName::from_static("accept-language")];
         variants.content = Content::Variants(Variants { on, known });

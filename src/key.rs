@@ -178,14 +178,9 @@ static FROM_FRONT: [HeaderName; 4] = [
 ];
 
 impl Canonical {
-    /// What the canonical text of one of this request's variants has beyond this one's.
+    /// What the canonical text of one of this request's variants has beyond this one's; empty if it is none.
     pub fn suffix_of<'v>(&self, variant: &'v Canonical) -> &'v str {
-        self.suffix_in(&variant.text)
-    }
-
-    /// The same of the text alone; empty if it is not of this request.
-    pub fn suffix_in<'v>(&self, text: &'v str) -> &'v str {
-        text.strip_prefix(self.text.as_str()).unwrap_or("")
+        variant.text.strip_prefix(self.text.as_str()).unwrap_or("")
     }
 
     /// The variant whose text has this suffix.

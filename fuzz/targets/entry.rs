@@ -44,7 +44,9 @@ fn use_variants(variants: Variants) {
     let on = variants.widened(&named);
     assert!(on.contains(&named[0]));
     let before = variants.known.len();
-    let one = Variant { suffix: "\nvary accept-language: de".into(), etag: None };
+    let (now, later) = (UNIX_EPOCH, UNIX_EPOCH + Duration::from_secs(1));
+    let one = Variant { suffix: "\nvary accept-language: de".into(), until: later };
+    assert!(variants.kept_until(now) >= now);
     let (after, gone) = variants.with(on, one.clone(), 8);
     assert!(after.known.len() <= 8 && after.known.last() == Some(&one));
     assert!(after.known.len() + gone.len() <= before + 1);

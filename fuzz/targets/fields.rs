@@ -39,6 +39,5 @@ fn validate(message: &http::HeaderMap, other: &http::HeaderMap) {
     let _ = (validation::selects(message, other), validation::head_verdict(message, other, 5));
     let _ = validation::freshen(message, other);
     let mut request = message.clone();
-    let etags: Vec<_> = message.get_all("etag").iter().collect();
-    validation::make_conditional_on(&mut request, etags);
+    validation::make_conditional(&mut request, other);
 }

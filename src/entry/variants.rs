@@ -1,6 +1,8 @@
 //! What is known of the responses to one question that differ by request fields (RFC 9111 §4.1).
 
-use http::{HeaderName, HeaderValue};
+use std::time::SystemTime;
+
+use http::HeaderName;
 
 /// More request fields than this are not remembered together: a response that names so many has hardly two requests
 /// in common.
@@ -20,19 +22,25 @@ pub struct Variants {
 pub struct Variant {
     /// What its canonical text has beyond that of the question.
     pub suffix: Box<str>,
-    /// Its `ETag`.
-    pub etag: Option<HeaderValue>,
+    /// Until when the store keeps it; whole milliseconds.
+    pub until: SystemTime,
 }
 
 impl Variants {
     /// The fields that tell variants apart once a response says that it varies on `named`. Responses to one question
-    /// that name different fields would else hide each other: a request is compared in all of them, which only keeps
-    /// more apart.
+    /// that name different fields, or none (RFC 9111 §4.1, last paragraphs but one), would else hide each other: a request
+    /// is compared in all of them, which only keeps more apart.
     pub fn widened(&self, named: &[HeaderName]) -> Vec<HeaderName> {
         let mut all: Vec<HeaderName> = self.on.iter().chain(named).cloned().collect();
         all.sort_by(|left, right| left.as_str().cmp(right.as_str()));
         all.dedup();
-        if all.len() > WIDEST { named.to_vec() } else { all }
+        if all.len() > WIDEST.max(self.on.len()) { named.to_vec() } else { all }
+    }
+
+    /// Until when one of the variants is kept; `now` if none is. After that there is nothing that a response which says
+    /// less could hide.
+    pub fn kept_until(&self, now: SystemTime) -> SystemTime {
+        self.known.iter().map(|known| known.until).fold(now, SystemTime::max)
     }
 
     /// With one more variant, told apart by `on`; at most `most` of them. Gives those that had to go.
@@ -48,6 +56,8 @@ impl Variants {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
     use super::*;
 
     fn names(names: &[&'static str]) -> Vec<HeaderName> {
@@ -55,7 +65,7 @@ mod tests {
     }
 
     fn variant(suffix: &str) -> Variant {
-        Variant { suffix: suffix.into(), etag: None }
+        Variant { suffix: suffix.into(), until: UNIX_EPOCH }
     }
 
     #[test]
@@ -65,6 +75,24 @@ mod tests {
         let many: Vec<HeaderName> =
             (0..WIDEST).map(|n| HeaderName::try_from(format!("x-{n:02}")).unwrap()).collect();
         assert_eq!(variants.widened(&many), many);
+        // One that says nothing never makes less known of what is too wide already.
+        let wide = Variants {
+            on: (0..=WIDEST).map(|n| HeaderName::try_from(format!("x-{n:02}")).unwrap()).collect(),
+            known: Vec::new(),
+        };
+        assert_eq!(wide.widened(&[]), wide.on);
+        assert_eq!(wide.widened(&many), wide.on);
+        assert_eq!(wide.widened(&names(&["a"])), names(&["a"]));
+    }
+
+    #[test]
+    fn variants_are_kept_until_the_last_of_them_goes() {
+        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        let known = [3, 9, 6].map(|seconds| Variant { suffix: seconds.to_string().into(), until: at(seconds) });
+        let variants = Variants { on: names(&["a"]), known: known.into() };
+        assert_eq!(variants.kept_until(at(5)), at(9));
+        assert_eq!(variants.kept_until(at(10)), at(10));
+        assert_eq!(Variants::default().kept_until(at(1)), at(1));
     }
 
     #[test]

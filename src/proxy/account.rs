@@ -254,7 +254,10 @@ impl<'c> Account<'c> {
             "QUERY" => notes.push("its content is part of the key: this is the QUERY without any".to_owned()),
             _ => {}
         }
-        notes.push("responses with Vary are kept once for each value of the fields it names".to_owned());
+        notes.push("responses with Vary are kept once for each value of the fields it names; a response with a Content-Encoding \
+             counts as if it named Accept-Encoding (RFC 9111 §4.1)"
+                .to_owned(),
+       );
         notes
     }
 

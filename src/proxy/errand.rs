@@ -2,21 +2,17 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
-use http::header::IF_NONE_MATCH;
+use http::{HeaderMap, HeaderName};
 
 use super::keep;
 use super::question::Question;
 use crate::cache::claim::Held;
 use crate::cache::{Found, Lookup};
-use crate::entry::{Entry, Variant};
+use crate::entry::{self, Entry};
 use crate::key::Canonical;
 use crate::running::Running;
 use crate::semantics::validation;
 use crate::stamp::View;
-
-/// How many entity tags of other variants a validation names.
-const OTHER_TAGS: usize = 16;
 
 /// What a fill needs to know.
 pub(super) struct Errand {
@@ -33,6 +29,9 @@ pub(super) struct Errand {
     /// A 304 would mean what it says. After a soft invalidation a date may be of the very second of the write, and
     /// the same for what was before and after it.
     pub is_telling: bool,
+    /// A usable response is kept that is no error of the server: such an error must not take its place, whether or not this
+    /// request may have what is kept.
+    pub has_good: bool,
     /// The sign that responses vary, where there is one.
     pub sign: Option<Arc<Entry>>,
     /// Other proxies wait for what this stores; ends with the errand at the latest.
@@ -52,28 +51,26 @@ impl Errand {
         let response = stale.as_ref().and_then(|stale| stale.response());
         let is_softened = matches!(lookup.found, Found::Softened(_));
         let is_telling = !is_softened || response.is_some_and(|it| validation::tells_every_change(&it.headers));
-        Errand { question, primary, canonical, view: *view, stale, is_telling, sign, claim: None }
+        let has_good = match &lookup.found {
+            Found::Current(entry) | Found::Softened(entry) => {
+                entry.response().is_some_and(|kept| !kept.status.is_server_error())
+            }
+            Found::Outdated | Found::OtherVariant | Found::Nothing => false,
+        };
+        Errand { question, primary, canonical, view: *view, stale, is_telling, has_good, sign, claim: None }
     }
 
-    /// Whether there is anything that a 304 could be about.
-    pub fn is_conditional(&self) -> bool {
-        self.to_validate().is_some() || self.other_variants().next().is_some()
+    /// The stored response that a 304 is about: the request is made conditional with its validators, and with no others.
+    pub fn to_validate(&self) -> Option<&Entry> {
+        let stale = self.stale.as_deref().filter(|_| self.is_telling)?;
+        let has_validator = |response: &entry::Response| validation::has_validator(&response.headers);
+        stale.response().is_some_and(has_validator).then_some(stale)
     }
 
-    /// The stored response that a 304 may be about.
-    pub fn to_validate(&self) -> Option<&Arc<Entry>> {
-        self.stale.as_ref().filter(|_| self.is_telling)
-    }
-
-    /// Variants for other requests than this one, the newest first. Upstream may choose one of them for this request
-    /// too, and then need not send it (RFC 9111 §4.3.1). None for a request with credentials that the rules say nothing
-    /// of: the entries may not be for it.
-    pub fn other_variants(&self) -> impl Iterator<Item = &Variant> {
-        let sign = self.sign.as_ref().filter(|_| !self.question.is_personal());
-        let known = sign.and_then(|sign| sign.variants()).map_or(&[][..], |variants| &variants.known);
-        let own = self.primary.suffix_of(&self.canonical).to_owned();
-        let others = known.iter().rev().filter(move |known| known.etag.is_some() && *known.suffix != *own);
-        others.take(OTHER_TAGS)
+    /// The request fields beyond the question's own that `canonical` is keyed on.
+    pub fn keyed_on(&self) -> &[HeaderName] {
+        let variants = self.sign.as_ref().and_then(|sign| sign.variants());
+        variants.map_or(&[], |variants| &variants.on)
     }
 
     /// Other proxies need wait no longer. The first word on it stands.
@@ -92,17 +89,10 @@ impl Errand {
         }
     }
 
-    /// The request's conditions (RFC 9111 §4.3.1): those of the stored response, and the entity tags of other variants
-    /// beside its own. A stored response with a date alone is asked for by that: entity tags would take its place.
+    /// The request's conditions (RFC 9111 §4.3.1): those of the stored response.
     pub fn make_conditional(&self, fields: &mut HeaderMap) {
-        let stored = self.to_validate().and_then(|stale| stale.response());
-        let mut others = self.other_variants().filter_map(|variant| variant.etag.as_ref()).peekable();
-        if let Some(stored) = stored {
+        if let Some(stored) = self.to_validate().and_then(Entry::response) {
             validation::make_conditional(fields, &stored.headers);
-        }
-        let own = fields.get(IF_NONE_MATCH).cloned();
-        if others.peek().is_some() && (stored.is_none() || own.is_some()) {
-            validation::make_conditional_on(fields, own.iter().chain(others));
         }
     }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::{AGE, ETAG, VARY};
-use http::{HeaderMap, Method, Response, StatusCode};
+use http::header::AGE;
+use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use tokio::sync::oneshot;
@@ -15,16 +15,16 @@ use tokio::sync::oneshot;
 use super::collapse::{self, Course};
 use super::errand::Errand;
 use super::keep::{self, Complete, Kept, Times, Verdict};
+use crate::cache::SHARED_MAX;
 use crate::cache::flight::{Head, Landing, Permit};
 use crate::cache::stream::{Broken, Reader, Room, Stream};
-use crate::cache::{Found, SHARED_MAX};
-use crate::entry::{self, Content, Entry, Variant};
+use crate::entry::{self, Content, Entry};
 use crate::headers;
 use crate::running::Running;
 use crate::semantics::freshness::Failure;
-use crate::semantics::storable::Reason;
+use crate::semantics::storable::{self, Reason};
 use crate::semantics::validation;
-use crate::semantics::vary::Vary;
+use crate::semantics::vary::{self, Vary};
 use crate::upstream::{RequestBody, ResponseBody, UpstreamError, UpstreamPlace};
 
 /// How long the slowest reader of a body that is not stored may hold up the others.
@@ -74,18 +74,22 @@ async fn fetch(
         Ok(place) => ask(running, errand, place, true, &mut times).await,
         Err(overloaded) => Err(overloaded),
     };
+    let mut also_on = Vec::new();
     let answer = match answer {
-        Ok(answer) if answer.status() == StatusCode::NOT_MODIFIED && errand.is_conditional() => {
-            let confirmed = confirmed(running, errand, answer.headers(), times).await;
+        Ok(answer) if answer.status() == StatusCode::NOT_MODIFIED && errand.to_validate().is_some() => {
+            let confirmed = confirmed(errand, answer.headers(), times);
             // Its place may be the only one.
             drop(answer);
             match confirmed {
-                Some(confirmed) => return confirmed.keep(running, errand, &permit).await,
+                Ok(confirmed) => return confirmed.keep(running, errand, &permit).await,
                 // RFC 9111 §4.3.4: a 304 that is about something else says nothing of ours. Ask for all of it.
-                None => match running.upstream.place().await {
-                    Ok(place) => ask(running, errand, place, false, &mut times).await,
-                    Err(overloaded) => Err(overloaded),
-                },
+                Err(unconfirmed) => {
+                    also_on = unconfirmed.also_on;
+                    match running.upstream.place().await {
+                        Ok(place) => ask(running, errand, place, false, &mut times).await,
+                        Err(overloaded) => Err(overloaded),
+                    }
+                }
             }
         }
         answer => answer,
@@ -97,18 +101,12 @@ async fn fetch(
         return false;
     }
     match answer {
-        Ok(answer) => deliver(running, errand, permit, direct, answer, times).await,
+        Ok(answer) => deliver(running, errand, permit, direct, answer, (times, &also_on)).await,
         Err(error) => {
             permit.land(Landing::Failed(error));
             false
         }
     }
-}
-
-/// RFC 9111 §4.3.3: a full answer to a validation says that what was stored is not what upstream would send now. Not so an
-/// error of the server, nor that it has had too much of this client (RFC 9110 §15.5.9, RFC 6585 §4).
-fn withdraws(status: StatusCode) -> bool {
-    !status.is_server_error() && !matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
 }
 
 /// RFC 5861 §4: the statuses that count as an error; and no answer at all.
@@ -150,37 +148,22 @@ async fn ask(
 /// A stored response that upstream has confirmed, with its new fields.
 pub(super) struct Confirmed {
     entry: Entry,
-    verdict: Verdict,
-    /// The entry that was confirmed, if it is another variant than the request's.
-    other: Option<Arc<Entry>>,
+}
+
+/// A message that does not confirm what is stored.
+#[derive(Default)]
+pub(super) struct Unconfirmed {
+    /// Request fields that it varies on, and that what is stored was not told apart by.
+    also_on: Vec<HeaderName>,
 }
 
 /// RFC 9111 §4.3.4: the stored response that a 304 is about, freshened, with this fetch's stamp.
-async fn confirmed(running: &Running, errand: &Errand, answer: &HeaderMap, times: Times) -> Option<Confirmed> {
+fn confirmed(errand: &Errand, answer: &HeaderMap, times: Times) -> Result<Confirmed, Unconfirmed> {
     let mut update = answer.clone();
     headers::strip_hop_by_hop(&mut update);
-    if let Some(stale) = errand.to_validate()
-        && validation::selects(&update, &stale.response()?.headers)
-    {
-        return freshened(errand, stale, update, times);
-    }
-    let other = selected_variant(running, errand, &update).await?;
-    let confirmed = freshened(errand, &other, update, times)?;
-    Some(Confirmed { other: Some(other), ..confirmed })
-}
-
-/// The variant, stored for other requests, that a 304 names.
-async fn selected_variant(running: &Running, errand: &Errand, update: &HeaderMap) -> Option<Arc<Entry>> {
-    let is_named = |variant: &&Variant| variant.etag.as_ref().is_some_and(|etag| validation::names(update, etag));
-    let suffix = &errand.other_variants().find(is_named)?.suffix;
-    let question = &errand.question;
-    let canonical = errand.primary.with_suffix(suffix);
-    let lookup = running.cache.lookup_exactly(canonical, || question.label(), || question.tags()).await;
-    match lookup.found {
-        // An entity tag says that the bytes are the same; what a write has outdated is not looked at all the same.
-        Found::Current(entry) if entry.response().is_some() => Some(entry),
-        _ => None,
-    }
+    let stale = errand.to_validate().ok_or_else(Unconfirmed::default)?;
+    let is_meant = stale.response().is_some_and(|stored| validation::selects(&update, &stored.headers));
+    if is_meant { freshened(errand, stale, update, times) } else { Err(Unconfirmed::default()) }
 }
 
 /// A stored response with the fields of a message that confirms it: a 304, or the answer to a HEAD.
@@ -189,11 +172,19 @@ pub(super) fn freshened(
     stored: &Entry,
     mut update: HeaderMap,
     times: Times,
-) -> Option<Confirmed> {
-    let response = stored.response()?;
-    // RFC 9111 §4.1: what it varies on is part of its key, which a 304 cannot change.
-    if update.contains_key(VARY) && Vary::parse(&update) != Vary::parse(&response.headers) {
-        return None;
+) -> Result<Confirmed, Unconfirmed> {
+    let response = stored.response().ok_or_else(Unconfirmed::default)?;
+    // RFC 9111 §4.1: what it varies on is part of its key, which a 304 cannot change. One that names less changes nothing; one
+    // that names more says that other requests were given this response by mistake.
+    let on = match Vary::said(&update) {
+        Vary::Everything => return Err(Unconfirmed::default()),
+        on => on.into_names(),
+    };
+    let stored_on = Vary::parse(&response.headers).into_names();
+    let is_keyed = |name: &HeaderName| errand.keyed_on().contains(name) || stored_on.contains(name);
+    let also_on: Vec<_> = on.into_iter().filter(|name| !is_keyed(name)).collect();
+    if !also_on.is_empty() {
+        return Err(Unconfirmed { also_on });
     }
     let age = update.remove(AGE);
     let mut fields = validation::freshen(&response.headers, &update);
@@ -201,7 +192,8 @@ pub(super) fn freshened(
     let mut judged = fields.clone();
     age.into_iter().for_each(|age| drop(judged.insert(AGE, age)));
     // A 304 that says `no-store`, `private` or `Set-Cookie` is for one client: its response is fetched whole.
-    let verdict = keep::judge_confirmed(&errand.question, response.status, &judged, times).ok()?;
+    let verdict = keep::judge_confirmed(&errand.question, response.status, &judged, times);
+    let verdict = verdict.map_err(|_| Unconfirmed::default())?;
     verdict.withhold(&mut fields);
     let (tags, consumed) = (verdict.tags(&errand.question), keep::has_consumed(&fields));
     let (freshness, for_credentials) = (verdict.freshness, verdict.for_credentials);
@@ -212,7 +204,7 @@ pub(super) fn freshened(
         tags,
         content: Content::Response(response),
     };
-    Some(Confirmed { entry, verdict, other: None })
+    Ok(Confirmed { entry })
 }
 
 impl Confirmed {
@@ -223,73 +215,64 @@ impl Confirmed {
             permit.land(Landing::Validated(Arc::new(self.entry)));
             return false;
         }
-        let (entry, kept) = self.store(running, errand);
+        let Some((entry, kept)) = self.store(running, errand) else { return false };
         permit.land(Landing::Validated(entry));
         permit.close();
         kept.share(running).await
     }
 
-    /// In memory under the request's own key; where another variant was confirmed, under that one's key too, and the
-    /// sign that responses vary learns of the new one.
-    fn store(self, running: &Running, errand: &Errand) -> (Arc<Entry>, Kept) {
-        let Errand { question, primary, canonical, sign, .. } = errand;
-        let fields = self.entry.response().map(|response| response.headers.clone()).unwrap_or_default();
-        let place_of = |key| keep::place(question, key, &self.verdict.freshness, &fields);
-        let put = |entry, key| {
-            let place = place_of(key);
-            (running.cache.store_in_memory(entry, &place), place)
-        };
-        let (own, place) = put(self.entry, canonical.key);
-        let mut kept = Kept(vec![(Arc::clone(&own), place)], Vec::new());
-        if let (Some(other), Some(sign)) = (self.other, sign) {
-            let on = sign.variants().map_or(&[][..], |variants| &variants.on);
-            let known = Variant { suffix: primary.suffix_of(canonical).into(), etag: fields.get(ETAG).cloned() };
-            let (variants, gone) = keep::with_variant(running, question, primary, Some(sign), on, known);
-            let entry = |text: &str, content| Entry { text: text.into(), content, ..(*own).clone() };
-            let key = primary.with_suffix(primary.suffix_in(&other.text)).key;
-            kept.0.push(put(entry(&other.text, own.content.clone()), key));
-            kept.0.push(put(entry(&primary.text, Content::Variants(variants)), primary.key));
-            kept.1.extend(gone.iter().map(|gone| place_of(primary.with_suffix(&gone.suffix).key)));
-        }
-        (own, kept)
+    /// In memory, as it was kept before.
+    fn store(self, running: &Running, errand: &Errand) -> Option<(Arc<Entry>, Kept)> {
+        let Errand { question, primary, sign, .. } = errand;
+        let Entry { stamp, tags, content, .. } = self.entry;
+        let Content::Response(response) = content else { return None };
+        let complete = Complete { question, primary, sign: sign.as_deref(), stamp, tags, response };
+        Some(complete.keep_in_memory(running))
     }
 
     /// Keeps what the answer to a HEAD has confirmed.
     pub async fn keep_after_head(self, running: &Running, errand: &Errand) {
-        if !errand.question.facts.no_store {
-            self.store(running, errand).1.share(running).await;
+        if !errand.question.facts.no_store
+            && let Some((_, kept)) = self.store(running, errand)
+        {
+            kept.share(running).await;
         }
     }
 }
 
 /// Passes a full response on: to everyone and into the cache if it may be stored, else to the leader alone. True if the
-/// store has it.
+/// store has it. `also_on`: request fields that it varies on, as upstream has said just before.
 async fn deliver(
     running: &Running,
     errand: &Errand,
     permit: Permit,
     direct: Option<oneshot::Sender<Direct>>,
     answer: Response<ResponseBody>,
-    times: Times,
+    (times, also_on): (Times, &[HeaderName]),
 ) -> bool {
     let mut fields = answer.headers().clone();
     headers::strip_hop_by_hop(&mut fields);
     keep::note_date(&mut fields, times.1);
+    vary::complete(&mut fields, also_on);
     let length = answer.body().size_hint().exact();
     let too_large = length.is_some_and(|length| length > errand.question.max_body(running));
-    let verdict = match keep::judge(&errand.question, answer.status(), &fields, times) {
+    let judged = match keep::judge(&errand.question, answer.status(), &fields, times) {
+        Ok(_) if answer.status().is_server_error() && errand.has_good => Err(Reason::ServerError),
+        judged => judged,
+    };
+    let verdict = match judged {
         Ok(verdict) if !too_large => verdict,
         refused => {
             let reason = refused.as_ref().err().map_or("too-large", |reason| reason.token());
             running.metrics.not_stored(reason);
             let is_of_response = refused.err().is_none_or(Reason::is_of_response);
-            // What is said to somebody's credentials says nothing of what others would be told.
-            let is_for_all = is_of_response && !errand.question.is_personal();
-            if is_for_all && withdraws(answer.status()) {
+            // What is said to one request, or to somebody's credentials, or at a bad moment, says nothing of what others would be
+            // told.
+            let is_for_all =
+                is_of_response && !errand.question.is_personal() && storable::is_about_resource(answer.status());
+            if is_for_all {
+                // RFC 9111 §4.3.3: what was stored is not what upstream would send now.
                 errand.forget_stale(running).await;
-            }
-            // An error is a passing thing: the next answer may well be for sharing.
-            if is_for_all && !answer.status().is_server_error() {
                 running.flights.remember_unshared(errand.canonical.key, Instant::now());
             }
             if let Some(direct) = direct {
@@ -308,7 +291,8 @@ async fn deliver(
     let stream = Stream::new(length, &running.held);
     let Errand { question, primary, sign, view, .. } = errand;
     let stamp = view.map(|view| view.stamp);
-    let head = Arc::new(keep::head(question, primary, sign.as_deref(), stamp, parts.status, fields, &verdict));
+    let varies_on = keep::varies_on(running, primary, sign.as_deref(), &fields);
+    let head = Arc::new(keep::head(question, primary, varies_on, stamp, parts.status, fields, &verdict));
     let _ended = EndAnyway(Arc::clone(&stream));
     if let (Some(direct), Some(reader)) = (direct, stream.reader()) {
         let _ = direct.send(Direct::Reader(reader, own));
@@ -344,8 +328,9 @@ async fn store(
     let Errand { question, primary, sign, view, .. } = errand;
     // While the store is away there is no stamp, and without one nothing could ever prove the response current.
     let kept = view.map(|view| {
-        let sign = sign.as_deref();
-        Complete { question, primary, sign, stamp: view.stamp, head, verdict, body }.keep_in_memory(running)
+        let (sign, tags) = (sign.as_deref(), verdict.tags(question));
+        let response = keep::stored(head, verdict, body);
+        Complete { question, primary, sign, stamp: view.stamp, tags, response }.keep_in_memory(running).1
     });
     // Who asks from now on is answered from memory, or asks anew: this fetch is over.
     permit.close();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{AGE, CONTENT_LENGTH, DATE, ETAG};
+use http::header::{AGE, CONTENT_LENGTH, DATE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::question::Question;
@@ -138,22 +138,42 @@ pub(super) fn place(question: &Question, key: Key, freshness: &Freshness, fields
     Place { key, label: question.label(), keep }
 }
 
-/// The head of a response as it is shared and stored: told apart from others by what it varies on.
+/// What is known of the variants of a request: by memory, else by its lookup. Nothing once none of them is kept.
+fn known(running: &Running, primary: &Canonical, sign: Option<&Entry>) -> Option<Variants> {
+    let resident = running.cache.memory().varies_on(primary);
+    let signs = resident.as_ref().map(|resident| &*resident.entry).into_iter().chain(sign);
+    let now = SystemTime::now();
+    signs.filter_map(Entry::variants).find(|variants| variants.kept_until(now) > now).cloned()
+}
+
+/// What tells a response apart from others: what it varies on, and what those that are kept vary on. One that does not say
+/// what it varies on is for requests with the same values of the fields that others name (RFC 9111 §4.1).
+fn told_apart_by(known: Option<&Variants>, fields: &HeaderMap) -> Vec<HeaderName> {
+    // `*` is never storable, so it does not come here.
+    let named = Vary::parse(fields).into_names();
+    known.map_or_else(|| named.clone(), |known| known.widened(&named))
+}
+
+/// The same, for who waits for the response.
+pub(super) fn varies_on(
+    running: &Running,
+    primary: &Canonical,
+    sign: Option<&Entry>,
+    fields: &HeaderMap,
+) -> Vec<HeaderName> {
+    told_apart_by(known(running, primary, sign).as_ref(), fields)
+}
+
+/// The head of a response as it is shared and stored: told apart from others by `varies_on`.
 pub(super) fn head(
     question: &Question,
     primary: &Canonical,
-    sign: Option<&Entry>,
+    varies_on: Vec<HeaderName>,
     stamp: Option<Stamp>,
     status: StatusCode,
     headers: HeaderMap,
     verdict: &Verdict,
 ) -> Head {
-    let known = sign.and_then(Entry::variants);
-    let varies_on = match Vary::parse(&headers) {
-        Vary::On(named) => known.map_or_else(|| named.clone(), |known| known.widened(&named)),
-        // `*` is never storable, so it does not come here.
-        Vary::Nothing | Vary::Everything => Vec::new(),
-    };
     let text = primary.variant(&varies_on, &question.asked.headers).text;
     let (ttl, groups) = (verdict.freshness.ttl(SystemTime::now()), verdict.groups.clone());
     let consumed = has_consumed(&headers);
@@ -165,51 +185,64 @@ pub(super) struct Complete<'a> {
     pub question: &'a Question,
     /// The request as keyed without what responses vary on.
     pub primary: &'a Canonical,
-    /// What was known of its variants.
+    /// What its lookup knew of its variants.
     pub sign: Option<&'a Entry>,
     /// Read before the fetch.
     pub stamp: Stamp,
-    pub head: &'a Head,
-    pub verdict: &'a Verdict,
-    pub body: Bytes,
+    /// Everything that outdates it.
+    pub tags: Arc<[Tag]>,
+    pub response: entry::Response,
 }
 
-/// Entries that are in memory and may go to the store.
-pub(super) struct Kept(pub Vec<(Arc<Entry>, Place)>, pub Vec<Place>);
+/// Entries that are in memory and may go to the store, that under the question's own key first: a response, or the sign that
+/// responses vary and one of them. And variants that are too many.
+pub(super) struct Kept(Vec<(Arc<Entry>, Place)>, Vec<Place>);
+
+/// A response as it is stored.
+pub(super) fn stored(head: &Head, verdict: &Verdict, body: Bytes) -> entry::Response {
+    let mut headers = head.headers.clone();
+    // Worked out anew for each answer: how old it is, and how much of it is sent.
+    headers.remove(AGE);
+    headers.remove(CONTENT_LENGTH);
+    let Verdict { freshness, for_credentials, .. } = *verdict;
+    entry::Response {
+        consumed: has_consumed(&headers),
+        status: head.status,
+        headers,
+        body,
+        freshness,
+        for_credentials,
+    }
+}
 
 impl Complete<'_> {
-    /// Keeps it in memory: from now on it is found.
-    pub fn keep_in_memory(self, running: &Running) -> Kept {
-        let Complete { question, primary, stamp, head, verdict, .. } = self;
-        let tags = verdict.tags(question);
-        let mut fields = head.headers.clone();
-        // Worked out anew for each answer: how old it is, and how much of it is sent.
-        fields.remove(AGE);
-        fields.remove(CONTENT_LENGTH);
-        let etag = fields.get(ETAG).cloned();
-        let response = entry::Response {
-            consumed: has_consumed(&fields),
-            status: head.status,
-            headers: fields,
-            body: self.body,
-            freshness: verdict.freshness,
-            for_credentials: verdict.for_credentials,
+    /// Keeps it in memory: from now on it is found. Gives the entry of the response too.
+    pub fn keep_in_memory(self, running: &Running) -> (Arc<Entry>, Kept) {
+        let Complete { question, primary, sign, stamp, tags, response } = self;
+        // Another variant may have come since the lookup.
+        let known = known(running, primary, sign);
+        let on = told_apart_by(known.as_ref(), &response.headers);
+        let Place { label, keep, .. } = place(question, primary.key, &response.freshness, &response.headers);
+        let put = |text: &str, tags, content, key, keep| {
+            let place = Place { key, label: label.clone(), keep };
+            (running.cache.store_in_memory(Entry { text: text.into(), stamp, tags, content }, &place), place)
         };
-        let place_of = |key| place(question, key, &verdict.freshness, &head.headers);
-        let entry = |text: &str, content| Entry { text: text.into(), stamp, tags: Arc::clone(&tags), content };
-        if head.varies_on.is_empty() {
-            let entry = entry(&head.text, Content::Response(response));
-            let place = place_of(primary.key);
-            return Kept(vec![(running.cache.store_in_memory(entry, &place), place)], Vec::new());
+        if on.is_empty() {
+            let kept = put(&primary.text, tags, Content::Response(response), primary.key, keep);
+            return (Arc::clone(&kept.0), Kept(vec![kept], Vec::new()));
         }
-        let variant = primary.variant(&head.varies_on, &question.asked.headers);
-        let known = Variant { suffix: primary.suffix_of(&variant).into(), etag };
-        let (variants, gone) = with_variant(running, question, primary, self.sign, &head.varies_on, known);
-        let sign = (entry(&primary.text, Content::Variants(variants)), place_of(primary.key));
-        let response = (entry(&variant.text, Content::Response(response)), place_of(variant.key));
-        let stored = [sign, response].map(|(entry, place)| (running.cache.store_in_memory(entry, &place), place));
-        let gone = gone.iter().map(|gone| place_of(primary.with_suffix(&gone.suffix).key)).collect();
-        Kept(stored.into(), gone)
+        let (now, variant) = (SystemTime::now(), primary.variant(&on, &question.asked.headers));
+        let until = entry::whole_millis(now.checked_add(keep).unwrap_or(now));
+        let one = Variant { suffix: primary.suffix_of(&variant).into(), until };
+        let (variants, gone) = known.unwrap_or_default().with(on, one, question.fetching().max_variants);
+        // Without the sign nobody would find those that are kept for longer, and a write to a group of one of them invalidates
+        // none of the others.
+        let longest = variants.kept_until(now).duration_since(now).map_or(keep, |longest| longest.max(keep));
+        let sign = put(&primary.text, question.tags().into(), Content::Variants(variants), primary.key, longest);
+        let kept = put(&variant.text, tags, Content::Response(response), variant.key, keep);
+        let gone = gone.iter().map(|gone| primary.with_suffix(&gone.suffix).key);
+        let gone = gone.map(|key| Place { key, label: label.clone(), keep }).collect();
+        (Arc::clone(&kept.0), Kept(vec![sign, kept], gone))
     }
 }
 
@@ -218,28 +251,17 @@ impl Kept {
     /// if all of it is there now.
     pub async fn share(self, running: &Running) -> bool {
         let mut is_shared = true;
-        for (entry, place) in &self.0 {
+        for (index, (entry, place)) in self.0.iter().enumerate() {
             let is_newest = !running.cache.memory().holds_newer(place.key, entry);
-            is_shared &= is_newest && running.cache.store_shared(entry, place).await;
+            is_shared &= is_newest
+                && match index {
+                    0 => running.cache.store_shared_primary(entry, place).await,
+                    _ => running.cache.store_shared(entry, place).await,
+                };
         }
         for place in &self.1 {
             running.cache.remove(place).await;
         }
         is_shared
     }
-}
-
-/// What is known of variants, with one more. What memory knows by now goes before what the request's lookup found:
-/// another variant may have come in between. Also gives those that had to go.
-pub(super) fn with_variant(
-    running: &Running,
-    question: &Question,
-    primary: &Canonical,
-    found: Option<&Entry>,
-    varies_on: &[HeaderName],
-    variant: Variant,
-) -> (Variants, Vec<Variant>) {
-    let resident = running.cache.memory().varies_on(primary);
-    let known = resident.as_ref().map(|resident| &*resident.entry).or(found).and_then(Entry::variants);
-    known.cloned().unwrap_or_default().with(varies_on.to_vec(), variant, question.fetching().max_variants)
 }

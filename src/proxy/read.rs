@@ -455,7 +455,7 @@ async fn head(
         let times = (request_time, SystemTime::now());
         match validation::head_verdict(&fields, &stored.headers, stored.body.len() as u64) {
             HeadVerdict::Updates => {
-                if let Some(confirmed) = fill::freshened(&errand, stale, fields, times) {
+                if let Ok(confirmed) = fill::freshened(&errand, stale, fields, times) {
                     confirmed.keep_after_head(running, &errand).await;
                 }
             }

@@ -25,6 +25,7 @@ use crate::rules::Outdated;
 use crate::running::{Live, Running};
 use crate::semantics::groups;
 use crate::semantics::invalidation::{self, StatusSet, WriteEnd};
+use crate::semantics::vary;
 use crate::stamp::{Softened, Stamp, Tag, View};
 use crate::store::fleet::{Again, Intent, Outdating};
 use crate::target::{MOST_READINGS, Readings};
@@ -206,6 +207,7 @@ impl Keeping {
         let mut fields = answer.headers().clone();
         headers::strip_hop_by_hop(&mut fields);
         keep::note_date(&mut fields, times.1);
+        vary::complete(&mut fields, &[]);
         let question = question_of(running, asked)?;
         let verdict = keep::judge(&question, answer.status(), &fields, times).ok()?;
         if !verdict.freshness.source.is_explicit() {
@@ -214,14 +216,16 @@ impl Keeping {
         headers::add_via(&mut fields, answer.version());
         verdict.withhold(&mut fields);
         let primary = question.canonical(running.config.server.forwarded);
-        let head = keep::head(&question, &primary, None, Some(stamp), answer.status(), fields, &verdict);
+        let varies_on = keep::varies_on(running, &primary, None, &fields);
+        let head = keep::head(&question, &primary, varies_on, Some(stamp), answer.status(), fields, &verdict);
         Some(Keeping { question, primary, head, verdict, stamp })
     }
 
     fn keep(&self, running: &Arc<Running>, body: Bytes) {
         let Keeping { question, primary, head, verdict, stamp } = self;
-        let complete = Complete { question, primary, sign: None, stamp: *stamp, head, verdict, body };
-        let kept = complete.keep_in_memory(running);
+        let (tags, response) = (verdict.tags(question), keep::stored(head, verdict, body));
+        let complete = Complete { question, primary, sign: None, stamp: *stamp, tags, response };
+        let (_, kept) = complete.keep_in_memory(running);
         let task = Arc::clone(running);
         running.tasks.spawn(async move { kept.share(&task).await });
     }

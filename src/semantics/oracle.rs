@@ -1,6 +1,7 @@
 //! A second reading of RFC 9111, for the tests: §3, §4, §4.2, §4.2.4 and §5.2 sentence by sentence, on texts and on
 //! integers that cannot overflow, without a line of what it judges. Where the RFC leaves a choice, all of it is
-//! permitted here; what is refused here, no reading allows. Targeted fields (RFC 9213) are not looked at.
+//! permitted here; what is refused here, no reading allows. Targeted fields (RFC 9213) are not looked at. What RFC 6585 and RFC
+//! 9110 §15 say of a status that one request has caused counts here as forbidden: everybody would be told it.
 
 /// Lines of a header section.
 pub(crate) type Lines = Vec<(String, String)>;
@@ -48,6 +49,34 @@ const HEURISTICALLY_CACHEABLE: [u16; 11] = [200, 203, 204, 300, 301, 308, 404, 4
 
 /// Statuses whose caching behaviour a cache without partial content can be said to understand.
 const UNDERSTOOD: [u16; 14] = [200, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501];
+
+/// RFC 6585 §3 to §6: "Responses with the […] status code MUST NOT be stored by a cache."
+const NEVER_BY_RFC_6585: [u16; 4] = [428, 429, 431, 511];
+
+/// Sentences of RFC 9110 §15 that begin with what "the request" or its sender lacks or does wrong, not with the resource.
+const CAUSED_BY_THE_REQUEST: [(u16, &str); 18] = [
+    (400, "something that is perceived to be a client error (e.g., malformed request syntax"),
+    (401, "lacks valid authentication credentials"),
+    (402, "reserved for future use: payment of who asks"),
+    (403, "understood the request but refuses to fulfill it"),
+    (
+        406,
+        "acceptable to the user agent, according to the proactive negotiation header fields received in the request",
+    ),
+    (407, "the client needs to authenticate itself in order to use a proxy"),
+    (408, "did not receive a complete request message"),
+    (411, "refuses to accept the request without a defined Content-Length"),
+    (412, "conditions given in the request header fields evaluated to false"),
+    (413, "refusing to process a request because the request content is larger"),
+    (414, "refusing to service the request because the target URI is longer"),
+    (415, "refusing to service the request because the content is in a format not supported"),
+    (416, "the set of ranges requested has been rejected"),
+    (417, "the expectation given in the request's Expect header field could not be met"),
+    (421, "the request was directed at a server that is unable or unwilling to produce an authoritative response"),
+    (422, "unable to process the contained instructions"),
+    (426, "refuses to perform the request using the current protocol"),
+    (501, "does not support the functionality required to fulfill the request"),
+];
 
 /// All values of a field, joined as RFC 9110 §5.2 has it.
 fn field(lines: &Lines, name: &str) -> Option<String> {
@@ -168,6 +197,16 @@ impl Exchange {
         }
         if self.status == 206 || self.status == 304 {
             return Err("§3: 206 and 304 are not understood");
+        }
+        if NEVER_BY_RFC_6585.contains(&self.status) {
+            return Err("RFC 6585: never stored");
+        }
+        if CAUSED_BY_THE_REQUEST.iter().any(|(status, _)| *status == self.status) {
+            return Err("RFC 9110 §15.5: caused by one request");
+        }
+        // RFC 9110 §14.4: it "indicates the partial range of the selected representation".
+        if first(&self.response, "content-range").is_some() {
+            return Err("RFC 9110 §14.4: a part");
         }
         let must_understand = said.iter().any(|(name, argument)| name == "must-understand" && argument.is_none());
         let understood = UNDERSTOOD.contains(&self.status);
@@ -624,6 +663,7 @@ mod tests {
             "set-cookie: a=b",
             "etag: \"a\"",
             "content-type: text/event-stream",
+            "content-range: bytes 0-1/2",
             "pragma: no-cache",
         ]);
         let other = other.prop_map(|line| {
@@ -650,6 +690,8 @@ mod tests {
         let status = prop_oneof![
             6 => Just(200u16),
             3 => prop::sample::select(vec![203, 204, 206, 300, 301, 302, 304, 307, 404, 405, 410, 500, 503, 599, 103, 700]),
+            1 => 400u16..432,
+            1 => 500u16..512,
         ];
         let request = prop_oneof![
             8 => Just(Lines::new()),
@@ -731,6 +773,7 @@ mod tests {
             "cookie",
             "vary-star",
             "status",
+            "content-range",
             "no-lifetime",
             "stale-at-once",
             // where it took the lifetime from,
@@ -764,6 +807,9 @@ mod tests {
             "§5.2.1.5: request no-store",
             "§3: the status is not final",
             "§3: 206 and 304 are not understood",
+            "RFC 6585: never stored",
+            "RFC 9110 §15.5: caused by one request",
+            "RFC 9110 §14.4: a part",
             "§3: must-understand",
             "§3: no-store",
             "§3: private",

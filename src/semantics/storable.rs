@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::header::{CONTENT_TYPE, SET_COOKIE};
+use http::header::{CONTENT_RANGE, CONTENT_TYPE, SET_COOKIE};
 use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::freshness::{self, Freshness, LifetimeSource};
@@ -66,8 +66,13 @@ pub enum Reason {
     /// `Cookie` in the request, and nothing says that the response may be shared.
     Cookie,
     VaryStar,
-    /// 1xx, 206, 304, or one that is not understood although `must-understand` asks for it.
+    /// 1xx, 206, 304, one that is about the request ([`is_about_request`]), or one that is not understood although
+    /// `must-understand` asks for it.
     Status,
+    /// A part that says that it is the whole.
+    ContentRange,
+    /// An error of the server while a response is stored that is none.
+    ServerError,
     /// Neither upstream nor the family gives a lifetime, and upstream does not ask for validation (`no-cache`)
     /// either.
     NoLifetime,
@@ -94,6 +99,8 @@ impl Reason {
             Reason::Cookie => "cookie",
             Reason::VaryStar => "vary-star",
             Reason::Status => "status",
+            Reason::ContentRange => "content-range",
+            Reason::ServerError => "server-error",
             Reason::NoLifetime => "no-lifetime",
             Reason::StaleAtOnce => "stale-at-once",
         }
@@ -125,6 +132,13 @@ impl Reason {
             }
             Reason::VaryStar => "the response varies on more than request fields: Vary: * (RFC 9111 §4.1)",
             Reason::Status => "responses with this status are not stored (RFC 9111 §3)",
+            Reason::ContentRange => {
+                "the response has a Content-Range, which only a 206 has, so that it may be a part of the whole (RFC 9110 \
+                 §14.4)"
+            }
+            Reason::ServerError => {
+                "an error of the server does not take the place of a response that is stored (RFC 9111 §4.3.3)"
+            }
             Reason::NoLifetime => {
                 "neither the response (max-age, s-maxage, Expires) nor the family gives a lifetime (RFC 9111 §4.2.1)"
             }
@@ -183,6 +197,13 @@ impl Considered<'_> {
         let is_final = (200..600).contains(&status.as_u16());
         if !is_final || matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED) {
             return Err(Reason::Status);
+        }
+        // Whatever it says of its freshness: one client's fields would decide on what all are told.
+        if is_about_request(status) {
+            return Err(Reason::Status);
+        }
+        if headers.contains_key(CONTENT_RANGE) {
+            return Err(Reason::ContentRange);
         }
         // §5.2.2.3: must-understand overrides no-store, for statuses that are understood.
         match (self.effective.directives.must_understand, self.effective.directives.no_store) {
@@ -330,9 +351,27 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
     media_types.map(<[u8]>::trim_ascii).any(|media_type| media_type.eq_ignore_ascii_case(b"text/event-stream"))
 }
 
-/// RFC 9110 §15.1, without 206.
+/// Whether a status is about the request that it answers, not about the resource: about its syntax, its fields, its
+/// length, its credentials, its connection, or how often the client asks (RFC 9110 §15.5 and §15.6, RFC 6585, RFC 8470,
+/// RFC 4918). Another request for the same may be told something else, so that such an answer is not stored, and says
+/// nothing of what is. Stricter than RFC 9110 §15.1, which lets a cache store 414 and 501; 428, 429, 431 and 511 must not be
+/// stored by RFC 6585 either.
+pub fn is_about_request(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 400..=403 | 406..=409 | 411..=417 | 421..=426 | 428 | 429 | 431 | 501 | 505 | 506 | 510 | 511)
+}
+
+/// Whether an answer with this status that is not stored tells what others would be told: then what is stored is not
+/// what upstream would send now (RFC 9111 §4.3.3), and there is no point in waiting for one another's answers. An error of
+/// the server is a passing thing, and a 1xx, 206 or 304 was not asked for.
+pub fn is_about_resource(status: StatusCode) -> bool {
+    let is_whole = status.is_success() && status != StatusCode::PARTIAL_CONTENT;
+    let is_elsewhere = status.is_redirection() && status != StatusCode::NOT_MODIFIED;
+    is_whole || is_elsewhere || (status.is_client_error() && !is_about_request(status))
+}
+
+/// RFC 9110 §15.1, without 206 and what [`is_about_request`].
 fn is_heuristically_cacheable(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
+    matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410)
 }
 
 /// Statuses all of whose caching behaviour is implemented (§3).
@@ -389,7 +428,8 @@ mod tests {
     #[test]
     fn what_forbids_storing_forbids_it_under_every_policy() {
         let fresh = (CACHE_CONTROL, "public, max-age=60");
-        let rows: [(RequestFacts, u16, Fields<'_>, Reason); 17] = [
+        let part = ("content-range", "bytes 0-1/2");
+        let rows: [(RequestFacts, u16, Fields<'_>, Reason); 20] = [
             (RequestFacts { no_store: true, ..ANYONE }, 200, &[fresh], Reason::RequestNoStore),
             (ANYONE, 200, &[(CACHE_CONTROL, "NO-STORE, max-age=60")], Reason::NoStore),
             (ANYONE, 200, &[fresh, (CACHE_CONTROL, "no-store")], Reason::NoStore),
@@ -407,11 +447,39 @@ mod tests {
             (ANYONE, 599, &[(CACHE_CONTROL, "must-understand, max-age=60")], Reason::Status),
             (ANYONE, 599, &[(CACHE_CONTROL, "must-understand, no-store, max-age=60")], Reason::Status),
             (ANYONE, 700, &[fresh], Reason::Status),
+            (ANYONE, 200, &[fresh, part], Reason::ContentRange),
+            (ANYONE, 404, &[fresh, part], Reason::ContentRange),
+            (ANYONE, 206, &[fresh, part], Reason::Status),
         ];
         for policy in [Policy::default(), family(TtlPolicy::Default), family(TtlPolicy::Override)] {
             for (request, status, headers, reason) in rows {
                 assert_eq!(judge(request, status, headers, &policy), no(reason), "{status} {headers:?}");
             }
+        }
+    }
+
+    /// RFC 9110 §15.5, §15.6; RFC 6585; RFC 8470 §5.2; RFC 4918 §11.
+    const ABOUT_REQUEST: [u16; 29] = [
+        400, 401, 402, 403, 406, 407, 408, 409, 411, 412, 413, 414, 415, 416, 417, 421, 422, 423, 424, 425, 426,
+        428, 429, 431, 501, 505, 506, 510, 511,
+    ];
+
+    #[test]
+    fn what_is_about_one_request_is_never_stored_and_says_nothing_of_the_rest() {
+        let controls = ["public, max-age=60", "s-maxage=60", "must-understand, max-age=60", "public, immutable"];
+        for status in 200..600 {
+            let is_listed = ABOUT_REQUEST.contains(&status);
+            let code = StatusCode::from_u16(status).unwrap();
+            assert_eq!(is_about_request(code), is_listed, "{status}");
+            for policy in [Policy::default(), family(TtlPolicy::Default), family(TtlPolicy::Override)] {
+                for control in controls {
+                    let headers = [(CACHE_CONTROL, control), ("larder-cache-control", "max-age=60"), ETAG];
+                    let verdict = judge(ANYONE, status, &headers, &policy);
+                    assert!(!is_listed || verdict == no(Reason::Status), "{status} {control} {verdict:?}");
+                }
+            }
+            let is_passing = status >= 500 || [206, 304].contains(&status);
+            assert_eq!(is_about_resource(code), !is_listed && !is_passing, "{status}");
         }
     }
 
@@ -538,7 +606,7 @@ mod tests {
                 "{status} {headers:?}"
             );
         }
-        for status in [302, 307, 400, 401, 403, 405, 500, 502, 503] {
+        for status in [302, 307, 405, 418, 500, 502, 503] {
             assert_eq!(judge(ANYONE, status, &[], &policy), no(Reason::NoLifetime), "{status}");
         }
         let no_negative = Policy { negative_ttl: None, ..policy };
@@ -592,10 +660,10 @@ mod tests {
             matches!(&verdict, Storable::Yes { freshness, .. } if freshness.source == LifetimeSource::Heuristic)
                 .then(|| freshness_of(&verdict).lifetime.as_secs())
         };
-        for status in [200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501] {
+        for status in [200, 203, 204, 300, 301, 308, 404, 405, 410] {
             assert_eq!(worked_out(status, &[modified], &wanting), Some(120), "{status}");
         }
-        for status in [201, 302, 307, 400, 403, 500, 503, 599] {
+        for status in [201, 302, 307, 418, 500, 503, 599] {
             assert_eq!(judge(ANYONE, status, &[modified], &wanting), no(Reason::NoLifetime), "{status}");
             assert_eq!(
                 worked_out(status, &[modified, (CACHE_CONTROL, "public")], &wanting),
@@ -640,6 +708,8 @@ mod tests {
             Reason::Cookie,
             Reason::VaryStar,
             Reason::Status,
+            Reason::ContentRange,
+            Reason::ServerError,
             Reason::NoLifetime,
             Reason::StaleAtOnce,
         ];

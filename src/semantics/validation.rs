@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::header::{
     CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, IF_MATCH,
-    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED, RANGE,
+    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED, RANGE, VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
@@ -99,60 +99,31 @@ pub fn make_conditional(request: &mut HeaderMap, stored: &HeaderMap) {
     }
 }
 
-/// Longest `If-None-Match` that [`make_conditional_on`] makes, bytes: servers refuse long heads.
-const IF_NONE_MATCH_LENGTH: usize = 4096;
-
-/// Makes `request` a conditional one for several stored responses of which it selects none (§4.3.1): `If-None-Match`
-/// with their `ETag`s, each once, those that come first if they are too long together. No date goes along: it could
-/// be that of one of them only. The client's own conditions are replaced. Without a well-formed `ETag` among them the
-/// request is an unconditional one.
+/// Whether a 304 confirms the stored response (§4.3.4). Its request carried the validators of this response and of no
+/// other, so that nothing else can be meant unless the 304 names something else by a validator of its own:
 ///
-/// The 304 to it says by its `ETag` which of them it is about ([`names`]).
-pub fn make_conditional_on<'v>(request: &mut HeaderMap, etags: impl IntoIterator<Item = &'v HeaderValue>) {
-    strip_conditions(request);
-    let mut tags: Vec<&[u8]> = Vec::new();
-    let mut length = 0;
-    for tag in etags.into_iter().map(|etag| etag.as_bytes().trim_ascii()) {
-        let is_new = EntityTag::parse(tag).is_some() && !tags.contains(&tag);
-        if is_new && length + tag.len() + 2 <= IF_NONE_MATCH_LENGTH {
-            length += tag.len() + 2;
-            tags.push(tag);
-        }
-    }
-    if tags.is_empty() {
-        return;
-    }
-    let list = HeaderValue::from_bytes(&tags.join(&b", "[..])).expect("made of bytes that stood in field values");
-    request.insert(IF_NONE_MATCH, list);
-}
-
-/// Whether a 304 with these headers is about the stored response (§4.3.4). An `ETag` in the 304 decides alone: a
-/// strong one must be the stored one, a weak one must match it weakly. Else `Last-Modified` must be the stored one.
-/// A 304 without any validator is about a stored response without any, if that is the only one that could have been
-/// meant, as it is where one response was nominated; for other stored responses it names none, and the caller has to
-/// fetch without conditions.
+/// - An `ETag` decides alone: a strong one must be the stored one, a weak one must match it weakly. One that is not well
+///   formed must be the stored text. Where the stored response has no `ETag`, it has to be named by `Last-Modified`.
+/// - Without an `ETag`, a `Last-Modified` must be the stored one.
+/// - Without either, the 304 is about what was asked about.
+///
+/// A stored response without a validator is confirmed by nothing: the request had no condition.
 pub fn selects(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
-    if not_modified.contains_key(ETAG) {
-        return match (EntityTag::of(not_modified), EntityTag::of(stored)) {
-            (Some(new), Some(stored)) => new.names(&stored),
-            _ => false,
-        };
+    let at = DateField::of(not_modified, &LAST_MODIFIED);
+    let is_dated_alike = at == DateField::of(stored, &LAST_MODIFIED);
+    if !has_validator(stored) {
+        return false;
     }
-    match DateField::of(not_modified, &LAST_MODIFIED) {
-        DateField::Absent => !has_validator(stored),
-        DateField::Invalid => false,
-        new => new == DateField::of(stored, &LAST_MODIFIED),
-    }
-}
-
-/// Whether a 304 names, of several stored responses, one with this `ETag` (§4.3.4), compared as in [`selects`]. A
-/// strong one names every stored response that has it, and all of them are to be updated; of those that a weak one
-/// names only the most recent. A 304 without a well-formed `ETag` names none: where several could be meant, neither a
-/// date nor nothing at all says which.
-pub fn names(not_modified: &HeaderMap, etag: &HeaderValue) -> bool {
-    match (EntityTag::of(not_modified), EntityTag::parse(etag.as_bytes())) {
+    match (EntityTag::of(not_modified), EntityTag::of(stored)) {
         (Some(new), Some(stored)) => new.names(&stored),
-        _ => false,
+        (Some(_), None) if !stored.contains_key(ETAG) => is_dated_alike && at.valid().is_some(),
+        (Some(_), None) => false,
+        (None, _) if not_modified.contains_key(ETAG) && !has_same_lines(not_modified, stored, &ETAG) => false,
+        (None, _) => match at {
+            DateField::Absent => true,
+            DateField::Invalid => has_same_lines(not_modified, stored, &LAST_MODIFIED),
+            DateField::At(_) => is_dated_alike,
+        },
     }
 }
 
@@ -214,14 +185,21 @@ static BOUND_TO_CONTENT: [HeaderName; 4] = [CONTENT_LENGTH, CONTENT_ENCODING, CO
 
 /// The stored headers updated (§3.2, with its exceptions) from a 304 that [`selects`] them, or from a 200 to a HEAD
 /// that [updates](head_verdict) them. `update` has already lost its hop-by-hop fields. Values are replaced field by
-/// field: all old lines of a name go when the update has that name. The result carries the update's `Age`, if any,
-/// and its `Set-Cookie`: it has to pass [`super::storable`] again, and to be prepared for storing like any other
-/// response.
+/// field: all old lines of a name go when the update has that name. `Vary` stays, since it says what the key is made of
+/// (§4.1), and so does an `ETag` that would become stronger: the update's may be that of the content without its coding.
+/// The result carries the update's `Age`, if any, and its `Set-Cookie`: it has to pass [`super::storable`] again, and to
+/// be prepared for storing like any other response.
 pub fn freshen(stored: &HeaderMap, update: &HeaderMap) -> HeaderMap {
     let mut fresh = stored.clone();
     // The stored Date is the old message's. RFC 9110 §6.6.1 dates a message that has none when it comes.
     fresh.remove(DATE);
-    for name in update.keys().filter(|name| !BOUND_TO_CONTENT.contains(name)) {
+    let names_stored = match (EntityTag::of(update), EntityTag::of(stored)) {
+        (Some(new), Some(stored)) => new.names(&stored),
+        _ => false,
+    };
+    let is_kept =
+        |name: &HeaderName| BOUND_TO_CONTENT.contains(name) || *name == VARY || (*name == ETAG && !names_stored);
+    for name in update.keys().filter(|name| !is_kept(name)) {
         fresh.remove(name);
         for value in update.get_all(name) {
             fresh.append(name, value.clone());
@@ -448,71 +426,44 @@ mod tests {
     }
 
     #[test]
-    fn a_304_is_about_what_its_validators_name() {
-        let rows: [(Fields<'_>, Fields<'_>, bool); 14] = [
-            (&[("etag", "\"a\"")], &[("etag", "\"a\"")], true),
-            (&[("etag", "\"b\"")], &[("etag", "\"a\"")], false),
-            (&[("etag", "\"a\"")], &[("etag", "W/\"a\"")], false),
-            (&[("etag", "W/\"a\"")], &[("etag", "\"a\"")], true),
-            (&[("etag", "W/\"a\"")], &[("etag", "W/\"a\"")], true),
-            (&[("etag", "W/\"b\"")], &[("etag", "W/\"a\"")], false),
-            (&[("etag", "\"b\""), ("last-modified", OLD)], &[("etag", "\"a\""), ("last-modified", OLD)], false),
-            (&[("etag", "\"a\"")], &[("last-modified", OLD)], false),
-            (&[("last-modified", OLD)], &[("etag", "\"a\""), ("last-modified", OLD)], true),
-            (&[("last-modified", NEW)], &[("last-modified", OLD)], false),
-            (&[("last-modified", "x")], &[("last-modified", "x")], false),
-            (&[], &[], true),
-            (&[], &[("etag", "\"a\"")], false),
-            (&[], &[("last-modified", OLD)], false),
+    fn a_304_is_about_what_was_asked_about_unless_it_names_something_else() {
+        let etag = |value| ("etag", value);
+        let modified = |value| ("last-modified", value);
+        let rows: [(Fields<'_>, Fields<'_>, bool); 27] = [
+            (&[etag("\"a\"")], &[etag("\"a\"")], true),
+            (&[etag("\"b\"")], &[etag("\"a\"")], false),
+            (&[etag("\"a\"")], &[etag("W/\"a\"")], false),
+            (&[etag("W/\"a\"")], &[etag("\"a\"")], true),
+            (&[etag("W/\"a\"")], &[etag("W/\"a\"")], true),
+            (&[etag("W/\"b\"")], &[etag("W/\"a\"")], false),
+            (&[etag("\"b\""), modified(OLD)], &[etag("\"a\""), modified(OLD)], false),
+            (&[etag("\"a\""), modified(NEW)], &[etag("\"a\""), modified(OLD)], true),
+            // It need not repeat the tag, nor the date.
+            (&[], &[etag("\"a\"")], true),
+            (&[], &[etag("W/\"a\"")], true),
+            (&[], &[modified(OLD)], true),
+            (&[], &[etag("\"a\""), modified(OLD)], true),
+            (&[modified(OLD)], &[etag("\"a\""), modified(OLD)], true),
+            (&[modified(NEW)], &[etag("\"a\""), modified(OLD)], false),
+            (&[modified(NEW)], &[etag("\"a\"")], false),
+            (&[modified(NEW)], &[modified(OLD)], false),
+            (&[modified("Sunday, 06-Nov-94 08:49:37 GMT")], &[modified(OLD)], true),
+            // A tag that the stored response lacks does not name it; the date may.
+            (&[etag("\"a\"")], &[modified(OLD)], false),
+            (&[etag("\"a\""), modified(OLD)], &[modified(OLD)], true),
+            (&[etag("\"a\""), modified(NEW)], &[modified(OLD)], false),
+            // What is malformed says nothing if it is what is stored.
+            (&[etag("a")], &[etag("a"), modified(OLD)], true),
+            (&[etag("b")], &[etag("a"), modified(OLD)], false),
+            (&[etag("a")], &[etag("\"a\"")], false),
+            (&[modified("0")], &[etag("\"a\""), modified("0")], true),
+            (&[modified("0")], &[etag("\"a\""), modified(OLD)], false),
+            // Nothing was asked.
+            (&[modified("x")], &[modified("x")], false),
+            (&[], &[], false),
         ];
         for (not_modified, stored, expected) in rows {
             assert_eq!(selects(&fields(not_modified), &fields(stored)), expected, "{not_modified:?} {stored:?}");
-        }
-    }
-
-    #[test]
-    fn a_request_that_selects_no_variant_nominates_them_all() {
-        let conditional_on = |etags: &[&'static str]| {
-            let mut request =
-                fields(&[("if-none-match", "\"mine\""), ("if-modified-since", OLD), ("range", "bytes=0-1")]);
-            let etags: Vec<_> = etags.iter().map(|etag| HeaderValue::from_static(etag)).collect();
-            make_conditional_on(&mut request, &etags);
-            request
-        };
-        let expected = fields(&[("if-none-match", "\"a\", W/\"b\", W/\"a\", \"c,d\"")]);
-        let etags = ["\"a\"", "W/\"b\"", "bare", " \"a\"", "W/\"a\"", "", "\"x\", \"y\"", "\"c,d\""];
-        assert_eq!(conditional_on(&etags), expected);
-        assert_eq!(conditional_on(&[]), HeaderMap::new());
-        assert_eq!(conditional_on(&["bare"]), HeaderMap::new());
-    }
-
-    #[test]
-    fn a_list_of_entity_tags_does_not_grow_beyond_what_servers_take() {
-        let etags: Vec<_> = (0..200).map(|index| format!("\"{index:040}\"").try_into().unwrap()).collect();
-        let mut request = HeaderMap::new();
-        make_conditional_on(&mut request, &etags);
-        let list = &request[IF_NONE_MATCH];
-        assert!(list.len() <= IF_NONE_MATCH_LENGTH && list.len() > IF_NONE_MATCH_LENGTH - 50);
-        assert!(entity_tags(list.as_bytes()).count() > 90);
-    }
-
-    #[test]
-    fn a_304_names_variants_by_their_etag() {
-        let rows: [(Fields<'_>, &str, bool); 10] = [
-            (&[("etag", "\"a\"")], "\"a\"", true),
-            (&[("etag", "\"a\"")], "\"b\"", false),
-            (&[("etag", "\"a\"")], "W/\"a\"", false),
-            (&[("etag", "W/\"a\"")], "\"a\"", true),
-            (&[("etag", "W/\"a\"")], "W/\"a\"", true),
-            (&[("etag", "a")], "a", false),
-            (&[("etag", "\"a\""), ("etag", "\"b\"")], "\"a\"", false),
-            (&[("last-modified", OLD)], "\"a\"", false),
-            (&[], "\"a\"", false),
-            (&[], "", false),
-        ];
-        for (not_modified, etag, expected) in rows {
-            let etag = HeaderValue::from_str(etag).unwrap();
-            assert_eq!(names(&fields(not_modified), &etag), expected, "{not_modified:?} {etag:?}");
         }
     }
 
@@ -595,6 +546,25 @@ mod tests {
     }
 
     #[test]
+    fn a_304_changes_neither_what_is_keyed_nor_makes_a_tag_stronger() {
+        let rows = [
+            (Some("W/\"a\""), Some("\"a\""), Some("W/\"a\"")),
+            (Some("\"a\""), Some("W/\"a\""), Some("W/\"a\"")),
+            (None, Some("\"a\""), None),
+            (None, Some("W/\"a\""), None),
+            (Some("\"a\""), None, Some("\"a\"")),
+        ];
+        for (stored, update, expected) in rows {
+            let message = |tag: Option<&'static str>, vary| {
+                let tag = tag.map(|tag| ("etag", tag));
+                fields(&tag.into_iter().chain([("vary", vary)]).collect::<Vec<_>>())
+            };
+            let fresh = freshen(&message(stored, "origin, accept"), &message(update, "origin"));
+            assert_eq!(fresh, message(expected, "origin, accept"), "{stored:?} {update:?}");
+        }
+    }
+
+    #[test]
     fn a_304_without_date_does_not_leave_the_old_date() {
         let fresh = freshen(&fields(&[("date", OLD), ("etag", "\"a\"")]), &fields(&[("etag", "\"a\"")]));
         assert_eq!(fresh, fields(&[("etag", "\"a\"")]));
@@ -654,10 +624,10 @@ mod tests {
             for name in &BOUND_TO_CONTENT {
                 prop_assert!(fresh.get_all(name).iter().eq(stored.get_all(name).iter()));
             }
-            for name in [HeaderName::from_static("x-a"), ETAG] {
-                let source = if not_modified.contains_key(&name) { &not_modified } else { &stored };
-                prop_assert!(fresh.get_all(&name).iter().eq(source.get_all(&name).iter()));
-            }
+            prop_assert!(!fresh.contains_key(ETAG), "it has none of its own");
+            let name = HeaderName::from_static("x-a");
+            let source = if not_modified.contains_key(&name) { &not_modified } else { &stored };
+            prop_assert!(fresh.get_all(&name).iter().eq(source.get_all(&name).iter()));
         }
     }
 }

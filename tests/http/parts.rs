@@ -8,6 +8,7 @@ on_both_tiers! {
     a_range_may_fetch_the_whole,
     a_range_of_what_may_not_be_stored_is_answered_all_the_same,
     several_ranges_need_a_condition_that_holds,
+    several_parts_have_no_content_range_of_their_own,
 }
 
 const RULES: &str = "[[family]]\nname = \"whole\"\npath = '/whole'\nrange = \"whole\"\n";
@@ -136,4 +137,24 @@ fn several_ranges_need_a_condition_that_holds(tier: Tier) {
     ask("If-None-Match", "\"1\"").has_status(304).carries("");
     let head = site.call("HEAD", "/").header("Range", "bytes=0-1, 5000-5001").send().shows("hit").has_status(200);
     assert_eq!(head.header("content-length"), Some("10000"));
+}
+
+/// Neither the 200 nor a 304 brings one in.
+fn several_parts_have_no_content_range_of_their_own(tier: Tier) {
+    let site = Site::start(tier, RULES);
+    let stale = Reply::new(body()).stale("public");
+    let unchanged =
+        Reply::status(304).cached("max-age=600").header("ETag", "\"1\"").header("Content-Range", "bytes 0-1/2");
+    site.upstream.script("/", [stale, unchanged]);
+    site.get("/").shows("stored");
+    for part in ["fwd-status=304", "hit"] {
+        let answer = get(&site, "/", "bytes=0-1,5000-5001").shows(part).has_status(206);
+        assert_eq!(answer.header("content-range"), None, "{answer:?}");
+        assert_eq!(parts(&answer).len(), 2);
+    }
+    // A part that upstream takes for the whole is not cut into parts.
+    site.upstream.on("/whole", digits().header("Content-Range", "bytes 0-9999/20000"));
+    for _ in 0..2 {
+        get(&site, "/whole", "bytes=0-1,5000-5001").hides("hit").hides("stored").has_status(200).carries(&body());
+    }
 }

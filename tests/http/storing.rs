@@ -1,7 +1,7 @@
 //! What may be stored, and what of it: RFC 9111 §3, §5.2.2 and §7.3, RFC 9110 §9.2 and §9.3.
 
 use crate::support::Verdict::{Fetched, Fresh, Validated};
-use crate::support::{Failure, Gate, Reply, Site, Tier, Verdict, message};
+use crate::support::{Failure, Gate, Reply, Site, Tier, Verdict, eventually, message};
 
 on_both_tiers! {
     what_a_response_forbids_is_not_stored,
@@ -15,6 +15,10 @@ on_both_tiers! {
     a_partial_response_is_never_served_as_the_whole,
     the_newer_response_takes_the_place_of_the_older,
     immutable_changes_nothing_when_fresh_or_stale,
+    what_one_request_has_caused_is_not_stored,
+    what_one_request_has_caused_takes_nothing_away,
+    what_one_request_has_caused_leaves_coalescing_on,
+    a_whole_that_says_it_is_a_part_is_not_stored,
 }
 
 fn what_a_response_forbids_is_not_stored(tier: Tier) {
@@ -161,6 +165,95 @@ fn content_is_never_transformed(tier: Tier) {
             assert_eq!(response.headers("cache-control"), ["max-age=600, no-transform"]);
         }
     }
+}
+
+/// Statuses that are about the request, by RFC 9110 §15.5 and §15.6, RFC 6585, RFC 8470 and RFC 4918.
+const ABOUT_REQUEST: [u16; 29] = [
+    400, 401, 402, 403, 406, 407, 408, 409, 411, 412, 413, 414, 415, 416, 417, 421, 422, 423, 424, 425, 426, 428,
+    429, 431, 501, 505, 506, 510, 511,
+];
+
+/// Whatever it says of its freshness.
+fn fresh(status: u16) -> Reply {
+    Reply::status(status).cached("public, max-age=600, s-maxage=600").header("Larder-Cache-Control", "max-age=600")
+}
+
+/// Upstream answers requests with this field with this status, and others with `good`.
+fn refuses(site: &Site, target: &str, status: u16, good: impl Fn() -> Reply + Send + Sync + 'static) {
+    site.upstream.answer(target, move |request| match request.header("x-bad") {
+        Some(_) => fresh(status),
+        None => good(),
+    });
+}
+
+fn what_one_request_has_caused_is_not_stored(tier: Tier) {
+    let rules = "[[family]]\nname = \"own\"\npath = '/own/.*'\nttl = \"600s\"\nnegative_ttl = \"600s\"\n\
+                 ttl_policy = \"override\"\n";
+    let site = Site::start(tier, rules);
+    for (status, prefix) in ABOUT_REQUEST.iter().flat_map(|status| [(*status, ""), (*status, "/own")]) {
+        let target = format!("{prefix}/{status}");
+        refuses(&site, &target, status, || Reply::new("good").cached("max-age=600"));
+        let bad = || site.call("GET", &target).header("X-Bad", "1").send();
+        bad().hides("stored").has_status(status);
+        bad().hides("hit").hides("stored").has_status(status);
+        site.get(&target).shows("fwd=uri-miss; stored").has_status(200).carries("good");
+        site.get(&target).shows("hit").carries("good");
+    }
+}
+
+fn what_one_request_has_caused_takes_nothing_away(tier: Tier) {
+    let site = Site::start(tier, "");
+    for status in ABOUT_REQUEST {
+        let target = format!("/{status}");
+        site.upstream.answer(&target, move |request| {
+            match (request.header("x-bad"), request.header("if-none-match")) {
+                (Some(_), _) => fresh(status),
+                (None, Some("\"1\"")) => Reply::status(304).cached("max-age=600").header("ETag", "\"1\""),
+                (None, _) => Reply::new("good").stale("public"),
+            }
+        });
+        site.get(&target).shows("stored").carries("good");
+        site.call("GET", &target).header("X-Bad", "1").send().hides("stored").has_status(status);
+        site.get(&target).shows("fwd=stale; fwd-status=304").has_status(200).carries("good");
+        site.get(&target).shows("hit").carries("good");
+    }
+}
+
+fn what_one_request_has_caused_leaves_coalescing_on(tier: Tier) {
+    let site = Site::start(tier, "");
+    for status in ABOUT_REQUEST {
+        let mut round = 0;
+        // A follower may still be looking up when the gate opens; then it is a round that shows nothing.
+        eventually("a follower has shared a fetch", || {
+            round += 1;
+            let target = format!("/{status}/{round}");
+            refuses(&site, &target, status, || Reply::new("good").cached("max-age=600"));
+            site.call("GET", &target).header("X-Bad", "1").send().has_status(status);
+            let gate = site.upstream.hold_next(&target);
+            let leader = site.call("GET", &target).start();
+            gate.wait_for(1);
+            let follower = site.call("GET", &target).start();
+            site.get("/fence").has_status(200);
+            gate.open();
+            leader.response().carries("good");
+            follower.response().carries("good").is("collapsed")
+        });
+    }
+}
+
+fn a_whole_that_says_it_is_a_part_is_not_stored(tier: Tier) {
+    let site = Site::start(tier, "");
+    let rows = ["200 OK", "203 Other", "404 Not Found"].iter().flat_map(|status| {
+        ["bytes 0-1/2", "bytes 0-1/10", "bytes */2", "bytes 0-1/*", "x", ""].map(|range| (*status, range))
+    });
+    let rows = rows.map(|(status, range)| {
+        let reply = message(status, &format!("Cache-Control: public, max-age=600\nContent-Range: {range}"));
+        (format!("{status}: {range}"), reply, Fetched)
+    });
+    site.judges("/part", rows);
+    site.upstream.on("/", message("200 OK", "Cache-Control: max-age=600\nContent-Range: bytes 0-1/10"));
+    let whole = site.get("/").shows("detail=content-range").has_status(200).carries("ok");
+    assert_eq!(whole.headers("content-range"), ["bytes 0-1/10"], "it goes on as it came");
 }
 
 fn an_incomplete_response_is_never_served_again(tier: Tier) {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::support::{Reply, Response, Site, Tier, message};
+use crate::support::{Reply, Response, Site, Tier, eventually, message};
 
 on_both_tiers! {
     a_stale_response_is_validated_with_all_that_it_came_with,
@@ -13,11 +13,14 @@ on_both_tiers! {
     a_304_without_a_date_is_dated_when_it_comes,
     a_304_about_something_else_updates_nothing,
     a_304_is_matched_by_its_tag,
-    a_304_without_validators_is_about_a_response_without_any,
-    a_304_that_changes_what_is_varied_on_is_not_trusted,
+    a_304_that_names_nothing_else_confirms_what_was_asked_about,
+    a_304_that_varies_on_more_is_not_trusted,
+    a_304_that_varies_on_more_has_the_whole_fetched_once,
     a_304_that_may_not_be_stored_is_not_used_for_others,
     a_full_answer_to_a_validation_is_used,
     a_server_error_on_validation_goes_on_and_spoils_nothing,
+    an_error_in_the_background_spoils_nothing,
+    an_error_for_one_caller_does_not_replace_what_others_have,
     if_none_match_is_compared_weakly_with_each_tag,
     if_modified_since_is_compared_with_what_is_known_of_the_time,
     if_none_match_goes_before_if_modified_since,
@@ -200,21 +203,76 @@ fn a_304_is_matched_by_its_tag(tier: Tier) {
     }
 }
 
-fn a_304_without_validators_is_about_a_response_without_any(tier: Tier) {
+/// One request at each expiry, whatever the 304 leaves out of what the 200 said.
+fn a_304_that_names_nothing_else_confirms_what_was_asked_about(tier: Tier) {
     let site = Site::start(tier, "");
+    let modified = format!("Last-Modified: {MODIFIED}");
+    let (tag, weak, bare) = ("ETag: \"1\"", "ETag: W/\"1\"", "ETag: 1");
+    let both = format!("{tag}\n{modified}");
+    let odd = format!("{bare}\n{modified}");
+    let rows: [(&str, &[&str]); 5] = [
+        (tag, &["X-New: 1", tag, weak]),
+        (weak, &["X-New: 1", weak]),
+        (&modified, &["X-New: 1", &modified, &both]),
+        (&both, &["X-New: 1", tag, &modified, &both, &format!("{tag}\nLast-Modified: {LATE}")]),
+        (&odd, &["X-New: 1", bare, &odd]),
+    ];
+    let varies: [(&str, &[&str]); 4] = [
+        ("X-None: 1", &["X-None: 1", "Vary:"]),
+        ("Vary: Accept", &["X-None: 1", "Vary: accept", "Vary: ,"]),
+        ("Vary: Accept, Origin", &["X-None: 1", "Vary: Origin", "Vary: Origin\nVary: Accept", "Vary: accept"]),
+        ("Content-Encoding: gzip\nVary: Cookie", &["X-None: 1", "Vary: Cookie", "Vary: Accept-Encoding"]),
+    ];
+    let mut index = 0;
+    for (stored, vary) in rows.iter().flat_map(|row| varies.iter().map(move |vary| (row, vary))) {
+        for (update, narrower) in stored.1.iter().flat_map(|update| vary.1.iter().map(move |vary| (update, vary)))
+        {
+            index += 1;
+            let target = format!("/{index}");
+            let first = message("200 OK", &format!("{STALE}\n{}\n{}", stored.0, vary.0));
+            let unchanged = message("304 Not Modified", &format!("{STALE}\n{update}\n{narrower}"));
+            site.upstream.script(&target, [first, unchanged]);
+            let fields = [("Accept", "a"), ("Origin", "http://a"), ("Accept-Encoding", "gzip")];
+            get(&site, &target, &fields).shows("stored");
+            for round in 2..=4 {
+                get(&site, &target, &fields).shows("fwd=stale; fwd-status=304").has_status(200).carries("ok");
+                assert_eq!(site.upstream.count(&target), round, "{stored:?}, {vary:?}, {update}, {narrower}");
+            }
+        }
+    }
     // Stored without a validator it is not validated at all; what upstream answers is the whole.
     site.upstream.on("/plain", message("200 OK", "Cache-Control: max-age=60, stale-if-error=600\nAge: 100"));
     site.get("/plain").shows("stored");
     site.get("/plain").hides("hit").carries("ok");
     assert_eq!(site.upstream.last("/plain").header("if-none-match"), None);
-    // Stored with one, a 304 that names none does not say what it is about.
-    after_304(&site, "/tagged", "ETag: \"1\"", "X-New: 1").carries("new");
 }
 
-fn a_304_that_changes_what_is_varied_on_is_not_trusted(tier: Tier) {
+fn a_304_that_varies_on_more_is_not_trusted(tier: Tier) {
     let site = Site::start(tier, "");
     after_304(&site, "/more", "ETag: \"1\"", "ETag: \"1\"\nVary: Accept").carries("new");
+    after_304(&site, "/bare", "ETag: \"1\"", "Vary: Accept").carries("new");
+    after_304(&site, "/other", "ETag: \"1\"\nVary: Origin", "ETag: \"1\"\nVary: Accept").carries("new");
     after_304(&site, "/all", "ETag: \"1\"", "ETag: \"1\"\nVary: *").carries("new");
+}
+
+/// What the 304 says counts for the 200 that follows it, though that does not say it: the next 304 says nothing new.
+fn a_304_that_varies_on_more_has_the_whole_fetched_once(tier: Tier) {
+    let site = Site::start(tier, "");
+    site.upstream.answer("/", |request| match request.header("if-none-match") {
+        Some(_) => Reply::status(304).stale("public").header("Vary", "Origin"),
+        None => Reply::new(request.header("origin").unwrap_or("none")).stale("public"),
+    });
+    let ask = |origin: &str| get(&site, "/", &[("Origin", origin)]);
+    ask("a").shows("stored").carries("a");
+    ask("a").shows("fwd=stale; fwd-status=200; stored").carries("a");
+    assert_eq!(site.upstream.count("/"), 3);
+    for round in 4..=5 {
+        ask("a").shows("fwd=stale; fwd-status=304").carries("a");
+        assert_eq!(site.upstream.count("/"), round);
+    }
+    ask("b").shows("fwd=vary-miss; stored").carries("b");
+    ask("a").shows("fwd-status=304").carries("a");
+    ask("b").shows("fwd-status=304").carries("b");
 }
 
 fn a_304_that_may_not_be_stored_is_not_used_for_others(tier: Tier) {
@@ -249,15 +307,49 @@ fn a_full_answer_to_a_validation_is_used(tier: Tier) {
 
 fn a_server_error_on_validation_goes_on_and_spoils_nothing(tier: Tier) {
     let site = Site::start(tier, "");
-    for status in [500, 502, 503, 504, 501, 599] {
-        let target = format!("/{status}");
+    for (status, said) in [500, 502, 503, 504, 501, 507, 599]
+        .iter()
+        .flat_map(|status| [(status, "no-transform"), (status, "public, max-age=600")])
+    {
+        let target = format!("/{status}/{}", said.len());
         let unchanged = message("304 Not Modified", "ETag: \"1\"\nCache-Control: max-age=600");
         let stored = message("200 OK", &format!("{STALE}\nETag: \"1\""));
-        site.upstream.script(&target, [stored, Reply::status(status), unchanged]);
+        site.upstream.script(&target, [stored, Reply::status(*status).cached(said), unchanged]);
         site.get(&target).carries("ok");
-        site.get(&target).hides("hit").has_status(status);
+        site.get(&target).hides("hit").hides("stored").has_status(*status);
         site.get(&target).shows("fwd-status=304").has_status(200).carries("ok");
+        site.get(&target).shows("hit").carries("ok");
     }
+}
+
+/// The client that asked gets the stale response, and the error comes behind its back.
+fn an_error_in_the_background_spoils_nothing(tier: Tier) {
+    let site = Site::start(tier, "");
+    for status in [500, 502, 503, 504, 501, 429, 403, 400, 406, 599] {
+        let target = format!("/{status}");
+        let old = || Reply::new("old").stale("stale-while-revalidate=6000");
+        let error = Reply::status(status).cached("public, max-age=600");
+        site.upstream.script(&target, [old(), error, Reply::new("new").cached("max-age=600")]);
+        site.get(&target).carries("old");
+        site.get(&target).shows("hit; detail=revalidating").carries("old");
+        eventually("upstream has answered with the error", || site.upstream.count(&target) >= 2);
+        eventually("the next revalidation brings the new response", || {
+            let answer = site.get(&target).has_status(200);
+            answer.text() == "new"
+        });
+    }
+}
+
+/// A client that may not have what is stored, and whose own question upstream fails to answer.
+fn an_error_for_one_caller_does_not_replace_what_others_have(tier: Tier) {
+    let site = Site::start(tier, "");
+    site.upstream.answer("/", |request| match request.header("authorization") {
+        Some(_) => Reply::status(500).cached("public, max-age=600"),
+        None => Reply::new("good").cached("max-age=600"),
+    });
+    site.get("/").shows("stored").carries("good");
+    get(&site, "/", &[("Authorization", "Bearer a")]).hides("stored").has_status(500);
+    site.get("/").shows("hit").carries("good");
 }
 
 fn if_none_match_is_compared_weakly_with_each_tag(tier: Tier) {

@@ -1,11 +1,12 @@
-//! Several responses for one URL: normalised fields, many variants, and variants that validate one another.
+//! Several responses for one URL: normalised fields, many variants, and APIs that tell them apart badly.
 
 use crate::support::{Reply, Response, Site, Tier, eventually};
 
 on_both_tiers! {
     fields_are_compared_in_one_form_where_a_family_asks_for_it,
     fields_are_compared_as_they_came_where_no_family_asks,
-    a_missing_variant_is_asked_for_with_the_tags_of_the_others,
+    a_missing_variant_is_asked_for_without_the_tags_of_the_others,
+    nobody_gets_what_belongs_to_another,
     the_number_of_variants_is_bounded,
 }
 
@@ -81,25 +82,154 @@ fn fields_are_compared_as_they_came_where_no_family_asks(tier: Tier) {
     get(&site, "/plain", "Accept-Encoding", "br, gzip").shows("fwd=vary-miss; stored");
 }
 
-fn a_missing_variant_is_asked_for_with_the_tags_of_the_others(tier: Tier) {
+fn a_missing_variant_is_asked_for_without_the_tags_of_the_others(tier: Tier) {
     let site = Site::start(tier, RULES);
-    // Two languages get the same text: upstream knows it by its tag.
-    site.upstream.answer("/plain", |request| {
-        let german = request.header("accept-language").is_some_and(|language| language.starts_with("de"));
-        let (tag, body) = if german { ("\"german\"", "Hallo") } else { ("\"english\"", "Hello") };
-        let is_known = request.headers("if-none-match").iter().any(|tags| tags.contains(tag));
-        let reply = if is_known { Reply::status(304) } else { Reply::new(body) };
-        reply.cached("max-age=600").header("Vary", "Accept-Language").header("ETag", tag)
-    });
-    let ask = |language: &str| get(&site, "/plain", "Accept-Language", language);
-    ask("de").shows("stored").carries("Hallo");
-    ask("en").shows("stored").carries("Hello");
-    ask("de-CH").shows("fwd=vary-miss; fwd-status=304").has_status(200).carries("Hallo");
-    let sent = site.upstream.last("/plain").headers("if-none-match").join(", ");
-    assert!(sent.contains("\"german\"") && sent.contains("\"english\""), "{sent}");
-    ask("de-CH").shows("hit").carries("Hallo");
-    ask("en").shows("hit").carries("Hello");
-    ask("de").shows("hit").carries("Hallo");
+    let answer = |request: &crate::support::upstream::Request| {
+        let language = request.header("accept-language").unwrap_or("none").to_owned();
+        Reply::new(language).stale("public").header("Vary", "Accept-Language")
+    };
+    site.upstream.answer("/plain", answer);
+    for language in ["de", "en", "fr"] {
+        get(&site, "/plain", "Accept-Language", language).shows("stored").carries(language);
+        let sent = site.upstream.last("/plain");
+        assert_eq!((sent.header("if-none-match"), sent.header("if-modified-since")), (None, None), "{language}");
+    }
+    // Each with its own, once.
+    get(&site, "/plain", "Accept-Language", "de").shows("fwd=stale; stored");
+    assert_eq!(site.upstream.last("/plain").headers("if-none-match"), ["\"1\""]);
+}
+
+/// How one API answers, well or badly.
+#[derive(Debug, Clone, Copy)]
+struct Api {
+    by_origin: bool,
+    by_language: bool,
+    /// It compresses for who accepts that; and names the field, or not.
+    coded: Option<bool>,
+    tag: Option<&'static str>,
+    /// Each variant has a tag of its own.
+    own_tags: bool,
+    /// What a 304 repeats: the tag, the allowed origin, and so many of the fields in `Vary`.
+    repeats: (bool, bool, usize),
+    fresh: bool,
+    /// For requests that it dislikes.
+    refusal: u16,
+}
+
+impl Api {
+    fn of(mut seed: u64) -> Api {
+        let mut pick = |most: u64| {
+            // Numbers that go before each other in no way that matters here (Knuth's MMIX).
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % most
+        };
+        Api {
+            by_origin: pick(2) == 0,
+            by_language: pick(2) == 0,
+            coded: [None, Some(true), Some(false)][pick(3) as usize],
+            tag: [None, Some("\"v1\""), Some("W/\"v1\""), Some("\"v1\"")][pick(4) as usize],
+            own_tags: pick(4) == 0,
+            repeats: (pick(2) == 0, pick(2) == 0, pick(4) as usize),
+            fresh: pick(3) == 0,
+            refusal: [406, 400, 429, 501, 403, 414][pick(6) as usize],
+        }
+    }
+
+    /// The body for a request, and whether it is coded.
+    fn body(self, field: impl Fn(&str) -> Option<String>) -> (String, bool) {
+        let part = |counts: bool, name: &str| match counts {
+            true => field(name).unwrap_or_else(|| "none".to_owned()),
+            false => "any".to_owned(),
+        };
+        let accepted = field("accept-encoding").is_some_and(|value| value == "gzip" || value == "*");
+        let is_coded = self.coded.is_some() && accepted;
+        (
+            format!("{} {} {is_coded}", part(self.by_origin, "origin"), part(self.by_language, "accept-language")),
+            is_coded,
+        )
+    }
+
+    fn answer(self, request: &crate::support::upstream::Request) -> Reply {
+        if request.header("x-bad").is_some() {
+            return Reply::status(self.refusal).cached("public, max-age=600");
+        }
+        let (body, is_coded) = self.body(|name| request.header(name).map(str::to_owned));
+        let vary = [
+            (self.by_origin, "Origin"),
+            (self.by_language, "Accept-Language"),
+            (self.coded == Some(true), "Accept-Encoding"),
+        ];
+        let vary: Vec<_> = vary.iter().filter(|(named, _)| *named).map(|(_, name)| *name).collect();
+        let tag = self.tag.map(|tag| match self.own_tags {
+            true => tag.replace("v1", &body.replace(' ', "-")),
+            false => tag.to_owned(),
+        });
+        let is_known =
+            tag.as_ref().is_some_and(|tag| request.header("if-none-match").is_some_and(|sent| sent.contains(tag)));
+        let (repeats_tag, repeats_origin, repeated) =
+            if is_known { self.repeats } else { (true, true, usize::MAX) };
+        let mut reply = if is_known { Reply::status(304) } else { Reply::new(body) };
+        reply = reply.cached("public, max-age=60");
+        if !self.fresh {
+            reply = reply.header("Age", "100");
+        }
+        if is_coded && !is_known {
+            reply = reply.header("Content-Encoding", "gzip");
+        }
+        if let (Some(tag), true) = (&tag, repeats_tag) {
+            reply = reply.header("ETag", tag);
+        }
+        if self.by_origin && repeats_origin {
+            reply = reply.header("Access-Control-Allow-Origin", request.header("origin").unwrap_or("none"));
+        }
+        vary.into_iter().take(repeated).fold(reply, |reply, name| reply.header("Vary", name))
+    }
+}
+
+/// A plain reading of who may have what, against APIs that give one tag to all variants, forget fields in a 304, compress
+/// without saying so, and refuse some requests with answers that everybody may store.
+fn nobody_gets_what_belongs_to_another(tier: Tier) {
+    let site = Site::start(tier, "");
+    let choices: [(&str, &[Option<&str>]); 3] = [
+        ("origin", &[None, Some("http://a"), Some("http://b")]),
+        ("accept-language", &[None, Some("de"), Some("en")]),
+        ("accept-encoding", &[None, Some("gzip"), Some("identity"), Some("gzip;q=0"), Some("*")]),
+    ];
+    for seed in 0..24_u64 {
+        let (api, target) = (Api::of(seed), format!("/{seed}"));
+        site.upstream.answer(&target, move |request| api.answer(request));
+        let mut state = seed;
+        let mut told = Vec::new();
+        for _ in 0..20 {
+            let mut pick = |most: usize| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
+                (state >> 33) as usize % most
+            };
+            let fields: Vec<(&str, &str)> =
+                choices.iter().filter_map(|(name, values)| Some((*name, values[pick(values.len())]?))).collect();
+            let is_bad = pick(6) == 0;
+            let call =
+                fields.iter().fold(site.call("GET", &target), |call, (name, value)| call.header(name, value));
+            let answer = if is_bad { call.header("X-Bad", "1").send() } else { call.send() };
+            told.push(format!("{fields:?} {is_bad}: {:?}", answer.headers("cache-status")));
+            if is_bad && answer.status == api.refusal {
+                continue;
+            }
+            let own =
+                |name: &str| fields.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+            let (body, is_coded) = api.body(own);
+            // Where nothing names the field, what is not coded is good for those who accept a coding, too.
+            let was_coded = answer.header("content-encoding").is_some();
+            let may_be_plain = is_coded && api.coded == Some(false) && !was_coded;
+            let body = if may_be_plain { body.replace("true", "false") } else { body };
+            assert_eq!((answer.status, answer.text()), (200, body), "{api:?} {told:#?}");
+            assert!(was_coded == is_coded || may_be_plain, "{api:?} {told:#?}");
+            if api.by_origin {
+                let allowed = own("origin").unwrap_or_else(|| "none".to_owned());
+                assert_eq!(answer.headers("access-control-allow-origin"), [allowed], "{api:?} {told:#?}");
+            }
+        }
+    }
 }
 
 fn the_number_of_variants_is_bounded(tier: Tier) {

@@ -1,6 +1,8 @@
 //! Which of several responses for one URL is used: RFC 9111 §4.1, RFC 9110 §12.5.5.
 
-use crate::support::{Reply, Response, Site, Tier, message};
+use std::time::Duration;
+
+use crate::support::{Reply, Response, Site, Tier, eventually, message};
 
 on_both_tiers! {
     every_field_that_a_response_varies_on_must_match,
@@ -12,6 +14,11 @@ on_both_tiers! {
     a_stale_variant_is_validated_with_its_own_tag,
     what_varies_on_what_larder_itself_says_is_not_reused,
     credentials_that_a_response_varies_on_tell_callers_apart,
+    one_tag_for_all_variants_confirms_each_by_itself,
+    a_response_without_vary_hides_no_variant,
+    a_variant_that_comes_after_one_without_vary_is_found,
+    a_coding_counts_as_vary_accept_encoding,
+    who_waits_for_a_coded_response_gets_it_only_if_it_asked_alike,
 }
 
 const FRESH: &str = "max-age=600";
@@ -154,4 +161,216 @@ fn credentials_that_a_response_varies_on_tell_callers_apart(tier: Tier) {
             site.get(target).shows(part).carries("nobody");
         }
     }
+}
+
+/// Express with `cors({ origin: true })`, or with compression: one ETag, whatever the request asked for.
+fn one_tag_for_all_variants_confirms_each_by_itself(tier: Tier) {
+    let site = Site::start(tier, "");
+    let mut index = 0;
+    for field in ["Origin", "Accept-Language", "Accept-Encoding", "Accept", "X-Tenant"] {
+        for (tag, repeats) in [("\"1\"", true), ("\"1\"", false), ("W/\"1\"", true), ("W/\"1\"", false)] {
+            index += 1;
+            let target = format!("/{index}");
+            site.upstream.answer(&target, move |request| {
+                let value = request.header(&field.to_lowercase()).unwrap_or("none").to_owned();
+                let is_known = request.headers("if-none-match").iter().any(|tags| tags.contains(tag));
+                let reply = if is_known { Reply::status(304) } else { Reply::new(value.clone()) };
+                let reply = reply.cached("max-age=60").header("Age", "100");
+                if is_known && !repeats {
+                    return reply;
+                }
+                reply.header("ETag", tag).header("Vary", field).header("Access-Control-Allow-Origin", &value)
+            });
+            for (round, value) in ["a", "b", "a", "b", "none", "a", "none", "b"].into_iter().enumerate() {
+                let fields = [(field, value)];
+                let answer = get(&site, &target, if value == "none" { &[] } else { &fields });
+                let answer = answer.has_status(200).carries(value);
+                assert_eq!(answer.headers("access-control-allow-origin"), [value], "{field} {tag} {repeats}");
+                assert_eq!(site.upstream.count(&target), round + 1, "{field} {tag} {repeats}");
+            }
+        }
+    }
+}
+
+/// RFC 9111 §4.1, last paragraphs: some resources leave `Vary` out of their default response.
+fn a_response_without_vary_hides_no_variant(tier: Tier) {
+    let site = Site::start(tier, "");
+    for status in [200, 203, 404, 410, 301, 405, 500, 503] {
+        let target = format!("/{status}");
+        site.upstream.answer(&target, move |request| match request.header("accept-language") {
+            Some(language) => Reply::new(language).cached(FRESH).header("Vary", "Accept-Language"),
+            None => Reply::status(status).cached(FRESH),
+        });
+        let ask = |language: &str| get(&site, &target, &[("Accept-Language", language)]);
+        ask("de").shows("stored").carries("de");
+        ask("en").shows("stored").carries("en");
+        site.get(&target).shows("fwd=vary-miss; stored").has_status(status);
+        ask("de").shows("hit").has_status(200).carries("de");
+        ask("en").shows("hit").has_status(200).carries("en");
+        site.get(&target).shows("hit").has_status(status);
+        // One that nobody has asked for is not what came without the field.
+        ask("fr").shows("fwd=vary-miss; stored").carries("fr");
+        site.get(&target).shows("hit").has_status(status);
+    }
+}
+
+fn a_variant_that_comes_after_one_without_vary_is_found(tier: Tier) {
+    let site = Site::start(tier, "");
+    site.upstream.answer("/", |request| match request.header("accept-language") {
+        Some(language) => Reply::new(language).cached(FRESH).header("Vary", "Accept-Language"),
+        None => Reply::new("default").stale("public"),
+    });
+    let ask = |language: &str| get(&site, "/", &[("Accept-Language", language)]);
+    site.get("/").shows("stored").carries("default");
+    ask("de").shows("fwd=stale; stored").carries("de");
+    for _ in 0..2 {
+        site.get("/").hides("hit").carries("default");
+        ask("de").shows("hit").carries("de");
+        ask("en").carries("en");
+    }
+}
+
+fn a_coding_counts_as_vary_accept_encoding(tier: Tier) {
+    let site = Site::start(tier, "");
+    let rows: [(&str, &[&str], &[&str]); 6] = [
+        ("gzip", &[], &["Accept-Encoding"]),
+        ("br", &[""], &["", "Accept-Encoding"]),
+        ("identity, gzip", &["Origin"], &["Origin", "Accept-Encoding"]),
+        ("x-unheard-of", &["Origin, X-Tenant"], &["Origin, X-Tenant", "Accept-Encoding"]),
+        ("gzip", &["Accept-Encoding"], &["Accept-Encoding"]),
+        ("gzip", &["origin, accept-encoding"], &["origin, accept-encoding"]),
+    ];
+    for (index, (coding, vary, told)) in rows.into_iter().enumerate() {
+        let target = format!("/{index}");
+        site.upstream.answer(&target, move |request| {
+            let is_accepted = request.header("accept-encoding").is_some_and(|value| value.starts_with("gzip, "));
+            let reply = Reply::new(if is_accepted { "coded" } else { "plain" }).cached(FRESH);
+            let reply = if is_accepted { reply.header("Content-Encoding", coding) } else { reply };
+            vary.iter().fold(reply, |reply, line| reply.header("Vary", line))
+        });
+        let ask = |value: &str| get(&site, &target, &[("Accept-Encoding", value)]);
+        for part in ["stored", "hit"] {
+            let coded = ask("gzip, br").shows(part).carries("coded");
+            assert_eq!(coded.headers("vary"), told, "{part}: caches behind this one have to know too");
+        }
+        for value in ["identity", "gzip;q=0", "gzip;q=0, *;q=0", "", "*", "br;q=0, identity"] {
+            ask(value).hides("hit").carries("plain");
+        }
+        site.get(&target).hides("hit").carries("plain");
+        for value in ["identity", "gzip;q=0", ""] {
+            ask(value).shows("hit").carries("plain");
+        }
+        ask("gzip, br").shows("hit").carries("coded");
+    }
+    // `identity` is no coding.
+    site.upstream.on("/plain", Reply::new("plain").cached(FRESH).header("Content-Encoding", "identity"));
+    get(&site, "/plain", &[("Accept-Encoding", "gzip")]).shows("stored");
+    assert_eq!(site.get("/plain").shows("hit").header("vary"), None);
+}
+
+fn who_waits_for_a_coded_response_gets_it_only_if_it_asked_alike(tier: Tier) {
+    let site = Site::start(tier, "");
+    site.upstream.answer("/", |request| match request.header("accept-encoding") {
+        Some("gzip") => Reply::new("coded").cached(FRESH).header("Content-Encoding", "gzip"),
+        _ => Reply::new("plain").cached(FRESH),
+    });
+    let gate = site.upstream.hold_next("/");
+    let leader = site.call("GET", "/").header("Accept-Encoding", "gzip").start();
+    gate.wait_for(1);
+    let followers = ["gzip;q=0", "identity", "gzip", "*"];
+    let followers = followers.map(|value| (value, site.call("GET", "/").header("Accept-Encoding", value).start()));
+    let without = site.call("GET", "/").start();
+    site.get("/fence").has_status(200);
+    gate.open();
+    leader.response().carries("coded");
+    for (value, follower) in followers {
+        follower.response().carries(if value == "gzip" { "coded" } else { "plain" });
+    }
+    without.response().carries("plain");
+}
+
+/// In a fleet the store tells a proxy that responses vary, if its own memory does not.
+#[test]
+fn a_response_without_vary_from_another_proxy_hides_no_variant() {
+    let site = Site::start(Tier::Redis, "");
+    let other = site.another();
+    for status in [200, 404, 500] {
+        let target = format!("/{status}");
+        site.upstream.answer(&target, move |request| match request.header("accept-language") {
+            Some(language) => Reply::new(language).cached(FRESH).header("Vary", "Accept-Language"),
+            None if status == 200 => Reply::new("default").stale("public"),
+            None => Reply::status(status).stale("public"),
+        });
+        let ask = |larder: &crate::support::Larder, language: &str| {
+            larder.call("GET", &target).header("Accept-Language", language).send()
+        };
+        // One proxy has only ever seen the default response, and keeps it in memory.
+        other.get(&target).shows("stored").has_status(status);
+        let entries = || site.redis.as_ref().unwrap().command(&["KEYS", "*:v1:*"]).lines().count();
+        eventually("it is in Redis", || entries() > 0);
+        ask(&site, "de").hides("hit").carries("de");
+        eventually("both are in Redis", || entries() >= 2);
+        for _ in 0..3 {
+            other.get(&target).hides("hit").has_status(status);
+        }
+        let third = site.another();
+        ask(&third, "de").shows("hit").carries("de");
+        ask(&other, "de").shows("hit").carries("de");
+        ask(&site, "de").shows("hit").carries("de");
+        site.redis.as_ref().unwrap().flush_all();
+    }
+}
+
+/// Proxies that have seen different fields named come to tell responses apart by all of them.
+#[test]
+fn proxies_learn_from_one_another_what_responses_vary_on() {
+    let site = Site::start(Tier::Redis, "");
+    let other = site.another();
+    site.upstream.answer("/", |request| match (request.header("x-tenant"), request.header("accept-language")) {
+        (Some(tenant), _) => Reply::new(tenant).cached(FRESH).header("Vary", "X-Tenant"),
+        (None, Some(language)) => Reply::new(language).cached(FRESH).header("Vary", "Accept-Language"),
+        (None, None) => Reply::new("default").stale("public"),
+    });
+    let ask = |larder: &crate::support::Larder, name: &str, value: &str| {
+        larder.call("GET", "/").header(name, value).send().has_status(200).carries(value)
+    };
+    let entries = || site.redis.as_ref().unwrap().command(&["KEYS", "*:v1:*"]).lines().count();
+    other.get("/").shows("stored").carries("default");
+    eventually("it is in Redis", || entries() == 1);
+    ask(&site, "Accept-Language", "de").hides("hit");
+    eventually("so is what tells of the first field", || entries() == 2);
+    eventually("the tenant's is kept for all", || {
+        ask(&other, "X-Tenant", "1");
+        ask(&site.another(), "X-Tenant", "1").is("hit")
+    });
+    eventually("and so is the language's", || {
+        ask(&site, "Accept-Language", "fr");
+        ask(&site.another(), "Accept-Language", "fr").is("hit")
+    });
+    ask(&site.another(), "X-Tenant", "1").shows("hit");
+    ask(&other, "X-Tenant", "1").shows("hit");
+    // What was told apart by less is fetched once more.
+    ask(&site, "Accept-Language", "de");
+    ask(&site, "Accept-Language", "de").shows("hit");
+}
+
+/// What tells that responses vary stays as long as any of them.
+#[test]
+fn a_variant_that_goes_soon_takes_no_other_with_it() {
+    let site = Site::start(Tier::Redis, "");
+    site.upstream.answer("/", |request| {
+        let age = if request.header("accept-language") == Some("de") { "max-age=6000" } else { "max-age=5" };
+        Reply::numbered().cached(age).header("Vary", "Accept-Language")
+    });
+    get(&site, "/", &[("Accept-Language", "de")]).shows("stored");
+    site.wait_for_entries(2);
+    get(&site, "/", &[("Accept-Language", "en")]).shows("stored");
+    site.wait_for_entries(3);
+    let redis = site.redis.as_ref().unwrap();
+    let left = |name: &str| Duration::from_millis(redis.run::<u64>(&["PTTL", name]));
+    let long = || {
+        let names = redis.command(&["KEYS", "*:v1:*"]);
+        names.lines().filter(|name| left(name.trim()) > Duration::from_secs(1000)).count()
+    };
+    eventually("the sign and the variant that stays are kept", || long() == 2);
 }

@@ -79,7 +79,13 @@ fn a_response_that_is_not_stored_names_the_section() {
     let groups = format!("Cache-Control: max-age=60\nSurrogate-Key: {groups}");
     let fresh = "Cache-Control: max-age=60";
     let authorized = ["GET", "/x", "-H", "Authorization: Bearer x"];
-    let rows: [(&str, &[&str], &str, &str); 18] = [
+    let rows: [(&str, &[&str], &str, &str); 19] = [
+        (
+            "Cache-Control: max-age=60\nContent-Range: bytes 0-1/9",
+            &["GET", "/x"],
+            "content-range",
+            "RFC 9110 §14.4",
+        ),
         ("Cache-Control: no-store", &["GET", "/x"], "no-store", "RFC 9111 §5.2.2.5"),
         ("CDN-Cache-Control: no-store\nCache-Control: max-age=60", &["GET", "/x"], "no-store", "§5.2.2.5"),
         ("Cache-Control: private", &["GET", "/x"], "private", "RFC 9111 §5.2.2.7"),
@@ -111,6 +117,22 @@ fn a_response_that_is_not_stored_names_the_section() {
     }
     let exit = explain_response("HTTP/1.1 206 Partial Content\n\n", &["GET", "/x"]);
     assert_says(&exit.stdout, &["no: responses with this status are not stored (RFC 9111 §3) [status]"]);
+    let exit = explain_response("HTTP/1.1 429 Too Many Requests\nCache-Control: max-age=60\n\n", &["GET", "/x"]);
+    assert_says(&exit.stdout, &["about one request", "RFC 6585 §3", "[status]"]);
+}
+
+#[test]
+fn a_coded_response_is_told_to_vary_on_the_coding() {
+    let rows = [
+        ("Content-Encoding: gzip", json!(["accept-encoding"])),
+        ("Content-Encoding: gzip\nVary: Accept", json!(["accept", "accept-encoding"])),
+        ("Content-Encoding: identity", json!([])),
+        ("Vary: Accept", json!(["accept"])),
+    ];
+    for (fields, varies_on) in rows {
+        let answer = judged(&format!("Cache-Control: max-age=60\n{fields}"), &["GET", "/x"]);
+        assert_eq!((&answer["stored"], &answer["varies_on"]), (&json!(true), &varies_on), "{fields}: {answer:#}");
+    }
 }
 
 #[test]

@@ -13,8 +13,8 @@ use super::{Account, Terms, Use};
 use crate::entry;
 use crate::headers;
 use crate::running::Running;
-use crate::semantics::storable::Reason;
-use crate::semantics::vary::Vary;
+use crate::semantics::storable::{self, Reason};
+use crate::semantics::vary::{self, Vary};
 use crate::semantics::{groups, targeted, validation};
 use crate::upstream::{RequestBody, ResponseBody, UpstreamError};
 
@@ -72,6 +72,7 @@ impl Account<'_> {
         let mut fields = answer.fields.clone();
         headers::strip_hop_by_hop(&mut fields);
         keep::note_date(&mut fields, answer.times.1);
+        vary::complete(&mut fields, &[]);
         let judgement = Judgement {
             status: answer.status.as_u16(),
             stored: false,
@@ -112,7 +113,7 @@ impl Account<'_> {
             });
         }
         let verdict = keep::judge(&self.question, answer.status, fields, answer.times);
-        let verdict = verdict.map_err(|reason| Refusal::of(reason, fields))?;
+        let verdict = verdict.map_err(|reason| Refusal::of(reason, answer.status, fields))?;
         self.whole(answer).map_or(Ok(verdict), Err)
     }
 
@@ -211,11 +212,15 @@ fn varies_on(fields: &HeaderMap) -> Vec<String> {
 }
 
 impl Refusal {
-    fn of(reason: Reason, fields: &HeaderMap) -> Refusal {
+    fn of(reason: Reason, status: StatusCode, fields: &HeaderMap) -> Refusal {
         let because = match reason {
             Reason::VaryStar if keep::varies_on_this_hop(fields) => {
                 "the response varies on a field that Larder writes itself (Via, Forwarded, X-Forwarded-…), for which \
                  there is no key: as good as Vary: * (RFC 9111 §4.1)"
+            }
+            Reason::Status if storable::is_about_request(status) => {
+                "this status is about one request (its fields, credentials, length or rate), not about the resource, and \
+                 everybody would be told it (RFC 9110 §15.5, RFC 6585 §3)"
             }
             reason => reason.explanation(),
         };
@@ -245,6 +250,8 @@ fn what_to_do(reason: Reason) -> &'static str {
         }
         Reason::VaryStar => "have the API name the request fields that it goes by",
         Reason::Status => "nothing: such responses are for one request",
+        Reason::ContentRange => "have the API send Content-Range with 206 alone",
+        Reason::ServerError => "nothing: the stored response is validated again by the next request",
         Reason::NoLifetime => {
             "give a family that claims this path a ttl (negative_ttl for 404 and 410), or have the API send \
              Cache-Control: max-age=…"

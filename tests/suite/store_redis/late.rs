@@ -89,7 +89,10 @@ async fn a_dismissal_that_is_late_removes_nobody() {
     let after = fleet.after_an_outage().await;
     let lost = after.behind[0].clone();
     tokio::time::sleep(LEASE * 2).await;
-    assert!(!fleet.store.dismiss(&lost, after.generation).await.unwrap(), "all are silent: there is an outage now");
+    assert!(
+        !fleet.store.dismiss(&lost, after.generation).await.unwrap(),
+        "all are silent: there is an outage now"
+    );
     let next = fleet.sync("a", None).await.generation;
     assert!(!fleet.store.dismiss(&lost, after.generation).await.unwrap(), "there was another outage since");
     assert!(fleet.store.dismiss(&lost, next).await.unwrap());
