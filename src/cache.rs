@@ -25,6 +25,7 @@ use crate::store::{Link, Store, StoreError};
 
 pub mod backlog;
 pub mod claim;
+pub mod clock;
 pub mod fleet;
 pub mod flight;
 pub mod hot;
@@ -342,7 +343,7 @@ impl Cache {
         let Some(there) = reply.filter(|there| shared.fleet.trusts(there.view.stamp.epoch)) else { return false };
         let sign = there.entry.and_then(|bytes| Entry::decode(bytes).ok());
         let sign = sign.filter(|sign| *sign.text == *entry.text && there.view.is_current(sign.stamp));
-        let wider = sign.and_then(|sign| wider(sign, entry));
+        let wider = sign.and_then(|sign| wider(sign, entry, self.now()));
         if let Some(sign) = wider {
             self.memory.remove(place.key);
             self.memory.put(place.key, Arc::new(sign));
@@ -514,6 +515,11 @@ impl Cache {
         self.shared.as_ref().map(|shared| &shared.store)
     }
 
+    /// The time by the clock that times in entries are of ([`clock`]).
+    pub fn now(&self) -> SystemTime {
+        self.memory.clock.now()
+    }
+
     /// How full L1 is.
     pub fn usage(&self) -> Usage {
         self.memory.usage()
@@ -551,8 +557,7 @@ impl Lookup {
 }
 
 /// A sign of variants that are kept, with the fields of `entry`; `None` if it names none that `entry` does not.
-fn wider(sign: Entry, entry: &Entry) -> Option<Entry> {
-    let now = SystemTime::now();
+fn wider(sign: Entry, entry: &Entry, now: SystemTime) -> Option<Entry> {
     let theirs = sign.variants().filter(|variants| variants.kept_until(now) > now)?;
     let ours = entry.variants().map_or(&[][..], |variants| &variants.on);
     let on = theirs.widened(ours);

@@ -59,6 +59,8 @@ pub struct Metrics {
     task_panics: Family<TaskLabels, Counter>,
     marks: Gauge,
     floor_age: Gauge<f64, AtomicU64>,
+    /// Seconds by which this machine's clock is ahead of the store's.
+    pub clock_ahead: Gauge<f64, AtomicU64>,
     /// Writes that other proxies left unfinished, carried out by this one.
     pub intents_carried_out: Counter,
     /// Invalidations repeated because their rule says `again`.
@@ -152,6 +154,7 @@ impl Metrics {
             task_panics: Family::default(),
             marks: Gauge::default(),
             floor_age: Gauge::default(),
+            clock_ahead: Gauge::default(),
             intents_carried_out: Counter::default(),
             invalidations_repeated: Counter::default(),
             refreshes: Counter::default(),
@@ -210,6 +213,12 @@ impl Metrics {
             "How long ago the floor was issued, at the last sync",
             seconds(),
             self.floor_age.clone(),
+        );
+        registry.register_with_unit(
+            "clock_ahead",
+            "By how much the clock of this machine is ahead of the store's, at the last sync",
+            seconds(),
+            self.clock_ahead.clone(),
         );
         registry.register(
             "intents_carried_out",

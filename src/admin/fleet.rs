@@ -50,6 +50,8 @@ struct Proxy {
     since_seconds: f64,
     /// How long ago the store last answered a sync.
     synced_seconds_ago: Option<f64>,
+    /// By so much the clock of this machine is ahead of the store's; below zero: behind.
+    clock_ahead_seconds: f64,
     applied: Option<At>,
 }
 
@@ -150,7 +152,7 @@ impl Fleet {
         };
         // After the question, which may have shown that the store is away.
         let (store, undelivered) = (state_of_store(cache.store_state()), cache.undelivered());
-        Fleet::new(cache.fleet(), roster, store, undelivered, SystemTime::now())
+        Fleet::new(cache.fleet(), roster, store, undelivered, cache.now())
     }
 
     fn new(
@@ -214,6 +216,8 @@ impl From<Report> for Proxy {
             why: report.unheld.as_ref().map(ToString::to_string),
             since_seconds: seconds(report.since),
             synced_seconds_ago: report.synced.map(seconds),
+            // Whole milliseconds: more is not known.
+            clock_ahead_seconds: -((report.store_clock_ahead / 1000) as f64) / 1000.0,
             applied: report.applied.map(At::from),
         }
     }
@@ -279,6 +283,7 @@ mod tests {
             applied: Some(at(9)),
             epoch: Some(state()),
             synced: Some(Duration::from_secs(5)),
+            store_clock_ahead: -3_600_500_900,
             longest_lease: Duration::from_secs(1),
         }
     }
@@ -307,7 +312,8 @@ mod tests {
             "undelivered": 0,
             "proxy": {
                 "id": "p1", "coherence": "lease", "lease": "1s", "lease_held": true, "reason": null, "why": null,
-                "since_seconds": 1.5, "synced_seconds_ago": 5.0, "applied": stamp,
+                "since_seconds": 1.5, "synced_seconds_ago": 5.0, "clock_ahead_seconds": 3600.5,
+                "applied": stamp,
             },
             "epoch": {
                 "at": stamp, "cause": "marks lost", "began": "1970-01-01T00:00:40Z", "age_seconds": 60.0,

@@ -59,6 +59,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::backlog::Backlog;
+use super::clock::SharedClock;
 use super::memory::Memory;
 use crate::config::Coherence;
 use crate::metrics::Metrics;
@@ -228,6 +229,7 @@ impl Fleet {
             epoch: known.synced.as_ref().map(|(state, _)| state.clone()),
             synced: known.synced.as_ref().map(|(_, at)| at.elapsed()),
             longest_lease: known.longest(),
+            store_clock_ahead: memory.clock.ahead(),
         }
     }
 
@@ -630,6 +632,8 @@ impl Fleet {
         self.known().sync_began();
         let synced = store.sync(&me).await?;
         metrics.synced(sending.at.steady.elapsed());
+        memory.clock.hear(sending.at.wall, self.clocks.now().wall, synced.clock);
+        self.tell_of_clock(&memory.clock, metrics);
         *lock(&self.seen) = Some(synced.generation);
         self.note(&synced, sending, metrics);
         let is_void = serves_memory && !self.take(memory, &synced, sending);
@@ -728,6 +732,21 @@ impl Fleet {
         self.known().synced = Some((state.clone(), Instant::now()));
         if state.longest_lease > self.lease {
             self.warn_of(state.longest_lease);
+        }
+    }
+
+    /// Tells, once, that the clock of this machine is wrong, or right again.
+    fn tell_of_clock(&self, clock: &SharedClock, metrics: &Metrics) {
+        let (ahead, is_off) = (-(clock.ahead() as f64) / 1e6, clock.is_off());
+        metrics.clock_ahead.set(ahead);
+        let was_off = std::mem::replace(&mut self.known().is_clock_off, is_off);
+        match (was_off, is_off) {
+            (false, true) => tracing::warn!(
+                ahead_seconds = ahead,
+                "the clock of this machine differs from the store's by more than a second; ages are counted by the store's. Set it right (NTP)"
+            ),
+            (true, false) => tracing::info!("the clock of this machine is as the store's again"),
+            _ => {}
         }
     }
 

@@ -84,7 +84,7 @@ impl Errand {
     /// when upstream fails.
     pub async fn forget_stale(&self, running: &Running) {
         if let Some(stored) = self.stale.as_ref().and_then(|stale| stale.response()) {
-            let place = keep::place(&self.question, self.canonical.key, &stored.freshness, &stored.headers);
+            let place = keep::place(running, &self.question, self.canonical.key, &stored.freshness, &stored.headers);
             running.cache.remove(&place).await;
         }
     }

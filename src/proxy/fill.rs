@@ -64,7 +64,7 @@ async fn fetch(
     permit: Permit,
     direct: Option<oneshot::Sender<Direct>>,
 ) -> bool {
-    let mut times = (SystemTime::now(), SystemTime::now());
+    let mut times = (running.cache.now(), running.cache.now());
     let place = tokio::select! {
         place = running.upstream.place() => place,
         // Nothing was begun, and nobody is left whom it is for. A refresh is for those who come.
@@ -95,7 +95,7 @@ async fn fetch(
         answer => answer,
     };
     if let Some(failure) = failure(&answer)
-        && let Some(stale) = errand.stale.as_ref().filter(|stale| errand.question.takes_after(failure, stale))
+        && let Some(stale) = errand.stale.as_ref().filter(|stale| errand.question.takes_after(failure, stale, running.cache.now()))
     {
         permit.land(Landing::StaleOnError(Arc::clone(stale), failure));
         return false;
@@ -138,10 +138,10 @@ async fn ask(
         Some(content) => (question.asked.method.clone(), RequestBody::Whole(content.clone())),
         None => (Method::GET, RequestBody::Empty),
     };
-    times.0 = SystemTime::now();
+    times.0 = running.cache.now();
     let interim = question.asked.interim.clone();
     let answer = running.upstream.send_from(place, &method, &path, fields, body, interim).await;
-    times.1 = SystemTime::now();
+    times.1 = running.cache.now();
     answer
 }
 
@@ -292,7 +292,7 @@ async fn deliver(
     let Errand { question, primary, sign, view, .. } = errand;
     let stamp = view.map(|view| view.stamp);
     let varies_on = keep::varies_on(running, primary, sign.as_deref(), &fields);
-    let head = Arc::new(keep::head(question, primary, varies_on, stamp, parts.status, fields, &verdict));
+    let head = Arc::new(keep::head(running, question, primary, varies_on, stamp, parts.status, fields, &verdict));
     let _ended = EndAnyway(Arc::clone(&stream));
     if let (Some(direct), Some(reader)) = (direct, stream.reader()) {
         let _ = direct.send(Direct::Reader(reader, own));

@@ -133,8 +133,14 @@ pub(super) fn strip_consumed(fields: &mut HeaderMap, server: &Server) {
 }
 
 /// Where an entry is kept, and for how long.
-pub(super) fn place(question: &Question, key: Key, freshness: &Freshness, fields: &HeaderMap) -> Place {
-    let keep = freshness.keep_for(SystemTime::now(), validation::has_validator(fields));
+pub(super) fn place(
+    running: &Running,
+    question: &Question,
+    key: Key,
+    freshness: &Freshness,
+    fields: &HeaderMap,
+) -> Place {
+    let keep = freshness.keep_for(running.cache.now(), validation::has_validator(fields));
     Place { key, label: question.label(), keep }
 }
 
@@ -142,7 +148,7 @@ pub(super) fn place(question: &Question, key: Key, freshness: &Freshness, fields
 fn known(running: &Running, primary: &Canonical, sign: Option<&Entry>) -> Option<Variants> {
     let resident = running.cache.memory().varies_on(primary);
     let signs = resident.as_ref().map(|resident| &*resident.entry).into_iter().chain(sign);
-    let now = SystemTime::now();
+    let now = running.cache.now();
     signs.filter_map(Entry::variants).find(|variants| variants.kept_until(now) > now).cloned()
 }
 
@@ -166,6 +172,7 @@ pub(super) fn varies_on(
 
 /// The head of a response as it is shared and stored: told apart from others by `varies_on`.
 pub(super) fn head(
+    running: &Running,
     question: &Question,
     primary: &Canonical,
     varies_on: Vec<HeaderName>,
@@ -175,7 +182,7 @@ pub(super) fn head(
     verdict: &Verdict,
 ) -> Head {
     let text = primary.variant(&varies_on, &question.asked.headers).text;
-    let (ttl, groups) = (verdict.freshness.ttl(SystemTime::now()), verdict.groups.clone());
+    let (ttl, groups) = (verdict.freshness.ttl(running.cache.now()), verdict.groups.clone());
     let consumed = has_consumed(&headers);
     Head { consumed, status, headers, varies_on, text, ttl, stored: stamp.is_some(), stamp, groups }
 }
@@ -222,7 +229,7 @@ impl Complete<'_> {
         // Another variant may have come since the lookup.
         let known = known(running, primary, sign);
         let on = told_apart_by(known.as_ref(), &response.headers);
-        let Place { label, keep, .. } = place(question, primary.key, &response.freshness, &response.headers);
+        let Place { label, keep, .. } = place(running, question, primary.key, &response.freshness, &response.headers);
         let put = |text: &str, tags, content, key, keep| {
             let place = Place { key, label: label.clone(), keep };
             (running.cache.store_in_memory(Entry { text: text.into(), stamp, tags, content }, &place), place)
@@ -231,7 +238,7 @@ impl Complete<'_> {
             let kept = put(&primary.text, tags, Content::Response(response), primary.key, keep);
             return (Arc::clone(&kept.0), Kept(vec![kept], Vec::new()));
         }
-        let (now, variant) = (SystemTime::now(), primary.variant(&on, &question.asked.headers));
+        let (now, variant) = (running.cache.now(), primary.variant(&on, &question.asked.headers));
         let until = entry::whole_millis(now.checked_add(keep).unwrap_or(now));
         let one = Variant { suffix: primary.suffix_of(&variant).into(), until };
         let (variants, gone) = known.unwrap_or_default().with(on, one, question.fetching().max_variants);

@@ -143,9 +143,9 @@ impl Question {
     }
 
     /// What another proxy has fetched answers this as it is, without asking upstream.
-    pub fn is_answered_by(&self, entry: &Entry) -> bool {
+    pub fn is_answered_by(&self, entry: &Entry, now: SystemTime) -> bool {
         let response = entry.response().filter(|response| !self.is_refused(response));
-        let reuse = response.map(|response| response.freshness.reuse(SystemTime::now(), &self.demands));
+        let reuse = response.map(|response| response.freshness.reuse(now, &self.demands));
         matches!(reuse, Some(Reuse::Fresh { .. }))
     }
 
@@ -157,9 +157,9 @@ impl Question {
     }
 
     /// What is stored may stand in for an upstream that failed so, by its own word and that of this request.
-    pub fn takes_after(&self, failure: Failure, stored: &Entry) -> bool {
+    pub fn takes_after(&self, failure: Failure, stored: &Entry, now: SystemTime) -> bool {
         let freshness = stored.response().map(|response| &response.freshness);
-        freshness.is_some_and(|it| it.usable_after(failure, SystemTime::now(), &self.demands))
+        freshness.is_some_and(|it| it.usable_after(failure, now, &self.demands))
     }
 
     /// It asks for a part of what a GET would get (RFC 9110 §14.2).

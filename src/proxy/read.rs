@@ -117,7 +117,7 @@ async fn attempt(running: &Arc<Running>, question: &Arc<Question>, alone: bool) 
         .cache
         .lookup(primary.clone(), &question.asked.headers, || question.label(), || question.tags())
         .await;
-    let now = SystemTime::now();
+    let now = running.cache.now();
     let need = match &lookup.found {
         Found::Current(entry) | Found::Softened(entry) => {
             match use_entry(running, question, &primary, &lookup, entry, now) {
@@ -307,7 +307,7 @@ async fn join(
         Landing::Unshared => return Ride::GotOff,
         Landing::Elsewhere(ref entry, ref varies_on) => {
             let is_ours = *entry.text == primary.variant(varies_on, &question.asked.headers).text
-                && question.is_answered_by(entry);
+                && question.is_answered_by(entry, running.cache.now());
             // Its response may have named groups of its own.
             if !is_ours || !running.cache.is_current(&entry.tags, entry.stamp).await {
                 return Ride::GotOff;
@@ -317,7 +317,9 @@ async fn join(
                 None => return Ride::GotOff,
             }
         }
-        Landing::StaleOnError(ref entry, failure) if !question.takes_after(failure, entry) => return Ride::GotOff,
+        Landing::StaleOnError(ref entry, failure) if !question.takes_after(failure, entry, running.cache.now()) => {
+            return Ride::GotOff;
+        }
         Landing::Validated(ref entry) | Landing::StaleOnError(ref entry, _) => {
             // What a failing upstream falls back on is older than the flight, and either may have named groups of its
             // own: it has to be current for us too.
@@ -367,7 +369,7 @@ async fn is_current(running: &Running, head: &Head) -> bool {
 
 /// What this request found stored, in place of the answer that upstream did not give, if it may have it.
 fn stand_in(running: &Running, question: &Question, need: &Need) -> Option<Answered> {
-    let stale = need.stale.as_ref().filter(|stale| question.takes_after(Failure::NoAnswer, stale))?;
+    let stale = need.stale.as_ref().filter(|stale| question.takes_after(Failure::NoAnswer, stale, running.cache.now()))?;
     from_entry(running, question, need, &Landing::StaleOnError(Arc::clone(stale), Failure::NoAnswer), true)
 }
 
@@ -397,7 +399,7 @@ fn from_entry(
     landing: &Landing,
     collapsed: bool,
 ) -> Option<Answered> {
-    let now = SystemTime::now();
+    let now = running.cache.now();
     let entry = match landing {
         Landing::Validated(entry) | Landing::Elsewhere(entry, _) | Landing::StaleOnError(entry, _) => entry,
         Landing::Streaming(..) | Landing::Unshared | Landing::Failed(_) => return None,
@@ -446,13 +448,13 @@ async fn head(
     lookup: &Lookup,
     need: &Need,
 ) -> Answered {
-    let request_time = SystemTime::now();
+    let request_time = running.cache.now();
     let (answered, head) = forward(running, question, need).await;
     let stored = need.stale.as_ref().and_then(|stale| Some((stale, stale.response()?)));
     if let (Some((StatusCode::OK, mut fields)), Some((stale, stored)), Some(_)) = (head, stored, lookup.view) {
         headers::strip_hop_by_hop(&mut fields);
         let errand = Errand::new(question, primary, lookup, Some(Arc::clone(stale)));
-        let times = (request_time, SystemTime::now());
+        let times = (request_time, running.cache.now());
         match validation::head_verdict(&fields, &stored.headers, stored.body.len() as u64) {
             HeadVerdict::Updates => {
                 if let Ok(confirmed) = fill::freshened(&errand, stale, fields, times) {
@@ -460,7 +462,7 @@ async fn head(
                 }
             }
             HeadVerdict::Outdates => {
-                let place = keep::place(question, lookup.canonical.key, &stored.freshness, &stored.headers);
+                let place = keep::place(running, question, lookup.canonical.key, &stored.freshness, &stored.headers);
                 running.cache.remove(&place).await;
             }
             HeadVerdict::ShowsNothing => {}

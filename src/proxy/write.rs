@@ -65,9 +65,9 @@ async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Inco
         Ok(before) => before,
         Err(refused) => return *refused,
     };
-    let request_time = SystemTime::now();
+    let request_time = running.cache.now();
     let answer = announced(running, &intent, Box::pin(forward(running, &asked, body))).await;
-    let times = (request_time, SystemTime::now());
+    let times = (request_time, running.cache.now());
     let end = match &answer {
         Ok(answer) => Some(WriteEnd::of_answer(answer.status())),
         // Nothing was sent: it cannot have been carried out.
@@ -217,7 +217,7 @@ impl Keeping {
         verdict.withhold(&mut fields);
         let primary = question.canonical(running.config.server.forwarded);
         let varies_on = keep::varies_on(running, &primary, None, &fields);
-        let head = keep::head(&question, &primary, varies_on, Some(stamp), answer.status(), fields, &verdict);
+        let head = keep::head(running, &question, &primary, varies_on, Some(stamp), answer.status(), fields, &verdict);
         Some(Keeping { question, primary, head, verdict, stamp })
     }
 

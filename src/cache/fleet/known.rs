@@ -95,6 +95,8 @@ pub struct Report {
     pub synced: Option<Duration>,
     /// How long writes wait for leases that nobody knows of, at most.
     pub longest_lease: Duration,
+    /// Microseconds by which the store's clock is ahead of this machine's.
+    pub store_clock_ahead: i64,
 }
 
 /// An epoch, and when this proxy met it.
@@ -129,6 +131,8 @@ pub(super) struct Known {
     pub uncounted: bool,
     /// Others with another lease were told of.
     pub has_warned: bool,
+    /// The clock of this machine was told to be wrong.
+    pub is_clock_off: bool,
 }
 
 impl Known {
@@ -145,6 +149,7 @@ impl Known {
             is_first: true,
             uncounted: false,
             has_warned: false,
+            is_clock_off: false,
         }
     }
 

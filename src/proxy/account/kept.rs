@@ -91,7 +91,7 @@ impl Account<'_> {
             key_text: canonical.text,
             ..self.claim()
         };
-        self.told(claim, &tiers, sign.as_deref().and_then(Entry::variants))
+        self.told(claim, &tiers, sign.as_deref().and_then(Entry::variants), cache.now())
     }
 
     async fn tiers(&self, cache: &Cache, canonical: &Canonical) -> Tiers {
@@ -110,8 +110,7 @@ impl Account<'_> {
         Tiers { memory, store }
     }
 
-    fn told(&self, claim: Claim, tiers: &Tiers, variants: Option<&Variants>) -> Kept {
-        let now = SystemTime::now();
+    fn told(&self, claim: Claim, tiers: &Tiers, variants: Option<&Variants>, now: SystemTime) -> Kept {
         let found = tiers.found(variants.is_some());
         let judged = tiers.best();
         let standing = judged.map(|judged| &judged.standing);
