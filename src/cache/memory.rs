@@ -1,10 +1,10 @@
-//! L1: entries in this process's memory, bounded in bytes, and the marks table. Without a store the marks table is
-//! the authority on what is current; with one, the store is.
+//! L1: entries in this process's memory, bounded in bytes, and the marks. Without a store the marks are the authority on
+//! what is current; with one, the store is.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use quick_cache::sync::Cache;
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
@@ -13,14 +13,38 @@ use tokio::time::Instant;
 
 use crate::entry::Entry;
 use crate::key::{Canonical, Key};
-use crate::stamp::{Epoch, Marks, Sequence, Slot, Softened, Tag, Taken, View};
+use crate::stamp::{Epoch, Held, Marks, Now, Sequence, Softened, Tag, Taken, View};
 
-/// An entry in L1, with the slots of its tags worked out.
+/// An entry in L1, with the marks of its tags.
 #[derive(Debug)]
 pub struct Resident {
     pub entry: Arc<Entry>,
-    slots: SmallVec<[Slot; 6]>,
+    held: SmallVec<[Held; 4]>,
 }
+
+/// Keeps the marks of what is looked up, and of what is fetched then, for as long as it lives: invalidations meanwhile cost
+/// only what carries their tags.
+#[derive(Debug, Clone, Default)]
+pub enum Hold {
+    #[default]
+    Nothing,
+    /// Those of an entry in L1.
+    Resident(Arc<Resident>),
+    Tags(Arc<[Held]>),
+}
+
+impl Hold {
+    fn held(&self) -> &[Held] {
+        match self {
+            Hold::Nothing => &[],
+            Hold::Resident(resident) => &resident.held,
+            Hold::Tags(held) => held,
+        }
+    }
+}
+
+/// Memory that a mark takes, bytes: its own, and its place among those that are held.
+const MARK_WEIGHT: u64 = 120;
 
 /// How full L1 is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +57,7 @@ pub struct Usage {
     pub evictions: u64,
 }
 
-/// L1 and the marks table.
+/// L1 and the marks.
 pub struct Memory {
     entries: Cache<Key, Arc<Resident>, ByWeight, DefaultHashBuilder, CountEvictions>,
     evictions: Arc<AtomicU64>,
@@ -46,7 +70,7 @@ struct ByWeight;
 
 impl Weighter<Key, Arc<Resident>> for ByWeight {
     fn weight(&self, _: &Key, resident: &Arc<Resident>) -> u64 {
-        resident.entry.weight()
+        resident.entry.weight() + resident.held.len() as u64 * MARK_WEIGHT
     }
 }
 
@@ -62,8 +86,8 @@ impl Lifecycle<Key, Arc<Resident>> for CountEvictions {
 }
 
 impl Memory {
-    /// An empty L1 of `capacity` bytes whose largest entries have bodies of `largest` bytes, with a marks table of
-    /// `slots` slots.
+    /// An empty L1 of `capacity` bytes whose largest entries have bodies of `largest` bytes. `slots`: for the marks of tags
+    /// that nothing in it carries.
     pub fn new(capacity: u64, largest: u64, slots: usize) -> Memory {
         let evictions = Arc::new(AtomicU64::new(0));
         let options = OptionsBuilder::new()
@@ -99,8 +123,22 @@ impl Memory {
         if self.holds_newer(key, &entry) {
             return;
         }
-        let slots = entry.tags.iter().map(|tag| self.marks.slot(tag)).collect();
-        self.entries.insert(key, Arc::new(Resident { entry, slots }));
+        self.insert(key, entry);
+    }
+
+    /// The same with an entry that the store has kept, and with what it has said of the marks of all of its tags.
+    pub fn put_confirmed(&self, key: Key, entry: Arc<Entry>, view: &View) {
+        if !self.holds_newer(key, &entry) {
+            let resident = self.insert(key, entry);
+            self.marks.confirm(&resident.held, view);
+        }
+    }
+
+    fn insert(&self, key: Key, entry: Arc<Entry>) -> Arc<Resident> {
+        let held = self.marks.hold(entry.tags.iter());
+        let resident = Arc::new(Resident { entry, held });
+        self.entries.insert(key, Arc::clone(&resident));
+        resident
     }
 
     /// Whether what is kept under a key was fetched after a later write than `entry` was, or asked for later than that.
@@ -129,21 +167,32 @@ impl Memory {
         self.entries.clear();
     }
 
-    /// What the marks table says of an entry's tags.
+    /// What the marks say of an entry's tags.
     pub fn view_of(&self, resident: &Resident) -> View {
         let sequence = resident.entry.stamp.sequence;
-        self.marks.view_of(resident.slots.iter().copied(), sequence, || self.nanos(Instant::now()))
+        self.marks.view_of(&resident.held, sequence, || self.nanos(Instant::now()))
     }
 
-    /// What the marks table says of these tags.
+    /// Holds these tags.
+    pub fn hold(&self, tags: &[Tag]) -> Hold {
+        Hold::Tags(self.marks.hold(tags))
+    }
+
+    /// What the marks say of what is held, and of the root tag.
+    pub fn view_held(&self, hold: &Hold) -> View {
+        self.marks.view(hold.held(), || self.nanos(Instant::now()))
+    }
+
+    /// What the marks say of these tags.
     pub fn view(&self, tags: &[Tag]) -> View {
-        let slots = tags.iter().map(|tag| self.marks.slot(tag));
-        self.marks.view(slots, || self.nanos(Instant::now()))
+        self.view_held(&self.hold(tags))
     }
 
     /// Invalidates where there is no store.
     pub fn invalidate(&self, tags: &[Tag], softened: &[Softened]) -> Taken {
-        self.marks.invalidate_and_soften(tags, softened, self.nanos(Instant::now()))
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let wall = u64::try_from(wall.as_micros()).unwrap_or(u64::MAX / 2);
+        self.marks.invalidate(tags, softened, Now { wall, steady: self.nanos(Instant::now()) })
     }
 
     /// Takes over soft marks that were told as they were at a time: so much of each grace was left.

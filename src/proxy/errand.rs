@@ -8,6 +8,7 @@ use http::header::IF_NONE_MATCH;
 use super::keep;
 use super::question::Question;
 use crate::cache::claim::Held;
+use crate::cache::memory::Hold;
 use crate::cache::{Found, Lookup};
 use crate::entry::{Entry, Variant};
 use crate::key::Canonical;
@@ -37,6 +38,8 @@ pub(super) struct Errand {
     pub sign: Option<Arc<Entry>>,
     /// Other proxies wait for what this stores; ends with the errand at the latest.
     pub claim: Option<Held>,
+    /// The marks of its tags, until what it brings holds them itself.
+    _hold: Hold,
 }
 
 impl Errand {
@@ -52,7 +55,8 @@ impl Errand {
         let response = stale.as_ref().and_then(|stale| stale.response());
         let is_softened = matches!(lookup.found, Found::Softened(_));
         let is_telling = !is_softened || response.is_some_and(|it| validation::tells_every_change(&it.headers));
-        Errand { question, primary, canonical, view: *view, stale, is_telling, sign, claim: None }
+        let _hold = lookup.hold.clone();
+        Errand { question, primary, canonical, view: *view, stale, is_telling, sign, claim: None, _hold }
     }
 
     /// Whether there is anything that a 304 could be about.

@@ -16,6 +16,7 @@ use super::question::Question;
 use super::recording::Recording;
 use super::{Answered, Asked, Body, failed, refresh, refuse, respond};
 use crate::cache::flight::Head;
+use crate::cache::memory::Hold;
 use crate::config::OnOutage;
 use crate::headers::{self, Meant};
 use crate::key::Canonical;
@@ -182,6 +183,8 @@ struct Keeping {
     head: Head,
     verdict: Verdict,
     stamp: Stamp,
+    /// The marks of its tags, until it holds them in memory.
+    _hold: Hold,
 }
 
 impl Keeping {
@@ -207,11 +210,12 @@ impl Keeping {
         verdict.withhold(&mut fields);
         let primary = question.canonical(running.config.server.forwarded);
         let head = keep::head(&question, &primary, None, Some(stamp), answer.status(), fields, &verdict);
-        Some(Keeping { question, primary, head, verdict, stamp })
+        let _hold = running.cache.memory().hold(&question.tags());
+        Some(Keeping { question, primary, head, verdict, stamp, _hold })
     }
 
     fn keep(&self, running: &Arc<Running>, body: Bytes) {
-        let Keeping { question, primary, head, verdict, stamp } = self;
+        let Keeping { question, primary, head, verdict, stamp, .. } = self;
         let complete = Complete { question, primary, sign: None, stamp: *stamp, head, verdict, body };
         let kept = complete.keep_in_memory(running);
         let task = Arc::clone(running);
