@@ -392,17 +392,26 @@ impl Cache {
     /// tags is known to fall in it, or in the next one. So it is taken to be while the store does not answer.
     pub async fn may_be_of_a_write(&self, tags: &[Tag], date: SystemTime) -> bool {
         let second = date.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as Sequence;
-        // Sequence 0 is "never".
-        let time = second.max(1)..second.saturating_add(2_000_000);
-        let Some(shared) = &self.shared else { return self.memory.marks.any_in(tags, &time) };
-        if self.memory.marks.any_in(tags, &time) || shared.trusts_nothing() {
+        let time = second..second.saturating_add(2_000_000);
+        let marks = &self.memory.marks;
+        let Some(shared) = &self.shared else { return marks.any_in(tags, &time) };
+        if marks.any_in(tags, &time) || shared.trusts_nothing() {
             return true;
         }
-        // Each by itself: the latest mark of one would hide those of the others.
-        let sets: Vec<&[Tag]> = tags.iter().map(slice::from_ref).collect();
-        let views = self.ask(shared.store.views(&sets).await, "views").unwrap_or_default();
-        let latest = |view: &View| [view.newest, view.soft.map_or(0, |soft| soft.newest)];
-        views.is_empty() || views.iter().flat_map(latest).any(|sequence| time.contains(&sequence))
+        // The floor and the root tag are in every view. They count only if they have come since this proxy knows the marks:
+        // before, all may be nothing but the beginning of an epoch.
+        let Some(common) = self.ask_view(shared, &[]).await else { return true };
+        let floor = if marks.stamp().epoch == common.stamp.epoch { marks.floor() } else { 0 };
+        let since = floor.min(common.newest);
+        for tag in tags {
+            // Each by itself: the latest mark of one would hide those of the others.
+            let Some(view) = self.ask_view(shared, slice::from_ref(tag)).await else { return true };
+            let latest = [view.newest, view.soft.map_or(0, |soft| soft.newest)];
+            if latest.iter().any(|sequence| *sequence > since && time.contains(sequence)) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Outdates everything that carries one of the tags. When this returns, no lookup that begins later, here or on

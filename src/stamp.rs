@@ -6,6 +6,9 @@
 //!
 //! A **soft** invalidation gives its tags a *grace*: what it outdates may be served stale until that ends. Its sequence
 //! stands as the **soft mark** of a tag, beside the hard one, and counts as a hard one when the grace is over.
+//!
+//! Marks are exact for tags that are *held*: by what is in memory, and by fetches from before their stamps are read. `held`
+//! argues why none is lost when tags come and go.
 
 use std::fmt;
 use std::ops::Range;
@@ -213,6 +216,8 @@ pub struct Marks {
     epoch: AtomicU64,
     sequence: AtomicU64,
     registry: Registry,
+    /// What was stamped below it was not trusted at one time, whatever its tags. No invalidation of any of them.
+    floor: AtomicU64,
     /// The highest sequence of any soft invalidation: what is stamped so, or later, none of them has outdated.
     softened: AtomicU64,
     /// The root tag, which is part of every view.
@@ -233,6 +238,7 @@ impl Marks {
             // Sequence 0 is "never": a fresh table's stamp must not be older than an empty slot.
             sequence: AtomicU64::new(1),
             registry,
+            floor: AtomicU64::new(0),
             softened: AtomicU64::new(0),
             root,
         }
@@ -291,7 +297,8 @@ impl Marks {
     ) -> Taken {
         // The clock, but always above the last sequence: a clock may be set back.
         let next = |last: Sequence| now.wall.max(last + 1);
-        let previous = self.sequence.fetch_update(SeqCst, SeqCst, |last| Some(next(last))).unwrap_or_else(|last| last);
+        let previous =
+            self.sequence.fetch_update(SeqCst, SeqCst, |last| Some(next(last))).unwrap_or_else(|last| last);
         let sequence = next(previous);
         self.apply(tags.into_iter().map(|tag| (tag, sequence)));
         for Softened { tag, grace } in softened {
@@ -327,6 +334,7 @@ impl Marks {
     /// What is older than this is not trusted any more, although not every invalidation up to it is in the marks.
     pub fn distrust(&self, sequence: Sequence) {
         self.registry.invalidate_all(sequence);
+        self.floor.fetch_max(sequence, SeqCst);
     }
 
     /// The store has said this of the marks of these tags: they may have been marked here by more than their own
@@ -339,11 +347,17 @@ impl Marks {
         }
     }
 
+    /// The last sequence of which it is not known what it has invalidated: everything, for all that is known. 0 for none.
+    pub fn floor(&self) -> Sequence {
+        self.floor.load(SeqCst)
+    }
+
     /// Whether the latest invalidation that is known of any of these tags, or of all, hard or soft, falls in this time.
     pub fn any_in(&self, tags: &[Tag], time: &Range<Sequence>) -> bool {
-        let root = self.root.mark();
+        let (root, floor) = (self.root.mark(), self.floor());
         let known = tags.iter().flat_map(|tag| self.registry.latest(tag));
-        known.chain([root.hard.load(SeqCst), root.soft.sequence()]).any(|sequence| time.contains(&sequence))
+        let known = known.chain([root.hard.load(SeqCst), root.soft.sequence()]);
+        known.filter(|sequence| *sequence > floor).any(|sequence| time.contains(&sequence))
     }
 
     /// Begins another epoch of the store's, of which nothing is known but that `stamp` was issued: what is older is
@@ -351,6 +365,7 @@ impl Marks {
     pub fn begin(&self, stamp: Stamp) {
         self.epoch.store(0, SeqCst);
         self.registry.wipe(stamp.sequence);
+        self.floor.store(stamp.sequence, SeqCst);
         self.softened.store(0, SeqCst);
         self.sequence.store(stamp.sequence, SeqCst);
         self.epoch.store(stamp.epoch.0, SeqCst);
@@ -511,7 +526,9 @@ mod tests {
     fn a_sequence_is_the_time_unless_the_clock_was_set_back() {
         let (marks, tag) = (marks(), Tag::family("a"));
         let at = |wall| marks.invalidate([&tag], [], Now { wall, steady: 0 });
-        for (wall, sequence, previous) in [(1000, 1000, 1), (1000, 1001, 1000), (900, 1002, 1001), (2000, 2000, 1002)] {
+        for (wall, sequence, previous) in
+            [(1000, 1000, 1), (1000, 1001, 1000), (900, 1002, 1001), (2000, 2000, 1002)]
+        {
             let taken = at(wall);
             assert_eq!((taken.stamp.sequence, taken.previous), (sequence, previous), "at {wall}");
             assert_eq!(view_of(&marks, &tag).newest, sequence);
@@ -538,6 +555,10 @@ mod tests {
         assert!(!is_in(&[0, 1, 2, 3], 101..200));
         at(&[&Tag::root()], &[], 500);
         assert!(is_in(&[3], 500..501) && is_in(&[], 500..501));
+        marks.raise_floor(600);
+        assert!(!is_in(&[0, 1, 2, 3], 0..700), "the floor is no invalidation of theirs");
+        at(&[&names[3]], &[], 650);
+        assert!(is_in(&[3], 650..651) && !is_in(&[2], 601..700));
         drop(held);
     }
 
@@ -771,15 +792,26 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Step {
-        Soften { tag: usize, grace: u64 },
-        Harden { tag: usize },
+        Soften {
+            tag: usize,
+            grace: u64,
+        },
+        Harden {
+            tag: usize,
+        },
         HardenRoot,
         RaiseFloor,
         /// The tags but the first are held at some times.
-        Hold { tag: usize },
-        LetGo { tag: usize },
+        Hold {
+            tag: usize,
+        },
+        LetGo {
+            tag: usize,
+        },
         /// The store says what it knows of a tag.
-        Confirm { tag: usize },
+        Confirm {
+            tag: usize,
+        },
         Wait(u64),
     }
 
