@@ -260,6 +260,59 @@ fn shards(capacity: u64, largest: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entry::{Content, Variants};
+    use crate::stamp::Stamp;
+
+    /// The sign that responses vary, which is the smallest of entries.
+    fn entry(stamp: Stamp, tags: &[Tag]) -> Arc<Entry> {
+        let content = Content::Variants(Variants { on: Vec::new(), known: Vec::new() });
+        Arc::new(Entry { text: "GET http://h/".into(), stamp, tags: tags.into(), content })
+    }
+
+    fn key(n: u32) -> Key {
+        Key(u128::from(n).to_be_bytes())
+    }
+
+    #[test]
+    fn marks_take_memory_for_what_is_resident_or_held_and_no_longer() {
+        let memory = Memory::new(64 << 10, 1 << 10, 64);
+        let tag = |n: u32| Tag::family(&format!("a:{n}"));
+        let hold = memory.hold(&[tag(0), Tag::root()]);
+        assert_eq!(memory.marks.held(), 1);
+        for n in 0..10_000 {
+            memory.put(key(n), entry(memory.marks.stamp(), &[Tag::root(), tag(n)]));
+        }
+        let usage = memory.usage();
+        assert!(usage.evictions > 9000, "{usage:?}");
+        assert!(memory.marks.held() as u64 <= usage.entries + 1, "{} for {usage:?}", memory.marks.held());
+        memory.clear();
+        assert_eq!(memory.marks.held(), 1);
+        drop(hold);
+        assert_eq!(memory.marks.held(), 0);
+    }
+
+    #[test]
+    fn what_the_store_has_confirmed_is_current_although_marks_were_missed() {
+        let (memory, tags) = (Memory::new(1 << 20, 1 << 10, 64), [Tag::root(), Tag::family("a")]);
+        let at = |sequence| Stamp { epoch: Epoch(1), sequence };
+        let is_current = |n| {
+            let resident = memory.entries.get(&key(n)).unwrap();
+            memory.view_of(&resident).is_current(resident.entry.stamp)
+        };
+        memory.marks.begin(at(1000));
+        memory.put(key(0), entry(at(500), &tags));
+        assert!(!is_current(0), "it is older than anything this proxy knows of");
+        memory.put_confirmed(key(1), entry(at(500), &tags), &View::hard(at(1000), 400));
+        assert!(is_current(1));
+        memory.marks.raise_floor(2000);
+        assert!(!is_current(1));
+        memory.put_confirmed(key(2), entry(at(500), &tags), &View::hard(at(1999), 400));
+        assert!(!is_current(2), "marks that came later were missed");
+        memory.put_confirmed(key(3), entry(at(500), &tags), &View::hard(at(2001), 400));
+        assert!(is_current(3));
+        memory.marks.apply([(&tags[1], 2002)]);
+        assert!(!is_current(3));
+    }
 
     #[test]
     fn a_shard_has_room_for_the_largest_entry() {
