@@ -221,21 +221,18 @@ impl Cache {
     }
 
     fn lookup_embedded(&self, canonical: Canonical, tags: &impl Fn() -> Vec<Tag>) -> Lookup {
-        let resident = self.memory.get(&canonical);
-        let found = match &resident {
-            Some(resident) => {
-                let view = self.memory.view_of(resident);
-                match self.judge(canonical.key, resident, view) {
-                    Found::Outdated => Found::Outdated,
-                    found => {
-                        let lookup = Lookup::plain(found, canonical, Some(view));
-                        return lookup.holding(Hold::Resident(Arc::clone(resident)));
-                    }
-                }
+        let (mut found, mut outdated) = (Found::Nothing, None);
+        if let Some(resident) = self.memory.get(&canonical) {
+            let view = self.memory.view_of(&resident);
+            found = self.judge(canonical.key, &resident, view);
+            if !matches!(found, Found::Outdated) {
+                return Lookup::plain(found, canonical, Some(view)).holding(Hold::Resident(resident));
             }
-            None => Found::Nothing,
-        };
+            outdated = Some(resident);
+        }
         let hold = self.memory.hold(&tags());
+        // Up to here it has held its marks, so that they are the same.
+        drop(outdated);
         let view = self.memory.view_held(&hold);
         Lookup::plain(found, canonical, Some(view)).holding(hold)
     }

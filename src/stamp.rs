@@ -270,7 +270,7 @@ impl Marks {
     /// The same for something stamped with `sequence`. If that is younger than all soft marks, it takes no look at them:
     /// they count as hard ones then, which makes no difference to it.
     pub fn view_of(&self, held: &[Held], sequence: Sequence, now: impl Fn() -> u64) -> View {
-        let marks = || held.iter().chain([&self.root]).map(Held::mark);
+        let (root, held) = (self.root.mark(), held.iter().map(Held::mark));
         // The stamp before the marks: it must not cover an invalidation that the marks seen do not. Otherwise a
         // flight with this stamp would look young enough to a reader after that write, while the stale response
         // that it validates, or falls back on, was judged without it.
@@ -279,9 +279,9 @@ impl Marks {
         let softened = self.softened.load(SeqCst);
         let looked = match sequence >= softened {
             true => Looked { over: softened, pending: None },
-            false => soft::look(marks().map(|mark| &mark.soft), now),
+            false => soft::look(held.clone().chain([root]).map(|mark| &mark.soft), now),
         };
-        let newest = marks().map(|mark| mark.hard.load(SeqCst)).fold(0, Sequence::max);
+        let newest = held.map(|mark| mark.hard.load(SeqCst)).fold(root.hard.load(SeqCst), Sequence::max);
         // Between two epochs marks are wiped: what was read then is of neither.
         if self.epoch.load(SeqCst) == stamp.epoch.0 { View::hard(stamp, newest).with(looked) } else { NOTHING }
     }
