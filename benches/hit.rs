@@ -113,7 +113,7 @@ fn lookup(criterion: &mut Criterion) {
 fn answer(criterion: &mut Criterion) {
     let (stored, headers) = (response(), HeaderMap::new());
     criterion.bench_function("respond", |bench| {
-        bench.iter(|| respond::stored(&Method::GET, &headers, black_box(&stored), SystemTime::now()));
+        bench.iter(|| respond::stored(&Method::GET, &headers, black_box(&stored), false, SystemTime::now()));
     });
 }
 

@@ -1,15 +1,16 @@
 //! Lookup and store over the two tiers, and invalidation in both. What is found is *current* or it is not given out;
 //! whether it is also *fresh* is for [`crate::semantics`] to say.
 //!
-//! Without a store, L1's marks table is the authority. With one it is a copy, and a hit in L1 compares with that copy
+//! Without a store, L1's marks are the authority. With one they are a copy, and a hit in L1 compares with that copy
 //! alone for as long as this proxy holds a lease ([`fleet`]). Without a lease, and where L1 holds nothing current, the
 //! store is asked: for the marks, and in the same round trip for the entry. When the store cannot answer, or has not
 //! taken all invalidations yet ([`backlog`]), nothing stored is trusted: [`Lookup::view`] is `None`, and a fetch made
 //! meanwhile is not stored, since it would have no stamp.
 
 use std::ops::Deref;
+use std::slice;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::HeaderMap;
 use tokio::task::JoinSet;
@@ -19,7 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::entry::{Content, Entry, Variants};
 use crate::key::{Canonical, Key};
 use crate::metrics::Metrics;
-use crate::stamp::{Stamp, Standing, Tag, Taken, View};
+use crate::stamp::{Sequence, Stamp, Standing, Tag, Taken, View};
 use crate::store::fleet::{Again, Cause, Intent, Invalidated, Outdating};
 use crate::store::{Link, Store, StoreError};
 
@@ -42,7 +43,7 @@ use backlog::{Backlog, Batch};
 use fleet::Fleet;
 use fleet::known::Report;
 use hot::Hot;
-use memory::{Memory, Resident, Usage};
+use memory::{Hold, Memory, Resident, Usage};
 use repeats::Repeats;
 use supervise::supervise;
 
@@ -50,7 +51,7 @@ use supervise::supervise;
 /// limit, which would look like a store that hangs.
 pub const SHARED_MAX: u64 = 1 << 20;
 
-/// L1, the marks table, and L2 if there is one.
+/// L1, the marks, and L2 if there is one.
 pub struct Cache {
     memory: Arc<Memory>,
     shared: Option<Shared>,
@@ -84,6 +85,8 @@ pub struct Lookup {
     pub sign: Option<Arc<Entry>>,
     /// The stamp of a fetch that begins now. `None`: the store is away, and nothing may be stored.
     pub view: Option<View>,
+    /// To be kept until what is fetched with that stamp is stored: the marks were held before it was read.
+    pub hold: Hold,
 }
 
 /// What is kept for a request.
@@ -209,13 +212,20 @@ impl Cache {
     }
 
     fn lookup_embedded(&self, canonical: Canonical, tags: &impl Fn() -> Vec<Tag>) -> Lookup {
-        let Some(resident) = self.memory.get(&canonical) else {
-            let view = self.memory.view(&tags());
-            return Lookup::plain(Found::Nothing, canonical, Some(view));
-        };
-        let view = self.memory.view_of(&resident);
-        let found = self.judge(canonical.key, &resident, view);
-        Lookup::plain(found, canonical, Some(view))
+        let (mut found, mut outdated) = (Found::Nothing, None);
+        if let Some(resident) = self.memory.get(&canonical) {
+            let view = self.memory.view_of(&resident);
+            found = self.judge(canonical.key, &resident, view);
+            if !matches!(found, Found::Outdated) {
+                return Lookup::plain(found, canonical, Some(view)).holding(Hold::Resident(resident));
+            }
+            outdated = Some(resident);
+        }
+        let hold = self.memory.hold(&tags());
+        // Up to here it has held its marks, so that they are the same.
+        drop(outdated);
+        let view = self.memory.view_held(&hold);
+        Lookup::plain(found, canonical, Some(view)).holding(hold)
     }
 
     async fn lookup_shared(
@@ -235,21 +245,26 @@ impl Cache {
                 false => self.ask_view(shared, &resident.entry.tags).await,
             };
             let Some(view) = view else { return Lookup::plain(Found::Nothing, canonical, None) };
-            let found = self.judge(canonical.key, &resident, view);
-            match found {
-                Found::Current(_) => return Lookup::plain(found, canonical, Some(view)),
-                Found::Softened(_) => softened = Some((found, Some(view))),
+            match self.judge(canonical.key, &resident, view) {
+                found @ Found::Current(_) => {
+                    return Lookup::plain(found, canonical, Some(view)).holding(Hold::Resident(resident));
+                }
+                found @ Found::Softened(_) => softened = Some((found, Some(view), Hold::Resident(resident))),
                 _ => outdated_in_memory = true,
             }
         }
-        let (found, view) = match (self.fetch_shared(shared, &canonical, &label(), &tags()).await, softened) {
+        // Before the store is asked: what is invalidated from then on is known of these very tags.
+        let tags = tags();
+        let hold = self.memory.hold(&tags);
+        let asked = self.fetch_shared(shared, &canonical, &label(), &tags).await;
+        let (found, view, hold) = match (asked, softened) {
             // Another proxy may have refreshed it; otherwise what is in memory is as good as what is in the store.
-            ((Found::Current(entry), view), _) => (Found::Current(entry), view),
+            ((Found::Current(entry), view), _) => (Found::Current(entry), view, hold),
             (_, Some(softened)) => softened,
-            ((Found::Nothing, view), None) if outdated_in_memory => (Found::Outdated, view),
-            (other, None) => other,
+            ((Found::Nothing, view), None) if outdated_in_memory => (Found::Outdated, view, hold),
+            ((found, view), None) => (found, view, hold),
         };
-        Lookup::plain(found, canonical, view)
+        Lookup::plain(found, canonical, view).holding(hold)
     }
 
     async fn fetch_shared(
@@ -275,8 +290,10 @@ impl Cache {
         });
         let Some(entry) = entry else { return (Found::Nothing, Some(reply.view)) };
         let mut view = reply.view;
+        let mut _hold = Hold::Nothing;
         if !entry.tags.iter().all(|tag| tags.contains(tag)) {
             // The response itself named some of its tags; their marks are known only by asking for them.
+            _hold = self.memory.hold(&entry.tags);
             let Some(whole) = self.ask_view(shared, &entry.tags).await else {
                 return (Found::Nothing, None);
             };
@@ -287,7 +304,7 @@ impl Cache {
             Standing::Softened { .. } => Found::Softened(Arc::clone(&entry)),
             Standing::Outdated => return (Found::Outdated, Some(reply.view)),
         };
-        self.memory.put(canonical.key, entry);
+        self.memory.put_confirmed(canonical.key, entry, &view);
         (found, Some(view))
     }
 
@@ -385,6 +402,32 @@ impl Cache {
         }
     }
 
+    /// Whether what is of this date, a whole second, may be of the very second of a write: an invalidation of one of these
+    /// tags is known to fall in it, or in the next one. So it is taken to be while the store does not answer.
+    pub async fn may_be_of_a_write(&self, tags: &[Tag], date: SystemTime) -> bool {
+        let second = date.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as Sequence;
+        let time = second..second.saturating_add(2_000_000);
+        let marks = &self.memory.marks;
+        let Some(shared) = &self.shared else { return marks.any_in(tags, &time) };
+        if marks.any_in(tags, &time) || shared.trusts_nothing() {
+            return true;
+        }
+        // The floor and the root tag are in every view. They count only if they have come since this proxy knows the marks:
+        // before, all may be nothing but the beginning of an epoch.
+        let Some(common) = self.ask_view(shared, &[]).await else { return true };
+        let floor = if marks.stamp().epoch == common.stamp.epoch { marks.floor() } else { 0 };
+        let since = floor.min(common.newest);
+        for tag in tags {
+            // Each by itself: the latest mark of one would hide those of the others.
+            let Some(view) = self.ask_view(shared, slice::from_ref(tag)).await else { return true };
+            let latest = [view.newest, view.soft.map_or(0, |soft| soft.newest)];
+            if latest.iter().any(|sequence| *sequence > since && time.contains(sequence)) {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Outdates everything that carries one of the tags. When this returns, no lookup that begins later, here or on
     /// another proxy that can reach the store, gives out what was fetched before. If the store cannot be reached,
     /// the tags are kept and delivered before anything stored is trusted again; `None` then.
@@ -437,7 +480,7 @@ impl Cache {
     /// The same without waiting for anybody, and once more later: for what nobody is answered about.
     pub async fn invalidate_at_once(&self, tags: &[Tag], later: Duration) {
         let Some(shared) = &self.shared else {
-            self.memory.marks.invalidate(tags);
+            self.memory.invalidate(tags, &[]);
             return;
         };
         let begun = Instant::now();
@@ -552,7 +595,11 @@ impl Cache {
 
 impl Lookup {
     fn plain(found: Found, canonical: Canonical, view: Option<View>) -> Lookup {
-        Lookup { found, canonical, sign: None, view }
+        Lookup { found, canonical, sign: None, view, hold: Hold::Nothing }
+    }
+
+    fn holding(self, hold: Hold) -> Lookup {
+        Lookup { hold, ..self }
     }
 }
 

@@ -300,7 +300,7 @@ pub struct StoreConfig {
     pub timeout: Duration,
     /// `connect_timeout`, default 500ms
     pub connect_timeout: Duration,
-    /// `marks_max`: marks kept in Redis before the oldest go and the floor rises, default 1000000
+    /// `marks_max`: marks kept in Redis before the oldest go and the floor rises, default 4000000
     pub marks_max: u64,
     /// `coherence`: lease (the default) | strict | eventual
     pub coherence: Coherence,
@@ -363,7 +363,7 @@ pub struct Memory {
     pub capacity: u64,
     /// `max_body`: the largest body stored, bytes, default 8MiB; a family may say otherwise
     pub max_body: u64,
-    /// `marks`: slots of the marks table, default 262144 (8 bytes each)
+    /// `marks`: slots for the marks of tags that nothing in memory carries, default 262144 (8 bytes each)
     pub marks: usize,
 }
 

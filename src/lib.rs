@@ -49,6 +49,16 @@
 //! - **Credentials**: a request with `Authorization` or `Cookie` is answered from the cache only with responses that
 //!   RFC 9111 §3.5 lets everyone have, unless its family states whose answer it is. In keys they stand as SHA-256.
 //! - **A stamp is read before the marks**, so that it never covers a write that the marks seen do not.
+//! - **A tag that somebody holds has a mark of its own** ([`stamp`]): what is resident, or being fetched, holds its tags, and
+//!   no invalidation of others touches it. Tags that nobody holds share slots, placed by a key that is random in each
+//!   process. Whoever fetches holds the request's tags before the stamp is read, so that what a slot says is never younger
+//!   than the stamp; what the store says of an entry's marks takes the place of what the slots said. There is no floor
+//!   beside the marks: where marks may have been missed all of them are raised, and go down again tag by tag as the store
+//!   tells.
+//! - **A sequence is a time**, with and without a store: microseconds, made strictly increasing. So it is known whether a write
+//!   falls in the second of a `Last-Modified` or in the next one; then that date alone (`If-Modified-Since` without
+//!   `If-None-Match`) is no reason for a 304 (RFC 9110 §8.8.2.2), and with a store it is asked for the marks of each tag.
+//!   Only the latest invalidation of a tag is known.
 //! - **Soft marks stand beside hard ones** ([`stamp`]): a softened tag has a sequence and the end of a grace. Until then what
 //!   is older is *softly outdated*: it counts as stale (RFC 9111 §4.2.4), is served with one refresh in the background, and
 //!   shared by those who join its flight; afterwards the soft mark is as good as a hard one. Whoever softens a tag again does

@@ -117,7 +117,7 @@ impl Cache {
                 let on = sign.variants().map_or(&[][..], |variants| &variants.on);
                 let variant = canonical.variant(on, headers);
                 let (found, view) = self.fetch_shared(shared, &variant, label, tags).await;
-                Lookup { found, canonical: variant, sign: Some(sign), view }
+                Lookup { sign: Some(sign), ..Lookup::plain(found, variant, view) }
             }
             found => Lookup::plain(found, canonical, view),
         }

@@ -36,7 +36,8 @@ impl SharedClock {
     /// both by this machine's clock. What is known stays unless the reply contradicts it: its way there and back is of unknown
     /// length, and times must not waver.
     pub fn hear(&self, sent: SystemTime, received: SystemTime, server: u64) {
-        let since_1970 = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).ok().map(|it| it.as_micros());
+        let since_1970 =
+            |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).ok().map(|it| it.as_micros());
         let (Some(sent), Some(received)) = (since_1970(sent), since_1970(received)) else { return };
         let ahead_of = |own: u128| {
             let ahead = i128::from(server) - i128::try_from(own).unwrap_or(i128::MAX);

@@ -292,7 +292,7 @@ impl Drop for Permit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stamp::{Epoch, Marks};
+    use crate::stamp::{Epoch, Marks, Now};
 
     const KEY: Key = Key([1; 16]);
 
@@ -317,10 +317,10 @@ mod tests {
     #[test]
     fn a_reader_after_a_write_does_not_join_the_older_flight() {
         let (flights, marks, tags) = (Flights::new(), Marks::new(Epoch(1), 64), [Tag::family("a")]);
-        let view = || marks.view(tags.iter().map(|tag| marks.slot(tag)), || 0);
+        let view = || marks.view(&marks.hold::<Vec<_>>(&tags), || 0);
         let older = lead(&flights, Some(&view()));
         assert!(Arc::ptr_eq(&join(&flights, Some(&view())), &older.flight));
-        marks.invalidate(&tags);
+        marks.invalidate(&tags, [], Now::default());
         let newer = lead(&flights, Some(&view()));
         drop(older);
         assert!(Arc::ptr_eq(&join(&flights, Some(&view())), &newer.flight));
@@ -346,7 +346,7 @@ mod tests {
     #[tokio::test]
     async fn a_flight_whose_leader_vanishes_fails_for_everyone() {
         let (flights, marks) = (Flights::new(), Marks::new(Epoch(1), 64));
-        let view = marks.view([], || 0);
+        let view = marks.view(&[], || 0);
         let permit = lead(&flights, Some(&view));
         let waiting = join(&flights, Some(&view));
         drop(permit);
@@ -356,7 +356,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_flight_is_deserted_when_everybody_on_board_has_left() {
         let (flights, marks) = (Flights::new(), Marks::new(Epoch(1), 64));
-        let view = marks.view([], || 0);
+        let view = marks.view(&[], || 0);
         let permit = lead(&flights, Some(&view));
         let (leader, joined) = (permit.flight(), join(&flights, Some(&view)));
         let is_deserted = async || tokio::time::timeout(LOOK * 10, permit.deserted()).await.is_ok();

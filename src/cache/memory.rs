@@ -1,26 +1,51 @@
-//! L1: entries in this process's memory, bounded in bytes, and the marks table. Without a store the marks table is
-//! the authority on what is current; with one, the store is.
+//! L1: entries in this process's memory, bounded in bytes, and the marks. Without a store the marks are the authority on
+//! what is current; with one, the store is.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use quick_cache::sync::Cache;
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
+use super::clock::SharedClock;
 use crate::entry::Entry;
 use crate::key::{Canonical, Key};
-use crate::stamp::{Epoch, Marks, Sequence, Slot, Softened, Tag, Taken, View};
+use crate::stamp::{Epoch, Held, Marks, Now, Sequence, Softened, Tag, Taken, View};
 
-/// An entry in L1, with the slots of its tags worked out.
+/// An entry in L1, with the marks of its tags.
 #[derive(Debug)]
 pub struct Resident {
     pub entry: Arc<Entry>,
-    slots: SmallVec<[Slot; 6]>,
+    held: SmallVec<[Held; 4]>,
 }
+
+/// Keeps the marks of what is looked up, and of what is fetched then, for as long as it lives: invalidations meanwhile cost
+/// only what carries their tags.
+#[derive(Debug, Clone, Default)]
+pub enum Hold {
+    #[default]
+    Nothing,
+    /// Those of an entry in L1.
+    Resident(Arc<Resident>),
+    Tags(Arc<[Held]>),
+}
+
+impl Hold {
+    fn held(&self) -> &[Held] {
+        match self {
+            Hold::Nothing => &[],
+            Hold::Resident(resident) => &resident.held,
+            Hold::Tags(held) => held,
+        }
+    }
+}
+
+/// Memory that a mark takes, bytes: its own, and its place among those that are held.
+const MARK_WEIGHT: u64 = 120;
 
 /// How full L1 is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,11 +58,12 @@ pub struct Usage {
     pub evictions: u64,
 }
 
-/// L1 and the marks table.
+/// L1 and the marks.
 pub struct Memory {
     entries: Cache<Key, Arc<Resident>, ByWeight, DefaultHashBuilder, CountEvictions>,
     evictions: Arc<AtomicU64>,
     pub marks: Marks,
+    pub clock: SharedClock,
     start: Instant,
 }
 
@@ -46,7 +72,7 @@ struct ByWeight;
 
 impl Weighter<Key, Arc<Resident>> for ByWeight {
     fn weight(&self, _: &Key, resident: &Arc<Resident>) -> u64 {
-        resident.entry.weight()
+        resident.entry.weight() + resident.held.len() as u64 * MARK_WEIGHT
     }
 }
 
@@ -62,8 +88,8 @@ impl Lifecycle<Key, Arc<Resident>> for CountEvictions {
 }
 
 impl Memory {
-    /// An empty L1 of `capacity` bytes whose largest entries have bodies of `largest` bytes, with a marks table of
-    /// `slots` slots.
+    /// An empty L1 of `capacity` bytes whose largest entries have bodies of `largest` bytes. `slots`: for the marks of tags
+    /// that nothing in it carries.
     pub fn new(capacity: u64, largest: u64, slots: usize) -> Memory {
         let evictions = Arc::new(AtomicU64::new(0));
         let options = OptionsBuilder::new()
@@ -77,6 +103,7 @@ impl Memory {
         Memory {
             entries: Cache::with_options(options, ByWeight, DefaultHashBuilder::default(), lifecycle),
             evictions,
+            clock: SharedClock::default(),
             start: Instant::now(),
             // Zero is kept free: it is no epoch.
             marks: Marks::new(Epoch(rand::random_range(1..=u64::MAX)), slots),
@@ -99,18 +126,32 @@ impl Memory {
         if self.holds_newer(key, &entry) {
             return;
         }
-        let slots = entry.tags.iter().map(|tag| self.marks.slot(tag)).collect();
-        self.entries.insert(key, Arc::new(Resident { entry, slots }));
+        self.insert(key, entry);
+    }
+
+    /// The same with an entry that the store has kept, and with what it has said of the marks of all of its tags.
+    pub fn put_confirmed(&self, key: Key, entry: Arc<Entry>, view: &View) {
+        if !self.holds_newer(key, &entry) {
+            let resident = self.insert(key, entry);
+            self.marks.confirm(&resident.held, view);
+        }
+    }
+
+    fn insert(&self, key: Key, entry: Arc<Entry>) -> Arc<Resident> {
+        let held = self.marks.hold(entry.tags.iter());
+        let resident = Arc::new(Resident { entry, held });
+        self.entries.insert(key, Arc::clone(&resident));
+        resident
     }
 
     /// Whether what is kept under a key was fetched after a later write than `entry` was, or asked for later than that.
     pub fn holds_newer(&self, key: Key, entry: &Entry) -> bool {
-        self.entries.peek(&key).is_some_and(|there| is_newer(&there.entry, entry, SystemTime::now()))
+        self.entries.peek(&key).is_some_and(|there| is_newer(&there.entry, entry, self.clock.now()))
     }
 
     /// What is kept in place of `entry`, if that is newer.
     pub fn newer_than(&self, canonical: &Canonical, entry: &Entry) -> Option<Arc<Entry>> {
-        let there = self.get(canonical).filter(|there| is_newer(&there.entry, entry, SystemTime::now()))?;
+        let there = self.get(canonical).filter(|there| is_newer(&there.entry, entry, self.clock.now()))?;
         Some(Arc::clone(&there.entry))
     }
 
@@ -129,21 +170,32 @@ impl Memory {
         self.entries.clear();
     }
 
-    /// What the marks table says of an entry's tags.
+    /// What the marks say of an entry's tags.
     pub fn view_of(&self, resident: &Resident) -> View {
         let sequence = resident.entry.stamp.sequence;
-        self.marks.view_of(resident.slots.iter().copied(), sequence, || self.nanos(Instant::now()))
+        self.marks.view_of(&resident.held, sequence, || self.nanos(Instant::now()))
     }
 
-    /// What the marks table says of these tags.
+    /// Holds these tags.
+    pub fn hold(&self, tags: &[Tag]) -> Hold {
+        Hold::Tags(self.marks.hold(tags))
+    }
+
+    /// What the marks say of what is held, and of the root tag.
+    pub fn view_held(&self, hold: &Hold) -> View {
+        self.marks.view(hold.held(), || self.nanos(Instant::now()))
+    }
+
+    /// What the marks say of these tags.
     pub fn view(&self, tags: &[Tag]) -> View {
-        let slots = tags.iter().map(|tag| self.marks.slot(tag));
-        self.marks.view(slots, || self.nanos(Instant::now()))
+        self.view_held(&self.hold(tags))
     }
 
     /// Invalidates where there is no store.
     pub fn invalidate(&self, tags: &[Tag], softened: &[Softened]) -> Taken {
-        self.marks.invalidate_and_soften(tags, softened, self.nanos(Instant::now()))
+        let wall = self.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let wall = u64::try_from(wall.as_micros()).unwrap_or(u64::MAX / 2);
+        self.marks.invalidate(tags, softened, Now { wall, steady: self.nanos(Instant::now()) })
     }
 
     /// Takes over soft marks that were told as they were at a time: so much of each grace was left.
@@ -211,6 +263,59 @@ fn shards(capacity: u64, largest: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entry::{Content, Variants};
+    use crate::stamp::Stamp;
+
+    /// The sign that responses vary, which is the smallest of entries.
+    fn entry(stamp: Stamp, tags: &[Tag]) -> Arc<Entry> {
+        let content = Content::Variants(Variants { on: Vec::new(), known: Vec::new() });
+        Arc::new(Entry { text: "GET http://h/".into(), stamp, tags: tags.into(), content })
+    }
+
+    fn key(n: u32) -> Key {
+        Key(u128::from(n).to_be_bytes())
+    }
+
+    #[test]
+    fn marks_take_memory_for_what_is_resident_or_held_and_no_longer() {
+        let memory = Memory::new(64 << 10, 1 << 10, 64);
+        let tag = |n: u32| Tag::family(&format!("a:{n}"));
+        let hold = memory.hold(&[tag(0), Tag::root()]);
+        assert_eq!(memory.marks.held(), 1);
+        for n in 0..10_000 {
+            memory.put(key(n), entry(memory.marks.stamp(), &[Tag::root(), tag(n)]));
+        }
+        let usage = memory.usage();
+        assert!(usage.evictions > 9000, "{usage:?}");
+        assert!(memory.marks.held() as u64 <= usage.entries + 1, "{} for {usage:?}", memory.marks.held());
+        memory.clear();
+        assert_eq!(memory.marks.held(), 1);
+        drop(hold);
+        assert_eq!(memory.marks.held(), 0);
+    }
+
+    #[test]
+    fn what_the_store_has_confirmed_is_current_although_marks_were_missed() {
+        let (memory, tags) = (Memory::new(1 << 20, 1 << 10, 64), [Tag::root(), Tag::family("a")]);
+        let at = |sequence| Stamp { epoch: Epoch(1), sequence };
+        let is_current = |n| {
+            let resident = memory.entries.get(&key(n)).unwrap();
+            memory.view_of(&resident).is_current(resident.entry.stamp)
+        };
+        memory.marks.begin(at(1000));
+        memory.put(key(0), entry(at(500), &tags));
+        assert!(!is_current(0), "it is older than anything this proxy knows of");
+        memory.put_confirmed(key(1), entry(at(500), &tags), &View::hard(at(1000), 400));
+        assert!(is_current(1));
+        memory.marks.raise_floor(2000);
+        assert!(!is_current(1));
+        memory.put_confirmed(key(2), entry(at(500), &tags), &View::hard(at(1999), 400));
+        assert!(!is_current(2), "marks that came later were missed");
+        memory.put_confirmed(key(3), entry(at(500), &tags), &View::hard(at(2001), 400));
+        assert!(is_current(3));
+        memory.marks.apply([(&tags[1], 2002)]);
+        assert!(!is_current(3));
+    }
 
     #[test]
     fn a_shard_has_room_for_the_largest_entry() {

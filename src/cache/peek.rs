@@ -35,7 +35,7 @@ pub enum Standing {
     Current,
     /// These of its tags have a younger soft mark, and none of them another one. It may be served for as long as this.
     Softened(Vec<Tag>, Duration),
-    /// These of its tags have a younger mark. In memory tags may share a mark: then one of them too many is named.
+    /// These of its tags have a younger mark.
     Outdated(Vec<Tag>),
     /// All entries of its age are outdated: the cache was cleared, or the store has dropped marks for space.
     Everything,

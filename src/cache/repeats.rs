@@ -73,7 +73,7 @@ impl Repeats {
                 match &backlog {
                     Some(backlog) => backlog.keep(&tags, None),
                     None => {
-                        memory.marks.invalidate(&tags);
+                        memory.invalidate(&tags, &[]);
                     }
                 }
                 tracing::debug!(tags = tags.len(), "invalidations were repeated (again)");

@@ -190,7 +190,7 @@ pub fn read_store(
         namespace: "larder".to_owned(),
         timeout: Duration::from_millis(100),
         connect_timeout: Duration::from_millis(500),
-        marks_max: 1_000_000,
+        marks_max: 4_000_000,
         coherence: Coherence::default(),
         lease: Duration::from_secs(1),
         on_outage: OnOutage::default(),

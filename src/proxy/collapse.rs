@@ -16,7 +16,7 @@ use crate::running::Running;
 /// What becomes of a flight.
 pub(super) enum Course {
     /// It fetches.
-    Fetch(Errand),
+    Fetch(Box<Errand>),
     /// Another proxy has fetched.
     Land(Landing),
     /// Nobody is left who waits for it; or it was a refresh, and another proxy does that.
@@ -25,10 +25,12 @@ pub(super) enum Course {
 
 /// What becomes of a flight whose turn it is.
 pub(super) async fn course(running: &Running, mut errand: Errand, permit: &Permit) -> Course {
-    let (Some(view), Some(store)) = (errand.view, &running.config.store) else { return Course::Fetch(errand) };
+    let (Some(view), Some(store)) = (errand.view, &running.config.store) else {
+        return Course::Fetch(Box::new(errand));
+    };
     // What goes alone is not for others.
     if !permit.is_shared() || !errand.question.collapses_across_proxies() {
-        return Course::Fetch(errand);
+        return Course::Fetch(Box::new(errand));
     }
     let turn = match running.cache.claim(errand.canonical.key, view, store.collapse_timeout).await {
         Turn::Theirs(waiting) => tokio::select! {
@@ -48,7 +50,7 @@ pub(super) async fn course(running: &Running, mut errand: Errand, permit: &Permi
         return Course::Land(landing);
     }
     errand.claim = held;
-    Course::Fetch(errand)
+    Course::Fetch(Box::new(errand))
 }
 
 /// What another proxy has stored, if it answers the flight's question without being validated. If not, the fetch that

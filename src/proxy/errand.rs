@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName};
 use super::keep;
 use super::question::Question;
 use crate::cache::claim::Held;
+use crate::cache::memory::Hold;
 use crate::cache::{Found, Lookup};
 use crate::entry::{self, Entry};
 use crate::key::Canonical;
@@ -36,6 +37,8 @@ pub(super) struct Errand {
     pub sign: Option<Arc<Entry>>,
     /// Other proxies wait for what this stores; ends with the errand at the latest.
     pub claim: Option<Held>,
+    /// The marks of its tags, until what it brings holds them itself.
+    _hold: Hold,
 }
 
 impl Errand {
@@ -57,7 +60,8 @@ impl Errand {
             }
             Found::Outdated | Found::OtherVariant | Found::Nothing => false,
         };
-        Errand { question, primary, canonical, view: *view, stale, is_telling, has_good, sign, claim: None }
+        let _hold = lookup.hold.clone();
+        Errand { question, primary, canonical, view: *view, stale, is_telling, has_good, sign, claim: None, _hold }
     }
 
     /// The stored response that a 304 is about: the request is made conditional with its validators, and with no others.
@@ -84,7 +88,8 @@ impl Errand {
     /// when upstream fails.
     pub async fn forget_stale(&self, running: &Running) {
         if let Some(stored) = self.stale.as_ref().and_then(|stale| stale.response()) {
-            let place = keep::place(running, &self.question, self.canonical.key, &stored.freshness, &stored.headers);
+            let place =
+                keep::place(running, &self.question, self.canonical.key, &stored.freshness, &stored.headers);
             running.cache.remove(&place).await;
         }
     }

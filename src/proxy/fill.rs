@@ -3,7 +3,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::AGE;
@@ -95,7 +95,8 @@ async fn fetch(
         answer => answer,
     };
     if let Some(failure) = failure(&answer)
-        && let Some(stale) = errand.stale.as_ref().filter(|stale| errand.question.takes_after(failure, stale, running.cache.now()))
+        && let Some(stale) =
+            errand.stale.as_ref().filter(|stale| errand.question.takes_after(failure, stale, running.cache.now()))
     {
         permit.land(Landing::StaleOnError(Arc::clone(stale), failure));
         return false;

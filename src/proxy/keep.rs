@@ -229,7 +229,8 @@ impl Complete<'_> {
         // Another variant may have come since the lookup.
         let known = known(running, primary, sign);
         let on = told_apart_by(known.as_ref(), &response.headers);
-        let Place { label, keep, .. } = place(running, question, primary.key, &response.freshness, &response.headers);
+        let Place { label, keep, .. } =
+            place(running, question, primary.key, &response.freshness, &response.headers);
         let put = |text: &str, tags, content, key, keep| {
             let place = Place { key, label: label.clone(), keep };
             (running.cache.store_in_memory(Entry { text: text.into(), stamp, tags, content }, &place), place)

@@ -24,7 +24,8 @@ use crate::key::Canonical;
 use crate::outcome::{Fwd, Outcome};
 use crate::running::{Live, Running};
 use crate::semantics::freshness::{Because, Failure, Reuse};
-use crate::semantics::validation::{self, HeadVerdict};
+use crate::semantics::validation::{self, Condition, HeadVerdict};
+use crate::stamp::Tag;
 use crate::upstream::{RequestBody, UpstreamError};
 
 /// Why a fetch is needed, and what there is to validate.
@@ -120,7 +121,8 @@ async fn attempt(running: &Arc<Running>, question: &Arc<Question>, alone: bool) 
     let now = running.cache.now();
     let need = match &lookup.found {
         Found::Current(entry) | Found::Softened(entry) => {
-            match use_entry(running, question, &primary, &lookup, entry, now) {
+            let is_known = is_known_entry(running, question, entry).await;
+            match use_entry(running, question, &primary, &lookup, entry, is_known, now) {
                 Ok(answered) => {
                     refresh::count(running, question, &lookup);
                     return Ride::Answered(Box::new(answered));
@@ -162,6 +164,7 @@ fn use_entry(
     primary: &Canonical,
     lookup: &Lookup,
     entry: &Arc<Entry>,
+    is_known: bool,
     now: SystemTime,
 ) -> Result<Answered, Need> {
     let Some(response) = entry.response() else {
@@ -187,17 +190,46 @@ fn use_entry(
         }
         Reuse::Validate { because, .. } => return Err(Need::to_validate(because, entry)),
     };
-    Ok(from_stored(running, question, response, now, outcome))
+    Ok(from_stored(running, question, response, is_known, now, outcome))
+}
+
+/// Whether a response is what the client has, by the client's own conditions. `tags`: what it carries.
+async fn is_known(
+    running: &Running,
+    question: &Question,
+    (status, fields): (StatusCode, &HeaderMap),
+    tags: impl FnOnce() -> Vec<Tag>,
+) -> bool {
+    match validation::evaluate(&question.asked.headers, status, fields) {
+        Condition::Send => false,
+        Condition::NotModified => true,
+        Condition::NotModifiedSince(date) => {
+            let tags = tags();
+            // In a box: few hits are asked for by a date.
+            !Box::pin(running.cache.may_be_of_a_write(&tags, date)).await
+        }
+    }
+}
+
+async fn is_known_entry(running: &Running, question: &Question, entry: &Entry) -> bool {
+    match entry.response() {
+        Some(stored) => {
+            is_known(running, question, (stored.status, &stored.headers), || entry.tags.to_vec()).await
+        }
+        None => false,
+    }
 }
 
 fn from_stored(
     running: &Running,
     question: &Question,
     stored: &entry::Response,
+    is_known: bool,
     now: SystemTime,
     outcome: Outcome,
 ) -> Answered {
-    let mut response = respond::stored(&question.asked.method, &question.asked.headers, stored, now);
+    let asked = &question.asked;
+    let mut response = respond::stored(&asked.method, &asked.headers, stored, is_known, now);
     if stored.consumed {
         keep::strip_consumed(response.headers_mut(), &running.config.server);
     }
@@ -267,7 +299,7 @@ async fn lead(
     let landing = flight.landing().await;
     match (landing, take.await.ok()) {
         (Landing::Streaming(head, _), Some(Direct::Reader(reader, own))) => {
-            let mut answered = stream(running, question, &need, &head, reader, false);
+            let mut answered = stream(running, question, &need, &head, reader, false).await;
             answered.response.headers_mut().extend(own);
             answered
         }
@@ -278,6 +310,7 @@ async fn lead(
         }
         (Landing::Failed(error), _) => unanswered(question, &need, error),
         (landing, _) => from_entry(running, question, &need, &landing, false)
+            .await
             .unwrap_or_else(|| failed(UpstreamError::Abandoned, need.fwd)),
     }
 }
@@ -296,13 +329,15 @@ async fn join(
             // RFC 9111 §4.1: the leader's response is ours only if we sent the same values of what it varies on.
             let ours = primary.variant(&head.varies_on, &question.asked.headers);
             match body.reader() {
-                Some(reader) if ours.text == head.text => stream(running, question, need, &head, reader, true),
+                Some(reader) if ours.text == head.text => {
+                    stream(running, question, need, &head, reader, true).await
+                }
                 _ => return Ride::GotOff,
             }
         }
         // The leader's request did not let what is stored stand in; this one may.
         Landing::Failed(error) => {
-            stand_in(running, question, need).unwrap_or_else(|| unanswered(question, need, error))
+            stand_in(running, question, need).await.unwrap_or_else(|| unanswered(question, need, error))
         }
         Landing::Unshared => return Ride::GotOff,
         Landing::Elsewhere(ref entry, ref varies_on) => {
@@ -312,12 +347,14 @@ async fn join(
             if !is_ours || !running.cache.is_current(&entry.tags, entry.stamp).await {
                 return Ride::GotOff;
             }
-            match from_entry(running, question, need, &landing, true) {
+            match from_entry(running, question, need, &landing, true).await {
                 Some(answered) => answered,
                 None => return Ride::GotOff,
             }
         }
-        Landing::StaleOnError(ref entry, failure) if !question.takes_after(failure, entry, running.cache.now()) => {
+        Landing::StaleOnError(ref entry, failure)
+            if !question.takes_after(failure, entry, running.cache.now()) =>
+        {
             return Ride::GotOff;
         }
         Landing::Validated(ref entry) | Landing::StaleOnError(ref entry, _) => {
@@ -326,7 +363,7 @@ async fn join(
             if *entry.text != *lookup.canonical.text || !running.cache.is_current(&entry.tags, entry.stamp).await {
                 return Ride::GotOff;
             }
-            match from_entry(running, question, need, &landing, true) {
+            match from_entry(running, question, need, &landing, true).await {
                 Some(answered) => answered,
                 None => return Ride::GotOff,
             }
@@ -335,7 +372,7 @@ async fn join(
     Ride::Answered(Box::new(answered))
 }
 
-fn stream(
+async fn stream(
     running: &Running,
     question: &Question,
     need: &Need,
@@ -351,7 +388,9 @@ fn stream(
         detail: need.detail,
         ..Outcome::miss(need.fwd)
     };
-    let mut response = respond::streaming(&question.asked, head, reader);
+    let tags = || [question.tags(), head.groups.clone()].concat();
+    let is_known = is_known(running, question, (head.status, &head.headers), tags).await;
+    let mut response = respond::streaming(&question.asked, head, is_known, reader);
     if head.consumed {
         keep::strip_consumed(response.headers_mut(), &running.config.server);
     }
@@ -368,9 +407,10 @@ async fn is_current(running: &Running, head: &Head) -> bool {
 }
 
 /// What this request found stored, in place of the answer that upstream did not give, if it may have it.
-fn stand_in(running: &Running, question: &Question, need: &Need) -> Option<Answered> {
-    let stale = need.stale.as_ref().filter(|stale| question.takes_after(Failure::NoAnswer, stale, running.cache.now()))?;
-    from_entry(running, question, need, &Landing::StaleOnError(Arc::clone(stale), Failure::NoAnswer), true)
+async fn stand_in(running: &Running, question: &Question, need: &Need) -> Option<Answered> {
+    let now = running.cache.now();
+    let stale = need.stale.as_ref().filter(|stale| question.takes_after(Failure::NoAnswer, stale, now))?;
+    from_entry(running, question, need, &Landing::StaleOnError(Arc::clone(stale), Failure::NoAnswer), true).await
 }
 
 fn status_of(failure: Failure) -> Option<u16> {
@@ -392,19 +432,20 @@ fn unanswered(question: &Question, need: &Need, error: UpstreamError) -> Answere
 }
 
 /// The answer from an entry that a flight validated, that another proxy fetched, or that stands in for a failing upstream.
-fn from_entry(
+async fn from_entry(
     running: &Running,
     question: &Question,
     need: &Need,
     landing: &Landing,
     collapsed: bool,
 ) -> Option<Answered> {
-    let now = running.cache.now();
     let entry = match landing {
         Landing::Validated(entry) | Landing::Elsewhere(entry, _) | Landing::StaleOnError(entry, _) => entry,
         Landing::Streaming(..) | Landing::Unshared | Landing::Failed(_) => return None,
     };
     let response = entry.response()?;
+    let is_known = is_known_entry(running, question, entry).await;
+    let now = running.cache.now();
     let ttl = response.freshness.ttl(now);
     let outcome = match landing {
         Landing::StaleOnError(_, failure) => {
@@ -415,7 +456,7 @@ fn from_entry(
     };
     // RFC 9211 §2.1: it went forward, so it is no hit.
     let outcome = Outcome { fwd: Some(need.fwd), ..outcome };
-    Some(from_stored(running, question, response, now, outcome))
+    Some(from_stored(running, question, response, is_known, now, outcome))
 }
 
 /// A fetch whose answer is not stored: HEAD, and ranges that are not cut from a stored response. Also gives the head of
@@ -462,7 +503,8 @@ async fn head(
                 }
             }
             HeadVerdict::Outdates => {
-                let place = keep::place(running, question, lookup.canonical.key, &stored.freshness, &stored.headers);
+                let place =
+                    keep::place(running, question, lookup.canonical.key, &stored.freshness, &stored.headers);
                 running.cache.remove(&place).await;
             }
             HeadVerdict::ShowsNothing => {}

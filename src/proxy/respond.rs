@@ -20,13 +20,19 @@ use crate::entry;
 use crate::headers;
 use crate::semantics::multipart;
 use crate::semantics::range::{self, Part, Range};
-use crate::semantics::validation::{self, Condition};
+use crate::semantics::validation;
 use crate::upstream::{ContentUnread, ResponseBody};
 
-/// An answer from a stored response.
-pub fn stored(method: &Method, request: &HeaderMap, stored: &entry::Response, now: SystemTime) -> Response<Body> {
+/// An answer from a stored response. `is_known`: it is what the client has, by the client's own conditions.
+pub fn stored(
+    method: &Method,
+    request: &HeaderMap,
+    stored: &entry::Response,
+    is_known: bool,
+    now: SystemTime,
+) -> Response<Body> {
     let age = stored.freshness.age(now);
-    if let Condition::NotModified = validation::evaluate(request, stored.status, &stored.headers) {
+    if is_known {
         return not_modified(&stored.headers, age);
     }
     let length = stored.body.len() as u64;
@@ -110,9 +116,9 @@ fn not_modified(stored: &HeaderMap, age: Duration) -> Response<Body> {
     response
 }
 
-/// An answer from a response that is on its way into the cache.
-pub(super) fn streaming(asked: &Asked, head: &Head, reader: Reader) -> Response<Body> {
-    if let Condition::NotModified = validation::evaluate(&asked.headers, head.status, &head.headers) {
+/// An answer from a response that is on its way into the cache. `is_known`: it is what the client has.
+pub(super) fn streaming(asked: &Asked, head: &Head, is_known: bool, reader: Reader) -> Response<Body> {
+    if is_known {
         let mut response = Response::new(Body::Empty);
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         *response.headers_mut() = validation::not_modified_headers(&head.headers);

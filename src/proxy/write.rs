@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE};
@@ -17,6 +17,7 @@ use super::read::AMBIGUOUS_PATH;
 use super::recording::Recording;
 use super::{Answered, Asked, Body, failed, refresh, refuse, respond};
 use crate::cache::flight::Head;
+use crate::cache::memory::Hold;
 use crate::config::OnOutage;
 use crate::headers::{self, Meant};
 use crate::key::Canonical;
@@ -191,6 +192,8 @@ struct Keeping {
     head: Head,
     verdict: Verdict,
     stamp: Stamp,
+    /// The marks of its tags, until it holds them in memory.
+    _hold: Hold,
 }
 
 impl Keeping {
@@ -217,12 +220,14 @@ impl Keeping {
         verdict.withhold(&mut fields);
         let primary = question.canonical(running.config.server.forwarded);
         let varies_on = keep::varies_on(running, &primary, None, &fields);
-        let head = keep::head(running, &question, &primary, varies_on, Some(stamp), answer.status(), fields, &verdict);
-        Some(Keeping { question, primary, head, verdict, stamp })
+        let head =
+            keep::head(running, &question, &primary, varies_on, Some(stamp), answer.status(), fields, &verdict);
+        let _hold = running.cache.memory().hold(&question.tags());
+        Some(Keeping { question, primary, head, verdict, stamp, _hold })
     }
 
     fn keep(&self, running: &Arc<Running>, body: Bytes) {
-        let Keeping { question, primary, head, verdict, stamp } = self;
+        let Keeping { question, primary, head, verdict, stamp, .. } = self;
         let (tags, response) = (verdict.tags(question), keep::stored(head, verdict, body));
         let complete = Complete { question, primary, sign: None, stamp: *stamp, tags, response };
         let (_, kept) = complete.keep_in_memory(running);

@@ -1,7 +1,7 @@
 //! Validation (RFC 9111 §4.3, RFC 9110 §8.8 and §13): towards upstream with what is stored, and towards clients
 //! with what they hold.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::header::{
     CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, IF_MATCH,
@@ -18,6 +18,10 @@ pub enum Condition {
     Send,
     /// Send 304 (RFC 9110 §15.4.5).
     NotModified,
+    /// The same as far as this date tells, which is that of the stored response. It is a whole second, in which the
+    /// response may have been modified once more (RFC 9110 §8.8.2.2): not if a write is known to fall in it, or in the next
+    /// one, by which a write of that second may have been answered.
+    NotModifiedSince(SystemTime),
 }
 
 /// Evaluates `If-None-Match` (weak comparison, lists, `*`), else `If-Modified-Since` (RFC 9110 §13.2.2), against
@@ -27,14 +31,10 @@ pub fn evaluate(request: &HeaderMap, status: StatusCode, stored: &HeaderMap) -> 
         return Condition::Send;
     }
     // RFC 9110 §13.1.3: If-Modified-Since is ignored beside If-None-Match, whatever that holds.
-    let is_unchanged = if request.contains_key(IF_NONE_MATCH) {
-        names_stored(request, stored)
-    } else if request.contains_key(IF_MODIFIED_SINCE) {
-        is_unmodified_since(request, stored)
-    } else {
-        false
-    };
-    if is_unchanged { Condition::NotModified } else { Condition::Send }
+    if request.contains_key(IF_NONE_MATCH) {
+        return if names_stored(request, stored) { Condition::NotModified } else { Condition::Send };
+    }
+    unmodified_since(request, stored).map_or(Condition::Send, Condition::NotModifiedSince)
 }
 
 /// RFC 9110 §13.1.2.
@@ -46,18 +46,17 @@ fn names_stored(request: &HeaderMap, stored: &HeaderMap) -> bool {
     })
 }
 
-/// RFC 9110 §13.1.3; without a `Last-Modified` by `Date` (RFC 9111 §4.3.2).
-fn is_unmodified_since(request: &HeaderMap, stored: &HeaderMap) -> bool {
+/// RFC 9110 §13.1.3; without a `Last-Modified` by `Date` (RFC 9111 §4.3.2). The date of the stored response if it is no
+/// later than the request's.
+fn unmodified_since(request: &HeaderMap, stored: &HeaderMap) -> Option<SystemTime> {
+    let mut lines = request.get_all(IF_MODIFIED_SINCE).iter();
+    // A field with more than one member, or without a valid date on either side, is ignored.
+    let since = lines.next().and_then(date::parse).filter(|_| lines.next().is_none())?;
     let modified = match DateField::of(stored, &LAST_MODIFIED) {
         DateField::Absent => DateField::of(stored, &DATE),
         given => given,
     };
-    let mut lines = request.get_all(IF_MODIFIED_SINCE).iter();
-    match (lines.next().and_then(date::parse), lines.next(), modified) {
-        (Some(since), None, DateField::At(modified)) => modified <= since,
-        // A field with more than one member, or without a valid date on either side, is ignored.
-        _ => false,
-    }
+    modified.valid().filter(|modified| *modified <= since)
 }
 
 /// Whether the request has preconditions that only the origin can judge (`If-Match`, `If-Unmodified-Since`;
@@ -317,7 +316,7 @@ mod tests {
     }
 
     fn is_not_modified(request: Fields<'_>, stored: Fields<'_>) -> bool {
-        evaluate(&fields(request), StatusCode::OK, &fields(stored)) == Condition::NotModified
+        evaluate(&fields(request), StatusCode::OK, &fields(stored)) != Condition::Send
     }
 
     #[test]
@@ -375,6 +374,17 @@ mod tests {
         for (request, stored, expected) in rows {
             assert_eq!(is_not_modified(request, stored), expected, "{request:?} against {stored:?}");
         }
+    }
+
+    #[test]
+    fn what_a_date_tells_is_told_from_what_an_entity_tag_tells() {
+        let stored = fields(&[("last-modified", OLD), ("etag", "\"a\"")]);
+        let of = |request: Fields<'_>| evaluate(&fields(request), StatusCode::OK, &stored);
+        let old = Condition::NotModifiedSince(date::parse(&HeaderValue::from_static(OLD)).unwrap());
+        assert_eq!(of(&[("if-modified-since", OLD)]), old);
+        assert_eq!(of(&[("if-modified-since", NEW)]), old, "the date of what is stored");
+        assert_eq!(of(&[("if-modified-since", OLD), ("if-none-match", "\"a\"")]), Condition::NotModified);
+        assert_eq!(of(&[("if-none-match", "\"a\"")]), Condition::NotModified);
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! The soft marks of all tags in hashed slots, beside the hard ones.
+//! The soft mark of a tag, beside the hard one.
 //!
-//! A slot holds a pair: the sequence of the latest soft invalidation, and the end of its grace. Writers take turns; a
-//! reader takes no lock. Two atomics are not one, so that a writer stores *changing*, then the end, then the sequence,
-//! and a reader reads sequence, end, sequence:
+//! It is a pair: the sequence of the latest soft invalidation, and the end of its grace. Writers take turns, by the lock of
+//! the tag's shard; a reader takes no lock. Two atomics are not one, so that a writer stores *changing*, then the end, then
+//! the sequence, and a reader reads sequence, end, sequence:
 //!
 //! - if it reads a new end, *changing* was stored before, so that its second reading of the sequence is *changing* or
 //!   newer. Both its readings agree only if the writer left the sequence as it was, and then it has moved the end to
@@ -11,38 +11,27 @@
 //! - the new sequence with an old end it cannot read: the end is stored before.
 //!
 //! A pair whose grace is over counts as a hard mark. Before a writer replaces such a pair it raises the hard mark of the
-//! slot to its sequence, and readers read the pair before the hard mark: they see the one or the other.
+//! tag to its sequence, and readers read the pair before the hard mark: they see the one or the other.
 
 use std::cell::LazyCell;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use super::{Sequence, Slot};
+use super::Sequence;
 
-/// In place of a sequence while a slot is written.
+/// In place of a sequence while a pair is written.
 const CHANGING: Sequence = Sequence::MAX;
 
-/// Soft marks. Takes no memory before the first one.
-pub(super) struct SoftMarks {
-    /// The highest sequence of any soft invalidation: what is stamped so, or later, none of them has outdated.
-    newest: AtomicU64,
-    slots: OnceLock<Box<[Pair]>>,
-    /// How many slots there are once there are any.
-    count: usize,
-    /// Held by who writes.
-    writing: Mutex<()>,
-}
-
+/// A soft mark.
 #[derive(Default)]
-struct Pair {
+pub(super) struct Pair {
     /// 0 for none.
     sequence: AtomicU64,
     /// Nanoseconds of the process's clock.
     end: AtomicU64,
 }
 
-/// What a reader sees in a slot.
+/// What a reader sees in a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Seen {
     Nothing,
@@ -50,7 +39,7 @@ enum Seen {
     Mark(Sequence, u64),
 }
 
-/// What the soft marks of some slots amount to.
+/// What some soft marks amount to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Looked {
     /// The highest of those whose grace is over: as good as a hard mark. The highest of all if one was being changed.
@@ -59,59 +48,43 @@ pub(super) struct Looked {
     pub pending: Option<(Sequence, Duration)>,
 }
 
-impl SoftMarks {
-    pub fn new(count: usize) -> SoftMarks {
-        SoftMarks { newest: AtomicU64::new(0), slots: OnceLock::new(), count, writing: Mutex::default() }
-    }
-
-    /// The highest sequence of any soft invalidation; 0 if there was none.
-    pub fn newest(&self) -> Sequence {
-        self.newest.load(SeqCst)
-    }
-
-    /// What these slots say. `now` is asked for only if there is a mark in any of them.
-    pub fn look(&self, slots: impl Iterator<Item = Slot>, now: impl Fn() -> u64) -> Looked {
-        let Some(table) = self.slots.get() else { return Looked::default() };
-        let now = LazyCell::new(now);
-        slots.map(|slot| table[slot.0 as usize].see()).fold(Looked::default(), |looked, seen| match seen {
-            Seen::Nothing => looked,
-            Seen::Changing => Looked { over: Sequence::MAX, ..looked },
-            Seen::Mark(sequence, end) => looked.with(sequence, Duration::from_nanos(end.saturating_sub(*now))),
-        })
-    }
-
-    /// Puts a soft mark into a slot whose hard mark is `hard`. One that is there already and pending keeps its end, if
-    /// that is earlier: otherwise writes in a row would put it off for ever.
-    pub fn add(&self, slot: Slot, sequence: Sequence, end: u64, now: u64, hard: &AtomicU64) {
-        let _writing = self.lock();
-        let table = self.slots.get_or_init(|| (0..self.count).map(|_| Pair::default()).collect());
-        let pair = &table[slot.0 as usize];
-        let (known, known_end) = (pair.sequence.load(SeqCst), pair.end.load(SeqCst));
-        if known <= hard.load(SeqCst) {
-            pair.set(sequence, end);
-        } else if known_end <= now {
-            hard.fetch_max(known, SeqCst);
-            pair.set(sequence, end);
-        } else {
-            pair.set(sequence.max(known), end.min(known_end));
-        }
-        self.newest.fetch_max(sequence, SeqCst);
-    }
-
-    /// Forgets all of them.
-    pub fn wipe(&self) {
-        let _writing = self.lock();
-        self.slots.get().into_iter().flatten().for_each(|pair| pair.set(0, 0));
-        self.newest.store(0, SeqCst);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, ()> {
-        // Nobody panics between the stores of a pair.
-        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// What these pairs say. `now` is asked for only if there is a mark in any of them.
+pub(super) fn look<'p>(pairs: impl Iterator<Item = &'p Pair>, now: impl Fn() -> u64) -> Looked {
+    let now = LazyCell::new(now);
+    pairs.map(Pair::see).fold(Looked::default(), |looked, seen| match seen {
+        Seen::Nothing => looked,
+        Seen::Changing => Looked { over: Sequence::MAX, ..looked },
+        Seen::Mark(sequence, end) => looked.with(sequence, Duration::from_nanos(end.saturating_sub(*now))),
+    })
 }
 
 impl Pair {
+    /// Puts a soft mark beside the hard one. One that is there already and pending keeps its end, if that is earlier:
+    /// otherwise writes in a row would put it off for ever. By one at a time.
+    pub fn add(&self, sequence: Sequence, end: u64, now: u64, hard: &AtomicU64) {
+        let (known, known_end) = (self.sequence.load(SeqCst), self.end.load(SeqCst));
+        if known <= hard.load(SeqCst) {
+            self.set(sequence, end);
+        } else if known_end <= now {
+            hard.fetch_max(known, SeqCst);
+            self.set(sequence, end);
+        } else {
+            self.set(sequence.max(known), end.min(known_end));
+        }
+    }
+
+    /// By one at a time.
+    pub fn set(&self, sequence: Sequence, end: u64) {
+        self.sequence.store(CHANGING, SeqCst);
+        self.end.store(end, SeqCst);
+        self.sequence.store(sequence, SeqCst);
+    }
+
+    /// The latest soft invalidation, for who writes; 0 for none.
+    pub fn sequence(&self) -> Sequence {
+        self.sequence.load(SeqCst)
+    }
+
     fn see(&self) -> Seen {
         let first = self.sequence.load(SeqCst);
         let end = self.end.load(SeqCst);
@@ -121,13 +94,6 @@ impl Pair {
             (0, _) => Seen::Nothing,
             _ => Seen::Mark(first, end),
         }
-    }
-
-    /// By one at a time.
-    fn set(&self, sequence: Sequence, end: u64) {
-        self.sequence.store(CHANGING, SeqCst);
-        self.end.store(end, SeqCst);
-        self.sequence.store(sequence, SeqCst);
     }
 }
 

@@ -24,6 +24,9 @@ on_both_tiers! {
     if_none_match_is_compared_weakly_with_each_tag,
     if_modified_since_is_compared_with_what_is_known_of_the_time,
     if_none_match_goes_before_if_modified_since,
+    a_date_of_the_second_of_a_write_confirms_nothing,
+    a_date_of_the_second_of_a_write_confirms_no_streamed_response,
+    a_date_well_before_or_after_a_write_confirms_what_is_stored,
     a_304_from_the_cache_carries_what_a_200_would_have_said,
     conditions_of_a_client_are_met_after_a_validation,
     conditions_of_a_client_are_met_by_what_is_served_stale,
@@ -505,4 +508,88 @@ fn conditions_of_a_client_are_met_by_what_is_served_stale(tier: Tier) {
     let confirmed = get(&site, "/", &[("If-None-Match", "\"1\"")]).shows("fwd=stale").has_status(304).carries("");
     assert!(confirmed.ttl() < 0, "{confirmed:?}");
     get(&site, "/", &[("If-None-Match", "\"2\"")]).shows("fwd=stale").has_status(200).carries("old");
+}
+
+/// Carries out something until it began and ended within one second; gives the date of the second before and of that one.
+fn within_a_second(mut what: impl FnMut(usize, [&str; 2])) -> [String; 2] {
+    for attempt in 0.. {
+        let began = SystemTime::now();
+        let dates = [1, 0].map(|before| httpdate::fmt_http_date(began - Duration::from_secs(before)));
+        what(attempt, [&dates[0], &dates[1]]);
+        if httpdate::fmt_http_date(SystemTime::now()) == dates[1] {
+            return dates;
+        }
+    }
+    unreachable!()
+}
+
+/// Stored, and written to in the second of its `Last-Modified`: `before` and `after` have one date.
+fn written_within_a_second(site: &Site, write: &str, at: usize) -> (String, [String; 2]) {
+    let mut target = String::new();
+    let dates = within_a_second(|attempt, dates| {
+        target = format!("/{write}/{at}/{attempt}");
+        let reply = |body: &str| Reply::new(body).cached("max-age=600").header("Last-Modified", dates[at]);
+        site.upstream.script(&format!("GET {target}"), [reply("before"), reply("after")]);
+        site.get(&target).carries("before");
+        match write {
+            "clear" => site.admin_post("/cache/clear").has_status(200),
+            method => site.write(method, &target).has_status(200),
+        };
+    });
+    (target, dates)
+}
+
+fn a_date_of_the_second_of_a_write_confirms_nothing(tier: Tier) {
+    let site = Site::start(tier, "");
+    for write in ["PUT", "PATCH", "DELETE", "clear"] {
+        // In its second, and in the one before.
+        for at in [1, 0] {
+            let (target, dates) = written_within_a_second(&site, write, at);
+            site.get(&target).carries("after");
+            site.wait_until_stored(&target);
+            let ask = |date: &str| get(&site, &target, &[("If-Modified-Since", date)]).shows("hit");
+            ask(&dates[at]).has_status(200).carries("after");
+            ask(&httpdate::fmt_http_date(SystemTime::now())).has_status(200).carries("after");
+            let head = site.call("HEAD", &target).header("If-Modified-Since", &dates[at]).send();
+            head.shows("hit").has_status(200);
+        }
+    }
+}
+
+fn a_date_of_the_second_of_a_write_confirms_no_streamed_response(tier: Tier) {
+    let site = Site::start(tier, "");
+    for at in [1, 0] {
+        let (target, dates) = written_within_a_second(&site, "PUT", at);
+        let answer = get(&site, &target, &[("If-Modified-Since", &dates[at])]);
+        answer.hides("hit").has_status(200).carries("after");
+    }
+}
+
+fn a_date_well_before_or_after_a_write_confirms_what_is_stored(tier: Tier) {
+    let site = Site::start(tier, "");
+    let modified = httpdate::fmt_http_date(SystemTime::now() - Duration::from_secs(60));
+    for (index, date) in [EARLY, "Thu, 01 Jan 1970 00:00:00 GMT", &modified].into_iter().enumerate() {
+        let target = format!("/{index}");
+        let reply = || Reply::new("body").cached("max-age=600").header("Last-Modified", date);
+        site.upstream.on(&format!("GET {target}"), reply().header("ETag", "\"1\""));
+        site.get(&target);
+        site.write("PUT", &target).has_status(200);
+        get(&site, &target, &[("If-Modified-Since", date)]).hides("hit").has_status(304);
+        site.wait_until_stored(&target);
+        get(&site, &target, &[("If-Modified-Since", date)]).shows("hit").has_status(304);
+    }
+    // An entity tag tells of every change.
+    let mut target = String::new();
+    within_a_second(|attempt, [_, date]| {
+        target = format!("/tagged/{attempt}");
+        let reply = Reply::new("body").cached("max-age=600").header("Last-Modified", date).header("ETag", "\"1\"");
+        site.upstream.on(&format!("GET {target}"), reply);
+        site.get(&target);
+        site.write("PUT", &target).has_status(200);
+    });
+    site.get(&target);
+    site.wait_until_stored(&target);
+    get(&site, &target, &[("If-None-Match", "\"1\"")]).shows("hit").has_status(304);
+    let now = httpdate::fmt_http_date(SystemTime::now());
+    get(&site, &target, &[("If-None-Match", "\"1\""), ("If-Modified-Since", &now)]).shows("hit").has_status(304);
 }

@@ -29,6 +29,8 @@ on_both_tiers! {
     the_answer_to_a_post_that_is_read_slowly_does_not_replace_a_newer_one,
     a_write_that_names_very_many_methods_outdates_by_the_rules_of_all,
     very_many_choices_are_cut_alike_for_the_key_and_for_upstream,
+    no_path_shares_its_mark_with_everything_or_with_a_family,
+    writes_to_many_paths_leave_what_they_do_not_name,
 }
 
 /// A 304 may bring another `Vary`. The freshened response then stayed under the key without the field, and the German
@@ -393,4 +395,52 @@ fn a_fetch_that_asks_twice_does_not_wait_for_its_own_place() {
     site.upstream.script("/page", [Reply::new("old").stale("public"), about_another, whole]);
     site.get("/page").carries("old");
     site.get("/page").carries("new");
+}
+
+/// Stored, and fresh for long; nothing is invalidated by what is written elsewhere.
+#[track_caller]
+fn store(site: &Site, targets: &[String]) {
+    for target in targets {
+        site.upstream.on(&format!("GET {target}"), Reply::numbered().cached("max-age=600"));
+        site.get(target).shows("stored");
+        site.wait_until_stored(target);
+    }
+}
+
+#[track_caller]
+fn are_hits(site: &Site, targets: &[String]) {
+    let missed: Vec<_> = targets.iter().filter(|target| !site.get(target).is("hit")).collect();
+    assert!(missed.is_empty(), "{} of {}: {missed:?}", missed.len(), targets.len());
+}
+
+/// Marks stood in slots that anybody could work out: the one of `/zz2369` was that of everything, and that of `/t/7723`
+/// a family's.
+fn no_path_shares_its_mark_with_everything_or_with_a_family(tier: Tier) {
+    let rules = "[[family]]\nname = \"list\"\npath = '/list/(?<id>\\d+)'\n\
+                 [[family]]\nname = \"user\"\npath = '/users/(?<id>\\d+)'\n";
+    let site = Site::start(tier, rules);
+    let targets: Vec<_> = (0..10).flat_map(|n| [format!("/list/{n}"), format!("/users/{n}")]).collect();
+    store(&site, &targets);
+    for target in ["/zz2369", "/t/7723"] {
+        site.write("POST", target).has_status(200);
+    }
+    are_hits(&site, &targets);
+}
+
+/// Slots filled up with the marks of what is written, and whatever shared one was outdated.
+fn writes_to_many_paths_leave_what_they_do_not_name(tier: Tier) {
+    let rules = "[memory]\nmarks = 1024\n[[family]]\nname = \"item\"\npath = '/items/(?<id>\\d+)'\n\
+                 [invalidate]\n'/items/(?<id>\\d+)' = [\"item:{id}\"]\n";
+    let site = Site::start(tier, rules);
+    let targets: Vec<_> = (0..50).map(|n| format!("/items/{n}")).collect();
+    store(&site, &targets);
+    for n in 1000..1200 {
+        site.write("PUT", &format!("/items/{n}")).has_status(200);
+    }
+    are_hits(&site, &targets);
+    site.write("PUT", "/items/7").has_status(200);
+    site.get("/items/7").hides("hit");
+    // What was fetched since is as good.
+    site.write("PUT", "/items/1000").has_status(200);
+    are_hits(&site, &targets);
 }

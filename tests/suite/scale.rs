@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use larder::cache::memory::Memory;
 use larder::cache::{Cache, Found, Place};
+use larder::config::{Config, Overrides, StoreConfig};
 use larder::entry::{Content, Entry, Response};
 use larder::key::{Canonical, Key};
 use larder::metrics::Metrics;
@@ -68,11 +69,11 @@ fn current(cache: &Cache) -> usize {
     count
 }
 
-/// Outdates the family as a write does; gives the sequences that this took.
-async fn sequences_of_a_write(cache: &Cache) -> u64 {
-    let before = cache.memory().marks.stamp().sequence;
-    assert!(cache.invalidate(&[Tag::family("user")]).await.is_some());
-    cache.memory().marks.stamp().sequence - before
+/// Invalidates the family as a write does, by one sequence.
+async fn invalidate_all(cache: &Cache) {
+    let before = cache.memory().marks.stamp();
+    let taken = cache.invalidate(&[Tag::family("user")]).await.expect("without a store");
+    assert_eq!((taken.previous, taken.stamp), (before.sequence, cache.memory().marks.stamp()));
 }
 
 #[tokio::test]
@@ -81,20 +82,43 @@ async fn one_write_outdates_a_hundred_thousand_entries_in_memory_as_it_does_one(
     let cache = Cache::new(memory, None, Arc::new(Metrics::new()));
     fill(&cache, 0..1);
     assert_eq!(current(&cache), 1);
-    let for_one = sequences_of_a_write(&cache).await;
+    invalidate_all(&cache).await;
     assert_eq!(current(&cache), 0);
 
     fill(&cache, 0..MANY);
     assert_eq!(current(&cache), MANY as usize);
     let before = cache.usage();
-    let for_many = sequences_of_a_write(&cache).await;
-    assert_eq!((for_one, for_many), (1, 1));
+    invalidate_all(&cache).await;
     assert_eq!((before.entries, cache.usage()), (u64::from(MANY), before), "no entry was touched");
     assert_eq!(current(&cache), 0);
 
     let asked = canonical(MANY / 2);
     let lookup = cache.lookup(asked, &HeaderMap::new(), String::new, || tags(MANY / 2)).await;
     assert!(matches!(lookup.found, Found::Outdated), "{:?}", lookup.found);
+}
+
+/// Writes whose marks are to leave [`MANY`] entries alone.
+const WRITES: u32 = 1_000_000;
+
+/// What a write to an instance of another family invalidates.
+fn written(id: u32) -> [Tag; 2] {
+    [Tag::family(&format!("order:{id}")), Tag::uri(&format!("/orders/{id}"))]
+}
+
+#[tokio::test]
+async fn a_million_writes_leave_what_they_do_not_name_in_memory() {
+    let memory = Memory::new(1 << 30, 1 << 20, 1 << 16);
+    let cache = Cache::new(memory, None, Arc::new(Metrics::new()));
+    fill(&cache, 0..MANY);
+    for id in 0..WRITES {
+        cache.invalidate(&written(id)).await;
+    }
+    assert_eq!(current(&cache), MANY as usize);
+    cache.invalidate(&[Tag::family("user:7")]).await;
+    assert_eq!(current(&cache), MANY as usize - 1);
+    assert_eq!(cache.memory().marks.held(), MANY as usize + 1, "tags of what is resident, and no others");
+    cache.memory().clear();
+    assert_eq!(cache.memory().marks.held(), 0);
 }
 
 /// The name of an entry in the store.
@@ -158,4 +182,28 @@ async fn one_write_outdates_a_hundred_thousand_entries_in_redis_as_it_does_one()
     for id in sample {
         assert!(!is_current(&store, id).await, "{id}");
     }
+}
+
+#[tokio::test]
+async fn a_million_writes_leave_what_they_do_not_name_in_redis() {
+    let server = RedisServer::start();
+    let rules = format!("[server]\nupstream = 'http://u'\n[store]\nredis = '{}'\n", server.url());
+    let file = Config::parse(&rules, "rules.toml", &Overrides::default(), &|_| None).unwrap();
+    let marks_max = file.store.unwrap().marks_max;
+    let settings = StoreConfig { marks_max, ..store_redis::config(&server.url()) };
+    let store = RedisStore::new(&settings).expect("the URL is good");
+    store.connect_once().await.unwrap();
+    fill_redis(&server, &store, MANY).await;
+    for first in (0..WRITES).step_by(5000) {
+        let tags: Vec<Tag> = (first..first + 5000).flat_map(written).collect();
+        store.invalidate(&tags, &Cause::default()).await.unwrap();
+    }
+    for id in (0..MANY).step_by(100) {
+        assert!(is_current(&store, id).await, "{id}");
+    }
+    let taken: u64 = server.run(&["MEMORY", "USAGE", "{test}:marks", "SAMPLES", "0"]);
+    let each = taken / u64::from(2 * WRITES);
+    assert!(each < 200, "{each} bytes a mark");
+    store.invalidate(&tags(100)[1..], &Cause::default()).await.unwrap();
+    assert!(!is_current(&store, 100).await);
 }
