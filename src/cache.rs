@@ -466,12 +466,7 @@ impl Cache {
                 // If the store is away for everybody, nobody serves anything stored when that is over. If it is away for this
                 // proxy alone, the others do: that is what `on_outage = "refuse"` is for.
                 let alone = shared.fleet.outlast(&shared.store, &error, begun);
-                tokio::select! {
-                    // Either will do: the order matters only to simulations, which have to be repeatable.
-                    biased;
-                    () = alone => {}
-                    () = shared.backlog.settled() => {}
-                }
+                shared.backlog.settled_or(alone).await;
                 None
             }
         }

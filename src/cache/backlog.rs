@@ -28,6 +28,8 @@ struct Waiting {
     additions: u64,
     /// The store has taken all of them by this, and only its replicas are waited for.
     taken: Option<Stamp>,
+    /// The store has taken the first so many additions.
+    delivered: u64,
     /// Nobody can serve what the first so many additions outdate.
     settled: u64,
 }
@@ -104,6 +106,7 @@ impl Backlog {
             waiting.taken = None;
             self.closed.store(false, SeqCst);
         }
+        waiting.delivered = waiting.delivered.max(batch.additions);
     }
 
     /// Nobody can serve what this batch outdates.
@@ -114,9 +117,29 @@ impl Backlog {
         self.changed.notify_waiters();
     }
 
+    /// Waits until nobody can serve what was kept up to now: until that was delivered and has settled, or until `alone` ends with
+    /// nothing delivered.
+    pub async fn settled_or(&self, alone: impl Future<Output = ()>) {
+        let additions = self.lock().additions;
+        tokio::select! {
+            // Either will do: the order matters only to simulations, which have to be repeatable.
+            biased;
+            () = alone => {}
+            () = self.settled_up_to(additions) => return,
+        }
+        // The store is there: others may have a lease that it has given since.
+        if self.lock().delivered >= additions {
+            self.settled_up_to(additions).await;
+        }
+    }
+
     /// Waits until nobody can serve what was to be outdated up to now.
     pub async fn settled(&self) {
         let additions = self.lock().additions;
+        self.settled_up_to(additions).await;
+    }
+
+    async fn settled_up_to(&self, additions: u64) {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);

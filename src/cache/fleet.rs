@@ -192,7 +192,7 @@ impl Fleet {
 
     /// Whether what the store says in this epoch may be believed now. To be asked when it has said it.
     pub fn trusts(&self, epoch: Epoch) -> bool {
-        self.is_open() && (!self.needs_proof || self.is_proven(epoch))
+        self.is_open() && self.is_proven(epoch)
     }
 
     /// Whether what is stored may be believed: the store lacks nothing that other proxies have still to deliver. To be asked
@@ -203,7 +203,9 @@ impl Fleet {
 
     fn is_proven(&self, epoch: Epoch) -> bool {
         let proven = *lock(&self.proven);
-        proven.is_some_and(|(of, end)| of == epoch && self.clocks.now().is_before(end))
+        // Without replicas to wait for, a new epoch is believed as it comes.
+        let is_of = |of| of == epoch || !self.needs_proof;
+        proven.is_some_and(|(of, end)| is_of(of) && self.clocks.now().is_before(end))
     }
 
     /// Whether it serves what it may serve when all is well: L1, or a strict proxy what the store has.
@@ -362,20 +364,23 @@ impl Fleet {
     ///
     /// A proxy that is cut off alone cannot tell.
     pub async fn outlast(&self, store: &Arc<dyn Store>, error: &StoreError, begun: Instant) {
-        let away_since = match error {
-            // It answers, and takes nothing: from others neither.
-            StoreError::Refused(_) | StoreError::Unreplicated { .. } => begun,
-            StoreError::Away(_) | StoreError::Timeout(_) => {
-                let mut outage = store.outage();
-                let is_away = |outage: &Option<Outage>| outage.is_some_and(|outage| outage.away_at >= begun);
-                // A link that comes and goes must not hold a write for ever.
-                let known = timeout_at(begun + NEWCOMER_HOLD, outage.wait_for(is_away)).await;
-                known.ok().and_then(Result::ok).and_then(|known| *known).map_or(begun, |known| known.since)
-            }
-        };
         let is_member = self.known().synced.is_some();
         let hold = if is_member { Duration::ZERO } else { NEWCOMER_HOLD };
-        tokio::time::sleep_until(away_since + self.longest_lease().max(hold)).await;
+        let lasting = self.longest_lease().max(hold);
+        match error {
+            // It answers, and takes nothing: from others neither.
+            StoreError::Refused(_) | StoreError::Unreplicated { .. } => {
+                tokio::time::sleep_until(begun + lasting).await;
+            }
+            StoreError::Away(_) | StoreError::Timeout(_) => {
+                let mut outage = store.outage();
+                let is_away =
+                    |Outage { since, away_at }: &Outage| *away_at >= begun && *away_at >= *since + lasting;
+                let known = outage.wait_for(|outage| outage.as_ref().is_some_and(is_away));
+                // A link that comes and goes must not hold a write for ever.
+                let _ = timeout_at(begun + lasting.max(NEWCOMER_HOLD), known).await;
+            }
+        }
     }
 
     /// Waits until no member can serve what an invalidation has outdated: each has acknowledged it, or its lease is over.
@@ -653,10 +658,8 @@ impl Fleet {
 
     /// From now on nothing stored is believed, until the store is back and the others are.
     fn close(&self) {
-        let epoch = lock(&self.proven).map(|(epoch, _)| epoch);
-        let mut gate = lock(&self.gate);
         self.is_open.store(false, SeqCst);
-        gate.close(epoch);
+        lock(&self.gate).close();
     }
 
     fn open(&self) {
@@ -695,8 +698,10 @@ impl Fleet {
                     self.invalidate_everything(store, memory).await?;
                 }
                 for holder in &awaited {
-                    // Whoever returns now has synced since, and stays.
-                    let _ = store.dismiss(holder, synced.generation).await;
+                    // Whoever returns now has synced since, and stays. Who has seen no outage leaves it to others, who invalidate.
+                    if saw_outage {
+                        let _ = store.dismiss(holder, synced.generation).await;
+                    }
                     tracing::warn!(
                         member = &*holder.id,
                         everything_invalidated = saw_outage,

@@ -3,8 +3,9 @@
 -- KEYS[1]  {namespace}:meta     hash: epoch, seq (last sequence issued), floor, run_id, born (microseconds), cause (why the
 --          epoch began), lease (the longest of the fleet, ms), lease_at (when somebody last had it), softened (1 once there
 --          was a soft mark), heard (when the last sync was executed),
---          silent_until and silence (end and length of the last time without any; microseconds), generation (how many
---          such times there were in this epoch), shortest (the shortest lease, ms), shortest_at (when somebody last had it),
+--          silent_until (when the last time without any ended; microseconds), generation (how many such
+--          times there were in this epoch), owed (1 if there may be proxies that are no members, and have something to
+--          deliver), shortest (the shortest lease, ms), shortest_at (when somebody last had it),
 --          tidied (when records of members were last removed)
 -- KEYS[2]  {namespace}:marks    sorted set: tag -> sequence of its last invalidation, '(soft)' tag -> that of its last
 --                               soft one, and the sentinel
@@ -120,8 +121,9 @@ local function start_epoch(last, cause)
   redis.call('ZADD', MARKS, '+inf', SENTINEL)
   redis.call('HSET', MEMBERS, SENTINEL, '')
   redis.call('ZADD', INTENTS, '+inf', SENTINEL)
-  redis.call('HSET', META, 'epoch', CANDIDATE, 'seq', text(seq), 'floor', text(seq), 'run_id', RUN_ID, 'born', text(now()), 'cause', cause, 'generation', '0')
-  redis.call('HDEL', META, 'softened', 'heard')
+  redis.call('HSET', META, 'epoch', CANDIDATE, 'seq', text(seq), 'floor', text(seq), 'run_id', RUN_ID, 'born', text(now()), 'cause', cause,
+    'generation', '0', 'heard', text(now()), 'silent_until', text(now()), 'owed', '0')
+  redis.call('HDEL', META, 'softened')
   return { epoch = CANDIDATE, seq = seq, floor = seq }
 end
 

@@ -29,7 +29,8 @@ pub struct Membership {
     pub asks_who_is_behind: bool,
 }
 
-/// How many silences of the whole fleet there have been in an epoch ([`Silence`]). Whoever repeats one in a sync has read it in a
+/// How many silences of the whole fleet there have been in an epoch: times of the shortest lease or more in which no proxy's sync
+/// was executed, so that there was an outage that all had, or no proxy. Whoever repeats one in a sync has read it in a
 /// reply, so that the sync was sent after that silence, however late it is executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Generation {
@@ -64,20 +65,12 @@ pub struct Synced {
     pub generation: Generation,
     /// The other members that have not repeated it yet, if they were asked for: they may have something to deliver.
     pub behind: Vec<Holder>,
-    /// When no proxy had synced for a whole lease.
-    pub silence: Silence,
+    /// When the last silence ended, by the store's clock, microseconds after 1970; if there was none in this epoch, when that began.
+    pub silent_until: u64,
+    /// In that silence proxies that are no members may have answered writes that they have still to deliver.
+    pub hides_strangers: bool,
     /// The store's clock, microseconds after 1970.
     pub clock: u64,
-}
-
-/// The last time in which no proxy's sync was executed for the shortest lease or more: an outage that all had, or there was no
-/// proxy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Silence {
-    /// When it ended, by the store's clock, microseconds after 1970; if there was none in this epoch, when that began.
-    pub end: u64,
-    /// How long it was; zero if there was none.
-    pub length: Duration,
 }
 
 /// What the store says of its epoch.

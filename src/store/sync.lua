@@ -13,22 +13,25 @@
 -- Returns epoch, last sequence issued, cause ('' if no epoch had to be started), whether marks are told, marks and
 -- their sequences, due intents and their tags, the state of the epoch, soft marks with their sequences and the
 -- microseconds left of their graces, the generation, the members that are behind if asked for, when the last silence of all
--- had ended, and how long it was.
+-- had ended, and whether others than members may be behind.
 local meta, cause = valid_epoch()
 local id, lease, epoch_applied, applied, most = ARGV[4], tonumber(ARGV[5]), ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[13])
 local time = now()
 
 -- A silence of the whole fleet is an outage that everybody had, or there was nobody. The generation is raised at its end.
 -- What was sent before cannot repeat it, although it may be executed after it.
-local field = redis.call('HMGET', META, 'heard', 'silent_until', 'silence', 'generation', 'shortest', 'shortest_at', 'tidied', 'born')
-local heard, generation = tonumber(field[1] or ''), tonumber(field[4] or '') or 0
+local field = redis.call('HMGET', META, 'heard', 'silent_until', 'owed', 'generation', 'shortest', 'shortest_at', 'tidied', 'born')
+local heard, generation = tonumber(field[1] or '') or 0, tonumber(field[4] or '') or 0
+local silent_until, owed = tonumber(field[2] or '') or 0, field[3] == '1'
 local period = tonumber(ARGV[7])
 local shortest, shortest_at = tonumber(field[5] or '') or period, tonumber(field[6] or '') or 0
-local silent_until, silence = tonumber(field[2] or '') or 0, tonumber(field[3] or '') or 0
-if not heard then
-  silent_until, silence = math.min(tonumber(field[8] or '') or time, time), 0
-elseif time - heard >= shortest * 1000 or time < heard then
-  silent_until, silence = time, math.max(time - heard, 0)
+if time - heard >= shortest * 1000 or time < heard then
+  -- A proxy that has never synced answers writes after five seconds, and in a young epoch not all have synced. One silence after
+  -- another leaves them no time to return.
+  local is_young = heard - (tonumber(field[8] or '') or 0) < longest_lease() * 1000
+  local is_next = heard - silent_until < 10000000
+  owed = time - heard >= 4000000 or time < heard or is_young or owed and is_next
+  silent_until = time
   generation = generation + 1
   redis.call('PUBLISH', CHANNEL, table.concat({ 'g', meta.epoch, text(generation) }, ' '))
 end
@@ -36,7 +39,7 @@ end
 if period <= shortest or time - shortest_at > 10000000 then
   shortest, shortest_at = period, time
 end
-redis.call('HSET', META, 'heard', text(time), 'silent_until', text(silent_until), 'silence', text(silence),
+redis.call('HSET', META, 'heard', text(time), 'silent_until', text(silent_until), 'owed', owed and '1' or '0',
   'generation', text(generation), 'shortest', text(shortest), 'shortest_at', text(shortest_at))
 
 -- By the clock, so that a member that was expelled and has come back is never taken for the one expelled.
@@ -66,14 +69,16 @@ if lease >= longest or time - confirmed > longest * 1000 then
 end
 
 -- Whoever has not repeated the generation may have to deliver what it kept in the last silence. One that has, and then was
--- silent for long, is dead or cut off alone: its record goes, once no write waits for it any more.
+-- silent for long, is dead or cut off alone: its record goes, once no write waits for it any more. One that has not is given
+-- up long before its record goes.
 local function is_behind(record)
   local epoch_seen, seen = string.match(record, '^%d+:%d+:%d+:%d+:(%d+):(%d+)$')
   return seen and generation > 0 and not (epoch_seen == meta.epoch and tonumber(seen) >= generation)
 end
 local function is_gone(record)
   local last = tonumber(string.match(record, '^(%d+):0:') or '')
-  return last and time - last >= 10000000 and not is_behind(record)
+  local since = last and is_behind(record) and math.max(last, silent_until) + 50000000 or last
+  return last and time - since >= 10000000
 end
 local behind, tidied = {}, tonumber(field[7] or '') or 0
 local is_tidy = time - tidied < 10000000 and time >= tidied
@@ -117,5 +122,5 @@ for _, intent in ipairs(redis.call('ZRANGEBYSCORE', INTENTS, '-inf', text(time),
 end
 return {
   meta.epoch, text(meta.seq), cause, whole and 1 or 0, hard, due, state(), soft,
-  text(generation), behind, text(silent_until), text(silence),
+  text(generation), behind, text(silent_until), owed and 1 or 0,
 }

@@ -235,7 +235,7 @@ fn a_query_of_an_ambiguous_path_is_forwarded(tier: Tier) {
     let query = |target: &str| site.call("QUERY", target).header("Content-Type", "text/plain").body("all").send();
     query("/search/all").shows("stored");
     query("/search/all").shows("hit");
-    for target in ["/search/", "/search/..%2Fassets/x", "/search/..;/me"] {
+    for target in ["/search/..%2Fassets/x", "/search/..;/me"] {
         for _ in 0..2 {
             query(target).shows("fwd=bypass").shows("detail=ambiguous-path");
         }

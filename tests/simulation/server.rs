@@ -10,7 +10,7 @@ use bytes::Bytes;
 use larder::stamp::{Epoch, Sequence, Softened, Stamp, Tag, Taken, View};
 use larder::store::fleet::{
     Again, Cause, EpochState, Generation, Holder, Intent, Invalidated, Member as Told, Membership, Message,
-    Roster, Silence, Synced, TOLD_MAX,
+    Roster, Synced, TOLD_MAX,
 };
 
 /// Marks that one sync tells, as in `store/redis/fleet.rs`.
@@ -178,8 +178,7 @@ struct Meta {
     softened: bool,
     heard: Option<u64>,
     silent_until: u64,
-    /// Microseconds.
-    silence: u64,
+    owed: bool,
     generation: u64,
     /// Milliseconds.
     shortest: Option<u64>,
@@ -351,7 +350,9 @@ impl Server {
             born: Some(caller.now),
             cause: Some(why),
             softened: false,
-            heard: None,
+            heard: Some(caller.now),
+            silent_until: caller.now,
+            owed: false,
             generation: 0,
             ..self.data.meta
         };
@@ -646,28 +647,29 @@ impl Server {
             None => (None, vec![]),
         };
         let (due, state) = (self.due(caller), self.state(caller));
-        let silence =
-            Silence { end: self.data.meta.silent_until, length: Duration::from_micros(self.data.meta.silence) };
-        Synced { stamp, marks, softened, due, state, generation, behind, silence, clock: caller.now }
+        let (silent_until, hides_strangers) = (self.data.meta.silent_until, self.data.meta.owed);
+        let clock = caller.now;
+        Synced { stamp, marks, softened, due, state, generation, behind, silent_until, hides_strangers, clock }
     }
 
     /// Notes that somebody syncs, and the end of a silence; gives the generation.
     fn hear(&mut self, me: &Membership, epoch: u64, caller: &Caller) -> u64 {
-        let is_ignored = self.has(Flaw::IgnoresSilences);
+        let (is_ignored, longest) = (self.has(Flaw::IgnoresSilences), self.longest_lease());
         let (meta, now, period) = (&mut self.data.meta, caller.now, millis(me.period));
         let shortest = meta.shortest.unwrap_or(period);
-        match meta.heard {
-            None => (meta.silent_until, meta.silence) = (meta.born.unwrap_or(now).min(now), 0),
-            Some(heard) if now >= heard + shortest * 1000 || now < heard => {
-                (meta.silent_until, meta.silence) = (now, now.saturating_sub(heard));
-                if !is_ignored {
-                    meta.generation += 1;
-                    self.silences += 1;
-                    let generation = Generation { epoch: Epoch(epoch), number: meta.generation };
-                    self.published.push(Message::Raised(generation));
-                }
+        let heard = meta.heard.unwrap_or(0);
+        if now >= heard + shortest * 1000 || now < heard {
+            let is_long = now < heard || now - heard >= 4_000_000;
+            let is_young = heard < meta.born.unwrap_or(0) + longest * 1000;
+            let is_next = heard < meta.silent_until + LONG_AGO;
+            meta.owed = is_long || is_young || (meta.owed && is_next);
+            meta.silent_until = now;
+            if !is_ignored {
+                meta.generation += 1;
+                self.silences += 1;
+                let generation = Generation { epoch: Epoch(epoch), number: meta.generation };
+                self.published.push(Message::Raised(generation));
             }
-            Some(_) => {}
         }
         if period <= shortest || now > meta.shortest_at + LONG_AGO {
             (meta.shortest, meta.shortest_at) = (Some(period), now);
@@ -691,7 +693,9 @@ impl Server {
             false => generation.number > 0 && !member.seen.is_some_and(|seen| seen.covers(generation)),
         };
         let is_gone = |member: &Member| {
-            member.lease.is_zero() && caller.now >= member.syncs + LONG_AGO && !is_behind(member)
+            let since =
+                if is_behind(member) { member.syncs.max(silent_until) + 5 * LONG_AGO } else { member.syncs };
+            member.lease.is_zero() && caller.now >= since + LONG_AGO
         };
         members.retain(|(_, member)| !is_gone(member));
         let behind = members.iter().filter(|(id, member)| *id != me.id && is_behind(member));

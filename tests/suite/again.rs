@@ -43,7 +43,7 @@ ttl  = "60s"
 
 [invalidate]
 '/users/.*' = ["users"]
-'/teams/.*' = { families = ["teams"], mode = "soft", on = "200" }
+'/teams/.*' = { families = ["teams"], mode = "soft", on = ["200"] }
 "#;
 
 /// What is stored after the write, and before upstream may have carried it out, is of no use once it may have.

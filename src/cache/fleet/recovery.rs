@@ -16,20 +16,16 @@
 //! - Who does not return within `patience` is given up. It may have acknowledged writes that it never delivers, so that
 //!   everything is invalidated first, if this proxy has seen the outage.
 //! - A proxy that has never synced is no member, and nobody can await it. It acknowledges nothing undelivered within
-//!   [`NEWCOMER_HOLD`]; after a [`LONG_SILENCE`] the gate stays closed for `patience`.
+//!   [`NEWCOMER_HOLD`]; after a longer silence, and after one in an epoch that was young, the gate stays closed for `patience`.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::stamp::Epoch;
-use crate::store::fleet::{Holder, Silence, Synced};
+use crate::store::fleet::{Holder, Synced};
 
 /// How long a proxy that has never synced holds the answer to a write that it cannot deliver.
 pub(super) const NEWCOMER_HOLD: Duration = Duration::from_secs(5);
-
-/// A silence of the whole fleet in which such a proxy may have answered writes: a little shorter.
-const LONG_SILENCE: Duration = Duration::from_secs(4);
 
 /// Whether what is stored may be believed.
 #[derive(Debug)]
@@ -42,8 +38,6 @@ pub(super) struct RecoveryGate {
 
 #[derive(Debug, Clone, Default)]
 struct Closed {
-    /// The epoch of the last sync before it closed; `None` if there was none.
-    before: Option<Epoch>,
     /// A sync has failed since, or the lease has lapsed.
     saw_outage: bool,
     /// When the first sync was sent that was answered since.
@@ -73,11 +67,9 @@ impl RecoveryGate {
         RecoveryGate { closed: Some(Closed::default()), patience }
     }
 
-    /// Closes it: a sync has failed, or came too late. `epoch`: that of the last sync that was answered, if any was.
-    pub fn close(&mut self, epoch: Option<Epoch>) {
-        // What was synced while it was closed shows no more than that the store was there.
-        let before = self.closed.as_ref().map_or(epoch, |closed| closed.before);
-        self.closed = Some(Closed { before, saw_outage: true, ..Closed::default() });
+    /// Closes it: a sync has failed, or came too late.
+    pub fn close(&mut self) {
+        self.closed = Some(Closed { saw_outage: true, ..Closed::default() });
     }
 
     /// Opens it after members were given up.
@@ -95,7 +87,7 @@ impl RecoveryGate {
         let Some(closed) = &mut self.closed else { return Verdict::Open };
         let since = *closed.since.get_or_insert(sent);
         closed.awaited.clone_from(&synced.behind);
-        let may_be_strangers = closed.may_be_strangers(since, sent, synced, self.patience);
+        let may_be_strangers = closed.may_be_strangers(synced, self.patience);
         if closed.awaited.is_empty() && !may_be_strangers {
             self.closed = None;
             return Verdict::Open;
@@ -103,38 +95,24 @@ impl RecoveryGate {
         if may_be_strangers || sent < since + self.patience {
             return Verdict::Wait;
         }
-        let saw_outage = closed.saw_outage && closed.before.is_none_or(|epoch| epoch == synced.stamp.epoch);
-        Verdict::GiveUp { awaited: closed.awaited.clone(), saw_outage }
+        Verdict::GiveUp { awaited: closed.awaited.clone(), saw_outage: closed.saw_outage }
     }
 }
 
 impl Closed {
-    /// Whether there may be proxies with something to deliver that are not among the members.
-    fn may_be_strangers(&self, since: Instant, sent: Instant, synced: &Synced, patience: Duration) -> bool {
-        // No silence since the epoch began.
-        if synced.generation.number == 0 {
-            return false;
-        }
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let Silence { end, length } = synced.silence;
-        let began = synced.clock.saturating_sub(micros(synced.state.age));
-        let was_young =
-            end.saturating_sub(micros(length)) < began.saturating_add(micros(synced.state.longest_lease));
-        // The records of members may have been lost with the epoch before, and not all have synced in this one.
-        if was_young && sent < since + patience {
-            return true;
-        }
-        // A proxy that starts, is connected at once and finds nobody has no reason to think that there was an outage.
+    /// Whether there may be proxies with something to deliver that are not among the members. A proxy that starts, is connected at
+    /// once and finds nobody behind has no reason to think that there was an outage.
+    fn may_be_strangers(&self, synced: &Synced, patience: Duration) -> bool {
+        let passed = Duration::from_micros(synced.clock.saturating_sub(synced.silent_until));
         let is_outage = self.saw_outage || !self.awaited.is_empty();
-        let passed = Duration::from_micros(synced.clock.saturating_sub(end));
-        is_outage && length >= LONG_SILENCE && passed < patience
+        is_outage && synced.hides_strangers && passed < patience
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stamp::Stamp;
+    use crate::stamp::{Epoch, Stamp};
     use crate::store::fleet::{EpochState, Generation};
 
     const PATIENCE: Duration = Duration::from_secs(2);
@@ -146,14 +124,11 @@ mod tests {
             marks: None,
             softened: Vec::new(),
             due: Vec::new(),
-            state: EpochState {
-                age: Duration::from_secs(8),
-                longest_lease: Duration::from_secs(1),
-                ..EpochState::default()
-            },
+            state: EpochState::default(),
             generation: Generation { epoch: Epoch(epoch), number },
             behind: holders(behind),
-            silence: Silence { end: 9_000_000, length: Duration::from_secs(1) },
+            silent_until: 9_000_000,
+            hides_strangers: false,
             clock: 10_000_000,
         }
     }
@@ -167,7 +142,7 @@ mod tests {
     fn closed() -> RecoveryGate {
         let mut gate = RecoveryGate::new(PATIENCE);
         assert_eq!(gate.hear(Instant::now(), &reply(1, 0, &[])), Verdict::Open);
-        gate.close(Some(Epoch(1)));
+        gate.close();
         gate
     }
 
@@ -198,7 +173,7 @@ mod tests {
     #[test]
     fn who_does_not_return_is_given_up_after_patience() {
         let mut failed_at_first = RecoveryGate::new(PATIENCE);
-        failed_at_first.close(None);
+        failed_at_first.close();
         for (mut gate, saw_outage) in
             [(closed(), true), (failed_at_first, true), (RecoveryGate::new(PATIENCE), false)]
         {
@@ -218,35 +193,23 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_that_was_young_when_all_were_silent_is_believed_only_after_patience() {
-        let (mut gate, start) = (closed(), Instant::now());
-        let silence = |length| Silence { length: Duration::from_millis(length), ..reply(2, 1, &[]).silence };
-        // It began eight seconds ago, and the silence ended one second ago.
-        let old = Synced { silence: silence(6000), ..reply(2, 1, &[]) };
-        let young = Synced { silence: silence(6001), ..reply(2, 1, &[]) };
-        assert_eq!(closed().hear(start, &Synced { silence: silence(3999), ..reply(2, 1, &[]) }), Verdict::Open);
-        assert_eq!(gate.hear(start, &young), Verdict::Wait);
-        assert_eq!(gate.hear(at(start, 1999), &young), Verdict::Wait);
-        assert_eq!(gate.hear(at(start, 2000), &old), Verdict::Wait, "it is long, too");
-    }
-
-    #[test]
-    fn after_a_long_silence_there_may_be_proxies_that_nobody_knows() {
-        let after = |length, ago: u64, behind: &[&str]| {
-            let silence = Silence { end: 10_000_000 - ago * 1000, length: Duration::from_secs(length) };
-            Synced { silence, ..reply(1, 5, behind) }
+    fn where_there_may_be_proxies_that_nobody_knows_patience_counts_from_the_end_of_the_silence() {
+        let after = |hides_strangers, ago: u64, behind: &[&str]| Synced {
+            silent_until: 10_000_000 - ago * 1000,
+            hides_strangers,
+            ..reply(1, 5, behind)
         };
         let start = Instant::now();
-        for (sees_outage, behind, length, ago, expected) in [
-            (true, &[][..], 3, 0, Verdict::Open),
-            (true, &[], 4, 0, Verdict::Wait),
-            (true, &[], 4, 1999, Verdict::Wait),
-            (true, &[], 4, 2000, Verdict::Open),
-            (false, &[], 4, 0, Verdict::Open),
-            (false, &["a"], 4, 0, Verdict::Wait),
+        for (sees_outage, behind, hides_strangers, ago, expected) in [
+            (true, &[][..], false, 0, Verdict::Open),
+            (true, &[], true, 0, Verdict::Wait),
+            (true, &[], true, 1999, Verdict::Wait),
+            (true, &[], true, 2000, Verdict::Open),
+            (false, &[], true, 0, Verdict::Open),
+            (false, &["a"], true, 0, Verdict::Wait),
         ] {
             let mut gate = if sees_outage { closed() } else { RecoveryGate::new(PATIENCE) };
-            assert_eq!(gate.hear(start, &after(length, ago, behind)), expected, "{length} s, {ago} ms ago");
+            assert_eq!(gate.hear(start, &after(hides_strangers, ago, behind)), expected, "{ago} ms ago");
         }
     }
 
@@ -254,7 +217,7 @@ mod tests {
     fn patience_is_counted_from_the_last_return() {
         let (mut gate, start) = (closed(), Instant::now());
         assert_eq!(gate.hear(start, &reply(1, 1, &["a"])), Verdict::Wait);
-        gate.close(Some(Epoch(1)));
+        gate.close();
         assert_eq!(gate.hear(at(start, 2000), &reply(1, 2, &["a"])), Verdict::Wait);
         let given_up = Verdict::GiveUp { awaited: holders(&["a"]), saw_outage: true };
         assert_eq!(gate.hear(at(start, 4000), &reply(1, 2, &["a"])), given_up);

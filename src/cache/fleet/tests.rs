@@ -9,7 +9,7 @@ use tokio::time::{advance, sleep};
 use super::*;
 use crate::cache::Cache;
 use crate::stamp::View;
-use crate::store::fleet::{Claim, Claimed, EpochState, Member, Roster, Silence};
+use crate::store::fleet::{Claim, Claimed, EpochState, Member, Roster};
 use crate::store::sweep::{Census, Dated, Judged, Place, Survey};
 use crate::store::{FamilyOf, Found, KeyCounts, Reply, StoreInfo};
 
@@ -176,7 +176,8 @@ impl Store for Fake {
                 state: epoch,
                 generation: Generation { epoch: Epoch(state.epoch), number: state.generation },
                 behind,
-                silence: Silence::default(),
+                silent_until: 0,
+                hides_strangers: false,
                 clock: 0,
             };
             drop(state);
@@ -284,9 +285,9 @@ impl Store for Fake {
         self.link.subscribe()
     }
 
-    /// Known to last at any moment.
+    /// One that lasts is known to.
     fn outage(&self) -> watch::Receiver<Option<Outage>> {
-        let outage = Outage { since: Instant::now(), away_at: Instant::now() };
+        let outage = Outage { since: Instant::now(), away_at: Instant::now() + 10 * LEASE };
         watch::Sender::new(self.state().is_away.then_some(outage)).subscribe()
     }
 }

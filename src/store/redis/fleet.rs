@@ -12,7 +12,7 @@ use crate::stamp::{Epoch, Sequence, Softened, Stamp, Tag, Taken, View};
 use crate::store::StoreError;
 use crate::store::fleet::{
     Cause, Claim, Claimed, EpochState, Generation, Holder, Intent, Invalidated, Member, Membership, Roster,
-    Silence, Synced, TOLD_MAX, fetched, lines, tags_in,
+    Synced, TOLD_MAX, fetched, lines, tags_in,
 };
 
 /// Marks that one sync tells. A proxy that lacks more begins anew, which costs it misses.
@@ -41,9 +41,21 @@ impl Namespace {
         type Soft = (String, f64, u64);
         type Marks = Vec<(String, f64)>;
         type Texts = Vec<(String, String)>;
-        type Answer = (u64, u64, String, bool, Marks, Texts, State, Vec<Soft>, u64, Texts, u64, u64);
-        let (epoch, sequence, cause, whole, marks, due, state, soft, generation, behind, end, length): Answer =
-            call.invoke_async(&mut connections.marks()).await?;
+        type Answer = (u64, u64, String, bool, Marks, Texts, State, Vec<Soft>, u64, Texts, u64, bool);
+        let (
+            epoch,
+            sequence,
+            cause,
+            whole,
+            marks,
+            due,
+            state,
+            soft,
+            generation,
+            behind,
+            silent_until,
+            hides_strangers,
+        ): Answer = call.invoke_async(&mut connections.marks()).await?;
         self.log_new_epoch(epoch, &cause);
         // Scores are whole numbers below 2^53, exact as floats.
         let marks = marks.into_iter().map(|(tag, score)| (Tag::family(&tag), score as Sequence));
@@ -57,7 +69,8 @@ impl Namespace {
             due: due.into_iter().map(|(id, tags)| Intent { id: id.into(), tags: tags_in(&tags) }).collect(),
             generation: Generation { epoch: Epoch(epoch), number: generation },
             behind: behind.iter().filter_map(|(id, text)| holder(id, text)).collect(),
-            silence: Silence { end, length: Duration::from_micros(length) },
+            silent_until,
+            hides_strangers,
             clock: state.5,
             state: state_of(state),
         };
