@@ -689,7 +689,8 @@ impl Fleet {
         synced: &Synced,
         sending: Sending,
     ) -> Result<(), StoreError> {
-        let verdict = lock(&self.gate).hear(sending.at.steady, synced);
+        let knew_other_epoch = self.known().knew_other_epoch();
+        let verdict = lock(&self.gate).hear(sending.at.steady, synced, knew_other_epoch);
         match verdict {
             Verdict::Open => self.open(),
             Verdict::Wait => {}

@@ -67,10 +67,21 @@ pub struct Synced {
     pub behind: Vec<Holder>,
     /// When the last silence ended, by the store's clock, microseconds after 1970; if there was none in this epoch, when that began.
     pub silent_until: u64,
-    /// In that silence proxies that are no members may have answered writes that they have still to deliver.
-    pub hides_strangers: bool,
+    /// Which proxies that are no members may have answered writes in that silence that they have still to deliver.
+    pub strangers: Strangers,
     /// The store's clock, microseconds after 1970.
     pub clock: u64,
+}
+
+/// Proxies that may have something to deliver although the store knows nothing of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Strangers {
+    #[default]
+    None,
+    /// Members of the epoch before: the silence began when this one was younger than a lease, so that not all had synced in it.
+    OfEpochBefore,
+    /// Any: the silence was so long that proxies which started in it have answered writes.
+    Any,
 }
 
 /// What the store says of its epoch.

@@ -13,7 +13,7 @@
 -- Returns epoch, last sequence issued, cause ('' if no epoch had to be started), whether marks are told, marks and
 -- their sequences, due intents and their tags, the state of the epoch, soft marks with their sequences and the
 -- microseconds left of their graces, the generation, the members that are behind if asked for, when the last silence of all
--- had ended, and whether others than members may be behind.
+-- had ended, and whether others than members may be behind (`owed`).
 local meta, cause = valid_epoch()
 local id, lease, epoch_applied, applied, most = ARGV[4], tonumber(ARGV[5]), ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[13])
 local time = now()
@@ -22,7 +22,7 @@ local time = now()
 -- What was sent before cannot repeat it, although it may be executed after it.
 local field = redis.call('HMGET', META, 'heard', 'silent_until', 'owed', 'generation', 'shortest', 'shortest_at', 'tidied', 'born')
 local heard, generation = tonumber(field[1] or '') or 0, tonumber(field[4] or '') or 0
-local silent_until, owed = tonumber(field[2] or '') or 0, field[3] == '1'
+local silent_until, owed = tonumber(field[2] or '') or 0, tonumber(field[3] or '') or 0
 local period = tonumber(ARGV[7])
 local shortest, shortest_at = tonumber(field[5] or '') or period, tonumber(field[6] or '') or 0
 if time - heard >= shortest * 1000 or time < heard then
@@ -30,7 +30,8 @@ if time - heard >= shortest * 1000 or time < heard then
   -- another leaves them no time to return.
   local is_young = heard - (tonumber(field[8] or '') or 0) < longest_lease() * 1000
   local is_next = heard - silent_until < 10000000
-  owed = time - heard >= 4000000 or time < heard or is_young or owed and is_next
+  local is_long = time - heard >= 4000000 or time < heard
+  owed = math.max(is_long and 2 or 0, is_young and 1 or 0, is_next and owed or 0)
   silent_until = time
   generation = generation + 1
   redis.call('PUBLISH', CHANNEL, table.concat({ 'g', meta.epoch, text(generation) }, ' '))
@@ -39,7 +40,7 @@ end
 if period <= shortest or time - shortest_at > 10000000 then
   shortest, shortest_at = period, time
 end
-redis.call('HSET', META, 'heard', text(time), 'silent_until', text(silent_until), 'owed', owed and '1' or '0',
+redis.call('HSET', META, 'heard', text(time), 'silent_until', text(silent_until), 'owed', owed,
   'generation', text(generation), 'shortest', text(shortest), 'shortest_at', text(shortest_at))
 
 -- By the clock, so that a member that was expelled and has come back is never taken for the one expelled.
@@ -122,5 +123,5 @@ for _, intent in ipairs(redis.call('ZRANGEBYSCORE', INTENTS, '-inf', text(time),
 end
 return {
   meta.epoch, text(meta.seq), cause, whole and 1 or 0, hard, due, state(), soft,
-  text(generation), behind, text(silent_until), owed and 1 or 0,
+  text(generation), behind, text(silent_until), owed,
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use larder::stamp::{Epoch, Sequence, Softened, Stamp, Tag, Taken, View};
 use larder::store::fleet::{
     Again, Cause, EpochState, Generation, Holder, Intent, Invalidated, Member as Told, Membership, Message,
-    Roster, Synced, TOLD_MAX,
+    Roster, Strangers, Synced, TOLD_MAX,
 };
 
 /// Marks that one sync tells, as in `store/redis/fleet.rs`.
@@ -178,7 +178,7 @@ struct Meta {
     softened: bool,
     heard: Option<u64>,
     silent_until: u64,
-    owed: bool,
+    owed: Strangers,
     generation: u64,
     /// Milliseconds.
     shortest: Option<u64>,
@@ -352,7 +352,7 @@ impl Server {
             softened: false,
             heard: Some(caller.now),
             silent_until: caller.now,
-            owed: false,
+            owed: Strangers::None,
             generation: 0,
             ..self.data.meta
         };
@@ -647,9 +647,9 @@ impl Server {
             None => (None, vec![]),
         };
         let (due, state) = (self.due(caller), self.state(caller));
-        let (silent_until, hides_strangers) = (self.data.meta.silent_until, self.data.meta.owed);
+        let (silent_until, strangers) = (self.data.meta.silent_until, self.data.meta.owed);
         let clock = caller.now;
-        Synced { stamp, marks, softened, due, state, generation, behind, silent_until, hides_strangers, clock }
+        Synced { stamp, marks, softened, due, state, generation, behind, silent_until, strangers, clock }
     }
 
     /// Notes that somebody syncs, and the end of a silence; gives the generation.
@@ -662,7 +662,13 @@ impl Server {
             let is_long = now < heard || now - heard >= 4_000_000;
             let is_young = heard < meta.born.unwrap_or(0) + longest * 1000;
             let is_next = heard < meta.silent_until + LONG_AGO;
-            meta.owed = is_long || is_young || (meta.owed && is_next);
+            meta.owed = match (is_long, is_young, meta.owed) {
+                (true, _, _) => Strangers::Any,
+                (_, _, before @ Strangers::Any) if is_next => before,
+                (_, true, _) => Strangers::OfEpochBefore,
+                (_, _, before) if is_next => before,
+                _ => Strangers::None,
+            };
             meta.silent_until = now;
             if !is_ignored {
                 meta.generation += 1;

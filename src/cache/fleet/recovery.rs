@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::store::fleet::{Holder, Synced};
+use crate::store::fleet::{Holder, Strangers, Synced};
 
 /// How long a proxy that has never synced holds the answer to a write that it cannot deliver.
 pub(super) const NEWCOMER_HOLD: Duration = Duration::from_secs(5);
@@ -83,11 +83,12 @@ impl RecoveryGate {
     }
 
     /// The reply to a sync that was sent at `sent`, and asked who is behind if the gate was closed. Its marks have been applied.
-    pub fn hear(&mut self, sent: Instant, synced: &Synced) -> Verdict {
+    /// `knew_other_epoch`: this proxy has known an epoch before the present one.
+    pub fn hear(&mut self, sent: Instant, synced: &Synced, knew_other_epoch: bool) -> Verdict {
         let Some(closed) = &mut self.closed else { return Verdict::Open };
         let since = *closed.since.get_or_insert(sent);
         closed.awaited.clone_from(&synced.behind);
-        let may_be_strangers = closed.may_be_strangers(synced, self.patience);
+        let may_be_strangers = closed.may_be_strangers(synced, knew_other_epoch, self.patience);
         if closed.awaited.is_empty() && !may_be_strangers {
             self.closed = None;
             return Verdict::Open;
@@ -102,10 +103,15 @@ impl RecoveryGate {
 impl Closed {
     /// Whether there may be proxies with something to deliver that are not among the members. A proxy that starts, is connected at
     /// once and finds nobody behind has no reason to think that there was an outage.
-    fn may_be_strangers(&self, synced: &Synced, patience: Duration) -> bool {
+    fn may_be_strangers(&self, synced: &Synced, knew_other_epoch: bool, patience: Duration) -> bool {
         let passed = Duration::from_micros(synced.clock.saturating_sub(synced.silent_until));
         let is_outage = self.saw_outage || !self.awaited.is_empty();
-        is_outage && synced.hides_strangers && passed < patience
+        let are_hidden = match synced.strangers {
+            Strangers::None => false,
+            Strangers::OfEpochBefore => knew_other_epoch,
+            Strangers::Any => true,
+        };
+        is_outage && are_hidden && passed < patience
     }
 }
 
@@ -128,7 +134,7 @@ mod tests {
             generation: Generation { epoch: Epoch(epoch), number },
             behind: holders(behind),
             silent_until: 9_000_000,
-            hides_strangers: false,
+            strangers: Strangers::None,
             clock: 10_000_000,
         }
     }
@@ -141,7 +147,7 @@ mod tests {
     /// A gate that was open in epoch 1 and is closed.
     fn closed() -> RecoveryGate {
         let mut gate = RecoveryGate::new(PATIENCE);
-        assert_eq!(gate.hear(Instant::now(), &reply(1, 0, &[])), Verdict::Open);
+        assert_eq!(gate.hear(Instant::now(), &reply(1, 0, &[]), true), Verdict::Open);
         gate.close();
         gate
     }
@@ -153,8 +159,8 @@ mod tests {
     #[test]
     fn a_proxy_without_others_believes_the_store_at_once() {
         for mut gate in [RecoveryGate::new(PATIENCE), closed()] {
-            assert_eq!(gate.hear(Instant::now(), &reply(1, 1, &[])), Verdict::Open);
-            assert_eq!(gate.hear(Instant::now(), &reply(1, 1, &["a"])), Verdict::Open, "it stays open");
+            assert_eq!(gate.hear(Instant::now(), &reply(1, 1, &[]), true), Verdict::Open);
+            assert_eq!(gate.hear(Instant::now(), &reply(1, 1, &["a"]), true), Verdict::Open, "it stays open");
         }
     }
 
@@ -162,10 +168,10 @@ mod tests {
     fn the_gate_stays_closed_while_a_member_is_behind() {
         for mut gate in [RecoveryGate::new(PATIENCE), closed()] {
             let start = Instant::now();
-            assert_eq!(gate.hear(start, &reply(1, 1, &["a", "b"])), Verdict::Wait);
-            assert_eq!(gate.hear(at(start, 10), &reply(1, 1, &["b"])), Verdict::Wait);
+            assert_eq!(gate.hear(start, &reply(1, 1, &["a", "b"]), true), Verdict::Wait);
+            assert_eq!(gate.hear(at(start, 10), &reply(1, 1, &["b"]), true), Verdict::Wait);
             assert_eq!(gate.awaited(), holders(&["b"]));
-            assert_eq!(gate.hear(at(start, 20), &reply(1, 1, &[])), Verdict::Open);
+            assert_eq!(gate.hear(at(start, 20), &reply(1, 1, &[]), true), Verdict::Open);
             assert_eq!(gate.awaited(), []);
         }
     }
@@ -178,48 +184,52 @@ mod tests {
             [(closed(), true), (failed_at_first, true), (RecoveryGate::new(PATIENCE), false)]
         {
             let start = Instant::now();
-            assert_eq!(gate.hear(start, &reply(1, 5, &["a"])), Verdict::Wait);
-            assert_eq!(gate.hear(at(start, 1999), &reply(1, 5, &["a"])), Verdict::Wait);
+            assert_eq!(gate.hear(start, &reply(1, 5, &["a"]), true), Verdict::Wait);
+            assert_eq!(gate.hear(at(start, 1999), &reply(1, 5, &["a"]), true), Verdict::Wait);
             let given_up = Verdict::GiveUp { awaited: holders(&["a"]), saw_outage };
-            assert_eq!(gate.hear(at(start, 2000), &reply(1, 5, &["a"])), given_up);
+            assert_eq!(gate.hear(at(start, 2000), &reply(1, 5, &["a"]), true), given_up);
             gate.open();
-            assert_eq!(gate.hear(at(start, 2001), &reply(1, 5, &["a"])), Verdict::Open);
+            assert_eq!(gate.hear(at(start, 2001), &reply(1, 5, &["a"]), true), Verdict::Open);
         }
     }
 
     #[test]
     fn an_epoch_without_a_silence_is_believed_at_once() {
-        assert_eq!(closed().hear(Instant::now(), &reply(2, 0, &[])), Verdict::Open);
+        assert_eq!(closed().hear(Instant::now(), &reply(2, 0, &[]), true), Verdict::Open);
     }
 
     #[test]
     fn where_there_may_be_proxies_that_nobody_knows_patience_counts_from_the_end_of_the_silence() {
-        let after = |hides_strangers, ago: u64, behind: &[&str]| Synced {
+        use Strangers::{Any, OfEpochBefore};
+        let after = |strangers, ago: u64, behind: &[&str]| Synced {
             silent_until: 10_000_000 - ago * 1000,
-            hides_strangers,
+            strangers,
             ..reply(1, 5, behind)
         };
         let start = Instant::now();
-        for (sees_outage, behind, hides_strangers, ago, expected) in [
-            (true, &[][..], false, 0, Verdict::Open),
-            (true, &[], true, 0, Verdict::Wait),
-            (true, &[], true, 1999, Verdict::Wait),
-            (true, &[], true, 2000, Verdict::Open),
-            (false, &[], true, 0, Verdict::Open),
-            (false, &["a"], true, 0, Verdict::Wait),
+        for (sees_outage, behind, strangers, knew_other_epoch, ago, expected) in [
+            (true, &[][..], Strangers::None, true, 0, Verdict::Open),
+            (true, &[], Any, false, 0, Verdict::Wait),
+            (true, &[], OfEpochBefore, true, 0, Verdict::Wait),
+            (true, &[], OfEpochBefore, false, 0, Verdict::Open),
+            (true, &[], Any, true, 1999, Verdict::Wait),
+            (true, &[], Any, true, 2000, Verdict::Open),
+            (false, &[], Any, false, 0, Verdict::Open),
+            (false, &["a"], Any, false, 0, Verdict::Wait),
         ] {
             let mut gate = if sees_outage { closed() } else { RecoveryGate::new(PATIENCE) };
-            assert_eq!(gate.hear(start, &after(hides_strangers, ago, behind)), expected, "{ago} ms ago");
+            let heard = gate.hear(start, &after(strangers, ago, behind), knew_other_epoch);
+            assert_eq!(heard, expected, "{strangers:?} {ago} ms ago");
         }
     }
 
     #[test]
     fn patience_is_counted_from_the_last_return() {
         let (mut gate, start) = (closed(), Instant::now());
-        assert_eq!(gate.hear(start, &reply(1, 1, &["a"])), Verdict::Wait);
+        assert_eq!(gate.hear(start, &reply(1, 1, &["a"]), true), Verdict::Wait);
         gate.close();
-        assert_eq!(gate.hear(at(start, 2000), &reply(1, 2, &["a"])), Verdict::Wait);
+        assert_eq!(gate.hear(at(start, 2000), &reply(1, 2, &["a"]), true), Verdict::Wait);
         let given_up = Verdict::GiveUp { awaited: holders(&["a"]), saw_outage: true };
-        assert_eq!(gate.hear(at(start, 4000), &reply(1, 2, &["a"])), given_up);
+        assert_eq!(gate.hear(at(start, 4000), &reply(1, 2, &["a"]), true), given_up);
     }
 }

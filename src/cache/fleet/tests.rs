@@ -9,7 +9,7 @@ use tokio::time::{advance, sleep};
 use super::*;
 use crate::cache::Cache;
 use crate::stamp::View;
-use crate::store::fleet::{Claim, Claimed, EpochState, Member, Roster};
+use crate::store::fleet::{Claim, Claimed, EpochState, Member, Roster, Strangers};
 use crate::store::sweep::{Census, Dated, Judged, Place, Survey};
 use crate::store::{FamilyOf, Found, KeyCounts, Reply, StoreInfo};
 
@@ -177,7 +177,7 @@ impl Store for Fake {
                 generation: Generation { epoch: Epoch(state.epoch), number: state.generation },
                 behind,
                 silent_until: 0,
-                hides_strangers: false,
+                strangers: Strangers::None,
                 clock: 0,
             };
             drop(state);

@@ -12,7 +12,7 @@ use crate::stamp::{Epoch, Sequence, Softened, Stamp, Tag, Taken, View};
 use crate::store::StoreError;
 use crate::store::fleet::{
     Cause, Claim, Claimed, EpochState, Generation, Holder, Intent, Invalidated, Member, Membership, Roster,
-    Synced, TOLD_MAX, fetched, lines, tags_in,
+    Strangers, Synced, TOLD_MAX, fetched, lines, tags_in,
 };
 
 /// Marks that one sync tells. A proxy that lacks more begins anew, which costs it misses.
@@ -41,7 +41,7 @@ impl Namespace {
         type Soft = (String, f64, u64);
         type Marks = Vec<(String, f64)>;
         type Texts = Vec<(String, String)>;
-        type Answer = (u64, u64, String, bool, Marks, Texts, State, Vec<Soft>, u64, Texts, u64, bool);
+        type Answer = (u64, u64, String, bool, Marks, Texts, State, Vec<Soft>, u64, Texts, u64, u64);
         let (
             epoch,
             sequence,
@@ -54,7 +54,7 @@ impl Namespace {
             generation,
             behind,
             silent_until,
-            hides_strangers,
+            owed,
         ): Answer = call.invoke_async(&mut connections.marks()).await?;
         self.log_new_epoch(epoch, &cause);
         // Scores are whole numbers below 2^53, exact as floats.
@@ -70,7 +70,11 @@ impl Namespace {
             generation: Generation { epoch: Epoch(epoch), number: generation },
             behind: behind.iter().filter_map(|(id, text)| holder(id, text)).collect(),
             silent_until,
-            hides_strangers,
+            strangers: match owed {
+                0 => Strangers::None,
+                1 => Strangers::OfEpochBefore,
+                _ => Strangers::Any,
+            },
             clock: state.5,
             state: state_of(state),
         };
