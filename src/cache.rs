@@ -275,8 +275,9 @@ impl Cache {
         tags: &[Tag],
     ) -> (Found, Option<View>) {
         let name = name(label, canonical.key);
+        let asked = shared.fleet.opening();
         let reply = self.ask(shared.store.lookup(&name, tags).await, "lookup");
-        let Some(reply) = reply.filter(|found| shared.fleet.trusts(found.view.stamp.epoch)) else {
+        let Some(reply) = reply.filter(|found| shared.fleet.trusts(found.view.stamp.epoch, asked)) else {
             return (Found::Nothing, None);
         };
         let entry = reply.entry.and_then(|bytes| match Entry::decode(bytes) {
@@ -321,8 +322,9 @@ impl Cache {
 
     /// What the store's marks say of these tags, if the store may be believed.
     async fn ask_view(&self, shared: &Shared, tags: &[Tag]) -> Option<View> {
+        let asked = shared.fleet.opening();
         let view = self.ask(shared.store.view(tags).await, "view");
-        view.filter(|view| shared.fleet.trusts(view.stamp.epoch))
+        view.filter(|view| shared.fleet.trusts(view.stamp.epoch, asked))
     }
 
     fn ask<T>(&self, reply: Result<T, StoreError>, op: &'static str) -> Option<T> {
@@ -356,8 +358,11 @@ impl Cache {
             return false;
         }
         let name = name(&place.label, place.key);
+        let asked = shared.fleet.opening();
         let reply = self.ask(shared.store.lookup(&name, &entry.tags).await, "lookup");
-        let Some(there) = reply.filter(|there| shared.fleet.trusts(there.view.stamp.epoch)) else { return false };
+        let Some(there) = reply.filter(|there| shared.fleet.trusts(there.view.stamp.epoch, asked)) else {
+            return false;
+        };
         let sign = there.entry.and_then(|bytes| Entry::decode(bytes).ok());
         let sign = sign.filter(|sign| *sign.text == *entry.text && there.view.is_current(sign.stamp));
         let wider = sign.and_then(|sign| wider(sign, entry, self.now()));

@@ -73,8 +73,8 @@ pub enum Link {
 /// An outage of the store, as attempts to connect have shown it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outage {
-    /// When the first attempt that failed began. From then on there was an attempt under way, or the server refused one every
-    /// few milliseconds.
+    /// When the first attempt began that failed, or got no answer in the time that a request waits. From then on there was an
+    /// attempt under way, or the server refused one every few milliseconds.
     pub since: Instant,
     /// The latest moment at which the store is known to have been away.
     pub away_at: Instant,
@@ -211,6 +211,6 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn changes(&self) -> watch::Receiver<Link>;
 
     /// The outage that this proxy is in. `None` while the link is up, and after it went down until an attempt to connect has
-    /// failed.
+    /// failed or got no answer.
     fn outage(&self) -> watch::Receiver<Option<Outage>>;
 }

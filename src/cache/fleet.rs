@@ -50,7 +50,8 @@
 //! Without `wait_replicas` a store is taken at its word for as long as it answers and takes writes.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -85,6 +86,9 @@ const GONE: usize = 1024;
 /// between two attempts.
 const RETURN: Duration = Duration::from_millis(500);
 
+/// The number of an opening of the gate.
+pub type Opening = Option<NonZeroU64>;
+
 /// This proxy among the others.
 pub struct Fleet {
     id: Box<str>,
@@ -97,9 +101,13 @@ pub struct Fleet {
     held: Lease,
     /// The epoch of the last sync, and until when the store is taken at its word in it.
     proven: Mutex<Option<(Epoch, Moment)>>,
+    /// Within this time every proxy that can reach the store has returned.
+    patience: Duration,
     /// Whether other proxies may have something to deliver; and the same for readers.
     gate: Mutex<RecoveryGate>,
-    is_open: AtomicBool,
+    opening: AtomicU64,
+    /// How often it was opened.
+    openings: AtomicU64,
     /// The generation that the last reply has told.
     seen: Mutex<Option<Generation>>,
     /// The gate has been opened.
@@ -139,8 +147,10 @@ impl Fleet {
             needs_proof: false,
             held: Lease::none(),
             proven: Mutex::default(),
+            patience: lease + RETURN,
             gate: Mutex::new(RecoveryGate::new(lease + RETURN)),
-            is_open: AtomicBool::new(false),
+            opening: AtomicU64::new(0),
+            openings: AtomicU64::new(0),
             seen: Mutex::default(),
             opened: Notify::new(),
             known: Mutex::new(Known::new(lease)),
@@ -170,8 +180,8 @@ impl Fleet {
     /// The same with these time limits of the store: to connect, and of a request.
     #[must_use]
     pub fn with_limits(self, connect: Duration, request: Duration) -> Fleet {
-        let gate = Mutex::new(RecoveryGate::new(self.lease + RETURN + connect + request));
-        Fleet { gate, ..self }
+        let patience = self.lease + RETURN + connect + request;
+        Fleet { patience, gate: Mutex::new(RecoveryGate::new(patience)), ..self }
     }
 
     /// The same with another wall clock than the system's: leases end by whichever of it and the steady clock is first.
@@ -190,15 +200,21 @@ impl Fleet {
         self.is_open() && self.held.runs_at(self.clocks.now())
     }
 
-    /// Whether what the store says in this epoch may be believed now. To be asked when it has said it.
-    pub fn trusts(&self, epoch: Epoch) -> bool {
-        self.is_open() && self.is_proven(epoch)
+    /// Whether what the store says in this epoch may be believed. To be asked when it has said it. `asked`: [`Fleet::opening`] before
+    /// the store was asked; what was asked before an outage may be answered after it.
+    pub fn trusts(&self, epoch: Epoch, asked: Opening) -> bool {
+        asked.is_some() && self.opening() == asked && self.is_proven(epoch)
     }
 
-    /// Whether what is stored may be believed: the store lacks nothing that other proxies have still to deliver. To be asked
-    /// before the store is.
+    /// Which opening of the gate what is stored may be believed under; `None` if it may not be, since the store may lack what other
+    /// proxies have still to deliver. To be asked before the store is.
+    pub fn opening(&self) -> Opening {
+        NonZeroU64::new(self.opening.load(SeqCst))
+    }
+
+    /// Whether what is stored may be believed.
     pub fn is_open(&self) -> bool {
-        self.is_open.load(SeqCst)
+        self.opening().is_some()
     }
 
     fn is_proven(&self, epoch: Epoch) -> bool {
@@ -364,21 +380,25 @@ impl Fleet {
     ///
     /// A proxy that is cut off alone cannot tell.
     pub async fn outlast(&self, store: &Arc<dyn Store>, error: &StoreError, begun: Instant) {
-        let is_member = self.known().synced.is_some();
-        let hold = if is_member { Duration::ZERO } else { NEWCOMER_HOLD };
-        let lasting = self.longest_lease().max(hold);
+        let longest = self.longest_lease();
+        let synced = self.known().synced.as_ref().map(|(_, at)| *at);
+        // Whoever has not synced for long may have been given up, and is then as unknown as a proxy that has never synced.
+        let lasting = |since: Instant| match synced.is_some_and(|synced| synced + self.patience >= since) {
+            true => longest,
+            false => longest.max(NEWCOMER_HOLD),
+        };
         match error {
             // It answers, and takes nothing: from others neither.
             StoreError::Refused(_) | StoreError::Unreplicated { .. } => {
-                tokio::time::sleep_until(begun + lasting).await;
+                tokio::time::sleep_until(begun + lasting(begun)).await;
             }
             StoreError::Away(_) | StoreError::Timeout(_) => {
                 let mut outage = store.outage();
                 let is_away =
-                    |Outage { since, away_at }: &Outage| *away_at >= begun && *away_at >= *since + lasting;
+                    |Outage { since, away_at }: &Outage| *away_at >= begun && *away_at >= *since + lasting(*since);
                 let known = outage.wait_for(|outage| outage.as_ref().is_some_and(is_away));
                 // A link that comes and goes must not hold a write for ever.
-                let _ = timeout_at(begun + lasting.max(NEWCOMER_HOLD), known).await;
+                let _ = timeout_at(begun + longest.max(NEWCOMER_HOLD), known).await;
             }
         }
     }
@@ -658,12 +678,14 @@ impl Fleet {
 
     /// From now on nothing stored is believed, until the store is back and the others are.
     fn close(&self) {
-        self.is_open.store(false, SeqCst);
+        self.opening.store(0, SeqCst);
         lock(&self.gate).close();
     }
 
     fn open(&self) {
-        self.is_open.store(true, SeqCst);
+        if !self.is_open() {
+            self.opening.store(self.openings.fetch_add(1, SeqCst) + 1, SeqCst);
+        }
         self.opened.notify_waiters();
     }
 

@@ -6,14 +6,18 @@
 -- ARGV[2]  its syncs, as they were when it was given up
 -- ARGV[3]  epoch and
 -- ARGV[4]  generation then
+-- A member whose lease may run stays: a write has to wait for it.
 -- Returns 1 if it was removed.
 local member = redis.call('HGET', KEYS[1], ARGV[1])
 local field = redis.call('HMGET', KEYS[2], 'epoch', 'generation', 'heard', 'shortest')
 local time = redis.call('TIME')
-local silent = tonumber(time[1]) * 1000000 + tonumber(time[2]) - (tonumber(field[3] or '') or 0)
+local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
+local silent = now - (tonumber(field[3] or '') or 0)
+local syncs, lease = string.match(member or '', '^(%d+):(%d+):')
+local is_over = syncs and now - tonumber(syncs) >= tonumber(lease) * 1000
 local is_silent = silent < 0 or silent >= (tonumber(field[4] or '') or 0) * 1000
 local is_behind = field[1] == ARGV[3] and field[2] == ARGV[4]
-if member and is_behind and not is_silent and string.match(member, '^%d+') == ARGV[2] then
+if is_over and is_behind and not is_silent and syncs == ARGV[2] then
   return redis.call('HDEL', KEYS[1], ARGV[1])
 end
 return 0

@@ -65,6 +65,8 @@ pub struct Synced {
     pub generation: Generation,
     /// The other members that have not repeated it yet, if they were asked for: they may have something to deliver.
     pub behind: Vec<Holder>,
+    /// How many other members there are.
+    pub others: u64,
     /// When the last silence ended, by the store's clock, microseconds after 1970; if there was none in this epoch, when that began.
     pub silent_until: u64,
     /// Which proxies that are no members may have answered writes in that silence that they have still to deliver.

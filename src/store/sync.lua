@@ -12,8 +12,8 @@
 -- ARGV[14] due intents to tell at most
 -- Returns epoch, last sequence issued, cause ('' if no epoch had to be started), whether marks are told, marks and
 -- their sequences, due intents and their tags, the state of the epoch, soft marks with their sequences and the
--- microseconds left of their graces, the generation, the members that are behind if asked for, when the last silence of all
--- had ended, and whether others than members may be behind (`owed`).
+-- microseconds left of their graces, the generation, the members that are behind if asked for; and when the last silence of
+-- all had ended, whether others than members may be behind (`owed`), how many other members there are.
 local meta, cause = valid_epoch()
 local id, lease, epoch_applied, applied, most = ARGV[4], tonumber(ARGV[5]), ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[13])
 local time = now()
@@ -123,5 +123,6 @@ for _, intent in ipairs(redis.call('ZRANGEBYSCORE', INTENTS, '-inf', text(time),
 end
 return {
   meta.epoch, text(meta.seq), cause, whole and 1 or 0, hard, due, state(), soft,
-  text(generation), behind, text(silent_until), owed,
+  text(generation), behind,
+  { text(silent_until), owed, math.max(redis.call('HLEN', MEMBERS) - 2, 0) },
 }

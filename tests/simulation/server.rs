@@ -640,6 +640,7 @@ impl Server {
         self.renew(me, caller);
         self.confirm_lease(millis(me.lease), caller);
         let behind = self.behind(me, generation, caller);
+        let others = self.data.members.known.iter().filter(|(id, _)| *id != me.id).count() as u64;
         let stamp = Stamp { epoch: Epoch(meta.epoch), sequence: meta.seq };
         let told = self.marks_after(me.applied, &meta);
         let (marks, softened) = match told {
@@ -649,7 +650,7 @@ impl Server {
         let (due, state) = (self.due(caller), self.state(caller));
         let (silent_until, strangers) = (self.data.meta.silent_until, self.data.meta.owed);
         let clock = caller.now;
-        Synced { stamp, marks, softened, due, state, generation, behind, silent_until, strangers, clock }
+        Synced { stamp, marks, softened, due, state, generation, behind, others, silent_until, strangers, clock }
     }
 
     /// Notes that somebody syncs, and the end of a silence; gives the generation.
@@ -845,7 +846,10 @@ impl Server {
         let (heard, shortest) = (meta.heard.unwrap_or(0), meta.shortest.unwrap_or(0));
         let is_silent = caller.now < heard || caller.now - heard >= shortest * 1000;
         let mut known = self.data.members.known.iter();
-        let is_it = known.any(|(id, member)| *id == holder.id && member.syncs == holder.syncs);
+        let is_it = known.any(|(id, member)| {
+            let is_over = caller.now >= member.syncs + micros(member.lease);
+            *id == holder.id && member.syncs == holder.syncs && is_over
+        });
         if !is_same || is_silent || !is_it {
             return false;
         }

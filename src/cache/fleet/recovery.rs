@@ -27,6 +27,9 @@ use crate::store::fleet::{Holder, Strangers, Synced};
 /// How long a proxy that has never synced holds the answer to a write that it cannot deliver.
 pub(super) const NEWCOMER_HOLD: Duration = Duration::from_secs(5);
 
+/// The longest that proxies are waited for that nobody knows.
+const STRANGERS_MOST: Duration = Duration::from_secs(5);
+
 /// Whether what is stored may be believed.
 #[derive(Debug)]
 pub(super) struct RecoveryGate {
@@ -34,6 +37,8 @@ pub(super) struct RecoveryGate {
     closed: Option<Closed>,
     /// Within this time every proxy that can reach the store has returned.
     patience: Duration,
+    /// The same for proxies that nobody knows; it is waited for whether there are any or not.
+    patience_for_strangers: Duration,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -64,7 +69,8 @@ pub(super) enum Verdict {
 impl RecoveryGate {
     /// Closed, as it is before the first sync.
     pub fn new(patience: Duration) -> RecoveryGate {
-        RecoveryGate { closed: Some(Closed::default()), patience }
+        let patience_for_strangers = patience.min(STRANGERS_MOST);
+        RecoveryGate { closed: Some(Closed::default()), patience, patience_for_strangers }
     }
 
     /// Closes it: a sync has failed, or came too late.
@@ -88,7 +94,7 @@ impl RecoveryGate {
         let Some(closed) = &mut self.closed else { return Verdict::Open };
         let since = *closed.since.get_or_insert(sent);
         closed.awaited.clone_from(&synced.behind);
-        let may_be_strangers = closed.may_be_strangers(synced, knew_other_epoch, self.patience);
+        let may_be_strangers = closed.may_be_strangers(synced, knew_other_epoch, self.patience_for_strangers);
         if closed.awaited.is_empty() && !may_be_strangers {
             self.closed = None;
             return Verdict::Open;
@@ -102,10 +108,10 @@ impl RecoveryGate {
 
 impl Closed {
     /// Whether there may be proxies with something to deliver that are not among the members. A proxy that starts, is connected at
-    /// once and finds nobody behind has no reason to think that there was an outage.
+    /// once and finds no other has no reason to think that there was an outage.
     fn may_be_strangers(&self, synced: &Synced, knew_other_epoch: bool, patience: Duration) -> bool {
         let passed = Duration::from_micros(synced.clock.saturating_sub(synced.silent_until));
-        let is_outage = self.saw_outage || !self.awaited.is_empty();
+        let is_outage = self.saw_outage || synced.others > 0;
         let are_hidden = match synced.strangers {
             Strangers::None => false,
             Strangers::OfEpochBefore => knew_other_epoch,
@@ -133,6 +139,7 @@ mod tests {
             state: EpochState::default(),
             generation: Generation { epoch: Epoch(epoch), number },
             behind: holders(behind),
+            others: behind.len() as u64,
             silent_until: 9_000_000,
             strangers: Strangers::None,
             clock: 10_000_000,

@@ -175,6 +175,7 @@ impl Store for Fake {
                 due: state.due.clone(),
                 state: epoch,
                 generation: Generation { epoch: Epoch(state.epoch), number: state.generation },
+                others: 0,
                 behind,
                 silent_until: 0,
                 strangers: Strangers::None,

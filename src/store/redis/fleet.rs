@@ -41,21 +41,11 @@ impl Namespace {
         type Soft = (String, f64, u64);
         type Marks = Vec<(String, f64)>;
         type Texts = Vec<(String, String)>;
-        type Answer = (u64, u64, String, bool, Marks, Texts, State, Vec<Soft>, u64, Texts, u64, u64);
-        let (
-            epoch,
-            sequence,
-            cause,
-            whole,
-            marks,
-            due,
-            state,
-            soft,
-            generation,
-            behind,
-            silent_until,
-            owed,
-        ): Answer = call.invoke_async(&mut connections.marks()).await?;
+        // When it ended, what is owed since, and other members.
+        type Silence = (u64, u64, u64);
+        type Answer = (u64, u64, String, bool, Marks, Texts, State, Vec<Soft>, u64, Texts, Silence);
+        let (epoch, sequence, cause, whole, marks, due, state, soft, generation, behind, silence): Answer =
+            call.invoke_async(&mut connections.marks()).await?;
         self.log_new_epoch(epoch, &cause);
         // Scores are whole numbers below 2^53, exact as floats.
         let marks = marks.into_iter().map(|(tag, score)| (Tag::family(&tag), score as Sequence));
@@ -69,8 +59,9 @@ impl Namespace {
             due: due.into_iter().map(|(id, tags)| Intent { id: id.into(), tags: tags_in(&tags) }).collect(),
             generation: Generation { epoch: Epoch(epoch), number: generation },
             behind: behind.iter().filter_map(|(id, text)| holder(id, text)).collect(),
-            silent_until,
-            strangers: match owed {
+            others: silence.2,
+            silent_until: silence.0,
+            strangers: match silence.1 {
                 0 => Strangers::None,
                 1 => Strangers::OfEpochBefore,
                 _ => Strangers::Any,

@@ -31,7 +31,7 @@ use crate::config::address::Wrong;
 use crate::config::store_url::{Place, StoreUrl, Topology};
 
 /// The longest pause before connecting again.
-const PAUSE_MAX: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_millis(250);
 
 /// Why an attempt to connect failed. `address` is the URL without user and password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -349,26 +349,24 @@ impl Keeper {
         }
     }
 
-    /// One attempt to connect. In an outage, one that gets no answer shows that the store goes on being away.
+    /// One attempt to connect. One that gets no answer for as long as a request would wait shows that the store is away.
     async fn attempt(&self, begun: Instant) -> Result<Connections, ConnectFault> {
         let mut connecting = std::pin::pin!(self.connect());
         loop {
             match timeout(self.timeout / 4, &mut connecting).await {
                 Ok(ended) => return ended,
+                Err(_) if begun.elapsed() < self.timeout => {}
                 // A server that had been there by then would have answered by now.
                 Err(_) => self.note_away(begun, Instant::now() - self.timeout),
             }
         }
     }
 
-    /// The store was away at this moment, as an attempt that began before it shows.
+    /// The store was away at this moment, as an attempt shows that began at `begun`.
     fn note_away(&self, begun: Instant, at: Instant) {
-        self.outage.send_if_modified(|outage| match outage {
-            Some(outage) if at >= begun && at > outage.away_at => {
-                outage.away_at = at;
-                true
-            }
-            _ => false,
+        self.outage.send_modify(|outage| {
+            let known = outage.unwrap_or(Outage { since: begun, away_at: begun });
+            *outage = Some(Outage { away_at: known.away_at.max(at.max(begun)), ..known });
         });
     }
 
@@ -434,11 +432,7 @@ impl Keeper {
         if changed {
             tracing::warn!(store = self.address, reason, "the link to the store is down; trying again");
         }
-        self.outage.send_modify(|outage| {
-            let since = outage.map_or(begun, |outage| outage.since);
-            let away_at = outage.map_or(begun, |outage| outage.away_at.max(begun));
-            *outage = Some(Outage { since, away_at });
-        });
+        self.note_away(begun, begun);
         self.attempt.send_replace(Some(Err(fault)));
     }
 
