@@ -107,11 +107,13 @@
 //! While one proxy alone is cut off from Redis, it forwards writes and keeps their invalidations until Redis is back; the
 //! others serve what they have meanwhile, and if it is killed before, the invalidations are lost (a proxy that is told to
 //! stop tries to deliver them, and says so and exits with 1 if it cannot). Nobody could tell the others without Redis:
-//! `on_outage = "refuse"` answers 503 to such writes instead, and keeps the promise. After an outage that all had, whoever is
-//! back first waits for the others to deliver what they kept (`cache::fleet::doubt`), at most for as long as connecting again
-//! may take; but a proxy that *starts* just then believes Redis at once. If Redis's clock is set back, graces that were over
-//! may begin again. A rules file that was changed while
-//! no Larder ran, and changed back, finds entries of the first time in Redis: clear the cache after such an edit.
+//! `on_outage = "refuse"` answers 503 to such writes instead, and keeps the promise. After an outage that all had, nobody
+//! believes Redis before every other proxy has delivered what it kept ([`cache::fleet`] has the argument). Not covered are
+//! two faults at once: every proxy that has seen the outage dies before it is over, or dies within the seconds in which the
+//! others wait for it; a proxy that started in a long outage answers writes, and dies before it has reached Redis; a proxy
+//! starts in the moment in which an outage ends, and Redis has lost everything just before it. Redis's clock has to go on in an outage. If it is
+//! set back, graces that were over may begin again. A rules file that was changed while no Larder ran, and changed back, finds
+//! entries of the first time in Redis: clear the cache after such an edit.
 //! A machine that is suspended together with its clocks, the wall clock too, or whose wall clock is set back as it wakes,
 //! does not notice that a lease has ended meanwhile. A primary that was deposed without noticing is believed for as long as it
 //! answers, unless `wait_replicas` says otherwise ([`cache::fleet`] has the argument). If Redis loses everything and its clock is set

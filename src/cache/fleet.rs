@@ -48,6 +48,30 @@
 //! delivered, at *P* as anywhere.
 //!
 //! Without `wait_replicas` a store is taken at its word for as long as it answers and takes writes.
+//!
+//! # Commands that are executed late
+//!
+//! What was sent lies in buffers while the server hangs, or on the way while the network does, and is executed when that is over:
+//! seconds after its sender gave up, reconnected and went on. It may be any command, in any order, for as long as the same server
+//! process runs (a connection ends with it). tests/model has them in every order; `store_redis::late` in tests/suite has a test of
+//! each that changes anything.
+//!
+//! | command | executed late |
+//! |---|---|
+//! | sync | Repeats the generation that its sender had read, so that after a silence it shows the sender as behind (`recovery`); takes back none that the sender has repeated since. A proxy that has left comes back: a write waits one lease for it, once. |
+//! | invalidate | Invalidates more. Its intent goes in the same step. A repetition (`again`) that it records again is put off, after an invalidation of the same tags in the same step. |
+//! | record | Names a write that is over: the intent is found due and carried out, an invalidation too many. |
+//! | forget | Names an intent that no other write has. |
+//! | leave | Sent by a process that serves and accepts nothing any more, with nothing undelivered. |
+//! | expel | Does nothing if the member has synced since. Its record stays, so that who returns from an outage awaits it. |
+//! | dismiss | Does nothing if the member has synced since, if its lease may run, if the generation is another, or in a silence. |
+//! | claim | Others wait for a fetch that is over until the claim lapses, at most `collapse_timeout`, then fetch. |
+//! | release | Does nothing unless the claim is its own. |
+//! | put | The entry carries the stamp that was read before its fetch: what was invalidated since has outdated it. It may take a newer entry's place. |
+//! | remove, unlink | A miss. The sweeper's `unlink` removes only what begins with the bytes that were judged. |
+//! | hold_sweep, keep_census | Nobody sweeps for some seconds; an older count is shown until the next walk. |
+//! | begin, and every script that begins an epoch | Begins one only where something is missing or the server is another than that of its connection. |
+//! | lookup, view | Their replies count only if the gate was opened before they were asked for and not closed since ([`Fleet::trusts`]). |
 
 use std::collections::HashMap;
 use std::num::NonZeroU64;

@@ -218,7 +218,7 @@ fn write(rules: &RuleSet, method: &Method, target: &Target, headers: &HeaderMap)
         notes
             .push(format!("upstream may take the path for {}: the rules of all of them apply", others.join(", ")));
     }
-    notes.push("a write that upstream does not answer (timeout, reset) counts as carried out".to_owned());
+    notes.push("a write that upstream does not answer (timeout, reset, 502, 504) counts as carried out, and is invalidated for once more later".to_owned());
     Write {
         method: method.to_string(),
         path: target.path.clone(),

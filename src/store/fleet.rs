@@ -65,7 +65,7 @@ pub struct Synced {
     pub generation: Generation,
     /// The other members that have not repeated it yet, if they were asked for: they may have something to deliver.
     pub behind: Vec<Holder>,
-    /// How many other members there are.
+    /// How many other members there are, if that was asked for.
     pub others: u64,
     /// When the last silence ended, by the store's clock, microseconds after 1970; if there was none in this epoch, when that began.
     pub silent_until: u64,

@@ -13,7 +13,7 @@
 -- Returns epoch, last sequence issued, cause ('' if no epoch had to be started), whether marks are told, marks and
 -- their sequences, due intents and their tags, the state of the epoch, soft marks with their sequences and the
 -- microseconds left of their graces, the generation, the members that are behind if asked for; and when the last silence of
--- all had ended, whether others than members may be behind (`owed`), how many other members there are.
+-- all had ended, whether others than members may be behind (`owed`), how many other members there are, if asked for.
 local meta, cause = valid_epoch()
 local id, lease, epoch_applied, applied, most = ARGV[4], tonumber(ARGV[5]), ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[13])
 local time = now()
@@ -81,7 +81,7 @@ local function is_gone(record)
   local since = last and is_behind(record) and math.max(last, silent_until) + 50000000 or last
   return last and time - since >= 10000000
 end
-local behind, tidied = {}, tonumber(field[7] or '') or 0
+local behind, others, tidied = {}, 0, tonumber(field[7] or '') or 0
 local is_tidy = time - tidied < 10000000 and time >= tidied
 if ARGV[12] == '1' or not is_tidy then
   local all = redis.call('HGETALL', MEMBERS)
@@ -89,11 +89,17 @@ if ARGV[12] == '1' or not is_tidy then
     local member, record = all[i], all[i + 1]
     if is_gone(record) then
       redis.call('HDEL', MEMBERS, member)
-    elseif member ~= id and is_behind(record) then
-      behind[#behind + 1], behind[#behind + 2] = member, record
+    elseif member ~= id and member ~= SENTINEL then
+      others = others + 1
+      if is_behind(record) then
+        behind[#behind + 1], behind[#behind + 2] = member, record
+      end
     end
   end
   redis.call('HSET', META, 'tidied', text(time))
+end
+if ARGV[12] ~= '1' then
+  behind, others = {}, 0
 end
 
 -- Below the floor, marks that it lacks may have been removed.
@@ -124,5 +130,5 @@ end
 return {
   meta.epoch, text(meta.seq), cause, whole and 1 or 0, hard, due, state(), soft,
   text(generation), behind,
-  { text(silent_until), owed, math.max(redis.call('HLEN', MEMBERS) - 2, 0) },
+  { text(silent_until), owed, others },
 }

@@ -639,8 +639,7 @@ impl Server {
         let generation = Generation { epoch: Epoch(meta.epoch), number: self.hear(me, meta.epoch, caller) };
         self.renew(me, caller);
         self.confirm_lease(millis(me.lease), caller);
-        let behind = self.behind(me, generation, caller);
-        let others = self.data.members.known.iter().filter(|(id, _)| *id != me.id).count() as u64;
+        let (behind, others) = self.behind(me, generation, caller);
         let stamp = Stamp { epoch: Epoch(meta.epoch), sequence: meta.seq };
         let told = self.marks_after(me.applied, &meta);
         let (marks, softened) = match told {
@@ -685,12 +684,12 @@ impl Server {
         meta.generation
     }
 
-    /// The members that have not repeated the generation. Removes records of those that are gone.
-    fn behind(&mut self, me: &Membership, generation: Generation, caller: &Caller) -> Vec<Holder> {
+    /// The members that have not repeated the generation, and how many others there are. Removes records of those that are gone.
+    fn behind(&mut self, me: &Membership, generation: Generation, caller: &Caller) -> (Vec<Holder>, u64) {
         let (meta, members) = (&mut self.data.meta, &mut self.data.members.known);
         let is_tidy = caller.now >= meta.tidied && caller.now < meta.tidied + LONG_AGO;
         if !me.asks_who_is_behind && is_tidy {
-            return vec![];
+            return (vec![], 0);
         }
         meta.tidied = caller.now;
         let silent_until = meta.silent_until;
@@ -705,8 +704,12 @@ impl Server {
             member.lease.is_zero() && caller.now >= since + LONG_AGO
         };
         members.retain(|(_, member)| !is_gone(member));
-        let behind = members.iter().filter(|(id, member)| *id != me.id && is_behind(member));
-        behind.filter(|_| !hides).map(|(id, member)| member.holder(id)).collect()
+        if !me.asks_who_is_behind {
+            return (vec![], 0);
+        }
+        let others = members.iter().filter(|(id, _)| *id != me.id);
+        let behind = others.clone().filter(|(_, member)| is_behind(member) && !hides);
+        (behind.map(|(id, member)| member.holder(id)).collect(), others.count() as u64)
     }
 
     fn confirm_lease(&mut self, lease: u64, caller: &Caller) {

@@ -56,6 +56,9 @@ async fn the_documented_rights_are_enough_for_everything() {
         assert_eq!(store.claim("k", &claim, PATIENCE, None).await.unwrap(), Claimed::Ours);
         store.release("k", &claim, true).await.unwrap();
         store.expel(&invalidated.holders[0]).await.unwrap();
+        let asking = Membership { asks_who_is_behind: true, ..membership("p3", None, PATIENCE) };
+        let generation = store.sync(&asking).await.unwrap().generation;
+        store.dismiss(&invalidated.holders[0], generation).await.unwrap();
         store.leave("p1").await.unwrap();
         // A new epoch is within the rights too, and so is a full table of marks.
         server.flush_all();
