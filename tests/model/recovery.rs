@@ -2,7 +2,7 @@
 //! acknowledging writes on its own (`on_outage = "forward"`), although Redis executes commands late that their senders have
 //! long given up. What concerns neither (nudges, intents, flights, replicas) is in [`crate::fleet`] and [`crate::failover`].
 //!
-//! Every sync, `invalidate`, `expel`, `leave` and `put` that has been sent lies in [`State::sent`] until Redis executes it: at any
+//! Every sync, `invalidate`, `expel`, `dismiss`, `leave` and `put` that has been sent lies in [`State::sent`] until Redis executes it: at any
 //! time, in any order, whether or not its sender still waits for the reply. Time is as in the other models.
 
 use stateright::{Model, Property};
@@ -36,15 +36,11 @@ pub struct Record {
     /// Writes wait for it.
     has_lease: bool,
     seen: Seen,
-    /// Given up, with the root invalidated, by one who had read this generation.
-    excused: Seen,
     /// Its last sync.
     number: u8,
-    /// The generation as that was executed.
-    executed_at: u8,
-    /// That was after the last silence of the whole fleet.
+    /// That was executed after the last silence of the whole fleet.
     is_after_silence: bool,
-    /// It is a lease or more ago, while others synced.
+    /// It is a lease or more ago.
     is_silent: bool,
 }
 
@@ -60,24 +56,51 @@ pub enum Length {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Redis {
     is_away: bool,
+    /// When that began, or a lease passed in it.
+    away_since: u8,
     epoch: u8,
+    /// A script has begun it: whoever comes first does.
+    has_begun: bool,
+    /// A sync was executed in it.
+    has_heard: bool,
+    /// It is not older than a lease.
+    is_young: bool,
     mark: u8,
+    /// How many silences there were in the epoch.
     generation: u8,
     /// No sync has been executed for so long.
     unheard: Length,
-    /// The generation that the end of the last such time was given.
-    silence_generation: u8,
-    /// `patience` has passed since the epoch began, and since the last long silence.
-    is_patience_over: bool,
+    /// The epoch was young when that began.
+    was_young: bool,
+    /// The last silence began in a young epoch, and `patience` has not passed since.
+    owes_young: bool,
+    /// It lasted for five seconds, and `patience` has not passed since.
+    owes_long: bool,
     members: [Option<Record>; PROXIES],
     l2: Option<Entry>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Command {
-    Sync { proxy: usize, number: u8, sent: u8, raise: bool, seen: Seen, applied: (u8, u8) },
+    Sync {
+        proxy: usize,
+        number: u8,
+        sent: u8,
+        asks: bool,
+        seen: Seen,
+        applied: (u8, u8),
+    },
+    /// Of a member that was given up, by one who had read this generation.
+    Dismiss {
+        member: usize,
+        number: u8,
+        seen: Seen,
+    },
     Invalidate,
-    Expel { member: usize, number: u8 },
+    Expel {
+        member: usize,
+        number: u8,
+    },
     Leave(usize),
     Put(Entry),
 }
@@ -89,20 +112,29 @@ pub enum Request {
     Sent(u8),
     Reply {
         sent: u8,
-        raise: bool,
+        /// It asked who is behind.
+        asks: bool,
         seen: Seen,
         sequence: u8,
         mark: u8,
         awaited: Set,
-        /// Others whom nobody knows may have something to deliver.
-        is_early: bool,
+        owes_young: bool,
+        owes_long: bool,
     },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Gate {
-    Closed,
-    Awaiting { raised: Seen, awaited: Set, is_early: bool },
+    Closed {
+        /// A sync has failed since, or the lease has lapsed.
+        saw_outage: bool,
+        /// The epoch of the last sync before that; 0 for none.
+        before: u8,
+        /// The members that are behind, as the last reply said.
+        awaited: Set,
+        /// There may be others with something to deliver.
+        strangers: bool,
+    },
     Open,
 }
 
@@ -112,6 +144,8 @@ pub struct Absence {
     since: u8,
     has_failed_once: bool,
     waited: Length,
+    /// The store was there meanwhile.
+    has_gap: bool,
     /// The attempt after that has failed, too.
     is_proven: bool,
 }
@@ -139,9 +173,9 @@ pub enum Write {
 pub struct Proxy {
     is_alive: bool,
     has_started: bool,
-    /// Since it has been running, the store has been away.
-    knows_outage: bool,
     has_synced: bool,
+    /// It may have been given up, or removed, since its last sync.
+    has_lapsed: bool,
     /// The store does not answer.
     absence: Option<Absence>,
     gate: Gate,
@@ -189,10 +223,14 @@ pub struct Bounds {
     pub one_writer: bool,
     /// The first proxy may see the reply of its sync later.
     pub slow_replies: bool,
-    /// The first proxy is strict: no write waits for it, and it asks Redis at each hit.
+    /// Strict proxies: no write waits for them, and they ask Redis at each hit.
     pub strict: bool,
-    /// Only the first proxy and one that starts.
+    /// The second proxy has not started in the beginning.
     pub is_alone: bool,
+    /// The epoch is young in the beginning, and this proxy has not synced in it.
+    pub unsynced: Option<usize>,
+    /// A silence that began in a young epoch begins another epoch: nobody waits for those who are not members.
+    pub renews: bool,
     /// Only that all settles is looked at.
     pub settles: bool,
 }
@@ -262,18 +300,23 @@ pub const OPEN_L2: &str = "an open gate shows nothing older from Redis";
 /// Property: from every state all gates open again, and all writes are answered.
 pub const RECOVERS: &str = "all gates open again";
 
-const START: u8 = 1;
+const START: u8 = 2;
+/// The epoch before, for who has not synced since.
+const BEFORE: u8 = 1;
 /// The generation in the beginning.
-const RAISED: u8 = 4;
+const RAISED: u8 = 1;
+
+/// Before the first sync.
+const NEW: Gate = Gate::Closed { saw_outage: false, before: 0, awaited: 0, strangers: false };
 
 /// It has not started yet.
 const STRANGER: Proxy = Proxy {
     is_alive: false,
     has_started: false,
-    knows_outage: false,
     has_synced: false,
+    has_lapsed: false,
     absence: None,
-    gate: Gate::Closed,
+    gate: NEW,
     lease: None,
     read: Seen { epoch: 0, generation: 0 },
     applied: (0, 0),
@@ -288,21 +331,16 @@ impl Model for Recovery {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        let seen = Seen { epoch: START, generation: RAISED };
+        let is_young = self.bounds.unsynced.is_some();
+        let is_unsynced = |index: usize| self.bounds.unsynced == Some(index);
+        let is_new = |index: usize| index > 1 || index == 1 && self.bounds.is_alone;
+        let seen = Seen { epoch: START, generation: if is_young { 0 } else { RAISED } };
         let entry = Entry { value: 0, epoch: START, sequence: START };
-        let record = Record {
-            has_lease: true,
-            seen,
-            excused: Seen::default(),
-            number: 0,
-            executed_at: RAISED,
-            is_after_silence: true,
-            is_silent: false,
-        };
+        let record =
+            Record { has_lease: !self.bounds.strict, seen, number: 0, is_after_silence: true, is_silent: false };
         let proxy = Proxy {
             is_alive: true,
             has_started: true,
-            knows_outage: true,
             has_synced: true,
             gate: Gate::Open,
             lease: Some(START),
@@ -312,29 +350,37 @@ impl Model for Recovery {
         };
         let redis = Redis {
             is_away: true,
+            away_since: START + 1,
             epoch: START,
+            has_begun: true,
+            has_heard: true,
+            is_young,
             mark: 0,
-            generation: RAISED,
+            generation: seen.generation,
             unheard: Length::None,
-            silence_generation: RAISED,
-            is_patience_over: true,
-            members: [
-                Some(Record { has_lease: !self.bounds.strict, ..record }),
-                Some(record).filter(|_| !self.bounds.is_alone),
-                None,
-            ],
+            was_young: false,
+            owes_young: false,
+            owes_long: false,
+            members: [0, 1, 2].map(|index| Some(record).filter(|_| !is_new(index) && !is_unsynced(index))),
             l2: Some(entry),
         };
-        let other = Proxy { has_started: true, ..if self.bounds.is_alone { STRANGER } else { proxy } };
+        let before =
+            Proxy { read: Seen { epoch: BEFORE, generation: RAISED }, applied: (BEFORE, BEFORE), ..proxy };
+        let proxies = [0, 1, 2].map(|index| match index {
+            _ if is_new(index) => STRANGER,
+            _ if is_unsynced(index) => before,
+            0 => Proxy { l1: Some(entry), ..proxy },
+            _ => proxy,
+        });
         vec![State {
-            now: START,
+            now: START + 1,
             over: [0; PROXIES],
             upstream: 0,
             acknowledged: 0,
             left: self.bounds.budget,
             numbers: 0,
             redis,
-            proxies: [Proxy { l1: Some(entry), ..proxy }, other, STRANGER],
+            proxies,
             sent: [None; SENT],
         }]
     }
@@ -398,13 +444,16 @@ impl Model for Recovery {
         }
         vec![
             Property::always(OPEN_L1, |model: &Recovery, state: &State| {
-                model.bounds.strict || is_fresh(state, |proxy| proxy.l1.filter(|entry| is_current(proxy, entry)))
+                let l1 =
+                    |proxy: &Proxy| proxy.l1.filter(|entry| proxy.lease.is_some() && is_current(proxy, entry));
+                model.bounds.strict || is_fresh(state, l1)
             }),
-            Property::always(OPEN_L2, |model: &Recovery, state: &State| {
-                let l2 = state.redis.l2.filter(|_| !state.redis.is_away);
-                // Who asks for the marks, too, has those of Redis.
-                let l2 = l2.filter(|entry| !model.bounds.strict || entry.sequence >= state.redis.mark);
-                is_fresh(state, |proxy| l2.filter(|entry| is_current(proxy, entry)))
+            Property::always(OPEN_L2, |_: &Recovery, state: &State| {
+                // Who finds it there asks for the marks, too.
+                let redis = &state.redis;
+                let is_there =
+                    |entry: &Entry| !redis.is_away && entry.epoch == redis.epoch && entry.sequence >= redis.mark;
+                is_fresh(state, |_| redis.l2.filter(is_there))
             }),
         ]
     }
@@ -421,7 +470,11 @@ impl Recovery {
         let (left, redis, proxy) = (&state.left, &state.redis, &state.proxies[index]);
         if !redis.is_away {
             actions.extend(may_fall_silent(state, index).then_some(Action::FallSilent(index)));
-            let is_removable = |record: &Record| !record.has_lease && self.is_excused(redis, record);
+            let is_removable = |record: &Record| {
+                let is_behind = self.is_behind(redis, record) && self.obeys(Rule::TidyOnlyReturned);
+                // It is the script of a sync that does this, and ends a silence first.
+                !record.has_lease && record.is_silent && !is_behind && redis.unheard == Length::None
+            };
             actions.extend(redis.members[index].filter(is_removable).map(|_| Action::Remove(index)));
         }
         if !proxy.is_alive {
@@ -446,10 +499,10 @@ impl Recovery {
         if matches!(proxy.request, Request::Reply { .. }) {
             actions.push(Action::Receive(index));
         }
-        if left.reads > 0 && serves(proxy) && has_room(state) {
+        if left.reads > 0 && proxy.gate == Gate::Open && !redis.is_away && has_room(state) {
             actions.push(Action::Fetch(index));
         }
-        actions.extend(may_give_up(state, index).then_some(Action::GiveUp(index)));
+        actions.extend(self.may_give_up(state, index).then_some(Action::GiveUp(index)));
     }
 
     fn actions_without_store(&self, state: &State, index: usize, absence: Absence, actions: &mut Vec<Action>) {
@@ -461,10 +514,8 @@ impl Recovery {
             actions.push(Action::Fail(index));
         }
         // In the strict reading only a lease that passes while Redis is away counts.
-        let has_begun = absence.has_failed_once
-            || !self.obeys(Rule::LeaseFromFailedAttempt)
-            || !self.obeys(Rule::FailedAttempt);
-        if self.counts_by_own_clock() && has_begun && absence.waited == Length::None {
+        let has_begun = absence.has_failed_once || !self.obeys(Rule::LeaseFromFailedAttempt);
+        if self.counts_by_own_clock() && has_begun && absence.has_gap && absence.waited == Length::None {
             actions.push(Action::Wait(index));
         }
     }
@@ -505,13 +556,13 @@ impl Recovery {
         let Write::Kept { has_tried, .. } = proxy.write else { return false };
         let is_proven = absence.is_proven || !self.obeys(Rule::FailedAttempt);
         let has_waited = absence.waited >= self.hold(proxy) || !self.obeys(Rule::ForwardAfterLease);
-        let is_known = proxy.has_synced || !self.obeys(Rule::NewcomersAcknowledgeNothing);
-        let is_tried = has_tried || !self.obeys(Rule::AttemptAfterWrite) || !self.obeys(Rule::FailedAttempt);
-        is_proven && has_waited && is_known && is_tried
+        let is_tried = has_tried || !self.obeys(Rule::AttemptAfterWrite);
+        is_proven && has_waited && is_tried
     }
 
     fn hold(&self, proxy: &Proxy) -> Length {
-        let is_new = !proxy.has_synced && self.obeys(Rule::NewcomersHold);
+        let is_new = !proxy.has_synced && self.obeys(Rule::NewcomersHold)
+            || proxy.has_lapsed && self.obeys(Rule::LapsedMembersHold);
         if is_new { Length::Long } else { Length::Lease }
     }
 
@@ -519,17 +570,20 @@ impl Recovery {
         match action {
             Action::Pause => {
                 state.left.pauses -= 1;
-                state.redis.is_away = true;
-                for proxy in &mut state.proxies {
-                    proxy.knows_outage |= proxy.is_alive;
-                }
+                state.now += 1;
+                (state.redis.is_away, state.redis.away_since) = (true, state.now);
             }
             Action::TimePasses(length) => time_passes(state, length),
             Action::Resume => {
-                state.redis.is_away = false;
+                (state.redis.is_away, state.redis.away_since) = (false, 0);
+                if !state.redis.has_begun {
+                    // Whoever comes now begins it.
+                    state.redis.unheard = Length::None;
+                }
                 for absence in state.proxies.iter_mut().filter_map(|proxy| proxy.absence.as_mut()) {
-                    let is_kept = absence.is_proven || !self.obeys(Rule::AttemptsWithoutGap);
-                    *absence = Absence { ..if is_kept { *absence } else { Absence::default() } };
+                    let by_clock = !self.obeys(Rule::AttemptsWithoutGap) || !self.obeys(Rule::FailedAttempt);
+                    let is_kept = absence.is_proven || by_clock;
+                    *absence = if is_kept { Absence { has_gap: true, ..*absence } } else { Absence::default() };
                 }
             }
             Action::Flush => self.flush(state),
@@ -538,7 +592,10 @@ impl Recovery {
                 let is_away = state.redis.is_away;
                 let absence = is_away.then_some(Absence { since: state.now, ..Absence::default() });
                 let proxy = &mut state.proxies[proxy];
-                *proxy = Proxy { is_alive: true, has_started: true, knows_outage: is_away, absence, ..*proxy };
+                *proxy = Proxy { is_alive: true, has_started: true, absence, ..*proxy };
+                if is_away {
+                    close(proxy);
+                }
             }
             Action::Crash(proxy) => {
                 state.left.crashes -= 1;
@@ -586,14 +643,15 @@ impl Recovery {
             Action::Receive(proxy) => self.receive(state, proxy),
             Action::Fetch(proxy) => {
                 state.left.reads -= 1;
-                let Proxy { applied: (epoch, sequence), .. } = state.proxies[proxy];
-                let entry = Entry { value: state.upstream, epoch, sequence };
+                state.redis.has_begun = true;
+                let entry = Entry { value: state.upstream, epoch: state.redis.epoch, sequence: state.now };
                 state.proxies[proxy].l1 = Some(entry);
                 send(state, Command::Put(entry));
             }
             Action::FallSilent(member) => {
                 state.left.losses -= u8::from(state.proxies[member].is_alive);
                 end_leases(state, member);
+                state.proxies[member].has_lapsed = state.proxies[member].is_alive;
                 if let Some(record) = &mut state.redis.members[member] {
                     record.is_silent = true;
                 }
@@ -606,7 +664,10 @@ impl Recovery {
                 }
             }
             Action::Remove(member) => state.redis.members[member] = None,
-            Action::PatienceEnds => state.redis.is_patience_over = true,
+            Action::PatienceEnds => {
+                let redis = &mut state.redis;
+                (redis.is_young, redis.owes_young, redis.owes_long) = (false, false, false);
+            }
             Action::GiveUp(proxy) => self.give_up(state, proxy),
         }
         for index in 0..PROXIES {
@@ -622,12 +683,17 @@ impl Recovery {
         state.now += 1;
         state.redis = Redis {
             is_away: state.redis.is_away,
+            away_since: state.redis.away_since,
             epoch: state.now,
+            has_begun: false,
+            has_heard: false,
+            is_young: true,
             mark: 0,
-            generation: 1,
+            generation: 0,
             unheard: Length::None,
-            silence_generation: 1,
-            is_patience_over: !self.obeys(Rule::PatienceForNewEpoch),
+            was_young: false,
+            owes_young: false,
+            owes_long: false,
             members: [None; PROXIES],
             l2: None,
         };
@@ -642,8 +708,9 @@ impl Recovery {
             Command::Sync { .. } => self.execute_sync(state, command),
             Command::Invalidate => {
                 state.now += 1;
-                state.redis.mark = state.now;
+                (state.redis.mark, state.redis.has_begun) = (state.now, true);
             }
+            Command::Dismiss { member, number, seen } => self.dismiss(&mut state.redis, member, number, seen),
             Command::Expel { member, number } => {
                 let record = &mut state.redis.members[member];
                 if record.is_some_and(|record| record.number == number) {
@@ -656,28 +723,55 @@ impl Recovery {
         }
     }
 
-    fn execute_sync(&self, state: &mut State, command: Command) {
-        let Command::Sync { proxy: index, number, sent, raise, seen, applied } = command else { return };
-        let redis = &mut state.redis;
-        if redis.unheard > Length::None {
-            redis.is_patience_over &= redis.unheard < Length::Long;
-            redis.unheard = Length::None;
-            redis.generation += u8::from(self.obeys(Rule::SilenceByGeneration));
-            redis.silence_generation = redis.generation;
-            for record in redis.members.iter_mut().flatten() {
-                record.is_after_silence = false;
-            }
+    fn dismiss(&self, redis: &mut Redis, member: usize, number: u8, seen: Seen) {
+        let now = Seen { epoch: redis.epoch, generation: redis.generation };
+        let is_same = |record: &Record| record.number == number || !self.obeys(Rule::DismissUnlessSynced);
+        let is_over =
+            |record: &Record| !record.has_lease || record.is_silent || !self.obeys(Rule::DismissAfterLease);
+        let is_of_now = seen == now || !self.obeys(Rule::DismissOfItsGeneration);
+        let is_heard = redis.unheard == Length::None || !self.obeys(Rule::DismissNotInSilence);
+        if is_of_now && is_heard && redis.members[member].as_ref().is_some_and(|it| is_same(it) && is_over(it)) {
+            redis.members[member] = None;
         }
-        redis.generation += u8::from(raise);
+    }
+
+    /// The first sync that is executed after a silence of all.
+    fn end_silence(&self, state: &mut State) {
+        let redis = &mut state.redis;
+        let length = std::mem::take(&mut redis.unheard);
+        if length == Length::None || !redis.has_heard && !self.obeys(Rule::EpochStartIsHeard) {
+            return;
+        }
+        if redis.was_young && self.bounds.renews {
+            state.now += 1;
+            (redis.epoch, redis.mark, redis.generation, redis.is_young) = (state.now, 0, 0, true);
+            return;
+        }
+        let joins = self.obeys(Rule::SilencesJoin);
+        redis.owes_young = redis.was_young || joins && redis.owes_young;
+        redis.owes_long = length == Length::Long || joins && redis.owes_long;
+        redis.generation += u8::from(self.obeys(Rule::SilenceRaises));
+        for record in redis.members.iter_mut().flatten() {
+            record.is_after_silence = false;
+        }
+    }
+
+    fn execute_sync(&self, state: &mut State, command: Command) {
+        let Command::Sync { proxy: index, number, sent, asks, seen, applied } = command else { return };
+        self.end_silence(state);
+        let redis = &mut state.redis;
+        (redis.has_begun, redis.has_heard) = (true, true);
         let before = redis.members[index];
-        let is_of_epoch = |seen: Seen| seen.epoch == redis.epoch || !self.obeys(Rule::SeenOfItsEpoch);
+        // What is executed late takes back nothing that its sender has shown since.
+        let repeated = before.map_or(Seen::default(), |it| it.seen);
+        let is_newer = seen.epoch != repeated.epoch || seen.generation > repeated.generation;
+        let is_older = repeated.epoch == redis.epoch && seen.epoch != redis.epoch;
+        let repeats = seen != Seen::default() && is_newer && !is_older;
         let applied = if applied.0 == redis.epoch { applied.1 } else { 0 };
         redis.members[index] = Some(Record {
-            has_lease: !self.bounds.strict || index > 0,
-            seen: if is_of_epoch(seen) { before.map_or(seen, |it| it.seen.max(seen)) } else { Seen::default() },
-            excused: before.map_or(Seen::default(), |it| it.excused),
+            has_lease: !self.bounds.strict,
+            seen: if repeats { seen } else { repeated },
             number: before.map_or(number, |it| it.number.max(number)),
-            executed_at: redis.generation,
             is_after_silence: true,
             is_silent: false,
         });
@@ -694,49 +788,34 @@ impl Recovery {
         let redis = &state.redis;
         state.proxies[index].request = Request::Reply {
             sent,
-            raise,
+            asks,
             seen: Seen { epoch: redis.epoch, generation: redis.generation },
             sequence: state.now,
             mark: redis.mark,
-            awaited: self.awaited(state, index, raise, redis.generation),
-            is_early: !redis.is_patience_over && self.obeys(Rule::PatienceForUnknown),
+            awaited: if asks { self.behind(redis, index) } else { 0 },
+            owes_young: redis.owes_young && self.obeys(Rule::PatienceForYoungEpoch),
+            owes_long: redis.owes_long && self.obeys(Rule::PatienceForStrangers),
         };
         if !self.bounds.slow_replies || index > 0 {
             self.receive(state, index);
         }
     }
 
-    /// Dead, or cut off alone: whatever it acknowledged it has delivered, or another has given it up.
-    fn is_excused(&self, redis: &Redis, record: &Record) -> bool {
-        let now = Seen { epoch: redis.epoch, generation: redis.silence_generation };
-        let has_returned =
-            if self.obeys(Rule::SilenceByGeneration) { record.seen >= now } else { record.is_after_silence };
-        record.is_silent && (has_returned || record.excused >= now)
+    /// It may have something to deliver since the last silence.
+    fn is_behind(&self, redis: &Redis, record: &Record) -> bool {
+        let is_of_epoch = record.seen.epoch == redis.epoch || !self.obeys(Rule::SeenOfItsEpoch);
+        let has_returned = match self.obeys(Rule::EvidenceBySeen) {
+            true => is_of_epoch && record.seen.generation >= redis.generation,
+            false => record.is_after_silence,
+        };
+        redis.generation > 0 && !has_returned
     }
 
-    /// Whom this proxy awaits still, as Redis knows.
-    fn awaited(&self, state: &State, index: usize, raise: bool, generation: u8) -> Set {
-        let (redis, gate) = (&state.redis, state.proxies[index].gate);
-        let mut of = (1 << PROXIES) - 1;
-        let mut raised = Seen { epoch: redis.epoch, generation };
-        if let Gate::Awaiting { raised: before, awaited, .. } = gate
-            && !raise
-        {
-            (of, raised) = (awaited, before);
-        }
-        let has_returned = |record: &Record| {
-            if !self.obeys(Rule::EvidenceBySeen) {
-                return !raise && record.executed_at >= raised.generation;
-            }
-            if !self.obeys(Rule::SeenOfItsEpoch) {
-                return record.seen.generation >= raised.generation;
-            }
-            record.seen.epoch == raised.epoch && record.seen.generation >= raised.generation
-        };
-        let is_awaited = |record: &Record| !has_returned(record) && !self.is_excused(redis, record);
+    /// The other members that are behind.
+    fn behind(&self, redis: &Redis, index: usize) -> Set {
         (0..PROXIES)
-            .filter(|&other| other != index && of & (1 << other) != 0)
-            .filter(|&other| redis.members[other].as_ref().is_some_and(is_awaited))
+            .filter(|&other| other != index)
+            .filter(|&other| redis.members[other].as_ref().is_some_and(|record| self.is_behind(redis, record)))
             .fold(0, |set, other| set | 1 << other)
     }
 
@@ -746,7 +825,11 @@ impl Recovery {
         let is_of_use = |entry: &Entry| !is_last || entry.value < upstream;
         for (index, proxy) in state.proxies.iter_mut().enumerate() {
             proxy.l1 = proxy.l1.filter(is_of_use);
-            proxy.knows_outage &= !self.obeys(Rule::GivingUpInvalidates);
+            if let Gate::Closed { before, .. } = &mut proxy.gate
+                && self.obeys(Rule::RootInAnyEpoch)
+            {
+                *before = 0;
+            }
             if proxy.has_started && !proxy.is_alive {
                 *proxy = Proxy { has_started: true, ..STRANGER };
             }
@@ -764,22 +847,25 @@ impl Recovery {
             if let Some(absence) = &mut proxy.absence
                 && !self.counts_by_own_clock()
             {
-                (absence.since, absence.has_failed_once) = (0, false);
+                (absence.since, absence.has_failed_once, absence.has_gap) = (0, false, false);
             }
         }
         let redis = &mut state.redis;
         redis.l2 = redis.l2.filter(is_of_use).filter(|entry| entry.epoch == redis.epoch);
         for record in redis.members.iter_mut().flatten() {
-            record.is_after_silence &= !self.obeys(Rule::SilenceByGeneration);
-            if self.obeys(Rule::EvidenceBySeen) {
-                record.executed_at = 0;
-            }
+            record.is_after_silence &= !self.obeys(Rule::EvidenceBySeen);
         }
+        redis.was_young &= redis.unheard > Length::None;
         for place in &mut state.sent {
             let is_of_use = |command: &Command| match command {
                 Command::Put(entry) => is_of_use(entry),
                 Command::Expel { member, number } => {
                     redis.members[*member].is_some_and(|record| record.has_lease && record.number == *number)
+                }
+                Command::Dismiss { member, number, .. } => {
+                    let is_same =
+                        |record: Record| record.number == *number || !self.obeys(Rule::DismissUnlessSynced);
+                    redis.members[*member].is_some_and(is_same)
                 }
                 _ => true,
             };
@@ -796,10 +882,6 @@ impl Recovery {
         }
         renumber(state, Kind::Time);
         renumber(state, Kind::Sync);
-        // Otherwise generations of different epochs are compared.
-        if self.obeys(Rule::SeenOfItsEpoch) {
-            renumber(state, Kind::Generation);
-        }
         state.sent.sort_unstable();
     }
 
@@ -808,13 +890,13 @@ impl Recovery {
     fn close_without_lease(&self, state: &mut State, index: usize) {
         let over = state.over[index];
         let proxy = &mut state.proxies[index];
-        if self.bounds.strict && index == 0 && !self.obeys(Rule::StrictGatesLapse) {
+        if self.bounds.strict && !self.obeys(Rule::StrictGatesLapse) {
             return;
         }
         proxy.lease = proxy.lease.filter(|sent| *sent >= over);
         // In between no reply was taken: the sync under way may be in time for the next lease, not for this one.
-        if proxy.lease.is_none() && self.obeys(Rule::RaiseAfterLapse) {
-            proxy.gate = Gate::Closed;
+        if proxy.lease.is_none() && proxy.gate == Gate::Open && self.obeys(Rule::LapseCloses) {
+            close(proxy);
         }
     }
 
@@ -856,30 +938,29 @@ impl Recovery {
         let proxy = &mut state.proxies[index];
         proxy.absence = None;
         proxy.request = Request::Sent(number);
-        let is_new = !proxy.has_synced && !self.obeys(Rule::NewcomersAwait);
-        let raise = proxy.gate == Gate::Closed && !is_new;
+        let asks = proxy.gate != Gate::Open;
         let (seen, applied) = (proxy.read, proxy.applied);
-        let command = Command::Sync { proxy: index, number, sent, raise, seen, applied };
+        let command = Command::Sync { proxy: index, number, sent, asks, seen, applied };
         send(state, command);
         command
     }
 
     fn receive(&self, state: &mut State, index: usize) {
-        let Request::Reply { sent, raise, seen, sequence, mark, mut awaited, is_early } =
+        let Request::Reply { sent, asks, seen, sequence, mark, mut awaited, owes_young, owes_long } =
             state.proxies[index].request
         else {
             return;
         };
         let now = state.now;
         let over = state.over[index];
-        if !self.obeys(Rule::EvidenceWithMarks) && !raise && !state.redis.is_away {
-            awaited = self.awaited(state, index, raise, state.redis.generation);
+        if !self.obeys(Rule::EvidenceWithMarks) && asks && !state.redis.is_away {
+            awaited = self.behind(&state.redis, index);
         }
         let proxy = &mut state.proxies[index];
         proxy.request = Request::None;
-        let is_new = !proxy.has_synced && !self.obeys(Rule::NewcomersAwait);
-        proxy.has_synced = true;
-        proxy.read = proxy.read.max(seen);
+        let is_new = !proxy.has_synced;
+        (proxy.has_synced, proxy.has_lapsed) = (true, false);
+        proxy.read = seen;
         if proxy.applied.0 == seen.epoch {
             proxy.mark = proxy.mark.max(mark);
             proxy.applied.1 = proxy.applied.1.max(sequence);
@@ -891,40 +972,55 @@ impl Recovery {
             return;
         }
         proxy.lease = Some(sent);
-        let is_early = is_early && !is_new;
-        proxy.gate = match proxy.gate {
-            Gate::Closed if is_new => Gate::Open,
-            _ if raise => Gate::Awaiting { raised: seen, awaited, is_early },
-            Gate::Awaiting { raised, .. } if raised.epoch == seen.epoch => {
-                Gate::Awaiting { raised, awaited, is_early }
-            }
-            Gate::Open => Gate::Open,
-            Gate::Closed | Gate::Awaiting { .. } => Gate::Closed,
-        };
-        open(&mut proxy.gate);
+        let Gate::Closed { saw_outage, before, .. } = proxy.gate else { return };
+        if !asks && self.obeys(Rule::AskedWhenClosed) {
+            return;
+        }
+        let all = self.obeys(Rule::StrangersAwaitedByAll);
+        let strangers = owes_young || owes_long && (saw_outage || awaited != 0 || all);
+        let opens = awaited == 0 && !strangers || is_new && !self.obeys(Rule::NewcomersAwait);
+        proxy.gate = if opens { Gate::Open } else { Gate::Closed { saw_outage, before, awaited, strangers } };
     }
 
-    /// Those whom the proxy awaits do not come.
+    /// Those whom the proxy awaits do not come, nor strangers.
+    fn may_give_up(&self, state: &State, index: usize) -> bool {
+        let Gate::Closed { saw_outage, awaited, strangers, .. } = state.proxies[index].gate else { return false };
+        // Who has seen the outage does it sooner.
+        let sees = |proxy: &Proxy| proxy.is_alive && matches!(proxy.gate, Gate::Closed { saw_outage: true, .. });
+        let is_first = saw_outage || !self.obeys(Rule::SeersFirst) || !state.proxies.iter().any(sees);
+        let mut others = (0..PROXIES).filter(|other| awaited & (1 << other) != 0);
+        awaited != 0
+            && !strangers
+            && is_first
+            && has_room(state)
+            && !state.redis.is_away
+            && !others.any(|other| comes_soon(&state.proxies[other]))
+    }
+
     fn give_up(&self, state: &mut State, index: usize) {
         let proxy = &mut state.proxies[index];
-        let Gate::Awaiting { awaited: lost, .. } = proxy.gate else { return };
-        let may = proxy.knows_outage || self.obeys(Rule::GivingUpInvalidates);
-        if let Gate::Awaiting { awaited, .. } = &mut proxy.gate {
-            *awaited = 0;
-        }
-        if may && self.obeys(Rule::RootBeforeOpening) {
+        let Gate::Closed { saw_outage, before, awaited, .. } = proxy.gate else { return };
+        let is_of_epoch = before == 0 || before == state.redis.epoch || self.obeys(Rule::RootInAnyEpoch);
+        if saw_outage && is_of_epoch && self.obeys(Rule::RootBeforeOpening) {
             state.now += 1;
-            state.redis.mark = state.now;
-            proxy.mark = state.now;
-            for (member, record) in state.redis.members.iter_mut().enumerate() {
-                if let Some(record) = record
-                    && lost & (1 << member) != 0
-                {
-                    record.excused = proxy.read;
-                }
+            (state.redis.mark, state.redis.has_begun) = (state.now, true);
+            if proxy.applied.0 == state.redis.epoch {
+                proxy.mark = state.now;
+            } else {
+                proxy.lease = None;
             }
         }
-        open(&mut proxy.gate);
+        proxy.gate = Gate::Open;
+        let seen = proxy.read;
+        for member in (0..PROXIES).filter(|member| awaited & (1 << member) != 0) {
+            state.proxies[member].has_lapsed |= state.proxies[member].is_alive;
+            let is_behind = |record: &Record| self.is_behind(&state.redis, record);
+            if let Some(record) = state.redis.members[member].filter(is_behind)
+                && has_room(state)
+            {
+                send(state, Command::Dismiss { member, number: record.number, seen });
+            }
+        }
     }
 
     // ---- No further faults ----
@@ -946,12 +1042,13 @@ impl Recovery {
                 self.step(&mut state, Action::PatienceEnds);
             }
             for index in 0..PROXIES {
-                if is_any_lost && may_give_up(&state, index) {
+                if is_any_lost && self.may_give_up(&state, index) {
                     self.step(&mut state, Action::GiveUp(index));
                 }
             }
         }
-        let is_well = |proxy: &Proxy| serves(proxy) && proxy.write == Write::None;
+        let is_well =
+            |proxy: &Proxy| proxy.gate == Gate::Open && proxy.lease.is_some() && proxy.write == Write::None;
         state.proxies.iter().filter(|proxy| proxy.is_alive).all(is_well)
             && state.acknowledged <= state.upstream
             && is_fresh(&state, |proxy| proxy.l1.filter(|entry| is_current(proxy, entry)))
@@ -986,15 +1083,13 @@ impl Recovery {
     }
 }
 
-/// All whom this gate awaited have come.
-fn open(gate: &mut Gate) {
-    if matches!(gate, Gate::Awaiting { awaited: 0, is_early: false, .. }) {
-        *gate = Gate::Open;
-    }
-}
-
-fn serves(proxy: &Proxy) -> bool {
-    proxy.is_alive && proxy.gate == Gate::Open && proxy.lease.is_some()
+/// A sync has failed, or the lease has lapsed.
+fn close(proxy: &mut Proxy) {
+    let before = match proxy.gate {
+        Gate::Open => proxy.read.epoch,
+        Gate::Closed { before, .. } => before,
+    };
+    proxy.gate = Gate::Closed { saw_outage: true, before, awaited: 0, strangers: false };
 }
 
 fn is_current(proxy: &Proxy, entry: &Entry) -> bool {
@@ -1002,7 +1097,7 @@ fn is_current(proxy: &Proxy, entry: &Entry) -> bool {
 }
 
 fn is_fresh(state: &State, hit: impl Fn(&Proxy) -> Option<Entry>) -> bool {
-    let mut serving = state.proxies.iter().filter(|proxy| serves(proxy));
+    let mut serving = state.proxies.iter().filter(|proxy| proxy.is_alive && proxy.gate == Gate::Open);
     serving.all(|proxy| hit(proxy).is_none_or(|entry| entry.value >= state.acknowledged))
 }
 
@@ -1016,11 +1111,10 @@ fn send(state: &mut State, command: Command) {
     }
 }
 
-/// Of each of the three kinds of numbers the order alone means something.
+/// Of both kinds of numbers the order alone means something.
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Time,
-    Generation,
     Sync,
 }
 
@@ -1038,7 +1132,6 @@ fn each_number(state: &mut State, of: Kind, visit: &mut impl FnMut(&mut u8)) {
     };
     let seen = |visit: &mut dyn FnMut(Kind, &mut u8), seen: &mut Seen| {
         visit(Kind::Time, &mut seen.epoch);
-        visit(Kind::Generation, &mut seen.generation);
     };
     let entry = |visit: &mut dyn FnMut(Kind, &mut u8), entry: &mut Entry| {
         visit(Kind::Time, &mut entry.epoch);
@@ -1048,17 +1141,12 @@ fn each_number(state: &mut State, of: Kind, visit: &mut impl FnMut(&mut u8)) {
     visit(Kind::Time, &mut state.now);
     state.over.iter_mut().for_each(|over| visit(Kind::Time, over));
     let redis = &mut state.redis;
-    for time in [&mut redis.epoch, &mut redis.mark] {
+    for time in [&mut redis.epoch, &mut redis.mark, &mut redis.away_since] {
         visit(Kind::Time, time);
-    }
-    for generation in [&mut redis.generation, &mut redis.silence_generation] {
-        visit(Kind::Generation, generation);
     }
     redis.l2.iter_mut().for_each(|l2| entry(&mut visit, l2));
     for record in redis.members.iter_mut().flatten() {
         seen(&mut visit, &mut record.seen);
-        seen(&mut visit, &mut record.excused);
-        visit(Kind::Generation, &mut record.executed_at);
         visit(Kind::Sync, &mut record.number);
     }
     for command in state.sent.iter_mut().flatten() {
@@ -1071,6 +1159,10 @@ fn each_number(state: &mut State, of: Kind, visit: &mut impl FnMut(&mut u8)) {
                 seen(&mut visit, read);
             }
             Command::Expel { number, .. } => visit(Kind::Sync, number),
+            Command::Dismiss { number, seen: read, .. } => {
+                visit(Kind::Sync, number);
+                seen(&mut visit, read);
+            }
             Command::Put(put) => entry(&mut visit, put),
             Command::Invalidate | Command::Leave(_) => {}
         }
@@ -1083,8 +1175,8 @@ fn each_number(state: &mut State, of: Kind, visit: &mut impl FnMut(&mut u8)) {
         proxy.absence.iter_mut().for_each(|absence| visit(Kind::Time, &mut absence.since));
         proxy.lease.iter_mut().for_each(|lease| visit(Kind::Time, lease));
         proxy.l1.iter_mut().for_each(|l1| entry(&mut visit, l1));
-        if let Gate::Awaiting { raised, .. } = &mut proxy.gate {
-            seen(&mut visit, raised);
+        if let Gate::Closed { before, .. } = &mut proxy.gate {
+            visit(Kind::Time, before);
         }
         if let Write::Taken { sequence, numbers, .. } = &mut proxy.write {
             visit(Kind::Time, sequence);
@@ -1109,10 +1201,11 @@ fn end_process(state: &mut State, index: usize) {
 
 fn lose_store(state: &mut State, index: usize) {
     state.now += 1;
-    let since = state.now;
+    let (since, is_away) = (state.now, state.redis.is_away);
     let proxy = &mut state.proxies[index];
-    (proxy.gate, proxy.lease, proxy.request) = (Gate::Closed, None, Request::None);
-    proxy.absence = Some(Absence { since, ..Absence::default() });
+    close(proxy);
+    (proxy.lease, proxy.request) = (None, Request::None);
+    proxy.absence = Some(Absence { since, has_gap: !is_away, ..Absence::default() });
 }
 
 /// Nothing that this proxy asked for until now gives it a lease any more.
@@ -1123,9 +1216,22 @@ fn end_leases(state: &mut State, index: usize) {
 
 /// All leases end; who has been without the store meanwhile has waited for that.
 fn time_passes(state: &mut State, length: Length) {
-    state.redis.unheard = length;
+    let redis = &mut state.redis;
+    if redis.unheard == Length::None {
+        redis.was_young = redis.is_young;
+    }
+    redis.unheard = length;
+    // One that no script has begun begins later.
+    redis.is_young &= !redis.has_begun;
+    for record in redis.members.iter_mut().flatten() {
+        record.is_silent = true;
+    }
+    // What was sent since is executed at the end, and may bring a lease.
+    for over in &mut state.over {
+        *over = state.redis.away_since.max(*over);
+    }
     state.now += 1;
-    state.over = [state.now; PROXIES];
+    state.redis.away_since = state.now;
     for absence in state.proxies.iter_mut().filter_map(|proxy| proxy.absence.as_mut()) {
         absence.waited = absence.waited.max(length);
     }
@@ -1145,18 +1251,12 @@ fn may_fall_silent(state: &State, index: usize) -> bool {
 fn may_patience_end(state: &State) -> bool {
     let redis = &state.redis;
     !redis.is_away
-        && !redis.is_patience_over
+        && (redis.is_young || redis.owes_young || redis.owes_long)
         && redis.unheard == Length::None
         && (0..PROXIES).all(|index| {
             let proxy = &state.proxies[index];
             !proxy.is_alive || !comes_soon(proxy) && redis.members[index].is_some()
         })
-}
-
-fn may_give_up(state: &State, index: usize) -> bool {
-    let Gate::Awaiting { awaited, .. } = state.proxies[index].gate else { return false };
-    let mut others = (0..PROXIES).filter(|other| awaited & (1 << other) != 0);
-    awaited != 0 && !state.redis.is_away && !others.any(|other| comes_soon(&state.proxies[other]))
 }
 
 fn forget(state: &mut State, member: usize) {
@@ -1172,7 +1272,7 @@ fn forget(state: &mut State, member: usize) {
 fn deliver(state: &mut State, index: usize) {
     let Write::Kept { value, is_acknowledged, .. } = state.proxies[index].write else { return };
     state.now += 1;
-    state.redis.mark = state.now;
+    (state.redis.mark, state.redis.has_begun) = (state.now, true);
     let holders = (0..PROXIES)
         .filter(|&other| other != index && state.redis.members[other].is_some_and(|it| it.has_lease))
         .fold(0, |set, other| set | 1 << other);

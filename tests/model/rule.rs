@@ -78,46 +78,66 @@ pub enum Rule {
     /// A deposed primary is another process (has another `run_id`) by the time it is promoted again.
     DeposedRestart,
     // Of recovery after Redis was away: `recovery`.
-    /// R1. The gate of a strict proxy, too, is open for a lease from the sending of its last sync only.
+    /// The gate of a strict proxy, too, is open for a lease from the sending of its last sync only.
     StrictGatesLapse,
-    /// R2. Another has returned when its record says that it had read the generation that this proxy raised.
+    /// A lapsed lease closes the gate, as a failed sync does: at that moment, whatever sync is under way.
+    LapseCloses,
+    /// A reply opens a gate only if its sync asked who is behind.
+    AskedWhenClosed,
+    /// The first sync that is executed after a silence of the whole fleet raises the generation.
+    SilenceRaises,
+    /// A silence counts from the beginning of its epoch where no sync was executed in it before.
+    EpochStartIsHeard,
+    /// Another has returned when its record says that it had read the generation, not when it has synced.
     EvidenceBySeen,
-    /// R2. What is taken for evidence is in a reply together with the marks, and the marks are applied first.
+    /// What is taken for evidence is in a reply together with the marks, and the marks are applied first.
     EvidenceWithMarks,
-    /// R2. A lapsed lease closes the gate, as a failed sync does.
-    RaiseAfterLapse,
-    /// R2. A generation is one of its epoch.
+    /// A generation is one of its epoch.
     SeenOfItsEpoch,
-    /// R2. A proxy that starts awaits the others.
+    /// A proxy that starts awaits the others.
     NewcomersAwait,
-    /// R3. A proxy syncs only when it has delivered everything.
+    /// A proxy syncs only when it has delivered everything.
     SyncOnlyDelivered,
-    /// R3. It says that it leaves only then, too.
+    /// It says that it leaves only then, too.
     LeaveOnlyDelivered,
-    /// R4. Expelling keeps the record.
+    /// Expelling keeps the record.
     ExpelKeepsRecord,
-    /// R4. Who has fallen silent alone is told from who was lost in a silence of all by the generation it has seen.
-    SilenceByGeneration,
-    /// R5. Before a proxy opens without another it invalidates the root.
+    /// A record that is silent is removed only if its proxy is not behind.
+    TidyOnlyReturned,
+    /// Before a proxy that saw the outage opens without another it invalidates the root.
     RootBeforeOpening,
-    /// R5. So does one that has not seen the outage.
-    GivingUpInvalidates,
-    /// R6. What is undelivered is acknowledged when all leases are over.
+    /// Also where its last sync was in the epoch before.
+    RootInAnyEpoch,
+    /// One that saw no outage opens without another only after those who did.
+    SeersFirst,
+    /// The record of one that was given up is removed only if the generation is the same.
+    DismissOfItsGeneration,
+    /// And only if there is no silence.
+    DismissNotInSilence,
+    /// And only if it has not synced meanwhile.
+    DismissUnlessSynced,
+    /// And only if no lease of it runs.
+    DismissAfterLease,
+    /// What is undelivered is acknowledged when all leases are over.
     ForwardAfterLease,
-    /// R6. And when an attempt to connect has failed after that.
+    /// And when an attempt to connect has failed after that.
     FailedAttempt,
-    /// R6. The lease counts from an attempt that failed, not from when a connection broke.
+    /// The lease counts from an attempt that failed, not from when a connection broke.
     LeaseFromFailedAttempt,
-    /// R6. From that attempt to the last no other proxy was answered: one attempt follows the other.
+    /// From that attempt to the last no other proxy was answered: one attempt follows the other.
     AttemptsWithoutGap,
-    /// R6. An attempt that began after upstream's answer has failed.
+    /// An attempt that began after upstream's answer has failed.
     AttemptAfterWrite,
-    /// R7. A proxy that has never synced acknowledges nothing undelivered for five seconds.
+    /// A proxy that has never synced acknowledges nothing undelivered for five seconds.
     NewcomersHold,
-    /// More than R7: it acknowledges nothing at all.
-    NewcomersAcknowledgeNothing,
-    /// R7. After a long silence it is waited for those whom nobody knows.
-    PatienceForUnknown,
-    /// So it is in a new epoch.
-    PatienceForNewEpoch,
+    /// Nor does one that may have been given up since its last sync.
+    LapsedMembersHold,
+    /// After a long silence it is waited for those whom nobody knows.
+    PatienceForStrangers,
+    /// Also by one who saw no outage, and finds nobody behind.
+    StrangersAwaitedByAll,
+    /// So it is after a silence that began in a young epoch.
+    PatienceForYoungEpoch,
+    /// A silence that begins while that is waited for is one with the silence before.
+    SilencesJoin,
 }
