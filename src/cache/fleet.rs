@@ -664,10 +664,7 @@ impl Fleet {
         }
         let known = memory.marks.stamp();
         let sending = Sending { at: self.clocks.now(), foreign: *self.lock() };
-        if lock(&self.proven).is_some_and(|(_, end)| !sending.at.is_before(end)) {
-            // An outage may have passed unnoticed.
-            self.close();
-        }
+        self.close_if_lapsed(sending.at);
         let serves_memory = self.mode != Coherence::Strict;
         let me = Membership {
             id: self.id.clone(),
@@ -683,16 +680,25 @@ impl Fleet {
         metrics.synced(sending.at.steady.elapsed());
         memory.clock.hear(sending.at.wall, self.clocks.now().wall, synced.clock);
         self.tell_of_clock(&memory.clock, metrics);
+        // In an outage that ended just now the sync was held up, too.
+        self.close_if_lapsed(self.clocks.now());
         *lock(&self.seen) = Some(synced.generation);
         self.note(&synced, sending, metrics);
         let is_void = serves_memory && !self.take(memory, &synced, sending);
         drop(left);
-        if !is_void {
+        if !is_void && me.asks_who_is_behind {
             self.judge(store, memory, &synced, sending).await?;
         }
         let is_news = me.seen != Some(synced.generation) || serves_memory && (is_void || synced.stamp != known);
         self.hand_over(synced.due);
         Ok(if is_news { Progress::News } else { Progress::Nothing })
+    }
+
+    /// Closes the gate where there was no sync for a whole lease: an outage may have passed unnoticed.
+    fn close_if_lapsed(&self, now: Moment) {
+        if lock(&self.proven).is_some_and(|(_, end)| !now.is_before(end)) {
+            self.close();
+        }
     }
 
     /// Whether the last sync still counts at this time.

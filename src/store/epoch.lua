@@ -3,7 +3,7 @@
 -- KEYS[1]  {namespace}:meta     hash: epoch, seq (last sequence issued), floor, run_id, born (microseconds), cause (why the
 --          epoch began), lease (the longest of the fleet, ms), lease_at (when somebody last had it), softened (1 once there
 --          was a soft mark), heard (when the last sync was executed),
---          silent_until (when the last time without any ended; microseconds), generation (how many such
+--          silent_from and silent_until (the last time without any; microseconds), generation (how many such
 --          times there were in this epoch), owed (whether others than members may have something to deliver: 2 if that silence was
 --          long, 1 if the epoch was young when it began), shortest (the shortest lease, ms), shortest_at (when somebody last had it),
 --          tidied (when records of members were last removed)
@@ -122,7 +122,7 @@ local function start_epoch(last, cause)
   redis.call('HSET', MEMBERS, SENTINEL, '')
   redis.call('ZADD', INTENTS, '+inf', SENTINEL)
   redis.call('HSET', META, 'epoch', CANDIDATE, 'seq', text(seq), 'floor', text(seq), 'run_id', RUN_ID, 'born', text(now()), 'cause', cause,
-    'generation', '0', 'heard', text(now()), 'silent_until', text(now()), 'owed', '0')
+    'generation', '0', 'heard', text(now()), 'silent_from', text(now()), 'silent_until', text(now()), 'owed', '0')
   redis.call('HDEL', META, 'softened')
   return { epoch = CANDIDATE, seq = seq, floor = seq }
 end

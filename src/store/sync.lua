@@ -20,10 +20,10 @@ local time = now()
 
 -- A silence of the whole fleet is an outage that everybody had, or there was nobody. The generation is raised at its end.
 -- What was sent before cannot repeat it, although it may be executed after it.
-local field = redis.call('HMGET', META, 'heard', 'silent_until', 'owed', 'generation', 'shortest', 'shortest_at', 'tidied', 'born')
+local field = redis.call('HMGET', META, 'heard', 'silent_until', 'owed', 'generation', 'shortest', 'shortest_at', 'tidied', 'born', 'silent_from')
 local heard, generation = tonumber(field[1] or '') or 0, tonumber(field[4] or '') or 0
 local silent_until, owed = tonumber(field[2] or '') or 0, tonumber(field[3] or '') or 0
-local period = tonumber(ARGV[7])
+local silent_from, period = tonumber(field[9] or '') or 0, tonumber(ARGV[7])
 local shortest, shortest_at = tonumber(field[5] or '') or period, tonumber(field[6] or '') or 0
 if time - heard >= shortest * 1000 or time < heard then
   -- A proxy that has never synced answers writes after five seconds, and in a young epoch not all have synced. One silence after
@@ -32,7 +32,7 @@ if time - heard >= shortest * 1000 or time < heard then
   local is_next = heard - silent_until < 10000000
   local is_long = time - heard >= 4000000 or time < heard
   owed = math.max(is_long and 2 or 0, is_young and 1 or 0, is_next and owed or 0)
-  silent_until = time
+  silent_from, silent_until = heard, time
   generation = generation + 1
   redis.call('PUBLISH', CHANNEL, table.concat({ 'g', meta.epoch, text(generation) }, ' '))
 end
@@ -40,7 +40,8 @@ end
 if period <= shortest or time - shortest_at > 10000000 then
   shortest, shortest_at = period, time
 end
-redis.call('HSET', META, 'heard', text(time), 'silent_until', text(silent_until), 'owed', owed,
+redis.call('HSET', META, 'heard', text(time), 'silent_from', text(silent_from),
+  'silent_until', text(silent_until), 'owed', owed,
   'generation', text(generation), 'shortest', text(shortest), 'shortest_at', text(shortest_at))
 
 -- By the clock, so that a member that was expelled and has come back is never taken for the one expelled.
@@ -69,20 +70,24 @@ if lease >= longest or time - confirmed > longest * 1000 then
   redis.call('HSET', META, 'lease', text(longest), 'lease_at', text(time))
 end
 
--- Whoever has not repeated the generation may have to deliver what it kept in the last silence. One that has, and then was
--- silent for long, is dead or cut off alone: its record goes, once no write waits for it any more. One that has not is given
--- up long before its record goes.
+-- Whoever has not repeated the generation may have to deliver what it kept in the last silence. Not so who had synced last long
+-- before it: it was dead or cut off alone, and answers writes as one that has never synced. Nor who has not returned long after it:
+-- it is given up by then.
+local LONG, FORGOTTEN = 10000000, 60000000
 local function is_behind(record)
-  local epoch_seen, seen = string.match(record, '^%d+:%d+:%d+:%d+:(%d+):(%d+)$')
-  return seen and generation > 0 and not (epoch_seen == meta.epoch and tonumber(seen) >= generation)
+  local last, epoch_seen, seen = string.match(record, '^(%d+):%d+:%d+:%d+:(%d+):(%d+)$')
+  if not last or generation == 0 or epoch_seen == meta.epoch and tonumber(seen) >= generation then
+    return false
+  end
+  return tonumber(last) >= silent_from - LONG and time - silent_until < FORGOTTEN
 end
+-- A clock that is set forward looks like a silence, so that whoever lives is behind, and stays.
 local function is_gone(record)
-  local last = tonumber(string.match(record, '^(%d+):0:') or '')
-  local since = last and is_behind(record) and math.max(last, silent_until) + 50000000 or last
-  return last and time - since >= 10000000
+  local last, lease = string.match(record, '^(%d+):(%d+):')
+  return last and time - tonumber(last) >= LONG + tonumber(lease) * 1000 and not is_behind(record)
 end
 local behind, others, tidied = {}, 0, tonumber(field[7] or '') or 0
-local is_tidy = time - tidied < 10000000 and time >= tidied
+local is_tidy = time - tidied < LONG and time >= tidied
 if ARGV[12] == '1' or not is_tidy then
   local all = redis.call('HGETALL', MEMBERS)
   for i = 1, #all, 2 do

@@ -177,6 +177,7 @@ struct Meta {
     lease_at: Option<u64>,
     softened: bool,
     heard: Option<u64>,
+    silent_from: u64,
     silent_until: u64,
     owed: Strangers,
     generation: u64,
@@ -351,6 +352,7 @@ impl Server {
             cause: Some(why),
             softened: false,
             heard: Some(caller.now),
+            silent_from: caller.now,
             silent_until: caller.now,
             owed: Strangers::None,
             generation: 0,
@@ -669,7 +671,7 @@ impl Server {
                 (_, _, before) if is_next => before,
                 _ => Strangers::None,
             };
-            meta.silent_until = now;
+            (meta.silent_from, meta.silent_until) = (heard, now);
             if !is_ignored {
                 meta.generation += 1;
                 self.silences += 1;
@@ -692,17 +694,18 @@ impl Server {
             return (vec![], 0);
         }
         meta.tidied = caller.now;
-        let silent_until = meta.silent_until;
+        let (silent_from, silent_until) = (meta.silent_from, meta.silent_until);
         let (takes_any, hides) = (self.flaw == Some(Flaw::TakesAnySync), self.flaw == Some(Flaw::HidesMembers));
-        let is_behind = |member: &Member| match takes_any {
-            true => generation.number > 0 && member.syncs < silent_until,
-            false => generation.number > 0 && !member.seen.is_some_and(|seen| seen.covers(generation)),
+        let covers = |member: &Member| match takes_any {
+            true => member.syncs >= silent_until,
+            false => member.seen.is_some_and(|seen| seen.covers(generation)),
         };
-        let is_gone = |member: &Member| {
-            let since =
-                if is_behind(member) { member.syncs.max(silent_until) + 5 * LONG_AGO } else { member.syncs };
-            member.lease.is_zero() && caller.now >= since + LONG_AGO
+        let is_behind = |member: &Member| {
+            let was_there = member.syncs + LONG_AGO >= silent_from && caller.now < silent_until + 6 * LONG_AGO;
+            generation.number > 0 && !covers(member) && was_there
         };
+        let is_gone =
+            |member: &Member| caller.now >= member.syncs + LONG_AGO + micros(member.lease) && !is_behind(member);
         members.retain(|(_, member)| !is_gone(member));
         if !me.asks_who_is_behind {
             return (vec![], 0);
