@@ -74,7 +74,7 @@ pub enum Link {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outage {
     /// When the first attempt began that failed, or got no answer in the time that a request waits. From then on there was an
-    /// attempt under way, or the server refused one every few milliseconds.
+    /// attempt under way, or the server refused one every 50 ms.
     pub since: Instant,
     /// The latest moment at which the store is known to have been away.
     pub away_at: Instant,

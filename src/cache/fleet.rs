@@ -100,6 +100,9 @@ use known::{Known, Report, Unheld};
 use lease::{Clocks, Lease, Moment};
 use recovery::{NEWCOMER_HOLD, RecoveryGate, Verdict};
 
+/// More than the longest time between two attempts to connect that a server refuses at once.
+const REFUSALS: Duration = Duration::from_millis(100);
+
 /// How many acknowledgements are remembered: more proxies than anybody runs.
 const MEMBERS: usize = 10_000;
 
@@ -285,7 +288,7 @@ impl Fleet {
             Some(error) => Unheld::StoreAway(error.to_string()),
             None if is_foreign => Unheld::OtherEpoch,
             None if known.synced.is_none() => Unheld::NeverSynced,
-            None if !self.is_open() => Unheld::Returning(self.absent()),
+            None if self.is_returning() => Unheld::Returning(self.absent()),
             None => known.late(self.lease),
         }
     }
@@ -418,8 +421,9 @@ impl Fleet {
             }
             StoreError::Away(_) | StoreError::Timeout(_) => {
                 let mut outage = store.outage();
-                let is_away =
-                    |Outage { since, away_at }: &Outage| *away_at >= begun && *away_at >= *since + lasting(*since);
+                let is_away = |Outage { since, away_at }: &Outage| {
+                    *away_at >= begun && *away_at >= *since + lasting(*since) + REFUSALS
+                };
                 let known = outage.wait_for(|outage| outage.as_ref().is_some_and(is_away));
                 // A link that comes and goes must not hold a write for ever.
                 let _ = timeout_at(begun + longest.max(NEWCOMER_HOLD), known).await;
@@ -755,11 +759,17 @@ impl Fleet {
                     if saw_outage {
                         let _ = store.dismiss(holder, synced.generation).await;
                     }
-                    tracing::warn!(
-                        member = &*holder.id,
-                        everything_invalidated = saw_outage,
-                        "a proxy of the fleet has not returned after an outage, and is not awaited any longer"
-                    );
+                    let member = &*holder.id;
+                    match saw_outage {
+                        true => tracing::warn!(
+                            member,
+                            "a proxy of the fleet has not returned after an outage; it may have answered writes, so that \
+                             everything was invalidated"
+                        ),
+                        false => {
+                            tracing::info!(member, "a proxy of the fleet has died, and is not awaited any longer")
+                        }
+                    }
                 }
                 lock(&self.gate).open();
                 self.open();
@@ -774,6 +784,11 @@ impl Fleet {
         let invalidated = store.invalidate(&root, &self.cause(None)).await?;
         self.learn(memory, &root, &[], sent, invalidated.taken);
         Ok(())
+    }
+
+    /// Whether the store has answered since the gate was closed, and the gate is closed still.
+    fn is_returning(&self) -> bool {
+        lock(&self.gate).is_returning()
     }
 
     /// The members that are awaited.

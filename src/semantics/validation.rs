@@ -101,8 +101,9 @@ pub fn make_conditional(request: &mut HeaderMap, stored: &HeaderMap) {
 /// Whether a 304 confirms the stored response (§4.3.4). Its request carried the validators of this response and of no
 /// other, so that nothing else can be meant unless the 304 names something else by a validator of its own:
 ///
-/// - An `ETag` decides alone: a strong one must be the stored one, a weak one must match it weakly. One that is not well
-///   formed must be the stored text. Where the stored response has no `ETag`, it has to be named by `Last-Modified`.
+/// - An `ETag` decides alone: it must match the stored one weakly. A strong one for a weak one is what an upstream says that
+///   weakens its tags as it compresses, and does not compress a 304 (Django, nginx). One that is not well formed must be the
+///   stored text. Where the stored response has no `ETag`, it has to be named by `Last-Modified`.
 /// - Without an `ETag`, a `Last-Modified` must be the stored one.
 /// - Without either, the 304 is about what was asked about.
 ///
@@ -114,7 +115,7 @@ pub fn selects(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
         return false;
     }
     match (EntityTag::of(not_modified), EntityTag::of(stored)) {
-        (Some(new), Some(stored)) => new.names(&stored),
+        (Some(new), Some(stored)) => new.matches_weakly(&stored),
         (Some(_), None) if !stored.contains_key(ETAG) => is_dated_alike && at.valid().is_some(),
         (Some(_), None) => false,
         (None, _) if not_modified.contains_key(ETAG) && !has_same_lines(not_modified, stored, &ETAG) => false,

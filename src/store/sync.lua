@@ -28,7 +28,7 @@ local shortest, shortest_at = tonumber(field[5] or '') or period, tonumber(field
 if time - heard >= shortest * 1000 or time < heard then
   -- A proxy that has never synced answers writes after five seconds, and in a young epoch not all have synced. One silence after
   -- another leaves them no time to return.
-  local is_young = heard - (tonumber(field[8] or '') or 0) < longest_lease() * 1000
+  local is_young = heard - (tonumber(field[8] or '') or 0) < math.max(longest_lease(), period) * 1000
   local is_next = heard - silent_until < 10000000
   local is_long = time - heard >= 4000000 or time < heard
   owed = math.max(is_long and 2 or 0, is_young and 1 or 0, is_next and owed or 0)
@@ -75,7 +75,9 @@ end
 -- it is given up by then.
 local LONG, FORGOTTEN = 10000000, 60000000
 local function is_behind(record)
-  local last, epoch_seen, seen = string.match(record, '^(%d+):%d+:%d+:%d+:(%d+):(%d+)$')
+  local last = string.match(record, '^(%d+):')
+  -- A Larder of before repeats nothing.
+  local epoch_seen, seen = string.match(record, '^%d+:%d+:%d+:%d+:(%d+):(%d+)$')
   if not last or generation == 0 or epoch_seen == meta.epoch and tonumber(seen) >= generation then
     return false
   end

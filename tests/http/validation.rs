@@ -173,7 +173,6 @@ fn a_304_about_something_else_updates_nothing(tier: Tier) {
     let modified = format!("Last-Modified: {MODIFIED}");
     let rows = [
         ("ETag: \"1\"".to_owned(), "ETag: \"2\"".to_owned()),
-        ("ETag: W/\"1\"".to_owned(), "ETag: \"1\"".to_owned()),
         ("ETag: \"1\"".to_owned(), "ETag: W/\"2\"".to_owned()),
         (format!("ETag: \"1\"\n{modified}"), format!("ETag: \"2\"\n{modified}")),
         (modified.clone(), format!("Last-Modified: {LATE}")),
@@ -195,6 +194,8 @@ fn a_304_is_matched_by_its_tag(tier: Tier) {
     let rows = [
         ("ETag: \"1\"".to_owned(), "ETag: \"1\"".to_owned()),
         ("ETag: W/\"1\"".to_owned(), "ETag: W/\"1\"".to_owned()),
+        // Weakened as it was compressed, and not compressed in the 304: Django, nginx.
+        ("ETag: W/\"1\"".to_owned(), "ETag: \"1\"".to_owned()),
         ("ETag: \"1\"".to_owned(), "ETag: W/\"1\"".to_owned()),
         (modified.clone(), modified.clone()),
         (format!("ETag: \"1\"\n{modified}"), format!("ETag: \"1\"\nLast-Modified: {LATE}")),

@@ -662,7 +662,7 @@ impl Server {
         let heard = meta.heard.unwrap_or(0);
         if now >= heard + shortest * 1000 || now < heard {
             let is_long = now < heard || now - heard >= 4_000_000;
-            let is_young = heard < meta.born.unwrap_or(0) + longest * 1000;
+            let is_young = heard < meta.born.unwrap_or(0) + longest.max(period) * 1000;
             let is_next = heard < meta.silent_until + LONG_AGO;
             meta.owed = match (is_long, is_young, meta.owed) {
                 (true, _, _) => Strangers::Any,

@@ -165,7 +165,7 @@ impl Link {
         if self.connecting.swap(true, SeqCst) {
             return;
         }
-        let (link, pause) = (Arc::clone(self), self.world.millis(2, 60));
+        let (link, pause) = (Arc::clone(self), self.world.millis(2, 250));
         tokio::spawn(async move {
             sleep(pause).await;
             while link.connection().is_none() && !link.conduct().dead {
@@ -667,7 +667,7 @@ impl Store for SimulatedStore {
         Box::pin(self.0.script("dismiss", move |server, caller| {
             let dismissed = server.dismiss(&holder, generation, caller);
             link.world.count(if dismissed { "dismissed" } else { "not dismissed" });
-            link.world.tell(|| format!("{} dismisses {}: {dismissed}", link.name, holder.id));
+            link.world.tell(|| format!("{} dismisses a member: {dismissed}", link.name));
             dismissed
         }))
     }

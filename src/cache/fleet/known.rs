@@ -24,7 +24,7 @@ pub enum Unheld {
     OtherEpoch,
     /// The store is back; these other proxies may have something to deliver.
     Returning(Vec<Box<str>>),
-    /// The store has not answered the sync that is under way, for this time.
+    /// The store has not answered the sync that is under way, for this time; or took so long for the last one.
     NoAnswer(Duration),
     /// No sync was made in time, although none failed.
     Late,
@@ -120,6 +120,8 @@ pub(super) struct Known {
     pub failure: Option<StoreError>,
     /// When the sync that is under way began.
     syncing: Option<Instant>,
+    /// How long the last one took.
+    took: Duration,
     /// When this process was last found to have stood still.
     stalled: Option<Instant>,
     pub has_left: bool,
@@ -143,6 +145,7 @@ impl Known {
             synced: None,
             failure: None,
             syncing: None,
+            took: Duration::ZERO,
             stalled: None,
             has_left: false,
             told: (false, Instant::now()),
@@ -166,6 +169,7 @@ impl Known {
         if is_stall {
             self.stalled = Some(Instant::now());
         }
+        self.took = took;
         self.failure = failure.cloned().filter(|_| !is_stall);
     }
 
@@ -181,6 +185,8 @@ impl Known {
         match (self.stalled, self.syncing) {
             (Some(stalled), _) if stalled.elapsed() < lease => Unheld::Late,
             (_, Some(since)) => Unheld::NoAnswer(since.elapsed()),
+            // A store that answers so slowly that the lease is over before the next sync.
+            _ if self.took > lease / 4 => Unheld::NoAnswer(self.took),
             _ => Unheld::Late,
         }
     }

@@ -83,6 +83,11 @@ impl RecoveryGate {
         self.closed = None;
     }
 
+    /// Whether it is closed although a sync was answered since.
+    pub fn is_returning(&self) -> bool {
+        self.closed.as_ref().is_some_and(|closed| closed.since.is_some())
+    }
+
     /// The members that are awaited.
     pub fn awaited(&self) -> &[Holder] {
         self.closed.as_ref().map_or(&[], |closed| &closed.awaited)
