@@ -443,7 +443,7 @@ mod tests {
         let rows: [(Fields<'_>, Fields<'_>, bool); 27] = [
             (&[etag("\"a\"")], &[etag("\"a\"")], true),
             (&[etag("\"b\"")], &[etag("\"a\"")], false),
-            (&[etag("\"a\"")], &[etag("W/\"a\"")], false),
+            (&[etag("\"a\"")], &[etag("W/\"a\"")], true),
             (&[etag("W/\"a\"")], &[etag("\"a\"")], true),
             (&[etag("W/\"a\"")], &[etag("W/\"a\"")], true),
             (&[etag("W/\"b\"")], &[etag("W/\"a\"")], false),
