@@ -217,7 +217,7 @@ impl From<Report> for Proxy {
             since_seconds: seconds(report.since),
             synced_seconds_ago: report.synced.map(seconds),
             // Whole milliseconds: more is not known.
-            clock_ahead_seconds: -((report.store_clock_ahead / 1000) as f64) / 1000.0,
+            clock_ahead_seconds: (-(report.store_clock_ahead / 1000)) as f64 / 1000.0,
             applied: report.applied.map(At::from),
         }
     }

@@ -691,7 +691,7 @@ impl Fleet {
         let is_void = serves_memory && !self.take(memory, &synced, sending);
         drop(left);
         if !is_void && me.asks_who_is_behind {
-            self.judge(store, memory, &synced, sending).await?;
+            self.judge(store, memory, &synced).await?;
         }
         let is_news = me.seen != Some(synced.generation) || serves_memory && (is_void || synced.stamp != known);
         self.hand_over(synced.due);
@@ -713,7 +713,8 @@ impl Fleet {
     /// From now on nothing stored is believed, until the store is back and the others are.
     fn close(&self) {
         self.opening.store(0, SeqCst);
-        lock(&self.gate).close();
+        let seen = *lock(&self.seen);
+        lock(&self.gate).close(seen);
     }
 
     fn open(&self) {
@@ -738,15 +739,8 @@ impl Fleet {
     }
 
     /// Opens the gate if a reply shows that nobody has anything left to deliver.
-    async fn judge(
-        &self,
-        store: &Arc<dyn Store>,
-        memory: &Memory,
-        synced: &Synced,
-        sending: Sending,
-    ) -> Result<(), StoreError> {
-        let knew_other_epoch = self.known().knew_other_epoch();
-        let verdict = lock(&self.gate).hear(sending.at.steady, synced, knew_other_epoch);
+    async fn judge(&self, store: &Arc<dyn Store>, memory: &Memory, synced: &Synced) -> Result<(), StoreError> {
+        let verdict = lock(&self.gate).hear(synced);
         match verdict {
             Verdict::Open => self.open(),
             Verdict::Wait => {}
@@ -810,7 +804,7 @@ impl Fleet {
 
     /// Tells, once, that the clock of this machine is wrong, or right again.
     fn tell_of_clock(&self, clock: &SharedClock, metrics: &Metrics) {
-        let (ahead, is_off) = (-(clock.ahead() as f64) / 1e6, clock.is_off());
+        let (ahead, is_off) = (clock.ahead().saturating_neg() as f64 / 1e6, clock.is_off());
         metrics.clock_ahead.set(ahead);
         let was_off = std::mem::replace(&mut self.known().is_clock_off, is_off);
         match (was_off, is_off) {

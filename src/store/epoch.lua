@@ -4,8 +4,7 @@
 --          epoch began), lease (the longest of the fleet, ms), lease_at (when somebody last had it), softened (1 once there
 --          was a soft mark), heard (when the last sync was executed),
 --          silent_from and silent_until (the last time without any; microseconds), generation (how many such
---          times there were in this epoch), owed (whether others than members may have something to deliver: 2 if that silence was
---          long, 1 if the epoch was young when it began), shortest (the shortest lease, ms), shortest_at (when somebody last had it),
+--          times there were in this epoch), owed (1 if others than members may have something to deliver), shortest (the shortest lease, ms), shortest_at (when somebody last had it),
 --          tidied (when records of members were last removed)
 -- KEYS[2]  {namespace}:marks    sorted set: tag -> sequence of its last invalidation, '(soft)' tag -> that of its last
 --                               soft one, and the sentinel

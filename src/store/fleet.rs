@@ -69,21 +69,11 @@ pub struct Synced {
     pub others: u64,
     /// When the last silence ended, by the store's clock, microseconds after 1970; if there was none in this epoch, when that began.
     pub silent_until: u64,
-    /// Which proxies that are no members may have answered writes in that silence that they have still to deliver.
-    pub strangers: Strangers,
+    /// Proxies that are no members may have answered writes in that silence, or shortly before, that they have still to deliver: it was
+    /// long, or the epoch was young when it began.
+    pub hides_strangers: bool,
     /// The store's clock, microseconds after 1970.
     pub clock: u64,
-}
-
-/// Proxies that may have something to deliver although the store knows nothing of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Strangers {
-    #[default]
-    None,
-    /// Members of the epoch before: the silence began when this one was younger than a lease, so that not all had synced in it.
-    OfEpochBefore,
-    /// Any: the silence was so long that proxies which started in it have answered writes.
-    Any,
 }
 
 /// What the store says of its epoch.

@@ -22,7 +22,7 @@ local time = now()
 -- What was sent before cannot repeat it, although it may be executed after it.
 local field = redis.call('HMGET', META, 'heard', 'silent_until', 'owed', 'generation', 'shortest', 'shortest_at', 'tidied', 'born', 'silent_from')
 local heard, generation = tonumber(field[1] or '') or 0, tonumber(field[4] or '') or 0
-local silent_until, owed = tonumber(field[2] or '') or 0, tonumber(field[3] or '') or 0
+local silent_until, owed = tonumber(field[2] or '') or 0, field[3] == '1'
 local silent_from, period = tonumber(field[9] or '') or 0, tonumber(ARGV[7])
 local shortest, shortest_at = tonumber(field[5] or '') or period, tonumber(field[6] or '') or 0
 if time - heard >= shortest * 1000 or time < heard then
@@ -31,8 +31,8 @@ if time - heard >= shortest * 1000 or time < heard then
   local is_young = heard - (tonumber(field[8] or '') or 0) < math.max(longest_lease(), period) * 1000
   local is_next = heard - silent_until < 10000000
   local is_long = time - heard >= 4000000 or time < heard
-  owed = math.max(is_long and 2 or 0, is_young and 1 or 0, is_next and owed or 0)
-  silent_from, silent_until = heard, time
+  owed = is_long or is_young or is_next and owed
+  silent_from, silent_until = is_next and silent_from or heard, time
   generation = generation + 1
   redis.call('PUBLISH', CHANNEL, table.concat({ 'g', meta.epoch, text(generation) }, ' '))
 end
@@ -41,7 +41,7 @@ if period <= shortest or time - shortest_at > 10000000 then
   shortest, shortest_at = period, time
 end
 redis.call('HSET', META, 'heard', text(time), 'silent_from', text(silent_from),
-  'silent_until', text(silent_until), 'owed', owed,
+  'silent_until', text(silent_until), 'owed', owed and '1' or '0',
   'generation', text(generation), 'shortest', text(shortest), 'shortest_at', text(shortest_at))
 
 -- By the clock, so that a member that was expelled and has come back is never taken for the one expelled.
@@ -73,7 +73,7 @@ end
 -- Whoever has not repeated the generation may have to deliver what it kept in the last silence. Not so who had synced last long
 -- before it: it was dead or cut off alone, and answers writes as one that has never synced. Nor who has not returned long after it:
 -- it is given up by then.
-local LONG, FORGOTTEN = 10000000, 60000000
+local LONG, FORGOTTEN = math.max(10000000, period * 1000), 60000000
 local function is_behind(record)
   local last = string.match(record, '^(%d+):')
   -- A Larder of before repeats nothing.
@@ -89,7 +89,7 @@ local function is_gone(record)
   return last and time - tonumber(last) >= LONG + tonumber(lease) * 1000 and not is_behind(record)
 end
 local behind, others, tidied = {}, 0, tonumber(field[7] or '') or 0
-local is_tidy = time - tidied < LONG and time >= tidied
+local is_tidy = time - tidied < 10000000 and time >= tidied
 if ARGV[12] == '1' or not is_tidy then
   local all = redis.call('HGETALL', MEMBERS)
   for i = 1, #all, 2 do
@@ -137,5 +137,5 @@ end
 return {
   meta.epoch, text(meta.seq), cause, whole and 1 or 0, hard, due, state(), soft,
   text(generation), behind,
-  { text(silent_until), owed, others },
+  { text(silent_until), owed and 1 or 0, others },
 }

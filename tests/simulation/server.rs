@@ -10,7 +10,7 @@ use bytes::Bytes;
 use larder::stamp::{Epoch, Sequence, Softened, Stamp, Tag, Taken, View};
 use larder::store::fleet::{
     Again, Cause, EpochState, Generation, Holder, Intent, Invalidated, Member as Told, Membership, Message,
-    Roster, Strangers, Synced, TOLD_MAX,
+    Roster, Synced, TOLD_MAX,
 };
 
 /// Marks that one sync tells, as in `store/redis/fleet.rs`.
@@ -179,7 +179,7 @@ struct Meta {
     heard: Option<u64>,
     silent_from: u64,
     silent_until: u64,
-    owed: Strangers,
+    owed: bool,
     generation: u64,
     /// Milliseconds.
     shortest: Option<u64>,
@@ -354,7 +354,7 @@ impl Server {
             heard: Some(caller.now),
             silent_from: caller.now,
             silent_until: caller.now,
-            owed: Strangers::None,
+            owed: false,
             generation: 0,
             ..self.data.meta
         };
@@ -649,9 +649,21 @@ impl Server {
             None => (None, vec![]),
         };
         let (due, state) = (self.due(caller), self.state(caller));
-        let (silent_until, strangers) = (self.data.meta.silent_until, self.data.meta.owed);
+        let (silent_until, hides_strangers) = (self.data.meta.silent_until, self.data.meta.owed);
         let clock = caller.now;
-        Synced { stamp, marks, softened, due, state, generation, behind, others, silent_until, strangers, clock }
+        Synced {
+            stamp,
+            marks,
+            softened,
+            due,
+            state,
+            generation,
+            behind,
+            others,
+            silent_until,
+            hides_strangers,
+            clock,
+        }
     }
 
     /// Notes that somebody syncs, and the end of a silence; gives the generation.
@@ -664,14 +676,9 @@ impl Server {
             let is_long = now < heard || now - heard >= 4_000_000;
             let is_young = heard < meta.born.unwrap_or(0) + longest.max(period) * 1000;
             let is_next = heard < meta.silent_until + LONG_AGO;
-            meta.owed = match (is_long, is_young, meta.owed) {
-                (true, _, _) => Strangers::Any,
-                (_, _, before @ Strangers::Any) if is_next => before,
-                (_, true, _) => Strangers::OfEpochBefore,
-                (_, _, before) if is_next => before,
-                _ => Strangers::None,
-            };
-            (meta.silent_from, meta.silent_until) = (heard, now);
+            meta.owed = is_long || is_young || (is_next && meta.owed);
+            let from = if is_next { meta.silent_from } else { heard };
+            (meta.silent_from, meta.silent_until) = (from, now);
             if !is_ignored {
                 meta.generation += 1;
                 self.silences += 1;
@@ -701,7 +708,8 @@ impl Server {
             false => member.seen.is_some_and(|seen| seen.covers(generation)),
         };
         let is_behind = |member: &Member| {
-            let was_there = member.syncs + LONG_AGO >= silent_from && caller.now < silent_until + 6 * LONG_AGO;
+            let long = LONG_AGO.max(micros(me.period));
+            let was_there = member.syncs + long >= silent_from && caller.now < silent_until + 6 * LONG_AGO;
             generation.number > 0 && !covers(member) && was_there
         };
         let is_gone =

@@ -206,11 +206,6 @@ impl Known {
         before.is_some()
     }
 
-    /// Whether there was another epoch before the present one.
-    pub fn knew_other_epoch(&self) -> bool {
-        self.epoch.is_some_and(|sighting| sighting.is_change)
-    }
-
     /// The age of the epoch met last, which the store says is `told`. The store's clock may have been set forward since:
     /// where this proxy was there when the epoch began, or `only_own`, its own clock must agree.
     pub fn age(&self, told: Duration, only_own: bool) -> Duration {

@@ -13,16 +13,14 @@
 //!   that is newer than the copy of the marks would open it too early.
 //! - A new epoch begins with no silence. All that is stored in it was fetched after the store's return, and every write that
 //!   was acknowledged undelivered had been carried out before that.
-//! - Who does not return within `patience` is given up. It may have acknowledged writes that it never delivers, so that
+//! - Who does not return within `patience` of the end of the silence is given up. It may have acknowledged writes that it never delivers, so that
 //!   everything is invalidated first, if this proxy has seen the outage.
 //! - A proxy that has never synced is no member, and nobody can await it. It acknowledges nothing undelivered within
 //!   [`NEWCOMER_HOLD`]; after a longer silence, and after one in an epoch that was young, the gate stays closed for `patience`.
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
-use crate::store::fleet::{Holder, Strangers, Synced};
+use crate::store::fleet::{Generation, Holder, Synced};
 
 /// How long a proxy that has never synced holds the answer to a write that it cannot deliver.
 pub(super) const NEWCOMER_HOLD: Duration = Duration::from_secs(5);
@@ -35,7 +33,7 @@ const STRANGERS_MOST: Duration = Duration::from_secs(5);
 pub(super) struct RecoveryGate {
     /// None: it is open.
     closed: Option<Closed>,
-    /// Within this time every proxy that can reach the store has returned.
+    /// Within this time after a silence every proxy that can reach the store has returned.
     patience: Duration,
     /// The same for proxies that nobody knows; it is waited for whether there are any or not.
     patience_for_strangers: Duration,
@@ -43,10 +41,12 @@ pub(super) struct RecoveryGate {
 
 #[derive(Debug, Clone, Default)]
 struct Closed {
+    /// The generation that this proxy had read before it closed.
+    seen: Option<Generation>,
     /// A sync has failed since, or the lease has lapsed.
-    saw_outage: bool,
-    /// When the first sync was sent that was answered since.
-    since: Option<Instant>,
+    has_failed: bool,
+    /// A sync has been answered since.
+    is_answered: bool,
     /// The members that are behind.
     awaited: Vec<Holder>,
 }
@@ -73,9 +73,11 @@ impl RecoveryGate {
         RecoveryGate { closed: Some(Closed::default()), patience, patience_for_strangers }
     }
 
-    /// Closes it: a sync has failed, or came too late.
-    pub fn close(&mut self) {
-        self.closed = Some(Closed { saw_outage: true, ..Closed::default() });
+    /// Closes it: a sync has failed, or came too late. `seen`: the generation that was read last.
+    pub fn close(&mut self, seen: Option<Generation>) {
+        // What was read while it was closed was read after the outage.
+        let seen = self.closed.as_ref().map_or(seen, |closed| closed.seen);
+        self.closed = Some(Closed { seen, has_failed: true, ..Closed::default() });
     }
 
     /// Opens it after members were given up.
@@ -85,7 +87,7 @@ impl RecoveryGate {
 
     /// Whether it is closed although a sync was answered since.
     pub fn is_returning(&self) -> bool {
-        self.closed.as_ref().is_some_and(|closed| closed.since.is_some())
+        self.closed.as_ref().is_some_and(|closed| closed.is_answered)
     }
 
     /// The members that are awaited.
@@ -93,36 +95,27 @@ impl RecoveryGate {
         self.closed.as_ref().map_or(&[], |closed| &closed.awaited)
     }
 
-    /// The reply to a sync that was sent at `sent`, and asked who is behind if the gate was closed. Its marks have been applied.
-    /// `knew_other_epoch`: this proxy has known an epoch before the present one.
-    pub fn hear(&mut self, sent: Instant, synced: &Synced, knew_other_epoch: bool) -> Verdict {
+    /// The reply to a sync that asked who is behind. Its marks have been applied.
+    pub fn hear(&mut self, synced: &Synced) -> Verdict {
         let Some(closed) = &mut self.closed else { return Verdict::Open };
-        let since = *closed.since.get_or_insert(sent);
+        closed.is_answered = true;
         closed.awaited.clone_from(&synced.behind);
-        let may_be_strangers = closed.may_be_strangers(synced, knew_other_epoch, self.patience_for_strangers);
-        if closed.awaited.is_empty() && !may_be_strangers {
+        // Time is the store's: this proxy may have returned later than others, or more than once.
+        let since_silence = Duration::from_micros(synced.clock.saturating_sub(synced.silent_until));
+        // A proxy that starts, is connected at once and finds no other has no reason to think that there was an outage.
+        let may_be_strangers = synced.hides_strangers && (closed.has_failed || synced.others > 0);
+        if may_be_strangers && since_silence < self.patience_for_strangers {
+            return Verdict::Wait;
+        }
+        if closed.awaited.is_empty() {
             self.closed = None;
             return Verdict::Open;
         }
-        if may_be_strangers || sent < since + self.patience {
+        if since_silence < self.patience {
             return Verdict::Wait;
         }
-        Verdict::GiveUp { awaited: closed.awaited.clone(), saw_outage: closed.saw_outage }
-    }
-}
-
-impl Closed {
-    /// Whether there may be proxies with something to deliver that are not among the members. A proxy that starts, is connected at
-    /// once and finds no other has no reason to think that there was an outage.
-    fn may_be_strangers(&self, synced: &Synced, knew_other_epoch: bool, patience: Duration) -> bool {
-        let passed = Duration::from_micros(synced.clock.saturating_sub(synced.silent_until));
-        let is_outage = self.saw_outage || synced.others > 0;
-        let are_hidden = match synced.strangers {
-            Strangers::None => false,
-            Strangers::OfEpochBefore => knew_other_epoch,
-            Strangers::Any => true,
-        };
-        is_outage && are_hidden && passed < patience
+        let is_new = closed.seen.is_none_or(|seen| !seen.covers(synced.generation));
+        Verdict::GiveUp { awaited: closed.awaited.clone(), saw_outage: closed.has_failed && is_new }
     }
 }
 
@@ -130,23 +123,27 @@ impl Closed {
 mod tests {
     use super::*;
     use crate::stamp::{Epoch, Stamp};
-    use crate::store::fleet::{EpochState, Generation};
+    use crate::store::fleet::EpochState;
 
     const PATIENCE: Duration = Duration::from_secs(2);
 
-    /// The reply in an epoch, after so many silences, with these members behind.
-    fn reply(epoch: u64, number: u64, behind: &[&str]) -> Synced {
+    fn generation(number: u64) -> Generation {
+        Generation { epoch: Epoch(1), number }
+    }
+
+    /// The reply after so many silences, the last of which ended so many milliseconds ago, with these members behind.
+    fn reply(number: u64, ago: u64, behind: &[&str]) -> Synced {
         Synced {
-            stamp: Stamp { epoch: Epoch(epoch), sequence: 1 },
+            stamp: Stamp { epoch: Epoch(1), sequence: 1 },
             marks: None,
             softened: Vec::new(),
             due: Vec::new(),
             state: EpochState::default(),
-            generation: Generation { epoch: Epoch(epoch), number },
+            generation: generation(number),
             behind: holders(behind),
             others: behind.len() as u64,
-            silent_until: 9_000_000,
-            strangers: Strangers::None,
+            silent_until: 10_000_000 - ago * 1000,
+            hides_strangers: false,
             clock: 10_000_000,
         }
     }
@@ -156,92 +153,79 @@ mod tests {
         ids.iter().map(holder).collect()
     }
 
-    /// A gate that was open in epoch 1 and is closed.
+    /// A gate of a proxy that had read the first generation before it closed.
     fn closed() -> RecoveryGate {
         let mut gate = RecoveryGate::new(PATIENCE);
-        assert_eq!(gate.hear(Instant::now(), &reply(1, 0, &[]), true), Verdict::Open);
-        gate.close();
+        assert_eq!(gate.hear(&reply(1, 5000, &[])), Verdict::Open);
+        gate.close(Some(generation(1)));
         gate
-    }
-
-    fn at(start: Instant, millis: u64) -> Instant {
-        start + Duration::from_millis(millis)
     }
 
     #[test]
     fn a_proxy_without_others_believes_the_store_at_once() {
         for mut gate in [RecoveryGate::new(PATIENCE), closed()] {
-            assert_eq!(gate.hear(Instant::now(), &reply(1, 1, &[]), true), Verdict::Open);
-            assert_eq!(gate.hear(Instant::now(), &reply(1, 1, &["a"]), true), Verdict::Open, "it stays open");
+            assert!(!gate.is_returning());
+            assert_eq!(gate.hear(&reply(2, 0, &[])), Verdict::Open);
+            assert_eq!(gate.hear(&reply(2, 0, &["a"])), Verdict::Open, "it stays open");
         }
     }
 
     #[test]
     fn the_gate_stays_closed_while_a_member_is_behind() {
         for mut gate in [RecoveryGate::new(PATIENCE), closed()] {
-            let start = Instant::now();
-            assert_eq!(gate.hear(start, &reply(1, 1, &["a", "b"]), true), Verdict::Wait);
-            assert_eq!(gate.hear(at(start, 10), &reply(1, 1, &["b"]), true), Verdict::Wait);
+            assert_eq!(gate.hear(&reply(2, 0, &["a", "b"])), Verdict::Wait);
+            assert!(gate.is_returning());
+            assert_eq!(gate.hear(&reply(2, 10, &["b"])), Verdict::Wait);
             assert_eq!(gate.awaited(), holders(&["b"]));
-            assert_eq!(gate.hear(at(start, 20), &reply(1, 1, &[]), true), Verdict::Open);
+            assert_eq!(gate.hear(&reply(2, 20, &[])), Verdict::Open);
             assert_eq!(gate.awaited(), []);
         }
     }
 
     #[test]
-    fn who_does_not_return_is_given_up_after_patience() {
-        let mut failed_at_first = RecoveryGate::new(PATIENCE);
-        failed_at_first.close();
-        for (mut gate, saw_outage) in
-            [(closed(), true), (failed_at_first, true), (RecoveryGate::new(PATIENCE), false)]
-        {
-            let start = Instant::now();
-            assert_eq!(gate.hear(start, &reply(1, 5, &["a"]), true), Verdict::Wait);
-            assert_eq!(gate.hear(at(start, 1999), &reply(1, 5, &["a"]), true), Verdict::Wait);
-            let given_up = Verdict::GiveUp { awaited: holders(&["a"]), saw_outage };
-            assert_eq!(gate.hear(at(start, 2000), &reply(1, 5, &["a"]), true), given_up);
-            gate.open();
-            assert_eq!(gate.hear(at(start, 2001), &reply(1, 5, &["a"]), true), Verdict::Open);
-        }
-    }
-
-    #[test]
-    fn an_epoch_without_a_silence_is_believed_at_once() {
-        assert_eq!(closed().hear(Instant::now(), &reply(2, 0, &[]), true), Verdict::Open);
-    }
-
-    #[test]
-    fn where_there_may_be_proxies_that_nobody_knows_patience_counts_from_the_end_of_the_silence() {
-        use Strangers::{Any, OfEpochBefore};
-        let after = |strangers, ago: u64, behind: &[&str]| Synced {
-            silent_until: 10_000_000 - ago * 1000,
-            strangers,
-            ..reply(1, 5, behind)
+    fn who_does_not_return_is_given_up_after_patience_and_everything_with_it_where_the_outage_was_seen() {
+        let started = || RecoveryGate::new(PATIENCE);
+        let failed_at_first = || {
+            let mut gate = started();
+            gate.close(None);
+            gate
         };
-        let start = Instant::now();
-        for (sees_outage, behind, strangers, knew_other_epoch, ago, expected) in [
-            (true, &[][..], Strangers::None, true, 0, Verdict::Open),
-            (true, &[], Any, false, 0, Verdict::Wait),
-            (true, &[], OfEpochBefore, true, 0, Verdict::Wait),
-            (true, &[], OfEpochBefore, false, 0, Verdict::Open),
-            (true, &[], Any, true, 1999, Verdict::Wait),
-            (true, &[], Any, true, 2000, Verdict::Open),
-            (false, &[], Any, false, 0, Verdict::Open),
-            (false, &["a"], Any, false, 0, Verdict::Wait),
+        let failed_again = || {
+            let mut gate = closed();
+            assert_eq!(gate.hear(&reply(2, 0, &["a"])), Verdict::Wait);
+            gate.close(Some(generation(2)));
+            gate
+        };
+        for (gate, generation, saw_outage) in [
+            (&closed as &dyn Fn() -> RecoveryGate, 2, true),
+            (&failed_at_first, 2, true),
+            (&failed_again, 2, true),
+            (&started, 2, false),
+            // A sync has failed since the silence; that was none.
+            (&closed, 1, false),
         ] {
-            let mut gate = if sees_outage { closed() } else { RecoveryGate::new(PATIENCE) };
-            let heard = gate.hear(start, &after(strangers, ago, behind), knew_other_epoch);
-            assert_eq!(heard, expected, "{strangers:?} {ago} ms ago");
+            let mut gate = gate();
+            assert_eq!(gate.hear(&reply(generation, 1999, &["a"])), Verdict::Wait);
+            let given_up = Verdict::GiveUp { awaited: holders(&["a"]), saw_outage };
+            assert_eq!(gate.hear(&reply(generation, 2000, &["a"])), given_up);
+            gate.open();
+            assert_eq!(gate.hear(&reply(generation, 2001, &["a"])), Verdict::Open);
         }
     }
 
     #[test]
-    fn patience_is_counted_from_the_last_return() {
-        let (mut gate, start) = (closed(), Instant::now());
-        assert_eq!(gate.hear(start, &reply(1, 1, &["a"]), true), Verdict::Wait);
-        gate.close();
-        assert_eq!(gate.hear(at(start, 2000), &reply(1, 2, &["a"]), true), Verdict::Wait);
-        let given_up = Verdict::GiveUp { awaited: holders(&["a"]), saw_outage: true };
-        assert_eq!(gate.hear(at(start, 4000), &reply(1, 2, &["a"]), true), given_up);
+    fn where_there_may_be_proxies_that_nobody_knows_all_wait() {
+        let after = |hides_strangers, ago, behind: &[&str]| Synced { hides_strangers, ..reply(2, ago, behind) };
+        for (has_failed, behind, hides_strangers, ago, expected) in [
+            (true, &[][..], false, 0, Verdict::Open),
+            (true, &[], true, 0, Verdict::Wait),
+            (true, &[], true, 1999, Verdict::Wait),
+            (true, &[], true, 2000, Verdict::Open),
+            (false, &[], true, 0, Verdict::Open),
+            (false, &["a"], true, 0, Verdict::Wait),
+        ] {
+            let mut gate = if has_failed { closed() } else { RecoveryGate::new(PATIENCE) };
+            assert_eq!(gate.hear(&after(hides_strangers, ago, behind)), expected, "{ago} ms ago");
+        }
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::{advance, sleep};
 use super::*;
 use crate::cache::Cache;
 use crate::stamp::View;
-use crate::store::fleet::{Claim, Claimed, EpochState, Member, Roster, Strangers};
+use crate::store::fleet::{Claim, Claimed, EpochState, Member, Roster};
 use crate::store::sweep::{Census, Dated, Judged, Place, Survey};
 use crate::store::{FamilyOf, Found, KeyCounts, Reply, StoreInfo};
 
@@ -178,7 +178,7 @@ impl Store for Fake {
                 others: 0,
                 behind,
                 silent_until: 0,
-                strangers: Strangers::None,
+                hides_strangers: false,
                 clock: 0,
             };
             drop(state);

@@ -12,7 +12,7 @@ use crate::stamp::{Epoch, Sequence, Softened, Stamp, Tag, Taken, View};
 use crate::store::StoreError;
 use crate::store::fleet::{
     Cause, Claim, Claimed, EpochState, Generation, Holder, Intent, Invalidated, Member, Membership, Roster,
-    Strangers, Synced, TOLD_MAX, fetched, lines, tags_in,
+    Synced, TOLD_MAX, fetched, lines, tags_in,
 };
 
 /// Marks that one sync tells. A proxy that lacks more begins anew, which costs it misses.
@@ -41,8 +41,8 @@ impl Namespace {
         type Soft = (String, f64, u64);
         type Marks = Vec<(String, f64)>;
         type Texts = Vec<(String, String)>;
-        // When it ended, what is owed since, and other members.
-        type Silence = (u64, u64, u64);
+        // When it ended, whether it hides strangers, and other members.
+        type Silence = (u64, bool, u64);
         type Answer = (u64, u64, String, bool, Marks, Texts, State, Vec<Soft>, u64, Texts, Silence);
         let (epoch, sequence, cause, whole, marks, due, state, soft, generation, behind, silence): Answer =
             call.invoke_async(&mut connections.marks()).await?;
@@ -61,11 +61,7 @@ impl Namespace {
             behind: behind.iter().filter_map(|(id, text)| holder(id, text)).collect(),
             others: silence.2,
             silent_until: silence.0,
-            strangers: match silence.1 {
-                0 => Strangers::None,
-                1 => Strangers::OfEpochBefore,
-                _ => Strangers::Any,
-            },
+            hides_strangers: silence.1,
             clock: state.5,
             state: state_of(state),
         };
