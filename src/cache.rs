@@ -7,6 +7,7 @@
 //! taken all invalidations yet ([`backlog`]), nothing stored is trusted: [`Lookup::view`] is `None`, and a fetch made
 //! meanwhile is not stored, since it would have no stamp.
 
+use std::iter;
 use std::ops::Deref;
 use std::slice;
 use std::sync::Arc;
@@ -419,18 +420,20 @@ impl Cache {
         }
         // The floor and the root tag are in every view. They count only if they have come since this proxy knows the marks:
         // before, all may be nothing but the beginning of an epoch.
-        let Some(common) = self.ask_view(shared, &[]).await else { return true };
+        // Each tag by itself: the latest mark of one would hide those of the others.
+        let sets: Vec<&[Tag]> = iter::once(&[][..]).chain(tags.iter().map(slice::from_ref)).collect();
+        let asked = shared.fleet.opening();
+        let views = self.ask(shared.store.views(&sets).await, "views").unwrap_or_default();
+        let [common, views @ ..] = &views[..] else { return true };
+        if !shared.fleet.trusts(common.stamp.epoch, asked) {
+            return true;
+        }
         let floor = if marks.stamp().epoch == common.stamp.epoch { marks.floor() } else { 0 };
         let since = floor.min(common.newest);
-        for tag in tags {
-            // Each by itself: the latest mark of one would hide those of the others.
-            let Some(view) = self.ask_view(shared, slice::from_ref(tag)).await else { return true };
+        views.iter().any(|view| {
             let latest = [view.newest, view.soft.map_or(0, |soft| soft.newest)];
-            if latest.iter().any(|sequence| *sequence > since && time.contains(sequence)) {
-                return true;
-            }
-        }
-        false
+            latest.iter().any(|sequence| *sequence > since && time.contains(sequence))
+        })
     }
 
     /// Outdates everything that carries one of the tags. When this returns, no lookup that begins later, here or on
@@ -462,7 +465,9 @@ impl Cache {
                 self.metrics.store_error("invalidate");
                 let tags = what.all_tags();
                 match shared.backlog.is_closed() {
-                    false => tracing::warn!(%error, "what writes outdate is kept until the store is back"),
+                    false => {
+                        tracing::warn!(%error, "the store is away: invalidations are kept, and delivered when it is back")
+                    }
                     // Said for the first; when it is delivered, it is said how much it was.
                     true => tracing::debug!(%error, tags = tags.len(), "invalidation is kept"),
                 }

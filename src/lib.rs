@@ -109,9 +109,9 @@
 //! stop tries to deliver them, and says so and exits with 1 if it cannot). Nobody could tell the others without Redis:
 //! `on_outage = "refuse"` answers 503 to such writes instead, and keeps the promise. After an outage that all had, nobody
 //! believes Redis before every other proxy has delivered what it kept ([`cache::fleet`] has the argument). Not covered are
-//! two faults at once: every proxy that has seen the outage dies before it is over, or dies within the seconds in which the
-//! others wait for it; a proxy that started in a long outage answers writes, and dies before it has reached Redis; a proxy
-//! starts in the moment in which an outage ends, and Redis has lost everything just before it. Redis's clock has to go on in an outage. If it is
+//! some double faults: all proxies that have seen an outage die before they have returned from it; a proxy that started in a
+//! long outage answers writes, and dies before it has reached Redis; Redis loses everything, and within two seconds of that has
+//! an outage. Redis's clock has to go on in an outage. If it is
 //! set back, graces that were over may begin again. A rules file that was changed while no Larder ran, and changed back, finds
 //! entries of the first time in Redis: clear the cache after such an edit.
 //! A machine that is suspended together with its clocks, the wall clock too, or whose wall clock is set back as it wakes,

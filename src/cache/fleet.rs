@@ -58,16 +58,16 @@
 //!
 //! | command | executed late |
 //! |---|---|
-//! | sync | Repeats the generation that its sender had read, so that after a silence it shows the sender as behind (`recovery`); takes back none that the sender has repeated since. A proxy that has left comes back: a write waits one lease for it, once. |
+//! | sync | Repeats the generation that its sender had read, so that after a silence it shows the sender as behind (`recovery`); takes back none that the sender has repeated since. A proxy that has left comes back: a write waits one lease, which then ends. |
 //! | invalidate | Invalidates more. Its intent goes in the same step. A repetition (`again`) that it records again is put off, after an invalidation of the same tags in the same step. |
 //! | record | Names a write that is over: the intent is found due and carried out, an invalidation too many. |
 //! | forget | Names an intent that no other write has. |
 //! | leave | Sent by a process that serves and accepts nothing any more, with nothing undelivered. |
 //! | expel | Does nothing if the member has synced since. Its record stays, so that who returns from an outage awaits it. |
-//! | dismiss | Does nothing if the member has synced since, if its lease may run, if the generation is another, or in a silence. |
+//! | dismiss | Does nothing if the member has synced since, if its lease may not be over, if the generation is another, or in a silence. |
 //! | claim | Others wait for a fetch that is over until the claim lapses, at most `collapse_timeout`, then fetch. |
 //! | release | Does nothing unless the claim is its own. |
-//! | put | The entry carries the stamp that was read before its fetch: what was invalidated since has outdated it. It may take a newer entry's place. |
+//! | put | The entry carries the stamp that was read before its fetch: it is judged by the marks. It may take a newer entry's place. |
 //! | remove, unlink | A miss. The sweeper's `unlink` removes only what begins with the bytes that were judged. |
 //! | hold_sweep, keep_census | Nobody sweeps for some seconds; an older count is shown until the next walk. |
 //! | begin, and every script that begins an epoch | Begins one only where something is missing or the server is another than that of its connection. |
@@ -100,8 +100,8 @@ use known::{Known, Report, Unheld};
 use lease::{Clocks, Lease, Moment};
 use recovery::{NEWCOMER_HOLD, RecoveryGate, Verdict};
 
-/// More than the longest time between two attempts to connect that a server refuses at once.
-const REFUSALS: Duration = Duration::from_millis(100);
+/// More than the longest time between two attempts to connect that fail at once.
+const REFUSALS: Duration = Duration::from_millis(300);
 
 /// How many acknowledgements are remembered: more proxies than anybody runs.
 const MEMBERS: usize = 10_000;
@@ -761,7 +761,10 @@ impl Fleet {
                              everything was invalidated"
                         ),
                         false => {
-                            tracing::info!(member, "a proxy of the fleet has died, and is not awaited any longer")
+                            tracing::info!(
+                                member,
+                                "a proxy of the fleet has not synced since before this one started; it is not waited for any longer"
+                            )
                         }
                     }
                 }
@@ -879,7 +882,7 @@ fn report(intent: &Intent, metrics: &Metrics) {
     }
     tracing::warn!(
         tags,
-        "a write was announced and not heard of again: its proxy died, or the store was away; what it outdates is outdated now"
+        "recovered an abandoned write intent: its proxy died, or the store was away; its tags were invalidated"
     );
     metrics.intents_carried_out.inc();
 }

@@ -4,7 +4,7 @@
 --          epoch began), lease (the longest of the fleet, ms), lease_at (when somebody last had it), softened (1 once there
 --          was a soft mark), heard (when the last sync was executed),
 --          silent_from and silent_until (the last time without any; microseconds), generation (how many such
---          times there were in this epoch), owed (1 if others than members may have something to deliver), shortest (the shortest lease, ms), shortest_at (when somebody last had it),
+--          times there were in this epoch), unknown (1 if proxies without a record may have something to deliver), shortest (the shortest lease, ms), shortest_at (when somebody last had it),
 --          tidied (when records of members were last removed)
 -- KEYS[2]  {namespace}:marks    sorted set: tag -> sequence of its last invalidation, '(soft)' tag -> that of its last
 --                               soft one, and the sentinel
@@ -121,7 +121,7 @@ local function start_epoch(last, cause)
   redis.call('HSET', MEMBERS, SENTINEL, '')
   redis.call('ZADD', INTENTS, '+inf', SENTINEL)
   redis.call('HSET', META, 'epoch', CANDIDATE, 'seq', text(seq), 'floor', text(seq), 'run_id', RUN_ID, 'born', text(now()), 'cause', cause,
-    'generation', '0', 'heard', text(now()), 'silent_from', text(now()), 'silent_until', text(now()), 'owed', '0')
+    'generation', '0', 'heard', text(now()), 'silent_from', text(now()), 'silent_until', text(now()), 'unknown', '0')
   redis.call('HDEL', META, 'softened')
   return { epoch = CANDIDATE, seq = seq, floor = seq }
 end

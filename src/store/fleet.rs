@@ -71,7 +71,7 @@ pub struct Synced {
     pub silent_until: u64,
     /// Proxies that are no members may have answered writes in that silence, or shortly before, that they have still to deliver: it was
     /// long, or the epoch was young when it began.
-    pub hides_strangers: bool,
+    pub unknown_proxies: bool,
     /// The store's clock, microseconds after 1970.
     pub clock: u64,
 }

@@ -13,16 +13,16 @@
 -- Returns epoch, last sequence issued, cause ('' if no epoch had to be started), whether marks are told, marks and
 -- their sequences, due intents and their tags, the state of the epoch, soft marks with their sequences and the
 -- microseconds left of their graces, the generation, the members that are behind if asked for; and when the last silence of
--- all had ended, whether others than members may be behind (`owed`), how many other members there are, if asked for.
+-- all had ended, whether proxies without a record may be behind, how many other members there are, if asked for.
 local meta, cause = valid_epoch()
 local id, lease, epoch_applied, applied, most = ARGV[4], tonumber(ARGV[5]), ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[13])
 local time = now()
 
 -- A silence of the whole fleet is an outage that everybody had, or there was nobody. The generation is raised at its end.
 -- What was sent before cannot repeat it, although it may be executed after it.
-local field = redis.call('HMGET', META, 'heard', 'silent_until', 'owed', 'generation', 'shortest', 'shortest_at', 'tidied', 'born', 'silent_from')
+local field = redis.call('HMGET', META, 'heard', 'silent_until', 'unknown', 'generation', 'shortest', 'shortest_at', 'tidied', 'born', 'silent_from')
 local heard, generation = tonumber(field[1] or '') or 0, tonumber(field[4] or '') or 0
-local silent_until, owed = tonumber(field[2] or '') or 0, field[3] == '1'
+local silent_until, unknown = tonumber(field[2] or '') or 0, field[3] == '1'
 local silent_from, period = tonumber(field[9] or '') or 0, tonumber(ARGV[7])
 local shortest, shortest_at = tonumber(field[5] or '') or period, tonumber(field[6] or '') or 0
 if time - heard >= shortest * 1000 or time < heard then
@@ -31,7 +31,7 @@ if time - heard >= shortest * 1000 or time < heard then
   local is_young = heard - (tonumber(field[8] or '') or 0) < math.max(longest_lease(), period) * 1000
   local is_next = heard - silent_until < 10000000
   local is_long = time - heard >= 4000000 or time < heard
-  owed = is_long or is_young or is_next and owed
+  unknown = is_long or is_young or is_next and unknown
   silent_from, silent_until = is_next and silent_from or heard, time
   generation = generation + 1
   redis.call('PUBLISH', CHANNEL, table.concat({ 'g', meta.epoch, text(generation) }, ' '))
@@ -41,7 +41,7 @@ if period <= shortest or time - shortest_at > 10000000 then
   shortest, shortest_at = period, time
 end
 redis.call('HSET', META, 'heard', text(time), 'silent_from', text(silent_from),
-  'silent_until', text(silent_until), 'owed', owed and '1' or '0',
+  'silent_until', text(silent_until), 'unknown', unknown and '1' or '0',
   'generation', text(generation), 'shortest', text(shortest), 'shortest_at', text(shortest_at))
 
 -- By the clock, so that a member that was expelled and has come back is never taken for the one expelled.
@@ -76,7 +76,7 @@ end
 local LONG, FORGOTTEN = math.max(10000000, period * 1000), 60000000
 local function is_behind(record)
   local last = string.match(record, '^(%d+):')
-  -- A Larder of before repeats nothing.
+  -- An older Larder never repeats the generation.
   local epoch_seen, seen = string.match(record, '^%d+:%d+:%d+:%d+:(%d+):(%d+)$')
   if not last or generation == 0 or epoch_seen == meta.epoch and tonumber(seen) >= generation then
     return false
@@ -137,5 +137,5 @@ end
 return {
   meta.epoch, text(meta.seq), cause, whole and 1 or 0, hard, due, state(), soft,
   text(generation), behind,
-  { text(silent_until), owed and 1 or 0, others },
+  { text(silent_until), unknown and 1 or 0, others },
 }

@@ -179,7 +179,7 @@ struct Meta {
     heard: Option<u64>,
     silent_from: u64,
     silent_until: u64,
-    owed: bool,
+    unknown: bool,
     generation: u64,
     /// Milliseconds.
     shortest: Option<u64>,
@@ -354,7 +354,7 @@ impl Server {
             heard: Some(caller.now),
             silent_from: caller.now,
             silent_until: caller.now,
-            owed: false,
+            unknown: false,
             generation: 0,
             ..self.data.meta
         };
@@ -649,7 +649,7 @@ impl Server {
             None => (None, vec![]),
         };
         let (due, state) = (self.due(caller), self.state(caller));
-        let (silent_until, hides_strangers) = (self.data.meta.silent_until, self.data.meta.owed);
+        let (silent_until, unknown_proxies) = (self.data.meta.silent_until, self.data.meta.unknown);
         let clock = caller.now;
         Synced {
             stamp,
@@ -661,7 +661,7 @@ impl Server {
             behind,
             others,
             silent_until,
-            hides_strangers,
+            unknown_proxies,
             clock,
         }
     }
@@ -676,7 +676,7 @@ impl Server {
             let is_long = now < heard || now - heard >= 4_000_000;
             let is_young = heard < meta.born.unwrap_or(0) + longest.max(period) * 1000;
             let is_next = heard < meta.silent_until + LONG_AGO;
-            meta.owed = is_long || is_young || (is_next && meta.owed);
+            meta.unknown = is_long || is_young || (is_next && meta.unknown);
             let from = if is_next { meta.silent_from } else { heard };
             (meta.silent_from, meta.silent_until) = (from, now);
             if !is_ignored {

@@ -54,7 +54,7 @@ impl fmt::Display for Unheld {
             Unheld::StoreAway(reason) | Unheld::ReplicasMissing(reason) => f.write_str(reason),
             Unheld::OtherEpoch => f.write_str("a new epoch has begun; the next sync brings it"),
             Unheld::Returning(absent) if absent.is_empty() => {
-                f.write_str("the store is back; proxies that nobody knows of may have invalidations to deliver")
+                f.write_str("the store is back; proxies without a record there may have invalidations to deliver")
             }
             Unheld::Returning(absent) => {
                 write!(
@@ -64,7 +64,7 @@ impl fmt::Display for Unheld {
                 )
             }
             Unheld::NoAnswer(time) => {
-                write!(f, "the store has not answered a sync for {} ms", time.as_millis())
+                write!(f, "the store takes {} ms to answer a sync, or longer", time.as_millis())
             }
             Unheld::Late => {
                 f.write_str("no sync in time: the process or its machine stood still or is overloaded")

@@ -26,7 +26,7 @@ use crate::store::fleet::{Generation, Holder, Synced};
 pub(super) const NEWCOMER_HOLD: Duration = Duration::from_secs(5);
 
 /// The longest that proxies are waited for that nobody knows.
-const STRANGERS_MOST: Duration = Duration::from_secs(5);
+const UNKNOWN_MOST: Duration = Duration::from_secs(5);
 
 /// Whether what is stored may be believed.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub(super) struct RecoveryGate {
     /// Within this time after a silence every proxy that can reach the store has returned.
     patience: Duration,
     /// The same for proxies that nobody knows; it is waited for whether there are any or not.
-    patience_for_strangers: Duration,
+    patience_for_unknown: Duration,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -69,8 +69,8 @@ pub(super) enum Verdict {
 impl RecoveryGate {
     /// Closed, as it is before the first sync.
     pub fn new(patience: Duration) -> RecoveryGate {
-        let patience_for_strangers = patience.min(STRANGERS_MOST);
-        RecoveryGate { closed: Some(Closed::default()), patience, patience_for_strangers }
+        let patience_for_unknown = patience.min(UNKNOWN_MOST);
+        RecoveryGate { closed: Some(Closed::default()), patience, patience_for_unknown }
     }
 
     /// Closes it: a sync has failed, or came too late. `seen`: the generation that was read last.
@@ -103,8 +103,8 @@ impl RecoveryGate {
         // Time is the store's: this proxy may have returned later than others, or more than once.
         let since_silence = Duration::from_micros(synced.clock.saturating_sub(synced.silent_until));
         // A proxy that starts, is connected at once and finds no other has no reason to think that there was an outage.
-        let may_be_strangers = synced.hides_strangers && (closed.has_failed || synced.others > 0);
-        if may_be_strangers && since_silence < self.patience_for_strangers {
+        let may_be_unknown = synced.unknown_proxies && (closed.has_failed || synced.others > 0);
+        if may_be_unknown && since_silence < self.patience_for_unknown {
             return Verdict::Wait;
         }
         if closed.awaited.is_empty() {
@@ -143,7 +143,7 @@ mod tests {
             behind: holders(behind),
             others: behind.len() as u64,
             silent_until: 10_000_000 - ago * 1000,
-            hides_strangers: false,
+            unknown_proxies: false,
             clock: 10_000_000,
         }
     }
@@ -215,8 +215,8 @@ mod tests {
 
     #[test]
     fn where_there_may_be_proxies_that_nobody_knows_all_wait() {
-        let after = |hides_strangers, ago, behind: &[&str]| Synced { hides_strangers, ..reply(2, ago, behind) };
-        for (has_failed, behind, hides_strangers, ago, expected) in [
+        let after = |unknown_proxies, ago, behind: &[&str]| Synced { unknown_proxies, ..reply(2, ago, behind) };
+        for (has_failed, behind, unknown_proxies, ago, expected) in [
             (true, &[][..], false, 0, Verdict::Open),
             (true, &[], true, 0, Verdict::Wait),
             (true, &[], true, 1999, Verdict::Wait),
@@ -225,7 +225,7 @@ mod tests {
             (false, &["a"], true, 0, Verdict::Wait),
         ] {
             let mut gate = if has_failed { closed() } else { RecoveryGate::new(PATIENCE) };
-            assert_eq!(gate.hear(&after(hides_strangers, ago, behind)), expected, "{ago} ms ago");
+            assert_eq!(gate.hear(&after(unknown_proxies, ago, behind)), expected, "{ago} ms ago");
         }
     }
 }

@@ -41,7 +41,7 @@ impl Namespace {
         type Soft = (String, f64, u64);
         type Marks = Vec<(String, f64)>;
         type Texts = Vec<(String, String)>;
-        // When it ended, whether it hides strangers, and other members.
+        // When it ended, whether there may be unknown proxies, and other members.
         type Silence = (u64, bool, u64);
         type Answer = (u64, u64, String, bool, Marks, Texts, State, Vec<Soft>, u64, Texts, Silence);
         let (epoch, sequence, cause, whole, marks, due, state, soft, generation, behind, silence): Answer =
@@ -61,7 +61,7 @@ impl Namespace {
             behind: behind.iter().filter_map(|(id, text)| holder(id, text)).collect(),
             others: silence.2,
             silent_until: silence.0,
-            hides_strangers: silence.1,
+            unknown_proxies: silence.1,
             clock: state.5,
             state: state_of(state),
         };

@@ -182,3 +182,53 @@ async fn an_entry_that_is_put_late_is_judged_by_the_marks() {
     let found = fleet.store.lookup(KEY, &tags()).await.unwrap();
     assert!(found.entry.is_some() && !found.view.is_current(stamp));
 }
+
+#[tokio::test]
+async fn a_departure_that_is_late_ends_nobody_elses_membership() {
+    let fleet = Fleet::start().await;
+    fleet.sync("gone", None).await;
+    fleet.sync("new", None).await;
+    fleet.store.leave("gone").await.unwrap();
+    fleet.store.leave("gone").await.expect("once more");
+    assert_eq!(fleet.members(), 1);
+}
+
+#[tokio::test]
+async fn a_removal_that_is_late_costs_a_miss_and_the_sweepers_only_what_was_judged() {
+    use larder::store::sweep::{Judged, Place};
+    let fleet = Fleet::start().await;
+    let put = async |text: &'static str| {
+        fleet.store.put(KEY, Bytes::from_static(text.as_bytes()), PATIENCE).await.unwrap();
+    };
+    put("old entry").await;
+    let survey = fleet.store.survey(Place::default(), 100).await.unwrap();
+    let judged: Vec<_> =
+        survey.specimens.into_iter().map(|it| Judged { name: it.name, beginning: it.beginning }).collect();
+    put("new entry").await;
+    assert_eq!(fleet.store.unlink(Place::default(), &judged).await.unwrap(), 0);
+    assert!(fleet.store.get(KEY).await.unwrap().is_some());
+    assert!(fleet.store.remove(KEY).await.unwrap());
+    assert!(!fleet.store.remove(KEY).await.unwrap());
+}
+
+#[tokio::test]
+async fn the_sweepers_lease_and_its_census_that_are_late_are_replaced() {
+    let fleet = Fleet::start().await;
+    assert!(fleet.store.hold_sweep("late", Duration::from_millis(100)).await.unwrap());
+    assert!(!fleet.store.hold_sweep("other", LEASE).await.unwrap(), "nobody else sweeps for its time");
+    eventually("it has lapsed", || fleet.server.run::<u64>(&["EXISTS", "{test}:sweeper"]) == 0).await;
+    assert!(fleet.store.hold_sweep("other", LEASE).await.unwrap());
+    let census = larder::store::sweep::Census::default();
+    for _ in 0..2 {
+        fleet.store.keep_census(&census, PATIENCE).await.unwrap();
+    }
+    assert!(fleet.store.census().await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_proxy_that_connects_late_begins_no_epoch_where_one_is_whole() {
+    let fleet = Fleet::start().await;
+    let before = fleet.store.view(&[]).await.unwrap().stamp.epoch;
+    let other = store_on(&fleet.server).await;
+    assert_eq!(other.view(&[]).await.unwrap().stamp.epoch, before);
+}

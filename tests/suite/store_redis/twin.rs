@@ -108,7 +108,7 @@ impl Side {
         let mut behind: Vec<&str> = synced.behind.iter().map(|holder| &*holder.id).collect();
         behind.sort_unstable();
         self.text(format!("{} others", synced.others));
-        self.text(format!("behind: {behind:?}, strangers: {:?}", synced.hides_strangers));
+        self.text(format!("behind: {behind:?}, unknown: {:?}", synced.unknown_proxies));
         self.generations.push(synced.generation);
         // Those that are due at the same time are told by name; times differ a little on both sides.
         let mut due = synced.due.clone();
