@@ -191,7 +191,7 @@ pub struct Chaos {
 }
 
 /// Of the outages that everybody has and notices, milliseconds.
-const LONGEST_OUTAGE: u64 = 1500;
+const LONGEST_OUTAGE: u64 = 2500;
 
 impl Chaos {
     pub fn new(world: &Arc<World>, fleet: &Arc<Fleet>, kinds: Vec<Kind>) -> Chaos {

@@ -88,7 +88,7 @@ impl Run {
         Run {
             fleet: Fleet::start(&site, proxies),
             pause: *world.pick(&[60, 150, 400]),
-            lasts: if is_away_for_all { world.millis(3000, 5000) } else { world.millis(1000, 3000) },
+            lasts: if is_away_for_all { world.millis(5000, 8000) } else { world.millis(1000, 3000) },
             readers: *world.pick(&[2, 4, 6]),
             writers: *world.pick(&[1, 2, 3]),
             rest: *world.pick(&[20, 60, 200]),
