@@ -220,7 +220,8 @@ impl Refusal {
             }
             Reason::Status if storable::is_about_request(status) => {
                 "this status is about one request (its fields, credentials, length or rate), not about the resource, and \
-                 everybody would be told it (RFC 9110 §15.5, RFC 6585 §3)"
+                 everybody would be told it (RFC 9110 §15.5, RFC 6585 §3; a 4xx that no RFC assigns counts as 400, RFC \
+                 9110 §15)"
             }
             reason => reason.explanation(),
         };
