@@ -253,6 +253,7 @@ async fn deliver(
 ) -> bool {
     let mut fields = answer.headers().clone();
     headers::strip_hop_by_hop(&mut fields);
+    headers::strip_impossible_length(answer.status(), &mut fields);
     keep::note_date(&mut fields, times.1);
     vary::complete(&mut fields, also_on);
     let length = answer.body().size_hint().exact();

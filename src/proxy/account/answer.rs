@@ -127,7 +127,9 @@ impl Account<'_> {
             });
         }
         let most = self.question.max_body_under(self.config);
-        let length = answer.length.filter(|length| *length > most)?;
+        // RFC 9110 §15.3.5: it has no content, whatever its fields say.
+        let length = answer.length.filter(|_| answer.status != StatusCode::NO_CONTENT);
+        let length = length.filter(|length| *length > most)?;
         Some(Refusal {
             token: "too-large",
             because: format!("its body has {length} bytes or more, and max_body is {most} (Larder's own limit)"),
