@@ -66,6 +66,9 @@ pub enum Reason {
     /// `Cookie` in the request, and nothing says that the response may be shared.
     Cookie,
     VaryStar,
+    /// Variants are kept, and this response would hide them: an error that names other fields in `Vary`, or one with which
+    /// there would be too many fields.
+    VaryOther,
     /// 1xx, 206, 304, one that is about the request ([`is_about_request`]), or one that is not understood although
     /// `must-understand` asks for it.
     Status,
@@ -98,6 +101,7 @@ impl Reason {
             Reason::Authorization => "authorization",
             Reason::Cookie => "cookie",
             Reason::VaryStar => "vary-star",
+            Reason::VaryOther => "vary-other",
             Reason::Status => "status",
             Reason::ContentRange => "content-range",
             Reason::ServerError => "server-error",
@@ -131,6 +135,10 @@ impl Reason {
                  family's identity allows sharing (stricter than RFC 9111 §3)"
             }
             Reason::VaryStar => "the response varies on more than request fields: Vary: * (RFC 9111 §4.1)",
+            Reason::VaryOther => {
+                "the response, which is an error or names too many fields in Vary, would hide those that are kept for the \
+                 same URL and are told apart by other fields (RFC 9111 §4.1)"
+            }
             Reason::Status => "responses with this status are not stored (RFC 9111 §3)",
             Reason::ContentRange => {
                 "the response has a Content-Range, which only a 206 has, so that it may be a part of the whole (RFC 9110 \
@@ -712,6 +720,7 @@ mod tests {
             Reason::Authorization,
             Reason::Cookie,
             Reason::VaryStar,
+            Reason::VaryOther,
             Reason::Status,
             Reason::ContentRange,
             Reason::ServerError,

@@ -252,6 +252,7 @@ fn what_to_do(reason: Reason) -> &'static str {
              if everybody may have it; or have the API send public"
         }
         Reason::VaryStar => "have the API name the request fields that it goes by",
+        Reason::VaryOther => "have the API name the same few request fields in every Vary of a URL",
         Reason::Status => "nothing: such responses are for one request",
         Reason::ContentRange => "have the API send Content-Range with 206 alone",
         Reason::ServerError => "nothing: the stored response is validated again by the next request",
