@@ -352,8 +352,9 @@ impl Cache {
 
     /// The same of what is under the question's own key: a response, or the sign that responses vary. It does not take the
     /// place of a sign there, put by another proxy, that names more fields: nobody would find the variants any more (RFC 9111
-    /// §4.1). Then memory learns of these fields instead, and what comes next is told apart by them too.
-    pub async fn store_shared_primary(&self, entry: &Entry, place: &Place) -> bool {
+    /// §4.1). Then memory learns of these fields instead, and what comes next is told apart by them too. `is_error`: the
+    /// response is one, so that its own fields do not count beside those.
+    pub async fn store_shared_primary(&self, entry: &Entry, is_error: bool, place: &Place) -> bool {
         let Some(shared) = &self.shared else { return false };
         if entry.weight() > SHARED_MAX {
             return false;
@@ -366,7 +367,7 @@ impl Cache {
         };
         let sign = there.entry.and_then(|bytes| Entry::decode(bytes).ok());
         let sign = sign.filter(|sign| *sign.text == *entry.text && there.view.is_current(sign.stamp));
-        let wider = sign.and_then(|sign| wider(sign, entry, self.now()));
+        let wider = sign.and_then(|sign| wider(sign, entry, is_error, self.now()));
         if let Some(sign) = wider {
             self.memory.remove(place.key);
             self.memory.put(place.key, Arc::new(sign));
@@ -608,14 +609,15 @@ impl Lookup {
     }
 }
 
-/// A sign of variants that are kept, with the fields of `entry`; `None` if it names none that `entry` does not.
-fn wider(sign: Entry, entry: &Entry, now: SystemTime) -> Option<Entry> {
+/// A sign of variants that are kept, with the fields of `entry` unless they would hide those; `None` if its fields are the
+/// same as those of `entry`.
+fn wider(sign: Entry, entry: &Entry, is_error: bool, now: SystemTime) -> Option<Entry> {
     let theirs = sign.variants().filter(|variants| variants.kept_until(now) > now)?;
     let ours = entry.variants().map_or(&[][..], |variants| &variants.on);
-    let on = theirs.widened(ours);
-    let names_more = on.iter().any(|name| !ours.contains(name));
+    let on = theirs.widened(ours, is_error).unwrap_or_else(|| theirs.on.clone());
+    let is_other = on != ours;
     let variants = Variants { on, known: theirs.known.clone() };
-    names_more.then(|| Entry { content: Content::Variants(variants), ..sign })
+    is_other.then(|| Entry { content: Content::Variants(variants), ..sign })
 }
 
 /// The entry's name in the store, below the namespace. `v1` is the version of the entry format's place, not of the

@@ -52,6 +52,13 @@ pub struct Response {
     pub consumed: bool,
 }
 
+impl Response {
+    /// Whether it is an error of the client or of the server (RFC 9110 §15.5, §15.6).
+    pub fn is_error(&self) -> bool {
+        self.status.is_client_error() || self.status.is_server_error()
+    }
+}
+
 /// Why bytes from L2 are not an entry. To the cache this is a miss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeFault {

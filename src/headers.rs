@@ -5,10 +5,10 @@
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, COOKIE, FORWARDED, HeaderName, HeaderValue, MAX_FORWARDS, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-    TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HeaderName, HeaderValue, MAX_FORWARDS, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
-use http::{HeaderMap, Version};
+use http::{HeaderMap, StatusCode, Version};
 
 use crate::target::Target;
 
@@ -113,6 +113,14 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
     for name in &HOP_BY_HOP {
         headers.remove(name);
+    }
+}
+
+/// Removes `Content-Length` from a response whose status has no content of its own: RFC 9110 §8.6 forbids it in 1xx and 204.
+/// In a 304 it is the length of another response, and stays.
+pub fn strip_impossible_length(status: StatusCode, headers: &mut HeaderMap) {
+    if status.is_informational() || status == StatusCode::NO_CONTENT {
+        headers.remove(CONTENT_LENGTH);
     }
 }
 
@@ -450,6 +458,16 @@ mod tests {
         ];
         for (values, plain) in rows {
             assert_eq!(is_plainly_framed(&fields(values)), plain, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn a_length_is_removed_where_there_can_be_no_content() {
+        for status in 100..600 {
+            let mut headers = fields(&[("content-length", "5"), ("content-length", "5"), ("x-a", "1")]);
+            strip_impossible_length(StatusCode::from_u16(status).unwrap(), &mut headers);
+            assert_eq!(headers.contains_key(CONTENT_LENGTH), status >= 200 && status != 204, "{status}");
+            assert_eq!(headers["x-a"], "1");
         }
     }
 

@@ -79,7 +79,7 @@
 //! - **A guess needs a family.** Without one only explicit lifetimes count; in one without `ttl`, `Last-Modified` gives a
 //!   heuristic one (RFC 9111 §4.2.2).
 //! - **Variants are told apart by every field that any of them named** ([`entry::Variants`]), so that responses which name
-//!   different fields, or none, do not hide each other. A response with a `Content-Encoding` counts as if it named
+//!   different fields, or none, do not hide each other. An error adds no field, and nothing adds more than there may be. A response with a `Content-Encoding` counts as if it named
 //!   `Accept-Encoding`, and says so from then on. Each is validated with its own validators alone: one entity tag for all
 //!   variants is a common fault, and a 304 then confirms any of them.
 //! - **What one request has caused is for nobody else** ([`semantics::storable::is_about_request`]): a 406 or 429 is not

@@ -29,12 +29,14 @@ pub struct Variant {
 impl Variants {
     /// The fields that tell variants apart once a response says that it varies on `named`. Responses to one question
     /// that name different fields, or none (RFC 9111 §4.1, last paragraphs but one), would else hide each other: a request
-    /// is compared in all of them, which only keeps more apart.
-    pub fn widened(&self, named: &[HeaderName]) -> Vec<HeaderName> {
+    /// is compared in all of them, which only keeps more apart. One more field hides what is kept so far: `None` where an
+    /// error names one, or where there are too many.
+    pub fn widened(&self, named: &[HeaderName], is_error: bool) -> Option<Vec<HeaderName>> {
         let mut all: Vec<HeaderName> = self.on.iter().chain(named).cloned().collect();
         all.sort_by(|left, right| left.as_str().cmp(right.as_str()));
         all.dedup();
-        if all.len() > WIDEST.max(self.on.len()) { named.to_vec() } else { all }
+        let is_wider = all.len() > self.on.len();
+        (!is_wider || !is_error && all.len() <= WIDEST).then_some(all)
     }
 
     /// Until when one of the variants is kept; `now` if none is. After that there is nothing that a response which says
@@ -71,18 +73,31 @@ mod tests {
     #[test]
     fn fields_add_up_until_there_are_too_many() {
         let variants = Variants { on: names(&["a", "c"]), known: Vec::new() };
-        assert_eq!(variants.widened(&names(&["b", "c"])), names(&["a", "b", "c"]));
-        let many: Vec<HeaderName> =
-            (0..WIDEST).map(|n| HeaderName::try_from(format!("x-{n:02}")).unwrap()).collect();
-        assert_eq!(variants.widened(&many), many);
-        // One that says nothing never makes less known of what is too wide already.
-        let wide = Variants {
-            on: (0..=WIDEST).map(|n| HeaderName::try_from(format!("x-{n:02}")).unwrap()).collect(),
-            known: Vec::new(),
+        assert_eq!(variants.widened(&names(&["b", "c"]), false), Some(names(&["a", "b", "c"])));
+        let numbered = |count: usize| -> Vec<HeaderName> {
+            (0..count).map(|n| HeaderName::try_from(format!("x-{n:02}")).unwrap()).collect()
         };
-        assert_eq!(wide.widened(&[]), wide.on);
-        assert_eq!(wide.widened(&many), wide.on);
-        assert_eq!(wide.widened(&names(&["a"])), names(&["a"]));
+        let most = variants.widened(&numbered(WIDEST - 2), false).unwrap();
+        assert_eq!(most.len(), WIDEST);
+        assert_eq!(variants.widened(&numbered(WIDEST - 1), false), None);
+        // What is too wide already gets no wider, and no narrower.
+        let wide = Variants { on: numbered(WIDEST + 1), known: Vec::new() };
+        for is_error in [false, true] {
+            assert_eq!(wide.widened(&[], is_error), Some(wide.on.clone()));
+            assert_eq!(wide.widened(&numbered(WIDEST), is_error), Some(wide.on.clone()));
+            assert_eq!(wide.widened(&names(&["a"]), is_error), None);
+        }
+    }
+
+    #[test]
+    fn an_error_adds_no_field() {
+        let variants = Variants { on: names(&["a", "c"]), known: Vec::new() };
+        for named in [&[][..], &["a"], &["c"], &["a", "c"]] {
+            assert_eq!(variants.widened(&names(named), true), Some(names(&["a", "c"])), "{named:?}");
+        }
+        for named in [&["b"][..], &["a", "b", "c"], &["a", "d"], &["b", "d"]] {
+            assert_eq!(variants.widened(&names(named), true), None, "{named:?}");
+        }
     }
 
     #[test]

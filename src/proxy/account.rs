@@ -255,7 +255,8 @@ impl<'c> Account<'c> {
             _ => {}
         }
         notes.push("responses with Vary are kept once for each value of the fields it names; a response with a Content-Encoding \
-             counts as if it named Accept-Encoding (RFC 9111 §4.1)"
+             counts as if it named Accept-Encoding; an error that names other fields than those of what is kept is not \
+             stored (RFC 9111 §4.1)"
                 .to_owned(),
        );
         notes

@@ -224,10 +224,10 @@ impl Confirmed {
 
     /// In memory, as it was kept before.
     fn store(self, running: &Running, errand: &Errand) -> Option<(Arc<Entry>, Kept)> {
-        let Errand { question, primary, sign, .. } = errand;
+        let Errand { question, primary, sign, view, .. } = errand;
         let Entry { stamp, tags, content, .. } = self.entry;
         let Content::Response(response) = content else { return None };
-        let complete = Complete { question, primary, sign: sign.as_deref(), stamp, tags, response };
+        let complete = Complete { question, primary, sign: sign.as_deref(), stamp, view: *view, tags, response };
         Some(complete.keep_in_memory(running))
     }
 
@@ -253,6 +253,7 @@ async fn deliver(
 ) -> bool {
     let mut fields = answer.headers().clone();
     headers::strip_hop_by_hop(&mut fields);
+    headers::strip_impossible_length(answer.status(), &mut fields);
     keep::note_date(&mut fields, times.1);
     vary::complete(&mut fields, also_on);
     let length = answer.body().size_hint().exact();
@@ -261,8 +262,13 @@ async fn deliver(
         Ok(_) if answer.status().is_server_error() && errand.has_good => Err(Reason::ServerError),
         judged => judged,
     };
-    let verdict = match judged {
-        Ok(verdict) if !too_large => verdict,
+    let Errand { question, primary, sign, view, .. } = errand;
+    let judged = judged.and_then(|verdict| {
+        let varies_on = keep::varies_on(running, primary, (sign.as_deref(), *view), answer.status(), &fields)?;
+        Ok((verdict, varies_on))
+    });
+    let (verdict, varies_on) = match judged {
+        Ok(judged) if !too_large => judged,
         refused => {
             let reason = refused.as_ref().err().map_or("too-large", |reason| reason.token());
             running.metrics.not_stored(reason);
@@ -290,9 +296,7 @@ async fn deliver(
     let own = verdict.withhold(&mut fields);
     let (parts, body) = answer.into_parts();
     let stream = Stream::new(length, &running.held);
-    let Errand { question, primary, sign, view, .. } = errand;
     let stamp = view.map(|view| view.stamp);
-    let varies_on = keep::varies_on(running, primary, sign.as_deref(), &fields);
     let head = Arc::new(keep::head(running, question, primary, varies_on, stamp, parts.status, fields, &verdict));
     let _ended = EndAnyway(Arc::clone(&stream));
     if let (Some(direct), Some(reader)) = (direct, stream.reader()) {
@@ -331,7 +335,9 @@ async fn store(
     let kept = view.map(|view| {
         let (sign, tags) = (sign.as_deref(), verdict.tags(question));
         let response = keep::stored(head, verdict, body);
-        Complete { question, primary, sign, stamp: view.stamp, tags, response }.keep_in_memory(running).1
+        Complete { question, primary, sign, stamp: view.stamp, view: Some(view), tags, response }
+            .keep_in_memory(running)
+            .1
     });
     // Who asks from now on is answered from memory, or asks anew: this fetch is over.
     permit.close();

@@ -19,7 +19,7 @@ use crate::semantics::freshness::Freshness;
 use crate::semantics::storable::{self, Reason, Received, RequestFacts, Storable};
 use crate::semantics::vary::Vary;
 use crate::semantics::{groups, targeted, validation};
-use crate::stamp::{Stamp, Tag};
+use crate::stamp::{Stamp, Tag, View};
 
 /// When a request was sent, and when the head of its answer came (RFC 9111 §4.2.3).
 pub(super) type Times = (SystemTime, SystemTime);
@@ -144,30 +144,50 @@ pub(super) fn place(
     Place { key, label: question.label(), keep }
 }
 
-/// What is known of the variants of a request: by memory, else by its lookup. Nothing once none of them is kept.
-fn known(running: &Running, primary: &Canonical, sign: Option<&Entry>) -> Option<Variants> {
+/// What is known of the variants of a request.
+#[derive(Default)]
+struct Known {
+    variants: Variants,
+    /// Not all of them are outdated, so that there is something that may be hidden.
+    is_current: bool,
+}
+
+/// The same by memory, else by its lookup, whose marks are in `view`. Nothing once none of them is kept.
+fn known(running: &Running, primary: &Canonical, sign: Option<&Entry>, view: Option<View>) -> Option<Known> {
     let resident = running.cache.memory().varies_on(primary);
-    let signs = resident.as_ref().map(|resident| &*resident.entry).into_iter().chain(sign);
+    let mut signs = resident.as_ref().map(|resident| &*resident.entry).into_iter().chain(sign);
     let now = running.cache.now();
-    signs.filter_map(Entry::variants).find(|variants| variants.kept_until(now) > now).cloned()
+    signs.find_map(|sign| {
+        let variants = sign.variants().filter(|variants| variants.kept_until(now) > now)?.clone();
+        let is_current = view.is_none_or(|view| view.is_current(sign.stamp));
+        Some(Known { variants, is_current })
+    })
 }
 
 /// What tells a response apart from others: what it varies on, and what those that are kept vary on. One that does not say
-/// what it varies on is for requests with the same values of the fields that others name (RFC 9111 §4.1).
-fn told_apart_by(known: Option<&Variants>, fields: &HeaderMap) -> Vec<HeaderName> {
+/// what it varies on is for requests with the same values of the fields that others name (RFC 9111 §4.1). One that would
+/// hide those that are kept is not to be stored.
+fn told_apart_by(known: Option<&Known>, is_error: bool, fields: &HeaderMap) -> Result<Vec<HeaderName>, Reason> {
     // `*` is never storable, so it does not come here.
     let named = Vary::parse(fields).into_names();
-    known.map_or_else(|| named.clone(), |known| known.widened(&named))
+    let Some(Known { variants, is_current }) = known else { return Ok(named) };
+    match variants.widened(&named, is_error && *is_current) {
+        Some(all) => Ok(all),
+        None if !is_current => Ok(named),
+        None => Err(Reason::VaryOther),
+    }
 }
 
-/// The same, for who waits for the response.
+/// The same, for who waits for the response. `view`: read before the fetch.
 pub(super) fn varies_on(
     running: &Running,
     primary: &Canonical,
-    sign: Option<&Entry>,
+    (sign, view): (Option<&Entry>, Option<View>),
+    status: StatusCode,
     fields: &HeaderMap,
-) -> Vec<HeaderName> {
-    told_apart_by(known(running, primary, sign).as_ref(), fields)
+) -> Result<Vec<HeaderName>, Reason> {
+    let is_error = status.is_client_error() || status.is_server_error();
+    told_apart_by(known(running, primary, sign, view).as_ref(), is_error, fields)
 }
 
 /// The head of a response as it is shared and stored: told apart from others by `varies_on`.
@@ -196,13 +216,15 @@ pub(super) struct Complete<'a> {
     pub sign: Option<&'a Entry>,
     /// Read before the fetch.
     pub stamp: Stamp,
+    /// The marks at that time, if the fetch began with a lookup.
+    pub view: Option<View>,
     /// Everything that outdates it.
     pub tags: Arc<[Tag]>,
     pub response: entry::Response,
 }
 
 /// Entries that are in memory and may go to the store, that under the question's own key first: a response, or the sign that
-/// responses vary and one of them. And variants that are too many.
+/// responses vary and one of them; none if the response would hide others. And variants that are too many.
 pub(super) struct Kept(Vec<(Arc<Entry>, Place)>, Vec<Place>);
 
 /// A response as it is stored.
@@ -223,12 +245,17 @@ pub(super) fn stored(head: &Head, verdict: &Verdict, body: Bytes) -> entry::Resp
 }
 
 impl Complete<'_> {
-    /// Keeps it in memory: from now on it is found. Gives the entry of the response too.
+    /// Keeps it in memory: from now on it is found, unless it would hide others. Gives the entry of the response too.
     pub fn keep_in_memory(self, running: &Running) -> (Arc<Entry>, Kept) {
-        let Complete { question, primary, sign, stamp, tags, response } = self;
+        let Complete { question, primary, sign, stamp, view, tags, response } = self;
         // Another variant may have come since the lookup.
-        let known = known(running, primary, sign);
-        let on = told_apart_by(known.as_ref(), &response.headers);
+        let known = known(running, primary, sign, view);
+        let Ok(on) = told_apart_by(known.as_ref(), response.is_error(), &response.headers) else {
+            let named = Vary::parse(&response.headers).into_names();
+            let text = primary.variant(&named, &question.asked.headers).text.into();
+            let entry = Entry { text, stamp, tags, content: Content::Response(response) };
+            return (Arc::new(entry), Kept(Vec::new(), Vec::new()));
+        };
         let Place { label, keep, .. } =
             place(running, question, primary.key, &response.freshness, &response.headers);
         let put = |text: &str, tags, content, key, keep| {
@@ -242,7 +269,7 @@ impl Complete<'_> {
         let (now, variant) = (running.cache.now(), primary.variant(&on, &question.asked.headers));
         let until = entry::whole_millis(now.checked_add(keep).unwrap_or(now));
         let one = Variant { suffix: primary.suffix_of(&variant).into(), until };
-        let (variants, gone) = known.unwrap_or_default().with(on, one, question.fetching().max_variants);
+        let (variants, gone) = known.unwrap_or_default().variants.with(on, one, question.fetching().max_variants);
         // Without the sign nobody would find those that are kept for longer, and a write to a group of one of them invalidates
         // none of the others.
         let longest = variants.kept_until(now).duration_since(now).map_or(keep, |longest| longest.max(keep));
@@ -258,12 +285,13 @@ impl Kept {
     /// Keeps it in the store too, unless a newer one has taken its place, and drops the variants that are too many. True
     /// if all of it is there now.
     pub async fn share(self, running: &Running) -> bool {
-        let mut is_shared = true;
+        let mut is_shared = !self.0.is_empty();
+        let is_error = self.0.iter().filter_map(|(entry, _)| entry.response()).any(entry::Response::is_error);
         for (index, (entry, place)) in self.0.iter().enumerate() {
             let is_newest = !running.cache.memory().holds_newer(place.key, entry);
             is_shared &= is_newest
                 && match index {
-                    0 => running.cache.store_shared_primary(entry, place).await,
+                    0 => running.cache.store_shared_primary(entry, is_error, place).await,
                     _ => running.cache.store_shared(entry, place).await,
                 };
         }

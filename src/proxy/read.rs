@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Method, StatusCode};
 use http_body::Body as _;
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
@@ -377,9 +378,13 @@ async fn stream(
     question: &Question,
     need: &Need,
     head: &Head,
-    reader: Reader,
+    mut reader: Reader,
     collapsed: bool,
 ) -> Answered {
+    if head.status == StatusCode::NO_CONTENT {
+        // It has ended when it is answered: hyper adds a length to what has not, which RFC 9110 §8.6 forbids.
+        while let Some(Ok(_)) = reader.frame().await {}
+    }
     let outcome = Outcome {
         fwd_status: Some(head.status.as_u16()),
         ttl: head.stored.then_some(head.ttl),

@@ -126,6 +126,7 @@ pub(super) fn streaming(asked: &Asked, head: &Head, is_known: bool, reader: Read
     }
     let mut response = match asks_for(asked, head, &reader) {
         // Several parts of what is not here yet: RFC 9110 §14.2 lets a server send the whole.
+        Range::Whole if head.status == StatusCode::NO_CONTENT => Response::new(Body::Empty),
         Range::Whole => Response::new(Body::Shared(reader)),
         Range::Parts(parts) if parts.len() > 1 => Response::new(Body::Shared(reader)),
         Range::Parts(parts) => return streaming_part(asked, head, reader, parts[0]),
@@ -166,6 +167,7 @@ pub(super) fn forwarded(response: Response<ResponseBody>, server: &Server) -> Re
     // RFC 9110 §6.6.2: the trailers are passed on if the body is one that can have some.
     let trailer = response.headers_mut().remove(TRAILER).filter(|_| response.body().size_hint().exact().is_none());
     headers::strip_hop_by_hop(response.headers_mut());
+    headers::strip_impossible_length(response.status(), response.headers_mut());
     if let Some(trailer) = trailer {
         response.headers_mut().insert(TRAILER, trailer);
     }

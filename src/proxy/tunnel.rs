@@ -89,6 +89,7 @@ fn switch(running: &Running, mut response: Response<ResponseBody>, client: OnUpg
         drop(place);
     });
     let mut response = Response::from_parts(parts, Body::Empty);
+    headers::strip_impossible_length(response.status(), response.headers_mut());
     let fields = response.headers_mut();
     headers::strip_hop_by_hop(fields);
     headers::add_via(fields, Version::HTTP_11);

@@ -219,7 +219,7 @@ impl Keeping {
         headers::add_via(&mut fields, answer.version());
         verdict.withhold(&mut fields);
         let primary = question.canonical(running.config.server.forwarded);
-        let varies_on = keep::varies_on(running, &primary, None, &fields);
+        let varies_on = keep::varies_on(running, &primary, (None, None), answer.status(), &fields).ok()?;
         let head =
             keep::head(running, &question, &primary, varies_on, Some(stamp), answer.status(), fields, &verdict);
         let _hold = running.cache.memory().hold(&question.tags());
@@ -229,7 +229,7 @@ impl Keeping {
     fn keep(&self, running: &Arc<Running>, body: Bytes) {
         let Keeping { question, primary, head, verdict, stamp, .. } = self;
         let (tags, response) = (verdict.tags(question), keep::stored(head, verdict, body));
-        let complete = Complete { question, primary, sign: None, stamp: *stamp, tags, response };
+        let complete = Complete { question, primary, sign: None, stamp: *stamp, view: None, tags, response };
         let (_, kept) = complete.keep_in_memory(running);
         let task = Arc::clone(running);
         running.tasks.spawn(async move { kept.share(&task).await });

@@ -66,6 +66,9 @@ pub enum Reason {
     /// `Cookie` in the request, and nothing says that the response may be shared.
     Cookie,
     VaryStar,
+    /// Variants are kept, and this response would hide them: an error that names other fields in `Vary`, or one with which
+    /// there would be too many fields.
+    VaryOther,
     /// 1xx, 206, 304, one that is about the request ([`is_about_request`]), or one that is not understood although
     /// `must-understand` asks for it.
     Status,
@@ -98,6 +101,7 @@ impl Reason {
             Reason::Authorization => "authorization",
             Reason::Cookie => "cookie",
             Reason::VaryStar => "vary-star",
+            Reason::VaryOther => "vary-other",
             Reason::Status => "status",
             Reason::ContentRange => "content-range",
             Reason::ServerError => "server-error",
@@ -131,6 +135,10 @@ impl Reason {
                  family's identity allows sharing (stricter than RFC 9111 §3)"
             }
             Reason::VaryStar => "the response varies on more than request fields: Vary: * (RFC 9111 §4.1)",
+            Reason::VaryOther => {
+                "the response, which is an error or names too many fields in Vary, would hide those that are kept for the \
+                 same URL and are told apart by other fields (RFC 9111 §4.1)"
+            }
             Reason::Status => "responses with this status are not stored (RFC 9111 §3)",
             Reason::ContentRange => {
                 "the response has a Content-Range, which only a 206 has, so that it may be a part of the whole (RFC 9110 \
@@ -355,9 +363,13 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
 /// length, its credentials, its connection, or how often the client asks (RFC 9110 §15.5 and §15.6, RFC 6585, RFC 8470,
 /// RFC 4918). Another request for the same may be told something else, so that such an answer is not stored, and says
 /// nothing of what is. Stricter than RFC 9110 §15.1, which lets a cache store 414 and 501; 428, 429, 431 and 511 must not be
-/// stored by RFC 6585 either.
+/// stored by RFC 6585 either. A 4xx that no RFC assigns counts as 400 (RFC 9110 §15).
 pub fn is_about_request(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 400..=403 | 406..=409 | 411..=417 | 421..=426 | 428 | 429 | 431 | 501 | 505 | 506 | 510 | 511)
+    match status.as_u16() {
+        // 418 is unassigned in practice (RFC 9110 §15.5.19), and servers use it for resources.
+        404 | 405 | 410 | 418 | 451 => false,
+        code => status.is_client_error() || matches!(code, 501 | 505 | 506 | 510 | 511),
+    }
 }
 
 /// Whether an answer with this status that is not stored tells what others would be told: then what is stored is not
@@ -458,17 +470,18 @@ mod tests {
         }
     }
 
-    /// RFC 9110 §15.5, §15.6; RFC 6585; RFC 8470 §5.2; RFC 4918 §11.
-    const ABOUT_REQUEST: [u16; 29] = [
-        400, 401, 402, 403, 406, 407, 408, 409, 411, 412, 413, 414, 415, 416, 417, 421, 422, 423, 424, 425, 426,
-        428, 429, 431, 501, 505, 506, 510, 511,
-    ];
+    /// 4xx about the resource: RFC 9110 §15.5.5, §15.5.6, §15.5.11, §15.5.19; RFC 7725. All others count as one that is
+    /// assigned and about the request, or as 400 (RFC 9110 §15).
+    const ABOUT_RESOURCE: [u16; 5] = [404, 405, 410, 418, 451];
+    /// RFC 9110 §15.6.2, §15.6.6; RFC 2295 §8.1; RFC 2774 §7; RFC 6585 §6.
+    const ABOUT_REQUEST: [u16; 5] = [501, 505, 506, 510, 511];
 
     #[test]
     fn what_is_about_one_request_is_never_stored_and_says_nothing_of_the_rest() {
         let controls = ["public, max-age=60", "s-maxage=60", "must-understand, max-age=60", "public, immutable"];
         for status in 200..600 {
-            let is_listed = ABOUT_REQUEST.contains(&status);
+            let is_listed = ABOUT_REQUEST.contains(&status)
+                || (400..500).contains(&status) && !ABOUT_RESOURCE.contains(&status);
             let code = StatusCode::from_u16(status).unwrap();
             assert_eq!(is_about_request(code), is_listed, "{status}");
             for policy in [Policy::default(), family(TtlPolicy::Default), family(TtlPolicy::Override)] {
@@ -707,6 +720,7 @@ mod tests {
             Reason::Authorization,
             Reason::Cookie,
             Reason::VaryStar,
+            Reason::VaryOther,
             Reason::Status,
             Reason::ContentRange,
             Reason::ServerError,

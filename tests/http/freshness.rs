@@ -145,7 +145,6 @@ fn any_status_of_a_resource_is_stored_with_explicit_freshness() {
         "410 Gone",
         "418 Teapot",
         "451 Unavailable",
-        "499 Unknown",
         "500 Error",
         "503 Unavailable",
         "599 Unknown",

@@ -1,11 +1,13 @@
 //! What Larder tells of itself in `Cache-Status` (RFC 9211), and status codes (RFC 9110 §15).
 
+use super::http2;
 use crate::support::{Reply, Response, Site, Tier, message};
 
 on_both_tiers! {
     every_answer_says_what_happened,
     what_caches_before_it_said_is_kept,
     hit_and_fwd_are_never_told_together,
+    a_204_has_no_length_whatever_upstream_says,
 }
 
 /// Larder's own member, which is the last, and those before it.
@@ -216,6 +218,39 @@ fn statuses_without_content_stay_without_it() {
     }
     site.upstream.on("/unchanged", message("304 Not Modified", "Cache-Control: no-store\nETag: \"1\""));
     site.get("/unchanged").has_status(304).carries("");
+}
+
+/// RFC 9110 §8.6. In a 304 the length is that of another response.
+fn a_204_has_no_length_whatever_upstream_says(tier: Tier) {
+    let rules = "[[family]]\nname = \"own\"\npath = '/own/.*'\nttl = \"600s\"\n";
+    let site = Site::start(tier, rules);
+    let mut number = 0;
+    for length in
+        ["Content-Length: 5", "Content-Length: 0", "Content-Length: 5\nContent-Length: 5", "content-length: 5, 5"]
+    {
+        for control in ["Cache-Control: max-age=600", "Cache-Control: no-store", "ETag: \"1\"", "Age: 1"] {
+            number += 1;
+            for target in [format!("/own/{number}"), format!("/{number}")] {
+                let row = format!("{target}: {length:?} {control}");
+                site.upstream.on(&target, message("204 No Content", &format!("{length}\n{control}\nX-Field: 1")));
+                for method in ["HEAD", "GET", "GET", "HEAD", "POST", "OPTIONS", "DELETE"] {
+                    let answer = site.call(method, &target).send().has_status(204).carries("");
+                    assert_eq!(answer.header("content-length"), None, "{row} {method}: {answer:?}");
+                    assert_eq!(answer.headers("x-field"), ["1"], "{row} {method}: {answer:?}");
+                }
+                http2::run(async {
+                    let mut sender = http2::connect(&site).await;
+                    for method in ["GET", "GET", "HEAD", "POST"] {
+                        let (parts, body) = http2::ask(&mut sender, method, &target).await;
+                        assert_eq!((parts.status.as_u16(), body.len()), (204, 0), "{row} {method}");
+                        assert!(!parts.headers.contains_key("content-length"), "{row} {method}: {parts:?}");
+                    }
+                });
+            }
+        }
+    }
+    site.upstream.on("/own/304", message("304 Not Modified", "Content-Length: 5\nETag: \"1\""));
+    site.get("/own/304").has_status(304).carries("");
 }
 
 fn upstream_says(site: &Site) {

@@ -167,10 +167,12 @@ fn content_is_never_transformed(tier: Tier) {
     }
 }
 
-/// Statuses that are about the request, by RFC 9110 §15.5 and §15.6, RFC 6585, RFC 8470 and RFC 4918.
-const ABOUT_REQUEST: [u16; 29] = [
+/// Statuses that are about the request, by RFC 9110 §15.5 and §15.6, RFC 6585, RFC 8470 and RFC 4918; and some that no RFC
+/// assigns, which count as 400 (RFC 9110 §15): those that servers are known to send among them.
+const ABOUT_REQUEST: [u16; 47] = [
     400, 401, 402, 403, 406, 407, 408, 409, 411, 412, 413, 414, 415, 416, 417, 421, 422, 423, 424, 425, 426, 428,
-    429, 431, 501, 505, 506, 510, 511,
+    429, 431, 501, 505, 506, 510, 511, 419, 420, 427, 430, 432, 440, 444, 449, 450, 452, 460, 463, 494, 495, 496,
+    497, 498, 499,
 ];
 
 /// Whatever it says of its freshness.

@@ -17,6 +17,10 @@ on_both_tiers! {
     one_tag_for_all_variants_confirms_each_by_itself,
     a_response_without_vary_hides_no_variant,
     a_variant_that_comes_after_one_without_vary_is_found,
+    an_error_that_varies_on_other_fields_hides_no_variant,
+    a_response_that_names_too_many_fields_hides_no_variant,
+    an_error_that_varies_on_other_fields_may_come_first,
+    an_error_may_vary_on_other_fields_after_a_write,
     a_coding_counts_as_vary_accept_encoding,
     who_waits_for_a_coded_response_gets_it_only_if_it_asked_alike,
 }
@@ -230,6 +234,104 @@ fn a_variant_that_comes_after_one_without_vary_is_found(tier: Tier) {
     }
 }
 
+/// Lists of other fields, the last longer than what Larder remembers.
+fn other_fields() -> [String; 5] {
+    let many: Vec<String> = (0..20).map(|number| format!("X-{number}")).collect();
+    [
+        "User-Agent".into(),
+        "Origin, Accept-Language".into(),
+        "Accept-Language, X-Tenant".into(),
+        "x-a, x-b".into(),
+        many.join(", "),
+    ]
+}
+
+/// Answers with the language; to requests with `X-Bad` with this status and this `Vary`.
+fn in_languages(site: &Site, target: &str, status: u16, vary: &str) {
+    let vary = vary.to_owned();
+    site.upstream.answer(target, move |request| match request.header("x-bad") {
+        Some(_) => Reply::status(status).cached(FRESH).header("Vary", &vary),
+        None => {
+            let language = request.header("accept-language").unwrap_or("none").to_owned();
+            Reply::new(language).cached(FRESH).header("Vary", "Accept-Language")
+        }
+    });
+}
+
+fn an_error_that_varies_on_other_fields_hides_no_variant(tier: Tier) {
+    let site = Site::start(tier, "");
+    let mut number = 0;
+    for status in [404, 405, 410, 418, 451, 500, 502, 503, 504, 599] {
+        for vary in other_fields() {
+            number += 1;
+            let (target, row) = (format!("/{number}"), format!("{status} {vary}"));
+            in_languages(&site, &target, status, &vary);
+            let ask = |language: &str| get(&site, &target, &[("Accept-Language", language)]);
+            ask("de").shows("stored").carries("de");
+            ask("fr").shows("stored").carries("fr");
+            for _ in 0..2 {
+                let bad = get(&site, &target, &[("Accept-Language", "it"), ("X-Bad", "1")]);
+                let bad = bad.hides("stored").shows("detail=vary-other").has_status(status);
+                assert_eq!(bad.headers("vary"), [&vary], "{row}: it goes on as it came");
+                ask("de").shows("hit").carries("de");
+                ask("fr").shows("hit").carries("fr");
+            }
+            ask("it").shows("fwd=vary-miss; stored").carries("it");
+            ask("it").shows("hit").carries("it");
+            ask("de").shows("hit").carries("de");
+        }
+    }
+}
+
+fn a_response_that_names_too_many_fields_hides_no_variant(tier: Tier) {
+    let site = Site::start(tier, "");
+    for status in [200, 203, 301, 404, 500] {
+        let target = format!("/{status}");
+        in_languages(&site, &target, status, &other_fields()[4]);
+        let ask = |language: &str| get(&site, &target, &[("Accept-Language", language)]);
+        ask("de").shows("stored").carries("de");
+        ask("fr").shows("stored").carries("fr");
+        let bad = get(&site, &target, &[("Accept-Language", "it"), ("X-Bad", "1")]);
+        bad.hides("stored").shows("detail=vary-other").has_status(status);
+        ask("de").shows("hit").carries("de");
+        ask("fr").shows("hit").carries("fr");
+        ask("it").shows("stored").carries("it");
+    }
+}
+
+fn an_error_that_varies_on_other_fields_may_come_first(tier: Tier) {
+    let site = Site::start(tier, "");
+    for (index, vary) in other_fields()[..4].iter().enumerate() {
+        let target = format!("/{index}");
+        in_languages(&site, &target, 404, vary);
+        let fields = ["X-Bad", "User-Agent", "Origin", "X-Tenant", "X-A"].map(|name| (name, "1"));
+        let bad = || get(&site, &target, &fields).has_status(404);
+        bad().shows("stored");
+        bad().shows("hit");
+        let ask = |language: &str| get(&site, &target, &[("Accept-Language", language)]);
+        ask("de").shows("stored").carries("de");
+        ask("fr").shows("stored").carries("fr");
+        ask("de").shows("hit").carries("de");
+        ask("fr").shows("hit").carries("fr");
+    }
+}
+
+/// What is outdated cannot be hidden.
+fn an_error_may_vary_on_other_fields_after_a_write(tier: Tier) {
+    let site = Site::start(tier, "");
+    for (index, vary) in other_fields().into_iter().enumerate() {
+        let target = format!("/{index}");
+        in_languages(&site, &target, 404, &vary);
+        let ask = |language: &str| get(&site, &target, &[("Accept-Language", language)]);
+        ask("de").shows("stored").carries("de");
+        ask("fr").shows("stored").carries("fr");
+        site.write("DELETE", &target);
+        let bad = || get(&site, &target, &[("Accept-Language", "de"), ("X-Bad", "1")]).has_status(404);
+        bad().shows("stored");
+        bad().shows("hit");
+    }
+}
+
 fn a_coding_counts_as_vary_accept_encoding(tier: Tier) {
     let site = Site::start(tier, "");
     let rows: [(&str, &[&str], &[&str]); 6] = [
@@ -318,6 +420,40 @@ fn a_response_without_vary_from_another_proxy_hides_no_variant() {
         ask(&other, "de").shows("hit").carries("de");
         ask(&site, "de").shows("hit").carries("de");
         site.redis.as_ref().unwrap().flush_all();
+    }
+}
+
+/// Nor does an error that one proxy has got, which knew nothing of the variants that others have stored.
+#[test]
+fn an_error_that_another_proxy_got_hides_no_variant() {
+    for status in [404, 500] {
+        for vary in &other_fields()[2..] {
+            let (site, vary) = (Site::start(Tier::Redis, ""), vary.clone());
+            let other = site.another();
+            let target = "/";
+            site.upstream.answer(target, move |request| {
+                match (request.header("x-bad"), request.header("accept-language")) {
+                    (Some(_), _) => Reply::status(status).cached(FRESH).header("Vary", &vary),
+                    (None, Some(language)) => Reply::new(language).cached(FRESH).header("Vary", "Accept-Language"),
+                    (None, None) => Reply::status(status).stale("public"),
+                }
+            });
+            let ask = |larder: &crate::support::Larder, language: &str| {
+                larder.call("GET", target).header("Accept-Language", language).send()
+            };
+            other.get(target).shows("stored").has_status(status);
+            site.wait_for_entries(1);
+            ask(&site, "de").hides("hit").carries("de");
+            site.wait_for_entries(2);
+            for _ in 0..2 {
+                let bad = other.call("GET", target).header("Accept-Language", "it").header("X-Bad", "1");
+                bad.send().has_status(status);
+            }
+            ask(&site.another(), "de").shows("hit").carries("de");
+            eventually("the other has learned of the variants", || ask(&other, "de").is("hit"));
+            ask(&site, "de").shows("hit").carries("de");
+            ask(&site.another(), "de").shows("hit").carries("de");
+        }
     }
 }
 

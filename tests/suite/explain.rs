@@ -119,6 +119,13 @@ fn a_response_that_is_not_stored_names_the_section() {
     assert_says(&exit.stdout, &["no: responses with this status are not stored (RFC 9111 §3) [status]"]);
     let exit = explain_response("HTTP/1.1 429 Too Many Requests\nCache-Control: max-age=60\n\n", &["GET", "/x"]);
     assert_says(&exit.stdout, &["about one request", "RFC 6585 §3", "[status]"]);
+    let exit = explain_response("HTTP/1.1 460 Gone Away\nCache-Control: max-age=60\n\n", &["GET", "/x"]);
+    assert_says(&exit.stdout, &["about one request", "counts as 400", "[status]"]);
+    let exit = explain_response(
+        "HTTP/1.1 204 No Content\nCache-Control: max-age=60\nContent-Length: 101\n\n",
+        &["GET", "/small"],
+    );
+    assert_says(&exit.stdout, &["yes: "]);
 }
 
 #[test]

@@ -127,7 +127,9 @@ impl Account<'_> {
             });
         }
         let most = self.question.max_body_under(self.config);
-        let length = answer.length.filter(|length| *length > most)?;
+        // RFC 9110 §15.3.5: it has no content, whatever its fields say.
+        let length = answer.length.filter(|_| answer.status != StatusCode::NO_CONTENT);
+        let length = length.filter(|length| *length > most)?;
         Some(Refusal {
             token: "too-large",
             because: format!("its body has {length} bytes or more, and max_body is {most} (Larder's own limit)"),
@@ -220,7 +222,8 @@ impl Refusal {
             }
             Reason::Status if storable::is_about_request(status) => {
                 "this status is about one request (its fields, credentials, length or rate), not about the resource, and \
-                 everybody would be told it (RFC 9110 §15.5, RFC 6585 §3)"
+                 everybody would be told it (RFC 9110 §15.5, RFC 6585 §3; a 4xx that no RFC assigns counts as 400, RFC \
+                 9110 §15)"
             }
             reason => reason.explanation(),
         };
@@ -249,6 +252,7 @@ fn what_to_do(reason: Reason) -> &'static str {
              if everybody may have it; or have the API send public"
         }
         Reason::VaryStar => "have the API name the request fields that it goes by",
+        Reason::VaryOther => "have the API name the same few request fields in every Vary of a URL",
         Reason::Status => "nothing: such responses are for one request",
         Reason::ContentRange => "have the API send Content-Range with 206 alone",
         Reason::ServerError => "nothing: the stored response is validated again by the next request",
