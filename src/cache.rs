@@ -467,7 +467,7 @@ impl Cache {
                 let tags = what.all_tags();
                 match shared.backlog.is_closed() {
                     false => {
-                        tracing::warn!(%error, "the store is away: invalidations are kept, and delivered when it is back")
+                        tracing::warn!(%error, "the store is away: invalidations are kept, and delivered when it is back");
                     }
                     // Said for the first; when it is delivered, it is said how much it was.
                     true => tracing::debug!(%error, tags = tags.len(), "invalidation is kept"),

@@ -764,7 +764,7 @@ impl Fleet {
                             tracing::info!(
                                 member,
                                 "a proxy of the fleet has not synced since before this one started; it is not waited for any longer"
-                            )
+                            );
                         }
                     }
                 }

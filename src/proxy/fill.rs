@@ -297,7 +297,8 @@ async fn deliver(
     let (parts, body) = answer.into_parts();
     let stream = Stream::new(length, &running.held);
     let stamp = view.map(|view| view.stamp);
-    let head = Arc::new(keep::head(running, question, primary, varies_on, stamp, parts.status, fields, &verdict));
+    let text = primary.variant(&varies_on, &question.asked.headers).text;
+    let head = Arc::new(keep::head(running, text, varies_on, stamp, parts.status, fields, &verdict));
     let _ended = EndAnyway(Arc::clone(&stream));
     if let (Some(direct), Some(reader)) = (direct, stream.reader()) {
         let _ = direct.send(Direct::Reader(reader, own));

@@ -190,18 +190,16 @@ pub(super) fn varies_on(
     told_apart_by(known(running, primary, sign, view).as_ref(), is_error, fields)
 }
 
-/// The head of a response as it is shared and stored: told apart from others by `varies_on`.
+/// The head of a response as it is shared and stored: told apart from others by `varies_on`. `text`: of the request, keyed on that.
 pub(super) fn head(
     running: &Running,
-    question: &Question,
-    primary: &Canonical,
+    text: String,
     varies_on: Vec<HeaderName>,
     stamp: Option<Stamp>,
     status: StatusCode,
     headers: HeaderMap,
     verdict: &Verdict,
 ) -> Head {
-    let text = primary.variant(&varies_on, &question.asked.headers).text;
     let (ttl, groups) = (verdict.freshness.ttl(running.cache.now()), verdict.groups.clone());
     let consumed = has_consumed(&headers);
     Head { consumed, status, headers, varies_on, text, ttl, stored: stamp.is_some(), stamp, groups }

@@ -220,8 +220,8 @@ impl Keeping {
         verdict.withhold(&mut fields);
         let primary = question.canonical(running.config.server.forwarded);
         let varies_on = keep::varies_on(running, &primary, (None, None), answer.status(), &fields).ok()?;
-        let head =
-            keep::head(running, &question, &primary, varies_on, Some(stamp), answer.status(), fields, &verdict);
+        let text = primary.variant(&varies_on, &question.asked.headers).text;
+        let head = keep::head(running, text, varies_on, Some(stamp), answer.status(), fields, &verdict);
         let _hold = running.cache.memory().hold(&question.tags());
         Some(Keeping { question, primary, head, verdict, stamp, _hold })
     }
