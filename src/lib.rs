@@ -96,7 +96,9 @@
 //!   family keys on them.
 //! - **Connections to upstream** wait in a pool of Larder's own (`upstream::pool`), which takes one back only after it
 //!   has seen the head of the response: hyper's takes it back before. What comes late and looks like a whole response can
-//!   be told from the right one only after it was taken for it, once; such an upstream is then distrusted for a while.
+//!   be told from the right one only after it was taken for it; so a connection rests after a response without content, and
+//!   now and then in any case. Such an upstream is then distrusted for a while, and what the connection has brought lately
+//!   is invalidated (`proxy::suspects`).
 //! - **Interim responses** go beside hyper's server, which knows one response to a request ([`upstream::interim`]).
 //! - **Only safe requests are upgraded** (WebSocket): a write with `Upgrade` is a write, and outdates.
 //! - **A body that ends with the connection** (neither `Content-Length` nor chunked) counts as complete when the

@@ -69,6 +69,8 @@ pub struct Metrics {
     pub refreshes: Counter,
     /// Proxies that a write waited for in vain.
     pub members_expelled: Counter,
+    /// Requests that an upstream out of step may have answered with what belongs to others.
+    pub suspects: Counter,
     /// Outdated entries that the sweeper of this proxy has removed from the store.
     pub swept: Counter,
     stored_keys: Family<FamilyLabels, Gauge>,
@@ -159,6 +161,7 @@ impl Metrics {
             invalidations_repeated: Counter::default(),
             refreshes: Counter::default(),
             members_expelled: Counter::default(),
+            suspects: Counter::default(),
             swept: Counter::default(),
             stored_keys: Family::default(),
             stored_bytes: Family::default(),
@@ -239,6 +242,11 @@ impl Metrics {
             "members_expelled",
             "Proxies that a write waited for in vain",
             self.members_expelled.clone(),
+        );
+        registry.register(
+            "suspects",
+            "Requests whose answers may have been those of others: what they stored was invalidated",
+            self.suspects.clone(),
         );
         registry.register("swept", "Outdated entries that this proxy removed from the store", self.swept.clone());
         let counted = "in the store, by family, as the last walk of a sweeper found";

@@ -35,6 +35,7 @@ mod recording;
 mod refresh;
 pub mod respond;
 mod slice;
+pub mod suspects;
 mod tunnel;
 pub mod turn;
 mod write;

@@ -20,7 +20,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use crate::admin;
 use crate::config::{Config, Server};
 use crate::metrics::Metrics;
-use crate::proxy::{self, Body, turn};
+use crate::proxy::{self, Body, suspects, turn};
 use crate::running::Running;
 use crate::store::Store;
 use crate::store::redis::{ConnectFault, RedisStore, SetupFault};
@@ -110,6 +110,8 @@ pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Fut
     let stop = CancellationToken::new();
     let watching = watch::watch(&running);
     let sweeping = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&running).sweep()));
+    // As long as requests are answered.
+    let _suspecting = AbortOnDropHandle::new(tokio::spawn(suspects::invalidate_all(Arc::clone(&running))));
     let admin = tokio::spawn(admin::serve(Arc::clone(&running), listeners.admin, stop.clone()));
     let public = tokio::spawn(accept(Arc::clone(&running), listeners.public, stop.clone()));
     shutdown.await;

@@ -27,14 +27,17 @@ pub mod interim;
 mod pace;
 mod pool;
 mod socket;
+mod suspects;
 
-use conn::UpstreamConn;
+use conn::{Stray, UpstreamConn};
 use consent::Consent;
 use framing::Ending;
 use interim::Interim;
 use pace::Pace;
 use pool::Pool;
 use socket::Sockets;
+
+pub use suspects::Suspects;
 
 /// How long content that waits for a 100 is held back from an upstream that sends none: many do not know of it.
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
@@ -361,8 +364,8 @@ enum Blame {
     Exchange,
     /// A connection that had been of use was closed before anything of the answer came, be it interim.
     Idle,
-    /// What came may belong to the response before, which ended like this.
-    Leftovers(Ending),
+    /// What came may belong to no response.
+    Leftovers(Stray),
 }
 
 impl From<UpstreamError> for Unanswered {
@@ -375,16 +378,16 @@ impl Unanswered {
     /// To a request of at least so many bytes, on a connection whose last response had ended like this.
     fn of(error: &hyper::Error, length: u64, conn: &UpstreamConn) -> Unanswered {
         let is_garbled = error.is_parse() || conn::is_stray(error);
-        match conn.last() {
-            last if is_garbled => Unanswered::garbled(last),
-            _ if conn.heard_nothing_of(length) => Unanswered { error: UpstreamError::Closed, blame: Blame::Idle },
-            _ => UpstreamError::Closed.into(),
+        if is_garbled {
+            return Unanswered::garbled(conn);
         }
+        let is_unheard = conn.heard_nothing_of(length);
+        Unanswered { error: UpstreamError::Closed, blame: if is_unheard { Blame::Idle } else { Blame::Exchange } }
     }
 
     /// What came is not HTTP, or has two meanings.
-    fn garbled(last: Option<Ending>) -> Unanswered {
-        Unanswered { error: UpstreamError::Garbled, blame: last.map_or(Blame::Exchange, Blame::Leftovers) }
+    fn garbled(conn: &UpstreamConn) -> Unanswered {
+        Unanswered { error: UpstreamError::Garbled, blame: conn.stray().map_or(Blame::Exchange, Blame::Leftovers) }
     }
 }
 
@@ -458,6 +461,11 @@ impl Upstream {
         self.places.available_permits() > 0
     }
 
+    /// Waits for requests whose answers may have been those of others.
+    pub async fn suspects(&self) -> Suspects {
+        self.pool.suspects().await
+    }
+
     /// A place among the requests at a time. As many as there are places may wait for one, for `upstream_timeout`; who
     /// comes when the queue is full is told at once.
     pub async fn place(&self) -> Result<UpstreamPlace, UpstreamError> {
@@ -508,17 +516,17 @@ impl Upstream {
             ) => {
                 let second = self.send_once(method, path_and_query, headers, body, interim, true).await;
                 // A good answer shows that the first one was no answer.
-                if let (Ok(_), Blame::Leftovers(ending)) = (&second, blame) {
-                    self.pool.distrust(ending);
+                if let (Ok(_), Blame::Leftovers(stray)) = (&second, blame) {
+                    self.pool.distrust(stray);
                 }
                 second
             }
             (Err(unanswered), None) => {
                 // A write cannot show it. It must not meet the same again.
-                if let Blame::Leftovers(ending) = unanswered.blame {
-                    self.pool.distrust(ending);
+                if let Blame::Leftovers(stray) = unanswered.blame {
+                    self.pool.distrust(stray);
                 }
-                Err(unanswered)
+                return Err(unanswered.error);
             }
             (answer, _) => answer,
         };
@@ -565,10 +573,10 @@ impl Upstream {
         let refusal = consent.map(Refusal);
         let ending = Ending::of(method, response.status());
         if !is_sound(&response, ending, upgrades) {
-            return Err(Unanswered::garbled(conn.last()));
+            return Err(Unanswered::garbled(&conn));
         }
-        if conn.end(ending) {
-            self.pool.distrust(ending);
+        if let Some(stray) = conn.end(ending, method, path_and_query) {
+            self.pool.distrust(stray);
         }
         // Dropped, it is closed when the response has ended.
         let is_last = framing::announces_impossible_content(method, response.status(), response.headers());
@@ -598,8 +606,10 @@ impl Upstream {
             return Err(Unanswered::of(error.error(), length, &conn));
         };
         // Nothing of the request was sent.
-        if let Some(ending) = conn.last().filter(|_| conn::is_stray(error.error())) {
-            self.pool.distrust(ending);
+        if conn::is_stray(error.error())
+            && let Some(stray) = conn.stray()
+        {
+            self.pool.distrust(stray);
         }
         self.exchange_anew(request, length).await
     }

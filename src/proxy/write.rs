@@ -29,7 +29,7 @@ use crate::semantics::invalidation::{self, StatusSet, WriteEnd};
 use crate::semantics::vary;
 use crate::stamp::{Softened, Stamp, Tag, View};
 use crate::store::fleet::{Again, Intent, Outdating};
-use crate::target::{MOST_READINGS, Readings};
+use crate::target::{MOST_READINGS, Readings, Target};
 use crate::upstream::{RequestBody, ResponseBody, UpstreamError};
 
 /// Answers a write.
@@ -58,7 +58,7 @@ async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Inco
     let matches = live.rules.outdated_by_any(&methods, &asked.target);
     let nothing = HeaderMap::new();
     let reinvalidate_after = running.config.server.reinvalidate_after;
-    let unanswered = outdated(&asked, &matches, WriteEnd::NoAnswer, &nothing, reinvalidate_after);
+    let unanswered = outdated(&asked.target, &matches, WriteEnd::NoAnswer, &nothing, reinvalidate_after);
     let tags = unanswered.all_tags();
     let intent = Intent { id: format!("{:032x}", rand::random::<u128>()).into(), tags: tags.clone() };
     let pending = running.unanswered.begin(tags);
@@ -83,7 +83,8 @@ async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Inco
     if !std::ptr::eq(&raw const *now, live) {
         matches.extend(now.rules.outdated_by_any(&methods, &asked.target));
     }
-    let what = end.map(|end| outdated(&asked, &matches, end, fields, reinvalidate_after)).unwrap_or_default();
+    let what =
+        end.map(|end| outdated(&asked.target, &matches, end, fields, reinvalidate_after)).unwrap_or_default();
     let taken =
         if what.is_empty() { None } else { Box::pin(running.cache.invalidate_for(&what, Some(&intent))).await };
     let mut delivered = what.is_empty() || taken.is_some();
@@ -280,8 +281,8 @@ async fn forward(
 /// and same-origin `Location` and `Content-Location` of a non-error answer.
 /// Whatever a soft rule says, a write that may or may not have been carried out outdates; and once more after
 /// `reinvalidate_after`, since upstream may carry it out after it was given up.
-fn outdated(
-    asked: &Asked,
+pub(super) fn outdated(
+    target: &Target,
     matches: &[Outdated<'_>],
     end: WriteEnd,
     answer: &HeaderMap,
@@ -292,12 +293,12 @@ fn outdated(
     let hard = applying().filter(|outdated| grace_of(outdated).is_none());
     let mut tags: HashSet<Tag> = hard.flat_map(|outdated| outdated.tags.iter().cloned()).collect();
     if StatusSet::default().applies(end) {
-        tags.extend(asked.target.tags());
-        for path in invalidation::named_paths(&asked.target, answer) {
+        tags.extend(target.tags());
+        for path in invalidation::named_paths(target, answer) {
             tags.extend(Readings::of(&path).all().map(Tag::uri));
         }
         // RFC 9875 §3: of the same origin.
-        tags.extend(groups::invalidated(answer).iter().map(|group| Tag::group(&asked.target.host, group)));
+        tags.extend(groups::invalidated(answer).iter().map(|group| Tag::group(&target.host, group)));
     }
     let soft = applying().filter_map(|outdated| Some((outdated, grace_of(outdated)?)));
     let softened = softened(soft, &tags);

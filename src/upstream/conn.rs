@@ -5,11 +5,11 @@
 use std::error::Error as _;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Builder, SendRequest};
@@ -20,6 +20,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::RequestBody;
 use super::framing::Ending;
 use super::socket::Look;
+use super::suspects::{Carried, Suspects};
+
+/// Responses after which a connection rests, whatever they were: that ends it if it is out of step.
+const RESPONSES_WITHOUT_REST: u32 = 64;
 
 /// A connection to upstream, for one request at a time.
 #[derive(Debug)]
@@ -29,14 +33,25 @@ pub(super) struct UpstreamConn {
     look: Look,
     /// How its last response ended; `None`: it has carried none.
     last: Option<Ending>,
+    /// Responses since it last rested.
+    responses: u32,
+}
+
+/// Bytes that belong to no response.
+#[derive(Debug)]
+pub(super) struct Stray {
+    /// How the response ended behind which they came.
+    pub behind: Ending,
+    /// Whose answers may have been those of others.
+    pub suspects: Suspects,
 }
 
 impl UpstreamConn {
     /// Speaks HTTP/1.1 over a stream. When upstream sends something while no request is under way, the connection ends,
-    /// and `on_stray` is told how the response before it ended.
+    /// and `on_stray` is told.
     pub async fn over<S>(
         stream: S,
-        on_stray: impl FnOnce(Ending) + Send + 'static,
+        on_stray: impl FnOnce(Stray) + Send + 'static,
     ) -> Result<UpstreamConn, hyper::Error>
     where
         S: Connection + hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
@@ -54,12 +69,12 @@ impl UpstreamConn {
         tokio::spawn(async move {
             let Err(error) = connection.with_upgrades().await else { return };
             if is_stray(&error)
-                && let Some(ending) = seen.note_stray()
+                && let Some(behind) = seen.note_stray()
             {
-                on_stray(ending);
+                on_stray(Stray { behind, suspects: seen.suspects() });
             }
         });
-        Ok(UpstreamConn { sender, traffic, look, last: None })
+        Ok(UpstreamConn { sender, traffic, look, last: None, responses: 0 })
     }
 
     /// How the last response ended; `None` on a new connection.
@@ -77,10 +92,30 @@ impl UpstreamConn {
         self.sender.try_send_request(request).await
     }
 
-    /// Notes how the response ends whose head has come. Whether something that does not belong to it has come with it.
-    pub fn end(&mut self, ending: Ending) -> bool {
+    /// Notes how the response ends whose head has come, and what it answers. What does not belong to it, if it has come
+    /// with it.
+    pub fn end(&mut self, ending: Ending, method: &Method, path_and_query: &str) -> Option<Stray> {
         self.last = Some(ending);
-        self.traffic.end(ending)
+        self.responses += 1;
+        self.traffic.carried().note(method, path_and_query);
+        if self.traffic.end(ending) { self.stray() } else { None }
+    }
+
+    /// What has come since the last response belongs to no response. `None` on a new connection.
+    pub fn stray(&self) -> Option<Stray> {
+        let behind = self.last?;
+        Some(Stray { behind, suspects: self.traffic.suspects() })
+    }
+
+    /// Whether it is to rest before its next request: something may yet come behind a response that has no content; and
+    /// now and then in any case.
+    pub fn needs_rest(&self) -> bool {
+        self.last == Some(Ending::Head) || self.responses >= RESPONSES_WITHOUT_REST
+    }
+
+    /// It has been idle for long enough.
+    pub fn note_rest(&mut self) {
+        self.responses = 0;
     }
 
     /// Whether another request may be sent now.
@@ -118,6 +153,9 @@ struct Traffic {
     is_timeout: AtomicBool,
     /// Of the current response: [`HEAD`], [`CONTENT`], [`STRAY`].
     response: AtomicU8,
+    /// Reads since the last request that began like a response.
+    heads: AtomicU32,
+    carried: Mutex<Carried>,
 }
 
 /// Its head has come, and is all of it.
@@ -143,6 +181,7 @@ impl Traffic {
             self.has_heard.store(true, Ordering::Release);
             self.sent.store(0, Ordering::Release);
             self.is_timeout.store(is_timeout(bytes), Ordering::Release);
+            self.heads.fetch_add(u32::from(bytes.starts_with(HEAD_BEGINS)), Ordering::AcqRel);
         }
     }
 
@@ -153,8 +192,19 @@ impl Traffic {
         }
     }
 
+    fn carried(&self) -> MutexGuard<'_, Carried> {
+        self.carried.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what may have been answered with what belongs to others.
+    fn suspects(&self) -> Suspects {
+        let has_another = self.heads.load(Ordering::Acquire) > 1;
+        self.carried().take(has_another)
+    }
+
     fn begin(&self) {
         self.response.store(0, Ordering::Release);
+        self.heads.store(0, Ordering::Release);
     }
 
     fn end(&self, ending: Ending) -> bool {
@@ -175,8 +225,11 @@ impl Traffic {
     }
 }
 
+/// How a response begins.
+const HEAD_BEGINS: &[u8] = b"HTTP/1.";
+
 fn is_timeout(bytes: &[u8]) -> bool {
-    bytes.starts_with(b"HTTP/1.") && bytes.get(8..12) == Some(b" 408")
+    bytes.starts_with(HEAD_BEGINS) && bytes.get(8..12) == Some(b" 408")
 }
 
 /// A stream whose traffic is noted.

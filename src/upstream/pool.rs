@@ -3,10 +3,17 @@
 //!
 //! hyper ends a connection that brings something while no request is under way, and asks for the head of a response only
 //! after a request; [`super::socket`] makes sure that nothing which has arrived is overlooked. That leaves what arrives
-//! later still, and looks like a response: nothing tells it from the right one. So an upstream that has been seen to send
-//! such bytes is not trusted for [`DISTRUST`]: connections are closed with each response of the kind that they came
-//! behind, those without content at least.
+//! later still, and looks like a response: nothing tells it from the right one. So a connection rests for [`REST`] after a
+//! response without content, and now and then in any case, while others are used: what comes meanwhile ends it. An upstream
+//! that has been seen to send such bytes is not trusted for [`DISTRUST`]: connections are closed with each response of the
+//! kind that they came behind, those without content at least. And what the connection has brought lately is suspect.
+//!
+//! What cannot be told: a whole response that comes after the rest, while the next request is under way, is taken for the
+//! answer to it. Its own answer is then taken for that to the request after it, and so on, until an answer comes while the
+//! connection rests or is idle: all of them are suspect then. If upstream takes longer than a rest to answer, that may not be
+//! the next rest.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -14,12 +21,15 @@ use http::Uri;
 use hyper_rustls::HttpsConnector;
 use tower_service::Service;
 
-use super::conn::UpstreamConn;
+use super::conn::{Stray, UpstreamConn};
 use super::framing::Ending;
 use super::socket::Sockets;
+use super::suspects::{Suspects, Waiting};
 
 /// Idle connections to upstream are closed after this long; shorter than what most servers allow.
 const IDLE: Duration = Duration::from_secs(15);
+/// How long a connection rests at least. The price is another connection for each that rests.
+const REST: Duration = Duration::from_millis(50);
 /// How long an upstream that has sent bytes which belong to no response is not trusted.
 const DISTRUST: Duration = Duration::from_secs(600);
 
@@ -39,21 +49,67 @@ struct Shared {
     /// Connections that may be idle at a time.
     limit: usize,
     state: Mutex<State>,
+    suspects: Waiting,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// The one that has been used last comes last.
-    idle: Vec<Idle>,
+    idle: Queue<UpstreamConn>,
     distrust: Distrust,
     /// Somebody closes those that have been idle for too long.
     is_swept: bool,
 }
 
 #[derive(Debug)]
-struct Idle {
-    conn: UpstreamConn,
+struct Idle<C> {
+    conn: C,
     since: Instant,
+}
+
+/// Those that wait for a request, and those that rest before they do.
+#[derive(Debug)]
+struct Queue<C> {
+    /// The one that is used next comes last: the fewest are kept busy, and the others are closed.
+    ready: Vec<Idle<C>>,
+    /// The one that has rested longest comes first.
+    resting: VecDeque<Idle<C>>,
+}
+
+impl<C> Default for Queue<C> {
+    fn default() -> Queue<C> {
+        Queue { ready: Vec::new(), resting: VecDeque::new() }
+    }
+}
+
+impl<C> Queue<C> {
+    fn len(&self) -> usize {
+        self.ready.len() + self.resting.len()
+    }
+
+    fn put(&mut self, idle: Idle<C>, needs_rest: bool) {
+        match needs_rest {
+            true => self.resting.push_back(idle),
+            false => self.ready.push(idle),
+        }
+    }
+
+    fn take(&mut self, now: Instant) -> Option<Idle<C>> {
+        while self.resting.front().is_some_and(|idle| idle.has_rested(now)) {
+            self.ready.extend(self.resting.pop_front());
+        }
+        self.ready.pop()
+    }
+
+    fn retain(&mut self, is_good: impl Fn(&Idle<C>) -> bool) {
+        self.ready.retain(&is_good);
+        self.resting.retain(&is_good);
+    }
+}
+
+impl<C> Idle<C> {
+    fn has_rested(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) >= REST
+    }
 }
 
 /// Until when no connection is used again.
@@ -86,7 +142,7 @@ impl Distrust {
     }
 }
 
-impl Idle {
+impl Idle<UpstreamConn> {
     fn is_good(&self, distrust: &Distrust, now: Instant) -> bool {
         let is_fresh = now.saturating_duration_since(self.since) < IDLE;
         is_fresh && self.conn.is_idle() && self.conn.last().is_none_or(|ending| distrust.allows(ending, now))
@@ -96,16 +152,23 @@ impl Idle {
 impl Pool {
     /// No connections to `upstream`, a URL. Of those that are made, so many may be idle at a time.
     pub fn new(connector: HttpsConnector<Sockets>, upstream: Uri, limit: usize) -> Pool {
-        Pool { connector, upstream, shared: Arc::new(Shared { limit, state: Mutex::default() }) }
+        Pool {
+            connector,
+            upstream,
+            shared: Arc::new(Shared { limit, state: Mutex::default(), suspects: Waiting::default() }),
+        }
     }
 
-    /// An idle connection.
+    /// An idle connection that need not rest.
     pub fn take(&self) -> Option<UpstreamConn> {
         let now = Instant::now();
         let mut state = self.shared.lock();
         let State { idle, distrust, .. } = &mut *state;
-        while let Some(idle) = idle.pop() {
+        while let Some(mut idle) = idle.take(now) {
             if idle.is_good(distrust, now) {
+                if idle.has_rested(now) {
+                    idle.conn.note_rest();
+                }
                 return Some(idle.conn);
             }
         }
@@ -118,9 +181,9 @@ impl Pool {
         std::future::poll_fn(|cx| connector.poll_ready(cx)).await?;
         let stream = connector.call(self.upstream.clone()).await?;
         let shared = Arc::downgrade(&self.shared);
-        let on_stray = move |ending| {
+        let on_stray = move |stray| {
             if let Some(shared) = shared.upgrade() {
-                shared.distrust(ending);
+                shared.distrust(stray);
             }
         };
         Ok(UpstreamConn::over(stream, on_stray).await?)
@@ -141,9 +204,14 @@ impl Pool {
         });
     }
 
-    /// Something has come behind a response that ended like this.
-    pub fn distrust(&self, ending: Ending) {
-        self.shared.distrust(ending);
+    /// Something has come behind a response.
+    pub fn distrust(&self, stray: Stray) {
+        self.shared.distrust(stray);
+    }
+
+    /// Waits for requests whose answers may have been those of others.
+    pub async fn suspects(&self) -> Suspects {
+        self.shared.suspects.next().await
     }
 }
 
@@ -159,16 +227,18 @@ impl Shared {
         if state.idle.len() >= self.limit || !idle.is_good(&state.distrust, now) {
             return;
         }
-        state.idle.push(idle);
+        let needs_rest = idle.conn.needs_rest();
+        state.idle.put(idle, needs_rest);
         if !std::mem::replace(&mut state.is_swept, true) {
             tokio::spawn(sweep(Arc::downgrade(self)));
         }
     }
 
-    fn distrust(&self, ending: Ending) {
-        let is_news = self.lock().distrust.note(ending, Instant::now());
+    fn distrust(&self, stray: Stray) {
+        let is_news = self.lock().distrust.note(stray.behind, Instant::now());
+        self.suspects.add(stray.suspects);
         if is_news {
-            let behind = match ending {
+            let behind = match stray.behind {
                 Ending::Head => "a response without content",
                 Ending::Content => "the content of a response",
             };
@@ -176,7 +246,8 @@ impl Shared {
             tracing::warn!(
                 behind,
                 seconds,
-                "upstream sent bytes that belong to no response: for a while its connections are closed after each such response"
+                "upstream sent bytes that belong to no response: what their connection has brought lately is invalidated, \
+                 and for a while connections are closed after each such response"
             );
         }
     }
@@ -191,7 +262,7 @@ async fn sweep(shared: Weak<Shared>) {
         let mut state = shared.lock();
         let State { idle, distrust, is_swept } = &mut *state;
         idle.retain(|idle| idle.is_good(distrust, now));
-        if idle.is_empty() {
+        if idle.len() == 0 {
             *is_swept = false;
             return;
         }
@@ -201,6 +272,32 @@ async fn sweep(shared: Weak<Shared>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_that_rests_is_taken_after_its_rest() {
+        let now = Instant::now();
+        let mut queue = Queue::default();
+        queue.put(Idle { conn: "rests", since: now }, true);
+        queue.put(Idle { conn: "ready", since: now }, false);
+        let mut take = |later| queue.take(now + later).map(|idle| idle.conn);
+        let moment = Duration::from_millis(1);
+        assert_eq!(take(Duration::ZERO), Some("ready"));
+        assert_eq!(take(REST - moment), None);
+        assert_eq!(take(REST), Some("rests"));
+        assert_eq!(take(REST), None);
+    }
+
+    #[test]
+    fn the_connection_that_was_used_last_is_taken_first() {
+        let now = Instant::now();
+        let mut queue = Queue::default();
+        for conn in 0..3 {
+            queue.put(Idle { conn, since: now }, false);
+        }
+        queue.retain(|idle| idle.conn != 1);
+        assert_eq!(queue.len(), 2);
+        assert_eq!([queue.take(now), queue.take(now)].map(|idle| idle.unwrap().conn), [2, 0]);
+    }
 
     #[test]
     fn distrust_is_of_one_kind_or_of_all_and_passes() {

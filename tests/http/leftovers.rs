@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::http2;
 use super::wire::{Bench, Head, Wire, field};
 use crate::support::larder::signal;
-use crate::support::{Larder, Plan, eventually};
+use crate::support::{Larder, Plan, eventually, eventually_some};
 
 /// Every response is stored and validated each time.
 const FAMILY: &str = "[[family]]\nname = \"all\"\npath = '/.*'\n";
@@ -28,10 +28,10 @@ fn request(method: &str, path: &str) -> String {
     format!("{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
 }
 
-/// The client's answer to a request that goes over this connection to upstream.
+/// The client's answer to a request that goes over this connection to upstream, if need be after its rest.
 #[track_caller]
 fn ask(bench: &Bench, upstream: &mut Wire, method: &str, path: &str, answer: &str) -> (Head, String) {
-    let mut client = bench.client(&request(method, path));
+    let mut client = bench.client_over(upstream, &request(method, path));
     assert!(upstream.head()[0].starts_with(&format!("{method} {path} ")));
     upstream.send(answer);
     finish(&mut client)
@@ -263,7 +263,7 @@ fn bytes_behind_no_content_close_all_such_connections() {
     }
 }
 
-/// A whole response that comes late answers the next request, once: nothing tells it from the right one. The right one
+/// A whole response that comes after the rest answers the next request, once: nothing tells it from the right one. The right one
 /// comes behind it, and shows what it was.
 #[test]
 fn a_late_response_that_is_taken_for_an_answer_is_the_last() {
@@ -282,7 +282,7 @@ fn a_late_response_that_is_taken_for_an_answer_is_the_last() {
 fn garbage_that_meets_the_next_request_is_remembered() {
     let (bench, mut upstream) = kept();
     ask(&bench, &mut upstream, "GET", "/kept", "HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\n\r\n");
-    let mut client = bench.client(&request("GET", "/b"));
+    let mut client = bench.client_over(&mut upstream, &request("GET", "/b"));
     upstream.head();
     upstream.send("Hello");
     let mut another = bench.upstream();
@@ -291,6 +291,91 @@ fn garbage_that_meets_the_next_request_is_remembered() {
     assert_eq!(client.head()[0], "HTTP/1.1 200 OK");
     ask(&bench, &mut another, "GET", "/kept", "HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\n\r\n");
     assert_eq!(another.rest(), "");
+}
+
+/// A connection to upstream that answers with what belongs to the request before.
+#[track_caller]
+fn shifted(bench: &Bench) -> Wire {
+    let (mut upstream, ..) = ask_anew(bench, "GET", "/kept", &ok("kept"));
+    ask(bench, &mut upstream, "GET", "/kept", "HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\n\r\n");
+    upstream
+}
+
+/// The connection's last request is answered too; so many requests on it are suspect then.
+#[track_caller]
+fn ends(bench: &Bench, mut upstream: Wire, suspects: usize) {
+    upstream.send(ok("another's"));
+    assert_eq!(upstream.rest(), "");
+    let metric = format!("larder_suspects_total {suspects}");
+    eventually("it is dealt with", || {
+        bench.larder.admin_get("/metrics").text().lines().any(|line| line == metric)
+    });
+}
+
+#[test]
+fn what_a_connection_out_of_step_brought_is_no_hit_any_more() {
+    let long = |body: &str| ok(body).replace("max-age=0", "max-age=600");
+    let bench = Bench::start(FAMILY);
+    let (upstream, ..) = ask_anew(&bench, "GET", "/other", &long("other"));
+    // The connection stays busy.
+    let mut busy = bench.client(&request("GET", "/slow"));
+    let mut slow = upstream;
+    slow.head();
+    let mut upstream = shifted(&bench);
+    for (path, body) in [("/a", "evil"), ("/b", "a"), ("/c", "b")] {
+        let answer = if body == "evil" { EVIL.to_owned() } else { long(body) };
+        assert_eq!(ask(&bench, &mut upstream, "GET", path, &answer).1, body);
+        let hit = bench.client(&request("GET", path)).rest();
+        assert!(hit.ends_with(body), "stored: {hit}");
+    }
+    // The one that was validated, and three more.
+    ends(&bench, upstream, 4);
+    for path in ["/a", "/b", "/c"] {
+        assert_eq!(ask_anew(&bench, "GET", path, &long(path)).2, path);
+        assert!(bench.client(&request("GET", path)).rest().ends_with(path), "a hit again");
+    }
+    let other = bench.client(&request("GET", "/other")).rest();
+    assert!(other.contains("; hit") && other.ends_with("other"), "another connection brought it: {other}");
+    slow.send(ok("slow"));
+    assert!(busy.rest().ends_with("slow"));
+}
+
+/// Nothing tells which of them is the answer.
+#[test]
+fn a_response_behind_the_only_one_of_a_connection_invalidates_it() {
+    let bench = Bench::start(FAMILY);
+    let (upstream, ..) = ask_anew(&bench, "GET", "/a", EVIL);
+    ends(&bench, upstream, 1);
+    assert_eq!(ask_anew(&bench, "GET", "/a", &ok("a")).2, "a");
+}
+
+#[test]
+fn a_write_that_may_have_had_anothers_answer_invalidates_twice() {
+    let head = "[server]\nreinvalidate_after = \"3s\"\n[[family]]\nname = \"lists\"\npath = '/list'\n";
+    let bench = Bench::start(&[head, FAMILY, "[invalidate]\n'/doc' = [\"lists\"]\n"].concat());
+    let long = |body: &str| ok(body).replace("max-age=0", "max-age=600");
+    let mut upstream = shifted(&bench);
+    assert_eq!(ask(&bench, &mut upstream, "PUT", "/doc", EVIL).1, "evil");
+    // Upstream has not carried it out yet.
+    let mut client = bench.client_over(&mut upstream, &request("GET", "/slow"));
+    upstream.head();
+    for path in ["/doc", "/list"] {
+        ask_anew(&bench, "GET", path, &long("old").replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n"));
+    }
+    upstream.send(ok("the write's own"));
+    assert!(client.rest().ends_with("the write's own"));
+    ends(&bench, upstream, 3);
+    let repeated =
+        || bench.larder.admin_get("/metrics").text().contains("larder_invalidations_repeated_total 1\n");
+    for again in [false, true] {
+        if again {
+            eventually("it is repeated", repeated);
+        }
+        for path in ["/doc", "/list"] {
+            let body = format!("{path} {again}");
+            assert_eq!(ask_anew(&bench, "GET", path, &long(&body)).2, body);
+        }
+    }
 }
 
 /// RFC 9110 §15.5.9: some servers say so before they close an idle connection.
@@ -374,17 +459,40 @@ fn proper(stream: &mut TcpStream, method: &str, path: &str, validates: bool) -> 
 #[test]
 fn an_ordinary_upstream_keeps_its_connections() {
     let server = Server::start(proper);
-    for round in 0..20 {
-        for path in ["/even1", "/odd", &format!("/new{round}")] {
-            assert_eq!(server.ask("GET", path), (200, path.to_owned()));
-            assert_eq!(server.ask("HEAD", path), (200, String::new()));
-        }
-        assert_eq!(server.ask("DELETE", "/x"), (204, String::new()));
-        assert_eq!(server.ask("PUT", "/x"), (204, String::new()));
+    let accepted = || server.accepted.load(Ordering::Relaxed);
+    for round in 0..160 {
+        let path = format!("/{round}");
+        assert_eq!(server.ask("GET", &path), (200, path));
     }
-    // A response may reach its client a moment before its connection is idle.
-    let accepted = server.accepted.load(Ordering::Relaxed);
-    assert!(accepted <= 5, "160 requests took {accepted} connections");
+    // A response may reach its client a moment before its connection is idle, and a connection rests now and then.
+    assert!(accepted() <= 6, "160 requests took {} connections", accepted());
+    assert_eq!(
+        server.larder.admin_get("/metrics").text().lines().find(|line| line.starts_with("larder_suspects_total ")),
+        Some("larder_suspects_total 0")
+    );
+}
+
+#[test]
+fn a_connection_is_used_again_after_its_rest() {
+    let server = Server::start(proper);
+    let accepted = || server.accepted.load(Ordering::Relaxed);
+    server.ask("GET", "/even1");
+    for (method, path, status) in [
+        ("HEAD", "/odd", 200),
+        ("HEAD", "/even1", 200),
+        ("DELETE", "/x", 204),
+        ("PUT", "/x", 204),
+        ("GET", "/even1", 200),
+    ] {
+        for _ in 0..5 {
+            eventually("no new connection is made", || {
+                let before = accepted();
+                assert_eq!(server.ask(method, path).0, status);
+                accepted() == before
+            });
+        }
+    }
+    assert!(!server.larder.log().contains("belong to no response"));
 }
 
 /// What the upstream does behind a response without content: everything that can be told from a response.
@@ -470,6 +578,58 @@ fn treacherous(stream: &mut TcpStream, method: &str, path: &str, validates: bool
     let begun = stream.write_all(format!("HTTP/1.1 {head}\r\n\r\n").as_bytes()).is_ok();
     std::thread::yield_now();
     begun && stream.write_all(EVIL.as_bytes()).is_ok()
+}
+
+/// The first ones come while everybody asks: their connections rest, so that they are seen before anybody gets them.
+#[test]
+fn late_responses_answer_nobody_while_connections_rest() {
+    let server = Arc::new(Server::start(treacherous));
+    let readers: Vec<_> = (0..4)
+        .map(|reader| {
+            let server = Arc::clone(&server);
+            std::thread::spawn(move || {
+                for round in 0..60 {
+                    let path = format!("/{reader}/{round}");
+                    assert_eq!(server.ask("GET", &path), (200, path.clone()));
+                    if round % 7 == reader {
+                        assert_eq!(server.ask("HEAD", &path).0, 200);
+                    }
+                }
+            })
+        })
+        .collect();
+    readers.into_iter().for_each(|reader| reader.join().unwrap());
+    eventually("it is remembered", || server.larder.log().contains("belong to no response"));
+}
+
+/// A whole response comes behind another one's content when nothing rests: each answer is the one to the request before,
+/// and nothing ever comes to an idle connection, until it rests.
+#[test]
+fn a_connection_out_of_step_is_found_out_under_load() {
+    let bench = Bench::start(FAMILY);
+    let (mut upstream, ..) = ask_anew(&bench, "GET", "/kept", &ok("kept"));
+    let mut asked = 0;
+    let another = loop {
+        let mut client = bench.client(&request("GET", &format!("/{asked}")));
+        let next = eventually_some("it is sent to upstream", || {
+            if upstream.is_silent() { bench.accepted().map(Some) } else { Some(None) }
+        });
+        if let Some(another) = next {
+            break (client, another);
+        }
+        upstream.head();
+        upstream.send(ok("another's"));
+        finish(&mut client);
+        asked += 1;
+        assert!(asked < 2000, "it never rests");
+    };
+    upstream.send(ok("another's"));
+    assert_eq!(upstream.rest(), "", "it was at rest");
+    let (mut client, mut upstream) = another;
+    upstream.head();
+    upstream.send(ok("own"));
+    assert_eq!(finish(&mut client).1, "own");
+    assert_eq!(upstream.rest(), "", "nothing behind content is trusted any more");
 }
 
 #[test]

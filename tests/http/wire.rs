@@ -34,12 +34,35 @@ impl Bench {
         client
     }
 
+    /// Sends a request until it goes over this connection to upstream, which may have to rest before. Meanwhile it is
+    /// answered on others, and nothing of that stays.
+    #[track_caller]
+    pub fn client_over(&self, upstream: &mut Wire, request: &str) -> Wire {
+        loop {
+            let mut client = self.client(request);
+            let another = eventually_some("Larder sends the request to upstream", || {
+                if upstream.is_silent() { self.accepted().map(Some) } else { Some(None) }
+            });
+            let Some(mut another) = another else { return client };
+            another.head();
+            another.send(
+                "HTTP/1.1 404 Not Found\r\nCache-Control: no-store\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            );
+            client.rest();
+        }
+    }
+
     /// The next connection to upstream.
     #[track_caller]
     pub fn upstream(&self) -> Wire {
-        let stream = eventually_some("Larder connects to upstream", || self.listener.accept().ok()).0;
+        eventually_some("Larder connects to upstream", || self.accepted())
+    }
+
+    /// A new connection to upstream, if there is one by now.
+    pub fn accepted(&self) -> Option<Wire> {
+        let stream = self.listener.accept().ok()?.0;
         stream.set_nonblocking(false).unwrap();
-        Wire::of(stream)
+        Some(Wire::of(stream))
     }
 }
 

@@ -1,0 +1,89 @@
+//! What is done about requests whose answers may have been those of others: what they have stored is invalidated. A write
+//! among them counts as one without an answer: upstream may have carried it out later than this proxy was told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderMap;
+
+use super::is_safe;
+use super::write::outdated;
+use crate::headers::Meant;
+use crate::rules::RuleSet;
+use crate::running::Running;
+use crate::semantics::invalidation::WriteEnd;
+use crate::stamp::Tag;
+use crate::store::fleet::{Again, Outdating};
+use crate::target::Target;
+use crate::upstream::Suspects;
+
+/// Deals with suspects for as long as the process lives.
+pub async fn invalidate_all(running: Arc<Running>) {
+    loop {
+        let suspects = running.upstream.suspects().await;
+        let what = outdated_by(&suspects, &running.live().rules, running.config.server.reinvalidate_after);
+        running.cache.invalidate_for(&what, None).await;
+        running.metrics.suspects.inc_by(suspects.requests.len() as u64);
+    }
+}
+
+fn outdated_by(suspects: &Suspects, rules: &RuleSet, reinvalidate_after: Duration) -> Outdating {
+    let mut tags = BTreeSet::new();
+    let mut again: BTreeMap<Duration, BTreeSet<Tag>> = BTreeMap::new();
+    if suspects.are_more {
+        tags.insert(Tag::root());
+        again.entry(reinvalidate_after).or_default().insert(Tag::root());
+    }
+    for (method, path) in &suspects.requests {
+        let target = Target { scheme: "http", host: String::new(), path: path.to_string(), query: None };
+        if is_safe(method) {
+            tags.extend(target.tags());
+            continue;
+        }
+        // Its fields may have named another method.
+        let matches = rules.outdated_by_any(&Meant::Any, &target);
+        let what = outdated(&target, &matches, WriteEnd::NoAnswer, &HeaderMap::new(), reinvalidate_after);
+        tags.extend(what.tags);
+        what.again.into_iter().for_each(|it| again.entry(it.after).or_default().extend(it.tags));
+    }
+    let again = again.into_iter().map(|(after, tags)| Again { after, tags: tags.into_iter().collect() });
+    Outdating { tags: tags.into_iter().collect(), softened: Vec::new(), again: again.collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use http::Method;
+
+    use super::*;
+    use crate::config::{Config, Overrides};
+
+    const RULES: &str = "[[family]]\nname = \"lists\"\npath = '/list'\nttl = \"1m\"\n[invalidate]\n\
+                         '/doc' = { families = [\"lists\"], methods = [\"DELETE\"], on = [\"404\"], mode = \"soft\" }\n";
+
+    #[test]
+    fn writes_count_as_unanswered_and_reads_for_themselves() {
+        let config = Config::check(Path::new("rules.toml"), RULES.as_bytes(), &Overrides::default(), &|_| None);
+        let rules = config.unwrap().rules;
+        let after = Duration::from_secs(7);
+        let of = |method: Method, path: &str, are_more| {
+            let suspects = Suspects { requests: [(method, path.into())].into(), are_more };
+            outdated_by(&suspects, &rules, after)
+        };
+        let again = |tags: &[Tag]| vec![Again { after, tags: tags.to_vec() }];
+        let (doc, lists) = (Tag::uri("/doc"), Tag::family("lists"));
+        let read = of(Method::GET, "/doc", false);
+        assert!(read.tags.contains(&doc) && !read.tags.contains(&lists) && read.again.is_empty(), "{read:?}");
+        // By any method: its fields may have said that it was another one.
+        let write = of(Method::PUT, "/doc", false);
+        assert!(write.tags.contains(&doc) && write.tags.contains(&lists), "{write:?}");
+        assert_eq!(write.again.len(), 1);
+        assert_eq!(write.again[0].after, after);
+        assert_eq!(BTreeSet::from_iter(&write.again[0].tags), BTreeSet::from_iter(&write.tags));
+        let all = of(Method::GET, "/doc", true);
+        assert!(all.tags.contains(&Tag::root()));
+        assert_eq!(all.again, again(&[Tag::root()]));
+    }
+}
