@@ -597,7 +597,7 @@ impl Upstream {
         is_repetition: bool,
     ) -> Result<(UpstreamConn, Response<Incoming>), Unanswered> {
         let pooled = if is_repetition { None } else { self.pool.take() };
-        let Some(mut conn) = pooled else { return self.exchange_anew(request, length).await };
+        let Some(mut conn) = pooled else { return Box::pin(self.exchange_anew(request, length)).await };
         let mut error = match conn.send(request).await {
             Ok(response) => return Ok((conn, response)),
             Err(error) => error,
@@ -611,9 +611,11 @@ impl Upstream {
         {
             self.pool.distrust(stray);
         }
-        self.exchange_anew(request, length).await
+        Box::pin(self.exchange_anew(request, length)).await
     }
 
+    /// The same on a new connection. In a box where it is awaited: connecting is a large future, and a rare one, and whatever
+    /// holds it is copied several times on its way.
     async fn exchange_anew(
         &self,
         request: Request<RequestBody>,
