@@ -23,7 +23,7 @@ use super::socket::Look;
 use super::suspects::{Carried, Suspects};
 
 /// Responses after which a connection rests, whatever they were: that ends it if it is out of step.
-const RESPONSES_WITHOUT_REST: u32 = 64;
+const RESPONSES_WITHOUT_REST: u32 = 256;
 
 /// A connection to upstream, for one request at a time.
 #[derive(Debug)]

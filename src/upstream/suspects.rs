@@ -10,7 +10,7 @@ use http::Method;
 use tokio::sync::Notify;
 
 /// Requests that are remembered of one connection.
-const REMEMBERED: usize = 64;
+const REMEMBERED: usize = 256;
 /// Bytes of paths that are remembered of one connection.
 const REMEMBERED_BYTES: usize = 64 << 10;
 /// Requests that may wait to be dealt with.
