@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_store_has_confirmed_is_current_although_marks_were_missed() {
+    fn an_entry_confirmed_by_the_store_is_current_despite_missed_marks() {
         let (memory, tags) = (Memory::new(1 << 20, 1 << 10, 64), [Tag::root(), Tag::family("a")]);
         let at = |sequence| Stamp { epoch: Epoch(1), sequence };
         let is_current = |n| {

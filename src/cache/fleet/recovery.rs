@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_return_is_given_up_after_patience_and_everything_with_it_where_the_outage_was_seen() {
+    fn an_absent_member_is_given_up_after_patience() {
         let started = || RecoveryGate::new(PATIENCE);
         let failed_at_first = || {
             let mut gate = started();

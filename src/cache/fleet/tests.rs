@@ -541,7 +541,7 @@ async fn a_lease_that_lapses_closes_the_gate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_does_not_answer_is_told_from_a_process_that_stands_still() {
+async fn a_slow_store_is_named_as_the_cause() {
     let store = Fake::new();
     let cache = proxy(&store, usual());
     sleep(LEASE / 2).await;
@@ -553,7 +553,7 @@ async fn a_store_that_does_not_answer_is_told_from_a_process_that_stands_still()
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_an_invalidation_cannot_be_delivered_the_store_is_to_blame() {
+async fn an_undelivered_invalidation_reports_store_away() {
     let store = Fake::new();
     let cache = proxy(&store, usual());
     pause().await;
