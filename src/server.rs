@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -49,6 +49,9 @@ const LOCAL_RESETS: usize = 256;
 /// How long a start waits until what is in the store may be believed.
 const READY_WITHIN: Duration = Duration::from_millis(500);
 
+/// Connections that wait to be accepted; the kernel takes its own limit where that is less (`net.core.somaxconn`). Beyond
+/// it a client's first packet is dropped, and it tries again after a second: the standard library's 128 are soon full.
+const BACKLOG: u32 = 65_535;
 /// Pause after an accept that failed for want of descriptors, so as not to spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -83,15 +86,21 @@ pub enum ServeError {
 
 impl Listeners {
     /// Binds both addresses of the configuration.
-    pub async fn bind(config: &Config) -> Result<Listeners, ServeError> {
-        let public = listen(config.server.listen, "--listen").await?;
-        let admin = listen(admin::auth::address(&config.admin), "--admin").await?;
+    pub fn bind(config: &Config) -> Result<Listeners, ServeError> {
+        let public = listen(config.server.listen, "--listen")?;
+        let admin = listen(admin::auth::address(&config.admin), "--admin")?;
         Ok(Listeners { public, admin })
     }
 }
 
-async fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, flag, source })
+fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, ServeError> {
+    let listening = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listening().map_err(|source| ServeError::Listen { address, flag, source })
 }
 
 /// How serving ended.

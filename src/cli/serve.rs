@@ -40,7 +40,7 @@ fn complain(message: &str, code: u8) -> u8 {
 
 async fn until_stopped(config: Config, json: bool) -> Result<(), ServeError> {
     tell_rules(&config);
-    let listeners = Listeners::bind(&config).await?;
+    let listeners = Listeners::bind(&config)?;
     let running = server::assemble(config).await?;
     // Before anyone is told that Larder runs: whoever waits for that may end it at once.
     let stopped = stopped();

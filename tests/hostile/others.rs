@@ -1,0 +1,173 @@
+//! Everybody else: clients at 127.0.0.1 that go on reading, missing and writing, and a liveness probe, while an attack
+//! runs.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::support::Larder;
+use crate::support::client::Call;
+
+/// The family that everybody else reads. A test's rules begin with these.
+pub const RULES: &str = r#"
+[[family]]
+name = "others"
+path = '/others/.*'
+ttl = "1h"
+"#;
+
+/// Targets that are read again and again.
+const WARM: usize = 20;
+/// The pause between two requests of one kind.
+const PAUSE: Duration = Duration::from_millis(5);
+/// What a miss, a write or a probe may take beyond upstream's time, which is next to nothing here.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Attacks run one at a time: each measures memory, CPU and time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// What everybody else experienced.
+#[derive(Debug, Default)]
+pub struct Experience {
+    hits: usize,
+    reads: usize,
+    misses: Waits,
+    writes: Waits,
+    probes: Waits,
+}
+
+/// Requests of one kind.
+#[derive(Default)]
+struct Waits {
+    answered: usize,
+    failures: Vec<String>,
+    longest: Duration,
+}
+
+impl fmt::Debug for Waits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Waits { answered, failures, longest } = self;
+        write!(f, "{answered} answered, {} failed, longest {longest:?}", failures.len())?;
+        failures.first().map_or(Ok(()), |first| write!(f, ", first failure: {first}"))
+    }
+}
+
+impl Waits {
+    fn note(&mut self, begun: Instant, outcome: Result<u16, String>) {
+        self.longest = self.longest.max(begun.elapsed());
+        match outcome {
+            Ok(status) if status < 300 => self.answered += 1,
+            Ok(status) => self.failures.push(format!("status {status}")),
+            Err(failure) => self.failures.push(failure),
+        }
+    }
+}
+
+type Step = Box<dyn Fn(usize, &mut Experience) + Send>;
+
+/// Everybody else, going on until [`Others::end`].
+pub struct Others {
+    stop: Arc<AtomicBool>,
+    /// Requests answered so far.
+    done: Arc<AtomicUsize>,
+    threads: Vec<JoinHandle<Experience>>,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Others {
+    /// Warms what everybody else reads, and begins. Waits until no other attack runs.
+    pub fn start(larder: &Larder) -> Others {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        for n in 0..WARM {
+            larder.get(&format!("/others/{n}"));
+        }
+        let (stop, done): (Arc<AtomicBool>, Arc<AtomicUsize>) = Default::default();
+        let (address, admin) = (larder.address, larder.admin);
+        let each = |step: Step| {
+            let (stop, done) = (Arc::clone(&stop), Arc::clone(&done));
+            thread::spawn(move || {
+                let mut experience = Experience::default();
+                for n in 0.. {
+                    if stop.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    step(n, &mut experience);
+                    done.fetch_add(1, Ordering::SeqCst);
+                    pause();
+                }
+                experience
+            })
+        };
+        let threads = vec![
+            each(Box::new(move |n, experience| {
+                experience.reads += 1;
+                let response = Call::new(address, "GET", &format!("/others/{}", n % WARM)).try_send();
+                let is_hit = response.is_ok_and(|response| response.status == 200 && response.is("hit"));
+                experience.hits += usize::from(is_hit);
+            })),
+            each(Box::new(move |n, experience| {
+                let begun = Instant::now();
+                experience.misses.note(begun, status(Call::new(address, "GET", &format!("/others/new-{n}"))));
+            })),
+            each(Box::new(move |_, experience| {
+                let begun = Instant::now();
+                experience.writes.note(begun, status(Call::new(address, "POST", "/others-write").body("x")));
+            })),
+            each(Box::new(move |_, experience| {
+                let begun = Instant::now();
+                experience.probes.note(begun, status(Call::new(admin, "GET", "/healthz")));
+            })),
+        ];
+        Others { stop, done, threads, _alone: alone }
+    }
+
+    /// Waits until everybody else has made so many more requests, at most for the time in which an attack may be felt.
+    pub fn go_on(&self, requests: usize) {
+        let (goal, end) = (self.done.load(Ordering::SeqCst) + requests, Instant::now() + Duration::from_secs(10));
+        while self.done.load(Ordering::SeqCst) < goal && Instant::now() < end {
+            pause();
+        }
+    }
+
+    /// Ends them. Gives what they experienced.
+    pub fn end(self) -> Experience {
+        self.stop.store(true, Ordering::SeqCst);
+        let mut all = Experience::default();
+        for thread in self.threads {
+            let one = thread.join().unwrap();
+            all.hits += one.hits;
+            all.reads += one.reads;
+            for (all, one) in
+                [(&mut all.misses, one.misses), (&mut all.writes, one.writes), (&mut all.probes, one.probes)]
+            {
+                all.answered += one.answered;
+                all.failures.extend(one.failures);
+                all.longest = all.longest.max(one.longest);
+            }
+        }
+        all
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "no runtime here")]
+fn pause() {
+    thread::sleep(PAUSE);
+}
+
+fn status(call: Call) -> Result<u16, String> {
+    call.try_send().map(|response| response.status).map_err(|failure| format!("{failure:?}"))
+}
+
+impl Experience {
+    /// Over 95 % of the reads were hits; misses, writes and probes were answered, each within a second.
+    #[track_caller]
+    pub fn was_unhurt(&self) {
+        assert!(self.reads > 0 && self.hits * 100 > self.reads * 95, "hits of others: {self:?}");
+        for (what, waits) in [("misses", &self.misses), ("writes", &self.writes), ("probes", &self.probes)] {
+            assert!(waits.answered > 0 && waits.failures.is_empty(), "{what} of others: {self:?}");
+            assert!(waits.longest < PATIENCE, "{what} of others: {self:?}");
+        }
+    }
+}
