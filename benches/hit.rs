@@ -104,7 +104,7 @@ fn lookup(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without I/O");
     criterion.bench_function("lookup in memory", |bench| {
         bench.iter(|| {
-            let lookup = cache.lookup(canonical.clone(), &headers, String::new, Vec::new);
+            let lookup = cache.lookup(canonical.clone(), &headers, String::new, Default::default);
             runtime.block_on(lookup)
         });
     });

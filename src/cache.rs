@@ -166,7 +166,7 @@ impl Cache {
         canonical: Canonical,
         headers: &HeaderMap,
         label: impl Fn() -> String,
-        tags: impl Fn() -> Vec<Tag>,
+        tags: impl Fn() -> Arc<[Tag]>,
     ) -> Lookup {
         if let Some(resident) = self.memory.varies_on(&canonical) {
             let sign = Arc::clone(&resident.entry);
@@ -189,7 +189,7 @@ impl Cache {
         sign: Arc<Entry>,
         headers: &HeaderMap,
         label: &impl Fn() -> String,
-        tags: &impl Fn() -> Vec<Tag>,
+        tags: &impl Fn() -> Arc<[Tag]>,
     ) -> Lookup {
         let on = sign.variants().map_or(&[][..], |variants| &variants.on);
         let lookup = self.lookup_one(canonical.variant(on, headers), label, tags).await;
@@ -204,7 +204,7 @@ impl Cache {
         &self,
         canonical: Canonical,
         label: &impl Fn() -> String,
-        tags: &impl Fn() -> Vec<Tag>,
+        tags: &impl Fn() -> Arc<[Tag]>,
     ) -> Lookup {
         match &self.shared {
             None => self.lookup_embedded(canonical, tags),
@@ -212,7 +212,7 @@ impl Cache {
         }
     }
 
-    fn lookup_embedded(&self, canonical: Canonical, tags: &impl Fn() -> Vec<Tag>) -> Lookup {
+    fn lookup_embedded(&self, canonical: Canonical, tags: &impl Fn() -> Arc<[Tag]>) -> Lookup {
         let (mut found, mut outdated) = (Found::Nothing, None);
         if let Some(resident) = self.memory.get(&canonical) {
             let view = self.memory.view_of(&resident);
@@ -234,7 +234,7 @@ impl Cache {
         shared: &Shared,
         canonical: Canonical,
         label: &impl Fn() -> String,
-        tags: &impl Fn() -> Vec<Tag>,
+        tags: &impl Fn() -> Arc<[Tag]>,
     ) -> Lookup {
         if shared.trusts_nothing() {
             return Lookup::plain(Found::Nothing, canonical, None);

@@ -12,7 +12,7 @@ use crate::key::{FamilyKeying, Identity, Keying};
 use crate::semantics::Policy;
 use crate::semantics::invalidation::StatusSet;
 use crate::stamp::Tag;
-use crate::target::Target;
+use crate::target::{Readings, Target};
 
 mod expand;
 mod family;
@@ -327,9 +327,9 @@ impl Family {
 
     /// The same of a path, under all of its readings: a write may name any of the instances that upstream may take the
     /// path for.
-    pub fn tags_of(&self, target: &Target) -> Vec<Tag> {
-        let mut tags = self.tags(&self.captures(&target.path));
-        for path in target.readings().others() {
+    pub fn tags_of(&self, readings: &Readings<'_>, captures: &Captures) -> Vec<Tag> {
+        let mut tags = self.tags(captures);
+        for path in readings.others() {
             let mut further = Vec::new();
             instance::tags(&self.name, &self.captures(path), &mut further);
             further.retain(|tag| !tags.contains(tag));

@@ -12,8 +12,8 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 mod held;
@@ -152,7 +152,9 @@ pub struct Tag(Arc<str>);
 impl Tag {
     /// The tag that every entry carries.
     pub fn root() -> Tag {
-        Tag(Arc::from("*"))
+        // One text for all: every entry carries it.
+        static ROOT: LazyLock<Tag> = LazyLock::new(|| Tag(Arc::from("*")));
+        ROOT.clone()
     }
 
     /// The tag of a normalised path. The query is left out on purpose: a write to `/users/7` outdates

@@ -58,7 +58,7 @@ pub(super) async fn course(running: &Running, mut errand: Errand, permit: &Permi
 async fn look(running: &Running, errand: &mut Errand) -> Option<Landing> {
     let question = &errand.question;
     let (canonical, fields) = (errand.canonical.clone(), &question.asked.headers);
-    let lookup = running.cache.lookup_elsewhere(canonical, fields, &question.label(), &question.tags()).await;
+    let lookup = running.cache.lookup_elsewhere(canonical, fields, &question.label(), question.tags()).await;
     match &lookup.found {
         Found::Current(entry) if question.is_answered_by(entry, running.cache.now()) => {
             let on = lookup.sign.as_ref().or(errand.sign.as_ref()).and_then(|sign| sign.variants());

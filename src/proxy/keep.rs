@@ -37,9 +37,10 @@ pub(super) struct Verdict {
 impl Verdict {
     /// Everything that outdates the response.
     pub fn tags(&self, question: &Question) -> Arc<[Tag]> {
-        let mut tags = question.tags();
-        tags.extend(self.groups.iter().cloned());
-        tags.into()
+        match &self.groups[..] {
+            [] => Arc::clone(question.tags()),
+            groups => question.tags().iter().chain(groups).cloned().collect(),
+        }
     }
 
     /// Takes out what is not to be stored or shared; gives what the client that asked gets all the same.
@@ -271,7 +272,8 @@ impl Complete<'_> {
         // Without the sign nobody would find those that are kept for longer, and a write to a group of one of them invalidates
         // none of the others.
         let longest = variants.kept_until(now).duration_since(now).map_or(keep, |longest| longest.max(keep));
-        let sign = put(&primary.text, question.tags().into(), Content::Variants(variants), primary.key, longest);
+        let sign =
+            put(&primary.text, Arc::clone(question.tags()), Content::Variants(variants), primary.key, longest);
         let kept = put(&variant.text, tags, Content::Response(response), variant.key, keep);
         let gone = gone.iter().map(|gone| primary.with_suffix(&gone.suffix).key);
         let gone = gone.map(|key| Place { key, label: label.clone(), keep }).collect();

@@ -1,6 +1,6 @@
 //! A read (GET, HEAD or QUERY) together with what the rules say of it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -30,6 +30,7 @@ pub(super) struct Question {
     pub demands: Demands,
     /// Content of a QUERY.
     pub content: Option<Bytes>,
+    tags: OnceLock<Arc<[Tag]>>,
 }
 
 impl Question {
@@ -50,7 +51,7 @@ impl Question {
             cookie: asked.headers.contains_key(COOKIE),
             no_store: demands.no_store,
         };
-        Arc::new(Question { asked, live, family, facts, demands, content })
+        Arc::new(Question { asked, live, family, facts, demands, content, tags: OnceLock::new() })
     }
 
     /// How the family asks upstream.
@@ -98,11 +99,13 @@ impl Question {
     }
 
     /// Everything that outdates the answer, as far as the request tells: under every reading of its path.
-    pub fn tags(&self) -> Vec<Tag> {
-        let mut tags = vec![Tag::root()];
-        tags.extend(self.asked.target.tags());
-        tags.extend(self.family().map(|(family, _)| family.tags_of(&self.asked.target)).unwrap_or_default());
-        tags
+    pub fn tags(&self) -> &Arc<[Tag]> {
+        self.tags.get_or_init(|| {
+            let readings = self.asked.target.readings();
+            let of_family = self.family().map(|(family, captures)| family.tags_of(&readings, captures));
+            let of_path = readings.all().map(Tag::uri);
+            std::iter::once(Tag::root()).chain(of_path).chain(of_family.unwrap_or_default()).collect()
+        })
     }
 
     /// Why it is not certain what upstream takes the path for. The proxy does not look into the cache for such a request.

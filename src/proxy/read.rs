@@ -117,7 +117,7 @@ async fn attempt(running: &Arc<Running>, question: &Arc<Question>, alone: bool) 
     let primary = question.canonical(running.config.server.forwarded);
     let lookup = running
         .cache
-        .lookup(primary.clone(), &question.asked.headers, || question.label(), || question.tags())
+        .lookup(primary.clone(), &question.asked.headers, || question.label(), || Arc::clone(question.tags()))
         .await;
     let now = running.cache.now();
     let need = match &lookup.found {
@@ -393,7 +393,7 @@ async fn stream(
         detail: need.detail,
         ..Outcome::miss(need.fwd)
     };
-    let tags = || [question.tags(), head.groups.clone()].concat();
+    let tags = || [&question.tags()[..], &head.groups].concat();
     let is_known = is_known(running, question, (head.status, &head.headers), tags).await;
     let mut response = respond::streaming(&question.asked, head, is_known, reader);
     if head.consumed {

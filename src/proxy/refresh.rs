@@ -53,7 +53,7 @@ fn repeatable(running: &Running, question: &Question, lookup: &Lookup) -> Option
         target: asked.target.clone(),
         headers: fields,
         client: asked.client,
-        tags: question.tags(),
+        tags: question.tags().to_vec(),
     })
 }
 
@@ -102,7 +102,8 @@ async fn refresh(running: Arc<Running>, read: Arc<Read>) {
     let question = Question::new(running.live(), asked, None);
     let primary = question.canonical(running.config.server.forwarded);
     let fields = &question.asked.headers;
-    let lookup = running.cache.lookup(primary.clone(), fields, || question.label(), || question.tags()).await;
+    let lookup =
+        running.cache.lookup(primary.clone(), fields, || question.label(), || Arc::clone(question.tags())).await;
     // The rules may have changed since it was counted.
     if lookup.canonical.key != read.key || question.is_personal() {
         return;

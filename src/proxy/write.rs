@@ -223,7 +223,7 @@ impl Keeping {
         let varies_on = keep::varies_on(running, &primary, (None, None), answer.status(), &fields).ok()?;
         let text = primary.variant(&varies_on, &question.asked.headers).text;
         let head = keep::head(running, text, varies_on, Some(stamp), answer.status(), fields, &verdict);
-        let _hold = running.cache.memory().hold(&question.tags());
+        let _hold = running.cache.memory().hold(question.tags());
         Some(Keeping { question, primary, head, verdict, stamp, _hold })
     }
 

@@ -196,8 +196,10 @@ fn a_path_made_to_have_many_readings_is_ambiguous_although_all_are_of_one_family
 fn an_entry_carries_the_instances_of_all_readings() {
     let rules = families(&[("user", "/users/(?<id>.+)")]);
     let family = rules.family("user").unwrap();
-    let tags =
-        |path: &str| family.tags_of(&at(path)).iter().map(|tag| tag.as_str().to_owned()).collect::<Vec<_>>();
+    let tags = |path: &str| {
+        let tags = family.tags_of(&at(path).readings(), &family.captures(path));
+        tags.iter().map(|tag| tag.as_str().to_owned()).collect::<Vec<_>>()
+    };
     assert_eq!(tags("/users/5"), ["user", "user:5"]);
     assert_eq!(tags("/users/5;v=1"), ["user", "user:5;v=1", "user:5"]);
     assert_eq!(tags("/users/5/"), ["user", "user:5/", "user:5"]);

@@ -27,11 +27,12 @@
 //!
 //! What places tags is a secret of this process: who can make requests cannot work out which tags share a slot.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hashbrown::HashTable;
 
 use super::soft::Pair;
 use super::{Sequence, Tag};
@@ -50,20 +51,19 @@ pub(super) struct Mark {
     /// Raised from zero under the shard's lock only.
     holders: AtomicUsize,
     shard: Arc<Shard>,
-    slot: usize,
+    hash: u64,
 }
 
 /// All places.
 pub(super) struct Registry {
     shards: Box<[Arc<Shard>]>,
-    slots: usize,
     keys: RandomState,
 }
 
 struct Shard(Mutex<Places>);
 
 struct Places {
-    held: HashMap<Tag, Arc<Mark>>,
+    held: HashTable<Arc<Mark>>,
     slots: Box<[Sequence]>,
 }
 
@@ -72,52 +72,52 @@ impl Registry {
     pub fn new(slots: usize) -> Registry {
         let slots = slots.clamp(1, 1 << 30).next_power_of_two();
         let shards = SHARDS.min(slots);
-        let places = || Places { held: HashMap::new(), slots: vec![0; slots / shards].into() };
+        let places = || Places { held: HashTable::new(), slots: vec![0; slots / shards].into() };
         let shards = (0..shards).map(|_| Arc::new(Shard(Mutex::new(places())))).collect();
-        Registry { shards, slots, keys: RandomState::new() }
+        Registry { shards, keys: RandomState::new() }
     }
 
     /// Holds a tag. What its place says from now on, the mark says.
     pub fn hold(&self, tag: &Tag) -> Held {
-        let (shard, slot) = self.place(tag);
+        let (shard, hash) = self.place(tag);
         let mut places = shard.lock();
-        if let Some(mark) = places.held.get(tag) {
+        if let Some(mark) = places.held(hash, tag) {
             mark.holders.fetch_add(1, SeqCst);
             return Held(Arc::clone(mark));
         }
         let mark = Arc::new(Mark {
             tag: tag.clone(),
-            hard: AtomicU64::new(places.slots[slot]),
+            hard: AtomicU64::new(*places.slot(hash)),
             soft: Pair::default(),
             holders: AtomicUsize::new(1),
             shard: Arc::clone(shard),
-            slot,
+            hash,
         });
-        places.held.insert(tag.clone(), Arc::clone(&mark));
+        places.held.insert_unique(hash, Arc::clone(&mark), |mark| mark.hash);
         Held(mark)
     }
 
     /// Invalidates a tag.
     pub fn invalidate(&self, tag: &Tag, sequence: Sequence) {
-        let (shard, slot) = self.place(tag);
+        let (shard, hash) = self.place(tag);
         let mut places = shard.lock();
-        if let Some(mark) = places.held.get(tag) {
+        if let Some(mark) = places.held(hash, tag) {
             mark.hard.fetch_max(sequence, SeqCst);
         } else {
-            places.raise(slot, sequence);
+            places.raise(hash, sequence);
         }
     }
 
     /// Invalidates a tag softly; `end`: of its grace, `now`: by the same clock. A slot has no place for a grace: what
     /// nobody holds is invalidated at once. True if somebody holds it.
     pub fn soften(&self, tag: &Tag, sequence: Sequence, end: u64, now: u64) -> bool {
-        let (shard, slot) = self.place(tag);
+        let (shard, hash) = self.place(tag);
         let mut places = shard.lock();
-        if let Some(mark) = places.held.get(tag) {
+        if let Some(mark) = places.held(hash, tag) {
             mark.soft.add(sequence, end, now, &mark.hard);
             return true;
         }
-        places.raise(slot, sequence);
+        places.raise(hash, sequence);
         false
     }
 
@@ -125,7 +125,7 @@ impl Registry {
     pub fn invalidate_all(&self, sequence: Sequence) {
         for shard in &self.shards {
             let mut places = shard.lock();
-            for mark in places.held.values() {
+            for mark in &places.held {
                 mark.hard.fetch_max(sequence, SeqCst);
             }
             places.slots.iter_mut().for_each(|slot| *slot = sequence.max(*slot));
@@ -136,7 +136,7 @@ impl Registry {
     pub fn wipe(&self, sequence: Sequence) {
         for shard in &self.shards {
             let mut places = shard.lock();
-            for mark in places.held.values() {
+            for mark in &places.held {
                 mark.soft.set(0, 0);
                 mark.hard.store(sequence, SeqCst);
             }
@@ -158,11 +158,11 @@ impl Registry {
 
     /// The latest hard and soft invalidation that is known of a tag, as its place has them.
     pub fn latest(&self, tag: &Tag) -> [Sequence; 2] {
-        let (shard, slot) = self.place(tag);
-        let places = shard.lock();
-        match places.held.get(tag) {
+        let (shard, hash) = self.place(tag);
+        let mut places = shard.lock();
+        match places.held(hash, tag) {
             Some(mark) => [mark.hard.load(SeqCst), mark.soft.sequence()],
-            None => [places.slots[slot], 0],
+            None => [*places.slot(hash), 0],
         }
     }
 
@@ -171,12 +171,11 @@ impl Registry {
         self.shards.iter().map(|shard| shard.lock().held.len()).sum()
     }
 
-    fn place(&self, tag: &Tag) -> (&Arc<Shard>, usize) {
+    /// The shard of a tag, and the tag's hash, which places it there.
+    fn place(&self, tag: &Tag) -> (&Arc<Shard>, u64) {
         let hash = self.keys.hash_one(tag);
-        // There are at most 2^30 slots, and as many to each shard.
-        let slot = hash as usize & (self.slots - 1);
-        let each = self.slots / self.shards.len();
-        (&self.shards[slot / each], slot % each)
+        // The table takes the topmost and the lowest bits.
+        (&self.shards[(hash >> 32) as usize % self.shards.len()], hash)
     }
 }
 
@@ -189,23 +188,35 @@ impl Shard {
     /// Moves what a mark says to its slot, unless somebody holds it.
     fn release(&self, mark: &Arc<Mark>) {
         let mut places = self.lock();
-        let is_there = places.held.get(&mark.tag).is_some_and(|there| Arc::ptr_eq(there, mark));
-        if !is_there || mark.holders.load(SeqCst) > 0 {
+        let Ok(there) = places.held.find_entry(mark.hash, |there| Arc::ptr_eq(there, mark)) else { return };
+        if mark.holders.load(SeqCst) > 0 {
             return;
         }
-        places.held.remove(&mark.tag);
-        places.raise(mark.slot, mark.hard.load(SeqCst).max(mark.soft.sequence()));
+        there.remove();
+        places.raise(mark.hash, mark.hard.load(SeqCst).max(mark.soft.sequence()));
         // What was held at a time should not take memory for ever.
         if places.held.len() < places.held.capacity() / 8 {
             let room = places.held.len() * 2;
-            places.held.shrink_to(room);
+            places.held.shrink_to(room, |mark| mark.hash);
         }
     }
 }
 
 impl Places {
-    fn raise(&mut self, slot: usize, sequence: Sequence) {
-        self.slots[slot] = sequence.max(self.slots[slot]);
+    /// The mark of a tag with this hash, if somebody holds it.
+    fn held(&self, hash: u64, tag: &Tag) -> Option<&Arc<Mark>> {
+        self.held.find(hash, |mark| mark.tag == *tag)
+    }
+
+    fn slot(&mut self, hash: u64) -> &mut Sequence {
+        let slots = self.slots.len();
+        // There are at most 2^30 slots, and as many to each shard.
+        &mut self.slots[hash as usize & (slots - 1)]
+    }
+
+    fn raise(&mut self, hash: u64, sequence: Sequence) {
+        let slot = self.slot(hash);
+        *slot = sequence.max(*slot);
     }
 }
 

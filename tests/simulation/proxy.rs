@@ -269,7 +269,7 @@ impl Proxy {
         let (fields, key) = (HeaderMap::new(), canonical(register));
         let mut asked = false;
         let lookup = {
-            let tags = || Site::tags(register);
+            let tags = || Site::tags(register).into();
             let lookup = self.cache.lookup(key, &fields, || label(register), tags);
             let mut lookup = pin!(lookup);
             poll_fn(|context| {

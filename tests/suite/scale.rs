@@ -93,7 +93,7 @@ async fn one_write_outdates_a_hundred_thousand_entries_in_memory_as_it_does_one(
     assert_eq!(current(&cache), 0);
 
     let asked = canonical(MANY / 2);
-    let lookup = cache.lookup(asked, &HeaderMap::new(), String::new, || tags(MANY / 2)).await;
+    let lookup = cache.lookup(asked, &HeaderMap::new(), String::new, || tags(MANY / 2).into()).await;
     assert!(matches!(lookup.found, Found::Outdated), "{:?}", lookup.found);
 }
 
