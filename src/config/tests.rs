@@ -194,6 +194,9 @@ fn each_fault_in_the_other_tables_has_its_place_and_remedy() {
         ("[server]\nhost = 'a b'", 11, 8, "is not a host", "\"client\""),
         ("[server]\nforwarded = 'add'", 11, 13, "\"add\" is not known", "\"append\""),
         ("[server]\nconnect_timeout = '0s'", 11, 19, "out of range", "write 1ms to 1day"),
+        ("[server]\non_incomplete = 'drop'", 11, 17, "\"drop\" is not known", "\"ignore\" or \"invalidate\""),
+        ("[server]\nlogin = 'https://sso/login'", 11, 10, "can match no path", "without scheme and host"),
+        ("[server]\nlogin = '/login(.*'", 11, 16, "faulty at its character 7", "regex"),
         ("[server]\nmax_connections = 0", 11, 19, "0 is out of range", "from 1 to 1000000"),
         ("[server]\nmax_connections = -5", 11, 19, "-5 is out of range", "from 1"),
         ("[server]\nmax_connections = '5'", 11, 19, "must be a whole number, not a string", "without quotes"),
@@ -333,6 +336,8 @@ fn all_tables_are_read() {
         max_connections = 1_000
         max_upstream_requests = 0x10
         upload_rate = "2KiB"
+        on_incomplete = "invalidate"
+        login = '/login.*'
         [admin]
         listen = "[::1]:9091"
         tokens = [{ role = "admin", token = "${BAD}" }, { role = "viewer", token = "${EMPTY}" }]
@@ -376,6 +381,8 @@ fn all_tables_are_read() {
     assert_eq!(timeouts.map(|limit| limit.as_secs()), [1, 5, 6, 7, 8]);
     assert_eq!((config.server.max_connections, config.server.max_upstream_requests), (1000, 16));
     assert_eq!(config.server.upload_rate, 2048);
+    assert_eq!(config.server.on_incomplete, OnIncomplete::Invalidate);
+    assert!(config.server.login.as_ref().is_some_and(|login| login.is_match("/login/again")));
     assert_eq!(config.admin.listen.to_string(), "[::1]:9091");
     assert_eq!(config.admin.tokens, [Token { role: Role::Admin, token: "s3cret".to_owned() }]);
     let store = config.store.as_ref().unwrap();
@@ -541,6 +548,8 @@ fn the_sample_tells_the_defaults() {
         "max_upstream_requests ",
         "tokens ",
         "marks_max ",
+        "on_incomplete ",
+        "login ",
         "level ",
         "lease ",
         "wait_replicas ",

@@ -24,6 +24,7 @@ mod status;
 mod storing;
 mod table;
 mod targeted;
+mod uploads;
 mod validation;
 mod variants;
 mod vary;
