@@ -616,7 +616,7 @@ impl Upstream {
         if !is_last && !is_misframed.load(Ordering::Relaxed) {
             self.pool.put(conn);
         }
-        let ends_with_connection = ending == Ending::Content && framing::is_close_delimited(response.headers());
+        let ends_with_connection = ending == Ending::Content && headers::is_close_delimited(response.headers());
         unify_length(&mut response);
         let silence = if is_event_stream(response.headers()) { self.stream_silence } else { self.silence };
         Ok(Answer { response, silence, ends_with_connection, end })

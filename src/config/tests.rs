@@ -113,6 +113,7 @@ fn each_fault_in_a_family_has_its_place_and_remedy() {
         ("forward = 'whole'", 11, "\"whole\" is not known", "\"all\" or \"keyed\""),
         ("max_variants = 0", 16, "out of range", "from 1 to 1000"),
         ("normalize = ['a b']", 14, "\"a b\" is not a field name", "accept-language"),
+        ("close_delimited = 'keep'", 19, "\"keep\" is not known", "\"forward\" or \"store\""),
         ("heuristic = 'yes'", 13, "must be true or false", "true"),
         ("stale_if_unreachable = 'never'", 24, "\"never\" is not a duration", "\"90s\""),
         ("compress = true", 1, "compress is not supported yet", "remove it"),

@@ -237,7 +237,8 @@ impl Keeping {
         keep::note_date(&mut fields, times.1);
         vary::complete(&mut fields, &[]);
         let question = question_of(running, asked)?;
-        let verdict = keep::judge(&question, answer.status(), &fields, times).ok()?;
+        let is_close_delimited = answer.body().ends_with_connection();
+        let verdict = keep::judge(&question, answer.status(), &fields, is_close_delimited, times).ok()?;
         if !verdict.freshness.source.is_explicit() {
             return None;
         }

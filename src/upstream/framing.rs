@@ -23,12 +23,6 @@ fn has_no_content(status: StatusCode) -> bool {
     status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// Whether the content of a response ends with the connection (RFC 9112 §6.3, rule 8), so that one that was cut off looks
-/// like a whole one.
-pub(super) fn is_close_delimited(fields: &HeaderMap) -> bool {
-    !fields.contains_key(header::CONTENT_LENGTH) && !fields.contains_key(header::TRANSFER_ENCODING)
-}
-
 /// Whether a response is the last of its connection (RFC 9112 §9.3).
 pub(super) fn closes<B>(response: &Response<B>) -> bool {
     let says = |option| headers::names_token(response.headers(), &header::CONNECTION, option);
@@ -55,14 +49,6 @@ mod tests {
     use http::{HeaderName, HeaderValue};
 
     use super::*;
-
-    #[test]
-    fn content_without_length_and_coding_ends_with_the_connection() {
-        for (name, expected) in [("content-length", false), ("transfer-encoding", false), ("content-type", true)] {
-            let field = (name.parse().unwrap(), HeaderValue::from_static("1"));
-            assert_eq!(is_close_delimited(&HeaderMap::from_iter([field])), expected, "{name}");
-        }
-    }
 
     #[test]
     fn a_connection_ends_as_version_and_options_say() {

@@ -5,6 +5,7 @@ mod caching;
 mod connections;
 mod demands;
 mod disconnected;
+mod endings;
 mod freshness;
 mod groups;
 mod heads;
