@@ -17,6 +17,7 @@ use self::store_url::StoreUrl;
 use crate::headers::ForwardedPolicy;
 use crate::rules::RuleSet;
 use crate::rules::fault::{Fault, Faults, Source};
+use crate::rules::pattern::Pattern;
 use crate::rules::reader::{Env, Reader};
 
 pub(crate) mod address;
@@ -223,10 +224,24 @@ pub struct Server {
     /// `upload_rate`: the least bytes a second of a client's content, on average beyond `idle_timeout`; default 500, 0
     /// for none
     pub upload_rate: u64,
+    /// `on_incomplete`: ignore (the default) | invalidate
+    pub on_incomplete: OnIncomplete,
+    /// `login`: a pattern over the path of `Location`; a redirect to it refuses a write. Default: none
+    pub login: Option<Pattern>,
     /// `cache_status`: what of `Cache-Status` clients are told
     pub cache_status: CacheStatus,
     /// `group_fields`: true if clients are shown the fields that name groups (`Cache-Groups`, `Surrogate-Key`, …)
     pub group_fields: bool,
+}
+
+/// `[server] on_incomplete`: what a write means whose content upstream cannot have received whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnIncomplete {
+    /// `"ignore"`: it has not happened (RFC 9112 §8).
+    #[default]
+    Ignore,
+    /// `"invalidate"`: upstream may have acted on a part of it.
+    Invalidate,
 }
 
 /// `[server] cache_status` (RFC 9211)

@@ -222,6 +222,11 @@ pub fn is_plainly_framed(headers: &HeaderMap) -> bool {
     }
 }
 
+/// Whether a response's content, if it has any, ends with the connection (RFC 9112 §6.3, rule 8).
+pub fn is_close_delimited(headers: &HeaderMap) -> bool {
+    !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING)
+}
+
 /// How often a message may come to a Larder on its way.
 const ROUNDS: usize = 16;
 
@@ -287,6 +292,13 @@ mod tests {
         let mut headers = fields(values);
         strip_hop_by_hop(&mut headers);
         headers
+    }
+
+    #[test]
+    fn content_without_length_and_coding_ends_with_the_connection() {
+        for (name, expected) in [("content-length", false), ("transfer-encoding", false), ("content-type", true)] {
+            assert_eq!(is_close_delimited(&fields(&[(name, "1")])), expected, "{name}");
+        }
     }
 
     #[test]

@@ -101,8 +101,13 @@
 //!   is invalidated (`proxy::suspects`).
 //! - **Interim responses** go beside hyper's server, which knows one response to a request ([`upstream::interim`]).
 //! - **Only safe requests are upgraded** (WebSocket): a write with `Upgrade` is a write, and outdates.
-//! - **A body that ends with the connection** (neither `Content-Length` nor chunked) counts as complete when the
-//!   connection is closed in order (RFC 9112 §8).
+//! - **A body that ends with the connection** (neither `Content-Length` nor chunked) is passed on as a whole one when the
+//!   connection is closed in order (RFC 9112 §8), and not stored, unless its family says so: one that a crashed server has
+//!   cut off looks the same. A client of HTTP/1.0, for whom every streamed body ends so, is reset when it breaks off
+//!   (`server::linger`).
+//! - **A write has happened only if upstream may have received all of it** ([`upstream::Upload`]): the last of its content is
+//!   handed to upstream's connection, or the write is given up, whichever comes first, and a content that was given up is
+//!   never completed. An answer that comes before is judged like any other.
 //!
 //! # What the promise does not cover yet
 //!

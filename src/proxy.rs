@@ -277,7 +277,9 @@ fn failed(error: UpstreamError, fwd: Fwd) -> Answered {
     let status = match error {
         UpstreamError::Timeout => StatusCode::GATEWAY_TIMEOUT,
         // RFC 9110 §15.5.9
-        UpstreamError::Unsent => StatusCode::REQUEST_TIMEOUT,
+        UpstreamError::Slow => StatusCode::REQUEST_TIMEOUT,
+        // RFC 9112 §8
+        UpstreamError::Incomplete => StatusCode::BAD_REQUEST,
         UpstreamError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
         UpstreamError::Unreachable | UpstreamError::Closed | UpstreamError::Garbled | UpstreamError::Abandoned => {
             StatusCode::BAD_GATEWAY

@@ -15,12 +15,12 @@ use crate::stamp::Tag;
 use crate::target::{Readings, Target};
 
 mod expand;
-mod family;
+pub(crate) mod family;
 pub mod fault;
 mod instance;
 mod invalidation;
 pub mod nearest;
-mod pattern;
+pub mod pattern;
 pub mod reader;
 mod reference;
 mod suffix;

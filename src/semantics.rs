@@ -43,6 +43,8 @@ pub struct Policy {
     pub stale_if_unreachable: Duration,
     /// Which directives of a request count (RFC 9111 §5.2.1).
     pub client_directives: ClientDirectives,
+    /// What becomes of a response whose end is that of the connection.
+    pub close_delimited: CloseDelimited,
     /// The rules say how callers are told apart (or that they need not be): `Authorization` and `Cookie` in the
     /// request do not stand in the way of storing.
     pub identity_stated: bool,
@@ -59,6 +61,7 @@ impl Default for Policy {
             heuristic: false,
             stale_if_unreachable: STALE_IF_UNREACHABLE,
             client_directives: ClientDirectives::default(),
+            close_delimited: CloseDelimited::default(),
             identity_stated: false,
         }
     }
@@ -88,6 +91,27 @@ impl ClientDirectives {
             ClientDirectives::Harmless => "harmless",
             ClientDirectives::All => "all",
             ClientDirectives::None => "none",
+        }
+    }
+}
+
+/// What becomes of a response with neither `Content-Length` nor chunks: its content ends when the connection is closed (RFC
+/// 9112 §6.3), and one that a crashed server has cut off looks like a whole one (§8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CloseDelimited {
+    /// It is passed on, and not stored.
+    #[default]
+    Forward,
+    /// It is stored like any other.
+    Store,
+}
+
+impl CloseDelimited {
+    /// As `rules.toml` has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            CloseDelimited::Forward => "forward",
+            CloseDelimited::Store => "store",
         }
     }
 }

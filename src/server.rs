@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -29,10 +30,12 @@ use crate::upstream::{Upstream, UpstreamFault};
 use crate::watch;
 
 mod early;
+mod linger;
 mod stall;
 mod streams;
 
 use early::Early;
+use linger::{LastRequest, Lingering};
 use stall::Unstalled;
 use streams::{Runner, Streams};
 
@@ -228,15 +231,16 @@ async fn connection(
 ) {
     let _ = stream.set_nodelay(true);
     let server = &running.config.server;
-    let (line, streams) = (Arc::<Line>::default(), Streams::new());
+    let (line, streams, last) = (Arc::<Line>::default(), Streams::new(), Arc::<LastRequest>::default());
     let idle = Idle { streams: Arc::clone(&streams), patience: server.header_timeout, end: end.clone() };
+    // With the stream goes the place: an upgraded connection outlives this function.
+    let stream = Lingering::new(stream, Arc::clone(&last), place);
     let stream = Unstalled::new(stream, server.idle_timeout, server.header_timeout)
         .when_http2(move || AbortOnDropHandle::new(tokio::spawn(idle.watch())));
-    // With the stream goes the place: an upgraded connection outlives this function.
-    let stream = Early::new(stream, Arc::clone(&line), place);
+    let stream = Early::new(stream, Arc::clone(&line));
     let service = service_fn(move |request: Request<Incoming>| {
-        let (running, line) = (Arc::clone(running), Arc::clone(&line));
-        async move { answer(running, request, client, line).await }
+        let (running, line, last) = (Arc::clone(running), Arc::clone(&line), Arc::clone(&last));
+        async move { answer(running, request, client, line, &last).await }
     });
     let builder = builder(server, Runner::new(&streams, server.idle_timeout));
     let mut serving = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
@@ -277,10 +281,17 @@ async fn answer(
     request: Request<Incoming>,
     client: IpAddr,
     line: Arc<Line>,
+    last: &LastRequest,
 ) -> Result<Response<Body>, std::convert::Infallible> {
+    let version = request.version();
+    // A stream of HTTP/2 that is not read any more is reset, and the others go on.
+    last.begin(version != Version::HTTP_2 && !request.body().is_end_stream());
     // RFC 9110 §15.2: HTTP/1.0 has no interim responses. HTTP/2 has, but hyper's server cannot send them.
-    if request.version() != Version::HTTP_11 {
+    if version != Version::HTTP_11 {
         let response = proxy::handle(&running, request, client, None).await;
+        if version == Version::HTTP_10 && response.body().size_hint().exact().is_none() {
+            last.end_with_connection();
+        }
         turn::give();
         return Ok(response);
     }

@@ -21,23 +21,24 @@ use crate::config::{HostPolicy, Server};
 use crate::headers;
 
 mod conn;
-mod consent;
 mod framing;
 pub mod interim;
 mod pace;
 mod pool;
 mod socket;
 mod suspects;
+mod upload;
 
 use conn::{Stray, UpstreamConn};
-use consent::Consent;
 use framing::Ending;
 use interim::Interim;
 use pace::Pace;
 use pool::Pool;
 use socket::Sockets;
+use upload::{AnswerEnd, Unsent};
 
 pub use suspects::Suspects;
+pub use upload::{Upload, UploadFault};
 
 /// How long content that waits for a 100 is held back from an upstream that sends none: many do not know of it.
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
@@ -59,7 +60,10 @@ pub enum UpstreamError {
     Abandoned,
     /// The client's fault, not upstream's.
     #[error("the request's content came too slowly")]
-    Unsent,
+    Slow,
+    /// The client's fault, not upstream's.
+    #[error("the request's content is incomplete")]
+    Incomplete,
 }
 
 impl UpstreamError {
@@ -72,7 +76,7 @@ impl UpstreamError {
             UpstreamError::Overloaded => "overloaded",
             UpstreamError::Garbled => "upstream-garbled",
             UpstreamError::Abandoned => "abandoned",
-            UpstreamError::Unsent => "request-body",
+            UpstreamError::Slow | UpstreamError::Incomplete => "request-body",
         }
     }
 }
@@ -93,55 +97,88 @@ pub struct ClientBody {
     /// What has been read of it before.
     begun: Bytes,
     incoming: Incoming,
+    /// Bytes that are still to be sent, if the client said how many.
+    left: Option<u64>,
     progress: Arc<Progress>,
-    /// Nothing is asked of a client that expects a 100 before upstream wants it.
-    held: Option<Held>,
+    upload: Arc<Upload>,
+    /// Content that waits for a 100 is sent without one after this time.
+    patience: Option<Pin<Box<Sleep>>>,
     /// None while the content may take as long as it likes.
     pace: Option<Pace>,
-}
-
-#[derive(Debug)]
-struct Held {
-    consent: Arc<Consent>,
-    patience: Pin<Box<Sleep>>,
+    /// It has ended early.
+    fault: Option<UploadFault>,
 }
 
 impl ClientBody {
-    /// Ready when the content may be asked for.
-    fn poll_wanted(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RequestBodyError>> {
-        let Some(held) = &mut self.held else { return Poll::Ready(Ok(())) };
-        if held.patience.as_mut().poll(cx).is_ready() {
-            held.consent.give();
+    /// The next piece of the content. An error ends upstream's connection, so that upstream sees an incomplete message; it
+    /// waits until an answer that has begun is read.
+    fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadFault>>> {
+        if self.fault.is_none() {
+            match ready!(self.poll_piece(cx)) {
+                Ok(frame) => return Poll::Ready(frame.map(Ok)),
+                Err(fault) => {
+                    self.upload.fail(fault);
+                    self.fault = Some(fault);
+                }
+            }
         }
-        let wanted = ready!(held.consent.poll(cx));
+        ready!(self.upload.poll_unanswered(cx));
+        Poll::Ready(self.fault.map(Err))
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, UploadFault>> {
+        ready!(self.poll_released(cx))?;
+        let frame = if self.begun.is_empty() {
+            ready!(self.poll_incoming(cx))?
+        } else {
+            Some(Frame::data(std::mem::take(&mut self.begun)))
+        };
         self.progress.note();
-        if wanted {
-            self.held = None;
-            return Poll::Ready(Ok(()));
+        if self.is_last(frame.as_ref())? {
+            self.upload.complete()?;
         }
-        Poll::Ready(Err("upstream answered without the content".into()))
+        Poll::Ready(Ok(frame))
+    }
+
+    /// Whether upstream has all of the content with this piece.
+    fn is_last(&mut self, frame: Option<&Frame<Bytes>>) -> Result<bool, UploadFault> {
+        let Some(frame) = frame else {
+            return if self.left.is_none_or(|left| left == 0) { Ok(true) } else { Err(UploadFault::Broken) };
+        };
+        let Some(chunk) = frame.data_ref() else { return Ok(true) };
+        self.left = self.left.map(|left| left.saturating_sub(chunk.len() as u64));
+        Ok(self.left == Some(0) || self.incoming.is_end_stream())
+    }
+
+    /// Ready when the content may be asked for.
+    fn poll_released(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UploadFault>> {
+        let Some(patience) = &mut self.patience else { return Poll::Ready(Ok(())) };
+        if patience.as_mut().poll(cx).is_ready() {
+            self.upload.release();
+        }
+        ready!(self.upload.poll_released(cx))?;
+        self.progress.note();
+        self.patience = None;
+        Poll::Ready(Ok(()))
     }
 
     /// What the client sends, if it does not take too long over it.
-    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Incomings>, RequestBodyError>> {
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, UploadFault>> {
         let frame = Pin::new(&mut self.incoming).poll_frame(cx);
-        let Some(pace) = &mut self.pace else { return frame.map(Ok) };
-        let Poll::Ready(frame) = frame else {
-            ready!(pace.poll_lost(cx));
-            self.progress.fail();
-            return Poll::Ready(Err("the client sends its content too slowly".into()));
+        let frame = match (frame, &mut self.pace) {
+            (Poll::Ready(frame), _) => frame.transpose().map_err(|_| UploadFault::Broken)?,
+            (Poll::Pending, None) => return Poll::Pending,
+            (Poll::Pending, Some(pace)) => {
+                ready!(pace.poll_lost(cx));
+                return Poll::Ready(Err(UploadFault::Slow));
+            }
         };
-        let chunk = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
-        pace.came(chunk.map_or(0, Bytes::len));
+        if let Some(pace) = &mut self.pace {
+            pace.came(frame.as_ref().and_then(Frame::data_ref).map_or(0, Bytes::len));
+        }
         Poll::Ready(Ok(frame))
     }
 }
-
-/// What comes of a content.
-type Incomings = Result<Frame<Bytes>, hyper::Error>;
-
-/// Why a request's body broke off.
-pub type RequestBodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// When something last moved: an upload that moves is not a timeout, nor is a connection that does silent.
 #[derive(Debug)]
@@ -149,28 +186,18 @@ pub struct Progress {
     start: Instant,
     /// Milliseconds after `start`.
     last: AtomicU64,
-    /// It came to nothing.
-    failed: AtomicBool,
 }
 
 impl Progress {
     /// Moves now.
     pub fn new() -> Arc<Progress> {
-        Arc::new(Progress { start: Instant::now(), last: 0.into(), failed: false.into() })
+        Arc::new(Progress { start: Instant::now(), last: 0.into() })
     }
 
     /// It moves.
     pub fn note(&self) {
         let millis = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last.store(millis, Ordering::Relaxed);
-    }
-
-    fn fail(&self) {
-        self.failed.store(true, Ordering::Relaxed);
-    }
-
-    fn has_failed(&self) -> bool {
-        self.failed.load(Ordering::Relaxed)
     }
 
     fn last(&self) -> Instant {
@@ -202,13 +229,25 @@ impl RequestBody {
 
     /// The client's body, of which `read` has been read.
     pub fn begun(read: Bytes, rest: Incoming) -> RequestBody {
+        let left = rest.size_hint().exact().map(|rest| read.len() as u64 + rest);
         RequestBody::Client(ClientBody {
             begun: read,
             incoming: rest,
+            left,
             progress: Progress::new(),
-            held: None,
+            upload: Arc::default(),
+            patience: None,
             pace: None,
+            fault: None,
         })
+    }
+
+    /// How far it has come; `None` for what is here already.
+    pub fn upload(&self) -> Option<Arc<Upload>> {
+        match self {
+            RequestBody::Client(body) => Some(Arc::clone(&body.upload)),
+            RequestBody::Empty | RequestBody::Whole(_) => None,
+        }
     }
 
     /// The same again; `None` for a client's body, which can be read but once.
@@ -223,34 +262,24 @@ impl RequestBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = RequestBodyError;
+    type Error = UploadFault;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
-        let this = match self.get_mut() {
-            RequestBody::Empty => return Poll::Ready(None),
-            RequestBody::Whole(content) if content.is_empty() => return Poll::Ready(None),
-            RequestBody::Whole(content) => {
-                return Poll::Ready(Some(Ok(Frame::data(std::mem::take(content)))));
-            }
-            RequestBody::Client(body) => body,
-        };
-        ready!(this.poll_wanted(cx))?;
-        if !this.begun.is_empty() {
-            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.begun)))));
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadFault>>> {
+        match self.get_mut() {
+            RequestBody::Empty => Poll::Ready(None),
+            RequestBody::Whole(content) if content.is_empty() => Poll::Ready(None),
+            RequestBody::Whole(content) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(content))))),
+            RequestBody::Client(body) => body.poll_content(cx),
         }
-        let frame = ready!(this.poll_incoming(cx))?;
-        this.progress.note();
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             RequestBody::Empty => true,
             RequestBody::Whole(content) => content.is_empty(),
-            RequestBody::Client(body) => body.begun.is_empty() && body.incoming.is_end_stream(),
+            RequestBody::Client(body) => {
+                body.fault.is_none() && body.begun.is_empty() && body.incoming.is_end_stream()
+            }
         }
     }
 
@@ -258,10 +287,7 @@ impl Body for RequestBody {
         match self {
             RequestBody::Empty => SizeHint::with_exact(0),
             RequestBody::Whole(content) => SizeHint::with_exact(content.len() as u64),
-            RequestBody::Client(body) => {
-                let (begun, rest) = (body.begun.len() as u64, body.incoming.size_hint().exact());
-                rest.map_or_else(SizeHint::default, |rest| SizeHint::with_exact(begun + rest))
-            }
+            RequestBody::Client(body) => body.left.map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }
 }
@@ -273,23 +299,21 @@ pub struct ResponseBody {
     incoming: Incoming,
     silence: Duration,
     deadline: Option<Pin<Box<Sleep>>>,
+    ends_with_connection: bool,
     /// Dropped with the body, since upstream's connection may end with it.
-    _refusal: Option<Refusal>,
+    _end: Option<AnswerEnd>,
     _place: UpstreamPlace,
 }
 
-/// Gives up, when dropped, content that has not been asked for.
-#[derive(Debug)]
-struct Refusal(Arc<Consent>);
-
-impl Drop for Refusal {
-    fn drop(&mut self) {
-        self.0.refuse();
+impl ResponseBody {
+    /// Whether its end is that of the connection, so that one that was cut off looks like a whole one (RFC 9112 §8).
+    pub fn ends_with_connection(&self) -> bool {
+        self.ends_with_connection
     }
 }
 
-/// Marks, as an extension, an answer to a request whose content has not been asked for: the client's connection is of
-/// no further use.
+/// Marks, as an extension, an answer to a request whose content has not been asked for, or was not all taken by an upstream
+/// that closes its connection: the client's connection is of no further use.
 #[derive(Debug, Clone, Copy)]
 pub struct ContentUnread;
 
@@ -336,17 +360,19 @@ pub struct UpstreamPlace(#[expect(dead_code, reason = "held, and given back when
 struct Answer {
     response: Response<Incoming>,
     silence: Duration,
-    refusal: Option<Refusal>,
+    ends_with_connection: bool,
+    end: Option<AnswerEnd>,
 }
 
 impl Answer {
     fn at(self, place: UpstreamPlace) -> Response<ResponseBody> {
-        let Answer { response, silence, refusal } = self;
+        let Answer { response, silence, ends_with_connection, end } = self;
         response.map(|incoming| ResponseBody {
             incoming,
             silence,
             deadline: None,
-            _refusal: refusal,
+            ends_with_connection,
+            _end: end,
             _place: place,
         })
     }
@@ -356,6 +382,8 @@ impl Answer {
 struct Unanswered {
     error: UpstreamError,
     blame: Blame,
+    /// The last of the request could not be written.
+    is_unwritten: bool,
 }
 
 /// What is known of an answer that did not come.
@@ -370,7 +398,7 @@ enum Blame {
 
 impl From<UpstreamError> for Unanswered {
     fn from(error: UpstreamError) -> Unanswered {
-        Unanswered { error, blame: Blame::Exchange }
+        Unanswered { error, blame: Blame::Exchange, is_unwritten: false }
     }
 }
 
@@ -382,12 +410,14 @@ impl Unanswered {
             return Unanswered::garbled(conn);
         }
         let is_unheard = conn.heard_nothing_of(length);
-        Unanswered { error: UpstreamError::Closed, blame: if is_unheard { Blame::Idle } else { Blame::Exchange } }
+        let blame = if is_unheard { Blame::Idle } else { Blame::Exchange };
+        Unanswered { error: UpstreamError::Closed, blame, is_unwritten: conn.is_refused() }
     }
 
     /// What came is not HTTP, or has two meanings.
     fn garbled(conn: &UpstreamConn) -> Unanswered {
-        Unanswered { error: UpstreamError::Garbled, blame: conn.stray().map_or(Blame::Exchange, Blame::Leftovers) }
+        let blame = conn.stray().map_or(Blame::Exchange, Blame::Leftovers);
+        Unanswered { error: UpstreamError::Garbled, blame, is_unwritten: conn.is_refused() }
     }
 }
 
@@ -556,24 +586,27 @@ impl Upstream {
         if let RequestBody::Client(body) = &mut body {
             body.pace = self.pace();
         }
-        let consent = hold(&mut body, &headers);
+        let expecting = hold(&mut body, &headers);
+        let upload = body.upload();
         let length = least_length(path_and_query, &headers, &body);
         let mut request = self.request(method, path_and_query, headers, body)?;
-        let is_misframed = listen(&mut request, consent.clone(), interim);
+        let is_misframed = listen(&mut request, expecting, interim);
         // The time limit runs from the last piece of the request that was sent.
         let exchange = self.exchange(request, length, is_repetition);
-        let answer = progress.within(self.answer_within, exchange).await.ok_or(UpstreamError::Timeout)?;
-        if progress.has_failed() && answer.is_err() {
-            return Err(UpstreamError::Unsent.into());
-        }
-        let (mut conn, mut response) = answer?;
-        if consent.as_ref().is_some_and(|consent| consent.answered()) {
-            response.extensions_mut().insert(ContentUnread);
-        }
-        let refusal = consent.map(Refusal);
+        let answer = progress.within(self.answer_within, exchange).await;
+        let answer = answer.unwrap_or_else(|| Err(UpstreamError::Timeout.into()));
+        let (mut conn, mut response) = answer.map_err(|unanswered| given_up(unanswered, upload.as_deref()))?;
+        let unsent = upload.as_ref().map_or(Unsent::Nothing, |upload| upload.begin_answer());
+        let end = upload.map(AnswerEnd);
         let ending = Ending::of(method, response.status());
         if !is_sound(&response, ending, upgrades) {
-            return Err(Unanswered::garbled(&conn));
+            let unanswered = Unanswered::garbled(&conn);
+            return Err(given_up(unanswered, end.as_ref().map(|end| &*end.0)));
+        }
+        // RFC 9110 §10.1.1: who does not read the content says whether the connection ends.
+        let is_unread = unsent == Unsent::All || unsent == Unsent::Some && framing::closes(&response);
+        if is_unread {
+            response.extensions_mut().insert(ContentUnread);
         }
         if let Some(stray) = conn.end(ending, method, path_and_query) {
             self.pool.distrust(stray);
@@ -583,9 +616,10 @@ impl Upstream {
         if !is_last && !is_misframed.load(Ordering::Relaxed) {
             self.pool.put(conn);
         }
+        let ends_with_connection = ending == Ending::Content && headers::is_close_delimited(response.headers());
         unify_length(&mut response);
         let silence = if is_event_stream(response.headers()) { self.stream_silence } else { self.silence };
-        Ok(Answer { response, silence, refusal })
+        Ok(Answer { response, silence, ends_with_connection, end })
     }
 
     /// Sends a request of at least so many bytes on a pooled connection, or on a new one, and waits for the head of its
@@ -656,22 +690,35 @@ impl Upstream {
 }
 
 /// RFC 9110 §10.1.1: content that the client holds back until it is wanted is not asked of it before.
-fn hold(body: &mut RequestBody, headers: &HeaderMap) -> Option<Arc<Consent>> {
+fn hold(body: &mut RequestBody, headers: &HeaderMap) -> Option<Arc<Upload>> {
     let RequestBody::Client(body) = body else { return None };
     if !headers::names_token(headers, &header::EXPECT, "100-continue") {
         return None;
     }
-    let consent = Arc::<Consent>::default();
-    body.held =
-        Some(Held { consent: Arc::clone(&consent), patience: Box::pin(tokio::time::sleep(CONTINUE_WAIT)) });
-    Some(consent)
+    body.upload.hold();
+    body.patience = Some(Box::pin(tokio::time::sleep(CONTINUE_WAIT)));
+    Some(Arc::clone(&body.upload))
+}
+
+/// No answer, and none is waited for any more: from now on the content cannot become whole. If it was the client who did
+/// not send it, that is why there is no answer.
+fn given_up(unanswered: Unanswered, upload: Option<&Upload>) -> Unanswered {
+    let Some(upload) = upload else { return unanswered };
+    if unanswered.is_unwritten {
+        upload.note_unwritten();
+    }
+    match upload.fail(UploadFault::GivenUp) {
+        Some(UploadFault::Slow) => UpstreamError::Slow.into(),
+        Some(UploadFault::Broken) => UpstreamError::Incomplete.into(),
+        Some(UploadFault::Unwanted | UploadFault::GivenUp) | None => unanswered,
+    }
 }
 
 /// Acts on interim responses: a 100 that was expected asks for the content (and the server tells the client so),
 /// the others are the client's (RFC 9110 §15.2). Set when one announces content, which it cannot have.
 fn listen(
     request: &mut Request<RequestBody>,
-    consent: Option<Arc<Consent>>,
+    expecting: Option<Arc<Upload>>,
     interim: Option<Interim>,
 ) -> Arc<AtomicBool> {
     let is_misframed = Arc::<AtomicBool>::default();
@@ -681,8 +728,8 @@ fn listen(
         if framing::announces_impossible_content(&method, response.status(), response.headers()) {
             note.store(true, Ordering::Relaxed);
         }
-        match (&consent, &interim) {
-            (Some(consent), _) if response.status() == StatusCode::CONTINUE => consent.give(),
+        match (&expecting, &interim) {
+            (Some(upload), _) if response.status() == StatusCode::CONTINUE => upload.release(),
             (_, Some(interim)) => interim.send(response.status(), response.headers()),
             (_, None) => {}
         }

@@ -292,6 +292,8 @@ pub struct FamilyDefinition {
     pub stale_if_unreachable: String,
     /// Without any stated lifetime, one is worked out from `Last-Modified`.
     pub heuristic: bool,
+    /// What becomes of a response whose end is that of the connection: `forward` or `store`.
+    pub close_delimited: &'static str,
     /// Which of a request's directives count: `harmless`, `all` or `none`.
     pub client_directives: &'static str,
     /// Bytes; null: `[memory] max_body`.
@@ -332,6 +334,7 @@ impl FamilyDefinition {
             stale_if_error: policy.stale_if_error.map(text),
             stale_if_unreachable: text(policy.stale_if_unreachable),
             heuristic: policy.heuristic,
+            close_delimited: policy.close_delimited.word(),
             client_directives: policy.client_directives.word(),
             max_body: family.max_body,
             identity: family.keying.identity.to_string(),

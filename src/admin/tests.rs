@@ -26,6 +26,7 @@ identity = "header:authorization"
 query = { drop = ["utm_source"] }
 methods = ["QUERY"]
 heuristic = false
+close_delimited = "store"
 stale_if_unreachable = "5m"
 client_directives = "all"
 normalize = ["accept-language"]
@@ -167,6 +168,7 @@ async fn what_a_family_says_of_requests_is_told_too() {
     let rows = [
         ("methods", json!(["GET"]), json!(["QUERY"])),
         ("heuristic", json!(true), json!(false)),
+        ("close_delimited", json!("forward"), json!("store")),
         ("stale_if_unreachable", json!("1h"), json!("5m")),
         ("client_directives", json!("harmless"), json!("all")),
         ("normalize", json!([]), json!(["accept-language"])),

@@ -12,7 +12,7 @@ use crate::rules::fault::Faults;
 use crate::rules::reader::Env;
 use crate::rules::{Family, Fetching, Invalidation, RuleSet, Warning};
 use crate::semantics::invalidation::StatusSet;
-use crate::semantics::{ClientDirectives, STALE_IF_UNREACHABLE};
+use crate::semantics::{ClientDirectives, CloseDelimited, STALE_IF_UNREACHABLE};
 
 /// The text (or JSON) to print, and the exit code: 0 for good rules (warnings or not), 1 for faults, 2 for a file that cannot be
 /// read.
@@ -133,6 +133,8 @@ fn stored(family: &Family) -> Vec<String> {
     let mut parts: Vec<String> =
         set.map(|(name, value)| format!("{name} {}", humantime::format_duration(value))).collect();
     parts.extend((!policy.heuristic).then(|| "heuristic false".to_owned()));
+    let close_delimited = Some(policy.close_delimited).filter(|kind| *kind != CloseDelimited::default());
+    parts.extend(close_delimited.map(|kind| format!("close_delimited {}", kind.word())));
     parts.extend(family.max_body.map(|size| format!("max_body {}", bytesize::ByteSize::b(size))));
     parts
 }
@@ -201,6 +203,7 @@ fn family_json(family: &Family) -> Value {
         "stale_if_error": seconds(policy.stale_if_error),
         "stale_if_unreachable": policy.stale_if_unreachable.as_secs(),
         "heuristic": policy.heuristic,
+        "close_delimited": policy.close_delimited.word(),
         "client_directives": policy.client_directives.word(),
         "normalize": names(&family.fetching.normalize),
         "max_variants": family.fetching.max_variants,
@@ -328,6 +331,7 @@ name = "search"
 path = '/search'
 methods = ["GET", "QUERY"]
 heuristic = false
+close_delimited = "store"
 stale_if_unreachable = "0s"
 client_directives = "all"
 normalize = ["accept-encoding", "accept-language"]
@@ -343,7 +347,7 @@ path = '/usual'
     #[test]
     fn what_is_not_as_by_default_stands_in_the_table() {
         let (text, _) = checked(UNUSUAL, false);
-        let other = "stale_if_unreachable 0s, heuristic false, methods GET QUERY, client_directives all, \
+        let other = "stale_if_unreachable 0s, heuristic false, close_delimited store, methods GET QUERY, client_directives all, \
                      normalize accept-encoding accept-language, max_variants 8, range whole, forward keyed";
         assert!(text.lines().any(|line| line.contains("search") && line.ends_with(other)), "{text}");
         assert!(text.lines().any(|line| line.contains("usual") && line.ends_with(" -")), "{text}");
@@ -356,6 +360,7 @@ path = '/usual'
         let rows = [
             ("methods", json!(["GET", "QUERY"]), json!(["GET"])),
             ("heuristic", json!(false), json!(true)),
+            ("close_delimited", json!("store"), json!("forward")),
             ("stale_if_unreachable", json!(0), json!(3600)),
             ("client_directives", json!("all"), json!("harmless")),
             ("normalize", json!(["accept-encoding", "accept-language"]), json!([])),

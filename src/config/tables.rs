@@ -10,10 +10,11 @@ use tracing_subscriber::EnvFilter;
 use super::address::{self, Wrong};
 use super::store_url::StoreUrl;
 use super::{
-    Admin, CacheStatus, Coherence, HostPolicy, Log, LogFormat, Memory, OnOutage, Overrides, Role, Server,
-    StoreConfig, Token,
+    Admin, CacheStatus, Coherence, HostPolicy, Log, LogFormat, Memory, OnIncomplete, OnOutage, Overrides, Role,
+    Server, StoreConfig, Token,
 };
 use crate::headers::ForwardedPolicy;
+use crate::rules::family;
 use crate::rules::fault::Fault;
 use crate::rules::nearest::{did_you_mean, nearest};
 use crate::rules::reader::{Item, Table, Text};
@@ -49,6 +50,8 @@ impl Default for Server {
             max_head: 64 << 10,
             max_query_body: 64 << 10,
             upload_rate: 500,
+            on_incomplete: OnIncomplete::default(),
+            login: None,
             cache_status: CacheStatus::default(),
             group_fields: false,
         }
@@ -102,6 +105,10 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
         let query = table.item("max_query_body").and_then(|item| item.size(&(0..=16 << 20)));
         set(&mut server.max_query_body, query);
         set(&mut server.upload_rate, table.item("upload_rate").and_then(|item| item.size(&(0..=1 << 30))));
+        let words = [("ignore", OnIncomplete::Ignore), ("invalidate", OnIncomplete::Invalidate)];
+        set(&mut server.on_incomplete, table.item("on_incomplete").and_then(|item| item.choice(&words)));
+        let login = table.item("login").and_then(|item| item.text()).filter(|login| !login.value.is_empty());
+        server.login = login.and_then(|login| family::compile(&login));
         let words = [("plain", CacheStatus::Plain), ("key", CacheStatus::Key), ("off", CacheStatus::Off)];
         set(&mut server.cache_status, table.item("cache_status").and_then(|item| item.choice(&words)));
         let words = [("remove", false), ("keep", true)];

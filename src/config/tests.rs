@@ -113,6 +113,7 @@ fn each_fault_in_a_family_has_its_place_and_remedy() {
         ("forward = 'whole'", 11, "\"whole\" is not known", "\"all\" or \"keyed\""),
         ("max_variants = 0", 16, "out of range", "from 1 to 1000"),
         ("normalize = ['a b']", 14, "\"a b\" is not a field name", "accept-language"),
+        ("close_delimited = 'keep'", 19, "\"keep\" is not known", "\"forward\" or \"store\""),
         ("heuristic = 'yes'", 13, "must be true or false", "true"),
         ("stale_if_unreachable = 'never'", 24, "\"never\" is not a duration", "\"90s\""),
         ("compress = true", 1, "compress is not supported yet", "remove it"),
@@ -194,6 +195,9 @@ fn each_fault_in_the_other_tables_has_its_place_and_remedy() {
         ("[server]\nhost = 'a b'", 11, 8, "is not a host", "\"client\""),
         ("[server]\nforwarded = 'add'", 11, 13, "\"add\" is not known", "\"append\""),
         ("[server]\nconnect_timeout = '0s'", 11, 19, "out of range", "write 1ms to 1day"),
+        ("[server]\non_incomplete = 'drop'", 11, 17, "\"drop\" is not known", "\"ignore\" or \"invalidate\""),
+        ("[server]\nlogin = 'https://sso/login'", 11, 10, "can match no path", "without scheme and host"),
+        ("[server]\nlogin = '/login(.*'", 11, 16, "faulty at its character 7", "regex"),
         ("[server]\nmax_connections = 0", 11, 19, "0 is out of range", "from 1 to 1000000"),
         ("[server]\nmax_connections = -5", 11, 19, "-5 is out of range", "from 1"),
         ("[server]\nmax_connections = '5'", 11, 19, "must be a whole number, not a string", "without quotes"),
@@ -333,6 +337,8 @@ fn all_tables_are_read() {
         max_connections = 1_000
         max_upstream_requests = 0x10
         upload_rate = "2KiB"
+        on_incomplete = "invalidate"
+        login = '/login.*'
         [admin]
         listen = "[::1]:9091"
         tokens = [{ role = "admin", token = "${BAD}" }, { role = "viewer", token = "${EMPTY}" }]
@@ -376,6 +382,8 @@ fn all_tables_are_read() {
     assert_eq!(timeouts.map(|limit| limit.as_secs()), [1, 5, 6, 7, 8]);
     assert_eq!((config.server.max_connections, config.server.max_upstream_requests), (1000, 16));
     assert_eq!(config.server.upload_rate, 2048);
+    assert_eq!(config.server.on_incomplete, OnIncomplete::Invalidate);
+    assert!(config.server.login.as_ref().is_some_and(|login| login.is_match("/login/again")));
     assert_eq!(config.admin.listen.to_string(), "[::1]:9091");
     assert_eq!(config.admin.tokens, [Token { role: Role::Admin, token: "s3cret".to_owned() }]);
     let store = config.store.as_ref().unwrap();
@@ -541,6 +549,8 @@ fn the_sample_tells_the_defaults() {
         "max_upstream_requests ",
         "tokens ",
         "marks_max ",
+        "on_incomplete ",
+        "login ",
         "level ",
         "lease ",
         "wait_replicas ",

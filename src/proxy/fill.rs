@@ -258,7 +258,8 @@ async fn deliver(
     vary::complete(&mut fields, also_on);
     let length = answer.body().size_hint().exact();
     let too_large = length.is_some_and(|length| length > errand.question.max_body(running));
-    let judged = match keep::judge(&errand.question, answer.status(), &fields, times) {
+    let is_close_delimited = answer.body().ends_with_connection();
+    let judged = match keep::judge(&errand.question, answer.status(), &fields, is_close_delimited, times) {
         Ok(_) if answer.status().is_server_error() && errand.has_good => Err(Reason::ServerError),
         judged => judged,
     };

@@ -54,14 +54,16 @@ impl Verdict {
     }
 }
 
-/// Whether an answer may be stored, and on which terms. `fields` are without those of the hop.
+/// Whether an answer may be stored, and on which terms. `fields` are without those of the hop. `is_close_delimited`: its
+/// end is that of the connection.
 pub(super) fn judge(
     question: &Question,
     status: StatusCode,
     fields: &HeaderMap,
+    is_close_delimited: bool,
     times: Times,
 ) -> Result<Verdict, Reason> {
-    judge_for(question, question.facts, status, fields, times)
+    judge_for(question, question.facts, status, fields, is_close_delimited, times)
 }
 
 /// The same of a stored response that upstream has confirmed. A request with `no-store` is answered with it too, so that
@@ -72,7 +74,7 @@ pub(super) fn judge_confirmed(
     fields: &HeaderMap,
     times: Times,
 ) -> Result<Verdict, Reason> {
-    judge_for(question, RequestFacts { no_store: false, ..question.facts }, status, fields, times)
+    judge_for(question, RequestFacts { no_store: false, ..question.facts }, status, fields, false, times)
 }
 
 fn judge_for(
@@ -80,6 +82,7 @@ fn judge_for(
     facts: RequestFacts,
     status: StatusCode,
     fields: &HeaderMap,
+    is_close_delimited: bool,
     times: Times,
 ) -> Result<Verdict, Reason> {
     if varies_on_this_hop(fields) {
@@ -87,7 +90,7 @@ fn judge_for(
     }
     let named = groups::named(fields).map_err(|_| Reason::TooManyGroups)?;
     let (request_time, response_time) = (times.0, entry::whole_millis(times.1));
-    let received = Received { status, headers: fields, request_time, response_time };
+    let received = Received { status, headers: fields, is_close_delimited, request_time, response_time };
     match storable::storable(facts, received, &question.policy()) {
         Storable::Yes { freshness, for_credentials, withheld } => {
             let groups = group_tags(&question.asked.target.host, &named);

@@ -18,7 +18,7 @@ use super::recording::Recording;
 use super::{Answered, Asked, Body, failed, refresh, refuse, respond};
 use crate::cache::flight::Head;
 use crate::cache::memory::Hold;
-use crate::config::OnOutage;
+use crate::config::{OnIncomplete, OnOutage, Server};
 use crate::headers::{self, Meant};
 use crate::key::Canonical;
 use crate::outcome::{Fwd, Outcome};
@@ -67,15 +67,12 @@ async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Inco
         Err(refused) => return *refused,
     };
     let request_time = running.cache.now();
+    let body = RequestBody::of(body);
+    let upload = body.upload();
     let answer = announced(running, &intent, Box::pin(forward(running, &asked, body))).await;
     let times = (request_time, running.cache.now());
-    let end = match &answer {
-        Ok(answer) => Some(WriteEnd::of_answer(answer.status())),
-        // Nothing was sent: it cannot have been carried out.
-        Err(UpstreamError::Unreachable | UpstreamError::Overloaded) => None,
-        // It may have been carried out.
-        Err(_) => Some(WriteEnd::NoAnswer),
-    };
+    let is_whole = upload.is_none_or(|upload| upload.is_whole());
+    let end = end_of(&running.config.server, &asked.target, &answer, is_whole);
     let fields = answer.as_ref().map_or(&nothing, Response::headers);
     // Rules that came into force meanwhile may have let readers store what this write outdates.
     let now = running.live();
@@ -119,6 +116,33 @@ async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Inco
         }
         Err(error) => failed(error, Fwd::Method),
     }
+}
+
+/// How a write ended; `None` if it has not happened. `is_whole`: upstream may have received all of it.
+fn end_of<B>(
+    server: &Server,
+    target: &Target,
+    answer: &Result<Response<B>, UpstreamError>,
+    is_whole: bool,
+) -> Option<WriteEnd> {
+    let end = match answer {
+        // Whatever an API redirects to its login it has not carried out.
+        Ok(answer) if is_to_login(server, target, answer) => return None,
+        Ok(answer) => WriteEnd::of_answer(answer.status()),
+        // Nothing was sent.
+        Err(UpstreamError::Unreachable | UpstreamError::Overloaded) => return None,
+        Err(_) => WriteEnd::NoAnswer,
+    };
+    // RFC 9112 §8: a message that is incomplete is no request. An answer that came early is one all the same.
+    let is_ignored = end == WriteEnd::NoAnswer && !is_whole && server.on_incomplete == OnIncomplete::Ignore;
+    (!is_ignored).then_some(end)
+}
+
+fn is_to_login<B>(server: &Server, target: &Target, answer: &Response<B>) -> bool {
+    server.login.as_ref().is_some_and(|login| {
+        invalidation::redirected_to(target, answer.status(), answer.headers())
+            .is_some_and(|path| login.is_match(&path))
+    })
 }
 
 /// Slack for the time limits that an intent's deadline is made of.
@@ -213,7 +237,8 @@ impl Keeping {
         keep::note_date(&mut fields, times.1);
         vary::complete(&mut fields, &[]);
         let question = question_of(running, asked)?;
-        let verdict = keep::judge(&question, answer.status(), &fields, times).ok()?;
+        let is_close_delimited = answer.body().ends_with_connection();
+        let verdict = keep::judge(&question, answer.status(), &fields, is_close_delimited, times).ok()?;
         if !verdict.freshness.source.is_explicit() {
             return None;
         }
@@ -268,13 +293,10 @@ fn count(running: &Running, matches: &[Outdated<'_>], end: Option<WriteEnd>) {
 async fn forward(
     running: &Running,
     asked: &Asked,
-    body: Incoming,
+    body: RequestBody,
 ) -> Result<Response<ResponseBody>, UpstreamError> {
     let fields = asked.for_upstream(running);
-    running
-        .upstream
-        .send(&asked.method, &asked.target.path_and_query(), fields, RequestBody::of(body), asked.interim.clone())
-        .await
+    running.upstream.send(&asked.method, &asked.target.path_and_query(), fields, body, asked.interim.clone()).await
 }
 
 /// What a write outdates, given how it ended: the union of all matching rules, and by RFC 9111 §4.4 the target URI

@@ -12,7 +12,7 @@ use super::reader::{Item, Table, Text};
 use super::reference::Names;
 use super::{CAPTURES, Collapse, Family, Fetching, ReadMethods};
 use crate::key::{Identity, Keying, QueryKeying};
-use crate::semantics::{ClientDirectives, Policy, STALE_IF_UNREACHABLE, TtlPolicy};
+use crate::semantics::{ClientDirectives, CloseDelimited, Policy, STALE_IF_UNREACHABLE, TtlPolicy};
 use crate::stamp::Tag;
 
 /// Longest family name, bytes.
@@ -255,6 +255,8 @@ fn read_policy(table: &mut Table<'_>, keying: &Keying) -> Policy {
     let words = [ClientDirectives::Harmless, ClientDirectives::All, ClientDirectives::None]
         .map(|counted| (counted.word(), counted));
     let client_directives = table.item("client_directives").and_then(|item| item.choice(&words));
+    let words = [CloseDelimited::Forward, CloseDelimited::Store].map(|kind| (kind.word(), kind));
+    let close_delimited = table.item("close_delimited").and_then(|item| item.choice(&words));
     let mut seconds = |key, range| table.item(key).and_then(|item| read_seconds(&item, range));
     Policy {
         ttl,
@@ -266,6 +268,7 @@ fn read_policy(table: &mut Table<'_>, keying: &Keying) -> Policy {
         stale_if_unreachable: seconds("stale_if_unreachable", &(Duration::ZERO..=LONGEST))
             .unwrap_or(STALE_IF_UNREACHABLE),
         client_directives: client_directives.unwrap_or_default(),
+        close_delimited: close_delimited.unwrap_or_default(),
         identity_stated: keying.identity.is_stated(),
     }
 }
@@ -301,6 +304,7 @@ fn version_of(family: &Family) -> String {
         heuristic,
         stale_if_unreachable,
         client_directives,
+        close_delimited,
         identity_stated: _,
     } = policy;
     let Keying { query, headers, identity } = keying;
@@ -314,8 +318,8 @@ fn version_of(family: &Family) -> String {
         .map(|it| it.map(|it| it.as_secs()));
     // `{:?}` of strings and numbers quotes and escapes, so that different definitions have different texts.
     let text = format!(
-        "{name:?} {path:?} {methods:?} {policy_name} {durations:?} {heuristic} {client_directives:?} {max_body:?} \
-         {fetching:?} {filter} {parameters:?} {:?} {:?}",
+        "{name:?} {path:?} {methods:?} {policy_name} {durations:?} {heuristic} {client_directives:?} \
+         {close_delimited:?} {max_body:?} {fetching:?} {filter} {parameters:?} {:?} {:?}",
         headers.iter().map(HeaderName::as_str).collect::<Vec<_>>(),
         identity.to_string(),
     );

@@ -15,12 +15,19 @@ const COMPILED: usize = 1 << 20;
 const COMPILED_SET: usize = 64 << 20;
 
 /// A compiled pattern.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Pattern {
     text: String,
     regex: Regex,
     /// Index and name of each named capture, in the order of the pattern.
     named: Vec<(usize, String)>,
+}
+
+impl PartialEq for Pattern {
+    /// Two patterns of the same text are the same.
+    fn eq(&self, other: &Pattern) -> bool {
+        self.text == other.text
+    }
 }
 
 /// Why a pattern is refused.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::reader::Reader;
 use super::*;
 use crate::semantics::invalidation::WriteEnd;
-use crate::semantics::{ClientDirectives, TtlPolicy};
+use crate::semantics::{ClientDirectives, CloseDelimited, TtlPolicy};
 
 pub(super) fn rules(text: &str) -> RuleSet {
     let (reader, table) = Reader::open("rules.toml", text, &|_| None);
@@ -399,6 +399,7 @@ fn a_family_is_read_whole() {
         heuristic = false
         stale_if_unreachable = "0s"
         client_directives = "all"
+        close_delimited = "store"
         normalize = ["Accept-Encoding"]
         max_variants = 8
         range = "whole"
@@ -416,6 +417,7 @@ fn a_family_is_read_whole() {
         heuristic: false,
         stale_if_unreachable: Duration::ZERO,
         client_directives: ClientDirectives::All,
+        close_delimited: CloseDelimited::Store,
         identity_stated: true,
     };
     assert_eq!(family.policy, policy);

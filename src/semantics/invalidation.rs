@@ -52,6 +52,29 @@ impl StatusSet {
     }
 }
 
+/// The normalised path that a redirect leads to, whatever its host; `None` if the answer is no redirect (RFC 9110 §15.4), or
+/// does not name one target.
+pub fn redirected_to(target: &Target, status: StatusCode, answer: &HeaderMap) -> Option<String> {
+    if !matches!(status.as_u16(), 300..=303 | 305..=399) {
+        return None;
+    }
+    let mut lines = answer.get_all(LOCATION).iter();
+    let (Some(only), None) = (lines.next(), lines.next()) else { return None };
+    let reference = hierarchical(only)?;
+    let reference = match reference.split_once(':').filter(|(scheme, _)| is_scheme(scheme)) {
+        Some((scheme, rest)) => {
+            let is_http = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+            rest.starts_with("//").then_some(rest).filter(|_| is_http)?
+        }
+        None => reference,
+    };
+    let path = match reference.strip_prefix("//") {
+        Some(rest) => &rest[rest.find('/').unwrap_or(rest.len())..],
+        None => reference,
+    };
+    Some(resolved(target, reference, path))
+}
+
 /// Normalised paths of the `Location` and `Content-Location` of a non-error answer that have the target's origin
 /// (scheme, host and port); relative references are resolved against the target. Others are ignored (§4.4). Sorted,
 /// without repetition; queries are left out, as in [`crate::stamp::Tag::uri`].
@@ -74,20 +97,29 @@ pub fn is_of_target(target: &Target, answer: &HeaderMap) -> bool {
 
 /// The path that a URI reference stands for (RFC 3986 §5.2), if it has the target's origin.
 fn path_of(target: &Target, reference: &HeaderValue) -> Option<String> {
-    let reference = std::str::from_utf8(reference.as_bytes()).ok()?.trim();
-    let end = reference.find(['?', '#']).unwrap_or(reference.len());
-    let hierarchical = in_scheme(target, &reference[..end])?;
-    let path = match hierarchical.strip_prefix("//") {
+    let reference = in_scheme(target, hierarchical(reference)?)?;
+    let path = match reference.strip_prefix("//") {
         Some(rest) => on_host(target, rest)?,
-        None => hierarchical,
+        None => reference,
     };
+    Some(resolved(target, reference, path))
+}
+
+/// A reference without query and fragment.
+fn hierarchical(reference: &HeaderValue) -> Option<&str> {
+    let reference = std::str::from_utf8(reference.as_bytes()).ok()?.trim();
+    Some(&reference[..reference.find(['?', '#']).unwrap_or(reference.len())])
+}
+
+/// The normalised path that stands in a reference without scheme, or is meant by it.
+fn resolved(target: &Target, reference: &str, path: &str) -> String {
     let resolved = match path {
         // A query or fragment alone refers to the target itself; behind an authority an empty path is the root.
-        "" if hierarchical.is_empty() => target.path.clone(),
+        "" if reference.is_empty() => target.path.clone(),
         path if path.is_empty() || path.starts_with('/') => path.to_owned(),
         relative => format!("{}/{relative}", target.path.rsplit_once('/').map_or("", |(parent, _)| parent)),
     };
-    Some(normalise(&resolved).into_owned())
+    normalise(&resolved).into_owned()
 }
 
 /// The reference without its scheme; `None` if that is another than the target's, or if an URI has no authority
@@ -166,6 +198,36 @@ mod tests {
         for location in rows {
             assert!(named(location).is_empty(), "{location}");
         }
+    }
+
+    #[test]
+    fn a_redirect_leads_to_a_path_whatever_its_host() {
+        let to = |status, location: &str| {
+            let answer = HeaderMap::from_iter([(LOCATION, HeaderValue::from_str(location).unwrap())]);
+            redirected_to(&target(), StatusCode::from_u16(status).unwrap(), &answer)
+        };
+        let rows = [
+            ("/login?next=%2Fv1", Some("/login")),
+            ("http://api.example:8080/login", Some("/login")),
+            ("HTTPS://sso.example/l%6Fgin#a", Some("/login")),
+            ("//sso.example/login", Some("/login")),
+            ("https://sso.example?x", Some("/")),
+            ("login", Some("/v1/users/login")),
+            ("../../login", Some("/login")),
+            ("?again", Some("/v1/users/42")),
+            ("mailto:a@login", None),
+            ("https:/login", None),
+        ];
+        for (location, expected) in rows {
+            assert_eq!(to(302, location).as_deref(), expected, "{location}");
+        }
+        for (status, is_redirect) in
+            [(200, false), (201, false), (301, true), (304, false), (307, true), (401, false)]
+        {
+            assert_eq!(to(status, "/login").is_some(), is_redirect, "{status}");
+        }
+        let twice = HeaderMap::from_iter(["/a", "/b"].map(|path| (LOCATION, HeaderValue::from_static(path))));
+        assert_eq!(redirected_to(&target(), StatusCode::FOUND, &twice), None);
     }
 
     #[test]

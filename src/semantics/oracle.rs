@@ -494,6 +494,7 @@ mod tests {
         let received = Received {
             status: StatusCode::from_u16(*status).unwrap(),
             headers: &response,
+            is_close_delimited: false,
             request_time: at(*request_time),
             response_time: at(*response_time),
         };

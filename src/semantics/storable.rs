@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use super::freshness::{self, Freshness, LifetimeSource};
 use super::targeted::{self, Effective};
 use super::vary::Vary;
-use super::{Policy, TtlPolicy, validation};
+use super::{CloseDelimited, Policy, TtlPolicy, validation};
 
 /// What of the request matters to storing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -26,6 +26,8 @@ pub struct RequestFacts {
 pub struct Received<'a> {
     pub status: StatusCode,
     pub headers: &'a HeaderMap,
+    /// Its end is that of the connection.
+    pub is_close_delimited: bool,
     /// When the request was sent (§4.2.3 `request_time`).
     pub request_time: SystemTime,
     /// When the head of the response came (§4.2.3 `response_time`).
@@ -74,6 +76,8 @@ pub enum Reason {
     Status,
     /// A part that says that it is the whole.
     ContentRange,
+    /// Nothing says whether it is whole: neither a length nor a last chunk.
+    CloseDelimited,
     /// An error of the server while a response is stored that is none.
     ServerError,
     /// Neither upstream nor the family gives a lifetime, and upstream does not ask for validation (`no-cache`)
@@ -104,6 +108,7 @@ impl Reason {
             Reason::VaryOther => "vary-other",
             Reason::Status => "status",
             Reason::ContentRange => "content-range",
+            Reason::CloseDelimited => "close-delimited",
             Reason::ServerError => "server-error",
             Reason::NoLifetime => "no-lifetime",
             Reason::StaleAtOnce => "stale-at-once",
@@ -143,6 +148,9 @@ impl Reason {
             Reason::ContentRange => {
                 "the response has a Content-Range, which only a 206 has, so that it may be a part of the whole (RFC 9110 \
                  §14.4)"
+            }
+            Reason::CloseDelimited => {
+                "the response has neither Content-Length nor chunks, so that it looks whole when it was cut off (RFC 9112 §8)"
             }
             Reason::ServerError => {
                 "an error of the server does not take the place of a response that is stored (RFC 9111 §4.3.3)"
@@ -212,6 +220,10 @@ impl Considered<'_> {
         }
         if headers.contains_key(CONTENT_RANGE) {
             return Err(Reason::ContentRange);
+        }
+        // RFC 9112 §8: one that was cut off cannot be told from a whole one.
+        if self.response.is_close_delimited && self.policy.close_delimited == CloseDelimited::Forward {
+            return Err(Reason::CloseDelimited);
         }
         // §5.2.2.3: must-understand overrides no-store, for statuses that are understood.
         match (self.effective.directives.must_understand, self.effective.directives.no_store) {
@@ -406,7 +418,34 @@ mod tests {
         let time = UNIX_EPOCH + Duration::from_secs(784_111_777);
         let status = StatusCode::from_u16(status).unwrap();
         let headers = fields(values);
-        storable(request, Received { status, headers: &headers, request_time: time, response_time: time }, policy)
+        storable(request, received(status, &headers, false, time), policy)
+    }
+
+    fn received(
+        status: StatusCode,
+        headers: &HeaderMap,
+        is_close_delimited: bool,
+        time: SystemTime,
+    ) -> Received<'_> {
+        Received { status, headers, is_close_delimited, request_time: time, response_time: time }
+    }
+
+    #[test]
+    fn a_response_that_ends_with_the_connection_is_stored_where_its_family_says_so() {
+        let headers = fields(&[(CACHE_CONTROL, "max-age=60")]);
+        let judge = |is_close_delimited, policy: &Policy| {
+            storable(
+                RequestFacts::default(),
+                received(StatusCode::OK, &headers, is_close_delimited, UNIX_EPOCH),
+                policy,
+            )
+        };
+        let plain = Policy::default();
+        let storing = Policy { close_delimited: CloseDelimited::Store, ..Policy::default() };
+        assert_eq!(judge(true, &plain), Storable::No(Reason::CloseDelimited));
+        for (is_close_delimited, policy) in [(false, &plain), (false, &storing), (true, &storing)] {
+            assert!(matches!(judge(is_close_delimited, policy), Storable::Yes { .. }), "{is_close_delimited}");
+        }
     }
 
     /// Verdict on a plain 200 with this `Cache-Control`.

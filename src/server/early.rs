@@ -7,7 +7,6 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Place;
 use crate::upstream::interim::Line;
 
 /// A connection with its line. hyper flushes it only when nothing of its own is left to be written, and at the end of
@@ -15,8 +14,6 @@ use crate::upstream::interim::Line;
 /// that nothing of an answer can have been written before what the line holds, nor be written in the midst of it.
 pub(super) struct Early<S> {
     stream: S,
-    /// Given back when the connection ends, whatever it has become.
-    _place: Place,
     line: Arc<Line>,
     /// What was taken from the line, and how much of it has been written.
     taken: Vec<u8>,
@@ -24,8 +21,8 @@ pub(super) struct Early<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Early<S> {
-    pub(super) fn new(stream: S, line: Arc<Line>, place: Place) -> Early<S> {
-        Early { stream, line, taken: Vec::new(), at: 0, _place: place }
+    pub(super) fn new(stream: S, line: Arc<Line>) -> Early<S> {
+        Early { stream, line, taken: Vec::new(), at: 0 }
     }
 
     /// Writes on what has been begun.
@@ -103,18 +100,11 @@ mod tests {
     use http_body_util::{BodyExt, Full};
     use hyper::body::Incoming;
     use hyper_util::rt::TokioIo;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-    use tokio::sync::Semaphore;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::metrics::Metrics;
 
     const LENGTH: usize = 10_000;
-
-    fn early(stream: DuplexStream, line: &Arc<Line>) -> Early<DuplexStream> {
-        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        Early::new(stream, Arc::clone(line), Place::new(&Arc::new(Metrics::new()), permit))
-    }
 
     /// A POST is answered at once, while its content is still being read; a GET gets a 103 before its answer.
     async fn answer(
@@ -139,7 +129,7 @@ mod tests {
     async fn an_interim_response_waits_for_the_answer_to_the_request_before() {
         let (near, mut far) = tokio::io::duplex(100);
         let line = Arc::<Line>::default();
-        let stream = TokioIo::new(early(near, &line));
+        let stream = TokioIo::new(Early::new(near, Arc::clone(&line)));
         let service = hyper::service::service_fn(move |request| answer(request, Arc::clone(&line)));
         // With vectored writes hyper does not even begin before the answer is out.
         let mut server = hyper::server::conn::http1::Builder::new();

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
@@ -16,6 +17,7 @@ use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::client::legacy::connect::Connection;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 
 use super::RequestBody;
 use super::framing::Ending;
@@ -24,6 +26,9 @@ use super::suspects::{Carried, Suspects};
 
 /// Responses after which a connection rests, whatever they were: that ends it if it is out of step.
 const RESPONSES_WITHOUT_REST: u32 = 256;
+
+/// How long upstream's answer may be read, after a write to its connection has failed.
+const LAST_WORDS: Duration = Duration::from_secs(30);
 
 /// A connection to upstream, for one request at a time.
 #[derive(Debug)]
@@ -60,7 +65,7 @@ impl UpstreamConn {
         stream.connected().get_extras(&mut extras);
         let look = extras.remove().unwrap_or_default();
         let traffic = Arc::<Traffic>::default();
-        let stream = TokioIo::new(Observed { stream: TokioIo::new(stream), traffic: Arc::clone(&traffic) });
+        let stream = TokioIo::new(Observed::new(stream, &traffic));
         // RFC 9112 §5.1: a proxy removes whitespace between a response's field name and its colon.
         let mut builder = Builder::new();
         builder.allow_spaces_after_header_name_in_responses(true);
@@ -126,6 +131,11 @@ impl UpstreamConn {
     /// Waits until another request may be sent. Whether that will be.
     pub async fn idle(&mut self) -> bool {
         self.sender.ready().await.is_ok()
+    }
+
+    /// Whether something of the last request could not be written.
+    pub fn is_refused(&self) -> bool {
+        self.traffic.is_refused.load(Ordering::Acquire)
     }
 
     /// Whether upstream has answered on this connection before, but nothing to a request of at least so many bytes.
@@ -232,11 +242,31 @@ fn is_timeout(bytes: &[u8]) -> bool {
     bytes.starts_with(HEAD_BEGINS) && bytes.get(8..12) == Some(b" 408")
 }
 
-/// A stream whose traffic is noted.
+/// A stream whose traffic is noted. When upstream does not take what is written any more, it may have answered before it
+/// stopped (RFC 9112 §9.6): then writes wait, while the answer is read, or the end. hyper would give up at once.
 #[derive(Debug)]
 struct Observed<S> {
     stream: TokioIo<S>,
     traffic: Arc<Traffic>,
+    /// Since a write has failed.
+    last_words: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Observed<S> {
+    fn new(stream: S, traffic: &Arc<Traffic>) -> Observed<S> {
+        Observed { stream: TokioIo::new(stream), traffic: Arc::clone(traffic), last_words: None }
+    }
+
+    fn note(&mut self, cx: &mut Context<'_>, written: io::Result<usize>) -> Poll<io::Result<usize>> {
+        self.traffic.send(&written);
+        let is_ended =
+            |error: &io::Error| matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
+        if written.as_ref().is_err_and(is_ended) {
+            let waiting = self.last_words.get_or_insert_with(|| Box::pin(tokio::time::sleep(LAST_WORDS)));
+            ready!(waiting.as_mut().poll(cx));
+        }
+        Poll::Ready(written)
+    }
 }
 
 impl<S> AsyncRead for Observed<S>
@@ -259,8 +289,7 @@ where
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes));
-        this.traffic.send(&written);
-        Poll::Ready(written)
+        this.note(cx, written)
     }
 
     fn poll_write_vectored(
@@ -270,8 +299,7 @@ where
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, pieces));
-        this.traffic.send(&written);
-        Poll::Ready(written)
+        this.note(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -1,6 +1,8 @@
 //! What the head of a response says of the bytes behind it (RFC 9112 §6.3).
 
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, Method, Response, StatusCode, Version, header};
+
+use crate::headers;
 
 /// How the end of a response was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +21,12 @@ impl Ending {
 
 fn has_no_content(status: StatusCode) -> bool {
     status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+/// Whether a response is the last of its connection (RFC 9112 §9.3).
+pub(super) fn closes<B>(response: &Response<B>) -> bool {
+    let says = |option| headers::names_token(response.headers(), &header::CONNECTION, option);
+    says("close") || response.version() == Version::HTTP_10 && !says("keep-alive")
 }
 
 /// Whether a response that has no content announces some that may follow all the same. `Content-Length` in a 304 is that
@@ -41,6 +49,23 @@ mod tests {
     use http::{HeaderName, HeaderValue};
 
     use super::*;
+
+    #[test]
+    fn a_connection_ends_as_version_and_options_say() {
+        let rows = [
+            (Version::HTTP_11, "", false),
+            (Version::HTTP_11, "upgrade, Close", true),
+            (Version::HTTP_10, "", true),
+            (Version::HTTP_10, "keep-alive", false),
+            (Version::HTTP_10, "keep-alive, close", true),
+        ];
+        for (version, options, expected) in rows {
+            let mut response = Response::new(());
+            *response.version_mut() = version;
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static(options));
+            assert_eq!(closes(&response), expected, "{version:?} {options}");
+        }
+    }
 
     #[test]
     fn content_is_impossible_where_the_head_is_all() {

@@ -143,6 +143,24 @@ fn get(stream: u32, path: &str, fields: &[(&str, &str)]) -> Vec<u8> {
     frame(1, 0x5, stream, &block)
 }
 
+/// A client that begins so many POSTs to host `api.example`, and resets each in the middle of its content. The GET that it
+/// sends behind them is answered.
+pub async fn post_and_reset(larder: &Larder, path: &str, count: u32) {
+    const CANCEL: [u8; 4] = 8_u32.to_be_bytes();
+    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    // :method POST, :scheme http, :path, :authority.
+    let block = [&[0x83, 0x86, 0x04], &text(path)[..], &[0x41], &text("api.example")].concat();
+    let mut client = Frames::send(larder, &[], &[]).await;
+    for stream in (0..count).map(|number| 2 * number + 1) {
+        let begun = [frame(1, 0x4, stream, &block), frame(0, 0, stream, b"some")].concat();
+        client.0.write_all(&begun).await.unwrap();
+        client.0.write_all(&frame(RST_STREAM, 0, stream, &CANCEL)).await.unwrap();
+    }
+    let last = 2 * count + 1;
+    client.0.write_all(&get(last, "/seen", &[])).await.unwrap();
+    while client.until(1).await != last {}
+}
+
 /// The setting that a stream may be sent nothing before its client says so.
 const NO_WINDOW: [u8; 6] = [0, 4, 0, 0, 0, 0];
 const HASTE: &str = "[server]\nidle_timeout = \"300ms\"\nupstream_timeout = \"20s\"\n";

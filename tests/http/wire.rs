@@ -131,6 +131,16 @@ impl Wire {
         self.0.get_ref().shutdown(Shutdown::Write).unwrap();
     }
 
+    /// Sends this, if the connection still takes it.
+    pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        self.0.get_mut().write_all(bytes.as_ref()).is_ok()
+    }
+
+    /// Ends the connection by a reset.
+    pub fn reset(self) {
+        socket2::SockRef::from(self.0.get_ref()).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    }
+
     /// Ends the connection.
     pub fn leave(self) {
         let _ = self.0.get_ref().shutdown(Shutdown::Both);

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::time::SystemTime;
 
-use http::header::DATE;
+use http::header::{CONNECTION, DATE};
 use http::{HeaderMap, StatusCode};
 
 use crate::headers;
@@ -70,10 +70,14 @@ impl Head {
     fn answer(self, more: u64, now: SystemTime) -> Answer {
         let received = DateField::received(&self.fields, &DATE, now).valid().unwrap_or(now);
         let length = stated_length(&self.fields).unwrap_or(self.body + more);
+        // A head that was written by hand need not say how its body ends.
+        let closes = headers::names_token(&self.fields, &CONNECTION, "close");
+        let is_close_delimited = closes && headers::is_close_delimited(&self.fields);
         Answer {
             status: self.status,
             fields: self.fields,
             length: Some(length),
+            is_close_delimited,
             broken: None,
             times: (received, received),
         }

@@ -25,6 +25,8 @@ pub struct Answer {
     pub fields: HeaderMap,
     /// Bytes of the body; `None` if nobody knows.
     pub length: Option<u64>,
+    /// Its end is that of the connection.
+    pub is_close_delimited: bool,
     /// How the body broke off, if it did.
     pub broken: Option<String>,
     /// When the request was sent, and when the head came.
@@ -112,7 +114,7 @@ impl Account<'_> {
                 what_to_do: "set the family's range = \"whole\" to have all of it fetched and stored",
             });
         }
-        let verdict = keep::judge(&self.question, answer.status, fields, answer.times);
+        let verdict = keep::judge(&self.question, answer.status, fields, answer.is_close_delimited, answer.times);
         let verdict = verdict.map_err(|reason| Refusal::of(reason, answer.status, fields))?;
         self.whole(answer).map_or(Ok(verdict), Err)
     }
@@ -175,10 +177,11 @@ impl Account<'_> {
         let times: Times = (sent, SystemTime::now());
         let is_head = asked.method == Method::HEAD;
         let (parts, body) = response.into_parts();
+        let is_close_delimited = body.ends_with_connection();
         let (length, broken) =
             if is_head { (None, None) } else { measure(body, self.question.max_body_under(self.config)).await };
         let length = length.or_else(|| stated_length(&parts.headers));
-        Ok(Answer { status: parts.status, fields: parts.headers, length, broken, times })
+        Ok(Answer { status: parts.status, fields: parts.headers, length, is_close_delimited, broken, times })
     }
 }
 
@@ -255,6 +258,9 @@ fn what_to_do(reason: Reason) -> &'static str {
         Reason::VaryOther => "have the API name the same few request fields in every Vary of a URL",
         Reason::Status => "nothing: such responses are for one request",
         Reason::ContentRange => "have the API send Content-Range with 206 alone",
+        Reason::CloseDelimited => {
+            "have the API send Content-Length, or chunks; or set the family's close_delimited = \"store\""
+        }
         Reason::ServerError => "nothing: the stored response is validated again by the next request",
         Reason::NoLifetime => {
             "give a family that claims this path a ttl (negative_ttl for 404 and 410), or have the API send \

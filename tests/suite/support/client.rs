@@ -146,7 +146,7 @@ pub fn send_raw(to: SocketAddr, bytes: &[u8], head_only: bool) -> Result<Pending
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(bytes).map_err(failure)?;
-    Ok(Pending { stream: BufReader::new(stream), head_only, head: None, body: Vec::new() })
+    Ok(Pending { head_only, ..Pending::of(stream) })
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
@@ -160,6 +160,11 @@ fn failure(error: io::Error) -> Failure {
 }
 
 impl Pending {
+    /// What comes on this connection.
+    pub fn of(stream: TcpStream) -> Pending {
+        Pending { stream: BufReader::new(stream), head_only: false, head: None, body: Vec::new() }
+    }
+
     /// Waits for the whole response.
     pub fn finish(mut self) -> Result<Response, Failure> {
         self.read_body(u64::MAX)?;

@@ -1,0 +1,370 @@
+//! RFC 9112 §8 and §9.6, RFC 9110 §10.1.1: content that upstream does not receive whole, and answers that come before all of
+//! it was sent.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+
+use super::http2;
+use super::wire::{Bench, Wire, field};
+use crate::support::client::Pending;
+use crate::support::{Plan, Site, Tier, eventually};
+
+const RULES: &str = r#"
+[[family]]
+name = "list"
+path = '/list'
+ttl = "10m"
+
+[invalidate]
+'/things' = ["list"]
+"#;
+
+fn rules(server: &str) -> String {
+    format!("[server]\n{server}\n{RULES}")
+}
+
+// ---- Content that ends early
+
+/// Heads and parts of contents that are never whole.
+const PARTS: [(&str, &str); 5] = [
+    ("Content-Length: 10", "x"),
+    ("Content-Length: 100000", "some of it"),
+    ("Transfer-Encoding: chunked", "5\r\nabcde\r\n"),
+    ("Transfer-Encoding: chunked", "5\r\nabcde\r\n0\r\nX-Trailer: 1\r\n"),
+    ("Content-Length: 10\r\nExpect: 100-continue", "x"),
+];
+
+/// Chunks that are faulty.
+const FAULTY: [&str; 3] = ["5\r\nabcde\r\nzz\r\n", "5\r\nabcdefg\r\n0\r\n\r\n", "-1\r\nabc\r\n0\r\n\r\n"];
+
+fn head(framing: &str) -> String {
+    format!("POST /things HTTP/1.1\r\nHost: localhost\r\n{framing}\r\n\r\n")
+}
+
+/// How a client leaves.
+#[derive(Debug, Clone, Copy)]
+enum Leaving {
+    Close,
+    HalfClose,
+    Reset,
+}
+
+fn send_part(site: &Site, framing: &str, part: &str, leaving: Leaving) {
+    let mut client = Wire::to(site.address);
+    client.send(head(framing));
+    client.send(part);
+    match leaving {
+        Leaving::Close => drop(client),
+        Leaving::HalfClose => {
+            client.finish();
+            let answer = client.rest();
+            assert!(answer.contains("HTTP/1.1 400 Bad Request"), "{framing} {part:?}: {answer}");
+            assert!(answer.contains("detail=request-body"), "{answer}");
+        }
+        Leaving::Reset => client.reset(),
+    }
+}
+
+#[test]
+fn a_write_whose_content_breaks_off_invalidates_nothing() {
+    let site = Site::start(Tier::Embedded, &rules(""));
+    site.get("/list").shows("stored");
+    for (framing, part) in PARTS {
+        // The last one is answered.
+        for leaving in [Leaving::Close, Leaving::Reset, Leaving::HalfClose] {
+            send_part(&site, framing, part, leaving);
+        }
+    }
+    site.get("/list").shows("hit").carries("/list #1");
+    assert_eq!(site.upstream.count("POST /things"), 0, "upstream received none of them whole");
+    site.write("POST", "/things").has_status(200);
+    site.get("/list").hides("hit");
+}
+
+#[test]
+fn a_broken_chunk_is_answered_400_and_invalidates_nothing() {
+    let site = Site::start(Tier::Embedded, &rules(""));
+    site.get("/list").shows("stored");
+    for faulty in FAULTY {
+        let answer = site.raw(head("Transfer-Encoding: chunked") + faulty).response();
+        answer.fails_with(400).shows("fwd=method; detail=request-body");
+    }
+    // Not of a write alone.
+    for method in ["OPTIONS", "PROPFIND", "QUERY"] {
+        let head = head("Transfer-Encoding: chunked").replace("POST", method);
+        site.raw(head + FAULTY[0]).response().fails_with(400);
+    }
+    site.get("/list").shows("hit").carries("/list #1");
+}
+
+#[test]
+fn an_api_that_acts_on_incomplete_content_may_have_it_invalidate() {
+    let site = Site::start(Tier::Embedded, &rules("on_incomplete = \"invalidate\""));
+    for faulty in FAULTY {
+        site.get("/list");
+        site.raw(head("Transfer-Encoding: chunked") + faulty).response().fails_with(400);
+        site.get("/list").shows("fwd=stale; detail=outdated");
+    }
+}
+
+#[test]
+fn an_http_2_stream_that_is_reset_in_its_content_invalidates_nothing() {
+    let site = Site::start(Tier::Embedded, &rules(""));
+    let list = || site.call("GET", "/list").header("Host", "api.example").send();
+    list().shows("stored");
+    http2::run(async { http2::post_and_reset(&site, "/things", 10).await });
+    list().shows("hit").carries("/list #1");
+    assert_eq!(site.upstream.count("POST /things"), 0);
+}
+
+#[test]
+fn upstream_sees_that_a_content_is_incomplete() {
+    for (framing, part) in PARTS {
+        let bench = Bench::start("");
+        let mut client = bench.client(&(head(framing) + part));
+        let mut upstream = bench.upstream();
+        upstream.head();
+        let length = if framing.contains("chunked") { 10 } else { part.len() };
+        if framing.contains("Expect") {
+            upstream.send("HTTP/1.1 100 Continue\r\n\r\n");
+            client.head();
+        }
+        assert!(upstream.take(length).contains(&part[..1]));
+        client.leave();
+        assert_eq!(upstream.rest(), "", "{framing}: the connection ends, and no last chunk comes");
+    }
+}
+
+#[test]
+fn a_write_that_upstream_received_whole_may_have_happened() {
+    for (framing, content) in
+        [("Content-Length: 3", "abc"), ("Transfer-Encoding: chunked", "3\r\nabc\r\n0\r\n\r\n")]
+    {
+        let mut shelf = Shelf::start("");
+        let client = shelf.bench.client(&(head(framing) + content));
+        let mut upstream = shelf.bench.upstream();
+        upstream.head();
+        assert!(upstream.take(content.len()).contains("abc"));
+        client.leave();
+        upstream.leave();
+        shelf.is_invalidated();
+    }
+}
+
+#[test]
+fn a_client_that_sends_too_slowly_invalidates_nothing() {
+    let mut shelf = Shelf::start("idle_timeout = \"200ms\"");
+    let mut client = shelf.bench.client(&(head("Content-Length: 100000") + "some"));
+    let mut upstream = shelf.bench.upstream();
+    upstream.head();
+    assert_eq!(client.head()[0], "HTTP/1.1 408 Request Timeout");
+    assert_eq!(upstream.rest(), "some", "and upstream sees that it is incomplete");
+    shelf.is_kept();
+}
+
+#[test]
+fn a_write_that_upstream_does_not_wait_for_invalidates_nothing() {
+    let mut shelf = Shelf::start("");
+    let mut client = shelf.bench.client(&(head("Content-Length: 100000") + "some"));
+    let mut upstream = shelf.bench.upstream();
+    upstream.head();
+    upstream.leave();
+    assert_eq!(client.head()[0], "HTTP/1.1 502 Bad Gateway");
+    shelf.is_kept();
+}
+
+#[test]
+fn a_write_that_is_given_up_in_its_content_is_never_completed() {
+    let mut shelf = Shelf::start("upstream_timeout = \"300ms\"\nupload_rate = \"0B\"");
+    let mut client = shelf.bench.client(&(head("Content-Length: 8") + "some"));
+    let mut upstream = shelf.bench.upstream();
+    upstream.head();
+    assert_eq!(client.head()[0], "HTTP/1.1 504 Gateway Timeout");
+    // The rest comes too late.
+    let _ = client.try_send("rest");
+    assert_eq!(upstream.rest(), "some");
+    shelf.is_kept();
+}
+
+/// A Larder whose upstream is the test itself, with `/list` stored.
+struct Shelf {
+    bench: Bench,
+}
+
+impl Shelf {
+    fn start(server: &str) -> Shelf {
+        let bench = Bench::start(&rules(server));
+        let mut client = bench.client("GET /list HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let mut upstream = bench.upstream();
+        upstream.head();
+        upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nold");
+        assert!(client.rest().ends_with("old"));
+        Shelf { bench }
+    }
+
+    fn status(&self) -> String {
+        let fields = "Host: localhost\r\nCache-Control: only-if-cached\r\nConnection: close";
+        self.bench.client(&format!("GET /list HTTP/1.1\r\n{fields}\r\n\r\n")).head()[0].clone()
+    }
+
+    #[track_caller]
+    fn is_kept(&mut self) {
+        assert_eq!(self.status(), "HTTP/1.1 200 OK");
+    }
+
+    #[track_caller]
+    fn is_invalidated(&mut self) {
+        eventually("it is invalidated", || self.status() == "HTTP/1.1 504 Gateway Timeout");
+    }
+}
+
+// ---- Answers that come before the end of the content
+
+const UNFINISHED: &str = "Content-Length: 1000000";
+
+fn early(status: &str, fields: &str, body: &str) -> String {
+    format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n{fields}\r\n{body}", body.len())
+}
+
+#[test]
+fn an_answer_before_the_end_of_the_content_is_judged_like_any_answer() {
+    for (status, is_kept) in [
+        ("200 OK", false),
+        ("303 See Other", false),
+        ("401 Unauthorized", true),
+        ("413 Content Too Large", true),
+        ("503 Service Unavailable", true),
+        // Of a gateway that cannot have received the request whole either.
+        ("502 Bad Gateway", true),
+        ("504 Gateway Timeout", true),
+    ] {
+        let mut shelf = Shelf::start("");
+        let mut client = shelf.bench.client(&(head(UNFINISHED) + "some"));
+        let mut upstream = shelf.bench.upstream();
+        upstream.head();
+        upstream.take(4);
+        upstream.send(early(status, "Connection: close\r\n", "why"));
+        upstream.leave();
+        let head = client.head();
+        assert_eq!(head[0], format!("HTTP/1.1 {status}"));
+        assert_eq!(field(&head, "connection"), Some("close"), "{status}: nobody takes the rest");
+        assert_eq!(client.take(3), "why");
+        if is_kept { shelf.is_kept() } else { shelf.is_invalidated() }
+    }
+}
+
+#[test]
+fn a_client_may_go_on_sending_after_an_early_answer() {
+    let shelf = Shelf::start("");
+    let mut client = shelf.bench.client(&(head("Content-Length: 8") + "some"));
+    let mut upstream = shelf.bench.upstream();
+    upstream.head();
+    assert_eq!(upstream.take(4), "some");
+    upstream.send(early("404 Not Found", "", "yes"));
+    let head = client.head();
+    assert_eq!((head[0].as_str(), field(&head, "connection")), ("HTTP/1.1 404 Not Found", None));
+    assert_eq!(client.take(3), "yes");
+    client.send("rest");
+    assert_eq!(upstream.take(4), "rest");
+    client.send("HEAD /list HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert_eq!(client.head()[0], "HTTP/1.1 200 OK", "and with its next request");
+}
+
+#[test]
+fn an_early_answer_is_read_to_its_end_when_the_client_stops_sending() {
+    let bench = Bench::start("");
+    let mut client = bench.client(&(head(UNFINISHED) + "some"));
+    let mut upstream = bench.upstream();
+    upstream.head();
+    upstream.take(4);
+    upstream.send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 6\r\n\r\nwhy");
+    client.head();
+    assert_eq!(client.take(3), "why");
+    client.finish();
+    // The client's end has been seen when upstream's connection has had its chance to end.
+    let mut other = bench.client("GET /other HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let mut second = bench.upstream();
+    second.head();
+    second.send(early("200 OK", "", ""));
+    other.head();
+    upstream.send("not");
+    assert_eq!(client.take(3), "not");
+    assert_eq!(upstream.rest(), "", "then its connection ends");
+}
+
+const LENGTH: usize = 2_000_000;
+
+/// An upstream that answers as soon as it has the head, and closes: its kernel resets the connection for the rest.
+fn refusing() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 100]);
+            let _ =
+                stream.write_all(early("413 Content Too Large", "Connection: close\r\n", "too large").as_bytes());
+        }
+    });
+    address
+}
+
+#[test]
+fn an_answer_and_a_close_in_the_middle_of_the_content_reach_every_client() {
+    let larder = Plan::new(&format!("http://{}", refusing())).start();
+    for _ in 0..60 {
+        let mut stream = TcpStream::connect(larder.address).unwrap();
+        stream.write_all(head(&format!("Content-Length: {LENGTH}")).as_bytes()).unwrap();
+        // All of it, before it reads.
+        stream.write_all(&vec![b'x'; LENGTH]).unwrap();
+        Pending::of(stream).response().has_status(413).carries("too large");
+    }
+}
+
+#[test]
+fn an_answer_in_the_middle_of_the_content_reaches_a_client_of_http_2() {
+    let larder = Plan::new(&format!("http://{}", refusing())).start();
+    http2::run(async {
+        let mut sender = http2::connect(&larder).await;
+        for _ in 0..20 {
+            let body = Full::new(Bytes::from(vec![b'x'; LENGTH]));
+            let request = http::Request::post("http://api.example/things").body(body).unwrap();
+            let response = sender.send_request(request).await.unwrap();
+            assert_eq!(response.status(), 413);
+            assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "too large");
+        }
+    });
+}
+
+// ---- Redirects to a login
+
+#[test]
+fn a_write_that_is_sent_to_the_login_invalidates_nothing() {
+    use crate::support::Reply;
+
+    let site = Site::start(Tier::Embedded, &rules("login = '/login(/.*)?'"));
+    let redirected = |status: u16, location: &str| {
+        site.get("/list");
+        site.get("/list").shows("hit");
+        site.upstream.on("POST /things", Reply::status(status).header("Location", location));
+        site.write("POST", "/things").has_status(status);
+        !site.get("/list").is("hit")
+    };
+    for location in
+        ["/login", "/login?next=%2Fthings", "login/", "//sso.example/login#x", "https://sso.example/l%6Fgin"]
+    {
+        assert!(!redirected(302, location), "{location}");
+    }
+    for status in [301, 303, 307, 308] {
+        assert!(!redirected(status, "/login"), "{status}");
+    }
+    for (status, location) in
+        [(302, "/logins"), (303, "/list?from=/login"), (302, "/things/login"), (201, "/login")]
+    {
+        assert!(redirected(status, location), "{status} {location}");
+    }
+}
