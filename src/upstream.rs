@@ -19,6 +19,7 @@ use tokio::time::Sleep;
 
 use crate::config::{HostPolicy, Server};
 use crate::headers;
+use crate::shares::Share;
 
 mod conn;
 mod consent;
@@ -276,6 +277,15 @@ pub struct ResponseBody {
     /// Dropped with the body, since upstream's connection may end with it.
     _refusal: Option<Refusal>,
     _place: UpstreamPlace,
+    /// The client's share of what is forwarded for it alone.
+    _share: Option<Share>,
+}
+
+impl ResponseBody {
+    /// The same, which gives back a client's share when it ends.
+    pub fn holding(self, share: Share) -> ResponseBody {
+        ResponseBody { _share: Some(share), ..self }
+    }
 }
 
 /// Gives up, when dropped, content that has not been asked for.
@@ -348,6 +358,7 @@ impl Answer {
             deadline: None,
             _refusal: refusal,
             _place: place,
+            _share: None,
         })
     }
 }

@@ -13,4 +13,6 @@ mod support;
 mod attack;
 mod others;
 
+mod forced;
 mod idle;
+mod storms;
