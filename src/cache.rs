@@ -35,6 +35,7 @@ pub mod memory;
 pub mod names;
 pub mod peek;
 pub mod repeats;
+pub mod shapes;
 pub mod stream;
 pub mod supervise;
 pub mod sweeper;

@@ -215,6 +215,14 @@ pub struct Server {
     pub max_connections: usize,
     /// `max_upstream_requests` at a time, default 512; further ones wait
     pub max_upstream_requests: usize,
+    /// `max_unshared_per_client`: reads of one client at a time that no other request can share and the cache does not
+    /// answer; default a quarter of `max_upstream_requests`, at least 8
+    pub max_unshared_per_client: u64,
+    /// `collapse_wait`: how long a request outside of families waits for the fetch of another one, where responses of such
+    /// paths have not been for sharing before; default 1s
+    pub collapse_wait: Duration,
+    /// `upgrades`: protocols to which a connection may be upgraded, in lower case; default `websocket`
+    pub upgrades: Vec<String>,
     /// `stream_timeout`: the longest silence of an event stream or an upgraded connection, default 1h
     pub stream_timeout: Duration,
     /// `max_head`: the largest head of a request, bytes, default 64KiB

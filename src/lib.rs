@@ -26,7 +26,8 @@
 //! | [`cache`] | L1, L2, flights, invalidation |
 //! | [`metrics`], [`upstream`], [`store`] | counters; the client to the origin; Redis |
 //! | [`config`] | `rules.toml`, flags and environment, checked |
-//! | pure: [`rules`], [`key`], [`entry`], [`stamp`], [`semantics`], [`outcome`], [`headers`], [`target`] | decisions, without clock or I/O |
+//! | [`shares`] | bounds on what all clients share, and each client's share of them |
+//! | pure: [`rules`], [`client`], [`key`], [`entry`], [`stamp`], [`semantics`], [`outcome`], [`headers`], [`target`] | decisions, without clock or I/O |
 //!
 //! # Decisions worth knowing
 //!
@@ -145,9 +146,12 @@ pub mod store;
 pub mod upstream;
 
 pub mod config;
+pub mod shares;
 
 // Pure from here on: no tokio, hyper, redis, clock or environment.
 pub mod rules;
+
+pub mod client;
 
 pub mod key;
 

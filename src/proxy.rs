@@ -11,12 +11,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body::Body as _;
 use hyper::body::Incoming;
 
+use crate::client::Client;
 use crate::config::CacheStatus;
 use crate::headers;
 use crate::outcome::{Fwd, Outcome};
 use crate::running::{Live, Running};
 use crate::semantics::ClientDirectives;
 use crate::semantics::demands::Demands;
+use crate::shares::{Over, Share};
 use crate::target::{Target, TargetFault};
 use crate::upstream::interim::Interim;
 use crate::upstream::{RequestBody, UpstreamError};
@@ -101,7 +103,8 @@ pub async fn handle(
     let live = running.live();
     // One look at the names of its fields spares most requests a dozen searches among them.
     let has_hop_fields = headers::has_hop_fields(request.headers());
-    let offer = if has_hop_fields { tunnel::Offer::of(&mut request) } else { None };
+    let offer =
+        if has_hop_fields { tunnel::Offer::of(&mut request, &running.config.server.upgrades) } else { None };
     let (mut parts, body) = request.into_parts();
     let target = match admit(&mut parts, has_hop_fields) {
         Ok(target) => target,
@@ -120,9 +123,11 @@ pub async fn handle(
     // The future of every request is moved about, and the larger it is the more of it is copied: what a hit does not need
     // is in a box.
     let is_for_cache = offer.is_none() && (method == Method::GET || method == Method::HEAD);
-    let answered = match is_for_cache.then(|| read::not_for_the_cache(&live, &asked, &body)) {
+    let answered = match is_for_cache.then(|| read::not_for_the_cache(&live, &asked)) {
+        // RFC 9110 §9.3.1: content in a GET has no defined semantics, and it is not part of the key.
+        Some(_) if !body.is_end_stream() => Box::pin(read::with_content(running, &live, asked, body)).await,
         Some(None) => read::answer(running, Question::new(Arc::clone(&live), asked, None)).await,
-        Some(Some(detail)) => Box::pin(pass(running, &asked, RequestBody::of(body), Fwd::Bypass, detail)).await,
+        Some(Some(detail)) => Box::pin(pass(running, &asked, RequestBody::Empty, Fwd::Bypass, detail)).await,
         None => Box::pin(answer(running, &live, asked, body, offer)).await,
     };
     let mut response = record(running, &live, answered, &method, path.as_deref().unwrap_or_default(), start);
@@ -247,6 +252,10 @@ async fn pass(running: &Running, asked: &Asked, body: RequestBody, fwd: Fwd, det
     if is_for_cache_alone(running, asked) {
         return read::not_cached();
     }
+    let share = match share(running, asked) {
+        Ok(share) => share,
+        Err(refused) => return *refused,
+    };
     let mut fields = asked.for_upstream(running);
     // What is safe by its method must not become a write on the way.
     headers::strip_unkeyed(&mut fields, &[]);
@@ -255,10 +264,28 @@ async fn pass(running: &Running, asked: &Asked, body: RequestBody, fwd: Fwd, det
         Ok(response) => {
             let mut outcome = Outcome::pass(fwd, detail);
             outcome.fwd_status = Some(response.status().as_u16());
+            let response = response.map(|body| body.holding(share));
             Answered { response: respond::forwarded(response, &running.config.server), outcome, family: None }
         }
         Err(error) => failed(error, fwd),
     }
+}
+
+/// A client's share of what upstream is asked for one request alone: whoever can make the cache forward what it might have
+/// answered, or fetched once for many, could otherwise take upstream from everybody else.
+fn share(running: &Running, asked: &Asked) -> Result<Share, Box<Answered>> {
+    let client = Client::of(asked.client, running.config.server.forwarded, &asked.headers);
+    running.unshared.take(client, 1).map_err(|over| {
+        Box::new(match over {
+            // RFC 6585 §4
+            Over::Client => refuse(
+                StatusCode::TOO_MANY_REQUESTS,
+                "client-share",
+                "too many requests of this client that the cache cannot answer are under way",
+            ),
+            Over::All => failed(UpstreamError::Overloaded, Fwd::Bypass),
+        })
+    })
 }
 
 /// A read that is not to reach upstream, as far as its family heeds that.

@@ -141,6 +141,8 @@ impl Default for Fetching {
 /// Who shares one fetch of what is missing: `collapse`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Collapse {
+    /// Nobody: each request is a fetch of its own.
+    Off,
     /// Requests to the same proxy.
     #[default]
     Proxy,
@@ -152,6 +154,7 @@ impl Collapse {
     /// As `rules.toml` has it.
     pub fn word(self) -> &'static str {
         match self {
+            Collapse::Off => "off",
             Collapse::Proxy => "proxy",
             Collapse::Fleet => "fleet",
         }

@@ -14,12 +14,14 @@ use crate::cache::fleet::Fleet;
 use crate::cache::flight::Flights;
 use crate::cache::memory::Memory;
 use crate::cache::names::Names;
+use crate::cache::shapes::Shapes;
 use crate::cache::stream::Held;
 use crate::cache::unanswered::Unanswered;
-use crate::config::{self, Coherence, Config, Digest, LoadError};
+use crate::config::{self, Coherence, Config, Digest, LoadError, Server};
 use crate::metrics::{FamilyCounters, Metrics, NO_FAMILY};
 use crate::rules::{Family, Invalidation, RuleSet};
 use crate::semantics::invalidation::StatusSet;
+use crate::shares::Shares;
 use crate::stamp::Tag;
 use crate::store::Store;
 use crate::upstream::Upstream;
@@ -60,6 +62,9 @@ pub struct Running {
     live: ArcSwap<Live>,
     pub cache: Cache,
     pub flights: Arc<Flights>,
+    pub shapes: Shapes,
+    /// Reads that no other request can share, at a time.
+    pub unshared: Arc<Shares>,
     /// Bodies that are on their way to clients: at most as much as entries in memory.
     pub held: Arc<Held>,
     pub unanswered: Arc<Unanswered>,
@@ -86,6 +91,12 @@ pub struct Reloaded {
     pub needs_restart: Vec<&'static str>,
 }
 
+/// All together have what fits into the places at upstream and their queue.
+fn unshared(server: &Server) -> Arc<Shares> {
+    let all = server.max_upstream_requests as u64 * 2;
+    Shares::new(all, server.max_unshared_per_client)
+}
+
 impl Running {
     /// Puts the tiers, the client and the rules together.
     pub fn new(
@@ -100,6 +111,8 @@ impl Running {
             live: ArcSwap::from_pointee(Live::new(rules, &metrics)),
             cache: Cache::new(memory, store.map(|store| (store, fleet(&config))), Arc::clone(&metrics)),
             flights: Flights::new(),
+            shapes: Shapes::new(),
+            unshared: unshared(&config.server),
             held: Held::new(config.memory.capacity),
             unanswered: Arc::default(),
             upstream,

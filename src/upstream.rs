@@ -19,6 +19,7 @@ use tokio::time::Sleep;
 
 use crate::config::{HostPolicy, Server};
 use crate::headers;
+use crate::shares::Share;
 
 mod conn;
 mod framing;
@@ -303,6 +304,15 @@ pub struct ResponseBody {
     /// Dropped with the body, since upstream's connection may end with it.
     _end: Option<AnswerEnd>,
     _place: UpstreamPlace,
+    /// The client's share of what is forwarded for it alone.
+    _share: Option<Share>,
+}
+
+impl ResponseBody {
+    /// The same, which gives back a client's share when it ends.
+    pub fn holding(self, share: Share) -> ResponseBody {
+        ResponseBody { _share: Some(share), ..self }
+    }
 }
 
 impl ResponseBody {
@@ -374,6 +384,7 @@ impl Answer {
             ends_with_connection,
             _end: end,
             _place: place,
+            _share: None,
         })
     }
 }

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -40,12 +40,45 @@ pub enum Landing {
     /// Another proxy has fetched and stored it meanwhile; the request fields that told it apart from others.
     Elsewhere(Arc<Entry>, Vec<HeaderName>),
     /// Upstream failed, and this stored response may stand in for it as far as the leader's request goes (RFC 5861 §4,
-    /// RFC 9111 §4.2.4). Everybody else has to ask that of their own.
-    StaleOnError(Arc<Entry>, Failure),
+    /// RFC 9111 §4.2.4). Everybody else has to ask that of their own; who may not have it is told how upstream failed.
+    StaleOnError(Arc<Entry>, Failed),
+    /// Upstream failed with an error that is not stored: followers are told the same, and do not ask it again.
+    ServerError(Arc<ServerError>),
     /// A response for the leader alone; the others fetch for themselves.
     Unshared,
     /// Upstream gave no response.
     Failed(UpstreamError),
+}
+
+/// How upstream failed.
+#[derive(Debug, Clone, Copy)]
+pub enum Failed {
+    /// With an error of the server.
+    Status(StatusCode),
+    /// It gave no answer.
+    NoAnswer(UpstreamError),
+}
+
+impl Failed {
+    /// The same as what may stand in for an answer goes by.
+    pub fn failure(self) -> Failure {
+        match self {
+            Failed::Status(status) => Failure::Status(status),
+            Failed::NoAnswer(_) => Failure::NoAnswer,
+        }
+    }
+}
+
+/// An error of the server that is not stored.
+#[derive(Debug)]
+pub struct ServerError {
+    pub status: StatusCode,
+    /// Why it is not stored: `detail` in `Cache-Status`.
+    pub reason: &'static str,
+    pub retry_after: Option<HeaderValue>,
+    /// The response, for followers that sent the same values of what it varies on. `None` if it is meant for the leader
+    /// alone: then followers learn the status and no more.
+    pub response: Option<(Head, Arc<Stream>)>,
 }
 
 /// The head of a response that is being shared.
@@ -240,10 +273,13 @@ impl Permit {
         self.shared
     }
 
-    /// Waits for the flight before this one, if there is one to wait for. The fetch begins after this.
-    pub async fn turn(&self) {
+    /// Waits for the flight before this one, if there is one to wait for, at most so long. The fetch begins after this.
+    pub async fn turn(&self, limit: Option<Duration>) {
         if let Some(before) = &self.after {
-            before.cancelled().await;
+            match limit {
+                Some(limit) => drop(tokio::time::timeout(limit, before.cancelled()).await),
+                None => before.cancelled().await,
+            }
             self.flights.begin(self.key, &self.flight);
         }
     }
@@ -332,11 +368,11 @@ mod tests {
     async fn while_the_store_is_away_only_a_fetch_that_has_not_begun_is_joined() {
         let flights = Flights::new();
         let running = lead(&flights, None);
-        running.turn().await;
+        running.turn(None).await;
         let queued = lead(&flights, None);
         assert!(Arc::ptr_eq(&join(&flights, None), &queued.flight));
         drop(running);
-        queued.turn().await;
+        queued.turn(None).await;
         let third = lead(&flights, None);
         assert!(!Arc::ptr_eq(&third.flight, &queued.flight));
         drop((queued, third));

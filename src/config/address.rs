@@ -3,8 +3,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::Uri;
 use http::uri::Authority;
+use http::{HeaderName, Uri};
 
 /// What is wrong with a value, and what to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -94,6 +94,26 @@ pub fn namespace(text: &str) -> Result<(), Wrong> {
         return wrong("is not a namespace", "write 1 to 64 letters, digits, \"_\", \".\" or \"-\"");
     }
     Ok(())
+}
+
+/// A protocol to upgrade to (RFC 9110 §7.8): a name, and a version if only that one is meant; in lower case.
+pub fn protocol(text: &str) -> Result<String, Wrong> {
+    let text = text.trim().to_ascii_lowercase();
+    let is_token = |part: &str| HeaderName::from_bytes(part.as_bytes()).is_ok();
+    let parts: Vec<&str> = text.split('/').collect();
+    if parts.len() > 2 || !parts.iter().all(|part| is_token(part)) {
+        return wrong(
+            "is not a protocol",
+            "write a name such as \"websocket\", or a name and a version, \"name/1\"",
+        );
+    }
+    if matches!(parts[0], "h2c" | "h2" | "tls" | "http") {
+        return wrong(
+            "is a protocol that Larder speaks itself",
+            "remove it; clients may speak HTTP/2 by prior knowledge",
+        );
+    }
+    Ok(text)
 }
 
 /// A bearer token (RFC 6750 §2.1: visible characters). Its length is the operator's affair.

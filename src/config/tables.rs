@@ -18,6 +18,7 @@ use crate::rules::family;
 use crate::rules::fault::Fault;
 use crate::rules::nearest::{did_you_mean, nearest};
 use crate::rules::reader::{Item, Table, Text};
+use crate::shares::Shares;
 
 /// Time limits: never zero, which would mean that nothing is ever in time.
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(86_400);
@@ -27,6 +28,8 @@ const STORE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Durat
 const LEASE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
 /// Below, hardly any fetch is worth waiting for; above, a proxy that dies would hold up too many readers.
 const COLLAPSE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
+/// Zero: nobody waits where it is not known that it is worth it.
+const COLLAPSE_WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
 /// Below, the sweeper would hardly rest; above, it would hardly sweep.
 const SWEEP_PAUSE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
 const COUNT: RangeInclusive<u64> = 1..=1_000_000;
@@ -46,6 +49,9 @@ impl Default for Server {
             drain_timeout: Duration::from_secs(30),
             max_connections: 10_000,
             max_upstream_requests: 512,
+            max_unshared_per_client: 128,
+            collapse_wait: Duration::from_secs(1),
+            upgrades: vec!["websocket".to_owned()],
             stream_timeout: Duration::from_secs(3600),
             max_head: 64 << 10,
             max_query_body: 64 << 10,
@@ -100,6 +106,11 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
         set(&mut server.max_connections, table.item("max_connections").and_then(|item| count(&item, &COUNT)));
         let requests = table.item("max_upstream_requests").and_then(|item| count(&item, &COUNT));
         set(&mut server.max_upstream_requests, requests);
+        server.max_unshared_per_client = usual_unshared(server.max_upstream_requests);
+        let unshared = table.item("max_unshared_per_client").and_then(|item| item.integer(&COUNT));
+        set(&mut server.max_unshared_per_client, unshared);
+        set(&mut server.collapse_wait, table.item("collapse_wait").and_then(|item| item.duration(&COLLAPSE_WAIT)));
+        set(&mut server.upgrades, table.item("upgrades").and_then(|item| read_upgrades(&item)));
         let head = table.item("max_head").and_then(|item| item.size(&(8192..=1 << 20)));
         set(&mut server.max_head, head.and_then(|size| usize::try_from(size).ok()));
         let query = table.item("max_query_body").and_then(|item| item.size(&(0..=16 << 20)));
@@ -143,6 +154,17 @@ pub fn read_admin(root: &mut Table<'_>, server: &Server, overrides: &Overrides, 
         }
     }
     admin
+}
+
+/// What one client may have of the reads that nobody else can share.
+fn usual_unshared(max_upstream_requests: usize) -> u64 {
+    Shares::usual(max_upstream_requests as u64).max(8)
+}
+
+/// Protocols (RFC 9110 §7.8), in lower case: Larder compares them so.
+fn read_upgrades(item: &Item<'_>) -> Option<Vec<String>> {
+    let protocols = item.texts()?;
+    Some(protocols.iter().filter_map(|text| passed(text, address::protocol)).collect())
 }
 
 /// A role whose token comes from the environment has only that one.

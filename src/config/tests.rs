@@ -203,6 +203,14 @@ fn each_fault_in_the_other_tables_has_its_place_and_remedy() {
         ("[server]\nmax_connections = '5'", 11, 19, "must be a whole number, not a string", "without quotes"),
         ("[server]\nlistn = ''", 11, 1, "[server]: unknown key \"listn\"", "did you mean \"listen\"?"),
         ("[[server]]\nlisten = ''", 10, 1, "server must be a table, not a list", "[name]"),
+        ("[server]\ncollapse_wait = '2h'", 11, 17, "out of range", "0s to 1h"),
+        ("[server]\ncollapse_wait = 1", 11, 17, "must be a duration", "\"1s\""),
+        ("[server]\nmax_unshared_per_client = 0", 11, 27, "out of range", "1 to 1000000"),
+        ("[server]\nupgrades = 'websocket'", 11, 12, "must be a list", "[\"websocket\"]"),
+        ("[server]\nupgrades = ['web socket']", 11, 13, "is not a protocol", "name/1"),
+        ("[server]\nupgrades = ['a/1/2']", 11, 13, "is not a protocol", "\"websocket\""),
+        ("[server]\nupgrades = ['a', '']", 11, 18, "empty", ""),
+        ("[server]\nupgrades = ['H2C']", 11, 13, "speaks itself", "HTTP/2"),
         ("[admin]\nlisten = '127.0.0.1:8080'", 11, 10, "the address of the server too", "port of its own"),
         ("[admin]\ntokens = [{ role = 'boss', token = 'x' }]", 11, 20, "\"boss\" is not known", "\"viewer\" or"),
         ("[admin]\ntokens = [{ role = 'admin' }]", 11, 11, "token is missing", "write token"),
@@ -482,13 +490,36 @@ fn nobody_waits_for_another_proxy_longer_than_for_upstream() {
 #[test]
 fn a_family_says_who_shares_its_fetches() {
     let family = |more: &str| good(&format!("[[family]]\nname = 'a'\npath = '/a'\n{more}\n"));
-    let (plain, fleet) = (family(""), family("collapse = 'fleet'"));
+    let all = [family(""), family("collapse = 'fleet'"), family("collapse = 'off'")];
     let of = |config: &Config| config.rules.families()[0].collapse;
-    assert_eq!((of(&plain), of(&fleet)), (Collapse::Proxy, Collapse::Fleet));
-    let versions = [&plain, &fleet].map(|config| config.rules.families()[0].version.clone());
-    assert_eq!(versions[0], versions[1], "entries are the same");
+    assert_eq!(all.each_ref().map(of), [Collapse::Proxy, Collapse::Fleet, Collapse::Off]);
+    let versions = all.each_ref().map(|config| config.rules.families()[0].version.clone());
+    assert!(versions.iter().all(|version| *version == versions[0]), "entries are the same");
     let [fault] = &faults("[[family]]\nname = 'a'\npath = '/a'\ncollapse = 'all'\n")[..] else { panic!("one") };
     assert!(fault.remedy.contains("fleet"), "{}", fault.remedy);
+}
+
+#[test]
+fn the_share_of_a_client_follows_the_number_of_places() {
+    let share = |text: &str| good(&format!("[server]\n{text}\n")).server.max_unshared_per_client;
+    let rows = [
+        ("", 128),
+        ("max_upstream_requests = 4", 8),
+        ("max_upstream_requests = 4000", 1000),
+        ("max_unshared_per_client = 3", 3),
+        ("max_upstream_requests = 4000\nmax_unshared_per_client = 3", 3),
+    ];
+    for (text, expected) in rows {
+        assert_eq!(share(text), expected, "{text}");
+    }
+    assert_eq!(good("").server.max_unshared_per_client, 128);
+}
+
+#[test]
+fn protocols_are_compared_in_lower_case() {
+    let of = |text: &str| good(&format!("[server]\n{text}\n")).server.upgrades;
+    assert_eq!(of("upgrades = ['WebSocket', 'a/1.0']"), ["websocket", "a/1.0"]);
+    assert_eq!((of("upgrades = []"), of("")), (Vec::new(), vec!["websocket".to_owned()]));
 }
 
 #[test]

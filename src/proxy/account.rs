@@ -298,7 +298,9 @@ impl<'c> Account<'c> {
         // RFC 9111 §4.3.2
         validation::is_for_origin(&self.question.asked.headers).then(|| Refusal {
             token: "precondition",
-            because: "If-Match and If-Unmodified-Since are for upstream to judge (RFC 9111 §4.3.2)".to_owned(),
+            because: "If-Match and If-Unmodified-Since are for upstream to judge (RFC 9111 §4.3.2), unless what is kept is fresh \
+                      and they change nothing about it (RFC 9110 §13.1.1, §13.1.4)"
+                .to_owned(),
             what_to_do: "send the request without them",
         })
     }
@@ -319,7 +321,8 @@ impl<'c> Account<'c> {
 
     /// What the request gets of a response that is kept, and current or outdated `softly`.
     fn use_of(&self, stored: &entry::Response, now: SystemTime, softly: bool) -> Use {
-        if let Some(passed) = self.passed() {
+        let is_as_asked = !softly && self.question.is_answered_by(stored, now) && self.question.is_met_by(stored);
+        if let Some(passed) = self.passed().filter(|passed| passed.token != "precondition" || !is_as_asked) {
             return self.unless_only_if_cached(Use::new(Does::Forwarded, passed.because));
         }
         if self.question.is_refused(stored) {

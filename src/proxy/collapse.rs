@@ -60,7 +60,9 @@ async fn look(running: &Running, errand: &mut Errand) -> Option<Landing> {
     let (canonical, fields) = (errand.canonical.clone(), &question.asked.headers);
     let lookup = running.cache.lookup_elsewhere(canonical, fields, &question.label(), question.tags()).await;
     match &lookup.found {
-        Found::Current(entry) if question.is_answered_by(entry, running.cache.now()) => {
+        Found::Current(entry)
+            if entry.response().is_some_and(|kept| question.is_answered_by(kept, running.cache.now())) =>
+        {
             let on = lookup.sign.as_ref().or(errand.sign.as_ref()).and_then(|sign| sign.variants());
             let varies_on = on.map(|variants| variants.on.clone()).unwrap_or_default();
             Some(Landing::Elsewhere(Arc::clone(entry), varies_on))

@@ -27,6 +27,30 @@ pub(super) enum Unread {
     Broken,
 }
 
+/// What came of content whose length is not known.
+pub(super) enum Begun {
+    /// There is none.
+    Nothing,
+    /// There is some: to be forwarded, with what was read of it.
+    Some(RequestBody),
+}
+
+/// Reads as much of a content as tells whether there is any; the longest silence is `idle_timeout`.
+pub(super) async fn begin(mut body: Incoming, server: &Server) -> Result<Begun, Unread> {
+    loop {
+        match tokio::time::timeout(server.idle_timeout, body.frame()).await {
+            Ok(Some(Ok(frame))) => match frame.into_data() {
+                Ok(chunk) if !chunk.is_empty() => return Ok(Begun::Some(RequestBody::begun(chunk, body))),
+                // Trailers are discarded (RFC 9110 §6.5.1).
+                Ok(_) | Err(_) => {}
+            },
+            Ok(None) => return Ok(Begun::Nothing),
+            Ok(Some(Err(_))) => return Err(Unread::Broken),
+            Err(_) => return Err(Unread::Stalled),
+        }
+    }
+}
+
 /// Reads a content of at most `max_query_body` bytes; the longest silence is `idle_timeout`.
 pub(super) async fn collect(mut body: Incoming, server: &Server) -> Result<Collected, Unread> {
     let announced = body.size_hint().lower();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::AGE;
+use http::header::{AGE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
@@ -16,12 +16,12 @@ use super::collapse::{self, Course};
 use super::errand::Errand;
 use super::keep::{self, Complete, Kept, Times, Verdict};
 use crate::cache::SHARED_MAX;
-use crate::cache::flight::{Head, Landing, Permit};
+use crate::cache::flight::{Failed, Head, Landing, Permit, ServerError};
 use crate::cache::stream::{Broken, Reader, Room, Stream};
 use crate::entry::{self, Content, Entry};
 use crate::headers;
 use crate::running::Running;
-use crate::semantics::freshness::Failure;
+use crate::semantics::freshness;
 use crate::semantics::storable::{self, Reason};
 use crate::semantics::validation;
 use crate::semantics::vary::{self, Vary};
@@ -29,6 +29,9 @@ use crate::upstream::{RequestBody, ResponseBody, UpstreamError, UpstreamPlace};
 
 /// How long the slowest reader of a body that is not stored may hold up the others.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How much of the body of an error of the server is kept for followers that have not begun to read, bytes.
+const ERROR_MAX: u64 = 64 << 10;
 
 /// What only the leader gets.
 pub(super) enum Direct {
@@ -46,7 +49,7 @@ pub(super) async fn fill(
     permit: Permit,
     direct: Option<oneshot::Sender<Direct>>,
 ) {
-    permit.turn().await;
+    permit.turn(errand.question.patience(&running)).await;
     match collapse::course(&running, errand, &permit).await {
         Course::Fetch(errand) => {
             let is_stored = fetch(&running, &errand, permit, direct).await;
@@ -94,11 +97,13 @@ async fn fetch(
         }
         answer => answer,
     };
-    if let Some(failure) = failure(&answer)
-        && let Some(stale) =
-            errand.stale.as_ref().filter(|stale| errand.question.takes_after(failure, stale, running.cache.now()))
+    if let Some(failed) = failed(&answer)
+        && let Some(stale) = errand
+            .stale
+            .as_ref()
+            .filter(|stale| errand.question.takes_after(failed.failure(), stale, running.cache.now()))
     {
-        permit.land(Landing::StaleOnError(Arc::clone(stale), failure));
+        permit.land(Landing::StaleOnError(Arc::clone(stale), failed));
         return false;
     }
     match answer {
@@ -111,13 +116,10 @@ async fn fetch(
 }
 
 /// RFC 5861 §4: the statuses that count as an error; and no answer at all.
-fn failure(answer: &Result<Response<ResponseBody>, UpstreamError>) -> Option<Failure> {
+fn failed(answer: &Result<Response<ResponseBody>, UpstreamError>) -> Option<Failed> {
     match answer {
-        Ok(answer) => {
-            let status = answer.status();
-            matches!(status.as_u16(), 500 | 502 | 503 | 504).then_some(Failure::Status(status))
-        }
-        Err(_) => Some(Failure::NoAnswer),
+        Ok(answer) => freshness::is_error(answer.status()).then_some(Failed::Status(answer.status())),
+        Err(error) => Some(Failed::NoAnswer(*error)),
     }
 }
 
@@ -282,6 +284,11 @@ async fn deliver(
                 // RFC 9111 §4.3.3: what was stored is not what upstream would send now.
                 errand.forget_stale(running).await;
                 running.flights.remember_unshared(errand.canonical.key, Instant::now());
+                question.note_shared(running, answer.status(), false);
+            }
+            if permit.is_shared() && storable::is_failure(answer.status()) {
+                share_error(running, errand, permit, direct, answer, (fields, reason)).await;
+                return false;
             }
             if let Some(direct) = direct {
                 let _ = direct.send(Direct::Response(Box::new(answer), reason));
@@ -293,6 +300,7 @@ async fn deliver(
     if length.is_some_and(|length| length > SHARED_MAX) {
         errand.end_claim(false);
     }
+    question.note_shared(running, answer.status(), true);
     headers::add_via(&mut fields, answer.version());
     let own = verdict.withhold(&mut fields);
     let (parts, body) = answer.into_parts();
@@ -318,6 +326,62 @@ async fn deliver(
             false
         }
         Pumped::Deserted => false,
+    }
+}
+
+/// Passes an error of the server on to everyone who waits for it. Nobody joins any more: who comes now asks again.
+async fn share_error(
+    running: &Running,
+    errand: &Errand,
+    permit: Permit,
+    direct: Option<oneshot::Sender<Direct>>,
+    answer: Response<ResponseBody>,
+    (mut fields, reason): (HeaderMap, &'static str),
+) {
+    errand.end_claim(false);
+    permit.close();
+    let (status, retry_after) = (answer.status(), fields.get(RETRY_AFTER).cloned());
+    let error = |response| Landing::ServerError(Arc::new(ServerError { status, reason, retry_after, response }));
+    if !storable::is_error_for_all(&fields) || keep::varies_on_this_hop(&fields) {
+        if let Some(direct) = direct {
+            let _ = direct.send(Direct::Response(Box::new(answer), reason));
+        }
+        return permit.land(error(None));
+    }
+    headers::add_via(&mut fields, answer.version());
+    let body = answer.into_body();
+    let stream = Stream::new(body.size_hint().exact(), &running.held);
+    let _ended = EndAnyway(Arc::clone(&stream));
+    if let (Some(direct), Some(reader)) = (direct, stream.reader()) {
+        let _ = direct.send(Direct::Reader(reader, HeaderMap::new()));
+    }
+    let head = keep::error_head(errand, status, fields);
+    permit.land(error(Some((head, Arc::clone(&stream)))));
+    pass_error(running, &stream, body).await;
+}
+
+/// The body of an error: kept for followers up to `ERROR_MAX`, and beyond that as far as the slowest reader needs it.
+async fn pass_error(running: &Running, stream: &Arc<Stream>, mut body: ResponseBody) {
+    let mut length = 0_u64;
+    let mut deserted = pin!(stream.deserted_for(running.config.server.upstream_timeout));
+    loop {
+        let frame = tokio::select! {
+            biased;
+            () = &mut deserted => return,
+            frame = body.frame() => frame,
+        };
+        let Some(frame) = frame else { return stream.finish(Ok(())) };
+        // RFC 9110 §6.5.1: trailer fields may be discarded.
+        let Ok(frame) = frame else { return };
+        let Ok(chunk) = frame.into_data() else { continue };
+        length += chunk.len() as u64;
+        stream.push(chunk);
+        if length > ERROR_MAX {
+            stream.pass_on();
+            if stream.room(PATIENCE).await == Room::NoReaders {
+                return;
+            }
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::header::{AGE, CONTENT_LENGTH, DATE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
+use super::errand::Errand;
 use super::question::Question;
 use crate::cache::Place;
 use crate::cache::flight::Head;
@@ -207,6 +208,14 @@ pub(super) fn head(
     let (ttl, groups) = (verdict.freshness.ttl(running.cache.now()), verdict.groups.clone());
     let consumed = has_consumed(&headers);
     Head { consumed, status, headers, varies_on, text, ttl, stored: stamp.is_some(), stamp, groups }
+}
+
+/// The head of an error of the server that is shared and not stored, told apart by what it says that it varies on.
+pub(super) fn error_head(errand: &Errand, status: StatusCode, headers: HeaderMap) -> Head {
+    let varies_on = Vary::parse(&headers).into_names();
+    let text = errand.primary.variant(&varies_on, &errand.question.asked.headers).text;
+    let (consumed, stamp) = (has_consumed(&headers), errand.view.map(|view| view.stamp));
+    Head { consumed, status, headers, varies_on, text, ttl: 0, stored: false, stamp, groups: Vec::new() }
 }
 
 /// A response with all of its body, about to be stored.

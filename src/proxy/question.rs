@@ -1,11 +1,11 @@
 //! A read (GET, HEAD or QUERY) together with what the rules say of it.
 
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, COOKIE, RANGE};
-use http::{Method, Response};
+use http::header::{AUTHORIZATION, COOKIE};
+use http::{Method, Response, StatusCode};
 
 use super::{Answered, Asked, Body};
 use crate::config::Config;
@@ -18,7 +18,7 @@ use crate::running::{Live, Running};
 use crate::semantics::demands::Demands;
 use crate::semantics::freshness::{Failure, Reuse};
 use crate::semantics::storable::RequestFacts;
-use crate::semantics::{ClientDirectives, Policy, negotiation};
+use crate::semantics::{ClientDirectives, Policy, negotiation, range, validation};
 use crate::stamp::Tag;
 
 /// A read with what the rules say of it.
@@ -145,11 +145,36 @@ impl Question {
         is_asked_for && !self.demands.validated
     }
 
-    /// What another proxy has fetched answers this as it is, without asking upstream.
-    pub fn is_answered_by(&self, entry: &Entry, now: SystemTime) -> bool {
-        let response = entry.response().filter(|response| !self.is_refused(response));
-        let reuse = response.map(|response| response.freshness.reuse(now, &self.demands));
-        matches!(reuse, Some(Reuse::Fresh { .. }))
+    /// It may share the fetch of another request to this proxy.
+    pub fn may_collapse(&self) -> bool {
+        let is_off = self.family().is_some_and(|(family, _)| family.collapse == Collapse::Off);
+        !is_off && !self.is_personal() && !self.facts.no_store
+    }
+
+    /// How long it waits for the fetch of another request; `None` for as long as that takes. A family says that its responses
+    /// are for sharing. Elsewhere such a path may be one that upstream answers late and to each by itself, as long polls
+    /// are, unless its responses were for sharing before.
+    pub fn patience(&self, running: &Running) -> Option<Duration> {
+        let is_known = self.family.is_some() || running.shapes.is_shared(&self.asked.target.path);
+        (!is_known).then_some(running.config.server.collapse_wait)
+    }
+
+    /// Remembers whether a successful response was for sharing, where no family says so.
+    pub fn note_shared(&self, running: &Running, status: StatusCode, is_shared: bool) {
+        if self.family.is_none() && status.is_success() {
+            running.shapes.note(&self.asked.target.path, is_shared);
+        }
+    }
+
+    /// What is stored answers this as it is, without asking upstream.
+    pub fn is_answered_by(&self, stored: &entry::Response, now: SystemTime) -> bool {
+        !self.is_refused(stored) && matches!(stored.freshness.reuse(now, &self.demands), Reuse::Fresh { .. })
+    }
+
+    /// What is stored is what the origin would send, as far as preconditions go that are for the origin. They count only where
+    /// the response would be a 2xx (RFC 9110 §13.2.1).
+    pub fn is_met_by(&self, stored: &entry::Response) -> bool {
+        !stored.status.is_success() || validation::is_as_asked(&self.asked.headers, &stored.headers)
     }
 
     /// What is stored is for requests without credentials, and this one has some. RFC 9111 §3.5 is about answers *to*
@@ -167,7 +192,7 @@ impl Question {
 
     /// It asks for a part of what a GET would get (RFC 9110 §14.2).
     pub fn is_for_range(&self) -> bool {
-        self.asked.method == Method::GET && self.asked.headers.contains_key(RANGE)
+        self.asked.method == Method::GET && range::is_asked_for(&self.asked.headers)
     }
 
     /// An answer that counts for the family.

@@ -1,21 +1,22 @@
 //! GET and HEAD, step by step: claim, key, look up, then serve, validate or fetch.
 
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use http::header::CONTENT_LENGTH;
+use http::header::RETRY_AFTER;
 use http::{HeaderMap, Method, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
-use super::content::{self, Collected, Unread};
+use super::content::{self, Begun, Collected, Unread};
 use super::errand::Errand;
 use super::fill::{self, Direct};
 use super::question::Question;
-use super::{Answered, Asked, failed, keep, pass, refresh, refuse, respond};
-use crate::cache::flight::{Boarding, Head, Landing, Permit};
+use super::{Answered, Asked, failed, keep, pass, refresh, refuse, respond, share};
+use crate::cache::flight::{Boarding, Failed, Flight, Head, Landing, Permit, ServerError};
 use crate::cache::stream::Reader;
 use crate::cache::{Found, Lookup};
 use crate::config::CacheStatus;
@@ -24,8 +25,9 @@ use crate::headers;
 use crate::key::Canonical;
 use crate::outcome::{Fwd, Outcome};
 use crate::running::{Live, Running};
-use crate::semantics::freshness::{Because, Failure, Reuse};
+use crate::semantics::freshness::{self, Because, Reuse};
 use crate::semantics::validation::{self, Condition, HeadVerdict};
+use crate::shares::Share;
 use crate::stamp::Tag;
 use crate::upstream::{RequestBody, UpstreamError};
 
@@ -72,12 +74,40 @@ pub(super) async fn query(running: &Arc<Running>, live: Arc<Live>, asked: Asked,
     match content::collect(body, &running.config.server).await {
         Ok(Collected::Whole(content)) => answer(running, Question::new(live, asked, Some(content))).await,
         Ok(Collected::Begun(body)) => pass(running, &asked, body, Fwd::Bypass, "request-body").await,
-        // RFC 9110 §15.5.9
-        Err(stalled @ Unread::Stalled) => {
-            refuse(StatusCode::REQUEST_TIMEOUT, "request-body", &stalled.to_string())
-        }
-        Err(broken @ Unread::Broken) => refuse(StatusCode::BAD_REQUEST, "request-body", &broken.to_string()),
+        Err(unread) => refuse_content(unread),
     }
+}
+
+/// Answers a GET or HEAD whose content is not known to be empty: an ordinary one if it turns out to be.
+pub(super) async fn with_content(
+    running: &Arc<Running>,
+    live: &Arc<Live>,
+    asked: Asked,
+    body: Incoming,
+) -> Answered {
+    let body = match body.size_hint().exact() {
+        Some(_) => RequestBody::of(body),
+        None => match content::begin(body, &running.config.server).await {
+            Ok(Begun::Some(body)) => body,
+            Ok(Begun::Nothing) => {
+                return match not_for_the_cache(live, &asked) {
+                    Some(detail) => pass(running, &asked, RequestBody::Empty, Fwd::Bypass, detail).await,
+                    None => answer(running, Question::new(Arc::clone(live), asked, None)).await,
+                };
+            }
+            Err(unread) => return refuse_content(unread),
+        },
+    };
+    pass(running, &asked, body, Fwd::Bypass, "request-body").await
+}
+
+fn refuse_content(unread: Unread) -> Answered {
+    let status = match unread {
+        // RFC 9110 §15.5.9
+        Unread::Stalled => StatusCode::REQUEST_TIMEOUT,
+        Unread::Broken => StatusCode::BAD_REQUEST,
+    };
+    refuse(status, "request-body", &unread.to_string())
 }
 
 /// Answers a question: from the cache, or by asking upstream.
@@ -97,20 +127,15 @@ pub(super) async fn answer(running: &Arc<Running>, question: Arc<Question>) -> A
     answered
 }
 
+/// The detail of a read with credentials, for which what is stored is not meant.
+const CREDENTIALS: &str = "credentials";
+
 /// The detail of a read whose path upstream may take for one of another family.
 pub(super) const AMBIGUOUS_PATH: &str = "ambiguous-path";
 
-/// Why a GET or HEAD has nothing to do with the cache, if it has not.
-pub(super) fn not_for_the_cache(live: &Live, asked: &Asked, body: &Incoming) -> Option<&'static str> {
-    // RFC 9110 §9.3.1: content in a GET has no defined semantics, and it is not part of the key.
-    let announced = asked.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
-    if announced || !body.is_end_stream() {
-        return Some("request-body");
-    }
-    if live.rules.ambiguity(&asked.method, &asked.target).is_some() {
-        return Some(AMBIGUOUS_PATH);
-    }
-    validation::is_for_origin(&asked.headers).then_some("precondition")
+/// Why a GET or HEAD without content has nothing to do with the cache, if it has not.
+pub(super) fn not_for_the_cache(live: &Live, asked: &Asked) -> Option<&'static str> {
+    live.rules.ambiguity(&asked.method, &asked.target).map(|_| AMBIGUOUS_PATH)
 }
 
 async fn attempt(running: &Arc<Running>, question: &Arc<Question>, alone: bool) -> Ride {
@@ -120,6 +145,10 @@ async fn attempt(running: &Arc<Running>, question: &Arc<Question>, alone: bool) 
         .lookup(primary.clone(), &question.asked.headers, || question.label(), || Arc::clone(question.tags()))
         .await;
     let now = running.cache.now();
+    if validation::is_for_origin(&question.asked.headers) && !is_as_asked(question, &lookup, now) {
+        let passed = pass(running, &question.asked, RequestBody::Empty, Fwd::Bypass, "precondition");
+        return Ride::Answered(Box::new(Answered { family: question.family_id(), ..Box::pin(passed).await }));
+    }
     let need = match &lookup.found {
         Found::Current(entry) | Found::Softened(entry) => {
             let is_known = is_known_entry(running, question, entry).await;
@@ -158,6 +187,13 @@ pub(super) fn not_cached() -> Answered {
     refuse(StatusCode::GATEWAY_TIMEOUT, "only-if-cached", "nothing stored may answer this request")
 }
 
+/// Whether preconditions that are for the origin may be ignored: what is stored, current and fresh is what the origin would
+/// send.
+fn is_as_asked(question: &Question, lookup: &Lookup, now: SystemTime) -> bool {
+    let Found::Current(entry) = &lookup.found else { return false };
+    entry.response().is_some_and(|stored| question.is_answered_by(stored, now) && question.is_met_by(stored))
+}
+
 /// RFC 9111 §4: what is current is served if it is fresh, or stale where that is allowed; so is what is outdated softly.
 fn use_entry(
     running: &Arc<Running>,
@@ -172,7 +208,7 @@ fn use_entry(
         return Err(Need { fwd: Fwd::UriMiss, detail: None, stale: None });
     };
     if question.is_refused(response) {
-        return Err(Need { fwd: Fwd::Bypass, detail: Some("credentials"), stale: None });
+        return Err(Need { fwd: Fwd::Bypass, detail: Some(CREDENTIALS), stale: None });
     }
     let reuse = match lookup.found {
         Found::Softened(_) => response.freshness.reuse_softened(now, &question.demands),
@@ -270,19 +306,42 @@ async fn fetch(
 ) -> Ride {
     let key = lookup.canonical.key;
     let view = lookup.view.as_ref();
-    let boarding = match alone || question.is_personal() || question.facts.no_store {
+    // What is stored, or would be for others, is fetched because of what this client sent.
+    let is_forced = need.detail == Some(CREDENTIALS) || question.facts.no_store;
+    let share = match is_forced.then(|| share(running, &question.asked)).transpose() {
+        Ok(share) => share,
+        Err(refused) => return Ride::Answered(Box::new(Answered { family: question.family_id(), ..*refused })),
+    };
+    let boarding = match alone || !question.may_collapse() {
         true => Boarding::Alone,
         false => running.flights.board(key, view, Instant::now()),
     };
     let permit = match boarding {
-        Boarding::Join(flight) => {
-            let landing = flight.landing().await;
-            return join(running, question, &primary, lookup, &need, landing).await;
-        }
+        Boarding::Join(flight) => match wait(running, question, &flight).await {
+            Some(landing) => return join(running, question, &primary, lookup, &need, landing).await,
+            None => running.flights.solo(key, view),
+        },
         Boarding::Lead(permit) => permit,
         Boarding::Alone => running.flights.solo(key, view),
     };
-    Ride::Answered(Box::new(lead(running, question, primary, lookup, need, permit).await))
+    Ride::Answered(Box::new(lead(running, question, primary, lookup, need, (permit, share)).await))
+}
+
+/// The least time between two looks whether upstream has a free place.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Waits for the leader's response; `None` when the follower has waited for long enough, and upstream has a place for it. While
+/// it has none, to wait for the leader is better than to wait for a place.
+async fn wait(running: &Running, question: &Question, flight: &Flight) -> Option<Landing> {
+    let mut landing = pin!(flight.landing());
+    let Some(mut patience) = question.patience(running) else { return Some(landing.await) };
+    loop {
+        match tokio::time::timeout(patience, &mut landing).await {
+            Ok(landing) => return Some(landing),
+            Err(_) if running.upstream.has_room() => return None,
+            Err(_) => patience = patience.max(LOOK),
+        }
+    }
 }
 
 async fn lead(
@@ -291,7 +350,7 @@ async fn lead(
     primary: Canonical,
     lookup: &Lookup,
     need: Need,
-    permit: Permit,
+    (permit, share): (Permit, Option<Share>),
 ) -> Answered {
     let flight = permit.flight();
     let (give, take) = oneshot::channel();
@@ -304,10 +363,17 @@ async fn lead(
             answered.response.headers_mut().extend(own);
             answered
         }
-        (Landing::Unshared, Some(Direct::Response(response, reason))) => {
+        (Landing::ServerError(error), Some(Direct::Reader(reader, _))) if error.response.is_some() => {
+            server_error(running, question, &error, Some(reader), false)
+        }
+        (Landing::Unshared | Landing::ServerError(_), Some(Direct::Response(response, reason))) => {
             let mut outcome = Outcome::pass(Fwd::Bypass, reason);
             outcome.fwd_status = Some(response.status().as_u16());
-            question.answered(respond::forwarded(*response, &running.config.server), outcome)
+            let response = match share {
+                Some(share) => response.map(|body| body.holding(share)),
+                None => *response,
+            };
+            question.answered(respond::forwarded(response, &running.config.server), outcome)
         }
         (Landing::Failed(error), _) => unanswered(question, &need, error),
         (landing, _) => from_entry(running, question, &need, &landing, false)
@@ -337,13 +403,16 @@ async fn join(
             }
         }
         // The leader's request did not let what is stored stand in; this one may.
-        Landing::Failed(error) => {
-            stand_in(running, question, need).await.unwrap_or_else(|| unanswered(question, need, error))
-        }
+        Landing::Failed(error) => told(running, question, need, Failed::NoAnswer(error)).await,
+        Landing::ServerError(error) => match stand_in(running, question, need, Failed::Status(error.status)).await
+        {
+            Some(answered) => answered,
+            None => server_error(running, question, &error, reader_of(&error, primary, question), true),
+        },
         Landing::Unshared => return Ride::GotOff,
         Landing::Elsewhere(ref entry, ref varies_on) => {
             let is_ours = *entry.text == primary.variant(varies_on, &question.asked.headers).text
-                && question.is_answered_by(entry, running.cache.now());
+                && entry.response().is_some_and(|response| question.is_answered_by(response, running.cache.now()));
             // Its response may have named groups of its own.
             if !is_ours || !running.cache.is_current(&entry.tags, entry.stamp).await {
                 return Ride::GotOff;
@@ -353,15 +422,18 @@ async fn join(
                 None => return Ride::GotOff,
             }
         }
-        Landing::StaleOnError(ref entry, failure)
-            if !question.takes_after(failure, entry, running.cache.now()) =>
-        {
-            return Ride::GotOff;
+        Landing::StaleOnError(ref entry, failed) => {
+            let is_taken = question.takes_after(failed.failure(), entry, running.cache.now());
+            match is_taken && is_ours(running, lookup, entry).await {
+                true => match from_entry(running, question, need, &landing, true).await {
+                    Some(answered) => answered,
+                    None => return Ride::GotOff,
+                },
+                false => told(running, question, need, failed).await,
+            }
         }
-        Landing::Validated(ref entry) | Landing::StaleOnError(ref entry, _) => {
-            // What a failing upstream falls back on is older than the flight, and either may have named groups of its
-            // own: it has to be current for us too.
-            if *entry.text != *lookup.canonical.text || !running.cache.is_current(&entry.tags, entry.stamp).await {
+        Landing::Validated(ref entry) => {
+            if !is_ours(running, lookup, entry).await {
                 return Ride::GotOff;
             }
             match from_entry(running, question, need, &landing, true).await {
@@ -371,6 +443,63 @@ async fn join(
         }
     };
     Ride::Answered(Box::new(answered))
+}
+
+/// Whether what a flight brought, and what is older than it, is for this request too: either may have named groups of its
+/// own, so that it has to be current.
+async fn is_ours(running: &Running, lookup: &Lookup, entry: &Entry) -> bool {
+    *entry.text == *lookup.canonical.text && running.cache.is_current(&entry.tags, entry.stamp).await
+}
+
+/// The answer to a follower of a flight that failed: what it found stored, if that may stand in; else how upstream failed.
+async fn told(running: &Running, question: &Question, need: &Need, failed: Failed) -> Answered {
+    if let Some(answered) = stand_in(running, question, need, failed).await {
+        return answered;
+    }
+    match failed {
+        Failed::NoAnswer(error) => unanswered(question, need, error),
+        Failed::Status(status) => {
+            let error = ServerError { status, reason: "upstream-failed", retry_after: None, response: None };
+            server_error(running, question, &error, None, true)
+        }
+    }
+}
+
+/// A follower's place in the body of an error, if its request is one for the same variant.
+fn reader_of(error: &ServerError, primary: &Canonical, question: &Question) -> Option<Reader> {
+    let (head, body) = error.response.as_ref()?;
+    let ours = primary.variant(&head.varies_on, &question.asked.headers);
+    if ours.text == head.text { body.reader() } else { None }
+}
+
+/// An error of the server: as it came for who has a place in its body, else no more of it than the status.
+fn server_error(
+    running: &Running,
+    question: &Question,
+    error: &ServerError,
+    reader: Option<Reader>,
+    collapsed: bool,
+) -> Answered {
+    let fwd_status = Some(error.status.as_u16());
+    let outcome = Outcome { fwd_status, collapsed, ..Outcome::pass(Fwd::Bypass, error.reason) };
+    let response = match error.response.as_ref().zip(reader) {
+        Some(((head, _), reader)) => {
+            let mut response = respond::streaming(&question.asked, head, false, reader);
+            if head.consumed {
+                keep::strip_consumed(response.headers_mut(), &running.config.server);
+            }
+            response
+        }
+        None => {
+            let mut response =
+                respond::error(error.status, "upstream failed; its answer was meant for another request");
+            if let Some(time) = &error.retry_after {
+                response.headers_mut().insert(RETRY_AFTER, time.clone());
+            }
+            response
+        }
+    };
+    question.answered(response, outcome)
 }
 
 async fn stream(
@@ -412,16 +541,19 @@ async fn is_current(running: &Running, head: &Head) -> bool {
 }
 
 /// What this request found stored, in place of the answer that upstream did not give, if it may have it.
-async fn stand_in(running: &Running, question: &Question, need: &Need) -> Option<Answered> {
+async fn stand_in(running: &Running, question: &Question, need: &Need, failed: Failed) -> Option<Answered> {
+    if matches!(failed, Failed::Status(status) if !freshness::is_error(status)) {
+        return None;
+    }
     let now = running.cache.now();
-    let stale = need.stale.as_ref().filter(|stale| question.takes_after(Failure::NoAnswer, stale, now))?;
-    from_entry(running, question, need, &Landing::StaleOnError(Arc::clone(stale), Failure::NoAnswer), true).await
+    let stale = need.stale.as_ref().filter(|stale| question.takes_after(failed.failure(), stale, now))?;
+    from_entry(running, question, need, &Landing::StaleOnError(Arc::clone(stale), failed), true).await
 }
 
-fn status_of(failure: Failure) -> Option<u16> {
-    match failure {
-        Failure::Status(status) => Some(status.as_u16()),
-        Failure::NoAnswer => None,
+fn status_of(failed: Failed) -> Option<u16> {
+    match failed {
+        Failed::Status(status) => Some(status.as_u16()),
+        Failed::NoAnswer(_) => None,
     }
 }
 
@@ -446,15 +578,15 @@ async fn from_entry(
 ) -> Option<Answered> {
     let entry = match landing {
         Landing::Validated(entry) | Landing::Elsewhere(entry, _) | Landing::StaleOnError(entry, _) => entry,
-        Landing::Streaming(..) | Landing::Unshared | Landing::Failed(_) => return None,
+        Landing::Streaming(..) | Landing::ServerError(_) | Landing::Unshared | Landing::Failed(_) => return None,
     };
     let response = entry.response()?;
     let is_known = is_known_entry(running, question, entry).await;
     let now = running.cache.now();
     let ttl = response.freshness.ttl(now);
     let outcome = match landing {
-        Landing::StaleOnError(_, failure) => {
-            Outcome { fwd_status: status_of(*failure), collapsed, ..Outcome::stale(ttl, "upstream-failed") }
+        Landing::StaleOnError(_, failed) => {
+            Outcome { fwd_status: status_of(*failed), collapsed, ..Outcome::stale(ttl, "upstream-failed") }
         }
         Landing::Elsewhere(..) => Outcome::fetched_elsewhere(need.fwd, response.status.as_u16(), ttl),
         _ => Outcome { collapsed, ..Outcome::revalidated(ttl) },
@@ -472,6 +604,10 @@ async fn forward(
     need: &Need,
 ) -> (Answered, Option<(StatusCode, HeaderMap)>) {
     let asked = &question.asked;
+    let share = match share(running, asked) {
+        Ok(share) => share,
+        Err(refused) => return (Answered { family: question.family_id(), ..*refused }, None),
+    };
     let path = asked.target.path_and_query();
     let fields = asked.for_upstream(running);
     match running.upstream.send(&asked.method, &path, fields, RequestBody::Empty, asked.interim.clone()).await {
@@ -479,6 +615,7 @@ async fn forward(
             let head = (response.status(), response.headers().clone());
             let fwd_status = Some(head.0.as_u16());
             let outcome = Outcome { fwd_status, detail: need.detail, ..Outcome::miss(need.fwd) };
+            let response = response.map(|body| body.holding(share));
             (question.answered(respond::forwarded(response, &running.config.server), outcome), Some(head))
         }
         Err(error) => (unanswered(question, need, error), None),

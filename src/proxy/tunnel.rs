@@ -1,8 +1,10 @@
 //! A connection that changes its protocol (RFC 9110 §7.8), such as to WebSocket: the request goes to upstream with its
 //! `Upgrade`, and when upstream agrees, the two connections are joined and Larder only carries bytes.
 //!
-//! Only with HTTP/1.1, and only for safe methods: a write is a write, and who asks for an upgrade with it does without
-//! (a server may ignore the field). `h2c` is not forwarded: Larder itself speaks it, with prior knowledge.
+//! Only with HTTP/1.1, for safe methods, and to the protocols in `[server] upgrades`. Any other request is what it would be
+//! without the field, which a server may ignore: a write is a write, and a read may be answered from the cache. So nobody
+//! can force a fetch by offering what upstream does not speak. `h2c` is never forwarded: Larder itself speaks it, with prior
+//! knowledge.
 
 use std::io;
 use std::pin::Pin;
@@ -17,7 +19,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Answered, Asked, Body, failed, is_safe, respond};
+use super::{Answered, Asked, Body, failed, is_safe, respond, share};
 use crate::headers;
 use crate::outcome::{Fwd, Outcome};
 use crate::running::Running;
@@ -30,8 +32,9 @@ pub(super) struct Offer {
 }
 
 impl Offer {
-    /// The offer of a request. To be looked for before the fields of this hop are removed.
-    pub fn of(request: &mut Request<Incoming>) -> Option<Offer> {
+    /// The offer of a request of one of the protocols in `known`, which are in lower case. To be looked for before the fields
+    /// of this hop are removed.
+    pub fn of(request: &mut Request<Incoming>, known: &[String]) -> Option<Offer> {
         if !request.headers().contains_key(UPGRADE) {
             return None;
         }
@@ -39,21 +42,30 @@ impl Offer {
         let is_meant = request.version() == Version::HTTP_11
             && is_safe(request.method())
             && headers::names_token(request.headers(), &CONNECTION, "upgrade");
-        let protocols = protocols(request.headers()).filter(|_| is_meant)?;
+        let protocols = protocols(request.headers(), known).filter(|_| is_meant)?;
         Some(Offer { protocols, connection: hyper::upgrade::on(request) })
     }
 }
 
-/// The protocols in the order of preference, without those that are Larder's own business.
-fn protocols(fields: &HeaderMap) -> Option<HeaderValue> {
+/// Those of the protocols that are `known`, in the order of preference. A protocol that is known by its name alone is known
+/// in every version.
+fn protocols(fields: &HeaderMap, known: &[String]) -> Option<HeaderValue> {
     let members = fields.get_all(UPGRADE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-    let is_foreign = |member: &&[u8]| !member.is_empty() && !member.eq_ignore_ascii_case(b"h2c");
-    let foreign: Vec<&[u8]> = members.map(<[u8]>::trim_ascii).filter(is_foreign).collect();
-    HeaderValue::from_bytes(&foreign.join(&b", "[..])).ok().filter(|protocols| !protocols.is_empty())
+    let is_known = |member: &&[u8]| {
+        let name = member.split(|byte| *byte == b'/').next().unwrap_or_default();
+        let is = |known: &String| [name, *member].iter().any(|text| text.eq_ignore_ascii_case(known.as_bytes()));
+        known.iter().any(is)
+    };
+    let offered: Vec<&[u8]> = members.map(<[u8]>::trim_ascii).filter(is_known).collect();
+    HeaderValue::from_bytes(&offered.join(&b", "[..])).ok().filter(|protocols| !protocols.is_empty())
 }
 
 /// Forwards a request with its offer.
 pub(super) async fn tunnel(running: &Arc<Running>, asked: &Asked, body: Incoming, offer: Offer) -> Answered {
+    let share = match share(running, asked) {
+        Ok(share) => share,
+        Err(refused) => return *refused,
+    };
     let mut fields = asked.for_upstream(running);
     headers::strip_unkeyed(&mut fields, &[]);
     headers::append_member(&mut fields, CONNECTION, "upgrade");
@@ -61,7 +73,7 @@ pub(super) async fn tunnel(running: &Arc<Running>, asked: &Asked, body: Incoming
     let path = asked.target.path_and_query();
     let sent = running.upstream.send(&asked.method, &path, fields, RequestBody::of(body), asked.interim.clone());
     let response = match sent.await {
-        Ok(response) => response,
+        Ok(response) => response.map(|body| body.holding(share)),
         Err(error) => return failed(error, Fwd::Bypass),
     };
     let mut outcome = Outcome::pass(Fwd::Bypass, "upgrade");
@@ -151,17 +163,22 @@ mod tests {
     use crate::semantics::sample::{Fields, fields};
 
     #[test]
-    fn only_foreign_protocols_are_offered() {
-        let rows: [(Fields<'_>, Option<&str>); 5] = [
+    fn only_known_protocols_are_offered() {
+        let known = ["websocket", "a/1"].map(str::to_owned);
+        let rows: [(Fields<'_>, Option<&str>); 9] = [
             (&[("upgrade", "websocket")], Some("websocket")),
-            (&[("upgrade", "h2c, a/1"), ("upgrade", "b")], Some("a/1, b")),
+            (&[("upgrade", "WebSocket/13")], Some("WebSocket/13")),
+            (&[("upgrade", "h2c, a/1"), ("upgrade", "b,websocket")], Some("a/1, websocket")),
+            (&[("upgrade", "a/2, a")], None),
+            (&[("upgrade", "websockets")], None),
+            (&[("upgrade", "x websocket")], None),
             (&[("upgrade", "H2C")], None),
             (&[("upgrade", " , ")], None),
             (&[], None),
         ];
         for (lines, expected) in rows {
             let expected = expected.map(|text| HeaderValue::from_str(text).unwrap());
-            assert_eq!(protocols(&fields(lines)), expected, "{lines:?}");
+            assert_eq!(protocols(&fields(lines), &known), expected, "{lines:?}");
         }
     }
 }

@@ -54,7 +54,7 @@ fn read_one(id: usize, mut table: Table<'_>, names: &mut Names, seen: &mut Seen)
     let keying = read_keying(&mut table);
     let policy = read_policy(&mut table, &keying);
     let fetching = read_fetching(&mut table);
-    let words = [Collapse::Proxy, Collapse::Fleet].map(|collapse| (collapse.word(), collapse));
+    let words = [Collapse::Off, Collapse::Proxy, Collapse::Fleet].map(|collapse| (collapse.word(), collapse));
     let collapse = table.item("collapse").and_then(|item| item.choice(&words)).unwrap_or_default();
     let max_body = table.item("max_body").and_then(|item| item.size(&(1..=1 << 40)));
     let line = table.reader().line(&table.span());

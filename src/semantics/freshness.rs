@@ -190,6 +190,11 @@ pub enum Failure {
     NoAnswer,
 }
 
+/// Whether a response with this status is an error in which something stale may stand in for it (RFC 5861 §4).
+pub fn is_error(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 500 | 502 | 503 | 504)
+}
+
 /// How long past its lifetime a response with a validator is kept for validation, at least and at most: as long
 /// again as it was fresh, within these bounds.
 const VALIDATION_PERIOD: (Duration, Duration) = (Duration::from_secs(10 * 60), Duration::from_secs(60 * 60));

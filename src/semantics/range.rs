@@ -52,6 +52,16 @@ pub fn requested(request: &HeaderMap, stored: &HeaderMap, length: u64) -> Range 
     }
 }
 
+/// Whether a request asks for a part. A set of ranges in bytes that is invalid, or that nobody sends in good faith, asks for
+/// nothing: RFC 9110 §14.2 lets it be ignored. What ranges in other units ask for is for the origin to know.
+pub fn is_asked_for(request: &HeaderMap) -> bool {
+    let mut lines = request.get_all(RANGE).iter();
+    let Some(first) = lines.next() else { return false };
+    let unit = first.as_bytes().split(|byte| *byte == b'=').next().unwrap_or_default();
+    !unit.trim_ascii().eq_ignore_ascii_case(b"bytes")
+        || (lines.next().is_none() && specs(first.as_bytes()).is_some())
+}
+
 impl Part {
     /// How many bytes.
     pub fn length(self) -> u64 {

@@ -393,6 +393,25 @@ pub fn is_about_resource(status: StatusCode) -> bool {
     is_whole || is_elsewhere || (status.is_client_error() && !is_about_request(status))
 }
 
+/// Whether upstream has failed, for whoever asks at that time: an error of the server that is not about the request.
+pub fn is_failure(status: StatusCode) -> bool {
+    status.is_server_error() && !is_about_request(status)
+}
+
+/// Whether an error of the server that is not stored may be given, as it came, to all who wait for the same fetch. What is
+/// meant for one client is not: `Set-Cookie`, `private` and `no-store` (RFC 9111 §5.2.2.5, §5.2.2.7), fields that `no-cache`
+/// names, `Vary: *`, and a stream of events, which has no end.
+pub fn is_error_for_all(fields: &HeaderMap) -> bool {
+    let directives = targeted::effective(fields).directives;
+    let names_fields = !directives.private.fields().is_empty() || !directives.no_cache.fields().is_empty();
+    !(directives.no_store
+        || directives.private.is_whole()
+        || names_fields
+        || fields.contains_key(SET_COOKIE)
+        || is_event_stream(fields)
+        || Vary::parse(fields) == Vary::Everything)
+}
+
 /// RFC 9110 §15.1, without 206 and what [`is_about_request`].
 fn is_heuristically_cacheable(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410)

@@ -65,6 +65,31 @@ pub fn is_for_origin(request: &HeaderMap) -> bool {
     request.contains_key(IF_MATCH) || request.contains_key(IF_UNMODIFIED_SINCE)
 }
 
+/// Whether a stored 2xx response is what the origin would send if it judged these preconditions by it. A cache must not
+/// judge them (RFC 9111 §4.3.2), but may ignore them (RFC 9110 §13.1.1, §13.1.4), which changes nothing if so; if not, they
+/// are left to the origin. Entity tags are compared strongly.
+pub fn is_as_asked(request: &HeaderMap, stored: &HeaderMap) -> bool {
+    if request.contains_key(IF_MATCH) {
+        return is_matched(request, stored);
+    }
+    let mut lines = request.get_all(IF_UNMODIFIED_SINCE).iter();
+    // §13.1.4: without one valid date on either side the field is to be ignored.
+    let since = lines.next().and_then(date::parse).filter(|_| lines.next().is_none());
+    match (since, DateField::of(stored, &LAST_MODIFIED).valid()) {
+        (Some(since), Some(modified)) => modified <= since,
+        _ => true,
+    }
+}
+
+/// RFC 9110 §13.1.1. A `*` stands alone.
+fn is_matched(request: &HeaderMap, stored: &HeaderMap) -> bool {
+    let lines = || request.get_all(IF_MATCH).iter().map(HeaderValue::as_bytes);
+    let is_any = lines().count() == 1 && lines().all(|line| line.trim_ascii() == b"*");
+    let is =
+        |stored: EntityTag<'_>| lines().any(|line| entity_tags(line).any(|tag| tag.matches_strongly(&stored)));
+    is_any || EntityTag::of(stored).is_some_and(is)
+}
+
 /// Removes the client's own conditions and range from a request that is to fetch a whole response.
 pub fn strip_conditions(request: &mut HeaderMap) {
     for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_MATCH, IF_UNMODIFIED_SINCE, IF_RANGE, RANGE] {
@@ -313,6 +338,31 @@ mod tests {
         ];
         for (stored, tells) in rows {
             assert_eq!(tells_every_change(&fields(stored)), tells, "{stored:?}");
+        }
+    }
+
+    #[test]
+    fn preconditions_for_the_origin_are_ignored_if_that_changes_nothing() {
+        let stored: Fields<'_> = &[("etag", "\"1\""), ("last-modified", OLD)];
+        let rows: [(Fields<'_>, Fields<'_>, bool); 15] = [
+            (&[("if-match", "*")], stored, true),
+            (&[("if-match", "*, \"1\"")], stored, true),
+            (&[("if-match", "*, \"2\"")], stored, false),
+            (&[("if-match", "*"), ("if-match", "*")], stored, false),
+            (&[("if-match", "\"1\"")], stored, true),
+            (&[("if-match", "\"2\", \"1\"")], stored, true),
+            (&[("if-match", "\"2\""), ("if-match", "\"1\"")], stored, true),
+            (&[("if-match", "W/\"1\"")], stored, false),
+            (&[("if-match", "\"1\"")], &[("etag", "W/\"1\"")], false),
+            (&[("if-match", "\"1\"")], &[], false),
+            (&[("if-match", "\"2\""), ("if-unmodified-since", NEW)], stored, false),
+            (&[("if-unmodified-since", OLD)], stored, true),
+            (&[("if-unmodified-since", NEW)], stored, true),
+            (&[("if-unmodified-since", "yesterday")], stored, true),
+            (&[("if-unmodified-since", OLD)], &[("last-modified", NEW)], false),
+        ];
+        for (request, stored, expected) in rows {
+            assert_eq!(is_as_asked(&fields(request), &fields(stored)), expected, "{request:?} {stored:?}");
         }
     }
 

@@ -13,5 +13,7 @@ mod support;
 mod attack;
 mod others;
 
+mod forced;
 mod idle;
+mod storms;
 mod writes;

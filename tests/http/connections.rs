@@ -281,6 +281,22 @@ fn what_larder_speaks_itself_and_what_is_not_meant_is_no_upgrade() {
     }
 }
 
+#[test]
+fn an_offer_of_an_unknown_protocol_is_answered_from_the_cache() {
+    let rules = "[server]\nupgrades = [\"Foo/2\"]\n[[family]]\nname = \"a\"\npath = '/a'\nttl = \"60s\"\n";
+    let site = Site::start(Tier::Embedded, rules);
+    let ask = |upgrade: &str| {
+        let fields = format!("Host: a\r\nConnection: close, upgrade\r\nUpgrade: {upgrade}\r\n");
+        site.raw(format!("GET /a HTTP/1.1\r\n{fields}\r\n")).response().has_status(200)
+    };
+    ask("foo").shows("stored");
+    for unknown in ["websocket", "foo", "foo/1", "foo/20", "fo", "h2c", "h2c, x", "foo /2", "\"foo/2\"", ","] {
+        ask(unknown).shows("hit");
+    }
+    ask("x, FOO/2").shows("detail=upgrade");
+    assert_eq!(site.upstream.last("/a").header("upgrade"), Some("FOO/2"));
+}
+
 // ---- Long answers
 
 const EVENTS: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n\

@@ -6,6 +6,7 @@ on_both_tiers! {
     a_single_range_is_cut_from_what_is_stored,
     a_range_beyond_the_end_is_refused_with_the_length,
     what_is_no_range_is_ignored,
+    an_invalid_range_of_what_is_not_stored_is_an_ordinary_request,
     if_range_must_name_exactly_what_is_stored,
     conditions_are_met_before_a_range_is_cut,
     a_part_carries_what_the_whole_would_have_said,
@@ -92,6 +93,21 @@ fn what_is_no_range_is_ignored(tier: Tier) {
         assert_eq!(whole.header("content-range"), None, "{range}");
     }
     get(&site, "/", &[("Range", "bytes=0-1"), ("Range", "bytes=2-3")]).has_status(200).carries("0123456789");
+}
+
+fn an_invalid_range_of_what_is_not_stored_is_an_ordinary_request(tier: Tier) {
+    let site = Site::start(tier, "");
+    for (number, range) in ["bytes", "bytes=", "bytes=5-4", "bytes=0-1,x", "bytes =-"].into_iter().enumerate() {
+        let target = format!("/{number}");
+        site.upstream.on(&target, digits());
+        get(&site, &target, &[("Range", range)]).shows("stored").has_status(200).carries("0123456789");
+        assert_eq!(site.upstream.last(&target).header("range"), None, "{range}");
+        get(&site, &target, &[("Range", "bytes=0-1")]).shows("hit").has_status(206);
+    }
+    // What other units ask for upstream may know.
+    site.upstream.on("/items", digits());
+    get(&site, "/items", &[("Range", "items=0-1")]).hides("stored").has_status(200);
+    assert_eq!(site.upstream.last("/items").header("range"), Some("items=0-1"));
 }
 
 fn if_range_must_name_exactly_what_is_stored(tier: Tier) {

@@ -71,7 +71,7 @@ fn answers(site: &Site) -> Vec<(&'static str, Response)> {
         ("hit; detail=revalidating", site.get("/lenient")),
         ("fwd=stale; fwd-status=503; detail=upstream-failed", site.get("/failing")),
         ("fwd=bypass; fwd-status=200; detail=no-store", site.get("/forbidden")),
-        ("fwd=bypass; fwd-status=200; detail=precondition", ask("GET", "/fresh", "If-Match", "*")),
+        ("fwd=bypass; fwd-status=200; detail=precondition", ask("GET", "/fresh", "If-Match", "\"2\"")),
         ("fwd=uri-miss; fwd-status=200", site.call("HEAD", "/other").send()),
         ("fwd=method; fwd-status=200", site.call("OPTIONS", "/fresh").send()),
         ("fwd=method; fwd-status=200", site.write("POST", "/fresh")),

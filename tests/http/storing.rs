@@ -357,6 +357,28 @@ fn a_get_with_content_is_neither_keyed_nor_stored() {
 }
 
 #[test]
+fn a_get_with_empty_content_is_an_ordinary_one() {
+    let site = Site::start(Tier::Embedded, "");
+    site.upstream.on("/", Reply::numbered().cached("max-age=600"));
+    let ask = |fields: &str, content: &str| {
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{fields}\r\n\r\n{content}");
+        site.raw(head).response().has_status(200)
+    };
+    ask("Transfer-Encoding: chunked", "0\r\n\r\n").shows("stored");
+    assert_eq!(site.upstream.last("/").header("transfer-encoding"), None);
+    for (fields, content) in [
+        ("Content-Length: 0", ""),
+        ("Content-Length: 00", ""),
+        ("Transfer-Encoding: chunked", "0\r\n\r\n"),
+        ("Transfer-Encoding: chunked", "0;a=b\r\nX: y\r\n\r\n"),
+    ] {
+        ask(fields, content).shows("hit");
+    }
+    ask("Transfer-Encoding: chunked", "1\r\nx\r\n0\r\n\r\n").shows("detail=request-body");
+    assert_eq!(site.upstream.last("/").body, b"x");
+}
+
+#[test]
 fn what_is_known_of_a_response_is_known_to_every_proxy() {
     let site = Site::start(Tier::Redis, "");
     let rows = [

@@ -31,6 +31,7 @@ on_both_tiers! {
     conditions_of_a_client_are_met_after_a_validation,
     conditions_of_a_client_are_met_by_what_is_served_stale,
     conditions_for_the_origin_are_left_to_it,
+    conditions_for_the_origin_are_ignored_if_they_change_nothing,
 }
 
 const EARLY: &str = "Sun, 06 Nov 1994 08:49:36 GMT";
@@ -487,18 +488,48 @@ fn conditions_for_the_origin_are_left_to_it(tier: Tier) {
     let fields = format!("Cache-Control: max-age=600\nETag: \"1\"\nLast-Modified: {MODIFIED}");
     site.upstream.on("/", message("200 OK", &fields));
     site.get("/").shows("stored");
-    for (name, value) in [("If-Match", "\"2\""), ("If-Match", "*"), ("If-Unmodified-Since", EARLY)] {
+    for (name, value) in [("If-Match", "\"2\""), ("If-Match", "W/\"1\""), ("If-Unmodified-Since", EARLY)] {
         get(&site, "/", &[(name, value)]).shows("fwd=bypass").has_status(200).carries("ok");
         assert_eq!(site.upstream.last("/").header(&name.to_lowercase()), Some(value));
     }
     // And what they come with.
-    get(&site, "/", &[("If-Match", "\"1\""), ("If-None-Match", "\"1\"")]).shows("fwd=bypass").has_status(200);
+    get(&site, "/", &[("If-Match", "\"2\""), ("If-None-Match", "\"1\"")]).shows("fwd=bypass").has_status(200);
     assert_eq!(site.upstream.last("/").header("if-none-match"), Some("\"1\""));
+    // So it is where nothing fresh is stored.
+    get(&site, "/other", &[("If-Match", "*")]).shows("fwd=bypass").has_status(200);
+    assert_eq!(site.upstream.last("/other").header("if-match"), Some("*"));
+    site.upstream.on("/stale", Reply::new("old").stale("public"));
+    site.get("/stale").shows("stored");
+    get(&site, "/stale", &[("If-Match", "\"1\"")]).shows("fwd=bypass").has_status(200);
     // With an unsafe method every condition is for the origin.
     site.call("PUT", "/").body("x").header("If-None-Match", "*").send().has_status(200);
     assert_eq!(site.upstream.last("PUT /").header("if-none-match"), Some("*"));
     site.upstream.on("PUT /", Reply::status(412));
     site.call("PUT", "/").body("x").header("If-Match", "\"0\"").send().has_status(412);
+}
+
+fn conditions_for_the_origin_are_ignored_if_they_change_nothing(tier: Tier) {
+    let site = Site::start(tier, "");
+    let fields = format!("Cache-Control: max-age=600\nETag: \"1\"\nLast-Modified: {MODIFIED}");
+    site.upstream.on("/", message("200 OK", &fields));
+    site.upstream.on("/gone", message("404 Not Found", "Cache-Control: max-age=600"));
+    site.get("/").shows("stored");
+    site.get("/gone").shows("stored");
+    for (name, value) in [
+        ("If-Match", "*"),
+        ("If-Match", "\"0\", \"1\""),
+        ("If-Unmodified-Since", MODIFIED),
+        ("If-Unmodified-Since", "tomorrow"),
+    ] {
+        get(&site, "/", &[(name, value)]).shows("hit").has_status(200).carries("ok");
+    }
+    // If-Unmodified-Since does not count beside If-Match, and the client's own conditions do.
+    get(&site, "/", &[("If-Match", "\"1\""), ("If-Unmodified-Since", EARLY)]).shows("hit").has_status(200);
+    get(&site, "/", &[("If-Match", "\"1\""), ("If-None-Match", "\"1\"")]).shows("hit").has_status(304);
+    get(&site, "/", &[("If-Match", "\"1\""), ("Range", "bytes=0-0")]).shows("hit").has_status(206).carries("o");
+    // None counts where the response would not be a 2xx.
+    get(&site, "/gone", &[("If-Match", "\"1\"")]).shows("hit").has_status(404);
+    assert_eq!((site.upstream.count("/"), site.upstream.count("/gone")), (1, 1));
 }
 
 fn conditions_of_a_client_are_met_by_what_is_served_stale(tier: Tier) {

@@ -15,14 +15,14 @@ use std::time::{Duration, UNIX_EPOCH};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use larder::cache::fleet::Fleet;
-use larder::cache::flight::{Boarding, Flight, Flights, Landing, Permit};
+use larder::cache::flight::{Boarding, Failed, Flight, Flights, Landing, Permit};
 use larder::cache::memory::Memory;
 use larder::cache::{Cache, Found, Lookup, Place};
 use larder::config::{Coherence, OnOutage};
 use larder::entry::{Content, Entry, Response};
 use larder::key::{Canonical, Key};
 use larder::metrics::Metrics;
-use larder::semantics::freshness::{Failure, Freshness, LifetimeSource};
+use larder::semantics::freshness::{Freshness, LifetimeSource};
 use larder::stamp::{Softened, Tag};
 use larder::store::Store;
 use larder::store::fleet::{Again, Intent, Outdating};
@@ -379,11 +379,11 @@ impl Proxy {
         permit: Permit,
         stale: Option<Arc<Entry>>,
     ) {
-        permit.turn().await;
+        permit.turn(None).await;
         let asked = UNIX_EPOCH + Duration::from_micros(self.site.world.number());
         let Some(value) = self.site.upstream.fetch(register).await else {
             return permit.land(match stale {
-                Some(stale) => Landing::StaleOnError(stale, Failure::NoAnswer),
+                Some(stale) => Landing::StaleOnError(stale, Failed::NoAnswer(UpstreamError::Closed)),
                 None => Landing::Failed(UpstreamError::Abandoned),
             });
         };

@@ -1,5 +1,5 @@
-//! Collapse across proxies: one proxy fetches, the others wait for what it stores; bounded, and never for a fetch that
-//! began before an acknowledged write.
+//! Collapse: followers wait for the leader's response where that is worth it, and share its failure. Across proxies one
+//! proxy fetches, the others wait for what it stores; bounded, and never for a fetch that began before an acknowledged write.
 
 use crate::support::client::Pending;
 use crate::support::{Gate, Larder, Plan, RedisServer, Reply, Site, Tier, Upstream, eventually};
@@ -291,4 +291,335 @@ fn nobody_waits_for_who_asks_for_himself() {
     fleet.others[0].get("/users").carries("/users #2").shows("stored");
     gate.open();
     alone.response().carries("/users #1");
+}
+
+#[test]
+fn when_the_proxy_that_fetches_is_told_of_a_failure_each_other_one_asks_once() {
+    let fleet = Fleet::start(RULES);
+    fleet.site.upstream.on("/users", Reply::status(503));
+    let first_gate = fleet.site.upstream.hold_next("GET /users");
+    let first = fleet.site.call("GET", "/users").start();
+    first_gate.wait_for(1);
+    let others_gate = fleet.site.upstream.hold_all("GET /users");
+    let waiting = fleet.others_wait("/users");
+    first_gate.open();
+    // Both at the same time.
+    others_gate.wait_for(2);
+    let more: Vec<Pending> =
+        (0..4).flat_map(|_| fleet.others.iter().map(|other| other.call("GET", "/users").start())).collect();
+    fleet.others.iter().for_each(|other| drop(other.get("/fence")));
+    assert_eq!(fleet.site.upstream.count("/users"), 3);
+    others_gate.open();
+    first.response().has_status(503);
+    for asked in waiting.into_iter().chain(more) {
+        asked.response().has_status(503);
+    }
+}
+
+// ---- Within one proxy
+
+/// Long enough for any test to fail that would have to wait it out.
+const PATIENT: &str = "[server]\ncollapse_wait = \"1h\"\nupstream_timeout = \"60s\"\n";
+const IMPATIENT: &str = "[server]\ncollapse_wait = \"0s\"\nupstream_timeout = \"60s\"\n";
+const FAMILIES: &str = r#"
+[[family]]
+name = "users"
+path = '/users/.*'
+ttl = "60s"
+
+[[family]]
+name = "apart"
+path = '/apart'
+ttl = "60s"
+collapse = "off"
+"#;
+
+fn site(server: &str) -> Site {
+    Site::start(Tier::Embedded, &format!("{server}{FAMILIES}"))
+}
+
+fn start(site: &Site, target: &str) -> Pending {
+    site.call("GET", target).start()
+}
+
+/// Repeats with new targets until all four followers have joined the leader's fetch, each of which the test looks at.
+/// `prepare` scripts upstream, with the gate that is to hold the leader's response.
+fn followers(
+    site: &Site,
+    prepare: impl Fn(&str, &Gate),
+    call: impl Fn(&str) -> crate::support::client::Call,
+    look: impl Fn(Vec<crate::support::client::Response>),
+) {
+    eventually("four followers have shared one fetch", || {
+        // One that nobody has asked for.
+        let (target, gate) = (format!("/users/{}", site.upstream.count("/fence")), Gate::new());
+        prepare(&target, &gate);
+        let leader = start(site, &target);
+        gate.wait_for(1);
+        let waiting: Vec<Pending> = (0..4).map(|_| call(&target).start()).collect();
+        site.get("/fence").has_status(200);
+        gate.open();
+        leader.response();
+        let answers: Vec<_> = waiting.into_iter().map(Pending::response).collect();
+        let all = answers.iter().all(|answer| answer.is("collapsed"));
+        if all {
+            assert_eq!(site.upstream.count(&target), 1);
+            look(answers);
+        }
+        all
+    });
+}
+
+#[test]
+fn followers_get_an_error_of_the_server_as_it_came() {
+    let site = site(PATIENT);
+    let body = "sorry ".repeat(40_000);
+    for (status, length) in [(500, 6), (502, 6), (503, 6), (504, 6), (507, 6), (599, 6), (500, 60_000)] {
+        let error = Reply::with_status(status, &body[..length]).header("X-Kept", "1").header("Retry-After", "7");
+        followers(
+            &site,
+            |target, gate| site.upstream.script(target, [error.clone().held(gate)]),
+            |target| site.call("GET", target),
+            |answers| {
+                for answer in answers {
+                    let answer = answer.has_status(status).shows(&format!("fwd-status={status}"));
+                    assert_eq!((answer.header("x-kept"), answer.header("retry-after")), (Some("1"), Some("7")));
+                    answer.carries(&body[..length]);
+                }
+            },
+        );
+    }
+}
+
+#[test]
+fn a_large_error_reaches_followers_whole_or_by_its_status_alone() {
+    let site = site(PATIENT);
+    let body = "sorry ".repeat(80_000);
+    let error = Reply::with_status(500, &*body).header("X-Kept", "1");
+    followers(
+        &site,
+        |target, gate| site.upstream.script(target, [error.clone().held(gate)]),
+        |target| site.call("GET", target),
+        |answers| {
+            for answer in answers {
+                let answer = answer.has_status(500);
+                assert_eq!(answer.text() == body, answer.header("x-kept").is_some());
+            }
+        },
+    );
+}
+
+#[test]
+fn followers_get_nothing_of_an_error_that_is_meant_for_the_leader_but_its_status() {
+    let site = site(PATIENT);
+    let rows = [
+        ("Set-Cookie", "id=leader"),
+        ("Cache-Control", "private"),
+        ("Cache-Control", "private=\"x-own\""),
+        ("Cache-Control", "no-cache=\"x-own\""),
+        ("Cache-Control", "no-store"),
+        ("Vary", "*"),
+        ("Vary", "X-Forwarded-For"),
+    ];
+    for (name, value) in rows {
+        let error = Reply::with_status(503, "the leader's").header(name, value).header("X-Own", "1");
+        followers(
+            &site,
+            |target, gate| site.upstream.script(target, [error.clone().header("Retry-After", "7").held(gate)]),
+            |target| site.call("GET", target),
+            |answers| {
+                for answer in answers {
+                    let answer = answer.has_status(503);
+                    let own = ["set-cookie", "x-own", "vary"].map(|name| answer.header(name));
+                    assert_eq!((own, answer.header("retry-after")), ([None; 3], Some("7")), "{name}: {value}");
+                    assert!(!answer.text().contains("leader"), "{name}: {value}: {answer:?}");
+                }
+            },
+        );
+    }
+}
+
+#[test]
+fn a_follower_that_asked_for_another_variant_of_an_error_gets_its_status_alone() {
+    let site = site(PATIENT);
+    let error =
+        Reply::with_status(500, "leider").header("Vary", "Accept-Language").header("Content-Language", "de");
+    for (language, is_same) in [("de", false), ("", true)] {
+        followers(
+            &site,
+            |target, gate| site.upstream.script(target, [error.clone().held(gate)]),
+            |target| match language {
+                "" => site.call("GET", target),
+                language => site.call("GET", target).header("Accept-Language", language),
+            },
+            |answers| {
+                for answer in answers {
+                    let answer = answer.has_status(500);
+                    assert_eq!(answer.text() == "leider", is_same, "{answer:?}");
+                    assert_eq!(answer.header("content-language").is_some(), is_same);
+                }
+            },
+        );
+    }
+}
+
+#[test]
+fn what_one_request_has_caused_is_not_told_to_followers() {
+    let site = site(PATIENT);
+    for status in [400, 406, 429, 501, 505, 511] {
+        let target = format!("/users/{status}");
+        let gate = Gate::new();
+        site.upstream.script(&target, [Reply::status(status).held(&gate), Reply::numbered()]);
+        let leader = start(&site, &target);
+        gate.wait_for(1);
+        let follower = start(&site, &target);
+        site.get("/fence").has_status(200);
+        gate.open();
+        leader.response().has_status(status);
+        follower.response().has_status(200).carries(&format!("{target} #2"));
+    }
+}
+
+#[test]
+fn followers_that_may_not_have_what_is_stale_are_told_of_the_failure() {
+    let site = site(PATIENT);
+    let mut round = 0;
+    // Without an answer a family lets anybody have what is stale.
+    for (error, status) in [(Reply::status(503), 503), (Reply::none(), 200)] {
+        eventually("four followers have shared one failure", || {
+            round += 1;
+            let (target, gate) = (format!("/users/stale-{round}"), Gate::new());
+            site.upstream.script(&target, [Reply::new("old").stale("public"), error.clone().held(&gate)]);
+            site.get(&target).shows("stored");
+            let before = site.upstream.count(&target);
+            let leader = site.call("GET", &target).header("Cache-Control", "stale-if-error=6000").start();
+            gate.wait_for(1);
+            let waiting: Vec<Pending> = (0..4).map(|_| start(&site, &target)).collect();
+            site.get("/fence").has_status(200);
+            gate.open();
+            leader.response().carries("old");
+            for follower in waiting {
+                follower.response().has_status(status);
+            }
+            site.upstream.count(&target) == before + 1
+        });
+    }
+}
+
+#[test]
+fn long_polls_outside_of_families_do_not_wait_for_one_another() {
+    let site = site(IMPATIENT);
+    site.upstream.on("/poll", Reply::numbered().cached("no-store"));
+    for round in 1..=3 {
+        let gate = site.upstream.hold_all(&format!("/poll?since={round}"));
+        let polls: Vec<Pending> = (0..4).map(|_| start(&site, &format!("/poll?since={round}"))).collect();
+        // All of them, while none is answered.
+        gate.wait_for(4);
+        gate.open();
+        for poll in polls {
+            poll.response().has_status(200);
+        }
+    }
+}
+
+#[test]
+fn where_responses_were_for_sharing_requests_outside_of_families_wait_for_the_leader() {
+    let site = site(IMPATIENT);
+    site.upstream.answer("/items/1", |_| Reply::numbered().cached("max-age=60"));
+    site.get("/items/1?page=1").shows("stored");
+    // Another query and another identifier: the same shape.
+    for target in ["/items/1?page=2", "/items/2"] {
+        site.upstream.on(target, Reply::numbered().cached("max-age=60"));
+        let gate = site.upstream.hold_all(target);
+        let leader = start(&site, target);
+        gate.wait_for(1);
+        let followers: Vec<Pending> = (0..3).map(|_| start(&site, target)).collect();
+        site.get("/fence").has_status(200);
+        assert_eq!(site.upstream.count(target), 1);
+        gate.open();
+        for answer in [leader].into_iter().chain(followers) {
+            answer.response().carries(&format!("{target} #1"));
+        }
+    }
+    // An error says nothing of it; a response that is for one client does.
+    site.upstream.on("/items/3", Reply::status(404).cached("no-store"));
+    site.get("/items/3");
+    let gate = site.upstream.hold_all("/items/4");
+    let polls: Vec<Pending> = (0..2).map(|_| start(&site, "/items/4")).collect();
+    site.get("/fence").has_status(200);
+    assert_eq!(site.upstream.count("/items/4"), 1);
+    gate.open();
+    polls.into_iter().for_each(|poll| drop(poll.response()));
+    site.upstream.on("/items/5", Reply::numbered().cached("no-store"));
+    site.get("/items/5").hides("stored");
+    let gate = site.upstream.hold_all("/items/6");
+    let polls: Vec<Pending> = (0..2).map(|_| start(&site, "/items/6")).collect();
+    gate.wait_for(2);
+    gate.open();
+    polls.into_iter().for_each(|poll| drop(poll.response()));
+}
+
+#[test]
+fn a_follower_goes_on_waiting_while_upstream_has_no_place_for_it() {
+    let site = site(&IMPATIENT.replace("collapse_wait", "max_upstream_requests = 1\ncollapse_wait"));
+    let gate = site.upstream.hold_next("/poll");
+    site.upstream.on("/poll", Reply::numbered().cached("max-age=60"));
+    let leader = start(&site, "/poll");
+    gate.wait_for(1);
+    let followers: Vec<Pending> = (0..6).map(|_| start(&site, "/poll")).collect();
+    gate.open();
+    for answer in [leader].into_iter().chain(followers) {
+        answer.response().has_status(200);
+    }
+}
+
+#[test]
+fn in_a_family_followers_wait_for_the_leader_and_go_on_together_if_they_cannot_share() {
+    let site = site(IMPATIENT);
+    site.upstream.on("/users/poll", Reply::numbered().cached("no-store"));
+    let first = site.upstream.hold_next("/users/poll");
+    let leader = start(&site, "/users/poll");
+    first.wait_for(1);
+    let followers: Vec<Pending> = (0..4).map(|_| start(&site, "/users/poll")).collect();
+    site.get("/fence").has_status(200);
+    assert_eq!(site.upstream.count("/users/poll"), 1);
+    let gate = site.upstream.hold_all("/users/poll");
+    first.open();
+    leader.response().has_status(200);
+    gate.wait_for(4);
+    // From then on nobody waits there.
+    let next: Vec<Pending> = (0..4).map(|_| start(&site, "/users/poll")).collect();
+    gate.wait_for(8);
+    gate.open();
+    for answer in followers.into_iter().chain(next) {
+        answer.response().has_status(200);
+    }
+}
+
+#[test]
+fn a_family_that_does_not_collapse_is_fetched_for_each_request() {
+    let site = site(PATIENT);
+    let gate = site.upstream.hold_all("/apart");
+    let asked: Vec<Pending> = (0..3).map(|_| start(&site, "/apart")).collect();
+    gate.wait_for(3);
+    gate.open();
+    for answer in asked {
+        answer.response().has_status(200).hides("collapsed");
+    }
+    site.get("/apart").shows("hit");
+}
+
+#[test]
+fn while_the_store_is_away_long_polls_do_not_wait_for_one_another_either() {
+    let mut site = Site::start(Tier::Redis, IMPATIENT);
+    site.redis().kill();
+    site.upstream.on("/away", Reply::numbered().cached("max-age=60"));
+    eventually("the store is away", || site.get("/away").is("detail=store-away"));
+    let gate = site.upstream.hold_all("/poll");
+    let polls: Vec<Pending> = (0..4).map(|_| start(&site, "/poll")).collect();
+    gate.wait_for(4);
+    gate.open();
+    for poll in polls {
+        poll.response().has_status(200);
+    }
 }

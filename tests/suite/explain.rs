@@ -454,6 +454,7 @@ fn a_request_past_the_cache_says_so(tier: Tier) {
     assert_says(personal["now"]["because"].as_str().unwrap(), &["RFC 9111 §3.5"]);
     site.call("GET", "/p").header("Authorization", "Bearer x").send().shows("fwd=bypass");
     assert_found(&told("If-Match:%20%22a%22"), "current", "forwarded");
+    assert_found(&told("If-Match:%20*"), "current", "hit");
 }
 
 #[test]

@@ -108,6 +108,11 @@ impl Reply {
         Reply { status, ..Reply::numbered() }
     }
 
+    /// Another status with this body.
+    pub fn with_status(status: u16, body: impl Into<Vec<u8>>) -> Reply {
+        Reply { status, ..Reply::new(body) }
+    }
+
     /// Closes the connection instead of answering.
     pub fn none() -> Reply {
         Reply { ending: Ending::NoAnswer, ..Reply::numbered() }

@@ -1,0 +1,151 @@
+//! Who a client is where what all share is counted by client ([`crate::shares`]): an address. Used for nothing else.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use http::{HeaderMap, HeaderValue};
+
+use crate::headers::{ForwardedPolicy, X_FORWARDED_FOR};
+
+/// A client, for the purpose of accounting: an IPv4 address, or the /64 of an IPv6 address, which is what one subscriber has
+/// (RFC 6177 §2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Client(IpAddr);
+
+impl Client {
+    /// Larder itself: what it does by itself counts for no client.
+    pub const LARDER: Client = Client(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+
+    /// The client at an address.
+    pub fn at(address: IpAddr) -> Client {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Client(address.into()),
+            IpAddr::V6(address) => Client(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into()),
+        }
+    }
+
+    /// The client that a request comes from. `peer` is the other end of the connection. It is taken for a balancer if the
+    /// policy is `append`, or if its address is one of the machine or of a private network: then `X-Forwarded-For` says who
+    /// the client is. With `append` that is the last address in it that is no private one, since balancers may stand in a
+    /// row; otherwise, and if there is no such address, the last one. A field that does not end with an address says nothing.
+    pub fn of(peer: IpAddr, policy: ForwardedPolicy, fields: &HeaderMap) -> Client {
+        let is_believed = policy == ForwardedPolicy::Append || is_private(peer);
+        let named = is_believed.then(|| last_named(fields, policy)).flatten();
+        Client::at(named.unwrap_or(peer))
+    }
+}
+
+fn last_named(fields: &HeaderMap, policy: ForwardedPolicy) -> Option<IpAddr> {
+    let mut named = fields.get_all(X_FORWARDED_FOR).iter().rev().flat_map(members).map(address);
+    let last = named.next()??;
+    if policy != ForwardedPolicy::Append || !is_private(last) {
+        return Some(last);
+    }
+    // What stands before something that is no address was said by nobody who is believed.
+    let outside = named.map_while(|address| address).find(|address| !is_private(*address));
+    Some(outside.unwrap_or(last))
+}
+
+/// The members of a line, the last one first.
+fn members(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    line.as_bytes().rsplit(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
+}
+
+/// An address, which some write with a port or in brackets.
+fn address(member: &[u8]) -> Option<IpAddr> {
+    let text = str::from_utf8(member).ok()?;
+    let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
+    bare.parse().ok().or_else(with_port)
+}
+
+/// Whether an address is one of this machine, or of a network that is not the Internet: RFC 1122 §3.2.1.3, RFC 1918,
+/// RFC 3927, RFC 4193, RFC 4291 §2.5.6.
+fn is_private(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.is_loopback() || address.is_private() || address.is_link_local(),
+        IpAddr::V6(address) => {
+            address.is_loopback() || address.is_unique_local() || address.is_unicast_link_local()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::semantics::sample::fields;
+
+    fn of(peer: &str, policy: ForwardedPolicy, lines: &[&str]) -> String {
+        let lines: Vec<_> = lines.iter().map(|line| ("x-forwarded-for", *line)).collect();
+        Client::of(peer.parse().unwrap(), policy, &fields(&lines)).0.to_string()
+    }
+
+    #[test]
+    fn a_client_is_an_address_or_the_64_of_one() {
+        let rows = [
+            ("192.0.2.1", "192.0.2.1"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+            ("2001:db8:1:2::", "2001:db8:1:2::"),
+        ];
+        for (address, expected) in rows {
+            assert_eq!(Client::at(address.parse().unwrap()).0.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn only_balancers_are_believed_about_whom_they_forward_for() {
+        let private = [
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.1.1",
+            "::1",
+            "fd00::1",
+            "fe80::1",
+            "::ffff:10.0.0.1",
+        ];
+        for peer in private {
+            assert_eq!(of(peer, ForwardedPolicy::Set, &["198.51.100.7"]), "198.51.100.7", "{peer}");
+        }
+        for peer in ["203.0.113.9", "172.32.0.1", "100.64.0.1"] {
+            assert_eq!(of(peer, ForwardedPolicy::Set, &["198.51.100.7"]), peer);
+            assert_eq!(of(peer, ForwardedPolicy::Off, &["198.51.100.7"]), peer);
+            assert_eq!(of(peer, ForwardedPolicy::Append, &["198.51.100.7"]), "198.51.100.7", "{peer}");
+        }
+    }
+
+    #[test]
+    fn what_a_client_claims_of_itself_is_not_believed() {
+        for policy in [ForwardedPolicy::Set, ForwardedPolicy::Off, ForwardedPolicy::Append] {
+            assert_eq!(of("10.0.0.1", policy, &["192.0.2.99, 198.51.100.7"]), "198.51.100.7");
+            assert_eq!(of("10.0.0.1", policy, &["192.0.2.99", "198.51.100.7"]), "198.51.100.7");
+        }
+    }
+
+    #[test]
+    fn balancers_in_a_row_are_passed_over_with_append_alone() {
+        let row = ["192.0.2.99, 198.51.100.7, 10.0.0.2", "10.0.0.3"];
+        assert_eq!(of("10.0.0.1", ForwardedPolicy::Append, &row), "198.51.100.7");
+        assert_eq!(of("10.0.0.1", ForwardedPolicy::Set, &row), "10.0.0.3");
+        assert_eq!(of("10.0.0.1", ForwardedPolicy::Append, &["10.0.0.2, 10.0.0.3"]), "10.0.0.3");
+        assert_eq!(of("10.0.0.1", ForwardedPolicy::Append, &["192.0.2.99, unknown, 10.0.0.3"]), "10.0.0.3");
+    }
+
+    #[test]
+    fn an_address_may_be_written_with_a_port() {
+        let rows = [
+            ("198.51.100.7:4711", "198.51.100.7"),
+            ("[2001:db8::1]:4711", "2001:db8::"),
+            ("[2001:db8::1]", "2001:db8::"),
+            ("\"[2001:db8::1]\"", "2001:db8::"),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(of("10.0.0.1", ForwardedPolicy::Set, &[text]), expected);
+        }
+        for text in ["unknown", "_hidden", "1.2.3", "198.51.100.7 x", "198.51.100.7, x", ","] {
+            assert_eq!(of("10.0.0.1", ForwardedPolicy::Set, &[text]), "10.0.0.1", "{text}");
+        }
+    }
+}
