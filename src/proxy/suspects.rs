@@ -43,7 +43,7 @@ fn outdated_by(suspects: &Suspects, rules: &RuleSet, reinvalidate_after: Duratio
         }
         // Its fields may have named another method.
         let matches = rules.outdated_by_any(&Meant::Any, &target);
-        let what = outdated(&target, &matches, WriteEnd::NoAnswer, &HeaderMap::new(), reinvalidate_after);
+        let what = outdated(&target, &matches, WriteEnd::NoAnswer, &HeaderMap::new(), Some(reinvalidate_after));
         tags.extend(what.tags);
         what.again.into_iter().for_each(|it| again.entry(it.after).or_default().extend(it.tags));
     }

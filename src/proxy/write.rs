@@ -58,7 +58,7 @@ async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Inco
     let matches = live.rules.outdated_by_any(&methods, &asked.target);
     let nothing = HeaderMap::new();
     let reinvalidate_after = running.config.server.reinvalidate_after;
-    let unanswered = outdated(&asked.target, &matches, WriteEnd::NoAnswer, &nothing, reinvalidate_after);
+    let unanswered = outdated(&asked.target, &matches, WriteEnd::NoAnswer, &nothing, Some(reinvalidate_after));
     let tags = unanswered.all_tags();
     let intent = Intent { id: format!("{:032x}", rand::random::<u128>()).into(), tags: tags.clone() };
     let pending = running.unanswered.begin(tags);
@@ -80,8 +80,10 @@ async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Inco
     if !std::ptr::eq(&raw const *now, live) {
         matches.extend(now.rules.outdated_by_any(&methods, &asked.target));
     }
-    let what =
-        end.map(|end| outdated(&asked.target, &matches, end, fields, reinvalidate_after)).unwrap_or_default();
+    // Upstream may carry it out after it was given up, or when it has the rest of the content.
+    let may_follow = end == Some(WriteEnd::NoAnswer) || !is_whole;
+    let again = may_follow.then_some(reinvalidate_after);
+    let what = end.map(|end| outdated(&asked.target, &matches, end, fields, again)).unwrap_or_default();
     let taken =
         if what.is_empty() { None } else { Box::pin(running.cache.invalidate_for(&what, Some(&intent))).await };
     let mut delivered = what.is_empty() || taken.is_some();
@@ -301,14 +303,14 @@ async fn forward(
 
 /// What a write outdates, given how it ended: the union of all matching rules, and by RFC 9111 §4.4 the target URI
 /// and same-origin `Location` and `Content-Location` of a non-error answer.
-/// Whatever a soft rule says, a write that may or may not have been carried out outdates; and once more after
-/// `reinvalidate_after`, since upstream may carry it out after it was given up.
+/// Whatever a soft rule says, a write that may or may not have been carried out outdates. All of it is outdated once more
+/// after `may_follow`, if upstream may carry the write out later.
 pub(super) fn outdated(
     target: &Target,
     matches: &[Outdated<'_>],
     end: WriteEnd,
     answer: &HeaderMap,
-    reinvalidate_after: Duration,
+    may_follow: Option<Duration>,
 ) -> Outdating {
     let applying = || matches.iter().filter(|outdated| outdated.rule.on.applies(end));
     let grace_of = |outdated: &Outdated<'_>| outdated.rule.grace.filter(|_| end != WriteEnd::NoAnswer);
@@ -325,8 +327,9 @@ pub(super) fn outdated(
     let soft = applying().filter_map(|outdated| Some((outdated, grace_of(outdated)?)));
     let softened = softened(soft, &tags);
     let mut again = repetitions(applying());
-    if end == WriteEnd::NoAnswer {
-        again.entry(reinvalidate_after).or_default().extend(tags.iter().cloned());
+    let all = tags.iter().chain(softened.iter().map(|softened| &softened.tag));
+    if let Some(after) = may_follow.filter(|_| all.clone().next().is_some()) {
+        again.entry(after).or_default().extend(all.cloned());
     }
     let again = again.into_iter().map(|(after, tags)| Again { after, tags: tags.into_iter().collect() });
     Outdating { tags: tags.into_iter().collect(), softened, again: again.collect() }

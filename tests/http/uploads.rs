@@ -198,12 +198,19 @@ struct Shelf {
 impl Shelf {
     fn start(server: &str) -> Shelf {
         let bench = Bench::start(&rules(server));
-        let mut client = bench.client("GET /list HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-        let mut upstream = bench.upstream();
+        let shelf = Shelf { bench };
+        shelf.store();
+        shelf
+    }
+
+    /// Has it fetched and stored.
+    fn store(&self) {
+        let mut client = self.bench.client("GET /list HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let mut upstream = self.bench.upstream();
         upstream.head();
         upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nold");
-        assert!(client.rest().ends_with("old"));
-        Shelf { bench }
+        let response = client.rest();
+        assert!(response.contains("; stored") && response.ends_with("old"), "{response}");
     }
 
     fn status(&self) -> String {
@@ -255,6 +262,19 @@ fn an_answer_before_the_end_of_the_content_is_judged_like_any_answer() {
         assert_eq!(client.take(3), "why");
         if is_kept { shelf.is_kept() } else { shelf.is_invalidated() }
     }
+}
+
+#[test]
+fn a_write_that_upstream_may_go_on_with_after_its_answer_invalidates_once_more() {
+    let mut shelf = Shelf::start("reinvalidate_after = \"2s\"");
+    let mut client = shelf.bench.client(&(head(UNFINISHED) + "some"));
+    let mut upstream = shelf.bench.upstream();
+    upstream.head();
+    upstream.send(early("202 Accepted", "", ""));
+    assert_eq!(client.head()[0], "HTTP/1.1 202 Accepted");
+    shelf.is_invalidated();
+    shelf.store();
+    shelf.is_invalidated();
 }
 
 #[test]
