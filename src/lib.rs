@@ -101,7 +101,18 @@
 //!   now and then in any case. Such an upstream is then distrusted for a while, and what the connection has brought lately
 //!   is invalidated (`proxy::suspects`).
 //! - **Interim responses** go beside hyper's server, which knows one response to a request ([`upstream::interim`]).
-//! - **Only safe requests are upgraded** (WebSocket): a write with `Upgrade` is a write, and outdates.
+//! - **Only safe requests are upgraded**, to protocols that are configured (WebSocket): a write with `Upgrade` is a write, and
+//!   outdates; any other offer is ignored, and the request answered like one without it.
+//! - **Followers share the leader's failure** ([`cache::flight::ServerError`]): no answer, or an error of the server that is not
+//!   about the request. What of it is meant for one client (`Set-Cookie`, `private`, `no-store`, `Vary: *`, another variant)
+//!   stays with the leader, and followers are told the status. An error that may come from the leader's fields (none of 502, 503,
+//!   504) sends followers with other fields into one more flight together, whose failure is final.
+//! - **Followers wait without a limit only where responses are for sharing**: in families, and where such paths had shareable
+//!   responses before ([`cache::shapes`]). Elsewhere they wait for `collapse_wait`, and longer only while upstream has no free
+//!   place for them.
+//! - **`If-Match` and `If-Unmodified-Since` are ignored, never judged**, where a fresh stored response agrees with them (RFC 9110
+//!   §13.1.1, §13.1.4); else they are left to the origin (RFC 9111 §4.3.2). What is forwarded for one request alone is bounded for
+//!   each client ([`shares`]).
 //! - **A body that ends with the connection** (neither `Content-Length` nor chunked) is passed on as a whole one when the
 //!   connection is closed in order (RFC 9112 §8), and not stored, unless its family says so: one that a crashed server has
 //!   cut off looks the same. A client of HTTP/1.0, for whom every streamed body ends so, is reset when it breaks off

@@ -76,6 +76,8 @@ pub struct ServerError {
     /// Why it is not stored: `detail` in `Cache-Status`.
     pub reason: &'static str,
     pub retry_after: Option<HeaderValue>,
+    /// What the leader sent, without its conditions: it may have caused the error.
+    pub request: HeaderMap,
     /// The response, for followers that sent the same values of what it varies on. `None` if it is meant for the leader
     /// alone: then followers learn the status and no more.
     pub response: Option<(Head, Arc<Stream>)>,

@@ -341,7 +341,9 @@ async fn share_error(
     errand.end_claim(false);
     permit.close();
     let (status, retry_after) = (answer.status(), fields.get(RETRY_AFTER).cloned());
-    let error = |response| Landing::ServerError(Arc::new(ServerError { status, reason, retry_after, response }));
+    let request = errand.question.sent();
+    let error =
+        |response| Landing::ServerError(Arc::new(ServerError { status, reason, retry_after, request, response }));
     if !storable::is_error_for_all(&fields) || keep::varies_on_this_hop(&fields) {
         if let Some(direct) = direct {
             let _ = direct.send(Direct::Response(Box::new(answer), reason));

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, COOKIE};
-use http::{Method, Response, StatusCode};
+use http::{HeaderMap, Method, Response, StatusCode};
 
 use super::{Answered, Asked, Body};
 use crate::config::Config;
@@ -149,6 +149,13 @@ impl Question {
     pub fn may_collapse(&self) -> bool {
         let is_off = self.family().is_some_and(|(family, _)| family.collapse == Collapse::Off);
         !is_off && !self.is_personal() && !self.facts.no_store
+    }
+
+    /// The client's fields that go upstream with a fetch.
+    pub fn sent(&self) -> HeaderMap {
+        let mut fields = self.asked.headers.clone();
+        validation::strip_conditions(&mut fields);
+        fields
     }
 
     /// How long it waits for the fetch of another request; `None` for as long as that takes. A family says that its responses

@@ -57,6 +57,18 @@ enum Ride {
     Answered(Box<Answered>),
     /// The flight's response is not for this request: ask again, alone.
     GotOff,
+    /// The leader's request may have caused the failure: ask again, with others.
+    Again,
+}
+
+/// How a request that needs a fetch goes about it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Attempt {
+    /// With others.
+    First,
+    /// With others once more: a failure is final.
+    Second,
+    Alone,
 }
 
 /// Answers a QUERY: safe like GET, with content that is part of the key. Of one that no family names nothing is kept, so
@@ -112,19 +124,28 @@ fn refuse_content(unread: Unread) -> Answered {
 
 /// Answers a question: from the cache, or by asking upstream.
 pub(super) async fn answer(running: &Arc<Running>, question: Arc<Question>) -> Answered {
-    let mut answered = match attempt(running, &question, false).await {
+    let mut answered = match attempt(running, &question, Attempt::First).await {
         Ride::Answered(answered) => *answered,
-        // Alone there is nobody whose flight could turn out not to fit.
-        Ride::GotOff => match Box::pin(attempt(running, &question, true)).await {
-            Ride::Answered(answered) => *answered,
-            Ride::GotOff => failed(UpstreamError::Abandoned, Fwd::UriMiss),
-        },
+        Ride::Again => Box::pin(answer_again(running, &question, Attempt::Second)).await,
+        Ride::GotOff => Box::pin(answer_again(running, &question, Attempt::Alone)).await,
     };
     if running.config.server.cache_status == CacheStatus::Key {
         let key = question.canonical(running.config.server.forwarded).key;
         answered.outcome.key = Some(format!("{}:{key}", question.label()).into());
     }
     answered
+}
+
+async fn answer_again(running: &Arc<Running>, question: &Arc<Question>, second: Attempt) -> Answered {
+    let ride = match attempt(running, question, second).await {
+        Ride::GotOff if second == Attempt::Second => attempt(running, question, Attempt::Alone).await,
+        ride => ride,
+    };
+    match ride {
+        Ride::Answered(answered) => *answered,
+        // Alone there is nobody whose flight could turn out not to fit.
+        Ride::GotOff | Ride::Again => failed(UpstreamError::Abandoned, Fwd::UriMiss),
+    }
 }
 
 /// The detail of a read with credentials, for which what is stored is not meant.
@@ -138,7 +159,7 @@ pub(super) fn not_for_the_cache(live: &Live, asked: &Asked) -> Option<&'static s
     live.rules.ambiguity(&asked.method, &asked.target).map(|_| AMBIGUOUS_PATH)
 }
 
-async fn attempt(running: &Arc<Running>, question: &Arc<Question>, alone: bool) -> Ride {
+async fn attempt(running: &Arc<Running>, question: &Arc<Question>, attempt: Attempt) -> Ride {
     let primary = question.canonical(running.config.server.forwarded);
     let lookup = running
         .cache
@@ -179,7 +200,7 @@ async fn attempt(running: &Arc<Running>, question: &Arc<Question>, alone: bool) 
     if question.is_for_range() && need.stale.is_none() && !question.fetching().range_fetches_whole {
         return Ride::Answered(Box::new(Box::pin(forward(running, question, &need)).await.0));
     }
-    Box::pin(fetch(running, question, primary, &lookup, need, alone)).await
+    Box::pin(fetch(running, question, primary, &lookup, need, attempt)).await
 }
 
 /// RFC 9111 §5.2.1.7
@@ -302,7 +323,7 @@ async fn fetch(
     primary: Canonical,
     lookup: &Lookup,
     need: Need,
-    alone: bool,
+    attempt: Attempt,
 ) -> Ride {
     let key = lookup.canonical.key;
     let view = lookup.view.as_ref();
@@ -312,13 +333,13 @@ async fn fetch(
         Ok(share) => share,
         Err(refused) => return Ride::Answered(Box::new(Answered { family: question.family_id(), ..*refused })),
     };
-    let boarding = match alone || !question.may_collapse() {
+    let boarding = match attempt == Attempt::Alone || !question.may_collapse() {
         true => Boarding::Alone,
         false => running.flights.board(key, view, Instant::now()),
     };
     let permit = match boarding {
         Boarding::Join(flight) => match wait(running, question, &flight).await {
-            Some(landing) => return join(running, question, &primary, lookup, &need, landing).await,
+            Some(landing) => return join(running, question, &primary, lookup, &need, (landing, attempt)).await,
             None => running.flights.solo(key, view),
         },
         Boarding::Lead(permit) => permit,
@@ -388,7 +409,7 @@ async fn join(
     primary: &Canonical,
     lookup: &Lookup,
     need: &Need,
-    landing: Landing,
+    (landing, attempt): (Landing, Attempt),
 ) -> Ride {
     let answered = match landing {
         Landing::Streaming(ref head, _) if !is_current(running, head).await => return Ride::GotOff,
@@ -407,6 +428,7 @@ async fn join(
         Landing::ServerError(error) => match stand_in(running, question, need, Failed::Status(error.status)).await
         {
             Some(answered) => answered,
+            None if attempt == Attempt::First && may_be_caused_by_leader(&error, question) => return Ride::Again,
             None => server_error(running, question, &error, reader_of(&error, primary, question), true),
         },
         Landing::Unshared => return Ride::GotOff,
@@ -459,10 +481,22 @@ async fn told(running: &Running, question: &Question, need: &Need, failed: Faile
     match failed {
         Failed::NoAnswer(error) => unanswered(question, need, error),
         Failed::Status(status) => {
-            let error = ServerError { status, reason: "upstream-failed", retry_after: None, response: None };
+            let error = ServerError {
+                status,
+                reason: "upstream-failed",
+                retry_after: None,
+                request: HeaderMap::new(),
+                response: None,
+            };
             server_error(running, question, &error, None, true)
         }
     }
+}
+
+/// Whether an error may come from the leader's request, which differs from this one: not one that tells of upstream's state.
+/// Without this anybody who can make upstream fail by what they send could have all who follow told so.
+fn may_be_caused_by_leader(error: &ServerError, question: &Question) -> bool {
+    !matches!(error.status.as_u16(), 502..=504) && error.request != question.sent()
 }
 
 /// A follower's place in the body of an error, if its request is one for the same variant.
