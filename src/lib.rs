@@ -136,6 +136,7 @@ pub mod running;
 
 pub mod cache;
 
+pub(crate) mod connections;
 pub mod metrics;
 pub mod store;
 pub mod upstream;

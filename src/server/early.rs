@@ -7,16 +7,16 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Place;
+use super::admission::Ticket;
 use crate::upstream::interim::Line;
 
 /// A connection with its line. hyper flushes it only when nothing of its own is left to be written, and at the end of
 /// every turn of its loop: that is when the line is read. The line is empty unless a request waits for its answer, so
 /// that nothing of an answer can have been written before what the line holds, nor be written in the midst of it.
 pub(super) struct Early<S> {
+    /// Given back when the connection ends, whatever it has become; before its client can see that.
+    _ticket: Ticket,
     stream: S,
-    /// Given back when the connection ends, whatever it has become.
-    _place: Place,
     line: Arc<Line>,
     /// What was taken from the line, and how much of it has been written.
     taken: Vec<u8>,
@@ -24,8 +24,8 @@ pub(super) struct Early<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Early<S> {
-    pub(super) fn new(stream: S, line: Arc<Line>, place: Place) -> Early<S> {
-        Early { stream, line, taken: Vec::new(), at: 0, _place: place }
+    pub(super) fn new(stream: S, line: Arc<Line>, ticket: Ticket) -> Early<S> {
+        Early { stream, line, taken: Vec::new(), at: 0, _ticket: ticket }
     }
 
     /// Writes on what has been begun.
@@ -97,6 +97,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Early<S> {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::net::Ipv4Addr;
     use std::time::Duration;
 
     use http::{HeaderMap, Request, Response, StatusCode};
@@ -104,16 +105,18 @@ mod tests {
     use hyper::body::Incoming;
     use hyper_util::rt::TokioIo;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-    use tokio::sync::Semaphore;
 
     use super::*;
+    use crate::config::Server;
     use crate::metrics::Metrics;
+    use crate::server::admission::Admission;
 
     const LENGTH: usize = 10_000;
 
-    fn early(stream: DuplexStream, line: &Arc<Line>) -> Early<DuplexStream> {
-        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        Early::new(stream, Arc::clone(line), Place::new(&Arc::new(Metrics::new()), permit))
+    async fn early(stream: DuplexStream, line: &Arc<Line>) -> Early<DuplexStream> {
+        let admission = Admission::new(&Server::default(), 1, &Arc::new(Metrics::new()));
+        let ticket = admission.admit(Ipv4Addr::LOCALHOST.into()).await.unwrap();
+        Early::new(stream, Arc::clone(line), ticket)
     }
 
     /// A POST is answered at once, while its content is still being read; a GET gets a 103 before its answer.
@@ -139,7 +142,7 @@ mod tests {
     async fn an_interim_response_waits_for_the_answer_to_the_request_before() {
         let (near, mut far) = tokio::io::duplex(100);
         let line = Arc::<Line>::default();
-        let stream = TokioIo::new(early(near, &line));
+        let stream = TokioIo::new(early(near, &line).await);
         let service = hyper::service::service_fn(move |request| answer(request, Arc::clone(&line)));
         // With vectored writes hyper does not even begin before the answer is out.
         let mut server = hyper::server::conn::http1::Builder::new();

@@ -13,4 +13,7 @@ mod support;
 mod attack;
 mod others;
 
+mod connections;
+mod descriptors;
+mod heads;
 mod idle;
