@@ -93,7 +93,6 @@ impl Connections {
 
     /// Has one connection closed that is not busy, whether or not its client reads: the oldest one of the client that has
     /// the most of them. `false` if there is none.
-    #[cfg(test)]
     pub fn evict_of_largest(&self) -> bool {
         let open = self.lock();
         let free = || open.by_id.values().filter(|connection| connection.is_free());

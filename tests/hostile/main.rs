@@ -13,6 +13,7 @@ mod support;
 mod attack;
 mod others;
 
+mod admin;
 mod connections;
 mod descriptors;
 mod heads;
