@@ -4,8 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::RETRY_AFTER;
 use http::{HeaderValue, Response, StatusCode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -85,11 +84,11 @@ pub(super) fn text(over: Over) -> String {
     )
 }
 
-/// An answer to a request on an HTTP/2 stream.
+/// An answer to a request on an HTTP/2 stream. It has no content: that could not be sent to a client that gives no window,
+/// and would keep the stream open.
 pub(super) fn response(over: Over) -> Response<Body> {
-    let mut response = Response::new(Body::Whole(Bytes::from_static(content(over).as_bytes())));
+    let mut response = Response::new(Body::Empty);
     *response.status_mut() = status(over);
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

@@ -17,4 +17,5 @@ mod admin;
 mod connections;
 mod descriptors;
 mod heads;
+mod http2;
 mod idle;
