@@ -4,9 +4,10 @@
 //! Every answer but metrics and the liveness probe is JSON; every error says what to do. No route reads a request
 //! body; one that is sent is left unread, and the connection closed.
 
+use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -23,10 +24,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
+use crate::client::Client;
+use crate::connections::stall::Unstalled;
+use crate::connections::{Busy, Connection, Connections};
 use crate::running::Running;
 
 pub mod api;
@@ -35,6 +41,7 @@ pub mod census;
 pub mod desk;
 pub mod explain;
 pub mod fleet;
+pub mod guesses;
 pub mod refusal;
 pub mod report;
 pub mod routes;
@@ -42,72 +49,138 @@ pub mod trial;
 
 use auth::{Caller, Guard};
 use desk::Desk;
+use guesses::Guesses;
 use refusal::Refusal;
 
-/// Connections at a time; further ones wait in the kernel's queue.
+/// Connections at a time. A new one takes the place of one that waits for its client.
 const CONNECTIONS: usize = 64;
 /// Largest request head, bytes.
 const HEAD_MAX: usize = 64 * 1024;
 /// Pause after an accept that failed for want of descriptors, so as not to spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a client may not read what it has asked for.
+const WRITE_WITHIN: Duration = Duration::from_secs(10);
+/// How long a new connection waits for another one to end when all do something.
+const ROOM_WITHIN: Duration = Duration::from_secs(1);
 
 /// Who is at the other end of the connection.
 #[derive(Debug, Clone, Copy)]
 struct Peer(SocketAddr);
 
-/// Serves the admin until told to stop, then finishes the requests that were begun.
+/// An open connection. It is none any longer when dropped.
+struct Opened {
+    open: Arc<Connections>,
+    connection: Arc<Connection>,
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.open.close(&self.connection);
+    }
+}
+
+/// Serves the admin until told to stop, then finishes the requests that were begun. It has a thread of its own, so that
+/// probes are answered whatever the others do; all but the probes is done on the runtime that this is called on.
 pub async fn serve(running: Arc<Running>, listener: TcpListener, stop: CancellationToken) {
     let patience = running.config.server.header_timeout;
     let router = router(running);
+    let (ended, end) = oneshot::channel();
+    let begin = || -> io::Result<()> {
+        let listener = listener.into_std()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let serve = async move {
+            match TcpListener::from_std(listener) {
+                Ok(listener) => accept_all(router, listener, patience, stop).await,
+                Err(error) => tracing::error!(%error, "the admin cannot listen"),
+            }
+        };
+        let thread = std::thread::Builder::new().name("admin".to_owned());
+        thread.spawn(move || {
+            runtime.block_on(serve);
+            let _ = ended.send(());
+        })?;
+        Ok(())
+    };
+    match begin() {
+        // An error means that the thread has ended.
+        Ok(()) => drop(end.await),
+        Err(error) => tracing::error!(%error, "the admin cannot be served"),
+    }
+}
+
+async fn accept_all(router: Router, listener: TcpListener, patience: Duration, stop: CancellationToken) {
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let open = Arc::new(Connections::new());
     let mut connections = JoinSet::new();
     loop {
-        let (stream, peer, place) = tokio::select! {
-            accepted = accept(&listener, &places) => accepted,
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
             Some(_) = connections.join_next() => continue,
             () = stop.cancelled() => break,
         };
-        let serving = connection(router.clone(), stream, Peer(peer), patience, graceful.watcher());
-        connections.spawn(async move {
-            serving.await;
-            drop(place);
-        });
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "the admin cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        if !has_room(&mut connections, &open).await {
+            continue;
+        }
+        let opened = Opened { open: Arc::clone(&open), connection: open.open(Client::at(peer.ip())) };
+        connections.spawn(connection(router.clone(), stream, Peer(peer), patience, graceful.watcher(), opened));
     }
     drop(listener);
     graceful.shutdown().await;
 }
 
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
-    let place = Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed");
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => return (stream, peer, place),
-            Err(error) => {
-                tracing::warn!(%error, "the admin cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
+/// Whether one more connection may be served. If there are as many as there may be, one ends that waits for its client.
+async fn has_room(connections: &mut JoinSet<()>, open: &Connections) -> bool {
+    while connections.try_join_next().is_some() {}
+    if connections.len() < CONNECTIONS {
+        return true;
     }
+    open.evict_of_largest();
+    tokio::time::timeout(ROOM_WITHIN, connections.join_next()).await.is_ok()
 }
 
 /// `patience`: for a request head, and between requests.
-async fn connection(router: Router, stream: TcpStream, peer: Peer, patience: Duration, watcher: Watcher) {
+async fn connection(
+    router: Router,
+    stream: TcpStream,
+    peer: Peer,
+    patience: Duration,
+    watcher: Watcher,
+    opened: Opened,
+) {
     let _ = stream.set_nodelay(true);
     let router = TowerToHyperService::new(router);
-    let service = service_fn(move |mut request: http::Request<Incoming>| {
+    let service = service_fn(|mut request: http::Request<Incoming>| {
         request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(Arc::clone(&opened.connection));
         router.call(request)
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(patience).max_buf_size(HEAD_MAX);
-    if let Err(error) = watcher.watch(builder.serve_connection(TokioIo::new(stream), service)).await {
+    let stream = TokioIo::new(Unstalled::new(stream, WRITE_WITHIN, patience));
+    let served = tokio::select! {
+        served = watcher.watch(builder.serve_connection(stream, service)) => served,
+        () = opened.connection.evicted() => return,
+    };
+    if let Err(error) = served {
         tracing::debug!(target: "larder::admin", peer = %peer.0, %error, "connection ended");
     }
 }
 
 fn router(running: Arc<Running>) -> Router {
-    let gate = Gate { guard: Guard::new(&running.config.admin.tokens), running: Arc::clone(&running) };
+    let gate = Gate {
+        guard: Guard::new(&running.config.admin.tokens),
+        guesses: Mutex::new(Guesses::new(Instant::now())),
+        running: Arc::clone(&running),
+        work: Handle::current(),
+    };
     Router::new()
         .route("/", get(api::index))
         .route("/cache/health", get(api::health))
@@ -135,29 +208,87 @@ fn router(running: Arc<Running>) -> Router {
 /// What every request passes.
 struct Gate {
     guard: Guard,
+    guesses: Mutex<Guesses>,
     running: Arc<Running>,
+    /// Where everything but probes is done.
+    work: Handle,
+}
+
+impl Gate {
+    fn guesses(&self) -> MutexGuard<'_, Guesses> {
+        // Nothing between locking and unlocking panics.
+        self.guesses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a request waits before its token is looked at: its client has sent too many wrong ones.
+    fn is_slowed(&self, request: &Request) -> bool {
+        let compares = self.guard.compares(request.uri(), request.headers());
+        compares && self.guesses().is_slowed(client(request), Instant::now())
+    }
+
+    /// Who asks.
+    fn decide(&self, request: &Request) -> Result<Caller, auth::Denied> {
+        let client = client(request);
+        let decided = self.guard.decide(request.method(), request.uri(), request.headers());
+        match decided {
+            Err(auth::Denied::WrongToken) => {
+                self.running.metrics.admin_wrong_tokens.inc();
+                self.guesses().failed(client, Instant::now());
+            }
+            Ok(Caller::Bearer(_)) => self.guesses().succeeded(client),
+            _ => {}
+        }
+        decided
+    }
+
+    fn refuse(&self, request: &Request, denied: auth::Denied) -> Response {
+        let (role, is_guess) = (denied.label(), denied == auth::Denied::WrongToken);
+        let response = Refusal::from(denied).into_response();
+        // Nobody can fill the log without a token.
+        if (is_guess || !request.method().is_safe())
+            && let Some(unlogged) = self.guesses().may_log(Instant::now())
+        {
+            if is_guess {
+                let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+                tracing::warn!(
+                    target: "larder::admin",
+                    peer = peer.map(tracing::field::display),
+                    unlogged,
+                    "a request with a token that is not known"
+                );
+            }
+            if !request.method().is_safe() {
+                log(request, role, response.status());
+            }
+        }
+        response
+    }
+}
+
+fn client(request: &Request) -> Client {
+    request.extensions().get::<Peer>().map_or(Client::LARDER, |peer| Client::at(peer.0.ip()))
 }
 
 async fn pass(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
-    let caller = match gate.guard.decide(request.method(), request.uri(), request.headers()) {
+    if gate.is_slowed(&request) {
+        // Its connection may give way to another one meanwhile.
+        tokio::time::sleep(guesses::WAIT).await;
+    }
+    let caller = match gate.decide(&request) {
         Ok(caller) => caller,
-        Err(denied) => return finish(refuse(&request, denied)),
+        Err(denied) => return finish(gate.refuse(&request, denied)),
     };
-    if request.method().is_safe() {
+    if caller == Caller::Anyone {
         return finish(next.run(request).await);
     }
-    // A change is carried through, and logged, whether or not its caller waits for the answer.
-    let changing = gate.running.tasks.spawn(change(request, next, caller));
-    finish(changing.await.unwrap_or_else(|_| broken_off().into_response()))
-}
-
-fn refuse(request: &Request, denied: auth::Denied) -> Response {
-    let role = denied.label();
-    let response = Refusal::from(denied).into_response();
-    if !request.method().is_safe() {
-        log(request, role, response.status());
-    }
-    response
+    let _busy: Option<Busy> = request.extensions().get::<Arc<Connection>>().map(Connection::begin);
+    let done = if request.method().is_safe() {
+        AbortOnDropHandle::new(gate.work.spawn(next.run(request))).await
+    } else {
+        // A change is carried through, and logged, whether or not its caller waits for the answer.
+        gate.running.tasks.spawn_on(change(request, next, caller), &gate.work).await
+    };
+    finish(done.unwrap_or_else(|_| broken_off().into_response()))
 }
 
 async fn change(request: Request, next: Next, caller: Caller) -> Response {
@@ -185,7 +316,7 @@ fn log(request: &Request, role: &'static str, status: StatusCode) {
 
 fn broken_off() -> Refusal {
     let status = StatusCode::INTERNAL_SERVER_ERROR;
-    Refusal::new(status, "the change was broken off", "send it again; if it is broken off again, look at the log")
+    Refusal::new(status, "this was broken off", "send it again; if it is broken off again, look at the log")
 }
 
 /// Answers hold for the moment, and are what their type says.

@@ -211,8 +211,16 @@ pub struct Server {
     pub header_timeout: Duration,
     /// `drain_timeout`: how long shutdown waits for what runs, default 30s
     pub drain_timeout: Duration,
-    /// `max_connections` from clients, default 10000
-    pub max_connections: usize,
+    /// `max_connections` from clients; default 10000, or fewer if the process may not have so many descriptors
+    pub max_connections: Option<usize>,
+    /// `max_connections_per_client`, default a quarter of `max_connections`
+    pub max_connections_per_client: Option<usize>,
+    /// `max_streams_per_client`: HTTP/2 streams of one client over all its connections, default 1000; all together may have
+    /// four times as many
+    pub max_streams_per_client: usize,
+    /// `max_heads`: what unfinished request heads of more than 8 KiB may take together, bytes, default 32MiB; those of one
+    /// client may take a quarter of it
+    pub max_heads: u64,
     /// `max_upstream_requests` at a time, default 512; further ones wait
     pub max_upstream_requests: usize,
     /// `max_unshared_per_client`: reads of one client at a time that no other request can share and the cache does not

@@ -20,6 +20,7 @@
 //! |---|---|
 //! | [`cli`] | arguments, `check`, `explain`, exit codes |
 //! | [`server`], [`watch`] | listeners and shutdown; the rules file on disk |
+//! | `connections` | the open connections of a listener: which of them may give way |
 //! | [`admin`] | the second listener: health, purge, rules, metrics |
 //! | [`proxy`] | a request from the client's side; [`proxy::account`] tells what would become of one |
 //! | [`running`] | what both of them work on |
@@ -152,6 +153,7 @@ pub mod running;
 
 pub mod cache;
 
+pub(crate) mod connections;
 pub mod metrics;
 pub mod store;
 pub mod upstream;

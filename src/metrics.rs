@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::outcome::Kind;
+use crate::shares::Over;
 
 /// The label of requests whose path no family claims.
 pub const NO_FAMILY: &str = "none";
@@ -81,6 +82,11 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Connections from clients since the start.
     pub connections_total: Counter,
+    /// Idle connections from clients that were closed to make room.
+    pub connections_evicted: Counter,
+    refused: Family<RefusalLabels, Counter>,
+    /// Requests to the admin with a token that is not known.
+    pub admin_wrong_tokens: Counter,
     /// Entries in L1, set when metrics are asked for.
     pub memory_entries: Gauge,
     /// Bytes in L1, set when metrics are asked for.
@@ -98,6 +104,12 @@ pub struct Metrics {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabels {
     reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusalLabels {
+    what: &'static str,
+    bound: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -168,6 +180,9 @@ impl Metrics {
             lease_held: Gauge::default(),
             connections: Gauge::default(),
             connections_total: Counter::default(),
+            connections_evicted: Counter::default(),
+            refused: Family::default(),
+            admin_wrong_tokens: Counter::default(),
             memory_entries: Gauge::default(),
             memory_bytes: Gauge::default(),
             evictions: Gauge::default(),
@@ -255,6 +270,21 @@ impl Metrics {
         registry.register("lease_held", "1 while memory is served under a lease", self.lease_held.clone());
         registry.register("connections", "Open connections from clients", self.connections.clone());
         registry.register("accepted", "Connections accepted", self.connections_total.clone());
+        registry.register(
+            "connections_evicted",
+            "Idle connections from clients that were closed to make room for others",
+            self.connections_evicted.clone(),
+        );
+        registry.register(
+            "refused",
+            "What was refused to clients, by what it was and whose bound was reached: one client's (429) or that of all (503)",
+            self.refused.clone(),
+        );
+        registry.register(
+            "admin_wrong_tokens",
+            "Requests to the admin with a token that is not known",
+            self.admin_wrong_tokens.clone(),
+        );
         registry.register("memory_entries", "Entries in memory", self.memory_entries.clone());
         registry.register_with_unit("memory", "Bytes in memory", Unit::Bytes, self.memory_bytes.clone());
         registry.register("memory_evictions", "Entries evicted from memory for space", self.evictions.clone());
@@ -347,6 +377,15 @@ impl Metrics {
             self.stored_keys.get_or_create_owned(&labels).set(number(keys));
             self.stored_bytes.get_or_create_owned(&labels).set(number(bytes));
         }
+    }
+
+    /// A client was refused something. `what`: `connections`, `heads`, `streams`.
+    pub fn refused(&self, over: Over, what: &'static str) {
+        let bound = match over {
+            Over::Client => "client",
+            Over::All => "all",
+        };
+        self.refused.get_or_create_owned(&RefusalLabels { what, bound }).inc();
     }
 
     /// A fetched response was not stored.

@@ -1,5 +1,6 @@
 //! Listeners, accepting, and shutdown: stop accepting, finish what runs, finish writes and their invalidations.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -14,12 +15,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::admin;
 use crate::config::{Config, Server};
+use crate::connections::stall::Unstalled;
 use crate::metrics::Metrics;
 use crate::proxy::{self, Body, suspects, turn};
 use crate::running::Running;
@@ -29,15 +30,22 @@ use crate::upstream::interim::Line;
 use crate::upstream::{Upstream, UpstreamFault};
 use crate::watch;
 
+mod admission;
+pub mod descriptors;
 mod early;
+mod heads;
 mod linger;
-mod stall;
+mod refuse;
 mod streams;
+mod tracked;
 
+use admission::{Admission, Ticket};
 use early::Early;
+use heads::Counted;
 use linger::{LastRequest, Lingering};
-use stall::Unstalled;
+use refuse::Refuser;
 use streams::{Runner, Streams};
+use tracked::Tracked;
 
 /// Streams at a time on an HTTP/2 connection: RFC 9113 §6.5.2 recommends no fewer than 100.
 const STREAMS: u32 = 100;
@@ -79,6 +87,8 @@ pub enum ServeError {
          clear the cache when the store is back (POST /cache/clear)"
     )]
     Undelivered(usize),
+    #[error(transparent)]
+    Descriptors(#[from] descriptors::TooFew),
     #[error(transparent)]
     Upstream(#[from] UpstreamFault),
     #[error(transparent)]
@@ -142,10 +152,11 @@ pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Fut
 ///
 /// # Errors
 ///
-/// No upstream, or a store that rejects the configuration. A store that is merely away is no error: requests go
+/// No upstream, too few descriptors, or a store that rejects the configuration. A store that is merely away is no error: requests go
 /// upstream until it is there.
 pub async fn assemble(config: Config) -> Result<Arc<Running>, ServeError> {
     let url = config.server.upstream.clone().ok_or(ServeError::NoUpstream)?;
+    connections(&config.server)?;
     let upstream = Upstream::new(&url, &config.server)?;
     let mut is_there = false;
     let store: Option<Arc<dyn Store>> = match &config.store {
@@ -168,57 +179,52 @@ pub async fn assemble(config: Config) -> Result<Arc<Running>, ServeError> {
     Ok(running)
 }
 
+/// How many connections from clients there may be.
+fn connections(server: &Server) -> Result<usize, descriptors::TooFew> {
+    descriptors::fit(descriptors::limit(), server.max_connections, server.max_upstream_requests)
+}
+
 /// Accepts until told to stop, then waits for the connections to finish.
 async fn accept(running: Arc<Running>, listener: TcpListener, stop: CancellationToken) {
+    let server = &running.config.server;
+    // That they fit was looked at before; the limit may have been lowered since.
+    let most = connections(server).unwrap_or_else(|fault| fault.room.max(1));
+    tracing::info!(
+        max_connections = most,
+        configured = server.max_connections,
+        descriptors = descriptors::limit(),
+        max_upstream_requests = server.max_upstream_requests,
+        "connections from clients fit among the descriptors of the process"
+    );
+    let (admission, refuser) = (Admission::new(server, most, &running.metrics), Refuser::new());
     let connections = TaskTracker::new();
-    let places = Arc::new(Semaphore::new(running.config.server.max_connections));
     loop {
-        // A connection beyond the limit waits in the kernel's queue.
-        let place = tokio::select! {
-            place = Arc::clone(&places).acquire_owned() => place,
-            () = stop.cancelled() => break,
-        };
-        // The semaphore is never closed.
-        let Ok(place) = place else { break };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => break,
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
+            // The client has gone before it was accepted.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
+                admission.make_room();
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let (running, end) = (Arc::clone(&running), stop.child_token());
-        let place = Place::new(&running.metrics, place);
-        connections.spawn(async move { connection(&running, stream, peer.ip(), end, place).await });
+        match admission.admit(peer.ip()).await {
+            Ok(ticket) => {
+                let (running, end) = (Arc::clone(&running), stop.child_token());
+                connections.spawn(async move { connection(&running, stream, peer.ip(), end, ticket).await });
+            }
+            Err(over) => refuser.refuse(stream, over),
+        }
     }
     drop(listener);
     connections.close();
     connections.wait().await;
-}
-
-/// A client's place among the connections, and in the count of them.
-struct Place {
-    metrics: Arc<Metrics>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Place {
-    fn new(metrics: &Arc<Metrics>, permit: OwnedSemaphorePermit) -> Place {
-        metrics.connections_total.inc();
-        metrics.connections.inc();
-        Place { metrics: Arc::clone(metrics), _permit: permit }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.metrics.connections.dec();
-    }
 }
 
 /// Serves a connection until its client ends it, or `end` does when its requests are answered.
@@ -227,26 +233,42 @@ async fn connection(
     stream: TcpStream,
     client: IpAddr,
     end: CancellationToken,
-    place: Place,
+    ticket: Ticket,
 ) {
     let _ = stream.set_nodelay(true);
     let server = &running.config.server;
     let (line, streams, last) = (Arc::<Line>::default(), Streams::new(), Arc::<LastRequest>::default());
     let idle = Idle { streams: Arc::clone(&streams), patience: server.header_timeout, end: end.clone() };
+    let place = Arc::clone(&ticket.0);
     // With the stream goes the place: an upgraded connection outlives this function.
-    let stream = Lingering::new(stream, Arc::clone(&last), place);
-    let stream = Unstalled::new(stream, server.idle_timeout, server.header_timeout)
-        .when_http2(move || AbortOnDropHandle::new(tokio::spawn(idle.watch())));
+    let stream = Lingering::new(stream, Arc::clone(&last), ticket);
+    let stream = Unstalled::new(stream, server.idle_timeout, server.header_timeout).when_http2(move || {
+        idle.streams.speak();
+        AbortOnDropHandle::new(tokio::spawn(idle.watch()))
+    });
+    let stream = Counted::new(stream, &place, &streams);
     let stream = Early::new(stream, Arc::clone(&line));
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = service_fn(|request: Request<Incoming>| {
         let (running, line, last) = (Arc::clone(running), Arc::clone(&line), Arc::clone(&last));
-        async move { answer(running, request, client, line, &last).await }
+        let streams = Arc::clone(&streams);
+        let (place, busy) = (Arc::clone(&place), place.begin(request.headers()));
+        async move {
+            let response = match place.streams(streams.open()) {
+                Ok(()) => answer(running, request, client, line, &last).await,
+                Err(over) => refuse::response(over),
+            };
+            Ok::<_, Infallible>(response.map(|body| Tracked { body, busy }))
+        }
     });
     let builder = builder(server, Runner::new(&streams, server.idle_timeout));
     let mut serving = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let served = tokio::select! {
         biased;
         served = &mut serving => served,
+        () = place.connection.evicted() => {
+            tracing::debug!(%client, "idle connection closed to make room");
+            return;
+        }
         () = end.cancelled() => {
             serving.as_mut().graceful_shutdown();
             tokio::select! {
@@ -256,6 +278,8 @@ async fn connection(
             }
         }
     };
+    // It is over, or upgraded.
+    place.connection.keep();
     if let Err(error) = served {
         tracing::debug!(%client, error, "connection ended");
     }
@@ -270,7 +294,6 @@ struct Idle {
 
 impl Idle {
     async fn watch(self) {
-        self.streams.speak();
         self.streams.idle_for(self.patience).await;
         self.end.cancel();
     }
@@ -282,7 +305,7 @@ async fn answer(
     client: IpAddr,
     line: Arc<Line>,
     last: &LastRequest,
-) -> Result<Response<Body>, std::convert::Infallible> {
+) -> Response<Body> {
     let version = request.version();
     // A stream of HTTP/2 that is not read any more is reset, and the others go on.
     last.begin(version != Version::HTTP_2 && !request.body().is_end_stream());
@@ -293,9 +316,9 @@ async fn answer(
             last.end_with_connection();
         }
         turn::give();
-        return Ok(response);
+        return response;
     }
-    Ok(line.answer(|interim| proxy::handle(&running, request, client, Some(interim))).await)
+    line.answer(|interim| proxy::handle(&running, request, client, Some(interim))).await
 }
 
 fn builder(server: &Server, runner: Runner) -> Builder<Runner> {

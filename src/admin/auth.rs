@@ -81,9 +81,14 @@ impl Guard {
         Guard { tokens: known.map(|known| (known.role, digest(&known.token))).collect() }
     }
 
+    /// Whether a request shows a token that is to be compared.
+    pub fn compares(&self, uri: &Uri, headers: &HeaderMap) -> bool {
+        !is_open(uri) && !self.tokens.is_empty() && bearer(headers).is_some()
+    }
+
     /// Whether a request is answered.
     pub fn decide(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Caller, Denied> {
-        if OPEN.contains(&uri.path()) {
+        if is_open(uri) {
             return Ok(Caller::Anyone);
         }
         if self.tokens.is_empty() {
@@ -125,6 +130,10 @@ impl Denied {
             Denied::NoToken | Denied::WrongToken | Denied::ForeignHost(_) | Denied::ForeignOrigin => "nobody",
         }
     }
+}
+
+fn is_open(uri: &Uri) -> bool {
+    OPEN.contains(&uri.path())
 }
 
 fn needed(method: &Method) -> Role {

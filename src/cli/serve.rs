@@ -7,7 +7,7 @@ use tracing_subscriber::EnvFilter;
 use super::ServeArguments;
 use crate::config::{Config, LogFormat};
 use crate::rules::Warning;
-use crate::server::{self, Ended, Listeners, ServeError};
+use crate::server::{self, Ended, Listeners, ServeError, descriptors};
 
 pub(super) fn serve(arguments: ServeArguments) -> u8 {
     let json = arguments.json;
@@ -20,15 +20,21 @@ pub(super) fn serve(arguments: ServeArguments) -> u8 {
         config.log.format = LogFormat::Json;
     }
     start_log(&config);
+    if let Err(error) = descriptors::raise() {
+        tracing::warn!(%error, "cannot raise the soft limit of descriptors to the hard one");
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(&format!("cannot start: {error}"), 1),
     };
     match runtime.block_on(until_stopped(config, json)) {
         Ok(()) => 0,
-        Err(error @ (ServeError::NoUpstream | ServeError::Upstream(_) | ServeError::StoreSetup(_))) => {
-            complain(&error.to_string(), 2)
-        }
+        Err(
+            error @ (ServeError::NoUpstream
+            | ServeError::Descriptors(_)
+            | ServeError::Upstream(_)
+            | ServeError::StoreSetup(_)),
+        ) => complain(&error.to_string(), 2),
         Err(error) => complain(&error.to_string(), 1),
     }
 }

@@ -47,7 +47,10 @@ impl Default for Server {
             idle_timeout: Duration::from_secs(30),
             header_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(30),
-            max_connections: 10_000,
+            max_connections: None,
+            max_connections_per_client: None,
+            max_streams_per_client: 1000,
+            max_heads: 32 << 20,
             max_upstream_requests: 512,
             max_unshared_per_client: 128,
             collapse_wait: Duration::from_secs(1),
@@ -103,7 +106,6 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
         timeout("header_timeout", &mut server.header_timeout);
         timeout("drain_timeout", &mut server.drain_timeout);
         timeout("stream_timeout", &mut server.stream_timeout);
-        set(&mut server.max_connections, table.item("max_connections").and_then(|item| count(&item, &COUNT)));
         let requests = table.item("max_upstream_requests").and_then(|item| count(&item, &COUNT));
         set(&mut server.max_upstream_requests, requests);
         server.max_unshared_per_client = usual_unshared(server.max_upstream_requests);
@@ -113,6 +115,7 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
         set(&mut server.upgrades, table.item("upgrades").and_then(|item| read_upgrades(&item)));
         let head = table.item("max_head").and_then(|item| item.size(&(8192..=1 << 20)));
         set(&mut server.max_head, head.and_then(|size| usize::try_from(size).ok()));
+        read_clients(&mut table, &mut server);
         let query = table.item("max_query_body").and_then(|item| item.size(&(0..=16 << 20)));
         set(&mut server.max_query_body, query);
         set(&mut server.upload_rate, table.item("upload_rate").and_then(|item| item.size(&(0..=1 << 30))));
@@ -131,6 +134,32 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
         server.upstream = Some(upstream);
     }
     server
+}
+
+/// What of `[server]` says how much clients may have at a time.
+fn read_clients(table: &mut Table<'_>, server: &mut Server) {
+    server.max_connections = table.item("max_connections").and_then(|item| count(&item, &COUNT));
+    if let Some(item) = table.item("max_connections_per_client") {
+        server.max_connections_per_client = count(&item, &COUNT);
+        let total = server.max_connections.unwrap_or(1_000_000);
+        if server.max_connections_per_client.is_some_and(|share| share > total) {
+            item.fault(
+                "is more than max_connections, which no client can have",
+                "lower it, or raise max_connections",
+            );
+        }
+    }
+    let streams = table.item("max_streams_per_client").and_then(|item| count(&item, &COUNT));
+    set(&mut server.max_streams_per_client, streams);
+    let heads = table.item("max_heads");
+    let sum = heads.as_ref().and_then(|item| item.size(&(256 << 10..=1 << 40)));
+    set(&mut server.max_heads, sum);
+    if let Some(item) = heads.filter(|_| sum.is_some_and(|sum| sum / 4 < server.max_head as u64)) {
+        item.fault(
+            "is less than four times max_head: no client could send the largest head",
+            "raise it, or lower max_head",
+        );
+    }
 }
 
 /// `[admin]`

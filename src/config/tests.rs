@@ -200,6 +200,23 @@ fn each_fault_in_the_other_tables_has_its_place_and_remedy() {
         ("[server]\nlogin = '/login(.*'", 11, 16, "faulty at its character 7", "regex"),
         ("[server]\nmax_connections = 0", 11, 19, "0 is out of range", "from 1 to 1000000"),
         ("[server]\nmax_connections = -5", 11, 19, "-5 is out of range", "from 1"),
+        (
+            "[server]\nmax_connections = 4\nmax_connections_per_client = 5",
+            12,
+            30,
+            "is more than max_connections",
+            "lower it, or raise max_connections",
+        ),
+        ("[server]\nmax_connections_per_client = 0", 11, 30, "0 is out of range", "from 1 to 1000000"),
+        ("[server]\nmax_streams_per_client = 0", 11, 26, "0 is out of range", "from 1 to 1000000"),
+        ("[server]\nmax_heads = '1KiB'", 11, 13, "is out of range", "write 256.0 KiB"),
+        (
+            "[server]\nmax_head = '1MiB'\nmax_heads = '1MiB'",
+            12,
+            13,
+            "less than four times max_head",
+            "lower max_head",
+        ),
         ("[server]\nmax_connections = '5'", 11, 19, "must be a whole number, not a string", "without quotes"),
         ("[server]\nlistn = ''", 11, 1, "[server]: unknown key \"listn\"", "did you mean \"listen\"?"),
         ("[[server]]\nlisten = ''", 10, 1, "server must be a table, not a list", "[name]"),
@@ -388,7 +405,7 @@ fn all_tables_are_read() {
         config.server.drain_timeout,
     ];
     assert_eq!(timeouts.map(|limit| limit.as_secs()), [1, 5, 6, 7, 8]);
-    assert_eq!((config.server.max_connections, config.server.max_upstream_requests), (1000, 16));
+    assert_eq!((config.server.max_connections, config.server.max_upstream_requests), (Some(1000), 16));
     assert_eq!(config.server.upload_rate, 2048);
     assert_eq!(config.server.on_incomplete, OnIncomplete::Invalidate);
     assert!(config.server.login.as_ref().is_some_and(|login| login.is_match("/login/again")));

@@ -13,6 +13,7 @@ use crate::upstream::interim::Line;
 /// every turn of its loop: that is when the line is read. The line is empty unless a request waits for its answer, so
 /// that nothing of an answer can have been written before what the line holds, nor be written in the midst of it.
 pub(super) struct Early<S> {
+    /// Given back when the connection ends, whatever it has become; before its client can see that.
     stream: S,
     line: Arc<Line>,
     /// What was taken from the line, and how much of it has been written.

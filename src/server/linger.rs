@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 
-use super::Place;
+use super::admission::Ticket;
 
 /// How long the rest of a content is read.
 const LINGER: Duration = Duration::from_secs(30);
@@ -60,12 +60,12 @@ pub(super) struct Lingering {
     /// All that was to be sent has been.
     is_shut: bool,
     /// Given back when the connection ends, whatever it has become.
-    place: Option<Place>,
+    ticket: Option<Ticket>,
 }
 
 impl Lingering {
-    pub fn new(stream: TcpStream, last: Arc<LastRequest>, place: Place) -> Lingering {
-        Lingering { stream: Some(stream), last, is_ended: false, is_shut: false, place: Some(place) }
+    pub fn new(stream: TcpStream, last: Arc<LastRequest>, ticket: Ticket) -> Lingering {
+        Lingering { stream: Some(stream), last, is_ended: false, is_shut: false, ticket: Some(ticket) }
     }
 
     fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
@@ -113,7 +113,7 @@ impl AsyncWrite for Lingering {
 
 impl Drop for Lingering {
     fn drop(&mut self) {
-        let (Some(stream), place) = (self.stream.take(), self.place.take()) else { return };
+        let (Some(stream), ticket) = (self.stream.take(), self.ticket.take()) else { return };
         if self.last.ends_with_connection.load(Ordering::Relaxed) && !self.is_shut {
             // As far as the system allows: it is closed in any case.
             let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
@@ -128,7 +128,7 @@ impl Drop for Lingering {
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(async move {
                 let _ = tokio::time::timeout(LINGER, read_on(stream)).await;
-                drop(place);
+                drop(ticket);
             });
         }
     }
@@ -149,24 +149,33 @@ async fn read_on(mut stream: TcpStream) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Server;
     use crate::metrics::Metrics;
+    use crate::server::admission::Admission;
     use std::io::{ErrorKind, Read, Write};
-    use std::net::{TcpListener, TcpStream as Client};
-    use tokio::sync::Semaphore;
+    use std::net::{Ipv4Addr, TcpListener, TcpStream as Client};
 
-    /// A connection, its client, and the places that it may take.
-    async fn connected(last: &Arc<LastRequest>) -> (Lingering, Client, Arc<Semaphore>) {
+    /// A connection, its client, and the count of connections.
+    async fn connected(last: &Arc<LastRequest>) -> (Lingering, Client, Arc<Metrics>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let client = listener.accept().unwrap().0;
-        let places = Arc::new(Semaphore::new(1));
-        let place = Place::new(&Arc::new(Metrics::new()), Arc::clone(&places).try_acquire_owned().unwrap());
-        (Lingering::new(stream, Arc::clone(last), place), client, places)
+        let metrics = Arc::new(Metrics::new());
+        let admission = Admission::new(&Server::default(), 1, &metrics);
+        let ticket = admission.admit(Ipv4Addr::LOCALHOST.into()).await.unwrap();
+        (Lingering::new(stream, Arc::clone(last), ticket), client, metrics)
+    }
+
+    /// Waits until no connection counts any more.
+    async fn given_back(metrics: &Metrics) {
+        while metrics.connections.get() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// What the client reads after it has sent much that nobody read.
     async fn answer_of(last: &Arc<LastRequest>) -> Result<String, ErrorKind> {
-        let (mut connection, mut client, places) = connected(last).await;
+        let (mut connection, mut client, metrics) = connected(last).await;
         client.write_all(b"some").unwrap();
         connection.read_exact(&mut [0; 2]).await.unwrap();
         connection.write_all(b"answer").await.unwrap();
@@ -181,7 +190,7 @@ mod tests {
             Ok(answer)
         });
         let answer = answer.await.unwrap();
-        let _ = places.acquire().await.unwrap();
+        given_back(&metrics).await;
         answer
     }
 
@@ -205,13 +214,13 @@ mod tests {
             if ends_with_connection {
                 last.end_with_connection();
             }
-            let (mut connection, mut client, places) = connected(&last).await;
+            let (mut connection, mut client, metrics) = connected(&last).await;
             connection.write_all(b"some").await.unwrap();
             if is_shut {
                 connection.shutdown().await.unwrap();
             }
             drop(connection);
-            assert_eq!(places.available_permits(), 1, "its place is free at once");
+            assert_eq!(metrics.connections.get(), 0, "its place is free at once");
             let end = client.read_to_end(&mut Vec::new()).map_err(|error| error.kind());
             assert_eq!(end, expected, "{ends_with_connection} {is_shut}");
         }

@@ -47,6 +47,11 @@ impl Streams {
         self.spoken.load(Ordering::Acquire)
     }
 
+    /// How many are open.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
     /// Returns when no stream has been open for `patience`, at most twice that: it looks once in that time.
     pub async fn idle_for(&self, patience: Duration) {
         loop {

@@ -1,7 +1,10 @@
 //! What attackers are made of: raw connections from an address of their own.
 
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -37,4 +40,69 @@ pub fn open(count: usize, to: SocketAddr, bytes: &[u8]) -> Vec<TcpStream> {
             Some(stream)
         })
         .collect()
+}
+
+/// Everything that comes on a connection until it ends or nothing comes for a while.
+pub fn rest(stream: &mut TcpStream) -> String {
+    let (mut all, mut piece) = (Vec::new(), [0; 4096]);
+    while let Ok(count) = stream.read(&mut piece)
+        && count > 0
+    {
+        all.extend_from_slice(&piece[..count]);
+    }
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+/// Whether a connection has ended; what comes on it is thrown away.
+pub fn has_ended(stream: &mut TcpStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    let ended = loop {
+        match stream.read(&mut [0; 4096]) {
+            Ok(0) => break true,
+            Ok(_) => {}
+            Err(error) => break error.kind() != ErrorKind::WouldBlock,
+        }
+    };
+    stream.set_nonblocking(false).unwrap();
+    ended
+}
+
+/// Does something again and again in threads, until dropped.
+pub struct Flood {
+    stop: Arc<AtomicBool>,
+    rounds: Arc<AtomicUsize>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Flood {
+    /// `round` is called again and again in each of so many threads.
+    pub fn start(threads: usize, round: impl Fn() + Send + Clone + 'static) -> Flood {
+        let (stop, rounds): (Arc<AtomicBool>, Arc<AtomicUsize>) = Default::default();
+        let threads = (0..threads)
+            .map(|_| {
+                let (stop, rounds, round) = (Arc::clone(&stop), Arc::clone(&rounds), round.clone());
+                thread::spawn(move || {
+                    while !stop.load(SeqCst) {
+                        round();
+                        rounds.fetch_add(1, SeqCst);
+                    }
+                })
+            })
+            .collect();
+        Flood { stop, rounds, threads }
+    }
+
+    /// Rounds so far.
+    pub fn rounds(&self) -> usize {
+        self.rounds.load(SeqCst)
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.stop.store(true, SeqCst);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
 }

@@ -13,7 +13,12 @@ mod support;
 mod attack;
 mod others;
 
+mod admin;
+mod connections;
+mod descriptors;
 mod forced;
+mod heads;
+mod http2;
 mod idle;
 mod storms;
 mod writes;

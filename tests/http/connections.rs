@@ -220,20 +220,21 @@ fn an_upgraded_connection_takes_a_place_at_upstream() {
 fn an_upgraded_connection_keeps_its_place_among_the_clients() {
     let bench = Bench::start("[server]\nmax_connections = 1\n");
     let (client, upstream) = switched(&bench);
-    let mut waiting = bench.client(GET);
     let connections = || {
         let text = bench.larder.admin_get("/metrics").text();
         let line = text.lines().find_map(|line| line.strip_prefix("larder_connections ")?.parse::<u64>().ok());
         line.expect("it is always exposed")
     };
     assert_eq!(connections(), 1);
-    assert!(waiting.is_silent());
+    assert_eq!(bench.client(GET).head()[0], "HTTP/1.1 429 Too Many Requests");
     client.leave();
     upstream.leave();
+    eventually("its place is free", || connections() == 0);
+    let mut next = bench.client(GET);
     let mut upstream = bench.upstream();
     upstream.head();
     upstream.send(OK);
-    assert_eq!(waiting.head()[0], "HTTP/1.1 200 OK");
+    assert_eq!(next.head()[0], "HTTP/1.1 200 OK");
 }
 
 #[test]
@@ -498,21 +499,25 @@ fn a_client_that_does_not_end_its_head_is_left() {
     }
 }
 
+/// RFC 6585 §4
 #[test]
-fn a_connection_too_many_waits_until_another_one_ends() {
-    let bench = Bench::start("[server]\nmax_connections = 2\n");
-    let first = bench.client("");
-    let second = bench.client("G");
-    let mut third = bench.client(GET);
-    // The two fill the places: nothing of the third is read, whatever else happens.
-    eventually("both are counted", || {
-        bench.larder.admin_get("/metrics").text().contains("\nlarder_connections 2")
-    });
-    assert!(third.is_silent());
+fn a_connection_over_the_share_of_its_client_is_refused_at_once() {
+    let bench = Bench::start("[server]\nmax_connections = 4\n");
+    let first = bench.client("G");
+    eventually("it is counted", || bench.larder.admin_get("/metrics").text().contains("\nlarder_connections 1"));
+    let head = bench.client(GET).head();
+    assert_eq!(head[0], "HTTP/1.1 429 Too Many Requests");
+    for field in ["retry-after: 1", "connection: close"] {
+        assert!(head.iter().any(|line| line == field), "{head:?}");
+    }
+    assert_eq!(bench.larder.metric("larder_refused_total{what=\"connections\",bound=\"client\"}"), 1);
     first.leave();
+    eventually("its place is free", || {
+        bench.larder.admin_get("/metrics").text().contains("\nlarder_connections 0")
+    });
+    let mut next = bench.client(GET);
     let mut upstream = bench.upstream();
     upstream.head();
     upstream.send(OK);
-    assert_eq!(third.head()[0], "HTTP/1.1 200 OK");
-    drop(second);
+    assert_eq!(next.head()[0], "HTTP/1.1 200 OK");
 }

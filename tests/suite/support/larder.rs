@@ -1,5 +1,6 @@
 //! The binary as a process.
 
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,6 +20,8 @@ pub struct Plan {
     rules: Option<String>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    /// Soft and hard limit.
+    descriptors: Option<(u64, u64)>,
 }
 
 /// A running `larder serve`.
@@ -68,6 +71,13 @@ impl Plan {
         self
     }
 
+    /// The process may have so many descriptors open: the soft limit and the hard one.
+    #[allow(dead_code, reason = "the attacks use it")]
+    pub fn descriptors(mut self, soft: u64, hard: u64) -> Plan {
+        self.descriptors = Some((soft, hard));
+        self
+    }
+
     /// Starts it and waits until it accepts.
     #[track_caller]
     pub fn start(&self) -> Larder {
@@ -100,7 +110,15 @@ impl Plan {
     }
 
     fn spawn(&self, dir: &TempDir) -> Child {
-        let mut command = command(dir);
+        let mut command = match self.descriptors {
+            Some((soft, hard)) => {
+                let script = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$@\"");
+                let mut shell = prepared("/bin/sh", dir);
+                shell.args(["-c", &script, "sh"]).arg(binary());
+                shell
+            }
+            None => command(dir),
+        };
         command.arg("serve");
         if self.rules.is_some() {
             command.args(["--rules", "rules.toml"]);
@@ -134,11 +152,18 @@ pub fn larder(rules: Option<&str>, arguments: &[&str]) -> Exit {
     end(command(&dir).args(arguments).spawn().unwrap())
 }
 
-/// The binary, undisturbed by the environment of whoever runs the tests. LARDER_TEST_BINARY names another one than that
-/// which was built with the tests, by its absolute path.
 fn command(dir: &TempDir) -> Command {
-    let built = || env!("CARGO_BIN_EXE_larder").into();
-    let mut command = Command::new(std::env::var_os("LARDER_TEST_BINARY").unwrap_or_else(built));
+    prepared(binary(), dir)
+}
+
+/// LARDER_TEST_BINARY names another binary than that which was built with the tests, by its absolute path.
+fn binary() -> OsString {
+    std::env::var_os("LARDER_TEST_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_larder").into())
+}
+
+/// A program, undisturbed by the environment of whoever runs the tests.
+fn prepared(program: impl AsRef<OsStr>, dir: &TempDir) -> Command {
+    let mut command = Command::new(program);
     command.env_clear().current_dir(dir.path());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
@@ -257,6 +282,22 @@ impl Larder {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    /// The memory that the process has now, in bytes.
+    #[allow(dead_code, reason = "the attacks use it")]
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    /// What a metric says, by its name with labels: `larder_refused_total{…}`. 0 if there is none.
+    #[track_caller]
+    pub fn metric(&self, name: &str) -> u64 {
+        let text = self.admin_get("/metrics").text();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0, |value| value.parse().unwrap())
     }
 
     /// Its process.

@@ -16,7 +16,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A connection that fails when nothing could be written for `patience`, or when it is not known in time which protocol
 /// the client speaks.
-pub(super) struct Unstalled<S> {
+pub(crate) struct Unstalled<S> {
     stream: S,
     patience: Duration,
     deadline: Option<Pin<Box<Sleep>>>,
@@ -62,13 +62,13 @@ impl Opening {
 
 impl<S> Unstalled<S> {
     /// `opening`: how long the client may take to show which protocol it speaks.
-    pub(super) fn new(stream: S, patience: Duration, opening: Duration) -> Unstalled<S> {
+    pub(crate) fn new(stream: S, patience: Duration, opening: Duration) -> Unstalled<S> {
         let opening = Some(Opening { seen: 0, deadline: Box::pin(tokio::time::sleep(opening)) });
         Unstalled { stream, patience, deadline: None, opening, http2: Http2::Other }
     }
 
     /// Begins something to run beside a connection that turns out to be one of HTTP/2.
-    pub(super) fn when_http2(
+    pub(crate) fn when_http2(
         self,
         begin: impl FnOnce() -> AbortOnDropHandle<()> + Send + 'static,
     ) -> Unstalled<S> {

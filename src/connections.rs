@@ -1,0 +1,219 @@
+//! The connections of a listener, each with what it is doing: so that those which do nothing can give way to new ones.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+use crate::client::Client;
+
+pub(crate) mod stall;
+
+/// The open connections of a listener.
+#[derive(Debug)]
+pub(crate) struct Connections {
+    start: Instant,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    next: u64,
+    by_id: HashMap<u64, Arc<Connection>>,
+}
+
+/// What an open connection is doing.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    id: u64,
+    client: Client,
+    /// When the connections of its listener began to be counted.
+    start: Instant,
+    /// Requests that are being answered; one more once it is upgraded.
+    busy: AtomicUsize,
+    /// A write waits for the client to read.
+    is_writing: AtomicBool,
+    /// When the last request was answered, or the connection was opened: microseconds after `start`.
+    since: AtomicU64,
+    is_evicted: AtomicBool,
+    evict: Notify,
+}
+
+/// While it lives, the connection is busy.
+#[derive(Debug)]
+pub(crate) struct Busy(Arc<Connection>);
+
+impl Connections {
+    /// None yet.
+    pub fn new() -> Connections {
+        Connections { start: Instant::now(), open: Mutex::default() }
+    }
+
+    /// One more, which counts until [`Connections::close`].
+    pub fn open(&self, client: Client) -> Arc<Connection> {
+        let mut open = self.lock();
+        let id = open.next;
+        open.next += 1;
+        let connection = Arc::new(Connection {
+            id,
+            client,
+            start: self.start,
+            busy: AtomicUsize::new(0),
+            is_writing: AtomicBool::new(false),
+            since: AtomicU64::new(micros(self.start)),
+            is_evicted: AtomicBool::new(false),
+            evict: Notify::new(),
+        });
+        open.by_id.insert(id, Arc::clone(&connection));
+        connection
+    }
+
+    /// It is closed.
+    pub fn close(&self, connection: &Connection) {
+        self.lock().by_id.remove(&connection.id);
+    }
+
+    /// Has up to `count` connections closed that do nothing, those first that have done nothing for the longest time.
+    /// Gives how many.
+    pub fn evict_idle(&self, count: usize) -> usize {
+        let mut idle: Vec<_> = {
+            let open = self.lock();
+            let idle = open.by_id.values().filter(|connection| connection.is_idle());
+            idle.map(|connection| (connection.since.load(Relaxed), Arc::clone(connection))).collect()
+        };
+        if idle.len() > count {
+            idle.select_nth_unstable_by_key(count, |(since, connection)| (*since, connection.id));
+            idle.truncate(count);
+        }
+        idle.iter().for_each(|(_, connection)| connection.close_now());
+        idle.len()
+    }
+
+    /// Has one connection closed that is not busy, whether or not its client reads: the oldest one of the client that has
+    /// the most of them. `false` if there is none.
+    pub fn evict_of_largest(&self) -> bool {
+        let open = self.lock();
+        let free = || open.by_id.values().filter(|connection| connection.is_free());
+        let mut counts: HashMap<Client, usize> = HashMap::new();
+        free().for_each(|connection| *counts.entry(connection.client).or_default() += 1);
+        let victim =
+            free().max_by_key(|connection| (counts[&connection.client], std::cmp::Reverse(connection.id)));
+        victim.inspect(|connection| connection.close_now()).is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        // Nothing between locking and unlocking panics.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Connection {
+    /// The address at the other end.
+    pub fn client(&self) -> Client {
+        self.client
+    }
+
+    /// Marks it busy: it is not closed to make room.
+    pub fn begin(self: &Arc<Connection>) -> Busy {
+        self.busy.fetch_add(1, Relaxed);
+        Busy(Arc::clone(self))
+    }
+
+    /// Marks it busy for as long as it is open.
+    pub fn keep(&self) {
+        self.busy.fetch_add(1, Relaxed);
+    }
+
+    /// Whether a request is being answered.
+    pub fn is_busy(&self) -> bool {
+        self.busy.load(Relaxed) > 0
+    }
+
+    /// Says whether a write waits for the client.
+    pub fn set_writing(&self, is_writing: bool) {
+        self.is_writing.store(is_writing, Relaxed);
+    }
+
+    /// Returns when the connection is to be closed at once.
+    pub async fn evicted(&self) {
+        self.evict.notified().await;
+    }
+
+    fn is_free(&self) -> bool {
+        !self.is_busy() && !self.is_evicted.load(Relaxed)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.is_free() && !self.is_writing.load(Relaxed)
+    }
+
+    fn close_now(&self) {
+        self.is_evicted.store(true, Relaxed);
+        self.evict.notify_one();
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.since.store(micros(self.0.start), Relaxed);
+        self.0.busy.fetch_sub(1, Relaxed);
+    }
+}
+
+fn micros(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{IpAddr, Ipv4Addr};
+
+    fn client(n: u8) -> Client {
+        Client::at(IpAddr::V4(Ipv4Addr::new(192, 0, 2, n)))
+    }
+
+    fn evicted(all: &[Arc<Connection>]) -> Vec<usize> {
+        (0..all.len()).filter(|index| all[*index].is_evicted.load(Relaxed)).collect()
+    }
+
+    #[test]
+    fn idle_connections_are_closed_oldest_first_and_each_once() {
+        let connections = Connections::new();
+        let all: Vec<_> = (0..6).map(|_| connections.open(client(1))).collect();
+        let busy = all[0].begin();
+        all[1].set_writing(true);
+        all[2].keep();
+        assert_eq!(connections.evict_idle(2), 2);
+        assert_eq!(evicted(&all), [3, 4]);
+        assert_eq!(connections.evict_idle(1), 1);
+        assert_eq!(connections.evict_idle(1), 0, "the others are busy");
+        drop(busy);
+        assert_eq!(connections.evict_idle(9), 1);
+        assert_eq!(evicted(&all), [0, 3, 4, 5]);
+    }
+
+    #[test]
+    fn the_client_with_the_most_connections_gives_way() {
+        let connections = Connections::new();
+        let all: Vec<_> = [1, 2, 2, 2, 3].map(|n| connections.open(client(n))).into();
+        let _busy = all[1].begin();
+        all[2].set_writing(true);
+        assert!(connections.evict_of_largest());
+        assert_eq!(evicted(&all), [2]);
+        connections.close(&all[3]);
+        assert!(connections.evict_of_largest() && connections.evict_of_largest());
+        assert!(!connections.evict_of_largest());
+        assert_eq!(evicted(&all), [0, 2, 4]);
+    }
+
+    #[tokio::test]
+    async fn who_is_evicted_before_it_waits_learns_of_it() {
+        let connections = Connections::new();
+        let connection = connections.open(client(1));
+        connections.evict_idle(1);
+        connection.evicted().await;
+    }
+}
