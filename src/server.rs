@@ -25,7 +25,7 @@ use crate::running::Running;
 use crate::store::Store;
 use crate::store::redis::{ConnectFault, RedisStore, SetupFault};
 use crate::upstream::interim::Line;
-use crate::upstream::{Upstream, UpstreamFault};
+use crate::upstream::{LEAST_LINE, Upstream, UpstreamFault};
 use crate::watch;
 
 mod early;
@@ -296,6 +296,8 @@ fn builder(server: &Server, runner: Runner) -> Builder<Runner> {
         .header_read_timeout(header_timeout)
         // RFC 9112 §3 asks for 8000 bytes for the request line alone.
         .max_buf_size(max_head)
+        // The limit is in bytes.
+        .max_headers(max_head / LEAST_LINE)
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(Some(header_timeout))

@@ -1,6 +1,7 @@
 //! The client to the origin: pooled connections, time limits, a bound on requests at a time, and one repetition of a
 //! safe request that a pooled connection swallowed, or answered with garbage.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,7 +24,9 @@ use crate::headers;
 mod conn;
 mod consent;
 mod framing;
+mod head;
 pub mod interim;
+mod names;
 mod pace;
 mod pool;
 mod socket;
@@ -33,10 +36,12 @@ use conn::{Stray, UpstreamConn};
 use consent::Consent;
 use framing::Ending;
 use interim::Interim;
+use names::Names;
 use pace::Pace;
-use pool::Pool;
+use pool::{Limits, Pool};
 use socket::Sockets;
 
+pub use head::LINE as LEAST_LINE;
 pub use suspects::Suspects;
 
 /// How long content that waits for a 100 is held back from an upstream that sends none: many do not know of it.
@@ -241,9 +246,15 @@ impl Body for RequestBody {
         if !this.begun.is_empty() {
             return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.begun)))));
         }
-        let frame = ready!(this.poll_incoming(cx))?;
-        this.progress.note();
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+        loop {
+            let frame = ready!(this.poll_incoming(cx))?;
+            this.progress.note();
+            // None are passed on ([`headers::trailers`]).
+            let is_trailers = frame.as_ref().is_some_and(|frame| frame.as_ref().is_ok_and(Frame::is_trailers));
+            if !is_trailers {
+                return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+            }
+        }
     }
 
     fn is_end_stream(&self) -> bool {
@@ -310,7 +321,8 @@ impl Body for ResponseBody {
         let this = self.get_mut();
         if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) {
             this.deadline = None;
-            return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)));
+            let frame = frame.map(|frame| frame.map(without_trailers_of_heads).map_err(BodyError::Broken));
+            return Poll::Ready(frame);
         }
         // The timer is made only when there is something to wait for: most bodies come with their head.
         let silence = this.silence;
@@ -326,6 +338,13 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         self.incoming.size_hint()
     }
+}
+
+fn without_trailers_of_heads(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        headers::strip_trailers(trailers);
+    }
+    frame
 }
 
 /// A place among the requests to upstream at a time.
@@ -377,7 +396,12 @@ impl From<UpstreamError> for Unanswered {
 impl Unanswered {
     /// To a request of at least so many bytes, on a connection whose last response had ended like this.
     fn of(error: &hyper::Error, length: u64, conn: &UpstreamConn) -> Unanswered {
-        let is_garbled = error.is_parse() || conn::is_stray(error);
+        if let Some(fault) = conn::head_fault(error) {
+            // It began like a response: it is upstream's own, and nothing that was left over from another one.
+            tracing::warn!(%fault, "a response of upstream is refused");
+            return UpstreamError::Garbled.into();
+        }
+        let is_garbled = error.is_parse() || error.is_parse_too_large() || conn::is_stray(error);
         if is_garbled {
             return Unanswered::garbled(conn);
         }
@@ -420,6 +444,8 @@ pub enum UpstreamFault {
     NotAUrl(String),
     #[error("upstream is https, but this machine's certificate store cannot be read; install ca-certificates")]
     Certificates(#[source] std::io::Error),
+    #[error("the DNS server of [server] resolver cannot be asked: {0}")]
+    Resolver(#[source] std::io::Error),
 }
 
 impl Upstream {
@@ -428,7 +454,10 @@ impl Upstream {
         let (Some(scheme), Some(authority)) = (url.scheme(), url.authority()) else {
             return Err(UpstreamFault::NotAUrl(url.to_string()));
         };
-        let mut http = HttpConnector::new();
+        let host_name = authority.host().trim_matches(['[', ']']);
+        let names =
+            Names::new(host_name, server.resolver, server.connect_timeout).map_err(UpstreamFault::Resolver)?;
+        let mut http = HttpConnector::new_with_resolver(names.clone());
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_connect_timeout(Some(server.connect_timeout));
@@ -444,8 +473,14 @@ impl Upstream {
             )
         };
         let connector = builder.https_or_http().enable_http1().wrap_connector(Sockets(http));
+        let limits = Limits {
+            idle: server.max_upstream_requests,
+            keep_alive: server.upstream_keep_alive,
+            max_head: server.max_head,
+        };
+        let names = host_name.parse::<IpAddr>().is_err().then_some(names);
         Ok(Upstream {
-            pool: Pool::new(connector, url.clone(), server.max_upstream_requests),
+            pool: Pool::new(connector, url.clone(), limits, names),
             host: host(&server.host, authority),
             places: Arc::new(Semaphore::new(server.max_upstream_requests)),
             queue: Semaphore::new(server.max_upstream_requests),
@@ -572,9 +607,12 @@ impl Upstream {
         }
         let refusal = consent.map(Refusal);
         let ending = Ending::of(method, response.status());
-        if !is_sound(&response, ending, upgrades) {
+        // RFC 9112 §6.3. hyper does not look at the lengths of responses without content.
+        let is_sound = headers::unify_length(response.headers_mut()) && is_sound(&response, ending, upgrades);
+        if !is_sound {
             return Err(Unanswered::garbled(&conn));
         }
+        conn.note_keep_alive(response.headers());
         if let Some(stray) = conn.end(ending, method, path_and_query) {
             self.pool.distrust(stray);
         }
@@ -583,7 +621,6 @@ impl Upstream {
         if !is_last && !is_misframed.load(Ordering::Relaxed) {
             self.pool.put(conn);
         }
-        unify_length(&mut response);
         let silence = if is_event_stream(response.headers()) { self.stream_silence } else { self.silence };
         Ok(Answer { response, silence, refusal })
     }
@@ -701,22 +738,6 @@ fn is_sound(response: &Response<Incoming>, ending: Ending, upgrades: bool) -> bo
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     // RFC 9110 §15.2.2: nobody asked for another protocol.
     is_framed && (upgrades || !switches)
-}
-
-/// RFC 9112 §6.3: a length that is said several times, and always the same, is passed on once.
-fn unify_length(response: &mut Response<Incoming>) {
-    let mut lengths = response.headers().get_all(header::CONTENT_LENGTH).iter();
-    let first = lengths.next().cloned();
-    let is_one = lengths.next().is_none();
-    let Some(first) = first else { return };
-    if is_one && !first.as_bytes().contains(&b',') {
-        return;
-    }
-    // hyper has seen to it that all are the same.
-    let digits = first.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
-    if let Ok(length) = HeaderValue::from_bytes(digits) {
-        response.headers_mut().insert(header::CONTENT_LENGTH, length);
-    }
 }
 
 /// Bytes that a request has at least.

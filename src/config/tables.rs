@@ -49,6 +49,9 @@ impl Default for Server {
             max_head: 64 << 10,
             max_query_body: 64 << 10,
             upload_rate: 500,
+            underscores: false,
+            upstream_keep_alive: Duration::from_secs(4),
+            resolver: None,
             cache_status: CacheStatus::default(),
             group_fields: false,
         }
@@ -94,6 +97,9 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
         timeout("header_timeout", &mut server.header_timeout);
         timeout("drain_timeout", &mut server.drain_timeout);
         timeout("stream_timeout", &mut server.stream_timeout);
+        timeout("upstream_keep_alive", &mut server.upstream_keep_alive);
+        set(&mut server.underscores, table.item("underscores").and_then(|item| item.boolean()));
+        server.resolver = table.item("resolver").and_then(|item| checked(&item, address::resolver));
         set(&mut server.max_connections, table.item("max_connections").and_then(|item| count(&item, &COUNT)));
         let requests = table.item("max_upstream_requests").and_then(|item| count(&item, &COUNT));
         set(&mut server.max_upstream_requests, requests);

@@ -333,6 +333,9 @@ fn all_tables_are_read() {
         max_connections = 1_000
         max_upstream_requests = 0x10
         upload_rate = "2KiB"
+        underscores = true
+        upstream_keep_alive = "9s"
+        resolver = "[::1]"
         [admin]
         listen = "[::1]:9091"
         tokens = [{ role = "admin", token = "${BAD}" }, { role = "viewer", token = "${EMPTY}" }]
@@ -376,6 +379,9 @@ fn all_tables_are_read() {
     assert_eq!(timeouts.map(|limit| limit.as_secs()), [1, 5, 6, 7, 8]);
     assert_eq!((config.server.max_connections, config.server.max_upstream_requests), (1000, 16));
     assert_eq!(config.server.upload_rate, 2048);
+    assert!(config.server.underscores);
+    assert_eq!(config.server.upstream_keep_alive.as_secs(), 9);
+    assert_eq!(config.server.resolver.unwrap().to_string(), "[::1]:53");
     assert_eq!(config.admin.listen.to_string(), "[::1]:9091");
     assert_eq!(config.admin.tokens, [Token { role: Role::Admin, token: "s3cret".to_owned() }]);
     let store = config.store.as_ref().unwrap();
@@ -539,6 +545,8 @@ fn the_sample_tells_the_defaults() {
         "forwarded ",
         "drain_timeout ",
         "max_upstream_requests ",
+        "upstream_keep_alive ",
+        "underscores ",
         "tokens ",
         "marks_max ",
         "level ",
