@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::header::{CONNECTION, EXPECT, HOST, TE, TRAILER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -222,6 +222,26 @@ fn target_of(parts: &http::request::Parts) -> Result<Target, Box<Answered>> {
 /// RFC 9110 §9.2.1 and the method registry: methods that are known not to change anything.
 pub(crate) fn is_safe(method: &Method) -> bool {
     matches!(method.as_str(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "QUERY" | "PROPFIND" | "REPORT" | "SEARCH")
+}
+
+/// Logs and counts what was no request, and was refused with this status before it could be one.
+pub fn record_refusal(running: &Running, status: u16, reason: &str) {
+    let live = running.live();
+    let outcome = Outcome::error("malformed-request");
+    live.counters(None).count(outcome.kind);
+    running.metrics.answered(outcome.kind, outcome.collapsed, Duration::ZERO);
+    if running.config.log.access {
+        tracing::info!(
+            target: "larder::access",
+            method = "-",
+            path = "-",
+            status,
+            family = live.counters(None).family,
+            outcome = outcome.kind.label(),
+            cache_status = outcome.to_string(),
+            reason,
+        );
+    }
 }
 
 fn record(

@@ -29,6 +29,8 @@ use crate::upstream::{LEAST_LINE, Upstream, UpstreamFault};
 use crate::watch;
 
 mod early;
+mod heads;
+mod itself;
 mod stall;
 mod streams;
 
@@ -76,6 +78,11 @@ pub enum ServeError {
          clear the cache when the store is back (POST /cache/clear)"
     )]
     Undelivered(usize),
+    #[error(
+        "upstream {upstream} is this Larder itself, which listens on {listen}; set [server] upstream or --upstream to the \
+         address of the API"
+    )]
+    Itself { upstream: http::Uri, listen: SocketAddr },
     #[error(transparent)]
     Upstream(#[from] UpstreamFault),
     #[error(transparent)]
@@ -85,6 +92,18 @@ pub enum ServeError {
 }
 
 impl Listeners {
+    /// # Errors
+    ///
+    /// Upstream is the address that clients connect to.
+    pub async fn check_upstream(&self, config: &Config) -> Result<(), ServeError> {
+        match (&config.server.upstream, self.public.local_addr()) {
+            (Some(upstream), Ok(listen)) if itself::is_upstream(upstream, listen).await => {
+                Err(ServeError::Itself { upstream: upstream.clone(), listen })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Binds both addresses of the configuration.
     pub fn bind(config: &Config) -> Result<Listeners, ServeError> {
         let public = listen(config.server.listen, "--listen")?;
@@ -234,6 +253,7 @@ async fn connection(
         .when_http2(move || AbortOnDropHandle::new(tokio::spawn(idle.watch())));
     // With the stream goes the place: an upgraded connection outlives this function.
     let stream = Early::new(stream, Arc::clone(&line), place);
+    let refusing = Arc::clone(&line);
     let service = service_fn(move |request: Request<Incoming>| {
         let (running, line) = (Arc::clone(running), Arc::clone(&line));
         async move { answer(running, request, client, line).await }
@@ -252,6 +272,9 @@ async fn connection(
             }
         }
     };
+    if let Some(refused) = refusing.refused() {
+        proxy::record_refusal(running, refused.status, refused.reason);
+    }
     if let Err(error) = served {
         tracing::debug!(%client, error, "connection ended");
     }
@@ -278,6 +301,7 @@ async fn answer(
     client: IpAddr,
     line: Arc<Line>,
 ) -> Result<Response<Body>, std::convert::Infallible> {
+    line.note_call();
     // RFC 9110 §15.2: HTTP/1.0 has no interim responses. HTTP/2 has, but hyper's server cannot send them.
     if request.version() != Version::HTTP_11 {
         let response = proxy::handle(&running, request, client, None).await;

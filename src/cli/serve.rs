@@ -26,9 +26,12 @@ pub(super) fn serve(arguments: ServeArguments) -> u8 {
     };
     match runtime.block_on(until_stopped(config, json)) {
         Ok(()) => 0,
-        Err(error @ (ServeError::NoUpstream | ServeError::Upstream(_) | ServeError::StoreSetup(_))) => {
-            complain(&error.to_string(), 2)
-        }
+        Err(
+            error @ (ServeError::NoUpstream
+            | ServeError::Itself { .. }
+            | ServeError::Upstream(_)
+            | ServeError::StoreSetup(_)),
+        ) => complain(&error.to_string(), 2),
         Err(error) => complain(&error.to_string(), 1),
     }
 }
@@ -41,6 +44,7 @@ fn complain(message: &str, code: u8) -> u8 {
 async fn until_stopped(config: Config, json: bool) -> Result<(), ServeError> {
     tell_rules(&config);
     let listeners = Listeners::bind(&config)?;
+    listeners.check_upstream(&config).await?;
     let running = server::assemble(config).await?;
     // Before anyone is told that Larder runs: whoever waits for that may end it at once.
     let stopped = stopped();

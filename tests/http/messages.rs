@@ -158,14 +158,14 @@ fn heads_have_a_limit() {
         raw(&site, format!("GET /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX: {field}\r\n\r\n").as_bytes())
     };
     with_field(15_000).unwrap().has_status(200);
-    with_field(17_000).unwrap().has_status(431);
+    with_field(17_000).unwrap().fails_with(431);
     let fields = |count: usize| {
         let fields = (0..count).fold(String::new(), |all, number| all + &format!("X-{number}: 1\r\n"));
         raw(&site, format!("GET /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{fields}\r\n").as_bytes())
     };
     // Each line counts as 32 bytes at least.
     fields(500).unwrap().has_status(200);
-    fields(520).unwrap().has_status(431);
+    fields(520).unwrap().fails_with(431);
     // RFC 9112 §3: at least 8000 bytes for the request line.
     let long = format!("/{}", "a".repeat(8000));
     site.get(&long).has_status(200);

@@ -2,7 +2,7 @@
 //! except what must not be stored.
 
 use crate::support::client::send_raw;
-use crate::support::{Failure, Gate, Larder, Plan, Reply, Response, Site, Tier, Upstream};
+use crate::support::{Failure, Gate, Larder, Plan, Reply, Response, Site, Tier, Upstream, eventually};
 
 const RULES: &str = r#"
 [server]
@@ -179,6 +179,74 @@ fn larder_recognises_a_request_that_it_has_forwarded_itself() {
     assert_eq!(answer.header("x-status"), Some("508"), "{answer:?}");
     assert!(answer.text().contains("--upstream"), "{answer:?}");
     assert_eq!(upstream.count("/a"), 1);
+}
+
+/// What `http::Uri` does not take.
+#[test]
+fn raw_characters_in_a_target_are_encoded_and_forwarded() {
+    let site = site();
+    let ask = |target: &str| {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        send_raw(site.address, request.as_bytes(), false).unwrap().response().has_status(200)
+    };
+    for (target, forwarded) in
+        [("/a?extensions={\"a\":1}", "/a?extensions={%22a%22:1}"), ("/a?q=<b>|^`\\{}", "/a?q=%3Cb%3E|^`\\{}")]
+    {
+        ask(target);
+        assert_eq!(site.upstream.count(&format!("GET {forwarded}")), 1, "{target}");
+    }
+    ask("/\"<b>`{}");
+    ask("/users?a=\"");
+    ask("/users?a=%22").shows("hit");
+}
+
+/// They are answered with a reason, logged, and counted.
+#[test]
+fn what_is_no_request_is_refused_with_a_reason() {
+    let site = site();
+    let rows = [
+        "G(T /a HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /a\u{1}b HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /a HTTP/1.1\r\nHost : a\r\n\r\n",
+        "GET /a HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n",
+        "GET /a HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n",
+        "GET /a HTTP/1.1\r\nHost: a\r\nX: a\nY: b\r\n\r\n",
+        "GET /a HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n",
+        "POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        "GET /a HTTP/9.1\r\nHost: a\r\n\r\n",
+    ];
+    for (number, request) in rows.into_iter().enumerate() {
+        let shown: String = request.chars().take(60).collect();
+        // The first request of a connection, and a later one.
+        for before in ["", "GET /b HTTP/1.1\r\nHost: a\r\n\r\n"] {
+            let mut pending = send_raw(site.address, [before, request].concat().as_bytes(), false).unwrap();
+            if !before.is_empty() {
+                pending.read_body(u64::MAX).unwrap();
+                assert_eq!(pending.head().status, 200, "{shown:?}");
+                pending = pending.next_response();
+            }
+            let answer = pending.finish().unwrap_or_else(|failure| panic!("{shown:?}: {failure:?}"));
+            assert_eq!(
+                answer.clone().fails_with(400).header("connection"),
+                Some("close"),
+                "{shown:?}: {answer:?}"
+            );
+        }
+        eventually("it is logged", || site.log().matches("malformed-request").count() == 2 * (number + 1));
+    }
+    assert_eq!(site.upstream.count("/a"), 0);
+}
+
+#[test]
+fn an_upstream_that_is_larder_itself_is_refused_at_the_start() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    for (listen, upstream) in [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "localhost"), ("0.0.0.0", "127.0.0.9")] {
+        let plan =
+            Plan::new(&format!("http://{upstream}:{port}")).argument("--listen", &format!("{listen}:{port}"));
+        let exit = plan.fail();
+        assert_eq!(exit.code, Some(2), "{exit:?}");
+        assert!(exit.stderr.contains("is this Larder itself") && exit.stderr.contains("--upstream"), "{exit:?}");
+    }
 }
 
 /// `Keep-Alive: timeout`, less a margin.
