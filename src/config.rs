@@ -233,7 +233,7 @@ pub struct Server {
     pub upgrades: Vec<String>,
     /// `stream_timeout`: the longest silence of an event stream or an upgraded connection, default 1h
     pub stream_timeout: Duration,
-    /// `max_head`: the largest head of a request, bytes, default 64KiB
+    /// `max_head`: the largest head of a request or a response, bytes, default 64KiB; a field line counts as 32 at least
     pub max_head: usize,
     /// `max_query_body`: the largest content of a QUERY that is answered from the cache, bytes, default 64KiB
     pub max_query_body: u64,
@@ -244,6 +244,13 @@ pub struct Server {
     pub on_incomplete: OnIncomplete,
     /// `login`: a pattern over the path of `Location`; a redirect to it refuses a write. Default: none
     pub login: Option<Pattern>,
+    /// `underscores`: true if request fields with `_` in their names are kept; default false
+    pub underscores: bool,
+    /// `upstream_keep_alive`: how long a connection to upstream may be idle and is used again, default 4s; shorter where
+    /// upstream says so (`Keep-Alive: timeout`)
+    pub upstream_keep_alive: Duration,
+    /// `resolver`: the DNS server that is asked for upstream's name; default: the system's way to resolve names
+    pub resolver: Option<SocketAddr>,
     /// `cache_status`: what of `Cache-Status` clients are told
     pub cache_status: CacheStatus,
     /// `group_fields`: true if clients are shown the fields that name groups (`Cache-Groups`, `Surrogate-Key`, …)

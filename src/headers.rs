@@ -1,8 +1,9 @@
 //! Fields that belong to one hop, and fields that a proxy adds: `Connection` and what it names, `Via`,
 //! `Forwarded`, `X-Forwarded-*` (RFC 9110 §7.6, RFC 7239). [`unkeyed`] has those by which upstream might take a
-//! request for another one.
+//! request for another one, [`underscores`] those that it might read under another name, [`trailers`] those behind a body.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HeaderName, HeaderValue, MAX_FORWARDS, PROXY_AUTHENTICATE,
@@ -12,8 +13,12 @@ use http::{HeaderMap, StatusCode, Version};
 
 use crate::target::Target;
 
+pub mod trailers;
+pub mod underscores;
 pub mod unkeyed;
 
+pub use trailers::strip_trailers;
+pub use underscores::{dash_underscored, dashed, drop_underscored, restore_underscored};
 pub use unkeyed::{Meant, keep_cookie, keep_keyed, keep_only, methods_meant, strip_rerouting, strip_unkeyed};
 
 /// What is told to upstream about the client.
@@ -30,6 +35,8 @@ pub enum ForwardedPolicy {
     Off,
 }
 
+/// RFC 8586
+pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const PROXY_AUTHENTICATION_INFO: HeaderName = HeaderName::from_static("proxy-authentication-info");
@@ -59,13 +66,14 @@ static HOP_BY_HOP: [HeaderName; 10] = [
 /// one that acts on them: a response without its `Vary` or `no-store` would reach the wrong people, a request without
 /// its credentials or its `Host` would be answered, and stored, for another. These decide on framing, target,
 /// identity, storing and validation, or say who asked. Sorted.
-const END_TO_END: [&str; 36] = [
+const END_TO_END: [&str; 37] = [
     "age",
     "authorization",
     "cache-control",
     "cache-group-invalidation",
     "cache-groups",
     "cache-status",
+    "cdn-loop",
     "content-encoding",
     "content-language",
     "content-length",
@@ -98,9 +106,48 @@ const END_TO_END: [&str; 36] = [
     "x-real-ip",
 ];
 
-/// Whether a request has any field that belongs to one hop, or tells of the hops before.
-pub fn has_hop_fields(headers: &HeaderMap) -> bool {
-    headers.keys().any(|name| *name == VIA || HOP_BY_HOP.contains(name))
+/// What the names of a request's fields show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Seen {
+    /// Some belong to one hop, or tell of the hops before.
+    pub hop_fields: bool,
+    /// Some have `_` in their names.
+    pub underscores: bool,
+}
+
+/// Looks at the names of a request's fields once.
+pub fn look(headers: &HeaderMap) -> Seen {
+    let mut seen = Seen::default();
+    for name in headers.keys() {
+        seen.hop_fields |= *name == VIA || *name == CDN_LOOP || HOP_BY_HOP.contains(name);
+        seen.underscores |= name.as_str().as_bytes().contains(&b'_');
+    }
+    seen
+}
+
+/// A length that is said several times, and always the same, is said once from now on (RFC 9110 §8.6). False if it is no
+/// length, or not always the same.
+pub fn unify_length(headers: &mut HeaderMap) -> bool {
+    let mut lines = headers.get_all(CONTENT_LENGTH).iter();
+    let (Some(first), second) = (lines.next(), lines.next()) else { return true };
+    if second.is_none() && !first.is_empty() && first.as_bytes().iter().all(u8::is_ascii_digit) {
+        return true;
+    }
+    let members =
+        headers.get_all(CONTENT_LENGTH).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    let lengths: Option<Vec<u64>> = members.map(|member| length(member.trim_ascii())).collect();
+    match lengths.as_deref() {
+        Some([length, others @ ..]) if others.iter().all(|other| other == length) => {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(*length));
+            true
+        }
+        _ => false,
+    }
+}
+
+fn length(digits: &[u8]) -> Option<u64> {
+    let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(digits).ok().filter(|_| is_number)?.parse().ok()
 }
 
 /// Removes `Connection`, the fields it names, and the other hop-by-hop fields (RFC 9110 §7.6.1). To be applied to a
@@ -211,6 +258,19 @@ pub fn names_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool 
     members.map(<[u8]>::trim_ascii).any(|member| member.eq_ignore_ascii_case(token.as_bytes()))
 }
 
+/// How long upstream keeps an idle connection: `Keep-Alive: timeout` in a response, seconds (RFC 2068 §19.7.1.1).
+pub fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
+    let parameters =
+        headers.get_all(KEEP_ALIVE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    let timeouts = parameters.filter_map(|parameter| {
+        let at = parameter.iter().position(|byte| *byte == b'=')?;
+        let is_timeout = parameter[..at].trim_ascii().eq_ignore_ascii_case(b"timeout");
+        length(parameter[at + 1..].trim_ascii()).filter(|_| is_timeout)
+    });
+    // An hour is more than anybody waits here.
+    timeouts.min().map(|seconds| Duration::from_secs(seconds.min(3600)))
+}
+
 /// Whether a body's only transfer coding is `chunked`, or it has none (RFC 9112 §6.1). Others would be lost on the
 /// way, since `Transfer-Encoding` belongs to one hop.
 pub fn is_plainly_framed(headers: &HeaderMap) -> bool {
@@ -225,6 +285,42 @@ pub fn is_plainly_framed(headers: &HeaderMap) -> bool {
 /// Whether a response's content, if it has any, ends with the connection (RFC 9112 §6.3, rule 8).
 pub fn is_close_delimited(headers: &HeaderMap) -> bool {
     !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING)
+}
+
+/// How a proxy recognises a request that it has forwarded itself: a member of `CDN-Loop` (RFC 8586) with an id that is
+/// random in each process.
+#[derive(Debug, Clone)]
+pub struct LoopMark {
+    member: HeaderValue,
+}
+
+impl LoopMark {
+    /// A mark of its own.
+    pub fn new() -> LoopMark {
+        let member = HeaderValue::try_from(format!("larder;id={:016x}", rand::random::<u64>()));
+        LoopMark { member: member.unwrap_or(HeaderValue::from_static("larder")) }
+    }
+
+    /// Marks a request on its way to upstream.
+    pub fn add(&self, headers: &mut HeaderMap) {
+        match self.member.to_str() {
+            Ok(member) if headers.contains_key(CDN_LOOP) => append_member(headers, CDN_LOOP, member),
+            _ => drop(headers.insert(CDN_LOOP, self.member.clone())),
+        }
+    }
+
+    /// Whether a request has been forwarded by this process.
+    pub fn is_on(&self, headers: &HeaderMap) -> bool {
+        let members =
+            headers.get_all(CDN_LOOP).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+        members.map(<[u8]>::trim_ascii).any(|member| member == self.member.as_bytes())
+    }
+}
+
+impl Default for LoopMark {
+    fn default() -> LoopMark {
+        LoopMark::new()
+    }
 }
 
 /// How often a message may come to a Larder on its way.
@@ -471,6 +567,66 @@ mod tests {
         for (values, plain) in rows {
             assert_eq!(is_plainly_framed(&fields(values)), plain, "{values:?}");
         }
+    }
+
+    #[test]
+    fn one_look_shows_what_there_is_to_do() {
+        let seen = |values: Fields<'_>| {
+            let seen = look(&fields(values));
+            (seen.hop_fields, seen.underscores)
+        };
+        assert_eq!(seen(&[("accept", "*/*"), ("x-a", "1")]), (false, false));
+        assert_eq!(seen(&[("cdn-loop", "a")]), (true, false));
+        assert_eq!(seen(&[("via", "1.1 a"), ("x_a", "1")]), (true, true));
+    }
+
+    #[test]
+    fn equal_lengths_become_one_and_others_are_none() {
+        let rows: [(&[&str], Option<&str>); 8] = [
+            (&[], None),
+            (&["5"], Some("5")),
+            (&["5", "5"], Some("5")),
+            (&["5, 5", "05"], Some("5")),
+            (&["5", "6"], None),
+            (&["5,6"], None),
+            (&["+5"], None),
+            (&["5", ""], None),
+        ];
+        for (lines, expected) in rows {
+            let values: Vec<_> = lines.iter().map(|line| ("content-length", *line)).collect();
+            let mut headers = fields(&values);
+            assert_eq!(unify_length(&mut headers), lines.is_empty() || expected.is_some(), "{lines:?}");
+            if let Some(length) = expected {
+                assert_eq!(headers, fields(&[("content-length", length)]), "{lines:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn upstream_says_how_long_it_keeps_a_connection() {
+        let rows: [(Fields<'_>, Option<u64>); 7] = [
+            (&[], None),
+            (&[("keep-alive", "timeout=5")], Some(5)),
+            (&[("keep-alive", "Timeout = 5, max=100")], Some(5)),
+            (&[("keep-alive", "max=100"), ("keep-alive", "timeout=7, timeout=0")], Some(0)),
+            (&[("keep-alive", "timeout=99999999999")], Some(3600)),
+            (&[("keep-alive", "timeout=-1")], None),
+            (&[("keep-alive", "timeout")], None),
+        ];
+        for (values, seconds) in rows {
+            assert_eq!(keep_alive(&fields(values)), seconds.map(Duration::from_secs), "{values:?}");
+        }
+    }
+
+    #[test]
+    fn a_process_knows_its_own_mark_and_no_other() {
+        let (mine, other) = (LoopMark::new(), LoopMark::new());
+        let mut headers = fields(&[("cdn-loop", "fastly")]);
+        other.add(&mut headers);
+        assert!(!mine.is_on(&headers) && other.is_on(&headers));
+        mine.add(&mut headers);
+        assert!(mine.is_on(&headers));
+        assert_eq!(headers.get_all(CDN_LOOP).iter().count(), 1);
     }
 
     #[test]

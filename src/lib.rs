@@ -101,6 +101,10 @@
 //!   be told from the right one only after it was taken for it; so a connection rests after a response without content, and
 //!   now and then in any case. Such an upstream is then distrusted for a while, and what the connection has brought lately
 //!   is invalidated (`proxy::suspects`).
+//! - **Names of upstream** are resolved again when the answer is over (`upstream::names`), and connections to addresses that
+//!   are no longer in it end with their response.
+//! - **One name for one field**: what upstream may read as another field's name is dropped, or known by that name
+//!   ([`headers::underscores`]); trailers of requests, which it may merge into the head, are dropped ([`headers::trailers`]).
 //! - **Interim responses** go beside hyper's server, which knows one response to a request ([`upstream::interim`]).
 //! - **Only safe requests are upgraded**, to protocols that are configured (WebSocket): a write with `Upgrade` is a write, and
 //!   outdates; any other offer is ignored, and the request answered like one without it.

@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::header::{CONNECTION, EXPECT, HOST, TE, TRAILER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -67,12 +67,15 @@ struct Asked {
     trailers: bool,
     /// Where interim responses go; `None` for clients that cannot be sent any.
     interim: Option<Interim>,
+    /// Names with `_` that fields have on the way to upstream ([`headers::underscores`]).
+    underscored: Vec<HeaderName>,
 }
 
 impl Asked {
     /// The fields to send to upstream, with those that tell of this hop.
     fn for_upstream(&self, running: &Running) -> HeaderMap {
         let mut fields = self.headers.clone();
+        headers::restore_underscored(&mut fields, &self.underscored);
         // RFC 9112 §3.2.2: the host of an absolute-form target wins over the field; HTTP/2 may send no field.
         if let Ok(host) = HeaderValue::try_from(self.target.host.as_str()) {
             fields.insert(HOST, host);
@@ -87,6 +90,7 @@ impl Asked {
             fields.remove(EXPECT);
         }
         headers::add_via(&mut fields, self.version);
+        running.loop_mark.add(&mut fields);
         headers::add_forwarded(&mut fields, running.config.server.forwarded, self.client, &self.target);
         fields
     }
@@ -102,23 +106,26 @@ pub async fn handle(
     let start = Instant::now();
     let live = running.live();
     // One look at the names of its fields spares most requests a dozen searches among them.
-    let has_hop_fields = headers::has_hop_fields(request.headers());
+    let seen = headers::look(request.headers());
+    let underscored = if seen.underscores { take_underscored(running, request.headers_mut()) } else { Vec::new() };
+    let has_hop_fields = seen.hop_fields;
     let offer =
         if has_hop_fields { tunnel::Offer::of(&mut request, &running.config.server.upgrades) } else { None };
     let (mut parts, body) = request.into_parts();
-    let target = match admit(&mut parts, has_hop_fields) {
+    let target = match admit(running, &mut parts, has_hop_fields) {
         Ok(target) => target,
         Err(answered) => return record(running, &live, *answered, &parts.method, parts.uri.path(), start),
     };
     let trailers = has_hop_fields && headers::names_token(&parts.headers, &TE, "trailers");
     if has_hop_fields {
-        strip(&mut parts.headers, &body);
+        // Before anything is read from the fields: what `Connection` names does not count as part of the request.
+        headers::strip_hop_by_hop(&mut parts.headers);
     }
     if parts.version == Version::HTTP_2 {
         headers::join_cookies(&mut parts.headers);
     }
     let (headers, version) = (parts.headers, parts.version);
-    let asked = Asked { method: parts.method, target, headers, version, client, trailers, interim };
+    let asked = Asked { method: parts.method, target, headers, version, client, trailers, interim, underscored };
     let (method, path) = (asked.method.clone(), running.config.log.access.then(|| asked.target.path.clone()));
     // The future of every request is moved about, and the larger it is the more of it is copied: what a hit does not need
     // is in a box.
@@ -159,25 +166,38 @@ async fn answer(
     }
 }
 
-/// Before anything is read from the fields: what `Connection` names does not count as part of the request. The names of
-/// the trailers go with a body whose length is not known.
-fn strip(fields: &mut HeaderMap, body: &Incoming) {
-    let trailer = fields.remove(TRAILER).filter(|_| body.size_hint().exact().is_none());
-    headers::strip_hop_by_hop(fields);
-    if let Some(trailer) = trailer {
-        fields.insert(TRAILER, trailer);
+/// What becomes of fields with `_` in their names (`[server] underscores`). Gives those that have them on the way to upstream.
+fn take_underscored(running: &Running, fields: &mut HeaderMap) -> Vec<HeaderName> {
+    if running.config.server.underscores {
+        return headers::dash_underscored(fields);
     }
+    headers::drop_underscored(fields);
+    Vec::new()
 }
 
 /// The target of a request that is to be forwarded or answered from the cache; the answer to any other.
-fn admit(parts: &mut http::request::Parts, has_hop_fields: bool) -> Result<Target, Box<Answered>> {
+fn admit(
+    running: &Running,
+    parts: &mut http::request::Parts,
+    has_hop_fields: bool,
+) -> Result<Target, Box<Answered>> {
     let target = target_of(parts)?;
+    // RFC 9110 §8.6. hyper sees to it in HTTP/1.
+    if parts.version == Version::HTTP_2 && !headers::unify_length(&mut parts.headers) {
+        return Err(Box::new(refuse(StatusCode::BAD_REQUEST, "content-length", "Content-Length is ambiguous")));
+    }
     // RFC 9112 §6.1: a coding that is not understood. It would be lost on the way, and the content with it.
     if has_hop_fields && !headers::is_plainly_framed(&parts.headers) {
         let message = "the only transfer coding that is understood is chunked";
         return Err(Box::new(refuse(StatusCode::NOT_IMPLEMENTED, "transfer-coding", message)));
     }
-    // RFC 9110 §7.6: no infinite loops.
+    // RFC 9110 §7.6, RFC 8586 §2: no infinite loops.
+    if has_hop_fields && running.loop_mark.is_on(&parts.headers) {
+        let message = "proxy loop: upstream is this Larder itself, or forwards to it; set [server] upstream or --upstream to the \
+                       address of the API";
+        tracing::error!("{message}");
+        return Err(Box::new(refuse(StatusCode::LOOP_DETECTED, "loop", message)));
+    }
     if has_hop_fields && headers::is_looping(&parts.headers) {
         let message =
             "the request goes round in a circle: upstream of this Larder is, by way of others, this Larder";
@@ -208,6 +228,26 @@ fn target_of(parts: &http::request::Parts) -> Result<Target, Box<Answered>> {
 /// RFC 9110 §9.2.1 and the method registry: methods that are known not to change anything.
 pub(crate) fn is_safe(method: &Method) -> bool {
     matches!(method.as_str(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "QUERY" | "PROPFIND" | "REPORT" | "SEARCH")
+}
+
+/// Logs and counts what was no request, and was refused with this status before it could be one.
+pub fn record_refusal(running: &Running, status: u16, reason: &str) {
+    let live = running.live();
+    let outcome = Outcome::error("malformed-request");
+    live.counters(None).count(outcome.kind);
+    running.metrics.answered(outcome.kind, outcome.collapsed, Duration::ZERO);
+    if running.config.log.access {
+        tracing::info!(
+            target: "larder::access",
+            method = "-",
+            path = "-",
+            status,
+            family = live.counters(None).family,
+            outcome = outcome.kind.label(),
+            cache_status = outcome.to_string(),
+            reason,
+        );
+    }
 }
 
 fn record(

@@ -18,6 +18,7 @@ use crate::cache::shapes::Shapes;
 use crate::cache::stream::Held;
 use crate::cache::unanswered::Unanswered;
 use crate::config::{self, Coherence, Config, Digest, LoadError, Server};
+use crate::headers::LoopMark;
 use crate::metrics::{FamilyCounters, Metrics, NO_FAMILY};
 use crate::rules::{Family, Invalidation, RuleSet};
 use crate::semantics::invalidation::StatusSet;
@@ -70,6 +71,8 @@ pub struct Running {
     pub unanswered: Arc<Unanswered>,
     pub upstream: Upstream,
     pub metrics: Arc<Metrics>,
+    /// On every request to upstream: who meets it on one from a client has met itself.
+    pub loop_mark: LoopMark,
     /// Fills, revalidations and writes: they outlive the client that caused them, and shutdown waits for them.
     pub tasks: TaskTracker,
     pub started: Instant,
@@ -117,6 +120,7 @@ impl Running {
             unanswered: Arc::default(),
             upstream,
             metrics,
+            loop_mark: LoopMark::new(),
             tasks: TaskTracker::new(),
             started: Instant::now(),
             last_read: tokio::sync::Mutex::new(config.digest),

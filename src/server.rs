@@ -27,21 +27,23 @@ use crate::running::Running;
 use crate::store::Store;
 use crate::store::redis::{ConnectFault, RedisStore, SetupFault};
 use crate::upstream::interim::Line;
-use crate::upstream::{Upstream, UpstreamFault};
+use crate::upstream::{LEAST_LINE, Upstream, UpstreamFault};
 use crate::watch;
 
 mod admission;
+mod counted;
 pub mod descriptors;
 mod early;
 mod heads;
+mod itself;
 mod linger;
 mod refuse;
 mod streams;
 mod tracked;
 
 use admission::{Admission, Ticket};
+use counted::Counted;
 use early::Early;
-use heads::Counted;
 use linger::{LastRequest, Lingering};
 use refuse::Refuser;
 use streams::{Runner, Streams};
@@ -87,6 +89,11 @@ pub enum ServeError {
          clear the cache when the store is back (POST /cache/clear)"
     )]
     Undelivered(usize),
+    #[error(
+        "upstream {upstream} is this Larder itself, which listens on {listen}; set [server] upstream or --upstream to the \
+         address of the API"
+    )]
+    Itself { upstream: http::Uri, listen: SocketAddr },
     #[error(transparent)]
     Descriptors(#[from] descriptors::TooFew),
     #[error(transparent)]
@@ -98,6 +105,18 @@ pub enum ServeError {
 }
 
 impl Listeners {
+    /// # Errors
+    ///
+    /// Upstream is the address that clients connect to.
+    pub async fn check_upstream(&self, config: &Config) -> Result<(), ServeError> {
+        match (&config.server.upstream, self.public.local_addr()) {
+            (Some(upstream), Ok(listen)) if itself::is_upstream(upstream, listen).await => {
+                Err(ServeError::Itself { upstream: upstream.clone(), listen })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Binds both addresses of the configuration.
     pub fn bind(config: &Config) -> Result<Listeners, ServeError> {
         let public = listen(config.server.listen, "--listen")?;
@@ -248,6 +267,7 @@ async fn connection(
     });
     let stream = Counted::new(stream, &place, &streams);
     let stream = Early::new(stream, Arc::clone(&line));
+    let refusing = Arc::clone(&line);
     let service = service_fn(|request: Request<Incoming>| {
         let (running, line, last) = (Arc::clone(running), Arc::clone(&line), Arc::clone(&last));
         let streams = Arc::clone(&streams);
@@ -280,6 +300,9 @@ async fn connection(
     };
     // It is over, or upgraded.
     place.connection.keep();
+    if let Some(refused) = refusing.refused() {
+        proxy::record_refusal(running, refused.status, refused.reason);
+    }
     if let Err(error) = served {
         tracing::debug!(%client, error, "connection ended");
     }
@@ -309,6 +332,7 @@ async fn answer(
     let version = request.version();
     // A stream of HTTP/2 that is not read any more is reset, and the others go on.
     last.begin(version != Version::HTTP_2 && !request.body().is_end_stream());
+    line.note_call();
     // RFC 9110 §15.2: HTTP/1.0 has no interim responses. HTTP/2 has, but hyper's server cannot send them.
     if version != Version::HTTP_11 {
         let response = proxy::handle(&running, request, client, None).await;
@@ -330,6 +354,8 @@ fn builder(server: &Server, runner: Runner) -> Builder<Runner> {
         .header_read_timeout(header_timeout)
         // RFC 9112 §3 asks for 8000 bytes for the request line alone.
         .max_buf_size(max_head)
+        // The limit is in bytes.
+        .max_headers(max_head / LEAST_LINE)
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(Some(header_timeout))

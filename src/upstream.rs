@@ -1,6 +1,7 @@
 //! The client to the origin: pooled connections, time limits, a bound on requests at a time, and one repetition of a
 //! safe request that a pooled connection swallowed, or answered with garbage.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,7 +24,9 @@ use crate::shares::Share;
 
 mod conn;
 mod framing;
+mod head;
 pub mod interim;
+mod names;
 mod pace;
 mod pool;
 mod socket;
@@ -33,11 +36,13 @@ mod upload;
 use conn::{Stray, UpstreamConn};
 use framing::Ending;
 use interim::Interim;
+use names::Names;
 use pace::Pace;
-use pool::Pool;
+use pool::{Limits, Pool};
 use socket::Sockets;
 use upload::{AnswerEnd, Unsent};
 
+pub use head::LINE as LEAST_LINE;
 pub use suspects::Suspects;
 pub use upload::{Upload, UploadFault};
 
@@ -130,7 +135,8 @@ impl ClientBody {
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, UploadFault>> {
         ready!(self.poll_released(cx))?;
         let frame = if self.begun.is_empty() {
-            ready!(self.poll_incoming(cx))?
+            // Trailers are the end: none are passed on ([`headers::trailers`]).
+            ready!(self.poll_incoming(cx))?.filter(Frame::is_data)
         } else {
             Some(Frame::data(std::mem::take(&mut self.begun)))
         };
@@ -344,7 +350,8 @@ impl Body for ResponseBody {
         let this = self.get_mut();
         if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) {
             this.deadline = None;
-            return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)));
+            let frame = frame.map(|frame| frame.map(without_trailers_of_heads).map_err(BodyError::Broken));
+            return Poll::Ready(frame);
         }
         // The timer is made only when there is something to wait for: most bodies come with their head.
         let silence = this.silence;
@@ -360,6 +367,13 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         self.incoming.size_hint()
     }
+}
+
+fn without_trailers_of_heads(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        headers::strip_trailers(trailers);
+    }
+    frame
 }
 
 /// A place among the requests to upstream at a time.
@@ -416,7 +430,12 @@ impl From<UpstreamError> for Unanswered {
 impl Unanswered {
     /// To a request of at least so many bytes, on a connection whose last response had ended like this.
     fn of(error: &hyper::Error, length: u64, conn: &UpstreamConn) -> Unanswered {
-        let is_garbled = error.is_parse() || conn::is_stray(error);
+        if let Some(fault) = conn::head_fault(error) {
+            // It began like a response: it is upstream's own, and nothing that was left over from another one.
+            tracing::warn!(%fault, "a response of upstream is refused");
+            return UpstreamError::Garbled.into();
+        }
+        let is_garbled = error.is_parse() || error.is_parse_too_large() || conn::is_stray(error);
         if is_garbled {
             return Unanswered::garbled(conn);
         }
@@ -461,6 +480,8 @@ pub enum UpstreamFault {
     NotAUrl(String),
     #[error("upstream is https, but this machine's certificate store cannot be read; install ca-certificates")]
     Certificates(#[source] std::io::Error),
+    #[error("the DNS server of [server] resolver cannot be asked: {0}")]
+    Resolver(#[source] std::io::Error),
 }
 
 impl Upstream {
@@ -469,7 +490,10 @@ impl Upstream {
         let (Some(scheme), Some(authority)) = (url.scheme(), url.authority()) else {
             return Err(UpstreamFault::NotAUrl(url.to_string()));
         };
-        let mut http = HttpConnector::new();
+        let host_name = authority.host().trim_matches(['[', ']']);
+        let names =
+            Names::new(host_name, server.resolver, server.connect_timeout).map_err(UpstreamFault::Resolver)?;
+        let mut http = HttpConnector::new_with_resolver(names.clone());
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_connect_timeout(Some(server.connect_timeout));
@@ -485,8 +509,14 @@ impl Upstream {
             )
         };
         let connector = builder.https_or_http().enable_http1().wrap_connector(Sockets(http));
+        let limits = Limits {
+            idle: server.max_upstream_requests,
+            keep_alive: server.upstream_keep_alive,
+            max_head: server.max_head,
+        };
+        let names = host_name.parse::<IpAddr>().is_err().then_some(names);
         Ok(Upstream {
-            pool: Pool::new(connector, url.clone(), server.max_upstream_requests),
+            pool: Pool::new(connector, url.clone(), limits, names),
             host: host(&server.host, authority),
             places: Arc::new(Semaphore::new(server.max_upstream_requests)),
             queue: Semaphore::new(server.max_upstream_requests),
@@ -610,7 +640,8 @@ impl Upstream {
         let unsent = upload.as_ref().map_or(Unsent::Nothing, |upload| upload.begin_answer());
         let end = upload.map(AnswerEnd);
         let ending = Ending::of(method, response.status());
-        if !is_sound(&response, ending, upgrades) {
+        // RFC 9112 §6.3. hyper does not look at the lengths of responses without content.
+        if !(headers::unify_length(response.headers_mut()) && is_sound(&response, ending, upgrades)) {
             let unanswered = Unanswered::garbled(&conn);
             return Err(given_up(unanswered, end.as_ref().map(|end| &*end.0)));
         }
@@ -619,6 +650,7 @@ impl Upstream {
         if is_unread {
             response.extensions_mut().insert(ContentUnread);
         }
+        conn.note_keep_alive(response.headers());
         if let Some(stray) = conn.end(ending, method, path_and_query) {
             self.pool.distrust(stray);
         }
@@ -628,7 +660,6 @@ impl Upstream {
             self.pool.put(conn);
         }
         let ends_with_connection = ending == Ending::Content && headers::is_close_delimited(response.headers());
-        unify_length(&mut response);
         let silence = if is_event_stream(response.headers()) { self.stream_silence } else { self.silence };
         Ok(Answer { response, silence, ends_with_connection, end })
     }
@@ -759,22 +790,6 @@ fn is_sound(response: &Response<Incoming>, ending: Ending, upgrades: bool) -> bo
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     // RFC 9110 §15.2.2: nobody asked for another protocol.
     is_framed && (upgrades || !switches)
-}
-
-/// RFC 9112 §6.3: a length that is said several times, and always the same, is passed on once.
-fn unify_length(response: &mut Response<Incoming>) {
-    let mut lengths = response.headers().get_all(header::CONTENT_LENGTH).iter();
-    let first = lengths.next().cloned();
-    let is_one = lengths.next().is_none();
-    let Some(first) = first else { return };
-    if is_one && !first.as_bytes().contains(&b',') {
-        return;
-    }
-    // hyper has seen to it that all are the same.
-    let digits = first.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
-    if let Ok(length) = HeaderValue::from_bytes(digits) {
-        response.headers_mut().insert(header::CONTENT_LENGTH, length);
-    }
 }
 
 /// Bytes that a request has at least.

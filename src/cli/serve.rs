@@ -32,6 +32,7 @@ pub(super) fn serve(arguments: ServeArguments) -> u8 {
         Err(
             error @ (ServeError::NoUpstream
             | ServeError::Descriptors(_)
+            | ServeError::Itself { .. }
             | ServeError::Upstream(_)
             | ServeError::StoreSetup(_)),
         ) => complain(&error.to_string(), 2),
@@ -47,6 +48,7 @@ fn complain(message: &str, code: u8) -> u8 {
 async fn until_stopped(config: Config, json: bool) -> Result<(), ServeError> {
     tell_rules(&config);
     let listeners = Listeners::bind(&config)?;
+    listeners.check_upstream(&config).await?;
     let running = server::assemble(config).await?;
     // Before anyone is told that Larder runs: whoever waits for that may end it at once.
     let stopped = stopped();

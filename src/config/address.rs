@@ -40,6 +40,21 @@ pub fn listen(text: &str) -> Result<SocketAddr, Wrong> {
     }
 }
 
+/// The address of a DNS server: `127.0.0.1`, `127.0.0.1:5353`, `[::1]:53`. Its port is 53 unless it says another one.
+pub fn resolver(text: &str) -> Result<SocketAddr, Wrong> {
+    let text = text.trim();
+    let address = text.parse().ok().or_else(|| {
+        let ip = text.trim_matches(['[', ']']).parse::<IpAddr>().ok()?;
+        Some(SocketAddr::from((ip, 53)))
+    });
+    match address {
+        Some(address) => Ok(address),
+        None => {
+            wrong("is not the IP address of a DNS server", "write it like \"127.0.0.53\" or \"127.0.0.1:5353\"")
+        }
+    }
+}
+
 /// The URL of upstream: http or https, host and optional port, nothing more.
 pub fn upstream(text: &str) -> Result<Uri, Wrong> {
     const EXAMPLE: &str = "write it like \"http://127.0.0.1:8000\"";

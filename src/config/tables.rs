@@ -61,6 +61,9 @@ impl Default for Server {
             upload_rate: 500,
             on_incomplete: OnIncomplete::default(),
             login: None,
+            underscores: false,
+            upstream_keep_alive: Duration::from_secs(4),
+            resolver: None,
             cache_status: CacheStatus::default(),
             group_fields: false,
         }
@@ -106,6 +109,9 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
         timeout("header_timeout", &mut server.header_timeout);
         timeout("drain_timeout", &mut server.drain_timeout);
         timeout("stream_timeout", &mut server.stream_timeout);
+        timeout("upstream_keep_alive", &mut server.upstream_keep_alive);
+        set(&mut server.underscores, table.item("underscores").and_then(|item| item.boolean()));
+        server.resolver = table.item("resolver").and_then(|item| checked(&item, address::resolver));
         let requests = table.item("max_upstream_requests").and_then(|item| count(&item, &COUNT));
         set(&mut server.max_upstream_requests, requests);
         server.max_unshared_per_client = usual_unshared(server.max_upstream_requests);

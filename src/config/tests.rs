@@ -364,6 +364,9 @@ fn all_tables_are_read() {
         upload_rate = "2KiB"
         on_incomplete = "invalidate"
         login = '/login.*'
+        underscores = true
+        upstream_keep_alive = "9s"
+        resolver = "[::1]"
         [admin]
         listen = "[::1]:9091"
         tokens = [{ role = "admin", token = "${BAD}" }, { role = "viewer", token = "${EMPTY}" }]
@@ -409,6 +412,9 @@ fn all_tables_are_read() {
     assert_eq!(config.server.upload_rate, 2048);
     assert_eq!(config.server.on_incomplete, OnIncomplete::Invalidate);
     assert!(config.server.login.as_ref().is_some_and(|login| login.is_match("/login/again")));
+    assert!(config.server.underscores);
+    assert_eq!(config.server.upstream_keep_alive.as_secs(), 9);
+    assert_eq!(config.server.resolver.unwrap().to_string(), "[::1]:53");
     assert_eq!(config.admin.listen.to_string(), "[::1]:9091");
     assert_eq!(config.admin.tokens, [Token { role: Role::Admin, token: "s3cret".to_owned() }]);
     let store = config.store.as_ref().unwrap();
@@ -595,6 +601,8 @@ fn the_sample_tells_the_defaults() {
         "forwarded ",
         "drain_timeout ",
         "max_upstream_requests ",
+        "upstream_keep_alive ",
+        "underscores ",
         "tokens ",
         "marks_max ",
         "on_incomplete ",

@@ -56,8 +56,9 @@ static METHOD_OVERRIDES: [&str; 3] = ["x-http-method", "x-http-method-override",
 /// Request fields that [`keep_keyed`] leaves in place: what the cache itself goes by (validators, ranges, directives;
 /// none of it reaches upstream on a fetch unless it is part of the question), what frames and describes content, and
 /// what tells of the hops. Sorted.
-static NEEDED: [&str; 20] = [
+static NEEDED: [&str; 21] = [
     "cache-control",
+    "cdn-loop",
     "content-encoding",
     "content-language",
     "content-length",

@@ -144,11 +144,18 @@ impl<'c> Account<'c> {
         target: Target,
         mut fields: HeaderMap,
     ) -> Account<'c> {
+        let underscored = match config.server.underscores {
+            true => headers::dash_underscored(&mut fields),
+            false => {
+                headers::drop_underscored(&mut fields);
+                Vec::new()
+            }
+        };
         headers::strip_hop_by_hop(&mut fields);
         let content = (method.as_str() == "QUERY").then(Bytes::new);
         let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let (version, trailers, interim) = (Version::HTTP_11, false, None);
-        let asked = Asked { method, target, headers: fields, version, client, trailers, interim };
+        let asked = Asked { method, target, headers: fields, version, client, trailers, interim, underscored };
         Account { config, live: Arc::clone(&live), question: Question::new(live, asked, content) }
     }
 

@@ -38,7 +38,9 @@ fn repeatable(running: &Running, question: &Question, lookup: &Lookup) -> Option
     let (family, _) = question.family()?;
     let is_personal = matches!(family.keying.identity, Identity::Header(_) | Identity::Cookie(_));
     let has_credentials = question.facts.authorization || question.facts.cookie;
-    if is_personal || has_credentials || question.asked.method != Method::GET {
+    // Asked again, its fields would go by other names.
+    let is_renamed = !question.asked.underscored.is_empty();
+    if is_personal || has_credentials || is_renamed || question.asked.method != Method::GET {
         return None;
     }
     let varies_on = lookup.sign.iter().filter_map(|sign| sign.variants()).flat_map(|variants| variants.on.clone());
@@ -98,6 +100,7 @@ async fn refresh(running: Arc<Running>, read: Arc<Read>) {
         client: read.client,
         trailers: false,
         interim: None,
+        underscored: Vec::new(),
     };
     let question = Question::new(running.live(), asked, None);
     let primary = question.canonical(running.config.server.forwarded);

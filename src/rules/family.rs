@@ -11,6 +11,7 @@ use super::pattern::Pattern;
 use super::reader::{Item, Table, Text};
 use super::reference::Names;
 use super::{CAPTURES, Collapse, Family, Fetching, ReadMethods};
+use crate::headers::dashed;
 use crate::key::{Identity, Keying, QueryKeying};
 use crate::semantics::{ClientDirectives, CloseDelimited, Policy, STALE_IF_UNREACHABLE, TtlPolicy};
 use crate::stamp::Tag;
@@ -206,10 +207,15 @@ fn read_query(item: &Item<'_>) -> Option<QueryKeying> {
     }
 }
 
+/// A field's name, with `-` for `_`: the proxy knows both by that.
+fn field_name(text: &str) -> Result<HeaderName, http::header::InvalidHeaderName> {
+    HeaderName::try_from(text).map(|name| dashed(&name))
+}
+
 fn read_headers(item: &Item<'_>) -> Option<Vec<HeaderName>> {
     let mut headers = Vec::new();
     for text in item.texts()? {
-        match HeaderName::try_from(text.value.trim()) {
+        match field_name(text.value.trim()) {
             Ok(name) if headers.contains(&name) => {
                 text.fault(format_args!("has {:?} twice", text.raw), "remove one");
             }
@@ -231,7 +237,7 @@ fn read_identity(item: &Item<'_>) -> Option<Identity> {
     let is_token = |name: &str| HeaderName::try_from(name).is_ok();
     let found = match text.value.split_once(':') {
         None if text.value == "none" => Some(Identity::Shared),
-        Some(("header", name)) => HeaderName::try_from(name).ok().map(Identity::Header),
+        Some(("header", name)) => field_name(name).ok().map(Identity::Header),
         Some(("cookie", name)) if is_token(name) => Some(Identity::Cookie(name.to_owned())),
         _ => None,
     };

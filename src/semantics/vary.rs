@@ -3,6 +3,8 @@
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::headers::dashed;
+
 /// What a response varies on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Vary {
@@ -83,9 +85,10 @@ fn in_order(mut names: Vec<HeaderName>) -> Vec<HeaderName> {
     names
 }
 
-/// `*` is a token, and so would pass for a name.
+/// `*` is a token, and so would pass for a name. A name with `_` stands for the one with `-`, by which the proxy knows both
+/// ([`crate::headers::underscores`]).
 fn field_name(member: &[u8]) -> Option<HeaderName> {
-    HeaderName::from_bytes(member).ok().filter(|name| name.as_str() != "*")
+    HeaderName::from_bytes(member).ok().filter(|name| name.as_str() != "*").map(|name| dashed(&name))
 }
 
 #[cfg(test)]

@@ -1,13 +1,19 @@
-//! A connection that writes interim responses between two answers ([`crate::upstream::interim`]).
+//! A connection that writes interim responses between two answers ([`crate::upstream::interim`]), looks at the heads of
+//! requests before hyper does, and says why where hyper refuses one ([`super::heads`]).
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::upstream::interim::Line;
+use super::heads::{self, RequestHeads};
+use crate::upstream::interim::{Line, Refused};
+
+/// How a refusal begins.
+const REFUSAL: &[u8] = b"HTTP/1.1 4";
 
 /// A connection with its line. hyper flushes it only when nothing of its own is left to be written, and at the end of
 /// every turn of its loop: that is when the line is read. The line is empty unless a request waits for its answer, so
@@ -19,11 +25,27 @@ pub(super) struct Early<S> {
     /// What was taken from the line, and how much of it has been written.
     taken: Vec<u8>,
     at: usize,
+    heads: RequestHeads,
+    /// What hyper is yet to be given, where that is not what came.
+    changed: Bytes,
 }
 
 impl<S: AsyncWrite + Unpin> Early<S> {
     pub(super) fn new(stream: S, line: Arc<Line>) -> Early<S> {
-        Early { stream, line, taken: Vec::new(), at: 0 }
+        let heads = RequestHeads::new();
+        Early { stream, line, taken: Vec::new(), at: 0, heads, changed: Bytes::new() }
+    }
+
+    /// Has an answer written that says why a request is refused, if this is hyper's own.
+    fn take_refusal(&mut self, bytes: &[u8]) -> bool {
+        let Some(status) = heads::bare_refusal(bytes) else { return false };
+        if !self.heads.may_be_refused(self.line.calls()) {
+            return false;
+        }
+        let refused = Refused { status, reason: heads::reason(status, self.heads.fault()) };
+        (self.taken, self.at) = (refused.message(), 0);
+        self.line.refuse(refused);
+        true
     }
 
     /// Writes on what has been begun.
@@ -55,7 +77,17 @@ impl<S: AsyncWrite + Unpin> Early<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Early<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(cx, buffer)
+        let this = self.get_mut();
+        if this.changed.is_empty() {
+            let before = buffer.filled().len();
+            ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
+            let Some(changed) = this.heads.take(&buffer.filled()[before..]) else { return Poll::Ready(Ok(())) };
+            buffer.set_filled(before);
+            this.changed = changed.into();
+        }
+        let piece = this.changed.split_to(this.changed.len().min(buffer.remaining()));
+        buffer.put_slice(&piece);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -64,6 +96,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Early<S> {
         let this = self.get_mut();
         // hyper's own 100 may come before the answer does, but not into the midst of another interim response.
         ready!(this.finish(cx))?;
+        if bytes.starts_with(REFUSAL) && this.take_refusal(bytes) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         Pin::new(&mut this.stream).poll_write(cx, bytes)
     }
 
@@ -74,6 +109,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Early<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.finish(cx))?;
+        if let [piece] = pieces
+            && piece.starts_with(REFUSAL)
+            && this.take_refusal(piece)
+        {
+            return Poll::Ready(Ok(piece.len()));
+        }
         Pin::new(&mut this.stream).poll_write_vectored(cx, pieces)
     }
 
@@ -88,7 +129,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Early<S> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        let this = self.get_mut();
+        ready!(this.finish(cx))?;
+        Pin::new(&mut this.stream).poll_shutdown(cx)
     }
 }
 
@@ -108,10 +151,7 @@ mod tests {
     const LENGTH: usize = 10_000;
 
     /// A POST is answered at once, while its content is still being read; a GET gets a 103 before its answer.
-    async fn answer(
-        request: Request<Incoming>,
-        line: Arc<Line>,
-    ) -> Result<Response<Full<bytes::Bytes>>, Infallible> {
+    async fn answer(request: Request<Incoming>, line: Arc<Line>) -> Result<Response<Full<Bytes>>, Infallible> {
         if request.method() == http::Method::POST {
             tokio::spawn(request.into_body().collect());
             return Ok(Response::new(Full::from(vec![b'x'; LENGTH])));

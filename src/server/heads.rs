@@ -1,116 +1,324 @@
-//! A connection that counts what is read of request heads, and says whether its client reads. One whose heads take more than
-//! there is for them is refused.
+//! Looks at the heads of requests as they arrive over HTTP/1, before hyper does. hyper ends a line with a lone LF too (RFC 9112
+//! §2.2), so that an LF in a field value becomes a new field; it refuses targets with characters that clients ought to have
+//! encoded; and what it refuses, nobody hears of.
 
-use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use memchr::{memchr, memchr3};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
+/// What is kept of the beginning of a line that has not come to its end, bytes.
+const BEGINNING: usize = 64;
 
-use super::admission::Place;
-use super::refuse;
-use super::streams::Streams;
+/// What was found in a head that hyper is to refuse.
+pub(super) const BARE_LF: &str =
+    "a line of the request's head ends with LF, others with CR LF: write CR LF, and no LF within a value";
 
-/// A connection that counts.
-pub(super) struct Counted<S> {
-    stream: S,
-    place: Arc<Place>,
-    streams: Arc<Streams>,
-    /// A write waits for the client.
-    is_writing: bool,
-    /// It was refused; until then what still comes is thrown away, so that the client can read why.
-    refused: Option<Pin<Box<Sleep>>>,
+/// Where the next byte belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// Before a request, or in the midst of its first line.
+    Line,
+    Fields,
+    /// So many bytes of content are to come.
+    Content(u64),
+    /// It is not known: content in chunks, another protocol, or what may end in different ways.
+    Unknown,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Counted<S> {
-    pub(super) fn new(stream: S, place: &Arc<Place>, streams: &Arc<Streams>) -> Counted<S> {
-        Counted {
-            stream,
-            place: Arc::clone(place),
-            streams: Arc::clone(streams),
-            is_writing: false,
-            refused: None,
+/// The requests of one connection.
+#[derive(Debug)]
+pub(super) struct RequestHeads {
+    at: At,
+    /// Heads that have come to their ends.
+    whole: u64,
+    /// The beginning of the line so far, and its length.
+    begun: Vec<u8>,
+    length: usize,
+    last: u8,
+    /// Whether the lines of this head end with CR LF; `None` before the first end.
+    ends_with_cr: Option<bool>,
+    /// What its fields say of the content.
+    content: Option<u64>,
+    /// They say something else of it.
+    is_unknown: bool,
+    /// In the line, its target has begun, and its query.
+    blanks: u32,
+    is_query: bool,
+    fault: Option<&'static str>,
+}
+
+impl RequestHeads {
+    pub fn new() -> RequestHeads {
+        RequestHeads {
+            at: At::Line,
+            whole: 0,
+            begun: Vec::new(),
+            length: 0,
+            last: 0,
+            ends_with_cr: None,
+            content: None,
+            is_unknown: false,
+            blanks: 0,
+            is_query: false,
+            fault: None,
         }
     }
 
-    fn note<T>(&mut self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if self.is_writing != written.is_pending() {
-            self.is_writing = !self.is_writing;
-            self.place.connection.set_writing(self.is_writing);
-        }
-        written
+    /// Whether there is a head that hyper has not passed on as one of `calls` requests: what it writes now is an answer to
+    /// one of those, or the refusal of this one.
+    pub fn may_be_refused(&self, calls: u64) -> bool {
+        let is_within = self.at == At::Fields || self.at == At::Line && self.length > 0;
+        self.whole > calls || is_within
     }
 
-    /// Throws away what comes, for a while.
-    fn poll_refused(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut scratch = [0; 4096];
-        loop {
-            let is_over = self.refused.as_mut().is_none_or(|patience| patience.as_mut().poll(cx).is_ready());
-            let mut buffer = ReadBuf::new(&mut scratch);
-            if is_over {
+    /// What is wrong with the head that hyper will refuse, if it is known.
+    pub fn fault(&self) -> Option<&'static str> {
+        self.fault
+    }
+
+    /// Looks at what has arrived. What stands there instead, if something is to: a lone LF becomes a NUL, which no parser
+    /// takes, and characters in a target are encoded.
+    pub fn take(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+        if self.at == At::Unknown {
+            return None;
+        }
+        let mut changed = None;
+        let mut from = 0;
+        while from < bytes.len() && self.at != At::Unknown {
+            let rest = &bytes[from..];
+            if let At::Content(left) = self.at {
+                let passed = usize::try_from(left).map_or(rest.len(), |left| left.min(rest.len()));
+                let left = left - passed as u64;
+                self.at = if left == 0 { At::Line } else { At::Content(left) };
+                from += passed;
+                keep(&mut changed, &rest[..passed]);
+                continue;
+            }
+            let end = memchr(b'\n', rest);
+            let piece = &rest[..end.unwrap_or(rest.len())];
+            self.take_piece(piece, end.is_some(), &bytes[..from], &mut changed);
+            from += piece.len();
+            if end.is_none() {
                 break;
             }
-            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
-            if buffer.filled().is_empty() {
-                break;
+            if self.end_line(piece) {
+                keep(&mut changed, b"\n");
+            } else {
+                self.fault = Some(BARE_LF);
+                changed.get_or_insert_with(|| bytes[..from].to_vec()).push(0);
+            }
+            from += 1;
+        }
+        keep(&mut changed, &bytes[from..]);
+        changed
+    }
+
+    /// Takes of a line what is here, all of it or not.
+    fn take_piece(&mut self, piece: &[u8], is_end: bool, before: &[u8], changed: &mut Option<Vec<u8>>) {
+        let is_whole = is_end && self.length == 0;
+        self.length += piece.len();
+        self.last = piece.last().copied().unwrap_or(self.last);
+        if !is_whole {
+            let room = BEGINNING - self.begun.len();
+            self.begun.extend_from_slice(&piece[..piece.len().min(room)]);
+        }
+        let is_plain = memchr3(b'"', b'<', b'>', piece).is_none() && memchr(b'`', piece).is_none();
+        if self.at != At::Line || is_whole && is_plain {
+            return keep(changed, piece);
+        }
+        for (at, byte) in piece.iter().enumerate() {
+            match byte {
+                b' ' => self.blanks += 1,
+                b'?' => self.is_query = true,
+                _ => {}
+            }
+            let encoded = if self.blanks == 1 { encoded(*byte, self.is_query) } else { None };
+            match encoded {
+                Some(encoded) => {
+                    let kept = || [before, &piece[..at]].concat();
+                    changed.get_or_insert_with(kept).extend_from_slice(encoded.as_bytes());
+                }
+                None => keep(changed, &[*byte]),
             }
         }
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::OutOfMemory, "request heads take too much")))
+    }
+
+    /// False: it ends otherwise than the lines before it.
+    fn end_line(&mut self, piece: &[u8]) -> bool {
+        let ends_with_cr = self.length > 0 && self.last == b'\r';
+        let length = self.length - usize::from(ends_with_cr);
+        let begun = std::mem::take(&mut self.begun);
+        let line = if begun.is_empty() { piece } else { &begun };
+        (self.length, self.last, self.blanks, self.is_query) = (0, 0, 0, false);
+        if self.at == At::Line && length == 0 {
+            // RFC 9112 §2.2: passed over.
+            return true;
+        }
+        let is_alike = *self.ends_with_cr.get_or_insert(ends_with_cr) == ends_with_cr;
+        match self.at {
+            At::Line if line.starts_with(b"PRI * HTTP/2") || line.starts_with(b"CONNECT ") => {
+                self.at = At::Unknown;
+            }
+            At::Line => self.at = At::Fields,
+            At::Fields if length == 0 => self.end_head(),
+            _ => self.take_field(line),
+        }
+        is_alike
+    }
+
+    fn take_field(&mut self, line: &[u8]) {
+        let Some(colon) = line.iter().take(BEGINNING).position(|byte| *byte == b':') else { return };
+        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
+        match colon {
+            14 if is(b"content-length") => {
+                let length = std::str::from_utf8(value).ok().filter(|value| value.len() < 20);
+                let length = length.and_then(|value| value.parse().ok());
+                self.is_unknown |= length.is_none();
+                self.content = length;
+            }
+            17 if is(b"transfer-encoding") => self.is_unknown = true,
+            7 if is(b"upgrade") => self.is_unknown = true,
+            6 if is(b"expect") => self.is_unknown = true,
+            _ => {}
+        }
+    }
+
+    fn end_head(&mut self) {
+        self.whole += 1;
+        self.at = match self.content.take() {
+            _ if self.is_unknown => At::Unknown,
+            Some(length) if length > 0 => At::Content(length),
+            _ => At::Line,
+        };
+        self.ends_with_cr = None;
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Counted<S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.refused.is_some() {
-            return this.poll_refused(cx);
-        }
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
-        // h2 bounds the header lists of a connection by itself.
-        if this.streams.are_spoken() {
-            return Poll::Ready(Ok(()));
-        }
-        let Err(over) = this.place.read(buffer.filled().len() - before) else { return Poll::Ready(Ok(())) };
-        // No request is being answered, and all answers are out: there is room for these few bytes.
-        let _ = Pin::new(&mut this.stream).poll_write(cx, refuse::text(over).as_bytes());
-        let _ = Pin::new(&mut this.stream).poll_shutdown(cx);
-        buffer.set_filled(before);
-        this.refused = Some(Box::pin(tokio::time::sleep(refuse::PATIENCE)));
-        this.poll_refused(cx)
+/// What follows stands there as it came; of what has not been changed yet there is no copy.
+fn keep(changed: &mut Option<Vec<u8>>, bytes: &[u8]) {
+    if let Some(changed) = changed {
+        changed.extend_from_slice(bytes);
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Counted<S> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
-        this.note(written)
+/// What clients send raw though RFC 3986 has it encoded, and `http::Uri` does not take.
+fn encoded(byte: u8, is_query: bool) -> Option<&'static str> {
+    match byte {
+        b'"' if is_query => Some("%22"),
+        b'<' => Some("%3C"),
+        b'>' => Some("%3E"),
+        b'`' if !is_query => Some("%60"),
+        _ => None,
+    }
+}
+
+/// A refusal of hyper's own, as it writes it: a status line, no content, nothing else that says why.
+pub(super) fn bare_refusal(bytes: &[u8]) -> Option<u16> {
+    let is_one = bytes.starts_with(b"HTTP/1.1 4")
+        && bytes.len() < 200
+        && bytes.ends_with(b"\r\n\r\n")
+        && bytes.windows(4).position(|four| four == b"\r\n\r\n") == Some(bytes.len() - 4)
+        && bytes.windows(19).any(|piece| piece == b"content-length: 0\r\n");
+    std::str::from_utf8(bytes.get(9..12)?).ok().filter(|_| is_one)?.parse().ok()
+}
+
+/// Why a request was refused with this status.
+pub(super) fn reason(status: u16, fault: Option<&'static str>) -> &'static str {
+    match status {
+        431 => "the head of the request is larger than max_head",
+        414 => "the target of the request is too long",
+        _ => fault.unwrap_or(
+            "the head of the request is malformed: its request line or one of its fields is not as RFC 9112 has it",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What hyper is given, whatever pieces it comes in; and how many heads it has.
+    #[track_caller]
+    fn taken(message: &str) -> (String, u64, Option<&'static str>) {
+        let take = |size: usize| {
+            let (mut heads, mut given) = (RequestHeads::new(), Vec::new());
+            for piece in message.as_bytes().chunks(size) {
+                given.extend(heads.take(piece).unwrap_or_else(|| piece.to_vec()));
+            }
+            (String::from_utf8(given).unwrap(), heads.whole, heads.fault())
+        };
+        let whole = take(message.len());
+        for size in 1..message.len() {
+            assert_eq!(take(size), whole, "{message:?} in pieces of {size}");
+        }
+        whole
     }
 
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, pieces);
-        this.note(written)
+    #[test]
+    fn requests_pass_as_they_came() {
+        let get = "GET /a?b=c HTTP/1.1\r\nHost: a\r\n\r\n";
+        let post = "POST /\" HTTP/1.1\r\nHost: <a>\r\ncontent-Length:  6 \r\n\r\n<\"\n\n\"\r";
+        let lf = "\r\nGET / HTTP/1.1\nHost: a\n\n";
+        let message = [get, post, lf, get].concat();
+        assert_eq!(taken(&message), (message.clone(), 4, None));
     }
 
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+    #[test]
+    fn characters_that_clients_ought_to_encode_are_encoded_in_targets() {
+        let message = "GET /<`\"?e={\"a\":[<1>]}&`=\" HTTP/1.1\r\nA: <\"`?\r\n\r\n";
+        let given = "GET /%3C%60\"?e={%22a%22:[%3C1%3E]}&`=%22 HTTP/1.1\r\nA: <\"`?\r\n\r\n";
+        assert_eq!(taken(message), (given.to_owned(), 1, None));
+        assert_eq!(taken(&message.repeat(3)), (given.repeat(3), 3, None));
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
-        this.note(flushed)
+    #[test]
+    fn a_lone_lf_is_no_end_of_a_line_where_others_end_with_cr_lf() {
+        for (head, given) in [
+            ("GET / HTTP/1.1\r\nA: b\nC: d\r\n", "GET / HTTP/1.1\r\nA: b\0C: d\r\n"),
+            ("GET / HTTP/1.1\nA: b\r\n", "GET / HTTP/1.1\nA: b\r\0"),
+        ] {
+            assert_eq!(taken(head), (given.to_owned(), 0, Some(BARE_LF)), "{head:?}");
+        }
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    #[test]
+    fn what_comes_behind_content_of_unknown_length_is_not_looked_at() {
+        for head in [
+            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "POST / HTTP/1.1\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n",
+            "GET / HTTP/1.1\r\nUpgrade: x\r\n\r\n",
+            "POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+        ] {
+            let message = format!("{head}5\r\n\"\n<\n\r\n\r\n0\r\n\r\n");
+            assert_eq!(taken(&message), (message.clone(), 1, None), "{head:?}");
+        }
+        let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\"\n<\n";
+        assert_eq!(taken(preface), (preface.to_owned(), 0, None));
+    }
+
+    #[test]
+    fn a_refusal_answers_a_head_that_was_not_passed_on() {
+        let mut heads = RequestHeads::new();
+        assert!(!heads.may_be_refused(0));
+        heads.take(b"GET / HTTP/1.1\r\n");
+        assert!(heads.may_be_refused(0));
+        heads.take(b"\r\n");
+        assert!(heads.may_be_refused(0) && !heads.may_be_refused(1));
+        heads.take(b"(");
+        assert!(heads.may_be_refused(1));
+    }
+
+    #[test]
+    fn a_bare_refusal_is_known_by_all_of_it() {
+        let bare = "HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\ndate: x\r\n\r\n";
+        assert_eq!(bare_refusal(bare.as_bytes()), Some(431));
+        let others = [
+            bare.replace("431", "500"),
+            format!("{bare}x"),
+            bare.replace("h: 0", "h: 1"),
+            "HTTP/1.1 4".to_owned(),
+        ];
+        for other in others {
+            assert_eq!(bare_refusal(other.as_bytes()), None, "{other:?}");
+        }
     }
 }

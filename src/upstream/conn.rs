@@ -3,26 +3,29 @@
 //! connection that was closed: upstream has received the request, and ended it.
 
 use std::error::Error as _;
-use std::io;
+use std::io::{self, ErrorKind};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Builder, SendRequest};
-use hyper_util::client::legacy::connect::Connection;
+use hyper_util::client::legacy::connect::{Connection, HttpInfo};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use super::RequestBody;
 use super::framing::Ending;
+use super::head::{HeadFault, HeadScan, LINE};
 use super::socket::Look;
 use super::suspects::{Carried, Suspects};
+use crate::headers;
 
 /// Responses after which a connection rests, whatever they were: that ends it if it is out of step.
 const RESPONSES_WITHOUT_REST: u32 = 256;
@@ -40,6 +43,10 @@ pub(super) struct UpstreamConn {
     last: Option<Ending>,
     /// Responses since it last rested.
     responses: u32,
+    /// Where it leads.
+    peer: Option<IpAddr>,
+    /// How long upstream keeps it while it is idle, as its last response says.
+    keep_alive: Option<Duration>,
 }
 
 /// Bytes that belong to no response.
@@ -54,8 +61,10 @@ pub(super) struct Stray {
 impl UpstreamConn {
     /// Speaks HTTP/1.1 over a stream. When upstream sends something while no request is under way, the connection ends,
     /// and `on_stray` is told.
+    /// A response's head, with the interim ones before it, has at most `max_head` bytes.
     pub async fn over<S>(
         stream: S,
+        max_head: usize,
         on_stray: impl FnOnce(Stray) + Send + 'static,
     ) -> Result<UpstreamConn, hyper::Error>
     where
@@ -64,11 +73,14 @@ impl UpstreamConn {
         let mut extras = http::Extensions::new();
         stream.connected().get_extras(&mut extras);
         let look = extras.remove().unwrap_or_default();
+        let peer = extras.get::<HttpInfo>().map(|info| info.remote_addr().ip());
         let traffic = Arc::<Traffic>::default();
-        let stream = TokioIo::new(Observed::new(stream, &traffic));
+        let stream = TokioIo::new(Observed::new(stream, &traffic, max_head));
         // RFC 9112 §5.1: a proxy removes whitespace between a response's field name and its colon.
         let mut builder = Builder::new();
         builder.allow_spaces_after_header_name_in_responses(true);
+        // The limit is in bytes.
+        builder.max_headers(max_head / LINE);
         let (sender, connection) = builder.handshake(stream).await?;
         let seen = Arc::clone(&traffic);
         tokio::spawn(async move {
@@ -79,7 +91,22 @@ impl UpstreamConn {
                 on_stray(Stray { behind, suspects: seen.suspects() });
             }
         });
-        Ok(UpstreamConn { sender, traffic, look, last: None, responses: 0 })
+        Ok(UpstreamConn { sender, traffic, look, last: None, responses: 0, peer, keep_alive: None })
+    }
+
+    /// The address that it leads to, if it is known.
+    pub fn peer(&self) -> Option<IpAddr> {
+        self.peer
+    }
+
+    /// How long upstream keeps it while it is idle, if it has said so.
+    pub fn keep_alive(&self) -> Option<Duration> {
+        self.keep_alive
+    }
+
+    /// Notes what its last response says of that.
+    pub fn note_keep_alive(&mut self, fields: &HeaderMap) {
+        self.keep_alive = headers::keep_alive(fields);
     }
 
     /// How the last response ended; `None` on a new connection.
@@ -151,6 +178,11 @@ pub(super) fn is_stray(error: &hyper::Error) -> bool {
     is_it(error) || error.source().and_then(|source| source.downcast_ref()).is_some_and(is_it)
 }
 
+/// What was wrong with a head that made a connection end.
+pub(super) fn head_fault(error: &hyper::Error) -> Option<HeadFault> {
+    error.source()?.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref().copied()
+}
+
 /// What passed on one connection. Only its own task writes here what it reads and writes, so that it comes in its order.
 #[derive(Debug, Default)]
 struct Traffic {
@@ -165,6 +197,8 @@ struct Traffic {
     response: AtomicU8,
     /// Reads since the last request that began like a response.
     heads: AtomicU32,
+    /// Requests so far, modulo 2³².
+    requests: AtomicU32,
     carried: Mutex<Carried>,
 }
 
@@ -215,6 +249,7 @@ impl Traffic {
     fn begin(&self) {
         self.response.store(0, Ordering::Release);
         self.heads.store(0, Ordering::Release);
+        self.requests.fetch_add(1, Ordering::AcqRel);
     }
 
     fn end(&self, ending: Ending) -> bool {
@@ -248,24 +283,45 @@ fn is_timeout(bytes: &[u8]) -> bool {
 struct Observed<S> {
     stream: TokioIo<S>,
     traffic: Arc<Traffic>,
+    max_head: usize,
+    /// The heads of the current response.
+    scan: HeadScan,
+    /// [`Traffic::requests`] when it began.
+    requests: u32,
     /// Since a write has failed.
     last_words: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Observed<S> {
-    fn new(stream: S, traffic: &Arc<Traffic>) -> Observed<S> {
-        Observed { stream: TokioIo::new(stream), traffic: Arc::clone(traffic), last_words: None }
+    fn new(stream: S, traffic: &Arc<Traffic>, max_head: usize) -> Observed<S> {
+        Observed {
+            stream: TokioIo::new(stream),
+            traffic: Arc::clone(traffic),
+            max_head,
+            scan: HeadScan::new(max_head),
+            requests: 0,
+            last_words: None,
+        }
     }
 
     fn note(&mut self, cx: &mut Context<'_>, written: io::Result<usize>) -> Poll<io::Result<usize>> {
         self.traffic.send(&written);
         let is_ended =
-            |error: &io::Error| matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
+            |error: &io::Error| matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset);
         if written.as_ref().is_err_and(is_ended) {
             let waiting = self.last_words.get_or_insert_with(|| Box::pin(tokio::time::sleep(LAST_WORDS)));
             ready!(waiting.as_mut().poll(cx));
         }
         Poll::Ready(written)
+    }
+
+    fn look_at(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.traffic.hear(bytes);
+        let requests = self.traffic.requests.load(Ordering::Acquire);
+        if requests != self.requests {
+            (self.scan, self.requests) = (HeadScan::new(self.max_head), requests);
+        }
+        self.scan.take(bytes).map_err(|fault| io::Error::new(ErrorKind::InvalidData, fault))
     }
 }
 
@@ -277,8 +333,7 @@ where
         let this = self.get_mut();
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
-        this.traffic.hear(&buffer.filled()[before..]);
-        Poll::Ready(Ok(()))
+        Poll::Ready(this.look_at(&buffer.filled()[before..]))
     }
 }
 
@@ -341,7 +396,7 @@ mod tests {
 
     #[test]
     fn a_request_that_could_not_be_sent_is_unheard() {
-        let refused = || Err(io::ErrorKind::BrokenPipe.into());
+        let refused = || Err(ErrorKind::BrokenPipe.into());
         let traffic = Traffic::default();
         traffic.send(&refused());
         assert!(!traffic.heard_nothing_of(100), "a new connection");

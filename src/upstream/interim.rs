@@ -6,8 +6,10 @@
 //! answer waits until the line is empty. What comes for a request that has been answered is dropped.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::SystemTime;
 
 use http::{HeaderMap, StatusCode};
 
@@ -21,6 +23,32 @@ const QUEUE: usize = 64 << 10;
 pub struct Line {
     /// Guards what is to be written and for whom.
     state: Mutex<State>,
+    /// Requests that were passed on, in whatever version.
+    calls: AtomicU64,
+    refused: OnceLock<Refused>,
+}
+
+/// A request that was none, so that the connection ends.
+#[derive(Debug, Clone, Copy)]
+pub struct Refused {
+    pub status: u16,
+    pub reason: &'static str,
+}
+
+impl Refused {
+    /// The answer.
+    pub fn message(&self) -> Vec<u8> {
+        let phrase = StatusCode::from_u16(self.status).ok().and_then(|status| status.canonical_reason());
+        let body = serde_json::json!({ "success": false, "error": self.reason }).to_string();
+        let date = httpdate::fmt_http_date(SystemTime::now());
+        format!(
+            "HTTP/1.1 {} {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\nDate: {date}\r\n\r\n{body}",
+            self.status,
+            phrase.unwrap_or_default(),
+            body.len(),
+        )
+        .into_bytes()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -60,6 +88,26 @@ impl Line {
         .await;
         std::future::poll_fn(|cx| self.poll_end(cx)).await;
         answered
+    }
+
+    /// A request is passed on.
+    pub fn note_call(&self) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests that were passed on.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// A request is refused, and the connection ends.
+    pub fn refuse(&self, refused: Refused) {
+        let _ = self.refused.set(refused);
+    }
+
+    /// The request that was refused.
+    pub fn refused(&self) -> Option<Refused> {
+        self.refused.get().copied()
     }
 
     fn begin(self: &Arc<Line>) -> Interim {

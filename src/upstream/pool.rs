@@ -14,6 +14,7 @@
 //! the next rest.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -23,11 +24,13 @@ use tower_service::Service;
 
 use super::conn::{Stray, UpstreamConn};
 use super::framing::Ending;
+use super::names::{Known, Names};
 use super::socket::Sockets;
 use super::suspects::{Suspects, Waiting};
 
-/// Idle connections to upstream are closed after this long; shorter than what most servers allow.
-const IDLE: Duration = Duration::from_secs(15);
+/// What a connection is given up before upstream does so, where it says when (`Keep-Alive: timeout`); of less than twice as
+/// much it is half. A request that is sent later might cross the end of the connection on its way.
+const MARGIN: Duration = Duration::from_secs(1);
 /// How long a connection rests at least. The price is another connection for each that rests.
 const REST: Duration = Duration::from_millis(50);
 /// How long an upstream that has sent bytes which belong to no response is not trusted.
@@ -41,13 +44,26 @@ pub(super) type ConnectError = Box<dyn std::error::Error + Send + Sync>;
 pub(super) struct Pool {
     connector: HttpsConnector<Sockets>,
     upstream: Uri,
+    limits: Limits,
     shared: Arc<Shared>,
+}
+
+/// What connections are bounded by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Connections that may be idle at a time.
+    pub idle: usize,
+    /// How long one may be idle, unless upstream says less.
+    pub keep_alive: Duration,
+    /// The largest head of a response, bytes.
+    pub max_head: usize,
 }
 
 #[derive(Debug)]
 struct Shared {
-    /// Connections that may be idle at a time.
-    limit: usize,
+    limits: Limits,
+    /// Whose addresses connections lead to; `None`: to one address for ever.
+    names: Option<Names>,
     state: Mutex<State>,
     suspects: Waiting,
 }
@@ -58,6 +74,30 @@ struct State {
     distrust: Distrust,
     /// Somebody closes those that have been idle for too long.
     is_swept: bool,
+    addresses: Addresses,
+}
+
+/// Where connections may lead.
+#[derive(Debug, Default)]
+struct Addresses {
+    /// `None`: it is not known yet.
+    known: Option<Known>,
+    /// Somebody asks for them again.
+    are_asked_for: bool,
+}
+
+impl Addresses {
+    /// Whether a connection to this address may be used again.
+    fn allow(&self, peer: Option<IpAddr>) -> bool {
+        let (Some(known), Some(peer)) = (&self.known, peer) else { return true };
+        known.addresses.iter().any(|address| address.to_canonical() == peer.to_canonical())
+    }
+
+    /// Whether they are to be asked for now, which is for who is told so to do.
+    fn are_due(&mut self, now: Instant) -> bool {
+        let is_known = self.known.as_ref().is_some_and(|known| known.until > now);
+        !is_known && !std::mem::replace(&mut self.are_asked_for, true)
+    }
 }
 
 #[derive(Debug)]
@@ -142,30 +182,37 @@ impl Distrust {
     }
 }
 
+/// How long a connection may be idle that upstream keeps for so long.
+fn may_idle(keep_alive: Duration, said: Option<Duration>) -> Duration {
+    said.map_or(keep_alive, |said| keep_alive.min(said - MARGIN.min(said / 2)))
+}
+
 impl Idle<UpstreamConn> {
-    fn is_good(&self, distrust: &Distrust, now: Instant) -> bool {
-        let is_fresh = now.saturating_duration_since(self.since) < IDLE;
-        is_fresh && self.conn.is_idle() && self.conn.last().is_none_or(|ending| distrust.allows(ending, now))
+    fn is_good(&self, limits: &Limits, distrust: &Distrust, addresses: &Addresses, now: Instant) -> bool {
+        let limit = may_idle(limits.keep_alive, self.conn.keep_alive());
+        let is_fresh = now.saturating_duration_since(self.since) < limit;
+        is_fresh
+            && self.conn.is_idle()
+            && self.conn.last().is_none_or(|ending| distrust.allows(ending, now))
+            && addresses.allow(self.conn.peer())
     }
 }
 
 impl Pool {
-    /// No connections to `upstream`, a URL. Of those that are made, so many may be idle at a time.
-    pub fn new(connector: HttpsConnector<Sockets>, upstream: Uri, limit: usize) -> Pool {
-        Pool {
-            connector,
-            upstream,
-            shared: Arc::new(Shared { limit, state: Mutex::default(), suspects: Waiting::default() }),
-        }
+    /// No connections to `upstream`, a URL. Those that are made lead to the addresses that `names` has.
+    pub fn new(connector: HttpsConnector<Sockets>, upstream: Uri, limits: Limits, names: Option<Names>) -> Pool {
+        let (state, suspects) = (Mutex::default(), Waiting::default());
+        Pool { connector, upstream, limits, shared: Arc::new(Shared { limits, names, state, suspects }) }
     }
 
     /// An idle connection that need not rest.
     pub fn take(&self) -> Option<UpstreamConn> {
         let now = Instant::now();
         let mut state = self.shared.lock();
-        let State { idle, distrust, .. } = &mut *state;
+        self.shared.follow(&mut state, now);
+        let State { idle, distrust, addresses, .. } = &mut *state;
         while let Some(mut idle) = idle.take(now) {
-            if idle.is_good(distrust, now) {
+            if idle.is_good(&self.limits, distrust, addresses, now) {
                 if idle.has_rested(now) {
                     idle.conn.note_rest();
                 }
@@ -186,7 +233,7 @@ impl Pool {
                 shared.distrust(stray);
             }
         };
-        Ok(UpstreamConn::over(stream, on_stray).await?)
+        Ok(UpstreamConn::over(stream, self.limits.max_head, on_stray).await?)
     }
 
     /// Takes back a connection as soon as its response has ended.
@@ -224,14 +271,38 @@ impl Shared {
         let now = Instant::now();
         let idle = Idle { conn, since: now };
         let mut state = self.lock();
-        if state.idle.len() >= self.limit || !idle.is_good(&state.distrust, now) {
+        self.follow(&mut state, now);
+        let is_good = idle.is_good(&self.limits, &state.distrust, &state.addresses, now);
+        if state.idle.len() >= self.limits.idle || !is_good {
             return;
         }
         let needs_rest = idle.conn.needs_rest();
         state.idle.put(idle, needs_rest);
         if !std::mem::replace(&mut state.is_swept, true) {
-            tokio::spawn(sweep(Arc::downgrade(self)));
+            tokio::spawn(sweep(Arc::downgrade(self), self.limits.keep_alive));
         }
+    }
+
+    /// Has the addresses of upstream's name asked for when it is time. Connections to others are closed with the response
+    /// that is under way on them.
+    fn follow(self: &Arc<Shared>, state: &mut State, now: Instant) {
+        let Some(names) = &self.names else { return };
+        if !state.addresses.are_due(now) {
+            return;
+        }
+        let (shared, names) = (Arc::downgrade(self), names.clone());
+        tokio::spawn(async move {
+            let found = names.current().await;
+            let Some(shared) = shared.upgrade() else { return };
+            let now = Instant::now();
+            let mut state = shared.lock();
+            let State { idle, distrust, addresses, .. } = &mut *state;
+            addresses.are_asked_for = false;
+            if let Ok(known) = found {
+                addresses.known = Some(known);
+                idle.retain(|idle| idle.is_good(&shared.limits, distrust, addresses, now));
+            }
+        });
     }
 
     fn distrust(&self, stray: Stray) {
@@ -254,14 +325,14 @@ impl Shared {
 }
 
 /// Closes connections that have been idle for too long, until there are none.
-async fn sweep(shared: Weak<Shared>) {
+async fn sweep(shared: Weak<Shared>, pause: Duration) {
     loop {
-        tokio::time::sleep(IDLE).await;
+        tokio::time::sleep(pause).await;
         let Some(shared) = shared.upgrade() else { return };
         let now = Instant::now();
         let mut state = shared.lock();
-        let State { idle, distrust, is_swept } = &mut *state;
-        idle.retain(|idle| idle.is_good(distrust, now));
+        let State { idle, distrust, is_swept, addresses } = &mut *state;
+        idle.retain(|idle| idle.is_good(&shared.limits, distrust, addresses, now));
         if idle.len() == 0 {
             *is_swept = false;
             return;
@@ -297,6 +368,36 @@ mod tests {
         queue.retain(|idle| idle.conn != 1);
         assert_eq!(queue.len(), 2);
         assert_eq!([queue.take(now), queue.take(now)].map(|idle| idle.unwrap().conn), [2, 0]);
+    }
+
+    #[test]
+    fn a_connection_is_given_up_before_upstream_gives_it_up() {
+        let (millis, own) = (Duration::from_millis, Duration::from_secs(4));
+        let rows = [
+            (None, 4000),
+            (Some(60_000), 4000),
+            (Some(5000), 4000),
+            (Some(4000), 3000),
+            (Some(1000), 500),
+            (Some(0), 0),
+        ];
+        for (said, expected) in rows {
+            assert_eq!(may_idle(own, said.map(millis)), millis(expected), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn connections_lead_where_the_name_does() {
+        let now = Instant::now();
+        let [old, new] = [1, 2].map(|last| IpAddr::from([127, 0, 0, last]));
+        let mut addresses = Addresses::default();
+        assert!(addresses.allow(Some(old)), "nothing is known");
+        assert!(addresses.are_due(now));
+        assert!(!addresses.are_due(now), "it is asked once");
+        addresses.are_asked_for = false;
+        addresses.known = Some(Known { addresses: [new].into(), until: now + REST });
+        assert!(!addresses.allow(Some(old)) && addresses.allow(Some(new)) && addresses.allow(None));
+        assert!(!addresses.are_due(now) && addresses.are_due(now + REST));
     }
 
     #[test]

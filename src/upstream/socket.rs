@@ -17,13 +17,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tower_service::Service;
 
+use super::names::Names;
+
 /// Connects by TCP.
 #[derive(Debug, Clone)]
-pub(super) struct Sockets(pub HttpConnector);
+pub(super) struct Sockets(pub HttpConnector<Names>);
 
 impl Service<Uri> for Sockets {
     type Response = TokioIo<Socket>;
-    type Error = <HttpConnector as Service<Uri>>::Error;
+    type Error = <HttpConnector<Names> as Service<Uri>>::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {

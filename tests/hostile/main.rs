@@ -21,4 +21,5 @@ mod heads;
 mod http2;
 mod idle;
 mod storms;
+mod upstreams;
 mod writes;

@@ -53,6 +53,25 @@ fn clients_may_speak_http_2_by_prior_knowledge() {
     site.call("GET", "/users").header("Host", "api.example").send().hides("hit").carries("/users #2");
 }
 
+/// RFC 9110 §8.6
+#[test]
+fn equal_lengths_over_http_2_become_one_and_others_are_refused() {
+    let site = Site::start(Tier::Embedded, "");
+    run(async {
+        let mut sender = connect(&site).await;
+        for (second, is_taken) in [("3", true), ("4", false), ("x", false)] {
+            let request = http::Request::builder().method("POST").uri("http://api.example/a");
+            let request = request.header("content-length", "3").header("content-length", second);
+            let response = sender.send_request(request.body(Full::from("abc")).unwrap()).await;
+            // RFC 9113 §8.1.1: a stream error will do.
+            let is_answered = response.is_ok_and(|response| response.status() == 200);
+            assert_eq!(is_answered, is_taken, "{second}");
+        }
+    });
+    assert_eq!(site.upstream.count("/a"), 1);
+    assert_eq!(site.upstream.last("/a").headers("content-length"), ["3"]);
+}
+
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()

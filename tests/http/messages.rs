@@ -158,13 +158,14 @@ fn heads_have_a_limit() {
         raw(&site, format!("GET /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX: {field}\r\n\r\n").as_bytes())
     };
     with_field(15_000).unwrap().has_status(200);
-    with_field(17_000).unwrap().has_status(431);
+    with_field(17_000).unwrap().fails_with(431);
     let fields = |count: usize| {
         let fields = (0..count).fold(String::new(), |all, number| all + &format!("X-{number}: 1\r\n"));
         raw(&site, format!("GET /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{fields}\r\n").as_bytes())
     };
-    fields(90).unwrap().has_status(200);
-    fields(200).unwrap().has_status(431);
+    // Each line counts as 32 bytes at least.
+    fields(500).unwrap().has_status(200);
+    fields(520).unwrap().fails_with(431);
     // RFC 9112 §3: at least 8000 bytes for the request line.
     let long = format!("/{}", "a".repeat(8000));
     site.get(&long).has_status(200);
@@ -227,6 +228,7 @@ fn responses_with_two_meanings_are_a_502_and_never_stored() {
         "Transfer-Encoding: gzip\r\n",
         "X-A: b\r\n c\r\nContent-Length: 3\r\n",
         "X-A: b\0\r\nContent-Length: 3\r\n",
+        "X-A: b\nX-B: c\r\nContent-Length: 3\r\n",
         "X-A: b\rc\r\nContent-Length: 3\r\n",
         "no colon\r\nContent-Length: 3\r\n",
         "X(A): b\r\nContent-Length: 3\r\n",
@@ -350,7 +352,7 @@ fn a_write_outdates_what_a_lenient_upstream_takes_for_its_path(tier: Tier) {
 
 fn a_write_that_asks_for_another_method_outdates_by_both(tier: Tier) {
     let site = Site::start(tier, RULES);
-    let overrides = ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "X_HTTP_Method_Override"];
+    let overrides = ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"];
     let by_field = overrides.map(|name| site.call("POST", "/removed").header(name, "delete"));
     for call in by_field.into_iter().chain([site.call("POST", "/removed?_method=DELETE")]) {
         site.get("/stats");
@@ -498,19 +500,36 @@ fn trailers_of_a_response_reach_a_client_that_takes_them() {
     assert_eq!(body, "3\r\nabc\r\n0\r\n\r\n");
 }
 
+/// They might be taken for fields that Larder strips from the head.
 #[test]
-fn trailers_of_a_request_reach_upstream() {
+fn trailers_of_a_request_do_not_reach_upstream() {
     let bench = Bench::start("");
     let mut client = bench.client(
-        "POST /a HTTP/1.1\r\nHost: a\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n\
-         3\r\nabc\r\n0\r\nX-Sum: 7\r\n\r\n",
+        "POST /a HTTP/1.1\r\nHost: a\r\nTrailer: X-Sum, Cookie, X-Forwarded-For\r\nTransfer-Encoding: chunked\r\n\r\n\
+         3\r\nabc\r\n0\r\nX-Sum: 7\r\nCookie: a=1\r\nX-Forwarded-For: 192.0.2.1\r\nConnection: close\r\n\r\n",
     );
     let mut upstream = bench.upstream();
-    assert_eq!(field(&upstream.head(), "trailer"), Some("X-Sum"));
-    let body = "3\r\nabc\r\n0\r\nx-sum: 7\r\n\r\n";
+    assert_eq!(field(&upstream.head(), "trailer"), None);
+    let body = "3\r\nabc\r\n0\r\n\r\n";
     assert_eq!(upstream.take(body.len()), body);
     upstream.send("HTTP/1.1 204 No Content\r\n\r\n");
     assert_eq!(client.head()[0], "HTTP/1.1 204 No Content");
+}
+
+/// RFC 9110 §6.5.1
+#[test]
+fn a_trailer_of_a_response_is_no_field_of_a_head() {
+    let bench = Bench::start("");
+    let mut client =
+        bench.client("DELETE /a HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: close, TE\r\n\r\n");
+    let mut upstream = bench.upstream();
+    upstream.head();
+    upstream.send(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, Set-Cookie, Cache-Control, Vary\r\n\r\n\
+         3\r\nabc\r\n0\r\nX-Sum: 7\r\nSet-Cookie: a=1\r\nCache-Control: public\r\nVary: x\r\n\r\n",
+    );
+    client.head();
+    assert_eq!(client.rest(), "3\r\nabc\r\n0\r\nx-sum: 7\r\n\r\n");
 }
 
 /// RFC 9111 §3.1 lets a cache do so.

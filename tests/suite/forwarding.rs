@@ -2,7 +2,7 @@
 //! except what must not be stored.
 
 use crate::support::client::send_raw;
-use crate::support::{Failure, Gate, Larder, Plan, Reply, Response, Site, Tier, Upstream};
+use crate::support::{Failure, Gate, Larder, Plan, Reply, Response, Site, Tier, Upstream, eventually};
 
 const RULES: &str = r#"
 [server]
@@ -96,6 +96,185 @@ fn hop_by_hop_fields_of_a_response_stay_behind_even_when_it_is_stored() {
         let answer = site.get("/users").shows(outcome);
         assert_eq!((answer.header("x-secret"), answer.header("keep-alive")), (None, None));
         assert_eq!(answer.header("x-kept"), Some("1"));
+    }
+}
+
+const TENANTS: &str = r#"
+[[family]]
+name = "users"
+path = '/users'
+ttl = "60s"
+headers = ["x-tenant"]
+"#;
+
+/// CGI, WSGI and PHP read them as their dashed twins.
+#[test]
+fn fields_with_underscores_are_dropped() {
+    let site = site();
+    for (method, path) in [("GET", "/users"), ("GET", "/a"), ("POST", "/a"), ("OPTIONS", "/a")] {
+        let call = site.call(method, path).header("X_Real_IP", "192.0.2.1").header("X_Forwarded_For", "192.0.2.1");
+        call.header("X-Original_Url", "/b")
+            .header("Content_Length", "7")
+            .header("X-Kept", "1")
+            .send()
+            .has_status(200);
+        let received = site.upstream.last(&format!("{method} {path}"));
+        assert!(received.headers.iter().all(|(name, _)| !name.contains('_')), "{received:?}");
+        assert_eq!(
+            (received.header("x-kept"), received.header("x-forwarded-for")),
+            (Some("1"), Some("127.0.0.1"))
+        );
+    }
+}
+
+#[test]
+fn kept_fields_with_underscores_are_treated_like_their_dashed_twins() {
+    let upstream = Upstream::start();
+    let larder = Plan::new(&upstream.url()).rules(&format!("[server]\nunderscores = true\n{TENANTS}")).start();
+    let tenant = |name: &str, tenant: &str| larder.call("GET", "/users").header(name, tenant).send();
+    tenant("X_Tenant", "1").carries("/users #1");
+    assert_eq!(upstream.last("/users").header("x_tenant"), Some("1"));
+    tenant("X_Tenant", "2").carries("/users #2");
+    tenant("X-Tenant", "1").shows("hit").carries("/users #1");
+    let call = larder.call("POST", "/a").header("X_Real_IP", "192.0.2.1").header("X_Rewrite_Url", "/b");
+    call.header("X_Forwarded_For", "192.0.2.1")
+        .header("Content_Length", "7")
+        .header("Api_Key", "k")
+        .body("x")
+        .send();
+    let received = upstream.last("POST /a");
+    for gone in ["x_real_ip", "x-real-ip", "x_rewrite_url", "x_forwarded_for", "content_length"] {
+        assert_eq!(received.header(gone), None, "{gone}");
+    }
+    assert_eq!(received.headers("x-forwarded-for"), ["127.0.0.1"]);
+    assert_eq!((received.header("api_key"), received.headers("content-length")), (Some("k"), vec!["1"]));
+}
+
+/// What counts is the size of a head.
+#[test]
+fn a_head_may_have_hundreds_of_lines() {
+    let site = site();
+    let lines = |count: usize| (0..count).fold(Reply::numbered(), |reply, n| reply.header(&format!("X-{n}"), "1"));
+    site.upstream.on("/users", lines(1000));
+    let call = (0..1000).fold(site.call("GET", "/users"), |call, n| call.header(&format!("X-{n}"), "1"));
+    let answer = call.send().has_status(200);
+    assert_eq!(answer.header("x-999"), Some("1"));
+    assert_eq!(site.upstream.last("/users").header("x-999"), Some("1"));
+    site.upstream.on("/users", lines(5000));
+    site.call("GET", "/users?2").send().fails_with(502).shows("detail=upstream-garbled");
+}
+
+#[test]
+fn larder_recognises_a_request_that_it_has_forwarded_itself() {
+    let (upstream, larder) = with_server("");
+    let address = larder.address;
+    upstream.answer("/a", move |request| {
+        let field = request.header("cdn-loop").unwrap();
+        let again =
+            crate::support::client::Call::new(address, "GET", "/a").header("CDN-Loop", &format!("other, {field}"));
+        let answer = again.send();
+        Reply::new(answer.text()).header("X-Status", &answer.status.to_string())
+    });
+    let answer = larder.call("GET", "/a").header("CDN-Loop", "larder;id=0").send().has_status(200);
+    assert_eq!(answer.header("x-status"), Some("508"), "{answer:?}");
+    assert!(answer.text().contains("--upstream"), "{answer:?}");
+    assert_eq!(upstream.count("/a"), 1);
+}
+
+/// What `http::Uri` does not take.
+#[test]
+fn raw_characters_in_a_target_are_encoded_and_forwarded() {
+    let site = site();
+    let ask = |target: &str| {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        send_raw(site.address, request.as_bytes(), false).unwrap().response().has_status(200)
+    };
+    for (target, forwarded) in
+        [("/a?extensions={\"a\":1}", "/a?extensions={%22a%22:1}"), ("/a?q=<b>|^`\\{}", "/a?q=%3Cb%3E|^`\\{}")]
+    {
+        ask(target);
+        assert_eq!(site.upstream.count(&format!("GET {forwarded}")), 1, "{target}");
+    }
+    ask("/\"<b>`{}");
+    ask("/users?a=\"");
+    ask("/users?a=%22").shows("hit");
+}
+
+/// They are answered with a reason, logged, and counted.
+#[test]
+fn what_is_no_request_is_refused_with_a_reason() {
+    let site = site();
+    let rows = [
+        "G(T /a HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /a\u{1}b HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /a HTTP/1.1\r\nHost : a\r\n\r\n",
+        "GET /a HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n",
+        "GET /a HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n",
+        "GET /a HTTP/1.1\r\nHost: a\r\nX: a\nY: b\r\n\r\n",
+        "GET /a HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n",
+        "POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        "GET /a HTTP/9.1\r\nHost: a\r\n\r\n",
+    ];
+    for (number, request) in rows.into_iter().enumerate() {
+        let shown: String = request.chars().take(60).collect();
+        // The first request of a connection, and a later one.
+        for before in ["", "GET /b HTTP/1.1\r\nHost: a\r\n\r\n"] {
+            let mut pending = send_raw(site.address, [before, request].concat().as_bytes(), false).unwrap();
+            if !before.is_empty() {
+                pending.read_body(u64::MAX).unwrap();
+                assert_eq!(pending.head().status, 200, "{shown:?}");
+                pending = pending.next_response();
+            }
+            let answer = pending.finish().unwrap_or_else(|failure| panic!("{shown:?}: {failure:?}"));
+            assert_eq!(
+                answer.clone().fails_with(400).header("connection"),
+                Some("close"),
+                "{shown:?}: {answer:?}"
+            );
+        }
+        eventually("it is logged", || site.log().matches("malformed-request").count() == 2 * (number + 1));
+    }
+    assert_eq!(site.upstream.count("/a"), 0);
+}
+
+#[test]
+fn an_upstream_that_is_larder_itself_is_refused_at_the_start() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    for (listen, upstream) in [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "localhost"), ("0.0.0.0", "127.0.0.9")] {
+        let plan =
+            Plan::new(&format!("http://{upstream}:{port}")).argument("--listen", &format!("{listen}:{port}"));
+        let exit = plan.fail();
+        assert_eq!(exit.code, Some(2), "{exit:?}");
+        assert!(exit.stderr.contains("is this Larder itself") && exit.stderr.contains("--upstream"), "{exit:?}");
+    }
+}
+
+/// `Keep-Alive: timeout`, less a margin.
+#[test]
+fn a_connection_is_not_used_for_longer_than_upstream_says() {
+    let (upstream, larder) = with_server("");
+    let connections = |reply: Reply| {
+        upstream.on("/a", reply);
+        let before = upstream.connections();
+        for _ in 0..3 {
+            larder.write("POST", "/a").has_status(200);
+        }
+        upstream.connections() - before
+    };
+    assert_eq!(connections(Reply::new("x").header("Keep-Alive", "timeout=3600")), 1);
+    // The first still goes over the connection of before.
+    assert_eq!(connections(Reply::new("x").header("Keep-Alive", "timeout=0")), 2);
+}
+
+/// RFC 9112 §9.5: what has arrived before the write is sent.
+#[test]
+fn a_write_does_not_meet_a_connection_that_upstream_has_ended() {
+    let mut upstream = Upstream::start();
+    let larder = Plan::new(&upstream.url()).start();
+    for _ in 0..10 {
+        larder.get("/a").has_status(200);
+        upstream.end_connections();
+        larder.write("POST", "/a").has_status(200).carries("done");
     }
 }
 

@@ -40,6 +40,7 @@ mod hazards;
 mod identity;
 mod leases;
 mod logs;
+mod names;
 mod operator;
 mod outages;
 mod races;

@@ -178,7 +178,7 @@ fn the_answer_to_a_post_is_not_kept_for_a_read_that_upstream_would_see_otherwise
     let rows = [
         ("/keyed", "Accept-Language", "de"),
         ("/normal", "Accept-Language", "de;q=0.5, EN"),
-        ("/plain/1", "X_Forwarded_Host", "evil.example"),
+        ("/plain/1", "X-Host", "evil.example"),
         ("/plain/2", "X-HTTP-Method-Override", "PUT"),
         ("/plain/3?_method=PUT", "X-Harmless", "1"),
     ];

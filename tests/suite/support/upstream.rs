@@ -212,7 +212,12 @@ pub struct Upstream {
 
 impl Upstream {
     pub fn start() -> Upstream {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Upstream::start_at("127.0.0.1:0")
+    }
+
+    /// At this address.
+    pub fn start_at(address: &str) -> Upstream {
+        let listener = TcpListener::bind(address).unwrap();
         let (address, shared) = (listener.local_addr().unwrap(), Arc::default());
         let mut upstream = Upstream { address, shared, listening: None, reserved: None };
         upstream.accept(listener);
@@ -275,6 +280,18 @@ impl Upstream {
         self.requests(spot).pop().unwrap_or_else(|| panic!("upstream received no {spot}"))
     }
 
+    /// Connections that were made so far.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.lock().unwrap().len()
+    }
+
+    /// Ends all connections, and takes new ones.
+    pub fn end_connections(&mut self) {
+        for connection in self.shared.connections.lock().unwrap().drain(..) {
+            let _ = connection.shutdown(Shutdown::Both);
+        }
+    }
+
     pub fn count(&self, spot: &str) -> usize {
         self.requests(spot).len()
     }
@@ -294,9 +311,7 @@ impl Upstream {
             let _ = TcpStream::connect(self.address);
             acceptor.join().unwrap();
         }
-        for connection in self.shared.connections.lock().unwrap().drain(..) {
-            let _ = connection.shutdown(Shutdown::Both);
-        }
+        self.end_connections();
     }
 
     /// Listens again at the same address.

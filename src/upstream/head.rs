@@ -1,0 +1,181 @@
+//! Looks at the heads of responses as they arrive, before hyper does: it ends a line with a lone LF too (RFC 9112 §2.2), so
+//! that an LF in a field value becomes a new field, and it reads any number of interim responses.
+
+use memchr::memchr;
+
+/// Interim responses (1xx) to one request.
+const INTERIM: u32 = 100;
+/// What a field line counts at least, bytes: RFC 9113 §6.5.2 adds as many to each field.
+pub const LINE: usize = 32;
+/// The beginning of a status line up to its code.
+const STATUS: usize = "HTTP/1.1 100".len();
+
+/// What is wrong with a head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum HeadFault {
+    #[error("a line of the response's head ends with LF, others with CR LF")]
+    BareLf,
+    #[error("the response's head is larger than max_head")]
+    TooLarge,
+    #[error("more than {INTERIM} interim responses")]
+    Interim,
+}
+
+/// The heads of the responses to one request: interim ones, and the final one.
+#[derive(Debug)]
+pub(super) struct HeadScan {
+    /// What they may have, all together, bytes.
+    left: usize,
+    interim: u32,
+    /// The final one has been seen to its end.
+    is_over: bool,
+    /// Whether the lines of this head end with CR LF; `None` before the first end.
+    ends_with_cr: Option<bool>,
+    /// Bytes of the line so far, without its end.
+    line: usize,
+    /// The last of them.
+    last: u8,
+    /// The line is the status line.
+    is_first: bool,
+    /// How it begins.
+    status: [u8; STATUS],
+}
+
+impl HeadScan {
+    /// Of at most so many bytes. A line counts as [`LINE`] bytes at least.
+    pub fn new(max_head: usize) -> HeadScan {
+        HeadScan {
+            left: max_head,
+            interim: 0,
+            is_over: false,
+            ends_with_cr: None,
+            line: 0,
+            last: 0,
+            is_first: true,
+            status: [0; STATUS],
+        }
+    }
+
+    /// Looks at what has arrived. What comes behind the final head is passed over, and so is what does not begin like a
+    /// response: what becomes of that is for hyper to say.
+    pub fn take(&mut self, bytes: &[u8]) -> Result<(), HeadFault> {
+        match self.take_lines(bytes) {
+            Err(_) if self.interim == 0 && !self.status.starts_with(b"HTTP/1.") => {
+                self.is_over = true;
+                Ok(())
+            }
+            taken => taken,
+        }
+    }
+
+    fn take_lines(&mut self, mut bytes: &[u8]) -> Result<(), HeadFault> {
+        while !self.is_over && !bytes.is_empty() {
+            let end = memchr(b'\n', bytes);
+            let (piece, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
+            self.take_piece(piece)?;
+            let Some(rest) = rest.get(1..) else { return Ok(()) };
+            self.end_line()?;
+            bytes = rest;
+        }
+        Ok(())
+    }
+
+    fn take_piece(&mut self, piece: &[u8]) -> Result<(), HeadFault> {
+        if self.is_first && self.line < STATUS {
+            let length = piece.len().min(STATUS - self.line);
+            self.status[self.line..self.line + length].copy_from_slice(&piece[..length]);
+        }
+        self.line += piece.len();
+        self.last = piece.last().copied().unwrap_or(self.last);
+        if self.line > self.left { Err(HeadFault::TooLarge) } else { Ok(()) }
+    }
+
+    fn end_line(&mut self) -> Result<(), HeadFault> {
+        let ends_with_cr = self.line > 0 && self.last == b'\r';
+        let length = self.line - usize::from(ends_with_cr);
+        let is_before = length == 0 && self.is_first;
+        if !is_before && *self.ends_with_cr.get_or_insert(ends_with_cr) != ends_with_cr {
+            return Err(HeadFault::BareLf);
+        }
+        self.left = self.left.checked_sub(length.max(LINE)).ok_or(HeadFault::TooLarge)?;
+        (self.line, self.last) = (0, 0);
+        match (length, self.is_first) {
+            // An empty line before the status line is passed over.
+            (0, true) => {}
+            (0, false) => self.end_head()?,
+            (_, is_first) => self.is_first = self.is_first && !is_first,
+        }
+        Ok(())
+    }
+
+    fn end_head(&mut self) -> Result<(), HeadFault> {
+        let code = &self.status[STATUS - 3..];
+        self.is_over = code[0] != b'1' || code == b"101";
+        if !self.is_over {
+            self.interim += 1;
+            (self.is_first, self.ends_with_cr) = (true, None);
+        }
+        if self.interim > INTERIM { Err(HeadFault::Interim) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What comes of a message, in pieces of every size.
+    #[track_caller]
+    fn scanned(message: &str, max_head: usize) -> Result<(), HeadFault> {
+        let scan = |size: usize| {
+            let mut scan = HeadScan::new(max_head);
+            message.as_bytes().chunks(size).try_for_each(|piece| scan.take(piece))
+        };
+        let whole = scan(message.len());
+        for size in 1..message.len().min(40) {
+            assert_eq!(scan(size), whole, "{message:?} in pieces of {size}");
+        }
+        whole
+    }
+
+    #[test]
+    fn an_lf_in_a_value_is_told_from_the_end_of_a_line() {
+        let heads =
+            ["HTTP/1.1 200 OK\r\nA: 1\nB: 2\r\n\r\n", "HTTP/1.1 200 OK\nA: 1\r\n\r\n", "HTTP/1.1 200 OK\r\n\n"];
+        for head in heads.into_iter().chain(["HTTP/1.1 103 X\r\n\r\nHTTP/1.1 200 OK\r\nA: \n\r\n\r\n"]) {
+            assert_eq!(scanned(head, 1000), Err(HeadFault::BareLf), "{head:?}");
+        }
+        // RFC 9112 §2.2: who ends every line so means it.
+        for good in
+            ["HTTP/1.1 200 OK\n\n", "\r\nHTTP/1.1 200 OK\r\nA: 1\r\n\r\n1\n2\r\n\n", "HTTP/1.1 200 OK\r\nA:"]
+        {
+            assert_eq!(scanned(good, 1000), Ok(()), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn content_is_not_looked_at() {
+        let message = format!("HTTP/1.1 200 OK\r\n\r\n{}", "x\ny\r\n".repeat(1000));
+        assert_eq!(scanned(&message, 100), Ok(()));
+        let switched = format!("HTTP/1.1 101 Switching\r\n\r\n{}", "x\ny\r\n".repeat(1000));
+        assert_eq!(scanned(&switched, 100), Ok(()));
+    }
+
+    #[test]
+    fn heads_are_bounded_in_bytes_and_an_empty_line_is_not_free() {
+        let head = |fields: usize| format!("HTTP/1.1 200 OK\r\n{}\r\n", "a:\r\n".repeat(fields));
+        assert_eq!(scanned(&head(8), 10 * LINE), Ok(()));
+        assert_eq!(scanned(&head(9), 10 * LINE), Err(HeadFault::TooLarge));
+        let long = |length: usize| format!("HTTP/1.1 200 OK\r\na: {}", "x".repeat(length));
+        assert_eq!(scanned(&long(600), 1000), Ok(()));
+        assert_eq!(scanned(&long(1000), 1000), Err(HeadFault::TooLarge));
+    }
+
+    #[test]
+    fn interim_responses_are_bounded() {
+        let interim = "HTTP/1.1 103 Early Hints\r\n\r\n";
+        let message = |count: u32| interim.repeat(count as usize) + "HTTP/1.1 200 OK\r\n\r\n";
+        assert_eq!(scanned(&message(INTERIM), 1 << 20), Ok(()));
+        assert_eq!(scanned(&message(INTERIM + 1), 1 << 20), Err(HeadFault::Interim));
+        assert_eq!(scanned(&message(INTERIM), 1000), Err(HeadFault::TooLarge));
+    }
+}
