@@ -126,7 +126,7 @@ impl Account<'_> {
                 what_to_do: "look at what the API does there",
             });
         }
-        let most = self.question.max_body_under(self.config);
+        let most = self.question.configured_max_body();
         // RFC 9110 §15.3.5: it has no content, whatever its fields say.
         let length = answer.length.filter(|_| answer.status != StatusCode::NO_CONTENT);
         let length = length.filter(|length| *length > most)?;
@@ -176,7 +176,7 @@ impl Account<'_> {
         let is_head = asked.method == Method::HEAD;
         let (parts, body) = response.into_parts();
         let (length, broken) =
-            if is_head { (None, None) } else { measure(body, self.question.max_body_under(self.config)).await };
+            if is_head { (None, None) } else { measure(body, self.question.configured_max_body()).await };
         let length = length.or_else(|| stated_length(&parts.headers));
         Ok(Answer { status: parts.status, fields: parts.headers, length, broken, times })
     }
