@@ -13,4 +13,7 @@ mod support;
 mod attack;
 mod others;
 
+mod chunks;
 mod idle;
+mod memory;
+mod slow_readers;
