@@ -100,6 +100,15 @@ pub fn digest(content: &[u8]) -> Digest {
     Md5::digest(content).into()
 }
 
+/// Adds the names of fields that differ. All fields must be named, so that a new one is not forgotten.
+macro_rules! differing {
+    ($names:ident, $table:literal, $type:ident, $one:expr, $other:expr, [$($field:ident),+ $(,)?]) => {{
+        let ($type { $($field),+ }, other) = ($one, $other);
+        $(if *$field != other.$field {
+            $names.push(concat!("[", $table, "] ", stringify!($field)));
+        })+
+    }};
+}
 impl Config {
     /// Reads and checks a rules file, at most 4 MiB. Without a file: the defaults, and no rules.
     pub fn load(file: Option<&Path>, overrides: &Overrides, env: &Env<'_>) -> Result<Config, LoadError> {
@@ -141,16 +150,80 @@ impl Config {
         if flags.is_empty() { Ok(config) } else { Err(Faults(flags)) }
     }
 
-    /// Tables that differ between two configurations, apart from the rules: what a running Larder cannot change.
+    /// Fields that differ between two configurations and that a running Larder cannot change: all but the rules and
+    /// `[memory] max_body`.
     pub fn differs(&self, other: &Config) -> Vec<&'static str> {
-        let tables = [
-            ("server", self.server != other.server),
-            ("admin", self.admin != other.admin),
-            ("store", self.store != other.store),
-            ("memory", self.memory != other.memory),
-            ("log", self.log != other.log),
-        ];
-        tables.into_iter().filter(|(_, differs)| *differs).map(|(table, _)| table).collect()
+        let mut names = Vec::new();
+        differing!(
+            names,
+            "server",
+            Server,
+            &self.server,
+            &other.server,
+            [
+                listen,
+                upstream,
+                host,
+                forwarded,
+                connect_timeout,
+                upstream_timeout,
+                reinvalidate_after,
+                idle_timeout,
+                header_timeout,
+                drain_timeout,
+                max_connections,
+                max_connections_per_client,
+                max_streams_per_client,
+                max_heads,
+                max_upstream_requests,
+                max_unshared_per_client,
+                collapse_wait,
+                upgrades,
+                stream_timeout,
+                max_head,
+                max_query_body,
+                upload_rate,
+                on_incomplete,
+                login,
+                underscores,
+                upstream_keep_alive,
+                resolver,
+                cache_status,
+                group_fields,
+            ]
+        );
+        differing!(names, "admin", Admin, &self.admin, &other.admin, [listen, tokens]);
+        match (&self.store, &other.store) {
+            (Some(store), Some(other)) => differing!(
+                names,
+                "store",
+                StoreConfig,
+                store,
+                other,
+                [
+                    redis,
+                    tls_ca,
+                    tls_identity,
+                    namespace,
+                    timeout,
+                    connect_timeout,
+                    marks_max,
+                    coherence,
+                    lease,
+                    on_outage,
+                    wait_replicas,
+                    collapse_timeout,
+                    sweep_rate,
+                    sweep_pause,
+                ]
+            ),
+            (None, None) => {}
+            _ => names.push("[store]"),
+        }
+        let live = Memory { max_body: other.memory.max_body, ..self.memory.clone() };
+        differing!(names, "memory", Memory, &live, &other.memory, [capacity, max_body, marks]);
+        differing!(names, "log", Log, &self.log, &other.log, [format, access, level]);
+        names
     }
 }
 

@@ -68,6 +68,9 @@ pub enum DecodeFault {
     Garbled,
 }
 
+/// The largest body, bytes, that is copied into the memory of its entry.
+pub const COPIED: usize = 4 << 10;
+
 const MAGIC: &[u8; 4] = b"LRD4";
 
 /// What the first bytes of an encoding tell.
@@ -133,25 +136,33 @@ impl Entry {
         }
     }
 
-    /// Approximate memory that the entry takes in L1, bytes.
+    /// Memory that the entry takes in L1, bytes, its place there included. Counted as for an entry that was decoded: texts
+    /// stand both in the encoding that fields and a small body are slices of, and by themselves. What is allocated is rounded up.
     pub fn weight(&self) -> u64 {
-        let fixed = 400 + self.text.len() + self.tags.iter().map(|tag| tag.as_str().len() + 40).sum::<usize>();
+        const ALLOCATION: usize = 24;
+        const PLACE: usize = 250;
+        const FIXED: usize = PLACE + size_of::<Entry>() + 150;
+        let tags: usize = self.tags.iter().map(|tag| 2 * tag.as_str().len() + 2 * ALLOCATION + 16).sum();
         let content = match &self.content {
             Content::Variants(variants) => {
-                let known: usize = variants.known.iter().map(|known| known.suffix.len() + 56).sum();
-                variants.on.len() * 32 + known
+                let known: usize = variants.known.iter().map(|known| 2 * known.suffix.len() + 64).sum();
+                variants.on.len() * 48 + known
             }
             Content::Response(response) => {
-                let headers: usize =
-                    response.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 120).sum();
-                headers + response.body.len()
+                let text: usize =
+                    response.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 8).sum();
+                let fields = response.headers.len();
+                // As `HeaderMap` makes room: a power of two of places, three quarters of them for fields.
+                let places = (fields + fields / 3).next_power_of_two();
+                text + places * 4 + (places - places / 4) * 112 + response.body.len()
             }
         };
-        (fixed + content) as u64
+        (FIXED + 2 * self.text.len() + ALLOCATION + tags + content) as u64
     }
 
-    /// The same entry in memory of its own. As it comes from upstream, every field value and chunk is a slice of the
-    /// connection's read buffer, and the smallest of them keeps all of that buffer alive.
+    /// The same entry in memory of its own. As it comes from upstream, every field value is a slice of the connection's read
+    /// buffer, and the smallest of them keeps all of that buffer alive. A body over 4 KiB is shared, not copied: who gives it
+    /// has it in memory of its own.
     #[must_use]
     pub fn compact(self) -> Entry {
         match self.content {
@@ -162,6 +173,11 @@ impl Entry {
 
     /// The encoding kept in L2: magic and version, a head with its length, then the body. Integers are big-endian.
     pub fn encode(&self) -> Bytes {
+        self.encode_with(self.response().map_or(&[], |response| &response.body))
+    }
+
+    /// The same with another body.
+    fn encode_with(&self, body: &[u8]) -> Bytes {
         let mut head = BytesMut::with_capacity(512);
         put_bytes(&mut head, self.text.as_bytes());
         head.put_u64(self.stamp.epoch.0);
@@ -170,18 +186,16 @@ impl Entry {
         for tag in self.tags.iter() {
             put_bytes(&mut head, tag.as_str().as_bytes());
         }
-        let body = match &self.content {
+        match &self.content {
             Content::Variants(variants) => {
                 head.put_u8(1);
                 put_variants(&mut head, variants);
-                &[][..]
             }
             Content::Response(response) => {
                 head.put_u8(0);
-                put_response(&mut head, response);
-                &response.body[..]
+                put_response(&mut head, response, body.len());
             }
-        };
+        }
         let mut whole = BytesMut::with_capacity(MAGIC.len() + 4 + head.len() + body.len());
         whole.put_slice(MAGIC);
         whole.put_u32(head.len() as u32);
@@ -209,7 +223,7 @@ impl Entry {
 }
 
 impl Response {
-    /// The same response in two allocations of its own, one for all field values and one for the body.
+    /// The same response in two allocations of its own, one for all field values and one for a small body.
     fn compact(self) -> Response {
         let mut values = BytesMut::with_capacity(self.headers.values().map(HeaderValue::len).sum());
         self.headers.values().for_each(|value| values.put_slice(value.as_bytes()));
@@ -221,7 +235,8 @@ impl Response {
             let own = HeaderValue::from_maybe_shared(values.split_to(value.len()));
             headers.append(name, own.unwrap_or_else(|_| value.clone()));
         }
-        Response { headers, body: Bytes::copy_from_slice(&self.body), ..self }
+        let body = if self.body.len() > COPIED { self.body } else { Bytes::copy_from_slice(&self.body) };
+        Response { headers, body, ..self }
     }
 }
 
@@ -262,7 +277,7 @@ fn read_variants(head: &mut Reader) -> Result<Variants, DecodeFault> {
     Ok(Variants { on, known })
 }
 
-fn put_response(head: &mut BytesMut, response: &Response) {
+fn put_response(head: &mut BytesMut, response: &Response, body: usize) {
     let freshness = &response.freshness;
     head.put_u16(response.status.as_u16());
     // To the nanosecond: which of two requests was sent first may hang on it.
@@ -277,7 +292,7 @@ fn put_response(head: &mut BytesMut, response: &Response) {
     head.put_u8(source_code(freshness.source));
     let flags = [freshness.always_validate, freshness.never_stale, response.for_credentials, response.consumed];
     head.put_u8(flags.iter().enumerate().map(|(bit, set)| u8::from(*set) << bit).sum());
-    head.put_u64(response.body.len() as u64);
+    head.put_u64(body as u64);
     head.put_u16(response.headers.len() as u16);
     for (name, value) in &response.headers {
         put_bytes(head, name.as_str().as_bytes());
@@ -296,8 +311,10 @@ fn response(head: &mut Reader, body: Bytes) -> Result<Response, DecodeFault> {
     if head.u64()? != body.len() as u64 {
         return Err(DecodeFault::Garbled);
     }
-    let mut headers = HeaderMap::new();
-    for _ in 0..head.u16()? {
+    let count = head.u16()?;
+    // Each takes eight bytes at least.
+    let mut headers = HeaderMap::with_capacity(usize::from(count).min(head.bytes.len() / 8));
+    for _ in 0..count {
         let name = head.name()?;
         let value = HeaderValue::from_maybe_shared(head.bytes()?).map_err(|_| DecodeFault::Garbled)?;
         // A map holds fewer fields than two bytes can count.

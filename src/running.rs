@@ -1,5 +1,5 @@
-//! The running Larder: what the proxy and the admin both work on. The rules are swapped whole when the file changes;
-//! everything else stays for the life of the process.
+//! The running Larder: what the proxy and the admin both work on. The rules and `[memory] max_body` are swapped whole when
+//! the file changes; everything else stays for the life of the process.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,15 +34,18 @@ pub struct Live {
     /// By [`crate::rules::Family::id`].
     counters: Vec<FamilyCounters>,
     no_family: FamilyCounters,
+    /// `[memory] max_body`, bytes.
+    pub max_body: u64,
     /// When they came into force.
     pub since: SystemTime,
 }
 
 impl Live {
-    /// Rules that come into force now.
-    pub fn new(rules: RuleSet, metrics: &Metrics) -> Live {
+    /// The rules of a configuration, and what else of it can change in a running Larder. They come into force now.
+    pub fn take(config: &mut Config, metrics: &Metrics) -> Live {
+        let (rules, max_body) = (std::mem::take(&mut config.rules), config.memory.max_body);
         let counters = rules.families().iter().map(|family| metrics.family(&family.name)).collect();
-        Live { rules, counters, no_family: metrics.family(NO_FAMILY), since: SystemTime::now() }
+        Live { rules, counters, no_family: metrics.family(NO_FAMILY), max_body, since: SystemTime::now() }
     }
 
     /// The counters of a family by its id, or those of requests without one.
@@ -58,7 +61,7 @@ impl Live {
 
 /// Everything that serves requests.
 pub struct Running {
-    /// As it was at the start. Its rules have moved to [`Running::live`].
+    /// As it was at the start. Its rules have moved to [`Running::live`], and `[memory] max_body` counts as it is there.
     pub config: Config,
     live: ArcSwap<Live>,
     pub cache: Cache,
@@ -66,7 +69,7 @@ pub struct Running {
     pub shapes: Shapes,
     /// Reads that no other request can share, at a time.
     pub unshared: Arc<Shares>,
-    /// Bodies that are on their way to clients: at most as much as entries in memory.
+    /// Bodies on their way into memory: at most a quarter of its capacity, or one of the largest.
     pub held: Arc<Held>,
     pub unanswered: Arc<Unanswered>,
     pub upstream: Upstream,
@@ -90,8 +93,9 @@ pub struct Reloaded {
     pub families: usize,
     /// Invalidation rules in force now.
     pub invalidations: usize,
-    /// Tables that changed too but take effect only when Larder is started again.
-    pub needs_restart: Vec<&'static str>,
+    /// Fields that are in force only when Larder is started again: those that changed and are read once, and a `max_body` over
+    /// what memory was laid out for; up to that it is in force. `[server] listen`, `max_body of family "a"`.
+    pub needs_restart: Vec<String>,
 }
 
 /// All together have what fits into the places at upstream and their queue.
@@ -108,15 +112,16 @@ impl Running {
         store: Option<Arc<dyn Store>>,
         metrics: Arc<Metrics>,
     ) -> Running {
-        let rules = std::mem::take(&mut config.rules);
-        let memory = Memory::new(config.memory.capacity, largest_body(&config, &rules), config.memory.marks);
+        let live = Live::take(&mut config, &metrics);
+        let largest = largest_body(&live);
+        let memory = Memory::new(config.memory.capacity, largest, config.memory.marks);
         Running {
-            live: ArcSwap::from_pointee(Live::new(rules, &metrics)),
+            live: ArcSwap::from_pointee(live),
             cache: Cache::new(memory, store.map(|store| (store, fleet(&config))), Arc::clone(&metrics)),
             flights: Flights::new(),
             shapes: Shapes::new(),
             unshared: unshared(&config.server),
-            held: Held::new(config.memory.capacity),
+            held: Held::new((config.memory.capacity / 4).max(largest)),
             unanswered: Arc::default(),
             upstream,
             metrics,
@@ -177,7 +182,7 @@ impl Running {
                 return Err(error);
             }
         };
-        let live = Live::new(std::mem::take(&mut config.rules), &self.metrics);
+        let live = Live::take(&mut config, &self.metrics);
         let changed = changed(&self.live().rules, &live.rules);
         if !changed.is_empty() {
             self.cache.invalidate(&changed).await;
@@ -185,7 +190,7 @@ impl Running {
         let reloaded = Reloaded {
             families: live.rules.families().len(),
             invalidations: live.rules.invalidations().len(),
-            needs_restart: self.config.differs(&config),
+            needs_restart: self.needs_restart(&config, &live),
         };
         self.live.store(Arc::new(live));
         // Once more: writes that began and ended in between went by the rules before, and readers stored what these rules
@@ -195,6 +200,17 @@ impl Running {
         }
         *self.lock_refused() = None;
         Ok(reloaded)
+    }
+
+    /// Fields that have changed and take effect only when Larder is started again.
+    fn needs_restart(&self, config: &Config, live: &Live) -> Vec<String> {
+        let memory = self.cache.memory();
+        let too_large = |max_body: &u64| *max_body > memory.largest_body() && memory.is_divided();
+        let of_families =
+            live.rules.families().iter().filter(|family| family.max_body.as_ref().is_some_and(too_large));
+        let of_families = of_families.map(|family| format!("max_body of family \"{}\"", family.name));
+        let of_memory = too_large(&live.max_body).then(|| "[memory] max_body".to_owned());
+        self.config.differs(config).into_iter().map(str::to_owned).chain(of_memory).chain(of_families).collect()
     }
 
     fn check(&self, content: Option<&[u8]>) -> Result<Config, LoadError> {
@@ -257,9 +273,9 @@ fn written(rules: Vec<&Invalidation>) -> Vec<Written<'_>> {
         .collect()
 }
 
-fn largest_body(config: &Config, rules: &RuleSet) -> u64 {
-    let of_families = rules.families().iter().filter_map(|family| family.max_body).max().unwrap_or(0);
-    config.memory.max_body.max(of_families)
+fn largest_body(live: &Live) -> u64 {
+    let of_families = live.rules.families().iter().filter_map(|family| family.max_body).max().unwrap_or(0);
+    live.max_body.max(of_families)
 }
 
 #[cfg(test)]

@@ -94,8 +94,8 @@ fn report(outcome: Result<Reloaded, LoadError>, file: &Path, running: &Running) 
             for Warning { line, message, remedy } in running.live().rules.warnings() {
                 tracing::warn!(file = %file.display(), line, remedy, "{message}");
             }
-            for table in reloaded.needs_restart {
-                tracing::warn!("[{table}] changed too: it takes effect when Larder is started again");
+            for field in reloaded.needs_restart {
+                tracing::warn!("{field} takes effect when Larder is started again");
             }
         }
         Err(error) => tracing::error!(file = %file.display(), "the old rules stay in force:\n{error}"),

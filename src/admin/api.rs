@@ -333,8 +333,8 @@ pub struct Reloaded {
     message: &'static str,
     families: usize,
     invalidations: usize,
-    /// Tables that changed too, but take effect only when Larder is started again.
-    needs_restart: Vec<&'static str>,
+    /// Fields that take effect only when Larder is started again.
+    needs_restart: Vec<String>,
 }
 
 /// `POST /rules/reload`

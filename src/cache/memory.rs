@@ -44,8 +44,8 @@ impl Hold {
     }
 }
 
-/// Memory that a mark takes, bytes: its own, and its place among those that are held.
-const MARK_WEIGHT: u64 = 120;
+/// Memory that a mark takes, bytes: its own, its tag, and its place among those that are held.
+const MARK_WEIGHT: u64 = 200;
 
 /// How full L1 is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +62,7 @@ pub struct Usage {
 pub struct Memory {
     entries: Cache<Key, Arc<Resident>, ByWeight, DefaultHashBuilder, CountEvictions>,
     evictions: Arc<AtomicU64>,
+    shards: usize,
     pub marks: Marks,
     pub clock: SharedClock,
     start: Instant,
@@ -91,11 +92,11 @@ impl Memory {
     /// An empty L1 of `capacity` bytes whose largest entries have bodies of `largest` bytes. `slots`: for the marks of tags
     /// that nothing in it carries.
     pub fn new(capacity: u64, largest: u64, slots: usize) -> Memory {
-        let evictions = Arc::new(AtomicU64::new(0));
+        let (evictions, shards) = (Arc::new(AtomicU64::new(0)), shards(capacity, largest));
         let options = OptionsBuilder::new()
             .estimated_items_capacity((capacity / 2048).clamp(64, 1 << 22) as usize)
             .weight_capacity(capacity)
-            .shards(shards(capacity, largest))
+            .shards(shards)
             .build()
             // Both capacities are set just above, which is all that the builder asks for.
             .expect("item and weight capacity are set");
@@ -103,11 +104,22 @@ impl Memory {
         Memory {
             entries: Cache::with_options(options, ByWeight, DefaultHashBuilder::default(), lifecycle),
             evictions,
+            shards,
             clock: SharedClock::default(),
             start: Instant::now(),
             // Zero is kept free: it is no epoch.
             marks: Marks::new(Epoch(rand::random_range(1..=u64::MAX)), slots),
         }
+    }
+
+    /// The largest body that there is room for, bytes: a tenth of its share is left for the rest of its entry.
+    pub fn largest_body(&self) -> u64 {
+        self.entries.capacity() / self.shards as u64 / 10 * 9
+    }
+
+    /// Whether an L1 of the same capacity could have room for a larger one.
+    pub fn is_divided(&self) -> bool {
+        self.shards > 1
     }
 
     /// What is kept under the key of `canonical`, if its text is the same.
@@ -322,5 +334,9 @@ mod tests {
         assert_eq!(shards(256 << 20, 200 << 20), 1);
         assert!(shards(256 << 20, 8 << 20) <= 16);
         assert_eq!(shards(1, u64::MAX), 1);
+        for largest in [1 << 10, 10 << 10, 1 << 20, 8 << 20, 30 << 20] {
+            let memory = Memory::new(64 << 20, largest, 64);
+            assert!(memory.largest_body() >= largest, "{largest}");
+        }
     }
 }

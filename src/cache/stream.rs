@@ -1,11 +1,13 @@
-//! A response body on its way from upstream to everyone who waits for it, and into the cache. Chunks are kept until
-//! the body is complete, so that late joiners read from the start; once it is known that the body will not be
-//! stored, only as much is kept as the slowest reader has not yet taken, and upstream is read no faster than that.
+//! A response body on its way from upstream to everyone who waits for it, and into the cache. It is kept until it is
+//! complete, so that late joiners read from the start; then those who have not read all of it share the bytes of the stored
+//! entry. Once it is known that the body will not be stored, only as much is kept as the slowest reader has not yet taken,
+//! and upstream is read no faster than that. Small chunks are gathered: what is kept takes memory for its bytes, however
+//! upstream has cut them.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -13,8 +15,17 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::Notify;
 
-/// What may be kept for the slowest reader of a body that is not stored, bytes.
-const WINDOW: usize = 1 << 20;
+use crate::entry;
+
+/// What may be kept for the slowest reader of a body that is not stored, bytes. There are at most as many such bodies as
+/// requests to upstream.
+const WINDOW: usize = 256 << 10;
+
+/// Chunks below this, bytes, are gathered.
+const SMALL: usize = 4 << 10;
+
+/// What is gathered in one piece, and the most of a stored body that a reader is given at once, bytes.
+const PIECE: usize = 64 << 10;
 
 /// The body broke off: what was sent is not all of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -25,37 +36,84 @@ pub enum Broken {
     TooSlow,
 }
 
-/// What all bodies on their way hold together, and the most that they may hold for clients that do not take it.
+/// Bytes of all bodies on their way into the cache, and the most that there may be. Beside it, as much for bodies that are in
+/// memory only because somebody has not read them: those who read slowly pay for it themselves.
 #[derive(Debug)]
 pub struct Held {
     bytes: AtomicU64,
     most: u64,
+    /// Bodies that are complete, or not stored, with readers that are behind; the oldest first. Guards only itself.
+    lingering: Mutex<VecDeque<Weak<Stream>>>,
+    /// Length of `lingering`.
+    lingerers: AtomicUsize,
 }
 
 impl Held {
     /// Nothing yet; `most` in bytes.
     pub fn new(most: u64) -> Arc<Held> {
-        Arc::new(Held { bytes: 0.into(), most })
+        Arc::new(Held { bytes: 0.into(), most, lingering: Mutex::default(), lingerers: 0.into() })
     }
 
-    /// Whether no more is to be held: what arrives now is kept only as far as its slowest reader needs it.
-    pub fn is_full(&self) -> bool {
+    /// Reserves room for a whole body. One alone always has room.
+    fn reserve(&self, length: u64) -> bool {
+        let room = |bytes: u64| {
+            let sum = bytes.saturating_add(length);
+            (bytes == 0 || sum <= self.most).then_some(sum)
+        };
+        self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
+    }
+
+    fn is_full(&self) -> bool {
         self.bytes.load(Ordering::Relaxed) > self.most
     }
 
-    fn add(&self, bytes: usize) {
-        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    fn give_back(&self, bytes: usize) {
-        self.bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
+    fn give_back(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Watches a body until nobody reads it any more.
+    fn watch(&self, stream: &Arc<Stream>) {
+        let mut lingering = self.lingering.lock().unwrap_or_else(PoisonError::into_inner);
+        lingering.push_back(Arc::downgrade(stream));
+        self.lingerers.store(lingering.len(), Ordering::Relaxed);
+    }
+
+    /// Cuts readers off, those of the oldest bodies first, until bodies that nothing else keeps take no more than allowed; the
+    /// last of them may be larger.
+    fn squeeze(&self) {
+        if self.lingerers.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let mut lingering = self.lingering.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut alone = Vec::new();
+        lingering.retain(|stream| {
+            let Some(stream) = stream.upgrade() else { return false };
+            let is_read = stream.lock().readers.is_empty();
+            alone.extend(stream.kept_alone().map(|length| (stream, length)));
+            !is_read
+        });
+        self.lingerers.store(lingering.len(), Ordering::Relaxed);
+        drop(lingering);
+        let mut bytes: u64 = alone.iter().map(|(_, length)| length).sum();
+        let last = alone.len().saturating_sub(1);
+        for (stream, length) in &alone[..last] {
+            if bytes <= self.most {
+                break;
+            }
+            stream.cut_all();
+            bytes -= length;
+        }
     }
 }
 
-/// The chunks of one body.
+/// The bytes of one body.
 #[derive(Debug)]
 pub struct Stream {
-    /// Guards chunks, readers and their wakers.
+    /// Guards the bytes, readers and their wakers.
     state: Mutex<State>,
     /// A reader moved on or left.
     moved: Notify,
@@ -67,21 +125,30 @@ pub struct Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.held.give_back(self.lock().kept);
+        self.held.give_back(self.lock().counted);
     }
 }
 
 #[derive(Debug, Default)]
 struct State {
-    chunks: VecDeque<Bytes>,
-    /// Bytes in `chunks`.
+    /// Each with where it begins in the body.
+    pieces: VecDeque<(u64, Bytes)>,
+    /// Small chunks behind `pieces`.
+    tail: BytesMut,
+    /// Bytes in `pieces` and `tail`.
     kept: usize,
-    /// Chunks that were dropped from the front.
-    dropped: u64,
+    /// Bytes of the body that have come.
+    received: u64,
+    /// As many of these are for readers: the last chunk is not before the end is there.
+    visible: u64,
+    /// Bytes of small chunks that nobody was woken for.
+    unshown: usize,
+    /// Bytes counted in [`Held`].
+    counted: u64,
     end: Option<Result<(), Broken>>,
-    /// The last of `chunks` is not for readers until the end is there.
-    last_held: bool,
-    /// Chunks are no longer kept for joiners and for storing.
+    /// All of the body is one piece in memory of its own, which the stored entry shares.
+    is_whole: bool,
+    /// Nothing is kept for joiners and for storing any more.
     passing: bool,
     readers: HashMap<u64, Place>,
     next_reader: u64,
@@ -89,7 +156,7 @@ struct State {
 
 #[derive(Debug, Default)]
 struct Place {
-    /// Number of the next chunk, counted from the start of the body.
+    /// Bytes of the body before the next one.
     next: u64,
     waker: Option<Waker>,
     cut: bool,
@@ -104,10 +171,14 @@ pub enum Room {
 }
 
 impl Stream {
-    /// A body of which nothing has come yet; `length` in bytes, if upstream said it.
-    pub fn new(length: Option<u64>, held: &Arc<Held>) -> Arc<Stream> {
-        let held = Arc::clone(held);
-        Arc::new(Stream { state: Mutex::default(), moved: Notify::new(), deserted: Notify::new(), length, held })
+    /// A body of which nothing has come yet; `length` in bytes, if upstream said it. `None` if there is no room for so much.
+    pub fn new(length: Option<u64>, held: &Arc<Held>) -> Option<Arc<Stream>> {
+        if !length.is_none_or(|length| held.reserve(length)) {
+            return None;
+        }
+        let state = State { counted: length.unwrap_or(0), ..State::default() };
+        let (state, held) = (Mutex::new(state), Arc::clone(held));
+        Some(Arc::new(Stream { state, moved: Notify::new(), deserted: Notify::new(), length, held }))
     }
 
     /// Reads from the start; `None` when the start is gone.
@@ -122,51 +193,116 @@ impl Stream {
         Some(Reader { stream: Arc::clone(self), id })
     }
 
-    /// Adds a chunk.
-    pub fn push(&self, chunk: Bytes) {
-        let mut state = self.lock();
-        self.held.add(chunk.len());
-        state.kept += chunk.len();
-        state.chunks.push_back(chunk);
+    /// Adds a chunk. False if there is no room for it: it is here, but the body is not to be kept. Who waits for it may not
+    /// hear of it before [`Stream::show`].
+    pub fn push(&self, chunk: Bytes) -> bool {
+        let (mut state, length) = (self.lock(), chunk.len());
+        let is_small = length < SMALL;
+        let has_room = state.take(chunk, &self.held);
+        state.visible = state.received;
+        state.unshown += length;
+        if is_small && state.unshown < PIECE {
+            return has_room;
+        }
         state.wake_all();
+        has_room
+    }
+
+    /// Whether somebody may wait for a chunk that is here.
+    pub fn is_to_be_shown(&self) -> bool {
+        self.lock().unshown > 0
+    }
+
+    /// Wakes who waits for what is here.
+    pub fn show(&self) {
+        self.lock().wake_all();
     }
 
     /// Adds the last chunk. Readers see it together with the end: a client that was told the length has all of the
-    /// body with this chunk, and must find it stored when it asks again.
-    pub fn push_last(&self, chunk: Bytes) {
-        let mut state = self.lock();
-        self.held.add(chunk.len());
-        state.kept += chunk.len();
-        state.chunks.push_back(chunk);
-        state.last_held = true;
+    /// body with this chunk, and must find it stored when it asks again. False as with [`Stream::push`].
+    pub fn push_last(&self, chunk: Bytes) -> bool {
+        self.lock().take(chunk, &self.held)
     }
 
     /// The body is over, or broke off. The first word on it stands.
     pub fn finish(&self, end: Result<(), Broken>) {
         let mut state = self.lock();
         state.end.get_or_insert(end);
+        state.visible = state.received;
         state.wake_all();
     }
 
-    /// The body is too large to be stored: from now on chunks are dropped when all readers have them, and nobody
-    /// can join any more.
-    pub fn pass_on(&self) {
+    /// The body is complete and stored: who has not read all of it shares the entry's bytes.
+    pub fn finish_stored(self: &Arc<Stream>) {
+        self.finish(Ok(()));
         let mut state = self.lock();
-        state.passing = true;
-        state.drop_taken(&self.held);
+        self.held.give_back(std::mem::take(&mut state.counted));
+        let received = state.received;
+        let lingers = received > PIECE as u64 && state.readers.values().any(|place| place.next < received);
+        drop(state);
+        if lingers {
+            self.held.watch(self);
+        }
+        self.held.squeeze();
     }
 
-    /// The whole body in one piece.
+    /// The body is too large to be stored: from now on it is dropped as far as all readers have it, and nobody can join any
+    /// more.
+    pub fn pass_on(self: &Arc<Stream>) {
+        let mut state = self.lock();
+        state.passing = true;
+        self.held.give_back(std::mem::take(&mut state.counted));
+        state.drop_taken();
+        let lingers = state.kept > WINDOW;
+        drop(state);
+        if lingers {
+            self.held.watch(self);
+        }
+        self.held.squeeze();
+    }
+
+    /// The whole body in one piece; one over 4 KiB is in memory of its own, and readers go on with it.
     pub fn whole(&self) -> Bytes {
-        let state = self.lock();
-        if let [only] = state.chunks.as_slices().0
-            && state.chunks.len() == 1
+        let mut state = self.lock();
+        // A small body is copied into the memory of its entry.
+        if let [(_, only)] = state.pieces.as_slices().0
+            && only.len() == state.kept
+            && only.len() <= entry::COPIED
         {
             return only.clone();
         }
-        let mut whole = BytesMut::with_capacity(state.kept);
-        state.chunks.iter().for_each(|chunk| whole.extend_from_slice(chunk));
-        whole.freeze()
+        let mut whole = Vec::with_capacity(state.kept);
+        // Each piece goes as it is copied, so that there are never two of the body.
+        while let Some((_, piece)) = state.pieces.pop_front() {
+            whole.extend_from_slice(&piece);
+        }
+        whole.extend_from_slice(&std::mem::take(&mut state.tail));
+        let whole = Bytes::from(whole);
+        state.pieces.push_back((0, whole.clone()));
+        state.is_whole = true;
+        whole
+    }
+
+    /// How much of a complete body, or of one that is not stored, is in memory for its readers alone.
+    fn kept_alone(&self) -> Option<u64> {
+        let state = self.lock();
+        if state.passing {
+            return (state.kept > WINDOW).then_some(state.kept as u64);
+        }
+        match state.pieces.front() {
+            Some((_, whole)) if whole.is_unique() && !state.readers.is_empty() => Some(whole.len() as u64),
+            _ => None,
+        }
+    }
+
+    /// Cuts all readers off, and drops the body.
+    fn cut_all(&self) {
+        let mut state = self.lock();
+        state.cut(|_| true);
+        state.passing = true;
+        state.drop_taken();
+        drop(state);
+        self.moved.notify_one();
     }
 
     /// Returns when nobody has read for `patience`, and nobody can join from then on. It looks once in that time.
@@ -199,7 +335,7 @@ impl Stream {
                 }
             }
             if tokio::time::timeout(patience, moved).await.is_err() {
-                self.lock().cut_slowest(&self.held);
+                self.lock().cut_slowest();
             }
         }
     }
@@ -212,33 +348,97 @@ impl Stream {
 
 impl State {
     fn wake_all(&mut self) {
+        self.unshown = 0;
         self.readers.values_mut().filter_map(|place| place.waker.take()).for_each(Waker::wake);
     }
 
-    fn drop_taken(&mut self, held: &Held) {
+    fn take(&mut self, chunk: Bytes, held: &Held) -> bool {
+        let (at, length) = (self.received, chunk.len());
+        self.kept += length;
+        self.received += length as u64;
+        // What comes in one chunk, or in large ones, is not copied.
+        if length < SMALL && at > 0 {
+            self.tail.extend_from_slice(&chunk);
+            if self.tail.len() >= PIECE {
+                self.seal();
+            }
+        } else {
+            self.received = at;
+            self.seal();
+            self.received = at + length as u64;
+            self.pieces.push_back((at, chunk));
+        }
+        if self.passing || self.received <= self.counted {
+            return true;
+        }
+        held.add(self.received - self.counted);
+        self.counted = self.received;
+        !held.is_full()
+    }
+
+    /// Makes the tail, which is all that has come last, a piece.
+    fn seal(&mut self) {
+        if !self.tail.is_empty() {
+            let tail = std::mem::take(&mut self.tail).freeze();
+            self.pieces.push_back((self.received - tail.len() as u64, tail));
+        }
+    }
+
+    /// What a reader is given next; `None` if it has all that is there.
+    fn after(&self, next: u64) -> Option<Bytes> {
+        if next >= self.visible {
+            return None;
+        }
+        let index = self.pieces.partition_point(|(start, _)| *start <= next).checked_sub(1);
+        // Both are at most the length of what is kept.
+        let range = |start: u64, length: usize| {
+            let end = length.min(self.visible.saturating_sub(start) as usize);
+            Some(next.checked_sub(start)? as usize..end).filter(|range| range.start < range.end)
+        };
+        if let Some((start, piece)) = index.and_then(|index| self.pieces.get(index))
+            && let Some(range) = range(*start, piece.len())
+        {
+            return Some(match self.is_whole && piece.len() > 2 * PIECE {
+                // The client's connection keeps what it was given for as long as it likes. It must not be the whole body.
+                true => Bytes::copy_from_slice(&piece[range.start..range.end.min(range.start + PIECE)]),
+                false => piece.slice(range),
+            });
+        }
+        let start = self.received - self.tail.len() as u64;
+        self.tail.get(range(start, self.tail.len())?).map(Bytes::copy_from_slice)
+    }
+
+    fn drop_taken(&mut self) {
         if !self.passing {
             return;
         }
         let slowest = self.readers.values().map(|place| place.next).min().unwrap_or(u64::MAX);
-        while self.dropped < slowest
-            && let Some(chunk) = self.chunks.pop_front()
+        while let Some((start, piece)) = self.pieces.front()
+            && start + piece.len() as u64 <= slowest
         {
-            held.give_back(chunk.len());
-            self.kept -= chunk.len();
-            self.dropped += 1;
+            self.kept -= piece.len();
+            self.pieces.pop_front();
+        }
+        if self.received <= slowest {
+            self.kept -= self.tail.len();
+            self.tail.clear();
         }
     }
 
-    fn cut_slowest(&mut self, held: &Held) {
+    fn cut_slowest(&mut self) {
         let Some(slowest) = self.readers.values().map(|place| place.next).min() else { return };
-        for place in self.readers.values_mut().filter(|place| place.next == slowest) {
+        self.cut(|place| place.next == slowest);
+        self.drop_taken();
+    }
+
+    fn cut(&mut self, whom: impl Fn(&Place) -> bool) {
+        for place in self.readers.values_mut().filter(|place| whom(place)) {
             place.cut = true;
             place.next = u64::MAX;
             if let Some(waker) = place.waker.take() {
                 waker.wake();
             }
         }
-        self.drop_taken(held);
     }
 }
 
@@ -256,25 +456,26 @@ impl Body for Reader {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let mut guard = self.stream.lock();
         let state = &mut *guard;
-        let Some(place) = state.readers.get_mut(&self.id) else { return Poll::Ready(None) };
+        let Some(place) = state.readers.get(&self.id) else { return Poll::Ready(None) };
         if place.cut {
             return Poll::Ready(Some(Err(Broken::TooSlow)));
         }
-        // Chunks before `dropped` were taken by every reader, this one too.
-        let index = usize::try_from(place.next - state.dropped).unwrap_or(usize::MAX);
-        let visible = state.chunks.len() - usize::from(state.last_held && state.end.is_none());
-        if let Some(chunk) = state.chunks.get(index).filter(|_| index < visible).cloned() {
-            place.next += 1;
-            state.drop_taken(&self.stream.held);
+        if let Some(piece) = state.after(place.next)
+            && let Some(place) = state.readers.get_mut(&self.id)
+        {
+            place.next += piece.len() as u64;
+            state.drop_taken();
             drop(guard);
             self.stream.moved.notify_one();
-            return Poll::Ready(Some(Ok(Frame::data(chunk))));
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         match state.end {
             Some(Ok(())) => Poll::Ready(None),
             Some(Err(broken)) => Poll::Ready(Some(Err(broken))),
             None => {
-                place.waker = Some(cx.waker().clone());
+                if let Some(place) = state.readers.get_mut(&self.id) {
+                    place.waker = Some(cx.waker().clone());
+                }
                 Poll::Pending
             }
         }
@@ -289,7 +490,7 @@ impl Drop for Reader {
     fn drop(&mut self) {
         let mut state = self.stream.lock();
         state.readers.remove(&self.id);
-        state.drop_taken(&self.stream.held);
+        state.drop_taken();
         let is_deserted = state.readers.is_empty();
         drop(state);
         self.stream.moved.notify_one();
@@ -305,26 +506,71 @@ mod tests {
     use http_body_util::BodyExt;
 
     fn stream_of(length: Option<u64>) -> Arc<Stream> {
-        Stream::new(length, &Held::new(0))
+        Stream::new(length, &Held::new(0)).unwrap()
     }
 
     #[tokio::test]
-    async fn what_is_held_is_counted_until_it_is_taken_or_dropped() {
+    async fn what_is_to_be_stored_is_counted_until_it_is_stored_or_dropped() {
         let held = Held::new(3);
-        let (first, second) = (Stream::new(None, &held), Stream::new(None, &held));
-        let (mut reader, stalled) = (first.reader().unwrap(), second.reader().unwrap());
-        first.push(Bytes::from_static(b"ab"));
-        assert!(!held.is_full());
-        second.push_last(Bytes::from_static(b"cd"));
-        assert!(held.is_full());
+        let counted = || held.bytes.load(Ordering::Relaxed);
+        let (first, second) = (Stream::new(None, &held).unwrap(), Stream::new(None, &held).unwrap());
+        let (_slow, _slower) = (first.reader().unwrap(), second.reader().unwrap());
+        assert!(first.push(Bytes::from_static(b"ab")));
+        assert!(!second.push_last(Bytes::from_static(b"cd")), "no more than three");
         first.pass_on();
-        reader.frame().await;
-        assert!(!held.is_full());
-        first.push(Bytes::from_static(b"ef"));
-        assert!(held.is_full());
-        drop((reader, first, second));
-        drop(stalled);
+        assert!(first.push(Bytes::from_static(b"ef")), "what is not stored has its window");
+        assert_eq!((counted(), second.whole()), (2, Bytes::from_static(b"cd")));
+        second.finish_stored();
+        assert_eq!(counted(), 0);
+    }
+
+    #[test]
+    fn a_known_length_is_reserved_before_anything_has_come() {
+        let held = Held::new(10);
+        let large = Stream::new(Some(11), &held).expect("one alone has room");
+        assert!(Stream::new(Some(1), &held).is_none());
+        drop(large);
+        let (first, second) = (Stream::new(Some(6), &held).unwrap(), Stream::new(Some(4), &held).unwrap());
+        assert!(Stream::new(Some(1), &held).is_none());
+        assert!(first.push(Bytes::from_static(b"abcdef")) && second.push(Bytes::from_static(b"abcd")));
+        drop((first, second));
         assert_eq!(held.bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn small_chunks_take_memory_for_their_bytes_and_are_read_as_they_come() {
+        const LENGTH: usize = 3 * PIECE + 7;
+        let stream = stream_of(None);
+        let (mut prompt, late) = (stream.reader().unwrap(), stream.reader().unwrap());
+        for n in 0..LENGTH {
+            stream.push(Bytes::copy_from_slice(&[n as u8]));
+            assert_eq!(prompt.frame().await.unwrap().unwrap().into_data().unwrap()[..], [n as u8]);
+        }
+        assert!(stream.lock().pieces.len() <= 5);
+        let expected: Vec<u8> = (0..LENGTH).map(|n| n as u8).collect();
+        assert_eq!(stream.whole(), expected);
+        stream.finish_stored();
+        assert_eq!(all(late).await.unwrap(), expected);
+        assert!(prompt.frame().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn who_is_slow_shares_the_stored_bytes_and_is_cut_off_when_nothing_else_keeps_them() {
+        let held = Held::new(PIECE as u64);
+        let stored = || {
+            let stream = Stream::new(None, &held).unwrap();
+            let reader = stream.reader().unwrap();
+            stream.push(Bytes::from(vec![1; 3 * PIECE]));
+            let entry = stream.whole();
+            stream.finish_stored();
+            (reader, entry)
+        };
+        let (kept, evicted, last) = (stored(), stored(), stored());
+        drop((evicted.1, last.1));
+        held.squeeze();
+        assert_eq!(all(kept.0).await.unwrap(), kept.1, "it is stored");
+        assert_eq!(all(evicted.0).await, Err(Broken::TooSlow));
+        assert_eq!(all(last.0).await.unwrap().len(), 3 * PIECE, "one alone has room");
     }
 
     async fn all(reader: Reader) -> Result<Bytes, Broken> {

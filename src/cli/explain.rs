@@ -152,7 +152,7 @@ fn read(
     if arguments.ask {
         return ask(arguments, config, method, target, fields);
     }
-    let live = Live::new(std::mem::take(&mut config.rules), &Metrics::new());
+    let live = Live::take(&mut config, &Metrics::new());
     let account = Account::of(&config, Arc::new(live), method, target, fields);
     let answer = match &arguments.response {
         Some(file) => Some(account.judge(&head::read(file).map_err(Failure::Usage)?, after(arguments))),

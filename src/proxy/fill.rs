@@ -1,14 +1,16 @@
 //! A fetch on behalf of everyone who waits for it: ask upstream, judge the answer, pass it on while it is being
 //! stored. Runs in a task of its own, so that no client that leaves can stop it.
 
-use std::pin::pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{AGE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
-use http_body::Body as _;
+use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
 use tokio::sync::oneshot;
 
@@ -25,7 +27,7 @@ use crate::semantics::freshness;
 use crate::semantics::storable::{self, Reason};
 use crate::semantics::validation;
 use crate::semantics::vary::{self, Vary};
-use crate::upstream::{RequestBody, ResponseBody, UpstreamError, UpstreamPlace};
+use crate::upstream::{BodyError, RequestBody, ResponseBody, UpstreamError, UpstreamPlace};
 
 /// How long the slowest reader of a body that is not stored may hold up the others.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -270,10 +272,14 @@ async fn deliver(
         let varies_on = keep::varies_on(running, primary, (sign.as_deref(), *view), answer.status(), &fields)?;
         Ok((verdict, varies_on))
     });
-    let (verdict, varies_on) = match judged {
-        Ok(judged) if !too_large => judged,
-        refused => {
-            let reason = refused.as_ref().err().map_or("too-large", |reason| reason.token());
+    // What is stored is known to have room from the beginning, where its length is known.
+    let stream = (judged.is_ok() && !too_large).then(|| Stream::new(length, &running.held));
+    let no_room = matches!(stream, Some(None));
+    let ((verdict, varies_on), stream) = match (judged, stream.flatten()) {
+        (Ok(judged), Some(stream)) => (judged, stream),
+        (refused, _) => {
+            let unkept = if no_room { "no-room" } else { "too-large" };
+            let reason = refused.as_ref().err().map_or(unkept, |reason| reason.token());
             running.metrics.not_stored(reason);
             let is_of_response = refused.err().is_none_or(Reason::is_of_response);
             // What is said to one request, or to somebody's credentials, or at a bad moment, says nothing of what others would be
@@ -283,8 +289,10 @@ async fn deliver(
             if is_for_all {
                 // RFC 9111 §4.3.3: what was stored is not what upstream would send now.
                 errand.forget_stale(running).await;
-                running.flights.remember_unshared(errand.canonical.key, Instant::now());
-                question.note_shared(running, answer.status(), false);
+                if !no_room {
+                    running.flights.remember_unshared(errand.canonical.key, Instant::now());
+                    question.note_shared(running, answer.status(), false);
+                }
             }
             if permit.is_shared() && storable::is_failure(answer.status()) {
                 share_error(running, errand, permit, direct, answer, (fields, reason)).await;
@@ -304,7 +312,6 @@ async fn deliver(
     headers::add_via(&mut fields, answer.version());
     let own = verdict.withhold(&mut fields);
     let (parts, body) = answer.into_parts();
-    let stream = Stream::new(length, &running.held);
     let stamp = view.map(|view| view.stamp);
     let text = primary.variant(&varies_on, &question.asked.headers).text;
     let head = Arc::new(keep::head(running, text, varies_on, stamp, parts.status, fields, &verdict));
@@ -344,15 +351,16 @@ async fn share_error(
     let request = errand.question.sent();
     let error =
         |response| Landing::ServerError(Arc::new(ServerError { status, reason, retry_after, request, response }));
-    if !storable::is_error_for_all(&fields) || keep::varies_on_this_hop(&fields) {
+    let is_for_all = storable::is_error_for_all(&fields) && !keep::varies_on_this_hop(&fields);
+    let stream = is_for_all.then(|| Stream::new(answer.body().size_hint().exact(), &running.held)).flatten();
+    let Some(stream) = stream else {
         if let Some(direct) = direct {
             let _ = direct.send(Direct::Response(Box::new(answer), reason));
         }
         return permit.land(error(None));
-    }
+    };
     headers::add_via(&mut fields, answer.version());
     let body = answer.into_body();
-    let stream = Stream::new(body.size_hint().exact(), &running.held);
     let _ended = EndAnyway(Arc::clone(&stream));
     if let (Some(direct), Some(reader)) = (direct, stream.reader()) {
         let _ = direct.send(Direct::Reader(reader, HeaderMap::new()));
@@ -393,7 +401,7 @@ async fn store(
     running: &Running,
     errand: &Errand,
     permit: &Permit,
-    stream: &Stream,
+    stream: &Arc<Stream>,
     head: &Head,
     verdict: &Verdict,
     body: Bytes,
@@ -409,7 +417,7 @@ async fn store(
     });
     // Who asks from now on is answered from memory, or asks anew: this fetch is over.
     permit.close();
-    stream.finish(Ok(()));
+    stream.finish_stored();
     match kept {
         Some(kept) => kept.share(running).await,
         None => false,
@@ -437,6 +445,23 @@ enum Pumped {
     Deserted,
 }
 
+/// The next frame. Who waits for small chunks is woken only when no more of them are at hand.
+async fn next(body: &mut ResponseBody, stream: &Stream) -> Option<Result<Frame<Bytes>, BodyError>> {
+    if stream.is_to_be_shown() {
+        for pause in [true, false] {
+            if let Poll::Ready(frame) = poll_fn(|cx| Poll::Ready(Pin::new(&mut *body).poll_frame(cx))).await {
+                return frame;
+            }
+            if pause {
+                // So that the task of the connection reads on.
+                tokio::task::yield_now().await;
+            }
+        }
+        stream.show();
+    }
+    body.frame().await
+}
+
 async fn pump(
     running: &Running,
     errand: &Errand,
@@ -453,10 +478,10 @@ async fn pump(
         let frame = tokio::select! {
             biased;
             () = &mut deserted, if is_endless => return Pumped::Deserted,
-            frame = body.frame() => frame,
+            frame = next(&mut body, stream) => frame,
         };
         let Some(frame) = frame else { break };
-        let chunk = match frame.map(http_body::Frame::into_data) {
+        let chunk = match frame.map(Frame::into_data) {
             Ok(Ok(chunk)) => chunk,
             // RFC 9111 §3.1: trailer fields may be discarded.
             Ok(Err(_)) => continue,
@@ -466,16 +491,12 @@ async fn pump(
             }
         };
         length += chunk.len() as u64;
-        if body.is_end_stream() {
-            stream.push_last(chunk);
-        } else {
-            stream.push(chunk);
-        }
+        let has_room = if body.is_end_stream() { stream.push_last(chunk) } else { stream.push(chunk) };
         if length > SHARED_MAX {
             errand.end_claim(false);
         }
         let is_too_large = length > max_body;
-        if (is_too_large || running.held.is_full()) && !passing {
+        if (is_too_large || !has_room) && !passing {
             passing = true;
             running.metrics.not_stored(if is_too_large { "too-large" } else { "no-room" });
             if is_too_large {

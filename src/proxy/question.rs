@@ -8,7 +8,6 @@ use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderMap, Method, Response, StatusCode};
 
 use super::{Answered, Asked, Body};
-use crate::config::Config;
 use crate::entry::{self, Entry};
 use crate::headers::ForwardedPolicy;
 use crate::key::{self, Canonical};
@@ -90,12 +89,12 @@ impl Question {
 
     /// The largest body that is stored, bytes.
     pub fn max_body(&self, running: &Running) -> u64 {
-        self.max_body_under(&running.config)
+        self.configured_max_body().min(running.cache.memory().largest_body())
     }
 
-    /// The same, by this configuration.
-    pub fn max_body_under(&self, config: &Config) -> u64 {
-        self.family().and_then(|(family, _)| family.max_body).unwrap_or(config.memory.max_body)
+    /// The same by the rules alone.
+    pub fn configured_max_body(&self) -> u64 {
+        self.family().and_then(|(family, _)| family.max_body).unwrap_or(self.live.max_body)
     }
 
     /// Everything that outdates the answer, as far as the request tells: under every reading of its path.

@@ -38,7 +38,10 @@ impl Recording {
 
     fn hand_over(&mut self) {
         if let Some(keep) = self.keep.take() {
-            keep(std::mem::take(&mut self.kept).freeze());
+            // Without what was allocated ahead.
+            let mut kept = Vec::from(std::mem::take(&mut self.kept));
+            kept.shrink_to_fit();
+            keep(kept.into());
         }
     }
 }

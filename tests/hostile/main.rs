@@ -14,12 +14,15 @@ mod attack;
 mod others;
 
 mod admin;
+mod chunks;
 mod connections;
 mod descriptors;
 mod forced;
 mod heads;
 mod http2;
 mod idle;
+mod memory;
+mod slow_readers;
 mod storms;
 mod upstreams;
 mod writes;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::support::{Larder, Plan, Site, Tier, Upstream, eventually};
+use crate::support::{Larder, Plan, Reply, Site, Tier, Upstream, eventually};
 
 const BEFORE: &str = r#"
 [[family]]
@@ -101,6 +101,37 @@ fn a_new_invalidation_applies_to_what_is_already_stored(tier: Tier) {
     wait_for_after(&site);
     site.write("POST", "/users/create");
     site.get("/users").shows("detail=outdated").carries("/users #2");
+}
+
+#[test]
+fn a_larger_max_body_takes_effect_as_far_as_memory_has_room_for_it() {
+    let rules = |of_memory: &str, of_users: &str| {
+        let capacity = "capacity = \"64MiB\"";
+        format!("[memory]\n{capacity}\nmax_body = \"{of_memory}\"\n{BEFORE}max_body = \"{of_users}\"\n")
+    };
+    let site = Site::start(Tier::Embedded, &rules("1KiB", "1KiB"));
+    for target in ["/users", "/plain"] {
+        site.upstream.on(target, Reply::filled(100_000).cached("max-age=60"));
+        site.get(target).hides("stored");
+    }
+    fs::write(site.rules_file(), rules("200KiB", "200KiB")).unwrap();
+    let reload = || site.admin_post("/rules/reload").has_status(200).json()["needs_restart"].to_string();
+    assert_eq!(reload(), "[]");
+    for target in ["/users", "/plain"] {
+        // Requests while they were too large are remembered for a while.
+        let target = format!("{target}?other");
+        site.get(&target).shows("stored");
+        site.get(&target).shows("hit");
+    }
+    // Memory was laid out for many small bodies.
+    fs::write(site.rules_file(), rules("200KiB", "60MiB")).unwrap();
+    assert_eq!(reload(), r#"["max_body of family \"users\""]"#);
+    fs::write(site.rules_file(), rules("60MiB", "200KiB")).unwrap();
+    eventually("it is logged", || {
+        site.log().contains("[memory] max_body takes effect when Larder is started again")
+    });
+    site.upstream.on("/large", Reply::filled(61 << 20).cached("max-age=60"));
+    site.get("/large").shows("detail=too-large").hides("stored");
 }
 
 #[test]

@@ -128,7 +128,7 @@ impl Account<'_> {
                 what_to_do: "look at what the API does there",
             });
         }
-        let most = self.question.max_body_under(self.config);
+        let most = self.question.configured_max_body();
         // RFC 9110 §15.3.5: it has no content, whatever its fields say.
         let length = answer.length.filter(|_| answer.status != StatusCode::NO_CONTENT);
         let length = length.filter(|length| *length > most)?;
@@ -179,7 +179,7 @@ impl Account<'_> {
         let (parts, body) = response.into_parts();
         let is_close_delimited = body.ends_with_connection();
         let (length, broken) =
-            if is_head { (None, None) } else { measure(body, self.question.max_body_under(self.config)).await };
+            if is_head { (None, None) } else { measure(body, self.question.configured_max_body()).await };
         let length = length.or_else(|| stated_length(&parts.headers));
         Ok(Answer { status: parts.status, fields: parts.headers, length, is_close_delimited, broken, times })
     }

@@ -1,0 +1,52 @@
+//! Clients that ask for large bodies and do not read them.
+
+use crate::attack;
+use crate::others::{self, Others};
+use crate::support::{Plan, Reply, Upstream, eventually};
+
+const LARGE: u64 = 7 << 20;
+
+const RULES: &str = r#"
+[memory]
+capacity = "16MiB"
+"#;
+
+#[test]
+fn what_slow_readers_have_not_read_keeps_nothing_from_being_stored() {
+    let upstream = Upstream::start();
+    (0..6).for_each(|n| upstream.on(&format!("/t/{n}"), Reply::filled(LARGE).cached("max-age=600")));
+    let larder = Plan::new(&upstream.url()).rules(&format!("{RULES}{}", others::RULES)).start();
+    let others = Others::start(&larder);
+    let slow: Vec<_> = (0..4)
+        .flat_map(|n| {
+            let request = format!("GET /t/{n} HTTP/1.1\r\nHost: api.test\r\n\r\n");
+            let slow = attack::open(1, larder.address, request.as_bytes());
+            // It is read from upstream, and stored, at upstream's speed.
+            eventually("it is stored", || larder.get(&format!("/t/{n}")).has_status(200).is("hit"));
+            slow
+        })
+        .collect();
+    assert_eq!(slow.len(), 4);
+    others.go_on(100);
+    for n in 4..6 {
+        let target = format!("/t/{n}");
+        assert_eq!(larder.get(&target).has_status(200).shows("stored").body.len() as u64, LARGE);
+        larder.get(&target).has_status(200).shows("hit");
+    }
+    others.end().was_answered();
+}
+
+#[test]
+fn slow_readers_of_what_is_not_stored_keep_nothing_from_being_stored() {
+    let upstream = Upstream::start();
+    upstream.on("/uncached", Reply::filled(20 << 20).chunked().cached("max-age=600"));
+    upstream.on("/t", Reply::filled(LARGE).cached("max-age=600"));
+    let larder = Plan::new(&upstream.url()).rules(&format!("{RULES}{}", others::RULES)).start();
+    let others = Others::start(&larder);
+    let slow = attack::open(40, larder.address, b"GET /uncached HTTP/1.1\r\nHost: api.test\r\n\r\n");
+    others.go_on(100);
+    assert_eq!(larder.get("/t").has_status(200).shows("stored").body.len() as u64, LARGE);
+    larder.get("/t").has_status(200).shows("hit");
+    others.end().was_answered();
+    assert_eq!(slow.len(), 40);
+}
