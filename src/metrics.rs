@@ -46,6 +46,7 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     invalidations: Family<InvalidationLabels, Counter>,
     store_errors: Family<OperationLabels, Counter>,
+    unreadable_entries: Family<ReasonLabels, Counter>,
     collapsed: Counter,
     fleet_waits: Family<EndLabels, Counter>,
     not_stored: Family<ReasonLabels, Counter>,
@@ -143,6 +144,7 @@ impl Metrics {
             requests: Family::default(),
             invalidations: Family::default(),
             store_errors: Family::default(),
+            unreadable_entries: Family::default(),
             collapsed: Counter::default(),
             fleet_waits: Family::default(),
             not_stored: Family::default(),
@@ -184,6 +186,11 @@ impl Metrics {
         registry.register("requests", "Requests by family and outcome", self.requests.clone());
         registry.register("invalidations", "Invalidated families by cause", self.invalidations.clone());
         registry.register("store_errors", "Failed operations on the store", self.store_errors.clone());
+        registry.register(
+            "store_unreadable",
+            "Entries found in the store that are not what a Larder put there, or of another version",
+            self.unreadable_entries.clone(),
+        );
         registry.register("collapsed", "Requests that shared another one's fetch", self.collapsed.clone());
         registry.register(
             "fleet_waits",
@@ -324,6 +331,11 @@ impl Metrics {
     pub fn marks_kept(&self, marks: u64, floor_age: Duration) {
         self.marks.set(i64::try_from(marks).unwrap_or(i64::MAX));
         self.floor_age.set(floor_age.as_secs_f64());
+    }
+
+    /// What stands in the store under the name of an entry cannot be read.
+    pub fn unreadable_entry(&self, reason: &'static str) {
+        self.unreadable_entries.get_or_create_owned(&ReasonLabels { reason }).inc();
     }
 
     /// An operation on the store failed.

@@ -16,9 +16,11 @@ use crate::cache::memory::Memory;
 use crate::cache::names::Names;
 use crate::cache::stream::Held;
 use crate::cache::unanswered::Unanswered;
-use crate::config::{self, Coherence, Config, Digest, LoadError};
+use crate::config::{self, Coherence, Config, Digest, LoadError, StoreConfig};
+use crate::entry::Seal;
 use crate::metrics::{FamilyCounters, Metrics, NO_FAMILY};
 use crate::rules::{Family, Invalidation, RuleSet};
+use crate::secret::Secret;
 use crate::semantics::invalidation::StatusSet;
 use crate::stamp::Tag;
 use crate::store::Store;
@@ -31,15 +33,17 @@ pub struct Live {
     /// By [`crate::rules::Family::id`].
     counters: Vec<FamilyCounters>,
     no_family: FamilyCounters,
+    /// The key of the HMACs that credentials stand as in keys.
+    pub secret: Option<Secret>,
     /// When they came into force.
     pub since: SystemTime,
 }
 
 impl Live {
     /// Rules that come into force now.
-    pub fn new(rules: RuleSet, metrics: &Metrics) -> Live {
+    pub fn new(rules: RuleSet, secret: Option<Secret>, metrics: &Metrics) -> Live {
         let counters = rules.families().iter().map(|family| metrics.family(&family.name)).collect();
-        Live { rules, counters, no_family: metrics.family(NO_FAMILY), since: SystemTime::now() }
+        Live { rules, counters, no_family: metrics.family(NO_FAMILY), secret, since: SystemTime::now() }
     }
 
     /// The counters of a family by its id, or those of requests without one.
@@ -96,9 +100,13 @@ impl Running {
     ) -> Running {
         let rules = std::mem::take(&mut config.rules);
         let memory = Memory::new(config.memory.capacity, largest_body(&config, &rules), config.memory.marks);
+        let secret = config.store.as_ref().and_then(StoreConfig::secret);
+        let namespace = config.store.as_ref().map_or("", |store| &store.namespace);
+        let seal = Seal::new(namespace, secret.clone());
         Running {
-            live: ArcSwap::from_pointee(Live::new(rules, &metrics)),
-            cache: Cache::new(memory, store.map(|store| (store, fleet(&config))), Arc::clone(&metrics)),
+            live: ArcSwap::from_pointee(Live::new(rules, secret, &metrics)),
+            cache: Cache::new(memory, store.map(|store| (store, fleet(&config))), Arc::clone(&metrics))
+                .sealed(seal),
             flights: Flights::new(),
             held: Held::new(config.memory.capacity),
             unanswered: Arc::default(),
@@ -160,7 +168,9 @@ impl Running {
                 return Err(error);
             }
         };
-        let live = Live::new(std::mem::take(&mut config.rules), &self.metrics);
+        // Not a new secret: that takes effect at a restart, as the rest of its table.
+        let secret = self.live().secret.clone();
+        let live = Live::new(std::mem::take(&mut config.rules), secret, &self.metrics);
         let changed = changed(&self.live().rules, &live.rules);
         if !changed.is_empty() {
             self.cache.invalidate(&changed).await;

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use serde::Serialize;
 
 use super::{ExplainArguments, rules_file};
-use crate::config::{Config, Overrides};
+use crate::config::{Config, Overrides, StoreConfig};
 use crate::headers::{self, Meant};
 use crate::metrics::Metrics;
 use crate::proxy::account::{Account, Claim, Judgement, Kept};
@@ -152,7 +152,11 @@ fn read(
     if arguments.ask {
         return ask(arguments, config, method, target, fields);
     }
-    let live = Live::new(std::mem::take(&mut config.rules), &Metrics::new());
+    let live = Live::new(
+        std::mem::take(&mut config.rules),
+        config.store.as_ref().and_then(StoreConfig::secret),
+        &Metrics::new(),
+    );
     let account = Account::of(&config, Arc::new(live), method, target, fields);
     let answer = match &arguments.response {
         Some(file) => Some(account.judge(&head::read(file).map_err(Failure::Usage)?, after(arguments))),
