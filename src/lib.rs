@@ -18,7 +18,7 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`cli`] | arguments, `check`, `explain`, exit codes |
+//! | [`cli`], [`logs`] | arguments, `check`, `explain`, exit codes; where log lines go |
 //! | [`server`], [`watch`] | listeners and shutdown; the rules file on disk |
 //! | [`admin`] | the second listener: health, purge, rules, metrics |
 //! | [`proxy`] | a request from the client's side; [`proxy::account`] tells what would become of one |
@@ -127,6 +127,7 @@
 //! proxies of longer leases than its own are unknown to a proxy that has just started, that one waits for too short a time.
 
 pub mod cli;
+pub mod logs;
 
 pub mod server;
 pub mod watch;

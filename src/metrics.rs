@@ -94,6 +94,8 @@ pub struct Metrics {
     pub backlog: Gauge,
     /// 1 if the last reload of the rules failed.
     pub rules_faulty: Gauge,
+    /// Log lines that were lost, set when metrics are asked for.
+    log_lines_lost: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -176,6 +178,7 @@ impl Metrics {
             store_up: Gauge::default(),
             backlog: Gauge::default(),
             rules_faulty: Gauge::default(),
+            log_lines_lost: Counter::default(),
             registry: Registry::default(),
         };
         metrics.register(&mut registry);
@@ -272,6 +275,16 @@ impl Metrics {
             "1 if the last edit of the rules was refused",
             self.rules_faulty.clone(),
         );
+        registry.register(
+            "log_lines_lost",
+            "Lines of the log that were lost because standard error was not read",
+            self.log_lines_lost.clone(),
+        );
+    }
+
+    /// How many lines of the log were lost so far.
+    pub fn log_lines_were_lost(&self, so_far: u64) {
+        self.log_lines_lost.inner().fetch_max(so_far, Relaxed);
     }
 
     /// The counters of a family; the same ones when the family was known before.

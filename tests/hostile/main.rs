@@ -14,3 +14,4 @@ mod attack;
 mod others;
 
 mod idle;
+mod logging;
