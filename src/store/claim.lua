@@ -6,6 +6,9 @@
 -- Returns the claim that does not give way, or ''.
 -- What is no claim, or would never lapse, is replaced: no Larder has put it there.
 local known = redis.pcall('GETRANGE', KEYS[1], 0, 255)
+if type(known) == 'table' and not string.find(known.err, 'WRONGTYPE', 1, true) then
+  return known
+end
 local is_claim = type(known) == 'string' and string.find(known, '^%d+:%d+:[%w%p]+$')
 if is_claim and known ~= ARGV[3] then
   local left = redis.call('PTTL', KEYS[1])
