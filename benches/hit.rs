@@ -86,7 +86,7 @@ fn route(criterion: &mut Criterion) {
 fn derive(criterion: &mut Criterion) {
     let (target, headers) = (target(), HeaderMap::new());
     criterion.bench_function("key", |bench| {
-        bench.iter(|| key::derive(black_box(&target), &headers, None));
+        bench.iter(|| key::derive(black_box(&target), &headers, None, None));
     });
 }
 
@@ -95,7 +95,7 @@ fn lookup(criterion: &mut Criterion) {
     let stamp = memory.marks.stamp();
     let cache = Cache::new(memory, None, Arc::new(Metrics::new()));
     let (target, headers) = (target(), HeaderMap::new());
-    let canonical = key::derive(&target, &headers, None);
+    let canonical = key::derive(&target, &headers, None, None);
     let tags: Arc<[Tag]> = vec![Tag::root(), Tag::uri(&target.path), Tag::family("things")].into();
     let content = Content::Response(response());
     let entry = Entry { text: canonical.text.as_str().into(), stamp, tags, content };

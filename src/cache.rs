@@ -13,12 +13,13 @@ use std::slice;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use http::HeaderMap;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::entry::{Content, Entry, Variants};
+use crate::entry::{Content, Entry, Seal, Variants};
 use crate::key::{Canonical, Key};
 use crate::metrics::Metrics;
 use crate::stamp::{Sequence, Stamp, Standing, Tag, Taken, View};
@@ -64,6 +65,8 @@ pub struct Cache {
 
 struct Shared {
     delivery: Delivery,
+    /// Of the entries.
+    seal: Seal,
     sweeping: Arc<sweeper::Status>,
     /// Deliver what the store has not taken, and keep the lease.
     _tasks: [AbortOnDropHandle<()>; 2],
@@ -154,11 +157,20 @@ impl Cache {
                 };
                 supervise("lease", Arc::clone(&delivery.metrics), keep)
             };
-            Shared { delivery, sweeping: Arc::default(), _tasks: [delivering, keeping] }
+            Shared { delivery, seal: Seal::new("", None), sweeping: Arc::default(), _tasks: [delivering, keeping] }
         });
         let backlog = shared.as_ref().map(|shared| Arc::clone(&shared.backlog));
         let repeats = Repeats::new(Arc::clone(&memory), backlog, Arc::clone(&metrics));
         Cache { memory, shared, repeats, hot: Hot::default(), metrics }
+    }
+
+    /// Has the entries in the store carry these checksums. Otherwise they are those of no namespace, without a secret.
+    #[must_use]
+    pub fn sealed(mut self, seal: Seal) -> Cache {
+        if let Some(shared) = &mut self.shared {
+            shared.seal = seal;
+        }
+        self
     }
 
     /// What is kept for a request, and whether it is current. `label` and `tags` are worked out only when needed.
@@ -282,15 +294,9 @@ impl Cache {
         let Some(reply) = reply.filter(|found| shared.fleet.trusts(found.view.stamp.epoch, asked)) else {
             return (Found::Nothing, None);
         };
-        let entry = reply.entry.and_then(|bytes| match Entry::decode(bytes) {
-            Ok(entry) if *entry.text == *canonical.text => Some(Arc::new(entry)),
-            // A collision, or an entry of another version of Larder: a miss.
-            Ok(_) => None,
-            Err(fault) => {
-                tracing::debug!(key = %name, %fault, "entry in the store is not readable");
-                None
-            }
-        });
+        // What cannot be read is a miss, and so is a collision. The next fetch takes its place.
+        let entry =
+            self.read(shared, reply.entry, &name).filter(|entry| *entry.text == *canonical.text).map(Arc::new);
         let Some(entry) = entry else { return (Found::Nothing, Some(reply.view)) };
         let mut view = reply.view;
         let mut _hold = Hold::Nothing;
@@ -309,6 +315,16 @@ impl Cache {
         };
         self.memory.put_confirmed(canonical.key, entry, &view);
         (found, Some(view))
+    }
+
+    /// What was found in the store under `name`, if it is an entry.
+    fn read(&self, shared: &Shared, kept: Option<Bytes>, name: &str) -> Option<Entry> {
+        let decoded = Entry::decode(kept?, &shared.seal, name);
+        let told = decoded.inspect_err(|fault| {
+            self.metrics.unreadable_entry(fault.reason());
+            tracing::debug!(key = %name, %fault, "entry in the store is not readable");
+        });
+        told.ok()
     }
 
     fn judge(&self, key: Key, resident: &Arc<Resident>, view: View) -> Found {
@@ -366,7 +382,7 @@ impl Cache {
         let Some(there) = reply.filter(|there| shared.fleet.trusts(there.view.stamp.epoch, asked)) else {
             return false;
         };
-        let sign = there.entry.and_then(|bytes| Entry::decode(bytes).ok());
+        let sign = there.entry.and_then(|bytes| Entry::decode(bytes, &shared.seal, &name).ok());
         let sign = sign.filter(|sign| *sign.text == *entry.text && there.view.is_current(sign.stamp));
         let wider = sign.and_then(|sign| wider(sign, entry, is_error, self.now()));
         if let Some(sign) = wider {
@@ -383,7 +399,10 @@ impl Cache {
             return false;
         }
         let name = name(&place.label, place.key);
-        let reply = shared.store.put(&name, entry.encode(), place.keep.max(Duration::from_secs(1))).await;
+        let reply = shared
+            .store
+            .put(&name, entry.encode(&shared.seal, &name), place.keep.max(Duration::from_secs(1)))
+            .await;
         self.ask(reply, "put").is_some()
     }
 

@@ -19,6 +19,7 @@ use crate::rules::RuleSet;
 use crate::rules::fault::{Fault, Faults, Source};
 use crate::rules::pattern::Pattern;
 use crate::rules::reader::{Env, Reader};
+use crate::secret::Secret;
 
 pub(crate) mod address;
 pub mod store_url;
@@ -205,6 +206,7 @@ impl Config {
                     tls_ca,
                     tls_identity,
                     namespace,
+                    secret,
                     timeout,
                     connect_timeout,
                     marks_max,
@@ -429,6 +431,9 @@ pub struct StoreConfig {
     pub sweep_rate: u64,
     /// `sweep_pause`: from the end of a walk over all entries to the beginning of the next; 1s to 1d, default 1m
     pub sweep_pause: Duration,
+    /// `secret`: the key of the checksums of entries, and of the HMACs that credentials stand as in keys; at least 16 bytes,
+    /// from the environment; default: none
+    pub secret: Option<String>,
 }
 
 /// `[store] coherence`: what a hit may rely on, and what a write waits for.
@@ -461,6 +466,11 @@ impl fmt::Debug for StoreConfig {
 }
 
 impl StoreConfig {
+    /// The keys that are derived from `secret`.
+    pub fn secret(&self) -> Option<Secret> {
+        self.secret.as_ref().map(|secret| Secret::new(secret, &self.namespace))
+    }
+
     /// The URL without anything secret, for logs.
     pub fn redacted(&self) -> String {
         StoreUrl::read(&self.redis).map_or_else(|_| "(not a URL)".to_owned(), |url| url.to_string())

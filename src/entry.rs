@@ -9,8 +9,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use crate::semantics::freshness::{Freshness, LifetimeSource};
 use crate::stamp::{Epoch, Stamp, Tag};
 
+mod seal;
 mod variants;
 
+pub use seal::Seal;
 pub use variants::{Variant, Variants};
 
 /// What is kept under a key.
@@ -64,6 +66,8 @@ impl Response {
 pub enum DecodeFault {
     #[error("not a Larder entry, or one of another version")]
     Version,
+    #[error("the checksum is wrong: the entry was damaged or changed, or stems from a Larder with another secret")]
+    Checksum,
     #[error("the entry ends early or is garbled")]
     Garbled,
 }
@@ -71,7 +75,24 @@ pub enum DecodeFault {
 /// The largest body, bytes, that is copied into the memory of its entry.
 pub const COPIED: usize = 4 << 10;
 
-const MAGIC: &[u8; 4] = b"LRD4";
+impl DecodeFault {
+    /// One word for metrics.
+    pub fn reason(self) -> &'static str {
+        match self {
+            DecodeFault::Version => "version",
+            DecodeFault::Checksum => "checksum",
+            DecodeFault::Garbled => "garbled",
+        }
+    }
+}
+
+const MAGIC: &[u8; 4] = b"LRD5";
+
+/// Where the head's length stands, behind the checksum.
+const HEAD_AT: usize = MAGIC.len() + seal::LENGTH;
+
+/// The longest encoding that is read from L2, bytes. What is put there is shorter ([`crate::cache::SHARED_MAX`]).
+pub const ENCODING_MAX: usize = 2 << 20;
 
 /// What the first bytes of an encoding tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,12 +113,12 @@ pub enum Preface {
 impl Preface {
     /// Reads the beginning of an encoding, however much there is of it.
     pub fn of(bytes: &Bytes) -> Preface {
-        let start = MAGIC.len() + 4;
+        let start = HEAD_AT + 4;
         if bytes.len() < start {
             let may_be = MAGIC.starts_with(&bytes[..bytes.len().min(MAGIC.len())]);
             return if may_be { Preface::Wanting(start) } else { Preface::Foreign };
         }
-        let mut outer = Reader { bytes: bytes.clone(), at: MAGIC.len() };
+        let mut outer = Reader { bytes: bytes.clone(), at: HEAD_AT };
         let Ok(head) = outer.u32().map(|length| start + length as usize) else { return Preface::Foreign };
         if !bytes.starts_with(MAGIC) {
             return Preface::Foreign;
@@ -171,13 +192,17 @@ impl Entry {
         }
     }
 
-    /// The encoding kept in L2: magic and version, a head with its length, then the body. Integers are big-endian.
-    pub fn encode(&self) -> Bytes {
-        self.encode_with(self.response().map_or(&[], |response| &response.body))
+    /// The encoding kept in L2 under `name`: magic and version, the checksum of what follows it, a head with its length, then
+    /// the body. Integers are big-endian.
+    pub fn encode(&self, seal: &Seal, name: &str) -> Bytes {
+        let mut whole = self.write();
+        let checksum = seal.of(name, &whole[HEAD_AT..]);
+        whole[MAGIC.len()..HEAD_AT].copy_from_slice(&checksum);
+        whole.freeze()
     }
 
-    /// The same with another body.
-    fn encode_with(&self, body: &[u8]) -> Bytes {
+    /// The encoding with zeros for a checksum.
+    fn write(&self) -> BytesMut {
         let mut head = BytesMut::with_capacity(512);
         put_bytes(&mut head, self.text.as_bytes());
         head.put_u64(self.stamp.epoch.0);
@@ -186,30 +211,46 @@ impl Entry {
         for tag in self.tags.iter() {
             put_bytes(&mut head, tag.as_str().as_bytes());
         }
-        match &self.content {
+        let body = match &self.content {
             Content::Variants(variants) => {
                 head.put_u8(1);
                 put_variants(&mut head, variants);
+                &[][..]
             }
             Content::Response(response) => {
                 head.put_u8(0);
-                put_response(&mut head, response, body.len());
+                put_response(&mut head, response);
+                &response.body[..]
             }
-        }
-        let mut whole = BytesMut::with_capacity(MAGIC.len() + 4 + head.len() + body.len());
+        };
+        let mut whole = BytesMut::with_capacity(HEAD_AT + 4 + head.len() + body.len());
         whole.put_slice(MAGIC);
+        whole.put_bytes(0, seal::LENGTH);
         whole.put_u32(head.len() as u32);
         whole.put_slice(&head);
         whole.put_slice(body);
-        whole.freeze()
+        whole
     }
 
-    /// Reads an encoding. The body shares `bytes`' memory.
-    pub fn decode(bytes: Bytes) -> Result<Entry, DecodeFault> {
+    /// Reads an encoding that was found under `name`. The body shares `bytes`' memory.
+    ///
+    /// # Errors
+    ///
+    /// It is of another version, or its checksum is not that of these bytes under this name.
+    pub fn decode(bytes: Bytes, seal: &Seal, name: &str) -> Result<Entry, DecodeFault> {
         if bytes.get(..MAGIC.len()) != Some(MAGIC) {
             return Err(DecodeFault::Version);
         }
-        let mut outer = Reader { bytes, at: MAGIC.len() };
+        let checksum = bytes.get(MAGIC.len()..HEAD_AT).ok_or(DecodeFault::Garbled)?;
+        if bytes.len() > ENCODING_MAX || !seal.is_of(checksum, name, &bytes[HEAD_AT..]) {
+            return Err(DecodeFault::Checksum);
+        }
+        Entry::read(bytes)
+    }
+
+    /// Reads what follows the checksum.
+    fn read(bytes: Bytes) -> Result<Entry, DecodeFault> {
+        let mut outer = Reader { bytes, at: HEAD_AT };
         let head_length = outer.u32()? as usize;
         let mut head = Reader { bytes: outer.take(head_length)?, at: 0 };
         let (text, stamp, tags) = marked(&mut head)?;
@@ -277,7 +318,7 @@ fn read_variants(head: &mut Reader) -> Result<Variants, DecodeFault> {
     Ok(Variants { on, known })
 }
 
-fn put_response(head: &mut BytesMut, response: &Response, body: usize) {
+fn put_response(head: &mut BytesMut, response: &Response) {
     let freshness = &response.freshness;
     head.put_u16(response.status.as_u16());
     // To the nanosecond: which of two requests was sent first may hang on it.
@@ -292,7 +333,7 @@ fn put_response(head: &mut BytesMut, response: &Response, body: usize) {
     head.put_u8(source_code(freshness.source));
     let flags = [freshness.always_validate, freshness.never_stale, response.for_credentials, response.consumed];
     head.put_u8(flags.iter().enumerate().map(|(bit, set)| u8::from(*set) << bit).sum());
-    head.put_u64(body as u64);
+    head.put_u64(response.body.len() as u64);
     head.put_u16(response.headers.len() as u16);
     for (name, value) in &response.headers {
         put_bytes(head, name.as_str().as_bytes());
@@ -427,7 +468,22 @@ pub fn whole_millis(time: SystemTime) -> SystemTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secret::Secret;
     use proptest::prelude::*;
+
+    const NAME: &str = "v1:user:7:0cc175b9c0f1b6a831c399e269772661";
+
+    fn seals() -> [Seal; 2] {
+        [Seal::new("test", None), Seal::new("test", Some(Secret::new("a secret of the tests", "test")))]
+    }
+
+    fn encode(entry: &Entry) -> Bytes {
+        entry.encode(&seals()[0], NAME)
+    }
+
+    fn decode(bytes: Bytes) -> Result<Entry, DecodeFault> {
+        Entry::decode(bytes, &seals()[0], NAME)
+    }
 
     fn entry(headers: HeaderMap, body: Vec<u8>) -> Entry {
         Entry {
@@ -465,28 +521,85 @@ mod tests {
         ];
         let on = vec![HeaderName::from_static("accept-language")];
         variants.content = Content::Variants(Variants { on, known });
-        assert_eq!(Entry::decode(variants.encode()), Ok(variants));
+        assert_eq!(decode(encode(&variants)), Ok(variants));
     }
 
     #[test]
     fn more_fields_than_a_response_can_have_are_refused() {
-        let whole = entry(HeaderMap::new(), Vec::new()).encode();
+        let whole = entry(HeaderMap::new(), Vec::new()).write();
         // The count of the fields is the last of the head.
-        let mut head = BytesMut::from(&whole[MAGIC.len() + 4..whole.len() - 2]);
+        let mut head = BytesMut::from(&whole[HEAD_AT + 4..whole.len() - 2]);
         head.put_u16(u16::MAX);
         for number in 0..u16::MAX {
             put_bytes(&mut head, format!("x-{number}").as_bytes());
             put_bytes(&mut head, b"");
         }
-        let mut bytes = BytesMut::from(&MAGIC[..]);
+        let mut bytes = BytesMut::from(&whole[..HEAD_AT]);
         bytes.put_u32(head.len() as u32);
         bytes.put_slice(&head);
-        assert_eq!(Entry::decode(bytes.freeze()), Err(DecodeFault::Garbled));
+        assert_eq!(Entry::read(bytes.freeze()), Err(DecodeFault::Garbled));
     }
 
     #[test]
     fn another_version_is_refused() {
-        assert_eq!(Entry::decode(Bytes::from_static(b"LRD9xxxxxxxx")), Err(DecodeFault::Version));
+        let whole = encode(&entry(HeaderMap::new(), Vec::new()));
+        for magic in [b"LRD4", b"LRD9"] {
+            let other = [&magic[..], &whole[MAGIC.len()..]].concat();
+            assert_eq!(decode(other.into()), Err(DecodeFault::Version));
+        }
+    }
+
+    #[test]
+    fn an_entry_with_any_byte_changed_or_missing_is_refused() {
+        let kept = entry(
+            HeaderMap::from_iter([(http::header::ETAG, HeaderValue::from_static("x"))]),
+            b"0123456789".to_vec(),
+        );
+        for seal in seals() {
+            let whole = kept.encode(&seal, NAME);
+            assert!(Entry::decode(whole.clone(), &seal, NAME).is_ok());
+            for at in 0..whole.len() {
+                for bit in 0..8 {
+                    let mut changed = whole.to_vec();
+                    changed[at] ^= 1 << bit;
+                    assert!(Entry::decode(changed.into(), &seal, NAME).is_err(), "byte {at}, bit {bit}");
+                }
+                assert!(Entry::decode(whole.slice(..at), &seal, NAME).is_err(), "cut at {at}");
+            }
+            let longer = [&whole[..], b"x"].concat();
+            assert_eq!(Entry::decode(longer.into(), &seal, NAME), Err(DecodeFault::Checksum));
+        }
+    }
+
+    #[test]
+    fn an_entry_under_another_name_namespace_or_secret_is_refused() {
+        let kept = entry(HeaderMap::new(), b"0123456789".to_vec());
+        let secret = |text: &str| Some(Secret::new(text, "test"));
+        let others = [
+            Seal::new("test", None),
+            Seal::new("tes", None),
+            Seal::new("test", secret("one secret")),
+            Seal::new("test", secret("another secret")),
+        ];
+        for (index, seal) in others.iter().enumerate() {
+            let whole = kept.encode(seal, NAME);
+            for name in ["", "v1:user:8:0cc175b9c0f1b6a831c399e269772661", &NAME[1..]] {
+                assert_eq!(Entry::decode(whole.clone(), seal, name), Err(DecodeFault::Checksum), "{name}");
+            }
+            // The parts have one reading.
+            let shifted = Seal::new("testv", None);
+            assert_eq!(Entry::decode(whole.clone(), &shifted, &NAME[1..]), Err(DecodeFault::Checksum));
+            for (other, seal) in others.iter().enumerate() {
+                let decoded = Entry::decode(whole.clone(), seal, NAME);
+                assert_eq!(decoded.is_ok(), index == other, "{index} read as {other}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_longer_than_any_entry_is_refused() {
+        let long = entry(HeaderMap::new(), vec![0; ENCODING_MAX]);
+        assert_eq!(decode(encode(&long)), Err(DecodeFault::Checksum));
     }
 
     proptest! {
@@ -500,7 +613,10 @@ mod tests {
                 headers.append(HeaderName::try_from(name).unwrap(), HeaderValue::try_from(value).unwrap());
             }
             let entry = entry(headers, body);
-            prop_assert_eq!(Entry::decode(entry.encode()), Ok(entry.clone()));
+            for seal in seals() {
+                let decoded = Entry::decode(entry.encode(&seal, NAME), &seal, NAME);
+                prop_assert_eq!(decoded.as_ref(), Ok(&entry));
+            }
             prop_assert_eq!(entry.clone().compact(), entry);
         }
 
@@ -508,7 +624,7 @@ mod tests {
         fn a_beginning_tells_what_the_whole_does_or_how_much_is_wanting(cut in 0usize..200, tags in 0usize..4) {
             let mut kept = entry(HeaderMap::new(), b"0123456789".to_vec());
             kept.tags = (0..tags).map(|tag| Tag::family(&tag.to_string())).collect();
-            let whole = kept.encode();
+            let whole = encode(&kept);
             let cut = cut.min(whole.len());
             let part = Preface::of(&whole.slice(..cut));
             match &part {
@@ -537,14 +653,15 @@ mod tests {
         fn cut_or_garbled_bytes_are_refused_and_never_panic(
             cut in 0usize..200, flip in 0usize..200, bit in 0u8..8,
         ) {
-            let whole = entry(HeaderMap::new(), b"0123456789".to_vec()).encode();
-            if cut < whole.len() {
-                prop_assert!(Entry::decode(whole.slice(..cut)).is_err());
+            // Past the checksum: nobody who can make one may make the reader panic.
+            let whole = entry(HeaderMap::new(), b"0123456789".to_vec()).write().freeze();
+            if (HEAD_AT..whole.len()).contains(&cut) {
+                prop_assert!(Entry::read(whole.slice(..cut)).is_err());
             }
             let mut garbled = whole.to_vec();
-            let at = flip % garbled.len();
+            let at = HEAD_AT + flip % (garbled.len() - HEAD_AT);
             garbled[at] ^= 1 << bit;
-            let _ = Entry::decode(garbled.into());
+            let _ = Entry::read(garbled.into());
         }
     }
 }

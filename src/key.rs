@@ -7,23 +7,27 @@
 //! GET http://api.example.com/v1.0/users?page=2&sort=name
 //! family user_list 5f1c09aa
 //! header accept-language: de
-//! identity header:authorization sha256:9b74c989…
+//! identity header:authorization hmac-sha256:9b74c989…
 //! vary accept-encoding: gzip
 //! ```
 //!
-//! Credentials and long field values stand in it as their SHA-256.
+//! Credentials and long field values stand in it as their HMAC-SHA256, or without `[store] secret` as their SHA-256. Whoever
+//! reads Redis can try guesses against the latter: it hides what is random (tokens, session ids), and not what is short
+//! (passwords, PINs).
 //!
 //! No part can contain a line break (field values cannot, targets are normalised), and bytes outside printable
 //! ASCII are escaped, so that different requests have different texts.
 
 use std::fmt::{self, Write};
 
+use hmac::Mac;
 use http::header::{CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use md5::{Digest, Md5};
 use sha2::Sha256;
 
 use crate::headers::ForwardedPolicy;
+use crate::secret::Secret;
 use crate::target::Target;
 
 /// MD5 of a canonical request text.
@@ -114,6 +118,8 @@ pub struct Canonical {
     pub text: String,
     /// Its MD5.
     pub key: Key,
+    /// The key of the HMACs in the texts of its variants.
+    pub secret: Option<Secret>,
 }
 
 /// What a family adds to the text: its name, the version of its definition, and its keying.
@@ -127,8 +133,14 @@ pub struct FamilyKeying<'a> {
     pub keying: &'a Keying,
 }
 
-/// The canonical text of a GET (HEAD shares it) for a target, keyed by its family if it has one.
-pub fn derive(target: &Target, headers: &HeaderMap, family: Option<FamilyKeying<'_>>) -> Canonical {
+/// The canonical text of a GET (HEAD shares it) for a target, keyed by its family if it has one. `secret`: the key of the
+/// HMACs that credentials stand as.
+pub fn derive(
+    target: &Target,
+    headers: &HeaderMap,
+    family: Option<FamilyKeying<'_>>,
+    secret: Option<&Secret>,
+) -> Canonical {
     let mut text = String::with_capacity(128);
     text.push_str("GET ");
     text.push_str(target.scheme);
@@ -147,11 +159,11 @@ pub fn derive(target: &Target, headers: &HeaderMap, family: Option<FamilyKeying<
     if let Some(family) = family {
         let _ = write!(text, "\nfamily {} {}", family.name, family.version);
         for name in &family.keying.headers {
-            push_field(&mut text, "header", name, headers);
+            push_field(&mut text, "header", name, headers, secret);
         }
-        push_identity(&mut text, &family.keying.identity, headers);
+        push_identity(&mut text, &family.keying.identity, headers, secret);
     }
-    finish(text)
+    finish(text, secret.cloned())
 }
 
 impl Canonical {
@@ -160,9 +172,9 @@ impl Canonical {
     pub fn variant(&self, fields: &[HeaderName], headers: &HeaderMap) -> Canonical {
         let mut text = self.text.clone();
         for name in fields {
-            push_field(&mut text, "vary", name, headers);
+            push_field(&mut text, "vary", name, headers, self.secret.as_ref());
         }
-        finish(text)
+        finish(text, self.secret.clone())
     }
 }
 
@@ -186,7 +198,7 @@ impl Canonical {
     /// The variant whose text has this suffix.
     #[must_use]
     pub fn with_suffix(&self, suffix: &str) -> Canonical {
-        finish(format!("{}{suffix}", self.text))
+        finish(format!("{}{suffix}", self.text), self.secret.clone())
     }
 
     /// The same request as a QUERY with this content: what it says, and in which form (`Content-Type` and the like),
@@ -196,10 +208,10 @@ impl Canonical {
         // [`derive`] begins with the method.
         let mut text = format!("QUERY{}", self.text.strip_prefix("GET").unwrap_or(&self.text));
         let described = DESCRIBE_CONTENT.iter().filter(|name| headers.contains_key(*name));
-        described.for_each(|name| push_field(&mut text, "content", name, headers));
+        described.for_each(|name| push_field(&mut text, "content", name, headers, self.secret.as_ref()));
         text.push_str("\ncontent ");
-        push_secret(&mut text, [content]);
-        finish(text)
+        push_secret(&mut text, [content], self.secret.as_ref());
+        finish(text, self.secret)
     }
 
     /// The same request keyed on what a trusted proxy in front of Larder says of it, where that goes on to upstream.
@@ -208,9 +220,9 @@ impl Canonical {
         let mut text = self.text;
         if forwarded == ForwardedPolicy::Append {
             let sent = FROM_FRONT.iter().filter(|name| headers.contains_key(*name));
-            sent.for_each(|name| push_field(&mut text, "front", name, headers));
+            sent.for_each(|name| push_field(&mut text, "front", name, headers, self.secret.as_ref()));
         }
-        finish(text)
+        finish(text, self.secret)
     }
 }
 
@@ -219,9 +231,9 @@ pub fn fields_of_front(forwarded: ForwardedPolicy) -> &'static [HeaderName] {
     if forwarded == ForwardedPolicy::Append { &FROM_FRONT } else { &[] }
 }
 
-fn finish(text: String) -> Canonical {
+fn finish(text: String, secret: Option<Secret>) -> Canonical {
     let key = Key(Md5::digest(text.as_bytes()).into());
-    Canonical { text, key }
+    Canonical { text, key, secret }
 }
 
 /// Sorted by name; parameters of the same name keep their order, since upstreams read them as lists.
@@ -294,7 +306,7 @@ fn is_credential(name: &HeaderName) -> bool {
     CREDENTIALS.binary_search(&name.as_str()).is_ok()
 }
 
-fn push_field(text: &mut String, kind: &str, name: &HeaderName, headers: &HeaderMap) {
+fn push_field(text: &mut String, kind: &str, name: &HeaderName, headers: &HeaderMap, secret: Option<&Secret>) {
     let _ = write!(text, "\n{kind} {name}");
     let lines = headers.get_all(name);
     let mut values = lines.iter().peekable();
@@ -305,13 +317,13 @@ fn push_field(text: &mut String, kind: &str, name: &HeaderName, headers: &Header
     text.push(':');
     if is_credential(name) {
         text.push(' ');
-        push_secret(text, values.map(HeaderValue::as_bytes));
+        push_secret(text, values.map(HeaderValue::as_bytes), secret);
         return;
     }
     if lines.iter().map(|value| value.len() + 2).sum::<usize>() > LONGEST_VALUE + 2 {
         text.push(' ');
         // Lines of one field are one value (RFC 9110 §5.3), long or short.
-        push_secret(text, join(values.map(HeaderValue::as_bytes)).as_deref());
+        push_secret(text, join(values.map(HeaderValue::as_bytes)).as_deref(), secret);
         return;
     }
     for (index, value) in values.enumerate() {
@@ -320,7 +332,7 @@ fn push_field(text: &mut String, kind: &str, name: &HeaderName, headers: &Header
     }
 }
 
-fn push_identity(text: &mut String, identity: &Identity, headers: &HeaderMap) {
+fn push_identity(text: &mut String, identity: &Identity, headers: &HeaderMap, secret: Option<&Secret>) {
     match identity {
         Identity::Unstated | Identity::Shared => return,
         Identity::Header(_) | Identity::Cookie(_) => {
@@ -335,7 +347,7 @@ fn push_identity(text: &mut String, identity: &Identity, headers: &HeaderMap) {
     match value {
         Some(value) => {
             text.push(' ');
-            push_secret(text, [value.as_slice()]);
+            push_secret(text, [value.as_slice()], secret);
         }
         None => text.push_str(" anonymous"),
     }
@@ -360,17 +372,34 @@ fn cookie(headers: &HeaderMap, name: &str) -> Option<Vec<u8>> {
     }))
 }
 
-/// Credentials never stand in a key, in Redis or in a log: their SHA-256 does. (Not MD5: whoever can make two
-/// tokens with one digest must not be able to merge two callers.)
-fn push_secret<'v>(text: &mut String, values: impl IntoIterator<Item = &'v [u8]>) {
-    let mut hash = Sha256::new();
-    for value in values {
-        // The length first, so that a list of values has one reading.
-        hash.update((value.len() as u64).to_be_bytes());
-        hash.update(value);
+/// Credentials never stand in a key, in Redis or in a log: their HMAC-SHA256 does, or without a secret their SHA-256. (Not
+/// MD5: whoever can make two tokens with one digest must not be able to merge two callers.)
+fn push_secret<'v>(text: &mut String, values: impl IntoIterator<Item = &'v [u8]>, secret: Option<&Secret>) {
+    match secret {
+        Some(secret) => {
+            let mut hmac = secret.of_field();
+            update_with(values, |bytes| hmac.update(bytes));
+            push_digest(text, "hmac-sha256:", &hmac.finalize().into_bytes());
+        }
+        None => {
+            let mut hash = Sha256::new();
+            update_with(values, |bytes| Digest::update(&mut hash, bytes));
+            push_digest(text, "sha256:", &hash.finalize());
+        }
     }
-    text.push_str("sha256:");
-    for byte in hash.finalize() {
+}
+
+/// The length goes before each value, so that a list of values has one reading.
+fn update_with<'v>(values: impl IntoIterator<Item = &'v [u8]>, mut update: impl FnMut(&[u8])) {
+    for value in values {
+        update(&(value.len() as u64).to_be_bytes());
+        update(value);
+    }
+}
+
+fn push_digest(text: &mut String, kind: &str, digest: &[u8]) {
+    text.push_str(kind);
+    for byte in digest {
         let _ = write!(text, "{byte:02x}");
     }
 }
@@ -399,6 +428,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn derive(target: &Target, headers: &HeaderMap, family: Option<FamilyKeying<'_>>) -> Canonical {
+        super::derive(target, headers, family, None)
+    }
 
     fn target(path: &str, query: Option<&str>) -> Target {
         Target { scheme: "http", host: "h".into(), path: path.into(), query: query.map(Into::into) }
@@ -485,6 +518,29 @@ mod tests {
         assert!(!text_of("Bearer s3cret").contains("s3cret"));
         assert_ne!(text_of("Bearer a"), text_of("Bearer b"));
         assert!(keyed(&by_header, "", &HeaderMap::new()).ends_with("anonymous"));
+    }
+
+    #[test]
+    fn with_a_secret_credentials_stand_as_hmacs_under_that_secret() {
+        let by_header = Keying { identity: Identity::Header(AUTHORIZATION), ..Keying::default() };
+        let family = FamilyKeying { name: "f", version: "1", keying: &by_header };
+        let headers = HeaderMap::from_iter([
+            (AUTHORIZATION, HeaderValue::from_static("Bearer a")),
+            (HeaderName::from_static("x-api-key"), HeaderValue::from_static("b")),
+        ]);
+        let text_of = |secret: Option<&str>| {
+            let secret = secret.map(|secret| Secret::new(secret, "shop"));
+            let canonical = super::derive(&target("/", None), &headers, Some(family), secret.as_ref());
+            let variant = canonical.variant(&[HeaderName::from_static("x-api-key")], &headers);
+            assert_eq!(canonical.with_suffix(canonical.suffix_of(&variant)).key, variant.key);
+            variant.querying(b"content", &headers).text
+        };
+        let (bare, one, other) = (text_of(None), text_of(Some("one")), text_of(Some("other")));
+        assert!(bare.matches(" sha256:").count() == 3 && !bare.contains("hmac"), "{bare}");
+        assert!(one.matches(" hmac-sha256:").count() == 3 && !one.contains(" sha256:"), "{one}");
+        for (line, same) in one.lines().zip(other.lines()).map(|(one, other)| (one, one == other)) {
+            assert_eq!(line.contains("hmac"), !same, "{line}");
+        }
     }
 
     fn varying(name: &'static str, lines: &[&[u8]]) -> String {

@@ -18,7 +18,7 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`cli`] | arguments, `check`, `explain`, exit codes |
+//! | [`cli`], [`logs`] | arguments, `check`, `explain`, exit codes; where log lines go |
 //! | [`server`], [`watch`] | listeners and shutdown; the rules file on disk |
 //! | `connections` | the open connections of a listener: which of them may give way |
 //! | [`admin`] | the second listener: health, purge, rules, metrics |
@@ -28,7 +28,7 @@
 //! | [`metrics`], [`upstream`], [`store`] | counters; the client to the origin; Redis |
 //! | [`config`] | `rules.toml`, flags and environment, checked |
 //! | [`shares`] | bounds on what all clients share, and each client's share of them |
-//! | pure: [`rules`], [`client`], [`key`], [`entry`], [`stamp`], [`semantics`], [`outcome`], [`headers`], [`target`] | decisions, without clock or I/O |
+//! | pure: [`rules`], [`client`], [`key`], [`secret`], [`entry`], [`stamp`], [`semantics`], [`outcome`], [`headers`], [`target`] | decisions, without clock or I/O |
 //!
 //! # Decisions worth knowing
 //!
@@ -49,7 +49,11 @@
 //!   lease of it in vain: no clock but the waiting proxy's own decides when a lease is over. A lost members' table is as
 //!   bad as lost marks: a new epoch begins, and for one lease writes wait for leases that nobody knows of.
 //! - **Credentials**: a request with `Authorization` or `Cookie` is answered from the cache only with responses that
-//!   RFC 9111 §3.5 lets everyone have, unless its family states whose answer it is. In keys they stand as SHA-256.
+//!   RFC 9111 §3.5 lets everyone have, unless its family states whose answer it is. In keys they stand as
+//!   HMAC-SHA256, keyed by a secret of the configuration, or as SHA-256 without one. A secret that Larder kept in Redis itself
+//!   would hide nothing: whoever has the keys has that, too.
+//! - **What is in Redis may be anything** ([`entry::Seal`], `store/epoch.lua`): an entry that is not what a Larder put under its
+//!   name is a miss; coordination that cannot be what Larders wrote is replaced, and begins a new epoch, as if it were lost.
 //! - **A stamp is read before the marks**, so that it never covers a write that the marks seen do not.
 //! - **A tag that somebody holds has a mark of its own** ([`stamp`]): what is resident, or being fetched, holds its tags, and
 //!   no invalidation of others touches it. Tags that nobody holds share slots, placed by a key that is random in each
@@ -145,6 +149,7 @@
 //! proxies of longer leases than its own are unknown to a proxy that has just started, that one waits for too short a time.
 
 pub mod cli;
+pub mod logs;
 
 pub mod server;
 pub mod watch;
@@ -171,6 +176,7 @@ pub mod rules;
 pub mod client;
 
 pub mod key;
+pub mod secret;
 
 pub mod entry;
 

@@ -47,6 +47,7 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     invalidations: Family<InvalidationLabels, Counter>,
     store_errors: Family<OperationLabels, Counter>,
+    unreadable_entries: Family<ReasonLabels, Counter>,
     collapsed: Counter,
     fleet_waits: Family<EndLabels, Counter>,
     not_stored: Family<ReasonLabels, Counter>,
@@ -99,6 +100,8 @@ pub struct Metrics {
     pub backlog: Gauge,
     /// 1 if the last reload of the rules failed.
     pub rules_faulty: Gauge,
+    /// Log lines that were lost, set when metrics are asked for.
+    log_lines_lost: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -155,6 +158,7 @@ impl Metrics {
             requests: Family::default(),
             invalidations: Family::default(),
             store_errors: Family::default(),
+            unreadable_entries: Family::default(),
             collapsed: Counter::default(),
             fleet_waits: Family::default(),
             not_stored: Family::default(),
@@ -189,6 +193,7 @@ impl Metrics {
             store_up: Gauge::default(),
             backlog: Gauge::default(),
             rules_faulty: Gauge::default(),
+            log_lines_lost: Counter::default(),
             registry: Registry::default(),
         };
         metrics.register(&mut registry);
@@ -199,6 +204,11 @@ impl Metrics {
         registry.register("requests", "Requests by family and outcome", self.requests.clone());
         registry.register("invalidations", "Invalidated families by cause", self.invalidations.clone());
         registry.register("store_errors", "Failed operations on the store", self.store_errors.clone());
+        registry.register(
+            "store_unreadable",
+            "Entries found in the store that are not what a Larder put there, or of another version",
+            self.unreadable_entries.clone(),
+        );
         registry.register("collapsed", "Requests that shared another one's fetch", self.collapsed.clone());
         registry.register(
             "fleet_waits",
@@ -295,6 +305,16 @@ impl Metrics {
             "1 if the last edit of the rules was refused",
             self.rules_faulty.clone(),
         );
+        registry.register(
+            "log_lines_lost",
+            "Lines of the log that were lost because standard error was not read",
+            self.log_lines_lost.clone(),
+        );
+    }
+
+    /// How many lines of the log were lost so far.
+    pub fn log_lines_were_lost(&self, so_far: u64) {
+        self.log_lines_lost.inner().fetch_max(so_far, Relaxed);
     }
 
     /// The counters of a family; the same ones when the family was known before.
@@ -354,6 +374,11 @@ impl Metrics {
     pub fn marks_kept(&self, marks: u64, floor_age: Duration) {
         self.marks.set(i64::try_from(marks).unwrap_or(i64::MAX));
         self.floor_age.set(floor_age.as_secs_f64());
+    }
+
+    /// What stands in the store under the name of an entry cannot be read.
+    pub fn unreadable_entry(&self, reason: &'static str) {
+        self.unreadable_entries.get_or_create_owned(&ReasonLabels { reason }).inc();
     }
 
     /// An operation on the store failed.

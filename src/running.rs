@@ -17,10 +17,12 @@ use crate::cache::names::Names;
 use crate::cache::shapes::Shapes;
 use crate::cache::stream::Held;
 use crate::cache::unanswered::Unanswered;
-use crate::config::{self, Coherence, Config, Digest, LoadError, Server};
+use crate::config::{self, Coherence, Config, Digest, LoadError, Server, StoreConfig};
+use crate::entry::Seal;
 use crate::headers::LoopMark;
 use crate::metrics::{FamilyCounters, Metrics, NO_FAMILY};
 use crate::rules::{Family, Invalidation, RuleSet};
+use crate::secret::Secret;
 use crate::semantics::invalidation::StatusSet;
 use crate::shares::Shares;
 use crate::stamp::Tag;
@@ -36,6 +38,8 @@ pub struct Live {
     no_family: FamilyCounters,
     /// `[memory] max_body`, bytes.
     pub max_body: u64,
+    /// The key of the HMACs that credentials stand as in keys.
+    pub secret: Option<Secret>,
     /// When they came into force.
     pub since: SystemTime,
 }
@@ -45,7 +49,8 @@ impl Live {
     pub fn take(config: &mut Config, metrics: &Metrics) -> Live {
         let (rules, max_body) = (std::mem::take(&mut config.rules), config.memory.max_body);
         let counters = rules.families().iter().map(|family| metrics.family(&family.name)).collect();
-        Live { rules, counters, no_family: metrics.family(NO_FAMILY), max_body, since: SystemTime::now() }
+        let (no_family, secret) = (metrics.family(NO_FAMILY), config.store.as_ref().and_then(StoreConfig::secret));
+        Live { rules, counters, no_family, max_body, secret, since: SystemTime::now() }
     }
 
     /// The counters of a family by its id, or those of requests without one.
@@ -115,9 +120,12 @@ impl Running {
         let live = Live::take(&mut config, &metrics);
         let largest = largest_body(&live);
         let memory = Memory::new(config.memory.capacity, largest, config.memory.marks);
+        let namespace = config.store.as_ref().map_or("", |store| &store.namespace);
+        let seal = Seal::new(namespace, live.secret.clone());
         Running {
             live: ArcSwap::from_pointee(live),
-            cache: Cache::new(memory, store.map(|store| (store, fleet(&config))), Arc::clone(&metrics)),
+            cache: Cache::new(memory, store.map(|store| (store, fleet(&config))), Arc::clone(&metrics))
+                .sealed(seal),
             flights: Flights::new(),
             shapes: Shapes::new(),
             unshared: unshared(&config.server),
@@ -182,7 +190,9 @@ impl Running {
                 return Err(error);
             }
         };
-        let live = Live::take(&mut config, &self.metrics);
+        // Not a new secret: that takes effect at a restart, as the rest of its table.
+        let secret = self.live().secret.clone();
+        let live = Live { secret, ..Live::take(&mut config, &self.metrics) };
         let changed = changed(&self.live().rules, &live.rules);
         if !changed.is_empty() {
             self.cache.invalidate(&changed).await;

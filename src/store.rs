@@ -32,7 +32,8 @@ pub type FamilyOf<'f> = dyn Fn(&str) -> String + Sync + 'f;
 /// What one round trip brought.
 #[derive(Debug)]
 pub struct Found {
-    /// The encoded entry, if one is kept under the key.
+    /// The encoded entry, if one is kept under the key: at most [`crate::entry::ENCODING_MAX`] bytes and one more of what
+    /// stands there; nothing at all, `Some(b"")`, of what is no string.
     pub entry: Option<Bytes>,
     /// The marks of the tags asked for (and of the root tag, and the floor), read after the entry.
     pub view: View,
@@ -175,7 +176,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Removes one entry; true if it was there.
     fn remove<'a>(&'a self, key: &'a str) -> Reply<'a, bool>;
 
-    /// Reads one entry without its marks, for the admin's self-test.
+    /// Reads one entry without its marks, as [`Found::entry`], for the admin.
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>>;
 
     /// What the server says of itself.

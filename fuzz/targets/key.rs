@@ -19,7 +19,7 @@ fuzz_target!(|text: &[u8]| {
     let Ok(uri) = Uri::try_from(line) else { return };
     let Ok(target) = Target::of("http", &uri, &headers) else { return };
     assert_is_normal(&target);
-    let plain = key::derive(&target, &headers, None);
+    let plain = key::derive(&target, &headers, None, None);
     assert_eq!(plain.text.lines().count(), 1);
     let language = HeaderName::from_static("accept-language");
     for query in [QueryKeying::Keep(vec!["page".to_owned()]), QueryKeying::Drop(vec!["page".to_owned()])] {
@@ -28,7 +28,7 @@ fuzz_target!(|text: &[u8]| {
         {
             let keying = Keying { query: query.clone(), headers: vec![language.clone()], identity };
             let family = FamilyKeying { name: "family", version: "1", keying: &keying };
-            let keyed = key::derive(&target, &headers, Some(family));
+            let keyed = key::derive(&target, &headers, Some(family), None);
             assert!(keyed.text.lines().count() <= 4);
             let variant = keyed.variant(std::slice::from_ref(&language), &headers);
             let _ = variant.behind(ForwardedPolicy::Append, &headers);

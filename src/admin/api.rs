@@ -27,6 +27,7 @@ use super::trial;
 use crate::cache::StoreState;
 use crate::cache::names::Names;
 use crate::config::LoadError;
+use crate::logs;
 use crate::rules::fault::Fault;
 use crate::running::Live;
 use crate::stamp::Tag;
@@ -376,6 +377,7 @@ pub async fn metrics(State(desk): At) -> Response {
     running.metrics.memory_entries.set(number(usage.entries));
     running.metrics.memory_bytes.set(number(usage.bytes));
     running.metrics.evictions.set(number(usage.evictions));
+    running.metrics.log_lines_were_lost(logs::lost());
     running.metrics.backlog.set(number(running.cache.undelivered() as u64));
     let is_up = !matches!(running.cache.store_state(), StoreState::Down(_));
     running.metrics.store_up.set(i64::from(is_up));

@@ -42,7 +42,7 @@ async fn steps(store: &dyn Store, results: &mut TestResults) -> Result<(), Store
 /// The steps in memory.
 pub fn in_memory(memory: &Memory) -> TestResults {
     let key = Key(rand::random());
-    let canonical = Canonical { text: format!("{LABEL} {key}"), key };
+    let canonical = Canonical { text: format!("{LABEL} {key}"), key, secret: None };
     let entry = Arc::new(Entry {
         text: canonical.text.as_str().into(),
         stamp: memory.marks.stamp(),

@@ -57,10 +57,11 @@ impl Cache {
         if shared.trusts_nothing() {
             return Shelf::Away;
         }
-        match self.ask(shared.store.get(&name(label, canonical.key)).await, "get") {
+        let name = name(label, canonical.key);
+        match self.ask(shared.store.get(&name).await, "get") {
             None => Shelf::Away,
             Some(None) => Shelf::Nothing,
-            Some(Some(bytes)) => match Entry::decode(bytes) {
+            Some(Some(bytes)) => match Entry::decode(bytes, &shared.seal, &name) {
                 Ok(entry) if *entry.text == *canonical.text => Shelf::Entry(Arc::new(entry)),
                 Ok(_) => Shelf::Unreadable(None),
                 Err(fault) => Shelf::Unreadable(Some(fault)),
@@ -118,7 +119,7 @@ mod tests {
     use crate::metrics::Metrics;
 
     fn kept(cache: &Cache) -> Canonical {
-        let canonical = Canonical { text: "GET http://h/a".to_owned(), key: Key([7; 16]) };
+        let canonical = Canonical { text: "GET http://h/a".to_owned(), key: Key([7; 16]), secret: None };
         let entry = Entry {
             text: canonical.text.as_str().into(),
             stamp: cache.memory.marks.stamp(),

@@ -296,7 +296,7 @@ impl Pacer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::{Content, Entry, Variants};
+    use crate::entry::{Content, Entry, Seal, Variants};
     use crate::stamp::{Epoch, Stamp};
 
     #[test]
@@ -341,7 +341,7 @@ mod tests {
             content: Content::Variants(Variants { on: Vec::new(), known: Vec::new() }),
         };
         let names: Names = ["users".to_owned()].into_iter().collect();
-        let whole = |stamp| entry(stamp).encode();
+        let whole = |stamp| entry(stamp).encode(&Seal::new("", None), "");
         let all = vec![
             met("users:1", whole(at(1, 20))),
             met("users:2", whole(at(1, 19))),

@@ -1,11 +1,10 @@
 //! `larder serve`
 
-use std::io::{IsTerminal as _, Write as _};
-
-use tracing_subscriber::EnvFilter;
+use std::io::Write as _;
 
 use super::ServeArguments;
 use crate::config::{Config, LogFormat};
+use crate::logs::Logs;
 use crate::rules::Warning;
 use crate::server::{self, Ended, Listeners, ServeError, descriptors};
 
@@ -14,12 +13,20 @@ pub(super) fn serve(arguments: ServeArguments) -> u8 {
     let (file, overrides) = arguments.sources.overrides();
     let mut config = match Config::load(file.as_deref(), &overrides, &|name| std::env::var(name).ok()) {
         Ok(config) => config,
-        Err(error) => return complain(&error.to_string(), 2),
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "{}", complaint(&error.to_string()));
+            return 2;
+        }
     };
     if json {
         config.log.format = LogFormat::Json;
     }
-    start_log(&config);
+    // Ends last, so that the last lines are written.
+    let logs = Logs::start(&config.log);
+    let complain = |message: &str, code| {
+        logs.say(&complaint(message));
+        code
+    };
     if let Err(error) = descriptors::raise() {
         tracing::warn!(%error, "cannot raise the soft limit of descriptors to the hard one");
     }
@@ -40,9 +47,8 @@ pub(super) fn serve(arguments: ServeArguments) -> u8 {
     }
 }
 
-fn complain(message: &str, code: u8) -> u8 {
-    let _ = writeln!(std::io::stderr(), "larder: {}", message.trim_end());
-    code
+fn complaint(message: &str) -> String {
+    format!("larder: {}", message.trim_end())
 }
 
 async fn until_stopped(config: Config, json: bool) -> Result<(), ServeError> {
@@ -82,16 +88,6 @@ fn announce(public: std::net::SocketAddr, admin: std::net::SocketAddr, json: boo
     };
     let mut out = std::io::stdout();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
-}
-
-fn start_log(config: &Config) {
-    let filter = EnvFilter::try_new(&config.log.level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let colours = std::io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
-    match config.log.format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
-    }
 }
 
 /// Resolves at SIGTERM or SIGINT; both are listened for from this call on.

@@ -142,6 +142,14 @@ pub fn token(text: &str) -> Result<(), Wrong> {
     Ok(())
 }
 
+/// The secret of a namespace.
+pub fn secret(text: &str) -> Result<(), Wrong> {
+    if text.len() < 16 {
+        return wrong("is shorter than 16 bytes", "use a random one, such as `openssl rand -hex 32` prints");
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -262,6 +262,7 @@ pub fn read_store(
         collapse_timeout: Duration::from_secs(5).min(server.upstream_timeout),
         sweep_rate: 1000,
         sweep_pause: Duration::from_secs(60),
+        secret: None,
     };
     let flagged = overrides.redis.is_some();
     let mut tls = None;
@@ -283,6 +284,7 @@ pub fn read_store(
         let rate = table.item("sweep_rate").and_then(|item| item.integer(&(0..=1_000_000)));
         set(&mut store.sweep_rate, rate);
         set(&mut store.sweep_pause, table.item("sweep_pause").and_then(|item| item.duration(&SWEEP_PAUSE)));
+        store.secret = table.item("secret").and_then(|item| read_secret(&item));
         table.finish();
     }
     if flag("--redis", overrides.redis.as_deref(), store_url, flags).is_some() {
@@ -312,6 +314,17 @@ fn read_tls<'t>(table: &mut Table<'t>, store: &mut StoreConfig) -> Option<Item<'
         _ => {}
     }
     ca.or(cert).or(key)
+}
+
+/// A secret that anybody who reads the file knows is none.
+fn read_secret(item: &Item<'_>) -> Option<String> {
+    let text = item.filled()?;
+    if text.showable().is_some() {
+        text.fault("stands in the file", "write secret = \"${LARDER_SECRET}\", and set that variable");
+        return None;
+    }
+    passed(&text, address::secret)?;
+    Some(text.value)
 }
 
 /// What of `[store]` says how coherent a fleet is, and at what price.

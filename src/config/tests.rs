@@ -10,6 +10,7 @@ fn env(name: &str) -> Option<String> {
         "BAD" => Some("s3cret".to_owned()),
         "SECRET" => Some("s3c/ret".to_owned()),
         "EMPTY" => Some(String::new()),
+        "LONG" => Some("0123456789abcdef".to_owned()),
         _ => None,
     }
 }
@@ -259,6 +260,15 @@ fn each_fault_in_the_other_tables_has_its_place_and_remedy() {
         ("[store]\nredis = 'redis://h'\ncollapse_timeout = '99ms'", 12, 20, "out of range", "100ms to 1m"),
         ("[store]\nredis = 'redis://h'\nsweep_rate = 1000001", 12, 14, "out of range", "0 to 1000000"),
         ("[store]\nredis = 'redis://h'\nsweep_pause = '0s'", 12, 15, "out of range", "1s to 1day"),
+        (
+            "[store]\nredis = 'redis://h'\nsecret = '0123456789abcdef'",
+            12,
+            10,
+            "stands in the file",
+            "${LARDER_SECRET}",
+        ),
+        ("[store]\nredis = 'redis://h'\nsecret = '${BAD}'", 12, 10, "shorter than 16 bytes", "openssl rand"),
+        ("[store]\nredis = 'redis://h'\nsecret = ''", 12, 10, "empty", ""),
         ("[memory]\ncapacity = '1KiB'", 11, 12, "out of range", "1.0 MiB"),
         ("[memory]\ncapacity = '2MiB'\nmax_body = '3MiB'", 12, 12, "larger than the capacity", "raise capacity"),
         ("[memory]\nmarks = 100", 11, 9, "out of range", "from 1024"),
@@ -385,6 +395,7 @@ fn all_tables_are_read() {
         collapse_timeout = '4s'
         sweep_rate = 0
         sweep_pause = '1h'
+        secret = "${LONG}"
         [memory]
         capacity = "1GiB"
         max_body = "1MB"
@@ -426,6 +437,8 @@ fn all_tables_are_read() {
     assert_eq!((store.coherence, store.on_outage), (Coherence::Strict, OnOutage::Refuse));
     assert_eq!((store.lease.as_secs(), store.wait_replicas), (60, 2));
     assert_eq!((store.collapse_timeout.as_secs(), store.sweep_rate, store.sweep_pause.as_secs()), (4, 0, 3600));
+    assert_eq!(store.secret.as_deref(), Some("0123456789abcdef"));
+    assert!(store.secret().is_some() && !format!("{config:?}").contains("0123456789abcdef"));
     assert_eq!(config.memory, Memory { capacity: 1 << 30, max_body: 1_000_000, marks: 4096 });
     let log = Log { format: LogFormat::Json, access: false, level: "warn,larder=debug".to_owned() };
     assert_eq!(config.log, log);
@@ -594,6 +607,7 @@ fn what_a_reload_cannot_change_is_named_field_by_field() {
         ("log", "access = false"),
         ("log", "level = 'debug'"),
         ("store", "namespace = 'other'"),
+        ("store", "secret = '0123456789abcdef0123456789abcdef'"),
         ("store", "timeout = '7s'"),
         ("store", "connect_timeout = '7s'"),
         ("store", "marks_max = 7000"),

@@ -120,7 +120,7 @@ impl Question {
     /// The request as it is keyed, without what responses vary on.
     pub fn canonical(&self, forwarded: ForwardedPolicy) -> Canonical {
         let keying = self.family().map(|(family, _)| family.keying());
-        let canonical = key::derive(&self.asked.target, &self.asked.headers, keying);
+        let canonical = key::derive(&self.asked.target, &self.asked.headers, keying, self.live.secret.as_ref());
         let canonical = match &self.content {
             Some(content) => canonical.querying(content, &self.asked.headers),
             None => canonical,

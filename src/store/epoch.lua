@@ -17,28 +17,58 @@
 -- ARGV[2]  epoch to start if one must be started
 -- ARGV[3]  the channel
 --
+-- What stands in these keys may be anything: of another type, not UTF-8, huge. What cannot be what a Larder wrote counts as lost.
+--
 -- Epochs are 64 bits wide and stay strings: Lua's numbers are exact to 53 bits only, enough for sequences.
 local META, MARKS, MEMBERS, INTENTS, INTENT_TAGS, GRACES = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local RUN_ID, CANDIDATE, CHANNEL = ARGV[1], ARGV[2], ARGV[3]
 local SENTINEL = '(sentinel)'
 local SOFT = '(soft)'
 local LARGEST = 9007199254740991
+-- The longest lease that may be configured, ms.
+local LONGEST_LEASE = 60000
+-- Members at most: each write reads all of them.
+local MEMBERS_MAX = 10000
+-- Beyond this no intent is due, microseconds: a week.
+local FAR = 7 * 24 * 60 * 60 * 1000000
+-- The longest list of tags that is told, bytes.
+local TAGS_MAX = 1048576
 
 -- tostring() would round to 14 digits.
 local function text(number)
   return string.format('%.0f', number)
 end
 
--- A sequence as it stands in meta; nil when it is missing or cannot be one.
+-- A whole number as Larder writes it; nil when it is missing or cannot be one.
 local function sequence(field)
-  local number = field and tonumber(field)
-  if number and number >= 0 and number < LARGEST and number == math.floor(number) then
+  local number = field and #field <= 16 and string.find(field, '^%d+$') and tonumber(field)
+  if number and number < LARGEST then
     return number
   end
 end
 
 local function epoch(field)
-  return field and string.find(field, '^%d+$') and field
+  local is_one = field and #field <= 20 and string.find(field, '^[1-9]%d*$')
+  return is_one and (#field < 20 or field <= '18446744073709551615') and field or nil
+end
+
+-- The reply to a command that reads or changes nothing; nil where a key of another type stands, and true then.
+local function ask(...)
+  local reply = redis.pcall(...)
+  if type(reply) ~= 'table' or not reply.err then
+    return reply
+  elseif string.find(reply.err, 'WRONGTYPE', 1, true) then
+    return nil, true
+  end
+  return redis.call(...)
+end
+
+-- Removes a key if it is of another type than this command expects.
+local function remove_if_other(command, key, field)
+  local _, is_other = ask(command, key, field)
+  if is_other then
+    redis.call('UNLINK', key)
+  end
 end
 
 -- The server's clock in microseconds.
@@ -56,7 +86,7 @@ end
 
 -- End of a tag's grace; 0, which is past, if it was lost: then the soft mark counts as a hard one.
 local function end_of_grace(tag)
-  return tonumber(redis.call('HGET', GRACES, tag) or '') or 0
+  return sequence(redis.call('HGET', GRACES, tag)) or 0
 end
 
 -- The clock, but always above the last sequence: a clock may be set back.
@@ -64,17 +94,37 @@ local function next_sequence(last)
   return math.max(now(), last + 1)
 end
 
+-- Whether the fields of meta beside the four that every read looks at are missing or what Larder writes.
+local function is_meta_whole()
+  local field = redis.call('HMGET', META, 'cause', 'softened', 'lease', 'lease_at', 'heard', 'silent_from', 'silent_until',
+    'generation', 'shortest', 'shortest_at', 'tidied', 'born', 'unknown')
+  if field[1] and (#field[1] > 40 or not string.find(field[1], '^[%a ]*$')) or field[2] and field[2] ~= '1' then
+    return false
+  end
+  for i = 3, #field do
+    if field[i] and not sequence(field[i]) then
+      return false
+    end
+  end
+  return true
+end
+
 -- Why the sequence, marks, members or intents may have been lost; '' when all are whole.
 local function loss(meta)
-  if not (meta.epoch and meta.seq and meta.floor and meta.run_id) then
+  if not (meta.epoch and meta.seq and meta.floor and meta.run_id and meta.seq >= meta.floor) then
     return redis.call('EXISTS', MARKS) == 1 and 'meta lost' or 'new'
   elseif meta.run_id ~= RUN_ID then
     return 'restarted'
-  elseif not redis.call('ZSCORE', MARKS, SENTINEL) then
+  elseif not is_meta_whole() then
+    return 'meta lost'
+  end
+  -- No mark is above the last sequence, and nothing but the sentinel at the end of all.
+  local above = ask('ZRANGEBYSCORE', MARKS, '(' .. text(meta.seq), '+inf', 'LIMIT', 0, 2)
+  if not above or #above ~= 1 or above[1] ~= SENTINEL then
     return 'marks lost'
-  elseif redis.call('HEXISTS', MEMBERS, SENTINEL) == 0 then
+  elseif ask('HEXISTS', MEMBERS, SENTINEL) ~= 1 then
     return 'members lost'
-  elseif not redis.call('ZSCORE', INTENTS, SENTINEL) then
+  elseif not ask('ZSCORE', INTENTS, SENTINEL) then
     return 'intents lost'
   end
   return ''
@@ -84,20 +134,21 @@ end
 local function longest_of_members()
   local longest = 0
   for _, member in ipairs(redis.call('HGETALL', MEMBERS)) do
-    longest = math.max(longest, tonumber(string.match(member, '^%d+:(%d+):') or 0))
+    longest = math.max(longest, sequence(string.match(member, '^%d+:(%d+):')) or 0)
   end
-  return longest
+  return math.min(longest, LONGEST_LEASE)
 end
 
 -- The longest lease that a proxy may hold, in ms; a proxy that the members' table has lost, too.
 local function longest_lease()
-  return tonumber(redis.call('HGET', META, 'lease') or '') or longest_of_members()
+  local lease = sequence(redis.call('HGET', META, 'lease'))
+  return lease and math.min(lease, LONGEST_LEASE) or longest_of_members()
 end
 
 -- How long ago the epoch began, in microseconds. A clock that was set back behind its beginning would make it look new
 -- for as long as that takes.
 local function epoch_age()
-  local age = now() - (tonumber(redis.call('HGET', META, 'born') or '') or 0)
+  local age = now() - (sequence(redis.call('HGET', META, 'born')) or 0)
   if age < 0 then
     redis.call('HSET', META, 'born', text(now()))
     age = 0
@@ -117,25 +168,76 @@ end
 local function start_epoch(last, cause)
   local seq = next_sequence(last)
   redis.call('UNLINK', MARKS, GRACES)
+  remove_if_other('HEXISTS', MEMBERS, SENTINEL)
+  remove_if_other('ZSCORE', INTENTS, SENTINEL)
   redis.call('ZADD', MARKS, '+inf', SENTINEL)
   redis.call('HSET', MEMBERS, SENTINEL, '')
   redis.call('ZADD', INTENTS, '+inf', SENTINEL)
   redis.call('HSET', META, 'epoch', CANDIDATE, 'seq', text(seq), 'floor', text(seq), 'run_id', RUN_ID, 'born', text(now()), 'cause', cause,
     'generation', '0', 'heard', text(now()), 'silent_from', text(now()), 'silent_until', text(now()), 'unknown', '0')
-  redis.call('HDEL', META, 'softened')
+  redis.call('HDEL', META, 'softened', 'shortest', 'shortest_at', 'tidied')
+  if not sequence(redis.call('HGET', META, 'lease')) then
+    redis.call('HDEL', META, 'lease', 'lease_at')
+  elseif not sequence(redis.call('HGET', META, 'lease_at')) then
+    redis.call('HSET', META, 'lease_at', text(now()))
+  end
   return { epoch = CANDIDATE, seq = seq, floor = seq }
 end
 
 -- The epoch that is valid now, and why it had to be started ('' if it had not).
 local function valid_epoch()
   -- A write that changes nothing, so that a server that takes no writes (a replica, a full one) refuses here.
-  redis.call('HSETNX', META, 'born', '0')
+  local _, is_other = ask('HSETNX', META, 'born', '0')
+  if is_other then
+    redis.call('UNLINK', META)
+  end
   local field = redis.call('HMGET', META, 'epoch', 'seq', 'floor', 'run_id')
   local meta = { epoch = epoch(field[1]), seq = sequence(field[2]), floor = sequence(field[3]), run_id = field[4] }
   local cause = loss(meta)
   if cause ~= '' then
     meta = start_epoch(meta.seq or 0, cause)
   end
+  -- These need no new epoch: an intent without tags is one of everything, and a grace that was lost is over.
+  remove_if_other('HEXISTS', INTENT_TAGS, '*')
+  remove_if_other('HEXISTS', GRACES, '*')
   return meta, cause
+end
+
+-- All members in pairs, and the names of what stands among them that no Larder has written; nil if there is too much of it.
+local function members()
+  if redis.call('HLEN', MEMBERS) > MEMBERS_MAX then
+    return {}
+  end
+  local all, known, foreign = redis.call('HGETALL', MEMBERS), {}, {}
+  for i = 1, #all, 2 do
+    local member, record = all[i], all[i + 1]
+    local syncs, lease = string.match(#record <= 128 and record or '', '^(%d+):(%d+):[%d:]+$')
+    local is_lease = sequence(lease) and sequence(lease) <= LONGEST_LEASE
+    if is_lease and sequence(syncs) and #member <= 64 and string.find(member, '^[%w%p]+$') then
+      known[#known + 1], known[#known + 2] = member, record
+    elseif member ~= SENTINEL then
+      foreign[#foreign + 1] = member
+    end
+  end
+  return known, foreign
+end
+
+-- Removes what `members` found foreign; whether there was any. It may have been the record of a member that holds a lease, so
+-- that a new epoch has to begin.
+local function lost_members(foreign)
+  if not foreign then
+    redis.call('UNLINK', MEMBERS)
+    redis.call('HSET', MEMBERS, SENTINEL, '')
+    return true
+  end
+  for _, member in ipairs(foreign) do
+    redis.call('HDEL', MEMBERS, member)
+  end
+  return #foreign > 0
+end
+
+-- Whether an intent may be one that a Larder has recorded.
+local function is_intent(id)
+  return #id <= 64 and string.find(id, '^[%w%p]+$') and id ~= SENTINEL
 end
 

@@ -11,6 +11,11 @@
 -- Returns epoch, the sequence taken, cause ('' if no epoch had to be started), the last sequence issued before it, age
 -- of the epoch in microseconds, all members, the longest lease of the fleet in ms.
 local meta, cause = valid_epoch()
+local all, foreign = members()
+if lost_members(foreign) and cause == '' then
+  cause = 'members lost'
+  meta = start_epoch(meta.seq, cause)
+end
 local seq = next_sequence(meta.seq)
 local time = now()
 local first_soft = 11 + 3 * tonumber(ARGV[9])
@@ -86,4 +91,4 @@ end
 local nudge = table.concat({ 'n', meta.epoch, text(meta.seq), text(seq), ARGV[5] }, ' ')
 redis.call('PUBLISH', CHANNEL, ARGV[7] == '' and nudge or nudge .. '\n' .. ARGV[7])
 
-return { meta.epoch, text(seq), cause, text(meta.seq), text(epoch_age()), redis.call('HGETALL', MEMBERS), text(longest_lease()) }
+return { meta.epoch, text(seq), cause, text(meta.seq), text(epoch_age()), all, text(longest_lease()) }

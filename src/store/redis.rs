@@ -18,16 +18,17 @@
 //!
 //! # Why reading without a script is safe
 //!
-//! A lookup is one pipeline on one connection: `GET` entry, `HGET` seq, `ZMSCORE` marks, `HSETNX` meta, `HMGET` meta. Other
+//! A lookup is one pipeline on one connection: `GETRANGE` entry, `HGET` seq, `ZMSCORE` marks, `HSETNX` meta, `HMGET` meta. Other
 //! clients' commands may run between these four. Say that a write, acknowledged before the lookup began, took
-//! sequence *q* and outdates the entry, whose stamp is (*e*, *s*) with *s* < *q*. Its mark was set before `GET` ran:
+//! sequence *q* and outdates the entry, whose stamp is (*e*, *s*) with *s* < *q*. Its mark was set before `GETRANGE` ran:
 //!
 //! - nothing happened since: `ZMSCORE` brings *q*, and the entry is not current;
 //! - the mark was trimmed before `ZMSCORE` ran: the script that trimmed it raised the floor to *q* at least in the
 //!   same step, and `HMGET` runs later. This is why the marks are read before meta;
 //! - the set was flushed, evicted or deleted: the sentinel is missing, and a new epoch is started; or another client
 //!   has started one before `ZMSCORE` ran, and `HMGET`, running later, brings another epoch than *e*;
-//! - meta was lost as well or alone: a field is missing, and a new epoch is started;
+//! - meta was lost as well or alone: a field is missing, and a new epoch is started; so it is where something stands that no
+//!   Larder writes there, or a key is of another type;
 //! - the server is not the one that issued *q* (restarted, restored from a snapshot, a promoted replica): its `run_id`
 //!   differs from the one in meta, which whoever issues sequences has written there. The `run_id` compared with
 //!   was learned on this very connection, and a connection never outlives the process at its other end;
@@ -52,7 +53,7 @@
 //! otherwise; for a slot that it lost, with `MOVED`. `ASK` and `MOVED` end the link. Whoever has the slot then is another
 //! process than the one that meta names, and a new epoch begins.
 //!
-//! An entry is mostly kept by another node, so that a lookup is two requests at the same time: `GET` there, and the marks
+//! An entry is mostly kept by another node, so that a lookup is two requests at the same time: `GETRANGE` there, and the marks
 //! as above. Their order does not matter. A write that was acknowledged before the lookup began had set its mark by then,
 //! and the marks are read after that. A write that is acknowledged later is concurrent with the read, which may be answered
 //! with or without it. Entries need no fence of their own: each carries the stamp that it was fetched under, so that one
@@ -80,7 +81,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
-use redis::{ErrorKind, Pipeline, RedisError, RedisResult, Script};
+use redis::{ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Script, Value, from_redis_value};
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
@@ -92,6 +93,7 @@ use super::fleet::{
 use super::sweep::{Census, Dated, Judged, Place, Survey};
 use super::{FamilyOf, Found, KeyCounts, Link, Outage, Reply, Store, StoreError, StoreInfo};
 use crate::config::StoreConfig;
+use crate::entry::ENCODING_MAX;
 use crate::stamp::{Epoch, Sequence, Stamp, Tag, View};
 
 mod channel;
@@ -210,9 +212,7 @@ impl RedisStore {
     /// A lookup where the entry is not where the marks are.
     async fn lookup_apart(&self, key: &str, tags: &[Tag]) -> Result<Found, StoreError> {
         let view = self.ask(move |connections| async move { self.namespace.view(&connections, tags).await });
-        let entry = self.ask_keeper(self.namespace.entry(key), |name, mut keeper| async move {
-            redis::cmd("GET").arg(&name).query_async(&mut keeper).await
-        });
+        let entry = self.ask_keeper(self.namespace.entry(key), get_entry);
         let (view, entry) = tokio::join!(view, entry);
         // A keeper that is away costs a miss.
         Ok(Found { entry: entry.unwrap_or_default(), view: view? })
@@ -318,9 +318,7 @@ impl Store for RedisStore {
     }
 
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>> {
-        Box::pin(self.ask_keeper(self.namespace.entry(key), |name, mut keeper| async move {
-            redis::cmd("GET").arg(&name).query_async(&mut keeper).await
-        }))
+        Box::pin(self.ask_keeper(self.namespace.entry(key), get_entry))
     }
 
     fn info(&self) -> Reply<'_, StoreInfo> {
@@ -439,19 +437,60 @@ struct Namespace {
 }
 
 /// `epoch`, `seq`, `floor`, `run_id`, `softened` of meta.
-type Meta = (Option<String>, Option<String>, Option<String>, Option<String>, Option<String>);
+type Meta = [Option<Bytes>; 5];
 
-/// What the commands that bring a view have brought.
-#[derive(Debug, Clone)]
+/// What the commands that bring a view have brought. All of it may be anything, and nothing where a key of another type
+/// stands.
+#[derive(Debug, Clone, Default)]
 struct Read {
     /// The last sequence issued before the marks were read.
-    before: Option<Sequence>,
+    before: Option<Bytes>,
     /// The sentinel's, the root tag's, those of the tags; then, if they were asked for, the soft ones of the root tag and of
     /// the tags.
     marks: Vec<Option<f64>>,
     /// Of each soft mark that was asked for, what is left of its grace.
     left: Vec<Duration>,
     meta: Meta,
+}
+
+/// Answers of a pipeline, in order, each with an error of its own.
+struct Answers(std::vec::IntoIter<RedisResult<Value>>);
+
+impl Answers {
+    async fn of(pipe: &mut Pipeline, connection: &mut MultiplexedConnection) -> RedisResult<Answers> {
+        let answers: Vec<RedisResult<Value>> = pipe.ignore_errors().query_async(connection).await?;
+        Ok(Answers(answers.into_iter()))
+    }
+
+    /// The next one.
+    fn next<T: FromRedisValue>(&mut self) -> RedisResult<T> {
+        let value = self.0.next().unwrap_or_else(|| Err(not_an_answer("fewer answers than commands")))?;
+        Ok(from_redis_value(value)?)
+    }
+
+    /// The next one; `None` if the key is of another type.
+    fn next_or_other<T: FromRedisValue>(&mut self) -> RedisResult<Option<T>> {
+        match self.next() {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.code() == Some("WRONGTYPE") => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What [`Namespace::add_marks`] asked for.
+    fn next_read(&mut self) -> RedisResult<Read> {
+        let before = self.next_or_other()?.flatten();
+        let marks = self.next_or_other()?.unwrap_or_default();
+        let _: Option<Value> = self.next_or_other()?;
+        let meta: Vec<Option<Bytes>> = self.next_or_other()?.unwrap_or_default();
+        Ok(Read { before, marks, left: Vec::new(), meta: meta.try_into().unwrap_or_default() })
+    }
+
+    /// An entry as `GETRANGE` brings it, which brings nothing where nothing is.
+    fn next_entry(&mut self) -> RedisResult<Option<Bytes>> {
+        let entry: Option<Bytes> = self.next_or_other()?;
+        Ok(entry.map_or_else(|| Some(Bytes::new()), |bytes| (!bytes.is_empty()).then_some(bytes)))
+    }
 }
 
 impl Namespace {
@@ -505,41 +544,37 @@ impl Namespace {
         key: &str,
         tags: &[Tag],
     ) -> RedisResult<Found> {
-        let name = self.entry(key);
-        let get = || {
-            let mut pipe = redis::pipe();
-            pipe.cmd("GET").arg(&name);
-            pipe
-        };
-        let (entry, read) = self.read(&mut beside, get, tags).await?;
+        let (entry, read) = self.read(&mut beside, Some(&self.entry(key)), tags).await?;
         Ok(Found { entry, view: self.view_or_begin(connections, &read).await? })
     }
 
     async fn view(&self, connections: &Connections, tags: &[Tag]) -> RedisResult<View> {
-        // Something stands in the place of an entry, so that both are read alike.
-        let nothing = || {
-            let mut pipe = redis::pipe();
-            pipe.cmd("HGET").arg(&self.meta).arg("(nothing)");
-            pipe
-        };
-        let (_, read) = self.read(&mut connections.marks(), nothing, tags).await?;
+        let (_, read) = self.read(&mut connections.marks(), None, tags).await?;
         self.view_or_begin(connections, &read).await
     }
 
-    /// What the first command brings, then the marks; once more if there turn out to be soft ones.
+    /// What stands under the name of an entry, then the marks; once more if there turn out to be soft ones.
     async fn read(
         &self,
         connection: &mut MultiplexedConnection,
-        first: impl Fn() -> Pipeline,
+        name: Option<&str>,
         tags: &[Tag],
     ) -> RedisResult<(Option<Bytes>, Read)> {
+        let first = || {
+            let mut pipe = redis::pipe();
+            if let Some(name) = name {
+                add_entry(&mut pipe, name);
+            }
+            pipe
+        };
         if !self.softened.load(Relaxed) {
             let mut pipe = first();
             self.add_marks(&mut pipe, tags.iter(), false);
-            let (entry, before, marks, _, meta): (Option<Bytes>, Option<Sequence>, Vec<Option<f64>>, i64, Meta) =
-                pipe.query_async(connection).await?;
-            if meta.4.is_none() {
-                return Ok((entry, Read { before, marks, left: Vec::new(), meta }));
+            let mut answers = Answers::of(&mut pipe, connection).await?;
+            let entry = name.map_or(Ok(None), |_| answers.next_entry())?;
+            let read = answers.next_read()?;
+            if read.meta[4].is_none() {
+                return Ok((entry, read));
             }
             self.softened.store(true, Relaxed);
         }
@@ -550,14 +585,19 @@ impl Namespace {
         }
         pipe.cmd("TIME");
         self.add_marks(&mut pipe, tags.iter(), true);
-        type Answer = (Option<Bytes>, Vec<Option<u64>>, (u64, u64), Option<Sequence>, Vec<Option<f64>>, i64, Meta);
-        let (entry, ends, (seconds, micros), before, marks, _, meta): Answer =
-            pipe.query_async(connection).await?;
+        let mut answers = Answers::of(&mut pipe, connection).await?;
+        let entry = name.map_or(Ok(None), |_| answers.next_entry())?;
+        let ends: Option<Vec<Option<Bytes>>> = answers.next_or_other()?;
+        let (seconds, micros): (u64, u64) = answers.next()?;
+        let read = answers.next_read()?;
         // A new epoch has none.
-        self.softened.store(meta.4.is_some(), Relaxed);
-        let left = |end: &Option<u64>| end.unwrap_or(0).saturating_sub(seconds * 1_000_000 + micros);
-        let left = ends.iter().map(|end| Duration::from_micros(left(end))).collect();
-        Ok((entry, Read { before, marks, left, meta }))
+        self.softened.store(read.meta[4].is_some(), Relaxed);
+        let now = seconds * 1_000_000 + micros;
+        // What was lost is over.
+        let ends = ends.unwrap_or_else(|| vec![None; tags.len() + 1]);
+        let left =
+            ends.iter().map(|end| Duration::from_micros(number(end).unwrap_or(0).saturating_sub(now))).collect();
+        Ok((entry, Read { left, ..read }))
     }
 
     /// The commands that bring a view: the marks of `tags` and of the root tag, and `softly` the soft ones of them too. Their
@@ -608,7 +648,12 @@ impl Namespace {
                 epoch,
                 "epoch changed: restarted, or another server took its place (run_id); all entries are outdated"
             ),
-            lost => tracing::warn!(epoch, "epoch changed: {lost}, evicted or deleted; all entries are outdated"),
+            lost => {
+                tracing::warn!(
+                    epoch,
+                    "epoch changed: {lost}, evicted, deleted or changed; all entries are outdated"
+                );
+            }
         }
     }
 
@@ -631,17 +676,34 @@ impl Namespace {
 /// another run of the server.
 fn view_of(Read { before, marks, left, meta }: &Read, run_id: &str) -> Option<View> {
     let (sentinel, marks) = marks.split_first()?;
-    let (epoch, sequence, floor, issuer, _) = meta;
-    if sentinel.is_none() || issuer.as_deref()? != run_id {
+    let [epoch, sequence, floor, issuer, _] = meta;
+    if sentinel.is_none() || issuer.as_deref()? != run_id.as_bytes() {
         return None;
     }
-    let number = |field: &Option<String>| field.as_deref()?.parse::<u64>().ok();
-    let stamp = Stamp { epoch: Epoch(number(epoch)?), sequence: (*before)?.min(number(sequence)?) };
+    let stamp = Stamp { epoch: Epoch(number(epoch)?), sequence: number(before)?.min(number(sequence)?) };
     let (hard, soft) = marks.split_at(marks.len().checked_sub(left.len())?);
     // Scores are whole numbers below 2^53, exact as floats.
-    let newest = hard.iter().flatten().map(|score| *score as Sequence).fold(number(floor)?, Sequence::max);
+    let floor = number(floor).filter(|floor| *floor <= stamp.sequence)?;
+    let newest = hard.iter().flatten().map(|score| *score as Sequence).fold(floor, Sequence::max);
     let soft = soft.iter().zip(left).filter_map(|(score, left)| Some(((*score)? as Sequence, *left)));
     Some(soft.fold(View::hard(stamp, newest), |view, (mark, left)| view.softened(mark, left)))
+}
+
+async fn get_entry(name: String, mut keeper: MultiplexedConnection) -> RedisResult<Option<Bytes>> {
+    let mut pipe = redis::pipe();
+    add_entry(&mut pipe, &name);
+    Answers::of(&mut pipe, &mut keeper).await?.next_entry()
+}
+
+/// The command that brings an entry: no more of what stands there than an entry may be long, and a byte that tells that it is
+/// longer.
+fn add_entry(pipe: &mut Pipeline, name: &str) {
+    pipe.cmd("GETRANGE").arg(name).arg(0).arg(ENCODING_MAX);
+}
+
+/// A whole number as a script writes it.
+fn number(field: &Option<Bytes>) -> Option<u64> {
+    std::str::from_utf8(field.as_deref()?).ok()?.parse().ok()
 }
 
 /// Random, so that no two runs of sequences are taken for one another; 0 is left to mean none.
@@ -670,12 +732,17 @@ mod tests {
     const WHOLE: [&str; 4] = ["18446744073709551615", "1763690000123456", "1763690000000000", "a1"];
 
     fn meta(fields: [&str; 4]) -> Meta {
-        let [epoch, seq, floor, run_id] = fields.map(|field| (!field.is_empty()).then(|| field.to_owned()));
-        (epoch, seq, floor, run_id, None)
+        let [epoch, seq, floor, run_id] = fields.map(|field| (!field.is_empty()).then(|| field.to_owned().into()));
+        [epoch, seq, floor, run_id, None]
     }
 
     fn read(marks: &[Option<f64>], fields: [&str; 4]) -> Read {
-        Read { before: Some(Sequence::MAX), marks: marks.to_vec(), left: Vec::new(), meta: meta(fields) }
+        Read {
+            before: Some(Sequence::MAX.to_string().into()),
+            marks: marks.to_vec(),
+            left: Vec::new(),
+            meta: meta(fields),
+        }
     }
 
     /// What the view says when the sentinel and these marks were read.
@@ -686,8 +753,9 @@ mod tests {
 
     #[test]
     fn a_view_is_the_highest_of_floor_and_marks() {
-        let earlier = Read { before: Some(20), ..read(&[Some(f64::INFINITY)], WHOLE) };
-        assert_eq!(view_of(&earlier, "a1").unwrap().stamp.sequence, 20, "read before the marks");
+        let before = 1_763_690_000_000_020;
+        let earlier = Read { before: Some(before.to_string().into()), ..read(&[Some(f64::INFINITY)], WHOLE) };
+        assert_eq!(view_of(&earlier, "a1").unwrap().stamp.sequence, before, "read before the marks");
         let view = view_of(&read(&[Some(f64::INFINITY), None], WHOLE), "a1").unwrap();
         assert_eq!(view.stamp, Stamp { epoch: Epoch(u64::MAX), sequence: 1_763_690_000_123_456 });
         assert_eq!(view.newest, 1_763_690_000_000_000, "the floor");
@@ -725,7 +793,7 @@ mod tests {
         assert!(view_of(&read(&[], WHOLE), "a1").is_none(), "no marks at all");
         for field in 0..4 {
             let mut fields = WHOLE;
-            for broken in ["", "x"] {
+            for broken in ["", "x", "-1", "1e3", "99999999999999999999"] {
                 fields[field] = broken;
                 let found = view_of(&read(&sentinel, fields), "a1");
                 assert!(found.is_none(), "field {field} is missing, no number, or another run");

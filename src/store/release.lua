@@ -3,7 +3,7 @@
 -- ARGV[1]  the claim that was kept there
 -- ARGV[2]  the channel
 -- ARGV[3]  what to tell
-if redis.call('GET', KEYS[1]) == ARGV[1] then
+if redis.pcall('GETRANGE', KEYS[1], 0, 255) == ARGV[1] then
   redis.call('UNLINK', KEYS[1])
 end
 redis.call('PUBLISH', ARGV[2], ARGV[3])

@@ -18,9 +18,39 @@ local meta, cause = valid_epoch()
 local id, lease, epoch_applied, applied, most = ARGV[4], tonumber(ARGV[5]), ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[13])
 local time = now()
 
+local function times()
+  return redis.call('HMGET', META, 'heard', 'silent_until', 'unknown', 'generation', 'shortest', 'shortest_at', 'tidied', 'born', 'silent_from')
+end
+local field = times()
+local tidied = tonumber(field[7] or '') or 0
+local is_tidy = time - tidied < 10000000 and time >= tidied
+
+local all, lost = {}, ''
+if ARGV[12] == '1' or not is_tidy then
+  local foreign
+  all, foreign = members()
+  lost = lost_members(foreign) and 'members lost' or ''
+end
+local due = {}
+for _, intent in ipairs(redis.call('ZRANGEBYSCORE', INTENTS, '-inf', text(time), 'LIMIT', 0, ARGV[14])) do
+  if is_intent(intent) then
+    local tags = redis.call('HGET', INTENT_TAGS, intent)
+    due[#due + 1] = intent
+    -- Lost tags: it may have been anything.
+    due[#due + 1] = tags and #tags <= TAGS_MAX and tags or '*'
+  else
+    redis.call('ZREM', INTENTS, intent)
+    redis.call('HDEL', INTENT_TAGS, intent)
+    lost = 'intents lost'
+  end
+end
+if lost ~= '' and cause == '' then
+  cause = lost
+  meta, field = start_epoch(meta.seq, cause), times()
+end
+
 -- A silence of the whole fleet is an outage that everybody had, or there was nobody. The generation is raised at its end.
 -- What was sent before cannot repeat it, although it may be executed after it.
-local field = redis.call('HMGET', META, 'heard', 'silent_until', 'unknown', 'generation', 'shortest', 'shortest_at', 'tidied', 'born', 'silent_from')
 local heard, generation = tonumber(field[1] or '') or 0, tonumber(field[4] or '') or 0
 local silent_until, unknown = tonumber(field[2] or '') or 0, field[3] == '1'
 local silent_from, period = tonumber(field[9] or '') or 0, tonumber(ARGV[7])
@@ -47,7 +77,7 @@ redis.call('HSET', META, 'heard', text(time), 'silent_from', text(silent_from),
 -- By the clock, so that a member that was expelled and has come back is never taken for the one expelled.
 local known = redis.call('HGET', MEMBERS, id) or ''
 local syncs, epoch_before, before, epoch_seen, seen = string.match(known, '^(%d+):%d+:(%d+):(%d+):(%d+):(%d+)$')
-syncs = next_sequence(tonumber(syncs) or 0)
+syncs = next_sequence(sequence(syncs) or 0)
 local waited_for = ARGV[6] == '1' and ARGV[5] or '0'
 -- A command that is executed late takes back nothing that its sender has shown since.
 local repeats = ARGV[10] ~= '0' and (ARGV[10] ~= epoch_seen or tonumber(ARGV[11]) > tonumber(seen))
@@ -78,7 +108,7 @@ local function is_behind(record)
   local last = string.match(record, '^(%d+):')
   -- An older Larder never repeats the generation.
   local epoch_seen, seen = string.match(record, '^%d+:%d+:%d+:%d+:(%d+):(%d+)$')
-  if not last or generation == 0 or epoch_seen == meta.epoch and tonumber(seen) >= generation then
+  if generation == 0 or epoch_seen == meta.epoch and tonumber(seen) >= generation then
     return false
   end
   return tonumber(last) >= silent_from - LONG and time - silent_until < FORGOTTEN
@@ -88,15 +118,13 @@ local function is_gone(record)
   local last, lease = string.match(record, '^(%d+):(%d+):')
   return last and time - tonumber(last) >= LONG + tonumber(lease) * 1000 and not is_behind(record)
 end
-local behind, others, tidied = {}, 0, tonumber(field[7] or '') or 0
-local is_tidy = time - tidied < 10000000 and time >= tidied
+local behind, others = {}, 0
 if ARGV[12] == '1' or not is_tidy then
-  local all = redis.call('HGETALL', MEMBERS)
   for i = 1, #all, 2 do
     local member, record = all[i], all[i + 1]
-    if is_gone(record) then
+    if member ~= id and is_gone(record) then
       redis.call('HDEL', MEMBERS, member)
-    elseif member ~= id and member ~= SENTINEL then
+    elseif member ~= id then
       others = others + 1
       if is_behind(record) then
         behind[#behind + 1], behind[#behind + 2] = member, record
@@ -109,11 +137,18 @@ if ARGV[12] ~= '1' then
   behind, others = {}, 0
 end
 
+local MARKS_TOLD_MAX = 16 * 1048576
 -- Below the floor, marks that it lacks may have been removed.
 local marks, whole = {}, epoch_applied == meta.epoch and applied >= meta.floor
 if whole then
   marks = redis.call('ZRANGEBYSCORE', MARKS, '(' .. text(applied), '(+inf', 'WITHSCORES', 'LIMIT', 0, most + 1)
   whole = #marks <= 2 * most
+  local bytes = 0
+  for i = 1, #marks, 2 do
+    bytes = bytes + #marks[i]
+  end
+  -- Rather than hold up its connection, it begins anew.
+  whole = whole and bytes <= MARKS_TOLD_MAX
 end
 
 -- One whose grace is over is told as a hard one.
@@ -128,12 +163,6 @@ for i = 1, whole and #marks or 0, 2 do
   end
 end
 
-local due = {}
-for _, intent in ipairs(redis.call('ZRANGEBYSCORE', INTENTS, '-inf', text(time), 'LIMIT', 0, ARGV[14])) do
-  due[#due + 1] = intent
-  -- Lost tags: it may have been anything.
-  due[#due + 1] = redis.call('HGET', INTENT_TAGS, intent) or '*'
-end
 return {
   meta.epoch, text(meta.seq), cause, whole and 1 or 0, hard, due, state(), soft,
   text(generation), behind,

@@ -2,7 +2,7 @@
 -- KEYS[1]  the entry
 -- ARGV[1]  with what it began
 -- Returns 1 if it was removed.
-if redis.call('GETRANGE', KEYS[1], 0, #ARGV[1] - 1) == ARGV[1] then
+if redis.pcall('GETRANGE', KEYS[1], 0, #ARGV[1] - 1) == ARGV[1] then
   return redis.call('UNLINK', KEYS[1])
 end
 return 0

@@ -21,6 +21,7 @@ mod forced;
 mod heads;
 mod http2;
 mod idle;
+mod logging;
 mod memory;
 mod slow_readers;
 mod storms;

@@ -1,7 +1,7 @@
 //! What upstream may take a path for: RFC 9110 §17.5, RFC 3986 §6.2. One family's answer is never had, or stored, under the
 //! name of another one, whatever habits upstream has in reading a path.
 
-use crate::support::{Response, Site, Tier, larder};
+use crate::support::{Response, Site, Tier, eventually, larder};
 
 on_both_tiers! {
     no_spelling_of_a_path_gives_one_callers_answer_to_another,
@@ -288,7 +288,7 @@ fn families_by_suffix_beside_identity_are_warned_of() {
         );
     }
     let site = Site::start(Tier::Embedded, RULES);
-    assert!(site.log().contains("takes paths by their end"), "{}", site.log());
+    eventually("it is logged", || site.log().contains("takes paths by their end"));
     let folder = RULES.replace(r"|/.*\.css", "");
     let exit = larder(Some(&folder), &["check"]);
     assert!(exit.code == Some(0) && !exit.stdout.contains("warning"), "{exit:?}");

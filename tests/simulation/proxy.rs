@@ -513,7 +513,7 @@ fn label(register: Register) -> String {
 }
 
 fn canonical(register: Register) -> Canonical {
-    Canonical { text: format!("GET http://upstream/{register}"), key: Key([register as u8; 16]) }
+    Canonical { text: format!("GET http://upstream/{register}"), key: Key([register as u8; 16]), secret: None }
 }
 
 fn value_in(entry: &Entry) -> Value {

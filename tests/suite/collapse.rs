@@ -50,7 +50,7 @@ impl Fleet {
     /// Reads that were carried out so far: one for each lookup, and one for each look at a claim.
     fn reads(&self) -> u64 {
         let counts = self.redis().command_counts();
-        counts.iter().find(|(name, _)| name == "get").map_or(0, |(_, count)| *count)
+        counts.iter().find(|(name, _)| name == "getrange").map_or(0, |(_, count)| *count)
     }
 
     /// A first answer is stored, and its fetch is over for everybody.

@@ -29,7 +29,11 @@ fn tags(id: u32) -> Vec<Tag> {
 }
 
 fn canonical(id: u32) -> Canonical {
-    Canonical { text: format!("GET http://localhost/users/{id}"), key: Key(u128::from(id).to_be_bytes()) }
+    Canonical {
+        text: format!("GET http://localhost/users/{id}"),
+        key: Key(u128::from(id).to_be_bytes()),
+        secret: None,
+    }
 }
 
 fn response() -> Response {
@@ -53,7 +57,7 @@ fn response() -> Response {
 fn fill(cache: &Cache, ids: std::ops::Range<u32>) {
     let stamp = cache.memory().marks.stamp();
     for id in ids {
-        let Canonical { text, key } = canonical(id);
+        let Canonical { text, key, .. } = canonical(id);
         let entry =
             Entry { text: text.into(), stamp, tags: tags(id).into(), content: Content::Response(response()) };
         let place = Place { key, label: format!("user:{id}"), keep: Duration::from_secs(3600) };

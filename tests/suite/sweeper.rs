@@ -154,7 +154,8 @@ fn a_walk_asks_each_entry_a_few_questions_and_no_more() {
     let dbsize: u64 = redis(&site).run(&["DBSIZE"]);
     // SCAN looks at about a hundred keys in a step, and may meet an entry twice where its table grows or shrinks.
     assert!((120..=240).contains(&count("strlen")), "{counts:?}");
-    assert_eq!(count("strlen"), count("getrange"), "their beginnings are short: {counts:?}");
+    // Once each, since their beginnings are short; the lease and the last census are read so, too.
+    assert!((count("strlen")..count("strlen") + 60).contains(&count("getrange")), "{counts:?}");
     assert!(count("scan") <= dbsize / 100 * 2 + 3, "{counts:?}");
     assert_eq!(count("unlink"), 0, "{counts:?}");
     drop(sweeper);
@@ -181,7 +182,7 @@ fn a_walk_that_has_lost_its_lease_stops() {
     fill(&site, 15);
     let sweeper = || site.admin_get("/cache/stats").json()["sweeper"].as_str().unwrap().to_owned();
     eventually("it sweeps", || sweeper() == "sweeping");
-    redis(&site).run::<()>(&["SET", LEASE, "thief"]);
+    redis(&site).run::<()>(&["SET", LEASE, "thief", "EX", "100"]);
     eventually("it has stopped", || sweeper() == "elsewhere");
     assert_eq!(redis(&site).command(&["EXISTS", "{hotel}:census"]), "0");
     assert_eq!(redis(&site).command(&["GET", LEASE]), "thief");
@@ -190,7 +191,7 @@ fn a_walk_that_has_lost_its_lease_stops() {
 #[test]
 fn a_right_that_the_sweeper_lacks_is_told_once() {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
-    redis.run::<()>(&["ACL", "SETUSER", "former", "on", ">x", "~*", "&*", "+@all", "-getrange"]);
+    redis.run::<()>(&["ACL", "SETUSER", "former", "on", ">x", "~*", "&*", "+@all", "-strlen"]);
     redis.run::<()>(&["SET", "hotel:v1:user:1:00000000000000000000000000000000", "LRD0 of long ago"]);
     let url = redis.url().replace("redis://", "redis://former:x@");
     let larder = Plan::new(&upstream.url()).rules(RULES).redis(&url).start();

@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, ScriptInvocation};
 
 use super::link::Connections;
-use super::{Namespace, new_epoch, not_an_answer, replicas};
+use super::{Namespace, new_epoch, replicas};
 use crate::stamp::{Epoch, Sequence, Softened, Stamp, Tag, Taken, View};
 use crate::store::StoreError;
 use crate::store::fleet::{
@@ -38,25 +39,26 @@ impl Namespace {
         call.arg(&*me.id).arg(millis(me.lease)).arg(u8::from(me.serves_memory)).arg(millis(me.period));
         call.arg(applied.epoch.0).arg(applied.sequence).arg(seen.epoch.0).arg(seen.number);
         call.arg(u8::from(me.asks_who_is_behind)).arg(MARKS_TOLD).arg(DUE_TOLD);
-        type Soft = (String, f64, u64);
-        type Marks = Vec<(String, f64)>;
+        type Soft = (Bytes, f64, u64);
+        type Marks = Vec<(Bytes, f64)>;
         type Texts = Vec<(String, String)>;
         // When it ended, whether there may be unknown proxies, and other members.
         type Silence = (u64, bool, u64);
-        type Answer = (u64, u64, String, bool, Marks, Texts, State, Vec<Soft>, u64, Texts, Silence);
+        type Answer = (u64, u64, String, bool, Marks, Vec<(String, Bytes)>, State, Vec<Soft>, u64, Texts, Silence);
         let (epoch, sequence, cause, whole, marks, due, state, soft, generation, behind, silence): Answer =
             call.invoke_async(&mut connections.marks()).await?;
         self.log_new_epoch(epoch, &cause);
         // Scores are whole numbers below 2^53, exact as floats.
-        let marks = marks.into_iter().map(|(tag, score)| (Tag::family(&tag), score as Sequence));
-        let soft = soft.into_iter().map(|(tag, score, left)| {
-            (Softened { tag: Tag::family(&tag), grace: Duration::from_micros(left) }, score as Sequence)
+        let marks = marks.into_iter().filter_map(|(tag, score)| Some((tag_of(&tag)?, score as Sequence)));
+        let soft = soft.into_iter().filter_map(|(tag, score, left)| {
+            Some((Softened { tag: tag_of(&tag)?, grace: Duration::from_micros(left) }, score as Sequence))
         });
+        let due = due.into_iter().map(|(id, tags)| Intent { id: id.into(), tags: intended_by(&tags) });
         let synced = Synced {
             stamp: Stamp { epoch: Epoch(epoch), sequence },
             marks: whole.then(|| marks.collect()),
             softened: soft.collect(),
-            due: due.into_iter().map(|(id, tags)| Intent { id: id.into(), tags: tags_in(&tags) }).collect(),
+            due: due.collect(),
             generation: Generation { epoch: Epoch(epoch), number: generation },
             behind: behind.iter().filter_map(|(id, text)| holder(id, text)).collect(),
             others: silence.2,
@@ -172,11 +174,8 @@ impl Namespace {
         let mut call = self.claim.key(name);
         call.arg(claim.text()).arg(millis(lasting).max(1)).arg(instead_of.map(Claim::text).unwrap_or_default());
         let known: String = call.invoke_async(&mut keeper).await?;
-        if known.is_empty() {
-            return Ok(Claimed::Ours);
-        }
-        let theirs = Claim::of_text(&known).ok_or_else(|| not_an_answer("what stands for a claim is none"))?;
-        Ok(Claimed::Theirs(theirs))
+        // Nothing, or what only looks like a claim.
+        Ok(Claim::of_text(&known).map_or(Claimed::Ours, Claimed::Theirs))
     }
 
     pub(super) async fn release(
@@ -249,6 +248,16 @@ fn holder(id: &str, member: &str) -> Option<Holder> {
 /// The tags of an intent as they are kept. What cannot stand in lines is everything.
 fn intended(tags: &[Tag]) -> String {
     lines(tags).unwrap_or_else(|| Tag::root().as_str().to_owned())
+}
+
+/// What the tags of an intent say, as they are kept. What cannot be read may have been anything.
+fn intended_by(tags: &[u8]) -> Vec<Tag> {
+    std::str::from_utf8(tags).map_or_else(|_| vec![Tag::root()], tags_in)
+}
+
+/// The tag that a mark is of. What is not UTF-8 is no entry's.
+fn tag_of(member: &[u8]) -> Option<Tag> {
+    std::str::from_utf8(member).ok().map(Tag::family)
 }
 
 /// Rounded up: a lease or deadline that the store takes for shorter than it is would be the wrong error.

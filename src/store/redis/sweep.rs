@@ -9,7 +9,7 @@ use redis::{Pipeline, RedisResult};
 
 use super::fleet::millis;
 use super::link::Connections;
-use super::{Meta, Namespace, Read, not_an_answer, view_of};
+use super::{Answers, Namespace, Read, not_an_answer, view_of};
 use crate::entry::Preface;
 use crate::stamp::{Tag, View};
 use crate::store::sweep::{Census, Dated, Judged, Place, Specimen, Survey};
@@ -19,6 +19,9 @@ const BEGINNING: usize = 512;
 
 /// What is read of it at most.
 const BEGINNING_MAX: usize = 64 << 10;
+
+/// What is read of a census at most, bytes: some ten thousand families.
+const CENSUS_MAX: usize = 1 << 20;
 
 const UNLINK_IF: &str = include_str!("../unlink_if.lua");
 
@@ -71,11 +74,10 @@ impl Namespace {
         let mut pipe = redis::pipe();
         // What is softly outdated is still of use.
         self.add_marks(&mut pipe, sets.iter().copied().flatten(), false);
-        let (before, marks, _, meta): (Option<u64>, Vec<Option<f64>>, i64, Meta) =
-            pipe.query_async(&mut connections.marks()).await?;
-        // The sentinel and the root tag are everybody's.
-        let Some((common, mut rest)) = marks.split_at_checked(2) else {
-            return Err(not_an_answer("fewer marks than were asked for"));
+        let all = Answers::of(&mut pipe, &mut connections.marks()).await?.next_read()?;
+        // The sentinel and the root tag are everybody's. There are none where another type stands.
+        let Some((common, mut rest)) = all.marks.split_at_checked(2) else {
+            return Ok(vec![self.begin(connections).await?; sets.len()]);
         };
         let mut views = Vec::with_capacity(sets.len());
         for set in sets {
@@ -83,7 +85,8 @@ impl Namespace {
                 return Err(not_an_answer("fewer marks than were asked for"));
             };
             rest = others;
-            let read = Read { before, marks: [common, own].concat(), left: Vec::new(), meta: meta.clone() };
+            let (before, meta) = (all.before.clone(), all.meta.clone());
+            let read = Read { before, marks: [common, own].concat(), left: Vec::new(), meta };
             match view_of(&read, connections.run_id()) {
                 Some(view) => views.push(view),
                 None => return Ok(vec![self.begin(connections).await?; sets.len()]),
@@ -122,10 +125,12 @@ impl Namespace {
 
     pub(super) async fn census(&self, connections: &Connections) -> RedisResult<Option<Dated>> {
         let mut pipe = redis::pipe();
-        pipe.cmd("GET").arg(&self.census).cmd("TIME");
-        let (kept, now): (Option<String>, (u64, u64)) = pipe.query_async(&mut connections.marks()).await?;
-        // What another version of Larder has kept is none.
-        Ok(kept.and_then(|kept| dated(&kept, now)))
+        pipe.cmd("GETRANGE").arg(&self.census).arg(0).arg(CENSUS_MAX).cmd("TIME");
+        let mut answers = Answers::of(&mut pipe, &mut connections.marks()).await?;
+        let kept: Option<Bytes> = answers.next_or_other()?;
+        let now = answers.next()?;
+        // What another version of Larder has kept is none, and so is what no Larder has.
+        Ok(kept.and_then(|kept| dated(std::str::from_utf8(&kept).ok()?, now)))
     }
 }
 

@@ -575,15 +575,6 @@ async fn the_end_of_a_claim_is_told_to_everybody() {
     }
 }
 
-#[tokio::test]
-async fn what_stands_for_a_claim_and_is_none_is_an_error() {
-    let server = RedisServer::start();
-    let store = store_on(&server).await;
-    server.run::<()>(&["SET", "test:fetch:k", "of another version"]);
-    let answer = store.claim("k", &claim("c1", 7), HOUR, None).await;
-    assert!(matches!(answer, Err(StoreError::Refused(_))), "{answer:?}");
-}
-
 fn with_lease(id: &str, lease: u64) -> Membership {
     membership(id, None, Duration::from_millis(lease))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use larder::entry::{Content, Entry, Preface, Variants};
+use larder::entry::{Content, Entry, Preface, Seal, Variants};
 use larder::store::sweep::{Census, Judged, Kept, Place, Specimen};
 
 use super::*;
@@ -11,7 +11,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 fn entry(text: &str, stamp: Stamp, tags: Vec<Tag>) -> Bytes {
     let content = Content::Variants(Variants { on: Vec::new(), known: Vec::new() });
-    Entry { text: text.into(), stamp, tags: tags.into(), content }.encode()
+    Entry { text: text.into(), stamp, tags: tags.into(), content }.encode(&Seal::new("test", None), "")
 }
 
 fn name(number: usize) -> String {

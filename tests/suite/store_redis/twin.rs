@@ -17,7 +17,7 @@ const SHORT: Duration = Duration::from_micros(1);
 const LONG: Duration = Duration::from_secs(3600);
 
 /// What a step may take at most. Time is compared with this accuracy.
-const STEP: Duration = Duration::from_secs(600);
+const STEP: Duration = Duration::from_secs(36);
 
 /// What an answer is made of.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -186,7 +186,7 @@ struct Both {
     passed: u64,
 }
 
-const LEASES: [Duration; 2] = [Duration::from_secs(500), Duration::from_secs(1000)];
+const LEASES: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(60)];
 
 const MARKS_MAX: u64 = 6;
 

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -22,6 +22,7 @@ pub struct Plan {
     environment: Vec<(String, String)>,
     /// Soft and hard limit.
     descriptors: Option<(u64, u64)>,
+    log_is_unread: bool,
 }
 
 /// A running `larder serve`.
@@ -34,6 +35,9 @@ pub struct Larder {
     pub dir: TempDir,
     child: Child,
     log: Arc<Mutex<String>>,
+    /// The pipe that it logs to, while nobody reads it.
+    #[allow(dead_code, reason = "the attacks use it")]
+    unread: Option<ChildStderr>,
 }
 
 /// A process that has ended.
@@ -78,18 +82,29 @@ impl Plan {
         self
     }
 
+    /// Nobody reads what it logs, until [`Larder::read_log`].
+    #[allow(dead_code, reason = "the attacks use it")]
+    pub fn log_is_unread(mut self) -> Plan {
+        self.log_is_unread = true;
+        self
+    }
+
     /// Starts it and waits until it accepts.
     #[track_caller]
     pub fn start(&self) -> Larder {
         let dir = self.directory();
         let mut child = self.spawn(&dir);
-        let log = collect(child.stderr.take().unwrap());
+        let stderr = child.stderr.take().unwrap();
+        let (log, unread) = match self.log_is_unread {
+            true => (Arc::default(), Some(stderr)),
+            false => (collect(stderr), None),
+        };
         let lines = lines(child.stdout.take().unwrap());
         let Some((address, admin)) = addresses(&lines) else {
             let _ = child.kill();
             panic!("larder did not say where it listens; its log:\n{}", log.lock().unwrap());
         };
-        Larder { address, admin, dir, child, log }
+        Larder { address, admin, dir, child, log, unread }
     }
 
     /// Starts it and waits until it gives up.
@@ -275,6 +290,12 @@ impl Larder {
     /// What it has logged so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
+    }
+
+    /// Begins to read what it logs.
+    #[allow(dead_code, reason = "the attacks use it")]
+    pub fn read_log(&mut self) {
+        self.log = collect(self.unread.take().unwrap());
     }
 
     /// The most memory that the process ever had, in bytes.

@@ -1,0 +1,70 @@
+//! A reader of the log that stops reading.
+
+use crate::others::{self, Others};
+use crate::support::client::Call;
+use crate::support::{Larder, PATIENCE, Plan, Upstream, eventually, eventually_some};
+
+/// Longer than what a pipe holds, and than what may wait in memory, is soon logged with this.
+const LONG: usize = 4000;
+
+fn rules() -> String {
+    format!("[log]\naccess = true\n{}", others::RULES)
+}
+
+fn lost(larder: &Larder) -> u64 {
+    let metrics = larder.admin_get("/metrics").text();
+    let line = metrics.lines().find_map(|line| line.strip_prefix("larder_log_lines_lost_total "));
+    line.unwrap_or_else(|| panic!("no counter:\n{metrics}")).parse().unwrap()
+}
+
+/// Requests until lines are lost.
+fn lose(larder: &Larder) {
+    let target = format!("/others/{}", "x".repeat(LONG));
+    eventually_some("lines are lost", || {
+        for _ in 0..500 {
+            assert_eq!(Call::new(larder.address, "GET", &target).send().status, 200);
+        }
+        (lost(larder) > 0).then_some(())
+    });
+}
+
+#[test]
+fn a_log_that_nobody_reads_hurts_nobody_and_its_losses_are_counted_and_told() {
+    let upstream = Upstream::start();
+    let mut larder = Plan::new(&upstream.url()).rules(&rules()).log_is_unread().start();
+    lose(&larder);
+    let others = Others::start(&larder);
+    others.go_on(400);
+    others.end().was_unhurt();
+    let before = lost(&larder);
+    assert!(before > 0);
+    larder.read_log();
+    eventually("the losses are told", || larder.log().contains("log lines were lost"));
+    // From then on lines are written as they come.
+    larder.get("/others/after");
+    eventually("what follows is logged", || larder.log().contains("/others/after"));
+}
+
+#[test]
+fn a_larder_whose_log_nobody_reads_ends_when_it_is_told_to() {
+    let upstream = Upstream::start();
+    let mut larder = Plan::new(&upstream.url()).rules(&rules()).log_is_unread().start();
+    lose(&larder);
+    larder.terminate();
+    assert_eq!(larder.wait(), Some(0), "within {PATIENCE:?}");
+}
+
+#[test]
+fn the_last_lines_are_written_before_it_ends() {
+    let upstream = Upstream::start();
+    let mut larder = Plan::new(&upstream.url()).rules(&rules()).start();
+    for n in 0..200 {
+        larder.get(&format!("/others/{n}"));
+    }
+    larder.terminate();
+    assert_eq!(larder.wait(), Some(0));
+    eventually("all lines are there", || {
+        let log = larder.log();
+        log.matches("larder::access").count() == 200 && log.contains("shutting down")
+    });
+}
