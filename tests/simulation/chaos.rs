@@ -7,7 +7,7 @@ use std::time::Duration;
 use rand::Rng;
 use tokio::time::sleep;
 
-use super::proxy::{Proxy, Site};
+use super::proxy::{Proxy, Settings, Site, Target, Write};
 use super::server::{Memory, Part};
 use super::store::{Conduct, Link};
 use super::world::World;
@@ -47,9 +47,14 @@ pub enum Kind {
     MessagesLost,
     MessagesRepeated,
     MessagesLate,
+    /// A proxy stands still for longer than its lease, until an outage of everybody has begun.
+    FrozenBefore,
+    /// An epoch begins while the proxies that hold leases are away, and a new proxy takes writes in it.
+    EpochUnseen,
 }
 
 impl Kind {
+    /// Each by itself. What belongs to a scenario is not among them.
     pub const ALL: [Kind; 32] = [
         Kind::Slow,
         Kind::RequestsLost,
@@ -85,25 +90,6 @@ impl Kind {
         Kind::MessagesLate,
     ];
 
-    /// Kinds that do most harm together.
-    pub const THEMES: [&[Kind]; 12] = [
-        &[],
-        &[Kind::Slow, Kind::Flushed, Kind::MarksLost],
-        &[Kind::Left, Kind::Slow, Kind::MessagesLost],
-        &[Kind::MembersLost, Kind::MessagesLost],
-        &[Kind::MessagesLost, Kind::Slow, Kind::Stalled],
-        &[Kind::Saved, Kind::Restored, Kind::MessagesLost],
-        &[Kind::Killed, Kind::Frozen, Kind::RepliesLost],
-        &[Kind::MarksLost, Kind::Cut, Kind::MessagesLate],
-        &[Kind::Deposed, Kind::ReplicaAway, Kind::Saved],
-        &[Kind::Deposed, Kind::Slow, Kind::MessagesLost],
-        &[Kind::WallClockSet, Kind::MessagesLost, Kind::RepliesLost],
-        Kind::FOR_ALL,
-    ];
-
-    /// Outages that everybody has, with few other faults beside them.
-    pub const FOR_ALL: &[Kind] = &[Kind::ServerAway, Kind::ServerHung, Kind::WallClockSet, Kind::Replaced];
-
     /// Whether it needs a store that waits for a replica.
     pub fn needs_proof(self) -> bool {
         matches!(self, Kind::Deposed | Kind::ReplicaAway)
@@ -123,6 +109,84 @@ impl Kind {
                 | ClockBack
                 | Deposed
         )
+    }
+}
+
+/// What a seed is about: kinds of faults that do most harm together, and for some of them clients and settings without which they
+/// hardly ever do any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scenario {
+    /// With any other kinds.
+    Mixed(&'static [Kind]),
+    /// Outages that everybody has, with few other faults beside them.
+    OutageForAll,
+    /// More writes between two syncs than the store keeps marks of, with nudges lost.
+    DenseWrites,
+    /// Soft writes in a row, with reads so rare that nobody refreshes within a grace.
+    SoftWrites,
+    /// Epochs that begin while the proxies that hold leases are away.
+    EpochUnseen,
+}
+
+/// Whether a seed is about a scenario that is arranged: four in 25 are. That the seeds of the others go on as they were keeps the
+/// recorded ones valid.
+pub fn is_arranged(seed: u64) -> bool {
+    matches!(seed % 25, 3 | 13 | 18 | 23)
+}
+
+impl Scenario {
+    const ANY: [Scenario; 12] = [
+        Scenario::Mixed(&[]),
+        Scenario::Mixed(&[Kind::Slow, Kind::Flushed, Kind::MarksLost]),
+        Scenario::Mixed(&[Kind::Left, Kind::Slow, Kind::MessagesLost]),
+        Scenario::Mixed(&[Kind::MembersLost, Kind::MessagesLost]),
+        Scenario::Mixed(&[Kind::MessagesLost, Kind::Slow, Kind::Stalled]),
+        Scenario::Mixed(&[Kind::Saved, Kind::Restored, Kind::MessagesLost]),
+        Scenario::Mixed(&[Kind::Killed, Kind::Frozen, Kind::RepliesLost]),
+        Scenario::Mixed(&[Kind::MarksLost, Kind::Cut, Kind::MessagesLate]),
+        Scenario::Mixed(&[Kind::Deposed, Kind::ReplicaAway, Kind::Saved]),
+        Scenario::Mixed(&[Kind::Deposed, Kind::Slow, Kind::MessagesLost]),
+        Scenario::Mixed(&[Kind::WallClockSet, Kind::MessagesLost, Kind::RepliesLost]),
+        Scenario::OutageForAll,
+    ];
+
+    /// Those that take more chances to show something are there more than once.
+    const ARRANGED: [Scenario; 8] = [
+        Scenario::OutageForAll,
+        Scenario::OutageForAll,
+        Scenario::OutageForAll,
+        Scenario::OutageForAll,
+        Scenario::OutageForAll,
+        Scenario::DenseWrites,
+        Scenario::SoftWrites,
+        Scenario::EpochUnseen,
+    ];
+
+    /// What a seed is about.
+    pub fn of(seed: u64, world: &World) -> Scenario {
+        if is_arranged(seed) { *world.pick(&Scenario::ARRANGED) } else { *world.pick(&Scenario::ANY) }
+    }
+
+    pub fn kinds(self) -> &'static [Kind] {
+        match self {
+            Scenario::Mixed(kinds) => kinds,
+            Scenario::OutageForAll => &[
+                Kind::ServerAway,
+                Kind::ServerHung,
+                Kind::ServerHung,
+                Kind::WallClockSet,
+                Kind::Replaced,
+                Kind::FrozenBefore,
+            ],
+            Scenario::DenseWrites => &[Kind::MessagesLost, Kind::MessagesLate, Kind::Cut],
+            Scenario::SoftWrites => &[],
+            Scenario::EpochUnseen => &[Kind::EpochUnseen],
+        }
+    }
+
+    /// Whether kinds of faults that it does not name may come with it.
+    pub fn is_mixed(self) -> bool {
+        matches!(self, Scenario::Mixed(_))
     }
 }
 
@@ -193,6 +257,9 @@ pub struct Chaos {
 /// Of the outages that everybody has and notices, milliseconds.
 const LONGEST_OUTAGE: u64 = 2500;
 
+/// Of commands after an outage, milliseconds.
+const SLOW_RETURN: u64 = 100;
+
 impl Chaos {
     pub fn new(world: &Arc<World>, fleet: &Arc<Fleet>, kinds: Vec<Kind>) -> Chaos {
         let is_away_for_all = fleet.site.settings.is_away_for_all;
@@ -202,28 +269,91 @@ impl Chaos {
 
     /// One fault after another.
     pub async fn reign(&self, pause: u64) {
+        // An outage in a young epoch is one of its own kind.
+        if self.is_away_for_all && self.world.happens(0.7) {
+            self.be_well().await;
+        }
         loop {
             sleep(self.world.millis(pause / 4, pause)).await;
             let kind = *self.world.pick(&self.kinds);
             let is_outage = matches!(kind, Kind::ServerAway | Kind::ServerHung);
-            let is_for_all = self.is_away_for_all && is_outage;
-            let lasts =
-                if is_for_all { self.world.millis(600, LONGEST_OUTAGE) } else { self.world.millis(20, 1200) };
+            if self.is_away_for_all && is_outage {
+                self.have_outage(kind).await;
+                continue;
+            }
+            let lasts = self.world.millis(20, 1200);
             self.world.tell(|| format!("fault: {kind:?} for {lasts:?}"));
             self.happen(kind, lasts);
-            if is_for_all {
-                if self.kinds.contains(&Kind::Replaced) && self.world.happens(0.4) {
-                    let before = self.world.millis(0, lasts.as_millis() as u64);
-                    sleep(before).await;
-                    self.world.tell(|| "fault: Replaced in the outage".to_owned());
-                    self.happen(Kind::Replaced, lasts);
-                    sleep(lasts - before).await;
-                } else {
-                    // The next one does not begin while this one ends.
-                    sleep(lasts).await;
-                }
-            }
         }
+    }
+
+    /// An outage that everybody has. The next one does not begin while this one ends, and as a rule not before all is well: who
+    /// believes nothing stored shows nothing.
+    async fn have_outage(&self, kind: Kind) {
+        let mut late = None;
+        let mut kind = kind;
+        if self.kinds.contains(&Kind::FrozenBefore) && self.world.happens(0.5) {
+            late = self.freeze_before().await;
+            // Whoever wakes in it has to notice at once.
+            kind = Kind::ServerAway;
+        }
+        let lease = self.fleet.site.settings.lease.as_millis() as u64;
+        let least = if self.world.happens(0.8) { lease + 500 } else { 600 };
+        let lasts = self.world.millis(least, LONGEST_OUTAGE);
+        self.world.tell(|| format!("fault: {kind:?} for everybody, for {lasts:?}"));
+        self.happen(kind, lasts);
+        let before = self.world.millis(0, lasts.as_millis() as u64);
+        sleep(before).await;
+        if self.kinds.contains(&Kind::Replaced) && self.world.happens(0.4) {
+            self.world.tell(|| "fault: Replaced in the outage".to_owned());
+            self.happen(Kind::Replaced, lasts);
+        }
+        sleep(lasts - before).await;
+        self.return_slowly(late.as_deref());
+        if self.world.happens(0.7) {
+            self.be_well().await;
+        }
+    }
+
+    /// As long as it takes after an outage.
+    async fn be_well(&self) {
+        let Settings { lease, limit, .. } = self.fleet.site.settings;
+        sleep(lease + limit * 2 + Duration::from_millis(600)).await;
+    }
+
+    /// Some proxies take longer than others to say what they have to, when the server is back. `late` is one of them.
+    fn return_slowly(&self, late: Option<&Proxy>) {
+        for link in self.world.links() {
+            let is_late = late.is_some_and(|late| Arc::ptr_eq(&late.link, &link));
+            let slowness = if is_late { SLOW_RETURN } else { *self.world.pick(&[2, 2, SLOW_RETURN]) };
+            link.behave(|conduct| conduct.slowness = slowness);
+            tokio::spawn(async move {
+                sleep(Duration::from_millis(400)).await;
+                link.behave(|conduct| {
+                    (conduct.slowness, conduct.latest) = (Conduct::GOOD.slowness, Conduct::GOOD.latest);
+                });
+            });
+        }
+    }
+
+    /// One proxy stands still until an outage has begun: so long that a write which waits for it expels it, and so short that it
+    /// counts itself among those that the others know.
+    async fn freeze_before(&self) -> Option<Arc<Proxy>> {
+        let proxy = self.fleet.any(&self.world)?;
+        let lasts = self.fleet.site.settings.lease + self.world.millis(150, 300);
+        self.world.tell(|| format!("fault: {} is frozen for {lasts:?}, until an outage begins", proxy.name()));
+        self.world.count("frozen before an outage");
+        proxy.freeze(true);
+        if let Some(other) = self.fleet.all().into_iter().find(|other| !Arc::ptr_eq(other, &proxy)) {
+            tokio::spawn(other.write(Write { target: Target::One(0), grace: None, again: None }));
+        }
+        let frozen = Arc::clone(&proxy);
+        tokio::spawn(async move {
+            sleep(lasts + Duration::from_millis(20)).await;
+            frozen.freeze(false);
+        });
+        sleep(lasts).await;
+        Some(proxy)
     }
 
     /// Until each outage that everybody has has ended by itself.
@@ -258,6 +388,9 @@ impl Chaos {
     fn happen(&self, kind: Kind, lasts: Duration) {
         match kind {
             Kind::Frozen => self.freeze(lasts),
+            // See `have_outage`.
+            Kind::FrozenBefore => {}
+            Kind::EpochUnseen => self.begin_unseen(lasts),
             Kind::Killed | Kind::Left => {
                 let place = self.world.draw(|chance| chance.random_range(0..self.fleet.places.len()));
                 self.depart(kind, place, lasts);
@@ -324,6 +457,34 @@ impl Chaos {
         });
     }
 
+    /// Members are lost while all that hold leases are away, and the first that comes to know is a proxy that has known no other
+    /// epoch. It is written to at once.
+    fn begin_unseen(&self, lasts: Duration) {
+        let lost = *self.world.pick(&[Kind::MembersLost, Kind::AllCoordinationLost, Kind::Flushed]);
+        let links = self.world.links();
+        for link in &links {
+            link.behave(|conduct| conduct.stalled = true);
+        }
+        self.lose(lost);
+        if let Some(proxy) = self.fleet.empty(0) {
+            proxy.kill();
+        }
+        self.fleet.fill(0);
+        if let Some(newcomer) = self.fleet.proxy(0) {
+            for register in 0..self.fleet.site.registers {
+                let write = Write { target: Target::One(register), grace: None, again: None };
+                tokio::spawn(Arc::clone(&newcomer).write(write));
+            }
+        }
+        self.world.count("epoch unseen");
+        tokio::spawn(async move {
+            sleep(lasts).await;
+            for link in links {
+                link.behave(|conduct| conduct.stalled = false);
+            }
+        });
+    }
+
     /// Nobody reaches the server.
     fn away(&self, lasts: Duration) {
         self.world.have_all_behave(|conduct| conduct.cut = true);
@@ -338,6 +499,19 @@ impl Chaos {
     /// Nobody gets an answer; what was sent is carried out when the server goes on.
     fn hang(&self, lasts: Duration) {
         self.world.have_all_behave(|conduct| conduct.stalled = true);
+        let links = if self.is_away_for_all { self.world.links() } else { vec![] };
+        // Some notice sooner than others, and have left commands behind by then.
+        for link in links {
+            let latest = *self.world.pick(&[10, 10, Conduct::GOOD.latest]);
+            link.behave(|conduct| conduct.latest = latest);
+            if self.world.happens(0.8) {
+                let notices = self.world.millis(20, 150);
+                tokio::spawn(async move {
+                    sleep(notices).await;
+                    link.part("it does not answer");
+                });
+            }
+        }
         let world = Arc::clone(&self.world);
         tokio::spawn(async move {
             sleep(lasts).await;

@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::chaos::{Chaos, Fleet, Kind};
+use super::chaos::{Chaos, Fleet, Kind, Scenario};
 use super::proxy::{End, Proxy, Settings, Site, Target, Write};
 use super::registers::{Floor, Upstream};
 use super::server::Flaw;
@@ -32,7 +32,7 @@ pub fn run(seed: u64, flaw: Option<Flaw>, traced: bool) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let world = runtime.expect("a runtime without I/O").block_on(async {
         let world = World::new(seed, flaw, traced);
-        Run::new(&world).go().await;
+        Run::new(seed, &world).go().await;
         world
     });
     Outcome { seed, wrong: world.wrong(), counts: world.counts(), trace: world.trace() }
@@ -46,12 +46,38 @@ struct Run {
     /// The longest between two faults, milliseconds.
     pause: u64,
     lasts: Duration,
+    clients: Clients,
+}
+
+/// Who asks, and how often.
+#[derive(Debug, Clone, Copy)]
+struct Clients {
     readers: usize,
     writers: usize,
-    /// The longest that a client rests, milliseconds.
+    /// The longest that a reader rests, milliseconds; and a writer before a write.
     rest: u64,
+    writers_rest: u64,
     /// Share of writes whose rules are soft.
     soft: f64,
+}
+
+impl Clients {
+    fn of(scenario: Scenario, world: &World) -> Clients {
+        let (readers, writers) = (*world.pick(&[2, 4, 6]), *world.pick(&[1, 2, 3]));
+        let rest = *world.pick(&[20, 60, 200]);
+        let soft = *world.pick(&[0.0, 0.3, 0.7]);
+        let any = Clients { readers, writers, rest, writers_rest: rest, soft };
+        match scenario {
+            Scenario::Mixed(_) => any,
+            // Few writers: what one proxy has yet to deliver shows only where no other delivers the same.
+            Scenario::OutageForAll => {
+                Clients { readers: 5, writers: *world.pick(&[1, 1, 2]), rest: 20, writers_rest: 100, ..any }
+            }
+            Scenario::DenseWrites => Clients { readers: 4, writers: 4, rest: 20, writers_rest: 10, soft: 0.0 },
+            Scenario::SoftWrites => Clients { readers: 2, writers: 3, rest: 200, writers_rest: 20, soft: 1.0 },
+            Scenario::EpochUnseen => Clients { readers: 6, rest: 20, soft: 0.0, ..any },
+        }
+    }
 }
 
 /// Graces of soft rules, milliseconds.
@@ -64,35 +90,51 @@ const LONGEST_GRACE: Duration = Duration::from_millis(1500);
 const RETURN: Duration = Duration::from_millis(1500);
 
 impl Run {
-    fn new(world: &Arc<World>) -> Run {
+    fn new(seed: u64, world: &Arc<World>) -> Run {
         let registers = *world.pick(&[1, 2, 4]);
         let slowness = *world.pick(&[3, 20, 150]);
-        world.server().marks_max = *world.pick(&[1, 2, 4, 1000]);
+        let marks_max = *world.pick(&[1, 2, 4, 1000]);
         world.server().intents_most = *world.pick(&[1, 1000, 1000]);
         let share = *world.pick(&[0.05, 0.1, 0.1, 0.2, 0.5]);
-        let theme = *world.pick(&Kind::THEMES);
-        let is_away_for_all = theme == Kind::FOR_ALL;
-        let waits = !is_away_for_all && (theme.iter().any(|kind| kind.needs_proof()) || world.happens(0.1));
-        let any = Kind::ALL.into_iter().filter(|_| !is_away_for_all && world.happens(share));
-        let kinds: Vec<Kind> =
-            any.chain(theme.iter().copied()).filter(|kind| waits || !kind.needs_proof()).collect();
-        let settings = settings(world, slowness, waits, is_away_for_all);
-        let proxies = *world.pick(&[2, 3, 4]);
+        let scenario = Scenario::of(seed, world);
+        let (registers, slowness, marks_max) = match scenario {
+            Scenario::Mixed(_) => (registers, slowness, marks_max),
+            Scenario::OutageForAll => (registers.min(2), 3, marks_max),
+            Scenario::DenseWrites => (4, 3, *world.pick(&[1, 2, 1000])),
+            Scenario::SoftWrites => (4, 3, 1000),
+            Scenario::EpochUnseen => (registers, 3, marks_max),
+        };
+        world.server().marks_max = marks_max;
+        let (its_own, is_mixed) = (scenario.kinds(), scenario.is_mixed());
+        let waits = is_mixed && (its_own.iter().any(|kind| kind.needs_proof()) || world.happens(0.1));
+        let any = Kind::ALL.into_iter().filter(|_| is_mixed && world.happens(share));
+        let mut kinds: Vec<Kind> =
+            any.chain(its_own.iter().copied()).filter(|kind| waits || !kind.needs_proof()).collect();
+        if scenario == Scenario::OutageForAll && world.happens(0.5) {
+            // Whoever is gone is awaited after each outage, so that all is well again late.
+            kinds.retain(|kind| *kind != Kind::Replaced);
+        }
+        let settings = settings(world, scenario, slowness, waits);
+        let proxies = match scenario {
+            // The more there are the longer it takes until nobody is awaited any more.
+            Scenario::OutageForAll => *world.pick(&[2, 2, 3, 4]),
+            _ => *world.pick(&[2, 3, 4]),
+        };
         let upstream = Upstream::new(world, registers, slowness, settings.lag);
         let acknowledged = Floor::new(registers);
         let site = Arc::new(Site { world: Arc::clone(world), upstream, acknowledged, settings, registers });
         if settings.leases_differ {
             world.count("leases differ");
         }
-        world.tell(|| format!("{settings:?}, {proxies} proxies, {registers} registers, {kinds:?}"));
+        world.tell(|| format!("{scenario:?}, {settings:?}, {proxies} proxies, {registers} registers, {kinds:?}"));
         Run {
             fleet: Fleet::start(&site, proxies),
             pause: *world.pick(&[60, 150, 400]),
-            lasts: if is_away_for_all { world.millis(5000, 8000) } else { world.millis(1000, 3000) },
-            readers: *world.pick(&[2, 4, 6]),
-            writers: *world.pick(&[1, 2, 3]),
-            rest: *world.pick(&[20, 60, 200]),
-            soft: *world.pick(&[0.0, 0.3, 0.7]),
+            lasts: match scenario {
+                Scenario::OutageForAll => world.millis(5000, 8000),
+                _ => world.millis(1000, 3000),
+            },
+            clients: Clients::of(scenario, world),
             world: Arc::clone(world),
             site,
             kinds,
@@ -102,8 +144,8 @@ impl Run {
     async fn go(&self) {
         let chaos = Chaos::new(&self.world, &self.fleet, self.kinds.clone());
         let mut clients = JoinSet::new();
-        for number in 0..self.readers + self.writers {
-            clients.spawn(self.client(number < self.readers));
+        for number in 0..self.clients.readers + self.clients.writers {
+            clients.spawn(self.client(number < self.clients.readers));
         }
         if self.kinds.is_empty() {
             sleep(self.lasts).await;
@@ -124,7 +166,8 @@ impl Run {
 
     fn client(&self, reads: bool) -> impl Future<Output = ()> + Send + 'static {
         let (world, site, fleet) = (&self.world, Arc::clone(&self.site), Arc::clone(&self.fleet));
-        let (end, rest, soft) = (tokio::time::Instant::now() + self.lasts, self.rest, self.soft);
+        let Clients { rest, writers_rest, soft, .. } = self.clients;
+        let (end, rest) = (tokio::time::Instant::now() + self.lasts, if reads { rest } else { writers_rest });
         let mut chance = world.own_chance();
         async move {
             loop {
@@ -153,7 +196,7 @@ impl Run {
     async fn aftermath(&self) {
         let Settings { lease, patience, limit, .. } = self.site.settings;
         sleep(patience + lease * 2 + limit * 4).await;
-        if self.soft > 0.0 {
+        if self.clients.soft > 0.0 {
             sleep(LONGEST_GRACE + self.world.was_set_back()).await;
         }
         self.intents_come_to_an_end().await;
@@ -276,13 +319,13 @@ impl Run {
     }
 }
 
-fn settings(world: &Arc<World>, slowness: u64, waits: bool, is_away_for_all: bool) -> Settings {
+fn settings(world: &World, scenario: Scenario, slowness: u64, waits: bool) -> Settings {
     let on_outage = *world.pick(&[OnOutage::Refuse, OnOutage::Forward]);
     let limit = world.millis(20, 120);
     if waits {
         world.wait_for_replica();
     }
-    Settings {
+    let any = Settings {
         mode: *world.pick(&[
             Coherence::Lease,
             Coherence::Lease,
@@ -292,8 +335,8 @@ fn settings(world: &Arc<World>, slowness: u64, waits: bool, is_away_for_all: boo
             Coherence::Strict,
             Coherence::Eventual,
         ]),
-        on_outage: if is_away_for_all { OnOutage::Forward } else { on_outage },
-        is_away_for_all,
+        on_outage,
+        is_away_for_all: false,
         lease: world.millis(100, 800),
         leases_differ: world.happens(0.3),
         waits,
@@ -302,6 +345,28 @@ fn settings(world: &Arc<World>, slowness: u64, waits: bool, is_away_for_all: boo
         limit,
         slots: *world.pick(&[1, 64, 4096]),
         patience: Duration::from_millis(3 * slowness) + limit * 4,
+    };
+    match scenario {
+        Scenario::Mixed(_) => any,
+        Scenario::OutageForAll => {
+            Settings { on_outage: OnOutage::Forward, is_away_for_all: true, lag: Duration::ZERO, ..any }
+        }
+        Scenario::DenseWrites => {
+            Settings { mode: Coherence::Lease, lag: Duration::ZERO, lease: world.millis(400, 800), ..any }
+        }
+        Scenario::SoftWrites => Settings {
+            mode: *world.pick(&[Coherence::Strict, Coherence::Strict, Coherence::Lease]),
+            lag: Duration::ZERO,
+            ..any
+        },
+        // A newcomer knows no other lease than its own.
+        Scenario::EpochUnseen => Settings {
+            mode: Coherence::Lease,
+            lag: Duration::ZERO,
+            lease: world.millis(400, 800),
+            leases_differ: false,
+            ..any
+        },
     }
 }
 

@@ -48,6 +48,8 @@ pub struct Conduct {
     pub messages_repeated: f64,
     /// Share of the requests whose sender has given up that are carried out all the same, later.
     pub late: f64,
+    /// The most that it takes until then, milliseconds.
+    pub latest: u64,
     /// The most that a message takes, milliseconds.
     pub message_slowness: u64,
 }
@@ -64,6 +66,7 @@ impl Conduct {
         messages_lost: 0.0,
         messages_repeated: 0.0,
         late: 0.5,
+        latest: 300,
         message_slowness: 2,
     };
 }
@@ -366,7 +369,8 @@ impl Link {
             if !self.happens(op, conduct.late) || !world.is_there(connection.run) {
                 return;
             }
-            pass(self.draw(op, |chance| Duration::from_millis(chance.random_range(0..=300)))).await;
+            let latest = self.conduct().latest;
+            pass(self.draw(op, |chance| Duration::from_millis(chance.random_range(0..=latest)))).await;
             if !world.is_there(connection.run) {
                 return;
             }
