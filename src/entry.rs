@@ -354,7 +354,9 @@ fn response(head: &mut Reader, body: Bytes) -> Result<Response, DecodeFault> {
     }
     let count = head.u16()?;
     // Each takes eight bytes at least.
-    let mut headers = HeaderMap::with_capacity(usize::from(count).min(head.bytes.len() / 8));
+    let room = usize::from(count).min(head.bytes.len() / 8);
+    // A map holds fewer fields than two bytes can count.
+    let mut headers = HeaderMap::try_with_capacity(room).map_err(|_| DecodeFault::Garbled)?;
     for _ in 0..count {
         let name = head.name()?;
         let value = HeaderValue::from_maybe_shared(head.bytes()?).map_err(|_| DecodeFault::Garbled)?;

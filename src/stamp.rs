@@ -934,7 +934,8 @@ mod tests {
                         prop_assert!(severity(found) >= mildest, "{tag}: {found:?} for {expected:?}");
                         if tag == 0 && !is_floored {
                             prop_assert_eq!(found, expected);
-                        } else if asked >= *since {
+                        } else if asked >= *since && !(is_floored && matches!(expected, Standing::Softened { .. })) {
+                            // A floor makes earlier soft invalidations hard, and a later grace may then end sooner.
                             prop_assert!(severity(found) <= severity(expected), "{tag}: {found:?} for {expected:?}");
                         }
                     }

@@ -607,7 +607,6 @@ fn what_a_reload_cannot_change_is_named_field_by_field() {
         ("log", "access = false"),
         ("log", "level = 'debug'"),
         ("store", "namespace = 'other'"),
-        ("store", "secret = '0123456789abcdef0123456789abcdef'"),
         ("store", "timeout = '7s'"),
         ("store", "connect_timeout = '7s'"),
         ("store", "marks_max = 7000"),
