@@ -212,8 +212,18 @@ pub struct Server {
     pub drain_timeout: Duration,
     /// `max_connections` from clients, default 10000
     pub max_connections: usize,
-    /// `max_upstream_requests` at a time, default 512; further ones wait
+    /// `max_upstream_requests` at a time, default 512; as many again wait, and further ones are refused
     pub max_upstream_requests: usize,
+    /// `max_upstream_requests_per_client`: how many of them one client may have, and how many of its own may wait; default a
+    /// quarter, and at least 1
+    pub max_upstream_requests_per_client: usize,
+    /// `max_upstream_streams` at a time, beside the requests: event streams, upgraded connections, and what upstream has been
+    /// silent in for `stream_after`; default 1024
+    pub max_upstream_streams: usize,
+    /// `max_upstream_streams_per_client`: how many of them one client may have; default a quarter, and at least 1
+    pub max_upstream_streams_per_client: usize,
+    /// `stream_after`: the silence of upstream after which an exchange counts as a stream, default 5s
+    pub stream_after: Duration,
     /// `stream_timeout`: the longest silence of an event stream or an upgraded connection, default 1h
     pub stream_timeout: Duration,
     /// `max_head`: the largest head of a request, bytes, default 64KiB
@@ -223,6 +233,9 @@ pub struct Server {
     /// `upload_rate`: the least bytes a second of a client's content, on average beyond `idle_timeout`; default 500, 0
     /// for none
     pub upload_rate: u64,
+    /// `download_rate`: the least bytes a second that a client takes of what upstream is still sending, on average beyond
+    /// `idle_timeout`; default 500, 0 for none
+    pub download_rate: u64,
     /// `cache_status`: what of `Cache-Status` clients are told
     pub cache_status: CacheStatus,
     /// `group_fields`: true if clients are shown the fields that name groups (`Cache-Groups`, `Surrogate-Key`, …)

@@ -11,20 +11,21 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body::Body as _;
 use hyper::body::Incoming;
 
+use crate::client::Client;
 use crate::config::CacheStatus;
 use crate::headers;
 use crate::outcome::{Fwd, Outcome};
 use crate::running::{Live, Running};
 use crate::semantics::ClientDirectives;
 use crate::semantics::demands::Demands;
+use crate::shares::Over;
 use crate::target::{Target, TargetFault};
 use crate::upstream::interim::Interim;
-use crate::upstream::{RequestBody, UpstreamError};
+use crate::upstream::{RequestBody, Unread, UpstreamError};
 
 pub mod account;
 pub mod body;
 mod collapse;
-mod content;
 mod errand;
 mod fill;
 mod hops;
@@ -87,6 +88,11 @@ impl Asked {
         headers::add_via(&mut fields, self.version);
         headers::add_forwarded(&mut fields, running.config.server.forwarded, self.client, &self.target);
         fields
+    }
+
+    /// Whose share the request takes of what all have.
+    fn sharer(&self, running: &Running) -> Client {
+        Client::of(self.client, running.config.server.forwarded, &self.headers)
     }
 }
 
@@ -217,6 +223,9 @@ fn record(
     let took = start.elapsed();
     live.counters(family).count(outcome.kind);
     running.metrics.answered(outcome.kind, outcome.collapsed, took);
+    if let Some(cause) = outcome.refused_for() {
+        running.metrics.refused(cause);
+    }
     let text = outcome.to_string();
     if running.config.log.access {
         // The query is left out: it may hold secrets.
@@ -251,7 +260,8 @@ async fn pass(running: &Running, asked: &Asked, body: RequestBody, fwd: Fwd, det
     // What is safe by its method must not become a write on the way.
     headers::strip_unkeyed(&mut fields, &[]);
     let path = asked.target.path_and_query();
-    match running.upstream.send(&asked.method, &path, fields, body, asked.interim.clone()).await {
+    let client = asked.sharer(running);
+    match running.upstream.send(client, &asked.method, &path, fields, body, asked.interim.clone()).await {
         Ok(response) => {
             let mut outcome = Outcome::pass(fwd, detail);
             outcome.fwd_status = Some(response.status().as_u16());
@@ -277,8 +287,15 @@ fn failed(error: UpstreamError, fwd: Fwd) -> Answered {
     let status = match error {
         UpstreamError::Timeout => StatusCode::GATEWAY_TIMEOUT,
         // RFC 9110 §15.5.9
-        UpstreamError::Unsent => StatusCode::REQUEST_TIMEOUT,
-        UpstreamError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+        UpstreamError::Unsent | UpstreamError::Unread(Unread::Stalled) => StatusCode::REQUEST_TIMEOUT,
+        UpstreamError::Unread(Unread::Broken) => StatusCode::BAD_REQUEST,
+        // RFC 6585 §4
+        UpstreamError::Overloaded(Over::Client) | UpstreamError::TooManyStreams(Over::Client) => {
+            StatusCode::TOO_MANY_REQUESTS
+        }
+        UpstreamError::Overloaded(Over::All) | UpstreamError::TooManyStreams(Over::All) => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         UpstreamError::Unreachable | UpstreamError::Closed | UpstreamError::Garbled | UpstreamError::Abandoned => {
             StatusCode::BAD_GATEWAY
         }

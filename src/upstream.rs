@@ -1,31 +1,35 @@
 //! The client to the origin: pooled connections, time limits, a bound on requests at a time, and one repetition of a
 //! safe request that a pooled connection swallowed, or answered with garbage.
 
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::connect::HttpConnector;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 
+use crate::client::Client;
 use crate::config::{HostPolicy, Server};
 use crate::headers;
+use crate::shares::{Over, Share, Shares};
 
 mod conn;
 mod consent;
 mod framing;
 pub mod interim;
-mod pace;
+mod min_rate;
+mod places;
 mod pool;
+mod response_body;
 mod socket;
 mod suspects;
 
@@ -33,11 +37,18 @@ use conn::{Stray, UpstreamConn};
 use consent::Consent;
 use framing::Ending;
 use interim::Interim;
-use pace::Pace;
+use places::Places;
 use pool::Pool;
+use response_body::Limits;
 use socket::Sockets;
 
+pub use min_rate::MinRate;
+pub use places::{Taken, UpstreamPlace};
+pub use response_body::{BodyError, ResponseBody};
 pub use suspects::Suspects;
+
+/// How much of a request's content is awaited before the request takes a place at upstream, bytes.
+const CONTENT_AHEAD: u64 = 64 << 10;
 
 /// How long content that waits for a 100 is held back from an upstream that sends none: many do not know of it.
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
@@ -51,8 +62,18 @@ pub enum UpstreamError {
     Closed,
     #[error("upstream did not answer in time")]
     Timeout,
-    #[error("too many requests wait for upstream")]
-    Overloaded,
+    /// Nothing was sent.
+    #[error("{}", match .0 {
+        Over::Client => "this client has too many requests under way",
+        Over::All => "too many requests wait for upstream",
+    })]
+    Overloaded(Over),
+    /// Upstream has answered with what may go on for ever.
+    #[error("{}", match .0 {
+        Over::Client => "this client has too many event streams, upgraded connections and long polls",
+        Over::All => "there are too many event streams, upgraded connections and long polls",
+    })]
+    TooManyStreams(Over),
     #[error("upstream's answer is not HTTP")]
     Garbled,
     #[error("the fetch was abandoned")]
@@ -60,6 +81,20 @@ pub enum UpstreamError {
     /// The client's fault, not upstream's.
     #[error("the request's content came too slowly")]
     Unsent,
+    /// The client's fault. Nothing was sent.
+    #[error(transparent)]
+    Unread(Unread),
+}
+
+/// A content did not come, or not to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unread {
+    /// The client sends nothing, or too slowly.
+    #[error("the request's content did not come in time")]
+    Stalled,
+    /// The client broke off.
+    #[error("the request's content broke off")]
+    Broken,
 }
 
 impl UpstreamError {
@@ -69,10 +104,13 @@ impl UpstreamError {
             UpstreamError::Unreachable => "upstream-unreachable",
             UpstreamError::Closed => "upstream-closed",
             UpstreamError::Timeout => "upstream-timeout",
-            UpstreamError::Overloaded => "overloaded",
+            UpstreamError::Overloaded(Over::All) => "overloaded",
+            UpstreamError::Overloaded(Over::Client) => "client-overloaded",
+            UpstreamError::TooManyStreams(Over::All) => "streams-overloaded",
+            UpstreamError::TooManyStreams(Over::Client) => "client-streams-overloaded",
             UpstreamError::Garbled => "upstream-garbled",
             UpstreamError::Abandoned => "abandoned",
-            UpstreamError::Unsent => "request-body",
+            UpstreamError::Unsent | UpstreamError::Unread(_) => "request-body",
         }
     }
 }
@@ -84,7 +122,7 @@ pub enum RequestBody {
     /// A body that is already here.
     Whole(Bytes),
     /// The client's body, streamed.
-    Client(ClientBody),
+    Client(Box<ClientBody>),
 }
 
 /// A body on its way from the client.
@@ -92,12 +130,20 @@ pub enum RequestBody {
 pub struct ClientBody {
     /// What has been read of it before.
     begun: Bytes,
+    /// For what of `begun` was copied.
+    share: Option<Share>,
+    /// Read before, behind all data.
+    trailers: Option<HeaderMap>,
     incoming: Incoming,
+    /// There is no more to be read.
+    has_ended: bool,
+    /// As much of it as was to be awaited has come.
+    is_received: bool,
     progress: Arc<Progress>,
     /// Nothing is asked of a client that expects a 100 before upstream wants it.
     held: Option<Held>,
     /// None while the content may take as long as it likes.
-    pace: Option<Pace>,
+    rate: Option<MinRate>,
 }
 
 #[derive(Debug)]
@@ -125,15 +171,53 @@ impl ClientBody {
     /// What the client sends, if it does not take too long over it.
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Incomings>, RequestBodyError>> {
         let frame = Pin::new(&mut self.incoming).poll_frame(cx);
-        let Some(pace) = &mut self.pace else { return frame.map(Ok) };
+        let Some(rate) = &mut self.rate else { return frame.map(Ok) };
         let Poll::Ready(frame) = frame else {
-            ready!(pace.poll_lost(cx));
+            ready!(rate.poll_lost(cx));
             self.progress.fail();
             return Poll::Ready(Err("the client sends its content too slowly".into()));
         };
         let chunk = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
-        pace.came(chunk.map_or(0, Bytes::len));
+        rate.came(chunk.map_or(0, Bytes::len));
         Poll::Ready(Ok(frame))
+    }
+
+    /// Reads until all has come, or more than `most` bytes. What does not come in one piece is copied and counts for the
+    /// client among `buffers`; beyond those bounds no more is awaited.
+    async fn receive(&mut self, buffers: &Arc<Shares>, client: Client, most: u64) -> Result<(), Unread> {
+        let mut read = BytesMut::new();
+        while !self.incoming.is_end_stream() && (self.begun.len() + read.len()) as u64 <= most {
+            let frame = poll_fn(|cx| self.poll_incoming(cx)).await.map_err(|_| Unread::Stalled)?;
+            let Some(frame) = frame else {
+                self.has_ended = true;
+                break;
+            };
+            let chunk = match frame.map_err(|_| Unread::Broken)?.into_data() {
+                Ok(chunk) => chunk,
+                Err(frame) => {
+                    self.trailers = frame.into_trailers().ok();
+                    continue;
+                }
+            };
+            if self.begun.is_empty() && read.is_empty() && self.incoming.is_end_stream() {
+                self.begun = chunk;
+                break;
+            }
+            read.extend_from_slice(&chunk);
+            let bytes = chunk.len() as u64;
+            let counted = match &mut self.share {
+                Some(share) => share.grow(bytes),
+                none => buffers.take(client, bytes).map(|share| *none = Some(share)),
+            };
+            if counted.is_err() {
+                break;
+            }
+        }
+        self.has_ended |= self.incoming.is_end_stream();
+        if !read.is_empty() {
+            self.begun = [&*self.begun, &read].concat().into();
+        }
+        Ok(())
     }
 }
 
@@ -202,13 +286,27 @@ impl RequestBody {
 
     /// The client's body, of which `read` has been read.
     pub fn begun(read: Bytes, rest: Incoming) -> RequestBody {
-        RequestBody::Client(ClientBody {
+        RequestBody::Client(Box::new(ClientBody {
             begun: read,
+            share: None,
+            trailers: None,
+            has_ended: rest.is_end_stream(),
             incoming: rest,
+            is_received: false,
             progress: Progress::new(),
             held: None,
-            pace: None,
-        })
+            rate: None,
+        }))
+    }
+
+    /// All data of a content that has come to its end; the body itself if it has not.
+    pub fn into_whole(self) -> Result<Bytes, RequestBody> {
+        match self {
+            RequestBody::Empty => Ok(Bytes::new()),
+            RequestBody::Whole(content) => Ok(content),
+            RequestBody::Client(body) if body.has_ended => Ok(body.begun),
+            body @ RequestBody::Client(_) => Err(body),
+        }
     }
 
     /// The same again; `None` for a client's body, which can be read but once.
@@ -239,7 +337,11 @@ impl Body for RequestBody {
         };
         ready!(this.poll_wanted(cx))?;
         if !this.begun.is_empty() {
+            this.share = None;
             return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.begun)))));
+        }
+        if this.has_ended {
+            return Poll::Ready(this.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
         }
         let frame = ready!(this.poll_incoming(cx))?;
         this.progress.note();
@@ -250,7 +352,10 @@ impl Body for RequestBody {
         match self {
             RequestBody::Empty => true,
             RequestBody::Whole(content) => content.is_empty(),
-            RequestBody::Client(body) => body.begun.is_empty() && body.incoming.is_end_stream(),
+            RequestBody::Client(body) => {
+                let has_ended = body.has_ended || body.incoming.is_end_stream();
+                body.begun.is_empty() && body.trailers.is_none() && has_ended
+            }
         }
     }
 
@@ -264,18 +369,6 @@ impl Body for RequestBody {
             }
         }
     }
-}
-
-/// The body of upstream's answer. Holds its place among the requests at a time, and fails when upstream is silent
-/// for too long in the middle of it.
-#[derive(Debug)]
-pub struct ResponseBody {
-    incoming: Incoming,
-    silence: Duration,
-    deadline: Option<Pin<Box<Sleep>>>,
-    /// Dropped with the body, since upstream's connection may end with it.
-    _refusal: Option<Refusal>,
-    _place: UpstreamPlace,
 }
 
 /// Gives up, when dropped, content that has not been asked for.
@@ -293,63 +386,24 @@ impl Drop for Refusal {
 #[derive(Debug, Clone, Copy)]
 pub struct ContentUnread;
 
-/// The body broke off.
-#[derive(Debug, thiserror::Error)]
-pub enum BodyError {
-    #[error("upstream broke off in the middle of the body")]
-    Broken(#[source] hyper::Error),
-    #[error("upstream was silent for {} in the middle of the body", humantime::format_duration(*.0))]
-    Silent(Duration),
-}
-
-impl Body for ResponseBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) {
-            this.deadline = None;
-            return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)));
-        }
-        // The timer is made only when there is something to wait for: most bodies come with their head.
-        let silence = this.silence;
-        let deadline = this.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(silence)));
-        ready!(deadline.as_mut().poll(cx));
-        Poll::Ready(Some(Err(BodyError::Silent(silence))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
-    }
-}
-
-/// A place among the requests to upstream at a time.
-#[derive(Debug)]
-pub struct UpstreamPlace(#[expect(dead_code, reason = "held, and given back when dropped")] OwnedSemaphorePermit);
-
 /// An answer of upstream.
 struct Answer {
     response: Response<Incoming>,
-    silence: Duration,
+    limits: Limits,
     refusal: Option<Refusal>,
 }
 
 impl Answer {
     fn at(self, place: UpstreamPlace) -> Response<ResponseBody> {
-        let Answer { response, silence, refusal } = self;
-        response.map(|incoming| ResponseBody {
-            incoming,
-            silence,
-            deadline: None,
-            _refusal: refusal,
-            _place: place,
-        })
+        let Answer { response, limits, refusal } = self;
+        response.map(|incoming| ResponseBody::new(incoming, limits, refusal, place))
     }
+}
+
+/// A request is sent once, or once more.
+struct Attempt<'p> {
+    place: &'p mut UpstreamPlace,
+    is_repetition: bool,
 }
 
 /// No answer.
@@ -396,15 +450,19 @@ impl Unanswered {
 pub struct Upstream {
     pool: Pool,
     host: Host,
-    places: Arc<Semaphore>,
-    /// Who may wait for a place.
-    queue: Semaphore,
+    places: Places,
+    /// Bytes of contents that requests wait for before they take a place.
+    buffers: Arc<Shares>,
     answer_within: Duration,
     silence: Duration,
-    /// The same for an event stream.
+    /// The silence that makes an exchange a stream.
+    stream_after: Duration,
+    /// The longest silence of an event stream.
     stream_silence: Duration,
     /// Bytes a second.
     upload_rate: u64,
+    /// Bytes a second.
+    download_rate: u64,
 }
 
 #[derive(Debug)]
@@ -447,18 +505,25 @@ impl Upstream {
         Ok(Upstream {
             pool: Pool::new(connector, url.clone(), server.max_upstream_requests),
             host: host(&server.host, authority),
-            places: Arc::new(Semaphore::new(server.max_upstream_requests)),
-            queue: Semaphore::new(server.max_upstream_requests),
+            places: Places::new(server),
+            buffers: buffers(server),
             answer_within: server.upstream_timeout,
             silence: server.idle_timeout,
+            stream_after: server.stream_after,
             stream_silence: server.stream_timeout,
             upload_rate: server.upload_rate,
+            download_rate: server.download_rate,
         })
     }
 
-    /// Whether a request would be sent at once.
+    /// Whether a request of Larder's own would be sent at once.
     pub fn has_room(&self) -> bool {
-        self.places.available_permits() > 0
+        self.places.has_room()
+    }
+
+    /// How many places are taken.
+    pub fn taken(&self) -> Taken {
+        self.places.taken()
     }
 
     /// Waits for requests whose answers may have been those of others.
@@ -466,18 +531,44 @@ impl Upstream {
         self.pool.suspects().await
     }
 
-    /// A place among the requests at a time. As many as there are places may wait for one, for `upstream_timeout`; who
-    /// comes when the queue is full is told at once.
-    pub async fn place(&self) -> Result<UpstreamPlace, UpstreamError> {
-        if let Ok(free) = Arc::clone(&self.places).try_acquire_owned() {
-            return Ok(UpstreamPlace(free));
+    /// A place among the requests at a time, if there is one for this client now.
+    pub fn take_place(&self, client: Client) -> Result<UpstreamPlace, UpstreamError> {
+        self.places.take(client).map_err(UpstreamError::Overloaded)
+    }
+
+    /// A place among the requests at a time. As many as there are places may wait for one, for `upstream_timeout`, and of
+    /// one client as many as it may have; who comes when the queue is full is told at once.
+    pub async fn place(&self, client: Client) -> Result<UpstreamPlace, UpstreamError> {
+        self.places.wait(client).await.map_err(UpstreamError::Overloaded)
+    }
+
+    /// Waits until a client's content is here, or more than `most` bytes of it, or as much as Larder has room for. What comes
+    /// more slowly than `upload_rate` is given up.
+    pub async fn receive(&self, client: Client, body: &mut RequestBody, most: u64) -> Result<(), Unread> {
+        let RequestBody::Client(body) = body else { return Ok(()) };
+        let rate = self.min_upload_rate();
+        let has_rate = rate.is_some();
+        // Without a least rate silence is bounded all the same.
+        body.rate = Some(rate.unwrap_or_else(|| MinRate::new(self.answer_within, 0)));
+        body.receive(&self.buffers, client, most).await?;
+        body.rate.take_if(|_| !has_rate);
+        body.is_received = true;
+        Ok(())
+    }
+
+    /// The same for a request that is to be sent with these fields: so that it takes no place before there is something to
+    /// send. Who expects a 100 is not asked for content before upstream asks for it.
+    pub async fn receive_ahead(
+        &self,
+        client: Client,
+        fields: &HeaderMap,
+        body: &mut RequestBody,
+    ) -> Result<(), UpstreamError> {
+        let is_received = !matches!(body, RequestBody::Client(body) if !body.is_received);
+        if is_received || expects_continue(fields) {
+            return Ok(());
         }
-        let _queued = self.queue.try_acquire().map_err(|_| UpstreamError::Overloaded)?;
-        tokio::time::timeout(self.answer_within, Arc::clone(&self.places).acquire_owned())
-            .await
-            .map_err(|_| UpstreamError::Overloaded)?
-            // The semaphore is never closed.
-            .map_or(Err(UpstreamError::Abandoned), |place| Ok(UpstreamPlace(place)))
+        self.receive(client, body, CONTENT_AHEAD).await.map_err(UpstreamError::Unread)
     }
 
     /// Sends a request and waits for the head of the answer. A GET, HEAD or QUERY whose body is at hand is sent once
@@ -486,20 +577,22 @@ impl Upstream {
     /// with `Upgrade`.
     pub async fn send(
         &self,
+        client: Client,
         method: &Method,
         path_and_query: &str,
         headers: HeaderMap,
-        body: RequestBody,
+        mut body: RequestBody,
         interim: Option<Interim>,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
-        let place = self.place().await?;
+        self.receive_ahead(client, &headers, &mut body).await?;
+        let place = self.place(client).await?;
         self.send_from(place, method, path_and_query, headers, body, interim).await
     }
 
     /// The same with a place at hand.
     pub async fn send_from(
         &self,
-        place: UpstreamPlace,
+        mut place: UpstreamPlace,
         method: &Method,
         path_and_query: &str,
         headers: HeaderMap,
@@ -508,13 +601,21 @@ impl Upstream {
     ) -> Result<Response<ResponseBody>, UpstreamError> {
         let is_repeatable = matches!(method.as_str(), "GET" | "HEAD" | "QUERY");
         let again = body.again().filter(|_| is_repeatable).map(|body| (headers.clone(), body));
-        let once = self.send_once(method, path_and_query, headers, body, interim.clone(), false).await;
+        let once = {
+            let attempt = Attempt { place: &mut place, is_repetition: false };
+            self.send_once(attempt, method, path_and_query, headers, body, interim.clone())
+        }
+        .await;
         let answer = match (once, again) {
             (
                 Err(Unanswered { blame: blame @ (Blame::Idle | Blame::Leftovers(_)), .. }),
                 Some((headers, body)),
             ) => {
-                let second = self.send_once(method, path_and_query, headers, body, interim, true).await;
+                let second = {
+                    let attempt = Attempt { place: &mut place, is_repetition: true };
+                    self.send_once(attempt, method, path_and_query, headers, body, interim)
+                }
+                .await;
                 // A good answer shows that the first one was no answer.
                 if let (Ok(_), Blame::Leftovers(stray)) = (&second, blame) {
                     self.pool.distrust(stray);
@@ -530,17 +631,21 @@ impl Upstream {
             }
             (answer, _) => answer,
         };
-        answer.map(|answer| answer.at(place)).map_err(|unanswered| unanswered.error)
+        let answer = answer.map_err(|unanswered| unanswered.error)?;
+        if answer.limits.is_stream {
+            place.become_stream().map_err(UpstreamError::TooManyStreams)?;
+        }
+        Ok(answer.at(place))
     }
 
     async fn send_once(
         &self,
+        Attempt { place, is_repetition }: Attempt<'_>,
         method: &Method,
         path_and_query: &str,
         mut headers: HeaderMap,
         mut body: RequestBody,
         interim: Option<Interim>,
-        is_repetition: bool,
     ) -> Result<Answer, Unanswered> {
         let progress = match &body {
             RequestBody::Client(body) => Arc::clone(&body.progress),
@@ -553,16 +658,32 @@ impl Upstream {
             // RFC 9110 §10.1.1: an expectation of a 100 makes no sense without content.
             headers.remove(header::EXPECT);
         }
-        if let RequestBody::Client(body) = &mut body {
-            body.pace = self.pace();
+        if let RequestBody::Client(body) = &mut body
+            && body.rate.is_none()
+        {
+            body.rate = self.min_upload_rate();
         }
         let consent = hold(&mut body, &headers);
         let length = least_length(path_and_query, &headers, &body);
         let mut request = self.request(method, path_and_query, headers, body)?;
         let is_misframed = listen(&mut request, consent.clone(), interim);
-        // The time limit runs from the last piece of the request that was sent.
-        let exchange = self.exchange(request, length, is_repetition);
-        let answer = progress.within(self.answer_within, exchange).await.ok_or(UpstreamError::Timeout)?;
+        // The time limits run from the last piece of the request that was sent.
+        let mut exchange = pin!(self.exchange(request, length, is_repetition));
+        let early = match self.stream_after < self.answer_within {
+            true => progress.within(self.stream_after, &mut exchange).await,
+            false => None,
+        };
+        let answer = match early {
+            Some(answer) => Some(answer),
+            None => {
+                if self.stream_after < self.answer_within {
+                    // A long poll. If there is no place for it there, it keeps the one it has.
+                    let _ = place.become_stream();
+                }
+                progress.within(self.answer_within, exchange).await
+            }
+        };
+        let answer = answer.ok_or(UpstreamError::Timeout)?;
         if progress.has_failed() && answer.is_err() {
             return Err(UpstreamError::Unsent.into());
         }
@@ -584,8 +705,8 @@ impl Upstream {
             self.pool.put(conn);
         }
         unify_length(&mut response);
-        let silence = if is_event_stream(response.headers()) { self.stream_silence } else { self.silence };
-        Ok(Answer { response, silence, refusal })
+        let limits = self.limits(&response);
+        Ok(Answer { response, limits, refusal })
     }
 
     /// Sends a request of at least so many bytes on a pooled connection, or on a new one, and waits for the head of its
@@ -628,8 +749,24 @@ impl Upstream {
         }
     }
 
-    fn pace(&self) -> Option<Pace> {
-        (self.upload_rate > 0).then(|| Pace::new(self.silence, self.upload_rate))
+    fn min_upload_rate(&self) -> Option<MinRate> {
+        (self.upload_rate > 0).then(|| MinRate::new(self.silence, self.upload_rate))
+    }
+
+    /// How fast those have to be together who take what upstream sends.
+    pub fn min_download_rate(&self) -> MinRate {
+        MinRate::new(self.silence, self.download_rate)
+    }
+
+    fn limits(&self, response: &Response<Incoming>) -> Limits {
+        let is_event_stream = is_event_stream(response.headers());
+        Limits {
+            is_stream: is_event_stream || response.status() == StatusCode::SWITCHING_PROTOCOLS,
+            silence: if is_event_stream { self.stream_silence } else { self.silence },
+            stream_after: self.stream_after,
+            grace: self.silence,
+            download_rate: self.download_rate,
+        }
     }
 
     fn request(
@@ -655,10 +792,23 @@ impl Upstream {
     }
 }
 
+/// What contents may take up while they are awaited: so much for each place.
+fn buffers(server: &Server) -> Arc<Shares> {
+    let (total, per_client) =
+        (server.max_upstream_requests as u64, server.max_upstream_requests_per_client as u64);
+    // A QUERY that may be answered from the cache is awaited whole.
+    let query = server.max_query_body;
+    Shares::new((CONTENT_AHEAD * total).max(query * 4), (CONTENT_AHEAD * per_client).max(query))
+}
+
+fn expects_continue(fields: &HeaderMap) -> bool {
+    headers::names_token(fields, &header::EXPECT, "100-continue")
+}
+
 /// RFC 9110 §10.1.1: content that the client holds back until it is wanted is not asked of it before.
 fn hold(body: &mut RequestBody, headers: &HeaderMap) -> Option<Arc<Consent>> {
     let RequestBody::Client(body) = body else { return None };
-    if !headers::names_token(headers, &header::EXPECT, "100-continue") {
+    if !expects_continue(headers) {
         return None;
     }
     let consent = Arc::<Consent>::default();

@@ -17,6 +17,7 @@ use crate::headers::ForwardedPolicy;
 use crate::rules::fault::Fault;
 use crate::rules::nearest::{did_you_mean, nearest};
 use crate::rules::reader::{Item, Table, Text};
+use crate::shares::Shares;
 
 /// Time limits: never zero, which would mean that nothing is ever in time.
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(86_400);
@@ -45,10 +46,15 @@ impl Default for Server {
             drain_timeout: Duration::from_secs(30),
             max_connections: 10_000,
             max_upstream_requests: 512,
+            max_upstream_requests_per_client: 128,
+            max_upstream_streams: 1024,
+            max_upstream_streams_per_client: 256,
+            stream_after: Duration::from_secs(5),
             stream_timeout: Duration::from_secs(3600),
             max_head: 64 << 10,
             max_query_body: 64 << 10,
             upload_rate: 500,
+            download_rate: 500,
             cache_status: CacheStatus::default(),
             group_fields: false,
         }
@@ -93,15 +99,28 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
         timeout("idle_timeout", &mut server.idle_timeout);
         timeout("header_timeout", &mut server.header_timeout);
         timeout("drain_timeout", &mut server.drain_timeout);
+        timeout("stream_after", &mut server.stream_after);
         timeout("stream_timeout", &mut server.stream_timeout);
         set(&mut server.max_connections, table.item("max_connections").and_then(|item| count(&item, &COUNT)));
-        let requests = table.item("max_upstream_requests").and_then(|item| count(&item, &COUNT));
-        set(&mut server.max_upstream_requests, requests);
+        (server.max_upstream_requests, server.max_upstream_requests_per_client) = shared(
+            &mut table,
+            ["max_upstream_requests", "max_upstream_requests_per_client"],
+            server.max_upstream_requests,
+        );
+        (server.max_upstream_streams, server.max_upstream_streams_per_client) = shared(
+            &mut table,
+            ["max_upstream_streams", "max_upstream_streams_per_client"],
+            server.max_upstream_streams,
+        );
         let head = table.item("max_head").and_then(|item| item.size(&(8192..=1 << 20)));
         set(&mut server.max_head, head.and_then(|size| usize::try_from(size).ok()));
         let query = table.item("max_query_body").and_then(|item| item.size(&(0..=16 << 20)));
         set(&mut server.max_query_body, query);
-        set(&mut server.upload_rate, table.item("upload_rate").and_then(|item| item.size(&(0..=1 << 30))));
+        for (key, field) in
+            [("upload_rate", &mut server.upload_rate), ("download_rate", &mut server.download_rate)]
+        {
+            set(field, table.item(key).and_then(|item| item.size(&(0..=1 << 30))));
+        }
         let words = [("plain", CacheStatus::Plain), ("key", CacheStatus::Key), ("off", CacheStatus::Off)];
         set(&mut server.cache_status, table.item("cache_status").and_then(|item| item.choice(&words)));
         let words = [("remove", false), ("keep", true)];
@@ -113,6 +132,22 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
         server.upstream = Some(upstream);
     }
     server
+}
+
+/// A bound on what all clients share, and each client's share of it.
+fn shared(table: &mut Table<'_>, [total, per_client]: [&'static str; 2], usual: usize) -> (usize, usize) {
+    let most = table.item(total).and_then(|item| count(&item, &COUNT)).unwrap_or(usual);
+    let item = table.item(per_client);
+    let share = item.as_ref().and_then(|item| count(item, &COUNT));
+    if let (Some(item), Some(share)) = (&item, share)
+        && share > most
+    {
+        item.fault(
+            format!("is more than {total} ({most}): no client could have that many"),
+            format!("lower it, or raise {total}"),
+        );
+    }
+    (most, share.unwrap_or_else(|| usize::try_from(Shares::usual(most as u64)).unwrap_or(most)))
 }
 
 /// `[admin]`

@@ -3,7 +3,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::AGE;
@@ -25,10 +25,8 @@ use crate::semantics::freshness::Failure;
 use crate::semantics::storable::{self, Reason};
 use crate::semantics::validation;
 use crate::semantics::vary::{self, Vary};
+use crate::shares::Over;
 use crate::upstream::{RequestBody, ResponseBody, UpstreamError, UpstreamPlace};
-
-/// How long the slowest reader of a body that is not stored may hold up the others.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What only the leader gets.
 pub(super) enum Direct {
@@ -66,7 +64,7 @@ async fn fetch(
 ) -> bool {
     let mut times = (running.cache.now(), running.cache.now());
     let place = tokio::select! {
-        place = running.upstream.place() => place,
+        place = place(running, errand, &permit) => place,
         // Nothing was begun, and nobody is left whom it is for. A refresh is for those who come.
         () = permit.deserted(), if direct.is_some() => return false,
     };
@@ -85,7 +83,7 @@ async fn fetch(
                 // RFC 9111 §4.3.4: a 304 that is about something else says nothing of ours. Ask for all of it.
                 Err(unconfirmed) => {
                     also_on = unconfirmed.also_on;
-                    match running.upstream.place().await {
+                    match running.upstream.place(errand.client).await {
                         Ok(place) => ask(running, errand, place, false, &mut times).await,
                         Err(overloaded) => Err(overloaded),
                     }
@@ -107,6 +105,18 @@ async fn fetch(
             permit.land(Landing::Failed(error));
             false
         }
+    }
+}
+
+/// A place at upstream. While it is only the leader's own share that keeps it waiting, other clients need not wait with it.
+async fn place(running: &Running, errand: &Errand, permit: &Permit) -> Result<UpstreamPlace, UpstreamError> {
+    match running.upstream.take_place(errand.client) {
+        Err(UpstreamError::Overloaded(Over::Client)) => {
+            let _held_up = permit.hold_up(errand.client);
+            running.upstream.place(errand.client).await
+        }
+        Err(_) => running.upstream.place(errand.client).await,
+        place => place,
     }
 }
 
@@ -379,6 +389,7 @@ async fn pump(
 ) -> Pumped {
     let max_body = errand.question.max_body(running);
     let (mut length, mut passing) = (0_u64, false);
+    let mut rate = running.upstream.min_download_rate();
     // What has no known end may have none: nobody is left whom it is for.
     let is_endless = body.size_hint().exact().is_none();
     let mut deserted = pin!(stream.deserted_for(running.config.server.upstream_timeout));
@@ -398,7 +409,8 @@ async fn pump(
                 return Pumped::Broken;
             }
         };
-        length += chunk.len() as u64;
+        let bytes = chunk.len() as u64;
+        length += bytes;
         if body.is_end_stream() {
             stream.push_last(chunk);
         } else {
@@ -419,8 +431,18 @@ async fn pump(
             errand.forget_stale(running).await;
             stream.pass_on();
         }
-        if passing && stream.room(PATIENCE).await == Room::NoReaders {
-            return Pumped::Deserted;
+        if passing {
+            // Its place at upstream is kept for those who read.
+            let mut since = Instant::now();
+            loop {
+                match stream.room(rate.left()).await {
+                    Room::Some => break,
+                    Room::NoReaders => return Pumped::Deserted,
+                    // Those who are left were not the slowest.
+                    Room::Cut => (rate, since) = (running.upstream.min_download_rate(), Instant::now()),
+                }
+            }
+            rate.moved(bytes, since.elapsed());
         }
     }
     if passing { Pumped::PassedOn } else { Pumped::Complete(stream.whole()) }

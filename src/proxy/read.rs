@@ -10,7 +10,6 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
-use super::content::{self, Collected, Unread};
 use super::errand::Errand;
 use super::fill::{self, Direct};
 use super::question::Question;
@@ -21,12 +20,13 @@ use crate::cache::{Found, Lookup};
 use crate::config::CacheStatus;
 use crate::entry::{self, Entry};
 use crate::headers;
-use crate::key::Canonical;
+use crate::key::{Canonical, Key};
 use crate::outcome::{Fwd, Outcome};
 use crate::running::{Live, Running};
 use crate::semantics::freshness::{Because, Failure, Reuse};
 use crate::semantics::validation::{self, Condition, HeadVerdict};
-use crate::stamp::Tag;
+use crate::shares::Over;
+use crate::stamp::{Tag, View};
 use crate::upstream::{RequestBody, UpstreamError};
 
 /// Why a fetch is needed, and what there is to validate.
@@ -69,14 +69,22 @@ pub(super) async fn query(running: &Arc<Running>, live: Arc<Live>, asked: Asked,
     if validation::is_for_origin(&asked.headers) {
         return pass(running, &asked, RequestBody::of(body), Fwd::Bypass, "precondition").await;
     }
-    match content::collect(body, &running.config.server).await {
-        Ok(Collected::Whole(content)) => answer(running, Question::new(live, asked, Some(content))).await,
-        Ok(Collected::Begun(body)) => pass(running, &asked, body, Fwd::Bypass, "request-body").await,
-        // RFC 9110 §15.5.9
-        Err(stalled @ Unread::Stalled) => {
-            refuse(StatusCode::REQUEST_TIMEOUT, "request-body", &stalled.to_string())
+    // It is part of the key, unless it is too large for that.
+    let most = running.config.server.max_query_body;
+    let is_large = body.size_hint().lower() > most;
+    let mut body = RequestBody::of(body);
+    if !is_large && let Err(unread) = running.upstream.receive(asked.sharer(running), &mut body, most).await {
+        let mut answered = failed(UpstreamError::Unread(unread), Fwd::Method);
+        answered.outcome.fwd = None;
+        return answered;
+    }
+    // Trailers are discarded (RFC 9110 §6.5.1): they are no part of what is asked.
+    match body.into_whole() {
+        Ok(content) if content.len() as u64 <= most => {
+            answer(running, Question::new(live, asked, Some(content))).await
         }
-        Err(broken @ Unread::Broken) => refuse(StatusCode::BAD_REQUEST, "request-body", &broken.to_string()),
+        Ok(content) => pass(running, &asked, RequestBody::Whole(content), Fwd::Bypass, "request-body").await,
+        Err(body) => pass(running, &asked, body, Fwd::Bypass, "request-body").await,
     }
 }
 
@@ -255,7 +263,8 @@ fn revalidate(
     if let Some(newer) = running.cache.memory().newer_than(&lookup.canonical, entry) {
         return permit.land(Landing::Validated(newer));
     }
-    let errand = Errand::new(question, primary.clone(), lookup, Some(Arc::clone(entry)));
+    let errand =
+        Errand::new(question, question.asked.sharer(running), primary.clone(), lookup, Some(Arc::clone(entry)));
     running.tasks.spawn(fill::fill(Arc::clone(running), errand, permit, None));
 }
 
@@ -272,7 +281,7 @@ async fn fetch(
     let view = lookup.view.as_ref();
     let boarding = match alone || question.is_personal() || question.facts.no_store {
         true => Boarding::Alone,
-        false => running.flights.board(key, view, Instant::now()),
+        false => board(running, question, key, view),
     };
     let permit = match boarding {
         Boarding::Join(flight) => {
@@ -285,6 +294,18 @@ async fn fetch(
     Ride::Answered(Box::new(lead(running, question, primary, lookup, need, permit).await))
 }
 
+/// Joins a flight or leads one; none that waits for what keeps only another client waiting.
+fn board(running: &Running, question: &Question, key: Key, view: Option<&View>) -> Boarding {
+    let boarding = running.flights.board(key, view, Instant::now());
+    match boarding {
+        Boarding::Join(flight) if flight.is_held_up_for(question.asked.sharer(running)) => {
+            running.flights.pass_over(key, &flight);
+            running.flights.board(key, view, Instant::now())
+        }
+        boarding => boarding,
+    }
+}
+
 async fn lead(
     running: &Arc<Running>,
     question: &Arc<Question>,
@@ -295,7 +316,7 @@ async fn lead(
 ) -> Answered {
     let flight = permit.flight();
     let (give, take) = oneshot::channel();
-    let errand = Errand::new(question, primary, lookup, need.stale.clone());
+    let errand = Errand::new(question, question.asked.sharer(running), primary, lookup, need.stale.clone());
     running.tasks.spawn(fill::fill(Arc::clone(running), errand, permit, Some(give)));
     let landing = flight.landing().await;
     match (landing, take.await.ok()) {
@@ -335,6 +356,10 @@ async fn join(
                 }
                 _ => return Ride::GotOff,
             }
+        }
+        // The leader had no more of its share of upstream; others have theirs.
+        Landing::Failed(UpstreamError::Overloaded(Over::Client) | UpstreamError::TooManyStreams(Over::Client)) => {
+            return Ride::GotOff;
         }
         // The leader's request did not let what is stored stand in; this one may.
         Landing::Failed(error) => {
@@ -474,7 +499,8 @@ async fn forward(
     let asked = &question.asked;
     let path = asked.target.path_and_query();
     let fields = asked.for_upstream(running);
-    match running.upstream.send(&asked.method, &path, fields, RequestBody::Empty, asked.interim.clone()).await {
+    let (client, interim) = (asked.sharer(running), asked.interim.clone());
+    match running.upstream.send(client, &asked.method, &path, fields, RequestBody::Empty, interim).await {
         Ok(response) => {
             let head = (response.status(), response.headers().clone());
             let fwd_status = Some(head.0.as_u16());
@@ -499,7 +525,8 @@ async fn head(
     let stored = need.stale.as_ref().and_then(|stale| Some((stale, stale.response()?)));
     if let (Some((StatusCode::OK, mut fields)), Some((stale, stored)), Some(_)) = (head, stored, lookup.view) {
         headers::strip_hop_by_hop(&mut fields);
-        let errand = Errand::new(question, primary, lookup, Some(Arc::clone(stale)));
+        let errand =
+            Errand::new(question, question.asked.sharer(running), primary, lookup, Some(Arc::clone(stale)));
         let times = (request_time, running.cache.now());
         match validation::head_verdict(&fields, &stored.headers, stored.body.len() as u64) {
             HeadVerdict::Updates => {

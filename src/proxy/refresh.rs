@@ -15,6 +15,7 @@ use super::question::Question;
 use crate::cache::flight::Boarding;
 use crate::cache::hot::Read;
 use crate::cache::{Found, Lookup};
+use crate::client::Client;
 use crate::headers;
 use crate::key::{self, Identity};
 use crate::running::Running;
@@ -115,6 +116,12 @@ async fn refresh(running: Arc<Running>, read: Arc<Read>) {
     };
     if let Boarding::Lead(permit) = running.flights.board(read.key, lookup.view.as_ref(), Instant::now()) {
         running.metrics.refreshes.inc();
-        fill::fill(Arc::clone(&running), Errand::new(&question, primary, &lookup, stale), permit, None).await;
+        fill::fill(
+            Arc::clone(&running),
+            Errand::new(&question, Client::LARDER, primary, &lookup, stale),
+            permit,
+            None,
+        )
+        .await;
     }
 }

@@ -161,7 +161,7 @@ fn streaming_part(asked: &Asked, head: &Head, reader: Reader, part: Part) -> Res
 
 /// Upstream's answer as it is, without the fields of that hop.
 pub(super) fn forwarded(response: Response<ResponseBody>, server: &Server) -> Response<Body> {
-    let mut response = response.map(Body::Upstream);
+    let mut response = response.map(|body| Body::Upstream(body.for_client()));
     keep::strip_consumed(response.headers_mut(), server);
     let received = response.version();
     // RFC 9110 §6.6.2: the trailers are passed on if the body is one that can have some.
@@ -187,7 +187,7 @@ pub(super) fn error(status: StatusCode, message: &str) -> Response<Body> {
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if status == StatusCode::SERVICE_UNAVAILABLE {
+    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
         headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response

@@ -54,6 +54,11 @@ pub(super) async fn write(running: &Arc<Running>, live: Arc<Live>, asked: Asked,
 /// The steps of a write (DESIGN §4): announce it, forward it, outdate, and wait until no proxy of the fleet can serve
 /// what it outdates.
 async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Incoming) -> Answered {
+    let (fields, mut body) = (asked.for_upstream(running), RequestBody::of(body));
+    // Before it is announced: a client that sends nothing is to cost nobody anything.
+    if let Err(unread) = running.upstream.receive_ahead(asked.sharer(running), &fields, &mut body).await {
+        return failed(unread, Fwd::Method);
+    }
     let methods = headers::methods_meant(&asked.method, &asked.headers, asked.target.query.as_deref());
     let matches = live.rules.outdated_by_any(&methods, &asked.target);
     let nothing = HeaderMap::new();
@@ -67,12 +72,12 @@ async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Inco
         Err(refused) => return *refused,
     };
     let request_time = running.cache.now();
-    let answer = announced(running, &intent, Box::pin(forward(running, &asked, body))).await;
+    let answer = announced(running, &intent, Box::pin(forward(running, &asked, fields, body))).await;
     let times = (request_time, running.cache.now());
     let end = match &answer {
         Ok(answer) => Some(WriteEnd::of_answer(answer.status())),
         // Nothing was sent: it cannot have been carried out.
-        Err(UpstreamError::Unreachable | UpstreamError::Overloaded) => None,
+        Err(UpstreamError::Unreachable | UpstreamError::Overloaded(_) | UpstreamError::Unread(_)) => None,
         // It may have been carried out.
         Err(_) => Some(WriteEnd::NoAnswer),
     };
@@ -268,13 +273,11 @@ fn count(running: &Running, matches: &[Outdated<'_>], end: Option<WriteEnd>) {
 async fn forward(
     running: &Running,
     asked: &Asked,
-    body: Incoming,
+    fields: HeaderMap,
+    body: RequestBody,
 ) -> Result<Response<ResponseBody>, UpstreamError> {
-    let fields = asked.for_upstream(running);
-    running
-        .upstream
-        .send(&asked.method, &asked.target.path_and_query(), fields, RequestBody::of(body), asked.interim.clone())
-        .await
+    let (client, path) = (asked.sharer(running), asked.target.path_and_query());
+    running.upstream.send(client, &asked.method, &path, fields, body, asked.interim.clone()).await
 }
 
 /// What a write outdates, given how it ended: the union of all matching rules, and by RFC 9111 §4.4 the target URI

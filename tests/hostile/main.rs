@@ -14,3 +14,7 @@ mod attack;
 mod others;
 
 mod idle;
+mod queue;
+mod slow_readers;
+mod streams;
+mod uploads;
