@@ -14,12 +14,12 @@ fn start(upstream: &Upstream) -> Larder {
 fn held_open(upstream: &Upstream, request: &str) {
     let larder = start(upstream);
     let others = Others::start(&larder);
-    let streams = attack::open(256, larder.address, request.as_bytes());
+    let streams = attack::open(96, larder.address, request.as_bytes());
     eventually("it has its share of streams", || metric(&larder, "larder_upstream_streams") == 16);
     others.go_on(400);
     assert_eq!(metric(&larder, "larder_upstream_streams"), 16);
     others.end().was_unhurt();
-    assert_eq!(streams.len(), 256);
+    assert_eq!(streams.len(), 96);
 }
 
 #[test]

@@ -11,7 +11,7 @@ fn stalled(fields: &str, begun: &str, places: u64) {
     let larder = Plan::new(&upstream.url()).rules(&rules).start();
     let others = Others::start(&larder);
     let request = format!("POST /upload HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n\r\n{begun}");
-    let uploads = attack::open(512, larder.address, request.as_bytes());
+    let uploads = attack::open(96, larder.address, request.as_bytes());
     others.go_on(400);
     others.end().was_unhurt();
     eventually("its share is all it has", || metric(&larder, "larder_upstream_requests") == places);
