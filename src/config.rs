@@ -213,11 +213,21 @@ pub struct Server {
     pub drain_timeout: Duration,
     /// `max_connections` from clients, default 10000
     pub max_connections: usize,
-    /// `max_upstream_requests` at a time, default 512; further ones wait
+    /// `max_upstream_requests` at a time, default 512; as many again wait, and further ones are refused
     pub max_upstream_requests: usize,
+    /// `max_upstream_requests_per_client`: how many of them one client may have, and how many of its own may wait; default a
+    /// quarter, and at least 1
+    pub max_upstream_requests_per_client: usize,
     /// `max_unshared_per_client`: reads of one client at a time that no other request can share and the cache does not
-    /// answer; default a quarter of `max_upstream_requests`, at least 8
+    /// answer, unless they are streams; default a quarter of `max_upstream_requests`, at least 8
     pub max_unshared_per_client: u64,
+    /// `max_upstream_streams` at a time, beside the requests: event streams, upgraded connections, and what upstream has been
+    /// silent in for `stream_after`; default 1024
+    pub max_upstream_streams: usize,
+    /// `max_upstream_streams_per_client`: how many of them one client may have; default a quarter, and at least 1
+    pub max_upstream_streams_per_client: usize,
+    /// `stream_after`: the silence of upstream after which an exchange counts as a stream, default 5s
+    pub stream_after: Duration,
     /// `collapse_wait`: how long a request outside of families waits for the fetch of another one, where responses of such
     /// paths have not been for sharing before; default 1s
     pub collapse_wait: Duration,
@@ -232,6 +242,9 @@ pub struct Server {
     /// `upload_rate`: the least bytes a second of a client's content, on average beyond `idle_timeout`; default 500, 0
     /// for none
     pub upload_rate: u64,
+    /// `download_rate`: the least bytes a second that a client takes of what upstream is still sending, on average beyond
+    /// `idle_timeout`; default 500, 0 for none
+    pub download_rate: u64,
     /// `on_incomplete`: ignore (the default) | invalidate
     pub on_incomplete: OnIncomplete,
     /// `login`: a pattern over the path of `Location`; a redirect to it refuses a write. Default: none

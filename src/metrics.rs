@@ -49,6 +49,7 @@ pub struct Metrics {
     collapsed: Counter,
     fleet_waits: Family<EndLabels, Counter>,
     not_stored: Family<ReasonLabels, Counter>,
+    refused: Family<CauseLabels, Counter>,
     hit_time: Histogram,
     miss_time: Histogram,
     write_time: Histogram,
@@ -81,6 +82,12 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Connections from clients since the start.
     pub connections_total: Counter,
+    /// Requests that upstream is working on, set when metrics are asked for.
+    pub upstream_requests: Gauge,
+    /// Requests that wait for a place at upstream, set when metrics are asked for.
+    pub upstream_queued: Gauge,
+    /// Event streams, upgraded connections and long polls, set when metrics are asked for.
+    pub upstream_streams: Gauge,
     /// Entries in L1, set when metrics are asked for.
     pub memory_entries: Gauge,
     /// Bytes in L1, set when metrics are asked for.
@@ -146,6 +153,7 @@ impl Metrics {
             collapsed: Counter::default(),
             fleet_waits: Family::default(),
             not_stored: Family::default(),
+            refused: Family::default(),
             hit_time: Histogram::default(),
             miss_time: Histogram::default(),
             write_time: Histogram::default(),
@@ -168,6 +176,9 @@ impl Metrics {
             lease_held: Gauge::default(),
             connections: Gauge::default(),
             connections_total: Counter::default(),
+            upstream_requests: Gauge::default(),
+            upstream_queued: Gauge::default(),
+            upstream_streams: Gauge::default(),
             memory_entries: Gauge::default(),
             memory_bytes: Gauge::default(),
             evictions: Gauge::default(),
@@ -191,6 +202,10 @@ impl Metrics {
             self.fleet_waits.clone(),
         );
         registry.register("not_stored", "Fetched responses that were not stored", self.not_stored.clone());
+        registry.register("refused", "Requests refused because a bound was reached", self.refused.clone());
+        registry.register("upstream_requests", "Requests at upstream", self.upstream_requests.clone());
+        registry.register("upstream_queued", "Requests that wait for upstream", self.upstream_queued.clone());
+        registry.register("upstream_streams", "Streams at upstream", self.upstream_streams.clone());
         let seconds = || Unit::Seconds;
         registry.register_with_unit("hit_time", "Time to answer from the cache", seconds(), self.hit_time.clone());
         registry.register_with_unit("miss_time", "Time to answer by a fetch", seconds(), self.miss_time.clone());
@@ -347,6 +362,11 @@ impl Metrics {
             self.stored_keys.get_or_create_owned(&labels).set(number(keys));
             self.stored_bytes.get_or_create_owned(&labels).set(number(bytes));
         }
+    }
+
+    /// A request was refused because a bound was reached. `cause`: the detail of its outcome.
+    pub fn refused(&self, cause: &'static str) {
+        self.refused.get_or_create_owned(&CauseLabels { cause }).inc();
     }
 
     /// A fetched response was not stored.

@@ -158,6 +158,15 @@ impl Outcome {
         Outcome { detail: Some(detail), ..Outcome::new(Kind::Error, None) }
     }
 
+    /// Which bound a request met that Larder refused: its own client's share, or what there is for all.
+    pub fn refused_for(&self) -> Option<&'static str> {
+        const BOUNDS: [&str; 5] =
+            ["overloaded", "client-overloaded", "client-share", "streams-overloaded", "client-streams-overloaded"];
+        // First what rules out almost all.
+        let detail = self.detail.filter(|_| self.kind == Kind::Error)?;
+        BOUNDS.contains(&detail).then_some(detail)
+    }
+
     /// The same with a detail.
     #[must_use]
     pub fn because(self, detail: &'static str) -> Outcome {

@@ -15,5 +15,9 @@ mod others;
 
 mod forced;
 mod idle;
+mod queue;
+mod slow_readers;
 mod storms;
+mod streams;
+mod uploads;
 mod writes;
