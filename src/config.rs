@@ -177,13 +177,18 @@ impl Config {
                 max_streams_per_client,
                 max_heads,
                 max_upstream_requests,
+                max_upstream_requests_per_client,
                 max_unshared_per_client,
+                max_upstream_streams,
+                max_upstream_streams_per_client,
+                stream_after,
                 collapse_wait,
                 upgrades,
                 stream_timeout,
                 max_head,
                 max_query_body,
                 upload_rate,
+                download_rate,
                 on_incomplete,
                 login,
                 underscores,
@@ -296,11 +301,21 @@ pub struct Server {
     /// `max_heads`: what unfinished request heads of more than 8 KiB may take together, bytes, default 32MiB; those of one
     /// client may take a quarter of it
     pub max_heads: u64,
-    /// `max_upstream_requests` at a time, default 512; further ones wait
+    /// `max_upstream_requests` at a time, default 512; as many again wait, and further ones are refused
     pub max_upstream_requests: usize,
+    /// `max_upstream_requests_per_client`: how many of them one client may have, and how many of its own may wait; default a
+    /// quarter, and at least 1
+    pub max_upstream_requests_per_client: usize,
     /// `max_unshared_per_client`: reads of one client at a time that no other request can share and the cache does not
-    /// answer; default a quarter of `max_upstream_requests`, at least 8
+    /// answer, unless they are streams; default a quarter of `max_upstream_requests`, at least 8
     pub max_unshared_per_client: u64,
+    /// `max_upstream_streams` at a time, beside the requests: event streams, upgraded connections, and what upstream has been
+    /// silent in for `stream_after`; default 1024
+    pub max_upstream_streams: usize,
+    /// `max_upstream_streams_per_client`: how many of them one client may have; default a quarter, and at least 1
+    pub max_upstream_streams_per_client: usize,
+    /// `stream_after`: the silence of upstream after which an exchange counts as a stream, default 5s
+    pub stream_after: Duration,
     /// `collapse_wait`: how long a request outside of families waits for the fetch of another one, where responses of such
     /// paths have not been for sharing before; default 1s
     pub collapse_wait: Duration,
@@ -315,6 +330,9 @@ pub struct Server {
     /// `upload_rate`: the least bytes a second of a client's content, on average beyond `idle_timeout`; default 500, 0
     /// for none
     pub upload_rate: u64,
+    /// `download_rate`: the least bytes a second that a client takes of what upstream is still sending, on average beyond
+    /// `idle_timeout`; default 500, 0 for none
+    pub download_rate: u64,
     /// `on_incomplete`: ignore (the default) | invalidate
     pub on_incomplete: OnIncomplete,
     /// `login`: a pattern over the path of `Location`; a redirect to it refuses a write. Default: none

@@ -109,6 +109,11 @@
 //!   are no longer in it end with their response.
 //! - **One name for one field**: what upstream may read as another field's name is dropped, or known by that name
 //!   ([`headers::underscores`]); trailers of requests, which it may merge into the head, are dropped ([`headers::trailers`]).
+//! - **Places at upstream are shared** ([`upstream`]): no client has more than its share, and clients take turns in the
+//!   queue. A request takes its place when there is something to send; an exchange that turns out to be a stream moves to
+//!   places of its own, so that upstream may see requests and streams together. A fetch counts for the client that leads it;
+//!   while only that client's share keeps it waiting, others do not join it ([`cache::flight`]). What Larder fetches by itself
+//!   counts for nobody else.
 //! - **Interim responses** go beside hyper's server, which knows one response to a request ([`upstream::interim`]).
 //! - **Only safe requests are upgraded**, to protocols that are configured (WebSocket): a write with `Upgrade` is a write, and
 //!   outdates; any other offer is ignored, and the request answered like one without it.

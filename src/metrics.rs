@@ -13,7 +13,6 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::outcome::Kind;
-use crate::shares::Over;
 
 /// The label of requests whose path no family claims.
 pub const NO_FAMILY: &str = "none";
@@ -88,6 +87,12 @@ pub struct Metrics {
     refused: Family<RefusalLabels, Counter>,
     /// Requests to the admin with a token that is not known.
     pub admin_wrong_tokens: Counter,
+    /// Requests that upstream is working on, set when metrics are asked for.
+    pub upstream_requests: Gauge,
+    /// Requests that wait for a place at upstream, set when metrics are asked for.
+    pub upstream_queued: Gauge,
+    /// Event streams, upgraded connections and long polls, set when metrics are asked for.
+    pub upstream_streams: Gauge,
     /// Entries in L1, set when metrics are asked for.
     pub memory_entries: Gauge,
     /// Bytes in L1, set when metrics are asked for.
@@ -187,6 +192,9 @@ impl Metrics {
             connections_evicted: Counter::default(),
             refused: Family::default(),
             admin_wrong_tokens: Counter::default(),
+            upstream_requests: Gauge::default(),
+            upstream_queued: Gauge::default(),
+            upstream_streams: Gauge::default(),
             memory_entries: Gauge::default(),
             memory_bytes: Gauge::default(),
             evictions: Gauge::default(),
@@ -216,6 +224,9 @@ impl Metrics {
             self.fleet_waits.clone(),
         );
         registry.register("not_stored", "Fetched responses that were not stored", self.not_stored.clone());
+        registry.register("upstream_requests", "Requests at upstream", self.upstream_requests.clone());
+        registry.register("upstream_queued", "Requests that wait for upstream", self.upstream_queued.clone());
+        registry.register("upstream_streams", "Streams at upstream", self.upstream_streams.clone());
         let seconds = || Unit::Seconds;
         registry.register_with_unit("hit_time", "Time to answer from the cache", seconds(), self.hit_time.clone());
         registry.register_with_unit("miss_time", "Time to answer by a fetch", seconds(), self.miss_time.clone());
@@ -404,12 +415,10 @@ impl Metrics {
         }
     }
 
-    /// A client was refused something. `what`: `connections`, `heads`, `streams`.
-    pub fn refused(&self, over: Over, what: &'static str) {
-        let bound = match over {
-            Over::Client => "client",
-            Over::All => "all",
-        };
+    /// A client was refused something. `what`: `connections`, `heads`, `streams` (of HTTP/2), `upstream-requests`,
+    /// `upstream-streams`, `unshared`.
+    /// `bound`: `client`, or `all`.
+    pub fn refused(&self, what: &'static str, bound: &'static str) {
         self.refused.get_or_create_owned(&RefusalLabels { what, bound }).inc();
     }
 

@@ -158,6 +158,19 @@ impl Outcome {
         Outcome { detail: Some(detail), ..Outcome::new(Kind::Error, None) }
     }
 
+    /// What a request was refused, and whose bound it met: that of its client, or that of all.
+    pub fn refused(&self) -> Option<(&'static str, &'static str)> {
+        // First what rules out almost all.
+        match self.detail.filter(|_| self.kind == Kind::Error)? {
+            "overloaded" => Some(("upstream-requests", "all")),
+            "client-overloaded" => Some(("upstream-requests", "client")),
+            "streams-overloaded" => Some(("upstream-streams", "all")),
+            "client-streams-overloaded" => Some(("upstream-streams", "client")),
+            "client-share" => Some(("unshared", "client")),
+            _ => None,
+        }
+    }
+
     /// The same with a detail.
     #[must_use]
     pub fn because(self, detail: &'static str) -> Outcome {

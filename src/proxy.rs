@@ -26,7 +26,6 @@ use crate::upstream::{RequestBody, UpstreamError};
 pub mod account;
 pub mod body;
 mod collapse;
-mod content;
 mod errand;
 mod fill;
 mod hops;
@@ -93,6 +92,11 @@ impl Asked {
         running.loop_mark.add(&mut fields);
         headers::add_forwarded(&mut fields, running.config.server.forwarded, self.client, &self.target);
         fields
+    }
+
+    /// Whose share the request takes of what all have.
+    fn sharer(&self, running: &Running) -> Client {
+        Client::of(self.client, running.config.server.forwarded, &self.headers)
     }
 }
 
@@ -262,6 +266,9 @@ fn record(
     let took = start.elapsed();
     live.counters(family).count(outcome.kind);
     running.metrics.answered(outcome.kind, outcome.collapsed, took);
+    if let Some((what, bound)) = outcome.refused() {
+        running.metrics.refused(what, bound);
+    }
     let text = outcome.to_string();
     if running.config.log.access {
         // The query is left out: it may hold secrets.
@@ -300,7 +307,8 @@ async fn pass(running: &Running, asked: &Asked, body: RequestBody, fwd: Fwd, det
     // What is safe by its method must not become a write on the way.
     headers::strip_unkeyed(&mut fields, &[]);
     let path = asked.target.path_and_query();
-    match running.upstream.send(&asked.method, &path, fields, body, asked.interim.clone()).await {
+    let client = asked.sharer(running);
+    match running.upstream.send(client, &asked.method, &path, fields, body, asked.interim.clone()).await {
         Ok(response) => {
             let mut outcome = Outcome::pass(fwd, detail);
             outcome.fwd_status = Some(response.status().as_u16());
@@ -314,8 +322,7 @@ async fn pass(running: &Running, asked: &Asked, body: RequestBody, fwd: Fwd, det
 /// A client's share of what upstream is asked for one request alone: whoever can make the cache forward what it might have
 /// answered, or fetched once for many, could otherwise take upstream from everybody else.
 fn share(running: &Running, asked: &Asked) -> Result<Share, Box<Answered>> {
-    let client = Client::of(asked.client, running.config.server.forwarded, &asked.headers);
-    running.unshared.take(client, 1).map_err(|over| {
+    running.unshared.take(asked.sharer(running), 1).map_err(|over| {
         Box::new(match over {
             // RFC 6585 §4
             Over::Client => refuse(
@@ -323,7 +330,7 @@ fn share(running: &Running, asked: &Asked) -> Result<Share, Box<Answered>> {
                 "client-share",
                 "too many requests of this client that the cache cannot answer are under way",
             ),
-            Over::All => failed(UpstreamError::Overloaded, Fwd::Bypass),
+            Over::All => failed(UpstreamError::Overloaded(Over::All), Fwd::Bypass),
         })
     })
 }
@@ -347,7 +354,13 @@ fn failed(error: UpstreamError, fwd: Fwd) -> Answered {
         UpstreamError::Slow => StatusCode::REQUEST_TIMEOUT,
         // RFC 9112 §8
         UpstreamError::Incomplete => StatusCode::BAD_REQUEST,
-        UpstreamError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+        // RFC 6585 §4
+        UpstreamError::Overloaded(Over::Client) | UpstreamError::TooManyStreams(Over::Client) => {
+            StatusCode::TOO_MANY_REQUESTS
+        }
+        UpstreamError::Overloaded(Over::All) | UpstreamError::TooManyStreams(Over::All) => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         UpstreamError::Unreachable | UpstreamError::Closed | UpstreamError::Garbled | UpstreamError::Abandoned => {
             StatusCode::BAD_GATEWAY
         }

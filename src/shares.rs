@@ -13,7 +13,7 @@ use crate::client::Client;
 /// Whose bound is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Over {
-    /// The client has its share.
+    /// The client has its share, and others could have more.
     Client,
     /// All together have everything there is.
     All,
@@ -163,7 +163,8 @@ impl Accounts {
         let account = self.clients.get(&client);
         let held = account.map_or(0, |account| account.held);
         if held.saturating_add(amount) > limits.per_client {
-            return Some(Over::Client);
+            // Who may have everything is kept from more by the total.
+            return Some(if limits.per_client < limits.total { Over::Client } else { Over::All });
         }
         let waits = !self.turns.is_empty() || account.is_some_and(|account| !account.waiting.is_empty());
         (waits || self.held.saturating_add(amount) > limits.total).then_some(Over::All)
@@ -331,6 +332,14 @@ mod tests {
         assert_eq!(shares.take(client(2), 2).unwrap_err(), Over::Client);
         drop((shares.take(client(2), 1).unwrap(), second));
         assert!(is_empty(&shares));
+    }
+
+    #[test]
+    fn who_may_have_everything_is_kept_from_more_by_the_total() {
+        let shares = Shares::new(1, 4);
+        let held = shares.take(client(1), 1).unwrap();
+        assert_eq!(shares.take(client(1), 1).unwrap_err(), Over::All);
+        drop(held);
     }
 
     #[test]

@@ -1,34 +1,37 @@
 //! The client to the origin: pooled connections, time limits, a bound on requests at a time, and one repetition of a
 //! safe request that a pooled connection swallowed, or answered with garbage.
 
+use std::future::poll_fn;
 use std::net::IpAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::connect::HttpConnector;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 
+use crate::client::Client;
 use crate::config::{HostPolicy, Server};
 use crate::headers;
-use crate::shares::Share;
+use crate::shares::{Over, Share, Shares};
 
 mod conn;
 mod framing;
 mod head;
 pub mod interim;
+mod min_rate;
 mod names;
-mod pace;
+mod places;
 mod pool;
+mod response_body;
 mod socket;
 mod suspects;
 mod upload;
@@ -37,14 +40,21 @@ use conn::{Stray, UpstreamConn};
 use framing::Ending;
 use interim::Interim;
 use names::Names;
-use pace::Pace;
-use pool::{Limits, Pool};
+use places::Places;
+use pool::{Pool, PoolLimits};
+use response_body::Limits;
 use socket::Sockets;
 use upload::{AnswerEnd, Unsent};
 
 pub use head::LINE as LEAST_LINE;
+pub use min_rate::MinRate;
+pub use places::{Taken, UpstreamPlace};
+pub use response_body::{BodyError, ResponseBody};
 pub use suspects::Suspects;
 pub use upload::{Upload, UploadFault};
+
+/// How much of a request's content is awaited before the request takes a place at upstream, bytes.
+const CONTENT_AHEAD: u64 = 64 << 10;
 
 /// How long content that waits for a 100 is held back from an upstream that sends none: many do not know of it.
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
@@ -58,8 +68,18 @@ pub enum UpstreamError {
     Closed,
     #[error("upstream did not answer in time")]
     Timeout,
-    #[error("too many requests wait for upstream")]
-    Overloaded,
+    /// Nothing was sent.
+    #[error("{}", match .0 {
+        Over::Client => "this client has too many requests under way",
+        Over::All => "too many requests wait for upstream",
+    })]
+    Overloaded(Over),
+    /// Upstream has answered with what may go on for ever.
+    #[error("{}", match .0 {
+        Over::Client => "this client has too many event streams, upgraded connections and long polls",
+        Over::All => "there are too many event streams, upgraded connections and long polls",
+    })]
+    TooManyStreams(Over),
     #[error("upstream's answer is not HTTP")]
     Garbled,
     #[error("the fetch was abandoned")]
@@ -79,10 +99,28 @@ impl UpstreamError {
             UpstreamError::Unreachable => "upstream-unreachable",
             UpstreamError::Closed => "upstream-closed",
             UpstreamError::Timeout => "upstream-timeout",
-            UpstreamError::Overloaded => "overloaded",
+            UpstreamError::Overloaded(Over::All) => "overloaded",
+            UpstreamError::Overloaded(Over::Client) => "client-overloaded",
+            UpstreamError::TooManyStreams(Over::All) => "streams-overloaded",
+            UpstreamError::TooManyStreams(Over::Client) => "client-streams-overloaded",
             UpstreamError::Garbled => "upstream-garbled",
             UpstreamError::Abandoned => "abandoned",
             UpstreamError::Slow | UpstreamError::Incomplete => "request-body",
+        }
+    }
+
+    /// It says nothing to other clients: this one has its share.
+    pub fn is_for_client(self) -> bool {
+        matches!(self, UpstreamError::Overloaded(Over::Client) | UpstreamError::TooManyStreams(Over::Client))
+    }
+}
+
+impl From<UploadFault> for UpstreamError {
+    fn from(fault: UploadFault) -> UpstreamError {
+        match fault {
+            UploadFault::Slow => UpstreamError::Slow,
+            UploadFault::Broken => UpstreamError::Incomplete,
+            UploadFault::Unwanted | UploadFault::GivenUp => UpstreamError::Abandoned,
         }
     }
 }
@@ -94,7 +132,7 @@ pub enum RequestBody {
     /// A body that is already here.
     Whole(Bytes),
     /// The client's body, streamed.
-    Client(ClientBody),
+    Client(Box<ClientBody>),
 }
 
 /// A body on its way from the client.
@@ -102,7 +140,13 @@ pub enum RequestBody {
 pub struct ClientBody {
     /// What has been read of it before.
     begun: Bytes,
+    /// For what of `begun` was copied.
+    share: Option<Share>,
     incoming: Incoming,
+    /// There is no more to be read.
+    has_ended: bool,
+    /// As much of it as was to be awaited has come.
+    is_received: bool,
     /// Bytes that are still to be sent, if the client said how many.
     left: Option<u64>,
     progress: Arc<Progress>,
@@ -110,7 +154,7 @@ pub struct ClientBody {
     /// Content that waits for a 100 is sent without one after this time.
     patience: Option<Pin<Box<Sleep>>>,
     /// None while the content may take as long as it likes.
-    pace: Option<Pace>,
+    rate: Option<MinRate>,
     /// It has ended early.
     fault: Option<UploadFault>,
 }
@@ -134,11 +178,14 @@ impl ClientBody {
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, UploadFault>> {
         ready!(self.poll_released(cx))?;
-        let frame = if self.begun.is_empty() {
+        let frame = if !self.begun.is_empty() {
+            self.share = None;
+            Some(Frame::data(std::mem::take(&mut self.begun)))
+        } else if self.has_ended {
+            None
+        } else {
             // Trailers are the end: none are passed on ([`headers::trailers`]).
             ready!(self.poll_incoming(cx))?.filter(Frame::is_data)
-        } else {
-            Some(Frame::data(std::mem::take(&mut self.begun)))
         };
         self.progress.note();
         if self.is_last(frame.as_ref())? {
@@ -154,7 +201,13 @@ impl ClientBody {
         };
         let Some(chunk) = frame.data_ref() else { return Ok(true) };
         self.left = self.left.map(|left| left.saturating_sub(chunk.len() as u64));
-        Ok(self.left == Some(0) || self.incoming.is_end_stream())
+        Ok(self.left == Some(0) || self.is_over())
+    }
+
+    /// Nothing follows what was given.
+    fn is_over(&self) -> bool {
+        let has_ended = self.has_ended || self.incoming.is_end_stream();
+        has_ended && self.begun.is_empty()
     }
 
     /// Ready when the content may be asked for.
@@ -172,18 +225,52 @@ impl ClientBody {
     /// What the client sends, if it does not take too long over it.
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, UploadFault>> {
         let frame = Pin::new(&mut self.incoming).poll_frame(cx);
-        let frame = match (frame, &mut self.pace) {
+        let frame = match (frame, &mut self.rate) {
             (Poll::Ready(frame), _) => frame.transpose().map_err(|_| UploadFault::Broken)?,
             (Poll::Pending, None) => return Poll::Pending,
-            (Poll::Pending, Some(pace)) => {
-                ready!(pace.poll_lost(cx));
+            (Poll::Pending, Some(rate)) => {
+                ready!(rate.poll_lost(cx));
                 return Poll::Ready(Err(UploadFault::Slow));
             }
         };
-        if let Some(pace) = &mut self.pace {
-            pace.came(frame.as_ref().and_then(Frame::data_ref).map_or(0, Bytes::len));
+        if let Some(rate) = &mut self.rate {
+            rate.came(frame.as_ref().and_then(Frame::data_ref).map_or(0, Bytes::len));
         }
         Poll::Ready(Ok(frame))
+    }
+
+    /// Reads until all has come, or more than `most` bytes. What does not come in one piece is copied and counts for the
+    /// client among `buffers`; beyond those bounds no more is awaited.
+    async fn receive(&mut self, buffers: &Arc<Shares>, client: Client, most: u64) -> Result<(), UploadFault> {
+        let mut read = BytesMut::new();
+        while !self.incoming.is_end_stream() && (self.begun.len() + read.len()) as u64 <= most {
+            let Some(frame) = poll_fn(|cx| self.poll_incoming(cx)).await? else {
+                self.has_ended = true;
+                break;
+            };
+            // No trailers are passed on ([`headers::trailers`]).
+            let Ok(chunk) = frame.into_data() else { continue };
+            if self.begun.is_empty() && read.is_empty() && self.incoming.is_end_stream() {
+                self.begun = chunk;
+                break;
+            }
+            read.extend_from_slice(&chunk);
+            let bytes = chunk.len() as u64;
+            let counted = match &mut self.share {
+                Some(share) => share.grow(bytes),
+                none => buffers.take(client, bytes).map(|share| *none = Some(share)),
+            };
+            if counted.is_err() {
+                self.is_received = true;
+                break;
+            }
+        }
+        self.has_ended |= self.incoming.is_end_stream();
+        if !read.is_empty() {
+            self.begun = [&*self.begun, &read].concat().into();
+        }
+        let is_short = self.has_ended && self.left.is_some_and(|left| left > self.begun.len() as u64);
+        if is_short { Err(UploadFault::Broken) } else { Ok(()) }
     }
 }
 
@@ -237,23 +324,36 @@ impl RequestBody {
     /// The client's body, of which `read` has been read.
     pub fn begun(read: Bytes, rest: Incoming) -> RequestBody {
         let left = rest.size_hint().exact().map(|rest| read.len() as u64 + rest);
-        RequestBody::Client(ClientBody {
+        RequestBody::Client(Box::new(ClientBody {
             begun: read,
+            share: None,
+            has_ended: rest.is_end_stream(),
             incoming: rest,
+            is_received: false,
             left,
             progress: Progress::new(),
             upload: Arc::default(),
             patience: None,
-            pace: None,
+            rate: None,
             fault: None,
-        })
+        }))
     }
 
-    /// How far it has come; `None` for what is here already.
+    /// How far it has come; `None` for what was complete from the start.
     pub fn upload(&self) -> Option<Arc<Upload>> {
         match self {
             RequestBody::Client(body) => Some(Arc::clone(&body.upload)),
             RequestBody::Empty | RequestBody::Whole(_) => None,
+        }
+    }
+
+    /// All data of a content that has come to its end; the body itself if it has not.
+    pub fn into_whole(self) -> Result<Bytes, RequestBody> {
+        match self {
+            RequestBody::Empty => Ok(Bytes::new()),
+            RequestBody::Whole(content) => Ok(content),
+            RequestBody::Client(body) if body.has_ended => Ok(body.begun),
+            body @ RequestBody::Client(_) => Err(body),
         }
     }
 
@@ -284,9 +384,7 @@ impl Body for RequestBody {
         match self {
             RequestBody::Empty => true,
             RequestBody::Whole(content) => content.is_empty(),
-            RequestBody::Client(body) => {
-                body.fault.is_none() && body.begun.is_empty() && body.incoming.is_end_stream()
-            }
+            RequestBody::Client(body) => body.fault.is_none() && body.is_over(),
         }
     }
 
@@ -299,108 +397,30 @@ impl Body for RequestBody {
     }
 }
 
-/// The body of upstream's answer. Holds its place among the requests at a time, and fails when upstream is silent
-/// for too long in the middle of it.
-#[derive(Debug)]
-pub struct ResponseBody {
-    incoming: Incoming,
-    silence: Duration,
-    deadline: Option<Pin<Box<Sleep>>>,
-    ends_with_connection: bool,
-    /// Dropped with the body, since upstream's connection may end with it.
-    _end: Option<AnswerEnd>,
-    _place: UpstreamPlace,
-    /// The client's share of what is forwarded for it alone.
-    _share: Option<Share>,
-}
-
-impl ResponseBody {
-    /// The same, which gives back a client's share when it ends.
-    pub fn holding(self, share: Share) -> ResponseBody {
-        ResponseBody { _share: Some(share), ..self }
-    }
-}
-
-impl ResponseBody {
-    /// Whether its end is that of the connection, so that one that was cut off looks like a whole one (RFC 9112 §8).
-    pub fn ends_with_connection(&self) -> bool {
-        self.ends_with_connection
-    }
-}
-
 /// Marks, as an extension, an answer to a request whose content has not been asked for, or was not all taken by an upstream
 /// that closes its connection: the client's connection is of no further use.
 #[derive(Debug, Clone, Copy)]
 pub struct ContentUnread;
 
-/// The body broke off.
-#[derive(Debug, thiserror::Error)]
-pub enum BodyError {
-    #[error("upstream broke off in the middle of the body")]
-    Broken(#[source] hyper::Error),
-    #[error("upstream was silent for {} in the middle of the body", humantime::format_duration(*.0))]
-    Silent(Duration),
-}
-
-impl Body for ResponseBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) {
-            this.deadline = None;
-            let frame = frame.map(|frame| frame.map(without_trailers_of_heads).map_err(BodyError::Broken));
-            return Poll::Ready(frame);
-        }
-        // The timer is made only when there is something to wait for: most bodies come with their head.
-        let silence = this.silence;
-        let deadline = this.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(silence)));
-        ready!(deadline.as_mut().poll(cx));
-        Poll::Ready(Some(Err(BodyError::Silent(silence))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
-    }
-}
-
-fn without_trailers_of_heads(mut frame: Frame<Bytes>) -> Frame<Bytes> {
-    if let Some(trailers) = frame.trailers_mut() {
-        headers::strip_trailers(trailers);
-    }
-    frame
-}
-
-/// A place among the requests to upstream at a time.
-#[derive(Debug)]
-pub struct UpstreamPlace(#[expect(dead_code, reason = "held, and given back when dropped")] OwnedSemaphorePermit);
-
 /// An answer of upstream.
 struct Answer {
     response: Response<Incoming>,
-    silence: Duration,
+    limits: Limits,
     ends_with_connection: bool,
     end: Option<AnswerEnd>,
 }
 
 impl Answer {
     fn at(self, place: UpstreamPlace) -> Response<ResponseBody> {
-        let Answer { response, silence, ends_with_connection, end } = self;
-        response.map(|incoming| ResponseBody {
-            incoming,
-            silence,
-            deadline: None,
-            ends_with_connection,
-            _end: end,
-            _place: place,
-            _share: None,
-        })
+        let Answer { response, limits, ends_with_connection, end } = self;
+        response.map(|incoming| ResponseBody::new(incoming, limits, ends_with_connection, end, place))
     }
+}
+
+/// A request is sent once, or once more.
+struct Attempt<'p> {
+    place: &'p mut UpstreamPlace,
+    is_repetition: bool,
 }
 
 /// No answer.
@@ -456,15 +476,19 @@ impl Unanswered {
 pub struct Upstream {
     pool: Pool,
     host: Host,
-    places: Arc<Semaphore>,
-    /// Who may wait for a place.
-    queue: Semaphore,
+    places: Places,
+    /// Bytes of contents that requests wait for before they take a place.
+    buffers: Arc<Shares>,
     answer_within: Duration,
     silence: Duration,
-    /// The same for an event stream.
+    /// The silence that makes an exchange a stream.
+    stream_after: Duration,
+    /// The longest silence of an event stream.
     stream_silence: Duration,
     /// Bytes a second.
     upload_rate: u64,
+    /// Bytes a second.
+    download_rate: u64,
 }
 
 #[derive(Debug)]
@@ -509,7 +533,7 @@ impl Upstream {
             )
         };
         let connector = builder.https_or_http().enable_http1().wrap_connector(Sockets(http));
-        let limits = Limits {
+        let limits = PoolLimits {
             idle: server.max_upstream_requests,
             keep_alive: server.upstream_keep_alive,
             max_head: server.max_head,
@@ -518,18 +542,25 @@ impl Upstream {
         Ok(Upstream {
             pool: Pool::new(connector, url.clone(), limits, names),
             host: host(&server.host, authority),
-            places: Arc::new(Semaphore::new(server.max_upstream_requests)),
-            queue: Semaphore::new(server.max_upstream_requests),
+            places: Places::new(server),
+            buffers: buffers(server),
             answer_within: server.upstream_timeout,
             silence: server.idle_timeout,
+            stream_after: server.stream_after,
             stream_silence: server.stream_timeout,
             upload_rate: server.upload_rate,
+            download_rate: server.download_rate,
         })
     }
 
-    /// Whether a request would be sent at once.
-    pub fn has_room(&self) -> bool {
-        self.places.available_permits() > 0
+    /// Whether a request of this client would be sent at once.
+    pub fn has_room(&self, client: Client) -> bool {
+        self.places.has_room(client)
+    }
+
+    /// How many places are taken.
+    pub fn taken(&self) -> Taken {
+        self.places.taken()
     }
 
     /// Waits for requests whose answers may have been those of others.
@@ -537,18 +568,51 @@ impl Upstream {
         self.pool.suspects().await
     }
 
-    /// A place among the requests at a time. As many as there are places may wait for one, for `upstream_timeout`; who
-    /// comes when the queue is full is told at once.
-    pub async fn place(&self) -> Result<UpstreamPlace, UpstreamError> {
-        if let Ok(free) = Arc::clone(&self.places).try_acquire_owned() {
-            return Ok(UpstreamPlace(free));
+    /// A place among the requests at a time, if there is one for this client now.
+    pub fn take_place(&self, client: Client) -> Result<UpstreamPlace, UpstreamError> {
+        self.places.take(client).map_err(UpstreamError::Overloaded)
+    }
+
+    /// A place among the requests at a time. As many as there are places may wait for one, for `upstream_timeout`, and of
+    /// one client as many as it may have; who comes when the queue is full is told at once.
+    pub async fn place(&self, client: Client) -> Result<UpstreamPlace, UpstreamError> {
+        self.places.wait(client).await.map_err(UpstreamError::Overloaded)
+    }
+
+    /// Waits until a client's content is here, or more than `most` bytes of it, or as much as Larder has room for. What comes
+    /// more slowly than `upload_rate` is given up. Nothing has been sent when this gives an error.
+    pub async fn receive(&self, client: Client, body: &mut RequestBody, most: u64) -> Result<(), UpstreamError> {
+        let RequestBody::Client(content) = body else { return Ok(()) };
+        let rate = self.min_upload_rate();
+        let has_rate = rate.is_some();
+        // Without a least rate silence is bounded all the same.
+        content.rate = Some(rate.unwrap_or_else(|| MinRate::new(self.answer_within, 0)));
+        content.receive(&self.buffers, client, most).await?;
+        content.rate.take_if(|_| !has_rate);
+        if content.is_over() {
+            // There was nothing.
+            *body = RequestBody::Empty;
         }
-        let _queued = self.queue.try_acquire().map_err(|_| UpstreamError::Overloaded)?;
-        tokio::time::timeout(self.answer_within, Arc::clone(&self.places).acquire_owned())
-            .await
-            .map_err(|_| UpstreamError::Overloaded)?
-            // The semaphore is never closed.
-            .map_or(Err(UpstreamError::Abandoned), |place| Ok(UpstreamPlace(place)))
+        Ok(())
+    }
+
+    /// The same for a request that is to be sent with these fields: so that it takes no place before there is something to
+    /// send. Who expects a 100 is not asked for content before upstream asks for it.
+    pub async fn receive_ahead(
+        &self,
+        client: Client,
+        fields: &HeaderMap,
+        body: &mut RequestBody,
+    ) -> Result<(), UpstreamError> {
+        let is_received = !matches!(body, RequestBody::Client(body) if !body.is_received);
+        if is_received || expects_continue(fields) {
+            return Ok(());
+        }
+        self.receive(client, body, CONTENT_AHEAD).await?;
+        if let RequestBody::Client(body) = body {
+            body.is_received = true;
+        }
+        Ok(())
     }
 
     /// Sends a request and waits for the head of the answer. A GET, HEAD or QUERY whose body is at hand is sent once
@@ -557,20 +621,22 @@ impl Upstream {
     /// with `Upgrade`.
     pub async fn send(
         &self,
+        client: Client,
         method: &Method,
         path_and_query: &str,
         headers: HeaderMap,
-        body: RequestBody,
+        mut body: RequestBody,
         interim: Option<Interim>,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
-        let place = self.place().await?;
+        self.receive_ahead(client, &headers, &mut body).await?;
+        let place = self.place(client).await?;
         self.send_from(place, method, path_and_query, headers, body, interim).await
     }
 
     /// The same with a place at hand.
     pub async fn send_from(
         &self,
-        place: UpstreamPlace,
+        mut place: UpstreamPlace,
         method: &Method,
         path_and_query: &str,
         headers: HeaderMap,
@@ -579,13 +645,21 @@ impl Upstream {
     ) -> Result<Response<ResponseBody>, UpstreamError> {
         let is_repeatable = matches!(method.as_str(), "GET" | "HEAD" | "QUERY");
         let again = body.again().filter(|_| is_repeatable).map(|body| (headers.clone(), body));
-        let once = self.send_once(method, path_and_query, headers, body, interim.clone(), false).await;
+        let once = {
+            let attempt = Attempt { place: &mut place, is_repetition: false };
+            self.send_once(attempt, method, path_and_query, headers, body, interim.clone())
+        }
+        .await;
         let answer = match (once, again) {
             (
                 Err(Unanswered { blame: blame @ (Blame::Idle | Blame::Leftovers(_)), .. }),
                 Some((headers, body)),
             ) => {
-                let second = self.send_once(method, path_and_query, headers, body, interim, true).await;
+                let second = {
+                    let attempt = Attempt { place: &mut place, is_repetition: true };
+                    self.send_once(attempt, method, path_and_query, headers, body, interim)
+                }
+                .await;
                 // A good answer shows that the first one was no answer.
                 if let (Ok(_), Blame::Leftovers(stray)) = (&second, blame) {
                     self.pool.distrust(stray);
@@ -601,17 +675,21 @@ impl Upstream {
             }
             (answer, _) => answer,
         };
-        answer.map(|answer| answer.at(place)).map_err(|unanswered| unanswered.error)
+        let answer = answer.map_err(|unanswered| unanswered.error)?;
+        if answer.limits.is_stream {
+            place.become_stream().map_err(UpstreamError::TooManyStreams)?;
+        }
+        Ok(answer.at(place))
     }
 
     async fn send_once(
         &self,
+        Attempt { place, is_repetition }: Attempt<'_>,
         method: &Method,
         path_and_query: &str,
         mut headers: HeaderMap,
         mut body: RequestBody,
         interim: Option<Interim>,
-        is_repetition: bool,
     ) -> Result<Answer, Unanswered> {
         let progress = match &body {
             RequestBody::Client(body) => Arc::clone(&body.progress),
@@ -624,17 +702,32 @@ impl Upstream {
             // RFC 9110 §10.1.1: an expectation of a 100 makes no sense without content.
             headers.remove(header::EXPECT);
         }
-        if let RequestBody::Client(body) = &mut body {
-            body.pace = self.pace();
+        if let RequestBody::Client(body) = &mut body
+            && body.rate.is_none()
+        {
+            body.rate = self.min_upload_rate();
         }
         let expecting = hold(&mut body, &headers);
         let upload = body.upload();
         let length = least_length(path_and_query, &headers, &body);
         let mut request = self.request(method, path_and_query, headers, body)?;
         let is_misframed = listen(&mut request, expecting, interim);
-        // The time limit runs from the last piece of the request that was sent.
-        let exchange = self.exchange(request, length, is_repetition);
-        let answer = progress.within(self.answer_within, exchange).await;
+        // The time limits run from the last piece of the request that was sent.
+        let mut exchange = pin!(self.exchange(request, length, is_repetition));
+        let early = match self.stream_after < self.answer_within {
+            true => progress.within(self.stream_after, &mut exchange).await,
+            false => None,
+        };
+        let answer = match early {
+            Some(answer) => Some(answer),
+            None => {
+                if self.stream_after < self.answer_within {
+                    // A long poll. If there is no place for it there, it keeps the one it has.
+                    let _ = place.become_stream();
+                }
+                progress.within(self.answer_within, exchange).await
+            }
+        };
         let answer = answer.unwrap_or_else(|| Err(UpstreamError::Timeout.into()));
         let (mut conn, mut response) = answer.map_err(|unanswered| given_up(unanswered, upload.as_deref()))?;
         let unsent = upload.as_ref().map_or(Unsent::Nothing, |upload| upload.begin_answer());
@@ -660,8 +753,8 @@ impl Upstream {
             self.pool.put(conn);
         }
         let ends_with_connection = ending == Ending::Content && headers::is_close_delimited(response.headers());
-        let silence = if is_event_stream(response.headers()) { self.stream_silence } else { self.silence };
-        Ok(Answer { response, silence, ends_with_connection, end })
+        let limits = self.limits(&response);
+        Ok(Answer { response, limits, ends_with_connection, end })
     }
 
     /// Sends a request of at least so many bytes on a pooled connection, or on a new one, and waits for the head of its
@@ -704,8 +797,24 @@ impl Upstream {
         }
     }
 
-    fn pace(&self) -> Option<Pace> {
-        (self.upload_rate > 0).then(|| Pace::new(self.silence, self.upload_rate))
+    fn min_upload_rate(&self) -> Option<MinRate> {
+        (self.upload_rate > 0).then(|| MinRate::new(self.silence, self.upload_rate))
+    }
+
+    /// How fast those have to be together who take what upstream sends.
+    pub fn min_download_rate(&self) -> MinRate {
+        MinRate::new(self.silence, self.download_rate)
+    }
+
+    fn limits(&self, response: &Response<Incoming>) -> Limits {
+        let is_event_stream = is_event_stream(response.headers());
+        Limits {
+            is_stream: is_event_stream || response.status() == StatusCode::SWITCHING_PROTOCOLS,
+            silence: if is_event_stream { self.stream_silence } else { self.silence },
+            stream_after: self.stream_after,
+            grace: self.silence,
+            download_rate: self.download_rate,
+        }
     }
 
     fn request(
@@ -731,10 +840,23 @@ impl Upstream {
     }
 }
 
+/// What contents may take up while they are awaited: so much for each place.
+fn buffers(server: &Server) -> Arc<Shares> {
+    let (total, per_client) =
+        (server.max_upstream_requests as u64, server.max_upstream_requests_per_client as u64);
+    // A QUERY that may be answered from the cache is awaited whole.
+    let query = server.max_query_body;
+    Shares::new((CONTENT_AHEAD * total).max(query * 4), (CONTENT_AHEAD * per_client).max(query))
+}
+
+fn expects_continue(fields: &HeaderMap) -> bool {
+    headers::names_token(fields, &header::EXPECT, "100-continue")
+}
+
 /// RFC 9110 §10.1.1: content that the client holds back until it is wanted is not asked of it before.
 fn hold(body: &mut RequestBody, headers: &HeaderMap) -> Option<Arc<Upload>> {
     let RequestBody::Client(body) = body else { return None };
-    if !headers::names_token(headers, &header::EXPECT, "100-continue") {
+    if !expects_continue(headers) {
         return None;
     }
     body.upload.hold();
@@ -750,8 +872,7 @@ fn given_up(unanswered: Unanswered, upload: Option<&Upload>) -> Unanswered {
         upload.note_unwritten();
     }
     match upload.fail(UploadFault::GivenUp) {
-        Some(UploadFault::Slow) => UpstreamError::Slow.into(),
-        Some(UploadFault::Broken) => UpstreamError::Incomplete.into(),
+        Some(fault @ (UploadFault::Slow | UploadFault::Broken)) => UpstreamError::from(fault).into(),
         Some(UploadFault::Unwanted | UploadFault::GivenUp) | None => unanswered,
     }
 }

@@ -378,6 +378,10 @@ pub async fn metrics(State(desk): At) -> Response {
     running.metrics.memory_bytes.set(number(usage.bytes));
     running.metrics.evictions.set(number(usage.evictions));
     running.metrics.log_lines_were_lost(logs::lost());
+    let places = running.upstream.taken();
+    running.metrics.upstream_requests.set(number(places.requests));
+    running.metrics.upstream_queued.set(number(places.queued));
+    running.metrics.upstream_streams.set(number(places.streams));
     running.metrics.backlog.set(number(running.cache.undelivered() as u64));
     let is_up = !matches!(running.cache.store_state(), StoreState::Down(_));
     running.metrics.store_up.set(i64::from(is_up));

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::stream::Stream;
+use crate::client::Client;
 use crate::entry::Entry;
 use crate::key::Key;
 use crate::semantics::freshness::Failure;
@@ -110,6 +111,8 @@ pub struct Flight {
     stamp: Option<Stamp>,
     landing: watch::Sender<Option<Landing>>,
     released: CancellationToken,
+    /// The leader's client, while nothing but its own share of upstream keeps the flight on the ground.
+    held_up_by: Mutex<Option<Client>>,
 }
 
 /// Flights by key.
@@ -190,6 +193,11 @@ impl Flights {
         Permit { flights: Arc::clone(self), key, flight, after: None, shared: false }
     }
 
+    /// Nobody boards this flight any more; it flies on for those on board.
+    pub fn pass_over(&self, key: Key, flight: &Arc<Flight>) {
+        self.release(key, flight);
+    }
+
     /// Remembers for a while that responses for this key are not for sharing.
     pub fn remember_unshared(&self, key: Key, now: Instant) {
         self.unshared.insert(key, now + UNSHARED_FOR);
@@ -251,7 +259,21 @@ fn release(lanes: &mut HashMap<Key, Lane>, key: Key, flight: &Arc<Flight>) {
 
 impl Flight {
     fn new(stamp: Option<Stamp>) -> Arc<Flight> {
-        Arc::new(Flight { stamp, landing: watch::Sender::new(None), released: CancellationToken::new() })
+        Arc::new(Flight {
+            stamp,
+            landing: watch::Sender::new(None),
+            released: CancellationToken::new(),
+            held_up_by: Mutex::default(),
+        })
+    }
+
+    /// Whether it waits for another client's share of upstream, to which this client is not bound.
+    pub fn is_held_up_for(&self, client: Client) -> bool {
+        self.held_up_by().is_some_and(|other| other != client)
+    }
+
+    fn held_up_by(&self) -> MutexGuard<'_, Option<Client>> {
+        self.held_up_by.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for the flight to land.
@@ -298,6 +320,12 @@ impl Permit {
         }
     }
 
+    /// The flight waits for this client's share of upstream, until what this gives is dropped.
+    pub fn hold_up(&self, client: Client) -> HeldUp {
+        *self.flight.held_up_by() = Some(client);
+        HeldUp(Arc::clone(&self.flight))
+    }
+
     /// Nobody can join from now on.
     pub fn close(&self) {
         self.flights.release(self.key, &self.flight);
@@ -310,6 +338,16 @@ impl Permit {
         // Whoever waits for its turn goes on: a body may take as long as it likes.
         self.flight.released.cancel();
         self.flight.landing.send_replace(Some(landing));
+    }
+}
+
+/// A flight that waits for its leader's share of upstream.
+#[derive(Debug)]
+pub struct HeldUp(Arc<Flight>);
+
+impl Drop for HeldUp {
+    fn drop(&mut self) {
+        *self.0.held_up_by() = None;
     }
 }
 

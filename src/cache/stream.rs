@@ -168,6 +168,8 @@ pub enum Room {
     Some,
     /// Nobody reads any more.
     NoReaders,
+    /// Not yet: the slowest readers were cut off.
+    Cut,
 }
 
 impl Stream {
@@ -320,9 +322,10 @@ impl Stream {
         }
     }
 
-    /// Waits until the slowest reader is near enough, at most `patience` without any progress: then the slowest
-    /// are cut off, so that one stalled client does not hold up the others.
+    /// Waits until the slowest reader is near enough, at most for `patience`, however it moves meanwhile: then the slowest
+    /// are cut off, so that one client does not hold up the others, nor upstream.
     pub async fn room(&self, patience: Duration) -> Room {
+        let deadline = tokio::time::Instant::now() + patience;
         loop {
             let moved = self.moved.notified();
             {
@@ -334,8 +337,9 @@ impl Stream {
                     return Room::Some;
                 }
             }
-            if tokio::time::timeout(patience, moved).await.is_err() {
+            if tokio::time::timeout_at(deadline, moved).await.is_err() {
                 self.lock().cut_slowest();
+                return Room::Cut;
             }
         }
     }
@@ -648,12 +652,34 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_reader_that_moves_too_slowly_is_cut_off_all_the_same() {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let stream = stream_of(None);
+        let mut slow = stream.reader().unwrap();
+        stream.pass_on();
+        for _ in 0..100 {
+            stream.push(Bytes::from(vec![0; WINDOW / 10]));
+        }
+        let reading = async {
+            loop {
+                tokio::time::sleep(PATIENCE / 2).await;
+                slow.frame().await.unwrap().unwrap();
+            }
+        };
+        tokio::select! {
+            () = reading => unreachable!("it reads for ever"),
+            room = stream.room(PATIENCE) => assert_eq!(room, Room::Cut),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn astalled_reader_is_cut_off_and_the_others_go_on() {
         let stream = stream_of(None);
         let (stalled, mut reading) = (stream.reader().unwrap(), stream.reader().unwrap());
         stream.pass_on();
         stream.push(Bytes::from(vec![0; WINDOW]));
         reading.frame().await;
+        assert_eq!(stream.room(Duration::from_secs(10)).await, Room::Cut);
         assert_eq!(stream.room(Duration::from_secs(10)).await, Room::Some);
         stream.finish(Ok(()));
         assert_eq!(all(stalled).await, Err(Broken::TooSlow));

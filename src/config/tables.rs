@@ -52,13 +52,18 @@ impl Default for Server {
             max_streams_per_client: 1000,
             max_heads: 32 << 20,
             max_upstream_requests: 512,
+            max_upstream_requests_per_client: 128,
             max_unshared_per_client: 128,
+            max_upstream_streams: 1024,
+            max_upstream_streams_per_client: 256,
+            stream_after: Duration::from_secs(5),
             collapse_wait: Duration::from_secs(1),
             upgrades: vec!["websocket".to_owned()],
             stream_timeout: Duration::from_secs(3600),
             max_head: 64 << 10,
             max_query_body: 64 << 10,
             upload_rate: 500,
+            download_rate: 500,
             on_incomplete: OnIncomplete::default(),
             login: None,
             underscores: false,
@@ -108,15 +113,24 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
         timeout("idle_timeout", &mut server.idle_timeout);
         timeout("header_timeout", &mut server.header_timeout);
         timeout("drain_timeout", &mut server.drain_timeout);
+        timeout("stream_after", &mut server.stream_after);
         timeout("stream_timeout", &mut server.stream_timeout);
         timeout("upstream_keep_alive", &mut server.upstream_keep_alive);
         set(&mut server.underscores, table.item("underscores").and_then(|item| item.boolean()));
         server.resolver = table.item("resolver").and_then(|item| checked(&item, address::resolver));
-        let requests = table.item("max_upstream_requests").and_then(|item| count(&item, &COUNT));
-        set(&mut server.max_upstream_requests, requests);
+        (server.max_upstream_requests, server.max_upstream_requests_per_client) = shared(
+            &mut table,
+            ["max_upstream_requests", "max_upstream_requests_per_client"],
+            server.max_upstream_requests,
+        );
         server.max_unshared_per_client = usual_unshared(server.max_upstream_requests);
         let unshared = table.item("max_unshared_per_client").and_then(|item| item.integer(&COUNT));
         set(&mut server.max_unshared_per_client, unshared);
+        (server.max_upstream_streams, server.max_upstream_streams_per_client) = shared(
+            &mut table,
+            ["max_upstream_streams", "max_upstream_streams_per_client"],
+            server.max_upstream_streams,
+        );
         set(&mut server.collapse_wait, table.item("collapse_wait").and_then(|item| item.duration(&COLLAPSE_WAIT)));
         set(&mut server.upgrades, table.item("upgrades").and_then(|item| read_upgrades(&item)));
         let head = table.item("max_head").and_then(|item| item.size(&(8192..=1 << 20)));
@@ -124,7 +138,11 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
         read_clients(&mut table, &mut server);
         let query = table.item("max_query_body").and_then(|item| item.size(&(0..=16 << 20)));
         set(&mut server.max_query_body, query);
-        set(&mut server.upload_rate, table.item("upload_rate").and_then(|item| item.size(&(0..=1 << 30))));
+        for (key, field) in
+            [("upload_rate", &mut server.upload_rate), ("download_rate", &mut server.download_rate)]
+        {
+            set(field, table.item(key).and_then(|item| item.size(&(0..=1 << 30))));
+        }
         let words = [("ignore", OnIncomplete::Ignore), ("invalidate", OnIncomplete::Invalidate)];
         set(&mut server.on_incomplete, table.item("on_incomplete").and_then(|item| item.choice(&words)));
         let login = table.item("login").and_then(|item| item.text()).filter(|login| !login.value.is_empty());
@@ -166,6 +184,22 @@ fn read_clients(table: &mut Table<'_>, server: &mut Server) {
             "raise it, or lower max_head",
         );
     }
+}
+
+/// A bound on what all clients share, and each client's share of it.
+fn shared(table: &mut Table<'_>, [total, per_client]: [&'static str; 2], usual: usize) -> (usize, usize) {
+    let most = table.item(total).and_then(|item| count(&item, &COUNT)).unwrap_or(usual);
+    let item = table.item(per_client);
+    let share = item.as_ref().and_then(|item| count(item, &COUNT));
+    if let (Some(item), Some(share)) = (&item, share)
+        && share > most
+    {
+        item.fault(
+            format!("is more than {total} ({most}): no client could have that many"),
+            format!("lower it, or raise {total}"),
+        );
+    }
+    (most, share.unwrap_or_else(|| usize::try_from(Shares::usual(most as u64)).unwrap_or(most)))
 }
 
 /// `[admin]`

@@ -371,7 +371,11 @@ fn all_tables_are_read() {
         drain_timeout = "8s"
         max_connections = 1_000
         max_upstream_requests = 0x10
+        max_upstream_requests_per_client = 3
+        max_upstream_streams = 10
+        stream_after = "2s"
         upload_rate = "2KiB"
+        download_rate = "0B"
         on_incomplete = "invalidate"
         login = '/login.*'
         underscores = true
@@ -420,7 +424,11 @@ fn all_tables_are_read() {
     ];
     assert_eq!(timeouts.map(|limit| limit.as_secs()), [1, 5, 6, 7, 8]);
     assert_eq!((config.server.max_connections, config.server.max_upstream_requests), (Some(1000), 16));
-    assert_eq!(config.server.upload_rate, 2048);
+    let Server { max_upstream_requests_per_client, max_upstream_streams, .. } = config.server;
+    assert_eq!((max_upstream_requests_per_client, max_upstream_streams), (3, 10));
+    assert_eq!(config.server.max_upstream_streams_per_client, 2, "a quarter");
+    assert_eq!(config.server.stream_after, Duration::from_secs(2));
+    assert_eq!((config.server.upload_rate, config.server.download_rate), (2048, 0));
     assert_eq!(config.server.on_incomplete, OnIncomplete::Invalidate);
     assert!(config.server.login.as_ref().is_some_and(|login| login.is_match("/login/again")));
     assert!(config.server.underscores);
@@ -586,6 +594,11 @@ fn what_a_reload_cannot_change_is_named_field_by_field() {
         ("server", "max_streams_per_client = 7"),
         ("server", "max_heads = '7MiB'"),
         ("server", "max_upstream_requests = 7"),
+        ("server", "max_upstream_requests_per_client = 7"),
+        ("server", "max_upstream_streams = 7"),
+        ("server", "max_upstream_streams_per_client = 7"),
+        ("server", "stream_after = '7s'"),
+        ("server", "download_rate = '7B'"),
         ("server", "max_unshared_per_client = 7"),
         ("server", "collapse_wait = '7s'"),
         ("server", "upgrades = ['chat']"),
@@ -665,6 +678,19 @@ fn the_files_of_the_project_are_good() {
     }
 }
 
+#[test]
+fn no_share_is_larger_than_the_whole() {
+    for total in ["max_upstream_requests", "max_upstream_streams"] {
+        let text = format!("[server]\n{total} = 8\n{total}_per_client = 9\n");
+        let faults = parsed(&text, &Overrides::default()).unwrap_err();
+        let fault = &faults.0[0];
+        assert!(fault.message.contains(&format!("more than {total} (8)")), "{}", fault.message);
+        assert!(fault.remedy.contains(&format!("raise {total}")), "{}", fault.remedy);
+        assert_eq!(fault.line, 3);
+        good(&text.replace('9', "8"));
+    }
+}
+
 /// What the sample shows as defaults are the defaults.
 #[test]
 fn the_sample_tells_the_defaults() {
@@ -682,6 +708,11 @@ fn the_sample_tells_the_defaults() {
         "max_upstream_requests ",
         "upstream_keep_alive ",
         "underscores ",
+        "max_upstream_requests_per_client ",
+        "max_upstream_streams ",
+        "max_upstream_streams_per_client ",
+        "stream_after ",
+        "download_rate ",
         "tokens ",
         "marks_max ",
         "on_incomplete ",

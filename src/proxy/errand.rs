@@ -9,6 +9,7 @@ use super::question::Question;
 use crate::cache::claim::Held;
 use crate::cache::memory::Hold;
 use crate::cache::{Found, Lookup};
+use crate::client::Client;
 use crate::entry::{self, Entry};
 use crate::key::Canonical;
 use crate::running::Running;
@@ -35,6 +36,8 @@ pub(super) struct Errand {
     pub has_good: bool,
     /// The sign that responses vary, where there is one.
     pub sign: Option<Arc<Entry>>,
+    /// Whose share of upstream the fetch takes: the client's that leads it, however many wait for it.
+    pub client: Client,
     /// Other proxies wait for what this stores; ends with the errand at the latest.
     pub claim: Option<Held>,
     /// The marks of its tags, until what it brings holds them itself.
@@ -45,6 +48,7 @@ impl Errand {
     /// To fetch what a lookup did not find, or to validate the stale response that it found.
     pub fn new(
         question: &Arc<Question>,
+        client: Client,
         primary: Canonical,
         lookup: &Lookup,
         stale: Option<Arc<Entry>>,
@@ -61,7 +65,19 @@ impl Errand {
             Found::Outdated | Found::OtherVariant | Found::Nothing => false,
         };
         let _hold = lookup.hold.clone();
-        Errand { question, primary, canonical, view: *view, stale, is_telling, has_good, sign, claim: None, _hold }
+        Errand {
+            question,
+            client,
+            primary,
+            canonical,
+            view: *view,
+            stale,
+            is_telling,
+            has_good,
+            sign,
+            claim: None,
+            _hold,
+        }
     }
 
     /// The stored response that a 304 is about: the request is made conditional with its validators, and with no others.

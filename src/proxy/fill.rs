@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{AGE, RETRY_AFTER};
@@ -27,10 +27,8 @@ use crate::semantics::freshness;
 use crate::semantics::storable::{self, Reason};
 use crate::semantics::validation;
 use crate::semantics::vary::{self, Vary};
-use crate::upstream::{BodyError, RequestBody, ResponseBody, UpstreamError, UpstreamPlace};
-
-/// How long the slowest reader of a body that is not stored may hold up the others.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::shares::Over;
+use crate::upstream::{BodyError, MinRate, RequestBody, ResponseBody, UpstreamError, UpstreamPlace};
 
 /// How much of the body of an error of the server is kept for followers that have not begun to read, bytes.
 const ERROR_MAX: u64 = 64 << 10;
@@ -71,7 +69,7 @@ async fn fetch(
 ) -> bool {
     let mut times = (running.cache.now(), running.cache.now());
     let place = tokio::select! {
-        place = running.upstream.place() => place,
+        place = place(running, errand, &permit) => place,
         // Nothing was begun, and nobody is left whom it is for. A refresh is for those who come.
         () = permit.deserted(), if direct.is_some() => return false,
     };
@@ -90,7 +88,7 @@ async fn fetch(
                 // RFC 9111 §4.3.4: a 304 that is about something else says nothing of ours. Ask for all of it.
                 Err(unconfirmed) => {
                     also_on = unconfirmed.also_on;
-                    match running.upstream.place().await {
+                    match running.upstream.place(errand.client).await {
                         Ok(place) => ask(running, errand, place, false, &mut times).await,
                         Err(overloaded) => Err(overloaded),
                     }
@@ -114,6 +112,18 @@ async fn fetch(
             permit.land(Landing::Failed(error));
             false
         }
+    }
+}
+
+/// A place at upstream. While it is only the leader's own share that keeps it waiting, other clients need not wait with it.
+async fn place(running: &Running, errand: &Errand, permit: &Permit) -> Result<UpstreamPlace, UpstreamError> {
+    match running.upstream.take_place(errand.client) {
+        Err(UpstreamError::Overloaded(Over::Client)) => {
+            let _held_up = permit.hold_up(errand.client);
+            running.upstream.place(errand.client).await
+        }
+        Err(_) => running.upstream.place(errand.client).await,
+        place => place,
     }
 }
 
@@ -372,7 +382,7 @@ async fn share_error(
 
 /// The body of an error: kept for followers up to `ERROR_MAX`, and beyond that as far as the slowest reader needs it.
 async fn pass_error(running: &Running, stream: &Arc<Stream>, mut body: ResponseBody) {
-    let mut length = 0_u64;
+    let (mut length, mut pace) = (0_u64, Pace(running.upstream.min_download_rate()));
     let mut deserted = pin!(stream.deserted_for(running.config.server.upstream_timeout));
     loop {
         let frame = tokio::select! {
@@ -384,11 +394,12 @@ async fn pass_error(running: &Running, stream: &Arc<Stream>, mut body: ResponseB
         // RFC 9110 §6.5.1: trailer fields may be discarded.
         let Ok(frame) = frame else { return };
         let Ok(chunk) = frame.into_data() else { continue };
-        length += chunk.len() as u64;
+        let bytes = chunk.len() as u64;
+        length += bytes;
         stream.push(chunk);
         if length > ERROR_MAX {
             stream.pass_on();
-            if stream.room(PATIENCE).await == Room::NoReaders {
+            if !pace.wait(running, stream, bytes).await {
                 return;
             }
         }
@@ -462,6 +473,27 @@ async fn next(body: &mut ResponseBody, stream: &Stream) -> Option<Result<Frame<B
     body.frame().await
 }
 
+/// How fast those are who read a body that is passed on: its place at upstream is kept for them.
+struct Pace(MinRate);
+
+impl Pace {
+    /// Waits until they have taken enough for more to be read, of which so many bytes have just come. Cuts off who takes too
+    /// long; false if nobody is left.
+    async fn wait(&mut self, running: &Running, stream: &Stream, bytes: u64) -> bool {
+        let mut since = Instant::now();
+        loop {
+            match stream.room(self.0.left()).await {
+                Room::Some => break,
+                Room::NoReaders => return false,
+                // Those who are left were not the slowest.
+                Room::Cut => (self.0, since) = (running.upstream.min_download_rate(), Instant::now()),
+            }
+        }
+        self.0.moved(bytes, since.elapsed());
+        true
+    }
+}
+
 async fn pump(
     running: &Running,
     errand: &Errand,
@@ -471,6 +503,7 @@ async fn pump(
 ) -> Pumped {
     let max_body = errand.question.max_body(running);
     let (mut length, mut passing) = (0_u64, false);
+    let mut pace = Pace(running.upstream.min_download_rate());
     // What has no known end may have none: nobody is left whom it is for.
     let is_endless = body.size_hint().exact().is_none();
     let mut deserted = pin!(stream.deserted_for(running.config.server.upstream_timeout));
@@ -490,7 +523,8 @@ async fn pump(
                 return Pumped::Broken;
             }
         };
-        length += chunk.len() as u64;
+        let bytes = chunk.len() as u64;
+        length += bytes;
         let has_room = if body.is_end_stream() { stream.push_last(chunk) } else { stream.push(chunk) };
         if length > SHARED_MAX {
             errand.end_claim(false);
@@ -507,7 +541,7 @@ async fn pump(
             errand.forget_stale(running).await;
             stream.pass_on();
         }
-        if passing && stream.room(PATIENCE).await == Room::NoReaders {
+        if passing && !pace.wait(running, stream, bytes).await {
             return Pumped::Deserted;
         }
     }

@@ -11,7 +11,6 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
-use super::content::{self, Begun, Collected, Unread};
 use super::errand::Errand;
 use super::fill::{self, Direct};
 use super::question::Question;
@@ -22,13 +21,13 @@ use crate::cache::{Found, Lookup};
 use crate::config::CacheStatus;
 use crate::entry::{self, Entry};
 use crate::headers;
-use crate::key::Canonical;
+use crate::key::{Canonical, Key};
 use crate::outcome::{Fwd, Outcome};
 use crate::running::{Live, Running};
 use crate::semantics::freshness::{self, Because, Reuse};
 use crate::semantics::validation::{self, Condition, HeadVerdict};
 use crate::shares::Share;
-use crate::stamp::Tag;
+use crate::stamp::{Tag, View};
 use crate::upstream::{RequestBody, UpstreamError};
 
 /// Why a fetch is needed, and what there is to validate.
@@ -83,10 +82,20 @@ pub(super) async fn query(running: &Arc<Running>, live: Arc<Live>, asked: Asked,
     if validation::is_for_origin(&asked.headers) {
         return pass(running, &asked, RequestBody::of(body), Fwd::Bypass, "precondition").await;
     }
-    match content::collect(body, &running.config.server).await {
-        Ok(Collected::Whole(content)) => answer(running, Question::new(live, asked, Some(content))).await,
-        Ok(Collected::Begun(body)) => pass(running, &asked, body, Fwd::Bypass, "request-body").await,
-        Err(unread) => refuse_content(unread),
+    // It is part of the key, unless it is too large for that.
+    let most = running.config.server.max_query_body;
+    let is_large = body.size_hint().lower() > most;
+    let mut body = RequestBody::of(body);
+    if !is_large && let Err(incomplete) = running.upstream.receive(asked.sharer(running), &mut body, most).await {
+        return refuse_content(incomplete);
+    }
+    // Trailers are discarded (RFC 9110 §6.5.1): they are no part of what is asked.
+    match body.into_whole() {
+        Ok(content) if content.len() as u64 <= most => {
+            answer(running, Question::new(live, asked, Some(content))).await
+        }
+        Ok(content) => pass(running, &asked, RequestBody::Whole(content), Fwd::Bypass, "request-body").await,
+        Err(body) => pass(running, &asked, body, Fwd::Bypass, "request-body").await,
     }
 }
 
@@ -97,29 +106,30 @@ pub(super) async fn with_content(
     asked: Asked,
     body: Incoming,
 ) -> Answered {
-    let body = match body.size_hint().exact() {
-        Some(_) => RequestBody::of(body),
-        None => match content::begin(body, &running.config.server).await {
-            Ok(Begun::Some(body)) => body,
-            Ok(Begun::Nothing) => {
-                return match not_for_the_cache(live, &asked) {
-                    Some(detail) => pass(running, &asked, RequestBody::Empty, Fwd::Bypass, detail).await,
-                    None => answer(running, Question::new(Arc::clone(live), asked, None)).await,
-                };
-            }
-            Err(unread) => return refuse_content(unread),
-        },
+    let has_length = body.size_hint().exact().is_some();
+    let mut body = RequestBody::of(body);
+    if !has_length && let Err(incomplete) = running.upstream.receive(asked.sharer(running), &mut body, 0).await {
+        return refuse_content(incomplete);
+    }
+    // Trailers are discarded (RFC 9110 §6.5.1).
+    let body = match body.into_whole() {
+        Ok(content) if content.is_empty() => {
+            return match not_for_the_cache(live, &asked) {
+                Some(detail) => pass(running, &asked, RequestBody::Empty, Fwd::Bypass, detail).await,
+                None => answer(running, Question::new(Arc::clone(live), asked, None)).await,
+            };
+        }
+        Ok(content) => RequestBody::Whole(content),
+        Err(body) => body,
     };
     pass(running, &asked, body, Fwd::Bypass, "request-body").await
 }
 
-fn refuse_content(unread: Unread) -> Answered {
-    let status = match unread {
-        // RFC 9110 §15.5.9
-        Unread::Stalled => StatusCode::REQUEST_TIMEOUT,
-        Unread::Broken => StatusCode::BAD_REQUEST,
-    };
-    refuse(status, "request-body", &unread.to_string())
+/// Content that did not come: nothing was asked of upstream.
+fn refuse_content(incomplete: UpstreamError) -> Answered {
+    let mut answered = failed(incomplete, Fwd::Method);
+    answered.outcome.fwd = None;
+    answered
 }
 
 /// Answers a question: from the cache, or by asking upstream.
@@ -312,7 +322,8 @@ fn revalidate(
     if let Some(newer) = running.cache.memory().newer_than(&lookup.canonical, entry) {
         return permit.land(Landing::Validated(newer));
     }
-    let errand = Errand::new(question, primary.clone(), lookup, Some(Arc::clone(entry)));
+    let errand =
+        Errand::new(question, question.asked.sharer(running), primary.clone(), lookup, Some(Arc::clone(entry)));
     running.tasks.spawn(fill::fill(Arc::clone(running), errand, permit, None));
 }
 
@@ -335,7 +346,7 @@ async fn fetch(
     };
     let boarding = match attempt == Attempt::Alone || !question.may_collapse() {
         true => Boarding::Alone,
-        false => running.flights.board(key, view, Instant::now()),
+        false => board(running, question, key, view),
     };
     let permit = match boarding {
         Boarding::Join(flight) => match wait(running, question, &flight).await {
@@ -359,9 +370,21 @@ async fn wait(running: &Running, question: &Question, flight: &Flight) -> Option
     loop {
         match tokio::time::timeout(patience, &mut landing).await {
             Ok(landing) => return Some(landing),
-            Err(_) if running.upstream.has_room() => return None,
+            Err(_) if running.upstream.has_room(question.asked.sharer(running)) => return None,
             Err(_) => patience = patience.max(LOOK),
         }
+    }
+}
+
+/// Joins a flight or leads one; none that waits for what keeps only another client waiting.
+fn board(running: &Running, question: &Question, key: Key, view: Option<&View>) -> Boarding {
+    let boarding = running.flights.board(key, view, Instant::now());
+    match boarding {
+        Boarding::Join(flight) if flight.is_held_up_for(question.asked.sharer(running)) => {
+            running.flights.pass_over(key, &flight);
+            running.flights.board(key, view, Instant::now())
+        }
+        boarding => boarding,
     }
 }
 
@@ -375,7 +398,7 @@ async fn lead(
 ) -> Answered {
     let flight = permit.flight();
     let (give, take) = oneshot::channel();
-    let errand = Errand::new(question, primary, lookup, need.stale.clone());
+    let errand = Errand::new(question, question.asked.sharer(running), primary, lookup, need.stale.clone());
     running.tasks.spawn(fill::fill(Arc::clone(running), errand, permit, Some(give)));
     let landing = flight.landing().await;
     match (landing, take.await.ok()) {
@@ -422,6 +445,10 @@ async fn join(
                 }
                 _ => return Ride::GotOff,
             }
+        }
+        // The leader had no more of its share of upstream; others have theirs.
+        Landing::Failed(error) | Landing::StaleOnError(_, Failed::NoAnswer(error)) if error.is_for_client() => {
+            return Ride::GotOff;
         }
         // The leader's request did not let what is stored stand in; this one may.
         Landing::Failed(error) => told(running, question, need, Failed::NoAnswer(error)).await,
@@ -644,7 +671,8 @@ async fn forward(
     };
     let path = asked.target.path_and_query();
     let fields = asked.for_upstream(running);
-    match running.upstream.send(&asked.method, &path, fields, RequestBody::Empty, asked.interim.clone()).await {
+    let (client, interim) = (asked.sharer(running), asked.interim.clone());
+    match running.upstream.send(client, &asked.method, &path, fields, RequestBody::Empty, interim).await {
         Ok(response) => {
             let head = (response.status(), response.headers().clone());
             let fwd_status = Some(head.0.as_u16());
@@ -670,7 +698,8 @@ async fn head(
     let stored = need.stale.as_ref().and_then(|stale| Some((stale, stale.response()?)));
     if let (Some((StatusCode::OK, mut fields)), Some((stale, stored)), Some(_)) = (head, stored, lookup.view) {
         headers::strip_hop_by_hop(&mut fields);
-        let errand = Errand::new(question, primary, lookup, Some(Arc::clone(stale)));
+        let errand =
+            Errand::new(question, question.asked.sharer(running), primary, lookup, Some(Arc::clone(stale)));
         let times = (request_time, running.cache.now());
         match validation::head_verdict(&fields, &stored.headers, stored.body.len() as u64) {
             HeadVerdict::Updates => {

@@ -15,6 +15,7 @@ use super::question::Question;
 use crate::cache::flight::Boarding;
 use crate::cache::hot::Read;
 use crate::cache::{Found, Lookup};
+use crate::client::Client;
 use crate::headers;
 use crate::key::{self, Identity};
 use crate::running::Running;
@@ -76,7 +77,7 @@ async fn go_on(running: Arc<Running>) {
             if under_way.len() >= AT_A_TIME {
                 under_way.join_next().await;
             }
-            if !running.upstream.has_room() {
+            if !running.upstream.has_room(Client::LARDER) {
                 tracing::debug!("upstream has no free place: what is outdated waits for who asks for it");
                 break;
             }
@@ -119,6 +120,12 @@ async fn refresh(running: Arc<Running>, read: Arc<Read>) {
     };
     if let Boarding::Lead(permit) = running.flights.board(read.key, lookup.view.as_ref(), Instant::now()) {
         running.metrics.refreshes.inc();
-        fill::fill(Arc::clone(&running), Errand::new(&question, primary, &lookup, stale), permit, None).await;
+        fill::fill(
+            Arc::clone(&running),
+            Errand::new(&question, Client::LARDER, primary, &lookup, stale),
+            permit,
+            None,
+        )
+        .await;
     }
 }

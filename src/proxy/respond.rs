@@ -161,7 +161,7 @@ fn streaming_part(asked: &Asked, head: &Head, reader: Reader, part: Part) -> Res
 
 /// Upstream's answer as it is, without the fields of that hop.
 pub(super) fn forwarded(response: Response<ResponseBody>, server: &Server) -> Response<Body> {
-    let mut response = response.map(Body::Upstream);
+    let mut response = response.map(|body| Body::Upstream(body.for_client()));
     keep::strip_consumed(response.headers_mut(), server);
     let received = response.version();
     // RFC 9110 §6.6.2: the trailers are passed on if the body is one that can have some.

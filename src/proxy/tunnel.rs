@@ -71,8 +71,9 @@ pub(super) async fn tunnel(running: &Arc<Running>, asked: &Asked, body: Incoming
     headers::append_member(&mut fields, CONNECTION, "upgrade");
     fields.insert(UPGRADE, offer.protocols);
     let path = asked.target.path_and_query();
-    let sent = running.upstream.send(&asked.method, &path, fields, RequestBody::of(body), asked.interim.clone());
-    let response = match sent.await {
+    let (client, body) = (asked.sharer(running), RequestBody::of(body));
+    let sent = running.upstream.send(client, &asked.method, &path, fields, body, asked.interim.clone()).await;
+    let response = match sent {
         Ok(response) => response.map(|body| body.holding(share)),
         Err(error) => return failed(error, Fwd::Bypass),
     };
@@ -91,7 +92,7 @@ fn switch(running: &Running, mut response: Response<ResponseBody>, client: OnUpg
     let protocol = response.headers().get(UPGRADE).cloned();
     let (parts, place) = response.into_parts();
     let patience = running.config.server.stream_timeout;
-    // Outlives the request; shutdown waits for it as for every task, and it is bounded by upstream's places.
+    // Outlives the request; shutdown waits for it as for every task, and it is bounded by upstream's places for streams.
     running.tasks.spawn(async move {
         if let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream)
             && let Err(error) = join(client, upstream, patience).await

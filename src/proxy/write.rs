@@ -54,6 +54,12 @@ pub(super) async fn write(running: &Arc<Running>, live: Arc<Live>, asked: Asked,
 /// The steps of a write (DESIGN §4): announce it, forward it, outdate, and wait until no proxy of the fleet can serve
 /// what it outdates.
 async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Incoming) -> Answered {
+    let (fields, mut body) = (asked.for_upstream(running), RequestBody::of(body));
+    // Before it is announced: a client that sends nothing is to cost nobody anything.
+    // What does not come has not been sent either.
+    if let Err(incomplete) = running.upstream.receive_ahead(asked.sharer(running), &fields, &mut body).await {
+        return failed(incomplete, Fwd::Method);
+    }
     let methods = headers::methods_meant(&asked.method, &asked.headers, asked.target.query.as_deref());
     let matches = live.rules.outdated_by_any(&methods, &asked.target);
     let nothing = HeaderMap::new();
@@ -67,9 +73,8 @@ async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Inco
         Err(refused) => return *refused,
     };
     let request_time = running.cache.now();
-    let body = RequestBody::of(body);
     let upload = body.upload();
-    let answer = announced(running, &intent, Box::pin(forward(running, &asked, body))).await;
+    let answer = announced(running, &intent, Box::pin(forward(running, &asked, fields, body))).await;
     let times = (request_time, running.cache.now());
     let is_whole = upload.is_none_or(|upload| upload.is_whole());
     let end = end_of(&running.config.server, &asked.target, &answer, is_whole);
@@ -132,7 +137,9 @@ fn end_of<B>(
         Ok(answer) if is_to_login(server, target, answer) => return None,
         Ok(answer) => WriteEnd::of_answer(answer.status()),
         // Nothing was sent.
-        Err(UpstreamError::Unreachable | UpstreamError::Overloaded) => return None,
+        Err(UpstreamError::Unreachable | UpstreamError::Overloaded(_)) => return None,
+        // Upstream has answered.
+        Err(UpstreamError::TooManyStreams(_)) => return Some(WriteEnd::NoAnswer),
         Err(_) => WriteEnd::NoAnswer,
     };
     // RFC 9112 §8: a message that is incomplete is no request. An answer that came early is one all the same.
@@ -295,10 +302,11 @@ fn count(running: &Running, matches: &[Outdated<'_>], end: Option<WriteEnd>) {
 async fn forward(
     running: &Running,
     asked: &Asked,
+    fields: HeaderMap,
     body: RequestBody,
 ) -> Result<Response<ResponseBody>, UpstreamError> {
-    let fields = asked.for_upstream(running);
-    running.upstream.send(&asked.method, &asked.target.path_and_query(), fields, body, asked.interim.clone()).await
+    let (client, path) = (asked.sharer(running), asked.target.path_and_query());
+    running.upstream.send(client, &asked.method, &path, fields, body, asked.interim.clone()).await
 }
 
 /// What a write outdates, given how it ended: the union of all matching rules, and by RFC 9111 §4.4 the target URI

@@ -170,7 +170,11 @@ impl Admission {
     }
 
     fn refused(&self, over: Over, what: &'static str) -> Over {
-        self.metrics.refused(over, what);
+        let bound = match over {
+            Over::Client => "client",
+            Over::All => "all",
+        };
+        self.metrics.refused(what, bound);
         over
     }
 }

@@ -44,13 +44,13 @@ pub(super) type ConnectError = Box<dyn std::error::Error + Send + Sync>;
 pub(super) struct Pool {
     connector: HttpsConnector<Sockets>,
     upstream: Uri,
-    limits: Limits,
+    limits: PoolLimits,
     shared: Arc<Shared>,
 }
 
 /// What connections are bounded by.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct PoolLimits {
     /// Connections that may be idle at a time.
     pub idle: usize,
     /// How long one may be idle, unless upstream says less.
@@ -61,7 +61,7 @@ pub(super) struct Limits {
 
 #[derive(Debug)]
 struct Shared {
-    limits: Limits,
+    limits: PoolLimits,
     /// Whose addresses connections lead to; `None`: to one address for ever.
     names: Option<Names>,
     state: Mutex<State>,
@@ -188,7 +188,7 @@ fn may_idle(keep_alive: Duration, said: Option<Duration>) -> Duration {
 }
 
 impl Idle<UpstreamConn> {
-    fn is_good(&self, limits: &Limits, distrust: &Distrust, addresses: &Addresses, now: Instant) -> bool {
+    fn is_good(&self, limits: &PoolLimits, distrust: &Distrust, addresses: &Addresses, now: Instant) -> bool {
         let limit = may_idle(limits.keep_alive, self.conn.keep_alive());
         let is_fresh = now.saturating_duration_since(self.since) < limit;
         is_fresh
@@ -200,7 +200,12 @@ impl Idle<UpstreamConn> {
 
 impl Pool {
     /// No connections to `upstream`, a URL. Those that are made lead to the addresses that `names` has.
-    pub fn new(connector: HttpsConnector<Sockets>, upstream: Uri, limits: Limits, names: Option<Names>) -> Pool {
+    pub fn new(
+        connector: HttpsConnector<Sockets>,
+        upstream: Uri,
+        limits: PoolLimits,
+        names: Option<Names>,
+    ) -> Pool {
         let (state, suspects) = (Mutex::default(), Waiting::default());
         Pool { connector, upstream, limits, shared: Arc::new(Shared { limits, names, state, suspects }) }
     }

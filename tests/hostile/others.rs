@@ -151,6 +151,13 @@ impl Others {
     }
 }
 
+/// A number that `GET /metrics` says; 0 if it does not know of it yet.
+pub fn metric(larder: &Larder, name: &str) -> u64 {
+    let text = larder.admin_get("/metrics").text();
+    let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok();
+    text.lines().find_map(value).unwrap_or(0)
+}
+
 #[allow(clippy::disallowed_methods, reason = "no runtime here")]
 fn pause() {
     thread::sleep(PAUSE);

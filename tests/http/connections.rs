@@ -203,17 +203,27 @@ fn an_upgraded_connection_ends_after_a_long_silence() {
 }
 
 #[test]
-fn an_upgraded_connection_takes_a_place_at_upstream() {
-    let bench = Bench::start("[server]\nmax_upstream_requests = 1\nupstream_timeout = \"1s\"\n");
+fn an_upgraded_connection_takes_a_place_among_the_streams_and_none_among_the_requests() {
+    let bench = Bench::start("[server]\nmax_upstream_requests = 1\nmax_upstream_streams = 1\n");
     let (client, upstream) = switched(&bench);
-    assert_eq!(bench.client(GET).head()[0], "HTTP/1.1 503 Service Unavailable");
+    let mut another = bench.client(GET);
+    let mut second = bench.upstream();
+    second.head();
+    second.send(OK);
+    assert_eq!(another.head()[0], "HTTP/1.1 200 OK");
+    let mut refused = bench.client(WEBSOCKET);
+    second.head();
+    second.send(SWITCHED);
+    let head = refused.head();
+    assert_eq!(head[0], "HTTP/1.1 503 Service Unavailable");
+    assert_eq!(field(&head, "retry-after"), Some("1"));
+    assert_eq!(second.rest(), "", "nobody speaks the other protocol");
     client.leave();
     upstream.leave();
-    let mut waiting = bench.client(GET);
-    let mut upstream = bench.upstream();
-    upstream.head();
-    upstream.send(OK);
-    assert_eq!(waiting.head()[0], "HTTP/1.1 200 OK");
+    eventually("the place is free", || {
+        bench.larder.admin_get("/metrics").text().contains("\nlarder_upstream_streams 0\n")
+    });
+    switched(&bench);
 }
 
 #[test]
@@ -436,6 +446,33 @@ fn who_waits_for_a_place_at_upstream_is_bounded_and_leaves_the_queue_with_its_cl
     assert_eq!(last.head()[0], "HTTP/1.1 200 OK");
 }
 
+#[test]
+fn a_client_that_has_its_share_is_told_429_and_others_are_answered() {
+    let bench = Bench::start("[server]\nmax_upstream_requests = 4\nmax_upstream_requests_per_client = 1\n");
+    let of = |client: &str, path: &str| {
+        bench.client(&format!("GET {path} HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {client}\r\n\r\n"))
+    };
+    let _held = of("198.51.100.7", "/a");
+    let mut upstream = bench.upstream();
+    upstream.head();
+    let _waiting = of("198.51.100.7", "/b");
+    eventually("one waits", || bench.larder.admin_get("/metrics").text().contains("\nlarder_upstream_queued 1\n"));
+    let head = of("198.51.100.7", "/c").head();
+    assert_eq!(head[0], "HTTP/1.1 429 Too Many Requests");
+    assert_eq!(field(&head, "retry-after"), Some("1"));
+    assert!(field(&head, "cache-status").is_some_and(|status| status.contains("detail=client-overloaded")));
+    let metrics = bench.larder.admin_get("/metrics").text();
+    assert!(metrics.contains("larder_refused_total{what=\"upstream-requests\",bound=\"client\"} 1"), "{metrics}");
+    // Nor do others wait for the turn of its fetch of the same resource.
+    for path in ["/d", "/b"] {
+        let mut other = of("198.51.100.8", path);
+        let mut upstream = bench.upstream();
+        assert_eq!(upstream.head()[0], format!("GET {path} HTTP/1.1"));
+        upstream.send(OK.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n"));
+        assert_eq!(other.head()[0], "HTTP/1.1 200 OK");
+    }
+}
+
 const ENDLESS: &str =
     "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n";
 const KNOWN: &str = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 2\r\n\r\no";
@@ -464,8 +501,6 @@ fn a_fetch_whose_clients_have_left_goes_on_only_if_it_has_a_known_end() {
 fn a_client_that_trickles_content_is_given_up() {
     let bench = Bench::start("[server]\nmax_upstream_requests = 1\nidle_timeout = \"500ms\"\n");
     let mut client = bench.client("POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n");
-    let mut upstream = bench.upstream();
-    upstream.head();
     eventually("it is given up", || {
         let is_over = !client.is_silent();
         if !is_over {
@@ -474,6 +509,14 @@ fn a_client_that_trickles_content_is_given_up() {
         }
         is_over
     });
+    assert_eq!(client.head()[0], "HTTP/1.1 408 Request Timeout");
+    next_is(&bench, "/next");
+    // Nor is a burst any excuse.
+    let mut client = bench
+        .client(&format!("POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n{}", "x".repeat(200_000)));
+    let mut upstream = bench.upstream();
+    upstream.head();
+    assert_eq!(upstream.take(200_000).len(), 200_000);
     assert_eq!(client.head()[0], "HTTP/1.1 408 Request Timeout");
     next_is(&bench, "/next");
 }

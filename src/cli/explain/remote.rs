@@ -65,7 +65,8 @@ fn encoded(text: &str) -> String {
 }
 
 async fn answer(client: &Upstream, question: &str, fields: HeaderMap) -> Result<(StatusCode, Bytes), String> {
-    let response = client.send(&Method::GET, question, fields, RequestBody::Empty, None).await;
+    let response =
+        client.send(crate::client::Client::LARDER, &Method::GET, question, fields, RequestBody::Empty, None).await;
     let response = response.map_err(|error| error.to_string().replace("upstream", "the admin"))?;
     let status = response.status();
     let body = Limited::new(response.into_body(), ANSWER).collect().await.map_err(|error| error.to_string())?;

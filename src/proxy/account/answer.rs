@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::keep::{self, Times, Verdict};
 use super::{Account, Terms, Use};
+use crate::client::Client;
 use crate::entry;
 use crate::headers;
 use crate::running::Running;
@@ -173,7 +174,7 @@ impl Account<'_> {
         let body = self.question.content.clone().map_or(RequestBody::Empty, RequestBody::Whole);
         let sent = SystemTime::now();
         let path = asked.target.path_and_query();
-        let response = running.upstream.send(&asked.method, &path, fields, body, None).await?;
+        let response = running.upstream.send(Client::LARDER, &asked.method, &path, fields, body, None).await?;
         let times: Times = (sent, SystemTime::now());
         let is_head = asked.method == Method::HEAD;
         let (parts, body) = response.into_parts();

@@ -98,7 +98,7 @@ impl Reply {
         Reply::with(Body::Filled(length))
     }
 
-    /// Exactly these bytes: status line, fields, body. The connection is closed after them.
+    /// Exactly these bytes: status line, fields, body. The connection is closed after them, or after a pause.
     pub fn raw(message: impl Into<Vec<u8>>) -> Reply {
         Reply::with(Body::Raw(message.into()))
     }
@@ -430,6 +430,9 @@ fn send(mut stream: &TcpStream, request: &Request, reply: &Reply) -> io::Result<
     let (bytes, length) = match &reply.body {
         Body::Raw(message) => {
             stream.write_all(message)?;
+            if let Some((_, passage)) = &reply.pause {
+                passage.pass();
+            }
             return Err(closed());
         }
         Body::Bytes(bytes) => (bytes.clone(), bytes.len() as u64),
