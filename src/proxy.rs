@@ -3,6 +3,7 @@
 //! field, the access log and the metrics.
 
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -100,15 +101,50 @@ impl Asked {
     }
 }
 
+/// What answers a request.
+enum Work {
+    /// The cache, if it can.
+    Cache(Arc<Question>),
+    /// Upstream, most likely. In a box: the future of every request is moved about, and the larger it is the more is copied.
+    Other(Pin<Box<dyn Future<Output = Answered> + Send>>),
+    /// Larder itself.
+    Refused(Box<Answered>),
+}
+
 /// Answers one request. Interim responses of upstream go to `interim`, which only a client of HTTP/1.1 has.
-pub async fn handle(
+pub fn handle(
     running: &Arc<Running>,
+    request: Request<Incoming>,
+    client: IpAddr,
+    interim: Option<Interim>,
+) -> impl Future<Output = Response<Body>> + Send {
+    let start = Instant::now();
+    let live = running.live();
+    let (method, path, trailers, work) = take(running, &live, request, client, interim);
+    async move {
+        let answered = match work {
+            Work::Cache(question) => read::answer(running, question).await,
+            Work::Other(work) => work.await,
+            Work::Refused(answered) => *answered,
+        };
+        let mut response = record(running, &live, answered, &method, &path, start);
+        if !trailers && matches!(response.body(), Body::Upstream(_) | Body::Recorded(_)) {
+            // RFC 9110 §6.5.1: none are sent to who did not say that it takes them.
+            response.headers_mut().remove(TRAILER);
+        }
+        response
+    }
+}
+
+/// What a request is about: its method, its path if that is to be logged, whether its client takes trailers, and what answers
+/// it.
+fn take(
+    running: &Arc<Running>,
+    live: &Arc<Live>,
     mut request: Request<Incoming>,
     client: IpAddr,
     interim: Option<Interim>,
-) -> Response<Body> {
-    let start = Instant::now();
-    let live = running.live();
+) -> (Method, String, bool, Work) {
     // One look at the names of its fields spares most requests a dozen searches among them.
     let seen = headers::look(request.headers());
     let underscored = if seen.underscores { take_underscored(running, request.headers_mut()) } else { Vec::new() };
@@ -118,7 +154,7 @@ pub async fn handle(
     let (mut parts, body) = request.into_parts();
     let target = match admit(running, &mut parts, has_hop_fields) {
         Ok(target) => target,
-        Err(answered) => return record(running, &live, *answered, &parts.method, parts.uri.path(), start),
+        Err(refused) => return (parts.method, parts.uri.path().to_owned(), true, Work::Refused(refused)),
     };
     let trailers = has_hop_fields && headers::names_token(&parts.headers, &TE, "trailers");
     if has_hop_fields {
@@ -131,22 +167,24 @@ pub async fn handle(
     let (headers, version) = (parts.headers, parts.version);
     let asked = Asked { method: parts.method, target, headers, version, client, trailers, interim, underscored };
     let (method, path) = (asked.method.clone(), running.config.log.access.then(|| asked.target.path.clone()));
-    // The future of every request is moved about, and the larger it is the more of it is copied: what a hit does not need
-    // is in a box.
     let is_for_cache = offer.is_none() && (method == Method::GET || method == Method::HEAD);
-    let answered = match is_for_cache.then(|| read::not_for_the_cache(&live, &asked)) {
-        // RFC 9110 §9.3.1: content in a GET has no defined semantics, and it is not part of the key.
-        Some(_) if !body.is_end_stream() => Box::pin(read::with_content(running, &live, asked, body)).await,
-        Some(None) => read::answer(running, Question::new(Arc::clone(&live), asked, None)).await,
-        Some(Some(detail)) => Box::pin(pass(running, &asked, RequestBody::Empty, Fwd::Bypass, detail)).await,
-        None => Box::pin(answer(running, &live, asked, body, offer)).await,
+    let bypass = if is_for_cache { read::not_for_the_cache(live, &asked) } else { None };
+    let work = if is_for_cache && bypass.is_none() && body.is_end_stream() {
+        Work::Cache(Question::new(Arc::clone(live), asked, None))
+    } else {
+        let (running, live) = (Arc::clone(running), Arc::clone(live));
+        Work::Other(Box::pin(async move {
+            match bypass {
+                // RFC 9110 §9.3.1: content in a GET has no defined semantics, and it is not part of the key.
+                _ if is_for_cache && !body.is_end_stream() => {
+                    read::with_content(&running, &live, asked, body).await
+                }
+                Some(detail) => pass(&running, &asked, RequestBody::Empty, Fwd::Bypass, detail).await,
+                None => answer(&running, &live, asked, body, offer).await,
+            }
+        }))
     };
-    let mut response = record(running, &live, answered, &method, path.as_deref().unwrap_or_default(), start);
-    if !trailers && matches!(response.body(), Body::Upstream(_) | Body::Recorded(_)) {
-        // RFC 9110 §6.5.1: none are sent to who did not say that it takes them.
-        response.headers_mut().remove(TRAILER);
-    }
-    response
+    (method, path.unwrap_or_default(), trailers, work)
 }
 
 /// Everything but GET and HEAD, and those with the offer of another protocol.

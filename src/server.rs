@@ -287,6 +287,7 @@ async fn connection(
         served = &mut serving => served,
         () = place.connection.evicted() => {
             tracing::debug!(%client, "idle connection closed to make room");
+            last.evict();
             return;
         }
         () = end.cancelled() => {

@@ -2,7 +2,7 @@
 //! §2.2), so that an LF in a field value becomes a new field; it refuses targets with characters that clients ought to have
 //! encoded; and what it refuses, nobody hears of.
 
-use memchr::{memchr, memchr3};
+use memchr::{memchr, memchr_iter, memchr3};
 
 /// What is kept of the beginning of a line that has not come to its end, bytes.
 const BEGINNING: usize = 64;
@@ -77,7 +77,7 @@ impl RequestHeads {
     /// Looks at what has arrived. What stands there instead, if something is to: a lone LF becomes a NUL, which no parser
     /// takes, and characters in a target are encoded.
     pub fn take(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
-        if self.at == At::Unknown {
+        if self.at == At::Unknown || self.take_plain(bytes) {
             return None;
         }
         let mut changed = None;
@@ -109,6 +109,36 @@ impl RequestHeads {
         }
         keep(&mut changed, &bytes[from..]);
         changed
+    }
+
+    /// Takes one whole head of a request without content in which nothing is to be changed, as almost all are: one look at its
+    /// lines tells. False if it may be anything else; then nothing was taken.
+    fn take_plain(&mut self, bytes: &[u8]) -> bool {
+        let is_read = bytes.starts_with(b"GET /") || bytes.starts_with(b"HEAD /");
+        if self.at != At::Line || self.length > 0 || !is_read || !bytes.ends_with(b"\r\n\r\n") {
+            return false;
+        }
+        let mut from = 0;
+        for end in memchr_iter(b'\n', bytes) {
+            let [line @ .., b'\r'] = &bytes[from..end] else { return false };
+            let is_plain = match line.first() {
+                // Of a head that follows nothing is known.
+                None => end + 1 == bytes.len(),
+                Some(_) if from == 0 => !line.iter().any(|byte| matches!(byte, b'"' | b'<' | b'>' | b'`')),
+                // `Content-Length`, `Transfer-Encoding`, `Upgrade` and `Expect` begin so.
+                Some(b'c' | b'C') => !has_name(line, b"content-length"),
+                Some(b't' | b'T') => !has_name(line, b"transfer-encoding"),
+                Some(b'u' | b'U') => !has_name(line, b"upgrade"),
+                Some(b'e' | b'E') => !has_name(line, b"expect"),
+                Some(_) => true,
+            };
+            if !is_plain {
+                return false;
+            }
+            from = end + 1;
+        }
+        self.whole += 1;
+        true
     }
 
     /// Takes of a line what is here, all of it or not.
@@ -198,6 +228,11 @@ fn keep(changed: &mut Option<Vec<u8>>, bytes: &[u8]) {
     if let Some(changed) = changed {
         changed.extend_from_slice(bytes);
     }
+}
+
+/// Whether a field line may be one of this field.
+fn has_name(line: &[u8], name: &[u8]) -> bool {
+    line.get(..name.len()).is_some_and(|begun| begun.eq_ignore_ascii_case(name))
 }
 
 /// What clients send raw though RFC 3986 has it encoded, and `http::Uri` does not take.

@@ -29,12 +29,13 @@ const SILENCE: Duration = Duration::from_secs(5);
 pub(super) struct LastRequest {
     may_go_on: AtomicBool,
     ends_with_connection: AtomicBool,
+    is_evicted: AtomicBool,
 }
 
 impl Default for LastRequest {
     /// None has come: what comes may never become one.
     fn default() -> LastRequest {
-        LastRequest { may_go_on: true.into(), ends_with_connection: false.into() }
+        LastRequest { may_go_on: true.into(), ends_with_connection: false.into(), is_evicted: false.into() }
     }
 }
 
@@ -42,6 +43,11 @@ impl LastRequest {
     /// A request has come. Whether it has content, so that more of it may follow.
     pub fn begin(&self, has_content: bool) {
         self.may_go_on.store(has_content, Ordering::Relaxed);
+    }
+
+    /// The connection gives way to others: it is closed at once.
+    pub fn evict(&self) {
+        self.is_evicted.store(true, Ordering::Relaxed);
     }
 
     /// The end of its response is that of the connection.
@@ -57,6 +63,8 @@ pub(super) struct Lingering {
     last: Arc<LastRequest>,
     /// The client has said that nothing more follows, or is gone.
     is_ended: bool,
+    /// Something was sent that the client may not have read yet.
+    has_answered: bool,
     /// All that was to be sent has been.
     is_shut: bool,
     /// Given back when the connection ends, whatever it has become.
@@ -65,7 +73,14 @@ pub(super) struct Lingering {
 
 impl Lingering {
     pub fn new(stream: TcpStream, last: Arc<LastRequest>, ticket: Ticket) -> Lingering {
-        Lingering { stream: Some(stream), last, is_ended: false, is_shut: false, ticket: Some(ticket) }
+        Lingering {
+            stream: Some(stream),
+            last,
+            is_ended: false,
+            has_answered: false,
+            is_shut: false,
+            ticket: Some(ticket),
+        }
     }
 
     fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
@@ -85,7 +100,9 @@ impl AsyncRead for Lingering {
 
 impl AsyncWrite for Lingering {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.get_mut().stream()?.poll_write(cx, bytes)
+        let this = self.get_mut();
+        this.has_answered = true;
+        this.stream()?.poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -93,7 +110,9 @@ impl AsyncWrite for Lingering {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.get_mut().stream()?.poll_write_vectored(cx, pieces)
+        let this = self.get_mut();
+        this.has_answered = true;
+        this.stream()?.poll_write_vectored(cx, pieces)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -119,13 +138,13 @@ impl Drop for Lingering {
             let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
             return;
         }
+        if self.is_ended || !self.has_answered || self.last.is_evicted.load(Ordering::Relaxed) {
+            return;
+        }
         let may_go_on = self.last.may_go_on.load(Ordering::Relaxed)
             // Nothing is there in most cases, and the kernel need not be asked.
             || stream.try_read(&mut [0]).is_ok_and(|read| read > 0);
-        if self.is_ended || !may_go_on {
-            return;
-        }
-        if let Ok(runtime) = Handle::try_current() {
+        if may_go_on && let Ok(runtime) = Handle::try_current() {
             runtime.spawn(async move {
                 let _ = tokio::time::timeout(LINGER, read_on(stream)).await;
                 drop(ticket);
@@ -137,7 +156,7 @@ impl Drop for Lingering {
 /// Reads until the client ends the connection, or is silent.
 async fn read_on(mut stream: TcpStream) -> io::Result<()> {
     stream.shutdown().await?;
-    let mut buffer = vec![0; 16 << 10];
+    let mut buffer = [0; 2 << 10];
     while let Ok(read) = tokio::time::timeout(SILENCE, stream.read(&mut buffer)).await {
         if read? == 0 {
             break;

@@ -10,6 +10,7 @@ use crate::support::{Gate, Larder, Plan, Reply, Upstream, eventually};
 const STORM: &str = r#"
 [server]
 max_upstream_requests = 4
+max_upstream_requests_per_client = 4
 
 [[family]]
 name = "storm"
