@@ -261,7 +261,9 @@ async fn connection(
     let place = Arc::clone(&ticket.0);
     // With the stream goes the place: an upgraded connection outlives this function.
     let stream = Lingering::new(stream, Arc::clone(&last), ticket);
+    let speaking = Arc::clone(&last);
     let stream = Unstalled::new(stream, server.idle_timeout, server.header_timeout).when_http2(move || {
+        speaking.begin(false);
         idle.streams.speak();
         AbortOnDropHandle::new(tokio::spawn(idle.watch()))
     });
