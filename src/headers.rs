@@ -120,7 +120,7 @@ pub fn look(headers: &HeaderMap) -> Seen {
     let mut seen = Seen::default();
     for name in headers.keys() {
         seen.hop_fields |= *name == VIA || *name == CDN_LOOP || HOP_BY_HOP.contains(name);
-        seen.underscores |= name.as_str().as_bytes().contains(&b'_');
+        seen.underscores |= name.as_str().bytes().fold(false, |found, byte| found | (byte == b'_'));
     }
     seen
 }

@@ -5,7 +5,7 @@
 //! shown itself by a head with `X-Forwarded-For` counts in the totals only.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -67,6 +67,8 @@ pub(super) struct Place {
     streams_held: AtomicUsize,
     /// It counts in the share of its client.
     is_clients: AtomicBool,
+    /// Requests so far.
+    requests: AtomicU64,
     holdings: Mutex<Holdings>,
 }
 
@@ -153,6 +155,7 @@ impl Admission {
             head: AtomicUsize::new(0),
             streams_held: AtomicUsize::new(0),
             is_clients: AtomicBool::new(true),
+            requests: AtomicU64::new(0),
             holdings: Mutex::new(Holdings { connection, ..Holdings::default() }),
         })))
     }
@@ -183,7 +186,9 @@ impl Place {
     /// A request is there, its head with it. The connection is busy until what is given is dropped.
     pub fn begin(&self, fields: &HeaderMap) -> Busy {
         self.head.store(0, Relaxed);
+        // One that is a client's is asked more and more rarely whether it is a balancer's: it hardly turns into one.
         if self.is_clients.load(Relaxed)
+            && (self.requests.fetch_add(1, Relaxed) + 1).is_power_of_two()
             && Client::of(self.peer, self.admission.policy, fields) != self.connection.client()
         {
             self.is_balancers();

@@ -124,7 +124,7 @@ impl RequestHeads {
             let is_plain = match line.first() {
                 // Of a head that follows nothing is known.
                 None => end + 1 == bytes.len(),
-                Some(_) if from == 0 => !line.iter().any(|byte| matches!(byte, b'"' | b'<' | b'>' | b'`')),
+                Some(_) if from == 0 => !has_raw(line),
                 // `Content-Length`, `Transfer-Encoding`, `Upgrade` and `Expect` begin so.
                 Some(b'c' | b'C') => !has_name(line, b"content-length"),
                 Some(b't' | b'T') => !has_name(line, b"transfer-encoding"),
@@ -228,6 +228,11 @@ fn keep(changed: &mut Option<Vec<u8>>, bytes: &[u8]) {
     if let Some(changed) = changed {
         changed.extend_from_slice(bytes);
     }
+}
+
+/// Whether a line has characters that may have to be encoded. Without a branch for each, so that many are compared at a time.
+fn has_raw(line: &[u8]) -> bool {
+    line.iter().fold(false, |found, byte| found | matches!(byte, b'"' | b'<' | b'>' | b'`'))
 }
 
 /// Whether a field line may be one of this field.
