@@ -144,7 +144,10 @@ fn an_http_2_stream_that_is_reset_in_its_content_invalidates_nothing() {
     let site = Site::start(Tier::Embedded, &rules(""));
     let list = || site.call("GET", "/list").header("Host", "api.example").send();
     list().shows("stored");
-    http2::run(async { http2::post_and_reset(&site, "/things", 10).await });
+    http2::run(async {
+        http2::post_and_reset(&site, "/things", 10, "some").await;
+        http2::post_and_reset(&site, "/things", 3, &much()).await;
+    });
     list().shows("hit").carries("/list #1");
     assert_eq!(site.upstream.count("POST /things"), 0);
 }
@@ -171,14 +174,20 @@ fn upstream_sees_that_a_content_is_incomplete() {
 
 #[test]
 fn a_write_that_upstream_received_whole_may_have_happened() {
-    for (framing, content) in
-        [("Content-Length: 3", "abc"), ("Transfer-Encoding: chunked", "3\r\nabc\r\n0\r\n\r\n")]
-    {
+    let chunked = "Transfer-Encoding: chunked";
+    let with_trailer = "Transfer-Encoding: chunked\r\nTrailer: X-Trailer";
+    // And what upstream is sent of it at least.
+    for (framing, content, sent) in [
+        ("Content-Length: 3", "abc", "abc"),
+        (chunked, "3\r\nabc\r\n0\r\n\r\n", "3\r\nabc\r\n0\r\n\r\n"),
+        (chunked, "0\r\n\r\n", ""),
+        (with_trailer, "3\r\nabc\r\n0\r\nX-Trailer: 1\r\n\r\n", "3\r\nabc\r\n0\r\n"),
+    ] {
         let mut shelf = Shelf::start("");
         let client = shelf.bench.client(&(head(framing) + content));
         let mut upstream = shelf.bench.upstream();
         upstream.head();
-        assert!(upstream.take(content.len()).contains("abc"));
+        assert_eq!(upstream.take(sent.len()), sent);
         client.leave();
         upstream.leave();
         shelf.is_invalidated();
