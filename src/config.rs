@@ -350,7 +350,7 @@ pub struct Server {
     pub group_fields: bool,
 }
 
-/// `[server] on_incomplete`: what a write means whose content upstream cannot have received whole.
+/// `[server] on_incomplete`: what a write means of which upstream has received a part, and cannot have received all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnIncomplete {
     /// `"ignore"`: it has not happened (RFC 9112 §8).

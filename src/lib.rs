@@ -133,7 +133,8 @@
 //!   (`server::linger`).
 //! - **A write has happened only if upstream may have received all of it** ([`upstream::Upload`]): the last of its content is
 //!   handed to upstream's connection, or the write is given up, whichever comes first, and a content that was given up is
-//!   never completed. An answer that comes before is judged like any other.
+//!   never completed. An answer that comes before is judged like any other. Up to 64 KiB are awaited before the request is
+//!   announced and sent: what breaks off by then was never sent.
 //!
 //! # What the promise does not cover yet
 //!

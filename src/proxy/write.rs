@@ -371,3 +371,32 @@ fn repetitions<'m>(applying: impl Iterator<Item = &'m Outdated<'m>>) -> BTreeMap
     }
     by_time
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shares::Over;
+
+    #[test]
+    fn a_write_that_has_no_answer_may_have_happened_if_upstream_can_have_it() {
+        let target = Target::of("http", &"http://a/things".parse().unwrap(), &HeaderMap::new()).unwrap();
+        let may_have = Some(WriteEnd::NoAnswer);
+        // By default, and with `on_incomplete = "invalidate"`: of an incomplete write, and of a whole one.
+        let rows = [
+            (UpstreamError::Unreachable, [None; 4]),
+            (UpstreamError::Overloaded(Over::Client), [None; 4]),
+            (UpstreamError::Timeout, [None, may_have, may_have, may_have]),
+            (UpstreamError::Incomplete, [None, may_have, may_have, may_have]),
+            (UpstreamError::Slow, [None, may_have, may_have, may_have]),
+            // Upstream has answered: the answer could not be passed on.
+            (UpstreamError::TooManyStreams(Over::All), [may_have; 4]),
+        ];
+        for (error, expected) in rows {
+            let found = [OnIncomplete::Ignore, OnIncomplete::Invalidate].map(|on_incomplete| {
+                let server = Server { on_incomplete, ..Server::default() };
+                [false, true].map(|is_whole| end_of::<()>(&server, &target, &Err(error), is_whole))
+            });
+            assert_eq!(found.as_flattened(), expected, "{error}");
+        }
+    }
+}

@@ -7,6 +7,7 @@ use crate::others::{self, Others};
 use crate::support::client::{Call, Pending};
 use crate::support::{Gate, Larder, Plan, Reply, Upstream, eventually};
 
+/// Readers and everybody else are one client here, which may have every place.
 const STORM: &str = r#"
 [server]
 max_upstream_requests = 4

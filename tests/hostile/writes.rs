@@ -26,6 +26,19 @@ const PARTS: [&str; 7] = [
     "Transfer-Encoding: chunked\r\n\r\n2\r\nabcde\r\n0\r\n\r\n",
 ];
 
+/// The same, of which so much comes that it is sent to upstream.
+const MUCH: usize = 70_000;
+
+fn part(number: usize) -> String {
+    let much = "x".repeat(MUCH);
+    match number % (PARTS.len() + 3) {
+        0 => format!("Content-Length: 1000000\r\n\r\n{much}"),
+        1 => format!("Transfer-Encoding: chunked\r\n\r\n{MUCH:x}\r\n{much}\r\n"),
+        2 => format!("Transfer-Encoding: chunked\r\n\r\n{MUCH:x}\r\n{much}\r\nzz\r\n"),
+        other => PARTS[other - 3].to_owned(),
+    }
+}
+
 /// A POST by HTTP/2 that is reset in the middle of its content: preface, settings, `HEADERS`, `DATA`, `RST_STREAM`.
 fn reset_stream() -> Vec<u8> {
     let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
@@ -46,7 +59,7 @@ fn leave(to: SocketAddr, number: usize) -> Option<()> {
         client.write_all(&reset_stream()).ok()?;
     } else {
         let (method, target) = if number % 2 == 1 { ("POST", "/things/1") } else { ("PUT", "/others/1") };
-        let part = PARTS[number % PARTS.len()];
+        let part = part(number);
         client.write_all(format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n{part}").as_bytes()).ok()?;
     }
     match number % 3 {

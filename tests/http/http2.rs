@@ -105,6 +105,7 @@ fn a_client_that_only_opens_and_resets_streams_is_left() {
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const PING: u8 = 6;
 const RST_STREAM: u8 = 3;
+const WINDOW_UPDATE: u8 = 8;
 const GOAWAY: u8 = 7;
 
 /// A client of HTTP/2 in the hands of the test.
@@ -164,15 +165,19 @@ fn get(stream: u32, path: &str, fields: &[(&str, &str)]) -> Vec<u8> {
 
 /// A client that begins so many POSTs to host `api.example`, and resets each in the middle of its content. The GET that it
 /// sends behind them is answered.
-pub async fn post_and_reset(larder: &Larder, path: &str, count: u32) {
+pub async fn post_and_reset(larder: &Larder, path: &str, count: u32, begun: &str) {
     const CANCEL: [u8; 4] = 8_u32.to_be_bytes();
     let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
     // :method POST, :scheme http, :path, :authority.
     let block = [&[0x83, 0x86, 0x04], &text(path)[..], &[0x41], &text("api.example")].concat();
     let mut client = Frames::send(larder, &[], &[]).await;
+    // By then it may send more than 64 KiB.
+    client.until(WINDOW_UPDATE).await;
     for stream in (0..count).map(|number| 2 * number + 1) {
-        let begun = [frame(1, 0x4, stream, &block), frame(0, 0, stream, b"some")].concat();
-        client.0.write_all(&begun).await.unwrap();
+        client.0.write_all(&frame(1, 0x4, stream, &block)).await.unwrap();
+        for data in begun.as_bytes().chunks(10_000) {
+            client.0.write_all(&frame(0, 0, stream, data)).await.unwrap();
+        }
         client.0.write_all(&frame(RST_STREAM, 0, stream, &CANCEL)).await.unwrap();
     }
     let last = 2 * count + 1;

@@ -29,14 +29,35 @@ fn rules(server: &str) -> String {
 
 // ---- Content that ends early
 
-/// Heads and parts of contents that are never whole.
-const PARTS: [(&str, &str); 5] = [
+/// So much of a content that no more is awaited before the request is sent to upstream.
+const MUCH: usize = 70_000;
+
+fn much() -> String {
+    "x".repeat(MUCH)
+}
+
+/// The same as a chunk.
+fn much_in_a_chunk() -> String {
+    format!("{MUCH:x}\r\n{}\r\n", much())
+}
+
+/// Heads and parts of contents that are never whole, and of which nothing is sent to upstream.
+const AWAITED: [(&str, &str); 4] = [
     ("Content-Length: 10", "x"),
     ("Content-Length: 100000", "some of it"),
     ("Transfer-Encoding: chunked", "5\r\nabcde\r\n"),
     ("Transfer-Encoding: chunked", "5\r\nabcde\r\n0\r\nX-Trailer: 1\r\n"),
-    ("Content-Length: 10\r\nExpect: 100-continue", "x"),
 ];
+
+/// The same, of which upstream is sent what there is.
+fn sent() -> [(&'static str, String); 4] {
+    [
+        ("Content-Length: 100000", much()),
+        ("Transfer-Encoding: chunked", much_in_a_chunk()),
+        ("Transfer-Encoding: chunked", much_in_a_chunk() + "0\r\nX-Trailer: 1\r\n"),
+        ("Content-Length: 10\r\nExpect: 100-continue", "x".to_owned()),
+    ]
+}
 
 /// Chunks that are faulty.
 const FAULTY: [&str; 3] = ["5\r\nabcde\r\nzz\r\n", "5\r\nabcdefg\r\n0\r\n\r\n", "-1\r\nabc\r\n0\r\n\r\n"];
@@ -73,10 +94,11 @@ fn send_part(site: &Site, framing: &str, part: &str, leaving: Leaving) {
 fn a_write_whose_content_breaks_off_invalidates_nothing() {
     let site = Site::start(Tier::Embedded, &rules(""));
     site.get("/list").shows("stored");
-    for (framing, part) in PARTS {
+    let awaited = AWAITED.map(|(framing, part)| (framing, part.to_owned()));
+    for (framing, part) in awaited.into_iter().chain(sent()) {
         // The last one is answered.
         for leaving in [Leaving::Close, Leaving::Reset, Leaving::HalfClose] {
-            send_part(&site, framing, part, leaving);
+            send_part(&site, framing, &part, leaving);
         }
     }
     site.get("/list").shows("hit").carries("/list #1");
@@ -92,6 +114,8 @@ fn a_broken_chunk_is_answered_400_and_invalidates_nothing() {
     for faulty in FAULTY {
         let answer = site.raw(head("Transfer-Encoding: chunked") + faulty).response();
         answer.fails_with(400).shows("fwd=method; detail=request-body");
+        let answer = site.raw(head("Transfer-Encoding: chunked") + &much_in_a_chunk() + faulty).response();
+        answer.fails_with(400).shows("fwd=method; detail=request-body");
     }
     // Not of a write alone.
     for method in ["OPTIONS", "PROPFIND", "QUERY"] {
@@ -106,7 +130,11 @@ fn an_api_that_acts_on_incomplete_content_may_have_it_invalidate() {
     let site = Site::start(Tier::Embedded, &rules("on_incomplete = \"invalidate\""));
     for faulty in FAULTY {
         site.get("/list");
+        // Nothing of it was sent.
         site.raw(head("Transfer-Encoding: chunked") + faulty).response().fails_with(400);
+        site.get("/list").shows("hit");
+        let sent = head("Transfer-Encoding: chunked") + &much_in_a_chunk() + faulty;
+        site.raw(sent).response().fails_with(400);
         site.get("/list").shows("fwd=stale; detail=outdated");
     }
 }
@@ -116,39 +144,50 @@ fn an_http_2_stream_that_is_reset_in_its_content_invalidates_nothing() {
     let site = Site::start(Tier::Embedded, &rules(""));
     let list = || site.call("GET", "/list").header("Host", "api.example").send();
     list().shows("stored");
-    http2::run(async { http2::post_and_reset(&site, "/things", 10).await });
+    http2::run(async {
+        http2::post_and_reset(&site, "/things", 10, "some").await;
+        http2::post_and_reset(&site, "/things", 3, &much()).await;
+    });
     list().shows("hit").carries("/list #1");
     assert_eq!(site.upstream.count("POST /things"), 0);
 }
 
 #[test]
 fn upstream_sees_that_a_content_is_incomplete() {
-    for (framing, part) in PARTS {
+    for (framing, part) in sent() {
         let bench = Bench::start("");
-        let mut client = bench.client(&(head(framing) + part));
+        let mut client = bench.client(&(head(framing) + &part));
         let mut upstream = bench.upstream();
         upstream.head();
-        let length = if framing.contains("chunked") { 10 } else { part.len() };
         if framing.contains("Expect") {
             upstream.send("HTTP/1.1 100 Continue\r\n\r\n");
             client.head();
         }
-        assert!(upstream.take(length).contains(&part[..1]));
+        let length = part.matches('x').count();
+        let mut content = upstream.take(length);
         client.leave();
-        assert_eq!(upstream.rest(), "", "{framing}: the connection ends, and no last chunk comes");
+        content += &upstream.rest();
+        assert_eq!(content.matches('x').count(), length, "{framing}");
+        assert!(!content.contains("\r\n0\r\n"), "{framing}: no last chunk comes");
     }
 }
 
 #[test]
 fn a_write_that_upstream_received_whole_may_have_happened() {
-    for (framing, content) in
-        [("Content-Length: 3", "abc"), ("Transfer-Encoding: chunked", "3\r\nabc\r\n0\r\n\r\n")]
-    {
+    let chunked = "Transfer-Encoding: chunked";
+    let with_trailer = "Transfer-Encoding: chunked\r\nTrailer: X-Trailer";
+    // And what upstream is sent of it at least.
+    for (framing, content, sent) in [
+        ("Content-Length: 3", "abc", "abc"),
+        (chunked, "3\r\nabc\r\n0\r\n\r\n", "3\r\nabc\r\n0\r\n\r\n"),
+        (chunked, "0\r\n\r\n", ""),
+        (with_trailer, "3\r\nabc\r\n0\r\nX-Trailer: 1\r\n\r\n", "3\r\nabc\r\n0\r\n"),
+    ] {
         let mut shelf = Shelf::start("");
         let client = shelf.bench.client(&(head(framing) + content));
         let mut upstream = shelf.bench.upstream();
         upstream.head();
-        assert!(upstream.take(content.len()).contains("abc"));
+        assert_eq!(upstream.take(sent.len()), sent);
         client.leave();
         upstream.leave();
         shelf.is_invalidated();
@@ -158,18 +197,22 @@ fn a_write_that_upstream_received_whole_may_have_happened() {
 #[test]
 fn a_client_that_sends_too_slowly_invalidates_nothing() {
     let mut shelf = Shelf::start("idle_timeout = \"200ms\"");
+    // Nothing of it is sent.
     let mut client = shelf.bench.client(&(head("Content-Length: 100000") + "some"));
+    assert_eq!(client.head()[0], "HTTP/1.1 408 Request Timeout");
+    assert!(shelf.bench.accepted().is_none());
+    let mut client = shelf.bench.client(&(head("Content-Length: 100000") + &much()));
     let mut upstream = shelf.bench.upstream();
     upstream.head();
     assert_eq!(client.head()[0], "HTTP/1.1 408 Request Timeout");
-    assert_eq!(upstream.rest(), "some", "and upstream sees that it is incomplete");
+    assert_eq!(upstream.rest(), much(), "and upstream sees that it is incomplete");
     shelf.is_kept();
 }
 
 #[test]
 fn a_write_that_upstream_does_not_wait_for_invalidates_nothing() {
     let mut shelf = Shelf::start("");
-    let mut client = shelf.bench.client(&(head("Content-Length: 100000") + "some"));
+    let mut client = shelf.bench.client(&(head("Content-Length: 100000") + &much()));
     let mut upstream = shelf.bench.upstream();
     upstream.head();
     upstream.leave();
@@ -180,13 +223,13 @@ fn a_write_that_upstream_does_not_wait_for_invalidates_nothing() {
 #[test]
 fn a_write_that_is_given_up_in_its_content_is_never_completed() {
     let mut shelf = Shelf::start("upstream_timeout = \"300ms\"\nupload_rate = \"0B\"");
-    let mut client = shelf.bench.client(&(head("Content-Length: 8") + "some"));
+    let mut client = shelf.bench.client(&(head(&format!("Content-Length: {}", MUCH + 4)) + &much()));
     let mut upstream = shelf.bench.upstream();
     upstream.head();
     assert_eq!(client.head()[0], "HTTP/1.1 504 Gateway Timeout");
     // The rest comes too late.
     let _ = client.try_send("rest");
-    assert_eq!(upstream.rest(), "some");
+    assert_eq!(upstream.rest(), much());
     shelf.is_kept();
 }
 
@@ -250,10 +293,10 @@ fn an_answer_before_the_end_of_the_content_is_judged_like_any_answer() {
         ("504 Gateway Timeout", true),
     ] {
         let mut shelf = Shelf::start("");
-        let mut client = shelf.bench.client(&(head(UNFINISHED) + "some"));
+        let mut client = shelf.bench.client(&(head(UNFINISHED) + &much()));
         let mut upstream = shelf.bench.upstream();
         upstream.head();
-        upstream.take(4);
+        upstream.take(MUCH);
         upstream.send(early(status, "Connection: close\r\n", "why"));
         upstream.leave();
         let head = client.head();
@@ -267,7 +310,7 @@ fn an_answer_before_the_end_of_the_content_is_judged_like_any_answer() {
 #[test]
 fn a_write_that_upstream_may_go_on_with_after_its_answer_invalidates_once_more() {
     let mut shelf = Shelf::start("reinvalidate_after = \"2s\"");
-    let mut client = shelf.bench.client(&(head(UNFINISHED) + "some"));
+    let mut client = shelf.bench.client(&(head(UNFINISHED) + &much()));
     let mut upstream = shelf.bench.upstream();
     upstream.head();
     upstream.send(early("202 Accepted", "", ""));
@@ -280,10 +323,10 @@ fn a_write_that_upstream_may_go_on_with_after_its_answer_invalidates_once_more()
 #[test]
 fn a_client_may_go_on_sending_after_an_early_answer() {
     let shelf = Shelf::start("");
-    let mut client = shelf.bench.client(&(head("Content-Length: 8") + "some"));
+    let mut client = shelf.bench.client(&(head(&format!("Content-Length: {}", MUCH + 4)) + &much()));
     let mut upstream = shelf.bench.upstream();
     upstream.head();
-    assert_eq!(upstream.take(4), "some");
+    assert_eq!(upstream.take(MUCH), much());
     upstream.send(early("404 Not Found", "", "yes"));
     let head = client.head();
     assert_eq!((head[0].as_str(), field(&head, "connection")), ("HTTP/1.1 404 Not Found", None));
@@ -297,10 +340,10 @@ fn a_client_may_go_on_sending_after_an_early_answer() {
 #[test]
 fn an_early_answer_is_read_to_its_end_when_the_client_stops_sending() {
     let bench = Bench::start("");
-    let mut client = bench.client(&(head(UNFINISHED) + "some"));
+    let mut client = bench.client(&(head(UNFINISHED) + &much()));
     let mut upstream = bench.upstream();
     upstream.head();
-    upstream.take(4);
+    upstream.take(MUCH);
     upstream.send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 6\r\n\r\nwhy");
     client.head();
     assert_eq!(client.take(3), "why");
