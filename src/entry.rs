@@ -249,7 +249,7 @@ impl Entry {
     }
 
     /// Reads what follows the checksum.
-    fn read(bytes: Bytes) -> Result<Entry, DecodeFault> {
+    pub fn read(bytes: Bytes) -> Result<Entry, DecodeFault> {
         let mut outer = Reader { bytes, at: HEAD_AT };
         let head_length = outer.u32()? as usize;
         let mut head = Reader { bytes: outer.take(head_length)?, at: 0 };
