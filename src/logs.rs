@@ -16,7 +16,7 @@ use crate::config::{Log, LogFormat};
 const WAITING_MAX: usize = 4096;
 
 /// The longest line, bytes; the rest of a longer one is cut off. The product of the two bounds the memory.
-const LINE_MAX: usize = 16 << 10;
+const LINE_MAX: usize = 4 << 10;
 
 /// Counts lost lines; set once the log has begun.
 static LOST: OnceLock<ErrorCounter> = OnceLock::new();

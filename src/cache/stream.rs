@@ -673,7 +673,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn astalled_reader_is_cut_off_and_the_others_go_on() {
+    async fn a_stalled_reader_is_cut_off_and_the_others_go_on() {
         let stream = stream_of(None);
         let (stalled, mut reading) = (stream.reader().unwrap(), stream.reader().unwrap());
         stream.pass_on();
