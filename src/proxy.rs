@@ -332,20 +332,29 @@ fn record(
 }
 
 /// Forwards without looking at the cache.
-async fn pass(running: &Running, asked: &Asked, body: RequestBody, fwd: Fwd, detail: &'static str) -> Answered {
+async fn pass(
+    running: &Running,
+    asked: &Asked,
+    mut body: RequestBody,
+    fwd: Fwd,
+    detail: &'static str,
+) -> Answered {
     // RFC 9111 §5.2.1.7
     if is_for_cache_alone(running, asked) {
         return read::not_cached();
+    }
+    let (mut fields, client) = (asked.for_upstream(running), asked.sharer(running));
+    // A share is taken when there is something to send, as a place at upstream is.
+    if let Err(incomplete) = running.upstream.receive_ahead(client, &fields, &mut body).await {
+        return failed(incomplete, fwd);
     }
     let share = match share(running, asked) {
         Ok(share) => share,
         Err(refused) => return *refused,
     };
-    let mut fields = asked.for_upstream(running);
     // What is safe by its method must not become a write on the way.
     headers::strip_unkeyed(&mut fields, &[]);
     let path = asked.target.path_and_query();
-    let client = asked.sharer(running);
     match running.upstream.send(client, &asked.method, &path, fields, body, asked.interim.clone()).await {
         Ok(response) => {
             let mut outcome = Outcome::pass(fwd, detail);
