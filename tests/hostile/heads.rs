@@ -25,7 +25,7 @@ fn unfinished_heads_take_little_memory_and_hurt_nobody() {
     others.go_on(200);
     let more = larder.memory().saturating_sub(before);
     others.end().was_unhurt();
-    assert!(more < 80 * MIB, "{} MiB for {} unfinished heads", more / MIB, held.len());
+    assert!(more < 120 * MIB, "{} MiB for {} unfinished heads", more / MIB, held.len());
     assert!(larder.metric("larder_refused_total{what=\"heads\",bound=\"client\"}") > 0);
 }
 
