@@ -35,7 +35,7 @@ pub(super) struct Admission {
     /// Idle connections are closed when fewer places than this are free.
     scarce: u64,
     /// When a search for idle connections last found too few.
-    vain: Mutex<Option<(Instant, usize)>>,
+    vain: Mutex<Option<Instant>>,
     policy: ForwardedPolicy,
     metrics: Arc<Metrics>,
 }
@@ -135,12 +135,12 @@ impl Admission {
         let all = &self.connections.all;
         let of_all = match all.take(client, 1) {
             Ok(share) => share,
-            // Those that give way are closed by their own tasks. Where none do, nobody is kept waiting behind this one.
-            Err(_) if self.make_room() => {
+            Err(_) => {
+                self.make_room();
+                // Those that give way are closed by their own tasks.
                 let share = tokio::time::timeout(ROOM_WITHIN, all.wait(client, 1)).await;
                 share.ok().and_then(Result::ok).ok_or_else(|| self.refused(Over::All, "connections"))?
             }
-            Err(_) => return Err(self.refused(Over::All, "connections")),
         };
         if all.free() < self.scarce {
             self.make_room();
@@ -160,19 +160,16 @@ impl Admission {
         })))
     }
 
-    /// Closes some of the connections that are idle, oldest first. False if none are.
-    pub fn make_room(&self) -> bool {
+    /// Closes some of the connections that are idle, oldest first.
+    pub fn make_room(&self) {
         let mut vain = self.vain.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((since, evicted)) = *vain
-            && since.elapsed() < SEARCH_PAUSE
-        {
-            return evicted > 0;
+        if vain.is_some_and(|vain| vain.elapsed() < SEARCH_PAUSE) {
+            return;
         }
         let wanted = usize::try_from(self.scarce / 2).unwrap_or(usize::MAX).max(1);
         let evicted = self.open.evict_idle(wanted);
-        *vain = (evicted < wanted).then(|| (Instant::now(), evicted));
+        *vain = (evicted < wanted).then(Instant::now);
         self.metrics.connections_evicted.inc_by(evicted as u64);
-        evicted > 0
     }
 
     fn refused(&self, over: Over, what: &'static str) -> Over {
