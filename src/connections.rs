@@ -75,19 +75,20 @@ impl Connections {
         self.lock().by_id.remove(&connection.id);
     }
 
-    /// Has up to `count` connections closed that do nothing, those first that have done nothing for the longest time.
-    /// Gives how many.
+    /// Has up to `count` connections closed that do nothing: first those of the clients that have the most connections, and of
+    /// these those that have done nothing for the longest time. Gives how many.
     pub fn evict_idle(&self, count: usize) -> usize {
+        let mut counts: HashMap<Client, usize> = HashMap::new();
         let mut idle: Vec<_> = {
             let open = self.lock();
-            let idle = open.by_id.values().filter(|connection| connection.is_idle());
-            idle.map(|connection| (connection.since.load(Relaxed), Arc::clone(connection))).collect()
+            open.by_id.values().for_each(|connection| *counts.entry(connection.client).or_default() += 1);
+            open.by_id.values().filter(|connection| connection.is_idle()).map(Arc::clone).collect()
         };
-        if idle.len() > count {
-            idle.select_nth_unstable_by_key(count, |(since, connection)| (*since, connection.id));
-            idle.truncate(count);
-        }
-        idle.iter().for_each(|(_, connection)| connection.close_now());
+        idle.sort_by_cached_key(|connection| {
+            (std::cmp::Reverse(counts[&connection.client]), connection.since.load(Relaxed), connection.id)
+        });
+        idle.truncate(count);
+        idle.iter().for_each(|connection| connection.close_now());
         idle.len()
     }
 
