@@ -13,6 +13,7 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hyper_util::client::legacy::connect::dns::Name;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tower_service::Service;
 
 /// How long an answer of the system's resolver counts: it tells no TTL.
@@ -22,6 +23,8 @@ const LEAST: Duration = Duration::from_secs(1);
 const MOST: Duration = Duration::from_secs(60);
 /// When a resolver that failed is asked again.
 const RETRY: Duration = Duration::from_secs(5);
+/// How long a resolver is waited for while addresses are known.
+const GRACE: Duration = Duration::from_millis(200);
 
 /// What is known of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +51,8 @@ struct Inner {
     asked: Asked,
     patience: Duration,
     known: Mutex<Option<Known>>,
+    /// Held by who asks the resolver.
+    asking: Arc<AsyncMutex<()>>,
 }
 
 enum Asked {
@@ -68,18 +73,42 @@ impl Names {
             Some(server) => Asked::Server(Box::new(client(server, patience)?)),
             None => Asked::System,
         };
-        Ok(Names(Arc::new(Inner { name: name.to_owned(), asked, patience, known: Mutex::default() })))
+        Ok(Names(Arc::new(Inner {
+            name: name.to_owned(),
+            asked,
+            patience,
+            known: Mutex::default(),
+            asking: Arc::default(),
+        })))
     }
 
-    /// The addresses, asked for again if what is known is over.
+    /// The addresses, asked for again if what is known is over. Where addresses are known, the resolver is waited for no longer
+    /// than [`GRACE`], and by one caller at a time: the others go on with what is known.
     ///
     /// # Errors
     ///
     /// The name cannot be resolved, and nothing is known of it.
     pub async fn current(&self) -> io::Result<Known> {
-        let now = Instant::now();
+        let Some(known) = self.known() else {
+            return self.ask_again(Arc::clone(&self.0.asking).lock_owned().await).await;
+        };
+        if known.until > Instant::now() {
+            return Ok(known);
+        }
+        let Ok(turn) = Arc::clone(&self.0.asking).try_lock_owned() else { return Ok(known) };
+        let names = self.clone();
+        // In a task of its own: it goes on when nobody waits any more.
+        let answer = tokio::spawn(async move { names.ask_again(turn).await });
+        match tokio::time::timeout(GRACE, answer).await {
+            Ok(Ok(found)) => found,
+            _ => Ok(known),
+        }
+    }
+
+    /// Asks the resolver, unless somebody has since.
+    async fn ask_again(&self, _turn: OwnedMutexGuard<()>) -> io::Result<Known> {
         let known = self.known();
-        if let Some(known) = known.as_ref().filter(|known| known.until > now) {
+        if let Some(known) = known.as_ref().filter(|known| known.until > Instant::now()) {
             return Ok(known.clone());
         }
         let answer = match tokio::time::timeout(self.0.patience, self.ask()).await {
@@ -170,6 +199,24 @@ mod tests {
             assert_eq!((&*known.addresses, known.until), (&ips()[..], now + Duration::from_secs(counts)));
         }
         assert_eq!(Known::of(Vec::new(), SYSTEM, now), None);
+    }
+
+    /// A resolver that never answers, and addresses that are over.
+    #[tokio::test(start_paused = true)]
+    async fn known_addresses_are_used_while_the_resolver_does_not_answer() {
+        let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let patience = Duration::from_secs(10);
+        let names = Names::new("api.test", Some(silent.local_addr().unwrap()), patience).unwrap();
+        let known = Known { addresses: [IpAddr::from([192, 0, 2, 1])].into(), until: Instant::now() };
+        *names.0.known.lock().unwrap() = Some(known.clone());
+        let begin = tokio::time::Instant::now();
+        assert_eq!(names.current().await.unwrap(), known);
+        assert!(begin.elapsed() < GRACE * 2, "{:?}", begin.elapsed());
+        let others = tokio::time::Instant::now();
+        assert_eq!(names.current().await.unwrap(), known);
+        assert_eq!(others.elapsed(), Duration::ZERO, "one waits at a time");
+        tokio::time::sleep(patience * 2).await;
+        assert!(names.known().unwrap().until > known.until, "the resolver is left alone for a while");
     }
 
     #[tokio::test]
