@@ -274,13 +274,14 @@ async fn connection(
         let (running, line, last) = (Arc::clone(running), Arc::clone(&line), Arc::clone(&last));
         let streams = Arc::clone(&streams);
         let (place, busy) = (Arc::clone(&place), place.begin(request.headers()));
-        async move {
+        // In a box: hyper moves the future about.
+        Box::pin(async move {
             let response = match place.streams(streams.open()) {
                 Ok(()) => answer(running, request, client, line, &last).await,
                 Err(over) => refuse::response(over),
             };
             Ok::<_, Infallible>(response.map(|body| Tracked { body, busy }))
-        }
+        })
     });
     let builder = builder(server, Runner::new(&streams, server.idle_timeout));
     let mut serving = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
