@@ -154,6 +154,8 @@
 //! forward within a lease of that, a proxy started in between takes the epoch for an old one; if it loses everything while
 //! proxies of longer leases than its own are unknown to a proxy that has just started, that one waits for too short a time.
 
+#![forbid(unsafe_code)]
+
 pub mod cli;
 pub mod logs;
 

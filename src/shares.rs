@@ -3,9 +3,10 @@
 //! A client is known for as long as it holds something, or waits. So the memory that this takes is bounded by what is held and
 //! what waits.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use hashbrown::HashMap;
 use tokio::sync::oneshot;
 
 use crate::client::Client;

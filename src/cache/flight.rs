@@ -7,10 +7,10 @@
 //! everybody who comes meanwhile shares the waiting one. Upstream sees one request a key at a time, and nobody an
 //! answer older than their question.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use hashbrown::HashMap;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;

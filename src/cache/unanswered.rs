@@ -1,8 +1,9 @@
 //! Writes on their way to upstream, and what they will have outdated if no answer comes: shutdown cannot wait for ever,
 //! and a write whose answer nobody saw counts as carried out.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hashbrown::HashMap;
 
 use crate::stamp::Tag;
 

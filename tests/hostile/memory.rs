@@ -92,9 +92,7 @@ fn ten_times_the_capacity_streamed_takes_no_more_memory_than_the_capacity_allows
         upstream.on(&format!("/large/{n}"), Reply::filled(4 * MIB).cached("max-age=600"));
     }
     let rules = format!("[memory]\ncapacity = \"32MiB\"\n{}", others::RULES);
-    // As deploy/ has it: by itself, glibc keeps large blocks that were freed.
-    let plan = Plan::new(&upstream.url()).rules(&rules).environment("MALLOC_MMAP_THRESHOLD_", "131072");
-    let larder = plan.start();
+    let larder = Plan::new(&upstream.url()).rules(&rules).start();
     let others = Others::start(&larder);
     thread::scope(|scope| {
         for thread in 0..4 {
