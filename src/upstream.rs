@@ -150,7 +150,7 @@ pub struct ClientBody {
     /// Bytes that are still to be sent, if the client said how many.
     left: Option<u64>,
     progress: Arc<Progress>,
-    upload: Arc<Upload>,
+    upload: upload::Sender,
     /// Content that waits for a 100 is sent without one after this time.
     patience: Option<Pin<Box<Sleep>>>,
     /// None while the content may take as long as it likes.
@@ -167,12 +167,12 @@ impl ClientBody {
             match ready!(self.poll_piece(cx)) {
                 Ok(frame) => return Poll::Ready(frame.map(Ok)),
                 Err(fault) => {
-                    self.upload.fail(fault);
+                    self.upload.0.fail(fault);
                     self.fault = Some(fault);
                 }
             }
         }
-        ready!(self.upload.poll_unanswered(cx));
+        ready!(self.upload.0.poll_unanswered(cx));
         Poll::Ready(self.fault.map(Err))
     }
 
@@ -189,7 +189,7 @@ impl ClientBody {
         };
         self.progress.note();
         if self.is_last(frame.as_ref())? {
-            self.upload.complete()?;
+            self.upload.0.complete()?;
         }
         Poll::Ready(Ok(frame))
     }
@@ -214,9 +214,9 @@ impl ClientBody {
     fn poll_released(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UploadFault>> {
         let Some(patience) = &mut self.patience else { return Poll::Ready(Ok(())) };
         if patience.as_mut().poll(cx).is_ready() {
-            self.upload.release();
+            self.upload.0.release();
         }
-        ready!(self.upload.poll_released(cx))?;
+        ready!(self.upload.0.poll_released(cx))?;
         self.progress.note();
         self.patience = None;
         Poll::Ready(Ok(()))
@@ -332,7 +332,7 @@ impl RequestBody {
             is_received: false,
             left,
             progress: Progress::new(),
-            upload: Arc::default(),
+            upload: upload::Sender::default(),
             patience: None,
             rate: None,
             fault: None,
@@ -342,7 +342,7 @@ impl RequestBody {
     /// How far it has come; `None` for what was complete from the start.
     pub fn upload(&self) -> Option<Arc<Upload>> {
         match self {
-            RequestBody::Client(body) => Some(Arc::clone(&body.upload)),
+            RequestBody::Client(body) => Some(Arc::clone(&body.upload.0)),
             RequestBody::Empty | RequestBody::Whole(_) => None,
         }
     }
@@ -859,9 +859,9 @@ fn hold(body: &mut RequestBody, headers: &HeaderMap) -> Option<Arc<Upload>> {
     if !expects_continue(headers) {
         return None;
     }
-    body.upload.hold();
+    body.upload.0.hold();
     body.patience = Some(Box::pin(tokio::time::sleep(CONTINUE_WAIT)));
-    Some(Arc::clone(&body.upload))
+    Some(Arc::clone(&body.upload.0))
 }
 
 /// No answer, and none is waited for any more: from now on the content cannot become whole. If it was the client who did

@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Full};
 use super::http2;
 use super::wire::{Bench, Wire, field};
 use crate::support::client::Pending;
-use crate::support::{Plan, Site, Tier, eventually};
+use crate::support::{Larder, Plan, Site, Tier, eventually};
 
 const RULES: &str = r#"
 [[family]]
@@ -318,6 +318,92 @@ fn a_write_that_upstream_may_go_on_with_after_its_answer_invalidates_once_more()
     shelf.is_invalidated();
     shelf.store();
     shelf.is_invalidated();
+}
+
+/// Takes content, in whatever chunks, until this letter has come so many times.
+fn take_all(upstream: &mut Wire, letter: char, mut count: usize) {
+    while count > 0 {
+        count -= usize::from(upstream.take(1).starts_with(letter));
+    }
+}
+
+/// A write whose first part has been answered, and its two ends. What it invalidates is stored again.
+fn answered_early(shelf: &mut Shelf, status: &str, framing: &str, part: &str) -> (Wire, Wire) {
+    let mut client = shelf.bench.client(&(head(framing) + part));
+    let mut upstream = shelf.bench.upstream();
+    upstream.head();
+    take_all(&mut upstream, 'x', MUCH);
+    upstream.send(early(status, "", ""));
+    assert_eq!(client.head()[0], format!("HTTP/1.1 {status}"));
+    if status.starts_with('2') {
+        shelf.is_invalidated();
+        shelf.store();
+    }
+    (client, upstream)
+}
+
+#[test]
+fn a_write_that_was_answered_early_invalidates_again_when_upstream_has_all_of_its_content() {
+    let length = format!("Content-Length: {}", MUCH + 4);
+    let in_a_chunk = much_in_a_chunk();
+    for (framing, part, rest) in
+        [(length.as_str(), much(), "rest"), ("Transfer-Encoding: chunked", in_a_chunk, "4\r\nrest\r\n0\r\n\r\n")]
+    {
+        // Of a gateway that has the rest now.
+        for status in ["201 Created", "502 Bad Gateway"] {
+            let mut shelf = Shelf::start("reinvalidate_after = \"1h\"");
+            let (mut client, mut upstream) = answered_early(&mut shelf, status, framing, &part);
+            shelf.is_kept();
+            client.send(rest);
+            take_all(&mut upstream, 't', 1);
+            shelf.is_invalidated();
+        }
+    }
+}
+
+#[test]
+fn a_write_that_was_refused_early_invalidates_nothing_when_its_content_ends() {
+    let mut shelf = Shelf::start("");
+    let length = format!("Content-Length: {}", MUCH + 4);
+    let (mut client, mut upstream) = answered_early(&mut shelf, "413 Content Too Large", &length, &much());
+    client.send("rest");
+    assert_eq!(upstream.take(4), "rest");
+    // The next request of the connection is read when the one before is over.
+    client.send("HEAD /list HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert_eq!(client.head()[0], "HTTP/1.1 200 OK");
+    shelf.is_kept();
+}
+
+#[test]
+fn a_write_that_was_answered_early_and_broke_off_invalidates_again_if_the_api_acts_on_what_it_has() {
+    for on_incomplete in ["ignore", "invalidate"] {
+        let server = format!("reinvalidate_after = \"1h\"\non_incomplete = \"{on_incomplete}\"");
+        let mut shelf = Shelf::start(&server);
+        let (client, mut upstream) = answered_early(&mut shelf, "200 OK", "Content-Length: 100000", &much());
+        client.leave();
+        assert_eq!(upstream.rest(), "", "it is incomplete");
+        if on_incomplete == "ignore" { shelf.is_kept() } else { shelf.is_invalidated() }
+    }
+}
+
+#[test]
+fn what_a_proxy_that_ends_was_still_sending_after_an_early_answer_is_invalidated() {
+    let server = "connect_timeout = \"100ms\"\nupstream_timeout = \"500ms\"\ndrain_timeout = \"500ms\"";
+    let rules = rules(&format!("{server}\nreinvalidate_after = \"1h\""));
+    let mut site = Site::start(Tier::Redis, &rules);
+    let redis = site.redis().url();
+    for end in [Larder::kill, |larder: &mut Larder| larder.terminate()] {
+        let mut bench = Bench::start_as(|plan| plan.rules(&rules).redis(&redis));
+        let mut client = bench.client(&(head(UNFINISHED) + &much()));
+        let mut upstream = bench.upstream();
+        upstream.head();
+        upstream.send(early("200 OK", "", ""));
+        assert_eq!(client.head()[0], "HTTP/1.1 200 OK");
+        let before = site.get("/list").text();
+        site.get("/list").shows("hit").carries(&before);
+        end(&mut bench.larder);
+        eventually("it is invalidated", || site.get("/list").text() != before);
+    }
 }
 
 #[test]

@@ -21,10 +21,16 @@ impl Bench {
     /// With these rules.
     #[track_caller]
     pub fn start(rules: &str) -> Bench {
+        Bench::start_as(|plan| plan.rules(rules))
+    }
+
+    /// Started like this.
+    #[track_caller]
+    pub fn start_as(plan: impl FnOnce(Plan) -> Plan) -> Bench {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        Bench { larder: Plan::new(&url).rules(rules).start(), listener }
+        Bench { larder: plan(Plan::new(&url)).start(), listener }
     }
 
     /// A new client that has sent this.
