@@ -20,9 +20,11 @@ use tokio::time::Sleep;
 
 use crate::client::Client;
 use crate::config::{HostPolicy, Server};
+use crate::connections::{Busy, Connection};
 use crate::headers;
 use crate::shares::{Over, Share, Shares};
 
+mod answer_end;
 mod conn;
 mod framing;
 mod head;
@@ -36,6 +38,7 @@ mod socket;
 mod suspects;
 mod upload;
 
+use answer_end::{AnswerEnd, Rest};
 use conn::{Stray, UpstreamConn};
 use framing::Ending;
 use interim::Interim;
@@ -44,7 +47,7 @@ use places::Places;
 use pool::{Pool, PoolLimits};
 use response_body::Limits;
 use socket::Sockets;
-use upload::{AnswerEnd, Unsent};
+use upload::Unsent;
 
 pub use head::LINE as LEAST_LINE;
 pub use min_rate::MinRate;
@@ -157,6 +160,8 @@ pub struct ClientBody {
     rate: Option<MinRate>,
     /// It has ended early.
     fault: Option<UploadFault>,
+    /// The client's connection is busy as long as there may be more of it.
+    _busy: Option<Busy>,
 }
 
 impl ClientBody {
@@ -313,22 +318,17 @@ impl Progress {
 }
 
 impl RequestBody {
-    /// The client's body, or nothing if it is known to be empty.
-    pub fn of(body: Incoming) -> RequestBody {
+    /// The body of a client with this connection, or nothing if it is known to be empty.
+    pub(crate) fn of(body: Incoming, connection: Option<&Arc<Connection>>) -> RequestBody {
         if body.is_end_stream() {
             return RequestBody::Empty;
         }
-        RequestBody::begun(Bytes::new(), body)
-    }
-
-    /// The client's body, of which `read` has been read.
-    pub fn begun(read: Bytes, rest: Incoming) -> RequestBody {
-        let left = rest.size_hint().exact().map(|rest| read.len() as u64 + rest);
+        let left = body.size_hint().exact();
         RequestBody::Client(Box::new(ClientBody {
-            begun: read,
+            begun: Bytes::new(),
             share: None,
-            has_ended: rest.is_end_stream(),
-            incoming: rest,
+            has_ended: false,
+            incoming: body,
             is_received: false,
             left,
             progress: Progress::new(),
@@ -336,6 +336,7 @@ impl RequestBody {
             patience: None,
             rate: None,
             fault: None,
+            _busy: connection.map(Connection::begin),
         }))
     }
 
@@ -676,10 +677,12 @@ impl Upstream {
             (answer, _) => answer,
         };
         let answer = answer.map_err(|unanswered| unanswered.error)?;
-        if answer.limits.is_stream {
-            place.become_stream().map_err(UpstreamError::TooManyStreams)?;
+        let is_stream = answer.limits.is_stream;
+        let mut response = answer.at(place);
+        if is_stream {
+            response.body_mut().become_stream().map_err(UpstreamError::TooManyStreams)?;
         }
-        Ok(answer.at(place))
+        Ok(response)
     }
 
     async fn send_once(
@@ -731,12 +734,15 @@ impl Upstream {
         let answer = answer.unwrap_or_else(|| Err(UpstreamError::Timeout.into()));
         let (mut conn, mut response) = answer.map_err(|unanswered| given_up(unanswered, upload.as_deref()))?;
         let unsent = upload.as_ref().map_or(Unsent::Nothing, |upload| upload.begin_answer());
-        let end = upload.map(AnswerEnd);
+        let end = upload.map(|upload| {
+            let rest = Rest { upload, progress, silence: self.silence, connection: conn.task() };
+            AnswerEnd { rest, place: None }
+        });
         let ending = Ending::of(method, response.status());
         // RFC 9112 §6.3. hyper does not look at the lengths of responses without content.
         if !(headers::unify_length(response.headers_mut()) && is_sound(&response, ending, upgrades)) {
             let unanswered = Unanswered::garbled(&conn);
-            return Err(given_up(unanswered, end.as_ref().map(|end| &*end.0)));
+            return Err(given_up(unanswered, end.as_ref().map(|end| &*end.rest.upload)));
         }
         // RFC 9110 §10.1.1: who does not read the content says whether the connection ends.
         let is_unread = unsent == Unsent::All || unsent == Unsent::Some && framing::closes(&response);

@@ -54,7 +54,7 @@ pub(super) async fn write(running: &Arc<Running>, live: Arc<Live>, asked: Asked,
 /// The steps of a write (DESIGN §4): announce it, forward it, outdate, and wait until no proxy of the fleet can serve
 /// what it outdates.
 async fn carry_out(running: &Arc<Running>, live: Arc<Live>, asked: Asked, body: Incoming) -> Answered {
-    let (fields, mut body) = (asked.for_upstream(running), RequestBody::of(body));
+    let (fields, mut body) = (asked.for_upstream(running), asked.content(body));
     // Before it is announced: a client that sends nothing is to cost nobody anything.
     // What does not come has not been sent either.
     if let Err(incomplete) = running.upstream.receive_ahead(asked.sharer(running), &fields, &mut body).await {

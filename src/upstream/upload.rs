@@ -6,7 +6,8 @@
 //! so, with a 100, or has not said anything for a while, which servers that do not know of it never will. Until then a
 //! final answer can reach the client before it has sent anything.
 //!
-//! An answer that comes before the end of the content is read to its end, whatever becomes of the content meanwhile.
+//! An answer that comes before the end of the content is read to its end, whatever becomes of the content meanwhile. The request
+//! is under way until both have ended.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -214,16 +215,6 @@ pub(super) enum Unsent {
     Some,
     /// It was not asked for.
     All,
-}
-
-/// Ends an answer when dropped: the content that was not asked for is given up.
-#[derive(Debug)]
-pub(super) struct AnswerEnd(pub Arc<Upload>);
-
-impl Drop for AnswerEnd {
-    fn drop(&mut self) {
-        self.0.end_answer();
-    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 
+use socket2::{Domain, Socket, Type};
+
 use crate::support::{Larder, PATIENCE, Plan, eventually_some};
 
 /// One connection.
@@ -77,6 +79,14 @@ impl Wire {
         Wire::of(TcpStream::connect(address).unwrap())
     }
 
+    /// From another address of this machine.
+    pub fn from_elsewhere(address: SocketAddr) -> Wire {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).unwrap();
+        socket.connect(&address.into()).unwrap();
+        Wire::of(socket.into())
+    }
+
     fn of(stream: TcpStream) -> Wire {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -121,6 +131,16 @@ impl Wire {
             Err(error) => panic!("the connection does not end: {error}"),
         }
         String::from_utf8(bytes).unwrap()
+    }
+
+    /// Reads what comes, in whatever protocol, until the connection ends.
+    pub fn end(&mut self) {
+        let _ = self.0.read_to_end(&mut Vec::new());
+    }
+
+    /// The same connection, to send on it meanwhile.
+    pub fn again(&self) -> Wire {
+        Wire(BufReader::new(self.0.get_ref().try_clone().unwrap()))
     }
 
     /// Whether nothing has come by now. A test that must not be fooled by delay makes something else happen after it.
