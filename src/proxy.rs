@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 
 use crate::client::Client;
 use crate::config::CacheStatus;
+use crate::connections::Connection;
 use crate::headers;
 use crate::outcome::{Fwd, Outcome};
 use crate::running::{Live, Running};
@@ -69,6 +70,8 @@ struct Asked {
     interim: Option<Interim>,
     /// Names with `_` that fields have on the way to upstream ([`headers::underscores`]).
     underscored: Vec<HeaderName>,
+    /// The client's, if the request may have content.
+    connection: Option<Arc<Connection>>,
 }
 
 impl Asked {
@@ -93,6 +96,11 @@ impl Asked {
         running.loop_mark.add(&mut fields);
         headers::add_forwarded(&mut fields, running.config.server.forwarded, self.client, &self.target);
         fields
+    }
+
+    /// Its content, which keeps the client's connection busy.
+    fn content(&self, body: Incoming) -> RequestBody {
+        RequestBody::of(body, self.connection.as_ref())
     }
 
     /// Whose share the request takes of what all have.
@@ -164,8 +172,9 @@ fn take(
     if parts.version == Version::HTTP_2 {
         headers::join_cookies(&mut parts.headers);
     }
-    let (headers, version) = (parts.headers, parts.version);
-    let asked = Asked { method: parts.method, target, headers, version, client, trailers, interim, underscored };
+    let (headers, version, connection) = (parts.headers, parts.version, parts.extensions.remove());
+    let method = parts.method;
+    let asked = Asked { method, target, headers, version, client, trailers, interim, underscored, connection };
     let (method, path) = (asked.method.clone(), running.config.log.access.then(|| asked.target.path.clone()));
     let is_for_cache = offer.is_none() && (method == Method::GET || method == Method::HEAD);
     let bypass = if is_for_cache { read::not_for_the_cache(live, &asked) } else { None };
@@ -198,9 +207,7 @@ async fn answer(
     match offer {
         Some(offer) => tunnel::tunnel(running, &asked, body, offer).await,
         None if asked.method.as_str() == "QUERY" => read::query(running, Arc::clone(live), asked, body).await,
-        None if is_safe(&asked.method) => {
-            pass(running, &asked, RequestBody::of(body), Fwd::Method, "method").await
-        }
+        None if is_safe(&asked.method) => pass(running, &asked, asked.content(body), Fwd::Method, "method").await,
         None => {
             headers::strip_rerouting(&mut asked.headers);
             write::write(running, Arc::clone(live), asked, body).await

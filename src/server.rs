@@ -20,6 +20,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::admin;
 use crate::config::{Config, Server};
+use crate::connections::Connection;
 use crate::connections::stall::Unstalled;
 use crate::metrics::Metrics;
 use crate::proxy::{self, Body, suspects, turn};
@@ -257,23 +258,35 @@ async fn connection(
     let _ = stream.set_nodelay(true);
     let server = &running.config.server;
     let (line, streams, last) = (Arc::<Line>::default(), Streams::new(), Arc::<LastRequest>::default());
-    let idle = Idle { streams: Arc::clone(&streams), patience: server.header_timeout, end: end.clone() };
     let place = Arc::clone(&ticket.0);
+    let idle = Idle {
+        streams: Arc::clone(&streams),
+        connection: Arc::clone(&place.connection),
+        patience: server.header_timeout,
+    };
+    let (watch, ending) = (idle.clone(), end.clone());
     // With the stream goes the place: an upgraded connection outlives this function.
     let stream = Lingering::new(stream, Arc::clone(&last), ticket);
     let speaking = Arc::clone(&last);
     let stream = Unstalled::new(stream, server.idle_timeout, server.header_timeout).when_http2(move || {
         speaking.begin(false);
-        idle.streams.speak();
-        AbortOnDropHandle::new(tokio::spawn(idle.watch()))
+        watch.streams.speak();
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            watch.watch().await;
+            ending.cancel();
+        }))
     });
     let stream = Counted::new(stream, &place, &streams);
     let stream = Early::new(stream, Arc::clone(&line));
     let refusing = Arc::clone(&line);
-    let service = service_fn(|request: Request<Incoming>| {
+    let service = service_fn(|mut request: Request<Incoming>| {
         let (running, line, last) = (Arc::clone(running), Arc::clone(&line), Arc::clone(&last));
         let streams = Arc::clone(&streams);
         let (place, busy) = (Arc::clone(&place), place.begin(request.headers()));
+        if !request.body().is_end_stream() {
+            // Its content may go on when it has been answered.
+            request.extensions_mut().insert(Arc::clone(&place.connection));
+        }
         // In a box: hyper moves the future about.
         Box::pin(async move {
             let response = match place.streams(streams.open()) {
@@ -298,7 +311,7 @@ async fn connection(
             tokio::select! {
                 served = serving => served,
                 // RFC 9113 §6.8: it was told, and does not go.
-                () = streams.idle_for(server.header_timeout), if streams.are_spoken() => Ok(()),
+                () = idle.watch(), if streams.are_spoken() => Ok(()),
             }
         }
     };
@@ -312,17 +325,23 @@ async fn connection(
     }
 }
 
-/// Ends an HTTP/2 connection on which no stream is open. hyper's limit for the next head is one of HTTP/1.
+/// An HTTP/2 connection that ends when no stream is open. hyper's limit for the next head is one of HTTP/1.
+#[derive(Clone)]
 struct Idle {
     streams: Arc<Streams>,
+    connection: Arc<Connection>,
     patience: Duration,
-    end: CancellationToken,
 }
 
 impl Idle {
-    async fn watch(self) {
-        self.streams.idle_for(self.patience).await;
-        self.end.cancel();
+    /// Returns when nothing has been under way for a while: a stream that has been answered may still bring content.
+    async fn watch(&self) {
+        loop {
+            self.streams.idle_for(self.patience).await;
+            if !self.connection.is_busy() {
+                return;
+            }
+        }
     }
 }
 

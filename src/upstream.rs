@@ -20,9 +20,11 @@ use tokio::time::Sleep;
 
 use crate::client::Client;
 use crate::config::{HostPolicy, Server};
+use crate::connections::{Busy, Connection};
 use crate::headers;
 use crate::shares::{Over, Share, Shares};
 
+mod answer_end;
 mod conn;
 mod framing;
 mod head;
@@ -36,6 +38,7 @@ mod socket;
 mod suspects;
 mod upload;
 
+use answer_end::{AnswerEnd, Rest};
 use conn::{Stray, UpstreamConn};
 use framing::Ending;
 use interim::Interim;
@@ -44,7 +47,7 @@ use places::Places;
 use pool::{Pool, PoolLimits};
 use response_body::Limits;
 use socket::Sockets;
-use upload::{AnswerEnd, Unsent};
+use upload::Unsent;
 
 pub use head::LINE as LEAST_LINE;
 pub use min_rate::MinRate;
@@ -150,13 +153,15 @@ pub struct ClientBody {
     /// Bytes that are still to be sent, if the client said how many.
     left: Option<u64>,
     progress: Arc<Progress>,
-    upload: Arc<Upload>,
+    upload: upload::Sender,
     /// Content that waits for a 100 is sent without one after this time.
     patience: Option<Pin<Box<Sleep>>>,
     /// None while the content may take as long as it likes.
     rate: Option<MinRate>,
     /// It has ended early.
     fault: Option<UploadFault>,
+    /// The client's connection is busy as long as there may be more of it.
+    _busy: Option<Busy>,
 }
 
 impl ClientBody {
@@ -167,12 +172,12 @@ impl ClientBody {
             match ready!(self.poll_piece(cx)) {
                 Ok(frame) => return Poll::Ready(frame.map(Ok)),
                 Err(fault) => {
-                    self.upload.fail(fault);
+                    self.upload.0.fail(fault);
                     self.fault = Some(fault);
                 }
             }
         }
-        ready!(self.upload.poll_unanswered(cx));
+        ready!(self.upload.0.poll_unanswered(cx));
         Poll::Ready(self.fault.map(Err))
     }
 
@@ -189,7 +194,7 @@ impl ClientBody {
         };
         self.progress.note();
         if self.is_last(frame.as_ref())? {
-            self.upload.complete()?;
+            self.upload.0.complete()?;
         }
         Poll::Ready(Ok(frame))
     }
@@ -214,9 +219,9 @@ impl ClientBody {
     fn poll_released(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UploadFault>> {
         let Some(patience) = &mut self.patience else { return Poll::Ready(Ok(())) };
         if patience.as_mut().poll(cx).is_ready() {
-            self.upload.release();
+            self.upload.0.release();
         }
-        ready!(self.upload.poll_released(cx))?;
+        ready!(self.upload.0.poll_released(cx))?;
         self.progress.note();
         self.patience = None;
         Poll::Ready(Ok(()))
@@ -313,36 +318,32 @@ impl Progress {
 }
 
 impl RequestBody {
-    /// The client's body, or nothing if it is known to be empty.
-    pub fn of(body: Incoming) -> RequestBody {
+    /// The body of a client with this connection, or nothing if it is known to be empty.
+    pub(crate) fn of(body: Incoming, connection: Option<&Arc<Connection>>) -> RequestBody {
         if body.is_end_stream() {
             return RequestBody::Empty;
         }
-        RequestBody::begun(Bytes::new(), body)
-    }
-
-    /// The client's body, of which `read` has been read.
-    pub fn begun(read: Bytes, rest: Incoming) -> RequestBody {
-        let left = rest.size_hint().exact().map(|rest| read.len() as u64 + rest);
+        let left = body.size_hint().exact();
         RequestBody::Client(Box::new(ClientBody {
-            begun: read,
+            begun: Bytes::new(),
             share: None,
-            has_ended: rest.is_end_stream(),
-            incoming: rest,
+            has_ended: false,
+            incoming: body,
             is_received: false,
             left,
             progress: Progress::new(),
-            upload: Arc::default(),
+            upload: upload::Sender::default(),
             patience: None,
             rate: None,
             fault: None,
+            _busy: connection.map(Connection::begin),
         }))
     }
 
     /// How far it has come; `None` for what was complete from the start.
     pub fn upload(&self) -> Option<Arc<Upload>> {
         match self {
-            RequestBody::Client(body) => Some(Arc::clone(&body.upload)),
+            RequestBody::Client(body) => Some(Arc::clone(&body.upload.0)),
             RequestBody::Empty | RequestBody::Whole(_) => None,
         }
     }
@@ -676,10 +677,12 @@ impl Upstream {
             (answer, _) => answer,
         };
         let answer = answer.map_err(|unanswered| unanswered.error)?;
-        if answer.limits.is_stream {
-            place.become_stream().map_err(UpstreamError::TooManyStreams)?;
+        let is_stream = answer.limits.is_stream;
+        let mut response = answer.at(place);
+        if is_stream {
+            response.body_mut().become_stream().map_err(UpstreamError::TooManyStreams)?;
         }
-        Ok(answer.at(place))
+        Ok(response)
     }
 
     async fn send_once(
@@ -731,12 +734,15 @@ impl Upstream {
         let answer = answer.unwrap_or_else(|| Err(UpstreamError::Timeout.into()));
         let (mut conn, mut response) = answer.map_err(|unanswered| given_up(unanswered, upload.as_deref()))?;
         let unsent = upload.as_ref().map_or(Unsent::Nothing, |upload| upload.begin_answer());
-        let end = upload.map(AnswerEnd);
+        let end = upload.map(|upload| {
+            let rest = Rest { upload, progress, silence: self.silence, connection: conn.task() };
+            AnswerEnd { rest, place: None }
+        });
         let ending = Ending::of(method, response.status());
         // RFC 9112 §6.3. hyper does not look at the lengths of responses without content.
         if !(headers::unify_length(response.headers_mut()) && is_sound(&response, ending, upgrades)) {
             let unanswered = Unanswered::garbled(&conn);
-            return Err(given_up(unanswered, end.as_ref().map(|end| &*end.0)));
+            return Err(given_up(unanswered, end.as_ref().map(|end| &*end.rest.upload)));
         }
         // RFC 9110 §10.1.1: who does not read the content says whether the connection ends.
         let is_unread = unsent == Unsent::All || unsent == Unsent::Some && framing::closes(&response);
@@ -859,9 +865,9 @@ fn hold(body: &mut RequestBody, headers: &HeaderMap) -> Option<Arc<Upload>> {
     if !expects_continue(headers) {
         return None;
     }
-    body.upload.hold();
+    body.upload.0.hold();
     body.patience = Some(Box::pin(tokio::time::sleep(CONTINUE_WAIT)));
-    Some(Arc::clone(&body.upload))
+    Some(Arc::clone(&body.upload.0))
 }
 
 /// No answer, and none is waited for any more: from now on the content cannot become whole. If it was the client who did

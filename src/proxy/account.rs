@@ -154,8 +154,9 @@ impl<'c> Account<'c> {
         headers::strip_hop_by_hop(&mut fields);
         let content = (method.as_str() == "QUERY").then(Bytes::new);
         let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let (version, trailers, interim) = (Version::HTTP_11, false, None);
-        let asked = Asked { method, target, headers: fields, version, client, trailers, interim, underscored };
+        let (version, trailers, interim, connection) = (Version::HTTP_11, false, None, None);
+        let headers = fields;
+        let asked = Asked { method, target, headers, version, client, trailers, interim, underscored, connection };
         Account { config, live: Arc::clone(&live), question: Question::new(live, asked, content) }
     }
 

@@ -74,18 +74,18 @@ enum Attempt {
 /// that its content need not be read first.
 pub(super) async fn query(running: &Arc<Running>, live: Arc<Live>, asked: Asked, body: Incoming) -> Answered {
     if live.rules.claim(&asked.method, &asked.target.path).is_none() {
-        return pass(running, &asked, RequestBody::of(body), Fwd::Method, "method").await;
+        return pass(running, &asked, asked.content(body), Fwd::Method, "method").await;
     }
     if live.rules.ambiguity(&asked.method, &asked.target).is_some() {
-        return pass(running, &asked, RequestBody::of(body), Fwd::Bypass, AMBIGUOUS_PATH).await;
+        return pass(running, &asked, asked.content(body), Fwd::Bypass, AMBIGUOUS_PATH).await;
     }
     if validation::is_for_origin(&asked.headers) {
-        return pass(running, &asked, RequestBody::of(body), Fwd::Bypass, "precondition").await;
+        return pass(running, &asked, asked.content(body), Fwd::Bypass, "precondition").await;
     }
     // It is part of the key, unless it is too large for that.
     let most = running.config.server.max_query_body;
     let is_large = body.size_hint().lower() > most;
-    let mut body = RequestBody::of(body);
+    let mut body = asked.content(body);
     if !is_large && let Err(incomplete) = running.upstream.receive(asked.sharer(running), &mut body, most).await {
         return refuse_content(incomplete);
     }
@@ -107,7 +107,7 @@ pub(super) async fn with_content(
     body: Incoming,
 ) -> Answered {
     let has_length = body.size_hint().exact().is_some();
-    let mut body = RequestBody::of(body);
+    let mut body = asked.content(body);
     if !has_length && let Err(incomplete) = running.upstream.receive(asked.sharer(running), &mut body, 0).await {
         return refuse_content(incomplete);
     }

@@ -102,6 +102,7 @@ async fn refresh(running: Arc<Running>, read: Arc<Read>) {
         trailers: false,
         interim: None,
         underscored: Vec::new(),
+        connection: None,
     };
     let question = Question::new(running.live(), asked, None);
     let primary = question.canonical(running.config.server.forwarded);

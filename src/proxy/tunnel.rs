@@ -23,7 +23,7 @@ use super::{Answered, Asked, Body, failed, is_safe, respond, share};
 use crate::headers;
 use crate::outcome::{Fwd, Outcome};
 use crate::running::Running;
-use crate::upstream::{Progress, RequestBody, ResponseBody};
+use crate::upstream::{Progress, ResponseBody};
 
 /// What a client offers to speak instead of HTTP/1.1.
 pub(super) struct Offer {
@@ -71,7 +71,7 @@ pub(super) async fn tunnel(running: &Arc<Running>, asked: &Asked, body: Incoming
     headers::append_member(&mut fields, CONNECTION, "upgrade");
     fields.insert(UPGRADE, offer.protocols);
     let path = asked.target.path_and_query();
-    let (client, body) = (asked.sharer(running), RequestBody::of(body));
+    let (client, body) = (asked.sharer(running), asked.content(body));
     let sent = running.upstream.send(client, &asked.method, &path, fields, body, asked.interim.clone()).await;
     let response = match sent {
         Ok(response) => response.map(|body| body.holding(share)),

@@ -27,10 +27,10 @@ use crate::running::{Live, Running};
 use crate::semantics::groups;
 use crate::semantics::invalidation::{self, StatusSet, WriteEnd};
 use crate::semantics::vary;
-use crate::stamp::{Softened, Stamp, Tag, View};
+use crate::stamp::{Softened, Stamp, Tag, Taken, View};
 use crate::store::fleet::{Again, Intent, Outdating};
 use crate::target::{MOST_READINGS, Readings, Target};
-use crate::upstream::{RequestBody, ResponseBody, UpstreamError};
+use crate::upstream::{RequestBody, ResponseBody, Upload, UpstreamError};
 
 /// Answers a write.
 pub(super) async fn write(running: &Arc<Running>, live: Arc<Live>, asked: Asked, body: Incoming) -> Answered {
@@ -44,7 +44,7 @@ pub(super) async fn write(running: &Arc<Running>, live: Arc<Live>, asked: Asked,
     // In a box: a task's future is copied several times on its way, and this is a large one.
     running.tasks.spawn(Box::pin(async move {
         // The client may be gone by now; the write was carried out all the same.
-        let _ = give.send(carry_out(&task, &live, asked, body).await);
+        let _ = give.send(carry_out(&task, live, asked, body).await);
     }));
     take.await.unwrap_or_else(|_| {
         refuse(StatusCode::INTERNAL_SERVER_ERROR, "write-lost", "the write was not carried through")
@@ -53,8 +53,8 @@ pub(super) async fn write(running: &Arc<Running>, live: Arc<Live>, asked: Asked,
 
 /// The steps of a write (DESIGN §4): announce it, forward it, outdate, and wait until no proxy of the fleet can serve
 /// what it outdates.
-async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Incoming) -> Answered {
-    let (fields, mut body) = (asked.for_upstream(running), RequestBody::of(body));
+async fn carry_out(running: &Arc<Running>, live: Arc<Live>, asked: Asked, body: Incoming) -> Answered {
+    let (fields, mut body) = (asked.for_upstream(running), asked.content(body));
     // Before it is announced: a client that sends nothing is to cost nobody anything.
     // What does not come has not been sent either.
     if let Err(incomplete) = running.upstream.receive_ahead(asked.sharer(running), &fields, &mut body).await {
@@ -76,31 +76,48 @@ async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Inco
     let upload = body.upload();
     let answer = announced(running, &intent, Box::pin(forward(running, &asked, fields, body))).await;
     let times = (request_time, running.cache.now());
-    let is_whole = upload.is_none_or(|upload| upload.is_whole());
-    let end = end_of(&running.config.server, &asked.target, &answer, is_whole);
+    let unfinished = upload.as_ref().filter(|upload| !upload.has_ended());
+    let is_whole = upload.as_ref().is_none_or(|upload| upload.is_whole());
+    let server = &running.config.server;
+    let end = end_of(server, &asked.target, &answer, is_whole);
     let fields = answer.as_ref().map_or(&nothing, Response::headers);
     // Rules that came into force meanwhile may have let readers store what this write outdates.
     let now = running.live();
-    let mut matches = matches;
-    if !std::ptr::eq(&raw const *now, live) {
-        matches.extend(now.rules.outdated_by_any(&methods, &asked.target));
-    }
+    let matches = matches_of(&live, &now, &methods, &asked.target);
     // Upstream may carry it out after it was given up, or when it has the rest of the content.
     let may_follow = end == Some(WriteEnd::NoAnswer) || !is_whole;
     let again = may_follow.then_some(reinvalidate_after);
     let what = end.map(|end| outdated(&asked.target, &matches, end, fields, again)).unwrap_or_default();
-    let taken =
-        if what.is_empty() { None } else { Box::pin(running.cache.invalidate_for(&what, Some(&intent))).await };
+    let rest = unfinished.zip(end_of(server, &asked.target, &answer, true)).and_then(|(upload, end)| {
+        let tags = outdated(&asked.target, &matches, end, fields, Some(reinvalidate_after)).all_tags();
+        (!tags.is_empty()).then(|| Rest {
+            target: asked.target.clone(),
+            methods: methods.clone(),
+            live: Arc::clone(&live),
+            upload: Arc::clone(upload),
+            end,
+            fields: fields.clone(),
+            intent: Intent { id: intent.id.clone(), tags },
+        })
+    });
+    let taken = match end {
+        Some(end) if !what.is_empty() => {
+            // The rest needs it still.
+            let carried_out = Some(&intent).filter(|_| rest.is_none());
+            invalidate(running, &matches, end, &what, carried_out).await
+        }
+        _ => None,
+    };
     let mut delivered = what.is_empty() || taken.is_some();
-    if what.is_empty() {
-        let task = Arc::clone(running);
-        running.tasks.spawn(async move { task.cache.withdraw(&intent).await });
-    }
-    if taken.is_some() {
-        refresh::begin(running, &to_refresh(&matches, end));
+    match rest {
+        Some(rest) => rest.follow(running),
+        None if what.is_empty() => {
+            let task = Arc::clone(running);
+            running.tasks.spawn(async move { task.cache.withdraw(&intent).await });
+        }
+        None => {}
     }
     drop(pending);
-    count(running, &matches, end);
     if !delivered && refuses(running) {
         // It was carried out, and must not be acknowledged before everybody knows.
         let patience = running.config.server.upstream_timeout;
@@ -122,6 +139,74 @@ async fn carry_out(running: &Arc<Running>, live: &Live, asked: Asked, body: Inco
             answered(running, asked, answer, times, stamp, outcome)
         }
         Err(error) => failed(error, Fwd::Method),
+    }
+}
+
+/// What a write matches by the rules in force when it began, and by those in force now.
+fn matches_of<'r>(began: &'r Live, now: &'r Live, methods: &Meant, target: &Target) -> Vec<Outdated<'r>> {
+    let mut matches = began.rules.outdated_by_any(methods, target);
+    if !std::ptr::eq(began, now) {
+        matches.extend(now.rules.outdated_by_any(methods, target));
+    }
+    matches
+}
+
+/// Invalidates what a write does that ended like this, and has refreshed what its rules say. An intent is carried out by it.
+async fn invalidate(
+    running: &Arc<Running>,
+    matches: &[Outdated<'_>],
+    end: WriteEnd,
+    what: &Outdating,
+    intent: Option<&Intent>,
+) -> Option<Taken> {
+    let taken = Box::pin(running.cache.invalidate_for(what, intent)).await;
+    if taken.is_some() {
+        refresh::begin(running, &to_refresh(matches, end));
+    }
+    count(running, matches, end);
+    taken
+}
+
+/// The rest of a write whose answer came before the end of its content: upstream may act when it has all of it. Until then its
+/// intent stays announced.
+struct Rest {
+    target: Target,
+    methods: Meant,
+    /// The rules in force when it began.
+    live: Arc<Live>,
+    upload: Arc<Upload>,
+    /// How the write has ended when upstream has all of its content.
+    end: WriteEnd,
+    /// Of the answer.
+    fields: HeaderMap,
+    /// Of the write, with what its answer names.
+    intent: Intent,
+}
+
+impl Rest {
+    /// Invalidates once more when the content has ended.
+    fn follow(self, running: &Arc<Running>) {
+        let (task, pending) = (Arc::clone(running), running.unanswered.begin(self.intent.tags.clone()));
+        running.tasks.spawn(async move {
+            self.finish(&task).await;
+            drop(pending);
+        });
+    }
+
+    async fn finish(self, running: &Arc<Running>) {
+        let _ = running.cache.announce(&self.intent, patience(running)).await;
+        announced(running, &self.intent, Box::pin(self.upload.ended())).await;
+        let server = &running.config.server;
+        // RFC 9112 §8: a message that is incomplete is no request.
+        if !self.upload.is_whole() && server.on_incomplete == OnIncomplete::Ignore {
+            return running.cache.withdraw(&self.intent).await;
+        }
+        let now = running.live();
+        let matches = matches_of(&self.live, &now, &self.methods, &self.target);
+        // Nothing says when upstream has acted.
+        let again = Some(server.reinvalidate_after);
+        let what = outdated(&self.target, &matches, self.end, &self.fields, again);
+        invalidate(running, &matches, self.end, &what, Some(&self.intent)).await;
     }
 }
 
@@ -292,8 +377,7 @@ fn as_get(mut asked: Asked) -> Asked {
     Asked { method: Method::GET, ..asked }
 }
 
-fn count(running: &Running, matches: &[Outdated<'_>], end: Option<WriteEnd>) {
-    let Some(end) = end else { return };
+fn count(running: &Running, matches: &[Outdated<'_>], end: WriteEnd) {
     for rule in matches.iter().map(|outdated| outdated.rule).filter(|rule| rule.on.applies(end)) {
         rule.families.iter().for_each(|family| running.metrics.invalidated(family, "write"));
     }
@@ -355,8 +439,8 @@ fn softened<'m>(soft: impl Iterator<Item = (&'m Outdated<'m>, Duration)>, hard: 
 }
 
 /// What is fetched again before anybody asks.
-fn to_refresh(matches: &[Outdated<'_>], end: Option<WriteEnd>) -> Vec<Tag> {
-    let applies = |outdated: &&Outdated<'_>| end.is_some_and(|end| outdated.rule.on.applies(end));
+fn to_refresh(matches: &[Outdated<'_>], end: WriteEnd) -> Vec<Tag> {
+    let applies = |outdated: &&Outdated<'_>| outdated.rule.on.applies(end);
     let refreshing = matches.iter().filter(applies).filter(|outdated| outdated.rule.refresh);
     refreshing.flat_map(|outdated| outdated.tags.iter().cloned()).collect()
 }

@@ -18,6 +18,7 @@ use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::client::legacy::connect::{Connection, HttpInfo};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::AbortHandle;
 use tokio::time::Sleep;
 
 use super::RequestBody;
@@ -38,6 +39,8 @@ const LAST_WORDS: Duration = Duration::from_secs(30);
 pub(super) struct UpstreamConn {
     sender: SendRequest<RequestBody>,
     traffic: Arc<Traffic>,
+    /// What drives it.
+    task: AbortHandle,
     look: Look,
     /// How its last response ended; `None`: it has carried none.
     last: Option<Ending>,
@@ -83,15 +86,21 @@ impl UpstreamConn {
         builder.max_headers(max_head / LINE);
         let (sender, connection) = builder.handshake(stream).await?;
         let seen = Arc::clone(&traffic);
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let Err(error) = connection.with_upgrades().await else { return };
             if is_stray(&error)
                 && let Some(behind) = seen.note_stray()
             {
                 on_stray(Stray { behind, suspects: seen.suspects() });
             }
-        });
-        Ok(UpstreamConn { sender, traffic, look, last: None, responses: 0, peer, keep_alive: None })
+        })
+        .abort_handle();
+        Ok(UpstreamConn { sender, traffic, task, look, last: None, responses: 0, peer, keep_alive: None })
+    }
+
+    /// Ends it, whatever is under way on it.
+    pub fn task(&self) -> AbortHandle {
+        self.task.clone()
     }
 
     /// The address that it leads to, if it is known.

@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{AnswerEnd, MinRate, UpstreamPlace};
 use crate::headers;
-use crate::shares::Share;
+use crate::shares::{Over, Share};
 
 /// Bytes that a client may be given before it is looked after how fast it takes them. Most bodies that hyper has not been
 /// given whole by then are larger than what it keeps for a client that takes nothing: the least `max_head`.
@@ -75,8 +75,9 @@ struct Flow {
     deadline: Option<Deadline>,
     ends_with_connection: bool,
     /// Dropped with the body, since upstream's connection may end with it.
-    _end: Option<AnswerEnd>,
-    place: UpstreamPlace,
+    end: Option<AnswerEnd>,
+    /// None once it is dropped.
+    place: Option<UpstreamPlace>,
 }
 
 #[derive(Debug)]
@@ -108,7 +109,7 @@ impl ResponseBody {
         end: Option<AnswerEnd>,
         place: UpstreamPlace,
     ) -> ResponseBody {
-        let flow = Flow { incoming, limits, deadline: None, ends_with_connection, _end: end, place };
+        let flow = Flow { incoming, limits, deadline: None, ends_with_connection, end, place: Some(place) };
         ResponseBody { state: State::Unwatched(Box::new(flow)), given: None }
     }
 
@@ -116,15 +117,24 @@ impl ResponseBody {
     #[must_use]
     pub fn holding(mut self, unshared: Share) -> ResponseBody {
         match &mut self.state {
-            State::Unwatched(flow) => flow.place.hold(unshared),
+            State::Unwatched(flow) => flow.hold(unshared),
             State::Watched(watched, _) => {
                 if let Some(flow) = &mut watched.lock().flow {
-                    flow.place.hold(unshared);
+                    flow.hold(unshared);
                 }
             }
             State::Gone => {}
         }
         self
+    }
+
+    /// Moves its place at upstream among those for streams.
+    pub(super) fn become_stream(&mut self) -> Result<(), Over> {
+        match &mut self.state {
+            State::Unwatched(flow) => flow.become_stream(),
+            State::Watched(watched, _) => watched.lock().flow.as_mut().map_or(Ok(()), |flow| flow.become_stream()),
+            State::Gone => Ok(()),
+        }
     }
 
     /// Whether its end is that of the connection, so that one that was cut off looks like a whole one (RFC 9112 §8).
@@ -217,7 +227,25 @@ fn without_trailers_of_heads(mut frame: Frame<Bytes>) -> Frame<Bytes> {
     frame
 }
 
+impl Drop for Flow {
+    fn drop(&mut self) {
+        if let Some(end) = &mut self.end {
+            end.place = self.place.take();
+        }
+    }
+}
+
 impl Flow {
+    fn hold(&mut self, unshared: Share) {
+        if let Some(place) = &mut self.place {
+            place.hold(unshared);
+        }
+    }
+
+    fn become_stream(&mut self) -> Result<(), Over> {
+        self.place.as_mut().map_or(Ok(()), UpstreamPlace::become_stream)
+    }
+
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
         if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) {
             self.deadline = None;
@@ -239,7 +267,7 @@ impl Flow {
                 Deadline::Stream(sleep) => {
                     ready!(sleep.as_mut().poll(cx));
                     // If there is no place for it there, it keeps the one it has.
-                    let _ = self.place.become_stream();
+                    let _ = self.become_stream();
                     let rest = tokio::time::sleep(silence.saturating_sub(stream_after));
                     self.deadline = Some(Deadline::End(Box::pin(rest)));
                 }

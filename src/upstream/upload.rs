@@ -6,10 +6,14 @@
 //! so, with a 100, or has not said anything for a while, which servers that do not know of it never will. Until then a
 //! final answer can reach the client before it has sent anything.
 //!
-//! An answer that comes before the end of the content is read to its end, whatever becomes of the content meanwhile.
+//! An answer that comes before the end of the content is read to its end, whatever becomes of the content meanwhile. The request
+//! is under way until both have ended.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+
+use tokio::sync::Notify;
 
 /// Why a content did not come to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -64,9 +68,26 @@ struct State {
 pub struct Upload {
     /// Guards how far content and answer have come, so that a content that was given up cannot be completed.
     state: Mutex<State>,
+    /// It has ended.
+    end: Notify,
 }
 
 impl Upload {
+    /// Whether it is whole, or will never be.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.lock().phase, Phase::Whole | Phase::Failed(_))
+    }
+
+    /// Waits until it is whole, or will never be.
+    pub async fn ended(&self) {
+        let mut end = pin!(self.end.notified());
+        // It may end between the look and the wait.
+        end.as_mut().enable();
+        if !self.has_ended() {
+            end.await;
+        }
+    }
+
     /// Whether upstream may have received all of it.
     pub fn is_whole(&self) -> bool {
         self.lock().phase == Phase::Whole
@@ -107,6 +128,7 @@ impl Upload {
             Phase::Failed(fault) => Err(fault),
             Phase::Held | Phase::Sending | Phase::Whole => {
                 state.phase = Phase::Whole;
+                self.end.notify_waiters();
                 Ok(())
             }
         }
@@ -121,6 +143,7 @@ impl Upload {
             Phase::Held | Phase::Sending => {
                 state.phase = Phase::Failed(fault);
                 state.wake();
+                self.end.notify_waiters();
                 None
             }
         }
@@ -175,6 +198,16 @@ impl State {
     }
 }
 
+/// The content in the hands of who sends it. Dropped before it is whole, it is given up: nobody sends the rest.
+#[derive(Debug, Default)]
+pub(super) struct Sender(pub Arc<Upload>);
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.0.fail(UploadFault::GivenUp);
+    }
+}
+
 /// What of a content had not been sent when its answer began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unsent {
@@ -182,16 +215,6 @@ pub(super) enum Unsent {
     Some,
     /// It was not asked for.
     All,
-}
-
-/// Ends an answer when dropped: the content that was not asked for is given up.
-#[derive(Debug)]
-pub(super) struct AnswerEnd(pub std::sync::Arc<Upload>);
-
-impl Drop for AnswerEnd {
-    fn drop(&mut self) {
-        self.0.end_answer();
-    }
 }
 
 #[cfg(test)]
@@ -255,6 +278,20 @@ mod tests {
         }
         assert_eq!(after(&[give_up]).complete(), Err(UploadFault::GivenUp));
         assert_eq!(after(&[break_off]).fail(UploadFault::GivenUp), Some(UploadFault::Broken));
+    }
+
+    #[tokio::test]
+    async fn a_content_ends_when_it_is_whole_or_will_never_be() {
+        let ends: [fn(Sender); 3] = [|content| complete(&content.0), |content| break_off(&content.0), drop];
+        for end in ends {
+            let content = Sender::default();
+            let upload = Arc::clone(&content.0);
+            let mut ended = pin!(upload.ended());
+            assert!(std::future::poll_fn(|cx| Poll::Ready(ended.as_mut().poll(cx))).await.is_pending());
+            end(content);
+            ended.await;
+            upload.ended().await;
+        }
     }
 
     #[test]

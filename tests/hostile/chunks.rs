@@ -1,7 +1,10 @@
 //! Bodies in the smallest chunks there are.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::thread;
 
+use crate::attack;
 use crate::others::{self, Others};
 use crate::support::{Larder, Plan, Reply, Upstream};
 
@@ -49,4 +52,79 @@ fn several_bodies_of_such_chunks_at_once_hurt_nobody() {
         }
     });
     others.end().was_unhurt();
+}
+
+// ---- Of requests
+
+#[test]
+fn uploads_in_chunks_of_one_byte_hurt_nobody() {
+    let upstream = Upstream::start();
+    let larder = start(&upstream);
+    let others = Others::start(&larder);
+    let before = larder.peak_memory();
+    let head =
+        "POST /upload HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let content = b"1\r\nx\r\n".repeat(LENGTH / 32);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut client = attack::connect(larder.address).unwrap();
+                client.write_all(&[head.as_bytes(), &content, b"0\r\n\r\n"].concat()).unwrap();
+                let answer = attack::rest(&mut client);
+                assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+            });
+        }
+    });
+    others.end().was_unhurt();
+    assert_eq!(upstream.last("POST /upload").body.len(), LENGTH / 32);
+    let grown = larder.peak_memory() - before;
+    assert!(grown < 16 << 20, "{grown}");
+}
+
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+/// Reads frames until one of this kind and with these flags has come.
+fn read_until(client: &mut TcpStream, kind: u8, flags: u8) -> Option<()> {
+    loop {
+        let mut head = [0; 9];
+        client.read_exact(&mut head).ok()?;
+        let length = u64::from(u32::from_be_bytes([0, head[0], head[1], head[2]]));
+        std::io::copy(&mut Read::by_ref(client).take(length), &mut std::io::sink()).ok()?;
+        if (head[3], head[4] & flags) == (kind, flags) {
+            return Some(());
+        }
+    }
+}
+
+#[test]
+fn frames_of_one_byte_that_wait_for_upstream_take_memory_for_their_bytes() {
+    let upstream = Upstream::start();
+    let server = "[server]\nmax_upstream_requests_per_client = 1\n";
+    let larder = Plan::new(&upstream.url()).rules(&[server, others::RULES].concat()).start();
+    let gate = upstream.hold_next("POST /upload");
+    let mut first = attack::connect(larder.address).unwrap();
+    first.write_all(b"POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx").unwrap();
+    gate.wait_for(1);
+    let others = Others::start(&larder);
+    let before = larder.peak_memory();
+    let mut client = attack::connect(larder.address).unwrap();
+    client.write_all(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(4, 0, 0, &[])].concat()).unwrap();
+    read_until(&mut client, 4, 0).unwrap();
+    // :method POST, :scheme http, :path /upload, :authority localhost.
+    let block = [&[0x83, 0x86, 0x04, 7], &b"/upload"[..], &[0x41, 9], b"localhost"].concat();
+    let begun = [frame(4, 1, 0, &[]), frame(1, 4, 1, &block)].concat();
+    let content = frame(0, 0, 1, b"x").repeat(300_000);
+    let ping = frame(6, 0, 0, &[0; 8]);
+    let sent = client.write_all(&[begun, content, ping].concat());
+    if sent.is_ok() {
+        // All of it has been read then, or the connection has ended: h2 bounds small frames that wait.
+        let _ = read_until(&mut client, 6, 1);
+    }
+    let grown = larder.peak_memory() - before;
+    others.end().was_unhurt();
+    gate.open();
+    assert!(grown < 16 << 20, "{grown}");
 }

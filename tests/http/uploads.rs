@@ -3,15 +3,18 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::thread;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::http2;
 use super::wire::{Bench, Wire, field};
 use crate::support::client::Pending;
-use crate::support::{Plan, Site, Tier, eventually};
+use crate::support::{Larder, Plan, Site, Tier, eventually};
 
 const RULES: &str = r#"
 [[family]]
@@ -320,6 +323,92 @@ fn a_write_that_upstream_may_go_on_with_after_its_answer_invalidates_once_more()
     shelf.is_invalidated();
 }
 
+/// Takes content, in whatever chunks, until this letter has come so many times.
+fn take_all(upstream: &mut Wire, letter: char, mut count: usize) {
+    while count > 0 {
+        count -= usize::from(upstream.take(1).starts_with(letter));
+    }
+}
+
+/// A write whose first part has been answered, and its two ends. What it invalidates is stored again.
+fn answered_early(shelf: &mut Shelf, status: &str, framing: &str, part: &str) -> (Wire, Wire) {
+    let mut client = shelf.bench.client(&(head(framing) + part));
+    let mut upstream = shelf.bench.upstream();
+    upstream.head();
+    take_all(&mut upstream, 'x', MUCH);
+    upstream.send(early(status, "", ""));
+    assert_eq!(client.head()[0], format!("HTTP/1.1 {status}"));
+    if status.starts_with('2') {
+        shelf.is_invalidated();
+        shelf.store();
+    }
+    (client, upstream)
+}
+
+#[test]
+fn a_write_that_was_answered_early_invalidates_again_when_upstream_has_all_of_its_content() {
+    let length = format!("Content-Length: {}", MUCH + 4);
+    let in_a_chunk = much_in_a_chunk();
+    for (framing, part, rest) in
+        [(length.as_str(), much(), "rest"), ("Transfer-Encoding: chunked", in_a_chunk, "4\r\nrest\r\n0\r\n\r\n")]
+    {
+        // Of a gateway that has the rest now.
+        for status in ["201 Created", "502 Bad Gateway"] {
+            let mut shelf = Shelf::start("reinvalidate_after = \"1h\"");
+            let (mut client, mut upstream) = answered_early(&mut shelf, status, framing, &part);
+            shelf.is_kept();
+            client.send(rest);
+            take_all(&mut upstream, 't', 1);
+            shelf.is_invalidated();
+        }
+    }
+}
+
+#[test]
+fn a_write_that_was_refused_early_invalidates_nothing_when_its_content_ends() {
+    let mut shelf = Shelf::start("");
+    let length = format!("Content-Length: {}", MUCH + 4);
+    let (mut client, mut upstream) = answered_early(&mut shelf, "413 Content Too Large", &length, &much());
+    client.send("rest");
+    assert_eq!(upstream.take(4), "rest");
+    // The next request of the connection is read when the one before is over.
+    client.send("HEAD /list HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert_eq!(client.head()[0], "HTTP/1.1 200 OK");
+    shelf.is_kept();
+}
+
+#[test]
+fn a_write_that_was_answered_early_and_broke_off_invalidates_again_if_the_api_acts_on_what_it_has() {
+    for on_incomplete in ["ignore", "invalidate"] {
+        let server = format!("reinvalidate_after = \"1h\"\non_incomplete = \"{on_incomplete}\"");
+        let mut shelf = Shelf::start(&server);
+        let (client, mut upstream) = answered_early(&mut shelf, "200 OK", "Content-Length: 100000", &much());
+        client.leave();
+        assert_eq!(upstream.rest(), "", "it is incomplete");
+        if on_incomplete == "ignore" { shelf.is_kept() } else { shelf.is_invalidated() }
+    }
+}
+
+#[test]
+fn what_a_proxy_that_ends_was_still_sending_after_an_early_answer_is_invalidated() {
+    let server = "connect_timeout = \"100ms\"\nupstream_timeout = \"500ms\"\ndrain_timeout = \"500ms\"";
+    let rules = rules(&format!("{server}\nreinvalidate_after = \"1h\""));
+    let mut site = Site::start(Tier::Redis, &rules);
+    let redis = site.redis().url();
+    for end in [Larder::kill, |larder: &mut Larder| larder.terminate()] {
+        let mut bench = Bench::start_as(|plan| plan.rules(&rules).redis(&redis));
+        let mut client = bench.client(&(head(UNFINISHED) + &much()));
+        let mut upstream = bench.upstream();
+        upstream.head();
+        upstream.send(early("200 OK", "", ""));
+        assert_eq!(client.head()[0], "HTTP/1.1 200 OK");
+        let before = site.get("/list").text();
+        site.get("/list").shows("hit").carries(&before);
+        end(&mut bench.larder);
+        eventually("it is invalidated", || site.get("/list").text() != before);
+    }
+}
+
 #[test]
 fn a_client_may_go_on_sending_after_an_early_answer() {
     let shelf = Shelf::start("");
@@ -358,6 +447,137 @@ fn an_early_answer_is_read_to_its_end_when_the_client_stops_sending() {
     assert_eq!(client.take(3), "not");
     assert_eq!(upstream.rest(), "", "then its connection ends");
 }
+
+// ---- Content that goes on after its answer
+
+/// What follows [`MUCH`], more than a client may send of heads.
+const MORE: usize = 200_000;
+
+/// A write whose answer is over, while [`MORE`] of its content is still to come: its client and upstream.
+fn answered(bench: &Bench) -> (Wire, Wire) {
+    let mut client = bench.client(&(head(&format!("Content-Length: {}", MUCH + MORE)) + &much()));
+    let mut upstream = bench.upstream();
+    upstream.head();
+    upstream.take(MUCH);
+    upstream.send(early("200 OK", "", "yes"));
+    client.head();
+    assert_eq!(client.take(3), "yes");
+    (client, upstream)
+}
+
+/// The rest of its content reaches upstream.
+#[track_caller]
+fn finish(client: &mut Wire, upstream: &mut Wire) {
+    let more = "y".repeat(MORE);
+    client.send(&more);
+    assert_eq!(upstream.take(MORE), more);
+}
+
+fn server(table: &str) -> Bench {
+    Bench::start(&format!("[server]\n{table}\n"))
+}
+
+#[test]
+fn a_request_keeps_its_place_at_upstream_until_its_content_has_ended() {
+    let bench = server("max_upstream_requests = 1\nupstream_timeout = \"300ms\"");
+    let (mut client, mut upstream) = answered(&bench);
+    let get = "GET /other HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    assert_eq!(bench.client(get).head()[0], "HTTP/1.1 503 Service Unavailable");
+    finish(&mut client, &mut upstream);
+    eventually("the place is free", || bench.larder.metric("larder_upstream_requests") == 0);
+}
+
+#[test]
+fn a_connection_does_not_give_way_while_the_content_of_an_answered_request_comes() {
+    let bench = server("max_connections = 1");
+    let (mut client, mut upstream) = answered(&bench);
+    let mut refused = Wire::from_elsewhere(bench.larder.address);
+    refused.send("GET /other HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let refused = refused.rest();
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    finish(&mut client, &mut upstream);
+}
+
+#[test]
+fn the_content_of_an_answered_request_is_no_head() {
+    let bench = server("max_head = \"16KiB\"\nmax_heads = \"256KiB\"");
+    let (mut client, mut upstream) = answered(&bench);
+    finish(&mut client, &mut upstream);
+}
+
+#[test]
+fn content_that_does_not_come_after_the_answer_is_given_up() {
+    let bench = server("idle_timeout = \"200ms\"\nupload_rate = \"0B\"");
+    let (mut client, mut upstream) = answered(&bench);
+    assert_eq!(upstream.rest(), "", "it is incomplete");
+    assert_eq!(client.rest(), "");
+    eventually("the place is free", || bench.larder.metric("larder_upstream_requests") == 0);
+}
+
+#[test]
+fn content_that_upstream_does_not_take_after_its_answer_is_given_up() {
+    let bench = server("idle_timeout = \"200ms\"\nupload_rate = \"0B\"");
+    let mut client = bench.client(&head("Content-Length: 1000000000"));
+    let mut sender = client.again();
+    let sending = thread::spawn(move || while sender.try_send([b'x'; 10_000]) {});
+    let mut upstream = bench.upstream();
+    upstream.head();
+    upstream.send(early("200 OK", "", "yes"));
+    client.head();
+    assert_eq!(client.take(3), "yes");
+    eventually("the place is free", || bench.larder.metric("larder_upstream_requests") == 0);
+    client.leave();
+    sending.join().unwrap();
+    upstream.rest();
+}
+
+/// Content that comes piece by piece.
+struct Pieces(tokio::sync::mpsc::Receiver<Bytes>);
+
+impl http_body::Body for Pieces {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        self.0.poll_recv(cx).map(|piece| piece.map(|piece| Ok(http_body::Frame::data(piece))))
+    }
+}
+
+#[test]
+fn an_http_2_connection_is_not_idle_while_the_content_of_an_answered_request_comes() {
+    let bench = server("header_timeout = \"200ms\"");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (pieces, body) = tokio::sync::mpsc::channel(1);
+    pieces.try_send(Bytes::from(much())).unwrap();
+    let address = bench.larder.address;
+    let response = runtime.spawn(async move {
+        let stream = TokioIo::new(tokio::net::TcpStream::connect(address).await.unwrap());
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+        tokio::spawn(connection);
+        let request = http::Request::post("http://api.example/things").body(Pieces(body)).unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        assert_eq!(response.status(), 200);
+        response.into_body().collect().await.unwrap().to_bytes();
+        sender
+    });
+    let mut upstream = bench.upstream();
+    upstream.head();
+    take_all(&mut upstream, 'x', MUCH);
+    upstream.send(early("200 OK", "", "yes"));
+    let _sender = runtime.block_on(response).unwrap();
+    for _ in 0..3 {
+        // One on which nothing is under way lasts as long as an idle one may.
+        bench.client("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").end();
+    }
+    pieces.blocking_send(Bytes::from_static(b"the end")).unwrap();
+    take_all(&mut upstream, 'd', 1);
+}
+
+// ---- Answers and closes
 
 const LENGTH: usize = 2_000_000;
 

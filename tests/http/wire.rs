@@ -3,6 +3,8 @@
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 
+use socket2::{Domain, Socket, Type};
+
 use crate::support::{Larder, PATIENCE, Plan, eventually_some};
 
 /// One connection.
@@ -21,10 +23,16 @@ impl Bench {
     /// With these rules.
     #[track_caller]
     pub fn start(rules: &str) -> Bench {
+        Bench::start_as(|plan| plan.rules(rules))
+    }
+
+    /// Started like this.
+    #[track_caller]
+    pub fn start_as(plan: impl FnOnce(Plan) -> Plan) -> Bench {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        Bench { larder: Plan::new(&url).rules(rules).start(), listener }
+        Bench { larder: plan(Plan::new(&url)).start(), listener }
     }
 
     /// A new client that has sent this.
@@ -71,6 +79,14 @@ impl Wire {
         Wire::of(TcpStream::connect(address).unwrap())
     }
 
+    /// From another address of this machine.
+    pub fn from_elsewhere(address: SocketAddr) -> Wire {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).unwrap();
+        socket.connect(&address.into()).unwrap();
+        Wire::of(socket.into())
+    }
+
     fn of(stream: TcpStream) -> Wire {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -115,6 +131,16 @@ impl Wire {
             Err(error) => panic!("the connection does not end: {error}"),
         }
         String::from_utf8(bytes).unwrap()
+    }
+
+    /// Reads what comes, in whatever protocol, until the connection ends.
+    pub fn end(&mut self) {
+        let _ = self.0.read_to_end(&mut Vec::new());
+    }
+
+    /// The same connection, to send on it meanwhile.
+    pub fn again(&self) -> Wire {
+        Wire(BufReader::new(self.0.get_ref().try_clone().unwrap()))
     }
 
     /// Whether nothing has come by now. A test that must not be fooled by delay makes something else happen after it.
