@@ -76,6 +76,7 @@ impl Clients {
             Scenario::DenseWrites => Clients { readers: 4, writers: 4, rest: 20, writers_rest: 10, soft: 0.0 },
             Scenario::SoftWrites => Clients { readers: 2, writers: 3, rest: 200, writers_rest: 20, soft: 1.0 },
             Scenario::EpochUnseen => Clients { readers: 6, rest: 20, soft: 0.0, ..any },
+            Scenario::SyncLeftBehind => Clients { readers: 5, writers: 1, rest: 20, writers_rest: 100, soft: 0.0 },
         }
     }
 }
@@ -100,6 +101,7 @@ impl Run {
         let (registers, slowness, marks_max) = match scenario {
             Scenario::Mixed(_) => (registers, slowness, marks_max),
             Scenario::OutageForAll => (registers.min(2), 3, marks_max),
+            Scenario::SyncLeftBehind => (4, 3, 1000),
             Scenario::DenseWrites => (4, 3, *world.pick(&[1, 2, 1000])),
             Scenario::SoftWrites => (4, 3, 1000),
             Scenario::EpochUnseen => (registers, 3, marks_max),
@@ -117,7 +119,7 @@ impl Run {
         let settings = settings(world, scenario, slowness, waits);
         let proxies = match scenario {
             // The more there are the longer it takes until nobody is awaited any more.
-            Scenario::OutageForAll => *world.pick(&[2, 2, 3, 4]),
+            Scenario::OutageForAll | Scenario::SyncLeftBehind => *world.pick(&[2, 2, 3, 4]),
             _ => *world.pick(&[2, 3, 4]),
         };
         let upstream = Upstream::new(world, registers, slowness, settings.lag);
@@ -131,7 +133,7 @@ impl Run {
             fleet: Fleet::start(&site, proxies),
             pause: *world.pick(&[60, 150, 400]),
             lasts: match scenario {
-                Scenario::OutageForAll => world.millis(5000, 8000),
+                Scenario::OutageForAll | Scenario::SyncLeftBehind => world.millis(5000, 8000),
                 _ => world.millis(1000, 3000),
             },
             clients: Clients::of(scenario, world),
@@ -349,7 +351,7 @@ fn settings(world: &World, scenario: Scenario, slowness: u64, waits: bool) -> Se
     };
     match scenario {
         Scenario::Mixed(_) => any,
-        Scenario::OutageForAll => {
+        Scenario::OutageForAll | Scenario::SyncLeftBehind => {
             Settings { on_outage: OnOutage::Forward, is_away_for_all: true, lag: Duration::ZERO, ..any }
         }
         Scenario::DenseWrites => {
