@@ -49,6 +49,9 @@ pub enum Kind {
     MessagesLate,
     /// A proxy stands still for longer than its lease, until an outage of everybody has begun.
     FrozenBefore,
+    /// In an outage of everybody one proxy gives up a sync, which the server carries out as soon as it is back, and takes a write
+    /// that it delivers later.
+    SyncLeftBehind,
     /// An epoch begins while the proxies that hold leases are away, and a new proxy takes writes in it.
     EpochUnseen,
 }
@@ -126,12 +129,14 @@ pub enum Scenario {
     SoftWrites,
     /// Epochs that begin while the proxies that hold leases are away.
     EpochUnseen,
+    /// Outages that everybody has, at whose end a sync is carried out late.
+    SyncLeftBehind,
 }
 
-/// Whether a seed is about a scenario that is arranged: four in 25 are. That the seeds of the others go on as they were keeps the
+/// Whether a seed is about a scenario that is arranged: five in 25 are. That the seeds of the others go on as they were keeps the
 /// recorded ones valid.
 pub fn is_arranged(seed: u64) -> bool {
-    matches!(seed % 25, 3 | 13 | 18 | 23)
+    matches!(seed % 25, 3 | 13 | 18 | 21 | 23)
 }
 
 impl Scenario {
@@ -164,7 +169,11 @@ impl Scenario {
 
     /// What a seed is about.
     pub fn of(seed: u64, world: &World) -> Scenario {
-        if is_arranged(seed) { *world.pick(&Scenario::ARRANGED) } else { *world.pick(&Scenario::ANY) }
+        match seed % 25 {
+            21 => Scenario::SyncLeftBehind,
+            _ if is_arranged(seed) => *world.pick(&Scenario::ARRANGED),
+            _ => *world.pick(&Scenario::ANY),
+        }
     }
 
     pub fn kinds(self) -> &'static [Kind] {
@@ -181,6 +190,7 @@ impl Scenario {
             Scenario::DenseWrites => &[Kind::MessagesLost, Kind::MessagesLate, Kind::Cut],
             Scenario::SoftWrites => &[],
             Scenario::EpochUnseen => &[Kind::EpochUnseen],
+            Scenario::SyncLeftBehind => &[Kind::ServerHung, Kind::SyncLeftBehind],
         }
     }
 
@@ -302,6 +312,9 @@ impl Chaos {
         let lasts = self.world.millis(least, LONGEST_OUTAGE);
         self.world.tell(|| format!("fault: {kind:?} for everybody, for {lasts:?}"));
         self.happen(kind, lasts);
+        if self.kinds.contains(&Kind::SyncLeftBehind) {
+            late = self.leave_sync_behind();
+        }
         let before = self.world.millis(0, lasts.as_millis() as u64);
         sleep(before).await;
         if self.kinds.contains(&Kind::Replaced) && self.world.happens(0.4) {
@@ -330,7 +343,8 @@ impl Chaos {
             tokio::spawn(async move {
                 sleep(Duration::from_millis(400)).await;
                 link.behave(|conduct| {
-                    (conduct.slowness, conduct.latest) = (Conduct::GOOD.slowness, Conduct::GOOD.latest);
+                    let Conduct { slowness, late, latest, .. } = Conduct::GOOD;
+                    (conduct.slowness, conduct.late, conduct.latest) = (slowness, late, latest);
                 });
             });
         }
@@ -353,6 +367,22 @@ impl Chaos {
             frozen.freeze(false);
         });
         sleep(lasts).await;
+        Some(proxy)
+    }
+
+    /// One proxy gives up what it has sent to a server that hangs, after it had time for a sync, and takes a write.
+    fn leave_sync_behind(&self) -> Option<Arc<Proxy>> {
+        let proxy = self.fleet.any(&self.world)?;
+        self.world.tell(|| format!("fault: {} leaves a sync behind", proxy.name()));
+        self.world.count("sync left behind");
+        proxy.link.behave(|conduct| (conduct.late, conduct.latest) = (1.0, 10));
+        let (gives_up, one) = (Arc::clone(&proxy), Arc::clone(&proxy));
+        let after = self.fleet.site.settings.lease / 4;
+        tokio::spawn(async move {
+            sleep(after).await;
+            gives_up.link.part("it does not answer");
+            one.write(Write { target: Target::One(0), grace: None, again: None }).await;
+        });
         Some(proxy)
     }
 
@@ -389,7 +419,7 @@ impl Chaos {
         match kind {
             Kind::Frozen => self.freeze(lasts),
             // See `have_outage`.
-            Kind::FrozenBefore => {}
+            Kind::FrozenBefore | Kind::SyncLeftBehind => {}
             Kind::EpochUnseen => self.begin_unseen(lasts),
             Kind::Killed | Kind::Left => {
                 let place = self.world.draw(|chance| chance.random_range(0..self.fleet.places.len()));

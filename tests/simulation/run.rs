@@ -76,6 +76,7 @@ impl Clients {
             Scenario::DenseWrites => Clients { readers: 4, writers: 4, rest: 20, writers_rest: 10, soft: 0.0 },
             Scenario::SoftWrites => Clients { readers: 2, writers: 3, rest: 200, writers_rest: 20, soft: 1.0 },
             Scenario::EpochUnseen => Clients { readers: 6, rest: 20, soft: 0.0, ..any },
+            Scenario::SyncLeftBehind => Clients { readers: 5, writers: 1, rest: 20, writers_rest: 100, soft: 0.0 },
         }
     }
 }
@@ -100,6 +101,7 @@ impl Run {
         let (registers, slowness, marks_max) = match scenario {
             Scenario::Mixed(_) => (registers, slowness, marks_max),
             Scenario::OutageForAll => (registers.min(2), 3, marks_max),
+            Scenario::SyncLeftBehind => (4, 3, 1000),
             Scenario::DenseWrites => (4, 3, *world.pick(&[1, 2, 1000])),
             Scenario::SoftWrites => (4, 3, 1000),
             Scenario::EpochUnseen => (registers, 3, marks_max),
@@ -117,7 +119,7 @@ impl Run {
         let settings = settings(world, scenario, slowness, waits);
         let proxies = match scenario {
             // The more there are the longer it takes until nobody is awaited any more.
-            Scenario::OutageForAll => *world.pick(&[2, 2, 3, 4]),
+            Scenario::OutageForAll | Scenario::SyncLeftBehind => *world.pick(&[2, 2, 3, 4]),
             _ => *world.pick(&[2, 3, 4]),
         };
         let upstream = Upstream::new(world, registers, slowness, settings.lag);
@@ -131,7 +133,7 @@ impl Run {
             fleet: Fleet::start(&site, proxies),
             pause: *world.pick(&[60, 150, 400]),
             lasts: match scenario {
-                Scenario::OutageForAll => world.millis(5000, 8000),
+                Scenario::OutageForAll | Scenario::SyncLeftBehind => world.millis(5000, 8000),
                 _ => world.millis(1000, 3000),
             },
             clients: Clients::of(scenario, world),
@@ -343,12 +345,13 @@ fn settings(world: &World, scenario: Scenario, slowness: u64, waits: bool) -> Se
         // Who carries out what another has left undone comes after that: it repeats nothing.
         lag: if world.happens(0.15) { limit * 2 } else { Duration::ZERO },
         limit,
-        slots: *world.pick(&[1, 64, 4096]),
+        // Which tags share one of some slots is a secret of each process: it would be another in each run of a seed.
+        slots: *world.pick(&[1, MANY_SLOTS, MANY_SLOTS]),
         patience: Duration::from_millis(3 * slowness) + limit * 4,
     };
     match scenario {
         Scenario::Mixed(_) => any,
-        Scenario::OutageForAll => {
+        Scenario::OutageForAll | Scenario::SyncLeftBehind => {
             Settings { on_outage: OnOutage::Forward, is_away_for_all: true, lag: Duration::ZERO, ..any }
         }
         Scenario::DenseWrites => {
@@ -369,6 +372,9 @@ fn settings(world: &World, scenario: Scenario, slowness: u64, waits: bool) -> Se
         },
     }
 }
+
+/// So many that no two tags share one.
+const MANY_SLOTS: usize = 1 << 16;
 
 /// The longest time after which a write is repeated, where upstream does not lag.
 const LONGEST_AGAIN: Duration = Duration::from_millis(700);

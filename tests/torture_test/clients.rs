@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use rand::{Rng, SeedableRng};
 use crate::connection::{Connection, Head, Loss};
 use crate::ledger::{Event, Ledger, Read, Run, Scope, Stale};
 use crate::proxies::Directory;
-use crate::registers::{TOOK, VERSION};
+use crate::registers::{TOOK, UPSTREAM, VERSION};
 
 /// The longest that a client stays with one proxy.
 const STAY: Duration = Duration::from_secs(2);
@@ -35,6 +35,12 @@ pub struct World {
     pub directory: Arc<Directory>,
     pub ledger: Arc<Ledger>,
     pub over: AtomicBool,
+    /// Hits that had to show an acknowledged write.
+    pub telling_hits: AtomicU64,
+    /// Reads that broke the promise.
+    pub stale: AtomicU64,
+    /// Where upstream is, which its answers say.
+    upstream: String,
     /// The longest pause between two requests of a writer.
     write_pause: Duration,
     /// The register that was acknowledged last.
@@ -56,7 +62,6 @@ pub struct Tally {
     pub alone: u64,
     /// By kind; reads and writes apart.
     pub errors: BTreeMap<String, u64>,
-    pub stale: u64,
     pub histories: Vec<String>,
     /// How long acknowledged writes took beyond upstream's own time.
     pub waits: Vec<Duration>,
@@ -72,7 +77,6 @@ impl Tally {
         self.acknowledged += other.acknowledged;
         self.kept += other.kept;
         self.alone += other.alone;
-        self.stale += other.stale;
         for (kind, count) in other.errors {
             *self.errors.entry(kind).or_default() += count;
         }
@@ -87,8 +91,17 @@ impl Tally {
 }
 
 impl World {
-    pub fn new(directory: Arc<Directory>, ledger: Arc<Ledger>, write_pause: Duration) -> World {
-        World { directory, ledger, over: AtomicBool::new(false), write_pause, latest: AtomicUsize::new(0) }
+    pub fn new(directory: Arc<Directory>, ledger: Arc<Ledger>, upstream: String, write_pause: Duration) -> World {
+        World {
+            directory,
+            ledger,
+            over: AtomicBool::new(false),
+            telling_hits: AtomicU64::new(0),
+            stale: AtomicU64::new(0),
+            upstream,
+            write_pause,
+            latest: AtomicUsize::new(0),
+        }
     }
 
     /// Reads until the run is over.
@@ -157,7 +170,7 @@ impl<'a> Client<'a> {
             Target::Sum => "/sum".to_owned(),
         };
         let mut connection = self.connect()?;
-        let head = connection.ask("GET", &path)?;
+        let head = self.ask(&mut connection, "GET", &path)?;
         let content = connection.content(&head)?;
         let by_rule = !matches!(target, Target::Register(_));
         let read = Read { began: head.began, by: connection.run, hit: head.shows("hit"), by_rule };
@@ -197,13 +210,15 @@ impl<'a> Client<'a> {
             Target::Register(register) | Target::View(register) => ledger.check(register, versions[0], read),
             Target::Sum => ledger.check_all(&versions, read),
         };
-        if let Err(stale) = judged {
-            self.stale(&stale, read, target);
+        match judged {
+            Ok(0) => {}
+            Ok(_) => drop(self.world.telling_hits.fetch_add(u64::from(read.hit), SeqCst)),
+            Err(stale) => self.stale(&stale, read, target),
         }
     }
 
     fn stale(&mut self, stale: &Stale, read: &Read, target: Target) {
-        self.tally.stale += 1;
+        self.world.stale.fetch_add(1, SeqCst);
         if self.tally.histories.len() < TOLD {
             let what = match target {
                 Target::Register(_) => "",
@@ -227,7 +242,7 @@ impl<'a> Client<'a> {
         let mut connection = self.connect()?;
         ledger.note(register, Event::WriteBegan(connection.run));
         let was_alone = self.world.directory.is_alone(self.proxy);
-        let head = connection.ask("PUT", &format!("/r/{register}")).inspect_err(|_| {
+        let head = self.ask(&mut connection, "PUT", &format!("/r/{register}")).inspect_err(|_| {
             ledger.note(register, Event::WriteFailed(connection.run));
         })?;
         // At once: the content is still on its way.
@@ -275,6 +290,13 @@ impl<'a> Client<'a> {
             Some(connection) => Ok(connection),
             None => Connection::open(self.world.directory.place(self.proxy)),
         }
+    }
+
+    /// Where a proxy of this run was killed, one of another run may listen by now.
+    fn ask(&self, connection: &mut Connection, method: &str, path: &str) -> Result<Head, Loss> {
+        let head = connection.ask(method, path)?;
+        let is_of_this_run = head.field(UPSTREAM) == Some(&self.world.upstream);
+        if (200..300).contains(&head.status) && !is_of_this_run { Err("foreign") } else { Ok(head) }
     }
 
     fn keep(&mut self, connection: Connection, head: &Head) {

@@ -38,7 +38,7 @@ pub struct Options {
     /// With --pause: how many seconds Redis runs between two pauses.
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "2.5", requires = "pause")]
     pub pause_every: Duration,
-    /// The least hit share, in percent, that the run must reach. Default: 20 if nothing fails, else 5.
+    /// The least hit share, in percent, that the run must reach. Without it any will do.
     #[arg(long, value_parser = clap::value_parser!(u64).range(0..=100))]
     pub hits: Option<u64>,
     /// Of every random choice. What the processes make of it differs all the same. Default: drawn.

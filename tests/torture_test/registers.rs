@@ -21,6 +21,9 @@ pub const VERSION: &str = "x-version";
 /// …and how long upstream took for it, microseconds.
 pub const TOOK: &str = "x-took";
 
+/// What every answer says: where it comes from, which is nowhere else as long as a run lasts.
+pub const UPSTREAM: &str = "x-upstream";
+
 /// The longest that a replica lags behind, with `--rules again`.
 pub const LAG: Duration = Duration::from_millis(300);
 
@@ -31,6 +34,7 @@ pub struct Registers {
 }
 
 struct Shared {
+    url: String,
     versions: Vec<Mutex<Version>>,
     /// How far reads may lag behind.
     lag: Duration,
@@ -73,14 +77,15 @@ impl Registers {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let versions = (0..ledger.len()).map(|_| Mutex::default()).collect();
-        let shared = Arc::new(Shared { versions, lag, usual, ledger, closed: AtomicBool::new(false) });
+        let url = format!("http://{address}");
+        let shared = Arc::new(Shared { url, versions, lag, usual, ledger, closed: AtomicBool::new(false) });
         let accepting = Arc::clone(&shared);
         thread::spawn(move || accept(&listener, &accepting, seed));
         Registers { address, shared }
     }
 
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.shared.url.clone()
     }
 }
 
@@ -133,8 +138,10 @@ impl Shared {
         };
         let version = version.map(|version| format!("{VERSION}: {version}\r\n")).unwrap_or_default();
         let took = began.elapsed().as_micros();
-        let length = body.len();
-        format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n{version}{TOOK}: {took}\r\n\r\n{body}")
+        let (length, url) = (body.len(), &self.url);
+        format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n{UPSTREAM}: {url}\r\n{version}{TOOK}: {took}\r\n\r\n{body}"
+        )
     }
 
     fn raise(&self, register: usize, random: &mut StdRng) -> u64 {
