@@ -310,7 +310,7 @@ pub struct Server {
     /// answer, unless they are streams; default a quarter of `max_upstream_requests`, at least 8
     pub max_unshared_per_client: u64,
     /// `max_upstream_streams` at a time, beside the requests: event streams, upgraded connections, and what upstream has been
-    /// silent in for `stream_after`; default 1024
+    /// silent in for `stream_after`; default 1024, or as many as the descriptors of the process allow
     pub max_upstream_streams: usize,
     /// `max_upstream_streams_per_client`: how many of them one client may have; default a quarter, and at least 1
     pub max_upstream_streams_per_client: usize,

@@ -44,6 +44,7 @@ mod tracked;
 
 use admission::{Admission, Ticket};
 use counted::Counted;
+use descriptors::Fit;
 use early::Early;
 use linger::{LastRequest, Lingering};
 use refuse::Refuser;
@@ -176,8 +177,8 @@ pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Fut
 /// upstream until it is there.
 pub async fn assemble(config: Config) -> Result<Arc<Running>, ServeError> {
     let url = config.server.upstream.clone().ok_or(ServeError::NoUpstream)?;
-    connections(&config.server)?;
-    let upstream = Upstream::new(&url, &config.server)?;
+    let server = Server { max_upstream_streams: fit(&config.server)?.streams, ..config.server.clone() };
+    let upstream = Upstream::new(&url, &server)?;
     let mut is_there = false;
     let store: Option<Arc<dyn Store>> = match &config.store {
         Some(config) => {
@@ -199,21 +200,24 @@ pub async fn assemble(config: Config) -> Result<Arc<Running>, ServeError> {
     Ok(running)
 }
 
-/// How many connections from clients there may be.
-fn connections(server: &Server) -> Result<usize, descriptors::TooFew> {
-    descriptors::fit(descriptors::limit(), server.max_connections, server.max_upstream_requests)
+/// What fits among the descriptors of the process.
+fn fit(server: &Server) -> Result<Fit, descriptors::TooFew> {
+    let (requests, streams) = (server.max_upstream_requests, server.max_upstream_streams);
+    descriptors::fit(descriptors::limit(), server.max_connections, requests, streams)
 }
 
 /// Accepts until told to stop, then waits for the connections to finish.
 async fn accept(running: Arc<Running>, listener: TcpListener, stop: CancellationToken) {
     let server = &running.config.server;
     // That they fit was looked at before; the limit may have been lowered since.
-    let most = connections(server).unwrap_or_else(|fault| fault.room.max(1));
+    let fit = fit(server).unwrap_or_else(|fault| Fit { connections: fault.room.max(1), streams: 0 });
+    let most = fit.connections;
     tracing::info!(
         max_connections = most,
         configured = server.max_connections,
         descriptors = descriptors::limit(),
         max_upstream_requests = server.max_upstream_requests,
+        max_upstream_streams = fit.streams,
         "connections from clients fit among the descriptors of the process"
     );
     let (admission, refuser) = (Admission::new(server, most, &running.metrics), Refuser::new());

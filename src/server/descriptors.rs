@@ -11,44 +11,62 @@ const RESERVE: u64 = 256;
 /// Connections do not fit among the descriptors.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{what} not fit: the process may have {limit} descriptors open, of which {upstream} are for [server] \
-     max_upstream_requests and {RESERVE} for the admin, Redis and files; {remedy}"
+    "{what} not fit: the process may have {limit} descriptors open, of which {requests} are for [server] \
+     max_upstream_requests, {streams} for max_upstream_streams and {RESERVE} for the admin, Redis and files; {remedy}"
 )]
 pub struct TooFew {
     what: String,
     limit: u64,
-    upstream: usize,
+    requests: u64,
+    streams: u64,
     remedy: String,
-    /// The most that do fit.
+    /// The most connections from clients that do fit.
     pub room: usize,
 }
 
-/// How many connections from clients there may be. `limit`: descriptors, if there is a limit. `wanted`: as configured.
-/// `upstream`: connections to upstream.
-pub fn fit(limit: Option<u64>, wanted: Option<usize>, upstream: usize) -> Result<usize, TooFew> {
-    let Some(limit) = limit else { return Ok(wanted.unwrap_or(DEFAULT_CONNECTIONS)) };
-    let needed = |connections: u64| connections + upstream as u64 + RESERVE;
-    let room = limit.saturating_sub(needed(0));
-    let most = usize::try_from(room).unwrap_or(usize::MAX);
-    let raise =
-        |to: u64| format!("raise the hard limit to at least {to} (ulimit -Hn, or LimitNOFILE= of systemd)");
+/// What fits among the descriptors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fit {
+    /// Connections from clients.
+    pub connections: usize,
+    /// Streams at upstream: as many as are configured, but no more than a quarter of what requests to upstream leave.
+    pub streams: usize,
+}
+
+/// What fits. `limit`: descriptors, if there is a limit. `wanted`: connections from clients, as configured. `requests` and
+/// `streams`: at upstream, as configured; each has a connection of its own.
+pub fn fit(limit: Option<u64>, wanted: Option<usize>, requests: usize, streams: usize) -> Result<Fit, TooFew> {
+    let Some(limit) = limit else {
+        return Ok(Fit { connections: wanted.unwrap_or(DEFAULT_CONNECTIONS), streams });
+    };
+    let left = limit.saturating_sub(requests as u64 + RESERVE);
+    let room = left - (streams as u64).min(left / 4);
+    let (most, streams) = (saturating(room), saturating(left - room));
+    let too_few = |what: String, needed: u64, lower: &str| {
+        // Of what is added, a quarter may be for streams.
+        let hard = limit + (needed - room).saturating_mul(4).div_ceil(3);
+        let remedy = format!("raise the hard limit to {hard} (ulimit -Hn, or LimitNOFILE= of systemd), or {lower}");
+        TooFew { what, limit, requests: requests as u64, streams: streams as u64, remedy, room: most }
+    };
     match wanted {
-        Some(wanted) if wanted <= most => Ok(wanted),
+        Some(wanted) if wanted <= most => Ok(Fit { connections: wanted, streams }),
         Some(wanted) => {
-            let lower = if room == 0 {
-                "lower max_upstream_requests".into()
-            } else {
-                format!("write max_connections = {room}")
+            let lower = match most {
+                0 => "lower max_upstream_requests".to_owned(),
+                most => format!("write max_connections = {most}"),
             };
-            let remedy = format!("{}, or {lower}", raise(needed(wanted as u64)));
-            Err(TooFew { what: format!("max_connections = {wanted} does"), limit, upstream, remedy, room: most })
+            Err(too_few(format!("max_connections = {wanted} does"), wanted as u64, &lower))
         }
-        None if room >= FEWEST => Ok(most.min(DEFAULT_CONNECTIONS)),
+        None if room >= FEWEST => Ok(Fit { connections: most.min(DEFAULT_CONNECTIONS), streams }),
         None => {
-            let remedy = format!("{}, or lower max_upstream_requests", raise(needed(FEWEST)));
-            Err(TooFew { what: "connections from clients do".to_owned(), limit, upstream, remedy, room: most })
+            let lower = "lower max_upstream_requests or max_upstream_streams";
+            Err(too_few("connections from clients do".to_owned(), FEWEST, lower))
         }
     }
+}
+
+fn saturating(count: u64) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
 }
 
 /// The descriptors that the process may have open; `None`: as many as it likes.
@@ -87,32 +105,36 @@ mod tests {
     #[test]
     fn the_default_follows_the_descriptors() {
         let rows = [
-            (None, 512, 10_000),
-            (Some(1_048_576), 512, 10_000),
-            (Some(1024), 512, 256),
-            (Some(1024), 16, 752),
-            (Some(784), 512, 16),
+            (None, 512, 1024, (10_000, 1024)),
+            (Some(1_048_576), 512, 1024, (10_000, 1024)),
+            (Some(1024), 512, 1024, (192, 64)),
+            (Some(1024), 512, 10, (246, 10)),
+            (Some(1024), 16, 1024, (564, 188)),
+            (Some(784), 512, 0, (16, 0)),
         ];
-        for (limit, upstream, expected) in rows {
-            assert_eq!(fit(limit, None, upstream).unwrap(), expected, "{limit:?} {upstream}");
+        for (limit, requests, streams, (connections, fitting)) in rows {
+            let expected = Fit { connections, streams: fitting };
+            assert_eq!(fit(limit, None, requests, streams), Ok(expected), "{limit:?} {requests} {streams}");
         }
     }
 
     #[test]
-    fn what_does_not_fit_is_refused_with_a_remedy() {
-        assert_eq!(fit(Some(1024), Some(256), 512).unwrap(), 256);
-        assert_eq!(fit(Some(600), Some(8), 64).unwrap(), 8);
-        let message = fit(Some(1024), Some(257), 512).unwrap_err().to_string();
-        assert!(message.starts_with("max_connections = 257 does not fit: "), "{message}");
-        assert!(
-            message.contains("at least 1025") && message.ends_with("or write max_connections = 256"),
-            "{message}"
-        );
-        let message = fit(Some(512), None, 512).unwrap_err().to_string();
+    fn what_fits_fits_again() {
+        for limit in 800..5000 {
+            let Ok(first) = fit(Some(limit), None, 512, 1024) else { continue };
+            assert_eq!(fit(Some(limit), Some(first.connections), 512, first.streams), Ok(first));
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_a_remedy_that_works() {
+        assert_eq!(fit(Some(1024), Some(192), 512, 1024).unwrap().connections, 192);
+        let message = fit(Some(1024), Some(193), 512, 1024).unwrap_err().to_string();
+        assert!(message.starts_with("max_connections = 193 does not fit: "), "{message}");
+        assert!(message.contains("to 1026 ") && message.ends_with("or write max_connections = 192"), "{message}");
+        assert_eq!(fit(Some(1026), Some(193), 512, 1024).unwrap().connections, 193);
+        let message = fit(Some(512), None, 512, 1024).unwrap_err().to_string();
         assert!(message.starts_with("connections from clients do not fit: "), "{message}");
-        assert!(
-            message.contains("at least 784") && message.ends_with("or lower max_upstream_requests"),
-            "{message}"
-        );
+        assert!(message.ends_with("or lower max_upstream_requests or max_upstream_streams"), "{message}");
     }
 }

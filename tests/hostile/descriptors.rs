@@ -12,7 +12,7 @@ fn the_soft_limit_of_descriptors_hurts_nobody() {
     let held = attack::open(1100, larder.address, b"");
     others.go_on(200);
     others.end().was_unhurt();
-    assert!(larder.log().contains("max_connections=3328"), "{}", larder.log());
+    assert!(larder.log().contains("max_connections=2496"), "{}", larder.log());
     drop(held);
 }
 
@@ -32,9 +32,9 @@ fn connections_never_take_the_descriptors_of_others() {
     others.go_on(200);
     others.end().was_unhurt();
     let log = larder.log();
-    assert!(log.contains("max_connections=256"), "{log}");
+    assert!(log.contains("max_connections=192"), "{log}");
     assert!(!log.contains("Too many open files"), "{log}");
-    assert!(larder.metric("larder_connections") <= 256);
+    assert!(larder.metric("larder_connections") <= 192);
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn more_connections_than_there_are_descriptors_for_are_refused_at_the_start() {
     let plan = Plan::new(&upstream.url()).descriptors(512, 1024);
     let exit = plan.clone().rules("[server]\nmax_connections = 300").fail();
     assert_eq!(exit.code, Some(2), "{exit:?}");
-    for text in ["max_connections = 300 does not fit", "at least 1068", "write max_connections = 256"] {
+    for text in ["max_connections = 300 does not fit", "to 1168", "write max_connections = 192"] {
         assert!(exit.stderr.contains(text), "{exit:?}");
     }
     let exit = plan.descriptors(256, 512).fail();
@@ -51,5 +51,5 @@ fn more_connections_than_there_are_descriptors_for_are_refused_at_the_start() {
     assert!(exit.stderr.contains("lower max_upstream_requests"), "{exit:?}");
     let larder =
         Plan::new(&upstream.url()).rules("[server]\nmax_upstream_requests = 32\n").descriptors(256, 512).start();
-    eventually("it says how many", || larder.log().contains("max_connections=224"));
+    eventually("it says how many", || larder.log().contains("max_connections=168"));
 }
