@@ -2,10 +2,10 @@
 
 use std::ops::Deref;
 
-use super::eventually;
-use super::larder::{Larder, Plan};
+use super::larder::{Larder, Plan, in_store, store_says};
 use super::redis::RedisServer;
 use super::upstream::Upstream;
+use super::{eventually, eventually_some};
 
 /// Where entries live.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -23,14 +23,24 @@ pub struct Site {
 }
 
 impl Site {
-    /// With these rules; `[server] upstream`, the listeners and `[store] redis` need not be in them.
+    /// With these rules; `[server] upstream`, the listeners and `[store] redis` need not be in them. A busy machine makes no
+    /// proxy lose its lease, unless `[store]` states one, or a `timeout`.
     #[track_caller]
     pub fn start(tier: Tier, rules: &str) -> Site {
         let upstream = Upstream::start();
         let redis = (tier == Tier::Redis).then(RedisServer::start);
-        let plan = Plan::new(&upstream.url()).rules(rules);
-        let plan = redis.iter().fold(plan, |plan, redis| plan.redis(&redis.url()));
-        Site { larder: plan.start(), upstream, redis, plan }
+        let has_lease = ["lease", "timeout"].iter().any(|name| store_says(rules, name));
+        let plan = Plan::new(&upstream.url());
+        let plan = match &redis {
+            Some(redis) if has_lease => plan.rules(rules).redis(&redis.url()),
+            Some(redis) => plan.rules(&in_store(rules, "lease = \"5s\"\n")).redis(&redis.url()),
+            None => plan.rules(rules),
+        };
+        let larder = plan.start();
+        if let Some(redis) = redis.as_ref().filter(|_| !has_lease) {
+            make_epoch_old(redis);
+        }
+        Site { larder, upstream, redis, plan }
     }
 
     /// Waits until this is stored. Asks by HEAD, which neither joins a fetch nor makes an entry.
@@ -57,6 +67,16 @@ impl Site {
     pub fn redis(&mut self) -> &mut RedisServer {
         self.redis.as_mut().expect("the test is about Redis")
     }
+}
+
+/// Until an epoch is as old as the longest lease, writes wait for leases that Redis may have lost: here there were none.
+#[track_caller]
+fn make_epoch_old(redis: &RedisServer) {
+    let meta = eventually_some("the epoch has begun", || {
+        let names = redis.command(&["KEYS", "*:meta"]);
+        names.lines().next().map(str::to_owned)
+    });
+    redis.command(&["HSET", &meta, "born", "1"]);
 }
 
 impl Deref for Site {
