@@ -55,7 +55,8 @@ impl Plan {
     }
 
     /// The text of `rules.toml`; without it there is no file at all. With a Redis, `[store] timeout` is patience
-    /// itself unless the text says it, and so is `connect_timeout`: a busy machine must not look like a Redis that is away.
+    /// itself unless the text says it, and so are `connect_timeout` and `lease`: a busy machine must not look like a Redis
+    /// that is away, nor like one that has lost a lease.
     pub fn rules(mut self, rules: &str) -> Plan {
         self.rules = Some(rules.to_owned());
         self
@@ -152,8 +153,8 @@ fn patient(rules: &str) -> String {
     if store_says(rules, "timeout") {
         return rules.to_owned();
     }
-    let rules = in_store(rules, "timeout = \"5s\"\n");
-    if store_says(&rules, "connect_timeout") { rules } else { in_store(&rules, "connect_timeout = \"5s\"\n") }
+    let missing = ["timeout", "connect_timeout", "lease"].into_iter().filter(|name| !store_says(rules, name));
+    in_store(rules, &missing.map(|name| format!("{name} = \"5s\"\n")).collect::<String>())
 }
 
 /// Whether `[store]` states this.
@@ -165,7 +166,7 @@ pub fn store_says(rules: &str, name: &str) -> bool {
 }
 
 /// With a line in `[store]`.
-pub fn in_store(rules: &str, line: &str) -> String {
+fn in_store(rules: &str, line: &str) -> String {
     const TABLE: &str = "[store]\n";
     match rules.split_once(TABLE) {
         Some((before, table)) => [before, TABLE, line, table].concat(),

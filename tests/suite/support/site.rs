@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use super::larder::{Larder, Plan, in_store, store_says};
+use super::larder::{Larder, Plan, store_says};
 use super::redis::RedisServer;
 use super::upstream::Upstream;
 use super::{eventually, eventually_some};
@@ -23,21 +23,16 @@ pub struct Site {
 }
 
 impl Site {
-    /// With these rules; `[server] upstream`, the listeners and `[store] redis` need not be in them. A busy machine makes no
-    /// proxy lose its lease, unless `[store]` states one, or a `timeout`.
+    /// With these rules; `[server] upstream`, the listeners and `[store] redis` need not be in them.
     #[track_caller]
     pub fn start(tier: Tier, rules: &str) -> Site {
         let upstream = Upstream::start();
         let redis = (tier == Tier::Redis).then(RedisServer::start);
-        let has_lease = ["lease", "timeout"].iter().any(|name| store_says(rules, name));
-        let plan = Plan::new(&upstream.url());
-        let plan = match &redis {
-            Some(redis) if has_lease => plan.rules(rules).redis(&redis.url()),
-            Some(redis) => plan.rules(&in_store(rules, "lease = \"5s\"\n")).redis(&redis.url()),
-            None => plan.rules(rules),
-        };
+        let plan = Plan::new(&upstream.url()).rules(rules);
+        let plan = redis.iter().fold(plan, |plan, redis| plan.redis(&redis.url()));
         let larder = plan.start();
-        if let Some(redis) = redis.as_ref().filter(|_| !has_lease) {
+        let is_about_leases = ["lease", "timeout"].iter().any(|name| store_says(rules, name));
+        if let Some(redis) = redis.as_ref().filter(|_| !is_about_leases) {
             make_epoch_old(redis);
         }
         Site { larder, upstream, redis, plan }
@@ -69,7 +64,8 @@ impl Site {
     }
 }
 
-/// Until an epoch is as old as the longest lease, writes wait for leases that Redis may have lost: here there were none.
+/// Until an epoch is as old as the longest lease, writes wait for leases that Redis may have lost: here there were none, and
+/// tests that are not about leases have long ones.
 #[track_caller]
 fn make_epoch_old(redis: &RedisServer) {
     let meta = eventually_some("the epoch has begun", || {
