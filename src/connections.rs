@@ -75,19 +75,29 @@ impl Connections {
         self.lock().by_id.remove(&connection.id);
     }
 
-    /// Has up to `count` connections closed that do nothing: first those of the clients that have the most connections, and of
-    /// these those that have done nothing for the longest time. Gives how many.
+    /// Connections that have been told to close and have not done so yet.
+    pub fn evicted(&self) -> usize {
+        self.lock().evicted()
+    }
+
+    /// Has connections closed that do nothing until `count` are about to close, those included that are already: first those
+    /// of the clients that have the most connections, and of these those that have done nothing for the longest time. Gives
+    /// how many were told to.
     pub fn evict_idle(&self, count: usize) -> usize {
         let mut counts: HashMap<Client, usize> = HashMap::new();
-        let mut idle: Vec<_> = {
+        let (missing, mut idle): (usize, Vec<_>) = {
             let open = self.lock();
+            let missing = count.saturating_sub(open.evicted());
+            if missing == 0 {
+                return 0;
+            }
             open.by_id.values().for_each(|connection| *counts.entry(connection.client).or_default() += 1);
-            open.by_id.values().filter(|connection| connection.is_idle()).map(Arc::clone).collect()
+            (missing, open.by_id.values().filter(|connection| connection.is_idle()).map(Arc::clone).collect())
         };
         idle.sort_by_cached_key(|connection| {
             (std::cmp::Reverse(counts[&connection.client]), connection.since.load(Relaxed), connection.id)
         });
-        idle.truncate(count);
+        idle.truncate(missing);
         idle.iter().for_each(|connection| connection.close_now());
         idle.len()
     }
@@ -107,6 +117,12 @@ impl Connections {
     fn lock(&self) -> MutexGuard<'_, Open> {
         // Nothing between locking and unlocking panics.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    fn evicted(&self) -> usize {
+        self.by_id.values().filter(|connection| connection.is_closing()).count()
     }
 }
 
@@ -137,9 +153,21 @@ impl Connection {
         self.is_writing.store(is_writing, Relaxed);
     }
 
-    /// Returns when the connection is to be closed at once.
+    /// Returns when the connection is to be closed at once. Not if it has taken up a request meanwhile, or has an answer to
+    /// write: then others give way.
     pub async fn evicted(&self) {
-        self.evict.notified().await;
+        loop {
+            self.evict.notified().await;
+            if self.is_closing() {
+                return;
+            }
+            self.is_evicted.store(false, Relaxed);
+        }
+    }
+
+    /// It was told to close, and still does nothing.
+    fn is_closing(&self) -> bool {
+        self.is_evicted.load(Relaxed) && !self.is_busy() && !self.is_writing.load(Relaxed)
     }
 
     fn is_free(&self) -> bool {
@@ -170,7 +198,9 @@ fn micros(start: Instant) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::future::Future;
     use std::net::{IpAddr, Ipv4Addr};
+    use std::task::{Context, Waker};
 
     fn client(n: u8) -> Client {
         Client::at(IpAddr::V4(Ipv4Addr::new(192, 0, 2, n)))
@@ -189,11 +219,39 @@ mod tests {
         all[2].keep();
         assert_eq!(connections.evict_idle(2), 2);
         assert_eq!(evicted(&all), [3, 4]);
-        assert_eq!(connections.evict_idle(1), 1);
-        assert_eq!(connections.evict_idle(1), 0, "the others are busy");
+        assert_eq!(connections.evict_idle(9), 1);
+        assert_eq!(connections.evict_idle(9), 0, "the others are busy");
         drop(busy);
         assert_eq!(connections.evict_idle(9), 1);
         assert_eq!(evicted(&all), [0, 3, 4, 5]);
+    }
+
+    #[test]
+    fn no_more_are_evicted_while_those_that_were_have_yet_to_close() {
+        let connections = Connections::new();
+        let all: Vec<_> = (0..6).map(|_| connections.open(client(1))).collect();
+        assert_eq!(connections.evict_idle(2), 2);
+        assert_eq!((connections.evict_idle(2), connections.evicted()), (0, 2));
+        assert_eq!(connections.evict_idle(3), 1);
+        connections.close(&all[0]);
+        assert_eq!((connections.evict_idle(3), connections.evicted()), (1, 3));
+        assert_eq!(evicted(&all), [0, 1, 2, 3]);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_takes_up_a_request_before_it_closes_stays() {
+        let connections = Connections::new();
+        let all: Vec<_> = (0..2).map(|_| connections.open(client(1))).collect();
+        connections.evict_idle(1);
+        let busy = all[0].begin();
+        let mut closing = Box::pin(all[0].evicted());
+        assert!(closing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert_eq!((connections.evicted(), evicted(&all)), (0, vec![]));
+        assert_eq!(connections.evict_idle(1), 1, "another one gives way");
+        assert_eq!(evicted(&all), [1]);
+        drop(busy);
+        assert_eq!(connections.evict_idle(2), 1);
+        closing.await;
     }
 
     #[test]

@@ -48,6 +48,7 @@ pub struct Metrics {
     store_errors: Family<OperationLabels, Counter>,
     unreadable_entries: Family<ReasonLabels, Counter>,
     collapsed: Counter,
+    coalesced_waiting: Gauge,
     fleet_waits: Family<EndLabels, Counter>,
     not_stored: Family<ReasonLabels, Counter>,
     hit_time: Histogram,
@@ -165,6 +166,7 @@ impl Metrics {
             store_errors: Family::default(),
             unreadable_entries: Family::default(),
             collapsed: Counter::default(),
+            coalesced_waiting: Gauge::default(),
             fleet_waits: Family::default(),
             not_stored: Family::default(),
             hit_time: Histogram::default(),
@@ -218,6 +220,11 @@ impl Metrics {
             self.unreadable_entries.clone(),
         );
         registry.register("collapsed", "Requests that shared another one's fetch", self.collapsed.clone());
+        registry.register(
+            "coalesced_waiting",
+            "Requests that wait for the fetch of another one, of this proxy or another",
+            self.coalesced_waiting.clone(),
+        );
         registry.register(
             "fleet_waits",
             "Fetches of other proxies that were waited for, by how that ended",
@@ -349,6 +356,12 @@ impl Metrics {
         }
     }
 
+    /// A request waits for the fetch of another one, until what this gives is dropped.
+    pub fn follower_waits(&self) -> FollowerWaits<'_> {
+        self.coalesced_waiting.inc();
+        FollowerWaits(&self.coalesced_waiting)
+    }
+
     /// A family (or `uri`, or everything) was outdated. `cause`: `write`, `purge`.
     pub fn invalidated(&self, family: &str, cause: &'static str) {
         self.invalidations.get_or_create_owned(&InvalidationLabels { family: family.to_owned(), cause }).inc();
@@ -442,6 +455,16 @@ impl Default for Metrics {
     }
 }
 
+/// A request that waits for the fetch of another one.
+#[derive(Debug)]
+pub struct FollowerWaits<'m>(&'m Gauge);
+
+impl Drop for FollowerWaits<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// Upper bounds of the buckets, seconds: a hit takes tens of microseconds, a fetch up to its time limit.
 const BOUNDS: [f64; 14] =
     [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0];
@@ -491,6 +514,15 @@ mod tests {
         let text = metrics.exposition();
         assert!(text.contains(r#"larder_requests_total{family="user_list",outcome="hit"} 2"#), "{text}");
         assert!(text.contains(r#"larder_requests_total{family="user_list",outcome="miss"} 0"#), "{text}");
+    }
+
+    #[test]
+    fn followers_count_while_they_wait() {
+        let metrics = Metrics::new();
+        let waiting = [metrics.follower_waits(), metrics.follower_waits()];
+        assert!(metrics.exposition().contains("\nlarder_coalesced_waiting 2\n"));
+        drop(waiting);
+        assert!(metrics.exposition().contains("\nlarder_coalesced_waiting 0\n"));
     }
 
     #[test]

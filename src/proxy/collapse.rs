@@ -33,10 +33,13 @@ pub(super) async fn course(running: &Running, mut errand: Errand, permit: &Permi
         return Course::Fetch(Box::new(errand));
     }
     let turn = match running.cache.claim(errand.canonical.key, view, store.collapse_timeout).await {
-        Turn::Theirs(waiting) => tokio::select! {
-            turn = waiting.end() => turn,
-            () = permit.deserted() => return Course::Deserted,
-        },
+        Turn::Theirs(waiting) => {
+            let _waits = running.metrics.follower_waits();
+            tokio::select! {
+                turn = waiting.end() => turn,
+                () = permit.deserted() => return Course::Deserted,
+            }
+        }
         turn => turn,
     };
     let (held, may_be_there) = match turn {

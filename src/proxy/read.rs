@@ -365,6 +365,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Waits for the leader's response; `None` when the follower has waited for long enough, and upstream has a place for it. While
 /// it has none, to wait for the leader is better than to wait for a place.
 async fn wait(running: &Running, question: &Question, flight: &Flight) -> Option<Landing> {
+    let _waits = running.metrics.follower_waits();
     let mut landing = pin!(flight.landing());
     let Some(mut patience) = question.patience(running) else { return Some(landing.await) };
     loop {

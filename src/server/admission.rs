@@ -5,6 +5,7 @@
 //! shown itself by a head with `X-Forwarded-For` counts in the totals only.
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use crate::shares::{Over, Share, Shares};
 
 /// Bytes of a head that count for nothing: every connection has a buffer of that size.
 const FREE_HEAD: usize = 8 << 10;
-/// How long a new connection waits for the place of one that is being closed.
+/// How long a new connection waits for the place of one that is about to end, where none is idle.
 const ROOM_WITHIN: Duration = Duration::from_millis(100);
 /// After a search that found too few idle connections, none is made for so long: it looks at all connections.
 const SEARCH_PAUSE: Duration = Duration::from_millis(10);
@@ -135,12 +136,7 @@ impl Admission {
         let all = &self.connections.all;
         let of_all = match all.take(client, 1) {
             Ok(share) => share,
-            Err(_) => {
-                self.make_room();
-                // Those that give way are closed by their own tasks.
-                let share = tokio::time::timeout(ROOM_WITHIN, all.wait(client, 1)).await;
-                share.ok().and_then(Result::ok).ok_or_else(|| self.refused(Over::All, "connections"))?
-            }
+            Err(_) => self.room(client).await.ok_or_else(|| self.refused(Over::All, "connections"))?,
         };
         if all.free() < self.scarce {
             self.make_room();
@@ -160,6 +156,21 @@ impl Admission {
         })))
     }
 
+    /// Waits for a place. `None` if no connection gives way, and none has ended in time.
+    async fn room(&self, client: Client) -> Option<Share> {
+        let mut share = pin!(self.connections.all.wait(client, 1));
+        let mut waited = Duration::ZERO;
+        // Those that give way are closed by their own tasks, which a busy machine runs late.
+        while waited < ROOM_WITHIN || self.open.evicted() > 0 {
+            self.make_room();
+            if let Ok(share) = tokio::time::timeout(SEARCH_PAUSE, &mut share).await {
+                return share.ok();
+            }
+            waited += SEARCH_PAUSE;
+        }
+        None
+    }
+
     /// Closes some of the connections that are idle, oldest first.
     pub fn make_room(&self) {
         let mut vain = self.vain.lock().unwrap_or_else(PoisonError::into_inner);
@@ -168,7 +179,7 @@ impl Admission {
         }
         let wanted = usize::try_from(self.scarce / 2).unwrap_or(usize::MAX).max(1);
         let evicted = self.open.evict_idle(wanted);
-        *vain = (evicted < wanted).then(Instant::now);
+        *vain = (self.open.evicted() < wanted).then(Instant::now);
         self.metrics.connections_evicted.inc_by(evicted as u64);
     }
 

@@ -62,7 +62,6 @@ fn what_is_over_the_share_is_told_so_and_closed() {
 }
 
 #[test]
-#[ignore = "one connection of others in some hundred still gives way, or is refused, while ten clients open all they may"]
 fn idle_connections_of_many_clients_give_way() {
     let upstream = Upstream::start();
     let larder = limited(&upstream, "max_connections = 64");

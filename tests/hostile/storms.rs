@@ -25,14 +25,15 @@ fn rules() -> String {
     format!("{STORM}{}", others::RULES)
 }
 
-/// Readers that have all been sent off. Whether all have joined the fetch is not known.
+/// Readers of whom one fetches and the others wait for it.
 fn readers(larder: &Larder, target: &str) -> Vec<Pending> {
     let readers = (0..READERS).map(|_| Call::new(larder.address, "GET", target).start()).collect();
-    larder.get("/others/fence").has_status(200);
+    larder.wait_for_followers(READERS as u64 - 1);
     readers
 }
 
-/// Asks in rounds until all readers of one have waited for the same request. In no round is anybody refused by Larder.
+/// Asks in rounds until one had a single request: what a pooled connection swallows is sent once more. In no round is anybody
+/// refused by Larder.
 fn shares_one_failure(reply: impl Fn(&Gate) -> Reply, status: u16) {
     let upstream = Upstream::start();
     let larder = Plan::new(&upstream.url()).rules(&rules()).start();
@@ -75,7 +76,7 @@ fn a_crowd_behind_one_slow_failure_takes_one_place_at_upstream() {
     let others = Others::start(&larder);
     let crowd =
         attack::open(200, larder.address, b"GET /storm/x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-    gate.wait_for(1);
+    larder.wait_for_followers(199);
     others.go_on(200);
     assert_eq!(upstream.count("/storm/x"), 1);
     gate.open();

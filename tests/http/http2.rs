@@ -287,17 +287,17 @@ fn what_clients_do_not_take_keeps_nothing_from_being_stored() {
     site.upstream.on("/a", Reply::numbered().cached("max-age=60"));
     let is_kept = |number: usize| {
         let path = format!("/a?{number}");
-        site.get(&path);
-        site.get(&path).is("hit")
+        // A film that comes to its end between two reads may evict what is small.
+        eventually("it is stored", || site.get(&path).is("hit"));
     };
-    assert!(is_kept(0));
+    is_kept(0);
     run(async {
         let requests: Vec<Vec<u8>> = (0..4).map(|at| get(2 * at + 1, &format!("/film?{at}"), &[])).collect();
         let client = Frames::send(&site, &NO_WINDOW, &requests).await;
         // What is stored goes on to be, while nobody takes the films.
         eventually("the films have been asked for", || site.upstream.count("/film") == 4);
         for number in 1..20 {
-            assert!(is_kept(number), "{number}");
+            is_kept(number);
         }
         drop(client);
     });

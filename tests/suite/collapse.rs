@@ -1,6 +1,8 @@
 //! Collapse: followers wait for the leader's response where that is worth it, and share its failure. Across proxies one
 //! proxy fetches, the others wait for what it stores; bounded, and never for a fetch that began before an acknowledged write.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use crate::support::client::Pending;
 use crate::support::{Gate, Larder, Plan, RedisServer, Reply, Site, Tier, Upstream, eventually};
 
@@ -11,7 +13,6 @@ upstream_timeout = "60s"
 
 [store]
 namespace = "hotel"
-timeout = "5s"
 collapse_timeout = "60s"
 sweep_rate = 0
 
@@ -47,12 +48,6 @@ impl Fleet {
         self.site.redis.as_ref().expect("the test is about Redis")
     }
 
-    /// Reads that were carried out so far: one for each lookup, and one for each look at a claim.
-    fn reads(&self) -> u64 {
-        let counts = self.redis().command_counts();
-        counts.iter().find(|(name, _)| name == "getrange").map_or(0, |(_, count)| *count)
-    }
-
     /// A first answer is stored, and its fetch is over for everybody.
     fn store_first(&self, target: &str) {
         self.site.get(target).number();
@@ -60,17 +55,10 @@ impl Fleet {
         eventually("the claim is gone", || self.redis().command(&["KEYS", "*:fetch:*"]).is_empty());
     }
 
-    /// Waits until the claim was looked at so often that somebody waits for it.
-    fn wait_for_reads(&self, count: u64) {
-        eventually("the claim is looked at", || self.reads() >= count);
-    }
-
     /// The other two ask, and wait for what the first one fetches.
     fn others_wait(&self, target: &str) -> Vec<Pending> {
-        let before = self.reads();
         let asked = self.others.iter().map(|other| other.call("GET", target).start()).collect();
-        // Lookups and claims of two; what is beyond them are looks at the claim.
-        self.wait_for_reads(before + 8);
+        self.others.iter().for_each(|other| other.wait_for_followers(1));
         asked
     }
 }
@@ -81,12 +69,10 @@ fn one_proxy_fetches_for_all() {
     let gate = fleet.site.upstream.hold_next("GET /users");
     let first = fleet.site.call("GET", "/users").start();
     gate.wait_for(1);
-    let before = fleet.reads();
     let proxies = || fleet.others.iter().chain([&fleet.site.larder]);
     let asked: Vec<Pending> =
         (0..4).flat_map(|_| proxies().map(|proxy| proxy.call("GET", "/users").start())).collect();
-    // Twelve lookups and the claims of two; what is beyond them are looks at the claim.
-    fleet.wait_for_reads(before + 20);
+    proxies().for_each(|proxy| proxy.wait_for_followers(4));
     gate.open();
     first.response().carries("/users #1").shows("stored");
     let answers: Vec<_> = asked.into_iter().map(|asked| asked.response().carries("/users #1")).collect();
@@ -134,7 +120,7 @@ fn a_proxy_that_dies_is_not_waited_for_longer_than_the_limit() {
     let gate = fleet.site.upstream.hold_next("GET /users");
     let first = fleet.site.call("GET", "/users").start();
     gate.wait_for(1);
-    let asked: Vec<Pending> = fleet.others.iter().map(|other| other.call("GET", "/users").start()).collect();
+    let asked = fleet.others_wait("/users");
     fleet.site.larder.kill();
     drop(first);
     // The gate is still closed: they fetch for themselves.
@@ -234,9 +220,8 @@ fn who_waited_for_another_variant_fetches_its_own() {
     let get = |larder: &Larder, language: &str| larder.call("GET", "/users").header("Accept-Language", language);
     let first = get(&fleet.site, "de").start();
     gate.wait_for(1);
-    let before = fleet.reads();
     let (same, different) = (get(&fleet.others[0], "de").start(), get(&fleet.others[1], "en").start());
-    fleet.wait_for_reads(before + 8);
+    fleet.others.iter().for_each(|other| other.wait_for_followers(1));
     gate.open();
     first.response().carries("/users #1");
     same.response().carries("/users #1").shows("collapsed").shows("detail=fleet");
@@ -307,7 +292,7 @@ fn when_the_proxy_that_fetches_is_told_of_a_failure_each_other_one_asks_once() {
     others_gate.wait_for(2);
     let more: Vec<Pending> =
         (0..4).flat_map(|_| fleet.others.iter().map(|other| other.call("GET", "/users").start())).collect();
-    fleet.others.iter().for_each(|other| drop(other.get("/fence")));
+    fleet.others.iter().for_each(|other| other.wait_for_followers(4));
     assert_eq!(fleet.site.upstream.count("/users"), 3);
     others_gate.open();
     first.response().has_status(503);
@@ -342,32 +327,28 @@ fn start(site: &Site, target: &str) -> Pending {
     site.call("GET", target).start()
 }
 
-/// Repeats with new targets until all four followers have joined the leader's fetch, each of which the test looks at.
-/// `prepare` scripts upstream, with the gate that is to hold the leader's response.
+/// How often followers have shared a fetch so far.
+static ROUNDS: AtomicUsize = AtomicUsize::new(0);
+
+/// Four followers share a leader's fetch; the test looks at their answers. `prepare` scripts upstream, with the gate that is
+/// to hold the leader's response.
 fn followers(
     site: &Site,
     prepare: impl Fn(&str, &Gate),
     call: impl Fn(&str) -> crate::support::client::Call,
     look: impl Fn(Vec<crate::support::client::Response>),
 ) {
-    eventually("four followers have shared one fetch", || {
-        // One that nobody has asked for.
-        let (target, gate) = (format!("/users/{}", site.upstream.count("/fence")), Gate::new());
-        prepare(&target, &gate);
-        let leader = start(site, &target);
-        gate.wait_for(1);
-        let waiting: Vec<Pending> = (0..4).map(|_| call(&target).start()).collect();
-        site.get("/fence").has_status(200);
-        gate.open();
-        leader.response();
-        let answers: Vec<_> = waiting.into_iter().map(Pending::response).collect();
-        let all = answers.iter().all(|answer| answer.is("collapsed"));
-        if all {
-            assert_eq!(site.upstream.count(&target), 1);
-            look(answers);
-        }
-        all
-    });
+    // One that nobody has asked for.
+    let (target, gate) = (format!("/users/{}", ROUNDS.fetch_add(1, Ordering::Relaxed)), Gate::new());
+    prepare(&target, &gate);
+    let leader = start(site, &target);
+    gate.wait_for(1);
+    let waiting: Vec<Pending> = (0..4).map(|_| call(&target).start()).collect();
+    site.wait_for_followers(4);
+    gate.open();
+    leader.response();
+    look(waiting.into_iter().map(|follower| follower.response().shows("collapsed")).collect());
+    assert_eq!(site.upstream.count(&target), 1);
 }
 
 #[test]
@@ -474,7 +455,7 @@ fn an_error_that_the_leaders_fields_have_caused_is_not_told_to_followers() {
     let leader = site.call("GET", "/users/1").header("X-Bad", "1").start();
     gate.wait_for(1);
     let followers: Vec<Pending> = (0..4).map(|_| start(&site, "/users/1")).collect();
-    site.get("/fence").has_status(200);
+    site.wait_for_followers(4);
     gate.open();
     leader.response().has_status(500);
     for follower in followers {
@@ -494,7 +475,7 @@ fn what_one_request_has_caused_is_not_told_to_followers() {
         let leader = start(&site, &target);
         gate.wait_for(1);
         let follower = start(&site, &target);
-        site.get("/fence").has_status(200);
+        site.wait_for_followers(1);
         gate.open();
         leader.response().has_status(status);
         follower.response().has_status(200).carries(&format!("{target} #2"));
@@ -504,25 +485,21 @@ fn what_one_request_has_caused_is_not_told_to_followers() {
 #[test]
 fn followers_that_may_not_have_what_is_stale_are_told_of_the_failure() {
     let site = site(PATIENT);
-    let mut round = 0;
     // Without an answer a family lets anybody have what is stale.
     for (error, status) in [(Reply::status(503), 503), (Reply::none(), 200)] {
-        eventually("four followers have shared one failure", || {
-            round += 1;
-            let (target, gate) = (format!("/users/stale-{round}"), Gate::new());
-            site.upstream.script(&target, [Reply::new("old").stale("public"), error.clone().held(&gate)]);
-            site.get(&target).shows("stored");
-            let leader = site.call("GET", &target).header("Cache-Control", "stale-if-error=6000").start();
-            gate.wait_for(1);
-            let waiting: Vec<Pending> = (0..4).map(|_| start(&site, &target)).collect();
-            site.get("/fence").has_status(200);
-            gate.open();
-            leader.response().carries("old");
-            let answers: Vec<_> =
-                waiting.into_iter().map(|follower| follower.response().has_status(status)).collect();
+        let (target, gate) = (format!("/users/stale-{status}"), Gate::new());
+        site.upstream.script(&target, [Reply::new("old").stale("public"), error.held(&gate)]);
+        site.get(&target).shows("stored");
+        let leader = site.call("GET", &target).header("Cache-Control", "stale-if-error=6000").start();
+        gate.wait_for(1);
+        let waiting: Vec<Pending> = (0..4).map(|_| start(&site, &target)).collect();
+        site.wait_for_followers(4);
+        gate.open();
+        leader.response().carries("old");
+        for follower in waiting {
             // Requests are not counted: one that a pooled connection swallows is sent once more.
-            answers.iter().all(|answer| answer.is("collapsed"))
-        });
+            follower.response().has_status(status).shows("collapsed");
+        }
     }
 }
 
@@ -554,7 +531,7 @@ fn where_responses_were_for_sharing_requests_outside_of_families_wait_for_the_le
         let leader = start(&site, target);
         gate.wait_for(1);
         let followers: Vec<Pending> = (0..3).map(|_| start(&site, target)).collect();
-        site.get("/fence").has_status(200);
+        site.wait_for_followers(3);
         assert_eq!(site.upstream.count(target), 1);
         gate.open();
         for answer in [leader].into_iter().chain(followers) {
@@ -566,7 +543,8 @@ fn where_responses_were_for_sharing_requests_outside_of_families_wait_for_the_le
     site.get("/items/3");
     let gate = site.upstream.hold_all("/items/4");
     let polls: Vec<Pending> = (0..2).map(|_| start(&site, "/items/4")).collect();
-    site.get("/fence").has_status(200);
+    site.wait_for_followers(1);
+    gate.wait_for(1);
     assert_eq!(site.upstream.count("/items/4"), 1);
     gate.open();
     polls.into_iter().for_each(|poll| drop(poll.response()));
@@ -587,6 +565,7 @@ fn a_follower_goes_on_waiting_while_upstream_has_no_place_for_it() {
     let leader = start(&site, "/poll");
     gate.wait_for(1);
     let followers: Vec<Pending> = (0..6).map(|_| start(&site, "/poll")).collect();
+    site.wait_for_followers(6);
     gate.open();
     for answer in [leader].into_iter().chain(followers) {
         answer.response().has_status(200);
@@ -601,7 +580,7 @@ fn in_a_family_followers_wait_for_the_leader_and_go_on_together_if_they_cannot_s
     let leader = start(&site, "/users/poll");
     first.wait_for(1);
     let followers: Vec<Pending> = (0..4).map(|_| start(&site, "/users/poll")).collect();
-    site.get("/fence").has_status(200);
+    site.wait_for_followers(4);
     assert_eq!(site.upstream.count("/users/poll"), 1);
     let gate = site.upstream.hold_all("/users/poll");
     first.open();

@@ -31,7 +31,7 @@ fn questions(redis: &RedisServer) -> u64 {
 
 #[test]
 fn a_hit_under_a_lease_asks_redis_nothing() {
-    let site = site("");
+    let site = site("lease = \"10s\"");
     site.get("/users").shows("stored");
     wait_for_lease(&site);
     let (redis, before) = (site.redis.as_ref().unwrap(), questions(site.redis.as_ref().unwrap()));

@@ -66,7 +66,7 @@ fn told(larder: &Larder, what: &str) -> usize {
 
 #[test]
 fn all_is_well() {
-    let site = site("");
+    let site = Site::start(Tier::Redis, RULES);
     let other = site.another();
     wait_for_lease(&site);
     wait_for_lease(&other);
@@ -77,7 +77,7 @@ fn all_is_well() {
     assert_eq!(members.iter().filter(|member| member["is_this"] == true).count(), 1);
     assert!(members.iter().all(|member| member["synced_seconds_ago"].as_f64().unwrap() < 20.0), "{seen}");
     assert_eq!((&seen["epoch"]["cause"], &seen["intents"]["pending"]), (&Value::from("new"), &Value::from(0)));
-    assert_eq!(seen["epoch"]["longest_lease"], "500ms");
+    assert_eq!(seen["epoch"]["longest_lease"], "5s");
     assert_eq!(metric(&site, "larder_lease_held"), Some(1.0));
     eventually("marks are counted", || metric(&site, "larder_marks").unwrap() >= 1.0);
     let brief = &detailed(&site)["fleet"];

@@ -142,13 +142,8 @@ fn a_client_that_asks_meanwhile_shares_the_refresh(tier: Tier) {
     let gate = site.upstream.hold_next("GET /users/1");
     site.write("POST", "/points").has_status(200);
     gate.wait_for(1);
-    let accepted = || {
-        let text = site.admin_get("/metrics").text();
-        text.lines().find_map(|line| line.strip_prefix("larder_accepted_total ").map(str::to_owned))
-    };
-    let before = accepted();
     let client = site.call("GET", "/users/1").start();
-    eventually("it has come", || accepted() != before);
+    site.wait_for_followers(1);
     gate.open();
     client.response().carries("/users/1 #2");
     assert_eq!(site.upstream.count("GET /users/1"), 2);

@@ -12,7 +12,7 @@ struct House {
 fn house() -> House {
     let (upstream, sentinels) = (Upstream::start(), Sentinels::start());
     let rules = format!(
-        "{RULES}\n[store]\ntimeout = \"1s\"\nconnect_timeout = \"2s\"\nlease = \"300ms\"\non_outage = \"refuse\"\n\
+        "{RULES}\n[store]\ntimeout = \"1s\"\nconnect_timeout = \"2s\"\nlease = \"1s\"\non_outage = \"refuse\"\n\
          wait_replicas = 1\n"
     );
     let plan = Plan::new(&upstream.url()).rules(&rules).redis(&sentinels.url());

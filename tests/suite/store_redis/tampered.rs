@@ -5,6 +5,7 @@ use larder::entry::ENCODING_MAX;
 use larder::store::sweep::Census;
 
 use super::*;
+use crate::hazards::wait_for_lease;
 use crate::support::{Larder, Plan, Upstream};
 
 /// A script that puts something of each type at the key `k`, and the type.
@@ -338,7 +339,7 @@ async fn what_is_no_claim_or_never_lapses_is_replaced() {
     }
 }
 
-const RULES: &str = "[store]\nnamespace = \"test\"\nlease = \"500ms\"\n\n\
+const RULES: &str = "[store]\nnamespace = \"test\"\n\n\
                      [[family]]\nname = \"users\"\npath = '/users/.*'\nttl = \"1h\"\n";
 
 fn unreadable(larder: &Larder, reason: &str) -> u64 {
@@ -366,6 +367,7 @@ fn a_damaged_or_exchanged_entry_is_a_miss_that_is_counted_and_replaced() {
     ];
     for damage in damages {
         let first = start();
+        wait_for_lease(&first);
         let target = |name: &str| format!("/users/{name}");
         first.get(&target("a"));
         first.get(&target("b"));
@@ -381,11 +383,14 @@ fn a_damaged_or_exchanged_entry_is_a_miss_that_is_counted_and_replaced() {
         let words = if named[3].is_empty() { &named[..3] } else { &named[..] };
         server.run::<()>(words);
         let second = start();
+        wait_for_lease(&second);
         let answer = second.get(&target("a"));
         assert!(answer.is("fwd=uri-miss"), "{answer:?}");
         assert_eq!(unreadable(&second, "checksum"), 1);
         let third = start();
         crate::support::eventually("the next fetch has replaced it", || third.get(&target("a")).is("hit"));
+        // Remembered, they would be waited for.
+        drop((first, second, third));
         server.flush_all();
     }
 }
@@ -413,13 +418,16 @@ fn with_a_secret_entries_of_those_who_do_not_know_it_are_misses() {
     const SECRET: &str = "0123456789abcdef0123456789abcdef";
     let known = Some(SECRET);
     let first = start(None);
+    wait_for_lease(&first);
     first.get("/users/a");
     crate::support::eventually("it is in the store", || entry_names(&server).len() == 1);
     let second = start(known);
+    wait_for_lease(&second);
     assert!(second.get("/users/a").is("fwd=uri-miss"));
     assert_eq!(unreadable(&second, "checksum"), 1);
     crate::support::eventually("those who know it share", || start(known).get("/users/a").is("hit"));
     let other = start(Some("another secret of 16 bytes"));
+    wait_for_lease(&other);
     assert!(other.get("/users/a").is("fwd=uri-miss"));
     assert!(!second.log().contains(SECRET));
 }
@@ -427,7 +435,9 @@ fn with_a_secret_entries_of_those_who_do_not_know_it_are_misses() {
 #[test]
 fn whatever_stands_at_its_keys_a_fleet_goes_on_and_serves_nothing_old() {
     let (server, upstream) = (RedisServer::start(), Upstream::start());
-    let plan = Plan::new(&upstream.url()).rules(RULES).redis(&server.url());
+    // Each write waits for it.
+    let rules = RULES.replace("[store]\n", "[store]\nlease = \"500ms\"\n");
+    let plan = Plan::new(&upstream.url()).rules(&rules).redis(&server.url());
     let (one, two) = (plan.start(), plan.start());
     for (part, right, _) in COORDINATION {
         let (wrong, script) = TYPES.into_iter().find(|(wrong, _)| *wrong != right).unwrap();

@@ -12,7 +12,7 @@ use std::thread;
 use tempfile::TempDir;
 
 use super::client::{Call, Pending, Response, send_raw};
-use super::{PATIENCE, eventually_some};
+use super::{PATIENCE, eventually, eventually_some};
 
 /// How to start `larder serve`.
 #[derive(Clone, Default)]
@@ -55,7 +55,8 @@ impl Plan {
     }
 
     /// The text of `rules.toml`; without it there is no file at all. With a Redis, `[store] timeout` is patience
-    /// itself unless the text says it: a busy machine must not look like a Redis that is away.
+    /// itself unless the text says it, and so are `connect_timeout` and `lease`: a busy machine must not look like a Redis
+    /// that is away, nor like one that has lost a lease.
     pub fn rules(mut self, rules: &str) -> Plan {
         self.rules = Some(rules.to_owned());
         self
@@ -149,14 +150,27 @@ impl Plan {
 }
 
 fn patient(rules: &str) -> String {
+    if store_says(rules, "timeout") {
+        return rules.to_owned();
+    }
+    let missing = ["timeout", "connect_timeout", "lease"].into_iter().filter(|name| !store_says(rules, name));
+    in_store(rules, &missing.map(|name| format!("{name} = \"5s\"\n")).collect::<String>())
+}
+
+/// Whether `[store]` states this.
+pub fn store_says(rules: &str, name: &str) -> bool {
+    let table = rules.split_once("[store]\n").and_then(|(_, table)| table.split("\n[").next());
+    table.is_some_and(|table| {
+        table.lines().any(|line| line.split('=').next().is_some_and(|key| key.trim() == name))
+    })
+}
+
+/// With a line in `[store]`.
+fn in_store(rules: &str, line: &str) -> String {
     const TABLE: &str = "[store]\n";
-    const LIMIT: &str = "timeout = \"5s\"\n";
     match rules.split_once(TABLE) {
-        Some((_, table)) if table.split("\n[").next().is_some_and(|table| table.contains("timeout")) => {
-            rules.to_owned()
-        }
-        Some((before, table)) => [before, TABLE, LIMIT, table].concat(),
-        None => [rules, "\n", TABLE, LIMIT].concat(),
+        Some((before, table)) => [before, TABLE, line, table].concat(),
+        None => [rules, "\n", TABLE, line].concat(),
     }
 }
 
@@ -319,6 +333,12 @@ impl Larder {
         let text = self.admin_get("/metrics").text();
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.map_or(0, |value| value.parse().unwrap())
+    }
+
+    /// Waits until so many requests wait for the fetch of another one.
+    #[track_caller]
+    pub fn wait_for_followers(&self, count: u64) {
+        eventually("the followers wait", || self.metric("larder_coalesced_waiting") == count);
     }
 
     /// Its process.
