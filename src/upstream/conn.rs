@@ -24,7 +24,7 @@ use tokio::time::Sleep;
 use super::RequestBody;
 use super::framing::Ending;
 use super::head::{HeadFault, HeadScan, LINE};
-use super::socket::Look;
+use super::socket::{Look, Unread};
 use super::suspects::{Carried, Suspects};
 use crate::headers;
 
@@ -129,7 +129,6 @@ impl UpstreamConn {
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
         self.traffic.begin();
-        self.look.ask();
         self.sender.try_send_request(request).await
     }
 
@@ -157,6 +156,11 @@ impl UpstreamConn {
     /// It has been idle for long enough.
     pub fn note_rest(&mut self) {
         self.responses = 0;
+    }
+
+    /// What has arrived while no request is under way.
+    pub fn unread(&self) -> Unread {
+        self.look.unread()
     }
 
     /// Whether another request may be sent now.
@@ -282,7 +286,8 @@ impl Traffic {
 /// How a response begins.
 const HEAD_BEGINS: &[u8] = b"HTTP/1.";
 
-fn is_timeout(bytes: &[u8]) -> bool {
+/// Whether bytes begin like a 408, which some servers send before they close an idle connection (RFC 9110 §15.5.9).
+pub(super) fn is_timeout(bytes: &[u8]) -> bool {
     bytes.starts_with(HEAD_BEGINS) && bytes.get(8..12) == Some(b" 408")
 }
 

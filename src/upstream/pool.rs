@@ -19,13 +19,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use http::Uri;
+use http::uri::Scheme;
 use hyper_rustls::HttpsConnector;
 use tower_service::Service;
 
-use super::conn::{Stray, UpstreamConn};
+use super::conn::{Stray, UpstreamConn, is_timeout};
 use super::framing::Ending;
 use super::names::{Known, Names};
-use super::socket::Sockets;
+use super::socket::{Sockets, Unread};
 use super::suspects::{Suspects, Waiting};
 
 /// What a connection is given up before upstream does so, where it says when (`Keep-Alive: timeout`); of less than twice as
@@ -44,6 +45,7 @@ pub(super) type ConnectError = Box<dyn std::error::Error + Send + Sync>;
 pub(super) struct Pool {
     connector: HttpsConnector<Sockets>,
     upstream: Uri,
+    is_tls: bool,
     limits: PoolLimits,
     shared: Arc<Shared>,
 }
@@ -207,24 +209,23 @@ impl Pool {
         names: Option<Names>,
     ) -> Pool {
         let (state, suspects) = (Mutex::default(), Waiting::default());
-        Pool { connector, upstream, limits, shared: Arc::new(Shared { limits, names, state, suspects }) }
+        let is_tls = upstream.scheme() == Some(&Scheme::HTTPS);
+        Pool { connector, upstream, is_tls, limits, shared: Arc::new(Shared { limits, names, state, suspects }) }
     }
 
-    /// An idle connection that need not rest.
+    /// An idle connection that need not rest, and on which nothing has arrived.
     pub fn take(&self) -> Option<UpstreamConn> {
-        let now = Instant::now();
-        let mut state = self.shared.lock();
-        self.shared.follow(&mut state, now);
-        let State { idle, distrust, addresses, .. } = &mut *state;
-        while let Some(mut idle) = idle.take(now) {
-            if idle.is_good(&self.limits, distrust, addresses, now) {
-                if idle.has_rested(now) {
-                    idle.conn.note_rest();
+        loop {
+            let conn = self.shared.take()?;
+            match conn.unread() {
+                Unread::Nothing => return Some(conn),
+                // Of TLS, only who has decrypted it knows what it is.
+                Unread::Bytes(bytes) if !self.is_tls && !is_timeout(&bytes) => {
+                    conn.stray().into_iter().for_each(|stray| self.distrust(stray));
                 }
-                return Some(idle.conn);
+                Unread::Bytes(_) | Unread::End => {}
             }
         }
-        None
     }
 
     /// A new connection.
@@ -270,6 +271,22 @@ impl Pool {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(self: &Arc<Shared>) -> Option<UpstreamConn> {
+        let now = Instant::now();
+        let mut state = self.lock();
+        self.follow(&mut state, now);
+        let State { idle, distrust, addresses, .. } = &mut *state;
+        while let Some(mut idle) = idle.take(now) {
+            if idle.is_good(&self.limits, distrust, addresses, now) {
+                if idle.has_rested(now) {
+                    idle.conn.note_rest();
+                }
+                return Some(idle.conn);
+            }
+        }
+        None
     }
 
     fn put(self: &Arc<Shared>, conn: UpstreamConn) {

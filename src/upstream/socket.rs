@@ -1,19 +1,19 @@
-//! A TCP connection that asks the kernel before it says that nothing has come. Tokio remembers what the kernel said last,
-//! until its event loop gets around to it: bytes that have arrived meanwhile would be found after the next request was
-//! written, and taken for the answer to it.
+//! A TCP connection that can be asked, by whoever is about to send a request on it, whether bytes have arrived that nobody
+//! has read. The task that reads it cannot tell in time: it may stand still between its last read and its next write, and
+//! would then take such bytes for the answer to what it writes.
 
-use std::io::{self, ErrorKind, Read};
-use std::mem::MaybeUninit;
+use std::io::{self, ErrorKind};
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use http::Uri;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::rt::TokioIo;
+use rustix::net::{RecvFlags, recv};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tower_service::Service;
 
@@ -38,69 +38,86 @@ impl Service<Uri> for Sockets {
     }
 }
 
-/// Asks a connection to look, at its next read, whether something has arrived.
+/// What has arrived on a connection and has not been read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Unread {
+    Nothing,
+    /// The end of the connection.
+    End,
+    /// Bytes, which begin like this.
+    Bytes(Vec<u8>),
+}
+
+/// Tells what has arrived on a connection. The default is of one that is none of TCP, on which nothing ever has.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Look(Arc<AtomicBool>);
+pub(super) struct Look(Option<Arc<TcpStream>>);
 
 impl Look {
-    /// Before a request is written. While its answer is waited for, the event loop is early enough.
-    pub fn ask(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-
-    fn is_asked(&self) -> bool {
-        self.0.load(Ordering::Acquire) && self.0.swap(false, Ordering::AcqRel)
+    /// What the kernel says. It is asked each time: Tokio remembers what it said last until the event loop has looked again.
+    pub fn unread(&self) -> Unread {
+        let Some(stream) = &self.0 else { return Unread::Nothing };
+        let mut bytes = [0; 16];
+        match recv(&**stream, &mut bytes[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+            Ok((_, 0)) => Unread::End,
+            Ok((_, length)) => Unread::Bytes(bytes[..length].to_vec()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Unread::Nothing,
+            Err(_) => Unread::End,
+        }
     }
 }
 
 /// A TCP connection. Brings its [`Look`] along as an extra.
 #[derive(Debug)]
-pub(super) struct Socket {
-    stream: TcpStream,
-    look: Look,
-}
+pub(super) struct Socket(Arc<TcpStream>);
 
 impl Connection for Socket {
     fn connected(&self) -> Connected {
-        self.stream.connected().extra(self.look.clone())
+        self.0.connected().extra(Look(Some(Arc::clone(&self.0))))
     }
 }
 
 impl Socket {
     fn new(stream: TcpStream) -> Socket {
-        Socket { stream, look: Look::default() }
+        Socket(Arc::new(stream))
     }
 
-    /// Reads what is there, past Tokio.
-    fn read_now(&self, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let socket = SockRef::from(&self.stream);
-        match socket.peek(&mut [MaybeUninit::uninit()]) {
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Poll::Pending,
-            Err(error) => return Poll::Ready(Err(error)),
-        }
-        // It does not block: something, or the end, is there.
-        let read = (&*socket).read(buffer.initialize_unfilled())?;
-        buffer.advance(read);
-        Poll::Ready(Ok(()))
+    /// Reads what is there. `WouldBlock` if nothing is.
+    fn read(&self, buffer: &mut ReadBuf<'_>) -> io::Result<()> {
+        let room = buffer.remaining();
+        let mut read = Err(ErrorKind::WouldBlock.into());
+        let _ = self.0.try_io(Interest::READABLE, || {
+            read = self.0.try_read_buf(buffer);
+            match read {
+                // There is no more: the next read need not ask the kernel.
+                Ok(length) if length > 0 && length < room => Err(ErrorKind::WouldBlock.into()),
+                _ => Ok(()),
+            }
+        });
+        read.map(drop)
     }
 }
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let mut read = Pin::new(&mut this.stream).poll_read(cx, buffer);
-        if read.is_pending() && this.look.is_asked() && buffer.remaining() > 0 {
-            // Tokio has noted the task, and will wake it if nothing is there yet.
-            read = this.read_now(buffer);
+        loop {
+            ready!(self.0.poll_read_ready(cx))?;
+            match self.read(buffer) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read),
+            }
         }
-        read
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+        loop {
+            ready!(self.0.poll_write_ready(cx))?;
+            match self.0.try_write(bytes) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
     }
 
     fn poll_write_vectored(
@@ -108,19 +125,30 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, pieces)
+        loop {
+            ready!(self.0.poll_write_ready(cx))?;
+            match self.0.try_write_vectored(pieces) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    /// There is nothing to flush.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match SockRef::from(&*self.0).shutdown(Shutdown::Write) {
+            // Upstream has ended it already.
+            Err(error) if error.kind() == ErrorKind::NotConnected => Poll::Ready(Ok(())),
+            done => Poll::Ready(done),
+        }
     }
 }
 
@@ -129,50 +157,67 @@ mod tests {
     use std::io::Write;
     use std::net::TcpListener;
 
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
-    /// A connection that Tokio takes for one where nothing has come, and its far end.
-    async fn connected() -> (Socket, std::net::TcpStream) {
+    /// A connection that Tokio takes for one where nothing has come, what tells of it, and its far end.
+    async fn connected() -> (Socket, Look, std::net::TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let mut far = listener.accept().unwrap().0;
         let mut socket = Socket::new(stream);
         far.write_all(b"a").unwrap();
-        assert_eq!(tokio::io::AsyncReadExt::read_u8(&mut socket).await.unwrap(), b'a');
-        (socket, far)
+        assert_eq!(socket.read_u8().await.unwrap(), b'a');
+        let look = Look(Some(Arc::clone(&socket.0)));
+        (socket, look, far)
     }
 
-    /// What is read without giving the event loop a chance to look.
-    fn read(socket: &mut Socket) -> Poll<io::Result<Vec<u8>>> {
-        let mut bytes = [0; 8];
-        let mut buffer = ReadBuf::new(&mut bytes);
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        Pin::new(socket).poll_read(&mut cx, &mut buffer).map_ok(|()| buffer.filled().to_vec())
-    }
-
+    /// The event loop gets no chance to look.
     #[tokio::test]
-    async fn what_has_arrived_is_read_before_the_event_loop_has_looked() {
-        let (mut socket, mut far) = connected().await;
-        socket.look.ask();
-        assert!(read(&mut socket).is_pending());
+    async fn what_has_arrived_is_known_before_the_event_loop_has_looked() {
+        let (mut socket, look, mut far) = connected().await;
+        assert_eq!(look.unread(), Unread::Nothing);
         far.write_all(b"stray").unwrap();
-        socket.look.ask();
-        assert!(matches!(read(&mut socket), Poll::Ready(Ok(bytes)) if bytes == b"stray"));
-        socket.look.ask();
-        assert!(read(&mut socket).is_pending());
+        assert_eq!(look.unread(), Unread::Bytes(b"stray".to_vec()));
+        let mut bytes = [0; 5];
+        socket.read_exact(&mut bytes).await.unwrap();
+        assert_eq!((&bytes, look.unread()), (b"stray", Unread::Nothing), "it is read all the same");
         drop(far);
-        socket.look.ask();
-        assert!(matches!(read(&mut socket), Poll::Ready(Ok(bytes)) if bytes.is_empty()));
+        assert_eq!(look.unread(), Unread::End);
     }
 
     #[tokio::test]
-    async fn what_comes_later_still_wakes_its_reader() {
-        let (mut socket, mut far) = connected().await;
-        socket.look.ask();
-        assert!(read(&mut socket).is_pending());
-        let reading = tokio::spawn(async move { tokio::io::AsyncReadExt::read_u8(&mut socket).await });
-        tokio::task::yield_now().await;
-        far.write_all(b"b").unwrap();
-        assert_eq!(reading.await.unwrap().unwrap(), b'b');
+    async fn what_comes_later_wakes_its_reader() {
+        let (mut socket, _, mut far) = connected().await;
+        for _ in 0..3 {
+            let reading = tokio::spawn(async move {
+                let byte = socket.read_u8().await.unwrap();
+                (socket, byte)
+            });
+            tokio::task::yield_now().await;
+            far.write_all(b"b").unwrap();
+            let read = reading.await.unwrap();
+            (socket, _) = read;
+            assert_eq!(read.1, b'b');
+        }
+    }
+
+    #[tokio::test]
+    async fn everything_arrives_both_ways_whatever_the_buffers_hold() {
+        let (mut socket, _, far) = connected().await;
+        let far = tokio::task::spawn_blocking(move || {
+            use std::io::Read;
+            let (mut far, mut all) = (far, Vec::new());
+            far.read_to_end(&mut all).unwrap();
+            far.write_all(&all).unwrap();
+        });
+        let sent: Vec<u8> = (0..3_000_000).map(|n: u32| n.to_le_bytes()[0]).collect();
+        socket.write_all(&sent).await.unwrap();
+        socket.shutdown().await.unwrap();
+        let mut received = Vec::new();
+        socket.read_to_end(&mut received).await.unwrap();
+        assert!(sent == received);
+        far.await.unwrap();
     }
 }
