@@ -5,7 +5,7 @@
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
 use http::Uri;
@@ -48,16 +48,18 @@ pub(super) enum Unread {
     Bytes(Vec<u8>),
 }
 
-/// Tells what has arrived on a connection. The default is of one that is none of TCP, on which nothing ever has.
+/// Tells what has arrived on a connection. It does not keep the connection open. The default is of one that is none of TCP, on
+/// which nothing ever has.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Look(Option<Arc<TcpStream>>);
+pub(super) struct Look(Option<Weak<TcpStream>>);
 
 impl Look {
     /// What the kernel says. It is asked each time: Tokio remembers what it said last until the event loop has looked again.
     pub fn unread(&self) -> Unread {
         let Some(stream) = &self.0 else { return Unread::Nothing };
+        let Some(stream) = stream.upgrade() else { return Unread::End };
         let mut bytes = [0; 16];
-        match recv(&**stream, &mut bytes[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        match recv(&*stream, &mut bytes[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
             Ok((_, 0)) => Unread::End,
             Ok((_, length)) => Unread::Bytes(bytes[..length].to_vec()),
             Err(error) if error.kind() == ErrorKind::WouldBlock => Unread::Nothing,
@@ -72,7 +74,7 @@ pub(super) struct Socket(Arc<TcpStream>);
 
 impl Connection for Socket {
     fn connected(&self) -> Connected {
-        self.0.connected().extra(Look(Some(Arc::clone(&self.0))))
+        self.0.connected().extra(Look(Some(Arc::downgrade(&self.0))))
     }
 }
 
@@ -169,7 +171,7 @@ mod tests {
         let mut socket = Socket::new(stream);
         far.write_all(b"a").unwrap();
         assert_eq!(socket.read_u8().await.unwrap(), b'a');
-        let look = Look(Some(Arc::clone(&socket.0)));
+        let look = Look(Some(Arc::downgrade(&socket.0)));
         (socket, look, far)
     }
 
@@ -183,8 +185,12 @@ mod tests {
         let mut bytes = [0; 5];
         socket.read_exact(&mut bytes).await.unwrap();
         assert_eq!((&bytes, look.unread()), (b"stray", Unread::Nothing), "it is read all the same");
+        let (other, other_look, mut other_far) = connected().await;
         drop(far);
         assert_eq!(look.unread(), Unread::End);
+        drop(other);
+        assert_eq!(other_look.unread(), Unread::End);
+        assert_eq!(std::io::Read::read(&mut other_far, &mut bytes).unwrap(), 0, "nothing keeps it open");
     }
 
     #[tokio::test]
