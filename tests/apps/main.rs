@@ -12,7 +12,9 @@ mod support;
 
 mod browser;
 mod express;
+mod json_server;
 mod packages;
 mod readme;
 mod recipe;
 mod script;
+mod static_files;
