@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::recipe::Recipe;
 use crate::{browser, readme, script};
 
-const EXPRESS: Recipe = Recipe { name: "express", prepare: &[], run: &["node", "app.js"] };
+const EXPRESS: Recipe = Recipe { name: "express", prepare: &[], run: &["node", "app.js"], any_port: &[] };
 
 /// What a browser saw.
 static SEEN: LazyLock<Value> = LazyLock::new(|| browser::runs("express.js", &EXPRESS.behind_larder().url()));

@@ -3,7 +3,8 @@
 use crate::recipe::Recipe;
 use crate::{readme, script};
 
-const JSON_SERVER: Recipe = Recipe { name: "json-server", prepare: &[], run: &["node", "server.js"] };
+const JSON_SERVER: Recipe =
+    Recipe { name: "json-server", prepare: &[], run: &["node", "server.js"], any_port: &[] };
 
 #[test]
 fn json_server_answers_the_same_behind_larder() {

@@ -11,6 +11,7 @@
 mod support;
 
 mod browser;
+mod django;
 mod express;
 mod json_server;
 mod packages;

@@ -21,6 +21,8 @@ pub struct Recipe {
     pub prepare: &'static [&'static str],
     /// What its README says to run. The application prints its address.
     pub run: &'static [&'static str],
+    /// Further arguments that let it listen on any free port of 127.0.0.1, where `PORT=0` does not.
+    pub any_port: &'static [&'static str],
 }
 
 /// A running application, in a copy of the recipe's directory.
@@ -87,7 +89,7 @@ impl Recipe {
 
     fn start(&self, dir: &Path) -> Child {
         let mut command = command(self.run[0]);
-        command.args(&self.run[1..]).current_dir(dir).env("PORT", "0");
+        command.args(&self.run[1..]).args(self.any_port).current_dir(dir).env("PORT", "0").env("HOME", dir);
         // A group of its own: servers with workers end as a whole.
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", self.run))

@@ -3,7 +3,7 @@
 use crate::recipe::Recipe;
 use crate::{readme, script};
 
-const STATIC: Recipe = Recipe { name: "static", prepare: &[], run: &["node", "server.js"] };
+const STATIC: Recipe = Recipe { name: "static", prepare: &[], run: &["node", "server.js"], any_port: &[] };
 
 #[test]
 fn static_files_and_their_parts_are_the_same_behind_larder() {

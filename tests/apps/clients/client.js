@@ -31,7 +31,9 @@ class Client {
       /expires=thu, 01 jan 1970/i.test(line) ? this.cookies.delete(name) : this.cookies.set(name, value);
     }
     const body = Buffer.from(answer.data);
-    const fields = Object.fromEntries(this.fields.map((name) => [name, answer.headers[name]]));
+    // Which fields a 304 repeats is left to who makes it (RFC 9110 section 15.4.5).
+    const names = answer.status === 304 ? [] : this.fields;
+    const fields = Object.fromEntries(names.map((name) => [name, answer.headers[name]]));
     if (show) report({ step: `${method} ${path}`, status: answer.status, fields, body, cache: answer.headers['cache-status'], is });
     return { status: answer.status, headers: answer.headers, text: body.toString(), json: () => JSON.parse(body) };
   }
