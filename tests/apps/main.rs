@@ -13,6 +13,8 @@ mod support;
 mod browser;
 mod django;
 mod express;
+mod fastapi;
+mod graphql_yoga;
 mod json_server;
 mod packages;
 mod readme;
