@@ -20,4 +20,5 @@ mod packages;
 mod readme;
 mod recipe;
 mod script;
+mod socket_io;
 mod static_files;
