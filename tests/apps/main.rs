@@ -22,3 +22,4 @@ mod recipe;
 mod script;
 mod socket_io;
 mod static_files;
+mod webdav;

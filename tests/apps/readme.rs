@@ -57,7 +57,9 @@ fn examples(text: &str) -> Vec<(String, String)> {
 }
 
 fn pattern(expected: &str) -> String {
-    let escaped = regex::escape(expected.trim_end()).replace('…', "(?s:.*?)");
+    // A line of its own may be no line at all.
+    let escaped =
+        regex::escape(expected.trim_end()).replace("\n…\n", "\n(?s:(?:.*?\n)?)").replace('…', "(?s:.*?)");
     let ttl = regex::Regex::new(r"ttl=\d+").unwrap();
     format!(r"\A\s*{}\s*\z", ttl.replace_all(&escaped, r"ttl=\d+"))
 }

@@ -19,14 +19,19 @@ class Client:
         self.session.headers.update(headers or {})
         self.fields = ["content-type", "location", *fields]
 
-    def send(self, method, path, show=True, is_=None, **options):
-        """`is_`: what Cache-Status must contain when Larder stands in front."""
+    def send(self, method, path, show=True, is_=None, summary=None, **options):
+        """`is_`: what Cache-Status must contain when Larder stands in front. `summary`: what of the answer is compared instead
+        of its body and the fields that tell its length."""
         answer = self.session.request(method, BASE + path, allow_redirects=False, timeout=20, **options)
         if show:
             # Which fields a 304 repeats is left to who makes it (RFC 9110 section 15.4.5).
             names = [] if answer.status_code == 304 else self.fields
             fields = {name: answer.headers.get(name) for name in names}
-            report(f"{method} {path}", answer.status_code, fields, answer.content, answer.headers.get("cache-status"), is_)
+            body = answer.content
+            if summary:
+                fields.pop("content-length", None)
+                body = summary(answer).encode()
+            report(f"{method} {path}", answer.status_code, fields, body, answer.headers.get("cache-status"), is_)
         return answer
 
     def get(self, path, **options):
@@ -58,8 +63,8 @@ def report(step, status, fields, body, cache=None, is_=None):
     print(json.dumps(line).replace(BASE, "BASE"), flush=True)
 
 
-def never_older(write, read, rounds=15):
-    """One writes, in turn, what two read all the while: the writer must read what it has written, and nobody may read an
+def never_older(write, read, rounds=15, readers=2):
+    """One writes, in turn, what others read all the while: the writer must read what it has written, and nobody may read an
     older one than they have read before. `read` makes a reader."""
     faults, ended = [], threading.Event()
 
@@ -71,7 +76,7 @@ def never_older(write, read, rounds=15):
                 faults.append(f"a reader saw {value} after {seen}")
             seen = value
 
-    readers = [threading.Thread(target=watch) for _ in range(2)]
+    readers = [threading.Thread(target=watch) for _ in range(readers)]
     for reader in readers:
         reader.start()
     mine = read()
