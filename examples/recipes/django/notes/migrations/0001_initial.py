@@ -6,15 +6,19 @@ from django.db import migrations, models
 def samples(apps, _):
     """Two people, whose password is `secret`, and their notes."""
     users, notes = apps.get_model("auth", "User").objects, apps.get_model("notes", "Note").objects
+    password = make_password("secret")
     for name in ["ann", "bob"]:
-        user = users.create(username=name, password=make_password("secret", hasher="pbkdf2_sha256"))
+        user = users.create(username=name, password=password)
         for text, public in [(f"Everybody may read what {name} wrote.", True), (f"Only {name} knows.", False)]:
             notes.create(owner=user, text=text, public=public)
     notes.create(owner=user, text="A long one. " * 100, public=True)
 
 
 class Migration(migrations.Migration):
-    dependencies = [migrations.swappable_dependency(settings.AUTH_USER_MODEL), ("auth", "0012_alter_user_first_name_max_length")]
+    dependencies = [
+        migrations.swappable_dependency(settings.AUTH_USER_MODEL),
+        ("auth", "0012_alter_user_first_name_max_length"),
+    ]
 
     operations = [
         migrations.CreateModel(
