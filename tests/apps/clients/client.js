@@ -70,7 +70,7 @@ function print(line) {
 
 // One writes, in turn, what two read all the while: the writer must read what it has written, and nobody may read an
 // older one than they have read before.
-async function neverOlder({ write, read, rounds = 15 }) {
+async function neverOlder({ write, read, rounds = 10 }) {
   let written = 0;
   const faults = [];
   const watch = async () => {

@@ -63,7 +63,7 @@ def report(step, status, fields, body, cache=None, is_=None):
     print(json.dumps(line).replace(BASE, "BASE"), flush=True)
 
 
-def never_older(write, read, rounds=15, readers=2):
+def never_older(write, read, rounds=10, readers=2):
     """One writes, in turn, what others read all the while: the writer must read what it has written, and nobody may read an
     older one than they have read before. `read` makes a reader."""
     faults, ended = [], threading.Event()

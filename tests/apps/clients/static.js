@@ -80,6 +80,7 @@ async function abandon(name, length) {
   await client.get('/files/none.txt');
 
   // The server looks at a file's length before it opens it: all have the same.
+  await client.put('/files/words.txt', 'Word 000.');
   await neverOlder({
     write: (round) => client.put('/files/words.txt', `Word ${String(round).padStart(3, '0')}.`, { show: false }),
     read: async () => Number((await client.get('/files/words.txt', { show: false })).text.match(/\d+/)?.[0] ?? 0),
