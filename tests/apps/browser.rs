@@ -37,6 +37,17 @@ parent.postMessage('ready', '*');
 /// another origin that has a frame at `/frame`. Gives what it returns.
 #[track_caller]
 pub fn runs(page: &str, api: &str) -> Value {
+    runs_with(page, api, &[])
+}
+
+/// The same in a browser that lets the page look into frames of other origins.
+#[track_caller]
+pub fn runs_unguarded(page: &str, api: &str) -> Value {
+    runs_with(page, api, &["--disable-web-security", "--disable-site-isolation-trials"])
+}
+
+#[track_caller]
+fn runs_with(page: &str, api: &str, flags: &[&str]) -> Value {
     let script = std::fs::read_to_string(root().join("tests/apps/pages").join(page)).unwrap();
     let [listener, other] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let [here, there] = [&listener, &other].map(|listener| listener.local_addr().unwrap());
@@ -46,7 +57,7 @@ pub fn runs(page: &str, api: &str) -> Value {
         let (html, sender) = (Arc::clone(&html), sender.clone());
         thread::spawn(move || serve(&listener, &html, &sender));
     }
-    let _browser = Browser::open(&format!("http://{here}/"));
+    let _browser = Browser::open(&format!("http://{here}/"), flags);
     let result = results.recv_timeout(PATIENCE).expect("the page sends its result");
     serde_json::from_str(&result).unwrap()
 }
@@ -96,12 +107,13 @@ struct Browser {
 }
 
 impl Browser {
-    fn open(url: &str) -> Browser {
+    fn open(url: &str, flags: &[&str]) -> Browser {
         let profile = tempfile::tempdir().unwrap();
         let mut command = command(&std::env::var("LARDER_TEST_CHROMIUM").unwrap_or("chromium".to_owned()));
         command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]);
         command.args(["--disable-background-networking", "--disable-component-update", "--disable-sync"]);
         command.args(["--disable-dev-shm-usage", "--no-proxy-server"]);
+        command.args(flags);
         command.arg(format!("--user-data-dir={}", profile.path().display())).arg(url);
         command.env("HOME", profile.path()).process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

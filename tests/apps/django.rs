@@ -1,7 +1,9 @@
 //! Django REST framework with sessions, CSRF tokens and gzip.
 
+use serde_json::json;
+
 use crate::recipe::Recipe;
-use crate::{readme, script};
+use crate::{browser, readme, script};
 
 const DJANGO: Recipe = Recipe {
     name: "django",
@@ -18,4 +20,20 @@ fn django_rest_framework_answers_the_same_behind_larder() {
 #[test]
 fn the_readme_of_django_is_true() {
     readme::is_true(DJANGO);
+}
+
+#[test]
+fn a_browser_logs_in_by_the_form_and_sees_what_it_writes() {
+    let seen = browser::runs_unguarded("django.js", &DJANGO.behind_larder().url());
+    assert_eq!(
+        seen,
+        json!({
+            "refused": "Authentication credentials were not provided.",
+            "wrong": ["/accounts/login/", true],
+            "right": ["/notes/mine/", true],
+            "first": "Only ann knows.",
+            "written": 200,
+            "second": "New.",
+        })
+    );
 }
