@@ -13,8 +13,10 @@ const fields = ['content-encoding', 'access-control-allow-origin', 'access-contr
   const { headers } = await anyone.get('/articles/1', { is: 'hit' });
   await anyone.get('/articles/1', { headers: { 'if-none-match': headers.etag }, is: 'hit' });
   await anyone.get('/articles/4');
+  await anyone.get('/articles/latest', { is: 'stored' });
   await anyone.post('/articles', { title: 'Another 2' });
   await anyone.get('/articles/4');
+  await anyone.get('/articles/latest');
   await anyone.get('/articles');
   await anyone.get('/articles?title=2');
   await anyone.get('/articles?title=2', { is: 'hit' });
