@@ -7,7 +7,7 @@ use http::{HeaderName, Method};
 use serde_json::{Value, json};
 
 use crate::config::{Config, LoadError, Overrides};
-use crate::key::{Identity, QueryKeying};
+use crate::key::{Identity, Parameters};
 use crate::rules::fault::Faults;
 use crate::rules::reader::Env;
 use crate::rules::{Family, Fetching, Invalidation, RuleSet, Warning};
@@ -99,13 +99,14 @@ fn identity(family: &Family) -> String {
 
 /// What of query and fields is part of the key.
 fn key(family: &Family) -> String {
-    let query = match &family.keying.query {
-        QueryKeying::All => None,
-        QueryKeying::Keep(names) => Some(format!("query: keep {}", list(names))),
-        QueryKeying::Drop(names) => Some(format!("query: drop {}", list(names))),
+    let query = match &family.keying.query.parameters {
+        Parameters::All => None,
+        Parameters::Keep(names) => Some(format!("query: keep {}", list(names))),
+        Parameters::Drop(names) => Some(format!("query: drop {}", list(names))),
     };
+    let unsorted = (!family.keying.query.sort).then(|| "query: sort false".to_owned());
     let headers = family.keying.headers.iter().map(|name| name.as_str().to_owned());
-    let parts: Vec<String> = query.into_iter().chain(headers).collect();
+    let parts: Vec<String> = query.into_iter().chain(unsorted).chain(headers).collect();
     if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }
 }
 
@@ -184,10 +185,10 @@ fn rules_json(name: &str, rules: &RuleSet) -> Value {
 fn family_json(family: &Family) -> Value {
     let policy = &family.policy;
     let seconds = |value: Option<std::time::Duration>| value.map(|value| value.as_secs());
-    let query = match &family.keying.query {
-        QueryKeying::All => Value::Null,
-        QueryKeying::Keep(names) => json!({ "keep": names }),
-        QueryKeying::Drop(names) => json!({ "drop": names }),
+    let query = match &family.keying.query.parameters {
+        Parameters::All => Value::Null,
+        Parameters::Keep(names) => json!({ "keep": names }),
+        Parameters::Drop(names) => json!({ "drop": names }),
     };
     json!({
         "name": family.name,
@@ -210,6 +211,7 @@ fn family_json(family: &Family) -> Value {
         "range": family.fetching.range(),
         "forward": family.fetching.forward(),
         "query": query,
+        "query_sort": family.keying.query.sort,
         "headers": names(&family.keying.headers),
         "identity": family.keying.identity.is_stated().then(|| family.keying.identity.to_string()),
         "max_body": family.max_body,

@@ -16,7 +16,7 @@ use super::read::AMBIGUOUS_PATH;
 use crate::config::Config;
 use crate::entry;
 use crate::headers;
-use crate::key::{Canonical, Identity, QueryKeying};
+use crate::key::{Canonical, Identity, Parameters};
 use crate::rules::{Ambiguity, Family};
 use crate::running::Live;
 use crate::semantics::demands::Demands;
@@ -239,9 +239,10 @@ impl<'c> Account<'c> {
             ));
         }
         let keying = self.question.family().map(|(family, _)| &family.keying.query);
-        if asked.target.query.is_some() && keying.is_some_and(|query| !matches!(query, QueryKeying::All)) {
+        if keying.is_some_and(|query| query.parameters != Parameters::All) {
             notes.push(
-                "the family's `query` says which parameters count; the others are not part of the key".to_owned(),
+                "the family's `query` says which parameters count; the others are neither part of the key nor sent"
+                    .to_owned(),
             );
         }
         let directives = self.question.policy().client_directives;

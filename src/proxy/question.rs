@@ -33,13 +33,16 @@ pub(super) struct Question {
 }
 
 impl Question {
-    /// What the rules say of a request. Its fields are brought into the form that the family asks for, before they
+    /// What the rules say of a request. Its query and its fields are brought into the form that the family asks for, before they
     /// are keyed or sent: what the key holds is what upstream sees.
     pub fn new(live: Arc<Live>, mut asked: Asked, content: Option<Bytes>) -> Arc<Question> {
         let claimed = live.rules.claim(&asked.method, &asked.target.path);
         let directives =
             claimed.as_ref().map_or_else(ClientDirectives::default, |it| it.family.policy.client_directives);
         rules::strip_read(&mut asked.headers, claimed.as_ref().map(|claimed| claimed.family));
+        if let Some(claimed) = &claimed {
+            claimed.family.keying.query.apply(&mut asked.target.query);
+        }
         for name in claimed.iter().flat_map(|claimed| &claimed.family.fetching.normalize) {
             negotiation::normalise(name, &mut asked.headers);
         }

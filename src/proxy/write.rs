@@ -279,9 +279,10 @@ fn question_of(running: &Running, asked: Asked) -> Option<Arc<Question>> {
         return None;
     }
     let asked = as_get(asked);
-    let sent = asked.headers.clone();
+    let (target, fields) = (asked.target.clone(), asked.headers.clone());
     let question = Question::new(running.live(), asked, None);
-    (question.asked.headers == sent && question.ambiguity().is_none()).then_some(question)
+    let is_as_sent = question.asked.target == target && question.asked.headers == fields;
+    (is_as_sent && question.ambiguity().is_none()).then_some(question)
 }
 
 /// The GET that the answer to a POST may answer.

@@ -12,7 +12,7 @@ use super::reader::{Item, Table, Text};
 use super::reference::Names;
 use super::{CAPTURES, Collapse, Family, Fetching, ReadMethods};
 use crate::headers::dashed;
-use crate::key::{Identity, Keying, QueryKeying};
+use crate::key::{Identity, Keying, Parameters, QueryKeying};
 use crate::semantics::{ClientDirectives, CloseDelimited, Policy, STALE_IF_UNREACHABLE, TtlPolicy};
 use crate::stamp::Tag;
 
@@ -192,19 +192,27 @@ fn read_query(item: &Item<'_>) -> Option<QueryKeying> {
     let mut table = item.table()?;
     let mut names = |key| Some(table.item(key)?.texts()?.into_iter().map(|text| text.value).collect::<Vec<_>>());
     let (keep, drop) = (names("keep"), names("drop"));
+    let sort = table.item("sort");
+    let is_sort_asked = sort.is_some();
+    let sort = sort.and_then(|item| item.boolean()).unwrap_or(true);
     table.finish();
-    match (keep, drop) {
-        (Some(keep), None) => Some(QueryKeying::Keep(keep)),
-        (None, Some(drop)) => Some(QueryKeying::Drop(drop)),
+    let parameters = match (keep, drop) {
+        (Some(keep), None) => Parameters::Keep(keep),
+        (None, Some(drop)) => Parameters::Drop(drop),
         (Some(_), Some(_)) => {
             item.fault("has both keep and drop", "write one: keep names what counts, drop what does not");
-            None
+            return None;
         }
+        (None, None) if is_sort_asked => Parameters::All,
         (None, None) => {
-            item.fault("has neither keep nor drop", "write { keep = [\"page\"] } or { drop = [\"utm_source\"] }");
-            None
+            item.fault(
+                "has neither keep nor drop nor sort",
+                "write { keep = [\"page\"] }, { drop = [\"utm_source\"] } or { sort = false }",
+            );
+            return None;
         }
-    }
+    };
+    Some(QueryKeying { parameters, sort })
 }
 
 /// A field's name, with `-` for `_`: the proxy knows both by that.
@@ -315,17 +323,12 @@ fn version_of(family: &Family) -> String {
     } = policy;
     let Keying { query, headers, identity } = keying;
     let policy_name = ttl_policy.word();
-    let (filter, parameters): (_, &[String]) = match query {
-        QueryKeying::All => ("all", &[]),
-        QueryKeying::Keep(names) => ("keep", names),
-        QueryKeying::Drop(names) => ("drop", names),
-    };
     let durations = [ttl, negative_ttl, stale_while_revalidate, stale_if_error, &Some(*stale_if_unreachable)]
         .map(|it| it.map(|it| it.as_secs()));
     // `{:?}` of strings and numbers quotes and escapes, so that different definitions have different texts.
     let text = format!(
         "{name:?} {path:?} {methods:?} {policy_name} {durations:?} {heuristic} {client_directives:?} \
-         {close_delimited:?} {max_body:?} {fetching:?} {filter} {parameters:?} {:?} {:?}",
+         {close_delimited:?} {max_body:?} {fetching:?} {query:?} {:?} {:?}",
         headers.iter().map(HeaderName::as_str).collect::<Vec<_>>(),
         identity.to_string(),
     );

@@ -422,7 +422,8 @@ fn a_family_is_read_whole() {
     };
     assert_eq!(family.policy, policy);
     assert_eq!(family.keying.identity, Identity::Cookie("SID".into()));
-    assert_eq!(family.keying.query, crate::key::QueryKeying::Keep(vec!["page".into(), "limit".into()]));
+    let parameters = crate::key::Parameters::Keep(vec!["page".into(), "limit".into()]);
+    assert_eq!(family.keying.query, crate::key::QueryKeying { parameters, sort: true });
     assert_eq!(family.keying.headers, ["accept-language"]);
     let normalize = vec![HeaderName::from_static("accept-encoding")];
     let fetching = Fetching { normalize, max_variants: 8, range_fetches_whole: true, keyed_only: true };
@@ -452,6 +453,7 @@ fn the_version_changes_with_the_definition_and_not_with_the_place() {
         "query = { drop = [] }",
         "query = { drop = ['a', 'b'] }",
         "query = { drop = ['a, b'] }",
+        "query = { sort = false }",
         "headers = ['a']",
         "identity = 'none'",
         "identity = 'header:a'",
