@@ -14,7 +14,7 @@ use std::time::Duration;
 use md5::{Digest as _, Md5};
 
 use self::store_url::StoreUrl;
-use crate::headers::ForwardedPolicy;
+use crate::headers::{Credentials, ForwardedPolicy};
 use crate::rules::RuleSet;
 use crate::rules::fault::{Fault, Faults, Source};
 use crate::rules::pattern::Pattern;
@@ -192,6 +192,7 @@ impl Config {
                 on_incomplete,
                 login,
                 underscores,
+                credential_headers,
                 upstream_keep_alive,
                 resolver,
                 cache_status,
@@ -339,6 +340,8 @@ pub struct Server {
     pub login: Option<Pattern>,
     /// `underscores`: true if request fields with `_` in their names are kept; default false
     pub underscores: bool,
+    /// `credential_headers`: request fields that carry credentials, beside those that are known to; default none
+    pub credential_headers: Credentials,
     /// `upstream_keep_alive`: how long a connection to upstream may be idle and is used again, default 4s; shorter where
     /// upstream says so (`Keep-Alive: timeout`)
     pub upstream_keep_alive: Duration,

@@ -13,13 +13,15 @@ use http::{HeaderMap, StatusCode, Version};
 
 use crate::target::Target;
 
+pub mod credentials;
 pub mod trailers;
 pub mod underscores;
 pub mod unkeyed;
 
+pub use credentials::Credentials;
 pub use trailers::strip_trailers;
 pub use underscores::{dash_underscored, dashed, drop_underscored, restore_underscored};
-pub use unkeyed::{Meant, keep_cookie, keep_keyed, keep_only, methods_meant, strip_rerouting, strip_unkeyed};
+pub use unkeyed::{Meant, keep_cookies, keep_keyed, keep_only, methods_meant, strip_rerouting, strip_unkeyed};
 
 /// What is told to upstream about the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -113,15 +115,20 @@ pub struct Seen {
     pub hop_fields: bool,
     /// Some have `_` in their names.
     pub underscores: bool,
+    /// Some tell who asks, or may do so by their names with `-`.
+    pub credentials: bool,
 }
 
 /// Looks at the names of a request's fields once.
-pub fn look(headers: &HeaderMap) -> Seen {
+pub fn look(headers: &HeaderMap, credentials: &Credentials) -> Seen {
     let mut seen = Seen::default();
     for name in headers.keys() {
         seen.hop_fields |= *name == VIA || *name == CDN_LOOP || HOP_BY_HOP.contains(name);
         seen.underscores |= name.as_str().bytes().fold(false, |found, byte| found | (byte == b'_'));
+        seen.credentials |= credentials.tell_callers(name);
     }
+    // Credentials are known by their names with `-`.
+    seen.credentials |= seen.underscores;
     seen
 }
 
@@ -572,12 +579,13 @@ mod tests {
     #[test]
     fn one_look_shows_what_there_is_to_do() {
         let seen = |values: Fields<'_>| {
-            let seen = look(&fields(values));
-            (seen.hop_fields, seen.underscores)
+            let seen = look(&fields(values), &Credentials::default());
+            (seen.hop_fields, seen.underscores, seen.credentials)
         };
-        assert_eq!(seen(&[("accept", "*/*"), ("x-a", "1")]), (false, false));
-        assert_eq!(seen(&[("cdn-loop", "a")]), (true, false));
-        assert_eq!(seen(&[("via", "1.1 a"), ("x_a", "1")]), (true, true));
+        assert_eq!(seen(&[("accept", "*/*"), ("x-a", "1")]), (false, false, false));
+        assert_eq!(seen(&[("cdn-loop", "a")]), (true, false, false));
+        assert_eq!(seen(&[("via", "1.1 a"), ("x_a", "1")]), (true, true, true));
+        assert_eq!(seen(&[("x-api-key", "1")]), (false, false, true));
     }
 
     #[test]

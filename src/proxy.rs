@@ -67,6 +67,8 @@ struct Asked {
     trailers: bool,
     /// Where interim responses go; `None` for clients that cannot be sent any.
     interim: Option<Interim>,
+    /// Some of its fields may tell who asks.
+    credentials: bool,
     /// Names with `_` that fields have on the way to upstream ([`headers::underscores`]).
     underscored: Vec<HeaderName>,
 }
@@ -146,9 +148,9 @@ fn take(
     interim: Option<Interim>,
 ) -> (Method, String, bool, Work) {
     // One look at the names of its fields spares most requests a dozen searches among them.
-    let seen = headers::look(request.headers());
+    let seen = headers::look(request.headers(), &live.credentials);
     let underscored = if seen.underscores { take_underscored(running, request.headers_mut()) } else { Vec::new() };
-    let has_hop_fields = seen.hop_fields;
+    let (has_hop_fields, credentials) = (seen.hop_fields, seen.credentials);
     let offer =
         if has_hop_fields { tunnel::Offer::of(&mut request, &running.config.server.upgrades) } else { None };
     let (mut parts, body) = request.into_parts();
@@ -165,7 +167,9 @@ fn take(
         headers::join_cookies(&mut parts.headers);
     }
     let (headers, version) = (parts.headers, parts.version);
-    let asked = Asked { method: parts.method, target, headers, version, client, trailers, interim, underscored };
+    let method = parts.method;
+    let asked =
+        Asked { method, target, headers, version, client, trailers, interim, credentials, underscored };
     let (method, path) = (asked.method.clone(), running.config.log.access.then(|| asked.target.path.clone()));
     let is_for_cache = offer.is_none() && (method == Method::GET || method == Method::HEAD);
     let bypass = if is_for_cache { read::not_for_the_cache(live, &asked) } else { None };

@@ -302,6 +302,9 @@ pub struct FamilyDefinition {
     /// Query parameters that are part of the key.
     pub query: Query,
     pub query_sort: bool,
+    /// Null: all are sent.
+    pub cookies: Option<Vec<String>>,
+    pub set_cookie: &'static str,
     /// Request fields that are part of the key.
     pub headers: Vec<String>,
     /// Request fields that are brought to one form first.
@@ -341,6 +344,8 @@ impl FamilyDefinition {
             identity: family.keying.identity.to_string(),
             query: Query::of(&family.keying.query.parameters),
             query_sort: family.keying.query.sort,
+            cookies: family.keying.cookies.clone(),
+            set_cookie: policy.set_cookie.word(),
             headers: family.keying.headers.iter().map(ToString::to_string).collect(),
             normalize: family.fetching.normalize.iter().map(ToString::to_string).collect(),
             max_variants: family.fetching.max_variants,

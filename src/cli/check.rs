@@ -12,7 +12,7 @@ use crate::rules::fault::Faults;
 use crate::rules::reader::Env;
 use crate::rules::{Family, Fetching, Invalidation, RuleSet, Warning};
 use crate::semantics::invalidation::StatusSet;
-use crate::semantics::{ClientDirectives, CloseDelimited, STALE_IF_UNREACHABLE};
+use crate::semantics::{ClientDirectives, CloseDelimited, STALE_IF_UNREACHABLE, SetCookie};
 
 /// The text (or JSON) to print, and the exit code: 0 for good rules (warnings or not), 1 for faults, 2 for a file that cannot be
 /// read.
@@ -106,7 +106,8 @@ fn key(family: &Family) -> String {
     };
     let unsorted = (!family.keying.query.sort).then(|| "query: sort false".to_owned());
     let headers = family.keying.headers.iter().map(|name| name.as_str().to_owned());
-    let parts: Vec<String> = query.into_iter().chain(unsorted).chain(headers).collect();
+    let cookies = family.keying.cookies.as_ref().map(|names| format!("cookies: {}", list(names)));
+    let parts: Vec<String> = query.into_iter().chain(unsorted).chain(cookies).chain(headers).collect();
     if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }
 }
 
@@ -135,6 +136,8 @@ fn stored(family: &Family) -> Vec<String> {
         set.map(|(name, value)| format!("{name} {}", humantime::format_duration(value))).collect();
     parts.extend((!policy.heuristic).then(|| "heuristic false".to_owned()));
     let close_delimited = Some(policy.close_delimited).filter(|kind| *kind != CloseDelimited::default());
+    let set_cookie = Some(policy.set_cookie).filter(|kind| *kind != SetCookie::default());
+    parts.extend(set_cookie.map(|kind| format!("set_cookie {}", kind.word())));
     parts.extend(close_delimited.map(|kind| format!("close_delimited {}", kind.word())));
     parts.extend(family.max_body.map(|size| format!("max_body {}", bytesize::ByteSize::b(size))));
     parts
@@ -213,6 +216,8 @@ fn family_json(family: &Family) -> Value {
         "query": query,
         "query_sort": family.keying.query.sort,
         "headers": names(&family.keying.headers),
+        "cookies": family.keying.cookies,
+        "set_cookie": policy.set_cookie.word(),
         "identity": family.keying.identity.is_stated().then(|| family.keying.identity.to_string()),
         "max_body": family.max_body,
     })

@@ -13,7 +13,7 @@ use super::{
     Admin, CacheStatus, Coherence, HostPolicy, Log, LogFormat, Memory, OnIncomplete, OnOutage, Overrides, Role,
     Server, StoreConfig, Token,
 };
-use crate::headers::ForwardedPolicy;
+use crate::headers::{Credentials, ForwardedPolicy};
 use crate::rules::family;
 use crate::rules::fault::Fault;
 use crate::rules::nearest::{did_you_mean, nearest};
@@ -67,6 +67,7 @@ impl Default for Server {
             on_incomplete: OnIncomplete::default(),
             login: None,
             underscores: false,
+            credential_headers: Credentials::default(),
             upstream_keep_alive: Duration::from_secs(4),
             resolver: None,
             cache_status: CacheStatus::default(),
@@ -117,6 +118,8 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
         timeout("stream_timeout", &mut server.stream_timeout);
         timeout("upstream_keep_alive", &mut server.upstream_keep_alive);
         set(&mut server.underscores, table.item("underscores").and_then(|item| item.boolean()));
+        let credentials = table.item("credential_headers").and_then(|item| family::read_headers(&item));
+        set(&mut server.credential_headers, credentials.map(Credentials::and));
         server.resolver = table.item("resolver").and_then(|item| checked(&item, address::resolver));
         (server.max_upstream_requests, server.max_upstream_requests_per_client) = shared(
             &mut table,

@@ -605,6 +605,7 @@ fn what_a_reload_cannot_change_is_named_field_by_field() {
         ("server", "on_incomplete = 'invalidate'"),
         ("server", "login = '/login'"),
         ("server", "underscores = true"),
+        ("server", "credential_headers = ['acme-caller']"),
         ("server", "upstream_keep_alive = '7s'"),
         ("server", "resolver = '127.0.0.1'"),
         ("server", "max_head = '9KiB'"),

@@ -107,11 +107,18 @@ pub fn keep_only(headers: &mut HeaderMap, kept: &[HeaderName]) {
     strip(headers, |name| !kept.contains(name));
 }
 
-/// Leaves of the cookies only those of this name: the others are no part of the key.
-pub fn keep_cookie(headers: &mut HeaderMap, name: &str) {
-    let lines = headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
-    let is_kept = |pair: &&[u8]| pair.split(|byte| *byte == b'=').next() == Some(name.as_bytes());
-    let kept: Vec<&[u8]> = lines.map(<[u8]>::trim_ascii).filter(is_kept).collect();
+/// Leaves of the cookies only those of these names, in the order of the names: the others are no part of the key.
+pub fn keep_cookies(headers: &mut HeaderMap, names: &[&str]) {
+    if !headers.contains_key(COOKIE) {
+        return;
+    }
+    let pairs = || headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    let is = |pair: &&[u8], name: &str| {
+        let equals = pair.iter().position(|byte| *byte == b'=');
+        equals.is_some_and(|equals| pair[..equals].trim_ascii() == name.as_bytes())
+    };
+    let of = |name: &&str| pairs().map(<[u8]>::trim_ascii).filter(|pair| is(pair, name)).collect::<Vec<_>>();
+    let kept: Vec<&[u8]> = names.iter().flat_map(of).collect();
     let line = HeaderValue::from_bytes(&kept.join(&b"; "[..]));
     headers.remove(COOKIE);
     if let Some(line) = line.ok().filter(|line| !line.is_empty()) {
@@ -253,11 +260,17 @@ mod tests {
     }
 
     #[test]
-    fn of_the_cookies_only_the_keyed_one_is_kept() {
-        let mut headers = fields(&[("cookie", "a=1; sid=x=y;b=2"), ("cookie", "sid=z; sidx=1")]);
-        keep_cookie(&mut headers, "sid");
-        assert_eq!(headers, fields(&[("cookie", "sid=x=y; sid=z")]));
-        keep_cookie(&mut headers, "other");
+    fn of_the_cookies_only_the_keyed_ones_are_kept() {
+        let sent = fields(&[("cookie", "a=1; sid=x=y;b=2; sid"), ("cookie", "sid =z; sidx=1; SID=2")]);
+        let rows: [(&[&str], &str); 3] =
+            [(&["sid"], "sid=x=y; sid =z"), (&["b", "a"], "b=2; a=1"), (&["a", "other", "b"], "a=1; b=2")];
+        for (names, expected) in rows {
+            let mut headers = sent.clone();
+            keep_cookies(&mut headers, names);
+            assert_eq!(headers, fields(&[("cookie", expected)]), "{names:?}");
+        }
+        let mut headers = sent;
+        keep_cookies(&mut headers, &["other"]);
         assert!(headers.is_empty());
     }
 

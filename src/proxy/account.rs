@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, COOKIE, HOST};
+use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,7 @@ use super::read::AMBIGUOUS_PATH;
 use crate::config::Config;
 use crate::entry;
 use crate::headers;
-use crate::key::{Canonical, Identity, Parameters};
+use crate::key::{self, Canonical, Identity, Parameters};
 use crate::rules::{Ambiguity, Family};
 use crate::running::Live;
 use crate::semantics::demands::Demands;
@@ -155,7 +155,10 @@ impl<'c> Account<'c> {
         let content = (method.as_str() == "QUERY").then(Bytes::new);
         let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let (version, trailers, interim) = (Version::HTTP_11, false, None);
-        let asked = Asked { method, target, headers: fields, version, client, trailers, interim, underscored };
+        let credentials = true;
+        let headers = fields;
+        let asked =
+            Asked { method, target, headers, version, client, trailers, interim, credentials, underscored };
         Account { config, live: Arc::clone(&live), question: Question::new(live, asked, content) }
     }
 
@@ -230,14 +233,8 @@ impl<'c> Account<'c> {
         notes.extend(self.question.ambiguity().map(|ambiguity| {
             format!("{}: the request is forwarded, and nothing of it is stored or shared", described(&ambiguity))
         }));
-        let credentials = [AUTHORIZATION, COOKIE].into_iter().find(|name| asked.headers.contains_key(name));
-        if let Some(name) = credentials.filter(|_| self.question.is_personal()) {
-            notes.push(format!(
-                "the request carries {name} and no family says whose answer it is: it is answered from the cache \
-                 only if upstream says public, s-maxage or must-revalidate (RFC 9111 §3.5); set `identity` to \
-                 cache it"
-            ));
-        }
+        notes.extend(self.about_credentials());
+        notes.extend(self.about_cookies());
         let keying = self.question.family().map(|(family, _)| &family.keying.query);
         if keying.is_some_and(|query| query.parameters != Parameters::All) {
             notes.push(
@@ -268,6 +265,37 @@ impl<'c> Account<'c> {
                 .to_owned(),
        );
         notes
+    }
+
+    fn about_credentials(&self) -> Option<String> {
+        let names: Vec<&str> = self.question.unknown_credentials().into_iter().map(HeaderName::as_str).collect();
+        let names = if names.is_empty() { return None } else { names.join(", ") };
+        let so = "it is answered from the cache only if upstream says public, s-maxage or must-revalidate (RFC 9111 §3.5)";
+        Some(match self.question.family().filter(|(family, _)| family.keying.identity.is_stated()) {
+            Some((family, _)) => format!(
+                "the request carries {names}, by which the family does not tell callers apart (its identity is {}): {so}; \
+                 name it in `headers`, or say with `cookies` which cookies count, to cache it",
+                family.keying.identity
+            ),
+            None => format!(
+                "the request carries {names} and no family says whose answer it is: {so}; set `identity` to cache it"
+            ),
+        })
+    }
+
+    fn about_cookies(&self) -> Option<String> {
+        let (family, _) = self.question.family()?;
+        if let Some(kept) = &family.keying.cookies {
+            let identity = family.keying.identity_cookie().filter(|name| !kept.iter().any(|kept| kept == name));
+            let names: Vec<&str> = identity.into_iter().chain(kept.iter().map(String::as_str)).collect();
+            let names = if names.is_empty() { "none" } else { &names.join(", ") };
+            return Some(format!("cookies that are part of the key and sent: {names}; others are neither"));
+        }
+        let name = family.keying.identity_cookie()?;
+        let is_anonymous = !self.question.is_personal() && !key::has_cookie(&self.question.asked.headers, name);
+        is_anonymous.then(|| {
+            format!("the request has no cookie {name}: it is anonymous, and sent without cookies")
+        })
     }
 
     fn outdated_by(&self) -> Vec<String> {
@@ -334,8 +362,8 @@ impl<'c> Account<'c> {
             return self.unless_only_if_cached(Use::new(Does::Forwarded, passed.because));
         }
         if self.question.is_refused(stored) {
-            let because = "what is kept is for requests without Authorization and Cookie: it says neither public, \
-                           s-maxage nor must-revalidate, and no family says whose answer it is (RFC 9111 §3.5)";
+            let because = "what is kept is for requests without credentials: it says neither public, s-maxage nor \
+                           must-revalidate, and no family tells callers apart by those of this request (RFC 9111 §3.5)";
             return self.unless_only_if_cached(Use::new(Does::Fetched, because));
         }
         let reuse = match softly {
@@ -393,16 +421,15 @@ impl<'c> Account<'c> {
 
     fn credentials(&self, for_credentials: bool) -> &'static str {
         match for_credentials {
-            true if self.question.policy().identity_stated => {
-                "requests with Authorization or Cookie get it too: the family's identity says whose answer it is"
+            true if self.question.policy().for_everybody => {
+                "requests with credentials get it too: the family says identity = \"none\""
             }
             true => {
-                "requests with Authorization or Cookie get it too: public, s-maxage or must-revalidate allows it (RFC \
-                 9111 §3.5)"
+                "requests with credentials get it too: public, s-maxage or must-revalidate allows it (RFC 9111 §3.5)"
             }
             false => {
-                "requests with Authorization or Cookie do not get it: it says neither public, s-maxage nor \
-                 must-revalidate (RFC 9111 §3.5)"
+                "requests with credentials that are no part of the key (identity, headers, cookies of the family) do not \
+                 get it: it says neither public, s-maxage nor must-revalidate (RFC 9111 §3.5)"
             }
         }
     }

@@ -178,7 +178,9 @@ async fn attempt(running: &Arc<Running>, question: &Arc<Question>, attempt: Atte
     let now = running.cache.now();
     if validation::is_for_origin(&question.asked.headers) && !is_as_asked(question, &lookup, now) {
         let passed = pass(running, &question.asked, RequestBody::Empty, Fwd::Bypass, "precondition");
-        return Ride::Answered(Box::new(Answered { family: question.family_id(), ..Box::pin(passed).await }));
+        let mut answered = Answered { family: question.family_id(), ..Box::pin(passed).await };
+        question.strip_answer(answered.response.headers_mut());
+        return Ride::Answered(Box::new(answered));
     }
     let need = match &lookup.found {
         Found::Current(entry) | Found::Softened(entry) => {
@@ -673,7 +675,8 @@ async fn forward(
     let fields = asked.for_upstream(running);
     let (client, interim) = (asked.sharer(running), asked.interim.clone());
     match running.upstream.send(client, &asked.method, &path, fields, RequestBody::Empty, interim).await {
-        Ok(response) => {
+        Ok(mut response) => {
+            question.strip_answer(response.headers_mut());
             let head = (response.status(), response.headers().clone());
             let fwd_status = Some(head.0.as_u16());
             let outcome = Outcome { fwd_status, detail: need.detail, ..Outcome::miss(need.fwd) };

@@ -38,7 +38,7 @@ pub(super) fn count(running: &Running, question: &Question, lookup: &Lookup) {
 fn repeatable(running: &Running, question: &Question, lookup: &Lookup) -> Option<Read> {
     let (family, _) = question.family()?;
     let is_personal = matches!(family.keying.identity, Identity::Header(_) | Identity::Cookie(_));
-    let has_credentials = question.facts.authorization || question.facts.cookie;
+    let has_credentials = question.has_credentials();
     // Asked again, its fields would go by other names.
     let is_renamed = !question.asked.underscored.is_empty();
     if is_personal || has_credentials || is_renamed || question.asked.method != Method::GET {
@@ -101,6 +101,7 @@ async fn refresh(running: Arc<Running>, read: Arc<Read>) {
         client: read.client,
         trailers: false,
         interim: None,
+        credentials: false,
         underscored: Vec::new(),
     };
     let question = Question::new(running.live(), asked, None);

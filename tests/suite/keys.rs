@@ -28,7 +28,69 @@ path = '/all'
 ttl = "60s"
 "#;
 
+const CALLERS: &str = r#"
+[server]
+credential_headers = ["Acme-Caller"]
+
+[[family]]
+name = "plain"
+path = '/plain'
+ttl = "60s"
+
+[[family]]
+name = "keyed"
+path = '/keyed'
+ttl = "60s"
+headers = ["x-api-key"]
+
+[[family]]
+name = "by_token"
+path = '/by/token'
+ttl = "60s"
+identity = "header:authorization"
+
+[[family]]
+name = "by_cookie"
+path = '/by/cookie'
+ttl = "60s"
+identity = "cookie:sid"
+
+[[family]]
+name = "chosen"
+path = '/chosen'
+ttl = "60s"
+identity = "cookie:sid"
+cookies = { keep = ["theme"] }
+
+[[family]]
+name = "kept"
+path = '/kept'
+ttl = "60s"
+cookies = { keep = ["theme"] }
+
+[[family]]
+name = "bare"
+path = '/bare'
+ttl = "60s"
+identity = "header:authorization"
+cookies = { keep = [] }
+
+[[family]]
+name = "stripped"
+path = '/stripped'
+ttl = "60s"
+set_cookie = "strip"
+"#;
+
 on_both_tiers! {
+    fields_with_credentials_share_no_entry,
+    fields_with_credentials_share_no_fetch,
+    a_family_that_keys_on_a_credential_tells_callers_apart_by_it,
+    a_credential_beside_the_identity_shares_no_entry,
+    a_caller_without_the_cookie_of_the_identity_is_anonymous,
+    cookies_that_are_not_kept_are_neither_keyed_nor_sent,
+    kept_cookies_tell_entries_apart,
+    set_cookie_can_be_stripped,
     parameters_that_are_not_keyed_are_not_sent,
     what_upstream_may_take_for_a_parameter_is_keyed_and_sent,
     the_query_that_is_keyed_is_the_query_that_is_sent,
@@ -85,4 +147,137 @@ fn the_query_that_is_keyed_is_the_query_that_is_sent(tier: Tier) {
     site.upstream.on("/free?b=1&a=2", Reply::numbered().cached("max-age=60"));
     site.get("/free?b=1&a=2").shows("stored").carries("/free?b=1&a=2 #1");
     site.get("/free?a=2&b=1").hides("hit");
+}
+
+const CREDENTIALS: [&str; 7] =
+    ["X-API-Key", "X-Auth-Token", "Api-Key", "Authorization", "Cookie", "Private-Token", "Acme-Caller"];
+
+/// Upstream answers with what it was shown of these fields.
+fn echo(site: &Site, target: &str, fields: &'static [&'static str]) {
+    site.upstream.answer(&format!("GET {target}"), move |request| {
+        let shown = fields.iter().find_map(|field| request.header(&field.to_ascii_lowercase()));
+        Reply::new(format!("for {} #{}", shown.unwrap_or("nobody"), request.nth))
+    });
+}
+
+fn fields_with_credentials_share_no_entry(tier: Tier) {
+    let site = Site::start(tier, CALLERS);
+    echo(&site, "/plain", &CREDENTIALS);
+    site.get("/plain").shows("stored").carries("for nobody #1");
+    for field in CREDENTIALS {
+        for caller in ["ann", "bob", "ann"] {
+            let answer = site.call("GET", "/plain").header(field, caller).send().hides("hit").hides("stored");
+            assert!(answer.text().starts_with(&format!("for {caller} ")), "{field}: {answer:?}");
+        }
+    }
+    site.get("/plain").shows("hit").carries("for nobody #1");
+}
+
+fn fields_with_credentials_share_no_fetch(tier: Tier) {
+    let site = Site::start(tier, CALLERS);
+    for field in CREDENTIALS {
+        let target = format!("/plain?{field}");
+        echo(&site, &target, &CREDENTIALS);
+        let gate = site.upstream.hold_all(&target);
+        let callers = ["ann", "bob"];
+        let pending = callers.map(|caller| site.call("GET", &target).header(field, caller).start());
+        gate.wait_for(2);
+        gate.open();
+        for (pending, caller) in pending.into_iter().zip(callers) {
+            let answer = pending.response();
+            assert!(answer.text().starts_with(&format!("for {caller} ")), "{field}: {answer:?}");
+        }
+    }
+}
+
+fn a_family_that_keys_on_a_credential_tells_callers_apart_by_it(tier: Tier) {
+    let site = Site::start(tier, CALLERS);
+    echo(&site, "/keyed", &["x-api-key"]);
+    let get = |caller: &str| site.call("GET", "/keyed").header("X-API-Key", caller).send();
+    get("ann").shows("stored").carries("for ann #1");
+    get("bob").shows("stored").carries("for bob #2");
+    get("ann").shows("hit").carries("for ann #1");
+    site.call("GET", "/keyed").header("X-API-Key", "ann").header("X-Auth-Token", "x").send().hides("hit");
+}
+
+fn a_credential_beside_the_identity_shares_no_entry(tier: Tier) {
+    let site = Site::start(tier, CALLERS);
+    let app = || site.call("GET", "/by/token").header("Authorization", "Bearer app");
+    app().send().shows("stored");
+    app().send().shows("hit");
+    for (field, value) in [("X-Auth-Token", "ann"), ("Cookie", "sid=ann")] {
+        app().header(field, value).send().hides("hit").hides("stored");
+    }
+    // Tokens against forged requests come beside the cookie, and tell nobody apart.
+    app().header("X-XSRF-TOKEN", "1").send().shows("hit");
+    // A family may say that it needs none of the cookies.
+    let bare = |cookie: &str| {
+        site.call("GET", "/bare").header("Authorization", "Bearer app").header("Cookie", cookie).send()
+    };
+    bare("_ga=1").shows("stored");
+    bare("_ga=2").shows("hit");
+    assert_eq!(site.upstream.last("/bare").header("cookie"), None);
+}
+
+fn a_caller_without_the_cookie_of_the_identity_is_anonymous(tier: Tier) {
+    let site = Site::start(tier, CALLERS);
+    echo(&site, "/by/cookie", &["cookie", "authorization"]);
+    let get = |cookies: &str| site.call("GET", "/by/cookie").header("Cookie", cookies);
+    get("_ga=1").send().shows("stored").carries("for nobody #1");
+    get("_ga=2; theme=dark").send().shows("hit").carries("for nobody #1");
+    site.get("/by/cookie").shows("hit").carries("for nobody #1");
+    get("_ga=1; sid=ann").send().shows("stored").carries("for _ga=1; sid=ann #2");
+    get("_ga=1").header("Authorization", "bob").send().hides("hit").hides("stored").carries("for _ga=1 #3");
+}
+
+fn cookies_that_are_not_kept_are_neither_keyed_nor_sent(tier: Tier) {
+    let site = Site::start(tier, CALLERS);
+    site.upstream.answer("GET /chosen", |request| {
+        let cookies = request.header("cookie").unwrap_or("no cookie").to_owned();
+        Reply::new(format!("{cookies} #{}", request.nth)).header("Vary", "Cookie")
+    });
+    let get = |cookies: &str| site.call("GET", "/chosen").header("Cookie", cookies).send();
+    get("_ga=1; theme=dark; sid=ann").shows("stored").carries("sid=ann; theme=dark #1");
+    get("sid=ann; _ga=2; theme=dark; _gid=1").shows("hit");
+    get("sid=ann; theme=light").shows("stored").carries("sid=ann; theme=light #2");
+    get("sid=bob; theme=dark").shows("stored").carries("sid=bob; theme=dark #3");
+    get("_ga=1").shows("stored").carries("no cookie #4");
+    get("_gid=1").shows("hit").carries("no cookie #4");
+    site.get("/chosen").shows("hit").carries("no cookie #4");
+    // A write reaches upstream as it came.
+    site.call("POST", "/chosen").header("Cookie", "_ga=1; sid=ann").send();
+    assert_eq!(site.upstream.last("POST /chosen").header("cookie"), Some("_ga=1; sid=ann"));
+}
+
+fn kept_cookies_tell_entries_apart(tier: Tier) {
+    let site = Site::start(tier, CALLERS);
+    echo(&site, "/kept", &["cookie"]);
+    let get = |cookies: &str| site.call("GET", "/kept").header("Cookie", cookies).send();
+    get("theme=dark; sid=1").shows("stored").carries("for theme=dark #1");
+    get("theme=light; sid=1").shows("stored").carries("for theme=light #2");
+    get("sid=2").shows("stored").carries("for nobody #3");
+    get("theme=dark; sid=2").shows("hit").carries("for theme=dark #1");
+    site.get("/kept").shows("hit").carries("for nobody #3");
+}
+
+fn set_cookie_can_be_stripped(tier: Tier) {
+    let site = Site::start(tier, CALLERS);
+    let reply = || Reply::numbered().header("Set-Cookie", "session=1").header("ETag", "\"1\"");
+    site.upstream.on("/stripped", reply());
+    assert_eq!(site.get("/stripped").shows("stored").header("set-cookie"), None);
+    assert_eq!(site.get("/stripped").shows("hit").header("set-cookie"), None);
+    // Neither where nothing is stored, nor where what is stored is confirmed.
+    site.upstream.on("/stripped?b", reply().cached("no-store"));
+    assert_eq!(site.get("/stripped?b").hides("stored").header("set-cookie"), None);
+    assert_eq!(site.call("HEAD", "/stripped?c").send().header("set-cookie"), None);
+    let ranged = site.call("GET", "/stripped?b").header("If-Match", "\"1\"").send();
+    assert_eq!(ranged.hides("hit").header("set-cookie"), None);
+    site.upstream.answer("/stripped?d", |request| match request.header("if-none-match") {
+        Some(_) => Reply::with_status(304, "").header("Set-Cookie", "session=2").cached("max-age=60"),
+        None => Reply::numbered().header("ETag", "\"1\"").header("Set-Cookie", "session=1").cached("no-cache"),
+    });
+    site.get("/stripped?d").shows("stored");
+    let confirmed = site.get("/stripped?d").shows("fwd-status=304").carries("/stripped?d #1");
+    assert_eq!(confirmed.header("set-cookie"), None);
+    site.get("/stripped?d").shows("hit");
 }
