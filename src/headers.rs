@@ -13,7 +13,9 @@ use http::{HeaderMap, StatusCode, Version};
 
 use crate::target::Target;
 
+pub mod claims;
 pub mod credentials;
+mod shapes;
 pub mod trailers;
 pub mod underscores;
 pub mod unkeyed;
@@ -21,7 +23,7 @@ pub mod unkeyed;
 pub use credentials::Credentials;
 pub use trailers::strip_trailers;
 pub use underscores::{dash_underscored, dashed, drop_underscored, restore_underscored};
-pub use unkeyed::{Meant, keep_cookies, keep_keyed, keep_only, methods_meant, strip_rerouting, strip_unkeyed};
+pub use unkeyed::{Meant, keep_cookies, keep_keyed, keep_only, methods_meant, strip_claims, strip_unkeyed};
 
 /// What is told to upstream about the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -30,8 +32,8 @@ pub enum ForwardedPolicy {
     /// `X-Forwarded-…`, is dropped. For a Larder that clients reach directly: they cannot lie about themselves.
     #[default]
     Set,
-    /// Append to what came: for a Larder behind a trusted load balancer. `X-Forwarded-Host` and `-Proto`, which
-    /// are no lists, are set only where they are missing: the first proxy knows best.
+    /// Append to what came from a trusted proxy in front ([`crate::config::Server::forwarded_from`]). `X-Forwarded-Host` and
+    /// `-Proto`, which are no lists, are set only where nothing says what they say: the first proxy knows best.
     Append,
     /// Drop them all and add none.
     Off,
@@ -225,14 +227,17 @@ pub fn add_forwarded(headers: &mut HeaderMap, policy: ForwardedPolicy, client: I
     }
     // A listener for both families shows an IPv4 client as ::ffff:192.0.2.1.
     let client = client.to_canonical();
+    let tells_scheme = claims::tell_scheme(headers);
     append_member(headers, FORWARDED, &forwarded_element(client, target));
     append_member(headers, X_FORWARDED_FOR, &client.to_string());
     set_if_missing(headers, X_FORWARDED_HOST, &target.host);
-    set_if_missing(headers, X_FORWARDED_PROTO, target.scheme);
+    if !tells_scheme {
+        set_if_missing(headers, X_FORWARDED_PROTO, target.scheme);
+    }
 }
 
 fn remove_forwarded(headers: &mut HeaderMap) {
-    let is_claim = |name: &&HeaderName| **name != VIA && is_of_this_hop(name);
+    let is_claim = |name: &&HeaderName| **name == FORWARDED || name.as_str().starts_with("x-forwarded-");
     let claims: Vec<HeaderName> = headers.keys().filter(is_claim).cloned().collect();
     for name in claims {
         headers.remove(name);

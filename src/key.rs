@@ -26,9 +26,10 @@ use http::header::{CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use md5::{Digest, Md5};
 use sha2::Sha256;
+use smallvec::SmallVec;
 
-use crate::headers::ForwardedPolicy;
 use crate::headers::credentials::is_in_table;
+use crate::headers::{ForwardedPolicy, claims};
 use crate::secret::Secret;
 use crate::target::Target;
 
@@ -208,14 +209,6 @@ impl Canonical {
 /// Fields that say what the bytes of a content mean (RFC 9110 §8).
 static DESCRIBE_CONTENT: [HeaderName; 3] = [CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE];
 
-/// Fields that a trusted proxy in front of Larder sets, that go on to upstream, and that responses may depend on.
-static FROM_FRONT: [HeaderName; 4] = [
-    HeaderName::from_static("x-forwarded-host"),
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-forwarded-prefix"),
-    HeaderName::from_static("x-forwarded-proto"),
-];
-
 impl Canonical {
     /// What the canonical text of one of this request's variants has beyond this one's; empty if it is none.
     pub fn suffix_of<'v>(&self, variant: &'v Canonical) -> &'v str {
@@ -246,16 +239,19 @@ impl Canonical {
     pub fn behind(self, forwarded: ForwardedPolicy, headers: &HeaderMap) -> Canonical {
         let mut text = self.text;
         if forwarded == ForwardedPolicy::Append {
-            let sent = FROM_FRONT.iter().filter(|name| headers.contains_key(*name));
-            sent.for_each(|name| push_field(&mut text, "front", name, headers, &self.hiding));
+            let mut claims: SmallVec<[&HeaderName; 8]> = headers.keys().filter(|name| claims::is_keyed(name)).collect();
+            claims.sort_unstable_by_key(|name| name.as_str());
+            claims.into_iter().for_each(|name| push_field(&mut text, "front", name, headers, &self.hiding));
+            if let Some(said) = claims::of_forwarded(headers) {
+                text.push_str("\nfront forwarded: ");
+                match said.len() > LONGEST_VALUE {
+                    true => push_secret(&mut text, [said.as_slice()], &self.hiding),
+                    false => push_escaped(&mut text, &said),
+                }
+            }
         }
         finish(text, self.hiding)
     }
-}
-
-/// The request fields that are part of every key under this policy.
-pub fn fields_of_front(forwarded: ForwardedPolicy) -> &'static [HeaderName] {
-    if forwarded == ForwardedPolicy::Append { &FROM_FRONT } else { &[] }
 }
 
 fn finish(text: String, hiding: Hiding) -> Canonical {
@@ -445,8 +441,14 @@ mod tests {
         headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
         let canonical = derive(&target("/", None), &headers, None);
         assert_eq!(canonical.clone().behind(ForwardedPolicy::Set, &headers), canonical);
-        let behind = canonical.behind(ForwardedPolicy::Append, &headers).text;
+        let behind = canonical.clone().behind(ForwardedPolicy::Append, &headers).text;
         assert!(behind.ends_with("front x-forwarded-proto: https"), "{behind}");
+        headers.insert("front-end-https", HeaderValue::from_static("on"));
+        headers.insert("x-forwarded-for", HeaderValue::from_static("192.0.2.1"));
+        headers.insert("forwarded", HeaderValue::from_static("for=192.0.2.1;host=a;proto=https"));
+        let behind = canonical.behind(ForwardedPolicy::Append, &headers).text;
+        let said = "front front-end-https: on\nfront x-forwarded-proto: https\nfront forwarded: host=a;proto=https";
+        assert!(behind.ends_with(said), "{behind}");
     }
 
     #[test]

@@ -190,5 +190,6 @@ pub mod semantics;
 pub mod stamp;
 
 pub mod headers;
+pub mod network;
 pub mod outcome;
 pub mod target;

@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 
 use crate::client::Client;
 use crate::config::CacheStatus;
-use crate::headers;
+use crate::headers::{self, ForwardedPolicy};
 use crate::outcome::{Fwd, Outcome};
 use crate::running::{Live, Running};
 use crate::semantics::ClientDirectives;
@@ -63,6 +63,8 @@ struct Asked {
     headers: HeaderMap,
     version: Version,
     client: IpAddr,
+    /// What upstream is told of the client: what the configuration says of the peer it came from.
+    forwarded: ForwardedPolicy,
     /// The client takes trailers: RFC 9110 §6.5.1.
     trailers: bool,
     /// Where interim responses go; `None` for clients that cannot be sent any.
@@ -74,9 +76,20 @@ struct Asked {
 }
 
 impl Asked {
+    /// The fields to send to upstream with what is safe by its method and is not for the cache: it must not become a write,
+    /// or another request, on the way.
+    fn for_passing(&self, running: &Running) -> HeaderMap {
+        let mut fields = self.headers.clone();
+        headers::strip_unkeyed(&mut fields, self.forwarded, &[]);
+        self.sent(fields, running)
+    }
+
     /// The fields to send to upstream, with those that tell of this hop.
     fn for_upstream(&self, running: &Running) -> HeaderMap {
-        let mut fields = self.headers.clone();
+        self.sent(self.headers.clone(), running)
+    }
+
+    fn sent(&self, mut fields: HeaderMap, running: &Running) -> HeaderMap {
         headers::restore_underscored(&mut fields, &self.underscored);
         // RFC 9112 §3.2.2: the host of an absolute-form target wins over the field; HTTP/2 may send no field.
         if let Ok(host) = HeaderValue::try_from(self.target.host.as_str()) {
@@ -93,13 +106,13 @@ impl Asked {
         }
         headers::add_via(&mut fields, self.version);
         running.loop_mark.add(&mut fields);
-        headers::add_forwarded(&mut fields, running.config.server.forwarded, self.client, &self.target);
+        headers::add_forwarded(&mut fields, self.forwarded, self.client, &self.target);
         fields
     }
 
     /// Whose share the request takes of what all have.
     fn sharer(&self, running: &Running) -> Client {
-        Client::of(self.client, running.config.server.forwarded, &self.headers)
+        Client::of(self.client, self.forwarded, &running.config.server.trusted_proxies, &self.headers)
     }
 }
 
@@ -167,9 +180,9 @@ fn take(
         headers::join_cookies(&mut parts.headers);
     }
     let (headers, version) = (parts.headers, parts.version);
-    let method = parts.method;
+    let (method, forwarded) = (parts.method, running.config.server.forwarded_from(client));
     let asked =
-        Asked { method, target, headers, version, client, trailers, interim, credentials, underscored };
+        Asked { method, target, headers, version, client, forwarded, trailers, interim, credentials, underscored };
     let (method, path) = (asked.method.clone(), running.config.log.access.then(|| asked.target.path.clone()));
     let is_for_cache = offer.is_none() && (method == Method::GET || method == Method::HEAD);
     let bypass = if is_for_cache { read::not_for_the_cache(live, &asked) } else { None };
@@ -206,7 +219,7 @@ async fn answer(
             pass(running, &asked, RequestBody::of(body), Fwd::Method, "method").await
         }
         None => {
-            headers::strip_rerouting(&mut asked.headers);
+            headers::strip_claims(&mut asked.headers, asked.forwarded);
             write::write(running, Arc::clone(live), asked, body).await
         }
     }
@@ -347,7 +360,7 @@ async fn pass(
     if is_for_cache_alone(running, asked) {
         return read::not_cached();
     }
-    let (mut fields, client) = (asked.for_upstream(running), asked.sharer(running));
+    let (fields, client) = (asked.for_passing(running), asked.sharer(running));
     // A share is taken when there is something to send, as a place at upstream is.
     if let Err(incomplete) = running.upstream.receive_ahead(client, &fields, &mut body).await {
         return failed(incomplete, fwd);
@@ -356,8 +369,6 @@ async fn pass(
         Ok(share) => share,
         Err(refused) => return *refused,
     };
-    // What is safe by its method must not become a write on the way.
-    headers::strip_unkeyed(&mut fields, &[]);
     let path = asked.target.path_and_query();
     match running.upstream.send(client, &asked.method, &path, fields, body, asked.interim.clone()).await {
         Ok(response) => {

@@ -8,7 +8,7 @@ use http::header::COOKIE;
 use http::{HeaderMap, HeaderName, Method};
 use smallvec::SmallVec;
 
-use crate::headers::{self, Meant};
+use crate::headers::{self, ForwardedPolicy, Meant};
 use crate::key::{FamilyKeying, Identity, Keying};
 use crate::semantics::Policy;
 use crate::semantics::invalidation::StatusSet;
@@ -417,14 +417,11 @@ impl Invalidation {
 }
 
 /// Leaves of a read's fields those that its answer may depend on: all that no upstream takes for another request, or,
-/// if its family says so, only those that are part of the key.
-pub fn strip_read(fields: &mut HeaderMap, family: Option<&Family>) {
-    match family {
-        Some(family) if family.fetching.keyed_only => {
-            headers::keep_keyed(fields, &family.keyed_fields());
-        }
-        Some(family) => headers::strip_unkeyed(fields, &family.keying.headers),
-        None => headers::strip_unkeyed(fields, &[]),
+/// if its family says so, only those that are part of the key. `forwarded`: as it came.
+pub fn strip_read(fields: &mut HeaderMap, forwarded: ForwardedPolicy, family: Option<&Family>) {
+    headers::strip_unkeyed(fields, forwarded, family.map_or(&[], |family| &family.keying.headers));
+    if let Some(family) = family.filter(|family| family.fetching.keyed_only) {
+        headers::keep_keyed(fields, &family.keyed_fields());
     }
     // A family that keys on the field as a whole asks for all of it.
     let is_whole = |family: &&Family| family.keying.cookies.is_none() && family.keying.headers.contains(&COOKIE);

@@ -3,6 +3,8 @@
 
 use http::{HeaderMap, HeaderName};
 
+use super::shapes::Shapes;
+
 /// Fields whose values tell a server who asks, or prove it, each with who reads it so. Compared with `_` as `-`. Sorted.
 static CREDENTIALS: [&str; 112] = [
     "access-token",                     // devise_token_auth (Rails): README, "token"
@@ -123,32 +125,15 @@ static CREDENTIALS: [&str; 112] = [
 /// beside the cookie that tells that. They stand in no key as they are, and make nobody somebody. Sorted.
 static BESIDE_A_COOKIE: [&str; 2] = ["x-csrf-token", "x-xsrf-token"];
 
-/// Which shapes names have: by the first byte a bit for each of 64 that are made of the length and the last byte. Almost
-/// every name that is no credential is told by that.
-type Shapes = [u64; 32];
-
 const BUILT_IN: Shapes = {
-    let mut shapes = [0; 32];
+    let mut shapes = Shapes::new();
     let mut at = 0;
     while at < CREDENTIALS.len() {
-        note(&mut shapes, CREDENTIALS[at].as_bytes());
+        shapes = shapes.and(CREDENTIALS[at]);
         at += 1;
     }
     shapes
 };
-
-const fn note(shapes: &mut Shapes, name: &[u8]) {
-    let (row, bit) = place(name);
-    shapes[row] |= bit;
-}
-
-const fn place(name: &[u8]) -> (usize, u64) {
-    match name {
-        // The factor lets the fields that browsers send miss those of the table.
-        [first, .., last] => ((*first & 31) as usize, 1 << ((name.len() + 23 * *last as usize) & 63)),
-        _ => (0, 1),
-    }
-}
 
 /// The fields that count as credentials: those of the table, and those that the rules file names beside them
 /// (`[server] credential_headers`).
@@ -167,19 +152,13 @@ impl Default for Credentials {
 impl Credentials {
     /// Those of the table, and these.
     pub fn and(further: Vec<HeaderName>) -> Credentials {
-        let mut shapes = BUILT_IN;
-        further.iter().for_each(|name| note(&mut shapes, name.as_str().as_bytes()));
+        let shapes = further.iter().fold(BUILT_IN, |shapes, name| shapes.and(name.as_str()));
         Credentials { shapes, further }
-    }
-
-    fn may_have(&self, name: &HeaderName) -> bool {
-        let (row, bit) = place(name.as_str().as_bytes());
-        self.shapes[row] & bit != 0
     }
 
     /// Names with `_` are to be known by those with `-` first.
     fn have(&self, name: &HeaderName) -> bool {
-        self.may_have(name) && (is_in_table(name) || self.further.contains(name))
+        self.shapes.may_have(name.as_str()) && (is_in_table(name) || self.further.contains(name))
     }
 
     /// Whether a field tells who asks.
@@ -219,7 +198,7 @@ mod tests {
         let further = HeaderName::from_static("acme-caller");
         let all = Credentials::and(vec![further.clone()]);
         for name in CREDENTIALS.iter().map(|name| HeaderName::from_static(name)).chain([further.clone()]) {
-            assert!(all.may_have(&name) && all.have(&name), "{name}");
+            assert!(all.have(&name), "{name}");
         }
         assert!(!Credentials::default().have(&further));
         let usual = [
@@ -229,7 +208,7 @@ mod tests {
         for name in usual {
             let name = HeaderName::from_static(name);
             assert!(!all.have(&name), "{name}");
-            assert!(!all.may_have(&name) || name.as_str().starts_with('x'), "{name} costs a search");
+            assert!(!all.shapes.may_have(name.as_str()) || name.as_str().starts_with('x'), "{name} costs a search");
         }
     }
 

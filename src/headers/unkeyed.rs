@@ -6,49 +6,7 @@ use std::borrow::Cow;
 use http::header::{COOKIE, HeaderName, HeaderValue};
 use http::{HeaderMap, Method};
 
-/// Request fields that make an upstream take a request for another one: with another path, host, scheme or method, or
-/// from another client. None of them is part of a key, so whoever sends one with a read would have the answer to it
-/// stored for everybody. Compared with `_` as `-`, which many upstreams do not tell apart. Sorted.
-static UNKEYED: [&str; 19] = [
-    "cf-connecting-ip",       // another client
-    "client-ip",              // another client
-    "fastly-client-ip",       // another client
-    "front-end-https",        // another scheme
-    "true-client-ip",         // another client
-    "x-arr-ssl",              // another scheme
-    "x-client-ip",            // another client
-    "x-cluster-client-ip",    // another client
-    "x-host",                 // another host
-    "x-http-destinationurl",  // another path
-    "x-http-host-override",   // another host
-    "x-http-method",          // another method
-    "x-http-method-override", // another method
-    "x-method-override",      // another method
-    "x-proxy-url",            // another path
-    "x-rewrite-url",          // another path
-    "x-scheme",               // another scheme
-    "x-script-name",          // another path
-    "x-url-scheme",           // another scheme
-];
-
-/// The same by how they begin: `X-Original-URL`, `X-Originating-IP`, `X-Remote-Addr`, nginx's `X-Accel-…`. Sorted.
-static UNKEYED_BEGINNINGS: [&str; 5] = ["x-accel-", "x-forwarded-", "x-original-", "x-originating-", "x-remote-"];
-
-/// Of `X-Forwarded-…` those that [`add_forwarded`] writes, drops, or continues for a trusted proxy in front, and that
-/// the key knows in that case ([`crate::key::Canonical::behind`]). Sorted.
-static FORWARDED_KNOWN: [&str; 5] =
-    ["x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix", "x-forwarded-proto"];
-
-/// Of a write those that would make it a write to another path: no rule would match what upstream carries out. Sorted.
-static REROUTING: [&str; 7] = [
-    "x-forwarded-path",
-    "x-forwarded-uri",
-    "x-http-destinationurl",
-    "x-original-uri",
-    "x-original-url",
-    "x-proxy-url",
-    "x-rewrite-url",
-];
+use super::{ForwardedPolicy, claims};
 
 /// Fields by which a request asks to be taken for one with another method. Sorted.
 static METHOD_OVERRIDES: [&str; 3] = ["x-http-method", "x-http-method-override", "x-method-override"];
@@ -56,7 +14,7 @@ static METHOD_OVERRIDES: [&str; 3] = ["x-http-method", "x-http-method-override",
 /// Request fields that [`keep_keyed`] leaves in place: what the cache itself goes by (validators, ranges, directives;
 /// none of it reaches upstream on a fetch unless it is part of the question), what frames and describes content, and
 /// what tells of the hops. Sorted.
-static NEEDED: [&str; 21] = [
+static NEEDED: [&str; 20] = [
     "cache-control",
     "cdn-loop",
     "content-encoding",
@@ -77,14 +35,14 @@ static NEEDED: [&str; 21] = [
     "transfer-encoding",
     "via",
     "x-forwarded-for",
-    "x-real-ip",
 ];
 
 /// Removes from a read what may change its answer without being part of its key, but for the fields in `keyed`, which
-/// its family keys on. To be applied before anything else looks at the request: whoever asks without them and whoever
-/// asks with them then ask the same.
-pub fn strip_unkeyed(headers: &mut HeaderMap, keyed: &[HeaderName]) {
-    strip(headers, |name| is_unkeyed(name) && !keyed.iter().any(|known| known == name));
+/// its family keys on: by which it would be taken for another one, by another method, and what it claims that whom it came
+/// from is not trusted to say ([`claims`]). To be applied before anything else looks at the request: whoever asks without them
+/// and whoever asks with them then ask the same.
+pub fn strip_unkeyed(headers: &mut HeaderMap, policy: ForwardedPolicy, keyed: &[HeaderName]) {
+    strip(headers, |name| (is_unkeyed(name) && !keyed.contains(name)) || claims::goes(name, policy, keyed));
 }
 
 /// Removes from a read everything but what is in `keyed` and what no answer can depend on unnoticed
@@ -92,12 +50,13 @@ pub fn strip_unkeyed(headers: &mut HeaderMap, keyed: &[HeaderName]) {
 /// apart by. `Accept`, `Accept-Language`, `Accept-Encoding`, `User-Agent`, `Origin`, `Cookie` and `Authorization` go too
 /// unless they are among them: an upstream that negotiates need not say so in `Vary`, and to be independent of what it
 /// forgets to say is what such a family asks for. To be applied before anything else looks at the request, so that the
-/// variants of a response are told apart by what upstream saw: without a field all clients share one variant.
+/// variants of a response are told apart by what upstream saw: without a field all clients share one variant. What a trusted
+/// proxy claims stays: it is part of every key.
 pub fn keep_keyed(headers: &mut HeaderMap, keyed: &[HeaderName]) {
     let is_kept = |name: &HeaderName| {
         keyed.contains(name)
             || NEEDED.binary_search(&name.as_str()).is_ok()
-            || FORWARDED_KNOWN.binary_search(&name.as_str()).is_ok()
+            || claims::is_keyed(name)
     };
     strip(headers, |name| !is_kept(name));
 }
@@ -126,9 +85,10 @@ pub fn keep_cookies(headers: &mut HeaderMap, names: &[&str]) {
     }
 }
 
-/// Removes from a write what would make it a write to another path.
-pub fn strip_rerouting(headers: &mut HeaderMap) {
-    strip(headers, |name| name.as_str().starts_with('x') && is_in(&REROUTING, name));
+/// Removes from a write what it claims that whom it came from is not trusted to say ([`claims`]). By a path among it, it would
+/// be a write that no rule matches. Methods that it names stay: the rules know them ([`methods_meant`]).
+pub fn strip_claims(headers: &mut HeaderMap, policy: ForwardedPolicy) {
+    strip(headers, |name| claims::goes(name, policy, &[]));
 }
 
 /// The most methods that a write may name beside its own. Nobody who means one of them names more.
@@ -180,15 +140,9 @@ fn strip(headers: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {
 }
 
 fn is_unkeyed(name: &HeaderName) -> bool {
-    // On the way to every hit: most names are told by their first letter.
-    if !name.as_str().starts_with(['c', 'f', 't', 'x']) {
-        return false;
-    }
-    let spelled = spelled(name);
-    let begins = UNKEYED_BEGINNINGS.iter().any(|beginning| spelled.starts_with(beginning));
-    // With an underscore it is none that Larder writes itself.
-    let is_known = FORWARDED_KNOWN.binary_search(&name.as_str()).is_ok();
-    (begins && !is_known) || UNKEYED.binary_search(&&*spelled).is_ok()
+    // `X-Accel-…`: nginx, and what makes Rack hand files to it.
+    name.as_str().starts_with("x-")
+        && (name.as_str().starts_with("x-accel-") || METHOD_OVERRIDES.binary_search(&name.as_str()).is_ok())
 }
 
 fn is_in(table: &[&str], name: &HeaderName) -> bool {
@@ -210,8 +164,7 @@ mod tests {
 
     #[test]
     fn tables_are_sorted() {
-        assert!(UNKEYED.is_sorted() && UNKEYED_BEGINNINGS.is_sorted() && FORWARDED_KNOWN.is_sorted());
-        assert!(REROUTING.is_sorted() && METHOD_OVERRIDES.is_sorted() && NEEDED.is_sorted());
+        assert!(METHOD_OVERRIDES.is_sorted() && NEEDED.is_sorted());
     }
 
     #[test]
@@ -221,22 +174,35 @@ mod tests {
             ("host", "h"),
             ("front-end-https", "on"),
             ("x-original-url", "/admin"),
-            ("x_rewrite_url", "/admin"),
+            ("x-rewrite-uri", "/admin"),
+            ("cf-visitor", "{\"scheme\":\"https\"}"),
             ("x-http-method-override", "DELETE"),
             ("x-forwarded-scheme", "http"),
             ("x-forwarded-host", "h"),
-            ("x_forwarded_host", "evil"),
             ("x-accel-internal", "/x"),
             ("x-tenant", "7"),
         ]);
-        let mut kept = sent.clone();
-        strip_unkeyed(&mut kept, &[]);
-        let rest = [("accept", "*/*"), ("host", "h"), ("x-forwarded-host", "h"), ("x-tenant", "7")];
+        let stripped = |policy, keyed: &[HeaderName]| {
+            let mut kept = sent.clone();
+            strip_unkeyed(&mut kept, policy, keyed);
+            kept
+        };
+        let rest = [("accept", "*/*"), ("host", "h"), ("x-tenant", "7")];
+        assert_eq!(stripped(ForwardedPolicy::Set, &[]), fields(&rest));
+        let kept = stripped(ForwardedPolicy::Set, &[HeaderName::from_static("x-original-url")]);
+        assert_eq!((&kept["x-original-url"], kept.len()), (&HeaderValue::from_static("/admin"), 4));
+        // What a trusted proxy says of scheme and host.
+        let kept = stripped(ForwardedPolicy::Append, &[]);
+        let rest = [
+            ("accept", "*/*"),
+            ("host", "h"),
+            ("front-end-https", "on"),
+            ("cf-visitor", "{\"scheme\":\"https\"}"),
+            ("x-forwarded-scheme", "http"),
+            ("x-forwarded-host", "h"),
+            ("x-tenant", "7"),
+        ];
         assert_eq!(kept, fields(&rest));
-        let mut kept = sent;
-        strip_unkeyed(&mut kept, &[HeaderName::from_static("x-original-url")]);
-        assert_eq!(kept["x-original-url"], "/admin");
-        assert_eq!(kept.len(), 5);
     }
 
     #[test]
@@ -276,8 +242,13 @@ mod tests {
 
     #[test]
     fn a_write_stays_the_write_it_is() {
-        let mut headers = fields(&[("x-original-url", "/b"), ("x_original_uri", "/b"), ("x-http-method", "PUT")]);
-        strip_rerouting(&mut headers);
+        let mut headers = fields(&[
+            ("x-original-url", "/b"),
+            ("x-forwarded-ssl", "on"),
+            ("x-script-name", "/b"),
+            ("x-http-method", "PUT"),
+        ]);
+        strip_claims(&mut headers, ForwardedPolicy::Set);
         assert_eq!(headers, fields(&[("x-http-method", "PUT")]));
     }
 

@@ -15,7 +15,7 @@ use super::question::Question;
 use super::read::AMBIGUOUS_PATH;
 use crate::config::Config;
 use crate::entry;
-use crate::headers;
+use crate::headers::{self, claims};
 use crate::key::{self, Canonical, Identity, Parameters};
 use crate::rules::{Ambiguity, Family};
 use crate::running::Live;
@@ -36,6 +36,8 @@ pub use kept::{Kept, Mark, Stored};
 pub struct Account<'c> {
     config: &'c Config,
     live: Arc<Live>,
+    /// What it claims that whom it comes from is not trusted to say.
+    removed: Vec<HeaderName>,
     question: Arc<Question>,
 }
 
@@ -155,11 +157,12 @@ impl<'c> Account<'c> {
         let content = (method.as_str() == "QUERY").then(Bytes::new);
         let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let (version, trailers, interim) = (Version::HTTP_11, false, None);
-        let credentials = true;
+        let (credentials, forwarded) = (true, config.server.forwarded_from(client));
+        let removed = fields.keys().filter(|name| claims::goes(name, forwarded, &[])).cloned().collect();
         let headers = fields;
         let asked =
-            Asked { method, target, headers, version, client, trailers, interim, credentials, underscored };
-        Account { config, live: Arc::clone(&live), question: Question::new(live, asked, content) }
+            Asked { method, target, headers, version, client, forwarded, trailers, interim, credentials, underscored };
+        Account { config, live: Arc::clone(&live), removed, question: Question::new(live, asked, content) }
     }
 
     /// Where a request points that is written as a path or a URL, and its fields. The host is part of the key: without
@@ -178,7 +181,7 @@ impl<'c> Account<'c> {
     }
 
     fn canonical(&self) -> Canonical {
-        self.question.canonical(self.config.server.forwarded)
+        self.question.canonical()
     }
 
     fn store_key(&self, canonical: &Canonical) -> String {
@@ -233,6 +236,7 @@ impl<'c> Account<'c> {
         notes.extend(self.question.ambiguity().map(|ambiguity| {
             format!("{}: the request is forwarded, and nothing of it is stored or shared", described(&ambiguity))
         }));
+        notes.extend(self.about_claims());
         notes.extend(self.about_credentials());
         notes.extend(self.about_cookies());
         let keying = self.question.family().map(|(family, _)| &family.keying.query);
@@ -265,6 +269,19 @@ impl<'c> Account<'c> {
                 .to_owned(),
        );
         notes
+    }
+
+    fn about_claims(&self) -> Option<String> {
+        let fields = &self.question.asked.headers;
+        let removed: Vec<&str> =
+            self.removed.iter().filter(|name| !fields.contains_key(*name)).map(HeaderName::as_str).collect();
+        (!removed.is_empty()).then(|| {
+            format!(
+                "neither part of the key nor sent: {}; what a request says of its scheme, host, path or client is believed of \
+                 trusted_proxies alone (forwarded = \"append\"), and this one counts as from 127.0.0.1",
+                removed.join(", ")
+            )
+        })
     }
 
     fn about_credentials(&self) -> Option<String> {

@@ -39,7 +39,7 @@ impl Question {
         let claimed = live.rules.claim(&asked.method, &asked.target.path);
         let directives =
             claimed.as_ref().map_or_else(ClientDirectives::default, |it| it.family.policy.client_directives);
-        rules::strip_read(&mut asked.headers, claimed.as_ref().map(|claimed| claimed.family));
+        rules::strip_read(&mut asked.headers, asked.forwarded, claimed.as_ref().map(|claimed| claimed.family));
         if let Some(claimed) = &claimed {
             claimed.family.keying.query.apply(&mut asked.target.query);
         }
@@ -135,17 +135,17 @@ impl Question {
     }
 
     /// The request as it is keyed, without what responses vary on.
-    pub fn canonical(&self, forwarded: ForwardedPolicy) -> Canonical {
+    pub fn canonical(&self) -> Canonical {
         let keying = self.family().map(|(family, _)| family.keying());
         let canonical = key::derive(&self.asked.target, &self.asked.headers, keying, &self.live.hiding);
         let canonical = match &self.content {
             Some(content) => canonical.querying(content, &self.asked.headers),
             None => canonical,
         };
-        match forwarded {
+        match self.asked.forwarded {
             // Not keyed anew where nothing is added: this is the hit path.
             ForwardedPolicy::Set | ForwardedPolicy::Off => canonical,
-            ForwardedPolicy::Append => canonical.behind(forwarded, &self.asked.headers),
+            ForwardedPolicy::Append => canonical.behind(ForwardedPolicy::Append, &self.asked.headers),
         }
     }
 

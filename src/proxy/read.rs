@@ -140,7 +140,7 @@ pub(super) async fn answer(running: &Arc<Running>, question: Arc<Question>) -> A
         Ride::GotOff => Box::pin(answer_again(running, &question, Attempt::Alone)).await,
     };
     if running.config.server.cache_status == CacheStatus::Key {
-        let key = question.canonical(running.config.server.forwarded).key;
+        let key = question.canonical().key;
         answered.outcome.key = Some(format!("{}:{key}", question.label()).into());
     }
     answered
@@ -170,7 +170,7 @@ pub(super) fn not_for_the_cache(live: &Live, asked: &Asked) -> Option<&'static s
 }
 
 async fn attempt(running: &Arc<Running>, question: &Arc<Question>, attempt: Attempt) -> Ride {
-    let primary = question.canonical(running.config.server.forwarded);
+    let primary = question.canonical();
     let lookup = running
         .cache
         .lookup(primary.clone(), &question.asked.headers, || question.label(), || Arc::clone(question.tags()))

@@ -253,7 +253,7 @@ impl Keeping {
         }
         headers::add_via(&mut fields, answer.version());
         verdict.withhold(&mut fields);
-        let primary = question.canonical(running.config.server.forwarded);
+        let primary = question.canonical();
         let varies_on = keep::varies_on(running, &primary, (None, None), answer.status(), &fields).ok()?;
         let text = primary.variant(&varies_on, &question.asked.headers).text;
         let head = keep::head(running, text, varies_on, Some(stamp), answer.status(), fields, &verdict);

@@ -91,6 +91,10 @@ on_both_tiers! {
     cookies_that_are_not_kept_are_neither_keyed_nor_sent,
     kept_cookies_tell_entries_apart,
     set_cookie_can_be_stripped,
+    what_a_client_claims_of_itself_reaches_nobody,
+    what_a_trusted_proxy_claims_is_sent_and_keyed,
+    a_proxy_that_is_not_named_is_not_trusted,
+    explain_names_the_key_that_the_proxy_uses,
     parameters_that_are_not_keyed_are_not_sent,
     what_upstream_may_take_for_a_parameter_is_keyed_and_sent,
     the_query_that_is_keyed_is_the_query_that_is_sent,
@@ -280,4 +284,111 @@ fn set_cookie_can_be_stripped(tier: Tier) {
     let confirmed = site.get("/stripped?d").shows("fwd-status=304").carries("/stripped?d #1");
     assert_eq!(confirmed.header("set-cookie"), None);
     site.get("/stripped?d").shows("hit");
+}
+
+const CLAIMS: [&str; 11] = [
+    "X-Forwarded-Ssl",
+    "X-Forwarded-Scheme",
+    "X-Forwarded-Port",
+    "X-Script-Name",
+    "CloudFront-Forwarded-Proto",
+    "CF-Visitor",
+    "Front-End-Https",
+    "X-Rewrite-Uri",
+    "X-Original-URL",
+    "X-Real-IP",
+    "True-Client-IP",
+];
+
+/// Of these those that tell of no path and no address.
+fn is_of_origin(name: &str) -> bool {
+    !matches!(name, "X-Rewrite-Uri" | "X-Original-URL" | "X-Real-IP" | "True-Client-IP")
+}
+
+fn what_a_client_claims_of_itself_reaches_nobody(tier: Tier) {
+    for server in ["", "[server]\nunderscores = true\n", "[server]\nforwarded = 'off'\n"] {
+        let site = Site::start(tier, server);
+        for method in ["GET", "POST", "PUT", "OPTIONS", "HEAD"] {
+            for name in CLAIMS {
+                let target = format!("/{name}");
+                let call = site.call(method, &target).header(name, "1").header(&name.replace('-', "_"), "1");
+                call.header("Forwarded", "host=evil.test").send();
+                let received = site.upstream.last(&format!("{method} {target}"));
+                for name in [name.to_ascii_lowercase(), name.to_ascii_lowercase().replace('-', "_")] {
+                    assert_eq!(received.header(&name), None, "{server} {method} {name}");
+                }
+                let forwarded = received.headers("forwarded").join(", ");
+                assert!(!forwarded.contains("evil.test"), "{server} {method}: {forwarded}");
+            }
+        }
+    }
+}
+
+fn what_a_trusted_proxy_claims_is_sent_and_keyed(tier: Tier) {
+    let site = Site::start(tier, "[server]\nforwarded = 'append'\ntrusted_proxies = ['127.0.0.0/8', '::1']\n");
+    for name in CLAIMS {
+        let target = format!("/{name}");
+        site.upstream.on(&target, Reply::numbered().cached("max-age=60"));
+        let get = |value: &str| site.call("GET", &target).header(name, value).send();
+        get("1").shows("stored").carries(&format!("{target} #1"));
+        let read = site.upstream.last(&format!("GET {target}"));
+        site.call("POST", &format!("{target}/a")).header(name, "1").send();
+        let written = site.upstream.last(&format!("POST {target}/a"));
+        let expected = is_of_origin(name).then_some("1");
+        let field = name.to_ascii_lowercase();
+        assert_eq!((read.header(&field), written.header(&field)), (expected, expected), "{name}");
+        assert_eq!(get("2").is("hit"), !is_of_origin(name), "{name}");
+        get("1").shows("hit").carries(&format!("{target} #1"));
+    }
+    // What comes from the client beside it is for that client alone.
+    site.upstream.on("/links", Reply::numbered().cached("max-age=60"));
+    let get = |forwarded: &str| site.call("GET", "/links").header("Forwarded", forwarded).send();
+    get("for=192.0.2.1;host=evil.test;proto=https").shows("stored").carries("/links #1");
+    site.get("/links").shows("stored").carries("/links #2");
+    get("for=192.0.2.2;host=evil.test;proto=https").shows("hit").carries("/links #1");
+    get("for=192.0.2.2").shows("hit").carries("/links #2");
+    // Upstream is told one scheme.
+    site.call("GET", "/told").header("X-Forwarded-Ssl", "on").send();
+    assert_eq!(site.upstream.last("/told").header("x-forwarded-proto"), None);
+}
+
+fn a_proxy_that_is_not_named_is_not_trusted(tier: Tier) {
+    let site = Site::start(tier, "[server]\nforwarded = 'append'\ntrusted_proxies = ['10.0.0.0/8']\n");
+    for method in ["GET", "POST"] {
+        let call = site.call(method, "/a").header("X-Forwarded-Proto", "https").header("X-Forwarded-For", "192.0.2.1");
+        call.header("X-Forwarded-Ssl", "on").header("Forwarded", "for=192.0.2.1;host=evil.test").send();
+        let received = site.upstream.last(&format!("{method} /a"));
+        assert_eq!(received.headers("x-forwarded-for"), ["127.0.0.1"]);
+        assert_eq!(received.headers("x-forwarded-proto"), ["http"]);
+        assert_eq!(received.header("x-forwarded-ssl"), None);
+        assert!(!received.headers("forwarded").join(", ").contains("192.0.2.1"));
+    }
+}
+
+fn explain_names_the_key_that_the_proxy_uses(tier: Tier) {
+    let server = "[server]\ncache_status = 'key'\nforwarded = 'append'\ntrusted_proxies = ['127.0.0.1']\n";
+    let site = Site::start(tier, &(server.to_owned() + &CALLERS.replace("[server]\n", "") + QUERIES));
+    let rows: [(&str, &[(&str, &str)], &str); 9] = [
+        ("/list?utm_source=x&b=1&a=2", &[], "neither part of the key nor sent"),
+        ("/all?b=1&a=2", &[("Front-End-Https", "on")], ""),
+        ("/all", &[("X-Original-URL", "/b")], "x-original-url"),
+        ("/all", &[("Forwarded", "for=192.0.2.1;host=a")], ""),
+        ("/by/cookie", &[("Cookie", "_ga=1")], "it is anonymous"),
+        ("/by/cookie", &[("Cookie", "_ga=1; sid=1")], ""),
+        ("/chosen", &[("Cookie", "_ga=1; sid=1; theme=dark")], "sent: sid, theme"),
+        ("/plain", &[("X-API-Key", "1")], "carries x-api-key and no family says"),
+        ("/by/token", &[("Authorization", "1"), ("Cookie", "a=1")], "carries cookie, by which the family does not"),
+    ];
+    for (target, fields, note) in rows {
+        let call = fields.iter().fold(site.call("GET", target), |call, (name, value)| call.header(name, value));
+        let status = call.header("Host", "h").send().header("cache-status").unwrap().to_owned();
+        let mut question = format!("/cache/explain?url=http://h{}", target.replace('&', "%26"));
+        for (name, value) in fields {
+            question += &format!("&header={name}:{}", value.replace(' ', "%20").replace(';', "%3B"));
+        }
+        let told = site.admin_get(&question).json();
+        let key = told["key"].as_str().unwrap();
+        assert!(status.contains(&format!(":{key}\"")), "{target} {fields:?}: {status} {told:#}");
+        assert!(told["notes"].to_string().contains(note), "{target} {fields:?}: {told:#}");
+    }
 }
