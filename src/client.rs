@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use http::{HeaderMap, HeaderValue};
 
-use crate::network::Network;
 use crate::headers::{ForwardedPolicy, X_FORWARDED_FOR};
+use crate::network::Network;
 
 /// A client, for the purpose of accounting: an IPv4 address, or the /64 of an IPv6 address, which is what one subscriber has
 /// (RFC 6177 §2).

@@ -239,7 +239,8 @@ impl Canonical {
     pub fn behind(self, forwarded: ForwardedPolicy, headers: &HeaderMap) -> Canonical {
         let mut text = self.text;
         if forwarded == ForwardedPolicy::Append {
-            let mut claims: SmallVec<[&HeaderName; 8]> = headers.keys().filter(|name| claims::is_keyed(name)).collect();
+            let mut claims: SmallVec<[&HeaderName; 8]> =
+                headers.keys().filter(|name| claims::is_keyed(name)).collect();
             claims.sort_unstable_by_key(|name| name.as_str());
             claims.into_iter().for_each(|name| push_field(&mut text, "front", name, headers, &self.hiding));
             if let Some(said) = claims::of_forwarded(headers) {
@@ -447,7 +448,8 @@ mod tests {
         headers.insert("x-forwarded-for", HeaderValue::from_static("192.0.2.1"));
         headers.insert("forwarded", HeaderValue::from_static("for=192.0.2.1;host=a;proto=https"));
         let behind = canonical.behind(ForwardedPolicy::Append, &headers).text;
-        let said = "front front-end-https: on\nfront x-forwarded-proto: https\nfront forwarded: host=a;proto=https";
+        let said =
+            "front front-end-https: on\nfront x-forwarded-proto: https\nfront forwarded: host=a;proto=https";
         assert!(behind.ends_with(said), "{behind}");
     }
 
@@ -533,7 +535,8 @@ mod tests {
             keyed(&keying, "", &headers)
         };
         assert_eq!(text_of("sid=1; theme=dark"), text_of("theme=dark; other=1; sid=1"));
-        let texts = ["sid=1; theme=dark", "sid=1; theme=light", "sid=1; theme=", "sid=1", "theme=dark", "sid=2"].map(text_of);
+        let texts = ["sid=1; theme=dark", "sid=1; theme=light", "sid=1; theme=", "sid=1", "theme=dark", "sid=2"]
+            .map(text_of);
         let distinct: std::collections::HashSet<_> = texts.iter().collect();
         assert_eq!(distinct.len(), texts.len());
         assert!(!texts[0].contains("dark"), "{}", texts[0]);

@@ -80,7 +80,11 @@ mod tests {
             ("::/0", "2001:db8::1", true),
         ];
         for (text, address, expected) in rows {
-            assert_eq!(Network::parse(text).unwrap().contains(address.parse().unwrap()), expected, "{text} {address}");
+            assert_eq!(
+                Network::parse(text).unwrap().contains(address.parse().unwrap()),
+                expected,
+                "{text} {address}"
+            );
         }
     }
 }

@@ -119,7 +119,8 @@ mod tests {
     use crate::metrics::Metrics;
 
     fn kept(cache: &Cache) -> Canonical {
-        let canonical = Canonical { text: "GET http://h/a".to_owned(), key: Key([7; 16]), hiding: Hiding::default() };
+        let canonical =
+            Canonical { text: "GET http://h/a".to_owned(), key: Key([7; 16]), hiding: Hiding::default() };
         let entry = Entry {
             text: canonical.text.as_str().into(),
             stamp: cache.memory.marks.stamp(),

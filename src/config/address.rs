@@ -59,7 +59,8 @@ pub fn resolver(text: &str) -> Result<SocketAddr, Wrong> {
 
 /// A network, or one address.
 pub fn network(text: &str) -> Result<Network, Wrong> {
-    let remedy = "write a network such as \"10.0.0.0/8\" or \"2001:db8::/32\", or an address such as \"192.0.2.1\"";
+    let remedy =
+        "write a network such as \"10.0.0.0/8\" or \"2001:db8::/32\", or an address such as \"192.0.2.1\"";
     Network::parse(text).map_or_else(|| wrong("has something that is not a network", remedy), Ok)
 }
 

@@ -114,7 +114,9 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
                 "is \"append\", but nobody is trusted to have set them",
                 "add trusted_proxies = [\"10.0.0.0/8\"], the networks of the balancers in front",
             ),
-            (ForwardedPolicy::Set | ForwardedPolicy::Off, _, Some(trusted)) if !server.trusted_proxies.is_empty() => {
+            (ForwardedPolicy::Set | ForwardedPolicy::Off, _, Some(trusted))
+                if !server.trusted_proxies.is_empty() =>
+            {
                 trusted.fault("has no effect without forwarded = \"append\"", "add that, or remove it");
             }
             _ => {}

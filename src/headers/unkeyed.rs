@@ -54,9 +54,7 @@ pub fn strip_unkeyed(headers: &mut HeaderMap, policy: ForwardedPolicy, keyed: &[
 /// proxy claims stays: it is part of every key.
 pub fn keep_keyed(headers: &mut HeaderMap, keyed: &[HeaderName]) {
     let is_kept = |name: &HeaderName| {
-        keyed.contains(name)
-            || NEEDED.binary_search(&name.as_str()).is_ok()
-            || claims::is_keyed(name)
+        keyed.contains(name) || NEEDED.binary_search(&name.as_str()).is_ok() || claims::is_keyed(name)
     };
     strip(headers, |name| !is_kept(name));
 }

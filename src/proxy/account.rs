@@ -160,8 +160,18 @@ impl<'c> Account<'c> {
         let (credentials, forwarded) = (true, config.server.forwarded_from(client));
         let removed = fields.keys().filter(|name| claims::goes(name, forwarded, &[])).cloned().collect();
         let headers = fields;
-        let asked =
-            Asked { method, target, headers, version, client, forwarded, trailers, interim, credentials, underscored };
+        let asked = Asked {
+            method,
+            target,
+            headers,
+            version,
+            client,
+            forwarded,
+            trailers,
+            interim,
+            credentials,
+            underscored,
+        };
         Account { config, live: Arc::clone(&live), removed, question: Question::new(live, asked, content) }
     }
 
@@ -310,9 +320,8 @@ impl<'c> Account<'c> {
         }
         let name = family.keying.identity_cookie()?;
         let is_anonymous = !self.question.is_personal() && !key::has_cookie(&self.question.asked.headers, name);
-        is_anonymous.then(|| {
-            format!("the request has no cookie {name}: it is anonymous, and sent without cookies")
-        })
+        is_anonymous
+            .then(|| format!("the request has no cookie {name}: it is anonymous, and sent without cookies"))
     }
 
     fn outdated_by(&self) -> Vec<String> {

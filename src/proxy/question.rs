@@ -245,6 +245,7 @@ fn note_credentials(facts: &mut RequestFacts, live: &Live, keying: Option<&Keyin
 
 /// Whether a family tells callers apart by a cookie that a request does not have, and does not say which others count.
 fn is_anonymous(keying: &Keying, fields: &HeaderMap) -> bool {
-    let identity = keying.identity_cookie().filter(|_| keying.cookies.is_none() && !keying.headers.contains(&COOKIE));
+    let identity =
+        keying.identity_cookie().filter(|_| keying.cookies.is_none() && !keying.headers.contains(&COOKIE));
     identity.is_some_and(|name| !key::has_cookie(fields, name))
 }

@@ -655,11 +655,9 @@ mod tests {
     #[test]
     fn credentials_are_shared_only_where_upstream_or_the_rules_say_so() {
         let plain = Policy::default();
-        for (request, reason) in [
-            (AUTHORIZED, Reason::Authorization),
-            (WITH_COOKIE, Reason::Cookie),
-            (WITH_KEY, Reason::Credentials),
-        ] {
+        for (request, reason) in
+            [(AUTHORIZED, Reason::Authorization), (WITH_COOKIE, Reason::Cookie), (WITH_KEY, Reason::Credentials)]
+        {
             for control in ["max-age=60", "max-age=60, proxy-revalidate", "max-age=60, immutable"] {
                 assert_eq!(on_control(request, control, &plain), no(reason), "{control}");
             }

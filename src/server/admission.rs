@@ -15,8 +15,8 @@ use crate::client::Client;
 use crate::config::Server;
 use crate::connections::{Busy, Connection, Connections};
 use crate::headers::ForwardedPolicy;
-use crate::network::Network;
 use crate::metrics::Metrics;
+use crate::network::Network;
 use crate::shares::{Over, Share, Shares};
 
 /// Bytes of a head that count for nothing: every connection has a buffer of that size.

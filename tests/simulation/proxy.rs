@@ -513,7 +513,11 @@ fn label(register: Register) -> String {
 }
 
 fn canonical(register: Register) -> Canonical {
-    Canonical { text: format!("GET http://upstream/{register}"), key: Key([register as u8; 16]), hiding: Hiding::default() }
+    Canonical {
+        text: format!("GET http://upstream/{register}"),
+        key: Key([register as u8; 16]),
+        hiding: Hiding::default(),
+    }
 }
 
 fn value_in(entry: &Entry) -> Value {

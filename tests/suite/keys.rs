@@ -93,6 +93,7 @@ on_both_tiers! {
     set_cookie_can_be_stripped,
     what_a_client_claims_of_itself_reaches_nobody,
     what_a_trusted_proxy_claims_is_sent_and_keyed,
+    callers_that_a_proxy_names_share_nothing,
     a_proxy_that_is_not_named_is_not_trusted,
     explain_names_the_key_that_the_proxy_uses,
     parameters_that_are_not_keyed_are_not_sent,
@@ -352,10 +353,29 @@ fn what_a_trusted_proxy_claims_is_sent_and_keyed(tier: Tier) {
     assert_eq!(site.upstream.last("/told").header("x-forwarded-proto"), None);
 }
 
+fn callers_that_a_proxy_names_share_nothing(tier: Tier) {
+    for (trusted, is_believed) in [("127.0.0.1", true), ("10.0.0.0/8", false)] {
+        let server = format!("[server]\nforwarded = 'append'\ntrusted_proxies = ['{trusted}']\n");
+        let site = Site::start(tier, &server);
+        site.upstream.answer("/mail", |request| {
+            Reply::new(request.header("x-forwarded-user").unwrap_or("nobody")).cached("max-age=60")
+        });
+        let get = |user: &str| site.call("GET", "/mail").header("X-Forwarded-User", user).send();
+        for user in ["ann", "bob"] {
+            get(user).carries(if is_believed { user } else { "nobody" });
+        }
+        assert_eq!(get("ann").is("hit"), !is_believed);
+        site.call("POST", "/mail").header("X-Forwarded-User", "ann").send();
+        let user = site.upstream.last("POST /mail").header("x-forwarded-user").map(str::to_owned);
+        assert_eq!(user.as_deref(), is_believed.then_some("ann"));
+    }
+}
+
 fn a_proxy_that_is_not_named_is_not_trusted(tier: Tier) {
     let site = Site::start(tier, "[server]\nforwarded = 'append'\ntrusted_proxies = ['10.0.0.0/8']\n");
     for method in ["GET", "POST"] {
-        let call = site.call(method, "/a").header("X-Forwarded-Proto", "https").header("X-Forwarded-For", "192.0.2.1");
+        let call =
+            site.call(method, "/a").header("X-Forwarded-Proto", "https").header("X-Forwarded-For", "192.0.2.1");
         call.header("X-Forwarded-Ssl", "on").header("Forwarded", "for=192.0.2.1;host=evil.test").send();
         let received = site.upstream.last(&format!("{method} /a"));
         assert_eq!(received.headers("x-forwarded-for"), ["127.0.0.1"]);
@@ -377,7 +397,11 @@ fn explain_names_the_key_that_the_proxy_uses(tier: Tier) {
         ("/by/cookie", &[("Cookie", "_ga=1; sid=1")], ""),
         ("/chosen", &[("Cookie", "_ga=1; sid=1; theme=dark")], "sent: sid, theme"),
         ("/plain", &[("X-API-Key", "1")], "carries x-api-key and no family says"),
-        ("/by/token", &[("Authorization", "1"), ("Cookie", "a=1")], "carries cookie, by which the family does not"),
+        (
+            "/by/token",
+            &[("Authorization", "1"), ("Cookie", "a=1")],
+            "carries cookie, by which the family does not",
+        ),
     ];
     for (target, fields, note) in rows {
         let call = fields.iter().fold(site.call("GET", target), |call, (name, value)| call.header(name, value));
