@@ -1,6 +1,6 @@
 //! Fields that belong to one hop, and fields that a proxy adds: `Connection` and what it names, `Via`,
-//! `Forwarded`, `X-Forwarded-*` (RFC 9110 §7.6, RFC 7239). [`unkeyed`] has those by which upstream might take a
-//! request for another one, [`underscores`] those that it might read under another name, [`trailers`] those behind a body.
+//! `Forwarded`, `X-Forwarded-*` (RFC 9110 §7.6, RFC 7239). [`unkeyed`] and [`claims`] have those by which upstream might
+//! take a request for another one, [`credentials`] those that tell who asks, [`underscores`] those that it might read under another name, [`trailers`] those behind a body.
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -96,15 +96,15 @@ impl Keying {
         self.cookies.iter().flatten().map(String::as_str).filter(move |name| Some(*name) != identity)
     }
 
+    /// Whether this field as a whole is part of the key.
+    pub fn keys_on(&self, name: &HeaderName) -> bool {
+        self.headers.contains(name) || matches!(&self.identity, Identity::Header(known) if known == name)
+    }
+
     /// Whether who asks is told by this field in the key, or need not be told.
     pub fn knows(&self, name: &HeaderName) -> bool {
-        match &self.identity {
-            Identity::Shared => return true,
-            Identity::Header(known) if known == name => return true,
-            Identity::Cookie(_) if *name == COOKIE => return true,
-            Identity::Unstated | Identity::Header(_) | Identity::Cookie(_) => {}
-        }
-        self.headers.contains(name) || self.cookies.is_some() && *name == COOKIE
+        let by_cookies = self.cookies.is_some() || self.identity_cookie().is_some();
+        self.identity == Identity::Shared || self.keys_on(name) || by_cookies && *name == COOKIE
     }
 }
 

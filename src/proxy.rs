@@ -80,7 +80,7 @@ impl Asked {
     /// or another request, on the way.
     fn for_passing(&self, running: &Running) -> HeaderMap {
         let mut fields = self.headers.clone();
-        headers::strip_unkeyed(&mut fields, self.forwarded, &[]);
+        headers::strip_unkeyed(&mut fields, self.forwarded, |_| false);
         self.sent(fields, running)
     }
 

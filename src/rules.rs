@@ -419,7 +419,8 @@ impl Invalidation {
 /// Leaves of a read's fields those that its answer may depend on: all that no upstream takes for another request, or,
 /// if its family says so, only those that are part of the key. `forwarded`: as it came.
 pub fn strip_read(fields: &mut HeaderMap, forwarded: ForwardedPolicy, family: Option<&Family>) {
-    headers::strip_unkeyed(fields, forwarded, family.map_or(&[], |family| &family.keying.headers));
+    let keys_on = |name: &HeaderName| family.is_some_and(|family| family.keying.keys_on(name));
+    headers::strip_unkeyed(fields, forwarded, keys_on);
     if let Some(family) = family.filter(|family| family.fetching.keyed_only) {
         headers::keep_keyed(fields, &family.keyed_fields());
     }

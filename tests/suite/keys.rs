@@ -50,6 +50,12 @@ ttl = "60s"
 identity = "header:authorization"
 
 [[family]]
+name = "by_address"
+path = '/by/address'
+ttl = "60s"
+identity = "header:cf-connecting-ip"
+
+[[family]]
 name = "by_cookie"
 path = '/by/cookie'
 ttl = "60s"
@@ -203,6 +209,12 @@ fn a_family_that_keys_on_a_credential_tells_callers_apart_by_it(tier: Tier) {
     get("bob").shows("stored").carries("for bob #2");
     get("ann").shows("hit").carries("for ann #1");
     site.call("GET", "/keyed").header("X-API-Key", "ann").header("X-Auth-Token", "x").send().hides("hit");
+    // What would be removed elsewhere is sent where it is keyed.
+    echo(&site, "/by/address", &["cf-connecting-ip"]);
+    let get = |address: &str| site.call("GET", "/by/address").header("CF-Connecting-IP", address).send();
+    get("192.0.2.1").shows("stored").carries("for 192.0.2.1 #1");
+    get("192.0.2.2").shows("stored").carries("for 192.0.2.2 #2");
+    get("192.0.2.1").shows("hit").carries("for 192.0.2.1 #1");
 }
 
 fn a_credential_beside_the_identity_shares_no_entry(tier: Tier) {
@@ -385,10 +397,12 @@ fn a_proxy_that_is_not_named_is_not_trusted(tier: Tier) {
     }
 }
 
+type Fields<'f> = &'f [(&'f str, &'f str)];
+
 fn explain_names_the_key_that_the_proxy_uses(tier: Tier) {
     let server = "[server]\ncache_status = 'key'\nforwarded = 'append'\ntrusted_proxies = ['127.0.0.1']\n";
     let site = Site::start(tier, &(server.to_owned() + &CALLERS.replace("[server]\n", "") + QUERIES));
-    let rows: [(&str, &[(&str, &str)], &str); 9] = [
+    let rows: [(&str, Fields<'_>, &str); 9] = [
         ("/list?utm_source=x&b=1&a=2", &[], "neither part of the key nor sent"),
         ("/all?b=1&a=2", &[("Front-End-Https", "on")], ""),
         ("/all", &[("X-Original-URL", "/b")], "x-original-url"),
