@@ -1,8 +1,6 @@
 //! Request fields by which upstream might answer, or carry out, another request than the rules and the key know of:
 //! what goes from reads and writes, what is kept where a family asks for that, and which methods a write may mean.
 
-use std::borrow::Cow;
-
 use http::header::{COOKIE, HeaderName, HeaderValue};
 use http::{HeaderMap, Method};
 
@@ -114,7 +112,7 @@ impl Meant {
 /// The methods by which upstream may take a write: its own, and those that its fields (`X-HTTP-Method-Override` and
 /// kin) or `_method` in its query name. A `_method` in a body is not looked for.
 pub fn methods_meant(method: &Method, headers: &HeaderMap, query: Option<&str>) -> Meant {
-    let by_field = headers.iter().filter(|(name, _)| is_in(&METHOD_OVERRIDES, name));
+    let by_field = headers.iter().filter(|(name, _)| overrides_method(name));
     let by_field = by_field.flat_map(|(_, value)| value.as_bytes().split(|byte| *byte == b','));
     let by_query = query.unwrap_or("").split('&').filter_map(|pair| pair.strip_prefix("_method="));
     let mut methods = vec![method.clone()];
@@ -139,20 +137,11 @@ fn strip(headers: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {
 
 fn is_unkeyed(name: &HeaderName) -> bool {
     // `X-Accel-…`: nginx, and what makes Rack hand files to it.
-    name.as_str().starts_with("x-")
-        && (name.as_str().starts_with("x-accel-") || METHOD_OVERRIDES.binary_search(&name.as_str()).is_ok())
+    name.as_str().starts_with("x-accel-") || overrides_method(name)
 }
 
-fn is_in(table: &[&str], name: &HeaderName) -> bool {
-    table.binary_search(&&*spelled(name)).is_ok()
-}
-
-/// As CGI and its heirs read a name: they do not tell `_` from `-`.
-fn spelled(name: &HeaderName) -> Cow<'_, str> {
-    match name.as_str().contains('_') {
-        true => Cow::Owned(name.as_str().replace('_', "-")),
-        false => Cow::Borrowed(name.as_str()),
-    }
+fn overrides_method(name: &HeaderName) -> bool {
+    name.as_str().starts_with("x-") && METHOD_OVERRIDES.binary_search(&name.as_str()).is_ok()
 }
 
 #[cfg(test)]
@@ -255,7 +244,7 @@ mod tests {
         let rows: [(Fields<'_>, Option<&str>, &[&str]); 6] = [
             (&[], None, &["POST"]),
             (&[("x-http-method-override", "delete")], None, &["POST", "DELETE"]),
-            (&[("x_http_method", "PUT"), ("x-method-override", " PATCH , PUT")], None, &["POST", "PUT", "PATCH"]),
+            (&[("x-http-method", "PUT"), ("x-method-override", " PATCH , PUT")], None, &["POST", "PUT", "PATCH"]),
             (&[], Some("a=1&_method=DELETE"), &["POST", "DELETE"]),
             (&[("x-http-method", "POST")], Some("_method="), &["POST"]),
             (&[("x-http-method", "no method")], Some("method=PUT"), &["POST"]),

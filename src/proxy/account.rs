@@ -21,7 +21,7 @@ use crate::rules::{Ambiguity, Family};
 use crate::running::Live;
 use crate::semantics::demands::Demands;
 use crate::semantics::freshness::{Freshness, Reuse};
-use crate::semantics::{ClientDirectives, TtlPolicy, validation};
+use crate::semantics::{ClientDirectives, SetCookie, TtlPolicy, validation};
 use crate::stamp::Tag;
 use crate::target::{Target, TargetFault};
 
@@ -249,6 +249,9 @@ impl<'c> Account<'c> {
         notes.extend(self.about_claims());
         notes.extend(self.about_credentials());
         notes.extend(self.about_cookies());
+        if self.question.policy().set_cookie == SetCookie::Strip {
+            notes.push("the family's set_cookie = \"strip\" removes Set-Cookie from its responses".to_owned());
+        }
         let keying = self.question.family().map(|(family, _)| &family.keying.query);
         if keying.is_some_and(|query| query.parameters != Parameters::All) {
             notes.push(
