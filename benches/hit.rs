@@ -84,9 +84,9 @@ fn route(criterion: &mut Criterion) {
 }
 
 fn derive(criterion: &mut Criterion) {
-    let (target, headers) = (target(), HeaderMap::new());
+    let (target, headers, hiding) = (target(), HeaderMap::new(), key::Hiding::default());
     criterion.bench_function("key", |bench| {
-        bench.iter(|| key::derive(black_box(&target), &headers, None, None));
+        bench.iter(|| key::derive(black_box(&target), &headers, None, &hiding));
     });
 }
 
@@ -95,7 +95,7 @@ fn lookup(criterion: &mut Criterion) {
     let stamp = memory.marks.stamp();
     let cache = Cache::new(memory, None, Arc::new(Metrics::new()));
     let (target, headers) = (target(), HeaderMap::new());
-    let canonical = key::derive(&target, &headers, None, None);
+    let canonical = key::derive(&target, &headers, None, &key::Hiding::default());
     let tags: Arc<[Tag]> = vec![Tag::root(), Tag::uri(&target.path), Tag::family("things")].into();
     let content = Content::Response(response());
     let entry = Entry { text: canonical.text.as_str().into(), stamp, tags, content };

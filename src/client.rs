@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use http::{HeaderMap, HeaderValue};
 
 use crate::headers::{ForwardedPolicy, X_FORWARDED_FOR};
+use crate::network::Network;
 
 /// A client, for the purpose of accounting: an IPv4 address, or the /64 of an IPv6 address, which is what one subscriber has
 /// (RFC 6177 §2).
@@ -24,25 +25,35 @@ impl Client {
     }
 
     /// The client that a request comes from. `peer` is the other end of the connection. It is taken for a balancer if the
-    /// policy is `append`, or if its address is one of the machine or of a private network: then `X-Forwarded-For` says who
-    /// the client is. With `append` that is the last address in it that is no private one, since balancers may stand in a
-    /// row; otherwise, and if there is no such address, the last one. A field that does not end with an address says nothing.
-    pub fn of(peer: IpAddr, policy: ForwardedPolicy, fields: &HeaderMap) -> Client {
-        let is_believed = policy == ForwardedPolicy::Append || is_private(peer);
-        let named = is_believed.then(|| last_named(fields, policy)).flatten();
+    /// policy is `append` and it is `trusted`, or if its address is one of the machine or of a private network: then `X-Forwarded-For` says
+    /// who the client is. For a trusted one that is the last address in it that is neither private nor trusted, since balancers
+    /// may stand in a row; otherwise, and if there is no such address, the last one. A field that does not end with an address
+    /// says nothing.
+    pub fn of(peer: IpAddr, policy: ForwardedPolicy, trusted: &[Network], fields: &HeaderMap) -> Client {
+        let named = match policy {
+            ForwardedPolicy::Append if is_in(trusted, peer) => last_named(fields, trusted),
+            _ if is_private(peer) => addresses(fields).next().flatten(),
+            _ => None,
+        };
         Client::at(named.unwrap_or(peer))
     }
 }
 
-fn last_named(fields: &HeaderMap, policy: ForwardedPolicy) -> Option<IpAddr> {
-    let mut named = fields.get_all(X_FORWARDED_FOR).iter().rev().flat_map(members).map(address);
-    let last = named.next()??;
-    if policy != ForwardedPolicy::Append || !is_private(last) {
-        return Some(last);
-    }
+/// The addresses in `X-Forwarded-For`, the last one first; `None` for what is no address.
+fn addresses(fields: &HeaderMap) -> impl Iterator<Item = Option<IpAddr>> {
+    fields.get_all(X_FORWARDED_FOR).iter().rev().flat_map(members).map(address)
+}
+
+fn last_named(fields: &HeaderMap, trusted: &[Network]) -> Option<IpAddr> {
     // What stands before something that is no address was said by nobody who is believed.
-    let outside = named.map_while(|address| address).find(|address| !is_private(*address));
-    Some(outside.unwrap_or(last))
+    let mut named = addresses(fields).map_while(|address| address).peekable();
+    let last = *named.peek()?;
+    let is_balancer = |address: &IpAddr| is_private(*address) || is_in(trusted, *address);
+    Some(named.find(|address| !is_balancer(address)).unwrap_or(last))
+}
+
+fn is_in(networks: &[Network], address: IpAddr) -> bool {
+    networks.iter().any(|network| network.contains(address))
 }
 
 /// The members of a line, the last one first.
@@ -77,7 +88,8 @@ mod tests {
 
     fn of(peer: &str, policy: ForwardedPolicy, lines: &[&str]) -> String {
         let lines: Vec<_> = lines.iter().map(|line| ("x-forwarded-for", *line)).collect();
-        Client::of(peer.parse().unwrap(), policy, &fields(&lines)).0.to_string()
+        let trusted = ["203.0.113.0/28", "10.0.0.0/8"].map(|text| Network::parse(text).unwrap());
+        Client::of(peer.parse().unwrap(), policy, &trusted, &fields(&lines)).0.to_string()
     }
 
     #[test]
@@ -112,7 +124,9 @@ mod tests {
         for peer in ["203.0.113.9", "172.32.0.1", "100.64.0.1"] {
             assert_eq!(of(peer, ForwardedPolicy::Set, &["198.51.100.7"]), peer);
             assert_eq!(of(peer, ForwardedPolicy::Off, &["198.51.100.7"]), peer);
-            assert_eq!(of(peer, ForwardedPolicy::Append, &["198.51.100.7"]), "198.51.100.7", "{peer}");
+            let is_trusted = peer == "203.0.113.9";
+            let client = if is_trusted { "198.51.100.7" } else { peer };
+            assert_eq!(of(peer, ForwardedPolicy::Append, &["198.51.100.7"]), client);
         }
     }
 
@@ -129,6 +143,9 @@ mod tests {
         let row = ["192.0.2.99, 198.51.100.7, 10.0.0.2", "10.0.0.3"];
         assert_eq!(of("10.0.0.1", ForwardedPolicy::Append, &row), "198.51.100.7");
         assert_eq!(of("10.0.0.1", ForwardedPolicy::Set, &row), "10.0.0.3");
+        let by_trusted = ["198.51.100.7, 203.0.113.9"];
+        assert_eq!(of("10.0.0.1", ForwardedPolicy::Append, &by_trusted), "198.51.100.7");
+        assert_eq!(of("10.0.0.1", ForwardedPolicy::Set, &by_trusted), "203.0.113.9");
         assert_eq!(of("10.0.0.1", ForwardedPolicy::Append, &["10.0.0.2, 10.0.0.3"]), "10.0.0.3");
         assert_eq!(of("10.0.0.1", ForwardedPolicy::Append, &["192.0.2.99, unknown, 10.0.0.3"]), "10.0.0.3");
     }

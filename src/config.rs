@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io::{self, Read};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,8 @@ use std::time::Duration;
 use md5::{Digest as _, Md5};
 
 use self::store_url::StoreUrl;
-use crate::headers::ForwardedPolicy;
+use crate::headers::{Credentials, ForwardedPolicy};
+use crate::network::Network;
 use crate::rules::RuleSet;
 use crate::rules::fault::{Fault, Faults, Source};
 use crate::rules::pattern::Pattern;
@@ -166,6 +167,7 @@ impl Config {
                 upstream,
                 host,
                 forwarded,
+                trusted_proxies,
                 connect_timeout,
                 upstream_timeout,
                 reinvalidate_after,
@@ -192,6 +194,7 @@ impl Config {
                 on_incomplete,
                 login,
                 underscores,
+                credential_headers,
                 upstream_keep_alive,
                 resolver,
                 cache_status,
@@ -278,6 +281,8 @@ pub struct Server {
     pub host: HostPolicy,
     /// `forwarded`: set | append | off
     pub forwarded: ForwardedPolicy,
+    /// `trusted_proxies`: with `append`, the networks of the proxies in front that are believed; no others are
+    pub trusted_proxies: Vec<Network>,
     /// `connect_timeout`, default 2s
     pub connect_timeout: Duration,
     /// `upstream_timeout`: until the head of the answer, default 30s
@@ -339,6 +344,8 @@ pub struct Server {
     pub login: Option<Pattern>,
     /// `underscores`: true if request fields with `_` in their names are kept; default false
     pub underscores: bool,
+    /// `credential_headers`: request fields that carry credentials, beside those that are known to; default none
+    pub credential_headers: Credentials,
     /// `upstream_keep_alive`: how long a connection to upstream may be idle and is used again, default 4s; shorter where
     /// upstream says so (`Keep-Alive: timeout`)
     pub upstream_keep_alive: Duration,
@@ -348,6 +355,18 @@ pub struct Server {
     pub cache_status: CacheStatus,
     /// `group_fields`: true if clients are shown the fields that name groups (`Cache-Groups`, `Surrogate-Key`, …)
     pub group_fields: bool,
+}
+
+impl Server {
+    /// What upstream is told of a client whose request comes from this peer: only trusted ones are continued.
+    pub fn forwarded_from(&self, peer: IpAddr) -> ForwardedPolicy {
+        match self.forwarded {
+            ForwardedPolicy::Append if !self.trusted_proxies.iter().any(|network| network.contains(peer)) => {
+                ForwardedPolicy::Set
+            }
+            policy => policy,
+        }
+    }
 }
 
 /// `[server] on_incomplete`: what a write means of which upstream has received a part, and cannot have received all.

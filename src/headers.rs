@@ -1,6 +1,6 @@
 //! Fields that belong to one hop, and fields that a proxy adds: `Connection` and what it names, `Via`,
-//! `Forwarded`, `X-Forwarded-*` (RFC 9110 §7.6, RFC 7239). [`unkeyed`] has those by which upstream might take a
-//! request for another one, [`underscores`] those that it might read under another name, [`trailers`] those behind a body.
+//! `Forwarded`, `X-Forwarded-*` (RFC 9110 §7.6, RFC 7239). [`unkeyed`] and [`claims`] have those by which upstream might
+//! take a request for another one, [`credentials`] those that tell who asks, [`underscores`] those that it might read under another name, [`trailers`] those behind a body.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -13,13 +13,17 @@ use http::{HeaderMap, StatusCode, Version};
 
 use crate::target::Target;
 
+pub mod claims;
+pub mod credentials;
+mod shapes;
 pub mod trailers;
 pub mod underscores;
 pub mod unkeyed;
 
+pub use credentials::Credentials;
 pub use trailers::strip_trailers;
 pub use underscores::{dash_underscored, dashed, drop_underscored, restore_underscored};
-pub use unkeyed::{Meant, keep_cookie, keep_keyed, keep_only, methods_meant, strip_rerouting, strip_unkeyed};
+pub use unkeyed::{Meant, keep_cookies, keep_keyed, keep_only, methods_meant, strip_claims, strip_unkeyed};
 
 /// What is told to upstream about the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -28,8 +32,8 @@ pub enum ForwardedPolicy {
     /// `X-Forwarded-…`, is dropped. For a Larder that clients reach directly: they cannot lie about themselves.
     #[default]
     Set,
-    /// Append to what came: for a Larder behind a trusted load balancer. `X-Forwarded-Host` and `-Proto`, which
-    /// are no lists, are set only where they are missing: the first proxy knows best.
+    /// Append to what came from a trusted proxy in front ([`crate::config::Server::forwarded_from`]). `X-Forwarded-Host` and
+    /// `-Proto`, which are no lists, are set only where nothing says what they say: the first proxy knows best.
     Append,
     /// Drop them all and add none.
     Off,
@@ -113,15 +117,20 @@ pub struct Seen {
     pub hop_fields: bool,
     /// Some have `_` in their names.
     pub underscores: bool,
+    /// Some tell who asks, or may do so by their names with `-`.
+    pub credentials: bool,
 }
 
 /// Looks at the names of a request's fields once.
-pub fn look(headers: &HeaderMap) -> Seen {
+pub fn look(headers: &HeaderMap, credentials: &Credentials) -> Seen {
     let mut seen = Seen::default();
     for name in headers.keys() {
         seen.hop_fields |= *name == VIA || *name == CDN_LOOP || HOP_BY_HOP.contains(name);
         seen.underscores |= name.as_str().bytes().fold(false, |found, byte| found | (byte == b'_'));
+        seen.credentials |= credentials.tell_callers(name);
     }
+    // Credentials are known by their names with `-`.
+    seen.credentials |= seen.underscores;
     seen
 }
 
@@ -218,14 +227,17 @@ pub fn add_forwarded(headers: &mut HeaderMap, policy: ForwardedPolicy, client: I
     }
     // A listener for both families shows an IPv4 client as ::ffff:192.0.2.1.
     let client = client.to_canonical();
+    let tells_scheme = claims::tell_scheme(headers);
     append_member(headers, FORWARDED, &forwarded_element(client, target));
     append_member(headers, X_FORWARDED_FOR, &client.to_string());
     set_if_missing(headers, X_FORWARDED_HOST, &target.host);
-    set_if_missing(headers, X_FORWARDED_PROTO, target.scheme);
+    if !tells_scheme {
+        set_if_missing(headers, X_FORWARDED_PROTO, target.scheme);
+    }
 }
 
 fn remove_forwarded(headers: &mut HeaderMap) {
-    let is_claim = |name: &&HeaderName| **name != VIA && is_of_this_hop(name);
+    let is_claim = |name: &&HeaderName| **name == FORWARDED || name.as_str().starts_with("x-forwarded-");
     let claims: Vec<HeaderName> = headers.keys().filter(is_claim).cloned().collect();
     for name in claims {
         headers.remove(name);
@@ -572,12 +584,13 @@ mod tests {
     #[test]
     fn one_look_shows_what_there_is_to_do() {
         let seen = |values: Fields<'_>| {
-            let seen = look(&fields(values));
-            (seen.hop_fields, seen.underscores)
+            let seen = look(&fields(values), &Credentials::default());
+            (seen.hop_fields, seen.underscores, seen.credentials)
         };
-        assert_eq!(seen(&[("accept", "*/*"), ("x-a", "1")]), (false, false));
-        assert_eq!(seen(&[("cdn-loop", "a")]), (true, false));
-        assert_eq!(seen(&[("via", "1.1 a"), ("x_a", "1")]), (true, true));
+        assert_eq!(seen(&[("accept", "*/*"), ("x-a", "1")]), (false, false, false));
+        assert_eq!(seen(&[("cdn-loop", "a")]), (true, false, false));
+        assert_eq!(seen(&[("via", "1.1 a"), ("x_a", "1")]), (true, true, true));
+        assert_eq!(seen(&[("x-api-key", "1")]), (false, false, true));
     }
 
     #[test]

@@ -48,8 +48,10 @@
 //! - **Members of a fleet have no expiry.** A member is forgotten when it leaves, or when a writer has waited a whole
 //!   lease of it in vain: no clock but the waiting proxy's own decides when a lease is over. A lost members' table is as
 //!   bad as lost marks: a new epoch begins, and for one lease writes wait for leases that nobody knows of.
-//! - **Credentials**: a request with `Authorization` or `Cookie` is answered from the cache only with responses that
-//!   RFC 9111 §3.5 lets everyone have, unless its family states whose answer it is. In keys they stand as
+//! - **Credentials**: a request with a field that carries credentials ([`headers::credentials`]) and by which its family does
+//!   not tell callers apart is answered from the cache only with responses that RFC 9111 §3.5 lets everyone have, and shares no
+//!   fetch. Of what is kept under somebody's key the next caller may know more, so that only these responses are kept for
+//!   callers with further credentials. In keys they stand as
 //!   HMAC-SHA256, keyed by a secret of the configuration, or as SHA-256 without one. A secret that Larder kept in Redis itself
 //!   would hide nothing: whoever has the keys has that, too.
 //! - **What is in Redis may be anything** ([`entry::Seal`], `store/epoch.lua`): an entry that is not what a Larder put under its
@@ -98,7 +100,7 @@
 //!   for each set of habits that a lenient upstream may have. A write invalidates under all of them, and by all methods that
 //!   `X-HTTP-Method-Override` and kin name. A read is for the cache only if all of them belong to one family, whose tags the
 //!   entry then carries for each: otherwise one family's answer could be had, and stored, under another's name (web cache
-//!   deception). A read loses fields that reroute, and others that no key holds ([`headers::strip_unkeyed`]), unless its
+//!   deception). A request loses fields that reroute it, and others that no key holds ([`headers::strip_unkeyed`]), unless its
 //!   family keys on them.
 //! - **Connections to upstream** wait in a pool of Larder's own (`upstream::pool`), which takes one back only after it
 //!   has seen the head of the response: hyper's takes it back before. What comes late and looks like a whole response can
@@ -192,5 +194,6 @@ pub mod semantics;
 pub mod stamp;
 
 pub mod headers;
+pub mod network;
 pub mod outcome;
 pub mod target;

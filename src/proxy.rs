@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use crate::client::Client;
 use crate::config::CacheStatus;
 use crate::connections::Connection;
-use crate::headers;
+use crate::headers::{self, ForwardedPolicy};
 use crate::outcome::{Fwd, Outcome};
 use crate::running::{Live, Running};
 use crate::semantics::ClientDirectives;
@@ -64,10 +64,14 @@ struct Asked {
     headers: HeaderMap,
     version: Version,
     client: IpAddr,
+    /// What upstream is told of the client: what the configuration says of the peer it came from.
+    forwarded: ForwardedPolicy,
     /// The client takes trailers: RFC 9110 §6.5.1.
     trailers: bool,
     /// Where interim responses go; `None` for clients that cannot be sent any.
     interim: Option<Interim>,
+    /// Some of its fields may tell who asks.
+    credentials: bool,
     /// Names with `_` that fields have on the way to upstream ([`headers::underscores`]).
     underscored: Vec<HeaderName>,
     /// The client's, if the request may have content.
@@ -75,9 +79,20 @@ struct Asked {
 }
 
 impl Asked {
+    /// The fields to send to upstream with what is safe by its method and is not for the cache: it must not become a write,
+    /// or another request, on the way.
+    fn for_passing(&self, running: &Running) -> HeaderMap {
+        let mut fields = self.headers.clone();
+        headers::strip_unkeyed(&mut fields, self.forwarded, |_| false);
+        self.sent(fields, running)
+    }
+
     /// The fields to send to upstream, with those that tell of this hop.
     fn for_upstream(&self, running: &Running) -> HeaderMap {
-        let mut fields = self.headers.clone();
+        self.sent(self.headers.clone(), running)
+    }
+
+    fn sent(&self, mut fields: HeaderMap, running: &Running) -> HeaderMap {
         headers::restore_underscored(&mut fields, &self.underscored);
         // RFC 9112 §3.2.2: the host of an absolute-form target wins over the field; HTTP/2 may send no field.
         if let Ok(host) = HeaderValue::try_from(self.target.host.as_str()) {
@@ -94,7 +109,7 @@ impl Asked {
         }
         headers::add_via(&mut fields, self.version);
         running.loop_mark.add(&mut fields);
-        headers::add_forwarded(&mut fields, running.config.server.forwarded, self.client, &self.target);
+        headers::add_forwarded(&mut fields, self.forwarded, self.client, &self.target);
         fields
     }
 
@@ -105,7 +120,7 @@ impl Asked {
 
     /// Whose share the request takes of what all have.
     fn sharer(&self, running: &Running) -> Client {
-        Client::of(self.client, running.config.server.forwarded, &self.headers)
+        Client::of(self.client, self.forwarded, &running.config.server.trusted_proxies, &self.headers)
     }
 }
 
@@ -154,9 +169,9 @@ fn take(
     interim: Option<Interim>,
 ) -> (Method, String, bool, Work) {
     // One look at the names of its fields spares most requests a dozen searches among them.
-    let seen = headers::look(request.headers());
+    let seen = headers::look(request.headers(), &live.credentials);
     let underscored = if seen.underscores { take_underscored(running, request.headers_mut()) } else { Vec::new() };
-    let has_hop_fields = seen.hop_fields;
+    let (has_hop_fields, credentials) = (seen.hop_fields, seen.credentials);
     let offer =
         if has_hop_fields { tunnel::Offer::of(&mut request, &running.config.server.upgrades) } else { None };
     let (mut parts, body) = request.into_parts();
@@ -173,8 +188,20 @@ fn take(
         headers::join_cookies(&mut parts.headers);
     }
     let (headers, version, connection) = (parts.headers, parts.version, parts.extensions.remove());
-    let method = parts.method;
-    let asked = Asked { method, target, headers, version, client, trailers, interim, underscored, connection };
+    let (method, forwarded) = (parts.method, running.config.server.forwarded_from(client));
+    let asked = Asked {
+        method,
+        target,
+        headers,
+        version,
+        client,
+        forwarded,
+        trailers,
+        interim,
+        credentials,
+        underscored,
+        connection,
+    };
     let (method, path) = (asked.method.clone(), running.config.log.access.then(|| asked.target.path.clone()));
     let is_for_cache = offer.is_none() && (method == Method::GET || method == Method::HEAD);
     let bypass = if is_for_cache { read::not_for_the_cache(live, &asked) } else { None };
@@ -209,7 +236,7 @@ async fn answer(
         None if asked.method.as_str() == "QUERY" => read::query(running, Arc::clone(live), asked, body).await,
         None if is_safe(&asked.method) => pass(running, &asked, asked.content(body), Fwd::Method, "method").await,
         None => {
-            headers::strip_rerouting(&mut asked.headers);
+            headers::strip_claims(&mut asked.headers, asked.forwarded);
             write::write(running, Arc::clone(live), asked, body).await
         }
     }
@@ -350,7 +377,7 @@ async fn pass(
     if is_for_cache_alone(running, asked) {
         return read::not_cached();
     }
-    let (mut fields, client) = (asked.for_upstream(running), asked.sharer(running));
+    let (fields, client) = (asked.for_passing(running), asked.sharer(running));
     // A share is taken when there is something to send, as a place at upstream is.
     if let Err(incomplete) = running.upstream.receive_ahead(client, &fields, &mut body).await {
         return failed(incomplete, fwd);
@@ -359,8 +386,6 @@ async fn pass(
         Ok(share) => share,
         Err(refused) => return *refused,
     };
-    // What is safe by its method must not become a write on the way.
-    headers::strip_unkeyed(&mut fields, &[]);
     let path = asked.target.path_and_query();
     match running.upstream.send(client, &asked.method, &path, fields, body, asked.interim.clone()).await {
         Ok(response) => {

@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
+use http::header::COOKIE;
 use http::{HeaderMap, HeaderName, Method};
 use smallvec::SmallVec;
 
-use crate::headers::{self, Meant};
+use crate::headers::{self, ForwardedPolicy, Meant};
 use crate::key::{FamilyKeying, Identity, Keying};
 use crate::semantics::Policy;
 use crate::semantics::invalidation::StatusSet;
@@ -359,10 +360,23 @@ impl Family {
     pub fn keyed_fields(&self) -> Vec<HeaderName> {
         let identity = match &self.keying.identity {
             Identity::Header(name) => Some(name.clone()),
-            Identity::Cookie(_) => Some(http::header::COOKIE),
-            Identity::Unstated | Identity::Shared => None,
+            Identity::Unstated | Identity::Cookie(_) | Identity::Shared => None,
         };
-        self.keying.headers.iter().chain(&self.fetching.normalize).cloned().chain(identity).collect()
+        let cookie = self.cookies_sent().filter(|names| !names.is_empty()).map(|_| COOKIE);
+        self.keying.headers.iter().chain(&self.fetching.normalize).cloned().chain(identity).chain(cookie).collect()
+    }
+
+    /// The cookies that alone are sent; `None` if all are.
+    fn cookies_sent(&self) -> Option<SmallVec<[&str; 8]>> {
+        let identity = self.keying.identity_cookie();
+        match &self.keying.cookies {
+            Some(kept) => {
+                let others = kept.iter().map(String::as_str).filter(|name| Some(*name) != identity);
+                Some(identity.into_iter().chain(others).collect())
+            }
+            None if self.fetching.keyed_only => Some(identity.into_iter().collect()),
+            None => None,
+        }
     }
 
     /// Names of its captures, in the order of the pattern.
@@ -403,17 +417,17 @@ impl Invalidation {
 }
 
 /// Leaves of a read's fields those that its answer may depend on: all that no upstream takes for another request, or,
-/// if its family says so, only those that are part of the key.
-pub fn strip_read(fields: &mut HeaderMap, family: Option<&Family>) {
-    match family {
-        Some(family) if family.fetching.keyed_only => {
-            headers::keep_keyed(fields, &family.keyed_fields());
-            if let Identity::Cookie(name) = &family.keying.identity {
-                headers::keep_cookie(fields, name);
-            }
-        }
-        Some(family) => headers::strip_unkeyed(fields, &family.keying.headers),
-        None => headers::strip_unkeyed(fields, &[]),
+/// if its family says so, only those that are part of the key. `forwarded`: as it came.
+pub fn strip_read(fields: &mut HeaderMap, forwarded: ForwardedPolicy, family: Option<&Family>) {
+    let keys_on = |name: &HeaderName| family.is_some_and(|family| family.keying.keys_on(name));
+    headers::strip_unkeyed(fields, forwarded, keys_on);
+    if let Some(family) = family.filter(|family| family.fetching.keyed_only) {
+        headers::keep_keyed(fields, &family.keyed_fields());
+    }
+    // A family that keys on the field as a whole asks for all of it.
+    let is_whole = |family: &&Family| family.keying.cookies.is_none() && family.keying.headers.contains(&COOKIE);
+    if let Some(names) = family.filter(|family| !is_whole(family)).and_then(Family::cookies_sent) {
+        headers::keep_cookies(fields, &names);
     }
 }
 

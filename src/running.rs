@@ -19,10 +19,10 @@ use crate::cache::stream::Held;
 use crate::cache::unanswered::Unanswered;
 use crate::config::{self, Coherence, Config, Digest, LoadError, Server, StoreConfig};
 use crate::entry::Seal;
-use crate::headers::LoopMark;
+use crate::headers::{Credentials, LoopMark};
+use crate::key::Hiding;
 use crate::metrics::{FamilyCounters, Metrics, NO_FAMILY};
 use crate::rules::{Family, Invalidation, RuleSet};
-use crate::secret::Secret;
 use crate::semantics::invalidation::StatusSet;
 use crate::shares::Shares;
 use crate::stamp::Tag;
@@ -38,8 +38,10 @@ pub struct Live {
     no_family: FamilyCounters,
     /// `[memory] max_body`, bytes.
     pub max_body: u64,
-    /// The key of the HMACs that credentials stand as in keys.
-    pub secret: Option<Secret>,
+    /// What does not stand in keys as it is.
+    pub hiding: Hiding,
+    /// The request fields that count as credentials.
+    pub credentials: Credentials,
     /// When they came into force.
     pub since: SystemTime,
 }
@@ -49,8 +51,11 @@ impl Live {
     pub fn take(config: &mut Config, metrics: &Metrics) -> Live {
         let (rules, max_body) = (std::mem::take(&mut config.rules), config.memory.max_body);
         let counters = rules.families().iter().map(|family| metrics.family(&family.name)).collect();
-        let (no_family, secret) = (metrics.family(NO_FAMILY), config.store.as_ref().and_then(StoreConfig::secret));
-        Live { rules, counters, no_family, max_body, secret, since: SystemTime::now() }
+        let no_family = metrics.family(NO_FAMILY);
+        let credentials = config.server.credential_headers.clone();
+        let further = Some(credentials.further().into()).filter(|further: &Arc<[_]>| !further.is_empty());
+        let hiding = Hiding { secret: config.store.as_ref().and_then(StoreConfig::secret), further };
+        Live { rules, counters, no_family, max_body, hiding, credentials, since: SystemTime::now() }
     }
 
     /// The counters of a family by its id, or those of requests without one.
@@ -121,7 +126,7 @@ impl Running {
         let largest = largest_body(&live);
         let memory = Memory::new(config.memory.capacity, largest, config.memory.marks);
         let namespace = config.store.as_ref().map_or("", |store| &store.namespace);
-        let seal = Seal::new(namespace, live.secret.clone());
+        let seal = Seal::new(namespace, live.hiding.secret.clone());
         Running {
             live: ArcSwap::from_pointee(live),
             cache: Cache::new(memory, store.map(|store| (store, fleet(&config))), Arc::clone(&metrics))
@@ -190,9 +195,9 @@ impl Running {
                 return Err(error);
             }
         };
-        // Not a new secret: that takes effect at a restart, as the rest of its table.
-        let secret = self.live().secret.clone();
-        let live = Live { secret, ..Live::take(&mut config, &self.metrics) };
+        // Not a new secret or other credentials: they take effect at a restart, as the rest of their tables.
+        let (hiding, credentials) = (self.live().hiding.clone(), self.live().credentials.clone());
+        let live = Live { hiding, credentials, ..Live::take(&mut config, &self.metrics) };
         let changed = changed(&self.live().rules, &live.rules);
         if !changed.is_empty() {
             self.cache.invalidate(&changed).await;

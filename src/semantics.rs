@@ -45,9 +45,10 @@ pub struct Policy {
     pub client_directives: ClientDirectives,
     /// What becomes of a response whose end is that of the connection.
     pub close_delimited: CloseDelimited,
-    /// The rules say how callers are told apart (or that they need not be): `Authorization` and `Cookie` in the
-    /// request do not stand in the way of storing.
-    pub identity_stated: bool,
+    /// What becomes of `Set-Cookie` in a response.
+    pub set_cookie: SetCookie,
+    /// The rules say that everybody may have the responses: credentials in the request do not stand in the way of storing.
+    pub for_everybody: bool,
 }
 
 impl Default for Policy {
@@ -62,7 +63,8 @@ impl Default for Policy {
             stale_if_unreachable: STALE_IF_UNREACHABLE,
             client_directives: ClientDirectives::default(),
             close_delimited: CloseDelimited::default(),
-            identity_stated: false,
+            set_cookie: SetCookie::default(),
+            for_everybody: false,
         }
     }
 }
@@ -112,6 +114,26 @@ impl CloseDelimited {
         match self {
             CloseDelimited::Forward => "forward",
             CloseDelimited::Store => "store",
+        }
+    }
+}
+
+/// What becomes of `Set-Cookie` in a family's responses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SetCookie {
+    /// It is passed on, and the response, which is meant for one client, is not stored.
+    #[default]
+    Forward,
+    /// It is removed from the response before anybody looks at it.
+    Strip,
+}
+
+impl SetCookie {
+    /// As `rules.toml` has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            SetCookie::Forward => "forward",
+            SetCookie::Strip => "strip",
         }
     }
 }

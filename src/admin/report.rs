@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::cache::memory::Usage;
-use crate::key::QueryKeying;
+use crate::key::Parameters;
 use crate::metrics::FamilyCounters;
 use crate::outcome::Kind;
 use crate::rules::fault::Fault;
@@ -301,6 +301,10 @@ pub struct FamilyDefinition {
     pub identity: String,
     /// Query parameters that are part of the key.
     pub query: Query,
+    pub query_sort: bool,
+    /// Null: all are sent.
+    pub cookies: Option<Vec<String>>,
+    pub set_cookie: &'static str,
     /// Request fields that are part of the key.
     pub headers: Vec<String>,
     /// Request fields that are brought to one form first.
@@ -338,7 +342,10 @@ impl FamilyDefinition {
             client_directives: policy.client_directives.word(),
             max_body: family.max_body,
             identity: family.keying.identity.to_string(),
-            query: Query::of(&family.keying.query),
+            query: Query::of(&family.keying.query.parameters),
+            query_sort: family.keying.query.sort,
+            cookies: family.keying.cookies.clone(),
+            set_cookie: policy.set_cookie.word(),
             headers: family.keying.headers.iter().map(ToString::to_string).collect(),
             normalize: family.fetching.normalize.iter().map(ToString::to_string).collect(),
             max_variants: family.fetching.max_variants,
@@ -361,11 +368,11 @@ pub enum Query {
 }
 
 impl Query {
-    fn of(keying: &QueryKeying) -> Query {
-        match keying {
-            QueryKeying::All => Query::All,
-            QueryKeying::Keep(names) => Query::Keep(names.clone()),
-            QueryKeying::Drop(names) => Query::Drop(names.clone()),
+    fn of(parameters: &Parameters) -> Query {
+        match parameters {
+            Parameters::All => Query::All,
+            Parameters::Keep(names) => Query::Keep(names.clone()),
+            Parameters::Drop(names) => Query::Drop(names.clone()),
         }
     }
 }

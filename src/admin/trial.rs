@@ -10,7 +10,7 @@ use super::report::TestResults;
 use crate::cache::memory::Memory;
 use crate::cache::names::TRIAL as LABEL;
 use crate::entry::{Content, Entry, Variants};
-use crate::key::{Canonical, Key};
+use crate::key::{Canonical, Hiding, Key};
 use crate::stamp::Tag;
 use crate::store::{Link, Store, StoreError};
 
@@ -42,7 +42,7 @@ async fn steps(store: &dyn Store, results: &mut TestResults) -> Result<(), Store
 /// The steps in memory.
 pub fn in_memory(memory: &Memory) -> TestResults {
     let key = Key(rand::random());
-    let canonical = Canonical { text: format!("{LABEL} {key}"), key, secret: None };
+    let canonical = Canonical { text: format!("{LABEL} {key}"), key, hiding: Hiding::default() };
     let entry = Arc::new(Entry {
         text: canonical.text.as_str().into(),
         stamp: memory.marks.stamp(),

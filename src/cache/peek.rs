@@ -115,11 +115,12 @@ mod tests {
     use super::*;
     use crate::cache::memory::Memory;
     use crate::entry::{Content, Variants};
-    use crate::key::Key;
+    use crate::key::{Hiding, Key};
     use crate::metrics::Metrics;
 
     fn kept(cache: &Cache) -> Canonical {
-        let canonical = Canonical { text: "GET http://h/a".to_owned(), key: Key([7; 16]), secret: None };
+        let canonical =
+            Canonical { text: "GET http://h/a".to_owned(), key: Key([7; 16]), hiding: Hiding::default() };
         let entry = Entry {
             text: canonical.text.as_str().into(),
             stamp: cache.memory.marks.stamp(),

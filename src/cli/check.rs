@@ -7,12 +7,12 @@ use http::{HeaderName, Method};
 use serde_json::{Value, json};
 
 use crate::config::{Config, LoadError, Overrides};
-use crate::key::{Identity, QueryKeying};
+use crate::key::{Identity, Parameters};
 use crate::rules::fault::Faults;
 use crate::rules::reader::Env;
 use crate::rules::{Family, Fetching, Invalidation, RuleSet, Warning};
 use crate::semantics::invalidation::StatusSet;
-use crate::semantics::{ClientDirectives, CloseDelimited, STALE_IF_UNREACHABLE};
+use crate::semantics::{ClientDirectives, CloseDelimited, STALE_IF_UNREACHABLE, SetCookie};
 
 /// The text (or JSON) to print, and the exit code: 0 for good rules (warnings or not), 1 for faults, 2 for a file that cannot be
 /// read.
@@ -99,13 +99,15 @@ fn identity(family: &Family) -> String {
 
 /// What of query and fields is part of the key.
 fn key(family: &Family) -> String {
-    let query = match &family.keying.query {
-        QueryKeying::All => None,
-        QueryKeying::Keep(names) => Some(format!("query: keep {}", list(names))),
-        QueryKeying::Drop(names) => Some(format!("query: drop {}", list(names))),
+    let query = match &family.keying.query.parameters {
+        Parameters::All => None,
+        Parameters::Keep(names) => Some(format!("query: keep {}", list(names))),
+        Parameters::Drop(names) => Some(format!("query: drop {}", list(names))),
     };
+    let unsorted = (!family.keying.query.sort).then(|| "query: sort false".to_owned());
     let headers = family.keying.headers.iter().map(|name| name.as_str().to_owned());
-    let parts: Vec<String> = query.into_iter().chain(headers).collect();
+    let cookies = family.keying.cookies.as_ref().map(|names| format!("cookies: {}", list(names)));
+    let parts: Vec<String> = query.into_iter().chain(unsorted).chain(cookies).chain(headers).collect();
     if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }
 }
 
@@ -134,6 +136,8 @@ fn stored(family: &Family) -> Vec<String> {
         set.map(|(name, value)| format!("{name} {}", humantime::format_duration(value))).collect();
     parts.extend((!policy.heuristic).then(|| "heuristic false".to_owned()));
     let close_delimited = Some(policy.close_delimited).filter(|kind| *kind != CloseDelimited::default());
+    let set_cookie = Some(policy.set_cookie).filter(|kind| *kind != SetCookie::default());
+    parts.extend(set_cookie.map(|kind| format!("set_cookie {}", kind.word())));
     parts.extend(close_delimited.map(|kind| format!("close_delimited {}", kind.word())));
     parts.extend(family.max_body.map(|size| format!("max_body {}", bytesize::ByteSize::b(size))));
     parts
@@ -184,10 +188,10 @@ fn rules_json(name: &str, rules: &RuleSet) -> Value {
 fn family_json(family: &Family) -> Value {
     let policy = &family.policy;
     let seconds = |value: Option<std::time::Duration>| value.map(|value| value.as_secs());
-    let query = match &family.keying.query {
-        QueryKeying::All => Value::Null,
-        QueryKeying::Keep(names) => json!({ "keep": names }),
-        QueryKeying::Drop(names) => json!({ "drop": names }),
+    let query = match &family.keying.query.parameters {
+        Parameters::All => Value::Null,
+        Parameters::Keep(names) => json!({ "keep": names }),
+        Parameters::Drop(names) => json!({ "drop": names }),
     };
     json!({
         "name": family.name,
@@ -210,7 +214,10 @@ fn family_json(family: &Family) -> Value {
         "range": family.fetching.range(),
         "forward": family.fetching.forward(),
         "query": query,
+        "query_sort": family.keying.query.sort,
         "headers": names(&family.keying.headers),
+        "cookies": family.keying.cookies,
+        "set_cookie": policy.set_cookie.word(),
         "identity": family.keying.identity.is_stated().then(|| family.keying.identity.to_string()),
         "max_body": family.max_body,
     })

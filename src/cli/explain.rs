@@ -13,7 +13,6 @@ use crate::config::{Config, Overrides};
 use crate::headers::{self, Meant};
 use crate::metrics::Metrics;
 use crate::proxy::account::{Account, Claim, Judgement, Kept};
-use crate::rules::RuleSet;
 use crate::running::{Live, Running};
 use crate::stamp::Tag;
 use crate::target::{MOST_READINGS, Target};
@@ -113,7 +112,7 @@ fn explanation(arguments: &ExplainArguments) -> Result<Explanation, Failure> {
             method: method.to_string(),
             reason: "safe, and not answered from the cache: forwarded as it is".to_owned(),
         },
-        false => Explanation::Write(write(&config.rules, &method, &target, &fields)),
+        false => Explanation::Write(write(&config, &method, &target, fields)),
     })
 }
 
@@ -194,9 +193,13 @@ fn wait<T>(asking: impl Future<Output = T>) -> Result<T, Failure> {
     Ok(runtime.block_on(asking))
 }
 
-fn write(rules: &RuleSet, method: &Method, target: &Target, headers: &HeaderMap) -> Write {
-    let methods = headers::methods_meant(method, headers, target.query.as_deref());
-    let matches = rules.outdated_by_any(&methods, target);
+fn write(config: &Config, method: &Method, target: &Target, mut fields: HeaderMap) -> Write {
+    match config.server.underscores {
+        true => drop(headers::dash_underscored(&mut fields)),
+        false => headers::drop_underscored(&mut fields),
+    }
+    let methods = headers::methods_meant(method, &fields, target.query.as_deref());
+    let matches = config.rules.outdated_by_any(&methods, target);
     let mut notes = Vec::new();
     if matches.is_empty() {
         notes.push("no rule matches this write: only what is stored under its own path is outdated".to_owned());

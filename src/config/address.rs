@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use http::uri::Authority;
 use http::{HeaderName, Uri};
 
+use crate::network::Network;
+
 /// What is wrong with a value, and what to do.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Wrong {
@@ -53,6 +55,13 @@ pub fn resolver(text: &str) -> Result<SocketAddr, Wrong> {
             wrong("is not the IP address of a DNS server", "write it like \"127.0.0.53\" or \"127.0.0.1:5353\"")
         }
     }
+}
+
+/// A network, or one address.
+pub fn network(text: &str) -> Result<Network, Wrong> {
+    let remedy =
+        "write a network such as \"10.0.0.0/8\" or \"2001:db8::/32\", or an address such as \"192.0.2.1\"";
+    Network::parse(text).map_or_else(|| wrong("has something that is not a network", remedy), Ok)
 }
 
 /// The URL of upstream: http or https, host and optional port, nothing more.

@@ -13,7 +13,8 @@ use super::{
     Admin, CacheStatus, Coherence, HostPolicy, Log, LogFormat, Memory, OnIncomplete, OnOutage, Overrides, Role,
     Server, StoreConfig, Token,
 };
-use crate::headers::ForwardedPolicy;
+use crate::headers::{Credentials, ForwardedPolicy};
+use crate::network::Network;
 use crate::rules::family;
 use crate::rules::fault::Fault;
 use crate::rules::nearest::{did_you_mean, nearest};
@@ -41,6 +42,7 @@ impl Default for Server {
             upstream: None,
             host: HostPolicy::default(),
             forwarded: ForwardedPolicy::default(),
+            trusted_proxies: Vec::new(),
             connect_timeout: Duration::from_secs(2),
             upstream_timeout: Duration::from_secs(30),
             reinvalidate_after: Duration::from_secs(30),
@@ -67,6 +69,7 @@ impl Default for Server {
             on_incomplete: OnIncomplete::default(),
             login: None,
             underscores: false,
+            credential_headers: Credentials::default(),
             upstream_keep_alive: Duration::from_secs(4),
             resolver: None,
             cache_status: CacheStatus::default(),
@@ -102,7 +105,22 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
         set(&mut server.host, table.item("host").and_then(|item| checked(&item, host)));
         let words =
             [("set", ForwardedPolicy::Set), ("append", ForwardedPolicy::Append), ("off", ForwardedPolicy::Off)];
-        set(&mut server.forwarded, table.item("forwarded").and_then(|item| item.choice(&words)));
+        let forwarded = table.item("forwarded");
+        set(&mut server.forwarded, forwarded.as_ref().and_then(|item| item.choice(&words)));
+        let trusted = table.item("trusted_proxies");
+        set(&mut server.trusted_proxies, trusted.as_ref().and_then(read_networks));
+        match (server.forwarded, forwarded, trusted) {
+            (ForwardedPolicy::Append, Some(forwarded), None) => forwarded.fault(
+                "is \"append\", but nobody is trusted to have set them",
+                "add trusted_proxies = [\"10.0.0.0/8\"], the networks of the balancers in front",
+            ),
+            (ForwardedPolicy::Set | ForwardedPolicy::Off, _, Some(trusted))
+                if !server.trusted_proxies.is_empty() =>
+            {
+                trusted.fault("has no effect without forwarded = \"append\"", "add that, or remove it");
+            }
+            _ => {}
+        }
         let mut timeout = |key, field: &mut Duration| {
             set(field, table.item(key).and_then(|item| item.duration(&TIMEOUT)));
         };
@@ -117,6 +135,8 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
         timeout("stream_timeout", &mut server.stream_timeout);
         timeout("upstream_keep_alive", &mut server.upstream_keep_alive);
         set(&mut server.underscores, table.item("underscores").and_then(|item| item.boolean()));
+        let credentials = table.item("credential_headers").and_then(|item| family::read_headers(&item));
+        set(&mut server.credential_headers, credentials.map(Credentials::and));
         server.resolver = table.item("resolver").and_then(|item| checked(&item, address::resolver));
         (server.max_upstream_requests, server.max_upstream_requests_per_client) = shared(
             &mut table,
@@ -228,6 +248,10 @@ pub fn read_admin(root: &mut Table<'_>, server: &Server, overrides: &Overrides, 
 /// What one client may have of the reads that nobody else can share.
 fn usual_unshared(max_upstream_requests: usize) -> u64 {
     Shares::usual(max_upstream_requests as u64).max(8)
+}
+
+fn read_networks(item: &Item<'_>) -> Option<Vec<Network>> {
+    Some(item.texts()?.iter().filter_map(|text| passed(text, address::network)).collect())
 }
 
 /// Protocols (RFC 9110 §7.8), in lower case: Larder compares them so.

@@ -101,6 +101,13 @@ fn each_fault_in_a_family_has_its_place_and_remedy() {
         ("methods = 'GET'", 11, "must be a list, not a string", "[\"GET\"]"),
         ("query = { keep = ['a'], drop = ['b'] }", 9, "both keep and drop", "write one"),
         ("query = {}", 9, "neither keep nor drop", "{ keep = "),
+        ("query = { sort = 'no' }", 18, "must be true or false", "without quotes"),
+        ("cookies = {}", 11, "keep is missing", "write cookies = { keep = "),
+        ("cookies = ['sid']", 11, "must be a table", "{ … }"),
+        ("cookies = { keep = ['sid=1'] }", 21, "is not the name of a cookie", "\"sessionid\""),
+        ("cookies = { keep = ['a', 'a'] }", 26, "has \"a\" twice", "remove one"),
+        ("cookies = { drop = ['a'], keep = [] }", 13, "unknown key \"drop\"", "keep"),
+        ("set_cookie = 'remove'", 14, "is not known", "\"forward\" or \"strip\""),
         ("query = { kept = ['a'], keep = [] }", 11, "unknown key \"kept\"", "did you mean \"keep\"?"),
         ("headers = ['a b']", 12, "\"a b\" is not a field name", "accept-language"),
         ("headers = ['a', 'A']", 17, "twice", "remove one"),
@@ -195,6 +202,10 @@ fn each_fault_in_the_other_tables_has_its_place_and_remedy() {
         ("[server]\nupstream = 'http://u:p@h'", 11, 12, "user or password", "remove it"),
         ("[server]\nhost = 'a b'", 11, 8, "is not a host", "\"client\""),
         ("[server]\nforwarded = 'add'", 11, 13, "\"add\" is not known", "\"append\""),
+        ("[server]\nforwarded = 'append'", 11, 13, "nobody is trusted", "add trusted_proxies = [\"10.0.0.0/8\"]"),
+        ("[server]\ntrusted_proxies = ['10.0.0.0/8']", 11, 19, "has no effect", "add that, or remove it"),
+        ("[server]\ntrusted_proxies = ['10/8']", 11, 20, "is not a network", "\"10.0.0.0/8\""),
+        ("[server]\ncredential_headers = ['a b']", 11, 23, "is not a field name", "write one such as"),
         ("[server]\nconnect_timeout = '0s'", 11, 19, "out of range", "write 1ms to 1day"),
         ("[server]\non_incomplete = 'drop'", 11, 17, "\"drop\" is not known", "\"ignore\" or \"invalidate\""),
         ("[server]\nlogin = 'https://sso/login'", 11, 10, "can match no path", "without scheme and host"),
@@ -364,6 +375,7 @@ fn all_tables_are_read() {
         upstream = "https://api.example.com"
         host = "example.com"
         forwarded = "append"
+        trusted_proxies = ["10.0.0.0/8", "2001:db8::1"]
         connect_timeout = "1s"
         upstream_timeout = "5s"
         idle_timeout = "6s"
@@ -583,6 +595,7 @@ fn what_a_reload_cannot_change_is_named_field_by_field() {
         ("server", "upstream = 'http://h'"),
         ("server", "host = 'client'"),
         ("server", "forwarded = 'off'"),
+        ("server", "trusted_proxies = ['10.0.0.0/8']\nforwarded = 'append'"),
         ("server", "connect_timeout = '7s'"),
         ("server", "idle_timeout = '7s'"),
         ("server", "header_timeout = '7s'"),
@@ -605,6 +618,7 @@ fn what_a_reload_cannot_change_is_named_field_by_field() {
         ("server", "on_incomplete = 'invalidate'"),
         ("server", "login = '/login'"),
         ("server", "underscores = true"),
+        ("server", "credential_headers = ['acme-caller']"),
         ("server", "upstream_keep_alive = '7s'"),
         ("server", "resolver = '127.0.0.1'"),
         ("server", "max_head = '9KiB'"),

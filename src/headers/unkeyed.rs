@@ -1,54 +1,10 @@
 //! Request fields by which upstream might answer, or carry out, another request than the rules and the key know of:
 //! what goes from reads and writes, what is kept where a family asks for that, and which methods a write may mean.
 
-use std::borrow::Cow;
-
 use http::header::{COOKIE, HeaderName, HeaderValue};
 use http::{HeaderMap, Method};
 
-/// Request fields that make an upstream take a request for another one: with another path, host, scheme or method, or
-/// from another client. None of them is part of a key, so whoever sends one with a read would have the answer to it
-/// stored for everybody. Compared with `_` as `-`, which many upstreams do not tell apart. Sorted.
-static UNKEYED: [&str; 19] = [
-    "cf-connecting-ip",       // another client
-    "client-ip",              // another client
-    "fastly-client-ip",       // another client
-    "front-end-https",        // another scheme
-    "true-client-ip",         // another client
-    "x-arr-ssl",              // another scheme
-    "x-client-ip",            // another client
-    "x-cluster-client-ip",    // another client
-    "x-host",                 // another host
-    "x-http-destinationurl",  // another path
-    "x-http-host-override",   // another host
-    "x-http-method",          // another method
-    "x-http-method-override", // another method
-    "x-method-override",      // another method
-    "x-proxy-url",            // another path
-    "x-rewrite-url",          // another path
-    "x-scheme",               // another scheme
-    "x-script-name",          // another path
-    "x-url-scheme",           // another scheme
-];
-
-/// The same by how they begin: `X-Original-URL`, `X-Originating-IP`, `X-Remote-Addr`, nginx's `X-Accel-…`. Sorted.
-static UNKEYED_BEGINNINGS: [&str; 5] = ["x-accel-", "x-forwarded-", "x-original-", "x-originating-", "x-remote-"];
-
-/// Of `X-Forwarded-…` those that [`add_forwarded`] writes, drops, or continues for a trusted proxy in front, and that
-/// the key knows in that case ([`crate::key::Canonical::behind`]). Sorted.
-static FORWARDED_KNOWN: [&str; 5] =
-    ["x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix", "x-forwarded-proto"];
-
-/// Of a write those that would make it a write to another path: no rule would match what upstream carries out. Sorted.
-static REROUTING: [&str; 7] = [
-    "x-forwarded-path",
-    "x-forwarded-uri",
-    "x-http-destinationurl",
-    "x-original-uri",
-    "x-original-url",
-    "x-proxy-url",
-    "x-rewrite-url",
-];
+use super::{ForwardedPolicy, claims};
 
 /// Fields by which a request asks to be taken for one with another method. Sorted.
 static METHOD_OVERRIDES: [&str; 3] = ["x-http-method", "x-http-method-override", "x-method-override"];
@@ -56,7 +12,7 @@ static METHOD_OVERRIDES: [&str; 3] = ["x-http-method", "x-http-method-override",
 /// Request fields that [`keep_keyed`] leaves in place: what the cache itself goes by (validators, ranges, directives;
 /// none of it reaches upstream on a fetch unless it is part of the question), what frames and describes content, and
 /// what tells of the hops. Sorted.
-static NEEDED: [&str; 21] = [
+static NEEDED: [&str; 20] = [
     "cache-control",
     "cdn-loop",
     "content-encoding",
@@ -77,14 +33,14 @@ static NEEDED: [&str; 21] = [
     "transfer-encoding",
     "via",
     "x-forwarded-for",
-    "x-real-ip",
 ];
 
-/// Removes from a read what may change its answer without being part of its key, but for the fields in `keyed`, which
-/// its family keys on. To be applied before anything else looks at the request: whoever asks without them and whoever
-/// asks with them then ask the same.
-pub fn strip_unkeyed(headers: &mut HeaderMap, keyed: &[HeaderName]) {
-    strip(headers, |name| is_unkeyed(name) && !keyed.iter().any(|known| known == name));
+/// Removes from a read what may change its answer without being part of its key, but for what its family keys on
+/// (`by_family`): by which it would be taken for another one, by another method, and what it claims that whom it came from is
+/// not trusted to say ([`claims`]). To be applied before anything else looks at the request: whoever asks without them and
+/// whoever asks with them then ask the same.
+pub fn strip_unkeyed(headers: &mut HeaderMap, policy: ForwardedPolicy, by_family: impl Fn(&HeaderName) -> bool) {
+    strip(headers, |name| (is_unkeyed(name) && !by_family(name)) || claims::goes(name, policy, &by_family));
 }
 
 /// Removes from a read everything but what is in `keyed` and what no answer can depend on unnoticed
@@ -92,12 +48,11 @@ pub fn strip_unkeyed(headers: &mut HeaderMap, keyed: &[HeaderName]) {
 /// apart by. `Accept`, `Accept-Language`, `Accept-Encoding`, `User-Agent`, `Origin`, `Cookie` and `Authorization` go too
 /// unless they are among them: an upstream that negotiates need not say so in `Vary`, and to be independent of what it
 /// forgets to say is what such a family asks for. To be applied before anything else looks at the request, so that the
-/// variants of a response are told apart by what upstream saw: without a field all clients share one variant.
+/// variants of a response are told apart by what upstream saw: without a field all clients share one variant. What a trusted
+/// proxy claims stays: it is part of every key.
 pub fn keep_keyed(headers: &mut HeaderMap, keyed: &[HeaderName]) {
     let is_kept = |name: &HeaderName| {
-        keyed.contains(name)
-            || NEEDED.binary_search(&name.as_str()).is_ok()
-            || FORWARDED_KNOWN.binary_search(&name.as_str()).is_ok()
+        keyed.contains(name) || NEEDED.binary_search(&name.as_str()).is_ok() || claims::is_keyed(name)
     };
     strip(headers, |name| !is_kept(name));
 }
@@ -107,11 +62,18 @@ pub fn keep_only(headers: &mut HeaderMap, kept: &[HeaderName]) {
     strip(headers, |name| !kept.contains(name));
 }
 
-/// Leaves of the cookies only those of this name: the others are no part of the key.
-pub fn keep_cookie(headers: &mut HeaderMap, name: &str) {
-    let lines = headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
-    let is_kept = |pair: &&[u8]| pair.split(|byte| *byte == b'=').next() == Some(name.as_bytes());
-    let kept: Vec<&[u8]> = lines.map(<[u8]>::trim_ascii).filter(is_kept).collect();
+/// Leaves of the cookies only those of these names, in the order of the names: the others are no part of the key.
+pub fn keep_cookies(headers: &mut HeaderMap, names: &[&str]) {
+    if !headers.contains_key(COOKIE) {
+        return;
+    }
+    let pairs = || headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    let is = |pair: &&[u8], name: &str| {
+        let equals = pair.iter().position(|byte| *byte == b'=');
+        equals.is_some_and(|equals| pair[..equals].trim_ascii() == name.as_bytes())
+    };
+    let of = |name: &&str| pairs().map(<[u8]>::trim_ascii).filter(|pair| is(pair, name)).collect::<Vec<_>>();
+    let kept: Vec<&[u8]> = names.iter().flat_map(of).collect();
     let line = HeaderValue::from_bytes(&kept.join(&b"; "[..]));
     headers.remove(COOKIE);
     if let Some(line) = line.ok().filter(|line| !line.is_empty()) {
@@ -119,9 +81,10 @@ pub fn keep_cookie(headers: &mut HeaderMap, name: &str) {
     }
 }
 
-/// Removes from a write what would make it a write to another path.
-pub fn strip_rerouting(headers: &mut HeaderMap) {
-    strip(headers, |name| name.as_str().starts_with('x') && is_in(&REROUTING, name));
+/// Removes from a write what it claims that whom it came from is not trusted to say ([`claims`]). By a path among it, it would
+/// be a write that no rule matches. Methods that it names stay: the rules know them ([`methods_meant`]).
+pub fn strip_claims(headers: &mut HeaderMap, policy: ForwardedPolicy) {
+    strip(headers, |name| claims::goes(name, policy, |_| false));
 }
 
 /// The most methods that a write may name beside its own. Nobody who means one of them names more.
@@ -149,7 +112,7 @@ impl Meant {
 /// The methods by which upstream may take a write: its own, and those that its fields (`X-HTTP-Method-Override` and
 /// kin) or `_method` in its query name. A `_method` in a body is not looked for.
 pub fn methods_meant(method: &Method, headers: &HeaderMap, query: Option<&str>) -> Meant {
-    let by_field = headers.iter().filter(|(name, _)| is_in(&METHOD_OVERRIDES, name));
+    let by_field = headers.iter().filter(|(name, _)| overrides_method(name));
     let by_field = by_field.flat_map(|(_, value)| value.as_bytes().split(|byte| *byte == b','));
     let by_query = query.unwrap_or("").split('&').filter_map(|pair| pair.strip_prefix("_method="));
     let mut methods = vec![method.clone()];
@@ -173,27 +136,12 @@ fn strip(headers: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {
 }
 
 fn is_unkeyed(name: &HeaderName) -> bool {
-    // On the way to every hit: most names are told by their first letter.
-    if !name.as_str().starts_with(['c', 'f', 't', 'x']) {
-        return false;
-    }
-    let spelled = spelled(name);
-    let begins = UNKEYED_BEGINNINGS.iter().any(|beginning| spelled.starts_with(beginning));
-    // With an underscore it is none that Larder writes itself.
-    let is_known = FORWARDED_KNOWN.binary_search(&name.as_str()).is_ok();
-    (begins && !is_known) || UNKEYED.binary_search(&&*spelled).is_ok()
+    // `X-Accel-…`: nginx, and what makes Rack hand files to it.
+    name.as_str().starts_with("x-accel-") || overrides_method(name)
 }
 
-fn is_in(table: &[&str], name: &HeaderName) -> bool {
-    table.binary_search(&&*spelled(name)).is_ok()
-}
-
-/// As CGI and its heirs read a name: they do not tell `_` from `-`.
-fn spelled(name: &HeaderName) -> Cow<'_, str> {
-    match name.as_str().contains('_') {
-        true => Cow::Owned(name.as_str().replace('_', "-")),
-        false => Cow::Borrowed(name.as_str()),
-    }
+fn overrides_method(name: &HeaderName) -> bool {
+    name.as_str().starts_with("x-") && METHOD_OVERRIDES.binary_search(&name.as_str()).is_ok()
 }
 
 #[cfg(test)]
@@ -203,8 +151,7 @@ mod tests {
 
     #[test]
     fn tables_are_sorted() {
-        assert!(UNKEYED.is_sorted() && UNKEYED_BEGINNINGS.is_sorted() && FORWARDED_KNOWN.is_sorted());
-        assert!(REROUTING.is_sorted() && METHOD_OVERRIDES.is_sorted() && NEEDED.is_sorted());
+        assert!(METHOD_OVERRIDES.is_sorted() && NEEDED.is_sorted());
     }
 
     #[test]
@@ -214,22 +161,35 @@ mod tests {
             ("host", "h"),
             ("front-end-https", "on"),
             ("x-original-url", "/admin"),
-            ("x_rewrite_url", "/admin"),
+            ("x-rewrite-uri", "/admin"),
+            ("cf-visitor", "{\"scheme\":\"https\"}"),
             ("x-http-method-override", "DELETE"),
             ("x-forwarded-scheme", "http"),
             ("x-forwarded-host", "h"),
-            ("x_forwarded_host", "evil"),
             ("x-accel-internal", "/x"),
             ("x-tenant", "7"),
         ]);
-        let mut kept = sent.clone();
-        strip_unkeyed(&mut kept, &[]);
-        let rest = [("accept", "*/*"), ("host", "h"), ("x-forwarded-host", "h"), ("x-tenant", "7")];
+        let stripped = |policy, keyed: &str| {
+            let mut kept = sent.clone();
+            strip_unkeyed(&mut kept, policy, |name| name == keyed);
+            kept
+        };
+        let rest = [("accept", "*/*"), ("host", "h"), ("x-tenant", "7")];
+        assert_eq!(stripped(ForwardedPolicy::Set, ""), fields(&rest));
+        let kept = stripped(ForwardedPolicy::Set, "x-original-url");
+        assert_eq!((&kept["x-original-url"], kept.len()), (&HeaderValue::from_static("/admin"), 4));
+        // What a trusted proxy says of scheme and host.
+        let kept = stripped(ForwardedPolicy::Append, "");
+        let rest = [
+            ("accept", "*/*"),
+            ("host", "h"),
+            ("front-end-https", "on"),
+            ("cf-visitor", "{\"scheme\":\"https\"}"),
+            ("x-forwarded-scheme", "http"),
+            ("x-forwarded-host", "h"),
+            ("x-tenant", "7"),
+        ];
         assert_eq!(kept, fields(&rest));
-        let mut kept = sent;
-        strip_unkeyed(&mut kept, &[HeaderName::from_static("x-original-url")]);
-        assert_eq!(kept["x-original-url"], "/admin");
-        assert_eq!(kept.len(), 5);
     }
 
     #[test]
@@ -253,18 +213,29 @@ mod tests {
     }
 
     #[test]
-    fn of_the_cookies_only_the_keyed_one_is_kept() {
-        let mut headers = fields(&[("cookie", "a=1; sid=x=y;b=2"), ("cookie", "sid=z; sidx=1")]);
-        keep_cookie(&mut headers, "sid");
-        assert_eq!(headers, fields(&[("cookie", "sid=x=y; sid=z")]));
-        keep_cookie(&mut headers, "other");
+    fn of_the_cookies_only_the_keyed_ones_are_kept() {
+        let sent = fields(&[("cookie", "a=1; sid=x=y;b=2; sid"), ("cookie", "sid =z; sidx=1; SID=2")]);
+        let rows: [(&[&str], &str); 3] =
+            [(&["sid"], "sid=x=y; sid =z"), (&["b", "a"], "b=2; a=1"), (&["a", "other", "b"], "a=1; b=2")];
+        for (names, expected) in rows {
+            let mut headers = sent.clone();
+            keep_cookies(&mut headers, names);
+            assert_eq!(headers, fields(&[("cookie", expected)]), "{names:?}");
+        }
+        let mut headers = sent;
+        keep_cookies(&mut headers, &["other"]);
         assert!(headers.is_empty());
     }
 
     #[test]
     fn a_write_stays_the_write_it_is() {
-        let mut headers = fields(&[("x-original-url", "/b"), ("x_original_uri", "/b"), ("x-http-method", "PUT")]);
-        strip_rerouting(&mut headers);
+        let mut headers = fields(&[
+            ("x-original-url", "/b"),
+            ("x-forwarded-ssl", "on"),
+            ("x-script-name", "/b"),
+            ("x-http-method", "PUT"),
+        ]);
+        strip_claims(&mut headers, ForwardedPolicy::Set);
         assert_eq!(headers, fields(&[("x-http-method", "PUT")]));
     }
 
@@ -273,7 +244,7 @@ mod tests {
         let rows: [(Fields<'_>, Option<&str>, &[&str]); 6] = [
             (&[], None, &["POST"]),
             (&[("x-http-method-override", "delete")], None, &["POST", "DELETE"]),
-            (&[("x_http_method", "PUT"), ("x-method-override", " PATCH , PUT")], None, &["POST", "PUT", "PATCH"]),
+            (&[("x-http-method", "PUT"), ("x-method-override", " PATCH , PUT")], None, &["POST", "PUT", "PATCH"]),
             (&[], Some("a=1&_method=DELETE"), &["POST", "DELETE"]),
             (&[("x-http-method", "POST")], Some("_method="), &["POST"]),
             (&[("x-http-method", "no method")], Some("method=PUT"), &["POST"]),

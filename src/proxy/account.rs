@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, COOKIE, HOST};
+use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 use serde::{Deserialize, Serialize};
 
@@ -15,13 +15,13 @@ use super::question::Question;
 use super::read::AMBIGUOUS_PATH;
 use crate::config::Config;
 use crate::entry;
-use crate::headers;
-use crate::key::{Canonical, Identity, QueryKeying};
+use crate::headers::{self, claims};
+use crate::key::{self, Canonical, Identity, Parameters};
 use crate::rules::{Ambiguity, Family};
 use crate::running::Live;
 use crate::semantics::demands::Demands;
 use crate::semantics::freshness::{Freshness, Reuse};
-use crate::semantics::{ClientDirectives, TtlPolicy, validation};
+use crate::semantics::{ClientDirectives, SetCookie, TtlPolicy, validation};
 use crate::stamp::Tag;
 use crate::target::{Target, TargetFault};
 
@@ -36,6 +36,8 @@ pub use kept::{Kept, Mark, Stored};
 pub struct Account<'c> {
     config: &'c Config,
     live: Arc<Live>,
+    /// What it claims that whom it comes from is not trusted to say.
+    removed: Vec<HeaderName>,
     question: Arc<Question>,
 }
 
@@ -155,9 +157,23 @@ impl<'c> Account<'c> {
         let content = (method.as_str() == "QUERY").then(Bytes::new);
         let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let (version, trailers, interim, connection) = (Version::HTTP_11, false, None, None);
+        let (credentials, forwarded) = (true, config.server.forwarded_from(client));
+        let removed = fields.keys().filter(|name| claims::goes(name, forwarded, |_| false)).cloned().collect();
         let headers = fields;
-        let asked = Asked { method, target, headers, version, client, trailers, interim, underscored, connection };
-        Account { config, live: Arc::clone(&live), question: Question::new(live, asked, content) }
+        let asked = Asked {
+            method,
+            target,
+            headers,
+            version,
+            client,
+            forwarded,
+            trailers,
+            interim,
+            credentials,
+            underscored,
+            connection,
+        };
+        Account { config, live: Arc::clone(&live), removed, question: Question::new(live, asked, content) }
     }
 
     /// Where a request points that is written as a path or a URL, and its fields. The host is part of the key: without
@@ -176,7 +192,7 @@ impl<'c> Account<'c> {
     }
 
     fn canonical(&self) -> Canonical {
-        self.question.canonical(self.config.server.forwarded)
+        self.question.canonical()
     }
 
     fn store_key(&self, canonical: &Canonical) -> String {
@@ -231,18 +247,17 @@ impl<'c> Account<'c> {
         notes.extend(self.question.ambiguity().map(|ambiguity| {
             format!("{}: the request is forwarded, and nothing of it is stored or shared", described(&ambiguity))
         }));
-        let credentials = [AUTHORIZATION, COOKIE].into_iter().find(|name| asked.headers.contains_key(name));
-        if let Some(name) = credentials.filter(|_| self.question.is_personal()) {
-            notes.push(format!(
-                "the request carries {name} and no family says whose answer it is: it is answered from the cache \
-                 only if upstream says public, s-maxage or must-revalidate (RFC 9111 §3.5); set `identity` to \
-                 cache it"
-            ));
+        notes.extend(self.about_claims());
+        notes.extend(self.about_credentials());
+        notes.extend(self.about_cookies());
+        if self.question.policy().set_cookie == SetCookie::Strip {
+            notes.push("the family's set_cookie = \"strip\" removes Set-Cookie from its responses".to_owned());
         }
         let keying = self.question.family().map(|(family, _)| &family.keying.query);
-        if asked.target.query.is_some() && keying.is_some_and(|query| !matches!(query, QueryKeying::All)) {
+        if keying.is_some_and(|query| query.parameters != Parameters::All) {
             notes.push(
-                "the family's `query` says which parameters count; the others are not part of the key".to_owned(),
+                "the family's `query` says which parameters count; the others are neither part of the key nor sent"
+                    .to_owned(),
             );
         }
         let directives = self.question.policy().client_directives;
@@ -268,6 +283,49 @@ impl<'c> Account<'c> {
                 .to_owned(),
        );
         notes
+    }
+
+    fn about_claims(&self) -> Option<String> {
+        let fields = &self.question.asked.headers;
+        let removed: Vec<&str> =
+            self.removed.iter().filter(|name| !fields.contains_key(*name)).map(HeaderName::as_str).collect();
+        (!removed.is_empty()).then(|| {
+            format!(
+                "neither part of the key nor sent: {}; what a request says of its scheme, host, path or client is believed of \
+                 trusted_proxies alone (forwarded = \"append\"), and this one counts as from 127.0.0.1",
+                removed.join(", ")
+            )
+        })
+    }
+
+    fn about_credentials(&self) -> Option<String> {
+        let names: Vec<&str> = self.question.unknown_credentials().into_iter().map(HeaderName::as_str).collect();
+        let names = if names.is_empty() { return None } else { names.join(", ") };
+        let so = "it is answered from the cache only if upstream says public, s-maxage or must-revalidate (RFC 9111 §3.5)";
+        Some(match self.question.family().filter(|(family, _)| family.keying.identity.is_stated()) {
+            Some((family, _)) => format!(
+                "the request carries {names}, by which the family does not tell callers apart (its identity is {}): {so}; \
+                 name it in `headers`, or say with `cookies` which cookies count, to cache it",
+                family.keying.identity
+            ),
+            None => format!(
+                "the request carries {names} and no family says whose answer it is: {so}; set `identity` to cache it"
+            ),
+        })
+    }
+
+    fn about_cookies(&self) -> Option<String> {
+        let (family, _) = self.question.family()?;
+        if let Some(kept) = &family.keying.cookies {
+            let identity = family.keying.identity_cookie().filter(|name| !kept.iter().any(|kept| kept == name));
+            let names: Vec<&str> = identity.into_iter().chain(kept.iter().map(String::as_str)).collect();
+            let names = if names.is_empty() { "none" } else { &names.join(", ") };
+            return Some(format!("cookies that are part of the key and sent: {names}; others are neither"));
+        }
+        let name = family.keying.identity_cookie()?;
+        let is_anonymous = !self.question.is_personal() && !key::has_cookie(&self.question.asked.headers, name);
+        is_anonymous
+            .then(|| format!("the request has no cookie {name}: it is anonymous, and sent without cookies"))
     }
 
     fn outdated_by(&self) -> Vec<String> {
@@ -334,8 +392,8 @@ impl<'c> Account<'c> {
             return self.unless_only_if_cached(Use::new(Does::Forwarded, passed.because));
         }
         if self.question.is_refused(stored) {
-            let because = "what is kept is for requests without Authorization and Cookie: it says neither public, \
-                           s-maxage nor must-revalidate, and no family says whose answer it is (RFC 9111 §3.5)";
+            let because = "what is kept is for requests without credentials: it says neither public, s-maxage nor \
+                           must-revalidate, and no family tells callers apart by those of this request (RFC 9111 §3.5)";
             return self.unless_only_if_cached(Use::new(Does::Fetched, because));
         }
         let reuse = match softly {
@@ -393,16 +451,15 @@ impl<'c> Account<'c> {
 
     fn credentials(&self, for_credentials: bool) -> &'static str {
         match for_credentials {
-            true if self.question.policy().identity_stated => {
-                "requests with Authorization or Cookie get it too: the family's identity says whose answer it is"
+            true if self.question.policy().for_everybody => {
+                "requests with credentials get it too: the family says identity = \"none\""
             }
             true => {
-                "requests with Authorization or Cookie get it too: public, s-maxage or must-revalidate allows it (RFC \
-                 9111 §3.5)"
+                "requests with credentials get it too: public, s-maxage or must-revalidate allows it (RFC 9111 §3.5)"
             }
             false => {
-                "requests with Authorization or Cookie do not get it: it says neither public, s-maxage nor \
-                 must-revalidate (RFC 9111 §3.5)"
+                "requests with credentials that are no part of the key (identity, headers, cookies of the family) do not \
+                 get it: it says neither public, s-maxage nor must-revalidate (RFC 9111 §3.5)"
             }
         }
     }

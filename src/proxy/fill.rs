@@ -155,8 +155,11 @@ async fn ask(
     };
     times.0 = running.cache.now();
     let interim = question.asked.interim.clone();
-    let answer = running.upstream.send_from(place, &method, &path, fields, body, interim).await;
+    let mut answer = running.upstream.send_from(place, &method, &path, fields, body, interim).await;
     times.1 = running.cache.now();
+    if let Ok(answer) = &mut answer {
+        question.strip_answer(answer.headers_mut());
+    }
     answer
 }
 

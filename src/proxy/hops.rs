@@ -6,6 +6,7 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use super::{Answered, Body};
+use crate::headers::credentials::is_in_table;
 use crate::headers::{self, Hops};
 use crate::outcome::{Fwd, Outcome};
 
@@ -53,5 +54,5 @@ fn trace(parts: &Parts) -> Response<Body> {
 
 fn is_secret(name: &HeaderName) -> bool {
     let words = ["auth", "cookie", "token", "secret", "key", "session", "password", "credential"];
-    words.iter().any(|word| name.as_str().contains(word))
+    is_in_table(name) || words.iter().any(|word| name.as_str().contains(word))
 }

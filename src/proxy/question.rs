@@ -4,20 +4,20 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, COOKIE};
-use http::{HeaderMap, Method, Response, StatusCode};
+use http::header::{AUTHORIZATION, COOKIE, SET_COOKIE};
+use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
 
 use super::{Answered, Asked, Body};
 use crate::entry::{self, Entry};
 use crate::headers::ForwardedPolicy;
-use crate::key::{self, Canonical};
+use crate::key::{self, Canonical, Keying};
 use crate::outcome::Outcome;
 use crate::rules::{self, Ambiguity, Captures, Collapse, Family, Fetching};
 use crate::running::{Live, Running};
 use crate::semantics::demands::Demands;
 use crate::semantics::freshness::{Failure, Reuse};
 use crate::semantics::storable::RequestFacts;
-use crate::semantics::{ClientDirectives, Policy, negotiation, range, validation};
+use crate::semantics::{ClientDirectives, Policy, SetCookie, negotiation, range, validation};
 use crate::stamp::Tag;
 
 /// A read with what the rules say of it.
@@ -33,23 +33,30 @@ pub(super) struct Question {
 }
 
 impl Question {
-    /// What the rules say of a request. Its fields are brought into the form that the family asks for, before they
+    /// What the rules say of a request. Its query and its fields are brought into the form that the family asks for, before they
     /// are keyed or sent: what the key holds is what upstream sees.
     pub fn new(live: Arc<Live>, mut asked: Asked, content: Option<Bytes>) -> Arc<Question> {
         let claimed = live.rules.claim(&asked.method, &asked.target.path);
         let directives =
             claimed.as_ref().map_or_else(ClientDirectives::default, |it| it.family.policy.client_directives);
-        rules::strip_read(&mut asked.headers, claimed.as_ref().map(|claimed| claimed.family));
+        rules::strip_read(&mut asked.headers, asked.forwarded, claimed.as_ref().map(|claimed| claimed.family));
+        if let Some(claimed) = &claimed {
+            claimed.family.keying.query.apply(&mut asked.target.query);
+        }
         for name in claimed.iter().flat_map(|claimed| &claimed.family.fetching.normalize) {
             negotiation::normalise(name, &mut asked.headers);
         }
-        let family = claimed.map(|claimed| (claimed.family.id, claimed.captures));
         let demands = Demands::of(&asked.headers, directives);
-        let facts = RequestFacts {
-            authorization: asked.headers.contains_key(AUTHORIZATION),
-            cookie: asked.headers.contains_key(COOKIE),
-            no_store: demands.no_store,
-        };
+        let mut facts = RequestFacts { no_store: demands.no_store, ..RequestFacts::default() };
+        if asked.credentials {
+            let keying = claimed.as_ref().map(|claimed| &claimed.family.keying);
+            note_credentials(&mut facts, &live, keying, &asked.headers);
+            if !facts.has_credentials() && keying.is_some_and(|keying| is_anonymous(keying, &asked.headers)) {
+                // It shares what is stored for those who are nobody: upstream is not to take it for somebody either.
+                asked.headers.remove(COOKIE);
+            }
+        }
+        let family = claimed.map(|claimed| (claimed.family.id, claimed.captures));
         Arc::new(Question { asked, live, family, facts, demands, content, tags: OnceLock::new() })
     }
 
@@ -71,15 +78,25 @@ impl Question {
 
     /// What the family says about storing; plain RFC 9111 without one.
     pub fn policy(&self) -> Policy {
-        let policy = self.family().map_or_else(Policy::default, |(family, _)| family.policy.clone());
-        Policy { identity_stated: self.identity_stated(), ..policy }
+        self.family().map_or_else(Policy::default, |(family, _)| family.policy.clone())
     }
 
-    /// Whether the rules tell whose answer this is. A family that goes by a field or a cookie does not say so of a
-    /// request without it that carries other credentials.
-    fn identity_stated(&self) -> bool {
-        let identity = self.family().map(|(family, _)| &family.keying.identity);
-        identity.is_some_and(|identity| identity.is_stated() && identity.is_known(&self.asked.headers))
+    /// Whether it has credentials, known to its family or not.
+    pub fn has_credentials(&self) -> bool {
+        self.asked.credentials && self.live.credentials.of(&self.asked.headers).next().is_some()
+    }
+
+    /// Fields with credentials by which its family does not tell callers apart.
+    pub fn unknown_credentials(&self) -> Vec<&HeaderName> {
+        let keying = self.family().map(|(family, _)| &family.keying);
+        unknown_credentials(&self.live, keying, &self.asked.headers).collect()
+    }
+
+    /// Removes from an answer to it what its family does not pass on.
+    pub fn strip_answer(&self, fields: &mut HeaderMap) {
+        if self.family().is_some_and(|(family, _)| family.policy.set_cookie == SetCookie::Strip) {
+            fields.remove(SET_COOKIE);
+        }
     }
 
     /// A QUERY that no family names: it is forwarded, and its answer not kept.
@@ -118,24 +135,24 @@ impl Question {
     }
 
     /// The request as it is keyed, without what responses vary on.
-    pub fn canonical(&self, forwarded: ForwardedPolicy) -> Canonical {
+    pub fn canonical(&self) -> Canonical {
         let keying = self.family().map(|(family, _)| family.keying());
-        let canonical = key::derive(&self.asked.target, &self.asked.headers, keying, self.live.secret.as_ref());
+        let canonical = key::derive(&self.asked.target, &self.asked.headers, keying, &self.live.hiding);
         let canonical = match &self.content {
             Some(content) => canonical.querying(content, &self.asked.headers),
             None => canonical,
         };
-        match forwarded {
+        match self.asked.forwarded {
             // Not keyed anew where nothing is added: this is the hit path.
             ForwardedPolicy::Set | ForwardedPolicy::Off => canonical,
-            ForwardedPolicy::Append => canonical.behind(forwarded, &self.asked.headers),
+            ForwardedPolicy::Append => canonical.behind(ForwardedPolicy::Append, &self.asked.headers),
         }
     }
 
-    /// The request carries credentials, and the rules do not say whose answer it is: only responses that RFC 9111
+    /// The request carries credentials by which its family does not tell callers apart: only responses that RFC 9111
     /// §3.5 lets a shared cache give to everyone may answer it, and nobody else shares its fetch.
     pub fn is_personal(&self) -> bool {
-        (self.facts.authorization || self.facts.cookie) && !self.identity_stated()
+        self.facts.has_credentials()
     }
 
     /// What is missing is fetched once for all proxies, and what one of them has fetched just now will do for this request.
@@ -205,4 +222,30 @@ impl Question {
     pub fn answered(&self, response: Response<Body>, outcome: Outcome) -> Answered {
         Answered { response, outcome, family: self.family_id() }
     }
+}
+
+/// Fields with credentials by which callers are not told apart.
+fn unknown_credentials<'f>(
+    live: &Live,
+    keying: Option<&Keying>,
+    fields: &'f HeaderMap,
+) -> impl Iterator<Item = &'f HeaderName> {
+    live.credentials.of(fields).filter(move |name| !keying.is_some_and(|keying| keying.knows(name)))
+}
+
+fn note_credentials(facts: &mut RequestFacts, live: &Live, keying: Option<&Keying>, fields: &HeaderMap) {
+    for name in unknown_credentials(live, keying, fields) {
+        match *name {
+            AUTHORIZATION => facts.authorization = true,
+            COOKIE => facts.cookie = true,
+            _ => facts.other_credentials = true,
+        }
+    }
+}
+
+/// Whether a family tells callers apart by a cookie that a request does not have, and does not say which others count.
+fn is_anonymous(keying: &Keying, fields: &HeaderMap) -> bool {
+    let identity =
+        keying.identity_cookie().filter(|_| keying.cookies.is_none() && !keying.headers.contains(&COOKIE));
+    identity.is_some_and(|name| !key::has_cookie(fields, name))
 }

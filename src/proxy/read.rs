@@ -140,7 +140,7 @@ pub(super) async fn answer(running: &Arc<Running>, question: Arc<Question>) -> A
         Ride::GotOff => Box::pin(answer_again(running, &question, Attempt::Alone)).await,
     };
     if running.config.server.cache_status == CacheStatus::Key {
-        let key = question.canonical(running.config.server.forwarded).key;
+        let key = question.canonical().key;
         answered.outcome.key = Some(format!("{}:{key}", question.label()).into());
     }
     answered
@@ -170,7 +170,7 @@ pub(super) fn not_for_the_cache(live: &Live, asked: &Asked) -> Option<&'static s
 }
 
 async fn attempt(running: &Arc<Running>, question: &Arc<Question>, attempt: Attempt) -> Ride {
-    let primary = question.canonical(running.config.server.forwarded);
+    let primary = question.canonical();
     let lookup = running
         .cache
         .lookup(primary.clone(), &question.asked.headers, || question.label(), || Arc::clone(question.tags()))
@@ -178,7 +178,9 @@ async fn attempt(running: &Arc<Running>, question: &Arc<Question>, attempt: Atte
     let now = running.cache.now();
     if validation::is_for_origin(&question.asked.headers) && !is_as_asked(question, &lookup, now) {
         let passed = pass(running, &question.asked, RequestBody::Empty, Fwd::Bypass, "precondition");
-        return Ride::Answered(Box::new(Answered { family: question.family_id(), ..Box::pin(passed).await }));
+        let mut answered = Answered { family: question.family_id(), ..Box::pin(passed).await };
+        question.strip_answer(answered.response.headers_mut());
+        return Ride::Answered(Box::new(answered));
     }
     let need = match &lookup.found {
         Found::Current(entry) | Found::Softened(entry) => {
@@ -674,7 +676,8 @@ async fn forward(
     let fields = asked.for_upstream(running);
     let (client, interim) = (asked.sharer(running), asked.interim.clone());
     match running.upstream.send(client, &asked.method, &path, fields, RequestBody::Empty, interim).await {
-        Ok(response) => {
+        Ok(mut response) => {
+            question.strip_answer(response.headers_mut());
             let head = (response.status(), response.headers().clone());
             let fwd_status = Some(head.0.as_u16());
             let outcome = Outcome { fwd_status, detail: need.detail, ..Outcome::miss(need.fwd) };

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{Method, Version};
+use http::header::FORWARDED;
+use http::{HeaderName, Method, Version};
 use tokio::task::JoinSet;
 
 use super::Asked;
@@ -16,8 +17,8 @@ use crate::cache::flight::Boarding;
 use crate::cache::hot::Read;
 use crate::cache::{Found, Lookup};
 use crate::client::Client;
-use crate::headers;
-use crate::key::{self, Identity};
+use crate::headers::{self, ForwardedPolicy, claims};
+use crate::key::Identity;
 use crate::running::Running;
 use crate::stamp::Tag;
 
@@ -30,15 +31,15 @@ const AT_A_TIME: usize = 4;
 /// Counts a read that the cache has answered, if a rule may want it refreshed.
 pub(super) fn count(running: &Running, question: &Question, lookup: &Lookup) {
     if question.family().is_some_and(|(family, _)| family.refreshed) {
-        running.cache.hot().count(lookup.canonical.key, || repeatable(running, question, lookup));
+        running.cache.hot().count(lookup.canonical.key, || repeatable(question, lookup));
     }
 }
 
 /// What is needed to ask again; `None` for what is somebody's own.
-fn repeatable(running: &Running, question: &Question, lookup: &Lookup) -> Option<Read> {
+fn repeatable(question: &Question, lookup: &Lookup) -> Option<Read> {
     let (family, _) = question.family()?;
     let is_personal = matches!(family.keying.identity, Identity::Header(_) | Identity::Cookie(_));
-    let has_credentials = question.facts.authorization || question.facts.cookie;
+    let has_credentials = question.has_credentials();
     // Asked again, its fields would go by other names.
     let is_renamed = !question.asked.underscored.is_empty();
     if is_personal || has_credentials || is_renamed || question.asked.method != Method::GET {
@@ -47,8 +48,11 @@ fn repeatable(running: &Running, question: &Question, lookup: &Lookup) -> Option
     let varies_on = lookup.sign.iter().filter_map(|sign| sign.variants()).flat_map(|variants| variants.on.clone());
     let mut kept = family.keyed_fields();
     kept.extend(varies_on);
-    kept.extend(key::fields_of_front(running.config.server.forwarded).iter().cloned());
     let asked = &question.asked;
+    if asked.forwarded == ForwardedPolicy::Append {
+        let is_keyed = |name: &&HeaderName| claims::is_keyed(name) || **name == FORWARDED;
+        kept.extend(asked.headers.keys().filter(is_keyed).cloned());
+    }
     let mut fields = asked.headers.clone();
     headers::keep_only(&mut fields, &kept);
     Some(Read {
@@ -99,13 +103,15 @@ async fn refresh(running: Arc<Running>, read: Arc<Read>) {
         headers: read.headers.clone(),
         version: Version::HTTP_11,
         client: read.client,
+        forwarded: running.config.server.forwarded_from(read.client),
         trailers: false,
         interim: None,
+        credentials: false,
         underscored: Vec::new(),
         connection: None,
     };
     let question = Question::new(running.live(), asked, None);
-    let primary = question.canonical(running.config.server.forwarded);
+    let primary = question.canonical();
     let fields = &question.asked.headers;
     let lookup =
         running.cache.lookup(primary.clone(), fields, || question.label(), || Arc::clone(question.tags())).await;

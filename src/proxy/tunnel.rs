@@ -66,8 +66,7 @@ pub(super) async fn tunnel(running: &Arc<Running>, asked: &Asked, body: Incoming
         Ok(share) => share,
         Err(refused) => return *refused,
     };
-    let mut fields = asked.for_upstream(running);
-    headers::strip_unkeyed(&mut fields, &[]);
+    let mut fields = asked.for_passing(running);
     headers::append_member(&mut fields, CONNECTION, "upgrade");
     fields.insert(UPGRADE, offer.protocols);
     let path = asked.target.path_and_query();

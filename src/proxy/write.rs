@@ -338,7 +338,7 @@ impl Keeping {
         }
         headers::add_via(&mut fields, answer.version());
         verdict.withhold(&mut fields);
-        let primary = question.canonical(running.config.server.forwarded);
+        let primary = question.canonical();
         let varies_on = keep::varies_on(running, &primary, (None, None), answer.status(), &fields).ok()?;
         let text = primary.variant(&varies_on, &question.asked.headers).text;
         let head = keep::head(running, text, varies_on, Some(stamp), answer.status(), fields, &verdict);
@@ -364,9 +364,10 @@ fn question_of(running: &Running, asked: Asked) -> Option<Arc<Question>> {
         return None;
     }
     let asked = as_get(asked);
-    let sent = asked.headers.clone();
+    let (target, fields) = (asked.target.clone(), asked.headers.clone());
     let question = Question::new(running.live(), asked, None);
-    (question.asked.headers == sent && question.ambiguity().is_none()).then_some(question)
+    let is_as_sent = question.asked.target == target && question.asked.headers == fields;
+    (is_as_sent && question.ambiguity().is_none()).then_some(question)
 }
 
 /// The GET that the answer to a POST may answer.

@@ -12,8 +12,8 @@ use super::reader::{Item, Table, Text};
 use super::reference::Names;
 use super::{CAPTURES, Collapse, Family, Fetching, ReadMethods};
 use crate::headers::dashed;
-use crate::key::{Identity, Keying, QueryKeying};
-use crate::semantics::{ClientDirectives, CloseDelimited, Policy, STALE_IF_UNREACHABLE, TtlPolicy};
+use crate::key::{Identity, Keying, Parameters, QueryKeying};
+use crate::semantics::{ClientDirectives, CloseDelimited, Policy, STALE_IF_UNREACHABLE, SetCookie, TtlPolicy};
 use crate::stamp::Tag;
 
 /// Longest family name, bytes.
@@ -184,27 +184,59 @@ fn read_fetching(table: &mut Table<'_>) -> Fetching {
 fn read_keying(table: &mut Table<'_>) -> Keying {
     let query = table.item("query").and_then(|item| read_query(&item)).unwrap_or_default();
     let headers = table.item("headers").and_then(|item| read_headers(&item)).unwrap_or_default();
+    let cookies = table.item("cookies").and_then(|item| read_cookies(&item));
     let identity = table.item("identity").and_then(|item| read_identity(&item)).unwrap_or_default();
-    Keying { query, headers, identity }
+    Keying { query, headers, cookies, identity }
+}
+
+/// A cookie's name is a token, as a field's name is (RFC 6265 §4.1.1), but its case counts.
+fn is_cookie_name(name: &str) -> bool {
+    HeaderName::try_from(name).is_ok()
+}
+
+fn read_cookies(item: &Item<'_>) -> Option<Vec<String>> {
+    let mut table = item.table()?;
+    let kept = table.required("keep", "write cookies = { keep = [\"sessionid\"] }, or { keep = [] } for none");
+    table.finish();
+    let mut names: Vec<String> = Vec::new();
+    for text in kept?.texts()? {
+        if !is_cookie_name(&text.value) {
+            let remedy = "write one such as \"sessionid\", without its value";
+            text.fault(format_args!("{:?} is not the name of a cookie", text.raw), remedy);
+        } else if names.contains(&text.value) {
+            text.fault(format_args!("has {:?} twice", text.raw), "remove one");
+        } else {
+            names.push(text.value);
+        }
+    }
+    Some(names)
 }
 
 fn read_query(item: &Item<'_>) -> Option<QueryKeying> {
     let mut table = item.table()?;
     let mut names = |key| Some(table.item(key)?.texts()?.into_iter().map(|text| text.value).collect::<Vec<_>>());
     let (keep, drop) = (names("keep"), names("drop"));
+    let sort = table.item("sort");
+    let is_sort_asked = sort.is_some();
+    let sort = sort.and_then(|item| item.boolean()).unwrap_or(true);
     table.finish();
-    match (keep, drop) {
-        (Some(keep), None) => Some(QueryKeying::Keep(keep)),
-        (None, Some(drop)) => Some(QueryKeying::Drop(drop)),
+    let parameters = match (keep, drop) {
+        (Some(keep), None) => Parameters::Keep(keep),
+        (None, Some(drop)) => Parameters::Drop(drop),
         (Some(_), Some(_)) => {
             item.fault("has both keep and drop", "write one: keep names what counts, drop what does not");
-            None
+            return None;
         }
+        (None, None) if is_sort_asked => Parameters::All,
         (None, None) => {
-            item.fault("has neither keep nor drop", "write { keep = [\"page\"] } or { drop = [\"utm_source\"] }");
-            None
+            item.fault(
+                "has neither keep nor drop nor sort",
+                "write { keep = [\"page\"] }, { drop = [\"utm_source\"] } or { sort = false }",
+            );
+            return None;
         }
-    }
+    };
+    Some(QueryKeying { parameters, sort })
 }
 
 /// A field's name, with `-` for `_`: the proxy knows both by that.
@@ -212,7 +244,8 @@ fn field_name(text: &str) -> Result<HeaderName, http::header::InvalidHeaderName>
     HeaderName::try_from(text).map(|name| dashed(&name))
 }
 
-fn read_headers(item: &Item<'_>) -> Option<Vec<HeaderName>> {
+/// A list of field names, none twice.
+pub fn read_headers(item: &Item<'_>) -> Option<Vec<HeaderName>> {
     let mut headers = Vec::new();
     for text in item.texts()? {
         match field_name(text.value.trim()) {
@@ -233,12 +266,10 @@ fn read_headers(item: &Item<'_>) -> Option<Vec<HeaderName>> {
 
 fn read_identity(item: &Item<'_>) -> Option<Identity> {
     let text = item.filled()?;
-    // A cookie's name is a token, as a field's name is (RFC 6265 §4.1.1), but its case counts.
-    let is_token = |name: &str| HeaderName::try_from(name).is_ok();
     let found = match text.value.split_once(':') {
         None if text.value == "none" => Some(Identity::Shared),
         Some(("header", name)) => field_name(name).ok().map(Identity::Header),
-        Some(("cookie", name)) if is_token(name) => Some(Identity::Cookie(name.to_owned())),
+        Some(("cookie", name)) if is_cookie_name(name) => Some(Identity::Cookie(name.to_owned())),
         _ => None,
     };
     if found.is_none() {
@@ -263,6 +294,8 @@ fn read_policy(table: &mut Table<'_>, keying: &Keying) -> Policy {
     let client_directives = table.item("client_directives").and_then(|item| item.choice(&words));
     let words = [CloseDelimited::Forward, CloseDelimited::Store].map(|kind| (kind.word(), kind));
     let close_delimited = table.item("close_delimited").and_then(|item| item.choice(&words));
+    let words = [SetCookie::Forward, SetCookie::Strip].map(|kind| (kind.word(), kind));
+    let set_cookie = table.item("set_cookie").and_then(|item| item.choice(&words));
     let mut seconds = |key, range| table.item(key).and_then(|item| read_seconds(&item, range));
     Policy {
         ttl,
@@ -275,7 +308,8 @@ fn read_policy(table: &mut Table<'_>, keying: &Keying) -> Policy {
             .unwrap_or(STALE_IF_UNREACHABLE),
         client_directives: client_directives.unwrap_or_default(),
         close_delimited: close_delimited.unwrap_or_default(),
-        identity_stated: keying.identity.is_stated(),
+        set_cookie: set_cookie.unwrap_or_default(),
+        for_everybody: keying.identity == Identity::Shared,
     }
 }
 
@@ -311,21 +345,17 @@ fn version_of(family: &Family) -> String {
         stale_if_unreachable,
         client_directives,
         close_delimited,
-        identity_stated: _,
+        set_cookie,
+        for_everybody: _,
     } = policy;
-    let Keying { query, headers, identity } = keying;
+    let Keying { query, headers, cookies, identity } = keying;
     let policy_name = ttl_policy.word();
-    let (filter, parameters): (_, &[String]) = match query {
-        QueryKeying::All => ("all", &[]),
-        QueryKeying::Keep(names) => ("keep", names),
-        QueryKeying::Drop(names) => ("drop", names),
-    };
     let durations = [ttl, negative_ttl, stale_while_revalidate, stale_if_error, &Some(*stale_if_unreachable)]
         .map(|it| it.map(|it| it.as_secs()));
     // `{:?}` of strings and numbers quotes and escapes, so that different definitions have different texts.
     let text = format!(
         "{name:?} {path:?} {methods:?} {policy_name} {durations:?} {heuristic} {client_directives:?} \
-         {close_delimited:?} {max_body:?} {fetching:?} {filter} {parameters:?} {:?} {:?}",
+         {close_delimited:?} {max_body:?} {fetching:?} {query:?} {set_cookie:?} {cookies:?} {:?} {:?}",
         headers.iter().map(HeaderName::as_str).collect::<Vec<_>>(),
         identity.to_string(),
     );

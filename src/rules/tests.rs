@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::reader::Reader;
 use super::*;
 use crate::semantics::invalidation::WriteEnd;
-use crate::semantics::{ClientDirectives, CloseDelimited, TtlPolicy};
+use crate::semantics::{ClientDirectives, CloseDelimited, SetCookie, TtlPolicy};
 
 pub(super) fn rules(text: &str) -> RuleSet {
     let (reader, table) = Reader::open("rules.toml", text, &|_| None);
@@ -400,6 +400,8 @@ fn a_family_is_read_whole() {
         stale_if_unreachable = "0s"
         client_directives = "all"
         close_delimited = "store"
+        set_cookie = "strip"
+        cookies = { keep = ["SID", "theme"] }
         normalize = ["Accept-Encoding"]
         max_variants = 8
         range = "whole"
@@ -418,12 +420,15 @@ fn a_family_is_read_whole() {
         stale_if_unreachable: Duration::ZERO,
         client_directives: ClientDirectives::All,
         close_delimited: CloseDelimited::Store,
-        identity_stated: true,
+        set_cookie: SetCookie::Strip,
+        for_everybody: false,
     };
     assert_eq!(family.policy, policy);
     assert_eq!(family.keying.identity, Identity::Cookie("SID".into()));
-    assert_eq!(family.keying.query, crate::key::QueryKeying::Keep(vec!["page".into(), "limit".into()]));
+    let parameters = crate::key::Parameters::Keep(vec!["page".into(), "limit".into()]);
+    assert_eq!(family.keying.query, crate::key::QueryKeying { parameters, sort: true });
     assert_eq!(family.keying.headers, ["accept-language"]);
+    assert_eq!(family.keying.cookies.as_deref().unwrap(), ["SID", "theme"]);
     let normalize = vec![HeaderName::from_static("accept-encoding")];
     let fetching = Fetching { normalize, max_variants: 8, range_fetches_whole: true, keyed_only: true };
     assert_eq!(family.fetching, fetching);
@@ -452,8 +457,12 @@ fn the_version_changes_with_the_definition_and_not_with_the_place() {
         "query = { drop = [] }",
         "query = { drop = ['a', 'b'] }",
         "query = { drop = ['a, b'] }",
+        "query = { sort = false }",
         "headers = ['a']",
         "identity = 'none'",
+        "cookies = { keep = [] }",
+        "cookies = { keep = ['a'] }",
+        "set_cookie = 'strip'",
         "identity = 'header:a'",
         "identity = 'cookie:a'",
         "max_body = '1KiB'",

@@ -489,6 +489,7 @@ mod tests {
         let facts = RequestFacts {
             authorization: request.contains_key("authorization"),
             cookie: request.contains_key("cookie"),
+            other_credentials: false,
             no_store: Demands::of(&request, ClientDirectives::All).no_store,
         };
         let received = Received {

@@ -13,12 +13,21 @@ use super::{CloseDelimited, Policy, TtlPolicy, validation};
 /// What of the request matters to storing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RequestFacts {
-    /// It carried `Authorization`.
+    /// It carried `Authorization`, by which its family does not tell callers apart.
     pub authorization: bool,
-    /// It carried `Cookie`.
+    /// It carried `Cookie`, by which its family does not tell callers apart.
     pub cookie: bool,
+    /// It carried another field with credentials, by which its family does not tell callers apart.
+    pub other_credentials: bool,
     /// It carried `Cache-Control: no-store` (§5.2.1.5).
     pub no_store: bool,
+}
+
+impl RequestFacts {
+    /// It carried credentials that are no part of its key.
+    pub fn has_credentials(self) -> bool {
+        self.authorization || self.cookie || self.other_credentials
+    }
 }
 
 /// A response as it came, and when.
@@ -39,7 +48,7 @@ pub struct Received<'a> {
 pub enum Storable {
     Yes {
         freshness: Freshness,
-        /// May answer requests that carry `Authorization` or `Cookie`: RFC 9111 §3.5 allows it (`public`,
+        /// May answer requests with credentials that are no part of their key: RFC 9111 §3.5 allows it (`public`,
         /// `s-maxage`, `must-revalidate`), or the family's rules do.
         for_credentials: bool,
         /// Fields that `private` (§5.2.2.7) or `no-cache` (§5.2.2.4) names: for the client that asked alone, and to
@@ -67,6 +76,8 @@ pub enum Reason {
     Authorization,
     /// `Cookie` in the request, and nothing says that the response may be shared.
     Cookie,
+    /// Another field with credentials in the request, and nothing says that the response may be shared.
+    Credentials,
     VaryStar,
     /// Variants are kept, and this response would hide them: an error that names other fields in `Vary`, or one with which
     /// there would be too many fields.
@@ -90,7 +101,7 @@ pub enum Reason {
 impl Reason {
     /// Whether it lies in the response, so that other requests for the same would meet it as well.
     pub fn is_of_response(self) -> bool {
-        !matches!(self, Reason::RequestNoStore | Reason::Authorization | Reason::Cookie)
+        !matches!(self, Reason::RequestNoStore | Reason::Authorization | Reason::Cookie | Reason::Credentials)
     }
 
     /// Short token for `Cache-Status`'s `detail`, logs and metrics.
@@ -104,6 +115,7 @@ impl Reason {
             Reason::SetCookie => "set-cookie",
             Reason::Authorization => "authorization",
             Reason::Cookie => "cookie",
+            Reason::Credentials => "credentials",
             Reason::VaryStar => "vary-star",
             Reason::VaryOther => "vary-other",
             Reason::Status => "status",
@@ -138,6 +150,10 @@ impl Reason {
             Reason::Cookie => {
                 "the request carries Cookie, and neither the response (public, s-maxage, must-revalidate) nor the \
                  family's identity allows sharing (stricter than RFC 9111 §3)"
+            }
+            Reason::Credentials => {
+                "the request carries a field that is used for credentials, and neither the response (public, s-maxage, \
+                 must-revalidate) nor the family's identity or headers allow sharing (stricter than RFC 9111 §3)"
             }
             Reason::VaryStar => "the response varies on more than request fields: Vary: * (RFC 9111 §4.1)",
             Reason::VaryOther => {
@@ -257,12 +273,13 @@ impl Considered<'_> {
         withheld
     }
 
-    /// Cookies are judged like `Authorization`, since APIs take both for credentials.
+    /// Cookies and the like are judged like `Authorization`, since APIs take them for credentials.
     fn is_shareable(&self, for_credentials: bool) -> Result<(), Reason> {
         match self.request {
             _ if for_credentials => Ok(()),
             RequestFacts { authorization: true, .. } => Err(Reason::Authorization),
             RequestFacts { cookie: true, .. } => Err(Reason::Cookie),
+            RequestFacts { other_credentials: true, .. } => Err(Reason::Credentials),
             _ => Ok(()),
         }
     }
@@ -272,7 +289,7 @@ impl Considered<'_> {
     fn is_for_credentials(&self, overruled: bool) -> bool {
         let revalidated =
             self.effective.directives.must_revalidate || self.effective.directives.s_maxage.is_some();
-        self.policy.identity_stated || self.effective.directives.public || (revalidated && !overruled)
+        self.policy.for_everybody || self.effective.directives.public || (revalidated && !overruled)
     }
 
     /// The lifetime: the family's, if it overrides; else upstream's; else the family's; else one worked out, if the
@@ -491,9 +508,11 @@ mod tests {
         Policy { ttl: Some(MINUTE * 3), negative_ttl: Some(MINUTE), ttl_policy, ..Policy::default() }
     }
 
-    const ANYONE: RequestFacts = RequestFacts { authorization: false, cookie: false, no_store: false };
+    const ANYONE: RequestFacts =
+        RequestFacts { authorization: false, cookie: false, other_credentials: false, no_store: false };
     const AUTHORIZED: RequestFacts = RequestFacts { authorization: true, ..ANYONE };
     const WITH_COOKIE: RequestFacts = RequestFacts { cookie: true, ..ANYONE };
+    const WITH_KEY: RequestFacts = RequestFacts { other_credentials: true, ..ANYONE };
 
     #[test]
     fn what_forbids_storing_forbids_it_under_every_policy() {
@@ -636,14 +655,16 @@ mod tests {
     #[test]
     fn credentials_are_shared_only_where_upstream_or_the_rules_say_so() {
         let plain = Policy::default();
-        for (request, reason) in [(AUTHORIZED, Reason::Authorization), (WITH_COOKIE, Reason::Cookie)] {
+        for (request, reason) in
+            [(AUTHORIZED, Reason::Authorization), (WITH_COOKIE, Reason::Cookie), (WITH_KEY, Reason::Credentials)]
+        {
             for control in ["max-age=60", "max-age=60, proxy-revalidate", "max-age=60, immutable"] {
                 assert_eq!(on_control(request, control, &plain), no(reason), "{control}");
             }
             for control in ["max-age=60, public", "s-maxage=60", "max-age=60, must-revalidate"] {
                 assert!(is_for_credentials(&on_control(request, control, &plain)), "{control}");
             }
-            let stated = Policy { identity_stated: true, ..plain.clone() };
+            let stated = Policy { for_everybody: true, ..plain.clone() };
             assert!(is_for_credentials(&on_control(request, "max-age=60", &stated)));
         }
     }
@@ -777,6 +798,7 @@ mod tests {
             Reason::SetCookie,
             Reason::Authorization,
             Reason::Cookie,
+            Reason::Credentials,
             Reason::VaryStar,
             Reason::VaryOther,
             Reason::Status,
@@ -801,7 +823,7 @@ mod tests {
             if sets_cookie {
                 headers.push(("set-cookie", "sid=1"));
             }
-            let verdict = judge(RequestFacts { authorization, cookie, no_store: false }, status, &headers, &policy);
+            let verdict = judge(RequestFacts { authorization, cookie, ..ANYONE }, status, &headers, &policy);
             let named = |name: &str| control.split(", ").any(|member| member == name);
             if matches!(verdict, Storable::Yes { .. }) {
                 prop_assert!(!named("no-store") && !named("private") && !sets_cookie);

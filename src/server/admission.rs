@@ -17,6 +17,7 @@ use crate::config::Server;
 use crate::connections::{Busy, Connection, Connections};
 use crate::headers::ForwardedPolicy;
 use crate::metrics::Metrics;
+use crate::network::Network;
 use crate::shares::{Over, Share, Shares};
 
 /// Bytes of a head that count for nothing: every connection has a buffer of that size.
@@ -38,6 +39,7 @@ pub(super) struct Admission {
     /// When a search for idle connections last found too few.
     vain: Mutex<Option<Instant>>,
     policy: ForwardedPolicy,
+    trusted: Vec<Network>,
     metrics: Arc<Metrics>,
 }
 
@@ -125,8 +127,13 @@ impl Admission {
             scarce: connections as u64 / 16,
             vain: Mutex::new(None),
             policy: server.forwarded,
+            trusted: server.trusted_proxies.clone(),
             metrics: Arc::clone(metrics),
         })
+    }
+
+    fn client_of(&self, peer: IpAddr, fields: &HeaderMap) -> Client {
+        Client::of(peer, self.policy, &self.trusted, fields)
     }
 
     /// A place for a connection from this address. If there is none left, one that is idle gives way.
@@ -200,7 +207,7 @@ impl Place {
         // One that is a client's is asked more and more rarely whether it is a balancer's: it hardly turns into one.
         if self.is_clients.load(Relaxed)
             && (self.requests.fetch_add(1, Relaxed) + 1).is_power_of_two()
-            && Client::of(self.peer, self.admission.policy, fields) != self.connection.client()
+            && self.admission.client_of(self.peer, fields) != self.connection.client()
         {
             self.is_balancers();
         }

@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(look.unread(), Unread::End);
         drop(other);
         assert_eq!(other_look.unread(), Unread::End);
-        assert_eq!(std::io::Read::read(&mut other_far, &mut bytes).unwrap(), 0, "nothing keeps it open");
+        assert_eq!(io::Read::read(&mut other_far, &mut bytes).unwrap(), 0, "nothing keeps it open");
     }
 
     #[tokio::test]

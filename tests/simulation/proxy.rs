@@ -20,7 +20,7 @@ use larder::cache::memory::Memory;
 use larder::cache::{Cache, Found, Lookup, Place};
 use larder::config::{Coherence, OnOutage};
 use larder::entry::{Content, Entry, Response};
-use larder::key::{Canonical, Key};
+use larder::key::{Canonical, Hiding, Key};
 use larder::metrics::Metrics;
 use larder::semantics::freshness::{Freshness, LifetimeSource};
 use larder::stamp::{Softened, Tag};
@@ -513,7 +513,11 @@ fn label(register: Register) -> String {
 }
 
 fn canonical(register: Register) -> Canonical {
-    Canonical { text: format!("GET http://upstream/{register}"), key: Key([register as u8; 16]), secret: None }
+    Canonical {
+        text: format!("GET http://upstream/{register}"),
+        key: Key([register as u8; 16]),
+        hiding: Hiding::default(),
+    }
 }
 
 fn value_in(entry: &Entry) -> Value {

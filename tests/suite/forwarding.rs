@@ -299,7 +299,8 @@ fn via_names_larder_both_ways() {
 
 /// What upstream is told about the client, when the client itself claims something.
 fn told(forwarded: &str) -> crate::support::upstream::Request {
-    let (upstream, larder) = with_server(&format!("forwarded = {forwarded:?}"));
+    let trusted = if forwarded == "append" { "trusted_proxies = ['127.0.0.1']" } else { "" };
+    let (upstream, larder) = with_server(&format!("forwarded = {forwarded:?}\n{trusted}"));
     let call = larder.call("GET", "/a").header("Host", "api.example").header("X-Forwarded-For", "192.0.2.1");
     call.header("X-Forwarded-Proto", "https").header("Forwarded", "for=192.0.2.1").send().has_status(200);
     upstream.last("/a")

@@ -38,6 +38,7 @@ mod fleet;
 mod forwarding;
 mod hazards;
 mod identity;
+mod keys;
 mod leases;
 mod logs;
 mod names;

@@ -173,12 +173,13 @@ fn a_client_that_stops_reading_does_not_keep_upstream_from_others() {
 /// field was a hit for every reader.
 fn the_answer_to_a_post_is_not_kept_for_a_read_that_upstream_would_see_otherwise(tier: Tier) {
     let rules = "[[family]]\nname = \"keyed\"\npath = '/keyed'\nforward = \"keyed\"\n\
-                 [[family]]\nname = \"normal\"\npath = '/normal'\nnormalize = [\"accept-language\"]\n";
+                 [[family]]\nname = \"normal\"\npath = '/normal'\nnormalize = [\"accept-language\"]\n\
+                 [[family]]\nname = \"picked\"\npath = '/picked'\nquery = { keep = [\"a\"] }\n";
     let site = Site::start(tier, rules);
     let rows = [
         ("/keyed", "Accept-Language", "de"),
         ("/normal", "Accept-Language", "de;q=0.5, EN"),
-        ("/plain/1", "X-Host", "evil.example"),
+        ("/plain/1", "X-Accel-Buffering", "no"),
         ("/plain/2", "X-HTTP-Method-Override", "PUT"),
         ("/plain/3?_method=PUT", "X-Harmless", "1"),
     ];
@@ -188,6 +189,10 @@ fn the_answer_to_a_post_is_not_kept_for_a_read_that_upstream_would_see_otherwise
         site.call("POST", target).header(name, value).send().hides("stored").carries("for one");
         site.get(target).hides("hit").carries(&format!("{target} #1"));
     }
+    let answer = Reply::new("for one").cached("max-age=600").header("Content-Location", "/picked?x=1&a=1");
+    site.upstream.on("POST /picked?x=1&a=1", answer);
+    site.write("POST", "/picked?x=1&a=1").hides("stored").carries("for one");
+    site.get("/picked?a=1").hides("hit").carries("/picked?a=1 #1");
 }
 
 /// Queries that differ in the order of their parameters are different URIs; where no family says that they mean the

@@ -11,7 +11,7 @@ use larder::cache::memory::Memory;
 use larder::cache::{Cache, Found, Place};
 use larder::config::{Config, Overrides, StoreConfig};
 use larder::entry::{Content, Entry, Response};
-use larder::key::{Canonical, Key};
+use larder::key::{Canonical, Hiding, Key};
 use larder::metrics::Metrics;
 use larder::semantics::freshness::{Freshness, LifetimeSource};
 use larder::stamp::{Epoch, Stamp, Tag};
@@ -32,7 +32,7 @@ fn canonical(id: u32) -> Canonical {
     Canonical {
         text: format!("GET http://localhost/users/{id}"),
         key: Key(u128::from(id).to_be_bytes()),
-        secret: None,
+        hiding: Hiding::default(),
     }
 }
 

@@ -74,6 +74,7 @@ impl Account<'_> {
         // The steps of a fill.
         let mut fields = answer.fields.clone();
         headers::strip_hop_by_hop(&mut fields);
+        self.question.strip_answer(&mut fields);
         keep::note_date(&mut fields, answer.times.1);
         vary::complete(&mut fields, &[]);
         let judgement = Judgement {
@@ -248,12 +249,13 @@ fn what_to_do(reason: Reason) -> &'static str {
         Reason::EventStream => "nothing: events are for whoever listens",
         Reason::TooManyGroups => "have the API name fewer groups",
         Reason::SetCookie => {
-            "have the API set the cookie only when it changes, or say private=\"set-cookie\" so that the field is left \
-             out of what is stored"
+            "have the API set the cookie only when it changes; or set the family's set_cookie = \"strip\", if its clients \
+             need none of its cookies"
         }
-        Reason::Authorization | Reason::Cookie => {
-            "say in the family whose answer it is: identity = \"header:authorization\", \"cookie:NAME\", or \"none\" \
-             if everybody may have it; or have the API send public"
+        Reason::Authorization | Reason::Cookie | Reason::Credentials => {
+            "say in the family whose answer it is: identity = \"header:NAME\", \"cookie:NAME\", or \"none\" if everybody \
+             may have it; name further fields in headers, and in cookies = { keep = [] } the cookies that count; or have \
+             the API send public"
         }
         Reason::VaryStar => "have the API name the request fields that it goes by",
         Reason::VaryOther => "have the API name the same few request fields in every Vary of a URL",

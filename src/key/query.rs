@@ -1,0 +1,304 @@
+//! Which query parameters a family keys on, and the query that it sends: what is keyed and what upstream receives is one
+//! text, so that a parameter that does not count cannot reach upstream either.
+//!
+//! Servers differ in how they read a query. Where they may differ, two queries count as different: a parameter is left out,
+//! and an order changed, only where no server in use would read anything else.
+
+use std::cmp::Ordering;
+
+use smallvec::SmallVec;
+
+/// How a family treats a query. Without a family it counts as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueryKeying {
+    /// Which parameters count.
+    pub parameters: Parameters,
+    /// They are sorted by name where every name occurs once and none has brackets: elsewhere their order may say something.
+    pub sort: bool,
+}
+
+impl Default for QueryKeying {
+    fn default() -> QueryKeying {
+        QueryKeying { parameters: Parameters::All, sort: true }
+    }
+}
+
+/// Which query parameters are part of a family's key.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Parameters {
+    /// All of them.
+    #[default]
+    All,
+    /// Only these names, and what a lenient server may take for one of them.
+    Keep(Vec<String>),
+    /// All but exactly these names.
+    Drop(Vec<String>),
+}
+
+type Items<'q> = SmallVec<[&'q str; 16]>;
+
+impl QueryKeying {
+    /// Leaves of a query what counts, in the order that counts. Nothing is copied where that is the query as it came.
+    pub fn apply(&self, query: &mut Option<String>) {
+        if let Some(applied) = query.as_deref().and_then(|raw| self.applied(raw)) {
+            *query = applied;
+        }
+    }
+
+    /// What counts of a query; `None` if that is the query as it came.
+    fn applied(&self, raw: &str) -> Option<Option<String>> {
+        // On the way to most hits with a query: there is nothing to leave out, and nothing to sort.
+        if self.parameters == Parameters::All && (!self.sort || !raw.contains('&')) {
+            return None;
+        }
+        let all: Items<'_> = raw.split('&').collect();
+        let mut items: Items<'_> = all.iter().copied().filter(|item| self.parameters.count(item)).collect();
+        if self.sort {
+            sort(&mut items);
+        }
+        (items != all).then(|| (!items.is_empty()).then(|| items.join("&")))
+    }
+}
+
+impl Parameters {
+    fn count(&self, item: &str) -> bool {
+        match self {
+            Parameters::All => true,
+            Parameters::Keep(names) => parts(item).any(|part| names.iter().any(|name| may_be(part, name))),
+            Parameters::Drop(names) => !parts(item).all(|part| names.iter().any(|name| is(part, name))),
+        }
+    }
+}
+
+/// The parameters that an item between two `&` may be taken for: some servers separate them by `;` too (HTML 4.01 §B.2.2).
+fn parts(item: &str) -> impl Iterator<Item = &str> {
+    item.split(';')
+}
+
+fn name_of(part: &str) -> &str {
+    part.split('=').next().unwrap_or(part)
+}
+
+/// Whether every server reads this as the parameter of this name. `+` is a blank to most of them, and itself to others.
+fn is(part: &str, name: &str) -> bool {
+    let raw = name_of(part);
+    !raw.contains('+') && decoded(raw.bytes()).eq(name.bytes().map(Some))
+}
+
+/// Whether some server may read this as the parameter of this name, or as a part of it.
+fn may_be(part: &str, name: &str) -> bool {
+    let raw = name_of(part);
+    decoded(raw.bytes()).any(|byte| byte.is_none()) || folded(raw).eq(literal(name))
+}
+
+/// Bytes with percent-encodings undone; `None` for one that cannot be: nobody knows how upstream reads it.
+fn decoded(mut bytes: impl Iterator<Item = u8>) -> impl Iterator<Item = Option<u8>> {
+    std::iter::from_fn(move || {
+        Some(match bytes.next()? {
+            b'%' => {
+                let mut digit = || char::from(bytes.next()?).to_digit(16);
+                digit().zip(digit()).and_then(|(high, low)| u8::try_from(high * 16 + low).ok())
+            }
+            byte => Some(byte),
+        })
+    })
+}
+
+/// A name as it is folded by servers that do not tell names apart which differ in it: case (ASP.NET); what stands in or
+/// before brackets (PHP, Rack, qs: `a[]`, `a[0]`, `[a]` are `a`); blanks before it, `.` and blanks in it, and what follows a
+/// NUL (PHP).
+fn folded(raw: &str) -> impl Iterator<Item = u8> {
+    fold(decoded(raw.bytes().map(|byte| if byte == b'+' { b' ' } else { byte })).flatten())
+}
+
+/// The same of a name in the rules, which is not encoded.
+fn literal(name: &str) -> impl Iterator<Item = u8> {
+    fold(name.bytes())
+}
+
+fn fold(bytes: impl Iterator<Item = u8>) -> impl Iterator<Item = u8> {
+    bytes
+        .skip_while(|byte| matches!(byte, b'[' | b']') || byte.is_ascii_whitespace())
+        .take_while(|byte| !matches!(byte, b'[' | b']' | 0))
+        .map(|byte| match byte {
+            b'.' | b' ' => b'_',
+            byte => byte.to_ascii_lowercase(),
+        })
+}
+
+/// Sorts parameters by name, unless their order may mean something to some server.
+fn sort(items: &mut Items<'_>) {
+    if items.len() < 2 || !items.iter().all(|item| may_move(item)) {
+        return;
+    }
+    let mut sorted = items.clone();
+    sorted.sort_unstable_by(|one, other| by_name(one, other));
+    if sorted.windows(2).all(|pair| by_name(pair[0], pair[1]) == Ordering::Less) {
+        *items = sorted;
+    }
+}
+
+fn by_name(one: &str, other: &str) -> Ordering {
+    folded(name_of(one)).cmp(folded(name_of(other)))
+}
+
+/// Whether an item is one parameter, with a name that everybody reads as the name of one value.
+fn may_move(item: &str) -> bool {
+    let name = name_of(item);
+    let is_single = |byte: Option<u8>| byte.is_some_and(|byte| !matches!(byte, b'[' | b']' | 0));
+    !name.is_empty() && !item.contains(';') && decoded(name.bytes()).all(is_single)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sent(keying: &QueryKeying, query: &str) -> Option<String> {
+        let mut query = Some(query.to_owned());
+        keying.apply(&mut query);
+        query
+    }
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn keep(kept: &[&str]) -> QueryKeying {
+        QueryKeying { parameters: Parameters::Keep(names(kept)), sort: true }
+    }
+
+    fn drop(dropped: &[&str]) -> QueryKeying {
+        QueryKeying { parameters: Parameters::Drop(names(dropped)), sort: true }
+    }
+
+    #[test]
+    fn parameters_that_do_not_count_are_left_out() {
+        let rows: [(QueryKeying, &str, Option<&str>); 12] = [
+            (keep(&["a"]), "b=2&a=1&ab=3", Some("a=1")),
+            (keep(&["a"]), "b=2", None),
+            (keep(&["a"]), "", None),
+            (keep(&["a"]), "a", Some("a")),
+            (keep(&[]), "a=1", None),
+            (keep(&["page"]), "next=page&q=page=1", None),
+            (drop(&["utm_source"]), "utm_source=x", None),
+            (drop(&["utm_source"]), "utm%5Fsource=x&utm_sourc%65=&utm_source", None),
+            (drop(&["utm_source"]), "utm_source=x&b=2&a=1", Some("a=1&b=2")),
+            (drop(&["x", "y"]), "x=1;y=2", None),
+            (drop(&["ids[]"]), "ids[]=1&ids%5B%5D=2", None),
+            (drop(&["x"]), "", Some("")),
+        ];
+        for (keying, query, expected) in rows {
+            assert_eq!(sent(&keying, query).as_deref(), expected, "{keying:?} {query}");
+        }
+    }
+
+    #[test]
+    fn what_a_lenient_server_may_take_for_a_parameter_counts() {
+        let kept = [
+            "Page=2",
+            "PAGE=2",
+            "page[]=9",
+            "page%5b%5D=9",
+            "page[0]=9",
+            "[page]=9",
+            "x=1;page=9",
+            "x=1;Page[]=9",
+            "p%61ge=9",
+            "p%41ge=9",
+            "page%00x=9",
+            "+page=9",
+            "%20page=9",
+            "p%ge=9",
+            "%u0070age=9",
+            "page",
+            "x=1&amp;page=9",
+            "page=1;x=2",
+        ];
+        for query in kept {
+            let sent = sent(&keep(&["page"]), query);
+            assert!(sent.as_deref().is_some_and(|sent| query.ends_with(sent)), "{query}: {sent:?}");
+        }
+        assert_eq!(sent(&keep(&["per_page"]), "per.page=1").as_deref(), Some("per.page=1"));
+        assert_eq!(sent(&keep(&["per_page"]), "per%20page=1").as_deref(), Some("per%20page=1"));
+        assert_eq!(sent(&keep(&["filter[name]"]), "filter[name]=1").as_deref(), Some("filter[name]=1"));
+    }
+
+    #[test]
+    fn what_some_server_may_take_for_another_parameter_is_not_left_out() {
+        let counted = [
+            "utm_source=x;page=999",
+            "UTM_SOURCE=x",
+            "utm_source[]=x",
+            "utm.source=x",
+            "utm_source%00=x",
+            "utm_source+=x",
+            "utm_%source=x",
+            ";utm_source=x",
+            "utm_source;page",
+        ];
+        for query in counted {
+            assert_eq!(sent(&drop(&["utm_source"]), query).as_deref(), Some(query));
+        }
+        assert_eq!(sent(&drop(&["a b"]), "a+b=1&a%20b=2").as_deref(), Some("a+b=1"));
+    }
+
+    #[test]
+    fn parameters_are_sorted_where_their_order_says_nothing() {
+        let rows = [
+            ("page=2&sort=name", "page=2&sort=name"),
+            ("sort=name&page=2", "page=2&sort=name"),
+            ("b=2&A=1", "A=1&b=2"),
+            ("b&a", "a&b"),
+            ("b=[1]&a=%5B", "a=%5B&b=[1]"),
+            // A list, and what may be one.
+            ("b=2&a=9&b=1", "b=2&a=9&b=1"),
+            ("b=2&a=1&B=3", "b=2&a=1&B=3"),
+            ("b.c=2&a=1&b_c=3", "b.c=2&a=1&b_c=3"),
+            ("b+c=2&a=1&b%20c=3", "b+c=2&a=1&b%20c=3"),
+            ("f[][n]=a&f[][op]=eq&f[][n]=b", "f[][n]=a&f[][op]=eq&f[][n]=b"),
+            ("f[][n]=a&f[][n]=b&f[][op]=eq", "f[][n]=a&f[][n]=b&f[][op]=eq"),
+            ("f[b]=1&a=2", "f[b]=1&a=2"),
+            ("f%5Bb%5d=1&a=2", "f%5Bb%5d=1&a=2"),
+            // Nobody knows how these are read.
+            ("b=2;c=3&a=1", "b=2;c=3&a=1"),
+            ("b%=2&a=1", "b%=2&a=1"),
+            ("b%00=2&a=1", "b%00=2&a=1"),
+            ("b=2&&a=1", "b=2&&a=1"),
+            ("b=2&a=1&", "b=2&a=1&"),
+            ("", ""),
+        ];
+        for (query, expected) in rows {
+            assert_eq!(sent(&QueryKeying::default(), query).as_deref(), Some(expected), "{query}");
+            let unsorted = QueryKeying { sort: false, ..QueryKeying::default() };
+            assert_eq!(sent(&unsorted, query).as_deref(), Some(query));
+        }
+        let unsorted = QueryKeying { sort: false, ..drop(&["x"]) };
+        assert_eq!(sent(&unsorted, "b=2&x=1&a=1").as_deref(), Some("b=2&a=1"));
+    }
+
+    const QUERY: &str = "(&|;|=|%|\\+|%20|%5B|%5b|[\\[\\]a-cA-C.]|page|utm){0,12}";
+
+    proptest! {
+        #[test]
+        fn what_is_sent_is_sent_unchanged_the_next_time(query in QUERY, which in 0..4usize, sort: bool) {
+            let parameters = [
+                Parameters::All,
+                Parameters::Keep(names(&["page", "a"])),
+                Parameters::Drop(names(&["utm", "b"])),
+                Parameters::Keep(Vec::new()),
+            ];
+            let keying = QueryKeying { parameters: parameters[which].clone(), sort };
+            if let Some(once) = sent(&keying, &query) {
+                prop_assert_eq!(sent(&keying, &once), Some(once));
+            }
+        }
+
+        #[test]
+        fn only_order_changes_where_all_parameters_count(query in QUERY) {
+            let sorted = |query: &str| { let mut all: Vec<_> = query.split('&').map(str::to_owned).collect(); all.sort(); all };
+            prop_assert_eq!(sorted(&sent(&QueryKeying::default(), &query).unwrap()), sorted(&query));
+        }
+    }
+}
