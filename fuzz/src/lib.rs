@@ -1,6 +1,9 @@
-//! Bytes from the fuzzer as HTTP messages.
+//! What the targets share: bytes from the fuzzer as HTTP messages, and a Larder that runs.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+
+pub mod message;
+pub mod site;
 
 /// A header section: a field in each line, `name: value`. Lines that are none are left out.
 pub fn fields(text: &[u8]) -> HeaderMap {
