@@ -20,6 +20,7 @@ use crate::rules::fault::{Fault, Faults, Source};
 use crate::rules::pattern::Pattern;
 use crate::rules::reader::{Env, Reader};
 use crate::secret::Secret;
+use crate::target::PathCase;
 
 pub(crate) mod address;
 pub mod store_url;
@@ -138,7 +139,7 @@ impl Config {
             store: tables::read_store(&mut root, &server, overrides, &mut flags),
             memory: tables::read_memory(&mut root),
             log: tables::read_log(&mut root),
-            rules: RuleSet::read(&mut root),
+            rules: RuleSet::read(&mut root, server.case_insensitive_paths),
             server,
             admin,
             file: None,
@@ -192,6 +193,7 @@ impl Config {
                 on_incomplete,
                 login,
                 underscores,
+                case_insensitive_paths,
                 upstream_keep_alive,
                 resolver,
                 cache_status,
@@ -339,6 +341,8 @@ pub struct Server {
     pub login: Option<Pattern>,
     /// `underscores`: true if request fields with `_` in their names are kept; default false
     pub underscores: bool,
+    /// `case_insensitive_paths`: true if upstream takes paths that differ in case for one; default false
+    pub case_insensitive_paths: PathCase,
     /// `upstream_keep_alive`: how long a connection to upstream may be idle and is used again, default 4s; shorter where
     /// upstream says so (`Keep-Alive: timeout`)
     pub upstream_keep_alive: Duration,
@@ -375,10 +379,10 @@ pub enum CacheStatus {
 /// `[server] host`
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum HostPolicy {
-    /// `"upstream"`: the host of the upstream URL
-    #[default]
+    /// `"upstream"`: the host of the upstream URL; the default if that is https and has a name
     Upstream,
     /// `"client"`: what the client sent
+    #[default]
     Client,
     /// any other string: this host
     Fixed(http::HeaderValue),

@@ -28,7 +28,7 @@ use sha2::Sha256;
 
 use crate::headers::ForwardedPolicy;
 use crate::secret::Secret;
-use crate::target::Target;
+use crate::target::{PathCase, Target};
 
 /// MD5 of a canonical request text.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -146,7 +146,7 @@ pub fn derive(
     text.push_str(target.scheme);
     text.push_str("://");
     text.push_str(&target.host);
-    push_escaped(&mut text, target.path.as_bytes());
+    push_escaped(&mut text, target.sent_path().as_bytes());
     match (&target.query, family) {
         (Some(raw), Some(family)) => push_query(&mut text, raw, &family.keying.query),
         // RFC 9111 §4: the same target URI, and nobody said that another order means the same.
@@ -155,6 +155,10 @@ pub fn derive(
             push_escaped(&mut text, raw.as_bytes());
         }
         (None, _) => {}
+    }
+    if target.case == PathCase::Insensitive {
+        // Entries from before have tags in which case counts.
+        text.push_str("\npath in any case");
     }
     if let Some(family) = family {
         let _ = write!(text, "\nfamily {} {}", family.name, family.version);
@@ -353,6 +357,17 @@ fn push_identity(text: &mut String, identity: &Identity, headers: &HeaderMap, se
     }
 }
 
+/// Who asks, as it stands in tags: the digest of what tells callers apart. None if nothing does, or for a request without
+/// it.
+pub fn caller(identity: &Identity, headers: &HeaderMap, secret: Option<&Secret>) -> Option<String> {
+    if !matches!(identity, Identity::Header(_) | Identity::Cookie(_)) || !identity.is_known(headers) {
+        return None;
+    }
+    let mut text = String::new();
+    push_identity(&mut text, identity, headers, secret);
+    text.rsplit(' ').next().map(str::to_owned)
+}
+
 fn join<'v>(values: impl Iterator<Item = &'v [u8]>) -> Option<Vec<u8>> {
     values.map(<[u8]>::to_vec).reduce(|mut all, next| {
         all.extend_from_slice(b", ");
@@ -434,7 +449,8 @@ mod tests {
     }
 
     fn target(path: &str, query: Option<&str>) -> Target {
-        Target { scheme: "http", host: "h".into(), path: path.into(), query: query.map(Into::into) }
+        let (path, query) = (path.into(), query.map(Into::into));
+        Target { scheme: "http", host: "h".into(), path, query, ..Target::default() }
     }
 
     fn keyed(keying: &Keying, query: &str, headers: &HeaderMap) -> String {

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use http::Method;
 use tokio_util::task::TaskTracker;
 
 use crate::cache::Cache;
@@ -21,7 +20,7 @@ use crate::config::{self, Coherence, Config, Digest, LoadError, Server, StoreCon
 use crate::entry::Seal;
 use crate::headers::LoopMark;
 use crate::metrics::{FamilyCounters, Metrics, NO_FAMILY};
-use crate::rules::{Family, Invalidation, RuleSet};
+use crate::rules::{Family, Invalidation, RuleSet, WriteMethods};
 use crate::secret::Secret;
 use crate::semantics::invalidation::StatusSet;
 use crate::shares::Shares;
@@ -271,14 +270,14 @@ fn changed(before: &RuleSet, now: &RuleSet) -> Vec<Tag> {
     now.families().iter().filter(|family| !is_same(family)).map(|family| Tag::family(&family.name)).collect()
 }
 
-type Written<'r> = (&'r str, &'r [Method], &'r StatusSet, &'r [String], [Option<Duration>; 2], bool);
+type Written<'r> = (&'r str, &'r WriteMethods, &'r StatusSet, &'r [String], [Option<Duration>; 2], bool);
 
 /// Rules as they stand in the file, to be compared.
 fn written(rules: Vec<&Invalidation>) -> Vec<Written<'_>> {
     rules
         .into_iter()
         .map(|rule| {
-            (&*rule.path, &*rule.methods, &rule.on, &*rule.families, [rule.grace, rule.again], rule.refresh)
+            (&*rule.path, &rule.methods, &rule.on, &*rule.families, [rule.grace, rule.again], rule.refresh)
         })
         .collect()
 }

@@ -462,7 +462,7 @@ impl From<&Invalidation> for InvalidationDefinition {
     fn from(rule: &Invalidation) -> InvalidationDefinition {
         InvalidationDefinition {
             path: rule.path.clone(),
-            methods: rule.methods.iter().map(ToString::to_string).collect(),
+            methods: rule.methods.names().into_iter().map(str::to_owned).collect(),
             on: rule.on.ranges.iter().map(|range| statuses(*range)).collect(),
             families: rule.families.clone(),
             mode: rule.mode(),

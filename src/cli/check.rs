@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use comfy_table::{ContentArrangement, Table, presets};
-use http::{HeaderName, Method};
+use http::HeaderName;
 use serde_json::{Value, json};
 
 use crate::config::{Config, LoadError, Overrides};
@@ -162,7 +162,7 @@ fn invalidation_row(rule: &Invalidation) -> [String; 5] {
 }
 
 fn methods(rule: &Invalidation) -> Vec<&str> {
-    rule.methods.iter().map(Method::as_str).collect()
+    rule.methods.names()
 }
 
 fn statuses(on: &StatusSet) -> Vec<String> {

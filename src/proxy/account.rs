@@ -166,7 +166,7 @@ impl<'c> Account<'c> {
             let listen = config.server.listen.to_string();
             fields.insert(HOST, HeaderValue::try_from(listen).map_err(|_| TargetFault::BadHost)?);
         }
-        Ok((Target::of("http", uri, &fields)?, fields))
+        Ok((Target::of("http", uri, &fields, config.server.case_insensitive_paths)?, fields))
     }
 
     /// Whether requests of this method are reads.
@@ -278,8 +278,13 @@ impl<'c> Account<'c> {
     fn rules_that_outdate(&self) -> Vec<String> {
         let rules = self.question.family().map(|(family, _)| self.live.rules.outdating(family));
         let text = |rule: &crate::rules::Invalidation| {
-            let methods: Vec<&str> = rule.methods.iter().map(Method::as_str).collect();
-            format!("{} {} (line {}): {}", methods.join(" "), rule.path, rule.line, rule.families.join(", "))
+            format!(
+                "{} {} (line {}): {}",
+                rule.methods.names().join(" "),
+                rule.path,
+                rule.line,
+                rule.families.join(", ")
+            )
         };
         rules.unwrap_or_default().into_iter().map(text).collect()
     }

@@ -103,7 +103,11 @@ impl Question {
             let readings = self.asked.target.readings();
             let of_family = self.family().map(|(family, captures)| family.tags_of(&readings, captures));
             let of_path = readings.all().map(Tag::uri);
-            std::iter::once(Tag::root()).chain(of_path).chain(of_family.unwrap_or_default()).collect()
+            let of_caller = self
+                .family()
+                .and_then(|(family, _)| family.tag_of_caller(&self.asked.headers, self.live.secret.as_ref()));
+            let of_family = of_family.unwrap_or_default().into_iter().chain(of_caller);
+            std::iter::once(Tag::root()).chain(of_path).chain(of_family).collect()
         })
     }
 
