@@ -11,6 +11,7 @@ use crate::headers::{self, Meant, is_safe};
 use crate::key::{self, FamilyKeying, Identity, Keying};
 use crate::secret::Secret;
 use crate::semantics::Policy;
+use crate::semantics::clients::ClientCacheControl;
 use crate::semantics::invalidation::StatusSet;
 use crate::stamp::Tag;
 use crate::target::{PathCase, Readings, Target, with_plain_delimiters};
@@ -72,10 +73,14 @@ pub struct Family {
     pub max_body: Option<u64>,
     /// Some rule with `refresh` can outdate it.
     pub refreshed: bool,
+    /// What clients are told of their own caches.
+    pub client_cache_control: ClientCacheControl,
     /// Some rule names the entries of one caller in it (`{identity}`).
     pub told_by_caller: bool,
     /// Line in the file, from 1.
     pub line: usize,
+    /// The file says it.
+    says_client_cache_control: bool,
     pattern: Pattern,
     /// Tags of the levels, from the topmost down to the family itself.
     levels: Vec<Tag>,
@@ -271,6 +276,9 @@ impl RuleSet {
         let mut families = family::read(root, &mut names, case);
         let invalidations = invalidation::read(root, &names, case);
         for family in &mut families {
+            if !family.says_client_cache_control && invalidations.iter().any(|rule| rule.reaches(family)) {
+                family.client_cache_control = ClientCacheControl::NoCache;
+            }
             family.refreshed = invalidations.iter().any(|rule| rule.refresh && rule.reaches(family));
             family.told_by_caller =
                 invalidations.iter().flat_map(|rule| &rule.references).any(|it| it.names_callers_of(&family.name));

@@ -19,6 +19,7 @@ use crate::headers;
 use crate::key::{Canonical, Identity, QueryKeying};
 use crate::rules::{Ambiguity, Family};
 use crate::running::Live;
+use crate::semantics::clients::ClientCacheControl;
 use crate::semantics::demands::Demands;
 use crate::semantics::freshness::{Freshness, Reuse};
 use crate::semantics::{ClientDirectives, TtlPolicy, validation};
@@ -238,6 +239,13 @@ impl<'c> Account<'c> {
                  cache it"
             ));
         }
+        if self.question.client_cache_control() == ClientCacheControl::NoCache {
+            notes.push(
+                "clients are told no-cache whatever upstream says, since writes invalidate the family: they ask again, and get a \
+                 304 while nothing has changed (client_cache_control = \"pass\" leaves it to upstream)"
+                    .to_owned(),
+            );
+        }
         let keying = self.question.family().map(|(family, _)| &family.keying.query);
         if asked.target.query.is_some() && keying.is_some_and(|query| !matches!(query, QueryKeying::All)) {
             notes.push(
@@ -350,7 +358,7 @@ impl<'c> Account<'c> {
             Reuse::Fresh { .. } => Does::Hit,
             Reuse::StaleWhileRevalidate { .. } | Reuse::Softened { .. } => Does::StaleAndRevalidated,
             Reuse::Stale { .. } => Does::Stale,
-            Reuse::Validate { .. } if validation::has_validator(&stored.headers) => Does::Validated,
+            Reuse::Validate { .. } if validation::has_validator(&stored.own_headers()) => Does::Validated,
             Reuse::Validate { .. } => Does::Fetched,
         };
         let would = Use { ttl: Some(reuse.ttl()), ..Use::new(does, reuse.explanation()) };
@@ -370,7 +378,7 @@ impl<'c> Account<'c> {
     fn terms(&self, stored: &entry::Response) -> Terms {
         let freshness = &stored.freshness;
         let mut conditions = HeaderMap::new();
-        validation::make_conditional(&mut conditions, &stored.headers);
+        validation::make_conditional(&mut conditions, &stored.own_headers());
         let text = |(name, value): (&HeaderName, &HeaderValue)| {
             format!("{name}: {}", String::from_utf8_lossy(value.as_bytes()))
         };

@@ -7,18 +7,21 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderMap, Method, Response, StatusCode};
 
-use super::{Answered, Asked, Body};
+use super::{Answered, Asked, Body, keep, respond};
+use crate::config::Server;
 use crate::entry::{self, Entry};
 use crate::headers::ForwardedPolicy;
 use crate::key::{self, Canonical};
 use crate::outcome::Outcome;
 use crate::rules::{self, Ambiguity, Captures, Collapse, Family, Fetching};
 use crate::running::{Live, Running};
+use crate::semantics::clients::ClientCacheControl;
 use crate::semantics::demands::Demands;
 use crate::semantics::freshness::{Failure, Reuse};
 use crate::semantics::storable::RequestFacts;
 use crate::semantics::{ClientDirectives, Policy, negotiation, range, validation};
 use crate::stamp::Tag;
+use crate::upstream::ResponseBody;
 
 /// A read with what the rules say of it.
 pub(super) struct Question {
@@ -67,6 +70,11 @@ impl Question {
     /// Id of the family, for its counters.
     pub fn family_id(&self) -> Option<usize> {
         self.family.as_ref().map(|(id, _)| *id)
+    }
+
+    /// What clients are told of their own caches.
+    pub fn client_cache_control(&self) -> ClientCacheControl {
+        self.family().map_or_else(ClientCacheControl::default, |(family, _)| family.client_cache_control)
     }
 
     /// What the family says about storing; plain RFC 9111 without one.
@@ -203,6 +211,13 @@ impl Question {
     /// It asks for a part of what a GET would get (RFC 9110 §14.2).
     pub fn is_for_range(&self) -> bool {
         self.asked.method == Method::GET && range::is_asked_for(&self.asked.headers)
+    }
+
+    /// Upstream's answer, which is not stored, as clients of the family are told it.
+    pub fn forwarded(&self, response: Response<ResponseBody>, server: &Server) -> Response<Body> {
+        let mut response = respond::forwarded(response, server);
+        keep::tell_clients(self, response.headers_mut());
+        response
     }
 
     /// An answer that counts for the family.

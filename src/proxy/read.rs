@@ -178,7 +178,9 @@ async fn attempt(running: &Arc<Running>, question: &Arc<Question>, attempt: Atte
     let now = running.cache.now();
     if validation::is_for_origin(&question.asked.headers) && !is_as_asked(question, &lookup, now) {
         let passed = pass(running, &question.asked, RequestBody::Empty, Fwd::Bypass, "precondition");
-        return Ride::Answered(Box::new(Answered { family: question.family_id(), ..Box::pin(passed).await }));
+        let mut passed = Box::pin(passed).await;
+        keep::tell_clients(question, passed.response.headers_mut());
+        return Ride::Answered(Box::new(Answered { family: question.family_id(), ..passed }));
     }
     let need = match &lookup.found {
         Found::Current(entry) | Found::Softened(entry) => {
@@ -417,7 +419,7 @@ async fn lead(
                 Some(share) => response.map(|body| body.holding(share)),
                 None => *response,
             };
-            question.answered(respond::forwarded(response, &running.config.server), outcome)
+            question.answered(question.forwarded(response, &running.config.server), outcome)
         }
         (Landing::Failed(error), _) => unanswered(question, &need, error),
         (landing, _) => from_entry(running, question, &need, &landing, false)
@@ -678,7 +680,7 @@ async fn forward(
             let fwd_status = Some(head.0.as_u16());
             let outcome = Outcome { fwd_status, detail: need.detail, ..Outcome::miss(need.fwd) };
             let response = response.map(|body| body.holding(share));
-            (question.answered(respond::forwarded(response, &running.config.server), outcome), Some(head))
+            (question.answered(question.forwarded(response, &running.config.server), outcome), Some(head))
         }
         Err(error) => (unanswered(question, need, error), None),
     }
@@ -701,7 +703,7 @@ async fn head(
         let errand =
             Errand::new(question, question.asked.sharer(running), primary, lookup, Some(Arc::clone(stale)));
         let times = (request_time, running.cache.now());
-        match validation::head_verdict(&fields, &stored.headers, stored.body.len() as u64) {
+        match validation::head_verdict(&fields, &stored.own_headers(), stored.body.len() as u64) {
             HeadVerdict::Updates => {
                 if let Ok(confirmed) = fill::freshened(&errand, stale, fields, times) {
                     confirmed.keep_after_head(running, &errand).await;
@@ -709,7 +711,7 @@ async fn head(
             }
             HeadVerdict::Outdates => {
                 let place =
-                    keep::place(running, question, lookup.canonical.key, &stored.freshness, &stored.headers);
+                    keep::place(running, question, lookup.canonical.key, &stored.freshness, &stored.own_headers());
                 running.cache.remove(&place).await;
             }
             HeadVerdict::ShowsNothing => {}

@@ -278,10 +278,11 @@ impl Keeping {
         }
         headers::add_via(&mut fields, answer.version());
         verdict.withhold(&mut fields);
+        let said = keep::tell_clients(&question, &mut fields);
         let primary = question.canonical(running.config.server.forwarded);
         let varies_on = keep::varies_on(running, &primary, (None, None), answer.status(), &fields).ok()?;
         let text = primary.variant(&varies_on, &question.asked.headers).text;
-        let head = keep::head(running, text, varies_on, Some(stamp), answer.status(), fields, &verdict);
+        let head = keep::head(running, text, varies_on, Some(stamp), answer.status(), (fields, said), &verdict);
         let _hold = running.cache.memory().hold(question.tags());
         Some(Keeping { question, primary, head, verdict, stamp, _hold })
     }

@@ -13,6 +13,7 @@ use super::reference::Names;
 use super::{CAPTURES, Collapse, Family, Fetching, ReadMethods};
 use crate::headers::dashed;
 use crate::key::{Identity, Keying, QueryKeying};
+use crate::semantics::clients::ClientCacheControl;
 use crate::semantics::{ClientDirectives, CloseDelimited, Policy, STALE_IF_UNREACHABLE, TtlPolicy};
 use crate::stamp::Tag;
 use crate::target::PathCase;
@@ -64,6 +65,8 @@ fn read_one(
     let fetching = read_fetching(&mut table);
     let words = [Collapse::Off, Collapse::Proxy, Collapse::Fleet].map(|collapse| (collapse.word(), collapse));
     let collapse = table.item("collapse").and_then(|item| item.choice(&words)).unwrap_or_default();
+    let words = [ClientCacheControl::NoCache, ClientCacheControl::Pass].map(|told| (told.word(), told));
+    let told = table.item("client_cache_control").and_then(|item| item.choice(&words));
     let max_body = table.item("max_body").and_then(|item| item.size(&(1..=1 << 40)));
     let line = table.reader().line(&table.span());
     table.later(&["compress", "adaptive_ttl"]);
@@ -82,6 +85,8 @@ fn read_one(
         collapse,
         max_body,
         refreshed: false,
+        client_cache_control: told.unwrap_or_default(),
+        says_client_cache_control: told.is_some(),
         told_by_caller: false,
         line,
         pattern,
@@ -309,7 +314,18 @@ fn levels(name: &str) -> Vec<Tag> {
 
 /// Eight hex digits over all of the definition that decides on keys, tags or storing: not `collapse`.
 pub(super) fn version_of(family: &Family) -> String {
-    let Family { name, path, methods, policy, keying, fetching, max_body, told_by_caller, .. } = family;
+    let Family {
+        name,
+        path,
+        methods,
+        policy,
+        keying,
+        fetching,
+        max_body,
+        told_by_caller,
+        client_cache_control,
+        ..
+    } = family;
     // Taken apart, so that a new field cannot be forgotten here.
     let Policy {
         ttl,
@@ -335,7 +351,7 @@ pub(super) fn version_of(family: &Family) -> String {
     // `{:?}` of strings and numbers quotes and escapes, so that different definitions have different texts.
     let text = format!(
         "{name:?} {path:?} {methods:?} {policy_name} {durations:?} {heuristic} {client_directives:?} \
-         {close_delimited:?} {max_body:?} {fetching:?} {filter} {parameters:?} {:?} {:?} {told_by_caller}",
+         {close_delimited:?} {max_body:?} {fetching:?} {filter} {parameters:?} {:?} {:?} {told_by_caller} {client_cache_control:?}",
         headers.iter().map(HeaderName::as_str).collect::<Vec<_>>(),
         identity.to_string(),
     );
