@@ -379,8 +379,10 @@ pub enum CacheStatus {
 /// `[server] host`
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum HostPolicy {
-    /// `"upstream"`: the host of the upstream URL; the default if that is https and has a name
+    /// `"upstream"`: the host of the upstream URL
     Upstream,
+    /// the same, because nothing else is said, and the URL is https and has a name
+    UpstreamByDefault,
     /// `"client"`: what the client sent
     #[default]
     Client,

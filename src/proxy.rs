@@ -18,6 +18,7 @@ use crate::headers;
 use crate::outcome::{Fwd, Outcome};
 use crate::running::{Live, Running};
 use crate::semantics::ClientDirectives;
+use crate::semantics::clients::{self, ClientCacheControl};
 use crate::semantics::demands::Demands;
 use crate::shares::{Over, Share};
 use crate::target::{PathCase, Target, TargetFault};
@@ -40,6 +41,7 @@ mod slice;
 pub mod suspects;
 mod tunnel;
 pub mod turn;
+pub mod unmatched;
 mod write;
 
 pub use body::Body;
@@ -313,6 +315,7 @@ fn record(
             family = live.counters(family).family,
             outcome = outcome.kind.label(),
             cache_status = text,
+            invalidated = outcome.invalidated.as_deref(),
             micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
         );
     }
@@ -338,6 +341,8 @@ async fn pass(
     if is_for_cache_alone(running, asked) {
         return read::not_cached();
     }
+    let live = running.live();
+    let told = live.rules.claim(&asked.method, &asked.target.path).map(|it| it.family.client_cache_control);
     let (mut fields, client) = (asked.for_upstream(running), asked.sharer(running));
     // A share is taken when there is something to send, as a place at upstream is.
     if let Err(incomplete) = running.upstream.receive_ahead(client, &fields, &mut body).await {
@@ -355,7 +360,11 @@ async fn pass(
             let mut outcome = Outcome::pass(fwd, detail);
             outcome.fwd_status = Some(response.status().as_u16());
             let response = response.map(|body| body.holding(share));
-            Answered { response: respond::forwarded(response, &running.config.server), outcome, family: None }
+            let mut response = respond::forwarded(response, &running.config.server);
+            if told == Some(ClientCacheControl::NoCache) {
+                clients::tell(response.headers_mut());
+            }
+            Answered { response, outcome, family: None }
         }
         Err(error) => failed(error, fwd),
     }

@@ -20,6 +20,7 @@ use crate::config::{self, Coherence, Config, Digest, LoadError, Server, StoreCon
 use crate::entry::Seal;
 use crate::headers::LoopMark;
 use crate::metrics::{FamilyCounters, Metrics, NO_FAMILY};
+use crate::proxy::unmatched::UnmatchedWrites;
 use crate::rules::{Family, Invalidation, RuleSet, WriteMethods};
 use crate::secret::Secret;
 use crate::semantics::invalidation::StatusSet;
@@ -71,6 +72,7 @@ pub struct Running {
     pub cache: Cache,
     pub flights: Arc<Flights>,
     pub shapes: Shapes,
+    pub unmatched: UnmatchedWrites,
     /// Reads that no other request can share, at a time.
     pub unshared: Arc<Shares>,
     /// Bodies on their way into memory: at most a quarter of its capacity, or one of the largest.
@@ -127,6 +129,7 @@ impl Running {
                 .sealed(seal),
             flights: Flights::new(),
             shapes: Shapes::new(),
+            unmatched: UnmatchedWrites::default(),
             unshared: unshared(&config.server),
             held: Held::new((config.memory.capacity / 4).max(largest)),
             unanswered: Arc::default(),

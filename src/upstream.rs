@@ -867,7 +867,7 @@ pub fn addresses(url: &Uri, host: &HostPolicy) -> Vec<String> {
     let authority = url.authority().and_then(|authority| normalise_authority(scheme, authority.as_str()));
     let fixed = match host {
         HostPolicy::Fixed(host) => host.to_str().ok().map(str::to_ascii_lowercase),
-        HostPolicy::Client | HostPolicy::Upstream => None,
+        HostPolicy::Client | HostPolicy::Upstream | HostPolicy::UpstreamByDefault => None,
     };
     authority.into_iter().chain(fixed).collect()
 }
@@ -961,7 +961,7 @@ fn host(policy: &HostPolicy, authority: &Authority) -> Host {
     match policy {
         HostPolicy::Client => Host::Client,
         HostPolicy::Fixed(value) => Host::Always(value.clone()),
-        HostPolicy::Upstream => {
+        HostPolicy::Upstream | HostPolicy::UpstreamByDefault => {
             // An authority without credentials (config refuses them) is made of visible ASCII.
             HeaderValue::from_str(authority.as_str()).map_or(Host::Client, Host::Always)
         }

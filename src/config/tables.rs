@@ -174,7 +174,7 @@ fn usual_host(upstream: Option<&Uri>) -> HostPolicy {
         let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
         url.scheme_str() == Some("https") && host.parse::<IpAddr>().is_err()
     };
-    upstream.filter(is_by_name).map_or(HostPolicy::Client, |_| HostPolicy::Upstream)
+    upstream.filter(is_by_name).map_or(HostPolicy::Client, |_| HostPolicy::UpstreamByDefault)
 }
 
 /// What of `[server]` says how much clients may have at a time.

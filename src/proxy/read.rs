@@ -178,9 +178,7 @@ async fn attempt(running: &Arc<Running>, question: &Arc<Question>, attempt: Atte
     let now = running.cache.now();
     if validation::is_for_origin(&question.asked.headers) && !is_as_asked(question, &lookup, now) {
         let passed = pass(running, &question.asked, RequestBody::Empty, Fwd::Bypass, "precondition");
-        let mut passed = Box::pin(passed).await;
-        keep::tell_clients(question, passed.response.headers_mut());
-        return Ride::Answered(Box::new(Answered { family: question.family_id(), ..passed }));
+        return Ride::Answered(Box::new(Answered { family: question.family_id(), ..Box::pin(passed).await }));
     }
     let need = match &lookup.found {
         Found::Current(entry) | Found::Softened(entry) => {

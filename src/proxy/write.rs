@@ -111,6 +111,9 @@ async fn carry_out(
     }
     drop(pending);
     count(running, &matches, end);
+    if matches.is_empty() && end.is_some_and(|end| StatusSet::default().applies(end)) {
+        count_unmatched(running, &now, &asked);
+    }
     if !delivered && refuses(running) {
         // It was carried out, and must not be acknowledged before everybody knows.
         let patience = running.config.server.upstream_timeout;
@@ -127,11 +130,40 @@ async fn carry_out(
             let outcome = Outcome {
                 fwd_status: Some(answer.status().as_u16()),
                 detail: (!delivered).then_some("store-away"),
+                invalidated: running.config.log.access.then(|| described(&what)).flatten(),
                 ..Outcome::write()
             };
             answered(running, asked, answer, times, stamp, outcome)
         }
-        Err(error) => failed(error, Fwd::Method),
+        Err(error) => {
+            let mut answered = failed(error, Fwd::Method);
+            answered.outcome.invalidated = running.config.log.access.then(|| described(&what)).flatten();
+            answered
+        }
+    }
+}
+
+/// Tags that the access log names of one write.
+const NAMED: usize = 8;
+
+/// What was invalidated, for the access log.
+fn described(what: &Outdating) -> Option<Box<str>> {
+    let tags = || what.tags.iter().chain(what.softened.iter().map(|softened| &softened.tag));
+    let mut names: Vec<&str> = tags().map(Tag::as_str).collect();
+    names.sort_unstable();
+    let more = names.len().saturating_sub(NAMED);
+    names.truncate(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    (!names.is_empty()).then(|| format!("{}{more}", names.join(", ")).into())
+}
+
+/// Counts a write that no rule matches, and tells of the first of its shape where rules are meant to match writes.
+fn count_unmatched(running: &Running, live: &Live, asked: &Asked) {
+    running.metrics.writes_unmatched.inc();
+    if let Some(shape) = running.unmatched.count(&asked.method, &asked.target.path)
+        && !live.rules.families().is_empty()
+    {
+        tracing::info!(shape, "a write matches no rule: it invalidates nothing but its own path");
     }
 }
 
