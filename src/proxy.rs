@@ -41,7 +41,6 @@ mod slice;
 pub mod suspects;
 mod tunnel;
 pub mod turn;
-pub mod unmatched;
 mod write;
 
 pub use body::Body;

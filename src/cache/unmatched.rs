@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use http::Method;
 use serde::Serialize;
 
-use crate::cache::shapes;
+use super::shapes;
 
 /// How many shapes are told apart: an API has fewer, and clients can make up more.
 const MOST: usize = 256;
