@@ -310,6 +310,8 @@ pub struct FamilyDefinition {
     pub range: &'static str,
     /// Which request fields are sent to upstream: `all` or `keyed`.
     pub forward: &'static str,
+    /// What clients are told of their own caches: `no-cache` or `pass`.
+    pub client_cache_control: &'static str,
     /// Who shares a fetch of what is missing: requests to one `proxy`, or to the whole `fleet`.
     pub collapse: &'static str,
     /// Line in the rules file.
@@ -344,6 +346,7 @@ impl FamilyDefinition {
             max_variants: family.fetching.max_variants,
             range: family.fetching.range(),
             forward: family.fetching.forward(),
+            client_cache_control: family.client_cache_control.word(),
             collapse: family.collapse.word(),
             line: family.line,
             outdated_by: outdated_by.iter().map(|rule| rule.path.clone()).collect(),
