@@ -38,6 +38,7 @@ fn target() -> Target {
         host: "api.example.com".to_owned(),
         path: "/v1.0/things_50/42".to_owned(),
         query: Some("page=2&sort=name".to_owned()),
+        ..Target::default()
     }
 }
 
@@ -70,6 +71,7 @@ fn response() -> Response {
         },
         for_credentials: false,
         consumed: false,
+        said: None,
     }
 }
 

@@ -41,6 +41,7 @@ pub mod stream;
 pub mod supervise;
 pub mod sweeper;
 pub mod unanswered;
+pub mod unmatched;
 
 use backlog::{Backlog, Batch};
 use fleet::Fleet;

@@ -21,6 +21,7 @@ use crate::rules::fault::{Fault, Faults, Source};
 use crate::rules::pattern::Pattern;
 use crate::rules::reader::{Env, Reader};
 use crate::secret::Secret;
+use crate::target::PathCase;
 
 pub(crate) mod address;
 pub mod store_url;
@@ -139,7 +140,7 @@ impl Config {
             store: tables::read_store(&mut root, &server, overrides, &mut flags),
             memory: tables::read_memory(&mut root),
             log: tables::read_log(&mut root),
-            rules: RuleSet::read(&mut root),
+            rules: RuleSet::read(&mut root, server.case_insensitive_paths),
             server,
             admin,
             file: None,
@@ -195,6 +196,7 @@ impl Config {
                 login,
                 underscores,
                 credential_headers,
+                case_insensitive_paths,
                 upstream_keep_alive,
                 resolver,
                 cache_status,
@@ -346,6 +348,8 @@ pub struct Server {
     pub underscores: bool,
     /// `credential_headers`: request fields that carry credentials, beside those that are known to; default none
     pub credential_headers: Credentials,
+    /// `case_insensitive_paths`: true if upstream takes paths that differ in case for one; default false
+    pub case_insensitive_paths: PathCase,
     /// `upstream_keep_alive`: how long a connection to upstream may be idle and is used again, default 4s; shorter where
     /// upstream says so (`Keep-Alive: timeout`)
     pub upstream_keep_alive: Duration,
@@ -395,9 +399,11 @@ pub enum CacheStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum HostPolicy {
     /// `"upstream"`: the host of the upstream URL
-    #[default]
     Upstream,
+    /// the same, because nothing else is said, and the URL is https and has a name
+    UpstreamByDefault,
     /// `"client"`: what the client sent
+    #[default]
     Client,
     /// any other string: this host
     Fixed(http::HeaderValue),

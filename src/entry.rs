@@ -1,11 +1,13 @@
 //! [`Entry`]: one stored response with everything that decides on its use, and its encoding in L2.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
+use crate::semantics::clients;
 use crate::semantics::freshness::{Freshness, LifetimeSource};
 use crate::stamp::{Epoch, Stamp, Tag};
 
@@ -45,6 +47,9 @@ pub struct Response {
     pub status: StatusCode,
     /// Without hop-by-hop fields, `Age` and upstream's `Content-Length`; ready to be sent.
     pub headers: HeaderMap,
+    /// What upstream said in the fields in which clients are told something else ([`clients`]); None if they are told what it
+    /// said.
+    pub said: Option<Box<HeaderMap>>,
     pub body: Bytes,
     pub freshness: Freshness,
     /// May answer requests that carry `Authorization` or `Cookie` (RFC 9111 §3.5, or the family's rules).
@@ -55,6 +60,14 @@ pub struct Response {
 }
 
 impl Response {
+    /// The fields as upstream said them: what is validated with, and what a 304 updates.
+    pub fn own_headers(&self) -> Cow<'_, HeaderMap> {
+        match &self.said {
+            None => Cow::Borrowed(&self.headers),
+            Some(said) => Cow::Owned(clients::restored(&self.headers, said)),
+        }
+    }
+
     /// Whether it is an error of the client or of the server (RFC 9110 §15.5, §15.6).
     pub fn is_error(&self) -> bool {
         self.status.is_client_error() || self.status.is_server_error()
@@ -86,7 +99,7 @@ impl DecodeFault {
     }
 }
 
-const MAGIC: &[u8; 4] = b"LRD5";
+const MAGIC: &[u8; 4] = b"LRD6";
 
 /// Where the head's length stands, behind the checksum.
 const HEAD_AT: usize = MAGIC.len() + seal::LENGTH;
@@ -170,8 +183,11 @@ impl Entry {
                 variants.on.len() * 48 + known
             }
             Content::Response(response) => {
-                let text: usize =
-                    response.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 8).sum();
+                let text = |fields: &HeaderMap| -> usize {
+                    fields.iter().map(|(name, value)| name.as_str().len() + value.len() + 8).sum()
+                };
+                let said = response.said.as_deref().map_or(0, |said| text(said) + said.len() * 160 + 128);
+                let text = text(&response.headers) + said;
                 let fields = response.headers.len();
                 // As `HeaderMap` makes room: a power of two of places, three quarters of them for fields.
                 let places = (fields + fields / 3).next_power_of_two();
@@ -266,19 +282,49 @@ impl Entry {
 impl Response {
     /// The same response in two allocations of its own, one for all field values and one for a small body.
     fn compact(self) -> Response {
-        let mut values = BytesMut::with_capacity(self.headers.values().map(HeaderValue::len).sum());
-        self.headers.values().for_each(|value| values.put_slice(value.as_bytes()));
-        let mut values = values.freeze();
-        let mut headers = HeaderMap::with_capacity(self.headers.len());
-        for (name, value) in &self.headers {
-            // A name that is none of the known ones is a slice of the read buffer, too.
-            let name = HeaderName::from_bytes(name.as_str().as_bytes()).unwrap_or_else(|_| name.clone());
-            let own = HeaderValue::from_maybe_shared(values.split_to(value.len()));
-            headers.append(name, own.unwrap_or_else(|_| value.clone()));
-        }
+        let headers = compact(&self.headers);
+        let said = self.said.map(|said| Box::new(compact(&said)));
         let body = if self.body.len() > COPIED { self.body } else { Bytes::copy_from_slice(&self.body) };
-        Response { headers, body, ..self }
+        Response { headers, said, body, ..self }
     }
+}
+
+/// The same fields with all values in one allocation of their own.
+fn compact(fields: &HeaderMap) -> HeaderMap {
+    let mut values = BytesMut::with_capacity(fields.values().map(HeaderValue::len).sum());
+    fields.values().for_each(|value| values.put_slice(value.as_bytes()));
+    let mut values = values.freeze();
+    let mut headers = HeaderMap::with_capacity(fields.len());
+    for (name, value) in fields {
+        // A name that is none of the known ones is a slice of the read buffer, too.
+        let name = HeaderName::from_bytes(name.as_str().as_bytes()).unwrap_or_else(|_| name.clone());
+        let own = HeaderValue::from_maybe_shared(values.split_to(value.len()));
+        headers.append(name, own.unwrap_or_else(|_| value.clone()));
+    }
+    headers
+}
+
+fn put_fields(head: &mut BytesMut, fields: &HeaderMap) {
+    head.put_u16(fields.len() as u16);
+    for (name, value) in fields {
+        put_bytes(head, name.as_str().as_bytes());
+        put_bytes(head, value.as_bytes());
+    }
+}
+
+fn read_fields(head: &mut Reader) -> Result<HeaderMap, DecodeFault> {
+    let count = head.u16()?;
+    // Each takes eight bytes at least.
+    let room = usize::from(count).min(head.bytes.len() / 8);
+    // A map holds fewer fields than two bytes can count.
+    let mut fields = HeaderMap::try_with_capacity(room).map_err(|_| DecodeFault::Garbled)?;
+    for _ in 0..count {
+        let name = head.name()?;
+        let value = HeaderValue::from_maybe_shared(head.bytes()?).map_err(|_| DecodeFault::Garbled)?;
+        // A map holds fewer fields than two bytes can count.
+        fields.try_append(name, value).map_err(|_| DecodeFault::Garbled)?;
+    }
+    Ok(fields)
 }
 
 fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
@@ -331,14 +377,13 @@ fn put_response(head: &mut BytesMut, response: &Response) {
     put_seconds(head, freshness.stale_if_error);
     put_seconds(head, freshness.stale_if_unreachable);
     head.put_u8(source_code(freshness.source));
-    let flags = [freshness.always_validate, freshness.never_stale, response.for_credentials, response.consumed];
+    let is_told = response.said.is_some();
+    let flags =
+        [freshness.always_validate, freshness.never_stale, response.for_credentials, response.consumed, is_told];
     head.put_u8(flags.iter().enumerate().map(|(bit, set)| u8::from(*set) << bit).sum());
     head.put_u64(response.body.len() as u64);
-    head.put_u16(response.headers.len() as u16);
-    for (name, value) in &response.headers {
-        put_bytes(head, name.as_str().as_bytes());
-        put_bytes(head, value.as_bytes());
-    }
+    put_fields(head, &response.headers);
+    response.said.iter().for_each(|said| put_fields(head, said));
 }
 
 fn response(head: &mut Reader, body: Bytes) -> Result<Response, DecodeFault> {
@@ -352,17 +397,8 @@ fn response(head: &mut Reader, body: Bytes) -> Result<Response, DecodeFault> {
     if head.u64()? != body.len() as u64 {
         return Err(DecodeFault::Garbled);
     }
-    let count = head.u16()?;
-    // Each takes eight bytes at least.
-    let room = usize::from(count).min(head.bytes.len() / 8);
-    // A map holds fewer fields than two bytes can count.
-    let mut headers = HeaderMap::try_with_capacity(room).map_err(|_| DecodeFault::Garbled)?;
-    for _ in 0..count {
-        let name = head.name()?;
-        let value = HeaderValue::from_maybe_shared(head.bytes()?).map_err(|_| DecodeFault::Garbled)?;
-        // A map holds fewer fields than two bytes can count.
-        headers.try_append(name, value).map_err(|_| DecodeFault::Garbled)?;
-    }
+    let headers = read_fields(head)?;
+    let said = if flags & 16 == 0 { None } else { Some(Box::new(read_fields(head)?)) };
     let freshness = Freshness {
         request_time,
         response_time,
@@ -375,7 +411,8 @@ fn response(head: &mut Reader, body: Bytes) -> Result<Response, DecodeFault> {
         stale_if_error,
         stale_if_unreachable,
     };
-    Ok(Response { status, headers, body, freshness, for_credentials: flags & 4 != 0, consumed: flags & 8 != 0 })
+    let (for_credentials, consumed) = (flags & 4 != 0, flags & 8 != 0);
+    Ok(Response { status, headers, said, body, freshness, for_credentials, consumed })
 }
 
 const SOURCES: [LifetimeSource; 8] = [
@@ -494,6 +531,7 @@ mod tests {
             tags: vec![Tag::root(), Tag::uri("/")].into(),
             content: Content::Response(Response {
                 status: StatusCode::OK,
+                said: Some(Box::new(headers.clone())),
                 headers,
                 body: body.into(),
                 freshness: Freshness {

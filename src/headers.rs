@@ -23,7 +23,9 @@ pub mod unkeyed;
 pub use credentials::Credentials;
 pub use trailers::strip_trailers;
 pub use underscores::{dash_underscored, dashed, drop_underscored, restore_underscored};
-pub use unkeyed::{Meant, keep_cookies, keep_keyed, keep_only, methods_meant, strip_claims, strip_unkeyed};
+pub use unkeyed::{
+    Meant, is_safe, keep_cookies, keep_keyed, keep_only, methods_meant, strip_claims, strip_unkeyed,
+};
 
 /// What is told to upstream about the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,7 +48,7 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 const PROXY_AUTHENTICATION_INFO: HeaderName = HeaderName::from_static("proxy-authentication-info");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(crate) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Fields that end here whether `Connection` names them or not: RFC 9110 §7.6.1's list; those that belong to this
@@ -422,7 +424,7 @@ mod tests {
     }
 
     fn target(host: &str) -> Target {
-        Target { scheme: "https", host: host.into(), path: "/".into(), query: None }
+        Target { scheme: "https", host: host.into(), path: "/".into(), ..Target::default() }
     }
 
     fn forwarded(values: Fields<'_>, policy: ForwardedPolicy, client: &str, host: &str) -> HeaderMap {

@@ -31,7 +31,7 @@ use smallvec::SmallVec;
 use crate::headers::credentials::is_in_table;
 use crate::headers::{ForwardedPolicy, claims};
 use crate::secret::Secret;
-use crate::target::Target;
+use crate::target::{PathCase, Target};
 
 mod query;
 
@@ -175,11 +175,15 @@ pub fn derive(
     text.push_str(target.scheme);
     text.push_str("://");
     text.push_str(&target.host);
-    push_escaped(&mut text, target.path.as_bytes());
+    push_escaped(&mut text, target.sent_path().as_bytes());
     // As it is sent: what does not count in its family has been left out ([`QueryKeying::apply`]).
     if let Some(query) = &target.query {
         text.push('?');
         push_escaped(&mut text, query.as_bytes());
+    }
+    if target.case == PathCase::Insensitive {
+        // Entries from before have tags in which case counts.
+        text.push_str("\npath in any case");
     }
     if let Some(family) = family {
         let _ = write!(text, "\nfamily {} {}", family.name, family.version);
@@ -189,7 +193,7 @@ pub fn derive(
         for name in family.keying.other_cookies() {
             push_cookie(&mut text, name, headers, hiding);
         }
-        push_identity(&mut text, &family.keying.identity, headers, hiding);
+        push_identity(&mut text, &family.keying.identity, headers, hiding.secret.as_ref());
     }
     finish(text, hiding.clone())
 }
@@ -230,7 +234,7 @@ impl Canonical {
         let described = DESCRIBE_CONTENT.iter().filter(|name| headers.contains_key(*name));
         described.for_each(|name| push_field(&mut text, "content", name, headers, &self.hiding));
         text.push_str("\ncontent ");
-        push_secret(&mut text, [content], &self.hiding);
+        push_secret(&mut text, [content], self.hiding.secret.as_ref());
         finish(text, self.hiding)
     }
 
@@ -246,7 +250,7 @@ impl Canonical {
             if let Some(said) = claims::of_forwarded(headers) {
                 text.push_str("\nfront forwarded: ");
                 match said.len() > LONGEST_VALUE {
-                    true => push_secret(&mut text, [said.as_slice()], &self.hiding),
+                    true => push_secret(&mut text, [said.as_slice()], self.hiding.secret.as_ref()),
                     false => push_escaped(&mut text, &said),
                 }
             }
@@ -275,13 +279,13 @@ fn push_field(text: &mut String, kind: &str, name: &HeaderName, headers: &Header
     text.push(':');
     if hiding.hides(name) {
         text.push(' ');
-        push_secret(text, values.map(HeaderValue::as_bytes), hiding);
+        push_secret(text, values.map(HeaderValue::as_bytes), hiding.secret.as_ref());
         return;
     }
     if lines.iter().map(|value| value.len() + 2).sum::<usize>() > LONGEST_VALUE + 2 {
         text.push(' ');
         // Lines of one field are one value (RFC 9110 §5.3), long or short.
-        push_secret(text, join(values.map(HeaderValue::as_bytes)).as_deref(), hiding);
+        push_secret(text, join(values.map(HeaderValue::as_bytes)).as_deref(), hiding.secret.as_ref());
         return;
     }
     for (index, value) in values.enumerate() {
@@ -295,11 +299,11 @@ fn push_cookie(text: &mut String, name: &str, headers: &HeaderMap, hiding: &Hidi
     let _ = write!(text, "\ncookie {name}");
     if let Some(value) = cookie(headers, name) {
         text.push_str(": ");
-        push_secret(text, [value.as_slice()], hiding);
+        push_secret(text, [value.as_slice()], hiding.secret.as_ref());
     }
 }
 
-fn push_identity(text: &mut String, identity: &Identity, headers: &HeaderMap, hiding: &Hiding) {
+fn push_identity(text: &mut String, identity: &Identity, headers: &HeaderMap, secret: Option<&Secret>) {
     match identity {
         Identity::Unstated | Identity::Shared => return,
         Identity::Header(_) | Identity::Cookie(_) => {
@@ -314,10 +318,27 @@ fn push_identity(text: &mut String, identity: &Identity, headers: &HeaderMap, hi
     match value {
         Some(value) => {
             text.push(' ');
-            push_secret(text, [value.as_slice()], hiding);
+            push_secret(text, [value.as_slice()], secret);
         }
-        None => text.push_str(" anonymous"),
+        None => {
+            text.push(' ');
+            text.push_str(ANONYMOUS);
+        }
     }
+}
+
+/// Stands for the identity of a request without any.
+const ANONYMOUS: &str = "anonymous";
+
+/// Who asks, as it stands in tags: the digest of what tells callers apart. None if nothing does, or for a request without
+/// it.
+pub fn caller(identity: &Identity, headers: &HeaderMap, secret: Option<&Secret>) -> Option<String> {
+    if !matches!(identity, Identity::Header(_) | Identity::Cookie(_)) {
+        return None;
+    }
+    let mut text = String::new();
+    push_identity(&mut text, identity, headers, secret);
+    text.rsplit(' ').next().filter(|caller| *caller != ANONYMOUS).map(str::to_owned)
 }
 
 fn join<'v>(values: impl Iterator<Item = &'v [u8]>) -> Option<Vec<u8>> {
@@ -346,8 +367,8 @@ fn cookie(headers: &HeaderMap, name: &str) -> Option<Vec<u8>> {
 
 /// Credentials never stand in a key, in Redis or in a log: their HMAC-SHA256 does, or without a secret their SHA-256. (Not
 /// MD5: whoever can make two tokens with one digest must not be able to merge two callers.)
-fn push_secret<'v>(text: &mut String, values: impl IntoIterator<Item = &'v [u8]>, hiding: &Hiding) {
-    match &hiding.secret {
+fn push_secret<'v>(text: &mut String, values: impl IntoIterator<Item = &'v [u8]>, secret: Option<&Secret>) {
+    match secret {
         Some(secret) => {
             let mut hmac = secret.of_field();
             update_with(values, |bytes| hmac.update(bytes));
@@ -406,7 +427,8 @@ mod tests {
     }
 
     fn target(path: &str, query: Option<&str>) -> Target {
-        Target { scheme: "http", host: "h".into(), path: path.into(), query: query.map(Into::into) }
+        let (path, query) = (path.into(), query.map(Into::into));
+        Target { scheme: "http", host: "h".into(), path, query, ..Target::default() }
     }
 
     fn keyed(keying: &Keying, query: &str, headers: &HeaderMap) -> String {

@@ -5,7 +5,7 @@
 //!
 //! Modules depend downwards only. A read goes through them like this:
 //!
-//! 1. [`server`] accepts the connection; [`proxy::handle`] takes the request, and [`target`] its normalised path.
+//! 1. [`server`] accepts the connection; [`proxy::handle`] takes the request, and [`target`] its path: as it came for upstream and the key, normalised for the rules.
 //! 2. [`rules`] say which family claims the path; [`key`] makes the canonical text of the request and its MD5.
 //! 3. [`cache`] looks in memory, then in the [`store`], and learns from the marks ([`stamp`]) what is *current*.
 //! 4. [`semantics`] say whether it is *fresh*, may be served stale, or is to be validated.

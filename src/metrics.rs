@@ -71,6 +71,8 @@ pub struct Metrics {
     pub refreshes: Counter,
     /// Proxies that a write waited for in vain.
     pub members_expelled: Counter,
+    /// Writes that were carried out and that no rule matches.
+    pub writes_unmatched: Counter,
     /// Requests that an upstream out of step may have answered with what belongs to others.
     pub suspects: Counter,
     /// Outdated entries that the sweeper of this proxy has removed from the store.
@@ -184,6 +186,7 @@ impl Metrics {
             invalidations_repeated: Counter::default(),
             refreshes: Counter::default(),
             members_expelled: Counter::default(),
+            writes_unmatched: Counter::default(),
             suspects: Counter::default(),
             swept: Counter::default(),
             stored_keys: Family::default(),
@@ -285,6 +288,11 @@ impl Metrics {
             "members_expelled",
             "Proxies that a write waited for in vain",
             self.members_expelled.clone(),
+        );
+        registry.register(
+            "writes_unmatched",
+            "Writes that no rule matches: they invalidated nothing but their own path",
+            self.writes_unmatched.clone(),
         );
         registry.register(
             "suspects",

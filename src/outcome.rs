@@ -95,6 +95,8 @@ pub struct Outcome {
     pub detail: Option<&'static str>,
     /// The name under which the response is stored; printable ASCII.
     pub key: Option<Box<str>>,
+    /// What a write has invalidated, for the access log.
+    pub invalidated: Option<Box<str>>,
 }
 
 impl Outcome {
@@ -108,6 +110,7 @@ impl Outcome {
             collapsed: false,
             detail: None,
             key: None,
+            invalidated: None,
         }
     }
 

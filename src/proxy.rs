@@ -19,9 +19,10 @@ use crate::headers::{self, ForwardedPolicy};
 use crate::outcome::{Fwd, Outcome};
 use crate::running::{Live, Running};
 use crate::semantics::ClientDirectives;
+use crate::semantics::clients::{self, ClientCacheControl};
 use crate::semantics::demands::Demands;
 use crate::shares::{Over, Share};
-use crate::target::{Target, TargetFault};
+use crate::target::{PathCase, Target, TargetFault};
 use crate::upstream::interim::Interim;
 use crate::upstream::{RequestBody, UpstreamError};
 
@@ -189,7 +190,7 @@ fn take(
     }
     let (headers, version, connection) = (parts.headers, parts.version, parts.extensions.remove());
     let (method, forwarded) = (parts.method, running.config.server.forwarded_from(client));
-    let asked = Asked {
+    let mut asked = Asked {
         method,
         target,
         headers,
@@ -203,7 +204,8 @@ fn take(
         connection,
     };
     let (method, path) = (asked.method.clone(), running.config.log.access.then(|| asked.target.path.clone()));
-    let is_for_cache = offer.is_none() && (method == Method::GET || method == Method::HEAD);
+    let is_write = live.rules.is_write(&method, &asked.target);
+    let is_for_cache = offer.is_none() && !is_write && (method == Method::GET || method == Method::HEAD);
     let bypass = if is_for_cache { read::not_for_the_cache(live, &asked) } else { None };
     let work = if is_for_cache && bypass.is_none() && body.is_end_stream() {
         Work::Cache(Question::new(Arc::clone(live), asked, None))
@@ -216,6 +218,10 @@ fn take(
                     read::with_content(&running, &live, asked, body).await
                 }
                 Some(detail) => pass(&running, &asked, RequestBody::Empty, Fwd::Bypass, detail).await,
+                None if is_write => {
+                    headers::strip_claims(&mut asked.headers, asked.forwarded);
+                    write::write(&running, live, asked, body).await
+                }
                 None => answer(&running, &live, asked, body, offer).await,
             }
         }))
@@ -223,22 +229,18 @@ fn take(
     (method, path.unwrap_or_default(), trailers, work)
 }
 
-/// Everything but GET and HEAD, and those with the offer of another protocol.
+/// Every read but GET and HEAD, and those with the offer of another protocol.
 async fn answer(
     running: &Arc<Running>,
     live: &Arc<Live>,
-    mut asked: Asked,
+    asked: Asked,
     body: Incoming,
     offer: Option<tunnel::Offer>,
 ) -> Answered {
     match offer {
         Some(offer) => tunnel::tunnel(running, &asked, body, offer).await,
         None if asked.method.as_str() == "QUERY" => read::query(running, Arc::clone(live), asked, body).await,
-        None if is_safe(&asked.method) => pass(running, &asked, asked.content(body), Fwd::Method, "method").await,
-        None => {
-            headers::strip_claims(&mut asked.headers, asked.forwarded);
-            write::write(running, Arc::clone(live), asked, body).await
-        }
+        None => pass(running, &asked, asked.content(body), Fwd::Method, "method").await,
     }
 }
 
@@ -257,7 +259,7 @@ fn admit(
     parts: &mut http::request::Parts,
     has_hop_fields: bool,
 ) -> Result<Target, Box<Answered>> {
-    let target = target_of(parts)?;
+    let target = target_of(parts, running.config.server.case_insensitive_paths)?;
     // RFC 9110 §8.6. hyper sees to it in HTTP/1.
     if parts.version == Version::HTTP_2 && !headers::unify_length(&mut parts.headers) {
         return Err(Box::new(refuse(StatusCode::BAD_REQUEST, "content-length", "Content-Length is ambiguous")));
@@ -285,13 +287,13 @@ fn admit(
     }
 }
 
-fn target_of(parts: &http::request::Parts) -> Result<Target, Box<Answered>> {
+fn target_of(parts: &http::request::Parts, case: PathCase) -> Result<Target, Box<Answered>> {
     // RFC 9110 §9.3.6: a gateway to one origin has no use for tunnels.
     if parts.method == Method::CONNECT {
         let refused = refuse(StatusCode::NOT_IMPLEMENTED, "connect", "CONNECT is not supported by this gateway");
         return Err(Box::new(refused));
     }
-    let target = Target::of("http", &parts.uri, &parts.headers)
+    let target = Target::of("http", &parts.uri, &parts.headers, case)
         // RFC 9112 §3.2.4: the asterisk form is for OPTIONS alone.
         .and_then(|target| match target.path == "*" && parts.method != Method::OPTIONS {
             true => Err(TargetFault::BadForm),
@@ -299,11 +301,6 @@ fn target_of(parts: &http::request::Parts) -> Result<Target, Box<Answered>> {
         });
     // RFC 9112 §3.2: a missing or ambiguous host is answered with 400.
     target.map_err(|fault| Box::new(refuse(StatusCode::BAD_REQUEST, "bad-target", &fault.to_string())))
-}
-
-/// RFC 9110 §9.2.1 and the method registry: methods that are known not to change anything.
-pub(crate) fn is_safe(method: &Method) -> bool {
-    matches!(method.as_str(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "QUERY" | "PROPFIND" | "REPORT" | "SEARCH")
 }
 
 /// Logs and counts what was no request, and was refused with this status before it could be one.
@@ -352,6 +349,7 @@ fn record(
             family = live.counters(family).family,
             outcome = outcome.kind.label(),
             cache_status = text,
+            invalidated = outcome.invalidated.as_deref(),
             micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
         );
     }
@@ -377,6 +375,8 @@ async fn pass(
     if is_for_cache_alone(running, asked) {
         return read::not_cached();
     }
+    let live = running.live();
+    let told = live.rules.claim(&asked.method, &asked.target.path).map(|it| it.family.client_cache_control);
     let (fields, client) = (asked.for_passing(running), asked.sharer(running));
     // A share is taken when there is something to send, as a place at upstream is.
     if let Err(incomplete) = running.upstream.receive_ahead(client, &fields, &mut body).await {
@@ -392,7 +392,11 @@ async fn pass(
             let mut outcome = Outcome::pass(fwd, detail);
             outcome.fwd_status = Some(response.status().as_u16());
             let response = response.map(|body| body.holding(share));
-            Answered { response: respond::forwarded(response, &running.config.server), outcome, family: None }
+            let mut response = respond::forwarded(response, &running.config.server);
+            if told == Some(ClientCacheControl::NoCache) {
+                clients::tell(response.headers_mut());
+            }
+            Answered { response, outcome, family: None }
         }
         Err(error) => failed(error, fwd),
     }

@@ -8,12 +8,14 @@ use http::header::COOKIE;
 use http::{HeaderMap, HeaderName, Method};
 use smallvec::SmallVec;
 
-use crate::headers::{self, ForwardedPolicy, Meant};
-use crate::key::{FamilyKeying, Identity, Keying};
+use crate::headers::{self, ForwardedPolicy, Meant, is_safe};
+use crate::key::{self, FamilyKeying, Identity, Keying};
+use crate::secret::Secret;
 use crate::semantics::Policy;
+use crate::semantics::clients::ClientCacheControl;
 use crate::semantics::invalidation::StatusSet;
 use crate::stamp::Tag;
-use crate::target::{Readings, Target};
+use crate::target::{PathCase, Readings, Target, with_plain_delimiters};
 
 mod expand;
 pub(crate) mod family;
@@ -42,6 +44,8 @@ pub struct RuleSet {
     invalidations: Vec<Invalidation>,
     family_paths: PatternSet,
     invalidation_paths: PatternSet,
+    /// The invalidations that name safe methods, and their paths.
+    by_safe_methods: (Vec<usize>, PatternSet),
     names: Names,
 }
 
@@ -70,8 +74,14 @@ pub struct Family {
     pub max_body: Option<u64>,
     /// Some rule with `refresh` can outdate it.
     pub refreshed: bool,
+    /// What clients are told of their own caches.
+    pub client_cache_control: ClientCacheControl,
+    /// Some rule names the entries of one caller in it (`{identity}`).
+    pub told_by_caller: bool,
     /// Line in the file, from 1.
     pub line: usize,
+    /// The file says it.
+    says_client_cache_control: bool,
     pattern: Pattern,
     /// Tags of the levels, from the topmost down to the family itself.
     levels: Vec<Tag>,
@@ -182,7 +192,7 @@ pub struct Invalidation {
     /// The pattern as written.
     pub path: String,
     /// Methods it applies to.
-    pub methods: Vec<Method>,
+    pub methods: WriteMethods,
     /// Answers on which it applies.
     pub on: StatusSet,
     /// Softly: what is outdated may be served stale for this long, while a fresh one is fetched.
@@ -197,6 +207,47 @@ pub struct Invalidation {
     pub line: usize,
     pattern: Pattern,
     references: Vec<Reference>,
+}
+
+/// The methods that an invalidation applies to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WriteMethods {
+    /// Every method that is not known to be safe.
+    Unsafe,
+    /// These. A safe one among them makes a write of what it is used for.
+    These(Vec<Method>),
+}
+
+impl WriteMethods {
+    /// Whether it applies to a write that may mean these methods.
+    fn apply_to(&self, meant: &Meant) -> bool {
+        match (self, meant) {
+            (_, Meant::Any) => true,
+            (WriteMethods::Unsafe, Meant::These(meant)) => !meant.iter().all(is_safe),
+            (WriteMethods::These(methods), meant) => meant.overlaps(methods),
+        }
+    }
+
+    fn names_safe(&self) -> bool {
+        matches!(self, WriteMethods::These(methods) if methods.iter().any(is_safe))
+    }
+
+    /// Their names; `*` for every method that is not safe.
+    pub fn names(&self) -> Vec<&str> {
+        match self {
+            WriteMethods::Unsafe => vec!["*"],
+            WriteMethods::These(methods) => methods.iter().map(Method::as_str).collect(),
+        }
+    }
+}
+
+/// Who makes a write.
+#[derive(Debug, Clone, Copy)]
+pub enum Caller<'c> {
+    /// Told by the fields of the request. `secret`: the key of the HMACs that credentials stand as.
+    Known { fields: &'c HeaderMap, secret: Option<&'c Secret> },
+    /// It may have been anybody.
+    Unknown,
 }
 
 /// Values of a family's named captures in one path, in the order of the pattern; empty for one that took no part
@@ -221,16 +272,28 @@ pub struct Outdated<'r> {
 impl RuleSet {
     /// Reads `[[family]]` and `[invalidate]`. Faults go to the table's reader; only without any is the result of
     /// use.
-    pub fn read(root: &mut Table<'_>) -> RuleSet {
+    pub fn read(root: &mut Table<'_>, case: PathCase) -> RuleSet {
         let mut names = Names::default();
-        let mut families = family::read(root, &mut names);
-        let invalidations = invalidation::read(root, &names);
+        let mut families = family::read(root, &mut names, case);
+        let invalidations = invalidation::read(root, &names, case);
         for family in &mut families {
+            if !family.says_client_cache_control && invalidations.iter().any(|rule| rule.reaches(family)) {
+                family.client_cache_control = ClientCacheControl::NoCache;
+            }
             family.refreshed = invalidations.iter().any(|rule| rule.refresh && rule.reaches(family));
+            family.told_by_caller =
+                invalidations.iter().flat_map(|rule| &rule.references).any(|it| it.names_callers_of(&family.name));
+            family.version = family::version_of(family);
         }
-        let family_paths = compile(root, "family", families.iter().map(|family| &family.pattern));
-        let invalidation_paths = compile(root, "invalidate", invalidations.iter().map(|rule| &rule.pattern));
-        RuleSet { families, invalidations, family_paths, invalidation_paths, names }
+        let family_paths = compile(root, "family", families.iter().map(|family| &family.pattern), case);
+        let paths =
+            |rules: &[&Invalidation]| compile(root, "invalidate", rules.iter().map(|rule| &rule.pattern), case);
+        let invalidation_paths = paths(&invalidations.iter().collect::<Vec<_>>());
+        let by_safe: Vec<(usize, &Invalidation)> =
+            invalidations.iter().enumerate().filter(|(_, rule)| rule.methods.names_safe()).collect();
+        let (at, by_safe): (Vec<usize>, Vec<&Invalidation>) = by_safe.into_iter().unzip();
+        let by_safe_methods = (at, paths(&by_safe));
+        RuleSet { families, invalidations, family_paths, invalidation_paths, by_safe_methods, names }
     }
 
     /// The families, in the order of the file.
@@ -255,7 +318,16 @@ impl RuleSet {
         Some(Claimed { family, captures: family.captures(path) })
     }
 
+    /// Encoded or not, delimiters are the same. A pattern may tell them apart all the same (`[^:]+`).
     fn family_at(&self, method: &Method, path: &str) -> Option<&Family> {
+        let plain = with_plain_delimiters(path);
+        self.family_matching(method, &plain).or_else(|| match *plain == *path {
+            true => None,
+            false => self.family_matching(method, path),
+        })
+    }
+
+    fn family_matching(&self, method: &Method, path: &str) -> Option<&Family> {
         let mut matching = self.family_paths.matches(path).map(|at| &self.families[at]);
         matching.find(|family| family.methods.contain(method))
     }
@@ -283,19 +355,37 @@ impl RuleSet {
         Some(Ambiguity { family, readings, is_complete })
     }
 
+    /// Whether a request is a write: by its method, or because a rule names that method for what its path may be taken for.
+    pub fn is_write(&self, method: &Method, target: &Target) -> bool {
+        if !is_safe(method) {
+            return true;
+        }
+        let (at, paths) = &self.by_safe_methods;
+        if at.is_empty() {
+            return false;
+        }
+        let meant = Meant::These(vec![method.clone()]);
+        let is_named =
+            |path| paths.matches(path).any(|found| self.invalidations[at[found]].methods.apply_to(&meant));
+        target.readings().all().any(is_named)
+    }
+
     /// Every invalidation that a write of this method to this normalised path matches, in the order of the file.
     pub fn outdated_by(&self, method: &Method, path: &str) -> Vec<Outdated<'_>> {
-        let rules = self.invalidation_paths.matches(path).map(|at| &self.invalidations[at]);
-        rules.filter(|rule| rule.methods.contains(method)).map(|rule| rule.outdated(path)).collect()
+        let target = Target { path: path.to_owned(), ..Target::default() };
+        self.outdated_by_any(&Meant::These(vec![method.clone()]), &[target], Caller::Unknown)
     }
 
     /// Every invalidation that a write matches in any of the ways upstream may take it: by each of `methods`, at each
-    /// reading of its path ([`Target::readings`]). What matches in two ways alike comes once.
-    pub fn outdated_by_any(&self, methods: &Meant, target: &Target) -> Vec<Outdated<'_>> {
+    /// reading of its paths ([`Target::readings`]): its own, and that of its `Destination`. What matches in two ways alike
+    /// comes once.
+    pub fn outdated_by_any(&self, methods: &Meant, targets: &[Target], caller: Caller<'_>) -> Vec<Outdated<'_>> {
         let mut matches: Vec<Outdated<'_>> = Vec::new();
-        for path in target.readings().all() {
+        let readings: Vec<Readings<'_>> = targets.iter().map(Target::readings).collect();
+        for path in readings.iter().flat_map(Readings::all) {
             let rules = self.invalidation_paths.matches(path).map(|at| &self.invalidations[at]);
-            for outdated in rules.filter(|rule| methods.overlaps(&rule.methods)).map(|rule| rule.outdated(path)) {
+            let applying = rules.filter(|rule| rule.methods.apply_to(methods));
+            for outdated in applying.map(|rule| rule.outdated(path, caller)) {
                 let is_known =
                     |known: &Outdated<'_>| std::ptr::eq(known.rule, outdated.rule) && known.tags == outdated.tags;
                 if !matches.iter().any(is_known) {
@@ -310,7 +400,7 @@ impl RuleSet {
     /// contain `:`. Percent-encoded or not, a value is the same instance.
     pub fn resolve(&self, reference: &str) -> Result<Vec<Tag>, UnknownFamily> {
         let mut tags = Vec::new();
-        Reference::resolve(reference, &self.names)?.tags(&|_| None, &mut tags);
+        Reference::resolve(reference, &self.names)?.tags(&|_| None, Caller::Unknown, &mut tags);
         Ok(tags)
     }
 
@@ -342,8 +432,18 @@ impl Family {
         tags
     }
 
+    /// The tag of what one caller has in it, where a rule may name that and a request tells who asks.
+    pub fn tag_of_caller(&self, fields: &HeaderMap, secret: Option<&Secret>) -> Option<Tag> {
+        let caller = self.told_by_caller.then(|| key::caller(&self.keying.identity, fields, secret)).flatten()?;
+        Some(Tag::caller(&self.name, &caller))
+    }
+
     fn captures(&self, path: &str) -> Captures {
-        self.pattern.values(path).iter().map(|(_, value)| value.unwrap_or("").to_owned()).collect()
+        let plain = with_plain_delimiters(path);
+        let found = self.pattern.values(&plain);
+        // As `RuleSet::family_at` chooses.
+        let found = if found.is_empty() && *plain != *path { self.pattern.values(path) } else { found };
+        found.iter().map(|(_, value)| value.unwrap_or("").to_owned()).collect()
     }
 
     /// `user_details:42`, for people and for readable keys in Redis: printable ASCII, at most 150 bytes.
@@ -405,12 +505,12 @@ impl Invalidation {
         self.references.iter().any(|reference| reference.reaches(&family.levels))
     }
 
-    fn outdated(&self, path: &str) -> Outdated<'_> {
+    fn outdated(&self, path: &str, caller: Caller<'_>) -> Outdated<'_> {
         let values = self.pattern.values(path);
         let value_of = |name: &str| values.iter().find(|(known, _)| *known == name).and_then(|(_, value)| *value);
         let mut tags = Vec::new();
         for reference in &self.references {
-            reference.tags(&value_of, &mut tags);
+            reference.tags(&value_of, caller, &mut tags);
         }
         Outdated { rule: self, tags }
     }
@@ -431,8 +531,13 @@ pub fn strip_read(fields: &mut HeaderMap, forwarded: ForwardedPolicy, family: Op
     }
 }
 
-fn compile<'p>(root: &Table<'_>, key: &str, patterns: impl Iterator<Item = &'p Pattern>) -> PatternSet {
-    PatternSet::build(patterns).unwrap_or_else(|| {
+fn compile<'p>(
+    root: &Table<'_>,
+    key: &str,
+    patterns: impl Iterator<Item = &'p Pattern>,
+    case: PathCase,
+) -> PatternSet {
+    PatternSet::build(patterns, case).unwrap_or_else(|| {
         let message = format!("{key}: the patterns are too large together");
         root.reader().fault(root.span(), message, "lower the {…} counts in them");
         PatternSet::default()

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use http::Method;
 use tokio_util::task::TaskTracker;
 
 use crate::cache::Cache;
@@ -17,12 +16,13 @@ use crate::cache::names::Names;
 use crate::cache::shapes::Shapes;
 use crate::cache::stream::Held;
 use crate::cache::unanswered::Unanswered;
+use crate::cache::unmatched::UnmatchedWrites;
 use crate::config::{self, Coherence, Config, Digest, LoadError, Server, StoreConfig};
 use crate::entry::Seal;
 use crate::headers::{Credentials, LoopMark};
 use crate::key::Hiding;
 use crate::metrics::{FamilyCounters, Metrics, NO_FAMILY};
-use crate::rules::{Family, Invalidation, RuleSet};
+use crate::rules::{Family, Invalidation, RuleSet, WriteMethods};
 use crate::semantics::invalidation::StatusSet;
 use crate::shares::Shares;
 use crate::stamp::Tag;
@@ -77,6 +77,7 @@ pub struct Running {
     pub cache: Cache,
     pub flights: Arc<Flights>,
     pub shapes: Shapes,
+    pub unmatched: UnmatchedWrites,
     /// Reads that no other request can share, at a time.
     pub unshared: Arc<Shares>,
     /// Bodies on their way into memory: at most a quarter of its capacity, or one of the largest.
@@ -133,6 +134,7 @@ impl Running {
                 .sealed(seal),
             flights: Flights::new(),
             shapes: Shapes::new(),
+            unmatched: UnmatchedWrites::default(),
             unshared: unshared(&config.server),
             held: Held::new((config.memory.capacity / 4).max(largest)),
             unanswered: Arc::default(),
@@ -276,14 +278,14 @@ fn changed(before: &RuleSet, now: &RuleSet) -> Vec<Tag> {
     now.families().iter().filter(|family| !is_same(family)).map(|family| Tag::family(&family.name)).collect()
 }
 
-type Written<'r> = (&'r str, &'r [Method], &'r StatusSet, &'r [String], [Option<Duration>; 2], bool);
+type Written<'r> = (&'r str, &'r WriteMethods, &'r StatusSet, &'r [String], [Option<Duration>; 2], bool);
 
 /// Rules as they stand in the file, to be compared.
 fn written(rules: Vec<&Invalidation>) -> Vec<Written<'_>> {
     rules
         .into_iter()
         .map(|rule| {
-            (&*rule.path, &*rule.methods, &rule.on, &*rule.families, [rule.grace, rule.again], rule.refresh)
+            (&*rule.path, &rule.methods, &rule.on, &*rule.families, [rule.grace, rule.again], rule.refresh)
         })
         .collect()
 }

@@ -145,7 +145,7 @@ pub struct Softened {
 
 /// Anything an entry can be outdated by. Text forms: `*` (everything), `booking:stats:42` (family levels and
 /// instances), `uri:/v1.0/users` (a path, whatever its query and host), `group api.example/prices` (a group that
-/// responses of this host named).
+/// responses of this host named), `caller me sha256:…` (what one caller has in a family).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tag(Arc<str>);
 
@@ -183,10 +183,15 @@ impl Tag {
         Tag::group("", name)
     }
 
+    /// What one caller has in a family. `caller`: a digest, without spaces. No family has a space in its tag.
+    pub fn caller(family: &str, caller: &str) -> Tag {
+        Tag(Arc::from(format!("caller {family} {caller}")))
+    }
+
     /// Whether it stands for a family, a level or an instance.
     pub fn is_of_family(&self) -> bool {
         let text = self.as_str();
-        !(text == "*" || text.starts_with("uri:") || text.starts_with("group "))
+        !(text == "*" || ["uri:", "group ", "caller "].iter().any(|kind| text.starts_with(kind)))
     }
 
     /// The text form, as it stands in Redis.

@@ -1,5 +1,5 @@
-//! The request target, normalised before anything looks at it: what the rules match, what the key holds and
-//! what upstream receives is one and the same path. Refuses requests whose target or host is ambiguous.
+//! The request target: as it came for upstream and the key, which hold the same bytes, and normalised for the rules and
+//! for invalidation. Refuses requests whose target or host is ambiguous.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -15,17 +15,43 @@ mod readings;
 
 pub use readings::{MOST as MOST_READINGS, Readings};
 
-/// Where a request points: scheme, host, normalised path and raw query. RFC 9110 §7.1.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where a request points: scheme, host, path and raw query. RFC 9110 §7.1.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Target {
     /// `http` or `https`, as the client sees it.
     pub scheme: &'static str,
     /// Host and, unless it is the scheme's default, port; lower case.
     pub host: String,
-    /// Path after [`normalise`]; begins with `/`. Only the server-wide `OPTIONS *` has the path `*`.
+    /// Path after [`normalise`], in lower case if `case` says that it has none; begins with `/`. Only the server-wide
+    /// `OPTIONS *` has the path `*`.
     pub path: String,
+    /// The path as it came, unless it came as `path`.
+    pub sent: Option<Box<str>>,
     /// Query without the `?`, as received.
     pub query: Option<String>,
+    /// Whether upstream tells paths apart by case.
+    pub case: PathCase,
+}
+
+/// `[server] case_insensitive_paths`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PathCase {
+    /// Two paths that differ in case are two paths.
+    #[default]
+    Sensitive,
+    /// They are one.
+    Insensitive,
+}
+
+impl PathCase {
+    /// The form of a path that rules and tags know.
+    fn fold<'p>(self, path: impl Into<Cow<'p, str>>) -> Cow<'p, str> {
+        let path = path.into();
+        match self {
+            PathCase::Sensitive => path,
+            PathCase::Insensitive => lower_case(path),
+        }
+    }
 }
 
 /// Why a target is refused with 400.
@@ -51,7 +77,12 @@ impl Target {
     /// The target of a request. An authority in the target (absolute-form, or `:authority`) wins over `Host`
     /// (RFC 9112 §3.2.2), but an invalid `Host` beside it is refused all the same (§3.2). `scheme` is what the
     /// listener serves; what the client writes before `://` cannot change it (§3.3).
-    pub fn of(scheme: &'static str, uri: &Uri, headers: &HeaderMap) -> Result<Target, TargetFault> {
+    pub fn of(
+        scheme: &'static str,
+        uri: &Uri,
+        headers: &HeaderMap,
+        case: PathCase,
+    ) -> Result<Target, TargetFault> {
         let field = host_field(scheme, headers)?;
         let host = match uri.authority() {
             Some(authority) => normalise_authority(scheme, authority.as_str()).ok_or(TargetFault::BadHost)?,
@@ -61,14 +92,28 @@ impl Target {
             return Err(TargetFault::BadHost);
         }
         let query = uri.query().map(str::to_owned);
-        Ok(Target { scheme, host, path: path_of(uri)?, query })
+        Ok(Target { scheme, host, query, case, ..Target::default() }.at(path_of(uri)?))
+    }
+
+    /// The same with another path, as it came.
+    #[must_use]
+    pub fn at(self, sent: &str) -> Target {
+        let path = if sent == "*" { Cow::Borrowed(sent) } else { self.case.fold(normalise(sent)) };
+        let path = path.into_owned();
+        let sent = (sent != path).then(|| sent.into());
+        Target { path, sent, ..self }
+    }
+
+    /// The path as it came, and as upstream receives it.
+    pub fn sent_path(&self) -> &str {
+        self.sent.as_deref().unwrap_or(&self.path)
     }
 
     /// Path and query as sent to upstream.
     pub fn path_and_query(&self) -> String {
         match &self.query {
-            Some(query) => format!("{}?{query}", self.path),
-            None => self.path.clone(),
+            Some(query) => format!("{}?{query}", self.sent_path()),
+            None => self.sent_path().to_owned(),
         }
     }
 
@@ -79,7 +124,10 @@ impl Target {
 
     /// All paths that upstream may take this one for.
     pub fn readings(&self) -> Readings<'_> {
-        Readings::of(&self.path)
+        // An upstream that does not resolve dot segments sees another path.
+        let unresolved = self.sent.as_deref().filter(|sent| *sent != "*").map(|sent| decode(sent.as_bytes()));
+        let unresolved = unresolved.map(|path| self.case.fold(path).into_owned());
+        Readings::of_both(&self.path, unresolved.as_deref().filter(|path| *path != self.path), self.case)
     }
 }
 
@@ -100,7 +148,7 @@ fn host_field(scheme: &str, headers: &HeaderMap) -> Result<Option<String>, Targe
     }
 }
 
-fn path_of(uri: &Uri) -> Result<String, TargetFault> {
+fn path_of(uri: &Uri) -> Result<&str, TargetFault> {
     let scheme_is_http = uri.scheme().is_none_or(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS);
     // An authority without a scheme is the authority-form, for CONNECT only (RFC 9112 §3.2.3).
     let is_authority_form = uri.authority().is_some() && uri.scheme().is_none();
@@ -109,8 +157,8 @@ fn path_of(uri: &Uri) -> Result<String, TargetFault> {
     }
     match uri.path() {
         // RFC 9112 §3.2.4: asterisk-form.
-        "*" => Ok("*".to_owned()),
-        path if path.starts_with('/') => Ok(normalise(path).into_owned()),
+        "*" => Ok("*"),
+        path if path.starts_with('/') => Ok(path),
         _ => Err(TargetFault::BadForm),
     }
 }
@@ -159,7 +207,7 @@ fn is_host_byte(byte: u8) -> bool {
     is_unreserved(byte) || is_sub_delimiter(byte)
 }
 
-const fn is_unreserved(byte: u8) -> bool {
+pub(crate) const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
@@ -189,6 +237,73 @@ pub fn normalise(path: &str) -> Cow<'_, str> {
         return Cow::Borrowed(path);
     }
     Cow::Owned(remove_dot_segments(&decode(path.as_bytes())))
+}
+
+/// The form of a path in which its sub-delimiters, `:` and `@` stand as they are (RFC 3986 §3.3): upstreams take them for
+/// the same whether or not they are encoded. Without a copy if none is encoded.
+pub fn with_plain_delimiters(path: &str) -> Cow<'_, str> {
+    if !path.contains('%') {
+        return Cow::Borrowed(path);
+    }
+    let (mut plain, mut rest) = (String::with_capacity(path.len()), path);
+    while let Some(at) = rest.find('%') {
+        let (before, encoding) = rest.split_at(at);
+        plain.push_str(before);
+        let delimiter = encoded_byte(encoding.as_bytes()).filter(|byte| is_plain_delimiter(*byte));
+        plain.push(delimiter.map_or('%', char::from));
+        rest = &encoding[if delimiter.is_some() { 3 } else { 1 }..];
+    }
+    plain.push_str(rest);
+    Cow::Owned(plain)
+}
+
+/// What may stand in a segment without being unreserved: `sub-delims / ":" / "@"`.
+pub(crate) const fn is_plain_delimiter(byte: u8) -> bool {
+    is_sub_delimiter(byte) || matches!(byte, b':' | b'@')
+}
+
+/// Whether a character stands as it is in a normalised path.
+pub(crate) fn stands_plainly(character: char) -> bool {
+    u8::try_from(character).is_ok_and(|byte| PLAIN[usize::from(byte)])
+}
+
+/// A path in lower case: its letters, and those that are encoded as UTF-8. Other encodings stay as they are.
+fn lower_case(path: Cow<'_, str>) -> Cow<'_, str> {
+    if !path.bytes().any(|byte| byte.is_ascii_uppercase() || byte == b'%') {
+        return path;
+    }
+    let (mut lower, mut rest) = (String::with_capacity(path.len()), path.as_bytes());
+    while let [first, tail @ ..] = rest {
+        let Some(encoded) = encoded_byte(rest) else {
+            lower.push(char::from(first.to_ascii_lowercase()));
+            rest = tail;
+            continue;
+        };
+        let (character, length) = encoded_character(rest).unwrap_or((char::from(0), 1));
+        let mut utf8 = [0; 4];
+        if character.is_ascii() {
+            push(&mut lower, encoded, false);
+        } else {
+            for character in character.to_lowercase() {
+                character.encode_utf8(&mut utf8).bytes().for_each(|byte| push(&mut lower, byte, false));
+            }
+        }
+        rest = &rest[3 * length..];
+    }
+    Cow::Owned(lower)
+}
+
+/// The character whose UTF-8 stands encoded at the start of `path`, and how many bytes it has.
+fn encoded_character(path: &[u8]) -> Option<(char, usize)> {
+    let bytes: Vec<u8> = path.chunks(3).take(4).map_while(encoded_byte).collect();
+    let length = match bytes.first()? {
+        0xC2..=0xDF => 2,
+        0xE0..=0xEF => 3,
+        0xF0..=0xF4 => 4,
+        _ => return None,
+    };
+    let text = std::str::from_utf8(bytes.get(..length)?).ok()?;
+    Some((text.chars().next()?, length))
 }
 
 fn is_normal(path: &[u8]) -> bool {
@@ -304,7 +419,7 @@ mod tests {
     }
 
     fn target(uri: &str, hosts: &[&str]) -> Result<Target, TargetFault> {
-        Target::of("http", &uri.parse().unwrap(), &with_hosts(hosts))
+        Target::of("http", &uri.parse().unwrap(), &with_hosts(hosts), PathCase::Sensitive)
     }
 
     #[test]
@@ -313,7 +428,50 @@ mod tests {
         assert_eq!(target.host, "www.example.org");
         assert_eq!(target.path, "/where/is");
         assert_eq!(target.query.as_deref(), Some("q=now&x"));
-        assert_eq!(target.path_and_query(), "/where/is?q=now&x");
+        assert_eq!(target.path_and_query(), "/where/./is?q=now&x");
+    }
+
+    #[test]
+    fn upstream_receives_the_bytes_that_came() {
+        for sent in ["/t/%7Ejoe", "/t/a%2fb", "/t//z", "/t/1?", "/a/../b?x", "/a\\b", "/caf\u{e9}", "/%zz", "/A?B"]
+        {
+            for case in [PathCase::Sensitive, PathCase::Insensitive] {
+                let found = Target::of("http", &sent.parse().unwrap(), &with_hosts(&["h"]), case).unwrap();
+                assert_eq!(found.path_and_query(), sent);
+            }
+        }
+        assert_eq!(target("/t/1", &["h"]).unwrap().sent, None, "nothing is kept twice");
+    }
+
+    #[test]
+    fn paths_without_case_are_in_lower_case() {
+        let rows = [
+            ("/Users/JOE", "/users/joe"),
+            ("/%4Aoe/%2F%C3%89", "/joe/%2F%C3%A9"),
+            ("/%C3%A9/%FF%C3", "/%C3%A9/%FF%C3"),
+            ("/%E1%BA%9E%", "/%C3%9F%"),
+            ("/users/joe", "/users/joe"),
+        ];
+        for (sent, expected) in rows {
+            let target = Target { case: PathCase::Insensitive, ..Target::default() }.at(sent);
+            assert_eq!((target.path.as_str(), target.sent_path()), (expected, sent));
+            assert_eq!(target.clone().at(&target.path).path, expected, "it is its own lower case");
+        }
+    }
+
+    #[test]
+    fn delimiters_are_plain_whether_encoded_or_not() {
+        let encoded = "/%21%24%26%27%28%29%2A%2B%2C%3B%3D%3A%40%2F%25%4";
+        assert_eq!(with_plain_delimiters(encoded), "/!$&'()*+,;=:@%2F%25%4");
+        assert!(matches!(with_plain_delimiters("/a:b"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn dot_segments_are_read_both_resolved_and_not() {
+        let target = target("/a/%2e%2E/b", &["h"]).unwrap();
+        assert_eq!(target.path, "/b");
+        let readings: Vec<_> = target.readings().all().map(str::to_owned).collect();
+        assert_eq!(readings, ["/b", "/a/../b"]);
     }
 
     #[test]
@@ -325,7 +483,8 @@ mod tests {
 
     #[test]
     fn http2_has_its_authority_in_the_uri_and_no_host() {
-        let target = Target::of("https", &"https://h.example:443/a".parse().unwrap(), &HeaderMap::new()).unwrap();
+        let uri = "https://h.example:443/a".parse().unwrap();
+        let target = Target::of("https", &uri, &HeaderMap::new(), PathCase::Sensitive).unwrap();
         assert_eq!((target.scheme, target.host.as_str()), ("https", "h.example"));
     }
 

@@ -23,7 +23,9 @@ use crate::config::{HostPolicy, Server};
 use crate::connections::{Busy, Connection};
 use crate::headers;
 use crate::shares::{Over, Share, Shares};
+use crate::target::normalise_authority;
 
+mod address;
 mod answer_end;
 mod conn;
 mod framing;
@@ -348,6 +350,15 @@ impl RequestBody {
         }
     }
 
+    /// All of the content, if it has come.
+    pub fn at_hand(&self) -> Option<&[u8]> {
+        match self {
+            RequestBody::Empty => Some(&[]),
+            RequestBody::Whole(content) => Some(content),
+            RequestBody::Client(body) => body.has_ended.then_some(&body.begun[..]),
+        }
+    }
+
     /// All data of a content that has come to its end; the body itself if it has not.
     pub fn into_whole(self) -> Result<Bytes, RequestBody> {
         match self {
@@ -477,6 +488,8 @@ impl Unanswered {
 pub struct Upstream {
     pool: Pool,
     host: Host,
+    /// The names by which upstream may know itself: hosts with their ports, unless those are the default.
+    addresses: Vec<String>,
     places: Places,
     /// Bytes of contents that requests wait for before they take a place.
     buffers: Arc<Shares>,
@@ -543,6 +556,7 @@ impl Upstream {
         Ok(Upstream {
             pool: Pool::new(connector, url.clone(), limits, names),
             host: host(&server.host, authority),
+            addresses: addresses(url, &server.host),
             places: Places::new(server),
             buffers: buffers(server),
             answer_within: server.upstream_timeout,
@@ -552,6 +566,11 @@ impl Upstream {
             upload_rate: server.upload_rate,
             download_rate: server.download_rate,
         })
+    }
+
+    /// The names by which upstream may know itself: hosts with their ports, unless those are the default.
+    pub fn addresses(&self) -> &[String] {
+        &self.addresses
     }
 
     /// Whether a request of this client would be sent at once.
@@ -713,6 +732,7 @@ impl Upstream {
         let expecting = hold(&mut body, &headers);
         let upload = body.upload();
         let length = least_length(path_and_query, &headers, &body);
+        let host = headers.get(header::HOST).cloned();
         let mut request = self.request(method, path_and_query, headers, body)?;
         let is_misframed = listen(&mut request, expecting, interim);
         // The time limits run from the last piece of the request that was sent.
@@ -744,6 +764,7 @@ impl Upstream {
             let unanswered = Unanswered::garbled(&conn);
             return Err(given_up(unanswered, end.as_ref().map(|end| &*end.rest.upload)));
         }
+        address::make_relative(response.headers_mut(), &self.addresses, host.as_ref(), path_and_query);
         // RFC 9110 §10.1.1: who does not read the content says whether the connection ends.
         let is_unread = unsent == Unsent::All || unsent == Unsent::Some && framing::closes(&response);
         if is_unread {
@@ -846,6 +867,17 @@ impl Upstream {
     }
 }
 
+/// The names by which an upstream may know itself.
+pub fn addresses(url: &Uri, host: &HostPolicy) -> Vec<String> {
+    let scheme = url.scheme_str().unwrap_or("http");
+    let authority = url.authority().and_then(|authority| normalise_authority(scheme, authority.as_str()));
+    let fixed = match host {
+        HostPolicy::Fixed(host) => host.to_str().ok().map(str::to_ascii_lowercase),
+        HostPolicy::Client | HostPolicy::Upstream | HostPolicy::UpstreamByDefault => None,
+    };
+    authority.into_iter().chain(fixed).collect()
+}
+
 /// What contents may take up while they are awaited: so much for each place.
 fn buffers(server: &Server) -> Arc<Shares> {
     let (total, per_client) =
@@ -935,7 +967,7 @@ fn host(policy: &HostPolicy, authority: &Authority) -> Host {
     match policy {
         HostPolicy::Client => Host::Client,
         HostPolicy::Fixed(value) => Host::Always(value.clone()),
-        HostPolicy::Upstream => {
+        HostPolicy::Upstream | HostPolicy::UpstreamByDefault => {
             // An authority without credentials (config refuses them) is made of visible ASCII.
             HeaderValue::from_str(authority.as_str()).map_or(Host::Client, Host::Always)
         }

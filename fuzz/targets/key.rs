@@ -5,7 +5,7 @@
 use http::{HeaderName, Uri};
 use larder::headers::ForwardedPolicy;
 use larder::key::{self, FamilyKeying, Identity, Keying, QueryKeying};
-use larder::target::{self, Target};
+use larder::target::{self, PathCase, Target};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &[u8]| {
@@ -17,7 +17,7 @@ fuzz_target!(|text: &[u8]| {
     }
     let headers = larder_fuzz::fields(rest);
     let Ok(uri) = Uri::try_from(line) else { return };
-    let Ok(target) = Target::of("http", &uri, &headers) else { return };
+    let Ok(target) = Target::of("http", &uri, &headers, PathCase::Sensitive) else { return };
     assert_is_normal(&target);
     let plain = key::derive(&target, &headers, None, None);
     assert_eq!(plain.text.lines().count(), 1);
@@ -41,6 +41,6 @@ fn assert_is_normal(target: &Target) {
     if target.path != "*" {
         let absolute = format!("http://{}{}", target.host, target.path_and_query());
         let uri = Uri::try_from(absolute).expect("a normalised target is a URI");
-        assert_eq!(Target::of("http", &uri, &http::HeaderMap::new()).as_ref(), Ok(target));
+        assert_eq!(Target::of("http", &uri, &http::HeaderMap::new(), PathCase::Sensitive).as_ref(), Ok(target));
     }
 }

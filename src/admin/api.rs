@@ -26,6 +26,7 @@ use super::routes::{self, ROUTES};
 use super::trial;
 use crate::cache::StoreState;
 use crate::cache::names::Names;
+use crate::cache::unmatched::Known;
 use crate::config::LoadError;
 use crate::logs;
 use crate::rules::fault::Fault;
@@ -130,6 +131,8 @@ pub struct Stats {
     key_counts: serde_json::Map<String, Value>,
     /// False: the count was broken off at a limit, and the numbers are lower bounds.
     complete: bool,
+    /// Writes that no rule matches.
+    writes_unmatched: Known,
     #[serde(flatten)]
     swept: Swept,
 }
@@ -160,6 +163,7 @@ pub async fn stats(State(desk): At) -> Answer<Stats> {
         cache_info: desk.cache_info(&tier, &performance),
         key_counts: key_counts(&counts, &live),
         complete: counts.keys.complete,
+        writes_unmatched: desk.running().unmatched.known(),
         swept: Swept::of(&desk, Some(&counts)),
     })))
 }

@@ -314,6 +314,8 @@ pub struct FamilyDefinition {
     pub range: &'static str,
     /// Which request fields are sent to upstream: `all` or `keyed`.
     pub forward: &'static str,
+    /// What clients are told of their own caches: `no-cache` or `pass`.
+    pub client_cache_control: &'static str,
     /// Who shares a fetch of what is missing: requests to one `proxy`, or to the whole `fleet`.
     pub collapse: &'static str,
     /// Line in the rules file.
@@ -351,6 +353,7 @@ impl FamilyDefinition {
             max_variants: family.fetching.max_variants,
             range: family.fetching.range(),
             forward: family.fetching.forward(),
+            client_cache_control: family.client_cache_control.word(),
             collapse: family.collapse.word(),
             line: family.line,
             outdated_by: outdated_by.iter().map(|rule| rule.path.clone()).collect(),
@@ -469,7 +472,7 @@ impl From<&Invalidation> for InvalidationDefinition {
     fn from(rule: &Invalidation) -> InvalidationDefinition {
         InvalidationDefinition {
             path: rule.path.clone(),
-            methods: rule.methods.iter().map(ToString::to_string).collect(),
+            methods: rule.methods.names().into_iter().map(str::to_owned).collect(),
             on: rule.on.ranges.iter().map(|range| statuses(*range)).collect(),
             families: rule.families.clone(),
             mode: rule.mode(),

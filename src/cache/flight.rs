@@ -97,6 +97,8 @@ pub struct Head {
     pub ttl: i64,
     /// Some of the fields are meant for Larder, and are taken out on the way to clients.
     pub consumed: bool,
+    /// What upstream said in the fields in which clients are told something else.
+    pub said: Option<Box<HeaderMap>>,
     /// Read before the fetch.
     pub stamp: Option<Stamp>,
     /// Tags that the response itself named: who joins could not know them before.

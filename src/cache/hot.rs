@@ -127,8 +127,9 @@ impl Hot {
 impl Read {
     /// Bytes, roughly.
     fn weight(&self) -> u64 {
-        let Target { host, path, query, .. } = &self.target;
-        let target = host.len() + path.len() + query.as_ref().map_or(0, String::len);
+        let Target { host, path, sent, query, .. } = &self.target;
+        let sent = sent.as_ref().map_or(0, |sent| sent.len());
+        let target = host.len() + path.len() + sent + query.as_ref().map_or(0, String::len);
         let fields: usize = self.headers.iter().map(|(name, value)| 64 + name.as_str().len() + value.len()).sum();
         let tags: usize = self.tags.iter().map(|tag| 48 + tag.as_str().len()).sum();
         (256 + target + fields + tags) as u64
@@ -142,7 +143,7 @@ mod tests {
     fn read(name: u8, tag: &str) -> Read {
         Read {
             key: Key([name; 16]),
-            target: Target { scheme: "http", host: "h".into(), path: format!("/{name}"), query: None },
+            target: Target { host: "h".into(), path: format!("/{name}"), ..Target::default() },
             headers: HeaderMap::new(),
             client: IpAddr::from([127, 0, 0, 1]),
             tags: vec![Tag::root(), Tag::family(tag)],

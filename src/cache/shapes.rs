@@ -46,11 +46,24 @@ impl Shapes {
     fn shape(&self, path: &str) -> u64 {
         let mut hasher = self.hasher.build_hasher();
         for segment in path.split('/') {
-            let is_word = segment.len() <= WORD && !segment.bytes().any(|byte| byte.is_ascii_digit());
-            hasher.write(if is_word { segment.as_bytes() } else { b"0" });
+            hasher.write(if is_word(segment) { segment.as_bytes() } else { b"0" });
             hasher.write_u8(b'/');
         }
         hasher.finish()
+    }
+}
+
+fn is_word(segment: &str) -> bool {
+    segment.len() <= WORD && !segment.bytes().any(|byte| byte.is_ascii_digit())
+}
+
+/// Appends the shape of a path, for people: `/users/{}/photo`.
+pub fn write(path: &str, out: &mut String) {
+    for (at, segment) in path.split('/').enumerate() {
+        if at > 0 {
+            out.push('/');
+        }
+        out.push_str(if is_word(segment) { segment } else { "{}" });
     }
 }
 

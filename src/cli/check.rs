@@ -3,14 +3,15 @@
 use std::path::Path;
 
 use comfy_table::{ContentArrangement, Table, presets};
-use http::{HeaderName, Method};
+use http::HeaderName;
 use serde_json::{Value, json};
 
-use crate::config::{Config, LoadError, Overrides};
+use crate::config::{Config, HostPolicy, LoadError, Overrides};
 use crate::key::{Identity, Parameters};
 use crate::rules::fault::Faults;
 use crate::rules::reader::Env;
-use crate::rules::{Family, Fetching, Invalidation, RuleSet, Warning};
+use crate::rules::{Family, Fetching, Invalidation, Warning};
+use crate::semantics::clients::ClientCacheControl;
 use crate::semantics::invalidation::StatusSet;
 use crate::semantics::{ClientDirectives, CloseDelimited, STALE_IF_UNREACHABLE, SetCookie};
 
@@ -19,8 +20,8 @@ use crate::semantics::{ClientDirectives, CloseDelimited, STALE_IF_UNREACHABLE, S
 pub fn check(file: &Path, json: bool, env: &Env<'_>) -> (String, u8) {
     let name = file.display().to_string();
     match Config::load(Some(file), &Overrides::default(), env) {
-        Ok(config) if json => (pretty(&rules_json(&name, &config.rules)), 0),
-        Ok(config) => (rules_text(&name, &config.rules), 0),
+        Ok(config) if json => (pretty(&rules_json(&name, &config)), 0),
+        Ok(config) => (rules_text(&name, &config), 0),
         Err(LoadError::Faults(faults)) if json => (pretty(&faults_json(&name, &faults)), 1),
         Err(LoadError::Faults(faults)) => (faults_text(&name, &faults), 1),
         Err(error @ LoadError::Io { .. }) if json => {
@@ -46,7 +47,16 @@ fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-fn rules_text(name: &str, rules: &RuleSet) -> String {
+/// What holds by default and is not the usual default.
+fn notes(config: &Config) -> Vec<String> {
+    let host = config.server.host == HostPolicy::UpstreamByDefault;
+    let note = "host = \"upstream\", since upstream is reached by https and by name: the API is told that name in Host, and its \
+                links lead there; write host = \"client\" in [server] if it serves the names that clients use";
+    host.then(|| note.to_owned()).into_iter().collect()
+}
+
+fn rules_text(name: &str, config: &Config) -> String {
+    let rules = &config.rules;
     let (families, invalidations) = (rules.families(), rules.invalidations());
     let mut text = String::new();
     if !families.is_empty() {
@@ -61,6 +71,9 @@ fn rules_text(name: &str, rules: &RuleSet) -> String {
     }
     if families.is_empty() {
         text.push_str("no families: what upstream's Cache-Control and Expires allow is cached (RFC 9111)\n");
+    }
+    for note in notes(config) {
+        text.push_str(&format!("{name}: note: {note}\n\n"));
     }
     let warnings = rules.warnings();
     for Warning { line, message, remedy } in &warnings {
@@ -146,6 +159,7 @@ fn stored(family: &Family) -> Vec<String> {
 /// Which requests there are, and how upstream is asked for them.
 fn fetched(family: &Family) -> Vec<String> {
     let (fetching, usual) = (&family.fetching, Fetching::default());
+    let told = family.client_cache_control;
     let directives = family.policy.client_directives;
     let methods = family.methods.names();
     let normalize = names(&fetching.normalize);
@@ -156,6 +170,7 @@ fn fetched(family: &Family) -> Vec<String> {
         (fetching.max_variants != usual.max_variants, format!("max_variants {}", fetching.max_variants)),
         (fetching.range() != usual.range(), format!("range {}", fetching.range())),
         (fetching.forward() != usual.forward(), format!("forward {}", fetching.forward())),
+        (told != ClientCacheControl::default(), format!("clients: {}", told.word())),
     ];
     all.into_iter().filter_map(|(is_unusual, part)| is_unusual.then_some(part)).collect()
 }
@@ -166,7 +181,7 @@ fn invalidation_row(rule: &Invalidation) -> [String; 5] {
 }
 
 fn methods(rule: &Invalidation) -> Vec<&str> {
-    rule.methods.iter().map(Method::as_str).collect()
+    rule.methods.names()
 }
 
 fn statuses(on: &StatusSet) -> Vec<String> {
@@ -174,12 +189,14 @@ fn statuses(on: &StatusSet) -> Vec<String> {
     on.ranges.iter().map(text).collect()
 }
 
-fn rules_json(name: &str, rules: &RuleSet) -> Value {
+fn rules_json(name: &str, config: &Config) -> Value {
+    let rules = &config.rules;
     json!({
         "success": true,
         "file": name,
         "families": rules.families().iter().map(family_json).collect::<Vec<_>>(),
         "invalidations": rules.invalidations().iter().map(invalidation_json).collect::<Vec<_>>(),
+        "notes": notes(config),
         "warnings": rules.warnings(),
     })
 }
@@ -202,6 +219,7 @@ fn family_json(family: &Family) -> Value {
         "captures": family.capture_names().collect::<Vec<_>>(),
         "ttl": seconds(policy.ttl),
         "ttl_policy": policy.ttl_policy.word(),
+        "client_cache_control": family.client_cache_control.word(),
         "negative_ttl": seconds(policy.negative_ttl),
         "stale_while_revalidate": seconds(policy.stale_while_revalidate),
         "stale_if_error": seconds(policy.stale_if_error),

@@ -9,14 +9,16 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use serde::Serialize;
 
 use super::{ExplainArguments, rules_file};
-use crate::config::{Config, Overrides};
-use crate::headers::{self, Meant};
+use crate::config::{Config, Overrides, StoreConfig};
+use crate::headers::{self, Meant, is_safe};
 use crate::metrics::Metrics;
 use crate::proxy::account::{Account, Claim, Judgement, Kept};
+use crate::rules::Caller;
 use crate::running::{Live, Running};
+use crate::semantics::invalidation;
 use crate::stamp::Tag;
 use crate::target::{MOST_READINGS, Target};
-use crate::upstream::Upstream;
+use crate::upstream::{self, Upstream};
 
 mod head;
 mod print;
@@ -47,8 +49,8 @@ struct Write {
     path: String,
     /// The rules that match, in file order.
     rules: Vec<Match>,
-    /// Always outdated by a non-error answer (RFC 9111 §4.4): the path as it is, and all that upstream may take it
-    /// for.
+    /// Always outdated by a non-error answer (RFC 9111 §4.4), and by one that shows that a copy is old: the path as it is,
+    /// all that upstream may take it for, and those of its `Destination`.
     target: String,
     notes: Vec<String>,
 }
@@ -98,7 +100,8 @@ fn explanation(arguments: &ExplainArguments) -> Result<Explanation, Failure> {
         return remote::kept(arguments, admin, &method).map(|kept| Explanation::Kept(Box::new(kept)));
     }
     let (config, target, fields) = request(arguments, fields).map_err(Failure::Usage)?;
-    if Account::is_read(&method) {
+    let is_write = config.rules.is_write(&method, &target);
+    if Account::is_read(&method) && !is_write {
         return read(arguments, config, method, target, fields).map(|read| Explanation::Read(Box::new(read)));
     }
     if arguments.response.is_some() || arguments.ask {
@@ -107,12 +110,12 @@ fn explanation(arguments: &ExplainArguments) -> Result<Explanation, Failure> {
              --response and --ask out to see what a {method} outdates"
         )));
     }
-    Ok(match crate::proxy::is_safe(&method) {
-        true => Explanation::Pass {
+    Ok(match is_write {
+        false => Explanation::Pass {
             method: method.to_string(),
             reason: "safe, and not answered from the cache: forwarded as it is".to_owned(),
         },
-        false => Explanation::Write(write(&config, &method, &target, fields)),
+        true => Explanation::Write(write(&config, &method, &target, fields)),
     })
 }
 
@@ -198,9 +201,28 @@ fn write(config: &Config, method: &Method, target: &Target, mut fields: HeaderMa
         true => drop(headers::dash_underscored(&mut fields)),
         false => headers::drop_underscored(&mut fields),
     }
-    let methods = headers::methods_meant(method, &fields, target.query.as_deref());
-    let matches = config.rules.outdated_by_any(&methods, target);
+    let headers = &fields;
+    let methods = headers::methods_meant(method, headers, target.query.as_deref(), Some(&[]));
+    let own = config.server.upstream.iter().flat_map(|url| upstream::addresses(url, &config.server.host));
+    let own: Vec<String> = own.collect();
+    let destinations = invalidation::destinations(target, headers, &own);
+    let targets: Vec<Target> =
+        std::iter::once(target.clone()).chain(destinations.iter().map(|path| target.clone().at(path))).collect();
+    let secret = config.store.as_ref().and_then(StoreConfig::secret);
+    let caller = Caller::Known { fields: headers, secret: secret.as_ref() };
+    let matches = config.rules.outdated_by_any(&methods, &targets, caller);
     let mut notes = Vec::new();
+    if is_safe(method) {
+        notes.push(format!(
+            "a rule names {method} for this path, so that it is a write, and never answered from the cache"
+        ));
+    }
+    if *method == Method::POST {
+        notes.push("a form that names another method in _method is a write by that one too".to_owned());
+    }
+    if !destinations.is_empty() {
+        notes.push(format!("its Destination is {}: it counts as a target too", destinations.join(", ")));
+    }
     if matches.is_empty() {
         notes.push("no rule matches this write: only what is stored under its own path is outdated".to_owned());
     }
@@ -214,7 +236,7 @@ fn write(config: &Config, method: &Method, target: &Target, mut fields: HeaderMa
         Meant::Any => notes.push("it names so many methods that the rules of all methods apply".to_owned()),
     }
     let readings = target.readings();
-    if !readings.is_complete() {
+    if !targets.iter().all(|target| target.readings().is_complete()) {
         notes.push(format!("refused with 400: its path can be taken for more than {MOST_READINGS} others"));
     } else if readings.count() > 1 {
         let others: Vec<&str> = readings.others().collect();
@@ -230,13 +252,13 @@ fn write(config: &Config, method: &Method, target: &Target, mut fields: HeaderMa
             .map(|outdated| Match {
                 path: outdated.rule.path.clone(),
                 line: outdated.rule.line,
-                methods: outdated.rule.methods.iter().map(Method::to_string).collect(),
+                methods: outdated.rule.methods.names().into_iter().map(str::to_owned).collect(),
                 on: outdated.rule.on.ranges.clone(),
                 how: outdated.rule.manner(),
                 outdates: outdated.tags.iter().map(Tag::to_string).collect(),
             })
             .collect(),
-        target: target.tags().iter().map(Tag::to_string).collect::<Vec<_>>().join(", "),
+        target: targets.iter().flat_map(Target::tags).map(|tag| tag.to_string()).collect::<Vec<_>>().join(", "),
         notes,
     }
 }

@@ -1,10 +1,11 @@
 //! Reads the tables that say how Larder runs: `[server]`, `[admin]`, `[store]`, `[memory]`, `[log]`; flags win.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::Uri;
 use tracing_subscriber::EnvFilter;
 
 use super::address::{self, Wrong};
@@ -20,6 +21,7 @@ use crate::rules::fault::Fault;
 use crate::rules::nearest::{did_you_mean, nearest};
 use crate::rules::reader::{Item, Table, Text};
 use crate::shares::Shares;
+use crate::target::PathCase;
 
 /// Time limits: never zero, which would mean that nothing is ever in time.
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(86_400);
@@ -70,6 +72,7 @@ impl Default for Server {
             login: None,
             underscores: false,
             credential_headers: Credentials::default(),
+            case_insensitive_paths: PathCase::default(),
             upstream_keep_alive: Duration::from_secs(4),
             resolver: None,
             cache_status: CacheStatus::default(),
@@ -98,11 +101,11 @@ impl Default for Log {
 
 /// `[server]`
 pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<Fault>) -> Server {
-    let mut server = Server::default();
+    let (mut server, mut policy) = (Server::default(), None);
     if let Some(mut table) = section(root, "server") {
         set(&mut server.listen, table.item("listen").and_then(|item| checked(&item, address::listen)));
         server.upstream = table.item("upstream").and_then(|item| checked(&item, address::upstream));
-        set(&mut server.host, table.item("host").and_then(|item| checked(&item, host)));
+        policy = table.item("host").and_then(|item| checked(&item, host));
         let words =
             [("set", ForwardedPolicy::Set), ("append", ForwardedPolicy::Append), ("off", ForwardedPolicy::Off)];
         let forwarded = table.item("forwarded");
@@ -137,6 +140,9 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
         set(&mut server.underscores, table.item("underscores").and_then(|item| item.boolean()));
         let credentials = table.item("credential_headers").and_then(|item| family::read_headers(&item));
         set(&mut server.credential_headers, credentials.map(Credentials::and));
+        let is_insensitive = table.item("case_insensitive_paths").and_then(|item| item.boolean());
+        let case = if is_insensitive == Some(true) { PathCase::Insensitive } else { PathCase::Sensitive };
+        server.case_insensitive_paths = case;
         server.resolver = table.item("resolver").and_then(|item| checked(&item, address::resolver));
         (server.max_upstream_requests, server.max_upstream_requests_per_client) = shared(
             &mut table,
@@ -166,7 +172,7 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
         let words = [("ignore", OnIncomplete::Ignore), ("invalidate", OnIncomplete::Invalidate)];
         set(&mut server.on_incomplete, table.item("on_incomplete").and_then(|item| item.choice(&words)));
         let login = table.item("login").and_then(|item| item.text()).filter(|login| !login.value.is_empty());
-        server.login = login.and_then(|login| family::compile(&login));
+        server.login = login.and_then(|login| family::compile(&login, case));
         let words = [("plain", CacheStatus::Plain), ("key", CacheStatus::Key), ("off", CacheStatus::Off)];
         set(&mut server.cache_status, table.item("cache_status").and_then(|item| item.choice(&words)));
         let words = [("remove", false), ("keep", true)];
@@ -177,7 +183,18 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
     if let Some(upstream) = flag("--upstream", overrides.upstream.as_deref(), address::upstream, flags) {
         server.upstream = Some(upstream);
     }
+    server.host = policy.unwrap_or_else(|| usual_host(server.upstream.as_ref()));
     server
+}
+
+/// The client's host is what an API makes its links of. One that is reached by https, by a name, shows a certificate for that
+/// name, and is most often one of several that are told apart by it.
+fn usual_host(upstream: Option<&Uri>) -> HostPolicy {
+    let is_by_name = |url: &&Uri| {
+        let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+        url.scheme_str() == Some("https") && host.parse::<IpAddr>().is_err()
+    };
+    upstream.filter(is_by_name).map_or(HostPolicy::Client, |_| HostPolicy::UpstreamByDefault)
 }
 
 /// What of `[server]` says how much clients may have at a time.

@@ -1,7 +1,9 @@
 //! Request fields by which upstream might answer, or carry out, another request than the rules and the key know of:
 //! what goes from reads and writes, what is kept where a family asks for that, and which methods a write may mean.
 
-use http::header::{COOKIE, HeaderName, HeaderValue};
+use std::borrow::Cow;
+
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, COOKIE, HeaderName, HeaderValue};
 use http::{HeaderMap, Method};
 
 use super::{ForwardedPolicy, claims};
@@ -87,6 +89,11 @@ pub fn strip_claims(headers: &mut HeaderMap, policy: ForwardedPolicy) {
     strip(headers, |name| claims::goes(name, policy, |_| false));
 }
 
+/// RFC 9110 §9.2.1 and the method registry: methods that are known not to change anything.
+pub fn is_safe(method: &Method) -> bool {
+    matches!(method.as_str(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "QUERY" | "PROPFIND" | "REPORT" | "SEARCH")
+}
+
 /// The most methods that a write may name beside its own. Nobody who means one of them names more.
 const MEANT: usize = 8;
 
@@ -110,13 +117,18 @@ impl Meant {
 }
 
 /// The methods by which upstream may take a write: its own, and those that its fields (`X-HTTP-Method-Override` and
-/// kin) or `_method` in its query name. A `_method` in a body is not looked for.
-pub fn methods_meant(method: &Method, headers: &HeaderMap, query: Option<&str>) -> Meant {
+/// kin), `_method` in its query, or in the content of a POST, name. `content`: None if not all of it is known.
+pub fn methods_meant(method: &Method, headers: &HeaderMap, query: Option<&str>, content: Option<&[u8]>) -> Meant {
     let by_field = headers.iter().filter(|(name, _)| overrides_method(name));
     let by_field = by_field.flat_map(|(_, value)| value.as_bytes().split(|byte| *byte == b','));
-    let by_query = query.unwrap_or("").split('&').filter_map(|pair| pair.strip_prefix("_method="));
+    let form = match (method == Method::POST).then(|| Form::of(headers, content)) {
+        Some(Form::Unknown) => return Meant::Any,
+        Some(Form::Pairs(content)) => content,
+        Some(Form::None) | None => &[],
+    };
+    let by_pair = named_by_pairs(query.unwrap_or("").as_bytes()).chain(named_by_pairs(form));
     let mut methods = vec![method.clone()];
-    for name in by_field.chain(by_query.map(str::as_bytes)) {
+    for name in by_field.map(Cow::Borrowed).chain(by_pair.map(Cow::Owned)) {
         let name = name.trim_ascii().to_ascii_uppercase();
         match Method::from_bytes(&name) {
             Ok(named) if methods.contains(&named) => {}
@@ -126,6 +138,75 @@ pub fn methods_meant(method: &Method, headers: &HeaderMap, query: Option<&str>) 
         }
     }
     Meant::These(methods)
+}
+
+/// The content of a POST, as a form in which `_method` may stand.
+enum Form<'c> {
+    /// It names none.
+    None,
+    /// `name=value` pairs.
+    Pairs(&'c [u8]),
+    /// It may name any.
+    Unknown,
+}
+
+impl<'c> Form<'c> {
+    fn of(headers: &HeaderMap, content: Option<&'c [u8]>) -> Form<'c> {
+        let media_type = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+        let essence = media_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        let is = |name: &[u8]| essence.eq_ignore_ascii_case(name);
+        let is_pairs = is(b"application/x-www-form-urlencoded");
+        let is_form = is_pairs || is(b"multipart/form-data");
+        let is_readable = !headers.contains_key(CONTENT_ENCODING);
+        match content {
+            Some([]) => Form::None,
+            Some(content) if is_readable && is_pairs => Form::Pairs(content),
+            // Fields of a multipart message, and members of JSON: that it stands there at all is enough.
+            Some(content) if is_readable => match holds(content, METHOD_PARAMETER) {
+                true => Form::Unknown,
+                false => Form::None,
+            },
+            Some(_) | None if is_form => Form::Unknown,
+            Some(_) | None => Form::None,
+        }
+    }
+}
+
+/// The parameter by which frameworks let a form be any method.
+const METHOD_PARAMETER: &[u8] = b"_method";
+
+fn holds(content: &[u8], word: &[u8]) -> bool {
+    content.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word))
+}
+
+/// The values of `_method` among `name=value` pairs.
+fn named_by_pairs(pairs: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    let pairs = pairs.split(|byte| matches!(byte, b'&' | b';'));
+    pairs.filter_map(|pair| {
+        let at = pair.iter().position(|byte| *byte == b'=')?;
+        is_method_parameter(&form_decoded(&pair[..at])).then(|| form_decoded(&pair[at + 1..]))
+    })
+}
+
+/// As lenient frameworks read names: PHP takes ` `, `.` and `[` for `_`.
+fn is_method_parameter(name: &[u8]) -> bool {
+    let spelled = |byte: u8| if matches!(byte, b' ' | b'.' | b'[' | b']') { b'_' } else { byte };
+    let name: Vec<u8> = name.trim_ascii_start().iter().map(|byte| spelled(*byte)).collect();
+    let end = name.iter().rposition(|byte| *byte != b'_').map_or(0, |last| last + 1);
+    name[..end].eq_ignore_ascii_case(METHOD_PARAMETER)
+}
+
+/// `+` and percent-encodings undone; a `%` that begins no encoding stands for itself.
+fn form_decoded(text: &[u8]) -> Vec<u8> {
+    let (mut out, mut rest) = (Vec::with_capacity(text.len()), text);
+    while let [first, tail @ ..] = rest {
+        let digit = |at: usize| tail.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+        let encoded = digit(0).zip(digit(1)).filter(|_| *first == b'%');
+        let encoded = encoded.and_then(|(high, low)| u8::try_from(high * 16 + low).ok());
+        out.push(encoded.unwrap_or(if *first == b'+' { b' ' } else { *first }));
+        rest = &tail[if encoded.is_some() { 2 } else { 0 }..];
+    }
+    out
 }
 
 fn strip(headers: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {
@@ -250,7 +331,7 @@ mod tests {
             (&[("x-http-method", "no method")], Some("method=PUT"), &["POST"]),
         ];
         for (values, query, expected) in rows {
-            let meant = methods_meant(&Method::POST, &fields(values), query);
+            let meant = methods_meant(&Method::POST, &fields(values), query, Some(b""));
             let Meant::These(mut methods) = meant else { panic!("{values:?} {query:?}: too many") };
             methods[1..].sort();
             let mut expected: Vec<_> =
@@ -261,10 +342,42 @@ mod tests {
     }
 
     #[test]
+    fn a_form_may_be_any_method() {
+        const FORM: &str = "application/x-www-form-urlencoded; charset=utf-8";
+        let delete = |query: &str, media_type: &str, coding: &str, content: Option<&[u8]>| {
+            let mut headers = fields(&[("content-type", media_type), ("content-encoding", coding)]);
+            if coding.is_empty() {
+                headers.remove(CONTENT_ENCODING);
+            }
+            methods_meant(&Method::POST, &headers, Some(query), content).overlaps(&[Method::DELETE])
+        };
+        for query in
+            ["_method=DELETE", "%5Fmethod=DELETE", "a;_METHOD=%64elete", ".method=+DELETE", "_method%5B%5D=DELETE"]
+        {
+            assert!(delete(query, FORM, "", Some(b"")), "{query}");
+            assert!(delete("", FORM, "", Some(format!("a=1&{query}").as_bytes())), "{query}");
+        }
+        for query in ["method=DELETE", "_method2=DELETE", "_method=PUT", "x=_method%3DDELETE", "_method"] {
+            assert!(!delete(query, FORM, "", Some(query.as_bytes())), "{query}");
+        }
+        let part = b"--x\r\nContent-Disposition: form-data; name=\"_method\"\r\n\r\nDELETE\r\n--x--";
+        assert!(delete("", "multipart/form-data; boundary=x", "", Some(part)));
+        assert!(delete("", "application/json", "", Some(b"{\"_method\": \"DELETE\"}")));
+        assert!(!delete("", "application/json", "", Some(b"{\"method\": \"DELETE\"}")));
+        // What is not known may say so.
+        for (media_type, is_form) in [(FORM, true), ("Multipart/Form-Data;x", true), ("application/json", false)] {
+            assert_eq!(delete("", media_type, "", None), is_form, "{media_type}");
+            assert_eq!(delete("", media_type, "gzip", Some(b"zzz")), is_form, "{media_type}");
+        }
+        let put = methods_meant(&Method::PUT, &fields(&[("content-type", FORM)]), None, None);
+        assert_eq!(put, Meant::These(vec![Method::PUT]));
+    }
+
+    #[test]
     fn a_write_that_names_very_many_methods_may_be_any() {
         let meant = |count: usize| {
             let names: Vec<String> = (0..count).map(|number| format!("M{number}, m{number}")).collect();
-            methods_meant(&Method::POST, &fields(&[("x-http-method", &names.join(","))]), None)
+            methods_meant(&Method::POST, &fields(&[("x-http-method", &names.join(","))]), None, Some(b""))
         };
         assert!(matches!(meant(MEANT), Meant::These(methods) if methods.len() == MEANT + 1));
         for count in [MEANT + 1, 5000] {

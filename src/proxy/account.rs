@@ -19,6 +19,7 @@ use crate::headers::{self, claims};
 use crate::key::{self, Canonical, Identity, Parameters};
 use crate::rules::{Ambiguity, Family};
 use crate::running::Live;
+use crate::semantics::clients::ClientCacheControl;
 use crate::semantics::demands::Demands;
 use crate::semantics::freshness::{Freshness, Reuse};
 use crate::semantics::{ClientDirectives, SetCookie, TtlPolicy, validation};
@@ -183,7 +184,7 @@ impl<'c> Account<'c> {
             let listen = config.server.listen.to_string();
             fields.insert(HOST, HeaderValue::try_from(listen).map_err(|_| TargetFault::BadHost)?);
         }
-        Ok((Target::of("http", uri, &fields)?, fields))
+        Ok((Target::of("http", uri, &fields, config.server.case_insensitive_paths)?, fields))
     }
 
     /// Whether requests of this method are reads.
@@ -252,6 +253,13 @@ impl<'c> Account<'c> {
         notes.extend(self.about_cookies());
         if self.question.policy().set_cookie == SetCookie::Strip {
             notes.push("the family's set_cookie = \"strip\" removes Set-Cookie from its responses".to_owned());
+        }
+        if self.question.client_cache_control() == ClientCacheControl::NoCache {
+            notes.push(
+                "clients are told no-cache whatever upstream says, since writes invalidate the family: they ask again, and get a \
+                 304 while nothing has changed (client_cache_control = \"pass\" leaves it to upstream)"
+                    .to_owned(),
+            );
         }
         let keying = self.question.family().map(|(family, _)| &family.keying.query);
         if keying.is_some_and(|query| query.parameters != Parameters::All) {
@@ -337,8 +345,13 @@ impl<'c> Account<'c> {
     fn rules_that_outdate(&self) -> Vec<String> {
         let rules = self.question.family().map(|(family, _)| self.live.rules.outdating(family));
         let text = |rule: &crate::rules::Invalidation| {
-            let methods: Vec<&str> = rule.methods.iter().map(Method::as_str).collect();
-            format!("{} {} (line {}): {}", methods.join(" "), rule.path, rule.line, rule.families.join(", "))
+            format!(
+                "{} {} (line {}): {}",
+                rule.methods.names().join(" "),
+                rule.path,
+                rule.line,
+                rule.families.join(", ")
+            )
         };
         rules.unwrap_or_default().into_iter().map(text).collect()
     }
@@ -404,7 +417,7 @@ impl<'c> Account<'c> {
             Reuse::Fresh { .. } => Does::Hit,
             Reuse::StaleWhileRevalidate { .. } | Reuse::Softened { .. } => Does::StaleAndRevalidated,
             Reuse::Stale { .. } => Does::Stale,
-            Reuse::Validate { .. } if validation::has_validator(&stored.headers) => Does::Validated,
+            Reuse::Validate { .. } if validation::has_validator(&stored.own_headers()) => Does::Validated,
             Reuse::Validate { .. } => Does::Fetched,
         };
         let would = Use { ttl: Some(reuse.ttl()), ..Use::new(does, reuse.explanation()) };
@@ -424,7 +437,7 @@ impl<'c> Account<'c> {
     fn terms(&self, stored: &entry::Response) -> Terms {
         let freshness = &stored.freshness;
         let mut conditions = HeaderMap::new();
-        validation::make_conditional(&mut conditions, &stored.headers);
+        validation::make_conditional(&mut conditions, &stored.own_headers());
         let text = |(name, value): (&HeaderName, &HeaderValue)| {
             format!("{name}: {}", String::from_utf8_lossy(value.as_bytes()))
         };

@@ -57,7 +57,8 @@ impl Errand {
         let (question, canonical, sign) = (Arc::clone(question), canonical.clone(), sign.clone());
         let response = stale.as_ref().and_then(|stale| stale.response());
         let is_softened = matches!(lookup.found, Found::Softened(_));
-        let is_telling = !is_softened || response.is_some_and(|it| validation::tells_every_change(&it.headers));
+        let is_telling =
+            !is_softened || response.is_some_and(|it| validation::tells_every_change(&it.own_headers()));
         let has_good = match &lookup.found {
             Found::Current(entry) | Found::Softened(entry) => {
                 entry.response().is_some_and(|kept| !kept.status.is_server_error())
@@ -83,7 +84,7 @@ impl Errand {
     /// The stored response that a 304 is about: the request is made conditional with its validators, and with no others.
     pub fn to_validate(&self) -> Option<&Entry> {
         let stale = self.stale.as_deref().filter(|_| self.is_telling)?;
-        let has_validator = |response: &entry::Response| validation::has_validator(&response.headers);
+        let has_validator = |response: &entry::Response| validation::has_validator(&response.own_headers());
         stale.response().is_some_and(has_validator).then_some(stale)
     }
 
@@ -105,7 +106,7 @@ impl Errand {
     pub async fn forget_stale(&self, running: &Running) {
         if let Some(stored) = self.stale.as_ref().and_then(|stale| stale.response()) {
             let place =
-                keep::place(running, &self.question, self.canonical.key, &stored.freshness, &stored.headers);
+                keep::place(running, &self.question, self.canonical.key, &stored.freshness, &stored.own_headers());
             running.cache.remove(&place).await;
         }
     }
@@ -113,7 +114,7 @@ impl Errand {
     /// The request's conditions (RFC 9111 §4.3.1): those of the stored response.
     pub fn make_conditional(&self, fields: &mut HeaderMap) {
         if let Some(stored) = self.to_validate().and_then(Entry::response) {
-            validation::make_conditional(fields, &stored.headers);
+            validation::make_conditional(fields, &stored.own_headers());
         }
     }
 }

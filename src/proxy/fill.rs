@@ -23,6 +23,7 @@ use crate::cache::stream::{Broken, Reader, Room, Stream};
 use crate::entry::{self, Content, Entry};
 use crate::headers;
 use crate::running::Running;
+use crate::semantics::clients;
 use crate::semantics::freshness;
 use crate::semantics::storable::{self, Reason};
 use crate::semantics::validation;
@@ -180,7 +181,7 @@ fn confirmed(errand: &Errand, answer: &HeaderMap, times: Times) -> Result<Confir
     let mut update = answer.clone();
     headers::strip_hop_by_hop(&mut update);
     let stale = errand.to_validate().ok_or_else(Unconfirmed::default)?;
-    let is_meant = stale.response().is_some_and(|stored| validation::selects(&update, &stored.headers));
+    let is_meant = stale.response().is_some_and(|stored| validation::selects(&update, &stored.own_headers()));
     if is_meant { freshened(errand, stale, update, times) } else { Err(Unconfirmed::default()) }
 }
 
@@ -205,7 +206,7 @@ pub(super) fn freshened(
         return Err(Unconfirmed { also_on });
     }
     let age = update.remove(AGE);
-    let mut fields = validation::freshen(&response.headers, &update);
+    let mut fields = validation::freshen(&response.own_headers(), &update);
     keep::note_date(&mut fields, times.1);
     let mut judged = fields.clone();
     age.into_iter().for_each(|age| drop(judged.insert(AGE, age)));
@@ -213,9 +214,14 @@ pub(super) fn freshened(
     let verdict = keep::judge_confirmed(&errand.question, response.status, &judged, times);
     let verdict = verdict.map_err(|_| Unconfirmed::default())?;
     verdict.withhold(&mut fields);
+    let said = keep::tell_clients(&errand.question, &mut fields);
+    if said.is_some() {
+        clients::identify(&mut fields, &response.body);
+    }
     let (tags, consumed) = (verdict.tags(&errand.question), keep::has_consumed(&fields));
     let (freshness, for_credentials) = (verdict.freshness, verdict.for_credentials);
-    let response = entry::Response { headers: fields, freshness, for_credentials, consumed, ..response.clone() };
+    let response =
+        entry::Response { headers: fields, said, freshness, for_credentials, consumed, ..response.clone() };
     let entry = Entry {
         text: errand.canonical.text.as_str().into(),
         stamp: errand.view.map_or(stored.stamp, |view| view.stamp),
@@ -324,10 +330,17 @@ async fn deliver(
     question.note_shared(running, answer.status(), true);
     headers::add_via(&mut fields, answer.version());
     let own = verdict.withhold(&mut fields);
-    let (parts, body) = answer.into_parts();
+    let (parts, mut body) = answer.into_parts();
+    let said = keep::tell_clients(question, &mut fields);
+    if said.is_some()
+        && !clients::has_validator(&fields)
+        && let Some(content) = body.receive_short().await
+    {
+        clients::identify(&mut fields, content);
+    }
     let stamp = view.map(|view| view.stamp);
     let text = primary.variant(&varies_on, &question.asked.headers).text;
-    let head = Arc::new(keep::head(running, text, varies_on, stamp, parts.status, fields, &verdict));
+    let head = Arc::new(keep::head(running, text, varies_on, stamp, parts.status, (fields, said), &verdict));
     let _ended = EndAnyway(Arc::clone(&stream));
     if let (Some(direct), Some(reader)) = (direct, stream.reader()) {
         let _ = direct.send(Direct::Reader(reader, own));

@@ -16,6 +16,7 @@ use crate::entry::{self, Content, Entry, Variant, Variants};
 use crate::headers;
 use crate::key::{Canonical, Key};
 use crate::running::Running;
+use crate::semantics::clients::{self, ClientCacheControl};
 use crate::semantics::freshness::Freshness;
 use crate::semantics::storable::{self, Reason, Received, RequestFacts, Storable};
 use crate::semantics::vary::Vary;
@@ -195,6 +196,12 @@ pub(super) fn varies_on(
     told_apart_by(known(running, primary, sign, view).as_ref(), is_error, fields)
 }
 
+/// Tells clients what the family says of their own caches. Gives what upstream said, if they are told something else.
+pub(super) fn tell_clients(question: &Question, fields: &mut HeaderMap) -> Option<Box<HeaderMap>> {
+    let is_told = question.client_cache_control() == ClientCacheControl::NoCache;
+    is_told.then(|| Box::new(clients::tell(fields)))
+}
+
 /// The head of a response as it is shared and stored: told apart from others by `varies_on`. `text`: of the request, keyed on that.
 pub(super) fn head(
     running: &Running,
@@ -202,20 +209,21 @@ pub(super) fn head(
     varies_on: Vec<HeaderName>,
     stamp: Option<Stamp>,
     status: StatusCode,
-    headers: HeaderMap,
+    (headers, said): (HeaderMap, Option<Box<HeaderMap>>),
     verdict: &Verdict,
 ) -> Head {
     let (ttl, groups) = (verdict.freshness.ttl(running.cache.now()), verdict.groups.clone());
     let consumed = has_consumed(&headers);
-    Head { consumed, status, headers, varies_on, text, ttl, stored: stamp.is_some(), stamp, groups }
+    Head { consumed, said, status, headers, varies_on, text, ttl, stored: stamp.is_some(), stamp, groups }
 }
 
 /// The head of an error of the server that is shared and not stored, told apart by what it says that it varies on.
-pub(super) fn error_head(errand: &Errand, status: StatusCode, headers: HeaderMap) -> Head {
+pub(super) fn error_head(errand: &Errand, status: StatusCode, mut headers: HeaderMap) -> Head {
+    let said = tell_clients(&errand.question, &mut headers);
     let varies_on = Vary::parse(&headers).into_names();
     let text = errand.primary.variant(&varies_on, &errand.question.asked.headers).text;
     let (consumed, stamp) = (has_consumed(&headers), errand.view.map(|view| view.stamp));
-    Head { consumed, status, headers, varies_on, text, ttl: 0, stored: false, stamp, groups: Vec::new() }
+    Head { consumed, said, status, headers, varies_on, text, ttl: 0, stored: false, stamp, groups: Vec::new() }
 }
 
 /// A response with all of its body, about to be stored.
@@ -244,10 +252,14 @@ pub(super) fn stored(head: &Head, verdict: &Verdict, body: Bytes) -> entry::Resp
     // Worked out anew for each answer: how old it is, and how much of it is sent.
     headers.remove(AGE);
     headers.remove(CONTENT_LENGTH);
+    if head.said.is_some() {
+        clients::identify(&mut headers, &body);
+    }
     let Verdict { freshness, for_credentials, .. } = *verdict;
     entry::Response {
         consumed: has_consumed(&headers),
         status: head.status,
+        said: head.said.clone(),
         headers,
         body,
         freshness,
@@ -268,7 +280,7 @@ impl Complete<'_> {
             return (Arc::new(entry), Kept(Vec::new(), Vec::new()));
         };
         let Place { label, keep, .. } =
-            place(running, question, primary.key, &response.freshness, &response.headers);
+            place(running, question, primary.key, &response.freshness, &response.own_headers());
         let put = |text: &str, tags, content, key, keep| {
             let place = Place { key, label: label.clone(), keep };
             (running.cache.store_in_memory(Entry { text: text.into(), stamp, tags, content }, &place), place)

@@ -7,18 +7,21 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, COOKIE, SET_COOKIE};
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
 
-use super::{Answered, Asked, Body};
+use super::{Answered, Asked, Body, keep, respond};
+use crate::config::Server;
 use crate::entry::{self, Entry};
 use crate::headers::ForwardedPolicy;
 use crate::key::{self, Canonical, Keying};
 use crate::outcome::Outcome;
 use crate::rules::{self, Ambiguity, Captures, Collapse, Family, Fetching};
 use crate::running::{Live, Running};
+use crate::semantics::clients::ClientCacheControl;
 use crate::semantics::demands::Demands;
 use crate::semantics::freshness::{Failure, Reuse};
 use crate::semantics::storable::RequestFacts;
 use crate::semantics::{ClientDirectives, Policy, SetCookie, negotiation, range, validation};
 use crate::stamp::Tag;
+use crate::upstream::ResponseBody;
 
 /// A read with what the rules say of it.
 pub(super) struct Question {
@@ -76,6 +79,11 @@ impl Question {
         self.family.as_ref().map(|(id, _)| *id)
     }
 
+    /// What clients are told of their own caches.
+    pub fn client_cache_control(&self) -> ClientCacheControl {
+        self.family().map_or_else(ClientCacheControl::default, |(family, _)| family.client_cache_control)
+    }
+
     /// What the family says about storing; plain RFC 9111 without one.
     pub fn policy(&self) -> Policy {
         self.family().map_or_else(Policy::default, |(family, _)| family.policy.clone())
@@ -120,7 +128,11 @@ impl Question {
             let readings = self.asked.target.readings();
             let of_family = self.family().map(|(family, captures)| family.tags_of(&readings, captures));
             let of_path = readings.all().map(Tag::uri);
-            std::iter::once(Tag::root()).chain(of_path).chain(of_family.unwrap_or_default()).collect()
+            let of_caller = self.family().and_then(|(family, _)| {
+                family.tag_of_caller(&self.asked.headers, self.live.hiding.secret.as_ref())
+            });
+            let of_family = of_family.unwrap_or_default().into_iter().chain(of_caller);
+            std::iter::once(Tag::root()).chain(of_path).chain(of_family).collect()
         })
     }
 
@@ -216,6 +228,13 @@ impl Question {
     /// It asks for a part of what a GET would get (RFC 9110 §14.2).
     pub fn is_for_range(&self) -> bool {
         self.asked.method == Method::GET && range::is_asked_for(&self.asked.headers)
+    }
+
+    /// Upstream's answer, which is not stored, as clients of the family are told it.
+    pub fn forwarded(&self, response: Response<ResponseBody>, server: &Server) -> Response<Body> {
+        let mut response = respond::forwarded(response, server);
+        keep::tell_clients(self, response.headers_mut());
+        response
     }
 
     /// An answer that counts for the family.

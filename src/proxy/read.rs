@@ -420,7 +420,7 @@ async fn lead(
                 Some(share) => response.map(|body| body.holding(share)),
                 None => *response,
             };
-            question.answered(respond::forwarded(response, &running.config.server), outcome)
+            question.answered(question.forwarded(response, &running.config.server), outcome)
         }
         (Landing::Failed(error), _) => unanswered(question, &need, error),
         (landing, _) => from_entry(running, question, &need, &landing, false)
@@ -682,7 +682,7 @@ async fn forward(
             let fwd_status = Some(head.0.as_u16());
             let outcome = Outcome { fwd_status, detail: need.detail, ..Outcome::miss(need.fwd) };
             let response = response.map(|body| body.holding(share));
-            (question.answered(respond::forwarded(response, &running.config.server), outcome), Some(head))
+            (question.answered(question.forwarded(response, &running.config.server), outcome), Some(head))
         }
         Err(error) => (unanswered(question, need, error), None),
     }
@@ -705,7 +705,7 @@ async fn head(
         let errand =
             Errand::new(question, question.asked.sharer(running), primary, lookup, Some(Arc::clone(stale)));
         let times = (request_time, running.cache.now());
-        match validation::head_verdict(&fields, &stored.headers, stored.body.len() as u64) {
+        match validation::head_verdict(&fields, &stored.own_headers(), stored.body.len() as u64) {
             HeadVerdict::Updates => {
                 if let Ok(confirmed) = fill::freshened(&errand, stale, fields, times) {
                     confirmed.keep_after_head(running, &errand).await;
@@ -713,7 +713,7 @@ async fn head(
             }
             HeadVerdict::Outdates => {
                 let place =
-                    keep::place(running, question, lookup.canonical.key, &stored.freshness, &stored.headers);
+                    keep::place(running, question, lookup.canonical.key, &stored.freshness, &stored.own_headers());
                 running.cache.remove(&place).await;
             }
             HeadVerdict::ShowsNothing => {}

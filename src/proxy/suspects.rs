@@ -7,28 +7,33 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
-use super::is_safe;
 use super::write::outdated;
 use crate::headers::Meant;
-use crate::rules::RuleSet;
+use crate::rules::{Caller, RuleSet};
 use crate::running::Running;
 use crate::semantics::invalidation::WriteEnd;
 use crate::stamp::Tag;
 use crate::store::fleet::{Again, Outdating};
-use crate::target::Target;
+use crate::target::{PathCase, Target};
 use crate::upstream::Suspects;
 
 /// Deals with suspects for as long as the process lives.
 pub async fn invalidate_all(running: Arc<Running>) {
     loop {
         let suspects = running.upstream.suspects().await;
-        let what = outdated_by(&suspects, &running.live().rules, running.config.server.reinvalidate_after);
+        let server = &running.config.server;
+        let how = (server.case_insensitive_paths, server.reinvalidate_after);
+        let what = outdated_by(&suspects, &running.live().rules, how);
         running.cache.invalidate_for(&what, None).await;
         running.metrics.suspects.inc_by(suspects.requests.len() as u64);
     }
 }
 
-fn outdated_by(suspects: &Suspects, rules: &RuleSet, reinvalidate_after: Duration) -> Outdating {
+fn outdated_by(
+    suspects: &Suspects,
+    rules: &RuleSet,
+    (case, reinvalidate_after): (PathCase, Duration),
+) -> Outdating {
     let mut tags = BTreeSet::new();
     let mut again: BTreeMap<Duration, BTreeSet<Tag>> = BTreeMap::new();
     if suspects.are_more {
@@ -36,14 +41,16 @@ fn outdated_by(suspects: &Suspects, rules: &RuleSet, reinvalidate_after: Duratio
         again.entry(reinvalidate_after).or_default().insert(Tag::root());
     }
     for (method, path) in &suspects.requests {
-        let target = Target { scheme: "http", host: String::new(), path: path.to_string(), query: None };
-        if is_safe(method) {
+        let target = Target { scheme: "http", case, ..Target::default() }.at(path);
+        if !rules.is_write(method, &target) {
             tags.extend(target.tags());
             continue;
         }
+        let targets = [target];
         // Its fields may have named another method.
-        let matches = rules.outdated_by_any(&Meant::Any, &target);
-        let what = outdated(&target, &matches, WriteEnd::NoAnswer, &HeaderMap::new(), Some(reinvalidate_after));
+        let matches = rules.outdated_by_any(&Meant::Any, &targets, Caller::Unknown);
+        let no_answer = (WriteEnd::NoAnswer, &HeaderMap::new());
+        let what = outdated(&targets, &matches, no_answer, &[], Some(reinvalidate_after));
         tags.extend(what.tags);
         what.again.into_iter().for_each(|it| again.entry(it.after).or_default().extend(it.tags));
     }
@@ -70,7 +77,7 @@ mod tests {
         let after = Duration::from_secs(7);
         let of = |method: Method, path: &str, are_more| {
             let suspects = Suspects { requests: [(method, path.into())].into(), are_more };
-            outdated_by(&suspects, &rules, after)
+            outdated_by(&suspects, &rules, (PathCase::Sensitive, after))
         };
         let again = |tags: &[Tag]| vec![Again { after, tags: tags.to_vec() }];
         let (doc, lists) = (Tag::uri("/doc"), Tag::family("lists"));

@@ -19,7 +19,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Answered, Asked, Body, failed, is_safe, respond, share};
+use super::{Answered, Asked, Body, failed, respond, share};
 use crate::headers;
 use crate::outcome::{Fwd, Outcome};
 use crate::running::Running;
@@ -40,7 +40,7 @@ impl Offer {
         }
         // RFC 9110 §7.8: the field without the option, or in HTTP/1.0, is to be ignored.
         let is_meant = request.version() == Version::HTTP_11
-            && is_safe(request.method())
+            && headers::is_safe(request.method())
             && headers::names_token(request.headers(), &CONNECTION, "upgrade");
         let protocols = protocols(request.headers(), known).filter(|_| is_meant)?;
         Some(Offer { protocols, connection: hyper::upgrade::on(request) })

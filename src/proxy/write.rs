@@ -22,19 +22,20 @@ use crate::config::{OnIncomplete, OnOutage, Server};
 use crate::headers::{self, Meant};
 use crate::key::Canonical;
 use crate::outcome::{Fwd, Outcome};
-use crate::rules::Outdated;
+use crate::rules::{Caller, Outdated};
 use crate::running::{Live, Running};
 use crate::semantics::groups;
 use crate::semantics::invalidation::{self, StatusSet, WriteEnd};
 use crate::semantics::vary;
 use crate::stamp::{Softened, Stamp, Tag, Taken, View};
 use crate::store::fleet::{Again, Intent, Outdating};
-use crate::target::{MOST_READINGS, Readings, Target};
+use crate::target::{MOST_READINGS, Target};
 use crate::upstream::{RequestBody, ResponseBody, Upload, UpstreamError};
 
 /// Answers a write.
 pub(super) async fn write(running: &Arc<Running>, live: Arc<Live>, asked: Asked, body: Incoming) -> Answered {
-    if !asked.target.readings().is_complete() {
+    let targets = targets(running, &asked);
+    if !targets.iter().all(|target| target.readings().is_complete()) {
         // What it invalidates could not be told.
         let message = format!("the path can be taken for more than {MOST_READINGS} other paths; write it plainly");
         return refuse(StatusCode::BAD_REQUEST, AMBIGUOUS_PATH, &message);
@@ -44,7 +45,7 @@ pub(super) async fn write(running: &Arc<Running>, live: Arc<Live>, asked: Asked,
     // In a box: a task's future is copied several times on its way, and this is a large one.
     running.tasks.spawn(Box::pin(async move {
         // The client may be gone by now; the write was carried out all the same.
-        let _ = give.send(carry_out(&task, live, asked, body).await);
+        let _ = give.send(carry_out(&task, live, asked, targets, body).await);
     }));
     take.await.unwrap_or_else(|_| {
         refuse(StatusCode::INTERNAL_SERVER_ERROR, "write-lost", "the write was not carried through")
@@ -53,18 +54,28 @@ pub(super) async fn write(running: &Arc<Running>, live: Arc<Live>, asked: Asked,
 
 /// The steps of a write (DESIGN §4): announce it, forward it, outdate, and wait until no proxy of the fleet can serve
 /// what it outdates.
-async fn carry_out(running: &Arc<Running>, live: Arc<Live>, asked: Asked, body: Incoming) -> Answered {
+async fn carry_out(
+    running: &Arc<Running>,
+    live: Arc<Live>,
+    asked: Asked,
+    targets: Vec<Target>,
+    body: Incoming,
+) -> Answered {
     let (fields, mut body) = (asked.for_upstream(running), asked.content(body));
     // Before it is announced: a client that sends nothing is to cost nobody anything.
     // What does not come has not been sent either.
     if let Err(incomplete) = running.upstream.receive_ahead(asked.sharer(running), &fields, &mut body).await {
         return failed(incomplete, Fwd::Method);
     }
-    let methods = headers::methods_meant(&asked.method, &asked.headers, asked.target.query.as_deref());
-    let matches = live.rules.outdated_by_any(&methods, &asked.target);
+    let query = asked.target.query.as_deref();
+    let methods = headers::methods_meant(&asked.method, &asked.headers, query, body.at_hand());
+    let caller = Caller::Known { fields: &asked.headers, secret: live.hiding.secret.as_ref() };
+    let matches = live.rules.outdated_by_any(&methods, &targets, caller);
     let nothing = HeaderMap::new();
+    let hosts = hosts_of_upstream(running, &fields);
     let reinvalidate_after = running.config.server.reinvalidate_after;
-    let unanswered = outdated(&asked.target, &matches, WriteEnd::NoAnswer, &nothing, Some(reinvalidate_after));
+    let no_answer = (WriteEnd::NoAnswer, &nothing);
+    let unanswered = outdated(&targets, &matches, no_answer, &hosts, Some(reinvalidate_after));
     let tags = unanswered.all_tags();
     let intent = Intent { id: format!("{:032x}", rand::random::<u128>()).into(), tags: tags.clone() };
     let pending = running.unanswered.begin(tags);
@@ -80,23 +91,27 @@ async fn carry_out(running: &Arc<Running>, live: Arc<Live>, asked: Asked, body: 
     let is_whole = upload.as_ref().is_none_or(|upload| upload.is_whole());
     let server = &running.config.server;
     let end = end_of(server, &asked.target, &answer, is_whole);
-    let fields = answer.as_ref().map_or(&nothing, Response::headers);
+    let answer_fields = answer.as_ref().map_or(&nothing, Response::headers);
     // Rules that came into force meanwhile may have let readers store what this write outdates.
     let now = running.live();
-    let matches = matches_of(&live, &now, &methods, &asked.target);
+    let matches = matches_of(&live, &now, &methods, &targets, &asked.headers);
     // Upstream may carry it out after it was given up, or when it has the rest of the content.
     let may_follow = end == Some(WriteEnd::NoAnswer) || !is_whole;
     let again = may_follow.then_some(reinvalidate_after);
-    let what = end.map(|end| outdated(&asked.target, &matches, end, fields, again)).unwrap_or_default();
+    let what =
+        end.map(|end| outdated(&targets, &matches, (end, answer_fields), &hosts, again)).unwrap_or_default();
     let rest = unfinished.zip(end_of(server, &asked.target, &answer, true)).and_then(|(upload, end)| {
-        let tags = outdated(&asked.target, &matches, end, fields, Some(reinvalidate_after)).all_tags();
+        let ended = (end, answer_fields);
+        let tags = outdated(&targets, &matches, ended, &hosts, Some(reinvalidate_after)).all_tags();
         (!tags.is_empty()).then(|| Rest {
-            target: asked.target.clone(),
+            targets: targets.clone(),
             methods: methods.clone(),
+            request: asked.headers.clone(),
+            hosts: hosts.clone(),
             live: Arc::clone(&live),
             upload: Arc::clone(upload),
             end,
-            fields: fields.clone(),
+            fields: answer_fields.clone(),
             intent: Intent { id: intent.id.clone(), tags },
         })
     });
@@ -118,6 +133,9 @@ async fn carry_out(running: &Arc<Running>, live: Arc<Live>, asked: Asked, body: 
         None => {}
     }
     drop(pending);
+    if matches.is_empty() && end.is_some_and(|end| StatusSet::default().applies(end)) {
+        count_unmatched(running, &now, &asked);
+    }
     if !delivered && refuses(running) {
         // It was carried out, and must not be acknowledged before everybody knows.
         let patience = running.config.server.upstream_timeout;
@@ -134,19 +152,31 @@ async fn carry_out(running: &Arc<Running>, live: Arc<Live>, asked: Asked, body: 
             let outcome = Outcome {
                 fwd_status: Some(answer.status().as_u16()),
                 detail: (!delivered).then_some("store-away"),
+                invalidated: running.config.log.access.then(|| described(&what)).flatten(),
                 ..Outcome::write()
             };
             answered(running, asked, answer, times, stamp, outcome)
         }
-        Err(error) => failed(error, Fwd::Method),
+        Err(error) => {
+            let mut answered = failed(error, Fwd::Method);
+            answered.outcome.invalidated = running.config.log.access.then(|| described(&what)).flatten();
+            answered
+        }
     }
 }
 
-/// What a write matches by the rules in force when it began, and by those in force now.
-fn matches_of<'r>(began: &'r Live, now: &'r Live, methods: &Meant, target: &Target) -> Vec<Outdated<'r>> {
-    let mut matches = began.rules.outdated_by_any(methods, target);
+/// What a write matches by the rules in force when it began, and by those in force now. `request`: its fields.
+fn matches_of<'r>(
+    began: &'r Live,
+    now: &'r Live,
+    methods: &Meant,
+    targets: &[Target],
+    request: &HeaderMap,
+) -> Vec<Outdated<'r>> {
+    let caller = Caller::Known { fields: request, secret: began.hiding.secret.as_ref() };
+    let mut matches = began.rules.outdated_by_any(methods, targets, caller);
     if !std::ptr::eq(began, now) {
-        matches.extend(now.rules.outdated_by_any(methods, target));
+        matches.extend(now.rules.outdated_by_any(methods, targets, caller));
     }
     matches
 }
@@ -170,8 +200,12 @@ async fn invalidate(
 /// The rest of a write whose answer came before the end of its content: upstream may act when it has all of it. Until then its
 /// intent stays announced.
 struct Rest {
-    target: Target,
+    targets: Vec<Target>,
     methods: Meant,
+    /// Its own fields.
+    request: HeaderMap,
+    /// Names of upstream.
+    hosts: Vec<String>,
     /// The rules in force when it began.
     live: Arc<Live>,
     upload: Arc<Upload>,
@@ -202,12 +236,51 @@ impl Rest {
             return running.cache.withdraw(&self.intent).await;
         }
         let now = running.live();
-        let matches = matches_of(&self.live, &now, &self.methods, &self.target);
+        let matches = matches_of(&self.live, &now, &self.methods, &self.targets, &self.request);
         // Nothing says when upstream has acted.
         let again = Some(server.reinvalidate_after);
-        let what = outdated(&self.target, &matches, self.end, &self.fields, again);
+        let what = outdated(&self.targets, &matches, (self.end, &self.fields), &self.hosts, again);
         invalidate(running, &matches, self.end, &what, Some(&self.intent)).await;
     }
+}
+
+/// Tags that the access log names of one write.
+const NAMED: usize = 8;
+
+/// What was invalidated, for the access log.
+fn described(what: &Outdating) -> Option<Box<str>> {
+    let tags = || what.tags.iter().chain(what.softened.iter().map(|softened| &softened.tag));
+    let mut names: Vec<&str> = tags().map(Tag::as_str).collect();
+    names.sort_unstable();
+    let more = names.len().saturating_sub(NAMED);
+    names.truncate(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    (!names.is_empty()).then(|| format!("{}{more}", names.join(", ")).into())
+}
+
+/// Counts a write that no rule matches, and tells of the first of its shape where rules are meant to match writes.
+fn count_unmatched(running: &Running, live: &Live, asked: &Asked) {
+    running.metrics.writes_unmatched.inc();
+    if let Some(shape) = running.unmatched.count(&asked.method, &asked.target.path)
+        && !live.rules.families().is_empty()
+    {
+        tracing::info!(shape, "a write matches no rule: it invalidates nothing but its own path");
+    }
+}
+
+/// What a write is about: its own target, and the `Destination` of a MOVE or COPY (RFC 4918 §9.8, §9.9).
+fn targets(running: &Running, asked: &Asked) -> Vec<Target> {
+    let own = running.upstream.addresses();
+    let destinations = invalidation::destinations(&asked.target, &asked.headers, own);
+    let destinations = destinations.iter().map(|path| asked.target.clone().at(path));
+    std::iter::once(asked.target.clone()).chain(destinations).collect()
+}
+
+/// The names by which upstream knows itself: its addresses, and what it was told that it is to its client.
+fn hosts_of_upstream(running: &Running, sent: &HeaderMap) -> Vec<String> {
+    let told = sent.get_all(headers::X_FORWARDED_HOST).iter().filter_map(|line| line.to_str().ok());
+    let told = told.filter_map(|line| line.split(',').next()).map(|host| host.trim().to_ascii_lowercase());
+    running.upstream.addresses().iter().cloned().chain(told).collect()
 }
 
 /// How a write ended; `None` if it has not happened. `is_whole`: upstream may have received all of it.
@@ -339,9 +412,10 @@ impl Keeping {
         headers::add_via(&mut fields, answer.version());
         verdict.withhold(&mut fields);
         let primary = question.canonical();
+        let said = keep::tell_clients(&question, &mut fields);
         let varies_on = keep::varies_on(running, &primary, (None, None), answer.status(), &fields).ok()?;
         let text = primary.variant(&varies_on, &question.asked.headers).text;
-        let head = keep::head(running, text, varies_on, Some(stamp), answer.status(), fields, &verdict);
+        let head = keep::head(running, text, varies_on, Some(stamp), answer.status(), (fields, said), &verdict);
         let _hold = running.cache.memory().hold(question.tags());
         Some(Keeping { question, primary, head, verdict, stamp, _hold })
     }
@@ -359,7 +433,11 @@ impl Keeping {
 /// The question that the answer to a POST may answer. None if upstream was told more than the key of that question holds:
 /// what a read loses on its way, or has in another form, or that it is to be taken for another method.
 fn question_of(running: &Running, asked: Asked) -> Option<Arc<Question>> {
-    let meant = headers::methods_meant(&asked.method, &asked.headers, asked.target.query.as_deref());
+    let meant = headers::methods_meant(&asked.method, &asked.headers, asked.target.query.as_deref(), Some(&[]));
+    // What a rule takes for a write is never read from the cache.
+    if running.live().rules.is_write(&Method::GET, &asked.target) {
+        return None;
+    }
     if meant != Meant::These(vec![asked.method.clone()]) {
         return None;
     }
@@ -394,25 +472,29 @@ async fn forward(
     running.upstream.send(client, &asked.method, &path, fields, body, asked.interim.clone()).await
 }
 
-/// What a write outdates, given how it ended: the union of all matching rules, and by RFC 9111 §4.4 the target URI
-/// and same-origin `Location` and `Content-Location` of a non-error answer.
+/// What a write outdates, given how it ended: the union of all matching rules; by RFC 9111 §4.4 the target URI (the first of
+/// `targets`; others are its destinations) and same-origin `Location` and `Content-Location` of a non-error answer; and the
+/// targets alone if a refusal shows that what is stored of them is old. `hosts`: names by which upstream knows itself.
 /// Whatever a soft rule says, a write that may or may not have been carried out outdates. All of it is outdated once more
 /// after `may_follow`, if upstream may carry the write out later.
 pub(super) fn outdated(
-    target: &Target,
+    targets: &[Target],
     matches: &[Outdated<'_>],
-    end: WriteEnd,
-    answer: &HeaderMap,
+    (end, answer): (WriteEnd, &HeaderMap),
+    hosts: &[String],
     may_follow: Option<Duration>,
 ) -> Outdating {
     let applying = || matches.iter().filter(|outdated| outdated.rule.on.applies(end));
     let grace_of = |outdated: &Outdated<'_>| outdated.rule.grace.filter(|_| end != WriteEnd::NoAnswer);
     let hard = applying().filter(|outdated| grace_of(outdated).is_none());
     let mut tags: HashSet<Tag> = hard.flat_map(|outdated| outdated.tags.iter().cloned()).collect();
-    if StatusSet::default().applies(end) {
-        tags.extend(target.tags());
-        for path in invalidation::named_paths(target, answer) {
-            tags.extend(Readings::of(&path).all().map(Tag::uri));
+    let is_done = StatusSet::default().applies(end);
+    if is_done || invalidation::shows_old_copy(end) {
+        tags.extend(targets.iter().flat_map(Target::tags));
+    }
+    if let Some(target) = targets.first().filter(|_| is_done) {
+        for path in invalidation::named_paths(target, answer, hosts) {
+            tags.extend(target.clone().at(&path).tags());
         }
         // RFC 9875 §3: of the same origin.
         tags.extend(groups::invalidated(answer).iter().map(|group| Tag::group(&target.host, group)));
@@ -464,7 +546,7 @@ mod tests {
 
     #[test]
     fn a_write_that_has_no_answer_may_have_happened_if_upstream_can_have_it() {
-        let target = Target::of("http", &"http://a/things".parse().unwrap(), &HeaderMap::new()).unwrap();
+        let target = Target { scheme: "http", host: "a".into(), ..Target::default() }.at("/things");
         let may_have = Some(WriteEnd::NoAnswer);
         // By default, and with `on_incomplete = "invalidate"`: of an incomplete write, and of a whole one.
         let rows = [

@@ -13,8 +13,10 @@ use super::reference::Names;
 use super::{CAPTURES, Collapse, Family, Fetching, ReadMethods};
 use crate::headers::dashed;
 use crate::key::{Identity, Keying, Parameters, QueryKeying};
+use crate::semantics::clients::ClientCacheControl;
 use crate::semantics::{ClientDirectives, CloseDelimited, Policy, STALE_IF_UNREACHABLE, SetCookie, TtlPolicy};
 use crate::stamp::Tag;
+use crate::target::PathCase;
 
 /// Longest family name, bytes.
 const NAME: usize = 100;
@@ -26,10 +28,10 @@ const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 const LIFETIME: RangeInclusive<Duration> = Duration::from_secs(1)..=LONGEST;
 
 /// All families of a file, and their names. A faulty family is left out, but its name is known.
-pub fn read(root: &mut Table<'_>, names: &mut Names) -> Vec<Family> {
+pub fn read(root: &mut Table<'_>, names: &mut Names, case: PathCase) -> Vec<Family> {
     let tables = root.item("family").and_then(|item| item.tables()).unwrap_or_default();
     let mut seen = Seen::default();
-    let read = |(id, table)| read_one(id, table, names, &mut seen);
+    let read = |(id, table)| read_one((id, case), table, names, &mut seen);
     tables.into_iter().enumerate().filter_map(read).collect()
 }
 
@@ -40,7 +42,12 @@ struct Seen {
     paths: Vec<(String, ReadMethods, String, usize)>,
 }
 
-fn read_one(id: usize, mut table: Table<'_>, names: &mut Names, seen: &mut Seen) -> Option<Family> {
+fn read_one(
+    (id, case): (usize, PathCase),
+    mut table: Table<'_>,
+    names: &mut Names,
+    seen: &mut Seen,
+) -> Option<Family> {
     table.rename(format!("family #{}", id + 1));
     let name = table.required("name", "write name = \"…\"").and_then(|item| read_name(&item, seen));
     if let Some((_, shown)) = &name {
@@ -48,40 +55,43 @@ fn read_one(id: usize, mut table: Table<'_>, names: &mut Names, seen: &mut Seen)
     }
     let methods = read_methods(&mut table);
     let path = table.required("path", "write path = '/…', a pattern over the whole path");
-    let pattern = path.and_then(|item| read_path(&item, methods, name.as_ref().map(|(_, shown)| *shown), seen));
-    if let Some((name, _)) = &name {
-        names.add(name, pattern.as_ref().map(|pattern| pattern.names().count()));
-    }
+    let shown = name.as_ref().map(|(_, shown)| *shown);
+    let pattern = path.and_then(|item| read_path(&item, (methods, case), shown, seen));
     let keying = read_keying(&mut table);
+    if let Some((name, _)) = &name {
+        names.add(name, pattern.as_ref().map(|pattern| pattern.names().count()), &keying.identity);
+    }
     let policy = read_policy(&mut table, &keying);
     let fetching = read_fetching(&mut table);
     let words = [Collapse::Off, Collapse::Proxy, Collapse::Fleet].map(|collapse| (collapse.word(), collapse));
     let collapse = table.item("collapse").and_then(|item| item.choice(&words)).unwrap_or_default();
+    let words = [ClientCacheControl::NoCache, ClientCacheControl::Pass].map(|told| (told.word(), told));
+    let told = table.item("client_cache_control").and_then(|item| item.choice(&words));
     let max_body = table.item("max_body").and_then(|item| item.size(&(1..=1 << 40)));
     let line = table.reader().line(&table.span());
     table.later(&["compress", "adaptive_ttl"]);
     table.finish();
     let ((name, _), pattern) = (name?, pattern?);
     let (path, levels) = (pattern.as_str().to_owned(), levels(&name));
-    let version = String::new();
-    let mut family = Family {
+    Some(Family {
         id,
         name,
         path,
         methods,
-        version,
+        version: String::new(),
         policy,
         keying,
         fetching,
         collapse,
         max_body,
         refreshed: false,
+        client_cache_control: told.unwrap_or_default(),
+        says_client_cache_control: told.is_some(),
+        told_by_caller: false,
         line,
         pattern,
         levels,
-    };
-    family.version = version_of(&family);
-    Some(family)
+    })
 }
 
 /// The name, and how messages show it.
@@ -107,9 +117,14 @@ fn read_name<'t>(item: &Item<'t>, seen: &mut Seen) -> Option<(String, &'t str)> 
     Some((text.value, text.raw))
 }
 
-fn read_path(item: &Item<'_>, methods: ReadMethods, name: Option<&str>, seen: &mut Seen) -> Option<Pattern> {
+fn read_path(
+    item: &Item<'_>,
+    (methods, case): (ReadMethods, PathCase),
+    name: Option<&str>,
+    seen: &mut Seen,
+) -> Option<Pattern> {
     let text = item.filled()?;
-    let pattern = compile(&text)?;
+    let pattern = compile(&text, case)?;
     if pattern.names().count() > CAPTURES {
         let remedy = "use unnamed groups, (?:…), for what tells no instances apart";
         text.fault(format_args!("has more than {CAPTURES} named captures"), remedy);
@@ -133,8 +148,8 @@ fn read_path(item: &Item<'_>, methods: ReadMethods, name: Option<&str>, seen: &m
 }
 
 /// Compiles a pattern, or notes the fault at its place.
-pub fn compile(text: &Text<'_>) -> Option<Pattern> {
-    match Pattern::compile(&text.value) {
+pub fn compile(text: &Text<'_>, case: PathCase) -> Option<Pattern> {
+    match Pattern::compile(&text.value, case) {
         Ok(pattern) => Some(pattern),
         Err(fault) => {
             text.fault_at(fault.at, fault.message, fault.remedy);
@@ -332,8 +347,19 @@ fn levels(name: &str) -> Vec<Tag> {
 }
 
 /// Eight hex digits over all of the definition that decides on keys, tags or storing: not `collapse`.
-fn version_of(family: &Family) -> String {
-    let Family { name, path, methods, policy, keying, fetching, max_body, .. } = family;
+pub(super) fn version_of(family: &Family) -> String {
+    let Family {
+        name,
+        path,
+        methods,
+        policy,
+        keying,
+        fetching,
+        max_body,
+        told_by_caller,
+        client_cache_control,
+        ..
+    } = family;
     // Taken apart, so that a new field cannot be forgotten here.
     let Policy {
         ttl,
@@ -355,7 +381,8 @@ fn version_of(family: &Family) -> String {
     // `{:?}` of strings and numbers quotes and escapes, so that different definitions have different texts.
     let text = format!(
         "{name:?} {path:?} {methods:?} {policy_name} {durations:?} {heuristic} {client_directives:?} \
-         {close_delimited:?} {max_body:?} {fetching:?} {query:?} {set_cookie:?} {cookies:?} {:?} {:?}",
+         {close_delimited:?} {max_body:?} {fetching:?} {query:?} {set_cookie:?} {cookies:?} {:?} {:?} \
+         {told_by_caller} {client_cache_control:?}",
         headers.iter().map(HeaderName::as_str).collect::<Vec<_>>(),
         identity.to_string(),
     );

@@ -5,14 +5,12 @@ use std::time::Duration;
 
 use http::Method;
 
-use super::Invalidation;
 use super::family::compile;
 use super::reader::{Item, Reader, Table, Text};
 use super::reference::{Names, Reference, ReferenceFault};
+use super::{Invalidation, WriteMethods};
 use crate::semantics::invalidation::StatusSet;
-
-/// Methods of an invalidation that names none.
-const METHODS: [Method; 4] = [Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+use crate::target::PathCase;
 
 /// How long what a soft rule outdates is served stale at the longest, unless the rule says otherwise.
 const GRACE: Duration = Duration::from_secs(30);
@@ -25,19 +23,24 @@ const GRACES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from
 const AGAIN: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60 * 60);
 
 /// All invalidations of a file, in its order. A faulty one is left out.
-pub fn read(root: &mut Table<'_>, names: &Names) -> Vec<Invalidation> {
+pub fn read(root: &mut Table<'_>, names: &Names, case: PathCase) -> Vec<Invalidation> {
     let reader = root.reader();
     let Some(table) = root.item("invalidate").and_then(|item| item.table()) else { return Vec::new() };
     let entries = table.entries().into_iter();
     let named = |(key, span, item)| {
         let path = Text::of_key(reader, format!("invalidation {key:?}"), span, key);
-        read_one(reader, &path, &item, names)
+        read_one(reader, (&path, case), &item, names)
     };
     entries.filter_map(named).collect()
 }
 
-fn read_one(reader: &Reader<'_>, path: &Text<'_>, item: &Item<'_>, names: &Names) -> Option<Invalidation> {
-    let pattern = compile(path);
+fn read_one(
+    reader: &Reader<'_>,
+    (path, case): (&Text<'_>, PathCase),
+    item: &Item<'_>,
+    names: &Names,
+) -> Option<Invalidation> {
+    let pattern = compile(path, case);
     let captures: Option<Vec<&str>> = pattern.as_ref().map(|pattern| pattern.names().collect());
     let (families, fields) =
         if item.is_table() { read_table(item)? } else { (read_families(item)?, Fields::default()) };
@@ -47,7 +50,7 @@ fn read_one(reader: &Reader<'_>, path: &Text<'_>, item: &Item<'_>, names: &Names
     let pattern = pattern?;
     Some(Invalidation {
         path: pattern.as_str().to_owned(),
-        methods: fields.methods.unwrap_or_else(|| METHODS.to_vec()),
+        methods: fields.methods.map_or(WriteMethods::Unsafe, WriteMethods::These),
         on: fields.on.unwrap_or_default(),
         grace: fields.grace,
         again: fields.again,
@@ -112,15 +115,13 @@ fn read_methods(item: &Item<'_>) -> Option<Vec<Method>> {
     let mut methods = Vec::new();
     let list = item.texts()?;
     if list.is_empty() {
-        item.fault("is empty", "name a method, or leave it out: POST, PUT, PATCH and DELETE");
+        item.fault("is empty", "name a method, or leave it out: every method that is not safe");
     }
     for text in list {
         match Method::from_bytes(text.value.trim().to_ascii_uppercase().as_bytes()) {
-            // Safe methods (RFC 9110 §9.2.1) are read, not written: the rule could never apply.
-            Ok(method) if method.is_safe() => {
-                text.fault(format_args!("{method} is safe and outdates nothing"), "name methods that write");
-            }
             Ok(method) if methods.contains(&method) => {}
+            // HEAD goes with GET.
+            Ok(Method::GET) => methods.extend([Method::GET, Method::HEAD]),
             Ok(method) => methods.push(method),
             Err(_) => text.fault(format_args!("{:?} is not a method", text.raw), "write one such as \"POST\""),
         }

@@ -1,11 +1,15 @@
-//! Path patterns: regular expressions over the whole normalised path, anchored at both ends.
+//! Path patterns: regular expressions over the whole normalised path, anchored at both ends. Their literals are normalised
+//! as paths are: `%40`, `%7e` and `é` in a pattern match what a path has in their place.
 
 use std::ops::Range;
 
 use regex::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
+use regex_syntax::ast::{self, Ast};
 use regex_syntax::hir::Hir;
 use regex_syntax::hir::literal::Extractor;
 use smallvec::SmallVec;
+
+use crate::target::{PathCase, is_plain_delimiter, is_unreserved, stands_plainly};
 
 /// Longest pattern, bytes.
 const TEXT: usize = 4096;
@@ -18,6 +22,9 @@ const COMPILED_SET: usize = 64 << 20;
 #[derive(Debug, Clone)]
 pub struct Pattern {
     text: String,
+    /// The same with its literals as they stand in normalised paths, between anchors.
+    anchored: String,
+    case: PathCase,
     regex: Regex,
     /// Index and name of each named capture, in the order of the pattern.
     named: Vec<(usize, String)>,
@@ -26,7 +33,7 @@ pub struct Pattern {
 impl PartialEq for Pattern {
     /// Two patterns of the same text are the same.
     fn eq(&self, other: &Pattern) -> bool {
-        self.text == other.text
+        self.text == other.text && self.case == other.case
     }
 }
 
@@ -41,7 +48,7 @@ pub struct PatternFault {
 
 impl Pattern {
     /// Compiles a pattern. `^` and `$` at its ends are allowed and change nothing.
-    pub fn compile(text: &str) -> Result<Pattern, PatternFault> {
+    pub fn compile(text: &str, case: PathCase) -> Result<Pattern, PatternFault> {
         let fault =
             |at, message: String, remedy: &str| Err(PatternFault { at, message, remedy: remedy.to_owned() });
         if text.len() > TEXT {
@@ -52,8 +59,10 @@ impl Pattern {
             let message = "the pattern can match no path: every path begins with \"/\"".to_owned();
             return fault(0..text.len(), message, "begin the pattern with /, without scheme and host");
         }
-        match RegexBuilder::new(&anchored(text)).size_limit(COMPILED).build() {
-            Ok(regex) => Ok(Pattern { text: text.to_owned(), named: named(&regex), regex }),
+        let anchored = format!("^(?:{})$", normalised(text));
+        let mut builder = RegexBuilder::new(&anchored);
+        match builder.case_insensitive(case == PathCase::Insensitive).size_limit(COMPILED).build() {
+            Ok(regex) => Ok(Pattern { text: text.to_owned(), named: named(&regex), anchored, case, regex }),
             Err(regex::Error::CompiledTooBig(_)) => {
                 fault(0..text.len(), "the pattern is too large when compiled".to_owned(), "lower its {…} counts")
             }
@@ -106,8 +115,9 @@ pub struct PatternSet(RegexSet);
 
 impl PatternSet {
     /// None if the patterns together are too large.
-    pub fn build<'p>(patterns: impl Iterator<Item = &'p Pattern>) -> Option<PatternSet> {
-        let mut set = RegexSetBuilder::new(patterns.map(|pattern| anchored(&pattern.text)));
+    pub fn build<'p>(patterns: impl Iterator<Item = &'p Pattern>, case: PathCase) -> Option<PatternSet> {
+        let mut set = RegexSetBuilder::new(patterns.map(|pattern| &pattern.anchored));
+        set.case_insensitive(case == PathCase::Insensitive);
         set.size_limit(COMPILED_SET).build().ok().map(PatternSet)
     }
 
@@ -117,8 +127,65 @@ impl PatternSet {
     }
 }
 
-fn anchored(text: &str) -> String {
-    format!("^(?:{text})$")
+/// A pattern with its literals as they stand in normalised paths: percent-encodings of what stands there plainly are
+/// undone, others are in upper case, and what cannot stand there is encoded. Classes stay as they are.
+fn normalised(text: &str) -> String {
+    let Ok(ast) = ast::parse::Parser::new().parse(text) else { return text.to_owned() };
+    let mut edits = Vec::new();
+    normalise_literals(&ast, &mut edits);
+    let (mut out, mut at) = (String::with_capacity(text.len()), 0);
+    for (place, replacement) in edits {
+        out.push_str(&text[at..place.start]);
+        out.push_str(&replacement);
+        at = place.end;
+    }
+    out.push_str(&text[at..]);
+    out
+}
+
+/// Adds what is to be replaced, in the order of the pattern.
+fn normalise_literals(ast: &Ast, edits: &mut Vec<(Range<usize>, String)>) {
+    match ast {
+        Ast::Literal(literal) => edits.extend(encoded(literal)),
+        Ast::Repetition(repetition) => normalise_literals(&repetition.ast, edits),
+        Ast::Group(group) => normalise_literals(&group.ast, edits),
+        Ast::Alternation(alternation) => alternation.asts.iter().for_each(|ast| normalise_literals(ast, edits)),
+        Ast::Concat(concat) => {
+            let mut rest = concat.asts.as_slice();
+            while let [first, others @ ..] = rest {
+                if let Some(edit) = encoding(rest) {
+                    edits.push(edit);
+                    rest = &rest[3..];
+                } else {
+                    normalise_literals(first, edits);
+                    rest = others;
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A percent-encoding at the beginning, and how it stands in paths.
+fn encoding(asts: &[Ast]) -> Option<(Range<usize>, String)> {
+    let [Ast::Literal(percent), Ast::Literal(high), Ast::Literal(low), ..] = asts else { return None };
+    let digits = high.c.to_digit(16).zip(low.c.to_digit(16)).filter(|_| percent.c == '%');
+    let byte = digits.and_then(|(high, low)| u8::try_from(high * 16 + low).ok())?;
+    let replacement = match is_unreserved(byte) || is_plain_delimiter(byte) {
+        true => regex_syntax::escape(char::from(byte).encode_utf8(&mut [0; 4])),
+        false => format!("%{byte:02X}"),
+    };
+    Some((percent.span.start.offset..low.span.end.offset, replacement))
+}
+
+/// A character that stands in paths only encoded. A `?` or `#` is left alone: it is no part of a path at all.
+fn encoded(literal: &ast::Literal) -> Option<(Range<usize>, String)> {
+    let character = literal.c;
+    if stands_plainly(character) || matches!(character, '%' | '?' | '#') {
+        return None;
+    }
+    let bytes = character.encode_utf8(&mut [0; 4]).bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
+    Some((literal.span.start.offset..literal.span.end.offset, format!("(?:{bytes})")))
 }
 
 fn named(regex: &Regex) -> Vec<(usize, String)> {
@@ -158,9 +225,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn compile(text: &str) -> Pattern {
+        Pattern::compile(text, PathCase::Sensitive).unwrap()
+    }
+
     fn matches(pattern: &str, path: &str) -> bool {
-        let pattern = Pattern::compile(pattern).unwrap();
-        PatternSet::build([&pattern].into_iter()).unwrap().matches(path).next().is_some()
+        let pattern = compile(pattern);
+        let set = PatternSet::build([&pattern].into_iter(), PathCase::Sensitive).unwrap();
+        set.matches(path).next().is_some()
     }
 
     #[test]
@@ -177,6 +249,13 @@ mod tests {
             (r"/\d{2}", "/42", true),
             (".*", "/any", true),
             ("(?i)/USERS", "/users", true),
+            ("/u/%40joe%2b", "/u/@joe+", true),
+            ("/u/(?:%40)?%7ejoe", "/u/~joe", true),
+            ("/a%2fb", "/a%2Fb", true),
+            ("/a[%40]", "/a4", true),
+            ("/a%24%28", "/a$(", true),
+            ("/café(?<x>é+)", "/caf%C3%A9%C3%A9%C3%A9", true),
+            (r"/a b\\|/c", r"/a%20b%5C", true),
             ("(?m)/a$", "/a", true),
             ("/a$|/b$", "/b", true),
         ];
@@ -200,7 +279,7 @@ mod tests {
             (r"/(\w{900}){900}", 0..15, "too large"),
         ];
         for (pattern, at, part) in rows {
-            let fault = Pattern::compile(pattern).unwrap_err();
+            let fault = Pattern::compile(pattern, PathCase::Sensitive).unwrap_err();
             assert!(fault.message.contains(part), "{pattern}: {}", fault.message);
             assert_eq!(fault.at, at, "{pattern}");
         }
@@ -208,14 +287,14 @@ mod tests {
 
     #[test]
     fn values_are_in_the_order_of_the_pattern() {
-        let pattern = Pattern::compile("/(?<b>[^/]+)/(x)/(?<a>[^/]+)(/(?<c>.+))?").unwrap();
+        let pattern = compile("/(?<b>[^/]+)/(x)/(?<a>[^/]+)(/(?<c>.+))?");
         assert_eq!(pattern.values("/1/x/2").to_vec(), [("b", Some("1")), ("a", Some("2")), ("c", None)]);
         assert_eq!(pattern.values("/nothing").to_vec(), []);
     }
 
     #[test]
     fn anchors_do_not_make_a_pattern_another_one() {
-        let core = |text| Pattern::compile(text).unwrap().core().to_owned();
+        let core = |text| compile(text).core().to_owned();
         assert_eq!(core("^/a$"), core("/a"));
         assert_ne!(core(r"/a\$"), core("/a"));
     }
@@ -223,7 +302,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_compiled_or_refused_with_a_place_in_it(text in r"/?[\\/()\[\]{}?*+|^$a-c<>P:=!.ü0-9-]{0,20}") {
-            if let Err(fault) = Pattern::compile(&text) {
+            if let Err(fault) = Pattern::compile(&text, PathCase::Sensitive) {
                 prop_assert!(text.get(fault.at).is_some());
             }
         }

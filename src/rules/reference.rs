@@ -6,19 +6,28 @@
 //! | `user_stats*` | every family and level whose name fits |
 //! | `user_details:{user_id}` | the instance with the write path's capture |
 //! | `user_details:me`, `f:*:{b}` | the instance with this value; any value at this place |
+//! | `me:{identity}` | in the family, or in those below it, what the caller of the write has there; `*` takes globs |
 //! | `*` | everything |
 
 use std::collections::BTreeMap;
 
 use smallvec::SmallVec;
 
-use super::instance;
 use super::nearest::{did_you_mean, listing, nearest};
+use super::{Caller, instance};
+use crate::key::{self, Identity};
 use crate::stamp::Tag;
 
 /// The names of all families and of the levels above them, each with its number of captures.
 #[derive(Debug, Default)]
-pub struct Names(BTreeMap<String, Known>);
+pub struct Names {
+    known: BTreeMap<String, Known>,
+    /// How the families that tell callers apart do that.
+    identities: Vec<(String, Identity)>,
+}
+
+/// The part of a reference that stands for the caller.
+const CALLER: &str = ":{identity}";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Known {
@@ -30,22 +39,25 @@ enum Known {
 
 impl Names {
     /// Adds a family and the levels above it. None as the number of captures if the pattern is faulty.
-    pub fn add(&mut self, name: &str, captures: Option<usize>) {
+    pub fn add(&mut self, name: &str, captures: Option<usize>, identity: &Identity) {
         for (end, _) in name.match_indices(':') {
-            self.0.entry(name[..end].to_owned()).or_insert(Known::Level);
+            self.known.entry(name[..end].to_owned()).or_insert(Known::Level);
         }
-        self.0.insert(name.to_owned(), Known::Family(captures));
+        self.known.insert(name.to_owned(), Known::Family(captures));
+        if matches!(identity, Identity::Header(_) | Identity::Cookie(_)) {
+            self.identities.push((name.to_owned(), identity.clone()));
+        }
     }
 
     fn all(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+        self.known.keys().map(String::as_str)
     }
 
     /// The longest known name that the reference begins with, and what follows it: empty, or `:part:part`.
     fn split<'r>(&self, text: &'r str) -> Option<(&'r str, Known, &'r str)> {
         let mut ends = text.match_indices(':').map(|(end, _)| end).chain([text.len()]);
-        let longest = ends.rfind(|end| self.0.contains_key(&text[..*end]))?;
-        Some((&text[..longest], self.0[&text[..longest]], &text[longest..]))
+        let longest = ends.rfind(|end| self.known.contains_key(&text[..*end]))?;
+        Some((&text[..longest], self.known[&text[..longest]], &text[longest..]))
     }
 
     fn nearest(&self, text: &str) -> Vec<String> {
@@ -65,6 +77,11 @@ enum Target {
     Instance {
         whole: Tag,
         parts: Vec<Part>,
+    },
+    /// What the caller of the write has in a family.
+    Caller {
+        family: String,
+        identity: Identity,
     },
 }
 
@@ -116,6 +133,10 @@ impl Reference {
         if text == "*" {
             return Ok(Reference(SmallVec::from_elem(Target::Everything, 1)));
         }
+        let has_capture = captures.is_some_and(|captures| captures.contains(&"identity"));
+        if let Some(name) = text.strip_suffix(CALLER).filter(|_| !has_capture) {
+            return of_caller(name, names);
+        }
         match names.split(text) {
             Some((name, known, rest)) if !looks_like_glob(rest) => {
                 let parts: Result<Vec<Part>, _> =
@@ -152,13 +173,17 @@ impl Reference {
 
     /// Appends the tags it names. A capture that took no part in the match names the whole family: rather a miss
     /// than a stale hit.
-    pub fn tags<'v>(&self, value_of: &dyn Fn(&str) -> Option<&'v str>, tags: &mut Vec<Tag>) {
-        for target in &self.0 {
-            let tag = target.tag(value_of);
+    pub fn tags<'v>(&self, value_of: &dyn Fn(&str) -> Option<&'v str>, caller: Caller<'_>, tags: &mut Vec<Tag>) {
+        for tag in self.0.iter().filter_map(|target| target.tag(value_of, caller)) {
             if !tags.contains(&tag) {
                 tags.push(tag);
             }
         }
+    }
+
+    /// Whether it names what single callers have in this family.
+    pub fn names_callers_of(&self, name: &str) -> bool {
+        self.0.iter().any(|target| matches!(target, Target::Caller { family, .. } if family == name))
     }
 
     /// Whether it can outdate an entry with these family tags (levels and family).
@@ -168,16 +193,27 @@ impl Reference {
             Target::Whole(tag) => levels.contains(tag),
             // Only the family itself has instances, not the families below it.
             Target::Instance { whole, .. } => levels.last() == Some(whole),
+            Target::Caller { family, .. } => levels.last().is_some_and(|name| name.as_str() == family),
         })
     }
 }
 
 impl Target {
-    fn tag<'v>(&self, value_of: &dyn Fn(&str) -> Option<&'v str>) -> Tag {
+    /// None for a caller who is nobody there.
+    fn tag<'v>(&self, value_of: &dyn Fn(&str) -> Option<&'v str>, caller: Caller<'_>) -> Option<Tag> {
         let (whole, parts) = match self {
-            Target::Everything => return Tag::root(),
-            Target::Whole(tag) => return tag.clone(),
+            Target::Everything => return Some(Tag::root()),
+            Target::Whole(tag) => return Some(tag.clone()),
             Target::Instance { whole, parts } => (whole, parts),
+            Target::Caller { family, identity } => {
+                return match caller {
+                    Caller::Known { fields, secret } => {
+                        key::caller(identity, fields, secret).map(|caller| Tag::caller(family, &caller))
+                    }
+                    // Rather a miss than a stale hit.
+                    Caller::Unknown => Some(Tag::family(family)),
+                };
+            }
         };
         let mut values = Vec::with_capacity(parts.len());
         for part in parts {
@@ -186,12 +222,12 @@ impl Target {
                 Part::Value(value) => Some(value.clone()),
                 Part::Capture(name) => match value_of(name) {
                     Some(raw) => Some(instance::value(raw).into_owned()),
-                    None => return whole.clone(),
+                    None => return Some(whole.clone()),
                 },
             });
         }
         let values: Vec<Option<&str>> = values.iter().map(Option::as_deref).collect();
-        instance::tag(whole.as_str(), &values)
+        Some(instance::tag(whole.as_str(), &values))
     }
 }
 
@@ -267,6 +303,29 @@ fn check_room(text: &str, name: &str, known: Known, target: &Target, names: &Nam
     }
 }
 
+/// What a caller has in this family, in all below it, or in all that fit a glob.
+fn of_caller(name: &str, names: &Names) -> Result<Reference, ReferenceFault> {
+    let is_below =
+        |family: &str| family.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'));
+    let is_meant = |family: &str| is_below(family) || name.contains('*') && fits(name, family);
+    if !names.all().any(is_meant) {
+        return Err(unknown(name, names));
+    }
+    let meant = names.identities.iter().filter(|(family, _)| is_meant(family)).cloned();
+    let meant: SmallVec<[Target; 1]> =
+        meant.map(|(family, identity)| Target::Caller { family, identity }).collect();
+    if meant.is_empty() {
+        let message = format!(
+            "{:?} names a caller's own entries, but no callers are told apart there",
+            format!("{name}{CALLER}")
+        );
+        let remedy =
+            format!("write {name:?} for all of it, or give the family an identity such as \"cookie:sid\"");
+        return Err(ReferenceFault::Instance { message, remedy });
+    }
+    Ok(Reference(meant))
+}
+
 /// Every name that fits; without those below another that fits.
 fn glob(text: &str, names: &Names) -> Result<Reference, ReferenceFault> {
     let found: Vec<&str> = names.all().filter(|name| text.contains('*') && fits(text, name)).collect();
@@ -324,7 +383,7 @@ mod tests {
             ("broken", None),
         ];
         for (name, captures) in families {
-            names.add(name, captures);
+            names.add(name, captures, &Identity::Unstated);
         }
         names
     }
@@ -333,7 +392,7 @@ mod tests {
         let parsed = Reference::parse(reference, &names(), Some(&["id", "other", "absent"])).unwrap();
         let value_of = |name: &str| [("id", "7"), ("other", "x:y")].into_iter().find(|(n, _)| *n == name);
         let mut found = Vec::new();
-        parsed.tags(&|name| value_of(name).map(|(_, value)| value), &mut found);
+        parsed.tags(&|name| value_of(name).map(|(_, value)| value), Caller::Unknown, &mut found);
         found.iter().map(Tag::as_str).collect::<Vec<_>>().join(" ")
     }
 
@@ -385,6 +444,9 @@ mod tests {
             ("user_details:u{id}", "\"u{id}\" is not a part", "one {capture}"),
             ("user_details:", "\"\" is not a part", "one {capture}"),
             ("room::x", "\"\" is not a part", "one {capture}"),
+            ("user_list:{identity}", "no callers are told apart there", "\"cookie:sid\""),
+            ("nobody:{identity}", "unknown family", "families here"),
+            ("room:1:{identity}", "unknown family", "did you mean"),
             ("", "unknown family", "families here"),
         ];
         for (reference, what, remedy) in rows {
@@ -399,6 +461,30 @@ mod tests {
     }
 
     #[test]
+    fn a_callers_own_entries_are_named_in_families_that_tell_callers_apart() {
+        let mut names = names();
+        names.add("me", Some(0), &Identity::Cookie("sid".into()));
+        names.add("account:orders", Some(0), &Identity::Header(http::header::AUTHORIZATION));
+        names.add("account:public", Some(0), &Identity::Shared);
+        let parsed = |reference: &str| Reference::parse(reference, &names, Some(&["id"])).unwrap();
+        let tags_of = |reference: &str, fields: &[(&str, &str)]| {
+            let fields = crate::semantics::sample::fields(fields);
+            let mut found = Vec::new();
+            parsed(reference).tags(&|_| None, Caller::Known { fields: &fields, secret: None }, &mut found);
+            found.iter().map(|tag| tag.as_str().split(" sha256:").next().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let (cookie, token) = (("cookie", "a=1; sid=x"), ("authorization", "Bearer x"));
+        assert_eq!(tags_of("me:{identity}", &[cookie]), ["caller me"]);
+        assert_eq!(tags_of("me:{identity}", &[token, ("cookie", "sidx=1")]), [""; 0]);
+        assert_eq!(tags_of("account:{identity}", &[cookie, token]), ["caller account:orders"]);
+        assert_eq!(tags_of("*:{identity}", &[cookie, token]), ["caller me", "caller account:orders"]);
+        // Who does not know the caller takes it for anybody.
+        let mut found = Vec::new();
+        parsed("*:{identity}").tags(&|_| None, Caller::Unknown, &mut found);
+        assert_eq!(found, ["me", "account:orders"].map(Tag::family));
+    }
+
+    #[test]
     fn what_is_faulty_itself_does_not_make_further_faults() {
         assert!(Reference::parse("broken:a:b:c", &names(), Some(&[])).is_ok());
         assert!(Reference::parse("user_details:{any}", &names(), None).is_ok());
@@ -409,7 +495,7 @@ mod tests {
         let resolved = |text: &str| {
             let mut found = Vec::new();
             Reference::resolve(text, &names()).map(|reference| {
-                reference.tags(&|_| None, &mut found);
+                reference.tags(&|_| None, Caller::Unknown, &mut found);
                 found.iter().map(Tag::as_str).collect::<Vec<_>>().join(" ")
             })
         };

@@ -10,7 +10,7 @@ use crate::semantics::{ClientDirectives, CloseDelimited, SetCookie, TtlPolicy};
 pub(super) fn rules(text: &str) -> RuleSet {
     let (reader, table) = Reader::open("rules.toml", text, &|_| None);
     let mut root = reader.root(&table);
-    let rules = RuleSet::read(&mut root);
+    let rules = RuleSet::read(&mut root, PathCase::Sensitive);
     root.finish();
     let faults: Vec<String> = reader.finish().iter().map(ToString::to_string).collect();
     assert!(faults.is_empty(), "{}", faults.join(""));
@@ -70,8 +70,7 @@ fn the_first_family_in_file_order_wins() {
 }
 
 fn at(path: &str) -> Target {
-    let path = crate::target::normalise(path).into_owned();
-    Target { scheme: "http", host: "h".into(), path, query: None }
+    Target { host: "h".into(), ..Target::default() }.at(path)
 }
 
 const DECEIVED: &str = r#"
@@ -232,9 +231,92 @@ fn a_write_is_matched_by_every_reading_of_its_path() {
     ];
     for path in spellings {
         let target = at(path);
-        let tags: Vec<_> = rules.outdated_by_any(&methods, &target).into_iter().flat_map(|it| it.tags).collect();
+        let tags: Vec<_> = rules
+            .outdated_by_any(&methods, &[target], Caller::Unknown)
+            .into_iter()
+            .flat_map(|it| it.tags)
+            .collect();
         assert!(tags.contains(&Tag::family("user:5")), "{path}: {tags:?}");
     }
+}
+
+#[test]
+fn literals_of_rules_match_every_spelling_of_a_path() {
+    let rules = rules(
+        r#"
+        [[family]]
+        name = "user"
+        path = '/u/%40(?<name>[a-z]+)'
+        [[family]]
+        name = "item"
+        path = '/items/(?<id>[^:/]+)'
+        [invalidate]
+        '/items/(?<id>\d+):publish' = ["item:{id}"]
+        '/u/@(?<name>\w+)/name' = ["user:{name}"]
+        "#,
+    );
+    for path in ["/u/@joe", "/u/%40joe", "/%75/@%6Aoe"] {
+        let target = at(path);
+        let Claimed { family, captures } = rules.claim(&Method::GET, &target.path).unwrap();
+        assert_eq!((family.name.as_str(), &captures[0][..]), ("user", "joe"), "{path}");
+        assert!(rules.ambiguity(&Method::GET, &target).is_none(), "{path}");
+    }
+    // A pattern may tell a delimiter from its encoding.
+    assert_eq!(rules.claim(&Method::GET, "/items/a%3Ab").unwrap().captures[0], "a%3Ab");
+    let post = Meant::These(vec![Method::POST]);
+    for (path, tag) in
+        [("/items/7:publish", "item:7"), ("/items/7%3apublish", "item:7"), ("/u/%40joe/name", "user:joe")]
+    {
+        let outdated = rules.outdated_by_any(&post, &[at(path)], Caller::Unknown);
+        assert!(outdated.iter().any(|it| it.tags.contains(&Tag::family(tag))), "{path}");
+    }
+}
+
+#[test]
+fn paths_without_case_are_one_in_families_and_rules() {
+    let text = "[[family]]\nname = 'user'\npath = '/Users/(?<id>[A-Z]+)'\n[invalidate]\n'/USERS/(?<id>\\w+)/Name' = \
+                ['user:{id}']\n";
+    let (reader, table) = Reader::open("rules.toml", text, &|_| None);
+    let rules = RuleSet::read(&mut reader.root(&table), PathCase::Insensitive);
+    let at = |path: &str| Target { case: PathCase::Insensitive, ..Target::default() }.at(path);
+    let tags = |path: &str| {
+        let target = at(path);
+        let Claimed { family, captures } = rules.claim(&Method::GET, &target.path).unwrap();
+        [family.tags_of(&target.readings(), &captures), target.tags()].concat()
+    };
+    assert_eq!(tags("/users/JOE"), tags("/USERS/joe"));
+    let write = rules.outdated_by_any(&Meant::These(vec![Method::PUT]), &[at("/users/Joe/NAME")], Caller::Unknown);
+    assert_eq!(write[0].tags, [Tag::family("user:joe")]);
+}
+
+#[test]
+fn a_rule_may_name_a_safe_method_and_then_that_path_is_a_write() {
+    let rules = rules(
+        r#"
+        [[family]]
+        name = "me"
+        path = '/.*'
+        [invalidate]
+        '/logout' = { families = ["me"], methods = ["GET"] }
+        '/dav/.*' = { families = ["me"], methods = ["PROPFIND", "PUT"] }
+        '/.*' = ["me"]
+        "#,
+    );
+    let rows = [
+        ("GET", "/logout", true),
+        ("HEAD", "/logout/", true),
+        ("GET", "/logout;x=1", true),
+        ("PROPFIND", "/dav/a", true),
+        ("GET", "/dav/a", false),
+        ("GET", "/", false),
+        ("OPTIONS", "/logout", false),
+        ("MKCOL", "/", true),
+    ];
+    for (method, path, expected) in rows {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        assert_eq!(rules.is_write(&method, &at(path)), expected, "{method} {path}");
+    }
+    assert_eq!(outdated(&rules, "GET", "/logout"), ["me"], "the rule for unsafe methods does not apply");
 }
 
 #[test]
@@ -322,12 +404,13 @@ fn every_matching_invalidation_applies_in_file_order() {
         "#,
     );
     assert_eq!(rules.invalidations().iter().map(|rule| rule.line).collect::<Vec<_>>(), [10, 11, 12, 13]);
-    let rows: [(&str, &str, &[&str]); 9] = [
+    let rows: [(&str, &str, &[&str]); 10] = [
         ("PUT", "/u/7", &["details:7", "list"]),
         ("POST", "/u/7", &["details:7", "list", "list"]),
         ("POST", "/u", &["list"]),
-        ("PURGE", "/u/7", &["list"]),
-        ("MKCOL", "/u/7", &[]),
+        ("PURGE", "/u/7", &["details:7", "list", "list"]),
+        ("MKCOL", "/u/7", &["details:7", "list"]),
+        ("GET", "/u/7", &[]),
         ("DELETE", "/z/1", &["*"]),
         ("DELETE", "/u/7x", &["details:7"]),
         // A capture without a value: the whole family, rather a miss than a stale hit.
@@ -425,8 +508,8 @@ fn a_family_is_read_whole() {
     };
     assert_eq!(family.policy, policy);
     assert_eq!(family.keying.identity, Identity::Cookie("SID".into()));
-    let parameters = crate::key::Parameters::Keep(vec!["page".into(), "limit".into()]);
-    assert_eq!(family.keying.query, crate::key::QueryKeying { parameters, sort: true });
+    let parameters = key::Parameters::Keep(vec!["page".into(), "limit".into()]);
+    assert_eq!(family.keying.query, key::QueryKeying { parameters, sort: true });
     assert_eq!(family.keying.headers, ["accept-language"]);
     assert_eq!(family.keying.cookies.as_deref().unwrap(), ["SID", "theme"]);
     let normalize = vec![HeaderName::from_static("accept-encoding")];

@@ -117,6 +117,42 @@ impl ResponseDirectives {
     }
 }
 
+/// Directives that have nothing to say beside `no-cache`.
+static LESS_THAN_NO_CACHE: [&[u8]; 9] = [
+    b"immutable",
+    b"max-age",
+    b"must-revalidate",
+    b"no-cache",
+    b"proxy-revalidate",
+    b"public",
+    b"s-maxage",
+    b"stale-if-error",
+    b"stale-while-revalidate",
+];
+
+/// `no-cache` and what a response says beyond that. What cannot be read counts as `no-store`, as it does here.
+pub fn for_clients(response: &HeaderMap) -> HeaderValue {
+    let mut told = b"no-cache".to_vec();
+    let mut is_readable = true;
+    for member in response.get_all(CACHE_CONTROL).iter().flat_map(|line| raw_members(line.as_bytes())) {
+        let Ok(member) = member else {
+            is_readable = false;
+            continue;
+        };
+        let mut one = ResponseDirectives::default();
+        let directive = Directive::parse(member);
+        if !one.take_member(member) {
+            is_readable = false;
+        } else if !is_one_of(&directive.lower_name(), &LESS_THAN_NO_CACHE) {
+            told.extend([b", ", member].concat());
+        }
+    }
+    if !is_readable {
+        told.extend_from_slice(b", no-store");
+    }
+    HeaderValue::from_bytes(&told).unwrap_or(HeaderValue::from_static("no-store"))
+}
+
 impl RequestDirectives {
     /// All `Cache-Control` lines of a request; `Pragma: no-cache` where there is none (§5.4). `no-store` and `no-cache`
     /// count wherever they stand outside a quoted string. Beside a quote that is never closed, `no-store` counts and leave

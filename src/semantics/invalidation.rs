@@ -1,9 +1,12 @@
 //! What a write's answer means for what is stored (RFC 9111 §4.4).
 
 use http::header::{CONTENT_LOCATION, LOCATION};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::target::{Target, normalise, normalise_authority};
+
+/// RFC 4918 §10.3
+const DESTINATION: HeaderName = HeaderName::from_static("destination");
 
 /// How a write ended, as far as this proxy knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +27,12 @@ impl WriteEnd {
             _ => WriteEnd::Answered(status),
         }
     }
+}
+
+/// Whether an answer shows that what is stored of the path is not what upstream has now: 404 and 410 (there is nothing any
+/// more), 409 and 412 (something else is there than the client knows of). A client that reads it again must not get the same.
+pub fn shows_old_copy(end: WriteEnd) -> bool {
+    matches!(end, WriteEnd::Answered(status) if matches!(status.as_u16(), 404 | 409 | 410 | 412))
 }
 
 /// Statuses on which an invalidation rule applies.
@@ -75,13 +84,22 @@ pub fn redirected_to(target: &Target, status: StatusCode, answer: &HeaderMap) ->
     Some(resolved(target, reference, path))
 }
 
-/// Normalised paths of the `Location` and `Content-Location` of a non-error answer that have the target's origin
-/// (scheme, host and port); relative references are resolved against the target. Others are ignored (§4.4). Sorted,
-/// without repetition; queries are left out, as in [`crate::stamp::Tag::uri`].
-pub fn named_paths(target: &Target, answer: &HeaderMap) -> Vec<String> {
+/// Normalised paths of the `Location` and `Content-Location` of a non-error answer that are on the target's host, or on one
+/// of `also`: names by which upstream knows itself. By http or https: upstream may know which of the two its client used,
+/// or not. Relative references are resolved against the target, others are ignored (§4.4). Sorted, without repetition;
+/// queries are left out, as in [`crate::stamp::Tag::uri`].
+pub fn named_paths(target: &Target, answer: &HeaderMap, also: &[String]) -> Vec<String> {
     let references = answer.get_all(LOCATION).iter().chain(answer.get_all(CONTENT_LOCATION));
-    let mut paths: Vec<String> = references.filter_map(|reference| path_of(target, reference)).collect();
+    let mut paths: Vec<String> = references.filter_map(|reference| path_of(target, reference, also)).collect();
     paths.sort_unstable();
+    paths.dedup();
+    paths
+}
+
+/// Normalised paths that a request names in `Destination` (RFC 4918 §10.3), if they are on the same host.
+pub fn destinations(target: &Target, request: &HeaderMap, also: &[String]) -> Vec<String> {
+    let references = request.get_all(DESTINATION).iter();
+    let mut paths: Vec<String> = references.filter_map(|reference| path_of(target, reference, also)).collect();
     paths.dedup();
     paths
 }
@@ -92,17 +110,33 @@ pub fn is_of_target(target: &Target, answer: &HeaderMap) -> bool {
     let (Some(only), None) = (lines.next(), lines.next()) else { return false };
     let text = String::from_utf8_lossy(only.as_bytes());
     let query = text.trim().split('#').next().unwrap_or("").split_once('?').map(|(_, query)| query);
-    path_of(target, only).is_some_and(|path| path == target.path) && query == target.query.as_deref()
+    path_of(target, only, &[]).is_some_and(|path| target.clone().at(&path).path == target.path)
+        && query == target.query.as_deref()
 }
 
-/// The path that a URI reference stands for (RFC 3986 §5.2), if it has the target's origin.
-fn path_of(target: &Target, reference: &HeaderValue) -> Option<String> {
-    let reference = in_scheme(target, hierarchical(reference)?)?;
+/// The path that a URI reference stands for (RFC 3986 §5.2), if it is on the target's host, or on one of `also`.
+fn path_of(target: &Target, reference: &HeaderValue, also: &[String]) -> Option<String> {
+    let (scheme, reference) = without_scheme(hierarchical(reference)?)?;
     let path = match reference.strip_prefix("//") {
-        Some(rest) => on_host(target, rest)?,
+        Some(rest) => {
+            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            let is_own = |host: &str| is_host(scheme, authority, host);
+            (is_own(&target.host) || also.iter().any(|host| is_own(host))).then_some(path)?
+        }
         None => reference,
     };
     Some(resolved(target, reference, path))
+}
+
+/// Whether an authority is this host (and port, unless that is the default of http or https). `scheme`: that of its
+/// reference; without one it may be either.
+pub fn is_host(scheme: Option<&str>, authority: &str, host: &str) -> bool {
+    let schemes = if scheme.is_some() { [scheme, None] } else { [Some("http"), Some("https")] };
+    schemes.into_iter().flatten().any(|scheme| {
+        let default_port = if scheme == "https" { ":443" } else { ":80" };
+        let bare = host.strip_suffix(default_port).unwrap_or(host);
+        normalise_authority(scheme, authority).is_some_and(|authority| authority == bare)
+    })
 }
 
 /// A reference without query and fragment.
@@ -122,13 +156,14 @@ fn resolved(target: &Target, reference: &str, path: &str) -> String {
     normalise(&resolved).into_owned()
 }
 
-/// The reference without its scheme; `None` if that is another than the target's, or if an URI has no authority
+/// The scheme of a reference and what follows it; `None` if that is neither http nor https, or if an URI has no authority
 /// (`http:x`), which has no one meaning.
-fn in_scheme<'r>(target: &Target, reference: &'r str) -> Option<&'r str> {
+pub fn without_scheme(reference: &str) -> Option<(Option<&'static str>, &str)> {
     let Some((scheme, rest)) = reference.split_once(':').filter(|(scheme, _)| is_scheme(scheme)) else {
-        return Some(reference);
+        return Some((None, reference));
     };
-    (scheme.eq_ignore_ascii_case(target.scheme) && rest.starts_with("//")).then_some(rest)
+    let known = ["http", "https"].into_iter().find(|known| scheme.eq_ignore_ascii_case(known))?;
+    rest.starts_with("//").then_some((Some(known), rest))
 }
 
 /// RFC 3986 §3.1. A colon behind a slash belongs to a path.
@@ -137,24 +172,19 @@ fn is_scheme(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
 }
 
-/// The path behind an authority, if that is the target's.
-fn on_host<'r>(target: &Target, rest: &'r str) -> Option<&'r str> {
-    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    (normalise_authority(target.scheme, authority)? == target.host).then_some(path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
     fn target() -> Target {
-        Target { scheme: "http", host: "api.example:8080".into(), path: "/v1/users/42".into(), query: None }
+        let (host, path) = ("api.example:8080".into(), "/v1/users/42".into());
+        Target { scheme: "http", host, path, ..Target::default() }
     }
 
     fn named(location: &str) -> Vec<String> {
         let location = HeaderValue::from_bytes(location.as_bytes()).unwrap();
-        named_paths(&target(), &HeaderMap::from_iter([(LOCATION, location)]))
+        named_paths(&target(), &HeaderMap::from_iter([(LOCATION, location)]), &[])
     }
 
     #[test]
@@ -185,7 +215,7 @@ mod tests {
     fn other_origins_are_ignored() {
         let rows = [
             "http://api.example/v1/users",
-            "https://api.example:8080/v1/users",
+            "https://api.example/v1/users",
             "http://other.example:8080/v1/users",
             "http://api.example:8080@other.example/",
             "http://user@api.example:8080/",
@@ -198,6 +228,40 @@ mod tests {
         for location in rows {
             assert!(named(location).is_empty(), "{location}");
         }
+    }
+
+    #[test]
+    fn upstream_may_name_itself_by_its_own_address_and_either_scheme() {
+        let answer = |location: &str| HeaderMap::from_iter([(LOCATION, HeaderValue::from_str(location).unwrap())]);
+        let also = ["127.0.0.1:8000", "api.internal"].map(str::to_owned);
+        for location in [
+            "https://api.example:8080/a",
+            "http://127.0.0.1:8000/a",
+            "https://127.0.0.1:8000/a",
+            "https://api.internal/a",
+            "//API.internal:443/a",
+            "http://api.internal:80/a",
+        ] {
+            assert_eq!(named_paths(&target(), &answer(location), &also), ["/a"], "{location}");
+        }
+        for location in ["http://api.internal:443/a", "http://127.0.0.1/a", "http://api.internal.evil.test/a"] {
+            assert_eq!(named_paths(&target(), &answer(location), &also), [""; 0], "{location}");
+        }
+        // Behind a terminator of TLS.
+        let target = Target { host: "api.test:443".into(), ..target() };
+        assert_eq!(named_paths(&target, &answer("https://api.test/a"), &[]), ["/a"]);
+    }
+
+    #[test]
+    fn a_destination_is_on_the_same_host() {
+        let to = |value: &str| {
+            let request = HeaderMap::from_iter([(DESTINATION, HeaderValue::from_str(value).unwrap())]);
+            destinations(&target(), &request, &[])
+        };
+        for value in ["/b%7E", "https://api.example:8080/b~", "//api.example:8080/x/../b~?q#f"] {
+            assert_eq!(to(value), ["/b~"], "{value}");
+        }
+        assert_eq!(to("http://other.example/b"), [""; 0]);
     }
 
     #[test]
@@ -234,7 +298,7 @@ mod tests {
     fn the_default_port_is_no_other_origin() {
         let target = Target { host: "api.example".into(), ..target() };
         let answer = HeaderMap::from_iter([(LOCATION, HeaderValue::from_static("http://api.example:80/a"))]);
-        assert_eq!(named_paths(&target, &answer), ["/a"]);
+        assert_eq!(named_paths(&target, &answer, &[]), ["/a"]);
     }
 
     #[test]
@@ -244,8 +308,8 @@ mod tests {
             (CONTENT_LOCATION, HeaderValue::from_static("/a")),
             (CONTENT_LOCATION, HeaderValue::from_static("/b")),
         ]);
-        assert_eq!(named_paths(&target(), &answer), ["/a", "/b"]);
-        assert!(named_paths(&target(), &HeaderMap::new()).is_empty());
+        assert_eq!(named_paths(&target(), &answer, &[]), ["/a", "/b"]);
+        assert!(named_paths(&target(), &HeaderMap::new(), &[]).is_empty());
     }
 
     #[test]
@@ -256,6 +320,19 @@ mod tests {
         }
         for status in [200, 303, 400, 408, 409, 500, 501, 503, 505, 519, 528] {
             assert_eq!(ends(status), WriteEnd::Answered(StatusCode::from_u16(status).unwrap()), "{status}");
+        }
+    }
+
+    #[test]
+    fn some_refusals_show_that_a_copy_is_old() {
+        for (status, shows) in
+            [(404, true), (409, true), (410, true), (412, true), (400, false), (403, false), (500, false)]
+        {
+            assert_eq!(
+                shows_old_copy(WriteEnd::Answered(StatusCode::from_u16(status).unwrap())),
+                shows,
+                "{status}"
+            );
         }
     }
 
@@ -276,7 +353,7 @@ mod tests {
         #[test]
         fn any_bytes_name_normal_paths_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
             if let Ok(value) = HeaderValue::from_bytes(&bytes) {
-                for path in named_paths(&target(), &HeaderMap::from_iter([(LOCATION, value)])) {
+                for path in named_paths(&target(), &HeaderMap::from_iter([(LOCATION, value)]), &[]) {
                     prop_assert_eq!(normalise(&path), path.as_str());
                 }
             }

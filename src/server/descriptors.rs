@@ -45,7 +45,8 @@ pub fn fit(limit: Option<u64>, wanted: Option<usize>, requests: usize, streams: 
     let too_few = |what: String, needed: u64, lower: &str| {
         // Of what is added, a quarter may be for streams.
         let hard = limit + (needed - room).saturating_mul(4).div_ceil(3);
-        let remedy = format!("raise the hard limit to {hard} (ulimit -Hn, or LimitNOFILE= of systemd), or {lower}");
+        let remedy =
+            format!("raise the hard limit to {hard} (ulimit -Hn, or LimitNOFILE= of systemd), or {lower}");
         TooFew { what, limit, requests: requests as u64, streams: streams as u64, remedy, room: most }
     };
     match wanted {

@@ -14,13 +14,13 @@
 //! 7. empty segments are left out, dot segments are resolved, in either order;
 //! 8. a slash at the end does not count.
 //!
-//! Case is not among them: two paths that differ in it are two paths.
+//! Case is not among them: two paths that differ in it are two paths, unless `[server] case_insensitive_paths` says otherwise.
 
 use std::fmt::Write;
 
 use smallvec::SmallVec;
 
-use super::{PLAIN, encoded_byte};
+use super::{PLAIN, PathCase, encoded_byte};
 
 /// Most readings of one path. A path has that many only if it was made to.
 pub const MOST: usize = 64;
@@ -45,16 +45,22 @@ impl<'p> Readings<'p> {
     /// All readings of a path that [`super::normalise`] returned. Like it they are ASCII and begin with `/`, with
     /// encodings in upper case; unlike it they may hold dot segments. At most [`MOST`].
     pub fn of(own: &'p str) -> Readings<'p> {
-        // The server-wide `*` is no path.
-        if is_plain(own) || own == "*" {
-            return Readings { own, others: Vec::new(), complete: true };
-        }
-        Readings::found(own)
+        Readings::of_both(own, None, PathCase::Sensitive)
     }
 
-    fn found(own: &'p str) -> Readings<'p> {
-        let most = (BYTES / own.len()).clamp(FEWEST, MOST);
-        let mut found = Found { all: vec![symbols(own)], most, complete: true };
+    /// The same of a path that differs from what `unresolved` is, without its dot segments resolved.
+    pub fn of_both(own: &'p str, unresolved: Option<&str>, case: PathCase) -> Readings<'p> {
+        // The server-wide `*` is no path.
+        if unresolved.is_none() && is_plain(own) || own == "*" {
+            return Readings { own, others: Vec::new(), complete: true };
+        }
+        Readings::found(own, unresolved, case)
+    }
+
+    fn found(own: &'p str, unresolved: Option<&str>, case: PathCase) -> Readings<'p> {
+        let most = (BYTES / own.len().max(unresolved.map_or(0, str::len))).clamp(FEWEST, MOST);
+        let all = std::iter::once(own).chain(unresolved).map(symbols).collect();
+        let mut found = Found { all, most, complete: true };
         found.add(without_host);
         found.add(without_parameters);
         found.add_all(|path| {
@@ -71,7 +77,8 @@ impl<'p> Readings<'p> {
             [self::resolved(&merged), self::merged(&resolved), merged, resolved]
         });
         found.add(without_last_slash);
-        let mut others: Vec<String> = found.all.iter().map(|path| text(path)).filter(|path| path != own).collect();
+        let others = found.all.iter().map(|path| case.fold(text(path)).into_owned());
+        let mut others: Vec<String> = others.filter(|path| path != own).collect();
         others.sort_unstable();
         others.dedup();
         Readings { own, others, complete: found.complete }
@@ -480,8 +487,8 @@ mod tests {
         #[test]
         fn a_path_that_looks_plain_has_one_reading(path in "(/|[a-c.:@!-]|%C3%A9|%E4%BD%A0|%E0%A4%95|%C0|/[a-c]){1,9}") {
             let path = normalise(&format!("/{path}")).into_owned();
-            prop_assert!(!is_plain(&path) || Readings::found(&path).count() == 1, "{path}");
-            prop_assert_eq!(Readings::of(&path), Readings::found(&path));
+            prop_assert!(!is_plain(&path) || Readings::found(&path, None, PathCase::Sensitive).count() == 1, "{path}");
+            prop_assert_eq!(Readings::of(&path), Readings::found(&path, None, PathCase::Sensitive));
         }
 
         #[test]

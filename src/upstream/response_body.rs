@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 use tokio_util::task::AbortOnDropHandle;
@@ -18,6 +19,10 @@ use crate::shares::{Over, Share};
 /// Bytes that a client may be given before it is looked after how fast it takes them. Most bodies that hyper has not been
 /// given whole by then are larger than what it keeps for a client that takes nothing: the least `max_head`.
 const UNWATCHED: u64 = 8 << 10;
+/// The longest content that is waited for before its head is passed on, bytes.
+const SHORT: usize = 64 << 10;
+/// How long it is waited for.
+const RIGHT_BEHIND: Duration = Duration::from_millis(100);
 /// The least pause between two looks.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -41,6 +46,10 @@ pub(super) struct Limits {
 #[derive(Debug)]
 pub struct ResponseBody {
     state: State,
+    /// What has been read of it before.
+    begun: Bytes,
+    /// How it broke off behind that.
+    broken: Option<BodyError>,
     /// Bytes given, if it matters.
     given: Option<u64>,
 }
@@ -110,7 +119,7 @@ impl ResponseBody {
         place: UpstreamPlace,
     ) -> ResponseBody {
         let flow = Flow { incoming, limits, deadline: None, ends_with_connection, end, place: Some(place) };
-        ResponseBody { state: State::Unwatched(Box::new(flow)), given: None }
+        ResponseBody { state: State::Unwatched(Box::new(flow)), begun: Bytes::new(), broken: None, given: None }
     }
 
     /// The same, which gives back a client's share of what is forwarded for it alone when it ends, or is a stream.
@@ -135,6 +144,28 @@ impl ResponseBody {
             State::Watched(watched, _) => watched.lock().flow.as_mut().map_or(Ok(()), |flow| flow.become_stream()),
             State::Gone => Ok(()),
         }
+    }
+
+    /// All of the content, if it is short and comes with its head or right behind it. Nothing of it is lost if not.
+    pub async fn receive_short(&mut self) -> Option<&Bytes> {
+        let mut read = BytesMut::new();
+        let is_whole = tokio::time::timeout(RIGHT_BEHIND, async {
+            while read.len() <= SHORT {
+                match self.frame().await {
+                    None => return true,
+                    // No trailers are stored.
+                    Some(Ok(frame)) => read.extend_from_slice(&frame.into_data().unwrap_or_default()),
+                    Some(Err(error)) => {
+                        self.broken = Some(error);
+                        return false;
+                    }
+                }
+            }
+            false
+        });
+        let is_whole = is_whole.await.unwrap_or(false);
+        self.begun = read.freeze();
+        is_whole.then_some(&self.begun)
     }
 
     /// Whether its end is that of the connection, so that one that was cut off looks like a whole one (RFC 9112 §8).
@@ -290,6 +321,12 @@ impl Body for ResponseBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         let this = self.get_mut();
+        if !this.begun.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.begun)))));
+        }
+        if let Some(error) = this.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let frame = match &mut this.state {
             State::Unwatched(flow) => flow.poll_frame(cx),
             State::Watched(watched, _) => watched.lock().poll_frame(cx),
@@ -302,10 +339,16 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.look(|flow| flow.incoming.is_end_stream()).unwrap_or(matches!(self.state, State::Gone))
+        let has_ended = self.begun.is_empty() && self.broken.is_none();
+        has_ended && self.look(|flow| flow.incoming.is_end_stream()).unwrap_or(matches!(self.state, State::Gone))
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.look(|flow| flow.incoming.size_hint()).unwrap_or_default()
+        let rest = self.look(|flow| flow.incoming.size_hint()).unwrap_or_default();
+        match (self.begun.len() as u64, rest.exact()) {
+            (0, _) => rest,
+            (begun, Some(rest)) => SizeHint::with_exact(begun + rest),
+            (_, None) => SizeHint::default(),
+        }
     }
 }

@@ -20,6 +20,7 @@ mod paths;
 mod query;
 mod ranges;
 mod requests;
+mod spellings;
 mod stale;
 mod status;
 mod storing;

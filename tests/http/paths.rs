@@ -54,7 +54,11 @@ ttl = "10m"
 "#;
 
 /// Paths of two families, or of one and of none, as upstream may read them.
-const AMBIGUOUS: [&str; 47] = [
+const AMBIGUOUS: [&str; 50] = [
+    // Not every upstream resolves dot segments.
+    "/assets/../me/1",
+    "/assets/%2e%2e/me/2",
+    "/me/.%2e/assets/3",
     "/assets/..%2Fme/mail",
     "/assets/..%2fme%2fmail",
     "/assets/..;/me/mail",
@@ -130,7 +134,7 @@ fn no_spelling_of_a_path_gives_one_callers_answer_to_another(tier: Tier) {
         let cached = site.call("GET", target).header("Cache-Control", "only-if-cached").send();
         cached.fails_with(504).shows("detail=only-if-cached");
     }
-    // These are the caller's own under every reading, or what they name is gone before upstream sees them.
+    // These are the caller's own under every reading.
     for target in [
         "/me/mail",
         "/me/mail/",
@@ -142,11 +146,6 @@ fn no_spelling_of_a_path_gives_one_callers_answer_to_another(tier: Tier) {
     ] {
         assert_apart(&site, target).shows("stored");
         by(&site, target, "ann").shows("hit");
-    }
-    for (target, sent) in
-        [("/assets/../me/1", "/me/1"), ("/assets/%2e%2e/me/2", "/me/2"), ("/assets/.%2e/me/3", "/me/3")]
-    {
-        assert!(assert_apart(&site, target).text().starts_with(sent), "{target}");
     }
 }
 

@@ -550,6 +550,7 @@ fn entry(register: Register, value: Value, asked: std::time::SystemTime, lookup:
         freshness,
         for_credentials: false,
         consumed: false,
+        said: None,
     };
     Entry {
         text: lookup.canonical.text.as_str().into(),

@@ -336,7 +336,7 @@ fn the_host_that_upstream_sees_is_configurable() {
         let own = upstream.address().to_string();
         upstream.last("/a").headers("host").join(", ").replace(&own, "(upstream's own)")
     };
-    assert_eq!(host_of(None), "(upstream's own)");
+    assert_eq!(host_of(None), "api.example");
     assert_eq!(host_of(Some("upstream")), "(upstream's own)");
     assert_eq!(host_of(Some("client")), "api.example");
     assert_eq!(host_of(Some("fixed.example")), "fixed.example");

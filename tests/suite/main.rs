@@ -30,6 +30,7 @@ mod http;
 
 mod admin;
 mod again;
+mod browsers;
 mod clocks;
 mod cluster;
 mod collapse;

@@ -99,8 +99,10 @@ fn a_new_invalidation_applies_to_what_is_already_stored(tier: Tier) {
     site.get("/users").shows("hit");
     fs::write(site.rules_file(), format!("{AFTER}\n[invalidate]\n'/users/create' = [\"users\"]\n")).unwrap();
     wait_for_after(&site);
+    // What clients are told of a family that writes invalidate is part of its definition.
+    site.get("/users").shows("fwd=uri-miss").carries("/users #2");
     site.write("POST", "/users/create");
-    site.get("/users").shows("detail=outdated").carries("/users #2");
+    site.get("/users").shows("detail=outdated").carries("/users #3");
 }
 
 #[test]

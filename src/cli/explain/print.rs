@@ -183,7 +183,11 @@ impl Write {
             line(out, "  how", &rule.how)?;
             list(out, "  outdates", &rule.outdates)?;
         }
-        line(out, "target", &format!("{} (always, on 2xx and 3xx; RFC 9111 §4.4)", self.target))?;
+        line(
+            out,
+            "target",
+            &format!("{} (always, on 2xx and 3xx, RFC 9111 §4.4; and on 404, 409, 410 and 412)", self.target),
+        )?;
         list(out, "note", &self.notes)
     }
 }

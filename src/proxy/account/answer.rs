@@ -153,7 +153,8 @@ impl Account<'_> {
         let (freshness, for_credentials) = (verdict.freshness, verdict.for_credentials);
         let has_validator = validation::has_validator(&fields);
         let (status, consumed, body) = (answer.status, keep::has_consumed(&fields), Bytes::new());
-        let stored = entry::Response { status, headers: fields, body, freshness, for_credentials, consumed };
+        let stored =
+            entry::Response { status, headers: fields, said: None, body, freshness, for_credentials, consumed };
         Judgement {
             stored: true,
             terms: Some(self.terms(&stored)),
