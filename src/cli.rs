@@ -69,6 +69,9 @@ struct CheckArguments {
     /// The rules file.
     #[arg(default_value = "rules.toml", env = "LARDER_RULES")]
     file: PathBuf,
+    /// Exit with 1 if there are warnings.
+    #[arg(long)]
+    strict: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -141,7 +144,7 @@ fn rules_file(given: Option<PathBuf>) -> Option<PathBuf> {
 pub fn main() -> ExitCode {
     let code = match Arguments::parse().command {
         Command::Serve(arguments) => serve::serve(arguments),
-        Command::Check(arguments) => print(check::check(&arguments.file, arguments.json, &|name| variable(name))),
+        Command::Check(arguments) => print(check::check(&arguments, &|name| std::env::var(name).ok())),
         Command::Explain(arguments) => print(explain::explain(&arguments)),
     };
     ExitCode::from(code)

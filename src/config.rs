@@ -22,6 +22,7 @@ use crate::rules::reader::{Env, Reader};
 use crate::secret::Secret;
 
 pub(crate) mod address;
+pub mod lint;
 pub mod store_url;
 mod tables;
 

@@ -18,8 +18,12 @@ mod expand;
 pub(crate) mod family;
 pub mod fault;
 mod instance;
+mod instead;
 mod invalidation;
+mod language;
+pub mod lint;
 pub mod nearest;
+mod notation;
 pub mod pattern;
 pub mod reader;
 mod reference;
@@ -27,8 +31,8 @@ mod suffix;
 
 pub use instance::CAPTURES;
 pub(crate) use instance::decoded;
+pub use lint::Warning;
 pub use reference::UnknownFamily;
-pub use suffix::Warning;
 
 use pattern::{Pattern, PatternSet};
 use reader::Table;
@@ -69,6 +73,8 @@ pub struct Family {
     pub max_body: Option<u64>,
     /// Some rule with `refresh` can outdate it.
     pub refreshed: bool,
+    /// `invalidation`: false if it is meant that no rule names it, so that its lifetime alone bounds its age.
+    pub is_invalidated: bool,
     /// Line in the file, from 1.
     pub line: usize,
     pattern: Pattern,

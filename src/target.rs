@@ -159,7 +159,7 @@ fn is_host_byte(byte: u8) -> bool {
     is_unreserved(byte) || is_sub_delimiter(byte)
 }
 
-const fn is_unreserved(byte: u8) -> bool {
+pub(crate) const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
@@ -178,6 +178,11 @@ const PLAIN: [bool; 256] = {
     }
     plain
 };
+
+/// Whether a byte stands in a path as it is.
+pub(crate) fn is_plain(byte: u8) -> bool {
+    PLAIN[usize::from(byte)]
+}
 
 /// Normal form of a path (RFC 3986 §6.2.2): unreserved characters decoded, hex digits upper case, dot
 /// segments removed (also those that were written `%2e`). `%2F` stays as it is: it does not separate segments.

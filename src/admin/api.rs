@@ -278,7 +278,10 @@ fn reference(family: &str, instance: &str) -> String {
 fn resolve(live: &Live, reference: &str) -> Result<Vec<Tag>, Refusal> {
     live.rules.resolve(reference).map_err(|unknown| {
         let families: Vec<&str> = live.rules.families().iter().map(|family| family.name.as_str()).collect();
-        unknown_family(reference, &unknown.nearest, &families)
+        match unknown.instance {
+            Some((message, remedy)) => Refusal::new(StatusCode::NOT_FOUND, message, remedy),
+            None => unknown_family(reference, &unknown.nearest, &families),
+        }
     })
 }
 

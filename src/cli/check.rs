@@ -1,11 +1,11 @@
 //! `larder check [FILE]`: the rules as Larder understands them, or every fault.
 
-use std::path::Path;
-
 use comfy_table::{ContentArrangement, Table, presets};
 use http::{HeaderName, Method};
 use serde_json::{Value, json};
 
+use super::CheckArguments;
+use crate::config::lint::lint;
 use crate::config::{Config, LoadError, Overrides};
 use crate::key::{Identity, QueryKeying};
 use crate::rules::fault::Faults;
@@ -14,13 +14,19 @@ use crate::rules::{Family, Fetching, Invalidation, RuleSet, Warning};
 use crate::semantics::invalidation::StatusSet;
 use crate::semantics::{ClientDirectives, CloseDelimited, STALE_IF_UNREACHABLE};
 
-/// The text (or JSON) to print, and the exit code: 0 for good rules (warnings or not), 1 for faults, 2 for a file that cannot be
-/// read.
-pub fn check(file: &Path, json: bool, env: &Env<'_>) -> (String, u8) {
-    let name = file.display().to_string();
+/// The text (or JSON) to print, and the exit code: 0 for good rules (with warnings 1 if strict), 1 for faults, 2 for a file that
+/// cannot be read.
+pub(super) fn check(CheckArguments { file, strict, json }: &CheckArguments, env: &Env<'_>) -> (String, u8) {
+    let (name, json) = (file.display().to_string(), *json);
     match Config::load(Some(file), &Overrides::default(), env) {
-        Ok(config) if json => (pretty(&rules_json(&name, &config.rules)), 0),
-        Ok(config) => (rules_text(&name, &config.rules), 0),
+        Ok(config) => {
+            let warnings = lint(&config);
+            let text = match json {
+                true => pretty(&rules_json(&name, &config.rules, &warnings)),
+                false => rules_text(&name, &config.rules, &warnings),
+            };
+            (text, u8::from(*strict && !warnings.is_empty()))
+        }
         Err(LoadError::Faults(faults)) if json => (pretty(&faults_json(&name, &faults)), 1),
         Err(LoadError::Faults(faults)) => (faults_text(&name, &faults), 1),
         Err(error @ LoadError::Io { .. }) if json => {
@@ -46,7 +52,7 @@ fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-fn rules_text(name: &str, rules: &RuleSet) -> String {
+fn rules_text(name: &str, rules: &RuleSet, warnings: &[Warning]) -> String {
     let (families, invalidations) = (rules.families(), rules.invalidations());
     let mut text = String::new();
     if !families.is_empty() {
@@ -62,8 +68,7 @@ fn rules_text(name: &str, rules: &RuleSet) -> String {
     if families.is_empty() {
         text.push_str("no families: what upstream's Cache-Control and Expires allow is cached (RFC 9111)\n");
     }
-    let warnings = rules.warnings();
-    for Warning { line, message, remedy } in &warnings {
+    for Warning { line, message, remedy } in warnings {
         text.push_str(&format!("{name}:{line}: warning: {message}\n  {remedy}\n\n"));
     }
     let mut counts = vec![
@@ -135,6 +140,7 @@ fn stored(family: &Family) -> Vec<String> {
     parts.extend((!policy.heuristic).then(|| "heuristic false".to_owned()));
     let close_delimited = Some(policy.close_delimited).filter(|kind| *kind != CloseDelimited::default());
     parts.extend(close_delimited.map(|kind| format!("close_delimited {}", kind.word())));
+    parts.extend((!family.is_invalidated).then(|| "invalidation none".to_owned()));
     parts.extend(family.max_body.map(|size| format!("max_body {}", bytesize::ByteSize::b(size))));
     parts
 }
@@ -170,13 +176,13 @@ fn statuses(on: &StatusSet) -> Vec<String> {
     on.ranges.iter().map(text).collect()
 }
 
-fn rules_json(name: &str, rules: &RuleSet) -> Value {
+fn rules_json(name: &str, rules: &RuleSet, warnings: &[Warning]) -> Value {
     json!({
         "success": true,
         "file": name,
         "families": rules.families().iter().map(family_json).collect::<Vec<_>>(),
         "invalidations": rules.invalidations().iter().map(invalidation_json).collect::<Vec<_>>(),
-        "warnings": rules.warnings(),
+        "warnings": warnings,
     })
 }
 
@@ -213,6 +219,7 @@ fn family_json(family: &Family) -> Value {
         "headers": names(&family.keying.headers),
         "identity": family.keying.identity.is_stated().then(|| family.keying.identity.to_string()),
         "max_body": family.max_body,
+        "invalidation": if family.is_invalidated { "rules" } else { "none" },
     })
 }
 
@@ -239,10 +246,14 @@ mod tests {
     use super::*;
 
     fn checked(text: &str, json: bool) -> (String, u8) {
+        checked_so(text, false, json)
+    }
+
+    fn checked_so(text: &str, strict: bool, json: bool) -> (String, u8) {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("rules.toml");
         std::fs::write(&file, text).unwrap();
-        let (out, code) = check(&file, json, &|_| None);
+        let (out, code) = check(&CheckArguments { file: file.clone(), strict, json }, &|_| None);
         let name = file.display().to_string();
         (out.replace(&name, "rules.toml").replace(&*json_text(&name), "rules.toml"), code)
     }
@@ -286,15 +297,25 @@ max_body = "1MiB"
     #[test]
     fn a_warning_stands_with_good_rules() {
         let rules = "[[family]]\nname = \"me\"\npath = '/me(/.*)?'\nidentity = \"cookie:sid\"\n\
-                     [[family]]\nname = \"assets\"\npath = '/assets/.*|/.*\\.css'\nidentity = \"none\"\n";
+                     [[family]]\nname = \"assets\"\npath = '/assets/.*|/.*\\.css'\nidentity = \"none\"\n\
+                     [invalidate]\n'/me' = [\"*\"]\n";
         let (text, code) = checked(rules, false);
         assert_eq!(code, 0);
         assert!(text.contains("rules.toml:5: warning: family \"assets\" takes paths by their end"), "{text}");
-        assert!(text.ends_with("is good: 2 families, 0 invalidations, 1 warning\n"), "{text}");
+        assert!(text.ends_with("is good: 2 families, 1 invalidation, 1 warning\n"), "{text}");
         let value: Value = serde_json::from_str(&checked(rules, true).0).unwrap();
         assert_eq!((&value["success"], &value["warnings"][0]["line"]), (&json!(true), &json!(5)));
         let (text, _) = checked(GOOD, true);
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["warnings"], json!([]));
+    }
+
+    #[test]
+    fn a_warning_fails_a_strict_check() {
+        let rules = "[[family]]\nname = \"a\"\npath = '/a'\n";
+        for json in [false, true] {
+            assert_eq!((checked(rules, json).1, checked_so(rules, true, json).1), (0, 1));
+            assert_eq!(checked_so(GOOD, true, json).1, 0);
+        }
     }
 
     #[test]
@@ -398,13 +419,14 @@ path = '/usual'
 
     #[test]
     fn a_missing_file_says_what_to_do() {
-        let (text, code) = check(Path::new("/nowhere/rules.toml"), false, &|_| None);
+        let nowhere = |json| CheckArguments { file: "/nowhere/rules.toml".into(), strict: false, json };
+        let (text, code) = check(&nowhere(false), &|_| None);
         assert_eq!(code, 2);
         assert!(
             text.contains("/nowhere/rules.toml: cannot read the rules file") && text.contains("create it"),
             "{text}"
         );
-        let (text, code) = check(Path::new("/nowhere/rules.toml"), true, &|_| None);
+        let (text, code) = check(&nowhere(true), &|_| None);
         assert_eq!((code, serde_json::from_str::<Value>(&text).unwrap()["success"].clone()), (2, json!(false)));
     }
 
@@ -413,7 +435,7 @@ path = '/usual'
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("rules.toml");
         std::fs::write(&file, b"[server]\nhost = \"\xff\"\n").unwrap();
-        let (text, code) = check(&file, false, &|_| None);
+        let (text, code) = check(&CheckArguments { file, strict: false, json: false }, &|_| None);
         assert!(code == 1 && text.contains(":2:9: the file is not UTF-8 here"), "{text}");
     }
 }

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 
 use super::ServeArguments;
+use crate::config::lint::lint;
 use crate::config::{Config, LogFormat};
 use crate::logs::Logs;
 use crate::rules::Warning;
@@ -75,7 +76,7 @@ fn tell_rules(config: &Config) {
     };
     let (families, invalidations) = (config.rules.families().len(), config.rules.invalidations().len());
     tracing::info!(file = %file.display(), families, invalidations, "starting with the rules of this file");
-    for Warning { line, message, remedy } in config.rules.warnings() {
+    for Warning { line, message, remedy } in lint(config) {
         tracing::warn!(file = %file.display(), line, remedy, "{message}");
     }
 }

@@ -50,7 +50,7 @@ fn read_one(id: usize, mut table: Table<'_>, names: &mut Names, seen: &mut Seen)
     let path = table.required("path", "write path = '/…', a pattern over the whole path");
     let pattern = path.and_then(|item| read_path(&item, methods, name.as_ref().map(|(_, shown)| *shown), seen));
     if let Some((name, _)) = &name {
-        names.add(name, pattern.as_ref().map(|pattern| pattern.names().count()));
+        names.add(name, pattern.as_ref().map(Pattern::values_of_captures));
     }
     let keying = read_keying(&mut table);
     let policy = read_policy(&mut table, &keying);
@@ -58,6 +58,7 @@ fn read_one(id: usize, mut table: Table<'_>, names: &mut Names, seen: &mut Seen)
     let words = [Collapse::Off, Collapse::Proxy, Collapse::Fleet].map(|collapse| (collapse.word(), collapse));
     let collapse = table.item("collapse").and_then(|item| item.choice(&words)).unwrap_or_default();
     let max_body = table.item("max_body").and_then(|item| item.size(&(1..=1 << 40)));
+    let until_ttl = table.item("invalidation").and_then(|item| item.choice(&[("rules", false), ("none", true)]));
     let line = table.reader().line(&table.span());
     table.later(&["compress", "adaptive_ttl"]);
     table.finish();
@@ -76,6 +77,7 @@ fn read_one(id: usize, mut table: Table<'_>, names: &mut Names, seen: &mut Seen)
         collapse,
         max_body,
         refreshed: false,
+        is_invalidated: !until_ttl.unwrap_or(false),
         line,
         pattern,
         levels,
@@ -242,10 +244,34 @@ fn read_identity(item: &Item<'_>) -> Option<Identity> {
         _ => None,
     };
     if found.is_none() {
-        let remedy = "write \"header:NAME\", \"cookie:NAME\", or \"none\" if everybody gets the same answer";
+        let remedy = identity_meant(text.showable().unwrap_or_default());
         text.fault(format_args!("{:?} does not say how callers are told apart", text.raw), remedy);
     }
     found
+}
+
+/// The line to write for an identity that is none.
+fn identity_meant(typed: &str) -> String {
+    const WORDS: &str = "header:NAME\", \"cookie:NAME\", or \"none\" if everybody gets the same answer";
+    let (kind, name) = typed.split_once(':').unwrap_or(("", typed));
+    let (kind, name) = (kind.trim().to_ascii_lowercase(), name.trim().to_ascii_lowercase());
+    let is_field = field_name(&name).is_ok() && !name.contains(':');
+    match (kind.as_str(), name.as_str()) {
+        ("", "authorization" | "auth" | "bearer" | "basic" | "jwt" | "user") => {
+            "write identity = \"header:authorization\"".to_owned()
+        }
+        ("", "public" | "shared" | "anonymous" | "all" | "false" | "no") => "write identity = \"none\"".to_owned(),
+        ("", "cookie" | "cookies" | "session") => {
+            "write identity = \"cookie:NAME\", with the name of the session's cookie".to_owned()
+        }
+        ("header" | "headers" | "field", _) if is_field => format!("write identity = \"header:{name}\""),
+        ("cookie" | "cookies", _) if is_field => {
+            format!("write identity = \"cookie:{}\"", typed.split_once(':').map_or("", |(_, name)| name.trim()))
+        }
+        // Only fields have such names.
+        ("", _) if is_field && name.contains('-') => format!("write identity = \"header:{name}\""),
+        _ => format!("write \"{WORDS}"),
+    }
 }
 
 fn read_policy(table: &mut Table<'_>, keying: &Keying) -> Policy {

@@ -3,9 +3,11 @@
 use std::ops::Range;
 
 use regex::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
-use regex_syntax::hir::Hir;
 use regex_syntax::hir::literal::Extractor;
+use regex_syntax::hir::{Hir, HirKind};
 use smallvec::SmallVec;
+
+use super::notation;
 
 /// Longest pattern, bytes.
 const TEXT: usize = 4096;
@@ -46,6 +48,9 @@ impl Pattern {
             |at, message: String, remedy: &str| Err(PatternFault { at, message, remedy: remedy.to_owned() });
         if text.len() > TEXT {
             return fault(0..text.len(), format!("the pattern is longer than {TEXT} bytes"), "shorten it");
+        }
+        if let Some(fault) = notation::other(text) {
+            return Err(fault);
         }
         let hir = regex_syntax::parse(text).map_err(|error| syntax_fault(&error, text))?;
         if !may_begin_with_slash(&hir) {
@@ -88,6 +93,14 @@ impl Pattern {
         self.named.iter().map(|(_, name)| name.as_str())
     }
 
+    /// What the named captures can be, in the order of the pattern.
+    pub fn values_of_captures(&self) -> Vec<Values> {
+        // It was parsed before.
+        let hir = regex_syntax::parse(&self.text).ok();
+        let values = |name: &str| Values::of(name, hir.as_ref().and_then(|hir| capture(hir, name)));
+        self.names().map(values).collect()
+    }
+
     /// Values of the named captures, in the order of the pattern; None for one that took no part in the match.
     /// Empty if the path does not match.
     pub fn values<'p>(&self, path: &'p str) -> SmallVec<[(&str, Option<&'p str>); 4]> {
@@ -97,6 +110,44 @@ impl Pattern {
         let Some(found) = self.regex.captures(path) else { return SmallVec::new() };
         let value = |index: usize| found.get(index).map(|value| value.as_str());
         self.named.iter().map(|(index, name)| (name.as_str(), value(*index))).collect()
+    }
+}
+
+/// What one named capture can be.
+#[derive(Debug, Clone)]
+pub struct Values {
+    name: String,
+    /// None: it depends on what stands beside it.
+    regex: Option<Regex>,
+}
+
+impl Values {
+    fn of(name: &str, hir: Option<&Hir>) -> Values {
+        let alone = hir.filter(|hir| hir.properties().look_set().is_empty());
+        let regex =
+            alone.and_then(|hir| RegexBuilder::new(&anchored(&hir.to_string())).size_limit(COMPILED).build().ok());
+        Values { name: name.to_owned(), regex }
+    }
+
+    /// The capture's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether the capture can have this value.
+    pub fn contain(&self, value: &str) -> bool {
+        self.regex.as_ref().is_none_or(|regex| regex.is_match(value))
+    }
+}
+
+/// What a named capture consists of.
+pub(super) fn capture<'h>(hir: &'h Hir, name: &str) -> Option<&'h Hir> {
+    match hir.kind() {
+        HirKind::Capture(found) if found.name.as_deref() == Some(name) => Some(&found.sub),
+        HirKind::Capture(other) => capture(&other.sub, name),
+        HirKind::Repetition(repetition) => capture(&repetition.sub, name),
+        HirKind::Concat(parts) | HirKind::Alternation(parts) => parts.iter().find_map(|part| capture(part, name)),
+        HirKind::Empty | HirKind::Literal(_) | HirKind::Class(_) | HirKind::Look(_) => None,
     }
 }
 
