@@ -9,8 +9,8 @@ use smallvec::SmallVec;
 
 use crate::headers::{self, Meant};
 use crate::key::{FamilyKeying, Identity, Keying};
-use crate::semantics::Policy;
 use crate::semantics::invalidation::StatusSet;
+use crate::semantics::{Policy, TtlPolicy};
 use crate::stamp::Tag;
 use crate::target::{Readings, Target};
 
@@ -369,6 +369,21 @@ impl Family {
             Identity::Unstated | Identity::Shared => None,
         };
         self.keying.headers.iter().chain(&self.fetching.normalize).cloned().chain(identity).collect()
+    }
+
+    /// `invalidation`, as `rules.toml` has it.
+    pub fn invalidation(&self) -> &'static str {
+        if self.is_invalidated { "rules" } else { "none" }
+    }
+
+    /// Whether a lifetime that upstream states wins over the family's ttl.
+    pub fn may_be_overridden(&self) -> bool {
+        self.policy.ttl.is_some() && self.policy.ttl_policy == TtlPolicy::Default
+    }
+
+    /// Its path, if there is but one.
+    pub fn only_path(&self) -> Option<String> {
+        self.pattern.only_text()
     }
 
     /// Names of its captures, in the order of the pattern.

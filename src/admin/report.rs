@@ -353,6 +353,8 @@ pub struct FamilyDefinition {
     pub forward: &'static str,
     /// Who shares a fetch of what is missing: requests to one `proxy`, or to the whole `fleet`.
     pub collapse: &'static str,
+    /// `none`: it is meant that no rule names it.
+    pub invalidation: &'static str,
     /// Line in the rules file.
     pub line: usize,
     /// Paths of the invalidations that can outdate it.
@@ -386,6 +388,7 @@ impl FamilyDefinition {
             range: family.fetching.range(),
             forward: family.fetching.forward(),
             collapse: family.collapse.word(),
+            invalidation: family.invalidation(),
             line: family.line,
             outdated_by: outdated_by.iter().map(|rule| rule.path.clone()).collect(),
         }

@@ -187,6 +187,7 @@ async fn what_a_family_says_of_requests_is_told_too() {
         ("max_variants", json!(64), json!(8)),
         ("range", json!("forward"), json!("whole")),
         ("forward", json!("all"), json!("keyed")),
+        ("invalidation", json!("rules"), json!("rules")),
     ];
     for path in ["/cache/families", "/rules"] {
         let told = get(&running, path).await.succeeds();

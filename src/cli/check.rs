@@ -14,13 +14,26 @@ use crate::rules::{Family, Fetching, Invalidation, RuleSet, Warning};
 use crate::semantics::invalidation::StatusSet;
 use crate::semantics::{ClientDirectives, CloseDelimited, STALE_IF_UNREACHABLE};
 
+mod ask;
+
 /// The text (or JSON) to print, and the exit code: 0 for good rules (with warnings 1 if strict), 1 for faults, 2 for a file that
 /// cannot be read.
-pub(super) fn check(CheckArguments { file, strict, json }: &CheckArguments, env: &Env<'_>) -> (String, u8) {
+pub(super) fn check(arguments: &CheckArguments, env: &Env<'_>) -> (String, u8) {
+    let CheckArguments { file, ask: asks, upstream, strict, json } = arguments;
     let (name, json) = (file.display().to_string(), *json);
-    match Config::load(Some(file), &Overrides::default(), env) {
+    // The upstream matters to --ask alone, and a flag is no fault of the file.
+    let overrides = Overrides { upstream: upstream.clone().filter(|_| *asks), ..Overrides::default() };
+    let load = || Config::load(Some(file), &overrides, env);
+    match load() {
         Ok(config) => {
-            let warnings = lint(&config);
+            let mut warnings = lint(&config);
+            if *asks && let Ok(config) = load() {
+                match ask::ask(config) {
+                    Ok(found) => warnings.extend(found),
+                    Err(error) => return (unasked(&name, json, &error), 2),
+                }
+                warnings.sort_by_key(|warning| warning.line);
+            }
             let text = match json {
                 true => pretty(&rules_json(&name, &config.rules, &warnings)),
                 false => rules_text(&name, &config.rules, &warnings),
@@ -33,6 +46,13 @@ pub(super) fn check(CheckArguments { file, strict, json }: &CheckArguments, env:
             (pretty(&json!({ "success": false, "file": name, "error": error.to_string() })), 2)
         }
         Err(error @ LoadError::Io { .. }) => (format!("{error}\n"), 2),
+    }
+}
+
+fn unasked(name: &str, json: bool, error: &str) -> String {
+    match json {
+        true => pretty(&json!({ "success": false, "file": name, "error": error })),
+        false => format!("larder: {error}\n"),
     }
 }
 
@@ -219,7 +239,7 @@ fn family_json(family: &Family) -> Value {
         "headers": names(&family.keying.headers),
         "identity": family.keying.identity.is_stated().then(|| family.keying.identity.to_string()),
         "max_body": family.max_body,
-        "invalidation": if family.is_invalidated { "rules" } else { "none" },
+        "invalidation": family.invalidation(),
     })
 }
 
@@ -253,7 +273,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("rules.toml");
         std::fs::write(&file, text).unwrap();
-        let (out, code) = check(&CheckArguments { file: file.clone(), strict, json }, &|_| None);
+        let (out, code) =
+            check(&CheckArguments { file: file.clone(), strict, json, ..CheckArguments::default() }, &|_| None);
         let name = file.display().to_string();
         (out.replace(&name, "rules.toml").replace(&*json_text(&name), "rules.toml"), code)
     }
@@ -419,7 +440,8 @@ path = '/usual'
 
     #[test]
     fn a_missing_file_says_what_to_do() {
-        let nowhere = |json| CheckArguments { file: "/nowhere/rules.toml".into(), strict: false, json };
+        let nowhere =
+            |json| CheckArguments { file: "/nowhere/rules.toml".into(), json, ..CheckArguments::default() };
         let (text, code) = check(&nowhere(false), &|_| None);
         assert_eq!(code, 2);
         assert!(
@@ -435,7 +457,7 @@ path = '/usual'
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("rules.toml");
         std::fs::write(&file, b"[server]\nhost = \"\xff\"\n").unwrap();
-        let (text, code) = check(&CheckArguments { file, strict: false, json: false }, &|_| None);
+        let (text, code) = check(&CheckArguments { file, ..CheckArguments::default() }, &|_| None);
         assert!(code == 1 && text.contains(":2:9: the file is not UTF-8 here"), "{text}");
     }
 }

@@ -11,7 +11,13 @@ use crate::server::{self, Ended, Listeners, ServeError, descriptors};
 
 pub(super) fn serve(arguments: ServeArguments) -> u8 {
     let json = arguments.json;
-    let (file, overrides) = arguments.sources.overrides();
+    let (file, overrides) = match arguments.sources.overrides() {
+        Ok(sources) => sources,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "{}", complaint(&error));
+            return 2;
+        }
+    };
     let mut config = match Config::load(file.as_deref(), &overrides, &|name| std::env::var(name).ok()) {
         Ok(config) => config,
         Err(error) => {

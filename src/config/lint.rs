@@ -1,9 +1,14 @@
 //! What a good configuration is warned of. Pure: `larder check` prints it, and `larder serve` logs it.
 
+use std::time::SystemTime;
+
 use bytesize::ByteSize;
+use http::HeaderMap;
 
 use super::Config;
 use crate::rules::{Collapse, Family, Warning};
+use crate::semantics::freshness;
+use crate::semantics::targeted::{self, Authority};
 
 /// The warnings of a configuration, in the order of its file.
 pub fn lint(config: &Config) -> Vec<Warning> {
@@ -38,6 +43,28 @@ fn too_large(config: &Config, family: &Family) -> Option<Warning> {
             ByteSize::b(capacity)
         ),
         remedy: "lower it, or raise capacity".to_owned(),
+    })
+}
+
+/// A `ttl` that a response of the family's path shows to be of no effect, since it states a lifetime of its own.
+pub fn overridden_ttl(family: &Family, path: &str, response: &HeaderMap, received: SystemTime) -> Option<Warning> {
+    let ttl = family.policy.ttl.filter(|_| family.may_be_overridden())?;
+    let effective = targeted::effective(response);
+    let (lifetime, _) = freshness::explicit_lifetime(&effective, response, received)?;
+    Some(Warning {
+        line: family.line,
+        message: format!(
+            "family {:?}: ttl = \"{}\" has no effect: the response to GET {path} says in {} that it is fresh for {}",
+            family.name,
+            humantime::format_duration(ttl),
+            if effective.authority == Authority::General {
+                "Cache-Control or Expires"
+            } else {
+                effective.authority.field()
+            },
+            humantime::format_duration(lifetime)
+        ),
+        remedy: "remove ttl, or write ttl_policy = \"override\" beside it".to_owned(),
     })
 }
 
@@ -201,6 +228,38 @@ mod tests {
         let text = family("x", "path = '/x'") + &family("y", "path = '/y'");
         let [warning] = &warnings(&text)[..] else { panic!() };
         assert!(warning.message.contains("families x, y") && warning.line == 1, "{warning:?}");
+    }
+
+    #[test]
+    fn a_ttl_that_upstream_overrides_is_told_of() {
+        let rows = [
+            ("ttl = '5m'", "max-age=60", true),
+            ("ttl = '5m'", "private, s-maxage=0", true),
+            ("ttl = '5m'\nttl_policy = 'override'", "max-age=60", false),
+            ("ttl = '5m'", "public", false),
+            ("negative_ttl = '5m'", "max-age=60", false),
+        ];
+        for (fields, value, is_told) in rows {
+            let text = family("x", &format!("path = '/x\\.json'\n{fields}"));
+            let config = Config::parse(&text, "rules.toml", &Overrides::default(), &|_| None).unwrap();
+            let family = &config.rules.families()[0];
+            assert_eq!(family.only_path().as_deref(), Some("/x.json"));
+            let response = HeaderMap::from_iter([(http::header::CACHE_CONTROL, value.parse().unwrap())]);
+            let warning = overridden_ttl(family, "/x.json", &response, SystemTime::now());
+            assert_eq!(warning.is_some(), is_told, "{fields} {value}: {warning:?}");
+            assert!(warning.is_none_or(
+                |it| it.message.contains("ttl = \"5m\" has no effect") && it.remedy.contains("override")
+            ));
+        }
+    }
+
+    #[test]
+    fn the_rules_of_the_readme_are_not_warned_of() {
+        let readme = include_str!("../../README.md");
+        let from = readme.find("```toml\n[server]").unwrap() + "```toml\n".len();
+        let rules = &readme[from..from + readme[from..].find("```").unwrap()];
+        assert!(rules.contains("[[family]]") && rules.contains("[invalidate]"));
+        assert_eq!(warnings(rules), []);
     }
 
     #[test]

@@ -88,6 +88,14 @@ impl Pattern {
         }
     }
 
+    /// The text that it matches, if there is but one.
+    pub fn only_text(&self) -> Option<String> {
+        match regex_syntax::parse(self.core()).ok()?.kind() {
+            HirKind::Literal(literal) => String::from_utf8(literal.0.to_vec()).ok(),
+            _ => None,
+        }
+    }
+
     /// Names of the captures, in the order of the pattern.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.named.iter().map(|(_, name)| name.as_str())

@@ -112,3 +112,75 @@ fn a_path_that_stands_twice_is_told_of_the_list() {
     let twice = fault("[invalidate]\n'/x' = ['*']\n'/x' = { families = ['*'], methods = ['PUT'] }");
     assert!(twice.remedy.contains("write both in one list: '/path' = [{ families"), "{twice}");
 }
+
+/// The configuration of a store, whose variables are set.
+fn store(fields: &str) -> StoreConfig {
+    good(&format!("[store]\n{fields}\n")).store.unwrap()
+}
+
+#[test]
+fn credentials_of_the_store_stand_beside_the_url_as_they_are() {
+    let login = |config: &StoreConfig, password: Option<&str>| {
+        let of_url = StoreUrl::read(&config.redis).unwrap().login;
+        let login = config.login(of_url, password.map(str::to_owned));
+        (login.user, login.password)
+    };
+    let text = |text: &str| Some(text.to_owned());
+    let beside = store("redis = 'redis://h'\nusername = 'us:er'\npassword = 'a/b?c#d@e%41'");
+    assert_eq!(login(&beside, None), (text("us:er"), text("a/b?c#d@e%41")));
+    let from_env = store("redis = 'redis://h'\npassword = '${SECRET}'");
+    assert_eq!(login(&from_env, None), (None, text("s3c/ret")));
+    let empty = store("redis = 'redis://:${EMPTY:-}@h'\nusername = ''\npassword = '${EMPTY:-}'");
+    assert_eq!(login(&empty, None), (None, None));
+    let user_in_url = store("redis = 'redis://me@h'\npassword = 'x'");
+    assert_eq!(login(&user_in_url, None), (text("me"), text("x")));
+    let file = store("redis = 'redis://h'\npassword_file = '/run/secrets/redis'");
+    assert_eq!(login(&file, Some("of the file")), (None, text("of the file")));
+    assert!(!format!("{beside:?}").contains("c#d"), "{beside:?}");
+}
+
+#[test]
+fn credentials_that_stand_twice_or_are_empty_are_refused() {
+    let rows = [
+        ("redis = 'redis://:x@h'\npassword = 'y'", 3, "password stands in the URL too"),
+        ("redis = 'redis://:x@h'\npassword_file = 'y'", 3, "password_file stands in the URL too"),
+        ("redis = 'redis://u:x@h'\nusername = 'y'", 3, "username stands in the URL too"),
+        ("redis = 'redis://h'\npassword = 'x'\npassword_file = 'y'", 4, "stands beside a password"),
+        ("redis = 'redis://h'\npassword = '${EMPTY}'", 3, "the environment variable EMPTY is empty"),
+        ("redis = 'redis://:${EMPTY}@h'", 2, "the environment variable EMPTY is empty"),
+        ("redis = 'redis://:${SECRET}@h'", 2, "has a character in its password that ends it"),
+    ];
+    for (fields, line, message) in rows {
+        let fault = fault(&format!("[store]\n{fields}\n"));
+        assert!(fault.message.contains(message) && fault.line == line, "{fault}");
+        assert!(!fault.remedy.is_empty() && !fault.to_string().contains("s3c"), "{fault}");
+    }
+    let said = fault("[store]\nredis = 'redis://:${SECRET}@h'\n").remedy;
+    assert!(said.contains("password = \"${REDIS_PASSWORD}\""), "{said}");
+}
+
+#[test]
+fn tls_with_upstream_is_said_in_a_table() {
+    let config = good(
+        "[server]\nupstream = 'https://h'\n[server.upstream_tls]\nca = 'ca.pem'\ncert = 'c.pem'\nkey = 'k.pem'\nserver_name = 'api.test'\n",
+    );
+    let tls = UpstreamTls {
+        ca: Some("ca.pem".into()),
+        identity: Some(("c.pem".into(), "k.pem".into())),
+        server_name: Some("api.test".to_owned()),
+    };
+    assert_eq!(config.server.upstream_tls, tls);
+    let rows = [
+        ("cert = 'c.pem'", "without its key", "add key ="),
+        ("key = 'k.pem'", "without its certificate", "add cert ="),
+        ("server_name = 'https://h'", "is not the name of a server", "api.internal"),
+        ("tls_ca = 'x'", "unknown key \"tls_ca\"", "write ca = 'x'"),
+        ("ca = ''", "ca is empty", "write a value"),
+    ];
+    for (field, message, remedy) in rows {
+        let fault = fault(&format!("[server.upstream_tls]\n{field}\n"));
+        assert!(fault.message.contains(message) && fault.remedy.contains(remedy), "{fault}");
+    }
+    let plain = fault("[server]\nupstream = 'http://h'\nupstream_tls = { ca = 'x' }\n");
+    assert!(plain.message.contains("without TLS") && plain.remedy.contains("https://"), "{plain}");
+}
