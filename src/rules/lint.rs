@@ -1,11 +1,15 @@
 //! What good rules are warned of: what can have no effect, and what is probably not meant.
 
+use std::cell::LazyCell;
+
+use http::Method;
 use regex_syntax::hir::Hir;
 use serde::Serialize;
 
 use super::language::{self, Common};
 use super::nearest::listing;
-use super::pattern::{Pattern, capture};
+use super::pattern::{Pattern, Values, capture};
+use super::suffix::samples;
 use super::{Family, Invalidation, RuleSet};
 use crate::key::Identity;
 use crate::target;
@@ -104,10 +108,13 @@ impl RuleSet {
     fn shadowed(&self) -> Vec<Warning> {
         let hirs: Vec<Option<Hir>> = self.families.iter().map(|family| hir(&family.pattern)).collect();
         let Some(hirs) = hirs.into_iter().collect::<Option<Vec<Hir>>>() else { return Vec::new() };
-        let all = language::of_paths(&hirs);
+        let all = LazyCell::new(|| language::of_paths(&hirs));
         let few = self.families.len() <= PAIRS;
         let shadowed = self.families.iter().enumerate().skip(1).filter_map(|(at, family)| {
-            let before = match &all {
+            if self.has_a_path_of_its_own(family, &hirs[at]) {
+                return None;
+            }
+            let before = match &*all {
                 Some(commons) => self.takers(at, commons)?,
                 // All together they are too much: at least each is compared with each.
                 None => (0..at).filter(|_| few).find_map(|before| {
@@ -131,6 +138,13 @@ impl RuleSet {
             })
         });
         shadowed.collect()
+    }
+
+    /// Whether some sample of its paths is left to a family by those before it: for nearly all families that says enough.
+    fn has_a_path_of_its_own(&self, family: &Family, hir: &Hir) -> bool {
+        let method = if family.methods.get { Method::GET } else { query() };
+        let is_own = |path: &String| self.family_at(&method, path).is_some_and(|found| found.id == family.id);
+        normal_samples(hir).any(|path| is_own(&path))
     }
 
     /// The families before this one that take all of its paths; none if some are left, or if it has none.
@@ -199,6 +213,13 @@ impl RuleSet {
             family.capture_names().zip(parts).find_map(|(name, part)| {
                 let written_name = part.strip_prefix('{')?.strip_suffix('}')?;
                 let both = [capture(&read, name)?.clone(), capture(&written, written_name)?.clone()];
+                let [read, written] = [&both[0], &both[1]].map(|hir| Values::of("", Some(hir)));
+                // For nearly all of them samples say enough.
+                if samples(&both[0]).iter().any(|text| written.contain(text))
+                    || samples(&both[1]).iter().any(|text| read.contain(text))
+                {
+                    return None;
+                }
                 let is_equal = |(which, _): &Common| which[..] == [0, 1];
                 if language::commons(&both)?.iter().any(is_equal) {
                     return None;
@@ -276,7 +297,19 @@ fn unmatchable(pattern: &Pattern) -> Option<(String, String)> {
 }
 
 fn is_matchable(pattern: &str) -> Option<bool> {
-    Some(!language::of_paths(&[regex_syntax::parse(pattern).ok()?])?.is_empty())
+    let hir = regex_syntax::parse(pattern).ok()?;
+    let compiled = Pattern::compile(pattern).ok();
+    let is_matched = |path: String| compiled.as_ref().is_some_and(|pattern| pattern.is_match(&path));
+    Some(normal_samples(&hir).any(is_matched) || !language::of_paths(&[hir])?.is_empty())
+}
+
+/// Some texts that a pattern without its assertions matches, of those that are paths in normal form.
+fn normal_samples(hir: &Hir) -> impl Iterator<Item = String> {
+    samples(hir).into_iter().filter(|path| path.starts_with('/') && target::normalise(path) == *path)
+}
+
+fn query() -> Method {
+    Method::from_bytes(b"QUERY").unwrap_or_default()
 }
 
 /// The pattern with its characters as they stand in paths.

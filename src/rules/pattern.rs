@@ -130,7 +130,8 @@ pub struct Values {
 }
 
 impl Values {
-    fn of(name: &str, hir: Option<&Hir>) -> Values {
+    /// Those of a capture that consists of this.
+    pub(super) fn of(name: &str, hir: Option<&Hir>) -> Values {
         let alone = hir.filter(|hir| hir.properties().look_set().is_empty());
         let regex =
             alone.and_then(|hir| RegexBuilder::new(&anchored(&hir.to_string())).size_limit(COMPILED).build().ok());

@@ -100,7 +100,7 @@ fn samples_of(family: &Family) -> Vec<String> {
 }
 
 /// Some texts that a pattern matches, at most [`SAMPLES`].
-fn samples(hir: &Hir) -> Vec<String> {
+pub(super) fn samples(hir: &Hir) -> Vec<String> {
     let mut found: Vec<String> = match hir.kind() {
         HirKind::Empty | HirKind::Look(_) => vec![String::new()],
         HirKind::Literal(literal) => vec![String::from_utf8_lossy(&literal.0).into_owned()],
