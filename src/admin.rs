@@ -1,8 +1,8 @@
 //! The admin: an HTTP API on a listener of its own for operators and their tools. [`routes::ROUTES`] lists what there
 //! is, [`api`] and [`explain`] do it, [`report`] names the fields, [`auth`] decides who may.
 //!
-//! Every answer but metrics and the liveness probe is JSON; every error says what to do. No route reads a request
-//! body; one that is sent is left unread, and the connection closed.
+//! Every answer but metrics and the liveness probe is JSON; every error says what to do. Parameters and content that a route
+//! does not take are refused ([`unknown`]).
 
 use std::io;
 use std::net::SocketAddr;
@@ -46,6 +46,7 @@ pub mod refusal;
 pub mod report;
 pub mod routes;
 pub mod trial;
+pub mod unknown;
 
 use auth::{Caller, Guard};
 use desk::Desk;
@@ -199,6 +200,7 @@ fn router(running: Arc<Running>) -> Router {
         .route("/metrics", get(api::metrics))
         .route("/healthz", get(api::alive))
         .route("/readyz", get(api::ready))
+        .route_layer(middleware::from_fn(unknown::refuse))
         .fallback(api::unknown)
         .method_not_allowed_fallback(api::wrong_method)
         .with_state(Arc::new(Desk::new(running)))

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::Overrides;
+use crate::config::{Overrides, schema};
 
 mod check;
 mod explain;
@@ -28,15 +28,20 @@ enum Command {
     Check(CheckArguments),
     /// Say what Larder would do with a request, and why.
     Explain(ExplainArguments),
+    /// Print the JSON Schema of rules.toml, for editors.
+    Schema,
 }
 
 /// Where the configuration comes from. Flags win over `LARDER_…` variables, and both win over the file.
 #[derive(Debug, Args)]
 struct Sources {
-    /// Rules file; ./rules.toml is taken when it is there.
+    /// Rules file; ./rules.toml is taken when it is there, unless --upstream is given.
     #[arg(long, value_name = "FILE", env = "LARDER_RULES")]
     rules: Option<PathBuf>,
-    /// The API to stand in front of.
+    /// Take no rules file, although there is a ./rules.toml.
+    #[arg(long, conflicts_with = "rules")]
+    no_rules: bool,
+    /// The API to stand in front of. Beside a ./rules.toml, say --rules rules.toml or --no-rules too.
     #[arg(long, value_name = "URL", env = "LARDER_UPSTREAM")]
     upstream: Option<String>,
     /// Where clients connect [default: 127.0.0.1:8080].
@@ -64,11 +69,20 @@ struct ServeArguments {
     json: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 struct CheckArguments {
     /// The rules file.
     #[arg(default_value = "rules.toml", env = "LARDER_RULES")]
     file: PathBuf,
+    /// Ask the API for the paths of families that have but one, and warn of each ttl that its answers override.
+    #[arg(long)]
+    ask: bool,
+    /// The API that --ask asks.
+    #[arg(long, value_name = "URL", env = "LARDER_UPSTREAM")]
+    upstream: Option<String>,
+    /// Exit with 1 if there are warnings.
+    #[arg(long)]
+    strict: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -114,7 +128,14 @@ struct ExplainArguments {
 }
 
 impl Sources {
-    fn overrides(self) -> (Option<PathBuf>, Overrides) {
+    /// The rules file, and what wins over it.
+    ///
+    /// # Errors
+    ///
+    /// There is a rules file that nobody has named, and another API than it may be made for.
+    fn overrides(self) -> Result<(Option<PathBuf>, Overrides), String> {
+        let from_env = variable("LARDER_UPSTREAM") == self.upstream;
+        let is_upstream_typed = self.upstream.is_some() && !from_env;
         let overrides = Overrides {
             upstream: self.upstream,
             listen: self.listen,
@@ -124,7 +145,25 @@ impl Sources {
             admin_token: variable("LARDER_ADMIN_TOKEN"),
             viewer_token: variable("LARDER_VIEWER_TOKEN"),
         };
-        (rules_file(self.rules), overrides)
+        let file = match (self.rules, self.no_rules) {
+            (_, true) => None,
+            (named @ Some(_), _) => named,
+            (None, false) => default_file(is_upstream_typed, rules_file(None))?,
+        };
+        Ok((file, overrides))
+    }
+}
+
+/// The rules file that is taken if none is named. The rules of one API are never applied to another by surprise: whoever types
+/// an upstream has to say what becomes of a file that is there.
+fn default_file(is_upstream_typed: bool, there: Option<PathBuf>) -> Result<Option<PathBuf>, String> {
+    match there {
+        Some(file) if is_upstream_typed => Err(format!(
+            "--upstream is given, and there is a {0} here that may be made for another API: write --rules {0} to apply it, or \
+             --no-rules to go without",
+            file.display()
+        )),
+        there => Ok(there),
     }
 }
 
@@ -141,8 +180,9 @@ fn rules_file(given: Option<PathBuf>) -> Option<PathBuf> {
 pub fn main() -> ExitCode {
     let code = match Arguments::parse().command {
         Command::Serve(arguments) => serve::serve(arguments),
-        Command::Check(arguments) => print(check::check(&arguments.file, arguments.json, &|name| variable(name))),
+        Command::Check(arguments) => print(check::check(&arguments, &|name| std::env::var(name).ok())),
         Command::Explain(arguments) => print(explain::explain(&arguments)),
+        Command::Schema => print((format!("{:#}", schema::schema()), 0)),
     };
     ExitCode::from(code)
 }
@@ -152,4 +192,19 @@ fn print((text, code): (String, u8)) -> u8 {
     // A closed pipe (`larder check | head`) is no fault.
     let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
     code
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rules_of_one_api_are_not_applied_to_another_by_surprise() {
+        let there = || Some(PathBuf::from("rules.toml"));
+        assert_eq!(default_file(false, there()), Ok(there()));
+        assert_eq!(default_file(false, None), Ok(None));
+        assert_eq!(default_file(true, None), Ok(None));
+        let said = default_file(true, there()).unwrap_err();
+        assert!(said.contains("--rules rules.toml") && said.contains("--no-rules"), "{said}");
+    }
 }

@@ -13,17 +13,19 @@ use std::time::Duration;
 
 use md5::{Digest as _, Md5};
 
-use self::store_url::StoreUrl;
+use self::store_url::{Login, StoreUrl};
 use crate::headers::{Credentials, ForwardedPolicy};
 use crate::network::Network;
 use crate::rules::RuleSet;
 use crate::rules::fault::{Fault, Faults, Source};
 use crate::rules::pattern::Pattern;
-use crate::rules::reader::{Env, Reader};
+use crate::rules::reader::{Env, Reader, Table};
 use crate::secret::Secret;
 use crate::target::PathCase;
 
 pub(crate) mod address;
+pub mod lint;
+pub mod schema;
 pub mod store_url;
 mod tables;
 
@@ -133,24 +135,30 @@ impl Config {
     pub fn parse(text: &str, file_name: &str, overrides: &Overrides, env: &Env<'_>) -> Result<Config, Faults> {
         let (reader, table) = Reader::open(file_name, text, env);
         let mut root = reader.root(&table);
+        let (config, mut flags) = Config::read(&mut root, overrides);
+        root.later(&["warm"]);
+        root.finish();
+        flags.extend(reader.finish());
+        if flags.is_empty() { Ok(config) } else { Err(Faults(flags)) }
+    }
+
+    /// Reads every table, and gives the faults that are in flags; those in the file go to its reader.
+    fn read(root: &mut Table<'_>, overrides: &Overrides) -> (Config, Vec<Fault>) {
         let mut flags = Vec::new();
-        let server = tables::read_server(&mut root, overrides, &mut flags);
-        let admin = tables::read_admin(&mut root, &server, overrides, &mut flags);
+        let server = tables::read_server(root, overrides, &mut flags);
+        let admin = tables::read_admin(root, &server, overrides, &mut flags);
         let config = Config {
-            store: tables::read_store(&mut root, &server, overrides, &mut flags),
-            memory: tables::read_memory(&mut root),
-            log: tables::read_log(&mut root),
-            rules: RuleSet::read(&mut root, server.case_insensitive_paths),
+            store: tables::read_store(root, &server, overrides, &mut flags),
+            memory: tables::read_memory(root),
+            log: tables::read_log(root),
+            rules: RuleSet::read(root, server.case_insensitive_paths),
             server,
             admin,
             file: None,
             digest: None,
             overrides: overrides.clone(),
         };
-        root.later(&["warm"]);
-        root.finish();
-        flags.extend(reader.finish());
-        if flags.is_empty() { Ok(config) } else { Err(Faults(flags)) }
+        (config, flags)
     }
 
     /// Fields that differ between two configurations and that a running Larder cannot change: all but the rules and
@@ -201,6 +209,7 @@ impl Config {
                 resolver,
                 cache_status,
                 group_fields,
+                upstream_tls,
             ]
         );
         differing!(names, "admin", Admin, &self.admin, &other.admin, [listen, tokens]);
@@ -213,6 +222,8 @@ impl Config {
                 other,
                 [
                     redis,
+                    login,
+                    password_file,
                     tls_ca,
                     tls_identity,
                     namespace,
@@ -359,6 +370,19 @@ pub struct Server {
     pub cache_status: CacheStatus,
     /// `group_fields`: true if clients are shown the fields that name groups (`Cache-Groups`, `Surrogate-Key`, …)
     pub group_fields: bool,
+    /// `upstream_tls`: the table `[server.upstream_tls]`
+    pub upstream_tls: UpstreamTls,
+}
+
+/// `[server.upstream_tls]`: TLS with upstream.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UpstreamTls {
+    /// `ca`: file (PEM) with the authorities that upstream's certificate may come from; default: the system's
+    pub ca: Option<PathBuf>,
+    /// `cert` and `key`: files (PEM) with the certificate and its key that are shown to upstream; default: none
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// `server_name`: the name that upstream's certificate is for, and that it is told (SNI); default: the URL's host
+    pub server_name: Option<String>,
 }
 
 impl Server {
@@ -446,6 +470,10 @@ pub enum Role {
 pub struct StoreConfig {
     /// `redis`: the URL of a server, a cluster, or sentinels; see [`store_url`]
     pub redis: String,
+    /// `username` and `password`, where the URL has none; as they are, not percent-encoded. Default: none
+    pub login: Login,
+    /// `password_file`: a file with the password, without the line break at its end; default: none
+    pub password_file: Option<PathBuf>,
     /// `tls_ca`: file (PEM) with the authorities that the server's certificate may come from; default: the system's
     pub tls_ca: Option<PathBuf>,
     /// `tls_cert` and `tls_key`: files (PEM) with the certificate and its key that are shown to the server; default: none
@@ -512,6 +540,17 @@ impl StoreConfig {
     /// The keys that are derived from `secret`.
     pub fn secret(&self) -> Option<Secret> {
         self.secret.as_ref().map(|secret| Secret::new(secret, &self.namespace))
+    }
+
+    /// Whom the servers take Larder for: the URL's credentials, and where it has none those beside it, of which
+    /// `password_file` holds `password`.
+    pub fn login(&self, of_url: Login, password: Option<String>) -> Login {
+        let beside = password.or_else(|| self.login.password.clone());
+        let given = |text: &String| !text.is_empty();
+        Login {
+            user: of_url.user.or_else(|| self.login.user.clone()).filter(given),
+            password: of_url.password.or(beside).filter(given),
+        }
     }
 
     /// The URL without anything secret, for logs.

@@ -11,9 +11,9 @@ use smallvec::SmallVec;
 use crate::headers::{self, ForwardedPolicy, Meant, is_safe};
 use crate::key::{self, FamilyKeying, Identity, Keying};
 use crate::secret::Secret;
-use crate::semantics::Policy;
 use crate::semantics::clients::ClientCacheControl;
 use crate::semantics::invalidation::StatusSet;
+use crate::semantics::{Policy, TtlPolicy};
 use crate::stamp::Tag;
 use crate::target::{PathCase, Readings, Target, with_plain_delimiters};
 
@@ -21,8 +21,12 @@ mod expand;
 pub(crate) mod family;
 pub mod fault;
 mod instance;
+mod instead;
 mod invalidation;
+mod language;
+pub mod lint;
 pub mod nearest;
+mod notation;
 pub mod pattern;
 pub mod reader;
 mod reference;
@@ -30,8 +34,8 @@ mod suffix;
 
 pub use instance::CAPTURES;
 pub(crate) use instance::decoded;
+pub use lint::Warning;
 pub use reference::UnknownFamily;
-pub use suffix::Warning;
 
 use pattern::{Pattern, PatternSet};
 use reader::Table;
@@ -78,6 +82,8 @@ pub struct Family {
     pub client_cache_control: ClientCacheControl,
     /// Some rule names the entries of one caller in it (`{identity}`).
     pub told_by_caller: bool,
+    /// `invalidation`: false if it is meant that no rule names it, so that its lifetime alone bounds its age.
+    pub is_invalidated: bool,
     /// Line in the file, from 1.
     pub line: usize,
     /// The file says it.
@@ -477,6 +483,21 @@ impl Family {
             None if self.fetching.keyed_only => Some(identity.into_iter().collect()),
             None => None,
         }
+    }
+
+    /// `invalidation`, as `rules.toml` has it.
+    pub fn invalidation(&self) -> &'static str {
+        if self.is_invalidated { "rules" } else { "none" }
+    }
+
+    /// Whether a lifetime that upstream states wins over the family's ttl.
+    pub fn may_be_overridden(&self) -> bool {
+        self.policy.ttl.is_some() && self.policy.ttl_policy == TtlPolicy::Default
+    }
+
+    /// Its path, if there is but one.
+    pub fn only_path(&self) -> Option<String> {
+        self.pattern.only_text()
     }
 
     /// Names of its captures, in the order of the pattern.

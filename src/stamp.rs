@@ -188,6 +188,11 @@ impl Tag {
         Tag(Arc::from(format!("caller {family} {caller}")))
     }
 
+    /// The name of a group, if it is that of one under every host name.
+    pub fn group_name(&self) -> Option<&str> {
+        self.as_str().strip_prefix("group /")
+    }
+
     /// Whether it stands for a family, a level or an instance.
     pub fn is_of_family(&self) -> bool {
         let text = self.as_str();

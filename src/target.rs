@@ -227,6 +227,11 @@ const PLAIN: [bool; 256] = {
     plain
 };
 
+/// Whether a byte stands in a path as it is.
+pub(crate) fn is_plain(byte: u8) -> bool {
+    PLAIN[usize::from(byte)]
+}
+
 /// Normal form of a path (RFC 3986 §6.2.2): unreserved characters decoded, hex digits upper case, dot
 /// segments removed (also those that were written `%2e`). `%2F` stays as it is: it does not separate segments.
 /// Bytes that may not stand in a path are percent-encoded, so that they too have one spelling. A `%` that begins no

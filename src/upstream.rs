@@ -14,8 +14,9 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper_rustls::HttpsConnectorBuilder;
+use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
+use rustls::pki_types::ServerName;
 use tokio::time::Sleep;
 
 use crate::client::Client;
@@ -27,6 +28,7 @@ use crate::target::normalise_authority;
 
 mod address;
 mod answer_end;
+mod cause;
 mod conn;
 mod framing;
 mod head;
@@ -38,6 +40,7 @@ mod pool;
 mod response_body;
 mod socket;
 mod suspects;
+mod tls;
 mod upload;
 
 use answer_end::{AnswerEnd, Rest};
@@ -491,6 +494,7 @@ pub struct Upstream {
     /// The names by which upstream may know itself: hosts with their ports, unless those are the default.
     addresses: Vec<String>,
     places: Places,
+    failures: cause::Logged,
     /// Bytes of contents that requests wait for before they take a place.
     buffers: Arc<Shares>,
     answer_within: Duration,
@@ -516,6 +520,17 @@ enum Host {
 pub enum UpstreamFault {
     #[error("upstream {0:?} is not a URL with a scheme and a host; write it like http://127.0.0.1:8000")]
     NotAUrl(String),
+    #[error(
+        "[server.upstream_tls] {field} = {path:?}: {reason}; write the path of a PEM file that Larder may read"
+    )]
+    Tls {
+        /// `ca`, `cert` or `key`.
+        field: &'static str,
+        /// As it was typed.
+        path: String,
+        /// Why not.
+        reason: String,
+    },
     #[error("upstream is https, but this machine's certificate store cannot be read; install ca-certificates")]
     Certificates(#[source] std::io::Error),
     #[error("the DNS server of [server] resolver cannot be asked: {0}")]
@@ -536,17 +551,14 @@ impl Upstream {
         http.set_nodelay(true);
         http.set_connect_timeout(Some(server.connect_timeout));
         http.set_keepalive(Some(Duration::from_secs(30)));
-        let builder = HttpsConnectorBuilder::new();
-        let builder = if *scheme == Scheme::HTTPS {
-            builder.with_native_roots().map_err(UpstreamFault::Certificates)?
-        } else {
-            // Never used for http: no need to read the machine's certificates.
-            let roots = rustls::RootCertStore::empty();
-            builder.with_tls_config(
-                rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth(),
-            )
+        let tls = if *scheme == Scheme::HTTPS { tls::client(&server.upstream_tls)? } else { tls::none() };
+        let builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+        let name = server.upstream_tls.server_name.clone().and_then(|name| ServerName::try_from(name).ok());
+        let builder = match name {
+            Some(name) => builder.with_server_name_resolver(FixedServerNameResolver::new(name)),
+            None => builder,
         };
-        let connector = builder.https_or_http().enable_http1().wrap_connector(Sockets(http));
+        let connector = builder.enable_http1().wrap_connector(Sockets(http));
         let limits = PoolLimits {
             idle: server.max_upstream_requests,
             keep_alive: server.upstream_keep_alive,
@@ -558,6 +570,7 @@ impl Upstream {
             host: host(&server.host, authority),
             addresses: addresses(url, &server.host),
             places: Places::new(server),
+            failures: cause::Logged::default(),
             buffers: buffers(server),
             answer_within: server.upstream_timeout,
             silence: server.idle_timeout,
@@ -817,7 +830,10 @@ impl Upstream {
         request: Request<RequestBody>,
         length: u64,
     ) -> Result<(UpstreamConn, Response<Incoming>), Unanswered> {
-        let mut conn = self.pool.connect().await.map_err(|_| UpstreamError::Unreachable)?;
+        let mut conn = self.pool.connect().await.map_err(|error| {
+            self.failures.note(&*error);
+            UpstreamError::Unreachable
+        })?;
         match conn.send(request).await {
             Ok(response) => Ok((conn, response)),
             Err(error) => Err(Unanswered::of(error.error(), length, &conn)),

@@ -1,7 +1,7 @@
 //! What the routes do: ask the running Larder, and say it in the words of [`super::report`]. Whatever fails becomes a
 //! [`Refusal`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -20,7 +20,7 @@ use super::fleet;
 use super::refusal::Refusal;
 use super::report::{
     self, CacheInfo, CensusReport, EditFault, FamilyActivity, FamilyDefinition, FamilyReport,
-    InvalidationDefinition, Larder, Performance, Statistics, Success, TestResults,
+    InvalidationDefinition, Larder, Passes, Performance, Statistics, Success, TestResults,
 };
 use super::routes::{self, ROUTES};
 use super::trial;
@@ -30,7 +30,8 @@ use crate::cache::unmatched::Known;
 use crate::config::LoadError;
 use crate::logs;
 use crate::rules::fault::Fault;
-use crate::running::Live;
+use crate::rules::nearest::{did_you_mean, nearest};
+use crate::running::{Live, Running};
 use crate::stamp::Tag;
 
 type At = State<Arc<Desk>>;
@@ -109,9 +110,11 @@ pub async fn detailed_health(State(desk): At) -> Answer<DetailedHealth> {
         detailed_statistics: Statistics {
             key_counts: key_counts(&counts, &live),
             complete: counts.keys.complete,
+            counted_seconds_ago: counts.age().as_secs(),
             memory_usage: tier.memory,
             connections: tier.connections,
             performance,
+            passes: Passes::of(live.all_counters()),
             redis_version: tier.version,
             redis_mode: tier.mode,
             larder: Larder::new(desk.running().started.elapsed(), desk.running().cache.usage()),
@@ -134,6 +137,8 @@ pub struct Stats {
     /// Writes that no rule matches.
     writes_unmatched: Known,
     #[serde(flatten)]
+    passes: Passes,
+    #[serde(flatten)]
     swept: Swept,
 }
 
@@ -142,14 +147,17 @@ pub struct Stats {
 struct Swept {
     /// What it does in this proxy: `off`, `elsewhere`, `resting`, `sweeping`.
     sweeper: &'static str,
-    /// Its last walk, where the counts come from; null: they were counted just now.
+    /// Its last walk, where the counts come from; null: they were counted for whoever asked.
     census: Option<CensusReport>,
+    /// How long ago the keys were counted; null: they were not.
+    counted_seconds_ago: Option<u64>,
 }
 
 impl Swept {
     fn of(desk: &Desk, counts: Option<&Counts>) -> Swept {
         let census = counts.and_then(|counts| counts.swept.as_ref()).map(CensusReport::from);
-        Swept { sweeper: desk.running().cache.sweeping().word(), census }
+        let counted_seconds_ago = counts.map(|counts| counts.age().as_secs());
+        Swept { sweeper: desk.running().cache.sweeping().word(), census, counted_seconds_ago }
     }
 }
 
@@ -164,6 +172,7 @@ pub async fn stats(State(desk): At) -> Answer<Stats> {
         key_counts: key_counts(&counts, &live),
         complete: counts.keys.complete,
         writes_unmatched: desk.running().unmatched.known(),
+        passes: Passes::of(live.all_counters()),
         swept: Swept::of(&desk, Some(&counts)),
     })))
 }
@@ -260,7 +269,9 @@ pub async fn clear_instance(
     Ok(clear(&desk, &tags, format!("Cache cleared for {family} {instance}")).await)
 }
 
-/// `POST /cache/groups/{group}/clear`: everything that named the group, under whichever host and in whichever field.
+/// `POST /cache/groups/{group}/clear`: everything that named the group, under whichever host and in whichever field. Without a
+/// store, a group that nothing names is told of: there is nothing to clear. It is invalidated all the same, for a response that
+/// is on its way may name it.
 pub async fn clear_group(
     State(desk): At,
     group: Result<Path<String>, PathRejection>,
@@ -270,7 +281,37 @@ pub async fn clear_group(
     desk.running().metrics.invalidated("(group)", "purge");
     let tag = Tag::group_anywhere(&group);
     let delivered = desk.running().cache.invalidate(std::slice::from_ref(&tag)).await.is_some();
+    if desk.running().cache.store_handle().is_none() {
+        let looking = Arc::clone(&desk);
+        let looked = tokio::task::spawn_blocking(move || unknown_group(looking.running(), &tag));
+        if let Ok(Some(refusal)) = looked.await {
+            return Err(refusal);
+        }
+    }
     Ok(cleared(format!("Cache cleared for group {group}"), delivered).into_response())
+}
+
+/// Most names of groups that one which is not known is compared with.
+const GROUPS_COMPARED: usize = 10_000;
+
+/// What to say of a group that nothing in memory names.
+fn unknown_group(running: &Running, tag: &Tag) -> Option<Refusal> {
+    if running.cache.memory().any(|resident| resident.entry.tags.contains(tag)) {
+        return None;
+    }
+    let mut names = BTreeSet::new();
+    running.cache.memory().any(|resident| {
+        names.extend(resident.entry.tags.iter().filter_map(Tag::group_name).map(str::to_owned));
+        names.len() >= GROUPS_COMPARED
+    });
+    let group = tag.group_name().unwrap_or_default();
+    let what_to_do = did_you_mean(&nearest(group, names.iter().map(String::as_str)), || {
+        "nothing has to be done; groups are named by responses, in Cache-Groups, Surrogate-Key, Cache-Tag or xkey, and \
+         case counts"
+            .to_owned()
+    });
+    let error = format!("unknown group {group:?}: no stored response names it");
+    Some(Refusal::new(StatusCode::NOT_FOUND, error, what_to_do))
 }
 
 /// A reference to one instance: nothing in its value is taken for structure, nor decoded once more.
@@ -282,7 +323,10 @@ fn reference(family: &str, instance: &str) -> String {
 fn resolve(live: &Live, reference: &str) -> Result<Vec<Tag>, Refusal> {
     live.rules.resolve(reference).map_err(|unknown| {
         let families: Vec<&str> = live.rules.families().iter().map(|family| family.name.as_str()).collect();
-        unknown_family(reference, &unknown.nearest, &families)
+        match unknown.instance {
+            Some((message, remedy)) => Refusal::new(StatusCode::NOT_FOUND, message, remedy),
+            None => unknown_family(reference, &unknown.nearest, &families),
+        }
     })
 }
 

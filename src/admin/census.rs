@@ -28,9 +28,16 @@ pub struct Counts {
     pub keys: KeyCounts,
     /// The walk that found them; `None`: they were counted for whoever asked.
     pub swept: Option<Dated>,
+    /// When this was found out.
+    at: Instant,
 }
 
 impl Counts {
+    /// How old the counts are.
+    pub fn age(&self) -> Duration {
+        self.swept.as_ref().map_or(Duration::ZERO, |swept| swept.age) + self.at.elapsed()
+    }
+
     /// Entries of a family, and their bytes where they are known.
     pub fn of(&self, family: &str) -> (Option<u64>, Option<u64>) {
         let kept = self.swept.as_ref().map(|swept| swept.census.families.get(family).copied().unwrap_or_default());
@@ -41,7 +48,7 @@ impl Counts {
 impl From<Dated> for Counts {
     fn from(swept: Dated) -> Counts {
         let by_family = swept.census.families.iter().map(|(name, kept)| (name.clone(), kept.keys)).collect();
-        Counts { keys: KeyCounts { by_family, complete: true }, swept: Some(swept) }
+        Counts { keys: KeyCounts { by_family, complete: true }, swept: Some(swept), at: Instant::now() }
     }
 }
 
@@ -85,6 +92,7 @@ impl Census {
 }
 
 async fn count(running: &Arc<Running>) -> Result<Counts, StoreError> {
+    let at = Instant::now();
     let names = Names::of(&running.live().rules);
     let keys = match running.cache.store_handle() {
         Some(store) => match store.census().await? {
@@ -101,7 +109,7 @@ async fn count(running: &Arc<Running>) -> Result<Counts, StoreError> {
             counted.map_err(|_| StoreError::Refused("the count was broken off".to_owned()))?
         }
     };
-    Ok(Counts { keys, swept: None })
+    Ok(Counts { keys, swept: None, at })
 }
 
 fn in_memory(running: &Running, names: &Names) -> KeyCounts {

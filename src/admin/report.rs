@@ -3,8 +3,8 @@
 //!
 //! `keyspace_hits`, `keyspace_misses` and `hit_rate` are Larder's own: a hit is a GET or HEAD that was answered from
 //! the cache without asking upstream (fresh, or stale where that is allowed); a miss is one that was fetched or
-//! revalidated. Passed requests and writes are neither. Redis's numbers, which also count reads of Larder's
-//! bookkeeping, stand under `redis`.
+//! revalidated. Passed requests have a rate of their own, and writes none. Redis's numbers, which also count reads of
+//! Larder's bookkeeping, stand under `redis`; without a Redis nothing that is named after it is shown.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -45,11 +45,38 @@ pub struct Performance {
     hit_rate: f64,
 }
 
+/// Part of all that was asked for, in percent with one decimal.
+fn percent(part: u64, all: u64) -> f64 {
+    let permille = if all == 0 { 0.0 } else { (part as f64 / all as f64 * 1000.0).round() };
+    permille / 10.0
+}
+
+/// Reads that were forwarded without being cached.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Passes {
+    passes: u64,
+    /// Of all reads, percent with one decimal.
+    pass_rate: f64,
+}
+
+impl Passes {
+    /// Over all of these counters.
+    pub fn of<'c>(counters: impl IntoIterator<Item = &'c FamilyCounters>) -> Passes {
+        let (mut passes, mut others) = (0, 0);
+        for family in counters {
+            passes += family.of(Kind::Pass);
+            others += [Kind::Hit, Kind::Stale, Kind::Miss, Kind::Revalidated]
+                .map(|kind| family.of(kind))
+                .iter()
+                .sum::<u64>();
+        }
+        Passes { passes, pass_rate: percent(passes, passes + others) }
+    }
+}
+
 impl Performance {
     fn new(hits: u64, misses: u64) -> Performance {
-        let asked = hits + misses;
-        let permille = if asked == 0 { 0.0 } else { (hits as f64 / asked as f64 * 1000.0).round() };
-        Performance { keyspace_hits: hits, keyspace_misses: misses, hit_rate: permille / 10.0 }
+        Performance { keyspace_hits: hits, keyspace_misses: misses, hit_rate: percent(hits, hits + misses) }
     }
 
     /// Over all of these counters.
@@ -66,8 +93,10 @@ impl Performance {
 /// What there is to say of the tier that holds the entries: Redis, or this process when it is embedded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tier {
-    pub version: String,
-    pub mode: String,
+    /// None when embedded.
+    pub version: Option<String>,
+    /// None when embedded.
+    pub mode: Option<String>,
     pub memory: MemoryUsage,
     pub connections: Connections,
     /// None when embedded.
@@ -80,8 +109,12 @@ pub struct MemoryUsage {
     used_memory: String,
     /// The highest so far. Embedded: the highest at the times when the admin was asked.
     used_memory_peak: String,
-    /// Resident memory of the process for each byte used; 0 when nothing is used or the system does not say.
-    memory_fragmentation_ratio: f64,
+    /// Of Redis, as it says; none when embedded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_fragmentation_ratio: Option<f64>,
+    /// Of this process, if the system says; none with Redis.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resident_memory: Option<String>,
 }
 
 /// Embedded: clients of Larder, and its own time.
@@ -120,12 +153,13 @@ impl Tier {
     pub fn of_redis(info: &StoreInfo) -> Tier {
         let count = |name: &str| info.number(name).max(0.0) as u64;
         Tier {
-            version: info.text("redis_version").to_owned(),
-            mode: info.text("redis_mode").to_owned(),
+            version: Some(info.text("redis_version").to_owned()),
+            mode: Some(info.text("redis_mode").to_owned()),
             memory: MemoryUsage {
                 used_memory: info.text("used_memory_human").to_owned(),
                 used_memory_peak: info.text("used_memory_peak_human").to_owned(),
-                memory_fragmentation_ratio: info.number("mem_fragmentation_ratio"),
+                memory_fragmentation_ratio: Some(info.number("mem_fragmentation_ratio")),
+                resident_memory: None,
             },
             connections: Connections {
                 connected_clients: count("connected_clients"),
@@ -144,17 +178,14 @@ impl Tier {
 
     /// The same of this process.
     pub fn embedded(process: Process) -> Tier {
-        let ratio = process.resident.filter(|_| process.used > 0).map_or(0.0, |resident| {
-            let ratio = resident as f64 / process.used as f64;
-            (ratio * 100.0).round() / 100.0
-        });
         Tier {
-            version: "none".to_owned(),
-            mode: "embedded".to_owned(),
+            version: None,
+            mode: None,
             memory: MemoryUsage {
                 used_memory: human(process.used),
                 used_memory_peak: human(process.peak),
-                memory_fragmentation_ratio: ratio,
+                memory_fragmentation_ratio: None,
+                resident_memory: process.resident.map(human),
             },
             connections: process.connections,
             redis: None,
@@ -166,7 +197,10 @@ impl Tier {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CacheInfo {
     status: &'static str,
-    redis_version: String,
+    /// Where the entries are: `redis`, or the `memory` of this process.
+    tier: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redis_version: Option<String>,
     used_memory: String,
     connected_clients: u64,
     hit_rate: f64,
@@ -179,6 +213,7 @@ impl CacheInfo {
     pub fn new(tier: &Tier, performance: &Performance, undelivered: usize) -> CacheInfo {
         CacheInfo {
             status: if undelivered == 0 { "available" } else { "catching-up" },
+            tier: if tier.redis.is_some() { "redis" } else { "memory" },
             redis_version: tier.version.clone(),
             used_memory: tier.memory.used_memory.clone(),
             connected_clients: tier.connections.connected_clients,
@@ -194,11 +229,17 @@ pub struct Statistics {
     pub key_counts: Map<String, Value>,
     /// False: the count was broken off at a limit, and the numbers are lower bounds.
     pub complete: bool,
+    /// How long ago the keys were counted.
+    pub counted_seconds_ago: u64,
     pub memory_usage: MemoryUsage,
     pub connections: Connections,
     pub performance: Performance,
-    pub redis_version: String,
-    pub redis_mode: String,
+    #[serde(flatten)]
+    pub passes: Passes,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis_version: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis_mode: Option<String>,
     pub larder: Larder,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<RedisCounters>,
@@ -318,6 +359,8 @@ pub struct FamilyDefinition {
     pub client_cache_control: &'static str,
     /// Who shares a fetch of what is missing: requests to one `proxy`, or to the whole `fleet`.
     pub collapse: &'static str,
+    /// `none`: it is meant that no rule names it.
+    pub invalidation: &'static str,
     /// Line in the rules file.
     pub line: usize,
     /// Paths of the invalidations that can outdate it.
@@ -355,6 +398,7 @@ impl FamilyDefinition {
             forward: family.fetching.forward(),
             client_cache_control: family.client_cache_control.word(),
             collapse: family.collapse.word(),
+            invalidation: family.invalidation(),
             line: family.line,
             outdated_by: outdated_by.iter().map(|rule| rule.path.clone()).collect(),
         }
@@ -386,6 +430,8 @@ pub struct FamilyActivity {
     /// By outcome, as in the metric `larder_requests_total`.
     requests: BTreeMap<&'static str, u64>,
     hit_rate: f64,
+    /// Of all reads, those that were forwarded without being cached; percent.
+    pass_rate: f64,
     /// Entries kept; null when they could not be counted.
     keys: Option<u64>,
     /// What they take in the store; null where no sweeper has measured it.
@@ -398,6 +444,7 @@ impl FamilyActivity {
         FamilyActivity {
             requests: Kind::ALL.iter().map(|kind| (kind.label(), counters.of(*kind))).collect(),
             hit_rate: Performance::of([counters]).hit_rate,
+            pass_rate: Passes::of([counters]).pass_rate,
             keys,
             bytes,
         }
@@ -544,179 +591,4 @@ fn statuses((from, to): (u16, u16)) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::metrics::Metrics;
-
-    fn json_of(value: impl Serialize) -> Value {
-        serde_json::to_value(value).unwrap()
-    }
-
-    fn embedded() -> Tier {
-        let connections =
-            Connections { connected_clients: 3, total_connections_received: 1247, uptime_in_seconds: 86400 };
-        Tier::embedded(Process { used: 5 << 19, peak: 3 << 20, resident: Some(5 << 20), connections })
-    }
-
-    fn redis() -> Tier {
-        let fields = [
-            ("redis_version", "7.0.5"),
-            ("redis_mode", "standalone"),
-            ("used_memory_human", "2.50M"),
-            ("used_memory_peak_human", "3.10M"),
-            ("mem_fragmentation_ratio", "1.15"),
-            ("connected_clients", "3"),
-            ("total_connections_received", "1247"),
-            ("uptime_in_seconds", "86400"),
-            ("keyspace_hits", "3"),
-            ("keyspace_misses", "1"),
-            ("total_commands_processed", "15420"),
-        ];
-        let fields = fields.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        Tier::of_redis(&StoreInfo { fields })
-    }
-
-    #[test]
-    fn health_has_hitas_fields() {
-        let info = json_of(CacheInfo::new(&redis(), &Performance::new(852, 148), 0));
-        let expected = json!({
-            "status": "available",
-            "redis_version": "7.0.5",
-            "used_memory": "2.50M",
-            "connected_clients": 3,
-            "hit_rate": 85.2,
-            "undelivered": 0,
-        });
-        assert_eq!(info, expected);
-    }
-
-    #[test]
-    fn embedded_health_has_the_same_fields_with_larders_numbers() {
-        let info = json_of(CacheInfo::new(&embedded(), &Performance::new(0, 0), 0));
-        assert_eq!(info["redis_version"], json!("none"));
-        assert_eq!(info["used_memory"], json!("2.5M"));
-        assert_eq!(info["hit_rate"], json!(0.0));
-    }
-
-    #[test]
-    fn a_store_that_has_missed_writes_is_catching_up() {
-        let info = json_of(CacheInfo::new(&redis(), &Performance::new(0, 0), 7));
-        assert_eq!((&info["status"], &info["undelivered"]), (&json!("catching-up"), &json!(7)));
-    }
-
-    fn statistics(tier: Tier) -> Value {
-        let usage = Usage { entries: 2, bytes: 900, capacity: 1000, evictions: 1 };
-        json_of(Statistics {
-            key_counts: key_counts(&KeyCounts::default(), ["user_list"]),
-            complete: true,
-            memory_usage: tier.memory,
-            connections: tier.connections,
-            performance: Performance::new(8542, 1458),
-            redis_version: tier.version,
-            redis_mode: tier.mode,
-            larder: Larder::new(Duration::from_secs(5), usage),
-            redis: tier.redis,
-        })
-    }
-
-    #[test]
-    fn detailed_statistics_have_hitas_fields() {
-        let statistics = statistics(redis());
-        let expected = json!({
-            "key_counts": { "user_list_keys": 0, "total_keys": 0 },
-            "memory_usage": {
-                "used_memory": "2.50M", "used_memory_peak": "3.10M", "memory_fragmentation_ratio": 1.15
-            },
-            "connections": {
-                "connected_clients": 3, "total_connections_received": 1247, "uptime_in_seconds": 86400
-            },
-            "performance": { "keyspace_hits": 8542, "keyspace_misses": 1458, "hit_rate": 85.4 },
-            "redis_version": "7.0.5",
-            "redis_mode": "standalone",
-        });
-        for (name, value) in expected.as_object().unwrap() {
-            assert_eq!(&statistics[name], value, "{name}");
-        }
-        assert_eq!(statistics["redis"]["keyspace_hits"], json!(3), "Redis's own stand apart");
-        assert_eq!(statistics["redis"]["total_commands_processed"], json!(15420));
-    }
-
-    #[test]
-    fn embedded_statistics_have_the_same_shape_and_nothing_of_redis() {
-        let statistics = statistics(embedded());
-        assert_eq!(statistics["redis_mode"], json!("embedded"));
-        let memory =
-            json!({ "used_memory": "2.5M", "used_memory_peak": "3.0M", "memory_fragmentation_ratio": 2.0 });
-        assert_eq!(statistics["memory_usage"], memory);
-        assert_eq!(statistics["connections"]["connected_clients"], json!(3));
-        assert_eq!(statistics.get("redis"), None);
-    }
-
-    #[test]
-    fn an_empty_cache_has_no_fragmentation() {
-        let connections =
-            Connections { connected_clients: 0, total_connections_received: 0, uptime_in_seconds: 0 };
-        let tier = Tier::embedded(Process { used: 0, peak: 0, resident: Some(1), connections });
-        assert_eq!(json_of(tier.memory)["memory_fragmentation_ratio"], json!(0.0));
-    }
-
-    #[test]
-    fn keys_are_counted_by_family_with_their_sum() {
-        let by_family = [("booking:stats", 2), ("none", 3), ("total", 4)];
-        let by_family = by_family.map(|(name, count)| (name.to_owned(), count)).into();
-        let counts = key_counts(&KeyCounts { by_family, complete: true }, ["booking", "booking:stats", "total"]);
-        let expected = json!({ "booking_keys": 0, "booking:stats_keys": 2, "none_keys": 3, "total_keys": 9 });
-        assert_eq!(Value::Object(counts), expected);
-    }
-
-    #[test]
-    fn hits_and_misses_are_what_the_cache_did_with_reads() {
-        let metrics = Metrics::new();
-        let (a, b) = (metrics.family("a"), metrics.family("b"));
-        for kind in [Kind::Hit, Kind::Stale, Kind::Miss, Kind::Pass, Kind::Write, Kind::Error] {
-            a.count(kind);
-        }
-        b.count(Kind::Revalidated);
-        let both = json_of(Performance::of([&a, &b]));
-        assert_eq!(both, json!({ "keyspace_hits": 2, "keyspace_misses": 2, "hit_rate": 50.0 }));
-        let activity = json_of(FamilyActivity::new(&a, None, None));
-        assert_eq!(activity["hit_rate"], json!(66.7));
-        assert_eq!(activity["requests"]["pass"], json!(1));
-        assert_eq!(activity["keys"], Value::Null);
-    }
-
-    #[test]
-    fn success_stands_beside_the_content() {
-        let test = TestResults { cache_available: true, ..TestResults::default() };
-        assert!(!test.passed());
-        let content = [("test_results", test)].into_iter().collect::<BTreeMap<_, _>>();
-        let expected = json!({ "success": true, "test_results": {
-            "cache_available": true, "set_operation": false, "get_operation": false,
-            "exists_operation": false, "delete_operation": false, "get_after_delete": false,
-        }});
-        assert_eq!(json_of(Success::of(content)), expected);
-    }
-
-    #[test]
-    fn sizes_read_as_redis_writes_them() {
-        let rows = [
-            (0, "0B"),
-            (1023, "1023B"),
-            (1024, "1.0K"),
-            (1_048_575, "1.0M"),
-            (5 << 19, "2.5M"),
-            (7 << 30, "7.0G"),
-            (3 << 50, "3072.0T"),
-        ];
-        for (bytes, expected) in rows {
-            assert_eq!(human(bytes), expected, "{bytes}");
-        }
-    }
-
-    #[test]
-    fn statuses_are_ranges_or_single() {
-        assert_eq!([statuses((200, 399)), statuses((404, 404))], ["200-399", "404"]);
-    }
-}
+mod tests;

@@ -9,14 +9,16 @@ pub struct Route {
     /// With `{parameters}`.
     pub path: &'static str,
     pub does: &'static str,
+    /// The query parameters that it takes.
+    pub takes: &'static [&'static str],
 }
 
 const fn get(path: &'static str, does: &'static str) -> Route {
-    Route { method: "GET", path, does }
+    Route { method: "GET", path, does, takes: &[] }
 }
 
 const fn post(path: &'static str, does: &'static str) -> Route {
-    Route { method: "POST", path, does }
+    Route { method: "POST", path, does, takes: &[] }
 }
 
 /// All of them.
@@ -28,10 +30,12 @@ pub const ROUTES: [Route; 17] = [
     get("/cache/test", "writes, reads and removes an entry"),
     get("/cache/families", "what each family is, and what became of its requests"),
     get("/cache/fleet", "the lease of this proxy and why it has none, epoch, members, writes under way"),
-    get(
-        "/cache/explain",
-        "what is kept for ?url=… (&method=…&header=Name:%20value…), and what a request would get",
-    ),
+    Route {
+        method: "GET",
+        path: "/cache/explain",
+        does: "what is kept for ?url=… (&method=…&header=Name:%20value…), and what a request would get",
+        takes: &["url", "method", "header"],
+    },
     post("/cache/clear", "outdates everything"),
     post("/cache/clear/{family}", "outdates a family, what is below it, or all that fit a glob"),
     post("/cache/clear/{family}/{instance}", "outdates one instance of a family"),

@@ -93,6 +93,14 @@ async fn call(running: &Arc<Running>, method: Method, target: &str, token: Optio
     Answer { status: parts.status, headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
 }
 
+async fn post_content(running: &Arc<Running>, target: &str, content: &'static str) -> Answer {
+    let request = http::Request::post(target).header(HOST, "localhost:9090").body(Body::from(content)).unwrap();
+    let response = TowerToHyperService::new(router(Arc::clone(running))).call(request).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+    Answer { status: parts.status, headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
+}
+
 async fn get(running: &Arc<Running>, target: &str) -> Answer {
     call(running, Method::GET, target, None).await
 }
@@ -109,7 +117,8 @@ async fn every_route_of_the_table_is_there_and_the_index_lists_them() {
             route.path.replace("{family}", "user_details").replace("{instance}", "7").replace("{group}", "a");
         let target = target.replace("/cache/explain", "/cache/explain?url=/users");
         let answer = call(&running, route.method.parse().unwrap(), &target, None).await;
-        assert!(!matches!(answer.status.as_u16(), 404 | 405), "{} {target}: {}", route.method, answer.text);
+        let is_unknown = answer.text.contains("there is no") || answer.status == StatusCode::METHOD_NOT_ALLOWED;
+        assert!(!is_unknown, "{} {target}: {}", route.method, answer.text);
         assert_eq!(answer.headers[CACHE_CONTROL], "no-store");
     }
     let index = get(&running, "/").await.succeeds();
@@ -132,14 +141,17 @@ async fn embedded_health_stats_and_test_have_hitas_shape() {
     let running = running(RULES);
     let health = get(&running, "/cache/health").await.succeeds();
     let info = json!({
-        "status": "available", "redis_version": "none", "used_memory": "0B", "connected_clients": 0,
-        "hit_rate": 0.0, "undelivered": 0,
+        "status": "available", "tier": "memory", "used_memory": "0B", "connected_clients": 0, "hit_rate": 0.0,
+        "undelivered": 0,
     });
     assert_eq!(health["cache_info"], info);
     let stats = get(&running, "/cache/stats").await.succeeds();
     assert_eq!(stats["key_counts"], json!({ "user_list_keys": 0, "user_details_keys": 0, "total_keys": 0 }));
     let detailed = get(&running, "/cache/health/detailed").await.succeeds();
-    assert_eq!(detailed["detailed_statistics"]["redis_mode"], json!("embedded"));
+    for told in [&health, &stats, &detailed] {
+        assert!(!told.to_string().contains("redis"), "there is no Redis: {told}");
+    }
+    assert_eq!((&stats["counted_seconds_ago"], &stats["passes"]), (&json!(0), &json!(0)));
     let timestamp = detailed["timestamp"].as_str().unwrap();
     assert!(humantime::parse_rfc3339(timestamp).is_ok() && timestamp.ends_with('Z'), "{timestamp}");
     let test = get(&running, "/cache/test").await.succeeds();
@@ -175,6 +187,7 @@ async fn what_a_family_says_of_requests_is_told_too() {
         ("max_variants", json!(64), json!(8)),
         ("range", json!("forward"), json!("whole")),
         ("forward", json!("all"), json!("keyed")),
+        ("invalidation", json!("rules"), json!("rules")),
     ];
     for path in ["/cache/families", "/rules"] {
         let told = get(&running, path).await.succeeds();
@@ -284,4 +297,38 @@ async fn a_reload_is_answered_with_counts_or_faults() {
 #[tokio::test]
 async fn without_a_file_there_is_nothing_to_reload() {
     post(&running(RULES), "/rules/reload").await.fails_with(409);
+}
+
+#[tokio::test]
+async fn what_a_route_does_not_take_is_refused_and_nothing_is_done() {
+    let running = running(RULES);
+    let memory = running.cache.memory();
+    let (stamp, tags) = (memory.marks.stamp(), [Tag::root()]);
+    let refused = post(&running, "/cache/clear?url=/users").await.fails_with(400);
+    assert!(refused["error"].as_str().unwrap().contains("unknown parameter \"url\""), "{refused}");
+    let refused = post_content(&running, "/cache/clear", r#"{"family": "user_list"}"#).await.fails_with(400);
+    assert_eq!(refused["what_to_do"], json!("send POST /cache/clear/user_list"));
+    post_content(&running, "/cache/clear", "family=user_list").await.fails_with(400);
+    assert!(memory.view(&tags).is_current(stamp), "nothing was cleared");
+    post_content(&running, "/cache/clear", "{}").await.succeeds();
+    assert!(!memory.view(&tags).is_current(stamp));
+    for target in ["/healthz?x=1", "/metrics?x=1", "/?x=1", "/cache/explain?url=/&uri=/"] {
+        get(&running, target).await.fails_with(400);
+    }
+    post(&running, "/cache/stats?x=1").await.fails_with(405);
+}
+
+#[tokio::test]
+async fn what_names_nothing_is_not_cleared_with_success() {
+    let rules = RULES.replace("(?<id>[^/]+)'\nidentity", "(?<id>\\d+)'\nidentity");
+    let running = running(&rules);
+    for target in
+        ["/cache/clear/user_details/abc", "/cache/clear/user_details:abc", "/cache/clear/user_details:7:settings"]
+    {
+        let refused = post(&running, target).await.fails_with(404);
+        assert!(refused["error"].as_str().unwrap().contains("is no {id}"), "{refused}");
+    }
+    let refused = post(&running, "/cache/groups/nobody/clear").await.fails_with(404);
+    assert!(refused["error"].as_str().unwrap().contains("no stored response names it"), "{refused}");
+    post(&running, "/cache/clear/user_details/7").await.succeeds();
 }

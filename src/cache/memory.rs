@@ -235,11 +235,15 @@ impl Memory {
 
     /// Calls `each` for every response in L1, outdated ones too.
     pub fn for_each(&self, mut each: impl FnMut(&Resident)) {
-        for (_, resident) in self.entries.iter() {
-            if resident.entry.response().is_some() {
-                each(&resident);
-            }
-        }
+        self.any(|resident| {
+            each(resident);
+            false
+        });
+    }
+
+    /// Whether it is so of one of them; looks at no more when it is.
+    pub fn any(&self, mut is_so: impl FnMut(&Resident) -> bool) -> bool {
+        self.entries.iter().any(|(_, resident)| resident.entry.response().is_some() && is_so(&resident))
     }
 }
 

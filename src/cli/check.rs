@@ -1,11 +1,11 @@
 //! `larder check [FILE]`: the rules as Larder understands them, or every fault.
 
-use std::path::Path;
-
 use comfy_table::{ContentArrangement, Table, presets};
 use http::HeaderName;
 use serde_json::{Value, json};
 
+use super::CheckArguments;
+use crate::config::lint::lint;
 use crate::config::{Config, HostPolicy, LoadError, Overrides};
 use crate::key::{Identity, Parameters};
 use crate::rules::fault::Faults;
@@ -15,19 +15,45 @@ use crate::semantics::clients::ClientCacheControl;
 use crate::semantics::invalidation::StatusSet;
 use crate::semantics::{ClientDirectives, CloseDelimited, STALE_IF_UNREACHABLE, SetCookie};
 
-/// The text (or JSON) to print, and the exit code: 0 for good rules (warnings or not), 1 for faults, 2 for a file that cannot be
-/// read.
-pub fn check(file: &Path, json: bool, env: &Env<'_>) -> (String, u8) {
-    let name = file.display().to_string();
-    match Config::load(Some(file), &Overrides::default(), env) {
-        Ok(config) if json => (pretty(&rules_json(&name, &config)), 0),
-        Ok(config) => (rules_text(&name, &config), 0),
+mod ask;
+
+/// The text (or JSON) to print, and the exit code: 0 for good rules (with warnings 1 if strict), 1 for faults, 2 for a file that
+/// cannot be read.
+pub(super) fn check(arguments: &CheckArguments, env: &Env<'_>) -> (String, u8) {
+    let CheckArguments { file, ask: asks, upstream, strict, json } = arguments;
+    let (name, json) = (file.display().to_string(), *json);
+    // The upstream matters to --ask alone, and a flag is no fault of the file.
+    let overrides = Overrides { upstream: upstream.clone().filter(|_| *asks), ..Overrides::default() };
+    let load = || Config::load(Some(file), &overrides, env);
+    match load() {
+        Ok(config) => {
+            let mut warnings = lint(&config);
+            if *asks && let Ok(config) = load() {
+                match ask::ask(config) {
+                    Ok(found) => warnings.extend(found),
+                    Err(error) => return (unasked(&name, json, &error), 2),
+                }
+                warnings.sort_by_key(|warning| warning.line);
+            }
+            let text = match json {
+                true => pretty(&rules_json(&name, &config, &warnings)),
+                false => rules_text(&name, &config, &warnings),
+            };
+            (text, u8::from(*strict && !warnings.is_empty()))
+        }
         Err(LoadError::Faults(faults)) if json => (pretty(&faults_json(&name, &faults)), 1),
         Err(LoadError::Faults(faults)) => (faults_text(&name, &faults), 1),
         Err(error @ LoadError::Io { .. }) if json => {
             (pretty(&json!({ "success": false, "file": name, "error": error.to_string() })), 2)
         }
         Err(error @ LoadError::Io { .. }) => (format!("{error}\n"), 2),
+    }
+}
+
+fn unasked(name: &str, json: bool, error: &str) -> String {
+    match json {
+        true => pretty(&json!({ "success": false, "file": name, "error": error })),
+        false => format!("larder: {error}\n"),
     }
 }
 
@@ -55,7 +81,7 @@ fn notes(config: &Config) -> Vec<String> {
     host.then(|| note.to_owned()).into_iter().collect()
 }
 
-fn rules_text(name: &str, config: &Config) -> String {
+fn rules_text(name: &str, config: &Config, warnings: &[Warning]) -> String {
     let rules = &config.rules;
     let (families, invalidations) = (rules.families(), rules.invalidations());
     let mut text = String::new();
@@ -75,8 +101,7 @@ fn rules_text(name: &str, config: &Config) -> String {
     for note in notes(config) {
         text.push_str(&format!("{name}: note: {note}\n\n"));
     }
-    let warnings = rules.warnings();
-    for Warning { line, message, remedy } in &warnings {
+    for Warning { line, message, remedy } in warnings {
         text.push_str(&format!("{name}:{line}: warning: {message}\n  {remedy}\n\n"));
     }
     let mut counts = vec![
@@ -152,6 +177,7 @@ fn stored(family: &Family) -> Vec<String> {
     let set_cookie = Some(policy.set_cookie).filter(|kind| *kind != SetCookie::default());
     parts.extend(set_cookie.map(|kind| format!("set_cookie {}", kind.word())));
     parts.extend(close_delimited.map(|kind| format!("close_delimited {}", kind.word())));
+    parts.extend((!family.is_invalidated).then(|| "invalidation none".to_owned()));
     parts.extend(family.max_body.map(|size| format!("max_body {}", bytesize::ByteSize::b(size))));
     parts
 }
@@ -189,7 +215,7 @@ fn statuses(on: &StatusSet) -> Vec<String> {
     on.ranges.iter().map(text).collect()
 }
 
-fn rules_json(name: &str, config: &Config) -> Value {
+fn rules_json(name: &str, config: &Config, warnings: &[Warning]) -> Value {
     let rules = &config.rules;
     json!({
         "success": true,
@@ -197,7 +223,7 @@ fn rules_json(name: &str, config: &Config) -> Value {
         "families": rules.families().iter().map(family_json).collect::<Vec<_>>(),
         "invalidations": rules.invalidations().iter().map(invalidation_json).collect::<Vec<_>>(),
         "notes": notes(config),
-        "warnings": rules.warnings(),
+        "warnings": warnings,
     })
 }
 
@@ -238,6 +264,7 @@ fn family_json(family: &Family) -> Value {
         "set_cookie": policy.set_cookie.word(),
         "identity": family.keying.identity.is_stated().then(|| family.keying.identity.to_string()),
         "max_body": family.max_body,
+        "invalidation": family.invalidation(),
     })
 }
 
@@ -264,10 +291,15 @@ mod tests {
     use super::*;
 
     fn checked(text: &str, json: bool) -> (String, u8) {
+        checked_so(text, false, json)
+    }
+
+    fn checked_so(text: &str, strict: bool, json: bool) -> (String, u8) {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("rules.toml");
         std::fs::write(&file, text).unwrap();
-        let (out, code) = check(&file, json, &|_| None);
+        let (out, code) =
+            check(&CheckArguments { file: file.clone(), strict, json, ..CheckArguments::default() }, &|_| None);
         let name = file.display().to_string();
         (out.replace(&name, "rules.toml").replace(&*json_text(&name), "rules.toml"), code)
     }
@@ -311,15 +343,25 @@ max_body = "1MiB"
     #[test]
     fn a_warning_stands_with_good_rules() {
         let rules = "[[family]]\nname = \"me\"\npath = '/me(/.*)?'\nidentity = \"cookie:sid\"\n\
-                     [[family]]\nname = \"assets\"\npath = '/assets/.*|/.*\\.css'\nidentity = \"none\"\n";
+                     [[family]]\nname = \"assets\"\npath = '/assets/.*|/.*\\.css'\nidentity = \"none\"\n\
+                     [invalidate]\n'/me' = [\"*\"]\n";
         let (text, code) = checked(rules, false);
         assert_eq!(code, 0);
         assert!(text.contains("rules.toml:5: warning: family \"assets\" takes paths by their end"), "{text}");
-        assert!(text.ends_with("is good: 2 families, 0 invalidations, 1 warning\n"), "{text}");
+        assert!(text.ends_with("is good: 2 families, 1 invalidation, 1 warning\n"), "{text}");
         let value: Value = serde_json::from_str(&checked(rules, true).0).unwrap();
         assert_eq!((&value["success"], &value["warnings"][0]["line"]), (&json!(true), &json!(5)));
         let (text, _) = checked(GOOD, true);
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["warnings"], json!([]));
+    }
+
+    #[test]
+    fn a_warning_fails_a_strict_check() {
+        let rules = "[[family]]\nname = \"a\"\npath = '/a'\n";
+        for json in [false, true] {
+            assert_eq!((checked(rules, json).1, checked_so(rules, true, json).1), (0, 1));
+            assert_eq!(checked_so(GOOD, true, json).1, 0);
+        }
     }
 
     #[test]
@@ -423,13 +465,15 @@ path = '/usual'
 
     #[test]
     fn a_missing_file_says_what_to_do() {
-        let (text, code) = check(Path::new("/nowhere/rules.toml"), false, &|_| None);
+        let nowhere =
+            |json| CheckArguments { file: "/nowhere/rules.toml".into(), json, ..CheckArguments::default() };
+        let (text, code) = check(&nowhere(false), &|_| None);
         assert_eq!(code, 2);
         assert!(
             text.contains("/nowhere/rules.toml: cannot read the rules file") && text.contains("create it"),
             "{text}"
         );
-        let (text, code) = check(Path::new("/nowhere/rules.toml"), true, &|_| None);
+        let (text, code) = check(&nowhere(true), &|_| None);
         assert_eq!((code, serde_json::from_str::<Value>(&text).unwrap()["success"].clone()), (2, json!(false)));
     }
 
@@ -438,7 +482,7 @@ path = '/usual'
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("rules.toml");
         std::fs::write(&file, b"[server]\nhost = \"\xff\"\n").unwrap();
-        let (text, code) = check(&file, false, &|_| None);
+        let (text, code) = check(&CheckArguments { file, ..CheckArguments::default() }, &|_| None);
         assert!(code == 1 && text.contains(":2:9: the file is not UTF-8 here"), "{text}");
     }
 }

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 
 use super::ServeArguments;
+use crate::config::lint::lint;
 use crate::config::{Config, LogFormat};
 use crate::logs::Logs;
 use crate::rules::Warning;
@@ -10,7 +11,13 @@ use crate::server::{self, Ended, Listeners, ServeError, descriptors};
 
 pub(super) fn serve(arguments: ServeArguments) -> u8 {
     let json = arguments.json;
-    let (file, overrides) = arguments.sources.overrides();
+    let (file, overrides) = match arguments.sources.overrides() {
+        Ok(sources) => sources,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "{}", complaint(&error));
+            return 2;
+        }
+    };
     let mut config = match Config::load(file.as_deref(), &overrides, &|name| std::env::var(name).ok()) {
         Ok(config) => config,
         Err(error) => {
@@ -75,7 +82,7 @@ fn tell_rules(config: &Config) {
     };
     let (families, invalidations) = (config.rules.families().len(), config.rules.invalidations().len());
     tracing::info!(file = %file.display(), families, invalidations, "starting with the rules of this file");
-    for Warning { line, message, remedy } in config.rules.warnings() {
+    for Warning { line, message, remedy } in lint(config) {
         tracing::warn!(file = %file.display(), line, remedy, "{message}");
     }
 }

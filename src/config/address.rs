@@ -151,6 +151,16 @@ pub fn token(text: &str) -> Result<(), Wrong> {
     Ok(())
 }
 
+/// The name of a server as its certificate has it: a DNS name or an IP address.
+pub fn server_name(text: &str) -> Result<(), Wrong> {
+    match rustls::pki_types::ServerName::try_from(text.trim()) {
+        Ok(_) => Ok(()),
+        Err(_) => {
+            wrong("is not the name of a server", "write a name such as \"api.internal\", without scheme and port")
+        }
+    }
+}
+
 /// The secret of a namespace.
 pub fn secret(text: &str) -> Result<(), Wrong> {
     if text.len() < 16 {

@@ -136,7 +136,8 @@ impl StoreUrl {
         if rest.contains('@') {
             return wrong(
                 "has a character in its password that ends it",
-                "percent-encode the password: %2F for /, %3F for ?, %23 for #, %40 for @",
+                "write it beside the URL: password = \"${REDIS_PASSWORD}\"; or percent-encode it: %2F for /, %3F for ?, %23 for #, \
+                 %40 for @",
             );
         }
         let (credentials, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
@@ -227,10 +228,15 @@ fn read_security(tls: bool, fragment: &str) -> Result<Security, Wrong> {
 /// `user:password`, `:password`, or nothing.
 fn read_login(text: &str) -> Result<Login, Wrong> {
     if text.contains('@') {
-        return wrong("has an @ in its password", "percent-encode it: %40");
+        return wrong(
+            "has an @ in its password",
+            "write it beside the URL: password = \"${REDIS_PASSWORD}\"; or percent-encode it: %40",
+        );
     }
     let (user, password) = text.split_once(':').map_or((text, None), |(user, password)| (user, Some(password)));
     let user = (!user.is_empty()).then(|| read_text(user)).transpose()?;
+    // An empty password is none: nobody has one.
+    let password = password.filter(|password| !password.is_empty());
     Ok(Login { user, password: password.map(read_text).transpose()? })
 }
 

@@ -9,10 +9,10 @@ use http::Uri;
 use tracing_subscriber::EnvFilter;
 
 use super::address::{self, Wrong};
-use super::store_url::StoreUrl;
+use super::store_url::{Login, StoreUrl};
 use super::{
     Admin, CacheStatus, Coherence, HostPolicy, Log, LogFormat, Memory, OnIncomplete, OnOutage, Overrides, Role,
-    Server, StoreConfig, Token,
+    Server, StoreConfig, Token, UpstreamTls,
 };
 use crate::headers::{Credentials, ForwardedPolicy};
 use crate::network::Network;
@@ -77,6 +77,7 @@ impl Default for Server {
             resolver: None,
             cache_status: CacheStatus::default(),
             group_fields: false,
+            upstream_tls: UpstreamTls::default(),
         }
     }
 }
@@ -101,7 +102,7 @@ impl Default for Log {
 
 /// `[server]`
 pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<Fault>) -> Server {
-    let (mut server, mut policy) = (Server::default(), None);
+    let (mut server, mut policy, mut tls) = (Server::default(), None, None);
     if let Some(mut table) = section(root, "server") {
         set(&mut server.listen, table.item("listen").and_then(|item| checked(&item, address::listen)));
         server.upstream = table.item("upstream").and_then(|item| checked(&item, address::upstream));
@@ -177,6 +178,8 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
         set(&mut server.cache_status, table.item("cache_status").and_then(|item| item.choice(&words)));
         let words = [("remove", false), ("keep", true)];
         set(&mut server.group_fields, table.item("group_fields").and_then(|item| item.choice(&words)));
+        tls = table.item("upstream_tls");
+        set(&mut server.upstream_tls, tls.as_ref().and_then(read_upstream_tls));
         table.finish();
     }
     set(&mut server.listen, flag("--listen", overrides.listen.as_deref(), address::listen, flags));
@@ -184,6 +187,13 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
         server.upstream = Some(upstream);
     }
     server.host = policy.unwrap_or_else(|| usual_host(server.upstream.as_ref()));
+    let is_plain = server.upstream.as_ref().is_some_and(|upstream| upstream.scheme_str() == Some("http"));
+    if let Some(item) = tls.filter(|_| is_plain) {
+        item.fault(
+            "is of no use with this upstream, which is without TLS",
+            "write upstream = \"https://…\", or remove it",
+        );
+    }
     server
 }
 
@@ -195,6 +205,17 @@ fn usual_host(upstream: Option<&Uri>) -> HostPolicy {
         url.scheme_str() == Some("https") && host.parse::<IpAddr>().is_err()
     };
     upstream.filter(is_by_name).map_or(HostPolicy::Client, |_| HostPolicy::UpstreamByDefault)
+}
+
+/// `[server.upstream_tls]`
+fn read_upstream_tls(item: &Item<'_>) -> Option<UpstreamTls> {
+    let mut table = item.table()?;
+    table.rename("[server.upstream_tls]".to_owned());
+    let (ca, identity, _) = read_files(&mut table, ["ca", "cert", "key"]);
+    let name = table.item("server_name");
+    let server_name = name.and_then(|item| text_passing(&item, address::server_name));
+    table.finish();
+    Some(UpstreamTls { ca, identity, server_name })
 }
 
 /// What of `[server]` says how much clients may have at a time.
@@ -324,6 +345,8 @@ pub fn read_store(
 ) -> Option<StoreConfig> {
     let mut store = StoreConfig {
         redis: String::new(),
+        login: Login::default(),
+        password_file: None,
         tls_ca: None,
         tls_identity: None,
         namespace: "larder".to_owned(),
@@ -346,6 +369,7 @@ pub fn read_store(
         let remedy = "write redis = \"redis://…\", or remove the table to keep entries in memory only";
         let url = if flagged { table.item("redis") } else { table.required("redis", remedy) };
         set(&mut store.redis, url.and_then(|item| text_passing(&item, store_url)));
+        read_login(&mut table, &mut store);
         let namespace = table.item("namespace").and_then(|item| text_passing(&item, address::namespace));
         set(&mut store.namespace, namespace);
         set(&mut store.timeout, table.item("timeout").and_then(|item| item.duration(&STORE_TIMEOUT)));
@@ -353,7 +377,7 @@ pub fn read_store(
         set(&mut store.connect_timeout, connect);
         let marks = table.item("marks_max").and_then(|item| item.integer(&(1024..=1_000_000_000)));
         set(&mut store.marks_max, marks);
-        tls = read_tls(&mut table, &mut store);
+        (store.tls_ca, store.tls_identity, tls) = read_files(&mut table, ["tls_ca", "tls_cert", "tls_key"]);
         read_promises(&mut table, &mut store);
         set(&mut store.collapse_timeout, read_collapse_timeout(&mut table, server));
         let rate = table.item("sweep_rate").and_then(|item| item.integer(&(0..=1_000_000)));
@@ -377,18 +401,42 @@ pub fn read_store(
     (!store.redis.is_empty()).then_some(store)
 }
 
-/// What of `[store]` says who is trusted over TLS; gives a field that stands there.
-fn read_tls<'t>(table: &mut Table<'t>, store: &mut StoreConfig) -> Option<Item<'t>> {
-    let [ca, cert, key] = ["tls_ca", "tls_cert", "tls_key"].map(|field| table.item(field));
+/// Authorities, a certificate with its key, and a field that stands there.
+type Files<'t> = (Option<PathBuf>, Option<(PathBuf, PathBuf)>, Option<Item<'t>>);
+
+/// What of a table says who is trusted over TLS.
+fn read_files<'t>(table: &mut Table<'t>, names: [&'static str; 3]) -> Files<'t> {
+    let [ca, cert, key] = names.map(|field| table.item(field));
     let path = |item: &Option<Item<'t>>| Some(PathBuf::from(item.as_ref()?.filled()?.value));
-    store.tls_ca = path(&ca);
-    store.tls_identity = path(&cert).zip(path(&key));
+    let found = (path(&ca), path(&cert).zip(path(&key)));
     match (&cert, &key) {
-        (Some(alone), None) => alone.fault("stands here without its key", "add tls_key = \"…\""),
-        (None, Some(alone)) => alone.fault("stands here without its certificate", "add tls_cert = \"…\""),
+        (Some(alone), None) => alone.fault("stands here without its key", format!("add {} = \"…\"", names[2])),
+        (None, Some(alone)) => {
+            alone.fault("stands here without its certificate", format!("add {} = \"…\"", names[1]));
+        }
         _ => {}
     }
-    ca.or(cert).or(key)
+    (found.0, found.1, ca.or(cert).or(key))
+}
+
+/// Credentials beside the URL. Empty ones are none.
+fn read_login(table: &mut Table<'_>, store: &mut StoreConfig) {
+    let of_url = StoreUrl::read(&store.redis).map(|url| url.login).unwrap_or_default();
+    let [user, password] = ["username", "password"].map(|key| table.item(key));
+    let text =
+        |item: &Option<Item<'_>>| item.as_ref()?.text().map(|text| text.value).filter(|text| !text.is_empty());
+    store.login = Login { user: text(&user), password: text(&password) };
+    let file = table.item("password_file");
+    store.password_file = file.as_ref().and_then(Item::filled).map(|text| PathBuf::from(text.value));
+    let twice = "stands in the URL too";
+    if let Some(item) = user.filter(|_| of_url.user.is_some()) {
+        item.fault(twice, "remove the one or the other");
+    }
+    if let Some(item) = file.as_ref().filter(|_| password.is_some()) {
+        item.fault("stands beside a password", "remove the one or the other");
+    } else if let Some(item) = password.or(file).filter(|_| of_url.password.is_some()) {
+        item.fault(twice, "remove the one or the other");
+    }
 }
 
 /// A secret that anybody who reads the file knows is none.

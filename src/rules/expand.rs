@@ -45,7 +45,8 @@ fn unclosed(at: Range<usize>) -> ExpandFault {
     ExpandFault { at, message, remedy: "close it, or write \"$${\" for a literal \"${\"".to_owned() }
 }
 
-/// As in a shell, the default of `:-` also stands in for an empty variable.
+/// As in a shell, the default of `:-` also stands in for an empty variable. Without one an empty variable counts as one that
+/// is not set.
 fn variable(inside: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String, (String, String)> {
     let (name, default) = match inside.split_once(":-") {
         Some((name, default)) => (name, Some(default)),
@@ -57,6 +58,11 @@ fn variable(inside: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String
     }
     match (env(name), default) {
         (Some(value), Some(default)) if value.is_empty() => Ok(default.to_owned()),
+        // A secret that was meant to be set is rather missed than taken for none.
+        (Some(value), None) if value.is_empty() => Err((
+            format!("the environment variable {name} is empty"),
+            format!("set {name}, or write ${{{name}:-}} if it may be empty"),
+        )),
         (Some(value), _) => Ok(value),
         (None, Some(default)) => Ok(default.to_owned()),
         (None, None) => Err((
@@ -91,7 +97,7 @@ mod tests {
             ("${HOST}${HOST}", "example.comexample.com"),
             ("${NONE:-x:-y}", "x:-y"),
             ("${NONE:-}", ""),
-            ("${EMPTY}", ""),
+            ("${EMPTY:-}", ""),
             ("${EMPTY:-d}", "d"),
             ("$${HOST}", "${HOST}"),
             ("a$$b$", "a$$b$"),
@@ -110,6 +116,8 @@ mod tests {
         assert_eq!(places, [0..4, 13..18, 19..25]);
         assert!(faults[0].message.contains("variable A is not set"));
         assert!(faults[0].remedy.contains("${A:-…}"));
+        let (_, faults) = expand("x${EMPTY}", &env);
+        assert!(faults[0].message.contains("variable EMPTY is empty") && faults[0].remedy.contains("${EMPTY:-}"));
     }
 
     proptest! {

@@ -59,7 +59,7 @@ fn read_one(
     let pattern = path.and_then(|item| read_path(&item, (methods, case), shown, seen));
     let keying = read_keying(&mut table);
     if let Some((name, _)) = &name {
-        names.add(name, pattern.as_ref().map(|pattern| pattern.names().count()), &keying.identity);
+        names.add(name, pattern.as_ref().map(Pattern::values_of_captures), &keying.identity);
     }
     let policy = read_policy(&mut table, &keying);
     let fetching = read_fetching(&mut table);
@@ -68,6 +68,7 @@ fn read_one(
     let words = [ClientCacheControl::NoCache, ClientCacheControl::Pass].map(|told| (told.word(), told));
     let told = table.item("client_cache_control").and_then(|item| item.choice(&words));
     let max_body = table.item("max_body").and_then(|item| item.size(&(1..=1 << 40)));
+    let until_ttl = table.item("invalidation").and_then(|item| item.choice(&[("rules", false), ("none", true)]));
     let line = table.reader().line(&table.span());
     table.later(&["compress", "adaptive_ttl"]);
     table.finish();
@@ -88,6 +89,7 @@ fn read_one(
         client_cache_control: told.unwrap_or_default(),
         says_client_cache_control: told.is_some(),
         told_by_caller: false,
+        is_invalidated: !until_ttl.unwrap_or(false),
         line,
         pattern,
         levels,
@@ -288,10 +290,34 @@ fn read_identity(item: &Item<'_>) -> Option<Identity> {
         _ => None,
     };
     if found.is_none() {
-        let remedy = "write \"header:NAME\", \"cookie:NAME\", or \"none\" if everybody gets the same answer";
+        let remedy = identity_meant(text.showable().unwrap_or_default());
         text.fault(format_args!("{:?} does not say how callers are told apart", text.raw), remedy);
     }
     found
+}
+
+/// The line to write for an identity that is none.
+fn identity_meant(typed: &str) -> String {
+    const WORDS: &str = "header:NAME\", \"cookie:NAME\", or \"none\" if everybody gets the same answer";
+    let (kind, name) = typed.split_once(':').unwrap_or(("", typed));
+    let (kind, name) = (kind.trim().to_ascii_lowercase(), name.trim().to_ascii_lowercase());
+    let is_field = field_name(&name).is_ok() && !name.contains(':');
+    match (kind.as_str(), name.as_str()) {
+        ("", "authorization" | "auth" | "bearer" | "basic" | "jwt" | "user") => {
+            "write identity = \"header:authorization\"".to_owned()
+        }
+        ("", "public" | "shared" | "anonymous" | "all" | "false" | "no") => "write identity = \"none\"".to_owned(),
+        ("", "cookie" | "cookies" | "session") => {
+            "write identity = \"cookie:NAME\", with the name of the session's cookie".to_owned()
+        }
+        ("header" | "headers" | "field", _) if is_field => format!("write identity = \"header:{name}\""),
+        ("cookie" | "cookies", _) if is_field => {
+            format!("write identity = \"cookie:{}\"", typed.split_once(':').map_or("", |(_, name)| name.trim()))
+        }
+        // Only fields have such names.
+        ("", _) if is_field && name.contains('-') => format!("write identity = \"header:{name}\""),
+        _ => format!("write \"{WORDS}"),
+    }
 }
 
 fn read_policy(table: &mut Table<'_>, keying: &Keying) -> Policy {

@@ -150,7 +150,7 @@ fn excerpt(line: &str, before: usize) -> (String, usize) {
     (shown, before - skipped)
 }
 
-/// The line's characters with secrets (the user part and the query of a URL, the value of a `token`) as `*` and control
+/// The line's characters with secrets (the user part and the query of a URL, the value of a `token` or `password`) as `*` and control
 /// characters as `·`: one for one, so that columns stay true.
 fn mask(line: &str) -> impl Iterator<Item = char> {
     let secrets = secrets(line);
@@ -181,8 +181,9 @@ fn secrets(line: &str) -> Vec<Range<usize>> {
             }
         }
     }
-    for (at, _) in line.match_indices("token") {
-        let rest = &line[at + 5..];
+    let keys = ["token", "password", "passwd", "pass", "secret", "api_key"];
+    for (at, key) in keys.into_iter().flat_map(|key| line.match_indices(key)) {
+        let rest = &line[at + key.len()..];
         let value = rest.trim_start_matches(['"', '\'', ' ', '\t']);
         if let Some(value) = value.strip_prefix('=').map(str::trim_start)
             && let Some(quote) = value.chars().next().filter(|c| matches!(c, '"' | '\''))
@@ -243,6 +244,9 @@ mod tests {
                 "redis = 'redis+sentinel://h/m?sentinel_password=${S}'",
             ),
             ("token = \"open", "token = \"****"),
+            ("password = 's3/?#@'", "password = '******'"),
+            ("password_file = '/run/secrets/x'", "password_file = '/run/secrets/x'"),
+            ("secret = \"${S}\"", "secret = \"${S}\""),
             ("path = '/token/x'", "path = '/token/x'"),
         ];
         for (line, shown) in rows {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use http::Method;
 
 use super::family::compile;
-use super::reader::{Item, Reader, Table, Text};
+use super::pattern::Pattern;
+use super::reader::{Item, Table, Text};
 use super::reference::{Names, Reference, ReferenceFault};
 use super::{Invalidation, WriteMethods};
 use crate::semantics::invalidation::StatusSet;
@@ -26,39 +27,49 @@ const AGAIN: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::f
 pub fn read(root: &mut Table<'_>, names: &Names, case: PathCase) -> Vec<Invalidation> {
     let reader = root.reader();
     let Some(table) = root.item("invalidate").and_then(|item| item.table()) else { return Vec::new() };
-    let entries = table.entries().into_iter();
-    let named = |(key, span, item)| {
+    let mut rules = Vec::new();
+    for (key, span, item) in table.entries() {
         let path = Text::of_key(reader, format!("invalidation {key:?}"), span, key);
-        read_one(reader, (&path, case), &item, names)
-    };
-    entries.filter_map(named).collect()
+        let Some(pattern) = compile(&path, case) else {
+            // What else is faulty in it is told all the same.
+            read_rules(&item, None, names).for_each(drop);
+            continue;
+        };
+        let line = reader.line(&path.span());
+        rules.extend(read_rules(&item, Some((&pattern, line)), names));
+    }
+    rules
 }
 
-fn read_one(
-    reader: &Reader<'_>,
-    (path, case): (&Text<'_>, PathCase),
+/// The rules for one path: families, a table, or a list of tables.
+fn read_rules(
     item: &Item<'_>,
+    path: Option<(&Pattern, usize)>,
     names: &Names,
-) -> Option<Invalidation> {
-    let pattern = compile(path, case);
-    let captures: Option<Vec<&str>> = pattern.as_ref().map(|pattern| pattern.names().collect());
-    let (families, fields) =
-        if item.is_table() { read_table(item)? } else { (read_families(item)?, Fields::default()) };
-    let read = |text: &Text<'_>| read_reference(text, names, captures.as_deref());
-    let references: Vec<Reference> = families.iter().filter_map(read).collect();
-    drop(captures);
-    let pattern = pattern?;
-    Some(Invalidation {
-        path: pattern.as_str().to_owned(),
-        methods: fields.methods.map_or(WriteMethods::Unsafe, WriteMethods::These),
-        on: fields.on.unwrap_or_default(),
-        grace: fields.grace,
-        again: fields.again,
-        refresh: fields.refresh,
-        families: families.iter().map(|text| text.value.clone()).collect(),
-        line: reader.line(&path.span()),
-        pattern,
-        references,
+) -> impl Iterator<Item = Invalidation> {
+    let items: Vec<(usize, Item<'_>)> = match item.is_list_of_tables() {
+        true => item.list().unwrap_or_default().into_iter().map(|item| (item.line(), item)).collect(),
+        false => vec![(path.map_or(0, |(_, line)| line), item.clone())],
+    };
+    items.into_iter().filter_map(move |(line, item)| {
+        let captures: Option<Vec<&str>> = path.map(|(pattern, _)| pattern.names().collect());
+        let (families, fields) =
+            if item.is_table() { read_table(&item)? } else { (read_families(&item)?, Fields::default()) };
+        let read = |text: &Text<'_>| read_reference(text, names, captures.as_deref());
+        let references: Vec<Reference> = families.iter().filter_map(read).collect();
+        let (pattern, _) = path?;
+        Some(Invalidation {
+            path: pattern.as_str().to_owned(),
+            methods: fields.methods.map_or(WriteMethods::Unsafe, WriteMethods::These),
+            on: fields.on.unwrap_or_default(),
+            grace: fields.grace,
+            again: fields.again,
+            refresh: fields.refresh,
+            families: families.iter().map(|text| text.value.clone()).collect(),
+            line,
+            pattern: pattern.clone(),
+            references,
+        })
     })
 }
 
@@ -104,7 +115,11 @@ fn read_reference(text: &Text<'_>, names: &Names, captures: Option<&[&str]>) -> 
             );
         }
         Err(ReferenceFault::Unknown { message, remedy }) => text.absence(message, remedy),
-        Err(ReferenceFault::Instance { message, remedy } | ReferenceFault::Capture { message, remedy }) => {
+        Err(
+            ReferenceFault::Instance { message, remedy }
+            | ReferenceFault::Value { message, remedy }
+            | ReferenceFault::Capture { message, remedy },
+        ) => {
             text.fault_at(0..text.value.len(), message, remedy);
         }
     }

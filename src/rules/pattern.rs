@@ -4,11 +4,13 @@
 use std::ops::Range;
 
 use regex::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
+use regex_syntax::ParserBuilder;
 use regex_syntax::ast::{self, Ast};
-use regex_syntax::hir::Hir;
 use regex_syntax::hir::literal::Extractor;
+use regex_syntax::hir::{Hir, HirKind};
 use smallvec::SmallVec;
 
+use super::notation;
 use crate::target::{PathCase, is_plain_delimiter, is_unreserved, stands_plainly};
 
 /// Longest pattern, bytes.
@@ -54,12 +56,15 @@ impl Pattern {
         if text.len() > TEXT {
             return fault(0..text.len(), format!("the pattern is longer than {TEXT} bytes"), "shorten it");
         }
+        if let Some(fault) = notation::other(text) {
+            return Err(fault);
+        }
         let hir = regex_syntax::parse(text).map_err(|error| syntax_fault(&error, text))?;
         if !may_begin_with_slash(&hir) {
             let message = "the pattern can match no path: every path begins with \"/\"".to_owned();
             return fault(0..text.len(), message, "begin the pattern with /, without scheme and host");
         }
-        let anchored = format!("^(?:{})$", normalised(text));
+        let anchored = anchored(&normalised(text));
         let mut builder = RegexBuilder::new(&anchored);
         match builder.case_insensitive(case == PathCase::Insensitive).size_limit(COMPILED).build() {
             Ok(regex) => Ok(Pattern { text: text.to_owned(), named: named(&regex), anchored, case, regex }),
@@ -78,6 +83,12 @@ impl Pattern {
         &self.text
     }
 
+    /// What it matches, with its literals in normal form, and without regard to case if case makes no difference.
+    pub fn hir(&self) -> Option<Hir> {
+        let is_insensitive = self.case == PathCase::Insensitive;
+        ParserBuilder::new().case_insensitive(is_insensitive).build().parse(&normalised(&self.text)).ok()
+    }
+
     /// Whether it matches the whole path.
     pub fn is_match(&self, path: &str) -> bool {
         self.regex.is_match(path)
@@ -92,9 +103,25 @@ impl Pattern {
         }
     }
 
+    /// The text that it matches, if there is but one.
+    pub fn only_text(&self) -> Option<String> {
+        match regex_syntax::parse(self.core()).ok()?.kind() {
+            HirKind::Literal(literal) => String::from_utf8(literal.0.to_vec()).ok(),
+            _ => None,
+        }
+    }
+
     /// Names of the captures, in the order of the pattern.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.named.iter().map(|(_, name)| name.as_str())
+    }
+
+    /// What the named captures can be, in the order of the pattern.
+    pub fn values_of_captures(&self) -> Vec<Values> {
+        // It was parsed before.
+        let hir = self.hir();
+        let values = |name: &str| Values::of(name, hir.as_ref().and_then(|hir| capture(hir, name)));
+        self.names().map(values).collect()
     }
 
     /// Values of the named captures, in the order of the pattern; None for one that took no part in the match.
@@ -106,6 +133,45 @@ impl Pattern {
         let Some(found) = self.regex.captures(path) else { return SmallVec::new() };
         let value = |index: usize| found.get(index).map(|value| value.as_str());
         self.named.iter().map(|(index, name)| (name.as_str(), value(*index))).collect()
+    }
+}
+
+/// What one named capture can be.
+#[derive(Debug, Clone)]
+pub struct Values {
+    name: String,
+    /// None: it depends on what stands beside it.
+    regex: Option<Regex>,
+}
+
+impl Values {
+    /// Those of a capture that consists of this.
+    pub(super) fn of(name: &str, hir: Option<&Hir>) -> Values {
+        let alone = hir.filter(|hir| hir.properties().look_set().is_empty());
+        let regex =
+            alone.and_then(|hir| RegexBuilder::new(&anchored(&hir.to_string())).size_limit(COMPILED).build().ok());
+        Values { name: name.to_owned(), regex }
+    }
+
+    /// The capture's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether the capture can have this value.
+    pub fn contain(&self, value: &str) -> bool {
+        self.regex.as_ref().is_none_or(|regex| regex.is_match(value))
+    }
+}
+
+/// What a named capture consists of.
+pub(super) fn capture<'h>(hir: &'h Hir, name: &str) -> Option<&'h Hir> {
+    match hir.kind() {
+        HirKind::Capture(found) if found.name.as_deref() == Some(name) => Some(&found.sub),
+        HirKind::Capture(other) => capture(&other.sub, name),
+        HirKind::Repetition(repetition) => capture(&repetition.sub, name),
+        HirKind::Concat(parts) | HirKind::Alternation(parts) => parts.iter().find_map(|part| capture(part, name)),
+        HirKind::Empty | HirKind::Literal(_) | HirKind::Class(_) | HirKind::Look(_) => None,
     }
 }
 
@@ -186,6 +252,10 @@ fn encoded(literal: &ast::Literal) -> Option<(Range<usize>, String)> {
     }
     let bytes = character.encode_utf8(&mut [0; 4]).bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
     Some((literal.span.start.offset..literal.span.end.offset, format!("(?:{bytes})")))
+}
+
+fn anchored(text: &str) -> String {
+    format!("^(?:{text})$")
 }
 
 fn named(regex: &Regex) -> Vec<(usize, String)> {

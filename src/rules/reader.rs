@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::expand::expand;
 use super::fault::{Fault, Source};
+use super::instead;
 use super::nearest::{did_you_mean, listing, nearest};
 
 /// Looks up an environment variable.
@@ -29,6 +30,9 @@ pub struct Reader<'s> {
     broken: Vec<usize>,
     /// Faults found beyond [`FAULTS`].
     unkept: Cell<usize>,
+    /// Every key that was asked for, by the place of its table.
+    #[cfg(test)]
+    asked: RefCell<std::collections::BTreeSet<(String, &'static str)>>,
 }
 
 impl<'s> Reader<'s> {
@@ -37,13 +41,22 @@ impl<'s> Reader<'s> {
         let (root, errors) = DeTable::parse_recoverable(text);
         let source = Source::new(file, text);
         let faults = RefCell::default();
-        let mut reader = Reader { source, env, faults, broken: Vec::new(), unkept: Cell::new(0) };
+        let mut reader = Reader {
+            source,
+            env,
+            faults,
+            broken: Vec::new(),
+            unkept: Cell::new(0),
+            #[cfg(test)]
+            asked: RefCell::default(),
+        };
         for error in &errors {
             let span = error.span().unwrap_or(text.len()..text.len());
             let line = reader.source.line(span.start.min(text.len()));
             // One slip of the pen often makes several errors on its line.
             if !reader.broken.contains(&line) && reader.broken.len() < FAULTS {
-                reader.fault(span, format!("not TOML: {}", error.message()), syntax_remedy(error.message()));
+                let remedy = syntax_remedy(error.message(), reader.source.line_text(line));
+                reader.fault(span, format!("not TOML: {}", error.message()), remedy);
                 reader.broken.push(line);
             }
         }
@@ -83,7 +96,13 @@ impl<'s> Reader<'s> {
 
     /// The file's root table.
     pub fn root<'t>(&'t self, table: &'t Spanned<DeTable<'t>>) -> Table<'t> {
-        Table::new(self, String::new(), table.span(), table.get_ref())
+        Table::new(self, String::new(), String::new(), table.span(), table.get_ref())
+    }
+
+    /// Every key that was asked for, with the place of its table: `("family[]", "ttl")`.
+    #[cfg(test)]
+    pub fn asked(&self) -> std::collections::BTreeSet<(String, &'static str)> {
+        self.asked.borrow().clone()
     }
 
     /// All faults, in the order of the file.
@@ -106,7 +125,11 @@ impl<'s> Reader<'s> {
     }
 }
 
-fn syntax_remedy(message: &str) -> &'static str {
+fn syntax_remedy(message: &str, line: &str) -> &'static str {
+    // A path of `[invalidate]`.
+    if message.contains("duplicate key") && line.trim_start().starts_with(['\'', '"']) {
+        return "write both in one list: '/path' = [{ families = [\"…\"], methods = [\"POST\"] }, { families = [\"…\"] }]";
+    }
     let remedies = [
         ("escape", "in \"…\" a backslash begins an escape: put patterns in single quotes, '/v1\\.0/users'"),
         ("duplicate key", "keep one of them, or rename one"),
@@ -129,14 +152,26 @@ pub struct Table<'t> {
     reader: &'t Reader<'t>,
     /// What messages call it: `[server]`, `family "users"`; empty for the root.
     what: String,
+    /// What it is, whatever messages call it: `server`, `family[]`, `family[].query`, `invalidate.*`; empty for the root.
+    place: String,
     span: Range<usize>,
     table: &'t DeTable<'t>,
     known: Vec<&'static str>,
 }
 
 impl<'t> Table<'t> {
-    fn new(reader: &'t Reader<'t>, what: String, span: Range<usize>, table: &'t DeTable<'t>) -> Table<'t> {
-        Table { reader, what, span, table, known: Vec::new() }
+    fn new(
+        reader: &'t Reader<'t>,
+        what: String,
+        place: String,
+        span: Range<usize>,
+        table: &'t DeTable<'t>,
+    ) -> Table<'t> {
+        Table { reader, what, place, span, table, known: Vec::new() }
+    }
+
+    fn place_of(&self, key: &str) -> String {
+        if self.place.is_empty() { key.to_owned() } else { format!("{}.{key}", self.place) }
     }
 
     /// The file this is part of.
@@ -162,8 +197,10 @@ impl<'t> Table<'t> {
     /// The value of a key, if it is there; the key is known from now on.
     pub fn item(&mut self, key: &'static str) -> Option<Item<'t>> {
         self.known.push(key);
+        #[cfg(test)]
+        self.reader.asked.borrow_mut().insert((self.place.clone(), key));
         let (_, value) = self.table.iter().find(|(name, _)| name.get_ref() == key)?;
-        Some(Item::new(self.reader, self.says(key), value))
+        Some(Item::new(self.reader, self.says(key), self.place_of(key), value))
     }
 
     /// The value of a key that must be there.
@@ -179,7 +216,8 @@ impl<'t> Table<'t> {
     pub fn entries(&self) -> Vec<(&'t str, Range<usize>, Item<'t>)> {
         let mut entries: Vec<_> = self.table.iter().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
-        let item = |key: &str, value| Item::new(self.reader, format!("invalidation {key:?}"), value);
+        let item =
+            |key: &str, value| Item::new(self.reader, format!("invalidation {key:?}"), self.place_of("*"), value);
         entries
             .iter()
             .map(|(key, value)| (key.get_ref().as_ref(), key.span(), item(key.get_ref(), value)))
@@ -197,9 +235,12 @@ impl<'t> Table<'t> {
 
     /// Every key that nobody asked for is a fault.
     pub fn finish(self) {
-        for (key, _) in self.table.iter().filter(|(key, _)| !self.known.contains(&key.get_ref().as_ref())) {
-            let near = nearest(key.get_ref(), self.known.iter().copied());
-            let remedy = did_you_mean(&near, || format!("known here: {}", listing(self.known.iter().copied())));
+        for (key, value) in self.table.iter().filter(|(key, _)| !self.known.contains(&key.get_ref().as_ref())) {
+            let typed = self.reader.source.text().get(value.span()).unwrap_or("");
+            let remedy = instead::line(&self.place, key.get_ref(), typed).unwrap_or_else(|| {
+                let near = nearest(key.get_ref(), self.known.iter().copied());
+                did_you_mean(&near, || format!("known here: {}", listing(self.known.iter().copied())))
+            });
             let kind = if self.what.is_empty() { "table or key" } else { "key" };
             let message = self.says(format_args!("unknown {kind} {:?}", key.get_ref()));
             self.reader.misplaced(key.span(), message, remedy);
@@ -208,22 +249,30 @@ impl<'t> Table<'t> {
 }
 
 /// A value and its place.
+#[derive(Clone)]
 pub struct Item<'t> {
     reader: &'t Reader<'t>,
     /// What messages call it: `family "users": ttl`.
     what: String,
+    /// What it is: `family[].ttl`.
+    place: String,
     span: Range<usize>,
     value: &'t DeValue<'t>,
 }
 
 impl<'t> Item<'t> {
-    fn new(reader: &'t Reader<'t>, what: String, value: &'t Spanned<DeValue<'t>>) -> Item<'t> {
-        Item { reader, what, span: value.span(), value: value.get_ref() }
+    fn new(reader: &'t Reader<'t>, what: String, place: String, value: &'t Spanned<DeValue<'t>>) -> Item<'t> {
+        Item { reader, what, place, span: value.span(), value: value.get_ref() }
     }
 
     /// Its place.
     pub fn span(&self) -> Range<usize> {
         self.span.clone()
+    }
+
+    /// Line of its place, from 1.
+    pub fn line(&self) -> usize {
+        self.reader.line(&self.span)
     }
 
     /// Notes a fault: the message goes on where the name of the value ends.
@@ -235,7 +284,9 @@ impl<'t> Item<'t> {
     pub fn list(&self) -> Option<Vec<Item<'t>>> {
         match self.value {
             DeValue::Array(array) => {
-                Some(array.iter().map(|value| Item::new(self.reader, self.what.clone(), value)).collect())
+                let place = format!("{}[]", self.place);
+                let item = |value| Item::new(self.reader, self.what.clone(), place.clone(), value);
+                Some(array.iter().map(item).collect())
             }
             DeValue::String(text) => self.wrong("a list", &format!("write [{text:?}]")),
             _ => self.wrong("a list", "write it in brackets: [ … ]"),
@@ -252,11 +303,22 @@ impl<'t> Item<'t> {
         matches!(self.value, DeValue::Table(_))
     }
 
+    /// Whether it is a list with a table in it.
+    pub fn is_list_of_tables(&self) -> bool {
+        let DeValue::Array(array) = self.value else { return false };
+        array.iter().any(|value| matches!(value.get_ref(), DeValue::Table(_)))
+    }
+
     /// A table.
     pub fn table(&self) -> Option<Table<'t>> {
         match self.value {
-            DeValue::Table(table) => Some(Table::new(self.reader, self.what.clone(), self.span(), table)),
-            _ => self.wrong("a table", "write it as a table: { … } or [name]"),
+            DeValue::Table(table) => {
+                Some(Table::new(self.reader, self.what.clone(), self.place.clone(), self.span(), table))
+            }
+            _ => match instead::table(&self.place) {
+                Some(line) => self.wrong("a table", line),
+                None => self.wrong("a table", "write it as a table: { … } or [name]"),
+            },
         }
     }
 
@@ -331,16 +393,16 @@ impl<'t> Item<'t> {
     /// A duration such as `3m` in a range.
     pub fn duration(&self, range: &RangeInclusive<Duration>) -> Option<Duration> {
         if let DeValue::Integer(number) = self.value {
-            return self.wrong("a duration", &format!("write it with its unit: \"{number}s\""));
+            return self.wrong("a duration", &format!("write {} = \"{number}s\", with its unit", self.key()));
         }
         let text = self.filled()?;
         let Ok(value) = humantime::parse_duration(&text.value) else {
             let digits = text.raw.bytes().all(|byte| byte.is_ascii_digit());
-            let example = if digits { format!("{}s", text.raw) } else { "90s".to_owned() };
-            text.fault(
-                format_args!("{:?} is not a duration", text.raw),
-                format!("write a number with its unit (ms, s, m, h, d), such as \"{example}\""),
-            );
+            let remedy = match digits {
+                true => format!("write {} = \"{}s\", with its unit", self.key(), text.raw),
+                false => "write a number with its unit (ms, s, m, h, d), such as \"90s\"".to_owned(),
+            };
+            text.fault(format_args!("{:?} is not a duration", text.raw), remedy);
             return None;
         };
         if !range.contains(&value) {
@@ -355,7 +417,7 @@ impl<'t> Item<'t> {
     /// A size such as `8MiB`, in bytes, in a range.
     pub fn size(&self, range: &RangeInclusive<u64>) -> Option<u64> {
         if let DeValue::Integer(number) = self.value {
-            return self.wrong("a size", &format!("write it with its unit: \"{number}B\""));
+            return self.wrong("a size", &format!("write {} = \"{number}B\", with its unit", self.key()));
         }
         let text = self.filled()?;
         let Ok(value) = text.value.trim().parse::<ByteSize>() else {
@@ -380,6 +442,11 @@ impl<'t> Item<'t> {
             text.fault(format_args!("{:?} is not known", text.raw), format!("write {}", list.join(" or ")));
         }
         found.map(|(_, value)| value.clone())
+    }
+
+    /// Its key.
+    fn key(&self) -> &str {
+        self.place.rsplit('.').next().unwrap_or(&self.place)
     }
 
     fn wrong<T>(&self, expected: &str, remedy: &str) -> Option<T> {

@@ -14,11 +14,13 @@ use std::collections::BTreeMap;
 use smallvec::SmallVec;
 
 use super::nearest::{did_you_mean, listing, nearest};
+use super::pattern::Values;
 use super::{Caller, instance};
 use crate::key::{self, Identity};
 use crate::stamp::Tag;
+use crate::target;
 
-/// The names of all families and of the levels above them, each with its number of captures.
+/// The names of all families and of the levels above them, each with its captures.
 #[derive(Debug, Default)]
 pub struct Names {
     known: BTreeMap<String, Known>,
@@ -29,17 +31,17 @@ pub struct Names {
 /// The part of a reference that stands for the caller.
 const CALLER: &str = ":{identity}";
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum Known {
     /// `booking`, when there is only `booking:stats`.
     Level,
     /// None: its pattern is faulty, so that nobody knows.
-    Family(Option<usize>),
+    Family(Option<Vec<Values>>),
 }
 
 impl Names {
-    /// Adds a family and the levels above it. None as the number of captures if the pattern is faulty.
-    pub fn add(&mut self, name: &str, captures: Option<usize>, identity: &Identity) {
+    /// Adds a family and the levels above it. None as its captures if the pattern is faulty.
+    pub fn add(&mut self, name: &str, captures: Option<Vec<Values>>, identity: &Identity) {
         for (end, _) in name.match_indices(':') {
             self.known.entry(name[..end].to_owned()).or_insert(Known::Level);
         }
@@ -54,10 +56,19 @@ impl Names {
     }
 
     /// The longest known name that the reference begins with, and what follows it: empty, or `:part:part`.
-    fn split<'r>(&self, text: &'r str) -> Option<(&'r str, Known, &'r str)> {
+    fn split<'r>(&self, text: &'r str) -> Option<(&'r str, &Known, &'r str)> {
         let mut ends = text.match_indices(':').map(|(end, _)| end).chain([text.len()]);
         let longest = ends.rfind(|end| self.known.contains_key(&text[..*end]))?;
-        Some((&text[..longest], self.known[&text[..longest]], &text[longest..]))
+        Some((&text[..longest], self.known.get(&text[..longest])?, &text[longest..]))
+    }
+
+    /// The families below this one that have instances.
+    fn below<'n>(&'n self, name: &'n str) -> impl Iterator<Item = &'n str> {
+        let is_below = move |other: &str| other.strip_prefix(name).is_some_and(|rest| rest.starts_with(':'));
+        self.known
+            .iter()
+            .filter(move |(other, known)| is_below(other) && known.room() != Some(0))
+            .map(|(other, _)| other.as_str())
     }
 
     fn nearest(&self, text: &str) -> Vec<String> {
@@ -101,6 +112,8 @@ pub enum ReferenceFault {
     Unknown { message: String, remedy: String },
     /// It names a family, but not an instance that the family can have.
     Instance { message: String, remedy: String },
+    /// It names an instance with a value that its family's path cannot have there.
+    Value { message: String, remedy: String },
     /// The write path has no such capture.
     Capture { message: String, remedy: String },
 }
@@ -114,12 +127,17 @@ pub struct UnknownFamily {
     pub nearest: Vec<String>,
     /// All names, for people.
     have: String,
+    /// Why it names no instance of a family that there is, and what to do.
+    pub instance: Option<(String, String)>,
 }
 
 impl std::error::Error for UnknownFamily {}
 
 impl std::fmt::Display for UnknownFamily {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some((message, remedy)) = &self.instance {
+            return write!(f, "{message}: {remedy}");
+        }
         let near: Vec<&str> = self.nearest.iter().map(String::as_str).collect();
         let remedy = did_you_mean(&near, || format!("families here: {}", self.have));
         write!(f, "unknown family {:?}: {remedy}", self.reference)
@@ -141,9 +159,10 @@ impl Reference {
             Some((name, known, rest)) if !looks_like_glob(rest) => {
                 let parts: Result<Vec<Part>, _> =
                     rest.split(':').skip(1).map(|part| read_part(part, captures)).collect();
-                let target = instance(name, parts?);
-                check_room(text, name, known, &target, names)?;
-                Ok(Reference(SmallVec::from_elem(target, 1)))
+                let parts = parts?;
+                check_room(text, name, known, &parts, names)?;
+                check_values(name, known, rest.split(':').skip(1))?;
+                Ok(Reference(SmallVec::from_elem(instance(name, parts), 1)))
             }
             _ => glob(text, names),
         }
@@ -151,10 +170,14 @@ impl Reference {
 
     /// Resolves a reference typed by an operator: no captures, and the last value may contain `:`.
     pub fn resolve(text: &str, names: &Names) -> Result<Reference, UnknownFamily> {
-        let unknown = || UnknownFamily {
+        let unknown = |fault: ReferenceFault| UnknownFamily {
             reference: text.to_owned(),
             nearest: names.nearest(text),
             have: listing(names.all()),
+            instance: match fault {
+                ReferenceFault::Value { message, remedy } => Some((message, remedy)),
+                _ => None,
+            },
         };
         if text == "*" {
             return Ok(Reference(SmallVec::from_elem(Target::Everything, 1)));
@@ -162,12 +185,15 @@ impl Reference {
         match names.split(text) {
             Some((name, known, rest)) if !looks_like_glob(rest) => {
                 let room = known.room().unwrap_or(instance::CAPTURES);
-                let parts: Vec<Part> = rest.splitn(room.max(1) + 1, ':').skip(1).map(value_part).collect();
-                let target = instance(name, parts);
-                check_room(text, name, known, &target, names).map_err(|_| unknown())?;
-                Ok(Reference(SmallVec::from_elem(target, 1)))
+                let typed: Vec<&str> = rest.splitn(room.max(1) + 1, ':').skip(1).collect();
+                let parts: Vec<Part> = typed.iter().map(|part| value_part(part)).collect();
+                check_room(text, name, known, &parts, names)
+                    .and_then(|()| check_below(name, &typed, names))
+                    .and_then(|()| check_values(name, known, typed.iter().copied()))
+                    .map_err(unknown)?;
+                Ok(Reference(SmallVec::from_elem(instance(name, parts), 1)))
             }
-            _ => glob(text, names).map_err(|_| unknown()),
+            _ => glob(text, names).map_err(unknown),
         }
     }
 
@@ -233,10 +259,10 @@ impl Target {
 
 impl Known {
     /// How many captures an instance can name; None if nobody knows.
-    fn room(self) -> Option<usize> {
+    fn room(&self) -> Option<usize> {
         match self {
             Known::Level => Some(0),
-            Known::Family(captures) => captures,
+            Known::Family(captures) => captures.as_ref().map(Vec::len),
         }
     }
 }
@@ -283,9 +309,11 @@ fn no_capture(name: &str, have: &[&str]) -> ReferenceFault {
     ReferenceFault::Capture { message, remedy }
 }
 
-/// An instance cannot have more parts than its family has captures.
-fn check_room(text: &str, name: &str, known: Known, target: &Target, names: &Names) -> Result<(), ReferenceFault> {
-    let Target::Instance { parts, .. } = target else { return Ok(()) };
+/// An instance cannot have more parts than its family has captures. `family:*` is the family and what is below it.
+fn check_room(text: &str, name: &str, known: &Known, parts: &[Part], names: &Names) -> Result<(), ReferenceFault> {
+    if matches!(parts, [] | [Part::Any]) {
+        return Ok(());
+    }
     match known.room() {
         Some(0) => {
             let message = format!("unknown family {text:?}: {name:?} has no captures, so it has no instances");
@@ -296,7 +324,16 @@ fn check_room(text: &str, name: &str, known: Known, target: &Target, names: &Nam
         }
         Some(room) if parts.len() > room => {
             let message = format!("{text:?} has {} parts after {name:?}, which has {room} captures", parts.len());
-            let remedy = "write at most one part for each capture, in the order of the family's path".to_owned();
+            let bare = text.trim_end_matches(":*");
+            // What is below the family has instances of its own, not of this one.
+            let below: Vec<&str> = names.below(name).collect();
+            let remedy = match (text.ends_with(":*"), &below[..]) {
+                (true, []) => format!("write {bare:?}: an instance has nothing below it"),
+                (true, below) => {
+                    format!("write {bare:?}, and name {} for what is below it", listing(below.iter().copied()))
+                }
+                _ => "write at most one part for each capture, in the order of the family's path".to_owned(),
+            };
             Err(ReferenceFault::Instance { message, remedy })
         }
         _ => Ok(()),
@@ -324,6 +361,60 @@ fn of_caller(name: &str, names: &Names) -> Result<Reference, ReferenceFault> {
         return Err(ReferenceFault::Instance { message, remedy });
     }
     Ok(Reference(meant))
+}
+
+/// What an operator names `user:7:settings` where there is a family `user:settings` is no value of `user`. One that has a
+/// `:` is named with `%3A`.
+fn check_below(name: &str, typed: &[&str], names: &Names) -> Result<(), ReferenceFault> {
+    let Some((value, last)) = typed.last().and_then(|last| last.rsplit_once(':')) else { return Ok(()) };
+    let below = format!("{name}:{last}");
+    let message = format!("{:?} is no value of {name:?}", format!("{value}:{last}"));
+    if last == "*" {
+        let remedy = format!("name {:?}: an instance has nothing below it", format!("{name}:{value}"));
+        return Err(ReferenceFault::Value { message, remedy });
+    }
+    if !names.known.contains_key(&below) {
+        return Ok(());
+    }
+    let remedy = format!("did you mean {:?}?", format!("{below}:{value}"));
+    Err(ReferenceFault::Value { message, remedy })
+}
+
+/// Values that no path of the family has are those of no entry.
+fn check_values<'v>(
+    name: &str,
+    known: &Known,
+    parts: impl Iterator<Item = &'v str>,
+) -> Result<(), ReferenceFault> {
+    let Known::Family(Some(captures)) = known else { return Ok(()) };
+    for (capture, part) in captures.iter().zip(parts) {
+        let is_value = part != "*" && !part.starts_with('{');
+        if is_value && !spellings(part).iter().any(|value| capture.contain(value)) {
+            let capture = capture.name();
+            let message = format!("{part:?} is no {{{capture}}} that the path of {name:?} can have");
+            let remedy = format!("write one that it can have, or {name:?} for all of the family");
+            return Err(ReferenceFault::Value { message, remedy });
+        }
+    }
+    Ok(())
+}
+
+/// The ways in which a path may hold a value: they are one instance ([`instance::value`]).
+fn spellings(value: &str) -> Vec<String> {
+    let decoded = instance::decoded(value);
+    let encoded = |is_plain: &dyn Fn(u8) -> bool| {
+        decoded.iter().fold(String::new(), |text, byte| match is_plain(*byte) {
+            true => text + &char::from(*byte).to_string(),
+            false => text + &format!("%{byte:02X}"),
+        })
+    };
+    let mut all = vec![value.to_owned()];
+    all.extend(String::from_utf8(decoded.clone()));
+    all.push(encoded(&|byte| target::is_plain(byte) && byte != b'/'));
+    all.push(encoded(&target::is_unreserved));
+    // `{` and `%` of a value that was typed for itself.
+    all.push(target::normalise(&format!("/{value}"))[1..].to_owned());
+    all
 }
 
 /// Every name that fits; without those below another that fits.
@@ -366,25 +457,31 @@ fn fits(glob: &str, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pattern::Pattern;
     use super::*;
     use proptest::prelude::*;
 
     fn names() -> Names {
         let mut names = Names::default();
         let families = [
-            ("user_list", Some(0)),
-            ("user_stats", Some(0)),
-            ("user_stats_daily", Some(0)),
-            ("user_details", Some(1)),
-            ("booking:stats", Some(0)),
-            ("booking:list", Some(0)),
-            ("room", Some(2)),
-            ("room:plan", Some(1)),
-            ("broken", None),
+            ("user_list", ""),
+            ("user_stats", ""),
+            ("user_stats_daily", ""),
+            ("user_details", "/(?<id>[^/]+)"),
+            ("booking:stats", ""),
+            ("booking:list", ""),
+            ("room", "/(?<floor>[^/]+)/(?<room>[^/]+)"),
+            ("room:plan", "/(?<id>[^/]+)/plan"),
+            ("order", r"/orders/(?<id>\d{1,6})(/(?<at>[a-f]+))?"),
+            ("order:lines", r"/orders/(?<id>\d+)/lines"),
         ];
-        for (name, captures) in families {
-            names.add(name, captures, &Identity::Unstated);
+        for (name, path) in families {
+            let values = Pattern::compile(&format!("/{name}{path}"), target::PathCase::Sensitive)
+                .unwrap()
+                .values_of_captures();
+            names.add(name, Some(values), &Identity::Unstated);
         }
+        names.add("broken", None, &Identity::Unstated);
         names
     }
 
@@ -439,6 +536,16 @@ mod tests {
             ("booking:stat", "\"booking\" has no captures", "did you mean \"booking:stats\""),
             ("user_details:{id}:{id}", "has 2 parts", "at most one part"),
             ("room:*:*:x", "has 3 parts", "at most one part"),
+            (
+                "user_details:{id}:*",
+                "has 2 parts",
+                "write \"user_details:{id}\": an instance has nothing below it",
+            ),
+            ("user_details:*:*", "has 2 parts", "write \"user_details\""),
+            ("room:{id}:{id}:*", "has 3 parts", "and name room:plan for what is below it"),
+            ("order:abc", "\"abc\" is no {id} that the path of \"order\" can have", "\"order\" for all"),
+            ("order:1234567", "is no {id}", "for all of the family"),
+            ("order:*:xyz", "\"xyz\" is no {at}", "for all of the family"),
             ("user_details:{ids}", "{ids} is no capture", "did you mean \"id\""),
             ("user_details:{zzzzz}", "{zzzzz} is no capture", "the path has id, other"),
             ("user_details:u{id}", "\"u{id}\" is not a part", "one {capture}"),
@@ -454,6 +561,7 @@ mod tests {
                 Err(ReferenceFault::Unknown { message, remedy }) => (message, remedy),
                 Err(ReferenceFault::Instance { message, remedy }) => (message, remedy),
                 Err(ReferenceFault::Capture { message, remedy }) => (message, remedy),
+                Err(ReferenceFault::Value { message, remedy }) => (message, remedy),
                 Ok(found) => panic!("{reference}: {found:?}"),
             };
             assert!(fault.0.contains(what) && fault.1.contains(remedy), "{reference}: {fault:?}");
@@ -463,9 +571,9 @@ mod tests {
     #[test]
     fn a_callers_own_entries_are_named_in_families_that_tell_callers_apart() {
         let mut names = names();
-        names.add("me", Some(0), &Identity::Cookie("sid".into()));
-        names.add("account:orders", Some(0), &Identity::Header(http::header::AUTHORIZATION));
-        names.add("account:public", Some(0), &Identity::Shared);
+        names.add("me", Some(Vec::new()), &Identity::Cookie("sid".into()));
+        names.add("account:orders", Some(Vec::new()), &Identity::Header(http::header::AUTHORIZATION));
+        names.add("account:public", Some(Vec::new()), &Identity::Shared);
         let parsed = |reference: &str| Reference::parse(reference, &names, Some(&["id"])).unwrap();
         let tags_of = |reference: &str, fields: &[(&str, &str)]| {
             let fields = crate::semantics::sample::fields(fields);
@@ -517,6 +625,25 @@ mod tests {
         assert_eq!(fault.to_string(), "unknown family \"user_detials\": did you mean \"user_details\"?");
         assert!(resolved("user_list:42").is_err());
         assert!(resolved("nothing").unwrap_err().to_string().contains("families here: booking"));
+    }
+
+    #[test]
+    fn operators_are_told_of_instances_that_no_path_can_have() {
+        let said = |text: &str| Reference::resolve(text, &names()).map_err(|fault| fault.to_string());
+        let rows = [
+            ("order:abc", "\"abc\" is no {id}"),
+            ("order:7:z", "\"z\" is no {at}"),
+            ("order:7:f:lines", "did you mean \"order:lines:f\"?"),
+            ("user_details:7:*", "name \"user_details:7\": an instance has nothing below it"),
+        ];
+        for (text, expected) in rows {
+            let said = said(text).unwrap_err();
+            assert!(said.contains(expected), "{text}: {said}");
+        }
+        for text in ["order:7", "order:7:f", "order:*:f", "order:%37", "user_details:b ö%2Fb", "user_details:a:b"]
+        {
+            assert_eq!(said(text).err(), None, "{text}");
+        }
     }
 
     #[test]

@@ -6,9 +6,8 @@
 use http::Method;
 use regex_syntax::hir::literal::{ExtractKind, Extractor, Literal};
 use regex_syntax::hir::{Class, Hir, HirKind};
-use serde::Serialize;
 
-use super::{Family, RuleSet};
+use super::{Family, RuleSet, Warning};
 use crate::key::Identity;
 
 /// Ends by which files are known that are the same for everybody.
@@ -20,19 +19,10 @@ static USUAL_ENDS: [&str; 24] = [
 /// Most paths that are tried for one pattern.
 const SAMPLES: usize = 16;
 
-/// What is allowed in a rules file, and probably not meant.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Warning {
-    /// Line of the family, from 1.
-    pub line: usize,
-    pub message: String,
-    pub remedy: String,
-}
-
 impl RuleSet {
-    /// What is to be said of good rules: one warning for each two families of which one takes paths by their end that lie
+    /// One warning for each two families of which one takes paths by their end that lie
     /// below those of the other, which tells callers apart in another way.
-    pub fn warnings(&self) -> Vec<Warning> {
+    pub(super) fn suffix_warnings(&self) -> Vec<Warning> {
         let is_private =
             |family: &&Family| matches!(family.keying.identity, Identity::Header(_) | Identity::Cookie(_));
         let private: Vec<(&Family, Vec<String>)> =
@@ -110,7 +100,7 @@ fn samples_of(family: &Family) -> Vec<String> {
 }
 
 /// Some texts that a pattern matches, at most [`SAMPLES`].
-fn samples(hir: &Hir) -> Vec<String> {
+pub(super) fn samples(hir: &Hir) -> Vec<String> {
     let mut found: Vec<String> = match hir.kind() {
         HirKind::Empty | HirKind::Look(_) => vec![String::new()],
         HirKind::Literal(literal) => vec![String::from_utf8_lossy(&literal.0).into_owned()],
@@ -155,7 +145,7 @@ mod tests {
             "[[family]]\nname = 'me'\npath = '{me}'\nidentity = 'cookie:sid'\n\
              [[family]]\nname = 'assets'\npath = '{assets}'\nidentity = '{identity}'\n"
         );
-        let warnings = rules(&text).warnings();
+        let warnings = rules(&text).suffix_warnings();
         assert!(warnings.len() < 2 && warnings.iter().all(|warning| warning.line == 5), "{warnings:?}");
         warnings.into_iter().next().map(|warning| warning.message)
     }

@@ -117,6 +117,72 @@ fn a_redis_that_refuses_the_password_is_reported() {
     }
 }
 
+#[test]
+fn the_password_of_redis_stands_beside_its_url_as_it_is() {
+    const PASSWORD: &str = "se/sa?me#@%41";
+    let (upstream, redis) = (Upstream::start(), RedisServer::start());
+    assert_eq!(redis.command(&["CONFIG", "SET", "requirepass", PASSWORD]), "OK");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("password");
+    std::fs::write(&file, format!("{PASSWORD}\n")).unwrap();
+    let url = redis.url();
+    let beside = "password = \"${REDIS_PASSWORD}\"".to_owned();
+    for field in [beside.clone(), format!("password_file = '{}'", file.display())] {
+        let rules = format!("{RULES}\n[store]\nredis = \"{url}\"\ntimeout = \"5s\"\n{field}\n");
+        let larder = Plan::new(&upstream.url()).environment("REDIS_PASSWORD", PASSWORD).rules(&rules).start();
+        eventually("hits begin", || larder.get("/users").is("hit"));
+        assert!(!larder.log().contains(PASSWORD), "{}", larder.log());
+    }
+    // Both read an empty variable alike.
+    let rules = format!("[store]\nredis = \"{url}\"\n{beside}\n");
+    let exit = Plan::new(&upstream.url()).environment("REDIS_PASSWORD", "").rules(&rules).fail();
+    assert_fails(&exit, 2, &["rules.toml:3", "REDIS_PASSWORD is empty"]);
+}
+
+#[test]
+fn the_rules_of_one_api_are_not_applied_to_another_by_surprise() {
+    let upstream = Upstream::start();
+    // What it does where there is a rules.toml that nobody has named.
+    let serve = |more: &[&str]| {
+        let arguments = ["serve", "--listen", "nowhere", "--upstream", &upstream.url()];
+        larder(Some(RULES), &[&arguments[..], more].concat())
+    };
+    assert_fails(&serve(&[]), 2, &["--rules rules.toml", "--no-rules"]);
+    // With either it goes on, as far as the address.
+    for more in [&["--rules", "rules.toml"][..], &["--no-rules"]] {
+        let exit = serve(more);
+        assert_fails(&exit, 2, &["--listen"]);
+        assert!(!exit.stderr.contains("--no-rules"), "{exit:?}");
+    }
+    let sample = larder(Some(include_str!("../../rules.toml")), &["serve", "--listen", "127.0.0.1:0"]);
+    assert_fails(&sample, 2, &["no upstream"]);
+}
+
+#[test]
+fn check_asks_upstream_whether_it_overrides_a_ttl() {
+    let upstream = Upstream::start();
+    upstream.on("/users", Reply::numbered().cached("max-age=5"));
+    let rules = RULES.replace("http://127.0.0.1:9", &upstream.url());
+    let exit = larder(Some(&rules), &["check", "--ask", "--strict"]);
+    assert_eq!(exit.code, Some(1), "{exit:?}");
+    assert!(exit.stdout.contains("family \"users\": ttl = \"1m\" has no effect"), "{exit:?}");
+    assert_eq!(larder(Some(&rules), &["check", "--strict"]).code, Some(0));
+    assert_eq!(upstream.count("/users"), 1, "only --ask asks");
+    upstream.on("/users", Reply::numbered());
+    let exit = larder(Some(&rules), &["check", "--ask", "--strict"]);
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    let exit = larder(Some(RULES), &["check", "--ask", "--strict"]);
+    assert!(exit.code == Some(1) && exit.stdout.contains("could not be asked for /users"), "{exit:?}");
+}
+
+#[test]
+fn the_schema_of_rules_is_printed() {
+    let exit = larder(None, &["schema"]);
+    assert_eq!(exit.code, Some(0));
+    let schema: serde_json::Value = serde_json::from_str(&exit.stdout).unwrap();
+    assert_eq!(schema["properties"]["family"]["type"], "array");
+}
+
 fn termination_finishes_what_runs(tier: Tier) {
     let mut site = Site::start(tier, RULES);
     site.get("/users").shows("stored");

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use bytes::Bytes;
+use larder::config::store_url::Login;
 use larder::config::{Coherence, OnOutage, StoreConfig};
 use larder::stamp::{Epoch, Softened, Stamp, Tag, View};
 use larder::store::fleet::{Again, Cause, Claim, Claimed, Holder, Intent, Membership};
@@ -43,6 +44,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub fn config(url: &str) -> StoreConfig {
     StoreConfig {
         redis: url.to_owned(),
+        login: Login::default(),
+        password_file: None,
         tls_ca: None,
         tls_identity: None,
         namespace: "test".to_owned(),

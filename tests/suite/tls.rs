@@ -217,3 +217,61 @@ fn bytes_behind_a_response_end_a_tls_connection_to_upstream_too() {
     answer(&mut upstream, ok);
     fourth.response().carries("ok");
 }
+
+/// Fields of a table, with files or names.
+type Fields = &'static [(&'static str, &'static str)];
+
+/// `[server.upstream_tls]` with these fields.
+fn tls_plan(url: &str, dir: &TempDir, fields: Fields) -> Plan {
+    let field = |(field, file): &(&str, &str)| match *field {
+        "server_name" => format!("server_name = '{file}'\n"),
+        field => format!("{field} = '{}'\n", dir.path().join(file).display()),
+    };
+    Plan::new(url).rules(&format!("[server.upstream_tls]\n{}", fields.iter().map(field).collect::<String>()))
+}
+
+#[test]
+fn an_upstream_is_trusted_whose_certificate_comes_from_the_authority_that_the_rules_name() {
+    let dir = certificates();
+    let (listener, config) = tls_upstream(&dir);
+    let port = listener.local_addr().unwrap().port();
+    let ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let rows: [(&str, Fields); 2] = [
+        ("127.0.0.1", &[("ca", "ours.pem"), ("cert", "larder.pem"), ("key", "larder.key")]),
+        // The certificate is for 127.0.0.1.
+        ("localhost", &[("ca", "ours.pem"), ("server_name", "127.0.0.1")]),
+    ];
+    for (host, fields) in rows {
+        let larder = tls_plan(&format!("https://{host}:{port}"), &dir, fields).start();
+        let asked = larder.call("GET", "/a").start();
+        answer(&mut accept(&listener, &config), ok);
+        asked.response().carries("ok");
+    }
+}
+
+#[test]
+fn why_upstream_cannot_be_reached_is_logged() {
+    let dir = certificates();
+    let (listener, config) = tls_upstream(&dir);
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut tls = StreamOwned::new(ServerConnection::new(Arc::clone(&config)).unwrap(), stream);
+            let _ = tls.read(&mut [0]);
+        }
+    });
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let rows: [(String, Fields, &str); 3] = [
+        (format!("https://127.0.0.1:{port}"), &[("ca", "theirs.pem")], "certificate signed by unknown authority"),
+        (format!("https://localhost:{port}"), &[("ca", "ours.pem")], "certificate is for another name"),
+        (format!("https://127.0.0.1:{nobody}"), &[("ca", "ours.pem")], "connection refused"),
+    ];
+    for (url, fields, cause) in rows {
+        let larder = tls_plan(&url, &dir, fields).start();
+        larder.get("/a").has_status(502);
+        eventually(cause, || larder.log().contains(cause));
+        assert!(larder.log().contains("upstream cannot be reached"), "{}", larder.log());
+    }
+    let exit = tls_plan("https://127.0.0.1:1", &dir, &[("ca", "nowhere.pem")]).fail();
+    assert!(exit.code == Some(2) && exit.stderr.contains("[server.upstream_tls] ca"), "{exit:?}");
+}

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -34,6 +34,14 @@ pub enum SetupFault {
         /// What to do.
         remedy: String,
     },
+    /// The file with the password cannot be read.
+    #[error("[store] password_file = {path:?}: {source}; write the path of a file that Larder may read")]
+    PasswordFile {
+        /// As it was typed.
+        path: String,
+        /// Why not.
+        source: io::Error,
+    },
     /// A file that TLS needs cannot be read, or is damaged.
     #[error("[store] {field} = {path:?}: {source}; write the path of a PEM file that Larder may read")]
     Unreadable {
@@ -54,6 +62,16 @@ pub enum SetupFault {
         /// What it has to hold.
         what: &'static str,
     },
+}
+
+/// Whom servers take this Larder for.
+pub(super) fn login(config: &StoreConfig, of_url: Login) -> Result<Login, SetupFault> {
+    let read = |path: &PathBuf| {
+        fs::read_to_string(path)
+            .map_err(|source| SetupFault::PasswordFile { path: path.display().to_string(), source })
+    };
+    let password = config.password_file.as_ref().map(read).transpose()?;
+    Ok(config.login(of_url, password.map(|text| text.trim_end_matches(['\r', '\n']).to_owned())))
 }
 
 /// How servers are spoken to, wherever they are.

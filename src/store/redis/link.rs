@@ -19,7 +19,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::cluster::{Cluster, Spread};
-use super::dialer::{Dialer, SetupFault};
+use super::dialer::{self, Dialer, SetupFault};
 use super::refusal::{Refusal, is_usable_after, told};
 use super::replicas::Replicas;
 use super::sentinel::Sentinels;
@@ -185,8 +185,9 @@ pub(super) struct Keeper {
 
 impl Keeper {
     pub(super) fn new(config: &StoreConfig, namespace: Arc<Namespace>) -> Result<Keeper, SetupFault> {
-        let url = StoreUrl::read(&config.redis)
+        let mut url = StoreUrl::read(&config.redis)
             .map_err(|Wrong { message, remedy }| SetupFault::Url { message, remedy })?;
+        url.login = dialer::login(config, url.login)?;
         let (guide, dialer) = Guide::new(config, &url)?;
         Ok(Keeper {
             guide,

@@ -1,0 +1,51 @@
+//! `larder check --ask`: what upstream itself says of the paths of families, as far as these are known: only a path without
+//! anything variable in it is.
+
+use http::{HeaderMap, Method, Uri};
+
+use crate::config::Config;
+use crate::config::lint::overridden_ttl;
+use crate::metrics::Metrics;
+use crate::proxy::account::Account;
+use crate::rules::{Family, Warning};
+use crate::running::Running;
+use crate::upstream::Upstream;
+
+/// A warning for each family whose `ttl` the answer of upstream overrides, or which could not be asked for.
+///
+/// # Errors
+///
+/// There is no upstream that could be asked.
+pub(super) fn ask(config: Config) -> Result<Vec<Warning>, String> {
+    let Some(url) = config.server.upstream.clone() else {
+        return Err("no upstream to ask: name it with --upstream http://HOST:PORT or [server] upstream".to_owned());
+    };
+    let upstream = Upstream::new(&url, &config.server).map_err(|fault| fault.to_string())?;
+    let running = Running::new(config, upstream, None, std::sync::Arc::new(Metrics::new()));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("cannot ask: {error}"))?;
+    let live = running.live();
+    let paths = live.rules.families().iter().filter_map(|family| Some((family, askable(family)?)));
+    Ok(paths.filter_map(|(family, path)| runtime.block_on(ask_for(&running, family, path))).collect())
+}
+
+/// The only path of a family whose ttl upstream may override.
+fn askable(family: &Family) -> Option<Uri> {
+    family.may_be_overridden().then(|| family.only_path())??.parse().ok()
+}
+
+async fn ask_for(running: &Running, family: &Family, path: Uri) -> Option<Warning> {
+    let (target, fields) = Account::target(&running.config, &path, HeaderMap::new()).ok()?;
+    let account = Account::of(&running.config, running.live(), Method::GET, target, fields);
+    match account.ask(running).await {
+        Ok(answer) if answer.status.is_success() => {
+            overridden_ttl(family, path.path(), &answer.fields, answer.times.1)
+        }
+        Ok(_) => None,
+        Err(error) => Some(Warning {
+            line: family.line,
+            message: format!("family {:?}: upstream could not be asked for {path}: {error}", family.name),
+            remedy: "look whether the API runs, or leave --ask out".to_owned(),
+        }),
+    }
+}

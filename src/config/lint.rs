@@ -1,0 +1,276 @@
+//! What a good configuration is warned of. Pure: `larder check` prints it, and `larder serve` logs it.
+
+use std::time::SystemTime;
+
+use bytesize::ByteSize;
+use http::HeaderMap;
+
+use super::Config;
+use crate::rules::{Collapse, Family, Warning};
+use crate::semantics::freshness;
+use crate::semantics::targeted::{self, Authority};
+
+/// The warnings of a configuration, in the order of its file.
+pub fn lint(config: &Config) -> Vec<Warning> {
+    let mut warnings = config.rules.warnings();
+    for family in config.rules.families() {
+        warnings.extend(useless_collapse(config, family));
+        warnings.extend(too_large(config, family));
+    }
+    warnings.sort_by_key(|warning| warning.line);
+    warnings
+}
+
+fn useless_collapse(config: &Config, family: &Family) -> Option<Warning> {
+    (family.collapse == Collapse::Fleet && config.store.is_none()).then(|| Warning {
+        line: family.line,
+        message: format!(
+            "family {:?}: collapse = \"fleet\" has no effect without [store]: there is one Larder alone",
+            family.name
+        ),
+        remedy: "remove it, or add [store]".to_owned(),
+    })
+}
+
+fn too_large(config: &Config, family: &Family) -> Option<Warning> {
+    let (most, capacity) = (family.max_body?, config.memory.capacity);
+    (most > capacity).then(|| Warning {
+        line: family.line,
+        message: format!(
+            "family {:?}: max_body = {} has no effect: [memory] capacity is {}",
+            family.name,
+            ByteSize::b(most),
+            ByteSize::b(capacity)
+        ),
+        remedy: "lower it, or raise capacity".to_owned(),
+    })
+}
+
+/// A `ttl` that a response of the family's path shows to be of no effect, since it states a lifetime of its own.
+pub fn overridden_ttl(family: &Family, path: &str, response: &HeaderMap, received: SystemTime) -> Option<Warning> {
+    let ttl = family.policy.ttl.filter(|_| family.may_be_overridden())?;
+    let effective = targeted::effective(response);
+    let (lifetime, _) = freshness::explicit_lifetime(&effective, response, received)?;
+    Some(Warning {
+        line: family.line,
+        message: format!(
+            "family {:?}: ttl = \"{}\" has no effect: the response to GET {path} says in {} that it is fresh for {}",
+            family.name,
+            humantime::format_duration(ttl),
+            if effective.authority == Authority::General {
+                "Cache-Control or Expires"
+            } else {
+                effective.authority.field()
+            },
+            humantime::format_duration(lifetime)
+        ),
+        remedy: "remove ttl, or write ttl_policy = \"override\" beside it".to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Overrides;
+
+    fn warnings(text: &str) -> Vec<Warning> {
+        let parsed = Config::parse(text, "rules.toml", &Overrides::default(), &|name| Some(format!("/{name}")));
+        lint(&parsed.unwrap_or_else(|faults| panic!("{text}: {faults}")))
+    }
+
+    /// A family and what writes do with it, free of warnings; then what the row is about.
+    const GOOD: &str =
+        "[[family]]\nname = 'user'\npath = '/users/(?<id>\\d+)'\n[[family]]\nname = 'list'\npath = '/users'\n";
+
+    /// The end of a good file.
+    const RULES: &str = "[invalidate]\n'/users' = ['list']\n'/users/(?<id>\\d+)' = ['list', 'user:{id}']\n";
+
+    fn family(name: &str, fields: &str) -> String {
+        format!("[[family]]\nname = '{name}'\n{fields}\n")
+    }
+
+    #[test]
+    fn a_bad_file_is_warned_of_in_one_line_that_says_why() {
+        // What stands between the families and the rules, what stands behind them, and what is said.
+        let rows: &[(&str, &str, &str, &str)] = &[
+            ("[[family]]\nname = 'x'\npath = '/x'", "", "no rule of [invalidate] names family x", "= [\"x\"]"),
+            (
+                "[[family]]\nname = 'x'\npath = '/über'",
+                "'/x' = ['x']",
+                "\"x\" gets no request",
+                "write '/%C3%BCber'",
+            ),
+            ("[[family]]\nname = 'x'\npath = '/a b'", "'/x' = ['x']", "\"x\" gets no request", "write '/a%20b'"),
+            ("[[family]]\nname = 'x'\npath = '/a%2fb'", "'/x' = ['x']", "\"x\" gets no request", "write '/a%2Fb'"),
+            ("[[family]]\nname = 'x'\npath = '/%7Ejoe'", "'/x' = ['x']", "\"x\" gets no request", "write '/~joe'"),
+            (
+                "[[family]]\nname = 'x'\npath = '/a/\\.\\./b'",
+                "'/x' = ['x']",
+                "\"x\" gets no request",
+                "larder explain",
+            ),
+            ("[[family]]\nname = 'x'\npath = '/a$b'", "'/x' = ['x']", "\"x\" gets no request", "larder explain"),
+            ("", "'/a#top' = ['list']", "the rule for \"/a#top\" has no effect", "write '/a%23top'"),
+            ("", "'/caf\u{e9}/.*' = ['list']", "has no effect", "write '/caf%C3%A9/.*'"),
+            (
+                "[[family]]\nname = 'x'\npath = '/users/42'",
+                "'/x' = ['x']",
+                "\"x\" gets no request: \"user\"",
+                "move it above",
+            ),
+            (
+                "[[family]]\nname = 'x'\npath = '/(users|users/[0-9])'",
+                "'/x' = ['x']",
+                "\"x\" gets no request: \"user\", \"list\" before it",
+                "move it above \"user\"",
+            ),
+            (
+                "[[family]]\nname = 'y'\npath = '/x/y(/.*)?'\n[[family]]\nname = 'x'\npath = '/x/.*'\n[[family]]\nname = 'z'\npath = '/x/z/.*|/users'",
+                "'/x' = ['x', 'y', 'z']",
+                "\"z\" gets no request: \"list\", \"x\" before it",
+                "move it above \"list\"",
+            ),
+            (
+                "[[family]]\nname = 'me'\npath = '/profiles/me'\nidentity = 'cookie:sid'\n[[family]]\nname = 'x'\npath = '/.*\\.css'\nidentity = 'none'",
+                "'/x' = ['x', 'me']",
+                "family \"x\" takes paths by their end",
+                "begin the pattern with a folder",
+            ),
+            (
+                "[[family]]\nname = 'x'\npath = '/me'\nidentity = 'none'",
+                "'/x' = ['x']",
+                "\"me\" in its path",
+                "header:authorization",
+            ),
+            (
+                "[[family]]\nname = 'x'\npath = '/v1/(account|cart)/.*'\nidentity = 'none'",
+                "'/x' = ['x']",
+                "\"account\" in its path",
+                "cookie:NAME",
+            ),
+            (
+                "[[family]]\nname = 'x'\npath = '/cart(/.*)?'\nidentity = 'none'",
+                "'/x' = ['x']",
+                "\"cart\" in its path",
+                "cookie:NAME",
+            ),
+            (
+                "[[family]]\nname = 'x'\npath = '/x'\ncollapse = 'fleet'",
+                "'/x' = ['x']",
+                "collapse = \"fleet\" has no effect",
+                "add [store]",
+            ),
+            (
+                "[[family]]\nname = 'x'\npath = '/x'\nmax_body = '1GiB'",
+                "'/x' = ['x']",
+                "max_body = 1.0 GiB has no effect",
+                "raise capacity",
+            ),
+            (
+                "[[family]]\nname = 'x'\npath = '/x'\nidentity = 'cookie:sid'",
+                "'/x' = { families = ['x'], refresh = true }",
+                "refresh has no effect",
+                "remove refresh",
+            ),
+            (
+                "[[family]]\nname = 'x'\npath = '/x'\nmethods = ['QUERY']",
+                "'/x' = { families = ['x'], refresh = true }",
+                "refresh has no effect",
+                "remove refresh",
+            ),
+            (
+                "",
+                "'/w/(?<id>\\d+)' = ['user', 'user:{id}']",
+                "\"user:{id}\" has no effect beside \"user\"",
+                "remove",
+            ),
+            ("", "'/w/(?<name>[a-z]+)' = ['user:{name}']", "{name} is never what {id} is", "the same texts"),
+            (
+                "[[family]]\nname = 'x'\npath = '/x'\ninvalidation = 'none'",
+                "'/x' = ['x']",
+                "says invalidation = \"none\", and the rule for \"/x\"",
+                "the one or the other",
+            ),
+        ];
+        assert!(rows.len() >= 20);
+        for (families, rules, message, remedy) in rows {
+            let text = format!("{GOOD}{families}\n{RULES}{rules}\n");
+            let found = warnings(&text);
+            let [warning] = &found[..] else { panic!("{families} {rules}: {found:#?}") };
+            assert!(warning.message.contains(message) && warning.remedy.contains(remedy), "{warning:#?}");
+            let line = text.lines().nth(warning.line - 1).unwrap();
+            assert!(line == "[[family]]" || rules.starts_with(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_good_file_is_not_warned_of() {
+        let rows = [
+            String::new(),
+            family("x", "path = '/users/(?<id>[^/]+)'"),
+            family("x", "path = '/some(thing|body)/me/.*'"),
+            family("x", "path = '/menu/(?<me>[^/]+)/cartoons/account\\.css'\nidentity = 'none'"),
+            family("x", "path = '/x'\nmethods = ['QUERY']") + &family("y", "path = '/x'"),
+            family("x", "path = '/x'\ncollapse = 'fleet'") + "[store]\nredis = 'redis://h'\n",
+            family("x", "path = '/(?i)x/\\w{1,9}'"),
+        ];
+        for families in rows {
+            let rules = RULES.to_owned() + "'/x' = ['*']\n'/w/(?<uid>[^/]+)' = ['user:{uid}']\n";
+            let found = warnings(&format!("{GOOD}{families}{rules}"));
+            assert_eq!(found, [], "{families}");
+        }
+        let alone = family("x", "path = '/x'\ninvalidation = 'none'");
+        assert_eq!(warnings(&alone), []);
+    }
+
+    #[test]
+    fn families_that_no_rule_names_are_told_of_together() {
+        let text = family("x", "path = '/x'") + &family("y", "path = '/y'");
+        let [warning] = &warnings(&text)[..] else { panic!() };
+        assert!(warning.message.contains("families x, y") && warning.line == 1, "{warning:?}");
+    }
+
+    #[test]
+    fn a_ttl_that_upstream_overrides_is_told_of() {
+        let rows = [
+            ("ttl = '5m'", "max-age=60", true),
+            ("ttl = '5m'", "private, s-maxage=0", true),
+            ("ttl = '5m'\nttl_policy = 'override'", "max-age=60", false),
+            ("ttl = '5m'", "public", false),
+            ("negative_ttl = '5m'", "max-age=60", false),
+        ];
+        for (fields, value, is_told) in rows {
+            let text = family("x", &format!("path = '/x\\.json'\n{fields}"));
+            let config = Config::parse(&text, "rules.toml", &Overrides::default(), &|_| None).unwrap();
+            let family = &config.rules.families()[0];
+            assert_eq!(family.only_path().as_deref(), Some("/x.json"));
+            let response = HeaderMap::from_iter([(http::header::CACHE_CONTROL, value.parse().unwrap())]);
+            let warning = overridden_ttl(family, "/x.json", &response, SystemTime::now());
+            assert_eq!(warning.is_some(), is_told, "{fields} {value}: {warning:?}");
+            assert!(warning.is_none_or(
+                |it| it.message.contains("ttl = \"5m\" has no effect") && it.remedy.contains("override")
+            ));
+        }
+    }
+
+    #[test]
+    fn the_rules_of_the_readme_are_not_warned_of() {
+        let readme = include_str!("../../README.md");
+        let from = readme.find("```toml\n[server]").unwrap() + "```toml\n".len();
+        let rules = &readme[from..from + readme[from..].find("```").unwrap()];
+        assert!(rules.contains("[[family]]") && rules.contains("[invalidate]"));
+        assert_eq!(warnings(rules), []);
+    }
+
+    #[test]
+    fn the_files_that_come_with_larder_are_not_warned_of() {
+        let hita = include_str!("../../examples/hita/rules.toml");
+        for file in [include_str!("../../rules.toml"), hita, include_str!("../../deploy/rules.toml")] {
+            let text = file.replace("\"${HITA_UPSTREAM:-http://127.0.0.1:8000}\"", "\"http://h\"");
+            let text =
+                text.replace("\"${UPSTREAM_URL}\"", "\"http://h\"").replace("\"${REDIS_URL}\"", "\"redis://h\"");
+            let text = text.replace("\"${LARDER_NAMESPACE:-larder}\"", "\"larder\"");
+            assert_eq!(warnings(&text), []);
+        }
+    }
+}

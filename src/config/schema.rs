@@ -1,0 +1,268 @@
+//! The JSON Schema of `rules.toml`, for editors (taplo, Even Better TOML). It tells names, kinds and words; what depends on more
+//! than one field, `larder check` tells. A test goes through every field that the reader knows.
+
+use serde_json::{Map, Value, json};
+
+/// The schema (draft 7, which editors know).
+pub fn schema() -> Value {
+    let mut root = table(
+        "Rules of Larder, a caching reverse proxy",
+        [
+            ("server", server()),
+            ("admin", admin()),
+            ("store", store()),
+            ("memory", memory()),
+            ("log", log()),
+            (
+                "family",
+                json!({ "type": "array", "items": family(), "description": "what is cached; the first match wins" }),
+            ),
+            ("invalidate", invalidate()),
+        ],
+    );
+    root["$schema"] = json!("http://json-schema.org/draft-07/schema#");
+    root["title"] = json!("rules.toml");
+    root
+}
+
+fn table<const N: usize>(description: &str, fields: [(&str, Value); N]) -> Value {
+    let fields: Map<String, Value> = fields.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect();
+    json!({ "type": "object", "description": description, "properties": fields, "additionalProperties": false })
+}
+
+fn required(mut table: Value, names: &[&str]) -> Value {
+    table["required"] = json!(names);
+    table
+}
+
+fn text(description: &str) -> Value {
+    json!({ "type": "string", "description": description })
+}
+
+/// `3m`, or what a variable holds.
+fn duration(description: &str) -> Value {
+    json!({ "type": "string", "pattern": r"^\s*[0-9].*[a-z]\s*$|\$\{", "description": description })
+}
+
+/// `8MiB`, or what a variable holds.
+fn size(description: &str) -> Value {
+    json!({ "type": "string", "pattern": r"^\s*[0-9].*[A-Za-z]\s*$|\$\{", "description": description })
+}
+
+fn number(description: &str, least: u64, most: u64) -> Value {
+    json!({ "type": "integer", "minimum": least, "maximum": most, "description": description })
+}
+
+fn truth(description: &str) -> Value {
+    json!({ "type": "boolean", "description": description })
+}
+
+/// One of some words, or what a variable holds.
+fn choice(description: &str, words: &[&str]) -> Value {
+    json!({ "anyOf": [{ "enum": words }, { "type": "string", "pattern": r"\$\{" }], "description": description })
+}
+
+fn texts(description: &str) -> Value {
+    json!({ "type": "array", "items": { "type": "string" }, "description": description })
+}
+
+const COUNT: u64 = 1_000_000;
+
+fn server() -> Value {
+    table(
+        "the proxy itself",
+        [
+            ("listen", text("where clients connect, such as 127.0.0.1:8080")),
+            ("upstream", text("the API: http:// or https://, host and port")),
+            ("host", text("what upstream is told in Host: \"upstream\", \"client\", or a host")),
+            ("forwarded", choice("X-Forwarded-* and Forwarded", &["set", "append", "off"])),
+            ("connect_timeout", duration("to connect to upstream")),
+            ("upstream_timeout", duration("until upstream's answer begins")),
+            (
+                "reinvalidate_after",
+                duration("when what a write without an answer invalidates is invalidated once more"),
+            ),
+            ("idle_timeout", duration("the longest silence within an answer")),
+            ("header_timeout", duration("for a client to send the head of a request")),
+            ("drain_timeout", duration("how long a shutdown waits for what runs")),
+            ("stream_after", duration("the silence after which an exchange counts as a stream")),
+            ("stream_timeout", duration("the longest silence of an event stream or an upgraded connection")),
+            ("upstream_keep_alive", duration("how long an idle connection to upstream is used again")),
+            ("underscores", truth("whether request fields with _ in their names are kept")),
+            ("resolver", text("the DNS server that is asked for upstream's name")),
+            ("max_upstream_requests", number("at a time", 1, COUNT)),
+            ("max_upstream_requests_per_client", number("of one client at a time", 1, COUNT)),
+            ("max_unshared_per_client", number("requests of one client that only upstream can answer", 1, COUNT)),
+            ("max_upstream_streams", number("at a time", 1, COUNT)),
+            ("max_upstream_streams_per_client", number("of one client at a time", 1, COUNT)),
+            ("collapse_wait", duration("outside of families: how long a request waits for another one")),
+            ("upgrades", texts("protocols that a connection may be upgraded to")),
+            ("max_head", size("the largest head of a request or a response")),
+            ("max_connections", number("from clients", 1, COUNT)),
+            ("max_connections_per_client", number("from one client", 1, COUNT)),
+            ("max_streams_per_client", number("HTTP/2 streams of one client", 1, COUNT)),
+            ("max_heads", size("for unfinished request heads")),
+            ("max_query_body", size("the largest content of a QUERY that is cached")),
+            ("upload_rate", size("the least that a client may send each second")),
+            ("download_rate", size("the least that a client may take each second")),
+            (
+                "on_incomplete",
+                choice("a write that upstream cannot have received whole", &["ignore", "invalidate"]),
+            ),
+            (
+                "login",
+                text("a pattern over the path of Location: a write that is redirected there has been refused"),
+            ),
+            ("cache_status", choice("what of Cache-Status clients are told", &["plain", "key", "off"])),
+            ("group_fields", choice("Cache-Groups and its kin towards clients", &["remove", "keep"])),
+            (
+                "upstream_tls",
+                table(
+                    "TLS with upstream",
+                    [
+                        ("ca", text("file (PEM) with the authorities that upstream's certificate may come from")),
+                        ("cert", text("file (PEM) with a certificate that is shown to upstream")),
+                        ("key", text("file (PEM) with its key")),
+                        ("server_name", text("the name that upstream's certificate is for")),
+                    ],
+                ),
+            ),
+        ],
+    )
+}
+
+fn admin() -> Value {
+    let token = table(
+        "a bearer token",
+        [
+            ("role", choice("what its bearer may do", &["viewer", "admin"])),
+            ("token", text("the token, best from the environment: ${LARDER_ADMIN_TOKEN}")),
+        ],
+    );
+    let tokens = json!({ "type": "array", "items": required(token, &["role", "token"]), "description": "none: loopback only" });
+    table(
+        "health, statistics, metrics and clearing",
+        [("listen", text("where the admin listens, such as 127.0.0.1:9090")), ("tokens", tokens)],
+    )
+}
+
+fn store() -> Value {
+    table(
+        "Redis or Valkey, which several Larders share",
+        [
+            ("redis", text("redis://, rediss://, redis+cluster:// or redis+sentinel://")),
+            ("username", text("where the URL has none; not percent-encoded")),
+            (
+                "password",
+                text("where the URL has none; not percent-encoded, best from the environment: ${REDIS_PASSWORD}"),
+            ),
+            ("password_file", text("a file with the password")),
+            (
+                "namespace",
+                json!({ "type": "string", "pattern": r"^\s*[A-Za-z0-9_.-]{1,64}\s*$|\$\{", "description": "one for each API" }),
+            ),
+            ("timeout", duration("the longest any request waits for Redis")),
+            ("connect_timeout", duration("to connect to Redis")),
+            ("marks_max", number("marks kept in Redis", 1024, 1_000_000_000)),
+            ("tls_ca", text("file (PEM) with the authorities that the server's certificate may come from")),
+            ("tls_cert", text("file (PEM) with a certificate that is shown to the server")),
+            ("tls_key", text("file (PEM) with its key")),
+            ("coherence", choice("what a hit may rely on", &["lease", "strict", "eventual"])),
+            ("lease", duration("how long a Larder that hangs holds up writes")),
+            ("on_outage", choice("writes while Redis is away", &["forward", "refuse"])),
+            ("wait_replicas", number("replicas that must have an invalidation", 0, 100)),
+            ("collapse_timeout", duration("how long to wait for what another Larder fetches")),
+            ("sweep_rate", number("keys a second that are looked at; 0: none", 0, 1_000_000)),
+            ("sweep_pause", duration("from one walk over all entries to the next")),
+            ("secret", text("at least 16 bytes, from the environment: ${LARDER_SECRET}")),
+        ],
+    )
+}
+
+fn memory() -> Value {
+    table(
+        "entries in this process",
+        [
+            ("capacity", size("for entries")),
+            ("max_body", size("the largest body that is stored")),
+            ("marks", number("slots for marks of what is not in memory", 1024, 1 << 30)),
+        ],
+    )
+}
+
+fn log() -> Value {
+    table(
+        "the log",
+        [
+            ("format", choice("of its lines", &["text", "json"])),
+            ("access", truth("a line for each request")),
+            ("level", text("off, error, warn, info, debug, trace, or a filter like info,larder=debug")),
+        ],
+    )
+}
+
+fn family() -> Value {
+    let query = table(
+        "which query parameters are part of the key; the default is all",
+        [("keep", texts("these alone")), ("drop", texts("all but these"))],
+    );
+    let methods = json!({ "type": "array", "items": { "enum": ["GET", "HEAD", "QUERY"] }, "description": "HEAD goes with GET" });
+    let family = table(
+        "what is outdated together",
+        [
+            ("name", text("levels by \":\", such as booking:stats")),
+            ("path", text("a regular expression over the whole path, in single quotes: '/users/(?<id>\\d+)'")),
+            ("methods", methods),
+            ("ttl", duration("how long a response is fresh where upstream does not say")),
+            ("ttl_policy", choice("whose lifetime wins", &["default", "override"])),
+            ("negative_ttl", duration("for 404 and 410")),
+            ("stale_while_revalidate", duration("serve stale while a fresh one is fetched (RFC 5861)")),
+            ("stale_if_error", duration("serve stale while upstream fails (RFC 5861)")),
+            ("stale_if_unreachable", duration("serve stale while upstream gives no answer at all")),
+            ("query", query),
+            ("headers", texts("request fields that are part of the key")),
+            (
+                "identity",
+                json!({ "type": "string", "pattern": r"^(none|header:.+|cookie:.+)$|\$\{", "description": "header:NAME, cookie:NAME or none" }),
+            ),
+            ("heuristic", truth("a tenth of the time since Last-Modified where there is no lifetime")),
+            ("client_directives", choice("of a client's Cache-Control", &["harmless", "all", "none"])),
+            ("close_delimited", choice("responses that end with their connection", &["forward", "store"])),
+            ("normalize", texts("request fields that are brought to one form first")),
+            ("max_variants", number("responses kept for one URL", 1, 1000)),
+            ("range", choice("a range of what is not stored", &["forward", "whole"])),
+            ("forward", choice("request fields sent to upstream", &["all", "keyed"])),
+            ("collapse", choice("who shares a fetch", &["off", "proxy", "fleet"])),
+            ("max_body", size("the largest body that is stored")),
+            ("invalidation", choice("\"none\": it is meant that no rule names the family", &["rules", "none"])),
+        ],
+    );
+    required(family, &["name", "path"])
+}
+
+fn invalidate() -> Value {
+    let status = json!({ "anyOf": [{ "type": "integer", "minimum": 200, "maximum": 599 }, { "type": "string" }] });
+    let rule = table(
+        "what a write invalidates",
+        [
+            ("families", texts("families, levels, globs, or instances: \"user:{id}\"")),
+            ("methods", texts("of the write")),
+            ("on", json!({ "type": "array", "items": status, "description": "404, \"2xx\", \"200-299\"" })),
+            ("mode", choice("soft: served stale while one fresh response is fetched", &["hard", "soft"])),
+            ("grace", duration("with mode = \"soft\": for how long")),
+            ("again", duration("once more after this time")),
+            ("refresh", truth("fetch the hottest of it again at once")),
+        ],
+    );
+    let rule = required(rule, &["families"]);
+    let families = texts("families, levels, globs, or instances: \"user:{id}\"");
+    let rules = json!({ "type": "array", "items": rule, "description": "several rules for one path" });
+    json!({
+        "type": "object",
+        "description": "which writes invalidate what: patterns over the write's path",
+        "additionalProperties": { "anyOf": [families, rule, rules] },
+    })
+}
+
+#[cfg(test)]
+mod tests;

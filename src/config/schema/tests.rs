@@ -1,0 +1,201 @@
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::config::{Config, Overrides};
+use crate::rules::reader::Reader;
+
+/// One of everything, so that the reader asks for every field.
+const ALL: &str = r#"
+[server.upstream_tls]
+[admin]
+tokens = [{ role = "admin", token = "x" }]
+[store]
+redis = "redis://h"
+[memory]
+[log]
+[[family]]
+name = "a"
+path = '/a'
+query = { keep = ["b"] }
+[invalidate]
+'/a' = { families = ["a"] }
+"#;
+
+/// Every field that the reader asks for, with the place of its table.
+fn asked() -> BTreeSet<(String, String)> {
+    let (reader, root) = Reader::open("rules.toml", ALL, &|_| None);
+    let read = Config::read(&mut reader.root(&root), &Overrides::default());
+    assert!(read.1.is_empty());
+    let asked = reader.asked().into_iter().map(|(place, key)| (place, key.to_owned())).collect();
+    assert_eq!(reader.finish(), [], "the file is good");
+    asked
+}
+
+/// Every field of the schema, with the place of its table.
+fn told(schema: &Value, place: &str, fields: &mut BTreeSet<(String, String)>) {
+    let below = |name: &str| if place.is_empty() { name.to_owned() } else { format!("{place}.{name}") };
+    for (name, schema) in schema["properties"].as_object().into_iter().flatten() {
+        fields.insert((place.to_owned(), name.clone()));
+        told(schema, &below(name), fields);
+    }
+    if schema["items"].is_object() {
+        told(&schema["items"], &format!("{place}[]"), fields);
+    }
+    for kind in schema["additionalProperties"]["anyOf"].as_array().into_iter().flatten() {
+        // Several rules for one path are like the one.
+        if kind["type"] == "object" {
+            told(kind, &below("*"), fields);
+        }
+    }
+}
+
+#[test]
+fn the_schema_has_every_field_that_the_reader_knows_and_no_other() {
+    let mut fields = BTreeSet::new();
+    told(&schema(), "", &mut fields);
+    let asked = asked();
+    let missing: Vec<_> = asked.difference(&fields).collect();
+    let unknown: Vec<_> = fields.difference(&asked).collect();
+    assert!(
+        missing.is_empty() && unknown.is_empty(),
+        "missing: {missing:?}; not known to the reader: {unknown:?}"
+    );
+    assert!(fields.len() > 80);
+}
+
+/// The words of the field at this place.
+fn words(schema: &Value) -> Option<Vec<&str>> {
+    let words = schema["anyOf"][0]["enum"].as_array()?;
+    Some(words.iter().filter_map(Value::as_str).collect())
+}
+
+#[test]
+fn the_words_of_the_schema_are_those_that_the_reader_takes() {
+    let schema = schema();
+    let mut tried = 0;
+    let tables = [
+        ("/properties/server", "[server]\nKEY = VALUE"),
+        ("/properties/store", "[store]\nredis = 'redis://h'\nKEY = VALUE"),
+        ("/properties/log", "[log]\nKEY = VALUE"),
+        ("/properties/family/items", "[[family]]\nname = 'a'\npath = '/a'\nttl = '1s'\nKEY = VALUE"),
+        (
+            "/properties/invalidate/additionalProperties/anyOf/1",
+            "[invalidate]\n'/a' = { families = ['*'], KEY = VALUE }",
+        ),
+        ("/properties/admin/properties/tokens/items", "[admin]\ntokens = [{ token = 'x', KEY = VALUE }]"),
+    ];
+    for (place, file) in tables {
+        let fields = schema.pointer(place).unwrap()["properties"].as_object().unwrap();
+        for (name, words) in fields.iter().filter_map(|(name, schema)| Some((name, words(schema)?))) {
+            let read = |word: &str| {
+                let text = file.replace("KEY", name).replace("VALUE", &format!("'{word}'"));
+                Config::parse(&text, "rules.toml", &Overrides::default(), &|_| None)
+            };
+            for word in &words {
+                assert!(read(word).is_ok(), "{name} = {word:?}: {}", read(word).unwrap_err());
+            }
+            let faults = read("nothing like it").unwrap_err().0;
+            let listed: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
+            assert_eq!(faults[0].remedy, format!("write {}", listed.join(" or ")), "{name}");
+            tried += 1;
+        }
+    }
+    assert!(tried >= 15, "{tried}");
+}
+
+/// Why a value does not fit; the part of JSON Schema that the schema uses.
+fn misfit(schema: &Value, value: &Value, at: &str) -> Option<String> {
+    let no = |what: &str| Some(format!("{at}: {value} is not {what}"));
+    if let Some(kinds) = schema["anyOf"].as_array() {
+        let all: Option<Vec<String>> = kinds.iter().map(|kind| misfit(kind, value, at)).collect();
+        return all.map(|all| all.join("; "));
+    }
+    if let Some(words) = schema["enum"].as_array() {
+        return if words.contains(value) { None } else { no("one of the words") };
+    }
+    match schema["type"].as_str() {
+        Some("boolean") if !value.is_boolean() => no("true or false"),
+        Some("integer") => {
+            let Some(number) = value.as_u64() else { return no("a number") };
+            let limit = |name: &str| schema[name].as_u64();
+            let fits = limit("minimum").is_none_or(|least| least <= number)
+                && limit("maximum").is_none_or(|most| number <= most);
+            if fits { None } else { no("in range") }
+        }
+        Some("string") => {
+            let Some(text) = value.as_str() else { return no("a string") };
+            let pattern = schema["pattern"].as_str().unwrap_or("");
+            if regex::Regex::new(pattern).unwrap().is_match(text) { None } else { no(pattern) }
+        }
+        Some("array") => {
+            let Some(list) = value.as_array() else { return no("a list") };
+            list.iter().find_map(|item| misfit(&schema["items"], item, at))
+        }
+        Some("object") => {
+            let Some(table) = value.as_object() else { return no("a table") };
+            let lacks = schema["required"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|name| !table.contains_key(name.as_str().unwrap()));
+            if let Some(name) = lacks {
+                return Some(format!("{at}: {name} is missing"));
+            }
+            table.iter().find_map(|(name, value)| {
+                let at = format!("{at}.{name}");
+                match (&schema["properties"][name], &schema["additionalProperties"]) {
+                    (Value::Null, Value::Bool(false)) => Some(format!("{at} is not known")),
+                    (Value::Null, other) => misfit(other, value, &at),
+                    (field, _) => misfit(field, value, &at),
+                }
+            })
+        }
+        _ => None,
+    }
+}
+
+fn misfit_of(text: &str) -> Option<String> {
+    let value: Value = toml::from_str(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+    misfit(&schema(), &value, "")
+}
+
+#[test]
+fn good_files_fit_the_schema() {
+    for text in [
+        ALL,
+        include_str!("../../../rules.toml"),
+        include_str!("../../../examples/hita/rules.toml"),
+        include_str!("../../../deploy/rules.toml"),
+        "[server]\nforwarded = '${F}'\nidle_timeout = '${T}'\nmax_heads = '1 GiB'",
+        "[invalidate]\n'/a' = ['x']\n'/b' = [{ families = ['x'], on = [404, '2xx'] }, { families = ['y'], mode = 'soft' }]",
+        "[[invalidate.'/a']]\nfamilies = ['x']",
+    ] {
+        assert_eq!(misfit_of(text), None, "{text}");
+    }
+}
+
+#[test]
+fn what_check_refuses_for_its_kind_does_not_fit_the_schema() {
+    for text in [
+        "[servers]\nlisten = 'x'",
+        "[server]\nlistn = 'x'",
+        "[server]\nidle_timeout = 30",
+        "[server]\nforwarded = 'add'",
+        "[server]\nunderscores = 'yes'",
+        "[server]\nmax_connections = 0",
+        "[server]\nupgrades = 'websocket'",
+        "[[family]]\nname = 'a'",
+        "[[family]]\nname = 'a'\npath = '/a'\nttl = '300'",
+        "[[family]]\nname = 'a'\npath = '/a'\nidentity = 'Authorization'",
+        "[[family]]\nname = 'a'\npath = '/a'\nquery = { kept = ['a'] }",
+        "[[family]]\nname = 'a'\npath = '/a'\nmethods = ['POST']",
+        "[invalidate]\n'/a' = 'x'",
+        "[invalidate]\n'/a' = { families = ['x'], mod = 'soft' }",
+        "[invalidate]\n'/a' = { methods = ['PUT'] }",
+        "[admin]\ntokens = [{ role = 'boss', token = 'x' }]",
+        "[store]\nnamespace = 'a:b'",
+    ] {
+        assert!(misfit_of(text).is_some(), "{text}");
+        assert!(Config::parse(text, "rules.toml", &Overrides::default(), &|_| None).is_err(), "{text}");
+    }
+}

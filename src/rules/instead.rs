@@ -1,0 +1,184 @@
+//! What people type first, from other caches and proxies and by guessing, and the line to write instead.
+
+/// For a key that is not known in its table. `place`: what the table is ([`super::reader`]); `typed`: the value, as it
+/// stands in the file.
+pub fn line(place: &str, key: &str, typed: &str) -> Option<String> {
+    let place = place.replace("[]", "");
+    let key = key.to_ascii_lowercase().replace('-', "_");
+    let (.., line) = LINES.iter().find(|(there, keys, _)| *there == place && keys.contains(&key.as_str()))?;
+    Some(format!("write {}", filled(line, typed)))
+}
+
+/// For what must be a table and is none.
+pub fn table(place: &str) -> Option<&'static str> {
+    (place == "invalidate")
+        .then_some("write [invalidate], and below it a line for each path: '/users' = [\"user_list\"]")
+}
+
+/// Table, keys, line. In the line `{value}` is what was typed, `{text}` the same without quotes, `{list}` a list of it, and
+/// `{duration}` the same in quotes with a unit. Nothing is repeated that may be a secret.
+static LINES: &[(&str, &[&str], &str)] = &[
+    (
+        "",
+        &["families", "rule", "rules", "route", "routes", "cache", "caches", "endpoint", "endpoints", "location"],
+        "[[family]], and below it name = \"…\", path = '/…' and ttl = \"1m\"",
+    ),
+    (
+        "",
+        &[
+            "invalidation",
+            "invalidations",
+            "invalidates",
+            "invalidate_on",
+            "outdate",
+            "outdates",
+            "purge",
+            "writes",
+        ],
+        "[invalidate], and below it a line for each path: '/users' = [\"user_list\"]",
+    ),
+    (
+        "",
+        &["redis", "valkey", "storage", "backend_store"],
+        "[store], and below it redis = \"redis://127.0.0.1:6379/0\"",
+    ),
+    (
+        "",
+        &["upstream", "backend", "origin", "target"],
+        "[server], and below it upstream = \"http://127.0.0.1:8000\"",
+    ),
+    ("", &["listen", "port", "bind", "address"], "[server], and below it listen = \"127.0.0.1:8080\""),
+    ("", &["logging", "logs"], "[log]"),
+    (
+        "family",
+        &["pattern", "regex", "url", "uri", "urls", "match", "route", "paths", "location", "endpoint"],
+        "path = {value}",
+    ),
+    ("family", &["key_prefix", "prefix", "cache_key", "key", "id", "tag", "tags", "group"], "name = {value}"),
+    (
+        "family",
+        &[
+            "expires",
+            "expire",
+            "expiry",
+            "max_age",
+            "maxage",
+            "cache_time",
+            "lifetime",
+            "timeout",
+            "duration",
+            "s_maxage",
+        ],
+        "ttl = {duration}",
+    ),
+    ("family", &["swr"], "stale_while_revalidate = {duration}"),
+    ("family", &["sie", "grace", "stale"], "stale_if_error = {duration}"),
+    ("family", &["method"], "methods = {list}"),
+    ("family", &["vary", "vary_on", "header", "key_headers", "vary_headers"], "headers = {list}"),
+    (
+        "family",
+        &["auth", "authorization", "per_user", "user", "private", "session"],
+        "identity = \"header:authorization\"",
+    ),
+    ("family", &["public", "shared", "anonymous"], "identity = \"none\""),
+    ("family", &["params", "query_params", "query_string", "parameters"], "query = { keep = {list} }"),
+    ("family", &["ignore_query", "ignore_params", "strip_query", "drop"], "query = { drop = {list} }"),
+    (
+        "family",
+        &["invalidate", "invalidates", "invalidated_by", "invalidate_on", "purge_on", "outdated_by"],
+        "a line below [invalidate]: '/the/path/of/the/write' = [\"the name of this family\"]",
+    ),
+    ("family", &["max_size", "size", "max_body_size"], "max_body = {value}"),
+    ("family", &["coalesce", "coalescing", "request_collapsing", "lock"], "collapse = \"proxy\""),
+    ("family.query", &["include", "only", "allow", "whitelist", "keys"], "keep = {list}"),
+    ("family.query", &["ignore", "exclude", "strip", "remove", "deny", "blacklist"], "drop = {list}"),
+    (
+        "invalidate.*",
+        &["family", "invalidates", "invalidate", "tags", "tag", "patterns", "keys", "outdates"],
+        "families = {list}",
+    ),
+    ("invalidate.*", &["method"], "methods = {list}"),
+    ("invalidate.*", &["status", "statuses", "code", "codes"], "on = {list}"),
+    ("invalidate.*", &["soft"], "mode = \"soft\""),
+    ("invalidate.*", &["delay", "after", "repeat"], "again = {duration}"),
+    ("server", &["port"], "listen = \"127.0.0.1:{text}\""),
+    ("server", &["address", "bind", "addr", "listen_addr"], "listen = {value}"),
+    (
+        "server",
+        &["backend", "origin", "target", "proxy_pass", "url", "api"],
+        "upstream = \"http://127.0.0.1:8000\"",
+    ),
+    (
+        "server",
+        &["timeout", "read_timeout", "proxy_read_timeout", "request_timeout"],
+        "upstream_timeout = {duration}",
+    ),
+    ("server", &["keep_alive", "keepalive", "keepalive_timeout"], "upstream_keep_alive = {duration}"),
+    ("server", &["shutdown_timeout", "graceful_timeout"], "drain_timeout = {duration}"),
+    ("server", &["tls", "upstream_ca", "tls_ca", "ca"], "[server.upstream_tls], and below it ca = \"….pem\""),
+    ("server.upstream_tls", &["tls_ca", "cafile", "ca_file", "root_ca", "authority"], "ca = {value}"),
+    ("server.upstream_tls", &["tls_cert", "certificate", "cert_file", "client_cert"], "cert = {value}"),
+    ("server.upstream_tls", &["tls_key", "key_file", "client_key"], "key = {value}"),
+    ("server.upstream_tls", &["sni", "host", "hostname", "name"], "server_name = {value}"),
+    ("admin", &["port"], "listen = \"127.0.0.1:{text}\""),
+    ("admin", &["address", "bind", "addr"], "listen = {value}"),
+    (
+        "admin",
+        &["token", "password", "api_key", "secret"],
+        "tokens = [{ role = \"admin\", token = \"${LARDER_ADMIN_TOKEN}\" }]",
+    ),
+    (
+        "store",
+        &["url", "uri", "redis_url", "address", "addr", "host", "hosts", "port"],
+        "redis = \"redis://127.0.0.1:6379/0\"",
+    ),
+    ("store", &["db", "database"], "redis = \"redis://127.0.0.1:6379/{text}\""),
+    ("store", &["prefix", "key_prefix", "keyspace"], "namespace = {value}"),
+    ("store", &["user"], "username = {value}"),
+    ("store", &["pass", "auth", "redis_password"], "password = \"${REDIS_PASSWORD}\""),
+    ("store", &["tls", "ssl"], "redis = \"rediss://127.0.0.1:6379/0\""),
+    ("store", &["ca", "ca_file", "cafile"], "tls_ca = {value}"),
+    ("memory", &["size", "max_size", "max_memory", "limit", "max_bytes"], "capacity = \"256MiB\""),
+    ("memory", &["max_entry", "max_object", "max_item"], "max_body = {value}"),
+    ("log", &["access_log"], "access = true"),
+    ("log", &["type", "json"], "format = \"json\""),
+];
+
+fn filled(line: &str, typed: &str) -> String {
+    // What goes over several lines is not repeated.
+    let value = if typed.is_empty() || typed.contains('\n') || typed.len() > 100 { "\"…\"" } else { typed };
+    let text = value.trim_matches(['"', '\'']);
+    let list = if value.starts_with('[') { value.to_owned() } else { format!("[{value}]") };
+    let has_unit = !text.is_empty() && !text.bytes().all(|byte| byte.is_ascii_digit());
+    let duration = if has_unit { format!("\"{text}\"") } else { format!("\"{text}s\"") };
+    line.replace("{value}", value)
+        .replace("{text}", text)
+        .replace("{list}", &list)
+        .replace("{duration}", &duration)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_typed_first_gets_the_line_to_write() {
+        let rows = [
+            ("family[]", "pattern", "'/users/.*'", "write path = '/users/.*'"),
+            ("family[]", "key_prefix", "\"users\"", "write name = \"users\""),
+            ("family[]", "max-age", "300", "write ttl = \"300s\""),
+            ("family[]", "Expires", "'5m'", "write ttl = \"5m\""),
+            ("family[]", "vary", "\"accept\"", "write headers = [\"accept\"]"),
+            ("family[]", "vary", "[\"accept\"]", "write headers = [\"accept\"]"),
+            ("family[]", "url", "'''\n/x'''", "write path = \"…\""),
+            ("invalidate.*", "method", "'POST'", "write methods = ['POST']"),
+            ("invalidate.*[]", "status", "[200]", "write on = [200]"),
+            ("server", "port", "8081", "write listen = \"127.0.0.1:8081\""),
+            ("store", "pass", "'s3cret'", "write password = \"${REDIS_PASSWORD}\""),
+        ];
+        for (place, key, typed, expected) in rows {
+            assert_eq!(line(place, key, typed).as_deref(), Some(expected), "{place} {key}");
+        }
+        assert_eq!(line("server", "listn", "''"), None);
+    }
+}

@@ -1,0 +1,339 @@
+//! What good rules are warned of: what can have no effect, and what is probably not meant.
+
+use std::cell::LazyCell;
+
+use http::Method;
+use regex_syntax::hir::Hir;
+use serde::Serialize;
+
+use super::language::{self, Common};
+use super::nearest::listing;
+use super::pattern::{Pattern, Values, capture};
+use super::suffix::samples;
+use super::{Family, Invalidation, RuleSet};
+use crate::key::Identity;
+use crate::target;
+
+/// Most families of which each is compared with each if all together are too many.
+const PAIRS: usize = 64;
+
+/// Segments of paths under which callers find what is theirs.
+static PERSONAL: [&str; 31] = [
+    "account",
+    "accounts",
+    "basket",
+    "billing",
+    "cart",
+    "carts",
+    "checkout",
+    "current-user",
+    "current_user",
+    "favorites",
+    "favourites",
+    "inbox",
+    "me",
+    "mine",
+    "my",
+    "myself",
+    "notifications",
+    "preferences",
+    "profile",
+    "self",
+    "session",
+    "sessions",
+    "settings",
+    "subscription",
+    "user-info",
+    "user_info",
+    "userinfo",
+    "wallet",
+    "whoami",
+    "wishlist",
+    "my-account",
+];
+
+/// What is allowed in a rules file, and probably not meant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Warning {
+    /// Line of the family or rule, from 1.
+    pub line: usize,
+    pub message: String,
+    pub remedy: String,
+}
+
+impl RuleSet {
+    /// What is to be said of good rules, in the order of the file.
+    pub fn warnings(&self) -> Vec<Warning> {
+        let mut warnings = self.suffix_warnings();
+        warnings.extend(self.uninvalidated());
+        warnings.extend(self.families.iter().filter_map(unmatchable_family));
+        warnings.extend(self.shadowed());
+        warnings.extend(self.families.iter().filter_map(personal));
+        for rule in &self.invalidations {
+            warnings.extend(unmatchable_rule(rule));
+            warnings.extend(self.not_to_be_invalidated(rule));
+            warnings.extend(self.useless_refresh(rule));
+            warnings.extend(rule.redundant());
+            warnings.extend(self.never_equal(rule));
+        }
+        warnings.sort_by_key(|warning| warning.line);
+        warnings
+    }
+
+    /// One warning for all families that writes can only invalidate entry by entry, by their own paths.
+    fn uninvalidated(&self) -> Option<Warning> {
+        let is_reached = |family: &Family| self.invalidations.iter().any(|rule| rule.reaches(family));
+        let alone = self.families.iter().filter(|family| family.is_invalidated && !is_reached(family));
+        let alone: Vec<&Family> = alone.collect();
+        let first = alone.first()?;
+        let names = alone.iter().map(|family| family.name.as_str());
+        let (what, remedy) = match alone.len() {
+            1 => ("family", format!("'/the/path/of/the/write' = [{:?}]", first.name)),
+            _ => ("families", "'/the/path/of/the/write' = [\"…\"]".to_owned()),
+        };
+        Some(Warning {
+            line: first.line,
+            message: format!(
+                "no rule of [invalidate] names {what} {}: after a write to another path, the old response is served until \
+                 its ttl is over",
+                listing(names)
+            ),
+            remedy: format!(
+                "write {remedy} below [invalidate], or invalidation = \"none\" in the family if that is meant"
+            ),
+        })
+    }
+
+    /// Families that get no request, since those before them take all of theirs.
+    fn shadowed(&self) -> Vec<Warning> {
+        let hirs: Vec<Option<Hir>> = self.families.iter().map(|family| hir(&family.pattern)).collect();
+        let Some(hirs) = hirs.into_iter().collect::<Option<Vec<Hir>>>() else { return Vec::new() };
+        let all = LazyCell::new(|| language::of_paths(&hirs));
+        let few = self.families.len() <= PAIRS;
+        let shadowed = self.families.iter().enumerate().skip(1).filter_map(|(at, family)| {
+            if self.has_a_path_of_its_own(family, &hirs[at]) {
+                return None;
+            }
+            let before = match &*all {
+                Some(commons) => self.takers(at, commons)?,
+                // All together they are too much: at least each is compared with each.
+                None => (0..at).filter(|_| few).find_map(|before| {
+                    let commons = language::of_paths(&[hirs[before].clone(), hirs[at].clone()])?;
+                    let is_alone = |(which, _): &Common| which[..] == [1];
+                    let takes_all =
+                        !commons.iter().any(is_alone) && commons.iter().any(|(which, _)| which.contains(&1));
+                    (takes_all && self.families[before].methods.covers(family.methods)).then(|| vec![before])
+                })?,
+            };
+            let names: Vec<String> = before.iter().map(|at| format!("{:?}", self.families[*at].name)).collect();
+            Some(Warning {
+                line: family.line,
+                message: format!(
+                    "family {:?} gets no request: {} before it {} every path of it",
+                    family.name,
+                    listing(names.iter().map(String::as_str)),
+                    if names.len() == 1 { "takes" } else { "take" }
+                ),
+                remedy: format!("move it above {}, or make its path differ", names[0]),
+            })
+        });
+        shadowed.collect()
+    }
+
+    /// Whether some sample of its paths is left to a family by those before it: for nearly all families that says enough.
+    fn has_a_path_of_its_own(&self, family: &Family, hir: &Hir) -> bool {
+        let method = if family.methods.get { Method::GET } else { query() };
+        let is_own = |path: &String| self.family_at(&method, path).is_some_and(|found| found.id == family.id);
+        normal_samples(hir).any(|path| is_own(&path))
+    }
+
+    /// The families before this one that take all of its paths; none if some are left, or if it has none.
+    fn takers(&self, at: usize, commons: &[Common]) -> Option<Vec<usize>> {
+        let family = &self.families[at];
+        let mut takers = Vec::new();
+        for (which, _) in commons.iter().filter(|(which, _)| which.contains(&at)) {
+            let before: Vec<usize> = which.iter().copied().filter(|before| *before < at).collect();
+            let methods =
+                |method: fn(&Family) -> bool| before.iter().any(|before| method(&self.families[*before]));
+            let is_taken = (!family.methods.get || methods(|family| family.methods.get))
+                && (!family.methods.query || methods(|family| family.methods.query));
+            if !is_taken {
+                return None;
+            }
+            // The first of them gets the request.
+            takers.extend(before.first());
+        }
+        takers.sort_unstable();
+        takers.dedup();
+        (!takers.is_empty()).then_some(takers)
+    }
+
+    /// A rule that names a family which says that none does.
+    fn not_to_be_invalidated(&self, rule: &Invalidation) -> Option<Warning> {
+        let family = self.families.iter().find(|family| !family.is_invalidated && rule.names(family))?;
+        Some(Warning {
+            line: family.line,
+            message: format!(
+                "family {:?} says invalidation = \"none\", and the rule for {:?} on line {} invalidates it",
+                family.name, rule.path, rule.line
+            ),
+            remedy: "remove the one or the other".to_owned(),
+        })
+    }
+
+    /// What is somebody's own is not fetched ahead, nor what is read with QUERY alone.
+    fn useless_refresh(&self, rule: &Invalidation) -> Option<Warning> {
+        let can_be = |family: &&Family| family.methods.get && !is_private(family);
+        let mut reached = self.families.iter().filter(|family| rule.reaches(family));
+        if !rule.refresh || reached.any(|family| can_be(&family)) {
+            return None;
+        }
+        Some(Warning {
+            line: rule.line,
+            message: format!(
+                "the rule for {:?}: refresh has no effect, for nothing is fetched ahead that is somebody's own (identity) or \
+                 read with QUERY",
+                rule.path
+            ),
+            remedy: "remove refresh, or write identity = \"none\" in a family whose responses are the same for everybody"
+                .to_owned(),
+        })
+    }
+
+    /// A capture of the write's path that no capture of the family can be equal to.
+    fn never_equal(&self, rule: &Invalidation) -> Option<Warning> {
+        let written = hir(&rule.pattern)?;
+        rule.families.iter().find_map(|reference| {
+            let family = self.families.iter().filter(|family| {
+                reference.strip_prefix(&family.name).is_some_and(|rest| rest.starts_with(':'))
+            });
+            let family = family.max_by_key(|family| family.name.len())?;
+            let read = hir(&family.pattern)?;
+            let parts = reference[family.name.len() + 1..].split(':');
+            family.capture_names().zip(parts).find_map(|(name, part)| {
+                let written_name = part.strip_prefix('{')?.strip_suffix('}')?;
+                let both = [capture(&read, name)?.clone(), capture(&written, written_name)?.clone()];
+                let [read, written] = [&both[0], &both[1]].map(|hir| Values::of("", Some(hir)));
+                // For nearly all of them samples say enough.
+                if samples(&both[0]).iter().any(|text| written.contain(text))
+                    || samples(&both[1]).iter().any(|text| read.contain(text))
+                {
+                    return None;
+                }
+                let is_equal = |(which, _): &Common| which[..] == [0, 1];
+                if language::commons(&both)?.iter().any(is_equal) {
+                    return None;
+                }
+                Some(Warning {
+                    line: rule.line,
+                    message: format!(
+                        "the rule for {:?}: {reference:?} invalidates nothing, for {{{written_name}}} is never what {{{name}}} \
+                         is in the path of {:?}",
+                        rule.path, family.name
+                    ),
+                    remedy: "let both captures match the same texts".to_owned(),
+                })
+            })
+        })
+    }
+}
+
+impl Invalidation {
+    /// Whether it names the family, or a level above it, rather than everything.
+    fn names(&self, family: &Family) -> bool {
+        self.families.iter().any(|reference| reference != "*") && self.reaches(family)
+    }
+
+    /// An instance beside the whole of its family.
+    fn redundant(&self) -> Option<Warning> {
+        let names = self.families.iter();
+        let (whole, instance) = names.clone().find_map(|instance| {
+            let is_above =
+                |whole: &&String| instance.strip_prefix(whole.as_str()).is_some_and(|rest| rest.starts_with(":{"));
+            Some((names.clone().find(is_above)?, instance))
+        })?;
+        Some(Warning {
+            line: self.line,
+            message: format!(
+                "the rule for {:?}: {instance:?} has no effect beside {whole:?}, which is all of the family",
+                self.path
+            ),
+            remedy: format!("remove {whole:?} if only the instance is meant, or {instance:?}"),
+        })
+    }
+}
+
+fn unmatchable_family(family: &Family) -> Option<Warning> {
+    let (message, remedy) = unmatchable(&family.pattern)?;
+    Some(Warning {
+        line: family.line,
+        message: format!("family {:?} gets no request: {message}", family.name),
+        remedy,
+    })
+}
+
+fn unmatchable_rule(rule: &Invalidation) -> Option<Warning> {
+    let (message, remedy) = unmatchable(&rule.pattern)?;
+    Some(Warning {
+        line: rule.line,
+        message: format!("the rule for {:?} has no effect: {message}", rule.path),
+        remedy,
+    })
+}
+
+/// What to say of a pattern that no path matches.
+fn unmatchable(pattern: &Pattern) -> Option<(String, String)> {
+    let hir = pattern.hir()?;
+    if normal_samples(&hir).any(|path| pattern.is_match(&path)) || !language::of_paths(&[hir])?.is_empty() {
+        return None;
+    }
+    let message =
+        "no path in normal form matches its pattern (RFC 3986: no dot segments; without query and fragment)";
+    let remedy = "see what larder explain prints for a path that it should match";
+    Some((message.to_owned(), remedy.to_owned()))
+}
+
+/// Some texts that a pattern without its assertions matches, of those that are paths in normal form.
+fn normal_samples(hir: &Hir) -> impl Iterator<Item = String> {
+    samples(hir).into_iter().filter(|path| path.starts_with('/') && target::normalise(path) == *path)
+}
+
+fn query() -> Method {
+    Method::from_bytes(b"QUERY").unwrap_or_default()
+}
+
+/// `identity = "none"` on paths like `/me`.
+fn personal(family: &Family) -> Option<Warning> {
+    if family.keying.identity != Identity::Shared {
+        return None;
+    }
+    let segment = PERSONAL.into_iter().find(|segment| has_segment(family.pattern.as_str(), segment))?;
+    Some(Warning {
+        line: family.line,
+        message: format!(
+            "family {:?} says identity = \"none\", and {segment:?} in its path sounds like something of the caller's own: one \
+             caller's response is stored for everybody",
+            family.name
+        ),
+        remedy: "write identity = \"header:authorization\" or \"cookie:NAME\"".to_owned(),
+    })
+}
+
+/// Whether a pattern has this segment, or an alternative for one, literally.
+fn has_segment(pattern: &str, segment: &str) -> bool {
+    let lower = pattern.to_ascii_lowercase();
+    let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '\\' | '<' | '.');
+    lower.match_indices(segment).any(|(at, _)| {
+        let (before, after) = (lower[..at].chars().next_back(), lower[at + segment.len()..].chars().next());
+        !before.is_some_and(|c| is_word(c) || c == '[')
+            && !after.is_some_and(|c| is_word(c) || matches!(c, '>' | ']' | '='))
+    })
+}
+
+pub(super) fn is_private(family: &Family) -> bool {
+    matches!(family.keying.identity, Identity::Header(_) | Identity::Cookie(_))
+}
+
+fn hir(pattern: &Pattern) -> Option<Hir> {
+    pattern.hir()
+}
