@@ -88,6 +88,12 @@ fn server() -> Value {
             ("stream_after", duration("the silence after which an exchange counts as a stream")),
             ("stream_timeout", duration("the longest silence of an event stream or an upgraded connection")),
             ("upstream_keep_alive", duration("how long an idle connection to upstream is used again")),
+            (
+                "trusted_proxies",
+                texts("networks whose X-Forwarded-* and Forwarded are believed, with forwarded = \"append\""),
+            ),
+            ("credential_headers", texts("request fields that carry credentials, beside those that are known to")),
+            ("case_insensitive_paths", truth("whether upstream takes paths that differ in case for one")),
             ("underscores", truth("whether request fields with _ in their names are kept")),
             ("resolver", text("the DNS server that is asked for upstream's name")),
             ("max_upstream_requests", number("at a time", 1, COUNT)),
@@ -204,8 +210,13 @@ fn log() -> Value {
 fn family() -> Value {
     let query = table(
         "which query parameters are part of the key; the default is all",
-        [("keep", texts("these alone")), ("drop", texts("all but these"))],
+        [
+            ("keep", texts("these alone")),
+            ("drop", texts("all but these")),
+            ("sort", truth("whether parameters that differ in their order alone are one query")),
+        ],
     );
+    let cookies = table("which cookies are part of the key and sent", [("keep", texts("these alone"))]);
     let methods = json!({ "type": "array", "items": { "enum": ["GET", "HEAD", "QUERY"] }, "description": "HEAD goes with GET" });
     let family = table(
         "what is outdated together",
@@ -220,6 +231,9 @@ fn family() -> Value {
             ("stale_if_error", duration("serve stale while upstream fails (RFC 5861)")),
             ("stale_if_unreachable", duration("serve stale while upstream gives no answer at all")),
             ("query", query),
+            ("cookies", cookies),
+            ("set_cookie", choice("responses with Set-Cookie", &["forward", "strip"])),
+            ("client_cache_control", choice("what clients are told of their own caches", &["no-cache", "pass"])),
             ("headers", texts("request fields that are part of the key")),
             (
                 "identity",

@@ -17,6 +17,7 @@ redis = "redis://h"
 name = "a"
 path = '/a'
 query = { keep = ["b"] }
+cookies = { keep = ["c"] }
 [invalidate]
 '/a' = { families = ["a"] }
 "#;
@@ -89,6 +90,8 @@ fn the_words_of_the_schema_are_those_that_the_reader_takes() {
         for (name, words) in fields.iter().filter_map(|(name, schema)| Some((name, words(schema)?))) {
             let read = |word: &str| {
                 let text = file.replace("KEY", name).replace("VALUE", &format!("'{word}'"));
+                let needed = if word == "append" { "\ntrusted_proxies = ['10.0.0.0/8']" } else { "" };
+                let text = text + needed;
                 Config::parse(&text, "rules.toml", &Overrides::default(), &|_| None)
             };
             for word in &words {
