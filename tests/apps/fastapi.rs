@@ -17,7 +17,6 @@ fn the_readme_of_fastapi_is_true() {
 }
 
 #[test]
-#[ignore = "Location names upstream's own address"]
 fn a_redirect_leads_to_the_address_that_the_client_knows() {
     let served = FASTAPI.behind_larder();
     let host = served.larder.address.to_string();

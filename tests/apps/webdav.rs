@@ -16,7 +16,6 @@ fn the_readme_of_webdav_is_true() {
 }
 
 #[test]
-#[ignore = "the Destination of MOVE and COPY is not invalidated"]
 fn a_file_that_is_copied_over_another_is_seen_there_without_any_rule() {
     let rules = WEBDAV.rules();
     let (families, _) = rules.split_once("[invalidate]").unwrap();
