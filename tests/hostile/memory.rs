@@ -9,15 +9,16 @@ use crate::support::{Larder, Plan, Reply, Upstream};
 
 const MIB: u64 = 1 << 20;
 
-/// What the process may take with this capacity, bytes.
+/// What the process may take with this capacity, bytes: 1.3 times as much and 30 MiB, of which 10 MiB are for the code of a
+/// release build. That of the debug build under test is larger, and not counted.
 fn allowed(capacity: u64) -> u64 {
-    capacity / 10 * 13 + 30 * MIB
+    capacity / 10 * 13 + 20 * MIB
 }
 
-/// Memory of the process now, bytes.
+/// Memory of the process now without its code, bytes.
 fn resident(larder: &Larder) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", larder.id())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
 
