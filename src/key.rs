@@ -193,6 +193,9 @@ pub fn derive(
         for name in family.keying.other_cookies() {
             push_cookie(&mut text, name, headers, hiding);
         }
+        if let Some(identity) = family.keying.identity_cookie().filter(|_| family.keying.cookies.is_none()) {
+            push_cookies_beside(&mut text, identity, headers, hiding);
+        }
         push_identity(&mut text, &family.keying.identity, headers, hiding.secret.as_ref());
     }
     finish(text, hiding.clone())
@@ -297,9 +300,20 @@ fn push_field(text: &mut String, kind: &str, name: &HeaderName, headers: &Header
 /// A cookie that is absent differs from an empty one.
 fn push_cookie(text: &mut String, name: &str, headers: &HeaderMap, hiding: &Hiding) {
     let _ = write!(text, "\ncookie {name}");
-    if let Some(value) = cookie(headers, name) {
+    let values = cookie(headers, name);
+    if !values.is_empty() {
         text.push_str(": ");
-        push_secret(text, [value.as_slice()], hiding.secret.as_ref());
+        push_secret(text, values, hiding.secret.as_ref());
+    }
+}
+
+/// The cookies that are sent beside the one that tells callers apart, where the family does not say which count.
+fn push_cookies_beside(text: &mut String, identity: &str, headers: &HeaderMap, hiding: &Hiding) {
+    let others: Vec<&[u8]> =
+        cookies(headers).filter(|(name, _)| *name != identity.as_bytes()).map(|(_, pair)| pair).collect();
+    if !others.is_empty() {
+        text.push_str("\ncookies: ");
+        push_secret(text, others, hiding.secret.as_ref());
     }
 }
 
@@ -310,20 +324,14 @@ fn push_identity(text: &mut String, identity: &Identity, headers: &HeaderMap, se
             let _ = write!(text, "\nidentity {identity}");
         }
     }
-    let value = match identity {
-        Identity::Header(name) => join(headers.get_all(name).iter().map(HeaderValue::as_bytes)),
-        Identity::Cookie(name) => cookie(headers, name),
-        Identity::Unstated | Identity::Shared => None,
-    };
-    match value {
-        Some(value) => {
-            text.push(' ');
-            push_secret(text, [value.as_slice()], secret);
-        }
-        None => {
-            text.push(' ');
-            text.push_str(ANONYMOUS);
-        }
+    text.push(' ');
+    match identity {
+        Identity::Header(name) => match join(headers.get_all(name).iter().map(HeaderValue::as_bytes)) {
+            Some(value) => push_secret(text, [value.as_slice()], secret),
+            None => text.push_str(ANONYMOUS),
+        },
+        Identity::Cookie(name) if has_cookie(headers, name) => push_secret(text, cookie(headers, name), secret),
+        Identity::Unstated | Identity::Shared | Identity::Cookie(_) => text.push_str(ANONYMOUS),
     }
 }
 
@@ -349,20 +357,30 @@ fn join<'v>(values: impl Iterator<Item = &'v [u8]>) -> Option<Vec<u8>> {
     })
 }
 
-/// Whether a request has this cookie.
+/// Whether a request has this cookie, with a value.
 pub fn has_cookie(headers: &HeaderMap, name: &str) -> bool {
-    headers.contains_key(COOKIE) && cookie(headers, name).is_some()
+    headers.contains_key(COOKIE) && cookie(headers, name).iter().any(|value| !value.is_empty())
 }
 
 /// All values of a cookie. A name sent twice is not reduced to one of them: upstream may read either.
-fn cookie(headers: &HeaderMap, name: &str) -> Option<Vec<u8>> {
+fn cookie<'f>(headers: &'f HeaderMap, name: &str) -> SmallVec<[&'f [u8]; 2]> {
+    let pairs = cookies(headers).filter(|(known, _)| *known == name.as_bytes());
+    pairs.map(|(_, pair)| value_of(pair)).collect()
+}
+
+/// The cookies of a request: the name of each, and the pair that it is. Servers differ in whether they trim around `=`: a name
+/// that some of them read counts.
+fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
     let pairs = headers.get_all(COOKIE).into_iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
-    join(pairs.filter_map(|pair| {
-        let pair = pair.trim_ascii();
-        let equals = pair.iter().position(|byte| *byte == b'=')?;
-        // Servers differ in whether they trim around `=`: a name that some of them read is not anonymous.
-        (pair[..equals].trim_ascii() == name.as_bytes()).then(|| pair[equals + 1..].trim_ascii())
-    }))
+    pairs.map(<[u8]>::trim_ascii).filter(|pair| !pair.is_empty()).map(|pair| {
+        let end = pair.iter().position(|byte| *byte == b'=').unwrap_or(0);
+        (pair[..end].trim_ascii(), pair)
+    })
+}
+
+fn value_of(pair: &[u8]) -> &[u8] {
+    let begin = pair.iter().position(|byte| *byte == b'=').map_or(0, |equals| equals + 1);
+    pair[begin..].trim_ascii()
 }
 
 /// Credentials never stand in a key, in Redis or in a log: their HMAC-SHA256 does, or without a secret their SHA-256. (Not
@@ -590,14 +608,22 @@ mod tests {
     #[test]
     fn a_cookie_sent_twice_is_its_own_identity() {
         let by_cookie = Keying { identity: Identity::Cookie("sid".into()), ..Keying::default() };
-        let text_of = |cookies: &'static str| {
+        let alone = Keying { cookies: Some(Vec::new()), ..by_cookie.clone() };
+        let text_of = |keying: &Keying, cookies: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(COOKIE, HeaderValue::from_static(cookies));
-            keyed(&by_cookie, "", &headers)
+            keyed(keying, "", &headers)
         };
-        assert_eq!(text_of("x=1; sid=a"), text_of("sid=a; y=2"));
-        assert_ne!(text_of("sid=a"), text_of("sid=a; sid=b"));
-        assert_ne!(text_of("sid=b"), text_of("sid=a; sid=b"));
+        for keying in [&by_cookie, &alone] {
+            assert_ne!(text_of(keying, "sid=a"), text_of(keying, "sid=a; sid=b"));
+            assert_ne!(text_of(keying, "sid=b"), text_of(keying, "sid=a; sid=b"));
+            assert_ne!(text_of(keying, "sid=a; sid=b"), text_of(keying, "sid=a, b"));
+            assert_eq!(text_of(keying, "sid="), text_of(keying, ""));
+        }
+        assert_eq!(text_of(&alone, "x=1; sid=a"), text_of(&alone, "sid=a; y=2"));
+        // They are sent.
+        assert_eq!(text_of(&by_cookie, "x=1; sid=a"), text_of(&by_cookie, "sid=a; x=1"));
+        assert_ne!(text_of(&by_cookie, "x=1; sid=a"), text_of(&by_cookie, "x=2; sid=a"));
     }
 
     #[test]

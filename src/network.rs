@@ -26,7 +26,14 @@ impl Network {
             Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok()?,
             Some(_) => return None,
         };
-        (length <= most).then_some(Network { address, length })
+        match address {
+            _ if length > most => None,
+            // RFC 4291 §2.5.5.2: an IPv4 address written as one of IPv6.
+            IpAddr::V6(mapped) if length >= 96 && mapped.to_ipv4_mapped().is_some() => {
+                Some(Network { address: address.to_canonical(), length: length - 96 })
+            }
+            _ => Some(Network { address, length }),
+        }
     }
 
     /// Whether an address is in it. An IPv4 address counts as such however it is written.
@@ -71,6 +78,9 @@ mod tests {
             ("10.0.0.0/8", "11.0.0.1", false),
             ("10.1.2.3/8", "10.9.9.9", true),
             ("10.0.0.0/8", "::ffff:10.0.0.1", true),
+            ("::ffff:10.0.0.1", "10.0.0.1", true),
+            ("::ffff:10.0.0.0/104", "10.255.0.1", true),
+            ("::ffff:10.0.0.0/104", "11.0.0.1", false),
             ("0.0.0.0/0", "203.0.113.9", true),
             ("0.0.0.0/0", "2001:db8::1", false),
             ("192.0.2.1", "192.0.2.1", true),

@@ -312,6 +312,11 @@ impl RuleSet {
         &self.invalidations
     }
 
+    /// Whether a family keys on this field as a whole.
+    pub fn keys_on(&self, name: &HeaderName) -> bool {
+        self.families.iter().any(|family| family.keying.keys_on(name))
+    }
+
     /// The family of this name.
     pub fn family(&self, name: &str) -> Option<&Family> {
         self.families.iter().find(|family| family.name == name)

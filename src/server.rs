@@ -316,6 +316,10 @@ async fn connection(
                 served = serving => served,
                 // RFC 9113 §6.8: it was told, and does not go.
                 () = idle.watch(), if streams.are_spoken() => Ok(()),
+                () = place.connection.evicted() => {
+                    last.evict();
+                    return;
+                }
             }
         }
     };

@@ -777,7 +777,9 @@ impl Upstream {
             let unanswered = Unanswered::garbled(&conn);
             return Err(given_up(unanswered, end.as_ref().map(|end| &*end.rest.upload)));
         }
-        address::make_relative(response.headers_mut(), &self.addresses, host.as_ref(), path_and_query);
+        let is_read_by_http = !self.pool.is_tls() && matches!(*method, Method::GET | Method::HEAD);
+        let asked_for = is_read_by_http.then_some(path_and_query);
+        address::make_relative(response.headers_mut(), &self.addresses, host.as_ref(), asked_for);
         // RFC 9110 §10.1.1: who does not read the content says whether the connection ends.
         let is_unread = unsent == Unsent::All || unsent == Unsent::Some && framing::closes(&response);
         if is_unread {

@@ -2,6 +2,7 @@
 //! By the rules alone; with `--response` or `--ask`, also what would become of an answer; with `--admin`, what a
 //! running Larder keeps.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -201,13 +202,16 @@ fn write(config: &Config, method: &Method, target: &Target, mut fields: HeaderMa
         true => drop(headers::dash_underscored(&mut fields)),
         false => headers::drop_underscored(&mut fields),
     }
+    let forwarded = config.server.forwarded_from(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    headers::strip_claims(&mut fields, forwarded, |name| config.rules.keys_on(name));
     let headers = &fields;
     let methods = headers::methods_meant(method, headers, target.query.as_deref(), Some(&[]));
     let own = config.server.upstream.iter().flat_map(|url| upstream::addresses(url, &config.server.host));
     let own: Vec<String> = own.collect();
-    let destinations = invalidation::destinations(target, headers, &own);
+    // A request with several is refused.
+    let destination = invalidation::destination(target, headers, &methods, &own).unwrap_or_default();
     let targets: Vec<Target> =
-        std::iter::once(target.clone()).chain(destinations.iter().map(|path| target.clone().at(path))).collect();
+        std::iter::once(target.clone()).chain(destination.iter().map(|path| target.clone().at(path))).collect();
     let secret = config.store.as_ref().and_then(StoreConfig::secret);
     let caller = Caller::Known { fields: headers, secret: secret.as_ref() };
     let matches = config.rules.outdated_by_any(&methods, &targets, caller);
@@ -220,8 +224,8 @@ fn write(config: &Config, method: &Method, target: &Target, mut fields: HeaderMa
     if *method == Method::POST {
         notes.push("a form that names another method in _method is a write by that one too".to_owned());
     }
-    if !destinations.is_empty() {
-        notes.push(format!("its Destination is {}: it counts as a target too", destinations.join(", ")));
+    if let Some(path) = &destination {
+        notes.push(format!("its Destination is {path}: it counts as a target too"));
     }
     if matches.is_empty() {
         notes.push("no rule matches this write: only what is stored under its own path is outdated".to_owned());

@@ -1,10 +1,11 @@
 //! `larder serve`
 
 use std::io::Write as _;
+use std::path::Path;
 
 use super::ServeArguments;
 use crate::config::lint::lint;
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, LogFormat, Overrides};
 use crate::logs::Logs;
 use crate::rules::Warning;
 use crate::server::{self, Ended, Listeners, ServeError, descriptors};
@@ -60,6 +61,7 @@ fn complaint(message: &str) -> String {
 
 async fn until_stopped(config: Config, json: bool) -> Result<(), ServeError> {
     tell_rules(&config);
+    let (file, overrides) = (config.file.clone(), config.overrides.clone());
     let listeners = Listeners::bind(&config)?;
     listeners.check_upstream(&config).await?;
     let running = server::assemble(config).await?;
@@ -68,6 +70,8 @@ async fn until_stopped(config: Config, json: bool) -> Result<(), ServeError> {
     if let (Ok(public), Ok(admin)) = (listeners.public.local_addr(), listeners.admin.local_addr()) {
         announce(public, admin, json);
     }
+    // Of many families it takes seconds. An end of the process does not wait for it.
+    std::thread::spawn(move || warn_of_rules(file.as_deref(), &overrides));
     match server::run(running, listeners, stopped).await {
         Ended::Clean => Ok(()),
         Ended::Undelivered(tags) => Err(ServeError::Undelivered(tags)),
@@ -82,7 +86,13 @@ fn tell_rules(config: &Config) {
     };
     let (families, invalidations) = (config.rules.families().len(), config.rules.invalidations().len());
     tracing::info!(file = %file.display(), families, invalidations, "starting with the rules of this file");
-    for Warning { line, message, remedy } in lint(config) {
+}
+
+/// Logs what `larder check` would warn of.
+fn warn_of_rules(file: Option<&Path>, overrides: &Overrides) {
+    let Some(file) = file else { return };
+    let Ok(config) = Config::load(Some(file), overrides, &|name| std::env::var(name).ok()) else { return };
+    for Warning { line, message, remedy } in lint(&config) {
         tracing::warn!(file = %file.display(), line, remedy, "{message}");
     }
 }

@@ -70,12 +70,14 @@ pub fn keep_cookies(headers: &mut HeaderMap, names: &[&str]) {
         return;
     }
     let pairs = || headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
-    let is = |pair: &&[u8], name: &str| {
-        let equals = pair.iter().position(|byte| *byte == b'=');
-        equals.is_some_and(|equals| pair[..equals].trim_ascii() == name.as_bytes())
+    // As they are keyed: without blanks around name and value.
+    let plain = |pair: &[u8], name: &str| {
+        let equals = pair.iter().position(|byte| *byte == b'=')?;
+        let is_it = pair[..equals].trim_ascii() == name.as_bytes();
+        is_it.then(|| [name.as_bytes(), pair[equals + 1..].trim_ascii()].join(&b'='))
     };
-    let of = |name: &&str| pairs().map(<[u8]>::trim_ascii).filter(|pair| is(pair, name)).collect::<Vec<_>>();
-    let kept: Vec<&[u8]> = names.iter().flat_map(of).collect();
+    let kept: Vec<Vec<u8>> =
+        names.iter().flat_map(|name| pairs().filter_map(|pair| plain(pair, name)).collect::<Vec<_>>()).collect();
     let line = HeaderValue::from_bytes(&kept.join(&b"; "[..]));
     headers.remove(COOKIE);
     if let Some(line) = line.ok().filter(|line| !line.is_empty()) {
@@ -84,9 +86,10 @@ pub fn keep_cookies(headers: &mut HeaderMap, names: &[&str]) {
 }
 
 /// Removes from a write what it claims that whom it came from is not trusted to say ([`claims`]). By a path among it, it would
-/// be a write that no rule matches. Methods that it names stay: the rules know them ([`methods_meant`]).
-pub fn strip_claims(headers: &mut HeaderMap, policy: ForwardedPolicy) {
-    strip(headers, |name| claims::goes(name, policy, |_| false));
+/// be a write that no rule matches. Methods that it names stay: the rules know them ([`methods_meant`]). So does what a family
+/// keys on (`by_family`): its reads are sent with it.
+pub fn strip_claims(headers: &mut HeaderMap, policy: ForwardedPolicy, by_family: impl Fn(&HeaderName) -> bool) {
+    strip(headers, |name| claims::goes(name, policy, &by_family));
 }
 
 /// RFC 9110 §9.2.1 and the method registry: methods that are known not to change anything.
@@ -109,8 +112,13 @@ pub enum Meant {
 impl Meant {
     /// Whether one of these methods may be meant.
     pub fn overlaps(&self, methods: &[Method]) -> bool {
+        self.any(|method| methods.contains(method))
+    }
+
+    /// Whether a method may be meant of which this holds.
+    pub fn any(&self, holds: impl Fn(&Method) -> bool) -> bool {
         match self {
-            Meant::These(meant) => meant.iter().any(|method| methods.contains(method)),
+            Meant::These(meant) => meant.iter().any(holds),
             Meant::Any => true,
         }
     }
@@ -297,7 +305,7 @@ mod tests {
     fn of_the_cookies_only_the_keyed_ones_are_kept() {
         let sent = fields(&[("cookie", "a=1; sid=x=y;b=2; sid"), ("cookie", "sid =z; sidx=1; SID=2")]);
         let rows: [(&[&str], &str); 3] =
-            [(&["sid"], "sid=x=y; sid =z"), (&["b", "a"], "b=2; a=1"), (&["a", "other", "b"], "a=1; b=2")];
+            [(&["sid"], "sid=x=y; sid=z"), (&["b", "a"], "b=2; a=1"), (&["a", "other", "b"], "a=1; b=2")];
         for (names, expected) in rows {
             let mut headers = sent.clone();
             keep_cookies(&mut headers, names);
@@ -316,7 +324,7 @@ mod tests {
             ("x-script-name", "/b"),
             ("x-http-method", "PUT"),
         ]);
-        strip_claims(&mut headers, ForwardedPolicy::Set);
+        strip_claims(&mut headers, ForwardedPolicy::Set, |_| false);
         assert_eq!(headers, fields(&[("x-http-method", "PUT")]));
     }
 

@@ -25,7 +25,7 @@ use crate::outcome::{Fwd, Outcome};
 use crate::rules::{Caller, Outdated};
 use crate::running::{Live, Running};
 use crate::semantics::groups;
-use crate::semantics::invalidation::{self, StatusSet, WriteEnd};
+use crate::semantics::invalidation::{self, SeveralDestinations, StatusSet, WriteEnd};
 use crate::semantics::vary;
 use crate::stamp::{Softened, Stamp, Tag, Taken, View};
 use crate::store::fleet::{Again, Intent, Outdating};
@@ -34,7 +34,10 @@ use crate::upstream::{RequestBody, ResponseBody, Upload, UpstreamError};
 
 /// Answers a write.
 pub(super) async fn write(running: &Arc<Running>, live: Arc<Live>, asked: Asked, body: Incoming) -> Answered {
-    let targets = targets(running, &asked);
+    let targets = match targets(running, &asked) {
+        Ok(targets) => targets,
+        Err(fault) => return refuse(StatusCode::BAD_REQUEST, "destination", &fault.to_string()),
+    };
     if !targets.iter().all(|target| target.readings().is_complete()) {
         // What it invalidates could not be told.
         let message = format!("the path can be taken for more than {MOST_READINGS} other paths; write it plainly");
@@ -269,11 +272,12 @@ fn count_unmatched(running: &Running, live: &Live, asked: &Asked) {
 }
 
 /// What a write is about: its own target, and the `Destination` of a MOVE or COPY (RFC 4918 §9.8, §9.9).
-fn targets(running: &Running, asked: &Asked) -> Vec<Target> {
+fn targets(running: &Running, asked: &Asked) -> Result<Vec<Target>, SeveralDestinations> {
+    let methods = headers::methods_meant(&asked.method, &asked.headers, asked.target.query.as_deref(), Some(&[]));
     let own = running.upstream.addresses();
-    let destinations = invalidation::destinations(&asked.target, &asked.headers, own);
-    let destinations = destinations.iter().map(|path| asked.target.clone().at(path));
-    std::iter::once(asked.target.clone()).chain(destinations).collect()
+    let destination = invalidation::destination(&asked.target, &asked.headers, &methods, own)?;
+    let destination = destination.map(|path| asked.target.clone().at(&path));
+    Ok(std::iter::once(asked.target.clone()).chain(destination).collect())
 }
 
 /// The names by which upstream knows itself: its addresses, and what it was told that it is to its client.
@@ -474,7 +478,7 @@ async fn forward(
 
 /// What a write outdates, given how it ended: the union of all matching rules; by RFC 9111 §4.4 the target URI (the first of
 /// `targets`; others are its destinations) and same-origin `Location` and `Content-Location` of a non-error answer; and the
-/// targets alone if a refusal shows that what is stored of them is old. `hosts`: names by which upstream knows itself.
+/// target URI alone if a refusal shows that what is stored of it is old. `hosts`: names by which upstream knows itself.
 /// Whatever a soft rule says, a write that may or may not have been carried out outdates. All of it is outdated once more
 /// after `may_follow`, if upstream may carry the write out later.
 pub(super) fn outdated(
@@ -489,8 +493,10 @@ pub(super) fn outdated(
     let hard = applying().filter(|outdated| grace_of(outdated).is_none());
     let mut tags: HashSet<Tag> = hard.flat_map(|outdated| outdated.tags.iter().cloned()).collect();
     let is_done = StatusSet::default().applies(end);
-    if is_done || invalidation::shows_old_copy(end) {
+    if is_done {
         tags.extend(targets.iter().flat_map(Target::tags));
+    } else if invalidation::shows_old_copy(end) {
+        tags.extend(targets.iter().take(1).flat_map(Target::tags));
     }
     if let Some(target) = targets.first().filter(|_| is_done) {
         for path in invalidation::named_paths(target, answer, hosts) {

@@ -1,8 +1,9 @@
 //! What a write's answer means for what is stored (RFC 9111 §4.4).
 
 use http::header::{CONTENT_LOCATION, LOCATION};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
+use crate::headers::Meant;
 use crate::target::{Target, normalise, normalise_authority};
 
 /// RFC 4918 §10.3
@@ -96,13 +97,35 @@ pub fn named_paths(target: &Target, answer: &HeaderMap, also: &[String]) -> Vec<
     paths
 }
 
-/// Normalised paths that a request names in `Destination` (RFC 4918 §10.3), if they are on the same host.
-pub fn destinations(target: &Target, request: &HeaderMap, also: &[String]) -> Vec<String> {
-    let references = request.get_all(DESTINATION).iter();
-    let mut paths: Vec<String> = references.filter_map(|reference| path_of(target, reference, also)).collect();
-    paths.dedup();
-    paths
+/// The normalised path that a MOVE or COPY names in `Destination` (RFC 4918 §10.3), if it is on the same host. `methods`: those
+/// that the request may mean.
+///
+/// # Errors
+///
+/// There are several.
+pub fn destination(
+    target: &Target,
+    request: &HeaderMap,
+    methods: &Meant,
+    also: &[String],
+) -> Result<Option<String>, SeveralDestinations> {
+    let mut references = request.get_all(DESTINATION).iter();
+    let Some(reference) = references.next().filter(|_| methods.any(moves)) else { return Ok(None) };
+    match references.next() {
+        Some(_) => Err(SeveralDestinations),
+        None => Ok(path_of(target, reference, also)),
+    }
 }
+
+/// RFC 4918 §9.8, §9.9
+fn moves(method: &Method) -> bool {
+    matches!(method.as_str(), "MOVE" | "COPY")
+}
+
+/// A MOVE or COPY to several destinations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("Destination is there more than once")]
+pub struct SeveralDestinations;
 
 /// Whether the `Content-Location` of an answer is the target itself, its query included (RFC 9110 §8.7).
 pub fn is_of_target(target: &Target, answer: &HeaderMap) -> bool {
@@ -254,14 +277,28 @@ mod tests {
 
     #[test]
     fn a_destination_is_on_the_same_host() {
+        let moving = Meant::These(vec![Method::from_bytes(b"MOVE").unwrap()]);
         let to = |value: &str| {
             let request = HeaderMap::from_iter([(DESTINATION, HeaderValue::from_str(value).unwrap())]);
-            destinations(&target(), &request, &[])
+            destination(&target(), &request, &moving, &[]).unwrap()
         };
         for value in ["/b%7E", "https://api.example:8080/b~", "//api.example:8080/x/../b~?q#f"] {
-            assert_eq!(to(value), ["/b~"], "{value}");
+            assert_eq!(to(value).as_deref(), Some("/b~"), "{value}");
         }
-        assert_eq!(to("http://other.example/b"), [""; 0]);
+        assert_eq!(to("http://other.example/b"), None);
+    }
+
+    #[test]
+    fn only_a_move_or_copy_has_a_destination_and_no_more_than_one() {
+        let meant = |name: &str| Meant::These(vec![Method::from_bytes(name.as_bytes()).unwrap()]);
+        let mut request = HeaderMap::from_iter([(DESTINATION, HeaderValue::from_static("/b"))]);
+        let of = |request: &HeaderMap, method: &str| destination(&target(), request, &meant(method), &[]);
+        for (method, expected) in [("COPY", Some("/b")), ("MOVE", Some("/b")), ("POST", None), ("DELETE", None)] {
+            assert_eq!(of(&request, method).unwrap().as_deref(), expected, "{method}");
+        }
+        request.append(DESTINATION, HeaderValue::from_static("/c"));
+        assert_eq!(of(&request, "MOVE"), Err(SeveralDestinations));
+        assert_eq!(of(&request, "POST"), Ok(None));
     }
 
     #[test]

@@ -24,6 +24,8 @@ use crate::shares::{Over, Share, Shares};
 const FREE_HEAD: usize = 8 << 10;
 /// How long a new connection waits for the place of one that is about to end, where none is idle.
 const ROOM_WITHIN: Duration = Duration::from_millis(100);
+/// The same while connections are being closed: others wait behind it.
+const ROOM_AT_LAST: Duration = Duration::from_secs(1);
 /// After a search that found too few idle connections, none is made for so long: it looks at all connections.
 const SEARCH_PAUSE: Duration = Duration::from_millis(10);
 
@@ -168,7 +170,7 @@ impl Admission {
         let mut share = pin!(self.connections.all.wait(client, 1));
         let mut waited = Duration::ZERO;
         // Those that give way are closed by their own tasks, which a busy machine runs late.
-        while waited < ROOM_WITHIN || self.open.evicted() > 0 {
+        while waited < ROOM_WITHIN || waited < ROOM_AT_LAST && self.open.evicted() > 0 {
             self.make_room();
             if let Ok(share) = tokio::time::timeout(SEARCH_PAUSE, &mut share).await {
                 return share.ok();

@@ -10,16 +10,16 @@ const REFRESH: HeaderName = HeaderName::from_static("refresh");
 
 /// Makes references to one of upstream's own addresses (`own`: hosts with their ports, unless those are the default) in
 /// `Location`, `Content-Location` and `Refresh` relative, whatever the scheme. `host`: what the client calls Larder; what
-/// names that is left alone. So is what would lead to the very request that is answered (`path_and_query`) by another scheme:
-/// it is the scheme that is meant.
+/// names that is left alone. So is what leads from a read by http (`asked_for`: its path and query) to the same by https: it is
+/// the scheme that is meant, and without it the client would ask the same for ever.
 pub(super) fn make_relative(
     response: &mut HeaderMap,
     own: &[String],
     host: Option<&HeaderValue>,
-    path_and_query: &str,
+    asked_for: Option<&str>,
 ) {
     let client = host.and_then(|host| host.to_str().ok());
-    let relative = |reference: &str| relative(reference, own, client, path_and_query);
+    let relative = |reference: &str| relative(reference, own, client, asked_for);
     for name in [LOCATION, CONTENT_LOCATION] {
         replace(response, &name, |value| relative(value.trim()));
     }
@@ -46,7 +46,7 @@ fn replace(response: &mut HeaderMap, name: &HeaderName, other: impl Fn(&str) -> 
     }
 }
 
-fn relative(reference: &str, own: &[String], client: Option<&str>, path_and_query: &str) -> Option<String> {
+fn relative(reference: &str, own: &[String], client: Option<&str>, asked_for: Option<&str>) -> Option<String> {
     let (scheme, rest) = without_scheme(reference)?;
     let rest = rest.strip_prefix("//")?;
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
@@ -57,12 +57,14 @@ fn relative(reference: &str, own: &[String], client: Option<&str>, path_and_quer
     let path = match path {
         // An empty reference would mean what was asked for.
         path if !path.starts_with('/') => format!("/{path}"),
-        // RFC 3986 §4.2: two slashes would begin a host.
-        path if path.starts_with("//") => format!("/.{path}"),
+        // RFC 3986 §4.2: two slashes would begin a host. Browsers take a backslash for a slash, and drop tabs.
+        path if path.bytes().filter(|byte| *byte != b'\t').nth(1).is_some_and(|byte| b"/\\".contains(&byte)) => {
+            format!("/.{path}")
+        }
         path => path.to_owned(),
     };
-    let leads_back = path.split('#').next() == Some(path_and_query);
-    (!leads_back || scheme.is_none()).then_some(path)
+    let leads_back = scheme == Some("https") && asked_for == path.split('#').next();
+    (!leads_back).then_some(path)
 }
 
 /// Where the URL begins in `5; url=/next`.
@@ -83,7 +85,7 @@ mod tests {
         let mut response = HeaderMap::from_iter([(name.clone(), HeaderValue::try_from(value).unwrap())]);
         let own = ["127.0.0.1:8000", "api.internal"].map(str::to_owned);
         let host = HeaderValue::from_static("api.test");
-        make_relative(&mut response, &own, Some(&host), "/t/?x=1");
+        make_relative(&mut response, &own, Some(&host), Some("/t/?x=1"));
         response[name].to_str().unwrap().to_owned()
     }
 
@@ -97,6 +99,9 @@ mod tests {
             ("http://api.internal:80", "/"),
             ("http://api.internal?next=1", "/?next=1"),
             ("http://api.internal//evil.test/x", "/.//evil.test/x"),
+            ("http://api.internal/\\evil.test/x", "/./\\evil.test/x"),
+            ("http://api.internal/\t/evil.test/x", "/./\t/evil.test/x"),
+            ("http://api.internal/t/?x=1", "/t/?x=1"),
             ("http://api.test/t/7", "http://api.test/t/7"),
             ("http://127.0.0.1/t/7", "http://127.0.0.1/t/7"),
             ("http://api.internal.evil.test/", "http://api.internal.evil.test/"),
@@ -124,7 +129,7 @@ mod tests {
     fn what_the_client_knows_is_left_alone() {
         let mut response = HeaderMap::from_iter([(LOCATION, HeaderValue::from_static("http://api.internal/x"))]);
         let host = HeaderValue::from_static("api.internal");
-        make_relative(&mut response, &["api.internal".to_owned()], Some(&host), "/");
+        make_relative(&mut response, &["api.internal".to_owned()], Some(&host), Some("/"));
         assert_eq!(response[LOCATION], "http://api.internal/x");
     }
 }

@@ -51,6 +51,8 @@ struct Inner {
     asked: Asked,
     patience: Duration,
     known: Mutex<Option<Known>>,
+    /// When the resolver failed last, and how.
+    failed: Mutex<Option<(Instant, io::ErrorKind, String)>>,
     /// Held by who asks the resolver.
     asking: Arc<AsyncMutex<()>>,
 }
@@ -78,6 +80,7 @@ impl Names {
             asked,
             patience,
             known: Mutex::default(),
+            failed: Mutex::default(),
             asking: Arc::default(),
         })))
     }
@@ -111,6 +114,9 @@ impl Names {
         if let Some(known) = known.as_ref().filter(|known| known.until > Instant::now()) {
             return Ok(known.clone());
         }
+        if let Some(error) = self.failure().filter(|_| known.is_none()) {
+            return Err(error);
+        }
         let answer = match tokio::time::timeout(self.0.patience, self.ask()).await {
             Ok(answer) => {
                 answer.and_then(|known| known.ok_or_else(|| io::Error::other("the name has no address")))
@@ -119,7 +125,11 @@ impl Names {
         };
         let found = match (answer, known) {
             (Ok(found), _) => found,
-            (Err(error), None) => return Err(error),
+            (Err(error), None) => {
+                let failed = Some((Instant::now(), error.kind(), error.to_string()));
+                *self.0.failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+                return Err(error);
+            }
             (Err(error), Some(known)) => {
                 tracing::warn!(name = self.0.name, %error, "upstream's name cannot be resolved: its last addresses stay in use");
                 Known { until: Instant::now() + RETRY, ..known }
@@ -127,6 +137,13 @@ impl Names {
         };
         *self.0.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(found.clone());
         Ok(found)
+    }
+
+    /// How the resolver has just failed: those who waited for their turn meanwhile need not ask it again.
+    fn failure(&self) -> Option<io::Error> {
+        let failed = self.0.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, kind, message) = failed.as_ref().filter(|(at, ..)| at.elapsed() < LEAST)?;
+        Some(io::Error::new(*kind, message.clone()))
     }
 
     fn known(&self) -> Option<Known> {
@@ -217,6 +234,22 @@ mod tests {
         assert_eq!(others.elapsed(), Duration::ZERO, "one waits at a time");
         tokio::time::sleep(patience * 2).await;
         assert!(names.known().unwrap().until > known.until, "the resolver is left alone for a while");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_resolver_that_fails_fails_with_it() {
+        let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let patience = Duration::from_secs(10);
+        let names = Names::new("api.test", Some(silent.local_addr().unwrap()), patience).unwrap();
+        let begin = tokio::time::Instant::now();
+        let all: Vec<_> = (0..10)
+            .map(|_| names.clone())
+            .map(|names| tokio::spawn(async move { names.current().await }))
+            .collect();
+        for one in all {
+            assert!(one.await.unwrap().is_err());
+        }
+        assert!(begin.elapsed() < patience * 2, "{:?}", begin.elapsed());
     }
 
     #[tokio::test]

@@ -213,6 +213,11 @@ impl Pool {
         Pool { connector, upstream, is_tls, limits, shared: Arc::new(Shared { limits, names, state, suspects }) }
     }
 
+    /// Whether upstream is asked by https.
+    pub fn is_tls(&self) -> bool {
+        self.is_tls
+    }
+
     /// An idle connection that need not rest, and on which nothing has arrived.
     pub fn take(&self) -> Option<UpstreamConn> {
         loop {

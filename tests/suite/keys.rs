@@ -245,6 +245,12 @@ fn a_caller_without_the_cookie_of_the_identity_is_anonymous(tier: Tier) {
     site.get("/by/cookie").shows("hit").carries("for nobody #1");
     get("_ga=1; sid=ann").send().shows("stored").carries("for _ga=1; sid=ann #2");
     get("_ga=1").header("Authorization", "bob").send().hides("hit").hides("stored").carries("for _ga=1 #3");
+    // What is sent beside it may tell the API who asks, too.
+    get("sid=ann; remember=bob").send().shows("stored").carries("for sid=ann; remember=bob #4");
+    get("sid=ann; remember=bob").send().shows("hit").carries("for sid=ann; remember=bob #4");
+    for empty in ["sid=; remember=ann", "sid=; remember=bob", "sid ="] {
+        get(empty).send().shows("hit").carries("for nobody #1");
+    }
 }
 
 fn cookies_that_are_not_kept_are_neither_keyed_nor_sent(tier: Tier) {
@@ -274,6 +280,11 @@ fn kept_cookies_tell_entries_apart(tier: Tier) {
     get("theme=light; sid=1").shows("stored").carries("for theme=light #2");
     get("sid=2").shows("stored").carries("for nobody #3");
     get("theme=dark; sid=2").shows("hit").carries("for theme=dark #1");
+    // Servers differ in whether they trim blanks: it is sent as it is keyed.
+    get("theme =blue").shows("stored").carries("for theme=blue #4");
+    get("theme= blue").shows("hit").carries("for theme=blue #4");
+    get("theme=a; theme=b").shows("stored").carries("for theme=a; theme=b #5");
+    get("theme=a, b").shows("stored").carries("for theme=a, b #6");
     site.get("/kept").shows("hit").carries("for nobody #3");
 }
 
