@@ -279,7 +279,7 @@ impl RuleSet {
     /// Reads `[[family]]` and `[invalidate]`. Faults go to the table's reader; only without any is the result of
     /// use.
     pub fn read(root: &mut Table<'_>, case: PathCase) -> RuleSet {
-        let mut names = Names::default();
+        let mut names = Names::new(case);
         let mut families = family::read(root, &mut names, case);
         let invalidations = invalidation::read(root, &names, case);
         for family in &mut families {

@@ -44,8 +44,8 @@ pub enum PathCase {
 }
 
 impl PathCase {
-    /// The form of a path that rules and tags know.
-    fn fold<'p>(self, path: impl Into<Cow<'p, str>>) -> Cow<'p, str> {
+    /// The form of a path, or of a part of one, that rules and tags know. In ASCII.
+    pub(crate) fn fold<'p>(self, path: impl Into<Cow<'p, str>>) -> Cow<'p, str> {
         let path = path.into();
         match self {
             PathCase::Sensitive => path,

@@ -6,10 +6,12 @@ use http::{HeaderMap, HeaderName};
 use super::shapes::Shapes;
 
 /// Fields whose values tell a server who asks, or prove it, each with who reads it so. Compared with `_` as `-`. Sorted.
-static CREDENTIALS: [&str; 120] = [
+static CREDENTIALS: [&str; 134] = [
     "access-token",                      // devise_token_auth (Rails): README, "token"
     "api-key",                           // Azure OpenAI and AI Search: REST reference, "Authentication"
+    "api-username",                      // Discourse API: the user that a key acts for
     "apikey",                            // Kong key-auth (its default), Supabase: "API keys"
+    "auth-token",                        // hand-written APIs
     "authentication",                    // seen instead of Authorization in hand-written APIs
     "authorization",                     // RFC 9110 §11.6.2
     "cf-access-client-id",               // Cloudflare Access: "Service tokens"
@@ -26,6 +28,9 @@ static CREDENTIALS: [&str; 120] = [
     "deploy-token",                      // GitLab: package registry
     "dpop",                              // RFC 9449 §4.1
     "fastly-key",                        // Fastly API: "Authentication"
+    "impersonate-group",                 // Kubernetes: "User impersonation"
+    "impersonate-uid",                   // the same
+    "impersonate-user",                  // the same
     "job-token",                         // GitLab: CI/CD job token
     "ocp-apim-subscription-key",         // Azure API Management: "Subscriptions"
     "private-token",                     // GitLab: REST API authentication
@@ -36,7 +41,9 @@ static CREDENTIALS: [&str; 120] = [
     "signature",                         // RFC 9421 §4.2
     "ssl-client-cert",                   // ingress-nginx: "Client certificate authentication"
     "ssl-client-subject-dn",             // the same
+    "sudo",                              // GitLab: REST API, the user that an administrator acts for
     "tailscale-user-login",              // Tailscale Serve: "Identity headers"
+    "x-access-key",                      // hand-written APIs; JSONBin API
     "x-access-token",                    // JWT tutorials for Express and Flask
     "x-algolia-api-key",                 // Algolia REST API
     "x-amz-security-token",              // AWS Signature Version 4: temporary credentials
@@ -93,7 +100,10 @@ static CREDENTIALS: [&str; 120] = [
     "x-goog-authenticated-user-email",   // Google Identity-Aware Proxy
     "x-goog-authenticated-user-id",      // the same
     "x-goog-iap-jwt-assertion",          // the same
+    "x-gotify-key",                      // Gotify API: "Authentication"
     "x-hasura-admin-secret",             // Hasura GraphQL Engine
+    "x-hasura-role",                     // Hasura GraphQL Engine: session variables
+    "x-hasura-user-id",                  // the same
     "x-honeycomb-team",                  // Honeycomb API
     "x-id-token",                        // Kong OIDC, hand-written APIs
     "x-jfrog-art-api",                   // JFrog Artifactory REST API
@@ -112,6 +122,7 @@ static CREDENTIALS: [&str; 120] = [
     "x-pomerium-jwt-assertion",          // Pomerium: "JWT verification"
     "x-rapidapi-key",                    // RapidAPI
     "x-redmine-api-key",                 // Redmine REST API
+    "x-redmine-switch-user",             // Redmine REST API: "User impersonation"
     "x-remote-group",                    // Kubernetes: "Authenticating proxy"
     "x-remote-user",                     // the same
     "x-secret-key",                      // hand-written APIs
@@ -122,12 +133,18 @@ static CREDENTIALS: [&str; 120] = [
     "x-shopify-storefront-access-token", // Shopify Storefront API
     "x-ssl-client-cert",                 // HAProxy, nginx: customary for the client's certificate
     "x-token",                           // FastAPI's tutorial
+    "x-typesense-api-key",               // Typesense API: "Authentication"
+    "x-user-id",                         // Rocket.Chat REST API, beside X-Auth-Token
     "x-user-token",                      // simple_token_authentication (Rails)
     "x-userinfo",                        // Kong OIDC
     "x-vault-token",                     // HashiCorp Vault HTTP API
+    "x-webauth-user",                    // Grafana: "Auth proxy" (its default)
     "x-xsrf-token",                      // Angular, axios: bound to a session
     "x-zumo-auth",                       // Azure App Service: Mobile Apps
 ];
+
+/// A field whose name begins with this is of the table too, whatever follows: Kubernetes, "User impersonation".
+const CREDENTIAL_PREFIX: &str = "impersonate-extra-";
 
 /// Of these those that prove that a page of this site sends a request, and not who sends it: with reads browsers send them
 /// beside the cookie that tells that. They stand in no key as they are, and make nobody somebody. Sorted.
@@ -166,7 +183,8 @@ impl Credentials {
 
     /// Names with `_` are to be known by those with `-` first.
     fn have(&self, name: &HeaderName) -> bool {
-        self.shapes.may_have(name.as_str()) && (is_in_table(name) || self.further.contains(name))
+        let may_have = self.shapes.may_have(name.as_str()) || has_prefix(name);
+        may_have && (is_in_table(name) || self.further.contains(name))
     }
 
     /// Whether a field tells who asks.
@@ -187,7 +205,11 @@ impl Credentials {
 
 /// Whether a field is of the table.
 pub(crate) fn is_in_table(name: &HeaderName) -> bool {
-    CREDENTIALS.binary_search(&name.as_str()).is_ok()
+    CREDENTIALS.binary_search(&name.as_str()).is_ok() || has_prefix(name)
+}
+
+fn has_prefix(name: &HeaderName) -> bool {
+    name.as_str().starts_with(CREDENTIAL_PREFIX)
 }
 
 #[cfg(test)]
@@ -234,6 +256,30 @@ mod tests {
                 "{name} costs a search"
             );
         }
+    }
+
+    #[test]
+    fn a_field_that_chooses_the_user_beside_a_credential_is_one() {
+        let all = Credentials::default();
+        let chosen = [
+            "sudo",
+            "impersonate-user",
+            "impersonate-group",
+            "impersonate-uid",
+            "impersonate-extra-scopes",
+            "impersonate-extra-acme.com%2fproject",
+            "api-username",
+            "x-redmine-switch-user",
+            "x-hasura-role",
+            "x-hasura-user-id",
+            "x-webauth-user",
+            "x-user-id",
+        ];
+        for name in chosen {
+            let name = HeaderName::from_static(name);
+            assert!(all.tell_callers(&name) && is_in_table(&name), "{name}");
+        }
+        assert!(!all.have(&HeaderName::from_static("impersonate-other")));
     }
 
     #[test]

@@ -160,22 +160,54 @@ enum Form<'c> {
 
 impl<'c> Form<'c> {
     fn of(headers: &HeaderMap, content: Option<&'c [u8]>) -> Form<'c> {
-        let media_type = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-        let essence = media_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        let read = MediaType::of(headers);
+        let readable = content.filter(|content| content.is_empty() || !headers.contains_key(CONTENT_ENCODING));
+        let Some(content) = readable else {
+            return if read == MediaType::Other { Form::None } else { Form::Unknown };
+        };
+        let may_name = match read {
+            MediaType::Pairs => return Form::Pairs(content),
+            MediaType::Several => !content.is_empty(),
+            // That it stands there at all is enough.
+            MediaType::Multipart => holds(content, METHOD_PARAMETER) || has_method_part(content),
+            MediaType::Json => holds(&json_unescaped(content), METHOD_PARAMETER),
+            MediaType::Other => holds(content, METHOD_PARAMETER),
+        };
+        if may_name { Form::Unknown } else { Form::None }
+    }
+}
+
+/// How frameworks read the content of a POST.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum MediaType {
+    /// `name=value` pairs. Rack takes what has no type for them too.
+    Pairs,
+    Multipart,
+    /// Laravel reads `_method` from it.
+    Json,
+    /// More than one is named: it depends on who reads.
+    Several,
+    Other,
+}
+
+impl MediaType {
+    fn of(headers: &HeaderMap) -> MediaType {
+        let mut lines = headers.get_all(CONTENT_TYPE).iter().map(HeaderValue::as_bytes);
+        let line = lines.next().unwrap_or_default().trim_ascii();
+        // PHP reads as far as the first of these.
+        let end = line.iter().position(|byte| matches!(byte, b';' | b',' | b' ' | b'\t'));
+        let (essence, rest) = line.split_at(end.unwrap_or(line.len()));
         let is = |name: &[u8]| essence.eq_ignore_ascii_case(name);
-        let is_pairs = is(b"application/x-www-form-urlencoded");
-        let is_form = is_pairs || is(b"multipart/form-data");
-        let is_readable = !headers.contains_key(CONTENT_ENCODING);
-        match content {
-            Some([]) => Form::None,
-            Some(content) if is_readable && is_pairs => Form::Pairs(content),
-            // Fields of a multipart message, and members of JSON: that it stands there at all is enough.
-            Some(content) if is_readable => match holds(content, METHOD_PARAMETER) {
-                true => Form::Unknown,
-                false => Form::None,
-            },
-            Some(_) | None if is_form => Form::Unknown,
-            Some(_) | None => Form::None,
+        if lines.next().is_some() || rest.trim_ascii_start().starts_with(b",") {
+            MediaType::Several
+        } else if essence.is_empty() || is(b"application/x-www-form-urlencoded") {
+            MediaType::Pairs
+        } else if is(b"multipart/form-data") {
+            MediaType::Multipart
+        } else if holds(line, b"/json") || holds(line, b"+json") {
+            MediaType::Json
+        } else {
+            MediaType::Other
         }
     }
 }
@@ -187,6 +219,50 @@ fn holds(content: &[u8], word: &[u8]) -> bool {
     content.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word))
 }
 
+/// Whether a part of a multipart message may have a name that stands for `_method`. A name in pieces or encoded (`name*`,
+/// RFC 2231) may be any.
+fn has_method_part(content: &[u8]) -> bool {
+    const NAME: &[u8] = b"name";
+    let ends = content.windows(NAME.len()).enumerate();
+    let mut ends = ends.filter(|(_, window)| window.eq_ignore_ascii_case(NAME)).map(|(at, _)| at + NAME.len());
+    ends.any(|end| match content[end..].trim_ascii_start() {
+        [b'=', value @ ..] => {
+            let value = value.trim_ascii_start();
+            let quote = value.first().copied().filter(|byte| matches!(byte, b'"' | b'\''));
+            let value = if quote.is_some() { &value[1..] } else { value };
+            let is_end = |byte: u8| match quote {
+                Some(quote) => byte == quote,
+                None => matches!(byte, b';' | b'\r' | b'\n'),
+            };
+            // Nobody has a reason to escape any of it.
+            let name = value.iter().copied().take(LONGEST_NAME).take_while(|byte| !is_end(*byte));
+            is_method_parameter(&name.filter(|byte| *byte != b'\\').collect::<Vec<u8>>())
+        }
+        [b'*', ..] => true,
+        _ => false,
+    })
+}
+
+/// As much of the name of a part as is looked at, bytes.
+const LONGEST_NAME: usize = 256;
+
+/// JSON with the escapes of ASCII characters undone (RFC 8259 §7); `\\u005f` counts as one, too.
+fn json_unescaped(content: &[u8]) -> Cow<'_, [u8]> {
+    const ESCAPE: &[u8] = b"\\u00";
+    if !holds(content, ESCAPE) {
+        return Cow::Borrowed(content);
+    }
+    let (mut out, mut rest) = (Vec::with_capacity(content.len()), content);
+    while let [first, tail @ ..] = rest {
+        let digit = |at: usize| rest.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+        let escaped = digit(4).zip(digit(5)).filter(|_| rest.starts_with(ESCAPE));
+        let escaped = escaped.and_then(|(high, low)| u8::try_from(high * 16 + low).ok());
+        out.push(escaped.unwrap_or(*first));
+        rest = if escaped.is_some() { &rest[6..] } else { tail };
+    }
+    Cow::Owned(out)
+}
+
 /// The values of `_method` among `name=value` pairs.
 fn named_by_pairs(pairs: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     let pairs = pairs.split(|byte| matches!(byte, b'&' | b';'));
@@ -196,12 +272,15 @@ fn named_by_pairs(pairs: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     })
 }
 
-/// As lenient frameworks read names: PHP takes ` `, `.` and `[` for `_`.
+/// As lenient frameworks read names: PHP takes ` `, `.` and `[` for `_`. Blanks before it may go, or be one.
 fn is_method_parameter(name: &[u8]) -> bool {
     let spelled = |byte: u8| if matches!(byte, b' ' | b'.' | b'[' | b']') { b'_' } else { byte };
-    let name: Vec<u8> = name.trim_ascii_start().iter().map(|byte| spelled(*byte)).collect();
+    let trimmed = name.trim_ascii_start();
+    let has_blank = trimmed.len() < name.len();
+    let name: Vec<u8> = trimmed.trim_ascii_end().iter().map(|byte| spelled(*byte)).collect();
     let end = name.iter().rposition(|byte| *byte != b'_').map_or(0, |last| last + 1);
-    name[..end].eq_ignore_ascii_case(METHOD_PARAMETER)
+    let is = |word: &[u8]| name[..end].eq_ignore_ascii_case(word);
+    is(METHOD_PARAMETER) || has_blank && is(&METHOD_PARAMETER[1..])
 }
 
 /// `+` and percent-encodings undone; a `%` that begins no encoding stands for itself.
@@ -368,17 +447,76 @@ mod tests {
         for query in ["method=DELETE", "_method2=DELETE", "_method=PUT", "x=_method%3DDELETE", "_method"] {
             assert!(!delete(query, FORM, "", Some(query.as_bytes())), "{query}");
         }
-        let part = b"--x\r\nContent-Disposition: form-data; name=\"_method\"\r\n\r\nDELETE\r\n--x--";
-        assert!(delete("", "multipart/form-data; boundary=x", "", Some(part)));
+        let part = |name: &str, text: &str| {
+            let part = format!("--x\r\nContent-Disposition: form-data; {name}\r\n\r\n{text}\r\n--x--");
+            delete("", "multipart/form-data; boundary=x", "", Some(part.as_bytes()))
+        };
+        let names = [
+            r#"name="_method""#,
+            r#"name=".method""#,
+            r#"name=" method""#,
+            r#"NAME = "  .Method""#,
+            r#"name="[method""#,
+            r#"name=".me\\thod""#,
+            "name=.method; x=1",
+            "name='.method'",
+            "name=.method",
+            "name*0=.met; name*1=hod",
+        ];
+        for name in names {
+            assert!(part(name, "DELETE"), "{name}");
+        }
+        for name in [r#"name="method""#, r#"name="a.method""#, r#"name="a"; filename="the method""#, "name"] {
+            assert!(!part(name, "the method"), "{name}");
+        }
         assert!(delete("", "application/json", "", Some(b"{\"_method\": \"DELETE\"}")));
-        assert!(!delete("", "application/json", "", Some(b"{\"method\": \"DELETE\"}")));
+        for json in [r#"{"\u005fmethod": "DELETE"}"#, r#"{"\u005Fm\u0065thod": "DELETE"}"#] {
+            for media_type in ["application/json", "text/JSON; charset=utf-8", "application/vnd.api+json"] {
+                assert!(delete("", media_type, "", Some(json.as_bytes())), "{media_type} {json}");
+            }
+        }
+        for json in [r#"{"method": "DELETE"}"#, r#"{"a": "\u00e9\u00\u005f"}"#, r#"{"\u"#] {
+            assert!(!delete("", "application/json", "", Some(json.as_bytes())), "{json}");
+        }
         // What is not known may say so.
-        for (media_type, is_form) in [(FORM, true), ("Multipart/Form-Data;x", true), ("application/json", false)] {
+        let media_types = [
+            (FORM, true),
+            ("Multipart/Form-Data;x", true),
+            ("application/json", true),
+            ("application/vnd.api+json", true),
+            ("", true),
+            ("application/octet-stream", false),
+        ];
+        for (media_type, is_form) in media_types {
             assert_eq!(delete("", media_type, "", None), is_form, "{media_type}");
             assert_eq!(delete("", media_type, "gzip", Some(b"zzz")), is_form, "{media_type}");
         }
         let put = methods_meant(&Method::PUT, &fields(&[("content-type", FORM)]), None, None);
         assert_eq!(put, Meant::These(vec![Method::PUT]));
+    }
+
+    #[test]
+    fn content_of_no_type_is_a_form_and_of_two_types_may_be() {
+        let delete = |lines: Fields<'_>, content: Option<&[u8]>| {
+            methods_meant(&Method::POST, &fields(lines), None, content).overlaps(&[Method::DELETE])
+        };
+        assert!(delete(&[], Some(b"a=1&%5fmethod=DELETE")));
+        assert!(delete(&[], None));
+        assert!(delete(&[("content-encoding", "gzip")], Some(b"zzz")));
+        assert!(!delete(&[], Some(b"a=1")) && !delete(&[], Some(b"")));
+        let (text, form) = ("text/plain", "application/x-www-form-urlencoded");
+        let several: [Fields<'_>; 3] = [
+            &[("content-type", text), ("content-type", form)],
+            &[("content-type", form), ("content-type", text)],
+            &[("content-type", "text/plain , application/x-www-form-urlencoded")],
+        ];
+        for lines in several {
+            assert!(delete(lines, Some(b"a=1")) && delete(lines, None) && !delete(lines, Some(b"")), "{lines:?}");
+        }
+        assert!(delete(
+            &[("content-type", "application/x-www-form-urlencoded charset=x")],
+            Some(b"_method=delete")
+        ));
     }
 
     #[test]

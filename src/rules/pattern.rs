@@ -64,7 +64,7 @@ impl Pattern {
             let message = "the pattern can match no path: every path begins with \"/\"".to_owned();
             return fault(0..text.len(), message, "begin the pattern with /, without scheme and host");
         }
-        let anchored = anchored(&normalised(text));
+        let anchored = anchored(&normalised(text, case));
         let mut builder = RegexBuilder::new(&anchored);
         match builder.case_insensitive(case == PathCase::Insensitive).size_limit(COMPILED).build() {
             Ok(regex) => Ok(Pattern { text: text.to_owned(), named: named(&regex), anchored, case, regex }),
@@ -86,7 +86,11 @@ impl Pattern {
     /// What it matches, with its literals in normal form, and without regard to case if case makes no difference.
     pub fn hir(&self) -> Option<Hir> {
         let is_insensitive = self.case == PathCase::Insensitive;
-        ParserBuilder::new().case_insensitive(is_insensitive).build().parse(&normalised(&self.text)).ok()
+        ParserBuilder::new()
+            .case_insensitive(is_insensitive)
+            .build()
+            .parse(&normalised(&self.text, self.case))
+            .ok()
     }
 
     /// Whether it matches the whole path.
@@ -194,11 +198,12 @@ impl PatternSet {
 }
 
 /// A pattern with its literals as they stand in normalised paths: percent-encodings of what stands there plainly are
-/// undone, others are in upper case, and what cannot stand there is encoded. Classes stay as they are.
-fn normalised(text: &str) -> String {
+/// undone, others are in upper case, what cannot stand there is encoded, and letters are in lower case if case makes no
+/// difference. Classes stay as they are.
+fn normalised(text: &str, case: PathCase) -> String {
     let Ok(ast) = ast::parse::Parser::new().parse(text) else { return text.to_owned() };
     let mut edits = Vec::new();
-    normalise_literals(&ast, &mut edits);
+    normalise_literals(&ast, case, &mut edits);
     let (mut out, mut at) = (String::with_capacity(text.len()), 0);
     for (place, replacement) in edits {
         out.push_str(&text[at..place.start]);
@@ -210,20 +215,22 @@ fn normalised(text: &str) -> String {
 }
 
 /// Adds what is to be replaced, in the order of the pattern.
-fn normalise_literals(ast: &Ast, edits: &mut Vec<(Range<usize>, String)>) {
+fn normalise_literals(ast: &Ast, case: PathCase, edits: &mut Vec<(Range<usize>, String)>) {
     match ast {
-        Ast::Literal(literal) => edits.extend(encoded(literal)),
-        Ast::Repetition(repetition) => normalise_literals(&repetition.ast, edits),
-        Ast::Group(group) => normalise_literals(&group.ast, edits),
-        Ast::Alternation(alternation) => alternation.asts.iter().for_each(|ast| normalise_literals(ast, edits)),
+        Ast::Literal(literal) => edits.extend(encoded(literal, case)),
+        Ast::Repetition(repetition) => normalise_literals(&repetition.ast, case, edits),
+        Ast::Group(group) => normalise_literals(&group.ast, case, edits),
+        Ast::Alternation(alternation) => {
+            alternation.asts.iter().for_each(|ast| normalise_literals(ast, case, edits));
+        }
         Ast::Concat(concat) => {
             let mut rest = concat.asts.as_slice();
             while let [first, others @ ..] = rest {
-                if let Some(edit) = encoding(rest) {
+                if let Some((count, edit)) = encodings(rest, case) {
                     edits.push(edit);
-                    rest = &rest[3..];
+                    rest = &rest[3 * count..];
                 } else {
-                    normalise_literals(first, edits);
+                    normalise_literals(first, case, edits);
                     rest = others;
                 }
             }
@@ -232,9 +239,20 @@ fn normalise_literals(ast: &Ast, edits: &mut Vec<(Range<usize>, String)>) {
     }
 }
 
-/// A percent-encoding at the beginning, and how it stands in paths.
+/// The percent-encodings at the beginning, how many they are, and how they stand in paths: together, since several may be
+/// one letter.
+fn encodings(asts: &[Ast], case: PathCase) -> Option<(usize, (Range<usize>, String))> {
+    let found: Vec<_> = asts.chunks(3).map_while(encoding).collect();
+    let ((first, _), (last, _)) = found.first().zip(found.last())?;
+    let place = first.start..last.end;
+    let text = found.iter().map(|(_, text)| text.as_str()).collect::<String>();
+    // `\` stands there before delimiters alone, so that no class becomes another one.
+    Some((found.len(), (place, case.fold(text).into_owned())))
+}
+
+/// A percent-encoding, and how it stands in paths.
 fn encoding(asts: &[Ast]) -> Option<(Range<usize>, String)> {
-    let [Ast::Literal(percent), Ast::Literal(high), Ast::Literal(low), ..] = asts else { return None };
+    let [Ast::Literal(percent), Ast::Literal(high), Ast::Literal(low)] = asts else { return None };
     let digits = high.c.to_digit(16).zip(low.c.to_digit(16)).filter(|_| percent.c == '%');
     let byte = digits.and_then(|(high, low)| u8::try_from(high * 16 + low).ok())?;
     let replacement = match is_unreserved(byte) || is_plain_delimiter(byte) {
@@ -244,14 +262,19 @@ fn encoding(asts: &[Ast]) -> Option<(Range<usize>, String)> {
     Some((percent.span.start.offset..low.span.end.offset, replacement))
 }
 
-/// A character that stands in paths only encoded. A `?` or `#` is left alone: it is no part of a path at all.
-fn encoded(literal: &ast::Literal) -> Option<(Range<usize>, String)> {
+/// A character that stands in paths only encoded, or in lower case. A `?` or `#` is left alone: it is no part of a path at
+/// all.
+fn encoded(literal: &ast::Literal, case: PathCase) -> Option<(Range<usize>, String)> {
     let character = literal.c;
+    let place = literal.span.start.offset..literal.span.end.offset;
+    if character.is_ascii_uppercase() && case == PathCase::Insensitive {
+        return Some((place, character.to_ascii_lowercase().to_string()));
+    }
     if stands_plainly(character) || matches!(character, '%' | '?' | '#') {
         return None;
     }
     let bytes = character.encode_utf8(&mut [0; 4]).bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
-    Some((literal.span.start.offset..literal.span.end.offset, format!("(?:{bytes})")))
+    Some((place, format!("(?:{})", case.fold(bytes))))
 }
 
 fn anchored(text: &str) -> String {
@@ -332,6 +355,27 @@ mod tests {
         for (pattern, path, expected) in rows {
             assert_eq!(matches(pattern, path), expected, "{pattern} on {path}");
         }
+    }
+
+    #[test]
+    fn case_makes_no_difference_to_literals_of_any_script() {
+        let rows = [
+            (r"/ÉCOLES/(?<id>\w+)", "/école%73/Joe"),
+            (r"/%C3%89coles/(?<id>\w+)", "/ÉCOLES/JOE"),
+            (r"/%c3%a9coles/(?<id>\w+)", "/ÉCOLES/JOE"),
+            (r"/(?:Ü|%C3%9Cx%41)+/(?<id>\w+)", "/üÜxa/joe"),
+            (r"/(?-i)SETTINGS%24/(?<id>\w+)", "/settings$/JOE"),
+            ("/\u{212a}/(?<id>joe)", "/\u{212a}/JOE"),
+            (r"/a%24%28/(?<id>JOE)", "/A$(/joe"),
+        ];
+        for (text, path) in rows {
+            let pattern = Pattern::compile(text, PathCase::Insensitive).unwrap();
+            let set = PatternSet::build([&pattern].into_iter(), PathCase::Insensitive).unwrap();
+            let path = PathCase::Insensitive.fold(crate::target::normalise(path)).into_owned();
+            assert_eq!(pattern.values(&path).to_vec(), [("id", Some("joe"))], "{text} on {path}");
+            assert!(set.matches(&path).next().is_some(), "{text} on {path}");
+        }
+        assert!(!matches("/ÉCOLES", "/%C3%A9COLES"));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! | `me:{identity}` | in the family, or in those below it, what the caller of the write has there; `*` takes globs |
 //! | `*` | everything |
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use smallvec::SmallVec;
@@ -18,7 +19,7 @@ use super::pattern::Values;
 use super::{Caller, instance};
 use crate::key::{self, Identity};
 use crate::stamp::Tag;
-use crate::target;
+use crate::target::{self, PathCase};
 
 /// The names of all families and of the levels above them, each with its captures.
 #[derive(Debug, Default)]
@@ -26,6 +27,8 @@ pub struct Names {
     known: BTreeMap<String, Known>,
     /// How the families that tell callers apart do that.
     identities: Vec<(String, Identity)>,
+    /// Whether values that differ in case are two.
+    case: PathCase,
 }
 
 /// The part of a reference that stands for the caller.
@@ -40,6 +43,11 @@ enum Known {
 }
 
 impl Names {
+    /// Those of no family yet.
+    pub fn new(case: PathCase) -> Names {
+        Names { case, ..Names::default() }
+    }
+
     /// Adds a family and the levels above it. None as its captures if the pattern is faulty.
     pub fn add(&mut self, name: &str, captures: Option<Vec<Values>>, identity: &Identity) {
         for (end, _) in name.match_indices(':') {
@@ -158,10 +166,10 @@ impl Reference {
         match names.split(text) {
             Some((name, known, rest)) if !looks_like_glob(rest) => {
                 let parts: Result<Vec<Part>, _> =
-                    rest.split(':').skip(1).map(|part| read_part(part, captures)).collect();
+                    rest.split(':').skip(1).map(|part| read_part(part, captures, names.case)).collect();
                 let parts = parts?;
                 check_room(text, name, known, &parts, names)?;
-                check_values(name, known, rest.split(':').skip(1))?;
+                check_values(name, (known, names.case), rest.split(':').skip(1))?;
                 Ok(Reference(SmallVec::from_elem(instance(name, parts), 1)))
             }
             _ => glob(text, names),
@@ -186,10 +194,10 @@ impl Reference {
             Some((name, known, rest)) if !looks_like_glob(rest) => {
                 let room = known.room().unwrap_or(instance::CAPTURES);
                 let typed: Vec<&str> = rest.splitn(room.max(1) + 1, ':').skip(1).collect();
-                let parts: Vec<Part> = typed.iter().map(|part| value_part(part)).collect();
+                let parts: Vec<Part> = typed.iter().map(|part| value_part(part, names.case)).collect();
                 check_room(text, name, known, &parts, names)
                     .and_then(|()| check_below(name, &typed, names))
-                    .and_then(|()| check_values(name, known, typed.iter().copied()))
+                    .and_then(|()| check_values(name, (known, names.case), typed.iter().copied()))
                     .map_err(unknown)?;
                 Ok(Reference(SmallVec::from_elem(instance(name, parts), 1)))
             }
@@ -279,18 +287,33 @@ fn instance(name: &str, mut parts: Vec<Part>) -> Target {
     if parts.is_empty() { Target::Whole(whole) } else { Target::Instance { whole, parts } }
 }
 
-fn value_part(part: &str) -> Part {
-    if part == "*" { Part::Any } else { Part::Value(instance::value(part).into_owned()) }
+fn value_part(part: &str, case: PathCase) -> Part {
+    if part == "*" { Part::Any } else { Part::Value(instance::value(&folded(part, case)).into_owned()) }
 }
 
-fn read_part(part: &str, captures: Option<&[&str]>) -> Result<Part, ReferenceFault> {
+/// A value as paths have it that tell nothing by case: of those captures are taken.
+fn folded(value: &str, case: PathCase) -> Cow<'_, str> {
+    match case {
+        PathCase::Sensitive => Cow::Borrowed(value),
+        PathCase::Insensitive => case.fold(encoded(&instance::decoded(value), target::is_unreserved)),
+    }
+}
+
+fn encoded(bytes: &[u8], is_plain: impl Fn(u8) -> bool) -> String {
+    bytes.iter().fold(String::new(), |text, byte| match is_plain(*byte) {
+        true => text + &char::from(*byte).to_string(),
+        false => text + &format!("%{byte:02X}"),
+    })
+}
+
+fn read_part(part: &str, captures: Option<&[&str]>, case: PathCase) -> Result<Part, ReferenceFault> {
     let Some(name) = part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) else {
         if part.contains(['{', '}']) || part.is_empty() {
             let message = format!("{part:?} is not a part of an instance");
             let remedy = "a part is one {capture}, one value, or *; write %7B for { and %7D for }".to_owned();
             return Err(ReferenceFault::Instance { message, remedy });
         }
-        return Ok(value_part(part));
+        return Ok(value_part(part, case));
     };
     match captures {
         Some(have) if !have.contains(&name) => Err(no_capture(name, have)),
@@ -383,13 +406,13 @@ fn check_below(name: &str, typed: &[&str], names: &Names) -> Result<(), Referenc
 /// Values that no path of the family has are those of no entry.
 fn check_values<'v>(
     name: &str,
-    known: &Known,
+    (known, case): (&Known, PathCase),
     parts: impl Iterator<Item = &'v str>,
 ) -> Result<(), ReferenceFault> {
     let Known::Family(Some(captures)) = known else { return Ok(()) };
     for (capture, part) in captures.iter().zip(parts) {
         let is_value = part != "*" && !part.starts_with('{');
-        if is_value && !spellings(part).iter().any(|value| capture.contain(value)) {
+        if is_value && !spellings(&folded(part, case)).iter().any(|value| capture.contain(value)) {
             let capture = capture.name();
             let message = format!("{part:?} is no {{{capture}}} that the path of {name:?} can have");
             let remedy = format!("write one that it can have, or {name:?} for all of the family");
@@ -402,16 +425,10 @@ fn check_values<'v>(
 /// The ways in which a path may hold a value: they are one instance ([`instance::value`]).
 fn spellings(value: &str) -> Vec<String> {
     let decoded = instance::decoded(value);
-    let encoded = |is_plain: &dyn Fn(u8) -> bool| {
-        decoded.iter().fold(String::new(), |text, byte| match is_plain(*byte) {
-            true => text + &char::from(*byte).to_string(),
-            false => text + &format!("%{byte:02X}"),
-        })
-    };
     let mut all = vec![value.to_owned()];
     all.extend(String::from_utf8(decoded.clone()));
-    all.push(encoded(&|byte| target::is_plain(byte) && byte != b'/'));
-    all.push(encoded(&target::is_unreserved));
+    all.push(encoded(&decoded, |byte| target::is_plain(byte) && byte != b'/'));
+    all.push(encoded(&decoded, target::is_unreserved));
     // `{` and `%` of a value that was typed for itself.
     all.push(target::normalise(&format!("/{value}"))[1..].to_owned());
     all
@@ -476,9 +493,8 @@ mod tests {
             ("order:lines", r"/orders/(?<id>\d+)/lines"),
         ];
         for (name, path) in families {
-            let values = Pattern::compile(&format!("/{name}{path}"), target::PathCase::Sensitive)
-                .unwrap()
-                .values_of_captures();
+            let values =
+                Pattern::compile(&format!("/{name}{path}"), PathCase::Sensitive).unwrap().values_of_captures();
             names.add(name, Some(values), &Identity::Unstated);
         }
         names.add("broken", None, &Identity::Unstated);
@@ -625,6 +641,40 @@ mod tests {
         assert_eq!(fault.to_string(), "unknown family \"user_detials\": did you mean \"user_details\"?");
         assert!(resolved("user_list:42").is_err());
         assert!(resolved("nothing").unwrap_err().to_string().contains("families here: booking"));
+    }
+
+    #[test]
+    fn values_are_in_lower_case_where_paths_are() {
+        let mut names = Names::new(PathCase::Insensitive);
+        for (name, path) in [("user", r"/(?<id>[^/]+)"), ("grade", r"/(?<id>[A-F]|É)")] {
+            let pattern = Pattern::compile(path, PathCase::Insensitive).unwrap();
+            names.add(name, Some(pattern.values_of_captures()), &Identity::Unstated);
+        }
+        let long = "JOE".repeat(100);
+        let rows = [
+            ("user:JOE", "/Joe"),
+            ("user:%4AOE", "/joe"),
+            ("user:ÉCOLE", "/école"),
+            ("user:%C3%89cole", "/ÉCOLE"),
+            ("user:A%3AB", "/a:b"),
+            ("user:100%", "/100%"),
+            ("user:A%2541", "/a%2541"),
+            (&format!("user:{long}"), &format!("/{long}")),
+            ("grade:B", "/b"),
+            ("grade:É", "/É"),
+        ];
+        for (text, path) in rows {
+            let path = PathCase::Insensitive.fold(target::normalise(path)).into_owned();
+            let family = text.split(':').next().unwrap();
+            let expected = instance::tag(family, &[Some(&instance::value(&path[1..]))]);
+            let parsed = Reference::parse(text, &names, Some(&[])).unwrap();
+            for reference in [parsed, Reference::resolve(text, &names).unwrap()] {
+                let mut found = Vec::new();
+                reference.tags(&|_| None, Caller::Unknown, &mut found);
+                assert!(found.len() == 1 && found[0] == expected, "{text}: {found:?}");
+            }
+        }
+        assert!(Reference::resolve("grade:G", &names).unwrap_err().to_string().contains("\"G\" is no {id}"));
     }
 
     #[test]

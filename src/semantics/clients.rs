@@ -2,7 +2,7 @@
 //! browser that was told `max-age=60` goes on with its own copy whatever is written. One that is told `no-cache` asks again,
 //! and is answered 304 from memory as long as nothing has changed.
 
-use http::header::{CACHE_CONTROL, ETAG, EXPIRES};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, ETAG, EXPIRES};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use md5::{Digest, Md5};
 
@@ -49,10 +49,11 @@ pub fn tell(response: &mut HeaderMap) -> HeaderMap {
 }
 
 /// Gives a response that clients are told to ask for again a validator to ask with, if it has none: a weak one, so that no
-/// client makes a write conditional on what upstream does not know.
+/// client makes a write conditional on what upstream does not know. It tells bodies apart, and the fields that a 304 leaves
+/// out: a client keeps those that it has.
 pub fn identify(response: &mut HeaderMap, body: &[u8]) {
     if !has_validator(response)
-        && let Ok(tag) = HeaderValue::try_from(format!("W/\"larder-{:032x}\"", digest(body)))
+        && let Ok(tag) = HeaderValue::try_from(format!("W/\"larder-{:032x}\"", digest(response, body)))
     {
         response.insert(ETAG, tag);
     }
@@ -75,8 +76,21 @@ pub fn restored(response: &HeaderMap, said: &HeaderMap) -> HeaderMap {
     fields
 }
 
-fn digest(body: &[u8]) -> u128 {
-    u128::from_be_bytes(Md5::digest(body).into())
+fn digest(response: &HeaderMap, body: &[u8]) -> u128 {
+    let mut hash = Md5::new();
+    let mut part = |part: &[u8]| {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    };
+    // The length follows from the body, and is not stored.
+    for name in validation::LEFT_OUT_OF_304.iter().filter(|name| *name != CONTENT_LENGTH) {
+        for value in response.get_all(name) {
+            part(name.as_str().as_bytes());
+            part(value.as_bytes());
+        }
+    }
+    part(body);
+    u128::from_be_bytes(hash.finalize().into())
 }
 
 #[cfg(test)]
@@ -120,6 +134,21 @@ mod tests {
         assert!(made.starts_with("W/\"larder-") && made.len() == 43, "{made}");
         assert_eq!(tag(&[], b"body").unwrap(), made);
         assert_ne!(tag(&[], b"other").unwrap(), made);
+        let left_out = [
+            ("content-type", "text/html"),
+            ("content-type", "text/plain"),
+            ("content-language", "de"),
+            ("content-encoding", "x"),
+        ];
+        let mut tags: Vec<String> = left_out.iter().map(|line| tag(&[*line], b"body").unwrap()).collect();
+        tags.push(tag(&left_out, b"body").unwrap());
+        tags.push(made.clone());
+        tags.sort();
+        assert!(tags.windows(2).all(|pair| pair[0] != pair[1]), "{tags:?}");
+        // A 304 carries these, or they follow from the body.
+        for line in [("content-disposition", "inline"), ("content-location", "/a"), ("content-length", "4")] {
+            assert_eq!(tag(&[line], b"body").unwrap(), made, "{line:?}");
+        }
         assert_eq!(tag(&[("etag", "\"1\"")], b"body").unwrap(), "\"1\"");
         assert_eq!(tag(&[("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT")], b"body"), None);
     }

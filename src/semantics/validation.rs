@@ -234,7 +234,7 @@ pub fn freshen(stored: &HeaderMap, update: &HeaderMap) -> HeaderMap {
 }
 
 /// Representation metadata that a 304 leaves out, besides `Last-Modified`.
-static LEFT_OUT_OF_304: [HeaderName; 5] =
+pub(super) static LEFT_OUT_OF_304: [HeaderName; 5] =
     [CONTENT_TYPE, CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_RANGE];
 
 /// The fields of a stored response that a 304 carries (RFC 9110 §15.4.5): everything but representation metadata

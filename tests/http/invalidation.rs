@@ -301,6 +301,8 @@ fn a_form_may_be_any_method() {
     let part = "--x\r\nContent-Disposition: form-data; name=\"_method\"\r\n\r\nDELETE\r\n--x--\r\n";
     assert!(post("/gone/1", "multipart/form-data; boundary=x", part));
     assert!(!post("/gone/1", FORM, "a=1&_method=PUT"));
+    assert!(post("/gone/1", "multipart/form-data; boundary=x", &part.replace("_method", ".method")));
+    assert!(post("/gone/1", "application/json", r#"{"\u005fmethod": "DELETE"}"#));
     assert!(!post("/gone/1", "application/json", "{}"));
 }
 
