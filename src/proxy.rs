@@ -219,7 +219,9 @@ fn take(
                 }
                 Some(detail) => pass(&running, &asked, RequestBody::Empty, Fwd::Bypass, detail).await,
                 None if is_write => {
-                    headers::strip_claims(&mut asked.headers, asked.forwarded, |name| live.rules.keys_on(name));
+                    headers::strip_claims(&mut asked.headers, asked.forwarded, |name| {
+                        live.rules.identify_by(name)
+                    });
                     write::write(&running, live, asked, body).await
                 }
                 None => answer(&running, &live, asked, body, offer).await,

@@ -312,9 +312,11 @@ impl RuleSet {
         &self.invalidations
     }
 
-    /// Whether a family keys on this field as a whole.
-    pub fn keys_on(&self, name: &HeaderName) -> bool {
-        self.families.iter().any(|family| family.keying.keys_on(name))
+    /// Whether a family tells callers apart by this field.
+    pub fn identify_by(&self, name: &HeaderName) -> bool {
+        self.families
+            .iter()
+            .any(|family| matches!(&family.keying.identity, Identity::Header(known) if known == name))
     }
 
     /// The family of this name.

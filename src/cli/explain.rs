@@ -203,7 +203,7 @@ fn write(config: &Config, method: &Method, target: &Target, mut fields: HeaderMa
         false => headers::drop_underscored(&mut fields),
     }
     let forwarded = config.server.forwarded_from(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    headers::strip_claims(&mut fields, forwarded, |name| config.rules.keys_on(name));
+    headers::strip_claims(&mut fields, forwarded, |name| config.rules.identify_by(name));
     let headers = &fields;
     let methods = headers::methods_meant(method, headers, target.query.as_deref(), Some(&[]));
     let own = config.server.upstream.iter().flat_map(|url| upstream::addresses(url, &config.server.host));

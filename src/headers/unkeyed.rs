@@ -86,10 +86,10 @@ pub fn keep_cookies(headers: &mut HeaderMap, names: &[&str]) {
 }
 
 /// Removes from a write what it claims that whom it came from is not trusted to say ([`claims`]). By a path among it, it would
-/// be a write that no rule matches. Methods that it names stay: the rules know them ([`methods_meant`]). So does what a family
-/// keys on (`by_family`): its reads are sent with it.
-pub fn strip_claims(headers: &mut HeaderMap, policy: ForwardedPolicy, by_family: impl Fn(&HeaderName) -> bool) {
-    strip(headers, |name| claims::goes(name, policy, &by_family));
+/// be a write that no rule matches. Methods that it names stay: the rules know them ([`methods_meant`]). So do the fields by
+/// which families tell callers apart (`is_identity`): upstream sees the same caller as on reads.
+pub fn strip_claims(headers: &mut HeaderMap, policy: ForwardedPolicy, is_identity: impl Fn(&HeaderName) -> bool) {
+    strip(headers, |name| claims::goes(name, policy, &is_identity));
 }
 
 /// RFC 9110 §9.2.1 and the method registry: methods that are known not to change anything.

@@ -100,7 +100,7 @@ fn letters() -> Vec<u8> {
 fn normal() -> String {
     let (plain, any) = (format!("(?:{PLAIN_BUT_DOT}|{ENCODED})"), format!("(?:[.]|{PLAIN_BUT_DOT}|{ENCODED})"));
     // Neither `.` nor `..`.
-    let segment = format!("(?:{plain}{any}*|[.]{plain}{any}*|[.][.]{any}+)%?|%");
+    let segment = format!("(?:{plain}{any}*|[.]{plain}{any}*|[.][.]{any}+)%?|[.]{{0,2}}%");
     NORMAL.replace("SEGMENT", &segment)
 }
 
@@ -222,9 +222,8 @@ mod tests {
         fn a_path_in_normal_form_is_one_of_them(path in "(/([a-z%0-9A-F.~ü @:\\\\-]{0,6}|%[0-9a-f]{2}))*") {
             let path = target::normalise(&path).into_owned();
             // What is missing: see [`NORMAL`].
-            prop_assume!(!path.contains("%%") && !path.contains("%Z"));
-            prop_assume!(!LOOSE.is_match(&path));
-            prop_assert!(IS_NORMAL.is_match(&path), "{path}");
+            let is_missing = path.contains("%%") || path.contains("%Z") || LOOSE.is_match(&path);
+            prop_assert!(is_missing || IS_NORMAL.is_match(&path), "{path}");
         }
     }
 }

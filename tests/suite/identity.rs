@@ -182,7 +182,10 @@ fn a_family_keyed_by_a_cookie_tells_callers_apart(tier: Tier) {
     let get = |cookies: &str| by(&site, "/by/cookie", "Cookie", cookies).send();
     get("sid=ann; theme=dark").shows("stored").carries("for sid=ann; theme=dark #1");
     get("sid=bob").shows("stored").carries("for sid=bob #2");
-    get("theme=light; sid=ann").shows("hit").carries("for sid=ann; theme=dark #1");
+    get("sid=ann; theme=dark").shows("hit").carries("for sid=ann; theme=dark #1");
+    get("sid=bob").shows("hit").carries("for sid=bob #2");
+    // What else is sent may tell in the answer.
+    get("sid=ann; theme=light").shows("stored").carries("for sid=ann; theme=light #3");
     get("sid=ann; sid=bob").hides("hit");
 }
 

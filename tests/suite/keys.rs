@@ -441,3 +441,19 @@ fn explain_names_the_key_that_the_proxy_uses(tier: Tier) {
         assert!(told["notes"].to_string().contains(note), "{target} {fields:?}: {told:#}");
     }
 }
+
+/// By a field that is removed where nobody is told apart by it.
+#[test]
+fn a_write_has_the_caller_of_the_reads_that_it_invalidates() {
+    let rules = "[[family]]\nname = 'me'\npath = '/me'\nttl = '60s'\nidentity = 'header:x-remote-user'\n\
+                 [invalidate]\n'/logout' = [\"me:{identity}\"]\n";
+    let site = Site::start(Tier::Embedded, rules);
+    let by = |method: &str, target: &str, caller: &str| site.call(method, target).header("X-Remote-User", caller);
+    for caller in ["ann", "bob"] {
+        by("GET", "/me", caller).send().shows("stored");
+    }
+    by("POST", "/logout", "ann").body("{}").send().has_status(200);
+    assert_eq!(site.upstream.last("POST /logout").header("x-remote-user"), Some("ann"));
+    by("GET", "/me", "ann").send().shows("detail=outdated");
+    by("GET", "/me", "bob").send().shows("hit");
+}
