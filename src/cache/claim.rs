@@ -41,7 +41,7 @@ pub enum Turn {
     Ours(Held),
     /// Wait for another proxy.
     Theirs(Waiting),
-    /// Another proxy has fetched and stored it.
+    /// Another proxy has fetched, and may have stored it.
     Stored,
     /// Fetch, for this proxy alone.
     Alone,
@@ -171,7 +171,9 @@ impl Waiting {
             }
             match self.attempt.make().await {
                 Ok(Claimed::Ours) => return (Turn::Ours(self.attempt.held), "gone"),
-                Ok(Claimed::Theirs(theirs)) => self.theirs = theirs,
+                // It has ended unheard. If it has stored nothing, the next one will hardly do so either.
+                Ok(Claimed::Theirs(theirs)) if theirs.id != self.theirs.id => return (Turn::Stored, "gone"),
+                Ok(Claimed::Theirs(_)) => {}
                 Err(_) => return (Turn::Alone, "store-away"),
             }
         }
