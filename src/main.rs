@@ -8,18 +8,18 @@ use mimalloc::MiMalloc;
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// `mi_option_disallow_arena_alloc`: its number in `mimalloc.h` of mimalloc 3.
-const DISALLOW_ARENA_ALLOC: mi_option_t = 26;
+/// `mi_option_arena_max_object_size`: its number in `mimalloc.h` of mimalloc 3.
+const ARENA_MAX_OBJECT_SIZE: mi_option_t = 45;
 
 fn main() -> ExitCode {
     return_freed_memory();
     larder::cli::main()
 }
 
-/// Has mimalloc give large blocks back to the system when they are freed. In its arenas they would stay for a second: under a
-/// stream of large bodies the process would take twice `[memory] capacity`.
+/// Has mimalloc take blocks of more than 256 KiB from the system, and give them back when they are freed. In its arenas they would
+/// stay for a second: under a stream of large bodies the process would take twice `[memory] capacity`.
 #[expect(unsafe_code, reason = "mimalloc has no other interface to its options")]
 fn return_freed_memory() {
-    // SAFETY: stores an integer at a valid index of the option table; an index out of range is ignored by mimalloc.
-    unsafe { mi_option_set(DISALLOW_ARENA_ALLOC, 1) };
+    // SAFETY: stores a number at an index of the option table; mimalloc ignores an index out of range.
+    unsafe { mi_option_set(ARENA_MAX_OBJECT_SIZE, 256) };
 }
