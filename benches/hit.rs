@@ -101,7 +101,7 @@ fn lookup(criterion: &mut Criterion) {
     let tags: Arc<[Tag]> = vec![Tag::root(), Tag::uri(&target.path), Tag::family("things")].into();
     let content = Content::Response(response());
     let entry = Entry { text: canonical.text.as_str().into(), stamp, tags, content };
-    let place = Place { key: canonical.key, label: "things".to_owned(), keep: Duration::from_secs(60) };
+    let place = Place { hash: canonical.hash, label: "things".to_owned(), keep: Duration::from_secs(60) };
     cache.store_in_memory(entry, &place);
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without I/O");
     criterion.bench_function("lookup in memory", |bench| {

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::entry::{Content, Entry, Seal, Variants};
-use crate::key::{Canonical, Key};
+use crate::key::{Canonical, Key, KeyHash};
 use crate::metrics::Metrics;
 use crate::stamp::{Sequence, Stamp, Standing, Tag, Taken, View};
 use crate::store::fleet::{Again, Cause, Intent, Invalidated, Outdating};
@@ -112,8 +112,8 @@ pub enum Found {
 /// Where and for how long an entry is kept.
 #[derive(Debug, Clone)]
 pub struct Place {
-    /// Its key.
-    pub key: Key,
+    /// The hash of its key.
+    pub hash: KeyHash,
     /// Readable part of its name in the store: `user_details:42`.
     pub label: String,
     /// How long the store keeps it; at least a second.
@@ -230,7 +230,7 @@ impl Cache {
         let (mut found, mut outdated) = (Found::Nothing, None);
         if let Some(resident) = self.memory.get(&canonical) {
             let view = self.memory.view_of(&resident);
-            found = self.judge(canonical.key, &resident, view);
+            found = self.judge(canonical.hash, &resident, view);
             if !matches!(found, Found::Outdated) {
                 return Lookup::plain(found, canonical, Some(view)).holding(Hold::Resident(resident));
             }
@@ -260,7 +260,7 @@ impl Cache {
                 false => self.ask_view(shared, &resident.entry.tags).await,
             };
             let Some(view) = view else { return Lookup::plain(Found::Nothing, canonical, None) };
-            match self.judge(canonical.key, &resident, view) {
+            match self.judge(canonical.hash, &resident, view) {
                 found @ Found::Current(_) => {
                     return Lookup::plain(found, canonical, Some(view)).holding(Hold::Resident(resident));
                 }
@@ -289,7 +289,7 @@ impl Cache {
         label: &str,
         tags: &[Tag],
     ) -> (Found, Option<View>) {
-        let name = name(label, canonical.key);
+        let name = name(label, canonical.key());
         let asked = shared.fleet.opening();
         let reply = self.ask(shared.store.lookup(&name, tags).await, "lookup");
         let Some(reply) = reply.filter(|found| shared.fleet.trusts(found.view.stamp.epoch, asked)) else {
@@ -314,7 +314,7 @@ impl Cache {
             Standing::Softened { .. } => Found::Softened(Arc::clone(&entry)),
             Standing::Outdated => return (Found::Outdated, Some(reply.view)),
         };
-        self.memory.put_confirmed(canonical.key, entry, &view);
+        self.memory.put_confirmed(canonical.hash, entry, &view);
         (found, Some(view))
     }
 
@@ -328,7 +328,7 @@ impl Cache {
         told.ok()
     }
 
-    fn judge(&self, key: Key, resident: &Arc<Resident>, view: View) -> Found {
+    fn judge(&self, key: KeyHash, resident: &Arc<Resident>, view: View) -> Found {
         match view.standing(resident.entry.stamp) {
             Standing::Current => Found::Current(Arc::clone(&resident.entry)),
             Standing::Softened { .. } => Found::Softened(Arc::clone(&resident.entry)),
@@ -354,7 +354,7 @@ impl Cache {
     /// a write came in between.
     pub fn store_in_memory(&self, entry: Entry, place: &Place) -> Arc<Entry> {
         let entry = Arc::new(entry.compact());
-        self.memory.put(place.key, Arc::clone(&entry));
+        self.memory.put(place.hash, Arc::clone(&entry));
         entry
     }
 
@@ -377,7 +377,7 @@ impl Cache {
         if entry.weight() > SHARED_MAX {
             return false;
         }
-        let name = name(&place.label, place.key);
+        let name = name(&place.label, Key::of(&entry.text));
         let asked = shared.fleet.opening();
         let reply = self.ask(shared.store.lookup(&name, &entry.tags).await, "lookup");
         let Some(there) = reply.filter(|there| shared.fleet.trusts(there.view.stamp.epoch, asked)) else {
@@ -387,8 +387,8 @@ impl Cache {
         let sign = sign.filter(|sign| *sign.text == *entry.text && there.view.is_current(sign.stamp));
         let wider = sign.and_then(|sign| wider(sign, entry, is_error, self.now()));
         if let Some(sign) = wider {
-            self.memory.remove(place.key);
-            self.memory.put(place.key, Arc::new(sign));
+            self.memory.remove(place.hash);
+            self.memory.put(place.hash, Arc::new(sign));
             return false;
         }
         self.put_shared(shared, entry, place, Some(there.view)).await
@@ -399,7 +399,7 @@ impl Cache {
         if !view.is_some_and(|view| view.is_current(entry.stamp)) {
             return false;
         }
-        let name = name(&place.label, place.key);
+        let name = name(&place.label, Key::of(&entry.text));
         let reply = shared
             .store
             .put(&name, entry.encode(&shared.seal, &name), place.keep.max(Duration::from_secs(1)))
@@ -408,12 +408,12 @@ impl Cache {
     }
 
     /// Drops an entry that is of no use any more.
-    pub async fn remove(&self, place: &Place) {
+    pub async fn remove(&self, canonical: &Canonical, label: &str) {
         if let Some(shared) = &self.shared {
-            self.ask(shared.store.remove(&name(&place.label, place.key)).await, "remove");
+            self.ask(shared.store.remove(&name(label, canonical.key())).await, "remove");
         }
         // After the store: what was found there in between went into memory.
-        self.memory.remove(place.key);
+        self.memory.remove(canonical.hash);
     }
 
     /// Whether nothing has outdated what was stamped so. Asks the store, if there is one.

@@ -127,7 +127,7 @@ pub struct Seen {
 pub fn look(headers: &HeaderMap, credentials: &Credentials) -> Seen {
     let mut seen = Seen::default();
     for name in headers.keys() {
-        seen.hop_fields |= *name == VIA || *name == CDN_LOOP || HOP_BY_HOP.contains(name);
+        seen.hop_fields |= *name == VIA || *name == CDN_LOOP || is_hop_by_hop(name);
         seen.underscores |= name.as_str().bytes().fold(false, |found, byte| found | (byte == b'_'));
         seen.credentials |= credentials.tell_callers(name);
     }
@@ -166,6 +166,9 @@ fn length(digits: &[u8]) -> Option<u64> {
 /// fields. Names that are no field names are passed over; fields without which a message would mean something else
 /// stay, named or not.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if !headers.keys().any(is_hop_by_hop) {
+        return;
+    }
     for name in named_by_connection(headers) {
         headers.remove(name);
     }
@@ -180,6 +183,23 @@ pub fn strip_impossible_length(status: StatusCode, headers: &mut HeaderMap) {
     if status.is_informational() || status == StatusCode::NO_CONTENT {
         headers.remove(CONTENT_LENGTH);
     }
+}
+
+/// Whether a field is in [`HOP_BY_HOP`].
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authentication-info"
+            | "proxy-authorization"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
 }
 
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
@@ -228,10 +248,10 @@ pub fn add_forwarded(headers: &mut HeaderMap, policy: ForwardedPolicy, client: I
         return;
     }
     // A listener for both families shows an IPv4 client as ::ffff:192.0.2.1.
-    let client = client.to_canonical();
+    let client = client.to_canonical().to_string();
     let tells_scheme = claims::tell_scheme(headers);
-    append_member(headers, FORWARDED, &forwarded_element(client, target));
-    append_member(headers, X_FORWARDED_FOR, &client.to_string());
+    append_member(headers, FORWARDED, &forwarded_element(&client, target));
+    append_member(headers, X_FORWARDED_FOR, &client);
     set_if_missing(headers, X_FORWARDED_HOST, &target.host);
     if !tells_scheme {
         set_if_missing(headers, X_FORWARDED_PROTO, target.scheme);
@@ -247,13 +267,10 @@ fn remove_forwarded(headers: &mut HeaderMap) {
 }
 
 /// RFC 7239 §4. An IPv6 address stands in brackets and so, like a host with a port, in quotes (§6).
-fn forwarded_element(client: IpAddr, target: &Target) -> String {
-    let node = match client {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => format!("\"[{address}]\""),
-    };
+fn forwarded_element(client: &str, target: &Target) -> String {
+    let (open, close) = if client.contains(':') { ("\"[", "]\"") } else { ("", "") };
     // A host that was accepted holds neither quotes nor backslashes.
-    format!("for={node};host=\"{}\";proto={}", target.host, target.scheme)
+    ["for=", open, client, close, ";host=\"", &target.host, "\";proto=", target.scheme].concat()
 }
 
 /// Joins the lines of `Cookie`, into which clients of HTTP/2 may split it: everybody else knows of one line

@@ -160,7 +160,7 @@ impl Tag {
     /// The tag of a normalised path. The query is left out on purpose: a write to `/users/7` outdates
     /// `/users/7?lang=de` as well.
     pub fn uri(path: &str) -> Tag {
-        Tag(Arc::from(format!("uri:{path}")))
+        Tag(Arc::from(["uri:", path].concat()))
     }
 
     /// A family, one of its levels, or an instance.

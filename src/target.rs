@@ -112,7 +112,7 @@ impl Target {
     /// Path and query as sent to upstream.
     pub fn path_and_query(&self) -> String {
         match &self.query {
-            Some(query) => format!("{}?{query}", self.sent_path()),
+            Some(query) => [self.sent_path(), "?", query].concat(),
             None => self.sent_path().to_owned(),
         }
     }

@@ -10,7 +10,7 @@ use super::report::TestResults;
 use crate::cache::memory::Memory;
 use crate::cache::names::TRIAL as LABEL;
 use crate::entry::{Content, Entry, Variants};
-use crate::key::{Canonical, Hiding, Key};
+use crate::key::{Canonical, Hiding, Key, KeyHash};
 use crate::stamp::Tag;
 use crate::store::{Link, Store, StoreError};
 
@@ -41,8 +41,9 @@ async fn steps(store: &dyn Store, results: &mut TestResults) -> Result<(), Store
 
 /// The steps in memory.
 pub fn in_memory(memory: &Memory) -> TestResults {
-    let key = Key(rand::random());
-    let canonical = Canonical { text: format!("{LABEL} {key}"), key, hiding: Hiding::default() };
+    let text = format!("{LABEL} {}", Key(rand::random()));
+    let hash = KeyHash::of(&text);
+    let canonical = Canonical { text, hash, hiding: Hiding::default() };
     let entry = Arc::new(Entry {
         text: canonical.text.as_str().into(),
         stamp: memory.marks.stamp(),
@@ -50,11 +51,11 @@ pub fn in_memory(memory: &Memory) -> TestResults {
         // The smallest that there is, and not one that is counted as a response.
         content: Content::Variants(Variants { on: vec![ACCEPT], known: Vec::new() }),
     });
-    memory.put(key, Arc::clone(&entry));
+    memory.put(hash, Arc::clone(&entry));
     let kept = memory.get(&canonical);
     let exists = memory.get(&canonical).is_some();
     if let Some(resident) = &kept {
-        memory.drop_outdated(key, resident);
+        memory.drop_outdated(hash, resident);
     }
     let gone = memory.get(&canonical).is_none();
     TestResults {

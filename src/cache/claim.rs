@@ -24,7 +24,7 @@ use super::{Cache, Found, Lookup};
 use crate::key::{Canonical, Key};
 use crate::metrics::Metrics;
 use crate::stamp::{Tag, View};
-use crate::store::fleet::{Claim, Claimed, Message};
+use crate::store::fleet::{Claim, Claimed, Message, random_id};
 use crate::store::{Store, StoreError};
 
 /// The first pause before it is looked whether a claim still stands; each further one is twice as long, up to `PAUSE_MAX`.
@@ -80,7 +80,7 @@ impl Cache {
     /// for it at most, and this proxy for others.
     pub async fn claim(&self, key: Key, view: View, limit: Duration) -> Turn {
         let Some(shared) = &self.shared else { return Turn::Alone };
-        let claim = Claim { stamp: view.stamp, id: format!("{:032x}", rand::random::<u128>()).into() };
+        let claim = Claim { stamp: view.stamp, id: random_id() };
         let (store, fetch) = (Arc::clone(&shared.store), key.to_string().into());
         let held = Held { store, fetch, claim, stands: AtomicBool::new(false) };
         let attempt = Attempt { held, view, lasting: limit };

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::stream::Stream;
 use crate::client::Client;
 use crate::entry::Entry;
-use crate::key::Key;
+use crate::key::KeyHash;
 use crate::semantics::freshness::Failure;
 use crate::stamp::{Stamp, Tag, View};
 use crate::upstream::UpstreamError;
@@ -121,8 +121,8 @@ pub struct Flight {
 #[derive(Debug)]
 pub struct Flights {
     /// Guards the lanes; held for a few map operations.
-    lanes: Mutex<HashMap<Key, Lane>>,
-    unshared: quick_cache::sync::Cache<Key, Instant>,
+    lanes: Mutex<HashMap<KeyHash, Lane>>,
+    unshared: quick_cache::sync::Cache<KeyHash, Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -146,7 +146,7 @@ pub enum Boarding {
 #[derive(Debug)]
 pub struct Permit {
     flights: Arc<Flights>,
-    key: Key,
+    key: KeyHash,
     flight: Arc<Flight>,
     after: Option<CancellationToken>,
     shared: bool,
@@ -159,7 +159,7 @@ impl Flights {
     }
 
     /// Leads or joins. `view`: what the request's lookup learned; `None` when the store is away.
-    pub fn board(self: &Arc<Flights>, key: Key, view: Option<&View>, now: Instant) -> Boarding {
+    pub fn board(self: &Arc<Flights>, key: KeyHash, view: Option<&View>, now: Instant) -> Boarding {
         if self.unshared.get(&key).is_some_and(|until| now < until) {
             return Boarding::Alone;
         }
@@ -190,18 +190,18 @@ impl Flights {
     }
 
     /// A fetch that nobody can join.
-    pub fn solo(self: &Arc<Flights>, key: Key, view: Option<&View>) -> Permit {
+    pub fn solo(self: &Arc<Flights>, key: KeyHash, view: Option<&View>) -> Permit {
         let flight = Flight::new(view.map(|view| view.stamp));
         Permit { flights: Arc::clone(self), key, flight, after: None, shared: false }
     }
 
     /// Nobody boards this flight any more; it flies on for those on board.
-    pub fn pass_over(&self, key: Key, flight: &Arc<Flight>) {
+    pub fn pass_over(&self, key: KeyHash, flight: &Arc<Flight>) {
         self.release(key, flight);
     }
 
     /// Remembers for a while that responses for this key are not for sharing.
-    pub fn remember_unshared(&self, key: Key, now: Instant) {
+    pub fn remember_unshared(&self, key: KeyHash, now: Instant) {
         self.unshared.insert(key, now + UNSHARED_FOR);
     }
 
@@ -215,7 +215,7 @@ impl Flights {
         self.len() == 0
     }
 
-    fn begin(&self, key: Key, flight: &Arc<Flight>) {
+    fn begin(&self, key: KeyHash, flight: &Arc<Flight>) {
         let mut lanes = self.lock();
         let lane = lanes.entry(key).or_default();
         // From here on the fetch has begun: it must not be joined as one that has not.
@@ -226,7 +226,7 @@ impl Flights {
     }
 
     /// Releases a flight that nobody but its permit knows of. Who boards does so under the same lock.
-    fn abandon(&self, key: Key, flight: &Arc<Flight>) -> bool {
+    fn abandon(&self, key: KeyHash, flight: &Arc<Flight>) -> bool {
         let mut lanes = self.lock();
         let lane = lanes.get(&key);
         let places = lane.map_or(0, |lane| {
@@ -239,17 +239,17 @@ impl Flights {
         is_deserted
     }
 
-    fn release(&self, key: Key, flight: &Arc<Flight>) {
+    fn release(&self, key: KeyHash, flight: &Arc<Flight>) {
         release(&mut self.lock(), key, flight);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Lane>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<KeyHash, Lane>> {
         // Every change under the lock is a single map operation: a panic leaves it whole.
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn release(lanes: &mut HashMap<Key, Lane>, key: Key, flight: &Arc<Flight>) {
+fn release(lanes: &mut HashMap<KeyHash, Lane>, key: KeyHash, flight: &Arc<Flight>) {
     let Some(lane) = lanes.get_mut(&key) else { return };
     for place in [&mut lane.running, &mut lane.queued] {
         place.take_if(|there| Arc::ptr_eq(there, flight));
@@ -372,7 +372,7 @@ mod tests {
     use super::*;
     use crate::stamp::{Epoch, Marks, Now};
 
-    const KEY: Key = Key([1; 16]);
+    const KEY: KeyHash = KeyHash(1);
 
     fn board(flights: &Arc<Flights>, view: Option<&View>) -> Boarding {
         flights.board(KEY, view, Instant::now())

@@ -11,7 +11,7 @@ use http::HeaderMap;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use crate::key::Key;
+use crate::key::KeyHash;
 use crate::stamp::Tag;
 use crate::target::Target;
 
@@ -27,8 +27,8 @@ const WANTED: usize = 10_000;
 /// A GET that the cache has answered, without anything that tells who asked but the address that upstream is told.
 #[derive(Debug)]
 pub struct Read {
-    /// The name of its entry.
-    pub key: Key,
+    /// The hash of its key.
+    pub key: KeyHash,
     pub target: Target,
     /// Those that are part of the key, or that its responses vary on.
     pub headers: HeaderMap,
@@ -46,15 +46,15 @@ struct Counted {
 #[derive(Clone)]
 struct ByWeight;
 
-impl Weighter<Key, Arc<Counted>> for ByWeight {
-    fn weight(&self, _: &Key, counted: &Arc<Counted>) -> u64 {
+impl Weighter<KeyHash, Arc<Counted>> for ByWeight {
+    fn weight(&self, _: &KeyHash, counted: &Arc<Counted>) -> u64 {
         counted.read.weight()
     }
 }
 
 /// The reads, and the tags whose reads are to be refreshed.
 pub struct Hot {
-    reads: Cache<Key, Arc<Counted>, ByWeight>,
+    reads: Cache<KeyHash, Arc<Counted>, ByWeight>,
     wanted: Mutex<Wanted>,
 }
 
@@ -74,7 +74,7 @@ impl Default for Hot {
 
 impl Hot {
     /// Counts a hit. `read` is asked for when it is the first; `None` for one that must not be repeated.
-    pub fn count(&self, key: Key, read: impl FnOnce() -> Option<Read>) {
+    pub fn count(&self, key: KeyHash, read: impl FnOnce() -> Option<Read>) {
         if let Some(known) = self.reads.get(&key) {
             known.hits.fetch_add(1, Relaxed);
         } else if let Some(read) = read().filter(|read| read.weight() <= LARGEST) {
@@ -142,7 +142,7 @@ mod tests {
 
     fn read(name: u8, tag: &str) -> Read {
         Read {
-            key: Key([name; 16]),
+            key: KeyHash(name.into()),
             target: Target { host: "h".into(), path: format!("/{name}"), ..Target::default() },
             headers: HeaderMap::new(),
             client: IpAddr::from([127, 0, 0, 1]),
@@ -151,12 +151,12 @@ mod tests {
     }
 
     fn hit(hot: &Hot, name: u8, tag: &str, times: usize) {
-        (0..times).for_each(|_| hot.count(Key([name; 16]), || Some(read(name, tag))));
+        (0..times).for_each(|_| hot.count(KeyHash(name.into()), || Some(read(name, tag))));
     }
 
     fn names(hot: &Hot, tag: &Tag, most: usize) -> Vec<u8> {
         let tags = HashSet::from([tag.clone()]);
-        hot.hottest(&tags, most).iter().map(|read| read.key.0[0]).collect()
+        hot.hottest(&tags, most).iter().map(|read| read.key.0 as u8).collect()
     }
 
     #[test]
@@ -176,8 +176,8 @@ mod tests {
     #[test]
     fn what_must_not_be_repeated_or_is_too_large_is_not_remembered() {
         let hot = Hot::default();
-        hot.count(Key([1; 16]), || None);
-        hot.count(Key([2; 16]), || {
+        hot.count(KeyHash(1), || None);
+        hot.count(KeyHash(2), || {
             let read = read(2, "a");
             Some(Read { target: Target { query: Some("x".repeat(LARGEST as usize)), ..read.target }, ..read })
         });
@@ -188,9 +188,8 @@ mod tests {
     fn memory_is_bounded() {
         let hot = Hot::default();
         for name in 0..100_000_u32 {
-            let mut key = [0; 16];
-            key[..4].copy_from_slice(&name.to_be_bytes());
-            hot.count(Key(key), || Some(Read { key: Key(key), ..read(0, "a") }));
+            let key = KeyHash(name.into());
+            hot.count(key, || Some(Read { key, ..read(0, "a") }));
         }
         assert!(hot.reads.weight() <= CAPACITY && hot.reads.len() < 50_000, "{}", hot.reads.len());
     }

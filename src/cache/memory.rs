@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::clock::SharedClock;
 use crate::entry::Entry;
-use crate::key::{Canonical, Key};
+use crate::key::{Canonical, KeyHash};
 use crate::stamp::{Epoch, Held, Marks, Now, Sequence, Softened, Tag, Taken, View};
 
 /// An entry in L1, with the marks of its tags.
@@ -60,7 +60,7 @@ pub struct Usage {
 
 /// L1 and the marks.
 pub struct Memory {
-    entries: Cache<Key, Arc<Resident>, ByWeight, DefaultHashBuilder, CountEvictions>,
+    entries: Cache<KeyHash, Arc<Resident>, ByWeight, DefaultHashBuilder, CountEvictions>,
     evictions: Arc<AtomicU64>,
     shards: usize,
     pub marks: Marks,
@@ -71,8 +71,8 @@ pub struct Memory {
 #[derive(Clone)]
 struct ByWeight;
 
-impl Weighter<Key, Arc<Resident>> for ByWeight {
-    fn weight(&self, _: &Key, resident: &Arc<Resident>) -> u64 {
+impl Weighter<KeyHash, Arc<Resident>> for ByWeight {
+    fn weight(&self, _: &KeyHash, resident: &Arc<Resident>) -> u64 {
         resident.entry.weight() + resident.held.len() as u64 * MARK_WEIGHT
     }
 }
@@ -80,10 +80,10 @@ impl Weighter<Key, Arc<Resident>> for ByWeight {
 #[derive(Clone)]
 struct CountEvictions(Arc<AtomicU64>);
 
-impl Lifecycle<Key, Arc<Resident>> for CountEvictions {
+impl Lifecycle<KeyHash, Arc<Resident>> for CountEvictions {
     type RequestState = ();
 
-    fn on_evict(&self, (): &mut (), _: Key, _: Arc<Resident>) {
+    fn on_evict(&self, (): &mut (), _: KeyHash, _: Arc<Resident>) {
         self.0.fetch_add(1, Relaxed);
     }
 }
@@ -124,7 +124,7 @@ impl Memory {
 
     /// What is kept under the key of `canonical`, if its text is the same.
     pub fn get(&self, canonical: &Canonical) -> Option<Arc<Resident>> {
-        self.entries.get(&canonical.key).filter(|resident| *resident.entry.text == *canonical.text)
+        self.entries.get(&canonical.hash).filter(|resident| *resident.entry.text == *canonical.text)
     }
 
     /// What responses to this request vary on, if L1 knows. Only a hint where to look: what is found
@@ -134,7 +134,7 @@ impl Memory {
     }
 
     /// Keeps an entry, in place of what was there; unless that is newer.
-    pub fn put(&self, key: Key, entry: Arc<Entry>) {
+    pub fn put(&self, key: KeyHash, entry: Arc<Entry>) {
         if self.holds_newer(key, &entry) {
             return;
         }
@@ -142,14 +142,14 @@ impl Memory {
     }
 
     /// The same with an entry that the store has kept, and with what it has said of the marks of all of its tags.
-    pub fn put_confirmed(&self, key: Key, entry: Arc<Entry>, view: &View) {
+    pub fn put_confirmed(&self, key: KeyHash, entry: Arc<Entry>, view: &View) {
         if !self.holds_newer(key, &entry) {
             let resident = self.insert(key, entry);
             self.marks.confirm(&resident.held, view);
         }
     }
 
-    fn insert(&self, key: Key, entry: Arc<Entry>) -> Arc<Resident> {
+    fn insert(&self, key: KeyHash, entry: Arc<Entry>) -> Arc<Resident> {
         let held = self.marks.hold(entry.tags.iter());
         let resident = Arc::new(Resident { entry, held });
         self.entries.insert(key, Arc::clone(&resident));
@@ -157,7 +157,7 @@ impl Memory {
     }
 
     /// Whether what is kept under a key was fetched after a later write than `entry` was, or asked for later than that.
-    pub fn holds_newer(&self, key: Key, entry: &Entry) -> bool {
+    pub fn holds_newer(&self, key: KeyHash, entry: &Entry) -> bool {
         self.entries.peek(&key).is_some_and(|there| is_newer(&there.entry, entry, self.clock.now()))
     }
 
@@ -168,12 +168,12 @@ impl Memory {
     }
 
     /// Drops `outdated` unless something else has taken its place meanwhile.
-    pub fn drop_outdated(&self, key: Key, outdated: &Arc<Resident>) {
+    pub fn drop_outdated(&self, key: KeyHash, outdated: &Arc<Resident>) {
         self.entries.remove_if(&key, |resident| Arc::ptr_eq(resident, outdated));
     }
 
     /// Drops what is kept under a key.
-    pub fn remove(&self, key: Key) {
+    pub fn remove(&self, key: KeyHash) {
         self.entries.remove(&key);
     }
 
@@ -288,8 +288,8 @@ mod tests {
         Arc::new(Entry { text: "GET http://h/".into(), stamp, tags: tags.into(), content })
     }
 
-    fn key(n: u32) -> Key {
-        Key(u128::from(n).to_be_bytes())
+    fn key(n: u32) -> KeyHash {
+        KeyHash(n.into())
     }
 
     #[test]

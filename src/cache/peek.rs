@@ -57,7 +57,7 @@ impl Cache {
         if shared.trusts_nothing() {
             return Shelf::Away;
         }
-        let name = name(label, canonical.key);
+        let name = name(label, canonical.key());
         match self.ask(shared.store.get(&name).await, "get") {
             None => Shelf::Away,
             Some(None) => Shelf::Nothing,
@@ -115,19 +115,19 @@ mod tests {
     use super::*;
     use crate::cache::memory::Memory;
     use crate::entry::{Content, Variants};
-    use crate::key::{Hiding, Key};
+    use crate::key::{Hiding, KeyHash};
     use crate::metrics::Metrics;
 
     fn kept(cache: &Cache) -> Canonical {
         let canonical =
-            Canonical { text: "GET http://h/a".to_owned(), key: Key([7; 16]), hiding: Hiding::default() };
+            Canonical { text: "GET http://h/a".to_owned(), hash: KeyHash(7), hiding: Hiding::default() };
         let entry = Entry {
             text: canonical.text.as_str().into(),
             stamp: cache.memory.marks.stamp(),
             tags: [Tag::root(), Tag::uri("/a"), Tag::family("users")].into(),
             content: Content::Variants(Variants { on: vec![ACCEPT], known: Vec::new() }),
         };
-        cache.memory.put(canonical.key, Arc::new(entry));
+        cache.memory.put(canonical.hash, Arc::new(entry));
         canonical
     }
 

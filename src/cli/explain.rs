@@ -209,7 +209,7 @@ fn write(config: &Config, method: &Method, target: &Target, mut fields: HeaderMa
     let own = config.server.upstream.iter().flat_map(|url| upstream::addresses(url, &config.server.host));
     let own: Vec<String> = own.collect();
     // A request with several is refused.
-    let destination = invalidation::destination(target, headers, &methods, &own).unwrap_or_default();
+    let destination = invalidation::destination(target, headers, || methods.clone(), &own).unwrap_or_default();
     let targets: Vec<Target> =
         std::iter::once(target.clone()).chain(destination.iter().map(|path| target.clone().at(path))).collect();
     let secret = config.store.as_ref().and_then(StoreConfig::secret);

@@ -265,8 +265,9 @@ fn json_unescaped(content: &[u8]) -> Cow<'_, [u8]> {
 
 /// The values of `_method` among `name=value` pairs.
 fn named_by_pairs(pairs: &[u8]) -> impl Iterator<Item = Vec<u8>> {
-    let pairs = pairs.split(|byte| matches!(byte, b'&' | b';'));
-    pairs.filter_map(|pair| {
+    // Most content of no declared type is no form.
+    let pairs = if memchr::memchr(b'=', pairs).is_some() { pairs } else { &[] };
+    pairs.split(|byte| matches!(byte, b'&' | b';')).filter_map(|pair| {
         let at = pair.iter().position(|byte| *byte == b'=')?;
         is_method_parameter(&form_decoded(&pair[..at])).then(|| form_decoded(&pair[at + 1..]))
     })

@@ -198,7 +198,7 @@ impl<'c> Account<'c> {
 
     fn store_key(&self, canonical: &Canonical) -> String {
         let namespace = self.config.store.as_ref().map_or("larder", |store| store.namespace.as_str());
-        format!("{namespace}:v1:{}:{}", self.question.label(), canonical.key)
+        format!("{namespace}:v1:{}:{}", self.question.label(), canonical.key())
     }
 
     /// What the rules say of it.
@@ -213,7 +213,7 @@ impl<'c> Account<'c> {
             rule: family.map(|(family, _)| format!("{} (line {})", family.path, family.line)),
             instance: family.map(|(_, captures)| captures.to_vec()).unwrap_or_default(),
             store_key: self.store_key(&canonical),
-            key: canonical.key.to_string(),
+            key: canonical.key().to_string(),
             key_text: canonical.text,
             tags: self.question.tags().iter().map(Tag::to_string).collect(),
             ttl: self.ttl(),

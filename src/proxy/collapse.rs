@@ -32,7 +32,7 @@ pub(super) async fn course(running: &Running, mut errand: Errand, permit: &Permi
     if !permit.is_shared() || !errand.question.collapses_across_proxies() {
         return Course::Fetch(Box::new(errand));
     }
-    let turn = match running.cache.claim(errand.canonical.key, view, store.collapse_timeout).await {
+    let turn = match running.cache.claim(errand.canonical.key(), view, store.collapse_timeout).await {
         Turn::Theirs(waiting) => {
             let _waits = running.metrics.follower_waits();
             tokio::select! {

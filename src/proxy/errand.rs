@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
 
-use super::keep;
 use super::question::Question;
 use crate::cache::claim::Held;
 use crate::cache::memory::Hold;
@@ -104,10 +103,8 @@ impl Errand {
     /// Removes the stored response that upstream has not confirmed, and in whose place nothing is stored: it would come back
     /// when upstream fails.
     pub async fn forget_stale(&self, running: &Running) {
-        if let Some(stored) = self.stale.as_ref().and_then(|stale| stale.response()) {
-            let place =
-                keep::place(running, &self.question, self.canonical.key, &stored.freshness, &stored.own_headers());
-            running.cache.remove(&place).await;
+        if self.stale.as_ref().is_some_and(|stale| stale.response().is_some()) {
+            running.cache.remove(&self.canonical, &self.question.label()).await;
         }
     }
 

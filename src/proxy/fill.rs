@@ -309,7 +309,7 @@ async fn deliver(
                 // RFC 9111 §4.3.3: what was stored is not what upstream would send now.
                 errand.forget_stale(running).await;
                 if !no_room {
-                    running.flights.remember_unshared(errand.canonical.key, Instant::now());
+                    running.flights.remember_unshared(errand.canonical.hash, Instant::now());
                     question.note_shared(running, answer.status(), false);
                 }
             }
@@ -550,7 +550,7 @@ async fn pump(
             passing = true;
             running.metrics.not_stored(if is_too_large { "too-large" } else { "no-room" });
             if is_too_large {
-                running.flights.remember_unshared(errand.canonical.key, Instant::now());
+                running.flights.remember_unshared(errand.canonical.hash, Instant::now());
             }
             permit.close();
             errand.end_claim(false);

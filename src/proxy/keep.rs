@@ -14,7 +14,7 @@ use crate::cache::flight::Head;
 use crate::config::Server;
 use crate::entry::{self, Content, Entry, Variant, Variants};
 use crate::headers;
-use crate::key::{Canonical, Key};
+use crate::key::{Canonical, KeyHash};
 use crate::running::Running;
 use crate::semantics::clients::{self, ClientCacheControl};
 use crate::semantics::freshness::Freshness;
@@ -142,12 +142,12 @@ pub(super) fn strip_consumed(fields: &mut HeaderMap, server: &Server) {
 pub(super) fn place(
     running: &Running,
     question: &Question,
-    key: Key,
+    hash: KeyHash,
     freshness: &Freshness,
     fields: &HeaderMap,
 ) -> Place {
     let keep = freshness.keep_for(running.cache.now(), validation::has_validator(fields));
-    Place { key, label: question.label(), keep }
+    Place { hash, label: question.label(), keep }
 }
 
 /// What is known of the variants of a request.
@@ -243,8 +243,15 @@ pub(super) struct Complete<'a> {
 }
 
 /// Entries that are in memory and may go to the store, that under the question's own key first: a response, or the sign that
-/// responses vary and one of them; none if the response would hide others. And variants that are too many.
-pub(super) struct Kept(Vec<(Arc<Entry>, Place)>, Vec<Place>);
+/// responses vary and one of them; none if the response would hide others.
+#[derive(Default)]
+pub(super) struct Kept {
+    entries: Vec<(Arc<Entry>, Place)>,
+    /// Variants that are too many.
+    gone: Vec<Canonical>,
+    /// Readable part of their names in the store.
+    label: String,
+}
 
 /// A response as it is stored.
 pub(super) fn stored(head: &Head, verdict: &Verdict, body: Bytes) -> entry::Response {
@@ -277,17 +284,17 @@ impl Complete<'_> {
             let named = Vary::parse(&response.headers).into_names();
             let text = primary.variant(&named, &question.asked.headers).text.into();
             let entry = Entry { text, stamp, tags, content: Content::Response(response) };
-            return (Arc::new(entry), Kept(Vec::new(), Vec::new()));
+            return (Arc::new(entry), Kept::default());
         };
         let Place { label, keep, .. } =
-            place(running, question, primary.key, &response.freshness, &response.own_headers());
-        let put = |text: &str, tags, content, key, keep| {
-            let place = Place { key, label: label.clone(), keep };
+            place(running, question, primary.hash, &response.freshness, &response.own_headers());
+        let put = |text: &str, tags, content, hash, keep| {
+            let place = Place { hash, label: label.clone(), keep };
             (running.cache.store_in_memory(Entry { text: text.into(), stamp, tags, content }, &place), place)
         };
         if on.is_empty() {
-            let kept = put(&primary.text, tags, Content::Response(response), primary.key, keep);
-            return (Arc::clone(&kept.0), Kept(vec![kept], Vec::new()));
+            let kept = put(&primary.text, tags, Content::Response(response), primary.hash, keep);
+            return (Arc::clone(&kept.0), Kept { entries: vec![kept], ..Kept::default() });
         }
         let (now, variant) = (running.cache.now(), primary.variant(&on, &question.asked.headers));
         let until = entry::whole_millis(now.checked_add(keep).unwrap_or(now));
@@ -297,11 +304,10 @@ impl Complete<'_> {
         // none of the others.
         let longest = variants.kept_until(now).duration_since(now).map_or(keep, |longest| longest.max(keep));
         let sign =
-            put(&primary.text, Arc::clone(question.tags()), Content::Variants(variants), primary.key, longest);
-        let kept = put(&variant.text, tags, Content::Response(response), variant.key, keep);
-        let gone = gone.iter().map(|gone| primary.with_suffix(&gone.suffix).key);
-        let gone = gone.map(|key| Place { key, label: label.clone(), keep }).collect();
-        (Arc::clone(&kept.0), Kept(vec![sign, kept], gone))
+            put(&primary.text, Arc::clone(question.tags()), Content::Variants(variants), primary.hash, longest);
+        let kept = put(&variant.text, tags, Content::Response(response), variant.hash, keep);
+        let gone = gone.iter().map(|gone| primary.with_suffix(&gone.suffix)).collect();
+        (Arc::clone(&kept.0), Kept { entries: vec![sign, kept], gone, label })
     }
 }
 
@@ -309,18 +315,19 @@ impl Kept {
     /// Keeps it in the store too, unless a newer one has taken its place, and drops the variants that are too many. True
     /// if all of it is there now.
     pub async fn share(self, running: &Running) -> bool {
-        let mut is_shared = !self.0.is_empty();
-        let is_error = self.0.iter().filter_map(|(entry, _)| entry.response()).any(entry::Response::is_error);
-        for (index, (entry, place)) in self.0.iter().enumerate() {
-            let is_newest = !running.cache.memory().holds_newer(place.key, entry);
+        let mut is_shared = !self.entries.is_empty();
+        let is_error =
+            self.entries.iter().filter_map(|(entry, _)| entry.response()).any(entry::Response::is_error);
+        for (index, (entry, place)) in self.entries.iter().enumerate() {
+            let is_newest = !running.cache.memory().holds_newer(place.hash, entry);
             is_shared &= is_newest
                 && match index {
                     0 => running.cache.store_shared_primary(entry, is_error, place).await,
                     _ => running.cache.store_shared(entry, place).await,
                 };
         }
-        for place in &self.1 {
-            running.cache.remove(place).await;
+        for canonical in &self.gone {
+            running.cache.remove(canonical, &self.label).await;
         }
         is_shared
     }

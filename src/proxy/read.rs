@@ -21,7 +21,7 @@ use crate::cache::{Found, Lookup};
 use crate::config::CacheStatus;
 use crate::entry::{self, Entry};
 use crate::headers;
-use crate::key::{Canonical, Key};
+use crate::key::{Canonical, KeyHash};
 use crate::outcome::{Fwd, Outcome};
 use crate::running::{Live, Running};
 use crate::semantics::freshness::{self, Because, Reuse};
@@ -140,7 +140,7 @@ pub(super) async fn answer(running: &Arc<Running>, question: Arc<Question>) -> A
         Ride::GotOff => Box::pin(answer_again(running, &question, Attempt::Alone)).await,
     };
     if running.config.server.cache_status == CacheStatus::Key {
-        let key = question.canonical().key;
+        let key = question.canonical().key();
         answered.outcome.key = Some(format!("{}:{key}", question.label()).into());
     }
     answered
@@ -315,7 +315,7 @@ fn revalidate(
     lookup: &Lookup,
     entry: &Arc<Entry>,
 ) {
-    let boarding = running.flights.board(lookup.canonical.key, lookup.view.as_ref(), Instant::now());
+    let boarding = running.flights.board(lookup.canonical.hash, lookup.view.as_ref(), Instant::now());
     let permit = match boarding {
         Boarding::Lead(permit) => permit,
         Boarding::Alone | Boarding::Join(_) => return,
@@ -338,7 +338,7 @@ async fn fetch(
     need: Need,
     attempt: Attempt,
 ) -> Ride {
-    let key = lookup.canonical.key;
+    let key = lookup.canonical.hash;
     let view = lookup.view.as_ref();
     // What is stored, or would be for others, is fetched because of what this client sent.
     let is_forced = need.detail == Some(CREDENTIALS) || question.facts.no_store;
@@ -380,7 +380,7 @@ async fn wait(running: &Running, question: &Question, flight: &Flight) -> Option
 }
 
 /// Joins a flight or leads one; none that waits for what keeps only another client waiting.
-fn board(running: &Running, question: &Question, key: Key, view: Option<&View>) -> Boarding {
+fn board(running: &Running, question: &Question, key: KeyHash, view: Option<&View>) -> Boarding {
     let boarding = running.flights.board(key, view, Instant::now());
     match boarding {
         Boarding::Join(flight) if flight.is_held_up_for(question.asked.sharer(running)) => {
@@ -712,9 +712,7 @@ async fn head(
                 }
             }
             HeadVerdict::Outdates => {
-                let place =
-                    keep::place(running, question, lookup.canonical.key, &stored.freshness, &stored.own_headers());
-                running.cache.remove(&place).await;
+                running.cache.remove(&lookup.canonical, &question.label()).await;
             }
             HeadVerdict::ShowsNothing => {}
         }

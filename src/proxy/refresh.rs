@@ -31,7 +31,7 @@ const AT_A_TIME: usize = 4;
 /// Counts a read that the cache has answered, if a rule may want it refreshed.
 pub(super) fn count(running: &Running, question: &Question, lookup: &Lookup) {
     if question.family().is_some_and(|(family, _)| family.refreshed) {
-        running.cache.hot().count(lookup.canonical.key, || repeatable(question, lookup));
+        running.cache.hot().count(lookup.canonical.hash, || repeatable(question, lookup));
     }
 }
 
@@ -56,7 +56,7 @@ fn repeatable(question: &Question, lookup: &Lookup) -> Option<Read> {
     let mut fields = asked.headers.clone();
     headers::keep_only(&mut fields, &kept);
     Some(Read {
-        key: lookup.canonical.key,
+        key: lookup.canonical.hash,
         target: asked.target.clone(),
         headers: fields,
         client: asked.client,
@@ -116,7 +116,7 @@ async fn refresh(running: Arc<Running>, read: Arc<Read>) {
     let lookup =
         running.cache.lookup(primary.clone(), fields, || question.label(), || Arc::clone(question.tags())).await;
     // The rules may have changed since it was counted.
-    if lookup.canonical.key != read.key || question.is_personal() {
+    if lookup.canonical.hash != read.key || question.is_personal() {
         return;
     }
     let stale = match &lookup.found {

@@ -28,7 +28,7 @@ use crate::semantics::groups;
 use crate::semantics::invalidation::{self, SeveralDestinations, StatusSet, WriteEnd};
 use crate::semantics::vary;
 use crate::stamp::{Softened, Stamp, Tag, Taken, View};
-use crate::store::fleet::{Again, Intent, Outdating};
+use crate::store::fleet::{Again, Intent, Outdating, random_id};
 use crate::target::{MOST_READINGS, Target};
 use crate::upstream::{RequestBody, ResponseBody, Upload, UpstreamError};
 
@@ -80,7 +80,7 @@ async fn carry_out(
     let no_answer = (WriteEnd::NoAnswer, &nothing);
     let unanswered = outdated(&targets, &matches, no_answer, &hosts, Some(reinvalidate_after));
     let tags = unanswered.all_tags();
-    let intent = Intent { id: format!("{:032x}", rand::random::<u128>()).into(), tags: tags.clone() };
+    let intent = Intent { id: random_id(), tags: tags.clone() };
     let pending = running.unanswered.begin(tags);
     let before = match announce(running, &intent).await {
         Ok(before) => before,
@@ -97,7 +97,7 @@ async fn carry_out(
     let answer_fields = answer.as_ref().map_or(&nothing, Response::headers);
     // Rules that came into force meanwhile may have let readers store what this write outdates.
     let now = running.live();
-    let matches = matches_of(&live, &now, &methods, &targets, &asked.headers);
+    let matches = also_by(matches, &live, &now, &methods, &targets, &asked.headers);
     // Upstream may carry it out after it was given up, or when it has the rest of the content.
     let may_follow = end == Some(WriteEnd::NoAnswer) || !is_whole;
     let again = may_follow.then_some(reinvalidate_after);
@@ -168,17 +168,17 @@ async fn carry_out(
     }
 }
 
-/// What a write matches by the rules in force when it began, and by those in force now. `request`: its fields.
-fn matches_of<'r>(
+/// What a write matches by the rules in force when it began (`matches`), and by those in force now. `request`: its fields.
+fn also_by<'r>(
+    mut matches: Vec<Outdated<'r>>,
     began: &'r Live,
     now: &'r Live,
     methods: &Meant,
     targets: &[Target],
     request: &HeaderMap,
 ) -> Vec<Outdated<'r>> {
-    let caller = Caller::Known { fields: request, secret: began.hiding.secret.as_ref() };
-    let mut matches = began.rules.outdated_by_any(methods, targets, caller);
     if !std::ptr::eq(began, now) {
+        let caller = Caller::Known { fields: request, secret: began.hiding.secret.as_ref() };
         matches.extend(now.rules.outdated_by_any(methods, targets, caller));
     }
     matches
@@ -239,7 +239,9 @@ impl Rest {
             return running.cache.withdraw(&self.intent).await;
         }
         let now = running.live();
-        let matches = matches_of(&self.live, &now, &self.methods, &self.targets, &self.request);
+        let caller = Caller::Known { fields: &self.request, secret: self.live.hiding.secret.as_ref() };
+        let matches = self.live.rules.outdated_by_any(&self.methods, &self.targets, caller);
+        let matches = also_by(matches, &self.live, &now, &self.methods, &self.targets, &self.request);
         // Nothing says when upstream has acted.
         let again = Some(server.reinvalidate_after);
         let what = outdated(&self.targets, &matches, (self.end, &self.fields), &self.hosts, again);
@@ -273,9 +275,10 @@ fn count_unmatched(running: &Running, live: &Live, asked: &Asked) {
 
 /// What a write is about: its own target, and the `Destination` of a MOVE or COPY (RFC 4918 §9.8, §9.9).
 fn targets(running: &Running, asked: &Asked) -> Result<Vec<Target>, SeveralDestinations> {
-    let methods = headers::methods_meant(&asked.method, &asked.headers, asked.target.query.as_deref(), Some(&[]));
+    let query = asked.target.query.as_deref();
+    let methods = || headers::methods_meant(&asked.method, &asked.headers, query, Some(&[]));
     let own = running.upstream.addresses();
-    let destination = invalidation::destination(&asked.target, &asked.headers, &methods, own)?;
+    let destination = invalidation::destination(&asked.target, &asked.headers, methods, own)?;
     let destination = destination.map(|path| asked.target.clone().at(&path));
     Ok(std::iter::once(asked.target.clone()).chain(destination).collect())
 }

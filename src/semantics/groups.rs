@@ -53,14 +53,19 @@ pub fn invalidated(response: &HeaderMap) -> Vec<String> {
 
 /// Removes all fields of this module: they are between upstream and its caches.
 pub fn strip(headers: &mut HeaderMap) {
-    for name in &ALL {
-        headers.remove(name);
+    if has_any(headers) {
+        ALL.iter().for_each(|name| drop(headers.remove(name)));
     }
 }
 
 /// Whether there is anything for [`strip`] to remove.
 pub fn has_any(headers: &HeaderMap) -> bool {
-    ALL.iter().any(|name| headers.contains_key(name))
+    headers.keys().any(|name| {
+        matches!(
+            name.as_str(),
+            "cache-groups" | "cache-group-invalidation" | "surrogate-key" | "cache-tag" | "xkey"
+        )
+    })
 }
 
 /// The members of a list of strings over all lines; their parameters are ignored (RFC 9875 §2). Nothing if the field

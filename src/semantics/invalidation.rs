@@ -106,11 +106,11 @@ pub fn named_paths(target: &Target, answer: &HeaderMap, also: &[String]) -> Vec<
 pub fn destination(
     target: &Target,
     request: &HeaderMap,
-    methods: &Meant,
+    methods: impl FnOnce() -> Meant,
     also: &[String],
 ) -> Result<Option<String>, SeveralDestinations> {
     let mut references = request.get_all(DESTINATION).iter();
-    let Some(reference) = references.next().filter(|_| methods.any(moves)) else { return Ok(None) };
+    let Some(reference) = references.next().filter(|_| methods().any(moves)) else { return Ok(None) };
     match references.next() {
         Some(_) => Err(SeveralDestinations),
         None => Ok(path_of(target, reference, also)),
@@ -280,7 +280,7 @@ mod tests {
         let moving = Meant::These(vec![Method::from_bytes(b"MOVE").unwrap()]);
         let to = |value: &str| {
             let request = HeaderMap::from_iter([(DESTINATION, HeaderValue::from_str(value).unwrap())]);
-            destination(&target(), &request, &moving, &[]).unwrap()
+            destination(&target(), &request, || moving.clone(), &[]).unwrap()
         };
         for value in ["/b%7E", "https://api.example:8080/b~", "//api.example:8080/x/../b~?q#f"] {
             assert_eq!(to(value).as_deref(), Some("/b~"), "{value}");
@@ -292,7 +292,7 @@ mod tests {
     fn only_a_move_or_copy_has_a_destination_and_no_more_than_one() {
         let meant = |name: &str| Meant::These(vec![Method::from_bytes(name.as_bytes()).unwrap()]);
         let mut request = HeaderMap::from_iter([(DESTINATION, HeaderValue::from_static("/b"))]);
-        let of = |request: &HeaderMap, method: &str| destination(&target(), request, &meant(method), &[]);
+        let of = |request: &HeaderMap, method: &str| destination(&target(), request, || meant(method), &[]);
         for (method, expected) in [("COPY", Some("/b")), ("MOVE", Some("/b")), ("POST", None), ("DELETE", None)] {
             assert_eq!(of(&request, method).unwrap().as_deref(), expected, "{method}");
         }

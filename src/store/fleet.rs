@@ -121,6 +121,12 @@ pub struct Member {
     pub applied: Option<Stamp>,
 }
 
+/// An id that nothing else has: 128 random bits, in hex digits.
+pub fn random_id() -> Box<str> {
+    let bits = rand::random::<u128>();
+    (0..32).map(|digit| char::from(b"0123456789abcdef"[(bits >> (4 * digit)) as usize & 15])).collect()
+}
+
 /// A write that is about to be forwarded, and what it will outdate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Intent {

@@ -20,7 +20,7 @@ use larder::cache::memory::Memory;
 use larder::cache::{Cache, Found, Lookup, Place};
 use larder::config::{Coherence, OnOutage};
 use larder::entry::{Content, Entry, Response};
-use larder::key::{Canonical, Hiding, Key};
+use larder::key::{Canonical, Hiding, KeyHash};
 use larder::metrics::Metrics;
 use larder::semantics::freshness::{Freshness, LifetimeSource};
 use larder::stamp::{Softened, Tag};
@@ -300,7 +300,7 @@ impl Proxy {
         });
         let boarding = match alone {
             true => Boarding::Alone,
-            false => self.flights.board(lookup.canonical.key, lookup.view.as_ref(), std::time::Instant::now()),
+            false => self.flights.board(lookup.canonical.hash, lookup.view.as_ref(), std::time::Instant::now()),
         };
         let permit = match boarding {
             Boarding::Join(flight) => {
@@ -308,7 +308,7 @@ impl Proxy {
                 return self.join(landing).await.map(|value| (value, "joined"));
             }
             Boarding::Lead(permit) => permit,
-            Boarding::Alone => self.flights.solo(lookup.canonical.key, lookup.view.as_ref()),
+            Boarding::Alone => self.flights.solo(lookup.canonical.hash, lookup.view.as_ref()),
         };
         let flight = permit.flight();
         self.spawn(Arc::clone(self).fill(register, lookup, permit, stale));
@@ -321,7 +321,7 @@ impl Proxy {
 
     /// Fetches what was given out although softly outdated.
     fn revalidate(self: &Arc<Proxy>, register: Register, lookup: Lookup) {
-        let boarding = self.flights.board(lookup.canonical.key, lookup.view.as_ref(), std::time::Instant::now());
+        let boarding = self.flights.board(lookup.canonical.hash, lookup.view.as_ref(), std::time::Instant::now());
         if let Boarding::Lead(permit) = boarding {
             self.spawn(Arc::clone(self).fill(register, lookup, permit, None));
         }
@@ -392,9 +392,9 @@ impl Proxy {
             entry.stamp.sequence = UNSTAMPED;
             return permit.land(Landing::Validated(Arc::new(entry)));
         };
-        let key = lookup.canonical.key;
+        let key = lookup.canonical.hash;
         let entry = entry(register, value, asked, &Lookup { view: Some(view), ..lookup });
-        let place = Place { key, label: label(register), keep: Duration::from_secs(60) };
+        let place = Place { hash: key, label: label(register), keep: Duration::from_secs(60) };
         permit.land(Landing::Validated(Arc::new(entry.clone())));
         let entry = self.cache.store_in_memory(entry, &place);
         permit.close();
@@ -515,7 +515,7 @@ fn label(register: Register) -> String {
 fn canonical(register: Register) -> Canonical {
     Canonical {
         text: format!("GET http://upstream/{register}"),
-        key: Key([register as u8; 16]),
+        hash: KeyHash(register as u128),
         hiding: Hiding::default(),
     }
 }

@@ -11,7 +11,7 @@ use larder::cache::memory::Memory;
 use larder::cache::{Cache, Found, Place};
 use larder::config::{Config, Overrides, StoreConfig};
 use larder::entry::{Content, Entry, Response};
-use larder::key::{Canonical, Hiding, Key};
+use larder::key::{Canonical, Hiding, KeyHash};
 use larder::metrics::Metrics;
 use larder::semantics::freshness::{Freshness, LifetimeSource};
 use larder::stamp::{Epoch, Stamp, Tag};
@@ -31,7 +31,7 @@ fn tags(id: u32) -> Vec<Tag> {
 fn canonical(id: u32) -> Canonical {
     Canonical {
         text: format!("GET http://localhost/users/{id}"),
-        key: Key(u128::from(id).to_be_bytes()),
+        hash: KeyHash(id.into()),
         hiding: Hiding::default(),
     }
 }
@@ -57,10 +57,10 @@ fn response() -> Response {
 fn fill(cache: &Cache, ids: std::ops::Range<u32>) {
     let stamp = cache.memory().marks.stamp();
     for id in ids {
-        let Canonical { text, key, .. } = canonical(id);
+        let Canonical { text, hash, .. } = canonical(id);
         let entry =
             Entry { text: text.into(), stamp, tags: tags(id).into(), content: Content::Response(response()) };
-        let place = Place { key, label: format!("user:{id}"), keep: Duration::from_secs(3600) };
+        let place = Place { hash, label: format!("user:{id}"), keep: Duration::from_secs(3600) };
         cache.store_in_memory(entry, &place);
     }
 }

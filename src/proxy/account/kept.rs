@@ -86,7 +86,7 @@ impl Account<'_> {
             None => (tiers, canonical),
         };
         let claim = Claim {
-            key: canonical.key.to_string(),
+            key: canonical.key().to_string(),
             store_key: self.store_key(&canonical),
             key_text: canonical.text,
             ..self.claim()
