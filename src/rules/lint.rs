@@ -17,39 +17,35 @@ use crate::target;
 /// Most families of which each is compared with each if all together are too many.
 const PAIRS: usize = 64;
 
-/// Segments of paths under which callers find what is theirs.
-static PERSONAL: [&str; 31] = [
-    "account",
-    "accounts",
-    "basket",
-    "billing",
-    "cart",
-    "carts",
-    "checkout",
+/// Segments of paths that mean the caller, whatever stands beside them.
+static CALLER: [&str; 12] = [
     "current-user",
     "current_user",
-    "favorites",
-    "favourites",
-    "inbox",
     "me",
     "mine",
     "my",
+    "my-account",
     "myself",
-    "notifications",
-    "preferences",
-    "profile",
     "self",
-    "session",
-    "sessions",
-    "settings",
-    "subscription",
     "user-info",
     "user_info",
     "userinfo",
-    "wallet",
     "whoami",
+];
+
+/// Segments of paths that are the caller's own where no id says whose they are.
+static PERSONAL: [&str; 11] = [
+    "account",
+    "basket",
+    "billing",
+    "cart",
+    "checkout",
+    "inbox",
+    "preferences",
+    "profile",
+    "session",
+    "wallet",
     "wishlist",
-    "my-account",
 ];
 
 /// What is allowed in a rules file, and probably not meant.
@@ -307,7 +303,17 @@ fn personal(family: &Family) -> Option<Warning> {
     if family.keying.identity != Identity::Shared {
         return None;
     }
-    let segment = PERSONAL.into_iter().find(|segment| has_segment(family.pattern.as_str(), segment))?;
+    let pattern = family.pattern.as_str();
+    let samples = hir(&family.pattern).map(|hir| samples(&hir)).unwrap_or_default();
+    let is_own = |segment: &&str| {
+        let has_it = |path: &&String| neighbours(path, segment).is_some();
+        let is_addressed =
+            |path: &String| neighbours(path, segment).is_none_or(|them| them.into_iter().any(is_id));
+        let is_always_addressed = samples.iter().any(|path| has_it(&path)) && samples.iter().all(is_addressed);
+        has_segment(pattern, segment) && !is_always_addressed
+    };
+    let caller = CALLER.into_iter().find(|segment| has_segment(pattern, segment));
+    let segment = caller.or_else(|| PERSONAL.into_iter().find(is_own))?;
     Some(Warning {
         line: family.line,
         message: format!(
@@ -317,6 +323,20 @@ fn personal(family: &Family) -> Option<Warning> {
         ),
         remedy: "write identity = \"header:authorization\" or \"cookie:NAME\"".to_owned(),
     })
+}
+
+/// The segments before and after this one in a path that has it.
+fn neighbours<'p>(path: &'p str, segment: &str) -> Option<[&'p str; 2]> {
+    let segments: Vec<&str> = path.split('/').collect();
+    let at = segments.iter().position(|other| other.eq_ignore_ascii_case(segment))?;
+    let before = at.checked_sub(1).and_then(|at| segments.get(at));
+    Some([before, segments.get(at + 1)].map(|it| it.copied().unwrap_or_default()))
+}
+
+/// Whether a segment of a sample stands for any text or number: it is one letter, repeated.
+fn is_id(segment: &str) -> bool {
+    let mut letters = segment.chars();
+    letters.next().is_some_and(|first| letters.all(|letter| letter == first))
 }
 
 /// Whether a pattern has this segment, or an alternative for one, literally.

@@ -62,13 +62,15 @@ impl RuleSet {
     }
 }
 
-/// A path below (or beside) this one that the family takes because of its end.
+/// A path below (or beside) this one that the family takes because of its end: the segment before it, or its beginning, may be
+/// anything. One that has a name of its own (`/users/1/avatar.png`) is a resource, and meant.
 fn deceptive(family: &Family, path: &str, ends: &[String]) -> Option<String> {
-    let stems = [format!("{}/x", path.trim_end_matches('/')), path.to_owned()];
-    stems
-        .iter()
-        .filter(|stem| !family.pattern.is_match(stem))
-        .find_map(|stem| ends.iter().map(|end| format!("{stem}{end}")).find(|path| family.pattern.is_match(path)))
+    let below = format!("{}/x", path.trim_end_matches('/'));
+    let is_free = |stem: &str, end: &str| stem == below || !(stem.ends_with('/') || end.contains('/'));
+    [below.as_str(), path].into_iter().filter(|stem| !family.pattern.is_match(stem)).find_map(|stem| {
+        let ends = ends.iter().filter(|end| is_free(stem, end));
+        ends.map(|end| format!("{stem}{end}")).find(|path| family.pattern.is_match(path))
+    })
 }
 
 /// What the paths of a family may end with.
@@ -164,6 +166,9 @@ mod tests {
             (r"/[a-z/]+[.]css", "/account/[a-z]{3,5}"),
             (r"/me[a-z/]*\.css", "/me"),
             (r"/.*-static", "/me"),
+            (r"/.*/static", "/me"),
+            (r"/me/[^/]+\.css", "/me"),
+            (r"/users/(?<id>\d+)\.json", r"/users/(?<id>\d+)"),
         ];
         for (assets, me) in rows {
             let message = warned(assets, "none", me).unwrap_or_else(|| panic!("{assets} beside {me}"));
@@ -191,6 +196,11 @@ mod tests {
             (r"/.*\.css", "cookie:sid", "/me(/.*)?"),
             (r"/[^/]*\.css", "none", "/users/me"),
             (r"/style\.css", "none", "/me"),
+            (r"/me/avatar\.png", "none", "/me(/.*)?"),
+            (r"/users/(?<id>\d+)/avatar\.(png|jpg)", "none", r"/users/(?<id>\d+)(/.*)?"),
+            (r"/users/(?<id>\d+)/posts", "none", r"/users/(?<id>\d+)"),
+            (r"/users/[^/]+/picture", "none", "/users/[^/]+"),
+            (r"/users/(?<id>[^/]+)/photos/[^/]+\.jpg", "none", "/users/(?<id>[^/]+)"),
         ];
         for (assets, identity, me) in rows {
             assert_eq!(warned(assets, identity, me), None, "{assets} beside {me}");
