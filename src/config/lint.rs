@@ -239,6 +239,29 @@ mod tests {
         assert_eq!(warnings(&alone), []);
     }
 
+    /// So many families of an ordinary API, and a rule that invalidates them.
+    fn many(count: usize) -> String {
+        let one = |n: usize| family(&format!("f{n}"), &format!("path = '/api/v1/r{n}x(/(?<id>[^/]+))?'"));
+        (0..count).map(one).collect::<String>() + "[invalidate]\n'/api/.*' = ['*']\n"
+    }
+
+    #[test]
+    fn a_shadowed_family_is_told_of_among_many() {
+        let last = family("last", "path = '/api/v1/r7x/(?<id>\\d{1,20})'");
+        let found = warnings(&(last.clone() + &many(500)));
+        assert_eq!(found, []);
+        let text = many(500).replace("[invalidate]", &format!("{last}[invalidate]"));
+        let [warning] = &warnings(&text)[..] else { panic!() };
+        assert!(warning.message.contains("\"last\" gets no request: \"f7\" before it takes"), "{warning:?}");
+    }
+
+    #[test]
+    fn many_shadowed_families_are_told_of_one_by_one() {
+        let found = warnings(&(family("all", "path = '/api/.*'") + &many(300)));
+        assert_eq!(found.len(), 300);
+        assert!(found.iter().all(|warning| warning.message.contains("\"all\" before it takes")), "{:?}", found[0]);
+    }
+
     #[test]
     fn families_that_no_rule_names_are_told_of_together() {
         let text = family("x", "path = '/x'") + &family("y", "path = '/y'");

@@ -18,6 +18,8 @@ static USUAL_ENDS: [&str; 24] = [
 
 /// Most paths that are tried for one pattern.
 const SAMPLES: usize = 16;
+/// Longest repetition in one of them, bytes.
+const LENGTH: usize = 1024;
 
 impl RuleSet {
     /// One warning for each two families of which one takes paths by their end that lie
@@ -110,9 +112,12 @@ pub(super) fn samples(hir: &Hir) -> Vec<String> {
         HirKind::Capture(capture) => samples(&capture.sub),
         HirKind::Alternation(branches) => branches.iter().flat_map(samples).collect(),
         HirKind::Repetition(repetition) => {
-            let least = usize::try_from(repetition.min).unwrap_or(usize::MAX).min(SAMPLES);
+            let least = usize::try_from(repetition.min).unwrap_or(usize::MAX);
             let texts = samples(&repetition.sub);
-            let repeated = texts.iter().flat_map(|text| [text.repeat(least), text.repeat(least.max(1))]);
+            let repeated = texts.iter().flat_map(|text| {
+                let least = least.min(LENGTH / text.len().max(1));
+                [text.repeat(least), text.repeat(least.max(1))]
+            });
             repeated.collect()
         }
         HirKind::Concat(parts) => parts.iter().fold(vec![String::new()], |before, part| {
