@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONNECTION, EXPECT, HOST, TE, TRAILER};
+use http::header::{CONNECTION, EXPECT, HOST, SET_COOKIE, TE, TRAILER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -18,9 +18,9 @@ use crate::connections::Connection;
 use crate::headers::{self, ForwardedPolicy};
 use crate::outcome::{Fwd, Outcome};
 use crate::running::{Live, Running};
-use crate::semantics::ClientDirectives;
 use crate::semantics::clients::{self, ClientCacheControl};
 use crate::semantics::demands::Demands;
+use crate::semantics::{ClientDirectives, SetCookie};
 use crate::shares::{Over, Share};
 use crate::target::{PathCase, Target, TargetFault};
 use crate::upstream::interim::Interim;
@@ -385,7 +385,7 @@ async fn pass(
         return read::not_cached();
     }
     let live = running.live();
-    let told = live.rules.claim(&asked.method, &asked.target.path).map(|it| it.family.client_cache_control);
+    let family = live.rules.claim(&asked.method, &asked.target.path).map(|it| it.family);
     let (fields, client) = (asked.for_passing(running), asked.sharer(running));
     // A share is taken when there is something to send, as a place at upstream is.
     if let Err(incomplete) = running.upstream.receive_ahead(client, &fields, &mut body).await {
@@ -402,8 +402,11 @@ async fn pass(
             outcome.fwd_status = Some(response.status().as_u16());
             let response = response.map(|body| body.holding(share));
             let mut response = respond::forwarded(response, &running.config.server);
-            if told == Some(ClientCacheControl::NoCache) {
+            if family.is_some_and(|family| family.client_cache_control == ClientCacheControl::NoCache) {
                 clients::tell(response.headers_mut());
+            }
+            if family.is_some_and(|family| family.policy.set_cookie == SetCookie::Strip) {
+                response.headers_mut().remove(SET_COOKIE);
             }
             Answered { response, outcome, family: None }
         }

@@ -343,7 +343,8 @@ impl<'c> Account<'c> {
     }
 
     fn rules_that_outdate(&self) -> Vec<String> {
-        let rules = self.question.family().map(|(family, _)| self.live.rules.outdating(family));
+        let claimed = self.question.family();
+        let rules = claimed.map(|(family, captures)| self.live.rules.outdating_instance(family, captures));
         let text = |rule: &crate::rules::Invalidation| {
             format!(
                 "{} {} (line {}): {}",
