@@ -63,7 +63,7 @@ static CLAIMS: [(&str, Claim); 80] = [
     ("wl-proxy-ssl", Scheme), // WebLogic Kubernetes Operator: "Load balancing"
     ("x-appengine-https", Scheme), // Google App Engine
     ("x-appengine-user-ip", Address), // the same
-    ("x-appservice-proto", Scheme), // Azure Functions: "Secure"
+    ("x-appservice-proto", Scheme), // Azure App Service: "Secure a custom DNS name with a TLS/SSL binding"
     ("x-arr-ssl", Scheme),  // Azure App Service (IIS Application Request Routing); koa-sslify
     ("x-azure-clientip", Address), // Azure Front Door: "HTTP headers protocol support"
     ("x-azure-socketip", Address), // the same

@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use crate::support::client::Call;
-use crate::support::{Larder, Plan, Reply, Upstream, eventually};
+use crate::support::{Larder, Plan, Reply, Upstream, eventually, larder};
 
 const RULES: &str =
     "[server]\nupstream_timeout = \"200ms\"\n[[family]]\nname = \"users\"\npath = '/users'\nttl = \"60s\"\n";
@@ -102,4 +102,8 @@ fn the_token_reaches_neither_upstream_nor_a_key() {
         larder.get("/users");
         larder.call("GET", "/users").header(name, "of-another").send().shows("hit");
     }
+    let url = upstream.url();
+    let asked = ["explain", "GET", "/asked", "--upstream", &url, "--ask", "-H", "Larder-Debug: of-a-viewer"];
+    assert_eq!(larder(None, &asked).code, Some(0));
+    assert_eq!(upstream.last("/asked").header("larder-debug"), None);
 }
