@@ -48,7 +48,7 @@ pub mod routes;
 pub mod trial;
 pub mod unknown;
 
-use auth::{Caller, Guard};
+use auth::Caller;
 use desk::Desk;
 use guesses::Guesses;
 use refusal::Refusal;
@@ -177,7 +177,6 @@ async fn connection(
 
 fn router(running: Arc<Running>) -> Router {
     let gate = Gate {
-        guard: Guard::new(&running.config.admin.tokens),
         guesses: Mutex::new(Guesses::new(Instant::now())),
         running: Arc::clone(&running),
         work: Handle::current(),
@@ -209,7 +208,6 @@ fn router(running: Arc<Running>) -> Router {
 
 /// What every request passes.
 struct Gate {
-    guard: Guard,
     guesses: Mutex<Guesses>,
     running: Arc<Running>,
     /// Where everything but probes is done.
@@ -224,14 +222,14 @@ impl Gate {
 
     /// Whether a request waits before its token is looked at: its client has sent too many wrong ones.
     fn is_slowed(&self, request: &Request) -> bool {
-        let compares = self.guard.compares(request.uri(), request.headers());
+        let compares = self.running.guard.compares(request.uri(), request.headers());
         compares && self.guesses().is_slowed(client(request), Instant::now())
     }
 
     /// Who asks.
     fn decide(&self, request: &Request) -> Result<Caller, auth::Denied> {
         let client = client(request);
-        let decided = self.guard.decide(request.method(), request.uri(), request.headers());
+        let decided = self.running.guard.decide(request.method(), request.uri(), request.headers());
         match decided {
             Err(auth::Denied::WrongToken) => {
                 self.running.metrics.admin_wrong_tokens.inc();

@@ -43,6 +43,8 @@ pub enum ForwardedPolicy {
 
 /// RFC 8586
 pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
+/// By which an operator asks the proxy for causes, with a token of the admin. It is for this Larder alone.
+pub const LARDER_DEBUG: HeaderName = HeaderName::from_static("larder-debug");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const PROXY_AUTHENTICATION_INFO: HeaderName = HeaderName::from_static("proxy-authentication-info");
@@ -121,6 +123,8 @@ pub struct Seen {
     pub underscores: bool,
     /// Some tell who asks, or may do so by their names with `-`.
     pub credentials: bool,
+    /// There is a [`LARDER_DEBUG`].
+    pub debug: bool,
 }
 
 /// Looks at the names of a request's fields once.
@@ -130,9 +134,11 @@ pub fn look(headers: &HeaderMap, credentials: &Credentials) -> Seen {
         seen.hop_fields |= *name == VIA || *name == CDN_LOOP || is_hop_by_hop(name);
         seen.underscores |= name.as_str().bytes().fold(false, |found, byte| found | (byte == b'_'));
         seen.credentials |= credentials.tell_callers(name);
+        seen.debug |= *name == LARDER_DEBUG;
     }
-    // Credentials are known by their names with `-`.
+    // These are known by their names with `-`.
     seen.credentials |= seen.underscores;
+    seen.debug |= seen.underscores;
     seen
 }
 

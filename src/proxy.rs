@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONNECTION, EXPECT, HOST, TE, TRAILER};
+use http::header::{CONNECTION, EXPECT, HOST, SET_COOKIE, TE, TRAILER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -18,9 +18,9 @@ use crate::connections::Connection;
 use crate::headers::{self, ForwardedPolicy};
 use crate::outcome::{Fwd, Outcome};
 use crate::running::{Live, Running};
-use crate::semantics::ClientDirectives;
 use crate::semantics::clients::{self, ClientCacheControl};
 use crate::semantics::demands::Demands;
+use crate::semantics::{ClientDirectives, SetCookie};
 use crate::shares::{Over, Share};
 use crate::target::{PathCase, Target, TargetFault};
 use crate::upstream::interim::Interim;
@@ -29,6 +29,7 @@ use crate::upstream::{RequestBody, UpstreamError};
 pub mod account;
 pub mod body;
 mod collapse;
+mod debug;
 mod errand;
 mod fill;
 mod hops;
@@ -46,6 +47,7 @@ mod write;
 
 pub use body::Body;
 
+use debug::Debug;
 use question::Question;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -144,7 +146,7 @@ pub fn handle(
 ) -> impl Future<Output = Response<Body>> + Send {
     let start = Instant::now();
     let live = running.live();
-    let (method, path, trailers, work) = take(running, &live, request, client, interim);
+    let (method, path, trailers, debug, work) = take(running, &live, request, client, interim);
     async move {
         let answered = match work {
             Work::Cache(question) => read::answer(running, question).await,
@@ -156,19 +158,22 @@ pub fn handle(
             // RFC 9110 §6.5.1: none are sent to who did not say that it takes them.
             response.headers_mut().remove(TRAILER);
         }
+        if let Some(debug) = debug {
+            Box::pin(debug.tell(running, &mut response)).await;
+        }
         response
     }
 }
 
-/// What a request is about: its method, its path if that is to be logged, whether its client takes trailers, and what answers
-/// it.
+/// What a request is about: its method, its path if that is to be logged, whether its client takes trailers, the token with
+/// which it asks for causes, and what answers it.
 fn take(
     running: &Arc<Running>,
     live: &Arc<Live>,
     mut request: Request<Incoming>,
     client: IpAddr,
     interim: Option<Interim>,
-) -> (Method, String, bool, Work) {
+) -> (Method, String, bool, Option<Box<Debug>>, Work) {
     // One look at the names of its fields spares most requests a dozen searches among them.
     let seen = headers::look(request.headers(), &live.credentials);
     let underscored = if seen.underscores { take_underscored(running, request.headers_mut()) } else { Vec::new() };
@@ -178,7 +183,7 @@ fn take(
     let (mut parts, body) = request.into_parts();
     let target = match admit(running, &mut parts, has_hop_fields) {
         Ok(target) => target,
-        Err(refused) => return (parts.method, parts.uri.path().to_owned(), true, Work::Refused(refused)),
+        Err(refused) => return (parts.method, parts.uri.path().to_owned(), true, None, Work::Refused(refused)),
     };
     let trailers = has_hop_fields && headers::names_token(&parts.headers, &TE, "trailers");
     if has_hop_fields {
@@ -188,6 +193,7 @@ fn take(
     if parts.version == Version::HTTP_2 {
         headers::join_cookies(&mut parts.headers);
     }
+    let token = if seen.debug { debug::take(&mut parts.headers) } else { None };
     let (headers, version, connection) = (parts.headers, parts.version, parts.extensions.remove());
     let (method, forwarded) = (parts.method, running.config.server.forwarded_from(client));
     let mut asked = Asked {
@@ -203,6 +209,7 @@ fn take(
         underscored,
         connection,
     };
+    let debug = token.map(|token| Box::new(Debug { token, client: asked.sharer(running) }));
     let (method, path) = (asked.method.clone(), running.config.log.access.then(|| asked.target.path.clone()));
     let is_write = live.rules.is_write(&method, &asked.target);
     let is_for_cache = offer.is_none() && !is_write && (method == Method::GET || method == Method::HEAD);
@@ -228,7 +235,7 @@ fn take(
             }
         }))
     };
-    (method, path.unwrap_or_default(), trailers, work)
+    (method, path.unwrap_or_default(), trailers, debug, work)
 }
 
 /// Every read but GET and HEAD, and those with the offer of another protocol.
@@ -378,7 +385,7 @@ async fn pass(
         return read::not_cached();
     }
     let live = running.live();
-    let told = live.rules.claim(&asked.method, &asked.target.path).map(|it| it.family.client_cache_control);
+    let family = live.rules.claim(&asked.method, &asked.target.path).map(|it| it.family);
     let (fields, client) = (asked.for_passing(running), asked.sharer(running));
     // A share is taken when there is something to send, as a place at upstream is.
     if let Err(incomplete) = running.upstream.receive_ahead(client, &fields, &mut body).await {
@@ -395,8 +402,11 @@ async fn pass(
             outcome.fwd_status = Some(response.status().as_u16());
             let response = response.map(|body| body.holding(share));
             let mut response = respond::forwarded(response, &running.config.server);
-            if told == Some(ClientCacheControl::NoCache) {
+            if family.is_some_and(|family| family.client_cache_control == ClientCacheControl::NoCache) {
                 clients::tell(response.headers_mut());
+            }
+            if family.is_some_and(|family| family.policy.set_cookie == SetCookie::Strip) {
+                response.headers_mut().remove(SET_COOKIE);
             }
             Answered { response, outcome, family: None }
         }
@@ -452,6 +462,8 @@ fn failed(error: UpstreamError, fwd: Fwd) -> Answered {
     };
     let mut answered = refuse(status, error.token(), &error.to_string());
     answered.outcome.fwd = Some(fwd);
+    // For who may know the cause.
+    answered.response.extensions_mut().insert(error);
     answered
 }
 

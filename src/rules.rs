@@ -421,6 +421,15 @@ impl RuleSet {
     pub fn outdating(&self, family: &Family) -> Vec<&Invalidation> {
         self.invalidations.iter().filter(|rule| rule.reaches(family)).collect()
     }
+
+    /// Those of them that can outdate the entry with these captures.
+    pub fn outdating_instance(&self, family: &Family, captures: &Captures) -> Vec<&Invalidation> {
+        let reaches = |rule: &&Invalidation| {
+            let mut references = rule.references.iter();
+            references.any(|reference| reference.reaches_instance(&family.levels, captures))
+        };
+        self.invalidations.iter().filter(reaches).collect()
+    }
 }
 
 impl Family {

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::ArcSwap;
 use tokio_util::task::TaskTracker;
 
+use crate::admin::auth::Guard;
+use crate::admin::guesses::Guesses;
 use crate::cache::Cache;
 use crate::cache::fleet::Fleet;
 use crate::cache::flight::Flights;
@@ -85,6 +87,11 @@ pub struct Running {
     pub unanswered: Arc<Unanswered>,
     pub upstream: Upstream,
     pub metrics: Arc<Metrics>,
+    /// The tokens of the admin.
+    pub guard: Guard,
+    /// Wrong tokens in requests to the proxy. Those to the admin are counted there: whoever reaches only the proxy slows nobody
+    /// on the admin.
+    pub debug_guesses: Mutex<Guesses>,
     /// On every request to upstream: who meets it on one from a client has met itself.
     pub loop_mark: LoopMark,
     /// Fills, revalidations and writes: they outlive the client that caused them, and shutdown waits for them.
@@ -140,6 +147,8 @@ impl Running {
             unanswered: Arc::default(),
             upstream,
             metrics,
+            guard: Guard::new(&config.admin.tokens),
+            debug_guesses: Mutex::new(Guesses::new(Instant::now())),
             loop_mark: LoopMark::new(),
             tasks: TaskTracker::new(),
             started: Instant::now(),

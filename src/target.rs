@@ -272,7 +272,9 @@ pub(crate) fn stands_plainly(character: char) -> bool {
     u8::try_from(character).is_ok_and(|byte| PLAIN[usize::from(byte)])
 }
 
-/// A path in lower case: its letters, and those that are encoded as UTF-8. Other encodings stay as they are.
+/// A path in lower case: its letters, and those that are encoded as UTF-8. Other encodings stay as they are. A letter whose
+/// lower case is one of ASCII becomes that one, in plain: to some upstreams U+212A, the sign of the kelvin, is a `k` (Java's
+/// equalsIgnoreCase). Each spelling has a key of its own, so that to take too many for one invalidates more, and shares nothing.
 fn lower_case(path: Cow<'_, str>) -> Cow<'_, str> {
     if !path.bytes().any(|byte| byte.is_ascii_uppercase() || byte == b'%') {
         return path;
@@ -290,7 +292,8 @@ fn lower_case(path: Cow<'_, str>) -> Cow<'_, str> {
             push(&mut lower, encoded, false);
         } else {
             for character in character.to_lowercase() {
-                character.encode_utf8(&mut utf8).bytes().for_each(|byte| push(&mut lower, byte, false));
+                let is_plain = character.is_ascii();
+                character.encode_utf8(&mut utf8).bytes().for_each(|byte| push(&mut lower, byte, is_plain));
             }
         }
         rest = &rest[3 * length..];
@@ -455,6 +458,8 @@ mod tests {
             ("/%4Aoe/%2F%C3%89", "/joe/%2F%C3%A9"),
             ("/%C3%A9/%FF%C3", "/%C3%A9/%FF%C3"),
             ("/%E1%BA%9E%", "/%C3%9F%"),
+            ("/%E2%84%AAate", "/kate"),
+            ("/%C4%B0", "/i%CC%87"),
             ("/users/joe", "/users/joe"),
         ];
         for (sent, expected) in rows {

@@ -54,6 +54,7 @@ use response_body::Limits;
 use socket::Sockets;
 use upload::Unsent;
 
+pub use cause::Failure;
 pub use head::LINE as LEAST_LINE;
 pub use min_rate::MinRate;
 pub use places::{Taken, UpstreamPlace};
@@ -441,6 +442,8 @@ struct Attempt<'p> {
 /// No answer.
 struct Unanswered {
     error: UpstreamError,
+    /// Why, in few words.
+    cause: Option<String>,
     blame: Blame,
     /// The last of the request could not be written.
     is_unwritten: bool,
@@ -458,7 +461,7 @@ enum Blame {
 
 impl From<UpstreamError> for Unanswered {
     fn from(error: UpstreamError) -> Unanswered {
-        Unanswered { error, blame: Blame::Exchange, is_unwritten: false }
+        Unanswered { error, cause: None, blame: Blame::Exchange, is_unwritten: false }
     }
 }
 
@@ -467,22 +470,26 @@ impl Unanswered {
     fn of(error: &hyper::Error, length: u64, conn: &UpstreamConn) -> Unanswered {
         if let Some(fault) = conn::head_fault(error) {
             // It began like a response: it is upstream's own, and nothing that was left over from another one.
-            tracing::warn!(%fault, "a response of upstream is refused");
-            return UpstreamError::Garbled.into();
+            return Unanswered::because(UpstreamError::Garbled, fault.to_string());
         }
         let is_garbled = error.is_parse() || error.is_parse_too_large() || conn::is_stray(error);
         if is_garbled {
-            return Unanswered::garbled(conn);
+            return Unanswered::garbled(cause::of(error), conn);
         }
         let is_unheard = conn.heard_nothing_of(length);
         let blame = if is_unheard { Blame::Idle } else { Blame::Exchange };
-        Unanswered { error: UpstreamError::Closed, blame, is_unwritten: conn.is_refused() }
+        let (error, cause) = (UpstreamError::Closed, Some(cause::of(error)));
+        Unanswered { error, cause, blame, is_unwritten: conn.is_refused() }
     }
 
     /// What came is not HTTP, or has two meanings.
-    fn garbled(conn: &UpstreamConn) -> Unanswered {
+    fn garbled(cause: String, conn: &UpstreamConn) -> Unanswered {
         let blame = conn.stray().map_or(Blame::Exchange, Blame::Leftovers);
-        Unanswered { error: UpstreamError::Garbled, blame, is_unwritten: conn.is_refused() }
+        Unanswered { error: UpstreamError::Garbled, cause: Some(cause), blame, is_unwritten: conn.is_refused() }
+    }
+
+    fn because(error: UpstreamError, cause: String) -> Unanswered {
+        Unanswered { cause: Some(cause), ..error.into() }
     }
 }
 
@@ -494,7 +501,7 @@ pub struct Upstream {
     /// The names by which upstream may know itself: hosts with their ports, unless those are the default.
     addresses: Vec<String>,
     places: Places,
-    failures: cause::Logged,
+    failures: cause::Failures,
     /// Bytes of contents that requests wait for before they take a place.
     buffers: Arc<Shares>,
     answer_within: Duration,
@@ -570,7 +577,7 @@ impl Upstream {
             host: host(&server.host, authority),
             addresses: addresses(url, &server.host),
             places: Places::new(server),
-            failures: cause::Logged::default(),
+            failures: cause::Failures::default(),
             buffers: buffers(server),
             answer_within: server.upstream_timeout,
             silence: server.idle_timeout,
@@ -584,6 +591,16 @@ impl Upstream {
     /// The names by which upstream may know itself: hosts with their ports, unless those are the default.
     pub fn addresses(&self) -> &[String] {
         &self.addresses
+    }
+
+    /// The latest failure of upstream.
+    pub fn last_failure(&self) -> Option<Failure> {
+        self.failures.last()
+    }
+
+    /// The latest failure of this kind.
+    pub fn last_failure_of(&self, error: UpstreamError) -> Option<Failure> {
+        self.failures.last_of(error)
     }
 
     /// Whether a request of this client would be sent at once.
@@ -699,22 +716,28 @@ impl Upstream {
                 }
                 second
             }
-            (Err(unanswered), None) => {
+            (Err(Unanswered { error, cause, blame, .. }), None) => {
                 // A write cannot show it. It must not meet the same again.
-                if let Blame::Leftovers(stray) = unanswered.blame {
+                if let Blame::Leftovers(stray) = blame {
                     self.pool.distrust(stray);
                 }
-                return Err(unanswered.error);
+                return Err(self.failed(error, cause));
             }
             (answer, _) => answer,
         };
-        let answer = answer.map_err(|unanswered| unanswered.error)?;
+        let answer = answer.map_err(|unanswered| self.failed(unanswered.error, unanswered.cause))?;
         let is_stream = answer.limits.is_stream;
         let mut response = answer.at(place);
         if is_stream {
             response.body_mut().become_stream().map_err(UpstreamError::TooManyStreams)?;
         }
         Ok(response)
+    }
+
+    /// The error of an answer that is not waited for any more.
+    fn failed(&self, error: UpstreamError, cause: Option<String>) -> UpstreamError {
+        self.failures.note(error, cause);
+        error
     }
 
     async fn send_once(
@@ -764,7 +787,10 @@ impl Upstream {
                 progress.within(self.answer_within, exchange).await
             }
         };
-        let answer = answer.unwrap_or_else(|| Err(UpstreamError::Timeout.into()));
+        let answer = answer.unwrap_or_else(|| {
+            let patience = humantime::format_duration(self.answer_within);
+            Err(Unanswered::because(UpstreamError::Timeout, format!("nothing for {patience} (upstream_timeout)")))
+        });
         let (mut conn, mut response) = answer.map_err(|unanswered| given_up(unanswered, upload.as_deref()))?;
         let unsent = upload.as_ref().map_or(Unsent::Nothing, |upload| upload.begin_answer());
         let end = upload.map(|upload| {
@@ -773,8 +799,8 @@ impl Upstream {
         });
         let ending = Ending::of(method, response.status());
         // RFC 9112 §6.3. hyper does not look at the lengths of responses without content.
-        if !(headers::unify_length(response.headers_mut()) && is_sound(&response, ending, upgrades)) {
-            let unanswered = Unanswered::garbled(&conn);
+        if let Some(fault) = fault_of(&mut response, ending, upgrades) {
+            let unanswered = Unanswered::garbled(fault.to_owned(), &conn);
             return Err(given_up(unanswered, end.as_ref().map(|end| &*end.rest.upload)));
         }
         let is_read_by_http = !self.pool.is_tls() && matches!(*method, Method::GET | Method::HEAD);
@@ -832,10 +858,11 @@ impl Upstream {
         request: Request<RequestBody>,
         length: u64,
     ) -> Result<(UpstreamConn, Response<Incoming>), Unanswered> {
-        let mut conn = self.pool.connect().await.map_err(|error| {
-            self.failures.note(&*error);
-            UpstreamError::Unreachable
-        })?;
+        let mut conn = self
+            .pool
+            .connect()
+            .await
+            .map_err(|error| Unanswered::because(UpstreamError::Unreachable, cause::of(&*error)))?;
         match conn.send(request).await {
             Ok(response) => Ok((conn, response)),
             Err(error) => Err(Unanswered::of(error.error(), length, &conn)),
@@ -956,17 +983,24 @@ fn listen(
     is_misframed
 }
 
-/// Whether a response has one meaning.
-fn is_sound(response: &Response<Incoming>, ending: Ending, upgrades: bool) -> bool {
+/// Why a response has more than one meaning; none if it has one.
+fn fault_of(response: &mut Response<Incoming>, ending: Ending, upgrades: bool) -> Option<&'static str> {
+    if !headers::unify_length(response.headers_mut()) {
+        return Some("its Content-Length is ambiguous");
+    }
     let fields = response.headers();
     let chunked = fields.contains_key(header::TRANSFER_ENCODING);
     // RFC 9112 §6.3: both lengths are a sign of response splitting, "ought to be handled as an error". §6.1: a coding
     // that nobody asked for would be lost on the way. Without content the fields have nothing to say.
-    let is_framed_once = !(chunked && fields.contains_key(header::CONTENT_LENGTH));
-    let is_framed = ending == Ending::Head || is_framed_once && headers::is_plainly_framed(fields);
+    if ending != Ending::Head && chunked && fields.contains_key(header::CONTENT_LENGTH) {
+        return Some("it has both Content-Length and Transfer-Encoding");
+    }
+    if ending != Ending::Head && !headers::is_plainly_framed(fields) {
+        return Some("it has a transfer coding that nobody asked for");
+    }
+    // RFC 9110 §15.2.2
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    // RFC 9110 §15.2.2: nobody asked for another protocol.
-    is_framed && (upgrades || !switches)
+    (switches && !upgrades).then_some("it switches to a protocol that nobody asked for")
 }
 
 /// Bytes that a request has at least.

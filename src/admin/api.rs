@@ -33,6 +33,7 @@ use crate::rules::fault::Fault;
 use crate::rules::nearest::{did_you_mean, nearest};
 use crate::running::{Live, Running};
 use crate::stamp::Tag;
+use crate::upstream::Failure;
 
 type At = State<Arc<Desk>>;
 type Answer<T> = Result<Json<Success<T>>, Refusal>;
@@ -136,10 +137,17 @@ pub struct Stats {
     complete: bool,
     /// Writes that no rule matches.
     writes_unmatched: Known,
+    upstream: UpstreamReport,
     #[serde(flatten)]
     passes: Passes,
     #[serde(flatten)]
     swept: Swept,
+}
+
+#[derive(Serialize)]
+struct UpstreamReport {
+    /// Null: there was none.
+    last_failure: Option<Failure>,
 }
 
 /// What the sweeper of the store knows.
@@ -172,6 +180,7 @@ pub async fn stats(State(desk): At) -> Answer<Stats> {
         key_counts: key_counts(&counts, &live),
         complete: counts.keys.complete,
         writes_unmatched: desk.running().unmatched.known(),
+        upstream: UpstreamReport { last_failure: desk.running().upstream.last_failure() },
         passes: Passes::of(live.all_counters()),
         swept: Swept::of(&desk, Some(&counts)),
     })))

@@ -81,6 +81,11 @@ impl Guard {
         Guard { tokens: known.map(|known| (known.role, digest(&known.token))).collect() }
     }
 
+    /// Whether there are tokens.
+    pub fn has_tokens(&self) -> bool {
+        !self.tokens.is_empty()
+    }
+
     /// Whether a request shows a token that is to be compared.
     pub fn compares(&self, uri: &Uri, headers: &HeaderMap) -> bool {
         !is_open(uri) && !self.tokens.is_empty() && bearer(headers).is_some()
@@ -103,7 +108,7 @@ impl Guard {
 
     /// The highest role of a token. Takes the same time whichever token it is like, and however much: digests are
     /// compared, all of them and to the end.
-    fn role(&self, token: &str) -> Option<Role> {
+    pub fn role(&self, token: &str) -> Option<Role> {
         let presented = digest(token);
         let roles = self.tokens.iter().map(|(role, known)| same(known, &presented).then_some(*role));
         roles.fold(None, Option::max)

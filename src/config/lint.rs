@@ -152,6 +152,18 @@ mod tests {
                 "cookie:NAME",
             ),
             (
+                "[[family]]\nname = 'x'\npath = '/v\\d+/session'\nidentity = 'none'",
+                "'/x' = ['x']",
+                "\"session\" in its path",
+                "cookie:NAME",
+            ),
+            (
+                "[[family]]\nname = 'x'\npath = '/my/orders/(?<id>\\d+)'\nidentity = 'none'",
+                "'/x' = ['x']",
+                "\"my\" in its path",
+                "cookie:NAME",
+            ),
+            (
                 "[[family]]\nname = 'x'\npath = '/x'\ncollapse = 'fleet'",
                 "'/x' = ['x']",
                 "collapse = \"fleet\" has no effect",
@@ -207,6 +219,13 @@ mod tests {
             family("x", "path = '/users/(?<id>[^/]+)'"),
             family("x", "path = '/some(thing|body)/me/.*'"),
             family("x", "path = '/menu/(?<me>[^/]+)/cartoons/account\\.css'\nidentity = 'none'"),
+            family("x", "path = '/sessions(/(?<id>\\d+))?'\nidentity = 'none'"),
+            family("x", "path = '/accounts/(?<id>[^/]+)'\nidentity = 'none'"),
+            family("x", "path = '/notifications/(?<id>[0-9a-f-]{36})'\nidentity = 'none'"),
+            family("x", "path = '/people/(?<id>\\d+)/profile'\nidentity = 'none'"),
+            family("x", "path = '/profile/(?<name>[^/]+)'\nidentity = 'none'"),
+            family("x", "path = '/e(?:\\?.*)?'"),
+            family("x", "path = '/v1/colou?r=1'"),
             family("x", "path = '/x'\nmethods = ['QUERY']") + &family("y", "path = '/x'"),
             family("x", "path = '/x'\ncollapse = 'fleet'") + "[store]\nredis = 'redis://h'\n",
             family("x", "path = '/(?i)x/\\w{1,9}'"),
@@ -218,6 +237,29 @@ mod tests {
         }
         let alone = family("x", "path = '/x'\ninvalidation = 'none'");
         assert_eq!(warnings(&alone), []);
+    }
+
+    /// So many families of an ordinary API, and a rule that invalidates them.
+    fn many(count: usize) -> String {
+        let one = |n: usize| family(&format!("f{n}"), &format!("path = '/api/v1/r{n}x(/(?<id>[^/]+))?'"));
+        (0..count).map(one).collect::<String>() + "[invalidate]\n'/api/.*' = ['*']\n"
+    }
+
+    #[test]
+    fn a_shadowed_family_is_told_of_among_many() {
+        let last = family("last", "path = '/api/v1/r7x/(?<id>\\d{1,20})'");
+        let found = warnings(&(last.clone() + &many(500)));
+        assert_eq!(found, []);
+        let text = many(500).replace("[invalidate]", &format!("{last}[invalidate]"));
+        let [warning] = &warnings(&text)[..] else { panic!() };
+        assert!(warning.message.contains("\"last\" gets no request: \"f7\" before it takes"), "{warning:?}");
+    }
+
+    #[test]
+    fn many_shadowed_families_are_told_of_one_by_one() {
+        let found = warnings(&(family("all", "path = '/api/.*'") + &many(100)));
+        assert_eq!(found.len(), 100);
+        assert!(found.iter().all(|warning| warning.message.contains("\"all\" before it takes")), "{:?}", found[0]);
     }
 
     #[test]

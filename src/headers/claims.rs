@@ -32,44 +32,47 @@ pub enum Claim {
 
 use Claim::{Address, Caller, Hops, Host, Other, Path, Port, Prefix, Scheme};
 
-/// The fields, each with who sends or reads it. Sorted by name.
-static CLAIMS: [(&str, Claim); 76] = [
+/// The fields, each with who sends or reads it; in quotation marks the page of their documentation. Sorted by name.
+static CLAIMS: [(&str, Claim); 80] = [
     ("ali-cdn-real-ip", Address),               // Alibaba Cloud CDN
     ("cf-connecting-ip", Address),              // Cloudflare: "HTTP headers"
     ("cf-connecting-ipv6", Address),            // the same
     ("cf-pseudo-ipv4", Address),                // the same
     ("cf-visitor", Scheme),                     // the same: {"scheme":"https"}
-    ("client-ip", Address),                     // PHP's HTTP_CLIENT_IP, Rails' RemoteIp
-    ("cloudfront-forwarded-proto", Scheme),     // Amazon CloudFront: "Add CloudFront request headers"
-    ("cloudfront-viewer-address", Address),     // the same
-    ("do-connecting-ip", Address),              // DigitalOcean App Platform
-    ("fastly-client-ip", Address),              // Fastly: "Fastly-Client-IP"
-    ("fastly-ssl", Scheme),                     // Fastly: "Fastly-SSL"
-    ("fly-client-ip", Address),                 // Fly.io: "Request headers"
-    ("fly-forwarded-port", Port),               // the same
-    ("fly-forwarded-proto", Scheme),            // the same
-    ("fly-forwarded-ssl", Scheme),              // the same
-    ("forwarded", Hops),                        // RFC 7239
-    ("front-end-https", Scheme),                // Microsoft ISA Server and TMG; Exchange
-    ("incap-client-ip", Address),               // Imperva
-    ("path-info", Path),                        // gunicorn: forwarder_headers, PATH_INFO
-    ("proxy-client-ip", Address),               // WebLogic plug-in
-    ("remote-addr", Address),                   // RFC 3875 §4.1.8 as a field
-    ("script-name", Prefix),                    // gunicorn: forwarder_headers, SCRIPT_NAME
-    ("true-client-ip", Address),                // Akamai; Cloudflare Enterprise
-    ("wl-proxy-client-ip", Address),            // WebLogic plug-in
-    ("wl-proxy-ssl", Scheme),                   // the same
-    ("x-appengine-https", Scheme),              // Google App Engine
-    ("x-appengine-user-ip", Address),           // the same
-    ("x-arr-ssl", Scheme),                      // IIS Application Request Routing
-    ("x-azure-clientip", Address),              // Azure Front Door: "HTTP headers protocol support"
-    ("x-azure-socketip", Address),              // the same
-    ("x-client-ip", Address),                   // Azure App Service, Apache mod_remoteip's examples
-    ("x-cluster-client-ip", Address),           // Rackspace, Riverbed Stingray
-    ("x-envoy-external-address", Address),      // Envoy: "HTTP header manipulation"
-    ("x-envoy-original-host", Host),            // the same
-    ("x-envoy-original-path", Path),            // the same
-    ("x-forwarded", Other), // squid's forerunners; read with the list of X-Forwarded-For by some
+    ("client-ip", Address), // Azure App Service sends it; PHP's HTTP_CLIENT_IP, Rails' RemoteIp
+    ("cloudfront-forwarded-proto", Scheme), // Amazon CloudFront: "Add CloudFront request headers"
+    ("cloudfront-viewer-address", Address), // the same
+    ("disguised-host", Host), // Azure App Service sends it
+    ("do-connecting-ip", Address), // DigitalOcean App Platform
+    ("fastly-client-ip", Address), // Fastly: "Fastly-Client-IP"
+    ("fastly-ssl", Scheme), // Fastly: "Fastly-SSL"
+    ("fly-client-ip", Address), // Fly.io: "Request headers"
+    ("fly-forwarded-port", Port), // the same
+    ("fly-forwarded-proto", Scheme), // the same
+    ("fly-forwarded-ssl", Scheme), // the same
+    ("forwarded", Hops),    // RFC 7239
+    ("forwarded-for", Address), // the list of request-ip
+    ("front-end-https", Scheme), // Microsoft; MDN, "X-Forwarded-Proto"; Yii: secureProtocolHeaders
+    ("incap-client-ip", Address), // Imperva
+    ("path-info", Path),    // gunicorn: forwarder_headers (default), PATH_INFO
+    ("proxy-client-ip", Address), // WebLogic plug-in
+    ("remote-addr", Address), // RFC 3875 §4.1.8 as a field
+    ("script-name", Prefix), // gunicorn: forwarder_headers (default), SCRIPT_NAME
+    ("true-client-ip", Address), // Akamai; Cloudflare Enterprise
+    ("wl-proxy-client-ip", Address), // WebLogic plug-in
+    ("wl-proxy-ssl", Scheme), // WebLogic Kubernetes Operator: "Load balancing"
+    ("x-appengine-https", Scheme), // Google App Engine
+    ("x-appengine-user-ip", Address), // the same
+    ("x-appservice-proto", Scheme), // Azure App Service: "Secure a custom DNS name with a TLS/SSL binding"
+    ("x-arr-ssl", Scheme),  // Azure App Service (IIS Application Request Routing); koa-sslify
+    ("x-azure-clientip", Address), // Azure Front Door: "HTTP headers protocol support"
+    ("x-azure-socketip", Address), // the same
+    ("x-client-ip", Address), // Azure App Service, Apache mod_remoteip's examples
+    ("x-cluster-client-ip", Address), // Rackspace, Riverbed Stingray; request-ip
+    ("x-envoy-external-address", Address), // Envoy: "HTTP header manipulation"
+    ("x-envoy-original-host", Host), // the same
+    ("x-envoy-original-path", Path), // the same
+    ("x-forwarded", Other), // the list of request-ip
     ("x-forwarded-access-token", Caller), // oauth2-proxy: --pass-access-token
     ("x-forwarded-by", Address), // Tomcat RemoteIpValve: proxiesHeader
     ("x-forwarded-client-cert", Caller), // Envoy: "HTTP header manipulation"
@@ -82,13 +85,13 @@ static CLAIMS: [(&str, Claim); 76] = [
     ("x-forwarded-preferred-username", Caller), // the same
     ("x-forwarded-prefix", Prefix), // Traefik, Spring, ASP.NET Core
     ("x-forwarded-proto", Scheme), // AWS Elastic Load Balancing, and nearly everybody
-    ("x-forwarded-protocol", Scheme), // gunicorn: secure_scheme_headers
+    ("x-forwarded-protocol", Scheme), // gunicorn: secure_scheme_headers (default)
     ("x-forwarded-scheme", Scheme), // ingress-nginx, Rack
     ("x-forwarded-server", Host), // Apache mod_proxy
-    ("x-forwarded-ssl", Scheme), // Rack, gunicorn: secure_scheme_headers
+    ("x-forwarded-ssl", Scheme), // gunicorn: secure_scheme_headers (default); Rack
     ("x-forwarded-uri", Path), // Traefik and Caddy: forward authentication
     ("x-forwarded-user", Caller), // the same
-    ("x-host", Host),       // Symfony's forerunners; web cache poisoning, PortSwigger 2018
+    ("x-host", Host),       // tried by scanners: lists for cache poisoning and for going round access rules
     ("x-http-destinationurl", Path), // the same
     ("x-http-host-override", Host), // the same
     ("x-nf-client-connection-ip", Address), // Netlify
@@ -96,20 +99,21 @@ static CLAIMS: [(&str, Claim); 76] = [
     ("x-original-host", Host), // Azure Application Gateway
     ("x-original-proto", Scheme), // ASP.NET Core: ForwardedHeadersMiddleware
     ("x-original-uri", Path), // nginx: auth_request
-    ("x-original-url", Path), // IIS URL Rewrite, Symfony, Zend
-    ("x-proxy-url", Path),  // web cache poisoning, PortSwigger 2018
-    ("x-proxyuser-ip", Address), // Google's proxies
+    ("x-original-url", Path), // IIS URL Rewrite; read by WordPress on IIS, Symfony, Zend
+    ("x-proxy-url", Path),  // tried by scanners, as x-host is
+    ("x-proxyuser-ip", Address), // Yii: trustedHosts, in its guide
     ("x-real-ip", Address), // nginx: realip
     ("x-remote-group", Caller), // Kubernetes: "Authenticating proxy"
     ("x-remote-user", Caller), // the same
-    ("x-rewrite-uri", Path), // IIS rewriters
-    ("x-rewrite-url", Path), // Helicon ISAPI_Rewrite, Symfony, Zend
-    ("x-scheme", Scheme),   // ingress-nginx, Flask's snippets
+    ("x-rewrite-uri", Path), // tried by scanners; lighttpd 1.5 knew it in responses
+    ("x-rewrite-url", Path), // Helicon ISAPI_Rewrite; read by Yii 1, Zend 1
+    ("x-scheme", Scheme),   // ingress-nginx; Flask's snippets
     ("x-script-name", Prefix), // Flask's snippets
-    ("x-url-scheme", Scheme), // Paste, Pylons
+    ("x-sucuri-clientip", Address), // Sucuri's firewall
+    ("x-url-scheme", Scheme), // MDN, "X-Forwarded-Proto"; Fiber; Paste, Pylons
     ("x-vercel-forwarded-for", Address), // Vercel: "Request headers"
     ("x-vercel-proxied-for", Address), // the same
-    ("x-waws-unencoded-url", Path), // Azure App Service
+    ("x-waws-unencoded-url", Path), // Azure App Service sends it
 ];
 
 /// Others by how they begin; all of them are removed.

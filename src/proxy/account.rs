@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 use serde::{Deserialize, Serialize};
 
 use super::Asked;
+use super::debug;
 use super::question::Question;
 use super::read::AMBIGUOUS_PATH;
 use crate::config::Config;
@@ -155,6 +156,7 @@ impl<'c> Account<'c> {
             }
         };
         headers::strip_hop_by_hop(&mut fields);
+        debug::take(&mut fields);
         let content = (method.as_str() == "QUERY").then(Bytes::new);
         let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let (version, trailers, interim, connection) = (Version::HTTP_11, false, None, None);
@@ -343,7 +345,8 @@ impl<'c> Account<'c> {
     }
 
     fn rules_that_outdate(&self) -> Vec<String> {
-        let rules = self.question.family().map(|(family, _)| self.live.rules.outdating(family));
+        let claimed = self.question.family();
+        let rules = claimed.map(|(family, captures)| self.live.rules.outdating_instance(family, captures));
         let text = |rule: &crate::rules::Invalidation| {
             format!(
                 "{} {} (line {}): {}",

@@ -15,6 +15,9 @@ use crate::target;
 /// Largest automaton, bytes, and what making it may take. Beyond it nothing is said of the patterns.
 const SIZE: usize = 2 << 20;
 
+/// What else each pattern of an automaton counts for, bytes: it is compiled first.
+const PATTERN: usize = 8 << 10;
+
 /// Paths in normal form: no dot segments, encodings in upper case, and only of what has to be encoded. Some of a `%` that
 /// begins no encoding are missing.
 const NORMAL: &str = "(?:/(?:|SEGMENT))+";
@@ -27,17 +30,31 @@ pub type Common = (Vec<usize>, String);
 
 /// Every choice of patterns that some path in normal form is matched by, and by no others of them, each with a short such
 /// path. None if that is too much to work out.
-pub fn of_paths(patterns: &[Hir]) -> Option<Vec<Common>> {
+///
+/// `bytes` is what automata may take up from now on; what this one does is taken away from it.
+pub fn of_paths(bytes: &mut usize, patterns: &[Hir]) -> Option<Vec<Common>> {
     let normal = regex_syntax::parse(&normal()).ok()?;
     let with_normal: Vec<Hir> = patterns.iter().cloned().chain([normal]).collect();
     let normal = patterns.len();
-    let mut found = commons(&with_normal)?;
+    let mut found = commons(bytes, &with_normal)?;
     found.retain_mut(|(which, _)| which.pop_if(|last| *last == normal).is_some() && !which.is_empty());
     Some(found)
 }
 
 /// The same of any texts of bytes that stand in paths.
-pub fn commons(patterns: &[Hir]) -> Option<Vec<Common>> {
+pub fn commons(bytes: &mut usize, patterns: &[Hir]) -> Option<Vec<Common>> {
+    let most = SIZE.min(*bytes);
+    if most == 0 {
+        return None;
+    }
+    let dfa = automaton(patterns, most);
+    let taken = dfa.as_ref().map_or(most, |dfa| dfa.memory_usage() + PATTERN * patterns.len());
+    *bytes = bytes.saturating_sub(taken);
+    walk(&dfa?)
+}
+
+/// None if it would be larger.
+fn automaton(patterns: &[Hir], most: usize) -> Option<dense::DFA<Vec<u32>>> {
     let whole = |pattern| Hir::concat(vec![ascii(pattern), Hir::look(Look::End)]);
     let patterns: Vec<Hir> = patterns.iter().map(whole).collect();
     let config = thompson::Config::new().utf8(false).which_captures(thompson::WhichCaptures::None);
@@ -45,10 +62,9 @@ pub fn commons(patterns: &[Hir]) -> Option<Vec<Common>> {
     let config = dense::Config::new()
         .start_kind(StartKind::Anchored)
         .match_kind(MatchKind::All)
-        .dfa_size_limit(Some(SIZE))
-        .determinize_size_limit(Some(SIZE));
-    let dfa = dense::Builder::new().configure(config).build_from_nfa(&nfa).ok()?;
-    walk(&dfa)
+        .dfa_size_limit(Some(most))
+        .determinize_size_limit(Some(most));
+    dense::Builder::new().configure(config).build_from_nfa(&nfa).ok()
 }
 
 /// Breadth first, so that the paths are short.
@@ -146,7 +162,7 @@ mod tests {
     }
 
     fn is_matchable(pattern: &str) -> bool {
-        !of_paths(&[hir(pattern)]).unwrap().is_empty()
+        !of_paths(&mut SIZE.clone(), &[hir(pattern)]).unwrap().is_empty()
     }
 
     #[test]
@@ -197,7 +213,8 @@ mod tests {
 
     #[test]
     fn what_patterns_have_in_common_is_told_with_a_path() {
-        let mut found = of_paths(&[hir("/users/[^/]+"), hir("/users/me|/x"), hir(r"/users/\d+")]).unwrap();
+        let mut found =
+            of_paths(&mut SIZE.clone(), &[hir("/users/[^/]+"), hir("/users/me|/x"), hir(r"/users/\d+")]).unwrap();
         found.sort();
         let which: Vec<&[usize]> = found.iter().map(|(which, _)| &which[..]).collect();
         assert_eq!(which, [&[0][..], &[0, 1], &[0, 2], &[1]]);
@@ -208,7 +225,9 @@ mod tests {
     #[test]
     fn what_would_take_too_much_room_is_not_worked_out() {
         let pattern = format!("/.*{}", "a.{12}".repeat(3));
-        assert_eq!(of_paths(&[hir(&pattern), hir("/.*b.{20}")]), None);
+        let mut bytes = SIZE + 1;
+        assert_eq!(of_paths(&mut bytes, &[hir(&pattern), hir("/.*b.{20}")]), None);
+        assert_eq!(bytes, 1);
     }
 
     /// A `%` that begins no encoding, of which some are missing.

@@ -1,9 +1,8 @@
 //! What good rules are warned of: what can have no effect, and what is probably not meant.
 
-use std::cell::LazyCell;
-
 use http::Method;
 use regex_syntax::hir::Hir;
+use regex_syntax::hir::literal::{Extractor, Literal};
 use serde::Serialize;
 
 use super::language::{self, Common};
@@ -14,42 +13,38 @@ use super::{Family, Invalidation, RuleSet};
 use crate::key::Identity;
 use crate::target;
 
-/// Most families of which each is compared with each if all together are too many.
-const PAIRS: usize = 64;
+/// What comparing patterns may take, bytes of automata in all: about a second.
+const AUTOMATA: usize = 32 << 20;
 
-/// Segments of paths under which callers find what is theirs.
-static PERSONAL: [&str; 31] = [
-    "account",
-    "accounts",
-    "basket",
-    "billing",
-    "cart",
-    "carts",
-    "checkout",
+/// Segments of paths that mean the caller, whatever stands beside them.
+static CALLER: [&str; 12] = [
     "current-user",
     "current_user",
-    "favorites",
-    "favourites",
-    "inbox",
     "me",
     "mine",
     "my",
+    "my-account",
     "myself",
-    "notifications",
-    "preferences",
-    "profile",
     "self",
-    "session",
-    "sessions",
-    "settings",
-    "subscription",
     "user-info",
     "user_info",
     "userinfo",
-    "wallet",
     "whoami",
+];
+
+/// Segments of paths that are the caller's own where no id says whose they are.
+static PERSONAL: [&str; 11] = [
+    "account",
+    "basket",
+    "billing",
+    "cart",
+    "checkout",
+    "inbox",
+    "preferences",
+    "profile",
+    "session",
+    "wallet",
     "wishlist",
-    "my-account",
 ];
 
 /// What is allowed in a rules file, and probably not meant.
@@ -64,17 +59,18 @@ pub struct Warning {
 impl RuleSet {
     /// What is to be said of good rules, in the order of the file.
     pub fn warnings(&self) -> Vec<Warning> {
+        let mut bytes = AUTOMATA;
         let mut warnings = self.suffix_warnings();
         warnings.extend(self.uninvalidated());
-        warnings.extend(self.families.iter().filter_map(unmatchable_family));
-        warnings.extend(self.shadowed());
+        warnings.extend(self.families.iter().filter_map(|family| unmatchable_family(family, &mut bytes)));
+        warnings.extend(self.shadowed(AUTOMATA));
         warnings.extend(self.families.iter().filter_map(personal));
         for rule in &self.invalidations {
-            warnings.extend(unmatchable_rule(rule));
+            warnings.extend(unmatchable_rule(rule, &mut bytes));
             warnings.extend(self.not_to_be_invalidated(rule));
             warnings.extend(self.useless_refresh(rule));
             warnings.extend(rule.redundant());
-            warnings.extend(self.never_equal(rule));
+            warnings.extend(self.never_equal(rule, &mut bytes));
         }
         warnings.sort_by_key(|warning| warning.line);
         warnings
@@ -104,40 +100,40 @@ impl RuleSet {
         })
     }
 
-    /// Families that get no request, since those before them take all of theirs.
-    fn shadowed(&self) -> Vec<Warning> {
+    /// Families that get no request, since those before them take all of theirs; last, those of which `bytes` of automata do not
+    /// tell.
+    pub(super) fn shadowed(&self, mut bytes: usize) -> Vec<Warning> {
         let hirs: Vec<Option<Hir>> = self.families.iter().map(|family| hir(&family.pattern)).collect();
         let Some(hirs) = hirs.into_iter().collect::<Option<Vec<Hir>>>() else { return Vec::new() };
-        let all = LazyCell::new(|| language::of_paths(&hirs));
-        let few = self.families.len() <= PAIRS;
-        let shadowed = self.families.iter().enumerate().skip(1).filter_map(|(at, family)| {
+        let beginnings: Vec<Beginnings> = hirs.iter().map(beginnings).collect();
+        let (mut warnings, mut unknown) = (Vec::new(), Vec::new());
+        for (at, family) in self.families.iter().enumerate().skip(1) {
             if self.has_a_path_of_its_own(family, &hirs[at]) {
-                return None;
+                continue;
             }
-            let before = match &*all {
-                Some(commons) => self.takers(at, commons)?,
-                // All together they are too much: at least each is compared with each.
-                None => (0..at).filter(|_| few).find_map(|before| {
-                    let commons = language::of_paths(&[hirs[before].clone(), hirs[at].clone()])?;
-                    let is_alone = |(which, _): &Common| which[..] == [1];
-                    let takes_all =
-                        !commons.iter().any(is_alone) && commons.iter().any(|(which, _)| which.contains(&1));
-                    (takes_all && self.families[before].methods.covers(family.methods)).then(|| vec![before])
-                })?,
-            };
-            let names: Vec<String> = before.iter().map(|at| format!("{:?}", self.families[*at].name)).collect();
-            Some(Warning {
-                line: family.line,
-                message: format!(
-                    "family {:?} gets no request: {} before it {} every path of it",
-                    family.name,
-                    listing(names.iter().map(String::as_str)),
-                    if names.len() == 1 { "takes" } else { "take" }
-                ),
-                remedy: format!("move it above {}, or make its path differ", names[0]),
-            })
-        });
-        shadowed.collect()
+            let before: Vec<usize> = (0..at).filter(|it| may_meet(&beginnings[*it], &beginnings[at])).collect();
+            match self.takers(at, &before, &hirs, &mut bytes) {
+                Some(takers) if takers.is_empty() => {}
+                Some(takers) => warnings.push(self.shadowed_by(family, &takers)),
+                None => unknown.push(family),
+            }
+        }
+        warnings.extend(uncompared(&unknown));
+        warnings
+    }
+
+    fn shadowed_by(&self, family: &Family, takers: &[usize]) -> Warning {
+        let names: Vec<String> = takers.iter().map(|at| format!("{:?}", self.families[*at].name)).collect();
+        Warning {
+            line: family.line,
+            message: format!(
+                "family {:?} gets no request: {} before it {} every path of it",
+                family.name,
+                listing(names.iter().map(String::as_str)),
+                if names.len() == 1 { "takes" } else { "take" }
+            ),
+            remedy: format!("move it above {}, or make its path differ", names[0]),
+        }
     }
 
     /// Whether some sample of its paths is left to a family by those before it: for nearly all families that says enough.
@@ -147,25 +143,41 @@ impl RuleSet {
         normal_samples(hir).any(|path| is_own(&path))
     }
 
-    /// The families before this one that take all of its paths; none if some are left, or if it has none.
-    fn takers(&self, at: usize, commons: &[Common]) -> Option<Vec<usize>> {
-        let family = &self.families[at];
+    /// Which of the families `before` this one take all of its paths: one alone, or several together; empty if some are left, or
+    /// if it has none. None if `bytes` of automata do not tell.
+    fn takers(&self, at: usize, before: &[usize], hirs: &[Hir], bytes: &mut usize) -> Option<Vec<usize>> {
+        let mut taken_by = |before: &[usize]| {
+            let both: Vec<Hir> = before.iter().chain([&at]).map(|at| hirs[*at].clone()).collect();
+            Some(self.takers_of(at, before, &language::of_paths(bytes, &both)?))
+        };
+        // One that takes all of them alone is found however many there are.
+        for one in before {
+            if let Some(takers) = taken_by(&[*one]).filter(|takers| !takers.is_empty() || before.len() == 1) {
+                return Some(takers);
+            }
+        }
+        if before.is_empty() { Some(Vec::new()) } else { taken_by(before) }
+    }
+
+    /// The same by what they all have in common: `before`, and this one as the last.
+    fn takers_of(&self, at: usize, before: &[usize], commons: &[Common]) -> Vec<usize> {
+        let (family, last) = (&self.families[at], before.len());
         let mut takers = Vec::new();
-        for (which, _) in commons.iter().filter(|(which, _)| which.contains(&at)) {
-            let before: Vec<usize> = which.iter().copied().filter(|before| *before < at).collect();
+        for (which, _) in commons.iter().filter(|(which, _)| which.contains(&last)) {
+            let before: Vec<usize> = which.iter().filter(|it| **it < last).map(|it| before[*it]).collect();
             let methods =
                 |method: fn(&Family) -> bool| before.iter().any(|before| method(&self.families[*before]));
             let is_taken = (!family.methods.get || methods(|family| family.methods.get))
                 && (!family.methods.query || methods(|family| family.methods.query));
             if !is_taken {
-                return None;
+                return Vec::new();
             }
             // The first of them gets the request.
             takers.extend(before.first());
         }
         takers.sort_unstable();
         takers.dedup();
-        (!takers.is_empty()).then_some(takers)
+        takers
     }
 
     /// A rule that names a family which says that none does.
@@ -201,7 +213,7 @@ impl RuleSet {
     }
 
     /// A capture of the write's path that no capture of the family can be equal to.
-    fn never_equal(&self, rule: &Invalidation) -> Option<Warning> {
+    fn never_equal(&self, rule: &Invalidation, bytes: &mut usize) -> Option<Warning> {
         let written = hir(&rule.pattern)?;
         rule.families.iter().find_map(|reference| {
             let family = self.families.iter().filter(|family| {
@@ -221,7 +233,7 @@ impl RuleSet {
                     return None;
                 }
                 let is_equal = |(which, _): &Common| which[..] == [0, 1];
-                if language::commons(&both)?.iter().any(is_equal) {
+                if language::commons(bytes, &both)?.iter().any(is_equal) {
                     return None;
                 }
                 Some(Warning {
@@ -263,8 +275,8 @@ impl Invalidation {
     }
 }
 
-fn unmatchable_family(family: &Family) -> Option<Warning> {
-    let (message, remedy) = unmatchable(&family.pattern)?;
+fn unmatchable_family(family: &Family, bytes: &mut usize) -> Option<Warning> {
+    let (message, remedy) = unmatchable(&family.pattern, bytes)?;
     Some(Warning {
         line: family.line,
         message: format!("family {:?} gets no request: {message}", family.name),
@@ -272,8 +284,8 @@ fn unmatchable_family(family: &Family) -> Option<Warning> {
     })
 }
 
-fn unmatchable_rule(rule: &Invalidation) -> Option<Warning> {
-    let (message, remedy) = unmatchable(&rule.pattern)?;
+fn unmatchable_rule(rule: &Invalidation, bytes: &mut usize) -> Option<Warning> {
+    let (message, remedy) = unmatchable(&rule.pattern, bytes)?;
     Some(Warning {
         line: rule.line,
         message: format!("the rule for {:?} has no effect: {message}", rule.path),
@@ -282,15 +294,50 @@ fn unmatchable_rule(rule: &Invalidation) -> Option<Warning> {
 }
 
 /// What to say of a pattern that no path matches.
-fn unmatchable(pattern: &Pattern) -> Option<(String, String)> {
+fn unmatchable(pattern: &Pattern, bytes: &mut usize) -> Option<(String, String)> {
     let hir = pattern.hir()?;
-    if normal_samples(&hir).any(|path| pattern.is_match(&path)) || !language::of_paths(&[hir])?.is_empty() {
+    if normal_samples(&hir).any(|path| pattern.is_match(&path)) || !language::of_paths(bytes, &[hir])?.is_empty() {
         return None;
     }
     let message =
         "no path in normal form matches its pattern (RFC 3986: no dot segments; without query and fragment)";
     let remedy = "see what larder explain prints for a path that it should match";
     Some((message.to_owned(), remedy.to_owned()))
+}
+
+/// What the paths that a pattern matches begin with; none: with anything.
+type Beginnings = Option<Vec<Literal>>;
+
+fn beginnings(hir: &Hir) -> Beginnings {
+    Extractor::new().extract(hir).literals().map(<[Literal]>::to_vec)
+}
+
+/// Whether paths of both may be the same, as far as their beginnings tell.
+fn may_meet(one: &Beginnings, other: &Beginnings) -> bool {
+    let (Some(one), Some(other)) = (one, other) else { return true };
+    let meet = |one: &Literal, other: &Literal| {
+        let (one, other) = (one.as_bytes(), other.as_bytes());
+        one.starts_with(other) || other.starts_with(one)
+    };
+    one.iter().any(|one| other.iter().any(|other| meet(one, other)))
+}
+
+/// Families that may get no request, for all that is known.
+fn uncompared(families: &[&Family]) -> Option<Warning> {
+    let first = families.first()?;
+    let names: Vec<String> = families.iter().map(|family| format!("{:?}", family.name)).collect();
+    let (what, their) = if families.len() == 1 { ("family", "its") } else { ("families", "their") };
+    Some(Warning {
+        line: first.line,
+        message: format!(
+            "whether {what} {} can get a request is not known: comparing {their} paths with those of the families before takes \
+             too much work",
+            listing(names.iter().map(String::as_str))
+        ),
+        remedy: "begin the patterns with folders of their own, and write shorter repetitions than {…}; larder explain says which \
+                 family takes a path"
+            .to_owned(),
+    })
 }
 
 /// Some texts that a pattern without its assertions matches, of those that are paths in normal form.
@@ -307,7 +354,17 @@ fn personal(family: &Family) -> Option<Warning> {
     if family.keying.identity != Identity::Shared {
         return None;
     }
-    let segment = PERSONAL.into_iter().find(|segment| has_segment(family.pattern.as_str(), segment))?;
+    let pattern = family.pattern.as_str();
+    let samples = hir(&family.pattern).map(|hir| samples(&hir)).unwrap_or_default();
+    let is_own = |segment: &&str| {
+        let has_it = |path: &&String| neighbours(path, segment).is_some();
+        let is_addressed =
+            |path: &String| neighbours(path, segment).is_none_or(|them| them.into_iter().any(is_id));
+        let is_always_addressed = samples.iter().any(|path| has_it(&path)) && samples.iter().all(is_addressed);
+        has_segment(pattern, segment) && !is_always_addressed
+    };
+    let caller = CALLER.into_iter().find(|segment| has_segment(pattern, segment));
+    let segment = caller.or_else(|| PERSONAL.into_iter().find(is_own))?;
     Some(Warning {
         line: family.line,
         message: format!(
@@ -317,6 +374,20 @@ fn personal(family: &Family) -> Option<Warning> {
         ),
         remedy: "write identity = \"header:authorization\" or \"cookie:NAME\"".to_owned(),
     })
+}
+
+/// The segments before and after this one in a path that has it.
+fn neighbours<'p>(path: &'p str, segment: &str) -> Option<[&'p str; 2]> {
+    let segments: Vec<&str> = path.split('/').collect();
+    let at = segments.iter().position(|other| other.eq_ignore_ascii_case(segment))?;
+    let before = at.checked_sub(1).and_then(|at| segments.get(at));
+    Some([before, segments.get(at + 1)].map(|it| it.copied().unwrap_or_default()))
+}
+
+/// Whether a segment of a sample stands for any text or number: it is one letter, repeated.
+fn is_id(segment: &str) -> bool {
+    let mut letters = segment.chars();
+    letters.next().is_some_and(|first| letters.all(|letter| letter == first))
 }
 
 /// Whether a pattern has this segment, or an alternative for one, literally.

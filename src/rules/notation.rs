@@ -4,6 +4,8 @@
 
 use std::ops::Range;
 
+use regex_syntax::hir::{Class, Hir, HirKind};
+
 use super::pattern::PatternFault;
 
 /// One segment.
@@ -11,7 +13,9 @@ const SEGMENT: &str = "[^/]+";
 
 /// The fault of a pattern that is not meant as a regular expression; none if it may be.
 pub fn other(text: &str) -> Option<PatternFault> {
-    let mut scan = Scan { text, at: 0, written: String::new(), found: None };
+    // One that is no regular expression at all is read as it was meant.
+    let has_query = regex_syntax::parse(text).map_or(true, |hir| demands_query(&hir));
+    let mut scan = Scan { text, at: 0, written: String::new(), found: None, has_query };
     while let Some(c) = scan.rest().chars().next() {
         scan.step(c);
         if matches!(scan.found, Some((Kind::Query, _))) {
@@ -85,6 +89,8 @@ struct Scan<'p> {
     written: String,
     /// The first that is no regular expression.
     found: Option<(Kind, Range<usize>)>,
+    /// A `?` that is meant as itself begins a query.
+    has_query: bool,
 }
 
 impl<'p> Scan<'p> {
@@ -95,9 +101,9 @@ impl<'p> Scan<'p> {
     fn step(&mut self, c: char) {
         let rest = self.rest();
         match c {
-            '\\' if rest[1..].starts_with('?') => self.query(2),
+            '\\' if self.has_query && rest[1..].starts_with('?') => self.query(2),
             '\\' => self.copy(escape(rest)),
-            '[' if rest.starts_with("[?]") => self.query(3),
+            '[' if self.has_query && rest.starts_with("[?]") => self.query(3),
             '[' => self.copy(class(rest)),
             '/' if rest[1..].starts_with('*') => self.star(),
             '/' if rest[1..].starts_with(':') && identifier(&rest[2..]) > 0 => {
@@ -112,7 +118,6 @@ impl<'p> Scan<'p> {
                 _ => self.copy(1),
             },
             '<' if !self.written.ends_with("(?") && !self.written.ends_with("(?P") => self.angles(),
-            '?' if self.begins_query() => self.query(1),
             c => self.copy(c.len_utf8()),
         }
     }
@@ -171,14 +176,23 @@ impl<'p> Scan<'p> {
     fn query(&mut self, length: usize) {
         self.find(Kind::Query, length);
     }
+}
 
-    /// `/list?page=1`: a `?` behind a letter, and a parameter behind it.
-    fn begins_query(&self) -> bool {
-        let parameter = self.rest()[1..].split(['=', '&']).next().unwrap_or("");
-        let is_assigned = self.rest()[1 + parameter.len()..].starts_with('=');
-        let follows_name =
-            self.written.ends_with(|c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '_' | '-'));
-        is_assigned && follows_name && !parameter.is_empty() && identifier(parameter) == parameter.len()
+/// Whether all of a pattern, or of one of its alternatives, matches only what has a `?`. One that may have a query, and need
+/// not, matches paths all the same.
+fn demands_query(hir: &Hir) -> bool {
+    match hir.kind() {
+        HirKind::Literal(literal) => literal.0.contains(&b'?'),
+        HirKind::Class(Class::Unicode(class)) => class.literal().is_some_and(|text| text == b"?"),
+        HirKind::Class(Class::Bytes(class)) => class.literal().is_some_and(|text| text == b"?"),
+        HirKind::Repetition(repetition) => repetition.min > 0 && demands_query(&repetition.sub),
+        HirKind::Capture(capture) => demands_query(&capture.sub),
+        HirKind::Concat(parts) => parts.iter().any(demands_query),
+        HirKind::Alternation(branches) => {
+            let may_be_left_out = branches.iter().any(|branch| branch.properties().minimum_len() == Some(0));
+            !may_be_left_out && branches.iter().any(demands_query)
+        }
+        HirKind::Empty | HirKind::Look(_) => false,
     }
 }
 
@@ -244,7 +258,8 @@ mod tests {
             ("/x/*.css", "write '/x/[^/]*\\.css'"),
             (r"/list\?page=1&size=\d+", "write '/list'; in a family, query = { keep = [\"page\", \"size\"] }"),
             ("/list[?].*", "write '/list'; in a family, query = { keep = [\"…\"] }"),
-            ("/list?page=1", "write '/list'; in a family, query = { keep = [\"page\"] }"),
+            (r"/x(?:\?a=1)+", "write (?<id>[^/]+) for a segment"),
+            (r"/list\?page={page}", "write '/list'; in a family, query = { keep = [\"page\"] }"),
             (r"/(list\?a=1|b)", "write (?<id>[^/]+) for a segment"),
             ("/a/:x/:x", "write (?<id>[^/]+) for a segment"),
         ];
@@ -273,6 +288,13 @@ mod tests {
             r"/x/\*",
             r"/a[]:/*]b",
             "/colou?r/x=1",
+            "/v1/colou?r=1",
+            "/list?page=1",
+            r"/e(?:\?.*)?",
+            r"/e(\?.*|)",
+            r"/e[?]?",
+            r"/e\?{0,1}",
+            r"/e(\?a=1)*/f",
         ];
         for text in rows {
             assert_eq!(other(text), None, "{text}");

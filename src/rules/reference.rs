@@ -222,17 +222,35 @@ impl Reference {
 
     /// Whether it can outdate an entry with these family tags (levels and family).
     pub fn reaches(&self, levels: &[Tag]) -> bool {
-        self.0.iter().any(|target| match target {
+        self.0.iter().any(|target| target.reaches(levels))
+    }
+
+    /// The same of the entry with these captures: what it names may be another instance.
+    pub fn reaches_instance(&self, levels: &[Tag], captures: &[String]) -> bool {
+        self.0.iter().any(|target| target.reaches(levels) && target.is_instance(captures))
+    }
+}
+
+impl Target {
+    fn reaches(&self, levels: &[Tag]) -> bool {
+        match self {
             Target::Everything => true,
             Target::Whole(tag) => levels.contains(tag),
             // Only the family itself has instances, not the families below it.
             Target::Instance { whole, .. } => levels.last() == Some(whole),
             Target::Caller { family, .. } => levels.last().is_some_and(|name| name.as_str() == family),
+        }
+    }
+
+    /// Whether the values that stand in it are those of these captures.
+    fn is_instance(&self, captures: &[String]) -> bool {
+        let Target::Instance { parts, .. } = self else { return true };
+        parts.iter().zip(captures).all(|(part, capture)| match part {
+            Part::Value(value) => *value == *instance::value(capture),
+            Part::Any | Part::Capture(_) => true,
         })
     }
-}
 
-impl Target {
     /// None for a caller who is nobody there.
     fn tag<'v>(&self, value_of: &dyn Fn(&str) -> Option<&'v str>, caller: Caller<'_>) -> Option<Tag> {
         let (whole, parts) = match self {
@@ -705,6 +723,16 @@ mod tests {
         assert!(!reaches("room:{id}:{id}", &levels));
         assert!(reaches("room:{id}:{id}", &levels[..1]));
         assert!(!reaches("room:plan", &levels[..1]));
+        let reaches_7 = |text: &str| {
+            let reference = Reference::parse(text, &names(), Some(&["id"])).unwrap();
+            reference.reaches_instance(&levels[..1], &["7".to_owned(), "a%40b".to_owned()])
+        };
+        for text in ["room", "*", "room:7", "room:{id}", "room:7:{id}", "room:*:a@b", "room:7:a%40b"] {
+            assert!(reaches_7(text), "{text}");
+        }
+        for text in ["room:8", "room:7:b", "room:8:{id}", "room:*:b", "room:plan"] {
+            assert!(!reaches_7(text), "{text}");
+        }
     }
 
     proptest! {

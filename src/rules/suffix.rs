@@ -18,6 +18,8 @@ static USUAL_ENDS: [&str; 24] = [
 
 /// Most paths that are tried for one pattern.
 const SAMPLES: usize = 16;
+/// Longest repetition in one of them, bytes.
+const LENGTH: usize = 1024;
 
 impl RuleSet {
     /// One warning for each two families of which one takes paths by their end that lie
@@ -62,13 +64,15 @@ impl RuleSet {
     }
 }
 
-/// A path below (or beside) this one that the family takes because of its end.
+/// A path below (or beside) this one that the family takes because of its end: the segment before it, or its beginning, may be
+/// anything. One that has a name of its own (`/users/1/avatar.png`) is a resource, and meant.
 fn deceptive(family: &Family, path: &str, ends: &[String]) -> Option<String> {
-    let stems = [format!("{}/x", path.trim_end_matches('/')), path.to_owned()];
-    stems
-        .iter()
-        .filter(|stem| !family.pattern.is_match(stem))
-        .find_map(|stem| ends.iter().map(|end| format!("{stem}{end}")).find(|path| family.pattern.is_match(path)))
+    let below = format!("{}/x", path.trim_end_matches('/'));
+    let is_free = |stem: &str, end: &str| stem == below || !(stem.ends_with('/') || end.contains('/'));
+    [below.as_str(), path].into_iter().filter(|stem| !family.pattern.is_match(stem)).find_map(|stem| {
+        let ends = ends.iter().filter(|end| is_free(stem, end));
+        ends.map(|end| format!("{stem}{end}")).find(|path| family.pattern.is_match(path))
+    })
 }
 
 /// What the paths of a family may end with.
@@ -108,9 +112,12 @@ pub(super) fn samples(hir: &Hir) -> Vec<String> {
         HirKind::Capture(capture) => samples(&capture.sub),
         HirKind::Alternation(branches) => branches.iter().flat_map(samples).collect(),
         HirKind::Repetition(repetition) => {
-            let least = usize::try_from(repetition.min).unwrap_or(usize::MAX).min(SAMPLES);
+            let least = usize::try_from(repetition.min).unwrap_or(usize::MAX);
             let texts = samples(&repetition.sub);
-            let repeated = texts.iter().flat_map(|text| [text.repeat(least), text.repeat(least.max(1))]);
+            let repeated = texts.iter().flat_map(|text| {
+                let least = least.min(LENGTH / text.len().max(1));
+                [text.repeat(least), text.repeat(least.max(1))]
+            });
             repeated.collect()
         }
         HirKind::Concat(parts) => parts.iter().fold(vec![String::new()], |before, part| {
@@ -164,6 +171,9 @@ mod tests {
             (r"/[a-z/]+[.]css", "/account/[a-z]{3,5}"),
             (r"/me[a-z/]*\.css", "/me"),
             (r"/.*-static", "/me"),
+            (r"/.*/static", "/me"),
+            (r"/me/[^/]+\.css", "/me"),
+            (r"/users/(?<id>\d+)\.json", r"/users/(?<id>\d+)"),
         ];
         for (assets, me) in rows {
             let message = warned(assets, "none", me).unwrap_or_else(|| panic!("{assets} beside {me}"));
@@ -191,6 +201,11 @@ mod tests {
             (r"/.*\.css", "cookie:sid", "/me(/.*)?"),
             (r"/[^/]*\.css", "none", "/users/me"),
             (r"/style\.css", "none", "/me"),
+            (r"/me/avatar\.png", "none", "/me(/.*)?"),
+            (r"/users/(?<id>\d+)/avatar\.(png|jpg)", "none", r"/users/(?<id>\d+)(/.*)?"),
+            (r"/users/(?<id>\d+)/posts", "none", r"/users/(?<id>\d+)"),
+            (r"/users/[^/]+/picture", "none", "/users/[^/]+"),
+            (r"/users/(?<id>[^/]+)/photos/[^/]+\.jpg", "none", "/users/(?<id>[^/]+)"),
         ];
         for (assets, identity, me) in rows {
             assert_eq!(warned(assets, identity, me), None, "{assets} beside {me}");

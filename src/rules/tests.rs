@@ -631,3 +631,22 @@ fn one_path_may_be_read_with_several_methods_by_several_families() {
     assert_eq!(family("QUERY"), Some("search"));
     assert_eq!(family("POST"), None);
 }
+
+#[test]
+fn families_that_could_not_be_compared_are_named() {
+    let rules = families(&[("all", "/.*"), ("a", "/a"), ("b", "/b/[0-9]{1,9}"), ("c", "/c")]);
+    assert_eq!(rules.shadowed(usize::MAX).len(), 3);
+    let [warning] = &rules.shadowed(0)[..] else { panic!() };
+    assert!(warning.message.starts_with("whether families \"a\", \"b\", \"c\" can get a request is not known"));
+    let rules = families(&[("all", "/.*a.{20}b.*"), ("hard", "/.*a.{20}b")]);
+    let [warning] = &rules.shadowed(usize::MAX)[..] else { panic!() };
+    assert!(warning.message.starts_with("whether family \"hard\" can get a request is not known"));
+}
+
+#[test]
+fn families_that_begin_otherwise_are_not_compared() {
+    let rules = families(&[("a", "/a/.*"), ("b", "/b$x"), ("i", "(?i)/A/x")]);
+    let warnings = rules.shadowed(0);
+    let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+    assert!(warning.message.starts_with("whether family \"i\""), "{warning:?}");
+}

@@ -1,14 +1,19 @@
-//! Why upstream gave no answer, in few words for the log. Nothing of a request is in them.
+//! Why upstream gave no answer, in few words for the log and for operators. Nothing of a request is in them.
 
 use std::error::Error;
 use std::io;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustls::CertificateError;
+use serde::{Serialize, Serializer};
 
-/// How often the same cause is logged.
+use super::UpstreamError;
+
+/// How long a cause is not logged again.
 const PAUSE: Duration = Duration::from_secs(10);
+/// Most causes that are logged in this time.
+const CAUSES: usize = 16;
 
 /// The cause of a failure, as far as it can be told.
 pub(super) fn of(error: &(dyn Error + 'static)) -> String {
@@ -80,38 +85,90 @@ fn of_tls(error: &rustls::Error) -> String {
     }
 }
 
-/// What has been logged, so that an outage does not fill the log.
-#[derive(Debug, Default)]
-pub(super) struct Logged(Mutex<Option<Last>>);
-
-#[derive(Debug)]
-struct Last {
+/// One failure of upstream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    #[serde(serialize_with = "seconds")]
+    time: SystemTime,
+    /// The token of the [`UpstreamError`].
+    kind: &'static str,
     cause: String,
-    at: Instant,
+}
+
+fn seconds<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&humantime::format_rfc3339_seconds(*time))
+}
+
+/// Failures of upstream: the latest of each kind, and what has been logged of them, so that an outage does not fill the log.
+#[derive(Debug, Default)]
+pub(super) struct Failures(Mutex<Noted>);
+
+#[derive(Debug, Default)]
+struct Noted {
+    /// At most one of each kind, the latest one last.
+    latest: Vec<Failure>,
+    logged: Logged,
+}
+
+impl Failures {
+    /// Notes that upstream gave no answer. What is no failure of upstream's is passed over.
+    pub fn note(&self, error: UpstreamError, cause: Option<String>) {
+        if !is_upstreams(error) {
+            return;
+        }
+        let cause = cause.unwrap_or_else(|| error.to_string());
+        let failure = Failure { time: SystemTime::now(), kind: error.token(), cause: cause.clone() };
+        let due = {
+            let mut noted = self.lock();
+            noted.latest.retain(|other| other.kind != failure.kind);
+            noted.latest.push(failure);
+            noted.logged.is_due(&cause, Instant::now())
+        };
+        if let Some(unlogged) = due {
+            tracing::warn!(%cause, unlogged, "{error}");
+        }
+    }
+
+    /// The latest failure.
+    pub fn last(&self) -> Option<Failure> {
+        self.lock().latest.last().cloned()
+    }
+
+    /// The latest failure of this kind.
+    pub fn last_of(&self, error: UpstreamError) -> Option<Failure> {
+        self.lock().latest.iter().find(|failure| failure.kind == error.token()).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Noted> {
+        // Nothing between locking and unlocking panics.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Neither the client's fault nor a bound of Larder's.
+fn is_upstreams(error: UpstreamError) -> bool {
+    use UpstreamError::{Closed, Garbled, Timeout, Unreachable};
+    matches!(error, Unreachable | Closed | Timeout | Garbled)
+}
+
+/// The causes that were logged lately.
+#[derive(Debug, Default)]
+struct Logged {
+    causes: Vec<(String, Instant)>,
     unlogged: u64,
 }
 
 impl Logged {
-    /// Logs the cause of a failure, unless it is the one that was logged a moment ago.
-    pub fn note(&self, error: &(dyn Error + 'static)) {
-        let cause = of(error);
-        if let Some(unlogged) = self.is_due(&cause, Instant::now()) {
-            tracing::warn!(%cause, unlogged, "upstream cannot be reached");
-        }
-    }
-
-    /// How many were not logged since the last that was; none if this is one more of them.
-    fn is_due(&self, cause: &str, now: Instant) -> Option<u64> {
-        // Nothing between locking and unlocking panics.
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(last) = last.as_mut().filter(|last| last.cause == cause && now.duration_since(last.at) < PAUSE)
-        {
-            last.unlogged += 1;
+    /// How many failures were not logged since the last that was; none if this one is not to be logged either: its cause was a
+    /// moment ago, or too many others were.
+    fn is_due(&mut self, cause: &str, now: Instant) -> Option<u64> {
+        self.causes.retain(|(_, at)| now.duration_since(*at) < PAUSE);
+        if self.causes.len() >= CAUSES || self.causes.iter().any(|(logged, _)| logged == cause) {
+            self.unlogged += 1;
             return None;
         }
-        let unlogged = last.as_ref().map_or(0, |last| last.unlogged);
-        *last = Some(Last { cause: cause.to_owned(), at: now, unlogged: 0 });
-        Some(unlogged)
+        self.causes.push((cause.to_owned(), now));
+        Some(std::mem::take(&mut self.unlogged))
     }
 }
 
@@ -148,10 +205,33 @@ mod tests {
 
     #[test]
     fn the_same_cause_is_logged_once_in_a_while() {
-        let (logged, now) = (Logged::default(), Instant::now());
+        let (mut logged, now) = (Logged::default(), Instant::now());
         assert_eq!(logged.is_due("a", now), Some(0));
         assert_eq!((logged.is_due("a", now), logged.is_due("a", now)), (None, None));
         assert_eq!(logged.is_due("b", now), Some(2));
-        assert_eq!(logged.is_due("b", now + PAUSE), Some(0));
+        assert_eq!(logged.is_due("a", now), None, "another one in between changes nothing");
+        assert_eq!(logged.is_due("b", now + PAUSE), Some(1));
+    }
+
+    #[test]
+    fn causes_that_are_always_others_do_not_fill_the_log() {
+        let (mut logged, now) = (Logged::default(), Instant::now());
+        let lines = (0..1000).filter(|n: &usize| logged.is_due(&n.to_string(), now).is_some()).count();
+        assert_eq!(lines, CAUSES);
+        assert_eq!(logged.is_due("a", now + PAUSE), Some(1000 - CAUSES as u64));
+    }
+
+    #[test]
+    fn the_latest_failure_of_each_kind_is_known() {
+        let failures = Failures::default();
+        assert_eq!(failures.last(), None);
+        failures.note(UpstreamError::Unreachable, Some("connection refused".to_owned()));
+        failures.note(UpstreamError::Closed, Some("connection reset".to_owned()));
+        failures.note(UpstreamError::Closed, None);
+        failures.note(UpstreamError::Slow, None);
+        let causes = |failure: Option<Failure>| failure.map(|failure| failure.cause);
+        assert_eq!(causes(failures.last()).as_deref(), Some("upstream closed the connection without an answer"));
+        assert_eq!(causes(failures.last_of(UpstreamError::Unreachable)).as_deref(), Some("connection refused"));
+        assert_eq!(failures.last_of(UpstreamError::Slow), None, "it is the client's");
     }
 }

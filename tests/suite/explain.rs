@@ -549,3 +549,20 @@ fn a_group_is_cleared_under_every_host_and_in_every_field(tier: Tier) {
 fn kept_at(larder: &Larder, host: &str, path: &str) -> Value {
     larder.admin_get(&format!("/cache/explain?url=http://{host}{path}")).has_status(200).json()
 }
+
+#[test]
+fn a_rule_for_another_instance_is_not_said_to_outdate_this_one() {
+    let rules = "[[family]]\nname = \"user\"\npath = '/users/(?<id>\\d+)'\n[invalidate]\n'/seven' = [\"user:7\"]\n\
+                 '/users/(?<id>\\d+)' = [\"user:{id}\"]\n'/all' = [\"user\"]\n";
+    for (path, expected) in
+        [("/users/7", ["/seven", "/users", "/all"].as_slice()), ("/users/8", &["/users", "/all"])]
+    {
+        let told = larder(Some(rules), &["explain", "GET", path, "--json"]).stdout;
+        let told: Value = serde_json::from_str(&told).unwrap();
+        let by: Vec<&str> = told["outdated_by"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        let named = ["/seven", "/users", "/all"]
+            .into_iter()
+            .filter(|rule| by.iter().any(|line| line.contains(&format!(" {rule}"))));
+        assert_eq!(named.collect::<Vec<_>>(), expected, "{path}: {by:?}");
+    }
+}

@@ -300,6 +300,9 @@ fn set_cookie_can_be_stripped(tier: Tier) {
     assert_eq!(site.call("HEAD", "/stripped?c").send().header("set-cookie"), None);
     let ranged = site.call("GET", "/stripped?b").header("If-Match", "\"1\"").send();
     assert_eq!(ranged.hides("hit").header("set-cookie"), None);
+    // Nor where the cache is not asked at all.
+    let with_content = site.call("GET", "/stripped?b").body("x").send().shows("detail=request-body");
+    assert_eq!(with_content.header("set-cookie"), None);
     site.upstream.answer("/stripped?d", |request| match request.header("if-none-match") {
         Some(_) => Reply::with_status(304, "").header("Set-Cookie", "session=2").cached("max-age=60"),
         None => Reply::numbered().header("ETag", "\"1\"").header("Set-Cookie", "session=1").cached("no-cache"),

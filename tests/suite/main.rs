@@ -31,6 +31,7 @@ mod http;
 mod admin;
 mod again;
 mod browsers;
+mod causes;
 mod clocks;
 mod cluster;
 mod collapse;
