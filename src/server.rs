@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, Version};
+use http::{Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -32,6 +32,7 @@ use crate::upstream::{LEAST_LINE, Upstream, UpstreamFault};
 use crate::watch;
 
 mod admission;
+mod chunks;
 mod counted;
 pub mod descriptors;
 mod early;
@@ -360,7 +361,7 @@ async fn answer(
     line: Arc<Line>,
     last: &LastRequest,
 ) -> Response<Body> {
-    let version = request.version();
+    let (version, is_connect) = (request.version(), request.method() == http::Method::CONNECT);
     // A stream of HTTP/2 that is not read any more is reset, and the others go on.
     last.begin(version != Version::HTTP_2 && !request.body().is_end_stream());
     line.note_call();
@@ -370,10 +371,14 @@ async fn answer(
         if version == Version::HTTP_10 && response.body().size_hint().exact().is_none() {
             last.end_with_connection();
         }
+        line.note_answer(false);
         turn::give();
         return response;
     }
-    line.answer(|interim| proxy::handle(&running, request, client, Some(interim))).await
+    let response = line.answer(|interim| proxy::handle(&running, request, client, Some(interim))).await;
+    let status = response.status();
+    line.note_answer(status == StatusCode::SWITCHING_PROTOCOLS || is_connect && status.is_success());
+    response
 }
 
 fn builder(server: &Server, runner: Runner) -> Builder<Runner> {
