@@ -36,6 +36,7 @@ mod chunks;
 mod counted;
 pub mod descriptors;
 mod early;
+mod frames;
 mod heads;
 mod itself;
 mod linger;
@@ -292,10 +293,16 @@ async fn connection(
             // Its content may go on when it has been answered.
             request.extensions_mut().insert(Arc::clone(&place.connection));
         }
+        // Before there is anything of it that may wait.
+        let admitted = match request.version() {
+            // This stream is not open yet.
+            Version::HTTP_2 => place.streams(streams.open() + 1).and_then(|()| place.keep_head(request.headers())),
+            _ => Ok(None),
+        };
         // In a box: hyper moves the future about.
         Box::pin(async move {
-            let response = match place.streams(streams.open()) {
-                Ok(()) => answer(running, request, client, line, &last).await,
+            let response = match admitted {
+                Ok(_head) => answer(running, request, client, line, &last).await,
                 Err(over) => refuse::response(over),
             };
             Ok::<_, Infallible>(response.map(|body| Tracked { body, busy }))
