@@ -287,7 +287,7 @@ async fn connection(
     let refusing = Arc::clone(&line);
     let service = service_fn(|mut request: Request<Incoming>| {
         let (running, line, last) = (Arc::clone(running), Arc::clone(&line), Arc::clone(&last));
-        let streams = Arc::clone(&streams);
+        let held = Arc::clone(&running.held);
         let (place, busy) = (Arc::clone(&place), place.begin(request.headers()));
         if !request.body().is_end_stream() {
             // Its content may go on when it has been answered.
@@ -305,7 +305,7 @@ async fn connection(
                 Ok(_head) => answer(running, request, client, line, &last).await,
                 Err(over) => refuse::response(over),
             };
-            Ok::<_, Infallible>(response.map(|body| Tracked { body, busy }))
+            Ok::<_, Infallible>(response.map(|body| Tracked { body: body.lent(&held), busy }))
         })
     });
     let builder = builder(server, Runner::new(&streams, server.idle_timeout));
