@@ -1,5 +1,13 @@
 //! The framing of content in chunks (RFC 9112 §7.1), followed byte by byte in pure code, so that it is known where the next
-//! request begins. It takes no more than hyper does.
+//! request begins. It takes no more than hyper does. Small chunks that come together are made one: hyper passes on each by
+//! itself, and each would be a switch of tasks and a write to upstream.
+
+use std::ops::Range;
+
+/// Chunks of fewer bytes are small.
+const SMALL: u64 = 4 << 10;
+/// So many small chunks are made one; fewer are not worth it.
+const MANY: usize = 8;
 
 /// Where the next byte belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +33,8 @@ pub(super) enum Chunks {
 pub(super) enum Stop {
     /// There is nothing more here.
     Empty,
+    /// A chunk has come to its end.
+    Chunk,
     /// The content has come to its end.
     End,
     /// The next byte, which is not among those taken, is an LF in the trailers without CR before it. It ends no line.
@@ -50,12 +60,27 @@ impl Chunks {
                 continue;
             }
             match self.step(byte) {
+                Stop::Empty if *self == Chunks::BEGIN => return (from + 1, Stop::Chunk),
                 Stop::Empty => from += 1,
                 Stop::End => return (from + 1, Stop::End),
                 stop => return (from, stop),
             }
         }
         (from, Stop::Empty)
+    }
+
+    /// Makes one chunk of the small ones that are here as a whole, if they are many. How many bytes those are.
+    pub fn gather(&self, bytes: &[u8]) -> Option<(usize, Vec<u8>)> {
+        if *self != Chunks::BEGIN {
+            return None;
+        }
+        let (mut from, mut count, mut content) = (0, 0, Vec::new());
+        while let Some(data) = small_chunk(&bytes[from..]) {
+            content.extend_from_slice(&bytes[from..][data.clone()]);
+            (from, count) = (from + data.end + 2, count + 1);
+        }
+        let size = format!("{:x}\r\n", content.len());
+        (count >= MANY).then(|| (from, [size.as_bytes(), &content, b"\r\n"].concat()))
     }
 
     /// Takes a byte that is none of a chunk's data. [`Stop::Empty`]: it goes on.
@@ -85,6 +110,25 @@ impl Chunks {
     }
 }
 
+/// Where the content of the small chunk lies that these bytes begin with, if all of it is here.
+fn small_chunk(bytes: &[u8]) -> Option<Range<usize>> {
+    let mut chunk = Chunks::BEGIN;
+    for (at, byte) in bytes.iter().enumerate() {
+        match chunk {
+            Chunks::Data(length @ 1..SMALL) => {
+                let end = at + length as usize;
+                return (bytes.get(end..end + 2)? == b"\r\n").then_some(at..end);
+            }
+            Chunks::Size { .. } | Chunks::Extension { .. } | Chunks::SizeLf { .. } => {}
+            _ => return None,
+        }
+        if chunk.step(*byte) != Stop::Empty {
+            return None;
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,10 +139,15 @@ mod tests {
         let take = |size: usize| {
             let (mut chunks, mut taken) = (Chunks::BEGIN, 0);
             for piece in content.as_bytes().chunks(size) {
-                let (count, stop) = chunks.take(piece);
-                taken += count;
-                if stop != Stop::Empty {
-                    return (taken, stop);
+                let mut from = 0;
+                loop {
+                    let (count, stop) = chunks.take(&piece[from..]);
+                    (from, taken) = (from + count, taken + count);
+                    match stop {
+                        Stop::Chunk => {}
+                        Stop::Empty => break,
+                        stop => return (taken, stop),
+                    }
                 }
             }
             (taken, Stop::Empty)
@@ -144,5 +193,19 @@ mod tests {
     fn a_lone_lf_in_trailers_is_found() {
         assert_eq!(taken("0\r\nA: b\nC: d\r\n\r\n"), (7, Stop::BareLf));
         assert_eq!(taken("0\r\n\n"), (3, Stop::BareLf));
+    }
+
+    #[test]
+    fn many_small_chunks_become_one() {
+        let gathered = |content: &str| Chunks::BEGIN.gather(content.as_bytes());
+        let kinds = ["1\r\nx\r\n", "001;a=b\r\n\n\r\n", "2 ;\r\n\r\n\r\n"];
+        let content = kinds.concat().repeat(3);
+        let whole = b"c\r\nx\n\r\nx\n\r\nx\n\r\n\r\n".to_vec();
+        for rest in ["", "0\r\n\r\n", "1\r\nx", "1\r\nxy\n", "g", "fff"] {
+            assert_eq!(gathered(&format!("{content}{rest}")), Some((content.len(), whole.clone())), "{rest:?}");
+        }
+        assert_eq!(gathered(&kinds[0].repeat(MANY - 1)), None);
+        assert_eq!(gathered(&format!("1000\r\n{}\r\n", "x".repeat(4096)).repeat(MANY)), None);
+        assert_eq!(Chunks::DataCr.gather(content.as_bytes()), None);
     }
 }

@@ -122,11 +122,16 @@ impl RequestHeads {
                     from += passed;
                 }
                 At::Chunks(mut chunks) => {
+                    if let Some((count, gathered)) = chunks.gather(rest) {
+                        changed.get_or_insert_with(|| bytes[..from].to_vec()).extend(gathered);
+                        from += count;
+                        continue;
+                    }
                     let (passed, stop) = chunks.take(rest);
                     keep(&mut changed, &rest[..passed]);
                     from += passed;
                     self.at = match stop {
-                        Stop::Empty | Stop::BareLf => At::Chunks(chunks),
+                        Stop::Empty | Stop::Chunk | Stop::BareLf => At::Chunks(chunks),
                         Stop::End => self.end_request(),
                         Stop::Malformed => At::Unknown,
                     };
@@ -414,6 +419,15 @@ mod tests {
             let (message, given) = (format!("{content}{RAW}"), format!("{content}{RAW_GIVEN}"));
             assert_eq!(taken(&message), (given, 1, Some(BARE_LF)), "{head:?}");
         }
+    }
+
+    #[test]
+    fn many_small_chunks_are_passed_on_as_one() {
+        let head = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let message = format!("{head}{}0\r\n\r\n{RAW}", "1\r\n\"\r\n".repeat(10));
+        let given = format!("{head}a\r\n{}\r\n0\r\n\r\n{RAW_GIVEN}", "\"".repeat(10));
+        let (taken, changed) = RequestHeads::new().take(message.as_bytes());
+        assert_eq!((taken, String::from_utf8(changed.unwrap()).unwrap()), (message.len(), given));
     }
 
     #[test]
