@@ -82,8 +82,12 @@ fn hurts_nobody(first: &[u8], more: impl Fn(u32) -> Vec<u8> + Send + Clone + 'st
     let floods = Flood::start(2, move || flood(to, &first, more.clone()));
     eventually("the attack runs", || floods.rounds() > 2);
     others.go_on(200);
+    let rounds = floods.rounds();
     drop(floods);
-    others.end().was_unhurt();
+    let experience = others.end();
+    experience.was_unhurt();
+    // A connection, and what of 10,000 frames it takes.
+    experience.was_cheap(rounds, 150.0);
     let more = larder.memory().saturating_sub(before);
     assert!(more < 100 << 20, "{more} bytes");
 }
@@ -231,7 +235,9 @@ fn thousands_of_streams_hurt_nobody(one: impl Fn(u32, u32) -> Vec<u8>) {
         })
         .collect();
     others.go_on(600);
-    others.end().was_unhurt();
+    let experience = others.end();
+    experience.was_unhurt();
+    experience.was_cheap(5000, 2.0);
     assert!(larder.metric("larder_refused_total{what=\"streams\",bound=\"client\"}") > 0);
     drop(held);
 }
