@@ -32,6 +32,7 @@ pub mod clock;
 pub mod fleet;
 pub mod flight;
 pub mod hot;
+pub mod lent;
 pub mod memory;
 pub mod names;
 pub mod peek;

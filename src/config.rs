@@ -316,8 +316,9 @@ pub struct Server {
     /// `max_streams_per_client`: HTTP/2 streams of one client over all its connections, default 1000; all together may have
     /// four times as many
     pub max_streams_per_client: usize,
-    /// `max_heads`: what unfinished request heads of more than 8 KiB may take together, bytes, default 32MiB; those of one
-    /// client may take a quarter of it
+    /// `max_heads`: what request heads of more than 8 KiB may take together while they are read, and over HTTP/2 until they are
+    /// answered, bytes, default 32MiB; those of one client may take a quarter of it. An unfinished one over HTTP/2 counts as
+    /// `max_head`
     pub max_heads: u64,
     /// `max_upstream_requests` at a time, default 512; as many again wait, and further ones are refused
     pub max_upstream_requests: usize,

@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, Version};
+use http::{Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -32,9 +32,11 @@ use crate::upstream::{LEAST_LINE, Upstream, UpstreamFault};
 use crate::watch;
 
 mod admission;
+mod chunks;
 mod counted;
 pub mod descriptors;
 mod early;
+mod frames;
 mod heads;
 mod itself;
 mod linger;
@@ -285,19 +287,25 @@ async fn connection(
     let refusing = Arc::clone(&line);
     let service = service_fn(|mut request: Request<Incoming>| {
         let (running, line, last) = (Arc::clone(running), Arc::clone(&line), Arc::clone(&last));
-        let streams = Arc::clone(&streams);
+        let held = Arc::clone(&running.held);
         let (place, busy) = (Arc::clone(&place), place.begin(request.headers()));
         if !request.body().is_end_stream() {
             // Its content may go on when it has been answered.
             request.extensions_mut().insert(Arc::clone(&place.connection));
         }
+        // Before there is anything of it that may wait.
+        let admitted = match request.version() {
+            // This stream is not open yet.
+            Version::HTTP_2 => place.streams(streams.open() + 1).and_then(|()| place.keep_head(request.headers())),
+            _ => Ok(None),
+        };
         // In a box: hyper moves the future about.
         Box::pin(async move {
-            let response = match place.streams(streams.open()) {
-                Ok(()) => answer(running, request, client, line, &last).await,
+            let response = match admitted {
+                Ok(_head) => answer(running, request, client, line, &last).await,
                 Err(over) => refuse::response(over),
             };
-            Ok::<_, Infallible>(response.map(|body| Tracked { body, busy }))
+            Ok::<_, Infallible>(response.map(|body| Tracked { body: body.lent(&held), busy }))
         })
     });
     let builder = builder(server, Runner::new(&streams, server.idle_timeout));
@@ -360,7 +368,7 @@ async fn answer(
     line: Arc<Line>,
     last: &LastRequest,
 ) -> Response<Body> {
-    let version = request.version();
+    let (version, is_connect) = (request.version(), request.method() == http::Method::CONNECT);
     // A stream of HTTP/2 that is not read any more is reset, and the others go on.
     last.begin(version != Version::HTTP_2 && !request.body().is_end_stream());
     line.note_call();
@@ -370,10 +378,14 @@ async fn answer(
         if version == Version::HTTP_10 && response.body().size_hint().exact().is_none() {
             last.end_with_connection();
         }
+        line.note_answer(false);
         turn::give();
         return response;
     }
-    line.answer(|interim| proxy::handle(&running, request, client, Some(interim))).await
+    let response = line.answer(|interim| proxy::handle(&running, request, client, Some(interim))).await;
+    let status = response.status();
+    line.note_answer(status == StatusCode::SWITCHING_PROTOCOLS || is_connect && status.is_success());
+    response
 }
 
 fn builder(server: &Server, runner: Runner) -> Builder<Runner> {

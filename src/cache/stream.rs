@@ -15,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::Notify;
 
+use super::lent::{Lent, Loans};
 use crate::entry;
 
 /// What may be kept for the slowest reader of a body that is not stored, bytes. There are at most as many such bodies as
@@ -25,7 +26,7 @@ const WINDOW: usize = 256 << 10;
 const SMALL: usize = 4 << 10;
 
 /// What is gathered in one piece, and the most of a stored body that a reader is given at once, bytes.
-const PIECE: usize = 64 << 10;
+pub(super) const PIECE: usize = 64 << 10;
 
 /// The body broke off: what was sent is not all of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -37,21 +38,61 @@ pub enum Broken {
 }
 
 /// Bytes of all bodies on their way into the cache, and the most that there may be. Beside it, as much for bodies that are in
-/// memory only because somebody has not read them: those who read slowly pay for it themselves.
+/// memory only because somebody has not read them: those who read slowly pay for it themselves. And as much for what is read
+/// ahead of bodies that are passed on: beyond it less is read ahead.
 #[derive(Debug)]
 pub struct Held {
     bytes: AtomicU64,
     most: u64,
-    /// Bodies that are complete, or not stored, with readers that are behind; the oldest first. Guards only itself.
-    lingering: Mutex<VecDeque<Weak<Stream>>>,
+    /// Bodies that are not stored of which more than the window is kept; the oldest first. Guards only itself.
+    lingering: Mutex<VecDeque<(u64, Weak<Stream>)>>,
     /// Length of `lingering`.
     lingerers: AtomicUsize,
+    /// Stored bodies that are being read.
+    pub(super) loans: Loans,
+    /// Numbers the bodies of both kinds in the order in which they came.
+    sequence: AtomicU64,
+    /// Bytes kept of bodies that are passed on.
+    passing: AtomicU64,
+}
+
+/// A body that is in memory for its readers alone.
+enum Alone {
+    Stream(Arc<Stream>),
+    Lent(Arc<Lent>),
+}
+
+impl Alone {
+    fn cut_all(&self) {
+        match self {
+            Alone::Stream(stream) => stream.cut_all(),
+            Alone::Lent(lent) => lent.take_back(),
+        }
+    }
 }
 
 impl Held {
     /// Nothing yet; `most` in bytes.
     pub fn new(most: u64) -> Arc<Held> {
-        Arc::new(Held { bytes: 0.into(), most, lingering: Mutex::default(), lingerers: 0.into() })
+        Arc::new(Held {
+            bytes: 0.into(),
+            most,
+            lingering: Mutex::default(),
+            lingerers: 0.into(),
+            loans: Loans::default(),
+            sequence: 0.into(),
+            passing: 0.into(),
+        })
+    }
+
+    /// The number of the next body.
+    pub(super) fn next(&self) -> u64 {
+        self.sequence.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// How much of one body that is passed on may be kept for its slowest reader, bytes.
+    fn window(&self) -> usize {
+        if self.passing.load(Ordering::Relaxed) < self.most { WINDOW } else { SMALL }
     }
 
     /// Reserves room for a whole body. One alone always has room.
@@ -78,33 +119,41 @@ impl Held {
     /// Watches a body until nobody reads it any more.
     fn watch(&self, stream: &Arc<Stream>) {
         let mut lingering = self.lingering.lock().unwrap_or_else(PoisonError::into_inner);
-        lingering.push_back(Arc::downgrade(stream));
+        lingering.push_back((self.next(), Arc::downgrade(stream)));
         self.lingerers.store(lingering.len(), Ordering::Relaxed);
+    }
+
+    /// As [`Held::squeeze`], if so much is being read of stored bodies that it may be needed.
+    pub(super) fn squeeze_loans(&self) {
+        if self.loans.bytes() > self.most {
+            self.squeeze();
+        }
     }
 
     /// Cuts readers off, those of the oldest bodies first, until bodies that nothing else keeps take no more than allowed; the
     /// last of them may be larger.
     fn squeeze(&self) {
-        if self.lingerers.load(Ordering::Relaxed) == 0 {
-            return;
-        }
-        let mut lingering = self.lingering.lock().unwrap_or_else(PoisonError::into_inner);
         let mut alone = Vec::new();
-        lingering.retain(|stream| {
-            let Some(stream) = stream.upgrade() else { return false };
-            let is_read = stream.lock().readers.is_empty();
-            alone.extend(stream.kept_alone().map(|length| (stream, length)));
-            !is_read
-        });
-        self.lingerers.store(lingering.len(), Ordering::Relaxed);
-        drop(lingering);
-        let mut bytes: u64 = alone.iter().map(|(_, length)| length).sum();
+        if self.lingerers.load(Ordering::Relaxed) > 0 {
+            let mut lingering = self.lingering.lock().unwrap_or_else(PoisonError::into_inner);
+            lingering.retain(|(since, stream)| {
+                let Some(stream) = stream.upgrade() else { return false };
+                let is_read = stream.lock().readers.is_empty();
+                alone.extend(stream.kept_alone().map(|length| (*since, Alone::Stream(stream), length)));
+                !is_read
+            });
+            self.lingerers.store(lingering.len(), Ordering::Relaxed);
+        }
+        let loans = self.loans.alone().into_iter();
+        alone.extend(loans.map(|(lent, length)| (lent.since, Alone::Lent(lent), length)));
+        alone.sort_by_key(|(since, _, _)| *since);
+        let mut bytes: u64 = alone.iter().map(|(_, _, length)| length).sum();
         let last = alone.len().saturating_sub(1);
-        for (stream, length) in &alone[..last] {
+        for (_, body, length) in &alone[..last] {
             if bytes <= self.most {
                 break;
             }
-            stream.cut_all();
+            body.cut_all();
             bytes -= length;
         }
     }
@@ -125,7 +174,9 @@ pub struct Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.held.give_back(self.lock().counted);
+        let state = self.lock();
+        self.held.give_back(state.counted);
+        self.held.passing.fetch_sub(state.counted_passing, Ordering::Relaxed);
     }
 }
 
@@ -145,9 +196,13 @@ struct State {
     unshown: usize,
     /// Bytes counted in [`Held`].
     counted: u64,
+    /// The same of a body that is passed on.
+    counted_passing: u64,
     end: Option<Result<(), Broken>>,
     /// All of the body is one piece in memory of its own, which the stored entry shares.
     is_whole: bool,
+    /// That piece, once it is stored.
+    lent: Option<Arc<Lent>>,
     /// Nothing is kept for joiners and for storing any more.
     passing: bool,
     readers: HashMap<u64, Place>,
@@ -240,11 +295,12 @@ impl Stream {
         let mut state = self.lock();
         self.held.give_back(std::mem::take(&mut state.counted));
         let received = state.received;
-        let lingers = received > PIECE as u64 && state.readers.values().any(|place| place.next < received);
-        drop(state);
-        if lingers {
-            self.held.watch(self);
+        let is_behind = received > PIECE as u64 && state.readers.values().any(|place| place.next < received);
+        if is_behind && state.is_whole {
+            // It may be evicted before they have read it.
+            state.lent = state.pieces.pop_front().map(|(_, whole)| Lent::of(whole, &self.held));
         }
+        drop(state);
         self.held.squeeze();
     }
 
@@ -254,7 +310,7 @@ impl Stream {
         let mut state = self.lock();
         state.passing = true;
         self.held.give_back(std::mem::take(&mut state.counted));
-        state.drop_taken();
+        state.drop_taken(&self.held);
         let lingers = state.kept > WINDOW;
         drop(state);
         if lingers {
@@ -285,16 +341,10 @@ impl Stream {
         whole
     }
 
-    /// How much of a complete body, or of one that is not stored, is in memory for its readers alone.
+    /// How much of a body that is not stored is in memory for its readers alone, beyond its window.
     fn kept_alone(&self) -> Option<u64> {
         let state = self.lock();
-        if state.passing {
-            return (state.kept > WINDOW).then_some(state.kept as u64);
-        }
-        match state.pieces.front() {
-            Some((_, whole)) if whole.is_unique() && !state.readers.is_empty() => Some(whole.len() as u64),
-            _ => None,
-        }
+        (state.passing && state.kept > WINDOW).then_some(state.kept as u64)
     }
 
     /// Cuts all readers off, and drops the body.
@@ -302,7 +352,7 @@ impl Stream {
         let mut state = self.lock();
         state.cut(|_| true);
         state.passing = true;
-        state.drop_taken();
+        state.drop_taken(&self.held);
         drop(state);
         self.moved.notify_one();
     }
@@ -333,12 +383,12 @@ impl Stream {
                 if state.readers.is_empty() {
                     return Room::NoReaders;
                 }
-                if state.kept < WINDOW {
+                if state.kept < self.held.window() {
                     return Room::Some;
                 }
             }
             if tokio::time::timeout_at(deadline, moved).await.is_err() {
-                self.lock().cut_slowest();
+                self.lock().cut_slowest(&self.held);
                 return Room::Cut;
             }
         }
@@ -372,6 +422,7 @@ impl State {
             self.received = at + length as u64;
             self.pieces.push_back((at, chunk));
         }
+        self.count_passing(held);
         if self.passing || self.received <= self.counted {
             return true;
         }
@@ -389,7 +440,14 @@ impl State {
     }
 
     /// What a reader is given next; `None` if it has all that is there.
-    fn after(&self, next: u64) -> Option<Bytes> {
+    fn after(&self, next: u64) -> Result<Option<Bytes>, Broken> {
+        match &self.lent {
+            Some(lent) if next < self.visible => lent.piece(next as usize..self.visible as usize).map(Some),
+            _ => Ok(self.kept_after(next)),
+        }
+    }
+
+    fn kept_after(&self, next: u64) -> Option<Bytes> {
         if next >= self.visible {
             return None;
         }
@@ -412,7 +470,14 @@ impl State {
         self.tail.get(range(start, self.tail.len())?).map(Bytes::copy_from_slice)
     }
 
-    fn drop_taken(&mut self) {
+    /// Counts what is kept, if it is passed on.
+    fn count_passing(&mut self, held: &Held) {
+        let kept = if self.passing { self.kept as u64 } else { 0 };
+        let before = std::mem::replace(&mut self.counted_passing, kept);
+        held.passing.fetch_add(kept.wrapping_sub(before), Ordering::Relaxed);
+    }
+
+    fn drop_taken(&mut self, held: &Held) {
         if !self.passing {
             return;
         }
@@ -427,12 +492,13 @@ impl State {
             self.kept -= self.tail.len();
             self.tail.clear();
         }
+        self.count_passing(held);
     }
 
-    fn cut_slowest(&mut self) {
+    fn cut_slowest(&mut self, held: &Held) {
         let Some(slowest) = self.readers.values().map(|place| place.next).min() else { return };
         self.cut(|place| place.next == slowest);
-        self.drop_taken();
+        self.drop_taken(held);
     }
 
     fn cut(&mut self, whom: impl Fn(&Place) -> bool) {
@@ -464,11 +530,15 @@ impl Body for Reader {
         if place.cut {
             return Poll::Ready(Some(Err(Broken::TooSlow)));
         }
-        if let Some(piece) = state.after(place.next)
+        let piece = match state.after(place.next) {
+            Ok(piece) => piece,
+            Err(broken) => return Poll::Ready(Some(Err(broken))),
+        };
+        if let Some(piece) = piece
             && let Some(place) = state.readers.get_mut(&self.id)
         {
             place.next += piece.len() as u64;
-            state.drop_taken();
+            state.drop_taken(&self.stream.held);
             drop(guard);
             self.stream.moved.notify_one();
             return Poll::Ready(Some(Ok(Frame::data(piece))));
@@ -494,7 +564,7 @@ impl Drop for Reader {
     fn drop(&mut self) {
         let mut state = self.stream.lock();
         state.readers.remove(&self.id);
-        state.drop_taken();
+        state.drop_taken(&self.stream.held);
         let is_deserted = state.readers.is_empty();
         drop(state);
         self.stream.moved.notify_one();
@@ -526,6 +596,30 @@ mod tests {
         assert_eq!((counted(), second.whole()), (2, Bytes::from_static(b"cd")));
         second.finish_stored();
         assert_eq!(counted(), 0);
+    }
+
+    #[tokio::test]
+    async fn little_is_read_ahead_of_bodies_that_are_passed_on_when_many_are() {
+        const PATIENCE: Duration = Duration::ZERO;
+        let held = Held::new(PIECE as u64);
+        let passing = |length: usize| {
+            let stream = Stream::new(None, &held).unwrap();
+            let reader = stream.reader().unwrap();
+            stream.pass_on();
+            stream.push(vec![b'x'; length].into());
+            (stream, reader)
+        };
+        let (first, _slow) = passing(PIECE - 1);
+        assert_eq!(first.room(PATIENCE).await, Room::Some);
+        let (second, mut reader) = passing(SMALL);
+        assert_eq!(first.room(PATIENCE).await, Room::Cut);
+        assert_eq!(second.room(PATIENCE).await, Room::Some, "the first has given its own back");
+        assert!(reader.frame().await.is_some());
+        drop((first, second, reader));
+        let (third, _slow) = passing(WINDOW - 1);
+        assert_eq!(third.room(PATIENCE).await, Room::Cut);
+        drop((third, _slow));
+        assert_eq!(held.passing.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Bodies of answers to clients.
 
+use std::ops::Range;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -9,7 +11,8 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use super::recording::Recording;
 use super::slice::Slice;
 use super::turn;
-use crate::cache::stream::Reader;
+use crate::cache::lent::LentReader;
+use crate::cache::stream::{Held, Reader};
 use crate::upstream::ResponseBody;
 
 /// The body of an answer: from the cache, from upstream, or shared with others while it arrives.
@@ -18,6 +21,10 @@ pub enum Body {
     #[default]
     Empty,
     Whole(Bytes),
+    /// A part of a stored body.
+    Cut(Bytes, Range<usize>),
+    /// A stored body that can be taken back, or a part of it.
+    Lent(LentReader),
     Upstream(ResponseBody),
     Shared(Reader),
     /// A part of a shared one.
@@ -26,8 +33,8 @@ pub enum Body {
     Recorded(Recording),
 }
 
-/// The largest piece of a whole body that an HTTP/2 stream is given at once, bytes. What it is given it keeps until the
-/// client takes it, whatever has become of the entry.
+/// The largest part of a stored body that a connection is given at once, bytes. What it is given it keeps until the client takes
+/// it, whatever has become of the entry.
 const PIECE: usize = 64 << 10;
 
 /// The body broke off; the client's connection is closed so that it cannot take the part for the whole.
@@ -50,6 +57,8 @@ impl HttpBody for Body {
         match self {
             Body::Empty => true,
             Body::Whole(bytes) => bytes.is_empty(),
+            Body::Cut(_, part) => part.is_empty(),
+            Body::Lent(reader) => reader.is_end_stream(),
             Body::Upstream(body) => body.is_end_stream(),
             Body::Shared(reader) => reader.is_end_stream(),
             Body::Part(part) => part.is_end_stream(),
@@ -61,6 +70,8 @@ impl HttpBody for Body {
         match self {
             Body::Empty => SizeHint::with_exact(0),
             Body::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Body::Cut(_, part) => SizeHint::with_exact(part.len() as u64),
+            Body::Lent(reader) => reader.size_hint(),
             Body::Upstream(body) => body.size_hint(),
             Body::Shared(reader) => reader.size_hint(),
             Body::Part(part) => part.size_hint(),
@@ -70,13 +81,31 @@ impl HttpBody for Body {
 }
 
 impl Body {
+    /// A body that keeps little of what is stored in memory: a long one is lent, of a short part there is a copy.
+    pub fn lent(self, held: &Arc<Held>) -> Body {
+        match self {
+            Body::Whole(whole) if whole.len() > PIECE => {
+                let all = 0..whole.len();
+                Body::Lent(LentReader::new(whole, all, held))
+            }
+            Body::Cut(whole, part) if part.len() > PIECE => Body::Lent(LentReader::new(whole, part, held)),
+            Body::Cut(whole, part) => Body::Whole(Bytes::copy_from_slice(&whole[part])),
+            body => body,
+        }
+    }
+
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self {
             Body::Empty => Poll::Ready(None),
             Body::Whole(bytes) => {
-                let piece = next_piece(bytes);
+                let piece = std::mem::take(bytes);
                 Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(piece))))
             }
+            Body::Cut(whole, part) => {
+                let piece = whole.slice(std::mem::take(part));
+                Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(piece))))
+            }
+            Body::Lent(reader) => Pin::new(reader).poll_frame(cx).map_err(Into::into),
             Body::Upstream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Body::Shared(reader) => Pin::new(reader).poll_frame(cx).map_err(Into::into),
             Body::Part(part) => Pin::new(part).poll_frame(cx).map_err(Into::into),
@@ -85,46 +114,26 @@ impl Body {
     }
 }
 
-/// Everything, or for an HTTP/2 stream a piece. The last piece is a copy: it outlives the stream's task, and must not
-/// keep the whole alive with it.
-fn next_piece(whole: &mut Bytes) -> Bytes {
-    let is_long = whole.len() > PIECE && turn::is_of_stream();
-    match is_long {
-        true if whole.len() > 2 * PIECE => whole.split_to(PIECE),
-        true => {
-            let piece = whole.split_to(PIECE);
-            *whole = Bytes::copy_from_slice(whole);
-            piece
-        }
-        false => std::mem::take(whole),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use http_body_util::BodyExt;
 
-    async fn pieces(length: usize) -> Vec<usize> {
-        let mut body = Body::Whole(Bytes::from(vec![b'x'; length]));
-        let mut pieces = Vec::new();
-        while let Some(frame) = body.frame().await {
-            pieces.push(frame.unwrap().into_data().unwrap().len());
-        }
-        pieces
-    }
-
     #[tokio::test]
-    async fn a_stream_of_http_2_is_given_a_whole_body_piece_by_piece() {
-        for length in [1, PIECE, PIECE + 1, 2 * PIECE, 2 * PIECE + 1, 5 * PIECE] {
-            assert_eq!(pieces(length).await, [length]);
-            let given = turn::within(pieces(length)).await;
-            assert_eq!(
-                (given.iter().sum(), given.iter().all(|piece| *piece <= PIECE)),
-                (length, true),
-                "{length}"
-            );
-        }
-        assert!(pieces(0).await.is_empty());
+    async fn long_bodies_are_lent_and_short_parts_copied() {
+        let (held, whole) = (Held::new(0), Bytes::from(vec![b'x'; 3 * PIECE]));
+        let pieces = async |body: Body| {
+            let (mut body, mut lengths) = (body.lent(&held), Vec::new());
+            while let Some(frame) = body.frame().await {
+                lengths.push(frame.unwrap().into_data().unwrap().len());
+            }
+            lengths
+        };
+        assert_eq!(pieces(Body::Whole(whole.clone())).await, [PIECE; 3]);
+        assert_eq!(pieces(Body::Cut(whole.clone(), 1..PIECE + 3)).await, [PIECE, 2]);
+        assert_eq!(pieces(Body::Whole(whole.slice(..PIECE))).await, [PIECE]);
+        let copied = Body::Cut(whole.clone(), 5..9).lent(&held);
+        assert!(matches!(&copied, Body::Whole(part) if part == "xxxx"));
+        assert!(whole.is_unique(), "nothing keeps it alive");
     }
 }

@@ -73,11 +73,15 @@ impl Part {
         format!("bytes {}-{}/{length}", self.first, self.last)
     }
 
+    /// Where it lies in a body of so many bytes; what lies outside of it is left out.
+    pub fn within(self, length: usize) -> std::ops::Range<usize> {
+        let end = usize::try_from(self.last).map_or(length, |last| length.min(last.saturating_add(1)));
+        usize::try_from(self.first).map_or(end, |first| first.min(end))..end
+    }
+
     /// These bytes of the whole `body`; what lies outside of it is left out.
     pub fn cut(self, body: &Bytes) -> Bytes {
-        let end = usize::try_from(self.last).map_or(body.len(), |last| body.len().min(last.saturating_add(1)));
-        let start = usize::try_from(self.first).map_or(end, |first| first.min(end));
-        body.slice(start..end)
+        body.slice(self.within(body.len()))
     }
 
     fn overlaps(self, other: Part) -> bool {

@@ -34,6 +34,7 @@ const SEARCH_PAUSE: Duration = Duration::from_millis(10);
 pub(super) struct Admission {
     connections: Bound,
     heads: Bound,
+    max_head: usize,
     streams: Bound,
     open: Connections,
     /// Idle connections are closed when fewer places than this are free.
@@ -54,7 +55,7 @@ struct Bound {
 
 /// What a connection holds of a bound.
 #[derive(Debug)]
-struct Held {
+pub(super) struct Held {
     of_all: Share,
     /// `None` for a balancer.
     of_client: Option<Share>,
@@ -124,6 +125,7 @@ impl Admission {
         Arc::new(Admission {
             connections: Bound::new(connections, per_client),
             heads: Bound::new(heads, quarter(heads)),
+            max_head: server.max_head,
             streams: Bound::new(server.max_streams_per_client.saturating_mul(4), server.max_streams_per_client),
             open: Connections::new(),
             scarce: connections as u64 / 16,
@@ -235,16 +237,36 @@ impl Place {
         if head <= FREE_HEAD {
             return Ok(());
         }
-        let is_clients = self.is_clients.load(Relaxed);
-        let admission = &self.admission;
-        let mut holdings = self.lock();
-        let grown = admission.heads.grow(&mut holdings.head, self.connection.client(), head, is_clients);
-        grown.map_err(|over| {
-            if over == Over::All {
-                admission.make_room();
-            }
-            admission.refused(over, "heads")
-        })
+        self.hold_head(head)
+    }
+
+    /// A head of an HTTP/2 connection has not ended with its frame. What the longest takes is held until the connection ends.
+    pub fn read_long_head(&self) -> Result<(), Over> {
+        self.hold_head(self.admission.max_head)
+    }
+
+    fn hold_head(&self, bytes: usize) -> Result<(), Over> {
+        let grown = self.grow_head(&mut self.lock().head, bytes);
+        if grown == Err(Over::All) {
+            self.admission.make_room();
+        }
+        grown
+    }
+
+    /// What the head of a request over HTTP/2 takes until it is answered, if it is long: its connection goes on to read others.
+    pub fn keep_head(&self, fields: &HeaderMap) -> Result<Option<Held>, Over> {
+        let bytes = fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        let mut held = None;
+        if bytes > FREE_HEAD {
+            self.grow_head(&mut held, bytes)?;
+        }
+        Ok(held)
+    }
+
+    fn grow_head(&self, held: &mut Option<Held>, bytes: usize) -> Result<(), Over> {
+        let grown =
+            self.admission.heads.grow(held, self.connection.client(), bytes, self.is_clients.load(Relaxed));
+        grown.map_err(|over| self.admission.refused(over, "heads"))
     }
 
     /// So many streams of an HTTP/2 connection are open. What the most took at a time is held until the connection ends, so
@@ -363,6 +385,32 @@ mod tests {
         assert_eq!(last.0.read(9 << 10), Err(Over::All));
         drop(first);
         assert_eq!(last.0.read(0), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn an_unfinished_head_over_http2_takes_what_the_longest_takes() {
+        let admission = Admission { max_head: 12 << 10, ..Arc::into_inner(admission(10)).unwrap() };
+        let admission = Arc::new(admission);
+        let (first, second) = (admit(&admission, 1).await.unwrap(), admit(&admission, 1).await.unwrap());
+        first.0.read_long_head().unwrap();
+        first.0.read_long_head().unwrap();
+        assert_eq!(admission.heads.all.held(), 12 << 10);
+        assert_eq!(second.0.read_long_head(), Err(Over::Client));
+        drop(first);
+        assert_eq!(second.0.read_long_head(), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn long_heads_of_streams_are_held_until_they_are_answered() {
+        let admission = admission(10);
+        let ticket = admit(&admission, 1).await.unwrap();
+        let (short, long) = ("a".repeat(FREE_HEAD - 10), "a".repeat(FREE_HEAD));
+        assert!(ticket.0.keep_head(&fields(&[("x-a", &short)])).unwrap().is_none());
+        let fields = fields(&[("x-a", &long)]);
+        let held = [ticket.0.keep_head(&fields).unwrap(), ticket.0.keep_head(&fields).unwrap()];
+        assert_eq!(ticket.0.keep_head(&fields).unwrap_err(), Over::Client);
+        drop(held);
+        assert_eq!(admission.heads.all.held(), 0);
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -28,12 +28,24 @@ pub(super) struct Early<S> {
     heads: RequestHeads,
     /// What hyper is yet to be given, where that is not what came.
     changed: Bytes,
+    /// What came behind a request whose answer may switch to another protocol, and who waits for it.
+    withheld: Bytes,
+    reader: Option<Waker>,
 }
 
 impl<S: AsyncWrite + Unpin> Early<S> {
     pub(super) fn new(stream: S, line: Arc<Line>) -> Early<S> {
         let heads = RequestHeads::new();
-        Early { stream, line, taken: Vec::new(), at: 0, heads, changed: Bytes::new() }
+        Early {
+            stream,
+            line,
+            taken: Vec::new(),
+            at: 0,
+            heads,
+            changed: Bytes::new(),
+            withheld: Bytes::new(),
+            reader: None,
+        }
     }
 
     /// Has an answer written that says why a request is refused, if this is hyper's own.
@@ -46,6 +58,15 @@ impl<S: AsyncWrite + Unpin> Early<S> {
         (self.taken, self.at) = (refused.message(), 0);
         self.line.refuse(refused);
         true
+    }
+
+    /// Whether what comes may be looked at: it is known what it is.
+    fn is_known(&mut self) -> bool {
+        if self.heads.wait_for_answer() {
+            let (answers, is_switched) = self.line.answers();
+            self.heads.note_answers(answers, is_switched);
+        }
+        !self.heads.wait_for_answer()
     }
 
     /// Writes on what has been begun.
@@ -75,13 +96,42 @@ impl<S: AsyncWrite + Unpin> Early<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Early<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Early<S> {
+    /// Reads what hyper is to be given next, of which nothing has been looked at. Behind a request whose answer may switch to
+    /// another protocol only the end is heard of; what comes is withheld.
+    fn poll_next(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let (is_known, before) = (self.is_known(), buffer.filled().len());
+        if !self.withheld.is_empty() && is_known {
+            let piece = self.withheld.split_to(self.withheld.len().min(buffer.remaining()));
+            buffer.put_slice(&piece);
+            return Poll::Ready(Ok(()));
+        }
+        if self.withheld.is_empty() {
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+            if is_known || buffer.filled().len() == before {
+                return Poll::Ready(Ok(()));
+            }
+            self.withheld = Bytes::copy_from_slice(&buffer.filled()[before..]);
+            buffer.set_filled(before);
+        }
+        self.reader = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Early<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.changed.is_empty() {
             let before = buffer.filled().len();
-            ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
-            let Some(changed) = this.heads.take(&buffer.filled()[before..]) else { return Poll::Ready(Ok(())) };
+            ready!(this.poll_next(cx, buffer))?;
+            let (taken, changed) = this.heads.take(&buffer.filled()[before..]);
+            let rest = &buffer.filled()[before + taken..];
+            if !rest.is_empty() {
+                this.withheld = [rest, &this.withheld].concat().into();
+                buffer.set_filled(before + taken);
+            }
+            let Some(changed) = changed else { return Poll::Ready(Ok(())) };
             buffer.set_filled(before);
             this.changed = changed.into();
         }
@@ -125,6 +175,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Early<S> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.write_line(cx))?;
+        if this.reader.is_some() && this.is_known() {
+            this.reader.take().into_iter().for_each(Waker::wake);
+        }
         Pin::new(&mut this.stream).poll_flush(cx)
     }
 

@@ -4,6 +4,8 @@
 
 use memchr::{memchr, memchr_iter, memchr3};
 
+use super::chunks::{Chunks, Stop};
+
 /// What is kept of the beginning of a line that has not come to its end, bytes.
 const BEGINNING: usize = 64;
 
@@ -19,7 +21,11 @@ enum At {
     Fields,
     /// So many bytes of content are to come.
     Content(u64),
-    /// It is not known: content in chunks, another protocol, or what may end in different ways.
+    /// In content in chunks.
+    Chunks(Chunks),
+    /// The answer to the last request says whether the next byte is one of HTTP.
+    Answer,
+    /// It is not known: another protocol, or what hyper refuses.
     Unknown,
 }
 
@@ -37,8 +43,11 @@ pub(super) struct RequestHeads {
     ends_with_cr: Option<bool>,
     /// What its fields say of the content.
     content: Option<u64>,
+    is_chunked: bool,
     /// They say something else of it.
     is_unknown: bool,
+    /// The answer to this request may turn the connection over to another protocol.
+    may_switch: bool,
     /// In the line, its target has begun, and its query.
     blanks: u32,
     is_query: bool,
@@ -55,7 +64,9 @@ impl RequestHeads {
             last: 0,
             ends_with_cr: None,
             content: None,
+            is_chunked: false,
             is_unknown: false,
+            may_switch: false,
             blanks: 0,
             is_query: false,
             fault: None,
@@ -74,41 +85,80 @@ impl RequestHeads {
         self.fault
     }
 
-    /// Looks at what has arrived. What stands there instead, if something is to: a lone LF becomes a NUL, which no parser
-    /// takes, and characters in a target are encoded.
-    pub fn take(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+    /// What follows depends on an answer that is yet to come.
+    pub fn wait_for_answer(&self) -> bool {
+        self.at == At::Answer
+    }
+
+    /// So many requests have been answered; whether the last answer switched to another protocol.
+    pub fn note_answers(&mut self, answers: u64, is_switched: bool) {
+        if self.at == At::Answer && answers >= self.whole {
+            self.at = if is_switched { At::Unknown } else { At::Line };
+            self.may_switch = false;
+        }
+    }
+
+    /// Looks at what has arrived. How much of it was taken, all unless what follows depends on an answer; and what stands there
+    /// instead, if something is to: a lone LF becomes a NUL, which no parser takes, and characters in a target are encoded.
+    pub fn take(&mut self, bytes: &[u8]) -> (usize, Option<Vec<u8>>) {
         if self.at == At::Unknown || self.take_plain(bytes) {
-            return None;
+            return (bytes.len(), None);
         }
         let mut changed = None;
         let mut from = 0;
-        while from < bytes.len() && self.at != At::Unknown {
+        while from < bytes.len() {
             let rest = &bytes[from..];
-            if let At::Content(left) = self.at {
-                let passed = usize::try_from(left).map_or(rest.len(), |left| left.min(rest.len()));
-                let left = left - passed as u64;
-                self.at = if left == 0 { At::Line } else { At::Content(left) };
-                from += passed;
-                keep(&mut changed, &rest[..passed]);
-                continue;
+            match self.at {
+                At::Answer => break,
+                At::Unknown => {
+                    keep(&mut changed, rest);
+                    from = bytes.len();
+                }
+                At::Content(left) => {
+                    let passed = usize::try_from(left).map_or(rest.len(), |left| left.min(rest.len()));
+                    let left = left - passed as u64;
+                    self.at = if left == 0 { self.end_request() } else { At::Content(left) };
+                    keep(&mut changed, &rest[..passed]);
+                    from += passed;
+                }
+                At::Chunks(mut chunks) => {
+                    if let Some((count, gathered)) = chunks.gather(rest) {
+                        changed.get_or_insert_with(|| bytes[..from].to_vec()).extend(gathered);
+                        from += count;
+                        continue;
+                    }
+                    let (passed, stop) = chunks.take(rest);
+                    keep(&mut changed, &rest[..passed]);
+                    from += passed;
+                    self.at = match stop {
+                        Stop::Empty | Stop::Chunk | Stop::BareLf => At::Chunks(chunks),
+                        Stop::End => self.end_request(),
+                        Stop::Malformed => At::Unknown,
+                    };
+                    if stop == Stop::BareLf {
+                        changed.get_or_insert_with(|| bytes[..from].to_vec()).push(0);
+                        from += 1;
+                    }
+                }
+                At::Line | At::Fields => {
+                    let end = memchr(b'\n', rest);
+                    let piece = &rest[..end.unwrap_or(rest.len())];
+                    self.take_piece(piece, end.is_some(), &bytes[..from], &mut changed);
+                    from += piece.len();
+                    if end.is_none() {
+                        break;
+                    }
+                    if self.end_line(piece) {
+                        keep(&mut changed, b"\n");
+                    } else {
+                        self.fault = Some(BARE_LF);
+                        changed.get_or_insert_with(|| bytes[..from].to_vec()).push(0);
+                    }
+                    from += 1;
+                }
             }
-            let end = memchr(b'\n', rest);
-            let piece = &rest[..end.unwrap_or(rest.len())];
-            self.take_piece(piece, end.is_some(), &bytes[..from], &mut changed);
-            from += piece.len();
-            if end.is_none() {
-                break;
-            }
-            if self.end_line(piece) {
-                keep(&mut changed, b"\n");
-            } else {
-                self.fault = Some(BARE_LF);
-                changed.get_or_insert_with(|| bytes[..from].to_vec()).push(0);
-            }
-            from += 1;
         }
-        keep(&mut changed, &bytes[from..]);
-        changed
+        (from, changed)
     }
 
     /// Takes one request that begins with these bytes, if its head is whole and nothing is to be changed in it, as in almost all:
@@ -129,7 +179,6 @@ impl RequestHeads {
                 }
                 Some(b't' | b'T') => !has_name(line, b"transfer-encoding"),
                 Some(b'u' | b'U') => !has_name(line, b"upgrade"),
-                Some(b'e' | b'E') => !has_name(line, b"expect"),
                 Some(_) => true,
             };
             if !is_plain {
@@ -192,10 +241,11 @@ impl RequestHeads {
         }
         let is_alike = *self.ends_with_cr.get_or_insert(ends_with_cr) == ends_with_cr;
         match self.at {
-            At::Line if line.starts_with(b"PRI * HTTP/2") || line.starts_with(b"CONNECT ") => {
-                self.at = At::Unknown;
+            At::Line if line.starts_with(b"PRI * HTTP/2") => self.at = At::Unknown,
+            At::Line => {
+                self.may_switch = line.starts_with(b"CONNECT ");
+                self.at = At::Fields;
             }
-            At::Line => self.at = At::Fields,
             At::Fields if length == 0 => self.end_head(),
             _ => self.take_field(line, is_cut),
         }
@@ -214,21 +264,30 @@ impl RequestHeads {
                 self.is_unknown |= length.is_none();
                 self.content = length;
             }
-            17 if is(b"transfer-encoding") => self.is_unknown = true,
-            7 if is(b"upgrade") => self.is_unknown = true,
-            6 if is(b"expect") => self.is_unknown = true,
+            17 if is(b"transfer-encoding") => {
+                self.is_unknown |= self.is_chunked || is_cut || !value.eq_ignore_ascii_case(b"chunked");
+                self.is_chunked = true;
+            }
+            7 if is(b"upgrade") => self.may_switch = true,
             _ => {}
         }
     }
 
     fn end_head(&mut self) {
         self.whole += 1;
-        self.at = match self.content.take() {
+        self.at = match (self.content.take(), std::mem::take(&mut self.is_chunked)) {
             _ if self.is_unknown => At::Unknown,
-            Some(length) if length > 0 => At::Content(length),
-            _ => At::Line,
+            // RFC 9112 §6.3: it overrides a length.
+            (_, true) => At::Chunks(Chunks::BEGIN),
+            (Some(length), _) if length > 0 => At::Content(length),
+            _ => self.end_request(),
         };
         self.ends_with_cr = None;
+    }
+
+    /// Where the byte behind a request belongs.
+    fn end_request(&self) -> At {
+        if self.may_switch { At::Answer } else { At::Line }
     }
 }
 
@@ -303,7 +362,11 @@ mod tests {
         let take = |size: usize| {
             let (mut heads, mut given) = (RequestHeads::new(), Vec::new());
             for piece in message.as_bytes().chunks(size) {
-                given.extend(heads.take(piece).unwrap_or_else(|| piece.to_vec()));
+                let (count, changed) = heads.take(piece);
+                given.extend(changed.unwrap_or_else(|| piece[..count].to_vec()));
+                if count < piece.len() {
+                    break;
+                }
             }
             (String::from_utf8(given).unwrap(), heads.whole, heads.fault())
         };
@@ -341,19 +404,82 @@ mod tests {
         }
     }
 
+    /// A request whose line shows whether it was looked at.
+    const RAW: &str = "GET /< HTTP/1.1\r\nA: b\nC: d\r\n";
+    const RAW_GIVEN: &str = "GET /%3C HTTP/1.1\r\nA: b\0C: d\r\n";
+
     #[test]
-    fn what_comes_behind_content_of_unknown_length_is_not_looked_at() {
+    fn heads_behind_content_in_chunks_are_looked_at() {
         for head in [
             "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
-            "POST / HTTP/1.1\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n",
-            "GET / HTTP/1.1\r\nUpgrade: x\r\n\r\n",
-            "POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+            "POST / HTTP/1.1\r\ntransfer-encoding:Chunked \r\nContent-Length: 900\r\n\r\n",
+            "POST / HTTP/1.1\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n",
         ] {
-            let message = format!("{head}5\r\n\"\n<\n\r\n\r\n0\r\n\r\n");
+            let content = format!("{head}7\r\n\"\n<\r\n\r\n\r\n1;a\r\n\n\r\n0\r\nT: \"<\r\n\r\n");
+            let (message, given) = (format!("{content}{RAW}"), format!("{content}{RAW_GIVEN}"));
+            assert_eq!(taken(&message), (given, 1, Some(BARE_LF)), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn many_small_chunks_are_passed_on_as_one() {
+        let head = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let message = format!("{head}{}0\r\n\r\n{RAW}", "1\r\n\"\r\n".repeat(10));
+        let given = format!("{head}a\r\n{}\r\n0\r\n\r\n{RAW_GIVEN}", "\"".repeat(10));
+        let (taken, changed) = RequestHeads::new().take(message.as_bytes());
+        assert_eq!((taken, String::from_utf8(changed.unwrap()).unwrap()), (message.len(), given));
+    }
+
+    #[test]
+    fn heads_behind_content_that_was_asked_for_are_looked_at() {
+        let content = "POST / HTTP/1.1\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n<\n\"";
+        let (message, given) = (format!("{content}{RAW}"), format!("{content}{RAW_GIVEN}"));
+        assert_eq!(taken(&message), (given, 1, Some(BARE_LF)));
+    }
+
+    #[test]
+    fn a_lone_lf_is_no_end_of_a_line_in_trailers() {
+        let head = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let (message, given) =
+            (format!("{head}0\r\nA: b\nC: d\r\n\r\n"), format!("{head}0\r\nA: b\0C: d\r\n\r\n"));
+        assert_eq!(taken(&message), (given, 1, None));
+    }
+
+    #[test]
+    fn what_comes_behind_a_head_that_hyper_refuses_is_not_looked_at() {
+        for head in [
+            "POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+            "POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n",
+            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\n",
+        ] {
+            let message = format!("{head}{RAW}");
             assert_eq!(taken(&message), (message.clone(), 1, None), "{head:?}");
         }
         let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\"\n<\n";
         assert_eq!(taken(preface), (preface.to_owned(), 0, None));
+    }
+
+    #[test]
+    fn what_comes_behind_an_upgrade_waits_for_the_answer() {
+        for request in [
+            "GET / HTTP/1.1\r\nUpgrade: x\r\n\r\n",
+            "CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n",
+            "POST / HTTP/1.1\r\nUpgrade: x\r\nContent-Length: 1\r\n\r\nx",
+            "POST / HTTP/1.1\r\nUpgrade: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        ] {
+            let message = format!("{request}{RAW}");
+            assert_eq!(taken(&message), (request.to_owned(), 1, None), "{request:?}");
+            for (is_switched, given) in [(true, None), (false, Some(RAW_GIVEN.as_bytes().to_vec()))] {
+                let mut heads = RequestHeads::new();
+                assert_eq!(heads.take(message.as_bytes()), (request.len(), None));
+                heads.note_answers(0, false);
+                assert!(heads.wait_for_answer());
+                heads.note_answers(1, is_switched);
+                assert!(!heads.wait_for_answer());
+                assert_eq!(heads.take(RAW.as_bytes()), (RAW.len(), given), "{request:?}");
+            }
+        }
     }
 
     #[test]
@@ -362,7 +488,8 @@ mod tests {
         let message = format!("POST / HTTP/1.1\r\n{line}\r\n{}", "<\n\"".repeat(400));
         let (mut heads, mut given) = (RequestHeads::new(), Vec::new());
         for piece in message.as_bytes().chunks(80) {
-            given.extend(heads.take(piece).unwrap_or_else(|| piece.to_vec()));
+            let (count, changed) = heads.take(piece);
+            given.extend(changed.unwrap_or_else(|| piece[..count].to_vec()));
         }
         assert_eq!(String::from_utf8(given).unwrap(), message);
     }

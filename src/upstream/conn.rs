@@ -28,6 +28,9 @@ use super::socket::{Look, Unread};
 use super::suspects::{Carried, Suspects};
 use crate::headers;
 
+/// The buffer for what upstream sends, beyond the largest head, bytes.
+const READ_BUFFER: usize = 16 << 10;
+
 /// Responses after which a connection rests, whatever they were: that ends it if it is out of step.
 const RESPONSES_WITHOUT_REST: u32 = 256;
 
@@ -84,6 +87,8 @@ impl UpstreamConn {
         builder.allow_spaces_after_header_name_in_responses(true);
         // The limit is in bytes.
         builder.max_headers(max_head / LINE);
+        // A chunk that waits for its client keeps all of the buffer that it came in: hyper's own grow to 400 KiB.
+        builder.max_buf_size(max_head + READ_BUFFER);
         let (sender, connection) = builder.handshake(stream).await?;
         let seen = Arc::clone(&traffic);
         let task = tokio::spawn(async move {

@@ -6,7 +6,7 @@
 //! answer waits until the line is empty. What comes for a request that has been answered is dropped.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::SystemTime;
@@ -25,6 +25,10 @@ pub struct Line {
     state: Mutex<State>,
     /// Requests that were passed on, in whatever version.
     calls: AtomicU64,
+    /// Of them, those that have their answers, where these are of HTTP/1.
+    answers: AtomicU64,
+    /// The last answer switched to another protocol.
+    is_switched: AtomicBool,
     refused: OnceLock<Refused>,
 }
 
@@ -98,6 +102,17 @@ impl Line {
     /// Requests that were passed on.
     pub fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
+    }
+
+    /// A request has its answer, of which nothing has been written; whether it switches to another protocol.
+    pub fn note_answer(&self, is_switched: bool) {
+        self.is_switched.store(is_switched, Ordering::Relaxed);
+        self.answers.fetch_add(1, Ordering::Release);
+    }
+
+    /// Requests that have their answers, and whether the last switched to another protocol.
+    pub fn answers(&self) -> (u64, bool) {
+        (self.answers.load(Ordering::Acquire), self.is_switched.load(Ordering::Relaxed))
     }
 
     /// A request is refused, and the connection ends.

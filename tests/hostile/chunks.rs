@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::thread;
+use std::time::Duration;
 
 use crate::attack;
 use crate::others::{self, Others};
@@ -79,6 +80,35 @@ fn uploads_in_chunks_of_one_byte_hurt_nobody() {
     assert_eq!(upstream.last("POST /upload").body.len(), LENGTH / 32);
     let grown = larder.peak_memory() - before;
     assert!(grown < 16 << 20, "{grown}");
+}
+
+/// The CPU that an upload costs with this content.
+fn cost(larder: &Larder, content: &[u8]) -> Duration {
+    let head =
+        "POST /upload HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let before = larder.cpu();
+    let mut client = attack::connect(larder.address).unwrap();
+    client.write_all(&[head.as_bytes(), content, b"0\r\n\r\n"].concat()).unwrap();
+    let answer = attack::rest(&mut client);
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    larder.cpu() - before
+}
+
+/// hyper passes on each chunk by itself; were each a write to upstream, a chunk of one byte would cost as much CPU as a tenth of
+/// a request or more.
+#[test]
+fn an_upload_in_chunks_of_one_byte_costs_cpu_for_its_bytes() {
+    const CHUNKS: usize = LENGTH / 4;
+    let upstream = Upstream::start();
+    let larder = start(&upstream);
+    let of_single_bytes = |count: usize| cost(&larder, &b"1\r\nx\r\n".repeat(count));
+    // Requests of one chunk, to compare with; a hundredth of a second is what can be measured.
+    let honest = (0..100).map(|_| of_single_bytes(1)).sum::<Duration>().max(Duration::from_millis(10)) / 100;
+    let cost = of_single_bytes(CHUNKS);
+    let each = cost.as_secs_f64() / CHUNKS as f64 / honest.as_secs_f64();
+    eprintln!("{CHUNKS} chunks of one byte cost {cost:?}, each as much as {each:.5} requests");
+    assert!(each < 0.004, "{cost:?}, {each} requests each");
+    assert_eq!(upstream.last("POST /upload").body.len(), CHUNKS);
 }
 
 fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {

@@ -24,7 +24,9 @@ fn unfinished_heads_take_little_memory_and_hurt_nobody() {
     let held = attack::open(3000, larder.address, &unfinished(60_000));
     others.go_on(200);
     let more = larder.memory().saturating_sub(before);
-    others.end().was_unhurt();
+    let experience = others.end();
+    experience.was_unhurt();
+    experience.was_cheap(3000, 5.0);
     assert!(more < 120 * MIB, "{} MiB for {} unfinished heads", more / MIB, held.len());
     assert!(larder.metric("larder_refused_total{what=\"heads\",bound=\"client\"}") > 0);
 }

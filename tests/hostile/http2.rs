@@ -82,8 +82,12 @@ fn hurts_nobody(first: &[u8], more: impl Fn(u32) -> Vec<u8> + Send + Clone + 'st
     let floods = Flood::start(2, move || flood(to, &first, more.clone()));
     eventually("the attack runs", || floods.rounds() > 2);
     others.go_on(200);
+    let rounds = floods.rounds();
     drop(floods);
-    others.end().was_unhurt();
+    let experience = others.end();
+    experience.was_unhurt();
+    // A connection, and what of 10,000 frames it takes.
+    experience.was_cheap(rounds, 150.0);
     let more = larder.memory().saturating_sub(before);
     assert!(more < 100 << 20, "{more} bytes");
 }
@@ -196,4 +200,60 @@ fn resets_beyond_the_bound_end_the_connection() {
     let reason = until(&mut client, GOAWAY);
     // ENHANCE_YOUR_CALM, unless the end came before it could be read.
     assert!(reason.is_none_or(|payload| payload[4..8] == [0, 0, 0, 11]));
+}
+
+#[test]
+fn unfinished_heads_on_many_connections_take_little_memory_and_hurt_nobody() {
+    let upstream = Upstream::start();
+    let larder = start(&upstream, "");
+    let others = Others::start(&larder);
+    let before = larder.memory();
+    let value = "a".repeat(120);
+    let block = [fields("GET", "/x"), (0..100).flat_map(|n| field(&format!("x-{n}"), &value)).collect()].concat();
+    let begun = frame(HEADERS, END_STREAM, 1, &block);
+    let more = frame(CONTINUATION, 0, 1, &block[40..]).repeat(3);
+    let mut held = attack::open(1000, larder.address, &opening(&[begun, more].concat()));
+    others.go_on(200);
+    let grown = larder.memory().saturating_sub(before);
+    others.end().was_unhurt();
+    let refused = usize::try_from(larder.metric("larder_refused_total{what=\"heads\",bound=\"client\"}")).unwrap();
+    // A quarter of 32 MiB, and 64 KiB each.
+    assert!(refused > 0 && held.iter_mut().map(attack::has_ended).filter(|has_ended| !has_ended).count() <= 128);
+    assert!(grown < 60 << 20, "{} MiB for {} connections", grown >> 20, held.len() - refused);
+}
+
+#[track_caller]
+fn thousands_of_streams_hurt_nobody(one: impl Fn(u32, u32) -> Vec<u8>) {
+    let upstream = Upstream::start();
+    let larder = start(&upstream, "");
+    let others = Others::start(&larder);
+    others.go_on(40);
+    let held: Vec<TcpStream> = (0..50)
+        .flat_map(|connection| {
+            let requests: Vec<u8> = (0..100).flat_map(|n| one(connection, 1 + 2 * n)).collect();
+            attack::open(1, larder.address, &opening(&requests))
+        })
+        .collect();
+    others.go_on(600);
+    let experience = others.end();
+    experience.was_unhurt();
+    experience.was_cheap(5000, 2.0);
+    assert!(larder.metric("larder_refused_total{what=\"streams\",bound=\"client\"}") > 0);
+    drop(held);
+}
+
+#[test]
+fn thousands_of_hits_opened_at_once_hurt_nobody() {
+    thousands_of_streams_hurt_nobody(|_, n| get(n, "/others/1"));
+}
+
+#[test]
+fn thousands_of_misses_opened_at_once_hurt_nobody() {
+    thousands_of_streams_hurt_nobody(|connection, n| get(n, &format!("/others/flood-{connection}-{n}")));
+}
+
+#[test]
+fn thousands_of_writes_opened_at_once_hurt_nobody() {
+    let post = fields("POST", "/others-write");
+    thousands_of_streams_hurt_nobody(move |_, n| frame(HEADERS, END_STREAM | END_HEADERS, n, &post));
 }

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
+use crate::attack;
 use crate::others::{self, Others};
 use crate::support::{Larder, Plan, Reply, Upstream};
 
@@ -108,4 +109,33 @@ fn ten_times_the_capacity_streamed_takes_no_more_memory_than_the_capacity_allows
     });
     others.end().was_answered();
     assert!(resident(&larder) < allowed(CAPACITY), "{}", resident(&larder));
+}
+
+#[test]
+fn thousands_of_unfinished_heads_take_no_more_memory_than_the_capacity_allows() {
+    // The heads have a bound of their own, which is less than what is allowed beyond this capacity.
+    const CAPACITY: u64 = 128 * MIB;
+    const CLIENTS: u8 = 8;
+    const EACH: usize = 300;
+    let upstream = Upstream::start();
+    let rules = format!("[memory]\ncapacity = \"128MiB\"\n{}", others::RULES);
+    let larder = Plan::new(&upstream.url()).rules(&rules).start();
+    let others = Others::start(&larder);
+    let before = resident(&larder);
+    let head = format!("GET / HTTP/1.1\r\nHost: api.test\r\n{}", "X-A: aaaaaaaa\r\n".repeat(4000));
+    let mut held = Vec::new();
+    for client in 1..=CLIENTS {
+        let from = std::net::Ipv4Addr::new(127, 0, 4, client);
+        held.extend((0..EACH).filter_map(|_| {
+            let mut stream = attack::connect_from(from.into(), larder.address)?;
+            stream.write_all(&head.as_bytes()[..60_000]).ok()?;
+            Some(stream)
+        }));
+    }
+    others.go_on(100);
+    let now = resident(&larder);
+    others.end().was_answered();
+    // All together have taken what there is for heads.
+    assert!(larder.metric("larder_refused_total{what=\"heads\",bound=\"all\"}") > 0);
+    assert!(now < before + allowed(CAPACITY) - CAPACITY, "{} MiB for {} heads", (now - before) / MIB, held.len());
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::Larder;
 use crate::support::client::Call;
+use crate::support::larder::cpu;
 
 /// The family that everybody else reads. A test's rules begin with these.
 pub const RULES: &str = r#"
@@ -18,6 +19,8 @@ path = '/others/.*'
 ttl = "1h"
 "#;
 
+/// Requests whose CPU is the measure of that of attacks.
+const HONEST: u32 = 300;
 /// Targets that are read again and again.
 const WARM: usize = 20;
 /// The pause between two requests of one kind.
@@ -37,6 +40,10 @@ pub struct Experience {
     misses: Waits,
     writes: Waits,
     probes: Waits,
+    /// CPU of the process meanwhile without what the requests of everybody else cost, were they all hits.
+    cpu: Duration,
+    /// CPU of one hit of everybody else, measured before.
+    honest: Duration,
 }
 
 /// Requests of one kind.
@@ -74,6 +81,10 @@ pub struct Others {
     /// Requests answered so far.
     done: Arc<AtomicUsize>,
     threads: Vec<JoinHandle<Experience>>,
+    process: u32,
+    /// CPU of the process when they began, and of one hit.
+    before: Duration,
+    honest: Duration,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -84,6 +95,14 @@ impl Others {
         for n in 0..WARM {
             larder.get(&format!("/others/{n}"));
         }
+        let process = larder.id();
+        let before = cpu(process);
+        for n in 0..HONEST {
+            larder.get(&format!("/others/{}", n as usize % WARM)).is("hit");
+        }
+        // No less than can be measured.
+        let honest = (cpu(process) - before).max(Duration::from_millis(10)) / HONEST;
+        let before = cpu(process);
         let (stop, done): (Arc<AtomicBool>, Arc<AtomicUsize>) = Default::default();
         let (address, admin) = (larder.address, larder.admin);
         let each = |step: Step| {
@@ -121,7 +140,7 @@ impl Others {
                 experience.probes.note(begun, status(Call::new(admin, "GET", "/healthz")));
             })),
         ];
-        Others { stop, done, threads, _alone: alone }
+        Others { stop, done, threads, process, before, honest, _alone: alone }
     }
 
     /// Waits until everybody else has made so many more requests, at most for the time in which an attack may be felt.
@@ -135,7 +154,9 @@ impl Others {
     /// Ends them. Gives what they experienced.
     pub fn end(self) -> Experience {
         self.stop.store(true, Ordering::SeqCst);
-        let mut all = Experience::default();
+        let (cpu, requests) = (cpu(self.process) - self.before, self.done.load(Ordering::SeqCst));
+        let others = self.honest * u32::try_from(requests).unwrap();
+        let mut all = Experience { cpu: cpu.saturating_sub(others), honest: self.honest, ..Experience::default() };
         for thread in self.threads {
             let one = thread.join().unwrap();
             all.hits += one.hits;
@@ -148,6 +169,7 @@ impl Others {
                 all.longest = all.longest.max(one.longest);
             }
         }
+        eprintln!("what others experienced: {all:?}");
         all
     }
 }
@@ -183,5 +205,13 @@ impl Experience {
             assert!(waits.answered > 0 && waits.failures.is_empty(), "{what} of others: {self:?}");
             assert!(waits.longest < PATIENCE, "{what} of others: {self:?}");
         }
+    }
+
+    /// Each of so many units of the attack cost at most so many times the CPU of a hit.
+    #[track_caller]
+    pub fn was_cheap(&self, units: usize, most: f64) {
+        let each = self.cpu.as_secs_f64() / units as f64 / self.honest.as_secs_f64();
+        eprintln!("each of {units} cost as much CPU as {each:.3} hits");
+        assert!(each < most, "each of {units} cost as much CPU as {each:.3} hits: {self:?}");
     }
 }

@@ -50,3 +50,32 @@ fn slow_readers_of_what_is_not_stored_keep_nothing_from_being_stored() {
     others.end().was_answered();
     assert_eq!(slow.len(), 40);
 }
+
+#[test]
+fn bodies_that_were_evicted_while_slow_clients_read_them_take_no_more_than_is_allowed() {
+    const BODIES: u64 = 60;
+    let upstream = Upstream::start();
+    let body = || Reply::filled(2 << 20).cached("max-age=600");
+    (0..BODIES).for_each(|n| upstream.on(&format!("/t/{n}"), body()));
+    let rules = format!("[log]\naccess = false\n{RULES}max_body = \"2MiB\"\n{}", others::RULES);
+    let larder = Plan::new(&upstream.url()).rules(&rules).start();
+    let others = Others::start(&larder);
+    let before = larder.memory();
+    let hits = || larder.metric("larder_requests_total{family=\"none\",outcome=\"hit\"}");
+    let mut slow = Vec::new();
+    for n in 0..BODIES {
+        larder.get(&format!("/t/{n}")).has_status(200);
+        // The same body for two, and a short part of it for one that has filled its connection before.
+        for range in ["", "", "Range: bytes=0-60000\r\n"] {
+            let request = format!("GET /t/{n} HTTP/1.1\r\nHost: api.test\r\n{range}\r\n").repeat(100);
+            slow.extend(attack::open(1, larder.address, request.as_bytes()));
+        }
+    }
+    others.go_on(100);
+    let grown = larder.memory().saturating_sub(before);
+    others.end().was_answered();
+    assert!(hits() > BODIES, "{} were in memory", hits());
+    // The capacity, a quarter of it on the way into memory, one for slow readers, and the buffers of connections: the bodies
+    // are 120 MiB.
+    assert!(grown < 70 << 20, "{} MiB for {} readers, {} hits", grown >> 20, slow.len(), hits());
+}

@@ -194,6 +194,20 @@ fn an_upgraded_connection_carries_bytes_both_ways_until_it_ends() {
 }
 
 #[test]
+fn bytes_of_the_new_protocol_pass_as_they_came_even_before_the_upgrade_is_answered() {
+    const BYTES: &str = "GET /< x\"\r\nA: b\nC\n\n\r\n\r\n";
+    let bench = Bench::start("");
+    let mut client = bench.client(&[WEBSOCKET, BYTES].concat());
+    let mut upstream = bench.upstream();
+    upstream.head();
+    client.send(BYTES);
+    upstream.send(SWITCHED);
+    assert_eq!(client.head()[0], "HTTP/1.1 101 Switching Protocols");
+    client.send(BYTES);
+    assert_eq!(upstream.take(3 * BYTES.len()), BYTES.repeat(3));
+}
+
+#[test]
 fn an_upgraded_connection_ends_after_a_long_silence() {
     let bench = Bench::start("[server]\nidle_timeout = \"100ms\"\nstream_timeout = \"2s\"\n");
     let (mut client, mut upstream) = switched(&bench);

@@ -8,11 +8,22 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::client::{Call, Pending, Response, send_raw};
 use super::{PATIENCE, eventually, eventually_some};
+
+/// The time that a process has run on all cores (`utime` and `stime` of proc_pid_stat(5)), to a hundredth of a second.
+#[allow(dead_code, reason = "the attacks use it")]
+pub fn cpu(process: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    // The name, in parentheses, may have blanks in it.
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let ticks: u64 = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(ticks * 10)
+}
 
 /// How to start `larder serve`.
 #[derive(Clone, Default)]
@@ -325,6 +336,12 @@ impl Larder {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    /// The time that the process has run on all cores.
+    #[allow(dead_code, reason = "the attacks use it")]
+    pub fn cpu(&self) -> Duration {
+        cpu(self.child.id())
     }
 
     /// What a metric says, by its name with labels: `larder_refused_total{…}`. 0 if there is none.
