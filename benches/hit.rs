@@ -8,15 +8,15 @@ use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use larder::cache::memory::Memory;
-use larder::cache::{Cache, Place};
+use larder::cache::{Cache, Placement};
 use larder::config::{Config, Overrides};
 use larder::entry::{Content, Entry, Response};
+use larder::http::freshness::{Freshness, LifetimeSource};
+use larder::http::target::{Target, normalise};
 use larder::key;
+use larder::marks::Tag;
 use larder::metrics::Metrics;
 use larder::proxy::respond;
-use larder::semantics::freshness::{Freshness, LifetimeSource};
-use larder::stamp::Tag;
-use larder::target::{Target, normalise};
 
 fn hundred_families() -> String {
     let family = |index: usize| {
@@ -78,7 +78,7 @@ fn response() -> Response {
 fn route(criterion: &mut Criterion) {
     let config = rules(&hundred_families());
     criterion.bench_function("route among 100 families", |bench| {
-        bench.iter(|| config.rules.claim(&Method::GET, black_box("/v1.0/things_50/42")));
+        bench.iter(|| config.rules.route(&Method::GET, black_box("/v1.0/things_50/42")));
     });
     criterion.bench_function("normalise a normal path", |bench| {
         bench.iter(|| normalise(black_box("/v1.0/things_50/42")).len());
@@ -86,9 +86,9 @@ fn route(criterion: &mut Criterion) {
 }
 
 fn derive(criterion: &mut Criterion) {
-    let (target, headers, hiding) = (target(), HeaderMap::new(), key::Hiding::default());
+    let (target, headers, redaction) = (target(), HeaderMap::new(), key::Redaction::default());
     criterion.bench_function("key", |bench| {
-        bench.iter(|| key::derive(black_box(&target), &headers, None, &hiding));
+        bench.iter(|| key::derive(black_box(&target), &headers, None, &redaction));
     });
 }
 
@@ -97,16 +97,16 @@ fn lookup(criterion: &mut Criterion) {
     let stamp = memory.marks.stamp();
     let cache = Cache::new(memory, None, Arc::new(Metrics::new()));
     let (target, headers) = (target(), HeaderMap::new());
-    let canonical = key::derive(&target, &headers, None, &key::Hiding::default());
+    let cache_key = key::derive(&target, &headers, None, &key::Redaction::default());
     let tags: Arc<[Tag]> = vec![Tag::root(), Tag::uri(&target.path), Tag::family("things")].into();
     let content = Content::Response(response());
-    let entry = Entry { text: canonical.text.as_str().into(), stamp, tags, content };
-    let place = Place { hash: canonical.hash, label: "things".to_owned(), keep: Duration::from_secs(60) };
+    let entry = Entry { text: cache_key.text.as_str().into(), stamp, tags, content };
+    let place = Placement { hash: cache_key.hash, label: "things".to_owned(), keep: Duration::from_secs(60) };
     cache.store_in_memory(entry, &place);
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without I/O");
     criterion.bench_function("lookup in memory", |bench| {
         bench.iter(|| {
-            let lookup = cache.lookup(canonical.clone(), &headers, String::new, Default::default);
+            let lookup = cache.lookup(cache_key.clone(), &headers, String::new, Default::default);
             runtime.block_on(lookup)
         });
     });

@@ -31,27 +31,27 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::client::Client;
-use crate::connections::stall::Unstalled;
-use crate::connections::{Busy, Connection, Connections};
 use crate::running::Running;
+use crate::server::connections::stall::Unstalled;
+use crate::server::connections::{Busy, Connection, Connections};
 
 pub mod api;
 pub mod auth;
-pub mod census;
-pub mod desk;
 pub mod explain;
 pub mod fleet;
 pub mod guesses;
+pub mod key_stats;
 pub mod refusal;
 pub mod report;
 pub mod routes;
-pub mod trial;
+pub mod self_test;
+pub mod state;
 pub mod unknown;
 
-use auth::Caller;
-use desk::Desk;
+use auth::AdminCaller;
 use guesses::Guesses;
 use refusal::Refusal;
+use state::AdminState;
 
 /// Connections at a time. A new one takes the place of one that waits for its client.
 const CONNECTIONS: usize = 64;
@@ -202,7 +202,7 @@ fn router(running: Arc<Running>) -> Router {
         .route_layer(middleware::from_fn(unknown::refuse))
         .fallback(api::unknown)
         .method_not_allowed_fallback(api::wrong_method)
-        .with_state(Arc::new(Desk::new(running)))
+        .with_state(Arc::new(AdminState::new(running)))
         .layer(middleware::from_fn_with_state(Arc::new(gate), pass))
 }
 
@@ -227,7 +227,7 @@ impl Gate {
     }
 
     /// Who asks.
-    fn decide(&self, request: &Request) -> Result<Caller, auth::Denied> {
+    fn decide(&self, request: &Request) -> Result<AdminCaller, auth::Denied> {
         let client = client(request);
         let decided = self.running.guard.decide(request.method(), request.uri(), request.headers());
         match decided {
@@ -235,7 +235,7 @@ impl Gate {
                 self.running.metrics.admin_wrong_tokens.inc();
                 self.guesses().failed(client, Instant::now());
             }
-            Ok(Caller::Bearer(_)) => self.guesses().succeeded(client),
+            Ok(AdminCaller::Bearer(_)) => self.guesses().succeeded(client),
             _ => {}
         }
         decided
@@ -278,7 +278,7 @@ async fn pass(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Re
         Ok(caller) => caller,
         Err(denied) => return finish(gate.refuse(&request, denied)),
     };
-    if caller == Caller::Anyone {
+    if caller == AdminCaller::Anyone {
         return finish(next.run(request).await);
     }
     let _busy: Option<Busy> = request.extensions().get::<Arc<Connection>>().map(Connection::begin);
@@ -291,7 +291,7 @@ async fn pass(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Re
     finish(done.unwrap_or_else(|_| broken_off().into_response()))
 }
 
-async fn change(request: Request, next: Next, caller: Caller) -> Response {
+async fn change(request: Request, next: Next, caller: AdminCaller) -> Response {
     let (parts, body) = request.into_parts();
     let told = Request::from_parts(parts.clone(), Body::empty());
     let response = next.run(Request::from_parts(parts, body)).await;

@@ -1,16 +1,16 @@
 //! Lookup and store over the two tiers, and invalidation in both. What is found is *current* or it is not given out;
-//! whether it is also *fresh* is for [`crate::semantics`] to say.
+//! whether it is also *fresh* is for [`crate::http`] to say.
 //!
 //! Without a store, L1's marks are the authority. With one they are a copy, and a hit in L1 compares with that copy
 //! alone for as long as this proxy holds a lease ([`fleet`]). Without a lease, and where L1 holds nothing current, the
 //! store is asked: for the marks, and in the same round trip for the entry. When the store cannot answer, or has not
-//! taken all invalidations yet ([`backlog`]), nothing stored is trusted: [`Lookup::view`] is `None`, and a fetch made
+//! taken all invalidations yet ([`undelivered`]), nothing stored is trusted: [`Lookup::view`] is `None`, and a fetch made
 //! meanwhile is not stored, since it would have no stamp.
 
 use std::iter;
 use std::ops::Deref;
 use std::slice;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -19,38 +19,25 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::entry::{Content, Entry, Seal, Variants};
-use crate::key::{Canonical, Key, KeyHash};
+use crate::entry::{Content, Entry, Seal, VaryIndex};
+use crate::key::{CacheKey, KeyHash, StoreKey};
+use crate::marks::{IssuedStamp, MarksView, Sequence, Stamp, Tag, Validity};
 use crate::metrics::Metrics;
-use crate::stamp::{Sequence, Stamp, Standing, Tag, Taken, View};
-use crate::store::fleet::{Again, Cause, Intent, Invalidated, Outdating};
+use crate::store::fleet::{Again, Cause, Intent, Invalidated, Invalidations};
 use crate::store::{Link, Store, StoreError};
 
-pub mod backlog;
-pub mod claim;
-pub mod clock;
-pub mod fleet;
-pub mod flight;
-pub mod hot;
-pub mod lent;
+pub mod inspect;
 pub mod memory;
-pub mod names;
-pub mod peek;
-pub mod repeats;
-pub mod shapes;
-pub mod stream;
-pub mod supervise;
-pub mod sweeper;
-pub mod unanswered;
-pub mod unmatched;
 
-use backlog::{Backlog, Batch};
-use fleet::Fleet;
-use fleet::known::Report;
-use hot::Hot;
+use crate::coalesce::fleet_lock::FleetLockOutcome;
+use crate::coherence::delayed::DelayedInvalidations;
+use crate::coherence::fleet::Fleet;
+use crate::coherence::fleet::status::FleetStatus;
+use crate::coherence::undelivered::{Batch, UndeliveredInvalidations};
+use crate::supervise::supervise;
+use crate::upkeep::hot::Hot;
+use crate::upkeep::sweeper::{self, Activity, Sweeper};
 use memory::{Hold, Memory, Resident, Usage};
-use repeats::Repeats;
-use supervise::supervise;
 
 /// Entries over this, bytes, stay in L1: a larger one could hold up the store's connection for longer than its time
 /// limit, which would look like a store that hangs.
@@ -60,7 +47,7 @@ pub const SHARED_MAX: u64 = 1 << 20;
 pub struct Cache {
     memory: Arc<Memory>,
     shared: Option<Shared>,
-    repeats: Repeats,
+    delayed: DelayedInvalidations,
     hot: Hot,
     metrics: Arc<Metrics>,
 }
@@ -69,7 +56,7 @@ struct Shared {
     delivery: Delivery,
     /// Of the entries.
     seal: Seal,
-    sweeping: Arc<sweeper::Status>,
+    sweeping: OnceLock<Arc<sweeper::Status>>,
     /// Deliver what the store has not taken, and keep the lease.
     _tasks: [AbortOnDropHandle<()>; 2],
 }
@@ -87,11 +74,13 @@ impl Deref for Shared {
 pub struct Lookup {
     pub found: Found,
     /// The request as it is keyed: one variant of it, where responses vary.
-    pub canonical: Canonical,
-    /// The sign that responses vary, where there is one.
-    pub sign: Option<Arc<Entry>>,
+    pub cache_key: CacheKey,
+    /// The request as it is keyed without the fields that responses vary on, where that is another key.
+    pub primary_key: Option<CacheKey>,
+    /// The entry that says which fields select a variant, where responses vary.
+    pub vary_index: Option<Arc<Entry>>,
     /// The stamp of a fetch that begins now. `None`: the store is away, and nothing may be stored.
-    pub view: Option<View>,
+    pub view: Option<MarksView>,
     /// To be kept until what is fetched with that stamp is stored: the marks were held before it was read.
     pub hold: Hold,
 }
@@ -99,12 +88,12 @@ pub struct Lookup {
 /// What is kept for a request.
 #[derive(Debug)]
 pub enum Found {
-    /// A response that no write has outdated.
+    /// A response that no write has invalidated.
     Current(Arc<Entry>),
-    /// A response that soft invalidations alone have outdated; their graces are not over.
-    Softened(Arc<Entry>),
-    /// A response that a write has outdated.
-    Outdated,
+    /// A response that soft invalidations alone have invalidated; their graces are not over.
+    SoftInvalidated(Arc<Entry>),
+    /// A response that a write has invalidated.
+    Invalidated,
     /// Responses are kept for other values of the fields they vary on.
     OtherVariant,
     Nothing,
@@ -112,7 +101,7 @@ pub enum Found {
 
 /// Where and for how long an entry is kept.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub struct Placement {
     /// The hash of its key.
     pub hash: KeyHash,
     /// Readable part of its name in the store: `user_details:42`.
@@ -139,10 +128,10 @@ impl Cache {
     pub fn new(memory: Memory, store: Option<(Arc<dyn Store>, Fleet)>, metrics: Arc<Metrics>) -> Cache {
         let memory = Arc::new(memory);
         let shared = store.map(|(store, fleet)| {
-            let (backlog, fleet) = (Arc::new(Backlog::default()), Arc::new(fleet));
+            let (undelivered, fleet) = (Arc::new(UndeliveredInvalidations::default()), Arc::new(fleet));
             let delivery = Delivery {
                 store: Arc::clone(&store),
-                backlog: Arc::clone(&backlog),
+                undelivered: Arc::clone(&undelivered),
                 fleet: Arc::clone(&fleet),
                 memory: Arc::clone(&memory),
                 metrics: Arc::clone(&metrics),
@@ -154,16 +143,21 @@ impl Cache {
             let keeping = {
                 let of_lease = delivery.clone();
                 let keep = move || {
-                    let Delivery { store, backlog, fleet, memory, metrics } = of_lease.clone();
-                    fleet.keep(store, memory, backlog, metrics)
+                    let Delivery { store, undelivered, fleet, memory, metrics } = of_lease.clone();
+                    fleet.keep(store, memory, undelivered, metrics)
                 };
                 supervise("lease", Arc::clone(&delivery.metrics), keep)
             };
-            Shared { delivery, seal: Seal::new("", None), sweeping: Arc::default(), _tasks: [delivering, keeping] }
+            Shared {
+                delivery,
+                seal: Seal::new("", None),
+                sweeping: OnceLock::new(),
+                _tasks: [delivering, keeping],
+            }
         });
-        let backlog = shared.as_ref().map(|shared| Arc::clone(&shared.backlog));
-        let repeats = Repeats::new(Arc::clone(&memory), backlog, Arc::clone(&metrics));
-        Cache { memory, shared, repeats, hot: Hot::default(), metrics }
+        let undelivered = shared.as_ref().map(|shared| Arc::clone(&shared.undelivered));
+        let delayed = DelayedInvalidations::new(Arc::clone(&memory), undelivered, Arc::clone(&metrics));
+        Cache { memory, shared, delayed, hot: Hot::default(), metrics }
     }
 
     /// Has the entries in the store carry these checksums. Otherwise they are those of no namespace, without a secret.
@@ -178,21 +172,21 @@ impl Cache {
     /// What is kept for a request, and whether it is current. `label` and `tags` are worked out only when needed.
     pub async fn lookup(
         &self,
-        canonical: Canonical,
+        cache_key: CacheKey,
         headers: &HeaderMap,
         label: impl Fn() -> String,
         tags: impl Fn() -> Arc<[Tag]>,
     ) -> Lookup {
-        if let Some(resident) = self.memory.varies_on(&canonical) {
-            let sign = Arc::clone(&resident.entry);
-            return self.lookup_variant(&canonical, sign, headers, &label, &tags).await;
+        if let Some(resident) = self.memory.varies_on(&cache_key) {
+            let vary_index = Arc::clone(&resident.entry);
+            return self.lookup_variant(cache_key, vary_index, headers, &label, &tags).await;
         }
-        let lookup = self.lookup_one(canonical, &label, &tags).await;
+        let lookup = self.lookup_one(cache_key, &label, &tags).await;
         match &lookup.found {
             // The sign that responses vary came from L2: once more, one level down.
-            Found::Current(entry) | Found::Softened(entry) if entry.variants().is_some() => {
-                let sign = Arc::clone(entry);
-                self.lookup_variant(&lookup.canonical, sign, headers, &label, &tags).await
+            Found::Current(entry) | Found::SoftInvalidated(entry) if entry.vary_index().is_some() => {
+                let vary_index = Arc::clone(entry);
+                self.lookup_variant(lookup.cache_key, vary_index, headers, &label, &tags).await
             }
             _ => lookup,
         }
@@ -200,97 +194,97 @@ impl Cache {
 
     async fn lookup_variant(
         &self,
-        canonical: &Canonical,
-        sign: Arc<Entry>,
+        primary: CacheKey,
+        vary_index: Arc<Entry>,
         headers: &HeaderMap,
         label: &impl Fn() -> String,
         tags: &impl Fn() -> Arc<[Tag]>,
     ) -> Lookup {
-        let on = sign.variants().map_or(&[][..], |variants| &variants.on);
-        let lookup = self.lookup_one(canonical.variant(on, headers), label, tags).await;
+        let on = vary_index.vary_index().map_or(&[][..], |variants| &variants.on);
+        let lookup = self.lookup_one(primary.variant(on, headers), label, tags).await;
         let found = match lookup.found {
             Found::Nothing => Found::OtherVariant,
             found => found,
         };
-        Lookup { found, sign: Some(sign), ..lookup }
+        Lookup { found, primary_key: Some(primary), vary_index: Some(vary_index), ..lookup }
     }
 
     async fn lookup_one(
         &self,
-        canonical: Canonical,
+        cache_key: CacheKey,
         label: &impl Fn() -> String,
         tags: &impl Fn() -> Arc<[Tag]>,
     ) -> Lookup {
         match &self.shared {
-            None => self.lookup_embedded(canonical, tags),
-            Some(shared) => self.lookup_shared(shared, canonical, label, tags).await,
+            None => self.lookup_embedded(cache_key, tags),
+            Some(shared) => self.lookup_shared(shared, cache_key, label, tags).await,
         }
     }
 
-    fn lookup_embedded(&self, canonical: Canonical, tags: &impl Fn() -> Arc<[Tag]>) -> Lookup {
-        let (mut found, mut outdated) = (Found::Nothing, None);
-        if let Some(resident) = self.memory.get(&canonical) {
+    fn lookup_embedded(&self, cache_key: CacheKey, tags: &impl Fn() -> Arc<[Tag]>) -> Lookup {
+        let (mut found, mut invalidated) = (Found::Nothing, None);
+        if let Some(resident) = self.memory.get(&cache_key) {
             let view = self.memory.view_of(&resident);
-            found = self.judge(canonical.hash, &resident, view);
-            if !matches!(found, Found::Outdated) {
-                return Lookup::plain(found, canonical, Some(view)).holding(Hold::Resident(resident));
+            found = self.judge(cache_key.hash, &resident, view);
+            if !matches!(found, Found::Invalidated) {
+                return Lookup::of(found, cache_key, Some(view)).holding(Hold::Resident(resident));
             }
-            outdated = Some(resident);
+            invalidated = Some(resident);
         }
         let hold = self.memory.hold(&tags());
         // Up to here it has held its marks, so that they are the same.
-        drop(outdated);
+        drop(invalidated);
         let view = self.memory.view_held(&hold);
-        Lookup::plain(found, canonical, Some(view)).holding(hold)
+        Lookup::of(found, cache_key, Some(view)).holding(hold)
     }
 
     async fn lookup_shared(
         &self,
         shared: &Shared,
-        canonical: Canonical,
+        cache_key: CacheKey,
         label: &impl Fn() -> String,
         tags: &impl Fn() -> Arc<[Tag]>,
     ) -> Lookup {
         if shared.trusts_nothing() {
-            return Lookup::plain(Found::Nothing, canonical, None);
+            return Lookup::of(Found::Nothing, cache_key, None);
         }
-        let (mut outdated_in_memory, mut softened) = (false, None);
-        if let Some(resident) = self.memory.get(&canonical) {
+        let (mut invalidated_in_memory, mut soft) = (false, None);
+        if let Some(resident) = self.memory.get(&cache_key) {
             let view = match shared.fleet.holds() {
                 true => Some(self.memory.view_of(&resident)),
                 false => self.ask_view(shared, &resident.entry.tags).await,
             };
-            let Some(view) = view else { return Lookup::plain(Found::Nothing, canonical, None) };
-            match self.judge(canonical.hash, &resident, view) {
+            let Some(view) = view else { return Lookup::of(Found::Nothing, cache_key, None) };
+            match self.judge(cache_key.hash, &resident, view) {
                 found @ Found::Current(_) => {
-                    return Lookup::plain(found, canonical, Some(view)).holding(Hold::Resident(resident));
+                    return Lookup::of(found, cache_key, Some(view)).holding(Hold::Resident(resident));
                 }
-                found @ Found::Softened(_) => softened = Some((found, Some(view), Hold::Resident(resident))),
-                _ => outdated_in_memory = true,
+                found @ Found::SoftInvalidated(_) => soft = Some((found, Some(view), Hold::Resident(resident))),
+                _ => invalidated_in_memory = true,
             }
         }
         // Before the store is asked: what is invalidated from then on is known of these very tags.
         let tags = tags();
         let hold = self.memory.hold(&tags);
-        let asked = self.fetch_shared(shared, &canonical, &label(), &tags).await;
-        let (found, view, hold) = match (asked, softened) {
+        let asked = self.fetch_shared(shared, &cache_key, &label(), &tags).await;
+        let (found, view, hold) = match (asked, soft) {
             // Another proxy may have refreshed it; otherwise what is in memory is as good as what is in the store.
             ((Found::Current(entry), view), _) => (Found::Current(entry), view, hold),
-            (_, Some(softened)) => softened,
-            ((Found::Nothing, view), None) if outdated_in_memory => (Found::Outdated, view, hold),
+            (_, Some(soft)) => soft,
+            ((Found::Nothing, view), None) if invalidated_in_memory => (Found::Invalidated, view, hold),
             ((found, view), None) => (found, view, hold),
         };
-        Lookup::plain(found, canonical, view).holding(hold)
+        Lookup::of(found, cache_key, view).holding(hold)
     }
 
     async fn fetch_shared(
         &self,
         shared: &Shared,
-        canonical: &Canonical,
+        cache_key: &CacheKey,
         label: &str,
         tags: &[Tag],
-    ) -> (Found, Option<View>) {
-        let name = name(label, canonical.key());
+    ) -> (Found, Option<MarksView>) {
+        let name = name(label, cache_key.key());
         let asked = shared.fleet.opening();
         let reply = self.ask(shared.store.lookup(&name, tags).await, "lookup");
         let Some(reply) = reply.filter(|found| shared.fleet.trusts(found.view.stamp.epoch, asked)) else {
@@ -298,7 +292,7 @@ impl Cache {
         };
         // What cannot be read is a miss, and so is a collision. The next fetch takes its place.
         let entry =
-            self.read(shared, reply.entry, &name).filter(|entry| *entry.text == *canonical.text).map(Arc::new);
+            self.read(shared, reply.entry, &name).filter(|entry| *entry.text == *cache_key.text).map(Arc::new);
         let Some(entry) = entry else { return (Found::Nothing, Some(reply.view)) };
         let mut view = reply.view;
         let mut _hold = Hold::Nothing;
@@ -310,13 +304,45 @@ impl Cache {
             };
             view = whole;
         }
-        let found = match view.standing(entry.stamp) {
-            Standing::Current => Found::Current(Arc::clone(&entry)),
-            Standing::Softened { .. } => Found::Softened(Arc::clone(&entry)),
-            Standing::Outdated => return (Found::Outdated, Some(reply.view)),
+        let found = match view.validity(entry.stamp) {
+            Validity::Current => Found::Current(Arc::clone(&entry)),
+            Validity::SoftInvalidated { .. } => Found::SoftInvalidated(Arc::clone(&entry)),
+            Validity::Invalidated => return (Found::Invalidated, Some(reply.view)),
         };
-        self.memory.put_confirmed(canonical.hash, entry, &view);
+        self.memory.put_confirmed(cache_key.hash, entry, &view);
         (found, Some(view))
+    }
+
+    /// What the store has of a request, whatever is in memory. `cache_key`: the request as the fetch is keyed; where that
+    /// leads to the sign that responses vary, the request's variant.
+    pub async fn lookup_in_store(
+        &self,
+        cache_key: CacheKey,
+        headers: &HeaderMap,
+        label: &str,
+        tags: &[Tag],
+    ) -> Lookup {
+        let Some(shared) = self.shared.as_ref().filter(|shared| !shared.trusts_nothing()) else {
+            return Lookup::of(Found::Nothing, cache_key, None);
+        };
+        let (found, view) = self.fetch_shared(shared, &cache_key, label, tags).await;
+        match found {
+            Found::Current(index) if index.vary_index().is_some() => {
+                let on = index.vary_index().map_or(&[][..], |variants| &variants.on);
+                let variant = cache_key.variant(on, headers);
+                let (found, view) = self.fetch_shared(shared, &variant, label, tags).await;
+                Lookup { vary_index: Some(index), ..Lookup::of(found, variant, view) }
+            }
+            found => Lookup::of(found, cache_key, view),
+        }
+    }
+
+    /// Locks the fetch of the entry `key` among the proxies of the fleet; without a store there are no others.
+    pub async fn lock_fetch(&self, key: StoreKey, view: MarksView, limit: Duration) -> FleetLockOutcome {
+        match &self.shared {
+            Some(shared) => FleetLockOutcome::of(&shared.store, &self.metrics, key, view, limit).await,
+            None => FleetLockOutcome::Alone,
+        }
     }
 
     /// What was found in the store under `name`, if it is an entry.
@@ -329,19 +355,19 @@ impl Cache {
         told.ok()
     }
 
-    fn judge(&self, key: KeyHash, resident: &Arc<Resident>, view: View) -> Found {
-        match view.standing(resident.entry.stamp) {
-            Standing::Current => Found::Current(Arc::clone(&resident.entry)),
-            Standing::Softened { .. } => Found::Softened(Arc::clone(&resident.entry)),
-            Standing::Outdated => {
-                self.memory.drop_outdated(key, resident);
-                Found::Outdated
+    fn judge(&self, key: KeyHash, resident: &Arc<Resident>, view: MarksView) -> Found {
+        match view.validity(resident.entry.stamp) {
+            Validity::Current => Found::Current(Arc::clone(&resident.entry)),
+            Validity::SoftInvalidated { .. } => Found::SoftInvalidated(Arc::clone(&resident.entry)),
+            Validity::Invalidated => {
+                self.memory.drop_invalidated(key, resident);
+                Found::Invalidated
             }
         }
     }
 
     /// What the store's marks say of these tags, if the store may be believed.
-    async fn ask_view(&self, shared: &Shared, tags: &[Tag]) -> Option<View> {
+    async fn ask_view(&self, shared: &Shared, tags: &[Tag]) -> Option<MarksView> {
         let asked = shared.fleet.opening();
         let view = self.ask(shared.store.view(tags).await, "view");
         view.filter(|view| shared.fleet.trusts(view.stamp.epoch, asked))
@@ -353,14 +379,14 @@ impl Cache {
 
     /// Keeps an entry in L1. Its stamp was read before the fetch that made it, so that it is worthless, not wrong, if
     /// a write came in between.
-    pub fn store_in_memory(&self, entry: Entry, place: &Place) -> Arc<Entry> {
+    pub fn store_in_memory(&self, entry: Entry, place: &Placement) -> Arc<Entry> {
         let entry = Arc::new(entry.compact());
         self.memory.put(place.hash, Arc::clone(&entry));
         entry
     }
 
     /// Keeps an entry in L2, if there is one and no write came in since the fetch began; true if it is there now.
-    pub async fn store_shared(&self, entry: &Entry, place: &Place) -> bool {
+    pub async fn store_shared(&self, entry: &Entry, place: &Placement) -> bool {
         let Some(shared) = &self.shared else { return false };
         if entry.weight() > SHARED_MAX {
             return false;
@@ -373,34 +399,41 @@ impl Cache {
     /// place of a sign there, put by another proxy, that names more fields: nobody would find the variants any more (RFC 9111
     /// §4.1). Then memory learns of these fields instead, and what comes next is told apart by them too. `is_error`: the
     /// response is one, so that its own fields do not count beside those.
-    pub async fn store_shared_primary(&self, entry: &Entry, is_error: bool, place: &Place) -> bool {
+    pub async fn store_shared_primary(&self, entry: &Entry, is_error: bool, place: &Placement) -> bool {
         let Some(shared) = &self.shared else { return false };
         if entry.weight() > SHARED_MAX {
             return false;
         }
-        let name = name(&place.label, Key::of(&entry.text));
+        let name = name(&place.label, StoreKey::of(&entry.text));
         let asked = shared.fleet.opening();
         let reply = self.ask(shared.store.lookup(&name, &entry.tags).await, "lookup");
         let Some(there) = reply.filter(|there| shared.fleet.trusts(there.view.stamp.epoch, asked)) else {
             return false;
         };
-        let sign = there.entry.and_then(|bytes| Entry::decode(bytes, &shared.seal, &name).ok());
-        let sign = sign.filter(|sign| *sign.text == *entry.text && there.view.is_current(sign.stamp));
-        let wider = sign.and_then(|sign| wider(sign, entry, is_error, self.now()));
-        if let Some(sign) = wider {
+        let vary_index = there.entry.and_then(|bytes| Entry::decode(bytes, &shared.seal, &name).ok());
+        let vary_index = vary_index
+            .filter(|vary_index| *vary_index.text == *entry.text && there.view.is_current(vary_index.stamp));
+        let wider = vary_index.and_then(|vary_index| wider(vary_index, entry, is_error, self.now()));
+        if let Some(vary_index) = wider {
             self.memory.remove(place.hash);
-            self.memory.put(place.hash, Arc::new(sign));
+            self.memory.put(place.hash, Arc::new(vary_index));
             return false;
         }
         self.put_shared(shared, entry, place, Some(there.view)).await
     }
 
-    async fn put_shared(&self, shared: &Shared, entry: &Entry, place: &Place, view: Option<View>) -> bool {
+    async fn put_shared(
+        &self,
+        shared: &Shared,
+        entry: &Entry,
+        place: &Placement,
+        view: Option<MarksView>,
+    ) -> bool {
         // A write came in since the fetch began: nobody could use the entry, and it might take a newer one's place.
         if !view.is_some_and(|view| view.is_current(entry.stamp)) {
             return false;
         }
-        let name = name(&place.label, Key::of(&entry.text));
+        let name = name(&place.label, StoreKey::of(&entry.text));
         let reply = shared
             .store
             .put(&name, entry.encode(&shared.seal, &name), place.keep.max(Duration::from_secs(1)))
@@ -409,21 +442,21 @@ impl Cache {
     }
 
     /// Drops an entry that is of no use any more.
-    pub async fn remove(&self, canonical: &Canonical, label: &str) {
+    pub async fn remove(&self, cache_key: &CacheKey, label: &str) {
         if let Some(shared) = &self.shared {
-            self.ask(shared.store.remove(&name(label, canonical.key())).await, "remove");
+            self.ask(shared.store.remove(&name(label, cache_key.key())).await, "remove");
         }
         // After the store: what was found there in between went into memory.
-        self.memory.remove(canonical.hash);
+        self.memory.remove(cache_key.hash);
     }
 
-    /// Whether nothing has outdated what was stamped so. Asks the store, if there is one.
+    /// Whether nothing has invalidated what was stamped so. Asks the store, if there is one.
     pub async fn is_current(&self, tags: &[Tag], stamp: Stamp) -> bool {
         self.view(tags).await.is_some_and(|view| view.is_current(stamp))
     }
 
     /// What the marks say of these tags now; `None` when the store is away.
-    pub async fn view(&self, tags: &[Tag]) -> Option<View> {
+    pub async fn view(&self, tags: &[Tag]) -> Option<MarksView> {
         match &self.shared {
             None => Some(self.memory.view(tags)),
             Some(shared) if shared.trusts_nothing() => None,
@@ -459,25 +492,25 @@ impl Cache {
         })
     }
 
-    /// Outdates everything that carries one of the tags. When this returns, no lookup that begins later, here or on
+    /// Invalidates everything that carries one of the tags. When this returns, no lookup that begins later, here or on
     /// another proxy that can reach the store, gives out what was fetched before. If the store cannot be reached,
     /// the tags are kept and delivered before anything stored is trusted again; `None` then.
-    pub async fn invalidate(&self, tags: &[Tag]) -> Option<Taken> {
-        self.invalidate_for(&Outdating { tags: tags.to_vec(), ..Outdating::default() }, None).await
+    pub async fn invalidate(&self, tags: &[Tag]) -> Option<IssuedStamp> {
+        self.invalidate_for(&Invalidations { tags: tags.to_vec(), ..Invalidations::default() }, None).await
     }
 
     /// The same for a write that was announced as an intent. What is softened may be given out for the rest of its grace.
-    pub async fn invalidate_for(&self, what: &Outdating, intent: Option<&Intent>) -> Option<Taken> {
-        let Outdating { tags, softened, again } = what;
+    pub async fn invalidate_for(&self, what: &Invalidations, intent: Option<&Intent>) -> Option<IssuedStamp> {
+        let Invalidations { tags, soft, again } = what;
         let Some(shared) = &self.shared else {
-            self.repeats.keep(again);
-            return Some(self.memory.invalidate(tags, softened));
+            self.delayed.keep(again);
+            return Some(self.memory.invalidate(tags, soft));
         };
-        let cause = Cause { softened, again, ..shared.fleet.cause(intent.map(|intent| &*intent.id)) };
+        let cause = Cause { soft, again, ..shared.fleet.cause(intent.map(|intent| &*intent.id)) };
         let begun = Instant::now();
         match shared.store.invalidate(tags, &cause).await {
             Ok(invalidated) => {
-                shared.fleet.learn(&self.memory, tags, softened, begun, invalidated.taken);
+                shared.fleet.learn(&self.memory, tags, soft, begun, invalidated.taken);
                 let begun = Instant::now();
                 let taken = invalidated.taken;
                 shared.fleet.settle(invalidated, &self.metrics).await;
@@ -487,7 +520,7 @@ impl Cache {
             Err(error) => {
                 self.metrics.store_error("invalidate");
                 let tags = what.all_tags();
-                match shared.backlog.is_closed() {
+                match shared.undelivered.is_closed() {
                     false => {
                         tracing::warn!(%error, "the store is away: invalidations are kept, and delivered when it is back");
                     }
@@ -495,11 +528,11 @@ impl Cache {
                     true => tracing::debug!(%error, tags = tags.len(), "invalidation is kept"),
                 }
                 shared.keep(&tags, &error);
-                self.repeats.keep(again);
+                self.delayed.keep(again);
                 // If the store is away for everybody, nobody serves anything stored when that is over. If it is away for this
                 // proxy alone, the others do: that is what `on_outage = "refuse"` is for.
                 let alone = shared.fleet.outlast(&shared.store, &error, begun);
-                shared.backlog.settled_or(alone).await;
+                shared.undelivered.settled_or(alone).await;
                 None
             }
         }
@@ -520,14 +553,14 @@ impl Cache {
         }
     }
 
-    /// Announces a write before it is forwarded, so that another proxy outdates what it would if this one dies in the
+    /// Announces a write before it is forwarded, so that another proxy invalidates what it would if this one dies in the
     /// middle of it: `within` from now, unless it is announced again. Gives what the marks say now; `None` without a
     /// store, where nobody is left to tell.
     ///
     /// # Errors
     ///
     /// The store is away.
-    pub async fn announce(&self, intent: &Intent, within: Duration) -> Result<Option<View>, StoreError> {
+    pub async fn announce(&self, intent: &Intent, within: Duration) -> Result<Option<MarksView>, StoreError> {
         let Some(shared) = &self.shared else { return Ok(None) };
         let view = shared.store.record(intent, within).await;
         view.map(Some).inspect_err(|_| self.metrics.store_error("record"))
@@ -540,10 +573,10 @@ impl Cache {
         }
     }
 
-    /// Waits until everything that the store has not taken is delivered, and no other proxy can serve what it outdates.
+    /// Waits until everything that the store has not taken is delivered, and no other proxy can serve what it invalidates.
     pub async fn delivered(&self) {
         let Some(shared) = &self.shared else { return };
-        shared.backlog.settled().await;
+        shared.undelivered.settled().await;
     }
 
     /// Waits until what is stored may be believed; without a store it may at once.
@@ -556,7 +589,7 @@ impl Cache {
     /// Leaves the fleet, so that no write of others has to wait for this proxy. Not with anything undelivered: others await who has
     /// not left, and invalidate everything in its place.
     pub async fn leave(&self) {
-        if let Some(shared) = self.shared.as_ref().filter(|shared| shared.backlog.is_empty()) {
+        if let Some(shared) = self.shared.as_ref().filter(|shared| shared.undelivered.is_empty()) {
             self.ask(shared.fleet.leave(&shared.store).await, "leave");
         }
     }
@@ -567,7 +600,7 @@ impl Cache {
     }
 
     /// How this proxy stands in the fleet: `None` without a store.
-    pub fn fleet(&self) -> Option<Report> {
+    pub fn fleet(&self) -> Option<FleetStatus> {
         self.shared.as_ref().map(|shared| shared.fleet.report(&self.memory))
     }
 
@@ -576,7 +609,7 @@ impl Cache {
         let Some(shared) = &self.shared else { return StoreState::Embedded };
         match shared.store.link() {
             Link::Down(reason) => StoreState::Down(reason),
-            Link::Up if shared.backlog.is_closed() => StoreState::CatchingUp(shared.backlog.len()),
+            Link::Up if shared.undelivered.is_closed() => StoreState::CatchingUp(shared.undelivered.len()),
             Link::Up => StoreState::Up,
         }
     }
@@ -584,6 +617,24 @@ impl Cache {
     /// The shared store, for the admin's questions.
     pub fn store_handle(&self) -> Option<&Arc<dyn Store>> {
         self.shared.as_ref().map(|shared| &shared.store)
+    }
+
+    /// The sweeper of the store, if there is a store and it is to look at any keys. `rate`: how many a second. `pause`: from
+    /// one walk to the next.
+    pub fn sweeper(&self, rate: u64, pause: Duration) -> Option<Sweeper> {
+        let shared = self.shared.as_ref().filter(|_| rate > 0)?;
+        let (id, metrics) = (shared.fleet.id(), Arc::clone(&self.metrics));
+        let sweeper =
+            Sweeper::new(id, Arc::clone(&shared.store), Arc::clone(&shared.undelivered), metrics, (rate, pause));
+        // One sweeper at most is started in a process.
+        let _ = shared.sweeping.set(sweeper.status());
+        Some(sweeper)
+    }
+
+    /// What the sweeper of this proxy does now.
+    pub fn sweeping(&self) -> Activity {
+        let sweeping = self.shared.as_ref().and_then(|shared| shared.sweeping.get());
+        sweeping.map_or(Activity::Off, |status| status.activity())
     }
 
     /// The time by the clock that times in entries are of ([`clock`]).
@@ -608,7 +659,7 @@ impl Cache {
 
     /// Invalidations that the store has not taken yet, in tags.
     pub fn undelivered(&self) -> usize {
-        self.shared.as_ref().map_or(0, |shared| shared.backlog.len())
+        self.shared.as_ref().map_or(0, |shared| shared.undelivered.len())
     }
 
     /// Tries once more to deliver what the store has not taken; true if nothing is left.
@@ -617,13 +668,19 @@ impl Cache {
         if let Some((batch, invalidated)) = shared.deliver().await {
             shared.settle(batch, invalidated).await;
         }
-        shared.backlog.is_empty()
+        shared.undelivered.is_empty()
     }
 }
 
 impl Lookup {
-    fn plain(found: Found, canonical: Canonical, view: Option<View>) -> Lookup {
-        Lookup { found, canonical, sign: None, view, hold: Hold::Nothing }
+    /// The request as it is keyed without the fields that responses vary on.
+    pub fn primary(&self) -> &CacheKey {
+        self.primary_key.as_ref().unwrap_or(&self.cache_key)
+    }
+
+    /// What was found under this key, outside of variants.
+    pub fn of(found: Found, cache_key: CacheKey, view: Option<MarksView>) -> Lookup {
+        Lookup { found, cache_key, primary_key: None, vary_index: None, view, hold: Hold::Nothing }
     }
 
     fn holding(self, hold: Hold) -> Lookup {
@@ -633,18 +690,18 @@ impl Lookup {
 
 /// A sign of variants that are kept, with the fields of `entry` unless they would hide those; `None` if its fields are the
 /// same as those of `entry`.
-fn wider(sign: Entry, entry: &Entry, is_error: bool, now: SystemTime) -> Option<Entry> {
-    let theirs = sign.variants().filter(|variants| variants.kept_until(now) > now)?;
-    let ours = entry.variants().map_or(&[][..], |variants| &variants.on);
+fn wider(vary_index: Entry, entry: &Entry, is_error: bool, now: SystemTime) -> Option<Entry> {
+    let theirs = vary_index.vary_index().filter(|variants| variants.kept_until(now) > now)?;
+    let ours = entry.vary_index().map_or(&[][..], |variants| &variants.on);
     let on = theirs.widened(ours, is_error).unwrap_or_else(|| theirs.on.clone());
     let is_other = on != ours;
-    let variants = Variants { on, known: theirs.known.clone() };
-    is_other.then(|| Entry { content: Content::Variants(variants), ..sign })
+    let variants = VaryIndex { on, known: theirs.known.clone() };
+    is_other.then(|| Entry { content: Content::VaryIndex(variants), ..vary_index })
 }
 
 /// The entry's name in the store, below the namespace. `v1` is the version of the entry format's place, not of the
 /// format, which says its own.
-fn name(label: &str, key: Key) -> String {
+fn name(label: &str, key: StoreKey) -> String {
     format!("v1:{label}:{key}")
 }
 
@@ -652,7 +709,7 @@ fn name(label: &str, key: Key) -> String {
 #[derive(Clone)]
 struct Delivery {
     store: Arc<dyn Store>,
-    backlog: Arc<Backlog>,
+    undelivered: Arc<UndeliveredInvalidations>,
     fleet: Arc<Fleet>,
     memory: Arc<Memory>,
     metrics: Arc<Metrics>,
@@ -668,8 +725,8 @@ impl Delivery {
             if let Some((batch, invalidated)) = self.deliver().await {
                 let delivery = self.clone();
                 settling.spawn(async move { delivery.settle(batch, invalidated).await });
-            } else if self.backlog.is_empty() {
-                self.backlog.kept().await;
+            } else if self.undelivered.is_empty() {
+                self.undelivered.kept().await;
             } else {
                 // The link says when it is worth another try; the pause bounds the work should it be up and refusing.
                 let _ = tokio::time::timeout(Duration::from_millis(100), link.changed()).await;
@@ -679,12 +736,12 @@ impl Delivery {
 
     /// Whether nothing stored may be believed now, whatever the store says.
     fn trusts_nothing(&self) -> bool {
-        self.backlog.is_closed() || !self.fleet.is_open()
+        self.undelivered.is_closed() || !self.fleet.is_open()
     }
 
     /// Keeps tags that could not be delivered.
     fn keep(&self, tags: &[Tag], error: &StoreError) {
-        self.backlog.keep(tags, self.taken(tags, error));
+        self.undelivered.keep(tags, self.taken(tags, error));
         self.fleet.note_failure(error);
     }
 
@@ -697,13 +754,13 @@ impl Delivery {
 
     /// Delivers what waits. Gives what was delivered now, and what the invalidation brought about; `None` if nothing was.
     async fn deliver(&self) -> Option<(Batch, Option<Invalidated>)> {
-        let batch = self.backlog.batch()?;
+        let batch = self.undelivered.batch()?;
         let delivered = match batch.taken {
             Some(taken) => self.reach(&batch, taken).await.then_some(None),
             None => self.invalidate(&batch).await.map(Some),
         };
         let invalidated = delivered?;
-        self.backlog.delivered(&batch);
+        self.undelivered.delivered(&batch);
         self.fleet.want();
         tracing::info!(tags = batch.tags.len(), "kept invalidations were delivered to the store");
         Some((batch, invalidated))
@@ -718,7 +775,7 @@ impl Delivery {
                 Some(invalidated)
             }
             Err(error) => {
-                self.backlog.was_taken(batch, self.taken(&batch.tags, &error));
+                self.undelivered.was_taken(batch, self.taken(&batch.tags, &error));
                 None
             }
         }
@@ -729,7 +786,7 @@ impl Delivery {
         let Ok(view) = self.store.reach().await else { return false };
         let is_there = view.stamp.epoch == taken.epoch;
         if !is_there {
-            self.backlog.was_taken(batch, None);
+            self.undelivered.was_taken(batch, None);
         }
         is_there
     }
@@ -741,6 +798,6 @@ impl Delivery {
             // Whoever was a member when it was taken has synced by then, or serves nothing any more.
             None => tokio::time::sleep(self.fleet.longest_lease()).await,
         }
-        self.backlog.has_settled(&batch);
+        self.undelivered.has_settled(&batch);
     }
 }

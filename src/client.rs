@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use http::{HeaderMap, HeaderValue};
 
-use crate::headers::{ForwardedPolicy, X_FORWARDED_FOR};
+use crate::http::headers::{ForwardedPolicy, X_FORWARDED_FOR};
 use crate::network::Network;
 
 /// A client, for the purpose of accounting: an IPv4 address, or the /64 of an IPv6 address, which is what one subscriber has
@@ -84,7 +84,7 @@ fn is_private(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::semantics::sample::fields;
+    use crate::http::sample::fields;
 
     fn of(peer: &str, policy: ForwardedPolicy, lines: &[&str]) -> String {
         let lines: Vec<_> = lines.iter().map(|line| ("x-forwarded-for", *line)).collect();

@@ -14,14 +14,14 @@ use std::time::Duration;
 use md5::{Digest as _, Md5};
 
 use self::store_url::{Login, StoreUrl};
-use crate::headers::{Credentials, ForwardedPolicy};
+use crate::http::headers::{Credentials, ForwardedPolicy};
+use crate::http::target::PathCase;
 use crate::network::Network;
 use crate::rules::RuleSet;
 use crate::rules::fault::{Fault, Faults, Source};
 use crate::rules::pattern::Pattern;
 use crate::rules::reader::{Env, Reader, Table};
 use crate::secret::Secret;
-use crate::target::PathCase;
 
 pub(crate) mod address;
 pub mod lint;
@@ -516,14 +516,14 @@ pub enum Coherence {
     Lease,
     /// Every hit asks Redis.
     Strict,
-    /// As `Lease`, but writes do not wait: another proxy may serve what they outdate for up to a lease.
+    /// As `Lease`, but writes do not wait: another proxy may serve what they invalidate for up to a lease.
     Eventual,
 }
 
 /// `[store] on_outage`: what happens to writes while Redis is away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnOutage {
-    /// They are forwarded, and what they outdate is made known when Redis is back.
+    /// They are forwarded, and what they invalidate is made known when Redis is back.
     #[default]
     Forward,
     /// They are answered 503.

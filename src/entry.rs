@@ -7,15 +7,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use crate::semantics::clients;
-use crate::semantics::freshness::{Freshness, LifetimeSource};
-use crate::stamp::{Epoch, Stamp, Tag};
+use crate::http::clients;
+use crate::http::freshness::{Freshness, LifetimeSource};
+use crate::marks::{Epoch, Stamp, Tag};
 
 mod seal;
-mod variants;
+mod vary_index;
 
 pub use seal::Seal;
-pub use variants::{Variant, Variants};
+pub use vary_index::{Variant, VaryIndex};
 
 /// What is kept under a key.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,7 +24,7 @@ pub struct Entry {
     pub text: Box<str>,
     /// Read before the fetch that made this entry.
     pub stamp: Stamp,
-    /// Everything that outdates it.
+    /// Everything that invalidates it.
     pub tags: Arc<[Tag]>,
     pub content: Content,
 }
@@ -38,7 +38,7 @@ pub struct Entry {
 pub enum Content {
     Response(Response),
     /// Responses under this key are kept one level down, keyed by the request fields they vary on (RFC 9111 §4.1).
-    Variants(Variants),
+    VaryIndex(VaryIndex),
 }
 
 /// A complete stored response.
@@ -158,15 +158,15 @@ impl Entry {
     pub fn response(&self) -> Option<&Response> {
         match &self.content {
             Content::Response(response) => Some(response),
-            Content::Variants(_) => None,
+            Content::VaryIndex(_) => None,
         }
     }
 
     /// What responses under this key vary on, if this is the sign for it.
-    pub fn variants(&self) -> Option<&Variants> {
+    pub fn vary_index(&self) -> Option<&VaryIndex> {
         match &self.content {
             Content::Response(_) => None,
-            Content::Variants(variants) => Some(variants),
+            Content::VaryIndex(variants) => Some(variants),
         }
     }
 
@@ -178,7 +178,7 @@ impl Entry {
         const FIXED: usize = PLACE + size_of::<Entry>() + 150;
         let tags: usize = self.tags.iter().map(|tag| 2 * tag.as_str().len() + 2 * ALLOCATION + 16).sum();
         let content = match &self.content {
-            Content::Variants(variants) => {
+            Content::VaryIndex(variants) => {
                 let known: usize = variants.known.iter().map(|known| 2 * known.suffix.len() + 64).sum();
                 variants.on.len() * 48 + known
             }
@@ -203,7 +203,7 @@ impl Entry {
     #[must_use]
     pub fn compact(self) -> Entry {
         match self.content {
-            Content::Variants(_) => self,
+            Content::VaryIndex(_) => self,
             Content::Response(response) => Entry { content: Content::Response(response.compact()), ..self },
         }
     }
@@ -228,7 +228,7 @@ impl Entry {
             put_bytes(&mut head, tag.as_str().as_bytes());
         }
         let body = match &self.content {
-            Content::Variants(variants) => {
+            Content::VaryIndex(variants) => {
                 head.put_u8(1);
                 put_variants(&mut head, variants);
                 &[][..]
@@ -272,7 +272,7 @@ impl Entry {
         let (text, stamp, tags) = marked(&mut head)?;
         let content = match head.u8()? {
             0 => Content::Response(response(&mut head, outer.rest())?),
-            1 => Content::Variants(read_variants(&mut head)?),
+            1 => Content::VaryIndex(read_variants(&mut head)?),
             _ => return Err(DecodeFault::Garbled),
         };
         Ok(Entry { text, stamp, tags: tags.into(), content })
@@ -341,7 +341,7 @@ fn put_millis(out: &mut BytesMut, time: SystemTime) {
     out.put_u64(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX));
 }
 
-fn put_variants(head: &mut BytesMut, variants: &Variants) {
+fn put_variants(head: &mut BytesMut, variants: &VaryIndex) {
     head.put_u16(variants.on.len() as u16);
     for field in &variants.on {
         put_bytes(head, field.as_str().as_bytes());
@@ -353,7 +353,7 @@ fn put_variants(head: &mut BytesMut, variants: &Variants) {
     }
 }
 
-fn read_variants(head: &mut Reader) -> Result<Variants, DecodeFault> {
+fn read_variants(head: &mut Reader) -> Result<VaryIndex, DecodeFault> {
     let on = (0..head.u16()?).map(|_| head.name()).collect::<Result<_, _>>()?;
     let known = (0..head.u16()?)
         .map(|_| {
@@ -361,7 +361,7 @@ fn read_variants(head: &mut Reader) -> Result<Variants, DecodeFault> {
             Ok(Variant { suffix, until: head.time(Duration::from_millis)? })
         })
         .collect::<Result<_, _>>()?;
-    Ok(Variants { on, known })
+    Ok(VaryIndex { on, known })
 }
 
 fn put_response(head: &mut BytesMut, response: &Response) {
@@ -560,7 +560,7 @@ mod tests {
             Variant { suffix: "\nvary accept-language".into(), until: UNIX_EPOCH },
         ];
         let on = vec![HeaderName::from_static("accept-language")];
-        variants.content = Content::Variants(Variants { on, known });
+        variants.content = Content::VaryIndex(VaryIndex { on, known });
         assert_eq!(decode(encode(&variants)), Ok(variants));
     }
 

@@ -1,4 +1,4 @@
-//! Canonical request text -> [`Key`] and [`KeyHash`]. Two requests share an entry exactly when their canonical texts are
+//! Canonical request text -> [`StoreKey`] and [`KeyHash`]. Two requests share an entry exactly when their canonical texts are
 //! equal: a hash of the text finds the entry, and the text itself is compared on a hit, so that a collision is a miss. In
 //! Redis the hash is MD5, which every proxy computes alike; in memory it is SipHash, which is faster and which nobody outside
 //! the process can compute.
@@ -32,23 +32,23 @@ use sha2::Sha256;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use smallvec::SmallVec;
 
-use crate::headers::credentials::is_in_table;
-use crate::headers::{ForwardedPolicy, claims};
+use crate::http::headers::credentials::is_in_table;
+use crate::http::headers::{ForwardedPolicy, claims};
+use crate::http::target::{PathCase, Target};
 use crate::secret::Secret;
-use crate::target::{PathCase, Target};
 
 mod query;
 
-pub use query::{Parameters, QueryKeying};
+pub use query::{Parameters, QueryKeySpec};
 
 /// MD5 of a canonical request text: the last part of an entry's name in Redis.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Key(pub [u8; 16]);
+pub struct StoreKey(pub [u8; 16]);
 
-impl Key {
+impl StoreKey {
     /// The key of a canonical request text.
-    pub fn of(text: &str) -> Key {
-        Key(Md5::digest(text.as_bytes()).into())
+    pub fn of(text: &str) -> StoreKey {
+        StoreKey(Md5::digest(text.as_bytes()).into())
     }
 }
 
@@ -68,13 +68,13 @@ impl KeyHash {
     }
 }
 
-impl fmt::Display for Key {
+impl fmt::Display for StoreKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
-impl fmt::Debug for Key {
+impl fmt::Debug for StoreKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -82,14 +82,14 @@ impl fmt::Debug for Key {
 
 /// What must not stand in a key as it is, and how it stands there.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Hiding {
+pub struct Redaction {
     /// The key of the HMACs; without one, hashes do.
     pub secret: Option<Secret>,
-    /// Fields that carry credentials beside those that are known to ([`crate::headers::credentials`]); `None` for none.
+    /// Fields that carry credentials beside those that are known to ([`crate::http::headers::credentials`]); `None` for none.
     pub further: Option<Arc<[HeaderName]>>,
 }
 
-impl Hiding {
+impl Redaction {
     fn hides(&self, name: &HeaderName) -> bool {
         is_in_table(name) || self.further.as_ref().is_some_and(|further| further.contains(name))
     }
@@ -97,9 +97,9 @@ impl Hiding {
 
 /// What of a request, besides method, host and path, is part of its key.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Keying {
+pub struct KeySpec {
     /// Which query parameters count.
-    pub query: QueryKeying,
+    pub query: QueryKeySpec,
     /// Request fields that count, lower case, in the order of the rules file.
     pub headers: Vec<HeaderName>,
     /// Cookies that count, and that alone are sent; `None`: all are sent, and count as the identity says.
@@ -108,7 +108,7 @@ pub struct Keying {
     pub identity: Identity,
 }
 
-impl Keying {
+impl KeySpec {
     /// The cookie that tells callers apart.
     pub fn identity_cookie(&self) -> Option<&str> {
         match &self.identity {
@@ -169,41 +169,41 @@ impl fmt::Display for Identity {
 
 /// A canonical request text and its hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Canonical {
+pub struct CacheKey {
     /// The text.
     pub text: String,
     /// Its hash.
     pub hash: KeyHash,
     /// What does not stand in the texts of its variants as it is.
-    pub hiding: Hiding,
+    pub redaction: Redaction,
 }
 
 /// What a family adds to the text: its name, the version of its definition, and its keying.
 #[derive(Debug, Clone, Copy)]
-pub struct FamilyKeying<'a> {
+pub struct FamilyKeySpec<'a> {
     /// The family's name.
     pub name: &'a str,
     /// Changes whenever the family's definition changes.
     pub version: &'a str,
     /// What of the request counts.
-    pub keying: &'a Keying,
+    pub key_spec: &'a KeySpec,
 }
 
-/// The canonical text of a GET (HEAD shares it) for a target, keyed by its family if it has one. `hiding`: what stands
+/// The canonical text of a GET (HEAD shares it) for a target, keyed by its family if it has one. `redaction`: what stands
 /// in it as a digest.
 pub fn derive(
     target: &Target,
     headers: &HeaderMap,
-    family: Option<FamilyKeying<'_>>,
-    hiding: &Hiding,
-) -> Canonical {
+    family: Option<FamilyKeySpec<'_>>,
+    redaction: &Redaction,
+) -> CacheKey {
     let mut text = String::with_capacity(128);
     text.push_str("GET ");
     text.push_str(target.scheme);
     text.push_str("://");
     text.push_str(&target.host);
     push_escaped(&mut text, target.sent_path().as_bytes());
-    // As it is sent: what does not count in its family has been left out ([`QueryKeying::apply`]).
+    // As it is sent: what does not count in its family has been left out ([`QueryKeySpec::apply`]).
     if let Some(query) = &target.query {
         text.push('?');
         push_escaped(&mut text, query.as_bytes());
@@ -214,96 +214,96 @@ pub fn derive(
     }
     if let Some(family) = family {
         let _ = write!(text, "\nfamily {} {}", family.name, family.version);
-        for name in &family.keying.headers {
-            push_field(&mut text, "header", name, headers, hiding);
+        for name in &family.key_spec.headers {
+            push_field(&mut text, "header", name, headers, redaction);
         }
-        for name in family.keying.other_cookies() {
-            push_cookie(&mut text, name, headers, hiding);
+        for name in family.key_spec.other_cookies() {
+            push_cookie(&mut text, name, headers, redaction);
         }
-        if let Some(identity) = family.keying.identity_cookie().filter(|_| family.keying.cookies.is_none()) {
-            push_cookies_beside(&mut text, identity, headers, hiding);
+        if let Some(identity) = family.key_spec.identity_cookie().filter(|_| family.key_spec.cookies.is_none()) {
+            push_cookies_beside(&mut text, identity, headers, redaction);
         }
-        push_identity(&mut text, &family.keying.identity, headers, hiding.secret.as_ref());
+        push_identity(&mut text, &family.key_spec.identity, headers, redaction.secret.as_ref());
     }
-    finish(text, hiding.clone())
+    finish(text, redaction.clone())
 }
 
-impl Canonical {
+impl CacheKey {
     /// The key of its entry in Redis.
-    pub fn key(&self) -> Key {
-        Key::of(&self.text)
+    pub fn key(&self) -> StoreKey {
+        StoreKey::of(&self.text)
     }
 
     /// The text of one variant: this request with the fields that the stored response's `Vary` names
     /// (RFC 9111 §4.1). An absent field differs from an empty one.
-    pub fn variant(&self, fields: &[HeaderName], headers: &HeaderMap) -> Canonical {
+    pub fn variant(&self, fields: &[HeaderName], headers: &HeaderMap) -> CacheKey {
         let mut text = self.text.clone();
         for name in fields {
-            push_field(&mut text, "vary", name, headers, &self.hiding);
+            push_field(&mut text, "vary", name, headers, &self.redaction);
         }
-        finish(text, self.hiding.clone())
+        finish(text, self.redaction.clone())
     }
 }
 
 /// Fields that say what the bytes of a content mean (RFC 9110 §8).
 static DESCRIBE_CONTENT: [HeaderName; 3] = [CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE];
 
-impl Canonical {
+impl CacheKey {
     /// What the canonical text of one of this request's variants has beyond this one's; empty if it is none.
-    pub fn suffix_of<'v>(&self, variant: &'v Canonical) -> &'v str {
+    pub fn suffix_of<'v>(&self, variant: &'v CacheKey) -> &'v str {
         variant.text.strip_prefix(self.text.as_str()).unwrap_or("")
     }
 
     /// The variant whose text has this suffix.
     #[must_use]
-    pub fn with_suffix(&self, suffix: &str) -> Canonical {
-        finish(format!("{}{suffix}", self.text), self.hiding.clone())
+    pub fn with_suffix(&self, suffix: &str) -> CacheKey {
+        finish(format!("{}{suffix}", self.text), self.redaction.clone())
     }
 
     /// The same request as a QUERY with this content: what it says, and in which form (`Content-Type` and the like),
     /// is part of the key.
     #[must_use]
-    pub fn querying(self, content: &[u8], headers: &HeaderMap) -> Canonical {
+    pub fn querying(self, content: &[u8], headers: &HeaderMap) -> CacheKey {
         // [`derive`] begins with the method.
         let mut text = format!("QUERY{}", self.text.strip_prefix("GET").unwrap_or(&self.text));
         let described = DESCRIBE_CONTENT.iter().filter(|name| headers.contains_key(*name));
-        described.for_each(|name| push_field(&mut text, "content", name, headers, &self.hiding));
+        described.for_each(|name| push_field(&mut text, "content", name, headers, &self.redaction));
         text.push_str("\ncontent ");
-        push_secret(&mut text, [content], self.hiding.secret.as_ref());
-        finish(text, self.hiding)
+        push_secret(&mut text, [content], self.redaction.secret.as_ref());
+        finish(text, self.redaction)
     }
 
     /// The same request keyed on what a trusted proxy in front of Larder says of it, where that goes on to upstream.
     #[must_use]
-    pub fn behind(self, forwarded: ForwardedPolicy, headers: &HeaderMap) -> Canonical {
+    pub fn behind(self, forwarded: ForwardedPolicy, headers: &HeaderMap) -> CacheKey {
         let mut text = self.text;
         if forwarded == ForwardedPolicy::Append {
             let mut claims: SmallVec<[&HeaderName; 8]> =
                 headers.keys().filter(|name| claims::is_keyed(name)).collect();
             claims.sort_unstable_by_key(|name| name.as_str());
-            claims.into_iter().for_each(|name| push_field(&mut text, "front", name, headers, &self.hiding));
+            claims.into_iter().for_each(|name| push_field(&mut text, "front", name, headers, &self.redaction));
             if let Some(said) = claims::of_forwarded(headers) {
                 text.push_str("\nfront forwarded: ");
                 match said.len() > LONGEST_VALUE {
-                    true => push_secret(&mut text, [said.as_slice()], self.hiding.secret.as_ref()),
+                    true => push_secret(&mut text, [said.as_slice()], self.redaction.secret.as_ref()),
                     false => push_escaped(&mut text, &said),
                 }
             }
         }
-        finish(text, self.hiding)
+        finish(text, self.redaction)
     }
 }
 
-fn finish(text: String, hiding: Hiding) -> Canonical {
+fn finish(text: String, redaction: Redaction) -> CacheKey {
     let hash = KeyHash::of(&text);
-    Canonical { text, hash, hiding }
+    CacheKey { text, hash, redaction }
 }
 
 /// Longer field values, bytes, stand in a key as their hash: what is known of the variants of a response holds the values
 /// of all of them, and clients choose how long these are. Shorter than a hash is written, so that no value reads like one.
 const LONGEST_VALUE: usize = 64;
 
-fn push_field(text: &mut String, kind: &str, name: &HeaderName, headers: &HeaderMap, hiding: &Hiding) {
+fn push_field(text: &mut String, kind: &str, name: &HeaderName, headers: &HeaderMap, redaction: &Redaction) {
     let _ = write!(text, "\n{kind} {name}");
     let lines = headers.get_all(name);
     let mut values = lines.iter().peekable();
@@ -312,15 +312,15 @@ fn push_field(text: &mut String, kind: &str, name: &HeaderName, headers: &Header
         return;
     }
     text.push(':');
-    if hiding.hides(name) {
+    if redaction.hides(name) {
         text.push(' ');
-        push_secret(text, values.map(HeaderValue::as_bytes), hiding.secret.as_ref());
+        push_secret(text, values.map(HeaderValue::as_bytes), redaction.secret.as_ref());
         return;
     }
     if lines.iter().map(|value| value.len() + 2).sum::<usize>() > LONGEST_VALUE + 2 {
         text.push(' ');
         // Lines of one field are one value (RFC 9110 §5.3), long or short.
-        push_secret(text, join(values.map(HeaderValue::as_bytes)).as_deref(), hiding.secret.as_ref());
+        push_secret(text, join(values.map(HeaderValue::as_bytes)).as_deref(), redaction.secret.as_ref());
         return;
     }
     for (index, value) in values.enumerate() {
@@ -330,22 +330,22 @@ fn push_field(text: &mut String, kind: &str, name: &HeaderName, headers: &Header
 }
 
 /// A cookie that is absent differs from an empty one.
-fn push_cookie(text: &mut String, name: &str, headers: &HeaderMap, hiding: &Hiding) {
+fn push_cookie(text: &mut String, name: &str, headers: &HeaderMap, redaction: &Redaction) {
     let _ = write!(text, "\ncookie {name}");
     let values = cookie(headers, name);
     if !values.is_empty() {
         text.push_str(": ");
-        push_secret(text, values, hiding.secret.as_ref());
+        push_secret(text, values, redaction.secret.as_ref());
     }
 }
 
 /// The cookies that are sent beside the one that tells callers apart, where the family does not say which count.
-fn push_cookies_beside(text: &mut String, identity: &str, headers: &HeaderMap, hiding: &Hiding) {
+fn push_cookies_beside(text: &mut String, identity: &str, headers: &HeaderMap, redaction: &Redaction) {
     let others: Vec<&[u8]> =
         cookies(headers).filter(|(name, _)| *name != identity.as_bytes()).map(|(_, pair)| pair).collect();
     if !others.is_empty() {
         text.push_str("\ncookies: ");
-        push_secret(text, others, hiding.secret.as_ref());
+        push_secret(text, others, redaction.secret.as_ref());
     }
 }
 
@@ -472,8 +472,8 @@ mod tests {
 
     use super::*;
 
-    fn derive(target: &Target, headers: &HeaderMap, family: Option<FamilyKeying<'_>>) -> Canonical {
-        super::derive(target, headers, family, &Hiding::default())
+    fn derive(target: &Target, headers: &HeaderMap, family: Option<FamilyKeySpec<'_>>) -> CacheKey {
+        super::derive(target, headers, family, &Redaction::default())
     }
 
     fn target(path: &str, query: Option<&str>) -> Target {
@@ -481,16 +481,16 @@ mod tests {
         Target { scheme: "http", host: "h".into(), path, query, ..Target::default() }
     }
 
-    fn keyed(keying: &Keying, query: &str, headers: &HeaderMap) -> String {
-        let family = FamilyKeying { name: "f", version: "1", keying };
+    fn keyed(key_spec: &KeySpec, query: &str, headers: &HeaderMap) -> String {
+        let family = FamilyKeySpec { name: "f", version: "1", key_spec };
         derive(&target("/p", Some(query)), headers, Some(family)).text
     }
 
     #[test]
     fn a_plain_request_reads_as_a_request_line() {
-        let canonical = derive(&target("/a", Some("b=1")), &HeaderMap::new(), None);
-        assert_eq!(canonical.text, "GET http://h/a?b=1");
-        assert_eq!(canonical.key().to_string(), "713393147de85d06fa204fee6f103c95");
+        let cache_key = derive(&target("/a", Some("b=1")), &HeaderMap::new(), None);
+        assert_eq!(cache_key.text, "GET http://h/a?b=1");
+        assert_eq!(cache_key.key().to_string(), "713393147de85d06fa204fee6f103c95");
     }
 
     #[test]
@@ -504,7 +504,7 @@ mod tests {
     fn a_cookie_with_blanks_around_its_name_is_not_anonymous() {
         let mut headers = HeaderMap::new();
         headers.insert(COOKIE, HeaderValue::from_static("sid =evil"));
-        let by_cookie = Keying { identity: Identity::Cookie("sid".into()), ..Keying::default() };
+        let by_cookie = KeySpec { identity: Identity::Cookie("sid".into()), ..KeySpec::default() };
         assert!(!keyed(&by_cookie, "", &headers).ends_with("anonymous"));
     }
 
@@ -512,14 +512,14 @@ mod tests {
     fn what_a_trusted_proxy_says_is_keyed_only_when_it_goes_on() {
         let mut headers = HeaderMap::new();
         headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
-        let canonical = derive(&target("/", None), &headers, None);
-        assert_eq!(canonical.clone().behind(ForwardedPolicy::Set, &headers), canonical);
-        let behind = canonical.clone().behind(ForwardedPolicy::Append, &headers).text;
+        let cache_key = derive(&target("/", None), &headers, None);
+        assert_eq!(cache_key.clone().behind(ForwardedPolicy::Set, &headers), cache_key);
+        let behind = cache_key.clone().behind(ForwardedPolicy::Append, &headers).text;
         assert!(behind.ends_with("front x-forwarded-proto: https"), "{behind}");
         headers.insert("front-end-https", HeaderValue::from_static("on"));
         headers.insert("x-forwarded-for", HeaderValue::from_static("192.0.2.1"));
         headers.insert("forwarded", HeaderValue::from_static("for=192.0.2.1;host=a;proto=https"));
-        let behind = canonical.behind(ForwardedPolicy::Append, &headers).text;
+        let behind = cache_key.behind(ForwardedPolicy::Append, &headers).text;
         let said =
             "front front-end-https: on\nfront x-forwarded-proto: https\nfront forwarded: host=a;proto=https";
         assert!(behind.ends_with(said), "{behind}");
@@ -527,17 +527,17 @@ mod tests {
 
     #[test]
     fn absent_and_empty_fields_differ() {
-        let canonical = derive(&target("/", None), &HeaderMap::new(), None);
+        let cache_key = derive(&target("/", None), &HeaderMap::new(), None);
         let fields = [HeaderName::from_static("accept-language")];
-        let absent = canonical.variant(&fields, &HeaderMap::new());
+        let absent = cache_key.variant(&fields, &HeaderMap::new());
         let mut headers = HeaderMap::new();
         headers.insert("accept-language", HeaderValue::from_static(""));
-        assert_ne!(absent.text, canonical.variant(&fields, &headers).text);
+        assert_ne!(absent.text, cache_key.variant(&fields, &headers).text);
     }
 
     #[test]
     fn credentials_do_not_stand_in_the_text_and_tell_callers_apart() {
-        let by_header = Keying { identity: Identity::Header(AUTHORIZATION), ..Keying::default() };
+        let by_header = KeySpec { identity: Identity::Header(AUTHORIZATION), ..KeySpec::default() };
         let text_of = |token: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(AUTHORIZATION, HeaderValue::from_static(token));
@@ -550,17 +550,18 @@ mod tests {
 
     #[test]
     fn with_a_secret_credentials_stand_as_hmacs_under_that_secret() {
-        let by_header = Keying { identity: Identity::Header(AUTHORIZATION), ..Keying::default() };
-        let family = FamilyKeying { name: "f", version: "1", keying: &by_header };
+        let by_header = KeySpec { identity: Identity::Header(AUTHORIZATION), ..KeySpec::default() };
+        let family = FamilyKeySpec { name: "f", version: "1", key_spec: &by_header };
         let headers = HeaderMap::from_iter([
             (AUTHORIZATION, HeaderValue::from_static("Bearer a")),
             (HeaderName::from_static("x-api-key"), HeaderValue::from_static("b")),
         ]);
         let text_of = |secret: Option<&str>| {
-            let hiding = Hiding { secret: secret.map(|secret| Secret::new(secret, "shop")), ..Hiding::default() };
-            let canonical = super::derive(&target("/", None), &headers, Some(family), &hiding);
-            let variant = canonical.variant(&[HeaderName::from_static("x-api-key")], &headers);
-            assert_eq!(canonical.with_suffix(canonical.suffix_of(&variant)).hash, variant.hash);
+            let redaction =
+                Redaction { secret: secret.map(|secret| Secret::new(secret, "shop")), ..Redaction::default() };
+            let cache_key = super::derive(&target("/", None), &headers, Some(family), &redaction);
+            let variant = cache_key.variant(&[HeaderName::from_static("x-api-key")], &headers);
+            assert_eq!(cache_key.with_suffix(cache_key.suffix_of(&variant)).hash, variant.hash);
             variant.querying(b"content", &headers).text
         };
         let (bare, one, other) = (text_of(None), text_of(Some("one")), text_of(Some("other")));
@@ -584,27 +585,28 @@ mod tests {
             assert!(!varying(name, &[b"s3cret"]).contains("s3cret"), "{name}");
             assert_ne!(varying(name, &[b"a"]), varying(name, &[b"b"]), "{name}");
         }
-        let keyed_on = Keying { headers: vec![HeaderName::from_static("x-api-key")], ..Keying::default() };
+        let keyed_on = KeySpec { headers: vec![HeaderName::from_static("x-api-key")], ..KeySpec::default() };
         let mut headers = HeaderMap::new();
         headers.insert("x-api-key", HeaderValue::from_static("s3cret"));
         assert!(!keyed(&keyed_on, "", &headers).contains("s3cret"));
         let further = HeaderName::from_static("acme-caller");
         headers.insert(further.clone(), HeaderValue::from_static("s3cret"));
-        let hiding = Hiding { secret: None, further: Some([further.clone()].into()) };
-        let text = super::derive(&target("/", None), &headers, None, &hiding).variant(&[further], &headers).text;
+        let redaction = Redaction { secret: None, further: Some([further.clone()].into()) };
+        let text =
+            super::derive(&target("/", None), &headers, None, &redaction).variant(&[further], &headers).text;
         assert!(text.contains("acme-caller: sha256:"), "{text}");
     }
 
     #[test]
     fn cookies_that_count_are_part_of_the_key() {
-        let keying = Keying {
+        let key_spec = KeySpec {
             cookies: Some(vec!["theme".into(), "sid".into()]),
             identity: Identity::Cookie("sid".into()),
-            ..Keying::default()
+            ..KeySpec::default()
         };
         let text_of = |cookies: &'static str| {
             let headers = HeaderMap::from_iter([(COOKIE, HeaderValue::from_static(cookies))]);
-            keyed(&keying, "", &headers)
+            keyed(&key_spec, "", &headers)
         };
         assert_eq!(text_of("sid=1; theme=dark"), text_of("theme=dark; other=1; sid=1"));
         let texts = ["sid=1; theme=dark", "sid=1; theme=light", "sid=1; theme=", "sid=1", "theme=dark", "sid=2"]
@@ -639,18 +641,18 @@ mod tests {
 
     #[test]
     fn a_cookie_sent_twice_is_its_own_identity() {
-        let by_cookie = Keying { identity: Identity::Cookie("sid".into()), ..Keying::default() };
-        let alone = Keying { cookies: Some(Vec::new()), ..by_cookie.clone() };
-        let text_of = |keying: &Keying, cookies: &'static str| {
+        let by_cookie = KeySpec { identity: Identity::Cookie("sid".into()), ..KeySpec::default() };
+        let alone = KeySpec { cookies: Some(Vec::new()), ..by_cookie.clone() };
+        let text_of = |key_spec: &KeySpec, cookies: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(COOKIE, HeaderValue::from_static(cookies));
-            keyed(keying, "", &headers)
+            keyed(key_spec, "", &headers)
         };
-        for keying in [&by_cookie, &alone] {
-            assert_ne!(text_of(keying, "sid=a"), text_of(keying, "sid=a; sid=b"));
-            assert_ne!(text_of(keying, "sid=b"), text_of(keying, "sid=a; sid=b"));
-            assert_ne!(text_of(keying, "sid=a; sid=b"), text_of(keying, "sid=a, b"));
-            assert_eq!(text_of(keying, "sid="), text_of(keying, ""));
+        for key_spec in [&by_cookie, &alone] {
+            assert_ne!(text_of(key_spec, "sid=a"), text_of(key_spec, "sid=a; sid=b"));
+            assert_ne!(text_of(key_spec, "sid=b"), text_of(key_spec, "sid=a; sid=b"));
+            assert_ne!(text_of(key_spec, "sid=a; sid=b"), text_of(key_spec, "sid=a, b"));
+            assert_eq!(text_of(key_spec, "sid="), text_of(key_spec, ""));
         }
         assert_eq!(text_of(&alone, "x=1; sid=a"), text_of(&alone, "sid=a; y=2"));
         // They are sent.
@@ -660,12 +662,12 @@ mod tests {
 
     #[test]
     fn bytes_outside_ascii_are_escaped_without_ambiguity() {
-        let canonical = derive(&target("/", None), &HeaderMap::new(), None);
+        let cache_key = derive(&target("/", None), &HeaderMap::new(), None);
         let fields = [HeaderName::from_static("x")];
         let text_of = |bytes: &[u8]| {
             let mut headers = HeaderMap::new();
             headers.insert("x", HeaderValue::from_bytes(bytes).unwrap());
-            canonical.variant(&fields, &headers).text
+            cache_key.variant(&fields, &headers).text
         };
         assert_ne!(text_of(b"\xff"), text_of(b"\\xff"));
     }

@@ -9,12 +9,12 @@
 //! 2. [`rules`] say which family claims the path; [`key`] makes the canonical text of the request and its MD5.
 //! 3. [`cache`] looks in memory, then in the [`store`], and learns from the marks ([`stamp`]) what is *current*.
 //! 4. [`semantics`] say whether it is *fresh*, may be served stale, or is to be validated.
-//! 5. Otherwise the request joins or leads a [flight](cache::flight): [`upstream`] is asked once for all who wait, the
+//! 5. Otherwise the request joins or leads a [flight](cache::fetch): [`upstream`] is asked once for all who wait, the
 //!    body goes to them [while it is being stored](cache::stream), as an [`entry`] with the stamp of step 3.
 //! 6. [`proxy::respond`] makes the answer; the [`outcome`] says in the header, the log and the [`metrics`] what it was.
 //!
-//! A write is announced in the store, forwarded in a task that survives its client, outdates what the rules name, and
-//! waits until no proxy of the [fleet](cache::fleet) can serve what it outdates; then it is answered.
+//! A write is announced in the store, forwarded in a task that survives its client, invalidates what the rules name, and
+//! waits until no proxy of the [fleet](cache::fleet) can serve what it invalidates; then it is answered.
 //!
 //! | module | owns |
 //! |---|---|
@@ -32,8 +32,8 @@
 //!
 //! # Decisions worth knowing
 //!
-//! - **The tag of a path has no query and no host.** RFC 9111 §4.4 has a write outdate its target URI. Here a write to
-//!   `/users/7` outdates `/users/7?lang=de` too, under every host name: Larder fronts one upstream, and an extra miss
+//! - **The tag of a path has no query and no host.** RFC 9111 §4.4 has a write invalidate its target URI. Here a write to
+//!   `/users/7` invalidates `/users/7?lang=de` too, under every host name: Larder fronts one upstream, and an extra miss
 //!   is cheaper than an old answer.
 //! - **A lookup needs no script.** Entry, then marks, then epoch, as plain commands in one round trip; the order makes
 //!   it safe ([`store::redis`] has the argument).
@@ -41,9 +41,9 @@
 //!   so that a server restarted from an old snapshot is always noticed.
 //! - **A claim on a fetch is about load, never about truth** ([`cache::claim`]): it lapses, it gives way to readers that come
 //!   after a write, and what is found in the end is judged by the marks like any other entry.
-//! - **The sweeper removes only what it has judged** ([`cache::sweeper`]): an entry that has taken the place of an outdated one
+//! - **The sweeper removes only what it has judged** ([`cache::sweeper`]): an entry that has taken the place of an invalidated one
 //!   begins with other bytes, and stays.
-//! - **While the store is away** a request joins only a fetch that has not begun yet ([`cache::flight`]): a write may
+//! - **While the store is away** a request joins only a fetch that has not begun yet ([`cache::fetch`]): a write may
 //!   have passed through another proxy meanwhile. Nothing fetched then is stored, since it has no stamp.
 //! - **Members of a fleet have no expiry.** A member is forgotten when it leaves, or when a writer has waited a whole
 //!   lease of it in vain: no clock but the waiting proxy's own decides when a lease is over. A lost members' table is as
@@ -68,25 +68,25 @@
 //!   `If-None-Match`) is no reason for a 304 (RFC 9110 §8.8.2.2), and with a store it is asked for the marks of each tag.
 //!   Only the latest invalidation of a tag is known.
 //! - **Soft marks stand beside hard ones** ([`stamp`]): a softened tag has a sequence and the end of a grace. Until then what
-//!   is older is *softly outdated*: it counts as stale (RFC 9111 §4.2.4), is served with one refresh in the background, and
+//!   is older is *soft-invalidated*: it counts as stale (RFC 9111 §4.2.4), is served with one refresh in the background, and
 //!   shared by those who join its flight; afterwards the soft mark is as good as a hard one. Whoever softens a tag again does
 //!   not put the end off, and whatever is lost or in doubt counts as hard. What is younger than all soft marks looks at none,
 //!   so that they cost nothing where no rule is soft. The write's target, its `Location`s and groups stay hard, and so do
 //!   writes without an answer, intents that another proxy carries out, and what waits for the store. Graces run by Redis's
 //!   clock, and in memory by the process's own.
-//! - **Writes wait although their rule is soft**: each outdates its own target, hard.
+//! - **Writes wait although their rule is soft**: each invalidates its own target, hard.
 //! - **`again` is an intent like any other**, for whoever finds it due; repetitions of the same tags after the same time are
-//!   one, which later writes put off: each of these outdates itself what was stored before it. Without a store, or while it
+//!   one, which later writes put off: each of these invalidates itself what was stored before it. Without a store, or while it
 //!   is away, the process repeats by itself ([`cache::repeats`]), if it lives so long.
 //! - **What is refreshed** is known by its hits ([`cache::hot`]), not by a walk over L1: no more is kept of a request than
-//!   its key holds, only for families that such a rule can outdate, and nothing of callers who are told apart.
-//! - **A reload outdates** every family whose definition or invalidation rules it changes: what was stored under a
-//!   definition that comes back may have missed writes in between. A write under way outdates by both sets of rules.
+//!   its key holds, only for families that such a rule can invalidate, and nothing of callers who are told apart.
+//! - **A reload invalidates** every family whose definition or invalidation rules it changes: what was stored under a
+//!   definition that comes back may have missed writes in between. A write under way invalidates by both sets of rules.
 //! - **Of a request's directives those count that cost upstream nothing**, unless a family lets its clients ask for
 //!   more: all are advisory (RFC 9111 §5.2.1), and an API's users should not be able to force misses.
 //! - **A guess needs a family.** Without one only explicit lifetimes count; in one without `ttl`, `Last-Modified` gives a
 //!   heuristic one (RFC 9111 §4.2.2).
-//! - **Variants are told apart by every field that any of them named** ([`entry::Variants`]), so that responses which name
+//! - **Variants are told apart by every field that any of them named** ([`entry::VaryIndex`]), so that responses which name
 //!   different fields, or none, do not hide each other. An error adds no field, and nothing adds more than there may be. A response with a `Content-Encoding` counts as if it named
 //!   `Accept-Encoding`, and says so from then on. Each is validated with its own validators alone: one entity tag for all
 //!   variants is a common fault, and a 304 then confirms any of them.
@@ -94,7 +94,7 @@
 //!   stored, takes nothing away, and lets others go on sharing fetches.
 //! - **Groups that a response names are not known before it comes.** Whoever joins its flight looks at their marks when
 //!   the head is there.
-//! - **The answer to a POST is stored only if nothing at all was invalidated meanwhile** ([`stamp::Taken`]): its stamp is
+//! - **The answer to a POST is stored only if nothing at all was invalidated meanwhile** ([`stamp::IssuedStamp`]): its stamp is
 //!   that of the POST's own invalidation.
 //! - **What upstream may take a request for** counts as much as what it is. A path has readings ([`target::Readings`]), one
 //!   for each set of habits that a lenient upstream may have. A write invalidates under all of them, and by all methods that
@@ -114,12 +114,12 @@
 //! - **Places at upstream are shared** ([`upstream`]): no client has more than its share, and clients take turns in the
 //!   queue. A request takes its place when there is something to send; an exchange that turns out to be a stream moves to
 //!   places of its own, so that upstream may see requests and streams together. A fetch counts for the client that leads it;
-//!   while only that client's share keeps it waiting, others do not join it ([`cache::flight`]). What Larder fetches by itself
+//!   while only that client's share keeps it waiting, others do not join it ([`cache::fetch`]). What Larder fetches by itself
 //!   counts for nobody else.
 //! - **Interim responses** go beside hyper's server, which knows one response to a request ([`upstream::interim`]).
 //! - **Only safe requests are upgraded**, to protocols that are configured (WebSocket): a write with `Upgrade` is a write, and
-//!   outdates; any other offer is ignored, and the request answered like one without it.
-//! - **Followers share the leader's failure** ([`cache::flight::ServerError`]): no answer, or an error of the server that is not
+//!   invalidates; any other offer is ignored, and the request answered like one without it.
+//! - **Followers share the leader's failure** ([`cache::fetch::ServerErrorResponse`]): no answer, or an error of the server that is not
 //!   about the request. What of it is meant for one client (`Set-Cookie`, `private`, `no-store`, `Vary: *`, another variant)
 //!   stays with the leader, and followers are told the status. An error that may come from the leader's fields (none of 502, 503,
 //!   504) sends followers with other fields into one more flight together, whose failure is final.
@@ -171,8 +171,11 @@ pub mod proxy;
 pub mod running;
 
 pub mod cache;
+pub mod coalesce;
+pub mod coherence;
+mod supervise;
+pub mod upkeep;
 
-pub(crate) mod connections;
 pub mod metrics;
 pub mod store;
 pub mod upstream;
@@ -190,10 +193,8 @@ pub mod secret;
 
 pub mod entry;
 
-pub mod semantics;
-pub mod stamp;
+pub mod http;
+pub mod marks;
 
-pub mod headers;
 pub mod network;
 pub mod outcome;
-pub mod target;

@@ -75,7 +75,7 @@ pub struct Metrics {
     pub writes_unmatched: Counter,
     /// Requests that an upstream out of step may have answered with what belongs to others.
     pub suspects: Counter,
-    /// Outdated entries that the sweeper of this proxy has removed from the store.
+    /// Invalidated entries that the sweeper of this proxy has removed from the store.
     pub swept: Counter,
     stored_keys: Family<FamilyLabels, Gauge>,
     stored_bytes: Family<FamilyLabels, Gauge>,
@@ -105,7 +105,7 @@ pub struct Metrics {
     /// 1 while the store answers, set when metrics are asked for.
     pub store_up: Gauge,
     /// Invalidations that wait for the store, set when metrics are asked for.
-    pub backlog: Gauge,
+    pub undelivered: Gauge,
     /// 1 if the last reload of the rules failed.
     pub rules_faulty: Gauge,
     /// Log lines that were lost, set when metrics are asked for.
@@ -204,7 +204,7 @@ impl Metrics {
             memory_bytes: Gauge::default(),
             evictions: Gauge::default(),
             store_up: Gauge::default(),
-            backlog: Gauge::default(),
+            undelivered: Gauge::default(),
             rules_faulty: Gauge::default(),
             log_lines_lost: Counter::default(),
             registry: Registry::default(),
@@ -281,7 +281,7 @@ impl Metrics {
         );
         registry.register(
             "refreshes",
-            "Outdated responses that were fetched again before anybody asked, as their rule says",
+            "Invalidated responses that were fetched again before anybody asked, as their rule says",
             self.refreshes.clone(),
         );
         registry.register(
@@ -299,7 +299,11 @@ impl Metrics {
             "Requests whose answers may have been those of others: what they stored was invalidated",
             self.suspects.clone(),
         );
-        registry.register("swept", "Outdated entries that this proxy removed from the store", self.swept.clone());
+        registry.register(
+            "swept",
+            "Invalidated entries that this proxy removed from the store",
+            self.swept.clone(),
+        );
         let counted = "in the store, by family, as the last walk of a sweeper found";
         registry.register("stored_keys", format!("Entries {counted}"), self.stored_keys.clone());
         registry.register("stored_bytes", format!("Bytes of entries {counted}"), self.stored_bytes.clone());
@@ -325,7 +329,7 @@ impl Metrics {
         registry.register_with_unit("memory", "Bytes in memory", Unit::Bytes, self.memory_bytes.clone());
         registry.register("memory_evictions", "Entries evicted from memory for space", self.evictions.clone());
         registry.register("store_up", "1 while the store answers", self.store_up.clone());
-        registry.register("backlog", "Invalidations that wait for the store", self.backlog.clone());
+        registry.register("backlog", "Invalidations that wait for the store", self.undelivered.clone());
         registry.register(
             "rules_faulty",
             "1 if the last edit of the rules was refused",
@@ -370,12 +374,12 @@ impl Metrics {
         FollowerWaits(&self.coalesced_waiting)
     }
 
-    /// A family (or `uri`, or everything) was outdated. `cause`: `write`, `purge`.
+    /// A family (or `uri`, or everything) was invalidated. `cause`: `write`, `purge`.
     pub fn invalidated(&self, family: &str, cause: &'static str) {
         self.invalidations.get_or_create_owned(&InvalidationLabels { family: family.to_owned(), cause }).inc();
     }
 
-    /// A write has waited this long until no other proxy could serve what it outdates.
+    /// A write has waited this long until no other proxy could serve what it invalidates.
     pub fn settled(&self, took: Duration) {
         self.settle_time.observe(took);
     }

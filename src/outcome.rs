@@ -16,7 +16,7 @@ pub enum Fwd {
     VaryMiss,
     /// The request itself asked for it.
     Request,
-    /// What is stored is stale, or outdated by a write.
+    /// What is stored is stale, or invalidated by a write.
     Stale,
 }
 
@@ -91,7 +91,7 @@ pub struct Outcome {
     pub stored: bool,
     /// The request shared another one's fetch.
     pub collapsed: bool,
-    /// A short token that says why: `outdated`, `set-cookie`, `store-away`, …
+    /// A short token that says why: `invalidated`, `set-cookie`, `store-away`, …
     pub detail: Option<&'static str>,
     /// The name under which the response is stored; printable ASCII.
     pub key: Option<Box<str>>,
@@ -224,7 +224,7 @@ mod tests {
         let rows = [
             (Outcome::hit(30), "larder; hit; ttl=30"),
             (Outcome::stale(-5, "revalidating"), "larder; hit; ttl=-5; detail=revalidating"),
-            (Outcome::stale(40, "softly-outdated"), "larder; hit; ttl=40; detail=softly-outdated"),
+            (Outcome::stale(40, "soft-invalidated"), "larder; hit; ttl=40; detail=soft-invalidated"),
             (
                 Outcome { fwd_status: Some(200), stored: true, collapsed: true, ..Outcome::miss(Fwd::UriMiss) },
                 "larder; fwd=uri-miss; fwd-status=200; stored; collapsed",

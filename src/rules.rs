@@ -1,5 +1,5 @@
 //! `rules.toml` compiled: [`RuleSet`], and the two questions asked of it on every request. Which family does this
-//! path belong to, and which families does this write outdate? Everything is checked when the file is read:
+//! path belong to, and which families does this write invalidate? Everything is checked when the file is read:
 //! patterns are compiled, references resolved, faults reported all at once ([`fault`]).
 
 use std::time::Duration;
@@ -8,14 +8,14 @@ use http::header::COOKIE;
 use http::{HeaderMap, HeaderName, Method};
 use smallvec::SmallVec;
 
-use crate::headers::{self, ForwardedPolicy, Meant, is_safe};
-use crate::key::{self, FamilyKeying, Identity, Keying};
+use crate::http::clients::ClientCacheControl;
+use crate::http::headers::{self, ForwardedPolicy, Meant, is_safe};
+use crate::http::invalidation::StatusSet;
+use crate::http::target::{PathCase, Readings, Target, with_plain_delimiters};
+use crate::http::{Policy, TtlPolicy};
+use crate::key::{self, FamilyKeySpec, Identity, KeySpec};
+use crate::marks::Tag;
 use crate::secret::Secret;
-use crate::semantics::clients::ClientCacheControl;
-use crate::semantics::invalidation::StatusSet;
-use crate::semantics::{Policy, TtlPolicy};
-use crate::stamp::Tag;
-use crate::target::{PathCase, Readings, Target, with_plain_delimiters};
 
 mod expand;
 pub(crate) mod family;
@@ -53,7 +53,7 @@ pub struct RuleSet {
     names: Names,
 }
 
-/// What is cached together and outdated together.
+/// What is cached together and invalidated together.
 #[derive(Debug)]
 pub struct Family {
     /// Position in the file, from 0; also the index of its metrics.
@@ -69,14 +69,14 @@ pub struct Family {
     /// Storing and freshness.
     pub policy: Policy,
     /// What of a request is part of its key.
-    pub keying: Keying,
+    pub key_spec: KeySpec,
     /// How what is missing is asked for.
     pub fetching: Fetching,
     /// Who shares a fetch of what is missing.
     pub collapse: Collapse,
     /// Largest body that is stored, bytes; the server's default if `None`.
     pub max_body: Option<u64>,
-    /// Some rule with `refresh` can outdate it.
+    /// Some rule with `refresh` can invalidate it.
     pub refreshed: bool,
     /// What clients are told of their own caches.
     pub client_cache_control: ClientCacheControl,
@@ -127,7 +127,7 @@ impl ReadMethods {
 /// How a family asks upstream, and how many answers to one question it keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetching {
-    /// Request fields that are brought into a normal form first ([`crate::semantics::negotiation`]).
+    /// Request fields that are brought into a normal form first ([`crate::http::negotiation`]).
     pub normalize: Vec<HeaderName>,
     /// How many variants of one response are kept.
     pub max_variants: usize,
@@ -192,7 +192,7 @@ pub struct Ambiguity<'r> {
     pub is_complete: bool,
 }
 
-/// A rule that maps writes to what they outdate.
+/// A rule that maps writes to what they invalidate.
 #[derive(Debug)]
 pub struct Invalidation {
     /// The pattern as written.
@@ -201,11 +201,11 @@ pub struct Invalidation {
     pub methods: WriteMethods,
     /// Answers on which it applies.
     pub on: StatusSet,
-    /// Softly: what is outdated may be served stale for this long, while a fresh one is fetched.
+    /// Softly: what is invalidated may be served stale for this long, while a fresh one is fetched.
     pub grace: Option<Duration>,
     /// Once more after this time: upstream reads from replicas that lag behind.
     pub again: Option<Duration>,
-    /// The hottest of what it outdates is fetched again before anybody asks.
+    /// The hottest of what it invalidates is fetched again before anybody asks.
     pub refresh: bool,
     /// Families as written in the file, for people.
     pub families: Vec<String>,
@@ -249,7 +249,7 @@ impl WriteMethods {
 
 /// Who makes a write.
 #[derive(Debug, Clone, Copy)]
-pub enum Caller<'c> {
+pub enum CallerIdentity<'c> {
     /// Told by the fields of the request. `secret`: the key of the HMACs that credentials stand as.
     Known { fields: &'c HeaderMap, secret: Option<&'c Secret> },
     /// It may have been anybody.
@@ -262,16 +262,16 @@ pub type Captures = SmallVec<[String; 2]>;
 
 /// What a read is to the rules: a GET or HEAD, or a QUERY.
 #[derive(Debug)]
-pub struct Claimed<'r> {
+pub struct RouteMatch<'r> {
     pub family: &'r Family,
     pub captures: Captures,
 }
 
 /// A write that an invalidation rule matches.
 #[derive(Debug)]
-pub struct Outdated<'r> {
+pub struct MatchedRule<'r> {
     pub rule: &'r Invalidation,
-    /// What it outdates, captures filled in, none twice.
+    /// What it invalidates, captures filled in, none twice.
     pub tags: Vec<Tag>,
 }
 
@@ -316,7 +316,7 @@ impl RuleSet {
     pub fn identify_by(&self, name: &HeaderName) -> bool {
         self.families
             .iter()
-            .any(|family| matches!(&family.keying.identity, Identity::Header(known) if known == name))
+            .any(|family| matches!(&family.key_spec.identity, Identity::Header(known) if known == name))
     }
 
     /// The family of this name.
@@ -326,9 +326,9 @@ impl RuleSet {
 
     /// The family that a read of this normalised path belongs to: the first in the file that matches and is read
     /// with this method.
-    pub fn claim(&self, method: &Method, path: &str) -> Option<Claimed<'_>> {
+    pub fn route(&self, method: &Method, path: &str) -> Option<RouteMatch<'_>> {
         let family = self.family_at(method, path)?;
-        Some(Claimed { family, captures: family.captures(path) })
+        Some(RouteMatch { family, captures: family.captures(path) })
     }
 
     /// Encoded or not, delimiters are the same. A pattern may tell them apart all the same (`[^:]+`).
@@ -384,25 +384,31 @@ impl RuleSet {
     }
 
     /// Every invalidation that a write of this method to this normalised path matches, in the order of the file.
-    pub fn outdated_by(&self, method: &Method, path: &str) -> Vec<Outdated<'_>> {
+    pub fn invalidated_by(&self, method: &Method, path: &str) -> Vec<MatchedRule<'_>> {
         let target = Target { path: path.to_owned(), ..Target::default() };
-        self.outdated_by_any(&Meant::These(vec![method.clone()]), &[target], Caller::Unknown)
+        self.invalidated_by_any(&Meant::These(vec![method.clone()]), &[target], CallerIdentity::Unknown)
     }
 
     /// Every invalidation that a write matches in any of the ways upstream may take it: by each of `methods`, at each
     /// reading of its paths ([`Target::readings`]): its own, and that of its `Destination`. What matches in two ways alike
     /// comes once.
-    pub fn outdated_by_any(&self, methods: &Meant, targets: &[Target], caller: Caller<'_>) -> Vec<Outdated<'_>> {
-        let mut matches: Vec<Outdated<'_>> = Vec::new();
+    pub fn invalidated_by_any(
+        &self,
+        methods: &Meant,
+        targets: &[Target],
+        caller: CallerIdentity<'_>,
+    ) -> Vec<MatchedRule<'_>> {
+        let mut matches: Vec<MatchedRule<'_>> = Vec::new();
         let readings: Vec<Readings<'_>> = targets.iter().map(Target::readings).collect();
         for path in readings.iter().flat_map(Readings::all) {
             let rules = self.invalidation_paths.matches(path).map(|at| &self.invalidations[at]);
             let applying = rules.filter(|rule| rule.methods.apply_to(methods));
-            for outdated in applying.map(|rule| rule.outdated(path, caller)) {
-                let is_known =
-                    |known: &Outdated<'_>| std::ptr::eq(known.rule, outdated.rule) && known.tags == outdated.tags;
+            for invalidated in applying.map(|rule| rule.invalidated(path, caller)) {
+                let is_known = |known: &MatchedRule<'_>| {
+                    std::ptr::eq(known.rule, invalidated.rule) && known.tags == invalidated.tags
+                };
                 if !matches.iter().any(is_known) {
-                    matches.push(outdated);
+                    matches.push(invalidated);
                 }
             }
         }
@@ -413,17 +419,17 @@ impl RuleSet {
     /// contain `:`. Percent-encoded or not, a value is the same instance.
     pub fn resolve(&self, reference: &str) -> Result<Vec<Tag>, UnknownFamily> {
         let mut tags = Vec::new();
-        Reference::resolve(reference, &self.names)?.tags(&|_| None, Caller::Unknown, &mut tags);
+        Reference::resolve(reference, &self.names)?.tags(&|_| None, CallerIdentity::Unknown, &mut tags);
         Ok(tags)
     }
 
-    /// The invalidations that can outdate entries of this family.
-    pub fn outdating(&self, family: &Family) -> Vec<&Invalidation> {
+    /// The invalidations that can invalidate entries of this family.
+    pub fn invalidating(&self, family: &Family) -> Vec<&Invalidation> {
         self.invalidations.iter().filter(|rule| rule.reaches(family)).collect()
     }
 
-    /// Those of them that can outdate the entry with these captures.
-    pub fn outdating_instance(&self, family: &Family, captures: &Captures) -> Vec<&Invalidation> {
+    /// Those of them that can invalidate the entry with these captures.
+    pub fn invalidating_instance(&self, family: &Family, captures: &Captures) -> Vec<&Invalidation> {
         let reaches = |rule: &&Invalidation| {
             let mut references = rule.references.iter();
             references.any(|reference| reference.reaches_instance(&family.levels, captures))
@@ -456,7 +462,8 @@ impl Family {
 
     /// The tag of what one caller has in it, where a rule may name that and a request tells who asks.
     pub fn tag_of_caller(&self, fields: &HeaderMap, secret: Option<&Secret>) -> Option<Tag> {
-        let caller = self.told_by_caller.then(|| key::caller(&self.keying.identity, fields, secret)).flatten()?;
+        let caller =
+            self.told_by_caller.then(|| key::caller(&self.key_spec.identity, fields, secret)).flatten()?;
         Some(Tag::caller(&self.name, &caller))
     }
 
@@ -474,24 +481,31 @@ impl Family {
     }
 
     /// What the family adds to the canonical text of a request.
-    pub fn keying(&self) -> FamilyKeying<'_> {
-        FamilyKeying { name: &self.name, version: &self.version, keying: &self.keying }
+    pub fn key_spec(&self) -> FamilyKeySpec<'_> {
+        FamilyKeySpec { name: &self.name, version: &self.version, key_spec: &self.key_spec }
     }
 
     /// The request fields that are part of the key in one way or another.
     pub fn keyed_fields(&self) -> Vec<HeaderName> {
-        let identity = match &self.keying.identity {
+        let identity = match &self.key_spec.identity {
             Identity::Header(name) => Some(name.clone()),
             Identity::Unstated | Identity::Cookie(_) | Identity::Shared => None,
         };
         let cookie = self.cookies_sent().filter(|names| !names.is_empty()).map(|_| COOKIE);
-        self.keying.headers.iter().chain(&self.fetching.normalize).cloned().chain(identity).chain(cookie).collect()
+        self.key_spec
+            .headers
+            .iter()
+            .chain(&self.fetching.normalize)
+            .cloned()
+            .chain(identity)
+            .chain(cookie)
+            .collect()
     }
 
     /// The cookies that alone are sent; `None` if all are.
     fn cookies_sent(&self) -> Option<SmallVec<[&str; 8]>> {
-        let identity = self.keying.identity_cookie();
-        match &self.keying.cookies {
+        let identity = self.key_spec.identity_cookie();
+        match &self.key_spec.cookies {
             Some(kept) => {
                 let others = kept.iter().map(String::as_str).filter(|name| Some(*name) != identity);
                 Some(identity.into_iter().chain(others).collect())
@@ -528,7 +542,7 @@ impl Invalidation {
         if self.grace.is_some() { "soft" } else { "hard" }
     }
 
-    /// How it outdates, for people: `soft, grace 30s, again 5s`.
+    /// How it invalidates, for people: `soft, grace 30s, again 5s`.
     pub fn manner(&self) -> String {
         let grace = self.grace.map(|grace| format!("soft, grace {}", humantime::format_duration(grace)));
         let mut parts = vec![grace.unwrap_or_else(|| "hard".to_owned())];
@@ -537,32 +551,33 @@ impl Invalidation {
         parts.join(", ")
     }
 
-    /// Whether it can outdate entries of this family.
+    /// Whether it can invalidate entries of this family.
     fn reaches(&self, family: &Family) -> bool {
         self.references.iter().any(|reference| reference.reaches(&family.levels))
     }
 
-    fn outdated(&self, path: &str, caller: Caller<'_>) -> Outdated<'_> {
+    fn invalidated(&self, path: &str, caller: CallerIdentity<'_>) -> MatchedRule<'_> {
         let values = self.pattern.values(path);
         let value_of = |name: &str| values.iter().find(|(known, _)| *known == name).and_then(|(_, value)| *value);
         let mut tags = Vec::new();
         for reference in &self.references {
             reference.tags(&value_of, caller, &mut tags);
         }
-        Outdated { rule: self, tags }
+        MatchedRule { rule: self, tags }
     }
 }
 
 /// Leaves of a read's fields those that its answer may depend on: all that no upstream takes for another request, or,
 /// if its family says so, only those that are part of the key. `forwarded`: as it came.
 pub fn strip_read(fields: &mut HeaderMap, forwarded: ForwardedPolicy, family: Option<&Family>) {
-    let keys_on = |name: &HeaderName| family.is_some_and(|family| family.keying.keys_on(name));
+    let keys_on = |name: &HeaderName| family.is_some_and(|family| family.key_spec.keys_on(name));
     headers::strip_unkeyed(fields, forwarded, keys_on);
     if let Some(family) = family.filter(|family| family.fetching.keyed_only) {
         headers::keep_keyed(fields, &family.keyed_fields());
     }
     // A family that keys on the field as a whole asks for all of it.
-    let is_whole = |family: &&Family| family.keying.cookies.is_none() && family.keying.headers.contains(&COOKIE);
+    let is_whole =
+        |family: &&Family| family.key_spec.cookies.is_none() && family.key_spec.headers.contains(&COOKIE);
     if let Some(names) = family.filter(|family| !is_whole(family)).and_then(Family::cookies_sent) {
         headers::keep_cookies(fields, &names);
     }

@@ -11,24 +11,24 @@ use tokio_util::task::TaskTracker;
 use crate::admin::auth::Guard;
 use crate::admin::guesses::Guesses;
 use crate::cache::Cache;
-use crate::cache::fleet::Fleet;
-use crate::cache::flight::Flights;
 use crate::cache::memory::Memory;
-use crate::cache::names::Names;
-use crate::cache::shapes::Shapes;
-use crate::cache::stream::Held;
-use crate::cache::unanswered::Unanswered;
-use crate::cache::unmatched::UnmatchedWrites;
+use crate::coalesce::inflight::Inflight;
+use crate::coalesce::shapes::Shapes;
+use crate::coalesce::stream::Held;
+use crate::coherence::fleet::Fleet;
+use crate::coherence::unanswered::UnansweredWrites;
 use crate::config::{self, Coherence, Config, Digest, LoadError, Server, StoreConfig};
 use crate::entry::Seal;
-use crate::headers::{Credentials, LoopMark};
-use crate::key::Hiding;
+use crate::http::headers::{Credentials, LoopMark};
+use crate::http::invalidation::StatusSet;
+use crate::key::Redaction;
+use crate::marks::Tag;
 use crate::metrics::{FamilyCounters, Metrics, NO_FAMILY};
 use crate::rules::{Family, Invalidation, RuleSet, WriteMethods};
-use crate::semantics::invalidation::StatusSet;
 use crate::shares::Shares;
-use crate::stamp::Tag;
 use crate::store::Store;
+use crate::upkeep::names::Names;
+use crate::upkeep::unmatched::UnmatchedWrites;
 use crate::upstream::Upstream;
 
 /// The rules in force, with the counters of their families.
@@ -41,7 +41,7 @@ pub struct Live {
     /// `[memory] max_body`, bytes.
     pub max_body: u64,
     /// What does not stand in keys as it is.
-    pub hiding: Hiding,
+    pub redaction: Redaction,
     /// The request fields that count as credentials.
     pub credentials: Credentials,
     /// When they came into force.
@@ -56,8 +56,8 @@ impl Live {
         let no_family = metrics.family(NO_FAMILY);
         let credentials = config.server.credential_headers.clone();
         let further = Some(credentials.further().into()).filter(|further: &Arc<[_]>| !further.is_empty());
-        let hiding = Hiding { secret: config.store.as_ref().and_then(StoreConfig::secret), further };
-        Live { rules, counters, no_family, max_body, hiding, credentials, since: SystemTime::now() }
+        let redaction = Redaction { secret: config.store.as_ref().and_then(StoreConfig::secret), further };
+        Live { rules, counters, no_family, max_body, redaction, credentials, since: SystemTime::now() }
     }
 
     /// The counters of a family by its id, or those of requests without one.
@@ -77,14 +77,14 @@ pub struct Running {
     pub config: Config,
     live: ArcSwap<Live>,
     pub cache: Cache,
-    pub flights: Arc<Flights>,
+    pub inflight: Arc<Inflight>,
     pub shapes: Shapes,
     pub unmatched: UnmatchedWrites,
     /// Reads that no other request can share, at a time.
     pub unshared: Arc<Shares>,
     /// Bodies on their way into memory: at most a quarter of its capacity, or one of the largest.
     pub held: Arc<Held>,
-    pub unanswered: Arc<Unanswered>,
+    pub unanswered: Arc<UnansweredWrites>,
     pub upstream: Upstream,
     pub metrics: Arc<Metrics>,
     /// The tokens of the admin.
@@ -134,12 +134,12 @@ impl Running {
         let largest = largest_body(&live);
         let memory = Memory::new(config.memory.capacity, largest, config.memory.marks);
         let namespace = config.store.as_ref().map_or("", |store| &store.namespace);
-        let seal = Seal::new(namespace, live.hiding.secret.clone());
+        let seal = Seal::new(namespace, live.redaction.secret.clone());
         Running {
             live: ArcSwap::from_pointee(live),
             cache: Cache::new(memory, store.map(|store| (store, fleet(&config))), Arc::clone(&metrics))
                 .sealed(seal),
-            flights: Flights::new(),
+            inflight: Inflight::new(),
             shapes: Shapes::new(),
             unmatched: UnmatchedWrites::default(),
             unshared: unshared(&config.server),
@@ -170,7 +170,7 @@ impl Running {
 
     /// Reads the file again. A good one takes effect for requests that begin later; a faulty one changes nothing
     /// and is remembered for [`Running::refused`]. What was stored at an earlier time under a definition that comes
-    /// into force now is outdated: writes in between may have been mapped by other rules.
+    /// into force now is invalidated: writes in between may have been mapped by other rules.
     pub async fn reload(&self) -> Result<Reloaded, LoadError> {
         let mut last_read = self.last_read.lock().await;
         let content = self.content();
@@ -207,8 +207,8 @@ impl Running {
             }
         };
         // Not a new secret or other credentials: they take effect at a restart, as the rest of their tables.
-        let (hiding, credentials) = (self.live().hiding.clone(), self.live().credentials.clone());
-        let live = Live { hiding, credentials, ..Live::take(&mut config, &self.metrics) };
+        let (redaction, credentials) = (self.live().redaction.clone(), self.live().credentials.clone());
+        let live = Live { redaction, credentials, ..Live::take(&mut config, &self.metrics) };
         let changed = changed(&self.live().rules, &live.rules);
         if !changed.is_empty() {
             self.cache.invalidate(&changed).await;
@@ -220,7 +220,7 @@ impl Running {
         };
         self.live.store(Arc::new(live));
         // Once more: writes that began and ended in between went by the rules before, and readers stored what these rules
-        // would have outdated.
+        // would have invalidated.
         if !changed.is_empty() {
             self.cache.invalidate(&changed).await;
         }
@@ -281,7 +281,8 @@ fn digest_of(content: &Result<Option<Vec<u8>>, LoadError>) -> Option<Digest> {
 fn changed(before: &RuleSet, now: &RuleSet) -> Vec<Tag> {
     let is_same = |family: &Family| {
         before.family(&family.name).is_some_and(|there| {
-            there.version == family.version && written(before.outdating(there)) == written(now.outdating(family))
+            there.version == family.version
+                && written(before.invalidating(there)) == written(now.invalidating(family))
         })
     };
     now.families().iter().filter(|family| !is_same(family)).map(|family| Tag::family(&family.name)).collect()

@@ -20,11 +20,11 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::admin;
 use crate::config::{Config, Server};
-use crate::connections::Connection;
-use crate::connections::stall::Unstalled;
 use crate::metrics::Metrics;
-use crate::proxy::{self, Body, suspects, turn};
+use crate::proxy::{self, Body, stall, suspects};
 use crate::running::Running;
+use crate::server::connections::Connection;
+use crate::server::connections::stall::Unstalled;
 use crate::store::Store;
 use crate::store::redis::{ConnectFault, RedisStore, SetupFault};
 use crate::upstream::interim::Line;
@@ -33,6 +33,7 @@ use crate::watch;
 
 mod admission;
 mod chunks;
+pub(crate) mod connections;
 mod counted;
 pub mod descriptors;
 mod early;
@@ -89,7 +90,7 @@ pub enum ServeError {
     )]
     NoUpstream,
     #[error(
-        "the store could not be told of {0} outdated tags: others may serve what they outdate until its time is over; \
+        "the store could not be told of {0} invalidated tags: others may serve what they invalidate until its time is over; \
          clear the cache when the store is back (POST /cache/clear)"
     )]
     Undelivered(usize),
@@ -379,7 +380,7 @@ async fn answer(
             last.end_with_connection();
         }
         line.note_answer(false);
-        turn::give();
+        stall::give();
         return response;
     }
     let response = line.answer(|interim| proxy::handle(&running, request, client, Some(interim))).await;
@@ -431,7 +432,7 @@ async fn drain(running: &Arc<Running>, public: tokio::task::JoinHandle<()>) {
     }
     tracing::warn!(
         requests = running.tasks.len(),
-        outdated_tags = unanswered.len(),
+        invalidated_tags = unanswered.len(),
         undelivered_tags = running.cache.undelivered(),
         "drain_timeout is over: ending what still runs"
     );

@@ -13,15 +13,17 @@ use bytes::Bytes;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
-use crate::stamp::{Tag, Taken, View};
+use crate::marks::{IssuedStamp, MarksView, Tag};
 
 pub mod fleet;
 pub mod redis;
 pub mod sweep;
 
-use fleet::{Cause, Claim, Claimed, Generation, Holder, Intent, Invalidated, Membership, Message, Roster, Synced};
+use fleet::{
+    Cause, FleetLock, Generation, Holder, Intent, Invalidated, LockReply, Membership, Message, Roster, Synced,
+};
 
-use sweep::{Census, Dated, Judged, Place, Survey};
+use sweep::{Dated, Judged, KeyStats, Survey, WalkPosition};
 
 /// A boxed future: `Store` is used as `dyn Store`, and a box is nothing beside a round trip.
 pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -36,7 +38,7 @@ pub struct Found {
     /// stands there; nothing at all, `Some(b"")`, of what is no string.
     pub entry: Option<Bytes>,
     /// The marks of the tags asked for (and of the root tag, and the floor), read after the entry.
-    pub view: View,
+    pub view: MarksView,
 }
 
 /// Why the store could not answer. Nothing may be trusted after any of these.
@@ -53,7 +55,7 @@ pub enum StoreError {
     #[error("{reason}")]
     Unreplicated {
         /// What an invalidation has taken.
-        taken: Option<Taken>,
+        taken: Option<IssuedStamp>,
         /// How many are missing, for people.
         reason: String,
     },
@@ -116,14 +118,14 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn lookup<'a>(&'a self, key: &'a str, tags: &'a [Tag]) -> Reply<'a, Found>;
 
     /// The marks of `tags` and of the root tag alone.
-    fn view<'a>(&'a self, tags: &'a [Tag]) -> Reply<'a, View>;
+    fn view<'a>(&'a self, tags: &'a [Tag]) -> Reply<'a, MarksView>;
 
     /// Keeps `value` under `key` for `ttl` (at least 1 s).
     fn put<'a>(&'a self, key: &'a str, value: Bytes, ttl: Duration) -> Reply<'a, ()>;
 
     /// Takes the next sequence and marks `tags` with it, and what `cause` softens with a soft mark; drops the intent of `cause`, and records one for each
     /// repetition; tells who may hold a lease, and nudges them: all of it or nothing. May be repeated: repeating only
-    /// outdates more. After an error the tags may be marked all the same.
+    /// invalidates more. After an error the tags may be marked all the same.
     fn invalidate<'a>(&'a self, tags: &'a [Tag], cause: &'a Cause<'a>) -> Reply<'a, Invalidated>;
 
     /// Makes a proxy a member or renews its membership, and tells the marks that it lacks. The others are told when it
@@ -133,7 +135,7 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Returns when as many replicas as `wait_replicas` asks for have all that was written before this was called, with
     /// the view of no tags, read after that.
-    fn reach(&self) -> Reply<'_, View>;
+    fn reach(&self) -> Reply<'_, MarksView>;
 
     /// Who is in the fleet, for the admin.
     fn roster(&self) -> Reply<'_, Roster>;
@@ -151,23 +153,23 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Records an intent that is due after `within`, or renews its deadline and tags. The view is that of
     /// [`Store::view`] without tags.
-    fn record<'a>(&'a self, intent: &'a Intent, within: Duration) -> Reply<'a, View>;
+    fn record<'a>(&'a self, intent: &'a Intent, within: Duration) -> Reply<'a, MarksView>;
 
     /// Drops an intent: its write changed nothing.
     fn forget<'a>(&'a self, intent: &'a str) -> Reply<'a, ()>;
 
     /// Claims a fetch for at most `lasting` (at least 1 ms): others are told whose it is, until it is released or that time
     /// has passed. `instead_of`: another one's claim that gives way to this one if it still stands.
-    fn claim<'a>(
+    fn lock_fetch<'a>(
         &'a self,
         fetch: &'a str,
-        claim: &'a Claim,
+        lock: &'a FleetLock,
         lasting: Duration,
-        instead_of: Option<&'a Claim>,
-    ) -> Reply<'a, Claimed>;
+        instead_of: Option<&'a FleetLock>,
+    ) -> Reply<'a, LockReply>;
 
     /// Ends a claim, unless another has taken its place, and tells everybody that its fetch has ended.
-    fn release<'a>(&'a self, fetch: &'a str, claim: &'a Claim, stored: bool) -> Reply<'a, ()>;
+    fn unlock_fetch<'a>(&'a self, fetch: &'a str, lock: &'a FleetLock, stored: bool) -> Reply<'a, ()>;
 
     /// What proxies tell one another, this one's own words included, from now on. Any of it may be missing: correctness
     /// must not depend on it.
@@ -191,19 +193,19 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn hold_sweep<'a>(&'a self, id: &'a str, lasting: Duration) -> Reply<'a, bool>;
 
     /// One step of a walk over all entries: looks at about so many keys of the server.
-    fn survey(&self, from: Place, keys: u64) -> Reply<'_, Survey>;
+    fn survey(&self, from: WalkPosition, keys: u64) -> Reply<'_, Survey>;
 
     /// What [`Store::view`] gives for each of these sets of tags, in one round trip.
-    fn views<'a>(&'a self, sets: &'a [&'a [Tag]]) -> Reply<'a, Vec<View>>;
+    fn views<'a>(&'a self, sets: &'a [&'a [Tag]]) -> Reply<'a, Vec<MarksView>>;
 
     /// Removes those of these entries, all met at one place, that still begin as they did; tells how many.
-    fn unlink<'a>(&'a self, at: Place, judged: &'a [Judged]) -> Reply<'a, u64>;
+    fn unlink<'a>(&'a self, at: WalkPosition, judged: &'a [Judged]) -> Reply<'a, u64>;
 
     /// Keeps the result of a walk for every proxy to read, for `lasting`.
-    fn keep_census<'a>(&'a self, census: &'a Census, lasting: Duration) -> Reply<'a, ()>;
+    fn store_key_stats<'a>(&'a self, key_stats: &'a KeyStats, lasting: Duration) -> Reply<'a, ()>;
 
     /// The last result that was kept, if its time is not over.
-    fn census(&self) -> Reply<'_, Option<Dated>>;
+    fn key_stats(&self) -> Reply<'_, Option<Dated>>;
 
     /// The link's state, without asking the server.
     fn link(&self) -> Link;

@@ -21,10 +21,10 @@ use tokio::time::Sleep;
 
 use crate::client::Client;
 use crate::config::{HostPolicy, Server};
-use crate::connections::{Busy, Connection};
-use crate::headers;
+use crate::http::headers;
+use crate::http::target::normalise_authority;
+use crate::server::connections::{Busy, Connection};
 use crate::shares::{Over, Share, Shares};
-use crate::target::normalise_authority;
 
 mod address;
 mod answer_end;
@@ -440,7 +440,7 @@ struct Attempt<'p> {
 }
 
 /// No answer.
-struct Unanswered {
+struct NoAnswer {
     error: UpstreamError,
     /// Why, in few words.
     cause: Option<String>,
@@ -459,37 +459,37 @@ enum Blame {
     Leftovers(Stray),
 }
 
-impl From<UpstreamError> for Unanswered {
-    fn from(error: UpstreamError) -> Unanswered {
-        Unanswered { error, cause: None, blame: Blame::Exchange, is_unwritten: false }
+impl From<UpstreamError> for NoAnswer {
+    fn from(error: UpstreamError) -> NoAnswer {
+        NoAnswer { error, cause: None, blame: Blame::Exchange, is_unwritten: false }
     }
 }
 
-impl Unanswered {
+impl NoAnswer {
     /// To a request of at least so many bytes, on a connection whose last response had ended like this.
-    fn of(error: &hyper::Error, length: u64, conn: &UpstreamConn) -> Unanswered {
+    fn of(error: &hyper::Error, length: u64, conn: &UpstreamConn) -> NoAnswer {
         if let Some(fault) = conn::head_fault(error) {
             // It began like a response: it is upstream's own, and nothing that was left over from another one.
-            return Unanswered::because(UpstreamError::Garbled, fault.to_string());
+            return NoAnswer::because(UpstreamError::Garbled, fault.to_string());
         }
         let is_garbled = error.is_parse() || error.is_parse_too_large() || conn::is_stray(error);
         if is_garbled {
-            return Unanswered::garbled(cause::of(error), conn);
+            return NoAnswer::garbled(cause::of(error), conn);
         }
         let is_unheard = conn.heard_nothing_of(length);
         let blame = if is_unheard { Blame::Idle } else { Blame::Exchange };
         let (error, cause) = (UpstreamError::Closed, Some(cause::of(error)));
-        Unanswered { error, cause, blame, is_unwritten: conn.is_refused() }
+        NoAnswer { error, cause, blame, is_unwritten: conn.is_refused() }
     }
 
     /// What came is not HTTP, or has two meanings.
-    fn garbled(cause: String, conn: &UpstreamConn) -> Unanswered {
+    fn garbled(cause: String, conn: &UpstreamConn) -> NoAnswer {
         let blame = conn.stray().map_or(Blame::Exchange, Blame::Leftovers);
-        Unanswered { error: UpstreamError::Garbled, cause: Some(cause), blame, is_unwritten: conn.is_refused() }
+        NoAnswer { error: UpstreamError::Garbled, cause: Some(cause), blame, is_unwritten: conn.is_refused() }
     }
 
-    fn because(error: UpstreamError, cause: String) -> Unanswered {
-        Unanswered { cause: Some(cause), ..error.into() }
+    fn because(error: UpstreamError, cause: String) -> NoAnswer {
+        NoAnswer { cause: Some(cause), ..error.into() }
     }
 }
 
@@ -701,10 +701,7 @@ impl Upstream {
         }
         .await;
         let answer = match (once, again) {
-            (
-                Err(Unanswered { blame: blame @ (Blame::Idle | Blame::Leftovers(_)), .. }),
-                Some((headers, body)),
-            ) => {
+            (Err(NoAnswer { blame: blame @ (Blame::Idle | Blame::Leftovers(_)), .. }), Some((headers, body))) => {
                 let second = {
                     let attempt = Attempt { place: &mut place, is_repetition: true };
                     self.send_once(attempt, method, path_and_query, headers, body, interim)
@@ -716,7 +713,7 @@ impl Upstream {
                 }
                 second
             }
-            (Err(Unanswered { error, cause, blame, .. }), None) => {
+            (Err(NoAnswer { error, cause, blame, .. }), None) => {
                 // A write cannot show it. It must not meet the same again.
                 if let Blame::Leftovers(stray) = blame {
                     self.pool.distrust(stray);
@@ -748,7 +745,7 @@ impl Upstream {
         mut headers: HeaderMap,
         mut body: RequestBody,
         interim: Option<Interim>,
-    ) -> Result<Answer, Unanswered> {
+    ) -> Result<Answer, NoAnswer> {
         let progress = match &body {
             RequestBody::Client(body) => Arc::clone(&body.progress),
             RequestBody::Empty | RequestBody::Whole(_) => Progress::new(),
@@ -789,7 +786,7 @@ impl Upstream {
         };
         let answer = answer.unwrap_or_else(|| {
             let patience = humantime::format_duration(self.answer_within);
-            Err(Unanswered::because(UpstreamError::Timeout, format!("nothing for {patience} (upstream_timeout)")))
+            Err(NoAnswer::because(UpstreamError::Timeout, format!("nothing for {patience} (upstream_timeout)")))
         });
         let (mut conn, mut response) = answer.map_err(|unanswered| given_up(unanswered, upload.as_deref()))?;
         let unsent = upload.as_ref().map_or(Unsent::Nothing, |upload| upload.begin_answer());
@@ -800,7 +797,7 @@ impl Upstream {
         let ending = Ending::of(method, response.status());
         // RFC 9112 §6.3. hyper does not look at the lengths of responses without content.
         if let Some(fault) = fault_of(&mut response, ending, upgrades) {
-            let unanswered = Unanswered::garbled(fault.to_owned(), &conn);
+            let unanswered = NoAnswer::garbled(fault.to_owned(), &conn);
             return Err(given_up(unanswered, end.as_ref().map(|end| &*end.rest.upload)));
         }
         let is_read_by_http = !self.pool.is_tls() && matches!(*method, Method::GET | Method::HEAD);
@@ -832,7 +829,7 @@ impl Upstream {
         request: Request<RequestBody>,
         length: u64,
         is_repetition: bool,
-    ) -> Result<(UpstreamConn, Response<Incoming>), Unanswered> {
+    ) -> Result<(UpstreamConn, Response<Incoming>), NoAnswer> {
         let pooled = if is_repetition { None } else { self.pool.take() };
         let Some(mut conn) = pooled else { return Box::pin(self.exchange_anew(request, length)).await };
         let mut error = match conn.send(request).await {
@@ -840,7 +837,7 @@ impl Upstream {
             Err(error) => error,
         };
         let Some(request) = error.take_message() else {
-            return Err(Unanswered::of(error.error(), length, &conn));
+            return Err(NoAnswer::of(error.error(), length, &conn));
         };
         // Nothing of the request was sent.
         if conn::is_stray(error.error())
@@ -857,15 +854,15 @@ impl Upstream {
         &self,
         request: Request<RequestBody>,
         length: u64,
-    ) -> Result<(UpstreamConn, Response<Incoming>), Unanswered> {
+    ) -> Result<(UpstreamConn, Response<Incoming>), NoAnswer> {
         let mut conn = self
             .pool
             .connect()
             .await
-            .map_err(|error| Unanswered::because(UpstreamError::Unreachable, cause::of(&*error)))?;
+            .map_err(|error| NoAnswer::because(UpstreamError::Unreachable, cause::of(&*error)))?;
         match conn.send(request).await {
             Ok(response) => Ok((conn, response)),
-            Err(error) => Err(Unanswered::of(error.error(), length, &conn)),
+            Err(error) => Err(NoAnswer::of(error.error(), length, &conn)),
         }
     }
 
@@ -949,7 +946,7 @@ fn hold(body: &mut RequestBody, headers: &HeaderMap) -> Option<Arc<Upload>> {
 
 /// No answer, and none is waited for any more: from now on the content cannot become whole. If it was the client who did
 /// not send it, that is why there is no answer.
-fn given_up(unanswered: Unanswered, upload: Option<&Upload>) -> Unanswered {
+fn given_up(unanswered: NoAnswer, upload: Option<&Upload>) -> NoAnswer {
     let Some(upload) = upload else { return unanswered };
     if unanswered.is_unwritten {
         upload.note_unwritten();

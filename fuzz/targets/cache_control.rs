@@ -5,10 +5,10 @@
 
 use http::header::CACHE_CONTROL;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use larder::semantics::ClientDirectives;
-use larder::semantics::cache_control::{RequestDirectives, ResponseDirectives};
-use larder::semantics::demands::Demands;
-use larder::semantics::targeted::{self, Authority, LARDER_CACHE_CONTROL, effective};
+use larder::http::ClientDirectives;
+use larder::http::cache_control::{RequestDirectives, ResponseDirectives};
+use larder::http::demands::Demands;
+use larder::http::targeted::{self, Authority, LARDER_CACHE_CONTROL, effective};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &[u8]| {

@@ -6,10 +6,10 @@ use std::time::{Duration, UNIX_EPOCH};
 use bytes::Bytes;
 use http::HeaderName;
 use http::StatusCode;
-use larder::entry::{Content, Entry, Response, Seal, Variant, Variants};
-use larder::semantics::demands::Demands;
-use larder::semantics::freshness::Failure;
-use larder::semantics::targeted;
+use larder::entry::{Content, Entry, Response, Seal, Variant, VaryIndex};
+use larder::http::demands::Demands;
+use larder::http::freshness::Failure;
+use larder::http::targeted;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -20,7 +20,7 @@ fuzz_target!(|bytes: &[u8]| {
     assert!(entry.weight() > 0);
     match entry.content {
         Content::Response(response) => use_response(response),
-        Content::Variants(variants) => use_variants(variants),
+        Content::VaryIndex(variants) => use_variants(variants),
     }
 });
 
@@ -41,7 +41,7 @@ fn use_response(mut response: Response) {
 }
 
 /// One variant more is known afterwards, and no more of them than allowed.
-fn use_variants(variants: Variants) {
+fn use_variants(variants: VaryIndex) {
     let named = [HeaderName::from_static("accept-language")];
     let Some(on) = variants.widened(&named, false) else { return };
     assert!(on.contains(&named[0]));

@@ -5,10 +5,10 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use http::StatusCode;
-use larder::headers;
-use larder::semantics::freshness;
-use larder::semantics::vary::Vary;
-use larder::semantics::{groups, negotiation, validation};
+use larder::http::headers;
+use larder::http::freshness;
+use larder::http::vary::Vary;
+use larder::http::{groups, negotiation, validation};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &[u8]| {

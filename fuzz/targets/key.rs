@@ -3,9 +3,9 @@
 //! normal form, and no request can write lines into its canonical text.
 
 use http::{HeaderName, Uri};
-use larder::headers::ForwardedPolicy;
-use larder::key::{self, FamilyKeying, Identity, Keying, QueryKeying};
-use larder::target::{self, PathCase, Target};
+use larder::http::headers::ForwardedPolicy;
+use larder::key::{self, FamilyKeySpec, Identity, KeySpec, QueryKeySpec};
+use larder::http::target::{self, PathCase, Target};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &[u8]| {
@@ -22,12 +22,12 @@ fuzz_target!(|text: &[u8]| {
     let plain = key::derive(&target, &headers, None, None);
     assert_eq!(plain.text.lines().count(), 1);
     let language = HeaderName::from_static("accept-language");
-    for query in [QueryKeying::Keep(vec!["page".to_owned()]), QueryKeying::Drop(vec!["page".to_owned()])] {
+    for query in [QueryKeySpec::Keep(vec!["page".to_owned()]), QueryKeySpec::Drop(vec!["page".to_owned()])] {
         for identity in
             [Identity::Header(HeaderName::from_static("authorization")), Identity::Cookie("id".to_owned())]
         {
-            let keying = Keying { query: query.clone(), headers: vec![language.clone()], identity };
-            let family = FamilyKeying { name: "family", version: "1", keying: &keying };
+            let key_spec = KeySpec { query: query.clone(), headers: vec![language.clone()], identity };
+            let family = FamilyKeySpec { name: "family", version: "1", key_spec: &key_spec };
             let keyed = key::derive(&target, &headers, Some(family), None);
             assert!(keyed.text.lines().count() <= 4);
             let variant = keyed.variant(std::slice::from_ref(&language), &headers);

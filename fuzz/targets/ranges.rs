@@ -5,8 +5,8 @@
 use bytes::Bytes;
 use http::HeaderValue;
 use http::header::RANGE;
-use larder::semantics::multipart;
-use larder::semantics::range::{self, Range};
+use larder::http::multipart;
+use larder::http::range::{self, Range};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

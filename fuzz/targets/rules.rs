@@ -18,11 +18,11 @@ fuzz_target!(|text: &str| {
 });
 
 fn use_rules(config: &Config, path: &str) {
-    if let Some(claimed) = config.rules.claim(&Method::GET, path) {
+    if let Some(claimed) = config.rules.route(&Method::GET, path) {
         assert!(!claimed.family.tags(&claimed.captures).is_empty());
         assert!(!claimed.family.label(&claimed.captures).is_empty());
     }
-    for outdated in config.rules.outdated_by(&Method::POST, path) {
-        assert!(!outdated.tags.is_empty());
+    for invalidated in config.rules.invalidated_by(&Method::POST, path) {
+        assert!(!invalidated.tags.is_empty());
     }
 }

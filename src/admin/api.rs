@@ -14,28 +14,28 @@ use http::{Method, StatusCode, Uri};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::census::Counts;
-use super::desk::Desk;
 use super::fleet;
+use super::key_stats::Counts;
 use super::refusal::Refusal;
 use super::report::{
-    self, CacheInfo, CensusReport, EditFault, FamilyActivity, FamilyDefinition, FamilyReport,
-    InvalidationDefinition, Larder, Passes, Performance, Statistics, Success, TestResults,
+    self, CacheInfo, EditFault, FamilyActivity, FamilyDefinition, FamilyReport, InvalidationDefinition,
+    KeyStatsReport, Larder, Passes, Performance, Statistics, Success, TestResults,
 };
 use super::routes::{self, ROUTES};
-use super::trial;
+use super::self_test;
+use super::state::AdminState;
 use crate::cache::StoreState;
-use crate::cache::names::Names;
-use crate::cache::unmatched::Known;
 use crate::config::LoadError;
 use crate::logs;
+use crate::marks::Tag;
 use crate::rules::fault::Fault;
 use crate::rules::nearest::{did_you_mean, nearest};
 use crate::running::{Live, Running};
-use crate::stamp::Tag;
+use crate::upkeep::names::Names;
+use crate::upkeep::unmatched::Known;
 use crate::upstream::Failure;
 
-type At = State<Arc<Desk>>;
+type At = State<Arc<AdminState>>;
 type Answer<T> = Result<Json<Success<T>>, Refusal>;
 
 #[derive(Serialize)]
@@ -45,15 +45,15 @@ struct Cleared {
     delivered: bool,
 }
 
-/// Outdates, and says so; `message` ends what was done.
-async fn clear(desk: &Desk, tags: &[Tag], message: String) -> Response {
-    let names = Names::of(&desk.running().live().rules);
+/// Invalidates, and says so; `message` ends what was done.
+async fn clear(state: &AdminState, tags: &[Tag], message: String) -> Response {
+    let names = Names::of(&state.running().live().rules);
     for tag in tags {
         // A level without a family of its own is its own name; both stand in the rules.
         let family = names.owner(tag.as_str()).unwrap_or(tag.as_str());
-        desk.running().metrics.invalidated(family, "purge");
+        state.running().metrics.invalidated(family, "purge");
     }
-    let delivered = desk.running().cache.invalidate(tags).await.is_some();
+    let delivered = state.running().cache.invalidate(tags).await.is_some();
     cleared(message, delivered).into_response()
 }
 
@@ -80,10 +80,10 @@ pub struct Health {
 }
 
 /// `GET /cache/health`
-pub async fn health(State(desk): At) -> Answer<Health> {
-    let tier = desk.tier().await?;
-    let performance = Performance::of(desk.running().live().all_counters());
-    Ok(Json(Success::of(Health { cache_info: desk.cache_info(&tier, &performance) })))
+pub async fn health(State(state): At) -> Answer<Health> {
+    let tier = state.tier().await?;
+    let performance = Performance::of(state.running().live().all_counters());
+    Ok(Json(Success::of(Health { cache_info: state.cache_info(&tier, &performance) })))
 }
 
 #[derive(Serialize)]
@@ -97,17 +97,17 @@ pub struct DetailedHealth {
 }
 
 /// `GET /cache/health/detailed`
-pub async fn detailed_health(State(desk): At) -> Answer<DetailedHealth> {
-    let tier = desk.tier().await;
-    let fleet = fleet::brief(&desk).await;
+pub async fn detailed_health(State(state): At) -> Answer<DetailedHealth> {
+    let tier = state.tier().await;
+    let fleet = fleet::brief(&state).await;
     // Every field of it can be written as JSON.
     let tier = tier.map_err(|away| away.with("fleet", serde_json::to_value(&fleet).unwrap_or_default()))?;
-    let counts = desk.counts().await?;
-    let live = desk.running().live();
+    let counts = state.counts().await?;
+    let live = state.running().live();
     let performance = Performance::of(live.all_counters());
     Ok(Json(Success::of(DetailedHealth {
         timestamp: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
-        cache_info: desk.cache_info(&tier, &performance),
+        cache_info: state.cache_info(&tier, &performance),
         detailed_statistics: Statistics {
             key_counts: key_counts(&counts, &live),
             complete: counts.keys.complete,
@@ -118,7 +118,7 @@ pub async fn detailed_health(State(desk): At) -> Answer<DetailedHealth> {
             passes: Passes::of(live.all_counters()),
             redis_version: tier.version,
             redis_mode: tier.mode,
-            larder: Larder::new(desk.running().started.elapsed(), desk.running().cache.usage()),
+            larder: Larder::new(state.running().started.elapsed(), state.running().cache.usage()),
             redis: tier.redis,
         },
         fleet,
@@ -156,33 +156,33 @@ struct Swept {
     /// What it does in this proxy: `off`, `elsewhere`, `resting`, `sweeping`.
     sweeper: &'static str,
     /// Its last walk, where the counts come from; null: they were counted for whoever asked.
-    census: Option<CensusReport>,
+    key_stats: Option<KeyStatsReport>,
     /// How long ago the keys were counted; null: they were not.
     counted_seconds_ago: Option<u64>,
 }
 
 impl Swept {
-    fn of(desk: &Desk, counts: Option<&Counts>) -> Swept {
-        let census = counts.and_then(|counts| counts.swept.as_ref()).map(CensusReport::from);
+    fn of(state: &AdminState, counts: Option<&Counts>) -> Swept {
+        let key_stats = counts.and_then(|counts| counts.swept.as_ref()).map(KeyStatsReport::from);
         let counted_seconds_ago = counts.map(|counts| counts.age().as_secs());
-        Swept { sweeper: desk.running().cache.sweeping().word(), census, counted_seconds_ago }
+        Swept { sweeper: state.running().cache.sweeping().word(), key_stats, counted_seconds_ago }
     }
 }
 
 /// `GET /cache/stats`
-pub async fn stats(State(desk): At) -> Answer<Stats> {
-    let tier = desk.tier().await?;
-    let counts = desk.counts().await?;
-    let live = desk.running().live();
+pub async fn stats(State(state): At) -> Answer<Stats> {
+    let tier = state.tier().await?;
+    let counts = state.counts().await?;
+    let live = state.running().live();
     let performance = Performance::of(live.all_counters());
     Ok(Json(Success::of(Stats {
-        cache_info: desk.cache_info(&tier, &performance),
+        cache_info: state.cache_info(&tier, &performance),
         key_counts: key_counts(&counts, &live),
         complete: counts.keys.complete,
-        writes_unmatched: desk.running().unmatched.known(),
-        upstream: UpstreamReport { last_failure: desk.running().upstream.last_failure() },
+        writes_unmatched: state.running().unmatched.known(),
+        upstream: UpstreamReport { last_failure: state.running().upstream.last_failure() },
         passes: Passes::of(live.all_counters()),
-        swept: Swept::of(&desk, Some(&counts)),
+        swept: Swept::of(&state, Some(&counts)),
     })))
 }
 
@@ -192,11 +192,11 @@ pub struct Tested {
 }
 
 /// `GET /cache/test`
-pub async fn test(State(desk): At) -> Answer<Tested> {
-    let cache = &desk.running().cache;
+pub async fn test(State(state): At) -> Answer<Tested> {
+    let cache = &state.running().cache;
     let (test_results, error) = match cache.store_handle() {
-        Some(store) => trial::on_store(&**store).await,
-        None => (trial::in_memory(cache.memory()), None),
+        Some(store) => self_test::on_store(&**store).await,
+        None => (self_test::in_memory(cache.memory()), None),
     };
     if test_results.passed() {
         return Ok(Json(Success::of(Tested { test_results })));
@@ -227,10 +227,10 @@ pub struct Families {
 }
 
 /// `GET /cache/families`
-pub async fn families(State(desk): At) -> Json<Success<Families>> {
-    let counts = desk.counts().await.ok();
+pub async fn families(State(state): At) -> Json<Success<Families>> {
+    let counts = state.counts().await.ok();
     let counts = counts.as_deref();
-    let live = desk.running().live();
+    let live = state.running().live();
     let activity = |id| {
         let counters = live.counters(id);
         let (keys, bytes) = counts.map_or((None, None), |counts| counts.of(&counters.family));
@@ -242,56 +242,56 @@ pub async fn families(State(desk): At) -> Json<Success<Families>> {
         families: definitions.map(|(definition, id)| report(definition, id)).collect(),
         without_family: activity(None),
         complete: counts.is_some_and(|counts| counts.keys.complete),
-        swept: Swept::of(&desk, counts),
+        swept: Swept::of(&state, counts),
     }))
 }
 
 fn definitions(live: &Live) -> Vec<FamilyDefinition> {
     let families = live.rules.families().iter();
-    families.map(|family| FamilyDefinition::new(family, &live.rules.outdating(family))).collect()
+    families.map(|family| FamilyDefinition::new(family, &live.rules.invalidating(family))).collect()
 }
 
 /// `POST /cache/clear`
-pub async fn clear_all(State(desk): At) -> Response {
-    let response = clear(&desk, &[Tag::root()], "All caches cleared successfully".to_owned()).await;
-    desk.running().cache.memory().clear();
+pub async fn clear_all(State(state): At) -> Response {
+    let response = clear(&state, &[Tag::root()], "All caches cleared successfully".to_owned()).await;
+    state.running().cache.memory().clear();
     response
 }
 
 /// `POST /cache/clear/{family}`: a family, a level, a glob, or a whole reference such as `room:7:8`.
 pub async fn clear_family(
-    State(desk): At,
+    State(state): At,
     family: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Refusal> {
     let Path(family) = family?;
-    let tags = resolve(&desk.running().live(), &family)?;
-    Ok(clear(&desk, &tags, format!("Cache cleared for {family}")).await)
+    let tags = resolve(&state.running().live(), &family)?;
+    Ok(clear(&state, &tags, format!("Cache cleared for {family}")).await)
 }
 
 /// `POST /cache/clear/{family}/{instance}`: the value of the family's first capture.
 pub async fn clear_instance(
-    State(desk): At,
+    State(state): At,
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Response, Refusal> {
     let Path((family, instance)) = path?;
-    let tags = resolve(&desk.running().live(), &reference(&family, &instance))?;
-    Ok(clear(&desk, &tags, format!("Cache cleared for {family} {instance}")).await)
+    let tags = resolve(&state.running().live(), &reference(&family, &instance))?;
+    Ok(clear(&state, &tags, format!("Cache cleared for {family} {instance}")).await)
 }
 
 /// `POST /cache/groups/{group}/clear`: everything that named the group, under whichever host and in whichever field. Without a
 /// store, a group that nothing names is told of: there is nothing to clear. It is invalidated all the same, for a response that
 /// is on its way may name it.
 pub async fn clear_group(
-    State(desk): At,
+    State(state): At,
     group: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Refusal> {
     let Path(group) = group?;
     // Groups are named by responses, without limit: counted together.
-    desk.running().metrics.invalidated("(group)", "purge");
+    state.running().metrics.invalidated("(group)", "purge");
     let tag = Tag::group_anywhere(&group);
-    let delivered = desk.running().cache.invalidate(std::slice::from_ref(&tag)).await.is_some();
-    if desk.running().cache.store_handle().is_none() {
-        let looking = Arc::clone(&desk);
+    let delivered = state.running().cache.invalidate(std::slice::from_ref(&tag)).await.is_some();
+    if state.running().cache.store_handle().is_none() {
+        let looking = Arc::clone(&state);
         let looked = tokio::task::spawn_blocking(move || unknown_group(looking.running(), &tag));
         if let Ok(Some(refusal)) = looked.await {
             return Err(refusal);
@@ -375,14 +375,14 @@ pub struct Rules {
 }
 
 /// `GET /rules`
-pub async fn rules(State(desk): At) -> Json<Success<Rules>> {
-    let live = desk.running().live();
+pub async fn rules(State(state): At) -> Json<Success<Rules>> {
+    let live = state.running().live();
     Json(Success::of(Rules {
-        file: desk.running().file().map(|file| file.display().to_string()),
+        file: state.running().file().map(|file| file.display().to_string()),
         since: humantime::format_rfc3339_seconds(live.since).to_string(),
         families: definitions(&live),
         invalidations: live.rules.invalidations().iter().map(InvalidationDefinition::from).collect(),
-        last_error: desk.running().refused().as_ref().map(edit_fault),
+        last_error: state.running().refused().as_ref().map(edit_fault),
     }))
 }
 
@@ -396,12 +396,12 @@ pub struct Reloaded {
 }
 
 /// `POST /rules/reload`
-pub async fn reload(State(desk): At) -> Answer<Reloaded> {
-    if desk.running().file().is_none() {
+pub async fn reload(State(state): At) -> Answer<Reloaded> {
+    if state.running().file().is_none() {
         let what_to_do = "start Larder with --rules FILE, or where there is a ./rules.toml";
         return Err(Refusal::new(StatusCode::CONFLICT, "Larder runs without a rules file", what_to_do));
     }
-    let reloaded = desk.running().reload().await.map_err(|error| {
+    let reloaded = state.running().reload().await.map_err(|error| {
         let fault = edit_fault(&error);
         let status = StatusCode::UNPROCESSABLE_ENTITY;
         Refusal::new(status, format!("{}; the old rules stay in force", fault.summary()), fault.remedy())
@@ -427,10 +427,10 @@ fn faults(error: &LoadError) -> &[Fault] {
 }
 
 /// `GET /metrics`
-pub async fn metrics(State(desk): At) -> Response {
-    let (running, usage) = (desk.running(), desk.running().cache.usage());
+pub async fn metrics(State(state): At) -> Response {
+    let (running, usage) = (state.running(), state.running().cache.usage());
     let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-    desk.note_usage();
+    state.note_usage();
     running.metrics.memory_entries.set(number(usage.entries));
     running.metrics.memory_bytes.set(number(usage.bytes));
     running.metrics.evictions.set(number(usage.evictions));
@@ -439,11 +439,11 @@ pub async fn metrics(State(desk): At) -> Response {
     running.metrics.upstream_requests.set(number(places.requests));
     running.metrics.upstream_queued.set(number(places.queued));
     running.metrics.upstream_streams.set(number(places.streams));
-    running.metrics.backlog.set(number(running.cache.undelivered() as u64));
+    running.metrics.undelivered.set(number(running.cache.undelivered() as u64));
     let is_up = !matches!(running.cache.store_state(), StoreState::Down(_));
     running.metrics.store_up.set(i64::from(is_up));
-    let census = desk.census_kept().await.unwrap_or_default();
-    running.metrics.stored(census.families.iter().map(|(name, kept)| (name.as_str(), kept.keys, kept.bytes)));
+    let key_stats = state.key_stats_stored().await.unwrap_or_default();
+    running.metrics.stored(key_stats.families.iter().map(|(name, kept)| (name.as_str(), kept.keys, kept.bytes)));
     running.metrics.lease_held.set(i64::from(running.cache.holds_lease() == Some(true)));
     const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(CONTENT_TYPE, TEXT)], running.metrics.exposition()).into_response()
@@ -455,8 +455,8 @@ pub async fn alive() -> &'static str {
 }
 
 /// `GET /readyz`: ready without the store too, since requests then go upstream.
-pub async fn ready(State(desk): At) -> Json<BTreeMap<&'static str, Value>> {
-    let store = fleet::state_of_store(desk.running().cache.store_state());
+pub async fn ready(State(state): At) -> Json<BTreeMap<&'static str, Value>> {
+    let store = fleet::state_of_store(state.running().cache.store_state());
     Json(BTreeMap::from([("ready", Value::Bool(true)), ("store", Value::String(store))]))
 }
 

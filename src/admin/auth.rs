@@ -50,7 +50,7 @@ type Token = [u8; 32];
 
 /// Who asks, as far as the guard knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Caller {
+pub enum AdminCaller {
     /// Anyone, on a path that is open.
     Anyone,
     /// Someone on this machine, while there are no tokens.
@@ -92,9 +92,9 @@ impl Guard {
     }
 
     /// Whether a request is answered.
-    pub fn decide(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Caller, Denied> {
+    pub fn decide(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<AdminCaller, Denied> {
         if is_open(uri) {
-            return Ok(Caller::Anyone);
+            return Ok(AdminCaller::Anyone);
         }
         if self.tokens.is_empty() {
             return local(method, uri, headers);
@@ -103,7 +103,7 @@ impl Guard {
         if role < needed(method) {
             return Err(Denied::RoleTooLow);
         }
-        Ok(Caller::Bearer(role))
+        Ok(AdminCaller::Bearer(role))
     }
 
     /// The highest role of a token. Takes the same time whichever token it is like, and however much: digests are
@@ -115,14 +115,14 @@ impl Guard {
     }
 }
 
-impl Caller {
+impl AdminCaller {
     /// For the log.
     pub fn label(self) -> &'static str {
         match self {
-            Caller::Anyone => "anyone",
-            Caller::Local => "local",
-            Caller::Bearer(Role::Viewer) => "viewer",
-            Caller::Bearer(Role::Admin) => "admin",
+            AdminCaller::Anyone => "anyone",
+            AdminCaller::Local => "local",
+            AdminCaller::Bearer(Role::Viewer) => "viewer",
+            AdminCaller::Bearer(Role::Admin) => "admin",
         }
     }
 }
@@ -131,7 +131,7 @@ impl Denied {
     /// Whose request it was, for the log.
     pub fn label(&self) -> &'static str {
         match self {
-            Denied::RoleTooLow => Caller::Bearer(Role::Viewer).label(),
+            Denied::RoleTooLow => AdminCaller::Bearer(Role::Viewer).label(),
             Denied::NoToken | Denied::WrongToken | Denied::ForeignHost(_) | Denied::ForeignOrigin => "nobody",
         }
     }
@@ -162,7 +162,7 @@ fn same(a: &Token, b: &Token) -> bool {
 }
 
 /// Without tokens only this machine can connect, but a browser on it may be led by any page that it shows.
-fn local(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Caller, Denied> {
+fn local(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<AdminCaller, Denied> {
     // RFC 9112 §3.2.2: an absolute target overrides Host.
     let host = uri.authority().map(http::uri::Authority::as_str).or_else(|| headers.get(HOST)?.to_str().ok());
     let host = host.unwrap_or_default();
@@ -173,7 +173,7 @@ fn local(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Caller, Deni
     if !method.is_safe() && !is_own_page(host, headers) {
         return Err(Denied::ForeignOrigin);
     }
-    Ok(Caller::Local)
+    Ok(AdminCaller::Local)
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -246,7 +246,7 @@ mod tests {
         method: &Method,
         uri: &'static str,
         fields: &[(&'static str, &str)],
-    ) -> Result<Caller, Denied> {
+    ) -> Result<AdminCaller, Denied> {
         guard.decide(method, &Uri::from_static(uri), &headers(fields))
     }
 
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_token_gives_its_role() {
-        let (viewer, admin) = (Ok(Caller::Bearer(Role::Viewer)), Ok(Caller::Bearer(Role::Admin)));
+        let (viewer, admin) = (Ok(AdminCaller::Bearer(Role::Viewer)), Ok(AdminCaller::Bearer(Role::Admin)));
         let rows = [
             (Method::GET, "Bearer looks", viewer.clone()),
             (Method::HEAD, "bearer  looks", viewer),
@@ -302,14 +302,17 @@ mod tests {
         let token = |role| config::Token { role, token: "same".to_owned() };
         let guard = Guard::new(&[token(Role::Admin), token(Role::Viewer)]);
         let decided = decide(&guard, &Method::POST, "/cache/clear", &[("authorization", "Bearer same")]);
-        assert_eq!(decided, Ok(Caller::Bearer(Role::Admin)));
+        assert_eq!(decided, Ok(AdminCaller::Bearer(Role::Admin)));
     }
 
     #[test]
     fn probes_need_no_token() {
         for path in OPEN {
-            assert_eq!(decide(&guard(), &Method::GET, path, &[]), Ok(Caller::Anyone));
-            assert_eq!(decide(&Guard::new(&[]), &Method::GET, path, &[("host", "pod-7")]), Ok(Caller::Anyone));
+            assert_eq!(decide(&guard(), &Method::GET, path, &[]), Ok(AdminCaller::Anyone));
+            assert_eq!(
+                decide(&Guard::new(&[]), &Method::GET, path, &[("host", "pod-7")]),
+                Ok(AdminCaller::Anyone)
+            );
         }
         assert_eq!(decide(&guard(), &Method::GET, "/healthz/more", &[]), Err(Denied::NoToken));
     }

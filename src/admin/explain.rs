@@ -8,11 +8,11 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use http::{HeaderMap, Method, StatusCode, Uri};
 
-use super::desk::Desk;
 use super::refusal::Refusal;
 use super::report::Success;
-use crate::headers;
-use crate::proxy::account::{Account, Kept};
+use super::state::AdminState;
+use crate::http::headers;
+use crate::proxy::explain::{Explainer, StoredExplanation};
 use crate::running::Running;
 
 /// Parameters in the order they came; `header` may come several times.
@@ -20,18 +20,18 @@ type Parameters = Query<Vec<(String, String)>>;
 
 /// `GET /cache/explain?url=…[&method=GET][&header=Name:%20value]…`
 pub async fn explain(
-    State(desk): State<Arc<Desk>>,
+    State(state): State<Arc<AdminState>>,
     parameters: Result<Parameters, QueryRejection>,
-) -> Result<Json<Success<Kept>>, Refusal> {
+) -> Result<Json<Success<StoredExplanation>>, Refusal> {
     let Query(parameters) = parameters.map_err(|rejection| malformed(rejection.body_text()))?;
-    let asked = Asked::read(parameters)?;
-    let account = asked.account(desk.running())?;
-    Ok(Json(Success::of(account.kept(&desk.running().cache).await)))
+    let query = ExplainQuery::read(parameters)?;
+    let explainer = query.explainer(state.running())?;
+    Ok(Json(Success::of(explainer.stored_now(&state.running().cache).await)))
 }
 
 /// The request to explain.
 #[derive(Debug)]
-struct Asked {
+struct ExplainQuery {
     method: Method,
     url: Uri,
     fields: HeaderMap,
@@ -43,8 +43,8 @@ fn malformed(error: impl Into<String>) -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, error, what_to_do)
 }
 
-impl Asked {
-    fn read(parameters: Vec<(String, String)>) -> Result<Asked, Refusal> {
+impl ExplainQuery {
+    fn read(parameters: Vec<(String, String)>) -> Result<ExplainQuery, Refusal> {
         let (mut method, mut url, mut fields) = (None, None, HeaderMap::new());
         for (name, value) in parameters {
             match name.as_str() {
@@ -60,21 +60,21 @@ impl Asked {
             }
         }
         let url = url.ok_or_else(|| malformed("there is no url to explain"))?;
-        Ok(Asked { method: method.unwrap_or(Method::GET), url, fields })
+        Ok(ExplainQuery { method: method.unwrap_or(Method::GET), url, fields })
     }
 
-    fn account(self, running: &Running) -> Result<Account<'_>, Refusal> {
-        let Asked { method, url, fields } = self;
-        let (target, fields) = Account::target(&running.config, &url, fields)
+    fn explainer(self, running: &Running) -> Result<Explainer<'_>, Refusal> {
+        let ExplainQuery { method, url, fields } = self;
+        let (target, fields) = Explainer::target(&running.config, &url, fields)
             .map_err(|fault| malformed(format!("{url} is not a request: {fault}")))?;
-        Ok(Account::of(&running.config, running.live(), method, target, fields))
+        Ok(Explainer::of(&running.config, running.live(), method, target, fields))
     }
 }
 
 fn read_method(text: &str) -> Result<Method, Refusal> {
     let method = Method::from_bytes(text.to_ascii_uppercase().as_bytes()).ok();
-    method.filter(Account::is_read).ok_or_else(|| {
-        let what_to_do = "ask for GET, HEAD or QUERY; larder explain says what a write outdates";
+    method.filter(Explainer::is_read).ok_or_else(|| {
+        let what_to_do = "ask for GET, HEAD or QUERY; larder explain says what a write invalidates";
         Refusal::new(StatusCode::BAD_REQUEST, format!("nothing is kept for the method {text:?}"), what_to_do)
     })
 }
@@ -87,15 +87,17 @@ fn read_url(text: &str) -> Result<Uri, Refusal> {
 mod tests {
     use super::*;
 
-    fn read(parameters: &[(&str, &str)]) -> Result<Asked, Refusal> {
-        Asked::read(parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    fn read(parameters: &[(&str, &str)]) -> Result<ExplainQuery, Refusal> {
+        ExplainQuery::read(
+            parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        )
     }
 
     #[test]
     fn a_request_is_put_together_of_its_parameters() {
-        let asked = read(&[("header", "A: 1"), ("url", "/a?b"), ("method", "query"), ("header", "a:2")]).unwrap();
-        assert_eq!((asked.method.as_str(), asked.url.to_string()), ("QUERY", "/a?b".to_owned()));
-        assert_eq!(asked.fields.get_all("a").iter().collect::<Vec<_>>(), ["1", "2"]);
+        let query = read(&[("header", "A: 1"), ("url", "/a?b"), ("method", "query"), ("header", "a:2")]).unwrap();
+        assert_eq!((query.method.as_str(), query.url.to_string()), ("QUERY", "/a?b".to_owned()));
+        assert_eq!(query.fields.get_all("a").iter().collect::<Vec<_>>(), ["1", "2"]);
         assert_eq!(read(&[("url", "http://h/")]).unwrap().method, Method::GET);
     }
 

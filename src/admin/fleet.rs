@@ -7,12 +7,12 @@ use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 
-use super::desk::Desk;
 use super::report::Success;
+use super::state::AdminState;
 use crate::cache::StoreState;
-use crate::cache::fleet::known::{Report, Unheld};
+use crate::coherence::fleet::status::{FleetStatus, NoLease};
 use crate::config::Coherence;
-use crate::stamp::Stamp;
+use crate::marks::Stamp;
 use crate::store::fleet::{EpochState, Member, Roster};
 
 /// The fleet as this proxy sees it.
@@ -111,13 +111,13 @@ pub struct Brief {
 }
 
 /// `GET /cache/fleet`: answers while the store is away, too.
-pub async fn fleet(State(desk): State<Arc<Desk>>) -> Json<Success<Fleet>> {
-    Json(Success::of(Fleet::of(&desk).await))
+pub async fn fleet(State(state): State<Arc<AdminState>>) -> Json<Success<Fleet>> {
+    Json(Success::of(Fleet::of(&state).await))
 }
 
 /// What detailed health says; `None` without a store.
-pub async fn brief(desk: &Desk) -> Option<Brief> {
-    let Fleet { undelivered, proxy, epoch, intents, members, .. } = Fleet::of(desk).await;
+pub async fn brief(state: &AdminState) -> Option<Brief> {
+    let Fleet { undelivered, proxy, epoch, intents, members, .. } = Fleet::of(state).await;
     let proxy = proxy?;
     Some(Brief {
         lease_held: proxy.lease_held,
@@ -144,8 +144,8 @@ pub fn state_of_store(state: StoreState) -> String {
 }
 
 impl Fleet {
-    async fn of(desk: &Desk) -> Fleet {
-        let cache = &desk.running().cache;
+    async fn of(state: &AdminState) -> Fleet {
+        let cache = &state.running().cache;
         let roster = match cache.store_handle() {
             Some(store) => store.roster().await.ok(),
             None => None,
@@ -156,7 +156,7 @@ impl Fleet {
     }
 
     fn new(
-        report: Option<Report>,
+        report: Option<FleetStatus>,
         roster: Option<Roster>,
         store: String,
         undelivered: usize,
@@ -201,8 +201,8 @@ fn places(members: &[Member], this: Option<&str>) -> Vec<Place> {
     places
 }
 
-impl From<Report> for Proxy {
-    fn from(report: Report) -> Proxy {
+impl From<FleetStatus> for Proxy {
+    fn from(report: FleetStatus) -> Proxy {
         Proxy {
             id: report.id.into(),
             coherence: match report.coherence {
@@ -211,9 +211,9 @@ impl From<Report> for Proxy {
                 Coherence::Eventual => "eventual",
             },
             lease: text(report.lease),
-            lease_held: report.unheld.is_none(),
-            reason: report.unheld.as_ref().map(Unheld::label),
-            why: report.unheld.as_ref().map(ToString::to_string),
+            lease_held: report.no_lease.is_none(),
+            reason: report.no_lease.as_ref().map(NoLease::label),
+            why: report.no_lease.as_ref().map(ToString::to_string),
             since_seconds: seconds(report.since),
             synced_seconds_ago: report.synced.map(seconds),
             // Whole milliseconds: more is not known.
@@ -259,7 +259,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::stamp;
+    use crate::marks;
 
     fn state() -> EpochState {
         let secs = Duration::from_secs;
@@ -273,12 +273,12 @@ mod tests {
         }
     }
 
-    fn report(unheld: Option<Unheld>) -> Report {
-        Report {
+    fn report(no_lease: Option<NoLease>) -> FleetStatus {
+        FleetStatus {
             id: "p1".into(),
             coherence: Coherence::Lease,
             lease: Duration::from_secs(1),
-            unheld,
+            no_lease,
             since: Duration::from_millis(1500),
             applied: Some(at(9)),
             epoch: Some(state()),
@@ -289,7 +289,7 @@ mod tests {
     }
 
     fn at(sequence: u64) -> Stamp {
-        Stamp { epoch: stamp::Epoch(u64::MAX), sequence }
+        Stamp { epoch: marks::Epoch(u64::MAX), sequence }
     }
 
     #[test]
@@ -327,9 +327,9 @@ mod tests {
 
     #[test]
     fn while_the_store_is_away_the_last_sync_is_told() {
-        let unheld = Some(Unheld::StoreAway("the store is away: gone".to_owned()));
+        let no_lease = Some(NoLease::StoreAway("the store is away: gone".to_owned()));
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
-        let told = Fleet::new(Some(report(unheld)), None, "down".to_owned(), 2, now);
+        let told = Fleet::new(Some(report(no_lease)), None, "down".to_owned(), 2, now);
         let told = serde_json::to_value(told).unwrap();
         assert_eq!(
             (&told["proxy"]["lease_held"], &told["proxy"]["reason"]),

@@ -272,7 +272,7 @@ impl Larder {
     }
 }
 
-/// `user_list_keys`, …, `total_keys`: entries that are kept, outdated ones included. Families without any have 0.
+/// `user_list_keys`, …, `total_keys`: entries that are kept, invalidated ones included. Families without any have 0.
 pub fn key_counts<'n>(counts: &KeyCounts, families: impl IntoIterator<Item = &'n str>) -> Map<String, Value> {
     let mut all: BTreeMap<&str, u64> = families.into_iter().map(|name| (name, 0)).collect();
     all.extend(counts.by_family.iter().map(|(name, count)| (name.as_str(), *count)));
@@ -363,13 +363,13 @@ pub struct FamilyDefinition {
     pub invalidation: &'static str,
     /// Line in the rules file.
     pub line: usize,
-    /// Paths of the invalidations that can outdate it.
-    pub outdated_by: Vec<String>,
+    /// Paths of the invalidations that can invalidate it.
+    pub invalidated_by: Vec<String>,
 }
 
 impl FamilyDefinition {
-    /// `outdated_by`: the invalidations that can outdate the family.
-    pub fn new(family: &Family, outdated_by: &[&Invalidation]) -> FamilyDefinition {
+    /// `invalidated_by`: the invalidations that can invalidate the family.
+    pub fn new(family: &Family, invalidated_by: &[&Invalidation]) -> FamilyDefinition {
         let policy = &family.policy;
         FamilyDefinition {
             name: family.name.clone(),
@@ -386,12 +386,12 @@ impl FamilyDefinition {
             close_delimited: policy.close_delimited.word(),
             client_directives: policy.client_directives.word(),
             max_body: family.max_body,
-            identity: family.keying.identity.to_string(),
-            query: Query::of(&family.keying.query.parameters),
-            query_sort: family.keying.query.sort,
-            cookies: family.keying.cookies.clone(),
+            identity: family.key_spec.identity.to_string(),
+            query: Query::of(&family.key_spec.query.parameters),
+            query_sort: family.key_spec.query.sort,
+            cookies: family.key_spec.cookies.clone(),
             set_cookie: policy.set_cookie.word(),
-            headers: family.keying.headers.iter().map(ToString::to_string).collect(),
+            headers: family.key_spec.headers.iter().map(ToString::to_string).collect(),
             normalize: family.fetching.normalize.iter().map(ToString::to_string).collect(),
             max_variants: family.fetching.max_variants,
             range: family.fetching.range(),
@@ -400,7 +400,7 @@ impl FamilyDefinition {
             collapse: family.collapse.word(),
             invalidation: family.invalidation(),
             line: family.line,
-            outdated_by: outdated_by.iter().map(|rule| rule.path.clone()).collect(),
+            invalidated_by: invalidated_by.iter().map(|rule| rule.path.clone()).collect(),
         }
     }
 }
@@ -453,13 +453,13 @@ impl FamilyActivity {
 
 /// A walk of the sweeper over the store's entries.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct CensusReport {
+pub struct KeyStatsReport {
     /// Since it ended.
     age_seconds: u64,
     took_seconds: u64,
     /// The proxy that walked.
     by: String,
-    /// Outdated entries that it removed.
+    /// Invalidated entries that it removed.
     removed: u64,
     /// Entries of another version of Larder.
     unreadable: u64,
@@ -467,20 +467,20 @@ pub struct CensusReport {
     bytes: Map<String, Value>,
 }
 
-impl From<&Dated> for CensusReport {
-    fn from(dated: &Dated) -> CensusReport {
-        let census = &dated.census;
+impl From<&Dated> for KeyStatsReport {
+    fn from(dated: &Dated) -> KeyStatsReport {
+        let key_stats = &dated.key_stats;
         let mut bytes: Map<String, Value> =
-            census.families.iter().map(|(name, kept)| (format!("{name}_bytes"), kept.bytes.into())).collect();
+            key_stats.families.iter().map(|(name, kept)| (format!("{name}_bytes"), kept.bytes.into())).collect();
         // Last: a family called `total` must not take the place of the sum.
-        let total: u64 = census.families.values().map(|kept| kept.bytes).sum();
+        let total: u64 = key_stats.families.values().map(|kept| kept.bytes).sum();
         bytes.insert("total_bytes".to_owned(), total.into());
-        CensusReport {
+        KeyStatsReport {
             age_seconds: dated.age.as_secs(),
-            took_seconds: census.seconds,
-            by: census.by.clone(),
-            removed: census.removed,
-            unreadable: census.unreadable,
+            took_seconds: key_stats.seconds,
+            by: key_stats.by.clone(),
+            removed: key_stats.removed,
+            unreadable: key_stats.unreadable,
             bytes,
         }
     }
@@ -505,11 +505,11 @@ pub struct InvalidationDefinition {
     families: Vec<String>,
     /// `hard` or `soft`.
     mode: &'static str,
-    /// Seconds for which what it outdates softly may be served stale.
+    /// Seconds for which what it invalidates softly may be served stale.
     grace: Option<f64>,
     /// Seconds after which it is repeated.
     again: Option<f64>,
-    /// Whether the hottest of what it outdates is fetched again at once.
+    /// Whether the hottest of what it invalidates is fetched again at once.
     refresh: bool,
     /// Line in the rules file.
     line: usize,

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::config::{Config, Overrides};
+use crate::marks::Tag;
 use crate::metrics::Metrics;
-use crate::stamp::Tag;
 use crate::upstream::Upstream;
 
 const RULES: &str = r#"
@@ -164,8 +164,8 @@ async fn families_and_rules_are_told_as_the_file_says_them() {
     let families = get(&running, "/cache/families").await.succeeds();
     let [list, details] = &families["families"].as_array().unwrap()[..] else { panic!("{families}") };
     assert_eq!((&list["ttl"], &list["ttl_seconds"], &list["keys"]), (&json!("1m 30s"), &json!(90), &json!(0)));
-    assert_eq!(list["outdated_by"].as_array().unwrap().len(), 2, "{list}");
-    assert_eq!(details["outdated_by"], json!(["/users/(?<id>[^/]+)/rename"]));
+    assert_eq!(list["invalidated_by"].as_array().unwrap().len(), 2, "{list}");
+    assert_eq!(details["invalidated_by"], json!(["/users/(?<id>[^/]+)/rename"]));
     assert_eq!((&details["identity"], &details["ttl"]), (&json!("header:authorization"), &Value::Null));
     assert_eq!((&list["query"], &details["query"]), (&json!("all"), &json!({ "drop": ["utm_source"] })));
     let rules = get(&running, "/rules").await.succeeds();
@@ -198,8 +198,8 @@ async fn what_a_family_says_of_requests_is_told_too() {
     }
 }
 
-/// Whether something stamped before is outdated by what `target` clears.
-async fn outdates(target: &str, tag: &str) -> bool {
+/// Whether something stamped before is invalidated by what `target` clears.
+async fn invalidates(target: &str, tag: &str) -> bool {
     let running = running(RULES);
     let memory = running.cache.memory();
     let (stamp, tags) = (memory.marks.stamp(), [Tag::root(), Tag::family(tag)]);
@@ -209,7 +209,7 @@ async fn outdates(target: &str, tag: &str) -> bool {
 }
 
 #[tokio::test]
-async fn clearing_outdates_what_it_names_and_nothing_else() {
+async fn clearing_invalidates_what_it_names_and_nothing_else() {
     let rows = [
         ("/cache/clear", "user_list", true),
         ("/cache/clear/user_list", "user_list", true),
@@ -225,7 +225,7 @@ async fn clearing_outdates_what_it_names_and_nothing_else() {
         ("/cache/clear/user_details/%2541", "user_details:%2541", true),
     ];
     for (target, tag, expected) in rows {
-        assert_eq!(outdates(target, tag).await, expected, "{target} {tag}");
+        assert_eq!(invalidates(target, tag).await, expected, "{target} {tag}");
     }
 }
 

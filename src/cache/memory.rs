@@ -11,10 +11,10 @@ use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::clock::SharedClock;
+use crate::coherence::clock::SharedClock;
 use crate::entry::Entry;
-use crate::key::{Canonical, KeyHash};
-use crate::stamp::{Epoch, Held, Marks, Now, Sequence, Softened, Tag, Taken, View};
+use crate::key::{CacheKey, KeyHash};
+use crate::marks::{Epoch, Held, IssuedStamp, Marks, MarksView, Now, Sequence, SoftInvalidation, Tag};
 
 /// An entry in L1, with the marks of its tags.
 #[derive(Debug)]
@@ -122,15 +122,15 @@ impl Memory {
         self.shards > 1
     }
 
-    /// What is kept under the key of `canonical`, if its text is the same.
-    pub fn get(&self, canonical: &Canonical) -> Option<Arc<Resident>> {
-        self.entries.get(&canonical.hash).filter(|resident| *resident.entry.text == *canonical.text)
+    /// What is kept under the key of `cache_key`, if its text is the same.
+    pub fn get(&self, cache_key: &CacheKey) -> Option<Arc<Resident>> {
+        self.entries.get(&cache_key.hash).filter(|resident| *resident.entry.text == *cache_key.text)
     }
 
     /// What responses to this request vary on, if L1 knows. Only a hint where to look: what is found
     /// there is judged on its own.
-    pub fn varies_on(&self, canonical: &Canonical) -> Option<Arc<Resident>> {
-        self.get(canonical).filter(|resident| resident.entry.variants().is_some())
+    pub fn varies_on(&self, cache_key: &CacheKey) -> Option<Arc<Resident>> {
+        self.get(cache_key).filter(|resident| resident.entry.vary_index().is_some())
     }
 
     /// Keeps an entry, in place of what was there; unless that is newer.
@@ -142,7 +142,7 @@ impl Memory {
     }
 
     /// The same with an entry that the store has kept, and with what it has said of the marks of all of its tags.
-    pub fn put_confirmed(&self, key: KeyHash, entry: Arc<Entry>, view: &View) {
+    pub fn put_confirmed(&self, key: KeyHash, entry: Arc<Entry>, view: &MarksView) {
         if !self.holds_newer(key, &entry) {
             let resident = self.insert(key, entry);
             self.marks.confirm(&resident.held, view);
@@ -162,14 +162,14 @@ impl Memory {
     }
 
     /// What is kept in place of `entry`, if that is newer.
-    pub fn newer_than(&self, canonical: &Canonical, entry: &Entry) -> Option<Arc<Entry>> {
-        let there = self.get(canonical).filter(|there| is_newer(&there.entry, entry, self.clock.now()))?;
+    pub fn newer_than(&self, cache_key: &CacheKey, entry: &Entry) -> Option<Arc<Entry>> {
+        let there = self.get(cache_key).filter(|there| is_newer(&there.entry, entry, self.clock.now()))?;
         Some(Arc::clone(&there.entry))
     }
 
-    /// Drops `outdated` unless something else has taken its place meanwhile.
-    pub fn drop_outdated(&self, key: KeyHash, outdated: &Arc<Resident>) {
-        self.entries.remove_if(&key, |resident| Arc::ptr_eq(resident, outdated));
+    /// Drops `invalidated` unless something else has taken its place meanwhile.
+    pub fn drop_invalidated(&self, key: KeyHash, invalidated: &Arc<Resident>) {
+        self.entries.remove_if(&key, |resident| Arc::ptr_eq(resident, invalidated));
     }
 
     /// Drops what is kept under a key.
@@ -183,7 +183,7 @@ impl Memory {
     }
 
     /// What the marks say of an entry's tags.
-    pub fn view_of(&self, resident: &Resident) -> View {
+    pub fn view_of(&self, resident: &Resident) -> MarksView {
         let sequence = resident.entry.stamp.sequence;
         self.marks.view_of(&resident.held, sequence, || self.nanos(Instant::now()))
     }
@@ -194,27 +194,31 @@ impl Memory {
     }
 
     /// What the marks say of what is held, and of the root tag.
-    pub fn view_held(&self, hold: &Hold) -> View {
+    pub fn view_held(&self, hold: &Hold) -> MarksView {
         self.marks.view(hold.held(), || self.nanos(Instant::now()))
     }
 
     /// What the marks say of these tags.
-    pub fn view(&self, tags: &[Tag]) -> View {
+    pub fn view(&self, tags: &[Tag]) -> MarksView {
         self.view_held(&self.hold(tags))
     }
 
     /// Invalidates where there is no store.
-    pub fn invalidate(&self, tags: &[Tag], softened: &[Softened]) -> Taken {
+    pub fn invalidate(&self, tags: &[Tag], soft: &[SoftInvalidation]) -> IssuedStamp {
         let wall = self.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let wall = u64::try_from(wall.as_micros()).unwrap_or(u64::MAX / 2);
-        self.marks.invalidate(tags, softened, Now { wall, steady: self.nanos(Instant::now()) })
+        self.marks.invalidate(tags, soft, Now { wall, steady: self.nanos(Instant::now()) })
     }
 
     /// Takes over soft marks that were told as they were at a time: so much of each grace was left.
-    pub fn soften<'t>(&self, softened: impl IntoIterator<Item = (&'t Softened, Sequence)>, at: Instant) {
+    pub fn soft_invalidate<'t>(
+        &self,
+        soft: impl IntoIterator<Item = (&'t SoftInvalidation, Sequence)>,
+        at: Instant,
+    ) {
         let now = self.nanos(Instant::now());
-        for (Softened { tag, grace }, sequence) in softened {
-            self.marks.soften(tag, sequence, self.nanos(at + *grace), now);
+        for (SoftInvalidation { tag, grace }, sequence) in soft {
+            self.marks.soft_invalidate(tag, sequence, self.nanos(at + *grace), now);
         }
     }
 
@@ -233,7 +237,7 @@ impl Memory {
         }
     }
 
-    /// Calls `each` for every response in L1, outdated ones too.
+    /// Calls `each` for every response in L1, invalidated ones too.
     pub fn for_each(&self, mut each: impl FnMut(&Resident)) {
         self.any(|resident| {
             each(resident);
@@ -279,12 +283,12 @@ fn shards(capacity: u64, largest: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::{Content, Variants};
-    use crate::stamp::Stamp;
+    use crate::entry::{Content, VaryIndex};
+    use crate::marks::Stamp;
 
     /// The sign that responses vary, which is the smallest of entries.
     fn entry(stamp: Stamp, tags: &[Tag]) -> Arc<Entry> {
-        let content = Content::Variants(Variants { on: Vec::new(), known: Vec::new() });
+        let content = Content::VaryIndex(VaryIndex { on: Vec::new(), known: Vec::new() });
         Arc::new(Entry { text: "GET http://h/".into(), stamp, tags: tags.into(), content })
     }
 
@@ -321,13 +325,13 @@ mod tests {
         memory.marks.begin(at(1000));
         memory.put(key(0), entry(at(500), &tags));
         assert!(!is_current(0), "it is older than anything this proxy knows of");
-        memory.put_confirmed(key(1), entry(at(500), &tags), &View::hard(at(1000), 400));
+        memory.put_confirmed(key(1), entry(at(500), &tags), &MarksView::hard(at(1000), 400));
         assert!(is_current(1));
         memory.marks.raise_floor(2000);
         assert!(!is_current(1));
-        memory.put_confirmed(key(2), entry(at(500), &tags), &View::hard(at(1999), 400));
+        memory.put_confirmed(key(2), entry(at(500), &tags), &MarksView::hard(at(1999), 400));
         assert!(!is_current(2), "marks that came later were missed");
-        memory.put_confirmed(key(3), entry(at(500), &tags), &View::hard(at(2001), 400));
+        memory.put_confirmed(key(3), entry(at(500), &tags), &MarksView::hard(at(2001), 400));
         assert!(is_current(3));
         memory.marks.apply([(&tags[1], 2002)]);
         assert!(!is_current(3));

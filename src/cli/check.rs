@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 use super::CheckArguments;
 use crate::config::lint::lint;
 use crate::config::{Config, HostPolicy, LoadError, Overrides};
+use crate::http::clients::ClientCacheControl;
+use crate::http::invalidation::StatusSet;
+use crate::http::{ClientDirectives, CloseDelimited, STALE_IF_UNREACHABLE, SetCookie};
 use crate::key::{Identity, Parameters};
 use crate::rules::fault::Faults;
 use crate::rules::reader::Env;
 use crate::rules::{Family, Fetching, Invalidation, Warning};
-use crate::semantics::clients::ClientCacheControl;
-use crate::semantics::invalidation::StatusSet;
-use crate::semantics::{ClientDirectives, CloseDelimited, STALE_IF_UNREACHABLE, SetCookie};
 
 mod ask;
 
@@ -91,7 +91,7 @@ fn rules_text(name: &str, config: &Config, warnings: &[Warning]) -> String {
         text.push_str("\n\n");
     }
     if !invalidations.is_empty() {
-        let head = ["writes to", "methods", "on", "outdate", "how"];
+        let head = ["writes to", "methods", "on", "invalidate", "how"];
         text.push_str(&table(&head, invalidations.iter().map(invalidation_row)));
         text.push_str("\n\n");
     }
@@ -129,7 +129,7 @@ fn family_row(family: &Family) -> [String; 7] {
 }
 
 fn identity(family: &Family) -> String {
-    match &family.keying.identity {
+    match &family.key_spec.identity {
         Identity::Unstated => "-".to_owned(),
         identity => identity.to_string(),
     }
@@ -137,14 +137,14 @@ fn identity(family: &Family) -> String {
 
 /// What of query and fields is part of the key.
 fn key(family: &Family) -> String {
-    let query = match &family.keying.query.parameters {
+    let query = match &family.key_spec.query.parameters {
         Parameters::All => None,
         Parameters::Keep(names) => Some(format!("query: keep {}", list(names))),
         Parameters::Drop(names) => Some(format!("query: drop {}", list(names))),
     };
-    let unsorted = (!family.keying.query.sort).then(|| "query: sort false".to_owned());
-    let headers = family.keying.headers.iter().map(|name| name.as_str().to_owned());
-    let cookies = family.keying.cookies.as_ref().map(|names| format!("cookies: {}", list(names)));
+    let unsorted = (!family.key_spec.query.sort).then(|| "query: sort false".to_owned());
+    let headers = family.key_spec.headers.iter().map(|name| name.as_str().to_owned());
+    let cookies = family.key_spec.cookies.as_ref().map(|names| format!("cookies: {}", list(names)));
     let parts: Vec<String> = query.into_iter().chain(unsorted).chain(cookies).chain(headers).collect();
     if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }
 }
@@ -231,7 +231,7 @@ fn rules_json(name: &str, config: &Config, warnings: &[Warning]) -> Value {
 fn family_json(family: &Family) -> Value {
     let policy = &family.policy;
     let seconds = |value: Option<std::time::Duration>| value.map(|value| value.as_secs());
-    let query = match &family.keying.query.parameters {
+    let query = match &family.key_spec.query.parameters {
         Parameters::All => Value::Null,
         Parameters::Keep(names) => json!({ "keep": names }),
         Parameters::Drop(names) => json!({ "drop": names }),
@@ -258,11 +258,11 @@ fn family_json(family: &Family) -> Value {
         "range": family.fetching.range(),
         "forward": family.fetching.forward(),
         "query": query,
-        "query_sort": family.keying.query.sort,
-        "headers": names(&family.keying.headers),
-        "cookies": family.keying.cookies,
+        "query_sort": family.key_spec.query.sort,
+        "headers": names(&family.key_spec.headers),
+        "cookies": family.key_spec.cookies,
         "set_cookie": policy.set_cookie.word(),
-        "identity": family.keying.identity.is_stated().then(|| family.keying.identity.to_string()),
+        "identity": family.key_spec.identity.is_stated().then(|| family.key_spec.identity.to_string()),
         "max_body": family.max_body,
         "invalidation": family.invalidation(),
     })

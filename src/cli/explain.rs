@@ -11,14 +11,14 @@ use serde::Serialize;
 
 use super::{ExplainArguments, rules_file};
 use crate::config::{Config, Overrides, StoreConfig};
-use crate::headers::{self, Meant, is_safe};
+use crate::http::headers::{self, Meant, is_safe};
+use crate::http::invalidation;
+use crate::http::target::{MOST_READINGS, Target};
+use crate::marks::Tag;
 use crate::metrics::Metrics;
-use crate::proxy::account::{Account, Claim, Judgement, Kept};
-use crate::rules::Caller;
+use crate::proxy::explain::{Explainer, ResponseExplanation, RouteExplanation, StoredExplanation};
+use crate::rules::CallerIdentity;
 use crate::running::{Live, Running};
-use crate::semantics::invalidation;
-use crate::stamp::Tag;
-use crate::target::{MOST_READINGS, Target};
 use crate::upstream::{self, Upstream};
 
 mod head;
@@ -30,7 +30,7 @@ mod remote;
 #[serde(tag = "route", rename_all = "lowercase")]
 enum Explanation {
     Read(Box<Read>),
-    Kept(Box<Kept>),
+    Stored(Box<StoredExplanation>),
     Write(Write),
     Pass { method: String, reason: String },
 }
@@ -38,10 +38,10 @@ enum Explanation {
 #[derive(Debug, Serialize)]
 struct Read {
     #[serde(flatten)]
-    claim: Claim,
+    claim: RouteExplanation,
     /// What would become of the answer, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    answer: Option<Judgement>,
+    answer: Option<ResponseExplanation>,
 }
 
 #[derive(Debug, Serialize)]
@@ -50,7 +50,7 @@ struct Write {
     path: String,
     /// The rules that match, in file order.
     rules: Vec<Match>,
-    /// Always outdated by a non-error answer (RFC 9111 §4.4), and by one that shows that a copy is old: the path as it is,
+    /// Always invalidated by a non-error answer (RFC 9111 §4.4), and by one that shows that a copy is old: the path as it is,
     /// all that upstream may take it for, and those of its `Destination`.
     target: String,
     notes: Vec<String>,
@@ -62,9 +62,9 @@ struct Match {
     line: usize,
     methods: Vec<String>,
     on: Vec<(u16, u16)>,
-    /// How they are outdated: `hard, again 5s`.
+    /// How they are invalidated: `hard, again 5s`.
     how: String,
-    outdates: Vec<String>,
+    invalidates: Vec<String>,
 }
 
 /// Why there is nothing to explain.
@@ -98,17 +98,18 @@ fn explanation(arguments: &ExplainArguments) -> Result<Explanation, Failure> {
     let method = method(arguments).map_err(Failure::Usage)?;
     let fields = fields(&arguments.headers).map_err(Failure::Usage)?;
     if let Some(admin) = &arguments.admin {
-        return remote::kept(arguments, admin, &method).map(|kept| Explanation::Kept(Box::new(kept)));
+        return remote::stored_now(arguments, admin, &method)
+            .map(|stored_now| Explanation::Stored(Box::new(stored_now)));
     }
     let (config, target, fields) = request(arguments, fields).map_err(Failure::Usage)?;
     let is_write = config.rules.is_write(&method, &target);
-    if Account::is_read(&method) && !is_write {
+    if Explainer::is_read(&method) && !is_write {
         return read(arguments, config, method, target, fields).map(|read| Explanation::Read(Box::new(read)));
     }
     if arguments.response.is_some() || arguments.ask {
         return Err(Failure::Usage(format!(
             "only answers to GET, HEAD and QUERY are stored, and Larder sends no {method} to see what happens; leave \
-             --response and --ask out to see what a {method} outdates"
+             --response and --ask out to see what a {method} invalidates"
         )));
     }
     Ok(match is_write {
@@ -132,7 +133,7 @@ fn request(arguments: &ExplainArguments, fields: HeaderMap) -> Result<(Config, T
         .map_err(|error| error.to_string())?;
     let uri: Uri =
         arguments.url.parse().map_err(|error| format!("{:?} is not a URL or a path: {error}", arguments.url))?;
-    let (target, fields) = Account::target(&config, &uri, fields).map_err(|fault| format!("{uri}: {fault}"))?;
+    let (target, fields) = Explainer::target(&config, &uri, fields).map_err(|fault| format!("{uri}: {fault}"))?;
     Ok((config, target, fields))
 }
 
@@ -156,12 +157,12 @@ fn read(
         return ask(arguments, config, method, target, fields);
     }
     let live = Live::take(&mut config, &Metrics::new());
-    let account = Account::of(&config, Arc::new(live), method, target, fields);
+    let explainer = Explainer::of(&config, Arc::new(live), method, target, fields);
     let answer = match &arguments.response {
-        Some(file) => Some(account.judge(&head::read(file).map_err(Failure::Usage)?, after(arguments))),
+        Some(file) => Some(explainer.judge(&head::read(file).map_err(Failure::Usage)?, after(arguments))),
         None => None,
     };
-    Ok(Read { claim: account.claim(), answer })
+    Ok(Read { claim: explainer.claim(), answer })
 }
 
 fn after(arguments: &ExplainArguments) -> Duration {
@@ -181,13 +182,13 @@ fn ask(
     };
     let upstream = Upstream::new(&url, &config.server).map_err(|fault| Failure::Usage(fault.to_string()))?;
     let running = Running::new(config, upstream, None, Arc::new(Metrics::new()));
-    let account = Account::of(&running.config, running.live(), method, target, fields);
-    let answer = wait(account.ask(&running))?.map_err(|error| {
+    let explainer = Explainer::of(&running.config, running.live(), method, target, fields);
+    let answer = wait(explainer.ask(&running))?.map_err(|error| {
         Failure::NoAnswer(format!(
             "{url}: {error}; look whether the API runs there, or name another with --upstream http://HOST:PORT"
         ))
     })?;
-    Ok(Read { claim: account.claim(), answer: Some(account.judge(&answer, after(arguments))) })
+    Ok(Read { claim: explainer.claim(), answer: Some(explainer.judge(&answer, after(arguments))) })
 }
 
 /// Runs what asks over the network to its end.
@@ -213,8 +214,8 @@ fn write(config: &Config, method: &Method, target: &Target, mut fields: HeaderMa
     let targets: Vec<Target> =
         std::iter::once(target.clone()).chain(destination.iter().map(|path| target.clone().at(path))).collect();
     let secret = config.store.as_ref().and_then(StoreConfig::secret);
-    let caller = Caller::Known { fields: headers, secret: secret.as_ref() };
-    let matches = config.rules.outdated_by_any(&methods, &targets, caller);
+    let caller = CallerIdentity::Known { fields: headers, secret: secret.as_ref() };
+    let matches = config.rules.invalidated_by_any(&methods, &targets, caller);
     let mut notes = Vec::new();
     if is_safe(method) {
         notes.push(format!(
@@ -228,7 +229,7 @@ fn write(config: &Config, method: &Method, target: &Target, mut fields: HeaderMa
         notes.push(format!("its Destination is {path}: it counts as a target too"));
     }
     if matches.is_empty() {
-        notes.push("no rule matches this write: only what is stored under its own path is outdated".to_owned());
+        notes.push("no rule matches this write: only what is stored under its own path is invalidated".to_owned());
     }
     match &methods {
         Meant::These(methods) if methods.len() > 1 => {
@@ -253,13 +254,13 @@ fn write(config: &Config, method: &Method, target: &Target, mut fields: HeaderMa
         path: target.path.clone(),
         rules: matches
             .into_iter()
-            .map(|outdated| Match {
-                path: outdated.rule.path.clone(),
-                line: outdated.rule.line,
-                methods: outdated.rule.methods.names().into_iter().map(str::to_owned).collect(),
-                on: outdated.rule.on.ranges.clone(),
-                how: outdated.rule.manner(),
-                outdates: outdated.tags.iter().map(Tag::to_string).collect(),
+            .map(|invalidated| Match {
+                path: invalidated.rule.path.clone(),
+                line: invalidated.rule.line,
+                methods: invalidated.rule.methods.names().into_iter().map(str::to_owned).collect(),
+                on: invalidated.rule.on.ranges.clone(),
+                how: invalidated.rule.manner(),
+                invalidates: invalidated.tags.iter().map(Tag::to_string).collect(),
             })
             .collect(),
         target: targets.iter().flat_map(Target::tags).map(|tag| tag.to_string()).collect::<Vec<_>>().join(", "),

@@ -6,9 +6,9 @@ use bytesize::ByteSize;
 use http::HeaderMap;
 
 use super::Config;
+use crate::http::freshness;
+use crate::http::targeted::{self, Authority};
 use crate::rules::{Collapse, Family, Warning};
-use crate::semantics::freshness;
-use crate::semantics::targeted::{self, Authority};
 
 /// The warnings of a configuration, in the order of its file.
 pub fn lint(config: &Config) -> Vec<Warning> {

@@ -219,7 +219,7 @@ fn family() -> Value {
     let cookies = table("which cookies are part of the key and sent", [("keep", texts("these alone"))]);
     let methods = json!({ "type": "array", "items": { "enum": ["GET", "HEAD", "QUERY"] }, "description": "HEAD goes with GET" });
     let family = table(
-        "what is outdated together",
+        "what is invalidated together",
         [
             ("name", text("levels by \":\", such as booking:stats")),
             ("path", text("a regular expression over the whole path, in single quotes: '/users/(?<id>\\d+)'")),

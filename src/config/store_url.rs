@@ -39,11 +39,11 @@ pub struct StoreUrl {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Topology {
     /// One server.
-    Server { place: Place, database: u16 },
+    Server { place: ServerAddress, database: u16 },
     /// A cluster, some of whose nodes are known.
-    Cluster { seeds: Vec<Place> },
+    Cluster { seeds: Vec<ServerAddress> },
     /// A primary, its replicas, and the sentinels that know which of them is the primary.
-    Sentinel { sentinels: Vec<Place>, primary: String, database: u16, login: Login },
+    Sentinel { sentinels: Vec<ServerAddress>, primary: String, database: u16, login: Login },
 }
 
 /// How connections are kept from others' eyes.
@@ -66,7 +66,7 @@ pub struct Login {
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct ServerAddress {
     /// A name or an IP address, without brackets.
     pub host: String,
     pub port: u16,
@@ -78,7 +78,7 @@ impl fmt::Debug for Login {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ServerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.host.contains(':') {
             true => write!(f, "[{}]:{}", self.host, self.port),
@@ -101,7 +101,7 @@ impl fmt::Display for StoreUrl {
     }
 }
 
-fn listed(places: &[Place]) -> String {
+fn listed(places: &[ServerAddress]) -> String {
     places.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
@@ -178,7 +178,7 @@ fn read_topology(kind: Kind, hosts: &str, path: &str, query: &str) -> Result<Top
     }
     match kind {
         Kind::Server => {
-            let [place] = <[Place; 1]>::try_from(places)
+            let [place] = <[ServerAddress; 1]>::try_from(places)
                 .or_else(|_| wrong("names several servers", "write redis+cluster:// or redis+sentinel://"))?;
             Ok(Topology::Server { place, database: read_database(path, ONE)? })
         }
@@ -195,10 +195,10 @@ fn read_topology(kind: Kind, hosts: &str, path: &str, query: &str) -> Result<Top
     }
 }
 
-fn read_places(kind: Kind, hosts: &str) -> Result<Vec<Place>, Wrong> {
+fn read_places(kind: Kind, hosts: &str) -> Result<Vec<ServerAddress>, Wrong> {
     let port = if kind == Kind::Sentinel { SENTINEL_PORT } else { PORT };
     let read = |host: &str| match host.parse::<Authority>() {
-        Ok(host) if has_host_and_port(&host) => Ok(Place {
+        Ok(host) if has_host_and_port(&host) => Ok(ServerAddress {
             host: host.host().trim_matches(['[', ']']).to_owned(),
             port: host.port_u16().unwrap_or(port),
         }),
@@ -280,8 +280,8 @@ mod tests {
             .map_or_else(|wrong| format!("{} | {}", wrong.message, wrong.remedy), |_| "ok".to_owned())
     }
 
-    fn place(host: &str, port: u16) -> Place {
-        Place { host: host.to_owned(), port }
+    fn place(host: &str, port: u16) -> ServerAddress {
+        ServerAddress { host: host.to_owned(), port }
     }
 
     fn login(user: &str, password: &str) -> Login {

@@ -14,14 +14,14 @@ use super::{
     Admin, CacheStatus, Coherence, HostPolicy, Log, LogFormat, Memory, OnIncomplete, OnOutage, Overrides, Role,
     Server, StoreConfig, Token, UpstreamTls,
 };
-use crate::headers::{Credentials, ForwardedPolicy};
+use crate::http::headers::{Credentials, ForwardedPolicy};
+use crate::http::target::PathCase;
 use crate::network::Network;
 use crate::rules::family;
 use crate::rules::fault::Fault;
 use crate::rules::nearest::{did_you_mean, nearest};
 use crate::rules::reader::{Item, Table, Text};
 use crate::shares::Shares;
-use crate::target::PathCase;
 
 /// Time limits: never zero, which would mean that nothing is ever in time.
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(86_400);

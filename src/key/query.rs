@@ -10,16 +10,16 @@ use smallvec::SmallVec;
 
 /// How a family treats a query. Without a family it counts as it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QueryKeying {
+pub struct QueryKeySpec {
     /// Which parameters count.
     pub parameters: Parameters,
     /// They are sorted by name where every name occurs once and none has brackets: elsewhere their order may say something.
     pub sort: bool,
 }
 
-impl Default for QueryKeying {
-    fn default() -> QueryKeying {
-        QueryKeying { parameters: Parameters::All, sort: true }
+impl Default for QueryKeySpec {
+    fn default() -> QueryKeySpec {
+        QueryKeySpec { parameters: Parameters::All, sort: true }
     }
 }
 
@@ -37,7 +37,7 @@ pub enum Parameters {
 
 type Items<'q> = SmallVec<[&'q str; 16]>;
 
-impl QueryKeying {
+impl QueryKeySpec {
     /// Leaves of a query what counts, in the order that counts. Nothing is copied where that is the query as it came.
     pub fn apply(&self, query: &mut Option<String>) {
         if let Some(applied) = query.as_deref().and_then(|raw| self.applied(raw)) {
@@ -155,9 +155,9 @@ mod tests {
 
     use super::*;
 
-    fn sent(keying: &QueryKeying, query: &str) -> Option<String> {
+    fn sent(key_spec: &QueryKeySpec, query: &str) -> Option<String> {
         let mut query = Some(query.to_owned());
-        keying.apply(&mut query);
+        key_spec.apply(&mut query);
         query
     }
 
@@ -165,17 +165,17 @@ mod tests {
         names.iter().map(|name| (*name).to_owned()).collect()
     }
 
-    fn keep(kept: &[&str]) -> QueryKeying {
-        QueryKeying { parameters: Parameters::Keep(names(kept)), sort: true }
+    fn keep(kept: &[&str]) -> QueryKeySpec {
+        QueryKeySpec { parameters: Parameters::Keep(names(kept)), sort: true }
     }
 
-    fn drop(dropped: &[&str]) -> QueryKeying {
-        QueryKeying { parameters: Parameters::Drop(names(dropped)), sort: true }
+    fn drop(dropped: &[&str]) -> QueryKeySpec {
+        QueryKeySpec { parameters: Parameters::Drop(names(dropped)), sort: true }
     }
 
     #[test]
     fn parameters_that_do_not_count_are_left_out() {
-        let rows: [(QueryKeying, &str, Option<&str>); 12] = [
+        let rows: [(QueryKeySpec, &str, Option<&str>); 12] = [
             (keep(&["a"]), "b=2&a=1&ab=3", Some("a=1")),
             (keep(&["a"]), "b=2", None),
             (keep(&["a"]), "", None),
@@ -189,8 +189,8 @@ mod tests {
             (drop(&["ids[]"]), "ids[]=1&ids%5B%5D=2", None),
             (drop(&["x"]), "", Some("")),
         ];
-        for (keying, query, expected) in rows {
-            assert_eq!(sent(&keying, query).as_deref(), expected, "{keying:?} {query}");
+        for (key_spec, query, expected) in rows {
+            assert_eq!(sent(&key_spec, query).as_deref(), expected, "{key_spec:?} {query}");
         }
     }
 
@@ -270,11 +270,11 @@ mod tests {
             ("", ""),
         ];
         for (query, expected) in rows {
-            assert_eq!(sent(&QueryKeying::default(), query).as_deref(), Some(expected), "{query}");
-            let unsorted = QueryKeying { sort: false, ..QueryKeying::default() };
+            assert_eq!(sent(&QueryKeySpec::default(), query).as_deref(), Some(expected), "{query}");
+            let unsorted = QueryKeySpec { sort: false, ..QueryKeySpec::default() };
             assert_eq!(sent(&unsorted, query).as_deref(), Some(query));
         }
-        let unsorted = QueryKeying { sort: false, ..drop(&["x"]) };
+        let unsorted = QueryKeySpec { sort: false, ..drop(&["x"]) };
         assert_eq!(sent(&unsorted, "b=2&x=1&a=1").as_deref(), Some("b=2&a=1"));
     }
 
@@ -289,16 +289,16 @@ mod tests {
                 Parameters::Drop(names(&["utm", "b"])),
                 Parameters::Keep(Vec::new()),
             ];
-            let keying = QueryKeying { parameters: parameters[which].clone(), sort };
-            if let Some(once) = sent(&keying, &query) {
-                prop_assert_eq!(sent(&keying, &once), Some(once));
+            let key_spec = QueryKeySpec { parameters: parameters[which].clone(), sort };
+            if let Some(once) = sent(&key_spec, &query) {
+                prop_assert_eq!(sent(&key_spec, &once), Some(once));
             }
         }
 
         #[test]
         fn only_order_changes_where_all_parameters_count(query in QUERY) {
             let sorted = |query: &str| { let mut all: Vec<_> = query.split('&').map(str::to_owned).collect(); all.sort(); all };
-            prop_assert_eq!(sorted(&sent(&QueryKeying::default(), &query).unwrap()), sorted(&query));
+            prop_assert_eq!(sorted(&sent(&QueryKeySpec::default(), &query).unwrap()), sorted(&query));
         }
     }
 }

@@ -10,9 +10,9 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::recording::Recording;
 use super::slice::Slice;
-use super::turn;
-use crate::cache::lent::LentReader;
-use crate::cache::stream::{Held, Reader};
+use super::stall;
+use crate::coalesce::lent::LentReader;
+use crate::coalesce::stream::{Held, Reader};
 use crate::upstream::ResponseBody;
 
 /// The body of an answer: from the cache, from upstream, or shared with others while it arrives.
@@ -47,8 +47,8 @@ impl HttpBody for Body {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = self.get_mut().poll_next(cx);
         match frame {
-            Poll::Ready(_) => turn::give(),
-            Poll::Pending => turn::wait(),
+            Poll::Ready(_) => stall::give(),
+            Poll::Pending => stall::wait(),
         }
         frame
     }

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Response};
 use super::Body;
 use crate::admin::guesses::{self, Guesses};
 use crate::client::Client;
-use crate::headers::LARDER_DEBUG;
+use crate::http::headers::LARDER_DEBUG;
 use crate::running::Running;
 use crate::upstream::{Failure, UpstreamError};
 

@@ -6,8 +6,8 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use super::{Answered, Body};
-use crate::headers::credentials::is_in_table;
-use crate::headers::{self, Hops};
+use crate::http::headers::credentials::is_in_table;
+use crate::http::headers::{self, Hops};
 use crate::outcome::{Fwd, Outcome};
 
 /// What Larder itself can do with any resource is to forward these.

@@ -1,4 +1,4 @@
-//! `refresh = true`: after an invalidation, the hottest of what it has outdated is fetched again before anybody asks.
+//! `refresh = true`: after an invalidation, the hottest of what it has invalidated is fetched again before anybody asks.
 //! Fetches go by the flights and fills of reads, so that a client that asks meanwhile shares them. They never take a
 //! client's place: they go on only while upstream has free ones.
 
@@ -9,18 +9,18 @@ use http::header::FORWARDED;
 use http::{HeaderName, Method, Version};
 use tokio::task::JoinSet;
 
-use super::Asked;
-use super::errand::Errand;
-use super::fill;
-use super::question::Question;
-use crate::cache::flight::Boarding;
-use crate::cache::hot::Read;
+use super::ClientRequest;
+use super::cache_request::CacheRequest;
+use super::fetch::{self, FetchContext};
+use super::read::look_up;
 use crate::cache::{Found, Lookup};
 use crate::client::Client;
-use crate::headers::{self, ForwardedPolicy, claims};
+use crate::coalesce::inflight::FetchRole;
+use crate::http::headers::{self, ForwardedPolicy, claims};
 use crate::key::Identity;
+use crate::marks::Tag;
 use crate::running::Running;
-use crate::stamp::Tag;
+use crate::upkeep::hot::Read;
 
 /// Fetches for one invalidation; invalidations that come while one is being refreshed count as one.
 const MOST: usize = 100;
@@ -29,38 +29,42 @@ const MOST: usize = 100;
 const AT_A_TIME: usize = 4;
 
 /// Counts a read that the cache has answered, if a rule may want it refreshed.
-pub(super) fn count(running: &Running, question: &Question, lookup: &Lookup) {
-    if question.family().is_some_and(|(family, _)| family.refreshed) {
-        running.cache.hot().count(lookup.canonical.hash, || repeatable(question, lookup));
+pub(super) fn count(running: &Running, request: &CacheRequest, lookup: &Lookup) {
+    if request.family().is_some_and(|(family, _)| family.refreshed) {
+        running.cache.hot().count(lookup.cache_key.hash, || repeatable(request, lookup));
     }
 }
 
 /// What is needed to ask again; `None` for what is somebody's own.
-fn repeatable(question: &Question, lookup: &Lookup) -> Option<Read> {
-    let (family, _) = question.family()?;
-    let is_personal = matches!(family.keying.identity, Identity::Header(_) | Identity::Cookie(_));
-    let has_credentials = question.has_credentials();
+fn repeatable(request: &CacheRequest, lookup: &Lookup) -> Option<Read> {
+    let (family, _) = request.family()?;
+    let is_personal = matches!(family.key_spec.identity, Identity::Header(_) | Identity::Cookie(_));
+    let has_credentials = request.has_credentials();
     // Asked again, its fields would go by other names.
-    let is_renamed = !question.asked.underscored.is_empty();
-    if is_personal || has_credentials || is_renamed || question.asked.method != Method::GET {
+    let is_renamed = !request.http.underscored.is_empty();
+    if is_personal || has_credentials || is_renamed || request.http.method != Method::GET {
         return None;
     }
-    let varies_on = lookup.sign.iter().filter_map(|sign| sign.variants()).flat_map(|variants| variants.on.clone());
+    let varies_on = lookup
+        .vary_index
+        .iter()
+        .filter_map(|vary_index| vary_index.vary_index())
+        .flat_map(|variants| variants.on.clone());
     let mut kept = family.keyed_fields();
     kept.extend(varies_on);
-    let asked = &question.asked;
-    if asked.forwarded == ForwardedPolicy::Append {
+    let http = &request.http;
+    if http.forwarded == ForwardedPolicy::Append {
         let is_keyed = |name: &&HeaderName| claims::is_keyed(name) || **name == FORWARDED;
-        kept.extend(asked.headers.keys().filter(is_keyed).cloned());
+        kept.extend(http.headers.keys().filter(is_keyed).cloned());
     }
-    let mut fields = asked.headers.clone();
+    let mut fields = http.headers.clone();
     headers::keep_only(&mut fields, &kept);
     Some(Read {
-        key: lookup.canonical.hash,
-        target: asked.target.clone(),
+        key: lookup.cache_key.hash,
+        target: http.target.clone(),
         headers: fields,
-        client: asked.client,
-        tags: question.tags().to_vec(),
+        client: http.client,
+        tags: request.tags().to_vec(),
     })
 }
 
@@ -82,7 +86,7 @@ async fn go_on(running: Arc<Running>) {
                 under_way.join_next().await;
             }
             if !running.upstream.has_room(Client::LARDER) {
-                tracing::debug!("upstream has no free place: what is outdated waits for who asks for it");
+                tracing::debug!("upstream has no free place: what is invalidated waits for who asks for it");
                 break;
             }
             // A shutdown waits for all that is under way.
@@ -97,7 +101,7 @@ async fn go_on(running: Arc<Running>) {
 
 /// Fetches one, unless somebody has since, or is at it.
 async fn refresh(running: Arc<Running>, read: Arc<Read>) {
-    let asked = Asked {
+    let http = ClientRequest {
         method: Method::GET,
         target: read.target.clone(),
         headers: read.headers.clone(),
@@ -110,26 +114,23 @@ async fn refresh(running: Arc<Running>, read: Arc<Read>) {
         underscored: Vec::new(),
         connection: None,
     };
-    let question = Question::new(running.live(), asked, None);
-    let primary = question.canonical();
-    let fields = &question.asked.headers;
-    let lookup =
-        running.cache.lookup(primary.clone(), fields, || question.label(), || Arc::clone(question.tags())).await;
+    let request = Arc::new(CacheRequest::new(running.live(), http, None));
+    let lookup = look_up(&running, &request).await;
     // The rules may have changed since it was counted.
-    if lookup.canonical.hash != read.key || question.is_personal() {
+    if lookup.cache_key.hash != read.key || request.is_personal() {
         return;
     }
     let stale = match &lookup.found {
-        Found::Outdated | Found::OtherVariant | Found::Nothing if lookup.view.is_some() => None,
-        Found::Softened(entry) => Some(Arc::clone(entry)),
+        Found::Invalidated | Found::OtherVariant | Found::Nothing if lookup.view.is_some() => None,
+        Found::SoftInvalidated(entry) => Some(Arc::clone(entry)),
         // Refreshed meanwhile; or the store is away, and nothing could be stored.
         _ => return,
     };
-    if let Boarding::Lead(permit) = running.flights.board(read.key, lookup.view.as_ref(), Instant::now()) {
+    if let FetchRole::Lead(permit) = running.inflight.join(read.key, lookup.view.as_ref(), Instant::now()) {
         running.metrics.refreshes.inc();
-        fill::fill(
+        fetch::run(
             Arc::clone(&running),
-            Errand::new(&question, Client::LARDER, primary, &lookup, stale),
+            FetchContext::new(&request, Client::LARDER, &lookup, stale),
             permit,
             None,
         )

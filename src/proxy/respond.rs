@@ -12,15 +12,15 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use http_body::Body as _;
 
 use super::slice::Slice;
-use super::{Asked, Body, keep};
-use crate::cache::flight::Head;
-use crate::cache::stream::Reader;
+use super::{Body, ClientRequest, storing};
+use crate::coalesce::inflight::Head;
+use crate::coalesce::stream::Reader;
 use crate::config::Server;
 use crate::entry;
-use crate::headers;
-use crate::semantics::multipart;
-use crate::semantics::range::{self, Part, Range};
-use crate::semantics::validation;
+use crate::http::headers;
+use crate::http::multipart;
+use crate::http::range::{self, Part, Range};
+use crate::http::validation;
 use crate::upstream::{ContentUnread, ResponseBody};
 
 /// An answer from a stored response. `is_known`: it is what the client has, by the client's own conditions.
@@ -117,19 +117,19 @@ fn not_modified(stored: &HeaderMap, age: Duration) -> Response<Body> {
 }
 
 /// An answer from a response that is on its way into the cache. `is_known`: it is what the client has.
-pub(super) fn streaming(asked: &Asked, head: &Head, is_known: bool, reader: Reader) -> Response<Body> {
+pub(super) fn streaming(http: &ClientRequest, head: &Head, is_known: bool, reader: Reader) -> Response<Body> {
     if is_known {
         let mut response = Response::new(Body::Empty);
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         *response.headers_mut() = validation::not_modified_headers(&head.headers);
         return response;
     }
-    let mut response = match asks_for(asked, head, &reader) {
+    let mut response = match asks_for(http, head, &reader) {
         // Several parts of what is not here yet: RFC 9110 §14.2 lets a server send the whole.
         Range::Whole if head.status == StatusCode::NO_CONTENT => Response::new(Body::Empty),
         Range::Whole => Response::new(Body::Shared(reader)),
         Range::Parts(parts) if parts.len() > 1 => Response::new(Body::Shared(reader)),
-        Range::Parts(parts) => return streaming_part(asked, head, reader, parts[0]),
+        Range::Parts(parts) => return streaming_part(http, head, reader, parts[0]),
         Range::Unsatisfiable => return unsatisfiable(reader.size_hint().exact().unwrap_or(0)),
     };
     *response.status_mut() = head.status;
@@ -138,20 +138,20 @@ pub(super) fn streaming(asked: &Asked, head: &Head, is_known: bool, reader: Read
 }
 
 /// What a request asks of a body on its way; the whole unless its length is known.
-fn asks_for(asked: &Asked, head: &Head, reader: &Reader) -> Range {
+fn asks_for(http: &ClientRequest, head: &Head, reader: &Reader) -> Range {
     match reader.size_hint().exact() {
-        Some(length) if asked.method == Method::GET && head.status == StatusCode::OK => {
-            range::requested(&asked.headers, &head.headers, length)
+        Some(length) if http.method == Method::GET && head.status == StatusCode::OK => {
+            range::requested(&http.headers, &head.headers, length)
         }
         _ => Range::Whole,
     }
 }
 
-fn streaming_part(asked: &Asked, head: &Head, reader: Reader, part: Part) -> Response<Body> {
+fn streaming_part(http: &ClientRequest, head: &Head, reader: Reader, part: Part) -> Response<Body> {
     let length = reader.size_hint().exact().unwrap_or(0);
     let mut response = Response::new(Body::Part(Slice::new(reader, part.first, part.last)));
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-    *response.headers_mut() = described(&asked.headers, &head.headers);
+    *response.headers_mut() = described(&http.headers, &head.headers);
     response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(part.length()));
     if let Ok(range) = HeaderValue::try_from(part.content_range(length)) {
         response.headers_mut().insert(CONTENT_RANGE, range);
@@ -162,7 +162,7 @@ fn streaming_part(asked: &Asked, head: &Head, reader: Reader, part: Part) -> Res
 /// Upstream's answer as it is, without the fields of that hop.
 pub(super) fn forwarded(response: Response<ResponseBody>, server: &Server) -> Response<Body> {
     let mut response = response.map(|body| Body::Upstream(body.for_client()));
-    keep::strip_consumed(response.headers_mut(), server);
+    storing::strip_consumed(response.headers_mut(), server);
     let received = response.version();
     // RFC 9110 §6.6.2: the trailers are passed on if the body is one that can have some.
     let trailer = response.headers_mut().remove(TRAILER).filter(|_| response.body().size_hint().exact().is_none());
@@ -196,7 +196,7 @@ pub(super) fn error(status: StatusCode, message: &str) -> Response<Body> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::semantics::sample::fields;
+    use crate::http::sample::fields;
 
     fn answer(range: &str) -> Response<Body> {
         let stored =

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
-use super::write::outdated;
-use crate::headers::Meant;
-use crate::rules::{Caller, RuleSet};
+use super::write::invalidations;
+use crate::http::headers::Meant;
+use crate::http::invalidation::WriteEnd;
+use crate::http::target::{PathCase, Target};
+use crate::marks::Tag;
+use crate::rules::{CallerIdentity, RuleSet};
 use crate::running::Running;
-use crate::semantics::invalidation::WriteEnd;
-use crate::stamp::Tag;
-use crate::store::fleet::{Again, Outdating};
-use crate::target::{PathCase, Target};
+use crate::store::fleet::{Again, Invalidations};
 use crate::upstream::Suspects;
 
 /// Deals with suspects for as long as the process lives.
@@ -23,17 +23,17 @@ pub async fn invalidate_all(running: Arc<Running>) {
         let suspects = running.upstream.suspects().await;
         let server = &running.config.server;
         let how = (server.case_insensitive_paths, server.reinvalidate_after);
-        let what = outdated_by(&suspects, &running.live().rules, how);
+        let what = invalidated_by(&suspects, &running.live().rules, how);
         running.cache.invalidate_for(&what, None).await;
         running.metrics.suspects.inc_by(suspects.requests.len() as u64);
     }
 }
 
-fn outdated_by(
+fn invalidated_by(
     suspects: &Suspects,
     rules: &RuleSet,
     (case, reinvalidate_after): (PathCase, Duration),
-) -> Outdating {
+) -> Invalidations {
     let mut tags = BTreeSet::new();
     let mut again: BTreeMap<Duration, BTreeSet<Tag>> = BTreeMap::new();
     if suspects.are_more {
@@ -48,14 +48,14 @@ fn outdated_by(
         }
         let targets = [target];
         // Its fields may have named another method.
-        let matches = rules.outdated_by_any(&Meant::Any, &targets, Caller::Unknown);
+        let matches = rules.invalidated_by_any(&Meant::Any, &targets, CallerIdentity::Unknown);
         let no_answer = (WriteEnd::NoAnswer, &HeaderMap::new());
-        let what = outdated(&targets, &matches, no_answer, &[], Some(reinvalidate_after));
+        let what = invalidations(&targets, &matches, no_answer, &[], Some(reinvalidate_after));
         tags.extend(what.tags);
         what.again.into_iter().for_each(|it| again.entry(it.after).or_default().extend(it.tags));
     }
     let again = again.into_iter().map(|(after, tags)| Again { after, tags: tags.into_iter().collect() });
-    Outdating { tags: tags.into_iter().collect(), softened: Vec::new(), again: again.collect() }
+    Invalidations { tags: tags.into_iter().collect(), soft: Vec::new(), again: again.collect() }
 }
 
 #[cfg(test)]
@@ -77,7 +77,7 @@ mod tests {
         let after = Duration::from_secs(7);
         let of = |method: Method, path: &str, are_more| {
             let suspects = Suspects { requests: [(method, path.into())].into(), are_more };
-            outdated_by(&suspects, &rules, (PathCase::Sensitive, after))
+            invalidated_by(&suspects, &rules, (PathCase::Sensitive, after))
         };
         let again = |tags: &[Tag]| vec![Again { after, tags: tags.to_vec() }];
         let (doc, lists) = (Tag::uri("/doc"), Tag::family("lists"));

@@ -19,8 +19,9 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Answered, Asked, Body, failed, respond, share};
-use crate::headers;
+use super::forward::share;
+use super::{Answered, Body, ClientRequest, failed, respond};
+use crate::http::headers;
 use crate::outcome::{Fwd, Outcome};
 use crate::running::Running;
 use crate::upstream::{Progress, ResponseBody};
@@ -61,17 +62,22 @@ fn protocols(fields: &HeaderMap, known: &[String]) -> Option<HeaderValue> {
 }
 
 /// Forwards a request with its offer.
-pub(super) async fn tunnel(running: &Arc<Running>, asked: &Asked, body: Incoming, offer: Offer) -> Answered {
-    let share = match share(running, asked) {
+pub(super) async fn tunnel(
+    running: &Arc<Running>,
+    http: &ClientRequest,
+    body: Incoming,
+    offer: Offer,
+) -> Answered {
+    let share = match share(running, http) {
         Ok(share) => share,
         Err(refused) => return *refused,
     };
-    let mut fields = asked.for_passing(running);
+    let mut fields = http.for_passing(running);
     headers::append_member(&mut fields, CONNECTION, "upgrade");
     fields.insert(UPGRADE, offer.protocols);
-    let path = asked.target.path_and_query();
-    let (client, body) = (asked.sharer(running), asked.content(body));
-    let sent = running.upstream.send(client, &asked.method, &path, fields, body, asked.interim.clone()).await;
+    let path = http.target.path_and_query();
+    let (client, body) = (http.sharer(running), http.content(body));
+    let sent = running.upstream.send(client, &http.method, &path, fields, body, http.interim.clone()).await;
     let response = match sent {
         Ok(response) => response.map(|body| body.holding(share)),
         Err(error) => return failed(error, Fwd::Bypass),
@@ -160,7 +166,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::semantics::sample::{Fields, fields};
+    use crate::http::sample::{Fields, fields};
 
     #[test]
     fn only_known_protocols_are_offered() {

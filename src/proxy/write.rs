@@ -1,4 +1,4 @@
-//! Everything that may change something: forward, and outdate before answering. Runs in a task that survives the
+//! Everything that may change something: forward, and invalidate before answering. Runs in a task that survives the
 //! client, since upstream may carry out a write whose client has left.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -11,74 +11,79 @@ use http::{HeaderMap, Method, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
-use super::keep::{self, Complete, Times, Verdict};
-use super::question::Question;
-use super::read::AMBIGUOUS_PATH;
+use super::cache_request::CacheRequest;
+use super::decide::MissReason;
 use super::recording::Recording;
-use super::{Answered, Asked, Body, failed, refresh, refuse, respond};
-use crate::cache::flight::Head;
+use super::storing::{self, CompleteResponse, StoreVerdict, Times};
+use super::{Answered, Body, ClientRequest, failed, refresh, refuse, respond};
 use crate::cache::memory::Hold;
+use crate::coalesce::inflight::Head;
 use crate::config::{OnIncomplete, OnOutage, Server};
-use crate::headers::{self, Meant};
-use crate::key::Canonical;
+use crate::http::groups;
+use crate::http::headers::{self, Meant};
+use crate::http::invalidation::{self, SeveralDestinations, StatusSet, WriteEnd};
+use crate::http::target::{MOST_READINGS, Target};
+use crate::http::vary;
+use crate::key::CacheKey;
+use crate::marks::{IssuedStamp, MarksView, SoftInvalidation, Stamp, Tag};
 use crate::outcome::{Fwd, Outcome};
-use crate::rules::{Caller, Outdated};
+use crate::rules::{CallerIdentity, MatchedRule};
 use crate::running::{Live, Running};
-use crate::semantics::groups;
-use crate::semantics::invalidation::{self, SeveralDestinations, StatusSet, WriteEnd};
-use crate::semantics::vary;
-use crate::stamp::{Softened, Stamp, Tag, Taken, View};
-use crate::store::fleet::{Again, Intent, Outdating, random_id};
-use crate::target::{MOST_READINGS, Target};
+use crate::store::fleet::{Again, Intent, Invalidations, random_id};
 use crate::upstream::{RequestBody, ResponseBody, Upload, UpstreamError};
 
 /// Answers a write.
-pub(super) async fn write(running: &Arc<Running>, live: Arc<Live>, asked: Asked, body: Incoming) -> Answered {
-    let targets = match targets(running, &asked) {
+pub(super) async fn write(
+    running: &Arc<Running>,
+    live: Arc<Live>,
+    http: ClientRequest,
+    body: Incoming,
+) -> Answered {
+    let targets = match targets(running, &http) {
         Ok(targets) => targets,
         Err(fault) => return refuse(StatusCode::BAD_REQUEST, "destination", &fault.to_string()),
     };
     if !targets.iter().all(|target| target.readings().is_complete()) {
         // What it invalidates could not be told.
         let message = format!("the path can be taken for more than {MOST_READINGS} other paths; write it plainly");
-        return refuse(StatusCode::BAD_REQUEST, AMBIGUOUS_PATH, &message);
+        return refuse(StatusCode::BAD_REQUEST, MissReason::AmbiguousPath.label(), &message);
     }
     let (give, take) = oneshot::channel();
     let task = Arc::clone(running);
     // In a box: a task's future is copied several times on its way, and this is a large one.
     running.tasks.spawn(Box::pin(async move {
         // The client may be gone by now; the write was carried out all the same.
-        let _ = give.send(carry_out(&task, live, asked, targets, body).await);
+        let _ = give.send(carry_out(&task, live, http, targets, body).await);
     }));
     take.await.unwrap_or_else(|_| {
         refuse(StatusCode::INTERNAL_SERVER_ERROR, "write-lost", "the write was not carried through")
     })
 }
 
-/// The steps of a write (DESIGN §4): announce it, forward it, outdate, and wait until no proxy of the fleet can serve
-/// what it outdates.
+/// The steps of a write (DESIGN §4): announce it, forward it, invalidate, and wait until no proxy of the fleet can serve
+/// what it invalidates.
 async fn carry_out(
     running: &Arc<Running>,
     live: Arc<Live>,
-    asked: Asked,
+    http: ClientRequest,
     targets: Vec<Target>,
     body: Incoming,
 ) -> Answered {
-    let (fields, mut body) = (asked.for_upstream(running), asked.content(body));
+    let (fields, mut body) = (http.for_upstream(running), http.content(body));
     // Before it is announced: a client that sends nothing is to cost nobody anything.
     // What does not come has not been sent either.
-    if let Err(incomplete) = running.upstream.receive_ahead(asked.sharer(running), &fields, &mut body).await {
+    if let Err(incomplete) = running.upstream.receive_ahead(http.sharer(running), &fields, &mut body).await {
         return failed(incomplete, Fwd::Method);
     }
-    let query = asked.target.query.as_deref();
-    let methods = headers::methods_meant(&asked.method, &asked.headers, query, body.at_hand());
-    let caller = Caller::Known { fields: &asked.headers, secret: live.hiding.secret.as_ref() };
-    let matches = live.rules.outdated_by_any(&methods, &targets, caller);
+    let query = http.target.query.as_deref();
+    let methods = headers::methods_meant(&http.method, &http.headers, query, body.at_hand());
+    let caller = CallerIdentity::Known { fields: &http.headers, secret: live.redaction.secret.as_ref() };
+    let matches = live.rules.invalidated_by_any(&methods, &targets, caller);
     let nothing = HeaderMap::new();
     let hosts = hosts_of_upstream(running, &fields);
     let reinvalidate_after = running.config.server.reinvalidate_after;
     let no_answer = (WriteEnd::NoAnswer, &nothing);
-    let unanswered = outdated(&targets, &matches, no_answer, &hosts, Some(reinvalidate_after));
+    let unanswered = invalidations(&targets, &matches, no_answer, &hosts, Some(reinvalidate_after));
     let tags = unanswered.all_tags();
     let intent = Intent { id: random_id(), tags: tags.clone() };
     let pending = running.unanswered.begin(tags);
@@ -88,28 +93,28 @@ async fn carry_out(
     };
     let request_time = running.cache.now();
     let upload = body.upload();
-    let answer = announced(running, &intent, Box::pin(forward(running, &asked, fields, body))).await;
+    let answer = announced(running, &intent, Box::pin(forward(running, &http, fields, body))).await;
     let times = (request_time, running.cache.now());
     let unfinished = upload.as_ref().filter(|upload| !upload.has_ended());
     let is_whole = upload.as_ref().is_none_or(|upload| upload.is_whole());
     let server = &running.config.server;
-    let end = end_of(server, &asked.target, &answer, is_whole);
+    let end = end_of(server, &http.target, &answer, is_whole);
     let answer_fields = answer.as_ref().map_or(&nothing, Response::headers);
-    // Rules that came into force meanwhile may have let readers store what this write outdates.
+    // Rules that came into force meanwhile may have let readers store what this write invalidates.
     let now = running.live();
-    let matches = also_by(matches, &live, &now, &methods, &targets, &asked.headers);
+    let matches = also_by(matches, &live, &now, &methods, &targets, &http.headers);
     // Upstream may carry it out after it was given up, or when it has the rest of the content.
     let may_follow = end == Some(WriteEnd::NoAnswer) || !is_whole;
     let again = may_follow.then_some(reinvalidate_after);
     let what =
-        end.map(|end| outdated(&targets, &matches, (end, answer_fields), &hosts, again)).unwrap_or_default();
-    let rest = unfinished.zip(end_of(server, &asked.target, &answer, true)).and_then(|(upload, end)| {
+        end.map(|end| invalidations(&targets, &matches, (end, answer_fields), &hosts, again)).unwrap_or_default();
+    let rest = unfinished.zip(end_of(server, &http.target, &answer, true)).and_then(|(upload, end)| {
         let ended = (end, answer_fields);
-        let tags = outdated(&targets, &matches, ended, &hosts, Some(reinvalidate_after)).all_tags();
+        let tags = invalidations(&targets, &matches, ended, &hosts, Some(reinvalidate_after)).all_tags();
         (!tags.is_empty()).then(|| Rest {
             targets: targets.clone(),
             methods: methods.clone(),
-            request: asked.headers.clone(),
+            request: http.headers.clone(),
             hosts: hosts.clone(),
             live: Arc::clone(&live),
             upload: Arc::clone(upload),
@@ -137,7 +142,7 @@ async fn carry_out(
     }
     drop(pending);
     if matches.is_empty() && end.is_some_and(|end| StatusSet::default().applies(end)) {
-        count_unmatched(running, &now, &asked);
+        count_unmatched(running, &now, &http);
     }
     if !delivered && refuses(running) {
         // It was carried out, and must not be acknowledged before everybody knows.
@@ -158,7 +163,7 @@ async fn carry_out(
                 invalidated: running.config.log.access.then(|| described(&what)).flatten(),
                 ..Outcome::write()
             };
-            answered(running, asked, answer, times, stamp, outcome)
+            answered(running, http, answer, times, stamp, outcome)
         }
         Err(error) => {
             let mut answered = failed(error, Fwd::Method);
@@ -170,16 +175,16 @@ async fn carry_out(
 
 /// What a write matches by the rules in force when it began (`matches`), and by those in force now. `request`: its fields.
 fn also_by<'r>(
-    mut matches: Vec<Outdated<'r>>,
+    mut matches: Vec<MatchedRule<'r>>,
     began: &'r Live,
     now: &'r Live,
     methods: &Meant,
     targets: &[Target],
     request: &HeaderMap,
-) -> Vec<Outdated<'r>> {
+) -> Vec<MatchedRule<'r>> {
     if !std::ptr::eq(began, now) {
-        let caller = Caller::Known { fields: request, secret: began.hiding.secret.as_ref() };
-        matches.extend(now.rules.outdated_by_any(methods, targets, caller));
+        let caller = CallerIdentity::Known { fields: request, secret: began.redaction.secret.as_ref() };
+        matches.extend(now.rules.invalidated_by_any(methods, targets, caller));
     }
     matches
 }
@@ -187,11 +192,11 @@ fn also_by<'r>(
 /// Invalidates what a write does that ended like this, and has refreshed what its rules say. An intent is carried out by it.
 async fn invalidate(
     running: &Arc<Running>,
-    matches: &[Outdated<'_>],
+    matches: &[MatchedRule<'_>],
     end: WriteEnd,
-    what: &Outdating,
+    what: &Invalidations,
     intent: Option<&Intent>,
-) -> Option<Taken> {
+) -> Option<IssuedStamp> {
     let taken = Box::pin(running.cache.invalidate_for(what, intent)).await;
     if taken.is_some() {
         refresh::begin(running, &to_refresh(matches, end));
@@ -239,12 +244,12 @@ impl Rest {
             return running.cache.withdraw(&self.intent).await;
         }
         let now = running.live();
-        let caller = Caller::Known { fields: &self.request, secret: self.live.hiding.secret.as_ref() };
-        let matches = self.live.rules.outdated_by_any(&self.methods, &self.targets, caller);
+        let caller = CallerIdentity::Known { fields: &self.request, secret: self.live.redaction.secret.as_ref() };
+        let matches = self.live.rules.invalidated_by_any(&self.methods, &self.targets, caller);
         let matches = also_by(matches, &self.live, &now, &self.methods, &self.targets, &self.request);
         // Nothing says when upstream has acted.
         let again = Some(server.reinvalidate_after);
-        let what = outdated(&self.targets, &matches, (self.end, &self.fields), &self.hosts, again);
+        let what = invalidations(&self.targets, &matches, (self.end, &self.fields), &self.hosts, again);
         invalidate(running, &matches, self.end, &what, Some(&self.intent)).await;
     }
 }
@@ -253,8 +258,8 @@ impl Rest {
 const NAMED: usize = 8;
 
 /// What was invalidated, for the access log.
-fn described(what: &Outdating) -> Option<Box<str>> {
-    let tags = || what.tags.iter().chain(what.softened.iter().map(|softened| &softened.tag));
+fn described(what: &Invalidations) -> Option<Box<str>> {
+    let tags = || what.tags.iter().chain(what.soft.iter().map(|soft| &soft.tag));
     let mut names: Vec<&str> = tags().map(Tag::as_str).collect();
     names.sort_unstable();
     let more = names.len().saturating_sub(NAMED);
@@ -264,9 +269,9 @@ fn described(what: &Outdating) -> Option<Box<str>> {
 }
 
 /// Counts a write that no rule matches, and tells of the first of its shape where rules are meant to match writes.
-fn count_unmatched(running: &Running, live: &Live, asked: &Asked) {
+fn count_unmatched(running: &Running, live: &Live, http: &ClientRequest) {
     running.metrics.writes_unmatched.inc();
-    if let Some(shape) = running.unmatched.count(&asked.method, &asked.target.path)
+    if let Some(shape) = running.unmatched.count(&http.method, &http.target.path)
         && !live.rules.families().is_empty()
     {
         tracing::info!(shape, "a write matches no rule: it invalidates nothing but its own path");
@@ -274,13 +279,13 @@ fn count_unmatched(running: &Running, live: &Live, asked: &Asked) {
 }
 
 /// What a write is about: its own target, and the `Destination` of a MOVE or COPY (RFC 4918 §9.8, §9.9).
-fn targets(running: &Running, asked: &Asked) -> Result<Vec<Target>, SeveralDestinations> {
-    let query = asked.target.query.as_deref();
-    let methods = || headers::methods_meant(&asked.method, &asked.headers, query, Some(&[]));
+fn targets(running: &Running, http: &ClientRequest) -> Result<Vec<Target>, SeveralDestinations> {
+    let query = http.target.query.as_deref();
+    let methods = || headers::methods_meant(&http.method, &http.headers, query, Some(&[]));
     let own = running.upstream.addresses();
-    let destination = invalidation::destination(&asked.target, &asked.headers, methods, own)?;
-    let destination = destination.map(|path| asked.target.clone().at(&path));
-    Ok(std::iter::once(asked.target.clone()).chain(destination).collect())
+    let destination = invalidation::destination(&http.target, &http.headers, methods, own)?;
+    let destination = destination.map(|path| http.target.clone().at(&path));
+    Ok(std::iter::once(http.target.clone()).chain(destination).collect())
 }
 
 /// The names by which upstream knows itself: its addresses, and what it was told that it is to its client.
@@ -334,7 +339,7 @@ fn refuses(running: &Running) -> bool {
 }
 
 /// Tells the store of a write before it is forwarded. Gives what the marks were before it.
-async fn announce(running: &Arc<Running>, intent: &Intent) -> Result<Option<View>, Box<Answered>> {
+async fn announce(running: &Arc<Running>, intent: &Intent) -> Result<Option<MarksView>, Box<Answered>> {
     match running.cache.announce(intent, patience(running)).await {
         Ok(Some(before)) => Ok(Some(before)),
         Ok(None) => Ok(running.cache.view(&[]).await),
@@ -362,19 +367,19 @@ async fn announced<T>(running: &Running, intent: &Intent, mut write: impl Future
 /// The answer, which is kept on its way if a later GET may have it.
 fn answered(
     running: &Arc<Running>,
-    asked: Asked,
+    http: ClientRequest,
     answer: Response<ResponseBody>,
     times: Times,
     stamp: Option<Stamp>,
     outcome: Outcome,
 ) -> Answered {
-    let keeping = stamp.and_then(|stamp| Keeping::of(running, asked, &answer, times, stamp));
+    let keeping = stamp.and_then(|stamp| Keeping::of(running, http, &answer, times, stamp));
     let stored = keeping.is_some();
     let mut response = respond::forwarded(answer, &running.config.server);
     if let Some(keeping) = keeping {
         response = response.map(|body| match body {
             Body::Upstream(body) => {
-                let (running, limit) = (Arc::clone(running), keeping.question.max_body(running));
+                let (running, limit) = (Arc::clone(running), keeping.request.max_body(running));
                 Body::Recorded(Recording::new(body, limit, Box::new(move |body| keeping.keep(&running, body))))
             }
             other => other,
@@ -386,10 +391,10 @@ fn answered(
 /// The answer to a POST that a later GET may have (RFC 9110 §9.3.3, RFC 9111 §4): upstream says how long it is fresh,
 /// and by `Content-Location` that it is what a GET of this very URI would get.
 struct Keeping {
-    question: Arc<Question>,
-    primary: Canonical,
+    request: CacheRequest,
+    primary: CacheKey,
     head: Head,
-    verdict: Verdict,
+    verdict: StoreVerdict,
     stamp: Stamp,
     /// The marks of its tags, until it holds them in memory.
     _hold: Hold,
@@ -398,40 +403,41 @@ struct Keeping {
 impl Keeping {
     fn of(
         running: &Running,
-        asked: Asked,
+        http: ClientRequest,
         answer: &Response<ResponseBody>,
         times: Times,
         stamp: Stamp,
     ) -> Option<Keeping> {
-        if answer.status() != StatusCode::OK || !invalidation::is_of_target(&asked.target, answer.headers()) {
+        if answer.status() != StatusCode::OK || !invalidation::is_of_target(&http.target, answer.headers()) {
             return None;
         }
         let mut fields = answer.headers().clone();
         headers::strip_hop_by_hop(&mut fields);
-        keep::note_date(&mut fields, times.1);
+        storing::note_date(&mut fields, times.1);
         vary::complete(&mut fields, &[]);
-        let question = question_of(running, asked)?;
+        let request = read_of(running, http)?;
         let is_close_delimited = answer.body().ends_with_connection();
-        let verdict = keep::judge(&question, answer.status(), &fields, is_close_delimited, times).ok()?;
+        let verdict = storing::judge(&request, answer.status(), &fields, is_close_delimited, times).ok()?;
         if !verdict.freshness.source.is_explicit() {
             return None;
         }
         headers::add_via(&mut fields, answer.version());
         verdict.withhold(&mut fields);
-        let primary = question.canonical();
-        let said = keep::tell_clients(&question, &mut fields);
-        let varies_on = keep::varies_on(running, &primary, (None, None), answer.status(), &fields).ok()?;
-        let text = primary.variant(&varies_on, &question.asked.headers).text;
-        let head = keep::head(running, text, varies_on, Some(stamp), answer.status(), (fields, said), &verdict);
-        let _hold = running.cache.memory().hold(question.tags());
-        Some(Keeping { question, primary, head, verdict, stamp, _hold })
+        let primary = request.cache_key();
+        let said = storing::tell_clients(&request, &mut fields);
+        let varies_on = storing::varies_on(running, &primary, (None, None), answer.status(), &fields).ok()?;
+        let text = primary.variant(&varies_on, &request.http.headers).text;
+        let head = storing::head(running, text, varies_on, Some(stamp), answer.status(), (fields, said), &verdict);
+        let _hold = running.cache.memory().hold(request.tags());
+        Some(Keeping { request, primary, head, verdict, stamp, _hold })
     }
 
     fn keep(&self, running: &Arc<Running>, body: Bytes) {
-        let Keeping { question, primary, head, verdict, stamp, .. } = self;
-        let (tags, response) = (verdict.tags(question), keep::stored(head, verdict, body));
-        let complete = Complete { question, primary, sign: None, stamp: *stamp, view: None, tags, response };
-        let (_, kept) = complete.keep_in_memory(running);
+        let Keeping { request, primary, head, verdict, stamp, .. } = self;
+        let (tags, response) = (verdict.tags(request), storing::stored(head, verdict, body));
+        let complete =
+            CompleteResponse { request, primary, vary_index: None, stamp: *stamp, view: None, tags, response };
+        let (_, kept) = complete.store_in_memory(running);
         let task = Arc::clone(running);
         running.tasks.spawn(async move { kept.share(&task).await });
     }
@@ -439,62 +445,62 @@ impl Keeping {
 
 /// The question that the answer to a POST may answer. None if upstream was told more than the key of that question holds:
 /// what a read loses on its way, or has in another form, or that it is to be taken for another method.
-fn question_of(running: &Running, asked: Asked) -> Option<Arc<Question>> {
-    let meant = headers::methods_meant(&asked.method, &asked.headers, asked.target.query.as_deref(), Some(&[]));
+fn read_of(running: &Running, http: ClientRequest) -> Option<CacheRequest> {
+    let meant = headers::methods_meant(&http.method, &http.headers, http.target.query.as_deref(), Some(&[]));
     // What a rule takes for a write is never read from the cache.
-    if running.live().rules.is_write(&Method::GET, &asked.target) {
+    if running.live().rules.is_write(&Method::GET, &http.target) {
         return None;
     }
-    if meant != Meant::These(vec![asked.method.clone()]) {
+    if meant != Meant::These(vec![http.method.clone()]) {
         return None;
     }
-    let asked = as_get(asked);
-    let (target, fields) = (asked.target.clone(), asked.headers.clone());
-    let question = Question::new(running.live(), asked, None);
-    let is_as_sent = question.asked.target == target && question.asked.headers == fields;
-    (is_as_sent && question.ambiguity().is_none()).then_some(question)
+    let http = as_get(http);
+    let (target, fields) = (http.target.clone(), http.headers.clone());
+    let request = CacheRequest::new(running.live(), http, None);
+    let is_as_sent = request.http.target == target && request.http.headers == fields;
+    (is_as_sent && request.ambiguity().is_none()).then_some(request)
 }
 
 /// The GET that the answer to a POST may answer.
-fn as_get(mut asked: Asked) -> Asked {
+fn as_get(mut http: ClientRequest) -> ClientRequest {
     for name in [CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE] {
-        asked.headers.remove(name);
+        http.headers.remove(name);
     }
-    Asked { method: Method::GET, ..asked }
+    ClientRequest { method: Method::GET, ..http }
 }
 
-fn count(running: &Running, matches: &[Outdated<'_>], end: WriteEnd) {
-    for rule in matches.iter().map(|outdated| outdated.rule).filter(|rule| rule.on.applies(end)) {
+fn count(running: &Running, matches: &[MatchedRule<'_>], end: WriteEnd) {
+    for rule in matches.iter().map(|matched| matched.rule).filter(|rule| rule.on.applies(end)) {
         rule.families.iter().for_each(|family| running.metrics.invalidated(family, "write"));
     }
 }
 
 async fn forward(
     running: &Running,
-    asked: &Asked,
+    http: &ClientRequest,
     fields: HeaderMap,
     body: RequestBody,
 ) -> Result<Response<ResponseBody>, UpstreamError> {
-    let (client, path) = (asked.sharer(running), asked.target.path_and_query());
-    running.upstream.send(client, &asked.method, &path, fields, body, asked.interim.clone()).await
+    let (client, path) = (http.sharer(running), http.target.path_and_query());
+    running.upstream.send(client, &http.method, &path, fields, body, http.interim.clone()).await
 }
 
-/// What a write outdates, given how it ended: the union of all matching rules; by RFC 9111 §4.4 the target URI (the first of
+/// What a write invalidates, given how it ended: the union of all matching rules; by RFC 9111 §4.4 the target URI (the first of
 /// `targets`; others are its destinations) and same-origin `Location` and `Content-Location` of a non-error answer; and the
 /// target URI alone if a refusal shows that what is stored of it is old. `hosts`: names by which upstream knows itself.
-/// Whatever a soft rule says, a write that may or may not have been carried out outdates. All of it is outdated once more
+/// Whatever a soft rule says, a write that may or may not have been carried out invalidates. All of it is invalidated once more
 /// after `may_follow`, if upstream may carry the write out later.
-pub(super) fn outdated(
+pub(super) fn invalidations(
     targets: &[Target],
-    matches: &[Outdated<'_>],
+    matches: &[MatchedRule<'_>],
     (end, answer): (WriteEnd, &HeaderMap),
     hosts: &[String],
     may_follow: Option<Duration>,
-) -> Outdating {
-    let applying = || matches.iter().filter(|outdated| outdated.rule.on.applies(end));
-    let grace_of = |outdated: &Outdated<'_>| outdated.rule.grace.filter(|_| end != WriteEnd::NoAnswer);
-    let hard = applying().filter(|outdated| grace_of(outdated).is_none());
-    let mut tags: HashSet<Tag> = hard.flat_map(|outdated| outdated.tags.iter().cloned()).collect();
+) -> Invalidations {
+    let applying = || matches.iter().filter(|matched| matched.rule.on.applies(end));
+    let grace_of = |matched: &MatchedRule<'_>| matched.rule.grace.filter(|_| end != WriteEnd::NoAnswer);
+    let hard = applying().filter(|matched| grace_of(matched).is_none());
+    let mut tags: HashSet<Tag> = hard.flat_map(|matched| matched.tags.iter().cloned()).collect();
     let is_done = StatusSet::default().applies(end);
     if is_done {
         tags.extend(targets.iter().flat_map(Target::tags));
@@ -508,41 +514,44 @@ pub(super) fn outdated(
         // RFC 9875 §3: of the same origin.
         tags.extend(groups::invalidated(answer).iter().map(|group| Tag::group(&target.host, group)));
     }
-    let soft = applying().filter_map(|outdated| Some((outdated, grace_of(outdated)?)));
-    let softened = softened(soft, &tags);
+    let soft = applying().filter_map(|matched| Some((matched, grace_of(matched)?)));
+    let soft = soft_only(soft, &tags);
     let mut again = repetitions(applying());
-    let all = tags.iter().chain(softened.iter().map(|softened| &softened.tag));
+    let all = tags.iter().chain(soft.iter().map(|soft| &soft.tag));
     if let Some(after) = may_follow.filter(|_| all.clone().next().is_some()) {
         again.entry(after).or_default().extend(all.cloned());
     }
     let again = again.into_iter().map(|(after, tags)| Again { after, tags: tags.into_iter().collect() });
-    Outdating { tags: tags.into_iter().collect(), softened, again: again.collect() }
+    Invalidations { tags: tags.into_iter().collect(), soft, again: again.collect() }
 }
 
-/// What soft rules outdate and no other does: of several graces the shortest counts.
-fn softened<'m>(soft: impl Iterator<Item = (&'m Outdated<'m>, Duration)>, hard: &HashSet<Tag>) -> Vec<Softened> {
+/// What soft rules invalidate and no other does: of several graces the shortest counts.
+fn soft_only<'m>(
+    soft: impl Iterator<Item = (&'m MatchedRule<'m>, Duration)>,
+    hard: &HashSet<Tag>,
+) -> Vec<SoftInvalidation> {
     let mut graces: BTreeMap<&Tag, Duration> = BTreeMap::new();
-    for (outdated, grace) in soft {
-        for tag in outdated.tags.iter().filter(|tag| !hard.contains(tag)) {
+    for (matched, grace) in soft {
+        for tag in matched.tags.iter().filter(|tag| !hard.contains(tag)) {
             graces.entry(tag).and_modify(|known| *known = grace.min(*known)).or_insert(grace);
         }
     }
-    graces.into_iter().map(|(tag, grace)| Softened { tag: tag.clone(), grace }).collect()
+    graces.into_iter().map(|(tag, grace)| SoftInvalidation { tag: tag.clone(), grace }).collect()
 }
 
 /// What is fetched again before anybody asks.
-fn to_refresh(matches: &[Outdated<'_>], end: WriteEnd) -> Vec<Tag> {
-    let applies = |outdated: &&Outdated<'_>| outdated.rule.on.applies(end);
-    let refreshing = matches.iter().filter(applies).filter(|outdated| outdated.rule.refresh);
-    refreshing.flat_map(|outdated| outdated.tags.iter().cloned()).collect()
+fn to_refresh(matches: &[MatchedRule<'_>], end: WriteEnd) -> Vec<Tag> {
+    let applies = |matched: &&MatchedRule<'_>| matched.rule.on.applies(end);
+    let refreshing = matches.iter().filter(applies).filter(|matched| matched.rule.refresh);
+    refreshing.flat_map(|matched| matched.tags.iter().cloned()).collect()
 }
 
-/// What is repeated later: of each time all that its rules outdate.
-fn repetitions<'m>(applying: impl Iterator<Item = &'m Outdated<'m>>) -> BTreeMap<Duration, BTreeSet<Tag>> {
+/// What is repeated later: of each time all that its rules invalidate.
+fn repetitions<'m>(applying: impl Iterator<Item = &'m MatchedRule<'m>>) -> BTreeMap<Duration, BTreeSet<Tag>> {
     let mut by_time: BTreeMap<Duration, BTreeSet<Tag>> = BTreeMap::new();
-    for outdated in applying {
-        if let Some(after) = outdated.rule.again {
-            by_time.entry(after).or_default().extend(outdated.tags.iter().cloned());
+    for matched in applying {
+        if let Some(after) = matched.rule.again {
+            by_time.entry(after).or_default().extend(matched.tags.iter().cloned());
         }
     }
     by_time

@@ -11,12 +11,12 @@ use super::pattern::Pattern;
 use super::reader::{Item, Table, Text};
 use super::reference::Names;
 use super::{CAPTURES, Collapse, Family, Fetching, ReadMethods};
-use crate::headers::dashed;
-use crate::key::{Identity, Keying, Parameters, QueryKeying};
-use crate::semantics::clients::ClientCacheControl;
-use crate::semantics::{ClientDirectives, CloseDelimited, Policy, STALE_IF_UNREACHABLE, SetCookie, TtlPolicy};
-use crate::stamp::Tag;
-use crate::target::PathCase;
+use crate::http::clients::ClientCacheControl;
+use crate::http::headers::dashed;
+use crate::http::target::PathCase;
+use crate::http::{ClientDirectives, CloseDelimited, Policy, STALE_IF_UNREACHABLE, SetCookie, TtlPolicy};
+use crate::key::{Identity, KeySpec, Parameters, QueryKeySpec};
+use crate::marks::Tag;
 
 /// Longest family name, bytes.
 const NAME: usize = 100;
@@ -57,11 +57,11 @@ fn read_one(
     let path = table.required("path", "write path = '/…', a pattern over the whole path");
     let shown = name.as_ref().map(|(_, shown)| *shown);
     let pattern = path.and_then(|item| read_path(&item, (methods, case), shown, seen));
-    let keying = read_keying(&mut table);
+    let key_spec = read_keying(&mut table);
     if let Some((name, _)) = &name {
-        names.add(name, pattern.as_ref().map(Pattern::values_of_captures), &keying.identity);
+        names.add(name, pattern.as_ref().map(Pattern::values_of_captures), &key_spec.identity);
     }
-    let policy = read_policy(&mut table, &keying);
+    let policy = read_policy(&mut table, &key_spec);
     let fetching = read_fetching(&mut table);
     let words = [Collapse::Off, Collapse::Proxy, Collapse::Fleet].map(|collapse| (collapse.word(), collapse));
     let collapse = table.item("collapse").and_then(|item| item.choice(&words)).unwrap_or_default();
@@ -81,7 +81,7 @@ fn read_one(
         methods,
         version: String::new(),
         policy,
-        keying,
+        key_spec,
         fetching,
         collapse,
         max_body,
@@ -198,12 +198,12 @@ fn read_fetching(table: &mut Table<'_>) -> Fetching {
     }
 }
 
-fn read_keying(table: &mut Table<'_>) -> Keying {
+fn read_keying(table: &mut Table<'_>) -> KeySpec {
     let query = table.item("query").and_then(|item| read_query(&item)).unwrap_or_default();
     let headers = table.item("headers").and_then(|item| read_headers(&item)).unwrap_or_default();
     let cookies = table.item("cookies").and_then(|item| read_cookies(&item));
     let identity = table.item("identity").and_then(|item| read_identity(&item)).unwrap_or_default();
-    Keying { query, headers, cookies, identity }
+    KeySpec { query, headers, cookies, identity }
 }
 
 /// A cookie's name is a token, as a field's name is (RFC 6265 §4.1.1), but its case counts.
@@ -229,7 +229,7 @@ fn read_cookies(item: &Item<'_>) -> Option<Vec<String>> {
     Some(names)
 }
 
-fn read_query(item: &Item<'_>) -> Option<QueryKeying> {
+fn read_query(item: &Item<'_>) -> Option<QueryKeySpec> {
     let mut table = item.table()?;
     let mut names = |key| Some(table.item(key)?.texts()?.into_iter().map(|text| text.value).collect::<Vec<_>>());
     let (keep, drop) = (names("keep"), names("drop"));
@@ -253,7 +253,7 @@ fn read_query(item: &Item<'_>) -> Option<QueryKeying> {
             return None;
         }
     };
-    Some(QueryKeying { parameters, sort })
+    Some(QueryKeySpec { parameters, sort })
 }
 
 /// A field's name, with `-` for `_`: the proxy knows both by that.
@@ -320,7 +320,7 @@ fn identity_meant(typed: &str) -> String {
     }
 }
 
-fn read_policy(table: &mut Table<'_>, keying: &Keying) -> Policy {
+fn read_policy(table: &mut Table<'_>, key_spec: &KeySpec) -> Policy {
     let asked_ttl = table.item("ttl");
     let ttl = asked_ttl.as_ref().and_then(|item| read_seconds(item, &LIFETIME));
     let words = [TtlPolicy::Default, TtlPolicy::Override].map(|policy| (policy.word(), policy));
@@ -350,7 +350,7 @@ fn read_policy(table: &mut Table<'_>, keying: &Keying) -> Policy {
         client_directives: client_directives.unwrap_or_default(),
         close_delimited: close_delimited.unwrap_or_default(),
         set_cookie: set_cookie.unwrap_or_default(),
-        for_everybody: keying.identity == Identity::Shared,
+        for_everybody: key_spec.identity == Identity::Shared,
     }
 }
 
@@ -379,7 +379,7 @@ pub(super) fn version_of(family: &Family) -> String {
         path,
         methods,
         policy,
-        keying,
+        key_spec,
         fetching,
         max_body,
         told_by_caller,
@@ -400,7 +400,7 @@ pub(super) fn version_of(family: &Family) -> String {
         set_cookie,
         for_everybody: _,
     } = policy;
-    let Keying { query, headers, cookies, identity } = keying;
+    let KeySpec { query, headers, cookies, identity } = key_spec;
     let policy_name = ttl_policy.word();
     let durations = [ttl, negative_ttl, stale_while_revalidate, stale_if_error, &Some(*stale_if_unreachable)]
         .map(|it| it.map(|it| it.as_secs()));

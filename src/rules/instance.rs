@@ -11,7 +11,7 @@ use std::fmt::Write;
 use md5::{Digest, Md5};
 use smallvec::SmallVec;
 
-use crate::stamp::Tag;
+use crate::marks::Tag;
 
 /// Most captures that a family may have: an entry carries 2^n - 1 instance tags.
 pub const CAPTURES: usize = 4;

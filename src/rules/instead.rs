@@ -30,8 +30,8 @@ static LINES: &[(&str, &[&str], &str)] = &[
             "invalidations",
             "invalidates",
             "invalidate_on",
-            "outdate",
-            "outdates",
+            "invalidate",
+            "invalidates",
             "purge",
             "writes",
         ],
@@ -85,7 +85,7 @@ static LINES: &[(&str, &[&str], &str)] = &[
     ("family", &["ignore_query", "ignore_params", "strip_query", "drop"], "query = { drop = {list} }"),
     (
         "family",
-        &["invalidate", "invalidates", "invalidated_by", "invalidate_on", "purge_on", "outdated_by"],
+        &["invalidate", "invalidates", "invalidated_by", "invalidate_on", "purge_on", "invalidated_by"],
         "a line below [invalidate]: '/the/path/of/the/write' = [\"the name of this family\"]",
     ),
     ("family", &["max_size", "size", "max_body_size"], "max_body = {value}"),
@@ -94,7 +94,7 @@ static LINES: &[(&str, &[&str], &str)] = &[
     ("family.query", &["ignore", "exclude", "strip", "remove", "deny", "blacklist"], "drop = {list}"),
     (
         "invalidate.*",
-        &["family", "invalidates", "invalidate", "tags", "tag", "patterns", "keys", "outdates"],
+        &["family", "invalidates", "invalidate", "tags", "tag", "patterns", "keys", "invalidates"],
         "families = {list}",
     ),
     ("invalidate.*", &["method"], "methods = {list}"),

@@ -10,10 +10,10 @@ use super::pattern::Pattern;
 use super::reader::{Item, Table, Text};
 use super::reference::{Names, Reference, ReferenceFault};
 use super::{Invalidation, WriteMethods};
-use crate::semantics::invalidation::StatusSet;
-use crate::target::PathCase;
+use crate::http::invalidation::StatusSet;
+use crate::http::target::PathCase;
 
-/// How long what a soft rule outdates is served stale at the longest, unless the rule says otherwise.
+/// How long what a soft rule invalidates is served stale at the longest, unless the rule says otherwise.
 const GRACE: Duration = Duration::from_secs(30);
 
 /// A second is what a fetch may take; a day is longer than anybody means.

@@ -1,5 +1,5 @@
 //! Which paths patterns match, told exactly: whether there is any, and whether it is left to them by others. For that the
-//! patterns become one automaton, and every state that a path in normal form ([`crate::target::normalise`]) can lead to is
+//! patterns become one automaton, and every state that a path in normal form ([`crate::http::target::normalise`]) can lead to is
 //! looked at.
 
 use std::collections::{HashMap, VecDeque};
@@ -10,7 +10,7 @@ use regex_automata::util::primitives::StateID;
 use regex_automata::{Anchored, MatchKind};
 use regex_syntax::hir::{Class, ClassUnicode, ClassUnicodeRange, Hir, HirKind, Look, Repetition};
 
-use crate::target;
+use crate::http::target;
 
 /// Largest automaton, bytes, and what making it may take. Beyond it nothing is said of the patterns.
 const SIZE: usize = 2 << 20;

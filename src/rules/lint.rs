@@ -10,8 +10,8 @@ use super::nearest::listing;
 use super::pattern::{Pattern, Values, capture};
 use super::suffix::samples;
 use super::{Family, Invalidation, RuleSet};
+use crate::http::target;
 use crate::key::Identity;
-use crate::target;
 
 /// What comparing patterns may take, bytes of automata in all: about a second.
 const AUTOMATA: usize = 32 << 20;
@@ -351,7 +351,7 @@ fn query() -> Method {
 
 /// `identity = "none"` on paths like `/me`.
 fn personal(family: &Family) -> Option<Warning> {
-    if family.keying.identity != Identity::Shared {
+    if family.key_spec.identity != Identity::Shared {
         return None;
     }
     let pattern = family.pattern.as_str();
@@ -402,7 +402,7 @@ fn has_segment(pattern: &str, segment: &str) -> bool {
 }
 
 pub(super) fn is_private(family: &Family) -> bool {
-    matches!(family.keying.identity, Identity::Header(_) | Identity::Cookie(_))
+    matches!(family.key_spec.identity, Identity::Header(_) | Identity::Cookie(_))
 }
 
 fn hir(pattern: &Pattern) -> Option<Hir> {

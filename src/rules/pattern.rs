@@ -11,7 +11,7 @@ use regex_syntax::hir::{Hir, HirKind};
 use smallvec::SmallVec;
 
 use super::notation;
-use crate::target::{PathCase, is_plain_delimiter, is_unreserved, stands_plainly};
+use crate::http::target::{PathCase, is_plain_delimiter, is_unreserved, stands_plainly};
 
 /// Longest pattern, bytes.
 const TEXT: usize = 4096;
@@ -371,7 +371,7 @@ mod tests {
         for (text, path) in rows {
             let pattern = Pattern::compile(text, PathCase::Insensitive).unwrap();
             let set = PatternSet::build([&pattern].into_iter(), PathCase::Insensitive).unwrap();
-            let path = PathCase::Insensitive.fold(crate::target::normalise(path)).into_owned();
+            let path = PathCase::Insensitive.fold(crate::http::target::normalise(path)).into_owned();
             assert_eq!(pattern.values(&path).to_vec(), [("id", Some("joe"))], "{text} on {path}");
             assert!(set.matches(&path).next().is_some(), "{text} on {path}");
         }

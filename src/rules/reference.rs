@@ -1,4 +1,4 @@
-//! References to what is outdated, as they stand in invalidations and as operators type them:
+//! References to what is invalidated, as they stand in invalidations and as operators type them:
 //!
 //! | reference | means |
 //! |---|---|
@@ -16,10 +16,10 @@ use smallvec::SmallVec;
 
 use super::nearest::{did_you_mean, listing, nearest};
 use super::pattern::Values;
-use super::{Caller, instance};
+use super::{CallerIdentity, instance};
+use crate::http::target::{self, PathCase};
 use crate::key::{self, Identity};
-use crate::stamp::Tag;
-use crate::target::{self, PathCase};
+use crate::marks::Tag;
 
 /// The names of all families and of the levels above them, each with its captures.
 #[derive(Debug, Default)]
@@ -98,7 +98,7 @@ enum Target {
         parts: Vec<Part>,
     },
     /// What the caller of the write has in a family.
-    Caller {
+    CallerIdentity {
         family: String,
         identity: Identity,
     },
@@ -207,7 +207,12 @@ impl Reference {
 
     /// Appends the tags it names. A capture that took no part in the match names the whole family: rather a miss
     /// than a stale hit.
-    pub fn tags<'v>(&self, value_of: &dyn Fn(&str) -> Option<&'v str>, caller: Caller<'_>, tags: &mut Vec<Tag>) {
+    pub fn tags<'v>(
+        &self,
+        value_of: &dyn Fn(&str) -> Option<&'v str>,
+        caller: CallerIdentity<'_>,
+        tags: &mut Vec<Tag>,
+    ) {
         for tag in self.0.iter().filter_map(|target| target.tag(value_of, caller)) {
             if !tags.contains(&tag) {
                 tags.push(tag);
@@ -217,10 +222,10 @@ impl Reference {
 
     /// Whether it names what single callers have in this family.
     pub fn names_callers_of(&self, name: &str) -> bool {
-        self.0.iter().any(|target| matches!(target, Target::Caller { family, .. } if family == name))
+        self.0.iter().any(|target| matches!(target, Target::CallerIdentity { family, .. } if family == name))
     }
 
-    /// Whether it can outdate an entry with these family tags (levels and family).
+    /// Whether it can invalidate an entry with these family tags (levels and family).
     pub fn reaches(&self, levels: &[Tag]) -> bool {
         self.0.iter().any(|target| target.reaches(levels))
     }
@@ -238,7 +243,7 @@ impl Target {
             Target::Whole(tag) => levels.contains(tag),
             // Only the family itself has instances, not the families below it.
             Target::Instance { whole, .. } => levels.last() == Some(whole),
-            Target::Caller { family, .. } => levels.last().is_some_and(|name| name.as_str() == family),
+            Target::CallerIdentity { family, .. } => levels.last().is_some_and(|name| name.as_str() == family),
         }
     }
 
@@ -252,18 +257,18 @@ impl Target {
     }
 
     /// None for a caller who is nobody there.
-    fn tag<'v>(&self, value_of: &dyn Fn(&str) -> Option<&'v str>, caller: Caller<'_>) -> Option<Tag> {
+    fn tag<'v>(&self, value_of: &dyn Fn(&str) -> Option<&'v str>, caller: CallerIdentity<'_>) -> Option<Tag> {
         let (whole, parts) = match self {
             Target::Everything => return Some(Tag::root()),
             Target::Whole(tag) => return Some(tag.clone()),
             Target::Instance { whole, parts } => (whole, parts),
-            Target::Caller { family, identity } => {
+            Target::CallerIdentity { family, identity } => {
                 return match caller {
-                    Caller::Known { fields, secret } => {
+                    CallerIdentity::Known { fields, secret } => {
                         key::caller(identity, fields, secret).map(|caller| Tag::caller(family, &caller))
                     }
                     // Rather a miss than a stale hit.
-                    Caller::Unknown => Some(Tag::family(family)),
+                    CallerIdentity::Unknown => Some(Tag::family(family)),
                 };
             }
         };
@@ -391,7 +396,7 @@ fn of_caller(name: &str, names: &Names) -> Result<Reference, ReferenceFault> {
     }
     let meant = names.identities.iter().filter(|(family, _)| is_meant(family)).cloned();
     let meant: SmallVec<[Target; 1]> =
-        meant.map(|(family, identity)| Target::Caller { family, identity }).collect();
+        meant.map(|(family, identity)| Target::CallerIdentity { family, identity }).collect();
     if meant.is_empty() {
         let message = format!(
             "{:?} names a caller's own entries, but no callers are told apart there",
@@ -523,7 +528,7 @@ mod tests {
         let parsed = Reference::parse(reference, &names(), Some(&["id", "other", "absent"])).unwrap();
         let value_of = |name: &str| [("id", "7"), ("other", "x:y")].into_iter().find(|(n, _)| *n == name);
         let mut found = Vec::new();
-        parsed.tags(&|name| value_of(name).map(|(_, value)| value), Caller::Unknown, &mut found);
+        parsed.tags(&|name| value_of(name).map(|(_, value)| value), CallerIdentity::Unknown, &mut found);
         found.iter().map(Tag::as_str).collect::<Vec<_>>().join(" ")
     }
 
@@ -610,9 +615,9 @@ mod tests {
         names.add("account:public", Some(Vec::new()), &Identity::Shared);
         let parsed = |reference: &str| Reference::parse(reference, &names, Some(&["id"])).unwrap();
         let tags_of = |reference: &str, fields: &[(&str, &str)]| {
-            let fields = crate::semantics::sample::fields(fields);
+            let fields = crate::http::sample::fields(fields);
             let mut found = Vec::new();
-            parsed(reference).tags(&|_| None, Caller::Known { fields: &fields, secret: None }, &mut found);
+            parsed(reference).tags(&|_| None, CallerIdentity::Known { fields: &fields, secret: None }, &mut found);
             found.iter().map(|tag| tag.as_str().split(" sha256:").next().unwrap().to_owned()).collect::<Vec<_>>()
         };
         let (cookie, token) = (("cookie", "a=1; sid=x"), ("authorization", "Bearer x"));
@@ -622,7 +627,7 @@ mod tests {
         assert_eq!(tags_of("*:{identity}", &[cookie, token]), ["caller me", "caller account:orders"]);
         // Who does not know the caller takes it for anybody.
         let mut found = Vec::new();
-        parsed("*:{identity}").tags(&|_| None, Caller::Unknown, &mut found);
+        parsed("*:{identity}").tags(&|_| None, CallerIdentity::Unknown, &mut found);
         assert_eq!(found, ["me", "account:orders"].map(Tag::family));
     }
 
@@ -637,7 +642,7 @@ mod tests {
         let resolved = |text: &str| {
             let mut found = Vec::new();
             Reference::resolve(text, &names()).map(|reference| {
-                reference.tags(&|_| None, Caller::Unknown, &mut found);
+                reference.tags(&|_| None, CallerIdentity::Unknown, &mut found);
                 found.iter().map(Tag::as_str).collect::<Vec<_>>().join(" ")
             })
         };
@@ -688,7 +693,7 @@ mod tests {
             let parsed = Reference::parse(text, &names, Some(&[])).unwrap();
             for reference in [parsed, Reference::resolve(text, &names).unwrap()] {
                 let mut found = Vec::new();
-                reference.tags(&|_| None, Caller::Unknown, &mut found);
+                reference.tags(&|_| None, CallerIdentity::Unknown, &mut found);
                 assert!(found.len() == 1 && found[0] == expected, "{text}: {found:?}");
             }
         }

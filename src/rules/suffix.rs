@@ -1,7 +1,7 @@
 //! Families that take paths by their end (`/.*\.css`) beside families that tell callers apart. Many servers answer
 //! `/me/x.css` as `/me`: they take what follows for further path information, or for a format. A family that takes it for
 //! a style sheet then stores one caller's answer for everybody (web cache deception). No reading of the path shows that
-//! ([`crate::target::Readings`]), so that all there is to do is to warn.
+//! ([`crate::http::target::Readings`]), so that all there is to do is to warn.
 
 use http::Method;
 use regex_syntax::hir::literal::{ExtractKind, Extractor, Literal};
@@ -26,7 +26,7 @@ impl RuleSet {
     /// below those of the other, which tells callers apart in another way.
     pub(super) fn suffix_warnings(&self) -> Vec<Warning> {
         let is_private =
-            |family: &&Family| matches!(family.keying.identity, Identity::Header(_) | Identity::Cookie(_));
+            |family: &&Family| matches!(family.key_spec.identity, Identity::Header(_) | Identity::Cookie(_));
         let private: Vec<(&Family, Vec<String>)> =
             self.families.iter().filter(is_private).map(|family| (family, samples_of(family))).collect();
         let beside =
@@ -35,7 +35,7 @@ impl RuleSet {
     }
 
     fn warning(&self, family: &Family, private: &Family, samples: &[String]) -> Option<Warning> {
-        if family.keying.identity == private.keying.identity {
+        if family.key_spec.identity == private.key_spec.identity {
             return None;
         }
         let ends = ends_of(family);
@@ -44,7 +44,7 @@ impl RuleSet {
         let deceptive: Vec<_> = deceptive.collect();
         // One that is stored rather than one that an earlier family takes away.
         let (path, sample) = deceptive.iter().find(|(path, _)| is_claimed(path)).or(deceptive.first())?;
-        let (name, other, identity) = (&family.name, &private.name, &private.keying.identity);
+        let (name, other, identity) = (&family.name, &private.name, &private.key_spec.identity);
         let then = match is_claimed(path) {
             true => format!(
                 "if upstream answers {path:?} as it answers {sample:?}, one caller's answer is stored for others"

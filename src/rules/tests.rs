@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::reader::Reader;
 use super::*;
-use crate::semantics::invalidation::WriteEnd;
-use crate::semantics::{ClientDirectives, CloseDelimited, SetCookie, TtlPolicy};
+use crate::http::invalidation::WriteEnd;
+use crate::http::{ClientDirectives, CloseDelimited, SetCookie, TtlPolicy};
 
 pub(super) fn rules(text: &str) -> RuleSet {
     let (reader, table) = Reader::open("rules.toml", text, &|_| None);
@@ -27,9 +27,9 @@ fn texts(tags: &[Tag]) -> Vec<&str> {
     tags.iter().map(Tag::as_str).collect()
 }
 
-fn outdated(rules: &RuleSet, method: &str, path: &str) -> Vec<String> {
+fn invalidated(rules: &RuleSet, method: &str, path: &str) -> Vec<String> {
     let method = Method::from_bytes(method.as_bytes()).unwrap();
-    let tags = rules.outdated_by(&method, path).into_iter().flat_map(|outdated| outdated.tags);
+    let tags = rules.invalidated_by(&method, path).into_iter().flat_map(|invalidated| invalidated.tags);
     tags.map(|tag| tag.to_string()).collect()
 }
 
@@ -62,8 +62,8 @@ fn the_first_family_in_file_order_wins() {
         ("/teams/1", None),
     ];
     for (path, expected) in rows {
-        let claimed = rules.claim(&Method::GET, path);
-        let found = claimed.as_ref().map(|it| (it.family.name.as_str(), it.captures.to_vec()));
+        let route = rules.route(&Method::GET, path);
+        let found = route.as_ref().map(|it| (it.family.name.as_str(), it.captures.to_vec()));
         let expected = expected.map(|(name, captures)| (name, captures.iter().map(ToString::to_string).collect()));
         assert_eq!(found, expected, "{path}");
     }
@@ -232,7 +232,7 @@ fn a_write_is_matched_by_every_reading_of_its_path() {
     for path in spellings {
         let target = at(path);
         let tags: Vec<_> = rules
-            .outdated_by_any(&methods, &[target], Caller::Unknown)
+            .invalidated_by_any(&methods, &[target], CallerIdentity::Unknown)
             .into_iter()
             .flat_map(|it| it.tags)
             .collect();
@@ -257,18 +257,18 @@ fn literals_of_rules_match_every_spelling_of_a_path() {
     );
     for path in ["/u/@joe", "/u/%40joe", "/%75/@%6Aoe"] {
         let target = at(path);
-        let Claimed { family, captures } = rules.claim(&Method::GET, &target.path).unwrap();
+        let RouteMatch { family, captures } = rules.route(&Method::GET, &target.path).unwrap();
         assert_eq!((family.name.as_str(), &captures[0][..]), ("user", "joe"), "{path}");
         assert!(rules.ambiguity(&Method::GET, &target).is_none(), "{path}");
     }
     // A pattern may tell a delimiter from its encoding.
-    assert_eq!(rules.claim(&Method::GET, "/items/a%3Ab").unwrap().captures[0], "a%3Ab");
+    assert_eq!(rules.route(&Method::GET, "/items/a%3Ab").unwrap().captures[0], "a%3Ab");
     let post = Meant::These(vec![Method::POST]);
     for (path, tag) in
         [("/items/7:publish", "item:7"), ("/items/7%3apublish", "item:7"), ("/u/%40joe/name", "user:joe")]
     {
-        let outdated = rules.outdated_by_any(&post, &[at(path)], Caller::Unknown);
-        assert!(outdated.iter().any(|it| it.tags.contains(&Tag::family(tag))), "{path}");
+        let invalidated = rules.invalidated_by_any(&post, &[at(path)], CallerIdentity::Unknown);
+        assert!(invalidated.iter().any(|it| it.tags.contains(&Tag::family(tag))), "{path}");
     }
 }
 
@@ -281,11 +281,15 @@ fn paths_without_case_are_one_in_families_and_rules() {
     let at = |path: &str| Target { case: PathCase::Insensitive, ..Target::default() }.at(path);
     let tags = |path: &str| {
         let target = at(path);
-        let Claimed { family, captures } = rules.claim(&Method::GET, &target.path).unwrap();
+        let RouteMatch { family, captures } = rules.route(&Method::GET, &target.path).unwrap();
         [family.tags_of(&target.readings(), &captures), target.tags()].concat()
     };
     assert_eq!(tags("/users/JOE"), tags("/USERS/joe"));
-    let write = rules.outdated_by_any(&Meant::These(vec![Method::PUT]), &[at("/users/Joe/NAME")], Caller::Unknown);
+    let write = rules.invalidated_by_any(
+        &Meant::These(vec![Method::PUT]),
+        &[at("/users/Joe/NAME")],
+        CallerIdentity::Unknown,
+    );
     assert_eq!(write[0].tags, [Tag::family("user:joe")]);
 }
 
@@ -316,13 +320,13 @@ fn a_rule_may_name_a_safe_method_and_then_that_path_is_a_write() {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         assert_eq!(rules.is_write(&method, &at(path)), expected, "{method} {path}");
     }
-    assert_eq!(outdated(&rules, "GET", "/logout"), ["me"], "the rule for unsafe methods does not apply");
+    assert_eq!(invalidated(&rules, "GET", "/logout"), ["me"], "the rule for unsafe methods does not apply");
 }
 
 #[test]
-fn without_rules_nothing_is_claimed_or_outdated() {
+fn without_rules_nothing_is_claimed_or_invalidated() {
     let rules = RuleSet::default();
-    assert!(rules.claim(&Method::GET, "/").is_none() && rules.outdated_by(&Method::POST, "/").is_empty());
+    assert!(rules.route(&Method::GET, "/").is_none() && rules.invalidated_by(&Method::POST, "/").is_empty());
 }
 
 #[test]
@@ -344,7 +348,7 @@ fn entries_carry_levels_and_instances() {
         ("/a/%7E", &["a", "a:%7E"], "a:%7E"),
     ];
     for (path, tags, label) in rows {
-        let Claimed { family, captures } = rules.claim(&Method::GET, path).unwrap();
+        let RouteMatch { family, captures } = rules.route(&Method::GET, path).unwrap();
         assert_eq!(texts(&family.tags(&captures)), tags, "{path}");
         assert_eq!(family.label(&captures), label);
     }
@@ -365,7 +369,7 @@ fn a_write_names_a_tag_that_the_entry_carries() {
         "#,
     );
     let entry = |path: &str| {
-        let Claimed { family, captures } = rules.claim(&Method::GET, path).unwrap();
+        let RouteMatch { family, captures } = rules.route(&Method::GET, path).unwrap();
         family.tags(&captures)
     };
     let rows = [
@@ -379,8 +383,8 @@ fn a_write_names_a_tag_that_the_entry_carries() {
         ("/hotels/a:b/rooms/c", "/hotels/a/rooms/b:c", false),
     ];
     for (write, read, hits) in rows {
-        let outdated = outdated(&rules, "PUT", write);
-        let hit = entry(read).iter().any(|tag| outdated.iter().any(|it| it == tag.as_str()));
+        let invalidated = invalidated(&rules, "PUT", write);
+        let hit = entry(read).iter().any(|tag| invalidated.iter().any(|it| it == tag.as_str()));
         assert_eq!(hit, hits, "{write} on {read}");
     }
 }
@@ -418,7 +422,7 @@ fn every_matching_invalidation_applies_in_file_order() {
         ("DELETE", "/other", &[]),
     ];
     for (method, path, tags) in rows {
-        assert_eq!(outdated(&rules, method, path), tags, "{method} {path}");
+        assert_eq!(invalidated(&rules, method, path), tags, "{method} {path}");
     }
     let on = &rules.invalidations()[2].on;
     let applies = |status: u16| on.applies(WriteEnd::Answered(status.try_into().unwrap()));
@@ -427,7 +431,7 @@ fn every_matching_invalidation_applies_in_file_order() {
 }
 
 #[test]
-fn a_rule_says_how_it_outdates_and_a_family_whether_it_is_refreshed() {
+fn a_rule_says_how_it_invalidates_and_a_family_whether_it_is_refreshed() {
     let rules = rules(
         r#"
         [[family]]
@@ -452,10 +456,10 @@ fn a_rule_says_how_it_outdates_and_a_family_whether_it_is_refreshed() {
 }
 
 #[test]
-fn explain_finds_the_writes_that_outdate_a_family() {
+fn explain_finds_the_writes_that_invalidate_a_family() {
     let rules = hita();
     let of = |name: &str| -> Vec<&str> {
-        rules.outdating(rules.family(name).unwrap()).iter().map(|rule| rule.path.as_str()).collect()
+        rules.invalidating(rules.family(name).unwrap()).iter().map(|rule| rule.path.as_str()).collect()
     };
     assert_eq!(of("superadmin_user_list"), [""; 0]);
     assert_eq!(of("user_details").len(), 5);
@@ -507,16 +511,16 @@ fn a_family_is_read_whole() {
         for_everybody: false,
     };
     assert_eq!(family.policy, policy);
-    assert_eq!(family.keying.identity, Identity::Cookie("SID".into()));
+    assert_eq!(family.key_spec.identity, Identity::Cookie("SID".into()));
     let parameters = key::Parameters::Keep(vec!["page".into(), "limit".into()]);
-    assert_eq!(family.keying.query, key::QueryKeying { parameters, sort: true });
-    assert_eq!(family.keying.headers, ["accept-language"]);
-    assert_eq!(family.keying.cookies.as_deref().unwrap(), ["SID", "theme"]);
+    assert_eq!(family.key_spec.query, key::QueryKeySpec { parameters, sort: true });
+    assert_eq!(family.key_spec.headers, ["accept-language"]);
+    assert_eq!(family.key_spec.cookies.as_deref().unwrap(), ["SID", "theme"]);
     let normalize = vec![HeaderName::from_static("accept-encoding")];
     let fetching = Fetching { normalize, max_variants: 8, range_fetches_whole: true, keyed_only: true };
     assert_eq!(family.fetching, fetching);
     assert_eq!((family.max_body, family.line, family.id), (Some(1 << 20), 2, 0));
-    assert_eq!(family.keying().name, "x");
+    assert_eq!(family.key_spec().name, "x");
 }
 
 #[test]
@@ -568,10 +572,10 @@ fn hita_is_routed_as_its_guide_says() {
         ("/v1.0/superadmin/users", "superadmin_user_list", 900),
     ];
     for (path, name, ttl) in rows {
-        let family = rules.claim(&Method::GET, path).unwrap().family;
+        let family = rules.route(&Method::GET, path).unwrap().family;
         assert_eq!((family.name.as_str(), family.policy.ttl), (name, Some(Duration::from_secs(ttl))), "{path}");
     }
-    assert!(rules.claim(&Method::GET, "/v1x0/users").is_none());
+    assert!(rules.route(&Method::GET, "/v1x0/users").is_none());
     let coarse = ["user_stats", "user_list", "dashboard_stats", "user_details"];
     let rows: [(&str, &[&str]); 7] = [
         ("/v1.0/user/create", &coarse[..3]),
@@ -584,7 +588,7 @@ fn hita_is_routed_as_its_guide_says() {
     ];
     for (path, tags) in rows {
         for method in ["POST", "PUT", "PATCH", "DELETE"] {
-            assert_eq!(outdated(&rules, method, path), tags, "{method} {path}");
+            assert_eq!(invalidated(&rules, method, path), tags, "{method} {path}");
         }
     }
 }
@@ -602,7 +606,7 @@ proptest! {
     #[test]
     fn an_instance_that_an_operator_copies_from_a_label_is_the_same(id in "[a-zA-Z0-9:*~%{}@ -]{1,20}") {
         let rules = families(&[("f", "/(?<id>.+)")]);
-        let Claimed { family, captures } = rules.claim(&Method::GET, &format!("/{id}")).unwrap();
+        let RouteMatch { family, captures } = rules.route(&Method::GET, &format!("/{id}")).unwrap();
         let tags = rules.resolve(&family.label(&captures)).unwrap();
         prop_assert!(family.tags(&captures).contains(&tags[0]));
     }
@@ -610,8 +614,8 @@ proptest! {
     #[test]
     fn any_path_can_be_asked_for(path in "/.{0,40}") {
         let rules = hita();
-        let _ = rules.claim(&Method::GET, &path);
-        let _ = rules.outdated_by(&Method::POST, &path);
+        let _ = rules.route(&Method::GET, &path);
+        let _ = rules.invalidated_by(&Method::POST, &path);
         let _ = rules.resolve(&path);
     }
 }
@@ -624,7 +628,7 @@ fn one_path_may_be_read_with_several_methods_by_several_families() {
     );
     let family = |method: &str| {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
-        rules.claim(&method, "/items").map(|claimed| claimed.family.name.as_str())
+        rules.route(&method, "/items").map(|route| route.family.name.as_str())
     };
     assert_eq!(family("GET"), Some("list"));
     assert_eq!(family("HEAD"), Some("list"));

@@ -14,10 +14,10 @@ use http::HeaderMap;
 
 use crate::client::Client;
 use crate::config::Server;
-use crate::connections::{Busy, Connection, Connections};
-use crate::headers::ForwardedPolicy;
+use crate::http::headers::ForwardedPolicy;
 use crate::metrics::Metrics;
 use crate::network::Network;
+use crate::server::connections::{Busy, Connection, Connections};
 use crate::shares::{Over, Share, Shares};
 
 /// Bytes of a head that count for nothing: every connection has a buffer of that size.
@@ -305,7 +305,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::semantics::sample::fields;
+    use crate::http::sample::fields;
 
     const SHARE: usize = 2;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::Uri;
 
 /// How long a start waits for the name of upstream. Who cannot be found now is recognised by the first request that comes
-/// back ([`crate::headers::LoopMark`]).
+/// back ([`crate::http::headers::LoopMark`]).
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Whether a connection to `upstream` would arrive at `listen`, by what the system knows of its name.

@@ -5,7 +5,7 @@
 //! What bounds what a client can make Larder hold:
 //! - its places at upstream, and whole bodies from memory: `idle_timeout`, after which a stream that is not taken is reset;
 //! - bodies on their way, of all clients together: `capacity` of `[memory]`; beyond it each is kept only as far as its
-//!   slowest reader needs it, at most 1 MiB ([`crate::cache::stream`]);
+//!   slowest reader needs it, at most 1 MiB ([`crate::coalesce::stream`]);
 //! - what hyper has been given of an answer that is over on our side: a piece of at most 64 KiB of a stored body, or a
 //!   chunk as it came from upstream, for each of 100 streams, until the connection ends.
 
@@ -19,7 +19,7 @@ use std::time::Duration;
 use hyper::rt::Executor;
 use tokio::time::Sleep;
 
-use crate::proxy::turn;
+use crate::proxy::stall;
 
 /// The streams of one connection, of which there are none in HTTP/1.
 #[derive(Debug)]
@@ -101,7 +101,7 @@ where
 {
     fn execute(&self, stream: F) {
         let (open, patience) = (self.streams.begin(), self.patience);
-        tokio::spawn(turn::within(async move {
+        tokio::spawn(stall::within(async move {
             let _open = open;
             until_stalled(stream, patience).await;
         }));
@@ -118,7 +118,7 @@ async fn until_stalled<F: Future>(stream: F, patience: Duration) {
         if stream.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        let Some(piece) = turn::of_client() else {
+        let Some(piece) = stall::of_client() else {
             waiting = None;
             return Poll::Pending;
         };
@@ -141,21 +141,21 @@ mod tests {
     /// How long a stream lives.
     async fn life(stream: impl Future) -> Duration {
         let start = Instant::now();
-        turn::within(until_stalled(stream, PATIENCE)).await;
+        stall::within(until_stalled(stream, PATIENCE)).await;
         start.elapsed()
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_is_given_up() {
         let stalled = async {
-            turn::give();
+            stall::give();
             sleep(PATIENCE * 3).await;
         };
         assert_eq!(life(stalled).await, PATIENCE);
         let stalled_later = async {
-            turn::give();
+            stall::give();
             sleep(PATIENCE / 2).await;
-            turn::give();
+            stall::give();
             sleep(PATIENCE * 3).await;
         };
         assert_eq!(life(stalled_later).await, PATIENCE / 2 + PATIENCE);
@@ -165,8 +165,8 @@ mod tests {
     async fn who_waits_for_larder_is_not_given_up() {
         let waiting = async {
             sleep(PATIENCE * 3).await;
-            turn::give();
-            turn::wait();
+            stall::give();
+            stall::wait();
             sleep(PATIENCE * 3).await;
         };
         assert_eq!(life(waiting).await, PATIENCE * 6);

@@ -163,7 +163,7 @@ local function state()
   return { text(epoch_age()), text(longest_lease()), text(sequence(field[1]) or 0), marks, field[2] or '', text(now()) }
 end
 
--- Everything stamped so far is outdated by the change of epoch alone; no mark is needed any more. Members stay: they
+-- Everything stamped so far is invalidated by the change of epoch alone; no mark is needed any more. Members stay: they
 -- may hold leases of the epoch before. So does the longest lease.
 local function start_epoch(last, cause)
   local seq = next_sequence(last)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use md5::{Digest as _, Md5};
 
-use crate::stamp::{Epoch, Sequence, Softened, Stamp, Tag, Taken};
+use crate::marks::{Epoch, IssuedStamp, Sequence, SoftInvalidation, Stamp, Tag};
 
 /// A nudge names at most so many tags; one for more is a hint to sync.
 pub const TOLD_MAX: usize = 64;
@@ -53,10 +53,10 @@ pub struct Synced {
     /// The epoch, and the last sequence issued in it.
     pub stamp: Stamp,
     /// All marks set after `applied`. `None` when they cannot be told: another epoch, older than the floor, or more than
-    /// 10,000. The proxy then has to count everything as outdated up to `stamp`.
+    /// 10,000. The proxy then has to count everything as invalidated up to `stamp`.
     pub marks: Option<Vec<(Tag, Sequence)>>,
     /// The soft ones among them whose graces are not over, with what is left of these. The others are told as hard ones.
-    pub softened: Vec<(Softened, Sequence)>,
+    pub soft: Vec<(SoftInvalidation, Sequence)>,
     /// Intents whose deadline has passed, at most 16, for any proxy to carry out.
     pub due: Vec<Intent>,
     /// The epoch.
@@ -127,12 +127,12 @@ pub fn random_id() -> Box<str> {
     (0..32).map(|digit| char::from(b"0123456789abcdef"[(bits >> (4 * digit)) as usize & 15])).collect()
 }
 
-/// A write that is about to be forwarded, and what it will outdate.
+/// A write that is about to be forwarded, and what it will invalidate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Intent {
     /// Unique in the fleet and in time.
     pub id: Box<str>,
-    /// What is outdated should its proxy not come back.
+    /// What is invalidated should its proxy not come back.
     pub tags: Vec<Tag>,
 }
 
@@ -168,19 +168,19 @@ pub struct Cause<'a> {
     pub by: &'a str,
     /// The intent that is carried out by this.
     pub intent: Option<&'a str>,
-    /// What is outdated softly, beside the tags that are outdated. None of it is among those.
-    pub softened: &'a [Softened],
+    /// What is soft-invalidated, beside the tags that are invalidated. None of it is among those.
+    pub soft: &'a [SoftInvalidation],
     /// To be repeated later.
     pub again: &'a [Again],
 }
 
 /// An invalidation that is to be repeated, for an upstream that reads from replicas which lag behind: what it answers
-/// meanwhile may be older than the write. Repeated, it outdates all that was stored until then.
+/// meanwhile may be older than the write. Repeated, it invalidates all that was stored until then.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Again {
     /// How long after the write.
     pub after: Duration,
-    /// What is outdated then.
+    /// What is invalidated then.
     pub tags: Vec<Tag>,
 }
 
@@ -201,32 +201,32 @@ impl Again {
     }
 }
 
-/// What a write outdates.
+/// What a write invalidates.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Outdating {
+pub struct Invalidations {
     /// None twice.
     pub tags: Vec<Tag>,
     /// None twice, and none of `tags`.
-    pub softened: Vec<Softened>,
+    pub soft: Vec<SoftInvalidation>,
     /// What of it is repeated later; at most one for each time.
     pub again: Vec<Again>,
 }
 
-impl Outdating {
-    /// All of it, however it is outdated.
+impl Invalidations {
+    /// All of it, however it is invalidated.
     pub fn all_tags(&self) -> Vec<Tag> {
-        self.tags.iter().chain(self.softened.iter().map(|softened| &softened.tag)).cloned().collect()
+        self.tags.iter().chain(self.soft.iter().map(|soft| &soft.tag)).cloned().collect()
     }
 
     /// Whether it is nothing at all.
     pub fn is_empty(&self) -> bool {
-        self.tags.is_empty() && self.softened.is_empty()
+        self.tags.is_empty() && self.soft.is_empty()
     }
 }
 
 /// The word of a proxy that it fetches something, so that others wait for what it stores.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
+pub struct FleetLock {
     /// Read before the fetch, as that of the entry will be.
     pub stamp: Stamp,
     /// Unique in the fleet and in time; no white space.
@@ -235,24 +235,24 @@ pub struct Claim {
 
 /// Whose a fetch is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Claimed {
+pub enum LockReply {
     /// Of the proxy that asked.
     Ours,
     /// Of another one.
-    Theirs(Claim),
+    Theirs(FleetLock),
 }
 
-impl Claim {
+impl FleetLock {
     /// As it is kept: `epoch:sequence:id`.
     pub(super) fn text(&self) -> String {
         format!("{}:{}:{}", self.stamp.epoch.0, self.stamp.sequence, self.id)
     }
 
-    /// What is kept; `None` if it is no claim.
-    pub(super) fn of_text(text: &str) -> Option<Claim> {
+    /// What is kept; `None` if it is no lock.
+    pub(super) fn of_text(text: &str) -> Option<FleetLock> {
         let (epoch, rest) = text.split_once(':')?;
         let (sequence, id) = rest.split_once(':')?;
-        Some(Claim { stamp: stamp(epoch, sequence)?, id: id.into() })
+        Some(FleetLock { stamp: stamp(epoch, sequence)?, id: id.into() })
     }
 }
 
@@ -260,7 +260,7 @@ impl Claim {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invalidated {
     /// Epoch and sequence it took.
-    pub taken: Taken,
+    pub taken: IssuedStamp,
     /// Who may hold a lease, without the proxy that invalidates.
     pub holders: Vec<Holder>,
     /// How long ago the epoch began, by the store's clock. Below the longest lease, there may be holders that the store
@@ -298,8 +298,8 @@ pub enum Message {
     Seen(Generation),
     /// A fetch that was claimed has ended.
     Fetched {
-        /// [`Claim::id`].
-        claim: Box<str>,
+        /// [`FleetLock::id`].
+        lock: Box<str>,
         /// What was fetched is in the store.
         stored: bool,
     },
@@ -323,8 +323,8 @@ impl Message {
             }
             ["g", epoch, number] if tags.is_none() => Some(Message::Raised(generation(epoch, number)?)),
             ["s", _, epoch, number] if tags.is_none() => Some(Message::Seen(generation(epoch, number)?)),
-            ["f", claim, stored @ ("0" | "1")] if tags.is_none() => {
-                Some(Message::Fetched { claim: claim.into(), stored: stored == "1" })
+            ["f", lock, stored @ ("0" | "1")] if tags.is_none() => {
+                Some(Message::Fetched { lock: lock.into(), stored: stored == "1" })
             }
             _ => None,
         }
@@ -332,8 +332,8 @@ impl Message {
 }
 
 /// The message [`Message::Fetched`].
-pub(super) fn fetched(claim: &Claim, stored: bool) -> String {
-    format!("f {} {}", claim.id, u8::from(stored))
+pub(super) fn fetched(lock: &FleetLock, stored: bool) -> String {
+    format!("f {} {}", lock.id, u8::from(stored))
 }
 
 fn generation(epoch: &str, number: &str) -> Option<Generation> {
@@ -380,7 +380,7 @@ mod tests {
             ("a p2 3 5", Message::Applied { id: "p2".into(), stamp: at(3, 5) }),
             ("g 3 5", Message::Raised(Generation { epoch: Epoch(3), number: 5 })),
             ("s p2 3 6", Message::Seen(Generation { epoch: Epoch(3), number: 6 })),
-            ("f c1 0", Message::Fetched { claim: "c1".into(), stored: false }),
+            ("f c1 0", Message::Fetched { lock: "c1".into(), stored: false }),
         ] {
             assert_eq!(Message::read(text), Some(message), "{text}");
         }
@@ -431,13 +431,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn claims_and_their_ends_are_read_as_they_were_written(
+        fn locks_and_their_ends_are_read_as_they_were_written(
             epoch: u64, sequence: u64, id in "[0-9a-f:]{1,20}", stored: bool,
         ) {
-            let claim = Claim { stamp: at(epoch, sequence), id: id.as_str().into() };
-            let end = Message::Fetched { claim: claim.id.clone(), stored };
-            prop_assert_eq!(Message::read(&fetched(&claim, stored)), Some(end));
-            prop_assert_eq!(Claim::of_text(&claim.text()), Some(claim));
+            let lock = FleetLock { stamp: at(epoch, sequence), id: id.as_str().into() };
+            let end = Message::Fetched { lock: lock.id.clone(), stored };
+            prop_assert_eq!(Message::read(&fetched(&lock, stored)), Some(end));
+            prop_assert_eq!(FleetLock::of_text(&lock.text()), Some(lock));
         }
 
         #[test]

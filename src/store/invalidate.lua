@@ -25,14 +25,14 @@ redis.call('HSET', META, 'seq', text(seq))
 local had_soft = redis.call('HEXISTS', META, 'softened') == 1
 for i = first_hard, #ARGV do
   redis.call('ZADD', MARKS, text(seq), ARGV[i])
-  -- What its soft mark has outdated is outdated by this one.
+  -- What its soft mark has invalidated is invalidated by this one.
   if had_soft and redis.call('ZREM', MARKS, SOFT .. ARGV[i]) == 1 then
     redis.call('HDEL', GRACES, ARGV[i])
   end
 end
 
 -- A grace that is not over keeps its end, or writes in a row would put it off for ever; a shorter one brings it forward,
--- or its own write would be hidden for longer than it allows. What was softened when one is over has become outdated, and
+-- or its own write would be hidden for longer than it allows. What was softened when one is over has become invalidated, and
 -- must not be softened anew.
 for i = first_soft, first_hard - 1, 2 do
   local tag, ending = ARGV[i], time + tonumber(ARGV[i + 1])
@@ -47,7 +47,7 @@ for i = first_soft, first_hard - 1, 2 do
   redis.call('HSET', META, 'softened', '1')
 end
 
--- Over the limit the oldest marks go, and whatever they outdated is outdated by the floor instead. A call removes at
+-- Over the limit the oldest marks go, and whatever they invalidated is invalidated by the floor instead. A call removes at
 -- most 1000 more than it added, so that a lowered limit is reached step by step. The sentinel has the highest score
 -- of all and is not counted, so it is never among those removed.
 local excess = redis.call('ZCARD', MARKS) - 1 - tonumber(ARGV[4])
@@ -77,7 +77,7 @@ if deadline and not (is_repetition(ARGV[6]) and deadline > time) then
 end
 
 -- The same repetition may be waiting for an earlier write: it is put off. What was stored between the two writes is
--- outdated by this one.
+-- invalidated by this one.
 for i = 10, first_soft - 2, 3 do
   local intent, due, tags = ARGV[i], time + tonumber(ARGV[i + 1]), ARGV[i + 2]
   if redis.call('ZCARD', INTENTS) > tonumber(ARGV[8]) and not redis.call('ZSCORE', INTENTS, intent) then

@@ -3,7 +3,7 @@
 //!
 //! | key | holds |
 //! |---|---|
-//! | `{ns}:meta` | hash: `epoch` (64 bits, decimal), `seq` (last sequence issued), `floor`, `run_id`, `born` (µs), `cause`, `lease` (the fleet's longest, ms), `lease_at`, `softened` |
+//! | `{ns}:meta` | hash: `epoch` (64 bits, decimal), `seq` (last sequence issued), `floor`, `run_id`, `born` (µs), `cause`, `lease` (the fleet's longest, ms), `lease_at`, `soft` |
 //! | `{ns}:marks` | sorted set: tag → sequence of its last invalidation; `(soft)` tag → that of its last soft one; the sentinel at +inf |
 //! | `{ns}:graces` | hash: tag with a soft mark → end of its grace (µs of the server's clock) |
 //! | `{ns}:members` | hash: proxy → `syncs:lease in ms:epoch:applied`; the sentinel |
@@ -11,7 +11,7 @@
 //! | `{ns}:intent_tags` | hash: intent → its tags, in lines |
 //! | `{ns}:waited` | written before `WAIT`, with `wait_replicas` alone; expires |
 //! | `{ns}:sweeper` | the proxy that sweeps; expires unless renewed |
-//! | `{ns}:census` | `µs of the server's clock`, space, what the last walk found (JSON); expires |
+//! | `{ns}:key_stats` | `µs of the server's clock`, space, what the last walk found (JSON); expires |
 //! | `{ns}:fleet` | the channel |
 //! | `ns:v1:…` | one entry, with a TTL |
 //! | `ns:fetch:…` | the claim of a proxy that fetches (`collapse = "fleet"`): `epoch:sequence:id`, with a TTL |
@@ -20,7 +20,7 @@
 //!
 //! A lookup is one pipeline on one connection: `GETRANGE` entry, `HGET` seq, `ZMSCORE` marks, `HSETNX` meta, `HMGET` meta. Other
 //! clients' commands may run between these four. Say that a write, acknowledged before the lookup began, took
-//! sequence *q* and outdates the entry, whose stamp is (*e*, *s*) with *s* < *q*. Its mark was set before `GETRANGE` ran:
+//! sequence *q* and invalidates the entry, whose stamp is (*e*, *s*) with *s* < *q*. Its mark was set before `GETRANGE` ran:
 //!
 //! - nothing happened since: `ZMSCORE` brings *q*, and the entry is not current;
 //! - the mark was trimmed before `ZMSCORE` ran: the script that trimmed it raised the floor to *q* at least in the
@@ -41,7 +41,7 @@
 //! would look young enough to a reader after that write, while the stale entry that it validates was judged without
 //! it. Should an epoch have begun in between, the sequence is below the new epoch's floor, and current for nothing.
 //!
-//! Where nobody ever softened a tag (`softened` is not in meta), soft marks are not asked for. Otherwise `HMGET` graces
+//! Where nobody ever softened a tag (`soft` is not in meta), soft marks are not asked for. Otherwise `HMGET` graces
 //! and `TIME` go before `ZMSCORE`, which brings hard and soft marks at one moment. In between a grace may have ended and
 //! another one begun: then the soft mark is judged by the end that is over. A grace that was lost counts as over, so that
 //! it needs no sentinel.
@@ -88,13 +88,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::link::Connections;
 use super::fleet::{
-    Cause, Claim, Claimed, Generation, Holder, Intent, Invalidated, Membership, Message, Roster, Synced,
+    Cause, FleetLock, Generation, Holder, Intent, Invalidated, LockReply, Membership, Message, Roster, Synced,
 };
-use super::sweep::{Census, Dated, Judged, Place, Survey};
+use super::sweep::{Dated, Judged, KeyStats, Survey, WalkPosition};
 use super::{FamilyOf, Found, KeyCounts, Link, Outage, Reply, Store, StoreError, StoreInfo};
 use crate::config::StoreConfig;
 use crate::entry::ENCODING_MAX;
-use crate::stamp::{Epoch, Sequence, Stamp, Tag, View};
+use crate::marks::{Epoch, MarksView, Sequence, Stamp, Tag};
 
 mod channel;
 mod cluster;
@@ -235,7 +235,7 @@ impl Store for RedisStore {
         })
     }
 
-    fn view<'a>(&'a self, tags: &'a [Tag]) -> Reply<'a, View> {
+    fn view<'a>(&'a self, tags: &'a [Tag]) -> Reply<'a, MarksView> {
         Box::pin(self.ask(move |connections| async move { self.namespace.view(&connections, tags).await }))
     }
 
@@ -257,7 +257,7 @@ impl Store for RedisStore {
         Box::pin(async move { self.ask(move |c| async move { self.namespace.sync(&c, me).await }).await? })
     }
 
-    fn reach(&self) -> Reply<'_, View> {
+    fn reach(&self) -> Reply<'_, MarksView> {
         Box::pin(async move {
             self.ask(move |connections| async move { self.namespace.reach(&connections).await }).await?
         })
@@ -279,7 +279,7 @@ impl Store for RedisStore {
         Box::pin(self.ask(move |c| async move { self.namespace.dismiss(&c, holder, generation).await }))
     }
 
-    fn record<'a>(&'a self, intent: &'a Intent, within: Duration) -> Reply<'a, View> {
+    fn record<'a>(&'a self, intent: &'a Intent, within: Duration) -> Reply<'a, MarksView> {
         Box::pin(async move {
             self.ask(move |c| async move { self.namespace.record(&c, intent, within).await }).await?
         })
@@ -289,21 +289,21 @@ impl Store for RedisStore {
         Box::pin(self.ask(move |connections| async move { self.namespace.forget(&connections, intent).await }))
     }
 
-    fn claim<'a>(
+    fn lock_fetch<'a>(
         &'a self,
         fetch: &'a str,
-        claim: &'a Claim,
+        lock: &'a FleetLock,
         lasting: Duration,
-        instead_of: Option<&'a Claim>,
-    ) -> Reply<'a, Claimed> {
+        instead_of: Option<&'a FleetLock>,
+    ) -> Reply<'a, LockReply> {
         Box::pin(self.ask_keeper(self.namespace.fetch(fetch), move |name, keeper| async move {
-            self.namespace.claim(keeper, &name, claim, lasting, instead_of).await
+            self.namespace.lock_fetch(keeper, &name, lock, lasting, instead_of).await
         }))
     }
 
-    fn release<'a>(&'a self, fetch: &'a str, claim: &'a Claim, stored: bool) -> Reply<'a, ()> {
+    fn unlock_fetch<'a>(&'a self, fetch: &'a str, lock: &'a FleetLock, stored: bool) -> Reply<'a, ()> {
         Box::pin(self.ask_keeper(self.namespace.fetch(fetch), move |name, keeper| async move {
-            self.namespace.release(keeper, &name, claim, stored).await
+            self.namespace.unlock_fetch(keeper, &name, lock, stored).await
         }))
     }
 
@@ -371,24 +371,24 @@ impl Store for RedisStore {
         )
     }
 
-    fn survey(&self, from: Place, keys: u64) -> Reply<'_, Survey> {
+    fn survey(&self, from: WalkPosition, keys: u64) -> Reply<'_, Survey> {
         Box::pin(self.ask_patiently(move |c| async move { self.namespace.survey(&c, from, keys).await }))
     }
 
-    fn views<'a>(&'a self, sets: &'a [&'a [Tag]]) -> Reply<'a, Vec<View>> {
+    fn views<'a>(&'a self, sets: &'a [&'a [Tag]]) -> Reply<'a, Vec<MarksView>> {
         Box::pin(self.ask_patiently(move |c| async move { self.namespace.views(&c, sets).await }))
     }
 
-    fn unlink<'a>(&'a self, at: Place, judged: &'a [Judged]) -> Reply<'a, u64> {
+    fn unlink<'a>(&'a self, at: WalkPosition, judged: &'a [Judged]) -> Reply<'a, u64> {
         Box::pin(self.ask_patiently(move |c| async move { self.namespace.unlink(&c, at, judged).await }))
     }
 
-    fn keep_census<'a>(&'a self, census: &'a Census, lasting: Duration) -> Reply<'a, ()> {
-        Box::pin(self.ask(move |c| async move { self.namespace.keep_census(&c, census, lasting).await }))
+    fn store_key_stats<'a>(&'a self, key_stats: &'a KeyStats, lasting: Duration) -> Reply<'a, ()> {
+        Box::pin(self.ask(move |c| async move { self.namespace.store_key_stats(&c, key_stats, lasting).await }))
     }
 
-    fn census(&self) -> Reply<'_, Option<Dated>> {
-        Box::pin(self.ask(move |connections| async move { self.namespace.census(&connections).await }))
+    fn key_stats(&self) -> Reply<'_, Option<Dated>> {
+        Box::pin(self.ask(move |connections| async move { self.namespace.key_stats(&connections).await }))
     }
 
     fn link(&self) -> Link {
@@ -415,7 +415,7 @@ struct Namespace {
     graces: String,
     waited: String,
     sweeper: String,
-    census: String,
+    key_stats: String,
     channel: String,
     marks_max: u64,
     begin: Script,
@@ -426,17 +426,17 @@ struct Namespace {
     forget: Script,
     expel: Script,
     dismiss: Script,
-    claim: Script,
-    release: Script,
+    lock_fetch: Script,
+    unlock_fetch: Script,
     hold_sweep: Script,
-    keep_census: Script,
+    store_key_stats: Script,
     /// Whether there may be soft marks, so that they have to be asked for.
-    softened: AtomicBool,
+    soft: AtomicBool,
     /// Whether this process has had an epoch of the namespace before; for the log alone.
     met: AtomicBool,
 }
 
-/// `epoch`, `seq`, `floor`, `run_id`, `softened` of meta.
+/// `epoch`, `seq`, `floor`, `run_id`, `soft` of meta.
 type Meta = [Option<Bytes>; 5];
 
 /// What the commands that bring a view have brought. All of it may be anything, and nothing where a key of another type
@@ -506,7 +506,7 @@ impl Namespace {
             graces: format!("{{{name}}}:graces"),
             waited: format!("{{{name}}}:waited"),
             sweeper: format!("{{{name}}}:sweeper"),
-            census: format!("{{{name}}}:census"),
+            key_stats: format!("{{{name}}}:key_stats"),
             channel: format!("{{{name}}}:fleet"),
             marks_max: marks_max.max(1),
             begin: Script::new(concat!(include_str!("epoch.lua"), include_str!("begin.lua"))),
@@ -517,11 +517,11 @@ impl Namespace {
             forget: Script::new(include_str!("forget.lua")),
             expel: Script::new(include_str!("expel.lua")),
             dismiss: Script::new(include_str!("dismiss.lua")),
-            claim: Script::new(include_str!("claim.lua")),
-            release: Script::new(include_str!("release.lua")),
+            lock_fetch: Script::new(include_str!("lock_fetch.lua")),
+            unlock_fetch: Script::new(include_str!("unlock_fetch.lua")),
             hold_sweep: Script::new(include_str!("hold_sweep.lua")),
-            keep_census: Script::new(include_str!("keep_census.lua")),
-            softened: AtomicBool::new(false),
+            store_key_stats: Script::new(include_str!("store_key_stats.lua")),
+            soft: AtomicBool::new(false),
             met: AtomicBool::new(false),
         }
     }
@@ -548,7 +548,7 @@ impl Namespace {
         Ok(Found { entry, view: self.view_or_begin(connections, &read).await? })
     }
 
-    async fn view(&self, connections: &Connections, tags: &[Tag]) -> RedisResult<View> {
+    async fn view(&self, connections: &Connections, tags: &[Tag]) -> RedisResult<MarksView> {
         let (_, read) = self.read(&mut connections.marks(), None, tags).await?;
         self.view_or_begin(connections, &read).await
     }
@@ -567,7 +567,7 @@ impl Namespace {
             }
             pipe
         };
-        if !self.softened.load(Relaxed) {
+        if !self.soft.load(Relaxed) {
             let mut pipe = first();
             self.add_marks(&mut pipe, tags.iter(), false);
             let mut answers = Answers::of(&mut pipe, connection).await?;
@@ -576,7 +576,7 @@ impl Namespace {
             if read.meta[4].is_none() {
                 return Ok((entry, read));
             }
-            self.softened.store(true, Relaxed);
+            self.soft.store(true, Relaxed);
         }
         let mut pipe = first();
         pipe.cmd("HMGET").arg(&self.graces).arg("*");
@@ -591,7 +591,7 @@ impl Namespace {
         let (seconds, micros): (u64, u64) = answers.next()?;
         let read = answers.next_read()?;
         // A new epoch has none.
-        self.softened.store(read.meta[4].is_some(), Relaxed);
+        self.soft.store(read.meta[4].is_some(), Relaxed);
         let now = seconds * 1_000_000 + micros;
         // What was lost is over.
         let ends = ends.unwrap_or_else(|| vec![None; tags.len() + 1]);
@@ -618,7 +618,7 @@ impl Namespace {
         pipe.cmd("HMGET").arg(&self.meta).arg(&["epoch", "seq", "floor", "run_id", "softened"]);
     }
 
-    async fn view_or_begin(&self, connections: &Connections, read: &Read) -> RedisResult<View> {
+    async fn view_or_begin(&self, connections: &Connections, read: &Read) -> RedisResult<MarksView> {
         match view_of(read, connections.run_id()) {
             Some(view) => Ok(view),
             None => self.begin(connections).await,
@@ -627,11 +627,11 @@ impl Namespace {
 
     /// Starts a new epoch unless someone has meanwhile. The marks of the view's tags were read before that, so the
     /// view counts all of them as set by the last sequence: only what was stamped after it is current.
-    async fn begin(&self, connections: &Connections) -> RedisResult<View> {
+    async fn begin(&self, connections: &Connections) -> RedisResult<MarksView> {
         let call = self.call(&self.begin, connections);
         let (epoch, sequence, cause): (u64, u64, String) = call.invoke_async(&mut connections.marks()).await?;
         self.log_new_epoch(epoch, &cause);
-        Ok(View::hard(Stamp { epoch: Epoch(epoch), sequence }, sequence))
+        Ok(MarksView::hard(Stamp { epoch: Epoch(epoch), sequence }, sequence))
     }
 
     /// One line per epoch in the whole fleet: only the proxy that started it has a cause to tell. `cause` is the
@@ -642,16 +642,19 @@ impl Namespace {
             "" => {}
             "new" if !met_before => tracing::info!(epoch, "epoch started: the namespace is new"),
             "new" => {
-                tracing::warn!(epoch, "epoch changed: new, the namespace was flushed; all entries are outdated");
+                tracing::warn!(
+                    epoch,
+                    "epoch changed: new, the namespace was flushed; all entries are invalidated"
+                );
             }
             "restarted" => tracing::warn!(
                 epoch,
-                "epoch changed: restarted, or another server took its place (run_id); all entries are outdated"
+                "epoch changed: restarted, or another server took its place (run_id); all entries are invalidated"
             ),
             lost => {
                 tracing::warn!(
                     epoch,
-                    "epoch changed: {lost}, evicted, deleted or changed; all entries are outdated"
+                    "epoch changed: {lost}, evicted, deleted or changed; all entries are invalidated"
                 );
             }
         }
@@ -674,7 +677,7 @@ impl Namespace {
 
 /// The view that what was read amounts to. None when the marks and meta do not prove themselves whole, or stem from
 /// another run of the server.
-fn view_of(Read { before, marks, left, meta }: &Read, run_id: &str) -> Option<View> {
+fn view_of(Read { before, marks, left, meta }: &Read, run_id: &str) -> Option<MarksView> {
     let (sentinel, marks) = marks.split_first()?;
     let [epoch, sequence, floor, issuer, _] = meta;
     if sentinel.is_none() || issuer.as_deref()? != run_id.as_bytes() {
@@ -686,7 +689,7 @@ fn view_of(Read { before, marks, left, meta }: &Read, run_id: &str) -> Option<Vi
     let floor = number(floor).filter(|floor| *floor <= stamp.sequence)?;
     let newest = hard.iter().flatten().map(|score| *score as Sequence).fold(floor, Sequence::max);
     let soft = soft.iter().zip(left).filter_map(|(score, left)| Some(((*score)? as Sequence, *left)));
-    Some(soft.fold(View::hard(stamp, newest), |view, (mark, left)| view.softened(mark, left)))
+    Some(soft.fold(MarksView::hard(stamp, newest), |view, (mark, left)| view.soft(mark, left)))
 }
 
 async fn get_entry(name: String, mut keeper: MultiplexedConnection) -> RedisResult<Option<Bytes>> {
@@ -830,8 +833,9 @@ mod tests {
     fn coordination_keys_share_one_slot() {
         let namespace = Namespace::new("shop", 1);
         assert_eq!((namespace.meta.as_str(), namespace.marks.as_str()), ("{shop}:meta", "{shop}:marks"));
-        let Namespace { members, intents, intent_tags, graces, waited, channel, sweeper, census, .. } = &namespace;
-        for name in [members, intents, intent_tags, graces, waited, channel, sweeper, census] {
+        let Namespace { members, intents, intent_tags, graces, waited, channel, sweeper, key_stats, .. } =
+            &namespace;
+        for name in [members, intents, intent_tags, graces, waited, channel, sweeper, key_stats] {
             assert!(name.starts_with("{shop}:"), "{name}");
         }
     }

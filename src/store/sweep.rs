@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// How far a walk has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Place {
+pub struct WalkPosition {
     /// Which of the servers, in the order of the store's.
     pub node: usize,
     /// As the server told it; 0 at its beginning.
@@ -22,7 +22,7 @@ pub struct Survey {
     /// What was met. The same entry may be met twice in one walk.
     pub specimens: Vec<Specimen>,
     /// Where the next step begins; `None` at the end of the walk.
-    pub next: Option<Place>,
+    pub next: Option<WalkPosition>,
 }
 
 /// An entry as it was met.
@@ -57,12 +57,12 @@ pub struct Kept {
 
 /// What a whole walk has found.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Census {
+pub struct KeyStats {
     /// The proxy that walked.
     pub by: String,
     /// What is kept, by family; without what was removed.
     pub families: BTreeMap<String, Kept>,
-    /// Entries that were outdated and were removed.
+    /// Entries that were invalidated and were removed.
     pub removed: u64,
     /// Entries that cannot be read: of another version of Larder. They go when their time is over.
     pub unreadable: u64,
@@ -70,9 +70,9 @@ pub struct Census {
     pub seconds: u64,
 }
 
-/// The last census, and how long ago it was kept.
+/// The last key statistics, and how long ago it was kept.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dated {
-    pub census: Census,
+    pub key_stats: KeyStats,
     pub age: Duration,
 }

@@ -4,7 +4,7 @@
 use http::header::{CONTENT_LOCATION, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::semantics::invalidation::{is_host, without_scheme};
+use crate::http::invalidation::{is_host, without_scheme};
 
 const REFRESH: HeaderName = HeaderName::from_static("refresh");
 

@@ -26,7 +26,7 @@ use super::framing::Ending;
 use super::head::{HeadFault, HeadScan, LINE};
 use super::socket::{Look, Unread};
 use super::suspects::{Carried, Suspects};
-use crate::headers;
+use crate::http::headers;
 
 /// The buffer for what upstream sends, beyond the largest head, bytes.
 const READ_BUFFER: usize = 16 << 10;

@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, Method, Response, StatusCode, Version, header};
 
-use crate::headers;
+use crate::http::headers;
 
 /// How the end of a response was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

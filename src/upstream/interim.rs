@@ -13,7 +13,7 @@ use std::time::SystemTime;
 
 use http::{HeaderMap, StatusCode};
 
-use crate::headers;
+use crate::http::headers;
 
 /// The most that is kept for a client that does not read, bytes: interim responses beyond it are dropped.
 const QUEUE: usize = 64 << 10;
@@ -213,7 +213,7 @@ fn encode(status: StatusCode, fields: &HeaderMap) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::semantics::sample::fields;
+    use crate::http::sample::fields;
 
     fn hints() -> HeaderMap {
         fields(&[("link", "</a>"), ("connection", "x-hop"), ("x-hop", "1"), ("content-length", "0")])

@@ -13,7 +13,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{AnswerEnd, MinRate, UpstreamPlace};
-use crate::headers;
+use crate::http::headers;
 use crate::shares::{Over, Share};
 
 /// Bytes that a client may be given before it is looked after how fast it takes them. Most bodies that hyper has not been

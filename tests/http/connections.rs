@@ -299,7 +299,7 @@ fn what_larder_speaks_itself_and_what_is_not_meant_is_no_upgrade() {
     ask("GET", ", upgrade", "h2c", "1");
     ask("GET", "", "websocket", "1");
     ask("GET", ", upgrade", "websocket", "0");
-    // A write is a write, and outdates: the offer is dropped.
+    // A write is a write, and invalidates: the offer is dropped.
     ask("POST", ", upgrade", "websocket", "1").shows("fwd=method");
     for received in site.upstream.requests("/a") {
         assert_eq!(received.header("upgrade"), None, "{received:?}");

@@ -4,10 +4,10 @@ use crate::support::client::Call;
 use crate::support::{Reply, Site, Tier};
 
 on_both_tiers! {
-    a_group_is_outdated_as_a_whole_and_nothing_else,
-    a_group_is_outdated_by_a_successful_unsafe_request_only,
+    a_group_is_invalidated_as_a_whole_and_nothing_else,
+    a_group_is_invalidated_by_a_successful_unsafe_request_only,
     a_group_belongs_to_one_origin,
-    a_group_outdated_does_not_outdate_others,
+    a_group_invalidated_does_not_invalidate_others,
     a_304_may_bring_groups,
     large_fields_are_read_whole,
     fields_that_cannot_be_read_name_no_group,
@@ -24,53 +24,53 @@ fn store(site: &Site, target: &str, field: &str, groups: &str) {
     site.get(target).shows("hit");
 }
 
-fn outdating(site: &Site, status: u16, groups: &str) {
+fn invalidating(site: &Site, status: u16, groups: &str) {
     site.upstream.on("/write", Reply::status(status).header("Cache-Group-Invalidation", groups));
 }
 
 #[track_caller]
-fn assert_outdated(site: &Site, target: &str, outdated: bool) {
+fn assert_invalidated(site: &Site, target: &str, invalidated: bool) {
     let found = site.get(target);
-    assert_eq!(found.is("hit"), !outdated, "{target}: {found:?}");
+    assert_eq!(found.is("hit"), !invalidated, "{target}: {found:?}");
 }
 
-fn a_group_is_outdated_as_a_whole_and_nothing_else(tier: Tier) {
+fn a_group_is_invalidated_as_a_whole_and_nothing_else(tier: Tier) {
     let site = Site::start(tier, "");
     store(&site, "/1", "Cache-Groups", "\"a\"");
     store(&site, "/2", "Cache-Groups", "\"b\", \"a\"");
     store(&site, "/3", "Cache-Groups", "\"b\";x=1 ,\"c d\"");
     store(&site, "/4", "Cache-Groups", "\"A\", \"aa\", \"a \"");
     store(&site, "/5", "X-Nothing", "\"a\"");
-    outdating(&site, 200, "\"x\", \"a\";p=1");
+    invalidating(&site, 200, "\"x\", \"a\";p=1");
     site.write("POST", "/write").has_status(200);
-    for (target, outdated) in [("/1", true), ("/2", true), ("/3", false), ("/4", false), ("/5", false)] {
-        assert_outdated(&site, target, outdated);
+    for (target, invalidated) in [("/1", true), ("/2", true), ("/3", false), ("/4", false), ("/5", false)] {
+        assert_invalidated(&site, target, invalidated);
     }
-    outdating(&site, 200, "\"c d\"");
+    invalidating(&site, 200, "\"c d\"");
     site.write("DELETE", "/write");
-    for (target, outdated) in [("/1", false), ("/2", false), ("/3", true)] {
-        assert_outdated(&site, target, outdated);
+    for (target, invalidated) in [("/1", false), ("/2", false), ("/3", true)] {
+        assert_invalidated(&site, target, invalidated);
     }
 }
 
-fn a_group_is_outdated_by_a_successful_unsafe_request_only(tier: Tier) {
+fn a_group_is_invalidated_by_a_successful_unsafe_request_only(tier: Tier) {
     let site = Site::start(tier, "");
     store(&site, "/1", "Cache-Groups", "\"a\"");
-    outdating(&site, 200, "\"a\"");
+    invalidating(&site, 200, "\"a\"");
     for method in ["GET", "HEAD", "OPTIONS", "REPORT"] {
         site.call(method, "/write").send().has_status(200);
-        assert_outdated(&site, "/1", false);
+        assert_invalidated(&site, "/1", false);
     }
     for status in [400, 409, 500, 503] {
-        outdating(&site, status, "\"a\"");
+        invalidating(&site, status, "\"a\"");
         site.write("POST", "/write").has_status(status);
-        assert_outdated(&site, "/1", false);
+        assert_invalidated(&site, "/1", false);
     }
     for method in ["POST", "PUT", "PATCH", "DELETE", "FOO"] {
         for status in [200, 204, 303] {
-            outdating(&site, status, "\"a\"");
+            invalidating(&site, status, "\"a\"");
             site.write(method, "/write").has_status(status);
-            assert_outdated(&site, "/1", true);
+            assert_invalidated(&site, "/1", true);
         }
     }
 }
@@ -82,22 +82,22 @@ fn a_group_belongs_to_one_origin(tier: Tier) {
     for host in ["one.example", "two.example", "one.example:81"] {
         on(site.call("GET", "/1"), host).shows("stored");
     }
-    outdating(&site, 200, "\"a\"");
+    invalidating(&site, 200, "\"a\"");
     on(site.call("POST", "/write").body("x"), "one.example").has_status(200);
-    for (host, outdated) in [("one.example", true), ("two.example", false), ("one.example:81", false)] {
+    for (host, invalidated) in [("one.example", true), ("two.example", false), ("one.example:81", false)] {
         let found = on(site.call("GET", "/1"), host);
-        assert_eq!(found.is("hit"), !outdated, "{host}: {found:?}");
+        assert_eq!(found.is("hit"), !invalidated, "{host}: {found:?}");
     }
 }
 
-fn a_group_outdated_does_not_outdate_others(tier: Tier) {
+fn a_group_invalidated_does_not_invalidate_others(tier: Tier) {
     let site = Site::start(tier, "");
     store(&site, "/1", "Cache-Groups", "\"a\", \"b\"");
     store(&site, "/2", "Cache-Groups", "\"b\"");
-    outdating(&site, 200, "\"a\"");
+    invalidating(&site, 200, "\"a\"");
     site.write("POST", "/write");
-    assert_outdated(&site, "/1", true);
-    assert_outdated(&site, "/2", false);
+    assert_invalidated(&site, "/1", true);
+    assert_invalidated(&site, "/2", false);
 }
 
 fn a_304_may_bring_groups(tier: Tier) {
@@ -109,9 +109,9 @@ fn a_304_may_bring_groups(tier: Tier) {
     site.get("/1").shows("stored");
     site.get("/1").shows("fwd-status=304");
     site.get("/1").shows("hit");
-    outdating(&site, 200, "\"b\"");
+    invalidating(&site, 200, "\"b\"");
     site.write("POST", "/write");
-    assert_outdated(&site, "/1", true);
+    assert_invalidated(&site, "/1", true);
 }
 
 fn large_fields_are_read_whole(tier: Tier) {
@@ -127,33 +127,33 @@ fn large_fields_are_read_whole(tier: Tier) {
             site.get(target);
             site.get(target).shows("hit");
         }
-        outdating(&site, 200, group);
+        invalidating(&site, 200, group);
         site.write("POST", "/write");
-        assert_outdated(&site, "/many", true);
-        assert_outdated(&site, "/lines", true);
+        assert_invalidated(&site, "/many", true);
+        assert_invalidated(&site, "/lines", true);
     }
     store(&site, "/one", "Cache-Groups", &groups[39]);
-    outdating(&site, 200, &groups.join(","));
+    invalidating(&site, 200, &groups.join(","));
     site.write("POST", "/write");
-    assert_outdated(&site, "/one", true);
+    assert_invalidated(&site, "/one", true);
 }
 
 fn fields_that_cannot_be_read_name_no_group(tier: Tier) {
     let site = Site::start(tier, "");
     store(&site, "/1", "Cache-Groups", "\"a\"");
     for groups in ["\"a\",", "\"a\" \"b\"", "\"b", "", "\"a\", \"b"] {
-        outdating(&site, 200, groups);
+        invalidating(&site, 200, groups);
         site.write("POST", "/write");
-        assert_outdated(&site, "/1", false);
+        assert_invalidated(&site, "/1", false);
     }
     for (index, groups) in ["\"a\",", "\"a\", \"b", "\"a\";;"].into_iter().enumerate() {
         store(&site, &format!("/broken/{index}"), "Cache-Groups", groups);
     }
-    outdating(&site, 200, "\"a\"");
+    invalidating(&site, 200, "\"a\"");
     site.write("POST", "/write");
-    assert_outdated(&site, "/1", true);
+    assert_invalidated(&site, "/1", true);
     for index in 0..3 {
-        assert_outdated(&site, &format!("/broken/{index}"), false);
+        assert_invalidated(&site, &format!("/broken/{index}"), false);
     }
 }
 
@@ -165,10 +165,10 @@ fn other_fields_name_groups_too(tier: Tier) {
         store(&site, target, field, value);
         let other = format!("/other{target}");
         store(&site, &other, field, "onetwo twofold");
-        outdating(&site, 200, "\"two\"");
+        invalidating(&site, 200, "\"two\"");
         site.write("POST", "/write");
-        assert_outdated(&site, target, true);
-        assert_outdated(&site, &other, false);
+        assert_invalidated(&site, target, true);
+        assert_invalidated(&site, &other, false);
     }
 }
 

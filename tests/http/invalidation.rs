@@ -1,10 +1,10 @@
-//! What writes outdate without any rule: RFC 9111 §4.4, RFC 9110 §9.2.
+//! What writes invalidate without any rule: RFC 9111 §4.4, RFC 9110 §9.2.
 
 use crate::support::{Reply, Site, Tier, larder};
 
 on_both_tiers! {
-    every_unsafe_method_outdates_its_target,
-    a_safe_method_outdates_nothing,
+    every_unsafe_method_invalidates_its_target,
+    a_safe_method_invalidates_nothing,
 }
 
 const TARGET: &str = "/things/1";
@@ -18,37 +18,37 @@ fn store(site: &Site, target: &str) {
 }
 
 #[track_caller]
-fn is_outdated(site: &Site, target: &str) -> bool {
+fn is_invalidated(site: &Site, target: &str) -> bool {
     !site.get(target).is("hit")
 }
 
-fn every_unsafe_method_outdates_its_target(tier: Tier) {
+fn every_unsafe_method_invalidates_its_target(tier: Tier) {
     let site = Site::start(tier, "");
     for method in ["POST", "PUT", "PATCH", "DELETE", "MKCOL", "LOCK", "FOO", "get", "Options"] {
         store(&site, TARGET);
         site.call(method, TARGET).send().shows("fwd=method").has_status(200);
-        assert!(is_outdated(&site, TARGET), "{method}");
+        assert!(is_invalidated(&site, TARGET), "{method}");
     }
 }
 
-fn a_safe_method_outdates_nothing(tier: Tier) {
+fn a_safe_method_invalidates_nothing(tier: Tier) {
     let site = Site::start(tier, "");
     store(&site, TARGET);
     let named = Reply::new("").header("Location", TARGET).header("Content-Location", TARGET);
     for method in ["OPTIONS", "TRACE", "PROPFIND", "REPORT", "SEARCH", "QUERY"] {
         site.upstream.on(&format!("{method} {TARGET}"), named.clone());
         site.call(method, TARGET).send().has_status(200);
-        assert!(!is_outdated(&site, TARGET), "{method}");
+        assert!(!is_invalidated(&site, TARGET), "{method}");
     }
     for target in ["/redirect", "/other"] {
         site.upstream.on(&format!("GET {target}"), Reply::status(302).header("Location", TARGET));
         site.get(target).has_status(302);
-        assert!(!is_outdated(&site, TARGET), "GET {target}");
+        assert!(!is_invalidated(&site, TARGET), "GET {target}");
     }
 }
 
 #[test]
-fn only_a_non_error_answer_outdates() {
+fn only_a_non_error_answer_invalidates() {
     let site = Site::start(Tier::Embedded, "");
     let named =
         |status| Reply::status(status).header("Location", "/things/2").header("Content-Location", "/things/2");
@@ -57,19 +57,19 @@ fn only_a_non_error_answer_outdates() {
         store(&site, "/things/2");
         site.upstream.on(&format!("PUT {TARGET}"), named(status));
         site.write("PUT", TARGET).has_status(status);
-        assert!(is_outdated(&site, TARGET) && is_outdated(&site, "/things/2"), "{status}");
+        assert!(is_invalidated(&site, TARGET) && is_invalidated(&site, "/things/2"), "{status}");
     }
     store(&site, TARGET);
     store(&site, "/things/2");
     for status in [400, 401, 403, 405, 422, 428, 499, 500, 503, 599] {
         site.upstream.on(&format!("PUT {TARGET}"), named(status));
         site.write("PUT", TARGET).has_status(status);
-        assert!(!is_outdated(&site, TARGET) && !is_outdated(&site, "/things/2"), "{status}");
+        assert!(!is_invalidated(&site, TARGET) && !is_invalidated(&site, "/things/2"), "{status}");
     }
 }
 
 #[test]
-fn what_an_answer_names_is_outdated_on_the_same_origin_only() {
+fn what_an_answer_names_is_invalidated_on_the_same_origin_only() {
     let site = Site::start(Tier::Embedded, "");
     let named = "/things/1";
     let rows = [
@@ -94,11 +94,11 @@ fn what_an_answer_names_is_outdated_on_the_same_origin_only() {
         ("ftp://localhost/things/1", false),
     ];
     for field in ["Location", "Content-Location"] {
-        for (reference, outdates) in rows {
+        for (reference, invalidates) in rows {
             store(&site, named);
             site.upstream.on("POST /things/new", Reply::status(201).header(field, reference));
             site.write("POST", "/things/new").has_status(201);
-            assert_eq!(is_outdated(&site, named), outdates, "{field}: {reference}");
+            assert_eq!(is_invalidated(&site, named), invalidates, "{field}: {reference}");
         }
     }
 }
@@ -113,7 +113,7 @@ fn refusals_that_show_an_old_copy_invalidate_the_target_alone() {
             Reply::status(status).header("Location", "/things/2").header("Content-Location", "/things/2");
         site.upstream.on(&format!("PUT {TARGET}"), refusal);
         site.call("PUT", TARGET).header("If-Match", "\"1\"").body("x").send().has_status(status);
-        assert!(is_outdated(&site, TARGET) && !is_outdated(&site, "/things/2"), "{status}");
+        assert!(is_invalidated(&site, TARGET) && !is_invalidated(&site, "/things/2"), "{status}");
     }
 }
 
@@ -133,7 +133,7 @@ fn upstreams_own_address_is_understood_and_not_shown() {
                 site.upstream.on("POST /things/new", Reply::status(201).header(field, &reference));
                 let answer = site.write("POST", "/things/new").has_status(201);
                 assert_eq!(answer.header(&field.to_lowercase()), Some("/things/1?x#y"), "{host}{reference}");
-                assert!(is_outdated(&site, TARGET), "{host}{reference}");
+                assert!(is_invalidated(&site, TARGET), "{host}{reference}");
             }
             let redirect = Reply::status(302)
                 .header("Location", &format!("{name}/login"))
@@ -162,13 +162,13 @@ fn foreign_hosts_invalidate_nothing() {
         let answer = site.write("POST", "/things/new").has_status(201);
         assert_eq!(answer.header("location"), Some(&*reference));
         site.call("MOVE", "/things/new").header("Destination", &reference).send();
-        assert!(!is_outdated(&site, TARGET), "{reference}");
+        assert!(!is_invalidated(&site, TARGET), "{reference}");
     }
     // Behind a terminator of TLS, which says so or not, the client's own host is none.
     store(&site, TARGET);
     site.upstream.on("POST /things/new", Reply::status(201).header("Location", "https://localhost/things/1"));
     site.write("POST", "/things/new").has_status(201);
-    assert!(is_outdated(&site, TARGET));
+    assert!(is_invalidated(&site, TARGET));
 }
 
 const RULES: &str = r#"
@@ -228,12 +228,12 @@ fn a_rule_without_methods_applies_to_every_method_that_is_not_safe() {
     for method in ["POST", "MOVE", "PROPPATCH", "LOCK", "FOO"] {
         site.get("/list");
         site.call(method, "/any/1").send().has_status(200);
-        assert!(is_outdated(&site, "/list"), "{method}");
+        assert!(is_invalidated(&site, "/list"), "{method}");
     }
     for method in ["GET", "OPTIONS", "PROPFIND"] {
         site.get("/list");
         site.call(method, "/any/1").send().has_status(200);
-        assert!(!is_outdated(&site, "/list"), "{method}");
+        assert!(!is_invalidated(&site, "/list"), "{method}");
     }
 }
 
@@ -242,7 +242,7 @@ fn a_read_that_a_rule_names_is_a_write() {
     let site = Site::start(Tier::Embedded, RULES);
     site.get("/list");
     site.call("PROPFIND", "/dav/x").send().shows("fwd=method");
-    assert!(is_outdated(&site, "/list"));
+    assert!(is_invalidated(&site, "/list"));
     for method in ["GET", "GET", "HEAD"] {
         site.call(method, "/logout").send().shows("fwd=method").hides("stored");
         site.call(method, "/logout/").send().shows("fwd=method").hides("stored");
@@ -287,7 +287,7 @@ fn a_form_may_be_any_method() {
     let post = |target: &str, media_type: &str, body: &str| {
         site.get("/list");
         site.call("POST", target).header("Content-Type", media_type).body(body).send().has_status(200);
-        is_outdated(&site, "/list")
+        is_invalidated(&site, "/list")
     };
     const FORM: &str = "application/x-www-form-urlencoded";
     assert!(post("/gone/1?%5Fmethod=DELETE", FORM, ""));

@@ -331,11 +331,11 @@ fn odd_statuses_reasons_and_bytes_pass_through() {
 // ---- What upstream may read into a request
 
 on_both_tiers! {
-    a_write_outdates_what_a_lenient_upstream_takes_for_its_path,
-    a_write_that_asks_for_another_method_outdates_by_both,
+    a_write_invalidates_what_a_lenient_upstream_takes_for_its_path,
+    a_write_that_asks_for_another_method_invalidates_by_both,
 }
 
-fn a_write_outdates_what_a_lenient_upstream_takes_for_its_path(tier: Tier) {
+fn a_write_invalidates_what_a_lenient_upstream_takes_for_its_path(tier: Tier) {
     let site = Site::start(tier, RULES);
     for spelling in ["//users/5", "/users%2F5", "/users\\5", "/users;x/5", "/users/5/", "/a/..;/users/5"] {
         site.get("/users/5");
@@ -356,7 +356,7 @@ fn a_write_outdates_what_a_lenient_upstream_takes_for_its_path(tier: Tier) {
     }
 }
 
-fn a_write_that_asks_for_another_method_outdates_by_both(tier: Tier) {
+fn a_write_that_asks_for_another_method_invalidates_by_both(tier: Tier) {
     let site = Site::start(tier, RULES);
     let overrides = ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"];
     let by_field = overrides.map(|name| site.call("POST", "/removed").header(name, "delete"));

@@ -25,7 +25,7 @@ fn a_query_that_no_family_names_is_forwarded_and_changes_nothing(tier: Tier) {
 on_both_tiers! {
     a_query_is_kept_by_its_content,
     a_query_and_a_get_are_kept_apart,
-    a_query_is_outdated_like_a_get,
+    a_query_is_invalidated_like_a_get,
     a_query_with_large_content_is_forwarded,
     a_query_obeys_what_its_answer_says,
 }
@@ -92,13 +92,13 @@ fn a_query_and_a_get_are_kept_apart(tier: Tier) {
     site.get("/search").hides("hit").hides("stored");
 }
 
-fn a_query_is_outdated_like_a_get(tier: Tier) {
+fn a_query_is_invalidated_like_a_get(tier: Tier) {
     let site = site(tier);
     for target in ["/things", "/search"] {
         query(&site, "/search", "[1]").send();
         query(&site, "/search", "[1]").send().shows("hit");
         site.write("POST", target).has_status(200);
-        query(&site, "/search", "[1]").send().shows("fwd=stale; detail=outdated");
+        query(&site, "/search", "[1]").send().shows("fwd=stale; detail=invalidated");
     }
     query(&site, "/search", "[1]").send().shows("hit");
 }

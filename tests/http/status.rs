@@ -75,7 +75,7 @@ fn answers(site: &Site) -> Vec<(&'static str, Response)> {
         ("fwd=uri-miss; fwd-status=200", site.call("HEAD", "/other").send()),
         ("fwd=method; fwd-status=200", site.call("OPTIONS", "/fresh").send()),
         ("fwd=method; fwd-status=200", site.write("POST", "/fresh")),
-        ("fwd=stale; fwd-status=200; stored; detail=outdated", site.get("/fresh")),
+        ("fwd=stale; fwd-status=200; stored; detail=invalidated", site.get("/fresh")),
     ]
 }
 
@@ -113,7 +113,7 @@ fn what_caches_before_it_said_is_kept(tier: Tier) {
         site.get("/").shows_last("hit"),
         site.call("HEAD", "/").send().shows_last("hit"),
         site.write("POST", "/").shows_last("fwd=method"),
-        site.get("/").shows_last("detail=outdated"),
+        site.get("/").shows_last("detail=invalidated"),
     ];
     for answer in answers {
         assert_eq!(members(&answer).0, before, "{answer:?}");

@@ -138,7 +138,7 @@ fn an_api_that_acts_on_incomplete_content_may_have_it_invalidate() {
         site.get("/list").shows("hit");
         let sent = head("Transfer-Encoding: chunked") + &much_in_a_chunk() + faulty;
         site.raw(sent).response().fails_with(400);
-        site.get("/list").shows("fwd=stale; detail=outdated");
+        site.get("/list").shows("fwd=stale; detail=invalidated");
     }
 }
 

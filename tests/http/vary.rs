@@ -316,7 +316,7 @@ fn an_error_that_varies_on_other_fields_may_come_first(tier: Tier) {
     }
 }
 
-/// What is outdated cannot be hidden.
+/// What is invalidated cannot be hidden.
 fn an_error_may_vary_on_other_fields_after_a_write(tier: Tier) {
     let site = Site::start(tier, "");
     for (index, vary) in other_fields().into_iter().enumerate() {

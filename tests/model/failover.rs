@@ -91,7 +91,7 @@ pub enum Stage {
     /// Upstream has carried it out, and no server has taken the invalidation, or it is not known.
     Untaken,
     /// A server has taken the invalidation.
-    Taken,
+    IssuedStamp,
     /// Enough replicas have it.
     Waiting,
 }
@@ -346,10 +346,10 @@ impl Failover {
                     actions.push(Action::Invalidate);
                 }
             }
-            Stage::Taken if self.is_enough(write.acks) || !self.obeys(Rule::WritesReplicated) => {
+            Stage::IssuedStamp if self.is_enough(write.acks) || !self.obeys(Rule::WritesReplicated) => {
                 actions.push(Action::HearOfReplicas);
             }
-            Stage::Taken => {}
+            Stage::IssuedStamp => {}
             Stage::Waiting if write.is_held => actions.push(Action::AnswerAfterLease),
             Stage::Waiting => actions.push(Action::Answer),
         }
@@ -444,7 +444,7 @@ impl Failover {
                 proxy.at = NOWHERE;
             }
         }
-        if state.write.stage == Stage::Taken && state.write.server == index {
+        if state.write.stage == Stage::IssuedStamp && state.write.server == index {
             state.write = Write { stage: Stage::Untaken, ..NO_WRITE };
         }
     }
@@ -456,7 +456,7 @@ impl Failover {
         let peer = self.identity(state, server);
         state.proxies[proxy] = Proxy { at: server, peer, sync: None, ..state.proxies[proxy] };
         self.valid_epoch(state, proxy);
-        if proxy == WRITER && state.write.stage == Stage::Taken {
+        if proxy == WRITER && state.write.stage == Stage::IssuedStamp {
             state.write = Write { stage: Stage::Untaken, ..NO_WRITE };
         }
     }
@@ -556,7 +556,7 @@ impl Failover {
         data.last.sequence = state.now;
         data.mark = state.now;
         state.write = Write {
-            stage: Stage::Taken,
+            stage: Stage::IssuedStamp,
             server,
             acks: 0,
             stamp: data.last,
@@ -609,7 +609,7 @@ fn replicate(state: &mut State, index: usize) {
             sync.acks |= 1 << index;
         }
     }
-    if state.write.stage == Stage::Taken && state.write.server == leader {
+    if state.write.stage == Stage::IssuedStamp && state.write.server == leader {
         state.write.acks |= 1 << index;
     }
 }

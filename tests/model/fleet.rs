@@ -176,7 +176,7 @@ impl Fleet {
                 actions.push(Action::TakeFromL2(index));
             }
         }
-        if proxy.flight.is_some() {
+        if proxy.fetch.is_some() {
             actions.extend([Action::KeepInL1(index), Action::KeepInL2(index)]);
         }
         if state.leaving & (gone(index) | bit(index)) != 0 {
@@ -274,7 +274,7 @@ impl Fleet {
             Action::Fetch(proxy) => self.fetch(state, proxy),
             Action::TakeFromL2(proxy) => {
                 state.reads -= 1;
-                state.proxies[proxy].flight = self.l2_hit(&state.redis);
+                state.proxies[proxy].fetch = self.l2_hit(&state.redis);
             }
             Action::KeepInL1(proxy) => self.keep_in_l1(&mut state.proxies[proxy]),
             Action::KeepInL2(proxy) => self.keep_in_l2(state, proxy),
@@ -445,11 +445,11 @@ impl Fleet {
     fn fetch(&self, state: &mut State, proxy: usize) {
         state.reads -= 1;
         self.valid_epoch(state);
-        state.proxies[proxy].flight = Some(Entry { value: state.upstream, stamp: state.redis.last });
+        state.proxies[proxy].fetch = Some(Entry { value: state.upstream, stamp: state.redis.last });
     }
 
     fn keep_in_l1(&self, proxy: &mut Proxy) {
-        proxy.l1 = proxy.flight;
+        proxy.l1 = proxy.fetch;
         if let Some(entry) = &mut proxy.l1
             && !self.obeys(Rule::StampBeforeFetchInL1)
         {
@@ -458,7 +458,7 @@ impl Fleet {
     }
 
     fn keep_in_l2(&self, state: &mut State, proxy: usize) {
-        state.redis.entry = state.proxies[proxy].flight.take();
+        state.redis.entry = state.proxies[proxy].fetch.take();
         if let Some(entry) = &mut state.redis.entry
             && !self.obeys(Rule::StampBeforeFetchInL2)
         {
@@ -576,7 +576,7 @@ impl Fleet {
             !self.obeys(Rule::JoinOnlyCurrentFlights)
                 || (self.is_whole(&state.redis) && is_current(&state.redis, stamp))
         };
-        !proxy.flight.is_some_and(|entry| may_join(entry.stamp) && entry.value < state.acknowledged)
+        !proxy.fetch.is_some_and(|entry| may_join(entry.stamp) && entry.value < state.acknowledged)
     }
 
     /// Whether all ends well from here once faults have ended: each write whose proxy lives is answered, while the
@@ -629,7 +629,7 @@ impl Fleet {
             }
         }
         for index in 0..self.bounds.proxies {
-            if state.proxies[index].flight.is_some() {
+            if state.proxies[index].fetch.is_some() {
                 self.keep_in_l1(&mut state.proxies[index]);
                 self.keep_in_l2(state, index);
             }

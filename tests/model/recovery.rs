@@ -161,7 +161,7 @@ pub enum Write {
         has_tried: bool,
     },
     /// Redis has it; these hold leases, by the sync that was their last.
-    Taken {
+    IssuedStamp {
         value: u8,
         sequence: u8,
         holders: Set,
@@ -545,8 +545,8 @@ impl Recovery {
                     actions.push(Action::SendInvalidate(index));
                 }
             }
-            Write::Taken { holders: 0, .. } => actions.push(Action::Answer(index)),
-            Write::Taken { .. } => actions.push(Action::AnswerAfterLease(index)),
+            Write::IssuedStamp { holders: 0, .. } => actions.push(Action::Answer(index)),
+            Write::IssuedStamp { .. } => actions.push(Action::AnswerAfterLease(index)),
         }
     }
 
@@ -776,7 +776,7 @@ impl Recovery {
             is_silent: false,
         });
         for proxy in &mut state.proxies {
-            if let Write::Taken { sequence, holders, .. } = &mut proxy.write
+            if let Write::IssuedStamp { sequence, holders, .. } = &mut proxy.write
                 && applied >= *sequence
             {
                 *holders &= !(1 << index);
@@ -875,7 +875,7 @@ impl Recovery {
             {
                 // Nobody takes the reply.
                 *sent = 0;
-                if !state.proxies.iter().any(|proxy| matches!(proxy.write, Write::Taken { .. })) && is_last {
+                if !state.proxies.iter().any(|proxy| matches!(proxy.write, Write::IssuedStamp { .. })) && is_last {
                     *applied = (0, 0);
                 }
             }
@@ -1071,7 +1071,7 @@ impl Recovery {
             self.execute(state, sent);
         }
         self.step(state, Action::Receive(index));
-        if matches!(state.proxies[index].write, Write::Taken { .. }) {
+        if matches!(state.proxies[index].write, Write::IssuedStamp { .. }) {
             self.step(state, Action::AnswerAfterLease(index));
             // The leases that this has ended are renewed.
             self.step(state, Action::SendSync(index));
@@ -1178,7 +1178,7 @@ fn each_number(state: &mut State, of: Kind, visit: &mut impl FnMut(&mut u8)) {
         if let Gate::Closed { before, .. } = &mut proxy.gate {
             visit(Kind::Time, before);
         }
-        if let Write::Taken { sequence, numbers, .. } = &mut proxy.write {
+        if let Write::IssuedStamp { sequence, numbers, .. } = &mut proxy.write {
             visit(Kind::Time, sequence);
             numbers.iter_mut().for_each(|number| visit(Kind::Sync, number));
         }
@@ -1262,7 +1262,7 @@ fn may_patience_end(state: &State) -> bool {
 fn forget(state: &mut State, member: usize) {
     state.redis.members[member] = None;
     for proxy in &mut state.proxies {
-        if let Write::Taken { holders, .. } = &mut proxy.write {
+        if let Write::IssuedStamp { holders, .. } = &mut proxy.write {
             *holders &= !(1 << member);
         }
     }
@@ -1282,7 +1282,7 @@ fn deliver(state: &mut State, index: usize) {
         proxy.mark = state.now;
     }
     let numbers = state.redis.members.map(|record| record.map_or(0, |record| record.number));
-    let taken = Write::Taken { value, sequence: state.now, holders, numbers };
+    let taken = Write::IssuedStamp { value, sequence: state.now, holders, numbers };
     proxy.write = if is_acknowledged { Write::None } else { taken };
 }
 
@@ -1296,7 +1296,7 @@ fn acknowledge(state: &mut State, index: usize) {
 
 /// Not before the epoch is older than a lease.
 fn answer(state: &mut State, index: usize) {
-    let Write::Taken { value, .. } = state.proxies[index].write else { return };
+    let Write::IssuedStamp { value, .. } = state.proxies[index].write else { return };
     state.proxies[index].write = Write::None;
     state.acknowledged = state.acknowledged.max(value);
     for over in &mut state.over {
@@ -1305,7 +1305,7 @@ fn answer(state: &mut State, index: usize) {
 }
 
 fn answer_after_lease(state: &mut State, index: usize) {
-    let Write::Taken { sequence, holders, numbers, .. } = state.proxies[index].write else { return };
+    let Write::IssuedStamp { sequence, holders, numbers, .. } = state.proxies[index].write else { return };
     for over in &mut state.over {
         *over = sequence.max(*over);
     }

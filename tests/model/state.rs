@@ -96,7 +96,7 @@ pub struct Proxy {
     pub nudge: Option<Nudge>,
     pub l1: Option<Entry>,
     /// A response on its way into L1 and L2, which readers may join.
-    pub flight: Option<Entry>,
+    pub fetch: Option<Entry>,
 }
 
 /// How far a write has come.
@@ -244,7 +244,7 @@ impl State {
                 (its > epoch || its == epoch && sequence >= mark) && !is_last(entry)
             };
             proxy.l1 = proxy.l1.filter(may_serve);
-            proxy.flight = proxy.flight.filter(may_serve);
+            proxy.fetch = proxy.fetch.filter(may_serve);
             let applied = proxy.applied;
             proxy.nudge = proxy.nudge.filter(|nudge| {
                 nudge.stamp.epoch > applied.epoch

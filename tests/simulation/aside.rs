@@ -1,41 +1,41 @@
-//! What the store keeps that no promise rests on: claims of fetches, the sweeper's lease, and the last census.
+//! What the store keeps that no promise rests on: locks of fetches, the sweeper's lease, and the last key statistics.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use larder::store::fleet::{Claim, Claimed};
-use larder::store::sweep::{Census, Dated};
+use larder::store::fleet::{FleetLock, LockReply};
+use larder::store::sweep::{Dated, KeyStats};
 
 /// All times in microseconds of the server's clock.
 #[derive(Debug, Default)]
 pub struct Aside {
-    claims: BTreeMap<String, (Claim, u64)>,
+    locks: BTreeMap<String, (FleetLock, u64)>,
     sweeper: Option<(String, u64)>,
-    census: Option<(Census, u64, u64)>,
+    key_stats: Option<(KeyStats, u64, u64)>,
 }
 
 impl Aside {
-    /// `claim.lua`
-    pub fn claim(
+    /// `lock.lua`
+    pub fn lock_fetch(
         &mut self,
         fetch: &str,
-        claim: &Claim,
+        lock: &FleetLock,
         until: u64,
-        instead_of: Option<&Claim>,
+        instead_of: Option<&FleetLock>,
         now: u64,
-    ) -> Claimed {
-        let standing = self.claims.get(fetch).filter(|(_, until)| now < *until).map(|(claim, _)| claim);
-        if let Some(theirs) = standing.filter(|theirs| Some(*theirs) != instead_of) {
-            return Claimed::Theirs(theirs.clone());
+    ) -> LockReply {
+        let validity = self.locks.get(fetch).filter(|(_, until)| now < *until).map(|(lock, _)| lock);
+        if let Some(theirs) = validity.filter(|theirs| Some(*theirs) != instead_of) {
+            return LockReply::Theirs(theirs.clone());
         }
-        self.claims.insert(fetch.to_owned(), (claim.clone(), until));
-        Claimed::Ours
+        self.locks.insert(fetch.to_owned(), (lock.clone(), until));
+        LockReply::Ours
     }
 
     /// `release.lua`, but for the message.
-    pub fn release(&mut self, fetch: &str, claim: &Claim) {
-        if self.claims.get(fetch).is_some_and(|(standing, _)| standing == claim) {
-            self.claims.remove(fetch);
+    pub fn unlock_fetch(&mut self, fetch: &str, lock: &FleetLock) {
+        if self.locks.get(fetch).is_some_and(|(held, _)| held == lock) {
+            self.locks.remove(fetch);
         }
     }
 
@@ -48,13 +48,13 @@ impl Aside {
         is_free
     }
 
-    /// `keep_census.lua`
-    pub fn keep_census(&mut self, census: Census, until: u64, now: u64) {
-        self.census = Some((census, now, until));
+    /// `store_key_stats.lua`
+    pub fn store_key_stats(&mut self, key_stats: KeyStats, until: u64, now: u64) {
+        self.key_stats = Some((key_stats, now, until));
     }
 
-    pub fn census(&self, now: u64) -> Option<Dated> {
-        let (census, kept, _) = self.census.as_ref().filter(|(.., until)| now < *until)?;
-        Some(Dated { census: census.clone(), age: Duration::from_micros(now.saturating_sub(*kept)) })
+    pub fn key_stats(&self, now: u64) -> Option<Dated> {
+        let (key_stats, kept, _) = self.key_stats.as_ref().filter(|(.., until)| now < *until)?;
+        Some(Dated { key_stats: key_stats.clone(), age: Duration::from_micros(now.saturating_sub(*kept)) })
     }
 }

@@ -65,7 +65,7 @@ const COVERED: [&str; 50] = [
     "asked hit",
     "joined",
     "fetched",
-    "outdated",
+    "invalidated",
     "store away",
     "acknowledged",
     "not acknowledged",

@@ -14,18 +14,18 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use larder::cache::fleet::Fleet;
-use larder::cache::flight::{Boarding, Failed, Flight, Flights, Landing, Permit};
 use larder::cache::memory::Memory;
-use larder::cache::{Cache, Found, Lookup, Place};
+use larder::cache::{Cache, Found, Lookup, Placement};
+use larder::coalesce::inflight::{FetchFailure, FetchOutcome, FetchPermit, FetchRole, Inflight, InflightFetch};
+use larder::coherence::fleet::Fleet;
 use larder::config::{Coherence, OnOutage};
 use larder::entry::{Content, Entry, Response};
-use larder::key::{Canonical, Hiding, KeyHash};
+use larder::http::freshness::{Freshness, LifetimeSource};
+use larder::key::{CacheKey, KeyHash, Redaction};
+use larder::marks::{SoftInvalidation, Tag};
 use larder::metrics::Metrics;
-use larder::semantics::freshness::{Freshness, LifetimeSource};
-use larder::stamp::{Softened, Tag};
 use larder::store::Store;
-use larder::store::fleet::{Again, Intent, Outdating};
+use larder::store::fleet::{Again, Intent, Invalidations};
 use larder::upstream::UpstreamError;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinHandle};
@@ -68,7 +68,7 @@ pub struct Site {
     pub registers: usize,
 }
 
-/// What a write changes and outdates.
+/// What a write changes and invalidates.
 #[derive(Debug, Clone)]
 pub enum Target {
     One(Register),
@@ -90,16 +90,16 @@ pub struct Write {
 }
 
 impl Write {
-    /// What it outdates. Whatever its rule says, one that may or may not have been carried out outdates.
-    fn outdating(&self, is_answered: bool) -> Outdating {
-        let tags = Site::outdated(&self.target);
+    /// What it invalidates. Whatever its rule says, one that may or may not have been carried out invalidates.
+    fn invalidating(&self, is_answered: bool) -> Invalidations {
+        let tags = Site::invalidated(&self.target);
         let again = self.again.iter().map(|after| Again { after: *after, tags: tags.clone() }).collect();
         match self.grace.filter(|_| is_answered) {
             Some(grace) => {
-                let softened = tags.into_iter().map(|tag| Softened { tag, grace }).collect();
-                Outdating { softened, again, ..Outdating::default() }
+                let soft = tags.into_iter().map(|tag| SoftInvalidation { tag, grace }).collect();
+                Invalidations { soft, again, ..Invalidations::default() }
             }
-            None => Outdating { tags, again, ..Outdating::default() },
+            None => Invalidations { tags, again, ..Invalidations::default() },
         }
     }
 }
@@ -109,20 +109,20 @@ pub struct Proxy {
     pub metrics: Arc<Metrics>,
     site: Arc<Site>,
     cache: Cache,
-    flights: Arc<Flights>,
+    inflight: Arc<Inflight>,
     /// What a read through this very proxy must show.
     own: Floor,
     frost: Arc<Frost>,
     /// How far the wall clock of its machine was set forward, microseconds.
     ahead: Arc<AtomicI64>,
-    flying: Mutex<Vec<(Weak<Flight>, Arc<Aboard>)>>,
+    flying: Mutex<Vec<(Weak<InflightFetch>, Arc<Aboard>)>>,
     left: AtomicBool,
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
 /// What those who wait for a flight have in common.
 #[derive(Default)]
-struct Aboard(OnceLock<Landing>, Notify);
+struct Aboard(OnceLock<FetchOutcome>, Notify);
 
 /// How a write ended for its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,7 +148,7 @@ impl Site {
         Tag::group("upstream", "all")
     }
 
-    fn outdated(target: &Target) -> Vec<Tag> {
+    fn invalidated(target: &Target) -> Vec<Tag> {
         match target {
             Target::One(register) => Site::tags(*register).split_off(2),
             Target::Family(family) => vec![Site::family(*family)],
@@ -184,9 +184,9 @@ impl Proxy {
         let cache = Cache::new(memory, Some((store, fleet)), Arc::clone(&metrics));
         let frost = Arc::<Frost>::default();
         let own = Floor::new(site.registers);
-        let (site, flights) = (Arc::clone(site), Flights::new());
+        let (site, inflight) = (Arc::clone(site), Inflight::new());
         let (left, flying, tasks) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
-        Arc::new(Proxy { link, metrics, site, cache, flights, own, frost, ahead, flying, left, tasks })
+        Arc::new(Proxy { link, metrics, site, cache, inflight, own, frost, ahead, flying, left, tasks })
     }
 
     pub fn name(&self) -> &str {
@@ -266,7 +266,7 @@ impl Proxy {
 
     /// None if a flight was boarded that turned out not to fit.
     async fn attempt(self: &Arc<Proxy>, register: Register, alone: bool) -> Option<(Option<Value>, &'static str)> {
-        let (fields, key) = (HeaderMap::new(), canonical(register));
+        let (fields, key) = (HeaderMap::new(), cache_key(register));
         let mut asked = false;
         let lookup = {
             let tags = || Site::tags(register).into();
@@ -284,8 +284,8 @@ impl Proxy {
             Found::Current(entry) => {
                 return Some((Some(value_in(entry)), if asked { "asked hit" } else { "memory hit" }));
             }
-            Found::Softened(entry) if self.site.world.happens(EXPIRED) => Some(Arc::clone(entry)),
-            Found::Softened(entry) => {
+            Found::SoftInvalidated(entry) if self.site.world.happens(EXPIRED) => Some(Arc::clone(entry)),
+            Found::SoftInvalidated(entry) => {
                 let value = value_in(entry);
                 self.revalidate(register, lookup);
                 return Some((Some(value), "softened hit"));
@@ -293,72 +293,72 @@ impl Proxy {
             _ => None,
         };
         self.site.world.count(match &lookup.found {
-            Found::Current(_) | Found::Softened(_) => "expired",
-            Found::Outdated => "outdated",
+            Found::Current(_) | Found::SoftInvalidated(_) => "expired",
+            Found::Invalidated => "invalidated",
             _ if lookup.view.is_none() => "store away",
             _ => "nothing",
         });
-        let boarding = match alone {
-            true => Boarding::Alone,
-            false => self.flights.board(lookup.canonical.hash, lookup.view.as_ref(), std::time::Instant::now()),
+        let role = match alone {
+            true => FetchRole::Alone,
+            false => self.inflight.join(lookup.cache_key.hash, lookup.view.as_ref(), std::time::Instant::now()),
         };
-        let permit = match boarding {
-            Boarding::Join(flight) => {
-                let landing = self.landing(&flight).await;
-                return self.join(landing).await.map(|value| (value, "joined"));
+        let permit = match role {
+            FetchRole::Join(fetch) => {
+                let outcome = self.outcome(&fetch).await;
+                return self.join(outcome).await.map(|value| (value, "joined"));
             }
-            Boarding::Lead(permit) => permit,
-            Boarding::Alone => self.flights.solo(lookup.canonical.hash, lookup.view.as_ref()),
+            FetchRole::Lead(permit) => permit,
+            FetchRole::Alone => self.inflight.lead_alone(lookup.cache_key.hash, lookup.view.as_ref()),
         };
-        let flight = permit.flight();
+        let fetch = permit.fetch();
         self.spawn(Arc::clone(self).fill(register, lookup, permit, stale));
-        match self.landing(&flight).await {
-            Landing::Validated(entry) => Some((Some(value_in(&entry)), "fetched")),
-            Landing::StaleOnError(entry, _) => Some((Some(value_in(&entry)), "stale on error")),
+        match self.outcome(&fetch).await {
+            FetchOutcome::Validated(entry) => Some((Some(value_in(&entry)), "fetched")),
+            FetchOutcome::StaleOnError(entry, _) => Some((Some(value_in(&entry)), "stale on error")),
             _ => Some((None, "no answer")),
         }
     }
 
-    /// Fetches what was given out although softly outdated.
+    /// Fetches what was given out although soft-invalidated.
     fn revalidate(self: &Arc<Proxy>, register: Register, lookup: Lookup) {
-        let boarding = self.flights.board(lookup.canonical.hash, lookup.view.as_ref(), std::time::Instant::now());
-        if let Boarding::Lead(permit) = boarding {
+        let role = self.inflight.join(lookup.cache_key.hash, lookup.view.as_ref(), std::time::Instant::now());
+        if let FetchRole::Lead(permit) = role {
             self.spawn(Arc::clone(self).fill(register, lookup, permit, None));
         }
     }
 
     /// Waits for a flight to land. One of those on board does, and wakes the others in the order in which they came: a
     /// `watch` would wake them in a random one.
-    async fn landing(&self, flight: &Arc<Flight>) -> Landing {
-        let (aboard, is_first) = self.aboard(flight);
+    async fn outcome(&self, fetch: &Arc<InflightFetch>) -> FetchOutcome {
+        let (aboard, is_first) = self.aboard(fetch);
         if is_first {
-            let _ = aboard.0.set(flight.landing().await);
+            let _ = aboard.0.set(fetch.outcome().await);
             aboard.1.notify_waiters();
         }
         loop {
-            if let Some(landing) = aboard.0.get() {
-                return landing.clone();
+            if let Some(outcome) = aboard.0.get() {
+                return outcome.clone();
             }
             aboard.1.notified().await;
         }
     }
 
-    fn aboard(&self, flight: &Arc<Flight>) -> (Arc<Aboard>, bool) {
+    fn aboard(&self, fetch: &Arc<InflightFetch>) -> (Arc<Aboard>, bool) {
         let mut flying = self.flying.lock().unwrap();
         flying.retain(|(known, _)| known.strong_count() > 0);
-        if let Some((_, aboard)) = flying.iter().find(|(known, _)| known.as_ptr() == Arc::as_ptr(flight)) {
+        if let Some((_, aboard)) = flying.iter().find(|(known, _)| known.as_ptr() == Arc::as_ptr(fetch)) {
             return (Arc::clone(aboard), false);
         }
         let aboard = Arc::<Aboard>::default();
-        flying.push((Arc::downgrade(flight), Arc::clone(&aboard)));
+        flying.push((Arc::downgrade(fetch), Arc::clone(&aboard)));
         (aboard, true)
     }
 
     /// Whoever joins knew the request's tags, and looks at what else the response names.
-    async fn join(&self, landing: Landing) -> Option<Option<Value>> {
-        let entry = match landing {
-            Landing::Validated(entry) => entry,
-            Landing::StaleOnError(entry, _) => {
+    async fn join(&self, outcome: FetchOutcome) -> Option<Option<Value>> {
+        let entry = match outcome {
+            FetchOutcome::Validated(entry) => entry,
+            FetchOutcome::StaleOnError(entry, _) => {
                 let is_current = self.cache.is_current(&entry.tags, entry.stamp).await;
                 return is_current.then(|| Some(value_in(&entry)));
             }
@@ -376,26 +376,26 @@ impl Proxy {
         self: Arc<Proxy>,
         register: Register,
         lookup: Lookup,
-        permit: Permit,
+        permit: FetchPermit,
         stale: Option<Arc<Entry>>,
     ) {
         permit.turn(None).await;
         let asked = UNIX_EPOCH + Duration::from_micros(self.site.world.number());
         let Some(value) = self.site.upstream.fetch(register).await else {
-            return permit.land(match stale {
-                Some(stale) => Landing::StaleOnError(stale, Failed::NoAnswer(UpstreamError::Closed)),
-                None => Landing::Failed(UpstreamError::Abandoned),
+            return permit.finish(match stale {
+                Some(stale) => FetchOutcome::StaleOnError(stale, FetchFailure::NoAnswer(UpstreamError::Closed)),
+                None => FetchOutcome::Failed(UpstreamError::Abandoned),
             });
         };
         let Some(view) = lookup.view else {
             let mut entry = entry(register, value, asked, &Lookup { view: None, ..lookup });
             entry.stamp.sequence = UNSTAMPED;
-            return permit.land(Landing::Validated(Arc::new(entry)));
+            return permit.finish(FetchOutcome::Validated(Arc::new(entry)));
         };
-        let key = lookup.canonical.hash;
+        let key = lookup.cache_key.hash;
         let entry = entry(register, value, asked, &Lookup { view: Some(view), ..lookup });
-        let place = Place { hash: key, label: label(register), keep: Duration::from_secs(60) };
-        permit.land(Landing::Validated(Arc::new(entry.clone())));
+        let place = Placement { hash: key, label: label(register), keep: Duration::from_secs(60) };
+        permit.finish(FetchOutcome::Validated(Arc::new(entry.clone())));
         let entry = self.cache.store_in_memory(entry, &place);
         permit.close();
         self.cache.store_shared(&entry, &place).await;
@@ -415,7 +415,7 @@ impl Proxy {
 
     async fn carry_out(self: Arc<Proxy>, write: Write) -> End {
         let Settings { on_outage, patience, .. } = self.site.settings;
-        let tags = Site::outdated(&write.target);
+        let tags = Site::invalidated(&write.target);
         let intent = Intent { id: format!("w{}", self.site.world.number()).into(), tags };
         let announced = self.cache.announce(&intent, patience).await;
         if announced.is_err() && on_outage == OnOutage::Refuse {
@@ -431,7 +431,7 @@ impl Proxy {
                 return End::Unacknowledged;
             }
         };
-        let what = write.outdating(is_answered);
+        let what = write.invalidating(is_answered);
         let mut delivered = self.cache.invalidate_for(&what, Some(&intent)).await.is_some();
         let carried = self.site.world.invalidation(&intent.id);
         let grace = carried.zip(write.grace.filter(|_| is_answered));
@@ -459,7 +459,7 @@ impl Proxy {
     /// What was not delivered is promised to readers of this proxy alone, until it is; but to all where the store is away for
     /// all: while it is nobody serves anything stored, and afterwards not before this is delivered. Where writes do not wait, others
     /// may show what was before for one lease. A soft write promises when its grace is over; if it is not known to have been
-    /// carried out, it was outdating when it was delivered. An upstream that lags promises nothing yet.
+    /// carried out, it was invalidating when it was delivered. An upstream that lags promises nothing yet.
     fn acknowledge(self: &Arc<Proxy>, values: Values, delivered: bool, grace: Option<(Carried, Duration)>) {
         let (site, proxy) = (Arc::clone(&self.site), Arc::clone(self));
         site.world.tell(|| {
@@ -512,11 +512,11 @@ fn label(register: Register) -> String {
     format!("reg{}:{register}", register % 2)
 }
 
-fn canonical(register: Register) -> Canonical {
-    Canonical {
+fn cache_key(register: Register) -> CacheKey {
+    CacheKey {
         text: format!("GET http://upstream/{register}"),
         hash: KeyHash(register as u128),
-        hiding: Hiding::default(),
+        redaction: Redaction::default(),
     }
 }
 
@@ -529,7 +529,7 @@ fn value_in(entry: &Entry) -> Value {
 fn entry(register: Register, value: Value, asked: std::time::SystemTime, lookup: &Lookup) -> Entry {
     let stamp = lookup
         .view
-        .map_or(larder::stamp::Stamp { epoch: larder::stamp::Epoch(0), sequence: 0 }, |view| view.stamp);
+        .map_or(larder::marks::Stamp { epoch: larder::marks::Epoch(0), sequence: 0 }, |view| view.stamp);
     let tags: Vec<Tag> = Site::tags(register).into_iter().chain([Site::group()]).collect();
     let freshness = Freshness {
         request_time: asked,
@@ -553,7 +553,7 @@ fn entry(register: Register, value: Value, asked: std::time::SystemTime, lookup:
         said: None,
     };
     Entry {
-        text: lookup.canonical.text.as_str().into(),
+        text: lookup.cache_key.text.as_str().into(),
         stamp,
         tags: tags.into(),
         content: Content::Response(response),

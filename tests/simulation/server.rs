@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use larder::stamp::{Epoch, Sequence, Softened, Stamp, Tag, Taken, View};
+use larder::marks::{Epoch, IssuedStamp, MarksView, Sequence, SoftInvalidation, Stamp, Tag};
 use larder::store::fleet::{
     Again, Cause, EpochState, Generation, Holder, Intent, Invalidated, Member as Told, Membership, Message,
     Roster, Synced, TOLD_MAX,
@@ -110,7 +110,7 @@ pub enum Memory {
 
 /// Who asks, and when.
 #[derive(Debug, Clone, Copy)]
-pub struct Caller {
+pub struct CallerIdentity {
     /// Which run of the server the connection was made to.
     pub run: u64,
     /// The epoch to start if one must be started.
@@ -175,7 +175,7 @@ struct Meta {
     /// Milliseconds.
     lease: Option<u64>,
     lease_at: Option<u64>,
-    softened: bool,
+    soft: bool,
     heard: Option<u64>,
     silent_from: u64,
     silent_until: u64,
@@ -311,7 +311,7 @@ impl Server {
 
 /// `epoch.lua`
 impl Server {
-    fn loss(&self, caller: &Caller) -> Why {
+    fn loss(&self, caller: &CallerIdentity) -> Why {
         let (data, meta) = (&self.data, self.data.meta);
         if meta.whole().is_none() || meta.run.is_none() {
             return if data.marks.is_some() { "meta lost" } else { "new" };
@@ -330,7 +330,7 @@ impl Server {
         }
     }
 
-    fn valid_epoch(&mut self, caller: &Caller) -> Valid {
+    fn valid_epoch(&mut self, caller: &CallerIdentity) -> Valid {
         self.touch();
         let why = self.loss(caller);
         if why.is_empty() {
@@ -350,7 +350,7 @@ impl Server {
             run: Some(caller.run),
             born: Some(caller.now),
             cause: Some(why),
-            softened: false,
+            soft: false,
             heard: Some(caller.now),
             silent_from: caller.now,
             silent_until: caller.now,
@@ -370,7 +370,7 @@ impl Server {
         self.data.meta.lease.unwrap_or_else(|| self.longest_of_members())
     }
 
-    fn state(&mut self, caller: &Caller) -> EpochState {
+    fn state(&mut self, caller: &CallerIdentity) -> EpochState {
         let floor = self.data.meta.floor.unwrap_or(0);
         EpochState {
             age: self.epoch_age(caller),
@@ -391,7 +391,7 @@ impl Server {
         self.data.meta.born.get_or_insert(0);
     }
 
-    fn next_sequence(&self, last: Sequence, caller: &Caller) -> Sequence {
+    fn next_sequence(&self, last: Sequence, caller: &CallerIdentity) -> Sequence {
         if self.has(Flaw::SequencesGoBack) { caller.now } else { caller.now.max(last + 1) }
     }
 }
@@ -446,7 +446,7 @@ impl Server {
         graces: &Graces,
         meta: Fields,
         run: u64,
-    ) -> Option<View> {
+    ) -> Option<MarksView> {
         let Fields(meta) = meta;
         let whole = meta.whole()?;
         if meta.run? != run && !self.has(Flaw::NoEpochAfterRestart) {
@@ -455,23 +455,23 @@ impl Server {
         let scores = scores?;
         let stamp = Stamp { epoch: Epoch(whole.epoch), sequence: before?.min(whole.seq) };
         let soft = scores.soft.iter().zip(&graces.left).filter_map(|(mark, left)| Some(((*mark)?, *left)));
-        let view = View::hard(stamp, scores.hard.max(whole.floor));
-        Some(soft.fold(view, |view, (mark, left)| view.softened(mark, left)))
+        let view = MarksView::hard(stamp, scores.hard.max(whole.floor));
+        Some(soft.fold(view, |view, (mark, left)| view.soft(mark, left)))
     }
 
     /// `begin.lua`, and the view that comes of it.
-    pub fn begin(&mut self, caller: &Caller) -> View {
+    pub fn begin(&mut self, caller: &CallerIdentity) -> MarksView {
         let meta = self.valid_epoch(caller);
         let stamp = Stamp { epoch: Epoch(meta.epoch), sequence: meta.seq };
-        View::hard(stamp, meta.seq)
+        MarksView::hard(stamp, meta.seq)
     }
 }
 
 #[allow(dead_code, reason = "the differential test asks for soft marks every time")]
 impl Fields {
     /// Whether there may be soft marks.
-    pub fn softened(&self) -> bool {
-        self.0.softened
+    pub fn soft(&self) -> bool {
+        self.0.soft
     }
 }
 
@@ -502,18 +502,18 @@ impl Server {
 
 /// `invalidate.lua`
 impl Server {
-    pub fn invalidate(&mut self, tags: &[Tag], cause: &Cause<'_>, caller: &Caller) -> Invalidated {
+    pub fn invalidate(&mut self, tags: &[Tag], cause: &Cause<'_>, caller: &CallerIdentity) -> Invalidated {
         let meta = self.valid_epoch(caller);
         let seq = self.next_sequence(meta.seq, caller);
         self.data.meta.seq = Some(seq);
         self.mark(tags, seq);
-        self.soften(cause.softened, seq, caller);
-        self.trim(10 + 3 * cause.again.len() + 2 * cause.softened.len() + tags.len(), meta.floor);
+        self.soft_invalidate(cause.soft, seq, caller);
+        self.trim(10 + 3 * cause.again.len() + 2 * cause.soft.len() + tags.len(), meta.floor);
         self.carry_out(cause, caller);
         let stamp = Stamp { epoch: Epoch(meta.epoch), sequence: seq };
         self.nudge(tags, cause, stamp, meta.seq);
         Invalidated {
-            taken: Taken { stamp, previous: meta.seq },
+            taken: IssuedStamp { stamp, previous: meta.seq },
             holders: self.holders(cause.by),
             epoch_age: self.epoch_age(caller),
             longest_lease: Duration::from_millis(self.longest_lease()),
@@ -522,21 +522,21 @@ impl Server {
 
     fn mark(&mut self, tags: &[Tag], seq: Sequence) {
         let skipped = usize::from(self.has(Flaw::LosesAMark));
-        let had_soft = self.data.meta.softened;
+        let had_soft = self.data.meta.soft;
         for tag in tags.iter().skip(skipped).map(Tag::as_str) {
             let marks = self.data.marks.get_or_insert_default();
             marks.scores.insert(tag.into(), seq);
-            if had_soft && marks.scores.remove(&*soft(tag)).is_some() {
+            if had_soft && marks.scores.remove(&*soft_tag(tag)).is_some() {
                 self.data.graces.remove(tag);
                 self.hardened += 1;
             }
         }
     }
 
-    fn soften(&mut self, softened: &[Softened], seq: Sequence, caller: &Caller) {
-        for Softened { tag, grace } in softened {
+    fn soft_invalidate(&mut self, soft: &[SoftInvalidation], seq: Sequence, caller: &CallerIdentity) {
+        for SoftInvalidation { tag, grace } in soft {
             let tag = tag.as_str();
-            let before = self.data.marks.as_ref().and_then(|marks| marks.scores.get(&*soft(tag))).copied();
+            let before = self.data.marks.as_ref().and_then(|marks| marks.scores.get(&*soft_tag(tag))).copied();
             let (known, mut end) = (self.end_of_grace(tag), caller.now + micros(*grace));
             match before {
                 Some(before) if known <= caller.now && !self.has(Flaw::SoftensAnew) => {
@@ -551,8 +551,8 @@ impl Server {
                 _ => {}
             }
             self.data.graces.insert(tag.into(), end);
-            self.data.marks.get_or_insert_default().scores.insert(soft(tag), seq);
-            self.data.meta.softened = !self.has(Flaw::HidesSoftMarks);
+            self.data.marks.get_or_insert_default().scores.insert(soft_tag(tag), seq);
+            self.data.meta.soft = !self.has(Flaw::HidesSoftMarks);
         }
     }
 
@@ -575,7 +575,7 @@ impl Server {
         }
     }
 
-    fn carry_out(&mut self, cause: &Cause<'_>, caller: &Caller) {
+    fn carry_out(&mut self, cause: &Cause<'_>, caller: &CallerIdentity) {
         if let Some(intent) = cause.intent {
             let deadline = self.data.intents.deadlines.get(intent).copied();
             let is_put_off =
@@ -590,7 +590,7 @@ impl Server {
         }
     }
 
-    fn repeat(&mut self, again: &Again, caller: &Caller) {
+    fn repeat(&mut self, again: &Again, caller: &CallerIdentity) {
         let (intent, due) = (again.id(), caller.now + micros(again.after));
         let deadlines = &self.data.intents.deadlines;
         // The sentinel counts too.
@@ -605,7 +605,7 @@ impl Server {
 
     fn nudge(&mut self, tags: &[Tag], cause: &Cause<'_>, stamp: Stamp, previous: Sequence) {
         let is_small = !tags.is_empty() && tags.len() <= TOLD_MAX;
-        let told = is_small && cause.softened.is_empty() && in_lines(tags);
+        let told = is_small && cause.soft.is_empty() && in_lines(tags);
         let claimed = if self.has(Flaw::NudgesSkipOne) { self.previous_nudge } else { previous };
         self.previous_nudge = previous;
         self.published.push(Message::Nudge {
@@ -622,7 +622,7 @@ impl Server {
         holders.skip(usize::from(self.has(Flaw::ForgetsAHolder))).collect()
     }
 
-    fn epoch_age(&mut self, caller: &Caller) -> Duration {
+    fn epoch_age(&mut self, caller: &CallerIdentity) -> Duration {
         if self.has(Flaw::AgesEpochs) {
             return Duration::from_secs(3600);
         }
@@ -636,7 +636,7 @@ impl Server {
 
 /// `sync.lua` and what else there is of members.
 impl Server {
-    pub fn sync(&mut self, me: &Membership, caller: &Caller) -> Synced {
+    pub fn sync(&mut self, me: &Membership, caller: &CallerIdentity) -> Synced {
         let meta = self.valid_epoch(caller);
         let generation = Generation { epoch: Epoch(meta.epoch), number: self.hear(me, meta.epoch, caller) };
         self.renew(me, caller);
@@ -644,30 +644,18 @@ impl Server {
         let (behind, others) = self.behind(me, generation, caller);
         let stamp = Stamp { epoch: Epoch(meta.epoch), sequence: meta.seq };
         let told = self.marks_after(me.applied, &meta);
-        let (marks, softened) = match told {
+        let (marks, soft) = match told {
             Some(told) => self.by_grace(told, caller),
             None => (None, vec![]),
         };
         let (due, state) = (self.due(caller), self.state(caller));
         let (silent_until, unknown_proxies) = (self.data.meta.silent_until, self.data.meta.unknown);
         let clock = caller.now;
-        Synced {
-            stamp,
-            marks,
-            softened,
-            due,
-            state,
-            generation,
-            behind,
-            others,
-            silent_until,
-            unknown_proxies,
-            clock,
-        }
+        Synced { stamp, marks, soft, due, state, generation, behind, others, silent_until, unknown_proxies, clock }
     }
 
     /// Notes that somebody syncs, and the end of a silence; gives the generation.
-    fn hear(&mut self, me: &Membership, epoch: u64, caller: &Caller) -> u64 {
+    fn hear(&mut self, me: &Membership, epoch: u64, caller: &CallerIdentity) -> u64 {
         let (is_ignored, longest) = (self.has(Flaw::IgnoresSilences), self.longest_lease());
         let (meta, now, period) = (&mut self.data.meta, caller.now, millis(me.period));
         let shortest = meta.shortest.unwrap_or(period);
@@ -694,7 +682,7 @@ impl Server {
     }
 
     /// The members that have not repeated the generation, and how many others there are. Removes records of those that are gone.
-    fn behind(&mut self, me: &Membership, generation: Generation, caller: &Caller) -> (Vec<Holder>, u64) {
+    fn behind(&mut self, me: &Membership, generation: Generation, caller: &CallerIdentity) -> (Vec<Holder>, u64) {
         let (meta, members) = (&mut self.data.meta, &mut self.data.members.known);
         let is_tidy = caller.now >= meta.tidied && caller.now < meta.tidied + LONG_AGO;
         if !me.asks_who_is_behind && is_tidy {
@@ -723,7 +711,7 @@ impl Server {
         (behind.map(|(id, member)| member.holder(id)).collect(), others.count() as u64)
     }
 
-    fn confirm_lease(&mut self, lease: u64, caller: &Caller) {
+    fn confirm_lease(&mut self, lease: u64, caller: &CallerIdentity) {
         let longest = self.longest_lease();
         let confirmed = self.data.meta.lease_at.unwrap_or(0);
         if lease >= longest || caller.now.saturating_sub(confirmed) > longest * 1000 {
@@ -734,8 +722,8 @@ impl Server {
     }
 
     /// Those whose grace is over are told as hard ones.
-    fn by_grace(&self, told: Vec<(Box<str>, Sequence)>, caller: &Caller) -> Marked {
-        let (mut hard, mut softened) = (vec![], vec![]);
+    fn by_grace(&self, told: Vec<(Box<str>, Sequence)>, caller: &CallerIdentity) -> Marked {
+        let (mut hard, mut soft) = (vec![], vec![]);
         for (member, sequence) in told {
             let tag = member.strip_prefix(SOFT);
             let left = tag.map_or(0, |tag| self.end_of_grace(tag).saturating_sub(caller.now));
@@ -743,13 +731,13 @@ impl Server {
             match Duration::from_micros(left) {
                 Duration::ZERO => hard.push((tag, sequence)),
                 _ if self.has(Flaw::TellsNoSoftMarks) => {}
-                grace => softened.push((Softened { tag, grace }, sequence)),
+                grace => soft.push((SoftInvalidation { tag, grace }, sequence)),
             }
         }
-        (Some(hard), softened)
+        (Some(hard), soft)
     }
 
-    fn renew(&mut self, me: &Membership, caller: &Caller) {
+    fn renew(&mut self, me: &Membership, caller: &CallerIdentity) {
         let known = self.data.members.known.iter().position(|(id, _)| *id == me.id);
         let before = known.map(|at| self.data.members.known[at].1);
         let syncs = self.next_sequence(before.map_or(0, |member| member.syncs), caller);
@@ -806,7 +794,7 @@ impl Server {
         (told.len() <= MARKS_TOLD).then_some(told)
     }
 
-    fn due(&self, caller: &Caller) -> Vec<Intent> {
+    fn due(&self, caller: &CallerIdentity) -> Vec<Intent> {
         if self.has(Flaw::ForgetsIntents) {
             return vec![];
         }
@@ -821,7 +809,7 @@ impl Server {
         self.data.members.known.retain(|(known, _)| **known != *id);
     }
 
-    pub fn roster(&mut self, caller: &Caller) -> Roster {
+    pub fn roster(&mut self, caller: &CallerIdentity) -> Roster {
         let (meta, state) = (self.data.meta, self.state(caller));
         let deadlines = self.data.intents.deadlines.values();
         let told = |(id, member): &(Box<str>, Member)| Told {
@@ -854,7 +842,7 @@ impl Server {
     }
 
     /// `dismiss.lua`
-    pub fn dismiss(&mut self, holder: &Holder, generation: Generation, caller: &Caller) -> bool {
+    pub fn dismiss(&mut self, holder: &Holder, generation: Generation, caller: &CallerIdentity) -> bool {
         let meta = &self.data.meta;
         let is_same = meta.epoch == Some(generation.epoch.0) && meta.generation == generation.number;
         let (heard, shortest) = (meta.heard.unwrap_or(0), meta.shortest.unwrap_or(0));
@@ -880,12 +868,12 @@ impl Member {
 
 /// `record.lua` and `forget.lua`
 impl Server {
-    pub fn record(&mut self, intent: &Intent, within: Duration, caller: &Caller) -> View {
+    pub fn record(&mut self, intent: &Intent, within: Duration, caller: &CallerIdentity) -> MarksView {
         let meta = self.valid_epoch(caller);
         self.intend(&intent.id, &intent.tags, caller.now + micros(within));
         let stamp = Stamp { epoch: Epoch(meta.epoch), sequence: meta.seq };
         let root = self.scores(&[], false).map_or(0, |scores| scores.hard);
-        View::hard(stamp, root.max(meta.floor))
+        MarksView::hard(stamp, root.max(meta.floor))
     }
 
     fn intend(&mut self, intent: &str, tags: &[Tag], deadline: u64) {
@@ -901,10 +889,10 @@ impl Server {
 }
 
 /// Hard and soft marks, as a sync tells them.
-type Marked = (Option<Vec<(Tag, Sequence)>>, Vec<(Softened, Sequence)>);
+type Marked = (Option<Vec<(Tag, Sequence)>>, Vec<(SoftInvalidation, Sequence)>);
 
 /// The member that stands for the soft mark of a tag.
-fn soft(tag: &str) -> Box<str> {
+fn soft_tag(tag: &str) -> Box<str> {
     format!("{SOFT}{tag}").into()
 }
 

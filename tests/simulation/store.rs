@@ -12,11 +12,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use larder::stamp::{Softened, Tag, Taken, View};
+use larder::marks::{IssuedStamp, MarksView, SoftInvalidation, Tag};
 use larder::store::fleet::{
-    Again, Cause, Claim, Claimed, Generation, Holder, Intent, Invalidated, Membership, Message, Roster, Synced,
+    Again, Cause, FleetLock, Generation, Holder, Intent, Invalidated, LockReply, Membership, Message, Roster,
+    Synced,
 };
-use larder::store::sweep::{Census, Dated, Judged, Place, Specimen, Survey};
+use larder::store::sweep::{Dated, Judged, KeyStats, Specimen, Survey, WalkPosition};
 use larder::store::{self, FamilyOf, Found, KeyCounts, Outage, Reply, Store, StoreError, StoreInfo};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -24,7 +25,7 @@ use tokio::sync::{Notify, broadcast, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::aside::Aside;
-use super::server::{Caller, Flaw, Graces, Server};
+use super::server::{CallerIdentity, Flaw, Graces, Server};
 use super::world::World;
 
 /// How a link behaves at the moment.
@@ -98,7 +99,7 @@ pub struct Link {
     /// Who watches it, each by a channel of its own.
     watching_outage: Mutex<Vec<watch::Sender<Option<Outage>>>>,
     /// There are soft marks, as far as is known.
-    softened: AtomicBool,
+    soft: AtomicBool,
     /// For each who watches one of its own, changed in the order in which they came: of those who wait for the same `watch`,
     /// chance decides who is woken first.
     state: Mutex<Vec<watch::Sender<store::Link>>>,
@@ -126,7 +127,7 @@ impl Link {
             connecting: AtomicBool::new(false),
             outage: Mutex::default(),
             watching_outage: Mutex::default(),
-            softened: AtomicBool::new(false),
+            soft: AtomicBool::new(false),
             state: Mutex::default(),
             messages: broadcast::Sender::new(64),
         });
@@ -395,11 +396,11 @@ impl Link {
     async fn script<T: Send + 'static>(
         self: &Arc<Link>,
         op: &'static str,
-        script: impl FnOnce(&mut Server, &Caller) -> T + Send + 'static,
+        script: impl FnOnce(&mut Server, &CallerIdentity) -> T + Send + 'static,
     ) -> Result<T, StoreError> {
         let candidate = self.draw(op, |chance| chance.random_range(1..=u64::MAX));
         self.ask(op, move |world, run| async move {
-            let caller = Caller { run, candidate, now: world.clock() };
+            let caller = CallerIdentity { run, candidate, now: world.clock() };
             world.on(run, |server| script(server, &caller))
         })
         .await
@@ -409,12 +410,12 @@ impl Link {
     async fn proven_script<T: Send + 'static>(
         self: &Arc<Link>,
         op: &'static str,
-        script: impl FnOnce(&mut Server, &Caller) -> T + Send + 'static,
+        script: impl FnOnce(&mut Server, &CallerIdentity) -> T + Send + 'static,
     ) -> Result<(T, bool), StoreError> {
         let limit = self.limit / 3;
         let candidate = self.draw(op, |chance| chance.random_range(1..=u64::MAX));
         self.ask(op, move |world, run| async move {
-            let caller = Caller { run, candidate, now: world.clock() };
+            let caller = CallerIdentity { run, candidate, now: world.clock() };
             let answer = world.on(run, |server| script(server, &caller));
             world.pass_on();
             (answer, is_replicated(&world, run, limit).await)
@@ -426,13 +427,13 @@ impl Link {
     async fn proven<T: Send + 'static>(
         self: &Arc<Link>,
         op: &'static str,
-        script: impl FnOnce(&mut Server, &Caller) -> T + Send + 'static,
+        script: impl FnOnce(&mut Server, &CallerIdentity) -> T + Send + 'static,
     ) -> Result<T, StoreError> {
         let (answer, is_replicated) = self.proven_script(op, script).await?;
         if is_replicated { Ok(answer) } else { Err(self.unreplicated(None)) }
     }
 
-    fn unreplicated(&self, taken: Option<Taken>) -> StoreError {
+    fn unreplicated(&self, taken: Option<IssuedStamp>) -> StoreError {
         self.world.count("unreplicated");
         self.world.tell(|| format!("{}: the replica lacks it", self.name));
         StoreError::Unreplicated { taken, reason: "the replica does not follow".to_owned() }
@@ -448,7 +449,7 @@ impl Link {
     }
 
     /// Reads that do not prove themselves whole begin an epoch, which is another request.
-    async fn view_or_begin(self: &Arc<Link>, view: Option<View>) -> Result<View, StoreError> {
+    async fn view_or_begin(self: &Arc<Link>, view: Option<MarksView>) -> Result<MarksView, StoreError> {
         match view {
             Some(view) => Ok(view),
             None => self.script("begin", Server::begin).await,
@@ -476,22 +477,22 @@ async fn is_replicated(world: &World, run: u64, limit: Duration) -> bool {
 /// What the reads of a lookup have brought.
 struct Reading {
     entry: Option<Bytes>,
-    view: Option<View>,
+    view: Option<MarksView>,
     /// There are soft marks.
-    softened: bool,
+    soft: bool,
 }
 
 /// The reads of a lookup; soft marks are asked for only where there are some, as `RedisStore` does.
 async fn read(link: Arc<Link>, world: Arc<World>, run: u64, key: Option<String>, tags: Vec<Tag>) -> Reading {
-    if !link.softened.load(SeqCst) {
+    if !link.soft.load(SeqCst) {
         let reading = read_once(&world, run, key.as_deref(), &tags, false).await;
-        if !reading.softened {
+        if !reading.soft {
             return reading;
         }
         between(&world).await;
     }
     let reading = read_once(&world, run, key.as_deref(), &tags, true).await;
-    link.softened.store(reading.softened, SeqCst);
+    link.soft.store(reading.soft, SeqCst);
     reading
 }
 
@@ -513,7 +514,7 @@ async fn read_once(world: &World, run: u64, key: Option<&str>, tags: &[Tag], sof
         server.touch();
         let meta = if flaw == Some(Flaw::MetaBeforeMarks) { late } else { server.meta() };
         let view = server.view_of(before, scores, &graces, meta, run);
-        Reading { entry, view, softened: meta.softened() }
+        Reading { entry, view, soft: meta.soft() }
     })
 }
 
@@ -549,7 +550,7 @@ pub struct SimulatedStore(pub Arc<Link>);
 struct OwnCause {
     by: Box<str>,
     intent: Option<Box<str>>,
-    softened: Vec<Softened>,
+    soft: Vec<SoftInvalidation>,
     again: Vec<Again>,
 }
 
@@ -558,13 +559,13 @@ impl OwnCause {
         OwnCause {
             by: cause.by.into(),
             intent: cause.intent.map(Into::into),
-            softened: cause.softened.to_vec(),
+            soft: cause.soft.to_vec(),
             again: cause.again.to_vec(),
         }
     }
 
     fn borrowed(&self) -> Cause<'_> {
-        Cause { by: &self.by, intent: self.intent.as_deref(), softened: &self.softened, again: &self.again }
+        Cause { by: &self.by, intent: self.intent.as_deref(), soft: &self.soft, again: &self.again }
     }
 }
 
@@ -579,7 +580,7 @@ impl Store for SimulatedStore {
         })
     }
 
-    fn view<'a>(&'a self, tags: &'a [Tag]) -> Reply<'a, View> {
+    fn view<'a>(&'a self, tags: &'a [Tag]) -> Reply<'a, MarksView> {
         let tags = tags.to_vec();
         Box::pin(async move {
             let link = Arc::clone(&self.0);
@@ -599,15 +600,15 @@ impl Store for SimulatedStore {
         let (mut tags, cause, link) = (tags.to_vec(), OwnCause::of(cause), Arc::clone(&self.0));
         // What was kept comes out of a set, in a random order.
         tags.sort_unstable();
-        let script = move |server: &mut Server, caller: &Caller| {
+        let script = move |server: &mut Server, caller: &CallerIdentity| {
             let invalidated = server.invalidate(&tags, &cause.borrowed(), caller);
             cause.intent.iter().for_each(|intent| link.world.note_invalidation(intent));
             link.world.tell(|| {
                 let (count, taken) = (invalidated.holders.len(), invalidated.taken.stamp);
                 let tags: Vec<&str> = tags.iter().map(Tag::as_str).collect();
-                let (softened, again) = (&cause.softened, cause.again.len());
+                let (soft, again) = (&cause.soft, cause.again.len());
                 let name = &link.name;
-                format!("{name} invalidates {tags:?}, {softened:?}, {again} again: {taken:?}, {count} holders")
+                format!("{name} invalidates {tags:?}, {soft:?}, {again} again: {taken:?}, {count} holders")
             });
             invalidated
         };
@@ -626,7 +627,7 @@ impl Store for SimulatedStore {
                 let told = synced.marks.as_ref().map(Vec::len);
                 // The epoch of a new table is its own, and random.
                 let applied = me.applied.map(|applied| applied.sequence);
-                let soft = synced.softened.len();
+                let soft = synced.soft.len();
                 let (seen, generation) = (me.seen.map(|seen| seen.number), synced.generation.number);
                 let behind = synced.behind.len();
                 format!(
@@ -639,7 +640,7 @@ impl Store for SimulatedStore {
         }))
     }
 
-    fn reach(&self) -> Reply<'_, View> {
+    fn reach(&self) -> Reply<'_, MarksView> {
         Box::pin(async move {
             self.0.proven("reach", |_, _| ()).await?;
             self.0.world.count("reached later");
@@ -676,7 +677,7 @@ impl Store for SimulatedStore {
         }))
     }
 
-    fn record<'a>(&'a self, intent: &'a Intent, within: Duration) -> Reply<'a, View> {
+    fn record<'a>(&'a self, intent: &'a Intent, within: Duration) -> Reply<'a, MarksView> {
         let intent = intent.clone();
         Box::pin(self.0.proven("record", move |server, caller| server.record(&intent, within, caller)))
     }
@@ -686,24 +687,24 @@ impl Store for SimulatedStore {
         Box::pin(self.0.script("forget", move |server, _| server.forget(&intent)))
     }
 
-    fn claim<'a>(
+    fn lock_fetch<'a>(
         &'a self,
         fetch: &'a str,
-        claim: &'a Claim,
+        lock: &'a FleetLock,
         lasting: Duration,
-        instead_of: Option<&'a Claim>,
-    ) -> Reply<'a, Claimed> {
-        let (fetch, claim, instead_of) = (fetch.to_owned(), claim.clone(), instead_of.cloned());
-        Box::pin(self.0.beside("claim", move |aside, now| {
-            aside.claim(&fetch, &claim, now + lasting.as_micros() as u64, instead_of.as_ref(), now)
+        instead_of: Option<&'a FleetLock>,
+    ) -> Reply<'a, LockReply> {
+        let (fetch, lock, instead_of) = (fetch.to_owned(), lock.clone(), instead_of.cloned());
+        Box::pin(self.0.beside("lock", move |aside, now| {
+            aside.lock_fetch(&fetch, &lock, now + lasting.as_micros() as u64, instead_of.as_ref(), now)
         }))
     }
 
-    fn release<'a>(&'a self, fetch: &'a str, claim: &'a Claim, stored: bool) -> Reply<'a, ()> {
-        let (fetch, claim, link) = (fetch.to_owned(), claim.clone(), Arc::clone(&self.0));
+    fn unlock_fetch<'a>(&'a self, fetch: &'a str, lock: &'a FleetLock, stored: bool) -> Reply<'a, ()> {
+        let (fetch, lock, link) = (fetch.to_owned(), lock.clone(), Arc::clone(&self.0));
         Box::pin(self.0.script("release", move |server, _| {
-            link.world.aside.lock().unwrap().release(&fetch, &claim);
-            server.published.push(Message::Fetched { claim: claim.id, stored });
+            link.world.aside.lock().unwrap().unlock_fetch(&fetch, &lock);
+            server.published.push(Message::Fetched { lock: lock.id, stored });
         }))
     }
 
@@ -738,14 +739,14 @@ impl Store for SimulatedStore {
         )
     }
 
-    fn survey(&self, _from: Place, _keys: u64) -> Reply<'_, Survey> {
+    fn survey(&self, _from: WalkPosition, _keys: u64) -> Reply<'_, Survey> {
         Box::pin(self.0.script("survey", |server, caller| {
             let specimens = server.entries(caller.now).map(|(key, value)| specimen(key, value)).collect();
             Survey { specimens, next: None }
         }))
     }
 
-    fn views<'a>(&'a self, sets: &'a [&'a [Tag]]) -> Reply<'a, Vec<View>> {
+    fn views<'a>(&'a self, sets: &'a [&'a [Tag]]) -> Reply<'a, Vec<MarksView>> {
         Box::pin(async move {
             let mut views = vec![];
             for set in sets {
@@ -755,7 +756,7 @@ impl Store for SimulatedStore {
         })
     }
 
-    fn unlink<'a>(&'a self, _at: Place, judged: &'a [Judged]) -> Reply<'a, u64> {
+    fn unlink<'a>(&'a self, _at: WalkPosition, judged: &'a [Judged]) -> Reply<'a, u64> {
         let judged = judged.to_vec();
         Box::pin(self.0.script("unlink", move |server, caller| {
             let is_still = |judged: &&Judged| {
@@ -767,15 +768,15 @@ impl Store for SimulatedStore {
         }))
     }
 
-    fn keep_census<'a>(&'a self, census: &'a Census, lasting: Duration) -> Reply<'a, ()> {
-        let census = census.clone();
-        Box::pin(self.0.beside("keep_census", move |aside, now| {
-            aside.keep_census(census, now + lasting.as_micros() as u64, now);
+    fn store_key_stats<'a>(&'a self, key_stats: &'a KeyStats, lasting: Duration) -> Reply<'a, ()> {
+        let key_stats = key_stats.clone();
+        Box::pin(self.0.beside("store_key_stats", move |aside, now| {
+            aside.store_key_stats(key_stats, now + lasting.as_micros() as u64, now);
         }))
     }
 
-    fn census(&self) -> Reply<'_, Option<Dated>> {
-        Box::pin(self.0.beside("census", |aside, now| aside.census(now)))
+    fn key_stats(&self) -> Reply<'_, Option<Dated>> {
+        Box::pin(self.0.beside("key_stats", |aside, now| aside.key_stats(now)))
     }
 
     fn link(&self) -> store::Link {

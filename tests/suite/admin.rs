@@ -33,7 +33,7 @@ on_both_tiers! {
     health_and_stats_keep_hitas_field_names,
     the_self_test_passes,
     families_are_listed_with_their_counts,
-    clearing_everything_outdates_everything,
+    clearing_everything_invalidates_everything,
     clearing_a_family_leaves_the_others,
     clearing_an_instance_leaves_the_others,
     what_cannot_be_cleared_is_named,
@@ -123,7 +123,7 @@ fn clear(larder: &Larder, what: &str) {
     assert!(cleared["message"].as_str().is_some_and(|message| !message.is_empty()), "{cleared:#}");
 }
 
-fn clearing_everything_outdates_everything(tier: Tier) {
+fn clearing_everything_invalidates_everything(tier: Tier) {
     let site = Site::start(tier, RULES);
     warm(&site);
     clear(&site, "");

@@ -1,4 +1,4 @@
-//! `again`: a write outdates once more later, since upstream may have read from a replica that had not heard of it.
+//! `again`: a write invalidates once more later, since upstream may have read from a replica that had not heard of it.
 
 use crate::support::{Larder, Reply, Site, Tier, eventually};
 
@@ -20,7 +20,7 @@ ttl  = "60s"
 "#;
 
 on_both_tiers! {
-    what_was_stored_since_the_write_is_outdated_once_more,
+    what_was_stored_since_the_write_is_invalidated_once_more,
     a_write_that_failed_is_not_repeated,
     a_write_without_an_answer_invalidates_once_more_later,
 }
@@ -90,12 +90,12 @@ fn repeated(larder: &Larder) -> bool {
     larder.admin_get("/metrics").text().contains("larder_invalidations_repeated_total 1")
 }
 
-fn what_was_stored_since_the_write_is_outdated_once_more(tier: Tier) {
+fn what_was_stored_since_the_write_is_invalidated_once_more(tier: Tier) {
     let site = Site::start(tier, RULES);
     site.get("/teams").shows("stored");
     site.write("POST", "/users/create").has_status(200);
     let first = site.get("/users").shows("stored").number();
-    eventually("it is outdated without another write", || site.get("/users").number() > first);
+    eventually("it is invalidated without another write", || site.get("/users").number() > first);
     eventually("it is counted", || repeated(&site));
     site.get("/teams").shows("hit");
     assert!(!site.log().contains("unfinished"), "{}", site.log());
@@ -119,7 +119,7 @@ fn the_repetition_outlives_the_proxy_that_took_the_write() {
     site.write("POST", "/users/create").has_status(200);
     site.larder.kill();
     let first = other.get("/users").shows("stored").number();
-    eventually("it is outdated", || other.get("/users").number() > first);
+    eventually("it is invalidated", || other.get("/users").number() > first);
     eventually("it is counted", || repeated(&other));
     assert!(!other.log().contains("unfinished"), "{}", other.log());
 }

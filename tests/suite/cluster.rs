@@ -72,7 +72,7 @@ fn entries_are_spread_and_shared_and_what_coordinates_is_together() {
     let counted = || other.admin_get("/cache/stats").json()["key_counts"]["total_keys"] == 60;
     eventually("the entries of all nodes are counted", counted);
     other.write("POST", "/users/7/activate").has_status(200);
-    larder.get("/users/7").shows("detail=outdated").carries("/users/7 #2");
+    larder.get("/users/7").shows("detail=invalidated").carries("/users/7 #2");
     larder.get("/users/8").shows("hit");
     other.write("POST", "/users/8/activate").has_status(200);
     other.get("/users/8").hides("hit").carries("/users/8 #2");
@@ -225,7 +225,7 @@ fn a_user_of_a_cluster_needs_the_documented_rights_and_no_more() {
         other.get(&target(user)).shows("hit");
     }
     other.write("POST", "/users/7/activate").has_status(200);
-    larder.get("/users/7").shows("detail=outdated");
+    larder.get("/users/7").shows("detail=invalidated");
     for log in [larder.log(), other.log()] {
         assert!(!log.contains("permission") && !log.contains("NOPERM"), "{log}");
     }

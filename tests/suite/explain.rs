@@ -36,7 +36,7 @@ ttl = "60s"
 
 on_both_tiers! {
     what_is_kept_is_told_and_left_alone,
-    an_outdated_response_names_the_write,
+    an_invalidated_response_names_the_write,
     other_variants_are_named,
     a_stale_response_says_why_it_is_validated,
     a_request_past_the_cache_says_so,
@@ -379,12 +379,12 @@ fn what_is_kept_is_told_and_left_alone(tier: Tier) {
     assert_eq!(parsed(&exit)["found"], "current");
 }
 
-fn an_outdated_response_names_the_write(tier: Tier) {
+fn an_invalidated_response_names_the_write(tier: Tier) {
     let site = Site::start(tier, RULES);
     let marks = |target: &str| {
         let told = kept(&site, target);
-        assert_found(&told, "outdated", "fetched");
-        told["outdated_since"].clone()
+        assert_found(&told, "invalidated", "fetched");
+        told["invalidated_since"].clone()
     };
     for target in ["/users/7", "/users/8"] {
         site.get(target).shows("stored");
@@ -393,14 +393,14 @@ fn an_outdated_response_names_the_write(tier: Tier) {
     for _ in 0..2 {
         let marks = marks("/users/7");
         assert_eq!(marks[0]["tag"], "user_details:7", "{marks:#}");
-        assert_says(marks[0]["by"].as_str().unwrap(), &["/activate (line ", "outdated by a write"]);
+        assert_says(marks[0]["by"].as_str().unwrap(), &["/activate (line ", "invalidated by a write"]);
     }
     assert_found(&kept(&site, "/users/8"), "current", "hit");
     site.write("PUT", "/users/8").has_status(200);
     let own = marks("/users/8");
     assert_eq!(own[0]["tag"], "uri:/users/8", "{own:#}");
     assert_says(own[0]["by"].as_str().unwrap(), &["RFC 9111 §4.4"]);
-    site.get("/users/7").shows("fwd=stale; detail=outdated");
+    site.get("/users/7").shows("fwd=stale; detail=invalidated");
     assert_found(&kept(&site, "/users/7"), "current", "hit");
     site.upstream.on("/grouped", Reply::new("x").cached("max-age=60").header("Cache-Groups", "\"a\""));
     site.upstream.on("POST /group-write", Reply::new("x").header("Cache-Group-Invalidation", "\"a\""));
@@ -477,8 +477,8 @@ fn a_redis_that_was_flushed_is_told() {
     assert_eq!(site.redis().command(&["FLUSHALL"]), "OK");
     site.get("/users/8").shows("stored");
     let told = kept(&site, "/users/7");
-    assert_eq!((&told["found"], &told["in_store"]), (&json!("outdated"), &json!("nothing")), "{told:#}");
-    assert_says(told["outdated_since"][0]["by"].as_str().unwrap(), &["lost its marks"]);
+    assert_eq!((&told["found"], &told["in_store"]), (&json!("invalidated"), &json!("nothing")), "{told:#}");
+    assert_says(told["invalidated_since"][0]["by"].as_str().unwrap(), &["lost its marks"]);
 }
 
 #[test]
@@ -525,19 +525,19 @@ fn a_group_is_cleared_under_every_host_and_in_every_field(tier: Tier) {
     for host in ["one.example", "two.example"] {
         let now: Vec<bool> = rows.iter().map(|(path, ..)| is_hit(host, path)).collect();
         assert_eq!(now, [false, true, false, true], "{host}");
-        get(host, "/1").shows("fwd=stale; detail=outdated");
+        get(host, "/1").shows("fwd=stale; detail=invalidated");
         get(host, "/2").shows("hit");
     }
     for (group, path) in [("a%2Fb", "/2"), ("z", "/4")] {
         site.admin_post(&format!("/cache/groups/{group}/clear")).has_status(200);
-        get("one.example", path).shows("detail=outdated");
+        get("one.example", path).shows("detail=invalidated");
     }
     // In Redis nobody looks for it.
     site.admin_post("/cache/groups/nobody/clear").has_status(if tier == Tier::Embedded { 404 } else { 200 });
     // A family that is called `group` is another thing.
     site.get("/group/1").shows("hit");
     site.admin_post("/cache/clear/group").has_status(200);
-    site.get("/group/1").shows("detail=outdated");
+    site.get("/group/1").shows("detail=invalidated");
     let metrics = site.admin_get("/metrics").text();
     let line =
         metrics.lines().find(|line| line.contains("family=\"(group)\"")).unwrap_or_else(|| panic!("{metrics}"));
@@ -551,7 +551,7 @@ fn kept_at(larder: &Larder, host: &str, path: &str) -> Value {
 }
 
 #[test]
-fn a_rule_for_another_instance_is_not_said_to_outdate_this_one() {
+fn a_rule_for_another_instance_is_not_said_to_invalidate_this_one() {
     let rules = "[[family]]\nname = \"user\"\npath = '/users/(?<id>\\d+)'\n[invalidate]\n'/seven' = [\"user:7\"]\n\
                  '/users/(?<id>\\d+)' = [\"user:{id}\"]\n'/all' = [\"user\"]\n";
     for (path, expected) in
@@ -559,7 +559,7 @@ fn a_rule_for_another_instance_is_not_said_to_outdate_this_one() {
     {
         let told = larder(Some(rules), &["explain", "GET", path, "--json"]).stdout;
         let told: Value = serde_json::from_str(&told).unwrap();
-        let by: Vec<&str> = told["outdated_by"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        let by: Vec<&str> = told["invalidated_by"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
         let named = ["/seven", "/users", "/all"]
             .into_iter()
             .filter(|rule| by.iter().any(|line| line.contains(&format!(" {rule}"))));

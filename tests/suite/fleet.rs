@@ -1,4 +1,4 @@
-//! Several proxies on one Redis: each uses what the others stored, and none serves what another one's write outdated.
+//! Several proxies on one Redis: each uses what the others stored, and none serves what another one's write invalidated.
 
 use crate::support::{Larder, Plan, RedisServer, Reply, Site, Tier, Upstream, eventually};
 
@@ -65,14 +65,14 @@ fn a_write_through_one_proxy_is_seen_by_the_other_at_once() {
         reader.get("/users/8");
         writer.write("POST", "/users/create").has_status(200);
         let latest = site.upstream.count("GET /users") + 1;
-        assert_eq!(reader.get("/users").shows("fwd=stale; detail=outdated").number(), latest);
+        assert_eq!(reader.get("/users").shows("fwd=stale; detail=invalidated").number(), latest);
         assert!(writer.get("/users").number() >= latest);
         reader.get("/users/8").shows("hit");
     }
 }
 
 #[test]
-fn a_write_outdates_one_instance_everywhere() {
+fn a_write_invalidates_one_instance_everywhere() {
     let (site, other) = two();
     for (user, entries) in [("/users/7", 1), ("/users/8", 2)] {
         site.get(user).shows("stored");
@@ -80,7 +80,7 @@ fn a_write_outdates_one_instance_everywhere() {
         other.get(user).shows("hit");
     }
     site.write("POST", "/users/7/activate");
-    other.get("/users/7").shows("detail=outdated").carries("/users/7 #2");
+    other.get("/users/7").shows("detail=invalidated").carries("/users/7 #2");
     other.get("/users/8").shows("hit").carries("/users/8 #1");
 }
 
@@ -120,7 +120,7 @@ fn namespaces_share_nothing() {
     stranger.get("/users").shows("fwd=uri-miss; stored").carries("/users #2");
     stranger.write("POST", "/users/create");
     site.get("/users").shows("hit").carries("/users #1");
-    stranger.get("/users").shows("detail=outdated");
+    stranger.get("/users").shows("detail=invalidated");
 }
 
 #[test]
@@ -181,6 +181,6 @@ fn a_password_alone_is_enough() {
     let larder = Plan::new(&upstream.url()).rules(RULES).redis(&url).start();
     larder.get("/users").shows("stored");
     larder.write("POST", "/users/create");
-    larder.get("/users").shows("detail=outdated; stored");
+    larder.get("/users").shows("detail=invalidated; stored");
     larder.get("/users").shows("hit");
 }

@@ -3,23 +3,23 @@
 //!
 //! | hazard | answer | test | what was taken out |
 //! |---|---|---|---|
-//! | a fetch began before a write and was stored after it | its stamp is older than the mark | [`a_fetch_begun_before_a_write_elsewhere_is_not_served_after_it`] | `stamp.rs`, `View::is_current`: the comparison with `newest` |
-//! | Redis restarted empty | another `run_id`, a new epoch | [`nothing_outdated_is_served_after_redis_is_restarted_empty`] | `stamp.rs`, `View::is_current`: the comparison of epochs; `Marks::begin` and `epoch.lua`, `start_epoch`: the floor (one of them is enough) |
-//! | … restored from an old snapshot | the same | [`nothing_outdated_is_served_after_redis_is_restarted_from_an_old_snapshot`] | `epoch.lua`, `loss`, and `redis.rs`, `view_of`: the comparison of `run_id` |
-//! | … failed over to a lagging replica | the same | [`nothing_outdated_is_served_after_a_failover_to_a_lagging_replica`] | the same two |
-//! | … flushed | `meta` is missing, a new epoch | [`nothing_outdated_is_served_after_redis_is_flushed`] | the same three |
+//! | a fetch began before a write and was stored after it | its stamp is older than the mark | [`a_fetch_begun_before_a_write_elsewhere_is_not_served_after_it`] | `stamp.rs`, `MarksView::is_current`: the comparison with `newest` |
+//! | Redis restarted empty | another `run_id`, a new epoch | [`nothing_invalidated_is_served_after_redis_is_restarted_empty`] | `stamp.rs`, `MarksView::is_current`: the comparison of epochs; `Marks::begin` and `epoch.lua`, `start_epoch`: the floor (one of them is enough) |
+//! | … restored from an old snapshot | the same | [`nothing_invalidated_is_served_after_redis_is_restarted_from_an_old_snapshot`] | `epoch.lua`, `loss`, and `redis.rs`, `view_of`: the comparison of `run_id` |
+//! | … failed over to a lagging replica | the same | [`nothing_invalidated_is_served_after_a_failover_to_a_lagging_replica`] | the same two |
+//! | … flushed | `meta` is missing, a new epoch | [`nothing_invalidated_is_served_after_redis_is_flushed`] | the same three |
 //! | leases that such a Redis has forgotten | for one lease no write is acknowledged early | [`a_write_waits_for_a_lease_that_a_flushed_redis_has_forgotten`], [`a_write_waits_for_a_lease_that_a_restarted_redis_has_forgotten`] | `cache/fleet.rs`, `wait`: `sleep_until(replied + young)` |
-//! | marks evicted | no sentinel, a new epoch | [`nothing_outdated_is_served_after_the_marks_are_lost`] | `epoch.lua`, `loss`, and `redis.rs`, `view_of`: the sentinel of the marks |
-//! | meta evicted | no epoch, a new one | [`nothing_outdated_is_served_after_meta_is_lost`], [`nothing_outdated_is_served_after_all_coordination_is_lost`] | the same three |
+//! | marks evicted | no sentinel, a new epoch | [`nothing_invalidated_is_served_after_the_marks_are_lost`] | `epoch.lua`, `loss`, and `redis.rs`, `view_of`: the sentinel of the marks |
+//! | meta evicted | no epoch, a new one | [`nothing_invalidated_is_served_after_meta_is_lost`], [`nothing_invalidated_is_served_after_all_coordination_is_lost`] | the same three |
 //! | members evicted | no sentinel, a new epoch, and its age | [`a_write_waits_for_a_lease_whose_member_was_evicted`] | `epoch.lua`, `loss`: the sentinel of the members |
-//! | intents evicted | no sentinel, a new epoch | [`what_an_evicted_intent_would_have_outdated_is_outdated`] | `epoch.lua`, `loss`: the sentinel of the intents |
+//! | intents evicted | no sentinel, a new epoch | [`what_an_evicted_intent_would_have_invalidated_is_invalidated`] | `epoch.lua`, `loss`: the sentinel of the intents |
 //! | a proxy is paused | writers wait one lease, which ends by its own clock | [`a_write_waits_for_a_proxy_that_hangs_until_it_serves_nothing_old`] | `cache/fleet.rs`, `wait`: the loop over the holders |
 //! | a proxy is cut off | the same | [`a_write_waits_for_a_proxy_that_is_cut_off`], [`a_lease_ends_without_redis`] | the same; `Fleet::holds`: the comparison with the time |
-//! | a proxy is killed in mid-write | its intent is carried out by another | [`what_a_killed_proxy_was_writing_is_outdated_by_another`], [`a_strict_proxy_too_carries_out_what_another_was_writing`] | `cache/fleet.rs`, `sync`: the loop over what is due |
-//! | Redis is unreachable | no lease, no L2; invalidations are kept and delivered first | [`a_write_while_redis_is_hung_is_delivered_before_anything_is_trusted`] | `cache.rs`, `invalidate_for`: `backlog.keep` |
-//! | … for all | a write is answered when no lease can be held any more | [`a_write_while_redis_was_gone_outdates_what_redis_remembers`] | `cache.rs`, `invalidate_for`: `sleep_until` |
+//! | a proxy is killed in mid-write | its intent is carried out by another | [`what_a_killed_proxy_was_writing_is_invalidated_by_another`], [`a_strict_proxy_too_carries_out_what_another_was_writing`] | `cache/fleet.rs`, `sync`: the loop over what is due |
+//! | Redis is unreachable | no lease, no L2; invalidations are kept and delivered first | [`a_write_while_redis_is_hung_is_delivered_before_anything_is_trusted`] | `cache.rs`, `invalidate_for`: `undelivered.keep` |
+//! | … for all | a write is answered when no lease can be held any more | [`a_write_while_redis_was_gone_invalidates_what_redis_remembers`] | `cache.rs`, `invalidate_for`: `sleep_until` |
 //! | … and nobody can be told | `on_outage = "refuse"` refuses writes | [`writes_are_refused_while_redis_is_away_where_the_rules_say_so`] | `write.rs`, `announce`: the arm that refuses |
-//! | clocks differ, or are set | sequences never go back; leases are one process's own time | [`a_clock_that_is_set_back_outdates_as_before`] | `epoch.lua`, `next_sequence`: `last + 1` |
+//! | clocks differ, or are set | sequences never go back; leases are one process's own time | [`a_clock_that_is_set_back_invalidates_as_before`] | `epoch.lua`, `next_sequence`: `last + 1` |
 //!
 //! More of what happens while Redis is away stands in `outages.rs`; the scripts alone in `store_redis`; and all of this
 //! at once, with everything else that may go wrong, in `tests/simulation`.
@@ -71,13 +71,13 @@ pub fn wait_for_lease(larder: &Larder) {
     eventually("the proxy holds a lease", || larder.admin_get("/metrics").text().contains("larder_lease_held 1"));
 }
 
-/// Requests go on in time, and no answer is the outdated `/users #1`, until hits are back on every proxy.
+/// Requests go on in time, and no answer is the invalidated `/users #1`, until hits are back on every proxy.
 #[track_caller]
-pub fn assert_recovers_without_the_outdated(proxies: &[&Larder]) {
+pub fn assert_recovers_without_the_invalidated(proxies: &[&Larder]) {
     for proxy in proxies {
         eventually("hits are back", || {
             let answer = get_in_time(proxy, "/users");
-            assert_ne!(answer.text(), "/users #1", "outdated: {answer:?}");
+            assert_ne!(answer.text(), "/users #1", "invalidated: {answer:?}");
             answer.is("hit")
         });
     }
@@ -117,7 +117,7 @@ fn a_fetch_begun_before_a_write_elsewhere_is_not_served_after_it() {
 }
 
 /// A write passes while all is well; then Redis loses what this does to it. Neither proxy, each of which may still
-/// hold the outdated response in memory, may serve it.
+/// hold the invalidated response in memory, may serve it.
 #[track_caller]
 fn assert_safe_after(prepare: impl FnOnce(&mut RedisServer), lose: impl FnOnce(&mut RedisServer)) {
     let mut site = site("");
@@ -125,7 +125,7 @@ fn assert_safe_after(prepare: impl FnOnce(&mut RedisServer), lose: impl FnOnce(&
     prepare(site.redis());
     site.write("POST", "/users/create").has_status(200);
     lose(site.redis());
-    assert_recovers_without_the_outdated(&[&other, &site]);
+    assert_recovers_without_the_invalidated(&[&other, &site]);
     site.write("POST", "/users/create").has_status(200);
     let latest = site.upstream.count("GET /users") + 1;
     for proxy in [&other, &site.larder] {
@@ -139,17 +139,17 @@ fn delete(redis: &RedisServer, part: &str) {
 }
 
 #[test]
-fn nothing_outdated_is_served_after_redis_is_restarted_empty() {
+fn nothing_invalidated_is_served_after_redis_is_restarted_empty() {
     assert_safe_after(|_| {}, RedisServer::restart_empty);
 }
 
 #[test]
-fn nothing_outdated_is_served_after_redis_is_restarted_from_an_old_snapshot() {
+fn nothing_invalidated_is_served_after_redis_is_restarted_from_an_old_snapshot() {
     assert_safe_after(|redis| redis.save(), RedisServer::restart);
 }
 
 #[test]
-fn nothing_outdated_is_served_after_redis_is_flushed() {
+fn nothing_invalidated_is_served_after_redis_is_flushed() {
     assert_safe_after(|_| {}, |redis| assert_eq!(redis.command(&["FLUSHALL"]), "OK"));
 }
 
@@ -164,7 +164,7 @@ fn copy(from: &RedisServer, to: &RedisServer) {
 }
 
 #[test]
-fn nothing_outdated_is_served_after_a_failover_to_a_lagging_replica() {
+fn nothing_invalidated_is_served_after_a_failover_to_a_lagging_replica() {
     let replica = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
     assert_safe_after(
         // It has the entry; what comes later does not reach it.
@@ -178,17 +178,17 @@ fn nothing_outdated_is_served_after_a_failover_to_a_lagging_replica() {
 }
 
 #[test]
-fn nothing_outdated_is_served_after_the_marks_are_lost() {
+fn nothing_invalidated_is_served_after_the_marks_are_lost() {
     assert_safe_after(|_| {}, |redis| delete(redis, "marks"));
 }
 
 #[test]
-fn nothing_outdated_is_served_after_meta_is_lost() {
+fn nothing_invalidated_is_served_after_meta_is_lost() {
     assert_safe_after(|_| {}, |redis| delete(redis, "meta"));
 }
 
 #[test]
-fn nothing_outdated_is_served_after_all_coordination_is_lost() {
+fn nothing_invalidated_is_served_after_all_coordination_is_lost() {
     assert_safe_after(
         |_| {},
         |redis| {
@@ -199,7 +199,7 @@ fn nothing_outdated_is_served_after_all_coordination_is_lost() {
 }
 
 #[test]
-fn what_an_evicted_intent_would_have_outdated_is_outdated() {
+fn what_an_evicted_intent_would_have_invalidated_is_invalidated() {
     let mut site = site(IMPATIENT);
     let other = two_warm_proxies(&site);
     let gate = site.upstream.hold_next("POST /users/create");
@@ -209,7 +209,7 @@ fn what_an_evicted_intent_would_have_outdated_is_outdated() {
     pending.abandon();
     // Before anybody could carry it out: that takes longer than its time limits.
     delete(site.redis(), "intents");
-    eventually("everything is outdated", || other.get("/users").text() != "/users #1");
+    eventually("everything is invalidated", || other.get("/users").text() != "/users #1");
     gate.open();
 }
 
@@ -232,7 +232,7 @@ fn sever(redis: &RedisServer) {
 const LONG_LEASE: &str = "lease = \"3s\"\ntimeout = \"1s\"\non_outage = \"refuse\"";
 
 /// A proxy serves from memory under its lease, cut off from Redis, which then suffers `loss`. When a write through another
-/// proxy is acknowledged, it must serve what is outdated no more.
+/// proxy is acknowledged, it must serve what is invalidated no more.
 #[track_caller]
 fn assert_write_waits_after(loss: impl FnOnce(&mut RedisServer)) {
     let (mut site, other) = site_and_cut_off();
@@ -301,7 +301,7 @@ fn a_write_waits_for_a_proxy_that_hangs_until_it_serves_nothing_old() {
 }
 
 #[test]
-fn what_a_killed_proxy_was_writing_is_outdated_by_another() {
+fn what_a_killed_proxy_was_writing_is_invalidated_by_another() {
     assert_carried_out("lease");
 }
 
@@ -332,13 +332,13 @@ fn a_write_while_redis_is_hung_is_delivered_before_anything_is_trusted() {
     site.write("POST", "/users/create").has_status(200);
     get_in_time(&site, "/users").hides("hit").carries("/users #2");
     site.redis().resume();
-    assert_recovers_without_the_outdated(&[&site]);
+    assert_recovers_without_the_invalidated(&[&site]);
     // The other proxy heard of the write from Redis alone, as soon as it was delivered.
     eventually("the other proxy serves the new response", || get_in_time(&other, "/users").text() != "/users #1");
 }
 
 #[test]
-fn a_write_while_redis_was_gone_outdates_what_redis_remembers() {
+fn a_write_while_redis_was_gone_invalidates_what_redis_remembers() {
     let mut site = hasty();
     let other = two_warm_proxies(&site);
     site.redis().save();
@@ -346,7 +346,7 @@ fn a_write_while_redis_was_gone_outdates_what_redis_remembers() {
     site.write("POST", "/users/create").has_status(200);
     get_in_time(&site, "/users").hides("hit").carries("/users #2");
     site.redis().restart();
-    assert_recovers_without_the_outdated(&[&site, &other]);
+    assert_recovers_without_the_invalidated(&[&site, &other]);
 }
 
 #[test]
@@ -369,7 +369,7 @@ fn writes_are_refused_while_redis_is_away_where_the_rules_say_so() {
 }
 
 #[test]
-fn a_clock_that_is_set_back_outdates_as_before() {
+fn a_clock_that_is_set_back_invalidates_as_before() {
     let mut site = site("");
     let other = site.another();
     for proxy in [&site.larder, &other] {

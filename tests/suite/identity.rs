@@ -48,7 +48,7 @@ on_both_tiers! {
     a_family_keyed_by_a_header_tells_callers_apart,
     a_family_keyed_by_a_cookie_tells_callers_apart,
     a_family_without_identity_is_shared_by_all,
-    a_write_outdates_the_entries_of_all_callers,
+    a_write_invalidates_the_entries_of_all_callers,
 }
 
 /// A request of one caller, by either kind of credential.
@@ -196,13 +196,13 @@ fn a_family_without_identity_is_shared_by_all(tier: Tier) {
     site.get("/open").shows("hit").carries("/open #1");
 }
 
-fn a_write_outdates_the_entries_of_all_callers(tier: Tier) {
+fn a_write_invalidates_the_entries_of_all_callers(tier: Tier) {
     let site = Site::start(tier, RULES);
     for caller in ["Bearer ann", "Bearer bob"] {
         by(&site, "/by/token", "Authorization", caller).send().shows("stored");
     }
     site.write("POST", "/by/change");
     for caller in ["Bearer ann", "Bearer bob"] {
-        by(&site, "/by/token", "Authorization", caller).send().shows("fwd=stale; detail=outdated");
+        by(&site, "/by/token", "Authorization", caller).send().shows("fwd=stale; detail=invalidated");
     }
 }

@@ -457,6 +457,6 @@ fn a_write_has_the_caller_of_the_reads_that_it_invalidates() {
     }
     by("POST", "/logout", "ann").body("{}").send().has_status(200);
     assert_eq!(site.upstream.last("POST /logout").header("x-remote-user"), Some("ann"));
-    by("GET", "/me", "ann").send().shows("detail=outdated");
+    by("GET", "/me", "ann").send().shows("detail=invalidated");
     by("GET", "/me", "bob").send().shows("hit");
 }

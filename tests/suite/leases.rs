@@ -107,7 +107,7 @@ fn nothing_is_served_by_the_word_of_a_primary_that_its_replicas_have_left() {
         other.write("POST", "/users/create").has_status(200).hides("store-away");
         for _ in 0..5 {
             let answer = left_behind.get("/users").hides("hit");
-            assert!(answer.number() > before, "{coherence}: outdated");
+            assert!(answer.number() > before, "{coherence}: invalidated");
         }
     }
 }

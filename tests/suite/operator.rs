@@ -194,7 +194,7 @@ fn marks_are_trimmed() {
     wait_for_lease(&site);
     let age = |seen: &Value| seen["epoch"]["floor_age_seconds"].as_f64().unwrap();
     let floor = fleet(&site)["epoch"]["floor"].as_u64().unwrap();
-    // As many instances were outdated before.
+    // As many instances were invalidated before.
     let before: Vec<String> =
         (0..1024).flat_map(|tag| [(floor + 1).to_string(), format!("users:{tag}")]).collect();
     // No mark is above the last sequence.

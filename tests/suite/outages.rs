@@ -1,7 +1,7 @@
-//! Redis away, hung or full: requests are answered all the same, in time, and nothing outdated is ever served. What Redis
+//! Redis away, hung or full: requests are answered all the same, in time, and nothing invalidated is ever served. What Redis
 //! may lose is in `hazards.rs`.
 
-use crate::hazards::{assert_recovers_without_the_outdated, get_in_time, two_warm_proxies};
+use crate::hazards::{assert_recovers_without_the_invalidated, get_in_time, two_warm_proxies};
 use crate::support::{Plan, RedisServer, Site, Tier, eventually};
 
 const RULES: &str = r#"
@@ -108,18 +108,18 @@ fn a_fetch_begun_before_redis_went_is_not_served_after_a_write_meanwhile() {
     gate.open();
     reader.response().carries("/users #1");
     site.redis().resume();
-    assert_recovers_without_the_outdated(&[&site]);
+    assert_recovers_without_the_invalidated(&[&site]);
 }
 
 #[test]
-fn nothing_outdated_is_served_when_redis_takes_no_writes() {
+fn nothing_invalidated_is_served_when_redis_takes_no_writes() {
     let mut site = site();
     let other = two_warm_proxies(&site);
     assert_eq!(site.redis().command(&["CONFIG", "SET", "maxmemory", "1"]), "OK");
     site.write("POST", "/users/create").has_status(200);
     get_in_time(&site, "/users").hides("hit").carries("/users #2");
     assert_eq!(site.redis().command(&["CONFIG", "SET", "maxmemory", "0"]), "OK");
-    assert_recovers_without_the_outdated(&[&site]);
+    assert_recovers_without_the_invalidated(&[&site]);
     eventually("the other proxy serves the new response", || get_in_time(&other, "/users").text() != "/users #1");
 }
 

@@ -31,8 +31,8 @@ on_both_tiers! {
     a_refresh_begun_before_a_write_is_not_served_after_it,
     a_reader_after_a_write_does_not_join_the_older_flight,
     a_fetch_begun_during_a_write_is_not_served_after_it,
-    a_reader_does_not_join_a_flight_whose_group_was_outdated,
-    an_entry_confirmed_before_its_group_was_outdated_is_not_served_after_it,
+    a_reader_does_not_join_a_flight_whose_group_was_invalidated,
+    an_entry_confirmed_before_its_group_was_invalidated_is_not_served_after_it,
     the_answer_to_a_post_serves_a_get_unless_another_write_came_in_between,
     a_write_goes_on_without_its_client,
     a_fetch_goes_on_without_its_client,
@@ -227,7 +227,7 @@ fn a_write_goes_on_without_its_client(tier: Tier) {
     write.abandon();
     fence(&site);
     gate.open();
-    eventually("the write has outdated its family", || site.get("/users").text() == "/users #2");
+    eventually("the write has invalidated its family", || site.get("/users").text() == "/users #2");
     assert_eq!(site.upstream.count("POST /users/create"), 1);
 }
 
@@ -262,7 +262,7 @@ fn selling() -> Reply {
     Reply::new("sold").header("Cache-Group-Invalidation", "\"stock\"")
 }
 
-fn a_reader_does_not_join_a_flight_whose_group_was_outdated(tier: Tier) {
+fn a_reader_does_not_join_a_flight_whose_group_was_invalidated(tier: Tier) {
     let (site, gate) = (Site::start(tier, RULES), Gate::new());
     let stock = || Reply::numbered().header("Cache-Groups", "\"stock\"");
     site.upstream.script("/crowd/a", [stock().pause_after(4, &gate), stock()]);
@@ -276,7 +276,7 @@ fn a_reader_does_not_join_a_flight_whose_group_was_outdated(tier: Tier) {
     site.get("/crowd/a").shows("hit").carries("/crowd/a #2");
 }
 
-fn an_entry_confirmed_before_its_group_was_outdated_is_not_served_after_it(tier: Tier) {
+fn an_entry_confirmed_before_its_group_was_invalidated_is_not_served_after_it(tier: Tier) {
     let site = Site::start(tier, RULES);
     let stock = || Reply::numbered().stale("public").header("Cache-Groups", "\"stock\"");
     // Neither the 304 nor the stored fields name the group: it lives on in the entry's tags.

@@ -1,4 +1,4 @@
-//! `refresh = true`: what a write has outdated and many read is fetched again before anybody asks.
+//! `refresh = true`: what a write has invalidated and many read is fetched again before anybody asks.
 
 use crate::support::{Gate, Larder, Reply, Site, Tier, eventually};
 
@@ -28,7 +28,7 @@ ttl  = "60s"
 on_both_tiers! {
     what_is_read_is_fetched_again_before_anybody_asks,
     the_hottest_come_first_and_at_most_four_at_a_time,
-    what_is_outdated_softly_is_refreshed_with_its_validator,
+    what_is_invalidated_softly_is_refreshed_with_its_validator,
     what_is_somebodys_own_is_left_alone,
     variants_are_refreshed_each_with_its_own_fields,
     a_client_that_asks_meanwhile_shares_the_refresh,
@@ -59,7 +59,7 @@ fn what_is_read_is_fetched_again_before_anybody_asks(tier: Tier) {
     site.write("POST", "/teams").has_status(200);
     assert_eq!(refreshes(&site), 1);
     assert_eq!(site.upstream.count("GET /users/2"), 1);
-    site.get("/teams/1").shows("detail=outdated");
+    site.get("/teams/1").shows("detail=invalidated");
 }
 
 fn the_hottest_come_first_and_at_most_four_at_a_time(tier: Tier) {
@@ -83,7 +83,7 @@ fn the_hottest_come_first_and_at_most_four_at_a_time(tier: Tier) {
     assert_eq!(refreshes(&site), 6);
 }
 
-fn what_is_outdated_softly_is_refreshed_with_its_validator(tier: Tier) {
+fn what_is_invalidated_softly_is_refreshed_with_its_validator(tier: Tier) {
     let site = Site::start(tier, RULES);
     site.upstream.on("GET /users/1", Reply::numbered().header("ETag", "\"1\""));
     read(&site, "/users/1", 1);
@@ -93,7 +93,7 @@ fn what_is_outdated_softly_is_refreshed_with_its_validator(tier: Tier) {
     assert_eq!(site.upstream.last("GET /users/1").header("if-none-match"), Some("\"1\""));
     eventually("and current again", || {
         let kept = site.get("/users/1").shows("hit").carries("/users/1 #1");
-        !kept.is("detail=softly-outdated")
+        !kept.is("detail=soft-invalidated")
     });
     assert_eq!(site.upstream.count("GET /users/1"), 2);
 }
@@ -162,5 +162,5 @@ fn where_upstream_has_no_free_place_clients_go_first() {
     assert_eq!((refreshes(&site), site.upstream.count("GET /users/1")), (0, 1));
     gate.open();
     write.response().has_status(200);
-    site.get("/users/1").shows("detail=outdated; stored");
+    site.get("/users/1").shows("detail=invalidated; stored");
 }

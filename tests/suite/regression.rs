@@ -11,7 +11,7 @@ on_both_tiers! {
     blanks_around_a_cookies_name_do_not_make_its_sender_anonymous,
     a_cookie_is_not_vouched_for_by_an_identity_that_the_request_lacks,
     one_clients_no_store_does_not_stop_revalidation_for_all,
-    a_write_under_way_outdates_by_the_rules_that_come_meanwhile,
+    a_write_under_way_invalidates_by_the_rules_that_come_meanwhile,
     an_edit_that_is_undone_does_not_bring_back_what_missed_a_write,
     the_answer_to_a_post_is_not_kept_for_a_read_that_upstream_would_see_otherwise,
     without_a_family_a_query_counts_as_it_came,
@@ -27,7 +27,7 @@ on_both_tiers! {
     one_callers_private_answer_does_not_stop_revalidation_for_all,
     a_slower_fetch_that_began_earlier_does_not_replace_a_newer_one,
     the_answer_to_a_post_that_is_read_slowly_does_not_replace_a_newer_one,
-    a_write_that_names_very_many_methods_outdates_by_the_rules_of_all,
+    a_write_that_names_very_many_methods_invalidates_by_the_rules_of_all,
     very_many_choices_are_cut_alike_for_the_key_and_for_upstream,
     no_path_shares_its_mark_with_everything_or_with_a_family,
     writes_to_many_paths_leave_what_they_do_not_name,
@@ -103,8 +103,8 @@ fn put_in_force(site: &Site, rules: &str) {
     site.admin_post("/rules/reload").has_status(200);
 }
 
-/// A write outdated by the rules it began with, although a reader under newer rules had stored what it changed.
-fn a_write_under_way_outdates_by_the_rules_that_come_meanwhile(tier: Tier) {
+/// A write invalidated by the rules it began with, although a reader under newer rules had stored what it changed.
+fn a_write_under_way_invalidates_by_the_rules_that_come_meanwhile(tier: Tier) {
     let site = Site::start(tier, NOTHING);
     let gate = site.upstream.hold_next("POST /users/create");
     let write = site.call("POST", "/users/create").body("{}").start();
@@ -113,10 +113,10 @@ fn a_write_under_way_outdates_by_the_rules_that_come_meanwhile(tier: Tier) {
     site.get("/users").shows("stored").carries("/users #1");
     gate.open();
     write.response().has_status(200);
-    site.get("/users").shows("detail=outdated").carries("/users #2");
+    site.get("/users").shows("detail=invalidated").carries("/users #2");
 }
 
-/// A family came back by an edit that was undone, and with it entries that no write had outdated meanwhile.
+/// A family came back by an edit that was undone, and with it entries that no write had invalidated meanwhile.
 fn an_edit_that_is_undone_does_not_bring_back_what_missed_a_write(tier: Tier) {
     let with_writes = format!("{USERS}{WRITES}");
     let site = Site::start(tier, &with_writes);
@@ -128,7 +128,7 @@ fn an_edit_that_is_undone_does_not_bring_back_what_missed_a_write(tier: Tier) {
 }
 
 /// Names of methods were compared each with each: a second of work for one request of 60 kB.
-fn a_write_that_names_very_many_methods_outdates_by_the_rules_of_all(tier: Tier) {
+fn a_write_that_names_very_many_methods_invalidates_by_the_rules_of_all(tier: Tier) {
     let rules = "[[family]]\nname = \"users\"\npath = '/users'\nttl = \"60s\"\n\
                  [invalidate]\n'/all' = { families = [\"users\"], methods = [\"DELETE\"] }\n";
     let site = Site::start(tier, rules);
@@ -432,7 +432,7 @@ fn no_path_shares_its_mark_with_everything_or_with_a_family(tier: Tier) {
     are_hits(&site, &targets);
 }
 
-/// Slots filled up with the marks of what is written, and whatever shared one was outdated.
+/// Slots filled up with the marks of what is written, and whatever shared one was invalidated.
 fn writes_to_many_paths_leave_what_they_do_not_name(tier: Tier) {
     let rules = "[memory]\nmarks = 1024\n[[family]]\nname = \"item\"\npath = '/items/(?<id>\\d+)'\n\
                  [invalidate]\n'/items/(?<id>\\d+)' = [\"item:{id}\"]\n";

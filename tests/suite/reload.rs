@@ -102,7 +102,7 @@ fn a_new_invalidation_applies_to_what_is_already_stored(tier: Tier) {
     // What clients are told of a family that writes invalidate is part of its definition.
     site.get("/users").shows("fwd=uri-miss").carries("/users #2");
     site.write("POST", "/users/create");
-    site.get("/users").shows("detail=outdated").carries("/users #3");
+    site.get("/users").shows("detail=invalidated").carries("/users #3");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! One write outdates a family, however many entries are in it, at the same cost: it sets a mark and touches no entry.
+//! One write invalidates a family, however many entries are in it, at the same cost: it sets a mark and touches no entry.
 //! Cost is counted (sequences, entries touched, commands that Redis carried out), not timed.
 
 use std::collections::BTreeMap;
@@ -8,13 +8,13 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use larder::cache::memory::Memory;
-use larder::cache::{Cache, Found, Place};
+use larder::cache::{Cache, Found, Placement};
 use larder::config::{Config, Overrides, StoreConfig};
 use larder::entry::{Content, Entry, Response};
-use larder::key::{Canonical, Hiding, KeyHash};
+use larder::http::freshness::{Freshness, LifetimeSource};
+use larder::key::{CacheKey, KeyHash, Redaction};
+use larder::marks::{Epoch, Stamp, Tag};
 use larder::metrics::Metrics;
-use larder::semantics::freshness::{Freshness, LifetimeSource};
-use larder::stamp::{Epoch, Stamp, Tag};
 use larder::store::Store;
 use larder::store::fleet::Cause;
 use larder::store::redis::RedisStore;
@@ -28,11 +28,11 @@ fn tags(id: u32) -> Vec<Tag> {
     vec![Tag::family("user"), Tag::family(&format!("user:{id}"))]
 }
 
-fn canonical(id: u32) -> Canonical {
-    Canonical {
+fn cache_key(id: u32) -> CacheKey {
+    CacheKey {
         text: format!("GET http://localhost/users/{id}"),
         hash: KeyHash(id.into()),
-        hiding: Hiding::default(),
+        redaction: Redaction::default(),
     }
 }
 
@@ -57,10 +57,10 @@ fn response() -> Response {
 fn fill(cache: &Cache, ids: std::ops::Range<u32>) {
     let stamp = cache.memory().marks.stamp();
     for id in ids {
-        let Canonical { text, hash, .. } = canonical(id);
+        let CacheKey { text, hash, .. } = cache_key(id);
         let entry =
             Entry { text: text.into(), stamp, tags: tags(id).into(), content: Content::Response(response()) };
-        let place = Place { hash, label: format!("user:{id}"), keep: Duration::from_secs(3600) };
+        let place = Placement { hash, label: format!("user:{id}"), keep: Duration::from_secs(3600) };
         cache.store_in_memory(entry, &place);
     }
 }
@@ -81,7 +81,7 @@ async fn invalidate_all(cache: &Cache) {
 }
 
 #[tokio::test]
-async fn one_write_outdates_a_hundred_thousand_entries_in_memory_as_it_does_one() {
+async fn one_write_invalidates_a_hundred_thousand_entries_in_memory_as_it_does_one() {
     let memory = Memory::new(1 << 30, 1 << 20, 1 << 16);
     let cache = Cache::new(memory, None, Arc::new(Metrics::new()));
     fill(&cache, 0..1);
@@ -96,9 +96,9 @@ async fn one_write_outdates_a_hundred_thousand_entries_in_memory_as_it_does_one(
     assert_eq!((before.entries, cache.usage()), (u64::from(MANY), before), "no entry was touched");
     assert_eq!(current(&cache), 0);
 
-    let asked = canonical(MANY / 2);
+    let asked = cache_key(MANY / 2);
     let lookup = cache.lookup(asked, &HeaderMap::new(), String::new, || tags(MANY / 2).into()).await;
-    assert!(matches!(lookup.found, Found::Outdated), "{:?}", lookup.found);
+    assert!(matches!(lookup.found, Found::Invalidated), "{:?}", lookup.found);
 }
 
 /// Writes whose marks are to leave [`MANY`] entries alone.
@@ -148,7 +148,7 @@ async fn fill_redis(server: &RedisServer, store: &RedisStore, count: u32) {
     server.run::<()>(&["EVAL", script, "0", &count.to_string(), &entry]);
 }
 
-/// Outdates the family as a write does; gives how often the server carried out which command for it.
+/// Invalidates the family as a write does; gives how often the server carried out which command for it.
 async fn commands_of_a_write(server: &RedisServer, store: &RedisStore) -> BTreeMap<String, u64> {
     let before: BTreeMap<_, _> = server.command_counts().into_iter().collect();
     store.invalidate(&[Tag::family("user")], &Cause::default()).await.unwrap();
@@ -163,7 +163,7 @@ async fn commands_of_a_write(server: &RedisServer, store: &RedisStore) -> BTreeM
 }
 
 #[tokio::test]
-async fn one_write_outdates_a_hundred_thousand_entries_in_redis_as_it_does_one() {
+async fn one_write_invalidates_a_hundred_thousand_entries_in_redis_as_it_does_one() {
     let server = RedisServer::start();
     let store = store_redis::store_on(&server).await;
     let sample = [0, 1, MANY / 2, MANY - 1];

@@ -1,4 +1,4 @@
-//! Soft invalidation: what a write outdates is served stale while one fresh response is fetched, and not for longer than
+//! Soft invalidation: what a write invalidates is served stale while one fresh response is fetched, and not for longer than
 //! the grace.
 
 use crate::support::{Larder, Reply, Site, Tier, eventually};
@@ -24,18 +24,18 @@ ttl  = "60s"
 
 on_both_tiers! {
     a_soft_write_leaves_the_entry_served_while_one_refresh_runs,
-    a_softened_entry_is_outdated_when_its_grace_is_over,
+    a_softened_entry_is_invalidated_when_its_grace_is_over,
     soft_writes_in_a_row_do_not_extend_the_grace,
     what_must_be_revalidated_is_validated_first,
     a_hard_write_wins_over_a_soft_one,
-    a_date_of_the_very_second_validates_nothing_softly_outdated,
-    a_soft_write_that_nobody_answered_outdates,
+    a_date_of_the_very_second_validates_nothing_softly_invalidated,
+    a_soft_write_that_nobody_answered_invalidates,
     what_was_fetched_before_a_soft_write_is_refreshed_again,
-    explain_tells_what_is_outdated_softly,
+    explain_tells_what_is_invalidated_softly,
 }
 
-fn softened(larder: &Larder, target: &str) -> bool {
-    larder.get(target).is("detail=softly-outdated")
+fn soft(larder: &Larder, target: &str) -> bool {
+    larder.get(target).is("detail=soft-invalidated")
 }
 
 fn a_soft_write_leaves_the_entry_served_while_one_refresh_runs(tier: Tier) {
@@ -45,28 +45,28 @@ fn a_soft_write_leaves_the_entry_served_while_one_refresh_runs(tier: Tier) {
     let gate = site.upstream.hold_next("GET /users");
     site.write("POST", "/users/points").has_status(200);
     eventually("a refresh has begun", || {
-        site.get("/users").shows("detail=softly-outdated").shows("hit").carries("/users #1");
+        site.get("/users").shows("detail=soft-invalidated").shows("hit").carries("/users #1");
         gate.arrived() == 1
     });
     for _ in 0..5 {
-        site.get("/users").shows("detail=softly-outdated").carries("/users #1");
+        site.get("/users").shows("detail=soft-invalidated").carries("/users #1");
     }
     assert_eq!(site.upstream.count("GET /users"), 2, "one refresh at a time");
-    site.get("/teams").shows("hit").hides("detail=softly-outdated");
+    site.get("/teams").shows("hit").hides("detail=soft-invalidated");
     gate.open();
     eventually("the refreshed response is served", || site.get("/users").text() == "/users #2");
-    site.get("/users").shows("hit").hides("detail=softly-outdated").carries("/users #2");
+    site.get("/users").shows("hit").hides("detail=soft-invalidated").carries("/users #2");
     assert_eq!(site.upstream.count("GET /users"), 2);
 }
 
-fn a_softened_entry_is_outdated_when_its_grace_is_over(tier: Tier) {
+fn a_softened_entry_is_invalidated_when_its_grace_is_over(tier: Tier) {
     let site = Site::start(tier, RULES);
     site.get("/users").shows("stored");
     // Refreshes fail, so that nothing but the end of the grace changes what is served.
     site.upstream.on("GET /users", Reply::status(500));
     site.write("POST", "/users/brief").has_status(200);
     eventually("its grace is over", || site.get("/users").status == 500);
-    assert!(!softened(&site, "/users"), "and stays over");
+    assert!(!soft(&site, "/users"), "and stays over");
 }
 
 fn soft_writes_in_a_row_do_not_extend_the_grace(tier: Tier) {
@@ -97,11 +97,11 @@ fn what_must_be_revalidated_is_validated_first(tier: Tier) {
         let asked = site.upstream.last(&format!("GET {target}"));
         assert_eq!(asked.header("if-none-match"), Some("\"1\""), "a 304 spares the body");
     }
-    site.get("/users?a").shows("hit").hides("detail=softly-outdated");
+    site.get("/users?a").shows("hit").hides("detail=soft-invalidated");
 }
 
 /// The write may have come in the second in which the response was made: upstream's date says the same of both.
-fn a_date_of_the_very_second_validates_nothing_softly_outdated(tier: Tier) {
+fn a_date_of_the_very_second_validates_nothing_softly_invalidated(tier: Tier) {
     let site = Site::start(tier, RULES);
     const MADE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
     const LATER: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
@@ -111,8 +111,8 @@ fn a_date_of_the_very_second_validates_nothing_softly_outdated(tier: Tier) {
         site.upstream.on(&format!("GET {target}"), reply);
         site.get(target).shows("stored");
         site.write("POST", "/users/points").has_status(200);
-        site.get(target).shows("detail=softly-outdated");
-        eventually("it is refreshed", || !softened(&site, target));
+        site.get(target).shows("detail=soft-invalidated");
+        eventually("it is refreshed", || !soft(&site, target));
         let asked = site.upstream.last(&format!("GET {target}"));
         assert_eq!(asked.header("if-modified-since").is_some(), asks, "{target}");
     }
@@ -127,21 +127,21 @@ fn a_hard_write_wins_over_a_soft_one(tier: Tier) {
         let gate = site.upstream.hold_next("GET /users");
         site.write("POST", "/users/points").has_status(200);
         eventually("a refresh has begun", || {
-            site.get("/users").shows("detail=softly-outdated");
+            site.get("/users").shows("detail=soft-invalidated");
             gate.arrived() == 1
         });
         site.write("POST", write).has_status(200);
-        assert!(site.get("/users").shows("detail=outdated").number() > before + 1, "{write}");
+        assert!(site.get("/users").shows("detail=invalidated").number() > before + 1, "{write}");
         gate.open();
     }
 }
 
-fn a_soft_write_that_nobody_answered_outdates(tier: Tier) {
+fn a_soft_write_that_nobody_answered_invalidates(tier: Tier) {
     let site = Site::start(tier, RULES);
     site.get("/users").shows("stored");
     site.upstream.on("POST /users/points", Reply::none());
     site.write("POST", "/users/points").has_status(502);
-    site.get("/users").shows("detail=outdated").carries("/users #2");
+    site.get("/users").shows("detail=invalidated").carries("/users #2");
 }
 
 fn what_was_fetched_before_a_soft_write_is_refreshed_again(tier: Tier) {
@@ -155,7 +155,7 @@ fn what_was_fetched_before_a_soft_write_is_refreshed_again(tier: Tier) {
     eventually("it is refreshed", || site.get("/users").text() == "/users #2");
 }
 
-fn explain_tells_what_is_outdated_softly(tier: Tier) {
+fn explain_tells_what_is_invalidated_softly(tier: Tier) {
     let site = Site::start(tier, RULES);
     site.get("/users").shows("stored");
     site.wait_until_stored("/users");
@@ -163,10 +163,10 @@ fn explain_tells_what_is_outdated_softly(tier: Tier) {
     assert_eq!(explained()["found"], "current");
     site.write("POST", "/users/points").has_status(200);
     let told = explained();
-    assert_eq!(told["found"], "softly-outdated", "{told}");
-    assert_eq!(told["outdated_since"][0]["tag"], "users", "{told}");
+    assert_eq!(told["found"], "soft-invalidated", "{told}");
+    assert_eq!(told["invalidated_since"][0]["tag"], "users", "{told}");
     assert!(told["grace_left"].as_f64().is_some_and(|left| left > 0.0 && left <= 3600.0), "{told}");
-    assert!(told["now"]["because"].to_string().contains("softly"), "{told}");
+    assert!(told["now"]["because"].to_string().contains("soft invalidation"), "{told}");
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn another_proxy_serves_softly_what_one_has_softened_and_takes_what_one_has_refr
     let gate = site.upstream.hold_next("GET /users");
     site.write("POST", "/users/points").has_status(200);
     eventually("the other one refreshes", || {
-        other.get("/users").shows("detail=softly-outdated").carries("/users #1");
+        other.get("/users").shows("detail=soft-invalidated").carries("/users #1");
         gate.arrived() == 1
     });
     gate.open();
@@ -199,7 +199,7 @@ fn the_grace_ends_for_every_proxy() {
     site.write("POST", "/users/brief").has_status(200);
     for larder in [&other, &site.larder] {
         eventually("its grace is over", || larder.get("/users").status == 500);
-        assert!(!softened(larder, "/users"));
+        assert!(!soft(larder, "/users"));
     }
 }
 
@@ -208,7 +208,7 @@ fn a_strict_proxy_serves_softly_too() {
     let site = Site::start(Tier::Redis, &format!("{RULES}\n[store]\ncoherence = \"strict\"\n"));
     site.get("/users").shows("stored");
     site.write("POST", "/users/points").has_status(200);
-    site.get("/users").shows("detail=softly-outdated").carries("/users #1");
+    site.get("/users").shows("detail=soft-invalidated").carries("/users #1");
     eventually("it is refreshed", || site.get("/users").text() == "/users #2");
 }
 
@@ -220,6 +220,6 @@ fn a_softened_entry_of_redis_is_served_by_a_proxy_that_has_nothing_in_memory() {
     site.write("POST", "/users/points").has_status(200);
     site.larder.kill();
     let next = site.another();
-    next.get("/users").shows("detail=softly-outdated").carries("/users #1");
+    next.get("/users").shows("detail=soft-invalidated").carries("/users #1");
     eventually("it is refreshed", || next.get("/users").text() == "/users #2");
 }

@@ -48,7 +48,7 @@ fn it_serves_with_no_file_at_all() {
     larder.get("/users").shows("fwd=uri-miss; stored");
     larder.get("/users").shows("hit").carries("/users #1");
     larder.write("PUT", "/users").has_status(200);
-    larder.get("/users").shows("detail=outdated");
+    larder.get("/users").shows("detail=invalidated");
 }
 
 #[test]
@@ -298,7 +298,7 @@ fn explain_says_how_a_read_is_cached() {
 }
 
 #[test]
-fn explain_says_what_a_write_outdates() {
+fn explain_says_what_a_write_invalidates() {
     let exit = larder(Some(RULES), &["explain", "POST", "/users/42/activate"]);
     assert_eq!(exit.code, Some(0), "{exit:?}");
     for word in ["users", "user_details:42", "activate"] {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use larder::config::store_url::Login;
 use larder::config::{Coherence, OnOutage, StoreConfig};
-use larder::stamp::{Epoch, Softened, Stamp, Tag, View};
-use larder::store::fleet::{Again, Cause, Claim, Claimed, Holder, Intent, Membership};
+use larder::marks::{Epoch, MarksView, SoftInvalidation, Stamp, Tag};
+use larder::store::fleet::{Again, Cause, FleetLock, Holder, Intent, LockReply, Membership};
 use larder::store::redis::{ConnectFault, RedisStore};
 use larder::store::{Found, Link, Store, StoreError};
 use tokio::io::AsyncWriteExt;
@@ -36,7 +36,7 @@ const MARKS: &str = "{test}:marks";
 const KEY: &str = "v1:user_details:42:0cc175b9c0f1b6a831c399e269772661";
 
 /// No proxy, for no write.
-const NOBODY: Cause<'static> = Cause { by: "", intent: None, softened: &[], again: &[] };
+const NOBODY: Cause<'static> = Cause { by: "", intent: None, soft: &[], again: &[] };
 
 /// Far more than any answer takes, so that a busy machine does not look like a hung server.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -171,7 +171,7 @@ async fn an_entry_is_current_until_one_of_its_tags_is_invalidated() {
 }
 
 #[tokio::test]
-async fn the_root_tag_outdates_everything() {
+async fn the_root_tag_invalidates_everything() {
     loses_currency(async |_, store| {
         store.invalidate(&[Tag::root()], &NOBODY).await.unwrap();
         let alone = store.view(&[]).await.unwrap();
@@ -643,7 +643,7 @@ async fn urls_that_cannot_be_used_are_refused_without_quoting_a_password() {
 }
 
 #[tokio::test]
-async fn trimming_the_marks_raises_the_floor_and_never_makes_an_outdated_entry_current() {
+async fn trimming_the_marks_raises_the_floor_and_never_makes_an_invalidated_entry_current() {
     let server = RedisServer::start();
     let store = open(&StoreConfig { marks_max: 5, ..config(&server.url()) });
     store.connect_once().await.unwrap();
@@ -681,7 +681,7 @@ async fn any_number_of_instances_leaves_a_bounded_number_of_marks() {
 }
 
 #[tokio::test]
-async fn invalidating_more_tags_at_once_than_marks_are_kept_still_outdates_them() {
+async fn invalidating_more_tags_at_once_than_marks_are_kept_still_invalidates_them() {
     let server = RedisServer::start();
     let store = open(&StoreConfig { marks_max: 1, ..config(&server.url()) });
     store.connect_once().await.unwrap();
@@ -798,7 +798,7 @@ async fn scripts_forgotten_by_the_server_are_loaded_again() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
     server.run::<()>(&["SCRIPT", "FLUSH"]);
-    let View { stamp, .. } = store.view(&[]).await.unwrap();
+    let MarksView { stamp, .. } = store.view(&[]).await.unwrap();
     assert!(store.invalidate(&tags(), &NOBODY).await.unwrap().taken.stamp.sequence > stamp.sequence);
 }
 

@@ -1,4 +1,4 @@
-//! The sweeper: one proxy at a time removes what is outdated from Redis, and counts what is not.
+//! The sweeper: one proxy at a time removes what is invalidated from Redis, and counts what is not.
 
 use serde_json::Value;
 
@@ -37,10 +37,10 @@ fn entries(site: &Site, pattern: &str) -> Vec<String> {
 }
 
 /// The statistics as soon as they come from a walk that fits.
-fn census(larder: &Larder, fits: impl Fn(&Value) -> bool) -> Value {
+fn key_stats(larder: &Larder, fits: impl Fn(&Value) -> bool) -> Value {
     eventually_some("a walk has ended", || {
         let stats = larder.admin_get("/cache/stats").json();
-        (!stats["census"].is_null() && fits(&stats)).then_some(stats)
+        (!stats["key_stats"].is_null() && fits(&stats)).then_some(stats)
     })
 }
 
@@ -53,15 +53,15 @@ fn fill(site: &Site, count: usize) {
 }
 
 #[test]
-fn what_is_outdated_goes_and_what_is_current_stays() {
+fn what_is_invalidated_goes_and_what_is_current_stays() {
     let site = Site::start(Tier::Redis, RULES);
     fill(&site, 5);
     site.write("POST", "/users/3/activate").has_status(200);
     // Stored again after the write: current, under the same name.
     site.write("POST", "/users/4/activate").has_status(200);
     site.get("/users/4").carries("/users/4 #2").shows("stored");
-    eventually("the outdated entry is gone", || entries(&site, "hotel:v1:user:3:*").is_empty());
-    census(&site, |stats| stats["key_counts"]["user_keys"] == 4);
+    eventually("the invalidated entry is gone", || entries(&site, "hotel:v1:user:3:*").is_empty());
+    key_stats(&site, |stats| stats["key_counts"]["user_keys"] == 4);
     assert_eq!(entries(&site, "hotel:v1:*").len(), 9);
     let another = site.another();
     another.get("/users/4").shows("hit").carries("/users/4 #2");
@@ -84,9 +84,9 @@ fn entries_of_another_version_are_counted_and_left_to_their_time() {
     let site = Site::start(Tier::Redis, RULES);
     let name = "hotel:v1:user:1:00000000000000000000000000000000";
     redis(&site).run::<()>(&["SET", name, "LRD0 of long ago"]);
-    let stats = census(&site, |stats| stats["census"]["unreadable"] == 1);
+    let stats = key_stats(&site, |stats| stats["key_stats"]["unreadable"] == 1);
     assert_eq!(
-        (&stats["key_counts"]["user_keys"], &stats["census"]["bytes"]["user_bytes"]),
+        (&stats["key_counts"]["user_keys"], &stats["key_stats"]["bytes"]["user_bytes"]),
         (&1.into(), &16.into())
     );
     assert_eq!(entries(&site, "hotel:v1:*"), [name]);
@@ -104,12 +104,12 @@ fn every_proxy_shows_what_the_sweeper_has_counted() {
     let (users, rooms) = (lengths("hotel:v1:user:*"), lengths("hotel:v1:room:*"));
     assert!(rooms > 5000);
     for larder in [&site.larder, &other] {
-        let stats = census(larder, |stats| stats["key_counts"]["total_keys"] == 6);
+        let stats = key_stats(larder, |stats| stats["key_counts"]["total_keys"] == 6);
         assert_eq!((&stats["key_counts"]["user_keys"], &stats["key_counts"]["room_keys"]), (&3.into(), &3.into()));
-        let bytes = &stats["census"]["bytes"];
+        let bytes = &stats["key_stats"]["bytes"];
         assert_eq!((&bytes["user_bytes"], &bytes["room_bytes"]), (&users.into(), &rooms.into()));
         assert_eq!(bytes["total_bytes"], users + rooms);
-        assert!(stats["census"]["age_seconds"].is_u64(), "{stats:#}");
+        assert!(stats["key_stats"]["age_seconds"].is_u64(), "{stats:#}");
         let families = larder.admin_get("/cache/families").json();
         let room = &families["families"][1];
         assert_eq!((&room["keys"], &room["bytes"]), (&3.into(), &rooms.into()), "{families:#}");
@@ -128,13 +128,13 @@ fn one_proxy_sweeps_and_when_it_dies_another_does() {
     };
     eventually("one of them sweeps", || sweeps(&site.larder) || sweeps(&other));
     let holder = redis(&site).command(&["GET", LEASE]);
-    let by = census(&site, |_| true)["census"]["by"].as_str().unwrap().to_owned();
+    let by = key_stats(&site, |_| true)["key_stats"]["by"].as_str().unwrap().to_owned();
     assert_eq!(by, holder);
     assert!(sweeps(&site.larder) != sweeps(&other), "only one of them");
     let is_first = sweeps(&site.larder);
     if is_first { &mut site.larder } else { &mut other }.kill();
     let left = if is_first { &other } else { &site.larder };
-    census(left, |stats| stats["census"]["by"] != *holder);
+    key_stats(left, |stats| stats["key_stats"]["by"] != *holder);
     assert!(sweeps(left));
 }
 
@@ -147,14 +147,14 @@ fn a_walk_asks_each_entry_a_few_questions_and_no_more() {
     redis(&site).run::<()>(&["CONFIG", "RESETSTAT"]);
     let plan = site.plan.clone().rules(&RULES.replace("\"1s\"", "\"3s\""));
     let sweeper = plan.start();
-    let walked = || redis(&site).command(&["EXISTS", "{hotel}:census"]) == "1";
+    let walked = || redis(&site).command(&["EXISTS", "{hotel}:key_stats"]) == "1";
     eventually("a walk has ended", walked);
     let counts = redis(&site).command_counts();
     let count = |name: &str| counts.iter().find(|(known, _)| known == name).map_or(0, |(_, count)| *count);
     let dbsize: u64 = redis(&site).run(&["DBSIZE"]);
     // SCAN looks at about a hundred keys in a step, and may meet an entry twice where its table grows or shrinks.
     assert!((120..=240).contains(&count("strlen")), "{counts:?}");
-    // Once each, since their beginnings are short; the lease and the last census are read so, too.
+    // Once each, since their beginnings are short; the lease and the last key statistics are read so, too.
     assert!((count("strlen")..count("strlen") + 60).contains(&count("getrange")), "{counts:?}");
     assert!(count("scan") <= dbsize / 100 * 2 + 3, "{counts:?}");
     assert_eq!(count("unlink"), 0, "{counts:?}");
@@ -168,11 +168,11 @@ fn without_a_rate_nobody_sweeps() {
     site.write("POST", "/users/all").has_status(200);
     let another = site.plan.clone().rules(&RULES.replace("hotel", "other")).start();
     // The namespace beside it has been swept: there was time enough.
-    census(&another, |_| true);
+    key_stats(&another, |_| true);
     let stats = site.admin_get("/cache/stats").json();
-    assert_eq!((&stats["sweeper"], &stats["census"]), (&"off".into(), &Value::Null));
+    assert_eq!((&stats["sweeper"], &stats["key_stats"]), (&"off".into(), &Value::Null));
     assert_eq!(entries(&site, "hotel:v1:*").len(), 4);
-    assert_eq!(redis(&site).command(&["EXISTS", LEASE, "{hotel}:census"]), "0");
+    assert_eq!(redis(&site).command(&["EXISTS", LEASE, "{hotel}:key_stats"]), "0");
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn a_walk_that_has_lost_its_lease_stops() {
     eventually("it sweeps", || sweeper() == "sweeping");
     redis(&site).run::<()>(&["SET", LEASE, "thief", "EX", "100"]);
     eventually("it has stopped", || sweeper() == "elsewhere");
-    assert_eq!(redis(&site).command(&["EXISTS", "{hotel}:census"]), "0");
+    assert_eq!(redis(&site).command(&["EXISTS", "{hotel}:key_stats"]), "0");
     assert_eq!(redis(&site).command(&["GET", LEASE]), "thief");
 }
 

@@ -1,4 +1,4 @@
-//! Writes: which responses they outdate, and when.
+//! Writes: which responses they invalidate, and when.
 
 use crate::support::{Failure, Reply, Site, Tier};
 
@@ -68,29 +68,29 @@ ttl = "60s"
 "#;
 
 on_both_tiers! {
-    a_write_outdates_its_families_and_nothing_else,
-    a_write_outdates_its_target,
-    only_a_write_that_succeeded_outdates,
+    a_write_invalidates_its_families_and_nothing_else,
+    a_write_invalidates_its_target,
+    only_a_write_that_succeeded_invalidates,
     a_rule_can_name_the_statuses_it_applies_to,
-    every_writing_method_outdates,
+    every_writing_method_invalidates,
     a_rule_can_name_its_methods,
-    a_safe_method_outdates_nothing,
+    a_safe_method_invalidates_nothing,
     a_capture_names_the_instance,
     a_family_stands_for_all_its_instances,
     a_subtree_and_a_glob_name_several_families,
     a_narrower_family_leaves_its_siblings,
     all_matching_rules_apply,
-    a_write_without_an_answer_outdates,
-    a_write_that_times_out_outdates,
-    a_write_whose_answer_breaks_off_outdates,
+    a_write_without_an_answer_invalidates,
+    a_write_that_times_out_invalidates,
+    a_write_whose_answer_breaks_off_invalidates,
     a_write_is_matched_on_its_normalised_path,
-    a_write_outdates_all_variants_and_queries,
-    a_write_outdates_what_may_be_served_stale,
-    a_write_outdates_what_its_answer_names,
+    a_write_invalidates_all_variants_and_queries,
+    a_write_invalidates_what_may_be_served_stale,
+    a_write_invalidates_what_its_answer_names,
     a_write_is_forwarded_whole_and_its_answer_is_passed_back,
     the_answer_to_a_write_is_not_stored,
-    an_outdated_entry_may_be_validated,
-    a_whole_family_is_outdated_at_once,
+    an_invalidated_entry_may_be_validated,
+    a_whole_family_is_invalidated_at_once,
 }
 
 /// Fetches these; all of them are hits then.
@@ -104,43 +104,43 @@ fn warm(site: &Site, targets: &[&str]) {
 
 /// The next GET must go to upstream since a write came in between; afterwards the new response is a hit.
 #[track_caller]
-fn assert_outdated(site: &Site, target: &str) {
+fn assert_invalidated(site: &Site, target: &str) {
     let before = site.upstream.count(&format!("GET {target}"));
-    let fetched = site.get(target).shows("fwd=stale; detail=outdated");
+    let fetched = site.get(target).shows("fwd=stale; detail=invalidated");
     assert_eq!(site.upstream.count(&format!("GET {target}")), before + 1);
     site.get(target).shows("hit").carries(&fetched.text());
 }
 
-fn a_write_outdates_its_families_and_nothing_else(tier: Tier) {
+fn a_write_invalidates_its_families_and_nothing_else(tier: Tier) {
     let site = Site::start(tier, RULES);
     warm(&site, &["/users", "/users?page=2", "/users/7", "/rooms"]);
     site.write("POST", "/users/create").shows("fwd=method; fwd-status=200").carries("done");
-    site.get("/users").shows("fwd=stale; fwd-status=200; stored; detail=outdated").carries("/users #2");
+    site.get("/users").shows("fwd=stale; fwd-status=200; stored; detail=invalidated").carries("/users #2");
     site.get("/users").shows("hit").carries("/users #2");
-    assert_outdated(&site, "/users?page=2");
+    assert_invalidated(&site, "/users?page=2");
     site.get("/users/7").shows("hit").carries("/users/7 #1");
     site.get("/rooms").shows("hit").carries("/rooms #1");
 }
 
-fn a_write_outdates_its_target(tier: Tier) {
+fn a_write_invalidates_its_target(tier: Tier) {
     let site = Site::start(tier, RULES);
     for thing in ["/things/1", "/things/1?lang=de", "/things/2"] {
         site.upstream.on(&format!("GET {thing}"), Reply::numbered().cached("max-age=600"));
     }
     warm(&site, &["/things/1", "/things/1?lang=de", "/things/2"]);
     site.write("PUT", "/things/1");
-    assert_outdated(&site, "/things/1");
-    assert_outdated(&site, "/things/1?lang=de");
+    assert_invalidated(&site, "/things/1");
+    assert_invalidated(&site, "/things/1?lang=de");
     site.get("/things/2").shows("hit").carries("/things/2 #1");
 }
 
-fn only_a_write_that_succeeded_outdates(tier: Tier) {
+fn only_a_write_that_succeeded_invalidates(tier: Tier) {
     let site = Site::start(tier, RULES);
     for status in [200, 201, 202, 204, 302, 303] {
         warm(&site, &["/users"]);
         site.upstream.on("POST /users/create", Reply::status(status));
         site.write("POST", "/users/create").has_status(status).shows(&format!("fwd=method; fwd-status={status}"));
-        assert_outdated(&site, "/users");
+        assert_invalidated(&site, "/users");
     }
     for status in [400, 401, 404, 409, 422, 500, 503] {
         site.upstream.on("POST /users/create", Reply::status(status));
@@ -156,19 +156,19 @@ fn a_rule_can_name_the_statuses_it_applies_to(tier: Tier) {
     site.get("/users").shows("hit");
     site.upstream.on("POST /conflicting", Reply::status(409));
     site.write("POST", "/conflicting").has_status(409);
-    assert_outdated(&site, "/users");
+    assert_invalidated(&site, "/users");
 }
 
-fn every_writing_method_outdates(tier: Tier) {
+fn every_writing_method_invalidates(tier: Tier) {
     let site = Site::start(tier, RULES);
     for method in ["POST", "PUT", "PATCH", "DELETE"] {
         warm(&site, &["/users"]);
         site.write(method, "/users/create").shows("fwd=method");
-        assert_outdated(&site, "/users");
+        assert_invalidated(&site, "/users");
     }
     warm(&site, &["/users"]);
     site.write("REPLACE", "/users").shows("fwd=method");
-    assert_outdated(&site, "/users");
+    assert_invalidated(&site, "/users");
 }
 
 fn a_rule_can_name_its_methods(tier: Tier) {
@@ -177,10 +177,10 @@ fn a_rule_can_name_its_methods(tier: Tier) {
     site.write("DELETE", "/posted");
     site.get("/users").shows("hit");
     site.write("POST", "/posted");
-    assert_outdated(&site, "/users");
+    assert_invalidated(&site, "/users");
 }
 
-fn a_safe_method_outdates_nothing(tier: Tier) {
+fn a_safe_method_invalidates_nothing(tier: Tier) {
     let site = Site::start(tier, RULES);
     warm(&site, &["/users"]);
     for method in ["GET", "HEAD", "OPTIONS"] {
@@ -194,8 +194,8 @@ fn a_capture_names_the_instance(tier: Tier) {
     let site = Site::start(tier, RULES);
     warm(&site, &["/users", "/users/7", "/users/8", "/users/77"]);
     site.write("POST", "/users/7/activate");
-    assert_outdated(&site, "/users/7");
-    assert_outdated(&site, "/users");
+    assert_invalidated(&site, "/users/7");
+    assert_invalidated(&site, "/users");
     site.get("/users/8").shows("hit").carries("/users/8 #1");
     site.get("/users/77").shows("hit").carries("/users/77 #1");
 }
@@ -204,8 +204,8 @@ fn a_family_stands_for_all_its_instances(tier: Tier) {
     let site = Site::start(tier, RULES);
     warm(&site, &["/users", "/users/7", "/users/8"]);
     site.write("POST", "/users/import");
-    assert_outdated(&site, "/users/7");
-    assert_outdated(&site, "/users/8");
+    assert_invalidated(&site, "/users/7");
+    assert_invalidated(&site, "/users/8");
     site.get("/users").shows("hit");
 }
 
@@ -213,12 +213,12 @@ fn a_subtree_and_a_glob_name_several_families(tier: Tier) {
     let site = Site::start(tier, RULES);
     warm(&site, &["/bookings/stats", "/bookings/list/may", "/rooms", "/room/stats", "/room/list"]);
     site.write("POST", "/bookings/close");
-    assert_outdated(&site, "/bookings/stats");
-    assert_outdated(&site, "/bookings/list/may");
+    assert_invalidated(&site, "/bookings/stats");
+    assert_invalidated(&site, "/bookings/list/may");
     site.get("/room/stats").shows("hit");
     site.write("POST", "/room/clean");
-    assert_outdated(&site, "/room/stats");
-    assert_outdated(&site, "/room/list");
+    assert_invalidated(&site, "/room/stats");
+    assert_invalidated(&site, "/room/list");
     site.get("/rooms").shows("hit").carries("/rooms #1");
     site.get("/bookings/stats").shows("hit");
 }
@@ -227,7 +227,7 @@ fn a_narrower_family_leaves_its_siblings(tier: Tier) {
     let site = Site::start(tier, RULES);
     warm(&site, &["/bookings", "/bookings/stats", "/bookings/list/may"]);
     site.write("POST", "/bookings/stats/recount");
-    assert_outdated(&site, "/bookings/stats");
+    assert_invalidated(&site, "/bookings/stats");
     site.get("/bookings/list/may").shows("hit");
     site.get("/bookings").shows("hit");
 }
@@ -236,37 +236,37 @@ fn all_matching_rules_apply(tier: Tier) {
     let site = Site::start(tier, RULES);
     warm(&site, &["/users", "/rooms", "/users/7"]);
     site.write("POST", "/both/rooms");
-    assert_outdated(&site, "/users");
-    assert_outdated(&site, "/rooms");
+    assert_invalidated(&site, "/users");
+    assert_invalidated(&site, "/rooms");
     site.get("/users/7").shows("hit");
 }
 
-fn a_write_without_an_answer_outdates(tier: Tier) {
+fn a_write_without_an_answer_invalidates(tier: Tier) {
     let site = Site::start(tier, RULES);
     warm(&site, &["/users", "/rooms"]);
     site.upstream.on("POST /users/create", Reply::none());
     site.write("POST", "/users/create").fails_with(502);
     assert_eq!(site.upstream.count("POST /users/create"), 1, "a write is never sent twice");
-    assert_outdated(&site, "/users");
+    assert_invalidated(&site, "/users");
     site.get("/rooms").shows("hit");
 }
 
-fn a_write_that_times_out_outdates(tier: Tier) {
+fn a_write_that_times_out_invalidates(tier: Tier) {
     let site = Site::start(tier, RULES);
     warm(&site, &["/users"]);
     let gate = site.upstream.hold_next("POST /users/create");
     site.write("POST", "/users/create").fails_with(504);
     gate.wait_for(1);
-    assert_outdated(&site, "/users");
+    assert_invalidated(&site, "/users");
 }
 
-fn a_write_whose_answer_breaks_off_outdates(tier: Tier) {
+fn a_write_whose_answer_breaks_off_invalidates(tier: Tier) {
     let site = Site::start(tier, RULES);
     warm(&site, &["/users"]);
     site.upstream.on("POST /users/create", Reply::new("0123456789").cut_after(4));
     let failure = site.call("POST", "/users/create").body("{}").try_send().unwrap_err();
     assert!(matches!(failure, Failure::Cut(_) | Failure::NoHead), "{failure:?}");
-    assert_outdated(&site, "/users");
+    assert_invalidated(&site, "/users");
 }
 
 fn a_write_is_matched_on_its_normalised_path(tier: Tier) {
@@ -274,11 +274,11 @@ fn a_write_is_matched_on_its_normalised_path(tier: Tier) {
     for spelling in ["/users/%63reate", "/x/../users/create", "/users/./create", "/users/create?notify=1"] {
         warm(&site, &["/users"]);
         site.write("POST", spelling);
-        assert_outdated(&site, "/users");
+        assert_invalidated(&site, "/users");
     }
 }
 
-fn a_write_outdates_all_variants_and_queries(tier: Tier) {
+fn a_write_invalidates_all_variants_and_queries(tier: Tier) {
     let site = Site::start(tier, RULES);
     site.upstream.on("GET /users", Reply::numbered().header("Vary", "Accept-Language"));
     let get = |language: &str| site.call("GET", "/users").header("Accept-Language", language).send();
@@ -291,7 +291,7 @@ fn a_write_outdates_all_variants_and_queries(tier: Tier) {
     get("en").shows("hit").carries("/users #3");
 }
 
-fn a_write_outdates_what_may_be_served_stale(tier: Tier) {
+fn a_write_invalidates_what_may_be_served_stale(tier: Tier) {
     let mut site = Site::start(tier, RULES);
     site.upstream.script("GET /lenient", [Reply::numbered().stale("public"), Reply::numbered()]);
     site.get("/lenient").carries("/lenient #1");
@@ -302,7 +302,7 @@ fn a_write_outdates_what_may_be_served_stale(tier: Tier) {
     site.get("/lenient").fails_with(502);
 }
 
-fn a_write_outdates_what_its_answer_names(tier: Tier) {
+fn a_write_invalidates_what_its_answer_names(tier: Tier) {
     let site = Site::start(tier, RULES);
     for thing in ["/things/5", "/things/6", "/things/7"] {
         site.upstream.on(&format!("GET {thing}"), Reply::numbered().cached("max-age=600"));
@@ -311,8 +311,8 @@ fn a_write_outdates_what_its_answer_names(tier: Tier) {
     let created = Reply::status(201).header("Location", "/things/5").header("Content-Location", "/things/6");
     site.upstream.on("POST /things", created);
     site.write("POST", "/things").has_status(201).shows("fwd=method; fwd-status=201");
-    assert_outdated(&site, "/things/5");
-    assert_outdated(&site, "/things/6");
+    assert_invalidated(&site, "/things/5");
+    assert_invalidated(&site, "/things/6");
     let elsewhere = Reply::status(201).header("Location", "http://elsewhere.example/things/7");
     site.upstream.on("POST /things", elsewhere);
     site.write("POST", "/things").has_status(201);
@@ -342,7 +342,7 @@ fn the_answer_to_a_write_is_not_stored(tier: Tier) {
     site.get("/things").hides("hit").carries("/things #1");
 }
 
-fn an_outdated_entry_may_be_validated(tier: Tier) {
+fn an_invalidated_entry_may_be_validated(tier: Tier) {
     let site = Site::start(tier, RULES);
     site.upstream.answer("GET /users", |request| match request.header("if-none-match") {
         Some("\"1\"") => Reply::status(304).header("ETag", "\"1\""),
@@ -355,7 +355,7 @@ fn an_outdated_entry_may_be_validated(tier: Tier) {
     assert_eq!(site.upstream.count("GET /users"), 2);
 }
 
-fn a_whole_family_is_outdated_at_once(tier: Tier) {
+fn a_whole_family_is_invalidated_at_once(tier: Tier) {
     let site = Site::start(tier, RULES);
     let users: Vec<String> = (0..100).map(|id| format!("/users/{id}")).collect();
     for user in &users {
@@ -363,6 +363,6 @@ fn a_whole_family_is_outdated_at_once(tier: Tier) {
     }
     site.write("POST", "/users/import");
     for user in &users {
-        site.get(user).shows("detail=outdated").carries(&format!("{user} #2"));
+        site.get(user).shows("detail=invalidated").carries(&format!("{user} #2"));
     }
 }

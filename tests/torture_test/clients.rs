@@ -139,7 +139,7 @@ struct Client<'a> {
 enum Target {
     Register(usize),
     /// The same under another path, which only a rule invalidates.
-    View(usize),
+    MarksView(usize),
     Sum,
 }
 
@@ -166,7 +166,7 @@ impl<'a> Client<'a> {
     fn try_read(&mut self, target: Target) -> Result<(Option<String>, Read), Loss> {
         let path = match target {
             Target::Register(register) => format!("/r/{register}"),
-            Target::View(register) => format!("/v/{register}"),
+            Target::MarksView(register) => format!("/v/{register}"),
             Target::Sum => "/sum".to_owned(),
         };
         let mut connection = self.connect()?;
@@ -186,9 +186,9 @@ impl<'a> Client<'a> {
         match self.random.random_range(0..10) {
             0 => Target::Sum,
             1..=2 => Target::Register(latest),
-            3..=4 => Target::View(latest),
+            3..=4 => Target::MarksView(latest),
             5..=7 => Target::Register(self.any_register()),
-            _ => Target::View(self.any_register()),
+            _ => Target::MarksView(self.any_register()),
         }
     }
 
@@ -207,7 +207,7 @@ impl<'a> Client<'a> {
         let versions: Vec<u64> =
             content.split(',').map(|version| version.parse().expect("upstream's own")).collect();
         let judged = match target {
-            Target::Register(register) | Target::View(register) => ledger.check(register, versions[0], read),
+            Target::Register(register) | Target::MarksView(register) => ledger.check(register, versions[0], read),
             Target::Sum => ledger.check_all(&versions, read),
         };
         match judged {
@@ -222,7 +222,7 @@ impl<'a> Client<'a> {
         if self.tally.histories.len() < TOLD {
             let what = match target {
                 Target::Register(_) => "",
-                Target::View(_) => "in its view, ",
+                Target::MarksView(_) => "in its view, ",
                 Target::Sum => "in the list, ",
             };
             self.tally.histories.push(format!("{what}{}", self.world.ledger.history(stale, read)));

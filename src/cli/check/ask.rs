@@ -6,7 +6,7 @@ use http::{HeaderMap, Method, Uri};
 use crate::config::Config;
 use crate::config::lint::overridden_ttl;
 use crate::metrics::Metrics;
-use crate::proxy::account::Account;
+use crate::proxy::explain::Explainer;
 use crate::rules::{Family, Warning};
 use crate::running::Running;
 use crate::upstream::Upstream;
@@ -35,9 +35,9 @@ fn askable(family: &Family) -> Option<Uri> {
 }
 
 async fn ask_for(running: &Running, family: &Family, path: Uri) -> Option<Warning> {
-    let (target, fields) = Account::target(&running.config, &path, HeaderMap::new()).ok()?;
-    let account = Account::of(&running.config, running.live(), Method::GET, target, fields);
-    match account.ask(running).await {
+    let (target, fields) = Explainer::target(&running.config, &path, HeaderMap::new()).ok()?;
+    let explainer = Explainer::of(&running.config, running.live(), Method::GET, target, fields);
+    match explainer.ask(running).await {
         Ok(answer) if answer.status.is_success() => {
             overridden_ttl(family, path.path(), &answer.fields, answer.times.1)
         }

@@ -9,9 +9,9 @@ use std::time::SystemTime;
 use http::header::{CONNECTION, DATE};
 use http::{HeaderMap, StatusCode};
 
-use crate::headers;
-use crate::proxy::account::{Answer, stated_length};
-use crate::semantics::date::DateField;
+use crate::http::date::DateField;
+use crate::http::headers;
+use crate::proxy::explain::{UpstreamResponse, stated_length};
 
 /// Most bytes that heads may have together.
 const HEADS: u64 = 1 << 20;
@@ -35,7 +35,7 @@ const NO_STATUS_LINE: (&str, &str) =
     ("this is not a status line", "begin with one like HTTP/1.1 200 OK, as curl -i and curl -D - print it");
 
 /// The answer in a file, or on standard input for `-`.
-pub(super) fn read(file: &Path) -> Result<Answer, String> {
+pub(super) fn read(file: &Path) -> Result<UpstreamResponse, String> {
     let name = file.display();
     let read = match file.to_str() {
         Some("-") => contents(io::stdin().lock()),
@@ -67,13 +67,13 @@ struct Head {
 impl Head {
     /// It counts as received at its `Date`, the only time that a file tells: a head that was kept for an hour is
     /// judged as it was then. `now` without one.
-    fn answer(self, more: u64, now: SystemTime) -> Answer {
+    fn answer(self, more: u64, now: SystemTime) -> UpstreamResponse {
         let received = DateField::received(&self.fields, &DATE, now).valid().unwrap_or(now);
         let length = stated_length(&self.fields).unwrap_or(self.body + more);
         // A head that was written by hand need not say how its body ends.
         let closes = headers::names_token(&self.fields, &CONNECTION, "close");
         let is_close_delimited = closes && headers::is_close_delimited(&self.fields);
-        Answer {
+        UpstreamResponse {
             status: self.status,
             fields: self.fields,
             length: Some(length),

@@ -4,7 +4,10 @@ use std::fmt::{Result, Write as _};
 use std::time::Duration;
 
 use super::{Explanation, Read, Write};
-use crate::proxy::account::{Allowance, Claim, Judgement, Kept, Stored, Terms, Use};
+use crate::proxy::explain::{
+    Allowance, DecisionExplanation, ResponseExplanation, ReuseTerms, RouteExplanation, StoredExplanation,
+    StoredResponse,
+};
 
 impl Explanation {
     /// For people.
@@ -13,7 +16,7 @@ impl Explanation {
         // Writing to a String cannot fail.
         let _ = match self {
             Explanation::Read(read) => read.print(&mut out),
-            Explanation::Kept(kept) => kept.print(&mut out),
+            Explanation::Stored(stored) => stored.print(&mut out),
             Explanation::Write(write) => write.print(&mut out),
             Explanation::Pass { method, reason } => writeln!(out, "{method}: {reason}"),
         };
@@ -39,7 +42,7 @@ fn time(seconds: u64) -> String {
     humantime::format_duration(Duration::from_secs(seconds)).to_string()
 }
 
-impl Claim {
+impl RouteExplanation {
     fn print(&self, out: &mut String) -> Result {
         line(out, "request", &format!("{} {}", self.method, self.path))?;
         let none = "none: plain RFC 9111";
@@ -53,7 +56,7 @@ impl Claim {
         line(out, "in Redis", &self.store_key)?;
         line(out, "fresh for", &self.ttl)?;
         list(out, "tags", &self.tags)?;
-        list(out, "outdated by", &self.outdated_by)?;
+        list(out, "invalidated by", &self.invalidated_by)?;
         list(out, "note", &self.notes)
     }
 }
@@ -71,7 +74,7 @@ impl Read {
     }
 }
 
-impl Judgement {
+impl ResponseExplanation {
     fn print(&self, out: &mut String) -> Result {
         line(out, "answer", &self.status.to_string())?;
         match &self.reason {
@@ -98,7 +101,7 @@ impl Judgement {
     }
 }
 
-impl Terms {
+impl ReuseTerms {
     fn print(&self, out: &mut String) -> Result {
         let left = self.lifetime.saturating_sub(self.initial_age);
         let fresh = match self.initial_age {
@@ -134,14 +137,14 @@ impl Terms {
     }
 }
 
-impl Use {
+impl DecisionExplanation {
     fn print(&self, out: &mut String, name: &str) -> Result {
         let ttl = self.ttl.map(|ttl| format!(" [ttl={ttl}]")).unwrap_or_default();
         line(out, name, &format!("{}: {}{ttl}", self.does.label(), self.because))
     }
 }
 
-impl Kept {
+impl StoredExplanation {
     fn print(&self, out: &mut String) -> Result {
         self.claim.print(out)?;
         writeln!(out)?;
@@ -153,8 +156,8 @@ impl Kept {
         line(out, "in store", &self.in_store)?;
         list_if_any(out, "varies on", &self.varies_on)?;
         list_if_any(out, "variants", &self.variants)?;
-        for mark in &self.outdated_since {
-            line(out, "outdated", &format!("{}: {}", mark.tag, mark.by))?;
+        for mark in &self.invalidated_since {
+            line(out, "invalidated", &format!("{}: {}", mark.tag, mark.by))?;
         }
         if let Some(stored) = &self.stored {
             stored.print(out)?;
@@ -163,7 +166,7 @@ impl Kept {
     }
 }
 
-impl Stored {
+impl StoredResponse {
     fn print(&self, out: &mut String) -> Result {
         line(out, "response", &format!("{}, {} bytes", self.status, self.length))?;
         line(out, "age", &time(self.age))?;
@@ -181,7 +184,7 @@ impl Write {
             line(out, "rule", &format!("{} (line {})", rule.path, rule.line))?;
             line(out, "  on", &on.join(", "))?;
             line(out, "  how", &rule.how)?;
-            list(out, "  outdates", &rule.outdates)?;
+            list(out, "  invalidates", &rule.invalidates)?;
         }
         line(
             out,

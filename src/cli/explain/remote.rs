@@ -9,15 +9,19 @@ use serde_json::Value;
 use super::{Failure, wait};
 use crate::cli::{ExplainArguments, variable};
 use crate::config::{Config, HostPolicy, Overrides};
-use crate::proxy::account::{Account, Kept};
+use crate::proxy::explain::{Explainer, StoredExplanation};
 use crate::upstream::{RequestBody, Upstream};
 
 /// Most bytes of an answer.
 const ANSWER: usize = 16 << 20;
 
 /// What the Larder of this admin keeps.
-pub(super) fn kept(arguments: &ExplainArguments, admin: &str, method: &Method) -> Result<Kept, Failure> {
-    if !Account::is_read(method) {
+pub(super) fn stored_now(
+    arguments: &ExplainArguments,
+    admin: &str,
+    method: &Method,
+) -> Result<StoredExplanation, Failure> {
+    if !Explainer::is_read(method) {
         let only =
             format!("only for GET, HEAD and QUERY anything is kept; leave --admin out to explain a {method}");
         return Err(Failure::Usage(only));
@@ -73,12 +77,12 @@ async fn answer(client: &Upstream, question: &str, fields: HeaderMap) -> Result<
     Ok((status, body.to_bytes()))
 }
 
-fn read(admin: &str, status: StatusCode, body: &[u8]) -> Result<Kept, Failure> {
+fn read(admin: &str, status: StatusCode, body: &[u8]) -> Result<StoredExplanation, Failure> {
     let json: Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |name: &str| json[name].as_str().unwrap_or_default();
     if status.is_success() {
-        let kept = serde_json::from_value(json.clone());
-        return kept.map_err(|_| {
+        let stored_now = serde_json::from_value(json.clone());
+        return stored_now.map_err(|_| {
             Failure::NoAnswer(format!(
                 "{admin} does not answer as this version of Larder does; use the larder it runs"
             ))

@@ -1,7 +1,7 @@
 //! What people write first, and what they are told to write instead; several rules for one path.
 
 use super::*;
-use crate::stamp::Tag;
+use crate::marks::Tag;
 
 /// The only fault of a file.
 fn fault(text: &str) -> Fault {
@@ -94,8 +94,8 @@ fn one_path_may_have_several_rules() {
     for rules in [inline, tables] {
         let config = good(&format!("{families}{rules}\n"));
         let tags = |method: &str| {
-            let matches = config.rules.outdated_by(&method.parse().unwrap(), "/x");
-            matches.into_iter().flat_map(|outdated| outdated.tags).collect::<Vec<_>>()
+            let matches = config.rules.invalidated_by(&method.parse().unwrap(), "/x");
+            matches.into_iter().flat_map(|invalidated| invalidated.tags).collect::<Vec<_>>()
         };
         assert_eq!((tags("POST"), tags("PUT")), (vec![Tag::family("a")], vec![Tag::family("b")]), "{rules}");
         assert_eq!(tags("PATCH"), []);

@@ -12,7 +12,7 @@ use super::dialer::untimed;
 use super::link::{Keeper, Pauses};
 use super::refusal::Refusal;
 use super::{HEARTBEAT, Link};
-use crate::config::store_url::Place;
+use crate::config::store_url::ServerAddress;
 use crate::store::fleet::Message;
 
 /// Messages that a receiver may be behind before it misses some.
@@ -58,7 +58,7 @@ impl Subscription {
     /// Connects and subscribes within the connect time limit; gives the reason why not.
     async fn begin(
         link: &Keeper,
-        place: &Place,
+        place: &ServerAddress,
         channel: &str,
         messages: &broadcast::Sender<Message>,
     ) -> Result<Subscription, String> {
@@ -72,7 +72,7 @@ impl Subscription {
 
     async fn open(
         link: &Keeper,
-        place: &Place,
+        place: &ServerAddress,
         channel: &str,
         messages: broadcast::Sender<Message>,
     ) -> RedisResult<Subscription> {
@@ -96,7 +96,12 @@ impl Subscription {
 
     /// Returns when the subscription has ended, with the reason; None if the marks are elsewhere now. Tries the connection
     /// now and then.
-    async fn end(mut self, link: &Keeper, place: &Place, state: &mut watch::Receiver<Link>) -> Option<String> {
+    async fn end(
+        mut self,
+        link: &Keeper,
+        place: &ServerAddress,
+        state: &mut watch::Receiver<Link>,
+    ) -> Option<String> {
         loop {
             tokio::select! {
                 () = self.ended.notified() => return Some("the connection was closed".to_owned()),

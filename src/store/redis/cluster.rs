@@ -24,21 +24,21 @@ use super::dialer::Dialer;
 use super::refusal::{Refusal, is_elsewhere, told};
 use super::slots::{Slots, slot_of};
 use super::{HEARTBEAT, PAUSE_MIN, StoreError, not_an_answer};
-use crate::config::store_url::Place;
+use crate::config::store_url::ServerAddress;
 
 /// The nodes that are known, whatever they keep.
 #[derive(Debug)]
 pub(super) struct Cluster {
     dialer: Arc<Dialer>,
-    seeds: Vec<Place>,
+    seeds: Vec<ServerAddress>,
     /// Primaries that were heard of last; there may be no seed among them any more.
-    heard: Mutex<BTreeSet<Place>>,
+    heard: Mutex<BTreeSet<ServerAddress>>,
     /// For one node to answer.
     limit: Duration,
 }
 
 impl Cluster {
-    pub(super) fn new(dialer: Arc<Dialer>, seeds: Vec<Place>, limit: Duration) -> Cluster {
+    pub(super) fn new(dialer: Arc<Dialer>, seeds: Vec<ServerAddress>, limit: Duration) -> Cluster {
         Cluster { dialer, seeds, heard: Mutex::default(), limit }
     }
 
@@ -64,17 +64,17 @@ impl Cluster {
         Err(failure)
     }
 
-    fn places(&self) -> Vec<Place> {
+    fn places(&self) -> Vec<ServerAddress> {
         let mut places = self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone();
         places.extend(self.seeds.iter().cloned());
-        let mut places: Vec<Place> = places.into_iter().collect();
+        let mut places: Vec<ServerAddress> = places.into_iter().collect();
         places.shuffle(&mut rand::rng());
         places
     }
 }
 
 /// Who keeps which slot, in the eyes of a node that reaches the majority of its cluster.
-async fn slots_seen_by(node: &mut MultiplexedConnection, place: &Place) -> RedisResult<Slots> {
+async fn slots_seen_by(node: &mut MultiplexedConnection, place: &ServerAddress) -> RedisResult<Slots> {
     let mut pipe = redis::pipe();
     pipe.cmd("CLUSTER").arg("INFO").cmd("CLUSTER").arg("SLOTS");
     let (info, slots): (String, Value) = pipe.query_async(node).await?;
@@ -110,7 +110,7 @@ struct Nodes {
 #[derive(Clone)]
 struct Layout {
     slots: Slots,
-    connected: BTreeMap<Place, Arc<Node>>,
+    connected: BTreeMap<ServerAddress, Arc<Node>>,
 }
 
 struct Node {
@@ -140,7 +140,7 @@ impl Spread {
     }
 
     /// Who keeps this key, as far as is known.
-    pub(super) fn keeper(&self, name: &str) -> Option<Place> {
+    pub(super) fn keeper(&self, name: &str) -> Option<ServerAddress> {
         self.nodes.layout.load().slots.keeper(slot_of(name)).cloned()
     }
 
@@ -176,7 +176,7 @@ fn is_broken(error: &RedisError) -> bool {
 }
 
 impl Nodes {
-    fn keeper(&self, name: &str) -> Result<(Place, Arc<Node>), StoreError> {
+    fn keeper(&self, name: &str) -> Result<(ServerAddress, Arc<Node>), StoreError> {
         let layout = self.layout.load();
         let Some(place) = layout.slots.keeper(slot_of(name)) else {
             return Err(StoreError::Away("no node of the cluster keeps the slot of this entry".to_owned()));
@@ -188,7 +188,7 @@ impl Nodes {
     }
 
     /// Asks this connection nothing more. That is the breaker of its node.
-    fn lose(&self, place: &Place, node: &Arc<Node>, reason: &str) {
+    fn lose(&self, place: &ServerAddress, node: &Arc<Node>, reason: &str) {
         let before = self.layout.rcu(|layout| {
             let mut layout = Layout::clone(layout);
             if layout.connected.get(place).is_some_and(|known| Arc::ptr_eq(known, node)) {
@@ -245,7 +245,7 @@ impl Nodes {
     }
 
     /// The connection to this node if it answers, or a new one if it does on that.
-    async fn tried(&self, known: Option<Arc<Node>>, place: &Place) -> Option<Arc<Node>> {
+    async fn tried(&self, known: Option<Arc<Node>>, place: &ServerAddress) -> Option<Arc<Node>> {
         if let Some(node) = known {
             let ping = async { redis::cmd("PING").query_async::<()>(&mut node.connection.clone()).await };
             match in_time(self.limit, ping).await {

@@ -15,7 +15,7 @@ use redis::{
 
 use super::HEARTBEAT;
 use crate::config::StoreConfig;
-use crate::config::store_url::{Login, Place, Security, StoreUrl};
+use crate::config::store_url::{Login, Security, ServerAddress, StoreUrl};
 
 /// Silence of the peer's host after which the kernel gives a connection up.
 const KEEPALIVE: Duration = Duration::from_secs(5);
@@ -101,19 +101,19 @@ impl Dialer {
     }
 
     /// A connection, logged in.
-    pub(super) async fn open(&self, place: &Place) -> RedisResult<MultiplexedConnection> {
+    pub(super) async fn open(&self, place: &ServerAddress) -> RedisResult<MultiplexedConnection> {
         let client = self.client(place, ProtocolVersion::RESP2)?;
         client.get_multiplexed_async_connection_with_config(&untimed()).await
     }
 
-    pub(super) fn client(&self, place: &Place, protocol: ProtocolVersion) -> RedisResult<Client> {
+    pub(super) fn client(&self, place: &ServerAddress, protocol: ProtocolVersion) -> RedisResult<Client> {
         let info = self.address(place).into_connection_info()?;
         let login = self.login.clone().set_protocol(protocol);
         Client::open(tuned(info).set_redis_settings(login))
     }
 
-    fn address(&self, place: &Place) -> ConnectionAddr {
-        let Place { host, port } = place.clone();
+    fn address(&self, place: &ServerAddress) -> ConnectionAddr {
+        let ServerAddress { host, port } = place.clone();
         match self.template.clone() {
             ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
                 ConnectionAddr::TcpTls { host, port, insecure, tls_params }

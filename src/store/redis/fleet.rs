@@ -9,10 +9,10 @@ use redis::{RedisResult, ScriptInvocation};
 
 use super::link::Connections;
 use super::{Namespace, new_epoch, replicas};
-use crate::stamp::{Epoch, Sequence, Softened, Stamp, Tag, Taken, View};
+use crate::marks::{Epoch, IssuedStamp, MarksView, Sequence, SoftInvalidation, Stamp, Tag};
 use crate::store::StoreError;
 use crate::store::fleet::{
-    Cause, Claim, Claimed, EpochState, Generation, Holder, Intent, Invalidated, Member, Membership, Roster,
+    Cause, EpochState, FleetLock, Generation, Holder, Intent, Invalidated, LockReply, Member, Membership, Roster,
     Synced, TOLD_MAX, fetched, lines, tags_in,
 };
 
@@ -22,7 +22,7 @@ const MARKS_TOLD: usize = 10_000;
 /// Due intents that one sync tells; the next tells further ones.
 const DUE_TOLD: usize = 16;
 
-/// Intents that are kept, repetitions included: some tens of megabytes. Beyond it everything is outdated when a
+/// Intents that are kept, repetitions included: some tens of megabytes. Beyond it everything is invalidated when a
 /// further repetition is due, and further writes cannot be announced.
 const INTENTS_MOST: usize = 100_000;
 /// What was done, or that too few replicas have it; the outer error is of what was not done.
@@ -51,13 +51,13 @@ impl Namespace {
         // Scores are whole numbers below 2^53, exact as floats.
         let marks = marks.into_iter().filter_map(|(tag, score)| Some((tag_of(&tag)?, score as Sequence)));
         let soft = soft.into_iter().filter_map(|(tag, score, left)| {
-            Some((Softened { tag: tag_of(&tag)?, grace: Duration::from_micros(left) }, score as Sequence))
+            Some((SoftInvalidation { tag: tag_of(&tag)?, grace: Duration::from_micros(left) }, score as Sequence))
         });
         let due = due.into_iter().map(|(id, tags)| Intent { id: id.into(), tags: intended_by(&tags) });
         let synced = Synced {
             stamp: Stamp { epoch: Epoch(epoch), sequence },
             marks: whole.then(|| marks.collect()),
-            softened: soft.collect(),
+            soft: soft.collect(),
             due: due.collect(),
             generation: Generation { epoch: Epoch(epoch), number: generation },
             behind: behind.iter().filter_map(|(id, text)| holder(id, text)).collect(),
@@ -70,7 +70,7 @@ impl Namespace {
         reached(connections, synced, None).await
     }
 
-    pub(super) async fn reach(&self, connections: &Connections) -> Done<View> {
+    pub(super) async fn reach(&self, connections: &Connections) -> Done<MarksView> {
         match reached(connections, (), None).await? {
             Ok(()) => Ok(Ok(self.view(connections, &[]).await?)),
             Err(error) => Ok(Err(error)),
@@ -119,7 +119,7 @@ impl Namespace {
         cause: &Cause<'_>,
     ) -> Done<Invalidated> {
         // Lines have no room for graces: what is softened is told by a sync alone.
-        let is_told = tags.len() <= TOLD_MAX && cause.softened.is_empty();
+        let is_told = tags.len() <= TOLD_MAX && cause.soft.is_empty();
         let told = lines(tags).filter(|_| is_told).unwrap_or_default();
         let mut call = self.call(&self.invalidate, connections);
         call.arg(self.marks_max).arg(cause.by).arg(cause.intent.unwrap_or_default()).arg(told);
@@ -127,8 +127,8 @@ impl Namespace {
         for again in cause.again {
             call.arg(&*again.id()).arg(micros(again.after)).arg(intended(&again.tags));
         }
-        call.arg(cause.softened.len());
-        for Softened { tag, grace } in cause.softened {
+        call.arg(cause.soft.len());
+        for SoftInvalidation { tag, grace } in cause.soft {
             call.arg(tag.as_str()).arg(micros(*grace));
         }
         for tag in tags {
@@ -140,7 +140,7 @@ impl Namespace {
         self.log_new_epoch(epoch, &started);
         let others = members.iter().filter(|(id, _)| id != cause.by);
         let invalidated = Invalidated {
-            taken: Taken { stamp: Stamp { epoch: Epoch(epoch), sequence }, previous },
+            taken: IssuedStamp { stamp: Stamp { epoch: Epoch(epoch), sequence }, previous },
             holders: others.filter_map(|(id, member)| holder(id, member)).filter(Holder::is_waited_for).collect(),
             epoch_age: Duration::from_micros(age),
             longest_lease: Duration::from_millis(longest),
@@ -149,13 +149,18 @@ impl Namespace {
         reached(connections, invalidated, Some(taken)).await
     }
 
-    pub(super) async fn record(&self, connections: &Connections, intent: &Intent, within: Duration) -> Done<View> {
+    pub(super) async fn record(
+        &self,
+        connections: &Connections,
+        intent: &Intent,
+        within: Duration,
+    ) -> Done<MarksView> {
         let mut call = self.call(&self.record, connections);
         call.arg(&*intent.id).arg(micros(within)).arg(intended(&intent.tags)).arg(INTENTS_MOST);
         let (epoch, sequence, cause, newest): (u64, u64, String, u64) =
             call.invoke_async(&mut connections.marks()).await?;
         self.log_new_epoch(epoch, &cause);
-        reached(connections, View::hard(Stamp { epoch: Epoch(epoch), sequence }, newest), None).await
+        reached(connections, MarksView::hard(Stamp { epoch: Epoch(epoch), sequence }, newest), None).await
     }
 
     pub(super) async fn forget(&self, connections: &Connections, intent: &str) -> RedisResult<()> {
@@ -163,30 +168,30 @@ impl Namespace {
         call.key(&self.intent_tags).arg(intent).invoke_async(&mut connections.marks()).await
     }
 
-    pub(super) async fn claim(
+    pub(super) async fn lock_fetch(
         &self,
         mut keeper: MultiplexedConnection,
         name: &str,
-        claim: &Claim,
+        lock: &FleetLock,
         lasting: Duration,
-        instead_of: Option<&Claim>,
-    ) -> RedisResult<Claimed> {
-        let mut call = self.claim.key(name);
-        call.arg(claim.text()).arg(millis(lasting).max(1)).arg(instead_of.map(Claim::text).unwrap_or_default());
+        instead_of: Option<&FleetLock>,
+    ) -> RedisResult<LockReply> {
+        let mut call = self.lock_fetch.key(name);
+        call.arg(lock.text()).arg(millis(lasting).max(1)).arg(instead_of.map(FleetLock::text).unwrap_or_default());
         let known: String = call.invoke_async(&mut keeper).await?;
-        // Nothing, or what only looks like a claim.
-        Ok(Claim::of_text(&known).map_or(Claimed::Ours, Claimed::Theirs))
+        // Nothing, or what only looks like a lock.
+        Ok(FleetLock::of_text(&known).map_or(LockReply::Ours, LockReply::Theirs))
     }
 
-    pub(super) async fn release(
+    pub(super) async fn unlock_fetch(
         &self,
         mut keeper: MultiplexedConnection,
         name: &str,
-        claim: &Claim,
+        lock: &FleetLock,
         stored: bool,
     ) -> RedisResult<()> {
-        let mut call = self.release.key(name);
-        call.arg(claim.text()).arg(&self.channel).arg(fetched(claim, stored));
+        let mut call = self.unlock_fetch.key(name);
+        call.arg(lock.text()).arg(&self.channel).arg(fetched(lock, stored));
         call.invoke_async(&mut keeper).await
     }
 
@@ -206,7 +211,7 @@ impl Namespace {
 }
 
 /// What was done, once enough replicas have it. `taken`: what it took, if it was an invalidation.
-async fn reached<T>(connections: &Connections, done: T, taken: Option<Taken>) -> Done<T> {
+async fn reached<T>(connections: &Connections, done: T, taken: Option<IssuedStamp>) -> Done<T> {
     match connections.reach_replicas().await {
         Ok(()) => Ok(Ok(done)),
         Err(error) => match replicas::missing(&error) {

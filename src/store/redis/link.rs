@@ -28,7 +28,7 @@ use super::slots::{Slots, slot_of};
 use super::{HEARTBEAT, Link, Namespace, Outage, PAUSE_MIN, StoreError};
 use crate::config::StoreConfig;
 use crate::config::address::Wrong;
-use crate::config::store_url::{Place, StoreUrl, Topology};
+use crate::config::store_url::{ServerAddress, StoreUrl, Topology};
 
 /// The longest pause before connecting again.
 const PAUSE_MAX: Duration = Duration::from_millis(250);
@@ -51,7 +51,7 @@ pub(super) struct Connections {
     replicas: Option<Replicas>,
     server: Server,
     /// Where the marks are.
-    place: Place,
+    place: ServerAddress,
 }
 
 /// Who keeps the entries.
@@ -107,39 +107,41 @@ impl Connections {
 }
 
 /// Who says where the marks are.
-enum Guide {
+enum PrimaryResolver {
     /// The URL.
-    Server(Place),
+    Server(ServerAddress),
     Cluster(Arc<Cluster>),
     Sentinels(Arc<Sentinels>),
 }
 
-impl Guide {
+impl PrimaryResolver {
     /// Time limits are parts of that for connecting as a whole: whoever hangs must leave time for the others.
-    fn new(config: &StoreConfig, url: &StoreUrl) -> Result<(Guide, Arc<Dialer>), SetupFault> {
+    fn new(config: &StoreConfig, url: &StoreUrl) -> Result<(PrimaryResolver, Arc<Dialer>), SetupFault> {
         let limit = config.connect_timeout;
         let dialer = |login, database| Dialer::new(config, url, login, database).map(Arc::new);
         Ok(match &url.topology {
-            Topology::Server { place, database } => (Guide::Server(place.clone()), dialer(&url.login, *database)?),
+            Topology::Server { place, database } => {
+                (PrimaryResolver::Server(place.clone()), dialer(&url.login, *database)?)
+            }
             Topology::Cluster { seeds } => {
                 let dialer = dialer(&url.login, 0)?;
                 let cluster = Cluster::new(Arc::clone(&dialer), seeds.clone(), limit / 4);
-                (Guide::Cluster(Arc::new(cluster)), dialer)
+                (PrimaryResolver::Cluster(Arc::new(cluster)), dialer)
             }
             Topology::Sentinel { sentinels, primary, database, login } => {
                 let asking = dialer(login, 0)?;
                 let sentinels = Sentinels::new(asking, sentinels.clone(), primary.clone(), limit / 3);
-                (Guide::Sentinels(Arc::new(sentinels)), dialer(&url.login, *database)?)
+                (PrimaryResolver::Sentinels(Arc::new(sentinels)), dialer(&url.login, *database)?)
             }
         })
     }
 
     /// The server that keeps this key and what has its slot, and who keeps the other slots.
-    async fn lead(&self, name: &str) -> RedisResult<(Place, Option<Slots>)> {
+    async fn lead(&self, name: &str) -> RedisResult<(ServerAddress, Option<Slots>)> {
         match self {
-            Guide::Server(place) => Ok((place.clone(), None)),
-            Guide::Sentinels(sentinels) => Ok((sentinels.primary().await?, None)),
-            Guide::Cluster(cluster) => {
+            PrimaryResolver::Server(place) => Ok((place.clone(), None)),
+            PrimaryResolver::Sentinels(sentinels) => Ok((sentinels.primary().await?, None)),
+            PrimaryResolver::Cluster(cluster) => {
                 let slots = cluster.slots().await?;
                 let keeper = slots.keeper(slot_of(name)).cloned();
                 let place =
@@ -150,20 +152,20 @@ impl Guide {
     }
 
     /// The server must be of the kind that is expected there.
-    fn accept(&self, server: &Server, place: &Place) -> RedisResult<()> {
+    fn accept(&self, server: &Server, place: &ServerAddress) -> RedisResult<()> {
         match self {
-            Guide::Server(_) => server.must_stand_alone(),
-            Guide::Sentinels(_) if !server.is_primary => {
+            PrimaryResolver::Server(_) => server.must_stand_alone(),
+            PrimaryResolver::Sentinels(_) if !server.is_primary => {
                 Err(io::Error::other(format!("the sentinels name {place}, which is a replica")).into())
             }
-            Guide::Cluster(_) | Guide::Sentinels(_) => Ok(()),
+            PrimaryResolver::Cluster(_) | PrimaryResolver::Sentinels(_) => Ok(()),
         }
     }
 }
 
 /// Owns the connections and their state.
 pub(super) struct Keeper {
-    guide: Guide,
+    resolver: PrimaryResolver,
     dialer: Arc<Dialer>,
     namespace: Arc<Namespace>,
     address: String,
@@ -180,7 +182,7 @@ pub(super) struct Keeper {
     /// Wakes the task when the connections were dropped.
     lost: Notify,
     /// Where the marks were when the link was up last; for the log alone.
-    latest: Mutex<Option<Place>>,
+    latest: Mutex<Option<ServerAddress>>,
 }
 
 impl Keeper {
@@ -188,9 +190,9 @@ impl Keeper {
         let mut url = StoreUrl::read(&config.redis)
             .map_err(|Wrong { message, remedy }| SetupFault::Url { message, remedy })?;
         url.login = dialer::login(config, url.login)?;
-        let (guide, dialer) = Guide::new(config, &url)?;
+        let (resolver, dialer) = PrimaryResolver::new(config, &url)?;
         Ok(Keeper {
-            guide,
+            resolver,
             dialer,
             namespace,
             address: config.redacted(),
@@ -219,7 +221,7 @@ impl Keeper {
     }
 
     /// Where the marks are now, while the link is up.
-    pub(super) fn place(&self) -> Option<Place> {
+    pub(super) fn place(&self) -> Option<ServerAddress> {
         self.connections.load().as_ref().map(|connections| connections.place.clone())
     }
 
@@ -393,11 +395,11 @@ impl Keeper {
 
     /// Takes the link down when the marks are elsewhere now: a primary that was deposed may not know it, and answer.
     async fn follow(&self, connections: &Arc<Connections>) {
-        let now = match (&self.guide, &connections.entries) {
+        let now = match (&self.resolver, &connections.entries) {
             // Sentinels that are away say nothing against the primary.
-            (Guide::Sentinels(sentinels), _) => sentinels.primary().await.ok(),
+            (PrimaryResolver::Sentinels(sentinels), _) => sentinels.primary().await.ok(),
             (_, Entries::Spread(spread)) => spread.keeper(&self.namespace.meta),
-            (Guide::Server(_) | Guide::Cluster(_), Entries::Beside(_)) => None,
+            (PrimaryResolver::Server(_) | PrimaryResolver::Cluster(_), Entries::Beside(_)) => None,
         };
         if let Some(now) = now.filter(|now| *now != connections.place) {
             let reason = format!("{} is not the primary any more, {now} is", connections.place);
@@ -452,10 +454,10 @@ impl Keeper {
     }
 
     async fn open(&self) -> RedisResult<Connections> {
-        let (place, slots) = self.guide.lead(&self.namespace.meta).await?;
+        let (place, slots) = self.resolver.lead(&self.namespace.meta).await?;
         let (marks, entries) = (self.open_one(&place), self.open_entries(&place, slots));
         let ((marks, server), (entries, other)) = tokio::try_join!(marks, entries)?;
-        self.guide.accept(&server, &place)?;
+        self.resolver.accept(&server, &place)?;
         other.map_or(Ok(()), |other| server.must_be(&other))?;
         let replicas = match self.wait_replicas {
             0 => None,
@@ -472,16 +474,20 @@ impl Keeper {
     }
 
     /// A connection, logged in, and what it learned of its server before anything else was asked on it.
-    async fn open_one(&self, place: &Place) -> RedisResult<(MultiplexedConnection, Server)> {
+    async fn open_one(&self, place: &ServerAddress) -> RedisResult<(MultiplexedConnection, Server)> {
         let mut connection = self.dialer.open(place).await?;
         let server = Server::at(&mut connection).await?;
         Ok((connection, server))
     }
 
     /// Marks are read on the connection for entries too where one server keeps both.
-    async fn open_entries(&self, place: &Place, slots: Option<Slots>) -> RedisResult<(Entries, Option<Server>)> {
-        match (&self.guide, slots) {
-            (Guide::Cluster(cluster), Some(slots)) => {
+    async fn open_entries(
+        &self,
+        place: &ServerAddress,
+        slots: Option<Slots>,
+    ) -> RedisResult<(Entries, Option<Server>)> {
+        match (&self.resolver, slots) {
+            (PrimaryResolver::Cluster(cluster), Some(slots)) => {
                 let spread = Spread::start(Arc::clone(cluster), slots, self.timeout).await;
                 Ok((Entries::Spread(spread), None))
             }

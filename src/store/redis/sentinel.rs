@@ -15,29 +15,34 @@ use tokio::time::timeout;
 use super::dialer::Dialer;
 use super::not_an_answer;
 use super::refusal::{Refusal, told};
-use crate::config::store_url::Place;
+use crate::config::store_url::ServerAddress;
 
 #[derive(Debug)]
 pub(super) struct Sentinels {
     dialer: Arc<Dialer>,
-    places: Vec<Place>,
+    places: Vec<ServerAddress>,
     /// The primary's name.
     name: String,
     /// For all of them to answer.
     limit: Duration,
     /// Those who answered when they were asked last.
-    connections: Mutex<BTreeMap<Place, MultiplexedConnection>>,
+    connections: Mutex<BTreeMap<ServerAddress, MultiplexedConnection>>,
 }
 
 /// What a sentinel says.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Word {
     epoch: u64,
-    primary: Place,
+    primary: ServerAddress,
 }
 
 impl Sentinels {
-    pub(super) fn new(dialer: Arc<Dialer>, places: Vec<Place>, name: String, limit: Duration) -> Sentinels {
+    pub(super) fn new(
+        dialer: Arc<Dialer>,
+        places: Vec<ServerAddress>,
+        name: String,
+        limit: Duration,
+    ) -> Sentinels {
         Sentinels { dialer, places, name, limit, connections: Mutex::default() }
     }
 
@@ -46,7 +51,7 @@ impl Sentinels {
     /// # Errors
     ///
     /// None of them knows; of their answers the one that somebody has to do something about.
-    pub(super) async fn primary(self: &Arc<Sentinels>) -> RedisResult<Place> {
+    pub(super) async fn primary(self: &Arc<Sentinels>) -> RedisResult<ServerAddress> {
         let mut asked = JoinSet::new();
         for place in self.places.clone() {
             let sentinels = Arc::clone(self);
@@ -67,7 +72,7 @@ impl Sentinels {
         }
     }
 
-    async fn ask(&self, place: &Place) -> RedisResult<Word> {
+    async fn ask(&self, place: &ServerAddress) -> RedisResult<Word> {
         let known = self.lock().remove(place);
         let answer = async {
             let mut connection = match known {
@@ -83,7 +88,7 @@ impl Sentinels {
         Word::read(&fields).ok_or_else(|| not_an_answer("SENTINEL MASTER tells something else"))
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Place, MultiplexedConnection>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ServerAddress, MultiplexedConnection>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -101,14 +106,14 @@ fn as_of_sentinels(failure: RedisError) -> RedisError {
     (ErrorKind::InvalidClientConfig, "the sentinels ask for another user or password", what).into()
 }
 
-fn silent(place: &Place) -> RedisError {
+fn silent(place: &ServerAddress) -> RedisError {
     io::Error::new(io::ErrorKind::TimedOut, format!("the sentinel at {place} does not answer")).into()
 }
 
 impl Word {
     fn read(fields: &HashMap<String, String>) -> Option<Word> {
         let host = fields.get("ip").filter(|host| !host.is_empty())?.clone();
-        let primary = Place { host, port: fields.get("port")?.parse().ok()? };
+        let primary = ServerAddress { host, port: fields.get("port")?.parse().ok()? };
         Some(Word { epoch: fields.get("config-epoch")?.parse().ok()?, primary })
     }
 }

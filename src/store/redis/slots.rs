@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use redis::Value;
 
-use crate::config::store_url::Place;
+use crate::config::store_url::ServerAddress;
 
 /// How many slots there are.
 const SLOTS: u16 = 16384;
@@ -26,25 +26,25 @@ fn crc16(bytes: &[u8]) -> u16 {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Slots {
     /// By the last slot of a range: its first one, and who keeps it.
-    ranges: BTreeMap<u16, (u16, Place)>,
+    ranges: BTreeMap<u16, (u16, ServerAddress)>,
 }
 
 impl Slots {
     /// Reads the answer to `CLUSTER SLOTS` that this node gave: ranges, each with its first and last slot and its nodes,
     /// the primary first. A node that does not know its own address leaves it out.
-    pub(super) fn read(answer: &Value, asked: &Place) -> Option<Slots> {
+    pub(super) fn read(answer: &Value, asked: &ServerAddress) -> Option<Slots> {
         let ranges = answer.as_sequence()?.iter().map(|range| read_range(range.as_sequence()?, asked));
         Some(Slots { ranges: ranges.collect::<Option<_>>()? })
     }
 
     /// Who keeps this slot.
-    pub(super) fn keeper(&self, slot: u16) -> Option<&Place> {
+    pub(super) fn keeper(&self, slot: u16) -> Option<&ServerAddress> {
         let (_, (first, place)) = self.ranges.range(slot..).next()?;
         (*first <= slot).then_some(place)
     }
 
     /// All primaries that keep slots.
-    pub(super) fn primaries(&self) -> BTreeSet<Place> {
+    pub(super) fn primaries(&self) -> BTreeSet<ServerAddress> {
         self.ranges.values().map(|(_, place)| place.clone()).collect()
     }
 
@@ -55,7 +55,7 @@ impl Slots {
     }
 }
 
-fn read_range(range: &[Value], asked: &Place) -> Option<(u16, (u16, Place))> {
+fn read_range(range: &[Value], asked: &ServerAddress) -> Option<(u16, (u16, ServerAddress))> {
     let [Value::Int(first), Value::Int(last), primary, ..] = range else { return None };
     let (first, last) = (u16::try_from(*first).ok()?, u16::try_from(*last).ok()?);
     let [host, Value::Int(port), ..] = primary.as_sequence()? else { return None };
@@ -67,7 +67,7 @@ fn read_range(range: &[Value], asked: &Place) -> Option<(u16, (u16, Place))> {
     };
     // `?` stands for a host name that was not announced.
     let host = if matches!(host, "" | "?") { &asked.host } else { host };
-    let place = Place { host: host.to_owned(), port: u16::try_from(*port).ok()? };
+    let place = ServerAddress { host: host.to_owned(), port: u16::try_from(*port).ok()? };
     (first <= last && last < SLOTS).then_some((last, (first, place)))
 }
 
@@ -77,8 +77,8 @@ mod tests {
 
     use super::*;
 
-    fn place(host: &str, port: u16) -> Place {
-        Place { host: host.to_owned(), port }
+    fn place(host: &str, port: u16) -> ServerAddress {
+        ServerAddress { host: host.to_owned(), port }
     }
 
     fn range(first: i64, last: i64, host: Value, port: i64) -> Value {

@@ -11,8 +11,8 @@ use super::fleet::millis;
 use super::link::Connections;
 use super::{Answers, Namespace, Read, not_an_answer, view_of};
 use crate::entry::Preface;
-use crate::stamp::{Tag, View};
-use crate::store::sweep::{Census, Dated, Judged, Place, Specimen, Survey};
+use crate::marks::{MarksView, Tag};
+use crate::store::sweep::{Dated, Judged, KeyStats, Specimen, Survey, WalkPosition};
 
 /// What is read of an entry at first, bytes: most tell their stamp and tags in that.
 const BEGINNING: usize = 512;
@@ -20,7 +20,7 @@ const BEGINNING: usize = 512;
 /// What is read of it at most.
 const BEGINNING_MAX: usize = 64 << 10;
 
-/// What is read of a census at most, bytes: some ten thousand families.
+/// What is read of key statistics at most, bytes: some ten thousand families.
 const CENSUS_MAX: usize = 1 << 20;
 
 const UNLINK_IF: &str = include_str!("../unlink_if.lua");
@@ -36,13 +36,18 @@ impl Namespace {
         call.arg(id).arg(millis(lasting)).invoke_async(&mut connections.marks()).await
     }
 
-    pub(super) async fn survey(&self, connections: &Connections, from: Place, keys: u64) -> RedisResult<Survey> {
+    pub(super) async fn survey(
+        &self,
+        connections: &Connections,
+        from: WalkPosition,
+        keys: u64,
+    ) -> RedisResult<Survey> {
         let nodes = connections.nodes();
         let Some(node) = nodes.get(from.node) else { return Ok(Survey::default()) };
         let (cursor, names) = self.scan(node.clone(), from.cursor, keys).await?;
         let next = match cursor {
-            0 => Place { node: from.node + 1, cursor: 0 },
-            cursor => Place { cursor, ..from },
+            0 => WalkPosition { node: from.node + 1, cursor: 0 },
+            cursor => WalkPosition { cursor, ..from },
         };
         let specimens = self.look_at(node.clone(), names).await?;
         Ok(Survey { specimens, next: Some(next).filter(|next| next.node < nodes.len()) })
@@ -70,9 +75,9 @@ impl Namespace {
         Ok(specimens)
     }
 
-    pub(super) async fn views(&self, connections: &Connections, sets: &[&[Tag]]) -> RedisResult<Vec<View>> {
+    pub(super) async fn views(&self, connections: &Connections, sets: &[&[Tag]]) -> RedisResult<Vec<MarksView>> {
         let mut pipe = redis::pipe();
-        // What is softly outdated is still of use.
+        // What is soft-invalidated is still of use.
         self.add_marks(&mut pipe, sets.iter().copied().flatten(), false);
         let all = Answers::of(&mut pipe, &mut connections.marks()).await?.next_read()?;
         // The sentinel and the root tag are everybody's. There are none where another type stands.
@@ -98,7 +103,7 @@ impl Namespace {
     pub(super) async fn unlink(
         &self,
         connections: &Connections,
-        at: Place,
+        at: WalkPosition,
         judged: &[Judged],
     ) -> RedisResult<u64> {
         let nodes = connections.nodes();
@@ -111,21 +116,21 @@ impl Namespace {
         Ok(removed.iter().sum())
     }
 
-    pub(super) async fn keep_census(
+    pub(super) async fn store_key_stats(
         &self,
         connections: &Connections,
-        census: &Census,
+        key_stats: &KeyStats,
         lasting: Duration,
     ) -> RedisResult<()> {
         // Its maps have texts for keys, and its numbers are whole.
-        let text = serde_json::to_string(census).expect("a census can be written as JSON");
-        let mut call = self.keep_census.key(&self.census);
+        let text = serde_json::to_string(key_stats).expect("key statistics can be written as JSON");
+        let mut call = self.store_key_stats.key(&self.key_stats);
         call.arg(text).arg(millis(lasting)).invoke_async(&mut connections.marks()).await
     }
 
-    pub(super) async fn census(&self, connections: &Connections) -> RedisResult<Option<Dated>> {
+    pub(super) async fn key_stats(&self, connections: &Connections) -> RedisResult<Option<Dated>> {
         let mut pipe = redis::pipe();
-        pipe.cmd("GETRANGE").arg(&self.census).arg(0).arg(CENSUS_MAX).cmd("TIME");
+        pipe.cmd("GETRANGE").arg(&self.key_stats).arg(0).arg(CENSUS_MAX).cmd("TIME");
         let mut answers = Answers::of(&mut pipe, &mut connections.marks()).await?;
         let kept: Option<Bytes> = answers.next_or_other()?;
         let now = answers.next()?;
@@ -135,10 +140,10 @@ impl Namespace {
 }
 
 fn dated(kept: &str, (seconds, micros): (u64, u64)) -> Option<Dated> {
-    let (at, census) = kept.split_once(' ')?;
+    let (at, key_stats) = kept.split_once(' ')?;
     let now = Duration::from_secs(seconds) + Duration::from_micros(micros);
     let age = now.saturating_sub(Duration::from_micros(at.parse().ok()?));
-    Some(Dated { census: serde_json::from_str(census).ok()?, age })
+    Some(Dated { key_stats: serde_json::from_str(key_stats).ok()?, age })
 }
 
 fn get_range(pipe: &mut Pipeline, name: &[u8], length: usize) {
@@ -175,11 +180,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_census_tells_its_age_and_what_is_none_is_none() {
-        let census = Census { by: "p1".to_owned(), removed: 3, ..Census::default() };
-        let text = format!("5000000 {}", serde_json::to_string(&census).unwrap());
+    fn key_stats_tells_its_age_and_what_is_none_is_none() {
+        let key_stats = KeyStats { by: "p1".to_owned(), removed: 3, ..KeyStats::default() };
+        let text = format!("5000000 {}", serde_json::to_string(&key_stats).unwrap());
         let known = dated(&text, (7, 500_000)).unwrap();
-        assert_eq!(known, Dated { census, age: Duration::from_millis(2500) });
+        assert_eq!(known, Dated { key_stats, age: Duration::from_millis(2500) });
         assert_eq!(dated(&text, (4, 0)).unwrap().age, Duration::ZERO, "the clock was set back");
         for text in ["", "5", "5 {}", "x {}", "5 []"] {
             assert_eq!(dated(text, (7, 0)), None, "{text}");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use larder::stamp::Sequence;
+use larder::marks::Sequence;
 use larder::store::fleet::{Invalidated, Message, Synced, TOLD_MAX};
 use tokio::sync::broadcast::Receiver;
 
@@ -65,7 +65,7 @@ async fn a_new_member_learns_the_stamp_and_no_marks() {
     let store = store_on(&server).await;
     let taken = invalidate(&store, &tags(), "").await.taken;
     let synced = sync(&store, "p1", None).await;
-    assert_eq!((synced.stamp, synced.marks, synced.softened, synced.due), (taken.stamp, None, vec![], vec![]));
+    assert_eq!((synced.stamp, synced.marks, synced.soft, synced.due), (taken.stamp, None, vec![], vec![]));
     assert_eq!(marks_since(&store, synced.stamp.epoch, synced.stamp.sequence).await, Some(BTreeMap::new()));
 }
 
@@ -353,7 +353,7 @@ async fn due_intents_are_told_sixteen_at_a_time_the_oldest_first() {
 }
 
 #[tokio::test]
-async fn an_intent_whose_tags_are_lost_or_cannot_be_kept_outdates_everything() {
+async fn an_intent_whose_tags_are_lost_or_cannot_be_kept_invalidates_everything() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
     store.record(&intent("w1", &tags()), Duration::ZERO).await.unwrap();
@@ -539,39 +539,43 @@ async fn a_replica_renews_no_lease_and_takes_no_write() {
     assert!(d.leave("p1").await.is_err());
 }
 
-fn claim(id: &str, sequence: Sequence) -> Claim {
-    Claim { stamp: Stamp { epoch: Epoch(u64::MAX), sequence }, id: id.into() }
+fn lock(id: &str, sequence: Sequence) -> FleetLock {
+    FleetLock { stamp: Stamp { epoch: Epoch(u64::MAX), sequence }, id: id.into() }
 }
 
 #[tokio::test]
-async fn a_fetch_has_one_claim_until_it_is_released_or_taken_over() {
+async fn a_fetch_has_one_lock_until_it_is_released_or_taken_over() {
     let server = RedisServer::start();
     let (one, two) = (store_on(&server).await, store_on(&server).await);
-    let (first, second) = (claim("c1", 7), claim("c2", 9));
-    assert_eq!(one.claim("k", &first, HOUR, None).await.unwrap(), Claimed::Ours);
-    assert_eq!(two.claim("k", &second, HOUR, None).await.unwrap(), Claimed::Theirs(first.clone()));
-    assert_eq!(two.claim("other", &second, HOUR, None).await.unwrap(), Claimed::Ours);
+    let (first, second) = (lock("c1", 7), lock("c2", 9));
+    assert_eq!(one.lock_fetch("k", &first, HOUR, None).await.unwrap(), LockReply::Ours);
+    assert_eq!(two.lock_fetch("k", &second, HOUR, None).await.unwrap(), LockReply::Theirs(first.clone()));
+    assert_eq!(two.lock_fetch("other", &second, HOUR, None).await.unwrap(), LockReply::Ours);
     // What is to give way must still stand.
-    assert_eq!(two.claim("k", &second, HOUR, Some(&second)).await.unwrap(), Claimed::Theirs(first.clone()));
-    assert_eq!(two.claim("k", &second, HOUR, Some(&first)).await.unwrap(), Claimed::Ours);
-    one.release("k", &first, true).await.unwrap();
-    assert_eq!(one.claim("k", &first, HOUR, None).await.unwrap(), Claimed::Theirs(second.clone()), "it stands");
-    two.release("k", &second, false).await.unwrap();
-    assert_eq!(one.claim("k", &first, HOUR, None).await.unwrap(), Claimed::Ours);
+    assert_eq!(two.lock_fetch("k", &second, HOUR, Some(&second)).await.unwrap(), LockReply::Theirs(first.clone()));
+    assert_eq!(two.lock_fetch("k", &second, HOUR, Some(&first)).await.unwrap(), LockReply::Ours);
+    one.unlock_fetch("k", &first, true).await.unwrap();
+    assert_eq!(
+        one.lock_fetch("k", &first, HOUR, None).await.unwrap(),
+        LockReply::Theirs(second.clone()),
+        "it stands"
+    );
+    two.unlock_fetch("k", &second, false).await.unwrap();
+    assert_eq!(one.lock_fetch("k", &first, HOUR, None).await.unwrap(), LockReply::Ours);
     let left = server.run::<u64>(&["PTTL", "test:fetch:k"]);
     assert!(left <= 3_600_000, "it lapses by itself: {left}");
 }
 
 #[tokio::test]
-async fn the_end_of_a_claim_is_told_to_everybody() {
+async fn the_end_of_a_lock_is_told_to_everybody() {
     let server = RedisServer::start();
     let (one, two) = (store_on(&server).await, store_on(&server).await);
     heard_by(&server, 2).await;
     let mut messages = two.messages();
     for stored in [true, false] {
-        one.claim("k", &claim("c1", 7), HOUR, None).await.unwrap();
-        one.release("k", &claim("c1", 7), stored).await.unwrap();
-        assert_eq!(next(&mut messages).await, Message::Fetched { claim: "c1".into(), stored });
+        one.lock_fetch("k", &lock("c1", 7), HOUR, None).await.unwrap();
+        one.unlock_fetch("k", &lock("c1", 7), stored).await.unwrap();
+        assert_eq!(next(&mut messages).await, Message::Fetched { lock: "c1".into(), stored });
     }
 }
 

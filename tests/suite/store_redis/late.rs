@@ -163,14 +163,14 @@ async fn records_of_members_that_are_gone_are_removed() {
 async fn a_claim_that_is_late_lapses_and_its_release_frees_no_other() {
     let fleet = Fleet::start().await;
     let stamp = fleet.store.view(&[]).await.unwrap().stamp;
-    let claim = |id: &str| Claim { stamp, id: id.into() };
+    let claim = |id: &str| FleetLock { stamp, id: id.into() };
     let lasting = Duration::from_millis(100);
-    assert_eq!(fleet.store.claim("v1:k", &claim("late"), lasting, None).await.unwrap(), Claimed::Ours);
+    assert_eq!(fleet.store.lock_fetch("v1:k", &claim("late"), lasting, None).await.unwrap(), LockReply::Ours);
     eventually("it has lapsed", || fleet.server.run::<u64>(&["EXISTS", "test:fetch:v1:k"]) == 0).await;
-    assert_eq!(fleet.store.claim("v1:k", &claim("new"), LEASE * 100, None).await.unwrap(), Claimed::Ours);
-    fleet.store.release("v1:k", &claim("late"), true).await.unwrap();
-    let asked = fleet.store.claim("v1:k", &claim("other"), lasting, None).await.unwrap();
-    assert_eq!(asked, Claimed::Theirs(claim("new")));
+    assert_eq!(fleet.store.lock_fetch("v1:k", &claim("new"), LEASE * 100, None).await.unwrap(), LockReply::Ours);
+    fleet.store.unlock_fetch("v1:k", &claim("late"), true).await.unwrap();
+    let asked = fleet.store.lock_fetch("v1:k", &claim("other"), lasting, None).await.unwrap();
+    assert_eq!(asked, LockReply::Theirs(claim("new")));
 }
 
 #[tokio::test]
@@ -195,34 +195,34 @@ async fn a_departure_that_is_late_ends_nobody_elses_membership() {
 
 #[tokio::test]
 async fn a_removal_that_is_late_costs_a_miss_and_the_sweepers_only_what_was_judged() {
-    use larder::store::sweep::{Judged, Place};
+    use larder::store::sweep::{Judged, WalkPosition};
     let fleet = Fleet::start().await;
     let put = async |text: &'static str| {
         fleet.store.put(KEY, Bytes::from_static(text.as_bytes()), PATIENCE).await.unwrap();
     };
     put("old entry").await;
-    let survey = fleet.store.survey(Place::default(), 100).await.unwrap();
+    let survey = fleet.store.survey(WalkPosition::default(), 100).await.unwrap();
     let judged: Vec<_> =
         survey.specimens.into_iter().map(|it| Judged { name: it.name, beginning: it.beginning }).collect();
     put("new entry").await;
-    assert_eq!(fleet.store.unlink(Place::default(), &judged).await.unwrap(), 0);
+    assert_eq!(fleet.store.unlink(WalkPosition::default(), &judged).await.unwrap(), 0);
     assert!(fleet.store.get(KEY).await.unwrap().is_some());
     assert!(fleet.store.remove(KEY).await.unwrap());
     assert!(!fleet.store.remove(KEY).await.unwrap());
 }
 
 #[tokio::test]
-async fn the_sweepers_lease_and_its_census_that_are_late_are_replaced() {
+async fn the_sweepers_lease_and_its_key_stats_that_are_late_are_replaced() {
     let fleet = Fleet::start().await;
     assert!(fleet.store.hold_sweep("late", Duration::from_millis(100)).await.unwrap());
     assert!(!fleet.store.hold_sweep("other", LEASE).await.unwrap(), "nobody else sweeps for its time");
     eventually("it has lapsed", || fleet.server.run::<u64>(&["EXISTS", "{test}:sweeper"]) == 0).await;
     assert!(fleet.store.hold_sweep("other", LEASE).await.unwrap());
-    let census = larder::store::sweep::Census::default();
+    let key_stats = larder::store::sweep::KeyStats::default();
     for _ in 0..2 {
-        fleet.store.keep_census(&census, PATIENCE).await.unwrap();
+        fleet.store.store_key_stats(&key_stats, PATIENCE).await.unwrap();
     }
-    assert!(fleet.store.census().await.unwrap().is_some());
+    assert!(fleet.store.key_stats().await.unwrap().is_some());
 }
 
 #[tokio::test]

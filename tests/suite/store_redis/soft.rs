@@ -1,26 +1,26 @@
 //! Soft marks in the store: until when, for whom, and what becomes of them.
 
-use larder::stamp::{SoftMark, Standing};
+use larder::marks::{SoftMark, Validity};
 
 use super::*;
 
 const GRACES: &str = "{test}:graces";
 const MINUTE: Duration = Duration::from_secs(60);
 
-fn soft(tag: &str, grace: Duration) -> Softened {
-    Softened { tag: Tag::family(tag), grace }
+fn soft(tag: &str, grace: Duration) -> SoftInvalidation {
+    SoftInvalidation { tag: Tag::family(tag), grace }
 }
 
-async fn soften(store: &RedisStore, softened: &[Softened]) -> Stamp {
-    store.invalidate(&[], &Cause { softened, ..NOBODY }).await.unwrap().taken.stamp
+async fn soft_invalidate(store: &RedisStore, soft: &[SoftInvalidation]) -> Stamp {
+    store.invalidate(&[], &Cause { soft, ..NOBODY }).await.unwrap().taken.stamp
 }
 
-async fn standing(store: &RedisStore, tag: &str, stamp: Stamp) -> Standing {
-    store.view(&[Tag::family("other"), Tag::family(tag)]).await.unwrap().standing(stamp)
+async fn validity(store: &RedisStore, tag: &str, stamp: Stamp) -> Validity {
+    store.view(&[Tag::family("other"), Tag::family(tag)]).await.unwrap().validity(stamp)
 }
 
-fn is_softened(standing: Standing) -> bool {
-    matches!(standing, Standing::Softened { left } if left <= MINUTE)
+fn is_soft_invalidated(validity: Validity) -> bool {
+    matches!(validity, Validity::SoftInvalidated { left } if left <= MINUTE)
 }
 
 /// Ends a grace: a second ago, by the server's clock.
@@ -35,39 +35,39 @@ async fn a_softened_tag_is_seen_with_its_grace_by_every_proxy_that_asks() {
     let server = RedisServer::start();
     let (one, two) = (store_on(&server).await, store_on(&server).await);
     let before = two.view(&[]).await.unwrap().stamp;
-    let taken = soften(&one, &[soft("a", MINUTE)]).await;
+    let taken = soft_invalidate(&one, &[soft("a", MINUTE)]).await;
     for store in [&one, &two, &one] {
-        assert!(is_softened(standing(store, "a", before).await));
-        assert_eq!(standing(store, "a", taken).await, Standing::Current);
-        assert_eq!(standing(store, "b", before).await, Standing::Current);
+        assert!(is_soft_invalidated(validity(store, "a", before).await));
+        assert_eq!(validity(store, "a", taken).await, Validity::Current);
+        assert_eq!(validity(store, "b", before).await, Validity::Current);
         let found = store.lookup(KEY, &[Tag::family("a")]).await.unwrap();
         assert!(matches!(found.view.soft, Some(SoftMark { newest, .. }) if newest == taken.sequence));
     }
     // A tag of its own kind: everything.
-    soften(&one, &[soft("*", MINUTE)]).await;
-    assert!(is_softened(standing(&two, "b", taken).await));
+    soft_invalidate(&one, &[soft("*", MINUTE)]).await;
+    assert!(is_soft_invalidated(validity(&two, "b", taken).await));
 }
 
 #[tokio::test]
-async fn what_a_grace_has_outlived_is_outdated_and_stays_so() {
+async fn what_a_grace_has_outlived_is_invalidated_and_stays_so() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
     let before = store.view(&[]).await.unwrap().stamp;
-    let between = soften(&store, &[soft("a", MINUTE)]).await;
+    let between = soft_invalidate(&store, &[soft("a", MINUTE)]).await;
     end_grace(&server, "a");
-    assert_eq!(standing(&store, "a", before).await, Standing::Outdated);
-    soften(&store, &[soft("a", MINUTE)]).await;
-    assert_eq!(standing(&store, "a", before).await, Standing::Outdated, "not softened anew");
-    assert!(is_softened(standing(&store, "a", between).await));
+    assert_eq!(validity(&store, "a", before).await, Validity::Invalidated);
+    soft_invalidate(&store, &[soft("a", MINUTE)]).await;
+    assert_eq!(validity(&store, "a", before).await, Validity::Invalidated, "not softened anew");
+    assert!(is_soft_invalidated(validity(&store, "a", between).await));
 }
 
 #[tokio::test]
 async fn soft_writes_in_a_row_keep_the_end_of_the_first_grace() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
-    soften(&store, &[soft("a", MINUTE)]).await;
+    soft_invalidate(&store, &[soft("a", MINUTE)]).await;
     let end: u64 = server.run(&["HGET", GRACES, "a"]);
-    let second = soften(&store, &[soft("a", MINUTE * 60)]).await;
+    let second = soft_invalidate(&store, &[soft("a", MINUTE * 60)]).await;
     assert_eq!(server.run::<u64>(&["HGET", GRACES, "a"]), end);
     assert_eq!(server.run::<u64>(&["ZSCORE", MARKS, "(soft)a"]), second.sequence);
 }
@@ -76,10 +76,10 @@ async fn soft_writes_in_a_row_keep_the_end_of_the_first_grace() {
 async fn a_soft_write_with_a_shorter_grace_is_not_hidden_by_a_longer_one() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
-    soften(&store, &[soft("a", MINUTE * 60)]).await;
+    soft_invalidate(&store, &[soft("a", MINUTE * 60)]).await;
     let between = store.view(&[]).await.unwrap().stamp;
-    soften(&store, &[soft("a", MINUTE)]).await;
-    assert!(is_softened(standing(&store, "a", between).await), "for a minute at most");
+    soft_invalidate(&store, &[soft("a", MINUTE)]).await;
+    assert!(is_soft_invalidated(validity(&store, "a", between).await), "for a minute at most");
 }
 
 #[tokio::test]
@@ -87,12 +87,12 @@ async fn a_hard_write_leaves_nothing_of_a_soft_one() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
     let before = store.view(&[]).await.unwrap().stamp;
-    soften(&store, &[soft("a", MINUTE), soft("b", MINUTE)]).await;
+    soft_invalidate(&store, &[soft("a", MINUTE), soft("b", MINUTE)]).await;
     let hard = store.invalidate(&[Tag::family("a")], &NOBODY).await.unwrap().taken.stamp;
-    assert_eq!(standing(&store, "a", before).await, Standing::Outdated);
-    assert!(is_softened(standing(&store, "b", before).await));
+    assert_eq!(validity(&store, "a", before).await, Validity::Invalidated);
+    assert!(is_soft_invalidated(validity(&store, "b", before).await));
     assert_eq!(server.command(&["HKEYS", GRACES]), "b");
-    assert_eq!(standing(&store, "a", hard).await, Standing::Current);
+    assert_eq!(validity(&store, "a", hard).await, Validity::Current);
 }
 
 #[tokio::test]
@@ -100,16 +100,16 @@ async fn lost_graces_are_over_and_a_new_epoch_knows_none() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
     let before = store.view(&[]).await.unwrap().stamp;
-    soften(&store, &[soft("a", MINUTE)]).await;
-    assert!(is_softened(standing(&store, "a", before).await));
+    soft_invalidate(&store, &[soft("a", MINUTE)]).await;
+    assert!(is_soft_invalidated(validity(&store, "a", before).await));
     server.run::<()>(&["DEL", GRACES]);
-    assert_eq!(standing(&store, "a", before).await, Standing::Outdated);
-    soften(&store, &[soft("a", MINUTE)]).await;
+    assert_eq!(validity(&store, "a", before).await, Validity::Invalidated);
+    soft_invalidate(&store, &[soft("a", MINUTE)]).await;
     server.run::<()>(&["DEL", MARKS]);
     let begun = store.view(&[]).await.unwrap();
     assert_eq!(server.command(&["EXISTS", GRACES]), "0");
-    assert_eq!(standing(&store, "a", begun.stamp).await, Standing::Current);
-    assert_eq!(standing(&store, "a", before).await, Standing::Outdated);
+    assert_eq!(validity(&store, "a", begun.stamp).await, Validity::Current);
+    assert_eq!(validity(&store, "a", before).await, Validity::Invalidated);
 }
 
 #[tokio::test]
@@ -118,11 +118,11 @@ async fn soft_marks_that_are_trimmed_count_as_hard_ones_by_the_floor() {
     let store = open(&StoreConfig { marks_max: 2, ..config(&server.url()) });
     store.connect_once().await.unwrap();
     let before = store.view(&[]).await.unwrap().stamp;
-    soften(&store, &[soft("a", MINUTE)]).await;
+    soft_invalidate(&store, &[soft("a", MINUTE)]).await;
     for tag in ["b", "c"] {
         store.invalidate(&[Tag::family(tag)], &NOBODY).await.unwrap();
     }
-    assert_eq!(standing(&store, "a", before).await, Standing::Outdated);
+    assert_eq!(validity(&store, "a", before).await, Validity::Invalidated);
     assert_eq!(server.command(&["EXISTS", GRACES]), "0");
 }
 
@@ -131,12 +131,12 @@ async fn a_sync_tells_soft_marks_with_what_is_left_of_their_graces() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
     let applied = store.view(&[]).await.unwrap().stamp;
-    let taken = soften(&store, &[soft("a", MINUTE), soft("b", MINUTE)]).await;
+    let taken = soft_invalidate(&store, &[soft("a", MINUTE), soft("b", MINUTE)]).await;
     end_grace(&server, "b");
     let me = membership("p1", Some(applied), PATIENCE);
     let synced = store.sync(&me).await.unwrap();
     assert_eq!(synced.marks, Some(vec![(Tag::family("b"), taken.sequence)]), "its grace is over");
-    let [(told, sequence)] = &synced.softened[..] else { panic!("{synced:?}") };
+    let [(told, sequence)] = &synced.soft[..] else { panic!("{synced:?}") };
     assert_eq!((told.tag.as_str(), *sequence), ("a", taken.sequence));
     assert!(told.grace <= MINUTE && !told.grace.is_zero());
 }

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use larder::entry::{Content, Entry, Preface, Seal, Variants};
-use larder::store::sweep::{Census, Judged, Kept, Place, Specimen};
+use larder::entry::{Content, Entry, Preface, Seal, VaryIndex};
+use larder::store::sweep::{Judged, Kept, KeyStats, Specimen, WalkPosition};
 
 use super::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn entry(text: &str, stamp: Stamp, tags: Vec<Tag>) -> Bytes {
-    let content = Content::Variants(Variants { on: Vec::new(), known: Vec::new() });
+    let content = Content::VaryIndex(VaryIndex { on: Vec::new(), known: Vec::new() });
     Entry { text: text.into(), stamp, tags: tags.into(), content }.encode(&Seal::new("test", None), "")
 }
 
@@ -20,7 +20,7 @@ fn name(number: usize) -> String {
 
 /// A whole walk.
 async fn walk(store: &RedisStore) -> Vec<Specimen> {
-    let (mut met, mut place) = (Vec::new(), Some(Place::default()));
+    let (mut met, mut place) = (Vec::new(), Some(WalkPosition::default()));
     while let Some(at) = place {
         let survey = store.survey(at, 10).await.unwrap();
         met.extend(survey.specimens);
@@ -29,7 +29,7 @@ async fn walk(store: &RedisStore) -> Vec<Specimen> {
     met
 }
 
-/// As the sweeper would have it if it found the entry outdated.
+/// As the sweeper would have it if it found the entry invalidated.
 fn judged(specimen: &Specimen) -> Judged {
     let Preface::Whole { length, .. } = Preface::of(&specimen.beginning) else { panic!("{specimen:?}") };
     Judged { name: specimen.name.clone(), beginning: specimen.beginning.slice(..length) }
@@ -79,10 +79,10 @@ async fn an_entry_that_took_the_place_of_the_judged_one_stays() {
     let new = store.invalidate(&tags(), &NOBODY).await.unwrap().taken.stamp;
     let fresh = entry("a", new, tags().to_vec());
     store.put(&name(1), fresh.clone(), HOUR).await.unwrap();
-    assert_eq!(store.unlink(Place::default(), &judged).await.unwrap(), 1);
+    assert_eq!(store.unlink(WalkPosition::default(), &judged).await.unwrap(), 1);
     assert_eq!(store.get(&name(0)).await.unwrap(), None);
     assert_eq!(store.get(&name(1)).await.unwrap(), Some(fresh));
-    assert_eq!(store.unlink(Place::default(), &judged).await.unwrap(), 0);
+    assert_eq!(store.unlink(WalkPosition::default(), &judged).await.unwrap(), 0);
 }
 
 #[tokio::test]
@@ -126,15 +126,15 @@ async fn recovered_lease(store: &RedisStore) {
 }
 
 #[tokio::test]
-async fn a_census_is_there_for_everybody_until_its_time_is_over() {
+async fn key_stats_is_there_for_everybody_until_its_time_is_over() {
     let server = RedisServer::start();
     let (one, two) = (store_on(&server).await, store_on(&server).await);
-    assert_eq!(two.census().await.unwrap(), None);
+    assert_eq!(two.key_stats().await.unwrap(), None);
     let families = [("users".to_owned(), Kept { keys: 2, bytes: 300 })].into();
-    let census = Census { by: "p1".to_owned(), families, removed: 1, unreadable: 0, seconds: 3 };
-    one.keep_census(&census, HOUR).await.unwrap();
-    let dated = two.census().await.unwrap().expect("it is there");
-    assert_eq!(dated.census, census);
+    let key_stats = KeyStats { by: "p1".to_owned(), families, removed: 1, unreadable: 0, seconds: 3 };
+    one.store_key_stats(&key_stats, HOUR).await.unwrap();
+    let dated = two.key_stats().await.unwrap().expect("it is there");
+    assert_eq!(dated.key_stats, key_stats);
     assert!(dated.age < PATIENCE, "{:?}", dated.age);
-    assert!(server.run::<i64>(&["PTTL", "{test}:census"]) > 0, "it expires");
+    assert!(server.run::<i64>(&["PTTL", "{test}:key_stats"]) > 0, "it expires");
 }

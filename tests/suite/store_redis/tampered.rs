@@ -2,7 +2,7 @@
 //! replaces what cannot be what it wrote, and loses no invalidation by it.
 
 use larder::entry::ENCODING_MAX;
-use larder::store::sweep::Census;
+use larder::store::sweep::KeyStats;
 
 use super::*;
 use crate::hazards::wait_for_lease;
@@ -65,16 +65,19 @@ async fn everything_works(store: &RedisStore, case: &str) {
     said(store.sync(&Membership { applied: stamp, ..asking }).await.map(drop), "sync again");
     let intent = Intent { id: "w1".into(), tags: tags().into() };
     said(store.record(&intent, PATIENCE).await.map(drop), "record");
-    let softened = [Softened { tag: Tag::family("soft"), grace: PATIENCE }];
+    let soft = [SoftInvalidation { tag: Tag::family("soft"), grace: PATIENCE }];
     let again = [Again { after: PATIENCE, tags: tags().into() }];
-    let cause = Cause { by: "p1", intent: Some("w1"), softened: &softened, again: &again };
+    let cause = Cause { by: "p1", intent: Some("w1"), soft: &soft, again: &again };
     said(store.invalidate(&tags(), &cause).await.map(drop), "invalidate");
     said(store.view(&[Tag::family("soft")]).await.map(drop), "view of what is softened");
     said(store.views(&[&tags()]).await.map(drop), "views");
     said(store.roster().await.map(drop), "roster");
-    said(store.census().await.map(drop), "census");
-    said(store.keep_census(&Census::default(), PATIENCE).await, "keep_census");
-    said(store.census().await.map(|census| assert!(census.is_some(), "{case}")), "census that was kept");
+    said(store.key_stats().await.map(drop), "key_stats");
+    said(store.store_key_stats(&KeyStats::default(), PATIENCE).await, "store_key_stats");
+    said(
+        store.key_stats().await.map(|key_stats| assert!(key_stats.is_some(), "{case}")),
+        "key statistics that was kept",
+    );
     said(store.forget("w1").await, "forget");
     assert!(store.hold_sweep("p1", PATIENCE).await.unwrap(), "{case}: nobody sweeps");
     assert!(!store.hold_sweep("p2", PATIENCE).await.unwrap(), "{case}: two sweep");
@@ -285,13 +288,13 @@ async fn graces_that_are_none_are_over() {
     let soft = Tag::family("soft");
     for value in NO_NUMBERS {
         let before = store.view(&[]).await.unwrap().stamp;
-        let softened = [Softened { tag: soft.clone(), grace: PATIENCE }];
-        store.invalidate(&[], &Cause { softened: &softened, ..NOBODY }).await.unwrap();
+        let softly = [SoftInvalidation { tag: soft.clone(), grace: PATIENCE }];
+        store.invalidate(&[], &Cause { soft: &softly, ..NOBODY }).await.unwrap();
         plant(&server, &format!("redis.call('HSET', '{{test}}:graces', 'soft', {value})"));
         let view = store.view(std::slice::from_ref(&soft)).await.unwrap();
         assert!(view.soft.is_none() && !view.is_current(before), "{value}: {view:?}");
         let synced = store.sync(&membership("p1", Some(before), Duration::from_secs(1))).await.unwrap();
-        assert!(synced.softened.is_empty() && synced.marks.is_some(), "{value}: {synced:?}");
+        assert!(synced.soft.is_empty() && synced.marks.is_some(), "{value}: {synced:?}");
     }
 }
 
@@ -317,25 +320,29 @@ async fn what_is_no_entry_is_read_in_part_at_most_and_replaced() {
 async fn what_is_no_claim_or_never_lapses_is_replaced() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
-    let ours = Claim { stamp: store.view(&[]).await.unwrap().stamp, id: "c1".into() };
+    let ours = FleetLock { stamp: store.view(&[]).await.unwrap().stamp, id: "c1".into() };
     let never = ("string", "redis.call('SET', k, '1:1:c9')");
     let long = ("string", "redis.call('SET', k, '1:1:c9', 'EX', 1000000)");
     let overflow = ("string", "redis.call('SET', k, '999999999999999999999999:1:c9', 'EX', 100)");
     for (wrong, script) in TYPES.into_iter().chain([never, long]) {
         plant_other(&server, "test:fetch:k", script);
-        assert_eq!(store.claim("k", &ours, PATIENCE, None).await.unwrap(), Claimed::Ours, "{wrong}: {script}");
-        let other = Claim { id: "c2".into(), ..ours.clone() };
-        assert_eq!(store.claim("k", &other, PATIENCE, None).await.unwrap(), Claimed::Theirs(ours.clone()));
+        assert_eq!(
+            store.lock_fetch("k", &ours, PATIENCE, None).await.unwrap(),
+            LockReply::Ours,
+            "{wrong}: {script}"
+        );
+        let other = FleetLock { id: "c2".into(), ..ours.clone() };
+        assert_eq!(store.lock_fetch("k", &other, PATIENCE, None).await.unwrap(), LockReply::Theirs(ours.clone()));
         plant_other(&server, "test:fetch:k", script);
-        store.release("k", &ours, true).await.unwrap();
+        store.unlock_fetch("k", &ours, true).await.unwrap();
     }
     plant_other(&server, "test:fetch:k", overflow.1);
-    assert_eq!(store.claim("k", &ours, PATIENCE, None).await.unwrap(), Claimed::Ours);
+    assert_eq!(store.lock_fetch("k", &ours, PATIENCE, None).await.unwrap(), LockReply::Ours);
     for (wrong, script) in TYPES.into_iter().chain([never, long]) {
         plant_other(&server, "{test}:sweeper", script);
         assert!(store.hold_sweep("p1", PATIENCE).await.unwrap(), "{wrong}: {script}");
-        plant_other(&server, "{test}:census", script);
-        assert_eq!(store.census().await.unwrap(), None, "{wrong}");
+        plant_other(&server, "{test}:key_stats", script);
+        assert_eq!(store.key_stats().await.unwrap(), None, "{wrong}");
     }
 }
 

@@ -10,7 +10,7 @@ use super::*;
 #[path = "../../simulation/server.rs"]
 mod server;
 
-use server::{Caller, Memory, Part, Server};
+use server::{CallerIdentity, Memory, Part, Server};
 
 /// A grace, or the time until a repetition is due, that is over at the next step; and one that no test outlives.
 const SHORT: Duration = Duration::from_micros(1);
@@ -52,7 +52,7 @@ impl Side {
         tags.iter().for_each(|tag| self.text(tag.as_str()));
     }
 
-    fn view(&mut self, view: View) {
+    fn view(&mut self, view: MarksView) {
         self.stamp(view.stamp);
         self.items.push(Item::Sequence(view.newest));
         if let Some(soft) = view.soft {
@@ -99,8 +99,8 @@ impl Side {
             self.text(tag.as_str());
             self.items.push(Item::Sequence(*sequence));
         }
-        for (softened, sequence) in &synced.softened {
-            self.text(format!("{} softened, {}", softened.tag, length(softened.grace)));
+        for (soft, sequence) in &synced.soft {
+            self.text(format!("{} softened, {}", soft.tag, length(soft.grace)));
             self.items.push(Item::Sequence(*sequence));
         }
         self.state(&synced.state);
@@ -137,7 +137,7 @@ impl Side {
                 self.stamp(*stamp);
             }
             Message::Raised(generation) | Message::Seen(generation) => self.generation(*generation),
-            Message::Fetched { claim, stored } => self.text(format!("fetched {claim}: {stored}")),
+            Message::Fetched { lock, stored } => self.text(format!("fetched {lock}: {stored}")),
         }
     }
 
@@ -214,9 +214,9 @@ impl Both {
         both
     }
 
-    fn caller(&mut self) -> Caller {
+    fn caller(&mut self) -> CallerIdentity {
         self.clock += 1000;
-        Caller { run: self.twin.run, candidate: self.clock, now: self.clock }
+        CallerIdentity { run: self.twin.run, candidate: self.clock, now: self.clock }
     }
 
     fn one_of<T: Clone>(&mut self, from: &[T]) -> T {
@@ -269,8 +269,8 @@ impl Both {
         let (tags, caller) = (self.tags(), self.caller());
         let intent = self.one_of(&[None, None, Some("w1"), Some("w2"), Some("w3")]);
         let intent = intent.map(str::to_owned).or_else(|| self.a_repetition());
-        let softened: Vec<Softened> = match self.one_of(&[false, false, true]) {
-            true => self.softened(&tags),
+        let soft: Vec<SoftInvalidation> = match self.one_of(&[false, false, true]) {
+            true => self.soft(&tags),
             false => vec![],
         };
         let again: Vec<Again> = match self.one_of(&[0, 0, 1, 2]) {
@@ -280,18 +280,18 @@ impl Both {
             }
         };
         let by = self.one_of(&["", "p1", "p2", "p3"]);
-        let cause = Cause { by, intent: intent.as_deref(), softened: &softened, again: &again };
+        let cause = Cause { by, intent: intent.as_deref(), soft: &soft, again: &again };
         self.repetitions.extend(again.iter().map(|again| again.id().to_string()));
         self.real.invalidated(self.store.invalidate(&tags, &cause).await.unwrap());
         self.simulated.invalidated(self.twin.invalidate(&tags, &cause, &caller));
     }
 
-    /// Tags that are not outdated, with graces.
-    fn softened(&mut self, hard: &[Tag]) -> Vec<Softened> {
+    /// Tags that are not invalidated, with graces.
+    fn soft(&mut self, hard: &[Tag]) -> Vec<SoftInvalidation> {
         let tags = self.tags().into_iter().filter(|tag| !hard.contains(tag));
         tags.collect::<Vec<_>>()
             .into_iter()
-            .map(|tag| Softened { tag, grace: self.one_of(&[SHORT, LONG, LONG * 2]) })
+            .map(|tag| SoftInvalidation { tag, grace: self.one_of(&[SHORT, LONG, LONG * 2]) })
             .collect()
     }
 

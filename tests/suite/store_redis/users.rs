@@ -1,6 +1,6 @@
 //! A Redis user with no more rights than Larder needs: those that `deploy/README.md` lists.
 
-use larder::store::sweep::{Census, Judged, Place};
+use larder::store::sweep::{Judged, KeyStats, WalkPosition};
 
 use super::*;
 
@@ -31,20 +31,20 @@ async fn the_documented_rights_are_enough_for_everything() {
     store.count_keys(10, &|label| label.to_owned()).await.unwrap();
     assert!(store.hold_sweep("p1", PATIENCE).await.unwrap());
     keep_entry(&store).await;
-    let survey = store.survey(Place::default(), 100).await.unwrap();
+    let survey = store.survey(WalkPosition::default(), 100).await.unwrap();
     let judged = survey.specimens.into_iter().map(|it| Judged { name: it.name, beginning: it.beginning });
-    assert_eq!(store.unlink(Place::default(), &judged.collect::<Vec<_>>()).await.unwrap(), 1);
+    assert_eq!(store.unlink(WalkPosition::default(), &judged.collect::<Vec<_>>()).await.unwrap(), 1);
     store.views(&[&tags()]).await.unwrap();
-    store.keep_census(&Census::default(), PATIENCE).await.unwrap();
-    assert!(store.census().await.unwrap().is_some());
+    store.store_key_stats(&KeyStats::default(), PATIENCE).await.unwrap();
+    assert!(store.key_stats().await.unwrap().is_some());
     let me = membership("p1", Some(store.view(&[]).await.unwrap().stamp), PATIENCE);
     for _ in 0..2 {
         store.sync(&me).await.unwrap();
         let intent = Intent { id: "w1".into(), tags: tags().to_vec() };
         store.record(&intent, Duration::ZERO).await.unwrap();
         let again = [Again { after: Duration::ZERO, tags: tags().to_vec() }];
-        let softened = [Softened { tag: Tag::family("soft"), grace: PATIENCE }];
-        let cause = Cause { by: "p2", intent: Some("w1"), softened: &softened, again: &again };
+        let soft = [SoftInvalidation { tag: Tag::family("soft"), grace: PATIENCE }];
+        let cause = Cause { by: "p2", intent: Some("w1"), soft: &soft, again: &again };
         let invalidated = store.invalidate(&tags(), &cause).await.unwrap();
         assert!(store.view(&[Tag::family("soft")]).await.unwrap().soft.is_some());
         let [due] = &store.sync(&me).await.unwrap().due[..] else { panic!("one repetition is due") };
@@ -52,9 +52,9 @@ async fn the_documented_rights_are_enough_for_everything() {
         store.roster().await.unwrap();
         store.reach().await.unwrap();
         store.forget("w1").await.unwrap();
-        let claim = Claim { stamp: invalidated.taken.stamp, id: "c1".into() };
-        assert_eq!(store.claim("k", &claim, PATIENCE, None).await.unwrap(), Claimed::Ours);
-        store.release("k", &claim, true).await.unwrap();
+        let claim = FleetLock { stamp: invalidated.taken.stamp, id: "c1".into() };
+        assert_eq!(store.lock_fetch("k", &claim, PATIENCE, None).await.unwrap(), LockReply::Ours);
+        store.unlock_fetch("k", &claim, true).await.unwrap();
         store.expel(&invalidated.holders[0]).await.unwrap();
         let asking = Membership { asks_who_is_behind: true, ..membership("p3", None, PATIENCE) };
         let generation = store.sync(&asking).await.unwrap().generation;

@@ -354,7 +354,7 @@ impl Response {
         self.header("cache-status").unwrap_or("").split(';').map(str::trim).collect()
     }
 
-    /// Whether these parts (`"fwd=stale; detail=outdated"`) all stand in `Cache-Status`.
+    /// Whether these parts (`"fwd=stale; detail=invalidated"`) all stand in `Cache-Status`.
     pub fn is(&self, parts: &str) -> bool {
         let status = self.cache_status();
         status.first() == Some(&"larder") && parts.split(';').all(|part| status.contains(&part.trim()))

@@ -12,7 +12,7 @@ use super::upstream::{Reply, Upstream};
 
 const REGISTERS: usize = 12;
 
-/// Rules under which registers are cached and outdated by writes.
+/// Rules under which registers are cached and invalidated by writes.
 pub const RULES: &str = r#"
 [[family]]
 name = "register"

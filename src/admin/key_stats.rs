@@ -1,0 +1,123 @@
+//! How many entries each family has: as the last walk of a sweeper found, if there is one. Otherwise they are counted.
+//! Counting walks all of them, so it is done at most once in two seconds, however often and by however many it is asked
+//! for.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::running::Running;
+use crate::store::sweep::Dated;
+use crate::store::{KeyCounts, StoreError};
+use crate::upkeep::names::{Names, TRIAL};
+
+/// From the beginning of a count to that of the next.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// Entries after which counting in the store ends.
+const LIMIT: u64 = 1_000_000;
+
+type Counted = Result<Arc<Counts>, StoreError>;
+
+/// Entries by family.
+#[derive(Debug)]
+pub struct Counts {
+    pub keys: KeyCounts,
+    /// The walk that found them; `None`: they were counted for whoever asked.
+    pub swept: Option<Dated>,
+    /// When this was found out.
+    at: Instant,
+}
+
+impl Counts {
+    /// How old the counts are.
+    pub fn age(&self) -> Duration {
+        self.swept.as_ref().map_or(Duration::ZERO, |swept| swept.age) + self.at.elapsed()
+    }
+
+    /// Entries of a family, and their bytes where they are known.
+    pub fn of(&self, family: &str) -> (Option<u64>, Option<u64>) {
+        let kept =
+            self.swept.as_ref().map(|swept| swept.key_stats.families.get(family).copied().unwrap_or_default());
+        (Some(self.keys.by_family.get(family).copied().unwrap_or(0)), kept.map(|kept| kept.bytes))
+    }
+}
+
+impl From<Dated> for Counts {
+    fn from(swept: Dated) -> Counts {
+        let by_family = swept.key_stats.families.iter().map(|(name, kept)| (name.clone(), kept.keys)).collect();
+        Counts { keys: KeyCounts { by_family, complete: true }, swept: Some(swept), at: Instant::now() }
+    }
+}
+
+/// The latest count; none at first.
+pub struct KeyStats {
+    /// Held while counting; whoever waits for it shares the result.
+    turn: Arc<Semaphore>,
+    /// When the latest count began, and its result. Guards only itself.
+    latest: Arc<Mutex<Option<(Instant, Counted)>>>,
+}
+
+impl Default for KeyStats {
+    fn default() -> KeyStats {
+        KeyStats { turn: Arc::new(Semaphore::new(1)), latest: Arc::default() }
+    }
+}
+
+impl KeyStats {
+    /// Entries by family: those in the store, or those in memory without one.
+    pub async fn counts(&self, running: &Arc<Running>) -> Counted {
+        let turn = Arc::clone(&self.turn).acquire_owned().await;
+        if let Some(latest) = self.latest() {
+            return latest;
+        }
+        let (running, latest) = (Arc::clone(running), Arc::clone(&self.latest));
+        let began = Instant::now();
+        // In a task of its own: an asker that leaves must not make the next one begin again.
+        let count = tokio::spawn(async move {
+            let counted = count(&running).await.map(Arc::new);
+            *latest.lock().unwrap_or_else(PoisonError::into_inner) = Some((began, counted.clone()));
+            drop(turn);
+            counted
+        });
+        count.await.unwrap_or_else(|_| Err(StoreError::Refused("the count was broken off".to_owned())))
+    }
+
+    fn latest(&self) -> Option<Counted> {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        latest.as_ref().filter(|(began, _)| began.elapsed() < PAUSE).map(|(_, counted)| counted.clone())
+    }
+}
+
+async fn count(running: &Arc<Running>) -> Result<Counts, StoreError> {
+    let at = Instant::now();
+    let names = Names::of(&running.live().rules);
+    let keys = match running.cache.store_handle() {
+        Some(store) => match store.key_stats().await? {
+            Some(swept) => return Ok(swept.into()),
+            None => {
+                let mut counts = store.count_keys(LIMIT, &|label| names.of_label(label).to_owned()).await?;
+                counts.by_family.remove(TRIAL);
+                counts
+            }
+        },
+        None => {
+            let running = Arc::clone(running);
+            let counted = tokio::task::spawn_blocking(move || in_memory(&running, &names)).await;
+            counted.map_err(|_| StoreError::Refused("the count was broken off".to_owned()))?
+        }
+    };
+    Ok(Counts { keys, swept: None, at })
+}
+
+fn in_memory(running: &Running, names: &Names) -> KeyCounts {
+    let mut by_family: BTreeMap<&str, u64> = BTreeMap::new();
+    running.cache.memory().for_each(|resident| {
+        *by_family.entry(names.of_tags(&resident.entry.tags)).or_default() += 1;
+    });
+    let by_family = by_family.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
+    KeyCounts { by_family, complete: true }
+}

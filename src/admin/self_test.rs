@@ -1,0 +1,88 @@
+//! The self-test: one entry is kept, read and removed for real, under a name that no request has.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::ACCEPT;
+
+use super::report::TestResults;
+use crate::cache::memory::Memory;
+use crate::entry::{Content, Entry, VaryIndex};
+use crate::key::{CacheKey, KeyHash, Redaction, StoreKey};
+use crate::marks::Tag;
+use crate::store::{Link, Store, StoreError};
+use crate::upkeep::names::TRIAL as LABEL;
+
+/// Longer than the steps take; an entry that a broken test leaves goes by itself.
+const TTL: Duration = Duration::from_secs(10);
+
+/// The steps on the shared store. A step that fails leaves those after it undone. The second value says what went
+/// wrong, if the store said anything.
+pub async fn on_store(store: &dyn Store) -> (TestResults, Option<StoreError>) {
+    let mut results = TestResults::default();
+    let error = steps(store, &mut results).await.err();
+    (results, error)
+}
+
+async fn steps(store: &dyn Store, results: &mut TestResults) -> Result<(), StoreError> {
+    results.cache_available = store.link() == Link::Up;
+    let name = format!("v1:{LABEL}:{}", StoreKey(rand::random()));
+    let value = Bytes::from(rand::random::<[u8; 16]>().to_vec());
+    store.put(&name, value.clone(), TTL).await?;
+    results.set_operation = true;
+    results.get_operation = store.get(&name).await?.is_some_and(|read| read == value);
+    // The read that requests make.
+    results.exists_operation = store.lookup(&name, &[]).await?.entry.is_some();
+    results.delete_operation = store.remove(&name).await?;
+    results.get_after_delete = store.get(&name).await?.is_none();
+    Ok(())
+}
+
+/// The steps in memory.
+pub fn in_memory(memory: &Memory) -> TestResults {
+    let text = format!("{LABEL} {}", StoreKey(rand::random()));
+    let hash = KeyHash::of(&text);
+    let cache_key = CacheKey { text, hash, redaction: Redaction::default() };
+    let entry = Arc::new(Entry {
+        text: cache_key.text.as_str().into(),
+        stamp: memory.marks.stamp(),
+        tags: [Tag::root()].into(),
+        // The smallest that there is, and not one that is counted as a response.
+        content: Content::VaryIndex(VaryIndex { on: vec![ACCEPT], known: Vec::new() }),
+    });
+    memory.put(hash, Arc::clone(&entry));
+    let kept = memory.get(&cache_key);
+    let exists = memory.get(&cache_key).is_some();
+    if let Some(resident) = &kept {
+        memory.drop_invalidated(hash, resident);
+    }
+    let gone = memory.get(&cache_key).is_none();
+    TestResults {
+        cache_available: true,
+        set_operation: kept.is_some(),
+        get_operation: kept.as_ref().is_some_and(|resident| *resident.entry == *entry),
+        exists_operation: exists,
+        delete_operation: kept.is_some() && gone,
+        get_after_delete: gone,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_passes_and_keeps_nothing_of_it() {
+        let memory = Memory::new(1 << 20, 1 << 10, 64);
+        assert!(in_memory(&memory).passed());
+        assert_eq!(memory.usage().entries, 0);
+    }
+
+    #[test]
+    fn memory_without_room_does_not_pass() {
+        let memory = Memory::new(1, 1, 64);
+        let results = in_memory(&memory);
+        assert!(!results.passed() && !results.set_operation, "{results:?}");
+    }
+}

@@ -1,0 +1,95 @@
+//! What the routes work on: the running Larder, and what they remember of it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::key_stats::{Counts, KeyStats};
+use super::refusal::Refusal;
+use super::report::{CacheInfo, Connections, Performance, Process, Tier};
+use crate::cache::StoreState;
+use crate::running::Running;
+use crate::store;
+
+/// What the routes work on.
+pub struct AdminState {
+    running: Arc<Running>,
+    key_stats: KeyStats,
+    /// The most bytes that L1 was seen to hold.
+    peak: AtomicU64,
+}
+
+impl AdminState {
+    /// A desk for this Larder.
+    pub fn new(running: Arc<Running>) -> AdminState {
+        AdminState { running, key_stats: KeyStats::default(), peak: AtomicU64::new(0) }
+    }
+
+    /// The Larder that it is about.
+    pub fn running(&self) -> &Running {
+        &self.running
+    }
+
+    /// The tier that entries are in: the store, or this process.
+    ///
+    /// # Errors
+    ///
+    /// The store is away.
+    pub async fn tier(&self) -> Result<Tier, Refusal> {
+        let Some(store) = self.running.cache.store_handle() else { return Ok(Tier::embedded(self.process())) };
+        if let StoreState::Down(reason) = self.running.cache.store_state() {
+            return Err(Refusal::store_away(&reason));
+        }
+        let info = store.info().await.map_err(|error| Refusal::store_away(&error.to_string()))?;
+        Ok(Tier::of_redis(&info))
+    }
+
+    /// Bytes that L1 holds, and the most that it was seen to hold.
+    pub fn note_usage(&self) -> (u64, u64) {
+        let used = self.running.cache.usage().bytes;
+        (used, self.peak.fetch_max(used, Relaxed).max(used))
+    }
+
+    fn process(&self) -> Process {
+        let (used, peak) = self.note_usage();
+        let metrics = &self.running.metrics;
+        Process {
+            used,
+            peak,
+            resident: resident(),
+            connections: Connections {
+                connected_clients: u64::try_from(metrics.connections.get()).unwrap_or(0),
+                total_connections_received: metrics.connections_total.get(),
+                uptime_in_seconds: self.running.started.elapsed().as_secs(),
+            },
+        }
+    }
+
+    /// Entries by family.
+    ///
+    /// # Errors
+    ///
+    /// The store is away.
+    pub async fn counts(&self) -> Result<Arc<Counts>, Refusal> {
+        let counted = self.key_stats.counts(&self.running).await;
+        counted.map_err(|error| Refusal::store_away(&error.to_string()))
+    }
+
+    /// What a sweeper has found, if there is one and the store answers.
+    pub async fn key_stats_stored(&self) -> Option<store::sweep::KeyStats> {
+        let kept = self.running.cache.store_handle()?.key_stats().await;
+        Some(kept.ok()??.key_stats)
+    }
+
+    /// The tier, and how it does.
+    pub fn cache_info(&self, tier: &Tier, performance: &Performance) -> CacheInfo {
+        CacheInfo::new(tier, performance, self.running.cache.undelivered())
+    }
+}
+
+/// Memory of this process, bytes, where the system tells.
+fn resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}

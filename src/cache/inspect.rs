@@ -1,0 +1,154 @@
+//! Looking at what is kept for a request without touching it, for people who ask why: nothing moves between the tiers,
+//! nothing invalidated is dropped. Requests go by [`super::Cache::lookup`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Cache, name};
+use crate::entry::{DecodeFault, Entry};
+use crate::key::CacheKey;
+use crate::marks::{self, Tag};
+
+/// What both tiers keep under one text.
+#[derive(Debug)]
+pub struct Inspection {
+    pub memory: Option<Arc<Entry>>,
+    pub store: StoreInspection,
+}
+
+/// What the store keeps.
+#[derive(Debug)]
+pub enum StoreInspection {
+    /// There is no store.
+    Embedded,
+    /// It cannot be asked, or has not taken all invalidations yet.
+    Away,
+    Nothing,
+    /// Bytes of another version of Larder, or of another request with the same key.
+    Unreadable(Option<DecodeFault>),
+    Entry(Arc<Entry>),
+}
+
+/// Whether an entry is current, and if not, by what it is invalidated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ValidityReport {
+    Current,
+    /// These of its tags have a younger soft mark, and none of them another one. It may be served for as long as this.
+    SoftInvalidated(Vec<Tag>, Duration),
+    /// These of its tags have a younger mark.
+    Invalidated(Vec<Tag>),
+    /// All entries of its age are invalidated: the cache was cleared, or the store has dropped marks for space.
+    Everything,
+    /// It is of another epoch: the store has lost its marks since.
+    OtherEpoch,
+    /// The store is away: nobody can tell.
+    Unknown,
+}
+
+impl Cache {
+    /// What is kept under exactly this text. `label`: the readable part of its name in the store.
+    pub async fn inspect(&self, cache_key: &CacheKey, label: &str) -> Inspection {
+        let memory = self.memory.get(cache_key).map(|resident| Arc::clone(&resident.entry));
+        Inspection { memory, store: self.inspect_store(cache_key, label).await }
+    }
+
+    async fn inspect_store(&self, cache_key: &CacheKey, label: &str) -> StoreInspection {
+        let Some(shared) = &self.shared else { return StoreInspection::Embedded };
+        if shared.trusts_nothing() {
+            return StoreInspection::Away;
+        }
+        let name = name(label, cache_key.key());
+        match self.ask(shared.store.get(&name).await, "get") {
+            None => StoreInspection::Away,
+            Some(None) => StoreInspection::Nothing,
+            Some(Some(bytes)) => match Entry::decode(bytes, &shared.seal, &name) {
+                Ok(entry) if *entry.text == *cache_key.text => StoreInspection::Entry(Arc::new(entry)),
+                Ok(_) => StoreInspection::Unreadable(None),
+                Err(fault) => StoreInspection::Unreadable(Some(fault)),
+            },
+        }
+    }
+
+    /// Whether an entry is current. One that is not costs a question for each of its tags.
+    pub async fn validity(&self, entry: &Entry) -> ValidityReport {
+        let Some(view) = self.view(&entry.tags).await else { return ValidityReport::Unknown };
+        let validity = view.validity(entry.stamp);
+        if validity == marks::Validity::Current {
+            return ValidityReport::Current;
+        }
+        if view.stamp.epoch != entry.stamp.epoch {
+            return ValidityReport::OtherEpoch;
+        }
+        let mut marked = Vec::new();
+        // The root tag goes first: in every other answer its mark is contained.
+        let others = entry.tags.iter().filter(|tag| **tag != Tag::root()).cloned();
+        for tag in [Tag::root()].into_iter().chain(others) {
+            let Some(view) = self.view(std::slice::from_ref(&tag)).await else { return ValidityReport::Unknown };
+            match (view.validity(entry.stamp), validity) {
+                (marks::Validity::Invalidated, _) if tag == Tag::root() => return ValidityReport::Everything,
+                (marks::Validity::Invalidated, _) => marked.push(tag),
+                (marks::Validity::SoftInvalidated { .. }, marks::Validity::SoftInvalidated { .. }) => {
+                    marked.push(tag);
+                }
+                _ => {}
+            }
+        }
+        match validity {
+            marks::Validity::SoftInvalidated { left } => ValidityReport::SoftInvalidated(marked, left),
+            _ => ValidityReport::Invalidated(marked),
+        }
+    }
+}
+
+impl ValidityReport {
+    /// For how long what is soft-invalidated may still be served.
+    pub fn grace_left(&self) -> Option<Duration> {
+        match self {
+            ValidityReport::SoftInvalidated(_, left) => Some(*left),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::ACCEPT;
+
+    use super::*;
+    use crate::cache::memory::Memory;
+    use crate::entry::{Content, VaryIndex};
+    use crate::key::{KeyHash, Redaction};
+    use crate::metrics::Metrics;
+
+    fn kept(cache: &Cache) -> CacheKey {
+        let cache_key =
+            CacheKey { text: "GET http://h/a".to_owned(), hash: KeyHash(7), redaction: Redaction::default() };
+        let entry = Entry {
+            text: cache_key.text.as_str().into(),
+            stamp: cache.memory.marks.stamp(),
+            tags: [Tag::root(), Tag::uri("/a"), Tag::family("users")].into(),
+            content: Content::VaryIndex(VaryIndex { on: vec![ACCEPT], known: Vec::new() }),
+        };
+        cache.memory.put(cache_key.hash, Arc::new(entry));
+        cache_key
+    }
+
+    #[tokio::test]
+    async fn what_invalidates_an_entry_is_named_and_the_entry_stays() {
+        let cache = Cache::new(Memory::new(1 << 20, 1 << 10, 1 << 12), None, Arc::new(Metrics::new()));
+        let cache_key = kept(&cache);
+        let rows = [
+            (Tag::family("other"), ValidityReport::Current),
+            (Tag::uri("/a"), ValidityReport::Invalidated(vec![Tag::uri("/a")])),
+            (Tag::family("users"), ValidityReport::Invalidated(vec![Tag::uri("/a"), Tag::family("users")])),
+            (Tag::root(), ValidityReport::Everything),
+        ];
+        for (written, expected) in rows {
+            cache.invalidate(std::slice::from_ref(&written)).await;
+            let peek = cache.inspect(&cache_key, "-").await;
+            let entry = peek.memory.unwrap_or_else(|| panic!("{written}: looking has dropped it"));
+            assert_eq!(cache.validity(&entry).await, expected, "{written}");
+            assert!(matches!(peek.store, StoreInspection::Embedded));
+        }
+    }
+}

@@ -1,0 +1,963 @@
+//! Tags, sequences and stamps: the integers that decide whether an entry is *current*. Pure: no clock, no I/O.
+//!
+//! Every invalidation takes the next **sequence** and leaves it as the **mark** of each of its tags. Every entry
+//! carries the **stamp** (epoch and last sequence issued) that was read *before* the fetch that made it. An entry
+//! whose stamp is older than the mark of any of its tags may show the state before that write.
+//!
+//! A **soft** invalidation gives its tags a *grace*: what it invalidates may be served stale until that ends. Its sequence
+//! stands as the **soft mark** of a tag, beside the hard one, and counts as a hard one when the grace is over.
+//!
+//! Marks are exact for tags that are *held*: by what is in memory, and by fetches from before their stamps are read. `held`
+//! argues why none is lost when tags come and go.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+mod held;
+mod soft;
+
+pub use held::Held;
+use held::Registry;
+use soft::Looked;
+
+/// Strictly increasing number of an invalidation: microseconds since 1970 of Redis's clock, or without a store of the
+/// process's own, made strictly increasing. So it also says when the invalidation was, as well as that clock does.
+pub type Sequence = u64;
+
+/// The clocks, as the shell has read them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Now {
+    /// Microseconds since 1970, by the wall clock.
+    pub wall: u64,
+    /// Nanoseconds of the process's clock, which is never set.
+    pub steady: u64,
+}
+
+/// Identity of a run of sequences. A new one starts whenever sequences may have been lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Epoch(pub u64);
+
+/// (epoch, sequence) read before the fetch that made an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// The epoch in which `sequence` was issued.
+    pub epoch: Epoch,
+    /// The last sequence issued when the stamp was read; never the clock.
+    pub sequence: Sequence,
+}
+
+/// What an invalidation took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IssuedStamp {
+    /// Its epoch and sequence.
+    pub stamp: Stamp,
+    /// The last sequence that was issued before it.
+    pub previous: Sequence,
+}
+
+impl IssuedStamp {
+    /// The stamp for the answer of the very write that caused this invalidation, sent after `before` was read; `None`
+    /// if anything else was invalidated in between: the answer may be older than that write.
+    pub fn stamp_of_answer(&self, before: &MarksView) -> Option<Stamp> {
+        let is_alone = self.stamp.epoch == before.stamp.epoch && self.previous == before.stamp.sequence;
+        is_alone.then_some(self.stamp)
+    }
+}
+
+/// What a reader learned of the marks of some tags at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MarksView {
+    /// Epoch and last sequence issued: the stamp of a fetch that begins after this view.
+    pub stamp: Stamp,
+    /// The highest of the floor and the marks of the tags in question, soft ones whose grace is over included.
+    pub newest: Sequence,
+    /// What the other soft marks of these tags amount to.
+    pub soft: Option<SoftMark>,
+}
+
+/// The soft marks of some tags, as far as their graces are not over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SoftMark {
+    /// The highest sequence of them.
+    pub newest: Sequence,
+    /// The shortest time left of their graces; above zero.
+    pub left: Duration,
+}
+
+/// Whether something may still show the state after the writes that are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Validity {
+    /// No write has invalidated it.
+    Current,
+    /// Soft invalidations alone have invalidated it: it may be served stale for as long as this.
+    SoftInvalidated {
+        /// Above zero.
+        left: Duration,
+    },
+    Invalidated,
+}
+
+impl MarksView {
+    /// A view of hard marks alone.
+    pub fn hard(stamp: Stamp, newest: Sequence) -> MarksView {
+        MarksView { stamp, newest, soft: None }
+    }
+
+    /// The same with a soft mark of one of its tags. `left`: of its grace; zero when it is over.
+    #[must_use]
+    pub fn soft(self, mark: Sequence, left: Duration) -> MarksView {
+        self.with(Looked::default().with(mark, left))
+    }
+
+    fn with(self, Looked { over, pending }: Looked) -> MarksView {
+        let newest = self.newest.max(over);
+        let pending = pending.into_iter().chain(self.soft.map(|soft| (soft.newest, soft.left)));
+        let soft = pending.reduce(|(a, left), (b, also)| (a.max(b), left.min(also)));
+        MarksView { newest, soft: soft.map(|(newest, left)| SoftMark { newest, left }), ..self }
+    }
+
+    /// What is to be thought of something stamped `stamp` that carries the tags of this view.
+    pub fn validity(&self, stamp: Stamp) -> Validity {
+        match self.soft {
+            _ if !self.is_current(stamp) => Validity::Invalidated,
+            Some(soft) if stamp.sequence < soft.newest => Validity::SoftInvalidated { left: soft.left },
+            _ => Validity::Current,
+        }
+    }
+
+    /// Whether something stamped `stamp` may be used: same epoch, and no mark (nor the floor) is younger than it. A soft
+    /// invalidation alone does not forbid it before its grace is over.
+    pub fn is_current(&self, stamp: Stamp) -> bool {
+        stamp.epoch == self.stamp.epoch && stamp.sequence >= self.newest
+    }
+}
+
+/// A tag that a soft invalidation invalidates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SoftInvalidation {
+    pub tag: Tag,
+    /// For how long what carries it may be served stale.
+    pub grace: Duration,
+}
+
+/// Anything an entry can be invalidated by. Text forms: `*` (everything), `booking:stats:42` (family levels and
+/// instances), `uri:/v1.0/users` (a path, whatever its query and host), `group api.example/prices` (a group that
+/// responses of this host named), `caller me sha256:…` (what one caller has in a family).
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tag(Arc<str>);
+
+impl Tag {
+    /// The tag that every entry carries.
+    pub fn root() -> Tag {
+        // One text for all: every entry carries it.
+        static ROOT: LazyLock<Tag> = LazyLock::new(|| Tag(Arc::from("*")));
+        ROOT.clone()
+    }
+
+    /// The tag of a normalised path. The query is left out on purpose: a write to `/users/7` invalidates
+    /// `/users/7?lang=de` as well.
+    pub fn uri(path: &str) -> Tag {
+        Tag(Arc::from(["uri:", path].concat()))
+    }
+
+    /// A family, one of its levels, or an instance.
+    pub fn family(text: &str) -> Tag {
+        Tag(Arc::from(text))
+    }
+
+    /// A group of responses of one origin (RFC 9875 §2.1). `host` as in [`crate::http::target::Target::host`], never empty;
+    /// `name` is any text. The scheme is left out: an invalidation over http reaches the https twin too.
+    ///
+    /// No family or instance has a space in its tag, and no host a slash, so that this is nobody else's tag whatever
+    /// the name is.
+    pub fn group(host: &str, name: &str) -> Tag {
+        Tag(Arc::from(format!("group {host}/{name}")))
+    }
+
+    /// A group under every host name: carried beside [`Tag::group`], for operators, who name a group and no host.
+    pub fn group_anywhere(name: &str) -> Tag {
+        // No origin has an empty host.
+        Tag::group("", name)
+    }
+
+    /// What one caller has in a family. `caller`: a digest, without spaces. No family has a space in its tag.
+    pub fn caller(family: &str, caller: &str) -> Tag {
+        Tag(Arc::from(format!("caller {family} {caller}")))
+    }
+
+    /// The name of a group, if it is that of one under every host name.
+    pub fn group_name(&self) -> Option<&str> {
+        self.as_str().strip_prefix("group /")
+    }
+
+    /// Whether it stands for a family, a level or an instance.
+    pub fn is_of_family(&self) -> bool {
+        let text = self.as_str();
+        !(text == "*" || ["uri:", "group ", "caller "].iter().any(|kind| text.starts_with(kind)))
+    }
+
+    /// The text form, as it stands in Redis.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The marks of all tags: those of tags that somebody holds exactly, the others in hashed slots (`held` has the argument).
+/// What is kept in memory, or being fetched, holds its tags. Two tags that share a slot can cost a miss; no tag can cause
+/// a stale hit, nor one that is held anything at all.
+///
+/// Without a store they are the authority, and issue the sequences. With one they are a copy of the store's marks:
+/// every invalidation up to its stamp's sequence is in it.
+pub struct Marks {
+    /// Zero, which is no epoch, while the marks are changed from one to another.
+    epoch: AtomicU64,
+    sequence: AtomicU64,
+    registry: Registry,
+    /// What was stamped below it was not trusted at one time, whatever its tags. No invalidation of any of them.
+    floor: AtomicU64,
+    /// The highest sequence of any soft invalidation: what is stamped so, or later, none of them has invalidated.
+    soft: AtomicU64,
+    /// The root tag, which is part of every view.
+    root: Held,
+}
+
+/// What is current for nothing, and proves nothing current.
+const NOTHING: MarksView =
+    MarksView { stamp: Stamp { epoch: Epoch(0), sequence: 0 }, newest: Sequence::MAX, soft: None };
+
+impl Marks {
+    /// No invalidation is known of the given epoch. `slots`: for tags that nobody holds, rounded up to a power of two, 8
+    /// bytes each.
+    pub fn new(epoch: Epoch, slots: usize) -> Marks {
+        let registry = Registry::new(slots);
+        let root = registry.hold(&Tag::root());
+        Marks {
+            epoch: AtomicU64::new(epoch.0),
+            // Sequence 0 is "never": a fresh table's stamp must not be older than an empty slot.
+            sequence: AtomicU64::new(1),
+            registry,
+            floor: AtomicU64::new(0),
+            soft: AtomicU64::new(0),
+            root,
+        }
+    }
+
+    /// Holds these tags: invalidations that come from now on cost only what carries them. Who fetches does so before its
+    /// stamp is read. The root tag is left out, since it is always held.
+    pub fn hold<'t, C: FromIterator<Held>>(&self, tags: impl IntoIterator<Item = &'t Tag>) -> C {
+        let others = tags.into_iter().filter(|tag| tag.as_str() != "*");
+        others.map(|tag| self.registry.hold(tag)).collect()
+    }
+
+    /// How many tags are held, the root tag not counted.
+    pub fn held(&self) -> usize {
+        self.registry.len() - 1
+    }
+
+    /// The stamp of a fetch that begins now.
+    pub fn stamp(&self) -> Stamp {
+        Stamp { epoch: Epoch(self.epoch.load(SeqCst)), sequence: self.sequence.load(SeqCst) }
+    }
+
+    /// What the marks of these tags and of the root tag say now. `now`: the process's clock, nanoseconds; read only if
+    /// there is a soft mark.
+    pub fn view(&self, held: &[Held], now: impl Fn() -> u64) -> MarksView {
+        self.view_of(held, 0, now)
+    }
+
+    /// The same for something stamped with `sequence`. If that is younger than all soft marks, it takes no look at them:
+    /// they count as hard ones then, which makes no difference to it.
+    pub fn view_of(&self, held: &[Held], sequence: Sequence, now: impl Fn() -> u64) -> MarksView {
+        let (root, held) = (self.root.mark(), held.iter().map(Held::mark));
+        // The stamp before the marks: it must not cover an invalidation that the marks seen do not. Otherwise a
+        // flight with this stamp would look young enough to a reader after that write, while the stale response
+        // that it validates, or falls back on, was judged without it.
+        let stamp = self.stamp();
+        // The soft marks before the hard ones: one that is over may become a hard one in between.
+        let soft = self.soft.load(SeqCst);
+        let looked = match sequence >= soft {
+            true => Looked { over: soft, pending: None },
+            false => soft::look(held.clone().chain([root]).map(|mark| &mark.soft), now),
+        };
+        let newest = held.map(|mark| mark.hard.load(SeqCst)).fold(root.hard.load(SeqCst), Sequence::max);
+        // Between two epochs marks are wiped: what was read then is of neither.
+        if self.epoch.load(SeqCst) == stamp.epoch.0 {
+            MarksView::hard(stamp, newest).with(looked)
+        } else {
+            NOTHING
+        }
+    }
+
+    /// Takes the next sequence and marks the tags with it. When this returns, no entry stamped earlier that
+    /// carries one of the tags is current any more. Other tags are softened: each until the end of its grace, if anybody
+    /// holds it.
+    pub fn invalidate<'t>(
+        &self,
+        tags: impl IntoIterator<Item = &'t Tag>,
+        soft: impl IntoIterator<Item = &'t SoftInvalidation>,
+        now: Now,
+    ) -> IssuedStamp {
+        // The clock, but always above the last sequence: a clock may be set back.
+        let next = |last: Sequence| now.wall.max(last + 1);
+        let previous =
+            self.sequence.fetch_update(SeqCst, SeqCst, |last| Some(next(last))).unwrap_or_else(|last| last);
+        let sequence = next(previous);
+        self.apply(tags.into_iter().map(|tag| (tag, sequence)));
+        for SoftInvalidation { tag, grace } in soft {
+            self.soft_invalidate(tag, sequence, now.steady.saturating_add(nanos(*grace)), now.steady);
+        }
+        IssuedStamp { stamp: Stamp { epoch: Epoch(self.epoch.load(SeqCst)), sequence }, previous }
+    }
+
+    /// Takes over marks that the store has issued. For a copy; by one task at a time.
+    pub fn apply<'t>(&self, marks: impl IntoIterator<Item = (&'t Tag, Sequence)>) {
+        marks.into_iter().for_each(|(tag, sequence)| self.registry.invalidate(tag, sequence));
+    }
+
+    /// Takes over a soft mark; `end`: of its grace, by the process's clock, as is `now`; nanoseconds.
+    pub fn soft_invalidate(&self, tag: &Tag, sequence: Sequence, end: u64, now: u64) {
+        if self.registry.soft_invalidate(tag, sequence, end, now) {
+            self.soft.fetch_max(sequence, SeqCst);
+        }
+    }
+
+    /// Every invalidation up to here is in the marks now.
+    pub fn applied(&self, sequence: Sequence) {
+        self.sequence.fetch_max(sequence, SeqCst);
+    }
+
+    /// Marks have been missed, all of them up to here: what is older is not trusted any more, unless the store says so of
+    /// its tags ([`Marks::confirm`]).
+    pub fn raise_floor(&self, sequence: Sequence) {
+        self.distrust(sequence);
+        self.applied(sequence);
+    }
+
+    /// What is older than this is not trusted any more, although not every invalidation up to it is in the marks.
+    pub fn distrust(&self, sequence: Sequence) {
+        self.registry.invalidate_all(sequence);
+        self.floor.fetch_max(sequence, SeqCst);
+    }
+
+    /// The store has said this of the marks of these tags: they may have been marked here by more than their own
+    /// invalidations. It knows all that came up to its stamp.
+    pub fn confirm(&self, held: &[Held], view: &MarksView) {
+        let newest = view.soft.map_or(view.newest, |soft| view.newest.max(soft.newest));
+        let is_valid = || self.epoch.load(SeqCst) == view.stamp.epoch.0;
+        for held in held.iter().chain([&self.root]) {
+            Registry::confirm(held, view.stamp.sequence, newest, is_valid);
+        }
+    }
+
+    /// The last sequence of which it is not known what it has invalidated: everything, for all that is known. 0 for none.
+    pub fn floor(&self) -> Sequence {
+        self.floor.load(SeqCst)
+    }
+
+    /// Whether the latest invalidation that is known of any of these tags, or of all, hard or soft, falls in this time.
+    pub fn any_in(&self, tags: &[Tag], time: &Range<Sequence>) -> bool {
+        let (root, floor) = (self.root.mark(), self.floor());
+        let known = tags.iter().flat_map(|tag| self.registry.latest(tag));
+        let known = known.chain([root.hard.load(SeqCst), root.soft.sequence()]);
+        known.filter(|sequence| *sequence > floor).any(|sequence| time.contains(&sequence))
+    }
+
+    /// Begins another epoch of the store's, of which nothing is known but that `stamp` was issued: what is older is
+    /// not trusted. Sequences of two epochs cannot be compared, so that the marks of the one before are wiped.
+    pub fn begin(&self, stamp: Stamp) {
+        self.epoch.store(0, SeqCst);
+        self.registry.wipe(stamp.sequence);
+        self.floor.store(stamp.sequence, SeqCst);
+        self.soft.store(0, SeqCst);
+        self.sequence.store(stamp.sequence, SeqCst);
+        self.epoch.store(stamp.epoch.0, SeqCst);
+    }
+}
+
+/// More than five hundred years are for ever.
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn marks() -> Marks {
+        Marks::new(Epoch(7), 1 << 12)
+    }
+
+    fn view_of(marks: &Marks, tag: &Tag) -> MarksView {
+        view_at(marks, tag, 0)
+    }
+
+    fn view_at(marks: &Marks, tag: &Tag, now: u64) -> MarksView {
+        marks.view(&hold(marks, tag), || now)
+    }
+
+    fn hold(marks: &Marks, tag: &Tag) -> Vec<Held> {
+        marks.hold([tag])
+    }
+
+    fn invalidate<'t>(marks: &Marks, tags: impl IntoIterator<Item = &'t Tag>) -> IssuedStamp {
+        marks.invalidate(tags, [], Now::default())
+    }
+
+    /// Softens a family at a time of the steady clock.
+    fn soft_invalidate(marks: &Marks, name: &str, grace: u64, steady: u64) -> IssuedStamp {
+        marks.invalidate([], [&soft(name, grace)], Now { wall: 0, steady })
+    }
+
+    fn soft(name: &str, grace: u64) -> SoftInvalidation {
+        SoftInvalidation { tag: Tag::family(name), grace: Duration::from_nanos(grace) }
+    }
+
+    #[test]
+    fn groups_are_nobody_elses_tags_whatever_their_names() {
+        let names = ["*", "", "/", "x", "/x", "h/x", "uri:/x", "group h/x", "a b", "\n", "(sentinel)", "ä"];
+        let mut tags: Vec<Tag> = vec![Tag::root(), Tag::uri("/x"), Tag::family("group"), Tag::family("group:h/x")];
+        tags.push(Tag::family("(sentinel)"));
+        for name in names {
+            tags.extend([Tag::group("h", name), Tag::group("h:80", name), Tag::group_anywhere(name)]);
+        }
+        let count = tags.len();
+        tags.sort();
+        tags.dedup();
+        assert_eq!(tags.len(), count);
+    }
+
+    #[test]
+    fn what_was_stamped_before_an_invalidation_is_not_current_after_it() {
+        let (marks, tag) = (marks(), Tag::family("user_list"));
+        let before = marks.stamp();
+        assert!(view_of(&marks, &tag).is_current(before));
+        invalidate(&marks, [&tag]);
+        assert!(!view_of(&marks, &tag).is_current(before));
+        assert!(view_of(&marks, &tag).is_current(marks.stamp()));
+    }
+
+    #[test]
+    fn other_tags_stay_current() {
+        let marks = marks();
+        let (a, b) = (Tag::family("a"), Tag::family("b"));
+        let _held = hold(&marks, &b);
+        let before = marks.stamp();
+        invalidate(&marks, [&a]);
+        assert!(view_of(&marks, &b).is_current(before));
+    }
+
+    #[test]
+    fn the_answer_of_a_write_is_stamped_only_if_no_other_write_came_in_between() {
+        let (marks, tag) = (marks(), Tag::family("a"));
+        let before = view_of(&marks, &tag);
+        let taken = invalidate(&marks, [&tag]);
+        let stamp = taken.stamp_of_answer(&before).unwrap();
+        assert!(view_of(&marks, &tag).is_current(stamp));
+        let before = view_of(&marks, &tag);
+        invalidate(&marks, [&Tag::family("b")]);
+        assert_eq!(invalidate(&marks, [&tag]).stamp_of_answer(&before), None);
+    }
+
+    #[test]
+    fn a_copy_knows_what_it_has_applied_and_trusts_nothing_older_than_its_floor() {
+        let (marks, tag) = (marks(), Tag::family("a"));
+        let at = |sequence| Stamp { epoch: Epoch(9), sequence };
+        marks.begin(at(100));
+        assert!(!view_of(&marks, &tag).is_current(at(99)) && view_of(&marks, &tag).is_current(at(100)));
+        marks.apply([(&tag, 120)]);
+        assert_eq!(marks.stamp(), at(100), "others may have been missed");
+        assert!(!view_of(&marks, &tag).is_current(at(119)) && view_of(&marks, &tag).is_current(at(120)));
+        marks.applied(120);
+        assert_eq!(marks.stamp(), at(120));
+        marks.raise_floor(200);
+        assert!(!view_of(&marks, &Tag::family("b")).is_current(at(199)));
+        assert_eq!(marks.stamp(), at(200));
+        // Redis's clock was set back: the new epoch's sequences are lower.
+        marks.begin(Stamp { epoch: Epoch(10), sequence: 50 });
+        assert!(view_of(&marks, &tag).is_current(Stamp { epoch: Epoch(10), sequence: 50 }));
+        assert!(!view_of(&marks, &tag).is_current(at(500)));
+    }
+
+    #[test]
+    fn nothing_is_current_by_what_was_read_while_the_epoch_changed() {
+        let marks = Arc::new(marks());
+        let (tag, changing) = (Tag::family("a"), Arc::clone(&marks));
+        let invalidated = |epoch| Stamp { epoch: Epoch(epoch), sequence: 10 };
+        // In every epoch the tag's mark is above 10 from the moment that the epoch is there.
+        marks.begin(Stamp { epoch: Epoch(1), sequence: 20 });
+        let changer = std::thread::spawn(move || {
+            (2..2000).for_each(|epoch| changing.begin(Stamp { epoch: Epoch(epoch), sequence: 20 }));
+        });
+        while !changer.is_finished() {
+            let view = view_of(&marks, &tag);
+            assert!(!view.is_current(invalidated(view.stamp.epoch.0)), "{view:?}");
+        }
+        changer.join().unwrap();
+    }
+
+    #[test]
+    fn another_epoch_is_never_current() {
+        let (marks, tag) = (marks(), Tag::root());
+        let stamp = Stamp { epoch: Epoch(8), sequence: u64::MAX };
+        assert!(!view_of(&marks, &tag).is_current(stamp));
+    }
+
+    #[test]
+    fn tags_that_nobody_holds_share_slots_and_cost_each_other_no_more_than_a_miss() {
+        let marks = Marks::new(Epoch(1), 1);
+        let (a, b, c) = (Tag::family("a"), Tag::family("b"), Tag::family("c"));
+        let held = hold(&marks, &c);
+        let before = marks.stamp();
+        invalidate(&marks, [&a]);
+        assert!(!view_of(&marks, &b).is_current(before));
+        assert!(view_of(&marks, &b).is_current(marks.stamp()), "what is fetched from now on");
+        assert!(view_of(&marks, &c).is_current(before) && view_of(&marks, &Tag::group("h", "c")).newest > 1);
+        invalidate(&marks, [&c]);
+        let after = marks.stamp();
+        drop(held);
+        assert_eq!(marks.held(), 0);
+        for tag in [&a, &b, &c] {
+            assert_eq!(view_of(&marks, tag).newest, after.sequence, "{tag}: what was held last is not forgotten");
+        }
+        assert!(marks.view(&[], || 0).is_current(before), "the root tag shares with nobody");
+    }
+
+    #[test]
+    fn a_sequence_is_the_time_unless_the_clock_was_set_back() {
+        let (marks, tag) = (marks(), Tag::family("a"));
+        let at = |wall| marks.invalidate([&tag], [], Now { wall, steady: 0 });
+        for (wall, sequence, previous) in
+            [(1000, 1000, 1), (1000, 1001, 1000), (900, 1002, 1001), (2000, 2000, 1002)]
+        {
+            let taken = at(wall);
+            assert_eq!((taken.stamp.sequence, taken.previous), (sequence, previous), "at {wall}");
+            assert_eq!(view_of(&marks, &tag).newest, sequence);
+        }
+    }
+
+    #[test]
+    fn it_is_known_when_a_tag_was_invalidated_last_hard_or_softly() {
+        let marks = marks();
+        let names = ["hard", "soft", "both", "never"].map(Tag::family);
+        let held = hold(&marks, &names[1]);
+        let at = |tags: &[&Tag], softly: &[SoftInvalidation], wall| {
+            marks.invalidate(tags.iter().copied(), softly, Now { wall, steady: 0 })
+        };
+        at(&[&names[0], &names[2]], &[], 100);
+        at(&[], &[soft("soft", 10), soft("both", 10)], 200);
+        let is_in = |tags: &[usize], time| {
+            marks.any_in(&tags.iter().map(|tag| names[*tag].clone()).collect::<Vec<_>>(), &time)
+        };
+        for (tag, hard, soft) in [(0, true, false), (1, false, true), (2, false, true), (3, false, false)] {
+            assert_eq!((is_in(&[tag], 100..101), is_in(&[tag], 200..300)), (hard, soft), "{}", names[tag]);
+        }
+        assert!(is_in(&[3, 0], 100..101) && is_in(&[0, 1], 100..101), "each counts by itself");
+        assert!(!is_in(&[0, 1, 2, 3], 101..200));
+        at(&[&Tag::root()], &[], 500);
+        assert!(is_in(&[3], 500..501) && is_in(&[], 500..501));
+        marks.raise_floor(600);
+        assert!(!is_in(&[0, 1, 2, 3], 0..700), "the floor is no invalidation of theirs");
+        at(&[&names[3]], &[], 650);
+        assert!(is_in(&[3], 650..651) && !is_in(&[2], 601..700));
+        drop(held);
+    }
+
+    #[test]
+    fn the_store_may_say_that_a_tag_was_marked_for_others() {
+        let (marks, tag) = (marks(), Tag::family("a"));
+        let at = |sequence| Stamp { epoch: Epoch(9), sequence };
+        let held = hold(&marks, &tag);
+        marks.begin(at(100));
+        let newest = || view_of(&marks, &tag).newest;
+        marks.confirm(&held, &MarksView::hard(Stamp { epoch: Epoch(8), sequence: 200 }, 50));
+        assert_eq!(newest(), 100, "a word of another epoch");
+        marks.confirm(&held, &MarksView::hard(at(99), 50));
+        assert_eq!(newest(), 100, "the store did not know all");
+        marks.confirm(&held, &MarksView::hard(at(100), 50).soft(70, Duration::from_secs(1)));
+        assert_eq!(newest(), 70, "what is softened is not current");
+        marks.confirm(&held, &MarksView::hard(at(100), 50));
+        assert_eq!(newest(), 50);
+        assert_eq!(view_of(&marks, &Tag::family("b")).newest, 100, "of other tags it says nothing");
+        marks.confirm(&held, &MarksView::hard(at(200), 60));
+        assert_eq!(newest(), 50, "it says no more than that nothing came later");
+        marks.apply([(&tag, 300)]);
+        marks.confirm(&held, &MarksView::hard(at(299), 60));
+        assert_eq!(newest(), 300);
+    }
+
+    #[test]
+    fn no_invalidation_is_lost_while_tags_are_held_and_let_go() {
+        let marks = Arc::new(Marks::new(Epoch(1), 2));
+        let names = ["a", "b", "c"].map(Tag::family);
+        let is_over = Arc::new(AtomicU64::new(0));
+        let (others, ended, tags) = (Arc::clone(&marks), Arc::clone(&is_over), names.clone());
+        let readers: Vec<_> = (0..3)
+            .map(|n| {
+                let (marks, is_over, tag) = (Arc::clone(&others), Arc::clone(&ended), tags[n].clone());
+                std::thread::spawn(move || {
+                    let mut seen = 0;
+                    while is_over.load(SeqCst) == 0 {
+                        let newest = view_of(&marks, &tag).newest;
+                        assert!(newest >= seen, "{newest} after {seen}");
+                        seen = newest;
+                    }
+                })
+            })
+            .collect();
+        for _ in 0..50_000 {
+            for tag in &names {
+                let taken = invalidate(&marks, [tag]);
+                assert!(view_of(&marks, tag).newest >= taken.stamp.sequence, "{tag}");
+            }
+        }
+        is_over.store(1, SeqCst);
+        readers.into_iter().for_each(|reader| reader.join().unwrap());
+        assert_eq!(marks.held(), 0);
+    }
+
+    #[test]
+    fn what_a_soft_write_invalidates_is_softened_until_the_grace_is_over() {
+        let (marks, tag) = (marks(), Tag::family("a"));
+        let _held = hold(&marks, &tag);
+        let before = marks.stamp();
+        soft_invalidate(&marks, "a", 100, 1000);
+        let left = |nanos| Validity::SoftInvalidated { left: Duration::from_nanos(nanos) };
+        for (now, expected) in
+            [(1000, left(100)), (1099, left(1)), (1100, Validity::Invalidated), (9000, Validity::Invalidated)]
+        {
+            let view = view_at(&marks, &tag, now);
+            assert_eq!(view.validity(before), expected, "{now}");
+            assert_eq!(view.validity(marks.stamp()), Validity::Current, "fetched since");
+            assert_eq!(view.is_current(before), expected != Validity::Invalidated);
+        }
+        let (b, other) = (Tag::family("b"), marks.stamp());
+        soft_invalidate(&marks, "b", 100, 1000);
+        assert_eq!(view_at(&marks, &b, 1000).validity(other), Validity::Invalidated, "nobody held it");
+        let other = view_at(&marks, &Tag::family("c"), 1000);
+        assert_eq!(other.validity(before), Validity::Current);
+    }
+
+    #[test]
+    fn soft_writes_in_a_row_do_not_put_the_end_of_the_grace_off() {
+        let (marks, tag) = (marks(), Tag::family("a"));
+        let _held = hold(&marks, &tag);
+        let before = marks.stamp();
+        soft_invalidate(&marks, "a", 100, 0);
+        let between = marks.stamp();
+        soft_invalidate(&marks, "a", 100, 60);
+        for stamp in [before, between] {
+            assert_eq!(
+                view_at(&marks, &tag, 99).validity(stamp),
+                Validity::SoftInvalidated { left: Duration::from_nanos(1) }
+            );
+            assert_eq!(view_at(&marks, &tag, 100).validity(stamp), Validity::Invalidated);
+        }
+        // When it is over, the next one has a grace of its own; what the first invalidated stays invalidated.
+        let third = marks.stamp();
+        soft_invalidate(&marks, "a", 100, 150);
+        let view = view_at(&marks, &tag, 200);
+        assert_eq!(view.validity(before), Validity::Invalidated);
+        assert_eq!(view.validity(third), Validity::SoftInvalidated { left: Duration::from_nanos(50) });
+    }
+
+    #[test]
+    fn a_hard_write_wins_and_the_next_soft_one_has_a_whole_grace() {
+        let (marks, tag) = (marks(), Tag::family("a"));
+        let _held = hold(&marks, &tag);
+        let before = marks.stamp();
+        soft_invalidate(&marks, "a", 100, 0);
+        invalidate(&marks, [&tag]);
+        assert_eq!(view_at(&marks, &tag, 10).validity(before), Validity::Invalidated);
+        let since = marks.stamp();
+        soft_invalidate(&marks, "a", 100, 90);
+        assert_eq!(
+            view_at(&marks, &tag, 110).validity(since),
+            Validity::SoftInvalidated { left: Duration::from_nanos(80) }
+        );
+    }
+
+    #[test]
+    fn what_is_younger_than_all_soft_marks_asks_no_clock() {
+        let (marks, tag) = (marks(), Tag::family("a"));
+        let held = marks.hold::<Vec<_>>([&tag, &Tag::family("other")]);
+        let of = |stamp: Stamp| {
+            marks.view_of(&held[..1], stamp.sequence, || panic!("the clock was read")).validity(stamp)
+        };
+        assert_eq!(of(marks.stamp()), Validity::Current);
+        let before = marks.stamp();
+        soft_invalidate(&marks, "other", 100, 0);
+        assert_eq!(of(marks.stamp()), Validity::Current);
+        assert_eq!(of(before), Validity::Current, "it has no soft mark");
+        // A flight that began before must not look current to whoever has looked at nothing but a younger entry.
+        let view = marks.view_of(&held[..1], marks.stamp().sequence, || 0);
+        assert!(!view.is_current(before));
+    }
+
+    #[test]
+    fn another_epoch_knows_no_soft_mark() {
+        let (marks, tag) = (marks(), Tag::family("a"));
+        let _held = hold(&marks, &tag);
+        marks.begin(Stamp { epoch: Epoch(1), sequence: 100 });
+        marks.soft_invalidate(&tag, 120, 50, 0);
+        marks.begin(Stamp { epoch: Epoch(2), sequence: 10 });
+        let stamp = Stamp { epoch: Epoch(2), sequence: 10 };
+        assert_eq!(view_at(&marks, &tag, 90).validity(stamp), Validity::Current);
+    }
+
+    #[test]
+    fn no_end_is_ever_read_with_the_sequence_of_another() {
+        let marks = Arc::new(Marks::new(Epoch(1), 1));
+        let (held, writing) = (hold(&marks, &Tag::family("a")), Arc::clone(&marks));
+        let writer = std::thread::spawn(move || {
+            // Each is over when the next one comes, so that each has an end of its own.
+            (1..200_000).for_each(|n| writing.soft_invalidate(&Tag::family("a"), n, n * 3 + 7, n * 3 + 6));
+        });
+        let mut seen = 0;
+        while !writer.is_finished() {
+            let view = marks.view(&held, || 0);
+            if let Some(soft) = view.soft.filter(|_| view.newest != Sequence::MAX) {
+                assert_eq!(soft.left, Duration::from_nanos(soft.newest * 3 + 7));
+                assert!(soft.newest >= seen, "never an older one");
+                seen = soft.newest;
+            }
+        }
+        writer.join().unwrap();
+    }
+
+    #[test]
+    fn no_reader_misses_a_mark_that_becomes_a_hard_one() {
+        let marks = Arc::new(Marks::new(Epoch(1), 1));
+        let (tag, writing) = (Tag::family("a"), Arc::clone(&marks));
+        let invalidated = Stamp { epoch: Epoch(1), sequence: 1 };
+        let held = hold(&marks, &tag);
+        marks.soft_invalidate(&tag, 2, 10, 0);
+        let writer = std::thread::spawn(move || {
+            (3..200_000).for_each(|n| writing.soft_invalidate(&Tag::family("a"), n, n * 10, n * 10 - 5));
+        });
+        while !writer.is_finished() {
+            // Its grace was over before the second mark came.
+            assert_eq!(marks.view(&held, || 10).validity(invalidated), Validity::Invalidated);
+        }
+        writer.join().unwrap();
+    }
+
+    /// One tag as the words of this module have it: every soft invalidation, with the end of its grace.
+    #[derive(Default)]
+    struct Model {
+        hard: Sequence,
+        pending: Vec<(Sequence, u64)>,
+        /// What every single one of them has promised: its sequence, and when it is as good as hard at the latest.
+        promised: Vec<(Sequence, u64)>,
+    }
+
+    impl Model {
+        fn soft_invalidate(&mut self, sequence: Sequence, end: u64, now: u64) {
+            self.promised.push((sequence, end));
+            self.turn_over(now);
+            // All that are pending have the end of the first.
+            let end = self.pending.iter().map(|(_, end)| *end).min().unwrap_or(end).min(end);
+            self.pending.push((sequence, end));
+        }
+
+        fn harden(&mut self, sequence: Sequence) {
+            self.promised.push((sequence, 0));
+            self.hard = self.hard.max(sequence);
+            self.pending.retain(|(pending, _)| *pending > sequence);
+        }
+
+        /// The mildest standing that breaks no promise.
+        fn mildest(&self, sequence: Sequence, now: u64) -> u8 {
+            let broken = self.promised.iter().filter(|(promised, _)| sequence < *promised);
+            broken.map(|(_, end)| if *end <= now { 2 } else { 1 }).max().unwrap_or(0)
+        }
+
+        fn turn_over(&mut self, now: u64) {
+            if self.pending.iter().any(|(_, end)| *end <= now) {
+                let newest = self.pending.drain(..).map(|(sequence, _)| sequence).max().unwrap_or(0);
+                self.hard = self.hard.max(newest);
+            }
+        }
+
+        fn validity(&mut self, sequence: Sequence, now: u64) -> Validity {
+            self.turn_over(now);
+            match self.pending.iter().map(|(_, end)| *end).min() {
+                _ if sequence < self.hard => Validity::Invalidated,
+                Some(end) if self.pending.iter().any(|(pending, _)| sequence < *pending) => {
+                    Validity::SoftInvalidated { left: Duration::from_nanos(end - now) }
+                }
+                _ => Validity::Current,
+            }
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Soften {
+            tag: usize,
+            grace: u64,
+        },
+        Harden {
+            tag: usize,
+        },
+        HardenRoot,
+        RaiseFloor,
+        /// The tags but the first are held at some times.
+        Hold {
+            tag: usize,
+        },
+        LetGo {
+            tag: usize,
+        },
+        /// The store says what it knows of a tag.
+        Confirm {
+            tag: usize,
+        },
+        Wait(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let tag = || 0..3_usize;
+        prop_oneof![
+            (tag(), 1..40_u64).prop_map(|(tag, grace)| Step::Soften { tag, grace }),
+            tag().prop_map(|tag| Step::Harden { tag }),
+            Just(Step::HardenRoot),
+            Just(Step::RaiseFloor),
+            (1..3_usize).prop_map(|tag| Step::Hold { tag }),
+            (1..3_usize).prop_map(|tag| Step::LetGo { tag }),
+            tag().prop_map(|tag| Step::Confirm { tag }),
+            (1..30_u64).prop_map(Step::Wait),
+        ]
+    }
+
+    fn severity(validity: Validity) -> u8 {
+        match validity {
+            Validity::Current => 0,
+            Validity::SoftInvalidated { .. } => 1,
+            Validity::Invalidated => 2,
+        }
+    }
+
+    /// A plain table: each tag by itself, whether anybody holds it or not.
+    #[derive(Default)]
+    struct Table {
+        tags: [Model; 3],
+        root: Sequence,
+        /// What is not trusted, by tags; a store does not know of that.
+        floors: [Sequence; 3],
+    }
+
+    impl Table {
+        /// What a store says of a tag, which knows all invalidations.
+        fn view(&mut self, tag: usize, stamp: Stamp, now: u64) -> MarksView {
+            let model = &mut self.tags[tag];
+            model.turn_over(now);
+            let view = MarksView::hard(stamp, model.hard.max(self.root));
+            let left = |end: &u64| Duration::from_nanos(end - now);
+            model.pending.iter().fold(view, |view, (sequence, end)| view.soft(*sequence, left(end)))
+        }
+
+        fn validity(&mut self, tag: usize, asked: Sequence, now: u64) -> Validity {
+            match self.tags[tag].validity(asked, now) {
+                _ if asked < self.root.max(self.floors[tag]) => Validity::Invalidated,
+                validity => validity,
+            }
+        }
+
+        fn mildest(&self, tag: usize, asked: Sequence, now: u64) -> u8 {
+            if asked < self.root { 2 } else { self.tags[tag].mildest(asked, now) }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+        #[test]
+        fn marks_are_never_milder_than_a_plain_table_and_exact_for_what_is_held(
+            steps in prop::collection::vec(step(), 1..40),
+        ) {
+            let names = ["a", "b", "c"].map(Tag::family);
+            // All tags that nobody holds share one slot.
+            let marks = Marks::new(Epoch(7), 1);
+            let mut table = Table::default();
+            // Since which sequence a tag has been held; the first has always been.
+            let mut held = [Some((0, hold(&marks, &names[0]))), None, None];
+            let (mut now, mut is_floored) = (0, false);
+            for step in steps {
+                let before = marks.stamp().sequence;
+                match &step {
+                    Step::Soften { tag, grace } => {
+                        let soft = SoftInvalidation { tag: names[*tag].clone(), grace: Duration::from_nanos(*grace) };
+                        marks.invalidate([], [&soft], Now { wall: 0, steady: now });
+                        table.tags[*tag].soft_invalidate(before + 1, now + grace, now);
+                    }
+                    Step::Harden { tag } => {
+                        invalidate(&marks, [&names[*tag]]);
+                        table.tags[*tag].harden(before + 1);
+                    }
+                    Step::HardenRoot => table.root = invalidate(&marks, [&Tag::root()]).stamp.sequence,
+                    Step::RaiseFloor => {
+                        marks.raise_floor(before + 1);
+                        table.floors = [before + 1; 3];
+                        is_floored = true;
+                    }
+                    Step::Hold { tag } => {
+                        let again = hold(&marks, &names[*tag]);
+                        let since = held[*tag].take().map_or(before, |(since, _)| since);
+                        held[*tag] = Some((since, again));
+                    }
+                    Step::LetGo { tag } => held[*tag] = None,
+                    Step::Confirm { tag } => {
+                        let view = table.view(*tag, marks.stamp(), now);
+                        let own = hold(&marks, &names[*tag]);
+                        marks.confirm(&own, &view);
+                        if view.soft.is_none() {
+                            table.floors[*tag] = 0;
+                            held[*tag].iter_mut().for_each(|(since, _)| *since = 0);
+                        }
+                    }
+                    Step::Wait(time) => now += time,
+                }
+                let sequence = marks.stamp().sequence;
+                for (tag, held) in held.iter().enumerate() {
+                    for asked in 1..=sequence {
+                        let stamp = Stamp { epoch: Epoch(7), sequence: asked };
+                        let (expected, mildest) = (table.validity(tag, asked, now), table.mildest(tag, asked, now));
+                        prop_assert!(severity(expected) >= mildest);
+                        let Some((since, held)) = held else {
+                            let found = view_at(&marks, &names[tag], now).validity(stamp);
+                            prop_assert!(severity(found) >= mildest, "{tag}: {found:?} for {expected:?}");
+                            continue;
+                        };
+                        let found = marks.view(held, || now).validity(stamp);
+                        prop_assert_eq!(marks.view_of(held, asked, || now).validity(stamp), found);
+                        prop_assert!(severity(found) >= mildest, "{tag}: {found:?} for {expected:?}");
+                        if tag == 0 && !is_floored {
+                            prop_assert_eq!(found, expected);
+                        } else if asked >= *since && !(is_floored && matches!(expected, Validity::SoftInvalidated { .. })) {
+                            // A floor makes earlier soft invalidations hard, and a later grace may then end sooner.
+                            prop_assert!(severity(found) <= severity(expected), "{tag}: {found:?} for {expected:?}");
+                        }
+                    }
+                }
+            }
+            drop(held);
+            prop_assert_eq!(marks.held(), 0);
+        }
+    }
+}

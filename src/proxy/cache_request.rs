@@ -1,0 +1,270 @@
+//! A read (GET, HEAD or QUERY) together with what the rules say of it.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, COOKIE, SET_COOKIE};
+use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
+
+use super::{Answered, Body, ClientRequest, respond, storing};
+use crate::config::Server;
+use crate::entry::{self, Entry};
+use crate::http::clients::ClientCacheControl;
+use crate::http::demands::Demands;
+use crate::http::freshness::{Failure, Reuse};
+use crate::http::headers::ForwardedPolicy;
+use crate::http::storable::RequestFacts;
+use crate::http::{ClientDirectives, Policy, SetCookie, negotiation, range, validation};
+use crate::key::{self, CacheKey, KeySpec};
+use crate::marks::Tag;
+use crate::outcome::Outcome;
+use crate::rules::{self, Ambiguity, Captures, Collapse, Family, Fetching};
+use crate::running::{Live, Running};
+use crate::upstream::ResponseBody;
+
+/// A read with what the rules say of it.
+pub(super) struct CacheRequest {
+    pub http: ClientRequest,
+    live: Arc<Live>,
+    family: Option<(usize, Captures)>,
+    pub facts: RequestFacts,
+    pub demands: Demands,
+    /// Content of a QUERY.
+    pub content: Option<Bytes>,
+    tags: OnceLock<Arc<[Tag]>>,
+}
+
+impl CacheRequest {
+    /// What the rules say of a request. Its query and its fields are brought into the form that the family asks for, before they
+    /// are keyed or sent: what the key holds is what upstream sees.
+    pub fn new(live: Arc<Live>, mut http: ClientRequest, content: Option<Bytes>) -> CacheRequest {
+        let route = live.rules.route(&http.method, &http.target.path);
+        let directives =
+            route.as_ref().map_or_else(ClientDirectives::default, |it| it.family.policy.client_directives);
+        rules::strip_read(&mut http.headers, http.forwarded, route.as_ref().map(|route| route.family));
+        if let Some(route) = &route {
+            route.family.key_spec.query.apply(&mut http.target.query);
+        }
+        for name in route.iter().flat_map(|route| &route.family.fetching.normalize) {
+            negotiation::normalise(name, &mut http.headers);
+        }
+        let demands = Demands::of(&http.headers, directives);
+        let mut facts = RequestFacts { no_store: demands.no_store, ..RequestFacts::default() };
+        if http.credentials {
+            let key_spec = route.as_ref().map(|route| &route.family.key_spec);
+            note_credentials(&mut facts, &live, key_spec, &http.headers);
+            if !facts.has_credentials() && key_spec.is_some_and(|key_spec| is_anonymous(key_spec, &http.headers)) {
+                // It shares what is stored for those who are nobody: upstream is not to take it for somebody either.
+                http.headers.remove(COOKIE);
+            }
+        }
+        let family = route.map(|route| (route.family.id, route.captures));
+        CacheRequest { http, live, family, facts, demands, content, tags: OnceLock::new() }
+    }
+
+    /// How the family asks upstream.
+    pub fn fetching(&self) -> Fetching {
+        self.family().map_or_else(Fetching::default, |(family, _)| family.fetching.clone())
+    }
+
+    /// The family that claims the path, with the values of its captures.
+    pub fn family(&self) -> Option<(&Family, &Captures)> {
+        let (id, captures) = self.family.as_ref()?;
+        Some((self.live.rules.families().get(*id)?, captures))
+    }
+
+    /// Id of the family, for its counters.
+    pub fn family_id(&self) -> Option<usize> {
+        self.family.as_ref().map(|(id, _)| *id)
+    }
+
+    /// What clients are told of their own caches.
+    pub fn client_cache_control(&self) -> ClientCacheControl {
+        self.family().map_or_else(ClientCacheControl::default, |(family, _)| family.client_cache_control)
+    }
+
+    /// What the family says about storing; plain RFC 9111 without one.
+    pub fn policy(&self) -> Policy {
+        self.family().map_or_else(Policy::default, |(family, _)| family.policy.clone())
+    }
+
+    /// Whether it has credentials, known to its family or not.
+    pub fn has_credentials(&self) -> bool {
+        self.http.credentials && self.live.credentials.of(&self.http.headers).next().is_some()
+    }
+
+    /// Fields with credentials by which its family does not tell callers apart.
+    pub fn unknown_credentials(&self) -> Vec<&HeaderName> {
+        let key_spec = self.family().map(|(family, _)| &family.key_spec);
+        unknown_credentials(&self.live, key_spec, &self.http.headers).collect()
+    }
+
+    /// Removes from an answer to it what its family does not pass on.
+    pub fn strip_answer(&self, fields: &mut HeaderMap) {
+        if self.family().is_some_and(|(family, _)| family.policy.set_cookie == SetCookie::Strip) {
+            fields.remove(SET_COOKIE);
+        }
+    }
+
+    /// A QUERY that no family names: it is forwarded, and its answer not kept.
+    pub fn is_unclaimed_query(&self) -> bool {
+        self.content.is_some() && self.family.is_none()
+    }
+
+    /// The largest body that is stored, bytes.
+    pub fn max_body(&self, running: &Running) -> u64 {
+        self.configured_max_body().min(running.cache.memory().largest_body())
+    }
+
+    /// The same by the rules alone.
+    pub fn configured_max_body(&self) -> u64 {
+        self.family().and_then(|(family, _)| family.max_body).unwrap_or(self.live.max_body)
+    }
+
+    /// Everything that invalidates the answer, as far as the request tells: under every reading of its path.
+    pub fn tags(&self) -> &Arc<[Tag]> {
+        self.tags.get_or_init(|| {
+            let readings = self.http.target.readings();
+            let of_family = self.family().map(|(family, captures)| family.tags_of(&readings, captures));
+            let of_path = readings.all().map(Tag::uri);
+            let of_caller = self.family().and_then(|(family, _)| {
+                family.tag_of_caller(&self.http.headers, self.live.redaction.secret.as_ref())
+            });
+            let of_family = of_family.unwrap_or_default().into_iter().chain(of_caller);
+            std::iter::once(Tag::root()).chain(of_path).chain(of_family).collect()
+        })
+    }
+
+    /// Why it is not certain what upstream takes the path for. The proxy does not look into the cache for such a request.
+    pub fn ambiguity(&self) -> Option<Ambiguity<'_>> {
+        self.live.rules.ambiguity(&self.http.method, &self.http.target)
+    }
+
+    /// Readable part of the entry's name in the store.
+    pub fn label(&self) -> String {
+        self.family().map_or_else(|| "-".to_owned(), |(family, captures)| family.label(captures))
+    }
+
+    /// The request as it is keyed, without what responses vary on.
+    pub fn cache_key(&self) -> CacheKey {
+        let key_spec = self.family().map(|(family, _)| family.key_spec());
+        let cache_key = key::derive(&self.http.target, &self.http.headers, key_spec, &self.live.redaction);
+        let cache_key = match &self.content {
+            Some(content) => cache_key.querying(content, &self.http.headers),
+            None => cache_key,
+        };
+        match self.http.forwarded {
+            // Not keyed anew where nothing is added: this is the hit path.
+            ForwardedPolicy::Set | ForwardedPolicy::Off => cache_key,
+            ForwardedPolicy::Append => cache_key.behind(ForwardedPolicy::Append, &self.http.headers),
+        }
+    }
+
+    /// The request carries credentials by which its family does not tell callers apart: only responses that RFC 9111
+    /// §3.5 lets a shared cache give to everyone may answer it, and nobody else shares its fetch.
+    pub fn is_personal(&self) -> bool {
+        self.facts.has_credentials()
+    }
+
+    /// What is missing is fetched once for all proxies, and what one of them has fetched just now will do for this request.
+    pub fn collapses_across_proxies(&self) -> bool {
+        let is_asked_for = self.family().is_some_and(|(family, _)| family.collapse == Collapse::Fleet);
+        is_asked_for && !self.demands.validated
+    }
+
+    /// It may share the fetch of another request to this proxy.
+    pub fn may_collapse(&self) -> bool {
+        let is_off = self.family().is_some_and(|(family, _)| family.collapse == Collapse::Off);
+        !is_off && !self.is_personal() && !self.facts.no_store
+    }
+
+    /// The client's fields that go upstream with a fetch.
+    pub fn sent(&self) -> HeaderMap {
+        let mut fields = self.http.headers.clone();
+        validation::strip_conditions(&mut fields);
+        fields
+    }
+
+    /// How long it waits for the fetch of another request; `None` for as long as that takes. A family says that its responses
+    /// are for sharing. Elsewhere such a path may be one that upstream answers late and to each by itself, as long polls
+    /// are, unless its responses were for sharing before.
+    pub fn patience(&self, running: &Running) -> Option<Duration> {
+        let is_known = self.family.is_some() || running.shapes.is_shared(&self.http.target.path);
+        (!is_known).then_some(running.config.server.collapse_wait)
+    }
+
+    /// Remembers whether a successful response was for sharing, where no family says so.
+    pub fn note_shared(&self, running: &Running, status: StatusCode, is_shared: bool) {
+        if self.family.is_none() && status.is_success() {
+            running.shapes.note(&self.http.target.path, is_shared);
+        }
+    }
+
+    /// What is stored answers this as it is, without asking upstream.
+    pub fn is_answered_by(&self, stored: &entry::Response, now: SystemTime) -> bool {
+        !self.is_refused(stored) && matches!(stored.freshness.reuse(now, &self.demands), Reuse::Fresh { .. })
+    }
+
+    /// What is stored is what the origin would send, as far as preconditions go that are for the origin. They count only where
+    /// the response would be a 2xx (RFC 9110 §13.2.1).
+    pub fn is_met_by(&self, stored: &entry::Response) -> bool {
+        !stored.status.is_success() || validation::is_as_asked(&self.http.headers, &stored.headers)
+    }
+
+    /// What is stored is for requests without credentials, and this one has some. RFC 9111 §3.5 is about answers *to*
+    /// credentials; that other answers are not given to requests with credentials either is our own caution: upstream
+    /// might have said something else to this caller.
+    pub fn is_refused(&self, stored: &entry::Response) -> bool {
+        self.is_personal() && !stored.for_credentials
+    }
+
+    /// What is stored may stand in for an upstream that failed so, by its own word and that of this request.
+    pub fn takes_after(&self, failure: Failure, stored: &Entry, now: SystemTime) -> bool {
+        let freshness = stored.response().map(|response| &response.freshness);
+        freshness.is_some_and(|it| it.usable_after(failure, now, &self.demands))
+    }
+
+    /// It asks for a part of what a GET would get (RFC 9110 §14.2).
+    pub fn is_for_range(&self) -> bool {
+        self.http.method == Method::GET && range::is_asked_for(&self.http.headers)
+    }
+
+    /// Upstream's answer, which is not stored, as clients of the family are told it.
+    pub fn forwarded(&self, response: Response<ResponseBody>, server: &Server) -> Response<Body> {
+        let mut response = respond::forwarded(response, server);
+        storing::tell_clients(self, response.headers_mut());
+        response
+    }
+
+    /// An answer that counts for the family.
+    pub fn answered(&self, response: Response<Body>, outcome: Outcome) -> Answered {
+        Answered { response, outcome, family: self.family_id() }
+    }
+}
+
+/// Fields with credentials by which callers are not told apart.
+fn unknown_credentials<'f>(
+    live: &Live,
+    key_spec: Option<&KeySpec>,
+    fields: &'f HeaderMap,
+) -> impl Iterator<Item = &'f HeaderName> {
+    live.credentials.of(fields).filter(move |name| !key_spec.is_some_and(|key_spec| key_spec.knows(name)))
+}
+
+fn note_credentials(facts: &mut RequestFacts, live: &Live, key_spec: Option<&KeySpec>, fields: &HeaderMap) {
+    for name in unknown_credentials(live, key_spec, fields) {
+        match *name {
+            AUTHORIZATION => facts.authorization = true,
+            COOKIE => facts.cookie = true,
+            _ => facts.other_credentials = true,
+        }
+    }
+}
+
+/// Whether a family tells callers apart by a cookie that a request does not have, and does not say which others count.
+fn is_anonymous(key_spec: &KeySpec, fields: &HeaderMap) -> bool {
+    let identity =
+        key_spec.identity_cookie().filter(|_| key_spec.cookies.is_none() && !key_spec.headers.contains(&COOKIE));
+    identity.is_some_and(|name| !key::has_cookie(fields, name))
+}

@@ -1,0 +1,499 @@
+//! Explains a read: what the rules say of it, what is stored for it, and the decision that the proxy makes ([`super::decide`]). For
+//! `larder explain` and the admin's `GET /cache/explain`, which print the same types as JSON.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::header::HOST;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
+use serde::{Deserialize, Serialize};
+
+use super::ClientRequest;
+use super::cache_request::CacheRequest;
+use super::debug;
+use super::decide::{Decision, MissReason, bypass, decide};
+use super::read;
+use crate::cache::{Found, Lookup};
+use crate::config::Config;
+use crate::entry::{self, Content, Entry};
+use crate::http::clients::ClientCacheControl;
+use crate::http::demands::Demands;
+use crate::http::freshness::Freshness;
+use crate::http::headers::{self, claims};
+use crate::http::target::{Target, TargetFault};
+use crate::http::{ClientDirectives, SetCookie, TtlPolicy, validation};
+use crate::key::{self, CacheKey, Identity, Parameters};
+use crate::marks::{Epoch, MarksView, Stamp, Tag};
+use crate::rules::{Ambiguity, Family};
+use crate::running::Live;
+
+mod response;
+mod stored;
+
+pub use response::{ResponseExplanation, UpstreamResponse, stated_length};
+pub use stored::{Mark, StoredExplanation, StoredResponse};
+
+/// A read that is not answered but told of.
+pub struct Explainer<'c> {
+    config: &'c Config,
+    live: Arc<Live>,
+    /// What it claims that whom it comes from is not trusted to say.
+    removed: Vec<HeaderName>,
+    request: CacheRequest,
+}
+
+/// What the rules say of a read.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RouteExplanation {
+    pub method: String,
+    pub path: String,
+    pub family: Option<String>,
+    /// Pattern and line of the family.
+    pub rule: Option<String>,
+    /// Values of the family's captures.
+    pub instance: Vec<String>,
+    pub key: String,
+    pub key_text: String,
+    /// Its name in Redis.
+    pub store_key: String,
+    pub tags: Vec<String>,
+    pub ttl: String,
+    pub notes: Vec<String>,
+    pub invalidated_by: Vec<String>,
+}
+
+/// On which terms a response is kept.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReuseTerms {
+    /// Seconds that it is fresh for, counted from when it was made.
+    pub lifetime: u64,
+    /// How old it was when it came, seconds.
+    pub initial_age: u64,
+    /// Where the lifetime comes from.
+    pub lifetime_from: String,
+    pub for_credentials: bool,
+    pub credentials: String,
+    pub stale_while_revalidate: Allowance,
+    pub stale_if_error: Allowance,
+    pub stale_if_unreachable: Allowance,
+    /// The fields of the request that would validate it; empty if it cannot be validated.
+    pub validated_with: Vec<String>,
+}
+
+/// For how long past its lifetime a response may be served.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Allowance {
+    /// Seconds; 0: not at all.
+    pub seconds: u64,
+    pub because: String,
+}
+
+/// What a request would get.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecisionExplanation {
+    pub does: Action,
+    pub because: String,
+    /// Seconds of freshness left of what is kept; negative when it is stale.
+    pub ttl: Option<i64>,
+}
+
+/// How a request would be answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// From the cache, fresh.
+    Hit,
+    /// From the cache, stale; upstream is asked in the background.
+    StaleAndRevalidated,
+    /// From the cache, stale.
+    Stale,
+    /// Upstream is asked first whether what is kept still holds.
+    Validated,
+    /// Upstream is asked for all of it.
+    Fetched,
+    /// Upstream is asked, and nothing of it is stored.
+    Forwarded,
+    /// With an error of Larder's own.
+    Refused,
+}
+
+impl Action {
+    /// For people.
+    pub fn label(self) -> &'static str {
+        match self {
+            Action::Hit => "served from the cache, fresh",
+            Action::StaleAndRevalidated => "served from the cache, stale, and revalidated in the background",
+            Action::Stale => "served from the cache, stale",
+            Action::Validated => "validated with upstream first",
+            Action::Fetched => "fetched from upstream",
+            Action::Forwarded => "forwarded to upstream, past the cache",
+            Action::Refused => "refused with 504",
+        }
+    }
+}
+
+impl<'c> Explainer<'c> {
+    /// A read by a client on this machine. Of a QUERY it is the one without content.
+    pub fn of(
+        config: &'c Config,
+        live: Arc<Live>,
+        method: Method,
+        target: Target,
+        mut fields: HeaderMap,
+    ) -> Explainer<'c> {
+        let underscored = match config.server.underscores {
+            true => headers::dash_underscored(&mut fields),
+            false => {
+                headers::drop_underscored(&mut fields);
+                Vec::new()
+            }
+        };
+        headers::strip_hop_by_hop(&mut fields);
+        debug::take(&mut fields);
+        let content = (method.as_str() == "QUERY").then(Bytes::new);
+        let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let (version, trailers, interim, connection) = (Version::HTTP_11, false, None, None);
+        let (credentials, forwarded) = (true, config.server.forwarded_from(client));
+        let removed = fields.keys().filter(|name| claims::goes(name, forwarded, |_| false)).cloned().collect();
+        let headers = fields;
+        let http = ClientRequest {
+            method,
+            target,
+            headers,
+            version,
+            client,
+            forwarded,
+            trailers,
+            interim,
+            credentials,
+            underscored,
+            connection,
+        };
+        Explainer { config, live: Arc::clone(&live), removed, request: CacheRequest::new(live, http, content) }
+    }
+
+    /// Where a request points that is written as a path or a URL, and its fields. The host is part of the key: without
+    /// one, it is the address that a client on this machine would use.
+    pub fn target(config: &Config, uri: &Uri, mut fields: HeaderMap) -> Result<(Target, HeaderMap), TargetFault> {
+        if uri.authority().is_none() && !fields.contains_key(HOST) {
+            let listen = config.server.listen.to_string();
+            fields.insert(HOST, HeaderValue::try_from(listen).map_err(|_| TargetFault::BadHost)?);
+        }
+        Ok((Target::of("http", uri, &fields, config.server.case_insensitive_paths)?, fields))
+    }
+
+    /// Whether requests of this method are reads.
+    pub fn is_read(method: &Method) -> bool {
+        matches!(method.as_str(), "GET" | "HEAD" | "QUERY")
+    }
+
+    fn cache_key(&self) -> CacheKey {
+        self.request.cache_key()
+    }
+
+    fn store_key(&self, cache_key: &CacheKey) -> String {
+        let namespace = self.config.store.as_ref().map_or("larder", |store| store.namespace.as_str());
+        format!("{namespace}:v1:{}:{}", self.request.label(), cache_key.key())
+    }
+
+    /// What the rules say of it.
+    pub fn claim(&self) -> RouteExplanation {
+        let CacheRequest { http, .. } = &self.request;
+        let family = self.request.family();
+        let cache_key = self.cache_key();
+        RouteExplanation {
+            method: http.method.to_string(),
+            path: http.target.path.clone(),
+            family: family.map(|(family, _)| family.name.clone()),
+            rule: family.map(|(family, _)| format!("{} (line {})", family.path, family.line)),
+            instance: family.map(|(_, captures)| captures.to_vec()).unwrap_or_default(),
+            store_key: self.store_key(&cache_key),
+            key: cache_key.key().to_string(),
+            key_text: cache_key.text,
+            tags: self.request.tags().iter().map(Tag::to_string).collect(),
+            ttl: self.ttl(),
+            notes: self.notes(),
+            invalidated_by: self.invalidated_by(),
+        }
+    }
+
+    fn ttl(&self) -> String {
+        if self.request.family().is_none() {
+            return "what upstream says (Cache-Control, Expires); nothing is stored without it".to_owned();
+        }
+        let policy = self.request.policy();
+        match (policy.ttl.map(humantime::format_duration), policy.ttl_policy) {
+            (Some(ttl), TtlPolicy::Override) => {
+                format!(
+                    "{ttl}, from the family (ttl_policy = \"override\"); only no-store and private win over it"
+                )
+            }
+            (Some(ttl), TtlPolicy::Default) => {
+                format!(
+                    "what upstream says (Cache-Control, Expires); where it says nothing {ttl}, from the family"
+                )
+            }
+            (None, _) => "what upstream says (Cache-Control, Expires); the family has no ttl".to_owned(),
+        }
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let CacheRequest { http, .. } = &self.request;
+        let mut notes = Vec::new();
+        notes.extend(self.request.ambiguity().map(|ambiguity| {
+            format!("{}: the request is forwarded, and nothing of it is stored or shared", described(&ambiguity))
+        }));
+        notes.extend(self.about_claims());
+        notes.extend(self.about_credentials());
+        notes.extend(self.about_cookies());
+        if self.request.policy().set_cookie == SetCookie::Strip {
+            notes.push("the family's set_cookie = \"strip\" removes Set-Cookie from its responses".to_owned());
+        }
+        if self.request.client_cache_control() == ClientCacheControl::NoCache {
+            notes.push(
+                "clients are told no-cache whatever upstream says, since writes invalidate the family: they ask again, and get a \
+                 304 while nothing has changed (client_cache_control = \"pass\" leaves it to upstream)"
+                    .to_owned(),
+            );
+        }
+        let key_spec = self.request.family().map(|(family, _)| &family.key_spec.query);
+        if key_spec.is_some_and(|query| query.parameters != Parameters::All) {
+            notes.push(
+                "the family's `query` says which parameters count; the others are neither part of the key nor sent"
+                    .to_owned(),
+            );
+        }
+        let directives = self.request.policy().client_directives;
+        if Demands::of(&http.headers, ClientDirectives::All) != self.request.demands {
+            let counted = if directives == ClientDirectives::None { "none" } else { "harmless" };
+            notes.push(format!(
+                "client_directives = {counted:?}: not all of the request's Cache-Control counts, which RFC 9111 §5.2.1 \
+                 leaves to the cache; a family with \"all\" obeys it"
+            ));
+        }
+        match http.method.as_str() {
+            "HEAD" => notes.push(
+                "a HEAD is answered from what is stored for GET, and its own answer is not stored (RFC 9110 §9.3.2)"
+                    .to_owned(),
+            ),
+            "QUERY" if self.request.is_unclaimed_query() => {}
+            "QUERY" => notes.push("its content is part of the key: this is the QUERY without any".to_owned()),
+            _ => {}
+        }
+        notes.push("responses with Vary are kept once for each value of the fields it names; a response with a Content-Encoding \
+             counts as if it named Accept-Encoding; an error that names other fields than those of what is kept is not \
+             stored (RFC 9111 §4.1)"
+                .to_owned(),
+       );
+        notes
+    }
+
+    fn about_claims(&self) -> Option<String> {
+        let fields = &self.request.http.headers;
+        let removed: Vec<&str> =
+            self.removed.iter().filter(|name| !fields.contains_key(*name)).map(HeaderName::as_str).collect();
+        (!removed.is_empty()).then(|| {
+            format!(
+                "neither part of the key nor sent: {}; what a request says of its scheme, host, path or client is believed of \
+                 trusted_proxies alone (forwarded = \"append\"), and this one counts as from 127.0.0.1",
+                removed.join(", ")
+            )
+        })
+    }
+
+    fn about_credentials(&self) -> Option<String> {
+        let names: Vec<&str> = self.request.unknown_credentials().into_iter().map(HeaderName::as_str).collect();
+        let names = if names.is_empty() { return None } else { names.join(", ") };
+        let so = "it is answered from the cache only if upstream says public, s-maxage or must-revalidate (RFC 9111 §3.5)";
+        Some(match self.request.family().filter(|(family, _)| family.key_spec.identity.is_stated()) {
+            Some((family, _)) => format!(
+                "the request carries {names}, by which the family does not tell callers apart (its identity is {}): {so}; \
+                 name it in `headers`, or say with `cookies` which cookies count, to cache it",
+                family.key_spec.identity
+            ),
+            None => format!(
+                "the request carries {names} and no family says whose answer it is: {so}; set `identity` to cache it"
+            ),
+        })
+    }
+
+    fn about_cookies(&self) -> Option<String> {
+        let (family, _) = self.request.family()?;
+        if let Some(kept) = &family.key_spec.cookies {
+            let identity = family.key_spec.identity_cookie().filter(|name| !kept.iter().any(|kept| kept == name));
+            let names: Vec<&str> = identity.into_iter().chain(kept.iter().map(String::as_str)).collect();
+            let names = if names.is_empty() { "none" } else { &names.join(", ") };
+            return Some(format!("cookies that are part of the key and sent: {names}; others are neither"));
+        }
+        let name = family.key_spec.identity_cookie()?;
+        let is_anonymous = !self.request.is_personal() && !key::has_cookie(&self.request.http.headers, name);
+        is_anonymous
+            .then(|| format!("the request has no cookie {name}: it is anonymous, and sent without cookies"))
+    }
+
+    fn invalidated_by(&self) -> Vec<String> {
+        let mut by = self.rules_that_invalidate();
+        by.push("any write to this path itself (RFC 9111 §4.4)".to_owned());
+        by
+    }
+
+    fn rules_that_invalidate(&self) -> Vec<String> {
+        let route = self.request.family();
+        let rules = route.map(|(family, captures)| self.live.rules.invalidating_instance(family, captures));
+        let text = |rule: &crate::rules::Invalidation| {
+            format!(
+                "{} {} (line {}): {}",
+                rule.methods.names().join(" "),
+                rule.path,
+                rule.line,
+                rule.families.join(", ")
+            )
+        };
+        rules.unwrap_or_default().into_iter().map(text).collect()
+    }
+
+    /// The decision on the request, as the proxy makes it.
+    fn decide(&self, lookup: &Lookup, now: SystemTime) -> Decision {
+        match bypass(&self.live, &self.request.http) {
+            Some(reason) if self.request.demands.only_if_cached => Decision::Refuse(reason),
+            Some(reason) => Decision::Forward(reason),
+            None => decide(&self.request, lookup, now),
+        }
+    }
+
+    /// The same of a response that is stored, and that no write has invalidated.
+    fn decide_on(&self, stored: entry::Response, now: SystemTime) -> DecisionExplanation {
+        let (text, tags) = (self.cache_key().text.into(), Arc::clone(self.request.tags()));
+        let stamp = Stamp { epoch: Epoch(1), sequence: 1 };
+        let entry = Entry { text, stamp, tags, content: Content::Response(stored) };
+        let found = Found::Current(Arc::new(entry));
+        let lookup = Lookup::of(found, self.cache_key(), Some(MarksView::hard(stamp, 0)));
+        self.explained(self.decide(&lookup, now), &lookup)
+    }
+
+    fn explained(&self, decision: Decision, lookup: &Lookup) -> DecisionExplanation {
+        let stored = read::found(lookup).and_then(|entry| entry.response());
+        let action = match decision {
+            Decision::Serve { .. } => Action::Hit,
+            Decision::ServeStale { reason, .. } if reason.revalidates() => Action::StaleAndRevalidated,
+            Decision::ServeStale { .. } => Action::Stale,
+            Decision::Revalidate(_) if stored.is_some_and(|it| validation::has_validator(&it.own_headers())) => {
+                Action::Validated
+            }
+            Decision::Revalidate(_) | Decision::Fetch(_) => Action::Fetched,
+            Decision::Forward(_) => Action::Forwarded,
+            Decision::Refuse(_) => Action::Refused,
+        };
+        let (ttl, because) = match decision {
+            Decision::Serve { ttl } => {
+                (Some(ttl), "its lifetime is longer than its age (RFC 9111 §4.2)".to_owned())
+            }
+            Decision::ServeStale { ttl, reason } => (Some(ttl), reason.explanation().to_owned()),
+            Decision::Revalidate(reason) | Decision::Fetch(reason) | Decision::Forward(reason) => {
+                (reason.ttl(), self.because(reason))
+            }
+            Decision::Refuse(reason) => {
+                let because = self.because(reason);
+                (reason.ttl(), format!("{because}, and the request says only-if-cached (RFC 9111 §5.2.1.7)"))
+            }
+        };
+        DecisionExplanation { does: action, because, ttl }
+    }
+
+    fn because(&self, reason: MissReason) -> String {
+        match self.request.ambiguity().filter(|_| reason == MissReason::AmbiguousPath) {
+            Some(ambiguity) => described(&ambiguity),
+            None => reason.explanation().to_owned(),
+        }
+    }
+
+    fn terms(&self, stored: &entry::Response) -> ReuseTerms {
+        let freshness = &stored.freshness;
+        let mut conditions = HeaderMap::new();
+        validation::make_conditional(&mut conditions, &stored.own_headers());
+        let text = |(name, value): (&HeaderName, &HeaderValue)| {
+            format!("{name}: {}", String::from_utf8_lossy(value.as_bytes()))
+        };
+        ReuseTerms {
+            lifetime: freshness.lifetime.as_secs(),
+            initial_age: freshness.initial_age.as_secs(),
+            lifetime_from: freshness.source.explanation().to_owned(),
+            for_credentials: stored.for_credentials,
+            credentials: self.credentials(stored.for_credentials).to_owned(),
+            stale_while_revalidate: Allowance::of(
+                freshness,
+                freshness.stale_while_revalidate,
+                "stale-while-revalidate, RFC 5861 §3",
+            ),
+            stale_if_error: Allowance::of(freshness, freshness.stale_if_error, "stale-if-error, RFC 5861 §4"),
+            stale_if_unreachable: Allowance::of(
+                freshness,
+                freshness.stale_if_error.max(freshness.stale_if_unreachable),
+                "stale-if-error or the family's stale_if_unreachable, RFC 9111 §4.2.4; if it is still kept",
+            ),
+            validated_with: conditions.iter().map(text).collect(),
+        }
+    }
+
+    fn credentials(&self, for_credentials: bool) -> &'static str {
+        match for_credentials {
+            true if self.request.policy().for_everybody => {
+                "requests with credentials get it too: the family says identity = \"none\""
+            }
+            true => {
+                "requests with credentials get it too: public, s-maxage or must-revalidate allows it (RFC 9111 §3.5)"
+            }
+            false => {
+                "requests with credentials that are no part of the key (identity, headers, cookies of the family) do not \
+                 get it: it says neither public, s-maxage nor must-revalidate (RFC 9111 §3.5)"
+            }
+        }
+    }
+}
+
+/// Readings of a path that are told of.
+const TOLD: usize = 8;
+
+/// What upstream may take a path for, and where that belongs.
+fn described(ambiguity: &Ambiguity<'_>) -> String {
+    let place = |family: Option<&Family>| match family {
+        Some(family) => match &family.key_spec.identity {
+            Identity::Unstated => format!("family {:?}", family.name),
+            identity => format!("family {:?}, identity {identity}", family.name),
+        },
+        None => "no family".to_owned(),
+    };
+    if ambiguity.readings.is_empty() {
+        return "upstream may take the path for more others than can be told apart".to_owned();
+    }
+    let mut readings: Vec<String> = ambiguity
+        .readings
+        .iter()
+        .take(TOLD)
+        .map(|(path, family)| format!("{path} ({})", place(*family)))
+        .collect();
+    let untold = ambiguity.readings.len().saturating_sub(TOLD);
+    readings.extend((untold > 0 || !ambiguity.is_complete).then(|| "and others".to_owned()));
+    format!(
+        "the path belongs to {}, but upstream may take it for {}",
+        place(ambiguity.family),
+        readings.join(", "),
+    )
+}
+
+impl Allowance {
+    fn of(freshness: &Freshness, period: std::time::Duration, allowed: &str) -> Allowance {
+        let because = if freshness.always_validate {
+            "it says no-cache, RFC 9111 §4.2.4, §5.2.2.4"
+        } else if freshness.never_stale {
+            "it says must-revalidate, proxy-revalidate or s-maxage, RFC 9111 §4.2.4, §5.2.2.2, §5.2.2.8, §5.2.2.10"
+        } else if period.is_zero() {
+            "neither the response nor the family allows it, RFC 9111 §4.2.4"
+        } else {
+            allowed
+        };
+        Allowance { seconds: period.as_secs(), because: because.to_owned() }
+    }
+}

@@ -1,0 +1,261 @@
+//! What is kept for a request right now, and what it would get of it. Looks only: neither tier is changed, and upstream
+//! is not asked.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::{DecisionExplanation, Explainer, ReuseTerms, RouteExplanation};
+use crate::cache::inspect::{Inspection, StoreInspection, ValidityReport};
+use crate::cache::{Cache, Found, Lookup};
+use crate::entry::{Entry, VaryIndex};
+use crate::key::CacheKey;
+use crate::marks::{Epoch, MarksView, Stamp, Tag};
+
+/// What is kept for a request.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StoredExplanation {
+    #[serde(flatten)]
+    pub claim: RouteExplanation,
+    /// `current`, `soft-invalidated`, `invalidated`, `other-variant`, `nothing`, or `unknown` while the store is away.
+    pub found: String,
+    /// Seconds for which what is soft-invalidated may still be served.
+    pub grace_left: Option<f64>,
+    /// What this process has in memory: `current`, `soft-invalidated`, `invalidated`, `nothing`.
+    pub in_memory: String,
+    /// The same of Redis; `none` without one, `away`, `unreadable`.
+    pub in_store: String,
+    /// Request fields that tell the variants apart, where responses vary.
+    pub varies_on: Vec<String>,
+    /// The variants that were stored lately, by the values of these fields; some may be gone.
+    pub variants: Vec<String>,
+    /// By what it was invalidated.
+    pub invalidated_since: Vec<Mark>,
+    pub stored: Option<StoredResponse>,
+    /// What the request would get.
+    pub now: DecisionExplanation,
+}
+
+/// A tag whose mark is younger than the entry.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Mark {
+    pub tag: String,
+    /// What marks it.
+    pub by: String,
+}
+
+/// The response that is kept.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StoredResponse {
+    pub status: u16,
+    /// Bytes of its body.
+    pub length: u64,
+    /// Seconds since it was made.
+    pub age: u64,
+    /// Seconds of freshness left; negative when it is stale.
+    pub ttl: i64,
+    pub terms: ReuseTerms,
+    /// All that invalidates it.
+    pub tags: Vec<String>,
+}
+
+/// An entry and whether it is current.
+struct Judged {
+    entry: Arc<Entry>,
+    validity: ValidityReport,
+}
+
+/// What both tiers have under one text.
+struct Tiers {
+    memory: Option<Judged>,
+    store: Result<Judged, &'static str>,
+}
+
+impl Explainer<'_> {
+    /// What is kept for it.
+    pub async fn stored_now(&self, cache: &Cache) -> StoredExplanation {
+        let cache_key = self.cache_key();
+        let tiers = self.tiers(cache, &cache_key).await;
+        let vary_index = tiers.vary_index();
+        let (tiers, cache_key) = match vary_index.as_deref().and_then(Entry::vary_index) {
+            Some(variants) => {
+                let variant = cache_key.variant(&variants.on, &self.request.http.headers);
+                (self.tiers(cache, &variant).await, variant)
+            }
+            None => (tiers, cache_key),
+        };
+        let claim = RouteExplanation {
+            key: cache_key.key().to_string(),
+            store_key: self.store_key(&cache_key),
+            key_text: cache_key.text.clone(),
+            ..self.claim()
+        };
+        self.told((claim, cache_key), &tiers, vary_index.as_deref().and_then(Entry::vary_index), cache.now())
+    }
+
+    async fn tiers(&self, cache: &Cache, cache_key: &CacheKey) -> Tiers {
+        let Inspection { memory, store } = cache.inspect(cache_key, &self.request.label()).await;
+        let memory = match memory {
+            Some(entry) => Some(Judged { validity: cache.validity(&entry).await, entry }),
+            None => None,
+        };
+        let store = match store {
+            StoreInspection::Embedded => Err("none"),
+            StoreInspection::Away => Err("away"),
+            StoreInspection::Nothing => Err("nothing"),
+            StoreInspection::Unreadable(_) => Err("unreadable"),
+            StoreInspection::Entry(entry) => Ok(Judged { validity: cache.validity(&entry).await, entry }),
+        };
+        Tiers { memory, store }
+    }
+
+    fn told(
+        &self,
+        (claim, cache_key): (RouteExplanation, CacheKey),
+        tiers: &Tiers,
+        variants: Option<&VaryIndex>,
+        now: SystemTime,
+    ) -> StoredExplanation {
+        let found = tiers.found(variants.is_some());
+        let judged = tiers.best();
+        let validity = judged.map(|judged| &judged.validity);
+        let response = judged.and_then(|judged| judged.entry.response().map(|response| (judged, response)));
+        let lookup = tiers.lookup(cache_key, variants.is_some());
+        let decision = self.explained(self.decide(&lookup, now), &lookup);
+        StoredExplanation {
+            claim,
+            found: found.to_owned(),
+            grace_left: validity.and_then(ValidityReport::grace_left).map(|left| left.as_secs_f64()),
+            in_memory: tiers.memory.as_ref().map_or("nothing", Judged::label).to_owned(),
+            in_store: tiers.store.as_ref().map_or_else(|state| *state, Judged::label).to_owned(),
+            varies_on: variants.iter().flat_map(|it| &it.on).map(ToString::to_string).collect(),
+            variants: variants.iter().flat_map(|it| &it.known).map(|it| values(&it.suffix)).collect(),
+            invalidated_since: validity.map(|validity| self.marks(validity)).unwrap_or_default(),
+            stored: response.map(|(judged, response)| StoredResponse {
+                status: response.status.as_u16(),
+                length: response.body.len() as u64,
+                age: response.freshness.age(now).as_secs(),
+                ttl: response.freshness.ttl(now),
+                terms: self.terms(response),
+                tags: judged.entry.tags.iter().map(Tag::to_string).collect(),
+            }),
+            now: decision,
+        }
+    }
+
+    fn marks(&self, validity: &ValidityReport) -> Vec<Mark> {
+        let mark = |tag: &Tag, by: String| Mark { tag: tag.to_string(), by };
+        match validity {
+            ValidityReport::Current | ValidityReport::Unknown => Vec::new(),
+            ValidityReport::Everything => {
+                let by = "everything was invalidated: POST /cache/clear, or [store] marks_max was reached";
+                vec![mark(&Tag::root(), by.to_owned())]
+            }
+            ValidityReport::OtherEpoch => {
+                let by = "the store has lost its marks since (restarted, flushed, or replaced): everything older is \
+                          invalidated";
+                vec![mark(&Tag::root(), by.to_owned())]
+            }
+            ValidityReport::Invalidated(tags) | ValidityReport::SoftInvalidated(tags, _) => {
+                tags.iter().map(|tag| mark(tag, self.means(tag))).collect()
+            }
+        }
+    }
+
+    /// What marks a tag.
+    fn means(&self, tag: &Tag) -> String {
+        if let Some(path) = tag.as_str().strip_prefix("uri:") {
+            return format!(
+                "invalidated by a write to {path}, or one whose answer named it in Location or Content-Location (RFC 9111 \
+                 §4.4)"
+            );
+        }
+        if let Some(group) = tag.as_str().strip_prefix("group ") {
+            return match group.strip_prefix('/') {
+                Some(name) => format!("invalidated by POST /cache/groups/{name}/clear"),
+                None => format!("invalidated by a write whose answer invalidated the group {group} (RFC 9875 §3)"),
+            };
+        }
+        let rules = self.rules_that_invalidate();
+        match rules.is_empty() {
+            true => "invalidated by POST /cache/clear/{family}, or by a reload that changed the family".to_owned(),
+            false => format!(
+                "invalidated by a write: {}; or by POST /cache/clear/{{family}}, or a reload that changed the family",
+                rules.join("; or ")
+            ),
+        }
+    }
+}
+
+impl Judged {
+    fn is_usable(&self) -> bool {
+        matches!(self.validity, ValidityReport::Current | ValidityReport::SoftInvalidated(..))
+    }
+
+    fn label(&self) -> &'static str {
+        match self.validity {
+            ValidityReport::Current => "current",
+            ValidityReport::SoftInvalidated(..) => "soft-invalidated",
+            ValidityReport::Unknown => "unknown",
+            ValidityReport::Invalidated(_) | ValidityReport::Everything | ValidityReport::OtherEpoch => {
+                "invalidated"
+            }
+        }
+    }
+}
+
+impl Tiers {
+    /// The sign that responses vary, as a lookup finds it: memory's as a hint, even when it is invalidated; the store's if
+    /// it is current, and memory has no current response.
+    fn vary_index(&self) -> Option<Arc<Entry>> {
+        let is_usable = |judged: &&Judged| judged.is_usable();
+        let of_memory =
+            self.memory.as_ref().filter(|judged| is_usable(judged) || judged.entry.vary_index().is_some());
+        let vary_index = of_memory.or(self.store.as_ref().ok().filter(is_usable))?;
+        Some(&vary_index.entry).filter(|entry| entry.vary_index().is_some()).map(Arc::clone)
+    }
+
+    /// What a lookup goes by: what is current, memory before the store; else what is soft-invalidated; else what is invalidated.
+    fn best(&self) -> Option<&Judged> {
+        let all = || self.memory.iter().chain(self.store.as_ref().ok());
+        let current = all().find(|judged| judged.validity == ValidityReport::Current);
+        current.or_else(|| all().find(|judged| judged.is_usable())).or_else(|| all().next())
+    }
+
+    /// The lookup that would find this.
+    fn lookup(&self, cache_key: CacheKey, varies: bool) -> Lookup {
+        let found = match self.best() {
+            Some(judged) => match judged.validity {
+                ValidityReport::Current => Found::Current(Arc::clone(&judged.entry)),
+                ValidityReport::SoftInvalidated(..) => Found::SoftInvalidated(Arc::clone(&judged.entry)),
+                ValidityReport::Unknown => Found::Nothing,
+                ValidityReport::Invalidated(_) | ValidityReport::Everything | ValidityReport::OtherEpoch => {
+                    Found::Invalidated
+                }
+            },
+            None if varies => Found::OtherVariant,
+            None => Found::Nothing,
+        };
+        // While the store is away nothing stored is trusted.
+        let is_away = matches!(self.store, Err("away"));
+        let found = if is_away { Found::Nothing } else { found };
+        let view = MarksView::hard(Stamp { epoch: Epoch(1), sequence: 1 }, 0);
+        Lookup::of(found, cache_key, (!is_away).then_some(view))
+    }
+
+    fn found(&self, varies: bool) -> &'static str {
+        match (self.best(), &self.store) {
+            (_, Err("away")) => "unknown",
+            (Some(judged), _) => judged.label(),
+            (None, _) if varies => "other-variant",
+            (None, _) => "nothing",
+        }
+    }
+}
+
+/// `accept-language: de` of the suffix of a variant's text.
+fn values(suffix: &str) -> String {
+    let lines = suffix.lines().filter(|line| !line.is_empty());
+    lines.map(|line| line.strip_prefix("vary ").unwrap_or(line)).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,445 @@
+//! Reads that the cache does not answer: forward, or lead or follow a fetch and answer from its outcome. The fetch itself runs in
+//! a task of its own ([`task`]), which goes on if this client leaves.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, StatusCode};
+use http_body_util::BodyExt;
+use tokio::sync::oneshot;
+
+use super::cache_request::CacheRequest;
+use super::decide::{Decision, MissReason, decide};
+use super::forward::{forward, share};
+use super::read::{found, from_stored, is_known, is_known_entry, look_up, serve};
+use super::{Answered, failed, respond, storing};
+use crate::cache::Lookup;
+use crate::coalesce::inflight::{
+    FetchFailure, FetchOutcome, FetchPermit, FetchRole, Head, InflightFetch, ServerErrorResponse,
+};
+use crate::coalesce::stream::Reader;
+use crate::entry::Entry;
+use crate::http::freshness;
+use crate::key::{CacheKey, KeyHash};
+use crate::marks::MarksView;
+use crate::outcome::{Fwd, Outcome};
+use crate::running::Running;
+use crate::shares::Share;
+use crate::upstream::UpstreamError;
+
+mod body;
+mod confirm;
+mod context;
+mod fleet;
+mod task;
+
+pub(super) use confirm::freshened;
+pub(super) use context::FetchContext;
+use task::LeaderOnly;
+pub(super) use task::run;
+
+/// Why nothing stored was served, and the stale response that may stand in for upstream's.
+struct Miss {
+    reason: MissReason,
+    stale: Option<Arc<Entry>>,
+}
+
+/// What a follower does when the outcome of another request's fetch is not for it: it looks up again, and then
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Retry {
+    /// shares a fetch again. The leader's request may have caused the failure.
+    Together,
+    /// fetches for itself.
+    Alone,
+}
+
+/// Answers a read that was looked up and is not served.
+pub(super) async fn answer(
+    running: &Arc<Running>,
+    request: Arc<CacheRequest>,
+    mut lookup: Lookup,
+    mut decision: Decision,
+) -> Answered {
+    let mut retried = None;
+    loop {
+        let retry = match decision {
+            Decision::Forward(reason) => {
+                let stale = found(&lookup).filter(|_| matches!(reason, MissReason::Stale { .. }));
+                return forward(running, &request, &lookup, reason, stale).await;
+            }
+            Decision::Revalidate(reason) | Decision::Fetch(reason) => {
+                let stale = found(&lookup).filter(|_| matches!(decision, Decision::Revalidate(_))).cloned();
+                match lead_or_follow(running, &request, &lookup, &Miss { reason, stale }, retried).await {
+                    Ok(answered) => return answered,
+                    Err(retry) => retry,
+                }
+            }
+            // These are served.
+            Decision::Serve { .. } | Decision::ServeStale { .. } | Decision::Refuse(_) => Retry::Alone,
+        };
+        // Whoever fetches alone follows nobody.
+        if retried == Some(Retry::Alone) || retried == Some(retry) {
+            return failed(UpstreamError::Abandoned, Fwd::UriMiss);
+        }
+        retried = Some(retry);
+        lookup = look_up(running, &request).await;
+        let now = running.cache.now();
+        decision = decide(&request, &lookup, now);
+        if let Some(answered) = serve(running, &request, &lookup, decision, now).await {
+            return answered;
+        }
+    }
+}
+
+/// Follows a fetch or leads one. `retried`: how, after the outcome of another request's fetch was not for this one.
+async fn lead_or_follow(
+    running: &Arc<Running>,
+    request: &Arc<CacheRequest>,
+    lookup: &Lookup,
+    miss: &Miss,
+    retried: Option<Retry>,
+) -> Result<Answered, Retry> {
+    let (key, view) = (lookup.cache_key.hash, lookup.view.as_ref());
+    // What is stored, or would be for others, is fetched because of what this client sent.
+    let is_forced = miss.reason == MissReason::Credentials || request.facts.no_store;
+    let share = match is_forced.then(|| share(running, &request.http)).transpose() {
+        Ok(share) => share,
+        Err(refused) => return Ok(Answered { family: request.family_id(), ..*refused }),
+    };
+    let role = match retried == Some(Retry::Alone) || !request.may_collapse() {
+        true => FetchRole::Alone,
+        false => join(running, request, key, view),
+    };
+    let permit = match role {
+        FetchRole::Join(fetch) => match wait(running, request, &fetch).await {
+            Some(outcome) => return follow(running, request, lookup, miss, (outcome, retried)).await,
+            None => running.inflight.lead_alone(key, view),
+        },
+        FetchRole::Lead(permit) => permit,
+        FetchRole::Alone => running.inflight.lead_alone(key, view),
+    };
+    Ok(lead(running, request, lookup, miss, (permit, share)).await)
+}
+
+/// How often a follower whose wait is over looks for a free place at upstream.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Waits for the leader's response. `None`: the follower has waited for `collapse_wait`, and upstream has a free place for it.
+async fn wait(running: &Running, request: &CacheRequest, fetch: &InflightFetch) -> Option<FetchOutcome> {
+    let _waits = running.metrics.follower_waits();
+    let mut outcome = pin!(fetch.outcome());
+    let Some(mut patience) = request.patience(running) else { return Some(outcome.await) };
+    loop {
+        match tokio::time::timeout(patience, &mut outcome).await {
+            Ok(outcome) => return Some(outcome),
+            Err(_) if running.upstream.has_room(request.http.sharer(running)) => return None,
+            Err(_) => patience = patience.max(LOOK),
+        }
+    }
+}
+
+/// Joins a fetch or leads one. Not one that waits for its leader's share of upstream: this client has its own.
+fn join(running: &Running, request: &CacheRequest, key: KeyHash, view: Option<&MarksView>) -> FetchRole {
+    let role = running.inflight.join(key, view, Instant::now());
+    match role {
+        FetchRole::Join(fetch) if fetch.waits_for_share_of_another(request.http.sharer(running)) => {
+            running.inflight.detach(key, &fetch);
+            running.inflight.join(key, view, Instant::now())
+        }
+        role => role,
+    }
+}
+
+async fn lead(
+    running: &Arc<Running>,
+    request: &Arc<CacheRequest>,
+    lookup: &Lookup,
+    miss: &Miss,
+    (permit, share): (FetchPermit, Option<Share>),
+) -> Answered {
+    let fetch = permit.fetch();
+    let (give, take) = oneshot::channel();
+    let context = FetchContext::new(request, request.http.sharer(running), lookup, miss.stale.clone());
+    running.tasks.spawn(run(Arc::clone(running), context, permit, Some(give)));
+    let outcome = fetch.outcome().await;
+    match (outcome, take.await.ok()) {
+        (FetchOutcome::Streaming(head, _), Some(LeaderOnly::Reader(reader, own))) => {
+            let mut answered = stream(running, request, miss, &head, reader, false).await;
+            answered.response.headers_mut().extend(own);
+            answered
+        }
+        (FetchOutcome::ServerError(error), Some(LeaderOnly::Reader(reader, _))) if error.response.is_some() => {
+            server_error(running, request, &error, Some(reader), false)
+        }
+        (FetchOutcome::Unshared | FetchOutcome::ServerError(_), Some(LeaderOnly::Response(response, reason))) => {
+            let mut outcome = Outcome::pass(Fwd::Bypass, reason);
+            outcome.fwd_status = Some(response.status().as_u16());
+            let response = match share {
+                Some(share) => response.map(|body| body.holding(share)),
+                None => *response,
+            };
+            request.answered(request.forwarded(response, &running.config.server), outcome)
+        }
+        (FetchOutcome::Failed(error), _) => unanswered(request, miss.reason, miss.stale.as_ref(), error),
+        (outcome, _) => from_entry(running, request, miss, &outcome, false)
+            .await
+            .unwrap_or_else(|| failed(UpstreamError::Abandoned, miss.reason.fwd())),
+    }
+}
+
+async fn follow(
+    running: &Running,
+    request: &Arc<CacheRequest>,
+    lookup: &Lookup,
+    miss: &Miss,
+    (outcome, retried): (FetchOutcome, Option<Retry>),
+) -> Result<Answered, Retry> {
+    let primary = lookup.primary();
+    let answered = match outcome {
+        FetchOutcome::Streaming(ref head, _) if !is_current(running, head).await => {
+            return Err(Retry::Alone);
+        }
+        FetchOutcome::Streaming(head, body) => {
+            // RFC 9111 §4.1: only if this request has the same values of the fields that the response varies on.
+            let ours = primary.variant(&head.varies_on, &request.http.headers);
+            match body.reader() {
+                Some(reader) if ours.text == head.text => {
+                    stream(running, request, miss, &head, reader, true).await
+                }
+                _ => return Err(Retry::Alone),
+            }
+        }
+        // The leader had no more of its share of upstream; others have theirs.
+        FetchOutcome::Failed(error) | FetchOutcome::StaleOnError(_, FetchFailure::NoAnswer(error))
+            if error.is_for_client() =>
+        {
+            return Err(Retry::Alone);
+        }
+        // The leader's request did not let what is stored stand in; this one may.
+        FetchOutcome::Failed(error) => told(running, request, miss, FetchFailure::NoAnswer(error)).await,
+        FetchOutcome::ServerError(error) => {
+            match stand_in(running, request, miss, FetchFailure::Status(error.status)).await {
+                Some(answered) => answered,
+                None if retried.is_none() && may_be_caused_by_leader(&error, request) => {
+                    return Err(Retry::Together);
+                }
+                None => server_error(running, request, &error, reader_of(&error, primary, request), true),
+            }
+        }
+        FetchOutcome::Unshared => return Err(Retry::Alone),
+        FetchOutcome::Elsewhere(ref entry, ref varies_on) => {
+            let is_ours = *entry.text == primary.variant(varies_on, &request.http.headers).text
+                && entry.response().is_some_and(|response| request.is_answered_by(response, running.cache.now()));
+            // Its response may have named groups of its own.
+            if !is_ours || !running.cache.is_current(&entry.tags, entry.stamp).await {
+                return Err(Retry::Alone);
+            }
+            match from_entry(running, request, miss, &outcome, true).await {
+                Some(answered) => answered,
+                None => return Err(Retry::Alone),
+            }
+        }
+        FetchOutcome::StaleOnError(ref entry, failed) => {
+            let is_taken = request.takes_after(failed.failure(), entry, running.cache.now());
+            match is_taken && is_ours(running, lookup, entry).await {
+                true => match from_entry(running, request, miss, &outcome, true).await {
+                    Some(answered) => answered,
+                    None => return Err(Retry::Alone),
+                },
+                false => told(running, request, miss, failed).await,
+            }
+        }
+        FetchOutcome::Validated(ref entry) => {
+            if !is_ours(running, lookup, entry).await {
+                return Err(Retry::Alone);
+            }
+            match from_entry(running, request, miss, &outcome, true).await {
+                Some(answered) => answered,
+                None => return Err(Retry::Alone),
+            }
+        }
+    };
+    Ok(answered)
+}
+
+/// Whether the entry of another request's fetch answers this request. The response may have named groups of its own, so that it
+/// has to be current.
+async fn is_ours(running: &Running, lookup: &Lookup, entry: &Entry) -> bool {
+    *entry.text == *lookup.cache_key.text && running.cache.is_current(&entry.tags, entry.stamp).await
+}
+
+/// The answer to a follower of a fetch that failed: what it found stored, if that may be served; else how upstream failed.
+async fn told(running: &Running, request: &CacheRequest, miss: &Miss, failed: FetchFailure) -> Answered {
+    if let Some(answered) = stand_in(running, request, miss, failed).await {
+        return answered;
+    }
+    match failed {
+        FetchFailure::NoAnswer(error) => unanswered(request, miss.reason, miss.stale.as_ref(), error),
+        FetchFailure::Status(status) => {
+            let error = ServerErrorResponse {
+                status,
+                reason: "upstream-failed",
+                retry_after: None,
+                request: HeaderMap::new(),
+                response: None,
+            };
+            server_error(running, request, &error, None, true)
+        }
+    }
+}
+
+/// Whether an error may come from the leader's request, which differs from this one. 502, 503 and 504 tell of upstream's state.
+/// Otherwise whoever can make upstream fail by what they send could have all followers fail.
+fn may_be_caused_by_leader(error: &ServerErrorResponse, request: &CacheRequest) -> bool {
+    !matches!(error.status.as_u16(), 502..=504) && error.request != request.sent()
+}
+
+/// The body of an error for a follower, if its request is for the same variant.
+fn reader_of(error: &ServerErrorResponse, primary: &CacheKey, request: &CacheRequest) -> Option<Reader> {
+    let (head, body) = error.response.as_ref()?;
+    let ours = primary.variant(&head.varies_on, &request.http.headers);
+    if ours.text == head.text { body.reader() } else { None }
+}
+
+/// A 5xx of upstream that is not stored: as it came for those who have its body, for others its status.
+fn server_error(
+    running: &Running,
+    request: &CacheRequest,
+    error: &ServerErrorResponse,
+    reader: Option<Reader>,
+    collapsed: bool,
+) -> Answered {
+    let fwd_status = Some(error.status.as_u16());
+    let outcome = Outcome { fwd_status, collapsed, ..Outcome::pass(Fwd::Bypass, error.reason) };
+    let response = match error.response.as_ref().zip(reader) {
+        Some(((head, _), reader)) => {
+            let mut response = respond::streaming(&request.http, head, false, reader);
+            if head.consumed {
+                storing::strip_consumed(response.headers_mut(), &running.config.server);
+            }
+            response
+        }
+        None => {
+            let mut response =
+                respond::error(error.status, "upstream failed; its answer was meant for another request");
+            if let Some(time) = &error.retry_after {
+                response.headers_mut().insert(RETRY_AFTER, time.clone());
+            }
+            response
+        }
+    };
+    request.answered(response, outcome)
+}
+
+async fn stream(
+    running: &Running,
+    request: &CacheRequest,
+    miss: &Miss,
+    head: &Head,
+    mut reader: Reader,
+    collapsed: bool,
+) -> Answered {
+    if head.status == StatusCode::NO_CONTENT {
+        // It has ended when it is answered: hyper adds a length to what has not, which RFC 9110 §8.6 forbids.
+        while let Some(Ok(_)) = reader.frame().await {}
+    }
+    let outcome = Outcome {
+        fwd_status: Some(head.status.as_u16()),
+        ttl: head.stored.then_some(head.ttl),
+        stored: head.stored,
+        collapsed,
+        detail: miss.reason.detail(),
+        ..Outcome::miss(miss.reason.fwd())
+    };
+    let tags = || [&request.tags()[..], &head.groups].concat();
+    let is_known = is_known(running, request, (head.status, &head.headers), tags).await;
+    let mut response = respond::streaming(&request.http, head, is_known, reader);
+    if head.consumed {
+        storing::strip_consumed(response.headers_mut(), &running.config.server);
+    }
+    request.answered(response, outcome)
+}
+
+/// A follower knows the request's tags. The response may name groups, which a write may have invalidated before the follower
+/// joined.
+async fn is_current(running: &Running, head: &Head) -> bool {
+    match head.stamp {
+        Some(stamp) if !head.groups.is_empty() => running.cache.is_current(&head.groups, stamp).await,
+        _ => true,
+    }
+}
+
+/// The stale response that this request found, if it may be served in place of the response that upstream did not give.
+async fn stand_in(
+    running: &Running,
+    request: &CacheRequest,
+    miss: &Miss,
+    failed: FetchFailure,
+) -> Option<Answered> {
+    if matches!(failed, FetchFailure::Status(status) if !freshness::is_error(status)) {
+        return None;
+    }
+    let now = running.cache.now();
+    let stale = miss.stale.as_ref().filter(|stale| request.takes_after(failed.failure(), stale, now))?;
+    from_entry(running, request, miss, &FetchOutcome::StaleOnError(Arc::clone(stale), failed), true).await
+}
+
+fn status_of(failed: FetchFailure) -> Option<u16> {
+    match failed {
+        FetchFailure::Status(status) => Some(status.as_u16()),
+        FetchFailure::NoAnswer(_) => None,
+    }
+}
+
+/// The answer where upstream gave none, and nothing stored may be served instead.
+pub(super) fn unanswered(
+    request: &CacheRequest,
+    reason: MissReason,
+    stale: Option<&Arc<Entry>>,
+    error: UpstreamError,
+) -> Answered {
+    let mut answered = failed(error, reason.fwd());
+    let stored = stale.and_then(|stale| stale.response());
+    if stored.is_some_and(|stored| stored.freshness.never_stale || stored.freshness.always_validate) {
+        // RFC 9111 §5.2.2.2: a response that must be revalidated, and cannot be.
+        *answered.response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
+    }
+    Answered { family: request.family_id(), ..answered }
+}
+
+/// The answer from an entry that the fetch validated, that another proxy fetched, or that is served because upstream failed.
+async fn from_entry(
+    running: &Running,
+    request: &CacheRequest,
+    miss: &Miss,
+    outcome: &FetchOutcome,
+    collapsed: bool,
+) -> Option<Answered> {
+    let entry = match outcome {
+        FetchOutcome::Validated(entry)
+        | FetchOutcome::Elsewhere(entry, _)
+        | FetchOutcome::StaleOnError(entry, _) => entry,
+        FetchOutcome::Streaming(..)
+        | FetchOutcome::ServerError(_)
+        | FetchOutcome::Unshared
+        | FetchOutcome::Failed(_) => return None,
+    };
+    let response = entry.response()?;
+    let is_known = is_known_entry(running, request, entry).await;
+    let now = running.cache.now();
+    let ttl = response.freshness.ttl(now);
+    let outcome = match outcome {
+        FetchOutcome::StaleOnError(_, failed) => {
+            Outcome { fwd_status: status_of(*failed), collapsed, ..Outcome::stale(ttl, "upstream-failed") }
+        }
+        FetchOutcome::Elsewhere(..) => {
+            Outcome::fetched_elsewhere(miss.reason.fwd(), response.status.as_u16(), ttl)
+        }
+        _ => Outcome { collapsed, ..Outcome::revalidated(ttl) },
+    };
+    // RFC 9211 §2.1: it went forward, so it is no hit.
+    let outcome = Outcome { fwd: Some(miss.reason.fwd()), ..outcome };
+    Some(from_stored(running, request, response, is_known, now, outcome))
+}

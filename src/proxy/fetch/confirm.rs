@@ -1,0 +1,126 @@
+//! A stored response that a 304, or the response to a HEAD, confirms (RFC 9111 §4.3.4, §4.3.5).
+
+use std::sync::Arc;
+
+use http::header::AGE;
+use http::{HeaderMap, HeaderName};
+
+use super::super::storing::{self, CompleteResponse, StoredEntries, Times};
+use super::context::FetchContext;
+use crate::coalesce::inflight::{FetchOutcome, FetchPermit};
+use crate::entry::{self, Content, Entry};
+use crate::http::vary::Vary;
+use crate::http::{clients, headers, validation};
+use crate::running::Running;
+
+/// A stored response that upstream has confirmed, with its new fields.
+pub struct Confirmed {
+    entry: Entry,
+}
+
+/// A message that does not confirm what is stored.
+#[derive(Default)]
+pub struct Unconfirmed {
+    /// Request fields that it varies on, and that what is stored was not told apart by.
+    pub also_on: Vec<HeaderName>,
+}
+
+/// RFC 9111 §4.3.4: the stored response that a 304 is about, freshened, with this fetch's stamp.
+pub(super) fn confirmed(
+    context: &FetchContext,
+    answer: &HeaderMap,
+    times: Times,
+) -> Result<Confirmed, Unconfirmed> {
+    let mut update = answer.clone();
+    headers::strip_hop_by_hop(&mut update);
+    let stale = context.to_validate().ok_or_else(Unconfirmed::default)?;
+    let is_meant = stale.response().is_some_and(|stored| validation::selects(&update, &stored.own_headers()));
+    if is_meant { freshened(context, stale, update, times) } else { Err(Unconfirmed::default()) }
+}
+
+/// A stored response with the fields of a message that confirms it: a 304, or the answer to a HEAD.
+pub fn freshened(
+    context: &FetchContext,
+    stored: &Entry,
+    mut update: HeaderMap,
+    times: Times,
+) -> Result<Confirmed, Unconfirmed> {
+    let response = stored.response().ok_or_else(Unconfirmed::default)?;
+    // RFC 9111 §4.1: what it varies on is part of its key, which a 304 cannot change. One that names less changes nothing; one
+    // that names more says that other requests were given this response by mistake.
+    let on = match Vary::said(&update) {
+        Vary::Everything => return Err(Unconfirmed::default()),
+        on => on.into_names(),
+    };
+    let stored_on = Vary::parse(&response.headers).into_names();
+    let is_keyed = |name: &HeaderName| context.keyed_on().contains(name) || stored_on.contains(name);
+    let also_on: Vec<_> = on.into_iter().filter(|name| !is_keyed(name)).collect();
+    if !also_on.is_empty() {
+        return Err(Unconfirmed { also_on });
+    }
+    let age = update.remove(AGE);
+    let mut fields = validation::freshen(&response.own_headers(), &update);
+    storing::note_date(&mut fields, times.1);
+    let mut judged = fields.clone();
+    age.into_iter().for_each(|age| drop(judged.insert(AGE, age)));
+    // A 304 that says `no-store`, `private` or `Set-Cookie` is for one client: its response is fetched whole.
+    let verdict = storing::judge_confirmed(&context.request, response.status, &judged, times);
+    let verdict = verdict.map_err(|_| Unconfirmed::default())?;
+    verdict.withhold(&mut fields);
+    let said = storing::tell_clients(&context.request, &mut fields);
+    if said.is_some() {
+        clients::identify(&mut fields, &response.body);
+    }
+    let (tags, consumed) = (verdict.tags(&context.request), storing::has_consumed(&fields));
+    let (freshness, for_credentials) = (verdict.freshness, verdict.for_credentials);
+    let response =
+        entry::Response { headers: fields, said, freshness, for_credentials, consumed, ..response.clone() };
+    let entry = Entry {
+        text: context.cache_key.text.as_str().into(),
+        stamp: context.view.map_or(stored.stamp, |view| view.stamp),
+        tags,
+        content: Content::Response(response),
+    };
+    Ok(Confirmed { entry })
+}
+
+impl Confirmed {
+    /// Lands it, and keeps it unless the request forbids that (RFC 9111 §5.2.1.5): its own answer it is all the same.
+    /// True if the store has it.
+    pub async fn store(self, running: &Running, context: &FetchContext, permit: &FetchPermit) -> bool {
+        if context.view.is_none() || context.request.facts.no_store {
+            permit.finish(FetchOutcome::Validated(Arc::new(self.entry)));
+            return false;
+        }
+        let Some((entry, kept)) = self.store_in_memory(running, context) else { return false };
+        permit.finish(FetchOutcome::Validated(entry));
+        permit.close();
+        kept.share(running).await
+    }
+
+    /// In memory, as it was kept before.
+    fn store_in_memory(self, running: &Running, context: &FetchContext) -> Option<(Arc<Entry>, StoredEntries)> {
+        let FetchContext { request, primary, vary_index, view, .. } = context;
+        let Entry { stamp, tags, content, .. } = self.entry;
+        let Content::Response(response) = content else { return None };
+        let complete = CompleteResponse {
+            request,
+            primary,
+            vary_index: vary_index.as_deref(),
+            stamp,
+            view: *view,
+            tags,
+            response,
+        };
+        Some(complete.store_in_memory(running))
+    }
+
+    /// Keeps what the answer to a HEAD has confirmed.
+    pub async fn store_after_head(self, running: &Running, context: &FetchContext) {
+        if !context.request.facts.no_store
+            && let Some((_, kept)) = self.store_in_memory(running, context)
+        {
+            kept.share(running).await;
+        }
+    }
+}

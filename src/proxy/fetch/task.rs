@@ -1,0 +1,335 @@
+//! A fetch on behalf of everyone who waits for it: ask upstream, judge the answer, pass it on while it is being
+//! stored. Runs in a task of its own, so that no client that leaves can stop it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
+use http_body::Body as _;
+use tokio::sync::oneshot;
+
+use super::super::storing::{self, CompleteResponse, StoreVerdict, Times};
+use super::body::{BodyEnd, pass_error, pump};
+use super::confirm::confirmed;
+use super::context::FetchContext;
+use super::fleet::{self, FleetDecision};
+use crate::cache::SHARED_MAX;
+use crate::coalesce::inflight::{FetchFailure, FetchOutcome, FetchPermit, Head, ServerErrorResponse};
+use crate::coalesce::stream::{Broken, Reader, Stream};
+use crate::http::clients;
+use crate::http::freshness;
+use crate::http::headers;
+use crate::http::storable::{self, Reason};
+use crate::http::validation;
+use crate::http::vary;
+use crate::running::Running;
+use crate::shares::Over;
+use crate::upstream::{RequestBody, ResponseBody, UpstreamError, UpstreamPlace};
+
+/// What only the leader gets.
+pub enum LeaderOnly {
+    /// Its place in the shared body, taken before anyone else could make the start go away, and the fields that are
+    /// for it alone.
+    Reader(Reader, HeaderMap),
+    /// A response that is not for sharing, and why it is not stored.
+    Response(Box<Response<ResponseBody>>, &'static str),
+}
+
+/// Fetches and lands, or lands with what another proxy has fetched.
+pub async fn run(
+    running: Arc<Running>,
+    context: FetchContext,
+    permit: FetchPermit,
+    leader_only: Option<oneshot::Sender<LeaderOnly>>,
+) {
+    permit.turn(context.request.patience(&running)).await;
+    match fleet::decide(&running, context, &permit).await {
+        FleetDecision::Fetch(context) => {
+            let is_stored = fetch(&running, &context, permit, leader_only).await;
+            context.release_fleet_lock(is_stored);
+        }
+        FleetDecision::Finish(outcome) => permit.finish(outcome),
+        FleetDecision::Abandoned => {}
+    }
+}
+
+/// Fetches and lands; true if the store has what was fetched.
+async fn fetch(
+    running: &Running,
+    context: &FetchContext,
+    permit: FetchPermit,
+    leader_only: Option<oneshot::Sender<LeaderOnly>>,
+) -> bool {
+    let mut times = (running.cache.now(), running.cache.now());
+    let place = tokio::select! {
+        place = place(running, context, &permit) => place,
+        // Nothing was begun, and nobody is left whom it is for. A refresh is for those who come.
+        () = permit.abandoned(), if leader_only.is_some() => return false,
+    };
+    let answer = match place {
+        Ok(place) => ask(running, context, place, true, &mut times).await,
+        Err(overloaded) => Err(overloaded),
+    };
+    let mut also_on = Vec::new();
+    let answer = match answer {
+        Ok(answer) if answer.status() == StatusCode::NOT_MODIFIED && context.to_validate().is_some() => {
+            let confirmed = confirmed(context, answer.headers(), times);
+            // Its place may be the only one.
+            drop(answer);
+            match confirmed {
+                Ok(confirmed) => return confirmed.store(running, context, &permit).await,
+                // RFC 9111 §4.3.4: a 304 that is about something else says nothing of ours. Ask for all of it.
+                Err(unconfirmed) => {
+                    also_on = unconfirmed.also_on;
+                    match running.upstream.place(context.client).await {
+                        Ok(place) => ask(running, context, place, false, &mut times).await,
+                        Err(overloaded) => Err(overloaded),
+                    }
+                }
+            }
+        }
+        answer => answer,
+    };
+    if let Some(failed) = failed(&answer)
+        && let Some(stale) = context
+            .stale
+            .as_ref()
+            .filter(|stale| context.request.takes_after(failed.failure(), stale, running.cache.now()))
+    {
+        permit.finish(FetchOutcome::StaleOnError(Arc::clone(stale), failed));
+        return false;
+    }
+    match answer {
+        Ok(answer) => deliver(running, context, permit, leader_only, answer, (times, &also_on)).await,
+        Err(error) => {
+            permit.finish(FetchOutcome::Failed(error));
+            false
+        }
+    }
+}
+
+/// A place at upstream. While it is only the leader's own share that keeps it waiting, other clients need not wait with it.
+async fn place(
+    running: &Running,
+    context: &FetchContext,
+    permit: &FetchPermit,
+) -> Result<UpstreamPlace, UpstreamError> {
+    match running.upstream.take_place(context.client) {
+        Err(UpstreamError::Overloaded(Over::Client)) => {
+            let _held_up = permit.wait_for_share(context.client);
+            running.upstream.place(context.client).await
+        }
+        Err(_) => running.upstream.place(context.client).await,
+        place => place,
+    }
+}
+
+/// RFC 5861 §4: the statuses that count as an error; and no answer at all.
+fn failed(answer: &Result<Response<ResponseBody>, UpstreamError>) -> Option<FetchFailure> {
+    match answer {
+        Ok(answer) => freshness::is_error(answer.status()).then_some(FetchFailure::Status(answer.status())),
+        Err(error) => Some(FetchFailure::NoAnswer(*error)),
+    }
+}
+
+async fn ask(
+    running: &Running,
+    context: &FetchContext,
+    place: UpstreamPlace,
+    conditionally: bool,
+    times: &mut Times,
+) -> Result<Response<ResponseBody>, UpstreamError> {
+    let request = &context.request;
+    let mut fields = request.http.for_upstream(running);
+    validation::strip_conditions(&mut fields);
+    if conditionally {
+        context.make_conditional(&mut fields);
+    }
+    let path = request.http.target.path_and_query();
+    let (method, body) = match &request.content {
+        Some(content) => (request.http.method.clone(), RequestBody::Whole(content.clone())),
+        None => (Method::GET, RequestBody::Empty),
+    };
+    times.0 = running.cache.now();
+    let interim = request.http.interim.clone();
+    let mut answer = running.upstream.send_from(place, &method, &path, fields, body, interim).await;
+    times.1 = running.cache.now();
+    if let Ok(answer) = &mut answer {
+        request.strip_answer(answer.headers_mut());
+    }
+    answer
+}
+
+/// Passes a full response on: to everyone and into the cache if it may be stored, else to the leader alone. True if the
+/// store has it. `also_on`: request fields that it varies on, as upstream has said just before.
+async fn deliver(
+    running: &Running,
+    context: &FetchContext,
+    permit: FetchPermit,
+    leader_only: Option<oneshot::Sender<LeaderOnly>>,
+    answer: Response<ResponseBody>,
+    (times, also_on): (Times, &[HeaderName]),
+) -> bool {
+    let mut fields = answer.headers().clone();
+    headers::strip_hop_by_hop(&mut fields);
+    headers::strip_impossible_length(answer.status(), &mut fields);
+    storing::note_date(&mut fields, times.1);
+    vary::complete(&mut fields, also_on);
+    let length = answer.body().size_hint().exact();
+    let too_large = length.is_some_and(|length| length > context.request.max_body(running));
+    let is_close_delimited = answer.body().ends_with_connection();
+    let judged = match storing::judge(&context.request, answer.status(), &fields, is_close_delimited, times) {
+        Ok(_) if answer.status().is_server_error() && context.has_good => Err(Reason::ServerErrorResponse),
+        judged => judged,
+    };
+    let FetchContext { request, primary, vary_index, view, .. } = context;
+    let judged = judged.and_then(|verdict| {
+        let varies_on =
+            storing::varies_on(running, primary, (vary_index.as_deref(), *view), answer.status(), &fields)?;
+        Ok((verdict, varies_on))
+    });
+    // What is stored is known to have room from the beginning, where its length is known.
+    let stream = (judged.is_ok() && !too_large).then(|| Stream::new(length, &running.held));
+    let no_room = matches!(stream, Some(None));
+    let ((verdict, varies_on), stream) = match (judged, stream.flatten()) {
+        (Ok(judged), Some(stream)) => (judged, stream),
+        (refused, _) => {
+            let unkept = if no_room { "no-room" } else { "too-large" };
+            let reason = refused.as_ref().err().map_or(unkept, |reason| reason.token());
+            running.metrics.not_stored(reason);
+            let is_of_response = refused.err().is_none_or(Reason::is_of_response);
+            // What is said to one request, or to somebody's credentials, or at a bad moment, says nothing of what others would be
+            // told.
+            let is_for_all =
+                is_of_response && !context.request.is_personal() && storable::is_about_resource(answer.status());
+            if is_for_all {
+                // RFC 9111 §4.3.3: what was stored is not what upstream would send now.
+                context.forget_stale(running).await;
+                if !no_room {
+                    running.inflight.remember_unshared(context.cache_key.hash, Instant::now());
+                    request.note_shared(running, answer.status(), false);
+                }
+            }
+            if permit.is_shared() && storable::is_failure(answer.status()) {
+                share_error(running, context, permit, leader_only, answer, (fields, reason)).await;
+                return false;
+            }
+            if let Some(leader_only) = leader_only {
+                let _ = leader_only.send(LeaderOnly::Response(Box::new(answer), reason));
+            }
+            permit.finish(FetchOutcome::Unshared);
+            return false;
+        }
+    };
+    if length.is_some_and(|length| length > SHARED_MAX) {
+        context.release_fleet_lock(false);
+    }
+    request.note_shared(running, answer.status(), true);
+    headers::add_via(&mut fields, answer.version());
+    let own = verdict.withhold(&mut fields);
+    let (parts, mut body) = answer.into_parts();
+    let said = storing::tell_clients(request, &mut fields);
+    if said.is_some()
+        && !clients::has_validator(&fields)
+        && let Some(content) = body.receive_short().await
+    {
+        clients::identify(&mut fields, content);
+    }
+    let stamp = view.map(|view| view.stamp);
+    let text = primary.variant(&varies_on, &request.http.headers).text;
+    let head = Arc::new(storing::head(running, text, varies_on, stamp, parts.status, (fields, said), &verdict));
+    let _ended = FinishOnDrop(Arc::clone(&stream));
+    if let (Some(leader_only), Some(reader)) = (leader_only, stream.reader()) {
+        let _ = leader_only.send(LeaderOnly::Reader(reader, own));
+    }
+    permit.finish(FetchOutcome::Streaming(Arc::clone(&head), Arc::clone(&stream)));
+    match pump(running, context, &permit, &stream, body).await {
+        BodyEnd::CompleteResponse(body) => store(running, context, &permit, &stream, &head, &verdict, body).await,
+        BodyEnd::PassedOn => {
+            stream.finish(Ok(()));
+            false
+        }
+        BodyEnd::Broken => {
+            // Who sees it break and asks again must not join it again.
+            permit.close();
+            stream.finish(Err(Broken::Upstream));
+            false
+        }
+        BodyEnd::Abandoned => false,
+    }
+}
+
+/// Passes an error of the server on to everyone who waits for it. Nobody joins any more: who comes now asks again.
+async fn share_error(
+    running: &Running,
+    context: &FetchContext,
+    permit: FetchPermit,
+    leader_only: Option<oneshot::Sender<LeaderOnly>>,
+    answer: Response<ResponseBody>,
+    (mut fields, reason): (HeaderMap, &'static str),
+) {
+    context.release_fleet_lock(false);
+    permit.close();
+    let (status, retry_after) = (answer.status(), fields.get(RETRY_AFTER).cloned());
+    let request = context.request.sent();
+    let error = |response| {
+        FetchOutcome::ServerError(Arc::new(ServerErrorResponse { status, reason, retry_after, request, response }))
+    };
+    let is_for_all = storable::is_error_for_all(&fields) && !storing::varies_on_this_hop(&fields);
+    let stream = is_for_all.then(|| Stream::new(answer.body().size_hint().exact(), &running.held)).flatten();
+    let Some(stream) = stream else {
+        if let Some(leader_only) = leader_only {
+            let _ = leader_only.send(LeaderOnly::Response(Box::new(answer), reason));
+        }
+        return permit.finish(error(None));
+    };
+    headers::add_via(&mut fields, answer.version());
+    let body = answer.into_body();
+    let _ended = FinishOnDrop(Arc::clone(&stream));
+    if let (Some(leader_only), Some(reader)) = (leader_only, stream.reader()) {
+        let _ = leader_only.send(LeaderOnly::Reader(reader, HeaderMap::new()));
+    }
+    let head = storing::error_head(context, status, fields);
+    permit.finish(error(Some((head, Arc::clone(&stream)))));
+    pass_error(running, &stream, body).await;
+}
+
+/// Keeps a whole response: in memory before its last reader can see the end of it, so that whoever asks again finds
+/// it there; in the store after that. True if it is in the store.
+async fn store(
+    running: &Running,
+    context: &FetchContext,
+    permit: &FetchPermit,
+    stream: &Arc<Stream>,
+    head: &Head,
+    verdict: &StoreVerdict,
+    body: Bytes,
+) -> bool {
+    let FetchContext { request, primary, vary_index, view, .. } = context;
+    // While the store is away there is no stamp, and without one nothing could ever prove the response current.
+    let kept = view.map(|view| {
+        let (vary_index, tags) = (vary_index.as_deref(), verdict.tags(request));
+        let response = storing::stored(head, verdict, body);
+        CompleteResponse { request, primary, vary_index, stamp: view.stamp, view: Some(view), tags, response }
+            .store_in_memory(running)
+            .1
+    });
+    // Who asks from now on is answered from memory, or asks anew: this fetch is over.
+    permit.close();
+    stream.finish_stored();
+    match kept {
+        Some(kept) => kept.share(running).await,
+        None => false,
+    }
+}
+
+/// Ends a body whose fill is gone, so that no reader waits for ever.
+struct FinishOnDrop(Arc<Stream>);
+
+impl Drop for FinishOnDrop {
+    fn drop(&mut self) {
+        self.0.finish(Err(Broken::Upstream));
+    }
+}

@@ -1,0 +1,159 @@
+//! Requests that go to upstream for themselves alone: what bypasses the cache, and what the cache cannot answer and does not store
+//! (HEAD, ranges).
+
+use std::sync::Arc;
+
+use http::header::SET_COOKIE;
+use http::{HeaderMap, Method, StatusCode};
+
+use super::cache_request::CacheRequest;
+use super::decide::MissReason;
+use super::fetch::{self, FetchContext};
+use super::{Answered, ClientRequest, failed, read, refuse, respond};
+use crate::cache::Lookup;
+use crate::entry::Entry;
+use crate::http::clients::{self, ClientCacheControl};
+use crate::http::demands::Demands;
+use crate::http::headers;
+use crate::http::validation::{self, HeadVerdict};
+use crate::http::{ClientDirectives, SetCookie};
+use crate::outcome::{Fwd, Outcome};
+use crate::running::Running;
+use crate::shares::{Over, Share};
+use crate::upstream::{RequestBody, UpstreamError};
+
+/// Forwards without looking at the cache.
+pub(super) async fn pass(
+    running: &Running,
+    http: &ClientRequest,
+    mut body: RequestBody,
+    fwd: Fwd,
+    detail: &'static str,
+) -> Answered {
+    // RFC 9111 §5.2.1.7
+    if is_for_cache_alone(running, http) {
+        return read::not_cached();
+    }
+    let live = running.live();
+    let family = live.rules.route(&http.method, &http.target.path).map(|it| it.family);
+    let (fields, client) = (http.for_passing(running), http.sharer(running));
+    // A share is taken when there is something to send, as a place at upstream is.
+    if let Err(incomplete) = running.upstream.receive_ahead(client, &fields, &mut body).await {
+        return failed(incomplete, fwd);
+    }
+    let share = match share(running, http) {
+        Ok(share) => share,
+        Err(refused) => return *refused,
+    };
+    let path = http.target.path_and_query();
+    match running.upstream.send(client, &http.method, &path, fields, body, http.interim.clone()).await {
+        Ok(response) => {
+            let mut outcome = Outcome::pass(fwd, detail);
+            outcome.fwd_status = Some(response.status().as_u16());
+            let response = response.map(|body| body.holding(share));
+            let mut response = respond::forwarded(response, &running.config.server);
+            if family.is_some_and(|family| family.client_cache_control == ClientCacheControl::NoCache) {
+                clients::tell(response.headers_mut());
+            }
+            if family.is_some_and(|family| family.policy.set_cookie == SetCookie::Strip) {
+                response.headers_mut().remove(SET_COOKIE);
+            }
+            Answered { response, outcome, family: None }
+        }
+        Err(error) => failed(error, fwd),
+    }
+}
+
+/// A client's share of what upstream is asked for one request alone: whoever can make the cache forward what it might have
+/// answered, or fetched once for many, could otherwise take upstream from everybody else.
+pub(super) fn share(running: &Running, http: &ClientRequest) -> Result<Share, Box<Answered>> {
+    running.unshared.take(http.sharer(running), 1).map_err(|over| {
+        Box::new(match over {
+            // RFC 6585 §4
+            Over::Client => refuse(
+                StatusCode::TOO_MANY_REQUESTS,
+                "client-share",
+                "too many requests of this client that the cache cannot answer are under way",
+            ),
+            Over::All => failed(UpstreamError::Overloaded(Over::All), Fwd::Bypass),
+        })
+    })
+}
+
+/// A read that is not to reach upstream, as far as its family heeds that.
+fn is_for_cache_alone(running: &Running, http: &ClientRequest) -> bool {
+    let is_read = matches!(http.method.as_str(), "GET" | "HEAD" | "QUERY");
+    is_read && {
+        let live = running.live();
+        let route = live.rules.route(&http.method, &http.target.path);
+        let heeded = route.map_or_else(ClientDirectives::default, |it| it.family.policy.client_directives);
+        Demands::of(&http.headers, heeded).only_if_cached
+    }
+}
+
+/// A read that the cache cannot answer, and whose response is not stored. What upstream says to a HEAD updates what is stored for
+/// GET, or shows that it is of no use any more (RFC 9111 §4.3.5). `stale`: what is stored, if it is stale.
+pub(super) async fn forward(
+    running: &Running,
+    request: &Arc<CacheRequest>,
+    lookup: &Lookup,
+    reason: MissReason,
+    stale: Option<&Arc<Entry>>,
+) -> Answered {
+    if reason == MissReason::Precondition {
+        let (fwd, label) = (reason.fwd(), reason.label());
+        let passed = Box::pin(pass(running, &request.http, RequestBody::Empty, fwd, label)).await;
+        let mut answered = Answered { family: request.family_id(), ..passed };
+        request.strip_answer(answered.response.headers_mut());
+        return answered;
+    }
+    let request_time = running.cache.now();
+    let (answered, head) = send(running, request, reason, stale).await;
+    let stored = stale.and_then(|stale| Some((stale, stale.response()?)));
+    if request.http.method == Method::HEAD
+        && let (Some((StatusCode::OK, mut fields)), Some((stale, stored)), Some(_)) = (head, stored, lookup.view)
+    {
+        headers::strip_hop_by_hop(&mut fields);
+        let client = request.http.sharer(running);
+        let context = FetchContext::new(request, client, lookup, Some(Arc::clone(stale)));
+        let times = (request_time, running.cache.now());
+        match validation::head_verdict(&fields, &stored.own_headers(), stored.body.len() as u64) {
+            HeadVerdict::Updates => {
+                if let Ok(confirmed) = fetch::freshened(&context, stale, fields, times) {
+                    confirmed.store_after_head(running, &context).await;
+                }
+            }
+            HeadVerdict::Invalidates => running.cache.remove(&lookup.cache_key, &request.label()).await,
+            HeadVerdict::ShowsNothing => {}
+        }
+    }
+    answered
+}
+
+/// Sends the request as it is. Also gives the head of the response.
+async fn send(
+    running: &Running,
+    request: &CacheRequest,
+    reason: MissReason,
+    stale: Option<&Arc<Entry>>,
+) -> (Answered, Option<(StatusCode, HeaderMap)>) {
+    let http = &request.http;
+    let share = match share(running, http) {
+        Ok(share) => share,
+        Err(refused) => return (Answered { family: request.family_id(), ..*refused }, None),
+    };
+    let path = http.target.path_and_query();
+    let fields = http.for_upstream(running);
+    let (client, interim) = (http.sharer(running), http.interim.clone());
+    match running.upstream.send(client, &http.method, &path, fields, RequestBody::Empty, interim).await {
+        Ok(mut response) => {
+            request.strip_answer(response.headers_mut());
+            let head = (response.status(), response.headers().clone());
+            let fwd_status = Some(head.0.as_u16());
+            let outcome = Outcome { fwd_status, detail: reason.detail(), ..Outcome::miss(reason.fwd()) };
+            let response = response.map(|body| body.holding(share));
+            (request.answered(request.forwarded(response, &running.config.server), outcome), Some(head))
+        }
+        Err(error) => (fetch::unanswered(request, reason, stale, error), None),
+    }
+}

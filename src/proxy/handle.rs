@@ -1,0 +1,211 @@
+//! Handles one request: admit, dispatch, record.
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::{TE, TRAILER};
+use http::{HeaderName, HeaderValue, Method, Request, Response, Version};
+use http_body::Body as _;
+use hyper::body::Incoming;
+
+use super::admit::{admit, take_underscored};
+use super::cache_request::CacheRequest;
+use super::debug::{self, Debug};
+use super::decide::bypass;
+use super::forward::pass;
+use super::{Answered, Body, ClientRequest, content, read, tunnel, write};
+use crate::config::CacheStatus;
+use crate::http::headers;
+use crate::outcome::{Fwd, Outcome};
+use crate::running::{Live, Running};
+use crate::upstream::RequestBody;
+use crate::upstream::interim::Interim;
+
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// Answers one request. Interim responses of upstream go to `interim`, which only a client of HTTP/1.1 has.
+pub fn handle(
+    running: &Arc<Running>,
+    request: Request<Incoming>,
+    client: IpAddr,
+    interim: Option<Interim>,
+) -> impl Future<Output = Response<Body>> + Send {
+    let start = Instant::now();
+    let live = running.live();
+    let (method, path, trailers, debug, work) = take(running, &live, request, client, interim);
+    async move {
+        let answered = match work {
+            Work::Read(request) => read::answer(running, request).await,
+            Work::Other(work) => work.await,
+            Work::Refused(answered) => *answered,
+        };
+        let mut response = record(running, &live, answered, &method, &path, start);
+        if !trailers && matches!(response.body(), Body::Upstream(_) | Body::Recorded(_)) {
+            // RFC 9110 §6.5.1: none are sent to who did not say that it takes them.
+            response.headers_mut().remove(TRAILER);
+        }
+        if let Some(debug) = debug {
+            Box::pin(debug.tell(running, &mut response)).await;
+        }
+        response
+    }
+}
+
+/// What answers a request.
+#[expect(clippy::large_enum_variant, reason = "most requests are reads, and a box would cost each an allocation")]
+enum Work {
+    /// The cache, if it can.
+    Read(CacheRequest),
+    /// Upstream, most likely. In a box: the future of every request is moved about, and the larger it is the more is copied.
+    Other(Pin<Box<dyn Future<Output = Answered> + Send>>),
+    /// Larder itself.
+    Refused(Box<Answered>),
+}
+
+/// What a request is about: its method, its path if that is to be logged, whether its client takes trailers, the token with
+/// which it asks for causes, and what answers it.
+fn take(
+    running: &Arc<Running>,
+    live: &Arc<Live>,
+    mut request: Request<Incoming>,
+    client: IpAddr,
+    interim: Option<Interim>,
+) -> (Method, String, bool, Option<Box<Debug>>, Work) {
+    // One look at the names of its fields spares most requests a dozen searches among them.
+    let seen = headers::look(request.headers(), &live.credentials);
+    let underscored = if seen.underscores { take_underscored(running, request.headers_mut()) } else { Vec::new() };
+    let (has_hop_fields, credentials) = (seen.hop_fields, seen.credentials);
+    let offer =
+        if has_hop_fields { tunnel::Offer::of(&mut request, &running.config.server.upgrades) } else { None };
+    let (mut parts, body) = request.into_parts();
+    let target = match admit(running, &mut parts, has_hop_fields) {
+        Ok(target) => target,
+        Err(refused) => return (parts.method, parts.uri.path().to_owned(), true, None, Work::Refused(refused)),
+    };
+    let trailers = has_hop_fields && headers::names_token(&parts.headers, &TE, "trailers");
+    if has_hop_fields {
+        // Before anything is read from the fields: what `Connection` names does not count as part of the request.
+        headers::strip_hop_by_hop(&mut parts.headers);
+    }
+    if parts.version == Version::HTTP_2 {
+        headers::join_cookies(&mut parts.headers);
+    }
+    let token = if seen.debug { debug::take(&mut parts.headers) } else { None };
+    let (headers, version, connection) = (parts.headers, parts.version, parts.extensions.remove());
+    let (method, forwarded) = (parts.method, running.config.server.forwarded_from(client));
+    let mut http = ClientRequest {
+        method,
+        target,
+        headers,
+        version,
+        client,
+        forwarded,
+        trailers,
+        interim,
+        credentials,
+        underscored,
+        connection,
+    };
+    let debug = token.map(|token| Box::new(Debug { token, client: http.sharer(running) }));
+    let (method, path) = (http.method.clone(), running.config.log.access.then(|| http.target.path.clone()));
+    let is_write = live.rules.is_write(&method, &http.target);
+    let is_for_cache = offer.is_none() && !is_write && (method == Method::GET || method == Method::HEAD);
+    let bypass = if is_for_cache { bypass(live, &http) } else { None };
+    let work = if is_for_cache && bypass.is_none() && body.is_end_stream() {
+        Work::Read(CacheRequest::new(Arc::clone(live), http, None))
+    } else {
+        let (running, live) = (Arc::clone(running), Arc::clone(live));
+        Work::Other(Box::pin(async move {
+            match bypass {
+                // RFC 9110 §9.3.1: content in a GET has no defined semantics, and it is not part of the key.
+                _ if is_for_cache && !body.is_end_stream() => {
+                    content::with_content(&running, &live, http, body).await
+                }
+                Some(reason) => pass(&running, &http, RequestBody::Empty, reason.fwd(), reason.label()).await,
+                None if is_write => {
+                    headers::strip_claims(&mut http.headers, http.forwarded, |name| live.rules.identify_by(name));
+                    write::write(&running, live, http, body).await
+                }
+                None => answer(&running, &live, http, body, offer).await,
+            }
+        }))
+    };
+    (method, path.unwrap_or_default(), trailers, debug, work)
+}
+
+/// Every read but GET and HEAD, and those with the offer of another protocol.
+async fn answer(
+    running: &Arc<Running>,
+    live: &Arc<Live>,
+    http: ClientRequest,
+    body: Incoming,
+    offer: Option<tunnel::Offer>,
+) -> Answered {
+    match offer {
+        Some(offer) => tunnel::tunnel(running, &http, body, offer).await,
+        None if http.method.as_str() == "QUERY" => content::query(running, Arc::clone(live), http, body).await,
+        None => pass(running, &http, http.content(body), Fwd::Method, "method").await,
+    }
+}
+
+/// Logs and counts what was no request, and was refused with this status before it could be one.
+pub fn record_refusal(running: &Running, status: u16, reason: &str) {
+    let live = running.live();
+    let outcome = Outcome::error("malformed-request");
+    live.counters(None).count(outcome.kind);
+    running.metrics.answered(outcome.kind, outcome.collapsed, Duration::ZERO);
+    if running.config.log.access {
+        tracing::info!(
+            target: "larder::access",
+            method = "-",
+            path = "-",
+            status,
+            family = live.counters(None).family,
+            outcome = outcome.kind.label(),
+            cache_status = outcome.to_string(),
+            reason,
+        );
+    }
+}
+
+fn record(
+    running: &Running,
+    live: &Live,
+    answered: Answered,
+    method: &Method,
+    path: &str,
+    start: Instant,
+) -> Response<Body> {
+    let Answered { mut response, outcome, family } = answered;
+    let took = start.elapsed();
+    live.counters(family).count(outcome.kind);
+    running.metrics.answered(outcome.kind, outcome.collapsed, took);
+    if let Some((what, bound)) = outcome.refused() {
+        running.metrics.refused(what, bound);
+    }
+    let text = outcome.to_string();
+    if running.config.log.access {
+        // The query is left out: it may hold secrets.
+        tracing::info!(
+            target: "larder::access",
+            %method,
+            path,
+            status = response.status().as_u16(),
+            family = live.counters(family).family,
+            outcome = outcome.kind.label(),
+            cache_status = text,
+            invalidated = outcome.invalidated.as_deref(),
+            micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+        );
+    }
+    // An outcome's text is made of tokens, `=`, `;` and integers.
+    if running.config.server.cache_status != CacheStatus::Off
+        && let Ok(value) = HeaderValue::try_from(text)
+    {
+        // RFC 9211 §2: appended after the members of caches nearer to the origin.
+        response.headers_mut().append(CACHE_STATUS, value);
+    }
+    response
+}

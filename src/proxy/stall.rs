@@ -1,0 +1,70 @@
+//! Whose turn it is in an answer over HTTP/2. There a client can stop taking one answer while it goes on with others,
+//! so that no write to its connection ever stalls: only the task of the stream can tell. What is said here stays in that
+//! task, and costs those who answer over HTTP/1.1 nothing.
+
+use std::cell::Cell;
+
+tokio::task_local! {
+    static TURN: StreamStall;
+}
+
+/// How far the answer of one stream has come.
+#[derive(Debug, Default)]
+pub struct StreamStall {
+    is_clients: Cell<bool>,
+    /// Pieces of the answer that were taken.
+    taken: Cell<u64>,
+}
+
+/// Runs the task of a stream, which may say whose turn it is.
+pub fn within<F: Future>(stream: F) -> impl Future<Output = F::Output> {
+    TURN.scope(StreamStall::default(), stream)
+}
+
+/// Whether this is the task of an HTTP/2 stream.
+pub fn is_of_stream() -> bool {
+    TURN.try_with(|_| ()).is_ok()
+}
+
+/// There is something that the client should take: the head of the answer, or another piece of it.
+pub fn give() {
+    let _ = TURN.try_with(|turn| {
+        turn.is_clients.set(true);
+        turn.taken.set(turn.taken.get() + 1);
+    });
+}
+
+/// There is nothing to be taken yet: Larder waits, not the client.
+pub fn wait() {
+    let _ = TURN.try_with(|turn| turn.is_clients.set(false));
+}
+
+/// How many pieces there were, if it is the client's turn to take the last one of them.
+pub fn of_client() -> Option<u64> {
+    TURN.try_with(|turn| turn.is_clients.get().then(|| turn.taken.get())).ok().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn it_is_the_clients_turn_while_there_is_something_to_take() {
+        let steps = async {
+            let before = of_client();
+            give();
+            let first = of_client();
+            wait();
+            let between = of_client();
+            give();
+            (before, first, between, of_client())
+        };
+        assert_eq!(within(steps).await, (None, Some(1), None, Some(2)));
+    }
+
+    #[test]
+    fn outside_of_a_stream_nothing_is_said() {
+        give();
+        assert_eq!((of_client(), is_of_stream()), (None, false));
+    }
+}

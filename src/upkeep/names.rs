@@ -1,0 +1,98 @@
+//! Whose an entry is: the family that its label or its tags belong to, by the rules in force now.
+
+use std::collections::HashSet;
+
+use crate::marks::Tag;
+use crate::metrics::NO_FAMILY;
+use crate::rules::RuleSet;
+
+/// What entries of families that the rules no longer have are counted as.
+pub const FORMER: &str = "other";
+
+/// Where a label stands in the names of entries: that of the admin's self-test. No family is called so: their names have no
+/// brackets.
+pub const TRIAL: &str = "(larder-test)";
+
+/// The names of all families.
+pub struct Names(HashSet<String>);
+
+impl Names {
+    /// Those of these rules.
+    pub fn of(rules: &RuleSet) -> Names {
+        rules.families().iter().map(|family| family.name.clone()).collect()
+    }
+
+    /// The family that an instance, a label or a family's own tag belongs to: the longest name that it begins with,
+    /// up to a `:` or the end.
+    pub fn owner<'n>(&'n self, text: &str) -> Option<&'n str> {
+        let ends = text.match_indices(':').map(|(end, _)| end).chain([text.len()]);
+        ends.filter_map(|end| self.0.get(&text[..end])).next_back().map(String::as_str)
+    }
+
+    /// The family of an entry by the readable part of its name in the store; `-` stands for none.
+    pub fn of_label<'n>(&'n self, label: &str) -> &'n str {
+        match label {
+            "-" => NO_FAMILY,
+            TRIAL => TRIAL,
+            label => self.owner(label).unwrap_or(FORMER),
+        }
+    }
+
+    /// The family of an entry by its tags: the longest that is a family's name.
+    pub fn of_tags<'n>(&'n self, tags: &[Tag]) -> &'n str {
+        let named = tags.iter().filter_map(|tag| self.0.get(tag.as_str())).max_by_key(|name| name.len());
+        if let Some(name) = named {
+            return name;
+        }
+        if tags.iter().all(|tag| !tag.is_of_family()) { NO_FAMILY } else { FORMER }
+    }
+}
+
+impl FromIterator<String> for Names {
+    fn from_iter<I: IntoIterator<Item = String>>(names: I) -> Names {
+        Names(names.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names() -> Names {
+        ["booking", "booking:stats", "user_details"].map(str::to_owned).into_iter().collect()
+    }
+
+    #[test]
+    fn a_label_belongs_to_the_longest_family_that_it_begins_with() {
+        let rows = [
+            ("booking", "booking"),
+            ("booking:7", "booking"),
+            ("booking:stats", "booking:stats"),
+            ("booking:stats:7:8", "booking:stats"),
+            ("booking:statistics", "booking"),
+            ("bookings:7", FORMER),
+            ("user_details:42", "user_details"),
+            ("user", FORMER),
+            ("-", NO_FAMILY),
+            (TRIAL, TRIAL),
+        ];
+        for (label, expected) in rows {
+            assert_eq!(names().of_label(label), expected, "{label}");
+        }
+    }
+
+    #[test]
+    fn an_entry_belongs_to_the_longest_of_its_tags_that_is_a_family() {
+        let rows: [(&[&str], &str); 5] = [
+            (&["*", "uri:/b", "booking", "booking:stats", "booking:stats:7"], "booking:stats"),
+            (&["*", "uri:/b", "booking", "booking:7"], "booking"),
+            (&["*", "uri:/b"], NO_FAMILY),
+            (&["*", "uri:/b", "group h/stock", "group /stock"], NO_FAMILY),
+            (&["*", "uri:/b", "gone", "gone:7"], FORMER),
+        ];
+        for (tags, expected) in rows {
+            let tags: Vec<Tag> = tags.iter().map(|tag| Tag::family(tag)).collect();
+            assert_eq!(names().of_tags(&tags), expected, "{tags:?}");
+        }
+    }
+}
