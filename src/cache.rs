@@ -673,6 +673,14 @@ impl Cache {
 }
 
 impl Lookup {
+    /// The entry that was found, if no write has invalidated it for good.
+    pub fn entry(&self) -> Option<&Arc<Entry>> {
+        match &self.found {
+            Found::Current(entry) | Found::SoftInvalidated(entry) => Some(entry),
+            Found::Invalidated | Found::OtherVariant | Found::Nothing => None,
+        }
+    }
+
     /// The request as it is keyed without the fields that responses vary on.
     pub fn primary(&self) -> &CacheKey {
         self.primary_key.as_ref().unwrap_or(&self.cache_key)

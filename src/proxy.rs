@@ -34,6 +34,7 @@ mod read;
 mod recording;
 mod refresh;
 pub mod respond;
+mod share;
 mod slice;
 pub mod stall;
 mod storing;
@@ -147,4 +148,9 @@ fn failed(error: UpstreamError, fwd: Fwd) -> Answered {
 
 fn refuse(status: StatusCode, token: &'static str, message: &str) -> Answered {
     Answered { response: respond::error(status, message), outcome: Outcome::error(token), family: None }
+}
+
+/// RFC 9111 §5.2.1.7
+fn not_cached() -> Answered {
+    refuse(StatusCode::GATEWAY_TIMEOUT, "only-if-cached", "nothing stored may answer this request")
 }

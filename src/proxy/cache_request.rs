@@ -7,8 +7,8 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, COOKIE, SET_COOKIE};
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
 
-use super::{Answered, Body, ClientRequest, respond, storing};
-use crate::config::Server;
+use super::{Answered, Body, ClientRequest};
+use crate::cache::{Cache, Lookup};
 use crate::entry::{self, Entry};
 use crate::http::clients::ClientCacheControl;
 use crate::http::demands::Demands;
@@ -21,7 +21,6 @@ use crate::marks::Tag;
 use crate::outcome::Outcome;
 use crate::rules::{self, Ambiguity, Captures, Collapse, Family, Fetching};
 use crate::running::{Live, Running};
-use crate::upstream::ResponseBody;
 
 /// A read with what the rules say of it.
 pub(super) struct CacheRequest {
@@ -230,14 +229,13 @@ impl CacheRequest {
         self.http.method == Method::GET && range::is_asked_for(&self.http.headers)
     }
 
-    /// Upstream's answer, which is not stored, as clients of the family are told it.
-    pub fn forwarded(&self, response: Response<ResponseBody>, server: &Server) -> Response<Body> {
-        let mut response = respond::forwarded(response, server);
-        storing::tell_clients(self, response.headers_mut());
-        response
+    /// What is stored for it.
+    pub async fn look_up(&self, cache: &Cache) -> Lookup {
+        let label = || self.label();
+        cache.lookup(self.cache_key(), &self.http.headers, label, || Arc::clone(self.tags())).await
     }
 
-    /// An answer that counts for the family.
+    /// A response that counts for the family.
     pub fn answered(&self, response: Response<Body>, outcome: Outcome) -> Answered {
         Answered { response, outcome, family: self.family_id() }
     }

@@ -31,6 +31,18 @@ pub enum Decision {
     Refuse(MissReason),
 }
 
+impl Decision {
+    /// Whether a stored response is stale, and may be served if upstream fails.
+    pub fn has_stale(self) -> bool {
+        match self {
+            Decision::Revalidate(reason) | Decision::Fetch(reason) | Decision::Forward(reason) => {
+                matches!(reason, MissReason::Stale { .. })
+            }
+            Decision::Serve { .. } | Decision::ServeStale { .. } | Decision::Refuse(_) => false,
+        }
+    }
+}
+
 /// Why a stored response is served although it is not fresh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StaleReason {

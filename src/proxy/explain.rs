@@ -14,7 +14,6 @@ use super::ClientRequest;
 use super::cache_request::CacheRequest;
 use super::debug;
 use super::decide::{Decision, MissReason, bypass, decide};
-use super::read;
 use crate::cache::{Found, Lookup};
 use crate::config::Config;
 use crate::entry::{self, Content, Entry};
@@ -374,7 +373,7 @@ impl<'c> Explainer<'c> {
     }
 
     fn explained(&self, decision: Decision, lookup: &Lookup) -> DecisionExplanation {
-        let stored = read::found(lookup).and_then(|entry| entry.response());
+        let stored = lookup.entry().and_then(|entry| entry.response());
         let action = match decision {
             Decision::Serve { .. } => Action::Hit,
             Decision::ServeStale { reason, .. } if reason.revalidates() => Action::StaleAndRevalidated,

@@ -11,10 +11,10 @@ use http_body_util::BodyExt;
 use tokio::sync::oneshot;
 
 use super::cache_request::CacheRequest;
-use super::decide::{Decision, MissReason, decide};
-use super::forward::{forward, share};
-use super::read::{found, from_stored, is_known, is_known_entry, look_up, serve};
-use super::{Answered, failed, respond, storing};
+use super::decide::MissReason;
+use super::respond::{self, from_stored, is_known, is_known_entry};
+use super::share::share;
+use super::{Answered, failed, storing};
 use crate::cache::Lookup;
 use crate::coalesce::inflight::{
     FetchFailure, FetchOutcome, FetchPermit, FetchRole, Head, InflightFetch, ServerErrorResponse,
@@ -41,60 +41,22 @@ use task::LeaderOnly;
 pub(super) use task::run;
 
 /// Why nothing stored was served, and the stale response that may stand in for upstream's.
-struct Miss {
-    reason: MissReason,
-    stale: Option<Arc<Entry>>,
+pub(super) struct Miss {
+    pub reason: MissReason,
+    pub stale: Option<Arc<Entry>>,
 }
 
 /// What a follower does when the outcome of another request's fetch is not for it: it looks up again, and then
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Retry {
+pub(super) enum Retry {
     /// shares a fetch again. The leader's request may have caused the failure.
     Together,
     /// fetches for itself.
     Alone,
 }
 
-/// Answers a read that was looked up and is not served.
-pub(super) async fn answer(
-    running: &Arc<Running>,
-    request: Arc<CacheRequest>,
-    mut lookup: Lookup,
-    mut decision: Decision,
-) -> Answered {
-    let mut retried = None;
-    loop {
-        let retry = match decision {
-            Decision::Forward(reason) => {
-                let stale = found(&lookup).filter(|_| matches!(reason, MissReason::Stale { .. }));
-                return forward(running, &request, &lookup, reason, stale).await;
-            }
-            Decision::Revalidate(reason) | Decision::Fetch(reason) => {
-                let stale = found(&lookup).filter(|_| matches!(decision, Decision::Revalidate(_))).cloned();
-                match lead_or_follow(running, &request, &lookup, &Miss { reason, stale }, retried).await {
-                    Ok(answered) => return answered,
-                    Err(retry) => retry,
-                }
-            }
-            // These are served.
-            Decision::Serve { .. } | Decision::ServeStale { .. } | Decision::Refuse(_) => Retry::Alone,
-        };
-        // Whoever fetches alone follows nobody.
-        if retried == Some(Retry::Alone) || retried == Some(retry) {
-            return failed(UpstreamError::Abandoned, Fwd::UriMiss);
-        }
-        retried = Some(retry);
-        lookup = look_up(running, &request).await;
-        let now = running.cache.now();
-        decision = decide(&request, &lookup, now);
-        if let Some(answered) = serve(running, &request, &lookup, decision, now).await {
-            return answered;
-        }
-    }
-}
-
 /// Follows a fetch or leads one. `retried`: how, after the outcome of another request's fetch was not for this one.
-async fn lead_or_follow(
+pub(super) async fn fetch(
     running: &Arc<Running>,
     request: &Arc<CacheRequest>,
     lookup: &Lookup,
@@ -180,7 +142,7 @@ async fn lead(
                 Some(share) => response.map(|body| body.holding(share)),
                 None => *response,
             };
-            request.answered(request.forwarded(response, &running.config.server), outcome)
+            request.answered(respond::forwarded_read(request, response, &running.config.server), outcome)
         }
         (FetchOutcome::Failed(error), _) => unanswered(request, miss.reason, miss.stale.as_ref(), error),
         (outcome, _) => from_entry(running, request, miss, &outcome, false)

@@ -9,7 +9,8 @@ use http::{HeaderMap, Method, StatusCode};
 use super::cache_request::CacheRequest;
 use super::decide::MissReason;
 use super::fetch::{self, FetchContext};
-use super::{Answered, ClientRequest, failed, read, refuse, respond};
+use super::share::share;
+use super::{Answered, ClientRequest, failed, not_cached, respond};
 use crate::cache::Lookup;
 use crate::entry::Entry;
 use crate::http::clients::{self, ClientCacheControl};
@@ -19,8 +20,7 @@ use crate::http::validation::{self, HeadVerdict};
 use crate::http::{ClientDirectives, SetCookie};
 use crate::outcome::{Fwd, Outcome};
 use crate::running::Running;
-use crate::shares::{Over, Share};
-use crate::upstream::{RequestBody, UpstreamError};
+use crate::upstream::RequestBody;
 
 /// Forwards without looking at the cache.
 pub(super) async fn pass(
@@ -32,7 +32,7 @@ pub(super) async fn pass(
 ) -> Answered {
     // RFC 9111 §5.2.1.7
     if is_for_cache_alone(running, http) {
-        return read::not_cached();
+        return not_cached();
     }
     let live = running.live();
     let family = live.rules.route(&http.method, &http.target.path).map(|it| it.family);
@@ -62,22 +62,6 @@ pub(super) async fn pass(
         }
         Err(error) => failed(error, fwd),
     }
-}
-
-/// A client's share of what upstream is asked for one request alone: whoever can make the cache forward what it might have
-/// answered, or fetched once for many, could otherwise take upstream from everybody else.
-pub(super) fn share(running: &Running, http: &ClientRequest) -> Result<Share, Box<Answered>> {
-    running.unshared.take(http.sharer(running), 1).map_err(|over| {
-        Box::new(match over {
-            // RFC 6585 §4
-            Over::Client => refuse(
-                StatusCode::TOO_MANY_REQUESTS,
-                "client-share",
-                "too many requests of this client that the cache cannot answer are under way",
-            ),
-            Over::All => failed(UpstreamError::Overloaded(Over::All), Fwd::Bypass),
-        })
-    })
 }
 
 /// A read that is not to reach upstream, as far as its family heeds that.
@@ -152,7 +136,10 @@ async fn send(
             let fwd_status = Some(head.0.as_u16());
             let outcome = Outcome { fwd_status, detail: reason.detail(), ..Outcome::miss(reason.fwd()) };
             let response = response.map(|body| body.holding(share));
-            (request.answered(request.forwarded(response, &running.config.server), outcome), Some(head))
+            (
+                request.answered(respond::forwarded_read(request, response, &running.config.server), outcome),
+                Some(head),
+            )
         }
         Err(error) => (fetch::unanswered(request, reason, stale, error), None),
     }

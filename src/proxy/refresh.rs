@@ -12,7 +12,6 @@ use tokio::task::JoinSet;
 use super::ClientRequest;
 use super::cache_request::CacheRequest;
 use super::fetch::{self, FetchContext};
-use super::read::look_up;
 use crate::cache::{Found, Lookup};
 use crate::client::Client;
 use crate::coalesce::inflight::FetchRole;
@@ -115,7 +114,7 @@ async fn refresh(running: Arc<Running>, read: Arc<Read>) {
         connection: None,
     };
     let request = Arc::new(CacheRequest::new(running.live(), http, None));
-    let lookup = look_up(&running, &request).await;
+    let lookup = request.look_up(&running.cache).await;
     // The rules may have changed since it was counted.
     if lookup.cache_key.hash != read.key || request.is_personal() {
         return;

@@ -11,16 +11,20 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use http_body::Body as _;
 
+use super::cache_request::CacheRequest;
 use super::slice::Slice;
-use super::{Body, ClientRequest, storing};
+use super::{Answered, Body, ClientRequest, storing};
 use crate::coalesce::inflight::Head;
 use crate::coalesce::stream::Reader;
 use crate::config::Server;
-use crate::entry;
+use crate::entry::{self, Entry};
 use crate::http::headers;
 use crate::http::multipart;
 use crate::http::range::{self, Part, Range};
-use crate::http::validation;
+use crate::http::validation::{self, Condition};
+use crate::marks::Tag;
+use crate::outcome::Outcome;
+use crate::running::Running;
 use crate::upstream::{ContentUnread, ResponseBody};
 
 /// An answer from a stored response. `is_known`: it is what the client has, by the client's own conditions.
@@ -116,6 +120,49 @@ fn not_modified(stored: &HeaderMap, age: Duration) -> Response<Body> {
     response
 }
 
+/// Whether a response is what the client has, by the client's own conditions. `tags`: those of the response.
+pub(super) async fn is_known(
+    running: &Running,
+    request: &CacheRequest,
+    (status, fields): (StatusCode, &HeaderMap),
+    tags: impl FnOnce() -> Vec<Tag>,
+) -> bool {
+    match validation::evaluate(&request.http.headers, status, fields) {
+        Condition::Send => false,
+        Condition::NotModified => true,
+        Condition::NotModifiedSince(date) => {
+            let tags = tags();
+            // In a box: few hits are asked for by a date.
+            !Box::pin(running.cache.may_be_of_a_write(&tags, date)).await
+        }
+    }
+}
+
+/// The same of an entry.
+pub(super) async fn is_known_entry(running: &Running, request: &CacheRequest, entry: &Entry) -> bool {
+    match entry.response() {
+        Some(stored) => is_known(running, request, (stored.status, &stored.headers), || entry.tags.to_vec()).await,
+        None => false,
+    }
+}
+
+/// The answer from a stored response.
+pub(super) fn from_stored(
+    running: &Running,
+    request: &CacheRequest,
+    stored: &entry::Response,
+    is_known: bool,
+    now: SystemTime,
+    outcome: Outcome,
+) -> Answered {
+    let http = &request.http;
+    let mut response = self::stored(&http.method, &http.headers, stored, is_known, now);
+    if stored.consumed {
+        storing::strip_consumed(response.headers_mut(), &running.config.server);
+    }
+    request.answered(response, outcome)
+}
+
 /// An answer from a response that is on its way into the cache. `is_known`: it is what the client has.
 pub(super) fn streaming(http: &ClientRequest, head: &Head, is_known: bool, reader: Reader) -> Response<Body> {
     if is_known {
@@ -159,7 +206,18 @@ fn streaming_part(http: &ClientRequest, head: &Head, reader: Reader, part: Part)
     response
 }
 
-/// Upstream's answer as it is, without the fields of that hop.
+/// Upstream's response to a read, not stored, with what the family tells clients of their caches.
+pub(super) fn forwarded_read(
+    request: &CacheRequest,
+    response: Response<ResponseBody>,
+    server: &Server,
+) -> Response<Body> {
+    let mut response = forwarded(response, server);
+    storing::tell_clients(request, response.headers_mut());
+    response
+}
+
+/// Upstream's response as it is, without the fields of that hop.
 pub(super) fn forwarded(response: Response<ResponseBody>, server: &Server) -> Response<Body> {
     let mut response = response.map(|body| Body::Upstream(body.for_client()));
     storing::strip_consumed(response.headers_mut(), server);

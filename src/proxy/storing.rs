@@ -8,7 +8,6 @@ use http::header::{AGE, CONTENT_LENGTH, DATE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::cache_request::CacheRequest;
-use super::fetch::FetchContext;
 use crate::cache::Placement;
 use crate::coalesce::inflight::Head;
 use crate::config::Server;
@@ -224,15 +223,6 @@ pub(super) fn head(
     let (ttl, groups) = (verdict.freshness.ttl(running.cache.now()), verdict.groups.clone());
     let consumed = has_consumed(&headers);
     Head { consumed, said, status, headers, varies_on, text, ttl, stored: stamp.is_some(), stamp, groups }
-}
-
-/// The head of an error of the server that is shared and not stored, told apart by what it says that it varies on.
-pub(super) fn error_head(context: &FetchContext, status: StatusCode, mut headers: HeaderMap) -> Head {
-    let said = tell_clients(&context.request, &mut headers);
-    let varies_on = Vary::parse(&headers).into_names();
-    let text = context.primary.variant(&varies_on, &context.request.http.headers).text;
-    let (consumed, stamp) = (has_consumed(&headers), context.view.map(|view| view.stamp));
-    Head { consumed, said, status, headers, varies_on, text, ttl: 0, stored: false, stamp, groups: Vec::new() }
 }
 
 /// A response with all of its body, about to be stored.

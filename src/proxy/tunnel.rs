@@ -19,7 +19,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::forward::share;
+use super::share::share;
 use super::{Answered, Body, ClientRequest, failed, respond};
 use crate::http::headers;
 use crate::outcome::{Fwd, Outcome};

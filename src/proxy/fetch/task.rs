@@ -23,7 +23,7 @@ use crate::http::freshness;
 use crate::http::headers;
 use crate::http::storable::{self, Reason};
 use crate::http::validation;
-use crate::http::vary;
+use crate::http::vary::{self, Vary};
 use crate::running::Running;
 use crate::shares::Over;
 use crate::upstream::{RequestBody, ResponseBody, UpstreamError, UpstreamPlace};
@@ -291,7 +291,7 @@ async fn share_error(
     if let (Some(leader_only), Some(reader)) = (leader_only, stream.reader()) {
         let _ = leader_only.send(LeaderOnly::Reader(reader, HeaderMap::new()));
     }
-    let head = storing::error_head(context, status, fields);
+    let head = error_head(context, status, fields);
     permit.finish(error(Some((head, Arc::clone(&stream)))));
     pass_error(running, &stream, body).await;
 }
@@ -332,4 +332,13 @@ impl Drop for FinishOnDrop {
     fn drop(&mut self) {
         self.0.finish(Err(Broken::Upstream));
     }
+}
+
+/// The head of a 5xx that is shared and not stored. Its own `Vary` selects the requests that get it.
+fn error_head(context: &FetchContext, status: StatusCode, mut headers: HeaderMap) -> Head {
+    let said = storing::tell_clients(&context.request, &mut headers);
+    let varies_on = Vary::parse(&headers).into_names();
+    let text = context.primary.variant(&varies_on, &context.request.http.headers).text;
+    let (consumed, stamp) = (storing::has_consumed(&headers), context.view.map(|view| view.stamp));
+    Head { consumed, said, status, headers, varies_on, text, ttl: 0, stored: false, stamp, groups: Vec::new() }
 }
