@@ -2,8 +2,9 @@
 //! being stored ([`stream`]); with `collapse = "fleet"` the proxies of a fleet share it too ([`fleet_lock`]). Outside families
 //! the shape of a path tells whether its responses can be shared ([`shapes`]).
 
+pub mod body_budget;
 pub mod fleet_lock;
 pub mod inflight;
-pub mod lent;
 pub mod shapes;
+pub mod stored_body;
 pub mod stream;

@@ -14,7 +14,7 @@ use crate::cache::Cache;
 use crate::cache::memory::Memory;
 use crate::coalesce::inflight::Inflight;
 use crate::coalesce::shapes::Shapes;
-use crate::coalesce::stream::Held;
+use crate::coalesce::stored_body::StoredBodies;
 use crate::coherence::fleet::Fleet;
 use crate::coherence::unanswered::UnansweredWrites;
 use crate::config::{self, Coherence, Config, Digest, LoadError, Server, StoreConfig};
@@ -83,7 +83,7 @@ pub struct Running {
     /// Reads that no other request can share, at a time.
     pub unshared: Arc<Shares>,
     /// Bodies on their way into memory: at most a quarter of its capacity, or one of the largest.
-    pub held: Arc<Held>,
+    pub bodies: Arc<StoredBodies>,
     pub unanswered: Arc<UnansweredWrites>,
     pub upstream: Upstream,
     pub metrics: Arc<Metrics>,
@@ -143,7 +143,7 @@ impl Running {
             shapes: Shapes::new(),
             unmatched: UnmatchedWrites::default(),
             unshared: unshared(&config.server),
-            held: Held::new((config.memory.capacity / 4).max(largest)),
+            bodies: StoredBodies::new((config.memory.capacity / 4).max(largest)),
             unanswered: Arc::default(),
             upstream,
             metrics,

@@ -288,7 +288,7 @@ async fn connection(
     let refusing = Arc::clone(&line);
     let service = service_fn(|mut request: Request<Incoming>| {
         let (running, line, last) = (Arc::clone(running), Arc::clone(&line), Arc::clone(&last));
-        let held = Arc::clone(&running.held);
+        let bodies = Arc::clone(&running.bodies);
         let (place, busy) = (Arc::clone(&place), place.begin(request.headers()));
         if !request.body().is_end_stream() {
             // Its content may go on when it has been answered.
@@ -306,7 +306,7 @@ async fn connection(
                 Ok(_head) => answer(running, request, client, line, &last).await,
                 Err(over) => refuse::response(over),
             };
-            Ok::<_, Infallible>(response.map(|body| Tracked { body: body.lent(&held), busy }))
+            Ok::<_, Infallible>(response.map(|body| Tracked { body: body.bounded(&bodies), busy }))
         })
     });
     let builder = builder(server, Runner::new(&streams, server.idle_timeout));

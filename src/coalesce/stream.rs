@@ -6,7 +6,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -15,149 +14,9 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::Notify;
 
-use super::lent::{Lent, Loans};
+use super::body_budget::{BodyBudget, Broken, HeldBody, PIECE, SMALL, WINDOW};
+use super::stored_body::{StoredBodies, StoredBody};
 use crate::entry;
-
-/// What may be kept for the slowest reader of a body that is not stored, bytes. There are at most as many such bodies as
-/// requests to upstream.
-const WINDOW: usize = 256 << 10;
-
-/// Chunks below this, bytes, are gathered.
-const SMALL: usize = 4 << 10;
-
-/// What is gathered in one piece, and the most of a stored body that a reader is given at once, bytes.
-pub(super) const PIECE: usize = 64 << 10;
-
-/// The body broke off: what was sent is not all of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Broken {
-    #[error("upstream broke off in the middle of the body")]
-    Upstream,
-    #[error("the client read too slowly")]
-    TooSlow,
-}
-
-/// Bytes of all bodies on their way into the cache, and the most that there may be. Beside it, as much for bodies that are in
-/// memory only because somebody has not read them: those who read slowly pay for it themselves. And as much for what is read
-/// ahead of bodies that are passed on: beyond it less is read ahead.
-#[derive(Debug)]
-pub struct Held {
-    bytes: AtomicU64,
-    most: u64,
-    /// Bodies that are not stored of which more than the window is kept; the oldest first. Guards only itself.
-    lingering: Mutex<VecDeque<(u64, Weak<Stream>)>>,
-    /// Length of `lingering`.
-    lingerers: AtomicUsize,
-    /// Stored bodies that are being read.
-    pub(super) loans: Loans,
-    /// Numbers the bodies of both kinds in the order in which they came.
-    sequence: AtomicU64,
-    /// Bytes kept of bodies that are passed on.
-    passing: AtomicU64,
-}
-
-/// A body that is in memory for its readers alone.
-enum Alone {
-    Stream(Arc<Stream>),
-    Lent(Arc<Lent>),
-}
-
-impl Alone {
-    fn cut_all(&self) {
-        match self {
-            Alone::Stream(stream) => stream.cut_all(),
-            Alone::Lent(lent) => lent.take_back(),
-        }
-    }
-}
-
-impl Held {
-    /// Nothing yet; `most` in bytes.
-    pub fn new(most: u64) -> Arc<Held> {
-        Arc::new(Held {
-            bytes: 0.into(),
-            most,
-            lingering: Mutex::default(),
-            lingerers: 0.into(),
-            loans: Loans::default(),
-            sequence: 0.into(),
-            passing: 0.into(),
-        })
-    }
-
-    /// The number of the next body.
-    pub(super) fn next(&self) -> u64 {
-        self.sequence.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// How much of one body that is passed on may be kept for its slowest reader, bytes.
-    fn window(&self) -> usize {
-        if self.passing.load(Ordering::Relaxed) < self.most { WINDOW } else { SMALL }
-    }
-
-    /// Reserves room for a whole body. One alone always has room.
-    fn reserve(&self, length: u64) -> bool {
-        let room = |bytes: u64| {
-            let sum = bytes.saturating_add(length);
-            (bytes == 0 || sum <= self.most).then_some(sum)
-        };
-        self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
-    }
-
-    fn is_full(&self) -> bool {
-        self.bytes.load(Ordering::Relaxed) > self.most
-    }
-
-    fn add(&self, bytes: u64) {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    fn give_back(&self, bytes: u64) {
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    /// Watches a body until nobody reads it any more.
-    fn watch(&self, stream: &Arc<Stream>) {
-        let mut lingering = self.lingering.lock().unwrap_or_else(PoisonError::into_inner);
-        lingering.push_back((self.next(), Arc::downgrade(stream)));
-        self.lingerers.store(lingering.len(), Ordering::Relaxed);
-    }
-
-    /// As [`Held::squeeze`], if so much is being read of stored bodies that it may be needed.
-    pub(super) fn squeeze_loans(&self) {
-        if self.loans.bytes() > self.most {
-            self.squeeze();
-        }
-    }
-
-    /// Cuts readers off, those of the oldest bodies first, until bodies that nothing else keeps take no more than allowed; the
-    /// last of them may be larger.
-    fn squeeze(&self) {
-        let mut alone = Vec::new();
-        if self.lingerers.load(Ordering::Relaxed) > 0 {
-            let mut lingering = self.lingering.lock().unwrap_or_else(PoisonError::into_inner);
-            lingering.retain(|(since, stream)| {
-                let Some(stream) = stream.upgrade() else { return false };
-                let is_read = stream.lock().readers.is_empty();
-                alone.extend(stream.kept_alone().map(|length| (*since, Alone::Stream(stream), length)));
-                !is_read
-            });
-            self.lingerers.store(lingering.len(), Ordering::Relaxed);
-        }
-        let loans = self.loans.alone().into_iter();
-        alone.extend(loans.map(|(lent, length)| (lent.since, Alone::Lent(lent), length)));
-        alone.sort_by_key(|(since, _, _)| *since);
-        let mut bytes: u64 = alone.iter().map(|(_, _, length)| length).sum();
-        let last = alone.len().saturating_sub(1);
-        for (_, body, length) in &alone[..last] {
-            if bytes <= self.most {
-                break;
-            }
-            body.cut_all();
-            bytes -= length;
-        }
-    }
-}
 
 /// The bytes of one body.
 #[derive(Debug)]
@@ -169,14 +28,14 @@ pub struct Stream {
     /// The last reader left.
     abandoned: Notify,
     length: Option<u64>,
-    held: Arc<Held>,
+    bodies: Arc<StoredBodies>,
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
         let state = self.lock();
-        self.held.give_back(state.counted);
-        self.held.passing.fetch_sub(state.counted_passing, Ordering::Relaxed);
+        self.bodies.budget.release(state.counted);
+        self.bodies.budget.count_read_ahead(state.counted_read_ahead, 0);
     }
 }
 
@@ -194,15 +53,15 @@ struct State {
     visible: u64,
     /// Bytes of small chunks that nobody was woken for.
     unshown: usize,
-    /// Bytes counted in [`Held`].
+    /// Bytes that the budget counts as on their way into the cache.
     counted: u64,
-    /// The same of a body that is passed on.
-    counted_passing: u64,
+    /// Bytes that it counts as read ahead.
+    counted_read_ahead: u64,
     end: Option<Result<(), Broken>>,
     /// All of the body is one piece in memory of its own, which the stored entry shares.
     is_whole: bool,
     /// That piece, once it is stored.
-    lent: Option<Arc<Lent>>,
+    stored: Option<Arc<StoredBody>>,
     /// Nothing is kept for joiners and for storing any more.
     passing: bool,
     readers: HashMap<u64, Place>,
@@ -229,13 +88,13 @@ pub enum Room {
 
 impl Stream {
     /// A body of which nothing has come yet; `length` in bytes, if upstream said it. `None` if there is no room for so much.
-    pub fn new(length: Option<u64>, held: &Arc<Held>) -> Option<Arc<Stream>> {
-        if !length.is_none_or(|length| held.reserve(length)) {
+    pub fn new(length: Option<u64>, bodies: &Arc<StoredBodies>) -> Option<Arc<Stream>> {
+        if !length.is_none_or(|length| bodies.budget.reserve(length)) {
             return None;
         }
         let state = State { counted: length.unwrap_or(0), ..State::default() };
-        let (state, held) = (Mutex::new(state), Arc::clone(held));
-        Some(Arc::new(Stream { state, moved: Notify::new(), abandoned: Notify::new(), length, held }))
+        let (state, bodies) = (Mutex::new(state), Arc::clone(bodies));
+        Some(Arc::new(Stream { state, moved: Notify::new(), abandoned: Notify::new(), length, bodies }))
     }
 
     /// Reads from the start; `None` when the start is gone.
@@ -255,7 +114,7 @@ impl Stream {
     pub fn push(&self, chunk: Bytes) -> bool {
         let (mut state, length) = (self.lock(), chunk.len());
         let is_small = length < SMALL;
-        let has_room = state.take(chunk, &self.held);
+        let has_room = state.take(chunk, &self.bodies.budget);
         state.visible = state.received;
         state.unshown += length;
         if is_small && state.unshown < PIECE {
@@ -278,7 +137,7 @@ impl Stream {
     /// Adds the last chunk. Readers see it together with the end: a client that was told the length has all of the
     /// body with this chunk, and must find it stored when it asks again. False as with [`Stream::push`].
     pub fn push_last(&self, chunk: Bytes) -> bool {
-        self.lock().take(chunk, &self.held)
+        self.lock().take(chunk, &self.bodies.budget)
     }
 
     /// The body is over, or broke off. The first word on it stands.
@@ -293,15 +152,15 @@ impl Stream {
     pub fn finish_stored(self: &Arc<Stream>) {
         self.finish(Ok(()));
         let mut state = self.lock();
-        self.held.give_back(std::mem::take(&mut state.counted));
+        self.bodies.budget.release(std::mem::take(&mut state.counted));
         let received = state.received;
         let is_behind = received > PIECE as u64 && state.readers.values().any(|place| place.next < received);
         if is_behind && state.is_whole {
             // It may be evicted before they have read it.
-            state.lent = state.pieces.pop_front().map(|(_, whole)| Lent::of(whole, &self.held));
+            state.stored = state.pieces.pop_front().map(|(_, whole)| self.bodies.body(whole));
         }
         drop(state);
-        self.held.squeeze();
+        self.bodies.enforce();
     }
 
     /// The body is too large to be stored: from now on it is dropped as far as all readers have it, and nobody can join any
@@ -309,14 +168,17 @@ impl Stream {
     pub fn pass_on(self: &Arc<Stream>) {
         let mut state = self.lock();
         state.passing = true;
-        self.held.give_back(std::mem::take(&mut state.counted));
-        state.drop_taken(&self.held);
-        let lingers = state.kept > WINDOW;
+        self.bodies.budget.release(std::mem::take(&mut state.counted));
+        state.drop_taken(&self.bodies.budget);
+        let is_oversized = state.kept > WINDOW;
         drop(state);
-        if lingers {
-            self.held.watch(self);
+        if is_oversized {
+            {
+                let body: Weak<dyn HeldBody> = Arc::<Stream>::downgrade(self);
+                self.bodies.budget.watch(body);
+            }
         }
-        self.held.squeeze();
+        self.bodies.enforce();
     }
 
     /// The whole body in one piece; one over 4 KiB is in memory of its own, and readers go on with it.
@@ -339,22 +201,6 @@ impl Stream {
         state.pieces.push_back((0, whole.clone()));
         state.is_whole = true;
         whole
-    }
-
-    /// How much of a body that is not stored is in memory for its readers alone, beyond its window.
-    fn kept_alone(&self) -> Option<u64> {
-        let state = self.lock();
-        (state.passing && state.kept > WINDOW).then_some(state.kept as u64)
-    }
-
-    /// Cuts all readers off, and drops the body.
-    fn cut_all(&self) {
-        let mut state = self.lock();
-        state.cut(|_| true);
-        state.passing = true;
-        state.drop_taken(&self.held);
-        drop(state);
-        self.moved.notify_one();
     }
 
     /// Returns when nobody has read for `patience`, and nobody can join from then on. It looks once in that time.
@@ -383,12 +229,12 @@ impl Stream {
                 if state.readers.is_empty() {
                     return Room::NoReaders;
                 }
-                if state.kept < self.held.window() {
+                if state.kept < self.bodies.budget.window() {
                     return Room::Some;
                 }
             }
             if tokio::time::timeout_at(deadline, moved).await.is_err() {
-                self.lock().cut_slowest(&self.held);
+                self.lock().cut_slowest(&self.bodies.budget);
                 return Room::Cut;
             }
         }
@@ -400,13 +246,33 @@ impl Stream {
     }
 }
 
+impl HeldBody for Stream {
+    fn held_by_readers(&self) -> Option<u64> {
+        let state = self.lock();
+        (state.passing && state.kept > WINDOW).then_some(state.kept as u64)
+    }
+
+    fn has_readers(&self) -> bool {
+        !self.lock().readers.is_empty()
+    }
+
+    fn cut_readers(&self) {
+        let mut state = self.lock();
+        state.cut(|_| true);
+        state.passing = true;
+        state.drop_taken(&self.bodies.budget);
+        drop(state);
+        self.moved.notify_one();
+    }
+}
+
 impl State {
     fn wake_all(&mut self) {
         self.unshown = 0;
         self.readers.values_mut().filter_map(|place| place.waker.take()).for_each(Waker::wake);
     }
 
-    fn take(&mut self, chunk: Bytes, held: &Held) -> bool {
+    fn take(&mut self, chunk: Bytes, budget: &BodyBudget) -> bool {
         let (at, length) = (self.received, chunk.len());
         self.kept += length;
         self.received += length as u64;
@@ -422,13 +288,13 @@ impl State {
             self.received = at + length as u64;
             self.pieces.push_back((at, chunk));
         }
-        self.count_passing(held);
+        self.count_read_ahead(budget);
         if self.passing || self.received <= self.counted {
             return true;
         }
-        held.add(self.received - self.counted);
+        let has_room = budget.add(self.received - self.counted);
         self.counted = self.received;
-        !held.is_full()
+        has_room
     }
 
     /// Makes the tail, which is all that has come last, a piece.
@@ -441,8 +307,8 @@ impl State {
 
     /// What a reader is given next; `None` if it has all that is there.
     fn after(&self, next: u64) -> Result<Option<Bytes>, Broken> {
-        match &self.lent {
-            Some(lent) if next < self.visible => lent.piece(next as usize..self.visible as usize).map(Some),
+        match &self.stored {
+            Some(stored) if next < self.visible => stored.piece(next as usize..self.visible as usize).map(Some),
             _ => Ok(self.kept_after(next)),
         }
     }
@@ -471,13 +337,13 @@ impl State {
     }
 
     /// Counts what is kept, if it is passed on.
-    fn count_passing(&mut self, held: &Held) {
+    fn count_read_ahead(&mut self, budget: &BodyBudget) {
         let kept = if self.passing { self.kept as u64 } else { 0 };
-        let before = std::mem::replace(&mut self.counted_passing, kept);
-        held.passing.fetch_add(kept.wrapping_sub(before), Ordering::Relaxed);
+        let before = std::mem::replace(&mut self.counted_read_ahead, kept);
+        budget.count_read_ahead(before, kept);
     }
 
-    fn drop_taken(&mut self, held: &Held) {
+    fn drop_taken(&mut self, budget: &BodyBudget) {
         if !self.passing {
             return;
         }
@@ -492,13 +358,13 @@ impl State {
             self.kept -= self.tail.len();
             self.tail.clear();
         }
-        self.count_passing(held);
+        self.count_read_ahead(budget);
     }
 
-    fn cut_slowest(&mut self, held: &Held) {
+    fn cut_slowest(&mut self, budget: &BodyBudget) {
         let Some(slowest) = self.readers.values().map(|place| place.next).min() else { return };
         self.cut(|place| place.next == slowest);
-        self.drop_taken(held);
+        self.drop_taken(budget);
     }
 
     fn cut(&mut self, whom: impl Fn(&Place) -> bool) {
@@ -538,7 +404,7 @@ impl Body for Reader {
             && let Some(place) = state.readers.get_mut(&self.id)
         {
             place.next += piece.len() as u64;
-            state.drop_taken(&self.stream.held);
+            state.drop_taken(&self.stream.bodies.budget);
             drop(guard);
             self.stream.moved.notify_one();
             return Poll::Ready(Some(Ok(Frame::data(piece))));
@@ -564,7 +430,7 @@ impl Drop for Reader {
     fn drop(&mut self) {
         let mut state = self.stream.lock();
         state.readers.remove(&self.id);
-        state.drop_taken(&self.stream.held);
+        state.drop_taken(&self.stream.bodies.budget);
         let is_abandoned = state.readers.is_empty();
         drop(state);
         self.stream.moved.notify_one();
@@ -580,13 +446,13 @@ mod tests {
     use http_body_util::BodyExt;
 
     fn stream_of(length: Option<u64>) -> Arc<Stream> {
-        Stream::new(length, &Held::new(0)).unwrap()
+        Stream::new(length, &StoredBodies::new(0)).unwrap()
     }
 
     #[tokio::test]
     async fn what_is_to_be_stored_is_counted_until_it_is_stored_or_dropped() {
-        let held = Held::new(3);
-        let counted = || held.bytes.load(Ordering::Relaxed);
+        let held = StoredBodies::new(3);
+        let counted = || held.budget.counted().0;
         let (first, second) = (Stream::new(None, &held).unwrap(), Stream::new(None, &held).unwrap());
         let (_slow, _slower) = (first.reader().unwrap(), second.reader().unwrap());
         assert!(first.push(Bytes::from_static(b"ab")));
@@ -601,7 +467,7 @@ mod tests {
     #[tokio::test]
     async fn little_is_read_ahead_of_bodies_that_are_passed_on_when_many_are() {
         const PATIENCE: Duration = Duration::ZERO;
-        let held = Held::new(PIECE as u64);
+        let held = StoredBodies::new(PIECE as u64);
         let passing = |length: usize| {
             let stream = Stream::new(None, &held).unwrap();
             let reader = stream.reader().unwrap();
@@ -619,12 +485,12 @@ mod tests {
         let (third, _slow) = passing(WINDOW - 1);
         assert_eq!(third.room(PATIENCE).await, Room::Cut);
         drop((third, _slow));
-        assert_eq!(held.passing.load(Ordering::Relaxed), 0);
+        assert_eq!(held.budget.counted().1, 0);
     }
 
     #[test]
     fn a_known_length_is_reserved_before_anything_has_come() {
-        let held = Held::new(10);
+        let held = StoredBodies::new(10);
         let large = Stream::new(Some(11), &held).expect("one alone has room");
         assert!(Stream::new(Some(1), &held).is_none());
         drop(large);
@@ -632,7 +498,7 @@ mod tests {
         assert!(Stream::new(Some(1), &held).is_none());
         assert!(first.push(Bytes::from_static(b"abcdef")) && second.push(Bytes::from_static(b"abcd")));
         drop((first, second));
-        assert_eq!(held.bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(held.budget.counted().0, 0);
     }
 
     #[tokio::test]
@@ -654,7 +520,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_slow_shares_the_stored_bytes_and_is_cut_off_when_nothing_else_keeps_them() {
-        let held = Held::new(PIECE as u64);
+        let held = StoredBodies::new(PIECE as u64);
         let stored = || {
             let stream = Stream::new(None, &held).unwrap();
             let reader = stream.reader().unwrap();
@@ -665,7 +531,7 @@ mod tests {
         };
         let (kept, evicted, last) = (stored(), stored(), stored());
         drop((evicted.1, last.1));
-        held.squeeze();
+        held.enforce();
         assert_eq!(all(kept.0).await.unwrap(), kept.1, "it is stored");
         assert_eq!(all(evicted.0).await, Err(Broken::TooSlow));
         assert_eq!(all(last.0).await.unwrap().len(), 3 * PIECE, "one alone has room");

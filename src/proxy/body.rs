@@ -11,8 +11,8 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use super::recording::Recording;
 use super::slice::Slice;
 use super::stall;
-use crate::coalesce::lent::LentReader;
-use crate::coalesce::stream::{Held, Reader};
+use crate::coalesce::stored_body::{StoredBodies, StoredBodyReader};
+use crate::coalesce::stream::Reader;
 use crate::upstream::ResponseBody;
 
 /// The body of an answer: from the cache, from upstream, or shared with others while it arrives.
@@ -24,7 +24,7 @@ pub enum Body {
     /// A part of a stored body.
     Cut(Bytes, Range<usize>),
     /// A stored body that can be taken back, or a part of it.
-    Lent(LentReader),
+    Stored(StoredBodyReader),
     Upstream(ResponseBody),
     Shared(Reader),
     /// A part of a shared one.
@@ -58,7 +58,7 @@ impl HttpBody for Body {
             Body::Empty => true,
             Body::Whole(bytes) => bytes.is_empty(),
             Body::Cut(_, part) => part.is_empty(),
-            Body::Lent(reader) => reader.is_end_stream(),
+            Body::Stored(reader) => reader.is_end_stream(),
             Body::Upstream(body) => body.is_end_stream(),
             Body::Shared(reader) => reader.is_end_stream(),
             Body::Part(part) => part.is_end_stream(),
@@ -71,7 +71,7 @@ impl HttpBody for Body {
             Body::Empty => SizeHint::with_exact(0),
             Body::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Body::Cut(_, part) => SizeHint::with_exact(part.len() as u64),
-            Body::Lent(reader) => reader.size_hint(),
+            Body::Stored(reader) => reader.size_hint(),
             Body::Upstream(body) => body.size_hint(),
             Body::Shared(reader) => reader.size_hint(),
             Body::Part(part) => part.size_hint(),
@@ -82,13 +82,15 @@ impl HttpBody for Body {
 
 impl Body {
     /// A body that keeps little of what is stored in memory: a long one is lent, of a short part there is a copy.
-    pub fn lent(self, held: &Arc<Held>) -> Body {
+    pub fn bounded(self, bodies: &Arc<StoredBodies>) -> Body {
         match self {
             Body::Whole(whole) if whole.len() > PIECE => {
                 let all = 0..whole.len();
-                Body::Lent(LentReader::new(whole, all, held))
+                Body::Stored(StoredBodyReader::new(whole, all, bodies))
             }
-            Body::Cut(whole, part) if part.len() > PIECE => Body::Lent(LentReader::new(whole, part, held)),
+            Body::Cut(whole, part) if part.len() > PIECE => {
+                Body::Stored(StoredBodyReader::new(whole, part, bodies))
+            }
             Body::Cut(whole, part) => Body::Whole(Bytes::copy_from_slice(&whole[part])),
             body => body,
         }
@@ -105,7 +107,7 @@ impl Body {
                 let piece = whole.slice(std::mem::take(part));
                 Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(piece))))
             }
-            Body::Lent(reader) => Pin::new(reader).poll_frame(cx).map_err(Into::into),
+            Body::Stored(reader) => Pin::new(reader).poll_frame(cx).map_err(Into::into),
             Body::Upstream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Body::Shared(reader) => Pin::new(reader).poll_frame(cx).map_err(Into::into),
             Body::Part(part) => Pin::new(part).poll_frame(cx).map_err(Into::into),
@@ -120,10 +122,10 @@ mod tests {
     use http_body_util::BodyExt;
 
     #[tokio::test]
-    async fn long_bodies_are_lent_and_short_parts_copied() {
-        let (held, whole) = (Held::new(0), Bytes::from(vec![b'x'; 3 * PIECE]));
+    async fn long_bodies_are_read_in_pieces_and_short_parts_copied() {
+        let (held, whole) = (StoredBodies::new(0), Bytes::from(vec![b'x'; 3 * PIECE]));
         let pieces = async |body: Body| {
-            let (mut body, mut lengths) = (body.lent(&held), Vec::new());
+            let (mut body, mut lengths) = (body.bounded(&held), Vec::new());
             while let Some(frame) = body.frame().await {
                 lengths.push(frame.unwrap().into_data().unwrap().len());
             }
@@ -132,7 +134,7 @@ mod tests {
         assert_eq!(pieces(Body::Whole(whole.clone())).await, [PIECE; 3]);
         assert_eq!(pieces(Body::Cut(whole.clone(), 1..PIECE + 3)).await, [PIECE, 2]);
         assert_eq!(pieces(Body::Whole(whole.slice(..PIECE))).await, [PIECE]);
-        let copied = Body::Cut(whole.clone(), 5..9).lent(&held);
+        let copied = Body::Cut(whole.clone(), 5..9).bounded(&held);
         assert!(matches!(&copied, Body::Whole(part) if part == "xxxx"));
         assert!(whole.is_unique(), "nothing keeps it alive");
     }

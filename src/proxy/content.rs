@@ -36,7 +36,7 @@ pub(super) async fn query(
     // Trailers are discarded (RFC 9110 §6.5.1): they are no part of what is asked.
     match body.into_whole() {
         Ok(content) if content.len() as u64 <= most => {
-            read::answer(running, CacheRequest::new(live, http, Some(content))).await
+            read::answer(running, Box::new(CacheRequest::new(live, http, Some(content)))).await
         }
         Ok(content) => pass(running, &http, RequestBody::Whole(content), Fwd::Bypass, "request-body").await,
         Err(body) => pass(running, &http, body, Fwd::Bypass, "request-body").await,
@@ -60,7 +60,7 @@ pub(super) async fn with_content(
         Ok(content) if content.is_empty() => {
             return match bypass(live, &http) {
                 Some(reason) => pass(running, &http, RequestBody::Empty, reason.fwd(), reason.label()).await,
-                None => read::answer(running, CacheRequest::new(Arc::clone(live), http, None)).await,
+                None => read::answer(running, Box::new(CacheRequest::new(Arc::clone(live), http, None))).await,
             };
         }
         Ok(content) => RequestBody::Whole(content),

@@ -54,10 +54,9 @@ pub fn handle(
 }
 
 /// What answers a request.
-#[expect(clippy::large_enum_variant, reason = "most requests are reads, and a box would cost each an allocation")]
 enum Work {
     /// The cache, if it can.
-    Read(CacheRequest),
+    Read(Box<CacheRequest>),
     /// Upstream, most likely. In a box: the future of every request is moved about, and the larger it is the more is copied.
     Other(Pin<Box<dyn Future<Output = Answered> + Send>>),
     /// Larder itself.
@@ -114,7 +113,7 @@ fn take(
     let is_for_cache = offer.is_none() && !is_write && (method == Method::GET || method == Method::HEAD);
     let bypass = if is_for_cache { bypass(live, &http) } else { None };
     let work = if is_for_cache && bypass.is_none() && body.is_end_stream() {
-        Work::Read(CacheRequest::new(Arc::clone(live), http, None))
+        Work::Read(Box::new(CacheRequest::new(Arc::clone(live), http, None)))
     } else {
         let (running, live) = (Arc::clone(running), Arc::clone(live));
         Work::Other(Box::pin(async move {

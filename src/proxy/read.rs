@@ -14,8 +14,8 @@ use crate::outcome::{Fwd, Outcome};
 use crate::running::Running;
 use crate::upstream::UpstreamError;
 
-/// Answers a read: from the cache, or by asking upstream.
-pub(super) async fn answer(running: &Arc<Running>, request: CacheRequest) -> Answered {
+/// Answers a read: from the cache, or by asking upstream. `request` is in a box, so that futures that own it stay small.
+pub(super) async fn answer(running: &Arc<Running>, request: Box<CacheRequest>) -> Answered {
     let key = reported_key(running, &request);
     let lookup = request.look_up(&running.cache).await;
     let now = running.cache.now();
@@ -28,7 +28,7 @@ pub(super) async fn answer(running: &Arc<Running>, request: CacheRequest) -> Ans
             answered
         }
         // In a box, so that the future of a hit is small.
-        None => Box::pin(ask_upstream(running, Arc::new(request), lookup, decision)).await,
+        None => Box::pin(ask_upstream(running, Arc::from(request), lookup, decision)).await,
     };
     answered.outcome.key = key;
     answered
@@ -100,7 +100,7 @@ async fn ask_upstream(
 
 /// RFC 5861 §3: revalidates what was served stale, unless a fetch is in flight. Not where responses could not be shared lately:
 /// this one could not be stored either, and each hit would ask again.
-fn revalidate_in_background(running: &Arc<Running>, request: CacheRequest, lookup: &Lookup) {
+fn revalidate_in_background(running: &Arc<Running>, request: Box<CacheRequest>, lookup: &Lookup) {
     let Some(entry) = lookup.entry() else { return };
     let role = running.inflight.join(lookup.cache_key.hash, lookup.view.as_ref(), Instant::now());
     let FetchRole::Lead(permit) = role else { return };
@@ -109,6 +109,6 @@ fn revalidate_in_background(running: &Arc<Running>, request: CacheRequest, looku
         return permit.finish(FetchOutcome::Validated(newer));
     }
     let (client, stale) = (request.http.sharer(running), Some(Arc::clone(entry)));
-    let context = FetchContext::new(&Arc::new(request), client, lookup, stale);
+    let context = FetchContext::new(&Arc::from(request), client, lookup, stale);
     running.tasks.spawn(fetch::run(Arc::clone(running), context, permit, None));
 }

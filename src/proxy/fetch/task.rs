@@ -16,8 +16,9 @@ use super::confirm::confirmed;
 use super::context::FetchContext;
 use super::fleet::{self, FleetDecision};
 use crate::cache::SHARED_MAX;
+use crate::coalesce::body_budget::Broken;
 use crate::coalesce::inflight::{FetchFailure, FetchOutcome, FetchPermit, Head, ServerErrorResponse};
-use crate::coalesce::stream::{Broken, Reader, Stream};
+use crate::coalesce::stream::{Reader, Stream};
 use crate::http::clients;
 use crate::http::freshness;
 use crate::http::headers;
@@ -191,7 +192,7 @@ async fn deliver(
         Ok((verdict, varies_on))
     });
     // What is stored is known to have room from the beginning, where its length is known.
-    let stream = (judged.is_ok() && !too_large).then(|| Stream::new(length, &running.held));
+    let stream = (judged.is_ok() && !too_large).then(|| Stream::new(length, &running.bodies));
     let no_room = matches!(stream, Some(None));
     let ((verdict, varies_on), stream) = match (judged, stream.flatten()) {
         (Ok(judged), Some(stream)) => (judged, stream),
@@ -278,7 +279,7 @@ async fn share_error(
         FetchOutcome::ServerError(Arc::new(ServerErrorResponse { status, reason, retry_after, request, response }))
     };
     let is_for_all = storable::is_error_for_all(&fields) && !storing::varies_on_this_hop(&fields);
-    let stream = is_for_all.then(|| Stream::new(answer.body().size_hint().exact(), &running.held)).flatten();
+    let stream = is_for_all.then(|| Stream::new(answer.body().size_hint().exact(), &running.bodies)).flatten();
     let Some(stream) = stream else {
         if let Some(leader_only) = leader_only {
             let _ = leader_only.send(LeaderOnly::Response(Box::new(answer), reason));
