@@ -75,6 +75,27 @@ struct ClientRequest {
 }
 
 impl ClientRequest {
+    /// A request over HTTP/1.1 that came over no connection: one of Larder's own, or one to be explained.
+    fn without_connection(
+        (method, target, headers): (Method, Target, HeaderMap),
+        client: IpAddr,
+        forwarded: ForwardedPolicy,
+    ) -> ClientRequest {
+        ClientRequest {
+            method,
+            target,
+            headers,
+            version: Version::HTTP_11,
+            client,
+            forwarded,
+            trailers: false,
+            interim: None,
+            credentials: true,
+            underscored: Vec::new(),
+            connection: None,
+        }
+    }
+
     /// The fields to send to upstream with what is safe by its method and is not for the cache: it must not become a write,
     /// or another request, on the way.
     fn for_passing(&self, running: &Running) -> HeaderMap {

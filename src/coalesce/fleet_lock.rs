@@ -1,14 +1,14 @@
-//! Collapse across proxies (`collapse = "fleet"`): one proxy fetches, the others wait until it has stored the answer.
+//! Coalescing across proxies (`collapse = "fleet"`): one proxy fetches, the others wait until it has stored the response.
 //!
-//! Who is about to fetch *claims* the fetch in the store; the claim names the stamp that the entry will have. Who finds
-//! another one's claim waits, but never for a fetch that began before a write that was acknowledged before its own
-//! request: it takes such a claim over, as it would not join such a flight ([`super::fetch`]). What is found in the end is
-//! an entry like any other, judged by the marks.
+//! A proxy that is about to fetch locks the fetch in the store. The lock names the stamp that the entry will have. A proxy that finds
+//! another's lock waits, unless that fetch began before a write that its own request must show: then it takes the lock over, as a
+//! request does not follow such a fetch in its own process ([`super::inflight`]). The entry that it finds in the end is judged by
+//! the marks like any other.
 //!
-//! Nothing rests on a claim but load: it lapses after `collapse_timeout`, nobody waits longer than that, and whoever
-//! cannot ask the store fetches. A message tells when a fetch has ended; should it be lost, the claim that is gone
-//! does. A fetch whose answer did not come into the store frees all who wait for it at once, each to fetch for itself:
-//! answers that are not for sharing must not be fetched by one proxy after the other.
+//! A lock only saves load, correctness does not depend on it. It expires after `collapse_timeout`, no proxy waits longer than that,
+//! and a proxy that cannot ask the store fetches. A message announces the end of a fetch; if the message is lost, the missing lock
+//! shows it. When a response was not stored, all waiting proxies fetch at once, each for itself: responses that cannot be shared must
+//! not be fetched by one proxy after the other.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -25,11 +25,11 @@ use crate::metrics::Metrics;
 use crate::store::fleet::{FleetLock, LockReply, Message, random_id};
 use crate::store::{Store, StoreError};
 
-/// The first pause before it is looked whether a claim still stands; each further one is twice as long, up to `PAUSE_MAX`.
+/// First interval for polling another proxy's lock; each further one is twice as long, up to `PAUSE_MAX`.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(320);
 
-/// How often a claim that is in the way is taken over by turns, before that is left alone.
+/// How often a lock is taken over before the proxy fetches without one.
 const TAKEOVERS: usize = 3;
 
 /// What a proxy that needs a fetch does.
@@ -45,17 +45,17 @@ pub enum FleetLockOutcome {
     Alone,
 }
 
-/// A claim of this proxy's. Dropping it tells those who wait that nothing was stored.
+/// A lock of this proxy. Dropping it announces that nothing was stored.
 #[derive(Debug)]
 pub struct FleetLockGuard {
     store: Arc<dyn Store>,
     fetch: Arc<str>,
     lock: FleetLock,
-    /// It stands in the store, or may do so: the answer has not come.
-    stands: AtomicBool,
+    /// It is in the store, or may be: the store has not replied.
+    is_set: AtomicBool,
 }
 
-/// A claim of another proxy's that is being waited for.
+/// A lock of another proxy that this one waits for.
 #[derive(Debug)]
 pub struct FleetLockWait {
     attempt: LockAttempt,
@@ -65,7 +65,7 @@ pub struct FleetLockWait {
     metrics: Arc<Metrics>,
 }
 
-/// A claim that this proxy would make.
+/// A lock that this proxy would set.
 #[derive(Debug)]
 struct LockAttempt {
     held: FleetLockGuard,
@@ -85,11 +85,11 @@ impl FleetLockOutcome {
     ) -> FleetLockOutcome {
         let lock = FleetLock { stamp: view.stamp, id: random_id() };
         let fetch = key.to_string().into();
-        let held = FleetLockGuard { store: Arc::clone(store), fetch, lock, stands: AtomicBool::new(false) };
+        let held = FleetLockGuard { store: Arc::clone(store), fetch, lock, is_set: AtomicBool::new(false) };
         let attempt = LockAttempt { held, view, lasting: limit };
-        // Before the lock is asked for: from then on its end may be told.
+        // Before the lock is set: its end may be announced from then on.
         let messages = store.messages();
-        match attempt.make().await {
+        match attempt.set().await {
             Ok(LockReply::Ours) => FleetLockOutcome::Ours(attempt.held),
             Ok(LockReply::Theirs(theirs)) => {
                 let (deadline, metrics) = (Instant::now() + limit, Arc::clone(metrics));
@@ -104,16 +104,17 @@ impl FleetLockOutcome {
 }
 
 impl LockAttempt {
-    /// Whose the fetch is. A claim whose fetch began before a write that this request must see gives way.
-    async fn make(&self) -> Result<LockReply, StoreError> {
-        let FleetLockGuard { store, fetch, lock, stands } = &self.held;
+    /// Sets the lock, unless another proxy holds one. A lock is taken over if its fetch began before a write that this request must
+    /// show.
+    async fn set(&self) -> Result<LockReply, StoreError> {
+        let FleetLockGuard { store, fetch, lock, is_set } = &self.held;
         let mut instead_of = None;
         for _ in 0..TAKEOVERS {
-            stands.store(true, SeqCst);
+            is_set.store(true, SeqCst);
             match store.lock_fetch(fetch, lock, self.lasting, instead_of.as_ref()).await? {
                 LockReply::Ours => return Ok(LockReply::Ours),
                 LockReply::Theirs(theirs) => {
-                    stands.store(false, SeqCst);
+                    is_set.store(false, SeqCst);
                     if self.view.is_current(theirs.stamp) {
                         return Ok(LockReply::Theirs(theirs));
                     }
@@ -121,36 +122,36 @@ impl LockAttempt {
                 }
             }
         }
-        Err(StoreError::Refused("a claim changes hands all the time".to_owned()))
+        Err(StoreError::Refused("proxies take the lock of a fetch over from one another".to_owned()))
     }
 }
 
-/// What was heard of the claim that is waited for.
+/// What messages say of the lock that is waited for.
 enum LockEvent {
     Ended { stored: bool },
     Nothing,
 }
 
 impl FleetLockWait {
-    /// Waits until the other proxy's fetch has ended or lapsed, for at most the limit.
+    /// Waits until the other proxy's fetch has ended or its lock has expired, for at most the limit.
     pub async fn end(self) -> FleetLockOutcome {
         let metrics = Arc::clone(&self.metrics);
-        let (turn, ended) = self.turn().await;
+        let (outcome, ended) = self.poll().await;
         metrics.fleet_waited(ended);
-        turn
+        outcome
     }
 
-    async fn turn(mut self) -> (FleetLockOutcome, &'static str) {
+    async fn poll(mut self) -> (FleetLockOutcome, &'static str) {
         let mut pause = PAUSE_MIN;
         while Instant::now() < self.deadline {
-            match self.hear_until(self.deadline.min(Instant::now() + pause)).await {
+            match self.listen_until(self.deadline.min(Instant::now() + pause)).await {
                 LockEvent::Ended { stored: true } => return (FleetLockOutcome::Stored, "stored"),
                 LockEvent::Ended { stored: false } => return (FleetLockOutcome::Alone, "not-stored"),
                 LockEvent::Nothing => pause = (pause * 2).min(PAUSE_MAX),
             }
-            match self.attempt.make().await {
+            match self.attempt.set().await {
                 Ok(LockReply::Ours) => return (FleetLockOutcome::Ours(self.attempt.held), "gone"),
-                // It has ended unheard. If it has stored nothing, the next one will hardly do so either.
+                // Its end was announced, and the message lost. If it stored nothing, the next fetch will hardly store anything.
                 Ok(LockReply::Theirs(theirs)) if theirs.id != self.theirs.id => {
                     return (FleetLockOutcome::Stored, "gone");
                 }
@@ -161,7 +162,7 @@ impl FleetLockWait {
         (FleetLockOutcome::Alone, "late")
     }
 
-    async fn hear_until(&mut self, time: Instant) -> LockEvent {
+    async fn listen_until(&mut self, time: Instant) -> LockEvent {
         loop {
             match timeout_at(time, self.messages.recv()).await {
                 Ok(Ok(Message::Fetched { lock, stored })) if lock == self.theirs.id => {
@@ -176,14 +177,14 @@ impl FleetLockWait {
 }
 
 impl FleetLockGuard {
-    /// Frees those who wait; `stored`: they find it in the store. The first word on it stands. The claim itself lapses if the
-    /// store cannot be told.
+    /// Announces the end of the fetch; `stored`: the response is in the store. Only the first call counts. If the store cannot be
+    /// reached, the lock expires.
     pub fn end(&self, stored: bool) {
-        if !self.stands.swap(false, SeqCst) {
+        if !self.is_set.swap(false, SeqCst) {
             return;
         }
         let (store, fetch, lock) = (Arc::clone(&self.store), Arc::clone(&self.fetch), self.lock.clone());
-        // Not where the process ends just now: the claim lapses.
+        // Outside a runtime the process is ending: the lock expires.
         if let Ok(runtime) = Handle::try_current() {
             // Bounded by the store's time limit.
             runtime.spawn(async move { store.unlock_fetch(&fetch, &lock, stored).await });

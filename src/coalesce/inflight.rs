@@ -1,11 +1,11 @@
-//! Collapse: requests that share one fetch in flight. Who may join is decided by stamps: **only a flight whose stamp
-//! is still current for the request's tags**, so that a reader who comes after an acknowledged write never shares a
-//! fetch that began before it.
+//! Coalescing in one process: requests with the same key share one fetch. The first is its *leader*, the others are *followers*.
 //!
-//! While the store is away there is no stamp to compare, and a write may have passed through another proxy. Then a
-//! request joins only a fetch that *has not begun yet*: one fetch of a key runs, one waits for it to end, and
-//! everybody who comes meanwhile shares the waiting one. Upstream sees one request a key at a time, and nobody an
-//! answer older than their question.
+//! A request follows **only a fetch whose stamp is still current for the request's tags**. So a read that begins after a write was
+//! acknowledged never gets the response of a fetch that began before it.
+//!
+//! While the store does not answer, there is no stamp to compare, and a write may have passed through another proxy. Then a request
+//! follows only a fetch that *has not begun*: of each key one fetch runs, one is queued behind it, and all requests that come
+//! meanwhile follow the queued one. Upstream sees one request for a key at a time.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,29 +23,29 @@ use crate::key::KeyHash;
 use crate::marks::{MarksView, Stamp, Tag};
 use crate::upstream::UpstreamError;
 
-/// How long it is remembered that a key's responses cannot be shared, so that requests for them do not queue.
+/// How long a key counts as one whose responses cannot be shared. Requests for it do not follow one another.
 const UNSHARED_FOR: Duration = Duration::from_secs(30);
-/// How many such keys are remembered.
+/// Most such keys that are remembered.
 const UNSHARED_MOST: usize = 10_000;
 
-/// How often it is looked for those who have boarded a flight and not begun to wait.
+/// Poll interval for followers that have not subscribed yet.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// How a flight ended, for everyone on board.
+/// How a fetch ended, for its leader and its followers.
 #[derive(Debug, Clone)]
 pub enum FetchOutcome {
     /// A response that may be shared has begun.
     Streaming(Arc<Head>, Arc<Stream>),
-    /// A stored response, just validated.
+    /// A stored response that upstream has validated.
     Validated(Arc<Entry>),
-    /// Another proxy has fetched and stored it meanwhile; the request fields that told it apart from others.
+    /// An entry that another proxy has fetched and stored meanwhile, and the request fields that select its variant.
     Elsewhere(Arc<Entry>, Vec<HeaderName>),
-    /// Upstream failed, and this stored response may stand in for it as far as the leader's request goes (RFC 5861 §4,
-    /// RFC 9111 §4.2.4). Everybody else has to ask that of their own; who may not have it is told how upstream failed.
+    /// Upstream failed, and the leader's request allows this stale response instead (RFC 5861 §4, RFC 9111 §4.2.4). Each follower
+    /// checks whether its own request allows it; otherwise it gets the failure.
     StaleOnError(Arc<Entry>, FetchFailure),
-    /// Upstream failed with an error that is not stored: followers are told the same, and do not ask it again.
+    /// A 5xx that is not stored. Followers get it too, and do not ask upstream again.
     ServerError(Arc<ServerErrorResponse>),
-    /// A response for the leader alone; the others fetch for themselves.
+    /// A response that only the leader may have. Followers fetch for themselves.
     Unshared,
     /// Upstream gave no response.
     Failed(UpstreamError),
@@ -54,14 +54,14 @@ pub enum FetchOutcome {
 /// How upstream failed.
 #[derive(Debug, Clone, Copy)]
 pub enum FetchFailure {
-    /// With an error of the server.
+    /// A 5xx.
     Status(StatusCode),
-    /// It gave no answer.
+    /// No response.
     NoAnswer(UpstreamError),
 }
 
 impl FetchFailure {
-    /// The same as what may stand in for an answer goes by.
+    /// The kind of failure that decides whether a stale response may be served.
     pub fn failure(self) -> Failure {
         match self {
             FetchFailure::Status(status) => Failure::Status(status),
@@ -70,17 +70,17 @@ impl FetchFailure {
     }
 }
 
-/// An error of the server that is not stored.
+/// A 5xx that is not stored.
 #[derive(Debug)]
 pub struct ServerErrorResponse {
     pub status: StatusCode,
     /// Why it is not stored: `detail` in `Cache-Status`.
     pub reason: &'static str,
     pub retry_after: Option<HeaderValue>,
-    /// What the leader sent, without its conditions: it may have caused the error.
+    /// The leader's fields, without its conditions: they may have caused the error.
     pub request: HeaderMap,
-    /// The response, for followers that sent the same values of what it varies on. `None` if it is meant for the leader
-    /// alone: then followers learn the status and no more.
+    /// The response, for followers with the same values of the fields that it varies on. `None` if only the leader may have it:
+    /// followers get the status.
     pub response: Option<(Head, Arc<Stream>)>,
 }
 
@@ -89,21 +89,21 @@ pub struct ServerErrorResponse {
 pub struct Head {
     pub status: StatusCode,
     pub headers: HeaderMap,
-    /// Request fields that the response varies on; who asked with other values cannot share it.
+    /// Request fields that the response varies on. Requests with other values cannot share it.
     pub varies_on: Vec<HeaderName>,
     /// The canonical text of the leader's request, with those fields.
     pub text: String,
     /// Seconds of freshness.
     pub ttl: i64,
-    /// Some of the fields are meant for Larder, and are taken out on the way to clients.
+    /// Some fields are meant for Larder, and are removed on the way to clients.
     pub consumed: bool,
-    /// What upstream said in the fields in which clients are told something else.
+    /// Upstream's values of the fields that clients get with other values (`client_cache_control`).
     pub said: Option<Box<HeaderMap>>,
     /// Read before the fetch.
     pub stamp: Option<Stamp>,
-    /// Tags that the response itself named: who joins could not know them before.
+    /// Tags of the groups that the response names. Followers did not know them when they looked up.
     pub groups: Vec<Tag>,
-    /// Larder means to store it (the store may be away, or the body turn out too large).
+    /// It may be stored, unless the store does not answer or the body is too large.
     pub stored: bool,
 }
 
@@ -113,14 +113,14 @@ pub struct InflightFetch {
     stamp: Option<Stamp>,
     outcome: watch::Sender<Option<FetchOutcome>>,
     released: CancellationToken,
-    /// The leader's client, while nothing but its own share of upstream keeps the flight on the ground.
+    /// The leader's client, while the fetch waits for nothing but that client's share of upstream.
     waiting_client: Mutex<Option<Client>>,
 }
 
-/// Flights by key.
+/// Inflight fetches by key.
 #[derive(Debug)]
 pub struct Inflight {
-    /// Guards the lanes; held for a few map operations.
+    /// The lock is held for a few map operations.
     by_key: Mutex<HashMap<KeyHash, KeyFetches>>,
     unshared: quick_cache::sync::Cache<KeyHash, Instant>,
 }
@@ -134,15 +134,15 @@ struct KeyFetches {
 /// What a request that needs a fetch does.
 #[derive(Debug)]
 pub enum FetchRole {
-    /// Fetch, for oneself and for those who join.
+    /// Fetch for itself and for those who follow.
     Lead(FetchPermit),
-    /// Wait for another one's fetch.
+    /// Wait for another request's fetch.
     Join(Arc<InflightFetch>),
-    /// Fetch for oneself: responses for this key were not for sharing lately.
+    /// Fetch for itself alone: responses for this key could not be shared lately.
     Alone,
 }
 
-/// The right and duty to fetch. Dropping it releases the flight; whoever waits then is told that it failed.
+/// The leader's permit to fetch. When it is dropped without an outcome, followers get [`UpstreamError::Abandoned`].
 #[derive(Debug)]
 pub struct FetchPermit {
     inflight: Arc<Inflight>,
@@ -153,12 +153,12 @@ pub struct FetchPermit {
 }
 
 impl Inflight {
-    /// No flights.
+    /// No fetches.
     pub fn new() -> Arc<Inflight> {
         Arc::new(Inflight { by_key: Mutex::default(), unshared: quick_cache::sync::Cache::new(UNSHARED_MOST) })
     }
 
-    /// Leads or joins. `view`: what the request's lookup learned; `None` when the store is away.
+    /// Leads or follows. `view`: the marks that the request's lookup read; `None` if the store did not answer.
     pub fn join(self: &Arc<Inflight>, key: KeyHash, view: Option<&MarksView>, now: Instant) -> FetchRole {
         if self.unshared.get(&key).is_some_and(|until| now < until) {
             return FetchRole::Alone;
@@ -180,7 +180,7 @@ impl Inflight {
                 fetches.queued = Some(Arc::clone(&fetch));
                 Some(running.released.clone())
             }
-            // The flight that was there, if any, flies on for those on board; nobody boards it any more.
+            // A fetch that was there goes on for its followers, and gets no new ones.
             _ => {
                 fetches.running = Some(Arc::clone(&fetch));
                 None
@@ -189,28 +189,28 @@ impl Inflight {
         FetchRole::Lead(FetchPermit { inflight: Arc::clone(self), key, fetch, after, shared: true })
     }
 
-    /// A fetch that nobody can join.
+    /// Leads a fetch that nobody can follow.
     pub fn lead_alone(self: &Arc<Inflight>, key: KeyHash, view: Option<&MarksView>) -> FetchPermit {
         let fetch = InflightFetch::new(view.map(|view| view.stamp));
         FetchPermit { inflight: Arc::clone(self), key, fetch, after: None, shared: false }
     }
 
-    /// Nobody boards this flight any more; it flies on for those on board.
+    /// A fetch that goes on for its followers, and gets no new ones.
     pub fn detach(&self, key: KeyHash, fetch: &Arc<InflightFetch>) {
         self.release(key, fetch);
     }
 
-    /// Remembers for a while that responses for this key are not for sharing.
+    /// Remembers for a while that responses for this key cannot be shared.
     pub fn remember_unshared(&self, key: KeyHash, now: Instant) {
         self.unshared.insert(key, now + UNSHARED_FOR);
     }
 
-    /// Flights under way.
+    /// Keys with a fetch.
     pub fn len(&self) -> usize {
         self.lock().len()
     }
 
-    /// Whether none is under way.
+    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -218,14 +218,14 @@ impl Inflight {
     fn begin(&self, key: KeyHash, fetch: &Arc<InflightFetch>) {
         let mut by_key = self.lock();
         let fetches = by_key.entry(key).or_default();
-        // From here on the fetch has begun: it must not be joined as one that has not.
+        // The fetch has begun: while the store does not answer, nobody may follow it any more.
         if fetches.queued.as_ref().is_some_and(|queued| Arc::ptr_eq(queued, fetch)) {
             fetches.queued = None;
             fetches.running = Some(Arc::clone(fetch));
         }
     }
 
-    /// Releases a flight that nobody but its permit knows of. Who boards does so under the same lock.
+    /// Removes a fetch that only its permit refers to; true if it was one. Followers join under the same lock.
     fn abandon(&self, key: KeyHash, fetch: &Arc<InflightFetch>) -> bool {
         let mut by_key = self.lock();
         let fetches = by_key.get(&key);
@@ -273,7 +273,7 @@ impl InflightFetch {
         })
     }
 
-    /// Whether it waits for another client's share of upstream, to which this client is not bound.
+    /// Whether it waits for the share of another client than this one.
     pub fn waits_for_share_of_another(&self, client: Client) -> bool {
         self.waiting_client().is_some_and(|other| other != client)
     }
@@ -282,29 +282,29 @@ impl InflightFetch {
         self.waiting_client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the flight to land.
+    /// Waits for the outcome.
     pub async fn outcome(&self) -> FetchOutcome {
         let mut outcome = self.outcome.subscribe();
         match outcome.wait_for(Option::is_some).await {
-            Ok(landed) => landed.clone().unwrap_or(FetchOutcome::Failed(UpstreamError::Abandoned)),
+            Ok(outcome) => outcome.clone().unwrap_or(FetchOutcome::Failed(UpstreamError::Abandoned)),
             Err(_) => FetchOutcome::Failed(UpstreamError::Abandoned),
         }
     }
 }
 
 impl FetchPermit {
-    /// The flight, for the leader to wait for like everyone else.
+    /// The fetch, whose outcome the leader awaits as followers do.
     pub fn fetch(&self) -> Arc<InflightFetch> {
         Arc::clone(&self.fetch)
     }
 
-    /// Whether others may join.
+    /// Whether it may have followers.
     pub fn is_shared(&self) -> bool {
         self.shared
     }
 
-    /// Waits for the flight before this one, if there is one to wait for, at most so long. The fetch begins after this.
-    pub async fn turn(&self, limit: Option<Duration>) {
+    /// Waits until the fetch before this one has ended, if it is queued behind one; at most `limit`. Then the fetch begins.
+    pub async fn until_begun(&self, limit: Option<Duration>) {
         if let Some(before) = &self.after {
             match limit {
                 Some(limit) => drop(tokio::time::timeout(limit, before.cancelled()).await),
@@ -314,40 +314,39 @@ impl FetchPermit {
         }
     }
 
-    /// Returns when everybody on board has left; nobody boards from then on.
+    /// Returns when nobody waits for the outcome any more. Nobody can follow from then on.
     pub async fn abandoned(&self) {
         loop {
             self.fetch.outcome.closed().await;
             if self.inflight.abandon(self.key, &self.fetch) {
                 return;
             }
-            // Somebody has boarded and does not wait yet.
+            // A follower has joined and not subscribed yet.
             tokio::time::sleep(LOOK).await;
         }
     }
 
-    /// The flight waits for this client's share of upstream, until what this gives is dropped.
+    /// Notes that the fetch waits for this client's share of upstream, until the result is dropped.
     pub fn wait_for_share(&self, client: Client) -> ShareWait {
         *self.fetch.waiting_client() = Some(client);
         ShareWait(Arc::clone(&self.fetch))
     }
 
-    /// Nobody can join from now on.
+    /// Nobody can follow from now on.
     pub fn close(&self) {
         self.inflight.release(self.key, &self.fetch);
         self.fetch.released.cancel();
     }
 
-    /// Tells everyone on board. The permit is kept until the response is stored, so that who comes meanwhile can
-    /// still join.
+    /// Publishes the outcome. As long as the permit lives, requests can still follow.
     pub fn finish(&self, outcome: FetchOutcome) {
-        // Whoever waits for its turn goes on: a body may take as long as it likes.
+        // The fetch that is queued behind this one begins: it does not wait for the body.
         self.fetch.released.cancel();
         self.fetch.outcome.send_replace(Some(outcome));
     }
 }
 
-/// A flight that waits for its leader's share of upstream.
+/// A fetch waits for its leader's share of upstream as long as this lives.
 #[derive(Debug)]
 pub struct ShareWait(Arc<InflightFetch>);
 
@@ -397,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_after_a_write_does_not_join_the_older_flight() {
+    fn a_read_after_a_write_does_not_follow_the_older_fetch() {
         let (inflight, marks, tags) = (Inflight::new(), Marks::new(Epoch(1), 64), [Tag::family("a")]);
         let view = || marks.view(&marks.hold::<Vec<_>>(&tags), || 0);
         let older = lead(&inflight, Some(&view()));
@@ -411,14 +410,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn while_the_store_is_away_only_a_fetch_that_has_not_begun_is_joined() {
+    async fn while_the_store_is_away_only_a_fetch_that_has_not_begun_is_followed() {
         let inflight = Inflight::new();
         let running = lead(&inflight, None);
-        running.turn(None).await;
+        running.until_begun(None).await;
         let queued = lead(&inflight, None);
         assert!(Arc::ptr_eq(&join(&inflight, None), &queued.fetch));
         drop(running);
-        queued.turn(None).await;
+        queued.until_begun(None).await;
         let third = lead(&inflight, None);
         assert!(!Arc::ptr_eq(&third.fetch, &queued.fetch));
         drop((queued, third));
@@ -426,7 +425,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_flight_whose_leader_vanishes_fails_for_everyone() {
+    async fn a_fetch_whose_leader_vanishes_fails_for_its_followers() {
         let (inflight, marks) = (Inflight::new(), Marks::new(Epoch(1), 64));
         let view = marks.view(&[], || 0);
         let permit = lead(&inflight, Some(&view));
@@ -436,7 +435,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_flight_is_deserted_when_everybody_on_board_has_left() {
+    async fn a_fetch_is_abandoned_when_nobody_waits_for_it() {
         let (inflight, marks) = (Inflight::new(), Marks::new(Epoch(1), 64));
         let view = marks.view(&[], || 0);
         let permit = lead(&inflight, Some(&view));
@@ -453,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_are_not_for_sharing_are_remembered_for_a_while() {
+    fn keys_whose_responses_cannot_be_shared_are_remembered_for_a_while() {
         let (inflight, now) = (Inflight::new(), Instant::now());
         inflight.remember_unshared(KEY, now);
         assert!(matches!(inflight.join(KEY, None, now), FetchRole::Alone));

@@ -18,7 +18,7 @@ const WORD: usize = 32;
 #[derive(Debug)]
 pub struct Shapes {
     shared: Cache<u64, ()>,
-    /// Random in each process, so that nobody can make two shapes fall together.
+    /// Random in each process, so that no client can produce paths whose shapes collide.
     hasher: RandomState,
 }
 

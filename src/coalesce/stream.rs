@@ -1,8 +1,8 @@
-//! A response body on its way from upstream to everyone who waits for it, and into the cache. It is kept until it is
-//! complete, so that late joiners read from the start; then those who have not read all of it share the bytes of the stored
-//! entry. Once it is known that the body will not be stored, only as much is kept as the slowest reader has not yet taken,
-//! and upstream is read no faster than that. Small chunks are gathered: what is kept takes memory for its bytes, however
-//! upstream has cut them.
+//! A response body on its way from upstream to the leader, to followers, and into the cache.
+//!
+//! It is buffered until it is complete, so that later followers read from the start. Then readers that are behind share the bytes of
+//! the stored entry. A body that will not be stored is buffered only as far as its slowest reader is behind, and upstream is read no
+//! faster than that. Small chunks are gathered, so that memory grows with bytes and not with chunks.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
@@ -51,7 +51,7 @@ struct State {
     received: u64,
     /// As many of these are for readers: the last chunk is not before the end is there.
     visible: u64,
-    /// Bytes of small chunks that nobody was woken for.
+    /// Bytes of small chunks for which no reader was woken.
     unshown: usize,
     /// Bytes that the budget counts as on their way into the cache.
     counted: u64,
@@ -62,7 +62,7 @@ struct State {
     is_whole: bool,
     /// That piece, once it is stored.
     stored: Option<Arc<StoredBody>>,
-    /// Nothing is kept for joiners and for storing any more.
+    /// It will not be stored, and has no new readers.
     passing: bool,
     readers: HashMap<u64, Place>,
     next_reader: u64,
@@ -97,7 +97,7 @@ impl Stream {
         Some(Arc::new(Stream { state, moved: Notify::new(), abandoned: Notify::new(), length, bodies }))
     }
 
-    /// Reads from the start; `None` when the start is gone.
+    /// A reader from the start; `None` if the start was dropped.
     pub fn reader(self: &Arc<Stream>) -> Option<Reader> {
         let mut state = self.lock();
         if state.passing {
@@ -109,8 +109,8 @@ impl Stream {
         Some(Reader { stream: Arc::clone(self), id })
     }
 
-    /// Adds a chunk. False if there is no room for it: it is here, but the body is not to be kept. Who waits for it may not
-    /// hear of it before [`Stream::show`].
+    /// Adds a chunk. False if the budget has no room: the chunk is added, but the body must not be stored. Readers may be woken only
+    /// by [`Stream::show`].
     pub fn push(&self, chunk: Bytes) -> bool {
         let (mut state, length) = (self.lock(), chunk.len());
         let is_small = length < SMALL;
@@ -124,23 +124,23 @@ impl Stream {
         has_room
     }
 
-    /// Whether somebody may wait for a chunk that is here.
+    /// Whether there are chunks for which no reader was woken.
     pub fn is_to_be_shown(&self) -> bool {
         self.lock().unshown > 0
     }
 
-    /// Wakes who waits for what is here.
+    /// Wakes the readers.
     pub fn show(&self) {
         self.lock().wake_all();
     }
 
-    /// Adds the last chunk. Readers see it together with the end: a client that was told the length has all of the
-    /// body with this chunk, and must find it stored when it asks again. False as with [`Stream::push`].
+    /// Adds the last chunk. Readers see it together with the end: a client that knows the length has the whole body with this
+    /// chunk, and must find it stored when it asks again. False as with [`Stream::push`].
     pub fn push_last(&self, chunk: Bytes) -> bool {
         self.lock().take(chunk, &self.bodies.budget)
     }
 
-    /// The body is over, or broke off. The first word on it stands.
+    /// The body has ended, or broke off. Only the first call counts.
     pub fn finish(&self, end: Result<(), Broken>) {
         let mut state = self.lock();
         state.end.get_or_insert(end);
@@ -148,7 +148,7 @@ impl Stream {
         state.wake_all();
     }
 
-    /// The body is complete and stored: who has not read all of it shares the entry's bytes.
+    /// The body is complete and stored: readers that are behind share the entry's bytes.
     pub fn finish_stored(self: &Arc<Stream>) {
         self.finish(Ok(()));
         let mut state = self.lock();
@@ -163,8 +163,7 @@ impl Stream {
         self.bodies.enforce();
     }
 
-    /// The body is too large to be stored: from now on it is dropped as far as all readers have it, and nobody can join any
-    /// more.
+    /// The body will not be stored: from now on it is dropped as far as all readers have it, and it gets no new readers.
     pub fn pass_on(self: &Arc<Stream>) {
         let mut state = self.lock();
         state.passing = true;
@@ -203,7 +202,7 @@ impl Stream {
         whole
     }
 
-    /// Returns when nobody has read for `patience`, and nobody can join from then on. It looks once in that time.
+    /// Returns when the body has had no readers for about `patience`. It gets none from then on.
     pub async fn abandoned_for(&self, patience: Duration) {
         loop {
             while !self.lock().readers.is_empty() {
@@ -318,7 +317,7 @@ impl State {
             return None;
         }
         let index = self.pieces.partition_point(|(start, _)| *start <= next).checked_sub(1);
-        // Both are at most the length of what is kept.
+        // Both are at most the length of the buffer.
         let range = |start: u64, length: usize| {
             let end = length.min(self.visible.saturating_sub(start) as usize);
             Some(next.checked_sub(start)? as usize..end).filter(|range| range.start < range.end)
@@ -327,7 +326,7 @@ impl State {
             && let Some(range) = range(*start, piece.len())
         {
             return Some(match self.is_whole && piece.len() > 2 * PIECE {
-                // The client's connection keeps what it was given for as long as it likes. It must not be the whole body.
+                // A copy: the client's connection may keep it for long, and with a slice it would keep the whole body.
                 true => Bytes::copy_from_slice(&piece[range.start..range.end.min(range.start + PIECE)]),
                 false => piece.slice(range),
             });
@@ -336,7 +335,7 @@ impl State {
         self.tail.get(range(start, self.tail.len())?).map(Bytes::copy_from_slice)
     }
 
-    /// Counts what is kept, if it is passed on.
+    /// Counts the buffer as read ahead, if the body is not stored.
     fn count_read_ahead(&mut self, budget: &BodyBudget) {
         let kept = if self.passing { self.kept as u64 } else { 0 };
         let before = std::mem::replace(&mut self.counted_read_ahead, kept);

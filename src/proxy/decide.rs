@@ -275,3 +275,201 @@ fn reuse(
         Reuse::Validate { ttl, because } => Err(MissReason::Stale { ttl, reason: because }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use http::StatusCode;
+
+    use super::*;
+    use crate::config::{Config, Overrides};
+    use crate::entry::{Content, Entry};
+    use crate::http::freshness::{Freshness, LifetimeSource};
+    use crate::http::headers::ForwardedPolicy;
+    use crate::http::sample::{Fields, fields};
+    use crate::http::target::Target;
+    use crate::marks::{Epoch, MarksView, Stamp};
+    use crate::metrics::Metrics;
+
+    const RULES: &str = r#"
+[server]
+upstream = "http://127.0.0.1:9"
+
+[[family]]
+name = "things"
+path = '/things'
+client_directives = "all"
+
+[[family]]
+name = "whole"
+path = '/whole'
+range = "whole"
+"#;
+    const STAMP: Stamp = Stamp { epoch: Epoch(1), sequence: 1 };
+    const LIFETIME: Duration = Duration::from_secs(60);
+
+    fn request(method: &str, path: &str, values: Fields<'_>) -> (Arc<Live>, ClientRequest) {
+        let mut config = Config::parse(RULES, "rules.toml", &Overrides::default(), &|_| None).unwrap();
+        let live = Arc::new(Live::take(&mut config, &Metrics::new()));
+        let target = Target { scheme: "http", host: "a".into(), ..Target::default() }.at(path);
+        let parts = (Method::from_bytes(method.as_bytes()).unwrap(), target, fields(values));
+        let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        (live, ClientRequest::without_connection(parts, client, ForwardedPolicy::Set))
+    }
+
+    fn freshness(response_time: SystemTime) -> Freshness {
+        Freshness {
+            request_time: response_time,
+            response_time,
+            initial_age: Duration::ZERO,
+            lifetime: LIFETIME,
+            source: LifetimeSource::MaxAge,
+            always_validate: false,
+            never_stale: false,
+            stale_while_revalidate: Duration::from_secs(10),
+            stale_if_error: Duration::ZERO,
+            stale_if_unreachable: Duration::ZERO,
+        }
+    }
+
+    /// What a lookup finds.
+    #[derive(Debug, Clone, Copy)]
+    enum Stored {
+        Current,
+        Soft,
+        Invalidated,
+        OtherVariant,
+        Nothing,
+        StoreAway,
+    }
+
+    /// The decision on a request so many seconds after the stored response came.
+    fn decided(method: &str, path: &str, values: Fields<'_>, stored: Stored, age: u64) -> Decision {
+        let (live, http) = request(method, path, values);
+        let request = CacheRequest::new(live, http, None);
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let response = entry::Response {
+            status: StatusCode::OK,
+            headers: fields(&[("etag", "\"a\"")]),
+            said: None,
+            body: Bytes::new(),
+            freshness: freshness(now),
+            for_credentials: false,
+            consumed: false,
+        };
+        let (text, tags) = (request.cache_key().text.into(), Arc::clone(request.tags()));
+        let entry = Arc::new(Entry { text, stamp: STAMP, tags, content: Content::Response(response) });
+        let found = match stored {
+            Stored::Current => Found::Current(entry),
+            Stored::Soft => Found::SoftInvalidated(entry),
+            Stored::Invalidated => Found::Invalidated,
+            Stored::OtherVariant => Found::OtherVariant,
+            Stored::Nothing | Stored::StoreAway => Found::Nothing,
+        };
+        let view = (!matches!(stored, Stored::StoreAway)).then(|| MarksView::hard(STAMP, 0));
+        decide(&request, &Lookup::of(found, request.cache_key(), view), now + Duration::from_secs(age))
+    }
+
+    #[test]
+    fn a_get_is_served_validated_or_fetched_by_what_is_stored() {
+        let stale = |ttl, reason| MissReason::Stale { ttl, reason };
+        let rows: [(Fields<'_>, Stored, u64, Decision); 16] = [
+            (&[], Stored::Current, 50, Decision::Serve { ttl: 10 }),
+            (&[], Stored::Current, 65, Decision::ServeStale { ttl: -6, reason: StaleReason::WhileRevalidate }),
+            (&[], Stored::Current, 75, Decision::Revalidate(stale(-16, ValidationReason::Expired))),
+            (
+                &[("cache-control", "max-stale")],
+                Stored::Current,
+                75,
+                Decision::ServeStale { ttl: -16, reason: StaleReason::MaxStale },
+            ),
+            (
+                &[("cache-control", "no-cache")],
+                Stored::Current,
+                1,
+                Decision::Revalidate(stale(59, ValidationReason::RequestNoCache)),
+            ),
+            (&[], Stored::Soft, 1, Decision::ServeStale { ttl: 59, reason: StaleReason::SoftInvalidated }),
+            (&[], Stored::Invalidated, 1, Decision::Fetch(MissReason::Invalidated)),
+            (&[], Stored::OtherVariant, 1, Decision::Fetch(MissReason::OtherVariant)),
+            (&[], Stored::Nothing, 1, Decision::Fetch(MissReason::NotStored)),
+            (&[], Stored::StoreAway, 1, Decision::Fetch(MissReason::StoreAway)),
+            (&[("authorization", "x")], Stored::Current, 1, Decision::Fetch(MissReason::Credentials)),
+            (&[("range", "bytes=0-1")], Stored::Nothing, 1, Decision::Forward(MissReason::NotStored)),
+            (
+                &[("range", "bytes=0-1")],
+                Stored::Current,
+                75,
+                Decision::Revalidate(stale(-16, ValidationReason::Expired)),
+            ),
+            (&[("if-match", "\"a\"")], Stored::Current, 1, Decision::Serve { ttl: 59 }),
+            (&[("if-match", "\"b\"")], Stored::Current, 1, Decision::Forward(MissReason::Precondition)),
+            (&[("if-match", "\"a\"")], Stored::Soft, 1, Decision::Forward(MissReason::Precondition)),
+        ];
+        for (values, stored, age, expected) in rows {
+            let found = decided("GET", "/things", values, stored, age);
+            assert_eq!(found, expected, "{values:?} {stored:?} after {age} s");
+        }
+        let whole = decided("GET", "/whole", &[("range", "bytes=0-1")], Stored::Nothing, 1);
+        assert_eq!(whole, Decision::Fetch(MissReason::NotStored), "the family has all of it fetched");
+    }
+
+    #[test]
+    fn a_head_that_is_not_served_is_forwarded() {
+        assert_eq!(decided("HEAD", "/things", &[], Stored::Current, 1), Decision::Serve { ttl: 59 });
+        let stale = MissReason::Stale { ttl: -16, reason: ValidationReason::Expired };
+        assert_eq!(decided("HEAD", "/things", &[], Stored::Current, 75), Decision::Forward(stale));
+        let nothing = decided("HEAD", "/things", &[], Stored::Nothing, 1);
+        assert_eq!(nothing, Decision::Forward(MissReason::NotStored));
+    }
+
+    #[test]
+    fn only_if_cached_refuses_whatever_would_go_to_upstream() {
+        let all = [Stored::Invalidated, Stored::OtherVariant, Stored::Nothing, Stored::StoreAway];
+        for method in ["GET", "HEAD"] {
+            for stored in all {
+                let found = decided(method, "/things", &[("cache-control", "only-if-cached")], stored, 1);
+                assert!(matches!(found, Decision::Refuse(_)), "{method} {stored:?}: {found:?}");
+            }
+            let served = decided(method, "/things", &[("cache-control", "only-if-cached")], Stored::Current, 1);
+            assert_eq!(served, Decision::Serve { ttl: 59 });
+        }
+    }
+
+    #[test]
+    fn what_no_family_or_several_may_claim_bypasses_the_cache() {
+        let bypassed = |method, path| {
+            let (live, http) = request(method, path, &[]);
+            bypass(&live, &http)
+        };
+        assert_eq!(bypassed("QUERY", "/things"), Some(MissReason::UnclaimedQuery));
+        assert_eq!(bypassed("GET", "/other/..%2Fthings"), Some(MissReason::AmbiguousPath));
+        assert_eq!(bypassed("GET", "/things"), None);
+    }
+
+    #[test]
+    fn every_reason_has_a_sentence_and_only_plain_misses_have_no_detail() {
+        let reasons = [
+            MissReason::NotStored,
+            MissReason::OtherVariant,
+            MissReason::Invalidated,
+            MissReason::Credentials,
+            MissReason::StoreAway,
+            MissReason::UnclaimedQuery,
+            MissReason::AmbiguousPath,
+            MissReason::Precondition,
+        ];
+        for reason in reasons {
+            assert!(reason.explanation().len() > 20 && reason.what_to_do().len() > 10, "{reason:?}");
+            let is_plain = matches!(reason, MissReason::NotStored | MissReason::OtherVariant);
+            assert_eq!(reason.detail().is_none(), is_plain, "{reason:?}");
+        }
+        for reason in [StaleReason::WhileRevalidate, StaleReason::MaxStale, StaleReason::SoftInvalidated] {
+            assert!(reason.explanation().contains('§'), "{reason:?}");
+        }
+    }
+}

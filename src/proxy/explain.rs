@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::HOST;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use serde::{Deserialize, Serialize};
 
 use super::ClientRequest;
@@ -153,23 +153,10 @@ impl<'c> Explainer<'c> {
         debug::take(&mut fields);
         let content = (method.as_str() == "QUERY").then(Bytes::new);
         let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let (version, trailers, interim, connection) = (Version::HTTP_11, false, None, None);
-        let (credentials, forwarded) = (true, config.server.forwarded_from(client));
+        let forwarded = config.server.forwarded_from(client);
         let removed = fields.keys().filter(|name| claims::goes(name, forwarded, |_| false)).cloned().collect();
-        let headers = fields;
-        let http = ClientRequest {
-            method,
-            target,
-            headers,
-            version,
-            client,
-            forwarded,
-            trailers,
-            interim,
-            credentials,
-            underscored,
-            connection,
-        };
+        let http = ClientRequest::without_connection((method, target, fields), client, forwarded);
+        let http = ClientRequest { underscored, ..http };
         Explainer { config, live: Arc::clone(&live), removed, request: CacheRequest::new(live, http, content) }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::FORWARDED;
-use http::{HeaderName, Method, Version};
+use http::{HeaderName, Method};
 use tokio::task::JoinSet;
 
 use super::ClientRequest;
@@ -100,19 +100,9 @@ async fn go_on(running: Arc<Running>) {
 
 /// Fetches one, unless somebody has since, or is at it.
 async fn refresh(running: Arc<Running>, read: Arc<Read>) {
-    let http = ClientRequest {
-        method: Method::GET,
-        target: read.target.clone(),
-        headers: read.headers.clone(),
-        version: Version::HTTP_11,
-        client: read.client,
-        forwarded: running.config.server.forwarded_from(read.client),
-        trailers: false,
-        interim: None,
-        credentials: false,
-        underscored: Vec::new(),
-        connection: None,
-    };
+    let parts = (Method::GET, read.target.clone(), read.headers.clone());
+    let forwarded = running.config.server.forwarded_from(read.client);
+    let http = ClientRequest::without_connection(parts, read.client, forwarded);
     let request = Arc::new(CacheRequest::new(running.live(), http, None));
     let lookup = request.look_up(&running.cache).await;
     // The rules may have changed since it was counted.

@@ -213,7 +213,7 @@ pub(super) fn forwarded_read(
     server: &Server,
 ) -> Response<Body> {
     let mut response = forwarded(response, server);
-    storing::tell_clients(request, response.headers_mut());
+    storing::set_client_cache_control(request, response.headers_mut());
     response
 }
 

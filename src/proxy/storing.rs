@@ -1,4 +1,4 @@
-//! From an answer of upstream to what is stored of it: the verdict, what is taken out, and the entries.
+//! From a response of upstream to its entries: whether it may be stored, which fields are removed, and where the entries go.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -29,7 +29,7 @@ pub(super) type Times = (SystemTime, SystemTime);
 pub(super) struct StoreVerdict {
     pub freshness: Freshness,
     pub for_credentials: bool,
-    /// Fields for whoever asked alone (RFC 9111 §5.2.2.4, §5.2.2.7).
+    /// Fields that only the client that asked gets (RFC 9111 §5.2.2.4, §5.2.2.7).
     pub withheld: Vec<HeaderName>,
     /// Tags of the groups that the response names.
     pub groups: Vec<Tag>,
@@ -44,7 +44,7 @@ impl StoreVerdict {
         }
     }
 
-    /// Takes out what is not to be stored or shared; gives what the client that asked gets all the same.
+    /// Removes the fields that are not stored or shared. Returns them, for the client that asked.
     pub fn withhold(&self, fields: &mut HeaderMap) -> HeaderMap {
         let mut own = HeaderMap::new();
         for name in &self.withheld {
@@ -67,8 +67,8 @@ pub(super) fn judge(
     judge_for(request, request.facts, status, fields, is_close_delimited, times)
 }
 
-/// The same of a stored response that upstream has confirmed. A request with `no-store` is answered with it too, so that
-/// it need not be fetched whole: it is for the caller not to store it.
+/// The same of a stored response that upstream has confirmed. A request with `no-store` is answered with it too; the caller must not
+/// store it.
 pub(super) fn judge_confirmed(
     request: &CacheRequest,
     status: StatusCode,
@@ -106,8 +106,8 @@ fn group_tags(host: &str, names: &[String]) -> Vec<Tag> {
     names.iter().flat_map(|name| [Tag::group(host, name), Tag::group_anywhere(name)]).collect()
 }
 
-/// A response that varies on what Larder itself tells upstream of the client: there is nothing to key that on, so
-/// it counts as `*`.
+/// Whether a response varies on a field that Larder writes itself (`Via`, `X-Forwarded-…`). No request field can be keyed for it, so
+/// that it counts as `Vary: *`.
 pub(super) fn varies_on_this_hop(fields: &HeaderMap) -> bool {
     match Vary::parse(fields) {
         Vary::On(names) => names.iter().any(headers::is_of_this_hop),
@@ -115,8 +115,8 @@ pub(super) fn varies_on_this_hop(fields: &HeaderMap) -> bool {
     }
 }
 
-/// RFC 9110 §6.6.1: who forwards or stores a response without `Date` records when it came.
-pub(super) fn note_date(fields: &mut HeaderMap, received: SystemTime) {
+/// RFC 9110 §6.6.1: a recipient that stores or forwards a response without `Date` adds the time of receipt.
+pub(super) fn add_date(fields: &mut HeaderMap, received: SystemTime) {
     if !fields.contains_key(DATE)
         && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(received))
     {
@@ -124,12 +124,12 @@ pub(super) fn note_date(fields: &mut HeaderMap, received: SystemTime) {
     }
 }
 
-/// Whether there is anything for [`strip_consumed`] to take out, so that a hit need not look.
+/// Whether [`strip_consumed`] has anything to remove. Determined once for each stored response.
 pub(super) fn has_consumed(fields: &HeaderMap) -> bool {
     targeted::has_consumed(fields) || groups::has_any(fields)
 }
 
-/// Takes out, on the way to a client, fields that are meant for Larder.
+/// Removes, on the way to a client, fields that are meant for Larder.
 pub(super) fn strip_consumed(fields: &mut HeaderMap, server: &Server) {
     targeted::strip_consumed(fields);
     if !server.group_fields {
@@ -137,7 +137,7 @@ pub(super) fn strip_consumed(fields: &mut HeaderMap, server: &Server) {
     }
 }
 
-/// Where an entry is kept, and for how long.
+/// Where an entry is stored, and for how long.
 pub(super) fn place(
     running: &Running,
     request: &CacheRequest,
@@ -149,15 +149,15 @@ pub(super) fn place(
     Placement { hash, label: request.label(), keep }
 }
 
-/// What is known of the variants of a request.
+/// The stored variants of a request.
 #[derive(Default)]
 struct KnownVariants {
     variants: VaryIndex,
-    /// Not all of them are invalidated, so that there is something that may be hidden.
+    /// At least one is not invalidated.
     is_current: bool,
 }
 
-/// The same by memory, else by its lookup, whose marks are in `view`. Nothing once none of them is kept.
+/// The stored variants by memory, else by the request's lookup. `None` if none is stored any more.
 fn known(
     running: &Running,
     primary: &CacheKey,
@@ -165,19 +165,22 @@ fn known(
     view: Option<MarksView>,
 ) -> Option<KnownVariants> {
     let resident = running.cache.memory().varies_on(primary);
-    let mut signs = resident.as_ref().map(|resident| &*resident.entry).into_iter().chain(vary_index);
+    let mut indexes = resident.as_ref().map(|resident| &*resident.entry).into_iter().chain(vary_index);
     let now = running.cache.now();
-    signs.find_map(|vary_index| {
+    indexes.find_map(|vary_index| {
         let variants = vary_index.vary_index().filter(|variants| variants.kept_until(now) > now)?.clone();
         let is_current = view.is_none_or(|view| view.is_current(vary_index.stamp));
         Some(KnownVariants { variants, is_current })
     })
 }
 
-/// What tells a response apart from others: what it varies on, and what those that are kept vary on. One that does not say
-/// what it varies on is for requests with the same values of the fields that others name (RFC 9111 §4.1). One that would
-/// hide those that are kept is not to be stored.
-fn told_apart_by(
+/// The fields that select the variant of a response: those that it varies on, and those that stored variants vary on. A response
+/// without `Vary` is for requests with the same values of the fields that others name (RFC 9111 §4.1).
+///
+/// # Errors
+///
+/// The response would hide stored variants.
+fn selecting_fields(
     known: Option<&KnownVariants>,
     is_error: bool,
     fields: &HeaderMap,
@@ -192,7 +195,7 @@ fn told_apart_by(
     }
 }
 
-/// The same, for who waits for the response. `view`: read before the fetch.
+/// The fields that select the variant of a response that has begun. `view`: read before the fetch.
 pub(super) fn varies_on(
     running: &Running,
     primary: &CacheKey,
@@ -201,16 +204,16 @@ pub(super) fn varies_on(
     fields: &HeaderMap,
 ) -> Result<Vec<HeaderName>, Reason> {
     let is_error = status.is_client_error() || status.is_server_error();
-    told_apart_by(known(running, primary, vary_index, view).as_ref(), is_error, fields)
+    selecting_fields(known(running, primary, vary_index, view).as_ref(), is_error, fields)
 }
 
-/// Tells clients what the family says of their own caches. Gives what upstream said, if they are told something else.
-pub(super) fn tell_clients(request: &CacheRequest, fields: &mut HeaderMap) -> Option<Box<HeaderMap>> {
+/// Sets what clients are told of their caches (`client_cache_control`). Returns upstream's values if they were replaced.
+pub(super) fn set_client_cache_control(request: &CacheRequest, fields: &mut HeaderMap) -> Option<Box<HeaderMap>> {
     let is_told = request.client_cache_control() == ClientCacheControl::NoCache;
     is_told.then(|| Box::new(clients::tell(fields)))
 }
 
-/// The head of a response as it is shared and stored: told apart from others by `varies_on`. `text`: of the request, keyed on that.
+/// The head of a response that is shared and stored. `text`: the leader's key with the fields `varies_on`.
 pub(super) fn head(
     running: &Running,
     text: String,
@@ -228,9 +231,9 @@ pub(super) fn head(
 /// A response with all of its body, about to be stored.
 pub(super) struct CompleteResponse<'a> {
     pub request: &'a CacheRequest,
-    /// The request as keyed without what responses vary on.
+    /// The primary key.
     pub primary: &'a CacheKey,
-    /// What its lookup knew of its variants.
+    /// The vary index that the lookup found.
     pub vary_index: Option<&'a Entry>,
     /// Read before the fetch.
     pub stamp: Stamp,
@@ -241,13 +244,13 @@ pub(super) struct CompleteResponse<'a> {
     pub response: entry::Response,
 }
 
-/// Entries that are in memory and may go to the store, that under the question's own key first: a response, or the sign that
-/// responses vary and one of them; none if the response would hide others.
+/// Entries that are in memory and may go to the store, that under the primary key first: a response, or a vary index and a variant.
+/// None if the response would hide stored variants.
 #[derive(Default)]
 pub(super) struct StoredEntries {
     entries: Vec<(Arc<Entry>, Placement)>,
-    /// Variants that are too many.
-    gone: Vec<CacheKey>,
+    /// Variants beyond `max_variants`.
+    surplus: Vec<CacheKey>,
     /// Readable part of their names in the store.
     label: String,
 }
@@ -255,7 +258,7 @@ pub(super) struct StoredEntries {
 /// A response as it is stored.
 pub(super) fn stored(head: &Head, verdict: &StoreVerdict, body: Bytes) -> entry::Response {
     let mut headers = head.headers.clone();
-    // Worked out anew for each answer: how old it is, and how much of it is sent.
+    // Both are computed for each response to a client.
     headers.remove(AGE);
     headers.remove(CONTENT_LENGTH);
     if head.said.is_some() {
@@ -274,12 +277,12 @@ pub(super) fn stored(head: &Head, verdict: &StoreVerdict, body: Bytes) -> entry:
 }
 
 impl CompleteResponse<'_> {
-    /// Keeps it in memory: from now on it is found, unless it would hide others. Gives the entry of the response too.
+    /// Stores it in memory, unless it would hide stored variants. Also returns the entry of the response.
     pub fn store_in_memory(self, running: &Running) -> (Arc<Entry>, StoredEntries) {
         let CompleteResponse { request, primary, vary_index, stamp, view, tags, response } = self;
         // Another variant may have come since the lookup.
         let known = known(running, primary, vary_index, view);
-        let Ok(on) = told_apart_by(known.as_ref(), response.is_error(), &response.headers) else {
+        let Ok(on) = selecting_fields(known.as_ref(), response.is_error(), &response.headers) else {
             let named = Vary::parse(&response.headers).into_names();
             let text = primary.variant(&named, &request.http.headers).text.into();
             let entry = Entry { text, stamp, tags, content: Content::Response(response) };
@@ -298,21 +301,22 @@ impl CompleteResponse<'_> {
         let (now, variant) = (running.cache.now(), primary.variant(&on, &request.http.headers));
         let until = entry::whole_millis(now.checked_add(keep).unwrap_or(now));
         let one = Variant { suffix: primary.suffix_of(&variant).into(), until };
-        let (variants, gone) = known.unwrap_or_default().variants.with(on, one, request.fetching().max_variants);
-        // Without the sign nobody would find those that are kept for longer, and a write to a group of one of them invalidates
-        // none of the others.
+        let (variants, surplus) =
+            known.unwrap_or_default().variants.with(on, one, request.fetching().max_variants);
+        // The index lives as long as the longest-lived variant: without it no variant is found. It has none of the groups of one
+        // variant, so that a write to such a group leaves the others.
         let longest = variants.kept_until(now).duration_since(now).map_or(keep, |longest| longest.max(keep));
         let vary_index =
             put(&primary.text, Arc::clone(request.tags()), Content::VaryIndex(variants), primary.hash, longest);
-        let kept = put(&variant.text, tags, Content::Response(response), variant.hash, keep);
-        let gone = gone.iter().map(|gone| primary.with_suffix(&gone.suffix)).collect();
-        (Arc::clone(&kept.0), StoredEntries { entries: vec![vary_index, kept], gone, label })
+        let stored = put(&variant.text, tags, Content::Response(response), variant.hash, keep);
+        let surplus = surplus.iter().map(|variant| primary.with_suffix(&variant.suffix)).collect();
+        (Arc::clone(&stored.0), StoredEntries { entries: vec![vary_index, stored], surplus, label })
     }
 }
 
 impl StoredEntries {
-    /// Keeps it in the store too, unless a newer one has taken its place, and drops the variants that are too many. True
-    /// if all of it is there now.
+    /// Stores the entries in the store too, unless newer ones have replaced them, and removes surplus variants. True if all are there
+    /// now.
     pub async fn share(self, running: &Running) -> bool {
         let mut is_shared = !self.entries.is_empty();
         let is_error =
@@ -325,7 +329,7 @@ impl StoredEntries {
                     _ => running.cache.store_shared(entry, place).await,
                 };
         }
-        for cache_key in &self.gone {
+        for cache_key in &self.surplus {
             running.cache.remove(cache_key, &self.label).await;
         }
         is_shared

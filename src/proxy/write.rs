@@ -413,7 +413,7 @@ impl Keeping {
         }
         let mut fields = answer.headers().clone();
         headers::strip_hop_by_hop(&mut fields);
-        storing::note_date(&mut fields, times.1);
+        storing::add_date(&mut fields, times.1);
         vary::complete(&mut fields, &[]);
         let request = read_of(running, http)?;
         let is_close_delimited = answer.body().ends_with_connection();
@@ -424,7 +424,7 @@ impl Keeping {
         headers::add_via(&mut fields, answer.version());
         verdict.withhold(&mut fields);
         let primary = request.cache_key();
-        let said = storing::tell_clients(&request, &mut fields);
+        let said = storing::set_client_cache_control(&request, &mut fields);
         let varies_on = storing::varies_on(running, &primary, (None, None), answer.status(), &fields).ok()?;
         let text = primary.variant(&varies_on, &request.http.headers).text;
         let head = storing::head(running, text, varies_on, Some(stamp), answer.status(), (fields, said), &verdict);

@@ -379,7 +379,7 @@ impl Proxy {
         permit: FetchPermit,
         stale: Option<Arc<Entry>>,
     ) {
-        permit.turn(None).await;
+        permit.until_begun(None).await;
         let asked = UNIX_EPOCH + Duration::from_micros(self.site.world.number());
         let Some(value) = self.site.upstream.fetch(register).await else {
             return permit.finish(match stale {

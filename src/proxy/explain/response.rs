@@ -76,7 +76,7 @@ impl Explainer<'_> {
         let mut fields = answer.fields.clone();
         headers::strip_hop_by_hop(&mut fields);
         self.request.strip_answer(&mut fields);
-        storing::note_date(&mut fields, answer.times.1);
+        storing::add_date(&mut fields, answer.times.1);
         vary::complete(&mut fields, &[]);
         let judgement = ResponseExplanation {
             status: answer.status.as_u16(),

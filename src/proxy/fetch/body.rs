@@ -1,4 +1,4 @@
-//! The body of a fetch on its way from upstream: into the shared stream, and to its end as long as somebody wants it.
+//! Reads the body of a fetch from upstream into the shared stream.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -17,22 +17,22 @@ use crate::coalesce::stream::{Room, Stream};
 use crate::running::Running;
 use crate::upstream::{BodyError, MinRate, ResponseBody};
 
-/// How much of the body of a 5xx is kept for followers that have not begun to read, bytes.
+/// Buffered of the body of a 5xx for followers that have not begun to read, bytes.
 const ERROR_MAX: u64 = 64 << 10;
 
 /// How a body ended.
 pub(super) enum BodyEnd {
-    /// All of it is here.
-    CompleteResponse(Bytes),
-    /// It was too large to keep; everyone has it.
+    /// Complete.
+    Whole(Bytes),
+    /// Complete, and too large to be stored.
     PassedOn,
-    /// It broke off; nothing is kept.
+    /// It broke off.
     Broken,
-    /// Nobody wanted the rest of a body that would not be stored, or that seems to have no end.
+    /// Nobody reads a body that will not be stored, or that has no known end.
     Abandoned,
 }
 
-/// The next frame. Who waits for small chunks is woken only when no more of them are at hand.
+/// The next frame. Readers of small chunks are woken only when no more chunks are at hand.
 async fn next(body: &mut ResponseBody, stream: &Stream) -> Option<Result<Frame<Bytes>, BodyError>> {
     if stream.is_to_be_shown() {
         for pause in [true, false] {
@@ -40,7 +40,7 @@ async fn next(body: &mut ResponseBody, stream: &Stream) -> Option<Result<Frame<B
                 return frame;
             }
             if pause {
-                // So that the task of the connection reads on.
+                // Lets the task of the connection read on.
                 tokio::task::yield_now().await;
             }
         }
@@ -49,19 +49,19 @@ async fn next(body: &mut ResponseBody, stream: &Stream) -> Option<Result<Frame<B
     body.frame().await
 }
 
-/// How fast those are who read a body that is passed on: its place at upstream is kept for them.
+/// The least rate of the readers of a body that is not stored: the fetch keeps its place at upstream for them.
 struct ReaderRate(MinRate);
 
 impl ReaderRate {
-    /// Waits until they have taken enough for more to be read, of which so many bytes have just come. Cuts off who takes too
-    /// long; false if nobody is left.
+    /// Waits until readers have taken enough for more to be read. `bytes`: read just before. Cuts off readers below the rate; false if
+    /// none is left.
     async fn wait(&mut self, running: &Running, stream: &Stream, bytes: u64) -> bool {
         let mut since = Instant::now();
         loop {
             match stream.room(self.0.left()).await {
                 Room::Some => break,
                 Room::NoReaders => return false,
-                // Those who are left were not the slowest.
+                // The others have their own time.
                 Room::Cut => (self.0, since) = (running.upstream.min_download_rate(), Instant::now()),
             }
         }
@@ -80,7 +80,7 @@ pub(super) async fn pump(
     let max_body = context.request.max_body(running);
     let (mut length, mut passing) = (0_u64, false);
     let mut rate = ReaderRate(running.upstream.min_download_rate());
-    // What has no known end may have none: nobody is left whom it is for.
+    // A body of unknown length may have no end: it is given up when nobody reads it.
     let is_endless = body.size_hint().exact().is_none();
     let mut abandoned = pin!(stream.abandoned_for(running.config.server.upstream_timeout));
     loop {
@@ -114,17 +114,17 @@ pub(super) async fn pump(
             }
             permit.close();
             context.release_fleet_lock(false);
-            context.forget_stale(running).await;
+            context.remove_stale(running).await;
             stream.pass_on();
         }
         if passing && !rate.wait(running, stream, bytes).await {
             return BodyEnd::Abandoned;
         }
     }
-    if passing { BodyEnd::PassedOn } else { BodyEnd::CompleteResponse(stream.whole()) }
+    if passing { BodyEnd::PassedOn } else { BodyEnd::Whole(stream.whole()) }
 }
 
-/// The body of an error: kept for followers up to `ERROR_MAX`, and beyond that as far as the slowest reader needs it.
+/// Reads the body of a 5xx: buffered for followers up to `ERROR_MAX`, beyond that as far as the slowest reader is behind.
 pub(super) async fn pass_error(running: &Running, stream: &Arc<Stream>, mut body: ResponseBody) {
     let (mut length, mut rate) = (0_u64, ReaderRate(running.upstream.min_download_rate()));
     let mut abandoned = pin!(stream.abandoned_for(running.config.server.upstream_timeout));

@@ -21,11 +21,11 @@ pub struct Confirmed {
 /// A message that does not confirm what is stored.
 #[derive(Default)]
 pub struct Unconfirmed {
-    /// Request fields that it varies on, and that what is stored was not told apart by.
+    /// Request fields that its `Vary` names and the stored response's variant was not selected by.
     pub also_on: Vec<HeaderName>,
 }
 
-/// RFC 9111 §4.3.4: the stored response that a 304 is about, freshened, with this fetch's stamp.
+/// RFC 9111 §4.3.4: the stored response that a 304 selects, freshened, with the stamp of this fetch.
 pub(super) fn confirmed(
     context: &FetchContext,
     answer: &HeaderMap,
@@ -46,8 +46,8 @@ pub fn freshened(
     times: Times,
 ) -> Result<Confirmed, Unconfirmed> {
     let response = stored.response().ok_or_else(Unconfirmed::default)?;
-    // RFC 9111 §4.1: what it varies on is part of its key, which a 304 cannot change. One that names less changes nothing; one
-    // that names more says that other requests were given this response by mistake.
+    // RFC 9111 §4.1: the fields that it varies on are part of its key, which a 304 cannot change. A 304 that names fewer fields changes
+    // nothing; one that names more shows that requests got this response that should not.
     let on = match Vary::said(&update) {
         Vary::Everything => return Err(Unconfirmed::default()),
         on => on.into_names(),
@@ -60,14 +60,14 @@ pub fn freshened(
     }
     let age = update.remove(AGE);
     let mut fields = validation::freshen(&response.own_headers(), &update);
-    storing::note_date(&mut fields, times.1);
+    storing::add_date(&mut fields, times.1);
     let mut judged = fields.clone();
     age.into_iter().for_each(|age| drop(judged.insert(AGE, age)));
     // A 304 that says `no-store`, `private` or `Set-Cookie` is for one client: its response is fetched whole.
     let verdict = storing::judge_confirmed(&context.request, response.status, &judged, times);
     let verdict = verdict.map_err(|_| Unconfirmed::default())?;
     verdict.withhold(&mut fields);
-    let said = storing::tell_clients(&context.request, &mut fields);
+    let said = storing::set_client_cache_control(&context.request, &mut fields);
     if said.is_some() {
         clients::identify(&mut fields, &response.body);
     }
@@ -85,8 +85,7 @@ pub fn freshened(
 }
 
 impl Confirmed {
-    /// Lands it, and keeps it unless the request forbids that (RFC 9111 §5.2.1.5): its own answer it is all the same.
-    /// True if the store has it.
+    /// Finishes the fetch with it, and stores it unless the request says `no-store` (RFC 9111 §5.2.1.5). True if it is in the store.
     pub async fn store(self, running: &Running, context: &FetchContext, permit: &FetchPermit) -> bool {
         if context.view.is_none() || context.request.facts.no_store {
             permit.finish(FetchOutcome::Validated(Arc::new(self.entry)));
@@ -98,7 +97,6 @@ impl Confirmed {
         kept.share(running).await
     }
 
-    /// In memory, as it was kept before.
     fn store_in_memory(self, running: &Running, context: &FetchContext) -> Option<(Arc<Entry>, StoredEntries)> {
         let FetchContext { request, primary, vary_index, view, .. } = context;
         let Entry { stamp, tags, content, .. } = self.entry;
@@ -115,7 +113,7 @@ impl Confirmed {
         Some(complete.store_in_memory(running))
     }
 
-    /// Keeps what the answer to a HEAD has confirmed.
+    /// Stores what the response to a HEAD has confirmed.
     pub async fn store_after_head(self, running: &Running, context: &FetchContext) {
         if !context.request.facts.no_store
             && let Some((_, kept)) = self.store_in_memory(running, context)

@@ -1,4 +1,4 @@
-//! What a fetch is about: the question, where its answer belongs, and what there is to validate.
+//! What a fetch needs to know: the request, its key, the marks before the fetch, and the stale response to validate.
 
 use std::sync::Arc;
 
@@ -15,36 +15,34 @@ use crate::key::CacheKey;
 use crate::marks::MarksView;
 use crate::running::Running;
 
-/// What a fill needs to know.
+/// What a fetch needs to know.
 pub struct FetchContext {
     pub request: Arc<CacheRequest>,
-    /// The request as keyed without what responses vary on.
+    /// The primary key: without the fields that responses vary on.
     pub primary: CacheKey,
-    /// The request as looked up: its variant, where responses are known to vary. The flight flies under its key.
+    /// The key that was looked up: that of a variant, where responses vary. Requests with this key coalesce.
     pub cache_key: CacheKey,
-    /// Read before the fetch: a write that lands meanwhile must win.
+    /// The marks before the fetch. A write during the fetch makes its response worthless.
     pub view: Option<MarksView>,
-    /// A stored response that may stand in for one that upstream does not give, and is to be validated if it
-    /// [`is_telling`](FetchContext::is_telling).
+    /// The stale response: to be validated if `may_validate`, and served if upstream fails and that is allowed.
     pub stale: Option<Arc<Entry>>,
-    /// A 304 would mean what it says. After a soft invalidation a date may be of the very second of the write, and
-    /// the same for what was before and after it.
-    pub is_telling: bool,
-    /// A usable response is kept that is no error of the server: such an error must not take its place, whether or not this
-    /// request may have what is kept.
+    /// Whether a 304 would prove that the stale response holds. After a soft invalidation a `Last-Modified` may be of the second of
+    /// the write, and be the same before and after it.
+    pub may_validate: bool,
+    /// A usable response that is no 5xx is stored: a 5xx must not replace it, whether or not this request may have it.
     pub has_good: bool,
-    /// The sign that responses vary, where there is one.
+    /// The vary index, where responses vary.
     pub vary_index: Option<Arc<Entry>>,
-    /// Whose share of upstream the fetch takes: the client's that leads it, however many wait for it.
+    /// The leader's client, whose share of upstream the fetch takes.
     pub client: Client,
-    /// Other proxies wait for what this stores; ends with the errand at the latest.
+    /// Other proxies wait for the end of this fetch. Released at the latest when the context is dropped.
     pub fleet_lock: Option<FleetLockGuard>,
-    /// The marks of its tags, until what it brings holds them itself.
+    /// Holds the marks of the tags until the stored entry holds them.
     _hold: Hold,
 }
 
 impl FetchContext {
-    /// To fetch what a lookup did not find, or to validate the stale response that it found.
+    /// For a request that was looked up. `stale`: the stale response that was found.
     pub fn new(
         request: &Arc<CacheRequest>,
         client: Client,
@@ -56,7 +54,7 @@ impl FetchContext {
         let (cache_key, vary_index) = (cache_key.clone(), vary_index.clone());
         let response = stale.as_ref().and_then(|stale| stale.response());
         let is_soft_invalidated = matches!(lookup.found, Found::SoftInvalidated(_));
-        let is_telling =
+        let may_validate =
             !is_soft_invalidated || response.is_some_and(|it| validation::tells_every_change(&it.own_headers()));
         let has_good = match &lookup.found {
             Found::Current(entry) | Found::SoftInvalidated(entry) => {
@@ -72,7 +70,7 @@ impl FetchContext {
             cache_key,
             view: *view,
             stale,
-            is_telling,
+            may_validate,
             has_good,
             vary_index,
             fleet_lock: None,
@@ -80,35 +78,34 @@ impl FetchContext {
         }
     }
 
-    /// The stored response that a 304 is about: the request is made conditional with its validators, and with no others.
+    /// The stored response whose validators the request carries, and no others.
     pub fn to_validate(&self) -> Option<&Entry> {
-        let stale = self.stale.as_deref().filter(|_| self.is_telling)?;
+        let stale = self.stale.as_deref().filter(|_| self.may_validate)?;
         let has_validator = |response: &entry::Response| validation::has_validator(&response.own_headers());
         stale.response().is_some_and(has_validator).then_some(stale)
     }
 
-    /// The request fields beyond the question's own that `cache_key` is keyed on.
+    /// The request fields that select the variant.
     pub fn keyed_on(&self) -> &[HeaderName] {
         let variants = self.vary_index.as_ref().and_then(|vary_index| vary_index.vary_index());
         variants.map_or(&[], |variants| &variants.on)
     }
 
-    /// Other proxies need wait no longer. The first word on it stands.
+    /// Announces the end of the fetch to other proxies. Only the first call counts.
     pub fn release_fleet_lock(&self, is_stored: bool) {
         if let Some(fleet_lock) = &self.fleet_lock {
             fleet_lock.end(is_stored);
         }
     }
 
-    /// Removes the stored response that upstream has not confirmed, and in whose place nothing is stored: it would come back
-    /// when upstream fails.
-    pub async fn forget_stale(&self, running: &Running) {
+    /// Removes the stale response, which upstream did not confirm and nothing replaces. It would be served when upstream fails.
+    pub async fn remove_stale(&self, running: &Running) {
         if self.stale.as_ref().is_some_and(|stale| stale.response().is_some()) {
             running.cache.remove(&self.cache_key, &self.request.label()).await;
         }
     }
 
-    /// The request's conditions (RFC 9111 §4.3.1): those of the stored response.
+    /// Adds the stored response's validators as conditions (RFC 9111 §4.3.1).
     pub fn make_conditional(&self, fields: &mut HeaderMap) {
         if let Some(stored) = self.to_validate().and_then(Entry::response) {
             validation::make_conditional(fields, &stored.own_headers());

@@ -1,9 +1,9 @@
-//! Whether a flight of a family with `collapse = "fleet"` fetches, or waits for the proxy that does
+//! Whether a fetch in a family with `collapse = "fleet"` asks upstream, or waits for the proxy that does
 //! ([`crate::coalesce::fleet_lock`]).
 //!
-//! The claim is made under the flight's own key. Where responses vary and nobody knows yet on what, that is the request
-//! without the fields they vary on: requests for different variants then wait for one another once. Who finds that the
-//! response it waited for is another variant fetches its own; from then on each variant is claimed by itself.
+//! The lock is on the key that was looked up. Where responses vary and the vary index is not known yet, that is the primary key:
+//! requests for different variants then wait for one another once. A request that gets another variant than its own fetches; from
+//! then on each variant has its own lock.
 
 use std::sync::Arc;
 
@@ -13,22 +13,22 @@ use crate::coalesce::fleet_lock::FleetLockOutcome;
 use crate::coalesce::inflight::{FetchOutcome, FetchPermit};
 use crate::running::Running;
 
-/// What becomes of a flight.
+/// What a fetch does.
 pub enum FleetDecision {
-    /// It fetches.
+    /// It asks upstream.
     Fetch(Box<FetchContext>),
     /// Another proxy has fetched.
     Finish(FetchOutcome),
-    /// Nobody is left who waits for it; or it was a refresh, and another proxy does that.
+    /// Nobody waits for it any more; or it is a refresh, and another proxy fetches.
     Abandoned,
 }
 
-/// What becomes of a flight whose turn it is.
+/// What a fetch that begins now does.
 pub async fn decide(running: &Running, mut context: FetchContext, permit: &FetchPermit) -> FleetDecision {
     let (Some(view), Some(store)) = (context.view, &running.config.store) else {
         return FleetDecision::Fetch(Box::new(context));
     };
-    // What goes alone is not for others.
+    // A fetch without followers is not shared with other proxies either.
     if !permit.is_shared() || !context.request.collapses_across_proxies() {
         return FleetDecision::Fetch(Box::new(context));
     }
@@ -43,7 +43,7 @@ pub async fn decide(running: &Running, mut context: FetchContext, permit: &Fetch
         turn => turn,
     };
     let (held, may_be_there) = match turn {
-        // Somebody may have fetched, stored and let go since this flight's lookup.
+        // Another proxy may have fetched and stored since this request's lookup.
         FleetLockOutcome::Ours(held) => (Some(held), true),
         FleetLockOutcome::Stored => (None, true),
         FleetLockOutcome::Theirs(_) | FleetLockOutcome::Alone => (None, false),
@@ -56,8 +56,8 @@ pub async fn decide(running: &Running, mut context: FetchContext, permit: &Fetch
     FleetDecision::Fetch(Box::new(context))
 }
 
-/// What another proxy has stored, if it answers the flight's question without being validated. If not, the fetch that
-/// comes next has the stamp of this look: unless it validates a response, which was judged by the marks as they were.
+/// The entry that another proxy has stored, if it is fresh for this request. Otherwise the fetch takes the stamp of this lookup,
+/// unless it validates a stale response, which was judged by the marks of the first lookup.
 async fn look(running: &Running, context: &mut FetchContext) -> Option<FetchOutcome> {
     let request = &context.request;
     let (cache_key, fields) = (context.cache_key.clone(), &request.http.headers);

@@ -1,5 +1,5 @@
-//! A fetch on behalf of everyone who waits for it: ask upstream, judge the answer, pass it on while it is being
-//! stored. Runs in a task of its own, so that no client that leaves can stop it.
+//! The task of one fetch: ask upstream, judge the response, stream it to the leader and the followers while it is being stored. A
+//! client that leaves does not stop it.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -31,21 +31,20 @@ use crate::upstream::{RequestBody, ResponseBody, UpstreamError, UpstreamPlace};
 
 /// What only the leader gets.
 pub enum LeaderOnly {
-    /// Its place in the shared body, taken before anyone else could make the start go away, and the fields that are
-    /// for it alone.
+    /// Its reader of the shared body, created before the start of the body can be dropped, and the fields that only it gets.
     Reader(Reader, HeaderMap),
-    /// A response that is not for sharing, and why it is not stored.
+    /// A response that cannot be shared, and why it is not stored.
     Response(Box<Response<ResponseBody>>, &'static str),
 }
 
-/// Fetches and lands, or lands with what another proxy has fetched.
+/// Runs a fetch to its outcome, or finishes it with what another proxy has fetched.
 pub async fn run(
     running: Arc<Running>,
     context: FetchContext,
     permit: FetchPermit,
     leader_only: Option<oneshot::Sender<LeaderOnly>>,
 ) {
-    permit.turn(context.request.patience(&running)).await;
+    permit.until_begun(context.request.patience(&running)).await;
     match fleet::decide(&running, context, &permit).await {
         FleetDecision::Fetch(context) => {
             let is_stored = fetch(&running, &context, permit, leader_only).await;
@@ -56,7 +55,7 @@ pub async fn run(
     }
 }
 
-/// Fetches and lands; true if the store has what was fetched.
+/// Fetches; true if the response is in the store.
 async fn fetch(
     running: &Running,
     context: &FetchContext,
@@ -66,7 +65,7 @@ async fn fetch(
     let mut times = (running.cache.now(), running.cache.now());
     let place = tokio::select! {
         place = place(running, context, &permit) => place,
-        // Nothing was begun, and nobody is left whom it is for. A refresh is for those who come.
+        // Nothing was sent, and nobody waits any more. A refresh has no leader, and goes on.
         () = permit.abandoned(), if leader_only.is_some() => return false,
     };
     let answer = match place {
@@ -77,11 +76,11 @@ async fn fetch(
     let answer = match answer {
         Ok(answer) if answer.status() == StatusCode::NOT_MODIFIED && context.to_validate().is_some() => {
             let confirmed = confirmed(context, answer.headers(), times);
-            // Its place may be the only one.
+            // Gives its place at upstream back, which may be the only one.
             drop(answer);
             match confirmed {
                 Ok(confirmed) => return confirmed.store(running, context, &permit).await,
-                // RFC 9111 §4.3.4: a 304 that is about something else says nothing of ours. Ask for all of it.
+                // RFC 9111 §4.3.4: the 304 does not select the stored response. Ask without conditions.
                 Err(unconfirmed) => {
                     also_on = unconfirmed.also_on;
                     match running.upstream.place(context.client).await {
@@ -111,7 +110,7 @@ async fn fetch(
     }
 }
 
-/// A place at upstream. While it is only the leader's own share that keeps it waiting, other clients need not wait with it.
+/// A place at upstream. While the fetch waits only for the leader's share, other clients do not follow it.
 async fn place(
     running: &Running,
     context: &FetchContext,
@@ -119,7 +118,7 @@ async fn place(
 ) -> Result<UpstreamPlace, UpstreamError> {
     match running.upstream.take_place(context.client) {
         Err(UpstreamError::Overloaded(Over::Client)) => {
-            let _held_up = permit.wait_for_share(context.client);
+            let _waits = permit.wait_for_share(context.client);
             running.upstream.place(context.client).await
         }
         Err(_) => running.upstream.place(context.client).await,
@@ -127,7 +126,7 @@ async fn place(
     }
 }
 
-/// RFC 5861 §4: the statuses that count as an error; and no answer at all.
+/// How upstream failed, if it did: a status that counts as an error (RFC 5861 §4), or no response.
 fn failed(answer: &Result<Response<ResponseBody>, UpstreamError>) -> Option<FetchFailure> {
     match answer {
         Ok(answer) => freshness::is_error(answer.status()).then_some(FetchFailure::Status(answer.status())),
@@ -163,8 +162,8 @@ async fn ask(
     answer
 }
 
-/// Passes a full response on: to everyone and into the cache if it may be stored, else to the leader alone. True if the
-/// store has it. `also_on`: request fields that it varies on, as upstream has said just before.
+/// Delivers a full response: to leader and followers and into the cache if it may be stored, else to the leader alone. True if it is
+/// in the store. `also_on`: request fields that a 304 just before has named in `Vary`.
 async fn deliver(
     running: &Running,
     context: &FetchContext,
@@ -176,7 +175,7 @@ async fn deliver(
     let mut fields = answer.headers().clone();
     headers::strip_hop_by_hop(&mut fields);
     headers::strip_impossible_length(answer.status(), &mut fields);
-    storing::note_date(&mut fields, times.1);
+    storing::add_date(&mut fields, times.1);
     vary::complete(&mut fields, also_on);
     let length = answer.body().size_hint().exact();
     let too_large = length.is_some_and(|length| length > context.request.max_body(running));
@@ -191,23 +190,22 @@ async fn deliver(
             storing::varies_on(running, primary, (vary_index.as_deref(), *view), answer.status(), &fields)?;
         Ok((verdict, varies_on))
     });
-    // What is stored is known to have room from the beginning, where its length is known.
+    // A body of known length that will be stored has its room reserved from the beginning.
     let stream = (judged.is_ok() && !too_large).then(|| Stream::new(length, &running.bodies));
     let no_room = matches!(stream, Some(None));
     let ((verdict, varies_on), stream) = match (judged, stream.flatten()) {
         (Ok(judged), Some(stream)) => (judged, stream),
         (refused, _) => {
-            let unkept = if no_room { "no-room" } else { "too-large" };
-            let reason = refused.as_ref().err().map_or(unkept, |reason| reason.token());
+            let by_size = if no_room { "no-room" } else { "too-large" };
+            let reason = refused.as_ref().err().map_or(by_size, |reason| reason.token());
             running.metrics.not_stored(reason);
             let is_of_response = refused.err().is_none_or(Reason::is_of_response);
-            // What is said to one request, or to somebody's credentials, or at a bad moment, says nothing of what others would be
-            // told.
-            let is_for_all =
+            // A response to one request's fields, to credentials, or in a failure does not show what other requests would get.
+            let shows_all =
                 is_of_response && !context.request.is_personal() && storable::is_about_resource(answer.status());
-            if is_for_all {
+            if shows_all {
                 // RFC 9111 §4.3.3: what was stored is not what upstream would send now.
-                context.forget_stale(running).await;
+                context.remove_stale(running).await;
                 if !no_room {
                     running.inflight.remember_unshared(context.cache_key.hash, Instant::now());
                     request.note_shared(running, answer.status(), false);
@@ -231,7 +229,7 @@ async fn deliver(
     headers::add_via(&mut fields, answer.version());
     let own = verdict.withhold(&mut fields);
     let (parts, mut body) = answer.into_parts();
-    let said = storing::tell_clients(request, &mut fields);
+    let said = storing::set_client_cache_control(request, &mut fields);
     if said.is_some()
         && !clients::has_validator(&fields)
         && let Some(content) = body.receive_short().await
@@ -247,13 +245,13 @@ async fn deliver(
     }
     permit.finish(FetchOutcome::Streaming(Arc::clone(&head), Arc::clone(&stream)));
     match pump(running, context, &permit, &stream, body).await {
-        BodyEnd::CompleteResponse(body) => store(running, context, &permit, &stream, &head, &verdict, body).await,
+        BodyEnd::Whole(body) => store(running, context, &permit, &stream, &head, &verdict, body).await,
         BodyEnd::PassedOn => {
             stream.finish(Ok(()));
             false
         }
         BodyEnd::Broken => {
-            // Who sees it break and asks again must not join it again.
+            // A client that sees it break off and asks again must not follow it.
             permit.close();
             stream.finish(Err(Broken::Upstream));
             false
@@ -262,7 +260,7 @@ async fn deliver(
     }
 }
 
-/// Passes an error of the server on to everyone who waits for it. Nobody joins any more: who comes now asks again.
+/// Delivers a 5xx to leader and followers. From now on nobody can follow: a new request asks upstream again.
 async fn share_error(
     running: &Running,
     context: &FetchContext,
@@ -297,8 +295,8 @@ async fn share_error(
     pass_error(running, &stream, body).await;
 }
 
-/// Keeps a whole response: in memory before its last reader can see the end of it, so that whoever asks again finds
-/// it there; in the store after that. True if it is in the store.
+/// Stores a complete response: in memory before any reader sees the end of it, so that a client that asks again finds it there;
+/// then in the store. True if it is in the store.
 async fn store(
     running: &Running,
     context: &FetchContext,
@@ -309,24 +307,24 @@ async fn store(
     body: Bytes,
 ) -> bool {
     let FetchContext { request, primary, vary_index, view, .. } = context;
-    // While the store is away there is no stamp, and without one nothing could ever prove the response current.
-    let kept = view.map(|view| {
+    // While the store does not answer there is no stamp, and without one the response could never be proved current.
+    let stored = view.map(|view| {
         let (vary_index, tags) = (vary_index.as_deref(), verdict.tags(request));
         let response = storing::stored(head, verdict, body);
         CompleteResponse { request, primary, vary_index, stamp: view.stamp, view: Some(view), tags, response }
             .store_in_memory(running)
             .1
     });
-    // Who asks from now on is answered from memory, or asks anew: this fetch is over.
+    // New requests find it in memory, or fetch again.
     permit.close();
     stream.finish_stored();
-    match kept {
-        Some(kept) => kept.share(running).await,
+    match stored {
+        Some(stored) => stored.share(running).await,
         None => false,
     }
 }
 
-/// Ends a body whose fill is gone, so that no reader waits for ever.
+/// Ends the body when the task is dropped, so that no reader waits for ever.
 struct FinishOnDrop(Arc<Stream>);
 
 impl Drop for FinishOnDrop {
@@ -337,7 +335,7 @@ impl Drop for FinishOnDrop {
 
 /// The head of a 5xx that is shared and not stored. Its own `Vary` selects the requests that get it.
 fn error_head(context: &FetchContext, status: StatusCode, mut headers: HeaderMap) -> Head {
-    let said = storing::tell_clients(&context.request, &mut headers);
+    let said = storing::set_client_cache_control(&context.request, &mut headers);
     let varies_on = Vary::parse(&headers).into_names();
     let text = context.primary.variant(&varies_on, &context.request.http.headers).text;
     let (consumed, stamp) = (storing::has_consumed(&headers), context.view.map(|view| view.stamp));
