@@ -1,6 +1,6 @@
-//! One request from the client's side. [`handle()`] admits it and chooses: `read` answers from the cache, `fetch` asks upstream for
-//! all who wait, `forward` asks for one request alone, `write` forwards what may change something and invalidates. [`respond`]
-//! makes responses. What happened is one [`Outcome`], for the `Cache-Status` field, the access log and the metrics.
+//! One request from the client's side. [`handle()`] admits it and chooses: `read` answers from the cache, `fetch` asks upstream once for
+//! all who wait, `forward` asks for one request alone, `write` forwards a write and invalidates. [`respond`] makes responses. What
+//! happened is one [`Outcome`], for the `Cache-Status` field, the access log and the metrics.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -45,32 +45,32 @@ mod write;
 pub use body::Body;
 pub use handle::{handle, record_refusal};
 
-/// An answer, and what happened.
+/// A response to the client, and what happened.
 struct Answered {
     response: Response<Body>,
     outcome: Outcome,
-    /// Id of the family in the rules the request began with.
+    /// Id of the family in the rules that were in force when the request began.
     family: Option<usize>,
 }
 
-/// The parts of a request that outlive its connection's buffers.
+/// A request as the client sent it, without its content and without hop-by-hop fields.
 struct ClientRequest {
     method: Method,
     target: Target,
     headers: HeaderMap,
     version: Version,
     client: IpAddr,
-    /// What upstream is told of the client: what the configuration says of the peer it came from.
+    /// What upstream is told of the client (`[server] forwarded`, `trusted_proxies`).
     forwarded: ForwardedPolicy,
-    /// The client takes trailers: RFC 9110 §6.5.1.
+    /// The client takes trailers (RFC 9110 §6.5.1).
     trailers: bool,
     /// Where interim responses go; `None` for clients that cannot be sent any.
     interim: Option<Interim>,
-    /// Some of its fields may tell who asks.
+    /// Some of its fields may carry credentials.
     credentials: bool,
     /// Names with `_` that fields have on the way to upstream ([`headers::underscores`]).
     underscored: Vec<HeaderName>,
-    /// The client's, if the request may have content.
+    /// The client's connection, if the request may have content.
     connection: Option<Arc<Connection>>,
 }
 
@@ -96,15 +96,15 @@ impl ClientRequest {
         }
     }
 
-    /// The fields to send to upstream with what is safe by its method and is not for the cache: it must not become a write,
-    /// or another request, on the way.
+    /// The fields of a request that bypasses the cache, as upstream gets them: without those that would make upstream take it for another
+    /// request or a write.
     fn for_passing(&self, running: &Running) -> HeaderMap {
         let mut fields = self.headers.clone();
         headers::strip_unkeyed(&mut fields, self.forwarded, |_| false);
         self.sent(fields, running)
     }
 
-    /// The fields to send to upstream, with those that tell of this hop.
+    /// The fields as upstream gets them, with those that this hop adds.
     fn for_upstream(&self, running: &Running) -> HeaderMap {
         self.sent(self.headers.clone(), running)
     }
@@ -116,7 +116,7 @@ impl ClientRequest {
             fields.insert(HOST, host);
         }
         if self.trailers {
-            // RFC 9110 §10.1.4: the field is for the next hop, and says so.
+            // RFC 9110 §10.1.4: `TE` is for the next hop, so that `Connection` names it.
             fields.insert(TE, HeaderValue::from_static("trailers"));
             headers::append_member(&mut fields, CONNECTION, "te");
         }
@@ -135,13 +135,13 @@ impl ClientRequest {
         RequestBody::of(body, self.connection.as_ref())
     }
 
-    /// Whose share the request takes of what all have.
+    /// The client whose share of every bound the request takes.
     fn sharer(&self, running: &Running) -> Client {
         Client::of(self.client, self.forwarded, &running.config.server.trusted_proxies, &self.headers)
     }
 }
 
-/// Larder's own answer when upstream gave none.
+/// Larder's own response when upstream gave none.
 fn failed(error: UpstreamError, fwd: Fwd) -> Answered {
     let status = match error {
         UpstreamError::Timeout => StatusCode::GATEWAY_TIMEOUT,
@@ -162,7 +162,7 @@ fn failed(error: UpstreamError, fwd: Fwd) -> Answered {
     };
     let mut answered = refuse(status, error.token(), &error.to_string());
     answered.outcome.fwd = Some(fwd);
-    // For who may know the cause.
+    // For `Larder-Debug`.
     answered.response.extensions_mut().insert(error);
     answered
 }

@@ -8,7 +8,7 @@ use crate::http::headers;
 use crate::http::target::{PathCase, Target, TargetFault};
 use crate::running::Running;
 
-/// What becomes of fields with `_` in their names (`[server] underscores`). Gives those that have them on the way to upstream.
+/// Drops fields with `_` in their names, or renames them (`[server] underscores`). Returns the names to restore towards upstream.
 pub(super) fn take_underscored(running: &Running, fields: &mut HeaderMap) -> Vec<HeaderName> {
     if running.config.server.underscores {
         return headers::dash_underscored(fields);
@@ -17,18 +17,18 @@ pub(super) fn take_underscored(running: &Running, fields: &mut HeaderMap) -> Vec
     Vec::new()
 }
 
-/// The target of a request that is to be forwarded or answered from the cache; the answer to any other.
+/// The target of a request that is handled; the response to any other.
 pub(super) fn admit(
     running: &Running,
     parts: &mut http::request::Parts,
     has_hop_fields: bool,
 ) -> Result<Target, Box<Answered>> {
     let target = target_of(parts, running.config.server.case_insensitive_paths)?;
-    // RFC 9110 §8.6. hyper sees to it in HTTP/1.
+    // RFC 9110 §8.6. In HTTP/1 hyper checks it.
     if parts.version == Version::HTTP_2 && !headers::unify_length(&mut parts.headers) {
         return Err(Box::new(refuse(StatusCode::BAD_REQUEST, "content-length", "Content-Length is ambiguous")));
     }
-    // RFC 9112 §6.1: a coding that is not understood. It would be lost on the way, and the content with it.
+    // RFC 9112 §6.1: an unknown coding. It would be lost on the way, since the field ends at this hop.
     if has_hop_fields && !headers::is_plainly_framed(&parts.headers) {
         let message = "the only transfer coding that is understood is chunked";
         return Err(Box::new(refuse(StatusCode::NOT_IMPLEMENTED, "transfer-coding", message)));
@@ -41,8 +41,7 @@ pub(super) fn admit(
         return Err(Box::new(refuse(StatusCode::LOOP_DETECTED, "loop", message)));
     }
     if has_hop_fields && headers::is_looping(&parts.headers) {
-        let message =
-            "the request goes round in a circle: upstream of this Larder is, by way of others, this Larder";
+        let message = "proxy loop detected (Via names Larder 16 times): upstream forwards to this proxy; set [server] upstream to the API";
         return Err(Box::new(refuse(StatusCode::LOOP_DETECTED, "loop", message)));
     }
     match hops::answer(parts) {
@@ -52,7 +51,7 @@ pub(super) fn admit(
 }
 
 fn target_of(parts: &http::request::Parts, case: PathCase) -> Result<Target, Box<Answered>> {
-    // RFC 9110 §9.3.6: a gateway to one origin has no use for tunnels.
+    // RFC 9110 §9.3.6: a gateway does not open tunnels.
     if parts.method == Method::CONNECT {
         let refused = refuse(StatusCode::NOT_IMPLEMENTED, "connect", "CONNECT is not supported by this gateway");
         return Err(Box::new(refused));

@@ -1,4 +1,4 @@
-//! Bodies of answers to clients.
+//! Bodies of responses to clients.
 
 use std::ops::Range;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use crate::coalesce::stored_body::{StoredBodies, StoredBodyReader};
 use crate::coalesce::stream::Reader;
 use crate::upstream::ResponseBody;
 
-/// The body of an answer: from the cache, from upstream, or shared with others while it arrives.
+/// The body of a response: from the cache, from upstream, or shared with others while it is fetched.
 #[derive(Debug, Default)]
 pub enum Body {
     #[default]
@@ -23,21 +23,21 @@ pub enum Body {
     Whole(Bytes),
     /// A part of a stored body.
     Cut(Bytes, Range<usize>),
-    /// A stored body that can be taken back, or a part of it.
+    /// A stored body, or a part of it, that the budget may take away.
     Stored(StoredBodyReader),
     Upstream(ResponseBody),
     Shared(Reader),
-    /// A part of a shared one.
+    /// A part of a body that is being fetched.
     Part(Slice<Reader>),
-    /// From upstream, and kept on its way.
+    /// From upstream, and buffered to be stored.
     Recorded(Recording),
 }
 
-/// The largest part of a stored body that a connection is given at once, bytes. What it is given it keeps until the client takes
-/// it, whatever has become of the entry.
+/// The largest part of a stored body that a connection gets at once, bytes. The connection keeps it until the client has read it,
+/// even if the entry is evicted.
 const PIECE: usize = 64 << 10;
 
-/// The body broke off; the client's connection is closed so that it cannot take the part for the whole.
+/// The body broke off. The client's connection is closed, so that the client does not take the part for the whole.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 impl HttpBody for Body {
@@ -81,7 +81,7 @@ impl HttpBody for Body {
 }
 
 impl Body {
-    /// A body that keeps little of what is stored in memory: a long one is lent, of a short part there is a copy.
+    /// The same body, so that a slow client keeps little memory: a long one is read in pieces, a short part is copied.
     pub fn bounded(self, bodies: &Arc<StoredBodies>) -> Body {
         match self {
             Body::Whole(whole) if whole.len() > PIECE => {

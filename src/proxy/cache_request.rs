@@ -35,8 +35,8 @@ pub(super) struct CacheRequest {
 }
 
 impl CacheRequest {
-    /// What the rules say of a request. Its query and its fields are brought into the form that the family asks for, before they
-    /// are keyed or sent: what the key holds is what upstream sees.
+    /// A client's request in its family. Parameters and fields that the family does not key are removed here, before the key is made
+    /// and before anything is sent: upstream sees exactly what the key holds.
     pub fn new(live: Arc<Live>, mut http: ClientRequest, content: Option<Bytes>) -> CacheRequest {
         let route = live.rules.route(&http.method, &http.target.path);
         let directives =
@@ -54,7 +54,7 @@ impl CacheRequest {
             let key_spec = route.as_ref().map(|route| &route.family.key_spec);
             note_credentials(&mut facts, &live, key_spec, &http.headers);
             if !facts.has_credentials() && key_spec.is_some_and(|key_spec| is_anonymous(key_spec, &http.headers)) {
-                // It shares what is stored for those who are nobody: upstream is not to take it for somebody either.
+                // It shares the entry of anonymous callers, so that upstream must take it for an anonymous caller too.
                 http.headers.remove(COOKIE);
             }
         }
@@ -67,7 +67,7 @@ impl CacheRequest {
         self.family().map_or_else(Fetching::default, |(family, _)| family.fetching.clone())
     }
 
-    /// The family that claims the path, with the values of its captures.
+    /// The family of the path, with the values of its captures.
     pub fn family(&self) -> Option<(&Family, &Captures)> {
         let (id, captures) = self.family.as_ref()?;
         Some((self.live.rules.families().get(*id)?, captures))
@@ -78,7 +78,7 @@ impl CacheRequest {
         self.family.as_ref().map(|(id, _)| *id)
     }
 
-    /// What clients are told of their own caches.
+    /// What clients are told of their own caches (`client_cache_control`).
     pub fn client_cache_control(&self) -> ClientCacheControl {
         self.family().map_or_else(ClientCacheControl::default, |(family, _)| family.client_cache_control)
     }
@@ -88,25 +88,25 @@ impl CacheRequest {
         self.family().map_or_else(Policy::default, |(family, _)| family.policy.clone())
     }
 
-    /// Whether it has credentials, known to its family or not.
+    /// Whether it has credentials, keyed by its family or not.
     pub fn has_credentials(&self) -> bool {
         self.http.credentials && self.live.credentials.of(&self.http.headers).next().is_some()
     }
 
-    /// Fields with credentials by which its family does not tell callers apart.
+    /// Fields with credentials that its family does not key.
     pub fn unknown_credentials(&self) -> Vec<&HeaderName> {
         let key_spec = self.family().map(|(family, _)| &family.key_spec);
         unknown_credentials(&self.live, key_spec, &self.http.headers).collect()
     }
 
-    /// Removes from an answer to it what its family does not pass on.
+    /// Removes the response fields that its family does not pass on (`set_cookie = "strip"`).
     pub fn strip_answer(&self, fields: &mut HeaderMap) {
         if self.family().is_some_and(|(family, _)| family.policy.set_cookie == SetCookie::Strip) {
             fields.remove(SET_COOKIE);
         }
     }
 
-    /// A QUERY that no family names: it is forwarded, and its answer not kept.
+    /// A QUERY that no family names: it is forwarded, and its response is not stored.
     pub fn is_unclaimed_query(&self) -> bool {
         self.content.is_some() && self.family.is_none()
     }
@@ -121,7 +121,7 @@ impl CacheRequest {
         self.family().and_then(|(family, _)| family.max_body).unwrap_or(self.live.max_body)
     }
 
-    /// Everything that invalidates the answer, as far as the request tells: under every reading of its path.
+    /// The tags of its response, as far as the request determines them: for every reading of its path.
     pub fn tags(&self) -> &Arc<[Tag]> {
         self.tags.get_or_init(|| {
             let readings = self.http.target.readings();
@@ -135,7 +135,7 @@ impl CacheRequest {
         })
     }
 
-    /// Why it is not certain what upstream takes the path for. The proxy does not look into the cache for such a request.
+    /// The families that upstream may take the path for, if there is not only one. Such a request bypasses the cache.
     pub fn ambiguity(&self) -> Option<Ambiguity<'_>> {
         self.live.rules.ambiguity(&self.http.method, &self.http.target)
     }
@@ -145,7 +145,7 @@ impl CacheRequest {
         self.family().map_or_else(|| "-".to_owned(), |(family, captures)| family.label(captures))
     }
 
-    /// The request as it is keyed, without what responses vary on.
+    /// The primary key: without the fields that responses vary on.
     pub fn cache_key(&self) -> CacheKey {
         let key_spec = self.family().map(|(family, _)| family.key_spec());
         let cache_key = key::derive(&self.http.target, &self.http.headers, key_spec, &self.live.redaction);
@@ -154,25 +154,25 @@ impl CacheRequest {
             None => cache_key,
         };
         match self.http.forwarded {
-            // Not keyed anew where nothing is added: this is the hit path.
+            // On the hit path the key is not made a second time.
             ForwardedPolicy::Set | ForwardedPolicy::Off => cache_key,
             ForwardedPolicy::Append => cache_key.behind(ForwardedPolicy::Append, &self.http.headers),
         }
     }
 
-    /// The request carries credentials by which its family does not tell callers apart: only responses that RFC 9111
-    /// §3.5 lets a shared cache give to everyone may answer it, and nobody else shares its fetch.
+    /// It carries credentials that its family does not key. Only responses that RFC 9111 §3.5 lets a shared cache give to every caller
+    /// may answer it, and its fetch has no followers.
     pub fn is_personal(&self) -> bool {
         self.facts.has_credentials()
     }
 
-    /// What is missing is fetched once for all proxies, and what one of them has fetched just now will do for this request.
+    /// A miss is fetched once for all proxies of the fleet (`collapse = "fleet"`).
     pub fn collapses_across_proxies(&self) -> bool {
         let is_asked_for = self.family().is_some_and(|(family, _)| family.collapse == Collapse::Fleet);
         is_asked_for && !self.demands.validated
     }
 
-    /// It may share the fetch of another request to this proxy.
+    /// It may follow the fetch of another request to this proxy.
     pub fn may_collapse(&self) -> bool {
         let is_off = self.family().is_some_and(|(family, _)| family.collapse == Collapse::Off);
         !is_off && !self.is_personal() && !self.facts.no_store
@@ -185,51 +185,50 @@ impl CacheRequest {
         fields
     }
 
-    /// How long it waits for the fetch of another request; `None` for as long as that takes. A family says that its responses
-    /// are for sharing. Elsewhere such a path may be one that upstream answers late and to each by itself, as long polls
-    /// are, unless its responses were for sharing before.
+    /// How long it waits as a follower; `None` for no limit. There is none in a family, whose responses can be shared, and where paths of
+    /// this shape had responses that could be shared. Elsewhere it may be a long poll, which upstream answers late and to each client
+    /// separately: then `collapse_wait`.
     pub fn patience(&self, running: &Running) -> Option<Duration> {
         let is_known = self.family.is_some() || running.shapes.is_shared(&self.http.target.path);
         (!is_known).then_some(running.config.server.collapse_wait)
     }
 
-    /// Remembers whether a successful response was for sharing, where no family says so.
+    /// Remembers whether a successful response could be shared, outside families.
     pub fn note_shared(&self, running: &Running, status: StatusCode, is_shared: bool) {
         if self.family.is_none() && status.is_success() {
             running.shapes.note(&self.http.target.path, is_shared);
         }
     }
 
-    /// What is stored answers this as it is, without asking upstream.
+    /// Whether a stored response is fresh for this request and may be served to it.
     pub fn is_answered_by(&self, stored: &entry::Response, now: SystemTime) -> bool {
         !self.is_refused(stored) && matches!(stored.freshness.reuse(now, &self.demands), Reuse::Fresh { .. })
     }
 
-    /// What is stored is what the origin would send, as far as preconditions go that are for the origin. They count only where
-    /// the response would be a 2xx (RFC 9110 §13.2.1).
+    /// Whether the preconditions that only an origin evaluates hold for a stored response. They count only where the response would be
+    /// a 2xx (RFC 9110 §13.2.1).
     pub fn is_met_by(&self, stored: &entry::Response) -> bool {
         !stored.status.is_success() || validation::is_as_asked(&self.http.headers, &stored.headers)
     }
 
-    /// What is stored is for requests without credentials, and this one has some. RFC 9111 §3.5 is about answers *to*
-    /// credentials; that other answers are not given to requests with credentials either is our own caution: upstream
-    /// might have said something else to this caller.
+    /// Whether a stored response is for requests without credentials, and this one has some. RFC 9111 §3.5 restricts responses *to*
+    /// credentials. Not serving other responses to them either is stricter: upstream might have answered this caller differently.
     pub fn is_refused(&self, stored: &entry::Response) -> bool {
         self.is_personal() && !stored.for_credentials
     }
 
-    /// What is stored may stand in for an upstream that failed so, by its own word and that of this request.
+    /// Whether a stale response may be served after this failure, by its own directives and those of the request.
     pub fn takes_after(&self, failure: Failure, stored: &Entry, now: SystemTime) -> bool {
         let freshness = stored.response().map(|response| &response.freshness);
         freshness.is_some_and(|it| it.usable_after(failure, now, &self.demands))
     }
 
-    /// It asks for a part of what a GET would get (RFC 9110 §14.2).
+    /// It asks for a range (RFC 9110 §14.2).
     pub fn is_for_range(&self) -> bool {
         self.http.method == Method::GET && range::is_asked_for(&self.http.headers)
     }
 
-    /// What is stored for it.
+    /// Looks it up in the cache.
     pub async fn look_up(&self, cache: &Cache) -> Lookup {
         let label = || self.label();
         cache.lookup(self.cache_key(), &self.http.headers, label, || Arc::clone(self.tags())).await
@@ -241,7 +240,7 @@ impl CacheRequest {
     }
 }
 
-/// Fields with credentials by which callers are not told apart.
+/// Fields with credentials that are not keyed.
 fn unknown_credentials<'f>(
     live: &Live,
     key_spec: Option<&KeySpec>,
@@ -260,7 +259,7 @@ fn note_credentials(facts: &mut RequestFacts, live: &Live, key_spec: Option<&Key
     }
 }
 
-/// Whether a family tells callers apart by a cookie that a request does not have, and does not say which others count.
+/// Whether the family's identity is a cookie that the request does not have, and no other cookies are keyed.
 fn is_anonymous(key_spec: &KeySpec, fields: &HeaderMap) -> bool {
     let identity =
         key_spec.identity_cookie().filter(|_| key_spec.cookies.is_none() && !key_spec.headers.contains(&COOKIE));

@@ -1,5 +1,5 @@
-//! `Larder-Debug`: a client that names a token of the admin in it is told why upstream gave no answer. Everybody else is told
-//! nothing. The field never reaches upstream, and no key holds it.
+//! `Larder-Debug`: a client that sends an admin token in it gets the cause of an upstream failure in the body of the 502 or 504. Other
+//! clients do not. The field is never sent to upstream, and is no part of a key.
 
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Instant;
@@ -15,7 +15,7 @@ use crate::http::headers::LARDER_DEBUG;
 use crate::running::Running;
 use crate::upstream::{Failure, UpstreamError};
 
-/// What may be a token, and whose it is.
+/// A token that was sent, and its client.
 pub(super) struct Debug {
     pub token: HeaderValue,
     pub client: Client,
@@ -28,10 +28,9 @@ pub(super) fn take(fields: &mut HeaderMap) -> Option<HeaderValue> {
 }
 
 impl Debug {
-    /// Adds the latest failure of the same kind to an answer that says that upstream gave none, if the token is one of the
-    /// admin's. No other answer depends on the token, so that nothing is compared for it. Whoever has sent too many wrong ones
-    /// waits before this one is looked at ([`guesses`]).
-    pub async fn tell(self: Box<Self>, running: &Running, response: &mut Response<Body>) {
+    /// Adds the latest failure of the same kind to a 502 or 504 of Larder's own, if the token is valid. For other responses the token
+    /// is not checked. A client that has sent too many wrong tokens waits before this one is checked ([`guesses`]).
+    pub async fn add_cause(self: Box<Self>, running: &Running, response: &mut Response<Body>) {
         let error = response.extensions_mut().remove::<UpstreamError>();
         let Some(failure) = error.and_then(|error| running.upstream.last_failure_of(error)) else { return };
         if !running.guard.has_tokens() {
@@ -71,6 +70,6 @@ fn add(response: &mut Response<Body>, failure: &Failure) {
     let Ok(mut content) = serde_json::from_slice::<serde_json::Value>(content) else { return };
     content["last_failure"] = serde_json::json!(failure);
     *response.body_mut() = Body::Whole(Bytes::from(content.to_string()));
-    // It is for nobody else.
+    // No cache may give it to others.
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
 }

@@ -34,11 +34,11 @@ mod stored;
 pub use response::{ResponseExplanation, UpstreamResponse, stated_length};
 pub use stored::{Mark, StoredExplanation, StoredResponse};
 
-/// A read that is not answered but told of.
+/// A read to explain.
 pub struct Explainer<'c> {
     config: &'c Config,
     live: Arc<Live>,
-    /// What it claims that whom it comes from is not trusted to say.
+    /// Fields of its scheme, host, path or client that are believed only of `trusted_proxies`.
     removed: Vec<HeaderName>,
     request: CacheRequest,
 }
@@ -51,7 +51,7 @@ pub struct RouteExplanation {
     pub family: Option<String>,
     /// Pattern and line of the family.
     pub rule: Option<String>,
-    /// Values of the family's captures.
+    /// Values of the pattern's captures.
     pub instance: Vec<String>,
     pub key: String,
     pub key_text: String,
@@ -63,12 +63,12 @@ pub struct RouteExplanation {
     pub invalidated_by: Vec<String>,
 }
 
-/// On which terms a response is kept.
+/// How a stored response may be reused.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ReuseTerms {
-    /// Seconds that it is fresh for, counted from when it was made.
+    /// Freshness lifetime, seconds.
     pub lifetime: u64,
-    /// How old it was when it came, seconds.
+    /// Age when it was received, seconds.
     pub initial_age: u64,
     /// Where the lifetime comes from.
     pub lifetime_from: String,
@@ -77,11 +77,11 @@ pub struct ReuseTerms {
     pub stale_while_revalidate: Allowance,
     pub stale_if_error: Allowance,
     pub stale_if_unreachable: Allowance,
-    /// The fields of the request that would validate it; empty if it cannot be validated.
+    /// The conditions that would validate it; empty if it has no validator.
     pub validated_with: Vec<String>,
 }
 
-/// For how long past its lifetime a response may be served.
+/// How long after its lifetime a response may be served.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Allowance {
     /// Seconds; 0: not at all.
@@ -89,12 +89,12 @@ pub struct Allowance {
     pub because: String,
 }
 
-/// What a request would get.
+/// The decision on a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DecisionExplanation {
     pub does: Action,
     pub because: String,
-    /// Seconds of freshness left of what is kept; negative when it is stale.
+    /// Seconds of freshness left of the stored response; negative when it is stale.
     pub ttl: Option<i64>,
 }
 
@@ -108,13 +108,13 @@ pub enum Action {
     StaleAndRevalidated,
     /// From the cache, stale.
     Stale,
-    /// Upstream is asked first whether what is kept still holds.
+    /// Upstream is asked first whether the stored response still holds.
     Validated,
-    /// Upstream is asked for all of it.
+    /// Fetched from upstream.
     Fetched,
-    /// Upstream is asked, and nothing of it is stored.
+    /// Forwarded to upstream; nothing is stored.
     Forwarded,
-    /// With an error of Larder's own.
+    /// Larder's own error.
     Refused,
 }
 
@@ -134,7 +134,7 @@ impl Action {
 }
 
 impl<'c> Explainer<'c> {
-    /// A read by a client on this machine. Of a QUERY it is the one without content.
+    /// A read by a client on this machine. A QUERY is taken to have no content.
     pub fn of(
         config: &'c Config,
         live: Arc<Live>,
@@ -160,8 +160,8 @@ impl<'c> Explainer<'c> {
         Explainer { config, live: Arc::clone(&live), removed, request: CacheRequest::new(live, http, content) }
     }
 
-    /// Where a request points that is written as a path or a URL, and its fields. The host is part of the key: without
-    /// one, it is the address that a client on this machine would use.
+    /// The target of a path or URL, and the request's fields. The host is part of the key: without one it is the address that a client
+    /// on this machine would use.
     pub fn target(config: &Config, uri: &Uri, mut fields: HeaderMap) -> Result<(Target, HeaderMap), TargetFault> {
         if uri.authority().is_none() && !fields.contains_key(HOST) {
             let listen = config.server.listen.to_string();
@@ -349,7 +349,7 @@ impl<'c> Explainer<'c> {
         }
     }
 
-    /// The same of a response that is stored, and that no write has invalidated.
+    /// The same if this response is stored and no write has invalidated it.
     fn decide_on(&self, stored: entry::Response, now: SystemTime) -> DecisionExplanation {
         let (text, tags) = (self.cache_key().text.into(), Arc::clone(self.request.tags()));
         let stamp = Stamp { epoch: Epoch(1), sequence: 1 };
@@ -439,10 +439,10 @@ impl<'c> Explainer<'c> {
     }
 }
 
-/// Readings of a path that are told of.
-const TOLD: usize = 8;
+/// Most readings of a path that are listed.
+const LISTED: usize = 8;
 
-/// What upstream may take a path for, and where that belongs.
+/// The paths that upstream may take this one for, with their families.
 fn described(ambiguity: &Ambiguity<'_>) -> String {
     let place = |family: Option<&Family>| match family {
         Some(family) => match &family.key_spec.identity {
@@ -457,11 +457,11 @@ fn described(ambiguity: &Ambiguity<'_>) -> String {
     let mut readings: Vec<String> = ambiguity
         .readings
         .iter()
-        .take(TOLD)
+        .take(LISTED)
         .map(|(path, family)| format!("{path} ({})", place(*family)))
         .collect();
-    let untold = ambiguity.readings.len().saturating_sub(TOLD);
-    readings.extend((untold > 0 || !ambiguity.is_complete).then(|| "and others".to_owned()));
+    let unlisted = ambiguity.readings.len().saturating_sub(LISTED);
+    readings.extend((unlisted > 0 || !ambiguity.is_complete).then(|| "and others".to_owned()));
     format!(
         "the path belongs to {}, but upstream may take it for {}",
         place(ambiguity.family),

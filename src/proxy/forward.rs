@@ -22,7 +22,7 @@ use crate::outcome::{Fwd, Outcome};
 use crate::running::Running;
 use crate::upstream::RequestBody;
 
-/// Forwards without looking at the cache.
+/// Forwards a request that bypasses the cache.
 pub(super) async fn pass(
     running: &Running,
     http: &ClientRequest,
@@ -37,7 +37,7 @@ pub(super) async fn pass(
     let live = running.live();
     let family = live.rules.route(&http.method, &http.target.path).map(|it| it.family);
     let (fields, client) = (http.for_passing(running), http.sharer(running));
-    // A share is taken when there is something to send, as a place at upstream is.
+    // The share is taken, like a place at upstream, when there is something to send.
     if let Err(incomplete) = running.upstream.receive_ahead(client, &fields, &mut body).await {
         return failed(incomplete, fwd);
     }
@@ -64,7 +64,7 @@ pub(super) async fn pass(
     }
 }
 
-/// A read that is not to reach upstream, as far as its family heeds that.
+/// Whether a read says `only-if-cached`, and its family heeds that.
 fn is_for_cache_alone(running: &Running, http: &ClientRequest) -> bool {
     let is_read = matches!(http.method.as_str(), "GET" | "HEAD" | "QUERY");
     is_read && {
@@ -75,8 +75,8 @@ fn is_for_cache_alone(running: &Running, http: &ClientRequest) -> bool {
     }
 }
 
-/// A read that the cache cannot answer, and whose response is not stored. What upstream says to a HEAD updates what is stored for
-/// GET, or shows that it is of no use any more (RFC 9111 §4.3.5). `stale`: what is stored, if it is stale.
+/// Forwards a read that the cache cannot answer and whose response is not stored. The response to a HEAD updates the stored response to
+/// GET, or invalidates it (RFC 9111 §4.3.5). `stale`: the stored response, if it is stale.
 pub(super) async fn forward(
     running: &Running,
     request: &Arc<CacheRequest>,
@@ -114,7 +114,7 @@ pub(super) async fn forward(
     answered
 }
 
-/// Sends the request as it is. Also gives the head of the response.
+/// Sends the request as it is. Also returns the head of the response.
 async fn send(
     running: &Running,
     request: &CacheRequest,

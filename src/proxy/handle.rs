@@ -43,11 +43,11 @@ pub fn handle(
         };
         let mut response = record(running, &live, answered, &method, &path, start);
         if !trailers && matches!(response.body(), Body::Upstream(_) | Body::Recorded(_)) {
-            // RFC 9110 §6.5.1: none are sent to who did not say that it takes them.
+            // RFC 9110 §6.5.1: a client that did not say `TE: trailers` gets none.
             response.headers_mut().remove(TRAILER);
         }
         if let Some(debug) = debug {
-            Box::pin(debug.tell(running, &mut response)).await;
+            Box::pin(debug.add_cause(running, &mut response)).await;
         }
         response
     }
@@ -57,14 +57,14 @@ pub fn handle(
 enum Work {
     /// The cache, if it can.
     Read(Box<CacheRequest>),
-    /// Upstream, most likely. In a box: the future of every request is moved about, and the larger it is the more is copied.
+    /// Upstream, most likely. In a box, so that the future of a hit is small.
     Other(Pin<Box<dyn Future<Output = Answered> + Send>>),
     /// Larder itself.
     Refused(Box<Answered>),
 }
 
-/// What a request is about: its method, its path if that is to be logged, whether its client takes trailers, the token with
-/// which it asks for causes, and what answers it.
+/// Admits a request and chooses what answers it. Also returns the method, the path for the access log, whether the client takes
+/// trailers, and the token in `Larder-Debug`.
 fn take(
     running: &Arc<Running>,
     live: &Arc<Live>,
@@ -72,7 +72,7 @@ fn take(
     client: IpAddr,
     interim: Option<Interim>,
 ) -> (Method, String, bool, Option<Box<Debug>>, Work) {
-    // One look at the names of its fields spares most requests a dozen searches among them.
+    // One pass over the field names spares most requests a dozen lookups.
     let seen = headers::look(request.headers(), &live.credentials);
     let underscored = if seen.underscores { take_underscored(running, request.headers_mut()) } else { Vec::new() };
     let (has_hop_fields, credentials) = (seen.hop_fields, seen.credentials);
@@ -85,7 +85,7 @@ fn take(
     };
     let trailers = has_hop_fields && headers::names_token(&parts.headers, &TE, "trailers");
     if has_hop_fields {
-        // Before anything is read from the fields: what `Connection` names does not count as part of the request.
+        // First of all: fields that `Connection` names are no part of the request.
         headers::strip_hop_by_hop(&mut parts.headers);
     }
     if parts.version == Version::HTTP_2 {
@@ -134,7 +134,7 @@ fn take(
     (method, path.unwrap_or_default(), trailers, debug, work)
 }
 
-/// Every read but GET and HEAD, and those with the offer of another protocol.
+/// Answers safe methods other than GET and HEAD, and requests for an upgrade.
 async fn answer(
     running: &Arc<Running>,
     live: &Arc<Live>,
@@ -149,7 +149,7 @@ async fn answer(
     }
 }
 
-/// Logs and counts what was no request, and was refused with this status before it could be one.
+/// Logs and counts a malformed request, which was refused with this status.
 pub fn record_refusal(running: &Running, status: u16, reason: &str) {
     let live = running.live();
     let outcome = Outcome::error("malformed-request");
@@ -186,7 +186,7 @@ fn record(
     }
     let text = outcome.to_string();
     if running.config.log.access {
-        // The query is left out: it may hold secrets.
+        // Without the query, which may hold secrets.
         tracing::info!(
             target: "larder::access",
             %method,
@@ -199,7 +199,7 @@ fn record(
             micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
         );
     }
-    // An outcome's text is made of tokens, `=`, `;` and integers.
+    // The text has only tokens, `=`, `;` and integers.
     if running.config.server.cache_status != CacheStatus::Off
         && let Ok(value) = HeaderValue::try_from(text)
     {

@@ -1,4 +1,4 @@
-//! OPTIONS and TRACE that have come as far as they were to go (RFC 9110 §7.6.2): answered here instead of forwarded.
+//! OPTIONS and TRACE with `Max-Forwards: 0` (RFC 9110 §7.6.2): answered here instead of forwarded.
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE};
@@ -10,11 +10,11 @@ use crate::http::headers::credentials::is_in_table;
 use crate::http::headers::{self, Hops};
 use crate::outcome::{Fwd, Outcome};
 
-/// What Larder itself can do with any resource is to forward these.
+/// The methods that Larder forwards.
 const METHODS: HeaderValue =
     HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE, QUERY");
 
-/// Counts a hop; an answer if it was the last one.
+/// Counts a hop. The response if it was the last one.
 pub(super) fn answer(parts: &mut Parts) -> Option<Answered> {
     let is_trace = parts.method == Method::TRACE;
     if !is_trace && parts.method != Method::OPTIONS {
@@ -40,7 +40,7 @@ fn options() -> Response<Body> {
     response
 }
 
-/// RFC 9110 §9.3.8: the request as it was received, but for what may be secret.
+/// RFC 9110 §9.3.8: the request as it was received, without fields that may be secret.
 fn trace(parts: &Parts) -> Response<Body> {
     let mut message = format!("{} {} {:?}\r\n", parts.method, parts.uri, parts.version).into_bytes();
     for (name, value) in parts.headers.iter().filter(|(name, _)| !is_secret(name)) {

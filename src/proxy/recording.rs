@@ -1,4 +1,4 @@
-//! A body that is kept on its way to the one client it is for.
+//! A body that is buffered on its way to its one client, to be stored.
 
 use std::fmt;
 use std::pin::Pin;
@@ -9,11 +9,11 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::upstream::{BodyError, ResponseBody};
 
-/// What is done with the whole body.
+/// Receives the whole body.
 type Keep = Box<dyn FnOnce(Bytes) + Send>;
 
-/// Passes a body on and keeps what went by. What comes to its end within the limit is handed over, before the client has
-/// all of it; what breaks off, grows too large or is not taken is forgotten.
+/// Passes a body on and buffers it. A body that ends within the limit is handed over before the client has all of it. One that breaks
+/// off, is too large, or is not read by the client is not.
 pub struct Recording {
     body: ResponseBody,
     kept: BytesMut,
@@ -22,7 +22,7 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Keeps at most `limit` bytes.
+    /// Buffers at most `limit` bytes.
     pub fn new(body: ResponseBody, limit: u64, keep: Keep) -> Recording {
         Recording { body, kept: BytesMut::new(), limit, keep: Some(keep) }
     }
@@ -58,7 +58,7 @@ impl Body for Recording {
             Some(Err(_)) => this.keep = None,
             None => {}
         }
-        // Who was told the length asks for nothing behind the last chunk.
+        // A client that knows the length does not poll after the last chunk.
         if frame.is_none() || this.body.is_end_stream() {
             this.hand_over();
         }

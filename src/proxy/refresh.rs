@@ -1,6 +1,5 @@
-//! `refresh = true`: after an invalidation, the hottest of what it has invalidated is fetched again before anybody asks.
-//! Fetches go by the flights and fills of reads, so that a client that asks meanwhile shares them. They never take a
-//! client's place: they go on only while upstream has free ones.
+//! Prefetch after a write (`refresh = true`): the hottest entries that an invalidation hits are fetched again before a client asks.
+//! The fetches coalesce with those of clients. They run only while upstream has free places, so that no client waits for them.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,25 +20,25 @@ use crate::marks::Tag;
 use crate::running::Running;
 use crate::upkeep::hot::Read;
 
-/// Fetches for one invalidation; invalidations that come while one is being refreshed count as one.
+/// Most fetches after one invalidation. Invalidations that come while these run count as one.
 const MOST: usize = 100;
 
-/// Fetches at a time.
+/// Concurrent fetches.
 const AT_A_TIME: usize = 4;
 
-/// Counts a read that the cache has answered, if a rule may want it refreshed.
+/// Counts a hit, if a rule with `refresh` invalidates its family.
 pub(super) fn count(running: &Running, request: &CacheRequest, lookup: &Lookup) {
     if request.family().is_some_and(|(family, _)| family.refreshed) {
         running.cache.hot().count(lookup.cache_key.hash, || repeatable(request, lookup));
     }
 }
 
-/// What is needed to ask again; `None` for what is somebody's own.
+/// The request to send again; `None` if it belongs to one caller.
 fn repeatable(request: &CacheRequest, lookup: &Lookup) -> Option<Read> {
     let (family, _) = request.family()?;
     let is_personal = matches!(family.key_spec.identity, Identity::Header(_) | Identity::Cookie(_));
     let has_credentials = request.has_credentials();
-    // Asked again, its fields would go by other names.
+    // Sent again, its fields would have other names.
     let is_renamed = !request.http.underscored.is_empty();
     if is_personal || has_credentials || is_renamed || request.http.method != Method::GET {
         return None;
@@ -67,7 +66,7 @@ fn repeatable(request: &CacheRequest, lookup: &Lookup) -> Option<Read> {
     })
 }
 
-/// Begins to refresh what is hottest among all that carries one of the tags.
+/// Begins to prefetch the hottest entries with one of the tags.
 pub(super) fn begin(running: &Arc<Running>, tags: &[Tag]) {
     if !tags.is_empty() && running.cache.hot().want(tags) {
         running.tasks.spawn(go_on(Arc::clone(running)));
@@ -77,7 +76,7 @@ pub(super) fn begin(running: &Arc<Running>, tags: &[Tag]) {
 async fn go_on(running: Arc<Running>) {
     while let Some(tags) = running.cache.hot().take_wanted() {
         let looking = Arc::clone(&running);
-        // A walk over some thousand reads.
+        // Scans some thousand requests.
         let hottest = tokio::task::spawn_blocking(move || looking.cache.hot().hottest(&tags, MOST)).await;
         let mut under_way = JoinSet::new();
         for read in hottest.unwrap_or_default() {
@@ -85,10 +84,10 @@ async fn go_on(running: Arc<Running>) {
                 under_way.join_next().await;
             }
             if !running.upstream.has_room(Client::LARDER) {
-                tracing::debug!("upstream has no free place: what is invalidated waits for who asks for it");
+                tracing::debug!("upstream has no free place; no prefetch");
                 break;
             }
-            // A shutdown waits for all that is under way.
+            // A shutdown waits for running fetches.
             if running.tasks.is_closed() {
                 return;
             }
@@ -98,7 +97,7 @@ async fn go_on(running: Arc<Running>) {
     }
 }
 
-/// Fetches one, unless somebody has since, or is at it.
+/// Fetches one entry, unless it is current again or being fetched.
 async fn refresh(running: Arc<Running>, read: Arc<Read>) {
     let parts = (Method::GET, read.target.clone(), read.headers.clone());
     let forwarded = running.config.server.forwarded_from(read.client);
@@ -112,7 +111,7 @@ async fn refresh(running: Arc<Running>, read: Arc<Read>) {
     let stale = match &lookup.found {
         Found::Invalidated | Found::OtherVariant | Found::Nothing if lookup.view.is_some() => None,
         Found::SoftInvalidated(entry) => Some(Arc::clone(entry)),
-        // Refreshed meanwhile; or the store is away, and nothing could be stored.
+        // Fetched meanwhile; or the store does not answer, and nothing could be stored.
         _ => return,
     };
     if let FetchRole::Lead(permit) = running.inflight.join(read.key, lookup.view.as_ref(), Instant::now()) {

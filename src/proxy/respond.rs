@@ -1,5 +1,5 @@
-//! Answers to clients: from an entry (with `Age`, and 304 or 206 where the client's own conditions ask for it), from
-//! a response on its way, or Larder's own errors.
+//! Responses to clients: from an entry (with `Age`, and as 304 or 206 where the client's conditions or ranges ask for it), from a
+//! response that is being fetched, or Larder's own errors.
 
 use std::time::{Duration, SystemTime};
 
@@ -27,7 +27,7 @@ use crate::outcome::Outcome;
 use crate::running::Running;
 use crate::upstream::{ContentUnread, ResponseBody};
 
-/// An answer from a stored response. `is_known`: it is what the client has, by the client's own conditions.
+/// A response from a stored one. `is_known`: the client has it, by its own conditions.
 pub fn stored(
     method: &Method,
     request: &HeaderMap,
@@ -90,8 +90,8 @@ fn partial(fields: HeaderMap, whole: &Bytes, parts: &[Part]) -> Response<Body> {
     response
 }
 
-/// The fields of a 206, but for its `Content-Range`: a message of several parts has none (RFC 9110 §15.3.7.2). Who asks with
-/// `If-Range` has the representation's own from the first part (§15.3.7).
+/// The fields of a 206 without `Content-Range`, which a message of several parts does not have (RFC 9110 §15.3.7.2). A client that
+/// sends `If-Range` has the representation's fields from an earlier part (§15.3.7).
 fn described(request: &HeaderMap, stored: &HeaderMap) -> HeaderMap {
     let mut fields = stored.clone();
     fields.remove(CONTENT_RANGE);
@@ -120,7 +120,7 @@ fn not_modified(stored: &HeaderMap, age: Duration) -> Response<Body> {
     response
 }
 
-/// Whether a response is what the client has, by the client's own conditions. `tags`: those of the response.
+/// Whether the client has this response, by its own conditions. `tags`: those of the response.
 pub(super) async fn is_known(
     running: &Running,
     request: &CacheRequest,
@@ -132,7 +132,7 @@ pub(super) async fn is_known(
         Condition::NotModified => true,
         Condition::NotModifiedSince(date) => {
             let tags = tags();
-            // In a box: few hits are asked for by a date.
+            // In a box: few hits have a condition by date.
             !Box::pin(running.cache.may_be_of_a_write(&tags, date)).await
         }
     }
@@ -146,7 +146,7 @@ pub(super) async fn is_known_entry(running: &Running, request: &CacheRequest, en
     }
 }
 
-/// The answer from a stored response.
+/// The response from a stored one, with its outcome.
 pub(super) fn from_stored(
     running: &Running,
     request: &CacheRequest,
@@ -163,7 +163,7 @@ pub(super) fn from_stored(
     request.answered(response, outcome)
 }
 
-/// An answer from a response that is on its way into the cache. `is_known`: it is what the client has.
+/// A response from one that is being fetched. `is_known`: the client has it.
 pub(super) fn streaming(http: &ClientRequest, head: &Head, is_known: bool, reader: Reader) -> Response<Body> {
     if is_known {
         let mut response = Response::new(Body::Empty);
@@ -172,7 +172,7 @@ pub(super) fn streaming(http: &ClientRequest, head: &Head, is_known: bool, reade
         return response;
     }
     let mut response = match asks_for(http, head, &reader) {
-        // Several parts of what is not here yet: RFC 9110 §14.2 lets a server send the whole.
+        // RFC 9110 §14.2 lets a server send the whole in place of several parts.
         Range::Whole if head.status == StatusCode::NO_CONTENT => Response::new(Body::Empty),
         Range::Whole => Response::new(Body::Shared(reader)),
         Range::Parts(parts) if parts.len() > 1 => Response::new(Body::Shared(reader)),
@@ -184,7 +184,7 @@ pub(super) fn streaming(http: &ClientRequest, head: &Head, is_known: bool, reade
     response
 }
 
-/// What a request asks of a body on its way; the whole unless its length is known.
+/// The range of a body that is being fetched; the whole unless its length is known.
 fn asks_for(http: &ClientRequest, head: &Head, reader: &Reader) -> Range {
     match reader.size_hint().exact() {
         Some(length) if http.method == Method::GET && head.status == StatusCode::OK => {
@@ -230,7 +230,7 @@ pub(super) fn forwarded(response: Response<ResponseBody>, server: &Server) -> Re
         response.headers_mut().insert(TRAILER, trailer);
     }
     if response.extensions().get::<ContentUnread>().is_some() {
-        // RFC 9110 §10.1.1: who does not read the content says whether the connection ends.
+        // RFC 9110 §10.1.1: a server that does not read the content says whether it closes the connection.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     headers::add_via(response.headers_mut(), received);

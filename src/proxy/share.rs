@@ -1,4 +1,4 @@
-//! The bound on requests that ask upstream for themselves alone.
+//! The bound on requests that upstream gets for one client alone.
 
 use http::StatusCode;
 
@@ -8,8 +8,8 @@ use crate::running::Running;
 use crate::shares::{Over, Share};
 use crate::upstream::UpstreamError;
 
-/// A client's share of what upstream is asked for one request alone: whoever can make the cache forward what it might have
-/// answered, or fetched once for many, could otherwise take upstream from everybody else.
+/// Takes a client's share of the requests that are forwarded for one client alone. Without this bound a client that makes Larder forward
+/// what the cache could answer, or what could be fetched once for many, would take upstream from all others.
 pub(super) fn share(running: &Running, http: &ClientRequest) -> Result<Share, Box<Answered>> {
     running.unshared.take(http.sharer(running), 1).map_err(|over| {
         Box::new(match over {

@@ -1,4 +1,4 @@
-//! A part of a body that is still on its way.
+//! A part of a body that is being fetched.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

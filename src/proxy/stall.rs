@@ -1,6 +1,6 @@
-//! Whose turn it is in an answer over HTTP/2. There a client can stop taking one answer while it goes on with others,
-//! so that no write to its connection ever stalls: only the task of the stream can tell. What is said here stays in that
-//! task, and costs those who answer over HTTP/1.1 nothing.
+//! Detects HTTP/2 streams whose client has stopped reading. A client can stop reading one stream while it reads others, so that no
+//! write to its connection stalls: only the task of the stream can notice. The state is local to that task, and costs responses over
+//! HTTP/1.1 nothing.
 
 use std::cell::Cell;
 
@@ -8,15 +8,15 @@ tokio::task_local! {
     static TURN: StreamStall;
 }
 
-/// How far the answer of one stream has come.
+/// How far the response of one stream has been read.
 #[derive(Debug, Default)]
 pub struct StreamStall {
     is_clients: Cell<bool>,
-    /// Pieces of the answer that were taken.
+    /// Pieces of the response that were taken.
     taken: Cell<u64>,
 }
 
-/// Runs the task of a stream, which may say whose turn it is.
+/// Runs the task of a stream.
 pub fn within<F: Future>(stream: F) -> impl Future<Output = F::Output> {
     TURN.scope(StreamStall::default(), stream)
 }
@@ -26,7 +26,7 @@ pub fn is_of_stream() -> bool {
     TURN.try_with(|_| ()).is_ok()
 }
 
-/// There is something that the client should take: the head of the answer, or another piece of it.
+/// The client should read something: the head of the response, or another piece of its body.
 pub fn give() {
     let _ = TURN.try_with(|turn| {
         turn.is_clients.set(true);
@@ -34,12 +34,12 @@ pub fn give() {
     });
 }
 
-/// There is nothing to be taken yet: Larder waits, not the client.
+/// There is nothing to read yet: Larder waits, not the client.
 pub fn wait() {
     let _ = TURN.try_with(|turn| turn.is_clients.set(false));
 }
 
-/// How many pieces there were, if it is the client's turn to take the last one of them.
+/// How many pieces there were, if the client has not read the last one.
 pub fn of_client() -> Option<u64> {
     TURN.try_with(|turn| turn.is_clients.get().then(|| turn.taken.get())).ok().flatten()
 }

@@ -1,5 +1,5 @@
-//! What is done about requests whose answers may have been those of others: what they have stored is invalidated. A write
-//! among them counts as one without an answer: upstream may have carried it out later than this proxy was told.
+//! Requests that may have got the responses of other requests, because stray bytes came on their connection: what they have stored is
+//! invalidated. A write among them counts as unanswered: upstream may have carried it out later than it seemed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::running::Running;
 use crate::store::fleet::{Again, Invalidations};
 use crate::upstream::Suspects;
 
-/// Deals with suspects for as long as the process lives.
+/// Handles suspect requests for as long as the process lives.
 pub async fn invalidate_all(running: Arc<Running>) {
     loop {
         let suspects = running.upstream.suspects().await;

@@ -1,9 +1,9 @@
 //! A connection that changes its protocol (RFC 9110 §7.8), such as to WebSocket: the request goes to upstream with its
-//! `Upgrade`, and when upstream agrees, the two connections are joined and Larder only carries bytes.
+//! `Upgrade`, and when upstream agrees, Larder forwards bytes between the two connections.
 //!
 //! Only with HTTP/1.1, for safe methods, and to the protocols in `[server] upgrades`. Any other request is what it would be
-//! without the field, which a server may ignore: a write is a write, and a read may be answered from the cache. So nobody
-//! can force a fetch by offering what upstream does not speak. `h2c` is never forwarded: Larder itself speaks it, with prior
+//! without the field, which a server may ignore: a write is a write, and a read may be answered from the cache. So no client can
+//! force a fetch by offering a protocol that upstream does not speak. `h2c` is never forwarded: Larder itself speaks it, with prior
 //! knowledge.
 
 use std::io;
@@ -91,13 +91,13 @@ pub(super) async fn tunnel(
     Answered { response, outcome, family: None }
 }
 
-/// Tells the client that upstream agrees, and joins the two as soon as the client has heard it.
+/// Sends the client upstream's 101, and forwards bytes as soon as it is sent.
 fn switch(running: &Running, mut response: Response<ResponseBody>, client: OnUpgrade) -> Response<Body> {
     let upstream = hyper::upgrade::on(&mut response);
     let protocol = response.headers().get(UPGRADE).cloned();
     let (parts, place) = response.into_parts();
     let patience = running.config.server.stream_timeout;
-    // Outlives the request; shutdown waits for it as for every task, and it is bounded by upstream's places for streams.
+    // It outlives the request. A shutdown waits for it as for every task; upstream's places for streams bound their number.
     running.tasks.spawn(async move {
         if let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream)
             && let Err(error) = join(client, upstream, patience).await
@@ -118,7 +118,7 @@ fn switch(running: &Running, mut response: Response<ResponseBody>, client: OnUpg
     response
 }
 
-/// Carries bytes both ways until both sides have ended, one fails, or neither has said anything for `patience`.
+/// Forwards bytes both ways until both sides have ended, one fails, or neither has sent anything for `patience`.
 async fn join(client: Upgraded, upstream: Upgraded, patience: Duration) -> io::Result<()> {
     let progress = Progress::new();
     let mut client = Watched { stream: TokioIo::new(client), progress: Arc::clone(&progress) };
@@ -130,8 +130,8 @@ async fn join(client: Upgraded, upstream: Upgraded, patience: Duration) -> io::R
     }
 }
 
-/// A stream that notes when something came or went. One side is enough: what comes on it goes to the other, and what
-/// goes came from there.
+/// A stream that records when bytes passed. One side is enough: bytes that come on it go to the other, and those that go came from
+/// there.
 struct Watched<S> {
     stream: S,
     progress: Arc<Progress>,

@@ -1,5 +1,5 @@
-//! Everything that may change something: forward, and invalidate before answering. Runs in a task that survives the
-//! client, since upstream may carry out a write whose client has left.
+//! Writes: record the intent, forward, invalidate, wait until no proxy can serve what was invalidated, answer. A write runs in a task
+//! that outlives its client, since upstream may carry out a write whose client has left.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -44,15 +44,15 @@ pub(super) async fn write(
         Err(fault) => return refuse(StatusCode::BAD_REQUEST, "destination", &fault.to_string()),
     };
     if !targets.iter().all(|target| target.readings().is_complete()) {
-        // What it invalidates could not be told.
+        // It would be unknown what the write invalidates.
         let message = format!("the path can be taken for more than {MOST_READINGS} other paths; write it plainly");
         return refuse(StatusCode::BAD_REQUEST, MissReason::AmbiguousPath.label(), &message);
     }
     let (give, take) = oneshot::channel();
     let task = Arc::clone(running);
-    // In a box: a task's future is copied several times on its way, and this is a large one.
+    // In a box: the future is large, and a task's future is copied several times.
     running.tasks.spawn(Box::pin(async move {
-        // The client may be gone by now; the write was carried out all the same.
+        // The client may have left.
         let _ = give.send(carry_out(&task, live, http, targets, body).await);
     }));
     take.await.unwrap_or_else(|_| {
@@ -60,8 +60,7 @@ pub(super) async fn write(
     })
 }
 
-/// The steps of a write (DESIGN §4): announce it, forward it, invalidate, and wait until no proxy of the fleet can serve
-/// what it invalidates.
+/// The steps of a write.
 async fn carry_out(
     running: &Arc<Running>,
     live: Arc<Live>,
@@ -70,8 +69,7 @@ async fn carry_out(
     body: Incoming,
 ) -> Answered {
     let (fields, mut body) = (http.for_upstream(running), http.content(body));
-    // Before it is announced: a client that sends nothing is to cost nobody anything.
-    // What does not come has not been sent either.
+    // Before the intent is recorded: a client that sends no content must not cost the fleet anything, and nothing of it was sent.
     if let Err(incomplete) = running.upstream.receive_ahead(http.sharer(running), &fields, &mut body).await {
         return failed(incomplete, Fwd::Method);
     }
@@ -87,23 +85,23 @@ async fn carry_out(
     let tags = unanswered.all_tags();
     let intent = Intent { id: random_id(), tags: tags.clone() };
     let pending = running.unanswered.begin(tags);
-    let before = match announce(running, &intent).await {
+    let before = match record_intent(running, &intent).await {
         Ok(before) => before,
         Err(refused) => return *refused,
     };
     let request_time = running.cache.now();
     let upload = body.upload();
-    let answer = announced(running, &intent, Box::pin(forward(running, &http, fields, body))).await;
+    let answer = with_intent(running, &intent, Box::pin(forward(running, &http, fields, body))).await;
     let times = (request_time, running.cache.now());
     let unfinished = upload.as_ref().filter(|upload| !upload.has_ended());
     let is_whole = upload.as_ref().is_none_or(|upload| upload.is_whole());
     let server = &running.config.server;
     let end = end_of(server, &http.target, &answer, is_whole);
     let answer_fields = answer.as_ref().map_or(&nothing, Response::headers);
-    // Rules that came into force meanwhile may have let readers store what this write invalidates.
+    // Under rules that came into force meanwhile readers may have stored what this write invalidates.
     let now = running.live();
     let matches = also_by(matches, &live, &now, &methods, &targets, &http.headers);
-    // Upstream may carry it out after it was given up, or when it has the rest of the content.
+    // Upstream may carry it out later: after Larder gave it up, or when upstream has the rest of the content.
     let may_follow = end == Some(WriteEnd::NoAnswer) || !is_whole;
     let again = may_follow.then_some(reinvalidate_after);
     let what =
@@ -125,7 +123,7 @@ async fn carry_out(
     });
     let taken = match end {
         Some(end) if !what.is_empty() => {
-            // The rest needs it still.
+            // The rest of the write needs the intent.
             let carried_out = Some(&intent).filter(|_| rest.is_none());
             invalidate(running, &matches, end, &what, carried_out).await
         }
@@ -144,8 +142,8 @@ async fn carry_out(
     if matches.is_empty() && end.is_some_and(|end| StatusSet::default().applies(end)) {
         count_unmatched(running, &now, &http);
     }
-    if !delivered && refuses(running) {
-        // It was carried out, and must not be acknowledged before everybody knows.
+    if !delivered && refuses_writes_in_outages(running) {
+        // It was carried out, and must not be acknowledged before all proxies know of it.
         let patience = running.config.server.upstream_timeout;
         delivered = tokio::time::timeout(patience, running.cache.delivered()).await.is_ok();
         if !delivered {
@@ -173,7 +171,7 @@ async fn carry_out(
     }
 }
 
-/// What a write matches by the rules in force when it began (`matches`), and by those in force now. `request`: its fields.
+/// The rules that match a write: those in force when it began (`matches`), and those in force now. `request`: its fields.
 fn also_by<'r>(
     mut matches: Vec<MatchedRule<'r>>,
     began: &'r Live,
@@ -189,7 +187,7 @@ fn also_by<'r>(
     matches
 }
 
-/// Invalidates what a write does that ended like this, and has refreshed what its rules say. An intent is carried out by it.
+/// Carries out the invalidations of a write, completes its intent, and begins the prefetches that its rules ask for.
 async fn invalidate(
     running: &Arc<Running>,
     matches: &[MatchedRule<'_>],
@@ -205,28 +203,28 @@ async fn invalidate(
     taken
 }
 
-/// The rest of a write whose answer came before the end of its content: upstream may act when it has all of it. Until then its
-/// intent stays announced.
+/// The rest of a write whose response came before the end of its content. Upstream may act when it has the whole content, so that the
+/// intent is kept until then.
 struct Rest {
     targets: Vec<Target>,
     methods: Meant,
-    /// Its own fields.
+    /// The fields of the request.
     request: HeaderMap,
-    /// Names of upstream.
+    /// Host names of upstream.
     hosts: Vec<String>,
     /// The rules in force when it began.
     live: Arc<Live>,
     upload: Arc<Upload>,
-    /// How the write has ended when upstream has all of its content.
+    /// How the write ends once upstream has the whole content.
     end: WriteEnd,
-    /// Of the answer.
+    /// The fields of the response.
     fields: HeaderMap,
-    /// Of the write, with what its answer names.
+    /// The intent, with the tags that the response names.
     intent: Intent,
 }
 
 impl Rest {
-    /// Invalidates once more when the content has ended.
+    /// Invalidates again when the content has ended.
     fn follow(self, running: &Arc<Running>) {
         let (task, pending) = (Arc::clone(running), running.unanswered.begin(self.intent.tags.clone()));
         running.tasks.spawn(async move {
@@ -237,9 +235,9 @@ impl Rest {
 
     async fn finish(self, running: &Arc<Running>) {
         let _ = running.cache.announce(&self.intent, patience(running)).await;
-        announced(running, &self.intent, Box::pin(self.upload.ended())).await;
+        with_intent(running, &self.intent, Box::pin(self.upload.ended())).await;
         let server = &running.config.server;
-        // RFC 9112 §8: a message that is incomplete is no request.
+        // RFC 9112 §8: an incomplete message is no request.
         if !self.upload.is_whole() && server.on_incomplete == OnIncomplete::Ignore {
             return running.cache.withdraw(&self.intent).await;
         }
@@ -247,14 +245,14 @@ impl Rest {
         let caller = CallerIdentity::Known { fields: &self.request, secret: self.live.redaction.secret.as_ref() };
         let matches = self.live.rules.invalidated_by_any(&self.methods, &self.targets, caller);
         let matches = also_by(matches, &self.live, &now, &self.methods, &self.targets, &self.request);
-        // Nothing says when upstream has acted.
+        // Upstream has answered already: nothing shows when it acts.
         let again = Some(server.reinvalidate_after);
         let what = invalidations(&self.targets, &matches, (self.end, &self.fields), &self.hosts, again);
         invalidate(running, &matches, self.end, &what, Some(&self.intent)).await;
     }
 }
 
-/// Tags that the access log names of one write.
+/// Most tags of one write in the access log.
 const NAMED: usize = 8;
 
 /// What was invalidated, for the access log.
@@ -268,17 +266,17 @@ fn described(what: &Invalidations) -> Option<Box<str>> {
     (!names.is_empty()).then(|| format!("{}{more}", names.join(", ")).into())
 }
 
-/// Counts a write that no rule matches, and tells of the first of its shape where rules are meant to match writes.
+/// Counts a write that no rule matches, and logs the first of each route shape.
 fn count_unmatched(running: &Running, live: &Live, http: &ClientRequest) {
     running.metrics.writes_unmatched.inc();
     if let Some(shape) = running.unmatched.count(&http.method, &http.target.path)
         && !live.rules.families().is_empty()
     {
-        tracing::info!(shape, "a write matches no rule: it invalidates nothing but its own path");
+        tracing::info!(shape, "no rule matches this write: it invalidates only its own path");
     }
 }
 
-/// What a write is about: its own target, and the `Destination` of a MOVE or COPY (RFC 4918 §9.8, §9.9).
+/// The targets of a write: its own, and the `Destination` of a MOVE or COPY (RFC 4918 §9.8, §9.9).
 fn targets(running: &Running, http: &ClientRequest) -> Result<Vec<Target>, SeveralDestinations> {
     let query = http.target.query.as_deref();
     let methods = || headers::methods_meant(&http.method, &http.headers, query, Some(&[]));
@@ -288,7 +286,7 @@ fn targets(running: &Running, http: &ClientRequest) -> Result<Vec<Target>, Sever
     Ok(std::iter::once(http.target.clone()).chain(destination).collect())
 }
 
-/// The names by which upstream knows itself: its addresses, and what it was told that it is to its client.
+/// The host names that upstream may use for itself: its addresses, and the `X-Forwarded-Host` that it received.
 fn hosts_of_upstream(running: &Running, sent: &HeaderMap) -> Vec<String> {
     let told = sent.get_all(headers::X_FORWARDED_HOST).iter().filter_map(|line| line.to_str().ok());
     let told = told.filter_map(|line| line.split(',').next()).map(|host| host.trim().to_ascii_lowercase());
@@ -303,16 +301,16 @@ fn end_of<B>(
     is_whole: bool,
 ) -> Option<WriteEnd> {
     let end = match answer {
-        // Whatever an API redirects to its login it has not carried out.
+        // A redirect to the login page means that the write was refused.
         Ok(answer) if is_to_login(server, target, answer) => return None,
         Ok(answer) => WriteEnd::of_answer(answer.status()),
         // Nothing was sent.
         Err(UpstreamError::Unreachable | UpstreamError::Overloaded(_)) => return None,
-        // Upstream has answered.
+        // Upstream has responded.
         Err(UpstreamError::TooManyStreams(_)) => return Some(WriteEnd::NoAnswer),
         Err(_) => WriteEnd::NoAnswer,
     };
-    // RFC 9112 §8: a message that is incomplete is no request. An answer that came early is one all the same.
+    // RFC 9112 §8: an incomplete message is no request. An early response counts all the same.
     let is_ignored = end == WriteEnd::NoAnswer && !is_whole && server.on_incomplete == OnIncomplete::Ignore;
     (!is_ignored).then_some(end)
 }
@@ -324,27 +322,27 @@ fn is_to_login<B>(server: &Server, target: &Target, answer: &Response<B>) -> boo
     })
 }
 
-/// Slack for the time limits that an intent's deadline is made of.
+/// Added to the time limits of a write to get the deadline of its intent.
 const SLACK: Duration = Duration::from_secs(5);
 
-/// How long after its announcement a write counts as abandoned, unless it is announced again.
+/// How long after its intent was recorded a write counts as abandoned, unless the intent is renewed.
 fn patience(running: &Running) -> Duration {
     let server = &running.config.server;
     server.connect_timeout + server.upstream_timeout + SLACK
 }
 
-/// Whether writes are refused while the store is away.
-fn refuses(running: &Running) -> bool {
+/// Whether writes are refused while the store does not answer.
+fn refuses_writes_in_outages(running: &Running) -> bool {
     running.config.store.as_ref().is_some_and(|store| store.on_outage == OnOutage::Refuse)
 }
 
-/// Tells the store of a write before it is forwarded. Gives what the marks were before it.
-async fn announce(running: &Arc<Running>, intent: &Intent) -> Result<Option<MarksView>, Box<Answered>> {
+/// Records the intent of a write in the store before it is forwarded. Returns the marks before it.
+async fn record_intent(running: &Arc<Running>, intent: &Intent) -> Result<Option<MarksView>, Box<Answered>> {
     match running.cache.announce(intent, patience(running)).await {
         Ok(Some(before)) => Ok(Some(before)),
         Ok(None) => Ok(running.cache.view(&[]).await),
-        Err(_) if refuses(running) => {
-            // It may have been recorded all the same.
+        Err(_) if refuses_writes_in_outages(running) => {
+            // The store may have recorded it although no reply came.
             let (task, intent) = (Arc::clone(running), intent.clone());
             running.tasks.spawn(async move { task.cache.withdraw(&intent).await });
             let message = "writes are refused while the store is away (on_outage = \"refuse\"); try again";
@@ -354,8 +352,8 @@ async fn announce(running: &Arc<Running>, intent: &Intent) -> Result<Option<Mark
     }
 }
 
-/// Waits for a write, and renews its announcement: an upload may take long.
-async fn announced<T>(running: &Running, intent: &Intent, mut write: impl Future<Output = T> + Unpin) -> T {
+/// Waits for a write, and renews its intent: an upload may take long.
+async fn with_intent<T>(running: &Running, intent: &Intent, mut write: impl Future<Output = T> + Unpin) -> T {
     loop {
         match tokio::time::timeout(patience(running) / 3, &mut write).await {
             Ok(done) => return done,
@@ -364,7 +362,7 @@ async fn announced<T>(running: &Running, intent: &Intent, mut write: impl Future
     }
 }
 
-/// The answer, which is kept on its way if a later GET may have it.
+/// The response to the client. It is buffered to be stored if a later GET may have it.
 fn answered(
     running: &Arc<Running>,
     http: ClientRequest,
@@ -388,15 +386,15 @@ fn answered(
     Answered { response, outcome: Outcome { stored, ..outcome }, family: None }
 }
 
-/// The answer to a POST that a later GET may have (RFC 9110 §9.3.3, RFC 9111 §4): upstream says how long it is fresh,
-/// and by `Content-Location` that it is what a GET of this very URI would get.
+/// The response to a POST that a later GET may have (RFC 9110 §9.3.3, RFC 9111 §4): it has an explicit lifetime, and its
+/// `Content-Location` is the target URI.
 struct Keeping {
     request: CacheRequest,
     primary: CacheKey,
     head: Head,
     verdict: StoreVerdict,
     stamp: Stamp,
-    /// The marks of its tags, until it holds them in memory.
+    /// Holds the marks of its tags until the stored entry holds them.
     _hold: Hold,
 }
 
@@ -443,11 +441,11 @@ impl Keeping {
     }
 }
 
-/// The question that the answer to a POST may answer. None if upstream was told more than the key of that question holds:
-/// what a read loses on its way, or has in another form, or that it is to be taken for another method.
+/// The GET that the response to a POST may answer. `None` if upstream received more than the key of that GET holds: fields or parameters
+/// that a read loses or has in another form, or another method in a method override.
 fn read_of(running: &Running, http: ClientRequest) -> Option<CacheRequest> {
     let meant = headers::methods_meant(&http.method, &http.headers, http.target.query.as_deref(), Some(&[]));
-    // What a rule takes for a write is never read from the cache.
+    // A path that a rule makes a write is never answered from the cache.
     if running.live().rules.is_write(&Method::GET, &http.target) {
         return None;
     }
@@ -461,7 +459,7 @@ fn read_of(running: &Running, http: ClientRequest) -> Option<CacheRequest> {
     (is_as_sent && request.ambiguity().is_none()).then_some(request)
 }
 
-/// The GET that the answer to a POST may answer.
+/// The same request as a GET.
 fn as_get(mut http: ClientRequest) -> ClientRequest {
     for name in [CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE] {
         http.headers.remove(name);
@@ -485,11 +483,15 @@ async fn forward(
     running.upstream.send(client, &http.method, &path, fields, body, http.interim.clone()).await
 }
 
-/// What a write invalidates, given how it ended: the union of all matching rules; by RFC 9111 §4.4 the target URI (the first of
-/// `targets`; others are its destinations) and same-origin `Location` and `Content-Location` of a non-error answer; and the
-/// target URI alone if a refusal shows that what is stored of it is old. `hosts`: names by which upstream knows itself.
-/// Whatever a soft rule says, a write that may or may not have been carried out invalidates. All of it is invalidated once more
-/// after `may_follow`, if upstream may carry the write out later.
+/// What a write invalidates, given how it ended:
+///
+/// - the tags of all matching rules. Soft rules count as hard ones if the write has no response, since it may have been carried out;
+/// - after a non-error response the target URI (the first of `targets`; the others are its destinations) and same-origin `Location` and
+///   `Content-Location` (RFC 9111 §4.4);
+/// - after a refusal that shows that a stored response is old, the target URI alone.
+///
+/// `hosts`: host names that upstream may use for itself. If upstream may carry the write out later, all is invalidated again after
+/// `may_follow`.
 pub(super) fn invalidations(
     targets: &[Target],
     matches: &[MatchedRule<'_>],
@@ -525,7 +527,7 @@ pub(super) fn invalidations(
     Invalidations { tags: tags.into_iter().collect(), soft, again: again.collect() }
 }
 
-/// What soft rules invalidate and no other does: of several graces the shortest counts.
+/// The tags that only soft rules invalidate. Of several graces the shortest counts.
 fn soft_only<'m>(
     soft: impl Iterator<Item = (&'m MatchedRule<'m>, Duration)>,
     hard: &HashSet<Tag>,
@@ -539,14 +541,14 @@ fn soft_only<'m>(
     graces.into_iter().map(|(tag, grace)| SoftInvalidation { tag: tag.clone(), grace }).collect()
 }
 
-/// What is fetched again before anybody asks.
+/// The tags whose hottest entries are prefetched.
 fn to_refresh(matches: &[MatchedRule<'_>], end: WriteEnd) -> Vec<Tag> {
     let applies = |matched: &&MatchedRule<'_>| matched.rule.on.applies(end);
     let refreshing = matches.iter().filter(applies).filter(|matched| matched.rule.refresh);
     refreshing.flat_map(|matched| matched.tags.iter().cloned()).collect()
 }
 
-/// What is repeated later: of each time all that its rules invalidate.
+/// Delayed re-invalidations: for each delay all tags of its rules.
 fn repetitions<'m>(applying: impl Iterator<Item = &'m MatchedRule<'m>>) -> BTreeMap<Duration, BTreeSet<Tag>> {
     let mut by_time: BTreeMap<Duration, BTreeSet<Tag>> = BTreeMap::new();
     for matched in applying {
@@ -563,17 +565,17 @@ mod tests {
     use crate::shares::Over;
 
     #[test]
-    fn a_write_that_has_no_answer_may_have_happened_if_upstream_can_have_it() {
+    fn a_write_without_a_response_may_have_happened_if_upstream_can_have_it() {
         let target = Target { scheme: "http", host: "a".into(), ..Target::default() }.at("/things");
         let may_have = Some(WriteEnd::NoAnswer);
-        // By default, and with `on_incomplete = "invalidate"`: of an incomplete write, and of a whole one.
+        // Incomplete and whole, by default; then the same with `on_incomplete = "invalidate"`.
         let rows = [
             (UpstreamError::Unreachable, [None; 4]),
             (UpstreamError::Overloaded(Over::Client), [None; 4]),
             (UpstreamError::Timeout, [None, may_have, may_have, may_have]),
             (UpstreamError::Incomplete, [None, may_have, may_have, may_have]),
             (UpstreamError::Slow, [None, may_have, may_have, may_have]),
-            // Upstream has answered: the answer could not be passed on.
+            // Upstream has responded: the response could not be passed on.
             (UpstreamError::TooManyStreams(Over::All), [may_have; 4]),
         ];
         for (error, expected) in rows {

@@ -1,4 +1,4 @@
-//! What would become of an answer of upstream.
+//! Explains whether a response of upstream would be stored.
 
 use std::time::{Duration, SystemTime};
 
@@ -20,12 +20,12 @@ use crate::http::{groups, targeted, validation};
 use crate::running::Running;
 use crate::upstream::{RequestBody, ResponseBody, UpstreamError};
 
-/// An answer as upstream gave it.
+/// A response of upstream.
 #[derive(Debug, Clone)]
 pub struct UpstreamResponse {
     pub status: StatusCode,
     pub fields: HeaderMap,
-    /// Bytes of the body; `None` if nobody knows.
+    /// Bytes of the body; `None` if unknown.
     pub length: Option<u64>,
     /// Its end is that of the connection.
     pub is_close_delimited: bool,
@@ -35,7 +35,7 @@ pub struct UpstreamResponse {
     pub times: (SystemTime, SystemTime),
 }
 
-/// Whether an answer would be stored, on which terms, or why not.
+/// Whether a response would be stored, how it may be reused, or why it is not stored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ResponseExplanation {
     pub status: u16,
@@ -49,16 +49,16 @@ pub struct ResponseExplanation {
     /// The field that decides on caching.
     pub decided_by: String,
     pub terms: Option<ReuseTerms>,
-    /// Request fields that tell its variants apart.
+    /// Request fields that select its variant.
     pub varies_on: Vec<String>,
-    /// Fields that are for the client that asked alone.
+    /// Response fields that only the client that asked gets.
     pub withheld: Vec<String>,
     pub groups: Vec<String>,
-    /// Seconds that it is kept, stale or not, unless memory is short.
+    /// Seconds that it stays stored, stale or not, unless it is evicted.
     pub kept_for: Option<u64>,
-    /// Seconds after it came at which `then` holds.
+    /// Seconds after receipt at which `then` holds.
     pub after: u64,
-    /// What the same request would get then.
+    /// The decision on the same request then.
     pub then: Option<DecisionExplanation>,
 }
 
@@ -70,9 +70,9 @@ pub(super) struct NotStored {
 }
 
 impl Explainer<'_> {
-    /// What would become of this answer to the request, and what the next such request would get `after` it came.
+    /// Whether this response to the request would be stored, and the decision on the next such request `after` it came.
     pub fn judge(&self, answer: &UpstreamResponse, after: Duration) -> ResponseExplanation {
-        // The steps of a fill.
+        // The steps of a fetch.
         let mut fields = answer.fields.clone();
         headers::strip_hop_by_hop(&mut fields);
         self.request.strip_answer(&mut fields);
@@ -179,13 +179,13 @@ impl Explainer<'_> {
             terms: Some(terms),
             withheld: verdict.withheld.iter().map(HeaderName::to_string).collect(),
             kept_for: Some(freshness.keep_for(freshness.response_time, has_validator).as_secs()),
-            // What it says holds for the request that follows.
+            // `then` is about the next request.
             then: Some(self.decide_on(stored, freshness.response_time + after)),
             ..judgement
         }
     }
 
-    /// Sends the request as a fill would and reads the answer, of its body no more than may be stored.
+    /// Sends the request as a fetch would. Reads no more of the body than may be stored.
     pub async fn ask(&self, running: &Running) -> Result<UpstreamResponse, UpstreamError> {
         let http = &self.request.http;
         let mut fields = http.for_upstream(running);

@@ -1,5 +1,4 @@
-//! What is kept for a request right now, and what it would get of it. Looks only: neither tier is changed, and upstream
-//! is not asked.
+//! Explains what is stored for a request now, and the decision on it. Neither tier is changed, and upstream is not asked.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -13,27 +12,27 @@ use crate::entry::{Entry, VaryIndex};
 use crate::key::CacheKey;
 use crate::marks::{Epoch, MarksView, Stamp, Tag};
 
-/// What is kept for a request.
+/// What is stored for a request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StoredExplanation {
     #[serde(flatten)]
     pub claim: RouteExplanation,
     /// `current`, `soft-invalidated`, `invalidated`, `other-variant`, `nothing`, or `unknown` while the store is away.
     pub found: String,
-    /// Seconds for which what is soft-invalidated may still be served.
+    /// Seconds that a soft-invalidated response may still be served.
     pub grace_left: Option<f64>,
     /// What this process has in memory: `current`, `soft-invalidated`, `invalidated`, `nothing`.
     pub in_memory: String,
     /// The same of Redis; `none` without one, `away`, `unreadable`.
     pub in_store: String,
-    /// Request fields that tell the variants apart, where responses vary.
+    /// Request fields that select a variant, where responses vary.
     pub varies_on: Vec<String>,
-    /// The variants that were stored lately, by the values of these fields; some may be gone.
+    /// The variants that were stored lately, by the values of these fields. Some may be evicted.
     pub variants: Vec<String>,
-    /// By what it was invalidated.
+    /// The marks that invalidate it.
     pub invalidated_since: Vec<Mark>,
     pub stored: Option<StoredResponse>,
-    /// What the request would get.
+    /// The decision on the request.
     pub now: DecisionExplanation,
 }
 
@@ -41,22 +40,22 @@ pub struct StoredExplanation {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Mark {
     pub tag: String,
-    /// What marks it.
+    /// What set the mark.
     pub by: String,
 }
 
-/// The response that is kept.
+/// The stored response.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StoredResponse {
     pub status: u16,
     /// Bytes of its body.
     pub length: u64,
-    /// Seconds since it was made.
+    /// Age, seconds.
     pub age: u64,
     /// Seconds of freshness left; negative when it is stale.
     pub ttl: i64,
     pub terms: ReuseTerms,
-    /// All that invalidates it.
+    /// Its tags.
     pub tags: Vec<String>,
 }
 
@@ -66,14 +65,14 @@ struct Judged {
     validity: ValidityReport,
 }
 
-/// What both tiers have under one text.
+/// What both tiers have under one key.
 struct Tiers {
     memory: Option<Judged>,
     store: Result<Judged, &'static str>,
 }
 
 impl Explainer<'_> {
-    /// What is kept for it.
+    /// What is stored for it.
     pub async fn stored_now(&self, cache: &Cache) -> StoredExplanation {
         let cache_key = self.cache_key();
         let tiers = self.tiers(cache, &cache_key).await;
@@ -163,7 +162,7 @@ impl Explainer<'_> {
         }
     }
 
-    /// What marks a tag.
+    /// What sets the mark of a tag.
     fn means(&self, tag: &Tag) -> String {
         if let Some(path) = tag.as_str().strip_prefix("uri:") {
             return format!(
@@ -206,8 +205,8 @@ impl Judged {
 }
 
 impl Tiers {
-    /// The sign that responses vary, as a lookup finds it: memory's as a hint, even when it is invalidated; the store's if
-    /// it is current, and memory has no current response.
+    /// The vary index, as a lookup finds it: that in memory even if it is invalidated, since it is only a hint; that in the store if it
+    /// is current and memory has no current entry.
     fn vary_index(&self) -> Option<Arc<Entry>> {
         let is_usable = |judged: &&Judged| judged.is_usable();
         let of_memory =
@@ -216,7 +215,7 @@ impl Tiers {
         Some(&vary_index.entry).filter(|entry| entry.vary_index().is_some()).map(Arc::clone)
     }
 
-    /// What a lookup goes by: what is current, memory before the store; else what is soft-invalidated; else what is invalidated.
+    /// The entry that a lookup uses: a current one, memory before the store; else a soft-invalidated one; else an invalidated one.
     fn best(&self) -> Option<&Judged> {
         let all = || self.memory.iter().chain(self.store.as_ref().ok());
         let current = all().find(|judged| judged.validity == ValidityReport::Current);
@@ -237,7 +236,7 @@ impl Tiers {
             None if varies => Found::OtherVariant,
             None => Found::Nothing,
         };
-        // While the store is away nothing stored is trusted.
+        // While the store does not answer, nothing stored is trusted.
         let is_away = matches!(self.store, Err("away"));
         let found = if is_away { Found::Nothing } else { found };
         let view = MarksView::hard(Stamp { epoch: Epoch(1), sequence: 1 }, 0);
