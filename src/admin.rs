@@ -1,7 +1,7 @@
 //! The admin: an HTTP API on a listener of its own for operators and their tools. [`routes::ROUTES`] lists what there
-//! is, [`api`] and [`explain`] do it, [`report`] names the fields, [`auth`] decides who may.
+//! is, [`api`] and [`explain`] handle them, [`report`] defines the JSON, [`auth`] checks tokens and roles.
 //!
-//! Every answer but metrics and the liveness probe is JSON; every error says what to do. Parameters and content that a route
+//! Every response but metrics and the liveness probe is JSON; every error says what to do. Parameters and content that a route
 //! does not take are refused ([`unknown`]).
 
 use std::io;
@@ -53,22 +53,22 @@ use guesses::Guesses;
 use refusal::Refusal;
 use state::AdminState;
 
-/// Connections at a time. A new one takes the place of one that waits for its client.
+/// Most connections. A new one replaces one that is idle.
 const CONNECTIONS: usize = 64;
 /// Largest request head, bytes.
 const HEAD_MAX: usize = 64 * 1024;
-/// Pause after an accept that failed for want of descriptors, so as not to spin.
+/// Pause after an accept that failed for lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How long a client may not read what it has asked for.
+/// Longest time that a client may not read a response.
 const WRITE_WITHIN: Duration = Duration::from_secs(10);
-/// How long a new connection waits for another one to end when all do something.
+/// How long a new connection waits for another to end when none is idle.
 const ROOM_WITHIN: Duration = Duration::from_secs(1);
 
-/// Who is at the other end of the connection.
+/// The peer of the connection.
 #[derive(Debug, Clone, Copy)]
 struct Peer(SocketAddr);
 
-/// An open connection. It is none any longer when dropped.
+/// An open connection, until it is dropped.
 struct Opened {
     open: Arc<Connections>,
     connection: Arc<Connection>,
@@ -80,8 +80,8 @@ impl Drop for Opened {
     }
 }
 
-/// Serves the admin until told to stop, then finishes the requests that were begun. It has a thread of its own, so that
-/// probes are answered whatever the others do; all but the probes is done on the runtime that this is called on.
+/// Serves the admin until it is shut down, then finishes the requests that have begun. It has a thread of its own, so that probes are
+/// answered under any load; other routes run on the caller's runtime.
 pub async fn serve(running: Arc<Running>, listener: TcpListener, stop: CancellationToken) {
     let patience = running.config.server.header_timeout;
     let router = router(running);
@@ -137,7 +137,7 @@ async fn accept_all(router: Router, listener: TcpListener, patience: Duration, s
     graceful.shutdown().await;
 }
 
-/// Whether one more connection may be served. If there are as many as there may be, one ends that waits for its client.
+/// Whether one more connection may be served. If all are in use, an idle one is closed.
 async fn has_room(connections: &mut JoinSet<()>, open: &Connections) -> bool {
     while connections.try_join_next().is_some() {}
     if connections.len() < CONNECTIONS {
@@ -206,11 +206,11 @@ fn router(running: Arc<Running>) -> Router {
         .layer(middleware::from_fn_with_state(Arc::new(gate), pass))
 }
 
-/// What every request passes.
+/// What is checked before every route.
 struct Gate {
     guesses: Mutex<Guesses>,
     running: Arc<Running>,
-    /// Where everything but probes is done.
+    /// The runtime for all routes but probes.
     work: Handle,
 }
 
@@ -220,13 +220,13 @@ impl Gate {
         self.guesses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a request waits before its token is looked at: its client has sent too many wrong ones.
+    /// Whether a request waits before its token is checked: its client has sent too many wrong ones.
     fn is_slowed(&self, request: &Request) -> bool {
         let compares = self.running.guard.compares(request.uri(), request.headers());
         compares && self.guesses().is_slowed(client(request), Instant::now())
     }
 
-    /// Who asks.
+    /// The role of the caller.
     fn decide(&self, request: &Request) -> Result<AdminCaller, auth::Denied> {
         let client = client(request);
         let decided = self.running.guard.decide(request.method(), request.uri(), request.headers());
@@ -244,7 +244,7 @@ impl Gate {
     fn refuse(&self, request: &Request, denied: auth::Denied) -> Response {
         let (role, is_guess) = (denied.label(), denied == auth::Denied::WrongToken);
         let response = Refusal::from(denied).into_response();
-        // Nobody can fill the log without a token.
+        // Wrong tokens must not fill the log.
         if (is_guess || !request.method().is_safe())
             && let Some(unlogged) = self.guesses().may_log(Instant::now())
         {
@@ -271,7 +271,7 @@ fn client(request: &Request) -> Client {
 
 async fn pass(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
     if gate.is_slowed(&request) {
-        // Its connection may give way to another one meanwhile.
+        // Its connection may be closed meanwhile.
         tokio::time::sleep(guesses::WAIT).await;
     }
     let caller = match gate.decide(&request) {
@@ -285,7 +285,7 @@ async fn pass(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Re
     let done = if request.method().is_safe() {
         AbortOnDropHandle::new(gate.work.spawn(next.run(request))).await
     } else {
-        // A change is carried through, and logged, whether or not its caller waits for the answer.
+        // A change is completed and logged even if its caller leaves.
         gate.running.tasks.spawn_on(change(request, next, caller), &gate.work).await
     };
     finish(done.unwrap_or_else(|_| broken_off().into_response()))
@@ -299,8 +299,7 @@ async fn change(request: Request, next: Next, caller: AdminCaller) -> Response {
     response
 }
 
-/// One line for each attempt to change something. The query is left out: whoever put a token there should not find
-/// it in a log.
+/// Logs each attempt to change something. Without the query, which may hold a token.
 fn log(request: &Request, role: &'static str, status: StatusCode) {
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
     tracing::info!(
@@ -319,7 +318,7 @@ fn broken_off() -> Refusal {
     Refusal::new(status, "this was broken off", "send it again; if it is broken off again, look at the log")
 }
 
-/// Answers hold for the moment, and are what their type says.
+/// Responses are not cacheable, and their type is not sniffed.
 fn finish(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

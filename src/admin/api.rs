@@ -1,5 +1,4 @@
-//! What the routes do: ask the running Larder, and say it in the words of [`super::report`]. Whatever fails becomes a
-//! [`Refusal`].
+//! The handlers of the routes. An error becomes a [`Refusal`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -41,11 +40,11 @@ type Answer<T> = Result<Json<Success<T>>, Refusal>;
 #[derive(Serialize)]
 struct Cleared {
     message: String,
-    /// The store has taken it. Without a store: it is in force, which is the same.
+    /// The store has it. True without a store.
     delivered: bool,
 }
 
-/// Invalidates, and says so; `message` ends what was done.
+/// Invalidates. `message`: of the response.
 async fn clear(state: &AdminState, tags: &[Tag], message: String) -> Response {
     let names = Names::of(&state.running().live().rules);
     for tag in tags {
@@ -60,10 +59,12 @@ async fn clear(state: &AdminState, tags: &[Tag], message: String) -> Response {
 fn cleared(message: String, delivered: bool) -> (StatusCode, Json<Success<Cleared>>) {
     let (status, message) = match delivered {
         true => (StatusCode::OK, message),
-        // It is in force here: until the store has taken it, nothing stored is served.
+        // It is in force here: until the store has it, nothing stored is served.
         false => (
             StatusCode::ACCEPTED,
-            format!("{message}, but the store is away: other proxies are told as soon as it is back"),
+            format!(
+                "{message}, but the store does not answer: other proxies get the invalidation when it is back"
+            ),
         ),
     };
     (status, Json(Success::of(Cleared { message, delivered })))
@@ -91,7 +92,7 @@ pub struct DetailedHealth {
     timestamp: String,
     cache_info: CacheInfo,
     detailed_statistics: Statistics,
-    /// How this proxy stands in the fleet; without a store there is none.
+    /// State of this proxy in the fleet; null without a store.
     #[serde(skip_serializing_if = "Option::is_none")]
     fleet: Option<fleet::Brief>,
 }
@@ -150,12 +151,12 @@ struct UpstreamReport {
     last_failure: Option<Failure>,
 }
 
-/// What the sweeper of the store knows.
+/// The sweeper of the store.
 #[derive(Serialize)]
 struct Swept {
     /// What it does in this proxy: `off`, `elsewhere`, `resting`, `sweeping`.
     sweeper: &'static str,
-    /// Its last walk, where the counts come from; null: they were counted for whoever asked.
+    /// Its last scan, if the counts come from it; null: they were counted for this request.
     key_stats: Option<KeyStatsReport>,
     /// How long ago the keys were counted; null: they were not.
     counted_seconds_ago: Option<u64>,
@@ -205,7 +206,7 @@ pub async fn test(State(state): At) -> Answer<Tested> {
         Some(error) => Refusal::store_away(&error.to_string()),
         None => Refusal::new(
             StatusCode::SERVICE_UNAVAILABLE,
-            "the cache did not keep, give back or remove a test entry",
+            "a test entry was not stored, found or removed",
             "look at test_results; give the cache room: [memory] capacity, or maxmemory in Redis",
         ),
     };
@@ -218,7 +219,7 @@ pub async fn test(State(state): At) -> Answer<Tested> {
 pub struct Families {
     /// In the order of the rules file.
     families: Vec<FamilyReport>,
-    /// Requests whose path no family claims.
+    /// Requests outside families.
     without_family: FamilyActivity,
     /// False: keys are lower bounds, or were not counted.
     complete: bool,
@@ -278,9 +279,8 @@ pub async fn clear_instance(
     Ok(clear(&state, &tags, format!("Cache cleared for {family} {instance}")).await)
 }
 
-/// `POST /cache/groups/{group}/clear`: everything that named the group, under whichever host and in whichever field. Without a
-/// store, a group that nothing names is told of: there is nothing to clear. It is invalidated all the same, for a response that
-/// is on its way may name it.
+/// `POST /cache/groups/{group}/clear`: everything that names the group, under any host and in any field. Without a store, a group that no
+/// stored response names is an error. It is invalidated all the same, since a response that is being fetched may name it.
 pub async fn clear_group(
     State(state): At,
     group: Result<Path<String>, PathRejection>,
@@ -303,7 +303,7 @@ pub async fn clear_group(
 /// Most names of groups that one which is not known is compared with.
 const GROUPS_COMPARED: usize = 10_000;
 
-/// What to say of a group that nothing in memory names.
+/// The error for a group that nothing in memory names.
 fn unknown_group(running: &Running, tag: &Tag) -> Option<Refusal> {
     if running.cache.memory().any(|resident| resident.entry.tags.contains(tag)) {
         return None;
@@ -323,7 +323,7 @@ fn unknown_group(running: &Running, tag: &Tag) -> Option<Refusal> {
     Some(Refusal::new(StatusCode::NOT_FOUND, error, what_to_do))
 }
 
-/// A reference to one instance: nothing in its value is taken for structure, nor decoded once more.
+/// A reference to one instance. Its value is taken literally.
 fn reference(family: &str, instance: &str) -> String {
     let value = instance.replace('%', "%25").replace(':', "%3A").replace('*', "%2A");
     format!("{family}:{value}")

@@ -1,5 +1,5 @@
-//! `GET /cache/explain`: what is kept for a request right now, and what it would get of it. Looks without touching:
-//! neither memory nor the store is changed, and upstream is not asked.
+//! `GET /cache/explain`: what is stored for a request now, and the decision on it. Neither memory nor the store is changed, and upstream
+//! is not asked.
 
 use std::sync::Arc;
 

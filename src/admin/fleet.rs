@@ -1,4 +1,4 @@
-//! `GET /cache/fleet`: how this proxy stands in the fleet, and what the store says of all of it.
+//! `GET /cache/fleet`: the state of this proxy, and what the store knows of the fleet.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -22,7 +22,7 @@ pub struct Fleet {
     mode: &'static str,
     /// `up`, `down: …`, `catching up: …`, or `none`.
     store: String,
-    /// Tags that the store is still to be told of. While there are any, requests go upstream.
+    /// Pending invalidations that the store does not have yet, in tags. While there are any, requests go upstream.
     undelivered: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     proxy: Option<Proxy>,
@@ -50,7 +50,7 @@ struct Proxy {
     since_seconds: f64,
     /// How long ago the store last answered a sync.
     synced_seconds_ago: Option<f64>,
-    /// By so much the clock of this machine is ahead of the store's; below zero: behind.
+    /// How far the clock of this machine is ahead of the store's; negative: behind.
     clock_ahead_seconds: f64,
     applied: Option<At>,
 }
@@ -80,7 +80,7 @@ struct Epoch {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 struct Intents {
     pending: u64,
-    /// Their proxies did not come back; any other carries them out.
+    /// Abandoned by their proxies; another proxy carries them out.
     due: u64,
 }
 
@@ -150,7 +150,7 @@ impl Fleet {
             Some(store) => store.roster().await.ok(),
             None => None,
         };
-        // After the question, which may have shown that the store is away.
+        // After the request, which may have failed.
         let (store, undelivered) = (state_of_store(cache.store_state()), cache.undelivered());
         Fleet::new(cache.fleet(), roster, store, undelivered, cache.now())
     }
@@ -179,7 +179,7 @@ impl Fleet {
     }
 }
 
-/// What was heard so long ago, as it is now.
+/// A time span that the store reported some time ago, as it is now.
 fn aged(state: &EpochState, ago: Duration) -> Option<EpochState> {
     Some(EpochState {
         age: state.age.checked_add(ago)?,

@@ -1,6 +1,5 @@
-//! How many entries each family has: as the last walk of a sweeper found, if there is one. Otherwise they are counted.
-//! Counting walks all of them, so it is done at most once in two seconds, however often and by however many it is asked
-//! for.
+//! Entries and bytes of each family: from the last scan of a sweeper, if there is one. Otherwise they are counted, which scans all
+//! entries, and is done at most once in two seconds.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +25,7 @@ type Counted = Result<Arc<Counts>, StoreError>;
 #[derive(Debug)]
 pub struct Counts {
     pub keys: KeyCounts,
-    /// The walk that found them; `None`: they were counted for whoever asked.
+    /// The scan that found them; `None`: they were counted for a request.
     pub swept: Option<Dated>,
     /// When this was found out.
     at: Instant,
@@ -55,7 +54,7 @@ impl From<Dated> for Counts {
 
 /// The latest count; none at first.
 pub struct KeyStats {
-    /// Held while counting; whoever waits for it shares the result.
+    /// Held while counting. Requests that wait for it share the result.
     turn: Arc<Semaphore>,
     /// When the latest count began, and its result. Guards only itself.
     latest: Arc<Mutex<Option<(Instant, Counted)>>>,
@@ -76,7 +75,7 @@ impl KeyStats {
         }
         let (running, latest) = (Arc::clone(running), Arc::clone(&self.latest));
         let began = Instant::now();
-        // In a task of its own: an asker that leaves must not make the next one begin again.
+        // In a task of its own: a client that leaves does not stop it.
         let count = tokio::spawn(async move {
             let counted = count(&running).await.map(Arc::new);
             *latest.lock().unwrap_or_else(PoisonError::into_inner) = Some((began, counted.clone()));

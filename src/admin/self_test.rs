@@ -1,4 +1,4 @@
-//! The self-test: one entry is kept, read and removed for real, under a name that no request has.
+//! The self-test: one entry is stored, read and removed, under a name that no request has.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +14,10 @@ use crate::marks::Tag;
 use crate::store::{Link, Store, StoreError};
 use crate::upkeep::names::TRIAL as LABEL;
 
-/// Longer than the steps take; an entry that a broken test leaves goes by itself.
+/// Longer than the steps take. An entry that a failed test leaves expires.
 const TTL: Duration = Duration::from_secs(10);
 
-/// The steps on the shared store. A step that fails leaves those after it undone. The second value says what went
-/// wrong, if the store said anything.
+/// The steps on the store, until one fails. The second value is the store's error.
 pub async fn on_store(store: &dyn Store) -> (TestResults, Option<StoreError>) {
     let mut results = TestResults::default();
     let error = steps(store, &mut results).await.err();
@@ -48,7 +47,7 @@ pub fn in_memory(memory: &Memory) -> TestResults {
         text: cache_key.text.as_str().into(),
         stamp: memory.marks.stamp(),
         tags: [Tag::root()].into(),
-        // The smallest that there is, and not one that is counted as a response.
+        // The smallest kind of entry, which is not counted as a response.
         content: Content::VaryIndex(VaryIndex { on: vec![ACCEPT], known: Vec::new() }),
     });
     memory.put(hash, Arc::clone(&entry));

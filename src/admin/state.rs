@@ -1,4 +1,4 @@
-//! What the routes work on: the running Larder, and what they remember of it.
+//! The state shared by the handlers: the running Larder, and what they remember.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -10,21 +10,21 @@ use crate::cache::StoreState;
 use crate::running::Running;
 use crate::store;
 
-/// What the routes work on.
+/// The state shared by the handlers.
 pub struct AdminState {
     running: Arc<Running>,
     key_stats: KeyStats,
-    /// The most bytes that L1 was seen to hold.
+    /// Highest seen use of L1, bytes.
     peak: AtomicU64,
 }
 
 impl AdminState {
-    /// A desk for this Larder.
+    /// The state for this Larder.
     pub fn new(running: Arc<Running>) -> AdminState {
         AdminState { running, key_stats: KeyStats::default(), peak: AtomicU64::new(0) }
     }
 
-    /// The Larder that it is about.
+    /// The running Larder.
     pub fn running(&self) -> &Running {
         &self.running
     }
@@ -33,7 +33,7 @@ impl AdminState {
     ///
     /// # Errors
     ///
-    /// The store is away.
+    /// The store does not answer.
     pub async fn tier(&self) -> Result<Tier, Refusal> {
         let Some(store) = self.running.cache.store_handle() else { return Ok(Tier::embedded(self.process())) };
         if let StoreState::Down(reason) = self.running.cache.store_state() {
@@ -43,7 +43,7 @@ impl AdminState {
         Ok(Tier::of_redis(&info))
     }
 
-    /// Bytes that L1 holds, and the most that it was seen to hold.
+    /// Bytes in L1, now and the highest seen.
     pub fn note_usage(&self) -> (u64, u64) {
         let used = self.running.cache.usage().bytes;
         (used, self.peak.fetch_max(used, Relaxed).max(used))
@@ -68,25 +68,25 @@ impl AdminState {
     ///
     /// # Errors
     ///
-    /// The store is away.
+    /// The store does not answer.
     pub async fn counts(&self) -> Result<Arc<Counts>, Refusal> {
         let counted = self.key_stats.counts(&self.running).await;
         counted.map_err(|error| Refusal::store_away(&error.to_string()))
     }
 
-    /// What a sweeper has found, if there is one and the store answers.
+    /// The last scan of a sweeper, if there is one and the store answers.
     pub async fn key_stats_stored(&self) -> Option<store::sweep::KeyStats> {
         let kept = self.running.cache.store_handle()?.key_stats().await;
         Some(kept.ok()??.key_stats)
     }
 
-    /// The tier, and how it does.
+    /// The tier and its state.
     pub fn cache_info(&self, tier: &Tier, performance: &Performance) -> CacheInfo {
         CacheInfo::new(tier, performance, self.running.cache.undelivered())
     }
 }
 
-/// Memory of this process, bytes, where the system tells.
+/// Resident memory of this process, bytes, where the system reports it.
 fn resident() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

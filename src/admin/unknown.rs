@@ -1,5 +1,5 @@
-//! What a route does not take is refused rather than overlooked: `POST /cache/clear?url=/x` must not clear everything. No
-//! route takes content; an empty JSON object, which some clients send with every POST, is none.
+//! Parameters that a route does not take are refused: `POST /cache/clear?url=/x` must not clear everything. No route takes content; an
+//! empty JSON object, which some clients send with every POST, counts as none.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ const CONTENT: usize = 64 << 10;
 /// How long content is waited for.
 const WITHIN: Duration = Duration::from_secs(5);
 
-/// Passes on what names nothing that its route does not take.
+/// Passes on requests without unknown parameters and content.
 pub async fn refuse(route: MatchedPath, request: Request, next: Next) -> Response {
     let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
     let Some(route) = ROUTES.iter().find(|known| known.path == route.as_str() && known.method == method.as_str())
