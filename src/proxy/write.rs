@@ -1,36 +1,31 @@
 //! Writes: record the intent, forward, invalidate, wait until no proxy can serve what was invalidated, answer. A write runs in a task
 //! that outlives its client, since upstream may carry out a write whose client has left.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderMap, Method, Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
-use super::cache_request::CacheRequest;
 use super::decide::MissReason;
-use super::recording::Recording;
-use super::storing::{self, CompleteResponse, StoreVerdict, Times};
-use super::{Answered, Body, ClientRequest, failed, refresh, refuse, respond};
-use crate::cache::memory::Hold;
-use crate::coalesce::inflight::Head;
+use super::{Answered, ClientRequest, failed, refresh, refuse};
 use crate::config::{OnIncomplete, OnOutage, Server};
-use crate::http::groups;
 use crate::http::headers::{self, Meant};
 use crate::http::invalidation::{self, SeveralDestinations, StatusSet, WriteEnd};
 use crate::http::target::{MOST_READINGS, Target};
-use crate::http::vary;
-use crate::key::CacheKey;
-use crate::marks::{IssuedStamp, MarksView, SoftInvalidation, Stamp, Tag};
+use crate::marks::{IssuedStamp, MarksView, Tag};
 use crate::outcome::{Fwd, Outcome};
-use crate::rules::{CallerIdentity, MatchedRule};
+use crate::rules::MatchedRule;
 use crate::running::{Live, Running};
-use crate::store::fleet::{Again, Intent, Invalidations, random_id};
+use crate::store::fleet::{Intent, Invalidations, random_id};
 use crate::upstream::{RequestBody, ResponseBody, Upload, UpstreamError};
+
+mod post;
+mod scope;
+
+pub(super) use scope::invalidations;
+use scope::{WriteScope, to_refresh};
 
 /// Answers a write.
 pub(super) async fn write(
@@ -75,51 +70,37 @@ async fn carry_out(
     }
     let query = http.target.query.as_deref();
     let methods = headers::methods_meant(&http.method, &http.headers, query, body.at_hand());
-    let caller = CallerIdentity::Known { fields: &http.headers, secret: live.redaction.secret.as_ref() };
-    let matches = live.rules.invalidated_by_any(&methods, &targets, caller);
-    let nothing = HeaderMap::new();
     let hosts = hosts_of_upstream(running, &fields);
-    let reinvalidate_after = running.config.server.reinvalidate_after;
-    let no_answer = (WriteEnd::NoAnswer, &nothing);
-    let unanswered = invalidations(&targets, &matches, no_answer, &hosts, Some(reinvalidate_after));
-    let tags = unanswered.all_tags();
+    let scope =
+        WriteScope { began: &live, methods: &methods, targets: &targets, request: &http.headers, hosts: &hosts };
+    let (server, nothing) = (&running.config.server, HeaderMap::new());
+    let reinvalidate = Some(server.reinvalidate_after);
+    let matches = scope.matches();
+    let tags = scope.invalidations(&matches, (WriteEnd::NoAnswer, &nothing), reinvalidate).all_tags();
     let intent = Intent { id: random_id(), tags: tags.clone() };
-    let pending = running.unanswered.begin(tags);
+    let unanswered = running.unanswered.begin(tags);
     let before = match record_intent(running, &intent).await {
         Ok(before) => before,
         Err(refused) => return *refused,
     };
-    let request_time = running.cache.now();
-    let upload = body.upload();
+    let (upload, request_time) = (body.upload(), running.cache.now());
     let answer = with_intent(running, &intent, Box::pin(forward(running, &http, fields, body))).await;
     let times = (request_time, running.cache.now());
     let unfinished = upload.as_ref().filter(|upload| !upload.has_ended());
     let is_whole = upload.as_ref().is_none_or(|upload| upload.is_whole());
-    let server = &running.config.server;
     let end = end_of(server, &http.target, &answer, is_whole);
     let answer_fields = answer.as_ref().map_or(&nothing, Response::headers);
-    // Under rules that came into force meanwhile readers may have stored what this write invalidates.
     let now = running.live();
-    let matches = also_by(matches, &live, &now, &methods, &targets, &http.headers);
+    let matches = scope.matches_until(&now, matches);
     // Upstream may carry it out later: after Larder gave it up, or when upstream has the rest of the content.
     let may_follow = end == Some(WriteEnd::NoAnswer) || !is_whole;
-    let again = may_follow.then_some(reinvalidate_after);
-    let what =
-        end.map(|end| invalidations(&targets, &matches, (end, answer_fields), &hosts, again)).unwrap_or_default();
-    let rest = unfinished.zip(end_of(server, &http.target, &answer, true)).and_then(|(upload, end)| {
-        let ended = (end, answer_fields);
-        let tags = invalidations(&targets, &matches, ended, &hosts, Some(reinvalidate_after)).all_tags();
-        (!tags.is_empty()).then(|| Rest {
-            targets: targets.clone(),
-            methods: methods.clone(),
-            request: http.headers.clone(),
-            hosts: hosts.clone(),
-            live: Arc::clone(&live),
-            upload: Arc::clone(upload),
-            end,
-            fields: answer_fields.clone(),
-            intent: Intent { id: intent.id.clone(), tags },
-        })
+    let again = reinvalidate.filter(|_| may_follow);
+    let what = end.map(|end| scope.invalidations(&matches, (end, answer_fields), again)).unwrap_or_default();
+    let rest = unfinished.zip(end_of(server, &http.target, &answer, true));
+    let rest = rest.and_then(|(upload, end)| {
+        let tags = scope.invalidations(&matches, (end, answer_fields), reinvalidate).all_tags();
+        let intent = Intent { id: intent.id.clone(), tags };
+        (!intent.tags.is_empty()).then(|| Rest::of(scope, Arc::clone(&live), upload, (end, answer_fields), intent))
     });
     let taken = match end {
         Some(end) if !what.is_empty() => {
@@ -129,62 +110,55 @@ async fn carry_out(
         }
         _ => None,
     };
-    let mut delivered = what.is_empty() || taken.is_some();
     match rest {
         Some(rest) => rest.follow(running),
-        None if what.is_empty() => {
-            let task = Arc::clone(running);
-            running.tasks.spawn(async move { task.cache.withdraw(&intent).await });
-        }
+        None if what.is_empty() => withdraw(running, intent),
         None => {}
     }
-    drop(pending);
+    drop(unanswered);
     if matches.is_empty() && end.is_some_and(|end| StatusSet::default().applies(end)) {
         count_unmatched(running, &now, &http);
     }
-    if !delivered && refuses_writes_in_outages(running) {
-        // It was carried out, and must not be acknowledged before all proxies know of it.
-        let patience = running.config.server.upstream_timeout;
-        delivered = tokio::time::timeout(patience, running.cache.delivered()).await.is_ok();
-        if !delivered {
-            let message =
-                "the write was carried out, but the store is away, and other proxies may not know of it yet";
-            return refuse(StatusCode::GATEWAY_TIMEOUT, "store-away", message);
-        }
+    let is_delivered = what.is_empty() || taken.is_some() || wait_until_delivered(running).await;
+    if !is_delivered && refuses_writes_in_outages(running) {
+        let message =
+            "the write was carried out, but the store does not answer: other proxies may not know of it yet";
+        return refuse(StatusCode::GATEWAY_TIMEOUT, "store-away", message);
     }
+    let invalidated = running.config.log.access.then(|| described(&what)).flatten();
     match answer {
         Ok(answer) => {
             let stamp = before.zip(taken).and_then(|(before, taken)| taken.stamp_of_answer(&before));
-            let outcome = Outcome {
-                fwd_status: Some(answer.status().as_u16()),
-                detail: (!delivered).then_some("store-away"),
-                invalidated: running.config.log.access.then(|| described(&what)).flatten(),
-                ..Outcome::write()
-            };
-            answered(running, http, answer, times, stamp, outcome)
+            let fwd_status = Some(answer.status().as_u16());
+            let detail = (!is_delivered).then_some("store-away");
+            post::answered(
+                running,
+                http,
+                answer,
+                times,
+                stamp,
+                Outcome { fwd_status, detail, invalidated, ..Outcome::write() },
+            )
         }
         Err(error) => {
             let mut answered = failed(error, Fwd::Method);
-            answered.outcome.invalidated = running.config.log.access.then(|| described(&what)).flatten();
+            answered.outcome.invalidated = invalidated;
             answered
         }
     }
 }
 
-/// The rules that match a write: those in force when it began (`matches`), and those in force now. `request`: its fields.
-fn also_by<'r>(
-    mut matches: Vec<MatchedRule<'r>>,
-    began: &'r Live,
-    now: &'r Live,
-    methods: &Meant,
-    targets: &[Target],
-    request: &HeaderMap,
-) -> Vec<MatchedRule<'r>> {
-    if !std::ptr::eq(began, now) {
-        let caller = CallerIdentity::Known { fields: request, secret: began.redaction.secret.as_ref() };
-        matches.extend(now.rules.invalidated_by_any(methods, targets, caller));
-    }
-    matches
+/// Where writes are refused in outages: waits until the store has the invalidations of a write that was carried out, since it must not
+/// be acknowledged before all proxies know of it. False if it does not, and elsewhere.
+async fn wait_until_delivered(running: &Running) -> bool {
+    refuses_writes_in_outages(running)
+        && tokio::time::timeout(running.config.server.upstream_timeout, running.cache.delivered()).await.is_ok()
+}
+
+/// Removes the intent of a write that invalidates nothing.
+fn withdraw(running: &Arc<Running>, intent: Intent) {
+    let task = Arc::clone(running);
+    running.tasks.spawn(async move { task.cache.withdraw(&intent).await });
 }
 
 /// Carries out the invalidations of a write, completes its intent, and begins the prefetches that its rules ask for.
@@ -206,30 +180,48 @@ async fn invalidate(
 /// The rest of a write whose response came before the end of its content. Upstream may act when it has the whole content, so that the
 /// intent is kept until then.
 struct Rest {
-    targets: Vec<Target>,
+    began: Arc<Live>,
     methods: Meant,
-    /// The fields of the request.
+    targets: Vec<Target>,
     request: HeaderMap,
-    /// Host names of upstream.
     hosts: Vec<String>,
-    /// The rules in force when it began.
-    live: Arc<Live>,
     upload: Arc<Upload>,
-    /// How the write ends once upstream has the whole content.
-    end: WriteEnd,
-    /// The fields of the response.
-    fields: HeaderMap,
-    /// The intent, with the tags that the response names.
+    /// How the write ends once upstream has the whole content, and the fields of its response.
+    ended: (WriteEnd, HeaderMap),
     intent: Intent,
 }
 
 impl Rest {
+    fn of(
+        scope: WriteScope<'_>,
+        began: Arc<Live>,
+        upload: &Arc<Upload>,
+        (end, answer): (WriteEnd, &HeaderMap),
+        intent: Intent,
+    ) -> Rest {
+        Rest {
+            began,
+            methods: scope.methods.clone(),
+            targets: scope.targets.to_vec(),
+            request: scope.request.clone(),
+            hosts: scope.hosts.to_vec(),
+            upload: Arc::clone(upload),
+            ended: (end, answer.clone()),
+            intent,
+        }
+    }
+
+    fn scope(&self) -> WriteScope<'_> {
+        let Rest { began, methods, targets, request, hosts, .. } = self;
+        WriteScope { began, methods, targets, request, hosts }
+    }
+
     /// Invalidates again when the content has ended.
     fn follow(self, running: &Arc<Running>) {
-        let (task, pending) = (Arc::clone(running), running.unanswered.begin(self.intent.tags.clone()));
+        let (task, unanswered) = (Arc::clone(running), running.unanswered.begin(self.intent.tags.clone()));
         running.tasks.spawn(async move {
             self.finish(&task).await;
-            drop(pending);
+            drop(unanswered);
         });
     }
 
@@ -241,14 +233,11 @@ impl Rest {
         if !self.upload.is_whole() && server.on_incomplete == OnIncomplete::Ignore {
             return running.cache.withdraw(&self.intent).await;
         }
-        let now = running.live();
-        let caller = CallerIdentity::Known { fields: &self.request, secret: self.live.redaction.secret.as_ref() };
-        let matches = self.live.rules.invalidated_by_any(&self.methods, &self.targets, caller);
-        let matches = also_by(matches, &self.live, &now, &self.methods, &self.targets, &self.request);
+        let (now, scope, (end, answer)) = (running.live(), self.scope(), &self.ended);
+        let matches = scope.matches_until(&now, scope.matches());
         // Upstream has answered already: nothing shows when it acts.
-        let again = Some(server.reinvalidate_after);
-        let what = invalidations(&self.targets, &matches, (self.end, &self.fields), &self.hosts, again);
-        invalidate(running, &matches, self.end, &what, Some(&self.intent)).await;
+        let what = scope.invalidations(&matches, (*end, answer), Some(server.reinvalidate_after));
+        invalidate(running, &matches, *end, &what, Some(&self.intent)).await;
     }
 }
 
@@ -362,111 +351,6 @@ async fn with_intent<T>(running: &Running, intent: &Intent, mut write: impl Futu
     }
 }
 
-/// The response to the client. It is buffered to be stored if a later GET may have it.
-fn answered(
-    running: &Arc<Running>,
-    http: ClientRequest,
-    answer: Response<ResponseBody>,
-    times: Times,
-    stamp: Option<Stamp>,
-    outcome: Outcome,
-) -> Answered {
-    let keeping = stamp.and_then(|stamp| Keeping::of(running, http, &answer, times, stamp));
-    let stored = keeping.is_some();
-    let mut response = respond::forwarded(answer, &running.config.server);
-    if let Some(keeping) = keeping {
-        response = response.map(|body| match body {
-            Body::Upstream(body) => {
-                let (running, limit) = (Arc::clone(running), keeping.request.max_body(running));
-                Body::Recorded(Recording::new(body, limit, Box::new(move |body| keeping.keep(&running, body))))
-            }
-            other => other,
-        });
-    }
-    Answered { response, outcome: Outcome { stored, ..outcome }, family: None }
-}
-
-/// The response to a POST that a later GET may have (RFC 9110 §9.3.3, RFC 9111 §4): it has an explicit lifetime, and its
-/// `Content-Location` is the target URI.
-struct Keeping {
-    request: CacheRequest,
-    primary: CacheKey,
-    head: Head,
-    verdict: StoreVerdict,
-    stamp: Stamp,
-    /// Holds the marks of its tags until the stored entry holds them.
-    _hold: Hold,
-}
-
-impl Keeping {
-    fn of(
-        running: &Running,
-        http: ClientRequest,
-        answer: &Response<ResponseBody>,
-        times: Times,
-        stamp: Stamp,
-    ) -> Option<Keeping> {
-        if answer.status() != StatusCode::OK || !invalidation::is_of_target(&http.target, answer.headers()) {
-            return None;
-        }
-        let mut fields = answer.headers().clone();
-        headers::strip_hop_by_hop(&mut fields);
-        storing::add_date(&mut fields, times.1);
-        vary::complete(&mut fields, &[]);
-        let request = read_of(running, http)?;
-        let is_close_delimited = answer.body().ends_with_connection();
-        let verdict = storing::judge(&request, answer.status(), &fields, is_close_delimited, times).ok()?;
-        if !verdict.freshness.source.is_explicit() {
-            return None;
-        }
-        headers::add_via(&mut fields, answer.version());
-        verdict.withhold(&mut fields);
-        let primary = request.cache_key();
-        let said = storing::set_client_cache_control(&request, &mut fields);
-        let varies_on = storing::varies_on(running, &primary, (None, None), answer.status(), &fields).ok()?;
-        let text = primary.variant(&varies_on, &request.http.headers).text;
-        let head = storing::head(running, text, varies_on, Some(stamp), answer.status(), (fields, said), &verdict);
-        let _hold = running.cache.memory().hold(request.tags());
-        Some(Keeping { request, primary, head, verdict, stamp, _hold })
-    }
-
-    fn keep(&self, running: &Arc<Running>, body: Bytes) {
-        let Keeping { request, primary, head, verdict, stamp, .. } = self;
-        let (tags, response) = (verdict.tags(request), storing::stored(head, verdict, body));
-        let complete =
-            CompleteResponse { request, primary, vary_index: None, stamp: *stamp, view: None, tags, response };
-        let (_, kept) = complete.store_in_memory(running);
-        let task = Arc::clone(running);
-        running.tasks.spawn(async move { kept.share(&task).await });
-    }
-}
-
-/// The GET that the response to a POST may answer. `None` if upstream received more than the key of that GET holds: fields or parameters
-/// that a read loses or has in another form, or another method in a method override.
-fn read_of(running: &Running, http: ClientRequest) -> Option<CacheRequest> {
-    let meant = headers::methods_meant(&http.method, &http.headers, http.target.query.as_deref(), Some(&[]));
-    // A path that a rule makes a write is never answered from the cache.
-    if running.live().rules.is_write(&Method::GET, &http.target) {
-        return None;
-    }
-    if meant != Meant::These(vec![http.method.clone()]) {
-        return None;
-    }
-    let http = as_get(http);
-    let (target, fields) = (http.target.clone(), http.headers.clone());
-    let request = CacheRequest::new(running.live(), http, None);
-    let is_as_sent = request.http.target == target && request.http.headers == fields;
-    (is_as_sent && request.ambiguity().is_none()).then_some(request)
-}
-
-/// The same request as a GET.
-fn as_get(mut http: ClientRequest) -> ClientRequest {
-    for name in [CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE] {
-        http.headers.remove(name);
-    }
-    ClientRequest { method: Method::GET, ..http }
-}
-
 fn count(running: &Running, matches: &[MatchedRule<'_>], end: WriteEnd) {
     for rule in matches.iter().map(|matched| matched.rule).filter(|rule| rule.on.applies(end)) {
         rule.families.iter().for_each(|family| running.metrics.invalidated(family, "write"));
@@ -481,82 +365,6 @@ async fn forward(
 ) -> Result<Response<ResponseBody>, UpstreamError> {
     let (client, path) = (http.sharer(running), http.target.path_and_query());
     running.upstream.send(client, &http.method, &path, fields, body, http.interim.clone()).await
-}
-
-/// What a write invalidates, given how it ended:
-///
-/// - the tags of all matching rules. Soft rules count as hard ones if the write has no response, since it may have been carried out;
-/// - after a non-error response the target URI (the first of `targets`; the others are its destinations) and same-origin `Location` and
-///   `Content-Location` (RFC 9111 §4.4);
-/// - after a refusal that shows that a stored response is old, the target URI alone.
-///
-/// `hosts`: host names that upstream may use for itself. If upstream may carry the write out later, all is invalidated again after
-/// `may_follow`.
-pub(super) fn invalidations(
-    targets: &[Target],
-    matches: &[MatchedRule<'_>],
-    (end, answer): (WriteEnd, &HeaderMap),
-    hosts: &[String],
-    may_follow: Option<Duration>,
-) -> Invalidations {
-    let applying = || matches.iter().filter(|matched| matched.rule.on.applies(end));
-    let grace_of = |matched: &MatchedRule<'_>| matched.rule.grace.filter(|_| end != WriteEnd::NoAnswer);
-    let hard = applying().filter(|matched| grace_of(matched).is_none());
-    let mut tags: HashSet<Tag> = hard.flat_map(|matched| matched.tags.iter().cloned()).collect();
-    let is_done = StatusSet::default().applies(end);
-    if is_done {
-        tags.extend(targets.iter().flat_map(Target::tags));
-    } else if invalidation::shows_old_copy(end) {
-        tags.extend(targets.iter().take(1).flat_map(Target::tags));
-    }
-    if let Some(target) = targets.first().filter(|_| is_done) {
-        for path in invalidation::named_paths(target, answer, hosts) {
-            tags.extend(target.clone().at(&path).tags());
-        }
-        // RFC 9875 §3: of the same origin.
-        tags.extend(groups::invalidated(answer).iter().map(|group| Tag::group(&target.host, group)));
-    }
-    let soft = applying().filter_map(|matched| Some((matched, grace_of(matched)?)));
-    let soft = soft_only(soft, &tags);
-    let mut again = repetitions(applying());
-    let all = tags.iter().chain(soft.iter().map(|soft| &soft.tag));
-    if let Some(after) = may_follow.filter(|_| all.clone().next().is_some()) {
-        again.entry(after).or_default().extend(all.cloned());
-    }
-    let again = again.into_iter().map(|(after, tags)| Again { after, tags: tags.into_iter().collect() });
-    Invalidations { tags: tags.into_iter().collect(), soft, again: again.collect() }
-}
-
-/// The tags that only soft rules invalidate. Of several graces the shortest counts.
-fn soft_only<'m>(
-    soft: impl Iterator<Item = (&'m MatchedRule<'m>, Duration)>,
-    hard: &HashSet<Tag>,
-) -> Vec<SoftInvalidation> {
-    let mut graces: BTreeMap<&Tag, Duration> = BTreeMap::new();
-    for (matched, grace) in soft {
-        for tag in matched.tags.iter().filter(|tag| !hard.contains(tag)) {
-            graces.entry(tag).and_modify(|known| *known = grace.min(*known)).or_insert(grace);
-        }
-    }
-    graces.into_iter().map(|(tag, grace)| SoftInvalidation { tag: tag.clone(), grace }).collect()
-}
-
-/// The tags whose hottest entries are prefetched.
-fn to_refresh(matches: &[MatchedRule<'_>], end: WriteEnd) -> Vec<Tag> {
-    let applies = |matched: &&MatchedRule<'_>| matched.rule.on.applies(end);
-    let refreshing = matches.iter().filter(applies).filter(|matched| matched.rule.refresh);
-    refreshing.flat_map(|matched| matched.tags.iter().cloned()).collect()
-}
-
-/// Delayed re-invalidations: for each delay all tags of its rules.
-fn repetitions<'m>(applying: impl Iterator<Item = &'m MatchedRule<'m>>) -> BTreeMap<Duration, BTreeSet<Tag>> {
-    let mut by_time: BTreeMap<Duration, BTreeSet<Tag>> = BTreeMap::new();
-    for matched in applying {
-        if let Some(after) = matched.rule.again {
-            by_time.entry(after).or_default().extend(matched.tags.iter().cloned());
-        }
-    }
-    by_time
 }
 
 #[cfg(test)]
