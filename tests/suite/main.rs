@@ -35,6 +35,8 @@ mod causes;
 mod clocks;
 mod cluster;
 mod collapse;
+mod dependencies;
+mod documents;
 mod explain;
 mod fleet;
 mod forwarding;

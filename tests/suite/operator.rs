@@ -1,5 +1,5 @@
-//! What an operator sees in each state of the fleet protocol, as the table in the README says it: the log line, the metric,
-//! health, and what becomes of reads and writes.
+//! What an operator sees in each state of the fleet protocol, as the table of states in `deploy/operations.md` says it:
+//! the log line, the metric, health, and what becomes of reads and writes.
 
 use serde_json::Value;
 
