@@ -20,7 +20,8 @@
 //! |---|---|
 //! | [`cli`], [`logs`] | arguments, `check`, `explain`, exit codes; where log lines go |
 //! | [`server`], [`watch`] | listeners and shutdown; the rules file on disk |
-//! | `connections` | the open connections of a listener: which of them may give way |
+//! | [`client_conn`] | the open connections of a listener: which of them may be closed; their interim responses |
+//! | [`tokens`] | the tokens of operators |
 //! | [`admin`] | the second listener: health, purge, rules, metrics |
 //! | [`proxy`] | a request from the client's side; [`proxy::account`] tells what would become of one |
 //! | [`running`] | what both of them work on |
@@ -116,7 +117,7 @@
 //!   places of its own, so that upstream may see requests and streams together. A fetch counts for the client that leads it;
 //!   while only that client's share keeps it waiting, others do not join it ([`cache::fetch`]). What Larder fetches by itself
 //!   counts for nobody else.
-//! - **Interim responses** go beside hyper's server, which knows one response to a request ([`upstream::interim`]).
+//! - **Interim responses** go beside hyper's server, which knows one response to a request ([`client_conn::interim`]).
 //! - **Only safe requests are upgraded**, to protocols that are configured (WebSocket): a write with `Upgrade` is a write, and
 //!   invalidates; any other offer is ignored, and the request answered like one without it.
 //! - **Followers share the leader's failure** ([`cache::fetch::ServerErrorResponse`]): no answer, or an error of the server that is not
@@ -179,6 +180,9 @@ pub mod upkeep;
 pub mod metrics;
 pub mod store;
 pub mod upstream;
+
+pub mod client_conn;
+pub mod tokens;
 
 pub mod config;
 pub mod shares;

@@ -8,8 +8,6 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::ArcSwap;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::auth::Guard;
-use crate::admin::guesses::Guesses;
 use crate::cache::Cache;
 use crate::cache::memory::Memory;
 use crate::coalesce::inflight::Inflight;
@@ -27,6 +25,7 @@ use crate::metrics::{FamilyCounters, Metrics, NO_FAMILY};
 use crate::rules::{Family, Invalidation, RuleSet, WriteMethods};
 use crate::shares::Shares;
 use crate::store::Store;
+use crate::tokens::{Tokens, WrongTokens};
 use crate::upkeep::names::Names;
 use crate::upkeep::unmatched::UnmatchedWrites;
 use crate::upstream::Upstream;
@@ -87,11 +86,10 @@ pub struct Running {
     pub unanswered: Arc<UnansweredWrites>,
     pub upstream: Upstream,
     pub metrics: Arc<Metrics>,
-    /// The tokens of the admin.
-    pub guard: Guard,
-    /// Wrong tokens in requests to the proxy. Those to the admin are counted there: whoever reaches only the proxy slows nobody
-    /// on the admin.
-    pub debug_guesses: Mutex<Guesses>,
+    /// The tokens of `[admin]`.
+    pub tokens: Tokens,
+    /// Wrong tokens in `Larder-Debug`. The admin counts its own, so that clients of the proxy cannot delay operators.
+    pub debug_wrong_tokens: WrongTokens,
     /// On every request to upstream: who meets it on one from a client has met itself.
     pub loop_mark: LoopMark,
     /// Fills, revalidations and writes: they outlive the client that caused them, and shutdown waits for them.
@@ -147,8 +145,8 @@ impl Running {
             unanswered: Arc::default(),
             upstream,
             metrics,
-            guard: Guard::new(&config.admin.tokens),
-            debug_guesses: Mutex::new(Guesses::new(Instant::now())),
+            tokens: Tokens::new(&config.admin.tokens),
+            debug_wrong_tokens: WrongTokens::new(Instant::now()),
             loop_mark: LoopMark::new(),
             tasks: TaskTracker::new(),
             started: Instant::now(),

@@ -19,24 +19,23 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::admin;
+use crate::client_conn::ClientConn;
+use crate::client_conn::timeouts::Unstalled;
 use crate::config::{Config, Server};
 use crate::metrics::Metrics;
 use crate::proxy::{self, Body, stall, suspects};
 use crate::running::Running;
-use crate::server::connections::Connection;
-use crate::server::connections::stall::Unstalled;
 use crate::store::Store;
 use crate::store::redis::{ConnectFault, RedisStore, SetupFault};
-use crate::upstream::interim::Line;
 use crate::upstream::{LEAST_LINE, Upstream, UpstreamFault};
 use crate::watch;
 
 mod admission;
 mod chunks;
-pub(crate) mod connections;
 mod counted;
 pub mod descriptors;
 mod early;
+mod exchanges;
 mod frames;
 mod heads;
 mod itself;
@@ -49,6 +48,7 @@ use admission::{Admission, Ticket};
 use counted::Counted;
 use descriptors::Fit;
 use early::Early;
+use exchanges::Exchanges;
 use linger::{LastRequest, Lingering};
 use refuse::Refuser;
 use streams::{Runner, Streams};
@@ -264,7 +264,7 @@ async fn connection(
 ) {
     let _ = stream.set_nodelay(true);
     let server = &running.config.server;
-    let (line, streams, last) = (Arc::<Line>::default(), Streams::new(), Arc::<LastRequest>::default());
+    let (exchanges, streams, last) = (Arc::<Exchanges>::default(), Streams::new(), Arc::<LastRequest>::default());
     let place = Arc::clone(&ticket.0);
     let idle = Idle {
         streams: Arc::clone(&streams),
@@ -284,10 +284,10 @@ async fn connection(
         }))
     });
     let stream = Counted::new(stream, &place, &streams);
-    let stream = Early::new(stream, Arc::clone(&line));
-    let refusing = Arc::clone(&line);
+    let stream = Early::new(stream, Arc::clone(&exchanges));
+    let rejecting = Arc::clone(&exchanges);
     let service = service_fn(|mut request: Request<Incoming>| {
-        let (running, line, last) = (Arc::clone(running), Arc::clone(&line), Arc::clone(&last));
+        let (running, exchanges, last) = (Arc::clone(running), Arc::clone(&exchanges), Arc::clone(&last));
         let held = Arc::clone(&running.held);
         let (place, busy) = (Arc::clone(&place), place.begin(request.headers()));
         if !request.body().is_end_stream() {
@@ -303,7 +303,7 @@ async fn connection(
         // In a box: hyper moves the future about.
         Box::pin(async move {
             let response = match admitted {
-                Ok(_head) => answer(running, request, client, line, &last).await,
+                Ok(_head) => answer(running, request, client, &exchanges, &last).await,
                 Err(over) => refuse::response(over),
             };
             Ok::<_, Infallible>(response.map(|body| Tracked { body: body.lent(&held), busy }))
@@ -334,8 +334,8 @@ async fn connection(
     };
     // It is over, or upgraded.
     place.connection.keep();
-    if let Some(refused) = refusing.refused() {
-        proxy::record_refusal(running, refused.status, refused.reason);
+    if let Some(rejection) = rejecting.rejection() {
+        proxy::record_refusal(running, rejection.status, rejection.reason);
     }
     if let Err(error) = served {
         tracing::debug!(%client, error, "connection ended");
@@ -346,7 +346,7 @@ async fn connection(
 #[derive(Clone)]
 struct Idle {
     streams: Arc<Streams>,
-    connection: Arc<Connection>,
+    connection: Arc<ClientConn>,
     patience: Duration,
 }
 
@@ -366,26 +366,27 @@ async fn answer(
     running: Arc<Running>,
     request: Request<Incoming>,
     client: IpAddr,
-    line: Arc<Line>,
+    exchanges: &Exchanges,
     last: &LastRequest,
 ) -> Response<Body> {
     let (version, is_connect) = (request.version(), request.method() == http::Method::CONNECT);
     // A stream of HTTP/2 that is not read any more is reset, and the others go on.
     last.begin(version != Version::HTTP_2 && !request.body().is_end_stream());
-    line.note_call();
+    exchanges.note_request();
     // RFC 9110 §15.2: HTTP/1.0 has no interim responses. HTTP/2 has, but hyper's server cannot send them.
     if version != Version::HTTP_11 {
         let response = proxy::handle(&running, request, client, None).await;
         if version == Version::HTTP_10 && response.body().size_hint().exact().is_none() {
             last.end_with_connection();
         }
-        line.note_answer(false);
+        exchanges.note_response(false);
         stall::give();
         return response;
     }
-    let response = line.answer(|interim| proxy::handle(&running, request, client, Some(interim))).await;
+    let response =
+        exchanges.interim.respond(|interim| proxy::handle(&running, request, client, Some(interim))).await;
     let status = response.status();
-    line.note_answer(status == StatusCode::SWITCHING_PROTOCOLS || is_connect && status.is_success());
+    exchanges.note_response(status == StatusCode::SWITCHING_PROTOCOLS || is_connect && status.is_success());
     response
 }
 

@@ -20,10 +20,11 @@ use rustls::pki_types::ServerName;
 use tokio::time::Sleep;
 
 use crate::client::Client;
+use crate::client_conn::interim::InterimSender;
+use crate::client_conn::{Busy, ClientConn};
 use crate::config::{HostPolicy, Server};
 use crate::http::headers;
 use crate::http::target::normalise_authority;
-use crate::server::connections::{Busy, Connection};
 use crate::shares::{Over, Share, Shares};
 
 mod address;
@@ -32,7 +33,6 @@ mod cause;
 mod conn;
 mod framing;
 mod head;
-pub mod interim;
 mod min_rate;
 mod names;
 mod places;
@@ -46,7 +46,6 @@ mod upload;
 use answer_end::{AnswerEnd, Rest};
 use conn::{Stray, UpstreamConn};
 use framing::Ending;
-use interim::Interim;
 use names::Names;
 use places::Places;
 use pool::{Pool, PoolLimits};
@@ -325,7 +324,7 @@ impl Progress {
 
 impl RequestBody {
     /// The body of a client with this connection, or nothing if it is known to be empty.
-    pub(crate) fn of(body: Incoming, connection: Option<&Arc<Connection>>) -> RequestBody {
+    pub fn of(body: Incoming, connection: Option<&Arc<ClientConn>>) -> RequestBody {
         if body.is_end_stream() {
             return RequestBody::Empty;
         }
@@ -342,7 +341,7 @@ impl RequestBody {
             patience: None,
             rate: None,
             fault: None,
-            _busy: connection.map(Connection::begin),
+            _busy: connection.map(ClientConn::begin),
         }))
     }
 
@@ -676,7 +675,7 @@ impl Upstream {
         path_and_query: &str,
         headers: HeaderMap,
         mut body: RequestBody,
-        interim: Option<Interim>,
+        interim: Option<InterimSender>,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
         self.receive_ahead(client, &headers, &mut body).await?;
         let place = self.place(client).await?;
@@ -691,7 +690,7 @@ impl Upstream {
         path_and_query: &str,
         headers: HeaderMap,
         body: RequestBody,
-        interim: Option<Interim>,
+        interim: Option<InterimSender>,
     ) -> Result<Response<ResponseBody>, UpstreamError> {
         let is_repeatable = matches!(method.as_str(), "GET" | "HEAD" | "QUERY");
         let again = body.again().filter(|_| is_repeatable).map(|body| (headers.clone(), body));
@@ -744,7 +743,7 @@ impl Upstream {
         path_and_query: &str,
         mut headers: HeaderMap,
         mut body: RequestBody,
-        interim: Option<Interim>,
+        interim: Option<InterimSender>,
     ) -> Result<Answer, NoAnswer> {
         let progress = match &body {
             RequestBody::Client(body) => Arc::clone(&body.progress),
@@ -962,7 +961,7 @@ fn given_up(unanswered: NoAnswer, upload: Option<&Upload>) -> NoAnswer {
 fn listen(
     request: &mut Request<RequestBody>,
     expecting: Option<Arc<Upload>>,
-    interim: Option<Interim>,
+    interim: Option<InterimSender>,
 ) -> Arc<AtomicBool> {
     let is_misframed = Arc::<AtomicBool>::default();
     let note = Arc::clone(&is_misframed);

@@ -1,7 +1,6 @@
 //! `Larder-Debug`: a client that names a token of the admin in it is told why upstream gave no answer. Everybody else is told
 //! nothing. The field never reaches upstream, and no key holds it.
 
-use std::sync::{MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -9,10 +8,10 @@ use http::header::CACHE_CONTROL;
 use http::{HeaderMap, HeaderValue, Response};
 
 use super::Body;
-use crate::admin::guesses::{self, Guesses};
 use crate::client::Client;
 use crate::http::headers::LARDER_DEBUG;
 use crate::running::Running;
+use crate::tokens;
 use crate::upstream::{Failure, UpstreamError};
 
 /// What may be a token, and whose it is.
@@ -30,15 +29,15 @@ pub(super) fn take(fields: &mut HeaderMap) -> Option<HeaderValue> {
 impl Debug {
     /// Adds the latest failure of the same kind to an answer that says that upstream gave none, if the token is one of the
     /// admin's. No other answer depends on the token, so that nothing is compared for it. Whoever has sent too many wrong ones
-    /// waits before this one is looked at ([`guesses`]).
+    /// waits before this one is looked at ([`tokens`]).
     pub async fn tell(self: Box<Self>, running: &Running, response: &mut Response<Body>) {
         let error = response.extensions_mut().remove::<UpstreamError>();
         let Some(failure) = error.and_then(|error| running.upstream.last_failure_of(error)) else { return };
-        if !running.guard.has_tokens() {
+        if running.tokens.is_empty() {
             return;
         }
-        if guesses(running).is_slowed(self.client, Instant::now()) {
-            tokio::time::sleep(guesses::WAIT).await;
+        if running.debug_wrong_tokens.is_delayed(self.client, Instant::now()) {
+            tokio::time::sleep(tokens::DELAY).await;
         }
         if self.is_known(running) {
             add(response, &failure);
@@ -46,24 +45,19 @@ impl Debug {
     }
 
     fn is_known(&self, running: &Running) -> bool {
-        let role = self.token.to_str().ok().and_then(|token| running.guard.role(token.trim()));
-        let (mut guesses, now) = (guesses(running), Instant::now());
+        let role = self.token.to_str().ok().and_then(|token| running.tokens.role(token.trim()));
+        let (wrong, now) = (&running.debug_wrong_tokens, Instant::now());
         if role.is_some() {
-            guesses.succeeded(self.client);
+            wrong.note_right(self.client);
             return true;
         }
         running.metrics.admin_wrong_tokens.inc();
-        guesses.failed(self.client, now);
-        if let Some(unlogged) = guesses.may_log(now) {
+        wrong.note_wrong(self.client, now);
+        if let Some(unlogged) = wrong.may_log(now) {
             tracing::warn!(unlogged, "a request with a token in Larder-Debug that is not known");
         }
         false
     }
-}
-
-fn guesses(running: &Running) -> MutexGuard<'_, Guesses> {
-    // Nothing between locking and unlocking panics.
-    running.debug_guesses.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn add(response: &mut Response<Body>, failure: &Failure) {

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use http::HeaderMap;
 
 use crate::client::Client;
+use crate::client_conn::{Busy, ClientConn, ClientConns};
 use crate::config::Server;
 use crate::http::headers::ForwardedPolicy;
 use crate::metrics::Metrics;
 use crate::network::Network;
-use crate::server::connections::{Busy, Connection, Connections};
 use crate::shares::{Over, Share, Shares};
 
 /// Bytes of a head that count for nothing: every connection has a buffer of that size.
@@ -36,7 +36,7 @@ pub(super) struct Admission {
     heads: Bound,
     max_head: usize,
     streams: Bound,
-    open: Connections,
+    open: ClientConns,
     /// Idle connections are closed when fewer places than this are free.
     scarce: u64,
     /// When a search for idle connections last found too few.
@@ -66,7 +66,7 @@ pub(super) struct Held {
 pub(super) struct Place {
     admission: Arc<Admission>,
     peer: IpAddr,
-    pub connection: Arc<Connection>,
+    pub connection: Arc<ClientConn>,
     /// Bytes of the head that is being read.
     head: AtomicUsize,
     /// HTTP/2 streams that are paid for.
@@ -127,7 +127,7 @@ impl Admission {
             heads: Bound::new(heads, quarter(heads)),
             max_head: server.max_head,
             streams: Bound::new(server.max_streams_per_client.saturating_mul(4), server.max_streams_per_client),
-            open: Connections::new(),
+            open: ClientConns::new(),
             scarce: connections as u64 / 16,
             vain: Mutex::new(None),
             policy: server.forwarded,

@@ -1,4 +1,4 @@
-//! A connection that writes interim responses between two answers ([`crate::upstream::interim`]), looks at the heads of
+//! A connection that writes interim responses between two answers ([`crate::client_conn::interim`]), looks at the heads of
 //! requests before hyper does, and says why where hyper refuses one ([`super::heads`]).
 
 use std::io;
@@ -9,8 +9,8 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::exchanges::{Exchanges, Rejection};
 use super::heads::{self, RequestHeads};
-use crate::upstream::interim::{Line, Refused};
 
 /// How a refusal begins.
 const REFUSAL: &[u8] = b"HTTP/1.1 4";
@@ -21,7 +21,7 @@ const REFUSAL: &[u8] = b"HTTP/1.1 4";
 pub(super) struct Early<S> {
     /// Given back when the connection ends, whatever it has become; before its client can see that.
     stream: S,
-    line: Arc<Line>,
+    exchanges: Arc<Exchanges>,
     /// What was taken from the line, and how much of it has been written.
     taken: Vec<u8>,
     at: usize,
@@ -34,11 +34,11 @@ pub(super) struct Early<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Early<S> {
-    pub(super) fn new(stream: S, line: Arc<Line>) -> Early<S> {
+    pub(super) fn new(stream: S, exchanges: Arc<Exchanges>) -> Early<S> {
         let heads = RequestHeads::new();
         Early {
             stream,
-            line,
+            exchanges,
             taken: Vec::new(),
             at: 0,
             heads,
@@ -51,19 +51,19 @@ impl<S: AsyncWrite + Unpin> Early<S> {
     /// Has an answer written that says why a request is refused, if this is hyper's own.
     fn take_refusal(&mut self, bytes: &[u8]) -> bool {
         let Some(status) = heads::bare_refusal(bytes) else { return false };
-        if !self.heads.may_be_refused(self.line.calls()) {
+        if !self.heads.may_be_refused(self.exchanges.requests()) {
             return false;
         }
-        let refused = Refused { status, reason: heads::reason(status, self.heads.fault()) };
+        let refused = Rejection { status, reason: heads::reason(status, self.heads.fault()) };
         (self.taken, self.at) = (refused.message(), 0);
-        self.line.refuse(refused);
+        self.exchanges.note_rejection(refused);
         true
     }
 
     /// Whether what comes may be looked at: it is known what it is.
     fn is_known(&mut self) -> bool {
         if self.heads.wait_for_answer() {
-            let (answers, is_switched) = self.line.answers();
+            let (answers, is_switched) = self.exchanges.responses();
             self.heads.note_answers(answers, is_switched);
         }
         !self.heads.wait_for_answer()
@@ -81,14 +81,14 @@ impl<S: AsyncWrite + Unpin> Early<S> {
             }
         }
         (self.taken, self.at) = (Vec::new(), 0);
-        self.line.written();
+        self.exchanges.interim.note_written();
         Poll::Ready(Ok(()))
     }
 
     fn write_line(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             ready!(self.finish(cx))?;
-            match self.line.take() {
+            match self.exchanges.interim.take() {
                 Some(bytes) => self.taken = bytes,
                 None => return Poll::Ready(Ok(())),
             }
@@ -204,17 +204,20 @@ mod tests {
     const LENGTH: usize = 10_000;
 
     /// A POST is answered at once, while its content is still being read; a GET gets a 103 before its answer.
-    async fn answer(request: Request<Incoming>, line: Arc<Line>) -> Result<Response<Full<Bytes>>, Infallible> {
+    async fn answer(
+        request: Request<Incoming>,
+        exchanges: Arc<Exchanges>,
+    ) -> Result<Response<Full<Bytes>>, Infallible> {
         if request.method() == http::Method::POST {
             tokio::spawn(request.into_body().collect());
             return Ok(Response::new(Full::from(vec![b'x'; LENGTH])));
         }
-        let hint = async |interim: crate::upstream::interim::Interim| {
+        let hint = async |interim: crate::client_conn::interim::InterimSender| {
             // From another task, as upstream's connection does it.
             let _ = tokio::spawn(async move { interim.send(StatusCode::EARLY_HINTS, &HeaderMap::new()) }).await;
             Response::new(Full::from("answer"))
         };
-        Ok(line.answer(hint).await)
+        Ok(exchanges.interim.respond(hint).await)
     }
 
     /// The end of the content of one request and the whole next one come when the answer to the first is stuck in the
@@ -222,9 +225,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_interim_response_waits_for_the_answer_to_the_request_before() {
         let (near, mut far) = tokio::io::duplex(100);
-        let line = Arc::<Line>::default();
-        let stream = TokioIo::new(Early::new(near, Arc::clone(&line)));
-        let service = hyper::service::service_fn(move |request| answer(request, Arc::clone(&line)));
+        let exchanges = Arc::<Exchanges>::default();
+        let stream = TokioIo::new(Early::new(near, Arc::clone(&exchanges)));
+        let service = hyper::service::service_fn(move |request| answer(request, Arc::clone(&exchanges)));
         // With vectored writes hyper does not even begin before the answer is out.
         let mut server = hyper::server::conn::http1::Builder::new();
         tokio::spawn(server.writev(false).serve_connection(stream, service));

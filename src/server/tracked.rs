@@ -6,9 +6,9 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
+use crate::client_conn::Busy;
 use crate::proxy::Body;
 use crate::proxy::body::BodyError;
-use crate::server::connections::Busy;
 
 /// A body, and its connection.
 pub(super) struct Tracked {

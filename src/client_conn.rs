@@ -9,11 +9,12 @@ use tokio::sync::Notify;
 
 use crate::client::Client;
 
-pub(crate) mod stall;
+pub mod interim;
+pub(crate) mod timeouts;
 
 /// The open connections of a listener.
 #[derive(Debug)]
-pub(crate) struct Connections {
+pub struct ClientConns {
     start: Instant,
     open: Mutex<Open>,
 }
@@ -21,12 +22,12 @@ pub(crate) struct Connections {
 #[derive(Debug, Default)]
 struct Open {
     next: u64,
-    by_id: HashMap<u64, Arc<Connection>>,
+    by_id: HashMap<u64, Arc<ClientConn>>,
 }
 
 /// What an open connection is doing.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub struct ClientConn {
     id: u64,
     client: Client,
     /// When the connections of its listener began to be counted.
@@ -43,20 +44,20 @@ pub(crate) struct Connection {
 
 /// While it lives, the connection is busy.
 #[derive(Debug)]
-pub(crate) struct Busy(Arc<Connection>);
+pub struct Busy(Arc<ClientConn>);
 
-impl Connections {
+impl ClientConns {
     /// None yet.
-    pub fn new() -> Connections {
-        Connections { start: Instant::now(), open: Mutex::default() }
+    pub fn new() -> ClientConns {
+        ClientConns { start: Instant::now(), open: Mutex::default() }
     }
 
-    /// One more, which counts until [`Connections::close`].
-    pub fn open(&self, client: Client) -> Arc<Connection> {
+    /// One more, which counts until [`ClientConns::close`].
+    pub fn open(&self, client: Client) -> Arc<ClientConn> {
         let mut open = self.lock();
         let id = open.next;
         open.next += 1;
-        let connection = Arc::new(Connection {
+        let connection = Arc::new(ClientConn {
             id,
             client,
             start: self.start,
@@ -71,11 +72,11 @@ impl Connections {
     }
 
     /// It is closed.
-    pub fn close(&self, connection: &Connection) {
+    pub fn close(&self, connection: &ClientConn) {
         self.lock().by_id.remove(&connection.id);
     }
 
-    /// Connections that have been told to close and have not done so yet.
+    /// ClientConns that have been told to close and have not done so yet.
     pub fn evicted(&self) -> usize {
         self.lock().evicted()
     }
@@ -126,14 +127,14 @@ impl Open {
     }
 }
 
-impl Connection {
+impl ClientConn {
     /// The address at the other end.
     pub fn client(&self) -> Client {
         self.client
     }
 
     /// Marks it busy: it is not closed to make room.
-    pub fn begin(self: &Arc<Connection>) -> Busy {
+    pub fn begin(self: &Arc<ClientConn>) -> Busy {
         self.busy.fetch_add(1, Relaxed);
         Busy(Arc::clone(self))
     }
@@ -206,13 +207,13 @@ mod tests {
         Client::at(IpAddr::V4(Ipv4Addr::new(192, 0, 2, n)))
     }
 
-    fn evicted(all: &[Arc<Connection>]) -> Vec<usize> {
+    fn evicted(all: &[Arc<ClientConn>]) -> Vec<usize> {
         (0..all.len()).filter(|index| all[*index].is_evicted.load(Relaxed)).collect()
     }
 
     #[test]
     fn idle_connections_are_closed_oldest_first_and_each_once() {
-        let connections = Connections::new();
+        let connections = ClientConns::new();
         let all: Vec<_> = (0..6).map(|_| connections.open(client(1))).collect();
         let busy = all[0].begin();
         all[1].set_writing(true);
@@ -228,7 +229,7 @@ mod tests {
 
     #[test]
     fn no_more_are_evicted_while_those_that_were_have_yet_to_close() {
-        let connections = Connections::new();
+        let connections = ClientConns::new();
         let all: Vec<_> = (0..6).map(|_| connections.open(client(1))).collect();
         assert_eq!(connections.evict_idle(2), 2);
         assert_eq!((connections.evict_idle(2), connections.evicted()), (0, 2));
@@ -240,7 +241,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_that_takes_up_a_request_before_it_closes_stays() {
-        let connections = Connections::new();
+        let connections = ClientConns::new();
         let all: Vec<_> = (0..2).map(|_| connections.open(client(1))).collect();
         connections.evict_idle(1);
         let busy = all[0].begin();
@@ -256,7 +257,7 @@ mod tests {
 
     #[test]
     fn the_client_with_the_most_connections_gives_way() {
-        let connections = Connections::new();
+        let connections = ClientConns::new();
         let all: Vec<_> = [1, 2, 2, 2, 3].map(|n| connections.open(client(n))).into();
         let _busy = all[1].begin();
         all[2].set_writing(true);
@@ -270,7 +271,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_evicted_before_it_waits_learns_of_it() {
-        let connections = Connections::new();
+        let connections = ClientConns::new();
         let connection = connections.open(client(1));
         connections.evict_idle(1);
         connection.evicted().await;
