@@ -31,8 +31,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::client::Client;
-use crate::client_conn::timeouts::Unstalled;
+use crate::client_conn::timeouts::ClientTimeouts;
 use crate::client_conn::{Busy, ClientConn, ClientConns};
+use crate::hooked_stream::HookedStream;
 use crate::running::Running;
 use crate::tokens::{self, WrongTokens};
 
@@ -164,7 +165,7 @@ async fn connection(
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(patience).max_buf_size(HEAD_MAX);
-    let stream = TokioIo::new(Unstalled::new(stream, WRITE_WITHIN, patience));
+    let stream = TokioIo::new(HookedStream::new(stream, ClientTimeouts::new(WRITE_WITHIN, patience)));
     let served = tokio::select! {
         served = watcher.watch(builder.serve_connection(stream, service)) => served,
         () = opened.connection.evicted() => return,

@@ -22,6 +22,7 @@
 //! | [`server`], [`watch`] | listeners and shutdown; the rules file on disk |
 //! | [`client_conn`] | the open connections of a listener: which of them may be closed; their interim responses |
 //! | [`tokens`] | the tokens of operators |
+//! | `hooked_stream` | hooks on the reads and writes of a connection |
 //! | [`admin`] | the second listener: health, purge, rules, metrics |
 //! | [`proxy`] | a request from the client's side; [`proxy::account`] tells what would become of one |
 //! | [`running`] | what both of them work on |
@@ -182,6 +183,7 @@ pub mod store;
 pub mod upstream;
 
 pub mod client_conn;
+mod hooked_stream;
 pub mod tokens;
 
 pub mod config;

@@ -20,8 +20,9 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::admin;
 use crate::client_conn::ClientConn;
-use crate::client_conn::timeouts::Unstalled;
+use crate::client_conn::timeouts::ClientTimeouts;
 use crate::config::{Config, Server};
+use crate::hooked_stream::HookedStream;
 use crate::metrics::Metrics;
 use crate::proxy::{self, Body, stall, suspects};
 use crate::running::Running;
@@ -32,12 +33,12 @@ use crate::watch;
 
 mod admission;
 mod chunks;
-mod counted;
 pub mod descriptors;
-mod early;
 mod exchanges;
 mod frames;
+mod head_limits;
 mod heads;
+mod http1;
 mod itself;
 mod linger;
 mod refuse;
@@ -45,11 +46,11 @@ mod streams;
 mod tracked;
 
 use admission::{Admission, Ticket};
-use counted::Counted;
 use descriptors::Fit;
-use early::Early;
 use exchanges::Exchanges;
-use linger::{LastRequest, Lingering};
+use head_limits::HeadLimits;
+use http1::Http1Hooks;
+use linger::{LastRequest, Linger};
 use refuse::Refuser;
 use streams::{Runner, Streams};
 use tracked::Tracked;
@@ -273,18 +274,19 @@ async fn connection(
     };
     let (watch, ending) = (idle.clone(), end.clone());
     // With the stream goes the place: an upgraded connection outlives this function.
-    let stream = Lingering::new(stream, Arc::clone(&last), ticket);
+    let stream = HookedStream::new(stream, Linger::new(Arc::clone(&last), ticket));
     let speaking = Arc::clone(&last);
-    let stream = Unstalled::new(stream, server.idle_timeout, server.header_timeout).when_http2(move || {
+    let timeouts = ClientTimeouts::new(server.idle_timeout, server.header_timeout).when_http2(move || {
         speaking.begin(false);
-        watch.streams.speak();
+        watch.streams.set_http2();
         AbortOnDropHandle::new(tokio::spawn(async move {
             watch.watch().await;
             ending.cancel();
         }))
     });
-    let stream = Counted::new(stream, &place, &streams);
-    let stream = Early::new(stream, Arc::clone(&exchanges));
+    let stream = HookedStream::new(stream, timeouts);
+    let stream = HookedStream::new(stream, HeadLimits::new(&place, &streams));
+    let stream = HookedStream::new(stream, Http1Hooks::new(Arc::clone(&exchanges)));
     let rejecting = Arc::clone(&exchanges);
     let service = service_fn(|mut request: Request<Incoming>| {
         let (running, exchanges, last) = (Arc::clone(running), Arc::clone(&exchanges), Arc::clone(&last));
@@ -324,7 +326,7 @@ async fn connection(
             tokio::select! {
                 served = serving => served,
                 // RFC 9113 §6.8: it was told, and does not go.
-                () = idle.watch(), if streams.are_spoken() => Ok(()),
+                () = idle.watch(), if streams.is_http2() => Ok(()),
                 () = place.connection.evicted() => {
                     last.evict();
                     return;

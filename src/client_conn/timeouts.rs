@@ -1,6 +1,6 @@
-//! A connection whose client must go on taking what is sent: one that stops reading would hold its place among the
-//! requests to upstream for ever, and a few of those would take upstream away from everybody else. And whose client
-//! must begin: hyper's limit for the head of a request runs only when it is known which protocol the client speaks.
+//! Timeouts of a client's connection that hyper does not have. A client that stops reading would hold its place among the
+//! requests to upstream for ever, and a few such clients would block upstream for all. hyper's timeout for a request head
+//! runs only once the protocol is known, so a client that sends nothing needs another one.
 
 use std::io;
 use std::pin::Pin;
@@ -11,32 +11,33 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 use tokio_util::task::AbortOnDropHandle;
 
-/// How every HTTP/2 connection begins (RFC 9113 §3.4), and no other.
+use crate::hooked_stream::{Output, StreamHooks};
+
+/// The first bytes of every HTTP/2 connection (RFC 9113 §3.4) and of no other.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A connection that fails when nothing could be written for `patience`, or when it is not known in time which protocol
-/// the client speaks.
-pub(crate) struct Unstalled<S> {
-    stream: S,
-    patience: Duration,
+/// Fails a write that makes no progress in time, and a read if the client does not show its protocol in time.
+pub(crate) struct ClientTimeouts {
+    write: Duration,
+    /// Runs while a write is pending.
     deadline: Option<Pin<Box<Sleep>>>,
     opening: Option<Opening>,
     http2: Http2,
 }
 
-/// What runs beside a connection of HTTP/2, and ends with it.
+/// The task beside an HTTP/2 connection.
 enum Http2 {
-    /// To be begun if it becomes one.
-    Awaited(Begin),
-    Spoken(#[expect(dead_code, reason = "held, and dropped with the connection")] AbortOnDropHandle<()>),
-    Other,
+    /// To be started if the client speaks HTTP/2.
+    Awaited(Start),
+    Running(#[expect(dead_code, reason = "aborted with the connection")] AbortOnDropHandle<()>),
+    None,
 }
 
-type Begin = Box<dyn FnOnce() -> AbortOnDropHandle<()> + Send>;
+type Start = Box<dyn FnOnce() -> AbortOnDropHandle<()> + Send>;
 
-/// A connection that may yet be HTTP/1 or HTTP/2.
+/// The beginning of a connection, while it may be HTTP/1 or HTTP/2.
 struct Opening {
-    /// How much of the preface has come.
+    /// Bytes of the preface seen so far.
     seen: usize,
     deadline: Pin<Box<Sleep>>,
 }
@@ -47,119 +48,101 @@ impl Opening {
         self.seen >= PREFACE.len()
     }
 
-    /// Whether the protocol is still not known after these bytes.
-    fn goes_on(&mut self, bytes: &[u8]) -> bool {
+    /// Compares the bytes with the preface. Returns whether the protocol is still unknown.
+    fn is_open_after(&mut self, bytes: &[u8]) -> bool {
         let expected = &PREFACE[self.seen..];
         let (compared, _) = bytes.split_at(bytes.len().min(expected.len()));
         if !expected.starts_with(compared) {
             return false;
         }
         self.seen += compared.len();
-        // No bytes are the end.
+        // An empty read is the end of the connection.
         !bytes.is_empty() && !self.is_http2()
     }
 }
 
-impl<S> Unstalled<S> {
-    /// `opening`: how long the client may take to show which protocol it speaks.
-    pub(crate) fn new(stream: S, patience: Duration, opening: Duration) -> Unstalled<S> {
+impl ClientTimeouts {
+    /// `write`: longest time without progress of a write. `opening`: longest time until the protocol is known.
+    pub(crate) fn new(write: Duration, opening: Duration) -> ClientTimeouts {
         let opening = Some(Opening { seen: 0, deadline: Box::pin(tokio::time::sleep(opening)) });
-        Unstalled { stream, patience, deadline: None, opening, http2: Http2::Other }
+        ClientTimeouts { write, deadline: None, opening, http2: Http2::None }
     }
 
-    /// Begins something to run beside a connection that turns out to be one of HTTP/2.
+    /// Starts a task when the client turns out to speak HTTP/2. It is aborted when the connection is dropped.
     pub(crate) fn when_http2(
         self,
-        begin: impl FnOnce() -> AbortOnDropHandle<()> + Send + 'static,
-    ) -> Unstalled<S> {
-        Unstalled { http2: Http2::Awaited(Box::new(begin)), ..self }
+        start: impl FnOnce() -> AbortOnDropHandle<()> + Send + 'static,
+    ) -> ClientTimeouts {
+        ClientTimeouts { http2: Http2::Awaited(Box::new(start)), ..self }
     }
 
-    /// The protocol is known.
-    fn open(&mut self, is_http2: bool) {
+    fn end_opening(&mut self, is_http2: bool) {
         self.opening = None;
-        self.http2 = match std::mem::replace(&mut self.http2, Http2::Other) {
-            Http2::Awaited(begin) if is_http2 => Http2::Spoken(begin()),
-            _ => Http2::Other,
+        self.http2 = match std::mem::replace(&mut self.http2, Http2::None) {
+            Http2::Awaited(start) if is_http2 => Http2::Running(start()),
+            _ => Http2::None,
         };
     }
 
-    /// Gives up on a write that has been pending for too long. The timer is made only when a write has to wait.
+    /// Fails a write that has been pending for too long. The timer is created only when a write is pending.
     fn in_time<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.deadline = None;
             return written;
         }
-        let patience = self.patience;
-        let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        let timeout = self.write;
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
         ready!(deadline.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client has stopped reading")))
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client stopped reading")))
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Unstalled<S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
+impl<S: AsyncRead + AsyncWrite + Unpin> StreamHooks<S> for ClientTimeouts {
+    fn read(&mut self, stream: &mut S, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = Pin::new(&mut this.stream).poll_read(cx, buffer);
-        let Some(opening) = &mut this.opening else { return read };
+        let read = Pin::new(stream).poll_read(cx, buffer);
+        let Some(opening) = &mut self.opening else { return read };
         if read.is_pending() {
             ready!(opening.deadline.as_mut().poll(cx));
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client has not begun")));
+            let error = io::Error::new(io::ErrorKind::TimedOut, "the client did not begin a request in time");
+            return Poll::Ready(Err(error));
         }
-        if !opening.goes_on(&buffer.filled()[before..]) {
+        if !opening.is_open_after(&buffer.filled()[before..]) {
             let is_http2 = opening.is_http2();
-            this.open(is_http2);
+            self.end_opening(is_http2);
         }
         read
     }
-}
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Unstalled<S> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
-        this.in_time(cx, written)
+    fn write(&mut self, stream: &mut S, cx: &mut Context<'_>, output: Output<'_>) -> Poll<io::Result<usize>> {
+        let written = output.write_to(stream, cx);
+        self.in_time(cx, written)
     }
 
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, pieces);
-        this.in_time(cx, written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
-        this.in_time(cx, flushed)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    fn flush(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(stream).poll_flush(cx);
+        self.in_time(cx, flushed)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use crate::hooked_stream::HookedStream;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const WRITE: Duration = Duration::from_secs(30);
     const OPENING: Duration = Duration::from_secs(10);
+
+    fn with_timeouts(stream: DuplexStream) -> HookedStream<DuplexStream, ClientTimeouts> {
+        HookedStream::new(stream, ClientTimeouts::new(WRITE, OPENING))
+    }
 
     /// What a server reads from a client that sends these pieces, one every `OPENING / 3`, and then nothing.
     async fn read(pieces: &[&[u8]]) -> Result<usize, io::ErrorKind> {
         let (near, mut far) = tokio::io::duplex(64);
         let reader = tokio::spawn(async move {
-            let (mut near, mut read) = (Unstalled::new(near, PATIENCE, OPENING), 0);
+            let (mut near, mut read) = (with_timeouts(near), 0);
             loop {
                 match near.read(&mut [0; 8]).await {
                     Ok(0) => return Ok(read),
@@ -178,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_does_not_show_its_protocol_in_time_is_given_up() {
+    async fn a_read_fails_when_the_client_does_not_show_its_protocol_in_time() {
         let late: [&[&[u8]]; 4] = [&[], &[b"PRI"], &[b"P", b"R", b"I", b" ", b"*"], &[&PREFACE[..23]]];
         for pieces in late {
             assert_eq!(read(pieces).await, Err(io::ErrorKind::TimedOut), "{pieces:?}");
@@ -191,19 +174,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_stops_reading_is_given_up() {
+    async fn a_write_fails_when_the_client_stops_reading() {
         let (near, _far) = tokio::io::duplex(16);
-        let written = Unstalled::new(near, PATIENCE, OPENING).write_all(&[0; 64]).await;
+        let written = with_timeouts(near).write_all(&[0; 64]).await;
         assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_reads_slowly_gets_everything() {
+    async fn a_client_that_reads_slowly_receives_everything() {
         let (near, mut far) = tokio::io::duplex(16);
-        let writer =
-            tokio::spawn(async move { Unstalled::new(near, PATIENCE, OPENING).write_all(&[0; 64]).await });
+        let writer = tokio::spawn(async move { with_timeouts(near).write_all(&[0; 64]).await });
         for _ in 0..4 {
-            tokio::time::sleep(PATIENCE / 2).await;
+            tokio::time::sleep(WRITE / 2).await;
             far.read_exact(&mut [0; 16]).await.unwrap();
         }
         writer.await.unwrap().unwrap();

@@ -75,7 +75,7 @@ impl RequestHeads {
 
     /// Whether there is a head that hyper has not passed on as one of `calls` requests: what it writes now is an answer to
     /// one of those, or the refusal of this one.
-    pub fn may_be_refused(&self, calls: u64) -> bool {
+    pub fn may_be_rejected(&self, calls: u64) -> bool {
         let is_within = self.at == At::Fields || self.at == At::Line && self.length > 0;
         self.whole > calls || is_within
     }
@@ -86,12 +86,12 @@ impl RequestHeads {
     }
 
     /// What follows depends on an answer that is yet to come.
-    pub fn wait_for_answer(&self) -> bool {
+    pub fn wait_for_response(&self) -> bool {
         self.at == At::Answer
     }
 
     /// So many requests have been answered; whether the last answer switched to another protocol.
-    pub fn note_answers(&mut self, answers: u64, is_switched: bool) {
+    pub fn note_responses(&mut self, answers: u64, is_switched: bool) {
         if self.at == At::Answer && answers >= self.whole {
             self.at = if is_switched { At::Unknown } else { At::Line };
             self.may_switch = false;
@@ -327,7 +327,7 @@ fn encoded(byte: u8, is_query: bool) -> Option<&'static str> {
 }
 
 /// A refusal of hyper's own, as it writes it: a status line, no content, nothing else that says why.
-pub(super) fn bare_refusal(bytes: &[u8]) -> Option<u16> {
+pub(super) fn bare_rejection(bytes: &[u8]) -> Option<u16> {
     let status = bytes.get(9..12)?;
     let has = |name: &[u8]| bytes.windows(name.len()).any(|piece| piece.eq_ignore_ascii_case(name));
     // Answers of Larder and of upstream have a field that says so.
@@ -473,10 +473,10 @@ mod tests {
             for (is_switched, given) in [(true, None), (false, Some(RAW_GIVEN.as_bytes().to_vec()))] {
                 let mut heads = RequestHeads::new();
                 assert_eq!(heads.take(message.as_bytes()), (request.len(), None));
-                heads.note_answers(0, false);
-                assert!(heads.wait_for_answer());
-                heads.note_answers(1, is_switched);
-                assert!(!heads.wait_for_answer());
+                heads.note_responses(0, false);
+                assert!(heads.wait_for_response());
+                heads.note_responses(1, is_switched);
+                assert!(!heads.wait_for_response());
                 assert_eq!(heads.take(RAW.as_bytes()), (RAW.len(), given), "{request:?}");
             }
         }
@@ -497,19 +497,19 @@ mod tests {
     #[test]
     fn a_refusal_answers_a_head_that_was_not_passed_on() {
         let mut heads = RequestHeads::new();
-        assert!(!heads.may_be_refused(0));
+        assert!(!heads.may_be_rejected(0));
         heads.take(b"GET / HTTP/1.1\r\n");
-        assert!(heads.may_be_refused(0));
+        assert!(heads.may_be_rejected(0));
         heads.take(b"\r\n");
-        assert!(heads.may_be_refused(0) && !heads.may_be_refused(1));
+        assert!(heads.may_be_rejected(0) && !heads.may_be_rejected(1));
         heads.take(b"(");
-        assert!(heads.may_be_refused(1));
+        assert!(heads.may_be_rejected(1));
     }
 
     #[test]
-    fn a_bare_refusal_is_known_by_all_of_it() {
+    fn a_bare_rejection_is_known_by_all_of_it() {
         let bare = "HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\ndate: x\r\n\r\n";
-        assert_eq!(bare_refusal(bare.as_bytes()), Some(431));
+        assert_eq!(bare_rejection(bare.as_bytes()), Some(431));
         let others = [
             bare.replace("431", "500"),
             bare.replace("431", "404"),
@@ -520,7 +520,7 @@ mod tests {
             "HTTP/1.1 4".to_owned(),
         ];
         for other in others {
-            assert_eq!(bare_refusal(other.as_bytes()), None, "{other:?}");
+            assert_eq!(bare_rejection(other.as_bytes()), None, "{other:?}");
         }
     }
 }

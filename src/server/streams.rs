@@ -38,12 +38,12 @@ impl Streams {
     }
 
     /// The connection is one of HTTP/2: there can be streams from now on.
-    pub fn speak(&self) {
+    pub fn set_http2(&self) {
         self.spoken.store(true, Ordering::Release);
     }
 
     /// Whether the connection is one of HTTP/2.
-    pub fn are_spoken(&self) -> bool {
+    pub fn is_http2(&self) -> bool {
         self.spoken.load(Ordering::Acquire)
     }
 

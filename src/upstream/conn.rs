@@ -26,6 +26,7 @@ use super::framing::Ending;
 use super::head::{HeadFault, HeadScan, LINE};
 use super::socket::{Look, Unread};
 use super::suspects::{Carried, Suspects};
+use crate::hooked_stream::{HookedStream, Output, StreamHooks};
 use crate::http::headers;
 
 /// The buffer for what upstream sends, beyond the largest head, bytes.
@@ -34,8 +35,8 @@ const READ_BUFFER: usize = 16 << 10;
 /// Responses after which a connection rests, whatever they were: that ends it if it is out of step.
 const RESPONSES_WITHOUT_REST: u32 = 256;
 
-/// How long upstream's answer may be read, after a write to its connection has failed.
-const LAST_WORDS: Duration = Duration::from_secs(30);
+/// Longest time to read upstream's response after a write has failed.
+const AFTER_FAILED_WRITE: Duration = Duration::from_secs(30);
 
 /// A connection to upstream, for one request at a time.
 #[derive(Debug)]
@@ -81,7 +82,7 @@ impl UpstreamConn {
         let look = extras.remove().unwrap_or_default();
         let peer = extras.get::<HttpInfo>().map(|info| info.remote_addr().ip());
         let traffic = Arc::<Traffic>::default();
-        let stream = TokioIo::new(Observed::new(stream, &traffic, max_head));
+        let stream = TokioIo::new(HookedStream::new(TokioIo::new(stream), TrafficHooks::new(&traffic, max_head)));
         // RFC 9112 §5.1: a proxy removes whitespace between a response's field name and its colon.
         let mut builder = Builder::new();
         builder.allow_spaces_after_header_name_in_responses(true);
@@ -296,42 +297,30 @@ pub(super) fn is_timeout(bytes: &[u8]) -> bool {
     bytes.starts_with(HEAD_BEGINS) && bytes.get(8..12) == Some(b" 408")
 }
 
-/// A stream whose traffic is noted. When upstream does not take what is written any more, it may have answered before it
-/// stopped (RFC 9112 §9.6): then writes wait, while the answer is read, or the end. hyper would give up at once.
+/// Notes the traffic of a connection and scans response heads. When upstream stops reading, it may have responded before
+/// (RFC 9112 §9.6): a failed write stays pending until the response, or the end, has been read. hyper would give up at
+/// once.
 #[derive(Debug)]
-struct Observed<S> {
-    stream: TokioIo<S>,
+struct TrafficHooks {
     traffic: Arc<Traffic>,
     max_head: usize,
     /// The heads of the current response.
     scan: HeadScan,
     /// [`Traffic::requests`] when it began.
     requests: u32,
-    /// Since a write has failed.
-    last_words: Option<Pin<Box<Sleep>>>,
+    /// Runs from the first failed write.
+    failed_write: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Observed<S> {
-    fn new(stream: S, traffic: &Arc<Traffic>, max_head: usize) -> Observed<S> {
-        Observed {
-            stream: TokioIo::new(stream),
+impl TrafficHooks {
+    fn new(traffic: &Arc<Traffic>, max_head: usize) -> TrafficHooks {
+        TrafficHooks {
             traffic: Arc::clone(traffic),
             max_head,
             scan: HeadScan::new(max_head),
             requests: 0,
-            last_words: None,
+            failed_write: None,
         }
-    }
-
-    fn note(&mut self, cx: &mut Context<'_>, written: io::Result<usize>) -> Poll<io::Result<usize>> {
-        self.traffic.send(&written);
-        let is_ended =
-            |error: &io::Error| matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset);
-        if written.as_ref().is_err_and(is_ended) {
-            let waiting = self.last_words.get_or_insert_with(|| Box::pin(tokio::time::sleep(LAST_WORDS)));
-            ready!(waiting.as_mut().poll(cx));
-        }
-        Poll::Ready(written)
     }
 
     fn look_at(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -344,48 +333,23 @@ impl<S> Observed<S> {
     }
 }
 
-impl<S> AsyncRead for Observed<S>
-where
-    TokioIo<S>: AsyncRead + Unpin,
-{
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
+impl<S: AsyncRead + AsyncWrite + Unpin> StreamHooks<S> for TrafficHooks {
+    fn read(&mut self, stream: &mut S, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
-        Poll::Ready(this.look_at(&buffer.filled()[before..]))
-    }
-}
-
-impl<S> AsyncWrite for Observed<S>
-where
-    TokioIo<S>: AsyncWrite + Unpin,
-{
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes));
-        this.note(cx, written)
+        ready!(Pin::new(stream).poll_read(cx, buffer))?;
+        Poll::Ready(self.look_at(&buffer.filled()[before..]))
     }
 
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, pieces));
-        this.note(cx, written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    fn write(&mut self, stream: &mut S, cx: &mut Context<'_>, output: Output<'_>) -> Poll<io::Result<usize>> {
+        let written = ready!(output.write_to(stream, cx));
+        self.traffic.send(&written);
+        let is_closed =
+            |error: &io::Error| matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset);
+        if written.as_ref().is_err_and(is_closed) {
+            let wait = self.failed_write.get_or_insert_with(|| Box::pin(tokio::time::sleep(AFTER_FAILED_WRITE)));
+            ready!(wait.as_mut().poll(cx));
+        }
+        Poll::Ready(written)
     }
 }
 
