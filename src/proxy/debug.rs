@@ -12,7 +12,7 @@ use crate::client::Client;
 use crate::http::headers::LARDER_DEBUG;
 use crate::running::Running;
 use crate::tokens;
-use crate::upstream::{Failure, UpstreamError};
+use crate::upstream::{UpstreamError, UpstreamFailure};
 
 /// What may be a token, and whose it is.
 pub(super) struct Debug {
@@ -60,7 +60,7 @@ impl Debug {
     }
 }
 
-fn add(response: &mut Response<Body>, failure: &Failure) {
+fn add(response: &mut Response<Body>, failure: &UpstreamFailure) {
     let Body::Whole(content) = response.body() else { return };
     let Ok(mut content) = serde_json::from_slice::<serde_json::Value>(content) else { return };
     content["last_failure"] = serde_json::json!(failure);
