@@ -48,7 +48,7 @@ pub struct Busy(Arc<ClientConn>);
 
 impl ClientConns {
     /// None yet.
-    pub fn new() -> ClientConns {
+    pub(crate) fn new() -> ClientConns {
         ClientConns { start: Instant::now(), open: Mutex::default() }
     }
 

@@ -188,7 +188,7 @@ pub async fn assemble(config: Config) -> Result<Arc<Running>, ServeError> {
             match store.connect_once().await {
                 Err(fault @ ConnectFault::Rejected { .. }) => return Err(fault.into()),
                 Err(fault) => {
-                    tracing::warn!(%fault, "starting without the store; it is used as soon as it can be reached")
+                    tracing::warn!(%fault, "starting without the store; it is used once it is reachable");
                 }
                 Ok(()) => is_connected = true,
             }
