@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -31,15 +31,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::client::Client;
+use crate::client_conn::timeouts::ClientTimeouts;
+use crate::client_conn::{Busy, ClientConn, ClientConns};
+use crate::hooked_stream::HookedStream;
 use crate::running::Running;
-use crate::server::connections::stall::Unstalled;
-use crate::server::connections::{Busy, Connection, Connections};
+use crate::tokens::{self, WrongTokens};
 
 pub mod api;
 pub mod auth;
 pub mod explain;
 pub mod fleet;
-pub mod guesses;
 pub mod key_stats;
 pub mod refusal;
 pub mod report;
@@ -49,7 +50,6 @@ pub mod state;
 pub mod unknown;
 
 use auth::AdminCaller;
-use guesses::Guesses;
 use refusal::Refusal;
 use state::AdminState;
 
@@ -70,8 +70,8 @@ struct Peer(SocketAddr);
 
 /// An open connection, until it is dropped.
 struct Opened {
-    open: Arc<Connections>,
-    connection: Arc<Connection>,
+    open: Arc<ClientConns>,
+    connection: Arc<ClientConn>,
 }
 
 impl Drop for Opened {
@@ -111,7 +111,7 @@ pub async fn serve(running: Arc<Running>, listener: TcpListener, stop: Cancellat
 
 async fn accept_all(router: Router, listener: TcpListener, patience: Duration, stop: CancellationToken) {
     let graceful = GracefulShutdown::new();
-    let open = Arc::new(Connections::new());
+    let open = Arc::new(ClientConns::new());
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -138,7 +138,7 @@ async fn accept_all(router: Router, listener: TcpListener, patience: Duration, s
 }
 
 /// Whether one more connection may be served. If all are in use, an idle one is closed.
-async fn has_room(connections: &mut JoinSet<()>, open: &Connections) -> bool {
+async fn has_room(connections: &mut JoinSet<()>, open: &ClientConns) -> bool {
     while connections.try_join_next().is_some() {}
     if connections.len() < CONNECTIONS {
         return true;
@@ -165,7 +165,7 @@ async fn connection(
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(patience).max_buf_size(HEAD_MAX);
-    let stream = TokioIo::new(Unstalled::new(stream, WRITE_WITHIN, patience));
+    let stream = TokioIo::new(HookedStream::new(stream, ClientTimeouts::new(WRITE_WITHIN, patience)));
     let served = tokio::select! {
         served = watcher.watch(builder.serve_connection(stream, service)) => served,
         () = opened.connection.evicted() => return,
@@ -177,7 +177,7 @@ async fn connection(
 
 fn router(running: Arc<Running>) -> Router {
     let gate = Gate {
-        guesses: Mutex::new(Guesses::new(Instant::now())),
+        wrong_tokens: WrongTokens::new(Instant::now()),
         running: Arc::clone(&running),
         work: Handle::current(),
     };
@@ -208,34 +208,29 @@ fn router(running: Arc<Running>) -> Router {
 
 /// What is checked before every route.
 struct Gate {
-    guesses: Mutex<Guesses>,
+    wrong_tokens: WrongTokens,
     running: Arc<Running>,
     /// The runtime for all routes but probes.
     work: Handle,
 }
 
 impl Gate {
-    fn guesses(&self) -> MutexGuard<'_, Guesses> {
-        // Nothing between locking and unlocking panics.
-        self.guesses.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether a request waits before its token is checked: its client has sent too many wrong ones.
-    fn is_slowed(&self, request: &Request) -> bool {
-        let compares = self.running.guard.compares(request.uri(), request.headers());
-        compares && self.guesses().is_slowed(client(request), Instant::now())
+    /// Whether a request waits before its token is compared: its client has sent too many wrong ones.
+    fn is_delayed(&self, request: &Request) -> bool {
+        let needs_token = auth::needs_token(&self.running.tokens, request.uri(), request.headers());
+        needs_token && self.wrong_tokens.is_delayed(client(request), Instant::now())
     }
 
     /// The role of the caller.
     fn decide(&self, request: &Request) -> Result<AdminCaller, auth::Denied> {
         let client = client(request);
-        let decided = self.running.guard.decide(request.method(), request.uri(), request.headers());
+        let decided = auth::decide(&self.running.tokens, request.method(), request.uri(), request.headers());
         match decided {
             Err(auth::Denied::WrongToken) => {
                 self.running.metrics.admin_wrong_tokens.inc();
-                self.guesses().failed(client, Instant::now());
+                self.wrong_tokens.note_wrong(client, Instant::now());
             }
-            Ok(AdminCaller::Bearer(_)) => self.guesses().succeeded(client),
+            Ok(AdminCaller::Bearer(_)) => self.wrong_tokens.note_right(client),
             _ => {}
         }
         decided
@@ -246,7 +241,7 @@ impl Gate {
         let response = Refusal::from(denied).into_response();
         // Wrong tokens must not fill the log.
         if (is_guess || !request.method().is_safe())
-            && let Some(unlogged) = self.guesses().may_log(Instant::now())
+            && let Some(unlogged) = self.wrong_tokens.may_log(Instant::now())
         {
             if is_guess {
                 let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
@@ -270,9 +265,9 @@ fn client(request: &Request) -> Client {
 }
 
 async fn pass(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
-    if gate.is_slowed(&request) {
+    if gate.is_delayed(&request) {
         // Its connection may be closed meanwhile.
-        tokio::time::sleep(guesses::WAIT).await;
+        tokio::time::sleep(tokens::DELAY).await;
     }
     let caller = match gate.decide(&request) {
         Ok(caller) => caller,
@@ -281,7 +276,7 @@ async fn pass(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Re
     if caller == AdminCaller::Anyone {
         return finish(next.run(request).await);
     }
-    let _busy: Option<Busy> = request.extensions().get::<Arc<Connection>>().map(Connection::begin);
+    let _busy: Option<Busy> = request.extensions().get::<Arc<ClientConn>>().map(ClientConn::begin);
     let done = if request.method().is_safe() {
         AbortOnDropHandle::new(gate.work.spawn(next.run(request))).await
     } else {

@@ -1,4 +1,4 @@
-//! Who a client is where what all share is counted by client ([`crate::shares`]): an address. Used for nothing else.
+//! The client that a request counts for where limits apply per client ([`crate::shares`]): an address. Used for nothing else.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -13,7 +13,7 @@ use crate::network::Network;
 pub struct Client(IpAddr);
 
 impl Client {
-    /// Larder itself: what it does by itself counts for no client.
+    /// Larder itself, for its own requests.
     pub const LARDER: Client = Client(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
 
     /// The client at an address.
@@ -24,11 +24,11 @@ impl Client {
         }
     }
 
-    /// The client that a request comes from. `peer` is the other end of the connection. It is taken for a balancer if the
-    /// policy is `append` and it is `trusted`, or if its address is one of the machine or of a private network: then `X-Forwarded-For` says
-    /// who the client is. For a trusted one that is the last address in it that is neither private nor trusted, since balancers
-    /// may stand in a row; otherwise, and if there is no such address, the last one. A field that does not end with an address
-    /// says nothing.
+    /// The client of a request from `peer`, the address at the other end of the connection. `peer` counts as a load balancer if
+    /// the policy is `append` and it is `trusted`, or if its address is local or private. Then `X-Forwarded-For` names the
+    /// client. Behind a trusted peer there may be several load balancers, so the client is the last address that is neither
+    /// private nor trusted; otherwise, or without such an address, it is the last one. A field that does not end with an address
+    /// is ignored.
     pub fn of(peer: IpAddr, policy: ForwardedPolicy, trusted: &[Network], fields: &HeaderMap) -> Client {
         let named = match policy {
             ForwardedPolicy::Append if is_in(trusted, peer) => last_named(fields, trusted),
@@ -45,7 +45,7 @@ fn addresses(fields: &HeaderMap) -> impl Iterator<Item = Option<IpAddr>> {
 }
 
 fn last_named(fields: &HeaderMap, trusted: &[Network]) -> Option<IpAddr> {
-    // What stands before something that is no address was said by nobody who is believed.
+    // An entry that is no address was not written by a load balancer, nor was anything before it.
     let mut named = addresses(fields).map_while(|address| address).peekable();
     let last = *named.peek()?;
     let is_balancer = |address: &IpAddr| is_private(*address) || is_in(trusted, *address);
@@ -61,7 +61,7 @@ fn members(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     line.as_bytes().rsplit(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
 }
 
-/// An address, which some write with a port or in brackets.
+/// Parses an address, which may have a port, brackets or quotes.
 fn address(member: &[u8]) -> Option<IpAddr> {
     let text = str::from_utf8(member).ok()?;
     let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
@@ -70,7 +70,7 @@ fn address(member: &[u8]) -> Option<IpAddr> {
     bare.parse().ok().or_else(with_port)
 }
 
-/// Whether an address is one of this machine, or of a network that is not the Internet: RFC 1122 §3.2.1.3, RFC 1918,
+/// Whether an address is local or private: RFC 1122 §3.2.1.3, RFC 1918,
 /// RFC 3927, RFC 4193, RFC 4291 §2.5.6.
 fn is_private(address: IpAddr) -> bool {
     match address.to_canonical() {
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_is_an_address_or_the_64_of_one() {
+    fn a_client_is_an_ipv4_address_or_an_ipv6_64_prefix() {
         let rows = [
             ("192.0.2.1", "192.0.2.1"),
             ("::ffff:192.0.2.1", "192.0.2.1"),
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn only_balancers_are_believed_about_whom_they_forward_for() {
+    fn x_forwarded_for_counts_only_from_load_balancers() {
         let private = [
             "127.0.0.1",
             "10.1.2.3",
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_claims_of_itself_is_not_believed() {
+    fn addresses_that_the_client_itself_sent_are_ignored() {
         for policy in [ForwardedPolicy::Set, ForwardedPolicy::Off, ForwardedPolicy::Append] {
             assert_eq!(of("10.0.0.1", policy, &["192.0.2.99, 198.51.100.7"]), "198.51.100.7");
             assert_eq!(of("10.0.0.1", policy, &["192.0.2.99", "198.51.100.7"]), "198.51.100.7");
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn balancers_in_a_row_are_passed_over_with_append_alone() {
+    fn several_load_balancers_are_skipped_only_with_append() {
         let row = ["192.0.2.99, 198.51.100.7, 10.0.0.2", "10.0.0.3"];
         assert_eq!(of("10.0.0.1", ForwardedPolicy::Append, &row), "198.51.100.7");
         assert_eq!(of("10.0.0.1", ForwardedPolicy::Set, &row), "10.0.0.3");

@@ -12,6 +12,7 @@
 //! | [`admin`] | the second listener: health, purge, rules, metrics |
 //! | [`proxy`] | one request: admit, dispatch, record (`handle`); `read`, `decide`, `fetch`, `write`, `respond` |
 //! | [`running`] | the state that the proxy and the admin share |
+//! | [`client_conn`], `hooked_stream`, [`tokens`] | the open connections of a listener and their interim responses; hooks on the reads and writes of a connection; the tokens of operators |
 //! | [`cache`] | lookup and store over the two tiers: L1 in memory, L2 in the [`store`] |
 //! | [`coalesce`] | inflight fetches, the body that followers share, the fleet lock |
 //! | [`coherence`] | the lease, the other members of the fleet, pending invalidations, intents, the recovery gate |
@@ -110,6 +111,10 @@ pub mod upkeep;
 pub mod metrics;
 pub mod store;
 pub mod upstream;
+
+pub mod client_conn;
+mod hooked_stream;
+pub mod tokens;
 
 pub mod config;
 pub mod shares;

@@ -1,5 +1,5 @@
-//! Where log lines go: to standard error, by a thread of their own. Whoever logs never waits for whoever reads. Lines wait in
-//! memory while nobody reads; beyond that they are lost, and counted.
+//! Logging to standard error by a thread of its own, so that no request waits while standard error is not read. Lines are
+//! queued in memory; beyond the queue's limit they are dropped and counted.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal as _, Write};
@@ -12,22 +12,21 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config::{Log, LogFormat};
 
-/// Lines that wait to be written at most.
-const WAITING_MAX: usize = 4096;
+/// Most lines in the queue.
+const QUEUE_MAX: usize = 4096;
 
-/// The longest line, bytes; the rest of a longer one is cut off. The product of the two bounds the memory.
+/// Longest line, bytes; the rest of a longer one is cut. The product of both limits bounds the memory.
 const LINE_MAX: usize = 4 << 10;
 
-/// Counts lost lines; set once the log has begun.
+/// Counts lost lines; set when the log is started.
 static LOST: OnceLock<ErrorCounter> = OnceLock::new();
 
-/// How many lines were lost so far, because standard error was not read.
+/// Lines lost so far because standard error was not read.
 pub fn lost() -> u64 {
     LOST.get().map_or(0, |lost| lost.dropped_lines() as u64)
 }
 
-/// The log of the process, from its start until this is dropped: then the last lines are written, unless nobody reads them
-/// within a second.
+/// The log of the process. When it is dropped, the last lines are written, for at most a second.
 #[derive(Debug)]
 pub struct Logs {
     writer: NonBlocking,
@@ -35,9 +34,9 @@ pub struct Logs {
 }
 
 impl Logs {
-    /// Starts the log, and has panics told in it. Once in a process.
+    /// Starts the log, and logs panics to it. Once in a process.
     pub fn start(config: &Log) -> Logs {
-        let lines = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING_MAX).thread_name("log");
+        let lines = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE_MAX).thread_name("log");
         let (writer, guard) = lines.finish(StandardError::default());
         let _ = LOST.set(writer.error_counter());
         let filter = EnvFilter::try_new(&config.level).unwrap_or_else(|_| EnvFilter::new("info"));
@@ -50,18 +49,18 @@ impl Logs {
             LogFormat::Text => log.init(),
             LogFormat::Json => log.json().flatten_event(true).init(),
         }
-        tell_panics(writer.clone());
+        log_panics(writer.clone());
         Logs { writer, _guard: guard }
     }
 
-    /// Writes a line as it is, whatever the level.
-    pub fn say(&self, line: &str) {
+    /// Writes a line as it is, at any level.
+    pub fn write_line(&self, line: &str) {
         let _ = self.writer.clone().write_all(format!("{line}\n").as_bytes());
     }
 }
 
-/// The standard library's hook writes to standard error itself, and waits for its reader.
-fn tell_panics(writer: NonBlocking) {
+/// Replaces the standard library's panic hook, which blocks while standard error is not read.
+fn log_panics(writer: NonBlocking) {
     std::panic::set_hook(Box::new(move |panic| {
         let backtrace = Backtrace::capture();
         let backtrace = match backtrace.status() {
@@ -74,7 +73,7 @@ fn tell_panics(writer: NonBlocking) {
     }));
 }
 
-/// Hands lines to the thread that writes them.
+/// Passes lines to the thread that writes them.
 struct Lines(NonBlocking);
 
 impl<'w> MakeWriter<'w> for Lines {
@@ -85,7 +84,7 @@ impl<'w> MakeWriter<'w> for Lines {
     }
 }
 
-/// Takes one line, in one piece, as `tracing_subscriber` gives it.
+/// Passes on one line, which `tracing_subscriber` writes with one call.
 struct Line(NonBlocking);
 
 impl Write for Line {
@@ -102,10 +101,10 @@ impl Write for Line {
     }
 }
 
-/// Standard error, as the thread sees it that writes there. Tells of lost lines once lines are written again.
+/// Standard error, for the thread that writes to it. Logs the number of lost lines once lines are written again.
 #[derive(Default)]
 struct StandardError {
-    told: u64,
+    reported: u64,
 }
 
 impl Write for StandardError {
@@ -113,12 +112,12 @@ impl Write for StandardError {
         io::stderr().write(bytes)
     }
 
-    /// Called whenever no line waits any more, so that there is room for one of its own.
+    /// Called when the queue is empty, so that there is room for the report.
     fn flush(&mut self) -> io::Result<()> {
         let lost = lost();
-        if lost > self.told {
-            let lines = lost - self.told;
-            self.told = lost;
+        if lost > self.reported {
+            let lines = lost - self.reported;
+            self.reported = lost;
             tracing::warn!(lines, in_all = lost, "log lines were lost: standard error is not read fast enough");
         }
         io::stderr().flush()

@@ -16,8 +16,8 @@ fn main() -> ExitCode {
     larder::cli::main()
 }
 
-/// Has mimalloc take blocks of more than 256 KiB from the system, and give them back when they are freed. In its arenas they would
-/// stay for a second: under a stream of large bodies the process would take twice `[memory] capacity`.
+/// Makes mimalloc allocate blocks of more than 256 KiB directly from the system, and return them when they are freed. In its
+/// arenas they would stay for a second, and many large bodies in a row would take twice `[memory] capacity`.
 #[expect(unsafe_code, reason = "mimalloc has no other interface to its options")]
 fn return_freed_memory() {
     // SAFETY: stores a number at an index of the option table; mimalloc ignores an index out of range.

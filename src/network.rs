@@ -1,18 +1,18 @@
-//! Networks, as people write them: `10.0.0.0/8`, `2001:db8::/32`, or one address.
+//! IP networks in configuration notation: `10.0.0.0/8`, `2001:db8::/32`, or one address.
 
 use std::fmt;
 use std::net::IpAddr;
 
-/// Addresses that begin alike (RFC 4632, RFC 4291 §2.3).
+/// A prefix of addresses (RFC 4632, RFC 4291 §2.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network {
     address: IpAddr,
-    /// Bits.
+    /// Of the prefix, bits.
     length: u32,
 }
 
 impl Network {
-    /// `None` for what is neither a network nor an address.
+    /// Parses a network or an address; `None` if it is neither.
     pub fn parse(text: &str) -> Option<Network> {
         let (address, length) = match text.trim().split_once('/') {
             Some((address, length)) => (address, Some(length)),
@@ -22,13 +22,13 @@ impl Network {
         let most = if address.is_ipv4() { 32 } else { 128 };
         let length = match length {
             None => most,
-            // `u32::from_str` would take a leading `+`.
+            // `u32::from_str` would accept a leading `+`.
             Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok()?,
             Some(_) => return None,
         };
         match address {
             _ if length > most => None,
-            // RFC 4291 §2.5.5.2: an IPv4 address written as one of IPv6.
+            // RFC 4291 §2.5.5.2: an IPv4-mapped IPv6 address.
             IpAddr::V6(mapped) if length >= 96 && mapped.to_ipv4_mapped().is_some() => {
                 Some(Network { address: address.to_canonical(), length: length - 96 })
             }
@@ -36,7 +36,7 @@ impl Network {
         }
     }
 
-    /// Whether an address is in it. An IPv4 address counts as such however it is written.
+    /// Whether an address is in the network. An IPv4-mapped IPv6 address counts as the IPv4 address.
     pub fn contains(self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {
             (IpAddr::V4(network), IpAddr::V4(address)) => {
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_network_is_an_address_and_a_length() {
+    fn networks_and_addresses_are_parsed() {
         for text in ["10.0.0.0/8", "0.0.0.0/0", "192.0.2.1/32", "2001:db8::/32", "::/0"] {
             assert_eq!(Network::parse(text).unwrap().to_string(), text);
         }
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_has_the_addresses_that_begin_like_it() {
+    fn a_network_contains_the_addresses_with_its_prefix() {
         let rows = [
             ("10.0.0.0/8", "10.255.0.1", true),
             ("10.0.0.0/8", "11.0.0.1", false),

@@ -10,13 +10,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Ver
 use hyper::body::Incoming;
 
 use crate::client::Client;
+use crate::client_conn::ClientConn;
+use crate::client_conn::interim::InterimSender;
 use crate::http::headers::{self, ForwardedPolicy};
 use crate::http::target::Target;
 use crate::outcome::{Fwd, Outcome};
 use crate::running::Running;
-use crate::server::connections::Connection;
 use crate::shares::Over;
-use crate::upstream::interim::Interim;
 use crate::upstream::{RequestBody, UpstreamError};
 
 mod admit;
@@ -65,13 +65,13 @@ struct ClientRequest {
     /// The client takes trailers (RFC 9110 §6.5.1).
     trailers: bool,
     /// Where interim responses go; `None` for clients that cannot be sent any.
-    interim: Option<Interim>,
+    interim: Option<InterimSender>,
     /// Some of its fields may carry credentials.
     credentials: bool,
     /// Names with `_` that fields have on the way to upstream ([`headers::underscores`]).
     underscored: Vec<HeaderName>,
     /// The client's connection, if the request may have content.
-    connection: Option<Arc<Connection>>,
+    connection: Option<Arc<ClientConn>>,
 }
 
 impl ClientRequest {

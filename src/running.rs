@@ -1,4 +1,4 @@
-//! The running Larder: what the proxy and the admin both work on. The rules and `[memory] max_body` are swapped whole when
+//! The state of the process, which the proxy and the admin share. The rules and `[memory] max_body` are replaced together when
 //! the file changes; everything else stays for the life of the process.
 
 use std::path::Path;
@@ -8,8 +8,6 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::ArcSwap;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::auth::Guard;
-use crate::admin::guesses::Guesses;
 use crate::cache::Cache;
 use crate::cache::memory::Memory;
 use crate::coalesce::inflight::Inflight;
@@ -27,6 +25,7 @@ use crate::metrics::{FamilyCounters, Metrics, NO_FAMILY};
 use crate::rules::{Family, Invalidation, RuleSet, WriteMethods};
 use crate::shares::Shares;
 use crate::store::Store;
+use crate::tokens::{Tokens, WrongTokens};
 use crate::upkeep::names::Names;
 use crate::upkeep::unmatched::UnmatchedWrites;
 use crate::upstream::Upstream;
@@ -40,16 +39,16 @@ pub struct Live {
     no_family: FamilyCounters,
     /// `[memory] max_body`, bytes.
     pub max_body: u64,
-    /// What does not stand in keys as it is.
+    /// How credentials are represented in cache keys.
     pub redaction: Redaction,
     /// The request fields that count as credentials.
     pub credentials: Credentials,
-    /// When they came into force.
+    /// The time when they came into force.
     pub since: SystemTime,
 }
 
 impl Live {
-    /// The rules of a configuration, and what else of it can change in a running Larder. They come into force now.
+    /// Takes the rules of a configuration, and the other fields that a reload may change. They come into force now.
     pub fn take(config: &mut Config, metrics: &Metrics) -> Live {
         let (rules, max_body) = (std::mem::take(&mut config.rules), config.memory.max_body);
         let counters = rules.families().iter().map(|family| metrics.family(&family.name)).collect();
@@ -73,57 +72,56 @@ impl Live {
 
 /// Everything that serves requests.
 pub struct Running {
-    /// As it was at the start. Its rules have moved to [`Running::live`], and `[memory] max_body` counts as it is there.
+    /// The configuration at start. Its rules have moved to [`Running::live`]; `[memory] max_body` too is read from there.
     pub config: Config,
     live: ArcSwap<Live>,
     pub cache: Cache,
     pub inflight: Arc<Inflight>,
     pub shapes: Shapes,
     pub unmatched: UnmatchedWrites,
-    /// Reads that no other request can share, at a time.
+    /// Limits concurrent reads that cannot share a fetch.
     pub unshared: Arc<Shares>,
     /// Bodies on their way into memory: at most a quarter of its capacity, or one of the largest.
     pub bodies: Arc<StoredBodies>,
     pub unanswered: Arc<UnansweredWrites>,
     pub upstream: Upstream,
     pub metrics: Arc<Metrics>,
-    /// The tokens of the admin.
-    pub guard: Guard,
-    /// Wrong tokens in requests to the proxy. Those to the admin are counted there: whoever reaches only the proxy slows nobody
-    /// on the admin.
-    pub debug_guesses: Mutex<Guesses>,
-    /// On every request to upstream: who meets it on one from a client has met itself.
+    /// The tokens of `[admin]`.
+    pub tokens: Tokens,
+    /// Wrong tokens in `Larder-Debug`. The admin counts its own, so that clients of the proxy cannot delay operators.
+    pub debug_wrong_tokens: WrongTokens,
+    /// Sent with every request to upstream. A client's request that has it has passed this proxy before.
     pub loop_mark: LoopMark,
-    /// Fills, revalidations and writes: they outlive the client that caused them, and shutdown waits for them.
+    /// Fetches, revalidations and writes. They continue without their client, and shutdown waits for them.
     pub tasks: TaskTracker,
     pub started: Instant,
-    /// The file as it was last read, good or faulty; `None`: it could not be read. Held while a reload is under way,
-    /// so that the rules in force are those of this content.
+    /// Digest of the file as last read, valid or not; `None` if it could not be read. Locked during a reload, so that it
+    /// belongs to the rules in force.
     last_read: tokio::sync::Mutex<Option<Digest>>,
-    /// The faults of the last edit that was refused; guards only itself.
+    /// The faults of the last edit, if it was refused.
     refused: Mutex<Option<LoadError>>,
 }
 
-/// What a reload did.
+/// The result of a reload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reloaded {
     /// Families in force now.
     pub families: usize,
     /// Invalidation rules in force now.
     pub invalidations: usize,
-    /// Fields that are in force only when Larder is started again: those that changed and are read once, and a `max_body` over
-    /// what memory was laid out for; up to that it is in force. `[server] listen`, `max_body of family "a"`.
+    /// Changed fields that take effect at a restart: those that are read once, and a `max_body` larger than the memory was laid
+    /// out for. For example `[server] listen` or `max_body of family "a"`.
     pub needs_restart: Vec<String>,
 }
 
-/// All together have what fits into the places at upstream and their queue.
+/// The total is what fits into the places at upstream and their queue.
 fn unshared(server: &Server) -> Arc<Shares> {
     let all = server.max_upstream_requests as u64 * 2;
     Shares::new(all, server.max_unshared_per_client)
 }
 
 impl Running {
-    /// Puts the tiers, the client and the rules together.
+    /// Builds the state from a configuration and its parts.
     pub fn new(
         mut config: Config,
         upstream: Upstream,
@@ -147,8 +145,8 @@ impl Running {
             unanswered: Arc::default(),
             upstream,
             metrics,
-            guard: Guard::new(&config.admin.tokens),
-            debug_guesses: Mutex::new(Guesses::new(Instant::now())),
+            tokens: Tokens::new(&config.admin.tokens),
+            debug_wrong_tokens: WrongTokens::new(Instant::now()),
             loop_mark: LoopMark::new(),
             tasks: TaskTracker::new(),
             started: Instant::now(),
@@ -158,7 +156,7 @@ impl Running {
         }
     }
 
-    /// The rules in force. A request keeps the ones it began with.
+    /// The rules in force. A request uses those it began with to its end.
     pub fn live(&self) -> Arc<Live> {
         self.live.load_full()
     }
@@ -168,18 +166,18 @@ impl Running {
         self.config.file.as_deref()
     }
 
-    /// Reads the file again. A good one takes effect for requests that begin later; a faulty one changes nothing
-    /// and is remembered for [`Running::refused`]. What was stored at an earlier time under a definition that comes
-    /// into force now is invalidated: writes in between may have been mapped by other rules.
+    /// Reads the file again. A valid one takes effect for requests that begin later; an invalid one changes nothing, and its
+    /// faults are stored for [`Running::refused`]. Entries of families whose rules change are invalidated: while other rules
+    /// were in force, writes may not have invalidated them.
     pub async fn reload(&self) -> Result<Reloaded, LoadError> {
         let mut last_read = self.last_read.lock().await;
         let content = self.content();
         *last_read = digest_of(&content);
-        self.take_over(content).await
+        self.apply(content).await
     }
 
-    /// The same if the file is not as it was last read; `None` if it is. It is read once: a second reading might be
-    /// of another edit, and the first one's would be taken for what is in force.
+    /// As [`Running::reload`], but only if the file has changed since it was last read; `None` if it has not. It is read once, so
+    /// that the digest and the rules are of the same edit.
     pub async fn reload_if_edited(&self) -> Option<Result<Reloaded, LoadError>> {
         let mut last_read = self.last_read.lock().await;
         let content = self.content();
@@ -188,15 +186,15 @@ impl Running {
             return None;
         }
         *last_read = digest;
-        Some(self.take_over(content).await)
+        Some(self.apply(content).await)
     }
 
-    /// What stands in the rules file; `None` without one.
+    /// The content of the rules file; `None` without a file.
     fn content(&self) -> Result<Option<Vec<u8>>, LoadError> {
         self.file().map(config::read).transpose()
     }
 
-    async fn take_over(&self, content: Result<Option<Vec<u8>>, LoadError>) -> Result<Reloaded, LoadError> {
+    async fn apply(&self, content: Result<Option<Vec<u8>>, LoadError>) -> Result<Reloaded, LoadError> {
         let checked = content.and_then(|content| self.check(content.as_deref()));
         self.metrics.rules_faulty.set(i64::from(checked.is_err()));
         let mut config = match checked {
@@ -206,7 +204,7 @@ impl Running {
                 return Err(error);
             }
         };
-        // Not a new secret or other credentials: they take effect at a restart, as the rest of their tables.
+        // A new secret or other credentials take effect at a restart, as the rest of their tables.
         let (redaction, credentials) = (self.live().redaction.clone(), self.live().credentials.clone());
         let live = Live { redaction, credentials, ..Live::take(&mut config, &self.metrics) };
         let changed = changed(&self.live().rules, &live.rules);
@@ -219,8 +217,8 @@ impl Running {
             needs_restart: self.needs_restart(&config, &live),
         };
         self.live.store(Arc::new(live));
-        // Once more: writes that began and ended in between went by the rules before, and readers stored what these rules
-        // would have invalidated.
+        // Again: writes that ended in between followed the old rules, and readers may have stored what the new rules would have
+        // invalidated.
         if !changed.is_empty() {
             self.cache.invalidate(&changed).await;
         }
@@ -247,7 +245,7 @@ impl Running {
         }
     }
 
-    /// Sweeps the store for as long as the process lives, if there is one and it is to be swept.
+    /// Sweeps the store until the process ends, if there is one and sweeping is configured.
     pub async fn sweep(self: Arc<Running>) {
         let settings = self.config.store.as_ref().map(|store| (store.sweep_rate, store.sweep_pause));
         if let Some(sweeper) = settings.and_then(|(rate, pause)| self.cache.sweeper(rate, pause)) {
@@ -255,7 +253,7 @@ impl Running {
         }
     }
 
-    /// Why the last edit of the rules file was refused, if it was.
+    /// The faults of the last edit of the rules file, if it was refused.
     pub fn refused(&self) -> Option<LoadError> {
         self.lock_refused().clone()
     }
@@ -265,7 +263,7 @@ impl Running {
     }
 }
 
-/// This proxy among those that share its store.
+/// This proxy's part in the fleet of proxies that share its store.
 fn fleet(config: &Config) -> Fleet {
     let Some(store) = &config.store else { return Fleet::new(Coherence::default(), Duration::ZERO) };
     Fleet::new(store.coherence, store.lease)
@@ -277,7 +275,7 @@ fn digest_of(content: &Result<Option<Vec<u8>>, LoadError>) -> Option<Digest> {
     content.as_ref().ok()?.as_deref().map(config::digest)
 }
 
-/// Families whose definition, or whose invalidation rules, are others than before.
+/// Tags of the families whose definition or invalidation rules have changed.
 fn changed(before: &RuleSet, now: &RuleSet) -> Vec<Tag> {
     let is_same = |family: &Family| {
         before.family(&family.name).is_some_and(|there| {
@@ -290,7 +288,7 @@ fn changed(before: &RuleSet, now: &RuleSet) -> Vec<Tag> {
 
 type Written<'r> = (&'r str, &'r WriteMethods, &'r StatusSet, &'r [String], [Option<Duration>; 2], bool);
 
-/// Rules as they stand in the file, to be compared.
+/// Rules in a form that can be compared.
 fn written(rules: Vec<&Invalidation>) -> Vec<Written<'_>> {
     rules
         .into_iter()
@@ -320,27 +318,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_edit_is_noticed_once_whoever_reloaded_in_between() {
+    async fn an_edit_is_noticed_once_even_after_an_explicit_reload() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("rules.toml");
         let write = |text: &str| std::fs::write(&file, text).unwrap();
         write(ONE);
         let running = running(&file);
         let families = || running.live().rules.families().len();
-        assert!(running.reload_if_edited().await.is_none(), "it is as it was at the start");
+        assert!(running.reload_if_edited().await.is_none(), "not changed since the start");
         write("");
         running.reload().await.unwrap();
         assert_eq!(families(), 0);
-        assert!(running.reload_if_edited().await.is_none(), "this edit is in force already");
+        assert!(running.reload_if_edited().await.is_none(), "already in force");
         write(ONE);
         assert_eq!(
             running.reload_if_edited().await.unwrap().unwrap().families,
             1,
-            "back to what it was, an edit too"
+            "back to the first content is an edit too"
         );
         write("[[family]");
         assert!(running.reload_if_edited().await.unwrap().is_err());
-        assert!(running.reload_if_edited().await.is_none(), "a fault is told once");
+        assert!(running.reload_if_edited().await.is_none(), "a fault is reported once");
         std::fs::remove_file(&file).unwrap();
         assert!(running.reload_if_edited().await.unwrap().is_err());
         write(ONE);

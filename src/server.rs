@@ -1,4 +1,4 @@
-//! Listeners, accepting, and shutdown: stop accepting, finish what runs, finish writes and their invalidations.
+//! Listeners, connections, and shutdown: stop accepting, finish requests, then writes and their invalidations.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -19,26 +19,26 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::admin;
+use crate::client_conn::ClientConn;
+use crate::client_conn::timeouts::ClientTimeouts;
 use crate::config::{Config, Server};
+use crate::hooked_stream::HookedStream;
 use crate::metrics::Metrics;
 use crate::proxy::{self, Body, stall, suspects};
 use crate::running::Running;
-use crate::server::connections::Connection;
-use crate::server::connections::stall::Unstalled;
 use crate::store::Store;
 use crate::store::redis::{ConnectFault, RedisStore, SetupFault};
-use crate::upstream::interim::Line;
 use crate::upstream::{LEAST_LINE, Upstream, UpstreamFault};
 use crate::watch;
 
 mod admission;
 mod chunks;
-pub(crate) mod connections;
-mod counted;
 pub mod descriptors;
-mod early;
+mod exchanges;
 mod frames;
+mod head_limits;
 mod heads;
+mod http1;
 mod itself;
 mod linger;
 mod refuse;
@@ -46,34 +46,34 @@ mod streams;
 mod tracked;
 
 use admission::{Admission, Ticket};
-use counted::Counted;
 use descriptors::Fit;
-use early::Early;
-use linger::{LastRequest, Lingering};
+use exchanges::Exchanges;
+use head_limits::HeadLimits;
+use http1::Http1Hooks;
+use linger::{LastRequest, Linger};
 use refuse::Refuser;
 use streams::{Runner, Streams};
 use tracked::Tracked;
 
-/// Streams at a time on an HTTP/2 connection: RFC 9113 §6.5.2 recommends no fewer than 100.
+/// Most concurrent streams of an HTTP/2 connection: RFC 9113 §6.5.2 recommends at least 100.
 const STREAMS: u32 = 100;
-/// What is kept, beyond the piece that a body gives at once, for a stream that its client does not take, bytes.
+/// hyper's buffer for an HTTP/2 stream that its client does not read, beyond one body frame, bytes.
 const SEND_BUFFER: usize = 64 << 10;
-/// Streams that an HTTP/2 client may have opened and reset before they were taken up; one more, and the connection ends
-/// with `ENHANCE_YOUR_CALM`. Resets are cheaper to send than what they undo: a client that only does that is no client.
+/// Most streams that an HTTP/2 client may open and reset before they are accepted; beyond it the connection ends with
+/// `ENHANCE_YOUR_CALM`. A reset costs the client less than it costs the server (rapid reset).
 const PENDING_RESETS: usize = 20;
-/// Streams that Larder itself may have had to reset because of what an HTTP/2 client did on them, before it ends the
-/// connection.
+/// Most streams that Larder resets because of a client's errors, before it ends the connection.
 const LOCAL_RESETS: usize = 256;
-/// How long a start waits until what is in the store may be believed.
+/// Longest wait at start until entries in the store may be served.
 const READY_WITHIN: Duration = Duration::from_millis(500);
 
-/// Connections that wait to be accepted; the kernel takes its own limit where that is less (`net.core.somaxconn`). Beyond
-/// it a client's first packet is dropped, and it tries again after a second: the standard library's 128 are soon full.
+/// Length of the accept queue; the kernel limits it to `net.core.somaxconn`. When it is full, a client's SYN is dropped and
+/// retried after a second, which happens soon with the standard library's 128.
 const BACKLOG: u32 = 65_535;
-/// Pause after an accept that failed for want of descriptors, so as not to spin.
+/// Pause after a failed accept, so as not to spin while there are no descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Bound sockets: for clients and for the admin.
+/// The bound sockets: for clients and for the admin.
 #[derive(Debug)]
 pub struct Listeners {
     pub public: TcpListener,
@@ -83,15 +83,15 @@ pub struct Listeners {
 /// Why Larder cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    #[error("cannot listen on {address}: {source}; choose another address with {flag}, or stop what uses it")]
-    Listen { address: SocketAddr, flag: &'static str, source: io::Error },
     #[error(
-        "no upstream: say which API to stand in front of with --upstream http://HOST:PORT or [server] upstream"
+        "cannot listen on {address}: {source}; choose another address with {flag}, or stop the process that uses it"
     )]
+    Listen { address: SocketAddr, flag: &'static str, source: io::Error },
+    #[error("no upstream: set the URL of the API with --upstream http://HOST:PORT or [server] upstream")]
     NoUpstream,
     #[error(
-        "the store could not be told of {0} invalidated tags: others may serve what they invalidate until its time is over; \
-         clear the cache when the store is back (POST /cache/clear)"
+        "{0} invalidated tags could not be written to the store: other proxies may serve entries with these tags until they \
+         expire; clear the cache when the store is back (POST /cache/clear)"
     )]
     Undelivered(usize),
     #[error(
@@ -112,7 +112,7 @@ pub enum ServeError {
 impl Listeners {
     /// # Errors
     ///
-    /// Upstream is the address that clients connect to.
+    /// `upstream` leads to the public listener.
     pub async fn check_upstream(&self, config: &Config) -> Result<(), ServeError> {
         match (&config.server.upstream, self.public.local_addr()) {
             (Some(upstream), Ok(listen)) if itself::is_upstream(upstream, listen).await => {
@@ -145,23 +145,22 @@ fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, ServeE
 pub enum Ended {
     /// Every invalidation has reached the store (or there is none).
     Clean,
-    /// The store is still to be told of so many tags, and will not be.
+    /// So many invalidated tags could not be written to the store.
     Undelivered(usize),
 }
 
-/// Serves until `shutdown` resolves, then drains for at most `drain_timeout` and returns. Everything that was
-/// accepted is answered, and every write that was begun is finished together with its invalidations.
-///
+/// Serves until `shutdown` resolves, then drains for at most `drain_timeout`: accepted requests are answered, and writes in
+/// progress are finished together with their invalidations.
 pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Future<Output = ()>) -> Ended {
     let stop = CancellationToken::new();
     let watching = watch::watch(&running);
     let sweeping = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&running).sweep()));
-    // As long as requests are answered.
+    // Until the last request is answered.
     let _suspecting = AbortOnDropHandle::new(tokio::spawn(suspects::invalidate_all(Arc::clone(&running))));
     let admin = tokio::spawn(admin::serve(Arc::clone(&running), listeners.admin, stop.clone()));
     let public = tokio::spawn(accept(Arc::clone(&running), listeners.public, stop.clone()));
     shutdown.await;
-    tracing::info!("shutting down: finishing what runs");
+    tracing::info!("shutting down: finishing requests and writes");
     stop.cancel();
     drop((watching, sweeping));
     drain(&running, public).await;
@@ -172,47 +171,49 @@ pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Fut
     }
 }
 
-/// Puts the parts together that a configuration asks for.
+/// Builds everything that serves requests from a configuration.
 ///
 /// # Errors
 ///
-/// No upstream, too few descriptors, or a store that rejects the configuration. A store that is merely away is no error: requests go
-/// upstream until it is there.
+/// No upstream, too few descriptors, or a store that rejects the configuration. An unreachable store is no error: requests go to
+/// upstream until it is reachable.
 pub async fn assemble(config: Config) -> Result<Arc<Running>, ServeError> {
     let url = config.server.upstream.clone().ok_or(ServeError::NoUpstream)?;
     let server = Server { max_upstream_streams: fit(&config.server)?.streams, ..config.server.clone() };
     let upstream = Upstream::new(&url, &server)?;
-    let mut is_there = false;
+    let mut is_connected = false;
     let store: Option<Arc<dyn Store>> = match &config.store {
         Some(config) => {
             let store = RedisStore::new(config)?;
             match store.connect_once().await {
                 Err(fault @ ConnectFault::Rejected { .. }) => return Err(fault.into()),
-                Err(fault) => tracing::warn!(%fault, "starting without the store; it is used when it is there"),
-                Ok(()) => is_there = true,
+                Err(fault) => {
+                    tracing::warn!(%fault, "starting without the store; it is used once it is reachable");
+                }
+                Ok(()) => is_connected = true,
             }
             Some(Arc::new(store))
         }
         None => None,
     };
     let running = Arc::new(Running::new(config, upstream, store, Arc::new(Metrics::new())));
-    if is_there {
-        // The first requests may be answered from the store; but nobody waits long for proxies that died.
+    if is_connected {
+        // So that the first requests may be served from the store. Not longer: other proxies may have died.
         let _ = tokio::time::timeout(READY_WITHIN, running.cache.ready()).await;
     }
     Ok(running)
 }
 
-/// What fits among the descriptors of the process.
+/// The connections and streams that fit into the process's limit of descriptors.
 fn fit(server: &Server) -> Result<Fit, descriptors::TooFew> {
     let (requests, streams) = (server.max_upstream_requests, server.max_upstream_streams);
     descriptors::fit(descriptors::limit(), server.max_connections, requests, streams)
 }
 
-/// Accepts until told to stop, then waits for the connections to finish.
+/// Accepts until `stop`, then waits for the connections to finish.
 async fn accept(running: Arc<Running>, listener: TcpListener, stop: CancellationToken) {
     let server = &running.config.server;
-    // That they fit was looked at before; the limit may have been lowered since.
+    // `assemble` has checked this; the limit may have been lowered since.
     let fit = fit(server).unwrap_or_else(|fault| Fit { connections: fault.room.max(1), streams: 0 });
     let most = fit.connections;
     tracing::info!(
@@ -221,7 +222,7 @@ async fn accept(running: Arc<Running>, listener: TcpListener, stop: Cancellation
         descriptors = descriptors::limit(),
         max_upstream_requests = server.max_upstream_requests,
         max_upstream_streams = fit.streams,
-        "connections from clients fit among the descriptors of the process"
+        "the limit of open descriptors allows this many client connections"
     );
     let (admission, refuser) = (Admission::new(server, most, &running.metrics), Refuser::new());
     let connections = TaskTracker::new();
@@ -232,7 +233,7 @@ async fn accept(running: Arc<Running>, listener: TcpListener, stop: Cancellation
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
-            // The client has gone before it was accepted.
+            // The client closed the connection before it was accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
@@ -254,7 +255,7 @@ async fn accept(running: Arc<Running>, listener: TcpListener, stop: Cancellation
     connections.wait().await;
 }
 
-/// Serves a connection until its client ends it, or `end` does when its requests are answered.
+/// Serves a connection until its client closes it, or until its requests are answered after `end`.
 async fn connection(
     running: &Arc<Running>,
     stream: TcpStream,
@@ -264,46 +265,49 @@ async fn connection(
 ) {
     let _ = stream.set_nodelay(true);
     let server = &running.config.server;
-    let (line, streams, last) = (Arc::<Line>::default(), Streams::new(), Arc::<LastRequest>::default());
+    let (exchanges, streams, last) = (Arc::<Exchanges>::default(), Streams::new(), Arc::<LastRequest>::default());
     let place = Arc::clone(&ticket.0);
     let idle = Idle {
         streams: Arc::clone(&streams),
         connection: Arc::clone(&place.connection),
-        patience: server.header_timeout,
+        timeout: server.header_timeout,
     };
     let (watch, ending) = (idle.clone(), end.clone());
-    // With the stream goes the place: an upgraded connection outlives this function.
-    let stream = Lingering::new(stream, Arc::clone(&last), ticket);
-    let speaking = Arc::clone(&last);
-    let stream = Unstalled::new(stream, server.idle_timeout, server.header_timeout).when_http2(move || {
-        speaking.begin(false);
-        watch.streams.speak();
+    // The stream holds the place: an upgraded connection outlives this function.
+    let stream = HookedStream::new(stream, Linger::new(Arc::clone(&last), ticket));
+    let http2_last = Arc::clone(&last);
+    let timeouts = ClientTimeouts::new(server.idle_timeout, server.header_timeout).when_http2(move || {
+        http2_last.begin(false);
+        watch.streams.set_http2();
         AbortOnDropHandle::new(tokio::spawn(async move {
             watch.watch().await;
             ending.cancel();
         }))
     });
-    let stream = Counted::new(stream, &place, &streams);
-    let stream = Early::new(stream, Arc::clone(&line));
-    let refusing = Arc::clone(&line);
+    let stream = HookedStream::new(stream, timeouts);
+    let stream = HookedStream::new(stream, HeadLimits::new(&place, &streams));
+    let stream = HookedStream::new(stream, Http1Hooks::new(Arc::clone(&exchanges)));
+    let rejecting = Arc::clone(&exchanges);
     let service = service_fn(|mut request: Request<Incoming>| {
-        let (running, line, last) = (Arc::clone(running), Arc::clone(&line), Arc::clone(&last));
+        let (running, exchanges, last) = (Arc::clone(running), Arc::clone(&exchanges), Arc::clone(&last));
         let bodies = Arc::clone(&running.bodies);
         let (place, busy) = (Arc::clone(&place), place.begin(request.headers()));
         if !request.body().is_end_stream() {
-            // Its content may go on when it has been answered.
+            // Its content may still arrive when it has been answered.
             request.extensions_mut().insert(Arc::clone(&place.connection));
         }
-        // Before there is anything of it that may wait.
+        // Checked before anything is allocated for the request.
         let admitted = match request.version() {
-            // This stream is not open yet.
-            Version::HTTP_2 => place.streams(streams.open() + 1).and_then(|()| place.keep_head(request.headers())),
+            // hyper counts this stream as open only later.
+            Version::HTTP_2 => {
+                place.streams(streams.open() + 1).and_then(|()| place.hold_stream_head(request.headers()))
+            }
             _ => Ok(None),
         };
-        // In a box: hyper moves the future about.
+        // Boxed: hyper moves the future several times.
         Box::pin(async move {
             let response = match admitted {
-                Ok(_head) => answer(running, request, client, line, &last).await,
+                Ok(_head) => answer(running, request, client, &exchanges, &last).await,
                 Err(over) => refuse::response(over),
             };
             Ok::<_, Infallible>(response.map(|body| Tracked { body: body.bounded(&bodies), busy }))
@@ -323,8 +327,8 @@ async fn connection(
             serving.as_mut().graceful_shutdown();
             tokio::select! {
                 served = serving => served,
-                // RFC 9113 §6.8: it was told, and does not go.
-                () = idle.watch(), if streams.are_spoken() => Ok(()),
+                // RFC 9113 §6.8: a client that ignores GOAWAY.
+                () = idle.watch(), if streams.is_http2() => Ok(()),
                 () = place.connection.evicted() => {
                     last.evict();
                     return;
@@ -332,29 +336,30 @@ async fn connection(
             }
         }
     };
-    // It is over, or upgraded.
+    // The connection has ended, or is upgraded.
     place.connection.keep();
-    if let Some(refused) = refusing.refused() {
-        proxy::record_refusal(running, refused.status, refused.reason);
+    if let Some(rejection) = rejecting.rejection() {
+        proxy::record_refusal(running, rejection.status, rejection.reason);
     }
     if let Err(error) = served {
         tracing::debug!(%client, error, "connection ended");
     }
 }
 
-/// An HTTP/2 connection that ends when no stream is open. hyper's limit for the next head is one of HTTP/1.
+/// Ends an HTTP/2 connection without open streams. hyper limits the time until the next request for HTTP/1 only.
 #[derive(Clone)]
 struct Idle {
     streams: Arc<Streams>,
-    connection: Arc<Connection>,
-    patience: Duration,
+    connection: Arc<ClientConn>,
+    timeout: Duration,
 }
 
 impl Idle {
-    /// Returns when nothing has been under way for a while: a stream that has been answered may still bring content.
+    /// Returns when nothing has been in progress for the timeout. Content of a stream may still arrive when it has been
+    /// answered.
     async fn watch(&self) {
         loop {
-            self.streams.idle_for(self.patience).await;
+            self.streams.idle_for(self.timeout).await;
             if !self.connection.is_busy() {
                 return;
             }
@@ -366,26 +371,27 @@ async fn answer(
     running: Arc<Running>,
     request: Request<Incoming>,
     client: IpAddr,
-    line: Arc<Line>,
+    exchanges: &Exchanges,
     last: &LastRequest,
 ) -> Response<Body> {
     let (version, is_connect) = (request.version(), request.method() == http::Method::CONNECT);
-    // A stream of HTTP/2 that is not read any more is reset, and the others go on.
+    // HTTP/2 resets the one stream whose content is not read.
     last.begin(version != Version::HTTP_2 && !request.body().is_end_stream());
-    line.note_call();
+    exchanges.note_request();
     // RFC 9110 §15.2: HTTP/1.0 has no interim responses. HTTP/2 has, but hyper's server cannot send them.
     if version != Version::HTTP_11 {
         let response = proxy::handle(&running, request, client, None).await;
         if version == Version::HTTP_10 && response.body().size_hint().exact().is_none() {
             last.end_with_connection();
         }
-        line.note_answer(false);
+        exchanges.note_response(false);
         stall::give();
         return response;
     }
-    let response = line.answer(|interim| proxy::handle(&running, request, client, Some(interim))).await;
+    let response =
+        exchanges.interim.respond(|interim| proxy::handle(&running, request, client, Some(interim))).await;
     let status = response.status();
-    line.note_answer(status == StatusCode::SWITCHING_PROTOCOLS || is_connect && status.is_success());
+    exchanges.note_response(status == StatusCode::SWITCHING_PROTOCOLS || is_connect && status.is_success());
     response
 }
 
@@ -398,7 +404,7 @@ fn builder(server: &Server, runner: Runner) -> Builder<Runner> {
         .header_read_timeout(header_timeout)
         // RFC 9112 §3 asks for 8000 bytes for the request line alone.
         .max_buf_size(max_head)
-        // The limit is in bytes.
+        // The limit is in bytes, hyper's in fields.
         .max_headers(max_head / LEAST_LINE)
         .http2()
         .timer(TokioTimer::new())
@@ -411,8 +417,8 @@ fn builder(server: &Server, runner: Runner) -> Builder<Runner> {
     builder
 }
 
-/// Waits, within `drain_timeout`, for connections, then for fills and writes, then for invalidations that the store
-/// has not taken.
+/// Waits, within `drain_timeout`, for connections, then for fetches and writes, then for invalidations that are not yet in
+/// the store.
 async fn drain(running: &Arc<Running>, public: tokio::task::JoinHandle<()>) {
     let finish = async {
         let _ = public.await;
@@ -425,7 +431,7 @@ async fn drain(running: &Arc<Running>, public: tokio::task::JoinHandle<()>) {
     if tokio::time::timeout(running.config.server.drain_timeout, finish).await.is_ok() {
         return running.cache.leave().await;
     }
-    // Upstream may yet carry out what it has not answered.
+    // Upstream may still carry out the writes that it has not answered.
     let unanswered = running.unanswered.tags();
     if !unanswered.is_empty() {
         running.cache.invalidate_at_once(&unanswered, running.config.server.reinvalidate_after).await;
@@ -434,7 +440,7 @@ async fn drain(running: &Arc<Running>, public: tokio::task::JoinHandle<()>) {
         requests = running.tasks.len(),
         invalidated_tags = unanswered.len(),
         undelivered_tags = running.cache.undelivered(),
-        "drain_timeout is over: ending what still runs"
+        "drain_timeout is over: aborting the requests in progress"
     );
     running.cache.leave().await;
 }

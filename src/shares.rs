@@ -1,7 +1,6 @@
-//! A bound on something that all clients share, and of which each may have a share: places, or bytes.
+//! A limit on a resource that clients share, such as places or bytes: a total, and a share of it for each client.
 //!
-//! A client is known for as long as it holds something, or waits. So the memory that this takes is bounded by what is held and
-//! what waits.
+//! A client has an account only while it holds something or waits, so that memory is bounded by both.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,16 +10,16 @@ use tokio::sync::oneshot;
 
 use crate::client::Client;
 
-/// Whose bound is reached.
+/// Which limit is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Over {
-    /// The client has its share, and others could have more.
+    /// The client's share; other clients could still get some.
     Client,
-    /// All together have everything there is.
+    /// The total.
     All,
 }
 
-/// What all clients share.
+/// A shared resource.
 #[derive(Debug)]
 pub struct Shares {
     total: u64,
@@ -32,19 +31,19 @@ pub struct Shares {
 struct Accounts {
     held: u64,
     clients: HashMap<Client, Account>,
-    /// Clients of whom the first that waits would stay within the client's share: each once, in the order of their turns.
-    turns: VecDeque<Client>,
-    /// The next waiter's.
+    /// Clients whose first waiter would stay within the client's share, each once, in the order in which they are served.
+    rotation: VecDeque<Client>,
+    /// Of the next waiter.
     id: u64,
 }
 
-/// Of one client, while it holds something or waits.
+/// The account of a client that holds something or waits.
 #[derive(Debug, Default)]
 struct Account {
     held: u64,
     waiting: VecDeque<Waiter>,
-    /// It stands in `turns`.
-    has_turn: bool,
+    /// Whether the client is in [`Accounts::rotation`].
+    is_in_rotation: bool,
 }
 
 #[derive(Debug)]
@@ -54,33 +53,37 @@ struct Waiter {
     sender: oneshot::Sender<Share>,
 }
 
-/// What one client holds. Given back when dropped.
+/// An amount that one client holds. Released when dropped.
 #[derive(Debug)]
 pub struct Share {
-    of: Arc<Shares>,
+    shares: Arc<Shares>,
     client: Client,
     amount: u64,
 }
 
 impl Shares {
-    /// `total` for all, of which each client may have `per_client`.
+    /// A resource of `total`, of which each client may hold `per_client`.
     pub fn new(total: u64, per_client: u64) -> Arc<Shares> {
         Arc::new(Shares { total, per_client: per_client.min(total), accounts: Mutex::default() })
     }
 
-    /// What a client may have of `total` unless something else is said: a quarter, and at least 1.
+    /// The default share of one client: a quarter of `total`, and at least 1.
     pub fn usual(total: u64) -> u64 {
         (total / 4).max(1)
     }
 
-    /// Takes so much for a client, if it is free and nobody waits for it.
+    /// Takes `amount` for a client, if it is free and no other client waits for it.
     pub fn take(self: &Arc<Shares>, client: Client, amount: u64) -> Result<Share, Over> {
         self.lock().take(self.limits(), client, amount)?;
         Ok(self.share(client, amount))
     }
 
-    /// Takes so much for a client, and waits for it if it must. Clients take turns; of one client the first that waits is
-    /// the first to have it. An error means that there can never be so much. How many may wait is for the caller to bound.
+    /// Takes `amount` for a client, and waits until it is free. Clients are served in rotation, and the waiters of one client in
+    /// order. The caller limits the number of waiters.
+    ///
+    /// # Errors
+    ///
+    /// `amount` exceeds the limits.
     pub async fn wait(self: &Arc<Shares>, client: Client, amount: u64) -> Result<Share, Over> {
         let (mut receiver, _waiting) = {
             let mut accounts = self.lock();
@@ -93,55 +96,55 @@ impl Shares {
             let id = accounts.queue(self.limits(), client, amount, sender);
             (receiver, Waiting { shares: self, client, id })
         };
-        // A sender goes only with a share, or when its waiter has gone.
+        // A sender is dropped only after it has sent, or when its waiter has been dropped.
         (&mut receiver).await.map_err(|_| Over::All)
     }
 
-    /// Whose bound keeps a client from so much now.
+    /// The limit that keeps a client from taking `amount` now, if any.
     pub fn over(&self, client: Client, amount: u64) -> Option<Over> {
         self.lock().over(self.limits(), client, amount)
     }
 
-    /// What all hold together.
+    /// The amount that all clients hold together.
     pub fn held(&self) -> u64 {
         self.lock().held
     }
 
-    /// What nobody holds.
+    /// The amount that is free.
     pub fn free(&self) -> u64 {
         self.total.saturating_sub(self.held())
     }
 
     fn share(self: &Arc<Shares>, client: Client, amount: u64) -> Share {
-        Share { of: Arc::clone(self), client, amount }
+        Share { shares: Arc::clone(self), client, amount }
     }
 
     fn limits(&self) -> Limits {
         Limits { total: self.total, per_client: self.per_client }
     }
 
-    /// Gives back, and hands what is free to those who wait.
-    fn give_back(self: &Arc<Shares>, client: Client, amount: u64) {
+    /// Releases an amount, and grants what is free to waiters.
+    fn release(self: &Arc<Shares>, client: Client, amount: u64) {
         let granted = {
             let mut accounts = self.lock();
-            accounts.give_back(self.limits(), client, amount);
+            accounts.release(self.limits(), client, amount);
             accounts.grant(self.limits())
         };
-        self.hand_out(granted);
+        self.send(granted);
     }
 
     fn leave(self: &Arc<Shares>, client: Client, id: u64) {
         let granted = {
             let mut accounts = self.lock();
             accounts.leave(self.limits(), client, id);
-            // Whoever stood behind it may want less.
+            // The waiter behind it may want less.
             accounts.grant(self.limits())
         };
-        self.hand_out(granted);
+        self.send(granted);
     }
 
-    /// Not under the lock: a share whose waiter has just left is given back at once.
-    fn hand_out(self: &Arc<Shares>, granted: Vec<(Client, Waiter)>) {
+    /// Called without the lock: the share of a waiter that has just been dropped is released at once.
+    fn send(self: &Arc<Shares>, granted: Vec<(Client, Waiter)>) {
         for (client, waiter) in granted {
             drop(waiter.sender.send(self.share(client, waiter.amount)));
         }
@@ -164,10 +167,10 @@ impl Accounts {
         let account = self.clients.get(&client);
         let held = account.map_or(0, |account| account.held);
         if held.saturating_add(amount) > limits.per_client {
-            // Who may have everything is kept from more by the total.
+            // If a client may hold everything, the total is what limits it.
             return Some(if limits.per_client < limits.total { Over::Client } else { Over::All });
         }
-        let waits = !self.turns.is_empty() || account.is_some_and(|account| !account.waiting.is_empty());
+        let waits = !self.rotation.is_empty() || account.is_some_and(|account| !account.waiting.is_empty());
         (waits || self.held.saturating_add(amount) > limits.total).then_some(Over::All)
     }
 
@@ -184,7 +187,7 @@ impl Accounts {
         let id = self.id;
         self.id += 1;
         self.clients.entry(client).or_default().waiting.push_back(Waiter { id, amount, sender });
-        self.settle(limits, client);
+        self.update(limits, client);
         id
     }
 
@@ -192,21 +195,21 @@ impl Accounts {
         if let Some(account) = self.clients.get_mut(&client) {
             account.waiting.retain(|waiter| waiter.id != id);
         }
-        self.settle(limits, client);
+        self.update(limits, client);
     }
 
-    fn give_back(&mut self, limits: Limits, client: Client, amount: u64) {
+    fn release(&mut self, limits: Limits, client: Client, amount: u64) {
         self.held = self.held.saturating_sub(amount);
         if let Some(account) = self.clients.get_mut(&client) {
             account.held = account.held.saturating_sub(amount);
         }
-        self.settle(limits, client);
+        self.update(limits, client);
     }
 
-    /// Who has what now: as many of those who wait as there is room for.
+    /// Grants waiters what is free, in rotation. Returns them.
     fn grant(&mut self, limits: Limits) -> Vec<(Client, Waiter)> {
         let mut granted = Vec::new();
-        while let Some(&client) = self.turns.front() {
+        while let Some(&client) = self.rotation.front() {
             let Some(account) = self.clients.get_mut(&client) else { break };
             let room = limits.total.saturating_sub(self.held);
             if account.waiting.front().is_some_and(|waiter| waiter.amount > room) {
@@ -214,33 +217,34 @@ impl Accounts {
             }
             let Some(waiter) = account.waiting.pop_front() else { break };
             account.held += waiter.amount;
-            account.has_turn = false;
+            account.is_in_rotation = false;
             self.held += waiter.amount;
-            self.turns.pop_front();
-            self.settle(limits, client);
+            self.rotation.pop_front();
+            self.update(limits, client);
             granted.push((client, waiter));
         }
         granted
     }
 
-    /// Gives a client a turn or takes it away, as it should have one; and forgets the client if there is nothing of it.
-    fn settle(&mut self, limits: Limits, client: Client) {
+    /// Adds a client to the rotation or removes it, as its account requires, and removes an empty account.
+    fn update(&mut self, limits: Limits, client: Client) {
         let Some(account) = self.clients.get_mut(&client) else { return };
         let first = account.waiting.front();
-        let has_turn = first.is_some_and(|first| account.held.saturating_add(first.amount) <= limits.per_client);
-        if has_turn && !account.has_turn {
-            self.turns.push_back(client);
-        } else if account.has_turn && !has_turn {
-            self.turns.retain(|other| *other != client);
+        let is_in_rotation =
+            first.is_some_and(|first| account.held.saturating_add(first.amount) <= limits.per_client);
+        if is_in_rotation && !account.is_in_rotation {
+            self.rotation.push_back(client);
+        } else if account.is_in_rotation && !is_in_rotation {
+            self.rotation.retain(|other| *other != client);
         }
-        account.has_turn = has_turn;
+        account.is_in_rotation = is_in_rotation;
         if account.held == 0 && account.waiting.is_empty() {
             self.clients.remove(&client);
         }
     }
 }
 
-/// Takes a waiter out of the queue when it does not wait any longer.
+/// Removes a waiter from the queue when its future is dropped.
 struct Waiting<'s> {
     shares: &'s Arc<Shares>,
     client: Client,
@@ -254,34 +258,34 @@ impl Drop for Waiting<'_> {
 }
 
 impl Share {
-    /// Whose it is.
+    /// The client that holds it.
     pub fn client(&self) -> Client {
         self.client
     }
 
-    /// How much it is.
+    /// The amount.
     pub fn amount(&self) -> u64 {
         self.amount
     }
 
-    /// Takes so much more, if it is free and nobody waits for it.
+    /// Takes more, if it is free and no other client waits for it.
     pub fn grow(&mut self, by: u64) -> Result<(), Over> {
-        self.of.lock().take(self.of.limits(), self.client, by)?;
+        self.shares.lock().take(self.shares.limits(), self.client, by)?;
         self.amount += by;
         Ok(())
     }
 
-    /// Gives so much of it back.
+    /// Releases a part of it.
     pub fn shrink(&mut self, by: u64) {
         let by = by.min(self.amount);
         self.amount -= by;
-        self.of.give_back(self.client, by);
+        self.shares.release(self.client, by);
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.of.give_back(self.client, self.amount);
+        self.shares.release(self.client, self.amount);
     }
 }
 
@@ -301,8 +305,8 @@ mod tests {
 
     type Pending<'s> = Pin<Box<dyn Future<Output = Result<Share, Over>> + 's>>;
 
-    /// Looks once.
-    fn look(waiting: &mut Pending<'_>) -> Option<Result<Share, Over>> {
+    /// Polls once.
+    fn poll_once(waiting: &mut Pending<'_>) -> Option<Result<Share, Over>> {
         match waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(done) => Some(done),
             Poll::Pending => None,
@@ -311,18 +315,18 @@ mod tests {
 
     fn wait(shares: &Arc<Shares>, n: u8, amount: u64) -> Pending<'_> {
         let mut waiting: Pending<'_> = Box::pin(shares.wait(client(n), amount));
-        assert!(look(&mut waiting).is_none());
+        assert!(poll_once(&mut waiting).is_none());
         waiting
     }
 
-    /// Nothing is known of anybody.
+    /// Whether there are no accounts.
     fn is_empty(shares: &Shares) -> bool {
         let accounts = shares.lock();
-        accounts.held == 0 && accounts.clients.is_empty() && accounts.turns.is_empty()
+        accounts.held == 0 && accounts.clients.is_empty() && accounts.rotation.is_empty()
     }
 
     #[test]
-    fn one_client_has_its_share_and_all_together_have_the_total() {
+    fn a_client_is_limited_by_its_share_and_all_together_by_the_total() {
         let shares = Shares::new(3, 2);
         let first = [shares.take(client(1), 1).unwrap(), shares.take(client(1), 1).unwrap()];
         assert_eq!(shares.take(client(1), 1).unwrap_err(), Over::Client);
@@ -336,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_have_everything_is_kept_from_more_by_the_total() {
+    fn the_total_limits_a_client_whose_share_is_everything() {
         let shares = Shares::new(1, 4);
         let held = shares.take(client(1), 1).unwrap();
         assert_eq!(shares.take(client(1), 1).unwrap_err(), Over::All);
@@ -344,13 +348,13 @@ mod tests {
     }
 
     #[test]
-    fn the_usual_share_is_a_quarter_and_at_least_one() {
+    fn the_default_share_is_a_quarter_and_at_least_one() {
         let shares = [0, 1, 4, 7, 8, 512].map(Shares::usual);
         assert_eq!(shares, [1, 1, 1, 1, 2, 128]);
     }
 
     #[test]
-    fn a_share_grows_and_shrinks_within_the_bounds() {
+    fn a_share_grows_and_shrinks_within_the_limits() {
         let shares = Shares::new(100, 60);
         let mut first = shares.take(client(1), 10).unwrap();
         first.grow(50).unwrap();
@@ -367,20 +371,20 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_at_its_own_share_keeps_nobody_else() {
+    fn a_client_that_waits_for_its_own_share_delays_no_other_client() {
         let shares = Shares::new(4, 1);
         let held = shares.take(client(1), 1).unwrap();
         let mut waiting = wait(&shares, 1, 1);
         drop(shares.take(client(2), 1).unwrap());
-        assert!(look(&mut waiting).is_none());
+        assert!(poll_once(&mut waiting).is_none());
         drop(held);
-        assert!(look(&mut waiting).unwrap().is_ok());
+        assert!(poll_once(&mut waiting).unwrap().is_ok());
         drop(waiting);
         assert!(is_empty(&shares));
     }
 
     #[test]
-    fn clients_take_turns_however_many_requests_of_each_wait() {
+    fn clients_are_served_in_rotation_however_many_waiters_each_has() {
         let shares = Shares::new(1, 1);
         let mut held = shares.take(client(9), 1).unwrap();
         let mut waiting = [1, 1, 1, 2, 3, 2].map(|n| (n, wait(&shares, n, 1))).into_iter().collect::<Vec<_>>();
@@ -390,7 +394,7 @@ mod tests {
             let (index, share) = waiting
                 .iter_mut()
                 .enumerate()
-                .find_map(|(index, (_, waiting))| look(waiting).map(|share| (index, share.unwrap())))
+                .find_map(|(index, (_, waiting))| poll_once(waiting).map(|share| (index, share.unwrap())))
                 .unwrap();
             order.push((waiting[index].0, index));
             drop(waiting.remove(index));
@@ -403,30 +407,30 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_does_not_pass_those_who_wait() {
+    fn a_new_request_does_not_overtake_waiters() {
         let shares = Shares::new(2, 2);
         let held = shares.take(client(1), 1).unwrap();
         let mut large = wait(&shares, 2, 2);
         assert_eq!(shares.take(client(3), 1).unwrap_err(), Over::All);
         drop(held);
-        let large = look(&mut large).unwrap();
+        let large = poll_once(&mut large).unwrap();
         assert!(large.is_ok());
     }
 
     #[test]
-    fn who_leaves_the_queue_makes_room_behind() {
+    fn a_dropped_waiter_makes_room_for_those_behind_it() {
         let shares = Shares::new(2, 2);
         let held = shares.take(client(1), 1).unwrap();
         let large = wait(&shares, 2, 2);
         let mut small = wait(&shares, 3, 1);
         drop(large);
-        let small = look(&mut small).unwrap();
+        let small = poll_once(&mut small).unwrap();
         drop((held, small));
         assert!(is_empty(&shares));
     }
 
     #[test]
-    fn what_was_granted_to_who_has_left_is_free_again() {
+    fn a_share_granted_to_a_dropped_waiter_is_released() {
         let shares = Shares::new(1, 1);
         let held = shares.take(client(1), 1).unwrap();
         let waiting = wait(&shares, 2, 1);
@@ -437,17 +441,17 @@ mod tests {
     }
 
     #[test]
-    fn what_can_never_be_is_not_waited_for() {
+    fn an_amount_over_the_limit_fails_at_once() {
         let shares = Shares::new(4, 2);
         let mut too_much: Pending<'_> = Box::pin(shares.wait(client(1), 3));
-        assert_eq!(look(&mut too_much).unwrap().unwrap_err(), Over::Client);
+        assert_eq!(poll_once(&mut too_much).unwrap().unwrap_err(), Over::Client);
         drop(too_much);
         assert!(is_empty(&shares));
     }
 
     proptest! {
         #[test]
-        fn the_bounds_hold_and_nobody_waits_for_what_is_free(
+        fn limits_hold_and_no_client_waits_for_a_free_place(
             total in 1u64..6,
             per_client in 1u64..6,
             steps in proptest::collection::vec((0u8..4, 0u8..3, 1u64..3, any::<prop::sample::Index>()), 0..60),
@@ -460,7 +464,7 @@ mod tests {
                     0 => held.extend(shares.take(client(n), amount)),
                     1 => {
                         let mut next: Pending<'_> = Box::pin(shares.wait(client(n), amount));
-                        match look(&mut next) {
+                        match poll_once(&mut next) {
                             Some(done) => held.extend(done),
                             None => waiting.push((n, amount, next)),
                         }
@@ -469,7 +473,7 @@ mod tests {
                     3 if !waiting.is_empty() => drop(waiting.remove(index.index(waiting.len()))),
                     _ => {}
                 }
-                waiting.retain_mut(|(_, _, waiting)| match look(waiting) {
+                waiting.retain_mut(|(_, _, waiting)| match poll_once(waiting) {
                     Some(done) => {
                         held.extend(done);
                         false
@@ -483,7 +487,7 @@ mod tests {
                 for n in 0..3 {
                     prop_assert!(of(n) <= most);
                 }
-                // With places, that is amounts of one, somebody waits only if nothing is free for it.
+                // With amounts of one, a client waits only if nothing is free for it.
                 if waiting.iter().all(|(_, amount, _)| *amount == 1) {
                     for (n, _, _) in &waiting {
                         prop_assert!(sum == total || of(*n) == most);

@@ -1,5 +1,5 @@
-//! Watches the rules file. Its *folder* is watched, so that an atomic rename over the file and a swapped symlink are
-//! seen; the file's content says whether anything changed.
+//! Reloads the rules when their file changes. Watches the file's *folder*, to notice an atomic rename over the file and a
+//! swapped symlink; compares the file's content to find out whether anything changed.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,31 +13,31 @@ use crate::config::LoadError;
 use crate::rules::Warning;
 use crate::running::{Reloaded, Running};
 
-/// Editors write a file in several steps: wait until it is quiet.
-const QUIET: Duration = Duration::from_millis(50);
-/// Look at the content now and then even without an event: some file systems send none.
-const ANYWAY: Duration = Duration::from_secs(10);
+/// Wait after an event: editors write a file in several steps.
+const SETTLE: Duration = Duration::from_millis(50);
+/// Poll interval without events: some file systems send none.
+const POLL: Duration = Duration::from_secs(10);
 
-/// A watch; dropping it ends it.
-pub struct Watching {
+/// Stops watching when dropped.
+pub struct RulesWatch {
     _task: AbortOnDropHandle<()>,
 }
 
 /// Reloads the rules when their file changes. `None` without a file.
-pub fn watch(running: &Arc<Running>) -> Option<Watching> {
+pub fn watch(running: &Arc<Running>) -> Option<RulesWatch> {
     let file = running.file()?.to_owned();
     let (send, receive) = mpsc::channel(1);
     let watcher = start(&file, send);
     if let Err(error) = &watcher {
-        tracing::warn!(%error, file = %file.display(), "cannot watch the rules file; it is read every {ANYWAY:?}");
+        tracing::warn!(%error, file = %file.display(), "cannot watch the rules file; reading it every {POLL:?} instead");
     }
-    let task = tokio::spawn(follow(Arc::clone(running), file, receive, watcher.ok()));
-    Some(Watching { _task: AbortOnDropHandle::new(task) })
+    let task = tokio::spawn(reload_on_change(Arc::clone(running), file, receive, watcher.ok()));
+    Some(RulesWatch { _task: AbortOnDropHandle::new(task) })
 }
 
 fn start(file: &Path, send: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
     let mut watcher = notify::recommended_watcher(move |_| {
-        // A full channel means that a look at the file is due already.
+        // A full channel means that a check of the file is due already.
         let _ = send.try_send(());
     })?;
     for folder in folders(file) {
@@ -46,8 +46,7 @@ fn start(file: &Path, send: mpsc::Sender<()>) -> notify::Result<RecommendedWatch
     Ok(watcher)
 }
 
-/// The folder of the file and, where the file is a symlink, those of what it points to: a mounted ConfigMap swaps a
-/// link in between.
+/// The folder of the file and, if the file is a symlink, that of its target: a mounted ConfigMap swaps a link in between.
 fn folders(file: &Path) -> Vec<PathBuf> {
     let folder_of = |path: &Path| match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
@@ -61,23 +60,23 @@ fn folders(file: &Path) -> Vec<PathBuf> {
     folders
 }
 
-async fn follow(
+async fn reload_on_change(
     running: Arc<Running>,
     file: PathBuf,
     mut events: mpsc::Receiver<()>,
     watcher: Option<RecommendedWatcher>,
 ) {
     loop {
-        // The first look notices an edit made while Larder was starting.
+        // The first check notices an edit made while Larder was starting.
         if let Some(outcome) = running.reload_if_edited().await {
             report(outcome, &file, &running);
         }
-        let event = tokio::time::timeout(ANYWAY, events.recv()).await;
+        let event = tokio::time::timeout(POLL, events.recv()).await;
         if let Ok(Some(())) = event {
-            tokio::time::sleep(QUIET).await;
+            tokio::time::sleep(SETTLE).await;
             while events.try_recv().is_ok() {}
         } else if watcher.is_none() {
-            tokio::time::sleep(ANYWAY).await;
+            tokio::time::sleep(POLL).await;
         }
     }
 }

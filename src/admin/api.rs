@@ -32,7 +32,7 @@ use crate::rules::nearest::{did_you_mean, nearest};
 use crate::running::{Live, Running};
 use crate::upkeep::names::Names;
 use crate::upkeep::unmatched::Known;
-use crate::upstream::Failure;
+use crate::upstream::UpstreamFailure;
 
 type At = State<Arc<AdminState>>;
 type Answer<T> = Result<Json<Success<T>>, Refusal>;
@@ -148,7 +148,7 @@ pub struct Stats {
 #[derive(Serialize)]
 struct UpstreamReport {
     /// Null: there was none.
-    last_failure: Option<Failure>,
+    last_failure: Option<UpstreamFailure>,
 }
 
 /// The sweeper of the store.
@@ -435,7 +435,7 @@ pub async fn metrics(State(state): At) -> Response {
     running.metrics.memory_bytes.set(number(usage.bytes));
     running.metrics.evictions.set(number(usage.evictions));
     running.metrics.log_lines_were_lost(logs::lost());
-    let places = running.upstream.taken();
+    let places = running.upstream.places_in_use();
     running.metrics.upstream_requests.set(number(places.requests));
     running.metrics.upstream_queued.set(number(places.queued));
     running.metrics.upstream_streams.set(number(places.streams));

@@ -1,22 +1,22 @@
-//! Who may do what on the admin. With tokens: a *viewer* looks, an *admin* looks and changes. Without: whoever is on
-//! this machine may do everything, except for web pages of other sites in a browser on it.
+//! Authorization of admin requests. With tokens: a *viewer* may read, an *admin* may read and change. Without tokens: every
+//! request from this machine is allowed, except those that a browser sends for pages of other sites.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use http::header::{AUTHORIZATION, HOST, HeaderName, ORIGIN};
 use http::{HeaderMap, Method, StatusCode, Uri};
-use sha2::{Digest, Sha256};
 
 use super::refusal::Refusal;
 use crate::config::{self, Role};
+use crate::tokens::Tokens;
 
-/// Answered to anyone: they tell whether the process runs, and nothing of what it holds.
+/// Probes need no token: they report only whether the process runs and is ready.
 const OPEN: [&str; 2] = ["/healthz", "/readyz"];
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Where the admin listens. Without tokens that is this machine alone: a configured address that others can reach
-/// becomes the loopback address of the same family with the same port, and the log says so.
+/// The address that the admin listens on. Without tokens, an address that other machines can reach is replaced by the
+/// loopback address of the same family with the same port, and a warning is logged.
 pub fn address(admin: &config::Admin) -> SocketAddr {
     let address = guarded(admin.listen, !admin.tokens.is_empty());
     if address != admin.listen {
@@ -40,83 +40,54 @@ fn guarded(listen: SocketAddr, has_tokens: bool) -> SocketAddr {
     SocketAddr::new(loopback, listen.port())
 }
 
-/// Decides on requests. Keeps digests, not tokens.
-pub struct Guard {
-    tokens: Vec<(Role, Token)>,
-}
-
-/// SHA-256 of a token.
-type Token = [u8; 32];
-
-/// Who asks, as far as the guard knows.
+/// The sender of an allowed request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdminCaller {
-    /// Anyone, on a path that is open.
+    /// Anyone: the path needs no token.
     Anyone,
-    /// Someone on this machine, while there are no tokens.
+    /// A program on this machine; no tokens are configured.
     Local,
-    /// The bearer of a token.
+    /// A client with a token of this role.
     Bearer(Role),
 }
 
-/// Why a request is refused.
+/// Why a request is denied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Denied {
     /// It carries no bearer token.
     NoToken,
-    /// It carries one that is not known.
+    /// Its bearer token is unknown.
     WrongToken,
-    /// Its token is a viewer's, and it would change something.
+    /// Its token has the role viewer, and its method is not safe.
     RoleTooLow,
-    /// Without tokens: it was sent to a name that may have been made to point here (DNS rebinding).
+    /// No tokens are configured, and its host is not a loopback name (DNS rebinding).
     ForeignHost(String),
-    /// Without tokens: it was sent by a page of another site.
+    /// No tokens are configured, and a page of another site sent it.
     ForeignOrigin,
 }
 
-impl Guard {
-    /// A guard that knows these tokens. Empty ones are left out.
-    pub fn new(tokens: &[config::Token]) -> Guard {
-        let known = tokens.iter().filter(|known| !known.token.is_empty());
-        Guard { tokens: known.map(|known| (known.role, digest(&known.token))).collect() }
-    }
+/// Whether the answer depends on the token of a request.
+pub fn needs_token(tokens: &Tokens, uri: &Uri, headers: &HeaderMap) -> bool {
+    !is_open(uri) && !tokens.is_empty() && bearer(headers).is_some()
+}
 
-    /// Whether there are tokens.
-    pub fn has_tokens(&self) -> bool {
-        !self.tokens.is_empty()
+/// Whether a request is allowed.
+pub fn decide(tokens: &Tokens, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<AdminCaller, Denied> {
+    if is_open(uri) {
+        return Ok(AdminCaller::Anyone);
     }
-
-    /// Whether a request shows a token that is to be compared.
-    pub fn compares(&self, uri: &Uri, headers: &HeaderMap) -> bool {
-        !is_open(uri) && !self.tokens.is_empty() && bearer(headers).is_some()
+    if tokens.is_empty() {
+        return local(method, uri, headers);
     }
-
-    /// Whether a request is answered.
-    pub fn decide(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<AdminCaller, Denied> {
-        if is_open(uri) {
-            return Ok(AdminCaller::Anyone);
-        }
-        if self.tokens.is_empty() {
-            return local(method, uri, headers);
-        }
-        let role = self.role(bearer(headers).ok_or(Denied::NoToken)?).ok_or(Denied::WrongToken)?;
-        if role < needed(method) {
-            return Err(Denied::RoleTooLow);
-        }
-        Ok(AdminCaller::Bearer(role))
+    let role = tokens.role(bearer(headers).ok_or(Denied::NoToken)?).ok_or(Denied::WrongToken)?;
+    if role < needed(method) {
+        return Err(Denied::RoleTooLow);
     }
-
-    /// The highest role of a token. Takes the same time whichever token it is like, and however much: digests are
-    /// compared, all of them and to the end.
-    pub fn role(&self, token: &str) -> Option<Role> {
-        let presented = digest(token);
-        let roles = self.tokens.iter().map(|(role, known)| same(known, &presented).then_some(*role));
-        roles.fold(None, Option::max)
-    }
+    Ok(AdminCaller::Bearer(role))
 }
 
 impl AdminCaller {
-    /// For the log.
+    /// The role that is logged.
     pub fn label(self) -> &'static str {
         match self {
             AdminCaller::Anyone => "anyone",
@@ -128,7 +99,7 @@ impl AdminCaller {
 }
 
 impl Denied {
-    /// Whose request it was, for the log.
+    /// The role that is logged.
     pub fn label(&self) -> &'static str {
         match self {
             Denied::RoleTooLow => AdminCaller::Bearer(Role::Viewer).label(),
@@ -145,7 +116,7 @@ fn needed(method: &Method) -> Role {
     if method.is_safe() { Role::Viewer } else { Role::Admin }
 }
 
-/// The token of `Authorization: Bearer` (RFC 6750 §2.1). Two such fields name none.
+/// The token of `Authorization: Bearer` (RFC 6750 §2.1). Two such fields count as none.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut fields = headers.get_all(AUTHORIZATION).iter();
     let (Some(field), None) = (fields.next(), fields.next()) else { return None };
@@ -153,20 +124,12 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-fn digest(token: &str) -> Token {
-    Sha256::digest(token.as_bytes()).into()
-}
-
-fn same(a: &Token, b: &Token) -> bool {
-    a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
-}
-
-/// Without tokens only this machine can connect, but a browser on it may be led by any page that it shows.
+/// Without tokens only this machine can connect, but any page may make a browser on it send requests.
 fn local(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<AdminCaller, Denied> {
     // RFC 9112 §3.2.2: an absolute target overrides Host.
     let host = uri.authority().map(http::uri::Authority::as_str).or_else(|| headers.get(HOST)?.to_str().ok());
     let host = host.unwrap_or_default();
-    // A page may make its own name resolve to this machine; it cannot make its browser send another name.
+    // A page may make its own host name resolve to this machine, but cannot make the browser send another Host.
     if !is_loopback(host) {
         return Err(Denied::ForeignHost(host.chars().take(100).collect()));
     }
@@ -184,7 +147,7 @@ fn is_loopback(host: &str) -> bool {
     by_address || name.eq_ignore_ascii_case("localhost")
 }
 
-/// Whether what the browser says of the sending page names the admin itself. What is no browser says nothing.
+/// Whether `Origin` and `Sec-Fetch-Site`, where present, name the admin itself. Only browsers send them.
 fn is_own_page(host: &str, headers: &HeaderMap) -> bool {
     let is_own_origin = |origin: &str| {
         let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
@@ -204,19 +167,20 @@ impl From<Denied> for Refusal {
         match denied {
             // RFC 6750 §3: no error code when the request tried no token.
             Denied::NoToken => unauthorized("this needs a bearer token").challenge("Bearer realm=\"larder\""),
-            Denied::WrongToken => unauthorized("the bearer token is not known")
+            Denied::WrongToken => unauthorized("the bearer token is unknown")
                 .challenge("Bearer realm=\"larder\", error=\"invalid_token\""),
-            Denied::RoleTooLow => {
-                forbidden("the token's role is viewer, which may only look", "use a token with role = \"admin\"")
-                    .challenge("Bearer realm=\"larder\", error=\"insufficient_scope\"")
-            }
+            Denied::RoleTooLow => forbidden(
+                "the token's role is viewer, which may not change anything",
+                "use a token with role = \"admin\"",
+            )
+            .challenge("Bearer realm=\"larder\", error=\"insufficient_scope\""),
             Denied::ForeignHost(host) => forbidden(
-                &format!("without tokens the admin answers to a loopback name only, not to {host:?}"),
+                &format!("without tokens the admin accepts only loopback host names, not {host:?}"),
                 "use http://localhost:PORT or http://127.0.0.1:PORT, or set LARDER_ADMIN_TOKEN or [admin] tokens",
             ),
             Denied::ForeignOrigin => forbidden(
-                "without tokens the admin takes no changes from pages of other sites",
-                "call it from the command line or from its own page, or set LARDER_ADMIN_TOKEN or [admin] tokens",
+                "without tokens the admin refuses changes from pages of other sites",
+                "call it from the command line, or set LARDER_ADMIN_TOKEN or [admin] tokens",
             ),
         }
     }
@@ -228,9 +192,9 @@ mod tests {
 
     use super::*;
 
-    fn guard() -> Guard {
+    fn tokens() -> Tokens {
         let token = |role, token: &str| config::Token { role, token: token.to_owned() };
-        Guard::new(&[token(Role::Viewer, "looks"), token(Role::Admin, "changes"), token(Role::Admin, "")])
+        Tokens::new(&[token(Role::Viewer, "looks"), token(Role::Admin, "changes"), token(Role::Admin, "")])
     }
 
     fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
@@ -242,16 +206,16 @@ mod tests {
     }
 
     fn decide(
-        guard: &Guard,
+        tokens: &Tokens,
         method: &Method,
         uri: &'static str,
         fields: &[(&'static str, &str)],
     ) -> Result<AdminCaller, Denied> {
-        guard.decide(method, &Uri::from_static(uri), &headers(fields))
+        super::decide(tokens, method, &Uri::from_static(uri), &headers(fields))
     }
 
     #[test]
-    fn an_address_that_others_can_reach_needs_tokens() {
+    fn without_tokens_a_public_address_becomes_loopback() {
         let rows = [
             ("0.0.0.0:9090", false, "127.0.0.1:9090"),
             ("192.0.2.7:81", false, "127.0.0.1:81"),
@@ -268,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_gives_its_role() {
+    fn a_bearer_token_grants_its_role() {
         let (viewer, admin) = (Ok(AdminCaller::Bearer(Role::Viewer)), Ok(AdminCaller::Bearer(Role::Admin)));
         let rows = [
             (Method::GET, "Bearer looks", viewer.clone()),
@@ -285,40 +249,32 @@ mod tests {
             (Method::GET, "Basic bG9va3M6", Err(Denied::NoToken)),
         ];
         for (method, field, expected) in rows {
-            let decided = decide(&guard(), &method, "/cache/stats", &[("authorization", field)]);
+            let decided = decide(&tokens(), &method, "/cache/stats", &[("authorization", field)]);
             assert_eq!(decided, expected, "{method} {field:?}");
         }
     }
 
     #[test]
-    fn one_token_must_be_named_and_only_one() {
-        assert_eq!(decide(&guard(), &Method::GET, "/", &[]), Err(Denied::NoToken));
+    fn a_request_must_carry_exactly_one_authorization_field() {
+        assert_eq!(decide(&tokens(), &Method::GET, "/", &[]), Err(Denied::NoToken));
         let two = [("authorization", "Bearer wrong"), ("authorization", "Bearer changes")];
-        assert_eq!(decide(&guard(), &Method::GET, "/", &two), Err(Denied::NoToken));
-    }
-
-    #[test]
-    fn a_token_with_two_roles_has_the_higher() {
-        let token = |role| config::Token { role, token: "same".to_owned() };
-        let guard = Guard::new(&[token(Role::Admin), token(Role::Viewer)]);
-        let decided = decide(&guard, &Method::POST, "/cache/clear", &[("authorization", "Bearer same")]);
-        assert_eq!(decided, Ok(AdminCaller::Bearer(Role::Admin)));
+        assert_eq!(decide(&tokens(), &Method::GET, "/", &two), Err(Denied::NoToken));
     }
 
     #[test]
     fn probes_need_no_token() {
         for path in OPEN {
-            assert_eq!(decide(&guard(), &Method::GET, path, &[]), Ok(AdminCaller::Anyone));
+            assert_eq!(decide(&tokens(), &Method::GET, path, &[]), Ok(AdminCaller::Anyone));
             assert_eq!(
-                decide(&Guard::new(&[]), &Method::GET, path, &[("host", "pod-7")]),
+                decide(&Tokens::new(&[]), &Method::GET, path, &[("host", "pod-7")]),
                 Ok(AdminCaller::Anyone)
             );
         }
-        assert_eq!(decide(&guard(), &Method::GET, "/healthz/more", &[]), Err(Denied::NoToken));
+        assert_eq!(decide(&tokens(), &Method::GET, "/healthz/more", &[]), Err(Denied::NoToken));
     }
 
     #[test]
-    fn without_tokens_only_loopback_names_are_answered() {
+    fn without_tokens_only_loopback_host_names_are_allowed() {
         let rows = [
             ("localhost", true),
             ("LocalHost:9090", true),
@@ -335,33 +291,33 @@ mod tests {
             ("localhost@rebound.example", false),
         ];
         for (host, expected) in rows {
-            let decided = decide(&Guard::new(&[]), &Method::GET, "/cache/stats", &[("host", host)]);
+            let decided = decide(&Tokens::new(&[]), &Method::GET, "/cache/stats", &[("host", host)]);
             assert_eq!(decided.is_ok(), expected, "{host}: {decided:?}");
         }
-        assert!(decide(&Guard::new(&[]), &Method::GET, "/", &[]).is_err(), "no Host at all");
+        assert!(decide(&Tokens::new(&[]), &Method::GET, "/", &[]).is_err(), "no Host at all");
     }
 
     #[test]
     fn an_absolute_target_overrides_host() {
         let fields = [("host", "localhost:9090")];
-        let decided = decide(&Guard::new(&[]), &Method::GET, "http://rebound.example/", &fields);
+        let decided = decide(&Tokens::new(&[]), &Method::GET, "http://rebound.example/", &fields);
         assert_eq!(decided, Err(Denied::ForeignHost("rebound.example".to_owned())));
     }
 
     #[test]
-    fn the_log_knows_a_viewer_from_a_stranger() {
-        let strangers = [
+    fn the_logged_role_tells_a_viewer_from_an_unknown_sender() {
+        let unknown = [
             Denied::NoToken,
             Denied::WrongToken,
             Denied::ForeignHost("rebound.example".to_owned()),
             Denied::ForeignOrigin,
         ];
         assert_eq!(Denied::RoleTooLow.label(), "viewer");
-        assert!(strangers.iter().all(|denied| denied.label() == "nobody"));
+        assert!(unknown.iter().all(|denied| denied.label() == "nobody"));
     }
 
     #[test]
-    fn without_tokens_pages_of_other_sites_change_nothing() {
+    fn without_tokens_pages_of_other_sites_cannot_change_anything() {
         let rows: [(&[(&str, &str)], bool); 9] = [
             (&[], true),
             (&[("origin", "http://localhost:9090")], true),
@@ -377,9 +333,12 @@ mod tests {
             let mut all = vec![("host", "localhost:9090")];
             all.extend_from_slice(fields);
             let all: Vec<(&'static str, &str)> = all;
-            let decided = decide(&Guard::new(&[]), &Method::POST, "/cache/clear", &all);
+            let decided = decide(&Tokens::new(&[]), &Method::POST, "/cache/clear", &all);
             assert_eq!(decided.is_ok(), expected, "{fields:?}: {decided:?}");
-            assert!(decide(&Guard::new(&[]), &Method::GET, "/cache/stats", &all).is_ok(), "looking is harmless");
+            assert!(
+                decide(&Tokens::new(&[]), &Method::GET, "/cache/stats", &all).is_ok(),
+                "a safe method is allowed"
+            );
         }
     }
 }

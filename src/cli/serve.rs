@@ -32,7 +32,7 @@ pub(super) fn serve(arguments: ServeArguments) -> u8 {
     // Ends last, so that the last lines are written.
     let logs = Logs::start(&config.log);
     let complain = |message: &str, code| {
-        logs.say(&complaint(message));
+        logs.write_line(&complaint(message));
         code
     };
     if let Err(error) = descriptors::raise() {

@@ -1,7 +1,6 @@
 //! `Larder-Debug`: a client that sends an admin token in it gets the cause of an upstream failure in the body of the 502 or 504. Other
 //! clients do not. The field is never sent to upstream, and is no part of a key.
 
-use std::sync::{MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -9,11 +8,11 @@ use http::header::CACHE_CONTROL;
 use http::{HeaderMap, HeaderValue, Response};
 
 use super::Body;
-use crate::admin::guesses::{self, Guesses};
 use crate::client::Client;
 use crate::http::headers::LARDER_DEBUG;
 use crate::running::Running;
-use crate::upstream::{Failure, UpstreamError};
+use crate::tokens;
+use crate::upstream::{UpstreamError, UpstreamFailure};
 
 /// A token that was sent, and its client.
 pub(super) struct Debug {
@@ -29,15 +28,15 @@ pub(super) fn take(fields: &mut HeaderMap) -> Option<HeaderValue> {
 
 impl Debug {
     /// Adds the latest failure of the same kind to a 502 or 504 of Larder's own, if the token is valid. For other responses the token
-    /// is not checked. A client that has sent too many wrong tokens waits before this one is checked ([`guesses`]).
+    /// is not checked. A client that has sent too many wrong tokens waits before this one is checked ([`tokens`]).
     pub async fn add_cause(self: Box<Self>, running: &Running, response: &mut Response<Body>) {
         let error = response.extensions_mut().remove::<UpstreamError>();
         let Some(failure) = error.and_then(|error| running.upstream.last_failure_of(error)) else { return };
-        if !running.guard.has_tokens() {
+        if running.tokens.is_empty() {
             return;
         }
-        if guesses(running).is_slowed(self.client, Instant::now()) {
-            tokio::time::sleep(guesses::WAIT).await;
+        if running.debug_wrong_tokens.is_delayed(self.client, Instant::now()) {
+            tokio::time::sleep(tokens::DELAY).await;
         }
         if self.is_known(running) {
             add(response, &failure);
@@ -45,27 +44,22 @@ impl Debug {
     }
 
     fn is_known(&self, running: &Running) -> bool {
-        let role = self.token.to_str().ok().and_then(|token| running.guard.role(token.trim()));
-        let (mut guesses, now) = (guesses(running), Instant::now());
+        let role = self.token.to_str().ok().and_then(|token| running.tokens.role(token.trim()));
+        let (wrong, now) = (&running.debug_wrong_tokens, Instant::now());
         if role.is_some() {
-            guesses.succeeded(self.client);
+            wrong.note_right(self.client);
             return true;
         }
         running.metrics.admin_wrong_tokens.inc();
-        guesses.failed(self.client, now);
-        if let Some(unlogged) = guesses.may_log(now) {
+        wrong.note_wrong(self.client, now);
+        if let Some(unlogged) = wrong.may_log(now) {
             tracing::warn!(unlogged, "a request with a token in Larder-Debug that is not known");
         }
         false
     }
 }
 
-fn guesses(running: &Running) -> MutexGuard<'_, Guesses> {
-    // Nothing between locking and unlocking panics.
-    running.debug_guesses.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn add(response: &mut Response<Body>, failure: &Failure) {
+fn add(response: &mut Response<Body>, failure: &UpstreamFailure) {
     let Body::Whole(content) = response.body() else { return };
     let Ok(mut content) = serde_json::from_slice::<serde_json::Value>(content) else { return };
     content["last_failure"] = serde_json::json!(failure);

@@ -16,12 +16,12 @@ use super::debug::{self, Debug};
 use super::decide::bypass;
 use super::forward::pass;
 use super::{Answered, Body, ClientRequest, content, read, tunnel, write};
+use crate::client_conn::interim::InterimSender;
 use crate::config::CacheStatus;
 use crate::http::headers;
 use crate::outcome::{Fwd, Outcome};
 use crate::running::{Live, Running};
 use crate::upstream::RequestBody;
-use crate::upstream::interim::Interim;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
@@ -30,7 +30,7 @@ pub fn handle(
     running: &Arc<Running>,
     request: Request<Incoming>,
     client: IpAddr,
-    interim: Option<Interim>,
+    interim: Option<InterimSender>,
 ) -> impl Future<Output = Response<Body>> + Send {
     let start = Instant::now();
     let live = running.live();
@@ -70,7 +70,7 @@ fn take(
     live: &Arc<Live>,
     mut request: Request<Incoming>,
     client: IpAddr,
-    interim: Option<Interim>,
+    interim: Option<InterimSender>,
 ) -> (Method, String, bool, Option<Box<Debug>>, Work) {
     // One pass over the field names spares most requests a dozen lookups.
     let seen = headers::look(request.headers(), &live.credentials);

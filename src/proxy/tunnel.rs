@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::share::share;
 use super::{Answered, Body, ClientRequest, failed, respond};
+use crate::hooked_stream::{HookedStream, Output, StreamHooks};
 use crate::http::headers;
 use crate::outcome::{Fwd, Outcome};
 use crate::running::Running;
@@ -121,7 +122,7 @@ fn switch(running: &Running, mut response: Response<ResponseBody>, client: OnUpg
 /// Forwards bytes both ways until both sides have ended, one fails, or neither has sent anything for `patience`.
 async fn join(client: Upgraded, upstream: Upgraded, patience: Duration) -> io::Result<()> {
     let progress = Progress::new();
-    let mut client = Watched { stream: TokioIo::new(client), progress: Arc::clone(&progress) };
+    let mut client = HookedStream::new(TokioIo::new(client), ProgressHooks(Arc::clone(&progress)));
     let mut upstream = TokioIo::new(upstream);
     let copying = tokio::io::copy_bidirectional(&mut client, &mut upstream);
     match progress.within(patience, copying).await {
@@ -130,36 +131,20 @@ async fn join(client: Upgraded, upstream: Upgraded, patience: Duration) -> io::R
     }
 }
 
-/// A stream that records when bytes passed. One side is enough: bytes that come on it go to the other, and those that go came from
-/// there.
-struct Watched<S> {
-    stream: S,
-    progress: Arc<Progress>,
-}
+/// Notes reads and writes. Those of one side are enough: what is read from it is written to the other, and the reverse.
+struct ProgressHooks(Arc<Progress>);
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
-        this.progress.note();
+impl<S: AsyncRead + AsyncWrite + Unpin> StreamHooks<S> for ProgressHooks {
+    fn read(&mut self, stream: &mut S, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(stream).poll_read(cx, buffer))?;
+        self.0.note();
         Poll::Ready(Ok(()))
     }
-}
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?;
-        this.progress.note();
+    fn write(&mut self, stream: &mut S, cx: &mut Context<'_>, output: Output<'_>) -> Poll<io::Result<usize>> {
+        let written = ready!(output.write_to(stream, cx))?;
+        self.0.note();
         Poll::Ready(Ok(written))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }
 

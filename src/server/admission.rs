@@ -1,8 +1,8 @@
-//! Who may connect, and how much each client may hold before its requests are known: connections, bytes of request heads that
-//! have not ended, and HTTP/2 streams. Of each there is a total, and of that a share for one client.
+//! Limits on what clients hold before their requests are handled: connections, bytes of request heads, and HTTP/2 streams. Each
+//! has a total, and a share of it for one client.
 //!
-//! The client of a connection is the address at its other end. A balancer has the connections of many clients: one that has
-//! shown itself by a head with `X-Forwarded-For` counts in the totals only.
+//! The client of a connection is its peer address. A load balancer carries requests of many clients: once a request with
+//! `X-Forwarded-For` shows that the peer is one, its connection counts in the totals only.
 
 use std::net::IpAddr;
 use std::pin::pin;
@@ -13,67 +13,67 @@ use std::time::{Duration, Instant};
 use http::HeaderMap;
 
 use crate::client::Client;
+use crate::client_conn::{Busy, ClientConn, ClientConns};
 use crate::config::Server;
 use crate::http::headers::ForwardedPolicy;
 use crate::metrics::Metrics;
 use crate::network::Network;
-use crate::server::connections::{Busy, Connection, Connections};
 use crate::shares::{Over, Share, Shares};
 
-/// Bytes of a head that count for nothing: every connection has a buffer of that size.
+/// Bytes of a head that are not counted: every connection has a buffer of this size.
 const FREE_HEAD: usize = 8 << 10;
-/// How long a new connection waits for the place of one that is about to end, where none is idle.
-const ROOM_WITHIN: Duration = Duration::from_millis(100);
-/// The same while connections are being closed: others wait behind it.
-const ROOM_AT_LAST: Duration = Duration::from_secs(1);
-/// After a search that found too few idle connections, none is made for so long: it looks at all connections.
+/// Longest wait of a new connection for a place when no connection is idle.
+const WAIT_FOR_PLACE: Duration = Duration::from_millis(100);
+/// The same while idle connections are being closed.
+const WAIT_FOR_EVICTION: Duration = Duration::from_secs(1);
+/// Pause after a search that found too few idle connections: a search visits all connections.
 const SEARCH_PAUSE: Duration = Duration::from_millis(10);
 
-/// What clients share at a listener.
+/// The limits of one listener.
 #[derive(Debug)]
 pub(super) struct Admission {
     connections: Bound,
     heads: Bound,
     max_head: usize,
     streams: Bound,
-    open: Connections,
+    open: ClientConns,
     /// Idle connections are closed when fewer places than this are free.
-    scarce: u64,
-    /// When a search for idle connections last found too few.
-    vain: Mutex<Option<Instant>>,
+    reserve: u64,
+    /// When a search last found too few idle connections.
+    last_failed_search: Mutex<Option<Instant>>,
     policy: ForwardedPolicy,
     trusted: Vec<Network>,
     metrics: Arc<Metrics>,
 }
 
-/// A total, and a share of it for one client.
+/// A total limit, and the limit for each client.
 #[derive(Debug)]
 struct Bound {
     all: Arc<Shares>,
     each: Arc<Shares>,
 }
 
-/// What a connection holds of a bound.
+/// What a connection holds of one limit.
 #[derive(Debug)]
 pub(super) struct Held {
     of_all: Share,
-    /// `None` for a balancer.
+    /// `None` for a load balancer.
     of_client: Option<Share>,
 }
 
-/// A connection with what it holds, given back when its [`Ticket`] is dropped.
+/// A connection with what it holds. Released when its [`Ticket`] is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     admission: Arc<Admission>,
     peer: IpAddr,
-    pub connection: Arc<Connection>,
-    /// Bytes of the head that is being read.
+    pub connection: Arc<ClientConn>,
+    /// Length so far of the head that is being read, bytes.
     head: AtomicUsize,
-    /// HTTP/2 streams that are paid for.
+    /// Most streams that have been open at a time; they stay counted.
     streams_held: AtomicUsize,
-    /// It counts in the share of its client.
-    is_clients: AtomicBool,
-    /// Requests so far.
+    /// Whether it counts for its client; it does not for a load balancer.
+    counts_for_client: AtomicBool,
+    /// Number of requests so far.
     requests: AtomicU64,
     holdings: Mutex<Holdings>,
 }
@@ -85,7 +85,7 @@ struct Holdings {
     streams: Option<Held>,
 }
 
-/// Gives a place back when dropped.
+/// Releases a place when dropped.
 #[derive(Debug)]
 pub(super) struct Ticket(pub Arc<Place>);
 
@@ -95,11 +95,17 @@ impl Bound {
         Bound { all: Shares::new(total, total), each: Shares::new(u64::MAX, per_client.min(total)) }
     }
 
-    /// Adds to what a connection holds until it is `amount`. `is_clients`: it counts in its client's share.
-    fn grow(&self, held: &mut Option<Held>, client: Client, amount: usize, is_clients: bool) -> Result<(), Over> {
+    /// Raises what a connection holds to `amount`, for the client too if `counts_for_client`.
+    fn grow(
+        &self,
+        held: &mut Option<Held>,
+        client: Client,
+        amount: usize,
+        counts_for_client: bool,
+    ) -> Result<(), Over> {
         let Some(held) = held else {
             let amount = amount as u64;
-            let of_client = is_clients.then(|| self.each.take(client, amount)).transpose()?;
+            let of_client = counts_for_client.then(|| self.each.take(client, amount)).transpose()?;
             let of_all = self.all.take(client, amount).map_err(|_| Over::All)?;
             *held = Some(Held { of_all, of_client });
             return Ok(());
@@ -117,7 +123,7 @@ impl Bound {
 }
 
 impl Admission {
-    /// For a listener that may have so many connections.
+    /// The limits of a listener with at most this many connections.
     pub fn new(server: &Server, connections: usize, metrics: &Arc<Metrics>) -> Arc<Admission> {
         let quarter = |total: usize| (total / 4).max(1);
         let per_client = server.max_connections_per_client.unwrap_or_else(|| quarter(connections));
@@ -127,9 +133,9 @@ impl Admission {
             heads: Bound::new(heads, quarter(heads)),
             max_head: server.max_head,
             streams: Bound::new(server.max_streams_per_client.saturating_mul(4), server.max_streams_per_client),
-            open: Connections::new(),
-            scarce: connections as u64 / 16,
-            vain: Mutex::new(None),
+            open: ClientConns::new(),
+            reserve: connections as u64 / 16,
+            last_failed_search: Mutex::new(None),
             policy: server.forwarded,
             trusted: server.trusted_proxies.clone(),
             metrics: Arc::clone(metrics),
@@ -140,16 +146,16 @@ impl Admission {
         Client::of(peer, self.policy, &self.trusted, fields)
     }
 
-    /// A place for a connection from this address. If there is none left, one that is idle gives way.
+    /// Takes a place for a connection from this address. If none is free, closes an idle connection.
     pub async fn admit(self: &Arc<Admission>, peer: IpAddr) -> Result<Ticket, Over> {
         let client = Client::at(peer);
         let of_client = self.connections.each.take(client, 1).map_err(|over| self.refused(over, "connections"))?;
         let all = &self.connections.all;
         let of_all = match all.take(client, 1) {
             Ok(share) => share,
-            Err(_) => self.room(client).await.ok_or_else(|| self.refused(Over::All, "connections"))?,
+            Err(_) => self.wait_for_place(client).await.ok_or_else(|| self.refused(Over::All, "connections"))?,
         };
-        if all.free() < self.scarce {
+        if all.free() < self.reserve {
             self.make_room();
         }
         self.metrics.connections_total.inc();
@@ -161,18 +167,18 @@ impl Admission {
             connection: self.open.open(client),
             head: AtomicUsize::new(0),
             streams_held: AtomicUsize::new(0),
-            is_clients: AtomicBool::new(true),
+            counts_for_client: AtomicBool::new(true),
             requests: AtomicU64::new(0),
             holdings: Mutex::new(Holdings { connection, ..Holdings::default() }),
         })))
     }
 
-    /// Waits for a place. `None` if no connection gives way, and none has ended in time.
-    async fn room(&self, client: Client) -> Option<Share> {
+    /// Waits for a place. `None` if no connection ends in time.
+    async fn wait_for_place(&self, client: Client) -> Option<Share> {
         let mut share = pin!(self.connections.all.wait(client, 1));
         let mut waited = Duration::ZERO;
-        // Those that give way are closed by their own tasks, which a busy machine runs late.
-        while waited < ROOM_WITHIN || waited < ROOM_AT_LAST && self.open.evicted() > 0 {
+        // Connections are closed by their own tasks, which run late on a busy machine.
+        while waited < WAIT_FOR_PLACE || waited < WAIT_FOR_EVICTION && self.open.evicted() > 0 {
             self.make_room();
             if let Ok(share) = tokio::time::timeout(SEARCH_PAUSE, &mut share).await {
                 return share.ok();
@@ -182,15 +188,15 @@ impl Admission {
         None
     }
 
-    /// Closes some of the connections that are idle, oldest first.
+    /// Closes some idle connections, the longest idle first.
     pub fn make_room(&self) {
-        let mut vain = self.vain.lock().unwrap_or_else(PoisonError::into_inner);
-        if vain.is_some_and(|vain| vain.elapsed() < SEARCH_PAUSE) {
+        let mut last_failed = self.last_failed_search.lock().unwrap_or_else(PoisonError::into_inner);
+        if last_failed.is_some_and(|at| at.elapsed() < SEARCH_PAUSE) {
             return;
         }
-        let wanted = usize::try_from(self.scarce / 2).unwrap_or(usize::MAX).max(1);
+        let wanted = usize::try_from(self.reserve / 2).unwrap_or(usize::MAX).max(1);
         let evicted = self.open.evict_idle(wanted);
-        *vain = (self.open.evicted() < wanted).then(Instant::now);
+        *last_failed = (self.open.evicted() < wanted).then(Instant::now);
         self.metrics.connections_evicted.inc_by(evicted as u64);
     }
 
@@ -205,21 +211,21 @@ impl Admission {
 }
 
 impl Place {
-    /// A request is there, its head with it. The connection is busy until what is given is dropped.
+    /// Records a request. The connection is busy until the returned guard is dropped.
     pub fn begin(&self, fields: &HeaderMap) -> Busy {
         self.head.store(0, Relaxed);
-        // One that is a client's is asked more and more rarely whether it is a balancer's: it hardly turns into one.
-        if self.is_clients.load(Relaxed)
+        // Checked ever more rarely: after many requests a client's connection hardly turns out to be a load balancer's.
+        if self.counts_for_client.load(Relaxed)
             && (self.requests.fetch_add(1, Relaxed) + 1).is_power_of_two()
             && self.admission.client_of(self.peer, fields) != self.connection.client()
         {
-            self.is_balancers();
+            self.count_in_totals_only();
         }
         self.connection.begin()
     }
 
-    fn is_balancers(&self) {
-        self.is_clients.store(false, Relaxed);
+    fn count_in_totals_only(&self) {
+        self.counts_for_client.store(false, Relaxed);
         let mut holdings = self.lock();
         let Holdings { connection, head, streams } = &mut *holdings;
         for held in [connection, head, streams].into_iter().flatten() {
@@ -227,8 +233,8 @@ impl Place {
         }
     }
 
-    /// So many more bytes have been read of an HTTP/1 connection. What a long head takes is held until the connection ends:
-    /// the buffer is as large as the longest.
+    /// Counts bytes read from an HTTP/1 connection. A long head stays counted until the connection ends, because hyper's buffer
+    /// does not shrink.
     pub fn read(&self, count: usize) -> Result<(), Over> {
         if self.connection.is_busy() {
             return Ok(());
@@ -240,7 +246,7 @@ impl Place {
         self.hold_head(head)
     }
 
-    /// A head of an HTTP/2 connection has not ended with its frame. What the longest takes is held until the connection ends.
+    /// Counts an HTTP/2 head that continues after its frame, as `max_head` bytes, until the connection ends.
     pub fn read_long_head(&self) -> Result<(), Over> {
         self.hold_head(self.admission.max_head)
     }
@@ -253,8 +259,8 @@ impl Place {
         grown
     }
 
-    /// What the head of a request over HTTP/2 takes until it is answered, if it is long: its connection goes on to read others.
-    pub fn keep_head(&self, fields: &HeaderMap) -> Result<Option<Held>, Over> {
+    /// Counts a long head of an HTTP/2 request until the returned value is dropped: its connection goes on to read others.
+    pub fn hold_stream_head(&self, fields: &HeaderMap) -> Result<Option<Held>, Over> {
         let bytes = fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
         let mut held = None;
         if bytes > FREE_HEAD {
@@ -265,19 +271,20 @@ impl Place {
 
     fn grow_head(&self, held: &mut Option<Held>, bytes: usize) -> Result<(), Over> {
         let grown =
-            self.admission.heads.grow(held, self.connection.client(), bytes, self.is_clients.load(Relaxed));
+            self.admission.heads.grow(held, self.connection.client(), bytes, self.counts_for_client.load(Relaxed));
         grown.map_err(|over| self.admission.refused(over, "heads"))
     }
 
-    /// So many streams of an HTTP/2 connection are open. What the most took at a time is held until the connection ends, so
-    /// that a stream seldom needs a lock.
+    /// Counts the open streams of an HTTP/2 connection. The highest number stays counted until the connection ends, so that
+    /// few streams need the lock.
     pub fn streams(&self, open: usize) -> Result<(), Over> {
         if open <= self.streams_held.load(Relaxed) {
             return Ok(());
         }
-        let is_clients = self.is_clients.load(Relaxed);
+        let counts_for_client = self.counts_for_client.load(Relaxed);
         let mut holdings = self.lock();
-        let grown = self.admission.streams.grow(&mut holdings.streams, self.connection.client(), open, is_clients);
+        let grown =
+            self.admission.streams.grow(&mut holdings.streams, self.connection.client(), open, counts_for_client);
         match grown {
             Ok(()) => self.streams_held.fetch_max(open, Relaxed),
             Err(over) => return Err(self.admission.refused(over, "streams")),
@@ -324,7 +331,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_has_its_share_of_the_connections() {
+    async fn a_client_gets_no_more_than_its_share_of_the_connections() {
         let admission = admission(10);
         let _held = [admit(&admission, 1).await.unwrap(), admit(&admission, 1).await.unwrap()];
         assert_eq!(admit(&admission, 1).await.unwrap_err(), Over::Client);
@@ -332,7 +339,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_balancer_has_no_share_once_a_head_has_shown_it() {
+    async fn a_load_balancer_counts_in_the_totals_only_once_recognised() {
         let admission = admission(10);
         let mut held = Vec::new();
         for _ in 0..SHARE * 3 {
@@ -350,14 +357,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_idle_connection_gives_way_when_all_places_are_taken() {
+    async fn an_idle_connection_is_closed_when_all_places_are_taken() {
         let admission = admission(2);
         let (first, second) = (admit(&admission, 1).await.unwrap(), admit(&admission, 2).await.unwrap());
         let busy = [first.0.begin(&HeaderMap::new()), second.0.begin(&HeaderMap::new())];
         assert_eq!(admit(&admission, 3).await.unwrap_err(), Over::All);
         drop(busy);
         tokio::time::advance(SEARCH_PAUSE).await;
-        *admission.vain.lock().unwrap() = None;
+        *admission.last_failed_search.lock().unwrap() = None;
         let closing = tokio::spawn(async move {
             first.0.connection.evicted().await;
             drop(first);
@@ -368,7 +375,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn long_heads_are_bounded_by_client_and_together() {
+    async fn long_heads_are_limited_per_client_and_in_total() {
         let admission = admission(10);
         let first = admit(&admission, 1).await.unwrap();
         first.0.read(FREE_HEAD).unwrap();
@@ -388,7 +395,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_unfinished_head_over_http2_takes_what_the_longest_takes() {
+    async fn an_unfinished_http2_head_counts_as_the_longest_head() {
         let admission = Admission { max_head: 12 << 10, ..Arc::into_inner(admission(10)).unwrap() };
         let admission = Arc::new(admission);
         let (first, second) = (admit(&admission, 1).await.unwrap(), admit(&admission, 1).await.unwrap());
@@ -401,20 +408,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn long_heads_of_streams_are_held_until_they_are_answered() {
+    async fn long_heads_of_streams_count_until_the_response() {
         let admission = admission(10);
         let ticket = admit(&admission, 1).await.unwrap();
         let (short, long) = ("a".repeat(FREE_HEAD - 10), "a".repeat(FREE_HEAD));
-        assert!(ticket.0.keep_head(&fields(&[("x-a", &short)])).unwrap().is_none());
+        assert!(ticket.0.hold_stream_head(&fields(&[("x-a", &short)])).unwrap().is_none());
         let fields = fields(&[("x-a", &long)]);
-        let held = [ticket.0.keep_head(&fields).unwrap(), ticket.0.keep_head(&fields).unwrap()];
-        assert_eq!(ticket.0.keep_head(&fields).unwrap_err(), Over::Client);
+        let held = [ticket.0.hold_stream_head(&fields).unwrap(), ticket.0.hold_stream_head(&fields).unwrap()];
+        assert_eq!(ticket.0.hold_stream_head(&fields).unwrap_err(), Over::Client);
         drop(held);
         assert_eq!(admission.heads.all.held(), 0);
     }
 
     #[tokio::test]
-    async fn content_is_no_head() {
+    async fn content_does_not_count_as_a_head() {
         let admission = admission(10);
         let place = admit(&admission, 1).await.unwrap();
         let busy = place.0.begin(&HeaderMap::new());

@@ -1,45 +1,45 @@
-//! The framing of content in chunks (RFC 9112 §7.1), followed byte by byte in pure code, so that it is known where the next
-//! request begins. It takes no more than hyper does. Small chunks that come together are made one: hyper passes on each by
-//! itself, and each would be a switch of tasks and a write to upstream.
+//! A scanner of chunked content (RFC 9112 §7.1), which finds where the next request begins. It accepts no more than hyper does.
+//! It joins small chunks that arrive together: hyper passes on each by itself, at the cost of a task switch and a write to
+//! upstream. Pure.
 
 use std::ops::Range;
 
-/// Chunks of fewer bytes are small.
+/// A chunk of fewer bytes is small.
 const SMALL: u64 = 4 << 10;
-/// So many small chunks are made one; fewer are not worth it.
+/// Fewest small chunks that are joined.
 const MANY: usize = 8;
 
-/// Where the next byte belongs.
+/// What the next byte belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Chunks {
-    /// In a size, of which so many digits were read.
+    /// A chunk size, of which so many digits were read.
     Size { size: u64, digits: u8 },
-    /// Behind a size: blanks, or an extension.
+    /// After a size: blanks, or an extension.
     Extension { size: u64 },
     /// The LF that ends the line of a size.
     SizeLf { size: u64 },
-    /// So many bytes of a chunk are to come.
+    /// The data of a chunk, of which so many bytes follow.
     Data(u64),
-    /// The CR behind a chunk.
+    /// The CR after a chunk.
     DataCr,
-    /// The LF behind a chunk.
+    /// The LF after a chunk.
     DataLf,
-    /// In a line of the trailers, of which so many bytes were read; whether the last of them was CR.
+    /// A line of the trailers, of which so many bytes were read; whether the last one was CR.
     Trailer { length: usize, is_cr: bool },
 }
 
 /// Why [`Chunks::take`] stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// There is nothing more here.
+    /// All bytes were taken.
     Empty,
-    /// A chunk has come to its end.
+    /// A chunk has ended.
     Chunk,
-    /// The content has come to its end.
+    /// The content has ended.
     End,
-    /// The next byte, which is not among those taken, is an LF in the trailers without CR before it. It ends no line.
+    /// The next byte, which was not taken, is a bare LF in the trailers. It does not end the line.
     BareLf,
-    /// It is no such content: hyper ends the connection.
+    /// It is not chunked content: hyper ends the connection.
     Malformed,
 }
 
@@ -47,7 +47,7 @@ impl Chunks {
     /// Before the first chunk.
     pub const BEGIN: Chunks = Chunks::Size { size: 0, digits: 0 };
 
-    /// Takes bytes of the content. How many it took, and why it stopped.
+    /// Takes bytes of the content. Returns how many it took, and why it stopped.
     pub fn take(&mut self, bytes: &[u8]) -> (usize, Stop) {
         let mut from = 0;
         while let Some(&byte) = bytes.get(from) {
@@ -69,7 +69,8 @@ impl Chunks {
         (from, Stop::Empty)
     }
 
-    /// Makes one chunk of the small ones that are here as a whole, if they are many. How many bytes those are.
+    /// Joins the complete small chunks at the beginning of `bytes`, if there are at least [`MANY`]. Returns their length and the
+    /// joined chunk.
     pub fn gather(&self, bytes: &[u8]) -> Option<(usize, Vec<u8>)> {
         if *self != Chunks::BEGIN {
             return None;
@@ -83,7 +84,7 @@ impl Chunks {
         (count >= MANY).then(|| (from, [size.as_bytes(), &content, b"\r\n"].concat()))
     }
 
-    /// Takes a byte that is none of a chunk's data. [`Stop::Empty`]: it goes on.
+    /// Takes a byte outside a chunk's data. [`Stop::Empty`] means to go on.
     fn step(&mut self, byte: u8) -> Stop {
         *self = match (*self, byte) {
             (Chunks::Size { size, digits }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') if digits < 16 => {
@@ -110,7 +111,7 @@ impl Chunks {
     }
 }
 
-/// Where the content of the small chunk lies that these bytes begin with, if all of it is here.
+/// The range of the data of a small chunk at the beginning of `bytes`, if it is complete.
 fn small_chunk(bytes: &[u8]) -> Option<Range<usize>> {
     let mut chunk = Chunks::BEGIN;
     for (at, byte) in bytes.iter().enumerate() {
@@ -133,7 +134,7 @@ fn small_chunk(bytes: &[u8]) -> Option<Range<usize>> {
 mod tests {
     use super::*;
 
-    /// How much is taken, whatever pieces it comes in, and why it stops there.
+    /// How much is taken and why it stops, which is the same in pieces of every size.
     #[track_caller]
     fn taken(content: &str) -> (usize, Stop) {
         let take = |size: usize| {
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn content_ends_behind_its_trailers() {
+    fn content_ends_after_its_trailers() {
         for content in [
             "0\r\n\r\n",
             "5\r\n0\r\n\r\n\r\n1A ;a=\"b\r\nabcdefghijklmnopqrstuvwxyz\r\n000 \t\r\n\r\n",
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_hyper_does_not_take_is_malformed() {
+    fn content_that_hyper_rejects_is_malformed() {
         for (content, at) in [
             ("\r\n", 0),
             ("x\r\n", 0),
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lone_lf_in_trailers_is_found() {
+    fn a_bare_lf_in_trailers_is_found() {
         assert_eq!(taken("0\r\nA: b\nC: d\r\n\r\n"), (7, Stop::BareLf));
         assert_eq!(taken("0\r\n\n"), (3, Stop::BareLf));
     }

@@ -1,14 +1,14 @@
-//! The descriptors that the process may have open, and how many connections from clients fit among them.
+//! The process's limit of open descriptors, and how many client connections it allows.
 
-/// Connections from clients unless the configuration says how many.
+/// Default of `max_connections`.
 pub const DEFAULT_CONNECTIONS: usize = 10_000;
-/// The fewest connections from clients with which it is worth starting, unless the configuration asks for fewer.
+/// Fewest client connections to start with, unless `max_connections` is less.
 const FEWEST: u64 = 16;
-/// Kept for everything but clients and upstream: 64 connections of the admin, 64 that are being refused, those to Redis, the
+/// Descriptors reserved for everything but clients and upstream: 64 connections of the admin, 64 that are being refused, those to Redis, the
 /// listeners, the rules file and its watcher, the log, the runtime, name resolution.
 const RESERVE: u64 = 256;
 
-/// Connections do not fit among the descriptors.
+/// The limit of descriptors is too low.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{what} not fit: the process may have {limit} descriptors open, of which {requests} are for [server] \
@@ -20,21 +20,21 @@ pub struct TooFew {
     requests: u64,
     streams: u64,
     remedy: String,
-    /// The most connections from clients that do fit.
+    /// The most client connections that fit.
     pub room: usize,
 }
 
-/// What fits among the descriptors.
+/// What the limit of descriptors allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fit {
-    /// Connections from clients.
+    /// Client connections.
     pub connections: usize,
     /// Streams at upstream: as many as are configured, but no more than a quarter of what requests to upstream leave.
     pub streams: usize,
 }
 
-/// What fits. `limit`: descriptors, if there is a limit. `wanted`: connections from clients, as configured. `requests` and
-/// `streams`: at upstream, as configured; each has a connection of its own.
+/// Computes what fits. `limit`: of descriptors, if there is one. `wanted`: configured client connections. `requests` and
+/// `streams`: configured for upstream; each has a connection of its own.
 pub fn fit(limit: Option<u64>, wanted: Option<usize>, requests: usize, streams: usize) -> Result<Fit, TooFew> {
     let Some(limit) = limit else {
         return Ok(Fit { connections: wanted.unwrap_or(DEFAULT_CONNECTIONS), streams });
@@ -43,7 +43,7 @@ pub fn fit(limit: Option<u64>, wanted: Option<usize>, requests: usize, streams: 
     let room = left - (streams as u64).min(left / 4);
     let (most, streams) = (saturating(room), saturating(left - room));
     let too_few = |what: String, needed: u64, lower: &str| {
-        // Of what is added, a quarter may be for streams.
+        // A quarter of what is added may go to streams.
         let hard = limit + (needed - room).saturating_mul(4).div_ceil(3);
         let remedy =
             format!("raise the hard limit to {hard} (ulimit -Hn, or LimitNOFILE= of systemd), or {lower}");
@@ -70,13 +70,13 @@ fn saturating(count: u64) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX)
 }
 
-/// The descriptors that the process may have open; `None`: as many as it likes.
+/// The process's limit of open descriptors; `None` for none.
 #[cfg(unix)]
 pub fn limit() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Nofile).current
 }
 
-/// Raises the soft limit of descriptors to the hard one. An error leaves it as it is.
+/// Raises the soft limit of descriptors to the hard limit. On an error it stays as it is.
 #[cfg(unix)]
 pub fn raise() -> std::io::Result<()> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -87,13 +87,13 @@ pub fn raise() -> std::io::Result<()> {
     Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)
 }
 
-/// There is no such limit here.
+/// This system has no such limit.
 #[cfg(not(unix))]
 pub fn limit() -> Option<u64> {
     None
 }
 
-/// There is no such limit here.
+/// This system has no such limit.
 #[cfg(not(unix))]
 pub fn raise() -> std::io::Result<()> {
     Ok(())
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_follows_the_descriptors() {
+    fn the_default_depends_on_the_limit_of_descriptors() {
         let rows = [
             (None, 512, 1024, (10_000, 1024)),
             (Some(1_048_576), 512, 1024, (10_000, 1024)),
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_fits_again() {
+    fn the_computed_numbers_fit_when_configured() {
         for limit in 800..5000 {
             let Ok(first) = fit(Some(limit), None, 512, 1024) else { continue };
             assert_eq!(fit(Some(limit), Some(first.connections), 512, first.streams), Ok(first));
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused_with_a_remedy_that_works() {
+    fn numbers_that_do_not_fit_are_refused_with_a_remedy_that_works() {
         assert_eq!(fit(Some(1024), Some(192), 512, 1024).unwrap().connections, 192);
         let message = fit(Some(1024), Some(193), 512, 1024).unwrap_err().to_string();
         assert!(message.starts_with("max_connections = 193 does not fit: "), "{message}");

@@ -1,10 +1,9 @@
-//! The frames that an HTTP/2 client sends, followed by their first nine bytes in pure code (RFC 9113 §4.1): how many belong to
-//! heads of requests, and whether a head is unfinished.
+//! A scanner of HTTP/2 frame headers (RFC 9113 §4.1): counts the frames of request heads, and finds unfinished heads. Pure.
 
 /// Length of the connection preface (RFC 9113 §3.4), bytes.
 const PREFACE: usize = 24;
-/// Length of what a frame begins with, bytes.
-const BEGINNING: usize = 9;
+/// Length of a frame header, bytes.
+const FRAME_HEADER: usize = 9;
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
@@ -14,52 +13,52 @@ const END_HEADERS: u8 = 4;
 pub(super) struct Frames {
     /// Bytes until the next frame begins.
     left: usize,
-    beginning: [u8; BEGINNING],
-    /// How much of it has come.
-    come: usize,
+    header: [u8; FRAME_HEADER],
+    /// Bytes of the header that have arrived.
+    arrived: usize,
     is_head_unfinished: bool,
 }
 
 impl Frames {
     /// Before the preface.
     pub fn new() -> Frames {
-        Frames { left: PREFACE, beginning: [0; BEGINNING], come: 0, is_head_unfinished: false }
+        Frames { left: PREFACE, header: [0; FRAME_HEADER], arrived: 0, is_head_unfinished: false }
     }
 
-    /// So many bytes of the preface have come, which may yet become no preface.
+    /// Skips bytes of what may be the preface.
     pub fn pass_preface(&mut self, count: usize) {
         self.left = self.left.saturating_sub(count);
     }
 
-    /// Whether the last frame of a head was not the end of it: HPACK makes much of few bytes, so that it may have become as long
-    /// as heads may be.
+    /// Whether the last frame of a head did not end it. HPACK expands few bytes to many, so that it may already be as long as
+    /// `max_head`.
     pub fn is_head_unfinished(&self) -> bool {
         self.is_head_unfinished
     }
 
-    /// Takes bytes up to the end of the last of `heads` frames that belong to heads, and lowers `heads` by those that came to
-    /// their ends. How many bytes it took.
+    /// Takes bytes up to the end of the last of `heads` frames of heads, and lowers `heads` by the frames that ended. Returns
+    /// how many bytes it took.
     pub fn take(&mut self, bytes: &[u8], heads: &mut usize) -> usize {
         let mut from = 0;
         loop {
             let passed = self.left.min(bytes.len() - from);
             (from, self.left) = (from + passed, self.left - passed);
-            if self.left == 0 && self.come == BEGINNING {
-                self.come = 0;
-                if matches!(self.beginning[3], HEADERS | CONTINUATION) {
-                    self.is_head_unfinished = self.beginning[4] & END_HEADERS == 0;
+            if self.left == 0 && self.arrived == FRAME_HEADER {
+                self.arrived = 0;
+                if matches!(self.header[3], HEADERS | CONTINUATION) {
+                    self.is_head_unfinished = self.header[4] & END_HEADERS == 0;
                     *heads = heads.saturating_sub(1);
                 }
             }
             if *heads == 0 || from == bytes.len() {
                 return from;
             }
-            let wanted = &mut self.beginning[self.come..];
+            let wanted = &mut self.header[self.arrived..];
             let count = wanted.len().min(bytes.len() - from);
             wanted[..count].copy_from_slice(&bytes[from..from + count]);
-            (from, self.come) = (from + count, self.come + count);
-            if self.come == BEGINNING {
-                let [high, middle, low, ..] = self.beginning;
+            (from, self.arrived) = (from + count, self.arrived + count);
+            if self.arrived == FRAME_HEADER {
+                let [high, middle, low, ..] = self.header;
                 self.left = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
             }
         }
@@ -74,7 +73,7 @@ mod tests {
         [&[0, 0, length, kind, flags, 0, 0, 0, 1], vec![HEADERS; length.into()].as_slice()].concat()
     }
 
-    /// How much is taken, how many heads are left, and whether one is unfinished, whatever pieces it comes in.
+    /// How much is taken, how many heads are left, and whether one is unfinished: the same in pieces of every size.
     #[track_caller]
     fn taken(message: &[u8], heads: usize) -> (usize, usize, bool) {
         let take = |size: usize| {
@@ -114,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_preface_may_come_before_it_is_known_for_one() {
+    fn the_preface_may_be_skipped_before_it_is_recognised() {
         let (mut frames, mut heads) = (Frames::new(), 1);
         frames.pass_preface(10);
         let message = [vec![b'P'; PREFACE - 10], frame(HEADERS, END_HEADERS, 3)].concat();

@@ -1,54 +1,54 @@
-//! Looks at the heads of requests as they arrive over HTTP/1, before hyper does. hyper ends a line with a lone LF too (RFC 9112
-//! §2.2), so that an LF in a field value becomes a new field; it refuses targets with characters that clients ought to have
-//! encoded; and what it refuses, nobody hears of.
+//! Scans HTTP/1 request heads before hyper parses them. hyper accepts a bare LF as the end of a line (RFC 9112 §2.2), so that an
+//! LF in a field value would begin a new field; it rejects targets with characters that clients should have encoded; and it
+//! rejects without a reason and without a log line.
 
 use memchr::{memchr, memchr_iter, memchr3};
 
 use super::chunks::{Chunks, Stop};
 
-/// What is kept of the beginning of a line that has not come to its end, bytes.
-const BEGINNING: usize = 64;
+/// Bytes that are stored of an incomplete line.
+const LINE_START: usize = 64;
 
-/// What was found in a head that hyper is to refuse.
+/// The fault of a head with a bare LF.
 pub(super) const BARE_LF: &str =
-    "a line of the request's head ends with LF, others with CR LF: write CR LF, and no LF within a value";
+    "a line of the request head ends with LF, others with CR LF: use CR LF, and no LF within a value";
 
-/// Where the next byte belongs.
+/// What the next byte belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
-    /// Before a request, or in the midst of its first line.
+    /// The request line, or an empty line before it.
     Line,
     Fields,
-    /// So many bytes of content are to come.
+    /// Content, of which so many bytes follow.
     Content(u64),
-    /// In content in chunks.
+    /// Chunked content.
     Chunks(Chunks),
-    /// The answer to the last request says whether the next byte is one of HTTP.
-    Answer,
-    /// It is not known: another protocol, or what hyper refuses.
+    /// Unknown until the response to the last request: it may switch to another protocol.
+    AfterResponse,
+    /// Another protocol, or bytes that hyper rejects.
     Unknown,
 }
 
-/// The requests of one connection.
+/// Scans the requests of one connection.
 #[derive(Debug)]
 pub(super) struct RequestHeads {
     at: At,
-    /// Heads that have come to their ends.
-    whole: u64,
-    /// The beginning of the line so far, and its length.
+    /// Number of complete heads.
+    complete: u64,
+    /// The start of the incomplete line, and its length so far.
     begun: Vec<u8>,
     length: usize,
     last: u8,
-    /// Whether the lines of this head end with CR LF; `None` before the first end.
+    /// Whether the lines of this head end with CR LF; `None` before the end of the first line.
     ends_with_cr: Option<bool>,
-    /// What its fields say of the content.
+    /// The framing of the content, by its fields.
     content: Option<u64>,
     is_chunked: bool,
-    /// They say something else of it.
+    /// The framing is none that is understood here.
     is_unknown: bool,
-    /// The answer to this request may turn the connection over to another protocol.
+    /// The response to this request may switch to another protocol.
     may_switch: bool,
-    /// In the line, its target has begun, and its query.
+    /// Spaces in the request line so far, and whether its query has begun.
     blanks: u32,
     is_query: bool,
     fault: Option<&'static str>,
@@ -58,7 +58,7 @@ impl RequestHeads {
     pub fn new() -> RequestHeads {
         RequestHeads {
             at: At::Line,
-            whole: 0,
+            complete: 0,
             begun: Vec::new(),
             length: 0,
             last: 0,
@@ -73,33 +73,33 @@ impl RequestHeads {
         }
     }
 
-    /// Whether there is a head that hyper has not passed on as one of `calls` requests: what it writes now is an answer to
-    /// one of those, or the refusal of this one.
-    pub fn may_be_refused(&self, calls: u64) -> bool {
+    /// Whether there is a head that is not among the `requests` that hyper has passed to the service. What hyper writes now may be
+    /// its rejection.
+    pub fn may_be_rejected(&self, requests: u64) -> bool {
         let is_within = self.at == At::Fields || self.at == At::Line && self.length > 0;
-        self.whole > calls || is_within
+        self.complete > requests || is_within
     }
 
-    /// What is wrong with the head that hyper will refuse, if it is known.
+    /// Why hyper rejects the head, if known.
     pub fn fault(&self) -> Option<&'static str> {
         self.fault
     }
 
-    /// What follows depends on an answer that is yet to come.
-    pub fn wait_for_answer(&self) -> bool {
-        self.at == At::Answer
+    /// Whether the next bytes can be scanned only after a response.
+    pub fn wait_for_response(&self) -> bool {
+        self.at == At::AfterResponse
     }
 
-    /// So many requests have been answered; whether the last answer switched to another protocol.
-    pub fn note_answers(&mut self, answers: u64, is_switched: bool) {
-        if self.at == At::Answer && answers >= self.whole {
+    /// Records the number of responses, and whether the last one switched to another protocol.
+    pub fn note_responses(&mut self, responses: u64, is_switched: bool) {
+        if self.at == At::AfterResponse && responses >= self.complete {
             self.at = if is_switched { At::Unknown } else { At::Line };
             self.may_switch = false;
         }
     }
 
-    /// Looks at what has arrived. How much of it was taken, all unless what follows depends on an answer; and what stands there
-    /// instead, if something is to: a lone LF becomes a NUL, which no parser takes, and characters in a target are encoded.
+    /// Scans bytes that have arrived. Returns how many were scanned (all, unless the rest depends on a response), and their
+    /// replacement, if any: a bare LF becomes NUL, which every parser rejects, and characters in a target are encoded.
     pub fn take(&mut self, bytes: &[u8]) -> (usize, Option<Vec<u8>>) {
         if self.at == At::Unknown || self.take_plain(bytes) {
             return (bytes.len(), None);
@@ -109,16 +109,16 @@ impl RequestHeads {
         while from < bytes.len() {
             let rest = &bytes[from..];
             match self.at {
-                At::Answer => break,
+                At::AfterResponse => break,
                 At::Unknown => {
-                    keep(&mut changed, rest);
+                    append(&mut changed, rest);
                     from = bytes.len();
                 }
                 At::Content(left) => {
                     let passed = usize::try_from(left).map_or(rest.len(), |left| left.min(rest.len()));
                     let left = left - passed as u64;
                     self.at = if left == 0 { self.end_request() } else { At::Content(left) };
-                    keep(&mut changed, &rest[..passed]);
+                    append(&mut changed, &rest[..passed]);
                     from += passed;
                 }
                 At::Chunks(mut chunks) => {
@@ -128,7 +128,7 @@ impl RequestHeads {
                         continue;
                     }
                     let (passed, stop) = chunks.take(rest);
-                    keep(&mut changed, &rest[..passed]);
+                    append(&mut changed, &rest[..passed]);
                     from += passed;
                     self.at = match stop {
                         Stop::Empty | Stop::Chunk | Stop::BareLf => At::Chunks(chunks),
@@ -149,7 +149,7 @@ impl RequestHeads {
                         break;
                     }
                     if self.end_line(piece) {
-                        keep(&mut changed, b"\n");
+                        append(&mut changed, b"\n");
                     } else {
                         self.fault = Some(BARE_LF);
                         changed.get_or_insert_with(|| bytes[..from].to_vec()).push(0);
@@ -161,8 +161,8 @@ impl RequestHeads {
         (from, changed)
     }
 
-    /// Takes one request that begins with these bytes, if its head is whole and nothing is to be changed in it, as in almost all:
-    /// one look at its lines tells. False if it may be anything else; then nothing was taken.
+    /// The fast path: scans one request whose head is complete and needs no change, as almost all. `false` if it is anything
+    /// else; then nothing was scanned.
     fn take_plain(&mut self, bytes: &[u8]) -> bool {
         const METHODS: [&[u8]; 6] = [b"GET /", b"HEAD /", b"POST /", b"PUT /", b"PATCH /", b"DELETE /"];
         if self.at != At::Line || self.length > 0 || !METHODS.iter().any(|method| bytes.starts_with(method)) {
@@ -189,26 +189,26 @@ impl RequestHeads {
         false
     }
 
-    /// The content that follows a head, of which so much is here. False if more is here.
+    /// Scans the content after a head. `false` if `here`, the bytes that have arrived, exceeds it.
     fn take_content(&mut self, content: u64, here: usize) -> bool {
         let Some(left) = content.checked_sub(here as u64) else { return false };
-        self.whole += 1;
+        self.complete += 1;
         self.at = if left == 0 { At::Line } else { At::Content(left) };
         true
     }
 
-    /// Takes of a line what is here, all of it or not.
+    /// Scans a line, or a part of it.
     fn take_piece(&mut self, piece: &[u8], is_end: bool, before: &[u8], changed: &mut Option<Vec<u8>>) {
         let is_whole = is_end && self.length == 0;
         self.length += piece.len();
         self.last = piece.last().copied().unwrap_or(self.last);
         if !is_whole {
-            let room = BEGINNING - self.begun.len();
+            let room = LINE_START - self.begun.len();
             self.begun.extend_from_slice(&piece[..piece.len().min(room)]);
         }
         let is_plain = memchr3(b'"', b'<', b'>', piece).is_none() && memchr(b'`', piece).is_none();
         if self.at != At::Line || is_whole && is_plain {
-            return keep(changed, piece);
+            return append(changed, piece);
         }
         for (at, byte) in piece.iter().enumerate() {
             match byte {
@@ -219,15 +219,15 @@ impl RequestHeads {
             let encoded = if self.blanks == 1 { encoded(*byte, self.is_query) } else { None };
             match encoded {
                 Some(encoded) => {
-                    let kept = || [before, &piece[..at]].concat();
-                    changed.get_or_insert_with(kept).extend_from_slice(encoded.as_bytes());
+                    let unchanged = || [before, &piece[..at]].concat();
+                    changed.get_or_insert_with(unchanged).extend_from_slice(encoded.as_bytes());
                 }
-                None => keep(changed, &[*byte]),
+                None => append(changed, &[*byte]),
             }
         }
     }
 
-    /// False: it ends otherwise than the lines before it.
+    /// Ends a line. `false` if it ends otherwise than the lines before it.
     fn end_line(&mut self, piece: &[u8]) -> bool {
         let ends_with_cr = self.length > 0 && self.last == b'\r';
         let length = self.length - usize::from(ends_with_cr);
@@ -236,7 +236,7 @@ impl RequestHeads {
         let is_cut = line.len() < self.length;
         (self.length, self.last, self.blanks, self.is_query) = (0, 0, 0, false);
         if self.at == At::Line && length == 0 {
-            // RFC 9112 §2.2: passed over.
+            // RFC 9112 §2.2: ignored.
             return true;
         }
         let is_alike = *self.ends_with_cr.get_or_insert(ends_with_cr) == ends_with_cr;
@@ -252,9 +252,9 @@ impl RequestHeads {
         is_alike
     }
 
-    /// `is_cut`: only the beginning of the line is known.
+    /// `is_cut`: only the start of the line is stored.
     fn take_field(&mut self, line: &[u8], is_cut: bool) {
-        let Some(colon) = line.iter().take(BEGINNING).position(|byte| *byte == b':') else { return };
+        let Some(colon) = line.iter().take(LINE_START).position(|byte| *byte == b':') else { return };
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
         match colon {
@@ -274,7 +274,7 @@ impl RequestHeads {
     }
 
     fn end_head(&mut self) {
-        self.whole += 1;
+        self.complete += 1;
         self.at = match (self.content.take(), std::mem::take(&mut self.is_chunked)) {
             _ if self.is_unknown => At::Unknown,
             // RFC 9112 §6.3: it overrides a length.
@@ -285,37 +285,37 @@ impl RequestHeads {
         self.ends_with_cr = None;
     }
 
-    /// Where the byte behind a request belongs.
+    /// What the byte after a request belongs to.
     fn end_request(&self) -> At {
-        if self.may_switch { At::Answer } else { At::Line }
+        if self.may_switch { At::AfterResponse } else { At::Line }
     }
 }
 
-/// What follows stands there as it came; of what has not been changed yet there is no copy.
-fn keep(changed: &mut Option<Vec<u8>>, bytes: &[u8]) {
+/// Appends unchanged bytes to the replacement, if there is one.
+fn append(changed: &mut Option<Vec<u8>>, bytes: &[u8]) {
     if let Some(changed) = changed {
         changed.extend_from_slice(bytes);
     }
 }
 
-/// Whether a line has characters that may have to be encoded. Without a branch for each, so that many are compared at a time.
+/// Whether a line has characters that may have to be encoded. Without a branch per byte, so that it is vectorised.
 fn has_raw(line: &[u8]) -> bool {
     line.iter().fold(false, |found, byte| found | matches!(byte, b'"' | b'<' | b'>' | b'`'))
 }
 
-/// What a line of `Content-Length` says, if it is plain digits.
+/// The value of a `Content-Length` line, if it is plain digits.
 fn length(line: &[u8]) -> Option<u64> {
     let value = line.get("content-length:".len()..)?.trim_ascii();
     let is_number = !value.is_empty() && value.len() < 20 && value.iter().all(u8::is_ascii_digit);
     std::str::from_utf8(value).ok().filter(|_| is_number)?.parse().ok()
 }
 
-/// Whether a field line may be one of this field.
+/// Whether a field line begins with this name.
 fn has_name(line: &[u8], name: &[u8]) -> bool {
     line.get(..name.len()).is_some_and(|begun| begun.eq_ignore_ascii_case(name))
 }
 
-/// What clients send raw though RFC 3986 has it encoded, and `http::Uri` does not take.
+/// The encoding of characters that some clients send raw, against RFC 3986, and that `http::Uri` rejects.
 fn encoded(byte: u8, is_query: bool) -> Option<&'static str> {
     match byte {
         b'"' if is_query => Some("%22"),
@@ -326,11 +326,11 @@ fn encoded(byte: u8, is_query: bool) -> Option<&'static str> {
     }
 }
 
-/// A refusal of hyper's own, as it writes it: a status line, no content, nothing else that says why.
-pub(super) fn bare_refusal(bytes: &[u8]) -> Option<u16> {
+/// The status of a rejection of hyper's own: a status line, a date, no content.
+pub(super) fn bare_rejection(bytes: &[u8]) -> Option<u16> {
     let status = bytes.get(9..12)?;
     let has = |name: &[u8]| bytes.windows(name.len()).any(|piece| piece.eq_ignore_ascii_case(name));
-    // Answers of Larder and of upstream have a field that says so.
+    // Responses of Larder and of upstream have one of these fields.
     let is_one = [b"400", b"414", b"431"].contains(&status.try_into().ok()?)
         && !has(b"\r\nvia:")
         && !has(b"\r\ncache-status:")
@@ -341,7 +341,7 @@ pub(super) fn bare_refusal(bytes: &[u8]) -> Option<u16> {
     std::str::from_utf8(status).ok().filter(|_| is_one)?.parse().ok()
 }
 
-/// Why a request was refused with this status.
+/// The reason of a rejection with this status.
 pub(super) fn reason(status: u16, fault: Option<&'static str>) -> &'static str {
     match status {
         431 => "the head of the request is larger than max_head",
@@ -356,7 +356,7 @@ pub(super) fn reason(status: u16, fault: Option<&'static str>) -> &'static str {
 mod tests {
     use super::*;
 
-    /// What hyper is given, whatever pieces it comes in; and how many heads it has.
+    /// What hyper reads, which is the same in pieces of every size; the number of heads; the fault.
     #[track_caller]
     fn taken(message: &str) -> (String, u64, Option<&'static str>) {
         let take = |size: usize| {
@@ -368,7 +368,7 @@ mod tests {
                     break;
                 }
             }
-            (String::from_utf8(given).unwrap(), heads.whole, heads.fault())
+            (String::from_utf8(given).unwrap(), heads.complete, heads.fault())
         };
         let whole = take(message.len());
         for size in 1..message.len() {
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_pass_as_they_came() {
+    fn valid_requests_are_not_changed() {
         let get = "GET /a?b=c HTTP/1.1\r\nHost: a\r\n\r\n";
         let post = "POST /\" HTTP/1.1\r\nHost: <a>\r\ncontent-Length:  6 \r\n\r\n<\"\n\n\"\r";
         let lf = "\r\nGET / HTTP/1.1\nHost: a\n\n";
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn characters_that_clients_ought_to_encode_are_encoded_in_targets() {
+    fn raw_characters_in_targets_are_encoded() {
         let message = "GET /<`\"?e={\"a\":[<1>]}&`=\" HTTP/1.1\r\nA: <\"`?\r\n\r\n";
         let given = "GET /%3C%60\"?e={%22a%22:[%3C1%3E]}&`=%22 HTTP/1.1\r\nA: <\"`?\r\n\r\n";
         assert_eq!(taken(message), (given.to_owned(), 1, None));
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lone_lf_is_no_end_of_a_line_where_others_end_with_cr_lf() {
+    fn a_bare_lf_among_lines_that_end_with_cr_lf_becomes_nul() {
         for (head, given) in [
             ("GET / HTTP/1.1\r\nA: b\nC: d\r\n", "GET / HTTP/1.1\r\nA: b\0C: d\r\n"),
             ("GET / HTTP/1.1\nA: b\r\n", "GET / HTTP/1.1\nA: b\r\0"),
@@ -404,12 +404,12 @@ mod tests {
         }
     }
 
-    /// A request whose line shows whether it was looked at.
+    /// A request whose line shows whether it was scanned.
     const RAW: &str = "GET /< HTTP/1.1\r\nA: b\nC: d\r\n";
     const RAW_GIVEN: &str = "GET /%3C HTTP/1.1\r\nA: b\0C: d\r\n";
 
     #[test]
-    fn heads_behind_content_in_chunks_are_looked_at() {
+    fn heads_after_chunked_content_are_scanned() {
         for head in [
             "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
             "POST / HTTP/1.1\r\ntransfer-encoding:Chunked \r\nContent-Length: 900\r\n\r\n",
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn many_small_chunks_are_passed_on_as_one() {
+    fn many_small_chunks_become_one() {
         let head = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
         let message = format!("{head}{}0\r\n\r\n{RAW}", "1\r\n\"\r\n".repeat(10));
         let given = format!("{head}a\r\n{}\r\n0\r\n\r\n{RAW_GIVEN}", "\"".repeat(10));
@@ -431,14 +431,14 @@ mod tests {
     }
 
     #[test]
-    fn heads_behind_content_that_was_asked_for_are_looked_at() {
+    fn heads_after_content_that_waited_for_a_100_are_scanned() {
         let content = "POST / HTTP/1.1\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n<\n\"";
         let (message, given) = (format!("{content}{RAW}"), format!("{content}{RAW_GIVEN}"));
         assert_eq!(taken(&message), (given, 1, Some(BARE_LF)));
     }
 
     #[test]
-    fn a_lone_lf_is_no_end_of_a_line_in_trailers() {
+    fn a_bare_lf_in_trailers_becomes_nul() {
         let head = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
         let (message, given) =
             (format!("{head}0\r\nA: b\nC: d\r\n\r\n"), format!("{head}0\r\nA: b\0C: d\r\n\r\n"));
@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_behind_a_head_that_hyper_refuses_is_not_looked_at() {
+    fn bytes_after_a_head_that_hyper_rejects_are_not_scanned() {
         for head in [
             "POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n",
             "POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n",
@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_behind_an_upgrade_waits_for_the_answer() {
+    fn bytes_after_an_upgrade_request_wait_for_the_response() {
         for request in [
             "GET / HTTP/1.1\r\nUpgrade: x\r\n\r\n",
             "CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -473,17 +473,17 @@ mod tests {
             for (is_switched, given) in [(true, None), (false, Some(RAW_GIVEN.as_bytes().to_vec()))] {
                 let mut heads = RequestHeads::new();
                 assert_eq!(heads.take(message.as_bytes()), (request.len(), None));
-                heads.note_answers(0, false);
-                assert!(heads.wait_for_answer());
-                heads.note_answers(1, is_switched);
-                assert!(!heads.wait_for_answer());
+                heads.note_responses(0, false);
+                assert!(heads.wait_for_response());
+                heads.note_responses(1, is_switched);
+                assert!(!heads.wait_for_response());
                 assert_eq!(heads.take(RAW.as_bytes()), (RAW.len(), given), "{request:?}");
             }
         }
     }
 
     #[test]
-    fn a_length_whose_line_is_not_wholly_known_is_not_guessed() {
+    fn a_length_on_a_line_that_is_cut_is_not_guessed() {
         let line = format!("Content-Length:{}1000\r\n", " ".repeat(46));
         let message = format!("POST / HTTP/1.1\r\n{line}\r\n{}", "<\n\"".repeat(400));
         let (mut heads, mut given) = (RequestHeads::new(), Vec::new());
@@ -495,21 +495,21 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_answers_a_head_that_was_not_passed_on() {
+    fn a_rejection_belongs_to_a_head_that_hyper_has_not_passed_on() {
         let mut heads = RequestHeads::new();
-        assert!(!heads.may_be_refused(0));
+        assert!(!heads.may_be_rejected(0));
         heads.take(b"GET / HTTP/1.1\r\n");
-        assert!(heads.may_be_refused(0));
+        assert!(heads.may_be_rejected(0));
         heads.take(b"\r\n");
-        assert!(heads.may_be_refused(0) && !heads.may_be_refused(1));
+        assert!(heads.may_be_rejected(0) && !heads.may_be_rejected(1));
         heads.take(b"(");
-        assert!(heads.may_be_refused(1));
+        assert!(heads.may_be_rejected(1));
     }
 
     #[test]
-    fn a_bare_refusal_is_known_by_all_of_it() {
+    fn hypers_own_rejection_is_recognised_by_all_of_its_parts() {
         let bare = "HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\ndate: x\r\n\r\n";
-        assert_eq!(bare_refusal(bare.as_bytes()), Some(431));
+        assert_eq!(bare_rejection(bare.as_bytes()), Some(431));
         let others = [
             bare.replace("431", "500"),
             bare.replace("431", "404"),
@@ -520,7 +520,7 @@ mod tests {
             "HTTP/1.1 4".to_owned(),
         ];
         for other in others {
-            assert_eq!(bare_refusal(other.as_bytes()), None, "{other:?}");
+            assert_eq!(bare_rejection(other.as_bytes()), None, "{other:?}");
         }
     }
 }

@@ -1,15 +1,15 @@
-//! Whether upstream is this Larder.
+//! Detects at start that upstream is this proxy itself.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use http::Uri;
 
-/// How long a start waits for the name of upstream. Who cannot be found now is recognised by the first request that comes
-/// back ([`crate::http::headers::LoopMark`]).
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Longest wait at start for the resolution of upstream's name. A loop that is not found then is detected by the first request
+/// that returns ([`crate::http::headers::LoopMark`]).
+const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Whether a connection to `upstream` would arrive at `listen`, by what the system knows of its name.
+/// Whether a connection to `upstream` would arrive at `listen`, as the system resolves its name.
 pub(super) async fn is_upstream(upstream: &Uri, listen: SocketAddr) -> bool {
     let is_tls = upstream.scheme_str() == Some("https");
     let port = upstream.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
@@ -17,7 +17,7 @@ pub(super) async fn is_upstream(upstream: &Uri, listen: SocketAddr) -> bool {
         return false;
     }
     let host = upstream.host().unwrap_or_default().trim_matches(['[', ']']);
-    let found = tokio::time::timeout(PATIENCE, tokio::net::lookup_host((host, port))).await;
+    let found = tokio::time::timeout(TIMEOUT, tokio::net::lookup_host((host, port))).await;
     let Ok(Ok(addresses)) = found else { return false };
     addresses.map(|address| address.ip()).any(|ip| arrives_at(ip, listen.ip(), is_of_this_machine))
 }
@@ -25,10 +25,10 @@ pub(super) async fn is_upstream(upstream: &Uri, listen: SocketAddr) -> bool {
 fn arrives_at(to: IpAddr, listen: IpAddr, is_of_this_machine: impl Fn(IpAddr) -> bool) -> bool {
     let to = to.to_canonical();
     match listen.to_canonical() {
-        // A connection to the unspecified address is one to this machine.
+        // A connection to the unspecified address arrives at this machine.
         _ if to.is_unspecified() => listen.is_unspecified() || listen.is_loopback(),
         IpAddr::V4(own) if own.is_unspecified() => to.is_ipv4() && is_of_this_machine(to),
-        // Listens for both families, as a rule.
+        // Usually listens for both address families.
         IpAddr::V6(own) if own.is_unspecified() => is_of_this_machine(to),
         own => own == to,
     }
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_of_this_machine_is_itself_where_it_listens_there() {
+    fn upstream_is_itself_if_its_address_arrives_at_the_listener() {
         let rows = [
             ("127.0.0.1", "127.0.0.1", true),
             ("127.0.0.2", "127.0.0.1", false),

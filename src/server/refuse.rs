@@ -1,5 +1,4 @@
-//! What a client is told that is over a bound: 429 if it is its own (RFC 6585 §4), 503 if it is that of all (RFC 9110
-//! §15.6.4).
+//! Responses to clients over a limit: 429 for the client's own limit (RFC 6585 §4), 503 for the total (RFC 9110 §15.6.4).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,14 +12,14 @@ use tokio::sync::Semaphore;
 use crate::proxy::Body;
 use crate::shares::Over;
 
-/// How long a refused client may take to send its request, and then to read the answer.
+/// Longest time for a refused client to send its request, and then to read the response.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
-/// Connections that are told at a time why they are refused, for each bound; more are closed without a word.
-const TOLD: usize = 32;
-/// How HTTP/2 begins (RFC 9113 §3.4): there is no answer in HTTP/1.1 to that.
+/// Most refused connections that get a response at a time, for each limit; others are closed without one.
+const ANSWERED: usize = 32;
+/// First bytes of HTTP/2 (RFC 9113 §3.4), which an HTTP/1.1 response does not fit.
 const HTTP2: &[u8] = b"PRI";
 
-/// Tells clients why they are refused.
+/// Sends responses to refused connections.
 #[derive(Debug)]
 pub(super) struct Refuser {
     one: Arc<Semaphore>,
@@ -29,33 +28,33 @@ pub(super) struct Refuser {
 
 impl Refuser {
     pub(super) fn new() -> Refuser {
-        Refuser { one: Arc::new(Semaphore::new(TOLD)), all: Arc::new(Semaphore::new(TOLD)) }
+        Refuser { one: Arc::new(Semaphore::new(ANSWERED)), all: Arc::new(Semaphore::new(ANSWERED)) }
     }
 
-    /// Answers a connection that is over a bound, and closes it.
+    /// Responds on a connection over a limit, and closes it.
     pub(super) fn refuse(&self, stream: TcpStream, over: Over) {
-        let turns = match over {
+        let permits = match over {
             Over::Client => &self.one,
             Over::All => &self.all,
         };
-        let Ok(turn) = Arc::clone(turns).try_acquire_owned() else { return };
+        let Ok(permit) = Arc::clone(permits).try_acquire_owned() else { return };
         tokio::spawn(async move {
-            let _ = tokio::time::timeout(PATIENCE * 2, tell(stream, over)).await;
-            drop(turn);
+            let _ = tokio::time::timeout(PATIENCE * 2, respond(stream, over)).await;
+            drop(permit);
         });
     }
 }
 
-async fn tell(mut stream: TcpStream, over: Over) -> std::io::Result<()> {
+async fn respond(mut stream: TcpStream, over: Over) -> std::io::Result<()> {
     let mut bytes = [0; 4096];
-    // A client does not expect an answer before it has asked.
+    // A client does not expect a response before its request.
     let first = tokio::time::timeout(PATIENCE, stream.read(&mut bytes)).await??;
     if first == 0 || bytes.starts_with(HTTP2) {
         return Ok(());
     }
     stream.write_all(text(over).as_bytes()).await?;
     stream.shutdown().await?;
-    // Bytes that nobody has read would reset the connection, and take the answer with them.
+    // Unread bytes would make the kernel reset the connection, and the client would lose the response.
     while stream.read(&mut bytes).await? > 0 {}
     Ok(())
 }
@@ -69,12 +68,16 @@ fn status(over: Over) -> StatusCode {
 
 fn content(over: Over) -> &'static str {
     match over {
-        Over::Client => r#"{"success":false,"error":"this client has as much at a time as one client may have"}"#,
-        Over::All => r#"{"success":false,"error":"all clients together have as much at a time as there may be"}"#,
+        Over::Client => {
+            r#"{"success":false,"error":"this client has reached its limit of connections, request heads or streams"}"#
+        }
+        Over::All => {
+            r#"{"success":false,"error":"the server has reached its limit of connections, request heads or streams"}"#
+        }
     }
 }
 
-/// An answer to a request on an HTTP/1.1 connection, which ends with it.
+/// The response on an HTTP/1.1 connection, which ends with it.
 pub(super) fn text(over: Over) -> String {
     let (status, content) = (status(over), content(over));
     format!(
@@ -84,8 +87,7 @@ pub(super) fn text(over: Over) -> String {
     )
 }
 
-/// An answer to a request on an HTTP/2 stream. It has no content: that could not be sent to a client that gives no window,
-/// and would keep the stream open.
+/// The response on an HTTP/2 stream. It has no content, which would keep the stream open if the client gives no window.
 pub(super) fn response(over: Over) -> Response<Body> {
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = status(over);

@@ -1,13 +1,13 @@
-//! The streams of an HTTP/2 connection. One whose client has stopped taking its answer is reset after a while, and all
-//! that was kept for it goes with it; a connection on which none has been open for a while is ended. hyper knows
-//! neither limit: for it, a client that answers its pings is well.
+//! The streams of an HTTP/2 connection. A stream whose client stops reading is reset after a while, which releases what it
+//! holds; a connection without open streams is ended after a while. hyper has neither timeout: it accepts any client that
+//! answers its pings.
 //!
-//! What bounds what a client can make Larder hold:
-//! - its places at upstream, and whole bodies from memory: `idle_timeout`, after which a stream that is not taken is reset;
-//! - bodies on their way, of all clients together: `capacity` of `[memory]`; beyond it each is kept only as far as its
-//!   slowest reader needs it, at most 1 MiB ([`crate::coalesce::stream`]);
-//! - what hyper has been given of an answer that is over on our side: a piece of at most 64 KiB of a stored body, or a
-//!   chunk as it came from upstream, for each of 100 streams, until the connection ends.
+//! Limits on what the streams of a client hold:
+//! - places at upstream and stored bodies: until the stream is reset after `idle_timeout` without reading;
+//! - bodies in transfer, for all clients together: `capacity` of `[memory]`; beyond it only the part that the slowest reader
+//!   still needs is buffered, at most 1 MiB for each ([`crate::coalesce::stream`]);
+//! - what hyper buffers of a response that Larder has finished: at most 64 KiB of a stored body, or one chunk from upstream,
+//!   for each of 100 streams, until the connection ends.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -21,43 +21,42 @@ use tokio::time::Sleep;
 
 use crate::proxy::stall;
 
-/// The streams of one connection, of which there are none in HTTP/1.
+/// The streams of one connection; none if it speaks HTTP/1.
 #[derive(Debug)]
 pub(super) struct Streams {
-    /// The connection is one of HTTP/2.
-    spoken: AtomicBool,
+    is_http2: AtomicBool,
     open: AtomicUsize,
-    /// How often one began or ended.
-    moves: AtomicU64,
+    /// Number of begins and ends so far.
+    changes: AtomicU64,
 }
 
 impl Streams {
     /// None yet.
     pub fn new() -> Arc<Streams> {
-        Arc::new(Streams { spoken: false.into(), open: 0.into(), moves: 0.into() })
+        Arc::new(Streams { is_http2: false.into(), open: 0.into(), changes: 0.into() })
     }
 
-    /// The connection is one of HTTP/2: there can be streams from now on.
-    pub fn speak(&self) {
-        self.spoken.store(true, Ordering::Release);
+    /// Records that the connection speaks HTTP/2.
+    pub fn set_http2(&self) {
+        self.is_http2.store(true, Ordering::Release);
     }
 
-    /// Whether the connection is one of HTTP/2.
-    pub fn are_spoken(&self) -> bool {
-        self.spoken.load(Ordering::Acquire)
+    /// Whether the connection speaks HTTP/2.
+    pub fn is_http2(&self) -> bool {
+        self.is_http2.load(Ordering::Acquire)
     }
 
-    /// How many are open.
+    /// Number of open streams.
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Returns when no stream has been open for `patience`, at most twice that: it looks once in that time.
-    pub async fn idle_for(&self, patience: Duration) {
+    /// Returns when no stream has been open for between `timeout` and twice that: it checks once per `timeout`.
+    pub async fn idle_for(&self, timeout: Duration) {
         loop {
-            let before = self.moves.load(Ordering::Acquire);
-            tokio::time::sleep(patience).await;
-            if self.open.load(Ordering::Acquire) == 0 && self.moves.load(Ordering::Acquire) == before {
+            let before = self.changes.load(Ordering::Acquire);
+            tokio::time::sleep(timeout).await;
+            if self.open.load(Ordering::Acquire) == 0 && self.changes.load(Ordering::Acquire) == before {
                 return;
             }
         }
@@ -65,32 +64,32 @@ impl Streams {
 
     fn begin(self: &Arc<Streams>) -> Open {
         self.open.fetch_add(1, Ordering::AcqRel);
-        self.moves.fetch_add(1, Ordering::AcqRel);
+        self.changes.fetch_add(1, Ordering::AcqRel);
         Open(Arc::clone(self))
     }
 }
 
-/// A stream that is open.
+/// An open stream.
 struct Open(Arc<Streams>);
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.moves.fetch_add(1, Ordering::AcqRel);
+        self.0.changes.fetch_add(1, Ordering::AcqRel);
         self.0.open.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-/// Runs the streams of one connection.
+/// Spawns the streams of one connection.
 #[derive(Debug, Clone)]
 pub(super) struct Runner {
     streams: Arc<Streams>,
-    patience: Duration,
+    timeout: Duration,
 }
 
 impl Runner {
-    /// `patience`: how long a client may take none of an answer that is there.
-    pub fn new(streams: &Arc<Streams>, patience: Duration) -> Runner {
-        Runner { streams: Arc::clone(streams), patience }
+    /// `timeout`: longest time for which a client may not read a response that is ready.
+    pub fn new(streams: &Arc<Streams>, timeout: Duration) -> Runner {
+        Runner { streams: Arc::clone(streams), timeout }
     }
 }
 
@@ -100,18 +99,17 @@ where
     F::Output: Send,
 {
     fn execute(&self, stream: F) {
-        let (open, patience) = (self.streams.begin(), self.patience);
+        let (open, timeout) = (self.streams.begin(), self.timeout);
         tokio::spawn(stall::within(async move {
             let _open = open;
-            until_stalled(stream, patience).await;
+            until_stalled(stream, timeout).await;
         }));
     }
 }
 
-/// Runs a stream to its end, or until its client has taken nothing for `patience` of what is there to be taken. A
-/// stream that is dropped before its end is reset (RFC 9113 §5.4.2). The timer is made only when a client lets Larder
-/// wait.
-async fn until_stalled<F: Future>(stream: F, patience: Duration) {
+/// Runs a stream to its end, or until its client has not read for `timeout`. A stream that is dropped before its end is reset
+/// (RFC 9113 §5.4.2). The timer is created only while Larder waits for the client.
+async fn until_stalled<F: Future>(stream: F, timeout: Duration) {
     let mut stream = pin!(stream);
     let mut waiting: Option<(u64, Pin<Box<Sleep>>)> = None;
     poll_fn(|cx| {
@@ -123,9 +121,9 @@ async fn until_stalled<F: Future>(stream: F, patience: Duration) {
             return Poll::Pending;
         };
         waiting.take_if(|(awaited, _)| *awaited != piece);
-        let (_, deadline) = waiting.get_or_insert_with(|| (piece, Box::pin(tokio::time::sleep(patience))));
+        let (_, deadline) = waiting.get_or_insert_with(|| (piece, Box::pin(tokio::time::sleep(timeout))));
         ready!(deadline.as_mut().poll(cx));
-        tracing::debug!("the client has stopped taking an answer: its stream is reset");
+        tracing::debug!("the client stopped reading a response: reset its stream");
         Poll::Ready(())
     })
     .await;
@@ -136,51 +134,51 @@ mod tests {
     use super::*;
     use tokio::time::{Instant, sleep};
 
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const TIMEOUT: Duration = Duration::from_secs(30);
 
-    /// How long a stream lives.
-    async fn life(stream: impl Future) -> Duration {
+    /// The time until a stream ends.
+    async fn lifetime(stream: impl Future) -> Duration {
         let start = Instant::now();
-        stall::within(until_stalled(stream, PATIENCE)).await;
+        stall::within(until_stalled(stream, TIMEOUT)).await;
         start.elapsed()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_takes_nothing_is_given_up() {
+    async fn a_stream_ends_when_its_client_stops_reading() {
         let stalled = async {
             stall::give();
-            sleep(PATIENCE * 3).await;
+            sleep(TIMEOUT * 3).await;
         };
-        assert_eq!(life(stalled).await, PATIENCE);
+        assert_eq!(lifetime(stalled).await, TIMEOUT);
         let stalled_later = async {
             stall::give();
-            sleep(PATIENCE / 2).await;
+            sleep(TIMEOUT / 2).await;
             stall::give();
-            sleep(PATIENCE * 3).await;
+            sleep(TIMEOUT * 3).await;
         };
-        assert_eq!(life(stalled_later).await, PATIENCE / 2 + PATIENCE);
+        assert_eq!(lifetime(stalled_later).await, TIMEOUT / 2 + TIMEOUT);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_for_larder_is_not_given_up() {
+    async fn a_stream_that_waits_for_larder_goes_on() {
         let waiting = async {
-            sleep(PATIENCE * 3).await;
+            sleep(TIMEOUT * 3).await;
             stall::give();
             stall::wait();
-            sleep(PATIENCE * 3).await;
+            sleep(TIMEOUT * 3).await;
         };
-        assert_eq!(life(waiting).await, PATIENCE * 6);
+        assert_eq!(lifetime(waiting).await, TIMEOUT * 6);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_is_idle_when_no_stream_has_been_open_for_a_while() {
+    async fn a_connection_is_idle_when_no_stream_is_open_for_the_timeout() {
         let streams = Streams::new();
         let open = streams.begin();
         let ended = tokio::spawn({
             let streams = Arc::clone(&streams);
-            async move { streams.idle_for(PATIENCE).await }
+            async move { streams.idle_for(TIMEOUT).await }
         });
-        sleep(PATIENCE * 3).await;
+        sleep(TIMEOUT * 3).await;
         assert!(!ended.is_finished());
         drop(open);
         ended.await.unwrap();

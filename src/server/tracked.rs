@@ -1,4 +1,4 @@
-//! The body of an answer, whose connection is busy for as long as it is there.
+//! A response body that keeps its connection busy until it is dropped.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -6,11 +6,11 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
+use crate::client_conn::Busy;
 use crate::proxy::Body;
 use crate::proxy::body::BodyError;
-use crate::server::connections::Busy;
 
-/// A body, and its connection.
+/// A response body with the guard of its connection.
 pub(super) struct Tracked {
     pub body: Body,
     #[expect(dead_code, reason = "held, and dropped with the body")]

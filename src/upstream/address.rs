@@ -1,25 +1,37 @@
-//! References to upstream's own address in its responses. Clients do not know it, and may not reach it: they are given
-//! references without scheme and host, which mean Larder's address, however the client has written it.
+//! Upstream's own addresses, and references to them in its responses. Clients do not know these addresses and may not reach
+//! them: the references become relative, and so lead to Larder by whatever name the client uses.
 
 use http::header::{CONTENT_LOCATION, LOCATION};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
+use crate::config::HostPolicy;
 use crate::http::invalidation::{is_host, without_scheme};
+use crate::http::target::normalise_authority;
 
 const REFRESH: HeaderName = HeaderName::from_static("refresh");
 
-/// Makes references to one of upstream's own addresses (`own`: hosts with their ports, unless those are the default) in
-/// `Location`, `Content-Location` and `Refresh` relative, whatever the scheme. `host`: what the client calls Larder; what
-/// names that is left alone. So is what leads from a read by http (`asked_for`: its path and query) to the same by https: it is
-/// the scheme that is meant, and without it the client would ask the same for ever.
+/// The addresses of an upstream: hosts with their ports, unless those are the default.
+pub fn addresses(url: &Uri, host: &HostPolicy) -> Vec<String> {
+    let scheme = url.scheme_str().unwrap_or("http");
+    let authority = url.authority().and_then(|authority| normalise_authority(scheme, authority.as_str()));
+    let fixed = match host {
+        HostPolicy::Fixed(host) => host.to_str().ok().map(str::to_ascii_lowercase),
+        HostPolicy::Client | HostPolicy::Upstream | HostPolicy::UpstreamByDefault => None,
+    };
+    authority.into_iter().chain(fixed).collect()
+}
+
+/// Makes references to one of upstream's addresses (`own`) in `Location`, `Content-Location` and `Refresh` relative, whatever
+/// the scheme. A reference to `host`, the client's name for Larder, is left alone. So is a redirect from http to https for
+/// the same target (`requested`: path and query of a read by http): without the scheme it would lead back to itself.
 pub(super) fn make_relative(
     response: &mut HeaderMap,
     own: &[String],
     host: Option<&HeaderValue>,
-    asked_for: Option<&str>,
+    requested: Option<&str>,
 ) {
     let client = host.and_then(|host| host.to_str().ok());
-    let relative = |reference: &str| relative(reference, own, client, asked_for);
+    let relative = |reference: &str| relative(reference, own, client, requested);
     for name in [LOCATION, CONTENT_LOCATION] {
         replace(response, &name, |value| relative(value.trim()));
     }
@@ -31,7 +43,7 @@ pub(super) fn make_relative(
     });
 }
 
-/// Replaces those values of a field for which there are others.
+/// Replaces the values of a field for which `other` returns a replacement.
 fn replace(response: &mut HeaderMap, name: &HeaderName, other: impl Fn(&str) -> Option<String>) {
     let Some(values) = response.contains_key(name).then(|| response.get_all(name).iter().cloned()) else { return };
     let values: Vec<HeaderValue> = values
@@ -46,7 +58,7 @@ fn replace(response: &mut HeaderMap, name: &HeaderName, other: impl Fn(&str) -> 
     }
 }
 
-fn relative(reference: &str, own: &[String], client: Option<&str>, asked_for: Option<&str>) -> Option<String> {
+fn relative(reference: &str, own: &[String], client: Option<&str>, requested: Option<&str>) -> Option<String> {
     let (scheme, rest) = without_scheme(reference)?;
     let rest = rest.strip_prefix("//")?;
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
@@ -55,15 +67,15 @@ fn relative(reference: &str, own: &[String], client: Option<&str>, asked_for: Op
         return None;
     }
     let path = match path {
-        // An empty reference would mean what was asked for.
+        // An empty reference would mean the requested target.
         path if !path.starts_with('/') => format!("/{path}"),
-        // RFC 3986 §4.2: two slashes would begin a host. Browsers take a backslash for a slash, and drop tabs.
+        // RFC 3986 §4.2: two slashes would begin a host. Browsers treat a backslash as a slash, and drop tabs.
         path if path.bytes().filter(|byte| *byte != b'\t').nth(1).is_some_and(|byte| b"/\\".contains(&byte)) => {
             format!("/.{path}")
         }
         path => path.to_owned(),
     };
-    let leads_back = scheme == Some("https") && asked_for == path.split('#').next();
+    let leads_back = scheme == Some("https") && requested == path.split('#').next();
     (!leads_back).then_some(path)
 }
 
@@ -109,7 +121,7 @@ mod tests {
             ("ftp://api.internal/", "ftp://api.internal/"),
             ("/t/7", "/t/7"),
             ("t/7", "t/7"),
-            // From http to https: without its scheme it would lead back here for ever.
+            // From http to https: without its scheme it would redirect to itself.
             ("https://api.internal/t/?x=1", "https://api.internal/t/?x=1"),
             ("https://api.internal/t/?x=2", "/t/?x=2"),
         ];
@@ -126,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_client_knows_is_left_alone() {
+    fn references_to_the_clients_name_for_larder_are_left_alone() {
         let mut response = HeaderMap::from_iter([(LOCATION, HeaderValue::from_static("http://api.internal/x"))]);
         let host = HeaderValue::from_static("api.internal");
         make_relative(&mut response, &["api.internal".to_owned()], Some(&host), Some("/"));

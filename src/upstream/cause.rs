@@ -1,4 +1,4 @@
-//! Why upstream gave no answer, in few words for the log and for operators. Nothing of a request is in them.
+//! Causes of missing responses, in a few words for the log and for operators. They contain no data of the request.
 
 use std::error::Error;
 use std::io;
@@ -10,12 +10,12 @@ use serde::{Serialize, Serializer};
 
 use super::UpstreamError;
 
-/// How long a cause is not logged again.
+/// Pause before the same cause is logged again.
 const PAUSE: Duration = Duration::from_secs(10);
-/// Most causes that are logged in this time.
+/// Most causes that are logged within a pause.
 const CAUSES: usize = 16;
 
-/// The cause of a failure, as far as it can be told.
+/// The cause of a failure, as specific as possible.
 pub(super) fn of(error: &(dyn Error + 'static)) -> String {
     let mut innermost = error;
     let mut next = Some(error);
@@ -29,7 +29,7 @@ pub(super) fn of(error: &(dyn Error + 'static)) -> String {
     innermost.to_string()
 }
 
-/// What an error was made of. That of an I/O error is not its source, but what it wraps.
+/// The cause of an error. An I/O error may wrap one without naming it as its source.
 fn inner<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
     let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
     wrapped.map(|error| error as &(dyn Error + 'static)).or_else(|| error.source())
@@ -73,21 +73,21 @@ fn of_tls(error: &rustls::Error) -> String {
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         ) => "certificate is for another name; [server.upstream_tls] server_name says which to expect".to_owned(),
         InvalidCertificate(CertificateError::Revoked) => "certificate is revoked".to_owned(),
-        // One that has signed itself, and says that it is an authority: webpki.
+        // webpki's error for a self-signed certificate that is marked as an authority.
         InvalidCertificate(other) if other.to_string().contains("CaUsedAsEndEntity") => {
-            "certificate signed by itself, and that of an authority; let one that it signs stand for the server"
+            "certificate is self-signed and marked as an authority; use a server certificate that it signs"
                 .to_owned()
         }
         InvalidCertificate(other) => format!("certificate is not trusted: {other}"),
         AlertReceived(alert) => format!("TLS refused by upstream: {alert:?}"),
-        InvalidMessage(_) => "not TLS; write http:// if upstream speaks none".to_owned(),
+        InvalidMessage(_) => "not TLS; write http:// if upstream does not use TLS".to_owned(),
         other => format!("TLS: {other}"),
     }
 }
 
-/// One failure of upstream.
+/// A failure of upstream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Failure {
+pub struct UpstreamFailure {
     #[serde(serialize_with = "seconds")]
     time: SystemTime,
     /// The token of the [`UpstreamError`].
@@ -99,43 +99,43 @@ fn seconds<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::
     serializer.collect_str(&humantime::format_rfc3339_seconds(*time))
 }
 
-/// Failures of upstream: the latest of each kind, and what has been logged of them, so that an outage does not fill the log.
+/// Failures of upstream: the latest of each kind. Limits what is logged of them, so that an outage does not fill the log.
 #[derive(Debug, Default)]
 pub(super) struct Failures(Mutex<Noted>);
 
 #[derive(Debug, Default)]
 struct Noted {
     /// At most one of each kind, the latest one last.
-    latest: Vec<Failure>,
+    latest: Vec<UpstreamFailure>,
     logged: Logged,
 }
 
 impl Failures {
-    /// Notes that upstream gave no answer. What is no failure of upstream's is passed over.
+    /// Records a failure and logs it if it is due. Errors that are not upstream's fault are ignored.
     pub fn note(&self, error: UpstreamError, cause: Option<String>) {
         if !is_upstreams(error) {
             return;
         }
         let cause = cause.unwrap_or_else(|| error.to_string());
-        let failure = Failure { time: SystemTime::now(), kind: error.token(), cause: cause.clone() };
+        let failure = UpstreamFailure { time: SystemTime::now(), kind: error.token(), cause: cause.clone() };
         let due = {
             let mut noted = self.lock();
             noted.latest.retain(|other| other.kind != failure.kind);
             noted.latest.push(failure);
             noted.logged.is_due(&cause, Instant::now())
         };
-        if let Some(unlogged) = due {
-            tracing::warn!(%cause, unlogged, "{error}");
+        if let Some(suppressed) = due {
+            tracing::warn!(%cause, suppressed, "{error}");
         }
     }
 
     /// The latest failure.
-    pub fn last(&self) -> Option<Failure> {
+    pub fn last(&self) -> Option<UpstreamFailure> {
         self.lock().latest.last().cloned()
     }
 
-    /// The latest failure of this kind.
-    pub fn last_of(&self, error: UpstreamError) -> Option<Failure> {
+    /// The latest failure of one kind.
+    pub fn last_of(&self, error: UpstreamError) -> Option<UpstreamFailure> {
         self.lock().latest.iter().find(|failure| failure.kind == error.token()).cloned()
     }
 
@@ -145,30 +145,30 @@ impl Failures {
     }
 }
 
-/// Neither the client's fault nor a bound of Larder's.
+/// Whether an error is upstream's fault: not the client's, and not due to a limit.
 fn is_upstreams(error: UpstreamError) -> bool {
     use UpstreamError::{Closed, Garbled, Timeout, Unreachable};
     matches!(error, Unreachable | Closed | Timeout | Garbled)
 }
 
-/// The causes that were logged lately.
+/// The causes that were logged recently.
 #[derive(Debug, Default)]
 struct Logged {
     causes: Vec<(String, Instant)>,
-    unlogged: u64,
+    suppressed: u64,
 }
 
 impl Logged {
-    /// How many failures were not logged since the last that was; none if this one is not to be logged either: its cause was a
-    /// moment ago, or too many others were.
+    /// If a failure may be logged, the number of suppressed ones since the last log line. `None` if its cause, or too many
+    /// others, were logged within [`PAUSE`].
     fn is_due(&mut self, cause: &str, now: Instant) -> Option<u64> {
         self.causes.retain(|(_, at)| now.duration_since(*at) < PAUSE);
         if self.causes.len() >= CAUSES || self.causes.iter().any(|(logged, _)| logged == cause) {
-            self.unlogged += 1;
+            self.suppressed += 1;
             return None;
         }
         self.causes.push((cause.to_owned(), now));
-        Some(std::mem::take(&mut self.unlogged))
+        Some(std::mem::take(&mut self.suppressed))
     }
 }
 
@@ -181,7 +181,7 @@ mod tests {
     struct Connecting(#[source] io::Error);
 
     #[test]
-    fn causes_are_told_in_few_words() {
+    fn a_cause_is_described_in_a_few_words() {
         let tls = |error: rustls::Error| Connecting(io::Error::other(error));
         let certificate = |error| tls(rustls::Error::InvalidCertificate(error));
         let rows = [
@@ -204,17 +204,17 @@ mod tests {
     }
 
     #[test]
-    fn the_same_cause_is_logged_once_in_a_while() {
+    fn the_same_cause_is_logged_once_per_pause() {
         let (mut logged, now) = (Logged::default(), Instant::now());
         assert_eq!(logged.is_due("a", now), Some(0));
         assert_eq!((logged.is_due("a", now), logged.is_due("a", now)), (None, None));
         assert_eq!(logged.is_due("b", now), Some(2));
-        assert_eq!(logged.is_due("a", now), None, "another one in between changes nothing");
+        assert_eq!(logged.is_due("a", now), None, "another cause in between changes nothing");
         assert_eq!(logged.is_due("b", now + PAUSE), Some(1));
     }
 
     #[test]
-    fn causes_that_are_always_others_do_not_fill_the_log() {
+    fn ever_new_causes_do_not_fill_the_log() {
         let (mut logged, now) = (Logged::default(), Instant::now());
         let lines = (0..1000).filter(|n: &usize| logged.is_due(&n.to_string(), now).is_some()).count();
         assert_eq!(lines, CAUSES);
@@ -229,9 +229,9 @@ mod tests {
         failures.note(UpstreamError::Closed, Some("connection reset".to_owned()));
         failures.note(UpstreamError::Closed, None);
         failures.note(UpstreamError::Slow, None);
-        let causes = |failure: Option<Failure>| failure.map(|failure| failure.cause);
-        assert_eq!(causes(failures.last()).as_deref(), Some("upstream closed the connection without an answer"));
+        let causes = |failure: Option<UpstreamFailure>| failure.map(|failure| failure.cause);
+        assert_eq!(causes(failures.last()).as_deref(), Some("upstream closed the connection without a response"));
         assert_eq!(causes(failures.last_of(UpstreamError::Unreachable)).as_deref(), Some("connection refused"));
-        assert_eq!(failures.last_of(UpstreamError::Slow), None, "it is the client's");
+        assert_eq!(failures.last_of(UpstreamError::Slow), None, "it is the client's fault");
     }
 }

@@ -1,6 +1,6 @@
-//! A connection to upstream, and what has passed on it. RFC 9112 §9.3.1 lets a request be repeated when a connection that
-//! had been idle turns out to be closed. When upstream has begun to answer, or the connection was a new one, it is no idle
-//! connection that was closed: upstream has received the request, and ended it.
+//! A connection to upstream, and its traffic. RFC 9112 §9.3.1 allows a request to be repeated when an idle connection turns out
+//! to be closed. If upstream had begun to respond, or the connection was new, it was not closed while idle: upstream may have
+//! processed the request.
 
 use std::error::Error as _;
 use std::io::{self, ErrorKind};
@@ -24,50 +24,50 @@ use tokio::time::Sleep;
 use super::RequestBody;
 use super::framing::Ending;
 use super::head::{HeadFault, HeadScan, LINE};
-use super::socket::{Look, Unread};
+use super::socket::{SocketProbe, Unread};
 use super::suspects::{Carried, Suspects};
+use crate::hooked_stream::{HookedStream, Output, StreamHooks};
 use crate::http::headers;
 
-/// The buffer for what upstream sends, beyond the largest head, bytes.
+/// hyper's read buffer beyond the largest head, bytes.
 const READ_BUFFER: usize = 16 << 10;
 
-/// Responses after which a connection rests, whatever they were: that ends it if it is out of step.
+/// Responses after which a connection rests in any case, so that one that is out of step is detected.
 const RESPONSES_WITHOUT_REST: u32 = 256;
 
-/// How long upstream's answer may be read, after a write to its connection has failed.
-const LAST_WORDS: Duration = Duration::from_secs(30);
+/// Longest time to read upstream's response after a write has failed.
+const AFTER_FAILED_WRITE: Duration = Duration::from_secs(30);
 
 /// A connection to upstream, for one request at a time.
 #[derive(Debug)]
 pub(super) struct UpstreamConn {
     sender: SendRequest<RequestBody>,
     traffic: Arc<Traffic>,
-    /// What drives it.
+    /// The task that drives it.
     task: AbortHandle,
-    look: Look,
-    /// How its last response ended; `None`: it has carried none.
+    probe: SocketProbe,
+    /// How its last response ended; `None` before the first one.
     last: Option<Ending>,
-    /// Responses since it last rested.
+    /// Responses since its last rest.
     responses: u32,
-    /// Where it leads.
+    /// Upstream's address.
     peer: Option<IpAddr>,
-    /// How long upstream keeps it while it is idle, as its last response says.
+    /// Upstream's idle timeout (`Keep-Alive`), from its last response.
     keep_alive: Option<Duration>,
 }
 
-/// Bytes that belong to no response.
+/// Stray bytes: bytes that belong to no response.
 #[derive(Debug)]
 pub(super) struct Stray {
-    /// How the response ended behind which they came.
+    /// How the response before them ended.
     pub behind: Ending,
-    /// Whose answers may have been those of others.
+    /// Requests that may have got the responses to others.
     pub suspects: Suspects,
 }
 
 impl UpstreamConn {
-    /// Speaks HTTP/1.1 over a stream. When upstream sends something while no request is under way, the connection ends,
-    /// and `on_stray` is told.
-    /// A response's head, with the interim ones before it, has at most `max_head` bytes.
+    /// Starts HTTP/1.1 on a stream. Bytes that arrive while no request is in progress end the connection and are reported to
+    /// `on_stray`. The heads of a response, with its interim responses, have at most `max_head` bytes.
     pub async fn over<S>(
         stream: S,
         max_head: usize,
@@ -78,16 +78,16 @@ impl UpstreamConn {
     {
         let mut extras = http::Extensions::new();
         stream.connected().get_extras(&mut extras);
-        let look = extras.remove().unwrap_or_default();
+        let probe = extras.remove().unwrap_or_default();
         let peer = extras.get::<HttpInfo>().map(|info| info.remote_addr().ip());
         let traffic = Arc::<Traffic>::default();
-        let stream = TokioIo::new(Observed::new(stream, &traffic, max_head));
+        let stream = TokioIo::new(HookedStream::new(TokioIo::new(stream), TrafficHooks::new(&traffic, max_head)));
         // RFC 9112 §5.1: a proxy removes whitespace between a response's field name and its colon.
         let mut builder = Builder::new();
         builder.allow_spaces_after_header_name_in_responses(true);
         // The limit is in bytes.
         builder.max_headers(max_head / LINE);
-        // A chunk that waits for its client keeps all of the buffer that it came in: hyper's own grow to 400 KiB.
+        // A chunk that waits for its client keeps the whole read buffer in memory: hyper's default grows to 400 KiB.
         builder.max_buf_size(max_head + READ_BUFFER);
         let (sender, connection) = builder.handshake(stream).await?;
         let seen = Arc::clone(&traffic);
@@ -100,25 +100,25 @@ impl UpstreamConn {
             }
         })
         .abort_handle();
-        Ok(UpstreamConn { sender, traffic, task, look, last: None, responses: 0, peer, keep_alive: None })
+        Ok(UpstreamConn { sender, traffic, task, probe, last: None, responses: 0, peer, keep_alive: None })
     }
 
-    /// Ends it, whatever is under way on it.
+    /// Aborts the connection, and any request on it.
     pub fn task(&self) -> AbortHandle {
         self.task.clone()
     }
 
-    /// The address that it leads to, if it is known.
+    /// Upstream's address, if known.
     pub fn peer(&self) -> Option<IpAddr> {
         self.peer
     }
 
-    /// How long upstream keeps it while it is idle, if it has said so.
+    /// Upstream's idle timeout, if it sent one.
     pub fn keep_alive(&self) -> Option<Duration> {
         self.keep_alive
     }
 
-    /// Notes what its last response says of that.
+    /// Records the idle timeout in the fields of a response.
     pub fn note_keep_alive(&mut self, fields: &HeaderMap) {
         self.keep_alive = headers::keep_alive(fields);
     }
@@ -137,8 +137,8 @@ impl UpstreamConn {
         self.sender.try_send_request(request).await
     }
 
-    /// Notes how the response ends whose head has come, and what it answers. What does not belong to it, if it has come
-    /// with it.
+    /// Records the ending and the request of the response whose head has arrived. Returns stray bytes that have arrived with
+    /// it.
     pub fn end(&mut self, ending: Ending, method: &Method, path_and_query: &str) -> Option<Stray> {
         self.last = Some(ending);
         self.responses += 1;
@@ -146,7 +146,7 @@ impl UpstreamConn {
         if self.traffic.end(ending) { self.stray() } else { None }
     }
 
-    /// What has come since the last response belongs to no response. `None` on a new connection.
+    /// Reports bytes after the last response as stray. `None` on a new connection.
     pub fn stray(&self) -> Option<Stray> {
         let behind = self.last?;
         Some(Stray { behind, suspects: self.traffic.suspects() })
@@ -158,14 +158,14 @@ impl UpstreamConn {
         self.last == Some(Ending::Head) || self.responses >= RESPONSES_WITHOUT_REST
     }
 
-    /// It has been idle for long enough.
+    /// Records that it has rested.
     pub fn note_rest(&mut self) {
         self.responses = 0;
     }
 
-    /// What has arrived while no request is under way.
+    /// What has arrived while no request is in progress.
     pub fn unread(&self) -> Unread {
-        self.look.unread()
+        self.probe.unread()
     }
 
     /// Whether another request may be sent now.
@@ -173,45 +173,45 @@ impl UpstreamConn {
         self.sender.is_ready()
     }
 
-    /// Waits until another request may be sent. Whether that will be.
+    /// Waits until another request may be sent. `false` if the connection ends instead.
     pub async fn idle(&mut self) -> bool {
         self.sender.ready().await.is_ok()
     }
 
-    /// Whether something of the last request could not be written.
+    /// Whether a write has failed.
     pub fn is_refused(&self) -> bool {
         self.traffic.is_refused.load(Ordering::Acquire)
     }
 
-    /// Whether upstream has answered on this connection before, but nothing to a request of at least so many bytes.
+    /// Whether upstream has responded on this connection before, but not to the current request of at least `length` bytes.
     pub fn heard_nothing_of(&self, length: u64) -> bool {
         self.traffic.heard_nothing_of(length)
     }
 }
 
-/// Whether a connection ended because of bytes that came while no request was under way.
+/// Whether a connection ended because of bytes that arrived while no request was in progress.
 pub(super) fn is_stray(error: &hyper::Error) -> bool {
-    // hyper has no other name for it.
+    // hyper identifies this error by its text only.
     let is_it = |error: &hyper::Error| error.to_string() == "received unexpected message from connection";
     is_it(error) || error.source().and_then(|source| source.downcast_ref()).is_some_and(is_it)
 }
 
-/// What was wrong with a head that made a connection end.
+/// The fault of a response head that ended the connection.
 pub(super) fn head_fault(error: &hyper::Error) -> Option<HeadFault> {
     error.source()?.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref().copied()
 }
 
-/// What passed on one connection. Only its own task writes here what it reads and writes, so that it comes in its order.
+/// The traffic of one connection. Reads and writes are recorded by the connection's task alone, and so in their order.
 #[derive(Debug, Default)]
 struct Traffic {
-    has_heard: AtomicBool,
-    /// Bytes that were sent since upstream was last heard.
+    has_read: AtomicBool,
+    /// Bytes sent since the last read.
     sent: AtomicU64,
     /// A write failed.
     is_refused: AtomicBool,
-    /// What came last began like a 408.
+    /// The last read began like a 408.
     is_timeout: AtomicBool,
-    /// Of the current response: [`HEAD`], [`CONTENT`], [`STRAY`].
+    /// Flags of the current response: [`HEAD`], [`CONTENT`], [`STRAY`].
     response: AtomicU8,
     /// Reads since the last request that began like a response.
     heads: AtomicU32,
@@ -220,34 +220,34 @@ struct Traffic {
     carried: Mutex<Carried>,
 }
 
-/// Its head has come, and is all of it.
+/// Its head has arrived, and it has no content.
 const HEAD: u8 = 1;
-/// Its head has come, and content may follow.
+/// Its head has arrived, and content may follow.
 const CONTENT: u8 = 2;
-/// Something else has come behind it.
+/// Stray bytes have arrived after it.
 const STRAY: u8 = 4;
 
-/// What goes out in one write, bytes: of a shorter request nothing is left to be written when its answer begins.
+/// Size of one write, bytes. A shorter request is written completely before its response begins.
 const ONE_WRITE: u64 = 16 << 10;
 
 impl Traffic {
     fn heard_nothing_of(&self, length: u64) -> bool {
         let sent = self.sent.load(Ordering::Acquire);
-        // It had been closed before anything could be sent.
+        // The connection was closed before anything could be sent.
         let is_refused = self.is_refused.load(Ordering::Acquire) && sent == 0 && length <= ONE_WRITE;
-        self.has_heard.load(Ordering::Acquire) && (sent >= length || is_refused)
+        self.has_read.load(Ordering::Acquire) && (sent >= length || is_refused)
     }
 
-    fn hear(&self, bytes: &[u8]) {
+    fn note_read(&self, bytes: &[u8]) {
         if !bytes.is_empty() {
-            self.has_heard.store(true, Ordering::Release);
+            self.has_read.store(true, Ordering::Release);
             self.sent.store(0, Ordering::Release);
             self.is_timeout.store(is_timeout(bytes), Ordering::Release);
             self.heads.fetch_add(u32::from(bytes.starts_with(HEAD_BEGINS)), Ordering::AcqRel);
         }
     }
 
-    fn send(&self, written: &io::Result<usize>) {
+    fn note_write(&self, written: &io::Result<usize>) {
         match written {
             Ok(bytes) => drop(self.sent.fetch_add(*bytes as u64, Ordering::AcqRel)),
             Err(_) => self.is_refused.store(true, Ordering::Release),
@@ -258,7 +258,7 @@ impl Traffic {
         self.carried.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes what may have been answered with what belongs to others.
+    /// Takes the requests that may have got the responses to others.
     fn suspects(&self) -> Suspects {
         let has_another = self.heads.load(Ordering::Acquire) > 1;
         self.carried().take(has_another)
@@ -275,8 +275,8 @@ impl Traffic {
         self.response.fetch_or(ending, Ordering::AcqRel) & STRAY != 0 && !self.is_timeout.load(Ordering::Acquire)
     }
 
-    /// How the response ended behind which something came. `None`: that is to be found out by who waits for its head, or
-    /// what came is a 408, which some servers send before they close an idle connection (RFC 9110 §15.5.9).
+    /// Records stray bytes. Returns how the response before them ended; `None` if its head is still awaited (then
+    /// [`Traffic::end`] reports them), or if they are a 408.
     fn note_stray(&self) -> Option<Ending> {
         let response = self.response.fetch_or(STRAY, Ordering::AcqRel);
         match response {
@@ -288,7 +288,7 @@ impl Traffic {
     }
 }
 
-/// How a response begins.
+/// First bytes of a response.
 const HEAD_BEGINS: &[u8] = b"HTTP/1.";
 
 /// Whether bytes begin like a 408, which some servers send before they close an idle connection (RFC 9110 §15.5.9).
@@ -296,46 +296,34 @@ pub(super) fn is_timeout(bytes: &[u8]) -> bool {
     bytes.starts_with(HEAD_BEGINS) && bytes.get(8..12) == Some(b" 408")
 }
 
-/// A stream whose traffic is noted. When upstream does not take what is written any more, it may have answered before it
-/// stopped (RFC 9112 §9.6): then writes wait, while the answer is read, or the end. hyper would give up at once.
+/// Records the traffic of a connection and scans response heads. When upstream stops reading, it may have responded before
+/// (RFC 9112 §9.6): a failed write stays pending until the response, or the end, has been read. hyper would give up at
+/// once.
 #[derive(Debug)]
-struct Observed<S> {
-    stream: TokioIo<S>,
+struct TrafficHooks {
     traffic: Arc<Traffic>,
     max_head: usize,
     /// The heads of the current response.
     scan: HeadScan,
     /// [`Traffic::requests`] when it began.
     requests: u32,
-    /// Since a write has failed.
-    last_words: Option<Pin<Box<Sleep>>>,
+    /// Runs from the first failed write.
+    failed_write: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Observed<S> {
-    fn new(stream: S, traffic: &Arc<Traffic>, max_head: usize) -> Observed<S> {
-        Observed {
-            stream: TokioIo::new(stream),
+impl TrafficHooks {
+    fn new(traffic: &Arc<Traffic>, max_head: usize) -> TrafficHooks {
+        TrafficHooks {
             traffic: Arc::clone(traffic),
             max_head,
             scan: HeadScan::new(max_head),
             requests: 0,
-            last_words: None,
+            failed_write: None,
         }
     }
 
-    fn note(&mut self, cx: &mut Context<'_>, written: io::Result<usize>) -> Poll<io::Result<usize>> {
-        self.traffic.send(&written);
-        let is_ended =
-            |error: &io::Error| matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset);
-        if written.as_ref().is_err_and(is_ended) {
-            let waiting = self.last_words.get_or_insert_with(|| Box::pin(tokio::time::sleep(LAST_WORDS)));
-            ready!(waiting.as_mut().poll(cx));
-        }
-        Poll::Ready(written)
-    }
-
-    fn look_at(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.traffic.hear(bytes);
+    fn scan_read(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.traffic.note_read(bytes);
         let requests = self.traffic.requests.load(Ordering::Acquire);
         if requests != self.requests {
             (self.scan, self.requests) = (HeadScan::new(self.max_head), requests);
@@ -344,48 +332,23 @@ impl<S> Observed<S> {
     }
 }
 
-impl<S> AsyncRead for Observed<S>
-where
-    TokioIo<S>: AsyncRead + Unpin,
-{
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
+impl<S: AsyncRead + AsyncWrite + Unpin> StreamHooks<S> for TrafficHooks {
+    fn read(&mut self, stream: &mut S, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
-        Poll::Ready(this.look_at(&buffer.filled()[before..]))
-    }
-}
-
-impl<S> AsyncWrite for Observed<S>
-where
-    TokioIo<S>: AsyncWrite + Unpin,
-{
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes));
-        this.note(cx, written)
+        ready!(Pin::new(stream).poll_read(cx, buffer))?;
+        Poll::Ready(self.scan_read(&buffer.filled()[before..]))
     }
 
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, pieces));
-        this.note(cx, written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    fn write(&mut self, stream: &mut S, cx: &mut Context<'_>, output: Output<'_>) -> Poll<io::Result<usize>> {
+        let written = ready!(output.write_to(stream, cx));
+        self.traffic.note_write(&written);
+        let is_closed =
+            |error: &io::Error| matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset);
+        if written.as_ref().is_err_and(is_closed) {
+            let wait = self.failed_write.get_or_insert_with(|| Box::pin(tokio::time::sleep(AFTER_FAILED_WRITE)));
+            ready!(wait.as_mut().poll(cx));
+        }
+        Poll::Ready(written)
     }
 }
 
@@ -394,48 +357,48 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_is_unheard_when_all_of_it_was_sent_after_the_last_word() {
+    fn a_request_has_no_response_if_all_of_it_was_sent_after_the_last_read() {
         let traffic = Traffic::default();
-        traffic.send(&Ok(100));
+        traffic.note_write(&Ok(100));
         assert!(!traffic.heard_nothing_of(100), "a new connection");
-        traffic.hear(b"x");
+        traffic.note_read(b"x");
         assert!(!traffic.heard_nothing_of(100));
-        traffic.send(&Ok(100));
+        traffic.note_write(&Ok(100));
         assert!(traffic.heard_nothing_of(100));
-        traffic.hear(b"");
-        assert!(traffic.heard_nothing_of(100), "the end is no word");
-        traffic.hear(b"x");
+        traffic.note_read(b"");
+        assert!(traffic.heard_nothing_of(100), "the end of the connection is no response");
+        traffic.note_read(b"x");
         assert!(!traffic.heard_nothing_of(100));
-        // Upstream spoke when half of the next one was sent.
-        traffic.send(&Ok(50));
-        traffic.hear(b"x");
-        traffic.send(&Ok(50));
+        // Upstream responds when half of the next request is sent.
+        traffic.note_write(&Ok(50));
+        traffic.note_read(b"x");
+        traffic.note_write(&Ok(50));
         assert!(!traffic.heard_nothing_of(100));
     }
 
     #[test]
-    fn a_request_that_could_not_be_sent_is_unheard() {
+    fn a_request_that_could_not_be_written_has_no_response() {
         let refused = || Err(ErrorKind::BrokenPipe.into());
         let traffic = Traffic::default();
-        traffic.send(&refused());
+        traffic.note_write(&refused());
         assert!(!traffic.heard_nothing_of(100), "a new connection");
-        traffic.hear(b"x");
-        traffic.send(&refused());
+        traffic.note_read(b"x");
+        traffic.note_write(&refused());
         assert!(traffic.heard_nothing_of(100));
-        assert!(!traffic.heard_nothing_of(ONE_WRITE + 1), "the answer may have begun before the last write");
-        traffic.send(&Ok(50));
-        assert!(!traffic.heard_nothing_of(100), "upstream may have had some of it");
+        assert!(!traffic.heard_nothing_of(ONE_WRITE + 1), "the response may have begun before the last write");
+        traffic.note_write(&Ok(50));
+        assert!(!traffic.heard_nothing_of(100), "upstream may have received some of it");
     }
 
     #[test]
-    fn stray_bytes_are_told_once_whoever_comes_first() {
+    fn stray_bytes_are_reported_once_in_either_order_of_events() {
         for ending in [Ending::Head, Ending::Content] {
             let traffic = Traffic::default();
             traffic.begin();
-            traffic.hear(b"HTTP/1.1 204 No Content\r\n\r\nHello");
+            traffic.note_read(b"HTTP/1.1 204 No Content\r\n\r\nHello");
             assert!(!traffic.end(ending));
             assert_eq!(traffic.note_stray(), Some(ending));
-            // The connection ends before the one who waits for the head has seen it.
+            // The connection ends before the head has been handled.
             traffic.begin();
             assert_eq!(traffic.note_stray(), None);
             assert!(traffic.end(ending));
@@ -443,10 +406,10 @@ mod tests {
     }
 
     #[test]
-    fn a_408_shows_nothing() {
+    fn a_408_does_not_count_as_stray_bytes() {
         let traffic = Traffic::default();
         assert!(!traffic.end(Ending::Head));
-        traffic.hear(b"HTTP/1.0 408 Request Time-out\r\n\r\n");
+        traffic.note_read(b"HTTP/1.0 408 Request Time-out\r\n\r\n");
         assert_eq!(traffic.note_stray(), None);
         for (bytes, expected) in [
             ("HTTP/1.1 408\r\n\r\n", true),

@@ -1,15 +1,15 @@
-//! What the head of a response says of the bytes behind it (RFC 9112 §6.3).
+//! What the head of a response says about the bytes that follow (RFC 9112 §6.3).
 
 use http::{HeaderMap, Method, Response, StatusCode, Version, header};
 
 use crate::http::headers;
 
-/// How the end of a response was told.
+/// Where a response ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// With the head: it is a response that has no content (RFC 9112 §6.3, rule 1), whatever its fields say.
+    /// With its head: it has no content (RFC 9112 §6.3, rule 1), whatever its fields say.
     Head,
-    /// By a length, by the last chunk, or by the connection's end.
+    /// With its content: by length, last chunk, or the end of the connection.
     Content,
 }
 
@@ -29,8 +29,8 @@ pub(super) fn closes<B>(response: &Response<B>) -> bool {
     says("close") || response.version() == Version::HTTP_10 && !says("keep-alive")
 }
 
-/// Whether a response that has no content announces some that may follow all the same. `Content-Length` in a 304 is that
-/// of another response (RFC 9110 §8.6), and the answer to a HEAD has either field by right; both together are no length.
+/// Whether a response without content announces content, which may follow. Allowed are `Content-Length` in a 304, where it
+/// describes another response (RFC 9110 §8.6), and either field, but not both, in the response to a HEAD.
 pub(super) fn announces_impossible_content(method: &Method, status: StatusCode, fields: &HeaderMap) -> bool {
     if Ending::of(method, status) == Ending::Content {
         return false;
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_ends_as_version_and_options_say() {
+    fn a_connection_closes_by_version_and_connection_options() {
         let rows = [
             (Version::HTTP_11, "", false),
             (Version::HTTP_11, "upgrade, Close", true),
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn content_is_impossible_where_the_head_is_all() {
+    fn content_is_impossible_in_a_response_that_ends_with_its_head() {
         let (length, coding) = (header::CONTENT_LENGTH, header::TRANSFER_ENCODING);
         let rows: [(u16, HeaderName, &'static str, bool); 14] = [
             (200, length.clone(), "5", false),

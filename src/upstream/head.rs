@@ -1,48 +1,48 @@
-//! Looks at the heads of responses as they arrive, before hyper does: it ends a line with a lone LF too (RFC 9112 §2.2), so
-//! that an LF in a field value becomes a new field, and it reads any number of interim responses.
+//! Scans response heads before hyper parses them. hyper accepts a bare LF as the end of a line (RFC 9112 §2.2), so that an LF
+//! in a field value would begin a new field, and it reads any number of interim responses.
 
 use memchr::memchr;
 
-/// Interim responses (1xx) to one request.
+/// Most interim responses (1xx) to one request.
 const INTERIM: u32 = 100;
-/// What a field line counts at least, bytes: RFC 9113 §6.5.2 adds as many to each field.
+/// Least bytes that a field line counts: RFC 9113 §6.5.2 adds as many to each field.
 pub const LINE: usize = 32;
 /// The beginning of a status line up to its code.
 const STATUS: usize = "HTTP/1.1 100".len();
 
-/// What is wrong with a head.
+/// Why a response head is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum HeadFault {
-    #[error("a line of the response's head ends with LF, others with CR LF")]
+    #[error("a line of the response head ends with LF, others with CR LF")]
     BareLf,
-    #[error("the response's head is larger than max_head")]
+    #[error("the response head is larger than max_head")]
     TooLarge,
     #[error("more than {INTERIM} interim responses")]
     Interim,
 }
 
-/// The heads of the responses to one request: interim ones, and the final one.
+/// Scans the heads of the responses to one request: the interim ones and the final one.
 #[derive(Debug)]
 pub(super) struct HeadScan {
-    /// What they may have, all together, bytes.
+    /// Bytes that the heads together may still have.
     left: usize,
     interim: u32,
-    /// The final one has been seen to its end.
+    /// The final head is complete.
     is_over: bool,
-    /// Whether the lines of this head end with CR LF; `None` before the first end.
+    /// Whether the lines of this head end with CR LF; `None` before the end of the first line.
     ends_with_cr: Option<bool>,
-    /// Bytes of the line so far, without its end.
+    /// Length of the line so far.
     line: usize,
-    /// The last of them.
+    /// Its last byte so far.
     last: u8,
-    /// The line is the status line.
+    /// Whether it is the status line.
     is_first: bool,
-    /// How it begins.
+    /// The beginning of the status line.
     status: [u8; STATUS],
 }
 
 impl HeadScan {
-    /// Of at most so many bytes. A line counts as [`LINE`] bytes at least.
+    /// For heads of at most `max_head` bytes together. A line counts as at least [`LINE`] bytes.
     pub fn new(max_head: usize) -> HeadScan {
         HeadScan {
             left: max_head,
@@ -56,8 +56,8 @@ impl HeadScan {
         }
     }
 
-    /// Looks at what has arrived. What comes behind the final head is passed over, and so is what does not begin like a
-    /// response: what becomes of that is for hyper to say.
+    /// Scans bytes that have arrived. Ignores what follows the final head, and what does not begin like a response: hyper
+    /// rejects that.
     pub fn take(&mut self, bytes: &[u8]) -> Result<(), HeadFault> {
         match self.take_lines(bytes) {
             Err(_) if self.interim == 0 && !self.status.starts_with(b"HTTP/1.") => {
@@ -100,7 +100,7 @@ impl HeadScan {
         self.left = self.left.checked_sub(length.max(LINE)).ok_or(HeadFault::TooLarge)?;
         (self.line, self.last) = (0, 0);
         match (length, self.is_first) {
-            // An empty line before the status line is passed over.
+            // An empty line before the status line is ignored.
             (0, true) => {}
             (0, false) => self.end_head()?,
             (_, is_first) => self.is_first = self.is_first && !is_first,
@@ -123,7 +123,7 @@ impl HeadScan {
 mod tests {
     use super::*;
 
-    /// What comes of a message, in pieces of every size.
+    /// The result for a message, which is the same in pieces of every size.
     #[track_caller]
     fn scanned(message: &str, max_head: usize) -> Result<(), HeadFault> {
         let scan = |size: usize| {
@@ -138,13 +138,13 @@ mod tests {
     }
 
     #[test]
-    fn an_lf_in_a_value_is_told_from_the_end_of_a_line() {
+    fn a_bare_lf_among_lines_that_end_with_cr_lf_is_refused() {
         let heads =
             ["HTTP/1.1 200 OK\r\nA: 1\nB: 2\r\n\r\n", "HTTP/1.1 200 OK\nA: 1\r\n\r\n", "HTTP/1.1 200 OK\r\n\n"];
         for head in heads.into_iter().chain(["HTTP/1.1 103 X\r\n\r\nHTTP/1.1 200 OK\r\nA: \n\r\n\r\n"]) {
             assert_eq!(scanned(head, 1000), Err(HeadFault::BareLf), "{head:?}");
         }
-        // RFC 9112 §2.2: who ends every line so means it.
+        // RFC 9112 §2.2: allowed if every line ends so.
         for good in
             ["HTTP/1.1 200 OK\n\n", "\r\nHTTP/1.1 200 OK\r\nA: 1\r\n\r\n1\n2\r\n\n", "HTTP/1.1 200 OK\r\nA:"]
         {
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn content_is_not_looked_at() {
+    fn content_is_not_scanned() {
         let message = format!("HTTP/1.1 200 OK\r\n\r\n{}", "x\ny\r\n".repeat(1000));
         assert_eq!(scanned(&message, 100), Ok(()));
         let switched = format!("HTTP/1.1 101 Switching\r\n\r\n{}", "x\ny\r\n".repeat(1000));

@@ -1,6 +1,6 @@
-//! The addresses of upstream's name. They are asked for again when the resolver's answer is over: by its TTL where a DNS
-//! server is asked ([`crate::config::Server::resolver`]), after [`SYSTEM`] where the system is, which tells none. What was
-//! known stays in use while the name cannot be resolved.
+//! Resolves upstream's host name, and again when the answer expires: by its TTL if a DNS server is configured
+//! ([`crate::config::Server::resolver`]), after [`SYSTEM`] with the system's resolver, which reports no TTL. While the name
+//! cannot be resolved, the last addresses stay in use.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -16,29 +16,29 @@ use hyper_util::client::legacy::connect::dns::Name;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tower_service::Service;
 
-/// How long an answer of the system's resolver counts: it tells no TTL.
+/// Lifetime of an answer of the system's resolver.
 const SYSTEM: Duration = Duration::from_secs(30);
-/// The least and the most that an answer counts, whatever its TTL is.
+/// Least and longest lifetime of an answer, whatever its TTL.
 const LEAST: Duration = Duration::from_secs(1);
 const MOST: Duration = Duration::from_secs(60);
-/// When a resolver that failed is asked again.
+/// Pause after a failed resolution while addresses are known.
 const RETRY: Duration = Duration::from_secs(5);
-/// How long a resolver is waited for while addresses are known.
+/// Longest wait for the resolver while addresses are known.
 const GRACE: Duration = Duration::from_millis(200);
 
-/// What is known of a name.
+/// The addresses of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Known {
+pub(super) struct Resolved {
     pub addresses: Arc<[IpAddr]>,
-    /// When to ask again.
+    /// When to resolve again.
     pub until: Instant,
 }
 
-impl Known {
-    fn of(mut addresses: Vec<IpAddr>, counts: Duration, now: Instant) -> Option<Known> {
+impl Resolved {
+    fn of(mut addresses: Vec<IpAddr>, lifetime: Duration, now: Instant) -> Option<Resolved> {
         addresses.dedup();
-        let until = now + counts.clamp(LEAST, MOST);
-        (!addresses.is_empty()).then(|| Known { addresses: addresses.into(), until })
+        let until = now + lifetime.clamp(LEAST, MOST);
+        (!addresses.is_empty()).then(|| Resolved { addresses: addresses.into(), until })
     }
 }
 
@@ -48,16 +48,16 @@ pub(super) struct Names(Arc<Inner>);
 
 struct Inner {
     name: String,
-    asked: Asked,
-    patience: Duration,
-    known: Mutex<Option<Known>>,
-    /// When the resolver failed last, and how.
+    resolver: Resolver,
+    timeout: Duration,
+    known: Mutex<Option<Resolved>>,
+    /// The last failure of the resolver.
     failed: Mutex<Option<(Instant, io::ErrorKind, String)>>,
-    /// Held by who asks the resolver.
-    asking: Arc<AsyncMutex<()>>,
+    /// Held during a resolution.
+    resolving: Arc<AsyncMutex<()>>,
 }
 
-enum Asked {
+enum Resolver {
     System,
     Server(Box<TokioResolver>),
 }
@@ -69,47 +69,47 @@ impl std::fmt::Debug for Names {
 }
 
 impl Names {
-    /// Of this name, by the DNS server `resolver`, or by the system. A resolver is waited for no longer than `patience`.
-    pub fn new(name: &str, resolver: Option<SocketAddr>, patience: Duration) -> io::Result<Names> {
-        let asked = match resolver {
-            Some(server) => Asked::Server(Box::new(client(server, patience)?)),
-            None => Asked::System,
+    /// Resolves `name` by the DNS server `resolver`, or by the system. A resolution takes at most `timeout`.
+    pub fn new(name: &str, resolver: Option<SocketAddr>, timeout: Duration) -> io::Result<Names> {
+        let resolver = match resolver {
+            Some(server) => Resolver::Server(Box::new(client(server, timeout)?)),
+            None => Resolver::System,
         };
         Ok(Names(Arc::new(Inner {
             name: name.to_owned(),
-            asked,
-            patience,
+            resolver,
+            timeout,
             known: Mutex::default(),
             failed: Mutex::default(),
-            asking: Arc::default(),
+            resolving: Arc::default(),
         })))
     }
 
-    /// The addresses, asked for again if what is known is over. Where addresses are known, the resolver is waited for no longer
-    /// than [`GRACE`], and by one caller at a time: the others go on with what is known.
+    /// The current addresses. Expired ones are resolved again by one caller at a time, which waits at most [`GRACE`] and then
+    /// gets the expired addresses, as the other callers do.
     ///
     /// # Errors
     ///
-    /// The name cannot be resolved, and nothing is known of it.
-    pub async fn current(&self) -> io::Result<Known> {
+    /// The name cannot be resolved, and no addresses are known.
+    pub async fn current(&self) -> io::Result<Resolved> {
         let Some(known) = self.known() else {
-            return self.ask_again(Arc::clone(&self.0.asking).lock_owned().await).await;
+            return self.resolve_again(Arc::clone(&self.0.resolving).lock_owned().await).await;
         };
         if known.until > Instant::now() {
             return Ok(known);
         }
-        let Ok(turn) = Arc::clone(&self.0.asking).try_lock_owned() else { return Ok(known) };
+        let Ok(permit) = Arc::clone(&self.0.resolving).try_lock_owned() else { return Ok(known) };
         let names = self.clone();
-        // In a task of its own: it goes on when nobody waits any more.
-        let answer = tokio::spawn(async move { names.ask_again(turn).await });
+        // In a task of its own, which goes on after GRACE.
+        let answer = tokio::spawn(async move { names.resolve_again(permit).await });
         match tokio::time::timeout(GRACE, answer).await {
             Ok(Ok(found)) => found,
             _ => Ok(known),
         }
     }
 
-    /// Asks the resolver, unless somebody has since.
-    async fn ask_again(&self, _turn: OwnedMutexGuard<()>) -> io::Result<Known> {
+    /// Resolves, unless another caller has done so meanwhile.
+    async fn resolve_again(&self, _permit: OwnedMutexGuard<()>) -> io::Result<Resolved> {
         let known = self.known();
         if let Some(known) = known.as_ref().filter(|known| known.until > Instant::now()) {
             return Ok(known.clone());
@@ -117,7 +117,7 @@ impl Names {
         if let Some(error) = self.failure().filter(|_| known.is_none()) {
             return Err(error);
         }
-        let answer = match tokio::time::timeout(self.0.patience, self.ask()).await {
+        let answer = match tokio::time::timeout(self.0.timeout, self.resolve()).await {
             Ok(answer) => {
                 answer.and_then(|known| known.ok_or_else(|| io::Error::other("the name has no address")))
             }
@@ -131,43 +131,43 @@ impl Names {
                 return Err(error);
             }
             (Err(error), Some(known)) => {
-                tracing::warn!(name = self.0.name, %error, "upstream's name cannot be resolved: its last addresses stay in use");
-                Known { until: Instant::now() + RETRY, ..known }
+                tracing::warn!(name = self.0.name, %error, "cannot resolve upstream's host name: the last addresses stay in use");
+                Resolved { until: Instant::now() + RETRY, ..known }
             }
         };
         *self.0.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(found.clone());
         Ok(found)
     }
 
-    /// How the resolver has just failed: those who waited for their turn meanwhile need not ask it again.
+    /// A failure of the resolver a moment ago: callers that waited for it meanwhile need not resolve again.
     fn failure(&self) -> Option<io::Error> {
         let failed = self.0.failed.lock().unwrap_or_else(PoisonError::into_inner);
         let (_, kind, message) = failed.as_ref().filter(|(at, ..)| at.elapsed() < LEAST)?;
         Some(io::Error::new(*kind, message.clone()))
     }
 
-    fn known(&self) -> Option<Known> {
+    fn known(&self) -> Option<Resolved> {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn ask(&self) -> io::Result<Option<Known>> {
+    async fn resolve(&self) -> io::Result<Option<Resolved>> {
         let name = self.0.name.as_str();
-        match &self.0.asked {
-            Asked::System => {
+        match &self.0.resolver {
+            Resolver::System => {
                 let addresses = tokio::net::lookup_host((name, 0)).await?.map(|address| address.ip()).collect();
-                Ok(Known::of(addresses, SYSTEM, Instant::now()))
+                Ok(Resolved::of(addresses, SYSTEM, Instant::now()))
             }
-            Asked::Server(resolver) => {
+            Resolver::Server(resolver) => {
                 let answer = resolver.lookup_ip(name).await.map_err(io::Error::other)?;
                 let now = Instant::now();
-                Ok(Known::of(answer.iter().collect(), answer.valid_until().saturating_duration_since(now), now))
+                Ok(Resolved::of(answer.iter().collect(), answer.valid_until().saturating_duration_since(now), now))
             }
         }
     }
 }
 
-/// Asks this server, and nobody else.
-fn client(server: SocketAddr, patience: Duration) -> io::Result<TokioResolver> {
+/// A resolver that uses this server only.
+fn client(server: SocketAddr, timeout: Duration) -> io::Result<TokioResolver> {
     let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
         connection.port = server.port();
         connection
@@ -177,9 +177,9 @@ fn client(server: SocketAddr, patience: Duration) -> io::Result<TokioResolver> {
     let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
     let options = builder.options_mut();
     options.use_hosts_file = ResolveHosts::Never;
-    // What is known is kept here.
+    // `Names` stores the addresses.
     options.cache_size = 0;
-    options.timeout = patience;
+    options.timeout = timeout;
     builder.build().map_err(io::Error::other)
 }
 
@@ -192,7 +192,7 @@ impl Service<Name> for Names {
         Poll::Ready(Ok(()))
     }
 
-    /// There is one name only.
+    /// The name is always the same.
     fn call(&mut self, _: Name) -> Self::Future {
         let names = self.clone();
         Box::pin(async move {
@@ -208,36 +208,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_counts_by_its_ttl_within_bounds() {
+    fn an_answer_lives_for_its_ttl_within_limits() {
         let now = Instant::now();
         let ips = || vec![IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2])];
-        for (ttl, counts) in [(0, 1), (7, 7), (3600, 60)] {
-            let known = Known::of(ips(), Duration::from_secs(ttl), now).unwrap();
-            assert_eq!((&*known.addresses, known.until), (&ips()[..], now + Duration::from_secs(counts)));
+        for (ttl, lifetime) in [(0, 1), (7, 7), (3600, 60)] {
+            let known = Resolved::of(ips(), Duration::from_secs(ttl), now).unwrap();
+            assert_eq!((&*known.addresses, known.until), (&ips()[..], now + Duration::from_secs(lifetime)));
         }
-        assert_eq!(Known::of(Vec::new(), SYSTEM, now), None);
+        assert_eq!(Resolved::of(Vec::new(), SYSTEM, now), None);
     }
 
-    /// A resolver that never answers, and addresses that are over.
+    /// The resolver never answers, and the addresses have expired.
     #[tokio::test(start_paused = true)]
     async fn known_addresses_are_used_while_the_resolver_does_not_answer() {
         let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let patience = Duration::from_secs(10);
         let names = Names::new("api.test", Some(silent.local_addr().unwrap()), patience).unwrap();
-        let known = Known { addresses: [IpAddr::from([192, 0, 2, 1])].into(), until: Instant::now() };
+        let known = Resolved { addresses: [IpAddr::from([192, 0, 2, 1])].into(), until: Instant::now() };
         *names.0.known.lock().unwrap() = Some(known.clone());
         let begin = tokio::time::Instant::now();
         assert_eq!(names.current().await.unwrap(), known);
         assert!(begin.elapsed() < GRACE * 2, "{:?}", begin.elapsed());
         let others = tokio::time::Instant::now();
         assert_eq!(names.current().await.unwrap(), known);
-        assert_eq!(others.elapsed(), Duration::ZERO, "one waits at a time");
+        assert_eq!(others.elapsed(), Duration::ZERO, "only one caller waits");
         tokio::time::sleep(patience * 2).await;
-        assert!(names.known().unwrap().until > known.until, "the resolver is left alone for a while");
+        assert!(names.known().unwrap().until > known.until, "the resolver is not asked again at once");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_for_a_resolver_that_fails_fails_with_it() {
+    async fn callers_that_wait_for_a_failing_resolver_fail_with_it() {
         let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let patience = Duration::from_secs(10);
         let names = Names::new("api.test", Some(silent.local_addr().unwrap()), patience).unwrap();
@@ -253,10 +253,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_system_knows_localhost() {
+    async fn the_system_resolves_localhost() {
         let names = Names::new("localhost", None, Duration::from_secs(10)).unwrap();
         let known = names.current().await.unwrap();
         assert!(known.addresses.iter().all(IpAddr::is_loopback), "{known:?}");
-        assert_eq!(names.current().await.unwrap(), known, "asked once");
+        assert_eq!(names.current().await.unwrap(), known, "resolved once");
     }
 }

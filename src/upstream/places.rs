@@ -1,8 +1,8 @@
-//! Places at upstream: how many requests it is sent at a time, how many more wait for that, and how many exchanges there are
-//! beside them that mostly stand still. Of each a client has no more than its share.
+//! Places at upstream: limits on concurrent requests, on requests that wait for a place, and on streams (event streams,
+//! upgraded connections and long polls). Each client has a share of each.
 //!
-//! An exchange belongs to the client whose request it is; a fetch that several wait for to the one that leads it; what Larder
-//! does by itself to [`Client::LARDER`].
+//! An exchange counts for the client that sent the request; a coalesced fetch counts for the client of its leader; Larder's
+//! own requests count for [`Client::LARDER`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,25 +17,25 @@ pub(super) struct Places {
     requests: Arc<Shares>,
     queue: Arc<Shares>,
     streams: Arc<Shares>,
-    /// The longest wait for a place.
-    patience: Duration,
+    /// Longest wait for a place.
+    timeout: Duration,
 }
 
-/// A place at upstream: among the requests at a time, or among the streams.
+/// A place at upstream, among the requests or among the streams. Released when dropped.
 #[derive(Debug)]
 pub struct UpstreamPlace {
     held: Share,
     streams: Arc<Shares>,
     is_stream: bool,
-    /// The client's share of what is forwarded for it alone.
+    /// The client's share of requests that are forwarded for one client alone.
     unshared: Option<Share>,
 }
 
-/// How many places are taken.
+/// How many places are in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Taken {
+pub struct PlacesInUse {
     pub requests: u64,
-    /// Requests that wait for one.
+    /// Requests that wait for a place.
     pub queued: u64,
     pub streams: u64,
 }
@@ -47,7 +47,7 @@ impl Places {
             || Shares::new(count(server.max_upstream_requests), count(server.max_upstream_requests_per_client));
         let streams =
             Shares::new(count(server.max_upstream_streams), count(server.max_upstream_streams_per_client));
-        Places { requests: requests(), queue: requests(), streams, patience: server.upstream_timeout }
+        Places { requests: requests(), queue: requests(), streams, timeout: server.upstream_timeout }
     }
 
     /// Whether a request of this client would be sent at once.
@@ -55,23 +55,23 @@ impl Places {
         self.requests.over(client, 1).is_none()
     }
 
-    pub fn taken(&self) -> Taken {
-        Taken { requests: self.requests.held(), queued: self.queue.held(), streams: self.streams.held() }
+    pub fn in_use(&self) -> PlacesInUse {
+        PlacesInUse { requests: self.requests.held(), queued: self.queue.held(), streams: self.streams.held() }
     }
 
-    /// A place among the requests, if there is one now.
+    /// Takes a place among the requests, if one is free.
     pub fn take(&self, client: Client) -> Result<UpstreamPlace, Over> {
         self.requests.take(client, 1).map(|share| self.place(share))
     }
 
-    /// A place among the requests. As many as there are places may wait for one, for `upstream_timeout`, and each client for
-    /// as many as it may have; who comes when the queue is full is told at once. Clients take turns.
+    /// Waits for a place among the requests, for at most `upstream_timeout`. The queue has as many places, with the same share
+    /// for each client; if it is full, this fails at once. Clients are served in rotation.
     pub async fn wait(&self, client: Client) -> Result<UpstreamPlace, Over> {
         if let Ok(place) = self.take(client) {
             return Ok(place);
         }
         let _queued = self.queue.take(client, 1)?;
-        match tokio::time::timeout(self.patience, self.requests.wait(client, 1)).await {
+        match tokio::time::timeout(self.timeout, self.requests.wait(client, 1)).await {
             Ok(share) => share.map(|share| self.place(share)),
             Err(_) => Err(self.requests.over(client, 1).unwrap_or(Over::All)),
         }
@@ -83,8 +83,7 @@ impl Places {
 }
 
 impl UpstreamPlace {
-    /// Moves among the streams, whose places are others, and gives back the place among the requests. An error leaves it where
-    /// it is.
+    /// Exchanges the place among the requests for one among the streams. On an error it keeps its place.
     pub fn become_stream(&mut self) -> Result<(), Over> {
         if !self.is_stream {
             self.held = self.streams.take(self.held.client(), 1)?;
@@ -94,8 +93,8 @@ impl UpstreamPlace {
         Ok(())
     }
 
-    /// Keeps a client's share of what is forwarded for it alone, until the place is given back or is one among the streams: of
-    /// those each client has its share.
+    /// Holds the client's share of requests forwarded for it alone, until the place is released or becomes one among the
+    /// streams, of which each client has a share of its own.
     pub fn hold(&mut self, unshared: Share) {
         self.unshared = Some(unshared).filter(|_| !self.is_stream);
     }
@@ -121,22 +120,22 @@ mod tests {
     }
 
     #[test]
-    fn an_exchange_that_becomes_a_stream_gives_back_its_place_among_the_requests() {
+    fn an_exchange_that_becomes_a_stream_releases_its_place_among_the_requests() {
         let places = places(4, 4);
         let mut first = places.take(client(1)).unwrap();
         assert_eq!(places.take(client(1)).unwrap_err(), Over::Client);
         first.become_stream().unwrap();
         first.become_stream().unwrap();
-        assert_eq!(places.taken(), Taken { requests: 0, queued: 0, streams: 1 });
+        assert_eq!(places.in_use(), PlacesInUse { requests: 0, queued: 0, streams: 1 });
         let mut second = places.take(client(1)).unwrap();
         assert_eq!(second.become_stream(), Err(Over::Client));
-        assert_eq!(places.taken(), Taken { requests: 1, queued: 0, streams: 1 });
+        assert_eq!(places.in_use(), PlacesInUse { requests: 1, queued: 0, streams: 1 });
         drop((first, second));
-        assert_eq!(places.taken(), Taken { requests: 0, queued: 0, streams: 0 });
+        assert_eq!(places.in_use(), PlacesInUse { requests: 0, queued: 0, streams: 0 });
     }
 
     #[test]
-    fn what_is_forwarded_for_one_client_alone_counts_until_it_is_a_stream() {
+    fn an_unshared_request_counts_as_such_until_it_becomes_a_stream() {
         let (places, unshared) = (places(4, 4), Shares::new(4, 4));
         let share = || unshared.take(client(1), 1).unwrap();
         let mut place = places.take(client(1)).unwrap();
@@ -153,17 +152,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_has_waited_in_vain_is_told_whose_bound_it_was() {
+    async fn a_timeout_in_the_queue_names_the_limit_that_was_reached() {
         let places = places(4, 4);
         let mut held: Vec<_> = (1..=3).map(|n| places.take(client(n)).unwrap()).collect();
         assert_eq!(places.wait(client(1)).await.unwrap_err(), Over::Client);
         held.push(places.take(client(4)).unwrap());
         assert_eq!(places.wait(client(5)).await.unwrap_err(), Over::All);
-        assert_eq!(places.taken().queued, 0);
+        assert_eq!(places.in_use().queued, 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_full_queue_is_told_at_once() {
+    async fn a_full_queue_fails_at_once() {
         let places = Arc::new(places(4, 4));
         let held: Vec<_> = (1..=4).map(|n| places.take(client(n)).unwrap()).collect();
         let waiting = (1..=4).map(|n| {

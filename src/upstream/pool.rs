@@ -1,17 +1,17 @@
-//! Connections to upstream that wait for their next request. A connection that has carried bytes which belong to no
-//! response is never one of them: the next request would get them for its answer (RFC 9112 §6.3).
+//! The pool of idle connections to upstream. A connection on which stray bytes (bytes that belong to no response) arrived is
+//! never reused: the next request would get them as its response (RFC 9112 §6.3).
 //!
-//! hyper ends a connection that brings something while no request is under way, and asks for the head of a response only
-//! after a request; [`super::socket`] makes sure that nothing which has arrived is overlooked. That leaves what arrives
-//! later still, and looks like a response: nothing tells it from the right one. So a connection rests for [`REST`] after a
-//! response without content, and now and then in any case, while others are used: what comes meanwhile ends it. An upstream
-//! that has been seen to send such bytes is not trusted for [`DISTRUST`]: connections are closed with each response of the
-//! kind that they came behind, those without content at least. And what the connection has brought lately is suspect.
+//! hyper ends a connection if bytes arrive while no request is in progress, and [`super::socket`] finds bytes that have arrived
+//! but have not been read. Bytes that arrive later and look like a response cannot be told from the right one. So a connection
+//! rests for [`REST`] after a response without content, and after every few hundred responses in any case, while other
+//! connections are used; stray bytes that arrive meanwhile end it. After stray bytes, upstream is distrusted for [`DISTRUST`]:
+//! a connection is then closed after each response of the kind that the bytes followed, and at least after those without
+//! content. The recent responses of the connection are suspect.
 //!
-//! What cannot be told: a whole response that comes after the rest, while the next request is under way, is taken for the
-//! answer to it. Its own answer is then taken for that to the request after it, and so on, until an answer comes while the
-//! connection rests or is idle: all of them are suspect then. If upstream takes longer than a rest to answer, that may not be
-//! the next rest.
+//! Not detected: a complete stray response that arrives after the rest, while the next request is in progress, is taken for
+//! the response to that request. Each later response on the connection then goes to the next request, until one arrives while
+//! the connection rests or is idle: then all of them are suspect. If upstream takes longer than a rest to respond, this may not
+//! happen at the next rest.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -25,16 +25,16 @@ use tower_service::Service;
 
 use super::conn::{Stray, UpstreamConn, is_timeout};
 use super::framing::Ending;
-use super::names::{Known, Names};
+use super::names::{Names, Resolved};
 use super::socket::{Sockets, Unread};
 use super::suspects::{Suspects, Waiting};
 
-/// What a connection is given up before upstream does so, where it says when (`Keep-Alive: timeout`); of less than twice as
-/// much it is half. A request that is sent later might cross the end of the connection on its way.
+/// A connection is closed this much before upstream closes it (`Keep-Alive: timeout`), or at half of a timeout of less than
+/// twice as much. A request sent later might meet the closing of the connection.
 const MARGIN: Duration = Duration::from_secs(1);
-/// How long a connection rests at least. The price is another connection for each that rests.
+/// Least rest of a connection. Each resting connection costs one more connection.
 const REST: Duration = Duration::from_millis(50);
-/// How long an upstream that has sent bytes which belong to no response is not trusted.
+/// Time for which upstream is distrusted after stray bytes.
 const DISTRUST: Duration = Duration::from_secs(600);
 
 /// Why there is no connection.
@@ -50,21 +50,21 @@ pub(super) struct Pool {
     shared: Arc<Shared>,
 }
 
-/// What connections are bounded by.
+/// Limits on pooled connections.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PoolLimits {
-    /// Connections that may be idle at a time.
+    /// Most idle connections.
     pub idle: usize,
-    /// How long one may be idle, unless upstream says less.
+    /// Longest idle time, unless upstream's is shorter.
     pub keep_alive: Duration,
-    /// The largest head of a response, bytes.
+    /// Largest response head, bytes.
     pub max_head: usize,
 }
 
 #[derive(Debug)]
 struct Shared {
     limits: PoolLimits,
-    /// Whose addresses connections lead to; `None`: to one address for ever.
+    /// Resolves upstream's host name; `None` if upstream is configured by address.
     names: Option<Names>,
     state: Mutex<State>,
     suspects: Waiting,
@@ -74,31 +74,31 @@ struct Shared {
 struct State {
     idle: Queue<UpstreamConn>,
     distrust: Distrust,
-    /// Somebody closes those that have been idle for too long.
+    /// The task that closes expired connections is running.
     is_swept: bool,
     addresses: Addresses,
 }
 
-/// Where connections may lead.
+/// The addresses that connections may lead to.
 #[derive(Debug, Default)]
 struct Addresses {
-    /// `None`: it is not known yet.
-    known: Option<Known>,
-    /// Somebody asks for them again.
-    are_asked_for: bool,
+    /// `None`: not resolved yet.
+    known: Option<Resolved>,
+    /// They are being resolved again.
+    are_resolving: bool,
 }
 
 impl Addresses {
-    /// Whether a connection to this address may be used again.
+    /// Whether a connection to this address may be reused.
     fn allow(&self, peer: Option<IpAddr>) -> bool {
         let (Some(known), Some(peer)) = (&self.known, peer) else { return true };
         known.addresses.iter().any(|address| address.to_canonical() == peer.to_canonical())
     }
 
-    /// Whether they are to be asked for now, which is for who is told so to do.
+    /// Whether they are to be resolved now. The caller that gets `true` does it.
     fn are_due(&mut self, now: Instant) -> bool {
         let is_known = self.known.as_ref().is_some_and(|known| known.until > now);
-        !is_known && !std::mem::replace(&mut self.are_asked_for, true)
+        !is_known && !std::mem::replace(&mut self.are_resolving, true)
     }
 }
 
@@ -108,10 +108,10 @@ struct Idle<C> {
     since: Instant,
 }
 
-/// Those that wait for a request, and those that rest before they do.
+/// Connections that are ready for a request, and those that rest before.
 #[derive(Debug)]
 struct Queue<C> {
-    /// The one that is used next comes last: the fewest are kept busy, and the others are closed.
+    /// The most recently used comes last and is taken first, so that surplus connections expire.
     ready: Vec<Idle<C>>,
     /// The one that has rested longest comes first.
     resting: VecDeque<Idle<C>>,
@@ -154,7 +154,7 @@ impl<C> Idle<C> {
     }
 }
 
-/// Until when no connection is used again.
+/// Until when connections are not reused, by the ending of their last response.
 #[derive(Debug, Default)]
 struct Distrust {
     after_head: Option<Instant>,
@@ -162,11 +162,11 @@ struct Distrust {
 }
 
 impl Distrust {
-    /// Something has come behind a response that ended like this. Whether that is news.
+    /// Records stray bytes behind a response with this ending. Returns whether such responses were trusted before.
     fn note(&mut self, ending: Ending, now: Instant) -> bool {
         let is_news = self.allows(ending, now);
         let until = Some(now + DISTRUST);
-        // Content has a known end. Who cannot keep to that is not trusted to end a head either.
+        // Content has an explicit end. A server that sends more than that is not trusted with heads either.
         self.after_head = until;
         if ending == Ending::Content {
             self.after_content = until;
@@ -174,7 +174,7 @@ impl Distrust {
         is_news
     }
 
-    /// Whether a connection may be used again after a response that ended like this.
+    /// Whether a connection may be reused after a response with this ending.
     fn allows(&self, ending: Ending, now: Instant) -> bool {
         let until = match ending {
             Ending::Head => self.after_head,
@@ -184,9 +184,9 @@ impl Distrust {
     }
 }
 
-/// How long a connection may be idle that upstream keeps for so long.
-fn may_idle(keep_alive: Duration, said: Option<Duration>) -> Duration {
-    said.map_or(keep_alive, |said| keep_alive.min(said - MARGIN.min(said / 2)))
+/// Longest idle time of a connection. `timeout`: the one that upstream announced.
+fn may_idle(keep_alive: Duration, timeout: Option<Duration>) -> Duration {
+    timeout.map_or(keep_alive, |timeout| keep_alive.min(timeout - MARGIN.min(timeout / 2)))
 }
 
 impl Idle<UpstreamConn> {
@@ -201,7 +201,7 @@ impl Idle<UpstreamConn> {
 }
 
 impl Pool {
-    /// No connections to `upstream`, a URL. Those that are made lead to the addresses that `names` has.
+    /// An empty pool for `upstream`, a URL. Connections lead to the addresses of `names`.
     pub fn new(
         connector: HttpsConnector<Sockets>,
         upstream: Uri,
@@ -213,18 +213,18 @@ impl Pool {
         Pool { connector, upstream, is_tls, limits, shared: Arc::new(Shared { limits, names, state, suspects }) }
     }
 
-    /// Whether upstream is asked by https.
+    /// Whether connections use TLS.
     pub fn is_tls(&self) -> bool {
         self.is_tls
     }
 
-    /// An idle connection that need not rest, and on which nothing has arrived.
+    /// Takes an idle connection that need not rest and on which nothing has arrived.
     pub fn take(&self) -> Option<UpstreamConn> {
         loop {
             let conn = self.shared.take()?;
             match conn.unread() {
                 Unread::Nothing => return Some(conn),
-                // Of TLS, only who has decrypted it knows what it is.
+                // Undecrypted TLS bytes need not be HTTP.
                 Unread::Bytes(bytes) if !self.is_tls && !is_timeout(&bytes) => {
                     conn.stray().into_iter().for_each(|stray| self.distrust(stray));
                 }
@@ -233,7 +233,7 @@ impl Pool {
         }
     }
 
-    /// A new connection.
+    /// Opens a new connection.
     pub async fn connect(&self) -> Result<UpstreamConn, ConnectError> {
         let mut connector = self.connector.clone();
         std::future::poll_fn(|cx| connector.poll_ready(cx)).await?;
@@ -247,7 +247,7 @@ impl Pool {
         Ok(UpstreamConn::over(stream, self.limits.max_head, on_stray).await?)
     }
 
-    /// Takes back a connection as soon as its response has ended.
+    /// Puts back a connection, once its response has ended.
     pub fn put(&self, mut conn: UpstreamConn) {
         if conn.is_idle() {
             return self.shared.put(conn);
@@ -262,12 +262,12 @@ impl Pool {
         });
     }
 
-    /// Something has come behind a response.
+    /// Records stray bytes: distrusts upstream, and reports the suspects.
     pub fn distrust(&self, stray: Stray) {
         self.shared.distrust(stray);
     }
 
-    /// Waits for requests whose answers may have been those of others.
+    /// Waits for requests that may have got the responses to others.
     pub async fn suspects(&self) -> Suspects {
         self.shared.suspects.next().await
     }
@@ -281,7 +281,7 @@ impl Shared {
     fn take(self: &Arc<Shared>) -> Option<UpstreamConn> {
         let now = Instant::now();
         let mut state = self.lock();
-        self.follow(&mut state, now);
+        self.refresh_addresses(&mut state, now);
         let State { idle, distrust, addresses, .. } = &mut *state;
         while let Some(mut idle) = idle.take(now) {
             if idle.is_good(&self.limits, distrust, addresses, now) {
@@ -298,7 +298,7 @@ impl Shared {
         let now = Instant::now();
         let idle = Idle { conn, since: now };
         let mut state = self.lock();
-        self.follow(&mut state, now);
+        self.refresh_addresses(&mut state, now);
         let is_good = idle.is_good(&self.limits, &state.distrust, &state.addresses, now);
         if state.idle.len() >= self.limits.idle || !is_good {
             return;
@@ -310,9 +310,9 @@ impl Shared {
         }
     }
 
-    /// Has the addresses of upstream's name asked for when it is time. Connections to others are closed with the response
-    /// that is under way on them.
-    fn follow(self: &Arc<Shared>, state: &mut State, now: Instant) {
+    /// Resolves upstream's host name again when its addresses expire. Connections to other addresses are closed after their
+    /// current response.
+    fn refresh_addresses(self: &Arc<Shared>, state: &mut State, now: Instant) {
         let Some(names) = &self.names else { return };
         if !state.addresses.are_due(now) {
             return;
@@ -324,7 +324,7 @@ impl Shared {
             let now = Instant::now();
             let mut state = shared.lock();
             let State { idle, distrust, addresses, .. } = &mut *state;
-            addresses.are_asked_for = false;
+            addresses.are_resolving = false;
             if let Ok(known) = found {
                 addresses.known = Some(known);
                 idle.retain(|idle| idle.is_good(&shared.limits, distrust, addresses, now));
@@ -344,14 +344,14 @@ impl Shared {
             tracing::warn!(
                 behind,
                 seconds,
-                "upstream sent bytes that belong to no response: what their connection has brought lately is invalidated, \
-                 and for a while connections are closed after each such response"
+                "upstream sent bytes that belong to no response: the recent responses of that connection are invalidated, \
+                 and for the given time connections are closed after each such response"
             );
         }
     }
 }
 
-/// Closes connections that have been idle for too long, until there are none.
+/// Closes expired connections until none is left.
 async fn sweep(shared: Weak<Shared>, pause: Duration) {
     loop {
         tokio::time::sleep(pause).await;
@@ -372,7 +372,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_that_rests_is_taken_after_its_rest() {
+    fn a_resting_connection_is_taken_only_after_its_rest() {
         let now = Instant::now();
         let mut queue = Queue::default();
         queue.put(Idle { conn: "rests", since: now }, true);
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn the_connection_that_was_used_last_is_taken_first() {
+    fn the_most_recently_used_connection_is_taken_first() {
         let now = Instant::now();
         let mut queue = Queue::default();
         for conn in 0..3 {
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_given_up_before_upstream_gives_it_up() {
+    fn a_connection_expires_before_upstream_closes_it() {
         let (millis, own) = (Duration::from_millis, Duration::from_secs(4));
         let rows = [
             (None, 4000),
@@ -408,27 +408,27 @@ mod tests {
             (Some(1000), 500),
             (Some(0), 0),
         ];
-        for (said, expected) in rows {
-            assert_eq!(may_idle(own, said.map(millis)), millis(expected), "{said:?}");
+        for (timeout, expected) in rows {
+            assert_eq!(may_idle(own, timeout.map(millis)), millis(expected), "{timeout:?}");
         }
     }
 
     #[test]
-    fn connections_lead_where_the_name_does() {
+    fn only_connections_to_current_addresses_are_reused() {
         let now = Instant::now();
         let [old, new] = [1, 2].map(|last| IpAddr::from([127, 0, 0, last]));
         let mut addresses = Addresses::default();
-        assert!(addresses.allow(Some(old)), "nothing is known");
+        assert!(addresses.allow(Some(old)), "not resolved yet");
         assert!(addresses.are_due(now));
-        assert!(!addresses.are_due(now), "it is asked once");
-        addresses.are_asked_for = false;
-        addresses.known = Some(Known { addresses: [new].into(), until: now + REST });
+        assert!(!addresses.are_due(now), "resolved by one caller");
+        addresses.are_resolving = false;
+        addresses.known = Some(Resolved { addresses: [new].into(), until: now + REST });
         assert!(!addresses.allow(Some(old)) && addresses.allow(Some(new)) && addresses.allow(None));
         assert!(!addresses.are_due(now) && addresses.are_due(now + REST));
     }
 
     #[test]
-    fn distrust_is_of_one_kind_or_of_all_and_passes() {
+    fn distrust_covers_one_ending_or_both_and_expires() {
         let (now, soon) = (Instant::now(), Duration::from_secs(1));
         let mut distrust = Distrust::default();
         assert!(distrust.allows(Ending::Head, now) && distrust.allows(Ending::Content, now));

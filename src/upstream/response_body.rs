@@ -1,4 +1,4 @@
-//! The body of a response on its way from upstream.
+//! The body of a response from upstream.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,99 +12,100 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{AnswerEnd, MinRate, UpstreamPlace};
+use super::response_end::ResponseEnd;
+use super::{MinRate, UpstreamPlace};
 use crate::http::headers;
 use crate::shares::{Over, Share};
 
-/// Bytes that a client may be given before it is looked after how fast it takes them. Most bodies that hyper has not been
-/// given whole by then are larger than what it keeps for a client that takes nothing: the least `max_head`.
-const UNWATCHED: u64 = 8 << 10;
-/// The longest content that is waited for before its head is passed on, bytes.
+/// Bytes that a client gets before its rate is measured. A body that is not over by then is usually larger than what hyper
+/// buffers for a client that reads nothing (the least `max_head`).
+const UNMEASURED: u64 = 8 << 10;
+/// Longest content that is awaited before its head is forwarded, bytes.
 const SHORT: usize = 64 << 10;
-/// How long it is waited for.
-const RIGHT_BEHIND: Duration = Duration::from_millis(100);
-/// The least pause between two looks.
-const LOOK: Duration = Duration::from_millis(100);
+/// Longest wait for it.
+const SHORT_WAIT: Duration = Duration::from_millis(100);
+/// Least pause between two checks of the rate.
+const CHECK_PAUSE: Duration = Duration::from_millis(100);
 
-/// How slow a response may be.
+/// Limits on the time that a response body takes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// It may go on for ever.
+    /// It may be endless: an event stream, or an upgraded connection.
     pub is_stream: bool,
-    /// The longest silence of upstream.
+    /// Longest silence of upstream.
     pub silence: Duration,
-    /// The silence of upstream after which it counts as a stream.
+    /// Silence of upstream after which it counts as a stream.
     pub stream_after: Duration,
-    /// What a client may be slower than its rate, altogether.
+    /// Grace of the client's minimum rate.
     pub grace: Duration,
-    /// The least that a client takes, bytes a second; 0 for any.
+    /// The client's minimum rate, bytes per second; 0 for none.
     pub download_rate: u64,
 }
 
-/// The body of upstream's response. Holds its place at upstream, and fails when upstream is silent for too long in the middle
-/// of it. In a box: few responses to clients have one, and all have room for it.
+/// The body of upstream's response. Holds its place at upstream, and fails when upstream is silent for too long. Its state is
+/// boxed: every response to a client has room for it, and few have one.
 #[derive(Debug)]
 pub struct ResponseBody {
     state: State,
-    /// What has been read of it before.
+    /// Read by [`ResponseBody::receive_short`].
     begun: Bytes,
-    /// How it broke off behind that.
+    /// The error that followed.
     broken: Option<BodyError>,
-    /// Bytes given, if it matters.
-    given: Option<u64>,
+    /// Bytes sent to the client, if its rate is limited.
+    sent: Option<u64>,
 }
 
 #[derive(Debug)]
 enum State {
-    Unwatched(Box<Flow>),
-    /// Ended by whoever watches, if the client is too slow.
-    Watched(Arc<Watched>, #[expect(dead_code, reason = "aborted with the body")] AbortOnDropHandle<()>),
-    /// Between the two.
+    Unmeasured(Box<Flow>),
+    /// A task ends it if the client is too slow.
+    Measured(Arc<Measured>, #[expect(dead_code, reason = "aborted with the body")] AbortOnDropHandle<()>),
+    /// During the change of state only.
     Gone,
 }
 
-/// A body for a client that is watched.
+/// A body whose client's rate is measured.
 #[derive(Debug)]
-struct Watched(Mutex<Watch>);
+struct Measured(Mutex<Measurement>);
 
 #[derive(Debug)]
-struct Watch {
-    /// None when the client was too slow.
+struct Measurement {
+    /// `None` once the client was too slow.
     flow: Option<Box<Flow>>,
     rate: MinRate,
-    /// Bytes that were given to the client, and when, while it is its turn to ask for more.
-    turn: Option<(u64, Instant)>,
+    /// The last bytes sent to the client, and when, until it asks for more.
+    pending: Option<(u64, Instant)>,
 }
 
-/// What comes from upstream.
+/// The part of the body that comes from upstream.
 #[derive(Debug)]
 struct Flow {
     incoming: Incoming,
     limits: Limits,
     deadline: Option<Deadline>,
     ends_with_connection: bool,
-    /// Dropped with the body, since upstream's connection may end with it.
-    end: Option<AnswerEnd>,
-    /// None once it is dropped.
+    /// Dropped with the body: until then upstream's connection stays open.
+    end: Option<ResponseEnd>,
+    /// `None` once it is dropped.
     place: Option<UpstreamPlace>,
 }
 
 #[derive(Debug)]
 enum Deadline {
-    /// Then it becomes a stream.
+    /// The exchange then counts as a stream.
     Stream(Pin<Box<Sleep>>),
-    /// Then it is given up.
+    /// The body then fails.
     End(Pin<Box<Sleep>>),
 }
 
-/// The body broke off.
+/// Why a body is incomplete.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     #[error("upstream broke off in the middle of the body")]
     Broken(#[source] hyper::Error),
     #[error("upstream was silent for {} in the middle of the body", humantime::format_duration(*.0))]
     Silent(Duration),
-    #[error("the client takes the body too slowly")]
+    #[error("the client reads the body too slowly")]
     TooSlow,
 }
 
@@ -115,20 +116,20 @@ impl ResponseBody {
         incoming: Incoming,
         limits: Limits,
         ends_with_connection: bool,
-        end: Option<AnswerEnd>,
+        end: Option<ResponseEnd>,
         place: UpstreamPlace,
     ) -> ResponseBody {
         let flow = Flow { incoming, limits, deadline: None, ends_with_connection, end, place: Some(place) };
-        ResponseBody { state: State::Unwatched(Box::new(flow)), begun: Bytes::new(), broken: None, given: None }
+        ResponseBody { state: State::Unmeasured(Box::new(flow)), begun: Bytes::new(), broken: None, sent: None }
     }
 
-    /// The same, which gives back a client's share of what is forwarded for it alone when it ends, or is a stream.
+    /// Holds the client's share of requests forwarded for it alone, until the body ends or becomes a stream.
     #[must_use]
     pub fn holding(mut self, unshared: Share) -> ResponseBody {
         match &mut self.state {
-            State::Unwatched(flow) => flow.hold(unshared),
-            State::Watched(watched, _) => {
-                if let Some(flow) = &mut watched.lock().flow {
+            State::Unmeasured(flow) => flow.hold(unshared),
+            State::Measured(measured, _) => {
+                if let Some(flow) = &mut measured.lock().flow {
                     flow.hold(unshared);
                 }
             }
@@ -137,19 +138,22 @@ impl ResponseBody {
         self
     }
 
-    /// Moves its place at upstream among those for streams.
+    /// Exchanges its place at upstream for one among the streams.
     pub(super) fn become_stream(&mut self) -> Result<(), Over> {
         match &mut self.state {
-            State::Unwatched(flow) => flow.become_stream(),
-            State::Watched(watched, _) => watched.lock().flow.as_mut().map_or(Ok(()), |flow| flow.become_stream()),
+            State::Unmeasured(flow) => flow.become_stream(),
+            State::Measured(measured, _) => {
+                measured.lock().flow.as_mut().map_or(Ok(()), |flow| flow.become_stream())
+            }
             State::Gone => Ok(()),
         }
     }
 
-    /// All of the content, if it is short and comes with its head or right behind it. Nothing of it is lost if not.
+    /// Waits a short time for the content. Returns all of it if it is short and complete by then; otherwise the body is as
+    /// before.
     pub async fn receive_short(&mut self) -> Option<&Bytes> {
         let mut read = BytesMut::new();
-        let is_whole = tokio::time::timeout(RIGHT_BEHIND, async {
+        let is_whole = tokio::time::timeout(SHORT_WAIT, async {
             while read.len() <= SHORT {
                 match self.frame().await {
                     None => return true,
@@ -168,90 +172,90 @@ impl ResponseBody {
         is_whole.then_some(&self.begun)
     }
 
-    /// Whether its end is that of the connection, so that one that was cut off looks like a whole one (RFC 9112 §8).
+    /// Whether it ends with the connection, so that a truncated body looks like a complete one (RFC 9112 §8).
     pub fn ends_with_connection(&self) -> bool {
-        self.look(|flow| flow.ends_with_connection).unwrap_or(false)
+        self.inspect(|flow| flow.ends_with_connection).unwrap_or(false)
     }
 
-    /// What is to be seen of what comes, unless it was given up.
-    fn look<T>(&self, at: impl FnOnce(&Flow) -> T) -> Option<T> {
+    /// Inspects the part from upstream, unless the body has been ended.
+    fn inspect<T>(&self, at: impl FnOnce(&Flow) -> T) -> Option<T> {
         match &self.state {
-            State::Unwatched(flow) => Some(at(flow)),
-            State::Watched(watched, _) => watched.lock().flow.as_deref().map(at),
+            State::Unmeasured(flow) => Some(at(flow)),
+            State::Measured(measured, _) => measured.lock().flow.as_deref().map(at),
             State::Gone => None,
         }
     }
 
-    /// The body for a client that takes it directly: if the client takes less than `download_rate`, on average beyond
-    /// `idle_timeout`, the body breaks off and its place at upstream is given back.
+    /// The body for one client that reads it directly. If the client reads less than `download_rate` on average, after a grace
+    /// of `idle_timeout`, the body fails and its place at upstream is released.
     #[must_use]
     pub fn for_client(self) -> ResponseBody {
-        let is_limited = matches!(&self.state, State::Unwatched(flow) if flow.limits.download_rate > 0);
-        ResponseBody { given: is_limited.then_some(0), ..self }
+        let is_limited = matches!(&self.state, State::Unmeasured(flow) if flow.limits.download_rate > 0);
+        ResponseBody { sent: is_limited.then_some(0), ..self }
     }
 
-    /// Some of it was given: whether it is time to watch who takes it.
+    /// Counts bytes sent to the client, and starts to measure its rate.
     fn note(&mut self, bytes: u64) {
-        let (State::Unwatched(flow), Some(given)) = (&self.state, &mut self.given) else { return };
-        *given += bytes;
-        if *given <= UNWATCHED || flow.incoming.is_end_stream() {
+        let (State::Unmeasured(flow), Some(sent)) = (&self.state, &mut self.sent) else { return };
+        *sent += bytes;
+        if *sent <= UNMEASURED || flow.incoming.is_end_stream() {
             return;
         }
-        if let State::Unwatched(flow) = std::mem::replace(&mut self.state, State::Gone) {
+        if let State::Unmeasured(flow) = std::mem::replace(&mut self.state, State::Gone) {
             let rate = MinRate::new(flow.limits.grace, flow.limits.download_rate);
-            let watch = Watch { flow: Some(flow), rate, turn: Some((bytes, Instant::now())) };
-            let watched = Arc::new(Watched(Mutex::new(watch)));
-            let watcher = AbortOnDropHandle::new(tokio::spawn(watch_over(Arc::clone(&watched))));
-            self.state = State::Watched(watched, watcher);
+            let measurement = Measurement { flow: Some(flow), rate, pending: Some((bytes, Instant::now())) };
+            let measured = Arc::new(Measured(Mutex::new(measurement)));
+            let task = AbortOnDropHandle::new(tokio::spawn(end_if_too_slow(Arc::clone(&measured))));
+            self.state = State::Measured(measured, task);
         }
     }
 }
 
-/// Ends the body when its client is too slow: nobody asks for more of it then, so that the body itself would not notice.
-async fn watch_over(watched: Arc<Watched>) {
+/// Ends the body when its client is too slow. hyper does not poll the body then, so only another task can.
+async fn end_if_too_slow(measured: Arc<Measured>) {
     loop {
-        let left = watched.lock().left();
+        let left = measured.lock().left();
         if left.is_zero() {
-            // Not under the lock.
-            let flow = watched.lock().flow.take();
+            // Dropped after the lock is released.
+            let flow = measured.lock().flow.take();
             drop(flow);
-            tracing::debug!("a client takes a response too slowly: it is cut off");
+            tracing::debug!("a client reads a response too slowly: ended the response");
             return;
         }
-        tokio::time::sleep(left.max(LOOK)).await;
+        tokio::time::sleep(left.max(CHECK_PAUSE)).await;
     }
 }
 
-impl Watched {
-    fn lock(&self) -> MutexGuard<'_, Watch> {
-        // Nothing that a panic could leave half done.
+impl Measured {
+    fn lock(&self) -> MutexGuard<'_, Measurement> {
+        // A panic cannot leave the state inconsistent.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Watch {
-    /// How much longer the client may take; all of its grace while upstream is waited for.
+impl Measurement {
+    /// How much longer the client may take. While Larder waits for upstream, its budget stays as it is.
     fn left(&self) -> Duration {
-        match self.turn {
+        match self.pending {
             Some((_, since)) => self.rate.left().saturating_sub(since.elapsed()),
-            None => self.rate.left().max(LOOK),
+            None => self.rate.left().max(CHECK_PAUSE),
         }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
-        if let Some((bytes, since)) = self.turn.take() {
+        if let Some((bytes, since)) = self.pending.take() {
             self.rate.moved(bytes, since.elapsed());
         }
         let Some(flow) = &mut self.flow else { return Poll::Ready(Some(Err(BodyError::TooSlow))) };
         let frame = flow.poll_frame(cx);
         if let Some(bytes) = data(&frame) {
-            self.turn = Some((bytes, Instant::now()));
+            self.pending = Some((bytes, Instant::now()));
         }
         frame
     }
 }
 
-fn without_trailers_of_heads(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+fn strip_trailers(mut frame: Frame<Bytes>) -> Frame<Bytes> {
     if let Some(trailers) = frame.trailers_mut() {
         headers::strip_trailers(trailers);
     }
@@ -280,12 +284,12 @@ impl Flow {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
         if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) {
             self.deadline = None;
-            let frame = frame.map(|frame| frame.map(without_trailers_of_heads).map_err(BodyError::Broken));
+            let frame = frame.map(|frame| frame.map(strip_trailers).map_err(BodyError::Broken));
             return Poll::Ready(frame);
         }
         let Limits { silence, stream_after, .. } = self.limits;
         loop {
-            // The timer is made only when there is something to wait for: most bodies come with their head.
+            // The timer is created only when the body has to be awaited: most arrive with their heads.
             let deadline = self.deadline.get_or_insert_with(|| match stream_after < silence {
                 true => Deadline::Stream(Box::pin(tokio::time::sleep(stream_after))),
                 false => Deadline::End(Box::pin(tokio::time::sleep(silence))),
@@ -297,7 +301,7 @@ impl Flow {
                 }
                 Deadline::Stream(sleep) => {
                     ready!(sleep.as_mut().poll(cx));
-                    // If there is no place for it there, it keeps the one it has.
+                    // If no place among the streams is free, it keeps the one it has.
                     let _ = self.become_stream();
                     let rest = tokio::time::sleep(silence.saturating_sub(stream_after));
                     self.deadline = Some(Deadline::End(Box::pin(rest)));
@@ -307,7 +311,7 @@ impl Flow {
     }
 }
 
-/// Bytes of a frame that has come.
+/// Length of a data frame.
 fn data(frame: &Polled) -> Option<u64> {
     match frame {
         Poll::Ready(Some(Ok(frame))) => frame.data_ref().map(|chunk| chunk.len() as u64),
@@ -328,8 +332,8 @@ impl Body for ResponseBody {
             return Poll::Ready(Some(Err(error)));
         }
         let frame = match &mut this.state {
-            State::Unwatched(flow) => flow.poll_frame(cx),
-            State::Watched(watched, _) => watched.lock().poll_frame(cx),
+            State::Unmeasured(flow) => flow.poll_frame(cx),
+            State::Measured(measured, _) => measured.lock().poll_frame(cx),
             State::Gone => return Poll::Ready(None),
         };
         if let Some(bytes) = data(&frame) {
@@ -340,11 +344,12 @@ impl Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         let has_ended = self.begun.is_empty() && self.broken.is_none();
-        has_ended && self.look(|flow| flow.incoming.is_end_stream()).unwrap_or(matches!(self.state, State::Gone))
+        has_ended
+            && self.inspect(|flow| flow.incoming.is_end_stream()).unwrap_or(matches!(self.state, State::Gone))
     }
 
     fn size_hint(&self) -> SizeHint {
-        let rest = self.look(|flow| flow.incoming.size_hint()).unwrap_or_default();
+        let rest = self.inspect(|flow| flow.incoming.size_hint()).unwrap_or_default();
         match (self.begun.len() as u64, rest.exact()) {
             (0, _) => rest,
             (begun, Some(rest)) => SizeHint::with_exact(begun + rest),

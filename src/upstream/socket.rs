@@ -1,6 +1,6 @@
-//! A TCP connection that can be asked, by whoever is about to send a request on it, whether bytes have arrived that nobody
-//! has read. The task that reads it cannot tell in time: it may stand still between its last read and its next write, and
-//! would then take such bytes for the answer to what it writes.
+//! A TCP connection that can be checked for unread bytes before a request is sent on it. hyper's task on the connection cannot
+//! find them in time: it may be suspended between its last read and its next write, and would then take such bytes for the
+//! response to what it writes.
 
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
@@ -48,13 +48,13 @@ pub(super) enum Unread {
     Bytes(Vec<u8>),
 }
 
-/// Tells what has arrived on a connection. It does not keep the connection open. The default is of one that is none of TCP, on
-/// which nothing ever has.
+/// Inspects what has arrived on a connection, without keeping the connection open. The default reports nothing, as for a
+/// stream that is not a TCP connection.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Look(Option<Weak<TcpStream>>);
+pub(super) struct SocketProbe(Option<Weak<TcpStream>>);
 
-impl Look {
-    /// What the kernel says. It is asked each time: Tokio remembers what it said last until the event loop has looked again.
+impl SocketProbe {
+    /// Asks the kernel each time: Tokio's readiness is as old as the last pass of its event loop.
     pub fn unread(&self) -> Unread {
         let Some(stream) = &self.0 else { return Unread::Nothing };
         let Some(stream) = stream.upgrade() else { return Unread::End };
@@ -68,13 +68,13 @@ impl Look {
     }
 }
 
-/// A TCP connection. Brings its [`Look`] along as an extra.
+/// A TCP connection, with its [`SocketProbe`] among the extras of [`Connected`].
 #[derive(Debug)]
 pub(super) struct Socket(Arc<TcpStream>);
 
 impl Connection for Socket {
     fn connected(&self) -> Connected {
-        self.0.connected().extra(Look(Some(Arc::downgrade(&self.0))))
+        self.0.connected().extra(SocketProbe(Some(Arc::downgrade(&self.0))))
     }
 }
 
@@ -83,19 +83,33 @@ impl Socket {
         Socket(Arc::new(stream))
     }
 
-    /// Reads what is there. `WouldBlock` if nothing is.
+    /// Reads without waiting. `WouldBlock` if nothing has arrived.
     fn read(&self, buffer: &mut ReadBuf<'_>) -> io::Result<()> {
         let room = buffer.remaining();
         let mut read = Err(ErrorKind::WouldBlock.into());
         let _ = self.0.try_io(Interest::READABLE, || {
             read = self.0.try_read_buf(buffer);
             match read {
-                // There is no more: the next read need not ask the kernel.
+                // A short read has emptied the socket: the next read need not ask the kernel.
                 Ok(length) if length > 0 && length < room => Err(ErrorKind::WouldBlock.into()),
                 _ => Ok(()),
             }
         });
         read.map(drop)
+    }
+
+    fn poll_send(
+        &self,
+        cx: &mut Context<'_>,
+        send: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.poll_write_ready(cx))?;
+            match send(&self.0) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
     }
 }
 
@@ -113,13 +127,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.0.poll_write_ready(cx))?;
-            match self.0.try_write(bytes) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                written => return Poll::Ready(written),
-            }
-        }
+        self.poll_send(cx, |stream| stream.try_write(bytes))
     }
 
     fn poll_write_vectored(
@@ -127,13 +135,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.0.poll_write_ready(cx))?;
-            match self.0.try_write_vectored(pieces) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                written => return Poll::Ready(written),
-            }
-        }
+        self.poll_send(cx, |stream| stream.try_write_vectored(pieces))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -147,7 +149,7 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         match SockRef::from(&*self.0).shutdown(Shutdown::Write) {
-            // Upstream has ended it already.
+            // Upstream has closed it already.
             Err(error) if error.kind() == ErrorKind::NotConnected => Poll::Ready(Ok(())),
             done => Poll::Ready(done),
         }
@@ -163,38 +165,38 @@ mod tests {
 
     use super::*;
 
-    /// A connection that Tokio takes for one where nothing has come, what tells of it, and its far end.
-    async fn connected() -> (Socket, Look, std::net::TcpStream) {
+    /// A connection that Tokio considers not readable, its probe, and its far end.
+    async fn connected() -> (Socket, SocketProbe, std::net::TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let mut far = listener.accept().unwrap().0;
         let mut socket = Socket::new(stream);
         far.write_all(b"a").unwrap();
         assert_eq!(socket.read_u8().await.unwrap(), b'a');
-        let look = Look(Some(Arc::downgrade(&socket.0)));
-        (socket, look, far)
+        let probe = SocketProbe(Some(Arc::downgrade(&socket.0)));
+        (socket, probe, far)
     }
 
-    /// The event loop gets no chance to look.
+    /// The event loop does not run in between.
     #[tokio::test]
-    async fn what_has_arrived_is_known_before_the_event_loop_has_looked() {
-        let (mut socket, look, mut far) = connected().await;
-        assert_eq!(look.unread(), Unread::Nothing);
+    async fn unread_bytes_are_found_before_the_event_loop_has_run() {
+        let (mut socket, probe, mut far) = connected().await;
+        assert_eq!(probe.unread(), Unread::Nothing);
         far.write_all(b"stray").unwrap();
-        assert_eq!(look.unread(), Unread::Bytes(b"stray".to_vec()));
+        assert_eq!(probe.unread(), Unread::Bytes(b"stray".to_vec()));
         let mut bytes = [0; 5];
         socket.read_exact(&mut bytes).await.unwrap();
-        assert_eq!((&bytes, look.unread()), (b"stray", Unread::Nothing), "it is read all the same");
-        let (other, other_look, mut other_far) = connected().await;
+        assert_eq!((&bytes, probe.unread()), (b"stray", Unread::Nothing), "the bytes can still be read");
+        let (other, other_probe, mut other_far) = connected().await;
         drop(far);
-        assert_eq!(look.unread(), Unread::End);
+        assert_eq!(probe.unread(), Unread::End);
         drop(other);
-        assert_eq!(other_look.unread(), Unread::End);
-        assert_eq!(io::Read::read(&mut other_far, &mut bytes).unwrap(), 0, "nothing keeps it open");
+        assert_eq!(other_probe.unread(), Unread::End);
+        assert_eq!(io::Read::read(&mut other_far, &mut bytes).unwrap(), 0, "the probe does not keep it open");
     }
 
     #[tokio::test]
-    async fn what_comes_later_wakes_its_reader() {
+    async fn later_bytes_wake_the_reader() {
         let (mut socket, _, mut far) = connected().await;
         for _ in 0..3 {
             let reading = tokio::spawn(async move {
@@ -210,7 +212,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn everything_arrives_both_ways_whatever_the_buffers_hold() {
+    async fn more_bytes_than_fit_the_buffers_arrive_in_both_directions() {
         let (mut socket, _, far) = connected().await;
         let far = tokio::task::spawn_blocking(move || {
             use std::io::Read;

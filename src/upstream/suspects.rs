@@ -1,7 +1,7 @@
-//! Requests whose answers may have been those of others. When bytes come that belong to no response, upstream and this
-//! proxy may have been out of step for some time: each answer was then the one to the request before. Nothing tells since
-//! when, so that all that the connection has carried lately is suspect, but for its first request: nothing came before
-//! that. If a whole response comes behind the only one, either may be the answer.
+//! Suspects: requests that may have got the responses to others. When stray bytes arrive on a connection, upstream and this
+//! proxy may have been out of step for some time, so that each request got the response to the one before. Nothing shows since
+//! when, so all recent requests of the connection are suspect. The first one on it is not, since no response came before;
+//! unless it is the only one and another complete response follows: then either may be the right one.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,19 +9,19 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use http::Method;
 use tokio::sync::Notify;
 
-/// Requests that are remembered of one connection.
-const REMEMBERED: usize = 256;
-/// Bytes of paths that are remembered of one connection.
-const REMEMBERED_BYTES: usize = 64 << 10;
-/// Requests that may wait to be dealt with.
+/// Most requests that are stored for one connection.
+const REQUESTS: usize = 256;
+/// Most bytes of paths that are stored for one connection.
+const PATH_BYTES: usize = 64 << 10;
+/// Most requests that wait for their invalidation.
 const WAITING: usize = 4096;
 
-/// Requests whose answers may have been those of others.
+/// Requests that may have got the responses to others.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Suspects {
     /// Method and path, without the query.
     pub requests: VecDeque<(Method, Box<str>)>,
-    /// There were others, which are not known any more.
+    /// There were others that have not been stored.
     pub are_more: bool,
 }
 
@@ -31,61 +31,60 @@ impl Suspects {
     }
 }
 
-/// What a connection has carried.
+/// The recent requests of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Carried {
     has_begun: bool,
-    /// The first request of all is the first of `lately`.
+    /// The first of `recent` is the first request of the connection.
     has_first: bool,
-    /// Of the paths in `lately`.
+    /// Length of the paths in `recent`.
     bytes: usize,
-    lately: Suspects,
+    recent: Suspects,
 }
 
 impl Carried {
-    /// A request has been answered.
+    /// Records a request that has got a response.
     pub fn note(&mut self, method: &Method, path_and_query: &str) {
         if !std::mem::replace(&mut self.has_begun, true) {
             self.has_first = true;
         }
         let path = path_and_query.split('?').next().unwrap_or_default();
         self.bytes += path.len();
-        self.lately.requests.push_back((method.clone(), path.into()));
-        if self.lately.requests.len() > REMEMBERED {
-            self.forget();
+        self.recent.requests.push_back((method.clone(), path.into()));
+        if self.recent.requests.len() > REQUESTS {
+            self.drop_oldest();
         }
-        while self.bytes > REMEMBERED_BYTES && self.forget() {
-            self.lately.are_more = true;
+        while self.bytes > PATH_BYTES && self.drop_oldest() {
+            self.recent.are_more = true;
         }
     }
 
-    fn forget(&mut self) -> bool {
+    fn drop_oldest(&mut self) -> bool {
         self.has_first = false;
-        let oldest = self.lately.requests.pop_front();
+        let oldest = self.recent.requests.pop_front();
         self.bytes -= oldest.as_ref().map_or(0, |(_, path)| path.len());
         oldest.is_some()
     }
 
-    /// Takes what is suspect if the connection turns out to be out of step. `has_another`: what has come begins like a
-    /// response.
+    /// Takes the suspects of a connection that is out of step. `has_another`: the stray bytes begin like a response.
     pub fn take(&mut self, has_another: bool) -> Suspects {
-        if self.has_first && !(has_another && self.lately.requests.len() == 1) {
-            self.forget();
+        if self.has_first && !(has_another && self.recent.requests.len() == 1) {
+            self.drop_oldest();
         }
         (self.bytes, self.has_first) = (0, false);
-        std::mem::take(&mut self.lately)
+        std::mem::take(&mut self.recent)
     }
 }
 
-/// Suspects of all connections that wait to be dealt with.
+/// The suspects of all connections that wait for their invalidation.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     suspects: Mutex<Suspects>,
-    come: Notify,
+    added: Notify,
 }
 
 impl Waiting {
-    /// Adds some; too many become [`Suspects::are_more`].
+    /// Adds suspects; beyond [`WAITING`] only [`Suspects::are_more`] is set.
     pub fn add(&self, suspects: Suspects) {
         if suspects.is_empty() {
             return;
@@ -97,17 +96,17 @@ impl Waiting {
             *waiting = Suspects { requests: VecDeque::new(), are_more: true };
         }
         drop(waiting);
-        self.come.notify_one();
+        self.added.notify_one();
     }
 
-    /// Waits until there are some.
+    /// Waits until there are suspects.
     pub async fn next(&self) -> Suspects {
         loop {
             let suspects = std::mem::take(&mut *self.lock());
             if !suspects.is_empty() {
                 return suspects;
             }
-            self.come.notified().await;
+            self.added.notified().await;
         }
     }
 
@@ -137,7 +136,7 @@ mod tests {
         carried.note(&Method::PUT, "/d");
         let suspects = carried.take(true);
         assert_eq!(Vec::from(suspects.requests), [(Method::GET, Box::from("/a")), (Method::PUT, Box::from("/d"))]);
-        assert!(carried.take(true).is_empty(), "told once");
+        assert!(carried.take(true).is_empty(), "taken once");
     }
 
     #[test]
@@ -148,23 +147,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_of_a_connection_is_bounded() {
+    fn stored_requests_of_a_connection_are_bounded() {
         let mut many = carried((0..1000).map(|number| format!("/{number}")));
         let suspects = many.take(true);
-        assert_eq!((suspects.requests.len(), suspects.are_more), (REMEMBERED, false));
+        assert_eq!((suspects.requests.len(), suspects.are_more), (REQUESTS, false));
         assert_eq!(suspects.requests.back().unwrap().1.as_ref(), "/999");
-        let long = "x".repeat(REMEMBERED_BYTES / 3);
+        let long = "x".repeat(PATH_BYTES / 3);
         let mut long = carried((0..10).map(|_| long.clone()));
-        assert!(long.bytes <= REMEMBERED_BYTES);
+        assert!(long.bytes <= PATH_BYTES);
         let suspects = long.take(true);
         assert_eq!((suspects.requests.len(), suspects.are_more), (3, true));
-        let mut huge = carried((0..2).map(|_| "x".repeat(REMEMBERED_BYTES + 1)));
+        let mut huge = carried((0..2).map(|_| "x".repeat(PATH_BYTES + 1)));
         assert_eq!(huge.take(true), Suspects { requests: VecDeque::new(), are_more: true });
         assert_eq!(huge.bytes, 0);
     }
 
     #[tokio::test]
-    async fn too_many_that_wait_are_all() {
+    async fn too_many_waiting_suspects_count_as_all_requests() {
         let waiting = Waiting::default();
         for expected in [1, 2] {
             for number in 0..expected {

@@ -1,4 +1,4 @@
-//! TLS with upstream: whom Larder trusts, and what it shows (`[server.upstream_tls]`).
+//! TLS to upstream: trusted authorities and Larder's own certificate (`[server.upstream_tls]`).
 
 use std::fmt::Display;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::config::UpstreamTls;
 ///
 /// # Errors
 ///
-/// A file cannot be read or does not hold what it should, or nobody is trusted.
+/// A file cannot be read or does not contain what it should, or the system's certificate store cannot be read.
 pub(super) fn client(tls: &UpstreamTls) -> Result<ClientConfig, UpstreamFault> {
     let builder = ClientConfig::builder();
     let builder = match &tls.ca {
@@ -28,7 +28,7 @@ pub(super) fn client(tls: &UpstreamTls) -> Result<ClientConfig, UpstreamFault> {
     builder.with_client_auth_cert(chain, key).map_err(|error| fault("cert", cert, &error))
 }
 
-/// The configuration for one without TLS, which uses none: the machine's certificates need not be read.
+/// The configuration for an `http` upstream. It is never used, so the system's certificates are not read.
 pub(super) fn none() -> ClientConfig {
     ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth()
 }
@@ -45,7 +45,7 @@ fn certificates(field: &'static str, path: &Path) -> Result<Vec<CertificateDer<'
     let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let certificates = read.map_err(|error| fault(field, path, &error))?;
     if certificates.is_empty() {
-        return Err(fault(field, path, &"it holds no certificate (-----BEGIN CERTIFICATE-----)"));
+        return Err(fault(field, path, &"it contains no certificate (-----BEGIN CERTIFICATE-----)"));
     }
     Ok(certificates)
 }
@@ -59,21 +59,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_is_not_there_or_holds_something_else_is_told_of() {
+    fn a_missing_or_invalid_file_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("x.pem");
         std::fs::write(&file, "nothing").unwrap();
         let nowhere = dir.path().join("nowhere.pem");
         let rows = [
             (UpstreamTls { ca: Some(nowhere.clone()), ..UpstreamTls::default() }, "ca = "),
-            (UpstreamTls { ca: Some(file.clone()), ..UpstreamTls::default() }, "it holds no certificate"),
+            (UpstreamTls { ca: Some(file.clone()), ..UpstreamTls::default() }, "it contains no certificate"),
             (UpstreamTls { ca: None, identity: Some((file.clone(), file)), server_name: None }, "key = "),
         ];
         for (tls, expected) in rows {
-            // Without the machine's certificates there is another fault before it.
-            let Err(fault) = client(&tls) else { panic!("{tls:?} is taken") };
-            let said = fault.to_string();
-            assert!(said.contains(expected) || said.contains("certificate store"), "{said}");
+            // On a machine without a certificate store that fault is reported first.
+            let Err(fault) = client(&tls) else { panic!("{tls:?} is accepted") };
+            let message = fault.to_string();
+            assert!(message.contains(expected) || message.contains("certificate store"), "{message}");
         }
     }
 }

@@ -1,13 +1,12 @@
-//! The content of one request on its way from the client to upstream: whether upstream may have received all of it, and how
-//! it ended otherwise. A message that ends before its length, or without its last chunk, is incomplete (RFC 9112 §8), and
-//! upstream must treat it so: the request has not happened.
+//! The transfer of request content from the client to upstream: whether upstream may have received all of it, or why not. A
+//! message that ends before its length, or without its last chunk, is incomplete (RFC 9112 §8): upstream must not act on it.
 //!
-//! A client that expects `100-continue` is asked for nothing before upstream wants it (RFC 9110 §10.1.1): upstream says
-//! so, with a 100, or has not said anything for a while, which servers that do not know of it never will. Until then a
-//! final answer can reach the client before it has sent anything.
+//! Content behind `Expect: 100-continue` is requested from the client only when upstream sends a 100 (RFC 9110 §10.1.1), or
+//! has sent nothing for a while, as servers that do not support it never do. Until then the final response can reach the
+//! client before it has sent any content.
 //!
-//! An answer that comes before the end of the content is read to its end, whatever becomes of the content meanwhile. The request
-//! is under way until both have ended.
+//! A response that begins before the end of the content is read to its end, whatever happens to the content meanwhile. The
+//! request is in progress until both have ended.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,42 +14,42 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::sync::Notify;
 
-/// Why a content did not come to its end.
+/// Why content is incomplete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UploadFault {
     /// The client sent less than `upload_rate`.
-    #[error("the client sends its content too slowly")]
+    #[error("the client sends the request content too slowly")]
     Slow,
-    /// The client left, reset its stream, or sent a faulty chunk.
-    #[error("the client's content broke off")]
+    /// The client disconnected, reset its stream, or sent a malformed chunk.
+    #[error("the request content broke off")]
     Broken,
-    /// It waited for a 100, and the final answer came first.
-    #[error("upstream answered without the content")]
+    /// It waited for a 100, and the final response ended first.
+    #[error("upstream responded without the request content")]
     Unwanted,
-    /// Larder no longer waits for an answer.
+    /// Larder no longer waits for the response.
     #[error("the request was given up")]
     GivenUp,
 }
 
-/// How far a content has come.
+/// The state of the content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Phase {
     /// It waits for a 100.
     Held,
     #[default]
     Sending,
-    /// The last of it may have been written to upstream's connection.
+    /// Its end may have been written to upstream's connection.
     Whole,
-    /// It ended before; the last of it is never written.
+    /// It ended early; its end is never written.
     Failed(UploadFault),
 }
 
-/// How far the final answer has come.
+/// The state of the final response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Reading {
     #[default]
     Awaited,
-    /// It is being read: upstream's connection must not end yet.
+    /// It is being read: upstream's connection must stay open.
     Begun,
     Over,
 }
@@ -58,59 +57,59 @@ enum Reading {
 #[derive(Debug, Default)]
 struct State {
     phase: Phase,
-    answer: Reading,
-    /// Wakes upstream's connection.
+    response: Reading,
+    /// Wakes the task of upstream's connection.
     waker: Option<Waker>,
 }
 
 /// The content of one request.
 #[derive(Debug, Default)]
 pub struct Upload {
-    /// Guards how far content and answer have come, so that a content that was given up cannot be completed.
+    /// Guards the state of both, so that content that was given up cannot become complete.
     state: Mutex<State>,
-    /// It has ended.
+    /// Notified when the content has ended.
     end: Notify,
 }
 
 impl Upload {
-    /// Whether it is whole, or will never be.
+    /// Whether the content has ended: it is whole, or will never be.
     pub fn has_ended(&self) -> bool {
         matches!(self.lock().phase, Phase::Whole | Phase::Failed(_))
     }
 
-    /// Waits until it is whole, or will never be.
+    /// Waits until the content has ended.
     pub async fn ended(&self) {
         let mut end = pin!(self.end.notified());
-        // It may end between the look and the wait.
+        // It may end between the check and the wait.
         end.as_mut().enable();
         if !self.has_ended() {
             end.await;
         }
     }
 
-    /// Whether upstream may have received all of it.
+    /// Whether upstream may have received all of the content.
     pub fn is_whole(&self) -> bool {
         self.lock().phase == Phase::Whole
     }
 
-    /// The content waits for a 100.
+    /// Holds the content back until [`Upload::release`].
     pub(super) fn hold(&self) {
         self.lock().phase = Phase::Held;
     }
 
-    /// The content may be sent, unless the final answer was first.
+    /// Lets the content be sent, unless the final response has begun.
     pub(super) fn release(&self) {
         let mut state = self.lock();
-        if (state.phase, state.answer) == (Phase::Held, Reading::Awaited) {
+        if (state.phase, state.response) == (Phase::Held, Reading::Awaited) {
             state.phase = Phase::Sending;
             state.wake();
         }
     }
 
-    /// Ready when the content may be sent, or will not be.
+    /// Ready when the content may be sent, or never will be.
     pub(super) fn poll_released(&self, cx: &Context<'_>) -> Poll<Result<(), UploadFault>> {
         let mut state = self.lock();
-        match (state.phase, state.answer) {
+        match (state.phase, state.response) {
             (Phase::Held, Reading::Over) => Poll::Ready(Err(UploadFault::Unwanted)),
             (Phase::Held, _) => {
                 state.waker = Some(cx.waker().clone());
@@ -121,7 +120,7 @@ impl Upload {
         }
     }
 
-    /// Before the last of the content is written. An error if it must not be.
+    /// Marks the content as whole, before its end is written. Fails if the end must not be written.
     pub(super) fn complete(&self) -> Result<(), UploadFault> {
         let mut state = self.lock();
         match state.phase {
@@ -134,7 +133,7 @@ impl Upload {
         }
     }
 
-    /// The content ends here, unless it is whole. Gives why it has ended, if that was earlier.
+    /// Ends the content early, unless it is whole. Returns the earlier fault, if it had ended early before.
     pub(super) fn fail(&self, fault: UploadFault) -> Option<UploadFault> {
         let mut state = self.lock();
         match state.phase {
@@ -149,7 +148,7 @@ impl Upload {
         }
     }
 
-    /// The last of it could not be written.
+    /// Records that the end of the content could not be written.
     pub(super) fn note_unwritten(&self) {
         let mut state = self.lock();
         if state.phase == Phase::Whole {
@@ -157,10 +156,10 @@ impl Upload {
         }
     }
 
-    /// Ready when upstream's connection may end: no answer is being read.
-    pub(super) fn poll_unanswered(&self, cx: &Context<'_>) -> Poll<()> {
+    /// Ready when upstream's connection may end: no response is being read.
+    pub(super) fn poll_not_responding(&self, cx: &Context<'_>) -> Poll<()> {
         let mut state = self.lock();
-        match state.answer {
+        match state.response {
             Reading::Begun => {
                 state.waker = Some(cx.waker().clone());
                 Poll::Pending
@@ -169,10 +168,10 @@ impl Upload {
         }
     }
 
-    /// The head of the final answer has come. Whether the content has not been asked for, or has not all been sent.
-    pub(super) fn begin_answer(&self) -> Unsent {
+    /// Records the head of the final response. Returns how much of the content has not been sent.
+    pub(super) fn begin_response(&self) -> Unsent {
         let mut state = self.lock();
-        state.answer = Reading::Begun;
+        state.response = Reading::Begun;
         match state.phase {
             Phase::Whole => Unsent::Nothing,
             Phase::Held => Unsent::All,
@@ -180,10 +179,10 @@ impl Upload {
         }
     }
 
-    /// The final answer has been read, or is not wanted any more.
-    pub(super) fn end_answer(&self) {
+    /// Records that the final response has been read, or is no longer wanted.
+    pub(super) fn end_response(&self) {
         let mut state = self.lock();
-        state.answer = Reading::Over;
+        state.response = Reading::Over;
         state.wake();
     }
 
@@ -198,7 +197,7 @@ impl State {
     }
 }
 
-/// The content in the hands of who sends it. Dropped before it is whole, it is given up: nobody sends the rest.
+/// The sending side. Gives up the content if dropped before it is whole.
 #[derive(Debug, Default)]
 pub(super) struct Sender(pub Arc<Upload>);
 
@@ -208,12 +207,12 @@ impl Drop for Sender {
     }
 }
 
-/// What of a content had not been sent when its answer began.
+/// How much of the content had not been sent when the response began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unsent {
     Nothing,
     Some,
-    /// It was not asked for.
+    /// It was never requested from the client.
     All,
 }
 
@@ -230,7 +229,7 @@ mod tests {
     }
 
     fn begin(upload: &Upload) {
-        upload.begin_answer();
+        upload.begin_response();
     }
 
     fn complete(upload: &Upload) {
@@ -246,15 +245,15 @@ mod tests {
     }
 
     #[test]
-    fn content_that_waits_for_a_100_is_sent_unless_the_answer_is_first() {
+    fn content_that_waits_for_a_100_is_sent_unless_the_response_comes_first() {
         const UNWANTED: Poll<Result<(), UploadFault>> = Poll::Ready(Err(UploadFault::Unwanted));
         let rows: [(Steps, Poll<Result<(), UploadFault>>); 6] = [
             (&[Upload::hold], Poll::Pending),
             (&[Upload::hold, Upload::release], Poll::Ready(Ok(()))),
-            (&[Upload::hold, Upload::release, begin, Upload::end_answer], Poll::Ready(Ok(()))),
+            (&[Upload::hold, Upload::release, begin, Upload::end_response], Poll::Ready(Ok(()))),
             (&[Upload::hold, begin], Poll::Pending),
             (&[Upload::hold, begin, Upload::release], Poll::Pending),
-            (&[Upload::hold, begin, Upload::end_answer, Upload::release], UNWANTED),
+            (&[Upload::hold, begin, Upload::end_response, Upload::release], UNWANTED),
         ];
         for (number, (steps, expected)) in rows.into_iter().enumerate() {
             let upload = after(steps);
@@ -264,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_content_is_whole_or_given_up_whichever_is_first() {
+    fn content_is_whole_or_given_up_whichever_comes_first() {
         let rows: [(Steps, bool); 6] = [
             (&[], false),
             (&[complete], true),
@@ -281,7 +280,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_content_ends_when_it_is_whole_or_will_never_be() {
+    async fn content_ends_when_it_is_whole_or_will_never_be() {
         let ends: [fn(Sender); 3] = [|content| complete(&content.0), |content| break_off(&content.0), drop];
         for end in ends {
             let content = Sender::default();
@@ -295,12 +294,15 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_has_begun_is_read_to_its_end() {
-        let rows: [(Steps, bool); 3] =
-            [(&[break_off], true), (&[begin, break_off], false), (&[begin, break_off, Upload::end_answer], true)];
+    fn the_connection_stays_open_while_a_response_is_read() {
+        let rows: [(Steps, bool); 3] = [
+            (&[break_off], true),
+            (&[begin, break_off], false),
+            (&[begin, break_off, Upload::end_response], true),
+        ];
         for (number, (steps, may_end)) in rows.into_iter().enumerate() {
             let upload = after(steps);
-            let found = upload.poll_unanswered(&Context::from_waker(Waker::noop()));
+            let found = upload.poll_not_responding(&Context::from_waker(Waker::noop()));
             assert_eq!(found.is_ready(), may_end, "row {number}");
         }
     }

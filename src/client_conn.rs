@@ -1,4 +1,4 @@
-//! The connections of a listener, each with what it is doing: so that those which do nothing can give way to new ones.
+//! The client connections of a listener and their states, so that idle ones can be closed to make room for new ones.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -9,11 +9,12 @@ use tokio::sync::Notify;
 
 use crate::client::Client;
 
-pub(crate) mod stall;
+pub mod interim;
+pub(crate) mod timeouts;
 
-/// The open connections of a listener.
+/// The open connections of one listener.
 #[derive(Debug)]
-pub(crate) struct Connections {
+pub struct ClientConns {
     start: Instant,
     open: Mutex<Open>,
 }
@@ -21,42 +22,42 @@ pub(crate) struct Connections {
 #[derive(Debug, Default)]
 struct Open {
     next: u64,
-    by_id: HashMap<u64, Arc<Connection>>,
+    by_id: HashMap<u64, Arc<ClientConn>>,
 }
 
-/// What an open connection is doing.
+/// The state of an open connection.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub struct ClientConn {
     id: u64,
     client: Client,
-    /// When the connections of its listener began to be counted.
+    /// Start of the time in `since`.
     start: Instant,
-    /// Requests that are being answered; one more once it is upgraded.
+    /// Requests in progress; one more after an upgrade.
     busy: AtomicUsize,
     /// A write waits for the client to read.
     is_writing: AtomicBool,
-    /// When the last request was answered, or the connection was opened: microseconds after `start`.
+    /// End of the last request, or else opening of the connection: microseconds after `start`.
     since: AtomicU64,
     is_evicted: AtomicBool,
     evict: Notify,
 }
 
-/// While it lives, the connection is busy.
+/// Keeps a connection busy until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Busy(Arc<Connection>);
+pub struct Busy(Arc<ClientConn>);
 
-impl Connections {
+impl ClientConns {
     /// None yet.
-    pub fn new() -> Connections {
-        Connections { start: Instant::now(), open: Mutex::default() }
+    pub(crate) fn new() -> ClientConns {
+        ClientConns { start: Instant::now(), open: Mutex::default() }
     }
 
-    /// One more, which counts until [`Connections::close`].
-    pub fn open(&self, client: Client) -> Arc<Connection> {
+    /// Adds a connection, until [`ClientConns::close`].
+    pub fn open(&self, client: Client) -> Arc<ClientConn> {
         let mut open = self.lock();
         let id = open.next;
         open.next += 1;
-        let connection = Arc::new(Connection {
+        let connection = Arc::new(ClientConn {
             id,
             client,
             start: self.start,
@@ -70,19 +71,18 @@ impl Connections {
         connection
     }
 
-    /// It is closed.
-    pub fn close(&self, connection: &Connection) {
+    /// Removes a closed connection.
+    pub fn close(&self, connection: &ClientConn) {
         self.lock().by_id.remove(&connection.id);
     }
 
-    /// Connections that have been told to close and have not done so yet.
+    /// Number of connections that were asked to close and are still open.
     pub fn evicted(&self) -> usize {
         self.lock().evicted()
     }
 
-    /// Has connections closed that do nothing until `count` are about to close, those included that are already: first those
-    /// of the clients that have the most connections, and of these those that have done nothing for the longest time. Gives
-    /// how many were told to.
+    /// Asks idle connections to close, until `count` are closing, including those that are already. Connections of the clients
+    /// with the most connections come first, and of these the longest idle. Returns how many it has asked.
     pub fn evict_idle(&self, count: usize) -> usize {
         let mut counts: HashMap<Client, usize> = HashMap::new();
         let (missing, mut idle): (usize, Vec<_>) = {
@@ -102,8 +102,8 @@ impl Connections {
         idle.len()
     }
 
-    /// Has one connection closed that is not busy, whether or not its client reads: the oldest one of the client that has
-    /// the most of them. `false` if there is none.
+    /// Asks one connection to close that is not busy, even if a write is pending: the oldest one of the client with the most of
+    /// them. `false` if there is none.
     pub fn evict_of_largest(&self) -> bool {
         let open = self.lock();
         let free = || open.by_id.values().filter(|connection| connection.is_free());
@@ -126,35 +126,35 @@ impl Open {
     }
 }
 
-impl Connection {
-    /// The address at the other end.
+impl ClientConn {
+    /// The client by whose address the connection counts.
     pub fn client(&self) -> Client {
         self.client
     }
 
-    /// Marks it busy: it is not closed to make room.
-    pub fn begin(self: &Arc<Connection>) -> Busy {
+    /// Marks the connection busy: it is not closed to make room.
+    pub fn begin(self: &Arc<ClientConn>) -> Busy {
         self.busy.fetch_add(1, Relaxed);
         Busy(Arc::clone(self))
     }
 
-    /// Marks it busy for as long as it is open.
+    /// Marks the connection busy until it is closed.
     pub fn keep(&self) {
         self.busy.fetch_add(1, Relaxed);
     }
 
-    /// Whether a request is being answered.
+    /// Whether a request is in progress.
     pub fn is_busy(&self) -> bool {
         self.busy.load(Relaxed) > 0
     }
 
-    /// Says whether a write waits for the client.
+    /// Records whether a write waits for the client.
     pub fn set_writing(&self, is_writing: bool) {
         self.is_writing.store(is_writing, Relaxed);
     }
 
-    /// Returns when the connection is to be closed at once. Not if it has taken up a request meanwhile, or has an answer to
-    /// write: then others give way.
+    /// Returns when the connection is to be closed at once. Ignores the request to close if the connection is busy again, or
+    /// has something to write: others are closed instead.
     pub async fn evicted(&self) {
         loop {
             self.evict.notified().await;
@@ -165,7 +165,7 @@ impl Connection {
         }
     }
 
-    /// It was told to close, and still does nothing.
+    /// It was asked to close, and is still idle.
     fn is_closing(&self) -> bool {
         self.is_evicted.load(Relaxed) && !self.is_busy() && !self.is_writing.load(Relaxed)
     }
@@ -206,13 +206,13 @@ mod tests {
         Client::at(IpAddr::V4(Ipv4Addr::new(192, 0, 2, n)))
     }
 
-    fn evicted(all: &[Arc<Connection>]) -> Vec<usize> {
+    fn evicted(all: &[Arc<ClientConn>]) -> Vec<usize> {
         (0..all.len()).filter(|index| all[*index].is_evicted.load(Relaxed)).collect()
     }
 
     #[test]
     fn idle_connections_are_closed_oldest_first_and_each_once() {
-        let connections = Connections::new();
+        let connections = ClientConns::new();
         let all: Vec<_> = (0..6).map(|_| connections.open(client(1))).collect();
         let busy = all[0].begin();
         all[1].set_writing(true);
@@ -227,8 +227,8 @@ mod tests {
     }
 
     #[test]
-    fn no_more_are_evicted_while_those_that_were_have_yet_to_close() {
-        let connections = Connections::new();
+    fn closing_connections_count_until_they_are_closed() {
+        let connections = ClientConns::new();
         let all: Vec<_> = (0..6).map(|_| connections.open(client(1))).collect();
         assert_eq!(connections.evict_idle(2), 2);
         assert_eq!((connections.evict_idle(2), connections.evicted()), (0, 2));
@@ -239,15 +239,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_that_takes_up_a_request_before_it_closes_stays() {
-        let connections = Connections::new();
+    async fn a_connection_that_begins_a_request_before_it_closes_stays_open() {
+        let connections = ClientConns::new();
         let all: Vec<_> = (0..2).map(|_| connections.open(client(1))).collect();
         connections.evict_idle(1);
         let busy = all[0].begin();
         let mut closing = Box::pin(all[0].evicted());
         assert!(closing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         assert_eq!((connections.evicted(), evicted(&all)), (0, vec![]));
-        assert_eq!(connections.evict_idle(1), 1, "another one gives way");
+        assert_eq!(connections.evict_idle(1), 1, "another one is closed");
         assert_eq!(evicted(&all), [1]);
         drop(busy);
         assert_eq!(connections.evict_idle(2), 1);
@@ -255,8 +255,8 @@ mod tests {
     }
 
     #[test]
-    fn the_client_with_the_most_connections_gives_way() {
-        let connections = Connections::new();
+    fn a_connection_of_the_client_with_the_most_is_closed() {
+        let connections = ClientConns::new();
         let all: Vec<_> = [1, 2, 2, 2, 3].map(|n| connections.open(client(n))).into();
         let _busy = all[1].begin();
         all[2].set_writing(true);
@@ -269,8 +269,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_is_evicted_before_it_waits_learns_of_it() {
-        let connections = Connections::new();
+    async fn an_eviction_before_the_wait_is_noticed() {
+        let connections = ClientConns::new();
         let connection = connections.open(client(1));
         connections.evict_idle(1);
         connection.evicted().await;

@@ -1,6 +1,6 @@
-//! The end of an answer. Where content is still being sent then, the request keeps its place at upstream until that has ended,
-//! too. Who sends it too slowly is given up by its `upload_rate`; a client that sends nothing at all, or an upstream that takes
-//! nothing, after `idle_timeout`: nobody waits for an answer any more, so that no other time limit runs.
+//! The end of a response. If request content is still being sent then, the request keeps its place at upstream until that has
+//! ended too. `upload_rate` limits a slow client. No other timeout runs any more, so the upload is given up after
+//! `idle_timeout` without progress, whether the client sends nothing or upstream reads nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,28 +10,28 @@ use tokio::task::AbortHandle;
 
 use super::{Progress, Upload, UploadFault, UpstreamPlace};
 
-/// Ends an answer when dropped: content that was not asked for is given up.
+/// Marks the response as ended when dropped. Content that waits for a 100 is then given up.
 #[derive(Debug)]
-pub(super) struct AnswerEnd {
+pub(super) struct ResponseEnd {
     pub rest: Rest,
-    /// Given back when the content has ended.
+    /// Released when the content has ended.
     pub place: Option<UpstreamPlace>,
 }
 
-/// The content that belongs to an answer.
+/// The rest of the request content.
 #[derive(Debug, Clone)]
 pub(super) struct Rest {
     pub upload: Arc<Upload>,
     pub progress: Arc<Progress>,
-    /// The longest time in which none of it is sent.
+    /// Longest time without progress.
     pub silence: Duration,
-    /// Upstream's connection.
+    /// The task of upstream's connection.
     pub connection: AbortHandle,
 }
 
-impl Drop for AnswerEnd {
+impl Drop for ResponseEnd {
     fn drop(&mut self) {
-        self.rest.upload.end_answer();
+        self.rest.upload.end_response();
         if !self.rest.upload.has_ended()
             && let Ok(runtime) = Handle::try_current()
         {
@@ -50,7 +50,7 @@ impl Rest {
         self.progress.note();
         if self.progress.within(self.silence, self.upload.ended()).await.is_none() {
             self.upload.fail(UploadFault::GivenUp);
-            // If upstream takes nothing, nobody asks for the content either.
+            // If upstream reads nothing, hyper does not poll the content and never sees the fault.
             self.connection.abort();
         }
     }
