@@ -1,72 +1,64 @@
-//! Lookup and store over the two tiers, and invalidation in both. What is found is *current* or it is not given out;
-//! whether it is also *fresh* is for [`crate::http`] to say.
+//! Lookup and store over the two tiers: L1 in this process's memory, and L2 in Redis if there is one. What a lookup returns as
+//! current is *current*; whether it is also *fresh* is for [`crate::http`] to say.
 //!
-//! Without a store, L1's marks are the authority. With one they are a copy, and a hit in L1 compares with that copy
-//! alone for as long as this proxy holds a lease ([`fleet`]). Without a lease, and where L1 holds nothing current, the
-//! store is asked: for the marks, and in the same round trip for the entry. When the store cannot answer, or has not
-//! taken all invalidations yet ([`undelivered`]), nothing stored is trusted: [`Lookup::view`] is `None`, and a fetch made
-//! meanwhile is not stored, since it would have no stamp.
+//! Without Redis, L1's marks are the authority. With it they are a copy, and a hit in L1 is compared with that copy
+//! alone for as long as this proxy holds a lease ([`crate::coherence`]). Without a lease, and where L1 has nothing current,
+//! Redis is asked for the marks, and in the same round trip for the entry. While Redis is away, or invalidations are
+//! undelivered, nothing stored is trusted: [`Lookup::view`] is `None`, and a response fetched meanwhile is not stored, since
+//! it would have no stamp.
 
-use std::iter;
-use std::ops::Deref;
-use std::slice;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{iter, slice};
 
 use bytes::Bytes;
 use http::HeaderMap;
-use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::coalesce::fleet_lock::FleetLockOutcome;
+use crate::coherence::fleet::{Fleet, FleetSettings};
+use crate::coherence::pending::PendingInvalidations;
+use crate::coherence::pending::delivery::Delivery;
 use crate::entry::{Content, Entry, Seal, VaryIndex};
 use crate::key::{CacheKey, KeyHash, StoreKey};
-use crate::marks::{IssuedStamp, MarksView, Sequence, Stamp, Tag, Validity};
+use crate::marks::{MarksView, Sequence, Stamp, Tag, Validity};
 use crate::metrics::Metrics;
-use crate::store::fleet::{Again, Cause, Intent, Invalidated, Invalidations};
-use crate::store::{Link, Store, StoreError};
-
-pub mod inspect;
-pub mod memory;
-
-use crate::coalesce::fleet_lock::FleetLockOutcome;
-use crate::coherence::delayed::DelayedInvalidations;
-use crate::coherence::fleet::Fleet;
-use crate::coherence::fleet::status::FleetStatus;
-use crate::coherence::undelivered::{Batch, UndeliveredInvalidations};
+use crate::store::{Store, StoreError};
 use crate::supervise::supervise;
 use crate::upkeep::hot::Hot;
-use crate::upkeep::sweeper::{self, Activity, Sweeper};
-use memory::{Hold, Memory, Resident, Usage};
+use crate::upkeep::sweeper;
 
-/// Entries over this, bytes, stay in L1: a larger one could hold up the store's connection for longer than its time
-/// limit, which would look like a store that hangs.
+pub mod inspect;
+mod invalidate;
+pub mod memory;
+mod status;
+
+use memory::{Hold, Memory, Resident};
+
+/// Entries over this, bytes, stay in L1: a larger one could hold up the connection to Redis for longer than its time
+/// limit, which would look like a Redis that hangs.
 pub const SHARED_MAX: u64 = 1 << 20;
 
 /// L1, the marks, and L2 if there is one.
 pub struct Cache {
-    memory: Arc<Memory>,
+    memory: Memory,
     shared: Option<Shared>,
-    delayed: DelayedInvalidations,
+    pending: Arc<PendingInvalidations>,
+    /// Repeats what is delayed; spawned when the first is.
+    repeating: OnceLock<AbortOnDropHandle<()>>,
     hot: Hot,
     metrics: Arc<Metrics>,
 }
 
 struct Shared {
+    store: Arc<dyn Store>,
+    fleet: Arc<Fleet>,
     delivery: Delivery,
     /// Of the entries.
     seal: Seal,
     sweeping: OnceLock<Arc<sweeper::Status>>,
-    /// Deliver what the store has not taken, and keep the lease.
+    /// Deliver pending invalidations, and renew the lease.
     _tasks: [AbortOnDropHandle<()>; 2],
-}
-
-impl Deref for Shared {
-    type Target = Delivery;
-
-    fn deref(&self) -> &Delivery {
-        &self.delivery
-    }
 }
 
 /// What a lookup found, and what it learned of the marks.
@@ -125,39 +117,21 @@ pub enum StoreState {
 
 impl Cache {
     /// A cache over these tiers. Must be called inside a tokio runtime if there is a store.
-    pub fn new(memory: Memory, store: Option<(Arc<dyn Store>, Fleet)>, metrics: Arc<Metrics>) -> Cache {
-        let memory = Arc::new(memory);
-        let shared = store.map(|(store, fleet)| {
-            let (undelivered, fleet) = (Arc::new(UndeliveredInvalidations::default()), Arc::new(fleet));
-            let delivery = Delivery {
-                store: Arc::clone(&store),
-                undelivered: Arc::clone(&undelivered),
-                fleet: Arc::clone(&fleet),
-                memory: Arc::clone(&memory),
-                metrics: Arc::clone(&metrics),
-            };
-            let delivering = {
-                let delivery = delivery.clone();
-                supervise("delivery", Arc::clone(&metrics), move || delivery.clone().go_on())
-            };
-            let keeping = {
-                let of_lease = delivery.clone();
-                let keep = move || {
-                    let Delivery { store, undelivered, fleet, memory, metrics } = of_lease.clone();
-                    fleet.keep(store, memory, undelivered, metrics)
-                };
-                supervise("lease", Arc::clone(&delivery.metrics), keep)
-            };
-            Shared {
-                delivery,
-                seal: Seal::new("", None),
-                sweeping: OnceLock::new(),
-                _tasks: [delivering, keeping],
-            }
+    pub fn new(memory: Memory, store: Option<(Arc<dyn Store>, FleetSettings)>, metrics: Arc<Metrics>) -> Cache {
+        let pending = Arc::new(PendingInvalidations::default());
+        let shared = store.map(|(store, settings)| {
+            let (marks, of_fleet) = (Arc::clone(&memory.marks), Arc::clone(&metrics));
+            let fleet = Fleet::new(settings, Arc::clone(&store), marks, Arc::clone(&pending), of_fleet);
+            let fleet = Arc::new(fleet);
+            let delivery = Delivery { pending: Arc::clone(&pending), fleet: Arc::clone(&fleet) };
+            let (delivering, renewing) = (delivery.clone(), Arc::clone(&fleet));
+            let tasks = [
+                supervise("delivery", Arc::clone(&metrics), move || delivering.clone().run()),
+                supervise("lease", Arc::clone(&metrics), move || Arc::clone(&renewing).run()),
+            ];
+            Shared { store, fleet, delivery, seal: Seal::new("", None), sweeping: OnceLock::new(), _tasks: tasks }
         });
-        let undelivered = shared.as_ref().map(|shared| Arc::clone(&shared.undelivered));
-        let delayed = DelayedInvalidations::new(Arc::clone(&memory), undelivered, Arc::clone(&metrics));
-        Cache { memory, shared, delayed, hot: Hot::default(), metrics }
+        Cache { memory, shared, pending, repeating: OnceLock::new(), hot: Hot::default(), metrics }
     }
 
     /// Has the entries in the store carry these checksums. Otherwise they are those of no namespace, without a secret.
@@ -245,12 +219,12 @@ impl Cache {
         label: &impl Fn() -> String,
         tags: &impl Fn() -> Arc<[Tag]>,
     ) -> Lookup {
-        if shared.trusts_nothing() {
+        if !shared.fleet.may_ask() {
             return Lookup::of(Found::Nothing, cache_key, None);
         }
         let (mut invalidated_in_memory, mut soft) = (false, None);
         if let Some(resident) = self.memory.get(&cache_key) {
-            let view = match shared.fleet.holds() {
+            let view = match shared.fleet.holds_lease() {
                 true => Some(self.memory.view_of(&resident)),
                 false => self.ask_view(shared, &resident.entry.tags).await,
             };
@@ -322,7 +296,7 @@ impl Cache {
         label: &str,
         tags: &[Tag],
     ) -> Lookup {
-        let Some(shared) = self.shared.as_ref().filter(|shared| !shared.trusts_nothing()) else {
+        let Some(shared) = self.shared.as_ref().filter(|shared| shared.fleet.may_ask()) else {
             return Lookup::of(Found::Nothing, cache_key, None);
         };
         let (found, view) = self.fetch_shared(shared, &cache_key, label, tags).await;
@@ -459,7 +433,7 @@ impl Cache {
     pub async fn view(&self, tags: &[Tag]) -> Option<MarksView> {
         match &self.shared {
             None => Some(self.memory.view(tags)),
-            Some(shared) if shared.trusts_nothing() => None,
+            Some(shared) if !shared.fleet.may_ask() => None,
             Some(shared) => self.ask_view(shared, tags).await,
         }
     }
@@ -471,7 +445,7 @@ impl Cache {
         let time = second..second.saturating_add(2_000_000);
         let marks = &self.memory.marks;
         let Some(shared) = &self.shared else { return marks.any_in(tags, &time) };
-        if marks.any_in(tags, &time) || shared.trusts_nothing() {
+        if marks.any_in(tags, &time) || !shared.fleet.may_ask() {
             return true;
         }
         // The floor and the root tag are in every view. They count only if they have come since this proxy knows the marks:
@@ -490,185 +464,6 @@ impl Cache {
             let latest = [view.newest, view.soft.map_or(0, |soft| soft.newest)];
             latest.iter().any(|sequence| *sequence > since && time.contains(sequence))
         })
-    }
-
-    /// Invalidates everything that carries one of the tags. When this returns, no lookup that begins later, here or on
-    /// another proxy that can reach the store, gives out what was fetched before. If the store cannot be reached,
-    /// the tags are kept and delivered before anything stored is trusted again; `None` then.
-    pub async fn invalidate(&self, tags: &[Tag]) -> Option<IssuedStamp> {
-        self.invalidate_for(&Invalidations { tags: tags.to_vec(), ..Invalidations::default() }, None).await
-    }
-
-    /// The same for a write that was announced as an intent. What is softened may be given out for the rest of its grace.
-    pub async fn invalidate_for(&self, what: &Invalidations, intent: Option<&Intent>) -> Option<IssuedStamp> {
-        let Invalidations { tags, soft, again } = what;
-        let Some(shared) = &self.shared else {
-            self.delayed.keep(again);
-            return Some(self.memory.invalidate(tags, soft));
-        };
-        let cause = Cause { soft, again, ..shared.fleet.cause(intent.map(|intent| &*intent.id)) };
-        let begun = Instant::now();
-        match shared.store.invalidate(tags, &cause).await {
-            Ok(invalidated) => {
-                shared.fleet.learn(&self.memory, tags, soft, begun, invalidated.taken);
-                let begun = Instant::now();
-                let taken = invalidated.taken;
-                shared.fleet.settle(invalidated, &self.metrics).await;
-                self.metrics.settled(begun.elapsed());
-                Some(taken)
-            }
-            Err(error) => {
-                self.metrics.store_error("invalidate");
-                let tags = what.all_tags();
-                match shared.undelivered.is_closed() {
-                    false => {
-                        tracing::warn!(%error, "the store is away: invalidations are kept, and delivered when it is back");
-                    }
-                    // Said for the first; when it is delivered, it is said how much it was.
-                    true => tracing::debug!(%error, tags = tags.len(), "invalidation is kept"),
-                }
-                shared.keep(&tags, &error);
-                self.delayed.keep(again);
-                // If the store is away for everybody, nobody serves anything stored when that is over. If it is away for this
-                // proxy alone, the others do: that is what `on_outage = "refuse"` is for.
-                let alone = shared.fleet.outlast(&shared.store, &error, begun);
-                shared.undelivered.settled_or(alone).await;
-                None
-            }
-        }
-    }
-
-    /// The same without waiting for anybody, and once more later: for what nobody is answered about.
-    pub async fn invalidate_at_once(&self, tags: &[Tag], later: Duration) {
-        let Some(shared) = &self.shared else {
-            self.memory.invalidate(tags, &[]);
-            return;
-        };
-        let begun = Instant::now();
-        let again = [Again { after: later, tags: tags.to_vec() }];
-        let cause = Cause { again: &again, ..shared.fleet.cause(None) };
-        match shared.store.invalidate(tags, &cause).await {
-            Ok(invalidated) => shared.fleet.learn(&self.memory, tags, &[], begun, invalidated.taken),
-            Err(error) => shared.keep(tags, &error),
-        }
-    }
-
-    /// Announces a write before it is forwarded, so that another proxy invalidates what it would if this one dies in the
-    /// middle of it: `within` from now, unless it is announced again. Gives what the marks say now; `None` without a
-    /// store, where nobody is left to tell.
-    ///
-    /// # Errors
-    ///
-    /// The store is away.
-    pub async fn announce(&self, intent: &Intent, within: Duration) -> Result<Option<MarksView>, StoreError> {
-        let Some(shared) = &self.shared else { return Ok(None) };
-        let view = shared.store.record(intent, within).await;
-        view.map(Some).inspect_err(|_| self.metrics.store_error("record"))
-    }
-
-    /// A write that was announced has come to nothing.
-    pub async fn withdraw(&self, intent: &Intent) {
-        if let Some(shared) = &self.shared {
-            self.ask(shared.store.forget(&intent.id).await, "forget");
-        }
-    }
-
-    /// Waits until everything that the store has not taken is delivered, and no other proxy can serve what it invalidates.
-    pub async fn delivered(&self) {
-        let Some(shared) = &self.shared else { return };
-        shared.undelivered.settled().await;
-    }
-
-    /// Waits until what is stored may be believed; without a store it may at once.
-    pub async fn ready(&self) {
-        if let Some(shared) = &self.shared {
-            shared.fleet.opened().await;
-        }
-    }
-
-    /// Leaves the fleet, so that no write of others has to wait for this proxy. Not with anything undelivered: others await who has
-    /// not left, and invalidate everything in its place.
-    pub async fn leave(&self) {
-        if let Some(shared) = self.shared.as_ref().filter(|shared| shared.undelivered.is_empty()) {
-            self.ask(shared.fleet.leave(&shared.store).await, "leave");
-        }
-    }
-
-    /// Whether L1 is served without asking the store: `None` without one.
-    pub fn holds_lease(&self) -> Option<bool> {
-        self.shared.as_ref().map(|shared| shared.fleet.holds())
-    }
-
-    /// How this proxy stands in the fleet: `None` without a store.
-    pub fn fleet(&self) -> Option<FleetStatus> {
-        self.shared.as_ref().map(|shared| shared.fleet.report(&self.memory))
-    }
-
-    /// State of the shared store.
-    pub fn store_state(&self) -> StoreState {
-        let Some(shared) = &self.shared else { return StoreState::Embedded };
-        match shared.store.link() {
-            Link::Down(reason) => StoreState::Down(reason),
-            Link::Up if shared.undelivered.is_closed() => StoreState::CatchingUp(shared.undelivered.len()),
-            Link::Up => StoreState::Up,
-        }
-    }
-
-    /// The shared store, for the admin's questions.
-    pub fn store_handle(&self) -> Option<&Arc<dyn Store>> {
-        self.shared.as_ref().map(|shared| &shared.store)
-    }
-
-    /// The sweeper of the store, if there is a store and it is to look at any keys. `rate`: how many a second. `pause`: from
-    /// one walk to the next.
-    pub fn sweeper(&self, rate: u64, pause: Duration) -> Option<Sweeper> {
-        let shared = self.shared.as_ref().filter(|_| rate > 0)?;
-        let (id, metrics) = (shared.fleet.id(), Arc::clone(&self.metrics));
-        let sweeper =
-            Sweeper::new(id, Arc::clone(&shared.store), Arc::clone(&shared.undelivered), metrics, (rate, pause));
-        // One sweeper at most is started in a process.
-        let _ = shared.sweeping.set(sweeper.status());
-        Some(sweeper)
-    }
-
-    /// What the sweeper of this proxy does now.
-    pub fn sweeping(&self) -> Activity {
-        let sweeping = self.shared.as_ref().and_then(|shared| shared.sweeping.get());
-        sweeping.map_or(Activity::Off, |status| status.activity())
-    }
-
-    /// The time by the clock that times in entries are of ([`clock`]).
-    pub fn now(&self) -> SystemTime {
-        self.memory.clock.now()
-    }
-
-    /// How full L1 is.
-    pub fn usage(&self) -> Usage {
-        self.memory.usage()
-    }
-
-    /// L1, for the admin's questions.
-    pub fn memory(&self) -> &Memory {
-        &self.memory
-    }
-
-    /// What is read most of what rules may want refreshed.
-    pub fn hot(&self) -> &Hot {
-        &self.hot
-    }
-
-    /// Invalidations that the store has not taken yet, in tags.
-    pub fn undelivered(&self) -> usize {
-        self.shared.as_ref().map_or(0, |shared| shared.undelivered.len())
-    }
-
-    /// Tries once more to deliver what the store has not taken; true if nothing is left.
-    pub async fn deliver_now(&self) -> bool {
-        let Some(shared) = &self.shared else { return true };
-        if let Some((batch, invalidated)) = shared.deliver().await {
-            shared.settle(batch, invalidated).await;
-        }
-        shared.undelivered.is_empty()
     }
 }
 
@@ -703,101 +498,4 @@ fn wider(vary_index: Entry, entry: &Entry, is_error: bool, now: SystemTime) -> O
 /// format, which says its own.
 fn name(label: &str, key: StoreKey) -> String {
     format!("v1:{label}:{key}")
-}
-
-/// Delivers kept invalidations as soon as the store takes them.
-#[derive(Clone)]
-struct Delivery {
-    store: Arc<dyn Store>,
-    undelivered: Arc<UndeliveredInvalidations>,
-    fleet: Arc<Fleet>,
-    memory: Arc<Memory>,
-    metrics: Arc<Metrics>,
-}
-
-impl Delivery {
-    async fn go_on(self) {
-        let mut link = self.store.changes();
-        // Each waits a lease at most, and begins when an outage ends.
-        let mut settling = JoinSet::new();
-        loop {
-            while settling.try_join_next().is_some() {}
-            if let Some((batch, invalidated)) = self.deliver().await {
-                let delivery = self.clone();
-                settling.spawn(async move { delivery.settle(batch, invalidated).await });
-            } else if self.undelivered.is_empty() {
-                self.undelivered.kept().await;
-            } else {
-                // The link says when it is worth another try; the pause bounds the work should it be up and refusing.
-                let _ = tokio::time::timeout(Duration::from_millis(100), link.changed()).await;
-            }
-        }
-    }
-
-    /// Whether nothing stored may be believed now, whatever the store says.
-    fn trusts_nothing(&self) -> bool {
-        self.undelivered.is_closed() || !self.fleet.is_open()
-    }
-
-    /// Keeps tags that could not be delivered.
-    fn keep(&self, tags: &[Tag], error: &StoreError) {
-        self.undelivered.keep(tags, self.taken(tags, error));
-        self.fleet.note_failure(error);
-    }
-
-    /// What an invalidation has taken although it failed: only replicas are missing.
-    fn taken(&self, tags: &[Tag], error: &StoreError) -> Option<Stamp> {
-        let StoreError::Unreplicated { taken: Some(taken), .. } = error else { return None };
-        self.fleet.learn(&self.memory, tags, &[], Instant::now(), *taken);
-        Some(taken.stamp)
-    }
-
-    /// Delivers what waits. Gives what was delivered now, and what the invalidation brought about; `None` if nothing was.
-    async fn deliver(&self) -> Option<(Batch, Option<Invalidated>)> {
-        let batch = self.undelivered.batch()?;
-        let delivered = match batch.taken {
-            Some(taken) => self.reach(&batch, taken).await.then_some(None),
-            None => self.invalidate(&batch).await.map(Some),
-        };
-        let invalidated = delivered?;
-        self.undelivered.delivered(&batch);
-        self.fleet.want();
-        tracing::info!(tags = batch.tags.len(), "kept invalidations were delivered to the store");
-        Some((batch, invalidated))
-    }
-
-    async fn invalidate(&self, batch: &Batch) -> Option<Invalidated> {
-        let begun = Instant::now();
-        match self.store.invalidate(&batch.tags, &self.fleet.cause(None)).await {
-            Ok(invalidated) => {
-                // Before anything in memory is trusted again.
-                self.fleet.learn(&self.memory, &batch.tags, &[], begun, invalidated.taken);
-                Some(invalidated)
-            }
-            Err(error) => {
-                self.undelivered.was_taken(batch, self.taken(&batch.tags, &error));
-                None
-            }
-        }
-    }
-
-    /// Whether replicas have what was taken. It is taken anew should the store have lost it.
-    async fn reach(&self, batch: &Batch, taken: Stamp) -> bool {
-        let Ok(view) = self.store.reach().await else { return false };
-        let is_there = view.stamp.epoch == taken.epoch;
-        if !is_there {
-            self.undelivered.was_taken(batch, None);
-        }
-        is_there
-    }
-
-    /// Waits until nobody can serve what was delivered.
-    async fn settle(&self, batch: Batch, invalidated: Option<Invalidated>) {
-        match invalidated {
-            Some(invalidated) => self.fleet.settle(invalidated, &self.metrics).await,
-            // Whoever was a member when it was taken has synced by then, or serves nothing any more.
-            None => tokio::time::sleep(self.fleet.longest_lease()).await,
-        }
-        self.undelivered.has_settled(&batch);
-    }
 }

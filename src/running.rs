@@ -15,8 +15,7 @@ use crate::cache::memory::Memory;
 use crate::coalesce::inflight::Inflight;
 use crate::coalesce::shapes::Shapes;
 use crate::coalesce::stream::Held;
-use crate::coherence::fleet::Fleet;
-use crate::coherence::unanswered::UnansweredWrites;
+use crate::coherence::fleet::FleetSettings;
 use crate::config::{self, Coherence, Config, Digest, LoadError, Server, StoreConfig};
 use crate::entry::Seal;
 use crate::http::headers::{Credentials, LoopMark};
@@ -84,7 +83,6 @@ pub struct Running {
     pub unshared: Arc<Shares>,
     /// Bodies on their way into memory: at most a quarter of its capacity, or one of the largest.
     pub held: Arc<Held>,
-    pub unanswered: Arc<UnansweredWrites>,
     pub upstream: Upstream,
     pub metrics: Arc<Metrics>,
     /// The tokens of the admin.
@@ -144,7 +142,6 @@ impl Running {
             unmatched: UnmatchedWrites::default(),
             unshared: unshared(&config.server),
             held: Held::new((config.memory.capacity / 4).max(largest)),
-            unanswered: Arc::default(),
             upstream,
             metrics,
             guard: Guard::new(&config.admin.tokens),
@@ -266,9 +263,9 @@ impl Running {
 }
 
 /// This proxy among those that share its store.
-fn fleet(config: &Config) -> Fleet {
-    let Some(store) = &config.store else { return Fleet::new(Coherence::default(), Duration::ZERO) };
-    Fleet::new(store.coherence, store.lease)
+fn fleet(config: &Config) -> FleetSettings {
+    let Some(store) = &config.store else { return FleetSettings::new(Coherence::default(), Duration::ZERO) };
+    FleetSettings::new(store.coherence, store.lease)
         .with_limits(store.connect_timeout, store.timeout)
         .with_replicas(store.wait_replicas)
 }

@@ -426,7 +426,7 @@ async fn drain(running: &Arc<Running>, public: tokio::task::JoinHandle<()>) {
         return running.cache.leave().await;
     }
     // Upstream may yet carry out what it has not answered.
-    let unanswered = running.unanswered.tags();
+    let unanswered = running.cache.unanswered();
     if !unanswered.is_empty() {
         running.cache.invalidate_at_once(&unanswered, running.config.server.reinvalidate_after).await;
     }

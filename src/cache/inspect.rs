@@ -54,7 +54,7 @@ impl Cache {
 
     async fn inspect_store(&self, cache_key: &CacheKey, label: &str) -> StoreInspection {
         let Some(shared) = &self.shared else { return StoreInspection::Embedded };
-        if shared.trusts_nothing() {
+        if !shared.fleet.may_ask() {
             return StoreInspection::Away;
         }
         let name = name(label, cache_key.key());

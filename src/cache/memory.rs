@@ -4,17 +4,16 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use quick_cache::sync::Cache;
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 use smallvec::SmallVec;
-use tokio::time::Instant;
 
-use crate::coherence::clock::SharedClock;
+use crate::coherence::local_marks::LocalMarks;
 use crate::entry::Entry;
 use crate::key::{CacheKey, KeyHash};
-use crate::marks::{Epoch, Held, IssuedStamp, Marks, MarksView, Now, Sequence, SoftInvalidation, Tag};
+use crate::marks::{Held, MarksView, Tag};
 
 /// An entry in L1, with the marks of its tags.
 #[derive(Debug)]
@@ -63,9 +62,7 @@ pub struct Memory {
     entries: Cache<KeyHash, Arc<Resident>, ByWeight, DefaultHashBuilder, CountEvictions>,
     evictions: Arc<AtomicU64>,
     shards: usize,
-    pub marks: Marks,
-    pub clock: SharedClock,
-    start: Instant,
+    pub marks: Arc<LocalMarks>,
 }
 
 #[derive(Clone)]
@@ -105,10 +102,7 @@ impl Memory {
             entries: Cache::with_options(options, ByWeight, DefaultHashBuilder::default(), lifecycle),
             evictions,
             shards,
-            clock: SharedClock::default(),
-            start: Instant::now(),
-            // Zero is kept free: it is no epoch.
-            marks: Marks::new(Epoch(rand::random_range(1..=u64::MAX)), slots),
+            marks: Arc::new(LocalMarks::new(slots)),
         }
     }
 
@@ -158,12 +152,12 @@ impl Memory {
 
     /// Whether what is kept under a key was fetched after a later write than `entry` was, or asked for later than that.
     pub fn holds_newer(&self, key: KeyHash, entry: &Entry) -> bool {
-        self.entries.peek(&key).is_some_and(|there| is_newer(&there.entry, entry, self.clock.now()))
+        self.entries.peek(&key).is_some_and(|there| is_newer(&there.entry, entry, self.marks.clock.now()))
     }
 
     /// What is kept in place of `entry`, if that is newer.
     pub fn newer_than(&self, cache_key: &CacheKey, entry: &Entry) -> Option<Arc<Entry>> {
-        let there = self.get(cache_key).filter(|there| is_newer(&there.entry, entry, self.clock.now()))?;
+        let there = self.get(cache_key).filter(|there| is_newer(&there.entry, entry, self.marks.clock.now()))?;
         Some(Arc::clone(&there.entry))
     }
 
@@ -184,8 +178,7 @@ impl Memory {
 
     /// What the marks say of an entry's tags.
     pub fn view_of(&self, resident: &Resident) -> MarksView {
-        let sequence = resident.entry.stamp.sequence;
-        self.marks.view_of(&resident.held, sequence, || self.nanos(Instant::now()))
+        self.marks.view_of(&resident.held, resident.entry.stamp.sequence)
     }
 
     /// Holds these tags.
@@ -195,36 +188,12 @@ impl Memory {
 
     /// What the marks say of what is held, and of the root tag.
     pub fn view_held(&self, hold: &Hold) -> MarksView {
-        self.marks.view(hold.held(), || self.nanos(Instant::now()))
+        self.marks.view(hold.held())
     }
 
     /// What the marks say of these tags.
     pub fn view(&self, tags: &[Tag]) -> MarksView {
         self.view_held(&self.hold(tags))
-    }
-
-    /// Invalidates where there is no store.
-    pub fn invalidate(&self, tags: &[Tag], soft: &[SoftInvalidation]) -> IssuedStamp {
-        let wall = self.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let wall = u64::try_from(wall.as_micros()).unwrap_or(u64::MAX / 2);
-        self.marks.invalidate(tags, soft, Now { wall, steady: self.nanos(Instant::now()) })
-    }
-
-    /// Takes over soft marks that were told as they were at a time: so much of each grace was left.
-    pub fn soft_invalidate<'t>(
-        &self,
-        soft: impl IntoIterator<Item = (&'t SoftInvalidation, Sequence)>,
-        at: Instant,
-    ) {
-        let now = self.nanos(Instant::now());
-        for (SoftInvalidation { tag, grace }, sequence) in soft {
-            self.marks.soft_invalidate(tag, sequence, self.nanos(at + *grace), now);
-        }
-    }
-
-    /// The clock of soft marks.
-    fn nanos(&self, time: Instant) -> u64 {
-        u64::try_from(time.duration_since(self.start).as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// How full L1 is.
@@ -284,7 +253,7 @@ fn shards(capacity: u64, largest: u64) -> usize {
 mod tests {
     use super::*;
     use crate::entry::{Content, VaryIndex};
-    use crate::marks::Stamp;
+    use crate::marks::{Epoch, Stamp};
 
     /// The sign that responses vary, which is the smallest of entries.
     fn entry(stamp: Stamp, tags: &[Tag]) -> Arc<Entry> {

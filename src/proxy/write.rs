@@ -86,7 +86,7 @@ async fn carry_out(
     let unanswered = invalidations(&targets, &matches, no_answer, &hosts, Some(reinvalidate_after));
     let tags = unanswered.all_tags();
     let intent = Intent { id: random_id(), tags: tags.clone() };
-    let pending = running.unanswered.begin(tags);
+    let pending = running.cache.begin_write(tags);
     let before = match announce(running, &intent).await {
         Ok(before) => before,
         Err(refused) => return *refused,
@@ -228,7 +228,7 @@ struct Rest {
 impl Rest {
     /// Invalidates once more when the content has ended.
     fn follow(self, running: &Arc<Running>) {
-        let (task, pending) = (Arc::clone(running), running.unanswered.begin(self.intent.tags.clone()));
+        let (task, pending) = (Arc::clone(running), running.cache.begin_write(self.intent.tags.clone()));
         running.tasks.spawn(async move {
             self.finish(&task).await;
             drop(pending);

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::names::{Names, TRIAL};
-use crate::coherence::undelivered::UndeliveredInvalidations;
+use crate::coherence::pending::PendingInvalidations;
 use crate::entry::Preface;
 use crate::marks::{MarksView, Tag};
 use crate::metrics::Metrics;
@@ -80,7 +80,7 @@ impl Status {
 pub struct Sweeper {
     id: Box<str>,
     store: Arc<dyn Store>,
-    undelivered: Arc<UndeliveredInvalidations>,
+    pending: Arc<PendingInvalidations>,
     status: Arc<Status>,
     metrics: Arc<Metrics>,
     /// Keys a second.
@@ -118,12 +118,12 @@ impl Sweeper {
     pub fn new(
         id: &str,
         store: Arc<dyn Store>,
-        undelivered: Arc<UndeliveredInvalidations>,
+        pending: Arc<PendingInvalidations>,
         metrics: Arc<Metrics>,
         (rate, pause): (u64, Duration),
     ) -> Sweeper {
         let status = Arc::default();
-        Sweeper { id: id.into(), store, undelivered, status, metrics, rate, pause }
+        Sweeper { id: id.into(), store, pending, status, metrics, rate, pause }
     }
 
     /// What it does now, for as long as it lives and afterwards.
@@ -215,7 +215,7 @@ impl Sweeper {
                 }
                 *renewed = sent;
             }
-            if !self.undelivered.is_closed() {
+            if !self.pending.has_undelivered() {
                 return Ok(());
             }
             sleep(GIVING_WAY).await;

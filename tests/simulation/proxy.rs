@@ -17,7 +17,7 @@ use http::{HeaderMap, StatusCode};
 use larder::cache::memory::Memory;
 use larder::cache::{Cache, Found, Lookup, Placement};
 use larder::coalesce::inflight::{FetchFailure, FetchOutcome, FetchPermit, FetchRole, Inflight, InflightFetch};
-use larder::coherence::fleet::Fleet;
+use larder::coherence::fleet::FleetSettings;
 use larder::config::{Coherence, OnOutage};
 use larder::entry::{Content, Entry, Response};
 use larder::http::freshness::{Freshness, LifetimeSource};
@@ -177,7 +177,7 @@ impl Proxy {
         let memory = Memory::new(1 << 20, 1 << 10, slots);
         let ahead = Arc::<AtomicI64>::default();
         let (world, ahead_of) = (Arc::clone(&site.world), Arc::clone(&ahead));
-        let fleet = Fleet::new(mode, lease)
+        let fleet = FleetSettings::new(mode, lease)
             .with_replicas(u64::from(waits))
             .with_limits(limit, limit)
             .with_wall_clock(Arc::new(move || world.wall_clock(ahead_of.load(SeqCst))));

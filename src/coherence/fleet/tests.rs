@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use tokio::time::{advance, sleep};
 
 use super::*;
 use crate::cache::Cache;
-use crate::marks::MarksView;
-use crate::store::fleet::{EpochState, FleetLock, LockReply, Member, Roster};
+use crate::cache::memory::Memory;
+use crate::marks::{IssuedStamp, MarksView, Sequence, Stamp};
+use crate::store::fleet::{
+    EpochState, FleetLock, Generation, Holder, Intent, LockReply, Member, Membership, Roster, Synced,
+};
 use crate::store::sweep::{Dated, Judged, KeyStats, Survey, WalkPosition};
-use crate::store::{FamilyOf, Found, KeyCounts, Reply, StoreInfo};
+use crate::store::{FamilyOf, Found, KeyCounts, Link, Outage, Reply, StoreInfo};
 
 const LEASE: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -303,13 +306,13 @@ impl Store for Fake {
 }
 
 /// A proxy on this store.
-fn proxy(store: &Arc<Fake>, fleet: Fleet) -> Cache {
+fn proxy(store: &Arc<Fake>, fleet: FleetSettings) -> Cache {
     let store: Arc<dyn Store> = Arc::clone(store) as Arc<dyn Store>;
     Cache::new(Memory::new(1 << 20, 1 << 10, 1 << 10), Some((store, fleet)), Arc::new(Metrics::new()))
 }
 
-fn usual() -> Fleet {
-    Fleet::new(Coherence::Lease, LEASE)
+fn usual() -> FleetSettings {
+    FleetSettings::new(Coherence::Lease, LEASE)
 }
 
 /// Lets everything happen that needs no time, or next to none.
@@ -337,7 +340,7 @@ async fn a_store_that_its_replicas_may_have_left_is_believed_for_a_lease() {
     for mode in [Coherence::Lease, Coherence::Eventual, Coherence::Strict] {
         let store = Fake::new();
         store.state().lacks_replicas = true;
-        let cache = proxy(&store, Fleet::new(mode, LEASE).with_replicas(1));
+        let cache = proxy(&store, FleetSettings::new(mode, LEASE).with_replicas(1));
         pause().await;
         assert!(cache.view(&tags()).await.is_none(), "{mode:?}: nothing has proved it yet");
         assert_eq!(no_lease(&cache), Some("replicas-missing"));
