@@ -44,7 +44,7 @@ pub struct Cache {
     memory: Memory,
     shared: Option<Shared>,
     pending: Arc<PendingInvalidations>,
-    /// Repeats what is delayed; spawned when the first is.
+    /// Carries out delayed invalidations; spawned with the first.
     repeating: OnceLock<AbortOnDropHandle<()>>,
     hot: Hot,
     metrics: Arc<Metrics>,
@@ -54,64 +54,64 @@ struct Shared {
     store: Arc<dyn Store>,
     fleet: Arc<Fleet>,
     delivery: Delivery,
-    /// Of the entries.
+    /// Computes the checksums of entries.
     seal: Seal,
     sweeping: OnceLock<Arc<sweeper::Status>>,
     /// Deliver pending invalidations, and renew the lease.
     _tasks: [AbortOnDropHandle<()>; 2],
 }
 
-/// What a lookup found, and what it learned of the marks.
+/// The result of a lookup: the entry that was found, and the marks.
 #[derive(Debug)]
 pub struct Lookup {
     pub found: Found,
-    /// The request as it is keyed: one variant of it, where responses vary.
+    /// The key of the request; where responses vary, that of its variant.
     pub cache_key: CacheKey,
-    /// The request as it is keyed without the fields that responses vary on, where that is another key.
+    /// The primary key: without the fields that responses vary on, where that is another key.
     pub primary_key: Option<CacheKey>,
     /// The entry that says which fields select a variant, where responses vary.
     pub vary_index: Option<Arc<Entry>>,
-    /// The stamp of a fetch that begins now. `None`: the store is away, and nothing may be stored.
+    /// Its stamp is that of a fetch that begins now. `None`: Redis is away, and nothing may be stored.
     pub view: Option<MarksView>,
-    /// To be kept until what is fetched with that stamp is stored: the marks were held before it was read.
+    /// To be kept until a response fetched with that stamp is stored: the tags were held before it was read.
     pub hold: Hold,
 }
 
-/// What is kept for a request.
+/// The stored response for a request.
 #[derive(Debug)]
 pub enum Found {
-    /// A response that no write has invalidated.
+    /// It is current.
     Current(Arc<Entry>),
-    /// A response that soft invalidations alone have invalidated; their graces are not over.
+    /// Only soft invalidations came after it, and their graces are not over.
     SoftInvalidated(Arc<Entry>),
-    /// A response that a write has invalidated.
+    /// A write has invalidated it.
     Invalidated,
-    /// Responses are kept for other values of the fields they vary on.
+    /// Responses are stored for other values of the fields that they vary on.
     OtherVariant,
     Nothing,
 }
 
-/// Where and for how long an entry is kept.
+/// Where and for how long an entry is stored.
 #[derive(Debug, Clone)]
 pub struct Placement {
     /// The hash of its key.
     pub hash: KeyHash,
-    /// Readable part of its name in the store: `user_details:42`.
+    /// Readable part of its name in Redis: `user_details:42`.
     pub label: String,
-    /// How long the store keeps it; at least a second.
+    /// How long it stays in Redis; at least a second.
     pub keep: Duration,
 }
 
-/// State of the shared store, for people.
+/// State of Redis, for operators.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreState {
-    /// There is none: everything is in memory.
+    /// There is no Redis: everything is in memory.
     Embedded,
     /// It answers.
     Up,
-    /// It does not; requests go upstream.
+    /// It does not answer; requests go upstream.
     Down(String),
-    /// It does, and is being told of the writes that it missed (so many tags).
+    /// It answers, and so many tags are still to be invalidated there.
     CatchingUp(usize),
 }
 
@@ -134,7 +134,7 @@ impl Cache {
         Cache { memory, shared, pending, repeating: OnceLock::new(), hot: Hot::default(), metrics }
     }
 
-    /// Has the entries in the store carry these checksums. Otherwise they are those of no namespace, without a secret.
+    /// The same with these checksums of entries in Redis, instead of those of no namespace and without a secret.
     #[must_use]
     pub fn sealed(mut self, seal: Seal) -> Cache {
         if let Some(shared) = &mut self.shared {
@@ -143,7 +143,7 @@ impl Cache {
         self
     }
 
-    /// What is kept for a request, and whether it is current. `label` and `tags` are worked out only when needed.
+    /// Looks up the stored response for a request. `label` and `tags` are called only when needed.
     pub async fn lookup(
         &self,
         cache_key: CacheKey,
@@ -157,7 +157,7 @@ impl Cache {
         }
         let lookup = self.lookup_one(cache_key, &label, &tags).await;
         match &lookup.found {
-            // The sign that responses vary came from L2: once more, one level down.
+            // The vary index came from L2: look up the variant that it selects.
             Found::Current(entry) | Found::SoftInvalidated(entry) if entry.vary_index().is_some() => {
                 let vary_index = Arc::clone(entry);
                 self.lookup_variant(lookup.cache_key, vary_index, headers, &label, &tags).await
@@ -206,7 +206,7 @@ impl Cache {
             invalidated = Some(resident);
         }
         let hold = self.memory.hold(&tags());
-        // Up to here it has held its marks, so that they are the same.
+        // Up to here it has held its tags, so their marks are the same.
         drop(invalidated);
         let view = self.memory.view_held(&hold);
         Lookup::of(found, cache_key, Some(view)).holding(hold)
@@ -237,12 +237,12 @@ impl Cache {
                 _ => invalidated_in_memory = true,
             }
         }
-        // Before the store is asked: what is invalidated from then on is known of these very tags.
+        // Before Redis is asked, so that later invalidations of these tags are exact.
         let tags = tags();
         let hold = self.memory.hold(&tags);
         let asked = self.fetch_shared(shared, &cache_key, &label(), &tags).await;
         let (found, view, hold) = match (asked, soft) {
-            // Another proxy may have refreshed it; otherwise what is in memory is as good as what is in the store.
+            // Another proxy may have refreshed it; otherwise the entry in memory is as good as the one in Redis.
             ((Found::Current(entry), view), _) => (Found::Current(entry), view, hold),
             (_, Some(soft)) => soft,
             ((Found::Nothing, view), None) if invalidated_in_memory => (Found::Invalidated, view, hold),
@@ -264,7 +264,7 @@ impl Cache {
         let Some(reply) = reply.filter(|found| shared.fleet.trusts(found.view.stamp.epoch, asked)) else {
             return (Found::Nothing, None);
         };
-        // What cannot be read is a miss, and so is a collision. The next fetch takes its place.
+        // An unreadable entry is a miss, and so is a hash collision. The next fetch replaces it.
         let entry =
             self.read(shared, reply.entry, &name).filter(|entry| *entry.text == *cache_key.text).map(Arc::new);
         let Some(entry) = entry else { return (Found::Nothing, Some(reply.view)) };
@@ -287,8 +287,8 @@ impl Cache {
         (found, Some(view))
     }
 
-    /// What the store has of a request, whatever is in memory. `cache_key`: the request as the fetch is keyed; where that
-    /// leads to the sign that responses vary, the request's variant.
+    /// Looks up a request in Redis, whatever is in memory. Where `cache_key` leads to a vary index, looks up the variant that it
+    /// selects.
     pub async fn lookup_in_store(
         &self,
         cache_key: CacheKey,
@@ -311,7 +311,7 @@ impl Cache {
         }
     }
 
-    /// Locks the fetch of the entry `key` among the proxies of the fleet; without a store there are no others.
+    /// Locks the fetch of the entry `key` among the proxies of the fleet; without Redis there are no others.
     pub async fn lock_fetch(&self, key: StoreKey, view: MarksView, limit: Duration) -> FleetLockOutcome {
         match &self.shared {
             Some(shared) => FleetLockOutcome::of(&shared.store, &self.metrics, key, view, limit).await,
@@ -319,14 +319,14 @@ impl Cache {
         }
     }
 
-    /// What was found in the store under `name`, if it is an entry.
-    fn read(&self, shared: &Shared, kept: Option<Bytes>, name: &str) -> Option<Entry> {
-        let decoded = Entry::decode(kept?, &shared.seal, name);
-        let told = decoded.inspect_err(|fault| {
+    /// Decodes the entry `name` from Redis.
+    fn read(&self, shared: &Shared, bytes: Option<Bytes>, name: &str) -> Option<Entry> {
+        let decoded = Entry::decode(bytes?, &shared.seal, name);
+        let decoded = decoded.inspect_err(|fault| {
             self.metrics.unreadable_entry(fault.reason());
             tracing::debug!(key = %name, %fault, "entry in the store is not readable");
         });
-        told.ok()
+        decoded.ok()
     }
 
     fn judge(&self, key: KeyHash, resident: &Arc<Resident>, view: MarksView) -> Found {
@@ -340,7 +340,7 @@ impl Cache {
         }
     }
 
-    /// What the store's marks say of these tags, if the store may be believed.
+    /// The marks of these tags in Redis, if Redis may be believed.
     async fn ask_view(&self, shared: &Shared, tags: &[Tag]) -> Option<MarksView> {
         let asked = shared.fleet.opening();
         let view = self.ask(shared.store.view(tags).await, "view");
@@ -351,15 +351,15 @@ impl Cache {
         reply.inspect_err(|_| self.metrics.store_error(op)).ok()
     }
 
-    /// Keeps an entry in L1. Its stamp was read before the fetch that made it, so that it is worthless, not wrong, if
-    /// a write came in between.
+    /// Stores an entry in L1. Its stamp was read before the fetch that made it, so it is never current if a write came in
+    /// between.
     pub fn store_in_memory(&self, entry: Entry, place: &Placement) -> Arc<Entry> {
         let entry = Arc::new(entry.compact());
         self.memory.put(place.hash, Arc::clone(&entry));
         entry
     }
 
-    /// Keeps an entry in L2, if there is one and no write came in since the fetch began; true if it is there now.
+    /// Stores an entry in L2, if there is one and no write came in since the fetch began; true if it is there now.
     pub async fn store_shared(&self, entry: &Entry, place: &Placement) -> bool {
         let Some(shared) = &self.shared else { return false };
         if entry.weight() > SHARED_MAX {
@@ -369,10 +369,10 @@ impl Cache {
         self.put_shared(shared, entry, place, view).await
     }
 
-    /// The same of what is under the question's own key: a response, or the sign that responses vary. It does not take the
-    /// place of a sign there, put by another proxy, that names more fields: nobody would find the variants any more (RFC 9111
-    /// §4.1). Then memory learns of these fields instead, and what comes next is told apart by them too. `is_error`: the
-    /// response is one, so that its own fields do not count beside those.
+    /// The same for an entry under the primary key: a response, or a vary index. It does not replace a vary index of another
+    /// proxy that names more fields: the variants could not be found any more (RFC 9111 §4.1). Then that vary index is stored in
+    /// memory instead, so that later responses are told apart by its fields too. `is_error`: the response is an error, and its own
+    /// fields are not added to those.
     pub async fn store_shared_primary(&self, entry: &Entry, is_error: bool, place: &Placement) -> bool {
         let Some(shared) = &self.shared else { return false };
         if entry.weight() > SHARED_MAX {
@@ -403,7 +403,7 @@ impl Cache {
         place: &Placement,
         view: Option<MarksView>,
     ) -> bool {
-        // A write came in since the fetch began: nobody could use the entry, and it might take a newer one's place.
+        // A write came in since the fetch began: the entry is of no use, and might replace a newer one.
         if !view.is_some_and(|view| view.is_current(entry.stamp)) {
             return false;
         }
@@ -415,21 +415,21 @@ impl Cache {
         self.ask(reply, "put").is_some()
     }
 
-    /// Drops an entry that is of no use any more.
+    /// Removes an entry from both tiers.
     pub async fn remove(&self, cache_key: &CacheKey, label: &str) {
         if let Some(shared) = &self.shared {
             self.ask(shared.store.remove(&name(label, cache_key.key())).await, "remove");
         }
-        // After the store: what was found there in between went into memory.
+        // After Redis: a lookup in between may have stored in memory what it found there.
         self.memory.remove(cache_key.hash);
     }
 
-    /// Whether nothing has invalidated what was stamped so. Asks the store, if there is one.
+    /// Whether an entry with these tags and this stamp is current. Asks Redis, if there is one.
     pub async fn is_current(&self, tags: &[Tag], stamp: Stamp) -> bool {
         self.view(tags).await.is_some_and(|view| view.is_current(stamp))
     }
 
-    /// What the marks say of these tags now; `None` when the store is away.
+    /// The marks of these tags; `None` when Redis is away.
     pub async fn view(&self, tags: &[Tag]) -> Option<MarksView> {
         match &self.shared {
             None => Some(self.memory.view(tags)),
@@ -438,8 +438,8 @@ impl Cache {
         }
     }
 
-    /// Whether what is of this date, a whole second, may be of the very second of a write: an invalidation of one of these
-    /// tags is known to fall in it, or in the next one. So it is taken to be while the store does not answer.
+    /// Whether a response with this `Last-Modified`, a whole second, may be of the second of a write: the latest invalidation of one
+    /// of these tags is in it, or in the next one. True as well while Redis does not answer.
     pub async fn may_be_of_a_write(&self, tags: &[Tag], date: SystemTime) -> bool {
         let second = date.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as Sequence;
         let time = second..second.saturating_add(2_000_000);
@@ -448,8 +448,8 @@ impl Cache {
         if marks.any_in(tags, &time) || !shared.fleet.may_ask() {
             return true;
         }
-        // The floor and the root tag are in every view. They count only if they have come since this proxy knows the marks:
-        // before, all may be nothing but the beginning of an epoch.
+        // The floor and the root tag are in every view. They count only if they rose after this proxy's copy of the marks began:
+        // an earlier rise may be only the beginning of an epoch.
         // Each tag by itself: the latest mark of one would hide those of the others.
         let sets: Vec<&[Tag]> = iter::once(&[][..]).chain(tags.iter().map(slice::from_ref)).collect();
         let asked = shared.fleet.opening();
@@ -468,12 +468,12 @@ impl Cache {
 }
 
 impl Lookup {
-    /// The request as it is keyed without the fields that responses vary on.
+    /// The primary key: without the fields that responses vary on.
     pub fn primary(&self) -> &CacheKey {
         self.primary_key.as_ref().unwrap_or(&self.cache_key)
     }
 
-    /// What was found under this key, outside of variants.
+    /// The result for this key, without variants.
     pub fn of(found: Found, cache_key: CacheKey, view: Option<MarksView>) -> Lookup {
         Lookup { found, cache_key, primary_key: None, vary_index: None, view, hold: Hold::Nothing }
     }
@@ -483,8 +483,8 @@ impl Lookup {
     }
 }
 
-/// A sign of variants that are kept, with the fields of `entry` unless they would hide those; `None` if its fields are the
-/// same as those of `entry`.
+/// A stored vary index, with the fields of `entry` added unless those would hide its variants; `None` if `entry` names the same
+/// fields.
 fn wider(vary_index: Entry, entry: &Entry, is_error: bool, now: SystemTime) -> Option<Entry> {
     let theirs = vary_index.vary_index().filter(|variants| variants.kept_until(now) > now)?;
     let ours = entry.vary_index().map_or(&[][..], |variants| &variants.on);
@@ -494,8 +494,7 @@ fn wider(vary_index: Entry, entry: &Entry, is_error: bool, now: SystemTime) -> O
     is_other.then(|| Entry { content: Content::VaryIndex(variants), ..vary_index })
 }
 
-/// The entry's name in the store, below the namespace. `v1` is the version of the entry format's place, not of the
-/// format, which says its own.
+/// The entry's name in Redis, below the namespace. `v1` is the version of this naming; entries carry that of their format.
 fn name(label: &str, key: StoreKey) -> String {
     format!("v1:{label}:{key}")
 }

@@ -26,7 +26,7 @@ use crate::metrics::{FamilyCounters, Metrics, NO_FAMILY};
 use crate::rules::{Family, Invalidation, RuleSet, WriteMethods};
 use crate::shares::Shares;
 use crate::store::Store;
-use crate::upkeep::names::Names;
+use crate::upkeep::names::FamilyNames;
 use crate::upkeep::unmatched::UnmatchedWrites;
 use crate::upstream::Upstream;
 
@@ -248,7 +248,7 @@ impl Running {
     pub async fn sweep(self: Arc<Running>) {
         let settings = self.config.store.as_ref().map(|store| (store.sweep_rate, store.sweep_pause));
         if let Some(sweeper) = settings.and_then(|(rate, pause)| self.cache.sweeper(rate, pause)) {
-            sweeper.keep(|| Names::of(&self.live().rules)).await;
+            sweeper.run(|| FamilyNames::of(&self.live().rules)).await;
         }
     }
 

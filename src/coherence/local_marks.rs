@@ -7,7 +7,7 @@ use std::time::UNIX_EPOCH;
 use tokio::time::Instant;
 
 use super::clock::SharedClock;
-use crate::marks::{Epoch, Held, IssuedStamp, Marks, MarksView, Now, Sequence, SoftInvalidation, Tag};
+use crate::marks::{Epoch, HeldTag, IssuedStamp, Marks, MarksView, Now, Sequence, SoftInvalidation, Tag};
 
 /// [`Marks`], and methods of the same names that read the clocks themselves.
 pub struct LocalMarks {
@@ -35,12 +35,12 @@ impl LocalMarks {
     }
 
     /// What the marks say now of the tags that are held here, and of the root tag.
-    pub fn view(&self, held: &[Held]) -> MarksView {
+    pub fn view(&self, held: &[HeldTag]) -> MarksView {
         self.marks.view(held, || self.nanos(Instant::now()))
     }
 
     /// The same for an entry stamped with `sequence` ([`Marks::view_of`]).
-    pub fn view_of(&self, held: &[Held], sequence: Sequence) -> MarksView {
+    pub fn view_of(&self, held: &[HeldTag], sequence: Sequence) -> MarksView {
         self.marks.view_of(held, sequence, || self.nanos(Instant::now()))
     }
 
