@@ -45,7 +45,7 @@
 //!   before anything was trusted at *R*, where all entries of *P*'s epoch are invalidated and whatever is fetched in the new
 //!   one is fetched later.
 //!
-//! This assumes more than N, which tests/model shows in every order of its steps, and which whoever sets up failovers has to
+//! This assumes more than N, which tests/model shows in every order of its steps, and which the operator of failovers has to
 //! ensure (deploy/README.md):
 //!
 //! - A replica never follows a server that was promoted before the one it has followed.

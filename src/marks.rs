@@ -537,7 +537,7 @@ mod tests {
         for tag in [&a, &b, &c] {
             assert_eq!(view_of(&marks, tag).newest, after.sequence, "{tag}: what was held last is not forgotten");
         }
-        assert!(marks.view(&[], || 0).is_current(before), "the root tag shares with nobody");
+        assert!(marks.view(&[], || 0).is_current(before), "the root tag shares no slot");
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub mod undelivered;
 #[derive(Debug)]
 pub struct PendingInvalidations {
     state: Mutex<State>,
-    /// For readers, who take no lock: whether any are undelivered.
+    /// For readers without a lock: whether any are undelivered.
     has_undelivered: AtomicBool,
     /// Something was added to the undelivered ones.
     added: Notify,

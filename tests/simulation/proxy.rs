@@ -1,9 +1,9 @@
-//! One proxy: the real cache, fleet and flights over a simulated link, with the sequence of calls that
-//! `src/proxy/read.rs`, `fill.rs` and `write.rs` make. Everything that it does runs in tasks that stop when it is frozen
+//! One proxy: the real cache, fleet and inflight fetches over a simulated link, with the sequence of calls that
+//! `src/proxy/read.rs`, `fetch.rs` and `write.rs` make. All of it runs in tasks that stop when the proxy is frozen
 //! and end when it is killed.
 //!
-//! The tasks of the cache itself cannot be stopped, only what they send and receive: a frozen proxy goes on counting the
-//! time of its lease, as any process's clock does, and serves nobody.
+//! The tasks of the cache itself cannot be stopped, only what they send and receive: the lease of a frozen proxy runs on, as by
+//! any process's clock, and it serves no client.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -120,7 +120,7 @@ pub struct Proxy {
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
-/// What those who wait for a flight have in common.
+/// What the waiters of one inflight fetch share.
 #[derive(Default)]
 struct Aboard(OnceLock<FetchOutcome>, Notify);
 
@@ -502,10 +502,10 @@ impl Proxy {
     }
 }
 
-/// Share of what is current that is fresh no more, so that upstream is asked, or it stands in for upstream.
+/// Share of current entries that are stale, so that upstream is asked, or they are served if it fails.
 const EXPIRED: f64 = 0.08;
 
-/// In place of the stamp of what was fetched while the store was away.
+/// In place of the stamp of a response that was fetched while the store was away.
 const UNSTAMPED: u64 = u64::MAX;
 
 fn label(register: Register) -> String {

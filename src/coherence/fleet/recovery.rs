@@ -45,7 +45,7 @@ pub type Opening = Option<NonZeroU64>;
 pub(super) struct RecoveryGate {
     /// `None`: it is open.
     closed: Mutex<Option<Closed>>,
-    /// For readers, who take no lock: the number of the opening, zero while it is closed.
+    /// For readers without a lock: the number of the opening, zero while it is closed.
     opening: AtomicU64,
     /// How often it was opened.
     openings: AtomicU64,

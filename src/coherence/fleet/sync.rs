@@ -1,7 +1,7 @@
 //! Syncs, and the lease that each of them brings.
 //!
 //! A sync tells Redis which invalidations this proxy has applied, and brings those that it lacks. When they are in its copy of the
-//! marks, its lease begins, counted from the time when the sync was *sent*: whoever waits for that lease counts from a
+//! marks, its lease begins, counted from the time when the sync was *sent*: a writer that waits for that lease counts from a
 //! later time. A sync is sent four times within a lease, at once when a message announces an invalidation, and twenty times
 //! within a lease while the recovery gate is closed.
 
