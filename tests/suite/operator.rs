@@ -146,9 +146,7 @@ fn a_proxy_hangs() {
     eventually("it is expelled", || metric(&site, "larder_members_expelled_total") == Some(1.0));
     assert_eq!(waited_for(&site), 1);
     // A thread of its own writes the log, perhaps after the metric shows it.
-    eventually("it is logged", || {
-        site.log().contains("a proxy of the fleet did not acknowledge an invalidation")
-    });
+    eventually("it is logged", || site.log().contains("a proxy of the fleet did not acknowledge an invalidation"));
     signal(other.id(), "CONT");
     eventually("it says so itself", || other.log().contains("the lease is lost"));
     wait_for_lease(&other);
