@@ -1,166 +1,140 @@
-//! Lookup and store over the two tiers, and invalidation in both. What is found is *current* or it is not given out;
-//! whether it is also *fresh* is for [`crate::http`] to say.
+//! Lookup and store over the two tiers: L1 in this process's memory, and L2 in Redis if there is one. What a lookup returns as
+//! current is *current*; whether it is also *fresh* is for [`crate::http`] to say.
 //!
-//! Without a store, L1's marks are the authority. With one they are a copy, and a hit in L1 compares with that copy
-//! alone for as long as this proxy holds a lease ([`fleet`]). Without a lease, and where L1 holds nothing current, the
-//! store is asked: for the marks, and in the same round trip for the entry. When the store cannot answer, or has not
-//! taken all invalidations yet ([`undelivered`]), nothing stored is trusted: [`Lookup::view`] is `None`, and a fetch made
-//! meanwhile is not stored, since it would have no stamp.
+//! Without Redis, L1's marks are the authority. With it they are a copy, and a hit in L1 is compared with that copy
+//! alone for as long as this proxy holds a lease ([`crate::coherence`]). Without a lease, and where L1 has nothing current,
+//! Redis is asked for the marks, and in the same round trip for the entry. While Redis is away, or invalidations are
+//! undelivered, nothing stored is trusted: [`Lookup::view`] is `None`, and a response fetched meanwhile is not stored, since
+//! it would have no stamp.
 
-use std::iter;
-use std::ops::Deref;
-use std::slice;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{iter, slice};
 
 use bytes::Bytes;
 use http::HeaderMap;
-use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::coalesce::fleet_lock::FleetLockOutcome;
+use crate::coherence::fleet::{Fleet, FleetSettings};
+use crate::coherence::pending::PendingInvalidations;
+use crate::coherence::pending::delivery::Delivery;
 use crate::entry::{Content, Entry, Seal, VaryIndex};
 use crate::key::{CacheKey, KeyHash, StoreKey};
-use crate::marks::{IssuedStamp, MarksView, Sequence, Stamp, Tag, Validity};
+use crate::marks::{MarksView, Sequence, Stamp, Tag, Validity};
 use crate::metrics::Metrics;
-use crate::store::fleet::{Again, Cause, Intent, Invalidated, Invalidations};
-use crate::store::{Link, Store, StoreError};
-
-pub mod inspect;
-pub mod memory;
-
-use crate::coalesce::fleet_lock::FleetLockOutcome;
-use crate::coherence::delayed::DelayedInvalidations;
-use crate::coherence::fleet::Fleet;
-use crate::coherence::fleet::status::FleetStatus;
-use crate::coherence::undelivered::{Batch, UndeliveredInvalidations};
+use crate::store::{Store, StoreError};
 use crate::supervise::supervise;
 use crate::upkeep::hot::Hot;
-use crate::upkeep::sweeper::{self, Activity, Sweeper};
-use memory::{Hold, Memory, Resident, Usage};
+use crate::upkeep::sweeper;
 
-/// Entries over this, bytes, stay in L1: a larger one could hold up the store's connection for longer than its time
-/// limit, which would look like a store that hangs.
+pub mod inspect;
+mod invalidate;
+pub mod memory;
+mod status;
+
+use memory::{Hold, Memory, Resident};
+
+/// Entries over this, bytes, stay in L1: a larger one could hold up the connection to Redis for longer than its time
+/// limit, which would look like a Redis that hangs.
 pub const SHARED_MAX: u64 = 1 << 20;
 
 /// L1, the marks, and L2 if there is one.
 pub struct Cache {
-    memory: Arc<Memory>,
+    memory: Memory,
     shared: Option<Shared>,
-    delayed: DelayedInvalidations,
+    pending: Arc<PendingInvalidations>,
+    /// Carries out delayed invalidations; spawned with the first.
+    repeating: OnceLock<AbortOnDropHandle<()>>,
     hot: Hot,
     metrics: Arc<Metrics>,
 }
 
 struct Shared {
+    store: Arc<dyn Store>,
+    fleet: Arc<Fleet>,
     delivery: Delivery,
-    /// Of the entries.
+    /// Computes the checksums of entries.
     seal: Seal,
     sweeping: OnceLock<Arc<sweeper::Status>>,
-    /// Deliver what the store has not taken, and keep the lease.
+    /// Deliver pending invalidations, and renew the lease.
     _tasks: [AbortOnDropHandle<()>; 2],
 }
 
-impl Deref for Shared {
-    type Target = Delivery;
-
-    fn deref(&self) -> &Delivery {
-        &self.delivery
-    }
-}
-
-/// What a lookup found, and what it learned of the marks.
+/// The result of a lookup: the entry that was found, and the marks.
 #[derive(Debug)]
 pub struct Lookup {
     pub found: Found,
-    /// The request as it is keyed: one variant of it, where responses vary.
+    /// The key of the request; where responses vary, that of its variant.
     pub cache_key: CacheKey,
-    /// The request as it is keyed without the fields that responses vary on, where that is another key.
+    /// The primary key: without the fields that responses vary on, where that is another key.
     pub primary_key: Option<CacheKey>,
     /// The entry that says which fields select a variant, where responses vary.
     pub vary_index: Option<Arc<Entry>>,
-    /// The stamp of a fetch that begins now. `None`: the store is away, and nothing may be stored.
+    /// Its stamp is that of a fetch that begins now. `None`: Redis is away, and nothing may be stored.
     pub view: Option<MarksView>,
-    /// To be kept until what is fetched with that stamp is stored: the marks were held before it was read.
+    /// To be kept until a response fetched with that stamp is stored: the tags were held before it was read.
     pub hold: Hold,
 }
 
-/// What is kept for a request.
+/// The stored response for a request.
 #[derive(Debug)]
 pub enum Found {
-    /// A response that no write has invalidated.
+    /// It is current.
     Current(Arc<Entry>),
-    /// A response that soft invalidations alone have invalidated; their graces are not over.
+    /// Only soft invalidations came after it, and their graces are not over.
     SoftInvalidated(Arc<Entry>),
-    /// A response that a write has invalidated.
+    /// A write has invalidated it.
     Invalidated,
-    /// Responses are kept for other values of the fields they vary on.
+    /// Responses are stored for other values of the fields that they vary on.
     OtherVariant,
     Nothing,
 }
 
-/// Where and for how long an entry is kept.
+/// Where and for how long an entry is stored.
 #[derive(Debug, Clone)]
 pub struct Placement {
     /// The hash of its key.
     pub hash: KeyHash,
-    /// Readable part of its name in the store: `user_details:42`.
+    /// Readable part of its name in Redis: `user_details:42`.
     pub label: String,
-    /// How long the store keeps it; at least a second.
+    /// How long it stays in Redis; at least a second.
     pub keep: Duration,
 }
 
-/// State of the shared store, for people.
+/// State of Redis, for operators.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreState {
-    /// There is none: everything is in memory.
+    /// There is no Redis: everything is in memory.
     Embedded,
     /// It answers.
     Up,
-    /// It does not; requests go upstream.
+    /// It does not answer; requests go upstream.
     Down(String),
-    /// It does, and is being told of the writes that it missed (so many tags).
+    /// It answers, and so many tags are still to be invalidated there.
     CatchingUp(usize),
 }
 
 impl Cache {
     /// A cache over these tiers. Must be called inside a tokio runtime if there is a store.
-    pub fn new(memory: Memory, store: Option<(Arc<dyn Store>, Fleet)>, metrics: Arc<Metrics>) -> Cache {
-        let memory = Arc::new(memory);
-        let shared = store.map(|(store, fleet)| {
-            let (undelivered, fleet) = (Arc::new(UndeliveredInvalidations::default()), Arc::new(fleet));
-            let delivery = Delivery {
-                store: Arc::clone(&store),
-                undelivered: Arc::clone(&undelivered),
-                fleet: Arc::clone(&fleet),
-                memory: Arc::clone(&memory),
-                metrics: Arc::clone(&metrics),
-            };
-            let delivering = {
-                let delivery = delivery.clone();
-                supervise("delivery", Arc::clone(&metrics), move || delivery.clone().go_on())
-            };
-            let keeping = {
-                let of_lease = delivery.clone();
-                let keep = move || {
-                    let Delivery { store, undelivered, fleet, memory, metrics } = of_lease.clone();
-                    fleet.keep(store, memory, undelivered, metrics)
-                };
-                supervise("lease", Arc::clone(&delivery.metrics), keep)
-            };
-            Shared {
-                delivery,
-                seal: Seal::new("", None),
-                sweeping: OnceLock::new(),
-                _tasks: [delivering, keeping],
-            }
+    pub fn new(memory: Memory, store: Option<(Arc<dyn Store>, FleetSettings)>, metrics: Arc<Metrics>) -> Cache {
+        let pending = Arc::new(PendingInvalidations::default());
+        let shared = store.map(|(store, settings)| {
+            let (marks, of_fleet) = (Arc::clone(&memory.marks), Arc::clone(&metrics));
+            let fleet = Fleet::new(settings, Arc::clone(&store), marks, Arc::clone(&pending), of_fleet);
+            let fleet = Arc::new(fleet);
+            let delivery = Delivery { pending: Arc::clone(&pending), fleet: Arc::clone(&fleet) };
+            let (delivering, renewing) = (delivery.clone(), Arc::clone(&fleet));
+            let tasks = [
+                supervise("delivery", Arc::clone(&metrics), move || delivering.clone().run()),
+                supervise("lease", Arc::clone(&metrics), move || Arc::clone(&renewing).run()),
+            ];
+            Shared { store, fleet, delivery, seal: Seal::new("", None), sweeping: OnceLock::new(), _tasks: tasks }
         });
-        let undelivered = shared.as_ref().map(|shared| Arc::clone(&shared.undelivered));
-        let delayed = DelayedInvalidations::new(Arc::clone(&memory), undelivered, Arc::clone(&metrics));
-        Cache { memory, shared, delayed, hot: Hot::default(), metrics }
+        Cache { memory, shared, pending, repeating: OnceLock::new(), hot: Hot::default(), metrics }
     }
 
-    /// Has the entries in the store carry these checksums. Otherwise they are those of no namespace, without a secret.
+    /// The same with these checksums of entries in Redis, instead of those of no namespace and without a secret.
     #[must_use]
     pub fn sealed(mut self, seal: Seal) -> Cache {
         if let Some(shared) = &mut self.shared {
@@ -169,7 +143,7 @@ impl Cache {
         self
     }
 
-    /// What is kept for a request, and whether it is current. `label` and `tags` are worked out only when needed.
+    /// Looks up the stored response for a request. `label` and `tags` are called only when needed.
     pub async fn lookup(
         &self,
         cache_key: CacheKey,
@@ -183,7 +157,7 @@ impl Cache {
         }
         let lookup = self.lookup_one(cache_key, &label, &tags).await;
         match &lookup.found {
-            // The sign that responses vary came from L2: once more, one level down.
+            // The vary index came from L2: look up the variant that it selects.
             Found::Current(entry) | Found::SoftInvalidated(entry) if entry.vary_index().is_some() => {
                 let vary_index = Arc::clone(entry);
                 self.lookup_variant(lookup.cache_key, vary_index, headers, &label, &tags).await
@@ -232,7 +206,7 @@ impl Cache {
             invalidated = Some(resident);
         }
         let hold = self.memory.hold(&tags());
-        // Up to here it has held its marks, so that they are the same.
+        // Up to here it has held its tags, so their marks are the same.
         drop(invalidated);
         let view = self.memory.view_held(&hold);
         Lookup::of(found, cache_key, Some(view)).holding(hold)
@@ -245,12 +219,12 @@ impl Cache {
         label: &impl Fn() -> String,
         tags: &impl Fn() -> Arc<[Tag]>,
     ) -> Lookup {
-        if shared.trusts_nothing() {
+        if !shared.fleet.may_ask() {
             return Lookup::of(Found::Nothing, cache_key, None);
         }
         let (mut invalidated_in_memory, mut soft) = (false, None);
         if let Some(resident) = self.memory.get(&cache_key) {
-            let view = match shared.fleet.holds() {
+            let view = match shared.fleet.holds_lease() {
                 true => Some(self.memory.view_of(&resident)),
                 false => self.ask_view(shared, &resident.entry.tags).await,
             };
@@ -263,12 +237,12 @@ impl Cache {
                 _ => invalidated_in_memory = true,
             }
         }
-        // Before the store is asked: what is invalidated from then on is known of these very tags.
+        // Before Redis is asked, so that later invalidations of these tags are exact.
         let tags = tags();
         let hold = self.memory.hold(&tags);
         let asked = self.fetch_shared(shared, &cache_key, &label(), &tags).await;
         let (found, view, hold) = match (asked, soft) {
-            // Another proxy may have refreshed it; otherwise what is in memory is as good as what is in the store.
+            // Another proxy may have refreshed it; otherwise the entry in memory is as good as the one in Redis.
             ((Found::Current(entry), view), _) => (Found::Current(entry), view, hold),
             (_, Some(soft)) => soft,
             ((Found::Nothing, view), None) if invalidated_in_memory => (Found::Invalidated, view, hold),
@@ -290,7 +264,7 @@ impl Cache {
         let Some(reply) = reply.filter(|found| shared.fleet.trusts(found.view.stamp.epoch, asked)) else {
             return (Found::Nothing, None);
         };
-        // What cannot be read is a miss, and so is a collision. The next fetch takes its place.
+        // An unreadable entry is a miss, and so is a hash collision. The next fetch replaces it.
         let entry =
             self.read(shared, reply.entry, &name).filter(|entry| *entry.text == *cache_key.text).map(Arc::new);
         let Some(entry) = entry else { return (Found::Nothing, Some(reply.view)) };
@@ -313,8 +287,8 @@ impl Cache {
         (found, Some(view))
     }
 
-    /// What the store has of a request, whatever is in memory. `cache_key`: the request as the fetch is keyed; where that
-    /// leads to the sign that responses vary, the request's variant.
+    /// Looks up a request in Redis, whatever is in memory. Where `cache_key` leads to a vary index, looks up the variant that it
+    /// selects.
     pub async fn lookup_in_store(
         &self,
         cache_key: CacheKey,
@@ -322,7 +296,7 @@ impl Cache {
         label: &str,
         tags: &[Tag],
     ) -> Lookup {
-        let Some(shared) = self.shared.as_ref().filter(|shared| !shared.trusts_nothing()) else {
+        let Some(shared) = self.shared.as_ref().filter(|shared| shared.fleet.may_ask()) else {
             return Lookup::of(Found::Nothing, cache_key, None);
         };
         let (found, view) = self.fetch_shared(shared, &cache_key, label, tags).await;
@@ -337,7 +311,7 @@ impl Cache {
         }
     }
 
-    /// Locks the fetch of the entry `key` among the proxies of the fleet; without a store there are no others.
+    /// Locks the fetch of the entry `key` among the proxies of the fleet; without Redis there are no others.
     pub async fn lock_fetch(&self, key: StoreKey, view: MarksView, limit: Duration) -> FleetLockOutcome {
         match &self.shared {
             Some(shared) => FleetLockOutcome::of(&shared.store, &self.metrics, key, view, limit).await,
@@ -345,14 +319,14 @@ impl Cache {
         }
     }
 
-    /// What was found in the store under `name`, if it is an entry.
-    fn read(&self, shared: &Shared, kept: Option<Bytes>, name: &str) -> Option<Entry> {
-        let decoded = Entry::decode(kept?, &shared.seal, name);
-        let told = decoded.inspect_err(|fault| {
+    /// Decodes the entry `name` from Redis.
+    fn read(&self, shared: &Shared, bytes: Option<Bytes>, name: &str) -> Option<Entry> {
+        let decoded = Entry::decode(bytes?, &shared.seal, name);
+        let decoded = decoded.inspect_err(|fault| {
             self.metrics.unreadable_entry(fault.reason());
             tracing::debug!(key = %name, %fault, "entry in the store is not readable");
         });
-        told.ok()
+        decoded.ok()
     }
 
     fn judge(&self, key: KeyHash, resident: &Arc<Resident>, view: MarksView) -> Found {
@@ -366,7 +340,7 @@ impl Cache {
         }
     }
 
-    /// What the store's marks say of these tags, if the store may be believed.
+    /// The marks of these tags in Redis, if Redis may be believed.
     async fn ask_view(&self, shared: &Shared, tags: &[Tag]) -> Option<MarksView> {
         let asked = shared.fleet.opening();
         let view = self.ask(shared.store.view(tags).await, "view");
@@ -377,15 +351,15 @@ impl Cache {
         reply.inspect_err(|_| self.metrics.store_error(op)).ok()
     }
 
-    /// Keeps an entry in L1. Its stamp was read before the fetch that made it, so that it is worthless, not wrong, if
-    /// a write came in between.
+    /// Stores an entry in L1. Its stamp was read before the fetch that made it, so it is never current if a write came in
+    /// between.
     pub fn store_in_memory(&self, entry: Entry, place: &Placement) -> Arc<Entry> {
         let entry = Arc::new(entry.compact());
         self.memory.put(place.hash, Arc::clone(&entry));
         entry
     }
 
-    /// Keeps an entry in L2, if there is one and no write came in since the fetch began; true if it is there now.
+    /// Stores an entry in L2, if there is one and no write came in since the fetch began; true if it is there now.
     pub async fn store_shared(&self, entry: &Entry, place: &Placement) -> bool {
         let Some(shared) = &self.shared else { return false };
         if entry.weight() > SHARED_MAX {
@@ -395,10 +369,10 @@ impl Cache {
         self.put_shared(shared, entry, place, view).await
     }
 
-    /// The same of what is under the question's own key: a response, or the sign that responses vary. It does not take the
-    /// place of a sign there, put by another proxy, that names more fields: nobody would find the variants any more (RFC 9111
-    /// §4.1). Then memory learns of these fields instead, and what comes next is told apart by them too. `is_error`: the
-    /// response is one, so that its own fields do not count beside those.
+    /// The same for an entry under the primary key: a response, or a vary index. It does not replace a vary index of another
+    /// proxy that names more fields: the variants could not be found any more (RFC 9111 §4.1). Then that vary index is stored in
+    /// memory instead, so that later responses are told apart by its fields too. `is_error`: the response is an error, and its own
+    /// fields are not added to those.
     pub async fn store_shared_primary(&self, entry: &Entry, is_error: bool, place: &Placement) -> bool {
         let Some(shared) = &self.shared else { return false };
         if entry.weight() > SHARED_MAX {
@@ -429,7 +403,7 @@ impl Cache {
         place: &Placement,
         view: Option<MarksView>,
     ) -> bool {
-        // A write came in since the fetch began: nobody could use the entry, and it might take a newer one's place.
+        // A write came in since the fetch began: the entry is of no use, and might replace a newer one.
         if !view.is_some_and(|view| view.is_current(entry.stamp)) {
             return false;
         }
@@ -441,41 +415,41 @@ impl Cache {
         self.ask(reply, "put").is_some()
     }
 
-    /// Drops an entry that is of no use any more.
+    /// Removes an entry from both tiers.
     pub async fn remove(&self, cache_key: &CacheKey, label: &str) {
         if let Some(shared) = &self.shared {
             self.ask(shared.store.remove(&name(label, cache_key.key())).await, "remove");
         }
-        // After the store: what was found there in between went into memory.
+        // After Redis: a lookup in between may have stored in memory what it found there.
         self.memory.remove(cache_key.hash);
     }
 
-    /// Whether nothing has invalidated what was stamped so. Asks the store, if there is one.
+    /// Whether an entry with these tags and this stamp is current. Asks Redis, if there is one.
     pub async fn is_current(&self, tags: &[Tag], stamp: Stamp) -> bool {
         self.view(tags).await.is_some_and(|view| view.is_current(stamp))
     }
 
-    /// What the marks say of these tags now; `None` when the store is away.
+    /// The marks of these tags; `None` when Redis is away.
     pub async fn view(&self, tags: &[Tag]) -> Option<MarksView> {
         match &self.shared {
             None => Some(self.memory.view(tags)),
-            Some(shared) if shared.trusts_nothing() => None,
+            Some(shared) if !shared.fleet.may_ask() => None,
             Some(shared) => self.ask_view(shared, tags).await,
         }
     }
 
-    /// Whether what is of this date, a whole second, may be of the very second of a write: an invalidation of one of these
-    /// tags is known to fall in it, or in the next one. So it is taken to be while the store does not answer.
+    /// Whether a response with this `Last-Modified`, a whole second, may be of the second of a write: the latest invalidation of one
+    /// of these tags is in it, or in the next one. True as well while Redis does not answer.
     pub async fn may_be_of_a_write(&self, tags: &[Tag], date: SystemTime) -> bool {
         let second = date.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as Sequence;
         let time = second..second.saturating_add(2_000_000);
         let marks = &self.memory.marks;
         let Some(shared) = &self.shared else { return marks.any_in(tags, &time) };
-        if marks.any_in(tags, &time) || shared.trusts_nothing() {
+        if marks.any_in(tags, &time) || !shared.fleet.may_ask() {
             return true;
         }
-        // The floor and the root tag are in every view. They count only if they have come since this proxy knows the marks:
-        // before, all may be nothing but the beginning of an epoch.
+        // The floor and the root tag are in every view. They count only if they rose after this proxy's copy of the marks began:
+        // an earlier rise may be only the beginning of an epoch.
         // Each tag by itself: the latest mark of one would hide those of the others.
         let sets: Vec<&[Tag]> = iter::once(&[][..]).chain(tags.iter().map(slice::from_ref)).collect();
         let asked = shared.fleet.opening();
@@ -491,185 +465,6 @@ impl Cache {
             latest.iter().any(|sequence| *sequence > since && time.contains(sequence))
         })
     }
-
-    /// Invalidates everything that carries one of the tags. When this returns, no lookup that begins later, here or on
-    /// another proxy that can reach the store, gives out what was fetched before. If the store cannot be reached,
-    /// the tags are kept and delivered before anything stored is trusted again; `None` then.
-    pub async fn invalidate(&self, tags: &[Tag]) -> Option<IssuedStamp> {
-        self.invalidate_for(&Invalidations { tags: tags.to_vec(), ..Invalidations::default() }, None).await
-    }
-
-    /// The same for a write that was announced as an intent. What is softened may be given out for the rest of its grace.
-    pub async fn invalidate_for(&self, what: &Invalidations, intent: Option<&Intent>) -> Option<IssuedStamp> {
-        let Invalidations { tags, soft, again } = what;
-        let Some(shared) = &self.shared else {
-            self.delayed.keep(again);
-            return Some(self.memory.invalidate(tags, soft));
-        };
-        let cause = Cause { soft, again, ..shared.fleet.cause(intent.map(|intent| &*intent.id)) };
-        let begun = Instant::now();
-        match shared.store.invalidate(tags, &cause).await {
-            Ok(invalidated) => {
-                shared.fleet.learn(&self.memory, tags, soft, begun, invalidated.taken);
-                let begun = Instant::now();
-                let taken = invalidated.taken;
-                shared.fleet.settle(invalidated, &self.metrics).await;
-                self.metrics.settled(begun.elapsed());
-                Some(taken)
-            }
-            Err(error) => {
-                self.metrics.store_error("invalidate");
-                let tags = what.all_tags();
-                match shared.undelivered.is_closed() {
-                    false => {
-                        tracing::warn!(%error, "the store is away: invalidations are kept, and delivered when it is back");
-                    }
-                    // Said for the first; when it is delivered, it is said how much it was.
-                    true => tracing::debug!(%error, tags = tags.len(), "invalidation is kept"),
-                }
-                shared.keep(&tags, &error);
-                self.delayed.keep(again);
-                // If the store is away for everybody, nobody serves anything stored when that is over. If it is away for this
-                // proxy alone, the others do: that is what `on_outage = "refuse"` is for.
-                let alone = shared.fleet.outlast(&shared.store, &error, begun);
-                shared.undelivered.settled_or(alone).await;
-                None
-            }
-        }
-    }
-
-    /// The same without waiting for anybody, and once more later: for what nobody is answered about.
-    pub async fn invalidate_at_once(&self, tags: &[Tag], later: Duration) {
-        let Some(shared) = &self.shared else {
-            self.memory.invalidate(tags, &[]);
-            return;
-        };
-        let begun = Instant::now();
-        let again = [Again { after: later, tags: tags.to_vec() }];
-        let cause = Cause { again: &again, ..shared.fleet.cause(None) };
-        match shared.store.invalidate(tags, &cause).await {
-            Ok(invalidated) => shared.fleet.learn(&self.memory, tags, &[], begun, invalidated.taken),
-            Err(error) => shared.keep(tags, &error),
-        }
-    }
-
-    /// Announces a write before it is forwarded, so that another proxy invalidates what it would if this one dies in the
-    /// middle of it: `within` from now, unless it is announced again. Gives what the marks say now; `None` without a
-    /// store, where nobody is left to tell.
-    ///
-    /// # Errors
-    ///
-    /// The store is away.
-    pub async fn announce(&self, intent: &Intent, within: Duration) -> Result<Option<MarksView>, StoreError> {
-        let Some(shared) = &self.shared else { return Ok(None) };
-        let view = shared.store.record(intent, within).await;
-        view.map(Some).inspect_err(|_| self.metrics.store_error("record"))
-    }
-
-    /// A write that was announced has come to nothing.
-    pub async fn withdraw(&self, intent: &Intent) {
-        if let Some(shared) = &self.shared {
-            self.ask(shared.store.forget(&intent.id).await, "forget");
-        }
-    }
-
-    /// Waits until everything that the store has not taken is delivered, and no other proxy can serve what it invalidates.
-    pub async fn delivered(&self) {
-        let Some(shared) = &self.shared else { return };
-        shared.undelivered.settled().await;
-    }
-
-    /// Waits until what is stored may be believed; without a store it may at once.
-    pub async fn ready(&self) {
-        if let Some(shared) = &self.shared {
-            shared.fleet.opened().await;
-        }
-    }
-
-    /// Leaves the fleet, so that no write of others has to wait for this proxy. Not with anything undelivered: others await who has
-    /// not left, and invalidate everything in its place.
-    pub async fn leave(&self) {
-        if let Some(shared) = self.shared.as_ref().filter(|shared| shared.undelivered.is_empty()) {
-            self.ask(shared.fleet.leave(&shared.store).await, "leave");
-        }
-    }
-
-    /// Whether L1 is served without asking the store: `None` without one.
-    pub fn holds_lease(&self) -> Option<bool> {
-        self.shared.as_ref().map(|shared| shared.fleet.holds())
-    }
-
-    /// How this proxy stands in the fleet: `None` without a store.
-    pub fn fleet(&self) -> Option<FleetStatus> {
-        self.shared.as_ref().map(|shared| shared.fleet.report(&self.memory))
-    }
-
-    /// State of the shared store.
-    pub fn store_state(&self) -> StoreState {
-        let Some(shared) = &self.shared else { return StoreState::Embedded };
-        match shared.store.link() {
-            Link::Down(reason) => StoreState::Down(reason),
-            Link::Up if shared.undelivered.is_closed() => StoreState::CatchingUp(shared.undelivered.len()),
-            Link::Up => StoreState::Up,
-        }
-    }
-
-    /// The shared store, for the admin's questions.
-    pub fn store_handle(&self) -> Option<&Arc<dyn Store>> {
-        self.shared.as_ref().map(|shared| &shared.store)
-    }
-
-    /// The sweeper of the store, if there is a store and it is to look at any keys. `rate`: how many a second. `pause`: from
-    /// one walk to the next.
-    pub fn sweeper(&self, rate: u64, pause: Duration) -> Option<Sweeper> {
-        let shared = self.shared.as_ref().filter(|_| rate > 0)?;
-        let (id, metrics) = (shared.fleet.id(), Arc::clone(&self.metrics));
-        let sweeper =
-            Sweeper::new(id, Arc::clone(&shared.store), Arc::clone(&shared.undelivered), metrics, (rate, pause));
-        // One sweeper at most is started in a process.
-        let _ = shared.sweeping.set(sweeper.status());
-        Some(sweeper)
-    }
-
-    /// What the sweeper of this proxy does now.
-    pub fn sweeping(&self) -> Activity {
-        let sweeping = self.shared.as_ref().and_then(|shared| shared.sweeping.get());
-        sweeping.map_or(Activity::Off, |status| status.activity())
-    }
-
-    /// The time by the clock that times in entries are of ([`clock`]).
-    pub fn now(&self) -> SystemTime {
-        self.memory.clock.now()
-    }
-
-    /// How full L1 is.
-    pub fn usage(&self) -> Usage {
-        self.memory.usage()
-    }
-
-    /// L1, for the admin's questions.
-    pub fn memory(&self) -> &Memory {
-        &self.memory
-    }
-
-    /// What is read most of what rules may want refreshed.
-    pub fn hot(&self) -> &Hot {
-        &self.hot
-    }
-
-    /// Invalidations that the store has not taken yet, in tags.
-    pub fn undelivered(&self) -> usize {
-        self.shared.as_ref().map_or(0, |shared| shared.undelivered.len())
-    }
-
-    /// Tries once more to deliver what the store has not taken; true if nothing is left.
-    pub async fn deliver_now(&self) -> bool {
-        let Some(shared) = &self.shared else { return true };
-        if let Some((batch, invalidated)) = shared.deliver().await {
-            shared.settle(batch, invalidated).await;
-        }
-        shared.undelivered.is_empty()
-    }
 }
 
 impl Lookup {
@@ -681,12 +476,12 @@ impl Lookup {
         }
     }
 
-    /// The request as it is keyed without the fields that responses vary on.
+    /// The primary key: without the fields that responses vary on.
     pub fn primary(&self) -> &CacheKey {
         self.primary_key.as_ref().unwrap_or(&self.cache_key)
     }
 
-    /// What was found under this key, outside of variants.
+    /// The result for this key, without variants.
     pub fn of(found: Found, cache_key: CacheKey, view: Option<MarksView>) -> Lookup {
         Lookup { found, cache_key, primary_key: None, vary_index: None, view, hold: Hold::Nothing }
     }
@@ -696,8 +491,8 @@ impl Lookup {
     }
 }
 
-/// A sign of variants that are kept, with the fields of `entry` unless they would hide those; `None` if its fields are the
-/// same as those of `entry`.
+/// A stored vary index, with the fields of `entry` added unless those would hide its variants; `None` if `entry` names the same
+/// fields.
 fn wider(vary_index: Entry, entry: &Entry, is_error: bool, now: SystemTime) -> Option<Entry> {
     let theirs = vary_index.vary_index().filter(|variants| variants.kept_until(now) > now)?;
     let ours = entry.vary_index().map_or(&[][..], |variants| &variants.on);
@@ -707,105 +502,7 @@ fn wider(vary_index: Entry, entry: &Entry, is_error: bool, now: SystemTime) -> O
     is_other.then(|| Entry { content: Content::VaryIndex(variants), ..vary_index })
 }
 
-/// The entry's name in the store, below the namespace. `v1` is the version of the entry format's place, not of the
-/// format, which says its own.
+/// The entry's name in Redis, below the namespace. `v1` is the version of this naming; entries carry that of their format.
 fn name(label: &str, key: StoreKey) -> String {
     format!("v1:{label}:{key}")
-}
-
-/// Delivers kept invalidations as soon as the store takes them.
-#[derive(Clone)]
-struct Delivery {
-    store: Arc<dyn Store>,
-    undelivered: Arc<UndeliveredInvalidations>,
-    fleet: Arc<Fleet>,
-    memory: Arc<Memory>,
-    metrics: Arc<Metrics>,
-}
-
-impl Delivery {
-    async fn go_on(self) {
-        let mut link = self.store.changes();
-        // Each waits a lease at most, and begins when an outage ends.
-        let mut settling = JoinSet::new();
-        loop {
-            while settling.try_join_next().is_some() {}
-            if let Some((batch, invalidated)) = self.deliver().await {
-                let delivery = self.clone();
-                settling.spawn(async move { delivery.settle(batch, invalidated).await });
-            } else if self.undelivered.is_empty() {
-                self.undelivered.kept().await;
-            } else {
-                // The link says when it is worth another try; the pause bounds the work should it be up and refusing.
-                let _ = tokio::time::timeout(Duration::from_millis(100), link.changed()).await;
-            }
-        }
-    }
-
-    /// Whether nothing stored may be believed now, whatever the store says.
-    fn trusts_nothing(&self) -> bool {
-        self.undelivered.is_closed() || !self.fleet.is_open()
-    }
-
-    /// Keeps tags that could not be delivered.
-    fn keep(&self, tags: &[Tag], error: &StoreError) {
-        self.undelivered.keep(tags, self.taken(tags, error));
-        self.fleet.note_failure(error);
-    }
-
-    /// What an invalidation has taken although it failed: only replicas are missing.
-    fn taken(&self, tags: &[Tag], error: &StoreError) -> Option<Stamp> {
-        let StoreError::Unreplicated { taken: Some(taken), .. } = error else { return None };
-        self.fleet.learn(&self.memory, tags, &[], Instant::now(), *taken);
-        Some(taken.stamp)
-    }
-
-    /// Delivers what waits. Gives what was delivered now, and what the invalidation brought about; `None` if nothing was.
-    async fn deliver(&self) -> Option<(Batch, Option<Invalidated>)> {
-        let batch = self.undelivered.batch()?;
-        let delivered = match batch.taken {
-            Some(taken) => self.reach(&batch, taken).await.then_some(None),
-            None => self.invalidate(&batch).await.map(Some),
-        };
-        let invalidated = delivered?;
-        self.undelivered.delivered(&batch);
-        self.fleet.want();
-        tracing::info!(tags = batch.tags.len(), "kept invalidations were delivered to the store");
-        Some((batch, invalidated))
-    }
-
-    async fn invalidate(&self, batch: &Batch) -> Option<Invalidated> {
-        let begun = Instant::now();
-        match self.store.invalidate(&batch.tags, &self.fleet.cause(None)).await {
-            Ok(invalidated) => {
-                // Before anything in memory is trusted again.
-                self.fleet.learn(&self.memory, &batch.tags, &[], begun, invalidated.taken);
-                Some(invalidated)
-            }
-            Err(error) => {
-                self.undelivered.was_taken(batch, self.taken(&batch.tags, &error));
-                None
-            }
-        }
-    }
-
-    /// Whether replicas have what was taken. It is taken anew should the store have lost it.
-    async fn reach(&self, batch: &Batch, taken: Stamp) -> bool {
-        let Ok(view) = self.store.reach().await else { return false };
-        let is_there = view.stamp.epoch == taken.epoch;
-        if !is_there {
-            self.undelivered.was_taken(batch, None);
-        }
-        is_there
-    }
-
-    /// Waits until nobody can serve what was delivered.
-    async fn settle(&self, batch: Batch, invalidated: Option<Invalidated>) {
-        match invalidated {
-            Some(invalidated) => self.fleet.settle(invalidated, &self.metrics).await,
-            // Whoever was a member when it was taken has synced by then, or serves nothing any more.
-            None => tokio::time::sleep(self.fleet.longest_lease()).await,
-        }
-        self.undelivered.has_settled(&batch);
-    }
 }

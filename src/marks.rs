@@ -1,14 +1,15 @@
 //! Tags, sequences and stamps: the integers that decide whether an entry is *current*. Pure: no clock, no I/O.
 //!
-//! Every invalidation takes the next **sequence** and leaves it as the **mark** of each of its tags. Every entry
+//! Every invalidation takes the next **sequence** and sets it as the **mark** of each of its tags. Every entry
 //! carries the **stamp** (epoch and last sequence issued) that was read *before* the fetch that made it. An entry
-//! whose stamp is older than the mark of any of its tags may show the state before that write.
+//! whose stamp is older than the mark of any of its tags may show the state before that write, and is not current. Where marks
+//! may have been missed, the **floor** is raised: no entry stamped below it is current, whatever its tags.
 //!
-//! A **soft** invalidation gives its tags a *grace*: what it invalidates may be served stale until that ends. Its sequence
-//! stands as the **soft mark** of a tag, beside the hard one, and counts as a hard one when the grace is over.
+//! A **soft** invalidation gives its tags a *grace*: what it invalidates may be served stale until the grace ends. Its sequence
+//! is the **soft mark** of a tag, beside the hard one, and counts as a hard mark when the grace is over.
 //!
-//! Marks are exact for tags that are *held*: by what is in memory, and by fetches from before their stamps are read. `held`
-//! argues why none is lost when tags come and go.
+//! Marks are exact for tags that are *held*: by entries in memory, and by fetches from before their stamps are read. `held`
+//! argues why no mark is lost when tags become held or cease to be.
 
 use std::fmt;
 use std::ops::Range;
@@ -19,7 +20,7 @@ use std::time::Duration;
 mod held;
 mod soft;
 
-pub use held::Held;
+pub use held::HeldTag;
 use held::Registry;
 use soft::Looked;
 
@@ -27,7 +28,7 @@ use soft::Looked;
 /// process's own, made strictly increasing. So it also says when the invalidation was, as well as that clock does.
 pub type Sequence = u64;
 
-/// The clocks, as the shell has read them.
+/// The time by both clocks; the caller reads them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Now {
     /// Microseconds since 1970, by the wall clock.
@@ -59,26 +60,26 @@ pub struct IssuedStamp {
 }
 
 impl IssuedStamp {
-    /// The stamp for the answer of the very write that caused this invalidation, sent after `before` was read; `None`
-    /// if anything else was invalidated in between: the answer may be older than that write.
+    /// The stamp for the response to the write that caused this invalidation, sent after `before` was read; `None`
+    /// if anything else was invalidated in between: the response may be older than that other write.
     pub fn stamp_of_answer(&self, before: &MarksView) -> Option<Stamp> {
         let is_alone = self.stamp.epoch == before.stamp.epoch && self.previous == before.stamp.sequence;
         is_alone.then_some(self.stamp)
     }
 }
 
-/// What a reader learned of the marks of some tags at one moment.
+/// The marks of some tags at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MarksView {
     /// Epoch and last sequence issued: the stamp of a fetch that begins after this view.
     pub stamp: Stamp,
     /// The highest of the floor and the marks of the tags in question, soft ones whose grace is over included.
     pub newest: Sequence,
-    /// What the other soft marks of these tags amount to.
+    /// The other soft marks of these tags.
     pub soft: Option<SoftMark>,
 }
 
-/// The soft marks of some tags, as far as their graces are not over.
+/// The soft marks of some tags whose graces are not over, in one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SoftMark {
     /// The highest sequence of them.
@@ -87,12 +88,12 @@ pub struct SoftMark {
     pub left: Duration,
 }
 
-/// Whether something may still show the state after the writes that are known.
+/// Whether an entry shows the state after all invalidations of its tags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Validity {
-    /// No write has invalidated it.
+    /// No invalidation came after its stamp.
     Current,
-    /// Soft invalidations alone have invalidated it: it may be served stale for as long as this.
+    /// Only soft invalidations did: it may be served stale for as long as this.
     SoftInvalidated {
         /// Above zero.
         left: Duration,
@@ -106,7 +107,7 @@ impl MarksView {
         MarksView { stamp, newest, soft: None }
     }
 
-    /// The same with a soft mark of one of its tags. `left`: of its grace; zero when it is over.
+    /// The same with the soft mark of one of its tags. `left`: the rest of its grace; zero when that is over.
     #[must_use]
     pub fn soft(self, mark: Sequence, left: Duration) -> MarksView {
         self.with(Looked::default().with(mark, left))
@@ -119,7 +120,7 @@ impl MarksView {
         MarksView { newest, soft: soft.map(|(newest, left)| SoftMark { newest, left }), ..self }
     }
 
-    /// What is to be thought of something stamped `stamp` that carries the tags of this view.
+    /// Whether an entry stamped `stamp` with the tags of this view is current.
     pub fn validity(&self, stamp: Stamp) -> Validity {
         match self.soft {
             _ if !self.is_current(stamp) => Validity::Invalidated,
@@ -128,24 +129,24 @@ impl MarksView {
         }
     }
 
-    /// Whether something stamped `stamp` may be used: same epoch, and no mark (nor the floor) is younger than it. A soft
-    /// invalidation alone does not forbid it before its grace is over.
+    /// Whether an entry stamped `stamp` may be served: it is of the same epoch, and neither a mark nor the floor is younger. A
+    /// soft invalidation forbids it only when its grace is over.
     pub fn is_current(&self, stamp: Stamp) -> bool {
         stamp.epoch == self.stamp.epoch && stamp.sequence >= self.newest
     }
 }
 
-/// A tag that a soft invalidation invalidates.
+/// A soft invalidation of one tag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SoftInvalidation {
     pub tag: Tag,
-    /// For how long what carries it may be served stale.
+    /// For how long entries with this tag may be served stale.
     pub grace: Duration,
 }
 
 /// Anything an entry can be invalidated by. Text forms: `*` (everything), `booking:stats:42` (family levels and
 /// instances), `uri:/v1.0/users` (a path, whatever its query and host), `group api.example/prices` (a group that
-/// responses of this host named), `caller me sha256:…` (what one caller has in a family).
+/// responses of this host named), `caller me sha256:…` (the entries of one caller in a family).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tag(Arc<str>);
 
@@ -171,35 +172,35 @@ impl Tag {
     /// A group of responses of one origin (RFC 9875 §2.1). `host` as in [`crate::http::target::Target::host`], never empty;
     /// `name` is any text. The scheme is left out: an invalidation over http reaches the https twin too.
     ///
-    /// No family or instance has a space in its tag, and no host a slash, so that this is nobody else's tag whatever
+    /// No family or instance has a space in its tag, and no host a slash, so this is no other group's or family's tag, whatever
     /// the name is.
     pub fn group(host: &str, name: &str) -> Tag {
         Tag(Arc::from(format!("group {host}/{name}")))
     }
 
-    /// A group under every host name: carried beside [`Tag::group`], for operators, who name a group and no host.
+    /// A group under every host name. Entries carry it beside [`Tag::group`], for operators, who name a group and no host.
     pub fn group_anywhere(name: &str) -> Tag {
         // No origin has an empty host.
         Tag::group("", name)
     }
 
-    /// What one caller has in a family. `caller`: a digest, without spaces. No family has a space in its tag.
+    /// The entries of one caller in a family. `caller`: a digest, without spaces. No family has a space in its tag.
     pub fn caller(family: &str, caller: &str) -> Tag {
         Tag(Arc::from(format!("caller {family} {caller}")))
     }
 
-    /// The name of a group, if it is that of one under every host name.
+    /// The name of the group, if this is [`Tag::group_anywhere`].
     pub fn group_name(&self) -> Option<&str> {
         self.as_str().strip_prefix("group /")
     }
 
-    /// Whether it stands for a family, a level or an instance.
+    /// Whether it is the tag of a family, a level or an instance.
     pub fn is_of_family(&self) -> bool {
         let text = self.as_str();
         !(text == "*" || ["uri:", "group ", "caller "].iter().any(|kind| text.starts_with(kind)))
     }
 
-    /// The text form, as it stands in Redis.
+    /// The text form, as in Redis.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -217,31 +218,31 @@ impl fmt::Display for Tag {
     }
 }
 
-/// The marks of all tags: those of tags that somebody holds exactly, the others in hashed slots (`held` has the argument).
-/// What is kept in memory, or being fetched, holds its tags. Two tags that share a slot can cost a miss; no tag can cause
-/// a stale hit, nor one that is held anything at all.
+/// The marks of all tags: exact for tags that are held, in hashed slots for the others (`held` has the argument).
+/// Entries in memory and fetches hold their tags. Two tags that share a slot can cost a miss, but never a stale hit; a tag that
+/// is held costs no other tag anything.
 ///
-/// Without a store they are the authority, and issue the sequences. With one they are a copy of the store's marks:
-/// every invalidation up to its stamp's sequence is in it.
+/// Without Redis they are the authority, and issue the sequences. With it they are a copy of Redis's marks:
+/// every invalidation up to the copy's stamp is in it.
 pub struct Marks {
-    /// Zero, which is no epoch, while the marks are changed from one to another.
+    /// Zero, which is no epoch, while the marks change from one epoch to another.
     epoch: AtomicU64,
     sequence: AtomicU64,
     registry: Registry,
-    /// What was stamped below it was not trusted at one time, whatever its tags. No invalidation of any of them.
+    /// No entry stamped below it was current when it was raised, whatever its tags.
     floor: AtomicU64,
-    /// The highest sequence of any soft invalidation: what is stamped so, or later, none of them has invalidated.
+    /// The highest sequence of any soft invalidation: none of them has invalidated an entry with this stamp or a later one.
     soft: AtomicU64,
     /// The root tag, which is part of every view.
-    root: Held,
+    root: HeldTag,
 }
 
-/// What is current for nothing, and proves nothing current.
+/// A view in which no entry is current, and whose stamp makes no entry current.
 const NOTHING: MarksView =
     MarksView { stamp: Stamp { epoch: Epoch(0), sequence: 0 }, newest: Sequence::MAX, soft: None };
 
 impl Marks {
-    /// No invalidation is known of the given epoch. `slots`: for tags that nobody holds, rounded up to a power of two, 8
+    /// Without any invalidation in the given epoch. `slots`: for tags that are not held; rounded up to a power of two, 8
     /// bytes each.
     pub fn new(epoch: Epoch, slots: usize) -> Marks {
         let registry = Registry::new(slots);
@@ -257,9 +258,9 @@ impl Marks {
         }
     }
 
-    /// Holds these tags: invalidations that come from now on cost only what carries them. Who fetches does so before its
-    /// stamp is read. The root tag is left out, since it is always held.
-    pub fn hold<'t, C: FromIterator<Held>>(&self, tags: impl IntoIterator<Item = &'t Tag>) -> C {
+    /// Holds these tags: later invalidations of other tags do not invalidate entries with these. A fetch does this before it
+    /// reads its stamp. The root tag is left out, since it is always held.
+    pub fn hold<'t, C: FromIterator<HeldTag>>(&self, tags: impl IntoIterator<Item = &'t Tag>) -> C {
         let others = tags.into_iter().filter(|tag| tag.as_str() != "*");
         others.map(|tag| self.registry.hold(tag)).collect()
     }
@@ -274,19 +275,19 @@ impl Marks {
         Stamp { epoch: Epoch(self.epoch.load(SeqCst)), sequence: self.sequence.load(SeqCst) }
     }
 
-    /// What the marks of these tags and of the root tag say now. `now`: the process's clock, nanoseconds; read only if
-    /// there is a soft mark.
-    pub fn view(&self, held: &[Held], now: impl Fn() -> u64) -> MarksView {
+    /// The marks of these tags and of the root tag. `now`: nanoseconds of the process's clock; called only if there is a soft
+    /// mark.
+    pub fn view(&self, held: &[HeldTag], now: impl Fn() -> u64) -> MarksView {
         self.view_of(held, 0, now)
     }
 
-    /// The same for something stamped with `sequence`. If that is younger than all soft marks, it takes no look at them:
-    /// they count as hard ones then, which makes no difference to it.
-    pub fn view_of(&self, held: &[Held], sequence: Sequence, now: impl Fn() -> u64) -> MarksView {
-        let (root, held) = (self.root.mark(), held.iter().map(Held::mark));
-        // The stamp before the marks: it must not cover an invalidation that the marks seen do not. Otherwise a
-        // flight with this stamp would look young enough to a reader after that write, while the stale response
-        // that it validates, or falls back on, was judged without it.
+    /// The same for an entry stamped with `sequence`. If that is younger than all soft marks, they are not read, and count as hard
+    /// ones, which makes no difference to the entry.
+    pub fn view_of(&self, held: &[HeldTag], sequence: Sequence, now: impl Fn() -> u64) -> MarksView {
+        let (root, held) = (self.root.mark(), held.iter().map(HeldTag::mark));
+        // The stamp before the marks: it must not cover an invalidation that these marks lack. Otherwise a
+        // fetch with this stamp would look young enough to a reader after that write, while the stale response
+        // that it validates, or falls back on, was judged without that invalidation.
         let stamp = self.stamp();
         // The soft marks before the hard ones: one that is over may become a hard one in between.
         let soft = self.soft.load(SeqCst);
@@ -295,7 +296,7 @@ impl Marks {
             false => soft::look(held.clone().chain([root]).map(|mark| &mark.soft), now),
         };
         let newest = held.map(|mark| mark.hard.load(SeqCst)).fold(root.hard.load(SeqCst), Sequence::max);
-        // Between two epochs marks are wiped: what was read then is of neither.
+        // Between two epochs marks are wiped: a mark read then is of neither.
         if self.epoch.load(SeqCst) == stamp.epoch.0 {
             MarksView::hard(stamp, newest).with(looked)
         } else {
@@ -303,9 +304,9 @@ impl Marks {
         }
     }
 
-    /// Takes the next sequence and marks the tags with it. When this returns, no entry stamped earlier that
-    /// carries one of the tags is current any more. Other tags are softened: each until the end of its grace, if anybody
-    /// holds it.
+    /// Takes the next sequence and marks `tags` with it. When this returns, no entry stamped earlier that
+    /// carries one of them is current any more. The tags of `soft` get a soft mark until the end of their grace if they are held,
+    /// else a hard one.
     pub fn invalidate<'t>(
         &self,
         tags: impl IntoIterator<Item = &'t Tag>,
@@ -324,39 +325,39 @@ impl Marks {
         IssuedStamp { stamp: Stamp { epoch: Epoch(self.epoch.load(SeqCst)), sequence }, previous }
     }
 
-    /// Takes over marks that the store has issued. For a copy; by one task at a time.
+    /// Takes over marks that Redis has issued. For a copy; by one task at a time.
     pub fn apply<'t>(&self, marks: impl IntoIterator<Item = (&'t Tag, Sequence)>) {
         marks.into_iter().for_each(|(tag, sequence)| self.registry.invalidate(tag, sequence));
     }
 
-    /// Takes over a soft mark; `end`: of its grace, by the process's clock, as is `now`; nanoseconds.
+    /// Takes over a soft mark. `end` of its grace and `now`: nanoseconds of the process's clock.
     pub fn soft_invalidate(&self, tag: &Tag, sequence: Sequence, end: u64, now: u64) {
         if self.registry.soft_invalidate(tag, sequence, end, now) {
             self.soft.fetch_max(sequence, SeqCst);
         }
     }
 
-    /// Every invalidation up to here is in the marks now.
+    /// Every invalidation up to this one is in the marks now.
     pub fn applied(&self, sequence: Sequence) {
         self.sequence.fetch_max(sequence, SeqCst);
     }
 
-    /// Marks have been missed, all of them up to here: what is older is not trusted any more, unless the store says so of
-    /// its tags ([`Marks::confirm`]).
+    /// Marks may have been missed, up to this sequence: no entry with an older stamp is current any more, unless Redis confirms
+    /// the marks of its tags ([`Marks::confirm`]). The copy extends to this sequence.
     pub fn raise_floor(&self, sequence: Sequence) {
         self.distrust(sequence);
         self.applied(sequence);
     }
 
-    /// What is older than this is not trusted any more, although not every invalidation up to it is in the marks.
+    /// The same, but invalidations up to this sequence are still missing in the copy.
     pub fn distrust(&self, sequence: Sequence) {
         self.registry.invalidate_all(sequence);
         self.floor.fetch_max(sequence, SeqCst);
     }
 
-    /// The store has said this of the marks of these tags: they may have been marked here by more than their own
-    /// invalidations. It knows all that came up to its stamp.
-    pub fn confirm(&self, held: &[Held], view: &MarksView) {
+    /// Lowers the marks of these tags to what Redis says of them: here they may have been raised by more than their own
+    /// invalidations. Redis knows all invalidations up to the view's stamp.
+    pub fn confirm(&self, held: &[HeldTag], view: &MarksView) {
         let newest = view.soft.map_or(view.newest, |soft| view.newest.max(soft.newest));
         let is_valid = || self.epoch.load(SeqCst) == view.stamp.epoch.0;
         for held in held.iter().chain([&self.root]) {
@@ -364,12 +365,12 @@ impl Marks {
         }
     }
 
-    /// The last sequence of which it is not known what it has invalidated: everything, for all that is known. 0 for none.
+    /// The highest floor so far; 0 for none. What was invalidated up to it is not known.
     pub fn floor(&self) -> Sequence {
         self.floor.load(SeqCst)
     }
 
-    /// Whether the latest invalidation that is known of any of these tags, or of all, hard or soft, falls in this time.
+    /// Whether the latest known invalidation of any of these tags, or of the root tag, hard or soft, is in this range.
     pub fn any_in(&self, tags: &[Tag], time: &Range<Sequence>) -> bool {
         let (root, floor) = (self.root.mark(), self.floor());
         let known = tags.iter().flat_map(|tag| self.registry.latest(tag));
@@ -377,8 +378,8 @@ impl Marks {
         known.filter(|sequence| *sequence > floor).any(|sequence| time.contains(&sequence))
     }
 
-    /// Begins another epoch of the store's, of which nothing is known but that `stamp` was issued: what is older is
-    /// not trusted. Sequences of two epochs cannot be compared, so that the marks of the one before are wiped.
+    /// Begins another epoch of Redis's, of which nothing is known but that `stamp` was issued: no entry with an older stamp is
+    /// current. Sequences of two epochs cannot be compared, so the marks of the one before are wiped.
     pub fn begin(&self, stamp: Stamp) {
         self.epoch.store(0, SeqCst);
         self.registry.wipe(stamp.sequence);
@@ -389,7 +390,7 @@ impl Marks {
     }
 }
 
-/// More than five hundred years are for ever.
+/// Saturates at five hundred years.
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -412,7 +413,7 @@ mod tests {
         marks.view(&hold(marks, tag), || now)
     }
 
-    fn hold(marks: &Marks, tag: &Tag) -> Vec<Held> {
+    fn hold(marks: &Marks, tag: &Tag) -> Vec<HeldTag> {
         marks.hold([tag])
     }
 
@@ -420,7 +421,7 @@ mod tests {
         marks.invalidate(tags, [], Now::default())
     }
 
-    /// Softens a family at a time of the steady clock.
+    /// Soft-invalidates a family at a time of the steady clock.
     fn soft_invalidate(marks: &Marks, name: &str, grace: u64, steady: u64) -> IssuedStamp {
         marks.invalidate([], [&soft(name, grace)], Now { wall: 0, steady })
     }
@@ -430,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_are_nobody_elses_tags_whatever_their_names() {
+    fn the_tag_of_a_group_equals_no_other_tag_whatever_its_name() {
         let names = ["*", "", "/", "x", "/x", "h/x", "uri:/x", "group h/x", "a b", "\n", "(sentinel)", "ä"];
         let mut tags: Vec<Tag> = vec![Tag::root(), Tag::uri("/x"), Tag::family("group"), Tag::family("group:h/x")];
         tags.push(Tag::family("(sentinel)"));
@@ -444,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_stamped_before_an_invalidation_is_not_current_after_it() {
+    fn an_entry_stamped_before_an_invalidation_is_not_current_after_it() {
         let (marks, tag) = (marks(), Tag::family("user_list"));
         let before = marks.stamp();
         assert!(view_of(&marks, &tag).is_current(before));
@@ -464,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_of_a_write_is_stamped_only_if_no_other_write_came_in_between() {
+    fn the_response_to_a_write_is_stamped_only_if_no_other_write_came_in_between() {
         let (marks, tag) = (marks(), Tag::family("a"));
         let before = view_of(&marks, &tag);
         let taken = invalidate(&marks, [&tag]);
@@ -476,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_knows_what_it_has_applied_and_trusts_nothing_older_than_its_floor() {
+    fn in_a_copy_nothing_older_than_its_floor_is_current() {
         let (marks, tag) = (marks(), Tag::family("a"));
         let at = |sequence| Stamp { epoch: Epoch(9), sequence };
         marks.begin(at(100));
@@ -496,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_current_by_what_was_read_while_the_epoch_changed() {
+    fn a_view_read_while_the_epoch_changes_makes_nothing_current() {
         let marks = Arc::new(marks());
         let (tag, changing) = (Tag::family("a"), Arc::clone(&marks));
         let invalidated = |epoch| Stamp { epoch: Epoch(epoch), sequence: 10 };
@@ -520,7 +521,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_that_nobody_holds_share_slots_and_cost_each_other_no_more_than_a_miss() {
+    fn tags_that_are_not_held_share_slots_and_cost_each_other_only_misses() {
         let marks = Marks::new(Epoch(1), 1);
         let (a, b, c) = (Tag::family("a"), Tag::family("b"), Tag::family("c"));
         let held = hold(&marks, &c);
@@ -536,7 +537,7 @@ mod tests {
         for tag in [&a, &b, &c] {
             assert_eq!(view_of(&marks, tag).newest, after.sequence, "{tag}: what was held last is not forgotten");
         }
-        assert!(marks.view(&[], || 0).is_current(before), "the root tag shares with nobody");
+        assert!(marks.view(&[], || 0).is_current(before), "the root tag shares no slot");
     }
 
     #[test]
@@ -553,7 +554,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_known_when_a_tag_was_invalidated_last_hard_or_softly() {
+    fn any_in_finds_the_latest_hard_or_soft_invalidation_of_a_tag() {
         let marks = marks();
         let names = ["hard", "soft", "both", "never"].map(Tag::family);
         let held = hold(&marks, &names[1]);
@@ -580,7 +581,7 @@ mod tests {
     }
 
     #[test]
-    fn the_store_may_say_that_a_tag_was_marked_for_others() {
+    fn redis_may_confirm_that_a_mark_was_raised_by_other_tags() {
         let (marks, tag) = (marks(), Tag::family("a"));
         let at = |sequence| Stamp { epoch: Epoch(9), sequence };
         let held = hold(&marks, &tag);
@@ -603,7 +604,7 @@ mod tests {
     }
 
     #[test]
-    fn no_invalidation_is_lost_while_tags_are_held_and_let_go() {
+    fn no_invalidation_is_lost_while_tags_are_held_and_released() {
         let marks = Arc::new(Marks::new(Epoch(1), 2));
         let names = ["a", "b", "c"].map(Tag::family);
         let is_over = Arc::new(AtomicU64::new(0));
@@ -633,7 +634,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_soft_write_invalidates_is_softened_until_the_grace_is_over() {
+    fn a_soft_invalidation_counts_as_hard_when_its_grace_is_over() {
         let (marks, tag) = (marks(), Tag::family("a"));
         let _held = hold(&marks, &tag);
         let before = marks.stamp();
@@ -649,13 +650,13 @@ mod tests {
         }
         let (b, other) = (Tag::family("b"), marks.stamp());
         soft_invalidate(&marks, "b", 100, 1000);
-        assert_eq!(view_at(&marks, &b, 1000).validity(other), Validity::Invalidated, "nobody held it");
+        assert_eq!(view_at(&marks, &b, 1000).validity(other), Validity::Invalidated, "it was not held");
         let other = view_at(&marks, &Tag::family("c"), 1000);
         assert_eq!(other.validity(before), Validity::Current);
     }
 
     #[test]
-    fn soft_writes_in_a_row_do_not_put_the_end_of_the_grace_off() {
+    fn further_soft_invalidations_do_not_extend_the_grace() {
         let (marks, tag) = (marks(), Tag::family("a"));
         let _held = hold(&marks, &tag);
         let before = marks.stamp();
@@ -678,7 +679,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hard_write_wins_and_the_next_soft_one_has_a_whole_grace() {
+    fn a_hard_invalidation_ends_the_grace_and_the_next_soft_one_has_its_own() {
         let (marks, tag) = (marks(), Tag::family("a"));
         let _held = hold(&marks, &tag);
         let before = marks.stamp();
@@ -694,7 +695,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_younger_than_all_soft_marks_asks_no_clock() {
+    fn no_clock_is_read_for_a_stamp_younger_than_all_soft_marks() {
         let (marks, tag) = (marks(), Tag::family("a"));
         let held = marks.hold::<Vec<_>>([&tag, &Tag::family("other")]);
         let of = |stamp: Stamp| {
@@ -705,13 +706,13 @@ mod tests {
         soft_invalidate(&marks, "other", 100, 0);
         assert_eq!(of(marks.stamp()), Validity::Current);
         assert_eq!(of(before), Validity::Current, "it has no soft mark");
-        // A flight that began before must not look current to whoever has looked at nothing but a younger entry.
+        // A fetch that began before must not look current to a reader that has seen the view of a younger entry only.
         let view = marks.view_of(&held[..1], marks.stamp().sequence, || 0);
         assert!(!view.is_current(before));
     }
 
     #[test]
-    fn another_epoch_knows_no_soft_mark() {
+    fn a_new_epoch_has_no_soft_marks() {
         let (marks, tag) = (marks(), Tag::family("a"));
         let _held = hold(&marks, &tag);
         marks.begin(Stamp { epoch: Epoch(1), sequence: 100 });
@@ -722,7 +723,7 @@ mod tests {
     }
 
     #[test]
-    fn no_end_is_ever_read_with_the_sequence_of_another() {
+    fn a_soft_marks_sequence_is_never_read_with_the_end_of_another() {
         let marks = Arc::new(Marks::new(Epoch(1), 1));
         let (held, writing) = (hold(&marks, &Tag::family("a")), Arc::clone(&marks));
         let writer = std::thread::spawn(move || {
@@ -758,12 +759,12 @@ mod tests {
         writer.join().unwrap();
     }
 
-    /// One tag as the words of this module have it: every soft invalidation, with the end of its grace.
+    /// One tag as this module documents it: every soft invalidation, with the end of its grace.
     #[derive(Default)]
     struct Model {
         hard: Sequence,
         pending: Vec<(Sequence, u64)>,
-        /// What every single one of them has promised: its sequence, and when it is as good as hard at the latest.
+        /// Every invalidation: its sequence, and when it counts as hard at the latest.
         promised: Vec<(Sequence, u64)>,
     }
 
@@ -782,7 +783,7 @@ mod tests {
             self.pending.retain(|(pending, _)| *pending > sequence);
         }
 
-        /// The mildest standing that breaks no promise.
+        /// The mildest validity that breaks no promise.
         fn mildest(&self, sequence: Sequence, now: u64) -> u8 {
             let broken = self.promised.iter().filter(|(promised, _)| sequence < *promised);
             broken.map(|(_, end)| if *end <= now { 2 } else { 1 }).max().unwrap_or(0)
@@ -809,7 +810,7 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Step {
-        Soften {
+        SoftInvalidate {
             tag: usize,
             grace: u64,
         },
@@ -818,14 +819,14 @@ mod tests {
         },
         HardenRoot,
         RaiseFloor,
-        /// The tags but the first are held at some times.
+        /// The first tag is always held, the others at times.
         Hold {
             tag: usize,
         },
-        LetGo {
+        Release {
             tag: usize,
         },
-        /// The store says what it knows of a tag.
+        /// Redis confirms the marks of a tag.
         Confirm {
             tag: usize,
         },
@@ -835,12 +836,12 @@ mod tests {
     fn step() -> impl Strategy<Value = Step> {
         let tag = || 0..3_usize;
         prop_oneof![
-            (tag(), 1..40_u64).prop_map(|(tag, grace)| Step::Soften { tag, grace }),
+            (tag(), 1..40_u64).prop_map(|(tag, grace)| Step::SoftInvalidate { tag, grace }),
             tag().prop_map(|tag| Step::Harden { tag }),
             Just(Step::HardenRoot),
             Just(Step::RaiseFloor),
             (1..3_usize).prop_map(|tag| Step::Hold { tag }),
-            (1..3_usize).prop_map(|tag| Step::LetGo { tag }),
+            (1..3_usize).prop_map(|tag| Step::Release { tag }),
             tag().prop_map(|tag| Step::Confirm { tag }),
             (1..30_u64).prop_map(Step::Wait),
         ]
@@ -854,17 +855,17 @@ mod tests {
         }
     }
 
-    /// A plain table: each tag by itself, whether anybody holds it or not.
+    /// A plain table: each tag by itself, whether it is held or not.
     #[derive(Default)]
     struct Table {
         tags: [Model; 3],
         root: Sequence,
-        /// What is not trusted, by tags; a store does not know of that.
+        /// The floor of each tag; Redis does not know of it.
         floors: [Sequence; 3],
     }
 
     impl Table {
-        /// What a store says of a tag, which knows all invalidations.
+        /// The view of Redis, which knows all invalidations.
         fn view(&mut self, tag: usize, stamp: Stamp, now: u64) -> MarksView {
             let model = &mut self.tags[tag];
             model.turn_over(now);
@@ -888,11 +889,11 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(300))]
         #[test]
-        fn marks_are_never_milder_than_a_plain_table_and_exact_for_what_is_held(
+        fn marks_are_never_milder_than_a_plain_table_and_exact_for_held_tags(
             steps in prop::collection::vec(step(), 1..40),
         ) {
             let names = ["a", "b", "c"].map(Tag::family);
-            // All tags that nobody holds share one slot.
+            // All tags that are not held share one slot.
             let marks = Marks::new(Epoch(7), 1);
             let mut table = Table::default();
             // Since which sequence a tag has been held; the first has always been.
@@ -901,7 +902,7 @@ mod tests {
             for step in steps {
                 let before = marks.stamp().sequence;
                 match &step {
-                    Step::Soften { tag, grace } => {
+                    Step::SoftInvalidate { tag, grace } => {
                         let soft = SoftInvalidation { tag: names[*tag].clone(), grace: Duration::from_nanos(*grace) };
                         marks.invalidate([], [&soft], Now { wall: 0, steady: now });
                         table.tags[*tag].soft_invalidate(before + 1, now + grace, now);
@@ -921,7 +922,7 @@ mod tests {
                         let since = held[*tag].take().map_or(before, |(since, _)| since);
                         held[*tag] = Some((since, again));
                     }
-                    Step::LetGo { tag } => held[*tag] = None,
+                    Step::Release { tag } => held[*tag] = None,
                     Step::Confirm { tag } => {
                         let view = table.view(*tag, marks.stamp(), now);
                         let own = hold(&marks, &names[*tag]);

@@ -13,8 +13,7 @@ use crate::cache::memory::Memory;
 use crate::coalesce::inflight::Inflight;
 use crate::coalesce::shapes::Shapes;
 use crate::coalesce::stored_body::StoredBodies;
-use crate::coherence::fleet::Fleet;
-use crate::coherence::unanswered::UnansweredWrites;
+use crate::coherence::fleet::FleetSettings;
 use crate::config::{self, Coherence, Config, Digest, LoadError, Server, StoreConfig};
 use crate::entry::Seal;
 use crate::http::headers::{Credentials, LoopMark};
@@ -26,7 +25,7 @@ use crate::rules::{Family, Invalidation, RuleSet, WriteMethods};
 use crate::shares::Shares;
 use crate::store::Store;
 use crate::tokens::{Tokens, WrongTokens};
-use crate::upkeep::names::Names;
+use crate::upkeep::names::FamilyNames;
 use crate::upkeep::unmatched::UnmatchedWrites;
 use crate::upstream::Upstream;
 
@@ -83,7 +82,6 @@ pub struct Running {
     pub unshared: Arc<Shares>,
     /// Bodies on their way into memory: at most a quarter of its capacity, or one of the largest.
     pub bodies: Arc<StoredBodies>,
-    pub unanswered: Arc<UnansweredWrites>,
     pub upstream: Upstream,
     pub metrics: Arc<Metrics>,
     /// The tokens of `[admin]`.
@@ -142,7 +140,6 @@ impl Running {
             unmatched: UnmatchedWrites::default(),
             unshared: unshared(&config.server),
             bodies: StoredBodies::new((config.memory.capacity / 4).max(largest)),
-            unanswered: Arc::default(),
             upstream,
             metrics,
             tokens: Tokens::new(&config.admin.tokens),
@@ -249,7 +246,7 @@ impl Running {
     pub async fn sweep(self: Arc<Running>) {
         let settings = self.config.store.as_ref().map(|store| (store.sweep_rate, store.sweep_pause));
         if let Some(sweeper) = settings.and_then(|(rate, pause)| self.cache.sweeper(rate, pause)) {
-            sweeper.keep(|| Names::of(&self.live().rules)).await;
+            sweeper.run(|| FamilyNames::of(&self.live().rules)).await;
         }
     }
 
@@ -263,10 +260,10 @@ impl Running {
     }
 }
 
-/// This proxy's part in the fleet of proxies that share its store.
-fn fleet(config: &Config) -> Fleet {
-    let Some(store) = &config.store else { return Fleet::new(Coherence::default(), Duration::ZERO) };
-    Fleet::new(store.coherence, store.lease)
+/// This proxy among those that share its store.
+fn fleet(config: &Config) -> FleetSettings {
+    let Some(store) = &config.store else { return FleetSettings::new(Coherence::default(), Duration::ZERO) };
+    FleetSettings::new(store.coherence, store.lease)
         .with_limits(store.connect_timeout, store.timeout)
         .with_replicas(store.wait_replicas)
 }

@@ -431,8 +431,8 @@ async fn drain(running: &Arc<Running>, public: tokio::task::JoinHandle<()>) {
     if tokio::time::timeout(running.config.server.drain_timeout, finish).await.is_ok() {
         return running.cache.leave().await;
     }
-    // Upstream may still carry out the writes that it has not answered.
-    let unanswered = running.unanswered.tags();
+    // Upstream may yet carry out what it has not answered.
+    let unanswered = running.cache.unanswered();
     if !unanswered.is_empty() {
         running.cache.invalidate_at_once(&unanswered, running.config.server.reinvalidate_after).await;
     }

@@ -1,4 +1,4 @@
-//! Tasks that must not end: one that panics is started again, after a pause.
+//! Restarts background tasks that panic.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::metrics::Metrics;
 /// Pause before a task that has panicked is started again.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Runs what `begin` makes until it ends by itself. `task`: its name in the log and the metrics.
+/// Runs the future of `begin`, and a new one after each panic, until one ends without. `task`: its name in logs and metrics.
 pub fn supervise<F>(
     task: &'static str,
     metrics: Arc<Metrics>,
@@ -27,7 +27,7 @@ where
                 return;
             }
             metrics.task_panicked(task);
-            tracing::error!(task, "a task panicked (the message above says where); it is started again");
+            tracing::error!(task, "a task panicked (see the message above) and is restarted");
             tokio::time::sleep(PAUSE).await;
         }
     }))
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_that_panics_is_started_again_and_counted() {
+    async fn a_task_that_panics_is_restarted_and_counted() {
         let (metrics, runs) = (Arc::new(Metrics::new()), Arc::new(AtomicU32::new(0)));
         let counted = Arc::clone(&runs);
         let task = supervise("lease", Arc::clone(&metrics), move || {

@@ -1,5 +1,5 @@
-//! Work beside requests: the sweeper of the store ([`sweeper`]), the hottest entries for prefetches ([`hot`]), which family an
-//! entry belongs to ([`names`]), and writes that no rule matches ([`unmatched`]).
+//! Work beside requests: removing invalidated entries from Redis ([`sweeper`]), the most frequent reads for prefetches ([`hot`]), the
+//! family of an entry for statistics ([`names`]), and writes that no rule matches ([`unmatched`]).
 
 pub mod hot;
 pub mod names;

@@ -30,7 +30,7 @@ use crate::marks::Tag;
 use crate::rules::fault::Fault;
 use crate::rules::nearest::{did_you_mean, nearest};
 use crate::running::{Live, Running};
-use crate::upkeep::names::Names;
+use crate::upkeep::names::FamilyNames;
 use crate::upkeep::unmatched::Known;
 use crate::upstream::UpstreamFailure;
 
@@ -46,7 +46,7 @@ struct Cleared {
 
 /// Invalidates. `message`: of the response.
 async fn clear(state: &AdminState, tags: &[Tag], message: String) -> Response {
-    let names = Names::of(&state.running().live().rules);
+    let names = FamilyNames::of(&state.running().live().rules);
     for tag in tags {
         // A level without a family of its own is its own name; both stand in the rules.
         let family = names.owner(tag.as_str()).unwrap_or(tag.as_str());

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::running::Running;
 use crate::store::sweep::Dated;
 use crate::store::{KeyCounts, StoreError};
-use crate::upkeep::names::{Names, TRIAL};
+use crate::upkeep::names::{FamilyNames, TRIAL};
 
 /// From the beginning of a count to that of the next.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -93,7 +93,7 @@ impl KeyStats {
 
 async fn count(running: &Arc<Running>) -> Result<Counts, StoreError> {
     let at = Instant::now();
-    let names = Names::of(&running.live().rules);
+    let names = FamilyNames::of(&running.live().rules);
     let keys = match running.cache.store_handle() {
         Some(store) => match store.key_stats().await? {
             Some(swept) => return Ok(swept.into()),
@@ -112,7 +112,7 @@ async fn count(running: &Arc<Running>) -> Result<Counts, StoreError> {
     Ok(Counts { keys, swept: None, at })
 }
 
-fn in_memory(running: &Running, names: &Names) -> KeyCounts {
+fn in_memory(running: &Running, names: &FamilyNames) -> KeyCounts {
     let mut by_family: BTreeMap<&str, u64> = BTreeMap::new();
     running.cache.memory().for_each(|resident| {
         *by_family.entry(names.of_tags(&resident.entry.tags)).or_default() += 1;

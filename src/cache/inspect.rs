@@ -1,5 +1,5 @@
-//! Looking at what is kept for a request without touching it, for people who ask why: nothing moves between the tiers,
-//! nothing invalidated is dropped. Requests go by [`super::Cache::lookup`].
+//! Looks at the entries of a request without side effects, for `explain`: no entry moves between the tiers, and no invalidated
+//! entry is removed. Requests use [`super::Cache::lookup`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,19 +9,19 @@ use crate::entry::{DecodeFault, Entry};
 use crate::key::CacheKey;
 use crate::marks::{self, Tag};
 
-/// What both tiers keep under one text.
+/// The entries of both tiers under one key.
 #[derive(Debug)]
 pub struct Inspection {
     pub memory: Option<Arc<Entry>>,
     pub store: StoreInspection,
 }
 
-/// What the store keeps.
+/// The entry in Redis.
 #[derive(Debug)]
 pub enum StoreInspection {
-    /// There is no store.
+    /// There is no Redis.
     Embedded,
-    /// It cannot be asked, or has not taken all invalidations yet.
+    /// Redis is away, or may not be believed.
     Away,
     Nothing,
     /// Bytes of another version of Larder, or of another request with the same key.
@@ -37,16 +37,16 @@ pub enum ValidityReport {
     SoftInvalidated(Vec<Tag>, Duration),
     /// These of its tags have a younger mark.
     Invalidated(Vec<Tag>),
-    /// All entries of its age are invalidated: the cache was cleared, or the store has dropped marks for space.
+    /// All entries of its age are invalidated: the cache was purged, or marks were dropped for space.
     Everything,
-    /// It is of another epoch: the store has lost its marks since.
+    /// It is of another epoch: Redis has lost its marks since.
     OtherEpoch,
-    /// The store is away: nobody can tell.
+    /// Redis is away.
     Unknown,
 }
 
 impl Cache {
-    /// What is kept under exactly this text. `label`: the readable part of its name in the store.
+    /// The entries under this key. `label`: the readable part of its name in Redis.
     pub async fn inspect(&self, cache_key: &CacheKey, label: &str) -> Inspection {
         let memory = self.memory.get(cache_key).map(|resident| Arc::clone(&resident.entry));
         Inspection { memory, store: self.inspect_store(cache_key, label).await }
@@ -54,7 +54,7 @@ impl Cache {
 
     async fn inspect_store(&self, cache_key: &CacheKey, label: &str) -> StoreInspection {
         let Some(shared) = &self.shared else { return StoreInspection::Embedded };
-        if shared.trusts_nothing() {
+        if !shared.fleet.may_ask() {
             return StoreInspection::Away;
         }
         let name = name(label, cache_key.key());
@@ -69,7 +69,7 @@ impl Cache {
         }
     }
 
-    /// Whether an entry is current. One that is not costs a question for each of its tags.
+    /// Whether an entry is current. If it is not, costs a round trip for each of its tags.
     pub async fn validity(&self, entry: &Entry) -> ValidityReport {
         let Some(view) = self.view(&entry.tags).await else { return ValidityReport::Unknown };
         let validity = view.validity(entry.stamp);
@@ -80,7 +80,7 @@ impl Cache {
             return ValidityReport::OtherEpoch;
         }
         let mut marked = Vec::new();
-        // The root tag goes first: in every other answer its mark is contained.
+        // The root tag first: every other view contains its mark.
         let others = entry.tags.iter().filter(|tag| **tag != Tag::root()).cloned();
         for tag in [Tag::root()].into_iter().chain(others) {
             let Some(view) = self.view(std::slice::from_ref(&tag)).await else { return ValidityReport::Unknown };
@@ -101,7 +101,7 @@ impl Cache {
 }
 
 impl ValidityReport {
-    /// For how long what is soft-invalidated may still be served.
+    /// How long a soft-invalidated entry may still be served.
     pub fn grace_left(&self) -> Option<Duration> {
         match self {
             ValidityReport::SoftInvalidated(_, left) => Some(*left),
@@ -120,7 +120,7 @@ mod tests {
     use crate::key::{KeyHash, Redaction};
     use crate::metrics::Metrics;
 
-    fn kept(cache: &Cache) -> CacheKey {
+    fn stored(cache: &Cache) -> CacheKey {
         let cache_key =
             CacheKey { text: "GET http://h/a".to_owned(), hash: KeyHash(7), redaction: Redaction::default() };
         let entry = Entry {
@@ -134,9 +134,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_invalidates_an_entry_is_named_and_the_entry_stays() {
+    async fn inspection_names_the_invalidating_tags_and_removes_no_entry() {
         let cache = Cache::new(Memory::new(1 << 20, 1 << 10, 1 << 12), None, Arc::new(Metrics::new()));
-        let cache_key = kept(&cache);
+        let cache_key = stored(&cache);
         let rows = [
             (Tag::family("other"), ValidityReport::Current),
             (Tag::uri("/a"), ValidityReport::Invalidated(vec![Tag::uri("/a")])),
@@ -145,10 +145,10 @@ mod tests {
         ];
         for (written, expected) in rows {
             cache.invalidate(std::slice::from_ref(&written)).await;
-            let peek = cache.inspect(&cache_key, "-").await;
-            let entry = peek.memory.unwrap_or_else(|| panic!("{written}: looking has dropped it"));
+            let inspection = cache.inspect(&cache_key, "-").await;
+            let entry = inspection.memory.unwrap_or_else(|| panic!("{written}: it was removed"));
             assert_eq!(cache.validity(&entry).await, expected, "{written}");
-            assert!(matches!(peek.store, StoreInspection::Embedded));
+            assert!(matches!(inspection.store, StoreInspection::Embedded));
         }
     }
 }

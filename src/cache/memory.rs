@@ -1,41 +1,38 @@
-//! L1: entries in this process's memory, bounded in bytes, and the marks. Without a store the marks are the authority on
-//! what is current; with one, the store is.
+//! L1: entries in this process's memory, bounded in bytes. Each holds the marks of its tags ([`crate::marks`]).
 
 use std::cmp::Ordering;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use quick_cache::sync::Cache;
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 use smallvec::SmallVec;
-use tokio::time::Instant;
 
-use crate::coherence::clock::SharedClock;
+use crate::coherence::local_marks::LocalMarks;
 use crate::entry::Entry;
 use crate::key::{CacheKey, KeyHash};
-use crate::marks::{Epoch, Held, IssuedStamp, Marks, MarksView, Now, Sequence, SoftInvalidation, Tag};
+use crate::marks::{HeldTag, MarksView, Tag};
 
 /// An entry in L1, with the marks of its tags.
 #[derive(Debug)]
 pub struct Resident {
     pub entry: Arc<Entry>,
-    held: SmallVec<[Held; 4]>,
+    held: SmallVec<[HeldTag; 4]>,
 }
 
-/// Keeps the marks of what is looked up, and of what is fetched then, for as long as it lives: invalidations meanwhile cost
-/// only what carries their tags.
+/// Holds the tags of a lookup, and of the fetch that follows it, so that their marks stay exact.
 #[derive(Debug, Clone, Default)]
 pub enum Hold {
     #[default]
     Nothing,
     /// Those of an entry in L1.
     Resident(Arc<Resident>),
-    Tags(Arc<[Held]>),
+    Tags(Arc<[HeldTag]>),
 }
 
 impl Hold {
-    fn held(&self) -> &[Held] {
+    fn held(&self) -> &[HeldTag] {
         match self {
             Hold::Nothing => &[],
             Hold::Resident(resident) => &resident.held,
@@ -44,7 +41,7 @@ impl Hold {
     }
 }
 
-/// Memory that a mark takes, bytes: its own, its tag, and its place among those that are held.
+/// Bytes of memory that a mark takes, with its tag and its place in the table.
 const MARK_WEIGHT: u64 = 200;
 
 /// How full L1 is.
@@ -63,9 +60,7 @@ pub struct Memory {
     entries: Cache<KeyHash, Arc<Resident>, ByWeight, DefaultHashBuilder, CountEvictions>,
     evictions: Arc<AtomicU64>,
     shards: usize,
-    pub marks: Marks,
-    pub clock: SharedClock,
-    start: Instant,
+    pub marks: Arc<LocalMarks>,
 }
 
 #[derive(Clone)]
@@ -90,7 +85,7 @@ impl Lifecycle<KeyHash, Arc<Resident>> for CountEvictions {
 
 impl Memory {
     /// An empty L1 of `capacity` bytes whose largest entries have bodies of `largest` bytes. `slots`: for the marks of tags
-    /// that nothing in it carries.
+    /// that are not held.
     pub fn new(capacity: u64, largest: u64, slots: usize) -> Memory {
         let (evictions, shards) = (Arc::new(AtomicU64::new(0)), shards(capacity, largest));
         let options = OptionsBuilder::new()
@@ -105,14 +100,11 @@ impl Memory {
             entries: Cache::with_options(options, ByWeight, DefaultHashBuilder::default(), lifecycle),
             evictions,
             shards,
-            clock: SharedClock::default(),
-            start: Instant::now(),
-            // Zero is kept free: it is no epoch.
-            marks: Marks::new(Epoch(rand::random_range(1..=u64::MAX)), slots),
+            marks: Arc::new(LocalMarks::new(slots)),
         }
     }
 
-    /// The largest body that there is room for, bytes: a tenth of its share is left for the rest of its entry.
+    /// The largest body that fits, bytes: a tenth of a shard is left for the rest of its entry.
     pub fn largest_body(&self) -> u64 {
         self.entries.capacity() / self.shards as u64 / 10 * 9
     }
@@ -122,18 +114,18 @@ impl Memory {
         self.shards > 1
     }
 
-    /// What is kept under the key of `cache_key`, if its text is the same.
+    /// The entry of this key.
     pub fn get(&self, cache_key: &CacheKey) -> Option<Arc<Resident>> {
         self.entries.get(&cache_key.hash).filter(|resident| *resident.entry.text == *cache_key.text)
     }
 
-    /// What responses to this request vary on, if L1 knows. Only a hint where to look: what is found
-    /// there is judged on its own.
+    /// The vary index for this primary key. It need not be current: it only selects a variant, which is judged by its own
+    /// marks.
     pub fn varies_on(&self, cache_key: &CacheKey) -> Option<Arc<Resident>> {
         self.get(cache_key).filter(|resident| resident.entry.vary_index().is_some())
     }
 
-    /// Keeps an entry, in place of what was there; unless that is newer.
+    /// Stores an entry, unless the one there is newer.
     pub fn put(&self, key: KeyHash, entry: Arc<Entry>) {
         if self.holds_newer(key, &entry) {
             return;
@@ -141,7 +133,7 @@ impl Memory {
         self.insert(key, entry);
     }
 
-    /// The same with an entry that the store has kept, and with what it has said of the marks of all of its tags.
+    /// The same with an entry from Redis. `view`: the marks of all its tags there.
     pub fn put_confirmed(&self, key: KeyHash, entry: Arc<Entry>, view: &MarksView) {
         if !self.holds_newer(key, &entry) {
             let resident = self.insert(key, entry);
@@ -156,36 +148,35 @@ impl Memory {
         resident
     }
 
-    /// Whether what is kept under a key was fetched after a later write than `entry` was, or asked for later than that.
+    /// Whether the entry there has a later stamp than `entry`, or the same and a later request time.
     pub fn holds_newer(&self, key: KeyHash, entry: &Entry) -> bool {
-        self.entries.peek(&key).is_some_and(|there| is_newer(&there.entry, entry, self.clock.now()))
+        self.entries.peek(&key).is_some_and(|there| is_newer(&there.entry, entry, self.marks.clock.now()))
     }
 
-    /// What is kept in place of `entry`, if that is newer.
+    /// The entry that is stored instead of `entry`, if that is newer.
     pub fn newer_than(&self, cache_key: &CacheKey, entry: &Entry) -> Option<Arc<Entry>> {
-        let there = self.get(cache_key).filter(|there| is_newer(&there.entry, entry, self.clock.now()))?;
+        let there = self.get(cache_key).filter(|there| is_newer(&there.entry, entry, self.marks.clock.now()))?;
         Some(Arc::clone(&there.entry))
     }
 
-    /// Drops `invalidated` unless something else has taken its place meanwhile.
+    /// Removes `invalidated`, unless it was replaced meanwhile.
     pub fn drop_invalidated(&self, key: KeyHash, invalidated: &Arc<Resident>) {
         self.entries.remove_if(&key, |resident| Arc::ptr_eq(resident, invalidated));
     }
 
-    /// Drops what is kept under a key.
+    /// Removes an entry.
     pub fn remove(&self, key: KeyHash) {
         self.entries.remove(&key);
     }
 
-    /// Drops everything.
+    /// Removes all entries.
     pub fn clear(&self) {
         self.entries.clear();
     }
 
-    /// What the marks say of an entry's tags.
+    /// The marks of an entry's tags.
     pub fn view_of(&self, resident: &Resident) -> MarksView {
-        let sequence = resident.entry.stamp.sequence;
-        self.marks.view_of(&resident.held, sequence, || self.nanos(Instant::now()))
+        self.marks.view_of(&resident.held, resident.entry.stamp.sequence)
     }
 
     /// Holds these tags.
@@ -193,38 +184,14 @@ impl Memory {
         Hold::Tags(self.marks.hold(tags))
     }
 
-    /// What the marks say of what is held, and of the root tag.
+    /// The marks of the tags that are held, and of the root tag.
     pub fn view_held(&self, hold: &Hold) -> MarksView {
-        self.marks.view(hold.held(), || self.nanos(Instant::now()))
+        self.marks.view(hold.held())
     }
 
-    /// What the marks say of these tags.
+    /// The marks of these tags.
     pub fn view(&self, tags: &[Tag]) -> MarksView {
         self.view_held(&self.hold(tags))
-    }
-
-    /// Invalidates where there is no store.
-    pub fn invalidate(&self, tags: &[Tag], soft: &[SoftInvalidation]) -> IssuedStamp {
-        let wall = self.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let wall = u64::try_from(wall.as_micros()).unwrap_or(u64::MAX / 2);
-        self.marks.invalidate(tags, soft, Now { wall, steady: self.nanos(Instant::now()) })
-    }
-
-    /// Takes over soft marks that were told as they were at a time: so much of each grace was left.
-    pub fn soft_invalidate<'t>(
-        &self,
-        soft: impl IntoIterator<Item = (&'t SoftInvalidation, Sequence)>,
-        at: Instant,
-    ) {
-        let now = self.nanos(Instant::now());
-        for (SoftInvalidation { tag, grace }, sequence) in soft {
-            self.marks.soft_invalidate(tag, sequence, self.nanos(at + *grace), now);
-        }
-    }
-
-    /// The clock of soft marks.
-    fn nanos(&self, time: Instant) -> u64 {
-        u64::try_from(time.duration_since(self.start).as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// How full L1 is.
@@ -245,7 +212,7 @@ impl Memory {
         });
     }
 
-    /// Whether it is so of one of them; looks at no more when it is.
+    /// Whether it is true of any of them.
     pub fn any(&self, mut is_so: impl FnMut(&Resident) -> bool) -> bool {
         self.entries.iter().any(|(_, resident)| resident.entry.response().is_some() && is_so(&resident))
     }
@@ -260,19 +227,18 @@ fn is_newer(there: &Entry, entry: &Entry, now: SystemTime) -> bool {
     }
 }
 
-/// RFC 9111 §4: the most recent response. One that took long may come after one that was asked for later. A time to come
-/// is that of a clock that went back since; it counts for nothing, or nothing could be replaced until then.
+/// RFC 9111 §4: the most recent response is used. A slow response may come after one that was requested later. A request time in
+/// the future, by a clock that went back since, is ignored: otherwise the entry could not be replaced until then.
 fn was_asked_for_later(there: &Entry, entry: &Entry, now: SystemTime) -> bool {
     let request_time = |entry: &Entry| entry.response().map(|response| response.freshness.request_time);
     match (request_time(there), request_time(entry)) {
         (Some(there), Some(entry)) => there > entry && there <= now,
-        // The sign that responses vary tells of all of them, old and new.
+        // A vary index describes all responses, old and new.
         _ => false,
     }
 }
 
-/// An entry larger than a shard's share of the capacity would be dropped without a word: no more shards than let
-/// the largest one in, with room to spare.
+/// The number of shards. The cache silently drops an entry larger than a shard, so each has room for two of the largest.
 fn shards(capacity: u64, largest: u64) -> usize {
     let fitting = capacity / largest.saturating_mul(2).max(1);
     let parallel = std::thread::available_parallelism().map_or(4, usize::from) * 4;
@@ -284,9 +250,9 @@ fn shards(capacity: u64, largest: u64) -> usize {
 mod tests {
     use super::*;
     use crate::entry::{Content, VaryIndex};
-    use crate::marks::Stamp;
+    use crate::marks::{Epoch, Stamp};
 
-    /// The sign that responses vary, which is the smallest of entries.
+    /// A vary index, the smallest of entries.
     fn entry(stamp: Stamp, tags: &[Tag]) -> Arc<Entry> {
         let content = Content::VaryIndex(VaryIndex { on: Vec::new(), known: Vec::new() });
         Arc::new(Entry { text: "GET http://h/".into(), stamp, tags: tags.into(), content })
@@ -297,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_take_memory_for_what_is_resident_or_held_and_no_longer() {
+    fn marks_take_memory_only_for_tags_of_entries_in_memory_and_of_holds() {
         let memory = Memory::new(64 << 10, 1 << 10, 64);
         let tag = |n: u32| Tag::family(&format!("a:{n}"));
         let hold = memory.hold(&[tag(0), Tag::root()]);

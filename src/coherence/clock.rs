@@ -1,40 +1,40 @@
-//! The clock by which times in entries are told: Redis's, where there is one, so that a wrong clock of one proxy's machine changes no
-//! age on another. Without a store it is this machine's own.
+//! The clock that times in entries are of: Redis's, where there is one, so that a wrong clock on one proxy's machine changes no
+//! age on another. Without Redis it is this machine's own.
 
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
-/// A machine's clock that differs by more than this is reported.
+/// A difference between the clocks of this machine and of Redis above this is reported.
 pub const TOLERANCE: Duration = Duration::from_secs(1);
 
-/// This machine's clock, set right by what the store tells of its own.
+/// This machine's clock, corrected by what Redis says of its own.
 #[derive(Debug, Default)]
 pub struct SharedClock {
-    /// Microseconds by which the store's clock is ahead of this machine's.
+    /// Microseconds by which Redis's clock is ahead of this machine's.
     ahead: AtomicI64,
 }
 
 impl SharedClock {
-    /// The time.
+    /// The time now.
     pub fn now(&self) -> SystemTime {
         let (now, ahead) = (SystemTime::now(), self.ahead());
         let moved = if ahead < 0 { now.checked_sub(micros(ahead)) } else { now.checked_add(micros(ahead)) };
         moved.unwrap_or(now)
     }
 
-    /// Microseconds by which the store's clock is ahead of this machine's; below zero if it is behind.
+    /// Microseconds by which Redis's clock is ahead of this machine's; below zero if it is behind.
     pub fn ahead(&self) -> i64 {
         self.ahead.load(Relaxed)
     }
 
-    /// Whether this machine's clock is wrong by so much that it is to be reported.
+    /// Whether the difference is to be reported.
     pub fn is_off(&self) -> bool {
         micros(self.ahead()) > TOLERANCE
     }
 
-    /// The store told `server`, microseconds after 1970, in reply to a request that was sent at `sent`; the reply came at `received`,
-    /// both by this machine's clock. What is known stays unless the reply contradicts it: its way there and back is of unknown
-    /// length, and times must not waver.
+    /// Takes in `server`, Redis's time in microseconds after 1970, from the reply to a request that was sent at `sent`; the reply came at
+    /// `received`, both by this machine's clock. The difference stays as it is unless the reply contradicts it: how long each way
+    /// took is unknown, and times must not waver.
     pub fn hear(&self, sent: SystemTime, received: SystemTime, server: u64) {
         let since_1970 =
             |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).ok().map(|it| it.as_micros());
@@ -44,7 +44,7 @@ impl SharedClock {
             i64::try_from(ahead).unwrap_or(if ahead < 0 { i64::MIN } else { i64::MAX })
         };
         let (least, most) = (ahead_of(received), ahead_of(sent));
-        // A clock that was set back between the two tells nothing.
+        // If this machine's clock was set back between the two, the reply shows nothing.
         if least <= most && !(least..=most).contains(&self.ahead()) {
             self.ahead.store(least.midpoint(most), Relaxed);
         }
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_moves_the_clock_only_if_it_contradicts_what_is_known() {
+    fn a_reply_moves_the_clock_only_if_it_contradicts_the_known_difference() {
         let clock = SharedClock::default();
         for (sent, received, server, ahead) in [
             (1_000_000, 1_000_100, 1_000_050, 0),
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_more_than_a_second_off_is_told() {
+    fn a_clock_that_is_more_than_a_second_off_is_reported() {
         for (server, is_off) in [(10_000_000, false), (11_000_000, false), (11_000_001, true), (8_999_999, true)] {
             let clock = SharedClock::default();
             clock.hear(at(10_000_000), at(10_000_000), server);
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_store_the_time_is_the_machines_own() {
+    fn without_redis_the_time_is_the_machines_own() {
         let before = SystemTime::now();
         let now = SharedClock::default().now();
         assert!(before <= now && now <= SystemTime::now());

@@ -1,31 +1,31 @@
-//! Where marks stand: one for each tag that somebody *holds*, and a table of hashed slots for all others.
+//! Where marks are stored: one for each tag that is *held*, and a table of hashed slots for all others.
 //!
-//! Who keeps or fetches something that carries a tag holds it. What the tag's invalidations amount to then stands in a
-//! [`Mark`] of its own, which readers reach without a lock or a lookup. An invalidation of a tag that nobody holds raises
-//! the slot that the tag falls into, and with it that of all other tags there which nobody holds. The first who holds a tag
-//! begins with what its slot says; the last who lets it go leaves in the slot what its mark said.
+//! An entry in memory and a fetch hold the tags that they carry. A held tag has a [`Mark`] of its own, which readers reach
+//! without a lock or a lookup. An invalidation of a tag that is not held raises the slot that the tag is hashed to, and so
+//! invalidates all other tags there that are not held. The first hold of a tag copies the slot to the mark; the last release
+//! raises the slot to the mark.
 //!
 //! # Why nothing is lost
 //!
-//! At any moment a tag has one *place*: its mark if it is held, else its slot. The place says no less than the latest
+//! At any moment a tag has one *place*: its mark if it is held, else its slot. The value there is never lower than the latest
 //! invalidation of the tag that has been carried out:
 //!
-//! - invalidations, the first hold, the last release and the wiping of an epoch take place under the lock of the tag's
-//!   shard, one after the other;
-//! - an invalidation finds the place and raises it in one such step. A hold or a release before it has moved the place, and
-//!   the invalidation finds the new one; one that comes after it takes along what was raised;
-//! - who is not the last to let go leaves the mark where it is. Of several who are taken for the last, the first under the
-//!   lock moves it, and only if nobody has held it again;
-//! - slots only rise, and a mark begins with its slot; the one step down, [`Registry::confirm`], has the store's word for
-//!   it;
-//! - an epoch wipes a shard's marks and slots in one step. What is moved before is wiped, what is moved later was.
+//! - Invalidations, the first hold, the last release and the wiping for a new epoch happen under the lock of the tag's
+//!   shard, one after the other.
+//! - An invalidation finds the place and raises it in one such step. A hold or a release before it has moved the place, and
+//!   the invalidation finds the new one; a hold or a release after it moves the raised value.
+//! - A release that is not the last leaves the mark where it is. Of several releases that may be the last, the first under the
+//!   lock moves the value, and only if the tag was not held again.
+//! - Slots only rise, and a mark begins with the value of its slot. The only step down, [`Registry::confirm`], sets what Redis
+//!   has said.
+//! - A new epoch wipes a shard's marks and slots in one step, so values moved before and after are wiped.
 //!
-//! So whether anybody holds a tag has no bearing on what is *safe*, only on what is *exact*: two tags cost each other a miss
-//! only if they share a slot, nobody holds the one, and what carries it was stamped before the other was invalidated. A
-//! fetch holds its request's tags before its stamp is read, and the slot says no more than what had been issued when it
-//! did: it is left with the tags that only its response names, and those only for as long as the fetch takes.
+//! So whether a tag is held has no bearing on what is *safe*, only on what is *exact*: an invalidation of one tag costs an entry
+//! with another tag a miss only if they share a slot, the other is not held, and the entry was stamped before. A
+//! fetch holds its request's tags before it reads its stamp, and their slots are no higher than that stamp. So this concerns only
+//! the tags that its response alone names, and those only for as long as the fetch takes.
 //!
-//! What places tags is a secret of this process: who can make requests cannot work out which tags share a slot.
+//! Slots are chosen by a hash with a random key, so clients cannot work out which tags share a slot.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -37,24 +37,24 @@ use hashbrown::HashTable;
 use super::soft::Pair;
 use super::{Sequence, Tag};
 
-/// Locks, at most.
+/// The highest number of locks.
 const SHARDS: usize = 64;
 
-/// A tag is held for as long as this lives.
-pub struct Held(Arc<Mark>);
+/// A tag is held for as long as this exists.
+pub struct HeldTag(Arc<Mark>);
 
-/// What the invalidations of one tag amount to.
+/// The marks of one tag.
 pub(super) struct Mark {
     tag: Tag,
     pub hard: AtomicU64,
     pub soft: Pair,
-    /// Raised from zero under the shard's lock only.
+    /// Rises from zero under the shard's lock only.
     holders: AtomicUsize,
     shard: Arc<Shard>,
     hash: u64,
 }
 
-/// All places.
+/// The places of all tags.
 pub(super) struct Registry {
     shards: Box<[Arc<Shard>]>,
     keys: RandomState,
@@ -68,7 +68,7 @@ struct Places {
 }
 
 impl Registry {
-    /// Nothing is held. `slots`: rounded up to a power of two, eight bytes each.
+    /// No tag is held. `slots`: rounded up to a power of two, eight bytes each.
     pub fn new(slots: usize) -> Registry {
         let slots = slots.clamp(1, 1 << 30).next_power_of_two();
         let shards = SHARDS.min(slots);
@@ -77,13 +77,13 @@ impl Registry {
         Registry { shards, keys: RandomState::new() }
     }
 
-    /// Holds a tag. What its place says from now on, the mark says.
-    pub fn hold(&self, tag: &Tag) -> Held {
+    /// Holds a tag: its place is a mark from now on.
+    pub fn hold(&self, tag: &Tag) -> HeldTag {
         let (shard, hash) = self.place(tag);
         let mut places = shard.lock();
         if let Some(mark) = places.held(hash, tag) {
             mark.holders.fetch_add(1, SeqCst);
-            return Held(Arc::clone(mark));
+            return HeldTag(Arc::clone(mark));
         }
         let mark = Arc::new(Mark {
             tag: tag.clone(),
@@ -94,7 +94,7 @@ impl Registry {
             hash,
         });
         places.held.insert_unique(hash, Arc::clone(&mark), |mark| mark.hash);
-        Held(mark)
+        HeldTag(mark)
     }
 
     /// Invalidates a tag.
@@ -108,8 +108,8 @@ impl Registry {
         }
     }
 
-    /// Invalidates a tag softly; `end`: of its grace, `now`: by the same clock. A slot has no place for a grace: what
-    /// nobody holds is invalidated at once. True if somebody holds it.
+    /// Soft-invalidates a tag. `end` of its grace, and `now`, by the same clock. A slot cannot store a grace: a tag that is not held
+    /// is invalidated at once. True if it is held.
     pub fn soft_invalidate(&self, tag: &Tag, sequence: Sequence, end: u64, now: u64) -> bool {
         let (shard, hash) = self.place(tag);
         let mut places = shard.lock();
@@ -132,7 +132,7 @@ impl Registry {
         }
     }
 
-    /// Forgets all invalidations; all tags count as invalidated by this one.
+    /// Removes all marks; all tags count as invalidated with this sequence.
     pub fn wipe(&self, sequence: Sequence) {
         for shard in &self.shards {
             let mut places = shard.lock();
@@ -144,19 +144,19 @@ impl Registry {
         }
     }
 
-    /// The store, which knows all invalidations up to `known`, says that none of them after `newest` was of this tag.
-    /// `is_valid` is asked under the lock: whether the store's word is of the epoch that is valid.
-    pub fn confirm(held: &Held, known: Sequence, newest: Sequence, is_valid: impl Fn() -> bool) {
+    /// Lowers a mark to `newest`: Redis, which knows all invalidations up to `known`, says that none after `newest` was of this tag.
+    /// `is_valid` is called under the lock: whether that is of the current epoch.
+    pub fn confirm(held: &HeldTag, known: Sequence, newest: Sequence, is_valid: impl Fn() -> bool) {
         let mark = &held.0;
         let _places = mark.shard.lock();
         let hard = mark.hard.load(SeqCst);
-        // All that raise it hold the lock.
+        // Whatever raises it holds the lock.
         if is_valid() && newest < hard && hard <= known {
             mark.hard.store(newest, SeqCst);
         }
     }
 
-    /// The latest hard and soft invalidation that is known of a tag, as its place has them.
+    /// The latest hard and soft invalidation of a tag, as far as its place shows.
     pub fn latest(&self, tag: &Tag) -> [Sequence; 2] {
         let (shard, hash) = self.place(tag);
         let mut places = shard.lock();
@@ -174,18 +174,18 @@ impl Registry {
     /// The shard of a tag, and the tag's hash, which places it there.
     fn place(&self, tag: &Tag) -> (&Arc<Shard>, u64) {
         let hash = self.keys.hash_one(tag);
-        // The table takes the topmost and the lowest bits.
+        // The table uses the topmost and the lowest bits.
         (&self.shards[(hash >> 32) as usize % self.shards.len()], hash)
     }
 }
 
 impl Shard {
     fn lock(&self) -> MutexGuard<'_, Places> {
-        // Nobody panics between two changes that belong together.
+        // No code panics between two changes that belong together.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Moves what a mark says to its slot, unless somebody holds it.
+    /// Moves the value of a mark to its slot, unless the tag is held again.
     fn release(&self, mark: &Arc<Mark>) {
         let mut places = self.lock();
         let Ok(there) = places.held.find_entry(mark.hash, |there| Arc::ptr_eq(there, mark)) else { return };
@@ -194,7 +194,7 @@ impl Shard {
         }
         there.remove();
         places.raise(mark.hash, mark.hard.load(SeqCst).max(mark.soft.sequence()));
-        // What was held at a time should not take memory for ever.
+        // A peak of held tags should not take memory for ever.
         if places.held.len() < places.held.capacity() / 8 {
             let room = places.held.len() * 2;
             places.held.shrink_to(room, |mark| mark.hash);
@@ -203,7 +203,7 @@ impl Shard {
 }
 
 impl Places {
-    /// The mark of a tag with this hash, if somebody holds it.
+    /// The mark of a tag with this hash, if it is held.
     fn held(&self, hash: u64, tag: &Tag) -> Option<&Arc<Mark>> {
         self.held.find(hash, |mark| mark.tag == *tag)
     }
@@ -220,14 +220,14 @@ impl Places {
     }
 }
 
-impl Held {
+impl HeldTag {
     /// The mark of the tag.
     pub(super) fn mark(&self) -> &Mark {
         &self.0
     }
 }
 
-impl Drop for Held {
+impl Drop for HeldTag {
     fn drop(&mut self) {
         if self.0.holders.fetch_sub(1, SeqCst) == 1 {
             self.0.shard.release(&self.0);
@@ -235,7 +235,7 @@ impl Drop for Held {
     }
 }
 
-impl fmt::Debug for Held {
+impl fmt::Debug for HeldTag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.tag.fmt(f)
     }

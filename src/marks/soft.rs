@@ -1,17 +1,17 @@
 //! The soft mark of a tag, beside the hard one.
 //!
-//! It is a pair: the sequence of the latest soft invalidation, and the end of its grace. Writers take turns, by the lock of
-//! the tag's shard; a reader takes no lock. Two atomics are not one, so that a writer stores *changing*, then the end, then
-//! the sequence, and a reader reads sequence, end, sequence:
+//! It is a pair: the sequence of the latest soft invalidation, and the end of its grace. Writers hold the lock of the tag's
+//! shard; a reader takes no lock. The pair is two atomics, so a writer stores *changing*, then the end, then
+//! the sequence, and a reader loads sequence, end, sequence:
 //!
-//! - if it reads a new end, *changing* was stored before, so that its second reading of the sequence is *changing* or
-//!   newer. Both its readings agree only if the writer left the sequence as it was, and then it has moved the end to
-//!   an earlier time, and either end is that sequence's;
-//! - if it reads an old end with the old sequence twice, the pair stood there when it read the end;
-//! - the new sequence with an old end it cannot read: the end is stored before.
+//! - If it loads a new end, *changing* was stored before, so its second load of the sequence returns *changing* or
+//!   newer. Both its loads agree only if the writer left the sequence as it was, and then the writer has moved the end to
+//!   an earlier time, and both ends are valid for that sequence.
+//! - If it loads an old end and the old sequence twice, the old pair was there when it loaded the end.
+//! - It cannot load the new sequence with an old end: the end is stored before.
 //!
 //! A pair whose grace is over counts as a hard mark. Before a writer replaces such a pair it raises the hard mark of the
-//! tag to its sequence, and readers read the pair before the hard mark: they see the one or the other.
+//! tag to the pair's sequence, and readers load the pair before the hard mark: they see one of the two.
 
 use std::cell::LazyCell;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use super::Sequence;
 
-/// In place of a sequence while a pair is written.
+/// Stored in place of the sequence while a pair is written.
 const CHANGING: Sequence = Sequence::MAX;
 
 /// A soft mark.
@@ -39,16 +39,16 @@ enum Seen {
     Mark(Sequence, u64),
 }
 
-/// What some soft marks amount to.
+/// Several soft marks, in one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Looked {
-    /// The highest of those whose grace is over: as good as a hard mark. The highest of all if one was being changed.
+    /// The highest of those whose grace is over, which counts as a hard mark; `Sequence::MAX` if one was being changed.
     pub over: Sequence,
     /// The highest of the others, and the shortest time left of their graces.
     pub pending: Option<(Sequence, Duration)>,
 }
 
-/// What these pairs say. `now` is asked for only if there is a mark in any of them.
+/// Reads these pairs. `now` is called only if there is a mark in any of them.
 pub(super) fn look<'p>(pairs: impl Iterator<Item = &'p Pair>, now: impl Fn() -> u64) -> Looked {
     let now = LazyCell::new(now);
     pairs.map(Pair::see).fold(Looked::default(), |looked, seen| match seen {
@@ -59,8 +59,8 @@ pub(super) fn look<'p>(pairs: impl Iterator<Item = &'p Pair>, now: impl Fn() -> 
 }
 
 impl Pair {
-    /// Puts a soft mark beside the hard one. One that is there already and pending keeps its end, if that is earlier:
-    /// otherwise writes in a row would put it off for ever. By one at a time.
+    /// Sets a soft mark beside the hard one. If one is there already whose grace is not over, the earlier end stays:
+    /// otherwise a series of writes would put it off for ever. For one writer at a time.
     pub fn add(&self, sequence: Sequence, end: u64, now: u64, hard: &AtomicU64) {
         let (known, known_end) = (self.sequence.load(SeqCst), self.end.load(SeqCst));
         if known <= hard.load(SeqCst) {
@@ -73,14 +73,14 @@ impl Pair {
         }
     }
 
-    /// By one at a time.
+    /// For one writer at a time.
     pub fn set(&self, sequence: Sequence, end: u64) {
         self.sequence.store(CHANGING, SeqCst);
         self.end.store(end, SeqCst);
         self.sequence.store(sequence, SeqCst);
     }
 
-    /// The latest soft invalidation, for who writes; 0 for none.
+    /// The latest soft invalidation, for writers; 0 for none.
     pub fn sequence(&self) -> Sequence {
         self.sequence.load(SeqCst)
     }
@@ -98,7 +98,7 @@ impl Pair {
 }
 
 impl Looked {
-    /// With another mark; nothing left means that its grace is over.
+    /// With another mark. `left`: the rest of its grace; zero if that is over.
     pub fn with(self, sequence: Sequence, left: Duration) -> Looked {
         if left.is_zero() {
             return Looked { over: self.over.max(sequence), ..self };

@@ -78,7 +78,7 @@ async fn carry_out(
     let matches = scope.matches();
     let tags = scope.invalidations(&matches, (WriteEnd::NoAnswer, &nothing), reinvalidate).all_tags();
     let intent = Intent { id: random_id(), tags: tags.clone() };
-    let unanswered = running.unanswered.begin(tags);
+    let unanswered = running.cache.begin_write(tags);
     let before = match record_intent(running, &intent).await {
         Ok(before) => before,
         Err(refused) => return *refused,
@@ -218,7 +218,7 @@ impl Rest {
 
     /// Invalidates again when the content has ended.
     fn follow(self, running: &Arc<Running>) {
-        let (task, unanswered) = (Arc::clone(running), running.unanswered.begin(self.intent.tags.clone()));
+        let (task, unanswered) = (Arc::clone(running), running.cache.begin_write(self.intent.tags.clone()));
         running.tasks.spawn(async move {
             self.finish(&task).await;
             drop(unanswered);

@@ -1,6 +1,5 @@
-//! What is read most, of the families that a rule with `refresh = true` can invalidate, with what is needed to ask upstream
-//! for it again when nobody asks: the target, and the request fields that tell its answers apart. Bounded in bytes; what
-//! is read seldom gives way. Reads of other families come nowhere near it.
+//! The most frequent reads, of the families that a rule with `refresh = true` can invalidate, with what a prefetch needs: the
+//! target, and the request fields that its responses differ by. Bounded in bytes; infrequent reads are evicted first.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -18,22 +17,22 @@ use crate::marks::Tag;
 /// Bytes of all reads together.
 const CAPACITY: u64 = 8 << 20;
 
-/// Bytes of the largest read that is remembered.
+/// Bytes of the largest read that is counted.
 const LARGEST: u64 = 8 << 10;
 
-/// Tags that wait for a refresh; beyond that everything is refreshed.
+/// Tags to be refreshed; beyond that everything is.
 const WANTED: usize = 10_000;
 
-/// A GET that the cache has answered, without anything that tells who asked but the address that upstream is told.
+/// A GET that the cache has answered. Nothing in it identifies the client but the address that is forwarded to upstream.
 #[derive(Debug)]
 pub struct Read {
     /// The hash of its key.
     pub key: KeyHash,
     pub target: Target,
-    /// Those that are part of the key, or that its responses vary on.
+    /// The fields that are part of the key, or that its responses vary on.
     pub headers: HeaderMap,
     pub client: IpAddr,
-    /// What invalidates it, as far as the request tells.
+    /// The tags of the request; a response may name more.
     pub tags: Vec<Tag>,
 }
 
@@ -61,7 +60,7 @@ pub struct Hot {
 #[derive(Debug, Default)]
 struct Wanted {
     tags: HashSet<Tag>,
-    /// Somebody is refreshing, and takes what is added.
+    /// A task is refreshing, and takes what is added.
     is_taken: bool,
 }
 
@@ -73,7 +72,7 @@ impl Default for Hot {
 }
 
 impl Hot {
-    /// Counts a hit. `read` is asked for when it is the first; `None` for one that must not be repeated.
+    /// Counts a hit. `read` is called for the first one; it returns `None` if the request must not be repeated.
     pub fn count(&self, key: KeyHash, read: impl FnOnce() -> Option<Read>) {
         if let Some(known) = self.reads.get(&key) {
             known.hits.fetch_add(1, Relaxed);
@@ -82,7 +81,7 @@ impl Hot {
         }
     }
 
-    /// Wants all that carries these tags to be refreshed. True if somebody has to begin: nobody is at it.
+    /// Adds tags whose reads are to be refreshed. True if the caller has to start a task for it: none is running.
     pub fn want(&self, tags: &[Tag]) -> bool {
         let mut wanted = self.lock();
         wanted.tags.extend(tags.iter().cloned());
@@ -92,21 +91,21 @@ impl Hot {
         !std::mem::replace(&mut wanted.is_taken, true)
     }
 
-    /// Takes what is wanted. `None`: nothing, and whoever asked has come to its end.
+    /// Takes the tags to be refreshed. `None`: there are none, and the task ends.
     pub fn take_wanted(&self) -> Option<HashSet<Tag>> {
         let mut wanted = self.lock();
         wanted.is_taken = !wanted.tags.is_empty();
         wanted.is_taken.then(|| std::mem::take(&mut wanted.tags))
     }
 
-    /// The hottest reads that carry one of the tags, hottest first, at most so many. All that carry one lose half of their
-    /// hits: what was read once and is read no more cools down. Walks over all reads.
+    /// The `most` most frequent reads that carry one of the tags, most frequent first. All that carry one lose half of their
+    /// hits, so that reads which have ceased sink. Walks over all reads.
     pub fn hottest(&self, tags: &HashSet<Tag>, most: usize) -> Vec<Arc<Read>> {
         let mut found = Vec::new();
         for (_, counted) in self.reads.iter() {
             if counted.read.tags.iter().any(|tag| tags.contains(tag)) {
                 let hits = counted.hits.load(Relaxed);
-                // A hit that comes in between may be lost: it is no more than a measure.
+                // A hit in between may be lost: the count is only an estimate.
                 counted.hits.store(hits / 2, Relaxed);
                 if hits > 0 {
                     found.push((hits, Arc::clone(&counted.read)));
@@ -119,7 +118,7 @@ impl Hot {
     }
 
     fn lock(&self) -> MutexGuard<'_, Wanted> {
-        // A panic while it was held leaves it usable: at worst nobody refreshes any more.
+        // A panic while it was held leaves it usable: at worst nothing is refreshed any more.
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -160,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hottest_come_first_and_cool_down() {
+    fn the_most_frequent_reads_come_first_and_lose_hits() {
         let (hot, tag) = (Hot::default(), Tag::family("a"));
         for (name, times) in [(1, 4), (2, 9), (3, 1), (4, 6)] {
             hit(&hot, name, "a", times);
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_must_not_be_repeated_or_is_too_large_is_not_remembered() {
+    fn reads_that_must_not_be_repeated_or_are_too_large_are_not_counted() {
         let hot = Hot::default();
         hot.count(KeyHash(1), || None);
         hot.count(KeyHash(2), || {
@@ -185,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded() {
+    fn the_reads_are_bounded_in_bytes() {
         let hot = Hot::default();
         for name in 0..100_000_u32 {
             let key = KeyHash(name.into());
@@ -195,19 +194,19 @@ mod tests {
     }
 
     #[test]
-    fn one_at_a_time_refreshes_and_takes_what_comes_meanwhile() {
+    fn one_task_at_a_time_refreshes_and_takes_tags_added_meanwhile() {
         let hot = Hot::default();
         let (a, b) = (Tag::family("a"), Tag::family("b"));
         assert!(hot.want(std::slice::from_ref(&a)));
         assert_eq!(hot.take_wanted(), Some(HashSet::from([a.clone()])));
-        assert!(!hot.want(std::slice::from_ref(&b)), "somebody is at it");
+        assert!(!hot.want(std::slice::from_ref(&b)), "a task is running");
         assert_eq!(hot.take_wanted(), Some(HashSet::from([b])));
         assert_eq!(hot.take_wanted(), None);
-        assert!(hot.want(&[a]), "and has come to its end");
+        assert!(hot.want(&[a]), "the task has ended");
     }
 
     #[test]
-    fn more_wanted_tags_than_are_kept_are_everything() {
+    fn too_many_tags_to_refresh_become_the_root_tag() {
         let hot = Hot::default();
         let tags: Vec<Tag> = (0..=WANTED).map(|name| Tag::family(&name.to_string())).collect();
         hot.want(&tags);

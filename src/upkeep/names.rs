@@ -1,4 +1,4 @@
-//! Whose an entry is: the family that its label or its tags belong to, by the rules in force now.
+//! The family of an entry, by its label or its tags and the rules in force now.
 
 use std::collections::HashSet;
 
@@ -6,19 +6,18 @@ use crate::marks::Tag;
 use crate::metrics::NO_FAMILY;
 use crate::rules::RuleSet;
 
-/// What entries of families that the rules no longer have are counted as.
+/// Entries of families that the rules no longer have are counted as this.
 pub const FORMER: &str = "other";
 
-/// Where a label stands in the names of entries: that of the admin's self-test. No family is called so: their names have no
-/// brackets.
+/// The label of the entries of the admin's self-test. No family has this name: names have no brackets.
 pub const TRIAL: &str = "(larder-test)";
 
 /// The names of all families.
-pub struct Names(HashSet<String>);
+pub struct FamilyNames(HashSet<String>);
 
-impl Names {
+impl FamilyNames {
     /// Those of these rules.
-    pub fn of(rules: &RuleSet) -> Names {
+    pub fn of(rules: &RuleSet) -> FamilyNames {
         rules.families().iter().map(|family| family.name.clone()).collect()
     }
 
@@ -29,7 +28,7 @@ impl Names {
         ends.filter_map(|end| self.0.get(&text[..end])).next_back().map(String::as_str)
     }
 
-    /// The family of an entry by the readable part of its name in the store; `-` stands for none.
+    /// The family of an entry by its label, the readable part of its name in Redis; `-` is none.
     pub fn of_label<'n>(&'n self, label: &str) -> &'n str {
         match label {
             "-" => NO_FAMILY,
@@ -48,9 +47,9 @@ impl Names {
     }
 }
 
-impl FromIterator<String> for Names {
-    fn from_iter<I: IntoIterator<Item = String>>(names: I) -> Names {
-        Names(names.into_iter().collect())
+impl FromIterator<String> for FamilyNames {
+    fn from_iter<I: IntoIterator<Item = String>>(names: I) -> FamilyNames {
+        FamilyNames(names.into_iter().collect())
     }
 }
 
@@ -58,7 +57,7 @@ impl FromIterator<String> for Names {
 mod tests {
     use super::*;
 
-    fn names() -> Names {
+    fn names() -> FamilyNames {
         ["booking", "booking:stats", "user_details"].map(str::to_owned).into_iter().collect()
     }
 
@@ -82,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_belongs_to_the_longest_of_its_tags_that_is_a_family() {
+    fn an_entry_belongs_to_the_longest_of_its_tags_that_names_a_family() {
         let rows: [(&[&str], &str); 5] = [
             (&["*", "uri:/b", "booking", "booking:stats", "booking:stats:7"], "booking:stats"),
             (&["*", "uri:/b", "booking", "booking:7"], "booking"),

@@ -1,11 +1,11 @@
-//! The sweeper: one proxy at a time walks over all entries in the store, slowly, counts them by family, and removes those
-//! that a write has invalidated. They would go by themselves when their time is over; until then they only take up room.
+//! The sweeper: one proxy at a time walks slowly over all entries in Redis, counts them by family, and removes those
+//! that a write has invalidated. They would expire anyway; until then they only take up memory.
 //!
-//! Which proxy sweeps is decided by a lease in the store, which it renews, resting or not, for as long as it lives. Should
-//! two sweep for a moment, nothing is lost: an entry is removed only if it is still the one that was found invalidated.
+//! Which proxy sweeps is decided by a lock in Redis, which that proxy renews for as long as it runs, between walks too. If
+//! two sweep for a moment, no harm is done: an entry is removed only if it is still the one that was found invalidated.
 //!
-//! Nobody waits for the sweeper, and it gives way to everybody: it looks at no more keys a second than it may, never makes
-//! up for time lost, rests while invalidations wait for the store, and gives a walk up when the store fails.
+//! No request waits for the sweeper, and it yields to all: it looks at no more keys a second than configured, never catches
+//! up on lost time, pauses while invalidations are undelivered, and abandons a walk when Redis fails.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -13,35 +13,35 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::names::{Names, TRIAL};
-use crate::coherence::undelivered::UndeliveredInvalidations;
+use super::names::{FamilyNames, TRIAL};
+use crate::coherence::pending::PendingInvalidations;
 use crate::entry::Preface;
 use crate::marks::{MarksView, Tag};
 use crate::metrics::Metrics;
 use crate::store::sweep::{Judged, KeyStats, Specimen, Survey, WalkPosition};
 use crate::store::{Store, StoreError};
 
-/// How long another proxy waits before it takes the sweeper's place.
-const LEASE: Duration = Duration::from_secs(6);
+/// How long the lock lasts without renewal.
+const LOCK: Duration = Duration::from_secs(6);
 
-/// How often it is renewed, or asked for.
+/// How often the lock is renewed, or attempted.
 const RENEWAL: Duration = Duration::from_secs(2);
 
-/// Keys that the server looks at in one step: some tens of microseconds of its time.
+/// Keys that Redis looks at in one step, which takes it some tens of microseconds.
 const STEP: u64 = 100;
 
-/// The rest while invalidations wait for the store.
-const GIVING_WAY: Duration = Duration::from_millis(250);
+/// The pause while invalidations are undelivered.
+const DELIVERY_PAUSE: Duration = Duration::from_millis(250);
 
 /// What the sweeper of this proxy does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Activity {
-    /// There is none: `sweep_rate = 0`, or no store.
+    /// There is none: `sweep_rate = 0`, or no Redis.
     Off,
-    /// Another proxy sweeps, or the store is away.
+    /// Another proxy sweeps, or Redis is away.
     Elsewhere,
-    /// It is this proxy's turn, and the pause between two walks is not over.
+    /// This proxy has the lock, and pauses between two walks.
     Resting,
     /// It walks.
     Sweeping,
@@ -50,7 +50,7 @@ pub enum Activity {
 impl Activity {
     const ALL: [Activity; 4] = [Activity::Off, Activity::Elsewhere, Activity::Resting, Activity::Sweeping];
 
-    /// For people.
+    /// For operators.
     pub fn word(self) -> &'static str {
         match self {
             Activity::Off => "off",
@@ -61,7 +61,7 @@ impl Activity {
     }
 }
 
-/// What the sweeper does now, for whoever wants to know.
+/// What the sweeper does now, for the admin.
 #[derive(Debug, Default)]
 pub struct Status(AtomicU8);
 
@@ -80,7 +80,7 @@ impl Status {
 pub struct Sweeper {
     id: Box<str>,
     store: Arc<dyn Store>,
-    undelivered: Arc<UndeliveredInvalidations>,
+    pending: Arc<PendingInvalidations>,
     status: Arc<Status>,
     metrics: Arc<Metrics>,
     /// Keys a second.
@@ -88,27 +88,24 @@ pub struct Sweeper {
     pause: Duration,
 }
 
-/// Why a walk has no result.
+/// Why a walk was abandoned.
 #[derive(Debug, thiserror::Error)]
 enum Stopped {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("another proxy sweeps")]
-    LostLease,
+    LostLock,
 }
 
 impl Stopped {
-    /// A store that refuses will refuse again, until someone changes something: that is told once. Anything else mends itself.
-    fn tell(&self, told: &mut Option<String>) {
+    /// A Redis that refuses will refuse again until an operator changes something: that is logged as a warning, once.
+    fn log(&self, logged: &mut Option<String>) {
         match self {
-            Stopped::Store(StoreError::Refused(reason)) if told.as_deref() != Some(reason) => {
-                tracing::warn!(
-                    reason,
-                    "the store is not swept; invalidated entries stay there until their time is over"
-                );
-                *told = Some(reason.clone());
+            Stopped::Store(StoreError::Refused(reason)) if logged.as_deref() != Some(reason) => {
+                tracing::warn!(reason, "the store is not swept; invalidated entries stay there until they expire");
+                *logged = Some(reason.clone());
             }
-            stopped => tracing::debug!(%stopped, "a walk over the store's entries was given up"),
+            stopped => tracing::debug!(%stopped, "abandoned a walk over the store's entries"),
         }
     }
 }
@@ -118,42 +115,42 @@ impl Sweeper {
     pub fn new(
         id: &str,
         store: Arc<dyn Store>,
-        undelivered: Arc<UndeliveredInvalidations>,
+        pending: Arc<PendingInvalidations>,
         metrics: Arc<Metrics>,
         (rate, pause): (u64, Duration),
     ) -> Sweeper {
         let status = Arc::default();
-        Sweeper { id: id.into(), store, undelivered, status, metrics, rate, pause }
+        Sweeper { id: id.into(), store, pending, status, metrics, rate, pause }
     }
 
-    /// What it does now, for as long as it lives and afterwards.
+    /// What it does now; outlives the sweeper.
     pub fn status(&self) -> Arc<Status> {
         Arc::clone(&self.status)
     }
 
-    /// Sweeps for as long as the process lives, when it is this proxy's turn. `names`: the families in force.
-    pub async fn keep(self, names: impl Fn() -> Names) {
+    /// Sweeps whenever this proxy has the lock, for ever. `names`: the families in force.
+    pub async fn run(self, names: impl Fn() -> FamilyNames) {
         let tick = self.pause.min(RENEWAL);
-        // A fleet that starts has other things to do; and in one that is deployed anew, each begins.
+        // Not at once: a fleet that starts has other work, and in a rolling deployment each proxy starts.
         let mut not_before = Instant::now() + self.pause;
-        let mut told = None;
+        let mut logged = None;
         loop {
             sleep(tick.mul_f64(rand::random_range(0.5..=1.0))).await;
-            let is_ours = matches!(self.store.hold_sweep(&self.id, LEASE).await, Ok(true));
+            let is_ours = matches!(self.store.hold_sweep(&self.id, LOCK).await, Ok(true));
             self.status.set(if is_ours { Activity::Resting } else { Activity::Elsewhere });
             if !is_ours || Instant::now() < not_before || !self.is_due().await {
                 continue;
             }
             self.status.set(Activity::Sweeping);
             match self.sweep(&names()).await {
-                Ok(()) => told = None,
-                Err(stopped) => stopped.tell(&mut told),
+                Ok(()) => logged = None,
+                Err(stopped) => stopped.log(&mut logged),
             }
             not_before = Instant::now() + self.pause;
         }
     }
 
-    /// Whether the last walk, whoever's it was, is long enough ago.
+    /// Whether the last walk of any proxy is long enough ago.
     async fn is_due(&self) -> bool {
         match self.store.key_stats().await {
             Ok(last) => last.is_none_or(|last| last.age >= self.pause),
@@ -161,26 +158,26 @@ impl Sweeper {
         }
     }
 
-    /// One walk, and its result for everybody to read.
-    async fn sweep(&self, names: &Names) -> Result<(), Stopped> {
+    /// One walk; its result is stored in Redis for all proxies.
+    async fn sweep(&self, names: &FamilyNames) -> Result<(), Stopped> {
         let begun = Instant::now();
         let mut key_stats = self.walk(names).await?;
         let took = begun.elapsed();
         key_stats.seconds = took.as_secs();
-        // By then the next walk has ended, unless there is none.
-        self.store.store_key_stats(&key_stats, (self.pause + took + LEASE) * 2).await?;
+        // By then the next walk has ended, if there is one.
+        self.store.store_key_stats(&key_stats, (self.pause + took + LOCK) * 2).await?;
         let keys: u64 = key_stats.families.values().map(|kept| kept.keys).sum();
-        tracing::debug!(keys, removed = key_stats.removed, ?took, "the store's entries were swept");
+        tracing::debug!(keys, removed = key_stats.removed, ?took, "swept the store's entries");
         Ok(())
     }
 
-    async fn walk(&self, names: &Names) -> Result<KeyStats, Stopped> {
+    async fn walk(&self, names: &FamilyNames) -> Result<KeyStats, Stopped> {
         let mut key_stats = KeyStats { by: self.id.to_string(), ..KeyStats::default() };
         let mut pacer = Pacer::new(self.rate, Instant::now());
         let (mut place, mut renewed) = (Some(WalkPosition::default()), Instant::now());
         while let Some(at) = place {
             sleep_until(pacer.next).await;
-            self.give_way(&mut renewed).await?;
+            self.pause_for_delivery(&mut renewed).await?;
             let Survey { specimens, next } = self.store.survey(at, pacer.step).await?;
             pacer.looked_at(specimens.len() as u64, Instant::now());
             let invalidated = self.judge(specimens, names, &mut key_stats).await?;
@@ -192,11 +189,12 @@ impl Sweeper {
         Ok(key_stats)
     }
 
-    /// Counts what is not invalidated; gives what is. The marks are read after the entries, as in every lookup.
+    /// Counts the entries that are not invalidated; returns those that are. The marks are read after the entries, as in every
+    /// lookup.
     async fn judge(
         &self,
         specimens: Vec<Specimen>,
-        names: &Names,
+        names: &FamilyNames,
         key_stats: &mut KeyStats,
     ) -> Result<Vec<Judged>, StoreError> {
         let met: Vec<Met> = specimens.into_iter().filter(|it| it.label != TRIAL).map(Met::of).collect();
@@ -205,25 +203,25 @@ impl Sweeper {
         Ok(sort(met, &views, names, key_stats))
     }
 
-    /// Renews the lease when it is time, and waits while others need the store more.
-    async fn give_way(&self, renewed: &mut Instant) -> Result<(), Stopped> {
+    /// Renews the lock when it is time, and waits while invalidations are undelivered.
+    async fn pause_for_delivery(&self, renewed: &mut Instant) -> Result<(), Stopped> {
         loop {
             if renewed.elapsed() >= RENEWAL {
                 let sent = Instant::now();
-                if !self.store.hold_sweep(&self.id, LEASE).await? {
-                    return Err(Stopped::LostLease);
+                if !self.store.hold_sweep(&self.id, LOCK).await? {
+                    return Err(Stopped::LostLock);
                 }
                 *renewed = sent;
             }
-            if !self.undelivered.is_closed() {
+            if !self.pending.has_undelivered() {
                 return Ok(());
             }
-            sleep(GIVING_WAY).await;
+            sleep(DELIVERY_PAUSE).await;
         }
     }
 }
 
-/// An entry that was met, with what its beginning tells.
+/// An entry of a walk, with its decoded beginning.
 struct Met {
     specimen: Specimen,
     preface: Preface,
@@ -243,8 +241,8 @@ impl Met {
     }
 }
 
-/// Counts what is not invalidated; gives what is. `views`: one for each that can be read, in their order.
-fn sort(met: Vec<Met>, views: &[MarksView], names: &Names, key_stats: &mut KeyStats) -> Vec<Judged> {
+/// Counts the entries that are not invalidated; returns those that are. `views`: one for each readable entry, in their order.
+fn sort(met: Vec<Met>, views: &[MarksView], names: &FamilyNames, key_stats: &mut KeyStats) -> Vec<Judged> {
     let (mut views, mut invalidated) = (views.iter(), Vec::new());
     for Met { specimen, preface } in met {
         match preface {
@@ -278,10 +276,10 @@ impl Pacer {
         Pacer { rate, step: STEP.min(rate), next: now }
     }
 
-    /// A step has ended that met so many entries. However few they are, the server has looked at a step's keys for them.
+    /// A step that found so many entries has ended. However few they are, Redis has looked at a step's keys for them.
     fn looked_at(&mut self, entries: u64, now: Instant) {
         let cost = Duration::from_secs_f64(entries.max(self.step) as f64 / self.rate as f64);
-        // From now, if it is late: time lost is not made up for.
+        // From now, if it is late: lost time is not caught up on.
         self.next = self.next.max(now) + cost;
     }
 }
@@ -293,7 +291,7 @@ mod tests {
     use crate::marks::{Epoch, Stamp};
 
     #[test]
-    fn a_walk_keeps_to_its_rate_and_makes_up_for_nothing() {
+    fn a_walk_keeps_its_rate_and_never_catches_up_on_lost_time() {
         let begun = Instant::now();
         let mut pacer = Pacer::new(1000, begun);
         let at = |seconds: f64| begun + Duration::from_secs_f64(seconds);
@@ -313,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_never_looks_at_more_than_a_second_may() {
+    fn a_step_looks_at_no_more_keys_than_one_second_allows() {
         for (rate, step) in [(1, 1), (99, 99), (100, 100), (1_000_000, STEP)] {
             assert_eq!(Pacer::new(rate, Instant::now()).step, step, "{rate}");
         }
@@ -325,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_invalidated_goes_and_the_rest_is_counted() {
+    fn invalidated_entries_are_removed_and_the_others_counted() {
         let at = |epoch, sequence| Stamp { epoch: Epoch(epoch), sequence };
         let entry = |stamp| Entry {
             text: "GET http://h/a".into(),
@@ -333,7 +331,7 @@ mod tests {
             tags: [Tag::root()].into(),
             content: Content::VaryIndex(VaryIndex { on: Vec::new(), known: Vec::new() }),
         };
-        let names: Names = ["users".to_owned()].into_iter().collect();
+        let names: FamilyNames = ["users".to_owned()].into_iter().collect();
         let whole = |stamp| entry(stamp).encode(&Seal::new("", None), "");
         let all = vec![
             met("users:1", whole(at(1, 20))),

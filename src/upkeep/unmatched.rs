@@ -1,5 +1,5 @@
-//! Writes that no rule matches: they invalidate their own path and nothing else, which is often an oversight. Counted by the
-//! *shape* of their route, so that `/users/7` and `/users/8` are one.
+//! Writes that no rule matches: they invalidate only their own path, which is often an oversight. Counted by the
+//! *shape* of their path, so that `/users/7` and `/users/8` are counted together.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,16 +9,16 @@ use serde::Serialize;
 
 use crate::coalesce::shapes;
 
-/// How many shapes are told apart: an API has fewer, and clients can make up more.
+/// Shapes that are counted separately: an API has fewer, but clients can invent more.
 const MOST: usize = 256;
 /// Longest shape, bytes.
 const LONGEST: usize = 200;
 
-/// What is known of them.
+/// Their counts.
 #[derive(Debug, Default)]
 pub struct UnmatchedWrites(Mutex<Known>);
 
-/// A copy of it, for the admin.
+/// A copy of the counts, for the admin.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Known {
     /// Writes by method and shape: `POST /users/{}/photo`.
@@ -28,7 +28,7 @@ pub struct Known {
 }
 
 impl UnmatchedWrites {
-    /// Counts a write. Gives its shape if it is the first of it.
+    /// Counts a write. Returns its shape if it is the first of that shape.
     pub fn count(&self, method: &Method, path: &str) -> Option<String> {
         let mut shape = format!("{method} ");
         shapes::write(path, &mut shape);
@@ -47,13 +47,13 @@ impl UnmatchedWrites {
         Some(shape)
     }
 
-    /// What has been counted so far.
+    /// The counts so far.
     pub fn known(&self) -> Known {
         self.lock().clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
-        // Numbers alone: nothing that a panic could leave half done.
+        // Only numbers: a panic leaves nothing half done.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn writes_are_counted_by_method_and_shape_and_told_of_once() {
+    fn writes_are_counted_by_method_and_shape_and_returned_once() {
         let writes = UnmatchedWrites::default();
         let long = format!("/users/{}/photo", "x".repeat(40));
         for (path, expected) in [
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bounded_number_of_shapes_is_kept() {
+    fn the_number_of_shapes_is_bounded() {
         let writes = UnmatchedWrites::default();
         let word = |n: usize| n.to_string().bytes().map(|digit| char::from(digit + 49)).collect::<String>();
         (0..2 * MOST).for_each(|n| drop(writes.count(&Method::POST, &format!("/{}", word(n)))));

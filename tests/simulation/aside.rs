@@ -1,4 +1,4 @@
-//! What the store keeps that no promise rests on: locks of fetches, the sweeper's lease, and the last key statistics.
+//! Data in the store that no guarantee depends on: locks of fetches, the sweeper's lease, and the last key statistics.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

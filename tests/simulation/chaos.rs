@@ -1,5 +1,5 @@
-//! What goes wrong, and when. A seed chooses some kinds of faults; each goes by itself after a while, and in the end all
-//! of them do.
+//! The faults, and when they occur. A seed chooses some kinds; each fault ends by itself after a while, and all end before the
+//! last part of a run.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -264,7 +264,7 @@ pub struct Chaos {
     is_away_for_all: bool,
 }
 
-/// Of the outages that everybody has and notices, milliseconds.
+/// Of the outages that all proxies notice, milliseconds.
 const LONGEST_OUTAGE: u64 = 2500;
 
 /// Of commands after an outage, milliseconds.
@@ -681,7 +681,7 @@ impl Chaos {
     }
 }
 
-/// Nobody takes the deposed server for the primary any more.
+/// No proxy takes the deposed server for the primary any more.
 fn retire(world: &Arc<World>) {
     let Some(run) = world.deposed() else { return };
     world.retire();

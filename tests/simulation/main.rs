@@ -1,11 +1,11 @@
-//! The real cache, fleet and flights of Larder over a simulated store, in simulated time: thousands of runs in which
-//! everything goes wrong that can, each made by its seed alone.
+//! Larder's real cache, fleet and inflight fetches over a simulated Redis, in simulated time: thousands of runs with faults of
+//! every kind, each determined by its seed alone.
 //!
 //! `cargo test --test simulation` tries [`SEEDS`] seeds; `LARDER_SIM_SEEDS=100000` that many. A seed that fails is
 //! printed with its trace; `LARDER_SIM_SEED=123` runs it alone, and prints its trace (with `-- --nocapture`).
 //!
-//! Flaws that the checker must find are found with the seeds recorded here. That those of arranged scenarios are found by them in
-//! general, and not by one seed alone, is shown by `cargo test --release --test simulation -- --ignored`.
+//! The checker must find each flaw with the seed recorded here. That it finds the flaws of arranged scenarios in
+//! general, and not with one seed alone, is shown by `cargo test --release --test simulation -- --ignored`.
 //!
 //! | module | owns |
 //! |---|---|
@@ -13,30 +13,32 @@
 //! | `chaos` | the faults |
 //! | `proxy` | a proxy, with the calls that `src/proxy` makes |
 //! | `registers` | upstream, and what reads must show |
-//! | `aside` | what the store keeps that no promise rests on |
+//! | `aside` | data in the store that no guarantee depends on |
 //! | `store` | the store behind a link that delays, loses, stalls and breaks |
-//! | `server` | what the scripts do; held against them in `tests/suite/store_redis/twin.rs` |
+//! | `server` | a twin of the scripts; compared with them in `tests/suite/store_redis/twin.rs` |
 //! | `world` | the clock, chance, the trace |
 //!
-//! **Checked.** No read gives less than was acknowledged before it began; with `on_outage = "forward"`, what was not
-//! delivered is promised to readers of the same proxy until it is, and to all where outages are everybody's; with `eventual`, to others after one lease. A soft write is promised when its grace is over, counted from the step in which
-//! the store took it; where the server's clock goes back, so much later. Where upstream answers from replicas that lag, reads
-//! promise nothing until each write was repeated. When faults
-//! have ended, every request is answered within the sum of the time limits, intents are gone, hits and leases are back,
-//! members are those that live, and, where no intent can have been lost, every write shows, its proxy dead or not.
+//! **Checked.** No read returns an older value than was acknowledged before it began. With `on_outage = "forward"`, an undelivered
+//! write binds readers of the same proxy until it is delivered, and all readers where outages strike all proxies; with `eventual`,
+//! a write binds readers of other proxies after one lease. A soft write binds when its grace is over, counted from the step in
+//! which the store took it; where the server's clock goes back, so much later. Where upstream answers from replicas that lag, a
+//! write binds when it was repeated. When faults have ended, every request is answered within the sum of the time limits, no
+//! intents are left, hits and leases are back, the members are the live proxies, and, where no intent can have been lost, every
+//! write shows, even if its proxy died.
 //!
-//! **Scenarios.** Five seeds in 25 arrange what chance hardly ever brings (`chaos::Scenario`): outages that everybody has, with one
-//! proxy expelled before and commands left behind in the server's buffers, or at whose end a sync is carried out late; an epoch
-//! that begins unseen; dense writes with nudges lost; soft writes in a row that nobody reads meanwhile.
+//! **Scenarios.** Five seeds in 25 arrange what chance hardly ever brings (`chaos::Scenario`): outages of all proxies, with one
+//! proxy expelled before and commands left behind in the server's buffers, or at whose end a sync is executed late; an epoch
+//! that begins unseen; dense writes with messages lost; soft writes in a row without a read in between.
 //!
 //! **A deposed primary.** With `wait_replicas` there are three servers: one becomes the primary, as it is or as it was, some
 //! proxies go on asking the one before, and the third follows one of them at a time, or none for a while.
 //!
-//! **Not simulated.** Clocks that run at different rates; collapse across proxies; the sweeper. A frozen proxy serves, sends and hears nothing, but the cache's own timers go on.
+//! **Not simulated.** Clocks that run at different rates; coalescing across proxies; the sweeper. A frozen proxy serves, sends and
+//! receives nothing, but the cache's own timers go on.
 //!
-//! **Repeatable.** A seed decides everything, down to the order of what happens in one moment. So nobody here waits with others
-//! for one `tokio::sync::watch`, which wakes them by chance, no `select!` of the library's is without `biased`, and the wall
-//! clock that ends leases follows the simulation's. Everybody has chance of their own.
+//! **Repeatable.** A seed decides everything, down to the order of events at one moment. So no two tasks wait for one
+//! `tokio::sync::watch`, which wakes them in random order, every `select!` of the library is `biased`, and the wall
+//! clock that ends leases is the simulation's. Each proxy and client has a random generator of its own.
 
 #![allow(clippy::unwrap_used, reason = "in a test an unexpected error may end it")]
 
@@ -59,7 +61,7 @@ use server::Flaw;
 /// How many seeds are tried.
 const SEEDS: u64 = 1000;
 
-/// What must happen somewhere in all these runs, or they show nothing.
+/// Events that must occur in some run, or the runs show nothing.
 const COVERED: [&str; 50] = [
     "memory hit",
     "asked hit",
@@ -148,7 +150,7 @@ fn show(failed: &Outcome) -> ! {
     let trace = again.trace[first.saturating_sub(150)..(first + 20).min(lines)].join("\n");
     let seed = failed.seed;
     panic!(
-        "{trace}\n\nseed {seed}: {}\nonce more, with the whole trace: LARDER_SIM_SEED={seed} cargo test --test simulation \
+        "{trace}\n\nseed {seed}: {}\nto repeat it with the whole trace: LARDER_SIM_SEED={seed} cargo test --test simulation \
          nothing_stale -- --nocapture",
         failed.wrong.join("\n")
     );
@@ -160,7 +162,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 #[test]
-fn nothing_stale_is_served_whatever_goes_wrong_and_all_is_well_again_soon() {
+fn nothing_stale_is_served_through_any_faults_and_all_recover_soon() {
     if let Some(seed) = number("LARDER_SIM_SEED") {
         let outcome = run(seed, None, true);
         println!("{}", outcome.trace.join("\n"));
@@ -193,7 +195,7 @@ fn a_seed_runs_the_same_way_every_time() {
     }
 }
 
-/// Seeds within which each flaw is found. The search begins with one that has found it before.
+/// Seeds within which each flaw is found. The search begins with one that found it before.
 const ENOUGH: u64 = 3000;
 
 #[track_caller]
@@ -247,7 +249,7 @@ const ARRANGED_ENOUGH: usize = 375;
 
 #[test]
 #[ignore = "takes minutes; the recorded seeds show each flaw once"]
-fn each_flaw_that_a_scenario_is_arranged_for_is_found_by_such_seeds_from_the_first_on() {
+fn seeds_of_arranged_scenarios_find_each_flaw_that_they_are_for() {
     for flaw in [
         Flaw::HidesMembers,
         Flaw::IgnoresSilences,

@@ -1,9 +1,9 @@
-//! One proxy: the real cache, fleet and flights over a simulated link, with the sequence of calls that
-//! `src/proxy/read.rs`, `fill.rs` and `write.rs` make. Everything that it does runs in tasks that stop when it is frozen
+//! One proxy: the real cache, fleet and inflight fetches over a simulated link, with the sequence of calls that
+//! `src/proxy/read.rs`, `fetch.rs` and `write.rs` make. All of it runs in tasks that stop when the proxy is frozen
 //! and end when it is killed.
 //!
-//! The tasks of the cache itself cannot be stopped, only what they send and receive: a frozen proxy goes on counting the
-//! time of its lease, as any process's clock does, and serves nobody.
+//! The tasks of the cache itself cannot be stopped, only what they send and receive: the lease of a frozen proxy runs on, as by
+//! any process's clock, and it serves no client.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -17,7 +17,7 @@ use http::{HeaderMap, StatusCode};
 use larder::cache::memory::Memory;
 use larder::cache::{Cache, Found, Lookup, Placement};
 use larder::coalesce::inflight::{FetchFailure, FetchOutcome, FetchPermit, FetchRole, Inflight, InflightFetch};
-use larder::coherence::fleet::Fleet;
+use larder::coherence::fleet::FleetSettings;
 use larder::config::{Coherence, OnOutage};
 use larder::entry::{Content, Entry, Response};
 use larder::http::freshness::{Freshness, LifetimeSource};
@@ -120,7 +120,7 @@ pub struct Proxy {
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
-/// What those who wait for a flight have in common.
+/// What the waiters of one inflight fetch share.
 #[derive(Default)]
 struct Aboard(OnceLock<FetchOutcome>, Notify);
 
@@ -177,7 +177,7 @@ impl Proxy {
         let memory = Memory::new(1 << 20, 1 << 10, slots);
         let ahead = Arc::<AtomicI64>::default();
         let (world, ahead_of) = (Arc::clone(&site.world), Arc::clone(&ahead));
-        let fleet = Fleet::new(mode, lease)
+        let fleet = FleetSettings::new(mode, lease)
             .with_replicas(u64::from(waits))
             .with_limits(limit, limit)
             .with_wall_clock(Arc::new(move || world.wall_clock(ahead_of.load(SeqCst))));
@@ -502,10 +502,10 @@ impl Proxy {
     }
 }
 
-/// Share of what is current that is fresh no more, so that upstream is asked, or it stands in for upstream.
+/// Share of current entries that are stale, so that upstream is asked, or they are served if it fails.
 const EXPIRED: f64 = 0.08;
 
-/// In place of the stamp of what was fetched while the store was away.
+/// In place of the stamp of a response that was fetched while the store was away.
 const UNSTAMPED: u64 = u64::MAX;
 
 fn label(register: Register) -> String {

@@ -1,5 +1,4 @@
-//! What upstream serves, and what must be known of it: a few registers whose values count the writes, and for each the
-//! newest value that a write was acknowledged with.
+//! The registers of upstream, whose values count the writes, and for each the newest value that was acknowledged.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,7 +14,7 @@ pub type Value = u64;
 /// Registers, the newest values of some of them.
 pub type Values = Vec<(Register, Value)>;
 
-/// Upstream. What was sent to it is carried out whatever becomes of the sender.
+/// Upstream. It carries out what was sent to it, even if the sender dies.
 pub struct Upstream {
     world: Arc<World>,
     values: Arc<Mutex<Vec<Value>>>,
@@ -112,7 +111,7 @@ fn count_up(values: &mut [Value], registers: &[Register]) -> Values {
     written
 }
 
-/// The least value that a read may give, by register.
+/// The lowest value that a read may return, by register.
 #[derive(Debug)]
 pub struct Floor(Mutex<Vec<Value>>);
 

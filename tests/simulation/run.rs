@@ -1,5 +1,5 @@
-//! One run: a seed says how the fleet is configured, what its clients do, and what goes wrong. First there are faults and
-//! clients, then clients come to an end, and then what must be true when all is well is looked at.
+//! One run: a seed decides how the fleet is configured, what its clients do, and which faults occur. First there are faults and
+//! clients, then the clients end, and then what must be true without faults is checked.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::registers::{Floor, Upstream};
 use super::server::Flaw;
 use super::world::World;
 
-/// What became of a run.
+/// The outcome of a run.
 #[derive(Debug)]
 pub struct Outcome {
     pub seed: u64,
@@ -49,7 +49,7 @@ struct Run {
     clients: Clients,
 }
 
-/// Who asks, and how often.
+/// The clients, and how often they send requests.
 #[derive(Debug, Clone, Copy)]
 struct Clients {
     readers: usize,
@@ -87,7 +87,7 @@ const GRACES: [u64; 4] = [1, 50, 300, 1500];
 /// Within the longest grace, whatever the clock did, a soft write may not show.
 const LONGEST_GRACE: Duration = Duration::from_millis(1500);
 
-/// So long a proxy waits for others that may have something to deliver, when the store is back.
+/// How long a proxy waits, when the store is back, for others that may have something to deliver.
 const RETURN: Duration = Duration::from_millis(1500);
 
 impl Run {
@@ -373,7 +373,7 @@ fn settings(world: &World, scenario: Scenario, slowness: u64, waits: bool) -> Se
     }
 }
 
-/// So many that no two tags share one.
+/// Enough that no two tags share one.
 const MANY_SLOTS: usize = 1 << 16;
 
 /// The longest time after which a write is repeated, where upstream does not lag.

@@ -1,7 +1,7 @@
-//! The store's state and what its scripts do to it: a twin of `src/store/*.lua` and of the reads beside them, in plain
-//! Rust, without time or transport. `tests/suite/store_redis/twin.rs` holds it against the scripts themselves.
+//! The store's state and its scripts: a twin of `src/store/*.lua` and of the reads beside them, in plain
+//! Rust, without time or transport. `tests/suite/store_redis/twin.rs` compares it with the scripts themselves.
 //!
-//! It can be made to do wrong on purpose ([`Flaw`]), to show that the checker notices.
+//! It can be given flaws ([`Flaw`]), to show that the checker notices them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,22 +13,22 @@ use larder::store::fleet::{
     Roster, Synced, TOLD_MAX,
 };
 
-/// Marks that one sync tells, as in `store/redis/fleet.rs`.
+/// Marks that one sync returns, as in `store/redis/fleet.rs`.
 const MARKS_TOLD: usize = 10_000;
 
-/// Due intents that one sync tells, as there.
+/// Due intents that one sync returns, as there.
 const DUE_TOLD: usize = 16;
 
-/// Intents that are kept before a further repetition is one of everything, as there.
+/// Intents in the store, above which a further repetition becomes one of everything, as there.
 const INTENTS_MOST: usize = 100_000;
 
-/// After so many microseconds a member without a word, or a lease that nobody has confirmed, is forgotten.
+/// After so many microseconds a member that has not synced, or a lease that no sync has confirmed, is forgotten.
 const LONG_AGO: u64 = 10_000_000;
 
-/// With what a soft mark's member begins, as in `epoch.lua`.
+/// Prefix of the members that stand for soft marks, as in `epoch.lua`.
 const SOFT: &str = "(soft)";
 
-/// What a store does wrong.
+/// A flaw of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(dead_code, reason = "the differential test uses none of them")]
 pub enum Flaw {
@@ -99,7 +99,7 @@ pub enum Part {
     Graces,
 }
 
-/// With what a server comes back.
+/// The data that a server comes back with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(dead_code, reason = "the differential test restarts nothing")]
 pub enum Memory {
@@ -108,7 +108,7 @@ pub enum Memory {
     Nothing,
 }
 
-/// Who asks, and when.
+/// The caller, and the time.
 #[derive(Debug, Clone, Copy)]
 pub struct CallerIdentity {
     /// Which run of the server the connection was made to.
@@ -224,7 +224,7 @@ struct Valid {
     floor: Sequence,
 }
 
-/// What a read brought of meta, or did not.
+/// What a read returned of meta.
 #[derive(Debug, Clone, Copy)]
 pub struct Fields(Meta);
 
@@ -888,7 +888,7 @@ impl Server {
     }
 }
 
-/// Hard and soft marks, as a sync tells them.
+/// Hard and soft marks, as a sync returns them.
 type Marked = (Option<Vec<(Tag, Sequence)>>, Vec<(SoftInvalidation, Sequence)>);
 
 /// The member that stands for the soft mark of a tag.

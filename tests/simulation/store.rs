@@ -1,8 +1,8 @@
-//! The store as one proxy has it: the server behind a link that is slow, loses requests, replies and messages, stalls,
+//! The store as one proxy sees it: the server behind a link that is slow, loses requests, replies and messages, stalls,
 //! and breaks.
 //!
-//! A request that was sent is carried out by a task of its own, whatever becomes of who sent it: its caller may have
-//! given up, or be dead. A connection belongs to one run of the server, and ends with it.
+//! A request that was sent is carried out by a task of its own, even if its caller has given up or
+//! died. A connection belongs to one run of the server, and ends with it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -474,7 +474,7 @@ async fn is_replicated(world: &World, run: u64, limit: Duration) -> bool {
     }
 }
 
-/// What the reads of a lookup have brought.
+/// What the reads of a lookup have returned.
 struct Reading {
     entry: Option<Bytes>,
     view: Option<MarksView>,

@@ -1,5 +1,5 @@
-//! What everybody in a run shares: the server and its clock, chance, the trace, what was counted, and what was found
-//! wrong. One seed makes one world; nothing in it depends on anything else.
+//! What all of a run shares: the server and its clock, random generators, the trace, counts, and violations that were found.
+//! One seed makes one world, and nothing in it depends on anything else.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};

@@ -98,7 +98,7 @@ fn what_was_stored_since_the_write_is_invalidated_once_more(tier: Tier) {
     eventually("it is invalidated without another write", || site.get("/users").number() > first);
     eventually("it is counted", || repeated(&site));
     site.get("/teams").shows("hit");
-    assert!(!site.log().contains("unfinished"), "{}", site.log());
+    assert!(!site.log().contains("abandoned write intent"), "{}", site.log());
 }
 
 fn a_write_that_failed_is_not_repeated(tier: Tier) {
@@ -121,7 +121,7 @@ fn the_repetition_outlives_the_proxy_that_took_the_write() {
     let first = other.get("/users").shows("stored").number();
     eventually("it is invalidated", || other.get("/users").number() > first);
     eventually("it is counted", || repeated(&other));
-    assert!(!other.log().contains("unfinished"), "{}", other.log());
+    assert!(!other.log().contains("abandoned write intent"), "{}", other.log());
 }
 
 #[test]

@@ -8,16 +8,16 @@
 //! | … restored from an old snapshot | the same | [`nothing_invalidated_is_served_after_redis_is_restarted_from_an_old_snapshot`] | `epoch.lua`, `loss`, and `redis.rs`, `view_of`: the comparison of `run_id` |
 //! | … failed over to a lagging replica | the same | [`nothing_invalidated_is_served_after_a_failover_to_a_lagging_replica`] | the same two |
 //! | … flushed | `meta` is missing, a new epoch | [`nothing_invalidated_is_served_after_redis_is_flushed`] | the same three |
-//! | leases that such a Redis has forgotten | for one lease no write is acknowledged early | [`a_write_waits_for_a_lease_that_a_flushed_redis_has_forgotten`], [`a_write_waits_for_a_lease_that_a_restarted_redis_has_forgotten`] | `cache/fleet.rs`, `wait`: `sleep_until(replied + young)` |
+//! | leases that such a Redis has forgotten | for one lease no write is acknowledged early | [`a_write_waits_for_a_lease_that_a_flushed_redis_has_forgotten`], [`a_write_waits_for_a_lease_that_a_restarted_redis_has_forgotten`] | `coherence/fleet/settle.rs`, `wait_for_members`: `sleep_until(replied + young)` |
 //! | marks evicted | no sentinel, a new epoch | [`nothing_invalidated_is_served_after_the_marks_are_lost`] | `epoch.lua`, `loss`, and `redis.rs`, `view_of`: the sentinel of the marks |
 //! | meta evicted | no epoch, a new one | [`nothing_invalidated_is_served_after_meta_is_lost`], [`nothing_invalidated_is_served_after_all_coordination_is_lost`] | the same three |
 //! | members evicted | no sentinel, a new epoch, and its age | [`a_write_waits_for_a_lease_whose_member_was_evicted`] | `epoch.lua`, `loss`: the sentinel of the members |
 //! | intents evicted | no sentinel, a new epoch | [`what_an_evicted_intent_would_have_invalidated_is_invalidated`] | `epoch.lua`, `loss`: the sentinel of the intents |
-//! | a proxy is paused | writers wait one lease, which ends by its own clock | [`a_write_waits_for_a_proxy_that_hangs_until_it_serves_nothing_old`] | `cache/fleet.rs`, `wait`: the loop over the holders |
-//! | a proxy is cut off | the same | [`a_write_waits_for_a_proxy_that_is_cut_off`], [`a_lease_ends_without_redis`] | the same; `Fleet::holds`: the comparison with the time |
-//! | a proxy is killed in mid-write | its intent is carried out by another | [`what_a_killed_proxy_was_writing_is_invalidated_by_another`], [`a_strict_proxy_too_carries_out_what_another_was_writing`] | `cache/fleet.rs`, `sync`: the loop over what is due |
-//! | Redis is unreachable | no lease, no L2; invalidations are kept and delivered first | [`a_write_while_redis_is_hung_is_delivered_before_anything_is_trusted`] | `cache.rs`, `invalidate_for`: `undelivered.keep` |
-//! | … for all | a write is answered when no lease can be held any more | [`a_write_while_redis_was_gone_invalidates_what_redis_remembers`] | `cache.rs`, `invalidate_for`: `sleep_until` |
+//! | a proxy is paused | writers wait one lease, which ends by its own clock | [`a_write_waits_for_a_proxy_that_hangs_until_it_serves_nothing_old`] | `coherence/fleet/settle.rs`, `wait_for_members`: the loop over the holders |
+//! | a proxy is cut off | the same | [`a_write_waits_for_a_proxy_that_is_cut_off`], [`a_lease_ends_without_redis`] | the same; `Fleet::holds_lease`: the comparison with the time |
+//! | a proxy is killed in mid-write | its intent is carried out by another | [`what_a_killed_proxy_was_writing_is_invalidated_by_another`], [`a_strict_proxy_too_carries_out_what_another_was_writing`] | `coherence/fleet/intents.rs`, `carry_out_intents`: the loop over what is due |
+//! | Redis is unreachable | no lease, no L2; invalidations are kept and delivered first | [`a_write_while_redis_is_hung_is_delivered_before_anything_is_trusted`] | `cache/invalidate.rs`, `invalidate_for`: `deliver_later` |
+//! | … for all | a write is answered when no lease can be held any more | [`a_write_while_redis_was_gone_invalidates_what_redis_remembers`] | `cache/invalidate.rs`, `invalidate_for`: `settled_or` |
 //! | … and nobody can be told | `on_outage = "refuse"` refuses writes | [`writes_are_refused_while_redis_is_away_where_the_rules_say_so`] | `write.rs`, `announce`: the arm that refuses |
 //! | clocks differ, or are set | sequences never go back; leases are one process's own time | [`a_clock_that_is_set_back_invalidates_as_before`] | `epoch.lua`, `next_sequence`: `last + 1` |
 //!

@@ -58,7 +58,7 @@ impl Drop for Guard {
 }
 
 #[test]
-fn what_is_watched_ends_with_the_guard_and_what_was_released_does_not() {
+fn watched_processes_end_with_the_guard_and_released_ones_do_not() {
     let sleep = || Command::new("sleep").arg("600").spawn().unwrap();
     let (mut watched, mut released, mut also) = (sleep(), sleep(), sleep());
     let mut guard = Guard::start();

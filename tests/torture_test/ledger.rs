@@ -428,7 +428,7 @@ fn slack_without_faults_is_counted_without_them() {
 }
 
 #[test]
-fn a_write_that_was_kept_binds_everybody_until_its_proxy_is_killed() {
+fn an_undelivered_write_binds_all_proxies_until_its_own_is_killed() {
     let ledger = ledger(Slack::default());
     ledger.acknowledge(0, 1, 7, Scope::Kept);
     ledger.acknowledge(0, 2, 8, Scope::Kept);
@@ -441,7 +441,7 @@ fn a_write_that_was_kept_binds_everybody_until_its_proxy_is_killed() {
 }
 
 #[test]
-fn a_hit_shows_that_its_proxy_has_delivered_what_it_had_kept() {
+fn a_hit_shows_that_its_proxy_has_delivered_its_pending_invalidations() {
     let ledger = ledger(Slack::default());
     ledger.acknowledge(0, 1, 7, Scope::Kept);
     ledger.acknowledge(1, 1, 7, Scope::Kept);
@@ -456,7 +456,7 @@ fn a_hit_shows_that_its_proxy_has_delivered_what_it_had_kept() {
 }
 
 #[test]
-fn a_sabotaged_log_is_found_out_and_its_history_told() {
+fn a_sabotaged_log_is_detected_and_its_history_printed() {
     let ledger = ledger(Slack::default());
     ledger.note(1, Event::Raised(1));
     ledger.acknowledge(1, 1, 4, Scope::Everywhere);

@@ -244,7 +244,7 @@ fn options_are_read_as_typed() {
 }
 
 #[test]
-fn the_seed_decides_what_was_left_out_and_nothing_else() {
+fn the_seed_decides_only_options_that_were_left_out() {
     let choose = |line: &str| Options::parse_line(line).unwrap().choose();
     let choices: Vec<_> = (0..100).map(|seed| choose(&format!("--seed {seed} --mode strict"))).collect();
     assert!(choices.iter().all(|choice| choice.mode == Mode::Strict));

@@ -192,7 +192,7 @@ fn read_request(requests: &mut BufReader<TcpStream>) -> Result<(String, String),
 }
 
 #[test]
-fn a_replica_answers_what_was_true_as_long_ago_as_it_lags() {
+fn a_replica_answers_with_the_values_of_its_lag_ago() {
     let mut version = Version::default();
     assert_eq!((version.raise(), version.before(Duration::ZERO)), (1, 1));
     assert_eq!(version.before(Duration::from_secs(60)), 0);

@@ -279,7 +279,7 @@ impl Shared {
 }
 
 #[test]
-fn what_was_kept_arrives_when_the_network_is_normal_and_is_lost_when_the_connection_is_cut() {
+fn stalled_bytes_arrive_when_the_network_recovers_and_are_lost_when_it_is_cut() {
     let echo = TcpListener::bind("127.0.0.1:0").unwrap();
     let relay = Relay::start(echo.local_addr().unwrap());
     let mut near = TcpStream::connect(relay.address).unwrap();

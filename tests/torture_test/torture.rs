@@ -364,7 +364,7 @@ fn stale_reads_are_found_where_nothing_is_invalidated() {
 }
 
 #[test]
-fn a_run_is_wrong_if_hardly_a_hit_had_to_show_a_write_unless_it_is_sabotaged() {
+fn a_run_with_too_few_hits_that_had_to_show_a_write_fails_unless_sabotaged() {
     for (line, telling_hits, is_wrong) in
         [("", TELLING_HITS, false), ("", TELLING_HITS - 1, true), ("--sabotage", 0, false)]
     {

@@ -1,5 +1,5 @@
-//! A time that is over as soon as either of two clocks says so. The steady clock cannot be set, and stands still while the
-//! machine is suspended; the wall clock goes on then, and can be set: set forward it ends a lease early, set back it
+//! A lease, which is over as soon as either of two clocks says so. The steady clock cannot be set, and stands still while the
+//! machine is suspended. The wall clock goes on then, and can be set: set forward it ends a lease early, set back it
 //! changes nothing.
 
 use std::fmt;
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 pub enum Clocks {
     /// The wall clock is the system's.
     System,
-    /// The wall clock says what this gives.
+    /// This gives the time of the wall clock.
     Given(Arc<dyn Fn() -> SystemTime + Send + Sync>),
 }
 
@@ -38,7 +38,7 @@ impl fmt::Debug for Clocks {
     }
 }
 
-/// One moment by both clocks.
+/// One moment, by both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
     pub steady: Instant,
@@ -46,7 +46,7 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// So much later.
+    /// The moment `time` later.
     pub fn after(self, time: Duration) -> Moment {
         Moment { steady: self.steady + time, wall: self.wall + time }
     }
@@ -67,14 +67,16 @@ pub struct Lease {
     wall: AtomicU64,
 }
 
-impl Lease {
-    /// None yet.
-    pub fn none() -> Lease {
+impl Default for Lease {
+    /// There is none yet.
+    fn default() -> Lease {
         Lease { start: Instant::now(), steady: AtomicU64::new(0), wall: AtomicU64::new(0) }
     }
+}
 
-    /// It runs until `end`. By one task at a time. Who reads meanwhile may see one clock's end of the lease before: both
-    /// were promised, and the earlier of them counts.
+impl Lease {
+    /// Begins one that runs until `end`, or extends it. For one task at a time. A reader may meanwhile see one clock's end of the
+    /// lease before: both were granted, and the earlier of them counts.
     pub fn begin(&self, end: Moment) {
         self.wall.store(nanos(end.wall), SeqCst);
         self.steady.store(self.since_start(end.steady), SeqCst);
@@ -96,7 +98,7 @@ impl Lease {
 }
 
 fn nanos(time: SystemTime) -> u64 {
-    // Before 1970 no lease runs: a clock that is set there is not to be relied on.
+    // Before 1970 no lease runs: a clock that says so is wrong.
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::MAX);
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -108,7 +110,7 @@ mod tests {
     const LEASE: Duration = Duration::from_secs(1);
 
     #[test]
-    fn a_wall_clock_that_was_given_is_the_one_that_counts() {
+    fn a_given_wall_clock_replaces_the_systems() {
         let wall = SystemTime::UNIX_EPOCH + LEASE;
         assert_eq!(Clocks::Given(Arc::new(move || wall)).now().wall, wall);
         assert!(Clocks::System.now().wall > wall);
@@ -117,7 +119,7 @@ mod tests {
     #[test]
     fn a_lease_ends_by_whichever_clock_is_first() {
         let sent = Clocks::System.now();
-        let lease = Lease { start: sent.steady, ..Lease::none() };
+        let lease = Lease { start: sent.steady, ..Lease::default() };
         assert!(!lease.runs_at(sent), "there is none yet");
         lease.begin(sent.after(LEASE));
         let hour = Duration::from_secs(3600);

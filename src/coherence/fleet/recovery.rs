@@ -1,42 +1,57 @@
-//! When what is stored may be believed again after an outage.
+//! The recovery gate: when stored responses may be believed again after an outage of Redis.
 //!
-//! While the store is away each proxy forwards writes (`on_outage = "forward"`), acknowledges them when no lease can run any
-//! more, and keeps their invalidations. Whoever reaches the store again must not believe it before the others have delivered
-//! theirs. The gate is closed from the first sync that fails, from a lease that lapses, and before the first sync. The rules:
+//! While Redis is away each proxy forwards writes (`on_outage = "forward"`), answers them when no proxy can hold a lease any more,
+//! and keeps their invalidations until it can deliver them. So a proxy that reaches Redis again must not believe it before the
+//! others have delivered theirs. The gate is closed before the first sync, when a sync fails, and when a lease lapses. The rules:
 //!
-//! - The first sync that is executed after a silence of the whole fleet raises the *generation* in the store. An undelivered write
-//!   is acknowledged only in an outage that lasts for the longest lease ([`super::Fleet::outlast`]), which is such a silence.
+//! - The first sync that Redis executes after a silence of the whole fleet raises the *generation* in Redis. A write is
+//!   answered undelivered only in an outage that lasts for the longest lease ([`super::Fleet::outlast`]), which is such a
+//!   silence.
 //! - A proxy syncs only when it has nothing undelivered, and repeats in each sync the generation that it has read in a reply.
-//!   So a sync that repeats the generation was sent after the silence, with nothing undelivered. The age of a sync shows
-//!   nothing: what was sent before an outage is executed when the store wakes, long after its sender gave up.
-//! - The gate opens with the reply to a sync of this proxy that shows no member *behind*, once its marks are applied: evidence
-//!   that is newer than the copy of the marks would open it too early.
-//! - A new epoch begins with no silence. All that is stored in it was fetched after the store's return, and every write that
-//!   was acknowledged undelivered had been carried out before that.
-//! - Who does not return within `patience` of the end of the silence is given up. It may have acknowledged writes that it never delivers, so that
-//!   everything is invalidated first, if this proxy has seen the outage.
-//! - A proxy that has never synced is no member, and nobody can await it. It acknowledges nothing undelivered within
+//!   So a sync that repeats the generation was sent after the silence, with nothing undelivered. When a sync was executed
+//!   shows nothing: Redis may execute it long after its sender gave up.
+//! - The gate opens with the reply to a sync of this proxy that shows no member *behind*, that is none that has yet to repeat the
+//!   generation, and only once the marks in that reply are applied: they may be what the others have delivered.
+//! - A new epoch begins without a silence. Everything stored in it was fetched after Redis's return, and every write that was
+//!   answered undelivered had been carried out before that.
+//! - A member that does not return within `patience` of the end of the silence is given up. It may have answered writes that it
+//!   never delivers, so everything is invalidated first, if this proxy has seen the outage.
+//! - A proxy that has never synced is no member, and nothing shows that it is missing. It answers no write undelivered within
 //!   [`NEWCOMER_HOLD`]; after a longer silence, and after one in an epoch that was young, the gate stays closed for `patience`.
 
+use std::num::NonZeroU64;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
-use crate::store::fleet::{Generation, Holder, Synced};
+use tokio::sync::Notify;
+
+use super::{Fleet, lock};
+use crate::marks::Tag;
+use crate::store::StoreError;
+use crate::store::fleet::{Cause, Generation, Holder, Synced};
 
 /// How long a proxy that has never synced holds the answer to a write that it cannot deliver.
 pub(super) const NEWCOMER_HOLD: Duration = Duration::from_secs(5);
 
-/// The longest that proxies are waited for that nobody knows.
+/// The longest wait for proxies that are no members.
 const UNKNOWN_MOST: Duration = Duration::from_secs(5);
 
-/// Whether what is stored may be believed.
+/// Which opening of the gate stored responses may be believed under; `None`: it is closed.
+pub type Opening = Option<NonZeroU64>;
+
+/// Whether stored responses may be believed.
 #[derive(Debug)]
 pub(super) struct RecoveryGate {
-    /// None: it is open.
-    closed: Option<Closed>,
-    /// Within this time after a silence every proxy that can reach the store has returned.
+    /// `None`: it is open.
+    closed: Mutex<Option<Closed>>,
+    /// For readers without a lock: the number of the opening, zero while it is closed.
+    opening: AtomicU64,
+    /// How often it was opened.
+    openings: AtomicU64,
+    opened: Notify,
+    /// Within this time after a silence every proxy that can reach Redis has returned.
     patience: Duration,
-    /// The same for proxies that nobody knows; it is waited for whether there are any or not.
-    patience_for_unknown: Duration,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -58,10 +73,10 @@ pub(super) enum Verdict {
     Open,
     /// It stays closed for now.
     Wait,
-    /// These members have not returned in time. The gate is opened with [`RecoveryGate::open`].
+    /// These members have not returned in time. [`RecoveryGate::open`] opens the gate.
     GiveUp {
         awaited: Vec<Holder>,
-        /// They may have acknowledged writes that are lost now: everything is to be invalidated first.
+        /// They may have answered writes that are lost now: everything is to be invalidated first.
         saw_outage: bool,
     },
 }
@@ -69,46 +84,83 @@ pub(super) enum Verdict {
 impl RecoveryGate {
     /// Closed, as it is before the first sync.
     pub fn new(patience: Duration) -> RecoveryGate {
-        let patience_for_unknown = patience.min(UNKNOWN_MOST);
-        RecoveryGate { closed: Some(Closed::default()), patience, patience_for_unknown }
+        RecoveryGate {
+            closed: Mutex::new(Some(Closed::default())),
+            opening: AtomicU64::new(0),
+            openings: AtomicU64::new(0),
+            opened: Notify::new(),
+            patience,
+        }
     }
 
-    /// Closes it: a sync has failed, or came too late. `seen`: the generation that was read last.
-    pub fn close(&mut self, seen: Option<Generation>) {
+    /// The opening that is in force.
+    pub fn opening(&self) -> Opening {
+        NonZeroU64::new(self.opening.load(SeqCst))
+    }
+
+    /// Whether stored responses may be believed.
+    pub fn is_open(&self) -> bool {
+        self.opening().is_some()
+    }
+
+    /// Waits until it is open.
+    pub async fn opened(&self) {
+        let mut opened = std::pin::pin!(self.opened.notified());
+        loop {
+            // From here on a notification counts, also before it is awaited.
+            opened.as_mut().enable();
+            if self.is_open() {
+                return;
+            }
+            opened.as_mut().await;
+            opened.set(self.opened.notified());
+        }
+    }
+
+    /// Closes it: a sync has failed, or the lease has lapsed. `seen`: the generation that was read last.
+    pub fn close(&self, seen: Option<Generation>) {
+        self.opening.store(0, SeqCst);
+        let mut closed = lock(&self.closed);
         // What was read while it was closed was read after the outage.
-        let seen = self.closed.as_ref().map_or(seen, |closed| closed.seen);
-        self.closed = Some(Closed { seen, has_failed: true, ..Closed::default() });
+        let seen = closed.as_ref().map_or(seen, |closed| closed.seen);
+        *closed = Some(Closed { seen, has_failed: true, ..Closed::default() });
     }
 
-    /// Opens it after members were given up.
-    pub fn open(&mut self) {
-        self.closed = None;
+    /// Opens it.
+    pub fn open(&self) {
+        *lock(&self.closed) = None;
+        if !self.is_open() {
+            self.opening.store(self.openings.fetch_add(1, SeqCst) + 1, SeqCst);
+        }
+        self.opened.notify_waiters();
     }
 
-    /// Whether it is closed although a sync was answered since.
-    pub fn is_returning(&self) -> bool {
-        self.closed.as_ref().is_some_and(|closed| closed.is_answered)
+    /// The members that are awaited; `None` unless it is closed and a sync was answered since.
+    pub fn awaited(&self) -> Option<Vec<Holder>> {
+        lock(&self.closed).as_ref().filter(|closed| closed.is_answered).map(|closed| closed.awaited.clone())
     }
 
-    /// The members that are awaited.
-    pub fn awaited(&self) -> &[Holder] {
-        self.closed.as_ref().map_or(&[], |closed| &closed.awaited)
+    /// Takes in the reply to a sync that asked which members are behind, and opens if none is. The reply's marks have been
+    /// applied.
+    pub fn hear(&self, synced: &Synced) -> Verdict {
+        let verdict = lock(&self.closed).as_mut().map_or(Verdict::Open, |closed| self.judge(closed, synced));
+        if verdict == Verdict::Open {
+            self.open();
+        }
+        verdict
     }
 
-    /// The reply to a sync that asked who is behind. Its marks have been applied.
-    pub fn hear(&mut self, synced: &Synced) -> Verdict {
-        let Some(closed) = &mut self.closed else { return Verdict::Open };
+    fn judge(&self, closed: &mut Closed, synced: &Synced) -> Verdict {
         closed.is_answered = true;
         closed.awaited.clone_from(&synced.behind);
-        // Time is the store's: this proxy may have returned later than others, or more than once.
+        // By Redis's clock: this proxy may have returned later than others, or more than once.
         let since_silence = Duration::from_micros(synced.clock.saturating_sub(synced.silent_until));
         // A proxy that starts, is connected at once and finds no other has no reason to think that there was an outage.
         let may_be_unknown = synced.unknown_proxies && (closed.has_failed || synced.others > 0);
-        if may_be_unknown && since_silence < self.patience_for_unknown {
+        if may_be_unknown && since_silence < self.patience.min(UNKNOWN_MOST) {
             return Verdict::Wait;
         }
         if closed.awaited.is_empty() {
-            self.closed = None;
             return Verdict::Open;
         }
         if since_silence < self.patience {
@@ -116,6 +168,37 @@ impl RecoveryGate {
         }
         let is_new = closed.seen.is_none_or(|seen| !seen.covers(synced.generation));
         Verdict::GiveUp { awaited: closed.awaited.clone(), saw_outage: closed.has_failed && is_new }
+    }
+}
+
+impl Fleet {
+    /// Opens the gate if a reply shows that no other member has anything left to deliver, or has not returned in time.
+    pub(super) async fn check_gate(&self, synced: &Synced) -> Result<(), StoreError> {
+        let Verdict::GiveUp { awaited, saw_outage } = self.gate.hear(synced) else { return Ok(()) };
+        if saw_outage {
+            // For writes that a lost proxy may have answered, and that will never be delivered.
+            self.invalidate(&[Tag::root()], Cause::default()).await?;
+        }
+        for holder in &awaited {
+            let member = &*holder.id;
+            if saw_outage {
+                // If it has returned by now it has synced, and Redis keeps its record.
+                let _ = self.store.dismiss(holder, synced.generation).await;
+                tracing::warn!(
+                    member,
+                    "a proxy of the fleet has not returned after an outage of Redis; it may have answered writes that are lost \
+                     now, so everything was invalidated"
+                );
+            } else {
+                // Its record stays for the proxies that saw the outage.
+                tracing::info!(
+                    member,
+                    "a proxy of the fleet has not synced since before this one started; this one waits for it no longer"
+                );
+            }
+        }
+        self.gate.open();
+        Ok(())
     }
 }
 
@@ -155,16 +238,16 @@ mod tests {
 
     /// A gate of a proxy that had read the first generation before it closed.
     fn closed() -> RecoveryGate {
-        let mut gate = RecoveryGate::new(PATIENCE);
+        let gate = RecoveryGate::new(PATIENCE);
         assert_eq!(gate.hear(&reply(1, 5000, &[])), Verdict::Open);
         gate.close(Some(generation(1)));
         gate
     }
 
     #[test]
-    fn a_proxy_without_others_believes_the_store_at_once() {
-        for mut gate in [RecoveryGate::new(PATIENCE), closed()] {
-            assert!(!gate.is_returning());
+    fn a_proxy_without_others_believes_redis_at_once() {
+        for gate in [RecoveryGate::new(PATIENCE), closed()] {
+            assert_eq!(gate.awaited(), None);
             assert_eq!(gate.hear(&reply(2, 0, &[])), Verdict::Open);
             assert_eq!(gate.hear(&reply(2, 0, &["a"])), Verdict::Open, "it stays open");
         }
@@ -172,13 +255,13 @@ mod tests {
 
     #[test]
     fn the_gate_stays_closed_while_a_member_is_behind() {
-        for mut gate in [RecoveryGate::new(PATIENCE), closed()] {
+        for gate in [RecoveryGate::new(PATIENCE), closed()] {
             assert_eq!(gate.hear(&reply(2, 0, &["a", "b"])), Verdict::Wait);
-            assert!(gate.is_returning());
+            assert_eq!(gate.awaited(), Some(holders(&["a", "b"])));
             assert_eq!(gate.hear(&reply(2, 10, &["b"])), Verdict::Wait);
-            assert_eq!(gate.awaited(), holders(&["b"]));
+            assert_eq!(gate.awaited(), Some(holders(&["b"])));
             assert_eq!(gate.hear(&reply(2, 20, &[])), Verdict::Open);
-            assert_eq!(gate.awaited(), []);
+            assert_eq!(gate.awaited(), None);
         }
     }
 
@@ -186,12 +269,12 @@ mod tests {
     fn an_absent_member_is_given_up_after_patience() {
         let started = || RecoveryGate::new(PATIENCE);
         let failed_at_first = || {
-            let mut gate = started();
+            let gate = started();
             gate.close(None);
             gate
         };
         let failed_again = || {
-            let mut gate = closed();
+            let gate = closed();
             assert_eq!(gate.hear(&reply(2, 0, &["a"])), Verdict::Wait);
             gate.close(Some(generation(2)));
             gate
@@ -204,7 +287,7 @@ mod tests {
             // A sync has failed since the silence; that was none.
             (&closed, 1, false),
         ] {
-            let mut gate = gate();
+            let gate = gate();
             assert_eq!(gate.hear(&reply(generation, 1999, &["a"])), Verdict::Wait);
             let given_up = Verdict::GiveUp { awaited: holders(&["a"]), saw_outage };
             assert_eq!(gate.hear(&reply(generation, 2000, &["a"])), given_up);
@@ -214,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn where_there_may_be_proxies_that_nobody_knows_all_wait() {
+    fn the_gate_stays_closed_while_proxies_that_never_synced_may_exist() {
         let after = |unknown_proxies, ago, behind: &[&str]| Synced { unknown_proxies, ..reply(2, ago, behind) };
         for (has_failed, behind, unknown_proxies, ago, expected) in [
             (true, &[][..], false, 0, Verdict::Open),
@@ -224,7 +307,7 @@ mod tests {
             (false, &[], true, 0, Verdict::Open),
             (false, &["a"], true, 0, Verdict::Wait),
         ] {
-            let mut gate = if has_failed { closed() } else { RecoveryGate::new(PATIENCE) };
+            let gate = if has_failed { closed() } else { RecoveryGate::new(PATIENCE) };
             assert_eq!(gate.hear(&after(unknown_proxies, ago, behind)), expected, "{ago} ms ago");
         }
     }

@@ -1,17 +1,19 @@
-//! What a proxy knows of the epoch and of its own standing: for how long writes of a young epoch wait, and what an
-//! operator is told.
+//! The status of this proxy in the fleet, for operators: whether it holds a lease, and if not, why not. Losing the lease and
+//! getting it back is logged once each.
 
 use std::fmt;
+use std::sync::MutexGuard;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::{Fleet, lock};
 use crate::config::Coherence;
-use crate::marks::{Epoch, Stamp};
+use crate::marks::Stamp;
 use crate::store::StoreError;
 use crate::store::fleet::EpochState;
 
-/// Why a proxy trusts nothing for any time.
+/// Why a proxy holds no lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NoLease {
     /// It has just started.
@@ -22,13 +24,13 @@ pub enum NoLease {
     ReplicasMissing(String),
     /// An invalidation of its own was of an epoch that it does not have yet.
     OtherEpoch,
-    /// The store is back; these other proxies may have something to deliver.
+    /// Redis is back; these other proxies may have something to deliver.
     Returning(Vec<Box<str>>),
-    /// The store has not answered the sync that is under way, for this time; or took so long for the last one.
+    /// Redis has not answered the sync that is under way for this time, or took this long for the last one.
     NoAnswer(Duration),
     /// No sync was made in time, although none failed.
     Late,
-    /// It is ending.
+    /// The process is ending.
     Left,
 }
 
@@ -74,16 +76,16 @@ impl fmt::Display for NoLease {
     }
 }
 
-/// What a proxy says of itself.
+/// The status of this proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FleetStatus {
     /// Its id.
     pub id: Box<str>,
-    /// What its hits rely on.
+    /// What makes its hits current.
     pub coherence: Coherence,
     /// Its lease.
     pub lease: Duration,
-    /// Why it trusts nothing for now; `None`: it holds a lease, or what stands for one in a strict proxy.
+    /// Why it holds no lease; `None`: it holds one, or in strict mode its last sync still counts.
     pub no_lease: Option<NoLease>,
     /// How long that has been so.
     pub since: Duration,
@@ -93,31 +95,19 @@ pub struct FleetStatus {
     pub epoch: Option<EpochState>,
     /// How long ago that sync was; `None` before the first.
     pub synced: Option<Duration>,
-    /// How long writes wait for leases that nobody knows of, at most.
+    /// The longest lease of the fleet: how long writes wait at most.
     pub longest_lease: Duration,
-    /// Microseconds by which the store's clock is ahead of this machine's.
+    /// Microseconds by which Redis's clock is ahead of this machine's; below zero if it is behind.
     pub store_clock_ahead: i64,
 }
 
-/// An epoch, and when this proxy met it.
-#[derive(Debug, Clone, Copy)]
-struct EpochSeen {
-    epoch: Epoch,
-    at: Instant,
-    /// This proxy knew another one before: it was there when this one began.
-    is_change: bool,
-}
-
-/// What is known, as of the last answers of the store.
+/// How the syncs went, and what was logged of it.
 #[derive(Debug)]
-pub(super) struct FleetObservations {
-    epoch: Option<EpochSeen>,
-    /// The longest lease of the fleet.
-    longest: Duration,
+pub(super) struct SyncHealth {
     /// The last sync that was answered.
     pub synced: Option<(EpochState, Instant)>,
     /// How the last sync failed, or the last invalidation, if it did.
-    pub failure: Option<StoreError>,
+    failure: Option<StoreError>,
     /// When the sync that is under way began.
     syncing: Option<Instant>,
     /// How long the last one took.
@@ -125,33 +115,26 @@ pub(super) struct FleetObservations {
     /// When this process was last found to have stood still.
     stalled: Option<Instant>,
     pub has_left: bool,
-    /// As was told last, and since when.
-    pub told: (bool, Instant),
-    /// There has been no lease yet, and that was not told either.
-    pub is_first: bool,
-    /// The epoch has changed, and nobody has said why.
-    pub uncounted: bool,
-    /// Others with another lease were told of.
-    pub has_warned: bool,
-    /// The clock of this machine was told to be wrong.
-    pub is_clock_off: bool,
+    /// Whether all was well when that was logged last, and when that was.
+    logged: (bool, Instant),
+    /// There has been no lease yet, and that was not logged either.
+    is_first: bool,
+    /// It was logged that the clock of this machine is wrong.
+    is_clock_off: bool,
 }
 
-impl FleetObservations {
-    pub fn new(lease: Duration) -> FleetObservations {
-        FleetObservations {
-            epoch: None,
-            longest: lease,
+impl SyncHealth {
+    /// Before the first sync.
+    pub fn new() -> SyncHealth {
+        SyncHealth {
             synced: None,
             failure: None,
             syncing: None,
             took: Duration::ZERO,
             stalled: None,
             has_left: false,
-            told: (false, Instant::now()),
+            logged: (false, Instant::now()),
             is_first: true,
-            uncounted: false,
-            has_warned: false,
             is_clock_off: false,
         }
     }
@@ -161,10 +144,10 @@ impl FleetObservations {
         self.syncing = Some(Instant::now());
     }
 
-    /// The sync has ended, so.
+    /// The sync has ended.
     pub fn sync_ended(&mut self, failure: Option<&StoreError>, lease: Duration) {
         let took = self.syncing.take().map_or(Duration::ZERO, |began| began.elapsed());
-        // Time limits are kept by this process: one that is over much later than it should be was not watched.
+        // This process keeps the time limit: if it was exceeded by much, the process stood still.
         let is_stall = matches!(failure, Some(StoreError::Timeout(limit)) if took > *limit + lease / 4);
         if is_stall {
             self.stalled = Some(Instant::now());
@@ -173,7 +156,7 @@ impl FleetObservations {
         self.failure = failure.cloned().filter(|_| !is_stall);
     }
 
-    /// A wait that was to take `planned` at most took this long.
+    /// A wait of at most `planned` took this long.
     pub fn waited(&mut self, took: Duration, planned: Duration, lease: Duration) {
         if took > planned + lease / 4 {
             self.stalled = Some(Instant::now());
@@ -181,75 +164,120 @@ impl FleetObservations {
     }
 
     /// Why no sync was made in time although none failed.
-    pub fn late(&self, lease: Duration) -> NoLease {
+    fn late(&self, lease: Duration) -> NoLease {
         match (self.stalled, self.syncing) {
             (Some(stalled), _) if stalled.elapsed() < lease => NoLease::Late,
             (_, Some(since)) => NoLease::NoAnswer(since.elapsed()),
-            // A store that answers so slowly that the lease is over before the next sync.
+            // Redis answers so slowly that the lease is over before the next sync.
             _ if self.took > lease / 4 => NoLease::NoAnswer(self.took),
             _ => NoLease::Late,
         }
     }
-
-    /// The longest lease of the fleet.
-    pub fn longest(&self) -> Duration {
-        self.longest
-    }
-
-    /// The store has spoken in this epoch; true if it is another one than before.
-    pub fn meet(&mut self, epoch: Epoch) -> bool {
-        let before = self.epoch.map(|sighting| sighting.epoch);
-        if before == Some(epoch) {
-            return false;
-        }
-        self.epoch = Some(EpochSeen { epoch, at: Instant::now(), is_change: before.is_some() });
-        before.is_some()
-    }
-
-    /// The age of the epoch met last, which the store says is `told`. The store's clock may have been set forward since:
-    /// where this proxy was there when the epoch began, or `only_own`, its own clock must agree.
-    pub fn age(&self, told: Duration, only_own: bool) -> Duration {
-        match self.epoch {
-            Some(sighting) if sighting.is_change || only_own => told.min(sighting.at.elapsed()),
-            _ => told,
-        }
-    }
-
-    /// The store says that this is the longest lease of the fleet, in an epoch of this age. An epoch that is younger
-    /// may not know of all.
-    pub fn hear_of_lease(&mut self, told: Duration, own: Duration, age: Duration) {
-        let before = if age > self.longest { own } else { self.longest };
-        self.longest = before.max(told).max(own);
-    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn secs(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
+impl Fleet {
+    /// The status now.
+    pub fn status(&self) -> FleetStatus {
+        let (is_well, no_lease) = (self.is_well(), self.no_lease());
+        let health = self.health();
+        FleetStatus {
+            id: self.id.clone(),
+            coherence: self.settings.mode,
+            lease: self.settings.lease,
+            no_lease: (!is_well).then_some(no_lease),
+            since: health.logged.1.elapsed(),
+            applied: (self.serves_memory() && health.synced.is_some()).then(|| self.marks.stamp()),
+            epoch: health.synced.as_ref().map(|(state, _)| state.clone()),
+            synced: health.synced.as_ref().map(|(_, at)| at.elapsed()),
+            longest_lease: self.longest_lease(),
+            store_clock_ahead: self.marks.clock.ahead(),
+        }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_store_whose_clock_is_set_forward_makes_no_epoch_old_that_was_seen_to_begin() {
-        let mut observed = FleetObservations::new(secs(1));
-        assert!(!observed.meet(Epoch(1)), "the first one may be old");
-        assert_eq!(observed.age(secs(3600), false), secs(3600));
-        assert_eq!(observed.age(secs(3600), true), secs(0));
-        assert!(observed.meet(Epoch(2)));
-        tokio::time::advance(secs(2)).await;
-        assert!(!observed.meet(Epoch(2)));
-        assert_eq!(observed.age(secs(3600), false), secs(2));
-        assert_eq!(observed.age(secs(1), false), secs(1), "set back, or met late");
+    /// An invalidation has failed.
+    pub fn note_failure(&self, error: &StoreError) {
+        self.health().failure = Some(error.clone());
     }
 
-    #[test]
-    fn the_longest_lease_is_forgotten_only_in_an_epoch_that_is_older() {
-        let mut observed = FleetObservations::new(secs(1));
-        for (told, age, longest) in [(5, 9, 5), (2, 4, 5), (2, 5, 5), (2, 6, 2), (0, 9, 1)] {
-            observed.hear_of_lease(secs(told), secs(1), secs(age));
-            assert_eq!(observed.longest(), secs(longest), "{told} {age}");
+    pub(super) fn health(&self) -> MutexGuard<'_, SyncHealth> {
+        lock(&self.health)
+    }
+
+    /// Whether this proxy serves what it does when all is well: L1 without asking, or in strict mode what Redis has.
+    fn is_well(&self) -> bool {
+        match self.settings.mode {
+            Coherence::Strict => self.is_synced() && self.gate.is_open(),
+            Coherence::Lease | Coherence::Eventual => self.holds_lease(),
+        }
+    }
+
+    /// Why there is no lease, if there is none.
+    fn no_lease(&self) -> NoLease {
+        let awaited = self.gate.awaited();
+        let is_of_other_epoch = self.is_of_other_epoch();
+        let health = self.health();
+        match (&health.failure, awaited) {
+            _ if health.has_left => NoLease::Left,
+            (Some(StoreError::Unreplicated { reason, .. }), _) => NoLease::ReplicasMissing(reason.clone()),
+            (Some(error), _) => NoLease::StoreAway(error.to_string()),
+            _ if is_of_other_epoch => NoLease::OtherEpoch,
+            _ if health.synced.is_none() => NoLease::NeverSynced,
+            (None, Some(awaited)) => NoLease::Returning(awaited.into_iter().map(|holder| holder.id).collect()),
+            (None, None) => health.late(self.settings.lease),
+        }
+    }
+
+    /// Logs when the lease has ended or is there again, whatever holds up the syncs.
+    pub(super) async fn watch_lease(&self) {
+        let pause = self.settings.lease / 4;
+        while !self.health().has_left {
+            let begun = Instant::now();
+            tokio::time::sleep(pause).await;
+            self.health().waited(begun.elapsed(), pause, self.settings.lease);
+            self.log_lease_change();
+        }
+    }
+
+    /// Logs, once, that the lease was lost or is there again.
+    pub(super) fn log_lease_change(&self) {
+        let (is_well, no_lease) = (self.is_well(), self.no_lease());
+        let mut health = self.health();
+        let (was_well, since) = health.logged;
+        if health.is_first && !is_well && since.elapsed() > self.settings.lease {
+            health.is_first = false;
+            tracing::warn!(proxy = &*self.id, reason = no_lease.label(), "there is no lease yet: {no_lease}");
+        }
+        if is_well == was_well {
+            return;
+        }
+        health.is_first = false;
+        health.logged = (is_well, Instant::now());
+        drop(health);
+        let lasted = humantime::format_duration(Duration::from_millis(since.elapsed().as_millis() as u64));
+        match is_well {
+            true => tracing::info!(proxy = &*self.id, after = %lasted, "the lease is held"),
+            false if no_lease == NoLease::Left => tracing::info!(proxy = &*self.id, "left the fleet"),
+            false => {
+                let reason = no_lease.label();
+                self.metrics.lease_lost(reason);
+                tracing::warn!(proxy = &*self.id, reason, held = %lasted, "the lease is lost: {no_lease}");
+            }
+        }
+    }
+
+    /// Logs, once, that the clock of this machine is wrong, or right again.
+    pub(super) fn log_clock_difference(&self) {
+        let clock = &self.marks.clock;
+        let (ahead, is_off) = (clock.ahead().saturating_neg() as f64 / 1e6, clock.is_off());
+        self.metrics.clock_ahead.set(ahead);
+        let was_off = std::mem::replace(&mut self.health().is_clock_off, is_off);
+        match (was_off, is_off) {
+            (false, true) => tracing::warn!(
+                ahead_seconds = ahead,
+                "the clock of this machine differs from the store's by more than a second; ages are counted by the store's. Set it right (NTP)"
+            ),
+            (true, false) => tracing::info!("the clock of this machine agrees with the store's again"),
+            _ => {}
         }
     }
 }

@@ -1,22 +1,25 @@
-//! The holes that were found in the protocol, each forced. Time stands still unless a test lets it pass.
+//! Flaws that were found in the protocol, each forced. Time stands still unless a test lets it pass.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use tokio::time::{advance, sleep};
 
 use super::*;
 use crate::cache::Cache;
-use crate::marks::MarksView;
-use crate::store::fleet::{EpochState, FleetLock, LockReply, Member, Roster};
+use crate::cache::memory::Memory;
+use crate::marks::{IssuedStamp, MarksView, Sequence, Stamp};
+use crate::store::fleet::{
+    EpochState, FleetLock, Generation, Holder, Intent, LockReply, Member, Membership, Roster, Synced,
+};
 use crate::store::sweep::{Dated, Judged, KeyStats, Survey, WalkPosition};
-use crate::store::{FamilyOf, Found, KeyCounts, Reply, StoreInfo};
+use crate::store::{FamilyOf, Found, KeyCounts, Link, Outage, Reply, StoreInfo};
 
 const LEASE: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A store that fails as it is told to.
+/// A store whose failures the tests set.
 #[derive(Debug)]
 struct Fake {
     state: Mutex<State>,
@@ -30,7 +33,7 @@ struct State {
     sequence: Sequence,
     marks: Vec<(Tag, Sequence)>,
     members: BTreeMap<Box<str>, Holder>,
-    /// Silences so far, and what each member has repeated of them.
+    /// Silences so far, and the one that each member has repeated.
     generation: u64,
     silence_ended: Option<Instant>,
     seen: BTreeMap<Box<str>, u64>,
@@ -64,14 +67,14 @@ impl Fake {
         state.marks.clear();
     }
 
-    /// An outage that everybody has had ends: some proxy's sync is the first.
+    /// An outage of all proxies ends: some proxy's sync is the first.
     fn ends_a_silence(&self) {
         let mut state = self.state();
         state.generation += 1;
         state.silence_ended = Some(Instant::now());
     }
 
-    /// A member that never says anything.
+    /// A member that never acknowledges.
     fn has_hung(&self, id: &str, lease: Duration) {
         let holder = Holder { id: id.into(), lease, syncs: 1 };
         self.state().members.insert(id.into(), holder);
@@ -96,7 +99,7 @@ impl Fake {
 }
 
 fn away() -> StoreError {
-    StoreError::Away("told to be".to_owned())
+    StoreError::Away("a test says so".to_owned())
 }
 
 impl State {
@@ -303,13 +306,13 @@ impl Store for Fake {
 }
 
 /// A proxy on this store.
-fn proxy(store: &Arc<Fake>, fleet: Fleet) -> Cache {
+fn proxy(store: &Arc<Fake>, fleet: FleetSettings) -> Cache {
     let store: Arc<dyn Store> = Arc::clone(store) as Arc<dyn Store>;
     Cache::new(Memory::new(1 << 20, 1 << 10, 1 << 10), Some((store, fleet)), Arc::new(Metrics::new()))
 }
 
-fn usual() -> Fleet {
-    Fleet::new(Coherence::Lease, LEASE)
+fn usual() -> FleetSettings {
+    FleetSettings::new(Coherence::Lease, LEASE)
 }
 
 /// Lets everything happen that needs no time, or next to none.
@@ -333,11 +336,11 @@ async fn wait_of(cache: &Cache) -> Duration {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_its_replicas_may_have_left_is_believed_for_a_lease() {
+async fn a_store_without_replicas_is_believed_for_a_lease_after_its_last_proof() {
     for mode in [Coherence::Lease, Coherence::Eventual, Coherence::Strict] {
         let store = Fake::new();
         store.state().lacks_replicas = true;
-        let cache = proxy(&store, Fleet::new(mode, LEASE).with_replicas(1));
+        let cache = proxy(&store, FleetSettings::new(mode, LEASE).with_replicas(1));
         pause().await;
         assert!(cache.view(&tags()).await.is_none(), "{mode:?}: nothing has proved it yet");
         assert_eq!(no_lease(&cache), Some("replicas-missing"));
@@ -356,7 +359,7 @@ async fn a_store_that_its_replicas_may_have_left_is_believed_for_a_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_servers_proof_does_not_count_for_another() {
+async fn the_proof_of_one_server_does_not_count_for_another() {
     let store = Fake::new();
     let cache = proxy(&store, usual().with_replicas(1));
     pause().await;
@@ -371,7 +374,7 @@ async fn one_servers_proof_does_not_count_for_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_replicas_lack_is_waited_for_and_not_taken_again() {
+async fn an_invalidation_that_replicas_lack_waits_for_them_and_is_not_sent_again() {
     let store = Fake::new();
     let cache = proxy(&store, usual().with_replicas(1));
     pause().await;
@@ -386,7 +389,7 @@ async fn what_replicas_lack_is_waited_for_and_not_taken_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_next_server_never_heard_of_is_taken_again() {
+async fn an_invalidation_that_the_promoted_server_lacks_is_sent_again() {
     let store = Fake::new();
     let cache = proxy(&store, usual().with_replicas(1));
     pause().await;
@@ -400,20 +403,20 @@ async fn what_the_next_server_never_heard_of_is_taken_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_young_epoch_is_waited_for_as_long_as_the_longest_lease_of_the_fleet() {
+async fn in_a_young_epoch_a_write_waits_for_the_longest_lease_of_the_fleet() {
     let store = Fake::new();
     store.state().longest = 5 * LEASE;
     let cache = proxy(&store, usual());
     pause().await;
     assert_eq!(wait_of(&cache).await, Duration::ZERO, "the epoch is old");
-    // The store has lost everything, and who had that lease does not answer.
+    // The store has lost everything, and the member with that lease does not acknowledge.
     store.begin_epoch();
     store.state().longest = Duration::ZERO;
     assert!(wait_of(&cache).await >= 5 * LEASE);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_whose_clock_jumps_forward_does_not_shorten_the_wait_in_a_new_epoch() {
+async fn a_jump_of_the_stores_clock_does_not_shorten_the_wait_in_a_new_epoch() {
     let store = Fake::new();
     let cache = proxy(&store, usual());
     pause().await;
@@ -425,7 +428,7 @@ async fn a_store_whose_clock_jumps_forward_does_not_shorten_the_wait_in_a_new_ep
 }
 
 #[tokio::test(start_paused = true)]
-async fn carrying_out_intents_delays_no_sync() {
+async fn recovering_intents_delays_no_sync() {
     let store = Fake::new();
     store.state().invalidating_takes = 10 * LEASE;
     store.state().due = vec![Intent { id: "w1".into(), tags: tags() }, Intent { id: "w2".into(), tags: tags() }];
@@ -440,14 +443,14 @@ async fn carrying_out_intents_delays_no_sync() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_intent_that_replicas_lack_is_carried_out_and_the_store_is_not_away() {
+async fn missing_replicas_do_not_stop_intents_from_being_recovered() {
     let store = Fake::new();
     let cache = proxy(&store, usual());
     pause().await;
     store.state().invalidating_takes = LEASE;
     store.state().due = vec![Intent { id: "w1".into(), tags: tags() }];
     sleep(LEASE / 2).await;
-    // A sync has told of it, and it is on its way.
+    // A sync has brought it, and it is being carried out.
     store.state().lacks_replicas = true;
     sleep(2 * LEASE).await;
     assert_eq!(store.counts(), (0, 1));
@@ -467,7 +470,7 @@ async fn a_panic_costs_the_lease_and_not_the_process() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn any_number_of_hung_members_is_waited_for_one_lease() {
+async fn a_write_waits_one_lease_for_any_number_of_hung_members() {
     let store = Fake::new();
     let cache = proxy(&store, usual());
     pause().await;
@@ -477,11 +480,11 @@ async fn any_number_of_hung_members_is_waited_for_one_lease() {
     let waited = wait_of(&cache).await;
     assert!(waited >= LEASE && waited < LEASE * 11 / 10, "{waited:?}");
     pause().await;
-    assert_eq!(wait_of(&cache).await, Duration::ZERO, "they are gone");
+    assert_eq!(wait_of(&cache).await, Duration::ZERO, "they were removed");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_kept_write_is_settled_as_soon_as_everybody_has_heard_of_it() {
+async fn an_undelivered_write_settles_within_a_lease_of_its_delivery() {
     let store = Fake::new();
     let cache = proxy(&store, usual());
     let other = proxy(&store, usual());
@@ -498,7 +501,7 @@ async fn a_kept_write_is_settled_as_soon_as_everybody_has_heard_of_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_member_that_does_not_return_costs_everything_that_is_stored() {
+async fn everything_is_invalidated_if_a_member_does_not_return_after_an_outage() {
     let store = Fake::new();
     let cache = proxy(&store, usual());
     pause().await;
@@ -510,7 +513,7 @@ async fn a_member_that_does_not_return_costs_everything_that_is_stored() {
     store.ends_a_silence();
     sleep(LEASE).await;
     assert_eq!(no_lease(&cache), Some("returning"));
-    assert!(cache.fleet().unwrap().no_lease.unwrap().to_string().contains("lost"), "it says for whom it waits");
+    assert!(cache.fleet().unwrap().no_lease.unwrap().to_string().contains("lost"), "it names the awaited member");
     sleep(LEASE).await;
     assert_eq!(no_lease(&cache), None);
     assert!(store.state().marks.iter().any(|(tag, _)| *tag == Tag::root()));
@@ -519,7 +522,7 @@ async fn a_member_that_does_not_return_costs_everything_that_is_stored() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_proxy_that_starts_waits_for_who_is_behind() {
+async fn a_starting_proxy_waits_for_members_that_are_behind() {
     let store = Fake::new();
     store.ends_a_silence();
     store.has_hung("behind", LEASE);
@@ -547,15 +550,15 @@ async fn a_lease_that_lapses_closes_the_gate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_store_is_named_as_the_cause() {
+async fn a_slow_store_is_reported_as_the_cause() {
     let store = Fake::new();
     let cache = proxy(&store, usual());
     sleep(LEASE / 2).await;
     store.state().syncing_takes = 3 * LEASE;
     sleep(2 * LEASE).await;
     assert_eq!(no_lease(&cache), Some("store-away"));
-    let told = cache.fleet().unwrap().no_lease.unwrap().to_string();
-    assert!(told.starts_with("the store takes "), "{told}");
+    let reason = cache.fleet().unwrap().no_lease.unwrap().to_string();
+    assert!(reason.starts_with("the store takes "), "{reason}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -570,7 +573,7 @@ async fn an_undelivered_invalidation_reports_store_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn why_there_is_no_lease_is_told() {
+async fn the_reason_for_having_no_lease_is_reported() {
     let store = Fake::new();
     store.state().is_away = true;
     let cache = proxy(&store, usual());

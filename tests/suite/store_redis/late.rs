@@ -1,5 +1,5 @@
 //! Commands that Redis executes long after their sender gave up on them, reconnected and went on: what the table in
-//! `src/cache/fleet.rs` says of each.
+//! `src/coherence.rs` says of each.
 
 use larder::store::fleet::{Generation, Synced};
 

@@ -1,0 +1,83 @@
+//! The cache's parts and their status, for the admin and the work beside requests.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::memory::{Memory, Usage};
+use super::{Cache, StoreState};
+use crate::coherence::fleet::status::FleetStatus;
+use crate::store::{Link, Store};
+use crate::upkeep::hot::Hot;
+use crate::upkeep::sweeper::{Activity, Sweeper};
+
+impl Cache {
+    /// Whether L1 is served without asking Redis: `None` where there is none.
+    pub fn holds_lease(&self) -> Option<bool> {
+        self.shared.as_ref().map(|shared| shared.fleet.holds_lease())
+    }
+
+    /// The status of this proxy in the fleet: `None` without Redis.
+    pub fn fleet(&self) -> Option<FleetStatus> {
+        self.shared.as_ref().map(|shared| shared.fleet.status())
+    }
+
+    /// Waits until stored responses may be believed; without Redis they may at once.
+    pub async fn ready(&self) {
+        if let Some(shared) = &self.shared {
+            shared.fleet.opened().await;
+        }
+    }
+
+    /// State of the shared store.
+    pub fn store_state(&self) -> StoreState {
+        let Some(shared) = &self.shared else { return StoreState::Embedded };
+        match shared.store.link() {
+            Link::Down(reason) => StoreState::Down(reason),
+            Link::Up if self.pending.has_undelivered() => StoreState::CatchingUp(self.pending.undelivered()),
+            Link::Up => StoreState::Up,
+        }
+    }
+
+    /// The shared store.
+    pub fn store_handle(&self) -> Option<&Arc<dyn Store>> {
+        self.shared.as_ref().map(|shared| &shared.store)
+    }
+
+    /// The sweeper of the store; `None` without a store, or with a `rate` of zero. `rate`: keys a second. `pause`: between two
+    /// walks.
+    pub fn sweeper(&self, rate: u64, pause: Duration) -> Option<Sweeper> {
+        let shared = self.shared.as_ref().filter(|_| rate > 0)?;
+        let (id, metrics) = (shared.fleet.id(), Arc::clone(&self.metrics));
+        let sweeper =
+            Sweeper::new(id, Arc::clone(&shared.store), Arc::clone(&self.pending), metrics, (rate, pause));
+        // One sweeper at most is started in a process.
+        let _ = shared.sweeping.set(sweeper.status());
+        Some(sweeper)
+    }
+
+    /// What the sweeper of this proxy does now.
+    pub fn sweeping(&self) -> Activity {
+        let sweeping = self.shared.as_ref().and_then(|shared| shared.sweeping.get());
+        sweeping.map_or(Activity::Off, |status| status.activity())
+    }
+
+    /// The time by the clock that times in entries are of ([`crate::coherence::clock`]).
+    pub fn now(&self) -> SystemTime {
+        self.memory.marks.clock.now()
+    }
+
+    /// How full L1 is.
+    pub fn usage(&self) -> Usage {
+        self.memory.usage()
+    }
+
+    /// L1.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// The reads that rules may want refreshed, with their hits.
+    pub fn hot(&self) -> &Hot {
+        &self.hot
+    }
+}

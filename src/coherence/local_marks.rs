@@ -1,0 +1,70 @@
+//! The marks of this process, with the two clocks that they need. Without Redis they are the authority on what is current;
+//! with Redis they are a copy of its marks, which [`super::fleet`] keeps up to date.
+
+use std::ops::Deref;
+use std::time::UNIX_EPOCH;
+
+use tokio::time::Instant;
+
+use super::clock::SharedClock;
+use crate::marks::{Epoch, HeldTag, IssuedStamp, Marks, MarksView, Now, Sequence, SoftInvalidation, Tag};
+
+/// [`Marks`], and methods of the same names that read the clocks themselves.
+pub struct LocalMarks {
+    marks: Marks,
+    /// The clock that times in entries are of.
+    pub clock: SharedClock,
+    /// Graces are counted from here, by a clock that is never set.
+    start: Instant,
+}
+
+impl Deref for LocalMarks {
+    type Target = Marks;
+
+    fn deref(&self) -> &Marks {
+        &self.marks
+    }
+}
+
+impl LocalMarks {
+    /// Marks of an epoch of their own. `slots`: for tags that are not held ([`Marks::new`]).
+    pub fn new(slots: usize) -> LocalMarks {
+        // Zero is no epoch.
+        let epoch = Epoch(rand::random_range(1..=u64::MAX));
+        LocalMarks { marks: Marks::new(epoch, slots), clock: SharedClock::default(), start: Instant::now() }
+    }
+
+    /// What the marks say now of the tags that are held here, and of the root tag.
+    pub fn view(&self, held: &[HeldTag]) -> MarksView {
+        self.marks.view(held, || self.nanos(Instant::now()))
+    }
+
+    /// The same for an entry stamped with `sequence` ([`Marks::view_of`]).
+    pub fn view_of(&self, held: &[HeldTag], sequence: Sequence) -> MarksView {
+        self.marks.view_of(held, sequence, || self.nanos(Instant::now()))
+    }
+
+    /// Invalidates where there is no Redis.
+    pub fn invalidate(&self, tags: &[Tag], soft: &[SoftInvalidation]) -> IssuedStamp {
+        let wall = self.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let wall = u64::try_from(wall.as_micros()).unwrap_or(u64::MAX / 2);
+        self.marks.invalidate(tags, soft, Now { wall, steady: self.nanos(Instant::now()) })
+    }
+
+    /// Takes over soft marks from Redis. `at`: a time before Redis read what was left of each grace.
+    pub fn soft_invalidate<'t>(
+        &self,
+        soft: impl IntoIterator<Item = (&'t SoftInvalidation, Sequence)>,
+        at: Instant,
+    ) {
+        let now = self.nanos(Instant::now());
+        for (SoftInvalidation { tag, grace }, sequence) in soft {
+            self.marks.soft_invalidate(tag, sequence, self.nanos(at + *grace), now);
+        }
+    }
+
+    /// Nanoseconds of the clock by which graces end.
+    fn nanos(&self, time: Instant) -> u64 {
+        u64::try_from(time.duration_since(self.start).as_nanos()).unwrap_or(u64::MAX)
+    }
+}
