@@ -10,7 +10,7 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuild
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::config::{Log, LogFormat};
+use crate::config::{LogConfig, LogFormat};
 
 /// Lines that wait to be written at most.
 const WAITING_MAX: usize = 4096;
@@ -36,7 +36,7 @@ pub struct Logs {
 
 impl Logs {
     /// Starts the log, and has panics told in it. Once in a process.
-    pub fn start(config: &Log) -> Logs {
+    pub fn start(config: &LogConfig) -> Logs {
         let lines = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING_MAX).thread_name("log");
         let (writer, guard) = lines.finish(StandardError::default());
         let _ = LOST.set(writer.error_counter());

@@ -17,7 +17,7 @@ use crate::coalesce::shapes::Shapes;
 use crate::coalesce::stream::Held;
 use crate::coherence::fleet::Fleet;
 use crate::coherence::unanswered::UnansweredWrites;
-use crate::config::{self, Coherence, Config, Digest, LoadError, Server, StoreConfig};
+use crate::config::{self, Coherence, Config, Digest, LoadError, ServerConfig, StoreConfig};
 use crate::entry::Seal;
 use crate::http::headers::{Credentials, LoopMark};
 use crate::http::invalidation::StatusSet;
@@ -117,7 +117,7 @@ pub struct Reloaded {
 }
 
 /// All together have what fits into the places at upstream and their queue.
-fn unshared(server: &Server) -> Arc<Shares> {
+fn unshared(server: &ServerConfig) -> Arc<Shares> {
     let all = server.max_upstream_requests as u64 * 2;
     Shares::new(all, server.max_unshared_per_client)
 }

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::admin;
-use crate::config::{Config, Server};
+use crate::config::{Config, ServerConfig};
 use crate::metrics::Metrics;
 use crate::proxy::{self, Body, stall, suspects};
 use crate::running::Running;
@@ -180,7 +180,7 @@ pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Fut
 /// upstream until it is there.
 pub async fn assemble(config: Config) -> Result<Arc<Running>, ServeError> {
     let url = config.server.upstream.clone().ok_or(ServeError::NoUpstream)?;
-    let server = Server { max_upstream_streams: fit(&config.server)?.streams, ..config.server.clone() };
+    let server = ServerConfig { max_upstream_streams: fit(&config.server)?.streams, ..config.server.clone() };
     let upstream = Upstream::new(&url, &server)?;
     let mut is_there = false;
     let store: Option<Arc<dyn Store>> = match &config.store {
@@ -204,7 +204,7 @@ pub async fn assemble(config: Config) -> Result<Arc<Running>, ServeError> {
 }
 
 /// What fits among the descriptors of the process.
-fn fit(server: &Server) -> Result<Fit, descriptors::TooFew> {
+fn fit(server: &ServerConfig) -> Result<Fit, descriptors::TooFew> {
     let (requests, streams) = (server.max_upstream_requests, server.max_upstream_streams);
     descriptors::fit(descriptors::limit(), server.max_connections, requests, streams)
 }
@@ -389,7 +389,7 @@ async fn answer(
     response
 }
 
-fn builder(server: &Server, runner: Runner) -> Builder<Runner> {
+fn builder(server: &ServerConfig, runner: Runner) -> Builder<Runner> {
     let (header_timeout, max_head) = (server.header_timeout, server.max_head);
     let mut builder = Builder::new(runner);
     builder

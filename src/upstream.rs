@@ -20,7 +20,7 @@ use rustls::pki_types::ServerName;
 use tokio::time::Sleep;
 
 use crate::client::Client;
-use crate::config::{HostPolicy, Server};
+use crate::config::{HostPolicy, ServerConfig};
 use crate::http::headers;
 use crate::http::target::normalise_authority;
 use crate::server::connections::{Busy, Connection};
@@ -546,7 +546,7 @@ pub enum UpstreamFault {
 
 impl Upstream {
     /// A client with the pool, limits and host policy of `server`. Connects only when asked to send.
-    pub fn new(url: &Uri, server: &Server) -> Result<Upstream, UpstreamFault> {
+    pub fn new(url: &Uri, server: &ServerConfig) -> Result<Upstream, UpstreamFault> {
         let (Some(scheme), Some(authority)) = (url.scheme(), url.authority()) else {
             return Err(UpstreamFault::NotAUrl(url.to_string()));
         };
@@ -921,7 +921,7 @@ pub fn addresses(url: &Uri, host: &HostPolicy) -> Vec<String> {
 }
 
 /// What contents may take up while they are awaited: so much for each place.
-fn buffers(server: &Server) -> Arc<Shares> {
+fn buffers(server: &ServerConfig) -> Arc<Shares> {
     let (total, per_client) =
         (server.max_upstream_requests as u64, server.max_upstream_requests_per_client as u64);
     // A QUERY that may be answered from the cache is awaited whole.

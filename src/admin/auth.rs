@@ -17,7 +17,7 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Where the admin listens. Without tokens that is this machine alone: a configured address that others can reach
 /// becomes the loopback address of the same family with the same port, and the log says so.
-pub fn address(admin: &config::Admin) -> SocketAddr {
+pub fn address(admin: &config::AdminConfig) -> SocketAddr {
     let address = guarded(admin.listen, !admin.tokens.is_empty());
     if address != admin.listen {
         tracing::warn!(

@@ -46,9 +46,9 @@ fn assert_single_faults(rows: &[Row]) {
     for (text, line, column, message, remedy) in rows {
         let found = faults(&format!("{BEFORE}{text}\n"));
         let [fault] = &found[..] else { panic!("{text}: {found:#?}") };
-        assert!(fault.message.contains(message) && fault.remedy.contains(remedy), "{text}:\n{fault}");
-        assert_eq!((fault.line, fault.column), (*line, *column), "{text}:\n{fault}");
-        assert_eq!(fault.indent + 1, fault.column, "{text}:\n{fault}");
+        assert!(fault.message.contains(message) && fault.remedy.contains(remedy), "{text}:\n{fault:#?}");
+        assert_eq!((fault.line, fault.column), (*line, *column), "{text}:\n{fault:#?}");
+        assert_eq!(fault.marked.start + 1, fault.column, "{text}:\n{fault:#?}");
     }
 }
 
@@ -134,8 +134,8 @@ fn each_fault_in_a_family_has_its_place_and_remedy() {
     for (text, column, message, remedy) in fields {
         let found = faults(&format!("{BEFORE}{FAMILY}{text}\n"));
         let [fault] = &found[..] else { panic!("{text}: {found:#?}") };
-        assert!(fault.message.contains(message) && fault.remedy.contains(remedy), "{text}:\n{fault}");
-        assert_eq!((fault.line, fault.column), (13, *column), "{text}:\n{fault}");
+        assert!(fault.message.contains(message) && fault.remedy.contains(remedy), "{text}:\n{fault:#?}");
+        assert_eq!((fault.line, fault.column), (13, *column), "{text}:\n{fault:#?}");
     }
 }
 
@@ -283,7 +283,7 @@ fn each_fault_in_the_other_tables_has_its_place_and_remedy() {
             "[store]\nredis = 'redis://h'\nsecret = '0123456789abcdef'",
             12,
             10,
-            "stands in the file",
+            "must not be in the file",
             "${LARDER_SECRET}",
         ),
         ("[store]\nredis = 'redis://h'\nsecret = '${BAD}'", 12, 10, "shorter than 16 bytes", "openssl rand"),
@@ -299,7 +299,7 @@ fn each_fault_in_the_other_tables_has_its_place_and_remedy() {
 }
 
 #[test]
-fn what_is_not_toml_has_its_place_and_remedy() {
+fn syntax_errors_have_a_position_and_a_remedy() {
     assert_single_faults(&[
         ("[server]\nlisten = \"x", 11, 12, "not TOML", "quote"),
         ("[server]\nlisten =", 11, 9, "not TOML", "write a value"),
@@ -368,8 +368,8 @@ fn faults_of_toml_and_of_meaning_are_reported_together() {
 #[test]
 fn without_a_file_there_are_defaults() {
     let config = Config::load(None, &Overrides::default(), &env).unwrap();
-    assert_eq!(config.server, Server::default());
-    assert_eq!(config.memory, Memory { capacity: 256 << 20, max_body: 8 << 20, marks: 262_144 });
+    assert_eq!(config.server, ServerConfig::default());
+    assert_eq!(config.memory, MemoryConfig { capacity: 256 << 20, max_body: 8 << 20, marks: 262_144 });
     assert!(config.server.upstream.is_none() && config.store.is_none() && config.admin.tokens.is_empty());
     assert!(config.rules.families().is_empty() && config.file.is_none());
 }
@@ -430,7 +430,7 @@ fn all_tables_are_read() {
         level = "warn,larder=debug"
         "#,
     );
-    let Server { listen, upstream, host, forwarded, .. } = &config.server;
+    let ServerConfig { listen, upstream, host, forwarded, .. } = &config.server;
     assert_eq!(listen.to_string(), "0.0.0.0:8123");
     assert_eq!(upstream.as_ref().unwrap().to_string(), "https://api.example.com/");
     assert_eq!(*host, HostPolicy::Fixed(http::HeaderValue::from_static("example.com")));
@@ -444,7 +444,7 @@ fn all_tables_are_read() {
     ];
     assert_eq!(timeouts.map(|limit| limit.as_secs()), [1, 5, 6, 7, 8]);
     assert_eq!((config.server.max_connections, config.server.max_upstream_requests), (Some(1000), 16));
-    let Server { max_upstream_requests_per_client, max_upstream_streams, .. } = config.server;
+    let ServerConfig { max_upstream_requests_per_client, max_upstream_streams, .. } = config.server;
     assert_eq!((max_upstream_requests_per_client, max_upstream_streams), (3, 10));
     assert_eq!(config.server.max_upstream_streams_per_client, 2, "a quarter");
     assert_eq!(config.server.stream_after, Duration::from_secs(2));
@@ -467,8 +467,8 @@ fn all_tables_are_read() {
     assert_eq!((store.collapse_timeout.as_secs(), store.sweep_rate, store.sweep_pause.as_secs()), (4, 0, 3600));
     assert_eq!(store.secret.as_deref(), Some("0123456789abcdef"));
     assert!(store.secret().is_some() && !format!("{config:?}").contains("0123456789abcdef"));
-    assert_eq!(config.memory, Memory { capacity: 1 << 30, max_body: 1_000_000, marks: 4096 });
-    let log = Log { format: LogFormat::Json, access: false, level: "warn,larder=debug".to_owned() };
+    assert_eq!(config.memory, MemoryConfig { capacity: 1 << 30, max_body: 1_000_000, marks: 4096 });
+    let log = LogConfig { format: LogFormat::Json, access: false, level: "warn,larder=debug".to_owned() };
     assert_eq!(config.log, log);
 }
 
@@ -526,7 +526,10 @@ fn a_faulty_flag_is_named_and_its_secrets_are_not_shown() {
     ];
     assert_eq!(names, expected);
     assert!(!faults.to_string().contains("cret"), "{faults}");
-    assert!(faults.to_string().contains("--upstream: is not a URL: write it like"), "{faults}");
+    assert!(
+        faults.to_string().contains("error: --upstream: is not a URL\n |\n = help: write it like"),
+        "{faults}"
+    );
 }
 
 #[test]
@@ -541,7 +544,7 @@ fn secrets_from_the_environment_and_passwords_are_not_shown() {
 }
 
 #[test]
-fn nobody_waits_for_another_proxy_longer_than_for_upstream() {
+fn collapse_timeout_is_at_most_upstream_timeout() {
     let store = "[store]\nredis = 'redis://h'\n";
     let hasty = "[server]\nupstream_timeout = '2s'\n";
     let limit = |text: &str| good(text).store.unwrap().collapse_timeout.as_secs();
@@ -552,7 +555,7 @@ fn nobody_waits_for_another_proxy_longer_than_for_upstream() {
 }
 
 #[test]
-fn a_family_says_who_shares_its_fetches() {
+fn collapse_is_read_per_family() {
     let family = |more: &str| good(&format!("[[family]]\nname = 'a'\npath = '/a'\n{more}\n"));
     let all = [family(""), family("collapse = 'fleet'"), family("collapse = 'off'")];
     let of = |config: &Config| config.rules.families()[0].collapse;
@@ -596,7 +599,7 @@ fn a_change_of_tables_is_noticed_and_one_of_rules_is_not() {
 }
 
 #[test]
-fn what_a_reload_cannot_change_is_named_field_by_field() {
+fn settings_that_need_a_restart_are_listed_by_name() {
     const STORE: &str = "[store]\nredis = 'redis://h'\n";
     let fields = [
         ("server", "listen = '127.0.0.1:1'"),
@@ -670,7 +673,7 @@ fn what_a_reload_cannot_change_is_named_field_by_field() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_says_why() {
+fn an_unreadable_file_has_a_reason() {
     let said = |path: &Path| Config::load(Some(path), &Overrides::default(), &env).unwrap_err().to_string();
     let folder = tempfile::tempdir().unwrap();
     assert!(said(&folder.path().join("none")).contains("create it"));
@@ -681,7 +684,7 @@ fn a_file_that_cannot_be_read_says_why() {
 }
 
 #[test]
-fn the_files_of_the_project_are_good() {
+fn the_files_of_the_project_are_valid() {
     let set = |name: &str| match name {
         "UPSTREAM_URL" => Some("http://api:8000".to_owned()),
         "REDIS_URL" => Some("redis://redis:6379".to_owned()),
@@ -703,7 +706,7 @@ fn the_files_of_the_project_are_good() {
 }
 
 #[test]
-fn no_share_is_larger_than_the_whole() {
+fn no_share_exceeds_its_total() {
     for total in ["max_upstream_requests", "max_upstream_streams"] {
         let text = format!("[server]\n{total} = 8\n{total}_per_client = 9\n");
         let faults = parsed(&text, &Overrides::default()).unwrap_err();
@@ -717,7 +720,7 @@ fn no_share_is_larger_than_the_whole() {
 
 /// What the sample shows as defaults are the defaults.
 #[test]
-fn the_sample_tells_the_defaults() {
+fn the_sample_states_the_defaults() {
     let sample = include_str!("../../rules.toml");
     let rules = sample.find("# ------").unwrap();
     let shown: String = sample[..rules]
@@ -753,10 +756,11 @@ fn the_sample_tells_the_defaults() {
         assert!(shown.lines().any(|line| line.starts_with(key)), "{key} in\n{shown}");
     }
     let config = good(&shown);
-    let server = Server { upstream: Some("http://127.0.0.1:8000".parse().unwrap()), ..Server::default() };
+    let server =
+        ServerConfig { upstream: Some("http://127.0.0.1:8000".parse().unwrap()), ..ServerConfig::default() };
     assert_eq!(config.server, server);
-    assert_eq!(config.admin, Admin::default());
-    assert_eq!((&config.memory, &config.log), (&Memory::default(), &Log::default()));
+    assert_eq!(config.admin, AdminConfig::default());
+    assert_eq!((&config.memory, &config.log), (&MemoryConfig::default(), &LogConfig::default()));
     let with_flag = Overrides { redis: Some("redis://127.0.0.1:6379/0".to_owned()), ..Overrides::default() };
     assert_eq!(config.store, parsed("", &with_flag).unwrap().store);
 }

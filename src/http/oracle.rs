@@ -442,7 +442,7 @@ mod tests {
 
     use super::*;
     use crate::http::demands::Demands;
-    use crate::http::freshness::{Failure, Freshness, LifetimeSource, Reuse, ValidationReason};
+    use crate::http::freshness::{Freshness, LifetimeSource, Reuse, UpstreamFailure, ValidationReason};
     use crate::http::storable::{Received, RequestFacts, Storable, storable};
     use crate::http::{ClientDirectives, Policy};
 
@@ -572,8 +572,8 @@ mod tests {
             Reuse::Validate { because, .. } => count(tally, because.token()),
         }
         for (failure, situation) in [
-            (Failure::Status(StatusCode::BAD_GATEWAY), Situation::Erring),
-            (Failure::NoAnswer, Situation::Disconnected),
+            (UpstreamFailure::Status(StatusCode::BAD_GATEWAY), Situation::Erring),
+            (UpstreamFailure::NoAnswer, Situation::Disconnected),
         ] {
             let permitted = permission(situation);
             let used = freshness.usable_after(failure, now, &demands);

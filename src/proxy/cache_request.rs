@@ -8,11 +8,11 @@ use http::header::{AUTHORIZATION, COOKIE, SET_COOKIE};
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
 
 use super::{Answered, Body, ClientRequest, respond, storing};
-use crate::config::Server;
+use crate::config::ServerConfig;
 use crate::entry::{self, Entry};
 use crate::http::clients::ClientCacheControl;
 use crate::http::demands::Demands;
-use crate::http::freshness::{Failure, Reuse};
+use crate::http::freshness::{Reuse, UpstreamFailure};
 use crate::http::headers::ForwardedPolicy;
 use crate::http::storable::RequestFacts;
 use crate::http::{ClientDirectives, Policy, SetCookie, negotiation, range, validation};
@@ -220,7 +220,7 @@ impl CacheRequest {
     }
 
     /// What is stored may stand in for an upstream that failed so, by its own word and that of this request.
-    pub fn takes_after(&self, failure: Failure, stored: &Entry, now: SystemTime) -> bool {
+    pub fn takes_after(&self, failure: UpstreamFailure, stored: &Entry, now: SystemTime) -> bool {
         let freshness = stored.response().map(|response| &response.freshness);
         freshness.is_some_and(|it| it.usable_after(failure, now, &self.demands))
     }
@@ -231,7 +231,7 @@ impl CacheRequest {
     }
 
     /// Upstream's answer, which is not stored, as clients of the family are told it.
-    pub fn forwarded(&self, response: Response<ResponseBody>, server: &Server) -> Response<Body> {
+    pub fn forwarded(&self, response: Response<ResponseBody>, server: &ServerConfig) -> Response<Body> {
         let mut response = respond::forwarded(response, server);
         storing::tell_clients(self, response.headers_mut());
         response

@@ -15,11 +15,11 @@ use super::slice::Slice;
 use super::{Body, ClientRequest, storing};
 use crate::coalesce::inflight::Head;
 use crate::coalesce::stream::Reader;
-use crate::config::Server;
+use crate::config::ServerConfig;
 use crate::entry;
 use crate::http::headers;
 use crate::http::multipart;
-use crate::http::range::{self, Part, Range};
+use crate::http::range::{self, ByteRange, Range};
 use crate::http::validation;
 use crate::upstream::{ContentUnread, ResponseBody};
 
@@ -65,7 +65,7 @@ fn whole(stored: &entry::Response, head_only: bool) -> Response<Body> {
 }
 
 /// RFC 9110 §15.3.7: one part as it is, several as `multipart/byteranges`.
-fn partial(fields: HeaderMap, whole: &Bytes, parts: &[Part]) -> Response<Body> {
+fn partial(fields: HeaderMap, whole: &Bytes, parts: &[ByteRange]) -> Response<Body> {
     let content_type = fields.get(CONTENT_TYPE).cloned();
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
@@ -147,7 +147,7 @@ fn asks_for(http: &ClientRequest, head: &Head, reader: &Reader) -> Range {
     }
 }
 
-fn streaming_part(http: &ClientRequest, head: &Head, reader: Reader, part: Part) -> Response<Body> {
+fn streaming_part(http: &ClientRequest, head: &Head, reader: Reader, part: ByteRange) -> Response<Body> {
     let length = reader.size_hint().exact().unwrap_or(0);
     let mut response = Response::new(Body::Part(Slice::new(reader, part.first, part.last)));
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
@@ -160,7 +160,7 @@ fn streaming_part(http: &ClientRequest, head: &Head, reader: Reader, part: Part)
 }
 
 /// Upstream's answer as it is, without the fields of that hop.
-pub(super) fn forwarded(response: Response<ResponseBody>, server: &Server) -> Response<Body> {
+pub(super) fn forwarded(response: Response<ResponseBody>, server: &ServerConfig) -> Response<Body> {
     let mut response = response.map(|body| Body::Upstream(body.for_client()));
     storing::strip_consumed(response.headers_mut(), server);
     let received = response.version();

@@ -175,7 +175,7 @@ mod tests {
     use tokio::io::AsyncWriteExt as _;
 
     use super::*;
-    use crate::config::Server;
+    use crate::config::ServerConfig;
     use crate::metrics::Metrics;
     use crate::server::admission::{Admission, Ticket};
 
@@ -184,7 +184,7 @@ mod tests {
     const HEAD: &[u8] = &[0, 0, 1, 1, 4, 0, 0, 0, 1, 0];
     const UNFINISHED: &[u8] = &[0, 0, 1, 1, 0, 0, 0, 0, 1, 0];
 
-    async fn ticket(server: &Server) -> Ticket {
+    async fn ticket(server: &ServerConfig) -> Ticket {
         let admission = Admission::new(server, 9, &Arc::new(Metrics::new()));
         admission.admit(IpAddr::V4(Ipv4Addr::LOCALHOST)).await.unwrap()
     }
@@ -208,7 +208,7 @@ mod tests {
 
     #[tokio::test]
     async fn few_heads_are_given_before_others_run() {
-        let ticket = ticket(&Server::default()).await;
+        let ticket = ticket(&ServerConfig::default()).await;
         let message = [PREFACE, &HEAD.repeat(2 * HEADS_AT_A_TIME + 1)].concat();
         let mut connection = bringing(&ticket, &message).await;
         let given: Vec<_> = (0..6).map(|_| read(&mut connection).map(Result::unwrap)).collect();
@@ -226,11 +226,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_without_room_for_an_unfinished_head_ends() {
-        let server = Server { max_heads: 256 << 10, ..Server::default() };
-        let ticket = ticket(&Server { max_head: 64 << 10, ..server.clone() }).await;
+        let server = ServerConfig { max_heads: 256 << 10, ..ServerConfig::default() };
+        let ticket = ticket(&ServerConfig { max_head: 64 << 10, ..server.clone() }).await;
         let mut connection = bringing(&ticket, &[PREFACE, UNFINISHED].concat()).await;
         assert!(matches!(read(&mut connection), Poll::Ready(Ok(_))));
-        let ticket = self::ticket(&Server { max_head: 65 << 10, ..server }).await;
+        let ticket = self::ticket(&ServerConfig { max_head: 65 << 10, ..server }).await;
         let mut connection = bringing(&ticket, &[PREFACE, UNFINISHED].concat()).await;
         assert!(matches!(read(&mut connection), Poll::Ready(Err(_))));
     }

@@ -168,7 +168,7 @@ async fn read_on(mut stream: TcpStream) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Server;
+    use crate::config::ServerConfig;
     use crate::metrics::Metrics;
     use crate::server::admission::Admission;
     use std::io::{ErrorKind, Read, Write};
@@ -180,7 +180,7 @@ mod tests {
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let client = listener.accept().unwrap().0;
         let metrics = Arc::new(Metrics::new());
-        let admission = Admission::new(&Server::default(), 1, &metrics);
+        let admission = Admission::new(&ServerConfig::default(), 1, &metrics);
         let ticket = admission.admit(Ipv4Addr::LOCALHOST.into()).await.unwrap();
         (Lingering::new(stream, Arc::clone(last), ticket), client, metrics)
     }

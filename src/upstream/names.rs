@@ -1,5 +1,5 @@
 //! The addresses of upstream's name. They are asked for again when the resolver's answer is over: by its TTL where a DNS
-//! server is asked ([`crate::config::Server::resolver`]), after [`SYSTEM`] where the system is, which tells none. What was
+//! server is asked ([`crate::config::ServerConfig::resolver`]), after [`SYSTEM`] where the system is, which tells none. What was
 //! known stays in use while the name cannot be resolved.
 
 use std::io;

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::config::{Config, Overrides};
-use crate::rules::reader::Reader;
+use crate::rules::reader::RulesReader;
 
 /// One of everything, so that the reader asks for every field.
 const ALL: &str = r#"
@@ -24,7 +24,7 @@ cookies = { keep = ["c"] }
 
 /// Every field that the reader asks for, with the place of its table.
 fn asked() -> BTreeSet<(String, String)> {
-    let (reader, root) = Reader::open("rules.toml", ALL, &|_| None);
+    let (reader, root) = RulesReader::open("rules.toml", ALL, &|_| None);
     let read = Config::read(&mut reader.root(&root), &Overrides::default());
     assert!(read.1.is_empty());
     let asked = reader.asked().into_iter().map(|(place, key)| (place, key.to_owned())).collect();
@@ -71,7 +71,7 @@ fn words(schema: &Value) -> Option<Vec<&str>> {
 }
 
 #[test]
-fn the_words_of_the_schema_are_those_that_the_reader_takes() {
+fn the_schema_has_the_words_that_the_reader_accepts() {
     let schema = schema();
     let mut tried = 0;
     let tables = [
@@ -163,7 +163,7 @@ fn misfit_of(text: &str) -> Option<String> {
 }
 
 #[test]
-fn good_files_fit_the_schema() {
+fn valid_files_match_the_schema() {
     for text in [
         ALL,
         include_str!("../../../rules.toml"),
@@ -178,7 +178,7 @@ fn good_files_fit_the_schema() {
 }
 
 #[test]
-fn what_check_refuses_for_its_kind_does_not_fit_the_schema() {
+fn values_of_the_wrong_type_do_not_match_the_schema() {
     for text in [
         "[servers]\nlisten = 'x'",
         "[server]\nlistn = 'x'",
