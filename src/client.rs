@@ -1,4 +1,4 @@
-//! Who a client is where what all share is counted by client ([`crate::shares`]): an address. Used for nothing else.
+//! The client address by which shared limits are accounted ([`crate::shares`]). Used for nothing else.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -7,13 +7,13 @@ use http::{HeaderMap, HeaderValue};
 use crate::http::headers::{ForwardedPolicy, X_FORWARDED_FOR};
 use crate::network::Network;
 
-/// A client, for the purpose of accounting: an IPv4 address, or the /64 of an IPv6 address, which is what one subscriber has
-/// (RFC 6177 §2).
+/// A client for accounting: an IPv4 address, or the /64 of an IPv6 address, the allocation of one subscriber (RFC
+/// 6177 §2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Client(IpAddr);
 
 impl Client {
-    /// Larder itself: what it does by itself counts for no client.
+    /// Larder's own requests, which count for no client.
     pub const LARDER: Client = Client(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
 
     /// The client at an address.
@@ -24,11 +24,11 @@ impl Client {
         }
     }
 
-    /// The client that a request comes from. `peer` is the other end of the connection. It is taken for a balancer if the
-    /// policy is `append` and it is `trusted`, or if its address is one of the machine or of a private network: then `X-Forwarded-For` says
-    /// who the client is. For a trusted one that is the last address in it that is neither private nor trusted, since balancers
-    /// may stand in a row; otherwise, and if there is no such address, the last one. A field that does not end with an address
-    /// says nothing.
+    /// The client of a request from `peer`, the other end of the connection. A peer counts as a load balancer if the
+    /// policy is `append` and it is `trusted`, or if its address is local or private: then `X-Forwarded-For` names
+    /// the client. For a trusted peer, that is the last address that is neither private nor trusted, since balancers
+    /// may be chained; otherwise, or if there is none, the last one. A field that does not end with an address is
+    /// ignored.
     pub fn of(peer: IpAddr, policy: ForwardedPolicy, trusted: &[Network], fields: &HeaderMap) -> Client {
         let named = match policy {
             ForwardedPolicy::Append if is_in(trusted, peer) => last_named(fields, trusted),
@@ -39,13 +39,13 @@ impl Client {
     }
 }
 
-/// The addresses in `X-Forwarded-For`, the last one first; `None` for what is no address.
+/// The addresses in `X-Forwarded-For`, the last one first; `None` for anything else.
 fn addresses(fields: &HeaderMap) -> impl Iterator<Item = Option<IpAddr>> {
     fields.get_all(X_FORWARDED_FOR).iter().rev().flat_map(members).map(address)
 }
 
 fn last_named(fields: &HeaderMap, trusted: &[Network]) -> Option<IpAddr> {
-    // What stands before something that is no address was said by nobody who is believed.
+    // Addresses before an invalid member come from an untrusted source.
     let mut named = addresses(fields).map_while(|address| address).peekable();
     let last = *named.peek()?;
     let is_balancer = |address: &IpAddr| is_private(*address) || is_in(trusted, *address);
@@ -61,7 +61,7 @@ fn members(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     line.as_bytes().rsplit(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
 }
 
-/// An address, which some write with a port or in brackets.
+/// An address, possibly with a port or in brackets.
 fn address(member: &[u8]) -> Option<IpAddr> {
     let text = str::from_utf8(member).ok()?;
     let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
@@ -70,8 +70,8 @@ fn address(member: &[u8]) -> Option<IpAddr> {
     bare.parse().ok().or_else(with_port)
 }
 
-/// Whether an address is one of this machine, or of a network that is not the Internet: RFC 1122 §3.2.1.3, RFC 1918,
-/// RFC 3927, RFC 4193, RFC 4291 §2.5.6.
+/// Whether an address is local, or in a private network: RFC 1122 §3.2.1.3, RFC 1918, RFC 3927, RFC 4193, RFC 4291
+/// §2.5.6.
 fn is_private(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(address) => address.is_loopback() || address.is_private() || address.is_link_local(),

@@ -220,20 +220,16 @@ impl Metrics {
         registry.register("store_errors", "Failed operations on the store", self.store_errors.clone());
         registry.register(
             "store_unreadable",
-            "Entries found in the store that are not what a Larder put there, or of another version",
+            "Entries in the store that are corrupt, or of another version",
             self.unreadable_entries.clone(),
         );
         registry.register("collapsed", "Requests that shared another one's fetch", self.collapsed.clone());
         registry.register(
             "coalesced_waiting",
-            "Requests that wait for the fetch of another one, of this proxy or another",
+            "Requests that wait for another request's fetch, on this proxy or another",
             self.coalesced_waiting.clone(),
         );
-        registry.register(
-            "fleet_waits",
-            "Fetches of other proxies that were waited for, by how that ended",
-            self.fleet_waits.clone(),
-        );
+        registry.register("fleet_waits", "Waits for another proxy's fetch, by result", self.fleet_waits.clone());
         registry.register("not_stored", "Fetched responses that were not stored", self.not_stored.clone());
         registry.register("upstream_requests", "Requests at upstream", self.upstream_requests.clone());
         registry.register("upstream_queued", "Requests that wait for upstream", self.upstream_queued.clone());
@@ -244,13 +240,13 @@ impl Metrics {
         registry.register_with_unit("write_time", "Time to answer a write", seconds(), self.write_time.clone());
         registry.register_with_unit(
             "settle_time",
-            "Time that writes waited for other proxies",
+            "How long writes waited for other proxies",
             seconds(),
             self.settle_time.clone(),
         );
         registry.register_with_unit(
             "sync_time",
-            "Time of a sync with the store",
+            "Duration of a sync with the store",
             seconds(),
             self.sync_time.clone(),
         );
@@ -260,19 +256,19 @@ impl Metrics {
         registry.register("marks", "Marks in the store, at the last sync", self.marks.clone());
         registry.register_with_unit(
             "floor_age",
-            "How long ago the floor was issued, at the last sync",
+            "Age of the floor at the last sync",
             seconds(),
             self.floor_age.clone(),
         );
         registry.register_with_unit(
             "clock_ahead",
-            "By how much the clock of this machine is ahead of the store's, at the last sync",
+            "How far this machine's clock is ahead of the store's, at the last sync",
             seconds(),
             self.clock_ahead.clone(),
         );
         registry.register(
             "intents_carried_out",
-            "Writes that another proxy left unfinished",
+            "Abandoned write intents of other proxies that this proxy completed",
             self.intents_carried_out.clone(),
         );
         registry.register(
@@ -287,17 +283,17 @@ impl Metrics {
         );
         registry.register(
             "members_expelled",
-            "Proxies that a write waited for in vain",
+            "Proxies that did not confirm a write's invalidation in time",
             self.members_expelled.clone(),
         );
         registry.register(
             "writes_unmatched",
-            "Writes that no rule matches: they invalidated nothing but their own path",
+            "Writes that no rule matches: they invalidated only their own path",
             self.writes_unmatched.clone(),
         );
         registry.register(
             "suspects",
-            "Requests whose answers may have been those of others: what they stored was invalidated",
+            "Requests that may have received another request's response: what they stored was invalidated",
             self.suspects.clone(),
         );
         registry.register(
@@ -313,7 +309,7 @@ impl Metrics {
         registry.register("accepted", "Connections accepted", self.connections_total.clone());
         registry.register(
             "connections_evicted",
-            "Idle connections from clients that were closed to make room for others",
+            "Idle client connections closed to make room for others",
             self.connections_evicted.clone(),
         );
         registry.register(
@@ -323,7 +319,7 @@ impl Metrics {
         );
         registry.register(
             "admin_wrong_tokens",
-            "Requests to the admin with a token that is not known",
+            "Admin requests with an unknown token",
             self.admin_wrong_tokens.clone(),
         );
         registry.register("memory_entries", "Entries in memory", self.memory_entries.clone());
@@ -331,14 +327,10 @@ impl Metrics {
         registry.register("memory_evictions", "Entries evicted from memory for space", self.evictions.clone());
         registry.register("store_up", "1 while the store answers", self.store_up.clone());
         registry.register("backlog", "Invalidations that wait for the store", self.undelivered.clone());
-        registry.register(
-            "rules_faulty",
-            "1 if the last edit of the rules was refused",
-            self.rules_faulty.clone(),
-        );
+        registry.register("rules_faulty", "1 if the last edit of the rules has faults", self.rules_faulty.clone());
         registry.register(
             "log_lines_lost",
-            "Lines of the log that were lost because standard error was not read",
+            "Log lines dropped because standard error was not read",
             self.log_lines_lost.clone(),
         );
     }

@@ -78,7 +78,7 @@ mod tests {
         lint(&parsed.unwrap_or_else(|faults| panic!("{text}: {faults}")))
     }
 
-    /// A family and what writes do with it, free of warnings; then what the row is about.
+    /// A family and its writes, free of warnings, followed by the row's subject.
     const GOOD: &str =
         "[[family]]\nname = 'user'\npath = '/users/(?<id>\\d+)'\n[[family]]\nname = 'list'\npath = '/users'\n";
 
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn each_questionable_file_gets_one_warning_with_its_reason() {
-        // What stands between the families and the rules, what stands behind them, and what is said.
+        // Text between the families and the rules, text after them, and the expected warning.
         let rows: &[(&str, &str, &str, &str)] = &[
             ("[[family]]\nname = 'x'\npath = '/x'", "", "no rule of [invalidate] names family x", "= [\"x\"]"),
             (

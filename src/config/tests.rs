@@ -27,7 +27,7 @@ fn faults(text: &str) -> Vec<Fault> {
     parsed(text, &Overrides::default()).err().map_or_else(Vec::new, |faults| faults.0)
 }
 
-/// What stands on lines before 10 of every row below: families to refer to.
+/// The lines before line 10 of every row below: families to refer to.
 const BEFORE: &str = r"[[family]]
 name = 'user'
 path = '/user/(?<id>\d+)'
@@ -359,7 +359,7 @@ tll = "3m"
 fn faults_of_toml_and_of_meaning_are_reported_together() {
     let found = faults("[server]\nlisten = oops\nspeed = 1\n[invalidate]\n'/a' = ['b']\n");
     let places: Vec<_> = found.iter().map(|fault| (fault.line, fault.message.as_str())).collect();
-    // That no family "b" is known means nothing while parts of the file are unread.
+    // While parts of the file are unparsed, a missing family "b" is no fault.
     assert_eq!(places.len(), 2, "{places:?}");
     assert!(places[0].0 == 2 && places[0].1.contains("not TOML"), "{places:?}");
     assert!(places[1].0 == 3 && places[1].1.contains("speed"), "{places:?}");
@@ -497,7 +497,7 @@ fn flags_win_over_the_file() {
     let tokens: Vec<_> = config.admin.tokens.iter().map(|token| (token.role, token.token.as_str())).collect();
     assert_eq!(tokens, [(Role::Viewer, "v"), (Role::Admin, "ta-s3cret")]);
     assert!(!format!("{config:?}").contains("s3cret"), "{config:?}");
-    // The flag gives what the table leaves out.
+    // The flag supplies what the table omits.
     assert!(parsed("[store]\ntimeout = '1s'\n", &overrides()).unwrap().store.is_some());
 }
 
@@ -663,11 +663,11 @@ fn settings_that_need_a_restart_are_listed_by_name() {
             _ => (String::new(), format!("[{table}]\n{line}\n")),
         };
         let (field, _) = line.split_once(" =").unwrap();
-        // What follows from it by default is named, too.
+        // Settings that follow from it by default are named too.
         let differs = good(&before).differs(&good(&after));
         assert!(differs.contains(&&*format!("[{table}] {field}")), "{line}: {differs:?}");
     }
-    // These are in force at once.
+    // These take effect at once.
     let live = "[memory]\nmax_body = '9MiB'\n[[family]]\nname = 'a'\npath = '/a'\nmax_body = '9MiB'\n";
     assert_eq!(good("").differs(&good(live)), [""; 0]);
 }
@@ -699,7 +699,7 @@ fn the_files_of_the_project_are_valid() {
     for (text, families) in files {
         let config =
             Config::parse(text, "rules.toml", &Overrides::default(), &set).unwrap_or_else(|e| panic!("{e}"));
-        // The sample names none: it is not to be served by surprise.
+        // The sample names none, so that it is not served by accident.
         assert_eq!(config.server.upstream.is_some(), families != 2);
         assert_eq!(config.rules.families().len(), families);
     }
@@ -718,7 +718,7 @@ fn no_share_exceeds_its_total() {
     }
 }
 
-/// What the sample shows as defaults are the defaults.
+/// The defaults stated in the sample are the defaults.
 #[test]
 fn the_sample_states_the_defaults() {
     let sample = include_str!("../../rules.toml");
@@ -765,7 +765,7 @@ fn the_sample_states_the_defaults() {
     assert_eq!(config.store, parsed("", &with_flag).unwrap().store);
 }
 
-/// Every commented field of the sample's family and invalidation is accepted.
+/// Every commented field of the sample's family and invalidation is valid.
 #[test]
 fn the_sample_shows_fields_that_exist() {
     let sample = include_str!("../../rules.toml");

@@ -1,4 +1,4 @@
-//! Faults in a rules file: each says where, what, and what to do.
+//! Faults in a rules file, each with its position, a message and a remedy.
 
 use std::fmt;
 use std::ops::Range;
@@ -75,7 +75,7 @@ impl Fault {
         let mark = AnnotationKind::Primary.span(self.marked.clone());
         let snippet = Snippet::source(&self.excerpt).line_start(self.line).annotation(mark);
         let is_cut = self.excerpt[..self.marked.start].chars().count() + 1 != self.column;
-        // From an excerpt that is cut, the renderer cannot know the column.
+        // If the excerpt is cut, the renderer cannot compute the column.
         let group = match is_cut {
             true => {
                 title.element(Origin::path(&self.file).line(self.line).char_column(self.column)).element(snippet)
@@ -111,17 +111,17 @@ pub struct TextFault {
 /// Longest excerpt, in characters.
 const EXCERPT: usize = 160;
 
-/// A file's text with the places of its lines.
+/// A file's text with the positions of its lines.
 #[derive(Debug)]
 pub struct Source<'s> {
     file: &'s str,
     text: &'s str,
-    /// Byte offsets at which lines begin.
+    /// Byte offsets of the starts of lines.
     starts: Vec<usize>,
 }
 
 impl<'s> Source<'s> {
-    /// `file` is the name to be shown.
+    /// `file` is the name in messages.
     pub fn new(file: &'s str, text: &'s str) -> Source<'s> {
         let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
         Source { file, text, starts }
@@ -137,7 +137,7 @@ impl<'s> Source<'s> {
         self.starts.partition_point(|start| *start <= offset)
     }
 
-    /// A fault at a range of bytes. What lies outside the text or inside a character is moved to the left.
+    /// A fault at a byte range. Positions outside of the text or inside of a character are moved to the left.
     pub fn fault(&self, span: Range<usize>, message: impl Into<String>, remedy: impl Into<String>) -> Fault {
         let start = self.boundary(span.start);
         let line = self.line(start);
@@ -178,8 +178,8 @@ fn excerpt(line: &str, before: usize, length: usize) -> (String, Range<usize>) {
     (shown, marked)
 }
 
-/// The line's characters with secrets (the user part and the query of a URL, the value of a `token` or `password`) as `*` and control
-/// characters as `·`: one for one, so that columns stay true.
+/// The line's characters with secrets (the user part and the query of a URL, the value of a `token` or `password`)
+/// replaced by `*`, and control characters by `·`: one for one, so that columns stay valid.
 fn mask(line: &str) -> impl Iterator<Item = char> {
     let secrets = secrets(line);
     line.char_indices().map(move |(at, c)| match c {
@@ -199,7 +199,7 @@ fn secrets(line: &str) -> Vec<Range<usize>> {
         if let Some(end) = value.rfind('@') {
             found.push(from..from + end);
         }
-        // `sentinel_password`, and what somebody may take for a place for a password.
+        // `sentinel_password`, and parameters that may be mistaken for a password.
         let parameters = value.match_indices(['?', '&']).map(|(at, _)| at + 1);
         for start in parameters {
             let parameter = &value[start..];
@@ -221,12 +221,12 @@ fn secrets(line: &str) -> Vec<Range<usize>> {
             found.push(from..end);
         }
     }
-    // What only names an environment variable is no secret, and helps.
+    // The name of an environment variable is no secret, and helps.
     found.retain(|secret| !only_names(&line[secret.clone()]));
     found
 }
 
-/// Whether a text is `${NAME}`s and colons only.
+/// Whether a text consists of `${NAME}`s and colons only.
 fn only_names(text: &str) -> bool {
     text.split(':').all(|part| {
         let name = part.strip_prefix("${").and_then(|name| name.strip_suffix('}'));

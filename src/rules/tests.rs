@@ -36,7 +36,7 @@ fn invalidated(rules: &RuleSet, method: &str, path: &str) -> Vec<String> {
 const HITA: &str = include_str!("../../examples/hita/rules.toml");
 
 fn hita() -> RuleSet {
-    // Only the rules: the tables before them are the configuration's.
+    // Only the rules: the tables before them belong to the configuration.
     rules(&HITA[HITA.find("[[family]]").unwrap()..])
 }
 
@@ -261,7 +261,7 @@ fn literals_of_rules_match_every_spelling_of_a_path() {
         assert_eq!((family.name.as_str(), &captures[0][..]), ("user", "joe"), "{path}");
         assert!(rules.ambiguity(&Method::GET, &target).is_none(), "{path}");
     }
-    // A pattern may tell a delimiter from its encoding.
+    // A pattern can distinguish a delimiter from its encoding.
     assert_eq!(rules.route(&Method::GET, "/items/a%3Ab").unwrap().captures[0], "a%3Ab");
     let post = Meant::These(vec![Method::POST]);
     for (path, tag) in
@@ -417,7 +417,7 @@ fn every_matching_invalidation_applies_in_file_order() {
         ("GET", "/u/7", &[]),
         ("DELETE", "/z/1", &["*"]),
         ("DELETE", "/u/7x", &["details:7"]),
-        // A capture without a value: the whole family, rather a miss than a stale hit.
+        // A capture without a value selects the whole family: a miss is safer than a stale hit.
         ("DELETE", "/u/x", &["details"]),
         ("DELETE", "/other", &[]),
     ];

@@ -172,7 +172,7 @@ fn check_asks_upstream_whether_it_overrides_a_ttl() {
     let exit = larder(Some(&rules), &["check", "--ask", "--strict"]);
     assert_eq!(exit.code, Some(0), "{exit:?}");
     let exit = larder(Some(RULES), &["check", "--ask", "--strict"]);
-    assert!(exit.code == Some(1) && exit.stdout.contains("could not be asked for /users"), "{exit:?}");
+    assert!(exit.code == Some(1) && exit.stdout.contains("the request for /users failed"), "{exit:?}");
 }
 
 #[test]

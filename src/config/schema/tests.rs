@@ -4,7 +4,7 @@ use super::*;
 use crate::config::{Config, Overrides};
 use crate::rules::reader::RulesReader;
 
-/// One of everything, so that the reader asks for every field.
+/// One of everything, so that the reader reads every field.
 const ALL: &str = r#"
 [server.upstream_tls]
 [admin]
@@ -22,7 +22,7 @@ cookies = { keep = ["c"] }
 '/a' = { families = ["a"] }
 "#;
 
-/// Every field that the reader asks for, with the place of its table.
+/// Every field that the reader reads, with the place of its table.
 fn asked() -> BTreeSet<(String, String)> {
     let (reader, root) = RulesReader::open("rules.toml", ALL, &|_| None);
     let read = Config::read(&mut reader.root(&root), &Overrides::default());
@@ -43,7 +43,7 @@ fn told(schema: &Value, place: &str, fields: &mut BTreeSet<(String, String)>) {
         told(&schema["items"], &format!("{place}[]"), fields);
     }
     for kind in schema["additionalProperties"]["anyOf"].as_array().into_iter().flatten() {
-        // Several rules for one path are like the one.
+        // Several rules for one path have the same fields as one.
         if kind["type"] == "object" {
             told(kind, &below("*"), fields);
         }
@@ -106,7 +106,7 @@ fn the_schema_has_the_words_that_the_reader_accepts() {
     assert!(tried >= 15, "{tried}");
 }
 
-/// Why a value does not fit; the part of JSON Schema that the schema uses.
+/// Why a value does not match; supports the subset of JSON Schema that the schema uses.
 fn misfit(schema: &Value, value: &Value, at: &str) -> Option<String> {
     let no = |what: &str| Some(format!("{at}: {value} is not {what}"));
     if let Some(kinds) = schema["anyOf"].as_array() {

@@ -1,4 +1,4 @@
-//! What people write first, and what they are told to write instead; several rules for one path.
+//! Common mistakes and the line to write instead; several rules for one path.
 
 use super::*;
 use crate::marks::Tag;
@@ -114,7 +114,7 @@ fn a_repeated_path_gets_the_list_as_remedy() {
     assert!(twice.remedy.contains("write both in one list: '/path' = [{ families"), "{twice:#?}");
 }
 
-/// The configuration of a store, whose variables are set.
+/// The configuration of a store whose variables are set.
 fn store(fields: &str) -> StoreConfig {
     good(&format!("[store]\n{fields}\n")).store.unwrap()
 }

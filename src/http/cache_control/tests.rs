@@ -124,7 +124,7 @@ fn malformed_directives_restrict_and_never_permit() {
     assert_eq!(permits, ResponseDirectives::default());
 }
 
-/// Whether a response with this field may be given to everyone without asking.
+/// Whether a response with this field may be served to everyone without validation.
 fn is_for_everyone(directives: &ResponseDirectives) -> bool {
     !directives.no_store && !directives.private.is_whole() && !directives.no_cache.is_whole()
 }
@@ -316,7 +316,7 @@ proptest! {
         let line = format!("{before}{word}{after}");
         let Ok(value) = HeaderValue::from_bytes(line.as_bytes()) else { return Ok(()) };
         let directives = ResponseDirectives::parse(&[(CACHE_CONTROL, value)].into_iter().collect());
-        // With names of fields, `no-cache="x"` and `private="x"` are about these alone.
+        // With field names, `no-cache="x"` and `private="x"` concern only these.
         let names_fields = !directives.no_cache.fields().is_empty() || !directives.private.fields().is_empty();
         prop_assert!(!is_for_everyone(&directives) || names_fields && !word.eq_ignore_ascii_case("no-store"), "{line}");
     }

@@ -37,7 +37,7 @@ fn plain(lifetime: u64) -> Freshness {
     }
 }
 
-/// How it may be used for a request that asks for nothing.
+/// Its reuse for a request without demands.
 fn reuse(freshness: &Freshness, now: SystemTime) -> Reuse {
     freshness.reuse(now, &Demands::default())
 }
@@ -118,7 +118,7 @@ fn invalid_freshness_is_stale_even_beside_a_valid_one() {
 fn age_begins_with_the_older_of_age_and_date() {
     let date = ("date", "Sun, 06 Nov 1994 08:49:27 GMT");
     let future = ("date", "Sun, 06 Nov 1994 09:49:27 GMT");
-    // Sent two seconds before it came.
+    // Sent two seconds before it was received.
     let rows: [(Fields<'_>, u64); 12] = [
         (&[], 2),
         (&[date], 10),
@@ -297,7 +297,7 @@ fn entries_are_stored_while_useful() {
     assert_eq!(plain(0).keep_for(at(NOW), false), seconds(1));
 }
 
-/// RFC 9111 §4.2 word for word, slowly: texts, and integers that cannot overflow.
+/// RFC 9111 §4.2 literally and slowly: on texts, and on integers that cannot overflow.
 mod oracle {
     pub struct Message<'a> {
         pub cache_control: &'a [(String, Option<String>)],

@@ -36,7 +36,7 @@ fn a_close_delimited_response_is_stored_if_its_family_says_so() {
     }
 }
 
-/// Verdict on a plain 200 with this `Cache-Control`.
+/// The verdict on a plain 200 with this `Cache-Control`.
 fn on_control(request: RequestFacts, control: &str, policy: &Policy) -> Storable {
     judge(request, 200, &[(CACHE_CONTROL, control)], policy)
 }
@@ -99,8 +99,8 @@ fn no_policy_overrides_no_store_and_private() {
     }
 }
 
-/// 4xx about the resource: RFC 9110 §15.5.5, §15.5.6, §15.5.11, §15.5.19; RFC 7725. All others count as one that is
-/// assigned and about the request, or as 400 (RFC 9110 §15).
+/// 4xx about the resource: RFC 9110 §15.5.5, §15.5.6, §15.5.11, §15.5.19; RFC 7725. All others are about the request,
+/// or count as 400 (RFC 9110 §15).
 const ABOUT_RESOURCE: [u16; 5] = [404, 405, 410, 418, 451];
 /// RFC 9110 §15.6.2, §15.6.6; RFC 2295 §8.1; RFC 2774 §7; RFC 6585 §6.
 const ABOUT_REQUEST: [u16; 5] = [501, 505, 506, 510, 511];
@@ -264,7 +264,7 @@ fn a_family_overrides_all_but_no_store_and_private() {
     }
     let negative = freshness_of(&judge(ANYONE, 404, &[(CACHE_CONTROL, "max-age=5")], &policy));
     assert_eq!((negative.lifetime, negative.source), (MINUTE, LifetimeSource::NegativeTtl));
-    // A status that the family says nothing about stays upstream's.
+    // A status without a family setting keeps upstream's lifetime.
     let error = freshness_of(&judge(ANYONE, 500, &[(CACHE_CONTROL, "max-age=5, must-revalidate")], &policy));
     assert_eq!((error.source, error.never_stale), (LifetimeSource::MaxAge, true));
 }
@@ -292,7 +292,7 @@ fn staleness_is_granted_by_the_response_else_by_the_family() {
 
 #[test]
 fn a_heuristic_lifetime_needs_the_family_and_no_explicit_one() {
-    // Twenty minutes before it came.
+    // Twenty minutes before it was received.
     let modified = ("last-modified", "Sun, 06 Nov 1994 08:29:37 GMT");
     let wanting = Policy { heuristic: true, ..Policy::default() };
     let worked_out = |status, headers: Fields<'_>, policy: &Policy| {

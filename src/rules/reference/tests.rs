@@ -122,7 +122,7 @@ fn identity_references_name_families_with_an_identity() {
     assert_eq!(tags_of("me:{identity}", &[token, ("cookie", "sidx=1")]), [""; 0]);
     assert_eq!(tags_of("account:{identity}", &[cookie, token]), ["caller account:orders"]);
     assert_eq!(tags_of("*:{identity}", &[cookie, token]), ["caller me", "caller account:orders"]);
-    // Who does not know the caller takes it for anybody.
+    // An unknown caller may be any caller.
     let mut found = Vec::new();
     parsed("*:{identity}").tags(&|_| None, CallerIdentity::Unknown, &mut found);
     assert_eq!(found, ["me", "account:orders"].map(Tag::family));
