@@ -198,7 +198,7 @@ mod tests {
                 "[[family]]\nname = 'x'\npath = '/x'\ninvalidation = 'none'",
                 "'/x' = ['x']",
                 "has invalidation = \"none\", but the rule for \"/x\"",
-                "the one or the other",
+                "remove one of them",
             ),
         ];
         assert!(rows.len() >= 20);

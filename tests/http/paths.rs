@@ -264,7 +264,7 @@ fn explain_lists_the_readings_of_other_families() {
     let plain = explain(&["GET", "/assets/a%2Fb"]);
     assert!(!plain.stdout.contains("upstream may take"), "{plain:?}");
     let write = explain(&["PUT", "/users/5;v=1"]);
-    for part in ["upstream may take the path for /users/5:", "uri:/users/5;v=1, uri:/users/5"] {
+    for part in ["upstream may read the path as /users/5:", "uri:/users/5;v=1, uri:/users/5"] {
         assert!(write.stdout.contains(part), "no {part:?}: {write:?}");
     }
     // The running Larder agrees.

@@ -58,7 +58,7 @@ fn the_log_names_the_rules_at_startup() {
     eventually("it says that there are none", || larder.log().contains("no rules file"));
     let larder = plan.rules(RULES).start();
     let said = |word: &str| larder.log().contains(word);
-    eventually("it names the file", || said("starting with the rules of this file") && said("rules.toml"));
+    eventually("it names the file", || said("loaded the rules file") && said("rules.toml"));
     assert!(said("families=2") && said("invalidations=2"), "{}", larder.log());
 }
 
