@@ -1,5 +1,5 @@
-//! The command line: arguments to what they ask for, results to exit codes. 0: done; 1: found something, or cannot
-//! serve; 2: usage or configuration.
+//! The command line. Exit codes: 0 for success; 1 for findings, or if Larder cannot serve; 2 for usage or
+//! configuration errors.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,32 +22,32 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Stand in front of an API and cache its responses.
+    /// Run the proxy in front of an API.
     Serve(ServeArguments),
-    /// Read a rules file and print what it says, or all its faults.
+    /// Check a rules file: print its rules, or all its faults.
     Check(CheckArguments),
-    /// Say what Larder would do with a request, and why.
+    /// Explain what Larder would do with a request, and why.
     Explain(ExplainArguments),
     /// Print the JSON Schema of rules.toml, for editors.
     Schema,
 }
 
-/// Where the configuration comes from. Flags win over `LARDER_…` variables, and both win over the file.
+/// Where the configuration comes from. Flags override `LARDER_…` variables, and both override the file.
 #[derive(Debug, Args)]
 struct Sources {
-    /// Rules file; ./rules.toml is taken when it is there, unless --upstream is given.
+    /// Rules file. The default is ./rules.toml if it exists and --upstream is not given.
     #[arg(long, value_name = "FILE", env = "LARDER_RULES")]
     rules: Option<PathBuf>,
-    /// Take no rules file, although there is a ./rules.toml.
+    /// Use no rules file, even if ./rules.toml exists.
     #[arg(long, conflicts_with = "rules")]
     no_rules: bool,
-    /// The API to stand in front of. Beside a ./rules.toml, say --rules rules.toml or --no-rules too.
+    /// URL of the API. If ./rules.toml exists, also give --rules rules.toml or --no-rules.
     #[arg(long, value_name = "URL", env = "LARDER_UPSTREAM")]
     upstream: Option<String>,
-    /// Where clients connect [default: 127.0.0.1:8080].
+    /// Address for clients [default: 127.0.0.1:8080].
     #[arg(long, value_name = "ADDR", env = "LARDER_LISTEN")]
     listen: Option<String>,
-    /// Where the admin listens [default: 127.0.0.1:9090]; loopback only unless there are tokens.
+    /// Address of the admin [default: 127.0.0.1:9090]. Without tokens it must be a loopback address.
     #[arg(long, value_name = "ADDR", env = "LARDER_ADMIN")]
     admin: Option<String>,
     /// Share the cache through this Redis or Valkey [default: memory only].
@@ -74,10 +74,10 @@ struct CheckArguments {
     /// The rules file.
     #[arg(default_value = "rules.toml", env = "LARDER_RULES")]
     file: PathBuf,
-    /// Ask the API for the paths of families that have but one, and warn of each ttl that its answers override.
+    /// Request the fixed paths of families from the API, and warn of each ttl that its response overrides.
     #[arg(long)]
     ask: bool,
-    /// The API that --ask asks.
+    /// URL of the API for --ask.
     #[arg(long, value_name = "URL", env = "LARDER_UPSTREAM")]
     upstream: Option<String>,
     /// Exit with 1 if there are warnings.
@@ -90,36 +90,37 @@ struct CheckArguments {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Without --response, --ask or --admin only the rules are read: neither the API nor Redis is \
-                        asked."
+    after_help = "Without --response, --ask or --admin, explain reads only the rules and contacts neither the API \
+                        nor Redis."
 )]
 struct ExplainArguments {
-    /// GET, POST, …
+    /// The method: GET, POST, …
     method: String,
     /// A path, or a URL as a client would use it.
     url: String,
-    /// A request field, as often as needed: -H 'Accept-Language: de'.
+    /// A request field, repeatable: -H 'Accept-Language: de'.
     #[arg(short = 'H', long = "header", value_name = "FIELD")]
     headers: Vec<String>,
-    /// Say what would become of this response: its head as curl -i or curl -D prints it; - for standard input.
+    /// Explain what Larder would do with this response: a head as printed by curl -i or curl -D; - for standard
+    /// input.
     #[arg(long, value_name = "FILE", group = "answer")]
     response: Option<PathBuf>,
-    /// Send the request to the API, and say what would become of its answer.
+    /// Send the request to the API, and explain what Larder would do with its response.
     #[arg(long, group = "answer")]
     ask: bool,
-    /// Say what a request would get of it when it has been stored for so long.
+    /// Explain what a request would receive after the response has been stored for this long.
     #[arg(long, value_name = "SECONDS", requires = "answer")]
     age: Option<u32>,
-    /// Ask a running Larder what it keeps for the request; the URL of its admin.
+    /// Ask a running Larder what it has stored for the request. Takes the URL of its admin.
     #[arg(long, value_name = "URL", conflicts_with = "answer")]
     admin: Option<String>,
     /// Token for the admin.
     #[arg(long, env = "LARDER_ADMIN_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// Rules file; ./rules.toml is taken when it is there.
+    /// Rules file. The default is ./rules.toml if it exists.
     #[arg(long, value_name = "FILE", env = "LARDER_RULES")]
     rules: Option<PathBuf>,
-    /// The API that --ask asks.
+    /// URL of the API for --ask.
     #[arg(long, value_name = "URL", env = "LARDER_UPSTREAM")]
     upstream: Option<String>,
     /// Print JSON.
@@ -128,11 +129,11 @@ struct ExplainArguments {
 }
 
 impl Sources {
-    /// The rules file, and what wins over it.
+    /// The rules file, and the settings that override it.
     ///
     /// # Errors
     ///
-    /// There is a rules file that nobody has named, and another API than it may be made for.
+    /// There is an unnamed ./rules.toml that may belong to another API.
     fn overrides(self) -> Result<(Option<PathBuf>, Overrides), String> {
         let from_env = variable("LARDER_UPSTREAM") == self.upstream;
         let is_upstream_typed = self.upstream.is_some() && !from_env;
@@ -154,13 +155,13 @@ impl Sources {
     }
 }
 
-/// The rules file that is taken if none is named. The rules of one API are never applied to another by surprise: whoever types
-/// an upstream has to say what becomes of a file that is there.
+/// The rules file if none is named. An upstream on the command line requires an explicit choice, so that the rules of
+/// one API are never applied to another by accident.
 fn default_file(is_upstream_typed: bool, there: Option<PathBuf>) -> Result<Option<PathBuf>, String> {
     match there {
         Some(file) if is_upstream_typed => Err(format!(
-            "--upstream is given, and there is a {0} here that may be made for another API: write --rules {0} to apply it, or \
-             --no-rules to go without",
+            "--upstream is given, and the {0} here may be for another API: add --rules {0} to use it, or \
+             --no-rules to ignore it",
             file.display()
         )),
         there => Ok(there),
@@ -189,8 +190,9 @@ pub fn main() -> ExitCode {
 
 fn print((text, code): (String, u8)) -> u8 {
     use std::io::Write;
-    // A closed pipe (`larder check | head`) is no fault.
-    let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+    // A closed pipe (`larder check | head`) is no error.
+    // Strips the colours unless this is a terminal.
+    let _ = writeln!(anstream::stdout(), "{}", text.trim_end());
     code
 }
 
@@ -199,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rules_of_one_api_are_not_applied_to_another_by_surprise() {
+    fn an_upstream_flag_beside_a_rules_file_needs_an_explicit_choice() {
         let there = || Some(PathBuf::from("rules.toml"));
         assert_eq!(default_file(false, there()), Ok(there()));
         assert_eq!(default_file(false, None), Ok(None));

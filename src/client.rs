@@ -7,8 +7,8 @@ use http::{HeaderMap, HeaderValue};
 use crate::http::headers::{ForwardedPolicy, X_FORWARDED_FOR};
 use crate::network::Network;
 
-/// A client, for the purpose of accounting: an IPv4 address, or the /64 of an IPv6 address, which is what one subscriber has
-/// (RFC 6177 §2).
+/// A client for accounting: an IPv4 address, or the /64 of an IPv6 address, the allocation of one subscriber (RFC
+/// 6177 §2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Client(IpAddr);
 
@@ -39,7 +39,7 @@ impl Client {
     }
 }
 
-/// The addresses in `X-Forwarded-For`, the last one first; `None` for what is no address.
+/// The addresses in `X-Forwarded-For`, the last one first; `None` for anything else.
 fn addresses(fields: &HeaderMap) -> impl Iterator<Item = Option<IpAddr>> {
     fields.get_all(X_FORWARDED_FOR).iter().rev().flat_map(members).map(address)
 }

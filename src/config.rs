@@ -1,8 +1,8 @@
-//! `rules.toml`, flags and environment -> [`Config`]. Reports every fault, not only the first, each with file,
-//! line, column, the offending text and the remedy. What comes out is checked; nothing inside asks again.
+//! Turns `rules.toml`, flags and environment into a checked [`Config`]. Reports every fault, each with file, line,
+//! column, the faulty text and a remedy.
 //!
-//! [`Config::parse`] is pure; [`Config::load`] reads the file for it. The upstream is an `Option`, since `check` and
-//! `explain` do without; `serve` demands it.
+//! [`Config::parse`] is pure; [`Config::load`] also reads the file. The upstream is optional, since `check` and
+//! `explain` can do without; `serve` requires it.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -20,7 +20,7 @@ use crate::network::Network;
 use crate::rules::RuleSet;
 use crate::rules::fault::{Fault, Faults, Source};
 use crate::rules::pattern::Pattern;
-use crate::rules::reader::{Env, Reader, Table};
+use crate::rules::reader::{Env, RulesReader, Table};
 use crate::secret::Secret;
 
 pub(crate) mod address;
@@ -29,28 +29,28 @@ pub mod schema;
 pub mod store_url;
 mod tables;
 
-/// Largest rules file, bytes.
+/// Largest rules file, in bytes.
 const FILE: u64 = 4 << 20;
 
-/// Everything Larder needs to run.
+/// The configuration of a running Larder.
 #[derive(Debug)]
 pub struct Config {
-    pub server: Server,
-    pub admin: Admin,
-    /// None: embedded, in memory only.
+    pub server: ServerConfig,
+    pub admin: AdminConfig,
+    /// `None` for an embedded cache, in memory only.
     pub store: Option<StoreConfig>,
-    pub memory: Memory,
-    pub log: Log,
+    pub memory: MemoryConfig,
+    pub log: LogConfig,
     pub rules: RuleSet,
-    /// The rules file, if there is one.
+    /// Path of the rules file, if any.
     pub file: Option<PathBuf>,
-    /// MD5 of the file's content as it was read: who watches the file compares with it.
+    /// MD5 of the file's content as read. The file watcher compares it with the current content.
     pub digest: Option<Digest>,
-    /// What flags and environment set over the file, so that the file can be read again.
+    /// The flags and variables that override the file, for a reload.
     pub overrides: Overrides,
 }
 
-/// Values of flags and of their `LARDER_…` variables. They win over the file.
+/// Values of flags and of their `LARDER_…` variables. They override the file.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
     /// `--upstream`
@@ -61,7 +61,7 @@ pub struct Overrides {
     pub admin: Option<String>,
     /// `--redis`
     pub redis: Option<String>,
-    /// `--namespace`; of no effect without a Redis
+    /// `--namespace`; without effect unless Redis is configured
     pub namespace: Option<String>,
     /// `LARDER_ADMIN_TOKEN`: replaces the file's tokens of this role
     pub admin_token: Option<String>,
@@ -72,7 +72,7 @@ pub struct Overrides {
 impl fmt::Debug for Overrides {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Overrides { upstream, listen, admin, redis, namespace, admin_token, viewer_token } = self;
-        // Passwords and tokens: only whether they are there.
+        // For passwords and tokens, only whether they are set.
         let secret = |value: &Option<String>| value.as_ref().map(|_| "…");
         f.debug_struct("Overrides")
             .field("upstream", upstream)
@@ -86,13 +86,13 @@ impl fmt::Debug for Overrides {
     }
 }
 
-/// Why there is no configuration.
+/// Why loading failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LoadError {
     /// The file cannot be read.
     #[error("{}: cannot read the rules file: {source}: {remedy}", .path.display())]
     Io { path: PathBuf, source: Arc<io::Error>, remedy: &'static str },
-    /// The file or a flag is faulty.
+    /// The file or a flag has faults.
     #[error(transparent)]
     Faults(Faults),
 }
@@ -100,12 +100,12 @@ pub enum LoadError {
 /// MD5 of a rules file's content.
 pub type Digest = [u8; 16];
 
-/// MD5 of a rules file's content; tells whether it was edited.
+/// MD5 of a rules file's content, to detect edits.
 pub fn digest(content: &[u8]) -> Digest {
     Md5::digest(content).into()
 }
 
-/// Adds the names of fields that differ. All fields must be named, so that a new one is not forgotten.
+/// Adds the names of the fields that differ. The pattern names every field, so that a new one cannot be forgotten.
 macro_rules! differing {
     ($names:ident, $table:literal, $type:ident, $one:expr, $other:expr, [$($field:ident),+ $(,)?]) => {{
         let ($type { $($field),+ }, other) = ($one, $other);
@@ -131,9 +131,9 @@ impl Config {
         Ok(Config { file: Some(path.to_owned()), digest: Some(digest(bytes)), ..config })
     }
 
-    /// Checks the text of a rules file. `file_name` is what faults call it. Pure.
+    /// Checks the text of a rules file. `file_name` is its name in faults. Pure.
     pub fn parse(text: &str, file_name: &str, overrides: &Overrides, env: &Env<'_>) -> Result<Config, Faults> {
-        let (reader, table) = Reader::open(file_name, text, env);
+        let (reader, table) = RulesReader::open(file_name, text, env);
         let mut root = reader.root(&table);
         let (config, mut flags) = Config::read(&mut root, overrides);
         root.later(&["warm"]);
@@ -142,7 +142,7 @@ impl Config {
         if flags.is_empty() { Ok(config) } else { Err(Faults(flags)) }
     }
 
-    /// Reads every table, and gives the faults that are in flags; those in the file go to its reader.
+    /// Reads every table. Returns the faults of flags; those of the file go to its reader.
     fn read(root: &mut Table<'_>, overrides: &Overrides) -> (Config, Vec<Fault>) {
         let mut flags = Vec::new();
         let server = tables::read_server(root, overrides, &mut flags);
@@ -161,14 +161,13 @@ impl Config {
         (config, flags)
     }
 
-    /// Fields that differ between two configurations and that a running Larder cannot change: all but the rules and
-    /// `[memory] max_body`.
+    /// Names of the changed settings that need a restart: all but the rules and `[memory] max_body`.
     pub fn differs(&self, other: &Config) -> Vec<&'static str> {
         let mut names = Vec::new();
         differing!(
             names,
             "server",
-            Server,
+            ServerConfig,
             &self.server,
             &other.server,
             [
@@ -212,7 +211,7 @@ impl Config {
                 upstream_tls,
             ]
         );
-        differing!(names, "admin", Admin, &self.admin, &other.admin, [listen, tokens]);
+        differing!(names, "admin", AdminConfig, &self.admin, &other.admin, [listen, tokens]);
         match (&self.store, &other.store) {
             (Some(store), Some(other)) => differing!(
                 names,
@@ -243,9 +242,9 @@ impl Config {
             (None, None) => {}
             _ => names.push("[store]"),
         }
-        let live = Memory { max_body: other.memory.max_body, ..self.memory.clone() };
-        differing!(names, "memory", Memory, &live, &other.memory, [capacity, max_body, marks]);
-        differing!(names, "log", Log, &self.log, &other.log, [format, access, level]);
+        let live = MemoryConfig { max_body: other.memory.max_body, ..self.memory.clone() };
+        differing!(names, "memory", MemoryConfig, &live, &other.memory, [capacity, max_body, marks]);
+        differing!(names, "log", LogConfig, &self.log, &other.log, [format, access, level]);
         names
     }
 }
@@ -277,7 +276,7 @@ fn unreadable(path: &Path, source: io::Error) -> LoadError {
 
 fn not_utf8(name: &str, bytes: &[u8], valid: usize) -> LoadError {
     let text = String::from_utf8_lossy(bytes);
-    // Up to there nothing was replaced, so that the place is the same.
+    // The lossy text equals the original up to here, so the position is the same.
     let fault: Fault =
         Source::new(name, &text).fault(valid..valid + 1, "the file is not UTF-8 here", "save it as UTF-8");
     LoadError::Faults(Faults(vec![fault]))
@@ -285,109 +284,113 @@ fn not_utf8(name: &str, bytes: &[u8], valid: usize) -> LoadError {
 
 /// `[server]`
 #[derive(Debug, Clone, PartialEq)]
-pub struct Server {
+pub struct ServerConfig {
     /// `listen`, default 127.0.0.1:8080
     pub listen: SocketAddr,
-    /// `upstream`, an http or https URL without path, query or credentials; only `serve` cannot do without
+    /// `upstream`, an http or https URL without path, query or credentials; required by `serve`
     pub upstream: Option<http::Uri>,
-    /// `host`: what upstream is told in `Host`
+    /// `host`: the `Host` field that upstream receives
     pub host: HostPolicy,
     /// `forwarded`: set | append | off
     pub forwarded: ForwardedPolicy,
-    /// `trusted_proxies`: with `append`, the networks of the proxies in front that are believed; no others are
+    /// `trusted_proxies`: with `append`, the networks of proxies in front whose forwarding fields are trusted;
+    /// default none
     pub trusted_proxies: Vec<Network>,
     /// `connect_timeout`, default 2s
     pub connect_timeout: Duration,
-    /// `upstream_timeout`: until the head of the answer, default 30s
+    /// `upstream_timeout`: until the response head arrives, default 30s
     pub upstream_timeout: Duration,
-    /// `reinvalidate_after`: how long after a write without an answer what it invalidates is invalidated once more; default
+    /// `reinvalidate_after`: delay of a second invalidation after a write that upstream did not answer; default
     /// `upstream_timeout`
     pub reinvalidate_after: Duration,
-    /// `idle_timeout`: the longest silence of upstream in a body, or of a client that should take it, default 30s
+    /// `idle_timeout`: the longest pause of upstream in a body, or of a client that receives it, default 30s
     pub idle_timeout: Duration,
-    /// `header_timeout`: for a client to send a request head; also its keep-alive idle limit; default 30s
+    /// `header_timeout`: for receiving a request head; also the keep-alive idle limit; default 30s
     pub header_timeout: Duration,
-    /// `drain_timeout`: how long shutdown waits for what runs, default 30s
+    /// `drain_timeout`: how long shutdown waits for active requests, default 30s
     pub drain_timeout: Duration,
-    /// `max_connections` from clients; default 10000, or fewer if the process may not have so many descriptors
+    /// `max_connections` from clients; default 10000, or fewer if the limit of open files is lower
     pub max_connections: Option<usize>,
     /// `max_connections_per_client`, default a quarter of `max_connections`
     pub max_connections_per_client: Option<usize>,
-    /// `max_streams_per_client`: HTTP/2 streams of one client over all its connections, default 1000; all together may have
-    /// four times as many
+    /// `max_streams_per_client`: HTTP/2 streams of one client over all its connections, default 1000. The limit for
+    /// all clients together is four times as high
     pub max_streams_per_client: usize,
-    /// `max_heads`: what request heads of more than 8 KiB may take together while they are read, and over HTTP/2 until they are
-    /// answered, bytes, default 32MiB; those of one client may take a quarter of it. An unfinished one over HTTP/2 counts as
+    /// `max_heads`: total size in bytes of request heads over 8 KiB while they are received, and over HTTP/2 until
+    /// they are answered; default 32MiB. One client may use a quarter of it. An unfinished HTTP/2 head counts as
     /// `max_head`
     pub max_heads: u64,
-    /// `max_upstream_requests` at a time, default 512; as many again wait, and further ones are refused
+    /// `max_upstream_requests`: concurrent requests, default 512. As many again may queue; further ones are refused
     pub max_upstream_requests: usize,
-    /// `max_upstream_requests_per_client`: how many of them one client may have, and how many of its own may wait; default a
-    /// quarter, and at least 1
+    /// `max_upstream_requests_per_client`: concurrent requests of one client, and as many queued; default a quarter,
+    /// at least 1
     pub max_upstream_requests_per_client: usize,
-    /// `max_unshared_per_client`: reads of one client at a time that no other request can share and the cache does not
-    /// answer, unless they are streams; default a quarter of `max_upstream_requests`, at least 8
+    /// `max_unshared_per_client`: concurrent reads of one client that are neither cached nor coalesced, except
+    /// streams; default a quarter of `max_upstream_requests`, at least 8
     pub max_unshared_per_client: u64,
-    /// `max_upstream_streams` at a time, beside the requests: event streams, upgraded connections, and what upstream has been
-    /// silent in for `stream_after`; default 1024, or as many as the descriptors of the process allow
+    /// `max_upstream_streams`: concurrent streams, not counted as requests: event streams, upgraded connections, and
+    /// responses in which upstream pauses for `stream_after`; default 1024, or as many as the limit of open files
+    /// allows
     pub max_upstream_streams: usize,
-    /// `max_upstream_streams_per_client`: how many of them one client may have; default a quarter, and at least 1
+    /// `max_upstream_streams_per_client`: concurrent streams of one client; default a quarter, at least 1
     pub max_upstream_streams_per_client: usize,
-    /// `stream_after`: the silence of upstream after which an exchange counts as a stream, default 5s
+    /// `stream_after`: the pause of upstream after which an exchange counts as a stream, default 5s
     pub stream_after: Duration,
-    /// `collapse_wait`: how long a request outside of families waits for the fetch of another one, where responses of such
-    /// paths have not been for sharing before; default 1s
+    /// `collapse_wait`: how long a request outside of families waits for another one's fetch if responses of its kind
+    /// have not been shareable before; default 1s
     pub collapse_wait: Duration,
-    /// `upgrades`: protocols to which a connection may be upgraded, in lower case; default `websocket`
+    /// `upgrades`: protocols that a connection may be upgraded to, in lower case; default `websocket`
     pub upgrades: Vec<String>,
-    /// `stream_timeout`: the longest silence of an event stream or an upgraded connection, default 1h
+    /// `stream_timeout`: the longest pause of an event stream or an upgraded connection, default 1h
     pub stream_timeout: Duration,
-    /// `max_head`: the largest head of a request or a response, bytes, default 64KiB; a field line counts as 32 at least
+    /// `max_head`: the largest request or response head, in bytes, default 64KiB. A field line counts at least 32
+    /// bytes
     pub max_head: usize,
-    /// `max_query_body`: the largest content of a QUERY that is answered from the cache, bytes, default 64KiB
+    /// `max_query_body`: the largest content of a cacheable QUERY, in bytes, default 64KiB
     pub max_query_body: u64,
-    /// `upload_rate`: the least bytes a second of a client's content, on average beyond `idle_timeout`; default 500, 0
-    /// for none
+    /// `upload_rate`: the lowest average rate of a client's content over more than `idle_timeout`, in bytes per
+    /// second; default 500, 0 for none
     pub upload_rate: u64,
-    /// `download_rate`: the least bytes a second that a client takes of what upstream is still sending, on average beyond
-    /// `idle_timeout`; default 500, 0 for none
+    /// `download_rate`: the lowest average rate over more than `idle_timeout` at which a client receives a response
+    /// that upstream is still sending, in bytes per second; default 500, 0 for none
     pub download_rate: u64,
     /// `on_incomplete`: ignore (the default) | invalidate
     pub on_incomplete: OnIncomplete,
-    /// `login`: a pattern over the path of `Location`; a redirect to it refuses a write. Default: none
+    /// `login`: a pattern for the path of `Location`. A redirect to it means that upstream refused the write.
+    /// Default: none
     pub login: Option<Pattern>,
-    /// `underscores`: true if request fields with `_` in their names are kept; default false
+    /// `underscores`: whether request fields with `_` in their names are forwarded; default false
     pub underscores: bool,
-    /// `credential_headers`: request fields that carry credentials, beside those that are known to; default none
+    /// `credential_headers`: request fields with credentials, in addition to the known ones; default none
     pub credential_headers: Credentials,
-    /// `case_insensitive_paths`: true if upstream takes paths that differ in case for one; default false
+    /// `case_insensitive_paths`: whether upstream ignores the case of paths; default false
     pub case_insensitive_paths: PathCase,
-    /// `upstream_keep_alive`: how long a connection to upstream may be idle and is used again, default 4s; shorter where
-    /// upstream says so (`Keep-Alive: timeout`)
+    /// `upstream_keep_alive`: how long an idle connection to upstream is reused, default 4s; less if upstream says so
+    /// (`Keep-Alive: timeout`)
     pub upstream_keep_alive: Duration,
-    /// `resolver`: the DNS server that is asked for upstream's name; default: the system's way to resolve names
+    /// `resolver`: the DNS server that resolves upstream's name; default: the system's resolver
     pub resolver: Option<SocketAddr>,
-    /// `cache_status`: what of `Cache-Status` clients are told
+    /// `cache_status`: the `Cache-Status` that clients receive
     pub cache_status: CacheStatus,
-    /// `group_fields`: true if clients are shown the fields that name groups (`Cache-Groups`, `Surrogate-Key`, …)
+    /// `group_fields`: whether clients receive the fields that name groups (`Cache-Groups`, `Surrogate-Key`, …)
     pub group_fields: bool,
     /// `upstream_tls`: the table `[server.upstream_tls]`
     pub upstream_tls: UpstreamTls,
 }
 
-/// `[server.upstream_tls]`: TLS with upstream.
+/// `[server.upstream_tls]`: TLS to upstream.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct UpstreamTls {
-    /// `ca`: file (PEM) with the authorities that upstream's certificate may come from; default: the system's
+    /// `ca`: PEM file with the certificate authorities for upstream's certificate; default: the system's
     pub ca: Option<PathBuf>,
-    /// `cert` and `key`: files (PEM) with the certificate and its key that are shown to upstream; default: none
+    /// `cert` and `key`: PEM files with the client certificate and its key; default: none
     pub identity: Option<(PathBuf, PathBuf)>,
-    /// `server_name`: the name that upstream's certificate is for, and that it is told (SNI); default: the URL's host
+    /// `server_name`: the name in upstream's certificate, also sent as SNI; default: the URL's host
     pub server_name: Option<String>,
 }
 
-impl Server {
-    /// What upstream is told of a client whose request comes from this peer: only trusted ones are continued.
+impl ServerConfig {
+    /// How to forward the client's address for requests from this peer: only trusted peers' fields are continued.
     pub fn forwarded_from(&self, peer: IpAddr) -> ForwardedPolicy {
         match self.forwarded {
             ForwardedPolicy::Append if !self.trusted_proxies.iter().any(|network| network.contains(peer)) => {
@@ -398,25 +401,25 @@ impl Server {
     }
 }
 
-/// `[server] on_incomplete`: what a write means of which upstream has received a part, and cannot have received all.
+/// `[server] on_incomplete`: how to treat a write that upstream received only in part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnIncomplete {
-    /// `"ignore"`: it has not happened (RFC 9112 §8).
+    /// `"ignore"`: it did not happen (RFC 9112 §8).
     #[default]
     Ignore,
-    /// `"invalidate"`: upstream may have acted on a part of it.
+    /// `"invalidate"`: upstream may have acted on the received part.
     Invalidate,
 }
 
 /// `[server] cache_status` (RFC 9211)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CacheStatus {
-    /// `"plain"`: what happened
+    /// `"plain"`: the outcome
     #[default]
     Plain,
-    /// `"key"`: and the name under which the response is stored
+    /// `"key"`: the outcome and the cache key of the response
     Key,
-    /// `"off"`: nothing; what caches nearer to the origin said is left as it is
+    /// `"off"`: nothing is added; members from caches nearer to the origin stay
     Off,
 }
 
@@ -425,9 +428,9 @@ pub enum CacheStatus {
 pub enum HostPolicy {
     /// `"upstream"`: the host of the upstream URL
     Upstream,
-    /// the same, because nothing else is said, and the URL is https and has a name
+    /// the same by default, since the URL is https and has a name
     UpstreamByDefault,
-    /// `"client"`: what the client sent
+    /// `"client"`: the host that the client sent
     #[default]
     Client,
     /// any other string: this host
@@ -436,11 +439,10 @@ pub enum HostPolicy {
 
 /// `[admin]`
 #[derive(Debug, Clone, PartialEq)]
-pub struct Admin {
-    /// `listen`, default 127.0.0.1:9090, as configured. Whoever binds it without tokens takes the loopback address
-    /// instead.
+pub struct AdminConfig {
+    /// `listen` as configured, default 127.0.0.1:9090. Without tokens, the loopback address is bound instead.
     pub listen: SocketAddr,
-    /// `tokens = [{ role = "admin", token = "${LARDER_ADMIN_TOKEN}" }]`; empty tokens are left out
+    /// `tokens = [{ role = "admin", token = "${LARDER_ADMIN_TOKEN}" }]`; empty tokens are dropped
     pub tokens: Vec<Token>,
 }
 
@@ -457,12 +459,12 @@ impl fmt::Debug for Token {
     }
 }
 
-/// What the bearer of a token may do.
+/// The permissions of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
-    /// Look.
+    /// Read only.
     Viewer,
-    /// Look and change.
+    /// Read and change.
     Admin,
 }
 
@@ -471,80 +473,81 @@ pub enum Role {
 pub struct StoreConfig {
     /// `redis`: the URL of a server, a cluster, or sentinels; see [`store_url`]
     pub redis: String,
-    /// `username` and `password`, where the URL has none; as they are, not percent-encoded. Default: none
+    /// `username` and `password`, if the URL has none; not percent-encoded. Default: none
     pub login: Login,
-    /// `password_file`: a file with the password, without the line break at its end; default: none
+    /// `password_file`: a file with the password; a trailing line break is removed; default: none
     pub password_file: Option<PathBuf>,
-    /// `tls_ca`: file (PEM) with the authorities that the server's certificate may come from; default: the system's
+    /// `tls_ca`: PEM file with the certificate authorities for the server's certificate; default: the system's
     pub tls_ca: Option<PathBuf>,
-    /// `tls_cert` and `tls_key`: files (PEM) with the certificate and its key that are shown to the server; default: none
+    /// `tls_cert` and `tls_key`: PEM files with the client certificate and its key; default: none
     pub tls_identity: Option<(PathBuf, PathBuf)>,
-    /// `namespace`, default "larder"; 1 to 64 of [A-Za-z0-9_.-]
+    /// `namespace`: 1 to 64 of [A-Za-z0-9_.-], default "larder"
     pub namespace: String,
-    /// `timeout`: the longest any request waits for Redis, default 100ms
+    /// `timeout`: how long a request waits for Redis, default 100ms
     pub timeout: Duration,
     /// `connect_timeout`, default 500ms
     pub connect_timeout: Duration,
-    /// `marks_max`: marks kept in Redis before the oldest go and the floor rises, default 4000000
+    /// `marks_max`: marks in Redis before the oldest are removed and the floor rises, default 4000000
     pub marks_max: u64,
     /// `coherence`: lease (the default) | strict | eventual
     pub coherence: Coherence,
-    /// `lease`: how long a proxy serves from memory after it has heard from Redis, and the longest that a write waits for
+    /// `lease`: how long a proxy serves from memory after a reply from Redis, and the longest that a write waits for
     /// another proxy; 100ms to 1m, default 1s
     pub lease: Duration,
     /// `on_outage`: forward (the default) | refuse
     pub on_outage: OnOutage,
-    /// `wait_replicas`: replicas of Redis that must have an invalidation before its write is answered; 0 to 100, default 0
+    /// `wait_replicas`: Redis replicas that must confirm an invalidation before the write is answered; 0 to 100,
+    /// default 0
     pub wait_replicas: u64,
-    /// `collapse_timeout`: how long a proxy waits for what another one fetches, in families with `collapse = "fleet"`; 100ms
-    /// to 1m, default 5s, never longer than `upstream_timeout`
+    /// `collapse_timeout`: how long a proxy waits for another proxy's fetch in families with `collapse = "fleet"`;
+    /// 100ms to 1m, default 5s, at most `upstream_timeout`
     pub collapse_timeout: Duration,
-    /// `sweep_rate`: keys a second that the sweeper looks at, at most 1000000, default 1000; 0: there is no sweeper
+    /// `sweep_rate`: keys per second that the sweeper checks, at most 1000000, default 1000; 0 disables it
     pub sweep_rate: u64,
-    /// `sweep_pause`: from the end of a walk over all entries to the beginning of the next; 1s to 1d, default 1m
+    /// `sweep_pause`: pause between two sweeps; 1s to 1d, default 1m
     pub sweep_pause: Duration,
-    /// `secret`: the key of the checksums of entries, and of the HMACs that credentials stand as in keys; at least 16 bytes,
-    /// from the environment; default: none
+    /// `secret`: keys the checksums of entries and the HMACs of credentials in cache keys; at least 16 bytes, from
+    /// the environment; default: none
     pub secret: Option<String>,
 }
 
-/// `[store] coherence`: what a hit may rely on, and what a write waits for.
+/// `[store] coherence`: what a hit checks, and what a write waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Coherence {
-    /// Hits come from memory under a lease; a write waits until every proxy knows of it.
+    /// Hits are served from memory under a lease; a write waits until every proxy has its invalidation.
     #[default]
     Lease,
-    /// Every hit asks Redis.
+    /// Every hit checks Redis.
     Strict,
-    /// As `Lease`, but writes do not wait: another proxy may serve what they invalidate for up to a lease.
+    /// Like `Lease`, but writes do not wait: another proxy may serve what they invalidated for up to a lease.
     Eventual,
 }
 
-/// `[store] on_outage`: what happens to writes while Redis is away.
+/// `[store] on_outage`: how to treat writes while Redis is unavailable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnOutage {
-    /// They are forwarded, and what they invalidate is made known when Redis is back.
+    /// Forward them, and store their invalidations in Redis when it is back.
     #[default]
     Forward,
-    /// They are answered 503.
+    /// Refuse them with 503.
     Refuse,
 }
 
 impl fmt::Debug for StoreConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The URL may hold a password.
+        // The URL may contain a password.
         write!(f, "StoreConfig({}, namespace {:?})", self.redacted(), self.namespace)
     }
 }
 
 impl StoreConfig {
-    /// The keys that are derived from `secret`.
+    /// The keys derived from `secret`.
     pub fn secret(&self) -> Option<Secret> {
         self.secret.as_ref().map(|secret| Secret::new(secret, &self.namespace))
     }
 
-    /// Whom the servers take Larder for: the URL's credentials, and where it has none those beside it, of which
-    /// `password_file` holds `password`.
+    /// The login for the servers: the URL's credentials or, if it has none, the configured ones. Reads
+    /// `password_file`.
     pub fn login(&self, of_url: Login, password: Option<String>) -> Login {
         let beside = password.or_else(|| self.login.password.clone());
         let given = |text: &String| !text.is_empty();
@@ -554,7 +557,7 @@ impl StoreConfig {
         }
     }
 
-    /// The URL without anything secret, for logs.
+    /// The URL without secrets, for logs.
     pub fn redacted(&self) -> String {
         StoreUrl::read(&self.redis).map_or_else(|_| "(not a URL)".to_owned(), |url| url.to_string())
     }
@@ -562,21 +565,21 @@ impl StoreConfig {
 
 /// `[memory]`
 #[derive(Debug, Clone, PartialEq)]
-pub struct Memory {
-    /// `capacity` of L1, bytes, default 256MiB
+pub struct MemoryConfig {
+    /// `capacity` of L1 in bytes, default 256MiB
     pub capacity: u64,
-    /// `max_body`: the largest body stored, bytes, default 8MiB; a family may say otherwise
+    /// `max_body`: the largest stored body in bytes, default 8MiB; a family can override it
     pub max_body: u64,
-    /// `marks`: slots for the marks of tags that nothing in memory carries, default 262144 (8 bytes each)
+    /// `marks`: slots for the marks of tags that no entry in memory carries, default 262144 (8 bytes each)
     pub marks: usize,
 }
 
 /// `[log]`
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Log {
+pub struct LogConfig {
     /// `format`: text | json
     pub format: LogFormat,
-    /// `access`: a line per request, default true
+    /// `access`: log a line per request, default true
     pub access: bool,
     /// `level`: a tracing filter such as "info" or "larder=debug", default "info"
     pub level: String,

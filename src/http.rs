@@ -1,6 +1,6 @@
-//! RFC 9111 as pure decisions: no clock (`now` is a parameter), no I/O, no knowledge of the rules file beyond
-//! [`Policy`]. Each decision is an enum that carries its reason. What can be decided when a response is stored is
-//! decided then and kept as flat integers ([`freshness::Freshness`]), so that a hit only compares.
+//! RFC 9111 as pure decisions: no clock (`now` is a parameter), no I/O, and no knowledge of the rules file beyond
+//! [`Policy`]. Each decision is an enum that carries its reason. As much as possible is decided when a response is
+//! stored and saved as plain integers ([`freshness::Freshness`]), so that a hit only compares.
 
 use std::time::Duration;
 
@@ -25,32 +25,33 @@ pub mod targeted;
 pub mod validation;
 pub mod vary;
 
-/// What a family says about storing; [`Policy::default`] is plain RFC 9111 on explicit freshness.
+/// A family's settings for storing. [`Policy::default`] is plain RFC 9111 with explicit freshness only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     /// Lifetime for successful responses (and cacheable redirects).
     pub ttl: Option<Duration>,
-    /// Whether the family's or upstream's freshness wins.
+    /// Whether the family's or upstream's lifetime wins.
     pub ttl_policy: TtlPolicy,
     /// Lifetime for 404 and 410.
     pub negative_ttl: Option<Duration>,
-    /// RFC 5861 §3, where the response does not say.
+    /// RFC 5861 §3, unless the response has the directive.
     pub stale_while_revalidate: Option<Duration>,
-    /// RFC 5861 §4, where the response does not say.
+    /// RFC 5861 §4, unless the response has the directive.
     pub stale_if_error: Option<Duration>,
-    /// Where neither upstream nor the family states a lifetime, one is worked out from `Last-Modified` (RFC 9111
-    /// §4.2.2). Not without a family: an API that nobody described is not guessed at.
+    /// Whether to derive a lifetime from `Last-Modified` if neither upstream nor the family states one (RFC 9111
+    /// §4.2.2). False outside of families: nothing is guessed about an undescribed API.
     pub heuristic: bool,
-    /// How long past its lifetime a response may stand in for an upstream that gives no answer at all (RFC 9111
-    /// §4.2.4), unless a directive forbids it.
+    /// How long past its lifetime a response may be served while upstream does not respond (RFC 9111 §4.2.4), unless
+    /// a directive forbids it.
     pub stale_if_unreachable: Duration,
-    /// Which directives of a request count (RFC 9111 §5.2.1).
+    /// Which request directives apply (RFC 9111 §5.2.1).
     pub client_directives: ClientDirectives,
-    /// What becomes of a response whose end is that of the connection.
+    /// How to treat a response that ends with its connection.
     pub close_delimited: CloseDelimited,
-    /// What becomes of `Set-Cookie` in a response.
+    /// How to treat `Set-Cookie` in a response.
     pub set_cookie: SetCookie,
-    /// The rules say that everybody may have the responses: credentials in the request do not stand in the way of storing.
+    /// The rules say that the response is the same for every caller, so credentials in the request do not prevent
+    /// storing.
     pub for_everybody: bool,
 }
 
@@ -75,22 +76,22 @@ impl Default for Policy {
 /// Default of [`Policy::stale_if_unreachable`].
 pub const STALE_IF_UNREACHABLE: Duration = Duration::from_secs(3600);
 
-/// Which directives of a request count. RFC 9111 §5.2.1 makes all of them advisory; whoever can force a fetch can
-/// take the cache away from everybody else.
+/// Which request directives apply. RFC 9111 §5.2.1 makes all of them advisory: a client that can force fetches can
+/// disable the cache for everyone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ClientDirectives {
-    /// Those that cannot make upstream work: `no-store`, `max-stale`, `stale-if-error`, `only-if-cached`.
+    /// Those that cannot cause fetches: `no-store`, `max-stale`, `stale-if-error`, `only-if-cached`.
     #[default]
     Harmless,
-    /// All, so that a client may also ask for something fresher than what is stored: `no-cache`, `max-age`,
-    /// `min-fresh`, `Pragma: no-cache`.
+    /// All, so that a client can also demand a fresher response: `no-cache`, `max-age`, `min-fresh`, `Pragma:
+    /// no-cache`.
     All,
     /// None.
     None,
 }
 
 impl ClientDirectives {
-    /// As `rules.toml` has it.
+    /// The value in `rules.toml`.
     pub fn word(self) -> &'static str {
         match self {
             ClientDirectives::Harmless => "harmless",
@@ -100,19 +101,19 @@ impl ClientDirectives {
     }
 }
 
-/// What becomes of a response with neither `Content-Length` nor chunks: its content ends when the connection is closed (RFC
-/// 9112 §6.3), and one that a crashed server has cut off looks like a whole one (§8).
+/// How to treat a response with neither `Content-Length` nor chunks: its content ends with the connection (RFC 9112
+/// §6.3), so one cut off by a crashed server looks complete (§8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CloseDelimited {
-    /// It is passed on, and not stored.
+    /// Forward it without storing it.
     #[default]
     Forward,
-    /// It is stored like any other.
+    /// Store it like any other.
     Store,
 }
 
 impl CloseDelimited {
-    /// As `rules.toml` has it.
+    /// The value in `rules.toml`.
     pub fn word(self) -> &'static str {
         match self {
             CloseDelimited::Forward => "forward",
@@ -121,18 +122,18 @@ impl CloseDelimited {
     }
 }
 
-/// What becomes of `Set-Cookie` in a family's responses.
+/// How to treat `Set-Cookie` in a family's responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SetCookie {
-    /// It is passed on, and the response, which is meant for one client, is not stored.
+    /// Forward it. The response is meant for one client, so it is not stored.
     #[default]
     Forward,
-    /// It is removed from the response before anybody looks at it.
+    /// Remove it from the response first.
     Strip,
 }
 
 impl SetCookie {
-    /// As `rules.toml` has it.
+    /// The value in `rules.toml`.
     pub fn word(self) -> &'static str {
         match self {
             SetCookie::Forward => "forward",
@@ -141,18 +142,18 @@ impl SetCookie {
     }
 }
 
-/// Who decides on the lifetime of a family's responses.
+/// Whose lifetime applies to a family's responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TtlPolicy {
-    /// Upstream's explicit freshness wins; the family's `ttl` fills in where there is none.
+    /// Upstream's explicit lifetime; the family's `ttl` if there is none.
     #[default]
     Default,
-    /// The family's `ttl` wins over everything except `no-store` and `private`.
+    /// The family's `ttl`, except over `no-store` and `private`.
     Override,
 }
 
 impl TtlPolicy {
-    /// As `rules.toml` has it.
+    /// The value in `rules.toml`.
     pub fn word(self) -> &'static str {
         match self {
             TtlPolicy::Default => "default",

@@ -1,9 +1,9 @@
-//! Canonical request text -> [`StoreKey`] and [`KeyHash`]. Two requests share an entry exactly when their canonical texts are
-//! equal: a hash of the text finds the entry, and the text itself is compared on a hit, so that a collision is a miss. In
-//! Redis the hash is MD5, which every proxy computes alike; in memory it is SipHash, which is faster and which nobody outside
-//! the process can compute.
+//! Canonical request text, and its hashes [`StoreKey`] and [`KeyHash`]. Two requests share an entry exactly if their
+//! canonical texts are equal: the hash finds the entry, and a hit compares the text, so a collision is a miss. In
+//! Redis the hash is MD5, which is the same for every proxy; in memory it is SipHash, which is faster and
+//! unpredictable from outside the process.
 //!
-//! The text is made of lines and reads well in `larder explain` and in a debugger:
+//! The text consists of lines that are readable in `larder explain` and in a debugger:
 //!
 //! ```text
 //! GET http://api.example.com/v1.0/users?page=2&sort=name
@@ -13,12 +13,12 @@
 //! vary accept-encoding: gzip
 //! ```
 //!
-//! Credentials and long field values stand in it as their HMAC-SHA256, or without `[store] secret` as their SHA-256. Whoever
-//! reads Redis can try guesses against the latter: it hides what is random (tokens, session ids), and not what is short
-//! (passwords, PINs).
+//! Credentials and long field values are replaced by their HMAC-SHA256 or, without `[store] secret`, by their
+//! SHA-256. A reader of Redis can test guesses against a SHA-256: it hides random values (tokens, session ids), but
+//! not short ones (passwords, PINs).
 //!
-//! No part can contain a line break (field values cannot, targets are normalised), and bytes outside printable
-//! ASCII are escaped, so that different requests have different texts.
+//! No part contains a line break (field values cannot, targets are normalised), and bytes outside printable ASCII are
+//! escaped, so different requests have different texts.
 
 use std::fmt::{self, Write};
 use std::hash::Hasher;
@@ -41,7 +41,7 @@ mod query;
 
 pub use query::{Parameters, QueryKeySpec};
 
-/// MD5 of a canonical request text: the last part of an entry's name in Redis.
+/// MD5 of a canonical request text: the last part of an entry's key in Redis.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct StoreKey(pub [u8; 16]);
 
@@ -52,8 +52,8 @@ impl StoreKey {
     }
 }
 
-/// SipHash-1-3-128 of a canonical request text, with a secret of this process: the key of what the process keeps of a request in
-/// memory. 128 bits, so that equal hashes mean equal texts where the texts are not compared.
+/// SipHash-1-3-128 of a canonical request text, keyed per process: the key in memory. 128 bits, so that equal hashes
+/// mean equal texts where texts are not compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyHash(pub u128);
 
@@ -80,12 +80,12 @@ impl fmt::Debug for StoreKey {
     }
 }
 
-/// What must not stand in a key as it is, and how it stands there.
+/// Which values a key must not contain verbatim, and how it hides them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Redaction {
-    /// The key of the HMACs; without one, hashes do.
+    /// Keys the HMACs; `None` for plain hashes.
     pub secret: Option<Secret>,
-    /// Fields that carry credentials beside those that are known to ([`crate::http::headers::credentials`]); `None` for none.
+    /// Credential fields in addition to the known ones ([`crate::http::headers::credentials`]); `None` for none.
     pub further: Option<Arc<[HeaderName]>>,
 }
 
@@ -95,21 +95,22 @@ impl Redaction {
     }
 }
 
-/// What of a request, besides method, host and path, is part of its key.
+/// The parts of a request, besides method, host and path, that belong to its cache key.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct KeySpec {
-    /// Which query parameters count.
+    /// The query parameters.
     pub query: QueryKeySpec,
-    /// Request fields that count, lower case, in the order of the rules file.
+    /// The request fields, in lower case, in the order of the rules file.
     pub headers: Vec<HeaderName>,
-    /// Cookies that count, and that alone are sent; `None`: all are sent, and count as the identity says.
+    /// The cookies, which are then the only ones forwarded. `None`: all are forwarded, and belong to the key as
+    /// `identity` says.
     pub cookies: Option<Vec<String>>,
-    /// Whose answer it is.
+    /// How callers are identified.
     pub identity: Identity,
 }
 
 impl KeySpec {
-    /// The cookie that tells callers apart.
+    /// The cookie that identifies callers.
     pub fn identity_cookie(&self) -> Option<&str> {
         match &self.identity {
             Identity::Cookie(name) => Some(name),
@@ -117,40 +118,40 @@ impl KeySpec {
         }
     }
 
-    /// The cookies that count beside that of the identity.
+    /// The cookies in the key other than the identity cookie.
     fn other_cookies(&self) -> impl Iterator<Item = &str> {
         let identity = self.identity_cookie();
         self.cookies.iter().flatten().map(String::as_str).filter(move |name| Some(*name) != identity)
     }
 
-    /// Whether this field as a whole is part of the key.
+    /// Whether the whole field is part of the key.
     pub fn keys_on(&self, name: &HeaderName) -> bool {
         self.headers.contains(name) || matches!(&self.identity, Identity::Header(known) if known == name)
     }
 
-    /// Whether who asks is told by this field in the key, or need not be told.
+    /// Whether the key covers the identity in this field, or the family needs none.
     pub fn knows(&self, name: &HeaderName) -> bool {
         let by_cookies = self.cookies.is_some() || self.identity_cookie().is_some();
         self.identity == Identity::Shared || self.keys_on(name) || by_cookies && *name == COOKIE
     }
 }
 
-/// How a family tells one caller from another.
+/// How a family identifies callers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Identity {
-    /// The rules do not say: requests with credentials are cached only as RFC 9111 §3.5 allows.
+    /// Not configured: requests with credentials are cached only as RFC 9111 §3.5 allows.
     #[default]
     Unstated,
-    /// The rules say that the answer is the same for everybody (`identity = "none"`).
+    /// `identity = "none"`: the response is the same for every caller.
     Shared,
-    /// The value of this request field.
+    /// By the value of this request field.
     Header(HeaderName),
-    /// The value of this cookie.
+    /// By the value of this cookie.
     Cookie(String),
 }
 
 impl Identity {
-    /// Whether the rules say how callers are told apart.
+    /// Whether the rules configure an identity.
     pub fn is_stated(&self) -> bool {
         !matches!(self, Identity::Unstated)
     }
@@ -174,23 +175,22 @@ pub struct CacheKey {
     pub text: String,
     /// Its hash.
     pub hash: KeyHash,
-    /// What does not stand in the texts of its variants as it is.
+    /// What the texts of its variants must hide.
     pub redaction: Redaction,
 }
 
-/// What a family adds to the text: its name, the version of its definition, and its keying.
+/// A family's part of the text: its name, the version of its definition, and its key settings.
 #[derive(Debug, Clone, Copy)]
 pub struct FamilyKeySpec<'a> {
     /// The family's name.
     pub name: &'a str,
-    /// Changes whenever the family's definition changes.
+    /// Changes with the family's definition.
     pub version: &'a str,
-    /// What of the request counts.
+    /// The parts of the request in the key.
     pub key_spec: &'a KeySpec,
 }
 
-/// The canonical text of a GET (HEAD shares it) for a target, keyed by its family if it has one. `redaction`: what stands
-/// in it as a digest.
+/// The cache key of a GET or HEAD, by its family if it has one. `redaction` says which values to hide.
 pub fn derive(
     target: &Target,
     headers: &HeaderMap,
@@ -203,13 +203,13 @@ pub fn derive(
     text.push_str("://");
     text.push_str(&target.host);
     push_escaped(&mut text, target.sent_path().as_bytes());
-    // As it is sent: what does not count in its family has been left out ([`QueryKeySpec::apply`]).
+    // As forwarded: [`QueryKeySpec::apply`] has removed what the family ignores.
     if let Some(query) = &target.query {
         text.push('?');
         push_escaped(&mut text, query.as_bytes());
     }
     if target.case == PathCase::Insensitive {
-        // Entries from before have tags in which case counts.
+        // Older entries have tags in which case matters.
         text.push_str("\npath in any case");
     }
     if let Some(family) = family {
@@ -229,13 +229,13 @@ pub fn derive(
 }
 
 impl CacheKey {
-    /// The key of its entry in Redis.
+    /// Its key in Redis.
     pub fn key(&self) -> StoreKey {
         StoreKey::of(&self.text)
     }
 
-    /// The text of one variant: this request with the fields that the stored response's `Vary` names
-    /// (RFC 9111 §4.1). An absent field differs from an empty one.
+    /// The cache key of a variant: the text extended by the fields that the stored response's `Vary` names (RFC 9111
+    /// §4.1). An absent field differs from an empty one.
     pub fn variant(&self, fields: &[HeaderName], headers: &HeaderMap) -> CacheKey {
         let mut text = self.text.clone();
         for name in fields {
@@ -245,23 +245,23 @@ impl CacheKey {
     }
 }
 
-/// Fields that say what the bytes of a content mean (RFC 9110 §8).
+/// Fields that describe the content (RFC 9110 §8).
 static DESCRIBE_CONTENT: [HeaderName; 3] = [CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE];
 
 impl CacheKey {
-    /// What the canonical text of one of this request's variants has beyond this one's; empty if it is none.
+    /// The part of a variant's text after this text; empty if it is no variant of this request.
     pub fn suffix_of<'v>(&self, variant: &'v CacheKey) -> &'v str {
         variant.text.strip_prefix(self.text.as_str()).unwrap_or("")
     }
 
-    /// The variant whose text has this suffix.
+    /// The variant with this suffix.
     #[must_use]
     pub fn with_suffix(&self, suffix: &str) -> CacheKey {
         finish(format!("{}{suffix}", self.text), self.redaction.clone())
     }
 
-    /// The same request as a QUERY with this content: what it says, and in which form (`Content-Type` and the like),
-    /// is part of the key.
+    /// The cache key of the same request as a QUERY with this content. The content and the fields that describe it
+    /// are part of the key.
     #[must_use]
     pub fn querying(self, content: &[u8], headers: &HeaderMap) -> CacheKey {
         // [`derive`] begins with the method.
@@ -273,7 +273,7 @@ impl CacheKey {
         finish(text, self.redaction)
     }
 
-    /// The same request keyed on what a trusted proxy in front of Larder says of it, where that goes on to upstream.
+    /// The same request with what a trusted proxy in front says of it, if that is forwarded to upstream.
     #[must_use]
     pub fn behind(self, forwarded: ForwardedPolicy, headers: &HeaderMap) -> CacheKey {
         let mut text = self.text;
@@ -299,15 +299,15 @@ fn finish(text: String, redaction: Redaction) -> CacheKey {
     CacheKey { text, hash, redaction }
 }
 
-/// Longer field values, bytes, stand in a key as their hash: what is known of the variants of a response holds the values
-/// of all of them, and clients choose how long these are. Shorter than a hash is written, so that no value reads like one.
+/// Longer field values, in bytes, are replaced by their hash: the vary index holds the values of all variants, and
+/// clients choose their length. Shorter than a written hash, so that no value can imitate one.
 const LONGEST_VALUE: usize = 64;
 
 fn push_field(text: &mut String, kind: &str, name: &HeaderName, headers: &HeaderMap, redaction: &Redaction) {
     let _ = write!(text, "\n{kind} {name}");
     let lines = headers.get_all(name);
     let mut values = lines.iter().peekable();
-    // No colon at all when the field is absent: absent and empty are different (RFC 9111 §4.1).
+    // Without a colon if the field is absent: absent and empty differ (RFC 9111 §4.1).
     if values.peek().is_none() {
         return;
     }
@@ -319,7 +319,7 @@ fn push_field(text: &mut String, kind: &str, name: &HeaderName, headers: &Header
     }
     if lines.iter().map(|value| value.len() + 2).sum::<usize>() > LONGEST_VALUE + 2 {
         text.push(' ');
-        // Lines of one field are one value (RFC 9110 §5.3), long or short.
+        // The lines of a field are one value (RFC 9110 §5.3).
         push_secret(text, join(values.map(HeaderValue::as_bytes)).as_deref(), redaction.secret.as_ref());
         return;
     }
@@ -329,7 +329,7 @@ fn push_field(text: &mut String, kind: &str, name: &HeaderName, headers: &Header
     }
 }
 
-/// A cookie that is absent differs from an empty one.
+/// An absent cookie differs from an empty one.
 fn push_cookie(text: &mut String, name: &str, headers: &HeaderMap, redaction: &Redaction) {
     let _ = write!(text, "\ncookie {name}");
     let values = cookie(headers, name);
@@ -339,7 +339,7 @@ fn push_cookie(text: &mut String, name: &str, headers: &HeaderMap, redaction: &R
     }
 }
 
-/// The cookies that are sent beside the one that tells callers apart, where the family does not say which count.
+/// The cookies other than the identity cookie, if the family does not list cookies.
 fn push_cookies_beside(text: &mut String, identity: &str, headers: &HeaderMap, redaction: &Redaction) {
     let others: Vec<&[u8]> =
         cookies(headers).filter(|(name, _)| *name != identity.as_bytes()).map(|(_, pair)| pair).collect();
@@ -367,11 +367,11 @@ fn push_identity(text: &mut String, identity: &Identity, headers: &HeaderMap, se
     }
 }
 
-/// Stands for the identity of a request without any.
+/// The identity of a request without one.
 const ANONYMOUS: &str = "anonymous";
 
-/// Who asks, as it stands in tags: the digest of what tells callers apart. None if nothing does, or for a request without
-/// it.
+/// The caller as written in tags: the digest of the identity. `None` if the family has no identity, or the request
+/// lacks it.
 pub fn caller(identity: &Identity, headers: &HeaderMap, secret: Option<&Secret>) -> Option<String> {
     if !matches!(identity, Identity::Header(_) | Identity::Cookie(_)) {
         return None;
@@ -389,19 +389,19 @@ fn join<'v>(values: impl Iterator<Item = &'v [u8]>) -> Option<Vec<u8>> {
     })
 }
 
-/// Whether a request has this cookie, with a value.
+/// Whether a request has this cookie with a non-empty value.
 pub fn has_cookie(headers: &HeaderMap, name: &str) -> bool {
     headers.contains_key(COOKIE) && cookie(headers, name).iter().any(|value| !value.is_empty())
 }
 
-/// All values of a cookie. A name sent twice is not reduced to one of them: upstream may read either.
+/// All values of a cookie. A repeated name keeps all values, since upstream may use any.
 fn cookie<'f>(headers: &'f HeaderMap, name: &str) -> SmallVec<[&'f [u8]; 2]> {
     let pairs = cookies(headers).filter(|(known, _)| *known == name.as_bytes());
     pairs.map(|(_, pair)| value_of(pair)).collect()
 }
 
-/// The cookies of a request: the name of each, and the pair that it is. Servers differ in whether they trim around `=`: a name
-/// that some of them read counts.
+/// The name and the pair of each cookie in a request. Servers differ in whether they trim around `=`, so a name
+/// counts if any server reads it.
 fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
     let pairs = headers.get_all(COOKIE).into_iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
     pairs.map(<[u8]>::trim_ascii).filter(|pair| !pair.is_empty()).map(|pair| {
@@ -415,8 +415,8 @@ fn value_of(pair: &[u8]) -> &[u8] {
     pair[begin..].trim_ascii()
 }
 
-/// Credentials never stand in a key, in Redis or in a log: their HMAC-SHA256 does, or without a secret their SHA-256. (Not
-/// MD5: whoever can make two tokens with one digest must not be able to merge two callers.)
+/// Credentials never occur in a key, in Redis or in a log: their HMAC-SHA256 does or, without a secret, their
+/// SHA-256. (Not MD5: an attacker with two colliding tokens must not merge two callers.)
 fn push_secret<'v>(text: &mut String, values: impl IntoIterator<Item = &'v [u8]>, secret: Option<&Secret>) {
     match secret {
         Some(secret) => {
@@ -432,7 +432,7 @@ fn push_secret<'v>(text: &mut String, values: impl IntoIterator<Item = &'v [u8]>
     }
 }
 
-/// The length goes before each value, so that a list of values has one reading.
+/// The length precedes each value, so that a list of values is unambiguous.
 fn update_with<'v>(values: impl IntoIterator<Item = &'v [u8]>, mut update: impl FnMut(&[u8])) {
     for value in values {
         update(&(value.len() as u64).to_be_bytes());
@@ -466,209 +466,4 @@ fn push_escaped(text: &mut String, bytes: &[u8]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use http::header::AUTHORIZATION;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn derive(target: &Target, headers: &HeaderMap, family: Option<FamilyKeySpec<'_>>) -> CacheKey {
-        super::derive(target, headers, family, &Redaction::default())
-    }
-
-    fn target(path: &str, query: Option<&str>) -> Target {
-        let (path, query) = (path.into(), query.map(Into::into));
-        Target { scheme: "http", host: "h".into(), path, query, ..Target::default() }
-    }
-
-    fn keyed(key_spec: &KeySpec, query: &str, headers: &HeaderMap) -> String {
-        let family = FamilyKeySpec { name: "f", version: "1", key_spec };
-        derive(&target("/p", Some(query)), headers, Some(family)).text
-    }
-
-    #[test]
-    fn a_plain_request_reads_as_a_request_line() {
-        let cache_key = derive(&target("/a", Some("b=1")), &HeaderMap::new(), None);
-        assert_eq!(cache_key.text, "GET http://h/a?b=1");
-        assert_eq!(cache_key.key().to_string(), "713393147de85d06fa204fee6f103c95");
-    }
-
-    #[test]
-    fn a_query_is_keyed_as_it_is_sent() {
-        let text_of = |query| derive(&target("/p", Some(query)), &HeaderMap::new(), None).text;
-        assert_eq!(text_of("b=2&a=9&b=1"), "GET http://h/p?b=2&a=9&b=1");
-        assert_eq!(text_of(""), "GET http://h/p?");
-    }
-
-    #[test]
-    fn a_cookie_with_blanks_around_its_name_is_not_anonymous() {
-        let mut headers = HeaderMap::new();
-        headers.insert(COOKIE, HeaderValue::from_static("sid =evil"));
-        let by_cookie = KeySpec { identity: Identity::Cookie("sid".into()), ..KeySpec::default() };
-        assert!(!keyed(&by_cookie, "", &headers).ends_with("anonymous"));
-    }
-
-    #[test]
-    fn what_a_trusted_proxy_says_is_keyed_only_when_it_goes_on() {
-        let mut headers = HeaderMap::new();
-        headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
-        let cache_key = derive(&target("/", None), &headers, None);
-        assert_eq!(cache_key.clone().behind(ForwardedPolicy::Set, &headers), cache_key);
-        let behind = cache_key.clone().behind(ForwardedPolicy::Append, &headers).text;
-        assert!(behind.ends_with("front x-forwarded-proto: https"), "{behind}");
-        headers.insert("front-end-https", HeaderValue::from_static("on"));
-        headers.insert("x-forwarded-for", HeaderValue::from_static("192.0.2.1"));
-        headers.insert("forwarded", HeaderValue::from_static("for=192.0.2.1;host=a;proto=https"));
-        let behind = cache_key.behind(ForwardedPolicy::Append, &headers).text;
-        let said =
-            "front front-end-https: on\nfront x-forwarded-proto: https\nfront forwarded: host=a;proto=https";
-        assert!(behind.ends_with(said), "{behind}");
-    }
-
-    #[test]
-    fn absent_and_empty_fields_differ() {
-        let cache_key = derive(&target("/", None), &HeaderMap::new(), None);
-        let fields = [HeaderName::from_static("accept-language")];
-        let absent = cache_key.variant(&fields, &HeaderMap::new());
-        let mut headers = HeaderMap::new();
-        headers.insert("accept-language", HeaderValue::from_static(""));
-        assert_ne!(absent.text, cache_key.variant(&fields, &headers).text);
-    }
-
-    #[test]
-    fn credentials_do_not_stand_in_the_text_and_tell_callers_apart() {
-        let by_header = KeySpec { identity: Identity::Header(AUTHORIZATION), ..KeySpec::default() };
-        let text_of = |token: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(AUTHORIZATION, HeaderValue::from_static(token));
-            keyed(&by_header, "", &headers)
-        };
-        assert!(!text_of("Bearer s3cret").contains("s3cret"));
-        assert_ne!(text_of("Bearer a"), text_of("Bearer b"));
-        assert!(keyed(&by_header, "", &HeaderMap::new()).ends_with("anonymous"));
-    }
-
-    #[test]
-    fn with_a_secret_credentials_stand_as_hmacs_under_that_secret() {
-        let by_header = KeySpec { identity: Identity::Header(AUTHORIZATION), ..KeySpec::default() };
-        let family = FamilyKeySpec { name: "f", version: "1", key_spec: &by_header };
-        let headers = HeaderMap::from_iter([
-            (AUTHORIZATION, HeaderValue::from_static("Bearer a")),
-            (HeaderName::from_static("x-api-key"), HeaderValue::from_static("b")),
-        ]);
-        let text_of = |secret: Option<&str>| {
-            let redaction =
-                Redaction { secret: secret.map(|secret| Secret::new(secret, "shop")), ..Redaction::default() };
-            let cache_key = super::derive(&target("/", None), &headers, Some(family), &redaction);
-            let variant = cache_key.variant(&[HeaderName::from_static("x-api-key")], &headers);
-            assert_eq!(cache_key.with_suffix(cache_key.suffix_of(&variant)).hash, variant.hash);
-            variant.querying(b"content", &headers).text
-        };
-        let (bare, one, other) = (text_of(None), text_of(Some("one")), text_of(Some("other")));
-        assert!(bare.matches(" sha256:").count() == 3 && !bare.contains("hmac"), "{bare}");
-        assert!(one.matches(" hmac-sha256:").count() == 3 && !one.contains(" sha256:"), "{one}");
-        for (line, same) in one.lines().zip(other.lines()).map(|(one, other)| (one, one == other)) {
-            assert_eq!(line.contains("hmac"), !same, "{line}");
-        }
-    }
-
-    fn varying(name: &'static str, lines: &[&[u8]]) -> String {
-        let name = HeaderName::from_static(name);
-        let line = |line: &&[u8]| (name.clone(), HeaderValue::from_bytes(line).unwrap());
-        let headers = lines.iter().map(line).collect();
-        derive(&target("/", None), &HeaderMap::new(), None).variant(std::slice::from_ref(&name), &headers).text
-    }
-
-    #[test]
-    fn fields_that_are_credentials_by_their_name_never_stand_in_the_text() {
-        for name in ["authorization", "cookie", "x-api-key", "x-xsrf-token", "cf-access-jwt-assertion"] {
-            assert!(!varying(name, &[b"s3cret"]).contains("s3cret"), "{name}");
-            assert_ne!(varying(name, &[b"a"]), varying(name, &[b"b"]), "{name}");
-        }
-        let keyed_on = KeySpec { headers: vec![HeaderName::from_static("x-api-key")], ..KeySpec::default() };
-        let mut headers = HeaderMap::new();
-        headers.insert("x-api-key", HeaderValue::from_static("s3cret"));
-        assert!(!keyed(&keyed_on, "", &headers).contains("s3cret"));
-        let further = HeaderName::from_static("acme-caller");
-        headers.insert(further.clone(), HeaderValue::from_static("s3cret"));
-        let redaction = Redaction { secret: None, further: Some([further.clone()].into()) };
-        let text =
-            super::derive(&target("/", None), &headers, None, &redaction).variant(&[further], &headers).text;
-        assert!(text.contains("acme-caller: sha256:"), "{text}");
-    }
-
-    #[test]
-    fn cookies_that_count_are_part_of_the_key() {
-        let key_spec = KeySpec {
-            cookies: Some(vec!["theme".into(), "sid".into()]),
-            identity: Identity::Cookie("sid".into()),
-            ..KeySpec::default()
-        };
-        let text_of = |cookies: &'static str| {
-            let headers = HeaderMap::from_iter([(COOKIE, HeaderValue::from_static(cookies))]);
-            keyed(&key_spec, "", &headers)
-        };
-        assert_eq!(text_of("sid=1; theme=dark"), text_of("theme=dark; other=1; sid=1"));
-        let texts = ["sid=1; theme=dark", "sid=1; theme=light", "sid=1; theme=", "sid=1", "theme=dark", "sid=2"]
-            .map(text_of);
-        let distinct: std::collections::HashSet<_> = texts.iter().collect();
-        assert_eq!(distinct.len(), texts.len());
-        assert!(!texts[0].contains("dark"), "{}", texts[0]);
-    }
-
-    #[test]
-    fn long_values_do_not_make_long_texts() {
-        let (long, other) = ("a".repeat(60_000), "a".repeat(60_001));
-        assert!(varying("x", &[long.as_bytes()]).len() < 120);
-        assert_ne!(varying("x", &[long.as_bytes()]), varying("x", &[other.as_bytes()]));
-        let longest = "a".repeat(LONGEST_VALUE);
-        assert!(varying("x", &[longest.as_bytes()]).ends_with(&longest));
-        assert!(!varying("x", &[longest.as_bytes(), b"a"]).contains(&longest));
-    }
-
-    proptest! {
-        #[test]
-        fn values_share_a_text_exactly_if_they_are_the_same(
-            one in proptest::collection::vec("[ -~\u{e4}]{0,50}", 1..4),
-            other in proptest::collection::vec("[ -~\u{e4}]{0,50}", 1..4),
-        ) {
-            let text = |lines: &[String]| varying("x", &lines.iter().map(String::as_bytes).collect::<Vec<_>>());
-            prop_assert_eq!(text(&one) == text(&other), one.join(", ") == other.join(", "));
-            // Lines of one field are one value.
-            prop_assert_eq!(text(&one), text(&[one.join(", ")]));
-        }
-    }
-
-    #[test]
-    fn a_cookie_sent_twice_is_its_own_identity() {
-        let by_cookie = KeySpec { identity: Identity::Cookie("sid".into()), ..KeySpec::default() };
-        let alone = KeySpec { cookies: Some(Vec::new()), ..by_cookie.clone() };
-        let text_of = |key_spec: &KeySpec, cookies: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(COOKIE, HeaderValue::from_static(cookies));
-            keyed(key_spec, "", &headers)
-        };
-        for key_spec in [&by_cookie, &alone] {
-            assert_ne!(text_of(key_spec, "sid=a"), text_of(key_spec, "sid=a; sid=b"));
-            assert_ne!(text_of(key_spec, "sid=b"), text_of(key_spec, "sid=a; sid=b"));
-            assert_ne!(text_of(key_spec, "sid=a; sid=b"), text_of(key_spec, "sid=a, b"));
-            assert_eq!(text_of(key_spec, "sid="), text_of(key_spec, ""));
-        }
-        assert_eq!(text_of(&alone, "x=1; sid=a"), text_of(&alone, "sid=a; y=2"));
-        // They are sent.
-        assert_eq!(text_of(&by_cookie, "x=1; sid=a"), text_of(&by_cookie, "sid=a; x=1"));
-        assert_ne!(text_of(&by_cookie, "x=1; sid=a"), text_of(&by_cookie, "x=2; sid=a"));
-    }
-
-    #[test]
-    fn bytes_outside_ascii_are_escaped_without_ambiguity() {
-        let cache_key = derive(&target("/", None), &HeaderMap::new(), None);
-        let fields = [HeaderName::from_static("x")];
-        let text_of = |bytes: &[u8]| {
-            let mut headers = HeaderMap::new();
-            headers.insert("x", HeaderValue::from_bytes(bytes).unwrap());
-            cache_key.variant(&fields, &headers).text
-        };
-        assert_ne!(text_of(b"\xff"), text_of(b"\\xff"));
-    }
-}
+mod tests;

@@ -10,7 +10,7 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuild
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::config::{Log, LogFormat};
+use crate::config::{LogConfig, LogFormat};
 
 /// Most lines in the queue.
 const QUEUE_MAX: usize = 4096;
@@ -35,7 +35,7 @@ pub struct Logs {
 
 impl Logs {
     /// Starts the log, and logs panics to it. Once in a process.
-    pub fn start(config: &Log) -> Logs {
+    pub fn start(config: &LogConfig) -> Logs {
         let lines = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE_MAX).thread_name("log");
         let (writer, guard) = lines.finish(StandardError::default());
         let _ = LOST.set(writer.error_counter());

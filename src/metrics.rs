@@ -1,5 +1,5 @@
-//! Counters and histograms, and their exposition in the OpenMetrics text format. Labels come from the rules, never
-//! from requests. Handles are resolved when rules are loaded: the data path only adds to atomics.
+//! Counters and histograms, exposed in the OpenMetrics text format. Labels come from the rules, never from requests.
+//! Handles are resolved when rules are loaded, so the data path only increments atomics.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -12,9 +12,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::outcome::Kind;
+use crate::outcome::OutcomeKind;
 
-/// The label of requests whose path no family claims.
+/// The label of requests whose path belongs to no family.
 pub const NO_FAMILY: &str = "none";
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -39,7 +39,7 @@ struct EndLabels {
     ended: &'static str,
 }
 
-/// Everything that Larder counts.
+/// All metrics of Larder.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -63,52 +63,53 @@ pub struct Metrics {
     floor_age: Gauge<f64, AtomicU64>,
     /// Seconds by which this machine's clock is ahead of the store's.
     pub clock_ahead: Gauge<f64, AtomicU64>,
-    /// Writes that other proxies left unfinished, carried out by this one.
+    /// Write intents that other proxies abandoned and this one completed.
     pub intents_carried_out: Counter,
-    /// Invalidations repeated because their rule says `again`.
+    /// Invalidations repeated because of `again` in their rule.
     pub invalidations_repeated: Counter,
-    /// Fetches because a rule says `refresh`.
+    /// Fetches because of `refresh` in a rule.
     pub refreshes: Counter,
-    /// Proxies that a write waited for in vain.
+    /// Proxies whose confirmation a write waited for without success.
     pub members_expelled: Counter,
-    /// Writes that were carried out and that no rule matches.
+    /// Completed writes that no rule matches.
     pub writes_unmatched: Counter,
-    /// Requests that an upstream out of step may have answered with what belongs to others.
+    /// Requests that upstream may have answered with another request's response, because its connection was out of
+    /// step.
     pub suspects: Counter,
-    /// Invalidated entries that the sweeper of this proxy has removed from the store.
+    /// Invalidated entries that this proxy's sweeper removed from the store.
     pub swept: Counter,
     stored_keys: Family<FamilyLabels, Gauge>,
     stored_bytes: Family<FamilyLabels, Gauge>,
-    /// 1 while L1 is served under a lease, set when metrics are asked for.
+    /// 1 while L1 is served under a lease. Set on each scrape.
     pub lease_held: Gauge,
-    /// Connections from clients that are open now.
+    /// Open client connections.
     pub connections: Gauge,
-    /// Connections from clients since the start.
+    /// Client connections since the start.
     pub connections_total: Counter,
-    /// Idle connections from clients that were closed to make room.
+    /// Idle client connections closed to make room.
     pub connections_evicted: Counter,
     refused: Family<RefusalLabels, Counter>,
-    /// Requests to the admin with a token that is not known.
+    /// Admin requests with an unknown token.
     pub admin_wrong_tokens: Counter,
-    /// Requests that upstream is working on, set when metrics are asked for.
+    /// Requests in progress at upstream. Set on each scrape.
     pub upstream_requests: Gauge,
-    /// Requests that wait for a place at upstream, set when metrics are asked for.
+    /// Requests queued for upstream. Set on each scrape.
     pub upstream_queued: Gauge,
-    /// Event streams, upgraded connections and long polls, set when metrics are asked for.
+    /// Event streams, upgraded connections and long polls. Set on each scrape.
     pub upstream_streams: Gauge,
-    /// Entries in L1, set when metrics are asked for.
+    /// Entries in L1. Set on each scrape.
     pub memory_entries: Gauge,
-    /// Bytes in L1, set when metrics are asked for.
+    /// Bytes in L1. Set on each scrape.
     pub memory_bytes: Gauge,
-    /// Entries evicted from L1 for space, set when metrics are asked for.
+    /// Entries evicted from L1 for space. Set on each scrape.
     pub evictions: Gauge,
-    /// 1 while the store answers, set when metrics are asked for.
+    /// 1 while the store is available. Set on each scrape.
     pub store_up: Gauge,
-    /// Invalidations that wait for the store, set when metrics are asked for.
+    /// Invalidations that wait for the store. Set on each scrape.
     pub undelivered: Gauge,
     /// 1 if the last reload of the rules failed.
     pub rules_faulty: Gauge,
-    /// Log lines that were lost, set when metrics are asked for.
+    /// Dropped log lines. Set on each scrape.
     log_lines_lost: Counter,
 }
 
@@ -138,28 +139,28 @@ struct FamilyLabels {
     family: String,
 }
 
-/// The request counters of one family, one per [`Kind`].
+/// The request counters of one family, one per [`OutcomeKind`].
 #[derive(Debug, Clone)]
 pub struct FamilyCounters {
     /// The family's name, or [`NO_FAMILY`].
     pub family: String,
-    outcomes: [Counter; Kind::ALL.len()],
+    outcomes: [Counter; OutcomeKind::ALL.len()],
 }
 
 impl FamilyCounters {
-    /// Requests of this kind so far.
-    pub fn of(&self, kind: Kind) -> u64 {
+    /// Number of requests of this kind.
+    pub fn of(&self, kind: OutcomeKind) -> u64 {
         self.outcomes[kind.index()].get()
     }
 
-    /// One more request of this kind.
-    pub fn count(&self, kind: Kind) {
+    /// Counts a request of this kind.
+    pub fn count(&self, kind: OutcomeKind) {
         self.outcomes[kind.index()].inc();
     }
 }
 
 impl Metrics {
-    /// Registers everything.
+    /// Registers all metrics.
     pub fn new() -> Metrics {
         let mut registry = Registry::with_prefix("larder");
         let metrics = Metrics {
@@ -219,20 +220,16 @@ impl Metrics {
         registry.register("store_errors", "Failed operations on the store", self.store_errors.clone());
         registry.register(
             "store_unreadable",
-            "Entries found in the store that are not what a Larder put there, or of another version",
+            "Entries in the store that are corrupt, or of another version",
             self.unreadable_entries.clone(),
         );
         registry.register("collapsed", "Requests that shared another one's fetch", self.collapsed.clone());
         registry.register(
             "coalesced_waiting",
-            "Requests that wait for the fetch of another one, of this proxy or another",
+            "Requests that wait for another request's fetch, on this proxy or another",
             self.coalesced_waiting.clone(),
         );
-        registry.register(
-            "fleet_waits",
-            "Fetches of other proxies that were waited for, by how that ended",
-            self.fleet_waits.clone(),
-        );
+        registry.register("fleet_waits", "Waits for another proxy's fetch, by result", self.fleet_waits.clone());
         registry.register("not_stored", "Fetched responses that were not stored", self.not_stored.clone());
         registry.register("upstream_requests", "Requests at upstream", self.upstream_requests.clone());
         registry.register("upstream_queued", "Requests that wait for upstream", self.upstream_queued.clone());
@@ -243,13 +240,13 @@ impl Metrics {
         registry.register_with_unit("write_time", "Time to answer a write", seconds(), self.write_time.clone());
         registry.register_with_unit(
             "settle_time",
-            "Time that writes waited for other proxies",
+            "How long writes waited for other proxies",
             seconds(),
             self.settle_time.clone(),
         );
         registry.register_with_unit(
             "sync_time",
-            "Time of a sync with the store",
+            "Duration of a sync with the store",
             seconds(),
             self.sync_time.clone(),
         );
@@ -259,44 +256,44 @@ impl Metrics {
         registry.register("marks", "Marks in the store, at the last sync", self.marks.clone());
         registry.register_with_unit(
             "floor_age",
-            "How long ago the floor was issued, at the last sync",
+            "Age of the floor at the last sync",
             seconds(),
             self.floor_age.clone(),
         );
         registry.register_with_unit(
             "clock_ahead",
-            "By how much the clock of this machine is ahead of the store's, at the last sync",
+            "How far this machine's clock is ahead of the store's, at the last sync",
             seconds(),
             self.clock_ahead.clone(),
         );
         registry.register(
             "intents_carried_out",
-            "Writes that another proxy left unfinished",
+            "Abandoned write intents of other proxies that this proxy completed",
             self.intents_carried_out.clone(),
         );
         registry.register(
             "invalidations_repeated",
-            "Invalidations repeated later, as their rule says",
+            "Invalidations repeated because of `again` in their rule",
             self.invalidations_repeated.clone(),
         );
         registry.register(
             "refreshes",
-            "Invalidated responses that were fetched again before anybody asked, as their rule says",
+            "Invalidated responses that were prefetched because of `refresh` in their rule",
             self.refreshes.clone(),
         );
         registry.register(
             "members_expelled",
-            "Proxies that a write waited for in vain",
+            "Proxies that did not confirm a write's invalidation in time",
             self.members_expelled.clone(),
         );
         registry.register(
             "writes_unmatched",
-            "Writes that no rule matches: they invalidated nothing but their own path",
+            "Writes that no rule matches: they invalidated only their own path",
             self.writes_unmatched.clone(),
         );
         registry.register(
             "suspects",
-            "Requests whose answers may have been those of others: what they stored was invalidated",
+            "Requests that may have received another request's response: what they stored was invalidated",
             self.suspects.clone(),
         );
         registry.register(
@@ -312,17 +309,17 @@ impl Metrics {
         registry.register("accepted", "Connections accepted", self.connections_total.clone());
         registry.register(
             "connections_evicted",
-            "Idle connections from clients that were closed to make room for others",
+            "Idle client connections closed to make room for others",
             self.connections_evicted.clone(),
         );
         registry.register(
             "refused",
-            "What was refused to clients, by what it was and whose bound was reached: one client's (429) or that of all (503)",
+            "Refusals, by kind and by the limit reached: one client's (429) or that of all clients (503)",
             self.refused.clone(),
         );
         registry.register(
             "admin_wrong_tokens",
-            "Requests to the admin with a token that is not known",
+            "Admin requests with an unknown token",
             self.admin_wrong_tokens.clone(),
         );
         registry.register("memory_entries", "Entries in memory", self.memory_entries.clone());
@@ -330,105 +327,103 @@ impl Metrics {
         registry.register("memory_evictions", "Entries evicted from memory for space", self.evictions.clone());
         registry.register("store_up", "1 while the store answers", self.store_up.clone());
         registry.register("backlog", "Invalidations that wait for the store", self.undelivered.clone());
-        registry.register(
-            "rules_faulty",
-            "1 if the last edit of the rules was refused",
-            self.rules_faulty.clone(),
-        );
+        registry.register("rules_faulty", "1 if the last edit of the rules has faults", self.rules_faulty.clone());
         registry.register(
             "log_lines_lost",
-            "Lines of the log that were lost because standard error was not read",
+            "Log lines dropped because standard error was not read",
             self.log_lines_lost.clone(),
         );
     }
 
-    /// How many lines of the log were lost so far.
+    /// Sets the number of dropped log lines.
     pub fn log_lines_were_lost(&self, so_far: u64) {
         self.log_lines_lost.inner().fetch_max(so_far, Relaxed);
     }
 
-    /// The counters of a family; the same ones when the family was known before.
+    /// The counters of a family; existing ones are reused.
     pub fn family(&self, family: &str) -> FamilyCounters {
-        let outcomes = Kind::ALL.map(|kind| {
+        let outcomes = OutcomeKind::ALL.map(|kind| {
             let labels = RequestLabels { family: family.to_owned(), outcome: kind.label() };
             self.requests.get_or_create_owned(&labels)
         });
         FamilyCounters { family: family.to_owned(), outcomes }
     }
 
-    /// A request was answered after `took`.
-    pub fn answered(&self, kind: Kind, collapsed: bool, took: Duration) {
+    /// Records a request that was answered after `took`.
+    pub fn answered(&self, kind: OutcomeKind, collapsed: bool, took: Duration) {
         match kind {
-            Kind::Hit | Kind::Stale => self.hit_time.observe(took),
-            Kind::Miss | Kind::Revalidated | Kind::Pass | Kind::Error => self.miss_time.observe(took),
-            Kind::Write => self.write_time.observe(took),
+            OutcomeKind::Hit | OutcomeKind::Stale => self.hit_time.observe(took),
+            OutcomeKind::Miss | OutcomeKind::Revalidated | OutcomeKind::Pass | OutcomeKind::Error => {
+                self.miss_time.observe(took);
+            }
+            OutcomeKind::Write => self.write_time.observe(took),
         }
         if collapsed {
             self.collapsed.inc();
         }
     }
 
-    /// A request waits for the fetch of another one, until what this gives is dropped.
+    /// Counts a request that waits for another request's fetch, until the returned guard is dropped.
     pub fn follower_waits(&self) -> FollowerWaits<'_> {
         self.coalesced_waiting.inc();
         FollowerWaits(&self.coalesced_waiting)
     }
 
-    /// A family (or `uri`, or everything) was invalidated. `cause`: `write`, `purge`.
+    /// Counts an invalidation of a family, `uri` or everything. `cause` is `write` or `purge`.
     pub fn invalidated(&self, family: &str, cause: &'static str) {
         self.invalidations.get_or_create_owned(&InvalidationLabels { family: family.to_owned(), cause }).inc();
     }
 
-    /// A write has waited this long until no other proxy could serve what it invalidates.
+    /// Records how long a write waited until no proxy could serve what it invalidated.
     pub fn settled(&self, took: Duration) {
         self.settle_time.observe(took);
     }
 
-    /// A sync with the store took this long.
+    /// Records the duration of a sync with the store.
     pub fn synced(&self, took: Duration) {
         self.sync_time.observe(took);
     }
 
-    /// A new epoch began. `cause`: the store's word for why.
+    /// Counts a new epoch. `cause` is the store's reason.
     pub fn epoch_changed(&self, cause: &str) {
         const CAUSES: [&str; 6] = ["new", "restarted", "meta lost", "marks lost", "members lost", "intents lost"];
         let cause = CAUSES.into_iter().find(|known| *known == cause).unwrap_or("unknown");
         self.epoch_changes.get_or_create_owned(&CauseLabels { cause }).inc();
     }
 
-    /// The lease has passed without another.
+    /// Counts a lease that ended without renewal.
     pub fn lease_lost(&self, reason: &'static str) {
         self.lease_lost.get_or_create_owned(&ReasonLabels { reason }).inc();
     }
 
-    /// A task that must not end did.
+    /// Counts the unexpected end of a permanent task.
     pub fn task_panicked(&self, task: &'static str) {
         self.task_panics.get_or_create_owned(&TaskLabels { task }).inc();
     }
 
-    /// Marks in the store, and how long ago the floor was issued.
+    /// Records the number of marks in the store, and the age of the floor.
     pub fn marks_kept(&self, marks: u64, floor_age: Duration) {
         self.marks.set(i64::try_from(marks).unwrap_or(i64::MAX));
         self.floor_age.set(floor_age.as_secs_f64());
     }
 
-    /// What stands in the store under the name of an entry cannot be read.
+    /// Counts an entry in the store that cannot be decoded.
     pub fn unreadable_entry(&self, reason: &'static str) {
         self.unreadable_entries.get_or_create_owned(&ReasonLabels { reason }).inc();
     }
 
-    /// An operation on the store failed.
+    /// Counts a failed store operation.
     pub fn store_error(&self, op: &'static str) {
         self.store_errors.get_or_create_owned(&OperationLabels { op }).inc();
     }
 
-    /// The fetch of another proxy has been waited for. `ended`: `stored`, `not-stored`, `gone` (it lapsed or was taken
-    /// over), `late`, `store-away`.
+    /// Records the wait for another proxy's fetch. `ended` is `stored`, `not-stored`, `gone` (the lock expired or was
+    /// taken over), `late` or `store-away`.
     pub fn fleet_waited(&self, ended: &'static str) {
         self.fleet_waits.get_or_create_owned(&EndLabels { ended }).inc();
     }
 
-    /// What is in the store, as family, entries, bytes: in place of what was known before.
+    /// Replaces the entry and byte counts of the store, as (family, entries, bytes).
     pub fn stored<'f>(&self, families: impl IntoIterator<Item = (&'f str, u64, u64)>) {
         let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         self.stored_keys.clear();
@@ -440,22 +435,21 @@ impl Metrics {
         }
     }
 
-    /// A client was refused something. `what`: `connections`, `heads`, `streams` (of HTTP/2), `upstream-requests`,
-    /// `upstream-streams`, `unshared`.
-    /// `bound`: `client`, or `all`.
+    /// Counts a refusal of a client. `what` is `connections`, `heads`, `streams` (HTTP/2), `upstream-requests`,
+    /// `upstream-streams` or `unshared`; `bound` is `client` or `all`.
     pub fn refused(&self, what: &'static str, bound: &'static str) {
         self.refused.get_or_create_owned(&RefusalLabels { what, bound }).inc();
     }
 
-    /// A fetched response was not stored.
+    /// Counts a fetched response that was not stored.
     pub fn not_stored(&self, reason: &'static str) {
         self.not_stored.get_or_create_owned(&ReasonLabels { reason }).inc();
     }
 
-    /// Everything in the OpenMetrics text format.
+    /// All metrics in the OpenMetrics text format.
     pub fn exposition(&self) -> String {
         let mut text = String::new();
-        // Writing to a String cannot fail, and no label of ours does.
+        // Writing to a String cannot fail, and all labels are valid.
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
         text
     }
@@ -467,7 +461,7 @@ impl Default for Metrics {
     }
 }
 
-/// A request that waits for the fetch of another one.
+/// A request that waits for another request's fetch.
 #[derive(Debug)]
 pub struct FollowerWaits<'m>(&'m Gauge);
 
@@ -477,11 +471,11 @@ impl Drop for FollowerWaits<'_> {
     }
 }
 
-/// Upper bounds of the buckets, seconds: a hit takes tens of microseconds, a fetch up to its time limit.
+/// Upper bounds of the buckets in seconds: a hit takes tens of microseconds, a fetch at most its timeout.
 const BOUNDS: [f64; 14] =
     [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0];
 
-/// A histogram made of atomics: the library's own takes a lock for every observation, which every hit would share.
+/// A histogram of atomics. The library's histogram takes a lock for each observation, which all hits would share.
 #[derive(Debug, Clone, Default)]
 struct Histogram(Arc<Buckets>);
 
@@ -521,8 +515,8 @@ mod tests {
     #[test]
     fn requests_are_exposed_by_family_and_outcome() {
         let metrics = Metrics::new();
-        metrics.family("user_list").count(Kind::Hit);
-        metrics.family("user_list").count(Kind::Hit);
+        metrics.family("user_list").count(OutcomeKind::Hit);
+        metrics.family("user_list").count(OutcomeKind::Hit);
         let text = metrics.exposition();
         assert!(text.contains(r#"larder_requests_total{family="user_list",outcome="hit"} 2"#), "{text}");
         assert!(text.contains(r#"larder_requests_total{family="user_list",outcome="miss"} 0"#), "{text}");
@@ -540,8 +534,8 @@ mod tests {
     #[test]
     fn times_fall_into_cumulative_buckets() {
         let metrics = Metrics::new();
-        metrics.answered(Kind::Hit, false, Duration::from_micros(70));
-        metrics.answered(Kind::Hit, false, Duration::from_secs(100));
+        metrics.answered(OutcomeKind::Hit, false, Duration::from_micros(70));
+        metrics.answered(OutcomeKind::Hit, false, Duration::from_secs(100));
         let text = metrics.exposition();
         assert!(text.contains(r#"larder_hit_time_seconds_bucket{le="0.0001"} 1"#), "{text}");
         assert!(text.contains(r#"larder_hit_time_seconds_bucket{le="+Inf"} 2"#), "{text}");

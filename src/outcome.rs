@@ -1,22 +1,22 @@
-//! What happened to a request: one value that drives the `Cache-Status` field (RFC 9211), the access log and the
-//! metric, so that they cannot disagree.
+//! The outcome of a request: one value for the `Cache-Status` field (RFC 9211), the access log and the metric, so
+//! that they agree.
 
 use std::fmt;
 
-/// Why a request went to upstream: RFC 9211 §2.2.
+/// Why a request was forwarded to upstream (RFC 9211 §2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fwd {
-    /// Not to be handled from the cache: a rule, credentials, an outage.
+    /// Not handled by the cache: because of a rule, credentials, or an outage.
     Bypass,
-    /// The method is not one that is answered from the cache.
+    /// The method is not cacheable.
     Method,
     /// Nothing stored for this URI.
     UriMiss,
-    /// Something is stored, but not for these request fields.
+    /// Stored responses exist, but none for these request fields.
     VaryMiss,
-    /// The request itself asked for it.
+    /// The request demanded it.
     Request,
-    /// What is stored is stale, or invalidated by a write.
+    /// The stored response is stale or invalidated.
     Stale,
 }
 
@@ -34,16 +34,16 @@ impl Fwd {
     }
 }
 
-/// What happened, as one word for the access log and the metric's label.
+/// The outcome as one word, for the access log and the metric's label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum OutcomeKind {
     /// Served from the cache, fresh.
     Hit,
-    /// Served from the cache, stale, as RFC 5861 allows: without asking upstream, or after it failed.
+    /// Served from the cache although stale, as RFC 5861 allows: while revalidating, or after a failed fetch.
     Stale,
     /// Fetched.
     Miss,
-    /// Served from the cache after upstream said 304.
+    /// Served from the cache after upstream responded 304.
     Revalidated,
     /// Forwarded, not cached.
     Pass,
@@ -53,54 +53,61 @@ pub enum Kind {
     Error,
 }
 
-impl Kind {
-    /// Every kind, in the order of [`Kind::index`].
-    pub const ALL: [Kind; 7] =
-        [Kind::Hit, Kind::Stale, Kind::Miss, Kind::Revalidated, Kind::Pass, Kind::Write, Kind::Error];
+impl OutcomeKind {
+    /// Every kind, in the order of [`OutcomeKind::index`].
+    pub const ALL: [OutcomeKind; 7] = [
+        OutcomeKind::Hit,
+        OutcomeKind::Stale,
+        OutcomeKind::Miss,
+        OutcomeKind::Revalidated,
+        OutcomeKind::Pass,
+        OutcomeKind::Write,
+        OutcomeKind::Error,
+    ];
 
     /// The metric's label.
     pub fn label(self) -> &'static str {
         match self {
-            Kind::Hit => "hit",
-            Kind::Stale => "stale",
-            Kind::Miss => "miss",
-            Kind::Revalidated => "revalidated",
-            Kind::Pass => "pass",
-            Kind::Write => "write",
-            Kind::Error => "error",
+            OutcomeKind::Hit => "hit",
+            OutcomeKind::Stale => "stale",
+            OutcomeKind::Miss => "miss",
+            OutcomeKind::Revalidated => "revalidated",
+            OutcomeKind::Pass => "pass",
+            OutcomeKind::Write => "write",
+            OutcomeKind::Error => "error",
         }
     }
 
-    /// Position in [`Kind::ALL`].
+    /// Position in [`OutcomeKind::ALL`].
     pub fn index(self) -> usize {
         self as usize
     }
 }
 
-/// What happened to one request.
+/// The outcome of one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    pub kind: Kind,
-    /// Set when the request went to upstream (or shared a fetch that did).
+    pub kind: OutcomeKind,
+    /// Set if the request was forwarded, or shared a fetch that was.
     pub fwd: Option<Fwd>,
-    /// Status of upstream's answer.
+    /// Status of upstream's response.
     pub fwd_status: Option<u16>,
-    /// Seconds of freshness left; negative when stale.
+    /// Remaining freshness in seconds; negative when stale.
     pub ttl: Option<i64>,
     /// The response was stored.
     pub stored: bool,
     /// The request shared another one's fetch.
     pub collapsed: bool,
-    /// A short token that says why: `invalidated`, `set-cookie`, `store-away`, …
+    /// Token for the reason: `invalidated`, `set-cookie`, `store-away`, …
     pub detail: Option<&'static str>,
-    /// The name under which the response is stored; printable ASCII.
+    /// The cache key of the response, in printable ASCII.
     pub key: Option<Box<str>>,
-    /// What a write has invalidated, for the access log.
+    /// What a write invalidated, for the access log.
     pub invalidated: Option<Box<str>>,
 }
 
 impl Outcome {
-    fn new(kind: Kind, fwd: Option<Fwd>) -> Outcome {
+    fn new(kind: OutcomeKind, fwd: Option<Fwd>) -> Outcome {
         Outcome {
             kind,
             fwd,
@@ -116,20 +123,20 @@ impl Outcome {
 
     /// Served from the cache, fresh for another `ttl` seconds.
     pub fn hit(ttl: i64) -> Outcome {
-        Outcome { ttl: Some(ttl), ..Outcome::new(Kind::Hit, None) }
+        Outcome { ttl: Some(ttl), ..Outcome::new(OutcomeKind::Hit, None) }
     }
 
-    /// Served from the cache although stale. `ttl` is negative, unless it is a soft invalidation that makes it stale.
+    /// Served from the cache although stale. `ttl` is negative unless a soft invalidation made it stale.
     pub fn stale(ttl: i64, detail: &'static str) -> Outcome {
-        Outcome { ttl: Some(ttl), detail: Some(detail), ..Outcome::new(Kind::Stale, None) }
+        Outcome { ttl: Some(ttl), detail: Some(detail), ..Outcome::new(OutcomeKind::Stale, None) }
     }
 
     /// Fetched because of `fwd`.
     pub fn miss(fwd: Fwd) -> Outcome {
-        Outcome::new(Kind::Miss, Some(fwd))
+        Outcome::new(OutcomeKind::Miss, Some(fwd))
     }
 
-    /// Shared the fetch of another proxy, which has stored its answer of this status.
+    /// Shared the fetch of another proxy, which stored its response with this status.
     pub fn fetched_elsewhere(fwd: Fwd, status: u16, ttl: i64) -> Outcome {
         Outcome {
             fwd_status: Some(status),
@@ -143,28 +150,32 @@ impl Outcome {
 
     /// Served from the cache after a 304.
     pub fn revalidated(ttl: i64) -> Outcome {
-        Outcome { fwd_status: Some(304), ttl: Some(ttl), ..Outcome::new(Kind::Revalidated, Some(Fwd::Stale)) }
+        Outcome {
+            fwd_status: Some(304),
+            ttl: Some(ttl),
+            ..Outcome::new(OutcomeKind::Revalidated, Some(Fwd::Stale))
+        }
     }
 
     /// Forwarded, not cached.
     pub fn pass(fwd: Fwd, detail: &'static str) -> Outcome {
-        Outcome { detail: Some(detail), ..Outcome::new(Kind::Pass, Some(fwd)) }
+        Outcome { detail: Some(detail), ..Outcome::new(OutcomeKind::Pass, Some(fwd)) }
     }
 
     /// A write.
     pub fn write() -> Outcome {
-        Outcome::new(Kind::Write, Some(Fwd::Method))
+        Outcome::new(OutcomeKind::Write, Some(Fwd::Method))
     }
 
-    /// Answered by Larder with an error of its own.
+    /// Answered by Larder with an error.
     pub fn error(detail: &'static str) -> Outcome {
-        Outcome { detail: Some(detail), ..Outcome::new(Kind::Error, None) }
+        Outcome { detail: Some(detail), ..Outcome::new(OutcomeKind::Error, None) }
     }
 
-    /// What a request was refused, and whose bound it met: that of its client, or that of all.
+    /// Which limit refused the request, and whether it was the client's limit or that of all clients.
     pub fn refused(&self) -> Option<(&'static str, &'static str)> {
-        // First what rules out almost all.
-        match self.detail.filter(|_| self.kind == Kind::Error)? {
+        // Check first what excludes most requests.
+        match self.detail.filter(|_| self.kind == OutcomeKind::Error)? {
             "overloaded" => Some(("upstream-requests", "all")),
             "client-overloaded" => Some(("upstream-requests", "client")),
             "streams-overloaded" => Some(("upstream-streams", "all")),
@@ -174,7 +185,7 @@ impl Outcome {
         }
     }
 
-    /// The same with a detail.
+    /// The same outcome with this detail.
     #[must_use]
     pub fn because(self, detail: &'static str) -> Outcome {
         Outcome { detail: Some(detail), ..self }
@@ -186,10 +197,10 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("larder")?;
         match (self.kind, self.fwd) {
-            // RFC 9211 §2.1: a request that went forward is no `hit`, even if what answers it was stored: because upstream
-            // confirmed it, or because it failed.
+            // RFC 9211 §2.1: a forwarded request is no `hit`, even if a stored response answers it because upstream
+            // confirmed it or failed.
             (_, Some(fwd)) => write!(f, "; fwd={}", fwd.token())?,
-            (Kind::Hit | Kind::Stale, None) => f.write_str("; hit")?,
+            (OutcomeKind::Hit | OutcomeKind::Stale, None) => f.write_str("; hit")?,
             (_, None) => {}
         }
         if let Some(status) = self.fwd_status {
@@ -220,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cache_status_reads_as_rfc_9211_says() {
+    fn cache_status_follows_rfc_9211() {
         let rows = [
             (Outcome::hit(30), "larder; hit; ttl=30"),
             (Outcome::stale(-5, "revalidating"), "larder; hit; ttl=-5; detail=revalidating"),

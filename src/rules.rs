@@ -1,6 +1,6 @@
-//! `rules.toml` compiled: [`RuleSet`], and the two questions asked of it on every request. Which family does this
-//! path belong to, and which families does this write invalidate? Everything is checked when the file is read:
-//! patterns are compiled, references resolved, faults reported all at once ([`fault`]).
+//! The compiled rules of `rules.toml`. [`RuleSet`] answers two questions per request: which family a path belongs to,
+//! and which families a write invalidates. Loading checks everything: it compiles patterns, resolves references, and
+//! reports all faults at once ([`fault`]).
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ pub use reference::UnknownFamily;
 
 use pattern::{Pattern, PatternSet};
 use reader::Table;
-use reference::{Names, Reference};
+use reference::{FamilyNames, Reference};
 
 /// All rules of one file.
 #[derive(Debug, Default)]
@@ -48,57 +48,58 @@ pub struct RuleSet {
     invalidations: Vec<Invalidation>,
     family_paths: PatternSet,
     invalidation_paths: PatternSet,
-    /// The invalidations that name safe methods, and their paths.
+    /// The indexes of the rules that name safe methods, and the set of their paths.
     by_safe_methods: (Vec<usize>, PatternSet),
-    names: Names,
+    names: FamilyNames,
 }
 
-/// What is cached together and invalidated together.
+/// Responses that share caching settings and are invalidated together.
 #[derive(Debug)]
 pub struct Family {
-    /// Position in the file, from 0; also the index of its metrics.
+    /// Position in the file, from 0. Also indexes the family's metrics.
     pub id: usize,
-    /// `booking`, `booking:stats`.
+    /// Such as `booking` or `booking:stats`.
     pub name: String,
     /// The pattern as written.
     pub path: String,
-    /// Methods it is read with.
+    /// Methods whose responses are stored.
     pub methods: ReadMethods,
-    /// Changes whenever the definition changes, so that entries made under another definition are not found.
+    /// Changes with the definition, so that entries stored under an older definition are not found.
     pub version: String,
-    /// Storing and freshness.
+    /// Storage and freshness settings.
     pub policy: Policy,
-    /// What of a request is part of its key.
+    /// The parts of a request that belong to its cache key.
     pub key_spec: KeySpec,
-    /// How what is missing is asked for.
+    /// How a fetch is made on a miss.
     pub fetching: Fetching,
-    /// Who shares a fetch of what is missing.
+    /// Which requests share a fetch on a miss.
     pub collapse: Collapse,
-    /// Largest body that is stored, bytes; the server's default if `None`.
+    /// Largest stored body, in bytes; `None` means the server's default.
     pub max_body: Option<u64>,
-    /// Some rule with `refresh` can invalidate it.
+    /// Whether a rule with `refresh` can invalidate this family.
     pub refreshed: bool,
-    /// What clients are told of their own caches.
+    /// The `Cache-Control` that clients receive.
     pub client_cache_control: ClientCacheControl,
-    /// Some rule names the entries of one caller in it (`{identity}`).
+    /// Whether a rule invalidates the entries of one caller in this family (`{identity}`).
     pub told_by_caller: bool,
-    /// `invalidation`: false if it is meant that no rule names it, so that its lifetime alone bounds its age.
+    /// False for `invalidation = "none"`: no rule may name the family, and only its lifetime bounds the age of its
+    /// entries.
     pub is_invalidated: bool,
     /// Line in the file, from 1.
     pub line: usize,
-    /// The file says it.
+    /// Whether the file sets `client_cache_control`.
     says_client_cache_control: bool,
     pattern: Pattern,
-    /// Tags of the levels, from the topmost down to the family itself.
+    /// Tags of its levels, from the topmost down to the family itself.
     levels: Vec<Tag>,
 }
 
-/// The methods whose responses a family keeps.
+/// The methods whose responses a family stores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadMethods {
-    /// GET, and HEAD with it.
+    /// GET and HEAD.
     pub get: bool,
-    /// QUERY: safe, and with content that is part of the key.
+    /// QUERY: safe, and its content is part of the cache key.
     pub query: bool,
 }
 
@@ -112,38 +113,38 @@ impl ReadMethods {
         }
     }
 
-    /// As `rules.toml` has them.
+    /// The names used in `rules.toml`.
     pub fn names(self) -> Vec<&'static str> {
         let names = [(self.get, "GET"), (self.query, "QUERY")];
         names.into_iter().filter_map(|(is_read, name)| is_read.then_some(name)).collect()
     }
 
-    /// Whether all of `others` are among them.
+    /// Whether `self` includes all of `others`.
     fn covers(self, others: ReadMethods) -> bool {
         (self.get || !others.get) && (self.query || !others.query)
     }
 }
 
-/// How a family asks upstream, and how many answers to one question it keeps.
+/// How a family fetches from upstream, and how many variants it stores.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetching {
-    /// Request fields that are brought into a normal form first ([`crate::http::negotiation`]).
+    /// Request fields that are normalised first ([`crate::http::negotiation`]).
     pub normalize: Vec<HeaderName>,
-    /// How many variants of one response are kept.
+    /// Largest number of stored variants per resource.
     pub max_variants: usize,
-    /// A request for a range of what is not stored fetches all of it.
+    /// Whether a range request on a miss fetches the whole representation.
     pub range_fetches_whole: bool,
-    /// Only fields that the key knows are forwarded.
+    /// Whether only fields in the cache key are forwarded.
     pub keyed_only: bool,
 }
 
 impl Fetching {
-    /// `range`, as `rules.toml` has it.
+    /// The value of `range` in `rules.toml`.
     pub fn range(&self) -> &'static str {
         if self.range_fetches_whole { "whole" } else { "forward" }
     }
 
-    /// `forward`, as `rules.toml` has it.
+    /// The value of `forward` in `rules.toml`.
     pub fn forward(&self) -> &'static str {
         if self.keyed_only { "keyed" } else { "all" }
     }
@@ -155,20 +156,20 @@ impl Default for Fetching {
     }
 }
 
-/// Who shares one fetch of what is missing: `collapse`.
+/// Which requests share one fetch on a miss (`collapse`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Collapse {
-    /// Nobody: each request is a fetch of its own.
+    /// None: every request fetches for itself.
     Off,
     /// Requests to the same proxy.
     #[default]
     Proxy,
-    /// Requests to all proxies on one store.
+    /// Requests to all proxies that share a store.
     Fleet,
 }
 
 impl Collapse {
-    /// As `rules.toml` has it.
+    /// The value in `rules.toml`.
     pub fn word(self) -> &'static str {
         match self {
             Collapse::Off => "off",
@@ -178,36 +179,36 @@ impl Collapse {
     }
 }
 
-/// Most readings of a path whose response is stored: an entry carries the tags of all of them.
+/// Most readings of a path whose response may be stored. An entry carries the tags of all its readings.
 const MOST_READINGS_OF_A_READ: usize = 16;
 
-/// A path that upstream may take for one of another family.
+/// A path that upstream may read as a path of another family.
 #[derive(Debug)]
 pub struct Ambiguity<'r> {
-    /// The family of the path as it is.
+    /// The family of the path as received.
     pub family: Option<&'r Family>,
-    /// The readings that belong elsewhere, and their families.
+    /// The readings that belong to other families, with those families.
     pub readings: Vec<(String, Option<&'r Family>)>,
     /// False if the path has more readings than a stored response may have.
     pub is_complete: bool,
 }
 
-/// A rule that maps writes to what they invalidate.
+/// A rule that maps writes to the families they invalidate.
 #[derive(Debug)]
 pub struct Invalidation {
     /// The pattern as written.
     pub path: String,
-    /// Methods it applies to.
+    /// The methods the rule applies to.
     pub methods: WriteMethods,
-    /// Answers on which it applies.
+    /// The response statuses the rule applies to.
     pub on: StatusSet,
-    /// Softly: what is invalidated may be served stale for this long, while a fresh one is fetched.
+    /// Set for soft invalidation: how long an invalidated response may be served stale while it is refetched.
     pub grace: Option<Duration>,
-    /// Once more after this time: upstream reads from replicas that lag behind.
+    /// Delay of a second invalidation, for upstreams that read from replicas with replication lag.
     pub again: Option<Duration>,
-    /// The hottest of what it invalidates is fetched again before anybody asks.
+    /// Whether the hottest invalidated entries are fetched again before a client requests them.
     pub refresh: bool,
-    /// Families as written in the file, for people.
+    /// The references as written in the file.
     pub families: Vec<String>,
     /// Line in the file, from 1.
     pub line: usize,
@@ -215,17 +216,17 @@ pub struct Invalidation {
     references: Vec<Reference>,
 }
 
-/// The methods that an invalidation applies to.
+/// The methods that a rule applies to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WriteMethods {
-    /// Every method that is not known to be safe.
+    /// Every method that is not safe.
     Unsafe,
-    /// These. A safe one among them makes a write of what it is used for.
+    /// The listed methods. A request with a listed safe method counts as a write.
     These(Vec<Method>),
 }
 
 impl WriteMethods {
-    /// Whether it applies to a write that may mean these methods.
+    /// Whether the rule applies to a write that upstream may execute as any of these methods.
     fn apply_to(&self, meant: &Meant) -> bool {
         match (self, meant) {
             (_, Meant::Any) => true,
@@ -238,7 +239,7 @@ impl WriteMethods {
         matches!(self, WriteMethods::These(methods) if methods.iter().any(is_safe))
     }
 
-    /// Their names; `*` for every method that is not safe.
+    /// Their names; `*` stands for every unsafe method.
     pub fn names(&self) -> Vec<&str> {
         match self {
             WriteMethods::Unsafe => vec!["*"],
@@ -247,39 +248,39 @@ impl WriteMethods {
     }
 }
 
-/// Who makes a write.
+/// The caller of a write, used to resolve `{identity}`.
 #[derive(Debug, Clone, Copy)]
 pub enum CallerIdentity<'c> {
-    /// Told by the fields of the request. `secret`: the key of the HMACs that credentials stand as.
+    /// Identified by request fields. `secret` keys the HMACs that replace credentials.
     Known { fields: &'c HeaderMap, secret: Option<&'c Secret> },
-    /// It may have been anybody.
+    /// Unknown: a write by any caller.
     Unknown,
 }
 
-/// Values of a family's named captures in one path, in the order of the pattern; empty for one that took no part
-/// in the match.
+/// Values of a family's named captures in one path, in pattern order. A capture that took no part in the match is
+/// empty.
 pub type Captures = SmallVec<[String; 2]>;
 
-/// What a read is to the rules: a GET or HEAD, or a QUERY.
+/// The family of a read (GET, HEAD or QUERY), and its captures.
 #[derive(Debug)]
 pub struct RouteMatch<'r> {
     pub family: &'r Family,
     pub captures: Captures,
 }
 
-/// A write that an invalidation rule matches.
+/// A rule that a write matches.
 #[derive(Debug)]
 pub struct MatchedRule<'r> {
     pub rule: &'r Invalidation,
-    /// What it invalidates, captures filled in, none twice.
+    /// The tags it invalidates, with captures filled in and without duplicates.
     pub tags: Vec<Tag>,
 }
 
 impl RuleSet {
-    /// Reads `[[family]]` and `[invalidate]`. Faults go to the table's reader; only without any is the result of
-    /// use.
+    /// Reads `[[family]]` and `[invalidate]`. Faults go to the table's reader; the result is valid only if there are
+    /// none.
     pub fn read(root: &mut Table<'_>, case: PathCase) -> RuleSet {
-        let mut names = Names::new(case);
+        let mut names = FamilyNames::new(case);
         let mut families = family::read(root, &mut names, case);
         let invalidations = invalidation::read(root, &names, case);
         for family in &mut families {
@@ -302,36 +303,37 @@ impl RuleSet {
         RuleSet { families, invalidations, family_paths, invalidation_paths, by_safe_methods, names }
     }
 
-    /// The families, in the order of the file.
+    /// The families, in file order.
     pub fn families(&self) -> &[Family] {
         &self.families
     }
 
-    /// The invalidations, in the order of the file.
+    /// The rules, in file order.
     pub fn invalidations(&self) -> &[Invalidation] {
         &self.invalidations
     }
 
-    /// Whether a family tells callers apart by this field.
+    /// Whether a family identifies callers by this field.
     pub fn identify_by(&self, name: &HeaderName) -> bool {
         self.families
             .iter()
             .any(|family| matches!(&family.key_spec.identity, Identity::Header(known) if known == name))
     }
 
-    /// The family of this name.
+    /// The family with this name.
     pub fn family(&self, name: &str) -> Option<&Family> {
         self.families.iter().find(|family| family.name == name)
     }
 
-    /// The family that a read of this normalised path belongs to: the first in the file that matches and is read
-    /// with this method.
+    /// The family of a read of this normalised path: the first in the file whose pattern matches and whose methods
+    /// include `method`.
     pub fn route(&self, method: &Method, path: &str) -> Option<RouteMatch<'_>> {
         let family = self.family_at(method, path)?;
         Some(RouteMatch { family, captures: family.captures(path) })
     }
 
-    /// Encoded or not, delimiters are the same. A pattern may tell them apart all the same (`[^:]+`).
+    /// Tries the path with plain delimiters first, so that encoded and plain delimiters match alike; then the path
+    /// itself, since a pattern can distinguish them (`[^:]+`).
     fn family_at(&self, method: &Method, path: &str) -> Option<&Family> {
         let plain = with_plain_delimiters(path);
         self.family_matching(method, &plain).or_else(|| match *plain == *path {
@@ -345,8 +347,8 @@ impl RuleSet {
         matching.find(|family| family.methods.contain(method))
     }
 
-    /// Why it is not certain whose answer a read of this path gets: upstream may take the path for another one, which
-    /// belongs to another family. Such a read is not for the cache. None for almost every path.
+    /// Returns the conflicting families if upstream may read the path as one of another family. Such a read bypasses
+    /// the cache. `None` for almost every path.
     pub fn ambiguity(&self, method: &Method, target: &Target) -> Option<Ambiguity<'_>> {
         let readings = target.readings();
         if readings.count() == 1 {
@@ -354,7 +356,7 @@ impl RuleSet {
         }
         let family = self.family_at(method, &target.path);
         let id = |family: Option<&Family>| family.map(|family| family.id);
-        // `/docs/` of a family `/docs/.*` is what the family says, whether or not upstream cuts the slash.
+        // `/docs/` belongs to a family `/docs/.*` whether or not upstream strips the slash.
         let bare = target.path.trim_end_matches('/');
         let others = readings.others().map(|path| (path, self.family_at(method, path)));
         let differing: Vec<_> = others
@@ -368,7 +370,7 @@ impl RuleSet {
         Some(Ambiguity { family, readings, is_complete })
     }
 
-    /// Whether a request is a write: by its method, or because a rule names that method for what its path may be taken for.
+    /// Whether a request is a write: its method is unsafe, or a rule names its method for a reading of its path.
     pub fn is_write(&self, method: &Method, target: &Target) -> bool {
         if !is_safe(method) {
             return true;
@@ -383,15 +385,15 @@ impl RuleSet {
         target.readings().all().any(is_named)
     }
 
-    /// Every invalidation that a write of this method to this normalised path matches, in the order of the file.
+    /// The rules that a write with this method to this normalised path matches, in file order.
     pub fn invalidated_by(&self, method: &Method, path: &str) -> Vec<MatchedRule<'_>> {
         let target = Target { path: path.to_owned(), ..Target::default() };
         self.invalidated_by_any(&Meant::These(vec![method.clone()]), &[target], CallerIdentity::Unknown)
     }
 
-    /// Every invalidation that a write matches in any of the ways upstream may take it: by each of `methods`, at each
-    /// reading of its paths ([`Target::readings`]): its own, and that of its `Destination`. What matches in two ways alike
-    /// comes once.
+    /// The rules that a write matches however upstream may read it: as any of `methods`, at any reading
+    /// ([`Target::readings`]) of any of `targets` (its own path and its `Destination`). A rule that two readings
+    /// match with the same tags occurs once.
     pub fn invalidated_by_any(
         &self,
         methods: &Meant,
@@ -415,15 +417,15 @@ impl RuleSet {
         matches
     }
 
-    /// Tags of a family, level, glob or instance as an operator types it: `user_details:42`. The last value may
-    /// contain `:`. Percent-encoded or not, a value is the same instance.
+    /// The tags of a family, level, glob or instance that an operator typed, such as `user_details:42`. The last
+    /// value may contain `:`. Percent-encoded and plain spellings name the same instance.
     pub fn resolve(&self, reference: &str) -> Result<Vec<Tag>, UnknownFamily> {
         let mut tags = Vec::new();
         Reference::resolve(reference, &self.names)?.tags(&|_| None, CallerIdentity::Unknown, &mut tags);
         Ok(tags)
     }
 
-    /// The invalidations that can invalidate entries of this family.
+    /// The rules that can invalidate entries of this family.
     pub fn invalidating(&self, family: &Family) -> Vec<&Invalidation> {
         self.invalidations.iter().filter(|rule| rule.reaches(family)).collect()
     }
@@ -439,16 +441,16 @@ impl RuleSet {
 }
 
 impl Family {
-    /// Tags of an entry with these captures: one for each level (`booking`, `booking:stats`), and the instance
-    /// tags. The root tag and the path's own are the caller's.
+    /// The tags of an entry with these captures: one per level (`booking`, `booking:stats`), and the instance tags.
+    /// The caller adds the root tag and the path's own tag.
     pub fn tags(&self, captures: &Captures) -> Vec<Tag> {
         let mut tags = self.levels.clone();
         instance::tags(&self.name, captures, &mut tags);
         tags
     }
 
-    /// The same of a path, under all of its readings: a write may name any of the instances that upstream may take the
-    /// path for.
+    /// The tags of a path under all of its readings, since a write may name any instance that upstream may read the
+    /// path as.
     pub fn tags_of(&self, readings: &Readings<'_>, captures: &Captures) -> Vec<Tag> {
         let mut tags = self.tags(captures);
         for path in readings.others() {
@@ -460,7 +462,7 @@ impl Family {
         tags
     }
 
-    /// The tag of what one caller has in it, where a rule may name that and a request tells who asks.
+    /// The tag for the entries of the request's caller, if a rule can name it and the request identifies a caller.
     pub fn tag_of_caller(&self, fields: &HeaderMap, secret: Option<&Secret>) -> Option<Tag> {
         let caller =
             self.told_by_caller.then(|| key::caller(&self.key_spec.identity, fields, secret)).flatten()?;
@@ -470,22 +472,22 @@ impl Family {
     fn captures(&self, path: &str) -> Captures {
         let plain = with_plain_delimiters(path);
         let found = self.pattern.values(&plain);
-        // As `RuleSet::family_at` chooses.
+        // Same choice as in `RuleSet::family_at`.
         let found = if found.is_empty() && *plain != *path { self.pattern.values(path) } else { found };
         found.iter().map(|(_, value)| value.unwrap_or("").to_owned()).collect()
     }
 
-    /// `user_details:42`, for people and for readable keys in Redis: printable ASCII, at most 150 bytes.
+    /// A label such as `user_details:42` for reports and readable Redis keys: printable ASCII, at most 150 bytes.
     pub fn label(&self, captures: &Captures) -> String {
         instance::label(&self.name, captures)
     }
 
-    /// What the family adds to the canonical text of a request.
+    /// The family's part of the canonical request text.
     pub fn key_spec(&self) -> FamilyKeySpec<'_> {
         FamilyKeySpec { name: &self.name, version: &self.version, key_spec: &self.key_spec }
     }
 
-    /// The request fields that are part of the key in one way or another.
+    /// The request fields that are part of the cache key, directly or through a cookie.
     pub fn keyed_fields(&self) -> Vec<HeaderName> {
         let identity = match &self.key_spec.identity {
             Identity::Header(name) => Some(name.clone()),
@@ -502,7 +504,7 @@ impl Family {
             .collect()
     }
 
-    /// The cookies that alone are sent; `None` if all are.
+    /// The only cookies that are forwarded; `None` if all are.
     fn cookies_sent(&self) -> Option<SmallVec<[&str; 8]>> {
         let identity = self.key_spec.identity_cookie();
         match &self.key_spec.cookies {
@@ -515,34 +517,34 @@ impl Family {
         }
     }
 
-    /// `invalidation`, as `rules.toml` has it.
+    /// The value of `invalidation` in `rules.toml`.
     pub fn invalidation(&self) -> &'static str {
         if self.is_invalidated { "rules" } else { "none" }
     }
 
-    /// Whether a lifetime that upstream states wins over the family's ttl.
+    /// Whether an explicit lifetime from upstream wins over the family's ttl.
     pub fn may_be_overridden(&self) -> bool {
         self.policy.ttl.is_some() && self.policy.ttl_policy == TtlPolicy::Default
     }
 
-    /// Its path, if there is but one.
+    /// Its path, if its pattern matches exactly one.
     pub fn only_path(&self) -> Option<String> {
         self.pattern.only_text()
     }
 
-    /// Names of its captures, in the order of the pattern.
+    /// Names of its captures, in pattern order.
     pub fn capture_names(&self) -> impl Iterator<Item = &str> {
         self.pattern.names()
     }
 }
 
 impl Invalidation {
-    /// `mode`, as `rules.toml` has it.
+    /// The value of `mode` in `rules.toml`.
     pub fn mode(&self) -> &'static str {
         if self.grace.is_some() { "soft" } else { "hard" }
     }
 
-    /// How it invalidates, for people: `soft, grace 30s, again 5s`.
+    /// How it invalidates, for reports: `soft, grace 30s, again 5s`.
     pub fn manner(&self) -> String {
         let grace = self.grace.map(|grace| format!("soft, grace {}", humantime::format_duration(grace)));
         let mut parts = vec![grace.unwrap_or_else(|| "hard".to_owned())];
@@ -567,15 +569,16 @@ impl Invalidation {
     }
 }
 
-/// Leaves of a read's fields those that its answer may depend on: all that no upstream takes for another request, or,
-/// if its family says so, only those that are part of the key. `forwarded`: as it came.
+/// Removes the request fields that the response must not depend on. Keeps all fields that cannot turn the request
+/// into another one or, if the family says `forward = "keyed"`, only those in the cache key. `forwarded` is
+/// `Forwarded` as received.
 pub fn strip_read(fields: &mut HeaderMap, forwarded: ForwardedPolicy, family: Option<&Family>) {
     let keys_on = |name: &HeaderName| family.is_some_and(|family| family.key_spec.keys_on(name));
     headers::strip_unkeyed(fields, forwarded, keys_on);
     if let Some(family) = family.filter(|family| family.fetching.keyed_only) {
         headers::keep_keyed(fields, &family.keyed_fields());
     }
-    // A family that keys on the field as a whole asks for all of it.
+    // A family that keys on the whole field needs all of it.
     let is_whole =
         |family: &&Family| family.key_spec.cookies.is_none() && family.key_spec.headers.contains(&COOKIE);
     if let Some(names) = family.filter(|family| !is_whole(family)).and_then(Family::cookies_sent) {

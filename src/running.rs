@@ -14,7 +14,7 @@ use crate::coalesce::inflight::Inflight;
 use crate::coalesce::shapes::Shapes;
 use crate::coalesce::stored_body::StoredBodies;
 use crate::coherence::fleet::FleetSettings;
-use crate::config::{self, Coherence, Config, Digest, LoadError, Server, StoreConfig};
+use crate::config::{self, Coherence, Config, Digest, LoadError, ServerConfig, StoreConfig};
 use crate::entry::Seal;
 use crate::http::headers::{Credentials, LoopMark};
 use crate::http::invalidation::StatusSet;
@@ -113,7 +113,7 @@ pub struct Reloaded {
 }
 
 /// The total is what fits into the places at upstream and their queue.
-fn unshared(server: &Server) -> Arc<Shares> {
+fn unshared(server: &ServerConfig) -> Arc<Shares> {
     let all = server.max_upstream_requests as u64 * 2;
     Shares::new(all, server.max_unshared_per_client)
 }

@@ -1,4 +1,4 @@
-//! [`Secret`]: the keys that are derived from `[store] secret`.
+//! [`Secret`]: keys derived from `[store] secret`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use sha2::Sha256;
 /// HMAC-SHA256 (RFC 2104).
 pub type HmacSha256 = Hmac<Sha256>;
 
-/// Two keys for HMACs, derived from the secret of a namespace: one for entries, one for request fields. Neither tells the
-/// other or the secret, and another namespace has others. Cloning it is cheap.
+/// Two HMAC keys derived from a namespace's secret, for entries and for request fields. They reveal neither each
+/// other nor the secret, and differ between namespaces. Cheap to clone.
 #[derive(Clone)]
 pub struct Secret(Arc<Keys>);
 
@@ -32,12 +32,12 @@ impl Secret {
         Secret(Arc::new(Keys { entries: key("entries"), fields: key("fields") }))
     }
 
-    /// Begins the HMAC of an entry.
+    /// Starts the HMAC of an entry.
     pub fn of_entry(&self) -> HmacSha256 {
         self.0.entries.clone()
     }
 
-    /// Begins the HMAC of values of a request field.
+    /// Starts the HMAC of values of a request field.
     pub fn of_field(&self) -> HmacSha256 {
         self.0.fields.clone()
     }

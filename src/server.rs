@@ -21,7 +21,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use crate::admin;
 use crate::client_conn::ClientConn;
 use crate::client_conn::timeouts::ClientTimeouts;
-use crate::config::{Config, Server};
+use crate::config::{Config, ServerConfig};
 use crate::hooked_stream::HookedStream;
 use crate::metrics::Metrics;
 use crate::proxy::{self, Body, stall, suspects};
@@ -179,7 +179,7 @@ pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Fut
 /// upstream until it is reachable.
 pub async fn assemble(config: Config) -> Result<Arc<Running>, ServeError> {
     let url = config.server.upstream.clone().ok_or(ServeError::NoUpstream)?;
-    let server = Server { max_upstream_streams: fit(&config.server)?.streams, ..config.server.clone() };
+    let server = ServerConfig { max_upstream_streams: fit(&config.server)?.streams, ..config.server.clone() };
     let upstream = Upstream::new(&url, &server)?;
     let mut is_connected = false;
     let store: Option<Arc<dyn Store>> = match &config.store {
@@ -205,7 +205,7 @@ pub async fn assemble(config: Config) -> Result<Arc<Running>, ServeError> {
 }
 
 /// The connections and streams that fit into the process's limit of descriptors.
-fn fit(server: &Server) -> Result<Fit, descriptors::TooFew> {
+fn fit(server: &ServerConfig) -> Result<Fit, descriptors::TooFew> {
     let (requests, streams) = (server.max_upstream_requests, server.max_upstream_streams);
     descriptors::fit(descriptors::limit(), server.max_connections, requests, streams)
 }
@@ -395,7 +395,7 @@ async fn answer(
     response
 }
 
-fn builder(server: &Server, runner: Runner) -> Builder<Runner> {
+fn builder(server: &ServerConfig, runner: Runner) -> Builder<Runner> {
     let (header_timeout, max_head) = (server.header_timeout, server.max_head);
     let mut builder = Builder::new(runner);
     builder

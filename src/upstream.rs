@@ -12,7 +12,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use rustls::pki_types::ServerName;
 
 use crate::client::Client;
-use crate::config::{HostPolicy, Server};
+use crate::config::{HostPolicy, ServerConfig};
 use crate::http::headers;
 use crate::shares::Shares;
 
@@ -112,7 +112,7 @@ pub enum UpstreamFault {
 
 impl Upstream {
     /// A client with the pool, limits and host policy of `server`. Connects when it sends the first request.
-    pub fn new(url: &Uri, server: &Server) -> Result<Upstream, UpstreamFault> {
+    pub fn new(url: &Uri, server: &ServerConfig) -> Result<Upstream, UpstreamFault> {
         let (Some(scheme), Some(authority)) = (url.scheme(), url.authority()) else {
             return Err(UpstreamFault::NotAUrl(url.to_string()));
         };
@@ -236,7 +236,7 @@ impl Upstream {
 }
 
 /// Limits on content that is read ahead: [`CONTENT_AHEAD`] for each place.
-fn buffers(server: &Server) -> Arc<Shares> {
+fn buffers(server: &ServerConfig) -> Arc<Shares> {
     let (total, per_client) =
         (server.max_upstream_requests as u64, server.max_upstream_requests_per_client as u64);
     // A QUERY that may be answered from the cache is read completely.

@@ -17,7 +17,7 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The address that the admin listens on. Without tokens, an address that other machines can reach is replaced by the
 /// loopback address of the same family with the same port, and a warning is logged.
-pub fn address(admin: &config::Admin) -> SocketAddr {
+pub fn address(admin: &config::AdminConfig) -> SocketAddr {
     let address = guarded(admin.listen, !admin.tokens.is_empty());
     if address != admin.listen {
         tracing::warn!(

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use crate::cache::memory::Usage;
 use crate::key::Parameters;
 use crate::metrics::FamilyCounters;
-use crate::outcome::Kind;
+use crate::outcome::OutcomeKind;
 use crate::rules::fault::Fault;
 use crate::rules::{Family, Invalidation};
 use crate::store::sweep::Dated;
@@ -64,8 +64,8 @@ impl Passes {
     pub fn of<'c>(counters: impl IntoIterator<Item = &'c FamilyCounters>) -> Passes {
         let (mut passes, mut others) = (0, 0);
         for family in counters {
-            passes += family.of(Kind::Pass);
-            others += [Kind::Hit, Kind::Stale, Kind::Miss, Kind::Revalidated]
+            passes += family.of(OutcomeKind::Pass);
+            others += [OutcomeKind::Hit, OutcomeKind::Stale, OutcomeKind::Miss, OutcomeKind::Revalidated]
                 .map(|kind| family.of(kind))
                 .iter()
                 .sum::<u64>();
@@ -83,8 +83,8 @@ impl Performance {
     pub fn of<'c>(counters: impl IntoIterator<Item = &'c FamilyCounters>) -> Performance {
         let (mut hits, mut misses) = (0, 0);
         for family in counters {
-            hits += family.of(Kind::Hit) + family.of(Kind::Stale);
-            misses += family.of(Kind::Miss) + family.of(Kind::Revalidated);
+            hits += family.of(OutcomeKind::Hit) + family.of(OutcomeKind::Stale);
+            misses += family.of(OutcomeKind::Miss) + family.of(OutcomeKind::Revalidated);
         }
         Performance::new(hits, misses)
     }
@@ -442,7 +442,7 @@ impl FamilyActivity {
     /// `keys`, `bytes`: of the entries kept.
     pub fn new(counters: &FamilyCounters, keys: Option<u64>, bytes: Option<u64>) -> FamilyActivity {
         FamilyActivity {
-            requests: Kind::ALL.iter().map(|kind| (kind.label(), counters.of(*kind))).collect(),
+            requests: OutcomeKind::ALL.iter().map(|kind| (kind.label(), counters.of(*kind))).collect(),
             hit_rate: Performance::of([counters]).hit_rate,
             pass_rate: Passes::of([counters]).pass_rate,
             keys,

@@ -1,4 +1,4 @@
-//! `larder check [FILE]`: the rules as Larder understands them, or every fault.
+//! `larder check [FILE]` prints the parsed rules, or every fault.
 
 use comfy_table::{ContentArrangement, Table, presets};
 use http::HeaderName;
@@ -17,12 +17,12 @@ use crate::rules::{Family, Fetching, Invalidation, Warning};
 
 mod ask;
 
-/// The text (or JSON) to print, and the exit code: 0 for good rules (with warnings 1 if strict), 1 for faults, 2 for a file that
-/// cannot be read.
+/// Returns the text (or JSON) to print, and the exit code: 0 for valid rules (1 with `--strict` and warnings), 1 for
+/// faults, 2 for a file that cannot be read.
 pub(super) fn check(arguments: &CheckArguments, env: &Env<'_>) -> (String, u8) {
     let CheckArguments { file, ask: asks, upstream, strict, json } = arguments;
     let (name, json) = (file.display().to_string(), *json);
-    // The upstream matters to --ask alone, and a flag is no fault of the file.
+    // Only --ask uses the upstream, and a faulty flag is no fault of the file.
     let overrides = Overrides { upstream: upstream.clone().filter(|_| *asks), ..Overrides::default() };
     let load = || Config::load(Some(file), &overrides, env);
     match load() {
@@ -62,7 +62,7 @@ fn pretty(value: &Value) -> String {
 }
 
 fn faults_text(name: &str, faults: &Faults) -> String {
-    format!("{faults}{} in {name}\n", counted(faults.0.len(), "fault"))
+    format!("{}\n{} in {name}\n", faults.colored(), counted(faults.0.len(), "fault"))
 }
 
 fn faults_json(name: &str, faults: &Faults) -> Value {
@@ -73,11 +73,11 @@ fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// What holds by default and is not the usual default.
+/// Defaults that depend on other settings.
 fn notes(config: &Config) -> Vec<String> {
     let host = config.server.host == HostPolicy::UpstreamByDefault;
-    let note = "host = \"upstream\", since upstream is reached by https and by name: the API is told that name in Host, and its \
-                links lead there; write host = \"client\" in [server] if it serves the names that clients use";
+    let note = "host = \"upstream\", since the upstream URL is https and has a name: the API receives that name in Host, and its \
+                links point there; write host = \"client\" in [server] if it serves the names that clients use";
     host.then(|| note.to_owned()).into_iter().collect()
 }
 
@@ -96,7 +96,7 @@ fn rules_text(name: &str, config: &Config, warnings: &[Warning]) -> String {
         text.push_str("\n\n");
     }
     if families.is_empty() {
-        text.push_str("no families: what upstream's Cache-Control and Expires allow is cached (RFC 9111)\n");
+        text.push_str("no families: Larder caches what upstream's Cache-Control and Expires allow (RFC 9111)\n");
     }
     for note in notes(config) {
         text.push_str(&format!("{name}: note: {note}\n\n"));
@@ -109,7 +109,7 @@ fn rules_text(name: &str, config: &Config, warnings: &[Warning]) -> String {
         counted(invalidations.len(), "invalidation"),
     ];
     counts.extend((!warnings.is_empty()).then(|| counted(warnings.len(), "warning")));
-    text + &format!("{name} is good: {}\n", counts.join(", "))
+    text + &format!("{name} is valid: {}\n", counts.join(", "))
 }
 
 fn table<const N: usize>(head: &[&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
@@ -135,7 +135,7 @@ fn identity(family: &Family) -> String {
     }
 }
 
-/// What of query and fields is part of the key.
+/// The parts of the query and fields that belong to the cache key.
 fn key(family: &Family) -> String {
     let query = match &family.key_spec.query.parameters {
         Parameters::All => None,
@@ -153,13 +153,13 @@ fn list(names: &[String]) -> String {
     if names.is_empty() { "nothing".to_owned() } else { names.join(" ") }
 }
 
-/// What is not as it is by default.
+/// The settings that differ from their defaults.
 fn other(family: &Family) -> String {
     let parts: Vec<String> = [stored(family), fetched(family)].into_iter().flatten().collect();
     if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }
 }
 
-/// How long a response is kept and for what.
+/// Settings for storing and freshness.
 fn stored(family: &Family) -> Vec<String> {
     let policy = &family.policy;
     let unreachable = Some(policy.stale_if_unreachable).filter(|period| *period != STALE_IF_UNREACHABLE);
@@ -182,7 +182,7 @@ fn stored(family: &Family) -> Vec<String> {
     parts
 }
 
-/// Which requests there are, and how upstream is asked for them.
+/// Settings for methods and fetches.
 fn fetched(family: &Family) -> Vec<String> {
     let (fetching, usual) = (&family.fetching, Fetching::default());
     let told = family.client_cache_control;
@@ -300,11 +300,12 @@ mod tests {
         std::fs::write(&file, text).unwrap();
         let (out, code) =
             check(&CheckArguments { file: file.clone(), strict, json, ..CheckArguments::default() }, &|_| None);
+        let out = anstream::adapter::strip_str(&out).to_string();
         let name = file.display().to_string();
         (out.replace(&name, "rules.toml").replace(&*json_text(&name), "rules.toml"), code)
     }
 
-    /// A name as JSON writes it, without the quotes.
+    /// A name as a JSON string without its quotes.
     fn json_text(name: &str) -> String {
         let quoted = serde_json::to_string(name).unwrap();
         quoted[1..quoted.len() - 1].to_owned()
@@ -324,7 +325,7 @@ max_body = "1MiB"
 "#;
 
     #[test]
-    fn good_rules_are_a_table() {
+    fn valid_rules_are_printed_as_a_table() {
         let (text, code) = checked(GOOD, false);
         assert_eq!(code, 0);
         let line_of =
@@ -337,18 +338,18 @@ max_body = "1MiB"
         let rule = line_of("PUT");
         assert!(rule.contains("200-299, 404") && rule.contains("user:{id}"), "{rule}");
         assert!(rule.ends_with("hard, again 1m 5s"), "{rule}");
-        assert!(text.ends_with("rules.toml is good: 1 family, 1 invalidation\n"));
+        assert!(text.ends_with("rules.toml is valid: 1 family, 1 invalidation\n"));
     }
 
     #[test]
-    fn a_warning_stands_with_good_rules() {
+    fn warnings_follow_valid_rules() {
         let rules = "[[family]]\nname = \"me\"\npath = '/me(/.*)?'\nidentity = \"cookie:sid\"\n\
                      [[family]]\nname = \"assets\"\npath = '/assets/.*|/.*\\.css'\nidentity = \"none\"\n\
                      [invalidate]\n'/me' = [\"*\"]\n";
         let (text, code) = checked(rules, false);
         assert_eq!(code, 0);
         assert!(text.contains("rules.toml:5: warning: family \"assets\" takes paths by their end"), "{text}");
-        assert!(text.ends_with("is good: 2 families, 1 invalidation, 1 warning\n"), "{text}");
+        assert!(text.ends_with("is valid: 2 families, 1 invalidation, 1 warning\n"), "{text}");
         let value: Value = serde_json::from_str(&checked(rules, true).0).unwrap();
         assert_eq!((&value["success"], &value["warnings"][0]["line"]), (&json!(true), &json!(5)));
         let (text, _) = checked(GOOD, true);
@@ -365,7 +366,7 @@ max_body = "1MiB"
     }
 
     #[test]
-    fn a_soft_rule_says_so_with_its_grace() {
+    fn a_soft_rule_is_printed_with_its_grace() {
         for (fields, how, grace) in [
             ("", "soft, grace 30s", 30.0),
             (", grace = \"2m\", again = \"5s\", refresh = true", "soft, grace 2m, again 5s, refresh", 120.0),
@@ -382,7 +383,7 @@ max_body = "1MiB"
     }
 
     #[test]
-    fn good_rules_are_json() {
+    fn valid_rules_are_printed_as_json() {
         let (text, code) = checked(GOOD, true);
         let value: Value = serde_json::from_str(&text).unwrap();
         assert_eq!((code, &value["success"]), (0, &json!(true)));
@@ -412,7 +413,7 @@ path = '/usual'
 "#;
 
     #[test]
-    fn what_is_not_as_by_default_stands_in_the_table() {
+    fn non_default_settings_are_in_the_table() {
         let (text, _) = checked(UNUSUAL, false);
         let other = "stale_if_unreachable 0s, heuristic false, close_delimited store, methods GET QUERY, client_directives all, \
                      normalize accept-encoding accept-language, max_variants 8, range whole, forward keyed";
@@ -421,7 +422,7 @@ path = '/usual'
     }
 
     #[test]
-    fn every_field_stands_in_the_json() {
+    fn every_setting_is_in_the_json() {
         let (text, _) = checked(UNUSUAL, true);
         let value: Value = serde_json::from_str(&text).unwrap();
         let rows = [
@@ -444,8 +445,11 @@ path = '/usual'
     fn faults_end_with_their_number() {
         let (text, code) = checked("[server]\nlistn = \"x\"\nhost = 1\n", false);
         assert_eq!(code, 1);
-        assert!(text.contains("rules.toml:2:1: [server]: unknown key \"listn\""), "{text}");
-        assert!(text.contains("2 | listn = \"x\"\n  | ^^^^^ did you mean \"listen\"?"), "{text}");
+        assert!(text.contains("error: [server]: unknown key \"listn\"\n --> rules.toml:2:1\n"), "{text}");
+        assert!(
+            text.contains("2 | listn = \"x\"\n  | ^^^^^\n  |\n  = help: did you mean \"listen\"?\n"),
+            "{text}"
+        );
         assert!(text.ends_with("2 faults in rules.toml\n"), "{text}");
     }
 
@@ -464,7 +468,7 @@ path = '/usual'
     }
 
     #[test]
-    fn a_missing_file_says_what_to_do() {
+    fn a_missing_file_has_a_remedy() {
         let nowhere =
             |json| CheckArguments { file: "/nowhere/rules.toml".into(), json, ..CheckArguments::default() };
         let (text, code) = check(&nowhere(false), &|_| None);
@@ -483,6 +487,10 @@ path = '/usual'
         let file = folder.path().join("rules.toml");
         std::fs::write(&file, b"[server]\nhost = \"\xff\"\n").unwrap();
         let (text, code) = check(&CheckArguments { file, ..CheckArguments::default() }, &|_| None);
-        assert!(code == 1 && text.contains(":2:9: the file is not UTF-8 here"), "{text}");
+        let text = anstream::adapter::strip_str(&text).to_string();
+        assert!(
+            code == 1 && text.contains("error: the file is not UTF-8 here") && text.contains(":2:9\n"),
+            "{text}"
+        );
     }
 }

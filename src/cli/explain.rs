@@ -1,6 +1,6 @@
-//! `larder explain METHOD URL`: what Larder would do with a request, and why. Calls the functions that the proxy calls.
-//! By the rules alone; with `--response` or `--ask`, also what would become of an answer; with `--admin`, what a
-//! running Larder keeps.
+//! `larder explain METHOD URL` prints what Larder would do with a request, and why, by calling the functions of the
+//! proxy. By default it uses only the rules; with `--response` or `--ask`, it also explains a response; with
+//! `--admin`, it reports what a running Larder has stored.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -39,7 +39,7 @@ enum Explanation {
 struct Read {
     #[serde(flatten)]
     claim: RouteExplanation,
-    /// What would become of the answer, where there is one.
+    /// What Larder would do with the response, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     answer: Option<ResponseExplanation>,
 }
@@ -50,8 +50,8 @@ struct Write {
     path: String,
     /// The rules that match, in file order.
     rules: Vec<Match>,
-    /// Always invalidated by a non-error answer (RFC 9111 §4.4), and by one that shows that a copy is old: the path as it is,
-    /// all that upstream may take it for, and those of its `Destination`.
+    /// The tags that any non-error response invalidates (RFC 9111 §4.4), as does a response showing that a stored one
+    /// is outdated: those of the path, of all its readings, and of its `Destination`.
     target: String,
     notes: Vec<String>,
 }
@@ -67,26 +67,26 @@ struct Match {
     invalidates: Vec<String>,
 }
 
-/// Why there is nothing to explain.
+/// Why there is no explanation.
 #[derive(Debug)]
-enum Failure {
-    /// Arguments, rules or a file that cannot be used.
+enum ExplainError {
+    /// Invalid arguments, rules or file.
     Usage(String),
-    /// Somebody who was asked gave no answer.
+    /// Upstream or the admin did not respond.
     NoAnswer(String),
 }
 
-/// The text (or JSON) to print, and the exit code: 2 for arguments or rules that cannot be used, 1 if upstream or the
-/// admin gives no answer.
+/// Returns the text (or JSON) to print, and the exit code: 2 for invalid arguments or rules, 1 if upstream or the
+/// admin does not respond.
 pub(super) fn explain(arguments: &ExplainArguments) -> (String, u8) {
     let (message, code) = match explanation(arguments) {
         Ok(explanation) if arguments.json => {
-            // Plain data: strings, numbers and lists.
+            // Plain data, so serialisation cannot fail.
             return (serde_json::to_string_pretty(&explanation).unwrap_or_default(), 0);
         }
         Ok(explanation) => return (explanation.text(), 0),
-        Err(Failure::Usage(message)) => (message, 2),
-        Err(Failure::NoAnswer(message)) => (message, 1),
+        Err(ExplainError::Usage(message)) => (message, 2),
+        Err(ExplainError::NoAnswer(message)) => (message, 1),
     };
     match arguments.json {
         true => (serde_json::json!({ "success": false, "error": message }).to_string(), code),
@@ -94,28 +94,28 @@ pub(super) fn explain(arguments: &ExplainArguments) -> (String, u8) {
     }
 }
 
-fn explanation(arguments: &ExplainArguments) -> Result<Explanation, Failure> {
-    let method = method(arguments).map_err(Failure::Usage)?;
-    let fields = fields(&arguments.headers).map_err(Failure::Usage)?;
+fn explanation(arguments: &ExplainArguments) -> Result<Explanation, ExplainError> {
+    let method = method(arguments).map_err(ExplainError::Usage)?;
+    let fields = fields(&arguments.headers).map_err(ExplainError::Usage)?;
     if let Some(admin) = &arguments.admin {
         return remote::stored_now(arguments, admin, &method)
             .map(|stored_now| Explanation::Stored(Box::new(stored_now)));
     }
-    let (config, target, fields) = request(arguments, fields).map_err(Failure::Usage)?;
+    let (config, target, fields) = request(arguments, fields).map_err(ExplainError::Usage)?;
     let is_write = config.rules.is_write(&method, &target);
     if Explainer::is_read(&method) && !is_write {
         return read(arguments, config, method, target, fields).map(|read| Explanation::Read(Box::new(read)));
     }
     if arguments.response.is_some() || arguments.ask {
-        return Err(Failure::Usage(format!(
-            "only answers to GET, HEAD and QUERY are stored, and Larder sends no {method} to see what happens; leave \
-             --response and --ask out to see what a {method} invalidates"
+        return Err(ExplainError::Usage(format!(
+            "only responses to GET, HEAD and QUERY are stored, and Larder sends no {method} as a trial; omit \
+             --response and --ask to see what a {method} invalidates"
         )));
     }
     Ok(match is_write {
         false => Explanation::Pass {
             method: method.to_string(),
-            reason: "safe, and not answered from the cache: forwarded as it is".to_owned(),
+            reason: "safe, but not cacheable: forwarded unchanged".to_owned(),
         },
         true => Explanation::Write(write(&config, &method, &target, fields)),
     })
@@ -143,7 +143,7 @@ fn fields(lines: &[String]) -> Result<HeaderMap, String> {
 
 fn field(line: &str) -> Result<(HeaderName, HeaderValue), String> {
     headers::parse_line(line.trim().as_bytes())
-        .ok_or_else(|| format!("-H {line:?} is not a field; write it like -H 'Accept-Language: de'"))
+        .ok_or_else(|| format!("-H {line:?} is not a header field; write it like -H 'Accept-Language: de'"))
 }
 
 fn read(
@@ -152,14 +152,14 @@ fn read(
     method: Method,
     target: Target,
     fields: HeaderMap,
-) -> Result<Read, Failure> {
+) -> Result<Read, ExplainError> {
     if arguments.ask {
         return ask(arguments, config, method, target, fields);
     }
     let live = Live::take(&mut config, &Metrics::new());
     let explainer = Explainer::of(&config, Arc::new(live), method, target, fields);
     let answer = match &arguments.response {
-        Some(file) => Some(explainer.judge(&head::read(file).map_err(Failure::Usage)?, after(arguments))),
+        Some(file) => Some(explainer.judge(&head::read(file).map_err(ExplainError::Usage)?, after(arguments))),
         None => None,
     };
     Ok(Read { claim: explainer.claim(), answer })
@@ -175,26 +175,26 @@ fn ask(
     method: Method,
     target: Target,
     fields: HeaderMap,
-) -> Result<Read, Failure> {
+) -> Result<Read, ExplainError> {
     let Some(url) = config.server.upstream.clone() else {
-        let missing = "no upstream to ask: name it with --upstream http://HOST:PORT or [server] upstream";
-        return Err(Failure::Usage(missing.to_owned()));
+        let missing = "no upstream: set --upstream http://HOST:PORT or [server] upstream";
+        return Err(ExplainError::Usage(missing.to_owned()));
     };
-    let upstream = Upstream::new(&url, &config.server).map_err(|fault| Failure::Usage(fault.to_string()))?;
+    let upstream = Upstream::new(&url, &config.server).map_err(|fault| ExplainError::Usage(fault.to_string()))?;
     let running = Running::new(config, upstream, None, Arc::new(Metrics::new()));
     let explainer = Explainer::of(&running.config, running.live(), method, target, fields);
     let answer = wait(explainer.ask(&running))?.map_err(|error| {
-        Failure::NoAnswer(format!(
-            "{url}: {error}; look whether the API runs there, or name another with --upstream http://HOST:PORT"
+        ExplainError::NoAnswer(format!(
+            "{url}: {error}; check that the API runs there, or set --upstream http://HOST:PORT"
         ))
     })?;
     Ok(Read { claim: explainer.claim(), answer: Some(explainer.judge(&answer, after(arguments))) })
 }
 
-/// Runs what asks over the network to its end.
-fn wait<T>(asking: impl Future<Output = T>) -> Result<T, Failure> {
+/// Runs a network operation to completion.
+fn wait<T>(asking: impl Future<Output = T>) -> Result<T, ExplainError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::NoAnswer(format!("cannot ask: {error}")))?;
+    let runtime = runtime.map_err(|error| ExplainError::NoAnswer(format!("cannot ask: {error}")))?;
     Ok(runtime.block_on(asking))
 }
 
@@ -209,7 +209,7 @@ fn write(config: &Config, method: &Method, target: &Target, mut fields: HeaderMa
     let methods = headers::methods_meant(method, headers, target.query.as_deref(), Some(&[]));
     let own = config.server.upstream.iter().flat_map(|url| upstream::addresses(url, &config.server.host));
     let own: Vec<String> = own.collect();
-    // A request with several is refused.
+    // A request with several `Destination`s is refused.
     let destination = invalidation::destination(target, headers, || methods.clone(), &own).unwrap_or_default();
     let targets: Vec<Target> =
         std::iter::once(target.clone()).chain(destination.iter().map(|path| target.clone().at(path))).collect();
@@ -219,36 +219,36 @@ fn write(config: &Config, method: &Method, target: &Target, mut fields: HeaderMa
     let mut notes = Vec::new();
     if is_safe(method) {
         notes.push(format!(
-            "a rule names {method} for this path, so that it is a write, and never answered from the cache"
+            "a rule names {method} for this path, so it is a write and never answered from the cache"
         ));
     }
     if *method == Method::POST {
-        notes.push("a form that names another method in _method is a write by that one too".to_owned());
+        notes.push("a form with another method in _method also counts as a write with that method".to_owned());
     }
     if let Some(path) = &destination {
-        notes.push(format!("its Destination is {path}: it counts as a target too"));
+        notes.push(format!("its Destination {path} counts as a target too"));
     }
     if matches.is_empty() {
-        notes.push("no rule matches this write: only what is stored under its own path is invalidated".to_owned());
+        notes.push("no rule matches this write: it invalidates only stored responses for its own path".to_owned());
     }
     match &methods {
         Meant::These(methods) if methods.len() > 1 => {
             let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
             let names = names.join(", ");
-            notes.push(format!("upstream may take it as any of {names}: the rules of all of them apply"));
+            notes.push(format!("upstream may execute it as any of {names}: the rules for all of them apply"));
         }
         Meant::These(_) => {}
-        Meant::Any => notes.push("it names so many methods that the rules of all methods apply".to_owned()),
+        Meant::Any => notes.push("it names so many methods that the rules for all methods apply".to_owned()),
     }
     let readings = target.readings();
     if !targets.iter().all(|target| target.readings().is_complete()) {
-        notes.push(format!("refused with 400: its path can be taken for more than {MOST_READINGS} others"));
+        notes.push(format!("refused with 400: its path has more than {MOST_READINGS} readings"));
     } else if readings.count() > 1 {
         let others: Vec<&str> = readings.others().collect();
         notes
-            .push(format!("upstream may take the path for {}: the rules of all of them apply", others.join(", ")));
+            .push(format!("upstream may read the path as {}: the rules for all of them apply", others.join(", ")));
     }
-    notes.push("a write that upstream does not answer (timeout, reset, 502, 504) counts as carried out, and is invalidated for once more later".to_owned());
+    notes.push("a write without a response from upstream (timeout, reset, 502, 504) counts as executed, and its invalidation is repeated later".to_owned());
     Write {
         method: method.to_string(),
         path: target.path.clone(),

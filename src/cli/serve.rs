@@ -1,11 +1,11 @@
-//! `larder serve`
+//! `larder serve` runs the proxy.
 
 use std::io::Write as _;
 use std::path::Path;
 
 use super::ServeArguments;
 use crate::config::lint::lint;
-use crate::config::{Config, LogFormat, Overrides};
+use crate::config::{Config, LoadError, LogFormat, Overrides};
 use crate::logs::Logs;
 use crate::rules::Warning;
 use crate::server::{self, Ended, Listeners, ServeError, descriptors};
@@ -22,21 +22,26 @@ pub(super) fn serve(arguments: ServeArguments) -> u8 {
     let mut config = match Config::load(file.as_deref(), &overrides, &|name| std::env::var(name).ok()) {
         Ok(config) => config,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "{}", complaint(&error.to_string()));
+            let message = match &error {
+                LoadError::Faults(faults) => faults.colored(),
+                LoadError::Io { .. } => error.to_string(),
+            };
+            // Strips the colours unless this is a terminal.
+            let _ = writeln!(anstream::stderr(), "{}", complaint(&message));
             return 2;
         }
     };
     if json {
         config.log.format = LogFormat::Json;
     }
-    // Ends last, so that the last lines are written.
+    // Dropped last, so that the last log lines are written.
     let logs = Logs::start(&config.log);
     let complain = |message: &str, code| {
         logs.write_line(&complaint(message));
         code
     };
     if let Err(error) = descriptors::raise() {
-        tracing::warn!(%error, "cannot raise the soft limit of descriptors to the hard one");
+        tracing::warn!(%error, "cannot raise the soft limit of open files to the hard limit");
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -60,17 +65,17 @@ fn complaint(message: &str) -> String {
 }
 
 async fn until_stopped(config: Config, json: bool) -> Result<(), ServeError> {
-    tell_rules(&config);
+    log_rules(&config);
     let (file, overrides) = (config.file.clone(), config.overrides.clone());
     let listeners = Listeners::bind(&config)?;
     listeners.check_upstream(&config).await?;
     let running = server::assemble(config).await?;
-    // Before anyone is told that Larder runs: whoever waits for that may end it at once.
+    // Listen for signals before announcing: a script that waits for the announcement may stop Larder at once.
     let stopped = stopped();
     if let (Ok(public), Ok(admin)) = (listeners.public.local_addr(), listeners.admin.local_addr()) {
         announce(public, admin, json);
     }
-    // Of many families it takes seconds. An end of the process does not wait for it.
+    // With many families this takes seconds. Shutdown does not wait for it.
     std::thread::spawn(move || warn_of_rules(file.as_deref(), &overrides));
     match server::run(running, listeners, stopped).await {
         Ended::Clean => Ok(()),
@@ -78,17 +83,17 @@ async fn until_stopped(config: Config, json: bool) -> Result<(), ServeError> {
     }
 }
 
-/// A `rules.toml` may be taken that nobody thought of, and one be missed that somebody did.
-fn tell_rules(config: &Config) {
+/// Logs which rules apply, since ./rules.toml is used without being named.
+fn log_rules(config: &Config) {
     let Some(file) = &config.file else {
-        tracing::info!("no rules file: what upstream's Cache-Control and Expires allow is cached (RFC 9111)");
+        tracing::info!("no rules file: Larder caches what upstream's Cache-Control and Expires allow (RFC 9111)");
         return;
     };
     let (families, invalidations) = (config.rules.families().len(), config.rules.invalidations().len());
-    tracing::info!(file = %file.display(), families, invalidations, "starting with the rules of this file");
+    tracing::info!(file = %file.display(), families, invalidations, "loaded the rules file");
 }
 
-/// Logs what `larder check` would warn of.
+/// Logs the warnings of `larder check`.
 fn warn_of_rules(file: Option<&Path>, overrides: &Overrides) {
     let Some(file) = file else { return };
     let Ok(config) = Config::load(Some(file), overrides, &|name| std::env::var(name).ok()) else { return };
@@ -97,7 +102,7 @@ fn warn_of_rules(file: Option<&Path>, overrides: &Overrides) {
     }
 }
 
-/// One line on standard output once clients can connect: people and scripts wait for it.
+/// Prints one line to standard output once clients can connect, for people and scripts.
 fn announce(public: std::net::SocketAddr, admin: std::net::SocketAddr, json: bool) {
     let line = match json {
         true => serde_json::json!({ "listening": public.to_string(), "admin": admin.to_string() }).to_string(),
@@ -107,7 +112,7 @@ fn announce(public: std::net::SocketAddr, admin: std::net::SocketAddr, json: boo
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
-/// Resolves at SIGTERM or SIGINT; both are listened for from this call on.
+/// Resolves at SIGTERM or SIGINT. The handlers are installed by the call, not by the first poll.
 #[cfg(unix)]
 fn stopped() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};

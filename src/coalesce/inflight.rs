@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::stream::Stream;
 use crate::client::Client;
 use crate::entry::Entry;
-use crate::http::freshness::Failure;
+use crate::http::freshness::UpstreamFailure;
 use crate::key::KeyHash;
 use crate::marks::{MarksView, Stamp, Tag};
 use crate::upstream::UpstreamError;
@@ -62,10 +62,10 @@ pub enum FetchFailure {
 
 impl FetchFailure {
     /// The kind of failure that decides whether a stale response may be served.
-    pub fn failure(self) -> Failure {
+    pub fn failure(self) -> UpstreamFailure {
         match self {
-            FetchFailure::Status(status) => Failure::Status(status),
-            FetchFailure::NoAnswer(_) => Failure::NoAnswer,
+            FetchFailure::Status(status) => UpstreamFailure::Status(status),
+            FetchFailure::NoAnswer(_) => UpstreamFailure::NoAnswer,
         }
     }
 }

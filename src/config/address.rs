@@ -1,5 +1,5 @@
-//! Addresses and URLs, as typed in the file or given as flags. What is said of a faulty one never quotes it, since
-//! it may hold a password.
+//! Parses addresses and URLs from the file and from flags. Messages never quote a faulty value, since it may contain
+//! a password.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,19 +8,19 @@ use http::{HeaderName, Uri};
 
 use crate::network::Network;
 
-/// What is wrong with a value, and what to do.
+/// Why a value is invalid, and what to do.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Wrong {
+pub struct InvalidValue {
     pub message: &'static str,
     pub remedy: String,
 }
 
-pub(super) fn wrong<T>(message: &'static str, remedy: impl Into<String>) -> Result<T, Wrong> {
-    Err(Wrong { message, remedy: remedy.into() })
+pub(super) fn wrong<T>(message: &'static str, remedy: impl Into<String>) -> Result<T, InvalidValue> {
+    Err(InvalidValue { message, remedy: remedy.into() })
 }
 
-/// An address to listen at: `127.0.0.1:8080`, `[::1]:8080`.
-pub fn listen(text: &str) -> Result<SocketAddr, Wrong> {
+/// An address to listen on: `127.0.0.1:8080`, `[::1]:8080`.
+pub fn listen(text: &str) -> Result<SocketAddr, InvalidValue> {
     if let Ok(address) = text.trim().parse() {
         return Ok(address);
     }
@@ -42,8 +42,8 @@ pub fn listen(text: &str) -> Result<SocketAddr, Wrong> {
     }
 }
 
-/// The address of a DNS server: `127.0.0.1`, `127.0.0.1:5353`, `[::1]:53`. Its port is 53 unless it says another one.
-pub fn resolver(text: &str) -> Result<SocketAddr, Wrong> {
+/// The address of a DNS server: `127.0.0.1`, `127.0.0.1:5353`, `[::1]:53`. The default port is 53.
+pub fn resolver(text: &str) -> Result<SocketAddr, InvalidValue> {
     let text = text.trim();
     let address = text.parse().ok().or_else(|| {
         let ip = text.trim_matches(['[', ']']).parse::<IpAddr>().ok()?;
@@ -58,14 +58,14 @@ pub fn resolver(text: &str) -> Result<SocketAddr, Wrong> {
 }
 
 /// A network, or one address.
-pub fn network(text: &str) -> Result<Network, Wrong> {
+pub fn network(text: &str) -> Result<Network, InvalidValue> {
     let remedy =
         "write a network such as \"10.0.0.0/8\" or \"2001:db8::/32\", or an address such as \"192.0.2.1\"";
     Network::parse(text).map_or_else(|| wrong("has something that is not a network", remedy), Ok)
 }
 
-/// The URL of upstream: http or https, host and optional port, nothing more.
-pub fn upstream(text: &str) -> Result<Uri, Wrong> {
+/// The URL of upstream: http or https, host, and optional port.
+pub fn upstream(text: &str) -> Result<Uri, InvalidValue> {
     const EXAMPLE: &str = "write it like \"http://127.0.0.1:8000\"";
     let text = text.trim();
     if !text.contains("://") {
@@ -90,8 +90,8 @@ pub fn upstream(text: &str) -> Result<Uri, Wrong> {
     Ok(uri)
 }
 
-/// What is sent as `Host`, if it is not that of upstream or client.
-pub fn host(text: &str) -> Result<http::HeaderValue, Wrong> {
+/// A fixed value for `Host`.
+pub fn host(text: &str) -> Result<http::HeaderValue, InvalidValue> {
     const EXAMPLE: &str = "write \"upstream\", \"client\", or a host like \"api.example.com\"";
     let is_host = text.parse::<Authority>().is_ok_and(|host| !text.contains('@') && has_host_and_port(&host));
     match http::HeaderValue::try_from(text) {
@@ -100,7 +100,7 @@ pub fn host(text: &str) -> Result<http::HeaderValue, Wrong> {
     }
 }
 
-/// Whether nothing but a host and perhaps a port stands there.
+/// Whether the URL has only a host and an optional port.
 pub(super) fn has_host_and_port(authority: &Authority) -> bool {
     let text = authority.as_str().rsplit('@').next().unwrap_or("");
     let after_host = text.strip_prefix(authority.host()).unwrap_or("");
@@ -112,7 +112,7 @@ pub(super) fn has_host_and_port(authority: &Authority) -> bool {
 }
 
 /// A prefix of keys in Redis.
-pub fn namespace(text: &str) -> Result<(), Wrong> {
+pub fn namespace(text: &str) -> Result<(), InvalidValue> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     if text.is_empty() || text.len() > 64 || !text.bytes().all(allowed) {
         return wrong("is not a namespace", "write 1 to 64 letters, digits, \"_\", \".\" or \"-\"");
@@ -120,8 +120,8 @@ pub fn namespace(text: &str) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// A protocol to upgrade to (RFC 9110 §7.8): a name, and a version if only that one is meant; in lower case.
-pub fn protocol(text: &str) -> Result<String, Wrong> {
+/// An upgrade protocol (RFC 9110 §7.8): a name with an optional version, in lower case.
+pub fn protocol(text: &str) -> Result<String, InvalidValue> {
     let text = text.trim().to_ascii_lowercase();
     let is_token = |part: &str| HeaderName::from_bytes(part.as_bytes()).is_ok();
     let parts: Vec<&str> = text.split('/').collect();
@@ -140,8 +140,8 @@ pub fn protocol(text: &str) -> Result<String, Wrong> {
     Ok(text)
 }
 
-/// A bearer token (RFC 6750 §2.1: visible characters). Its length is the operator's affair.
-pub fn token(text: &str) -> Result<(), Wrong> {
+/// A bearer token (RFC 6750 §2.1: visible characters) of any length.
+pub fn token(text: &str) -> Result<(), InvalidValue> {
     if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return wrong(
             "has a character that cannot be sent in a header",
@@ -151,8 +151,8 @@ pub fn token(text: &str) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// The name of a server as its certificate has it: a DNS name or an IP address.
-pub fn server_name(text: &str) -> Result<(), Wrong> {
+/// The server name in a certificate: a DNS name or an IP address.
+pub fn server_name(text: &str) -> Result<(), InvalidValue> {
     match rustls::pki_types::ServerName::try_from(text.trim()) {
         Ok(_) => Ok(()),
         Err(_) => {
@@ -162,7 +162,7 @@ pub fn server_name(text: &str) -> Result<(), Wrong> {
 }
 
 /// The secret of a namespace.
-pub fn secret(text: &str) -> Result<(), Wrong> {
+pub fn secret(text: &str) -> Result<(), InvalidValue> {
     if text.len() < 16 {
         return wrong("is shorter than 16 bytes", "use a random one, such as `openssl rand -hex 32` prints");
     }
@@ -173,7 +173,7 @@ pub fn secret(text: &str) -> Result<(), Wrong> {
 mod tests {
     use super::*;
 
-    fn said<T>(result: Result<T, Wrong>) -> String {
+    fn said<T>(result: Result<T, InvalidValue>) -> String {
         result.map_or_else(|wrong| format!("{} | {}", wrong.message, wrong.remedy), |_| "ok".to_owned())
     }
 

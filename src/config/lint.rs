@@ -1,4 +1,4 @@
-//! What a good configuration is warned of. Pure: `larder check` prints it, and `larder serve` logs it.
+//! Warnings about a valid configuration. Pure: `larder check` prints them, and `larder serve` logs them.
 
 use std::time::SystemTime;
 
@@ -10,7 +10,7 @@ use crate::http::freshness;
 use crate::http::targeted::{self, Authority};
 use crate::rules::{Collapse, Family, Warning};
 
-/// The warnings of a configuration, in the order of its file.
+/// The warnings of a configuration, in file order.
 pub fn lint(config: &Config) -> Vec<Warning> {
     let mut warnings = config.rules.warnings();
     for family in config.rules.families() {
@@ -46,7 +46,7 @@ fn too_large(config: &Config, family: &Family) -> Option<Warning> {
     })
 }
 
-/// A `ttl` that a response of the family's path shows to be of no effect, since it states a lifetime of its own.
+/// Warns of a `ttl` without effect: a response for the family's path states an explicit lifetime.
 pub fn overridden_ttl(family: &Family, path: &str, response: &HeaderMap, received: SystemTime) -> Option<Warning> {
     let ttl = family.policy.ttl.filter(|_| family.may_be_overridden())?;
     let effective = targeted::effective(response);
@@ -54,7 +54,7 @@ pub fn overridden_ttl(family: &Family, path: &str, response: &HeaderMap, receive
     Some(Warning {
         line: family.line,
         message: format!(
-            "family {:?}: ttl = \"{}\" has no effect: the response to GET {path} says in {} that it is fresh for {}",
+            "family {:?}: ttl = \"{}\" has no effect: the response to GET {path} has a lifetime in {}: {}",
             family.name,
             humantime::format_duration(ttl),
             if effective.authority == Authority::General {
@@ -78,11 +78,11 @@ mod tests {
         lint(&parsed.unwrap_or_else(|faults| panic!("{text}: {faults}")))
     }
 
-    /// A family and what writes do with it, free of warnings; then what the row is about.
+    /// A family and its writes, free of warnings, followed by the row's subject.
     const GOOD: &str =
         "[[family]]\nname = 'user'\npath = '/users/(?<id>\\d+)'\n[[family]]\nname = 'list'\npath = '/users'\n";
 
-    /// The end of a good file.
+    /// The end of a valid file.
     const RULES: &str = "[invalidate]\n'/users' = ['list']\n'/users/(?<id>\\d+)' = ['list', 'user:{id}']\n";
 
     fn family(name: &str, fields: &str) -> String {
@@ -90,8 +90,8 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_file_is_warned_of_in_one_line_that_says_why() {
-        // What stands between the families and the rules, what stands behind them, and what is said.
+    fn each_questionable_file_gets_one_warning_with_its_reason() {
+        // Text between the families and the rules, text after them, and the expected warning.
         let rows: &[(&str, &str, &str, &str)] = &[
             ("[[family]]\nname = 'x'\npath = '/x'", "", "no rule of [invalidate] names family x", "= [\"x\"]"),
             (
@@ -197,8 +197,8 @@ mod tests {
             (
                 "[[family]]\nname = 'x'\npath = '/x'\ninvalidation = 'none'",
                 "'/x' = ['x']",
-                "says invalidation = \"none\", and the rule for \"/x\"",
-                "the one or the other",
+                "has invalidation = \"none\", but the rule for \"/x\"",
+                "remove one of them",
             ),
         ];
         assert!(rows.len() >= 20);
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_file_is_not_warned_of() {
+    fn a_good_file_causes_no_warning() {
         let rows = [
             String::new(),
             family("x", "path = '/users/(?<id>[^/]+)'"),
@@ -239,14 +239,14 @@ mod tests {
         assert_eq!(warnings(&alone), []);
     }
 
-    /// So many families of an ordinary API, and a rule that invalidates them.
+    /// Many families of a typical API, and a rule that invalidates them.
     fn many(count: usize) -> String {
         let one = |n: usize| family(&format!("f{n}"), &format!("path = '/api/v1/r{n}x(/(?<id>[^/]+))?'"));
         (0..count).map(one).collect::<String>() + "[invalidate]\n'/api/.*' = ['*']\n"
     }
 
     #[test]
-    fn a_shadowed_family_is_told_of_among_many() {
+    fn a_shadowed_family_is_found_among_many() {
         let last = family("last", "path = '/api/v1/r7x/(?<id>\\d{1,20})'");
         let found = warnings(&(last.clone() + &many(500)));
         assert_eq!(found, []);
@@ -256,21 +256,21 @@ mod tests {
     }
 
     #[test]
-    fn many_shadowed_families_are_told_of_one_by_one() {
+    fn many_shadowed_families_get_a_warning_each() {
         let found = warnings(&(family("all", "path = '/api/.*'") + &many(100)));
         assert_eq!(found.len(), 100);
         assert!(found.iter().all(|warning| warning.message.contains("\"all\" before it takes")), "{:?}", found[0]);
     }
 
     #[test]
-    fn families_that_no_rule_names_are_told_of_together() {
+    fn families_that_no_rule_names_share_one_warning() {
         let text = family("x", "path = '/x'") + &family("y", "path = '/y'");
         let [warning] = &warnings(&text)[..] else { panic!() };
         assert!(warning.message.contains("families x, y") && warning.line == 1, "{warning:?}");
     }
 
     #[test]
-    fn a_ttl_that_upstream_overrides_is_told_of() {
+    fn a_ttl_that_upstream_overrides_causes_a_warning() {
         let rows = [
             ("ttl = '5m'", "max-age=60", true),
             ("ttl = '5m'", "private, s-maxage=0", true),
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rules_of_the_readme_are_not_warned_of() {
+    fn the_rules_of_the_readme_cause_no_warning() {
         let readme = include_str!("../../README.md");
         let from = readme.find("```toml\n[server]").unwrap() + "```toml\n".len();
         let rules = &readme[from..from + readme[from..].find("```").unwrap()];
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn the_files_that_come_with_larder_are_not_warned_of() {
+    fn the_files_of_the_project_cause_no_warning() {
         let hita = include_str!("../../examples/hita/rules.toml");
         for file in [include_str!("../../rules.toml"), hita, include_str!("../../deploy/rules.toml")] {
             let text = file.replace("\"${HITA_UPSTREAM:-http://127.0.0.1:8000}\"", "\"http://h\"");

@@ -1,9 +1,9 @@
-//! The JSON Schema of `rules.toml`, for editors (taplo, Even Better TOML). It tells names, kinds and words; what depends on more
-//! than one field, `larder check` tells. A test goes through every field that the reader knows.
+//! The JSON Schema of `rules.toml`, for editors (taplo, Even Better TOML). It describes names, types and words; rules
+//! that span fields are left to `larder check`. A test compares it with every field that the reader knows.
 
 use serde_json::{Map, Value, json};
 
-/// The schema (draft 7, which editors know).
+/// The schema (draft 7, for editor support).
 pub fn schema() -> Value {
     let mut root = table(
         "Rules of Larder, a caching reverse proxy",
@@ -15,7 +15,7 @@ pub fn schema() -> Value {
             ("log", log()),
             (
                 "family",
-                json!({ "type": "array", "items": family(), "description": "what is cached; the first match wins" }),
+                json!({ "type": "array", "items": family(), "description": "the cached families; the first match wins" }),
             ),
             ("invalidate", invalidate()),
         ],
@@ -39,12 +39,12 @@ fn text(description: &str) -> Value {
     json!({ "type": "string", "description": description })
 }
 
-/// `3m`, or what a variable holds.
+/// A duration such as `3m`, or a variable.
 fn duration(description: &str) -> Value {
     json!({ "type": "string", "pattern": r"^\s*[0-9].*[a-z]\s*$|\$\{", "description": description })
 }
 
-/// `8MiB`, or what a variable holds.
+/// A size such as `8MiB`, or a variable.
 fn size(description: &str) -> Value {
     json!({ "type": "string", "pattern": r"^\s*[0-9].*[A-Za-z]\s*$|\$\{", "description": description })
 }
@@ -57,7 +57,7 @@ fn truth(description: &str) -> Value {
     json!({ "type": "boolean", "description": description })
 }
 
-/// One of some words, or what a variable holds.
+/// One of the words, or a variable.
 fn choice(description: &str, words: &[&str]) -> Value {
     json!({ "anyOf": [{ "enum": words }, { "type": "string", "pattern": r"\$\{" }], "description": description })
 }
@@ -72,9 +72,9 @@ fn server() -> Value {
     table(
         "the proxy itself",
         [
-            ("listen", text("where clients connect, such as 127.0.0.1:8080")),
+            ("listen", text("address for clients, such as 127.0.0.1:8080")),
             ("upstream", text("the API: http:// or https://, host and port")),
-            ("host", text("what upstream is told in Host: \"upstream\", \"client\", or a host")),
+            ("host", text("the Host field that upstream receives: \"upstream\", \"client\", or a host")),
             ("forwarded", choice("X-Forwarded-* and Forwarded", &["set", "append", "off"])),
             ("connect_timeout", duration("to connect to upstream")),
             ("upstream_timeout", duration("until upstream's answer begins")),
@@ -94,8 +94,8 @@ fn server() -> Value {
             ),
             ("credential_headers", texts("request fields that carry credentials, beside those that are known to")),
             ("case_insensitive_paths", truth("whether upstream takes paths that differ in case for one")),
-            ("underscores", truth("whether request fields with _ in their names are kept")),
-            ("resolver", text("the DNS server that is asked for upstream's name")),
+            ("underscores", truth("whether request fields with _ in their names are forwarded")),
+            ("resolver", text("the DNS server that resolves upstream's name")),
             ("max_upstream_requests", number("at a time", 1, COUNT)),
             ("max_upstream_requests_per_client", number("of one client at a time", 1, COUNT)),
             ("max_unshared_per_client", number("requests of one client that only upstream can answer", 1, COUNT)),
@@ -119,7 +119,7 @@ fn server() -> Value {
                 "login",
                 text("a pattern over the path of Location: a write that is redirected there has been refused"),
             ),
-            ("cache_status", choice("what of Cache-Status clients are told", &["plain", "key", "off"])),
+            ("cache_status", choice("the Cache-Status that clients receive", &["plain", "key", "off"])),
             ("group_fields", choice("Cache-Groups and its kin towards clients", &["remove", "keep"])),
             (
                 "upstream_tls",
@@ -169,7 +169,7 @@ fn store() -> Value {
             ),
             ("timeout", duration("the longest any request waits for Redis")),
             ("connect_timeout", duration("to connect to Redis")),
-            ("marks_max", number("marks kept in Redis", 1024, 1_000_000_000)),
+            ("marks_max", number("marks stored in Redis", 1024, 1_000_000_000)),
             ("tls_ca", text("file (PEM) with the authorities that the server's certificate may come from")),
             ("tls_cert", text("file (PEM) with a certificate that is shown to the server")),
             ("tls_key", text("file (PEM) with its key")),
@@ -191,7 +191,7 @@ fn memory() -> Value {
         [
             ("capacity", size("for entries")),
             ("max_body", size("the largest body that is stored")),
-            ("marks", number("slots for marks of what is not in memory", 1024, 1 << 30)),
+            ("marks", number("slots for marks of tags without an entry in memory", 1024, 1 << 30)),
         ],
     )
 }
@@ -219,7 +219,7 @@ fn family() -> Value {
     let cookies = table("which cookies are part of the key and sent", [("keep", texts("these alone"))]);
     let methods = json!({ "type": "array", "items": { "enum": ["GET", "HEAD", "QUERY"] }, "description": "HEAD goes with GET" });
     let family = table(
-        "what is invalidated together",
+        "responses that are cached and invalidated together",
         [
             ("name", text("levels by \":\", such as booking:stats")),
             ("path", text("a regular expression over the whole path, in single quotes: '/users/(?<id>\\d+)'")),
@@ -233,22 +233,22 @@ fn family() -> Value {
             ("query", query),
             ("cookies", cookies),
             ("set_cookie", choice("responses with Set-Cookie", &["forward", "strip"])),
-            ("client_cache_control", choice("what clients are told of their own caches", &["no-cache", "pass"])),
+            ("client_cache_control", choice("the Cache-Control that clients receive", &["no-cache", "pass"])),
             ("headers", texts("request fields that are part of the key")),
             (
                 "identity",
                 json!({ "type": "string", "pattern": r"^(none|header:.+|cookie:.+)$|\$\{", "description": "header:NAME, cookie:NAME or none" }),
             ),
-            ("heuristic", truth("a tenth of the time since Last-Modified where there is no lifetime")),
+            ("heuristic", truth("whether to derive a missing lifetime from Last-Modified")),
             ("client_directives", choice("of a client's Cache-Control", &["harmless", "all", "none"])),
             ("close_delimited", choice("responses that end with their connection", &["forward", "store"])),
             ("normalize", texts("request fields that are brought to one form first")),
-            ("max_variants", number("responses kept for one URL", 1, 1000)),
-            ("range", choice("a range of what is not stored", &["forward", "whole"])),
+            ("max_variants", number("stored variants of one URL", 1, 1000)),
+            ("range", choice("how to fetch a range that is not stored", &["forward", "whole"])),
             ("forward", choice("request fields sent to upstream", &["all", "keyed"])),
             ("collapse", choice("who shares a fetch", &["off", "proxy", "fleet"])),
             ("max_body", size("the largest body that is stored")),
-            ("invalidation", choice("\"none\": it is meant that no rule names the family", &["rules", "none"])),
+            ("invalidation", choice("\"none\": no rule may name the family", &["rules", "none"])),
         ],
     );
     required(family, &["name", "path"])

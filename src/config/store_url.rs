@@ -1,4 +1,4 @@
-//! The URL of the store: one server, the nodes of a cluster, or the sentinels that know the primary.
+//! The URL of the store: one server, the nodes of a cluster, or sentinels.
 //!
 //! ```text
 //! redis://[user:password@]host[:port][/database]
@@ -6,65 +6,65 @@
 //! redis+sentinel://[user:password@]host[:port][,host[:port]…]/primary[/database][?sentinel_user=…&sentinel_password=…]
 //! ```
 //!
-//! `rediss` instead of `redis` is TLS, `valkey` and `valkeys` mean the same as these two, and `#insecure` at the end of
-//! a URL with TLS trusts any certificate. User, password and the name of the primary may be percent-encoded.
+//! `rediss` instead of `redis` means TLS. `valkey` and `valkeys` are synonyms. `#insecure` at the end of a TLS URL
+//! accepts any certificate. User, password and the name of the primary may be percent-encoded.
 
 use std::fmt;
 
 use http::uri::Authority;
 
-use super::address::{Wrong, has_host_and_port, wrong};
+use super::address::{InvalidValue, has_host_and_port, wrong};
 use crate::rules::decoded;
 
 const ONE: &str = "write it like \"redis://127.0.0.1:6379/0\"";
 const CLUSTER: &str = "write it like \"redis+cluster://10.0.0.1:6379,10.0.0.2:6379\"";
 const SENTINEL: &str = "write it like \"redis+sentinel://10.0.0.1:26379,10.0.0.2:26379/mymaster/0\"";
 
-/// Where a server listens if the URL does not say it.
+/// The port of a server without one in the URL.
 const PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 
-/// A URL that was read.
+/// A parsed URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreUrl {
-    /// What stands at the other end.
+    /// The servers.
     pub topology: Topology,
-    /// How connections are kept from others' eyes.
+    /// Whether connections use TLS.
     pub security: Security,
-    /// Of the servers that keep the data.
+    /// Credentials for the servers that hold the data.
     pub login: Login,
 }
 
-/// What stands at the other end.
+/// The servers that a URL names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Topology {
     /// One server.
     Server { place: ServerAddress, database: u16 },
-    /// A cluster, some of whose nodes are known.
+    /// Some nodes of a cluster.
     Cluster { seeds: Vec<ServerAddress> },
-    /// A primary, its replicas, and the sentinels that know which of them is the primary.
+    /// A primary, by its name, and the sentinels that monitor it.
     Sentinel { sentinels: Vec<ServerAddress>, primary: String, database: u16, login: Login },
 }
 
-/// How connections are kept from others' eyes.
+/// Whether connections use TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Security {
-    /// Not at all.
+    /// No TLS.
     Plain,
-    /// TLS; the server proves who it is.
+    /// TLS with a verified certificate.
     Tls,
-    /// TLS with anybody.
+    /// TLS without verification.
     TlsInsecure,
 }
 
-/// Who one is for a server; nobody in particular if both are missing.
+/// Credentials for a server; both may be missing.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Login {
     pub user: Option<String>,
     pub password: Option<String>,
 }
 
-/// Where a server listens.
+/// Address of a server.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ServerAddress {
     /// A name or an IP address, without brackets.
@@ -87,7 +87,7 @@ impl fmt::Display for ServerAddress {
     }
 }
 
-/// Without anything secret.
+/// Without secrets.
 impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.security == Security::Plain { "redis" } else { "rediss" };
@@ -105,31 +105,31 @@ fn listed(places: &[ServerAddress]) -> String {
     places.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// What the scheme says of the other end.
+/// The kind of servers that the scheme names.
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+enum TopologyKind {
     Server,
     Cluster,
     Sentinel,
 }
 
-impl Kind {
+impl TopologyKind {
     fn example(self) -> &'static str {
         match self {
-            Kind::Server => ONE,
-            Kind::Cluster => CLUSTER,
-            Kind::Sentinel => SENTINEL,
+            TopologyKind::Server => ONE,
+            TopologyKind::Cluster => CLUSTER,
+            TopologyKind::Sentinel => SENTINEL,
         }
     }
 }
 
 impl StoreUrl {
-    /// Reads a URL.
+    /// Parses a URL.
     ///
     /// # Errors
     ///
-    /// It cannot be understood; what is said of it never quotes it.
-    pub fn read(text: &str) -> Result<StoreUrl, Wrong> {
+    /// The URL is invalid. The message never quotes it.
+    pub fn read(text: &str) -> Result<StoreUrl, InvalidValue> {
         let Some((scheme, rest)) = text.trim().split_once("://") else { return wrong("is not a URL", ONE) };
         let (kind, tls) = read_scheme(scheme)?;
         let (authority, rest) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
@@ -147,13 +147,13 @@ impl StoreUrl {
         Ok(StoreUrl { topology, security: read_security(tls, fragment)?, login: read_login(credentials)? })
     }
 
-    /// Whether it asks for TLS.
+    /// Whether it uses TLS.
     pub fn is_tls(&self) -> bool {
         self.security != Security::Plain
     }
 }
 
-fn read_scheme(scheme: &str) -> Result<(Kind, bool), Wrong> {
+fn read_scheme(scheme: &str) -> Result<(TopologyKind, bool), InvalidValue> {
     let (name, kind) = scheme.split_once('+').unwrap_or((scheme, ""));
     let tls = match name {
         "redis" | "valkey" => false,
@@ -161,9 +161,9 @@ fn read_scheme(scheme: &str) -> Result<(Kind, bool), Wrong> {
         _ => return wrong("has another scheme than redis and rediss (with TLS)", ONE),
     };
     match kind {
-        "" if !scheme.contains('+') => Ok((Kind::Server, tls)),
-        "cluster" => Ok((Kind::Cluster, tls)),
-        "sentinel" => Ok((Kind::Sentinel, tls)),
+        "" if !scheme.contains('+') => Ok((TopologyKind::Server, tls)),
+        "cluster" => Ok((TopologyKind::Cluster, tls)),
+        "sentinel" => Ok((TopologyKind::Sentinel, tls)),
         _ => wrong(
             "is neither of a server nor of a cluster or sentinels",
             "write redis+cluster:// or redis+sentinel://",
@@ -171,20 +171,22 @@ fn read_scheme(scheme: &str) -> Result<(Kind, bool), Wrong> {
     }
 }
 
-fn read_topology(kind: Kind, hosts: &str, path: &str, query: &str) -> Result<Topology, Wrong> {
+fn read_topology(kind: TopologyKind, hosts: &str, path: &str, query: &str) -> Result<Topology, InvalidValue> {
     let places = read_places(kind, hosts)?;
-    if kind != Kind::Sentinel && !query.is_empty() {
+    if kind != TopologyKind::Sentinel && !query.is_empty() {
         return wrong("has a query", format!("remove what begins with ?; {}", kind.example()));
     }
     match kind {
-        Kind::Server => {
+        TopologyKind::Server => {
             let [place] = <[ServerAddress; 1]>::try_from(places)
                 .or_else(|_| wrong("names several servers", "write redis+cluster:// or redis+sentinel://"))?;
             Ok(Topology::Server { place, database: read_database(path, ONE)? })
         }
-        Kind::Cluster if path.is_empty() || path == "0" => Ok(Topology::Cluster { seeds: places }),
-        Kind::Cluster => wrong("has something after the hosts, and a cluster has one database only", CLUSTER),
-        Kind::Sentinel => {
+        TopologyKind::Cluster if path.is_empty() || path == "0" => Ok(Topology::Cluster { seeds: places }),
+        TopologyKind::Cluster => {
+            wrong("has something after the hosts, and a cluster has one database only", CLUSTER)
+        }
+        TopologyKind::Sentinel => {
             let (primary, database) = path.split_once('/').unwrap_or((path, ""));
             if primary.is_empty() {
                 return wrong("does not name the primary as the sentinels know it", SENTINEL);
@@ -195,8 +197,8 @@ fn read_topology(kind: Kind, hosts: &str, path: &str, query: &str) -> Result<Top
     }
 }
 
-fn read_places(kind: Kind, hosts: &str) -> Result<Vec<ServerAddress>, Wrong> {
-    let port = if kind == Kind::Sentinel { SENTINEL_PORT } else { PORT };
+fn read_places(kind: TopologyKind, hosts: &str) -> Result<Vec<ServerAddress>, InvalidValue> {
+    let port = if kind == TopologyKind::Sentinel { SENTINEL_PORT } else { PORT };
     let read = |host: &str| match host.parse::<Authority>() {
         Ok(host) if has_host_and_port(&host) => Ok(ServerAddress {
             host: host.host().trim_matches(['[', ']']).to_owned(),
@@ -208,14 +210,14 @@ fn read_places(kind: Kind, hosts: &str) -> Result<Vec<ServerAddress>, Wrong> {
     hosts.split(',').map(read).collect()
 }
 
-fn read_database(text: &str, example: &'static str) -> Result<u16, Wrong> {
+fn read_database(text: &str, example: &'static str) -> Result<u16, InvalidValue> {
     match text {
         "" => Ok(0),
         text => text.parse().or_else(|_| wrong("may have only a database number at its end", example)),
     }
 }
 
-fn read_security(tls: bool, fragment: &str) -> Result<Security, Wrong> {
+fn read_security(tls: bool, fragment: &str) -> Result<Security, InvalidValue> {
     match (tls, fragment) {
         (false, "") => Ok(Security::Plain),
         (true, "") => Ok(Security::Tls),
@@ -226,7 +228,7 @@ fn read_security(tls: bool, fragment: &str) -> Result<Security, Wrong> {
 }
 
 /// `user:password`, `:password`, or nothing.
-fn read_login(text: &str) -> Result<Login, Wrong> {
+fn read_login(text: &str) -> Result<Login, InvalidValue> {
     if text.contains('@') {
         return wrong(
             "has an @ in its password",
@@ -235,13 +237,13 @@ fn read_login(text: &str) -> Result<Login, Wrong> {
     }
     let (user, password) = text.split_once(':').map_or((text, None), |(user, password)| (user, Some(password)));
     let user = (!user.is_empty()).then(|| read_text(user)).transpose()?;
-    // An empty password is none: nobody has one.
+    // An empty password counts as none.
     let password = password.filter(|password| !password.is_empty());
     Ok(Login { user, password: password.map(read_text).transpose()? })
 }
 
 /// `sentinel_user=…&sentinel_password=…`
-fn read_query(query: &str) -> Result<Login, Wrong> {
+fn read_query(query: &str) -> Result<Login, InvalidValue> {
     let mut login = Login::default();
     for part in query.split('&').filter(|part| !part.is_empty()) {
         match part.split_once('=') {
@@ -249,7 +251,7 @@ fn read_query(query: &str) -> Result<Login, Wrong> {
             Some(("sentinel_password", password)) => login.password = Some(read_text(password)?),
             _ => {
                 return wrong(
-                    "has a query that says something else than who one is for the sentinels",
+                    "has an unknown query parameter",
                     "write ?sentinel_user=…&sentinel_password=…, percent-encoded: %26 for &",
                 );
             }
@@ -263,7 +265,7 @@ fn read_query(query: &str) -> Result<Login, Wrong> {
     }
 }
 
-fn read_text(text: &str) -> Result<String, Wrong> {
+fn read_text(text: &str) -> Result<String, InvalidValue> {
     String::from_utf8(decoded(text)).or_else(|_| {
         wrong("has a percent-encoding that is not UTF-8", "encode the characters as UTF-8: %C3%BC for ü")
     })
@@ -333,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_says_where_and_who() {
+    fn a_url_has_addresses_and_credentials() {
         let url = StoreUrl::read("rediss://us%3Aer:p%40s:s@[::1]/7#insecure").unwrap();
         assert_eq!(url.topology, Topology::Server { place: place("::1", 6379), database: 7 });
         assert_eq!((url.security, &url.login), (Security::TlsInsecure, &login("us:er", "p@s:s")));
@@ -348,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_of_a_url_holds_no_secret() {
+    fn a_displayed_url_contains_no_secret() {
         for (text, shown) in [
             ("redis://me:s3cret@h", "redis://h:6379/0"),
             ("valkeys+cluster://me:s3cret@a,[::1]:7", "rediss+cluster://a:6379,[::1]:7"),
@@ -370,7 +372,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_shown_is_read_the_same(hosts in prop::collection::vec("[a-z]{1,9}:[1-9][0-9]{0,3}", 1..4), db in 0_u16..16) {
+        fn a_displayed_url_parses_to_the_same_servers(hosts in prop::collection::vec("[a-z]{1,9}:[1-9][0-9]{0,3}", 1..4), db in 0_u16..16) {
             for text in [format!("redis+cluster://{}", hosts.join(",")), format!("rediss+sentinel://{}/m/{db}", hosts.join(","))] {
                 let url = StoreUrl::read(&text).unwrap();
                 prop_assert_eq!(url.to_string(), text);

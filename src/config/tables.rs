@@ -1,4 +1,4 @@
-//! Reads the tables that say how Larder runs: `[server]`, `[admin]`, `[store]`, `[memory]`, `[log]`; flags win.
+//! Reads the tables with settings: `[server]`, `[admin]`, `[store]`, `[memory]`, `[log]`. Flags override them.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -8,11 +8,11 @@ use std::time::Duration;
 use http::Uri;
 use tracing_subscriber::EnvFilter;
 
-use super::address::{self, Wrong};
+use super::address::{self, InvalidValue};
 use super::store_url::{Login, StoreUrl};
 use super::{
-    Admin, CacheStatus, Coherence, HostPolicy, Log, LogFormat, Memory, OnIncomplete, OnOutage, Overrides, Role,
-    Server, StoreConfig, Token, UpstreamTls,
+    AdminConfig, CacheStatus, Coherence, HostPolicy, LogConfig, LogFormat, MemoryConfig, OnIncomplete, OnOutage,
+    Overrides, Role, ServerConfig, StoreConfig, Token, UpstreamTls,
 };
 use crate::http::headers::{Credentials, ForwardedPolicy};
 use crate::http::target::PathCase;
@@ -23,23 +23,23 @@ use crate::rules::nearest::{did_you_mean, nearest};
 use crate::rules::reader::{Item, Table, Text};
 use crate::shares::Shares;
 
-/// Time limits: never zero, which would mean that nothing is ever in time.
+/// Time limits are never zero: everything would time out.
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(86_400);
-/// Every request may wait this long for the store, so that more than this is an outage of its own.
+/// Every request may wait this long for the store; more would be an outage of its own.
 const STORE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
-/// Below, proxies would do little but renew; above, one that hangs would hold up writes for too long.
+/// Below, proxies would renew constantly; above, a stopped proxy would delay writes for too long.
 const LEASE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
-/// Below, hardly any fetch is worth waiting for; above, a proxy that dies would hold up too many readers.
+/// Below, hardly any fetch finishes in time; above, a stopped proxy would delay too many readers.
 const COLLAPSE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
-/// Zero: nobody waits where it is not known that it is worth it.
+/// Zero: do not wait unless responses were shareable before.
 const COLLAPSE_WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
-/// Below, the sweeper would hardly rest; above, it would hardly sweep.
+/// Below, the sweeper would hardly pause; above, it would hardly run.
 const SWEEP_PAUSE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
 const COUNT: RangeInclusive<u64> = 1..=1_000_000;
 
-impl Default for Server {
-    fn default() -> Server {
-        Server {
+impl Default for ServerConfig {
+    fn default() -> ServerConfig {
+        ServerConfig {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             upstream: None,
             host: HostPolicy::default(),
@@ -82,27 +82,27 @@ impl Default for Server {
     }
 }
 
-impl Default for Admin {
-    fn default() -> Admin {
-        Admin { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9090)), tokens: Vec::new() }
+impl Default for AdminConfig {
+    fn default() -> AdminConfig {
+        AdminConfig { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9090)), tokens: Vec::new() }
     }
 }
 
-impl Default for Memory {
-    fn default() -> Memory {
-        Memory { capacity: 256 << 20, max_body: 8 << 20, marks: 1 << 18 }
+impl Default for MemoryConfig {
+    fn default() -> MemoryConfig {
+        MemoryConfig { capacity: 256 << 20, max_body: 8 << 20, marks: 1 << 18 }
     }
 }
 
-impl Default for Log {
-    fn default() -> Log {
-        Log { format: LogFormat::Text, access: true, level: "info".to_owned() }
+impl Default for LogConfig {
+    fn default() -> LogConfig {
+        LogConfig { format: LogFormat::Text, access: true, level: "info".to_owned() }
     }
 }
 
 /// `[server]`
-pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<Fault>) -> Server {
-    let (mut server, mut policy, mut tls) = (Server::default(), None, None);
+pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<Fault>) -> ServerConfig {
+    let (mut server, mut policy, mut tls) = (ServerConfig::default(), None, None);
     if let Some(mut table) = section(root, "server") {
         set(&mut server.listen, table.item("listen").and_then(|item| checked(&item, address::listen)));
         server.upstream = table.item("upstream").and_then(|item| checked(&item, address::upstream));
@@ -115,7 +115,7 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
         set(&mut server.trusted_proxies, trusted.as_ref().and_then(read_networks));
         match (server.forwarded, forwarded, trusted) {
             (ForwardedPolicy::Append, Some(forwarded), None) => forwarded.fault(
-                "is \"append\", but nobody is trusted to have set them",
+                "is \"append\", but there are no trusted proxies",
                 "add trusted_proxies = [\"10.0.0.0/8\"], the networks of the balancers in front",
             ),
             (ForwardedPolicy::Set | ForwardedPolicy::Off, _, Some(trusted))
@@ -197,8 +197,8 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
     server
 }
 
-/// The client's host is what an API makes its links of. One that is reached by https, by a name, shows a certificate for that
-/// name, and is most often one of several that are told apart by it.
+/// APIs build links from the client's host, so it is the default. An https upstream with a name has a certificate for
+/// that name, and often serves several names, so it receives its own.
 fn usual_host(upstream: Option<&Uri>) -> HostPolicy {
     let is_by_name = |url: &&Uri| {
         let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
@@ -218,8 +218,8 @@ fn read_upstream_tls(item: &Item<'_>) -> Option<UpstreamTls> {
     Some(UpstreamTls { ca, identity, server_name })
 }
 
-/// What of `[server]` says how much clients may have at a time.
-fn read_clients(table: &mut Table<'_>, server: &mut Server) {
+/// The settings of `[server]` that limit clients.
+fn read_clients(table: &mut Table<'_>, server: &mut ServerConfig) {
     server.max_connections = table.item("max_connections").and_then(|item| count(&item, &COUNT));
     if let Some(item) = table.item("max_connections_per_client") {
         server.max_connections_per_client = count(&item, &COUNT);
@@ -244,7 +244,7 @@ fn read_clients(table: &mut Table<'_>, server: &mut Server) {
     }
 }
 
-/// A bound on what all clients share, and each client's share of it.
+/// A limit for all clients together, and each client's share of it.
 fn shared(table: &mut Table<'_>, [total, per_client]: [&'static str; 2], usual: usize) -> (usize, usize) {
     let most = table.item(total).and_then(|item| count(&item, &COUNT)).unwrap_or(usual);
     let item = table.item(per_client);
@@ -261,8 +261,13 @@ fn shared(table: &mut Table<'_>, [total, per_client]: [&'static str; 2], usual: 
 }
 
 /// `[admin]`
-pub fn read_admin(root: &mut Table<'_>, server: &Server, overrides: &Overrides, flags: &mut Vec<Fault>) -> Admin {
-    let mut admin = Admin::default();
+pub fn read_admin(
+    root: &mut Table<'_>,
+    server: &ServerConfig,
+    overrides: &Overrides,
+    flags: &mut Vec<Fault>,
+) -> AdminConfig {
+    let mut admin = AdminConfig::default();
     let mut place = None;
     if let Some(mut table) = section(root, "admin") {
         place = table.item("listen");
@@ -283,7 +288,7 @@ pub fn read_admin(root: &mut Table<'_>, server: &Server, overrides: &Overrides, 
     admin
 }
 
-/// What one client may have of the reads that nobody else can share.
+/// One client's share of reads that are neither cached nor coalesced.
 fn usual_unshared(max_upstream_requests: usize) -> u64 {
     Shares::usual(max_upstream_requests as u64).max(8)
 }
@@ -292,13 +297,13 @@ fn read_networks(item: &Item<'_>) -> Option<Vec<Network>> {
     Some(item.texts()?.iter().filter_map(|text| passed(text, address::network)).collect())
 }
 
-/// Protocols (RFC 9110 §7.8), in lower case: Larder compares them so.
+/// Protocols (RFC 9110 §7.8) in lower case, in which Larder compares them.
 fn read_upgrades(item: &Item<'_>) -> Option<Vec<String>> {
     let protocols = item.texts()?;
     Some(protocols.iter().filter_map(|text| passed(text, address::protocol)).collect())
 }
 
-/// A role whose token comes from the environment has only that one.
+/// A token from the environment replaces the role's other tokens.
 fn override_tokens(tokens: &mut Vec<Token>, role: Role, token: Option<&str>, flags: &mut Vec<Fault>) {
     let name = match role {
         Role::Admin => "LARDER_ADMIN_TOKEN",
@@ -329,17 +334,17 @@ fn read_tokens(item: &Item<'_>) -> Vec<Token> {
 fn read_token(item: &Item<'_>, tokens: &[Token]) -> Option<String> {
     let text = item.text()?;
     if tokens.iter().any(|known| known.token == text.value) {
-        text.fault("stands here twice, so that nobody knows its role", "give each role a token of its own");
+        text.fault("is listed twice, so its role is ambiguous", "give each role a token of its own");
         return None;
     }
     passed(&text, address::token)?;
     Some(text.value)
 }
 
-/// `[store]`; without a Redis in file and flags there is none.
+/// `[store]`; `None` if neither file nor flags name a Redis.
 pub fn read_store(
     root: &mut Table<'_>,
-    server: &Server,
+    server: &ServerConfig,
     overrides: &Overrides,
     flags: &mut Vec<Fault>,
 ) -> Option<StoreConfig> {
@@ -365,7 +370,7 @@ pub fn read_store(
     let flagged = overrides.redis.is_some();
     let mut tls = None;
     if let Some(mut table) = section(root, "store") {
-        // With --redis the table may leave the URL out.
+        // With --redis, the table may omit the URL.
         let remedy = "write redis = \"redis://…\", or remove the table to keep entries in memory only";
         let url = if flagged { table.item("redis") } else { table.required("redis", remedy) };
         set(&mut store.redis, url.and_then(|item| text_passing(&item, store_url)));
@@ -401,25 +406,25 @@ pub fn read_store(
     (!store.redis.is_empty()).then_some(store)
 }
 
-/// Authorities, a certificate with its key, and a field that stands there.
+/// Certificate authorities, a client certificate with its key, and the position of one of these fields.
 type Files<'t> = (Option<PathBuf>, Option<(PathBuf, PathBuf)>, Option<Item<'t>>);
 
-/// What of a table says who is trusted over TLS.
+/// The TLS fields of a table.
 fn read_files<'t>(table: &mut Table<'t>, names: [&'static str; 3]) -> Files<'t> {
     let [ca, cert, key] = names.map(|field| table.item(field));
     let path = |item: &Option<Item<'t>>| Some(PathBuf::from(item.as_ref()?.filled()?.value));
     let found = (path(&ca), path(&cert).zip(path(&key)));
     match (&cert, &key) {
-        (Some(alone), None) => alone.fault("stands here without its key", format!("add {} = \"…\"", names[2])),
+        (Some(alone), None) => alone.fault("is set without its key", format!("add {} = \"…\"", names[2])),
         (None, Some(alone)) => {
-            alone.fault("stands here without its certificate", format!("add {} = \"…\"", names[1]));
+            alone.fault("is set without its certificate", format!("add {} = \"…\"", names[1]));
         }
         _ => {}
     }
     (found.0, found.1, ca.or(cert).or(key))
 }
 
-/// Credentials beside the URL. Empty ones are none.
+/// Credentials outside of the URL. Empty ones count as none.
 fn read_login(table: &mut Table<'_>, store: &mut StoreConfig) {
     let of_url = StoreUrl::read(&store.redis).map(|url| url.login).unwrap_or_default();
     let [user, password] = ["username", "password"].map(|key| table.item(key));
@@ -428,29 +433,29 @@ fn read_login(table: &mut Table<'_>, store: &mut StoreConfig) {
     store.login = Login { user: text(&user), password: text(&password) };
     let file = table.item("password_file");
     store.password_file = file.as_ref().and_then(Item::filled).map(|text| PathBuf::from(text.value));
-    let twice = "stands in the URL too";
+    let twice = "is also in the URL";
     if let Some(item) = user.filter(|_| of_url.user.is_some()) {
-        item.fault(twice, "remove the one or the other");
+        item.fault(twice, "remove one of them");
     }
     if let Some(item) = file.as_ref().filter(|_| password.is_some()) {
-        item.fault("stands beside a password", "remove the one or the other");
+        item.fault("is set in addition to a password", "remove one of them");
     } else if let Some(item) = password.or(file).filter(|_| of_url.password.is_some()) {
-        item.fault(twice, "remove the one or the other");
+        item.fault(twice, "remove one of them");
     }
 }
 
-/// A secret that anybody who reads the file knows is none.
+/// A secret in the file itself is known to its readers, so it is rejected.
 fn read_secret(item: &Item<'_>) -> Option<String> {
     let text = item.filled()?;
     if text.showable().is_some() {
-        text.fault("stands in the file", "write secret = \"${LARDER_SECRET}\", and set that variable");
+        text.fault("must not be in the file", "write secret = \"${LARDER_SECRET}\", and set that variable");
         return None;
     }
     passed(&text, address::secret)?;
     Some(text.value)
 }
 
-/// What of `[store]` says how coherent a fleet is, and at what price.
+/// The settings for coherence.
 fn read_promises(table: &mut Table<'_>, store: &mut StoreConfig) {
     let words = [("lease", Coherence::Lease), ("strict", Coherence::Strict), ("eventual", Coherence::Eventual)];
     set(&mut store.coherence, table.item("coherence").and_then(|item| item.choice(&words)));
@@ -460,7 +465,7 @@ fn read_promises(table: &mut Table<'_>, store: &mut StoreConfig) {
     set(&mut store.wait_replicas, table.item("wait_replicas").and_then(|item| item.integer(&(0..=100))));
 }
 
-fn read_collapse_timeout(table: &mut Table<'_>, server: &Server) -> Option<Duration> {
+fn read_collapse_timeout(table: &mut Table<'_>, server: &ServerConfig) -> Option<Duration> {
     let item = table.item("collapse_timeout")?;
     let limit = item.duration(&COLLAPSE)?;
     if limit > server.upstream_timeout {
@@ -473,8 +478,8 @@ fn read_collapse_timeout(table: &mut Table<'_>, server: &Server) -> Option<Durat
 }
 
 /// `[memory]`
-pub fn read_memory(root: &mut Table<'_>) -> Memory {
-    let mut memory = Memory::default();
+pub fn read_memory(root: &mut Table<'_>) -> MemoryConfig {
+    let mut memory = MemoryConfig::default();
     let Some(mut table) = section(root, "memory") else { return memory };
     set(&mut memory.capacity, table.item("capacity").and_then(|item| item.size(&(1 << 20..=1 << 50))));
     let asked = table.item("max_body");
@@ -489,8 +494,8 @@ pub fn read_memory(root: &mut Table<'_>) -> Memory {
 }
 
 /// `[log]`
-pub fn read_log(root: &mut Table<'_>) -> Log {
-    let mut log = Log::default();
+pub fn read_log(root: &mut Table<'_>) -> LogConfig {
+    let mut log = LogConfig::default();
     let Some(mut table) = section(root, "log") else { return log };
     let words = [("text", LogFormat::Text), ("json", LogFormat::Json)];
     set(&mut log.format, table.item("format").and_then(|item| item.choice(&words)));
@@ -500,27 +505,27 @@ pub fn read_log(root: &mut Table<'_>) -> Log {
     log
 }
 
-/// A tracing filter. A bare word would be taken for a module's name, so that a misspelt level passed unnoticed.
-fn level(text: &str) -> Result<(), Wrong> {
+/// A tracing filter. A bare word would be read as a module name, so that a misspelt level would go unnoticed.
+fn level(text: &str) -> Result<(), InvalidValue> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let remedy = || "write a level (off, error, warn, info, debug, trace), or \"info,larder=debug\"".to_owned();
     for part in text.split(',').map(str::trim).filter(|part| !part.contains(['=', '['])) {
         if !LEVELS.iter().any(|level| level.eq_ignore_ascii_case(part)) {
             let remedy = did_you_mean(&nearest(part, LEVELS), remedy);
-            return Err(Wrong { message: "is not a level", remedy });
+            return Err(InvalidValue { message: "is not a level", remedy });
         }
     }
     match EnvFilter::builder().parse(text) {
         Ok(_) => Ok(()),
-        Err(_) => Err(Wrong { message: "is not a filter", remedy: remedy() }),
+        Err(_) => Err(InvalidValue { message: "is not a filter", remedy: remedy() }),
     }
 }
 
-fn store_url(text: &str) -> Result<(), Wrong> {
+fn store_url(text: &str) -> Result<(), InvalidValue> {
     StoreUrl::read(text).map(|_| ())
 }
 
-fn host(text: &str) -> Result<HostPolicy, Wrong> {
+fn host(text: &str) -> Result<HostPolicy, InvalidValue> {
     match text {
         "upstream" => Ok(HostPolicy::Upstream),
         "client" => Ok(HostPolicy::Client),
@@ -544,23 +549,23 @@ fn count(item: &Item<'_>, range: &RangeInclusive<u64>) -> Option<usize> {
     item.integer(range).and_then(|count| usize::try_from(count).ok())
 }
 
-fn checked<T>(item: &Item<'_>, check: impl Fn(&str) -> Result<T, Wrong>) -> Option<T> {
+fn checked<T>(item: &Item<'_>, check: impl Fn(&str) -> Result<T, InvalidValue>) -> Option<T> {
     passed(&item.filled()?, check)
 }
 
-fn text_passing(item: &Item<'_>, check: impl Fn(&str) -> Result<(), Wrong>) -> Option<String> {
+fn text_passing(item: &Item<'_>, check: impl Fn(&str) -> Result<(), InvalidValue>) -> Option<String> {
     let text = item.filled()?;
     passed(&text, check).map(|()| text.value.trim().to_owned())
 }
 
-fn passed<T>(text: &Text<'_>, check: impl Fn(&str) -> Result<T, Wrong>) -> Option<T> {
+fn passed<T>(text: &Text<'_>, check: impl Fn(&str) -> Result<T, InvalidValue>) -> Option<T> {
     check(&text.value).map_err(|wrong| text.fault(wrong.message, wrong.remedy)).ok()
 }
 
 fn flag<T>(
     name: &str,
     value: Option<&str>,
-    check: impl Fn(&str) -> Result<T, Wrong>,
+    check: impl Fn(&str) -> Result<T, InvalidValue>,
     flags: &mut Vec<Fault>,
 ) -> Option<T> {
     check(value?).map_err(|wrong| flags.push(Fault::in_flag(name, wrong.message, wrong.remedy))).ok()

@@ -27,7 +27,7 @@ fn faults(text: &str) -> Vec<Fault> {
     parsed(text, &Overrides::default()).err().map_or_else(Vec::new, |faults| faults.0)
 }
 
-/// What stands on lines before 10 of every row below: families to refer to.
+/// The lines before line 10 of every row below: families to refer to.
 const BEFORE: &str = r"[[family]]
 name = 'user'
 path = '/user/(?<id>\d+)'
@@ -46,9 +46,9 @@ fn assert_single_faults(rows: &[Row]) {
     for (text, line, column, message, remedy) in rows {
         let found = faults(&format!("{BEFORE}{text}\n"));
         let [fault] = &found[..] else { panic!("{text}: {found:#?}") };
-        assert!(fault.message.contains(message) && fault.remedy.contains(remedy), "{text}:\n{fault}");
-        assert_eq!((fault.line, fault.column), (*line, *column), "{text}:\n{fault}");
-        assert_eq!(fault.indent + 1, fault.column, "{text}:\n{fault}");
+        assert!(fault.message.contains(message) && fault.remedy.contains(remedy), "{text}:\n{fault:#?}");
+        assert_eq!((fault.line, fault.column), (*line, *column), "{text}:\n{fault:#?}");
+        assert_eq!(fault.marked.start + 1, fault.column, "{text}:\n{fault:#?}");
     }
 }
 
@@ -99,7 +99,7 @@ fn each_fault_in_a_family_has_its_place_and_remedy() {
         ("ttl_policy = 'override'", 14, "without a ttl", "add ttl"),
         ("methods = ['GET', 'POST']", 19, "\"POST\" is not a method whose", "write GET, QUERY"),
         ("methods = ['POST']", 12, "\"POST\" is not a method whose", "write GET, QUERY"),
-        ("methods = ['HEAD']", 11, "lacks \"GET\"", "leave it out"),
+        ("methods = ['HEAD']", 11, "lacks \"GET\"", "remove it"),
         ("methods = 'GET'", 11, "must be a list, not a string", "[\"GET\"]"),
         ("query = { keep = ['a'], drop = ['b'] }", 9, "both keep and drop", "write one"),
         ("query = {}", 9, "neither keep nor drop", "{ keep = "),
@@ -113,8 +113,8 @@ fn each_fault_in_a_family_has_its_place_and_remedy() {
         ("query = { kept = ['a'], keep = [] }", 11, "unknown key \"kept\"", "did you mean \"keep\"?"),
         ("headers = ['a b']", 12, "\"a b\" is not a field name", "accept-language"),
         ("headers = ['a', 'A']", 17, "twice", "remove one"),
-        ("identity = 'token'", 12, "how callers are told apart", "header:NAME"),
-        ("identity = 'cookie:a b'", 12, "how callers are told apart", "cookie:NAME"),
+        ("identity = 'token'", 12, "is not an identity", "header:NAME"),
+        ("identity = 'cookie:a b'", 12, "is not an identity", "cookie:NAME"),
         ("max_body = '8 Mib/s'", 12, "is not a size", "\"8MiB\""),
         ("max_body = 8", 12, "must be a size, not a whole number", "\"8B\""),
         ("max_body = '0B'", 12, "out of range", "write 1 B to"),
@@ -134,8 +134,8 @@ fn each_fault_in_a_family_has_its_place_and_remedy() {
     for (text, column, message, remedy) in fields {
         let found = faults(&format!("{BEFORE}{FAMILY}{text}\n"));
         let [fault] = &found[..] else { panic!("{text}: {found:#?}") };
-        assert!(fault.message.contains(message) && fault.remedy.contains(remedy), "{text}:\n{fault}");
-        assert_eq!((fault.line, fault.column), (13, *column), "{text}:\n{fault}");
+        assert!(fault.message.contains(message) && fault.remedy.contains(remedy), "{text}:\n{fault:#?}");
+        assert_eq!((fault.line, fault.column), (13, *column), "{text}:\n{fault:#?}");
     }
 }
 
@@ -150,8 +150,8 @@ fn each_fault_in_an_invalidation_has_its_place_and_remedy() {
         ("[invalidate]\n'/a' = ['zz']", 11, 9, "unknown family", "families here: booking, booking:stats, user"),
         ("[invalidate]\n'/a' = ['z*']", 11, 9, "fits no family", "families here"),
         ("[invalidate]\n'/a' = ['user', '']", 11, 17, "is empty", "write a value"),
-        ("[invalidate]\n'/a' = ['user:{id}']", 11, 10, "{id} is no capture", "no named captures"),
-        ("[invalidate]\n'/a/(?<uid>.)' = ['user:{id}']", 11, 20, "{id} is no capture", "did you mean \"uid\"?"),
+        ("[invalidate]\n'/a' = ['user:{id}']", 11, 10, "{id} is not a capture", "no named captures"),
+        ("[invalidate]\n'/a/(?<uid>.)' = ['user:{id}']", 11, 20, "{id} is not a capture", "did you mean \"uid\"?"),
         ("[invalidate]\n'/a' = ['user:1:2']", 11, 10, "2 parts", "at most one part"),
         ("[invalidate]\n'/a' = ['booking:stat']", 11, 10, "unknown family", "did you mean \"booking:stats\"?"),
         ("[invalidate]\n'/a[' = ['user']", 11, 4, "character 3: unclosed character class", "docs.rs/regex"),
@@ -189,7 +189,7 @@ fn each_fault_in_an_invalidation_has_its_place_and_remedy() {
             "without quotes",
         ),
         ("[invalidate]\n'/a' = { families = ['user'], methods = ['A B'] }", 11, 42, "not a method", "\"POST\""),
-        ("[invalidate]\n'/a' = { families = ['user'], methods = [] }", 11, 41, "is empty", "leave it out"),
+        ("[invalidate]\n'/a' = { families = ['user'], methods = [] }", 11, 41, "is empty", "remove it"),
         ("[invalidate]\n'/a' = { families = ['user'], on = ['9xx'] }", 11, 37, "\"9xx\" is not a status", "2xx"),
         ("[invalidate]\n'/a' = { families = ['user'], on = [99] }", 11, 37, "out of range", "200 to 599"),
         ("[invalidate]\n'/a' = { families = ['user'], on = [true] }", 11, 37, "must be a string", "quotes"),
@@ -210,7 +210,13 @@ fn each_fault_in_the_other_tables_has_its_place_and_remedy() {
         ("[server]\nupstream = 'http://u:p@h'", 11, 12, "user or password", "remove it"),
         ("[server]\nhost = 'a b'", 11, 8, "is not a host", "\"client\""),
         ("[server]\nforwarded = 'add'", 11, 13, "\"add\" is not known", "\"append\""),
-        ("[server]\nforwarded = 'append'", 11, 13, "nobody is trusted", "add trusted_proxies = [\"10.0.0.0/8\"]"),
+        (
+            "[server]\nforwarded = 'append'",
+            11,
+            13,
+            "there are no trusted proxies",
+            "add trusted_proxies = [\"10.0.0.0/8\"]",
+        ),
         ("[server]\ntrusted_proxies = ['10.0.0.0/8']", 11, 19, "has no effect", "add that, or remove it"),
         ("[server]\ntrusted_proxies = ['10/8']", 11, 20, "is not a network", "\"10.0.0.0/8\""),
         ("[server]\ncredential_headers = ['a b']", 11, 23, "is not a field name", "write one such as"),
@@ -256,7 +262,7 @@ fn each_fault_in_the_other_tables_has_its_place_and_remedy() {
             "[admin]\ntokens = [{ role = 'admin', token = 'a' }, { role = 'viewer', token = 'a' }]",
             11,
             71,
-            "stands here twice",
+            "is listed twice",
             "of its own",
         ),
         ("[admin]\ntokens = ['x']", 11, 11, "must be a table", "{ … }"),
@@ -283,7 +289,7 @@ fn each_fault_in_the_other_tables_has_its_place_and_remedy() {
             "[store]\nredis = 'redis://h'\nsecret = '0123456789abcdef'",
             12,
             10,
-            "stands in the file",
+            "must not be in the file",
             "${LARDER_SECRET}",
         ),
         ("[store]\nredis = 'redis://h'\nsecret = '${BAD}'", 12, 10, "shorter than 16 bytes", "openssl rand"),
@@ -299,7 +305,7 @@ fn each_fault_in_the_other_tables_has_its_place_and_remedy() {
 }
 
 #[test]
-fn what_is_not_toml_has_its_place_and_remedy() {
+fn syntax_errors_have_a_position_and_a_remedy() {
     assert_single_faults(&[
         ("[server]\nlisten = \"x", 11, 12, "not TOML", "quote"),
         ("[server]\nlisten =", 11, 9, "not TOML", "write a value"),
@@ -359,7 +365,7 @@ tll = "3m"
 fn faults_of_toml_and_of_meaning_are_reported_together() {
     let found = faults("[server]\nlisten = oops\nspeed = 1\n[invalidate]\n'/a' = ['b']\n");
     let places: Vec<_> = found.iter().map(|fault| (fault.line, fault.message.as_str())).collect();
-    // That no family "b" is known means nothing while parts of the file are unread.
+    // While parts of the file are unparsed, a missing family "b" is no fault.
     assert_eq!(places.len(), 2, "{places:?}");
     assert!(places[0].0 == 2 && places[0].1.contains("not TOML"), "{places:?}");
     assert!(places[1].0 == 3 && places[1].1.contains("speed"), "{places:?}");
@@ -368,8 +374,8 @@ fn faults_of_toml_and_of_meaning_are_reported_together() {
 #[test]
 fn without_a_file_there_are_defaults() {
     let config = Config::load(None, &Overrides::default(), &env).unwrap();
-    assert_eq!(config.server, Server::default());
-    assert_eq!(config.memory, Memory { capacity: 256 << 20, max_body: 8 << 20, marks: 262_144 });
+    assert_eq!(config.server, ServerConfig::default());
+    assert_eq!(config.memory, MemoryConfig { capacity: 256 << 20, max_body: 8 << 20, marks: 262_144 });
     assert!(config.server.upstream.is_none() && config.store.is_none() && config.admin.tokens.is_empty());
     assert!(config.rules.families().is_empty() && config.file.is_none());
 }
@@ -430,7 +436,7 @@ fn all_tables_are_read() {
         level = "warn,larder=debug"
         "#,
     );
-    let Server { listen, upstream, host, forwarded, .. } = &config.server;
+    let ServerConfig { listen, upstream, host, forwarded, .. } = &config.server;
     assert_eq!(listen.to_string(), "0.0.0.0:8123");
     assert_eq!(upstream.as_ref().unwrap().to_string(), "https://api.example.com/");
     assert_eq!(*host, HostPolicy::Fixed(http::HeaderValue::from_static("example.com")));
@@ -444,7 +450,7 @@ fn all_tables_are_read() {
     ];
     assert_eq!(timeouts.map(|limit| limit.as_secs()), [1, 5, 6, 7, 8]);
     assert_eq!((config.server.max_connections, config.server.max_upstream_requests), (Some(1000), 16));
-    let Server { max_upstream_requests_per_client, max_upstream_streams, .. } = config.server;
+    let ServerConfig { max_upstream_requests_per_client, max_upstream_streams, .. } = config.server;
     assert_eq!((max_upstream_requests_per_client, max_upstream_streams), (3, 10));
     assert_eq!(config.server.max_upstream_streams_per_client, 2, "a quarter");
     assert_eq!(config.server.stream_after, Duration::from_secs(2));
@@ -467,8 +473,8 @@ fn all_tables_are_read() {
     assert_eq!((store.collapse_timeout.as_secs(), store.sweep_rate, store.sweep_pause.as_secs()), (4, 0, 3600));
     assert_eq!(store.secret.as_deref(), Some("0123456789abcdef"));
     assert!(store.secret().is_some() && !format!("{config:?}").contains("0123456789abcdef"));
-    assert_eq!(config.memory, Memory { capacity: 1 << 30, max_body: 1_000_000, marks: 4096 });
-    let log = Log { format: LogFormat::Json, access: false, level: "warn,larder=debug".to_owned() };
+    assert_eq!(config.memory, MemoryConfig { capacity: 1 << 30, max_body: 1_000_000, marks: 4096 });
+    let log = LogConfig { format: LogFormat::Json, access: false, level: "warn,larder=debug".to_owned() };
     assert_eq!(config.log, log);
 }
 
@@ -497,7 +503,7 @@ fn flags_win_over_the_file() {
     let tokens: Vec<_> = config.admin.tokens.iter().map(|token| (token.role, token.token.as_str())).collect();
     assert_eq!(tokens, [(Role::Viewer, "v"), (Role::Admin, "ta-s3cret")]);
     assert!(!format!("{config:?}").contains("s3cret"), "{config:?}");
-    // The flag gives what the table leaves out.
+    // The flag supplies what the table omits.
     assert!(parsed("[store]\ntimeout = '1s'\n", &overrides()).unwrap().store.is_some());
 }
 
@@ -526,7 +532,10 @@ fn a_faulty_flag_is_named_and_its_secrets_are_not_shown() {
     ];
     assert_eq!(names, expected);
     assert!(!faults.to_string().contains("cret"), "{faults}");
-    assert!(faults.to_string().contains("--upstream: is not a URL: write it like"), "{faults}");
+    assert!(
+        faults.to_string().contains("error: --upstream: is not a URL\n |\n = help: write it like"),
+        "{faults}"
+    );
 }
 
 #[test]
@@ -541,7 +550,7 @@ fn secrets_from_the_environment_and_passwords_are_not_shown() {
 }
 
 #[test]
-fn nobody_waits_for_another_proxy_longer_than_for_upstream() {
+fn collapse_timeout_is_at_most_upstream_timeout() {
     let store = "[store]\nredis = 'redis://h'\n";
     let hasty = "[server]\nupstream_timeout = '2s'\n";
     let limit = |text: &str| good(text).store.unwrap().collapse_timeout.as_secs();
@@ -552,7 +561,7 @@ fn nobody_waits_for_another_proxy_longer_than_for_upstream() {
 }
 
 #[test]
-fn a_family_says_who_shares_its_fetches() {
+fn collapse_is_read_per_family() {
     let family = |more: &str| good(&format!("[[family]]\nname = 'a'\npath = '/a'\n{more}\n"));
     let all = [family(""), family("collapse = 'fleet'"), family("collapse = 'off'")];
     let of = |config: &Config| config.rules.families()[0].collapse;
@@ -596,7 +605,7 @@ fn a_change_of_tables_is_noticed_and_one_of_rules_is_not() {
 }
 
 #[test]
-fn what_a_reload_cannot_change_is_named_field_by_field() {
+fn settings_that_need_a_restart_are_listed_by_name() {
     const STORE: &str = "[store]\nredis = 'redis://h'\n";
     let fields = [
         ("server", "listen = '127.0.0.1:1'"),
@@ -660,17 +669,17 @@ fn what_a_reload_cannot_change_is_named_field_by_field() {
             _ => (String::new(), format!("[{table}]\n{line}\n")),
         };
         let (field, _) = line.split_once(" =").unwrap();
-        // What follows from it by default is named, too.
+        // Settings that follow from it by default are named too.
         let differs = good(&before).differs(&good(&after));
         assert!(differs.contains(&&*format!("[{table}] {field}")), "{line}: {differs:?}");
     }
-    // These are in force at once.
+    // These take effect at once.
     let live = "[memory]\nmax_body = '9MiB'\n[[family]]\nname = 'a'\npath = '/a'\nmax_body = '9MiB'\n";
     assert_eq!(good("").differs(&good(live)), [""; 0]);
 }
 
 #[test]
-fn a_file_that_cannot_be_read_says_why() {
+fn an_unreadable_file_has_a_reason() {
     let said = |path: &Path| Config::load(Some(path), &Overrides::default(), &env).unwrap_err().to_string();
     let folder = tempfile::tempdir().unwrap();
     assert!(said(&folder.path().join("none")).contains("create it"));
@@ -681,7 +690,7 @@ fn a_file_that_cannot_be_read_says_why() {
 }
 
 #[test]
-fn the_files_of_the_project_are_good() {
+fn the_files_of_the_project_are_valid() {
     let set = |name: &str| match name {
         "UPSTREAM_URL" => Some("http://api:8000".to_owned()),
         "REDIS_URL" => Some("redis://redis:6379".to_owned()),
@@ -696,14 +705,14 @@ fn the_files_of_the_project_are_good() {
     for (text, families) in files {
         let config =
             Config::parse(text, "rules.toml", &Overrides::default(), &set).unwrap_or_else(|e| panic!("{e}"));
-        // The sample names none: it is not to be served by surprise.
+        // The sample names none, so that it is not served by accident.
         assert_eq!(config.server.upstream.is_some(), families != 2);
         assert_eq!(config.rules.families().len(), families);
     }
 }
 
 #[test]
-fn no_share_is_larger_than_the_whole() {
+fn no_share_exceeds_its_total() {
     for total in ["max_upstream_requests", "max_upstream_streams"] {
         let text = format!("[server]\n{total} = 8\n{total}_per_client = 9\n");
         let faults = parsed(&text, &Overrides::default()).unwrap_err();
@@ -715,9 +724,9 @@ fn no_share_is_larger_than_the_whole() {
     }
 }
 
-/// What the sample shows as defaults are the defaults.
+/// The defaults stated in the sample are the defaults.
 #[test]
-fn the_sample_tells_the_defaults() {
+fn the_sample_states_the_defaults() {
     let sample = include_str!("../../rules.toml");
     let rules = sample.find("# ------").unwrap();
     let shown: String = sample[..rules]
@@ -753,15 +762,16 @@ fn the_sample_tells_the_defaults() {
         assert!(shown.lines().any(|line| line.starts_with(key)), "{key} in\n{shown}");
     }
     let config = good(&shown);
-    let server = Server { upstream: Some("http://127.0.0.1:8000".parse().unwrap()), ..Server::default() };
+    let server =
+        ServerConfig { upstream: Some("http://127.0.0.1:8000".parse().unwrap()), ..ServerConfig::default() };
     assert_eq!(config.server, server);
-    assert_eq!(config.admin, Admin::default());
-    assert_eq!((&config.memory, &config.log), (&Memory::default(), &Log::default()));
+    assert_eq!(config.admin, AdminConfig::default());
+    assert_eq!((&config.memory, &config.log), (&MemoryConfig::default(), &LogConfig::default()));
     let with_flag = Overrides { redis: Some("redis://127.0.0.1:6379/0".to_owned()), ..Overrides::default() };
     assert_eq!(config.store, parsed("", &with_flag).unwrap().store);
 }
 
-/// Every commented field of the sample's family and invalidation is accepted.
+/// Every commented field of the sample's family and invalidation is valid.
 #[test]
 fn the_sample_shows_fields_that_exist() {
     let sample = include_str!("../../rules.toml");

@@ -1,6 +1,6 @@
-//! What clients are told of the freshness of a response that writes may invalidate. The promise reaches as far as Larder: a
-//! browser that was told `max-age=60` goes on with its own copy whatever is written. One that is told `no-cache` asks again,
-//! and is answered 304 from memory as long as nothing has changed.
+//! The freshness that clients receive for responses that writes can invalidate. Larder cannot invalidate a browser's
+//! cache: with `max-age=60` it would reuse its copy after a write. With `no-cache` it validates each time, and gets a
+//! 304 from memory while nothing has changed.
 
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, ETAG, EXPIRES};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -12,15 +12,15 @@ use super::validation;
 /// `client_cache_control`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ClientCacheControl {
-    /// What upstream says is passed on.
+    /// Upstream's fields are forwarded.
     #[default]
     Pass,
-    /// Clients may keep a response, and have to ask whether it still holds before they use it.
+    /// Clients may store a response, but must validate it before each use.
     NoCache,
 }
 
 impl ClientCacheControl {
-    /// As `rules.toml` has it.
+    /// The value in `rules.toml`.
     pub fn word(self) -> &'static str {
         match self {
             ClientCacheControl::Pass => "pass",
@@ -31,11 +31,11 @@ impl ClientCacheControl {
 
 const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 
-/// The fields in which clients are told something else than upstream said.
+/// The fields that are replaced for clients.
 static TOLD: [HeaderName; 4] = [CACHE_CONTROL, CDN_CACHE_CONTROL, ETAG, EXPIRES];
 
-/// Tells clients to ask again before they use the response (RFC 9111 §5.2.2.4), and gives what upstream had said. Of
-/// `Cache-Control` that remains which forbids more than that.
+/// Requires clients to validate before each use (RFC 9111 §5.2.2.4). Returns upstream's original fields. Stricter
+/// directives of `Cache-Control` remain.
 pub fn tell(response: &mut HeaderMap) -> HeaderMap {
     let mut said = HeaderMap::new();
     for name in &TOLD {
@@ -48,9 +48,9 @@ pub fn tell(response: &mut HeaderMap) -> HeaderMap {
     said
 }
 
-/// Gives a response that clients are told to ask for again a validator to ask with, if it has none: a weak one, so that no
-/// client makes a write conditional on what upstream does not know. It tells bodies apart, and the fields that a 304 leaves
-/// out: a client keeps those that it has.
+/// Adds a weak validator if the response has none, so that clients can validate it. Weak, so that no client makes a
+/// write conditional on a tag unknown to upstream. It covers the body and the fields that a 304 omits, since a client
+/// keeps those.
 pub fn identify(response: &mut HeaderMap, body: &[u8]) {
     if !has_validator(response)
         && let Ok(tag) = HeaderValue::try_from(format!("W/\"larder-{:032x}\"", digest(response, body)))
@@ -59,12 +59,12 @@ pub fn identify(response: &mut HeaderMap, body: &[u8]) {
     }
 }
 
-/// Whether clients have something to ask with: a malformed one counts, since it is upstream's.
+/// Whether the response has a validator; a malformed one counts, since it is upstream's.
 pub fn has_validator(response: &HeaderMap) -> bool {
     response.contains_key(ETAG) || validation::has_validator(response)
 }
 
-/// The fields as upstream said them.
+/// The fields as upstream sent them.
 pub fn restored(response: &HeaderMap, said: &HeaderMap) -> HeaderMap {
     let mut fields = response.clone();
     for name in &TOLD {
@@ -82,7 +82,7 @@ fn digest(response: &HeaderMap, body: &[u8]) -> u128 {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     };
-    // The length follows from the body, and is not stored.
+    // The length follows from the body and is not stored.
     for name in validation::LEFT_OUT_OF_304.iter().filter(|name| *name != CONTENT_LENGTH) {
         for value in response.get_all(name) {
             part(name.as_str().as_bytes());
@@ -99,7 +99,7 @@ mod tests {
     use crate::http::sample::fields;
 
     #[test]
-    fn clients_are_told_to_ask_again_and_no_less_than_upstream_said() {
+    fn clients_get_no_cache_and_upstreams_stricter_directives() {
         let rows: [(&[&str], &str); 9] = [
             (&[], "no-cache"),
             (&["max-age=60"], "no-cache"),
@@ -145,7 +145,7 @@ mod tests {
         tags.push(made.clone());
         tags.sort();
         assert!(tags.windows(2).all(|pair| pair[0] != pair[1]), "{tags:?}");
-        // A 304 carries these, or they follow from the body.
+        // A 304 has these fields, or they follow from the body.
         for line in [("content-disposition", "inline"), ("content-location", "/a"), ("content-length", "4")] {
             assert_eq!(tag(&[line], b"body").unwrap(), made, "{line:?}");
         }

@@ -1,29 +1,29 @@
-//! `HTTP-date` (RFC 9110 §5.6.7) as a cache reads it: all three formats, letters in any case (RFC 9111 §4.2), no
-//! zone but GMT. A date that cannot be read is never guessed.
+//! Parses `HTTP-date` (RFC 9110 §5.6.7): all three formats, case-insensitive (RFC 9111 §4.2), GMT only. An invalid
+//! date is never guessed.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// A field that holds one date.
+/// A field with one date.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DateField {
     /// The field is absent.
     Absent,
-    /// Not a date, or several lines that differ.
+    /// Not a date, or several different lines.
     Invalid,
     /// The date.
     At(SystemTime),
 }
 
 impl DateField {
-    /// Reads a field that tells of the past, such as `Last-Modified`: two digits of a year stand for 1970 to 2069
-    /// whatever the time is, so that the same bytes always are the same date.
+    /// Parses a field about the past, such as `Last-Modified`. A two-digit year means 1970 to 2069 independent of the
+    /// current time, so that the same bytes always mean the same date.
     pub fn of(headers: &HeaderMap, name: &HeaderName) -> DateField {
         DateField::read(headers, name, parse)
     }
 
-    /// Reads a field of a message that came at this time, which two digits of a year are understood by.
+    /// Parses a field of a message that was received at this time, which determines the century of a two-digit year.
     pub fn received(headers: &HeaderMap, name: &HeaderName, time: SystemTime) -> DateField {
         DateField::read(headers, name, |value| parse_received(value, time))
     }
@@ -43,7 +43,7 @@ impl DateField {
         parse(first).map_or(DateField::Invalid, DateField::At)
     }
 
-    /// The date, if there is a valid one.
+    /// The date, if valid.
     pub fn valid(self) -> Option<SystemTime> {
         match self {
             DateField::At(time) => Some(time),
@@ -55,25 +55,24 @@ impl DateField {
 /// Seconds of a mean year.
 const YEAR: u64 = 31_556_952;
 
-/// Beyond this a year of two digits lies in the past (RFC 9110 §5.6.7).
+/// A two-digit year that is further ahead lies in the past (RFC 9110 §5.6.7).
 const FAR_FUTURE: Duration = Duration::from_secs(50 * YEAR);
 
-/// The time that a value in a message that came at this time stands for. RFC 9110 §5.6.7: a year of two digits that
-/// seems to be more than fifty years ahead is the latest past one with these digits. So is one whose weekday fits
-/// that one only.
+/// The time of a value in a message received at `received`. A two-digit year that would be more than fifty years
+/// ahead is the latest past year with these digits (RFC 9110 §5.6.7). So is one whose weekday fits only that year.
 fn parse_received(value: &HeaderValue, time: SystemTime) -> Option<SystemTime> {
     let text = recased(value.to_str().ok()?);
     let Some(dated) = Rfc850::parse(&text) else {
         return parse(value);
     };
-    // Mean years may be a year off at its turn: one more is looked at.
+    // Mean years may be off by one at the turn of the year, so one more is tried.
     let last_year = 1970 + time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / YEAR + 51;
     let latest = last_year - (last_year + 100 - dated.year) % 100;
     let is_near = |date: &SystemTime| date.duration_since(time).map_or(true, |ahead| ahead <= FAR_FUTURE);
     [latest, latest - 100].into_iter().find_map(|year| dated.in_year(year).filter(is_near))
 }
 
-/// `Sunday, 06-Nov-94 08:49:37 GMT`, taken apart.
+/// The parts of `Sunday, 06-Nov-94 08:49:37 GMT`.
 struct Rfc850<'a> {
     weekday: &'a str,
     day: &'a str,
@@ -96,20 +95,20 @@ impl<'a> Rfc850<'a> {
         Some(Rfc850 { weekday, day, month, year: is_year.then(|| year.parse().ok())??, time })
     }
 
-    /// The same date written with this year.
+    /// The same date with this year.
     fn in_year(&self, year: u64) -> Option<SystemTime> {
         let Rfc850 { weekday, day, month, time, .. } = self;
         httpdate::parse_http_date(&format!("{weekday}, {day} {month} {year:04} {time}")).ok()
     }
 }
 
-/// The time that a value stands for, as [`DateField::of`] has it.
+/// The time of a value, as for [`DateField::of`].
 pub fn parse(value: &HeaderValue) -> Option<SystemTime> {
     let text = value.to_str().ok()?;
     httpdate::parse_http_date(text).or_else(|_| httpdate::parse_http_date(&recased(text))).ok()
 }
 
-/// RFC 9111 §4.2: dates are matched without regard to case.
+/// RFC 9111 §4.2: dates are case-insensitive.
 fn recased(text: &str) -> String {
     let mut inside_word = false;
     let recased: String = text
@@ -129,7 +128,7 @@ mod tests {
     use http::header::EXPIRES;
     use proptest::prelude::*;
 
-    /// RFC 9110 §5.6.7's example.
+    /// The example of RFC 9110 §5.6.7.
     fn example() -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(784_111_777)
     }
@@ -149,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_date_is_not_guessed() {
+    fn an_invalid_date_is_not_guessed() {
         let rows = [
             "",
             "0",
@@ -175,7 +174,7 @@ mod tests {
             ("Friday, 06-Nov-26 08:49:37 GMT", "Fri, 06 Nov 2026 08:49:37 GMT"),
             ("Wednesday, 06-Nov-69 08:49:37 GMT", "Wed, 06 Nov 2069 08:49:37 GMT"),
             ("Thursday, 06-Nov-70 08:49:37 GMT", "Thu, 06 Nov 2070 08:49:37 GMT"),
-            // The weekday tells the century.
+            // The weekday determines the century.
             ("Friday, 06-Nov-70 08:49:37 GMT", "Fri, 06 Nov 1970 08:49:37 GMT"),
             ("Sunday, 01-Nov-76 00:00:00 GMT", "Sun, 01 Nov 2076 00:00:00 GMT"),
             ("Friday, 31-Dec-76 00:00:00 GMT", "Fri, 31 Dec 1976 00:00:00 GMT"),
@@ -189,11 +188,11 @@ mod tests {
             assert!(expected.is_some());
             assert_eq!(found, expected, "{text}");
         }
-        // The window moves with the time: in 2099, 01 is 2101.
+        // The window moves with time: in 2099, 01 is 2101.
         let late = httpdate::parse_http_date("Fri, 06 Nov 2099 08:49:37 GMT").unwrap();
         let next = parse_received(&HeaderValue::from_static("Sunday, 06-Nov-01 08:49:37 GMT"), late);
         assert_eq!(next, httpdate::parse_http_date("Sun, 06 Nov 2101 08:49:37 GMT").ok());
-        // No time is too early.
+        // Early times work too.
         let first =
             parse_received(&HeaderValue::from_static("Sunday, 06-Nov-94 08:49:37 GMT"), UNIX_EPOCH - FAR_FUTURE);
         assert_eq!(first, None);
@@ -231,7 +230,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_written_is_read(seconds in 0u64..253_402_300_800) {
+        fn formatted_dates_parse_to_the_same_time(seconds in 0u64..253_402_300_800) {
             let time = UNIX_EPOCH + Duration::from_secs(seconds);
             let value = HeaderValue::from_str(&httpdate::fmt_http_date(time)).unwrap();
             prop_assert_eq!(parse(&value), Some(time));

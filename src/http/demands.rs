@@ -1,4 +1,4 @@
-//! What a request asks of the cache (RFC 9111 §5.2.1), as far as its family lets it.
+//! The request directives (RFC 9111 §5.2.1) that a family allows.
 
 use std::time::Duration;
 
@@ -8,29 +8,29 @@ use http::header::CACHE_CONTROL;
 use super::ClientDirectives;
 use super::cache_control::RequestDirectives;
 
-/// What a request asks, in a form that a hit can compare. Whole seconds.
+/// The demands of a request, in a form that a hit can compare. Whole seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Demands {
     /// `no-store` (§5.2.1.5): nothing of this exchange is stored.
     pub no_store: bool,
-    /// `only-if-cached` (§5.2.1.7): upstream is not asked; 504 instead.
+    /// `only-if-cached` (§5.2.1.7): 504 instead of a fetch.
     pub only_if_cached: bool,
-    /// `no-cache` (§5.2.1.4, §5.4): what is stored is validated first.
+    /// `no-cache` (§5.2.1.4, §5.4): a stored response is validated first.
     pub validated: bool,
-    /// `max-age` (§5.2.1.1): nothing older.
+    /// `max-age` (§5.2.1.1): the greatest age.
     pub max_age: Option<Duration>,
-    /// `min-fresh` (§5.2.1.3): fresh for this long yet.
+    /// `min-fresh` (§5.2.1.3): the least remaining freshness.
     pub min_fresh: Option<Duration>,
-    /// `max-stale` (§5.2.1.2): stale for at most this long; [`Duration::MAX`] for any time.
+    /// `max-stale` (§5.2.1.2): the greatest staleness; [`Duration::MAX`] for any.
     pub max_stale: Option<Duration>,
-    /// `stale-if-error` (RFC 5861 §4): after a failure, stale for at most this long.
+    /// `stale-if-error` (RFC 5861 §4): the greatest staleness after a failed fetch.
     pub stale_if_error: Option<Duration>,
 }
 
 impl Demands {
     /// Reads the request's fields.
     pub fn of(request: &HeaderMap, counted: ClientDirectives) -> Demands {
-        // `Pragma` is of no harmless use.
+        // `Pragma` can only cause fetches.
         let says_nothing = counted == ClientDirectives::Harmless && !request.contains_key(CACHE_CONTROL);
         if counted == ClientDirectives::None || says_nothing {
             return Demands::default();
@@ -61,7 +61,7 @@ mod tests {
     use crate::http::sample::fields;
 
     #[test]
-    fn a_family_says_which_directives_count() {
+    fn a_family_selects_the_directives_that_apply() {
         let request = fields(&[(
             "cache-control",
             "no-cache, no-store, only-if-cached, max-age=1, min-fresh=2, max-stale=3, stale-if-error=4",
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn max_stale_without_a_number_takes_any_staleness() {
+    fn max_stale_without_a_number_accepts_any_staleness() {
         let request = fields(&[("cache-control", "max-stale")]);
         assert_eq!(Demands::of(&request, ClientDirectives::Harmless).max_stale, Some(Duration::MAX));
     }

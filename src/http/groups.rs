@@ -1,5 +1,5 @@
-//! Groups of responses that are invalidated together (RFC 9875), and the fields by which people named them before. A
-//! group belongs to one origin ([`crate::marks::Tag::group`]); an invalidation of it invalidates nothing else (§2.2.1).
+//! Groups of responses that are invalidated together (RFC 9875), and older fields with the same purpose. A group
+//! belongs to one origin ([`crate::marks::Tag::group`]); its invalidation affects no other group (§2.2.1).
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use sfv::{BareItem, List, ListEntry, Parser};
@@ -12,24 +12,24 @@ const XKEY: HeaderName = HeaderName::from_static("xkey");
 
 static ALL: [HeaderName; 5] = [CACHE_GROUPS, CACHE_GROUP_INVALIDATION, SURROGATE_KEY, CACHE_TAG, XKEY];
 
-/// Most groups of one response. RFC 9875 §2 asks for at least 32.
+/// Most groups of one response. RFC 9875 §2 requires at least 32.
 pub const GROUPS: usize = 128;
 
-/// Most bytes that the names of one response's groups have together. RFC 9875 §2 asks for at least 32 × 32.
+/// Total length of the names of one response's groups, in bytes. RFC 9875 §2 requires at least 32 × 32.
 pub const BYTES: usize = 16 * 1024;
 
-/// A response names more groups than an entry can carry. It must not be stored: what does not carry all of its groups
-/// would miss their invalidations.
+/// A response has more groups than an entry can carry. It must not be stored: it would miss the invalidations of the
+/// others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the response names more than {GROUPS} groups, or their names are longer than {BYTES} bytes together")]
 pub struct TooMany;
 
-/// All groups that a response names, none of them twice, in the order of their names: those of `Cache-Groups`
-/// (RFC 9875 §2; as a structured field it is ignored whole when it is not a list of strings, RFC 9651 §4.2), of
-/// `Surrogate-StoreKey` (separated by spaces), `Cache-Tag` (by commas) and `xkey` (by either).
+/// All groups of a response, sorted, without duplicates: from `Cache-Groups` (RFC 9875 §2; ignored as a whole if it
+/// is no list of strings, RFC 9651 §4.2), `Surrogate-StoreKey` (separated by spaces), `Cache-Tag` (by commas) and
+/// `xkey` (by either).
 ///
-/// Names are compared byte by byte (§2.1). Bytes that are no UTF-8, which only the older fields can have, are all
-/// taken for one character: groups may then be invalidated together, but never missed.
+/// Names are compared bytewise (§2.1). Invalid UTF-8, possible only in the older fields, decodes to one replacement
+/// character: such groups may be invalidated together, but are never missed.
 pub fn named(response: &HeaderMap) -> Result<Vec<String>, TooMany> {
     let mut names = strings(response, &CACHE_GROUPS);
     separated(response, &SURROGATE_KEY, |byte| matches!(byte, b' ' | b'\t'), &mut names);
@@ -41,9 +41,8 @@ pub fn named(response: &HeaderMap) -> Result<Vec<String>, TooMany> {
     if is_within { Ok(names) } else { Err(TooMany) }
 }
 
-/// The groups that a response invalidates (RFC 9875 §3), none of them twice, in the order of their names. Of any
-/// number: to leave one out would be to serve what it invalidates. Only for responses to unsafe methods; on others the
-/// field MUST be ignored.
+/// The groups that a response invalidates (RFC 9875 §3), sorted, without duplicates and without a limit: omitting one
+/// would serve what it invalidates. Only for responses to unsafe methods; on others the field MUST be ignored.
 pub fn invalidated(response: &HeaderMap) -> Vec<String> {
     let mut names = strings(response, &CACHE_GROUP_INVALIDATION);
     names.sort_unstable();
@@ -58,7 +57,7 @@ pub fn strip(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether there is anything for [`strip`] to remove.
+/// Whether [`strip`] would remove anything.
 pub fn has_any(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| {
         matches!(
@@ -68,13 +67,13 @@ pub fn has_any(headers: &HeaderMap) -> bool {
     })
 }
 
-/// The members of a list of strings over all lines; their parameters are ignored (RFC 9875 §2). Nothing if the field
-/// is anything else.
+/// The members of a list of strings over all lines, without their parameters (RFC 9875 §2). Empty if the field is
+/// anything else.
 fn strings(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
     if !headers.contains_key(name) {
         return Vec::new();
     }
-    // RFC 9651 §4.2: the lines are one value, whatever splits them.
+    // RFC 9651 §4.2: the lines are one value.
     let lines: Vec<_> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
     let list: List = Parser::new(&lines.join(&b", "[..])).parse().unwrap_or_default();
     list.into_iter().map(string).collect::<Option<_>>().unwrap_or_default()
@@ -110,7 +109,7 @@ mod tests {
             (&[("cache-groups", r#""b" ,"a";x=1;y, "a b, \"c\"""#)], &["a", "a b, \"c\"", "b"]),
             (&[("cache-groups", r#""a""#), ("cache-groups", r#""b""#)], &["a", "b"]),
             (&[("cache-groups", "")], &[]),
-            // Not a list of strings: ignored whole.
+            // Not a list of strings: ignored as a whole.
             (&[("cache-groups", r#""a", b"#)], &[]),
             (&[("cache-groups", r#""a", ("b")"#)], &[]),
             (&[("cache-groups", r#""a","#)], &[]),
@@ -130,14 +129,14 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_no_utf_8_are_kept_for_what_they_may_be() {
+    fn names_with_invalid_utf_8_match_conservatively() {
         let mut headers = HeaderMap::new();
         headers.insert(XKEY, HeaderValue::from_bytes(b"a\xff").unwrap());
         assert_eq!(named(&headers).unwrap(), ["a\u{fffd}"]);
     }
 
     #[test]
-    fn what_names_more_than_can_be_carried_is_refused() {
+    fn too_many_groups_are_rejected() {
         let groups = |count: usize, length: usize| {
             let names: Vec<_> = (0..count).map(|index| format!("\"{index:0length$}\"")).collect();
             named(&fields(&[("cache-groups", &names.join(", "))]))
@@ -145,9 +144,9 @@ mod tests {
         assert_eq!(groups(GROUPS, 128).unwrap().len(), GROUPS);
         assert_eq!(groups(GROUPS, 129), Err(TooMany));
         assert_eq!(groups(GROUPS + 1, 3), Err(TooMany));
-        // Twice the same is once.
+        // Duplicates count once.
         assert!(named(&fields(&[("xkey", &"a ".repeat(500))])).is_ok());
-        // The fields count together.
+        // The limit covers all fields together.
         let spread: Vec<_> = (0..GROUPS).map(|index| format!("{index}")).collect();
         assert!(named(&fields(&[("xkey", &spread.join(" "))])).is_ok());
         assert_eq!(named(&fields(&[("xkey", &spread.join(" ")), ("cache-tag", "a")])), Err(TooMany));
@@ -192,7 +191,7 @@ mod tests {
         }
 
         #[test]
-        fn every_string_comes_through(names in proptest::collection::btree_set("[ !#-\\[\\]-~]{0,12}", 1..20)) {
+        fn every_string_round_trips(names in proptest::collection::btree_set("[ !#-\\[\\]-~]{0,12}", 1..20)) {
             let list = names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(",");
             let expected: Vec<String> = names.into_iter().collect();
             prop_assert_eq!(named(&fields(&[("cache-groups", &list)])), Ok(expected.clone()));

@@ -1,4 +1,4 @@
-//! What a write's answer means for what is stored (RFC 9111 §4.4).
+//! What the response to a write means for stored responses (RFC 9111 §4.4).
 
 use http::header::{CONTENT_LOCATION, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -12,16 +12,16 @@ const DESTINATION: HeaderName = HeaderName::from_static("destination");
 /// How a write ended, as far as this proxy knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WriteEnd {
-    /// Upstream answered.
+    /// Upstream responded.
     Answered(StatusCode),
-    /// Timeout, reset, shutdown, or a gateway behind this one that had no answer: the write may have been carried out, and may
-    /// be carried out yet.
+    /// No response: timeout, reset, shutdown, or a gateway behind this one without a response. The write may have
+    /// been executed, or may still be.
     NoAnswer,
 }
 
 impl WriteEnd {
-    /// What an answer says of how a write ended. A gateway's 502 or 504 (RFC 9110 §15.6.3, §15.6.5), and the statuses by which
-    /// gateways of content delivery networks say the same (520 to 527), are not the API's answer.
+    /// How a write ended, according to its response. A gateway's 502 or 504 (RFC 9110 §15.6.3, §15.6.5), or a CDN's
+    /// 520 to 527, is not the API's response.
     pub fn of_answer(status: StatusCode) -> WriteEnd {
         match status.as_u16() {
             502 | 504 | 520..=527 => WriteEnd::NoAnswer,
@@ -30,13 +30,14 @@ impl WriteEnd {
     }
 }
 
-/// Whether an answer shows that what is stored of the path is not what upstream has now: 404 and 410 (there is nothing any
-/// more), 409 and 412 (something else is there than the client knows of). A client that reads it again must not get the same.
+/// Whether a response shows that the stored response for the path is outdated: 404 and 410 (the resource is gone),
+/// 409 and 412 (it differs from what the client knows). A client that reads again must not get the same stored
+/// response.
 pub fn shows_old_copy(end: WriteEnd) -> bool {
     matches!(end, WriteEnd::Answered(status) if matches!(status.as_u16(), 404 | 409 | 410 | 412))
 }
 
-/// Statuses on which an invalidation rule applies.
+/// The statuses on which an invalidation rule applies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StatusSet {
     /// Inclusive ranges of status codes.
@@ -51,7 +52,7 @@ impl Default for StatusSet {
 }
 
 impl StatusSet {
-    /// Whether a write that ended like this invalidates: a status in the set, or no answer at all.
+    /// Whether a write that ended like this invalidates: with a status in the set, or without a response.
     pub fn applies(&self, end: WriteEnd) -> bool {
         match end {
             WriteEnd::Answered(status) => {
@@ -62,8 +63,8 @@ impl StatusSet {
     }
 }
 
-/// The normalised path that a redirect leads to, whatever its host; `None` if the answer is no redirect (RFC 9110 §15.4), or
-/// does not name one target.
+/// The normalised path of a redirect, whatever its host. `None` if the response is no redirect (RFC 9110 §15.4), or
+/// does not name exactly one target.
 pub fn redirected_to(target: &Target, status: StatusCode, answer: &HeaderMap) -> Option<String> {
     if !matches!(status.as_u16(), 300..=303 | 305..=399) {
         return None;
@@ -85,10 +86,10 @@ pub fn redirected_to(target: &Target, status: StatusCode, answer: &HeaderMap) ->
     Some(resolved(target, reference, path))
 }
 
-/// Normalised paths of the `Location` and `Content-Location` of a non-error answer that are on the target's host, or on one
-/// of `also`: names by which upstream knows itself. By http or https: upstream may know which of the two its client used,
-/// or not. Relative references are resolved against the target, others are ignored (§4.4). Sorted, without repetition;
-/// queries are left out, as in [`crate::marks::Tag::uri`].
+/// Normalised paths of the `Location` and `Content-Location` of a non-error response on the target's host or on one
+/// of `also`, upstream's own names; http or https, since upstream may not know which one its client used. Relative
+/// references are resolved against the target; others are ignored (§4.4). Sorted, without duplicates and queries, as
+/// in [`crate::marks::Tag::uri`].
 pub fn named_paths(target: &Target, answer: &HeaderMap, also: &[String]) -> Vec<String> {
     let references = answer.get_all(LOCATION).iter().chain(answer.get_all(CONTENT_LOCATION));
     let mut paths: Vec<String> = references.filter_map(|reference| path_of(target, reference, also)).collect();
@@ -97,12 +98,12 @@ pub fn named_paths(target: &Target, answer: &HeaderMap, also: &[String]) -> Vec<
     paths
 }
 
-/// The normalised path that a MOVE or COPY names in `Destination` (RFC 4918 §10.3), if it is on the same host. `methods`: those
-/// that the request may mean.
+/// The normalised path in the `Destination` of a MOVE or COPY (RFC 4918 §10.3), if it is on the same host. `methods`
+/// are those that upstream may take the request for.
 ///
 /// # Errors
 ///
-/// There are several.
+/// There are several destinations.
 pub fn destination(
     target: &Target,
     request: &HeaderMap,
@@ -127,7 +128,7 @@ fn moves(method: &Method) -> bool {
 #[error("Destination is there more than once")]
 pub struct SeveralDestinations;
 
-/// Whether the `Content-Location` of an answer is the target itself, its query included (RFC 9110 §8.7).
+/// Whether the `Content-Location` of a response is the target itself, including its query (RFC 9110 §8.7).
 pub fn is_of_target(target: &Target, answer: &HeaderMap) -> bool {
     let mut lines = answer.get_all(CONTENT_LOCATION).iter();
     let (Some(only), None) = (lines.next(), lines.next()) else { return false };
@@ -137,7 +138,7 @@ pub fn is_of_target(target: &Target, answer: &HeaderMap) -> bool {
         && query == target.query.as_deref()
 }
 
-/// The path that a URI reference stands for (RFC 3986 §5.2), if it is on the target's host, or on one of `also`.
+/// The path of a URI reference (RFC 3986 §5.2), if it is on the target's host or on one of `also`.
 fn path_of(target: &Target, reference: &HeaderValue, also: &[String]) -> Option<String> {
     let (scheme, reference) = without_scheme(hierarchical(reference)?)?;
     let path = match reference.strip_prefix("//") {
@@ -151,8 +152,8 @@ fn path_of(target: &Target, reference: &HeaderValue, also: &[String]) -> Option<
     Some(resolved(target, reference, path))
 }
 
-/// Whether an authority is this host (and port, unless that is the default of http or https). `scheme`: that of its
-/// reference; without one it may be either.
+/// Whether an authority is this host and port; the port may be omitted if it is the default of `scheme` or, without a
+/// scheme, of http or https.
 pub fn is_host(scheme: Option<&str>, authority: &str, host: &str) -> bool {
     let schemes = if scheme.is_some() { [scheme, None] } else { [Some("http"), Some("https")] };
     schemes.into_iter().flatten().any(|scheme| {
@@ -168,10 +169,10 @@ fn hierarchical(reference: &HeaderValue) -> Option<&str> {
     Some(&reference[..reference.find(['?', '#']).unwrap_or(reference.len())])
 }
 
-/// The normalised path that stands in a reference without scheme, or is meant by it.
+/// The normalised path of a reference without scheme.
 fn resolved(target: &Target, reference: &str, path: &str) -> String {
     let resolved = match path {
-        // A query or fragment alone refers to the target itself; behind an authority an empty path is the root.
+        // A query or fragment alone refers to the target itself; after an authority, an empty path is the root.
         "" if reference.is_empty() => target.path.clone(),
         path if path.is_empty() || path.starts_with('/') => path.to_owned(),
         relative => format!("{}/{relative}", target.path.rsplit_once('/').map_or("", |(parent, _)| parent)),
@@ -179,8 +180,8 @@ fn resolved(target: &Target, reference: &str, path: &str) -> String {
     normalise(&resolved).into_owned()
 }
 
-/// The scheme of a reference and what follows it; `None` if that is neither http nor https, or if an URI has no authority
-/// (`http:x`), which has no one meaning.
+/// The scheme of a reference, and the rest. `None` if it is neither http nor https, or if a URI lacks the authority
+/// (`http:x`), which is ambiguous.
 pub fn without_scheme(reference: &str) -> Option<(Option<&'static str>, &str)> {
     let Some((scheme, rest)) = reference.split_once(':').filter(|(scheme, _)| is_scheme(scheme)) else {
         return Some((None, reference));
@@ -189,7 +190,7 @@ pub fn without_scheme(reference: &str) -> Option<(Option<&'static str>, &str)> {
     rest.starts_with("//").then_some((Some(known), rest))
 }
 
-/// RFC 3986 §3.1. A colon behind a slash belongs to a path.
+/// RFC 3986 §3.1. A colon after a slash belongs to the path.
 fn is_scheme(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_alphabetic())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
@@ -270,7 +271,7 @@ mod tests {
         for location in ["http://api.internal:443/a", "http://127.0.0.1/a", "http://api.internal.evil.test/a"] {
             assert_eq!(named_paths(&target(), &answer(location), &also), [""; 0], "{location}");
         }
-        // Behind a terminator of TLS.
+        // Behind a TLS terminator.
         let target = Target { host: "api.test:443".into(), ..target() };
         assert_eq!(named_paths(&target, &answer("https://api.test/a"), &[]), ["/a"]);
     }

@@ -1,27 +1,27 @@
-//! `multipart/byteranges` (RFC 9110 §14.6): several parts of a complete representation in one message.
+//! `multipart/byteranges` (RFC 9110 §14.6): several ranges of a complete representation in one message.
 
 use std::collections::HashSet;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::HeaderValue;
 
-use super::range::Part;
+use super::range::ByteRange;
 
-/// A message of several parts.
+/// A message with several ranges.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Multipart {
     /// `multipart/byteranges` with the boundary: the `Content-Type` of the message.
     pub content_type: HeaderValue,
-    /// Its content. A copy: no longer than the representation and a short head for each part.
+    /// Its content, a copy: the ranges, with a short header for each.
     pub body: Bytes,
 }
 
-/// Begins every boundary; eight hexadecimal digits follow.
+/// Prefix of every boundary; eight hexadecimal digits follow.
 const BOUNDARY: &str = "larder-part-";
 
-/// These parts of `whole`, each with its `Content-Range` and, where the representation has one, its `Content-Type`
-/// (RFC 9110 §15.3.7.2).
-pub fn byteranges(whole: &Bytes, parts: &[Part], content_type: Option<&HeaderValue>) -> Multipart {
+/// These ranges of `whole`, each with `Content-Range` and, if the representation has one, `Content-Type` (RFC 9110
+/// §15.3.7.2).
+pub fn byteranges(whole: &Bytes, parts: &[ByteRange], content_type: Option<&HeaderValue>) -> Multipart {
     let cuts: Vec<_> =
         parts.iter().map(|part| (part.content_range(whole.len() as u64), part.cut(whole))).collect();
     let boundary = unused_boundary(cuts.iter().map(|(_, cut)| &cut[..]));
@@ -49,8 +49,8 @@ fn put_field(out: &mut BytesMut, name: &str, value: &[u8]) {
     out.put_slice(b"\r\n");
 }
 
-/// A boundary that occurs in none of the cuts (RFC 2046 §5.1.1). One look at each of them is enough, whatever they
-/// hold: of the numbers that follow the prefix somewhere, the lowest that is missing is taken.
+/// A boundary that occurs in none of the ranges (RFC 2046 §5.1.1), found in one pass: the lowest number that never
+/// follows the prefix.
 fn unused_boundary<'c>(cuts: impl Iterator<Item = &'c [u8]>) -> String {
     let used: HashSet<u32> = cuts.flat_map(numbers).collect();
     let number = (0..=u32::MAX).find(|number| !used.contains(number)).unwrap_or_default();
@@ -67,12 +67,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn parts(bounds: &[(u64, u64)]) -> Vec<Part> {
-        bounds.iter().map(|(first, last)| Part { first: *first, last: *last }).collect()
+    fn parts(bounds: &[(u64, u64)]) -> Vec<ByteRange> {
+        bounds.iter().map(|(first, last)| ByteRange { first: *first, last: *last }).collect()
     }
 
     #[test]
-    fn each_part_says_what_it_is_and_where_it_lies() {
+    fn each_part_has_content_type_and_content_range() {
         let body = Bytes::from_static(b"0123456789");
         let typed = byteranges(&body, &parts(&[(7, 9), (0, 1)]), Some(&HeaderValue::from_static("text/plain")));
         assert_eq!(typed.content_type, "multipart/byteranges; boundary=larder-part-00000000");
@@ -100,7 +100,7 @@ mod tests {
                 .to_owned()
         };
         assert_eq!(boundary_of(&[(0, 82)]), "larder-part-00000002");
-        // Elsewhere in the representation it does no harm.
+        // Elsewhere in the representation it is harmless.
         assert_eq!(boundary_of(&[(30, 82)]), "larder-part-00000000");
     }
 

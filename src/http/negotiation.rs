@@ -1,5 +1,5 @@
-//! Request fields brought into one form with the same meaning (RFC 9111 §4.1), so that requests that ask for the same
-//! share a variant. What is keyed on and what goes to upstream has to be the same, normalised field.
+//! Normalises request fields without changing their meaning (RFC 9111 §4.1), so that equivalent requests share a
+//! variant. The cache key and upstream use the same, normalised field.
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
@@ -10,25 +10,22 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// Brings the field `name` of a request into its normal form, on one line: no white space around commas, no empty
-/// members. Commas inside quotes are text. A field that is absent stays absent, and one that is there stays there,
-/// if only with an empty value: absent and empty never match (RFC 9111 §4.1). Well-known fields that are no lists are
-/// left as they are.
+/// Normalises the request field `name` to one line without white space around commas or empty members. Commas inside
+/// quotes are text. An absent field stays absent, and a present one stays present, if only with an empty value:
+/// absent and empty never match (RFC 9111 §4.1). Well-known fields that are no lists stay as they are.
 ///
-/// In `Accept`, `Accept-Charset`, `Accept-Encoding` and `Accept-Language` (RFC 9110 §12.5) names are written in lower
-/// case and weights as short as they can be, the preferred first. Of equal ones the order stays, since some read it as
-/// a preference (§12.5.4), but in `Accept-Encoding`, where nobody does. What is refused (`q=0`) stands at the end,
-/// sorted by name. Members that are none, or whose weight is none, are dropped: nobody can say what they ask for.
+/// In `Accept`, `Accept-Charset`, `Accept-Encoding` and `Accept-Language` (RFC 9110 §12.5), names become lower case,
+/// weights as short as possible, and members are sorted by weight. Members of equal weight keep their order, which
+/// some servers read as preference (§12.5.4), except in `Accept-Encoding`. Refused members (`q=0`) come last, sorted
+/// by name. Invalid members are dropped.
 ///
-/// Of `Accept-Encoding` only codings that are served in practice stay: `br`, `deflate`, `gzip` (also written `x-gzip`,
-/// §8.4.1.3), `identity`, `zstd` and `*`. Where none of them is left, the empty value says what the field said: no
-/// coding that anybody serves is acceptable (§12.5.3). Of the other fields an empty value states no preference, which
-/// is what is left of one that nobody can read.
+/// `Accept-Encoding` keeps only codings in practical use: `br`, `deflate`, `gzip` (also written `x-gzip`, §8.4.1.3),
+/// `identity`, `zstd` and `*`. If none is left, the empty value says that no such coding is acceptable (§12.5.3). In
+/// the other fields, an empty value states no preference, as does an invalid one.
 ///
-/// Of more than 64 different members the 64 that are preferred most stay. Nobody means more, and the others are lost
-/// to upstream and the key alike: what is forwarded is what is keyed.
+/// At most the 64 most preferred members stay. The others reach neither the key nor upstream.
 ///
-/// Applied again it changes nothing.
+/// Idempotent.
 pub fn normalise(name: &HeaderName, headers: &mut HeaderMap) {
     let lines: Vec<_> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
     if lines.is_empty() || NO_LISTS.contains(name) {
@@ -44,15 +41,15 @@ pub fn normalise(name: &HeaderName, headers: &mut HeaderMap) {
     headers.insert(name, value);
 }
 
-/// Fields in which a comma separates no members: in dates and comments it is text, and lines of `Cookie` are joined by
-/// semicolons (RFC 9113 §8.2.3).
+/// Fields in which commas do not separate members: dates and comments contain them as text, and lines of `Cookie` are
+/// joined by semicolons (RFC 9113 §8.2.3).
 static NO_LISTS: [HeaderName; 8] =
     [AUTHORIZATION, COOKIE, DATE, IF_MODIFIED_SINCE, IF_RANGE, IF_UNMODIFIED_SINCE, REFERER, USER_AGENT];
 
-/// The most members of a weighted list that are kept.
+/// Most members of a weighted list.
 const CHOICES: usize = 64;
 
-/// What the members of a weighted list name.
+/// The kind of names in a weighted list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Preference {
     Coding,
@@ -75,9 +72,9 @@ impl Preference {
 /// A member of a weighted list.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Choice {
-    /// In lower case; of a media range also its parameters.
+    /// In lower case; a media range includes its parameters.
     name: Vec<u8>,
-    /// Thousandths.
+    /// In thousandths.
     weight: u16,
 }
 
@@ -85,7 +82,7 @@ fn weighted(list: &[u8], kind: Preference) -> Vec<u8> {
     let mut known = HashSet::new();
     let choices = members(list).filter_map(|member| Choice::parse(member, kind));
     let mut choices: Vec<Choice> = choices.filter(|choice| known.insert(choice.clone())).collect();
-    // The sort is stable: names that are left out of it leave the order as it was.
+    // The sort is stable, so names that it ignores keep their order.
     let is_by_name = |choice: &Choice| kind == Preference::Coding || choice.weight == 0;
     choices.sort_by_cached_key(|choice| (Reverse(choice.weight), is_by_name(choice).then(|| choice.name.clone())));
     choices.truncate(CHOICES);
@@ -99,7 +96,7 @@ impl Choice {
         let mut weight = None;
         for parameter in parts {
             match strip_prefix_ignoring_case(parameter, b"q=") {
-                // RFC 9110 §12.5.1: `q` is the weight wherever it stands, and there is one.
+                // RFC 9110 §12.5.1: `q` is the weight at any position, and occurs once.
                 Some(digits) if weight.is_none() => weight = Some(thousandths(digits)?),
                 None if kind == Preference::Media => push_parameter(&mut name, parameter)?,
                 _ => return None,
@@ -119,13 +116,13 @@ impl Choice {
     }
 }
 
-/// What is ranged over, in lower case.
+/// The name, in lower case.
 fn range(text: &[u8], kind: Preference) -> Option<Vec<u8>> {
     let text = text.to_ascii_lowercase();
     match kind {
         Preference::Token => is_token(&text).then_some(text),
         Preference::Coding => coding(&text).map(<[u8]>::to_vec),
-        // Sent by widespread clients for `*/*`, and read as that.
+        // Widespread clients send this for `*/*`.
         Preference::Media if text == b"*" => Some(b"*/*".to_vec()),
         Preference::Media => {
             let slash = text.iter().position(|byte| *byte == b'/')?;
@@ -142,7 +139,7 @@ fn coding(name: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// RFC 9110 §5.6.6: names of parameters have no case; of their values nobody knows. Empty parameters are nothing.
+/// RFC 9110 §5.6.6: parameter names are case-insensitive, values may not be. Empty parameters are ignored.
 fn push_parameter(range: &mut Vec<u8>, parameter: &[u8]) -> Option<()> {
     if parameter.is_empty() {
         return Some(());
@@ -157,8 +154,8 @@ fn push_parameter(range: &mut Vec<u8>, parameter: &[u8]) -> Option<()> {
     Some(())
 }
 
-/// A weight (RFC 9110 §12.4.2) in thousandths. Written with more digits than three, or without the leading zero, as
-/// common clients do, it is read all the same; what is above nothing stays above nothing.
+/// A weight (RFC 9110 §12.4.2) in thousandths. Accepts more than three digits and a missing leading zero, as common
+/// clients send. A positive weight stays positive.
 fn thousandths(text: &[u8]) -> Option<u16> {
     let point = text.iter().position(|byte| *byte == b'.').unwrap_or(text.len());
     let (whole, decimals) = (&text[..point], text.get(point + 1..).unwrap_or_default());
@@ -191,8 +188,7 @@ fn members(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     split(list, b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
 }
 
-/// What stands between separators that are outside of quotes (RFC 9110 §5.6.4). After a quote that does not end
-/// nothing is separated.
+/// Splits text at separators outside of quotes (RFC 9110 §5.6.4). An unclosed quote extends to the end.
 fn split(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     let (mut is_quoted, mut is_escaped) = (false, false);
     text.split(move |byte| {
@@ -224,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_absent_stays_absent() {
+    fn an_absent_field_stays_absent() {
         assert_eq!(normal("accept-encoding", &[]), None);
         assert_eq!(normal("x-other", &[]), None);
     }
@@ -256,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn codings_that_nobody_serves_are_left_out() {
+    fn unknown_codings_are_dropped() {
         assert_forms(
             "accept-encoding",
             &[
@@ -267,7 +263,7 @@ mod tests {
                 (&["compress, gzip"], "gzip"),
                 (&["gzip;q=1.0, identity; q=0.5, *;q=0"], "gzip,identity;q=0.5,*;q=0"),
                 (&["identity;q=0, *;q=0.000, br;q=0.001"], "br;q=0.001,*;q=0,identity;q=0"),
-                // Nothing but what the representation is by itself, as the empty value says too.
+                // Only `identity` is left, as with the empty value.
                 (&["compress"], ""),
                 (&[""], ""),
                 (&["gzip;level=9, br;q=0.5;q=0.6"], ""),
@@ -282,7 +278,7 @@ mod tests {
             &[
                 (&["da, en-gb;q=0.8, en;q=0.7"], "da,en-gb;q=0.8,en;q=0.7"),
                 (&["en;q=0.7, DA, en-GB ; q=0.800"], "da,en-gb;q=0.8,en;q=0.7"),
-                // Of equal weight: the order may be meant.
+                // Of equal weight: the order may matter.
                 (&["en, de"], "en,de"),
                 (&["de, en"], "de,en"),
                 (&["sv;q=0, de;q=0, *;q=0.1"], "*;q=0.1,de;q=0,sv;q=0"),
@@ -323,7 +319,7 @@ mod tests {
         );
     }
 
-    /// What a member says, as a server would read it: a plainer reading of the same grammar.
+    /// The meaning of a member to a server, by a simpler parser of the same grammar.
     fn preferences(value: &str) -> Vec<(String, u16)> {
         let choice = |member: &str| {
             let (name, weight) = member.split_once(";q=").unwrap_or((member, "1"));
@@ -345,7 +341,7 @@ mod tests {
             let mut seen = Vec::new();
             expected.retain(|choice| !seen.contains(choice) && { seen.push(choice.clone()); true });
             prop_assert_eq!(preferences(&after), expected.clone());
-            // It stands in that order, too.
+            // The output has that order too.
             let names: Vec<_> = after.split(',').filter(|member| !member.is_empty()).map(|member| member.split(';').next().unwrap_or_default()).collect();
             prop_assert_eq!(names, expected.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>());
         }

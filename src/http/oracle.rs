@@ -1,7 +1,7 @@
-//! A second reading of RFC 9111, for the tests: §3, §4, §4.2, §4.2.4 and §5.2 sentence by sentence, on texts and on
-//! integers that cannot overflow, without a line of what it judges. Where the RFC leaves a choice, all of it is
-//! permitted here; what is refused here, no reading allows. Targeted fields (RFC 9213) are not looked at. What RFC 6585 and RFC
-//! 9110 §15 say of a status that one request has caused counts here as forbidden: everybody would be told it.
+//! An independent model of RFC 9111 for tests: §3, §4, §4.2, §4.2.4 and §5.2 sentence by sentence, on texts and on
+//! integers that cannot overflow, without code under test. Where the RFC leaves a choice, the model permits all of
+//! it; what it forbids, no reading of the RFC allows. Without targeted fields (RFC 9213). Statuses about the request
+//! (RFC 6585 and RFC 9110 §15) count as forbidden to store.
 
 /// Lines of a header section.
 pub(crate) type Lines = Vec<(String, String)>;
@@ -26,14 +26,14 @@ pub(crate) struct Contract {
     pub stale_if_unreachable: i128,
 }
 
-/// How upstream is when the stored response is wanted.
+/// The state of upstream when the stored response is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Situation {
-    /// Nobody asked it yet.
+    /// Not contacted yet.
     Untried,
-    /// It answered 500, 502, 503 or 504.
+    /// It responded with 500, 502, 503 or 504.
     Erring,
-    /// It cannot be reached.
+    /// It is unreachable.
     Disconnected,
 }
 
@@ -47,13 +47,13 @@ pub(crate) enum Permitted {
 /// RFC 9110 §15.1.
 const HEURISTICALLY_CACHEABLE: [u16; 11] = [200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501];
 
-/// Statuses whose caching behaviour a cache without partial content can be said to understand.
+/// Statuses whose caching behaviour a cache without partial content understands.
 const UNDERSTOOD: [u16; 14] = [200, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501];
 
 /// RFC 6585 §3 to §6: "Responses with the […] status code MUST NOT be stored by a cache."
 const NEVER_BY_RFC_6585: [u16; 4] = [428, 429, 431, 511];
 
-/// Sentences of RFC 9110 §15 that begin with what "the request" or its sender lacks or does wrong, not with the resource.
+/// Sentences of RFC 9110 §15 that blame "the request" or its sender, not the resource.
 const CAUSED_BY_THE_REQUEST: [(u16, &str); 18] = [
     (400, "something that is perceived to be a client error (e.g., malformed request syntax"),
     (401, "lacks valid authentication credentials"),
@@ -78,7 +78,7 @@ const CAUSED_BY_THE_REQUEST: [(u16, &str); 18] = [
     (501, "does not support the functionality required to fulfill the request"),
 ];
 
-/// 4xx that a registration describes: RFC 9110 §15.5, RFC 4918, RFC 6585, RFC 7725, RFC 8470.
+/// 4xx statuses with a specification: RFC 9110 §15.5, RFC 4918, RFC 6585, RFC 7725, RFC 8470.
 const REGISTERED_4XX: [u16; 29] = [
     400, 401, 402, 403, 404, 405, 406, 407, 408, 409, 410, 411, 412, 413, 414, 415, 416, 417, 418, 421, 422, 423,
     424, 425, 426, 428, 429, 431, 451,
@@ -90,7 +90,7 @@ fn recognised(status: u16) -> u16 {
     if is_unknown { 400 } else { status }
 }
 
-/// All values of a field, joined as RFC 9110 §5.2 has it.
+/// All values of a field, joined as in RFC 9110 §5.2.
 fn field(lines: &Lines, name: &str) -> Option<String> {
     let values: Vec<&str> =
         lines.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str()).collect();
@@ -105,7 +105,7 @@ fn first(lines: &Lines, name: &str) -> Option<String> {
 /// A directive's name in lower case, and its argument without quotes.
 type Directives = Vec<(String, Option<String>)>;
 
-/// The directives of `Cache-Control`; `None` if a quote is left open.
+/// The directives of `Cache-Control`; `None` with an unclosed quote.
 fn cache_control(lines: &Lines) -> Option<Directives> {
     let text = field(lines, "cache-control").unwrap_or_default();
     let mut members = vec![String::new()];
@@ -157,7 +157,7 @@ fn has(directives: &Directives, name: &str) -> bool {
     directives.iter().any(|(known, _)| known == name)
 }
 
-/// §1.2.2: digits alone; what is too great counts as 2^31.
+/// §1.2.2: digits only; larger numbers count as 2^31.
 fn delta_seconds(text: &str) -> Option<i128> {
     let is_number = !text.is_empty() && text.chars().all(|letter| letter.is_ascii_digit());
     is_number.then(|| text.parse::<i128>().unwrap_or(1 << 31).min(1 << 31))
@@ -175,13 +175,13 @@ fn all_seconds(directives: &Directives, name: &str) -> Vec<i128> {
     named.filter_map(|(_, argument)| argument.as_deref().and_then(delta_seconds)).collect()
 }
 
-/// §5.2.2.4, §5.2.2.7: whether the directive is there without a list of field names.
+/// §5.2.2.4, §5.2.2.7: whether the directive is present without field names.
 fn is_unqualified(directives: &Directives, name: &str) -> bool {
     let mut named = directives.iter().filter(|(known, _)| known == name);
     named.any(|(_, argument)| argument.as_deref().is_none_or(|text| listed(text).is_empty()))
 }
 
-/// The fields that the directive lists.
+/// The field names of the directive.
 fn qualified(directives: &Directives, name: &str) -> Vec<String> {
     let named = directives.iter().filter(|(known, _)| known == name);
     named.flat_map(|(_, argument)| listed(argument.as_deref().unwrap_or(""))).collect()
@@ -256,14 +256,14 @@ impl Exchange {
         date.unwrap_or(self.response_time)
     }
 
-    /// §4.2.1, and §4.2.2 where no time is stated.
+    /// §4.2.1, and §4.2.2 without an explicit lifetime.
     fn freshness_lifetime(&self, contract: &Contract) -> Option<i128> {
         let said = self.directives();
         if let Some(stated) = first_seconds(&said, "s-maxage").or_else(|| first_seconds(&said, "max-age")) {
             return Some(stated);
         }
         if let Some(expires) = first(&self.response, "expires") {
-            // §5.3: an invalid date is in the past. §4.2: a lifetime is a length of time, so that it is not negative.
+            // §5.3: an invalid date is in the past. §4.2: a lifetime is a duration, so it is not negative.
             let expires = http_date(&expires, self.response_time);
             return Some(expires.map_or(0, |expires| (expires - self.date_value()).max(0)));
         }
@@ -336,7 +336,7 @@ impl Exchange {
     }
 }
 
-/// §5.2.1.2: how much staleness the client takes.
+/// §5.2.1.2: the staleness that the client accepts.
 fn max_stale(asked: &Directives) -> Option<i128> {
     let any = asked.iter().any(|(name, argument)| name == "max-stale" && argument.is_none());
     if any { Some(1 << 100) } else { all_seconds(asked, "max-stale").into_iter().max() }
@@ -442,20 +442,20 @@ mod tests {
 
     use super::*;
     use crate::http::demands::Demands;
-    use crate::http::freshness::{Failure, Freshness, LifetimeSource, Reuse, ValidationReason};
+    use crate::http::freshness::{Freshness, LifetimeSource, Reuse, UpstreamFailure, ValidationReason};
     use crate::http::storable::{Received, RequestFacts, Storable, storable};
     use crate::http::{ClientDirectives, Policy};
 
     /// Fri, 06 Nov 2026 13:00:00 GMT
     const NOW: i128 = 1_793_970_000;
 
-    /// An exchange, and the request that would like to use it afterwards.
+    /// An exchange, and a later request that might use its response.
     #[derive(Debug, Clone)]
     struct Case {
         exchange: Exchange,
         contract: Contract,
         request: Lines,
-        /// Milliseconds since the response came.
+        /// Milliseconds since the response was received.
         elapsed: u64,
     }
 
@@ -502,14 +502,14 @@ mod tests {
         storable(facts, received, &policy(&case.contract))
     }
 
-    /// How often what happened.
+    /// How often each verdict occurred.
     type Tally = BTreeMap<String, usize>;
 
     fn count(tally: &mut Tally, what: &str) {
         *tally.entry(what.to_owned()).or_default() += 1;
     }
 
-    /// Compares the two readings; what they said is counted.
+    /// Compares the model with the implementation, and counts the verdicts.
     fn compare(case: &Case, tally: &mut Tally) -> Result<(), String> {
         let permission = case.exchange.may_store();
         count(tally, permission.err().unwrap_or("may be stored"));
@@ -572,8 +572,8 @@ mod tests {
             Reuse::Validate { because, .. } => count(tally, because.token()),
         }
         for (failure, situation) in [
-            (Failure::Status(StatusCode::BAD_GATEWAY), Situation::Erring),
-            (Failure::NoAnswer, Situation::Disconnected),
+            (UpstreamFailure::Status(StatusCode::BAD_GATEWAY), Situation::Erring),
+            (UpstreamFailure::NoAnswer, Situation::Disconnected),
         ] {
             let permitted = permission(situation);
             let used = freshness.usable_after(failure, now, &demands);
@@ -585,7 +585,7 @@ mod tests {
         Ok(())
     }
 
-    /// Mostly numbers around which something happens.
+    /// Mostly numbers near thresholds.
     fn argument() -> impl Strategy<Value = String> {
         prop_oneof![
             9 => (0u32..50).prop_map(|seconds| format!("={seconds}")),
@@ -683,7 +683,7 @@ mod tests {
         let other = other.prop_map(|line| {
             line.split_once(": ").map(|(name, value)| (name.to_owned(), value.to_owned())).unwrap()
         });
-        // Up to seventy years ahead: beyond fifty two digits of a year mean the past.
+        // Up to seventy years ahead: beyond fifty, a two-digit year means the past.
         let expires = prop_oneof![8 => date(-20..60), 1 => date(1_300_000_000..2_200_000_000)];
         let sections = (
             control(response_directive(), 4),
@@ -761,10 +761,10 @@ mod tests {
         }
     }
 
-    /// So many cases that the rarest verdict comes several times.
+    /// Enough cases for the rarest verdict to occur several times.
     const CASES: usize = 10_000;
 
-    /// The generator reaches every verdict of both readings, so that the property above is about all of them.
+    /// The generator reaches every verdict of both, so that the property above covers all of them.
     #[test]
     fn every_verdict_occurs() {
         let mut runner = TestRunner::deterministic();
@@ -774,7 +774,7 @@ mod tests {
             compare(&case, &mut tally).unwrap_or_else(|fault| panic!("{fault}: {case:#?}"));
         }
         let expected = [
-            // What Larder says of storing,
+            // Larder's verdict on storing,
             "stored",
             "fields withheld",
             "nothing withheld",
@@ -790,7 +790,7 @@ mod tests {
             "content-range",
             "no-lifetime",
             "stale-at-once",
-            // where it took the lifetime from,
+            // its source of the lifetime,
             LifetimeSource::SMaxage.explanation(),
             LifetimeSource::MaxAge.explanation(),
             LifetimeSource::Expires.explanation(),
@@ -798,7 +798,7 @@ mod tests {
             LifetimeSource::NegativeTtl.explanation(),
             LifetimeSource::Heuristic.explanation(),
             LifetimeSource::None.explanation(),
-            // and how it uses what is stored.
+            // and its use of the stored response.
             "fresh",
             "stale-while-revalidate",
             "stale",
@@ -815,7 +815,7 @@ mod tests {
             "Disconnected: used true, permitted true",
             "Disconnected: used false, permitted true",
             "Disconnected: used false, permitted false",
-            // What the RFC says.
+            // The model's verdict.
             "may be stored",
             "Cache-Control cannot be read",
             "§5.2.1.5: request no-store",

@@ -1,5 +1,5 @@
-//! Byte ranges (RFC 9110 §14), one or several, cut from a complete representation. Sets of ranges that nobody asks for
-//! in good faith get the whole, which §14.2 allows.
+//! Byte ranges (RFC 9110 §14), one or several, of a complete representation. Abusive sets of ranges receive the whole
+//! representation, as §14.2 allows.
 
 use std::time::Duration;
 
@@ -11,36 +11,36 @@ use smallvec::SmallVec;
 use super::date::DateField;
 use super::validation::EntityTag;
 
-/// What a request's `Range` asks of a representation of known length.
+/// What a request's `Range` selects from a representation of known length.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Range {
     /// No (usable) range: send all of it.
     Whole,
-    /// 206 (§15.3.7): at least one part, in the order asked for. Two parts neither overlap nor touch. One part goes
-    /// out as it is (§15.3.7.1), even where several were asked for; more as [`super::multipart`].
-    Parts(Parts),
-    /// 416 (§15.5.17): no range lies within.
+    /// 206 (§15.3.7) with at least one range, in the requested order. No two ranges overlap or touch. A single range
+    /// is sent directly (§15.3.7.1), several as [`super::multipart`].
+    Parts(ByteRanges),
+    /// 416 (§15.5.17): no range is satisfiable.
     Unsatisfiable,
 }
 
-/// Parts of one representation; mostly one.
-pub type Parts = SmallVec<[Part; 1]>;
+/// The ranges of one representation; mostly one.
+pub type ByteRanges = SmallVec<[ByteRange; 1]>;
 
 /// Bytes `first..=last` of a representation; both lie within it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Part {
+pub struct ByteRange {
     pub first: u64,
     pub last: u64,
 }
 
-/// Most ranges of one request that are answered one by one; whoever asks for more gets the whole (§17.15).
+/// Most ranges of one request; a request for more receives the whole representation (§17.15).
 const RANGES: usize = 16;
 
-/// Most ranges of one request that may overlap (§14.2).
+/// Most overlapping ranges of one request (§14.2).
 const OVERLAPPING: usize = 2;
 
-/// Reads `Range` and `If-Range` (§13.1.5, strong comparison) against a 200 response of `length` bytes: a stored one,
-/// or the head of one on its way whose `Content-Length` is known. For GET only, and after the conditions of
+/// Evaluates `Range` and `If-Range` (§13.1.5, strong comparison) for a 200 response of `length` bytes, stored or
+/// being received with a known `Content-Length`. For GET only, and after the conditions of
 /// [`super::validation::evaluate`] (§14.2).
 pub fn requested(request: &HeaderMap, stored: &HeaderMap, length: u64) -> Range {
     let mut lines = request.get_all(RANGE).iter();
@@ -52,8 +52,8 @@ pub fn requested(request: &HeaderMap, stored: &HeaderMap, length: u64) -> Range 
     }
 }
 
-/// Whether a request asks for a part. A set of ranges in bytes that is invalid, or that nobody sends in good faith, asks for
-/// nothing: RFC 9110 §14.2 lets it be ignored. What ranges in other units ask for is for the origin to know.
+/// Whether a request asks for a range. An invalid or abusive set of byte ranges counts as none (RFC 9110 §14.2).
+/// Ranges in other units are left to the origin.
 pub fn is_asked_for(request: &HeaderMap) -> bool {
     let mut lines = request.get_all(RANGE).iter();
     let Some(first) = lines.next() else { return false };
@@ -62,8 +62,8 @@ pub fn is_asked_for(request: &HeaderMap) -> bool {
         || (lines.next().is_none() && specs(first.as_bytes()).is_some())
 }
 
-impl Part {
-    /// How many bytes.
+impl ByteRange {
+    /// Length in bytes.
     pub fn length(self) -> u64 {
         self.last - self.first + 1
     }
@@ -73,59 +73,59 @@ impl Part {
         format!("bytes {}-{}/{length}", self.first, self.last)
     }
 
-    /// Where it lies in a body of so many bytes; what lies outside of it is left out.
+    /// The index range in a body of this length, clipped.
     pub fn within(self, length: usize) -> std::ops::Range<usize> {
         let end = usize::try_from(self.last).map_or(length, |last| length.min(last.saturating_add(1)));
         usize::try_from(self.first).map_or(end, |first| first.min(end))..end
     }
 
-    /// These bytes of the whole `body`; what lies outside of it is left out.
+    /// These bytes of `body`, clipped.
     pub fn cut(self, body: &Bytes) -> Bytes {
         body.slice(self.within(body.len()))
     }
 
-    fn overlaps(self, other: Part) -> bool {
+    fn overlaps(self, other: ByteRange) -> bool {
         self.first <= other.last && other.first <= self.last
     }
 
     /// Whether there is no gap between them.
-    fn touches(self, other: Part) -> bool {
+    fn touches(self, other: ByteRange) -> bool {
         self.first <= other.last.saturating_add(1) && other.first <= self.last.saturating_add(1)
     }
 
-    fn joined(self, other: Part) -> Part {
-        Part { first: self.first.min(other.first), last: self.last.max(other.last) }
+    fn joined(self, other: ByteRange) -> ByteRange {
+        ByteRange { first: self.first.min(other.first), last: self.last.max(other.last) }
     }
 }
 
-/// What a valid set of ranges asks of `length` bytes. A set is satisfiable if one of its ranges is (§14.1.1); the
-/// others are left out (§15.3.7.2).
+/// Evaluates a valid set of ranges for `length` bytes. A set is satisfiable if one of its ranges is (§14.1.1); the
+/// others are dropped (§15.3.7.2).
 fn within(specs: &[Spec], length: u64) -> Range {
     let satisfiable = specs.iter().filter(|spec| spec.is_satisfiable(length));
     if satisfiable.clone().next().is_none() {
         return Range::Unsatisfiable;
     }
-    // Satisfiable, but no Content-Range can say "no bytes"; §14.2 lets it be ignored.
+    // Satisfiable, but Content-Range cannot express zero bytes; §14.2 allows ignoring it.
     if length == 0 {
         return Range::Whole;
     }
-    let parts: Parts = satisfiable.map(|spec| spec.part(length)).collect();
+    let parts: ByteRanges = satisfiable.map(|spec| spec.part(length)).collect();
     if overlapping(&parts) > OVERLAPPING { Range::Whole } else { Range::Parts(coalesced(parts)) }
 }
 
-fn overlapping(parts: &[Part]) -> usize {
-    let overlaps_another = |(index, part): &(usize, &Part)| {
+fn overlapping(parts: &[ByteRange]) -> usize {
+    let overlaps_another = |(index, part): &(usize, &ByteRange)| {
         parts.iter().enumerate().any(|(other, known)| other != *index && known.overlaps(**part))
     };
     parts.iter().enumerate().filter(overlaps_another).count()
 }
 
-/// Joins what overlaps or touches (§15.3.7.2), at the place of the earliest of them in the request.
-fn coalesced(parts: Parts) -> Parts {
-    let mut apart = Parts::new();
+/// Joins ranges that overlap or touch (§15.3.7.2), at the position of the first in the request.
+fn coalesced(parts: ByteRanges) -> ByteRanges {
+    let mut apart = ByteRanges::new();
     for mut part in parts {
         let mut place = apart.len();
-        // Having grown, it may touch others.
+        // The joined range may touch others.
         while let Some(at) = apart.iter().position(|known| known.touches(part)) {
             part = part.joined(apart.remove(at));
             place = place.min(at);
@@ -135,7 +135,7 @@ fn coalesced(parts: Parts) -> Parts {
     apart
 }
 
-/// `If-Range` (§13.1.5): true when it is absent, or names exactly the stored response.
+/// `If-Range` (§13.1.5): true if absent, or if it matches the stored response exactly.
 fn is_condition_true(request: &HeaderMap, stored: &HeaderMap) -> bool {
     let mut lines = request.get_all(IF_RANGE).iter();
     let Some(condition) = lines.next() else {
@@ -151,7 +151,7 @@ fn is_condition_true(request: &HeaderMap, stored: &HeaderMap) -> bool {
     }
 }
 
-/// RFC 9110 §8.8.2.2: a representation that changed twice in that second would have a Date in it.
+/// RFC 9110 §8.8.2.2: a strong date is at least a second before `Date`.
 fn is_last_modified_strong(stored: &HeaderMap) -> bool {
     match (DateField::of(stored, &LAST_MODIFIED), DateField::of(stored, &DATE)) {
         (DateField::At(modified), DateField::At(date)) => {
@@ -177,7 +177,7 @@ impl Spec {
         }
         let first = position(first)?;
         let last = if last.is_empty() { u64::MAX } else { position(last)? };
-        // An int-range that ends before it begins is invalid, and the field with it.
+        // An int-range that ends before it starts is invalid, and so is the field.
         (first <= last).then_some(Spec::From { first, last })
     }
 
@@ -189,17 +189,17 @@ impl Spec {
         }
     }
 
-    /// The bytes of a range that is satisfiable, of a length that is not 0.
-    fn part(&self, length: u64) -> Part {
+    /// The bytes of a satisfiable range, for a non-zero length.
+    fn part(&self, length: u64) -> ByteRange {
         match *self {
-            Spec::From { first, last } => Part { first, last: last.min(length - 1) },
-            Spec::Suffix { count } => Part { first: length.saturating_sub(count), last: length - 1 },
+            Spec::From { first, last } => ByteRange { first, last: last.min(length - 1) },
+            Spec::Suffix { count } => ByteRange { first: length.saturating_sub(count), last: length - 1 },
         }
     }
 }
 
-/// The ranges of a `Range` value in bytes; `None` if the unit is another, a range is invalid (and the field with it,
-/// §14.1.1), there is none, or there are too many.
+/// The byte ranges of a `Range` value. `None` for another unit, an invalid range (which invalidates the field,
+/// §14.1.1), no range, or too many.
 fn specs(value: &[u8]) -> Option<SmallVec<[Spec; 1]>> {
     let equals = value.iter().position(|byte| *byte == b'=')?;
     // Range units are case-insensitive (§14.1).
@@ -217,7 +217,7 @@ fn specs(value: &[u8]) -> Option<SmallVec<[Spec; 1]>> {
     (!specs.is_empty()).then_some(specs)
 }
 
-/// Positions too great for an integer are beyond every length.
+/// Positions that overflow are beyond every length.
 fn position(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -244,7 +244,7 @@ mod tests {
     }
 
     fn parts(bounds: &[(u64, u64)]) -> Range {
-        Range::Parts(bounds.iter().map(|(first, last)| Part { first: *first, last: *last }).collect())
+        Range::Parts(bounds.iter().map(|(first, last)| ByteRange { first: *first, last: *last }).collect())
     }
 
     #[test]
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn several_ranges_keep_their_order_and_lose_what_lies_outside() {
+    fn several_ranges_keep_their_order_and_are_clipped() {
         let rows = [
             ("bytes=500-599,0-99", parts(&[(500, 599), (0, 99)])),
             ("bytes=-1,0-0", parts(&[(999, 999), (0, 0)])),
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn sets_that_only_cost_get_the_whole() {
+    fn abusive_sets_of_ranges_get_the_whole_representation() {
         let set = |count: u64| {
             format!("bytes={}", (0..count).map(|at| format!("{0}-{0},", at * 1000)).collect::<String>())
         };
@@ -332,17 +332,17 @@ mod tests {
     }
 
     #[test]
-    fn a_part_is_cut_from_the_body_and_says_where_it_lies() {
-        let (body, part) = (Bytes::from_static(b"0123456789"), Part { first: 2, last: 4 });
+    fn a_range_has_its_bytes_and_content_range() {
+        let (body, part) = (Bytes::from_static(b"0123456789"), ByteRange { first: 2, last: 4 });
         assert_eq!(part.cut(&body), "234");
         assert_eq!(part.length(), 3);
         assert_eq!(part.content_range(10), "bytes 2-4/10");
-        assert_eq!(Part { first: 8, last: u64::MAX }.cut(&body), "89");
-        assert_eq!(Part { first: 10, last: 12 }.cut(&body), "");
+        assert_eq!(ByteRange { first: 8, last: u64::MAX }.cut(&body), "89");
+        assert_eq!(ByteRange { first: 10, last: 12 }.cut(&body), "");
     }
 
     #[test]
-    fn what_is_not_a_valid_byte_range_is_ignored() {
+    fn invalid_byte_ranges_are_ignored() {
         let rows = [
             "",
             "bytes",
@@ -409,7 +409,7 @@ mod tests {
         }
 
         #[test]
-        fn parts_hold_what_was_asked_for_and_nothing_twice(
+        fn ranges_cover_the_request_without_duplicates(
             bounds in proptest::collection::vec((0u64..1500, 0u64..1500), 1..8), length in 1u64..1500,
         ) {
             let asked: Vec<_> = bounds.iter().map(|(a, b)| (*a.min(b), *a.max(b))).collect();
@@ -418,7 +418,7 @@ mod tests {
                 let is_asked = |byte: &u64| asked.iter().any(|(first, last)| (first..=last).contains(&byte));
                 let holders = |byte: u64| parts.iter().filter(|part| (part.first..=part.last).contains(&byte)).count();
                 prop_assert!((0..length).filter(is_asked).all(|byte| holders(byte) == 1));
-                // What comes on top is less than another part would have cost.
+                // The overhead is less than that of another part.
                 let extra = (0..length).filter(|byte| !is_asked(byte) && holders(*byte) > 0).count();
                 prop_assert!(extra < 80 * asked.len());
             }

@@ -1,5 +1,5 @@
-//! The request target: as it came for upstream and the key, which hold the same bytes, and normalised for the rules and
-//! for invalidation. Refuses requests whose target or host is ambiguous.
+//! The request target: as received for upstream and the key, which use the same bytes, and normalised for rules and
+//! invalidation. Rejects requests with an ambiguous target or host.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -15,36 +15,36 @@ mod readings;
 
 pub use readings::{MOST as MOST_READINGS, Readings};
 
-/// Where a request points: scheme, host, path and raw query. RFC 9110 §7.1.
+/// The target of a request: scheme, host, path and raw query (RFC 9110 §7.1).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Target {
-    /// `http` or `https`, as the client sees it.
+    /// `http` or `https`, as seen by the client.
     pub scheme: &'static str,
-    /// Host and, unless it is the scheme's default, port; lower case.
+    /// Host, and the port unless it is the scheme's default; in lower case.
     pub host: String,
-    /// Path after [`normalise`], in lower case if `case` says that it has none; begins with `/`. Only the server-wide
+    /// The path after [`normalise`], in lower case if `case` ignores case; starts with `/`. Only the server-wide
     /// `OPTIONS *` has the path `*`.
     pub path: String,
-    /// The path as it came, unless it came as `path`.
+    /// The path as received, if it differs from `path`.
     pub sent: Option<Box<str>>,
-    /// Query without the `?`, as received.
+    /// The query without the `?`, as received.
     pub query: Option<String>,
-    /// Whether upstream tells paths apart by case.
+    /// Whether upstream distinguishes paths by case.
     pub case: PathCase,
 }
 
 /// `[server] case_insensitive_paths`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PathCase {
-    /// Two paths that differ in case are two paths.
+    /// Paths that differ in case are different.
     #[default]
     Sensitive,
-    /// They are one.
+    /// Paths that differ in case are equal.
     Insensitive,
 }
 
 impl PathCase {
-    /// The form of a path, or of a part of one, that rules and tags know. In ASCII.
+    /// The form of a path, or of a part of one, in rules and tags. ASCII.
     pub(crate) fn fold<'p>(self, path: impl Into<Cow<'p, str>>) -> Cow<'p, str> {
         let path = path.into();
         match self {
@@ -54,18 +54,18 @@ impl PathCase {
     }
 }
 
-/// Why a target is refused with 400.
+/// Why a target is rejected with 400.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TargetFault {
-    /// RFC 9112 §3.2: neither a `Host` field nor an authority in the target (HTTP/1.0 is not excused: a key needs
-    /// a host).
+    /// RFC 9112 §3.2: neither a `Host` field nor an authority in the target. Also rejected for HTTP/1.0, since a key
+    /// needs a host.
     #[error("the request has no Host field")]
     MissingHost,
     /// RFC 9112 §3.2: more than one `Host` line.
     #[error("the request has more than one Host field")]
     RepeatedHost,
-    /// The host is not a valid `uri-host [ ":" port ]`: it is empty, holds user information or a percent-encoding,
-    /// or the port is not a number below 65536.
+    /// The host is no valid `uri-host [ ":" port ]`: it is empty, contains user information or a percent-encoding, or
+    /// its port is no number below 65536.
     #[error("the Host field is not a valid host")]
     BadHost,
     /// Neither origin-form nor absolute-form (nor `*` for OPTIONS).
@@ -74,9 +74,9 @@ pub enum TargetFault {
 }
 
 impl Target {
-    /// The target of a request. An authority in the target (absolute-form, or `:authority`) wins over `Host`
-    /// (RFC 9112 §3.2.2), but an invalid `Host` beside it is refused all the same (§3.2). `scheme` is what the
-    /// listener serves; what the client writes before `://` cannot change it (§3.3).
+    /// The target of a request. An authority in the target (absolute-form, or `:authority`) overrides `Host` (RFC
+    /// 9112 §3.2.2), but an invalid `Host` is still rejected (§3.2). `scheme` is that of the listener; the client's
+    /// scheme cannot change it (§3.3).
     pub fn of(
         scheme: &'static str,
         uri: &Uri,
@@ -95,7 +95,7 @@ impl Target {
         Ok(Target { scheme, host, query, case, ..Target::default() }.at(path_of(uri)?))
     }
 
-    /// The same with another path, as it came.
+    /// The same target with another path, as received.
     #[must_use]
     pub fn at(self, sent: &str) -> Target {
         let path = if sent == "*" { Cow::Borrowed(sent) } else { self.case.fold(normalise(sent)) };
@@ -104,7 +104,7 @@ impl Target {
         Target { path, sent, ..self }
     }
 
-    /// The path as it came, and as upstream receives it.
+    /// The path as received, which upstream receives too.
     pub fn sent_path(&self) -> &str {
         self.sent.as_deref().unwrap_or(&self.path)
     }
@@ -117,12 +117,12 @@ impl Target {
         }
     }
 
-    /// Tags of what is stored under this path, however it was spelled: one for each of its readings.
+    /// The path tags of this target in any spelling: one for each reading.
     pub fn tags(&self) -> Vec<Tag> {
         self.readings().all().map(Tag::uri).collect()
     }
 
-    /// All paths that upstream may take this one for.
+    /// All paths that upstream may read this one as.
     pub fn readings(&self) -> Readings<'_> {
         // An upstream that does not resolve dot segments sees another path.
         let unresolved = self.sent.as_deref().filter(|sent| *sent != "*").map(|sent| decode(sent.as_bytes()));
@@ -131,8 +131,7 @@ impl Target {
     }
 }
 
-/// The value of `Host`, normalised; empty if it is empty, which RFC 9112 §3.2 allows beside an absolute-form
-/// target.
+/// The normalised value of `Host`. Empty if it is empty, which RFC 9112 §3.2 allows with an absolute-form target.
 fn host_field(scheme: &str, headers: &HeaderMap) -> Result<Option<String>, TargetFault> {
     let mut lines = headers.get_all(HOST).iter();
     let Some(line) = lines.next() else {
@@ -163,9 +162,9 @@ fn path_of(uri: &Uri) -> Result<&str, TargetFault> {
     }
 }
 
-/// `host [ ":" port ]` in lower case and without the scheme's default port; `None` if it is not valid
-/// (RFC 3986 §3.2, without user information). A percent-encoded host is not accepted: it would be a second
-/// spelling of a name, and no client sends one.
+/// Normalises `host [ ":" port ]` to lower case, without the scheme's default port. `None` if it is invalid (RFC 3986
+/// §3.2, without user information). A percent-encoded host is rejected: it would be a second spelling, and no client
+/// sends one.
 pub(crate) fn normalise_authority(scheme: &str, authority: &str) -> Option<String> {
     let (host, port) = split_port(authority)?;
     let is_valid = match host.strip_prefix('[') {
@@ -182,9 +181,9 @@ pub(crate) fn normalise_authority(scheme: &str, authority: &str) -> Option<Strin
     Some(normal)
 }
 
-/// RFC 3986 §3.2.3: the port may be empty, which means the default.
+/// RFC 3986 §3.2.3: an empty port means the default.
 fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
-    // Colons inside the brackets of an IPv6 literal are its own.
+    // Colons inside the brackets of an IPv6 literal belong to it.
     let end_of_host = authority.rfind(']').map_or(0, |bracket| bracket + 1);
     let Some(colon) = authority[end_of_host..].find(':').map(|at| end_of_host + at) else {
         return Some((authority, None));
@@ -193,7 +192,7 @@ fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
     if port.is_empty() {
         return Some((host, None));
     }
-    // `u16::from_str` would take a leading `+`.
+    // `u16::from_str` would accept a leading `+`.
     let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
     Some((host, Some(port.parse().ok().filter(|_| is_number)?)))
 }
@@ -215,7 +214,7 @@ const fn is_sub_delimiter(byte: u8) -> bool {
     matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=')
 }
 
-/// Bytes that stand in a path as they are: `pchar` without percent-encodings, and `/` (RFC 3986 §3.3).
+/// Bytes that occur unencoded in paths: `pchar` without percent-encodings, and `/` (RFC 3986 §3.3).
 const PLAIN: [bool; 256] = {
     let mut plain = [false; 256];
     let mut byte = 0;
@@ -227,16 +226,16 @@ const PLAIN: [bool; 256] = {
     plain
 };
 
-/// Whether a byte stands in a path as it is.
+/// Whether a byte occurs unencoded in paths.
 pub(crate) fn is_plain(byte: u8) -> bool {
     PLAIN[usize::from(byte)]
 }
 
-/// Normal form of a path (RFC 3986 §6.2.2): unreserved characters decoded, hex digits upper case, dot
-/// segments removed (also those that were written `%2e`). `%2F` stays as it is: it does not separate segments.
-/// Bytes that may not stand in a path are percent-encoded, so that they too have one spelling. A `%` that begins no
-/// encoding is left alone, and what follows it is never decoded into one. The result is ASCII, begins with `/` and
-/// is its own normal form; a path already in normal form is returned without a copy.
+/// Normalises a path (RFC 3986 §6.2.2): decodes unreserved characters, writes hex digits in upper case, and removes
+/// dot segments (including `%2e`). `%2F` stays: it does not separate segments. Encodes bytes that are invalid in a
+/// path, so that they have one spelling too. A `%` that starts no encoding stays, and later decoding never completes
+/// it to one. The result is ASCII, starts with `/`, and is its own normal form. Copies nothing if the path is already
+/// in normal form.
 pub fn normalise(path: &str) -> Cow<'_, str> {
     if path.starts_with('/') && is_normal(path.as_bytes()) {
         return Cow::Borrowed(path);
@@ -244,8 +243,8 @@ pub fn normalise(path: &str) -> Cow<'_, str> {
     Cow::Owned(remove_dot_segments(&decode(path.as_bytes())))
 }
 
-/// The form of a path in which its sub-delimiters, `:` and `@` stand as they are (RFC 3986 §3.3): upstreams take them for
-/// the same whether or not they are encoded. Without a copy if none is encoded.
+/// The path with its sub-delimiters, `:` and `@` decoded (RFC 3986 §3.3), since upstreams treat both spellings alike.
+/// Copies nothing if none is encoded.
 pub fn with_plain_delimiters(path: &str) -> Cow<'_, str> {
     if !path.contains('%') {
         return Cow::Borrowed(path);
@@ -262,19 +261,19 @@ pub fn with_plain_delimiters(path: &str) -> Cow<'_, str> {
     Cow::Owned(plain)
 }
 
-/// What may stand in a segment without being unreserved: `sub-delims / ":" / "@"`.
+/// Characters of a segment that are not unreserved: `sub-delims / ":" / "@"`.
 pub(crate) const fn is_plain_delimiter(byte: u8) -> bool {
     is_sub_delimiter(byte) || matches!(byte, b':' | b'@')
 }
 
-/// Whether a character stands as it is in a normalised path.
+/// Whether a character occurs unencoded in a normalised path.
 pub(crate) fn stands_plainly(character: char) -> bool {
     u8::try_from(character).is_ok_and(|byte| PLAIN[usize::from(byte)])
 }
 
-/// A path in lower case: its letters, and those that are encoded as UTF-8. Other encodings stay as they are. A letter whose
-/// lower case is one of ASCII becomes that one, in plain: to some upstreams U+212A, the sign of the kelvin, is a `k` (Java's
-/// equalsIgnoreCase). Each spelling has a key of its own, so that to take too many for one invalidates more, and shares nothing.
+/// A path in lower case, including letters encoded as UTF-8. Other encodings stay. A letter whose lower case is ASCII
+/// becomes that, unencoded: some upstreams (Java's equalsIgnoreCase) treat U+212A, the Kelvin sign, as `k`. Each
+/// spelling has its own key, so treating too many as equal only invalidates more.
 fn lower_case(path: Cow<'_, str>) -> Cow<'_, str> {
     if !path.bytes().any(|byte| byte.is_ascii_uppercase() || byte == b'%') {
         return path;
@@ -301,7 +300,7 @@ fn lower_case(path: Cow<'_, str>) -> Cow<'_, str> {
     Cow::Owned(lower)
 }
 
-/// The character whose UTF-8 stands encoded at the start of `path`, and how many bytes it has.
+/// The UTF-8 character that starts `path` percent-encoded, and its length in bytes.
 fn encoded_character(path: &[u8]) -> Option<(char, usize)> {
     let bytes: Vec<u8> = path.chunks(3).take(4).map_while(encoded_byte).collect();
     let length = match bytes.first()? {
@@ -337,7 +336,7 @@ fn is_normal_encoding(rest: &[u8]) -> bool {
     encoded_byte(rest).is_some_and(|byte| !is_unreserved(byte)) && is_upper(rest.get(1)) && is_upper(rest.get(2))
 }
 
-/// The byte that a percent-encoding at the start of `rest` stands for.
+/// The byte of a percent-encoding at the start of `rest`.
 fn encoded_byte(rest: &[u8]) -> Option<u8> {
     let [b'%', high, low, ..] = rest else {
         return None;
@@ -346,7 +345,8 @@ fn encoded_byte(rest: &[u8]) -> Option<u8> {
     Some((digit(*high)? * 16 + digit(*low)?) as u8)
 }
 
-/// What has been written since a `%` that begins no encoding: a hex digit decoded right behind it would make it
+/// The text since a `%` that starts no encoding: decoding a hex digit right after it would complete an encoding, so a
+/// path would be decoded twice.
 /// one, and a path would be decoded twice.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pending {
@@ -402,7 +402,7 @@ fn remove_dot_segments(path: &str) -> String {
                 if segment == ".." {
                     out.truncate(out.rfind('/').unwrap_or(0));
                 }
-                // The slash before a last dot segment stays.
+                // The slash before a trailing dot segment stays.
                 if segments.peek().is_none() {
                     out.push('/');
                 }
@@ -486,7 +486,7 @@ mod tests {
 
     #[test]
     fn absolute_form_wins_over_host() {
-        // RFC 9112 §3.2.2's example.
+        // The example of RFC 9112 §3.2.2.
         let target = target("http://www.example.org/pub/WWW/TheProject.html", &["other.example"]).unwrap();
         assert_eq!((target.host.as_str(), target.path.as_str()), ("www.example.org", "/pub/WWW/TheProject.html"));
     }
@@ -572,10 +572,10 @@ mod tests {
             ("/", "/"),
             ("users", "/users"),
             ("/%7Euser/%e4%bd%a0", "/~user/%E4%BD%A0"),
-            // RFC 3986 §6.2.2, without its scheme and host.
+            // RFC 3986 §6.2.2, without scheme and host.
             ("/b/c/%7Bfoo%7D", "/b/c/%7Bfoo%7D"),
             ("/./b/../b/%63/%7bfoo%7d", "/b/c/%7Bfoo%7D"),
-            // RFC 3986 §5.2.4's two examples.
+            // The two examples of RFC 3986 §5.2.4.
             ("/a/b/c/./../../g", "/a/g"),
             ("mid/content=5/../6", "/mid/6"),
             ("/a/%2e%2E/b", "/b"),

@@ -1,6 +1,6 @@
-//! Targeted cache control (RFC 9213): which field of a response decides on its caching. Larder's target list is
-//! `Larder-Cache-Control`, then `CDN-Cache-Control`; then comes `Surrogate-Control`, older than the RFC and not a
-//! structured field, as servers still send it; then `Cache-Control`, for everyone.
+//! Targeted cache control (RFC 9213): selects the field that controls caching. Larder's target list is
+//! `Larder-Cache-Control`, then `CDN-Cache-Control`; then `Surrogate-Control`, which is older than the RFC, no
+//! structured field, and still in use; then `Cache-Control`.
 
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue};
@@ -15,7 +15,7 @@ pub static LARDER_CACHE_CONTROL: HeaderName = HeaderName::from_static("larder-ca
 static CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 static SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
 
-/// The field that decides.
+/// The field that controls caching.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Authority {
     /// `Larder-Cache-Control`.
@@ -29,7 +29,7 @@ pub enum Authority {
 }
 
 impl Authority {
-    /// The field's name, for people.
+    /// The field's name, for messages.
     pub fn field(self) -> &'static str {
         match self {
             Authority::Larder => "Larder-Cache-Control",
@@ -39,7 +39,7 @@ impl Authority {
         }
     }
 
-    /// One sentence with the section that says so.
+    /// One sentence with its RFC section.
     pub fn explanation(self) -> &'static str {
         match self {
             Authority::Larder => {
@@ -56,14 +56,14 @@ impl Authority {
     }
 }
 
-/// What a response says on its caching, and in which field.
+/// The directives that apply to a response, and their field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Effective {
     pub authority: Authority,
     pub directives: ResponseDirectives,
 }
 
-/// RFC 9213 §2.2: the first field of the target list with a valid value that is not empty decides alone.
+/// RFC 9213 §2.2: the first field of the target list with a valid, non-empty value applies alone.
 pub fn effective(headers: &HeaderMap) -> Effective {
     let found = targeted(headers, &LARDER_CACHE_CONTROL)
         .map(|directives| (Authority::Larder, directives))
@@ -74,28 +74,28 @@ pub fn effective(headers: &HeaderMap) -> Effective {
     Effective { authority, directives }
 }
 
-/// Removes from a response to a client what was meant for Larder: `Larder-Cache-Control`, which names nobody else,
-/// and `Surrogate-Control`, which the last surrogate before the client removes. `CDN-Cache-Control` and
-/// `Cache-Control` stay, since caches further down go by them (RFC 9213 §3, RFC 9111 §5.2).
+/// Removes the fields for Larder from a response to a client: `Larder-Cache-Control`, and `Surrogate-Control`, which
+/// the last surrogate removes. `CDN-Cache-Control` and `Cache-Control` stay for downstream caches (RFC 9213 §3, RFC
+/// 9111 §5.2).
 ///
-/// To be called when a response is sent, not before it is stored: a 304 that freshens it need not repeat these
-/// fields, and the freshened response is judged by the stored ones.
+/// Call this when sending a response, not before storing it: a 304 need not repeat these fields, and the updated
+/// response is judged by the stored ones.
 pub fn strip_consumed(response: &mut HeaderMap) {
     response.remove(&LARDER_CACHE_CONTROL);
     response.remove(&SURROGATE_CONTROL);
 }
 
-/// Whether there is anything for [`strip_consumed`] to remove.
+/// Whether [`strip_consumed`] would remove anything.
 pub fn has_consumed(response: &HeaderMap) -> bool {
     response.contains_key(&LARDER_CACHE_CONTROL) || response.contains_key(&SURROGATE_CONTROL)
 }
 
-/// A targeted field; `None` where it is absent, empty or no dictionary (RFC 9213 §2.1).
+/// Parses a targeted field. `None` if it is absent, empty or no dictionary (RFC 9213 §2.1).
 fn targeted(headers: &HeaderMap, name: &HeaderName) -> Option<ResponseDirectives> {
     if !headers.contains_key(name) {
         return None;
     }
-    // RFC 9651 §4.2: the lines of a field are read as one.
+    // RFC 9651 §4.2: the lines of a field are one value.
     let lines: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
     let members: Dictionary = Parser::new(&lines.join(&b", "[..])).parse().ok()?;
     let mut directives = ResponseDirectives::default();
@@ -105,10 +105,10 @@ fn targeted(headers: &HeaderMap, name: &HeaderName) -> Option<ResponseDirectives
     (!members.is_empty()).then_some(directives)
 }
 
-/// RFC 9213 §2.1: a value of another type than its directive's is not made to fit. As in `Cache-Control`, such a
-/// directive counts as far as it restricts: a lifetime is over (RFC 9111 §4.2.1), `no-cache` and `private` are
-/// about the whole response, permissions are absent. To leave the directive out instead would turn
-/// `max-age=1.5` into "no word on freshness", which the family's `ttl` fills in.
+/// RFC 9213 §2.1: a value of the wrong type is not converted. As in `Cache-Control`, such a directive applies as far
+/// as it restricts: a lifetime is zero (RFC 9111 §4.2.1), `no-cache` and `private` concern the whole response,
+/// permissions are absent. Ignoring it instead would turn `max-age=1.5` into a missing lifetime, which the family's
+/// `ttl` would fill in.
 fn take(directives: &mut ResponseDirectives, key: &str, value: &ListEntry) {
     match key {
         "no-store" => directives.no_store = true,
@@ -127,7 +127,7 @@ fn take(directives: &mut ResponseDirectives, key: &str, value: &ListEntry) {
     }
 }
 
-/// The value; its parameters are ignored (RFC 9213 §2.1).
+/// The value without its parameters (RFC 9213 §2.1).
 fn item(value: &ListEntry) -> Option<&BareItem> {
     match value {
         ListEntry::Item(item) => Some(&item.bare_item),
@@ -149,10 +149,10 @@ fn scope(value: &ListEntry) -> Scope {
     names.map_or(Scope::Whole, |names| Scope::of_names(names.as_str().as_bytes()))
 }
 
-/// `Surrogate-Control`; `None` where it says nothing about storing: `content="ESI/1.0"` alone leaves that to
-/// `Cache-Control`. `no-store`, `private` and `no-cache` forbid storing wherever they stand outside a quoted string, also
-/// as the parameter of a directive; so does what cannot be read. (Edge Architecture 1.0 has neither `private` nor
-/// `no-cache`: whoever writes them there wants nobody to be answered without being asked.)
+/// Parses `Surrogate-Control`. `None` if it says nothing about storing: `content="ESI/1.0"` alone leaves that to
+/// `Cache-Control`. `no-store`, `private` and `no-cache` forbid storing wherever they occur outside of a quoted
+/// string, even as a directive's parameter, and so does unreadable input. (Edge Architecture 1.0 has neither
+/// `private` nor `no-cache`, but their intent is clear.)
 fn surrogate(headers: &HeaderMap) -> Option<ResponseDirectives> {
     let mut found: Option<ResponseDirectives> = None;
     let lines = headers.get_all(&SURROGATE_CONTROL).iter();
@@ -160,22 +160,22 @@ fn surrogate(headers: &HeaderMap) -> Option<ResponseDirectives> {
         match member.map(surrogate_directive) {
             Ok(Some(directive)) => directive.apply(found.get_or_insert_default()),
             Ok(None) => {}
-            // What cannot be read may have forbidden it.
+            // Unreadable input may have forbidden storing.
             Err(Unclosed) => found.get_or_insert_default().no_store = true,
         }
     }
     found
 }
 
-/// What `Surrogate-Control` can say on storing.
+/// The directives of `Surrogate-Control` about storing.
 enum SurrogateDirective {
     NoStore,
-    /// Seconds of freshness, and of staleness that is allowed afterwards.
+    /// Seconds of freshness, and of allowed staleness afterwards.
     MaxAge(u64, u64),
 }
 
 impl SurrogateDirective {
-    /// Of duplicates the stricter wins.
+    /// Of duplicates, the stricter wins.
     fn apply(&self, directives: &mut ResponseDirectives) {
         match *self {
             SurrogateDirective::NoStore => directives.no_store = true,
@@ -207,10 +207,11 @@ fn surrogate_directive(member: &[u8]) -> Option<SurrogateDirective> {
     }
 }
 
-/// Words that forbid storing. Whether Larder is remote from the origin, as `no-store-remote` has it, it cannot tell.
+/// Words that forbid storing. `no-store-remote` is included, since Larder cannot know whether it is remote from the
+/// origin.
 const FORBIDDING: [&[u8]; 4] = [b"no-store", b"no-store-remote", b"private", b"no-cache"];
 
-/// Where the parameters of a member begin.
+/// Index where a member's parameters start.
 fn end_of_directive(member: &[u8]) -> Option<usize> {
     let mut is_quoted = false;
     member.iter().position(|byte| {
@@ -219,7 +220,7 @@ fn end_of_directive(member: &[u8]) -> Option<usize> {
     })
 }
 
-/// `N` or `N+M`; nothing where one of them is not a number.
+/// `N` or `N+M`; `None` if one of them is not a number.
 fn periods(argument: &Argument<'_>) -> Option<(u64, u64)> {
     let Argument::Text(text) = argument else {
         return None;
@@ -357,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn words_that_forbid_count_wherever_they_stand_in_surrogate_control() {
+    fn forbidding_words_apply_anywhere_in_surrogate_control() {
         for word in ["no-store", "no-store-remote", "private", "no-cache", "No-Store"] {
             for place in [
                 "?",
@@ -385,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_meant_for_larder_is_consumed() {
+    fn only_fields_for_larder_are_consumed() {
         let mut headers = fields(&[(LARDER, "max-age=1"), (CDN, "max-age=2"), (SURROGATE, "x"), (GENERAL, "y")]);
         strip_consumed(&mut headers);
         assert_eq!(headers, fields(&[(CDN, "max-age=2"), (GENERAL, "y")]));

@@ -1,5 +1,4 @@
-//! Validation (RFC 9111 §4.3, RFC 9110 §8.8 and §13): towards upstream with what is stored, and towards clients
-//! with what they hold.
+//! Validation (RFC 9111 §4.3, RFC 9110 §8.8 and §13): of stored responses with upstream, and of clients' copies.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,26 +10,26 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::date::{self, DateField};
 
-/// What a client's conditions make of a stored (or just fetched) response.
+/// The result of a client's conditions for a stored or fetched response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Condition {
     /// Send the response.
     Send,
     /// Send 304 (RFC 9110 §15.4.5).
     NotModified,
-    /// The same as far as this date tells, which is that of the stored response. It is a whole second, in which the
-    /// response may have been modified once more (RFC 9110 §8.8.2.2): not if a write is known to fall in it, or in the next
-    /// one, by which a write of that second may have been answered.
+    /// Send 304, judged by the date of the stored response alone. The response may have changed again within that
+    /// second (RFC 9110 §8.8.2.2): send 200 if a write is known in that second or the next, by which a write of that
+    /// second may have been answered.
     NotModifiedSince(SystemTime),
 }
 
-/// Evaluates `If-None-Match` (weak comparison, lists, `*`), else `If-Modified-Since` (RFC 9110 §13.2.2), against
-/// the headers of a 200 response. Other statuses are sent as they are.
+/// Evaluates `If-None-Match` (weak comparison, lists, `*`), else `If-Modified-Since` (RFC 9110 §13.2.2), for a 200
+/// response. Other statuses are sent as they are.
 pub fn evaluate(request: &HeaderMap, status: StatusCode, stored: &HeaderMap) -> Condition {
     if status != StatusCode::OK {
         return Condition::Send;
     }
-    // RFC 9110 §13.1.3: If-Modified-Since is ignored beside If-None-Match, whatever that holds.
+    // RFC 9110 §13.1.3: If-Modified-Since is ignored if If-None-Match is present, even if invalid.
     if request.contains_key(IF_NONE_MATCH) {
         return if names_stored(request, stored) { Condition::NotModified } else { Condition::Send };
     }
@@ -46,11 +45,11 @@ fn names_stored(request: &HeaderMap, stored: &HeaderMap) -> bool {
     })
 }
 
-/// RFC 9110 §13.1.3; without a `Last-Modified` by `Date` (RFC 9111 §4.3.2). The date of the stored response if it is no
-/// later than the request's.
+/// RFC 9110 §13.1.3; without `Last-Modified` by `Date` (RFC 9111 §4.3.2). Returns the date of the stored response if
+/// it is no later than the request's.
 fn unmodified_since(request: &HeaderMap, stored: &HeaderMap) -> Option<SystemTime> {
     let mut lines = request.get_all(IF_MODIFIED_SINCE).iter();
-    // A field with more than one member, or without a valid date on either side, is ignored.
+    // A field with several members, or without a valid date on either side, is ignored.
     let since = lines.next().and_then(date::parse).filter(|_| lines.next().is_none())?;
     let modified = match DateField::of(stored, &LAST_MODIFIED) {
         DateField::Absent => DateField::of(stored, &DATE),
@@ -59,21 +58,20 @@ fn unmodified_since(request: &HeaderMap, stored: &HeaderMap) -> Option<SystemTim
     modified.valid().filter(|modified| *modified <= since)
 }
 
-/// Whether the request has preconditions that only the origin can judge (`If-Match`, `If-Unmodified-Since`;
-/// RFC 9111 §4.3.2).
+/// Whether the request has preconditions for the origin only (`If-Match`, `If-Unmodified-Since`; RFC 9111 §4.3.2).
 pub fn is_for_origin(request: &HeaderMap) -> bool {
     request.contains_key(IF_MATCH) || request.contains_key(IF_UNMODIFIED_SINCE)
 }
 
-/// Whether a stored 2xx response is what the origin would send if it judged these preconditions by it. A cache must not
-/// judge them (RFC 9111 §4.3.2), but may ignore them (RFC 9110 §13.1.1, §13.1.4), which changes nothing if so; if not, they
-/// are left to the origin. Entity tags are compared strongly.
+/// Whether these preconditions hold for a stored 2xx response, so that the origin would send it. A cache must not
+/// evaluate them (RFC 9111 §4.3.2) but may ignore them (RFC 9110 §13.1.1, §13.1.4), which is the same if they hold;
+/// otherwise the request is forwarded. Entity tags are compared strongly.
 pub fn is_as_asked(request: &HeaderMap, stored: &HeaderMap) -> bool {
     if request.contains_key(IF_MATCH) {
         return is_matched(request, stored);
     }
     let mut lines = request.get_all(IF_UNMODIFIED_SINCE).iter();
-    // §13.1.4: without one valid date on either side the field is to be ignored.
+    // §13.1.4: without a valid date on either side, the field is ignored.
     let since = lines.next().and_then(date::parse).filter(|_| lines.next().is_none());
     match (since, DateField::of(stored, &LAST_MODIFIED).valid()) {
         (Some(since), Some(modified)) => modified <= since,
@@ -81,7 +79,7 @@ pub fn is_as_asked(request: &HeaderMap, stored: &HeaderMap) -> bool {
     }
 }
 
-/// RFC 9110 §13.1.1. A `*` stands alone.
+/// RFC 9110 §13.1.1. `*` must be the only member.
 fn is_matched(request: &HeaderMap, stored: &HeaderMap) -> bool {
     let lines = || request.get_all(IF_MATCH).iter().map(HeaderValue::as_bytes);
     let is_any = lines().count() == 1 && lines().all(|line| line.trim_ascii() == b"*");
@@ -90,41 +88,41 @@ fn is_matched(request: &HeaderMap, stored: &HeaderMap) -> bool {
     is_any || EntityTag::of(stored).is_some_and(is)
 }
 
-/// Removes the client's own conditions and range from a request that is to fetch a whole response.
+/// Removes the client's conditions and range from a request that fetches a whole response.
 pub fn strip_conditions(request: &mut HeaderMap) {
     for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_MATCH, IF_UNMODIFIED_SINCE, IF_RANGE, RANGE] {
         request.remove(name);
     }
 }
 
-/// Whether the stored headers hold an `ETag` or a `Last-Modified` to validate with; malformed ones do not count.
+/// Whether the stored headers have a well-formed `ETag` or `Last-Modified`.
 pub fn has_validator(stored: &HeaderMap) -> bool {
     EntityTag::of(stored).is_some() || DateField::of(stored, &LAST_MODIFIED).valid().is_some()
 }
 
-/// Whether a 304 to a condition on this stored response says that nothing has changed since, even in the second in which
-/// it was made: by its entity tag, or by a date that is at least a second older than the response (RFC 9110 §8.8.2.2).
+/// Whether a 304 for this stored response proves that nothing has changed since it was created: by an entity tag, or
+/// by a date at least a second older than the response (RFC 9110 §8.8.2.2).
 pub fn tells_every_change(stored: &HeaderMap) -> bool {
     let at = |name| DateField::of(stored, name).valid();
     let is_old = || Some(at(&LAST_MODIFIED)? + Duration::from_secs(1) <= at(&DATE)?);
     EntityTag::of(stored).is_some() || is_old().unwrap_or(false)
 }
 
-/// Makes `request` a conditional one for the stored response (§4.3.1): `If-None-Match` from `ETag`,
-/// `If-Modified-Since` from `Last-Modified`. The client's own conditions are replaced.
+/// Makes `request` conditional on the stored response (§4.3.1): `If-None-Match` from `ETag`, `If-Modified-Since` from
+/// `Last-Modified`. Replaces the client's conditions.
 pub fn make_conditional(request: &mut HeaderMap, stored: &HeaderMap) {
     strip_conditions(request);
     if let (Some(value), Some(_)) = (stored.get(ETAG), EntityTag::of(stored)) {
         request.insert(IF_NONE_MATCH, value.clone());
     }
-    // Sent as it came: some origins compare it as text (RFC 9110 §13.1.3).
+    // Sent as received: some origins compare it as text (RFC 9110 §13.1.3).
     if let (Some(value), DateField::At(_)) = (stored.get(LAST_MODIFIED), DateField::of(stored, &LAST_MODIFIED)) {
         request.insert(IF_MODIFIED_SINCE, value.clone());
     }
 }
 
-/// Whether a 304 confirms the stored response (§4.3.4). Its request carried the validators of this response and of no
-/// other, so that nothing else can be meant unless the 304 names something else by a validator of its own:
+/// Whether a 304 confirms the stored response (§4.3.4). The request had only this response's validators, so the 304
+/// means it unless its own validators differ:
 ///
 /// - An `ETag` decides alone: it must match the stored one weakly. A strong one for a weak one is what an upstream says that
 ///   weakens its tags as it compresses, and does not compress a 304 (Django, nginx). One that is not well formed must be the
@@ -132,7 +130,7 @@ pub fn make_conditional(request: &mut HeaderMap, stored: &HeaderMap) {
 /// - Without an `ETag`, a `Last-Modified` must be the stored one.
 /// - Without either, the 304 is about what was asked about.
 ///
-/// A stored response without a validator is confirmed by nothing: the request had no condition.
+/// A stored response without a validator is never confirmed: the request had no condition.
 pub fn selects(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
     let at = DateField::of(not_modified, &LAST_MODIFIED);
     let is_dated_alike = at == DateField::of(stored, &LAST_MODIFIED);
@@ -152,21 +150,21 @@ pub fn selects(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
     }
 }
 
-/// What the 200 to a HEAD makes of a stored response to GET that could have been chosen for it (§4.3.5).
+/// How the 200 to a HEAD affects a stored GET response that could have been selected for it (§4.3.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadVerdict {
-    /// It is about the same representation: [`freshen`] the stored response with it.
+    /// Same representation: [`freshen`] the stored response.
     Updates,
-    /// It is about another one: the stored response is of no use any more.
+    /// Another representation: the stored response is outdated.
     Invalidates,
-    /// It shows neither: the stored response stays what it was.
+    /// Unknown: the stored response stays as it is.
     ShowsNothing,
 }
 
-/// Compares `ETag` and `Last-Modified` as far as the 200 to a HEAD has them, and its `Content-Length` with the length
-/// of the stored body (§4.3.5). All that it has must agree. One without a validator may disagree by its length, but never
-/// agrees: many a representation is as long as the one before it. What is stored then stays as stale as it was, and
-/// the answer to the GET that validates it is certain.
+/// Compares the HEAD response's `ETag`, `Last-Modified` and `Content-Length` with the stored response and its body
+/// (§4.3.5). All that are present must agree. Without a validator, a different length disproves, but an equal length
+/// proves nothing: a new representation often has the same length. The stored response then stays stale, and the next
+/// GET validates it.
 pub fn head_verdict(head: &HeaderMap, stored: &HeaderMap, stored_length: u64) -> HeadVerdict {
     let is_validated = head.contains_key(ETAG) || head.contains_key(LAST_MODIFIED);
     let agrees =
@@ -181,7 +179,7 @@ pub fn head_verdict(head: &HeaderMap, stored: &HeaderMap, stored_length: u64) ->
 fn agrees_on_etag(head: &HeaderMap, stored: &HeaderMap) -> bool {
     match (EntityTag::of(head), EntityTag::of(stored)) {
         (Some(new), Some(stored)) => new.names(&stored),
-        // Malformed ones validate nothing, but can be seen to be equal.
+        // Malformed validators cannot validate, but can be compared as text.
         _ => !head.contains_key(ETAG) || has_same_lines(head, stored, &ETAG),
     }
 }
@@ -203,20 +201,20 @@ fn has_same_lines(left: &HeaderMap, right: &HeaderMap, name: &HeaderName) -> boo
     left.get_all(name).iter().eq(right.get_all(name).iter())
 }
 
-/// Fields that a 304 or the answer to a HEAD does not change. `Content-Length` by §3.2's word; the others describe the
-/// very bytes that are stored, whose integrity §3.2 lets a cache protect: neither has content, and servers are known
-/// to send such fields with a 304 by default.
+/// Fields that a 304 or a HEAD response does not update. `Content-Length` because of §3.2; the others describe the
+/// stored bytes, whose integrity §3.2 lets a cache protect: servers are known to send such fields in a 304 by
+/// default.
 static BOUND_TO_CONTENT: [HeaderName; 4] = [CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_TYPE, CONTENT_RANGE];
 
-/// The stored headers updated (§3.2, with its exceptions) from a 304 that [`selects`] them, or from a 200 to a HEAD
-/// that [updates](head_verdict) them. `update` has already lost its hop-by-hop fields. Values are replaced field by
-/// field: all old lines of a name go when the update has that name. `Vary` stays, since it says what the key is made of
-/// (§4.1), and so does an `ETag` that would become stronger: the update's may be that of the content without its coding.
-/// The result carries the update's `Age`, if any, and its `Set-Cookie`: it has to pass [`super::storable`] again, and to
+/// The stored headers, updated (§3.2 with its exceptions) from a 304 that [`selects`] them, or from a 200 to a HEAD
+/// that [updates](head_verdict) them. `update` has no hop-by-hop fields. All stored lines of a name are replaced if
+/// the update has that name. `Vary` stays, since the key depends on it (§4.1), and so does an `ETag` that would
+/// become stronger: the update's may be that of the uncompressed content. The result has the update's `Age` and
+/// `Set-Cookie`, if any: it must pass [`super::storable`] again and be prepared for storing.
 /// be prepared for storing like any other response.
 pub fn freshen(stored: &HeaderMap, update: &HeaderMap) -> HeaderMap {
     let mut fresh = stored.clone();
-    // The stored Date is the old message's. RFC 9110 §6.6.1 dates a message that has none when it comes.
+    // The stored Date is that of the old message. RFC 9110 §6.6.1: a message without Date is dated at receipt.
     fresh.remove(DATE);
     let names_stored = match (EntityTag::of(update), EntityTag::of(stored)) {
         (Some(new), Some(stored)) => new.names(&stored),
@@ -233,13 +231,13 @@ pub fn freshen(stored: &HeaderMap, update: &HeaderMap) -> HeaderMap {
     fresh
 }
 
-/// Representation metadata that a 304 leaves out, besides `Last-Modified`.
+/// Representation metadata that a 304 omits, besides `Last-Modified`.
 pub(super) static LEFT_OUT_OF_304: [HeaderName; 5] =
     [CONTENT_TYPE, CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_RANGE];
 
-/// The fields of a stored response that a 304 carries (RFC 9110 §15.4.5): everything but representation metadata
-/// that the client already has; `Content-Length` and `Content-Type` among what is left out. `Last-Modified` goes
-/// along only where there is no `ETag`.
+/// The fields of a stored response that a 304 includes (RFC 9110 §15.4.5): all but representation metadata that the
+/// client already has, such as `Content-Length` and `Content-Type`. `Last-Modified` is included only without an
+/// `ETag`.
 pub fn not_modified_headers(stored: &HeaderMap) -> HeaderMap {
     let mut headers = stored.clone();
     for name in &LEFT_OUT_OF_304 {
@@ -260,20 +258,20 @@ pub(super) struct EntityTag<'a> {
 }
 
 impl<'a> EntityTag<'a> {
-    /// The `ETag` of a response; `None` if there is none, more than one, or one that is malformed.
+    /// The `ETag` of a response; `None` if it is absent, repeated or malformed.
     pub(super) fn of(headers: &'a HeaderMap) -> Option<EntityTag<'a>> {
         let mut lines = headers.get_all(ETAG).iter();
         let only = lines.next().filter(|_| lines.next().is_none())?;
         EntityTag::parse(only.as_bytes())
     }
 
-    /// A value that is one entity tag and nothing else.
+    /// Parses a value that is exactly one entity tag.
     pub(super) fn parse(value: &'a [u8]) -> Option<EntityTag<'a>> {
         let (tag, rest) = EntityTag::take(value.trim_ascii())?;
         rest.is_empty().then_some(tag)
     }
 
-    /// The entity tag at the beginning of `text`, and what follows it. Backslashes escape nothing here.
+    /// The leading entity tag of `text`, and the rest. Backslashes escape nothing here.
     fn take(text: &'a [u8]) -> Option<(EntityTag<'a>, &'a [u8])> {
         // Case-sensitive (§8.8.3).
         let (is_weak, text) = text.strip_prefix(b"W/").map_or((false, text), |strong| (true, strong));
@@ -294,14 +292,14 @@ impl<'a> EntityTag<'a> {
         !self.is_weak && !other.is_weak && self.opaque == other.opaque
     }
 
-    /// Whether this tag of a new response identifies a stored one for update (RFC 9111 §4.3.4): a strong one that
-    /// has the very same, a weak one that corresponds.
+    /// Whether this tag of a new response identifies a stored one for update (RFC 9111 §4.3.4): strong comparison for
+    /// a strong tag, weak comparison for a weak one.
     fn names(&self, stored: &EntityTag<'_>) -> bool {
         if self.is_weak { self.matches_weakly(stored) } else { self.matches_strongly(stored) }
     }
 }
 
-/// The entity tags of one line; commas inside them are their own. What is not an entity tag is passed over.
+/// The entity tags of one line, which may contain commas. Invalid text is skipped.
 fn entity_tags(line: &[u8]) -> impl Iterator<Item = EntityTag<'_>> {
     let mut rest = line;
     std::iter::from_fn(move || {
@@ -327,7 +325,7 @@ mod tests {
     const NEW: &str = "Mon, 07 Nov 1994 08:49:37 GMT";
 
     #[test]
-    fn a_date_tells_every_change_only_if_it_is_older_than_the_response() {
+    fn a_date_reveals_every_change_only_if_older_than_the_response() {
         let rows: [(Fields<'_>, bool); 6] = [
             (&[("etag", "\"1\""), ("date", OLD)], true),
             (&[("last-modified", OLD), ("date", NEW)], true),
@@ -428,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_date_tells_is_told_from_what_an_entity_tag_tells() {
+    fn conditions_by_date_and_by_entity_tag_differ() {
         let stored = fields(&[("last-modified", OLD), ("etag", "\"a\"")]);
         let of = |request: Fields<'_>| evaluate(&fields(request), StatusCode::OK, &stored);
         let old = Condition::NotModifiedSince(date::parse(&HeaderValue::from_static(OLD)).unwrap());
@@ -487,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn a_304_is_about_what_was_asked_about_unless_it_names_something_else() {
+    fn a_304_confirms_the_stored_response_unless_its_validators_differ() {
         let etag = |value| ("etag", value);
         let modified = |value| ("last-modified", value);
         let rows: [(Fields<'_>, Fields<'_>, bool); 27] = [
@@ -499,7 +497,7 @@ mod tests {
             (&[etag("W/\"b\"")], &[etag("W/\"a\"")], false),
             (&[etag("\"b\""), modified(OLD)], &[etag("\"a\""), modified(OLD)], false),
             (&[etag("\"a\""), modified(NEW)], &[etag("\"a\""), modified(OLD)], true),
-            // It need not repeat the tag, nor the date.
+            // It need not repeat the tag or the date.
             (&[], &[etag("\"a\"")], true),
             (&[], &[etag("W/\"a\"")], true),
             (&[], &[modified(OLD)], true),
@@ -509,17 +507,17 @@ mod tests {
             (&[modified(NEW)], &[etag("\"a\"")], false),
             (&[modified(NEW)], &[modified(OLD)], false),
             (&[modified("Sunday, 06-Nov-94 08:49:37 GMT")], &[modified(OLD)], true),
-            // A tag that the stored response lacks does not name it; the date may.
+            // A tag that the stored response lacks does not identify it; the date may.
             (&[etag("\"a\"")], &[modified(OLD)], false),
             (&[etag("\"a\""), modified(OLD)], &[modified(OLD)], true),
             (&[etag("\"a\""), modified(NEW)], &[modified(OLD)], false),
-            // What is malformed says nothing if it is what is stored.
+            // Malformed validators are ignored if equal to the stored ones.
             (&[etag("a")], &[etag("a"), modified(OLD)], true),
             (&[etag("b")], &[etag("a"), modified(OLD)], false),
             (&[etag("a")], &[etag("\"a\"")], false),
             (&[modified("0")], &[etag("\"a\""), modified("0")], true),
             (&[modified("0")], &[etag("\"a\""), modified(OLD)], false),
-            // Nothing was asked.
+            // The request had no condition.
             (&[modified("x")], &[modified("x")], false),
             (&[], &[], false),
         ];
@@ -529,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_updates_what_it_agrees_with_and_invalidates_the_rest() {
+    fn a_head_updates_a_matching_response_and_invalidates_others() {
         let etag = |value| ("etag", value);
         let modified = |value| ("last-modified", value);
         const UPDATES: HeadVerdict = HeadVerdict::Updates;
@@ -550,7 +548,7 @@ mod tests {
             (&[etag("a")], &[etag("b")], OUTDATES),
             (&[modified("0")], &[modified("0")], UPDATES),
             (&[modified("0")], &[modified(OLD)], OUTDATES),
-            // It has nothing to go by, and so shows nothing.
+            // Without validators it proves nothing.
             (&[], &[etag("\"a\"")], NOTHING),
             (&[], &[modified(OLD)], NOTHING),
             (&[], &[], NOTHING),
@@ -632,7 +630,7 @@ mod tests {
     }
 
     #[test]
-    fn a_304_to_the_client_has_what_rfc_9110_asks_for() {
+    fn a_304_to_the_client_has_the_required_fields() {
         let required = [
             ("content-location", "/a"),
             ("date", OLD),
@@ -673,7 +671,7 @@ mod tests {
         }
 
         #[test]
-        fn freshening_never_touches_what_describes_the_stored_bytes(
+        fn freshening_never_changes_fields_about_the_stored_bytes(
             lines in proptest::collection::vec(
                 ("(content-length|content-encoding|content-type|content-range|etag|x-a)", "[a-z0-9]{0,5}"), 0..8,
             ),

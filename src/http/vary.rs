@@ -5,25 +5,26 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::http::headers::dashed;
 
-/// What a response varies on.
+/// The request fields that a response varies on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Vary {
-    /// No `Vary`, or an empty one, and no coding.
+    /// No `Vary`, or an empty one, and no content coding.
     Nothing,
-    /// `*`, alone or among others: nothing stored ever matches.
+    /// `*`, alone or among others: never matches.
     Everything,
-    /// These request fields; sorted, without repetition.
+    /// These fields, sorted, without duplicates.
     On(Vec<HeaderName>),
 }
 
 impl Vary {
-    /// All `Vary` lines of a response. A member that is not a field name counts as `*`. A response with a content
-    /// coding (RFC 9110 §8.4) varies on `Accept-Encoding`, said or not: who does not accept the coding must not get it.
+    /// Parses all `Vary` lines of a response. An invalid field name counts as `*`. A response with a content coding
+    /// (RFC 9110 §8.4) always varies on `Accept-Encoding`: a client that does not accept the coding must not receive
+    /// it.
     pub fn parse(headers: &HeaderMap) -> Vary {
         Vary::of(headers, is_coded(headers).then_some(ACCEPT_ENCODING))
     }
 
-    /// The `Vary` lines alone, of a message whose content is not here.
+    /// Parses the `Vary` lines alone, of a message without content.
     pub fn said(headers: &HeaderMap) -> Vary {
         Vary::of(headers, None)
     }
@@ -37,7 +38,7 @@ impl Vary {
         }
     }
 
-    /// The fields that are named; none for [`Vary::Everything`].
+    /// The named fields; none for [`Vary::Everything`].
     pub fn into_names(self) -> Vec<HeaderName> {
         match self {
             Vary::On(names) => names,
@@ -46,8 +47,8 @@ impl Vary {
     }
 }
 
-/// Adds to the `Vary` of a response that is stored what it varies on without saying so: `Accept-Encoding` where it has
-/// a coding, and these `other` names. Caches that come after this one need to know too.
+/// Adds implied names to the `Vary` of a stored response, for downstream caches: `Accept-Encoding` if it has a
+/// content coding, and `other`.
 pub fn complete(headers: &mut HeaderMap, other: &[HeaderName]) {
     let coding = is_coded(headers).then_some(&ACCEPT_ENCODING);
     for name in other.iter().chain(coding) {
@@ -58,7 +59,7 @@ pub fn complete(headers: &mut HeaderMap, other: &[HeaderName]) {
     }
 }
 
-/// `Accept-Encoding` as it is usually written, other names in lower case.
+/// `Accept-Encoding` in its usual spelling, other names in lower case.
 fn written(name: &HeaderName) -> HeaderValue {
     if *name == ACCEPT_ENCODING {
         HeaderValue::from_static("Accept-Encoding")
@@ -72,7 +73,7 @@ fn is_coded(headers: &HeaderMap) -> bool {
     members(headers, &CONTENT_ENCODING).any(|coding| !coding.eq_ignore_ascii_case(b"identity"))
 }
 
-/// The members of a list over all lines of a field; empty ones do not count (RFC 9110 §5.6.1).
+/// The members of a list over all lines of a field, without empty ones (RFC 9110 §5.6.1).
 fn members<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> {
     let lines = headers.get_all(name).iter();
     let members = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
@@ -85,7 +86,7 @@ fn in_order(mut names: Vec<HeaderName>) -> Vec<HeaderName> {
     names
 }
 
-/// `*` is a token, and so would pass for a name. A name with `_` stands for the one with `-`, by which the proxy knows both
+/// `*` is a token, so it would parse as a name. A name with `_` stands for that with `-`
 /// ([`crate::http::headers::underscores`]).
 fn field_name(member: &[u8]) -> Option<HeaderName> {
     HeaderName::from_bytes(member).ok().filter(|name| name.as_str() != "*").map(|name| dashed(&name))
@@ -110,7 +111,7 @@ mod tests {
         let rows: [(&[&str], Vary); 9] = [
             (&[], Vary::Nothing),
             (&["", " , ,"], Vary::Nothing),
-            // RFC 9110 §12.5.5's example.
+            // The example of RFC 9110 §12.5.5.
             (&["accept-encoding, accept-language"], on(&["accept-encoding", "accept-language"])),
             (&["Accept-Language", "ACCEPT-ENCODING,accept-language"], on(&["accept-encoding", "accept-language"])),
             (&["*"], Vary::Everything),
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_coding_is_varied_on_said_or_not() {
+    fn a_coded_response_varies_on_accept_encoding() {
         let ae = "accept-encoding";
         type Lines<'l> = &'l [&'l str];
         let rows: [(Lines<'_>, Lines<'_>, Vary, Lines<'_>); 12] = [
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_added_is_named_once() {
+    fn added_vary_names_are_not_repeated() {
         let mut headers = HeaderMap::from_iter([(VARY, HeaderValue::from_static("Origin"))]);
         let names = ["origin", "accept", "accept"].map(HeaderName::from_static);
         complete(&mut headers, &names);
@@ -172,7 +173,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_completed_varies_on_the_same_and_says_so(
+        fn a_completed_vary_field_names_the_same_fields(
             vary in "[aAbB,* -]{0,12}", coding in "(identity|gzip|br|,| ){0,3}",
         ) {
             let line = |name, text: &str| (name, HeaderValue::from_str(text).unwrap());

@@ -1,19 +1,20 @@
-//! Which query parameters a family keys on, and the query that it sends: what is keyed and what upstream receives is one
-//! text, so that a parameter that does not count cannot reach upstream either.
+//! The query parameters in a family's cache key, and the query that is forwarded. Both are the same text, so an
+//! ignored parameter does not reach upstream either.
 //!
-//! Servers differ in how they read a query. Where they may differ, two queries count as different: a parameter is left out,
-//! and an order changed, only where no server in use would read anything else.
+//! Servers parse queries differently. If any might tell two queries apart, they count as different: a parameter is
+//! dropped, or an order changed, only if no server in use can notice.
 
 use std::cmp::Ordering;
 
 use smallvec::SmallVec;
 
-/// How a family treats a query. Without a family it counts as it came.
+/// How a family treats a query. Without a family, the query counts as received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueryKeySpec {
-    /// Which parameters count.
+    /// The parameters in the key.
     pub parameters: Parameters,
-    /// They are sorted by name where every name occurs once and none has brackets: elsewhere their order may say something.
+    /// Whether to sort parameters by name. Only done if every name occurs once and none has brackets: otherwise the
+    /// order may matter.
     pub sort: bool,
 }
 
@@ -23,31 +24,31 @@ impl Default for QueryKeySpec {
     }
 }
 
-/// Which query parameters are part of a family's key.
+/// Which query parameters belong to a family's cache key.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Parameters {
     /// All of them.
     #[default]
     All,
-    /// Only these names, and what a lenient server may take for one of them.
+    /// Only these names, and names that a lenient server may take for one of them.
     Keep(Vec<String>),
-    /// All but exactly these names.
+    /// All except exactly these names.
     Drop(Vec<String>),
 }
 
 type Items<'q> = SmallVec<[&'q str; 16]>;
 
 impl QueryKeySpec {
-    /// Leaves of a query what counts, in the order that counts. Nothing is copied where that is the query as it came.
+    /// Normalises the query of a target. Copies nothing if the query is already in normal form.
     pub fn apply(&self, query: &mut Option<String>) {
         if let Some(applied) = query.as_deref().and_then(|raw| self.applied(raw)) {
             *query = applied;
         }
     }
 
-    /// What counts of a query; `None` if that is the query as it came.
+    /// The normal form of a query; `None` if it already is.
     fn applied(&self, raw: &str) -> Option<Option<String>> {
-        // On the way to most hits with a query: there is nothing to leave out, and nothing to sort.
+        // The usual case on a hit with a query: nothing to drop, nothing to sort.
         if self.parameters == Parameters::All && (!self.sort || !raw.contains('&')) {
             return None;
         }
@@ -70,7 +71,7 @@ impl Parameters {
     }
 }
 
-/// The parameters that an item between two `&` may be taken for: some servers separate them by `;` too (HTML 4.01 §B.2.2).
+/// The parameters in an item between two `&`: some servers also split at `;` (HTML 4.01 §B.2.2).
 fn parts(item: &str) -> impl Iterator<Item = &str> {
     item.split(';')
 }
@@ -79,19 +80,19 @@ fn name_of(part: &str) -> &str {
     part.split('=').next().unwrap_or(part)
 }
 
-/// Whether every server reads this as the parameter of this name. `+` is a blank to most of them, and itself to others.
+/// Whether every server takes this for the parameter with this name. Most servers read `+` as a space.
 fn is(part: &str, name: &str) -> bool {
     let raw = name_of(part);
     !raw.contains('+') && decoded(raw.bytes()).eq(name.bytes().map(Some))
 }
 
-/// Whether some server may read this as the parameter of this name, or as a part of it.
+/// Whether some server may take this for the parameter with this name, or a part of it.
 fn may_be(part: &str, name: &str) -> bool {
     let raw = name_of(part);
     decoded(raw.bytes()).any(|byte| byte.is_none()) || folded(raw).eq(literal(name))
 }
 
-/// Bytes with percent-encodings undone; `None` for one that cannot be: nobody knows how upstream reads it.
+/// The percent-decoded bytes; `None` for an invalid encoding, which servers decode differently.
 fn decoded(mut bytes: impl Iterator<Item = u8>) -> impl Iterator<Item = Option<u8>> {
     std::iter::from_fn(move || {
         Some(match bytes.next()? {
@@ -104,14 +105,13 @@ fn decoded(mut bytes: impl Iterator<Item = u8>) -> impl Iterator<Item = Option<u
     })
 }
 
-/// A name as it is folded by servers that do not tell names apart which differ in it: case (ASP.NET); what stands in or
-/// before brackets (PHP, Rack, qs: `a[]`, `a[0]`, `[a]` are `a`); blanks before it, `.` and blanks in it, and what follows a
-/// NUL (PHP).
+/// Folds the names that some server treats as equal: by case (ASP.NET); by brackets (PHP, Rack, qs: `a[]`, `a[0]`,
+/// `[a]` are `a`); by leading spaces, `.` and spaces within, and the text after a NUL (PHP).
 fn folded(raw: &str) -> impl Iterator<Item = u8> {
     fold(decoded(raw.bytes().map(|byte| if byte == b'+' { b' ' } else { byte })).flatten())
 }
 
-/// The same of a name in the rules, which is not encoded.
+/// The same for a name in the rules, which is not encoded.
 fn literal(name: &str) -> impl Iterator<Item = u8> {
     fold(name.bytes())
 }
@@ -126,7 +126,7 @@ fn fold(bytes: impl Iterator<Item = u8>) -> impl Iterator<Item = u8> {
         })
 }
 
-/// Sorts parameters by name, unless their order may mean something to some server.
+/// Sorts parameters by name, unless their order may matter to some server.
 fn sort(items: &mut Items<'_>) {
     if items.len() < 2 || !items.iter().all(|item| may_move(item)) {
         return;
@@ -142,7 +142,7 @@ fn by_name(one: &str, other: &str) -> Ordering {
     folded(name_of(one)).cmp(folded(name_of(other)))
 }
 
-/// Whether an item is one parameter, with a name that everybody reads as the name of one value.
+/// Whether an item is one parameter whose name every server reads as a single value's name.
 fn may_move(item: &str) -> bool {
     let name = name_of(item);
     let is_single = |byte: Option<u8>| byte.is_some_and(|byte| !matches!(byte, b'[' | b']' | 0));
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_lenient_server_may_take_for_a_parameter_counts() {
+    fn lenient_spellings_of_a_parameter_count() {
         let kept = [
             "Page=2",
             "PAGE=2",
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_some_server_may_take_for_another_parameter_is_not_left_out() {
+    fn ambiguous_parameters_are_not_dropped() {
         let counted = [
             "utm_source=x;page=999",
             "UTM_SOURCE=x",
@@ -245,14 +245,14 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_sorted_where_their_order_says_nothing() {
+    fn parameters_are_sorted_if_their_order_cannot_matter() {
         let rows = [
             ("page=2&sort=name", "page=2&sort=name"),
             ("sort=name&page=2", "page=2&sort=name"),
             ("b=2&A=1", "A=1&b=2"),
             ("b&a", "a&b"),
             ("b=[1]&a=%5B", "a=%5B&b=[1]"),
-            // A list, and what may be one.
+            // A list, and possible lists.
             ("b=2&a=9&b=1", "b=2&a=9&b=1"),
             ("b=2&a=1&B=3", "b=2&a=1&B=3"),
             ("b.c=2&a=1&b_c=3", "b.c=2&a=1&b_c=3"),
@@ -261,7 +261,7 @@ mod tests {
             ("f[][n]=a&f[][n]=b&f[][op]=eq", "f[][n]=a&f[][n]=b&f[][op]=eq"),
             ("f[b]=1&a=2", "f[b]=1&a=2"),
             ("f%5Bb%5d=1&a=2", "f%5Bb%5d=1&a=2"),
-            // Nobody knows how these are read.
+            // Servers read these differently.
             ("b=2;c=3&a=1", "b=2;c=3&a=1"),
             ("b%=2&a=1", "b%=2&a=1"),
             ("b%00=2&a=1", "b%00=2&a=1"),
@@ -282,7 +282,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_sent_is_sent_unchanged_the_next_time(query in QUERY, which in 0..4usize, sort: bool) {
+        fn normalising_a_query_is_idempotent(query in QUERY, which in 0..4usize, sort: bool) {
             let parameters = [
                 Parameters::All,
                 Parameters::Keep(names(&["page", "a"])),

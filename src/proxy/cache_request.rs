@@ -12,7 +12,7 @@ use crate::cache::{Cache, Lookup};
 use crate::entry::{self, Entry};
 use crate::http::clients::ClientCacheControl;
 use crate::http::demands::Demands;
-use crate::http::freshness::{Failure, Reuse};
+use crate::http::freshness::{Reuse, UpstreamFailure};
 use crate::http::headers::ForwardedPolicy;
 use crate::http::storable::RequestFacts;
 use crate::http::{ClientDirectives, Policy, SetCookie, negotiation, range, validation};
@@ -218,7 +218,7 @@ impl CacheRequest {
     }
 
     /// Whether a stale response may be served after this failure, by its own directives and those of the request.
-    pub fn takes_after(&self, failure: Failure, stored: &Entry, now: SystemTime) -> bool {
+    pub fn takes_after(&self, failure: UpstreamFailure, stored: &Entry, now: SystemTime) -> bool {
         let freshness = stored.response().map(|response| &response.freshness);
         freshness.is_some_and(|it| it.usable_after(failure, now, &self.demands))
     }

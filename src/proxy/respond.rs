@@ -16,11 +16,11 @@ use super::slice::Slice;
 use super::{Answered, Body, ClientRequest, storing};
 use crate::coalesce::inflight::Head;
 use crate::coalesce::stream::Reader;
-use crate::config::Server;
+use crate::config::ServerConfig;
 use crate::entry::{self, Entry};
 use crate::http::headers;
 use crate::http::multipart;
-use crate::http::range::{self, Part, Range};
+use crate::http::range::{self, ByteRange, Range};
 use crate::http::validation::{self, Condition};
 use crate::marks::Tag;
 use crate::outcome::Outcome;
@@ -69,7 +69,7 @@ fn whole(stored: &entry::Response, head_only: bool) -> Response<Body> {
 }
 
 /// RFC 9110 §15.3.7: one part as it is, several as `multipart/byteranges`.
-fn partial(fields: HeaderMap, whole: &Bytes, parts: &[Part]) -> Response<Body> {
+fn partial(fields: HeaderMap, whole: &Bytes, parts: &[ByteRange]) -> Response<Body> {
     let content_type = fields.get(CONTENT_TYPE).cloned();
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
@@ -194,7 +194,7 @@ fn asks_for(http: &ClientRequest, head: &Head, reader: &Reader) -> Range {
     }
 }
 
-fn streaming_part(http: &ClientRequest, head: &Head, reader: Reader, part: Part) -> Response<Body> {
+fn streaming_part(http: &ClientRequest, head: &Head, reader: Reader, part: ByteRange) -> Response<Body> {
     let length = reader.size_hint().exact().unwrap_or(0);
     let mut response = Response::new(Body::Part(Slice::new(reader, part.first, part.last)));
     *response.status_mut() = StatusCode::PARTIAL_CONTENT;
@@ -210,7 +210,7 @@ fn streaming_part(http: &ClientRequest, head: &Head, reader: Reader, part: Part)
 pub(super) fn forwarded_read(
     request: &CacheRequest,
     response: Response<ResponseBody>,
-    server: &Server,
+    server: &ServerConfig,
 ) -> Response<Body> {
     let mut response = forwarded(response, server);
     storing::set_client_cache_control(request, response.headers_mut());
@@ -218,7 +218,7 @@ pub(super) fn forwarded_read(
 }
 
 /// Upstream's response as it is, without the fields of that hop.
-pub(super) fn forwarded(response: Response<ResponseBody>, server: &Server) -> Response<Body> {
+pub(super) fn forwarded(response: Response<ResponseBody>, server: &ServerConfig) -> Response<Body> {
     let mut response = response.map(|body| Body::Upstream(body.for_client()));
     storing::strip_consumed(response.headers_mut(), server);
     let received = response.version();

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use super::cache_request::CacheRequest;
 use crate::cache::Placement;
 use crate::coalesce::inflight::Head;
-use crate::config::Server;
+use crate::config::ServerConfig;
 use crate::entry::{self, Content, Entry, Variant, VaryIndex};
 use crate::http::clients::{self, ClientCacheControl};
 use crate::http::freshness::Freshness;
@@ -130,7 +130,7 @@ pub(super) fn has_consumed(fields: &HeaderMap) -> bool {
 }
 
 /// Removes, on the way to a client, fields that are meant for Larder.
-pub(super) fn strip_consumed(fields: &mut HeaderMap, server: &Server) {
+pub(super) fn strip_consumed(fields: &mut HeaderMap, server: &ServerConfig) {
     targeted::strip_consumed(fields);
     if !server.group_fields {
         groups::strip(fields);

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::decide::MissReason;
 use super::{Answered, ClientRequest, failed, refresh, refuse};
-use crate::config::{OnIncomplete, OnOutage, Server};
+use crate::config::{OnIncomplete, OnOutage, ServerConfig};
 use crate::http::headers::{self, Meant};
 use crate::http::invalidation::{self, SeveralDestinations, StatusSet, WriteEnd};
 use crate::http::target::{MOST_READINGS, Target};
@@ -284,7 +284,7 @@ fn hosts_of_upstream(running: &Running, sent: &HeaderMap) -> Vec<String> {
 
 /// How a write ended; `None` if it has not happened. `is_whole`: upstream may have received all of it.
 fn end_of<B>(
-    server: &Server,
+    server: &ServerConfig,
     target: &Target,
     answer: &Result<Response<B>, UpstreamError>,
     is_whole: bool,
@@ -304,7 +304,7 @@ fn end_of<B>(
     (!is_ignored).then_some(end)
 }
 
-fn is_to_login<B>(server: &Server, target: &Target, answer: &Response<B>) -> bool {
+fn is_to_login<B>(server: &ServerConfig, target: &Target, answer: &Response<B>) -> bool {
     server.login.as_ref().is_some_and(|login| {
         invalidation::redirected_to(target, answer.status(), answer.headers())
             .is_some_and(|path| login.is_match(&path))
@@ -388,7 +388,7 @@ mod tests {
         ];
         for (error, expected) in rows {
             let found = [OnIncomplete::Ignore, OnIncomplete::Invalidate].map(|on_incomplete| {
-                let server = Server { on_incomplete, ..Server::default() };
+                let server = ServerConfig { on_incomplete, ..ServerConfig::default() };
                 [false, true].map(|is_whole| end_of::<()>(&server, &target, &Err(error), is_whole))
             });
             assert_eq!(found.as_flattened(), expected, "{error}");

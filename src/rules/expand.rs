@@ -3,17 +3,10 @@
 
 use std::ops::Range;
 
-/// Why a string cannot be expanded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExpandFault {
-    /// Bytes of the string.
-    pub at: Range<usize>,
-    pub message: String,
-    pub remedy: String,
-}
+use super::fault::TextFault;
 
-/// The string with its variables replaced; None if it has none.
-pub fn expand(raw: &str, env: &dyn Fn(&str) -> Option<String>) -> (Option<String>, Vec<ExpandFault>) {
+/// The string with its variables replaced; `None` if it has none.
+pub fn expand(raw: &str, env: &dyn Fn(&str) -> Option<String>) -> (Option<String>, Vec<TextFault>) {
     if !raw.contains("${") {
         return (None, Vec::new());
     }
@@ -32,7 +25,7 @@ pub fn expand(raw: &str, env: &dyn Fn(&str) -> Option<String>) -> (Option<String
         };
         match variable(&raw[found + 2..end], env) {
             Ok(value) => out.push_str(&value),
-            Err((message, remedy)) => faults.push(ExpandFault { at: found..end + 1, message, remedy }),
+            Err((message, remedy)) => faults.push(TextFault { at: found..end + 1, message, remedy }),
         }
         at = end + 1;
     }
@@ -40,13 +33,13 @@ pub fn expand(raw: &str, env: &dyn Fn(&str) -> Option<String>) -> (Option<String
     (Some(out), faults)
 }
 
-fn unclosed(at: Range<usize>) -> ExpandFault {
+fn unclosed(at: Range<usize>) -> TextFault {
     let message = "\"${\" without \"}\"".to_owned();
-    ExpandFault { at, message, remedy: "close it, or write \"$${\" for a literal \"${\"".to_owned() }
+    TextFault { at, message, remedy: "close it, or write \"$${\" for a literal \"${\"".to_owned() }
 }
 
-/// As in a shell, the default of `:-` also stands in for an empty variable. Without one an empty variable counts as one that
-/// is not set.
+/// As in a shell, the default of `:-` also replaces an empty variable. Without a default, an empty variable is a
+/// fault.
 fn variable(inside: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String, (String, String)> {
     let (name, default) = match inside.split_once(":-") {
         Some((name, default)) => (name, Some(default)),
@@ -58,7 +51,7 @@ fn variable(inside: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String
     }
     match (env(name), default) {
         (Some(value), Some(default)) if value.is_empty() => Ok(default.to_owned()),
-        // A secret that was meant to be set is rather missed than taken for none.
+        // An empty secret is more likely a mistake than intended.
         (Some(value), None) if value.is_empty() => Err((
             format!("the environment variable {name} is empty"),
             format!("set {name}, or write ${{{name}:-}} if it may be empty"),

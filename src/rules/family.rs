@@ -9,7 +9,7 @@ use md5::{Digest, Md5};
 
 use super::pattern::Pattern;
 use super::reader::{Item, Table, Text};
-use super::reference::Names;
+use super::reference::FamilyNames;
 use super::{CAPTURES, Collapse, Family, Fetching, ReadMethods};
 use crate::http::clients::ClientCacheControl;
 use crate::http::headers::dashed;
@@ -21,23 +21,23 @@ use crate::marks::Tag;
 /// Longest family name, bytes.
 const NAME: usize = 100;
 
-/// Ten years: more is a slip of the pen, and sums of it still are dates.
+/// Ten years: anything longer is a typing error, and sums of it still fit in a date.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 
-/// Freshness counts in whole seconds (RFC 9111 §1.2.2).
+/// Freshness is in whole seconds (RFC 9111 §1.2.2).
 const LIFETIME: RangeInclusive<Duration> = Duration::from_secs(1)..=LONGEST;
 
-/// All families of a file, and their names. A faulty family is left out, but its name is known.
-pub fn read(root: &mut Table<'_>, names: &mut Names, case: PathCase) -> Vec<Family> {
+/// All families of a file, and their names. A faulty family is omitted, but its name is known.
+pub fn read(root: &mut Table<'_>, names: &mut FamilyNames, case: PathCase) -> Vec<Family> {
     let tables = root.item("family").and_then(|item| item.tables()).unwrap_or_default();
-    let mut seen = Seen::default();
+    let mut seen = EarlierFamilies::default();
     let read = |(id, table)| read_one((id, case), table, names, &mut seen);
     tables.into_iter().enumerate().filter_map(read).collect()
 }
 
 /// Names and path patterns of the families above, with their lines.
 #[derive(Default)]
-struct Seen {
+struct EarlierFamilies {
     names: Vec<(String, usize)>,
     paths: Vec<(String, ReadMethods, String, usize)>,
 }
@@ -45,8 +45,8 @@ struct Seen {
 fn read_one(
     (id, case): (usize, PathCase),
     mut table: Table<'_>,
-    names: &mut Names,
-    seen: &mut Seen,
+    names: &mut FamilyNames,
+    seen: &mut EarlierFamilies,
 ) -> Option<Family> {
     table.rename(format!("family #{}", id + 1));
     let name = table.required("name", "write name = \"…\"").and_then(|item| read_name(&item, seen));
@@ -96,8 +96,8 @@ fn read_one(
     })
 }
 
-/// The name, and how messages show it.
-fn read_name<'t>(item: &Item<'t>, seen: &mut Seen) -> Option<(String, &'t str)> {
+/// The name, and the text that messages show.
+fn read_name<'t>(item: &Item<'t>, seen: &mut EarlierFamilies) -> Option<(String, &'t str)> {
     let text = item.filled()?;
     let is_level = |level: &str| {
         !level.is_empty() && level.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
@@ -123,12 +123,12 @@ fn read_path(
     item: &Item<'_>,
     (methods, case): (ReadMethods, PathCase),
     name: Option<&str>,
-    seen: &mut Seen,
+    seen: &mut EarlierFamilies,
 ) -> Option<Pattern> {
     let text = item.filled()?;
     let pattern = compile(&text, case)?;
     if pattern.names().count() > CAPTURES {
-        let remedy = "use unnamed groups, (?:…), for what tells no instances apart";
+        let remedy = "use unnamed groups, (?:…), where the value does not identify an instance";
         text.fault(format_args!("has more than {CAPTURES} named captures"), remedy);
         return None;
     }
@@ -149,7 +149,7 @@ fn read_path(
     Some(pattern)
 }
 
-/// Compiles a pattern, or notes the fault at its place.
+/// Compiles a pattern, or reports the fault at its position.
 pub fn compile(text: &Text<'_>, case: PathCase) -> Option<Pattern> {
     match Pattern::compile(&text.value, case) {
         Ok(pattern) => Some(pattern),
@@ -160,7 +160,7 @@ pub fn compile(text: &Text<'_>, case: PathCase) -> Option<Pattern> {
     }
 }
 
-/// A family is read with GET unless it says otherwise; HEAD goes with GET.
+/// A family stores GET unless it lists other methods; HEAD goes with GET.
 fn read_methods(table: &mut Table<'_>) -> ReadMethods {
     let usual = ReadMethods { get: true, query: false };
     let Some(item) = table.item("methods") else { return usual };
@@ -178,9 +178,9 @@ fn read_methods(table: &mut Table<'_>) -> ReadMethods {
         }
     }
     let is_head = |method: &Text<'_>| method.value.eq_ignore_ascii_case("HEAD");
-    // Another method among them is a fault already.
+    // An unknown method was reported above.
     if read == (ReadMethods { get: false, query: false }) && methods.iter().all(is_head) {
-        item.fault("lacks \"GET\" and \"QUERY\"", "write methods = [\"GET\"], or leave it out");
+        item.fault("lacks \"GET\" and \"QUERY\"", "write methods = [\"GET\"], or remove it");
     }
     read
 }
@@ -206,7 +206,7 @@ fn read_keying(table: &mut Table<'_>) -> KeySpec {
     KeySpec { query, headers, cookies, identity }
 }
 
-/// A cookie's name is a token, as a field's name is (RFC 6265 §4.1.1), but its case counts.
+/// A cookie name is a token like a field name (RFC 6265 §4.1.1), but case-sensitive.
 fn is_cookie_name(name: &str) -> bool {
     HeaderName::try_from(name).is_ok()
 }
@@ -256,12 +256,12 @@ fn read_query(item: &Item<'_>) -> Option<QueryKeySpec> {
     Some(QueryKeySpec { parameters, sort })
 }
 
-/// A field's name, with `-` for `_`: the proxy knows both by that.
+/// A field name with `_` replaced by `-`, as the proxy does with received fields.
 fn field_name(text: &str) -> Result<HeaderName, http::header::InvalidHeaderName> {
     HeaderName::try_from(text).map(|name| dashed(&name))
 }
 
-/// A list of field names, none twice.
+/// A list of field names without duplicates.
 pub fn read_headers(item: &Item<'_>) -> Option<Vec<HeaderName>> {
     let mut headers = Vec::new();
     for text in item.texts()? {
@@ -291,14 +291,14 @@ fn read_identity(item: &Item<'_>) -> Option<Identity> {
     };
     if found.is_none() {
         let remedy = identity_meant(text.showable().unwrap_or_default());
-        text.fault(format_args!("{:?} does not say how callers are told apart", text.raw), remedy);
+        text.fault(format_args!("{:?} is not an identity", text.raw), remedy);
     }
     found
 }
 
-/// The line to write for an identity that is none.
+/// The line to write instead of an invalid identity.
 fn identity_meant(typed: &str) -> String {
-    const WORDS: &str = "header:NAME\", \"cookie:NAME\", or \"none\" if everybody gets the same answer";
+    const WORDS: &str = "header:NAME\", \"cookie:NAME\", or \"none\" if every caller gets the same response";
     let (kind, name) = typed.split_once(':').unwrap_or(("", typed));
     let (kind, name) = (kind.trim().to_ascii_lowercase(), name.trim().to_ascii_lowercase());
     let is_field = field_name(&name).is_ok() && !name.contains(':');
@@ -357,7 +357,7 @@ fn read_policy(table: &mut Table<'_>, key_spec: &KeySpec) -> Policy {
 fn read_seconds(item: &Item<'_>, range: &RangeInclusive<Duration>) -> Option<Duration> {
     let value = item.duration(&(Duration::ZERO..=*range.end()))?;
     if value.is_zero() && !range.contains(&value) {
-        item.fault("of 0 keeps nothing", "write at least \"1s\", or remove it");
+        item.fault("of 0 stores nothing", "write at least \"1s\", or remove it");
         return None;
     }
     if value.subsec_nanos() != 0 {
@@ -372,7 +372,7 @@ fn levels(name: &str) -> Vec<Tag> {
     ends.map(|end| Tag::family(&name[..end])).collect()
 }
 
-/// Eight hex digits over all of the definition that decides on keys, tags or storing: not `collapse`.
+/// Eight hex digits over all settings that affect keys, tags or storing; not `collapse`.
 pub(super) fn version_of(family: &Family) -> String {
     let Family {
         name,
@@ -386,7 +386,7 @@ pub(super) fn version_of(family: &Family) -> String {
         client_cache_control,
         ..
     } = family;
-    // Taken apart, so that a new field cannot be forgotten here.
+    // Destructured, so that a new field cannot be forgotten here.
     let Policy {
         ttl,
         ttl_policy,
@@ -404,7 +404,7 @@ pub(super) fn version_of(family: &Family) -> String {
     let policy_name = ttl_policy.word();
     let durations = [ttl, negative_ttl, stale_while_revalidate, stale_if_error, &Some(*stale_if_unreachable)]
         .map(|it| it.map(|it| it.as_secs()));
-    // `{:?}` of strings and numbers quotes and escapes, so that different definitions have different texts.
+    // `{:?}` quotes and escapes, so that different definitions have different texts.
     let text = format!(
         "{name:?} {path:?} {methods:?} {policy_name} {durations:?} {heuristic} {client_directives:?} \
          {close_delimited:?} {max_body:?} {fetching:?} {query:?} {set_cookie:?} {cookies:?} {:?} {:?} \

@@ -1,7 +1,9 @@
-//! Faults in a rules file: each says where, what, and what to do.
+//! Faults in a rules file, each with its position, a message and a remedy.
 
 use std::fmt;
 use std::ops::Range;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
 /// One fault.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -12,14 +14,11 @@ pub struct Fault {
     pub line: usize,
     /// From 1, in characters; 0 if the fault is in a flag.
     pub column: usize,
-    /// The line's text, or a piece of it if it is long. Passwords and tokens are masked.
+    /// The line's text, or the part of a long line around the fault. Passwords and tokens are masked.
     pub excerpt: String,
-    /// Characters of `excerpt` before the offending text.
+    /// Byte range of the faulty text in `excerpt`.
     #[serde(skip)]
-    pub indent: usize,
-    /// Length of the offending text in characters, at least 1.
-    #[serde(skip)]
-    pub length: usize,
+    pub marked: Range<usize>,
     /// What is wrong: `family "users": unknown key "tll"`.
     pub message: String,
     /// What to do: `did you mean "ttl"?`
@@ -32,39 +31,60 @@ pub struct Faults(pub Vec<Fault>);
 
 impl std::error::Error for Faults {}
 
+/// Without colours.
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for fault in &self.0 {
-            write!(f, "{fault}")?;
-        }
-        Ok(())
+        f.write_str(&self.render(&Renderer::plain()))
     }
 }
 
-/// ```text
-/// rules.toml:12:1: family "users": unknown key "tll"
-///    |
-/// 12 | tll = "3m"
-///    | ^^^ did you mean "ttl"?
-/// ```
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.line == 0 {
-            return writeln!(f, "{}: {}: {}", self.file, self.message, self.remedy);
-        }
-        let number = self.line.to_string();
-        let gutter = " ".repeat(number.len());
-        // A tab stays a tab, so that the carets stand below the text wherever tab stops are.
-        let indent: String =
-            self.excerpt.chars().take(self.indent).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
-        writeln!(f, "{}:{}:{}: {}", self.file, self.line, self.column, self.message)?;
-        writeln!(f, "{gutter} |")?;
-        writeln!(f, "{number} | {}", self.excerpt)?;
-        writeln!(f, "{gutter} | {indent}{} {}", "^".repeat(self.length), self.remedy)
+impl Faults {
+    /// With ANSI colours, for a terminal.
+    pub fn colored(&self) -> String {
+        self.render(&Renderer::styled())
+    }
+
+    fn render(&self, renderer: &Renderer) -> String {
+        // Wide enough that the renderer never cuts an excerpt again.
+        let renderer = renderer.clone().term_width(EXCERPT + 20);
+        let report: Vec<Group<'_>> = self.0.iter().map(Fault::group).collect();
+        report
+            .iter()
+            .map(|group| renderer.render(std::slice::from_ref(group)) + "\n")
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 }
 
 impl Fault {
+    /// ```text
+    /// error: family "users": unknown key "tll"
+    ///   --> rules.toml:12:1
+    ///    |
+    /// 12 | tll = "3m"
+    ///    | ^^^
+    ///    |
+    ///    = help: did you mean "ttl"?
+    /// ```
+    fn group(&self) -> Group<'_> {
+        let help = Level::HELP.message(&self.remedy);
+        if self.line == 0 {
+            return Level::ERROR.primary_title(format!("{}: {}", self.file, self.message)).element(help);
+        }
+        let title = Level::ERROR.primary_title(&self.message);
+        let mark = AnnotationKind::Primary.span(self.marked.clone());
+        let snippet = Snippet::source(&self.excerpt).line_start(self.line).annotation(mark);
+        let is_cut = self.excerpt[..self.marked.start].chars().count() + 1 != self.column;
+        // If the excerpt is cut, the renderer cannot compute the column.
+        let group = match is_cut {
+            true => {
+                title.element(Origin::path(&self.file).line(self.line).char_column(self.column)).element(snippet)
+            }
+            false => title.element(snippet.path(&self.file)),
+        };
+        group.element(help)
+    }
+
     /// A fault in the value of a flag or environment variable.
     pub fn in_flag(flag: &str, message: impl Into<String>, remedy: impl Into<String>) -> Fault {
         Fault {
@@ -72,28 +92,36 @@ impl Fault {
             line: 0,
             column: 0,
             excerpt: String::new(),
-            indent: 0,
-            length: 1,
+            marked: 0..0,
             message: message.into(),
             remedy: remedy.into(),
         }
     }
 }
 
+/// A fault in one string of the file.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TextFault {
+    /// Byte range in the string.
+    pub at: Range<usize>,
+    pub message: String,
+    pub remedy: String,
+}
+
 /// Longest excerpt, in characters.
 const EXCERPT: usize = 160;
 
-/// A file's text with the places of its lines.
+/// A file's text with the positions of its lines.
 #[derive(Debug)]
 pub struct Source<'s> {
     file: &'s str,
     text: &'s str,
-    /// Byte offsets at which lines begin.
+    /// Byte offsets of the starts of lines.
     starts: Vec<usize>,
 }
 
 impl<'s> Source<'s> {
-    /// `file` is the name to be shown.
+    /// `file` is the name in messages.
     pub fn new(file: &'s str, text: &'s str) -> Source<'s> {
         let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
         Source { file, text, starts }
@@ -109,23 +137,20 @@ impl<'s> Source<'s> {
         self.starts.partition_point(|start| *start <= offset)
     }
 
-    /// A fault at a range of bytes. What lies outside the text or inside a character is moved to the left.
+    /// A fault at a byte range. Positions outside of the text or inside of a character are moved to the left.
     pub fn fault(&self, span: Range<usize>, message: impl Into<String>, remedy: impl Into<String>) -> Fault {
         let start = self.boundary(span.start);
         let line = self.line(start);
         let text = self.line_text(line);
         let before = self.text[self.starts[line - 1]..start].chars().count();
         let offending = self.text[start..self.boundary(span.end.max(start))].lines().next().unwrap_or("");
-        let (excerpt, indent) = excerpt(text, before);
-        // A caret may stand one past the end of the line, where something is missing.
-        let room = (excerpt.chars().count() + 1).saturating_sub(indent).max(1);
+        let (excerpt, marked) = excerpt(text, before, offending.chars().count());
         Fault {
             file: self.file.to_owned(),
             line,
             column: before + 1,
-            length: offending.chars().count().clamp(1, room),
             excerpt,
-            indent,
+            marked,
             message: message.into(),
             remedy: remedy.into(),
         }
@@ -143,15 +168,18 @@ impl<'s> Source<'s> {
     }
 }
 
-/// The piece of a line that is shown, and how many of its characters stand before the place in question.
-fn excerpt(line: &str, before: usize) -> (String, usize) {
+/// The part of a line that is shown, and the byte range in it of the `length` characters that `before` others precede. The
+/// range is empty at the end of the line, where something is missing.
+fn excerpt(line: &str, before: usize, length: usize) -> (String, Range<usize>) {
     let skipped = if before < EXCERPT * 3 / 4 { 0 } else { before - EXCERPT / 4 };
-    let shown = mask(line).skip(skipped).take(EXCERPT).collect();
-    (shown, before - skipped)
+    let shown: String = mask(line).skip(skipped).take(EXCERPT).collect();
+    let byte = |characters| shown.char_indices().nth(characters).map_or(shown.len(), |(at, _)| at);
+    let marked = byte(before - skipped)..byte(before - skipped + length);
+    (shown, marked)
 }
 
-/// The line's characters with secrets (the user part and the query of a URL, the value of a `token` or `password`) as `*` and control
-/// characters as `·`: one for one, so that columns stay true.
+/// The line's characters with secrets (the user part and the query of a URL, the value of a `token` or `password`)
+/// replaced by `*`, and control characters by `·`: one for one, so that columns stay valid.
 fn mask(line: &str) -> impl Iterator<Item = char> {
     let secrets = secrets(line);
     line.char_indices().map(move |(at, c)| match c {
@@ -171,7 +199,7 @@ fn secrets(line: &str) -> Vec<Range<usize>> {
         if let Some(end) = value.rfind('@') {
             found.push(from..from + end);
         }
-        // `sentinel_password`, and what somebody may take for a place for a password.
+        // `sentinel_password`, and parameters that may be mistaken for a password.
         let parameters = value.match_indices(['?', '&']).map(|(at, _)| at + 1);
         for start in parameters {
             let parameter = &value[start..];
@@ -193,12 +221,12 @@ fn secrets(line: &str) -> Vec<Range<usize>> {
             found.push(from..end);
         }
     }
-    // What only names an environment variable is no secret, and helps.
+    // The name of an environment variable is no secret, and helps.
     found.retain(|secret| !only_names(&line[secret.clone()]));
     found
 }
 
-/// Whether a text is `${NAME}`s and colons only.
+/// Whether a text consists of `${NAME}`s and colons only.
 fn only_names(text: &str) -> bool {
     text.split(':').all(|part| {
         let name = part.strip_prefix("${").and_then(|name| name.strip_suffix('}'));
@@ -212,18 +240,20 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_fault_points_at_characters_not_bytes() {
+    fn the_marker_counts_characters_not_bytes() {
         let text = "a = 1\nü = \"é\" # x\n";
         let at = text.find('#').unwrap();
         let fault = Source::new("r.toml", text).fault(at..at + 1, "m", "r");
-        assert_eq!((fault.line, fault.column, fault.length), (2, 9, 1));
-        assert_eq!(fault.to_string(), "r.toml:2:9: m\n  |\n2 | ü = \"é\" # x\n  |         ^ r\n");
+        assert_eq!((fault.line, fault.column), (2, 9));
+        let shown = "error: m\n --> r.toml:2:9\n  |\n2 | ü = \"é\" # x\n  |         ^\n  |\n  = help: r\n";
+        assert_eq!(Faults(vec![fault]).to_string(), shown);
     }
 
     #[test]
     fn a_fault_in_a_flag_has_no_position() {
         let fault = Fault::in_flag("--upstream", "not a URL", "write http://…");
-        assert_eq!(fault.to_string(), "--upstream: not a URL: write http://…\n");
+        let shown = "error: --upstream: not a URL\n |\n = help: write http://…\n";
+        assert_eq!(Faults(vec![fault]).to_string(), shown);
     }
 
     #[test]
@@ -259,7 +289,7 @@ mod tests {
         let text = format!("{}x{}", "a".repeat(1000), "b".repeat(1000));
         let fault = Source::new("r", &text).fault(1000..1001, "m", "r");
         assert_eq!(fault.column, 1001);
-        assert_eq!(fault.excerpt.chars().nth(fault.indent), Some('x'));
+        assert_eq!(&fault.excerpt[fault.marked], "x");
         assert!(fault.excerpt.chars().count() <= EXCERPT);
     }
 
@@ -267,8 +297,9 @@ mod tests {
         #[test]
         fn any_range_of_any_text_can_be_shown(text in ".{0,20}(\n.{0,300}){0,3}", from in 0usize..1500, to in 0usize..1500) {
             let fault = Source::new("r", &text).fault(from..to, "m", "r");
-            prop_assert!(fault.line >= 1 && fault.column >= 1 && fault.length >= 1);
-            prop_assert!(fault.to_string().ends_with("r\n"));
+            prop_assert!(fault.line >= 1 && fault.column >= 1);
+            let shown = Faults(vec![fault]).to_string();
+            prop_assert!(shown.contains('^') && shown.ends_with("= help: r\n"), "{shown}");
         }
     }
 }

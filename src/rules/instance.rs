@@ -1,9 +1,8 @@
-//! Instances of a family: the tags that stand for the values of its captures, as entries carry them and as writes
-//! name them.
+//! Instances of a family: the tags for the values of its captures, carried by entries and named by writes.
 //!
-//! A family `f` with captures *a*, *b* gives an entry the tags `f:a`, `f:a:b` and `f:*:b`: one for each choice of
-//! captures that a write may know, `*` for one it does not know, trailing `*` left out. The write then names one
-//! tag, whatever it knows.
+//! In a family `f` with captures *a* and *b*, an entry has the tags `f:a`, `f:a:b` and `f:*:b`: one for each subset
+//! of captures that a write may know, with `*` for an unknown one and trailing `*` omitted. A write names exactly one
+//! of these tags.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -13,19 +12,18 @@ use smallvec::SmallVec;
 
 use crate::marks::Tag;
 
-/// Most captures that a family may have: an entry carries 2^n - 1 instance tags.
+/// Most captures per family: an entry carries 2^n - 1 instance tags.
 pub const CAPTURES: usize = 4;
 
-/// Longest value that stands in a tag as it is, bytes.
+/// Longest value that a tag holds verbatim, in bytes.
 const VALUE: usize = 128;
 
-/// Longest label, bytes.
+/// Longest label, in bytes.
 const LABEL: usize = 150;
 
-/// A value as it stands in tags. Percent-encodings are undone first and then applied anew where the character
-/// would be taken for structure, so that `bob@x`, `bob%40x` and any other spelling of one value are one instance:
-/// upstream takes them for one, and a write may use another spelling than the read. A long value is replaced by
-/// its MD5.
+/// A value as written in tags. Percent-encodings are decoded first, then re-encoded where the character would be
+/// taken for structure. So `bob@x`, `bob%40x` and other spellings of a value are one instance, as they are for
+/// upstream. A long value is replaced by its MD5.
 pub fn value(raw: &str) -> Cow<'_, str> {
     if raw.len() <= VALUE && !raw.starts_with('~') && raw.bytes().all(is_plain) {
         return Cow::Borrowed(raw);
@@ -42,7 +40,7 @@ pub fn value(raw: &str) -> Cow<'_, str> {
     Cow::Owned(if text.len() > VALUE { digest(&text) } else { text })
 }
 
-/// The tag of an instance, `None` for a capture that is not known; without any known one, the family's own tag.
+/// The tag of an instance; `None` stands for an unknown capture. If all are unknown, it is the family's own tag.
 pub fn tag(family: &str, values: &[Option<&str>]) -> Tag {
     let known = values.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
     let mut text = String::with_capacity(family.len() + 1 + known * 16);
@@ -54,8 +52,8 @@ pub fn tag(family: &str, values: &[Option<&str>]) -> Tag {
     Tag::family(&text)
 }
 
-/// All instance tags of an entry: one for each non-empty choice of captures. `captures` as they came from the
-/// path, at most [`CAPTURES`].
+/// All instance tags of an entry, one for each non-empty subset of captures. `captures` are as matched in the path,
+/// at most [`CAPTURES`].
 pub fn tags(family: &str, captures: &[String], tags: &mut Vec<Tag>) {
     let values: SmallVec<[Cow<'_, str>; CAPTURES]> = captures.iter().map(|raw| value(raw)).collect();
     for choice in 1..1u32 << values.len() {
@@ -65,20 +63,20 @@ pub fn tags(family: &str, captures: &[String], tags: &mut Vec<Tag>) {
     }
 }
 
-/// `user_details:42`, for people and for readable keys in Redis; cut when it is long.
+/// A label such as `user_details:42` for reports and readable Redis keys; long ones are truncated.
 pub fn label(family: &str, captures: &[String]) -> String {
     let mut text = family.to_owned();
     for raw in captures {
         text.push(':');
         text.push_str(&value(raw));
     }
-    // Family names and values are ASCII, so that any place is a boundary.
+    // Family names and values are ASCII, so every index is a character boundary.
     text.truncate(LABEL);
     text
 }
 
-/// Printable ASCII without what separates tags (`:`), stands for any value (`*`), begins an escape (`%`), or would
-/// choose a Redis Cluster slot (`{`, `}`).
+/// Printable ASCII except the separator of tags (`:`), the wildcard (`*`), the escape (`%`), and the hash tag of a
+/// Redis Cluster slot (`{`, `}`).
 fn is_plain(byte: u8) -> bool {
     byte.is_ascii_graphic() && !matches!(byte, b':' | b'*' | b'%' | b'{' | b'}')
 }
@@ -91,7 +89,7 @@ fn digest(text: &str) -> String {
     })
 }
 
-/// The bytes of a percent-encoded text; a `%` that begins no encoding stands for itself.
+/// The bytes of a percent-encoded text; a `%` that starts no encoding stands for itself.
 pub(crate) fn decoded(text: &str) -> Vec<u8> {
     let (mut out, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
     while let [first, tail @ ..] = rest {
@@ -189,7 +187,7 @@ mod tests {
             one in proptest::collection::vec(r"[ab:*%~{}@é23A5]{0,6}", 2),
             other in proptest::collection::vec(r"[ab:*%~{}@é23A5]{0,6}", 2),
         ) {
-            // Two spellings of one value are one value.
+            // Two spellings of one value are equal.
             let meaning = |captures: &[String]| captures.iter().map(|value| decoded(value)).collect::<Vec<_>>();
             let full = |captures: &[String]| {
                 let mut found = Vec::new();
@@ -200,7 +198,7 @@ mod tests {
         }
 
         #[test]
-        fn no_choice_is_taken_for_another(captures in proptest::collection::vec(r"[ab:*~]{0,5}", 0..5)) {
+        fn subsets_of_captures_have_different_tags(captures in proptest::collection::vec(r"[ab:*~]{0,5}", 0..5)) {
             let mut found = Vec::new();
             tags("f", &captures, &mut found);
             let distinct: std::collections::HashSet<_> = found.iter().collect();

@@ -1,7 +1,7 @@
-//! What people type first, from other caches and proxies and by guessing, and the line to write instead.
+//! Common wrong keys, from other caches and proxies or guessed, and the line to write instead.
 
-/// For a key that is not known in its table. `place`: what the table is ([`super::reader`]); `typed`: the value, as it
-/// stands in the file.
+/// The remedy for an unknown key. `place` is the kind of its table ([`super::reader`]), `typed` its value as written
+/// in the file.
 pub fn line(place: &str, key: &str, typed: &str) -> Option<String> {
     let place = place.replace("[]", "");
     let key = key.to_ascii_lowercase().replace('-', "_");
@@ -9,14 +9,14 @@ pub fn line(place: &str, key: &str, typed: &str) -> Option<String> {
     Some(format!("write {}", filled(line, typed)))
 }
 
-/// For what must be a table and is none.
+/// The remedy for a value that must be a table.
 pub fn table(place: &str) -> Option<&'static str> {
     (place == "invalidate")
         .then_some("write [invalidate], and below it a line for each path: '/users' = [\"user_list\"]")
 }
 
-/// Table, keys, line. In the line `{value}` is what was typed, `{text}` the same without quotes, `{list}` a list of it, and
-/// `{duration}` the same in quotes with a unit. Nothing is repeated that may be a secret.
+/// Table, keys, line. In the line, `{value}` stands for the value as written, `{text}` for it without quotes,
+/// `{list}` for a list of it, and `{duration}` for it in quotes with a unit. Lines for secrets repeat no value.
 static LINES: &[(&str, &[&str], &str)] = &[
     (
         "",
@@ -145,7 +145,7 @@ static LINES: &[(&str, &[&str], &str)] = &[
 ];
 
 fn filled(line: &str, typed: &str) -> String {
-    // What goes over several lines is not repeated.
+    // Multi-line values are not repeated.
     let value = if typed.is_empty() || typed.contains('\n') || typed.len() > 100 { "\"…\"" } else { typed };
     let text = value.trim_matches(['"', '\'']);
     let list = if value.starts_with('[') { value.to_owned() } else { format!("[{value}]") };
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_typed_first_gets_the_line_to_write() {
+    fn common_wrong_keys_get_the_line_to_write() {
         let rows = [
             ("family[]", "pattern", "'/users/.*'", "write path = '/users/.*'"),
             ("family[]", "key_prefix", "\"users\"", "write name = \"users\""),

@@ -8,30 +8,29 @@ use http::Method;
 use super::family::compile;
 use super::pattern::Pattern;
 use super::reader::{Item, Table, Text};
-use super::reference::{Names, Reference, ReferenceFault};
+use super::reference::{FamilyNames, Reference, ReferenceFault};
 use super::{Invalidation, WriteMethods};
 use crate::http::invalidation::StatusSet;
 use crate::http::target::PathCase;
 
-/// How long what a soft rule invalidates is served stale at the longest, unless the rule says otherwise.
+/// Default grace of a soft invalidation.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// A second is what a fetch may take; a day is longer than anybody means.
+/// At least a second, since a fetch may take that long; more than a day is a typing error.
 const GRACES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
 
-/// How long after a write it may be repeated: shorter is no time for a replica, and longer ones would be kept by the
-/// thousand.
+/// Delay of a repeated invalidation: shorter does not help a replica, and longer would let thousands accumulate.
 const AGAIN: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60 * 60);
 
-/// All invalidations of a file, in its order. A faulty one is left out.
-pub fn read(root: &mut Table<'_>, names: &Names, case: PathCase) -> Vec<Invalidation> {
+/// All rules of a file, in file order. A faulty rule is omitted.
+pub fn read(root: &mut Table<'_>, names: &FamilyNames, case: PathCase) -> Vec<Invalidation> {
     let reader = root.reader();
     let Some(table) = root.item("invalidate").and_then(|item| item.table()) else { return Vec::new() };
     let mut rules = Vec::new();
     for (key, span, item) in table.entries() {
         let path = Text::of_key(reader, format!("invalidation {key:?}"), span, key);
         let Some(pattern) = compile(&path, case) else {
-            // What else is faulty in it is told all the same.
+            // The other faults of the rule are still reported.
             read_rules(&item, None, names).for_each(drop);
             continue;
         };
@@ -45,7 +44,7 @@ pub fn read(root: &mut Table<'_>, names: &Names, case: PathCase) -> Vec<Invalida
 fn read_rules(
     item: &Item<'_>,
     path: Option<(&Pattern, usize)>,
-    names: &Names,
+    names: &FamilyNames,
 ) -> impl Iterator<Item = Invalidation> {
     let items: Vec<(usize, Item<'_>)> = match item.is_list_of_tables() {
         true => item.list().unwrap_or_default().into_iter().map(|item| (item.line(), item)).collect(),
@@ -54,7 +53,7 @@ fn read_rules(
     items.into_iter().filter_map(move |(line, item)| {
         let captures: Option<Vec<&str>> = path.map(|(pattern, _)| pattern.names().collect());
         let (families, fields) =
-            if item.is_table() { read_table(&item)? } else { (read_families(&item)?, Fields::default()) };
+            if item.is_table() { read_table(&item)? } else { (read_families(&item)?, RuleFields::default()) };
         let read = |text: &Text<'_>| read_reference(text, names, captures.as_deref());
         let references: Vec<Reference> = families.iter().filter_map(read).collect();
         let (pattern, _) = path?;
@@ -73,9 +72,9 @@ fn read_rules(
     })
 }
 
-/// What a rule says beside its families.
+/// The settings of a rule other than its families.
 #[derive(Default)]
-struct Fields {
+struct RuleFields {
     methods: Option<Vec<Method>>,
     on: Option<StatusSet>,
     grace: Option<Duration>,
@@ -83,7 +82,7 @@ struct Fields {
     refresh: bool,
 }
 
-fn read_table<'t>(item: &Item<'t>) -> Option<(Vec<Text<'t>>, Fields)> {
+fn read_table<'t>(item: &Item<'t>) -> Option<(Vec<Text<'t>>, RuleFields)> {
     let mut table = item.table()?;
     let families = table.required("families", "write families = [\"…\"]").and_then(|item| read_families(&item));
     let methods = table.item("methods").and_then(|item| read_methods(&item));
@@ -94,7 +93,7 @@ fn read_table<'t>(item: &Item<'t>) -> Option<(Vec<Text<'t>>, Fields)> {
     let again = table.item("again").and_then(|item| item.duration(&AGAIN));
     let refresh = table.item("refresh").and_then(|item| item.boolean()).unwrap_or(false);
     table.finish();
-    Some((families?, Fields { methods, on, grace, again, refresh }))
+    Some((families?, RuleFields { methods, on, grace, again, refresh }))
 }
 
 fn read_families<'t>(item: &Item<'t>) -> Option<Vec<Text<'t>>> {
@@ -105,7 +104,7 @@ fn read_families<'t>(item: &Item<'t>) -> Option<Vec<Text<'t>>> {
     Some(families)
 }
 
-fn read_reference(text: &Text<'_>, names: &Names, captures: Option<&[&str]>) -> Option<Reference> {
+fn read_reference(text: &Text<'_>, names: &FamilyNames, captures: Option<&[&str]>) -> Option<Reference> {
     match Reference::parse(&text.value, names, captures) {
         Ok(reference) => return Some(reference),
         Err(_) if text.showable().is_none() => {
@@ -130,7 +129,7 @@ fn read_methods(item: &Item<'_>) -> Option<Vec<Method>> {
     let mut methods = Vec::new();
     let list = item.texts()?;
     if list.is_empty() {
-        item.fault("is empty", "name a method, or leave it out: every method that is not safe");
+        item.fault("is empty", "name a method, or remove it: every method that is not safe");
     }
     for text in list {
         match Method::from_bytes(text.value.trim().to_ascii_uppercase().as_bytes()) {
@@ -147,12 +146,12 @@ fn read_methods(item: &Item<'_>) -> Option<Vec<Method>> {
 fn read_statuses(item: &Item<'_>) -> Option<StatusSet> {
     let list = item.list()?;
     if list.is_empty() {
-        item.fault("is empty", "name a status, or leave it out: all of 2xx and 3xx");
+        item.fault("is empty", "name a status, or remove it: all of 2xx and 3xx");
     }
     Some(StatusSet { ranges: list.iter().filter_map(read_status).collect() })
 }
 
-/// `404`, `"404"`, `"2xx"` or `"200-299"`. 1xx is not an answer.
+/// `404`, `"404"`, `"2xx"` or `"200-299"`. A 1xx status is not a final response.
 fn read_status(item: &Item<'_>) -> Option<(u16, u16)> {
     if item.is_integer() {
         let status = u16::try_from(item.integer(&(200..=599))?).ok()?;

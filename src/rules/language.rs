@@ -1,6 +1,6 @@
-//! Which paths patterns match, told exactly: whether there is any, and whether it is left to them by others. For that the
-//! patterns become one automaton, and every state that a path in normal form ([`crate::http::target::normalise`]) can lead to is
-//! looked at.
+//! Exact answers on which paths patterns match: whether a pattern matches any, and whether earlier patterns match all
+//! of its paths. The patterns become one automaton, which is searched for all states that a path in normal form
+//! ([`crate::http::target::normalise`]) can reach.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -12,26 +12,26 @@ use regex_syntax::hir::{Class, ClassUnicode, ClassUnicodeRange, Hir, HirKind, Lo
 
 use crate::http::target;
 
-/// Largest automaton, bytes, and what making it may take. Beyond it nothing is said of the patterns.
+/// Largest automaton and largest cost of building it, in bytes. Above it, no answer is given.
 const SIZE: usize = 2 << 20;
 
-/// What else each pattern of an automaton counts for, bytes: it is compiled first.
+/// Fixed cost of each pattern of an automaton, in bytes, since it is compiled first.
 const PATTERN: usize = 8 << 10;
 
-/// Paths in normal form: no dot segments, encodings in upper case, and only of what has to be encoded. Some of a `%` that
-/// begins no encoding are missing.
+/// Paths in normal form: no dot segments, upper-case encodings, and only where encoding is needed. Omits some paths
+/// with a `%` that starts no encoding.
 const NORMAL: &str = "(?:/(?:|SEGMENT))+";
 const PLAIN_BUT_DOT: &str = r"[A-Za-z0-9_~!$&'()*+,;=:@-]";
-/// An encoding that is needed, or a `%` that begins none.
+/// A required encoding, or a `%` that starts none.
 const ENCODED: &str = r"%(?:[0189A-F][0-9A-F]|2[0-9A-CF]|3[A-F]|40|5[B-E]|60|7[B-DF]|[g-zG-Z._~-])";
 
-/// Patterns that match one path in common, and such a path.
+/// Patterns that match a common path, and such a path.
 pub type Common = (Vec<usize>, String);
 
-/// Every choice of patterns that some path in normal form is matched by, and by no others of them, each with a short such
-/// path. None if that is too much to work out.
+/// Every set of patterns for which some path in normal form is matched by exactly these patterns, each with a short
+/// such path. `None` if that is too expensive.
 ///
-/// `bytes` is what automata may take up from now on; what this one does is taken away from it.
+/// `bytes` is the remaining budget for automata; the cost of this call is deducted.
 pub fn of_paths(bytes: &mut usize, patterns: &[Hir]) -> Option<Vec<Common>> {
     let normal = regex_syntax::parse(&normal()).ok()?;
     let with_normal: Vec<Hir> = patterns.iter().cloned().chain([normal]).collect();
@@ -41,7 +41,7 @@ pub fn of_paths(bytes: &mut usize, patterns: &[Hir]) -> Option<Vec<Common>> {
     Some(found)
 }
 
-/// The same of any texts of bytes that stand in paths.
+/// The same for any texts of bytes that occur in paths.
 pub fn commons(bytes: &mut usize, patterns: &[Hir]) -> Option<Vec<Common>> {
     let most = SIZE.min(*bytes);
     if most == 0 {
@@ -53,7 +53,7 @@ pub fn commons(bytes: &mut usize, patterns: &[Hir]) -> Option<Vec<Common>> {
     walk(&dfa?)
 }
 
-/// None if it would be larger.
+/// `None` if it would be larger.
 fn automaton(patterns: &[Hir], most: usize) -> Option<dense::DFA<Vec<u32>>> {
     let whole = |pattern| Hir::concat(vec![ascii(pattern), Hir::look(Look::End)]);
     let patterns: Vec<Hir> = patterns.iter().map(whole).collect();
@@ -96,7 +96,7 @@ fn walk(dfa: &dense::DFA<Vec<u32>>) -> Option<Vec<Common>> {
     Some(found.into_iter().map(|(which, state)| (which, way(&seen, state))).collect())
 }
 
-/// What leads to a state.
+/// The predecessor of a state.
 fn way(seen: &HashMap<StateID, Option<(StateID, u8)>>, mut state: StateID) -> String {
     let mut letters = Vec::new();
     while let Some(Some((before, letter))) = seen.get(&state) {
@@ -106,7 +106,7 @@ fn way(seen: &HashMap<StateID, Option<(StateID, u8)>>, mut state: StateID) -> St
     letters.iter().rev().collect()
 }
 
-/// The bytes of paths; those first that stand for nothing else.
+/// The bytes of paths, those without a special meaning first.
 fn letters() -> Vec<u8> {
     let first = b"x1aA-/.";
     let others = (0..=0x7F).filter(|byte| (target::is_plain(*byte) || *byte == b'%') && !first.contains(byte));
@@ -120,7 +120,7 @@ fn normal() -> String {
     NORMAL.replace("SEGMENT", &segment)
 }
 
-/// The pattern over ASCII alone, which paths in normal form are: much smaller as an automaton.
+/// The pattern restricted to ASCII, which covers paths in normal form: a much smaller automaton.
 fn ascii(hir: &Hir) -> Hir {
     match hir.kind() {
         HirKind::Empty | HirKind::Literal(_) => hir.clone(),
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_that_no_path_in_normal_form_has_are_told_of() {
+    fn unmatchable_patterns_are_found() {
         for pattern in [
             "/users",
             "/.*",
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_patterns_have_in_common_is_told_with_a_path() {
+    fn common_paths_of_patterns_have_an_example() {
         let mut found =
             of_paths(&mut SIZE.clone(), &[hir("/users/[^/]+"), hir("/users/me|/x"), hir(r"/users/\d+")]).unwrap();
         found.sort();
@@ -223,14 +223,14 @@ mod tests {
     }
 
     #[test]
-    fn what_would_take_too_much_room_is_not_worked_out() {
+    fn automata_over_the_budget_are_not_built() {
         let pattern = format!("/.*{}", "a.{12}".repeat(3));
         let mut bytes = SIZE + 1;
         assert_eq!(of_paths(&mut bytes, &[hir(&pattern), hir("/.*b.{20}")]), None);
         assert_eq!(bytes, 1);
     }
 
-    /// A `%` that begins no encoding, of which some are missing.
+    /// A `%` that starts no encoding; some of these are omitted.
     static LOOSE: LazyLock<Regex> =
         LazyLock::new(|| Regex::new("%([^0-9A-Fa-f]|[0-9A-Fa-f]([^0-9A-Fa-f]|$))").unwrap());
 
@@ -240,7 +240,7 @@ mod tests {
         #[test]
         fn a_path_in_normal_form_is_one_of_them(path in "(/([a-z%0-9A-F.~ü @:\\\\-]{0,6}|%[0-9a-f]{2}))*") {
             let path = target::normalise(&path).into_owned();
-            // What is missing: see [`NORMAL`].
+            // For the omissions see [`NORMAL`].
             let is_missing = path.contains("%%") || path.contains("%Z") || LOOSE.is_match(&path);
             prop_assert!(is_missing || IS_NORMAL.is_match(&path), "{path}");
         }

@@ -1,4 +1,4 @@
-//! What good rules are warned of: what can have no effect, and what is probably not meant.
+//! Warnings about valid rules: settings without effect, and settings that are probably a mistake.
 
 use http::Method;
 use regex_syntax::hir::Hir;
@@ -13,10 +13,10 @@ use super::{Family, Invalidation, RuleSet};
 use crate::http::target;
 use crate::key::Identity;
 
-/// What comparing patterns may take, bytes of automata in all: about a second.
+/// Budget for comparing patterns, in bytes of automata: about a second.
 const AUTOMATA: usize = 32 << 20;
 
-/// Segments of paths that mean the caller, whatever stands beside them.
+/// Path segments that mean the caller, whatever surrounds them.
 static CALLER: [&str; 12] = [
     "current-user",
     "current_user",
@@ -32,7 +32,7 @@ static CALLER: [&str; 12] = [
     "whoami",
 ];
 
-/// Segments of paths that are the caller's own where no id says whose they are.
+/// Path segments that mean the caller unless an id next to them says whose they are.
 static PERSONAL: [&str; 11] = [
     "account",
     "basket",
@@ -47,7 +47,7 @@ static PERSONAL: [&str; 11] = [
     "wishlist",
 ];
 
-/// What is allowed in a rules file, and probably not meant.
+/// A warning about valid rules.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Warning {
     /// Line of the family or rule, from 1.
@@ -57,7 +57,7 @@ pub struct Warning {
 }
 
 impl RuleSet {
-    /// What is to be said of good rules, in the order of the file.
+    /// All warnings, in file order.
     pub fn warnings(&self) -> Vec<Warning> {
         let mut bytes = AUTOMATA;
         let mut warnings = self.suffix_warnings();
@@ -76,7 +76,7 @@ impl RuleSet {
         warnings
     }
 
-    /// One warning for all families that writes can only invalidate entry by entry, by their own paths.
+    /// One warning for all families that no rule names: writes invalidate only entries with their own path.
     fn uninvalidated(&self) -> Option<Warning> {
         let is_reached = |family: &Family| self.invalidations.iter().any(|rule| rule.reaches(family));
         let alone = self.families.iter().filter(|family| family.is_invalidated && !is_reached(family));
@@ -90,18 +90,18 @@ impl RuleSet {
         Some(Warning {
             line: first.line,
             message: format!(
-                "no rule of [invalidate] names {what} {}: after a write to another path, the old response is served until \
+                "no rule of [invalidate] names {what} {}: after a write to another path, the stored response is served until \
                  its ttl is over",
                 listing(names)
             ),
             remedy: format!(
-                "write {remedy} below [invalidate], or invalidation = \"none\" in the family if that is meant"
+                "write {remedy} below [invalidate], or invalidation = \"none\" in the family if this is intended"
             ),
         })
     }
 
-    /// Families that get no request, since those before them take all of theirs; last, those of which `bytes` of automata do not
-    /// tell.
+    /// Families that receive no request because earlier families match all of their paths; then the families for
+    /// which `bytes` of automata did not suffice to tell.
     pub(super) fn shadowed(&self, mut bytes: usize) -> Vec<Warning> {
         let hirs: Vec<Option<Hir>> = self.families.iter().map(|family| hir(&family.pattern)).collect();
         let Some(hirs) = hirs.into_iter().collect::<Option<Vec<Hir>>>() else { return Vec::new() };
@@ -136,21 +136,21 @@ impl RuleSet {
         }
     }
 
-    /// Whether some sample of its paths is left to a family by those before it: for nearly all families that says enough.
+    /// Whether a sample path of the family is not matched by an earlier family. Sufficient for nearly all families.
     fn has_a_path_of_its_own(&self, family: &Family, hir: &Hir) -> bool {
         let method = if family.methods.get { Method::GET } else { query() };
         let is_own = |path: &String| self.family_at(&method, path).is_some_and(|found| found.id == family.id);
         normal_samples(hir).any(|path| is_own(&path))
     }
 
-    /// Which of the families `before` this one take all of its paths: one alone, or several together; empty if some are left, or
-    /// if it has none. None if `bytes` of automata do not tell.
+    /// Which of the families `before` this one match all of its paths, alone or together. Empty if some paths are
+    /// left or it has none. `None` if the budget `bytes` does not suffice.
     fn takers(&self, at: usize, before: &[usize], hirs: &[Hir], bytes: &mut usize) -> Option<Vec<usize>> {
         let mut taken_by = |before: &[usize]| {
             let both: Vec<Hir> = before.iter().chain([&at]).map(|at| hirs[*at].clone()).collect();
             Some(self.takers_of(at, before, &language::of_paths(bytes, &both)?))
         };
-        // One that takes all of them alone is found however many there are.
+        // A single family that matches them all is found however many there are.
         for one in before {
             if let Some(takers) = taken_by(&[*one]).filter(|takers| !takers.is_empty() || before.len() == 1) {
                 return Some(takers);
@@ -159,7 +159,7 @@ impl RuleSet {
         if before.is_empty() { Some(Vec::new()) } else { taken_by(before) }
     }
 
-    /// The same by what they all have in common: `before`, and this one as the last.
+    /// The same from the common paths: `before`, and this family last.
     fn takers_of(&self, at: usize, before: &[usize], commons: &[Common]) -> Vec<usize> {
         let (family, last) = (&self.families[at], before.len());
         let mut takers = Vec::new();
@@ -172,7 +172,7 @@ impl RuleSet {
             if !is_taken {
                 return Vec::new();
             }
-            // The first of them gets the request.
+            // The first of them receives the request.
             takers.extend(before.first());
         }
         takers.sort_unstable();
@@ -180,20 +180,20 @@ impl RuleSet {
         takers
     }
 
-    /// A rule that names a family which says that none does.
+    /// A rule that names a family with `invalidation = "none"`.
     fn not_to_be_invalidated(&self, rule: &Invalidation) -> Option<Warning> {
         let family = self.families.iter().find(|family| !family.is_invalidated && rule.names(family))?;
         Some(Warning {
             line: family.line,
             message: format!(
-                "family {:?} says invalidation = \"none\", and the rule for {:?} on line {} invalidates it",
+                "family {:?} has invalidation = \"none\", but the rule for {:?} on line {} invalidates it",
                 family.name, rule.path, rule.line
             ),
-            remedy: "remove the one or the other".to_owned(),
+            remedy: "remove one of them".to_owned(),
         })
     }
 
-    /// What is somebody's own is not fetched ahead, nor what is read with QUERY alone.
+    /// Entries of one caller are not prefetched, nor are entries stored for QUERY only.
     fn useless_refresh(&self, rule: &Invalidation) -> Option<Warning> {
         let can_be = |family: &&Family| family.methods.get && !is_private(family);
         let mut reached = self.families.iter().filter(|family| rule.reaches(family));
@@ -203,16 +203,16 @@ impl RuleSet {
         Some(Warning {
             line: rule.line,
             message: format!(
-                "the rule for {:?}: refresh has no effect, for nothing is fetched ahead that is somebody's own (identity) or \
-                 read with QUERY",
+                "the rule for {:?}: refresh has no effect: Larder does not prefetch responses for one caller (identity) or for \
+                 QUERY",
                 rule.path
             ),
-            remedy: "remove refresh, or write identity = \"none\" in a family whose responses are the same for everybody"
+            remedy: "remove refresh, or write identity = \"none\" in a family whose responses are the same for every caller"
                 .to_owned(),
         })
     }
 
-    /// A capture of the write's path that no capture of the family can be equal to.
+    /// A capture of the write's path that can never equal the family's capture.
     fn never_equal(&self, rule: &Invalidation, bytes: &mut usize) -> Option<Warning> {
         let written = hir(&rule.pattern)?;
         rule.families.iter().find_map(|reference| {
@@ -226,7 +226,7 @@ impl RuleSet {
                 let written_name = part.strip_prefix('{')?.strip_suffix('}')?;
                 let both = [capture(&read, name)?.clone(), capture(&written, written_name)?.clone()];
                 let [read, written] = [&both[0], &both[1]].map(|hir| Values::of("", Some(hir)));
-                // For nearly all of them samples say enough.
+                // Samples suffice for nearly all patterns.
                 if samples(&both[0]).iter().any(|text| written.contain(text))
                     || samples(&both[1]).iter().any(|text| read.contain(text))
                 {
@@ -251,12 +251,12 @@ impl RuleSet {
 }
 
 impl Invalidation {
-    /// Whether it names the family, or a level above it, rather than everything.
+    /// Whether it names the family or a level above it, not just `*`.
     fn names(&self, family: &Family) -> bool {
         self.families.iter().any(|reference| reference != "*") && self.reaches(family)
     }
 
-    /// An instance beside the whole of its family.
+    /// A rule that names an instance and its whole family.
     fn redundant(&self) -> Option<Warning> {
         let names = self.families.iter();
         let (whole, instance) = names.clone().find_map(|instance| {
@@ -293,7 +293,7 @@ fn unmatchable_rule(rule: &Invalidation, bytes: &mut usize) -> Option<Warning> {
     })
 }
 
-/// What to say of a pattern that no path matches.
+/// The message and remedy for a pattern that matches no path.
 fn unmatchable(pattern: &Pattern, bytes: &mut usize) -> Option<(String, String)> {
     let hir = pattern.hir()?;
     if normal_samples(&hir).any(|path| pattern.is_match(&path)) || !language::of_paths(bytes, &[hir])?.is_empty() {
@@ -305,14 +305,14 @@ fn unmatchable(pattern: &Pattern, bytes: &mut usize) -> Option<(String, String)>
     Some((message.to_owned(), remedy.to_owned()))
 }
 
-/// What the paths that a pattern matches begin with; none: with anything.
+/// The literal prefixes of the paths that a pattern matches; `None` for any prefix.
 type Beginnings = Option<Vec<Literal>>;
 
 fn beginnings(hir: &Hir) -> Beginnings {
     Extractor::new().extract(hir).literals().map(<[Literal]>::to_vec)
 }
 
-/// Whether paths of both may be the same, as far as their beginnings tell.
+/// Whether both patterns may match a common path, judged by their prefixes.
 fn may_meet(one: &Beginnings, other: &Beginnings) -> bool {
     let (Some(one), Some(other)) = (one, other) else { return true };
     let meet = |one: &Literal, other: &Literal| {
@@ -322,7 +322,7 @@ fn may_meet(one: &Beginnings, other: &Beginnings) -> bool {
     one.iter().any(|one| other.iter().any(|other| meet(one, other)))
 }
 
-/// Families that may get no request, for all that is known.
+/// Families that may receive no request: comparing their patterns exceeded the budget.
 fn uncompared(families: &[&Family]) -> Option<Warning> {
     let first = families.first()?;
     let names: Vec<String> = families.iter().map(|family| format!("{:?}", family.name)).collect();
@@ -334,13 +334,13 @@ fn uncompared(families: &[&Family]) -> Option<Warning> {
              too much work",
             listing(names.iter().map(String::as_str))
         ),
-        remedy: "begin the patterns with folders of their own, and write shorter repetitions than {…}; larder explain says which \
-                 family takes a path"
+        remedy: "start the patterns with different folders, and use shorter repetitions than {…}; larder explain prints which \
+                 family a path belongs to"
             .to_owned(),
     })
 }
 
-/// Some texts that a pattern without its assertions matches, of those that are paths in normal form.
+/// Sample texts of a pattern (its assertions ignored) that are paths in normal form.
 fn normal_samples(hir: &Hir) -> impl Iterator<Item = String> {
     samples(hir).into_iter().filter(|path| path.starts_with('/') && target::normalise(path) == *path)
 }
@@ -368,7 +368,7 @@ fn personal(family: &Family) -> Option<Warning> {
     Some(Warning {
         line: family.line,
         message: format!(
-            "family {:?} says identity = \"none\", and {segment:?} in its path sounds like something of the caller's own: one \
+            "family {:?} says identity = \"none\", and {segment:?} in its path suggests responses for one caller: one \
              caller's response is stored for everybody",
             family.name
         ),
@@ -376,7 +376,7 @@ fn personal(family: &Family) -> Option<Warning> {
     })
 }
 
-/// The segments before and after this one in a path that has it.
+/// The segments before and after `segment` in the path.
 fn neighbours<'p>(path: &'p str, segment: &str) -> Option<[&'p str; 2]> {
     let segments: Vec<&str> = path.split('/').collect();
     let at = segments.iter().position(|other| other.eq_ignore_ascii_case(segment))?;
@@ -384,13 +384,13 @@ fn neighbours<'p>(path: &'p str, segment: &str) -> Option<[&'p str; 2]> {
     Some([before, segments.get(at + 1)].map(|it| it.copied().unwrap_or_default()))
 }
 
-/// Whether a segment of a sample stands for any text or number: it is one letter, repeated.
+/// Whether a sample's segment stands for any text or number: one repeated character.
 fn is_id(segment: &str) -> bool {
     let mut letters = segment.chars();
     letters.next().is_some_and(|first| letters.all(|letter| letter == first))
 }
 
-/// Whether a pattern has this segment, or an alternative for one, literally.
+/// Whether the pattern contains this segment literally, or as an alternative.
 fn has_segment(pattern: &str, segment: &str) -> bool {
     let lower = pattern.to_ascii_lowercase();
     let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '\\' | '<' | '.');

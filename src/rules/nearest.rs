@@ -1,28 +1,28 @@
-//! "Did you mean": the known names nearest to one that is not known.
+//! "Did you mean": the known names most similar to an unknown one.
 
-/// At most three names that are near enough to be what was meant, the nearest first.
+/// At most three names that are similar enough, best first.
 pub fn nearest<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) -> Vec<&'n str> {
     let typed: String = name.chars().take(100).flat_map(char::to_lowercase).collect();
     let mut near: Vec<(usize, &str)> =
         known.into_iter().filter_map(|known| distance(&typed, known).map(|far| (far, known))).collect();
     near.sort_unstable();
     near.dedup();
-    // Beside a name that is one slip away, one that is three away was hardly meant.
+    // Next to a name one edit away, a name three edits away is unlikely.
     let best = near.first().map_or(0, |(far, _)| *far);
     near.into_iter().filter(|(far, _)| *far <= best + 1).take(3).map(|(_, known)| known).collect()
 }
 
-/// None: too far away to be worth naming.
+/// The edit distance; `None` if the names are too different.
 fn distance(typed: &str, known: &str) -> Option<usize> {
     let edits = strsim::damerau_levenshtein(typed, &known.to_lowercase());
     let (short, long) = (typed.len().min(known.len()), typed.len().max(known.len()));
-    // One is the beginning of the other: half a name was written, or a plural.
+    // One is a prefix of the other: a shortened name, or a plural.
     let begins = short >= 3 && typed.as_bytes()[..short].eq_ignore_ascii_case(&known.as_bytes()[..short]);
     let allowed = if long <= 4 { long / 2 } else { long / 3 };
     (edits <= allowed || begins).then_some(edits)
 }
 
-/// `did you mean "a" or "b"?`, or `otherwise` if nothing is near.
+/// `did you mean "a" or "b"?`, or `otherwise` if no name is similar.
 pub fn did_you_mean(near: &[&str], otherwise: impl FnOnce() -> String) -> String {
     let quoted: Vec<String> = near.iter().map(|name| format!("{name:?}")).collect();
     if quoted.is_empty() { otherwise() } else { format!("did you mean {}?", quoted.join(" or ")) }

@@ -1,34 +1,34 @@
-//! Path patterns in the notations of other programs, which mean something else as regular expressions or nothing at all:
-//! `/users/:id`, `/users/{id}`, `/users/<int:id>`, `/x/*`, and a path with its query. Each is refused with the pattern to
+//! Recognises path patterns in other notations, which mean something else as regular expressions, or nothing:
+//! `/users/:id`, `/users/{id}`, `/users/<int:id>`, `/x/*`, and a path with a query. The fault names the pattern to
 //! write instead.
 
 use std::ops::Range;
 
 use regex_syntax::hir::{Class, Hir, HirKind};
 
-use super::pattern::PatternFault;
+use super::fault::TextFault;
 
 /// One segment.
 const SEGMENT: &str = "[^/]+";
 
-/// The fault of a pattern that is not meant as a regular expression; none if it may be.
-pub fn other(text: &str) -> Option<PatternFault> {
-    // One that is no regular expression at all is read as it was meant.
+/// The fault of a pattern in another notation; `None` if it may be a regular expression.
+pub fn other(text: &str) -> Option<TextFault> {
+    // Text that is no regular expression is read in its own notation.
     let has_query = regex_syntax::parse(text).map_or(true, |hir| demands_query(&hir));
     let mut scan = Scan { text, at: 0, written: String::new(), found: None, has_query };
     while let Some(c) = scan.rest().chars().next() {
         scan.step(c);
-        if matches!(scan.found, Some((Kind::Query, _))) {
+        if matches!(scan.found, Some((Notation::Query, _))) {
             break;
         }
     }
     let (kind, at) = scan.found?;
     let remedy = kind.remedy(&scan.written, &text[at.end.min(text.len())..]);
-    Some(PatternFault { at, message: kind.message().to_owned(), remedy })
+    Some(TextFault { at, message: kind.message().to_owned(), remedy })
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+enum Notation {
     Colon,
     Braces,
     Angles,
@@ -36,22 +36,24 @@ enum Kind {
     Query,
 }
 
-impl Kind {
+impl Notation {
     fn message(self) -> &'static str {
         match self {
-            Kind::Colon => {
+            Notation::Colon => {
                 "the pattern would match \":\" itself: it is a regular expression, and captures are written otherwise"
             }
-            Kind::Braces => "{…} counts repetitions in a regular expression, and captures are written otherwise",
-            Kind::Angles => {
+            Notation::Braces => {
+                "{…} counts repetitions in a regular expression, and captures are written otherwise"
+            }
+            Notation::Angles => {
                 "no path has < or >: the pattern is a regular expression, and captures are written otherwise"
             }
-            Kind::Star => "* repeats the / before it: the pattern is a regular expression",
-            Kind::Query => "no path has a query: the pattern would never match",
+            Notation::Star => "* repeats the / before it: the pattern is a regular expression",
+            Notation::Query => "no path has a query: the pattern would never match",
         }
     }
 
-    /// `written`: the pattern as it is meant; `query`: what follows the `?`.
+    /// `written` is the corrected pattern, `query` the text after the `?`.
     fn remedy(self, written: &str, query: &str) -> String {
         let is_good = written.starts_with('/') && regex_syntax::parse(written).is_ok();
         let line = match is_good {
@@ -59,16 +61,18 @@ impl Kind {
             false => "write (?<id>[^/]+) for a segment that is captured, and .* for anything".to_owned(),
         };
         match self {
-            Kind::Colon => format!("{line}, or '/\\:…' for a path that has a colon there"),
-            Kind::Braces | Kind::Angles => line,
-            Kind::Star if written.ends_with("/.*") => {
+            Notation::Colon => format!("{line}, or '/\\:…' for a path that has a colon there"),
+            Notation::Braces | Notation::Angles => line,
+            Notation::Star if written.ends_with("/.*") => {
                 format!("{line} for all below it, or '{written}' with [^/]+ at its end for one segment")
             }
-            Kind::Star => line,
-            Kind::Query => {
+            Notation::Star => line,
+            Notation::Query => {
                 let names: Vec<String> = query.split('&').filter_map(parameter).collect();
                 let names = if names.is_empty() { "\"…\"".to_owned() } else { names.join(", ") };
-                format!("{line}; in a family, query = {{ keep = [{names}] }} says which parameters count")
+                format!(
+                    "{line}; in a family, query = {{ keep = [{names}] }} selects the parameters in the cache key"
+                )
             }
         }
     }
@@ -82,14 +86,14 @@ fn parameter(text: &str) -> Option<String> {
     is_name.then(|| format!("{name:?}"))
 }
 
-/// Goes through a pattern, and writes it anew as it is meant.
+/// Scans a pattern and rewrites it as a regular expression.
 struct Scan<'p> {
     text: &'p str,
     at: usize,
     written: String,
-    /// The first that is no regular expression.
-    found: Option<(Kind, Range<usize>)>,
-    /// A `?` that is meant as itself begins a query.
+    /// The first part in another notation.
+    found: Option<(Notation, Range<usize>)>,
+    /// Whether a literal `?` starts a query.
     has_query: bool,
 }
 
@@ -109,11 +113,11 @@ impl<'p> Scan<'p> {
             '/' if rest[1..].starts_with(':') && identifier(&rest[2..]) > 0 => {
                 self.copy(1);
                 let name = identifier(&rest[2..]);
-                self.capture(Kind::Colon, 1 + name, &rest[2..2 + name]);
+                self.capture(Notation::Colon, 1 + name, &rest[2..2 + name]);
             }
             '{' => match identifier(&rest[1..]) {
                 name if name > 0 && rest[1 + name..].starts_with('}') => {
-                    self.capture(Kind::Braces, name + 2, &rest[1..1 + name]);
+                    self.capture(Notation::Braces, name + 2, &rest[1..1 + name]);
                 }
                 _ => self.copy(1),
             },
@@ -128,13 +132,13 @@ impl<'p> Scan<'p> {
         self.at += length;
     }
 
-    fn find(&mut self, kind: Kind, length: usize) {
+    fn find(&mut self, kind: Notation, length: usize) {
         let at = self.at..self.at + length;
         self.found.get_or_insert((kind, at));
         self.at += length;
     }
 
-    fn capture(&mut self, kind: Kind, length: usize, name: &str) {
+    fn capture(&mut self, kind: Notation, length: usize, name: &str) {
         self.find(kind, length);
         let rest = self.rest();
         // `:id(\d+)`
@@ -150,7 +154,7 @@ impl<'p> Scan<'p> {
         let name = inside.map(|inside| inside.rsplit(':').next().unwrap_or(inside));
         match (inside, name) {
             (Some(inside), Some(name)) if !name.is_empty() && identifier(name) == name.len() => {
-                self.capture(Kind::Angles, inside.len() + 2, name);
+                self.capture(Notation::Angles, inside.len() + 2, name);
             }
             _ => self.copy(1),
         }
@@ -159,7 +163,7 @@ impl<'p> Scan<'p> {
     fn star(&mut self) {
         self.copy(1);
         let length = self.rest().bytes().take_while(|byte| *byte == b'*').count();
-        self.find(Kind::Star, length);
+        self.find(Notation::Star, length);
         let is_all = self.rest().is_empty() || length > 1;
         self.written.push_str(match self.rest().chars().next() {
             _ if is_all => ".*",
@@ -174,12 +178,12 @@ impl<'p> Scan<'p> {
     }
 
     fn query(&mut self, length: usize) {
-        self.find(Kind::Query, length);
+        self.find(Notation::Query, length);
     }
 }
 
-/// Whether all of a pattern, or of one of its alternatives, matches only what has a `?`. One that may have a query, and need
-/// not, matches paths all the same.
+/// Whether the pattern, or one of its alternatives, matches only texts with a `?`. If the query is optional, the
+/// pattern also matches paths.
 fn demands_query(hir: &Hir) -> bool {
     match hir.kind() {
         HirKind::Literal(literal) => literal.0.contains(&b'?'),
@@ -196,7 +200,7 @@ fn demands_query(hir: &Hir) -> bool {
     }
 }
 
-/// Length of a name at the beginning: letters, digits, `_` and `-`, beginning with none of the digits.
+/// Length of a leading identifier: letters, digits, `_` and `-`, not starting with a digit.
 fn identifier(text: &str) -> usize {
     if !text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') {
         return 0;
@@ -204,7 +208,7 @@ fn identifier(text: &str) -> usize {
     text.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))).unwrap_or(text.len())
 }
 
-/// Length of an escape, with the braces of `\p{…}` and `\x{…}`.
+/// Length of a leading escape, including the braces of `\p{…}` and `\x{…}`.
 fn escape(rest: &str) -> usize {
     let Some(escaped) = rest[1..].chars().next() else { return 1 };
     let length = 1 + escaped.len_utf8();
@@ -212,7 +216,7 @@ fn escape(rest: &str) -> usize {
     if takes_braces { rest.find('}').map_or(length, |end| end + 1) } else { length }
 }
 
-/// Length of a character class, up to the bracket that closes it.
+/// Length of a leading character class, including its closing bracket.
 fn class(rest: &str) -> usize {
     let (mut depth, mut at, mut is_first) = (0, 0, false);
     while let Some(c) = rest[at..].chars().next() {
@@ -270,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn regular_expressions_are_taken() {
+    fn regular_expressions_are_accepted() {
         let rows = [
             "/users/(?<id>[^/]+)",
             "/users/(?P<id>\\d+)",

@@ -1,5 +1,5 @@
-//! Path patterns: regular expressions over the whole normalised path, anchored at both ends. Their literals are normalised
-//! as paths are: `%40`, `%7e` and `é` in a pattern match what a path has in their place.
+//! Path patterns: regular expressions over the whole normalised path, anchored at both ends. Their literals are
+//! normalised like paths: `%40`, `%7e` and `é` in a pattern match their normal forms.
 
 use std::ops::Range;
 
@@ -10,49 +10,40 @@ use regex_syntax::hir::literal::Extractor;
 use regex_syntax::hir::{Hir, HirKind};
 use smallvec::SmallVec;
 
+use super::fault::TextFault;
 use super::notation;
 use crate::http::target::{PathCase, is_plain_delimiter, is_unreserved, stands_plainly};
 
-/// Longest pattern, bytes.
+/// Longest pattern, in bytes.
 const TEXT: usize = 4096;
-/// Largest compiled pattern, bytes; a limit against `(\w{1,500}){500}`, not against ordinary patterns.
+/// Largest compiled pattern, in bytes: stops `(\w{1,500}){500}`, not ordinary patterns.
 const COMPILED: usize = 1 << 20;
-/// Largest compiled set of patterns, bytes.
+/// Largest compiled set of patterns, in bytes.
 const COMPILED_SET: usize = 64 << 20;
 
 /// A compiled pattern.
 #[derive(Debug, Clone)]
 pub struct Pattern {
     text: String,
-    /// The same with its literals as they stand in normalised paths, between anchors.
+    /// The anchored pattern with its literals in normal form.
     anchored: String,
     case: PathCase,
     regex: Regex,
-    /// Index and name of each named capture, in the order of the pattern.
+    /// Index and name of each named capture, in pattern order.
     named: Vec<(usize, String)>,
 }
 
 impl PartialEq for Pattern {
-    /// Two patterns of the same text are the same.
+    /// Patterns are equal if their texts are.
     fn eq(&self, other: &Pattern) -> bool {
         self.text == other.text && self.case == other.case
     }
 }
 
-/// Why a pattern is refused.
-#[derive(Debug, PartialEq, Eq)]
-pub struct PatternFault {
-    /// Bytes of the pattern.
-    pub at: Range<usize>,
-    pub message: String,
-    pub remedy: String,
-}
-
 impl Pattern {
-    /// Compiles a pattern. `^` and `$` at its ends are allowed and change nothing.
-    pub fn compile(text: &str, case: PathCase) -> Result<Pattern, PatternFault> {
-        let fault =
-            |at, message: String, remedy: &str| Err(PatternFault { at, message, remedy: remedy.to_owned() });
+    /// Compiles a pattern. `^` and `$` at its ends are allowed and redundant.
+    pub fn compile(text: &str, case: PathCase) -> Result<Pattern, TextFault> {
+        let fault = |at, message: String, remedy: &str| Err(TextFault { at, message, remedy: remedy.to_owned() });
         if text.len() > TEXT {
             return fault(0..text.len(), format!("the pattern is longer than {TEXT} bytes"), "shorten it");
         }
@@ -71,7 +62,7 @@ impl Pattern {
             Err(regex::Error::CompiledTooBig(_)) => {
                 fault(0..text.len(), "the pattern is too large when compiled".to_owned(), "lower its {…} counts")
             }
-            // It is valid alone, so it must hide the bracket that closes the anchors.
+            // It is valid without the anchors, so it must comment out their closing bracket.
             Err(_) => {
                 fault(0..text.len(), "the pattern ends in a comment".to_owned(), "remove (?x) and the comment")
             }
@@ -83,7 +74,7 @@ impl Pattern {
         &self.text
     }
 
-    /// What it matches, with its literals in normal form, and without regard to case if case makes no difference.
+    /// The parsed pattern, with literals in normal form and with the case-sensitivity of paths.
     pub fn hir(&self) -> Option<Hir> {
         let is_insensitive = self.case == PathCase::Insensitive;
         ParserBuilder::new()
@@ -98,7 +89,7 @@ impl Pattern {
         self.regex.is_match(path)
     }
 
-    /// The pattern without anchors at its ends: two patterns of the same core match the same paths.
+    /// The pattern without anchors at its ends: patterns with the same core match the same paths.
     pub fn core(&self) -> &str {
         let text = self.text.strip_prefix('^').unwrap_or(&self.text);
         match text.strip_suffix('$') {
@@ -107,7 +98,7 @@ impl Pattern {
         }
     }
 
-    /// The text that it matches, if there is but one.
+    /// The text that it matches, if it matches exactly one.
     pub fn only_text(&self) -> Option<String> {
         match regex_syntax::parse(self.core()).ok()?.kind() {
             HirKind::Literal(literal) => String::from_utf8(literal.0.to_vec()).ok(),
@@ -115,21 +106,21 @@ impl Pattern {
         }
     }
 
-    /// Names of the captures, in the order of the pattern.
+    /// Names of the captures, in pattern order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.named.iter().map(|(_, name)| name.as_str())
     }
 
-    /// What the named captures can be, in the order of the pattern.
+    /// The possible values of each named capture, in pattern order.
     pub fn values_of_captures(&self) -> Vec<Values> {
-        // It was parsed before.
+        // The pattern was parsed before, so this succeeds.
         let hir = self.hir();
         let values = |name: &str| Values::of(name, hir.as_ref().and_then(|hir| capture(hir, name)));
         self.names().map(values).collect()
     }
 
-    /// Values of the named captures, in the order of the pattern; None for one that took no part in the match.
-    /// Empty if the path does not match.
+    /// Values of the named captures, in pattern order; `None` for a capture that took no part in the match. Empty if
+    /// the path does not match.
     pub fn values<'p>(&self, path: &'p str) -> SmallVec<[(&str, Option<&'p str>); 4]> {
         if self.named.is_empty() {
             return SmallVec::new();
@@ -140,16 +131,16 @@ impl Pattern {
     }
 }
 
-/// What one named capture can be.
+/// The possible values of a named capture.
 #[derive(Debug, Clone)]
 pub struct Values {
     name: String,
-    /// None: it depends on what stands beside it.
+    /// `None` if they depend on the surrounding text.
     regex: Option<Regex>,
 }
 
 impl Values {
-    /// Those of a capture that consists of this.
+    /// The values of a capture with this content.
     pub(super) fn of(name: &str, hir: Option<&Hir>) -> Values {
         let alone = hir.filter(|hir| hir.properties().look_set().is_empty());
         let regex =
@@ -168,7 +159,7 @@ impl Values {
     }
 }
 
-/// What a named capture consists of.
+/// The content of a named capture.
 pub(super) fn capture<'h>(hir: &'h Hir, name: &str) -> Option<&'h Hir> {
     match hir.kind() {
         HirKind::Capture(found) if found.name.as_deref() == Some(name) => Some(&found.sub),
@@ -179,27 +170,27 @@ pub(super) fn capture<'h>(hir: &'h Hir, name: &str) -> Option<&'h Hir> {
     }
 }
 
-/// Many patterns, tried in one pass.
+/// Many patterns, matched in one pass.
 #[derive(Debug, Default)]
 pub struct PatternSet(RegexSet);
 
 impl PatternSet {
-    /// None if the patterns together are too large.
+    /// `None` if the patterns together are too large.
     pub fn build<'p>(patterns: impl Iterator<Item = &'p Pattern>, case: PathCase) -> Option<PatternSet> {
         let mut set = RegexSetBuilder::new(patterns.map(|pattern| &pattern.anchored));
         set.case_insensitive(case == PathCase::Insensitive);
         set.size_limit(COMPILED_SET).build().ok().map(PatternSet)
     }
 
-    /// Positions of the patterns that match, in the order they were given.
+    /// Indexes of the matching patterns, in the order given.
     pub fn matches(&self, path: &str) -> impl Iterator<Item = usize> + use<> {
         self.0.matches(path).into_iter()
     }
 }
 
-/// A pattern with its literals as they stand in normalised paths: percent-encodings of what stands there plainly are
-/// undone, others are in upper case, what cannot stand there is encoded, and letters are in lower case if case makes no
-/// difference. Classes stay as they are.
+/// Rewrites the literals of a pattern to the normal form of paths: decodes needless percent-encodings, writes the
+/// others in upper case, encodes characters that a path must encode, and writes letters in lower case if paths ignore
+/// case. Character classes stay as they are.
 fn normalised(text: &str, case: PathCase) -> String {
     let Ok(ast) = ast::parse::Parser::new().parse(text) else { return text.to_owned() };
     let mut edits = Vec::new();
@@ -214,7 +205,7 @@ fn normalised(text: &str, case: PathCase) -> String {
     out
 }
 
-/// Adds what is to be replaced, in the order of the pattern.
+/// Collects the replacements, in pattern order.
 fn normalise_literals(ast: &Ast, case: PathCase, edits: &mut Vec<(Range<usize>, String)>) {
     match ast {
         Ast::Literal(literal) => edits.extend(encoded(literal, case)),
@@ -239,18 +230,18 @@ fn normalise_literals(ast: &Ast, case: PathCase, edits: &mut Vec<(Range<usize>, 
     }
 }
 
-/// The percent-encodings at the beginning, how many they are, and how they stand in paths: together, since several may be
-/// one letter.
+/// The leading percent-encodings: their number and their normal form. Taken together, since several may encode one
+/// character.
 fn encodings(asts: &[Ast], case: PathCase) -> Option<(usize, (Range<usize>, String))> {
     let found: Vec<_> = asts.chunks(3).map_while(encoding).collect();
     let ((first, _), (last, _)) = found.first().zip(found.last())?;
     let place = first.start..last.end;
     let text = found.iter().map(|(_, text)| text.as_str()).collect::<String>();
-    // `\` stands there before delimiters alone, so that no class becomes another one.
+    // The normal form has `\` only before delimiters, so no escape changes its meaning.
     Some((found.len(), (place, case.fold(text).into_owned())))
 }
 
-/// A percent-encoding, and how it stands in paths.
+/// One percent-encoding and its normal form.
 fn encoding(asts: &[Ast]) -> Option<(Range<usize>, String)> {
     let [Ast::Literal(percent), Ast::Literal(high), Ast::Literal(low)] = asts else { return None };
     let digits = high.c.to_digit(16).zip(low.c.to_digit(16)).filter(|_| percent.c == '%');
@@ -262,8 +253,7 @@ fn encoding(asts: &[Ast]) -> Option<(Range<usize>, String)> {
     Some((percent.span.start.offset..low.span.end.offset, replacement))
 }
 
-/// A character that stands in paths only encoded, or in lower case. A `?` or `#` is left alone: it is no part of a path at
-/// all.
+/// A character that the normal form encodes or writes in lower case. `?` and `#` stay: they are no part of a path.
 fn encoded(literal: &ast::Literal, case: PathCase) -> Option<(Range<usize>, String)> {
     let character = literal.c;
     let place = literal.span.start.offset..literal.span.end.offset;
@@ -291,12 +281,12 @@ fn may_begin_with_slash(hir: &Hir) -> bool {
     literals.iter().any(|literal| literal.as_bytes().first().is_none_or(|first| *first == b'/'))
 }
 
-fn syntax_fault(error: &regex_syntax::Error, text: &str) -> PatternFault {
+fn syntax_fault(error: &regex_syntax::Error, text: &str) -> TextFault {
     let (span, kind) = match error {
         regex_syntax::Error::Parse(error) => (error.span(), error.kind().to_string()),
         regex_syntax::Error::Translate(error) => (error.span(), error.kind().to_string()),
         _ => {
-            return PatternFault {
+            return TextFault {
                 at: 0..text.len(),
                 message: error.to_string(),
                 remedy: "see docs.rs/regex".into(),
@@ -310,7 +300,7 @@ fn syntax_fault(error: &regex_syntax::Error, text: &str) -> PatternFault {
         "see https://docs.rs/regex#syntax; write \\ before a character that stands for itself"
     };
     let message = format!("the pattern is faulty at its character {column}: {kind}");
-    PatternFault { at: span.start.offset..span.end.offset, message, remedy: remedy.to_owned() }
+    TextFault { at: span.start.offset..span.end.offset, message, remedy: remedy.to_owned() }
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Walks the tables of a TOML file and collects every fault with its place. A value that is faulty reads as if it
-//! were not there, and reading goes on.
+//! Reads the tables of a TOML file and collects every fault with its position. A faulty value reads as absent, and
+//! reading continues.
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Display;
@@ -18,30 +18,30 @@ use super::nearest::{did_you_mean, listing, nearest};
 /// Looks up an environment variable.
 pub type Env<'e> = dyn Fn(&str) -> Option<String> + 'e;
 
-/// Faults kept of one file; what follows is not worth reading before these are mended.
+/// Most faults collected per file.
 const FAULTS: usize = 1000;
 
 /// A file being read, and the faults found so far.
-pub struct Reader<'s> {
+pub struct RulesReader<'s> {
     source: Source<'s>,
     env: &'s Env<'s>,
     faults: RefCell<Vec<Fault>>,
-    /// Lines that are not TOML.
+    /// Numbers of the lines that are not TOML.
     broken: Vec<usize>,
-    /// Faults found beyond [`FAULTS`].
+    /// Number of faults beyond [`FAULTS`].
     unkept: Cell<usize>,
-    /// Every key that was asked for, by the place of its table.
+    /// Every key that was read, with the place of its table.
     #[cfg(test)]
     asked: RefCell<std::collections::BTreeSet<(String, &'static str)>>,
 }
 
-impl<'s> Reader<'s> {
-    /// Reads the text as TOML. What is not TOML becomes faults; the rest is returned.
-    pub fn open(file: &'s str, text: &'s str, env: &'s Env<'s>) -> (Reader<'s>, Spanned<DeTable<'s>>) {
+impl<'s> RulesReader<'s> {
+    /// Parses the text as TOML. Syntax errors become faults; the rest is returned.
+    pub fn open(file: &'s str, text: &'s str, env: &'s Env<'s>) -> (RulesReader<'s>, Spanned<DeTable<'s>>) {
         let (root, errors) = DeTable::parse_recoverable(text);
         let source = Source::new(file, text);
         let faults = RefCell::default();
-        let mut reader = Reader {
+        let mut reader = RulesReader {
             source,
             env,
             faults,
@@ -53,7 +53,7 @@ impl<'s> Reader<'s> {
         for error in &errors {
             let span = error.span().unwrap_or(text.len()..text.len());
             let line = reader.source.line(span.start.min(text.len()));
-            // One slip of the pen often makes several errors on its line.
+            // One mistake often causes several syntax errors on its line.
             if !reader.broken.contains(&line) && reader.broken.len() < FAULTS {
                 let remedy = syntax_remedy(error.message(), reader.source.line_text(line));
                 reader.fault(span, format!("not TOML: {}", error.message()), remedy);
@@ -63,7 +63,7 @@ impl<'s> Reader<'s> {
         (reader, root)
     }
 
-    /// Notes a fault. On a line that is not TOML nothing else is worth saying.
+    /// Reports a fault, unless its line is not TOML.
     pub fn fault(&self, span: Range<usize>, message: impl Into<String>, remedy: impl Into<String>) {
         if self.faults.borrow().len() >= FAULTS {
             return self.unkept.set(self.unkept.get() + 1);
@@ -74,20 +74,20 @@ impl<'s> Reader<'s> {
         }
     }
 
-    /// Notes a fault of something that is not there. In a file that is not TOML, it may merely have not been read.
+    /// Reports that something is missing, unless the file is not TOML: then it may just not have been parsed.
     pub fn absence(&self, span: Range<usize>, message: impl Into<String>, remedy: impl Into<String>) {
         if self.broken.is_empty() {
             self.fault(span, message, remedy);
         }
     }
 
-    /// Line of a place, from 1.
+    /// Line of a position, from 1.
     pub fn line(&self, span: &Range<usize>) -> usize {
         self.source.line(span.start)
     }
 
-    /// Notes a fault of something that is where it should not be. Below a table's header that could not be read,
-    /// everything is.
+    /// Reports a key in the wrong table, unless a table header could not be parsed: then every key below it would be
+    /// reported.
     fn misplaced(&self, span: Range<usize>, message: String, remedy: String) {
         if !self.broken.iter().any(|line| self.source.line_text(*line).trim_start().starts_with('[')) {
             self.fault(span, message, remedy);
@@ -99,13 +99,13 @@ impl<'s> Reader<'s> {
         Table::new(self, String::new(), String::new(), table.span(), table.get_ref())
     }
 
-    /// Every key that was asked for, with the place of its table: `("family[]", "ttl")`.
+    /// Every key that was read, with the place of its table: `("family[]", "ttl")`.
     #[cfg(test)]
     pub fn asked(&self) -> std::collections::BTreeSet<(String, &'static str)> {
         self.asked.borrow().clone()
     }
 
-    /// All faults, in the order of the file.
+    /// All faults, in file order.
     pub fn finish(self) -> Vec<Fault> {
         let mut faults = self.faults.into_inner();
         faults.sort_by_key(|fault| (fault.line, fault.column));
@@ -115,8 +115,8 @@ impl<'s> Reader<'s> {
         faults
     }
 
-    /// Place of `range` of a string whose value is `value`: exact where the file holds the string as it is, the
-    /// whole of it where there are escapes.
+    /// Position of `range` within a string whose value is `value`: exact if the file holds the value verbatim, else
+    /// the whole string.
     fn within(&self, span: &Range<usize>, value: &str, range: Range<usize>) -> Range<usize> {
         match self.source.text().get(span.clone()).and_then(|raw| raw.find(value)) {
             Some(offset) => span.start + offset + range.start..span.start + offset + range.end,
@@ -133,7 +133,7 @@ fn syntax_remedy(message: &str, line: &str) -> &'static str {
     let remedies = [
         ("escape", "in \"…\" a backslash begins an escape: put patterns in single quotes, '/v1\\.0/users'"),
         ("duplicate key", "keep one of them, or rename one"),
-        ("must be quoted", "write a value; text stands in quotes"),
+        ("must be quoted", "write a value; put text in quotes"),
         ("unquoted key", "put the key in single quotes: '/v1/users' = [\"users\"]"),
         ("string", "close the string with the quote it began with, on the same line"),
         ("missing value", "write a value after the \"=\""),
@@ -149,10 +149,10 @@ fn syntax_remedy(message: &str, line: &str) -> &'static str {
 
 /// A table, and which of its keys are known.
 pub struct Table<'t> {
-    reader: &'t Reader<'t>,
-    /// What messages call it: `[server]`, `family "users"`; empty for the root.
+    reader: &'t RulesReader<'t>,
+    /// Its name in messages: `[server]`, `family "users"`; empty for the root.
     what: String,
-    /// What it is, whatever messages call it: `server`, `family[]`, `family[].query`, `invalidate.*`; empty for the root.
+    /// Its kind: `server`, `family[]`, `family[].query`, `invalidate.*`; empty for the root.
     place: String,
     span: Range<usize>,
     table: &'t DeTable<'t>,
@@ -161,7 +161,7 @@ pub struct Table<'t> {
 
 impl<'t> Table<'t> {
     fn new(
-        reader: &'t Reader<'t>,
+        reader: &'t RulesReader<'t>,
         what: String,
         place: String,
         span: Range<usize>,
@@ -174,27 +174,27 @@ impl<'t> Table<'t> {
         if self.place.is_empty() { key.to_owned() } else { format!("{}.{key}", self.place) }
     }
 
-    /// The file this is part of.
-    pub fn reader(&self) -> &'t Reader<'t> {
+    /// The reader of the file.
+    pub fn reader(&self) -> &'t RulesReader<'t> {
         self.reader
     }
 
-    /// Where it stands: its header or braces.
+    /// The position of its header or braces.
     pub fn span(&self) -> Range<usize> {
         self.span.clone()
     }
 
-    /// Changes what messages call it.
+    /// Changes its name in messages.
     pub fn rename(&mut self, what: String) {
         self.what = what;
     }
 
-    /// A message about the table.
+    /// Prefixes a message with the table's name.
     pub fn says(&self, message: impl Display) -> String {
         if self.what.is_empty() { message.to_string() } else { format!("{}: {message}", self.what) }
     }
 
-    /// The value of a key, if it is there; the key is known from now on.
+    /// The value of a key, if present. The key counts as known from now on.
     pub fn item(&mut self, key: &'static str) -> Option<Item<'t>> {
         self.known.push(key);
         #[cfg(test)]
@@ -203,7 +203,7 @@ impl<'t> Table<'t> {
         Some(Item::new(self.reader, self.says(key), self.place_of(key), value))
     }
 
-    /// The value of a key that must be there.
+    /// The value of a required key.
     pub fn required(&mut self, key: &'static str, remedy: &str) -> Option<Item<'t>> {
         let item = self.item(key);
         if item.is_none() {
@@ -212,7 +212,7 @@ impl<'t> Table<'t> {
         item
     }
 
-    /// All values with their keys' places, in the order of the file; every key is taken as known.
+    /// All keys and values with their positions, in file order. Every key counts as known.
     pub fn entries(&self) -> Vec<(&'t str, Range<usize>, Item<'t>)> {
         let mut entries: Vec<_> = self.table.iter().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
@@ -224,7 +224,7 @@ impl<'t> Table<'t> {
             .collect()
     }
 
-    /// Keys whose behaviour does not exist yet: faults, never ignored.
+    /// Reports keys that are reserved for features that do not exist yet.
     pub fn later(&mut self, keys: &[&'static str]) {
         for (key, _) in self.table.iter().filter(|(key, _)| keys.contains(&key.get_ref().as_ref())) {
             let message = self.says(format_args!("{} is not supported yet", key.get_ref()));
@@ -233,7 +233,7 @@ impl<'t> Table<'t> {
         self.known.extend_from_slice(keys);
     }
 
-    /// Every key that nobody asked for is a fault.
+    /// Reports every key that was not read.
     pub fn finish(self) {
         for (key, value) in self.table.iter().filter(|(key, _)| !self.known.contains(&key.get_ref().as_ref())) {
             let typed = self.reader.source.text().get(value.span()).unwrap_or("");
@@ -248,34 +248,34 @@ impl<'t> Table<'t> {
     }
 }
 
-/// A value and its place.
+/// A value and its position.
 #[derive(Clone)]
 pub struct Item<'t> {
-    reader: &'t Reader<'t>,
-    /// What messages call it: `family "users": ttl`.
+    reader: &'t RulesReader<'t>,
+    /// Its name in messages: `family "users": ttl`.
     what: String,
-    /// What it is: `family[].ttl`.
+    /// Its kind: `family[].ttl`.
     place: String,
     span: Range<usize>,
     value: &'t DeValue<'t>,
 }
 
 impl<'t> Item<'t> {
-    fn new(reader: &'t Reader<'t>, what: String, place: String, value: &'t Spanned<DeValue<'t>>) -> Item<'t> {
+    fn new(reader: &'t RulesReader<'t>, what: String, place: String, value: &'t Spanned<DeValue<'t>>) -> Item<'t> {
         Item { reader, what, place, span: value.span(), value: value.get_ref() }
     }
 
-    /// Its place.
+    /// Its position.
     pub fn span(&self) -> Range<usize> {
         self.span.clone()
     }
 
-    /// Line of its place, from 1.
+    /// Its line, from 1.
     pub fn line(&self) -> usize {
         self.reader.line(&self.span)
     }
 
-    /// Notes a fault: the message goes on where the name of the value ends.
+    /// Reports a fault. `message` continues after the name of the value.
     pub fn fault(&self, message: impl Display, remedy: impl Into<String>) {
         self.reader.fault(self.span(), format!("{} {message}", self.what), remedy);
     }
@@ -303,7 +303,7 @@ impl<'t> Item<'t> {
         matches!(self.value, DeValue::Table(_))
     }
 
-    /// Whether it is a list with a table in it.
+    /// Whether it is a list that contains a table.
     pub fn is_list_of_tables(&self) -> bool {
         let DeValue::Array(array) = self.value else { return false };
         array.iter().any(|value| matches!(value.get_ref(), DeValue::Table(_)))
@@ -331,7 +331,7 @@ impl<'t> Item<'t> {
         }
     }
 
-    /// A string, its variables expanded.
+    /// A string with its variables expanded.
     pub fn text(&self) -> Option<Text<'t>> {
         let DeValue::String(raw) = self.value else {
             return self.wrong("a string", "put it in quotes");
@@ -433,7 +433,7 @@ impl<'t> Item<'t> {
         Some(value.as_u64())
     }
 
-    /// One of some words.
+    /// One of the given words.
     pub fn choice<T: Clone>(&self, words: &[(&'static str, T)]) -> Option<T> {
         let text = self.filled()?;
         let found = words.iter().find(|(word, _)| *word == text.value);
@@ -464,14 +464,14 @@ impl<'t> Item<'t> {
     }
 }
 
-/// A string, its variables expanded.
+/// A string with its variables expanded.
 pub struct Text<'t> {
-    reader: &'t Reader<'t>,
+    reader: &'t RulesReader<'t>,
     what: String,
     span: Range<usize>,
-    /// As in the file. Messages quote this, since what comes from the environment may be a secret.
+    /// As written in the file. Messages quote this, since a variable may hold a secret.
     pub raw: &'t str,
-    /// What it means.
+    /// The expanded value.
     pub value: String,
     /// Whether a part of it comes from the environment.
     from_env: bool,
@@ -479,7 +479,7 @@ pub struct Text<'t> {
 
 impl<'t> Text<'t> {
     /// A key of a table, which is never expanded.
-    pub fn of_key(reader: &'t Reader<'t>, what: String, span: Range<usize>, key: &'t str) -> Text<'t> {
+    pub fn of_key(reader: &'t RulesReader<'t>, what: String, span: Range<usize>, key: &'t str) -> Text<'t> {
         Text { reader, what, span, raw: key, value: key.to_owned(), from_env: false }
     }
 
@@ -488,28 +488,28 @@ impl<'t> Text<'t> {
         (!self.from_env).then_some(&self.value)
     }
 
-    /// Its place.
+    /// Its position.
     pub fn span(&self) -> Range<usize> {
         self.span.clone()
     }
 
-    /// Line of its place, from 1.
+    /// Its line, from 1.
     pub fn line(&self) -> usize {
         self.reader.line(&self.span)
     }
 
-    /// Notes a fault: the message goes on where the name of the value ends.
+    /// Reports a fault. `message` continues after the name of the value.
     pub fn fault(&self, message: impl Display, remedy: impl Into<String>) {
         self.reader.fault(self.span(), format!("{} {message}", self.what), remedy);
     }
 
-    /// Notes a fault about a part of the value, in bytes.
+    /// Reports a fault in a byte range of the value.
     pub fn fault_at(&self, range: Range<usize>, message: impl Display, remedy: impl Into<String>) {
         let place = if self.from_env { self.span() } else { self.reader.within(&self.span, &self.value, range) };
         self.reader.fault(place, format!("{}: {message}", self.what), remedy);
     }
 
-    /// Notes that what it refers to is not there.
+    /// Reports that the referenced item is missing.
     pub fn absence(&self, message: impl Display, remedy: impl Into<String>) {
         self.reader.absence(self.span(), format!("{}: {message}", self.what), remedy);
     }

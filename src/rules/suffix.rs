@@ -1,7 +1,7 @@
-//! Families that take paths by their end (`/.*\.css`) beside families that tell callers apart. Many servers answer
-//! `/me/x.css` as `/me`: they take what follows for further path information, or for a format. A family that takes it for
-//! a style sheet then stores one caller's answer for everybody (web cache deception). No reading of the path shows that
-//! ([`crate::http::target::Readings`]), so that all there is to do is to warn.
+//! Families that match paths by suffix (`/.*\.css`) beside families that identify callers. Many servers answer
+//! `/me/x.css` like `/me`: they take the rest for path information or a format. The suffix family then stores one
+//! caller's response for all callers (web cache deception). No reading of the path reveals this
+//! ([`crate::http::target::Readings`]), so a warning is all that is possible.
 
 use http::Method;
 use regex_syntax::hir::literal::{ExtractKind, Extractor, Literal};
@@ -10,20 +10,20 @@ use regex_syntax::hir::{Class, Hir, HirKind};
 use super::{Family, RuleSet, Warning};
 use crate::key::Identity;
 
-/// Ends by which files are known that are the same for everybody.
+/// Suffixes of files that are usually the same for every caller.
 static USUAL_ENDS: [&str; 24] = [
     ".avif", ".css", ".csv", ".eot", ".gif", ".htm", ".html", ".ico", ".jpeg", ".jpg", ".js", ".json", ".map",
     ".mjs", ".mp4", ".pdf", ".png", ".svg", ".ttf", ".txt", ".webp", ".woff", ".woff2", ".xml",
 ];
 
-/// Most paths that are tried for one pattern.
+/// Most sample paths per pattern.
 const SAMPLES: usize = 16;
-/// Longest repetition in one of them, bytes.
+/// Longest repetition in a sample, in bytes.
 const LENGTH: usize = 1024;
 
 impl RuleSet {
-    /// One warning for each two families of which one takes paths by their end that lie
-    /// below those of the other, which tells callers apart in another way.
+    /// One warning for each pair of a family that matches paths by suffix and a family with another identity whose
+    /// paths it extends.
     pub(super) fn suffix_warnings(&self) -> Vec<Warning> {
         let is_private =
             |family: &&Family| matches!(family.key_spec.identity, Identity::Header(_) | Identity::Cookie(_));
@@ -42,14 +42,14 @@ impl RuleSet {
         let is_claimed = |path: &str| self.family_at(&Method::GET, path).is_some_and(|it| it.id == family.id);
         let deceptive = samples.iter().flat_map(|sample| deceptive(family, sample, &ends).zip(Some(sample)));
         let deceptive: Vec<_> = deceptive.collect();
-        // One that is stored rather than one that an earlier family takes away.
+        // Prefer a path that this family receives over one that an earlier family receives.
         let (path, sample) = deceptive.iter().find(|(path, _)| is_claimed(path)).or(deceptive.first())?;
         let (name, other, identity) = (&family.name, &private.name, &private.key_spec.identity);
         let then = match is_claimed(path) {
             true => format!(
                 "if upstream answers {path:?} as it answers {sample:?}, one caller's answer is stored for others"
             ),
-            false => format!("only their order in this file keeps {path:?} from being stored for others"),
+            false => format!("only their order in this file prevents {path:?} from being stored for others"),
         };
         Some(Warning {
             line: family.line,
@@ -64,8 +64,8 @@ impl RuleSet {
     }
 }
 
-/// A path below (or beside) this one that the family takes because of its end: the segment before it, or its beginning, may be
-/// anything. One that has a name of its own (`/users/1/avatar.png`) is a resource, and meant.
+/// A path below (or beside) `path` that the family matches only because of its suffix, whatever the segment before
+/// it. A path with a fixed name (`/users/1/avatar.png`) is an intended resource.
 fn deceptive(family: &Family, path: &str, ends: &[String]) -> Option<String> {
     let below = format!("{}/x", path.trim_end_matches('/'));
     let is_free = |stem: &str, end: &str| stem == below || !(stem.ends_with('/') || end.contains('/'));
@@ -75,7 +75,7 @@ fn deceptive(family: &Family, path: &str, ends: &[String]) -> Option<String> {
     })
 }
 
-/// What the paths of a family may end with.
+/// The suffixes that the family's paths can have.
 fn ends_of(family: &Family) -> Vec<String> {
     let mut ends: Vec<String> = USUAL_ENDS.map(str::to_owned).into();
     let hir = regex_syntax::parse(family.pattern.as_str());
@@ -87,7 +87,7 @@ fn ends_of(family: &Family) -> Vec<String> {
     ends
 }
 
-/// The alternatives that a pattern consists of.
+/// The top-level alternatives of a pattern.
 fn branches(hir: &Hir) -> Vec<&Hir> {
     match hir.kind() {
         HirKind::Alternation(branches) => branches.iter().flat_map(self::branches).collect(),
@@ -96,14 +96,14 @@ fn branches(hir: &Hir) -> Vec<&Hir> {
     }
 }
 
-/// Some paths that the family takes.
+/// Sample paths of the family.
 fn samples_of(family: &Family) -> Vec<String> {
     let hir = regex_syntax::parse(family.pattern.as_str());
     let samples = hir.iter().flat_map(samples);
     samples.filter(|path| family.pattern.is_match(path)).collect()
 }
 
-/// Some texts that a pattern matches, at most [`SAMPLES`].
+/// Sample texts that a pattern matches, at most [`SAMPLES`].
 pub(super) fn samples(hir: &Hir) -> Vec<String> {
     let mut found: Vec<String> = match hir.kind() {
         HirKind::Empty | HirKind::Look(_) => vec![String::new()],
@@ -131,7 +131,7 @@ pub(super) fn samples(hir: &Hir) -> Vec<String> {
     found
 }
 
-/// A letter of a class, one that stands for nothing else in a path where there is one.
+/// A character of a class, preferably one without special meaning in a path.
 fn letter_of(class: &Class) -> Option<char> {
     let contains = |letter: char| match class {
         Class::Unicode(class) => class.iter().any(|range| (range.start()..=range.end()).contains(&letter)),
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_family_by_suffix_beside_one_with_identity_is_warned_of() {
+    fn a_family_by_suffix_beside_one_with_identity_causes_a_warning() {
         let rows = [
             (r"/assets/.*|/.*\.css", "/me(/.*)?"),
             (r".*\.css", "/me(/.*)?"),
@@ -182,10 +182,11 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_the_file_is_told_of_where_it_is_what_protects() {
+    fn the_warning_mentions_protection_by_file_order() {
         let kept_apart = warned(r"/.*\.css", "none", "/me(/.*)?").unwrap();
         assert!(
-            kept_apart.ends_with("only their order in this file keeps \"/me/x.css\" from being stored for others"),
+            kept_apart
+                .ends_with("only their order in this file prevents \"/me/x.css\" from being stored for others"),
             "{kept_apart}"
         );
         let stored = warned(r"/.*\.css", "none", "/me").unwrap();
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn other_families_are_not_warned_of() {
+    fn other_families_cause_no_warning() {
         let rows = [
             (r"/assets/.*\.css", "none", "/me(/.*)?"),
             (r"/assets/.*", "none", "/me(/.*)?"),

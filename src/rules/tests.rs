@@ -2,18 +2,18 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::reader::Reader;
+use super::reader::RulesReader;
 use super::*;
 use crate::http::invalidation::WriteEnd;
 use crate::http::{ClientDirectives, CloseDelimited, SetCookie, TtlPolicy};
 
 pub(super) fn rules(text: &str) -> RuleSet {
-    let (reader, table) = Reader::open("rules.toml", text, &|_| None);
+    let (reader, table) = RulesReader::open("rules.toml", text, &|_| None);
     let mut root = reader.root(&table);
     let rules = RuleSet::read(&mut root, PathCase::Sensitive);
     root.finish();
-    let faults: Vec<String> = reader.finish().iter().map(ToString::to_string).collect();
-    assert!(faults.is_empty(), "{}", faults.join(""));
+    let faults = fault::Faults(reader.finish());
+    assert!(faults.0.is_empty(), "{faults}");
     rules
 }
 
@@ -36,7 +36,7 @@ fn invalidated(rules: &RuleSet, method: &str, path: &str) -> Vec<String> {
 const HITA: &str = include_str!("../../examples/hita/rules.toml");
 
 fn hita() -> RuleSet {
-    // Only the rules: the tables before them are the configuration's.
+    // Only the rules: the tables before them belong to the configuration.
     rules(&HITA[HITA.find("[[family]]").unwrap()..])
 }
 
@@ -101,7 +101,7 @@ identity = "none"
 "#;
 
 #[test]
-fn a_path_that_may_belong_to_two_families_is_ambiguous() {
+fn a_path_with_readings_in_two_families_is_ambiguous() {
     let rules = rules(DECEIVED);
     let rows = [
         "/assets/..%2Fme/mail",
@@ -261,7 +261,7 @@ fn literals_of_rules_match_every_spelling_of_a_path() {
         assert_eq!((family.name.as_str(), &captures[0][..]), ("user", "joe"), "{path}");
         assert!(rules.ambiguity(&Method::GET, &target).is_none(), "{path}");
     }
-    // A pattern may tell a delimiter from its encoding.
+    // A pattern can distinguish a delimiter from its encoding.
     assert_eq!(rules.route(&Method::GET, "/items/a%3Ab").unwrap().captures[0], "a%3Ab");
     let post = Meant::These(vec![Method::POST]);
     for (path, tag) in
@@ -276,7 +276,7 @@ fn literals_of_rules_match_every_spelling_of_a_path() {
 fn paths_without_case_are_one_in_families_and_rules() {
     let text = "[[family]]\nname = 'user'\npath = '/Users/(?<id>[A-Z]+)'\n[invalidate]\n'/USERS/(?<id>\\w+)/Name' = \
                 ['user:{id}']\n";
-    let (reader, table) = Reader::open("rules.toml", text, &|_| None);
+    let (reader, table) = RulesReader::open("rules.toml", text, &|_| None);
     let rules = RuleSet::read(&mut reader.root(&table), PathCase::Insensitive);
     let at = |path: &str| Target { case: PathCase::Insensitive, ..Target::default() }.at(path);
     let tags = |path: &str| {
@@ -417,7 +417,7 @@ fn every_matching_invalidation_applies_in_file_order() {
         ("GET", "/u/7", &[]),
         ("DELETE", "/z/1", &["*"]),
         ("DELETE", "/u/7x", &["details:7"]),
-        // A capture without a value: the whole family, rather a miss than a stale hit.
+        // A capture without a value selects the whole family: a miss is safer than a stale hit.
         ("DELETE", "/u/x", &["details"]),
         ("DELETE", "/other", &[]),
     ];
@@ -431,7 +431,7 @@ fn every_matching_invalidation_applies_in_file_order() {
 }
 
 #[test]
-fn a_rule_says_how_it_invalidates_and_a_family_whether_it_is_refreshed() {
+fn rules_know_their_manner_and_families_whether_they_are_refreshed() {
     let rules = rules(
         r#"
         [[family]]
@@ -468,7 +468,7 @@ fn explain_finds_the_writes_that_invalidate_a_family() {
 }
 
 #[test]
-fn a_family_is_read_whole() {
+fn all_settings_of_a_family_are_read() {
     let rules = rules(
         r#"
         [[family]]
@@ -562,7 +562,7 @@ fn the_version_changes_with_the_definition_and_not_with_the_place() {
 }
 
 #[test]
-fn hita_is_routed_as_its_guide_says() {
+fn hita_is_routed_as_documented() {
     let rules = hita();
     let rows = [
         ("/v1.0/user/stats", "user_stats", 300),
@@ -612,7 +612,7 @@ proptest! {
     }
 
     #[test]
-    fn any_path_can_be_asked_for(path in "/.{0,40}") {
+    fn any_path_can_be_routed(path in "/.{0,40}") {
         let rules = hita();
         let _ = rules.route(&Method::GET, &path);
         let _ = rules.invalidated_by(&Method::POST, &path);
@@ -621,7 +621,7 @@ proptest! {
 }
 
 #[test]
-fn one_path_may_be_read_with_several_methods_by_several_families() {
+fn families_can_share_a_path_with_different_methods() {
     let rules = rules(
         "[[family]]\nname = 'list'\npath = '/items'\nttl = '1m'\n\
          [[family]]\nname = 'search'\npath = '/items'\nmethods = ['QUERY']\nttl = '1m'\n",

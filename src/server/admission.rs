@@ -14,7 +14,7 @@ use http::HeaderMap;
 
 use crate::client::Client;
 use crate::client_conn::{Busy, ClientConn, ClientConns};
-use crate::config::Server;
+use crate::config::ServerConfig;
 use crate::http::headers::ForwardedPolicy;
 use crate::metrics::Metrics;
 use crate::network::Network;
@@ -124,7 +124,7 @@ impl Bound {
 
 impl Admission {
     /// The limits of a listener with at most this many connections.
-    pub fn new(server: &Server, connections: usize, metrics: &Arc<Metrics>) -> Arc<Admission> {
+    pub fn new(server: &ServerConfig, connections: usize, metrics: &Arc<Metrics>) -> Arc<Admission> {
         let quarter = |total: usize| (total / 4).max(1);
         let per_client = server.max_connections_per_client.unwrap_or_else(|| quarter(connections));
         let heads = usize::try_from(server.max_heads).unwrap_or(usize::MAX);
@@ -317,11 +317,11 @@ mod tests {
     const SHARE: usize = 2;
 
     fn admission(connections: usize) -> Arc<Admission> {
-        let server = Server {
+        let server = ServerConfig {
             max_connections_per_client: Some(SHARE),
             max_streams_per_client: SHARE,
             max_heads: 80 << 10,
-            ..Server::default()
+            ..ServerConfig::default()
         };
         Admission::new(&server, connections, &Arc::new(Metrics::new()))
     }

@@ -160,7 +160,7 @@ mod tests {
     use tokio::io::{AsyncWriteExt as _, DuplexStream};
 
     use super::*;
-    use crate::config::Server;
+    use crate::config::ServerConfig;
     use crate::hooked_stream::HookedStream;
     use crate::metrics::Metrics;
     use crate::server::admission::{Admission, Ticket};
@@ -172,7 +172,7 @@ mod tests {
     const HEAD: &[u8] = &[0, 0, 1, 1, 4, 0, 0, 0, 1, 0];
     const UNFINISHED: &[u8] = &[0, 0, 1, 1, 0, 0, 0, 0, 1, 0];
 
-    async fn ticket(server: &Server) -> Ticket {
+    async fn ticket(server: &ServerConfig) -> Ticket {
         let admission = Admission::new(server, 9, &Arc::new(Metrics::new()));
         admission.admit(IpAddr::V4(Ipv4Addr::LOCALHOST)).await.unwrap()
     }
@@ -196,7 +196,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_a_few_http2_heads_are_read_before_other_tasks_run() {
-        let ticket = ticket(&Server::default()).await;
+        let ticket = ticket(&ServerConfig::default()).await;
         let message = [PREFACE, &HEAD.repeat(2 * HEADS_AT_A_TIME + 1)].concat();
         let mut connection = receiving(&ticket, &message).await;
         let reads: Vec<_> = (0..6).map(|_| read(&mut connection).map(Result::unwrap)).collect();
@@ -214,11 +214,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_ends_when_an_unfinished_http2_head_exceeds_the_limit() {
-        let server = Server { max_heads: 256 << 10, ..Server::default() };
-        let ticket = ticket(&Server { max_head: 64 << 10, ..server.clone() }).await;
+        let server = ServerConfig { max_heads: 256 << 10, ..ServerConfig::default() };
+        let ticket = ticket(&ServerConfig { max_head: 64 << 10, ..server.clone() }).await;
         let mut connection = receiving(&ticket, &[PREFACE, UNFINISHED].concat()).await;
         assert!(matches!(read(&mut connection), Poll::Ready(Ok(_))));
-        let ticket = self::ticket(&Server { max_head: 65 << 10, ..server }).await;
+        let ticket = self::ticket(&ServerConfig { max_head: 65 << 10, ..server }).await;
         let mut connection = receiving(&ticket, &[PREFACE, UNFINISHED].concat()).await;
         assert!(matches!(read(&mut connection), Poll::Ready(Err(_))));
     }

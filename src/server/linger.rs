@@ -141,7 +141,7 @@ async fn read_on(mut stream: TcpStream) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Server;
+    use crate::config::ServerConfig;
     use crate::hooked_stream::HookedStream;
     use crate::metrics::Metrics;
     use crate::server::admission::Admission;
@@ -154,7 +154,7 @@ mod tests {
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let client = listener.accept().unwrap().0;
         let metrics = Arc::new(Metrics::new());
-        let admission = Admission::new(&Server::default(), 1, &metrics);
+        let admission = Admission::new(&ServerConfig::default(), 1, &metrics);
         let ticket = admission.admit(Ipv4Addr::LOCALHOST.into()).await.unwrap();
         (HookedStream::new(stream, Linger::new(Arc::clone(last), ticket)), client, metrics)
     }

@@ -1,5 +1,5 @@
 //! Resolves upstream's host name, and again when the answer expires: by its TTL if a DNS server is configured
-//! ([`crate::config::Server::resolver`]), after [`SYSTEM`] with the system's resolver, which reports no TTL. While the name
+//! ([`crate::config::ServerConfig::resolver`]), after [`SYSTEM`] with the system's resolver, which reports no TTL. While the name
 //! cannot be resolved, the last addresses stay in use.
 
 use std::io;
@@ -59,7 +59,7 @@ struct Inner {
 
 enum Resolver {
     System,
-    Server(Box<TokioResolver>),
+    ServerConfig(Box<TokioResolver>),
 }
 
 impl std::fmt::Debug for Names {
@@ -72,7 +72,7 @@ impl Names {
     /// Resolves `name` by the DNS server `resolver`, or by the system. A resolution takes at most `timeout`.
     pub fn new(name: &str, resolver: Option<SocketAddr>, timeout: Duration) -> io::Result<Names> {
         let resolver = match resolver {
-            Some(server) => Resolver::Server(Box::new(client(server, timeout)?)),
+            Some(server) => Resolver::ServerConfig(Box::new(client(server, timeout)?)),
             None => Resolver::System,
         };
         Ok(Names(Arc::new(Inner {
@@ -157,7 +157,7 @@ impl Names {
                 let addresses = tokio::net::lookup_host((name, 0)).await?.map(|address| address.ip()).collect();
                 Ok(Resolved::of(addresses, SYSTEM, Instant::now()))
             }
-            Resolver::Server(resolver) => {
+            Resolver::ServerConfig(resolver) => {
                 let answer = resolver.lookup_ip(name).await.map_err(io::Error::other)?;
                 let now = Instant::now();
                 Ok(Resolved::of(answer.iter().collect(), answer.valid_until().saturating_duration_since(now), now))

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::client::Client;
-use crate::config::Server;
+use crate::config::ServerConfig;
 use crate::shares::{Over, Share, Shares};
 
 /// The places at one upstream.
@@ -41,7 +41,7 @@ pub struct PlacesInUse {
 }
 
 impl Places {
-    pub fn new(server: &Server) -> Places {
+    pub fn new(server: &ServerConfig) -> Places {
         let count = |count: usize| count as u64;
         let requests =
             || Shares::new(count(server.max_upstream_requests), count(server.max_upstream_requests_per_client));
@@ -110,12 +110,12 @@ mod tests {
     }
 
     fn places(requests: usize, streams: usize) -> Places {
-        Places::new(&Server {
+        Places::new(&ServerConfig {
             max_upstream_requests: requests,
             max_upstream_requests_per_client: requests / 4,
             max_upstream_streams: streams,
             max_upstream_streams_per_client: streams / 4,
-            ..Server::default()
+            ..ServerConfig::default()
         })
     }
 

@@ -3,10 +3,10 @@
 use crate::support::{Reply, Site, Tier};
 
 on_both_tiers! {
-    a_response_is_stored_with_the_bytes_it_came_with,
+    a_response_is_stored_byte_for_byte,
 }
 
-fn a_response_is_stored_with_the_bytes_it_came_with(tier: Tier) {
+fn a_response_is_stored_byte_for_byte(tier: Tier) {
     let site = Site::start(tier, "");
     let message =
         b"HTTP/1.1 200 Sure\r\nCache-Control: max-age=60\r\nX-Name: J\xf6rg\r\nContent-Length: 2\r\n\r\nok";

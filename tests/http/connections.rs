@@ -1,5 +1,5 @@
-//! RFC 9112 §9, RFC 9110 §7.8, §10.1.1 and §15.2: what connections carry besides one whole message after another, and
-//! clients and upstreams that are slow, gone, or speak HTTP/2.
+//! RFC 9112 §9, RFC 9110 §7.8, §10.1.1 and §15.2: interim responses, upgrades, event streams and retries, and clients
+//! and upstreams that are slow, gone, or use HTTP/2.
 
 use super::wire::{Bench, Wire, field};
 use crate::support::{Site, Tier, eventually};
@@ -13,7 +13,7 @@ const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\nConn
 const EXPECTING: &str = "POST /a HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n";
 
 #[test]
-fn content_that_waits_for_a_100_is_asked_for_when_upstream_wants_it() {
+fn a_100_is_sent_to_the_client_when_upstream_sends_one() {
     let bench = Bench::start("");
     let mut client = bench.client(EXPECTING);
     let mut upstream = bench.upstream();
@@ -28,12 +28,12 @@ fn content_that_waits_for_a_100_is_asked_for_when_upstream_wants_it() {
 }
 
 #[test]
-fn a_final_answer_reaches_a_client_that_has_sent_no_content() {
+fn a_final_response_reaches_a_client_that_waits_for_a_100() {
     let bench = Bench::start("");
     let mut client = bench.client(EXPECTING);
     let mut upstream = bench.upstream();
     upstream.head();
-    // The answer is longer than any wait for a 100, and whole all the same.
+    // The response takes longer than any wait for a 100, and is complete.
     upstream.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\n\r\nno");
     let head = client.head();
     assert_eq!((head[0].as_str(), field(&head, "connection")), ("HTTP/1.1 403 Forbidden", Some("close")));
@@ -49,7 +49,7 @@ fn a_final_answer_reaches_a_client_that_has_sent_no_content() {
 }
 
 #[test]
-fn an_upstream_that_knows_nothing_of_100_gets_the_content_after_a_while() {
+fn content_is_sent_after_a_timeout_if_upstream_sends_no_100() {
     let bench = Bench::start("");
     let mut client = bench.client(EXPECTING);
     let mut upstream = bench.upstream();
@@ -63,7 +63,7 @@ fn an_upstream_that_knows_nothing_of_100_gets_the_content_after_a_while() {
 }
 
 #[test]
-fn an_expectation_without_content_is_dropped() {
+fn expect_without_content_is_dropped() {
     let site = Site::start(Tier::Embedded, "");
     for method in ["GET", "DELETE"] {
         site.call(method, "/a").header("Expect", "100-continue").send().has_status(200);
@@ -72,7 +72,7 @@ fn an_expectation_without_content_is_dropped() {
 }
 
 #[test]
-fn http_1_0_has_no_expectations() {
+fn expect_is_ignored_in_http_1_0() {
     let bench = Bench::start("");
     let mut client = bench.client(&EXPECTING.replace("HTTP/1.1", "HTTP/1.0"));
     client.send("abc");
@@ -102,7 +102,7 @@ fn interim_responses_are_forwarded_with_their_end_to_end_fields() {
 }
 
 #[test]
-fn interim_responses_come_before_the_answer_that_came_with_them() {
+fn interim_responses_precede_a_final_response_in_the_same_packet() {
     let bench = Bench::start("");
     let mut client = bench.client(GET);
     let mut upstream = bench.upstream();
@@ -118,7 +118,7 @@ fn interim_responses_come_before_the_answer_that_came_with_them() {
 /// The first answer is more than fits between Larder and its client. What comes when the end of it is still to be written
 /// is shown in `src/server/early.rs`.
 #[test]
-fn interim_responses_stand_between_the_answers_of_a_pipeline() {
+fn interim_responses_keep_their_place_in_a_pipeline() {
     const LENGTH: usize = 32 << 20;
     let bench = Bench::start("");
     let mut client = bench.client(&[GET, &GET.replace("/a", "/b")].concat());
@@ -141,7 +141,7 @@ fn interim_responses_stand_between_the_answers_of_a_pipeline() {
 }
 
 #[test]
-fn interim_responses_are_not_for_http_1_0_and_never_stored() {
+fn interim_responses_are_neither_sent_to_http_1_0_nor_stored() {
     let bench = Bench::start("[[family]]\nname = \"a\"\npath = '/a'\nttl = \"60s\"\n");
     let mut client = bench.client("GET /a HTTP/1.0\r\nHost: a\r\n\r\n");
     let mut upstream = bench.upstream();
@@ -194,7 +194,7 @@ fn an_upgraded_connection_carries_bytes_both_ways_until_it_ends() {
 }
 
 #[test]
-fn bytes_of_the_new_protocol_pass_as_they_came_even_before_the_upgrade_is_answered() {
+fn bytes_of_the_new_protocol_pass_unchanged_even_before_the_101() {
     const BYTES: &str = "GET /< x\"\r\nA: b\nC\n\n\r\n\r\n";
     let bench = Bench::start("");
     let mut client = bench.client(&[WEBSOCKET, BYTES].concat());
@@ -217,7 +217,7 @@ fn an_upgraded_connection_ends_after_a_long_silence() {
 }
 
 #[test]
-fn an_upgraded_connection_takes_a_place_among_the_streams_and_none_among_the_requests() {
+fn an_upgraded_connection_counts_as_a_stream_not_as_a_request() {
     let bench = Bench::start("[server]\nmax_upstream_requests = 1\nmax_upstream_streams = 1\n");
     let (client, upstream) = switched(&bench);
     let mut another = bench.client(GET);
@@ -241,7 +241,7 @@ fn an_upgraded_connection_takes_a_place_among_the_streams_and_none_among_the_req
 }
 
 #[test]
-fn an_upgraded_connection_keeps_its_place_among_the_clients() {
+fn an_upgraded_connection_counts_towards_the_clients_connections() {
     let bench = Bench::start("[server]\nmax_connections = 1\n");
     let (client, upstream) = switched(&bench);
     let connections = || {
@@ -290,7 +290,7 @@ fn an_upstream_may_ignore_or_refuse_an_upgrade() {
 }
 
 #[test]
-fn what_larder_speaks_itself_and_what_is_not_meant_is_no_upgrade() {
+fn an_upgrade_to_http_or_without_connection_upgrade_is_ignored() {
     let site = Site::start(Tier::Embedded, "[invalidate]\n'/b' = [\"*\"]\n");
     let ask = |method: &str, connection: &str, upgrade: &str, version: &str| {
         let fields = format!("Host: a\r\nConnection: close{connection}\r\nUpgrade: {upgrade}\r\n");
@@ -307,7 +307,7 @@ fn what_larder_speaks_itself_and_what_is_not_meant_is_no_upgrade() {
 }
 
 #[test]
-fn an_offer_of_an_unknown_protocol_is_answered_from_the_cache() {
+fn an_upgrade_to_an_unknown_protocol_is_answered_from_the_cache() {
     let rules = "[server]\nupgrades = [\"Foo/2\"]\n[[family]]\nname = \"a\"\npath = '/a'\nttl = \"60s\"\n";
     let site = Site::start(Tier::Embedded, rules);
     let ask = |upgrade: &str| {
@@ -328,7 +328,7 @@ const EVENTS: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charse
                       Cache-Control: no-store\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 #[test]
-fn events_pass_one_by_one_and_may_be_silent_for_longer_than_other_answers() {
+fn events_pass_one_by_one_and_may_pause_for_stream_timeout() {
     let bench = Bench::start("[server]\nidle_timeout = \"1s\"\n");
     let mut client = bench.client(GET);
     let mut upstream = bench.upstream();
@@ -348,7 +348,7 @@ fn events_pass_one_by_one_and_may_be_silent_for_longer_than_other_answers() {
 }
 
 #[test]
-fn events_that_do_not_come_at_all_end_the_answer() {
+fn an_event_stream_without_events_ends_after_stream_timeout() {
     let bench = Bench::start("[server]\nstream_timeout = \"1s\"\n");
     let mut client = bench.client(GET);
     let mut upstream = bench.upstream();
@@ -359,7 +359,7 @@ fn events_that_do_not_come_at_all_end_the_answer() {
 }
 
 #[test]
-fn a_client_that_leaves_an_event_stream_ends_it_at_upstream() {
+fn a_client_that_closes_an_event_stream_closes_it_at_upstream() {
     let bench = Bench::start("");
     let mut client = bench.client(GET);
     let mut upstream = bench.upstream();
@@ -371,9 +371,9 @@ fn a_client_that_leaves_an_event_stream_ends_it_at_upstream() {
     assert_eq!(upstream.rest(), "");
 }
 
-// ---- Requests whose connection to upstream ends (RFC 9110 §9.2.2, RFC 9112 §9.3.1)
+// ---- Requests whose connection to upstream closes (RFC 9110 §9.2.2, RFC 9112 §9.3.1)
 
-/// A Larder whose pooled connection to upstream is in the hands of the test.
+/// A Larder whose pooled connection to upstream is controlled by the test.
 fn pooled() -> (Bench, Wire) {
     let bench = Bench::start("");
     let mut client = bench.client("GET /first HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
@@ -384,7 +384,7 @@ fn pooled() -> (Bench, Wire) {
     (bench, upstream)
 }
 
-/// The request that comes next to upstream, on a new connection, is this one.
+/// The next request to upstream, on a new connection, is this one.
 fn next_is(bench: &Bench, path: &str) {
     let mut client = bench.client(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
     let mut upstream = bench.upstream();
@@ -394,7 +394,7 @@ fn next_is(bench: &Bench, path: &str) {
 }
 
 #[test]
-fn a_read_that_an_idle_connection_swallowed_is_sent_once_more() {
+fn a_read_lost_on_an_idle_connection_is_retried_once() {
     let (bench, mut upstream) = pooled();
     let mut client = bench.client(GET);
     upstream.head();
@@ -406,7 +406,7 @@ fn a_read_that_an_idle_connection_swallowed_is_sent_once_more() {
 }
 
 #[test]
-fn a_read_that_upstream_has_begun_to_answer_is_not_repeated() {
+fn a_partly_answered_read_is_not_retried() {
     for begun in ["H", "HTTP/1.1 200 OK\r\nContent-Le", "HTTP/1.1 102 Processing\r\n\r\n"] {
         let (bench, mut upstream) = pooled();
         let mut client = bench.client(GET);
@@ -423,7 +423,7 @@ fn a_read_that_upstream_has_begun_to_answer_is_not_repeated() {
 }
 
 #[test]
-fn a_read_that_a_new_connection_swallowed_is_not_repeated() {
+fn a_read_lost_on_a_new_connection_is_not_retried() {
     for begun in ["", "HTTP/1.1 102 Processing\r\n\r\n"] {
         let bench = Bench::start("");
         let mut client = bench.client("HEAD /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
@@ -439,7 +439,7 @@ fn a_read_that_a_new_connection_swallowed_is_not_repeated() {
 // ---- Places at upstream
 
 #[test]
-fn who_waits_for_a_place_at_upstream_is_bounded_and_leaves_the_queue_with_its_client() {
+fn the_queue_for_upstream_is_bounded_and_drops_requests_of_gone_clients() {
     let bench = Bench::start("[server]\nmax_upstream_requests = 1\nupstream_timeout = \"1h\"\n");
     let mut first = bench.client(GET);
     let mut upstream = bench.upstream();
@@ -461,7 +461,7 @@ fn who_waits_for_a_place_at_upstream_is_bounded_and_leaves_the_queue_with_its_cl
 }
 
 #[test]
-fn a_client_that_has_its_share_is_told_429_and_others_are_answered() {
+fn a_client_over_its_share_gets_429_while_others_are_served() {
     let bench = Bench::start("[server]\nmax_upstream_requests = 4\nmax_upstream_requests_per_client = 1\n");
     let of = |client: &str, path: &str| {
         bench.client(&format!("GET {path} HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {client}\r\n\r\n"))
@@ -492,7 +492,7 @@ const ENDLESS: &str =
 const KNOWN: &str = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 2\r\n\r\no";
 
 #[test]
-fn a_fetch_whose_clients_have_left_goes_on_only_if_it_has_a_known_end() {
+fn a_fetch_without_clients_continues_only_if_its_length_is_known() {
     let bench = Bench::start("[server]\nupstream_timeout = \"500ms\"\n");
     let [mut known, mut endless] = [("/a", KNOWN), ("/b", ENDLESS)].map(|(path, answer)| {
         let mut client = bench.client(&GET.replace("/a", path));
@@ -512,7 +512,7 @@ fn a_fetch_whose_clients_have_left_goes_on_only_if_it_has_a_known_end() {
 }
 
 #[test]
-fn a_client_that_trickles_content_is_given_up() {
+fn a_client_that_uploads_too_slowly_is_disconnected() {
     let bench = Bench::start("[server]\nmax_upstream_requests = 1\nidle_timeout = \"500ms\"\n");
     let mut client = bench.client("POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n");
     eventually("it is given up", || {
@@ -540,7 +540,7 @@ fn a_client_that_trickles_content_is_given_up() {
 const HASTE: &str = "[server]\nheader_timeout = \"1s\"\n";
 
 #[test]
-fn a_client_that_never_says_which_protocol_it_speaks_is_left() {
+fn a_client_that_sends_nothing_is_disconnected() {
     let bench = Bench::start(HASTE);
     for beginning in ["", "P", "PRI", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r"] {
         assert_eq!(bench.client(beginning).rest(), "", "{beginning:?}");
@@ -548,7 +548,7 @@ fn a_client_that_never_says_which_protocol_it_speaks_is_left() {
 }
 
 #[test]
-fn a_client_that_does_not_end_its_head_is_left() {
+fn a_client_with_an_unfinished_head_is_disconnected() {
     let bench = Bench::start(HASTE);
     for beginning in ["G", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nHost: a\r\n"] {
         let rest = bench.client(beginning).rest();
@@ -558,7 +558,7 @@ fn a_client_that_does_not_end_its_head_is_left() {
 
 /// RFC 6585 §4
 #[test]
-fn a_connection_over_the_share_of_its_client_is_refused_at_once() {
+fn a_connection_over_its_clients_share_is_refused_at_once() {
     let bench = Bench::start("[server]\nmax_connections = 4\n");
     let first = bench.client("G");
     eventually("it is counted", || bench.larder.admin_get("/metrics").text().contains("\nlarder_connections 1"));

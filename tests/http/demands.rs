@@ -1,13 +1,13 @@
-//! What a request asks of the cache, as far as its family lets it: RFC 9111 §5.2.1 and §5.4.
+//! Request directives, as far as the family allows them: RFC 9111 §5.2.1 and §5.4.
 
 use crate::support::{Reply, Response, Site, Tier};
 
 on_both_tiers! {
     a_family_may_let_clients_ask_for_something_fresher,
-    an_answer_asked_for_anew_is_validated_and_serves_the_next,
+    a_no_cache_request_validates_and_its_response_serves_the_next,
     only_if_cached_never_goes_to_upstream,
-    only_if_cached_keeps_from_upstream_what_is_not_for_the_cache,
-    a_family_may_ignore_what_clients_ask,
+    only_if_cached_never_reaches_upstream,
+    a_family_can_ignore_request_directives,
 }
 
 const RULES: &str = r#"
@@ -70,7 +70,7 @@ fn a_family_may_let_clients_ask_for_something_fresher(tier: Tier) {
     }
 }
 
-fn an_answer_asked_for_anew_is_validated_and_serves_the_next(tier: Tier) {
+fn a_no_cache_request_validates_and_its_response_serves_the_next(tier: Tier) {
     let site = Site::start(tier, RULES);
     let unchanged = Reply::status(304).cached("max-age=6000").header("ETag", "\"1\"");
     let stored = Reply::new("body").cached("max-age=600, immutable").header("ETag", "\"1\"");
@@ -116,7 +116,7 @@ fn only_if_cached_never_goes_to_upstream(tier: Tier) {
     }
 }
 
-fn a_family_may_ignore_what_clients_ask(tier: Tier) {
+fn a_family_can_ignore_request_directives(tier: Tier) {
     let site = Site::start(tier, RULES);
     asking(&site, "/none/1", &[("Cache-Control", "only-if-cached")]).has_status(200);
     store(&site, "/none/2");
@@ -130,7 +130,7 @@ fn a_family_may_ignore_what_clients_ask(tier: Tier) {
     asking(&site, "/none/4", &[("Cache-Control", "max-stale")]).hides("hit");
 }
 
-fn only_if_cached_keeps_from_upstream_what_is_not_for_the_cache(tier: Tier) {
+fn only_if_cached_never_reaches_upstream(tier: Tier) {
     let families = RULES.replace("path = ", "methods = [\"GET\", \"QUERY\"]\npath = ");
     let rules = format!("[server]\nmax_query_body = \"8B\"\n{families}");
     let site = Site::start(tier, &rules);

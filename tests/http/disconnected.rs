@@ -3,8 +3,8 @@
 use crate::support::{Reply, Response, Site, Tier};
 
 on_both_tiers! {
-    a_stale_response_stands_in_for_an_upstream_that_is_away,
-    what_forbids_stale_responses_forbids_them_when_upstream_is_away,
+    a_stale_response_is_served_while_upstream_is_unreachable,
+    must_revalidate_applies_while_upstream_is_unreachable,
     a_client_may_take_stale_responses,
     a_client_may_take_stale_responses_instead_of_errors,
 }
@@ -36,7 +36,7 @@ fn asking(site: &Site, target: &str, directives: &str) -> Response {
     site.call("GET", target).header("Cache-Control", directives).send()
 }
 
-fn a_stale_response_stands_in_for_an_upstream_that_is_away(tier: Tier) {
+fn a_stale_response_is_served_while_upstream_is_unreachable(tier: Tier) {
     let mut site = Site::start(tier, RULES);
     for target in ["/nobody", "/usual", "/silent", "/strict", "/brief", "/failing"] {
         stored(&site, target, "public");
@@ -57,7 +57,7 @@ fn a_stale_response_stands_in_for_an_upstream_that_is_away(tier: Tier) {
     }
 }
 
-fn what_forbids_stale_responses_forbids_them_when_upstream_is_away(tier: Tier) {
+fn must_revalidate_applies_while_upstream_is_unreachable(tier: Tier) {
     let mut site = Site::start(tier, RULES);
     let rows = ["must-revalidate", "proxy-revalidate", "s-maxage=60", "no-cache"];
     for (index, directives) in rows.into_iter().enumerate() {

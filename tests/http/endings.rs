@@ -1,4 +1,4 @@
-//! RFC 9112 §6.3 and §8: how bodies end, and what becomes of those that do not come to their end.
+//! How bodies end, and how truncated ones are treated: RFC 9112 §6.3 and §8.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -35,16 +35,16 @@ fn twice(site: &Site, target: &str) -> [Response; 2] {
 }
 
 #[test]
-fn a_response_that_ends_with_the_connection_is_passed_on_and_not_stored() {
+fn a_close_delimited_response_is_forwarded_but_not_stored() {
     let site = Site::start(Tier::Embedded, RULES);
-    // In a family, and by its own word alone.
+    // In a family, and by the response alone.
     for target in ["/plain/a", "/elsewhere"] {
         site.upstream.on(target, Reply::numbered().cached("max-age=60").until_close());
         let [first, second] = twice(&site, target);
         first.shows("fwd=bypass; fwd-status=200; detail=close-delimited").carries(&format!("{target} #1"));
         second.hides("hit").carries(&format!("{target} #2"));
     }
-    // Nor of HTTP/1.0, whose responses end so as a rule.
+    // Nor with HTTP/1.0, whose responses usually end so.
     let old = "HTTP/1.0 200 OK\r\nCache-Control: max-age=60\r\n\r\nold";
     site.upstream.on("/plain/old", Reply::raw(old));
     for response in twice(&site, "/plain/old") {
@@ -57,7 +57,7 @@ fn a_response_that_ends_with_the_connection_is_passed_on_and_not_stored() {
 }
 
 #[test]
-fn a_family_may_store_responses_that_end_with_the_connection() {
+fn a_family_can_store_close_delimited_responses() {
     let site = Site::start(Tier::Embedded, RULES);
     site.upstream.on("/storing/a", Reply::numbered().until_close());
     let [first, second] = twice(&site, "/storing/a");
@@ -84,7 +84,7 @@ fn responses_with_a_length_or_chunks_or_without_content_are_stored() {
 }
 
 #[test]
-fn the_answer_to_a_post_that_ends_with_the_connection_is_not_stored() {
+fn a_close_delimited_response_to_post_is_not_stored() {
     let site = Site::start(Tier::Embedded, RULES);
     let reply = Reply::new("made").cached("max-age=60").header("Content-Location", "/made");
     site.upstream.on("POST /made", reply.clone());
@@ -95,7 +95,7 @@ fn the_answer_to_a_post_that_ends_with_the_connection_is_not_stored() {
 }
 
 #[test]
-fn explain_says_why_a_response_that_ends_with_the_connection_is_not_stored() {
+fn explain_gives_the_reason_for_a_close_delimited_response() {
     let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nCache-Control: max-age=60\r\n\r\n";
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("head");
@@ -110,7 +110,7 @@ fn explain_says_why_a_response_that_ends_with_the_connection_is_not_stored() {
 
 // ---- Bodies that break off
 
-/// An upstream that breaks off in the middle of its body. How it says its length is told by the path.
+/// An upstream that truncates its body. The path selects the framing.
 fn breaking(gate: &Gate) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (address, passage) = (listener.local_addr().unwrap(), gate.passage());
@@ -138,7 +138,7 @@ fn read(larder: &Larder, gate: &Gate, version: &str, target: &str) -> (String, O
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(stream, "GET {target} HTTP/{version}\r\nHost: localhost\r\n\r\n").unwrap();
     let mut read = Vec::new();
-    // What there is comes before upstream breaks off.
+    // The available part arrives before upstream closes.
     while !read.ends_with(b"some") && !read.ends_with(b"some\r\n") {
         let mut piece = [0; 1000];
         let length = stream.read(&mut piece).unwrap();
@@ -151,7 +151,7 @@ fn read(larder: &Larder, gate: &Gate, version: &str, target: &str) -> (String, O
 }
 
 #[test]
-fn a_body_that_breaks_off_is_never_a_whole_one() {
+fn a_truncated_body_is_never_served_as_complete() {
     for method in ["chunked", "length"] {
         // To its reader alone, and shared with others.
         for family in ["/plain", "/elsewhere"] {
@@ -185,7 +185,7 @@ fn a_body_that_breaks_off_is_never_a_whole_one() {
 }
 
 #[test]
-fn an_http_1_0_client_gets_a_whole_body_with_an_orderly_end() {
+fn an_http_1_0_client_gets_a_complete_body_and_a_clean_close() {
     let site = Site::start(Tier::Embedded, RULES);
     for target in ["/plain/a", "/elsewhere", "/storing/a"] {
         site.upstream.on(target, Reply::new("whole").chunked());
@@ -197,7 +197,7 @@ fn an_http_1_0_client_gets_a_whole_body_with_an_orderly_end() {
 }
 
 #[test]
-fn an_http_1_0_client_is_reset_when_larder_is_told_to_stop_in_the_middle_of_its_body() {
+fn an_http_1_0_client_is_reset_if_shutdown_interrupts_its_body() {
     let gate = Gate::new();
     let rules = format!("[server]\ndrain_timeout = \"1ms\"\n{RULES}");
     let mut larder = Plan::new(&format!("http://{}", breaking(&gate))).rules(&rules).start();

@@ -7,10 +7,10 @@ use crate::support::{Plan, Reply, Response, Site, Tier, Upstream, eventually, me
 
 on_both_tiers! {
     s_maxage_wins_over_max_age_and_that_over_expires,
-    age_is_the_greater_of_what_age_and_date_say,
-    every_hit_says_how_old_it_is,
-    the_date_of_upstream_is_kept,
-    a_response_without_a_date_is_dated_when_it_comes,
+    age_is_the_greater_of_age_and_date,
+    every_hit_has_its_age,
+    the_date_of_upstream_is_preserved,
+    a_response_without_a_date_is_dated_at_receipt,
 }
 
 fn date(offset: i64) -> String {
@@ -46,13 +46,13 @@ fn s_maxage_wins_over_max_age_and_that_over_expires(tier: Tier) {
     Site::start(tier, "").judges_fields("/lifetime", &rows);
 }
 
-fn age_is_the_greater_of_what_age_and_date_say(tier: Tier) {
+fn age_is_the_greater_of_age_and_date(tier: Tier) {
     let (past, future) = (date(-200), date(400));
     let rows = [
         (format!("Cache-Control: max-age=600\nDate: {past}"), Fresh(400)),
         (format!("Cache-Control: max-age=600\nDate: {past}\nAge: 100"), Fresh(400)),
         (format!("Cache-Control: max-age=600\nDate: {past}\nAge: 300"), Fresh(300)),
-        // A clock that is ahead makes nobody younger.
+        // A clock that is ahead makes no response younger.
         (format!("Cache-Control: max-age=600\nDate: {future}"), Fresh(600)),
         (format!("Cache-Control: max-age=600\nDate: {future}\nAge: 100"), Fresh(500)),
         ("Cache-Control: max-age=600\nDate: yesterday\nAge: 100".to_owned(), Fresh(500)),
@@ -63,7 +63,7 @@ fn age_is_the_greater_of_what_age_and_date_say(tier: Tier) {
     Site::start(tier, "").judges_fields("/age", &rows);
 }
 
-fn every_hit_says_how_old_it_is(tier: Tier) {
+fn every_hit_has_its_age(tier: Tier) {
     let site = Site::start(tier, "");
     site.upstream.on("/", message("200 OK", "Cache-Control: max-age=6000\nAge: 500\nAge: 700\nETag: \"1\""));
     site.get("/").shows("stored");
@@ -79,7 +79,7 @@ fn every_hit_says_how_old_it_is(tier: Tier) {
     }
 }
 
-fn the_date_of_upstream_is_kept(tier: Tier) {
+fn the_date_of_upstream_is_preserved(tier: Tier) {
     let site = Site::start(tier, "");
     for (target, given) in [("/past", date(-100)), ("/future", date(100))] {
         let fields = format!("Cache-Control: max-age=600\nDate: {given}");
@@ -90,7 +90,7 @@ fn the_date_of_upstream_is_kept(tier: Tier) {
     }
 }
 
-fn a_response_without_a_date_is_dated_when_it_comes(tier: Tier) {
+fn a_response_without_a_date_is_dated_at_receipt(tier: Tier) {
     let site = Site::start(tier, "");
     site.upstream.on("/stored", message("200 OK", "Cache-Control: max-age=600"));
     site.upstream.on("/passed", message("200 OK", "Cache-Control: no-store"));
@@ -154,7 +154,7 @@ fn any_status_of_a_resource_is_stored_with_explicit_freshness() {
 }
 
 #[test]
-fn no_status_is_stored_without_a_lifetime_where_there_is_no_family() {
+fn without_a_family_no_status_is_stored_without_a_lifetime() {
     let site = Site::start(Tier::Embedded, "");
     let fields = format!("Last-Modified: {}\nETag: \"1\"", date(-1_000_000));
     let statuses =
@@ -163,7 +163,7 @@ fn no_status_is_stored_without_a_lifetime_where_there_is_no_family() {
 }
 
 #[test]
-fn no_time_zone_has_a_say() {
+fn local_time_zones_have_no_effect() {
     for zone in ["America/Los_Angeles", "XYZ-13", "Asia/Kolkata"] {
         let upstream = Upstream::start();
         let plan = Plan::new(&upstream.url()).environment("TZ", zone);

@@ -4,16 +4,16 @@ use crate::support::client::Call;
 use crate::support::{Reply, Site, Tier};
 
 on_both_tiers! {
-    a_group_is_invalidated_as_a_whole_and_nothing_else,
+    an_invalidation_of_a_group_affects_exactly_its_members,
     a_group_is_invalidated_by_a_successful_unsafe_request_only,
     a_group_belongs_to_one_origin,
     a_group_invalidated_does_not_invalidate_others,
     a_304_may_bring_groups,
-    large_fields_are_read_whole,
+    large_group_fields_are_read_completely,
     fields_that_cannot_be_read_name_no_group,
     other_fields_name_groups_too,
     clients_do_not_see_the_groups,
-    clients_see_the_groups_where_the_configuration_says_so,
+    clients_see_group_fields_if_configured,
 }
 
 /// Stored, fresh for long, and in these groups.
@@ -34,7 +34,7 @@ fn assert_invalidated(site: &Site, target: &str, invalidated: bool) {
     assert_eq!(found.is("hit"), !invalidated, "{target}: {found:?}");
 }
 
-fn a_group_is_invalidated_as_a_whole_and_nothing_else(tier: Tier) {
+fn an_invalidation_of_a_group_affects_exactly_its_members(tier: Tier) {
     let site = Site::start(tier, "");
     store(&site, "/1", "Cache-Groups", "\"a\"");
     store(&site, "/2", "Cache-Groups", "\"b\", \"a\"");
@@ -114,7 +114,7 @@ fn a_304_may_bring_groups(tier: Tier) {
     assert_invalidated(&site, "/1", true);
 }
 
-fn large_fields_are_read_whole(tier: Tier) {
+fn large_group_fields_are_read_completely(tier: Tier) {
     let site = Site::start(tier, "");
     let groups: Vec<String> = (0..40).map(|number| format!("\"{number:0>40}\"")).collect();
     store(&site, "/many", "Cache-Groups", &groups.join(", "));
@@ -190,7 +190,7 @@ fn clients_do_not_see_the_groups(tier: Tier) {
     }
 }
 
-fn clients_see_the_groups_where_the_configuration_says_so(tier: Tier) {
+fn clients_see_group_fields_if_configured(tier: Tier) {
     let site = Site::start(tier, "[server]\ngroup_fields = \"keep\"\n");
     site.upstream.on("/1", tagged());
     for part in ["stored", "hit"] {

@@ -3,11 +3,11 @@
 use crate::support::{Reply, Site, Tier, message};
 
 on_both_tiers! {
-    a_head_that_agrees_refreshes_what_is_stored,
-    a_head_that_disagrees_makes_what_is_stored_stale,
+    a_matching_head_response_updates_the_stored_one,
+    a_differing_head_response_makes_the_stored_one_stale,
 }
 
-/// Stale from the beginning, so that a HEAD goes to upstream.
+/// Stale from the start, so that a HEAD is forwarded.
 const STALE: &str = "Cache-Control: max-age=60\nAge: 100";
 const MODIFIED: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
 
@@ -17,7 +17,7 @@ fn head(site: &Site, target: &str, fields: &str) {
     site.call("HEAD", target).send().has_status(200);
 }
 
-fn a_head_that_agrees_refreshes_what_is_stored(tier: Tier) {
+fn a_matching_head_response_updates_the_stored_one(tier: Tier) {
     let site = Site::start(tier, "");
     let modified = format!("Last-Modified: {MODIFIED}");
     let rows = [
@@ -36,7 +36,7 @@ fn a_head_that_agrees_refreshes_what_is_stored(tier: Tier) {
     }
 }
 
-fn a_head_that_disagrees_makes_what_is_stored_stale(tier: Tier) {
+fn a_differing_head_response_makes_the_stored_one_stale(tier: Tier) {
     let site = Site::start(tier, "");
     let stored = format!("ETag: \"1\"\nLast-Modified: {MODIFIED}");
     let rows = [

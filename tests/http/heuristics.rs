@@ -6,9 +6,9 @@ use crate::support::Verdict::{Fetched, Fresh, Validated};
 use crate::support::{Site, Tier, Verdict, message};
 
 on_both_tiers! {
-    a_lifetime_is_guessed_from_last_modified,
-    a_lifetime_is_never_guessed_against_an_explicit_one,
-    a_family_may_forbid_guessing,
+    a_heuristic_lifetime_is_derived_from_last_modified,
+    an_explicit_lifetime_wins_over_a_heuristic_one,
+    a_family_can_disable_heuristic_lifetimes,
 }
 
 const RULES: &str = r#"
@@ -46,7 +46,7 @@ static GUESSABLE: [&str; 9] = [
     "410 Gone",
 ];
 
-fn a_lifetime_is_guessed_from_last_modified(tier: Tier) {
+fn a_heuristic_lifetime_is_derived_from_last_modified(tier: Tier) {
     let site = Site::start(tier, RULES);
     let modified = |seconds| format!("Last-Modified: {}\nETag: \"1\"", ago(seconds));
     let rows: [(String, Verdict); 8] = [
@@ -62,7 +62,7 @@ fn a_lifetime_is_guessed_from_last_modified(tier: Tier) {
     site.judges_fields("/guessed/fields", &rows);
 }
 
-fn a_lifetime_is_never_guessed_against_an_explicit_one(tier: Tier) {
+fn an_explicit_lifetime_wins_over_a_heuristic_one(tier: Tier) {
     let site = Site::start(tier, RULES);
     let modified = format!("Last-Modified: {}", ago(10_000));
     let rows: [(String, Verdict); 5] = [
@@ -77,14 +77,14 @@ fn a_lifetime_is_never_guessed_against_an_explicit_one(tier: Tier) {
     site.judges_fields("/nobody", &[(modified.as_str(), Fetched)]);
 }
 
-fn a_family_may_forbid_guessing(tier: Tier) {
+fn a_family_can_disable_heuristic_lifetimes(tier: Tier) {
     let site = Site::start(tier, RULES);
     let modified = format!("Last-Modified: {}", ago(10_000));
     site.judges_fields("/exact", &[(modified.as_str(), Fetched)]);
 }
 
 #[test]
-fn only_statuses_that_allow_it_are_given_a_guessed_lifetime() {
+fn only_heuristically_cacheable_statuses_get_a_heuristic_lifetime() {
     let site = Site::start(Tier::Embedded, RULES);
     let modified = format!("Last-Modified: {}", ago(10_000));
     site.judges("/guessed/yes", GUESSABLE.map(|status| (status, message(status, &modified), Fresh(1000))));

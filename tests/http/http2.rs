@@ -34,7 +34,7 @@ pub fn run(test: impl Future<Output = ()>) {
 
 /// RFC 9113 §3.3
 #[test]
-fn clients_may_speak_http_2_by_prior_knowledge() {
+fn clients_can_use_http_2_with_prior_knowledge() {
     let site = Site::start(Tier::Embedded, "[[family]]\nname = \"users\"\npath = '/users'\nttl = \"60s\"\n");
     run(async {
         let mut sender = connect(&site).await;
@@ -77,9 +77,9 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// What many servers were brought down with (CVE-2023-44487): requests that are taken back at once.
+/// Rapid reset (CVE-2023-44487): requests that are reset at once.
 #[test]
-fn a_client_that_only_opens_and_resets_streams_is_left() {
+fn a_client_that_only_opens_and_resets_streams_is_disconnected() {
     let site = Site::start(Tier::Embedded, "");
     run(async {
         let mut stream = TcpStream::connect(site.address).await.unwrap();
@@ -91,7 +91,7 @@ fn a_client_that_only_opens_and_resets_streams_is_left() {
             bytes.extend(frame(1, 0x5, stream, &request));
             bytes.extend(frame(3, 0, stream, &8_u32.to_be_bytes()));
         }
-        // It may be left before it has said all that.
+        // It may be disconnected before it has sent everything.
         let _ = stream.write_all(&bytes).await;
         let mut received = Vec::new();
         let _ = stream.read_to_end(&mut received).await;
@@ -137,7 +137,7 @@ impl Frames {
         }
     }
 
-    /// Reads until a frame of this kind comes; gives its stream.
+    /// Reads until a frame of this type arrives; returns its stream.
     async fn until(&mut self, kind: u8) -> u32 {
         loop {
             let (found, stream, _) = self.next().await.expect("the connection goes on");
@@ -185,14 +185,14 @@ pub async fn post_and_reset(larder: &Larder, path: &str, count: u32, begun: &str
     while client.until(1).await != last {}
 }
 
-/// The setting that a stream may be sent nothing before its client says so.
+/// The setting that a stream starts with an empty window.
 const NO_WINDOW: [u8; 6] = [0, 4, 0, 0, 0, 0];
 const HASTE: &str = "[server]\nidle_timeout = \"300ms\"\nupstream_timeout = \"20s\"\n";
 
 /// It held its places among the requests to upstream for ever, although it answered every ping: the connection itself was
 /// never stalled.
 #[test]
-fn a_stream_that_its_client_does_not_take_is_reset_and_gives_back_its_place() {
+fn a_stream_that_its_client_does_not_read_is_reset_and_frees_its_slot() {
     let site = Site::start(Tier::Embedded, &format!("{HASTE}max_upstream_requests = 2\n"));
     site.upstream.on("/film", Reply::filled(200_000).cached("no-store"));
     run(async {
@@ -207,9 +207,9 @@ fn a_stream_that_its_client_does_not_take_is_reset_and_gives_back_its_place() {
     });
 }
 
-/// So were bodies from the cache and shared ones: every stream kept one alive.
+/// Covers bodies from the cache and shared ones: every stream once held one.
 #[test]
-fn what_is_stored_or_shared_is_not_kept_for_a_stream_that_does_not_take_it() {
+fn an_unread_stream_does_not_hold_a_stored_or_shared_body() {
     let site = Site::start(Tier::Embedded, HASTE);
     for path in ["/stored", "/shared"] {
         site.upstream.on(path, Reply::filled(200_000).cached("max-age=60"));
@@ -225,9 +225,9 @@ fn what_is_stored_or_shared_is_not_kept_for_a_stream_that_does_not_take_it() {
     ask().shows("hit");
 }
 
-/// A client that takes everything, piece by piece.
+/// A client that reads everything, piece by piece.
 #[test]
-fn a_large_stored_response_reaches_a_client_of_http_2_whole() {
+fn a_large_stored_response_reaches_an_http_2_client_completely() {
     let site = Site::start(Tier::Embedded, "");
     site.upstream.on("/film", Reply::filled(1_000_000).cached("max-age=60"));
     site.call("GET", "/film").header("Host", "api.example").send().shows("stored");
@@ -239,9 +239,9 @@ fn a_large_stored_response_reaches_a_client_of_http_2_whole() {
     });
 }
 
-/// RFC 9113 §9.1: it answered pings, and kept its place among the clients for ever.
+/// RFC 9113 §9.1: it answered pings, and counted as a client forever.
 #[test]
-fn a_connection_without_streams_is_ended() {
+fn an_http_2_connection_without_streams_is_closed() {
     let site = Site::start(Tier::Embedded, "[server]\nheader_timeout = \"300ms\"\n");
     run(async {
         for requests in [vec![], vec![get(1, "/a", &[])]] {
@@ -256,7 +256,7 @@ fn a_connection_without_streams_is_ended() {
 
 /// Nor may it stay by not taking what was given to its streams.
 #[test]
-fn a_connection_whose_streams_were_given_up_is_ended() {
+fn an_http_2_connection_with_only_reset_streams_is_closed() {
     let rules = format!("{HASTE}header_timeout = \"300ms\"\n");
     let site = Site::start(Tier::Embedded, &rules);
     site.upstream.on("/film", Reply::filled(200_000).cached("no-store"));
@@ -269,7 +269,7 @@ fn a_connection_whose_streams_were_given_up_is_ended() {
 
 /// RFC 9113 §8.2.3
 #[test]
-fn cookies_that_come_in_pieces_go_on_as_one_line() {
+fn split_cookies_are_forwarded_as_one_line() {
     let site = Site::start(Tier::Embedded, "");
     run(async {
         let crumbs = [("cookie", "a=1"), ("x", "y"), ("cookie", "b=2; c=3")];
@@ -279,22 +279,22 @@ fn cookies_that_come_in_pieces_go_on_as_one_line() {
     assert_eq!(site.upstream.last("GET /a").headers("cookie"), ["a=1; b=2; c=3"]);
 }
 
-/// Bodies that stalled clients leave untaken are bounded together: what comes beyond is passed on, and not kept.
+/// Unread bodies of stalled clients are bounded together: further ones are forwarded without being stored.
 #[test]
-fn what_clients_do_not_take_keeps_nothing_from_being_stored() {
+fn an_unread_response_is_still_stored() {
     let site = Site::start(Tier::Embedded, "[memory]\ncapacity = \"2MiB\"\nmax_body = \"1MiB\"\n");
     site.upstream.on("/film", Reply::filled(1 << 20).cached("max-age=60"));
     site.upstream.on("/a", Reply::numbered().cached("max-age=60"));
     let is_kept = |number: usize| {
         let path = format!("/a?{number}");
-        // A film that comes to its end between two reads may evict what is small.
+        // A film that ends between two reads may evict small entries.
         eventually("it is stored", || site.get(&path).is("hit"));
     };
     is_kept(0);
     run(async {
         let requests: Vec<Vec<u8>> = (0..4).map(|at| get(2 * at + 1, &format!("/film?{at}"), &[])).collect();
         let client = Frames::send(&site, &NO_WINDOW, &requests).await;
-        // What is stored goes on to be, while nobody takes the films.
+        // Stored responses stay stored while no client reads the films.
         eventually("the films have been asked for", || site.upstream.count("/film") == 4);
         for number in 1..20 {
             is_kept(number);

@@ -48,7 +48,7 @@ fn a_safe_method_invalidates_nothing(tier: Tier) {
 }
 
 #[test]
-fn only_a_non_error_answer_invalidates() {
+fn only_a_non_error_response_invalidates() {
     let site = Site::start(Tier::Embedded, "");
     let named =
         |status| Reply::status(status).header("Location", "/things/2").header("Content-Location", "/things/2");
@@ -69,7 +69,7 @@ fn only_a_non_error_answer_invalidates() {
 }
 
 #[test]
-fn what_an_answer_names_is_invalidated_on_the_same_origin_only() {
+fn location_and_content_location_are_invalidated_on_the_same_origin_only() {
     let site = Site::start(Tier::Embedded, "");
     let named = "/things/1";
     let rows = [
@@ -104,7 +104,7 @@ fn what_an_answer_names_is_invalidated_on_the_same_origin_only() {
 }
 
 #[test]
-fn refusals_that_show_an_old_copy_invalidate_the_target_alone() {
+fn refusals_that_show_an_outdated_response_invalidate_only_the_target() {
     let site = Site::start(Tier::Embedded, "");
     for status in [404, 409, 410, 412] {
         store(&site, TARGET);
@@ -118,7 +118,7 @@ fn refusals_that_show_an_old_copy_invalidate_the_target_alone() {
 }
 
 #[test]
-fn upstreams_own_address_is_understood_and_not_shown() {
+fn locations_with_upstreams_address_are_invalidated_and_rewritten() {
     for host in ["", "[server]\nhost = \"upstream\"\n", "[server]\nhost = \"api.internal\"\n"] {
         let site = Site::start(Tier::Embedded, host);
         let own = site.upstream.address().to_string();
@@ -164,7 +164,7 @@ fn foreign_hosts_invalidate_nothing() {
         site.call("MOVE", "/things/new").header("Destination", &reference).send();
         assert!(!is_invalidated(&site, TARGET), "{reference}");
     }
-    // Behind a terminator of TLS, which says so or not, the client's own host is none.
+    // Behind a TLS terminator, declared or not, the client's host is not foreign.
     store(&site, TARGET);
     site.upstream.on("POST /things/new", Reply::status(201).header("Location", "https://localhost/things/1"));
     site.write("POST", "/things/new").has_status(201);
@@ -203,7 +203,7 @@ identity = "none"
 "#;
 
 #[test]
-fn a_destination_is_invalidated_and_matched_by_rules() {
+fn a_destination_is_invalidated_like_a_target() {
     let site = Site::start(Tier::Embedded, RULES);
     for destination in ["/files/b", "http://localhost/files/b", "https://localhost/files/%62", "/x/../files/b"] {
         for method in ["MOVE", "COPY"] {
@@ -223,7 +223,7 @@ fn a_destination_is_invalidated_and_matched_by_rules() {
 }
 
 #[test]
-fn a_rule_without_methods_applies_to_every_method_that_is_not_safe() {
+fn a_rule_without_methods_applies_to_every_unsafe_method() {
     let site = Site::start(Tier::Embedded, RULES);
     for method in ["POST", "MOVE", "PROPPATCH", "LOCK", "FOO"] {
         site.get("/list");
@@ -238,7 +238,7 @@ fn a_rule_without_methods_applies_to_every_method_that_is_not_safe() {
 }
 
 #[test]
-fn a_read_that_a_rule_names_is_a_write() {
+fn a_safe_method_that_a_rule_names_is_a_write() {
     let site = Site::start(Tier::Embedded, RULES);
     site.get("/list");
     site.call("PROPFIND", "/dav/x").send().shows("fwd=method");
@@ -255,7 +255,7 @@ fn a_read_that_a_rule_names_is_a_write() {
 }
 
 #[test]
-fn a_caller_who_logs_out_leaves_nothing_behind() {
+fn a_logout_invalidates_the_callers_entries() {
     let site = Site::start(Tier::Embedded, RULES);
     let by = |method: &str, target: &str, sid: &str| {
         site.call(method, target).header("Cookie", &format!("a=1; sid={sid}")).send()
@@ -282,7 +282,7 @@ fn a_caller_who_logs_out_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_form_may_be_any_method() {
+fn a_form_can_override_the_method() {
     let site = Site::start(Tier::Embedded, RULES);
     let post = |target: &str, media_type: &str, body: &str| {
         site.get("/list");
@@ -307,7 +307,7 @@ fn a_form_may_be_any_method() {
 }
 
 #[test]
-fn a_write_is_answered_by_upstream_and_nobody_else() {
+fn a_write_is_always_answered_by_upstream() {
     let site = Site::start(Tier::Embedded, "");
     store(&site, TARGET);
     let gate = site.upstream.hold_next(&format!("POST {TARGET}"));

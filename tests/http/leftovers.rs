@@ -1,5 +1,5 @@
-//! RFC 9112 §6.3, §9.2 and §9.3: bytes that upstream sends and that belong to no response. A connection that has carried
-//! them carries no further request, so that nobody gets them for an answer.
+//! RFC 9112 §6.3, §9.2 and §9.3: surplus bytes from upstream that belong to no response. Such a connection is not
+//! reused, so that they answer no request.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -28,7 +28,7 @@ fn request(method: &str, path: &str) -> String {
     format!("{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
 }
 
-/// The client's answer to a request that goes over this connection to upstream, if need be after its rest.
+/// The client's response to a request on this upstream connection, if necessary after its quarantine.
 #[track_caller]
 fn ask(bench: &Bench, upstream: &mut Wire, method: &str, path: &str, answer: &str) -> (Head, String) {
     let mut client = bench.client_over(upstream, &request(method, path));
@@ -57,7 +57,7 @@ fn ask_anew(bench: &Bench, method: &str, path: &str, answer: &str) -> (Wire, Hea
     (upstream, client.head(), client.rest())
 }
 
-/// A Larder that keeps `/kept`, and its connection to upstream.
+/// A Larder with `/kept` stored, and its connection to upstream.
 #[track_caller]
 fn kept() -> (Bench, Wire) {
     let bench = Bench::start(FAMILY);
@@ -77,10 +77,10 @@ fn another_answers(bench: &Bench, context: &str) {
     assert_eq!(client.rest(), "b", "{context}");
 }
 
-// ---- What a head says
+// ---- Invalid heads
 
 #[test]
-fn content_that_cannot_be_ends_the_connection_at_once() {
+fn impossible_content_closes_the_connection_at_once() {
     let rows = [
         ("GET", "/kept", "304 Not Modified\r\nETag: \"1\"\r\nTransfer-Encoding: chunked", "kept"),
         ("GET", "/kept", "304 Not Modified\r\nETag: \"1\"\r\nTransfer-Encoding: gzip, chunked", "kept"),
@@ -110,7 +110,7 @@ fn content_that_cannot_be_ends_the_connection_at_once() {
 }
 
 #[test]
-fn a_response_that_is_framed_twice_ends_its_connection() {
+fn a_response_with_two_framings_closes_its_connection() {
     let (bench, mut upstream) = kept();
     let both = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
     let (head, _) = ask(&bench, &mut upstream, "POST", "/a", both);
@@ -119,7 +119,7 @@ fn a_response_that_is_framed_twice_ends_its_connection() {
     another_answers(&bench, "both");
 }
 
-// ---- What comes behind a response
+// ---- Bytes after a response
 
 /// Method, path and response of each kind.
 fn responses() -> [(&'static str, &'static str, String); 6] {
@@ -135,7 +135,7 @@ fn responses() -> [(&'static str, &'static str, String); 6] {
 }
 
 #[test]
-fn bytes_in_one_piece_with_a_response_end_the_connection() {
+fn surplus_bytes_with_a_response_close_the_connection() {
     for (method, path, answer) in responses() {
         for stray in STRAYS {
             let (bench, mut upstream) = kept();
@@ -148,7 +148,7 @@ fn bytes_in_one_piece_with_a_response_end_the_connection() {
 }
 
 #[test]
-fn bytes_on_an_idle_connection_end_it() {
+fn bytes_on_an_idle_connection_close_it() {
     for (method, path, answer) in responses() {
         for stray in STRAYS {
             let (bench, mut upstream) = kept();
@@ -161,9 +161,9 @@ fn bytes_on_an_idle_connection_end_it() {
     }
 }
 
-/// Larder stands still while they come, and sees them together with the next request.
+/// Larder is stopped while they arrive, and reads them together with the next request.
 #[test]
-fn bytes_that_are_there_when_a_request_comes_do_not_answer_it() {
+fn bytes_received_before_a_request_do_not_answer_it() {
     for method in ["GET", "POST"] {
         for stray in [EVIL, "Hello"] {
             let (bench, mut upstream) = kept();
@@ -181,10 +181,10 @@ fn bytes_that_are_there_when_a_request_comes_do_not_answer_it() {
     }
 }
 
-// ---- What comes instead of a response
+// ---- Bytes instead of a response
 
 #[test]
-fn a_read_that_a_pooled_connection_garbles_is_sent_again() {
+fn a_read_with_a_garbled_response_on_a_pooled_connection_is_retried() {
     for garbage in ["0\r\n\r\n", "Hello", "\0", "HTTP/1.1 x\r\n\r\n", "0\r\n\r\nHTTP/1.1 200 OK\r\n\r\n"] {
         for method in ["GET", "HEAD"] {
             let (bench, mut upstream) = kept();
@@ -202,7 +202,7 @@ fn a_read_that_a_pooled_connection_garbles_is_sent_again() {
 }
 
 #[test]
-fn a_validation_that_meets_garbage_is_sent_again() {
+fn a_validation_with_a_garbled_response_is_retried() {
     let (bench, mut upstream) = kept();
     let mut client = bench.client(&request("GET", "/kept"));
     assert_eq!(field(&upstream.head(), "if-none-match"), Some("\"1\""));
@@ -232,7 +232,7 @@ fn garbage_on_a_new_connection_is_a_502_and_so_is_the_second() {
 }
 
 #[test]
-fn a_write_that_meets_garbage_is_sent_once() {
+fn a_write_with_a_garbled_response_is_not_retried() {
     let (bench, mut upstream) = kept();
     let (head, _) = ask(&bench, &mut upstream, "POST", "/a", "Hello");
     assert_eq!(head[0], "HTTP/1.1 502 Bad Gateway");
@@ -251,7 +251,7 @@ fn shown(stray: &str) -> Bench {
 }
 
 #[test]
-fn bytes_behind_no_content_close_all_such_connections() {
+fn surplus_bytes_after_no_content_close_all_such_connections() {
     for stray in ["Hello", EVIL] {
         let bench = shown(stray);
         for answer in ["204 No Content", "200 OK\r\nContent-Length: 5", "304 Not Modified\r\nETag: \"1\""] {
@@ -263,10 +263,10 @@ fn bytes_behind_no_content_close_all_such_connections() {
     }
 }
 
-/// A whole response that comes after the rest answers the next request, once: nothing tells it from the right one. The right one
-/// comes behind it, and shows what it was.
+/// A complete response that arrives after the quarantine answers the next request, once: it is indistinguishable from
+/// the right one, which follows it and exposes it.
 #[test]
-fn a_late_response_that_is_taken_for_an_answer_is_the_last() {
+fn a_late_response_is_mistaken_for_an_answer_at_most_once() {
     let (bench, mut upstream) = kept();
     ask(&bench, &mut upstream, "GET", "/kept", "HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\n\r\n");
     ask(&bench, &mut upstream, "GET", "/a", &EVIL.replace("max-age=60", "no-store"));
@@ -279,7 +279,7 @@ fn a_late_response_that_is_taken_for_an_answer_is_the_last() {
 }
 
 #[test]
-fn garbage_that_meets_the_next_request_is_remembered() {
+fn garbage_before_the_next_request_marks_the_upstream_as_suspect() {
     let (bench, mut upstream) = kept();
     ask(&bench, &mut upstream, "GET", "/kept", "HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\n\r\n");
     let mut client = bench.client_over(&mut upstream, &request("GET", "/b"));
@@ -313,7 +313,7 @@ fn ends(bench: &Bench, mut upstream: Wire, suspects: usize) {
 }
 
 #[test]
-fn what_a_connection_out_of_step_brought_is_no_hit_any_more() {
+fn responses_of_an_out_of_step_connection_are_invalidated() {
     let long = |body: &str| ok(body).replace("max-age=0", "max-age=600");
     let bench = Bench::start(FAMILY);
     let (upstream, ..) = ask_anew(&bench, "GET", "/other", &long("other"));
@@ -340,9 +340,9 @@ fn what_a_connection_out_of_step_brought_is_no_hit_any_more() {
     assert!(busy.rest().ends_with("slow"));
 }
 
-/// Nothing tells which of them is the answer.
+/// Nothing shows which of them is the response.
 #[test]
-fn a_response_behind_the_only_one_of_a_connection_invalidates_it() {
+fn a_surplus_response_invalidates_the_one_before_it() {
     let bench = Bench::start(FAMILY);
     let (upstream, ..) = ask_anew(&bench, "GET", "/a", EVIL);
     ends(&bench, upstream, 1);
@@ -350,7 +350,7 @@ fn a_response_behind_the_only_one_of_a_connection_invalidates_it() {
 }
 
 #[test]
-fn a_write_that_may_have_had_anothers_answer_invalidates_twice() {
+fn a_write_with_possibly_anothers_response_invalidates_twice() {
     let head = "[server]\nreinvalidate_after = \"3s\"\n[[family]]\nname = \"lists\"\npath = '/list'\n";
     let bench = Bench::start(&[head, FAMILY, "[invalidate]\n'/doc' = [\"lists\"]\n"].concat());
     let long = |body: &str| ok(body).replace("max-age=0", "max-age=600");
@@ -378,9 +378,9 @@ fn a_write_that_may_have_had_anothers_answer_invalidates_twice() {
     }
 }
 
-/// RFC 9110 §15.5.9: some servers say so before they close an idle connection.
+/// RFC 9110 §15.5.9: some servers send this before closing an idle connection.
 #[test]
-fn a_408_on_an_idle_connection_only_ends_it() {
+fn a_408_on_an_idle_connection_only_closes_it() {
     let bench = shown("HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n");
     let (mut upstream, ..) = ask_anew(&bench, "HEAD", "/b", "HTTP/1.1 204 No Content\r\n\r\n");
     assert_eq!(ask(&bench, &mut upstream, "GET", "/d", &ok("d")).1, "d");
@@ -390,13 +390,13 @@ fn a_408_on_an_idle_connection_only_ends_it() {
 
 /// An upstream that answers by itself: `answer` gets the connection, and the method and path of each request; false ends
 /// the connection.
-struct Server {
+struct ServerConfig {
     larder: Larder,
     accepted: Arc<AtomicUsize>,
 }
 
-impl Server {
-    fn start(answer: impl Fn(&mut TcpStream, &str, &str, bool) -> bool + Send + Sync + 'static) -> Server {
+impl ServerConfig {
+    fn start(answer: impl Fn(&mut TcpStream, &str, &str, bool) -> bool + Send + Sync + 'static) -> ServerConfig {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let larder = Plan::new(&format!("http://{}", listener.local_addr().unwrap())).rules(FAMILY).start();
         let (accepted, answer) = (Arc::<AtomicUsize>::default(), Arc::new(answer));
@@ -408,7 +408,7 @@ impl Server {
                 std::thread::spawn(move || serve(stream, &*answer));
             }
         });
-        Server { larder, accepted }
+        ServerConfig { larder, accepted }
     }
 
     fn ask(&self, method: &str, path: &str) -> (u16, String) {
@@ -457,8 +457,8 @@ fn proper(stream: &mut TcpStream, method: &str, path: &str, validates: bool) -> 
 }
 
 #[test]
-fn an_ordinary_upstream_keeps_its_connections() {
-    let server = Server::start(proper);
+fn connections_to_a_correct_upstream_are_reused() {
+    let server = ServerConfig::start(proper);
     let accepted = || server.accepted.load(Ordering::Relaxed);
     for round in 0..160 {
         let path = format!("/{round}");
@@ -473,8 +473,8 @@ fn an_ordinary_upstream_keeps_its_connections() {
 }
 
 #[test]
-fn a_connection_is_used_again_after_its_rest() {
-    let server = Server::start(proper);
+fn a_connection_is_reused_after_its_quarantine() {
+    let server = ServerConfig::start(proper);
     let accepted = || server.accepted.load(Ordering::Relaxed);
     server.ask("GET", "/even1");
     for (method, path, status) in [
@@ -495,7 +495,7 @@ fn a_connection_is_used_again_after_its_rest() {
     assert!(!server.larder.log().contains("belong to no response"));
 }
 
-/// What the upstream does behind a response without content: everything that can be told from a response.
+/// What the upstream sends after a response without content: everything that is distinguishable from a response.
 fn unruly(stream: &mut TcpStream, method: &str, path: &str, validates: bool) -> bool {
     let late = |stream: &mut TcpStream, stray: &str| {
         std::thread::yield_now();
@@ -522,8 +522,8 @@ fn unruly(stream: &mut TcpStream, method: &str, path: &str, validates: bool) -> 
 }
 
 #[test]
-fn many_readers_of_an_unruly_upstream_get_what_they_asked_for() {
-    let server = Arc::new(Server::start(unruly));
+fn many_readers_of_a_faulty_upstream_get_their_own_responses() {
+    let server = Arc::new(ServerConfig::start(unruly));
     let readers: Vec<_> = (0..4)
         .map(|reader| {
             let server = Arc::clone(&server);
@@ -545,8 +545,8 @@ fn many_readers_of_an_unruly_upstream_get_what_they_asked_for() {
 
 /// The same over HTTP/2.
 #[test]
-fn many_streams_of_one_client_get_what_they_asked_for() {
-    let server = Server::start(unruly);
+fn many_streams_of_one_client_get_their_own_responses() {
+    let server = ServerConfig::start(unruly);
     http2::run(async {
         let sender = http2::connect(&server.larder).await;
         let readers = (0..4).map(|reader| {
@@ -567,7 +567,7 @@ fn many_streams_of_one_client_get_what_they_asked_for() {
     });
 }
 
-/// A whole response comes late behind each one that has no content.
+/// A complete response arrives late after each one without content.
 fn treacherous(stream: &mut TcpStream, method: &str, path: &str, validates: bool) -> bool {
     let head = match method {
         "HEAD" => "200 OK\r\nContent-Length: 4",
@@ -580,10 +580,11 @@ fn treacherous(stream: &mut TcpStream, method: &str, path: &str, validates: bool
     begun && stream.write_all(EVIL.as_bytes()).is_ok()
 }
 
-/// The first ones come while everybody asks: their connections rest, so that they are seen before anybody gets them.
+/// The first ones arrive under load: their connections are quarantined, so they are detected before they answer a
+/// request.
 #[test]
-fn late_responses_answer_nobody_while_connections_rest() {
-    let server = Arc::new(Server::start(treacherous));
+fn late_responses_answer_no_request_while_connections_are_quarantined() {
+    let server = Arc::new(ServerConfig::start(treacherous));
     let readers: Vec<_> = (0..4)
         .map(|reader| {
             let server = Arc::clone(&server);
@@ -602,10 +603,10 @@ fn late_responses_answer_nobody_while_connections_rest() {
     eventually("it is remembered", || server.larder.log().contains("belong to no response"));
 }
 
-/// A whole response comes behind another one's content when nothing rests: each answer is the one to the request before,
-/// and nothing ever comes to an idle connection, until it rests.
+/// A complete response follows another one's content without quarantine: each request gets the previous response, and
+/// nothing arrives on an idle connection until its quarantine.
 #[test]
-fn a_connection_out_of_step_is_found_out_under_load() {
+fn an_out_of_step_connection_is_detected_under_load() {
     let bench = Bench::start(FAMILY);
     let (mut upstream, ..) = ask_anew(&bench, "GET", "/kept", &ok("kept"));
     let mut asked = 0;
@@ -633,9 +634,9 @@ fn a_connection_out_of_step_is_found_out_under_load() {
 }
 
 #[test]
-fn late_responses_answer_nobody_once_they_have_been_seen() {
-    let server = Arc::new(Server::start(treacherous));
-    // Nobody else asks yet: the late response comes to an idle connection.
+fn late_responses_answer_no_request_once_detected() {
+    let server = Arc::new(ServerConfig::start(treacherous));
+    // No other request is active: the late response arrives on an idle connection.
     assert_eq!(server.ask("HEAD", "/first"), (200, String::new()));
     eventually("it is remembered", || server.larder.log().contains("belong to no response"));
     let readers: Vec<_> = (0..4)

@@ -47,7 +47,7 @@ fn raw(site: &Site, request: &[u8]) -> Result<Response, Failure> {
 // ---- Requests (RFC 9112 §2 to §6)
 
 #[test]
-fn requests_with_two_meanings_are_refused_and_reach_nobody() {
+fn ambiguous_requests_are_refused_and_not_forwarded() {
     let site = site();
     let rows: [(&str, u16); 27] = [
         ("POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", 400),
@@ -99,7 +99,7 @@ fn transfer_codings_other_than_chunked_are_refused() {
 
 /// RFC 9112 §6.1: such a request may be processed as chunked, but nothing behind it may be read.
 #[test]
-fn a_request_with_both_lengths_is_the_last_of_its_connection() {
+fn a_request_with_both_framings_is_the_last_on_its_connection() {
     let site = site();
     let smuggled = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
     let lengths = "Content-Length: 6\r\nTransfer-Encoding: chunked\r\n";
@@ -116,7 +116,7 @@ fn a_request_with_both_lengths_is_the_last_of_its_connection() {
 }
 
 #[test]
-fn the_same_length_twice_is_one_length() {
+fn equal_repeated_lengths_count_once() {
     let site = site();
     let request =
         "POST /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc";
@@ -125,15 +125,15 @@ fn the_same_length_twice_is_one_length() {
     assert_eq!((received.headers("content-length"), received.body.as_slice()), (vec!["3"], &b"abc"[..]));
 }
 
-/// RFC 9112 §2.2: a bare LF may be taken for the end of a line, and an empty line before a request is passed over.
+/// RFC 9112 §2.2: a bare LF may end a line, and an empty line before a request is skipped.
 #[test]
-fn lines_may_end_with_a_bare_lf_and_requests_begin_after_an_empty_line() {
+fn bare_lf_line_ends_and_a_leading_empty_line_are_accepted() {
     let site = site();
     raw(&site, b"\r\nGET /a HTTP/1.1\nHost: a\nConnection: close\n\n").unwrap().carries("/a #1");
 }
 
 #[test]
-fn a_body_that_is_not_properly_chunked_is_never_a_whole_one() {
+fn a_body_with_invalid_chunks_is_never_complete() {
     let site = site();
     for body in ["zz\r\nabc\r\n0\r\n\r\n", "3\r\nabcd\r\n0\r\n\r\n", "-1\r\n", "fffffffffffffffff\r\n", "3\r\nab"]
     {
@@ -172,7 +172,7 @@ fn heads_have_a_limit() {
 }
 
 #[test]
-fn a_target_reaches_upstream_as_it_came() {
+fn a_target_reaches_upstream_unchanged() {
     let site = site();
     let rows = [
         ("/a/../b", "/a/../b"),
@@ -201,7 +201,7 @@ fn a_target_reaches_upstream_as_it_came() {
 
 /// RFC 9112 §3.2.2: the host of an absolute-form target is the request's host.
 #[test]
-fn an_absolute_form_names_the_host() {
+fn absolute_form_overrides_host() {
     let site = site();
     let asked = |target: &str, host: &str| {
         raw(&site, format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes())
@@ -214,7 +214,7 @@ fn an_absolute_form_names_the_host() {
 }
 
 #[test]
-fn the_asterisk_form_reaches_upstream_as_it_is() {
+fn asterisk_form_reaches_upstream_unchanged() {
     let site = site();
     site.call("OPTIONS", "*").send().has_status(200);
     assert_eq!(site.upstream.count("OPTIONS *"), 1);
@@ -223,7 +223,7 @@ fn the_asterisk_form_reaches_upstream_as_it_is() {
 // ---- Responses (RFC 9112 §4 to §8)
 
 #[test]
-fn responses_with_two_meanings_are_a_502_and_never_stored() {
+fn ambiguous_responses_become_502_and_are_not_stored() {
     let site = site();
     let fields = [
         "Content-Length: 3\r\nContent-Length: 4\r\n",
@@ -255,7 +255,7 @@ fn responses_with_two_meanings_are_a_502_and_never_stored() {
 }
 
 #[test]
-fn a_response_whose_body_breaks_is_broken_for_the_client_and_never_stored() {
+fn a_truncated_response_is_truncated_for_the_client_and_not_stored() {
     let site = site();
     let chunked = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nTransfer-Encoding: chunked\r\n\r\n";
     let sized = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 10\r\n\r\n";
@@ -279,9 +279,9 @@ fn a_response_whose_body_breaks_is_broken_for_the_client_and_never_stored() {
     }
 }
 
-/// RFC 9112 §9.2, §11.1: what comes behind a response is no response to the next request.
+/// RFC 9112 §9.2, §11.1: bytes after a response do not answer the next request.
 #[test]
-fn what_upstream_sends_behind_a_response_answers_nobody() {
+fn surplus_bytes_from_upstream_answer_no_request() {
     let site = site();
     let evil = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
     site.upstream.on("/a", Reply::raw(format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok{evil}")));
@@ -293,7 +293,7 @@ fn what_upstream_sends_behind_a_response_answers_nobody() {
 }
 
 #[test]
-fn the_same_length_twice_in_a_response_is_passed_on_once() {
+fn equal_repeated_lengths_in_a_response_are_forwarded_once() {
     let site = site();
     for lengths in ["Content-Length: 3\r\nContent-Length: 3\r\n", "Content-Length: 3, 3\r\n"] {
         site.upstream.on("/a", Reply::raw(format!("HTTP/1.1 200 OK\r\n{lengths}\r\nabc")));
@@ -331,11 +331,11 @@ fn odd_statuses_reasons_and_bytes_pass_through() {
 // ---- What upstream may read into a request
 
 on_both_tiers! {
-    a_write_invalidates_what_a_lenient_upstream_takes_for_its_path,
+    a_write_invalidates_the_readings_of_its_path,
     a_write_that_asks_for_another_method_invalidates_by_both,
 }
 
-fn a_write_invalidates_what_a_lenient_upstream_takes_for_its_path(tier: Tier) {
+fn a_write_invalidates_the_readings_of_its_path(tier: Tier) {
     let site = Site::start(tier, RULES);
     for spelling in ["//users/5", "/users%2F5", "/users\\5", "/users;x/5", "/users/5/", "/a/..;/users/5"] {
         site.get("/users/5");
@@ -372,7 +372,7 @@ fn a_write_that_asks_for_another_method_invalidates_by_both(tier: Tier) {
 }
 
 #[test]
-fn fields_that_no_key_holds_do_not_reach_upstream_with_a_read() {
+fn unkeyed_fields_do_not_reach_upstream_with_a_read() {
     let site = site();
     let names = [
         "X-Original-URL",
@@ -406,7 +406,7 @@ fn fields_that_no_key_holds_do_not_reach_upstream_with_a_read() {
 }
 
 #[test]
-fn a_write_is_not_made_a_write_to_another_path() {
+fn path_overriding_fields_do_not_redirect_a_write() {
     let site = site();
     let call = site.call("POST", "/users/5").header("X-Original-URL", "/b").header("X-Rewrite-URL", "/b");
     call.header("X-HTTP-Method-Override", "PUT").body("{}").send();
@@ -416,7 +416,7 @@ fn a_write_is_not_made_a_write_to_another_path() {
 }
 
 #[test]
-fn a_family_can_ask_that_only_keyed_fields_are_forwarded() {
+fn a_family_can_forward_only_keyed_fields() {
     let site = site();
     let call = |agent: &str| {
         let call = site.call("GET", "/keyed").header("Accept-Language", "de").header("User-Agent", agent);
@@ -439,7 +439,7 @@ fn a_family_can_ask_that_only_keyed_fields_are_forwarded() {
 // ---- Forwarding (RFC 9110 §7.6, §9.3.7, §9.3.8)
 
 #[test]
-fn max_forwards_is_counted_down_and_obeyed() {
+fn max_forwards_is_decremented_and_obeyed() {
     let site = site();
     for method in ["OPTIONS", "TRACE"] {
         site.call(method, "/a").header("Max-Forwards", "2").send().has_status(200);
@@ -460,7 +460,7 @@ fn max_forwards_is_counted_down_and_obeyed() {
 }
 
 #[test]
-fn a_request_that_goes_in_circles_is_stopped() {
+fn a_forwarding_loop_is_stopped() {
     let site = site();
     let via = |rounds: usize| vec!["1.1 larder"; rounds].join(", ");
     site.call("GET", "/a").header("Via", &via(15)).send().has_status(200);
@@ -470,7 +470,7 @@ fn a_request_that_goes_in_circles_is_stopped() {
 
 /// RFC 9110 §6.6.1
 #[test]
-fn a_response_without_date_is_given_one() {
+fn a_response_without_date_gets_one() {
     let site = site();
     for path in ["/users", "/unruled"] {
         site.upstream.on(path, Reply::raw("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"));
@@ -485,7 +485,7 @@ const TRAILED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer:
                        3\r\nabc\r\n0\r\nX-Sum: 7\r\nContent-Length: 1\r\n\r\n";
 
 #[test]
-fn trailers_of_a_response_reach_a_client_that_takes_them() {
+fn response_trailers_reach_a_client_that_accepts_them() {
     let bench = Bench::start("");
     let ask = |te: &str| {
         let mut client =
@@ -506,9 +506,9 @@ fn trailers_of_a_response_reach_a_client_that_takes_them() {
     assert_eq!(body, "3\r\nabc\r\n0\r\n\r\n");
 }
 
-/// They might be taken for fields that Larder strips from the head.
+/// They could be mistaken for fields that Larder removes from the head.
 #[test]
-fn trailers_of_a_request_do_not_reach_upstream() {
+fn request_trailers_do_not_reach_upstream() {
     let bench = Bench::start("");
     let mut client = bench.client(
         "POST /a HTTP/1.1\r\nHost: a\r\nTrailer: X-Sum, Cookie, X-Forwarded-For\r\nTransfer-Encoding: chunked\r\n\r\n\
@@ -524,7 +524,7 @@ fn trailers_of_a_request_do_not_reach_upstream() {
 
 /// RFC 9110 §6.5.1
 #[test]
-fn a_trailer_of_a_response_is_no_field_of_a_head() {
+fn response_trailers_that_belong_in_the_head_are_dropped() {
     let bench = Bench::start("");
     let mut client =
         bench.client("DELETE /a HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: close, TE\r\n\r\n");

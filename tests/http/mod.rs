@@ -1,5 +1,5 @@
-//! What the HTTP RFCs ask of a shared cache and of a gateway, shown through real sockets: raw bytes from the client, raw
-//! bytes from upstream. `README.md` beside this file lists every requirement with the test that shows it.
+//! The requirements of the HTTP RFCs on a shared cache and a gateway, tested through real sockets: raw bytes from the
+//! client, raw bytes from upstream. `README.md` in this directory lists every requirement with its tests.
 
 mod caching;
 mod connections;

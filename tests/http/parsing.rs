@@ -4,10 +4,10 @@ use crate::support::Verdict::{Fetched, Fresh, Validated};
 use crate::support::{Reply, Site, Tier, Verdict};
 use std::time::{Duration, SystemTime};
 
-/// Without freshness but with a validator: stored, and asked for again with it.
+/// Without freshness but with a validator: stored, and validated on the next request.
 const TAG: &str = "ETag: \"1\"";
 
-/// RFC 9111 §1.2.2: stands for every greater number.
+/// RFC 9111 §1.2.2: replaces every greater number.
 const GREATEST: i64 = 1 << 31;
 
 fn tagged<S: AsRef<str>>(rows: &[(S, Verdict)], prefix: &str) {
@@ -18,7 +18,7 @@ fn tagged<S: AsRef<str>>(rows: &[(S, Verdict)], prefix: &str) {
 }
 
 #[test]
-fn directives_are_read_in_every_spelling() {
+fn directives_are_parsed_in_every_spelling() {
     let rows = [
         ("Cache-Control: max-age=600", Fresh(600)),
         ("Cache-Control: MAX-AGE=600", Fresh(600)),
@@ -73,7 +73,7 @@ fn unknown_directives_are_ignored_with_their_arguments() {
 }
 
 #[test]
-fn what_is_no_number_makes_a_response_stale() {
+fn an_invalid_number_makes_a_response_stale() {
     let values = [
         "x",
         "-1",
@@ -104,7 +104,7 @@ fn what_is_no_number_makes_a_response_stale() {
 }
 
 #[test]
-fn numbers_too_great_for_an_integer_are_the_greatest() {
+fn numbers_that_overflow_count_as_the_greatest() {
     let rows = [
         ("Cache-Control: max-age=2147483648", Fresh(GREATEST)),
         ("Cache-Control: max-age=4294967296", Fresh(GREATEST)),
@@ -119,7 +119,7 @@ fn numbers_too_great_for_an_integer_are_the_greatest() {
 }
 
 #[test]
-fn of_several_values_the_stricter_counts() {
+fn of_several_values_the_strictest_applies() {
     let rows = [
         ("Cache-Control: max-age=600, max-age=6000", Fresh(600)),
         ("Cache-Control: max-age=6000, max-age=600", Fresh(600)),
@@ -137,7 +137,7 @@ fn of_several_values_the_stricter_counts() {
 }
 
 #[test]
-fn what_restricts_counts_with_an_argument_it_should_not_have() {
+fn a_restriction_applies_even_with_an_invalid_argument() {
     let rows = [
         ("Cache-Control: no-store=x, max-age=600", Fetched),
         ("Cache-Control: no-store=\"set-cookie\", max-age=600", Fetched),
@@ -156,7 +156,7 @@ fn expires(date: &str, expires: &str) -> String {
 }
 
 #[test]
-fn dates_are_read_in_all_three_formats_and_in_any_case() {
+fn dates_are_parsed_in_all_three_formats_and_any_case() {
     let rows = [
         ("Sun, 06 Nov 2033 08:49:37 GMT", "Sun, 06 Nov 2033 08:59:37 GMT"),
         ("Sun, 06 Nov 2033 08:49:37 GMT", "Sunday, 06-Nov-33 08:59:37 GMT"),
@@ -173,7 +173,7 @@ fn dates_are_read_in_all_three_formats_and_in_any_case() {
 }
 
 #[test]
-fn what_is_no_date_has_expired() {
+fn an_invalid_expires_has_expired() {
     let values = [
         "0",
         "-1",
@@ -210,7 +210,7 @@ fn several_expires_that_differ_have_expired() {
 }
 
 #[test]
-fn of_several_ages_the_first_counts_and_an_invalid_one_does_not() {
+fn of_several_ages_the_first_applies_unless_invalid() {
     let rows = [
         ("Cache-Control: max-age=600\nAge: 300", Fresh(300)),
         ("Cache-Control: max-age=600\nAge:300 ", Fresh(300)),
@@ -228,10 +228,10 @@ fn of_several_ages_the_first_counts_and_an_invalid_one_does_not() {
 }
 
 on_both_tiers! {
-    words_that_forbid_count_wherever_they_stand,
+    forbidding_words_apply_at_any_position,
 }
 
-fn words_that_forbid_count_wherever_they_stand(tier: Tier) {
+fn forbidding_words_apply_at_any_position(tier: Tier) {
     let rules = "[[family]]\nname = \"forced\"\npath = '/forced/.*'\nttl = \"10m\"\nttl_policy = \"override\"\n\
                  [[family]]\nname = \"usual\"\npath = '/usual/.*'\nttl = \"10m\"\n";
     let site = Site::start(tier, rules);
@@ -283,7 +283,7 @@ fn words_that_forbid_count_wherever_they_stand(tier: Tier) {
 }
 
 #[test]
-fn bytes_beyond_ascii_are_read_past() {
+fn bytes_beyond_ascii_are_skipped() {
     let rows: [(&[u8], Verdict); 6] = [
         (b"max-age=600, x=\"\xff, no-store\"", Fresh(600)),
         (b"\xe9t\xe9, max-age=600", Fresh(600)),

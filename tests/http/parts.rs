@@ -1,12 +1,12 @@
-//! Several ranges at a time, and ranges for which the whole is fetched.
+//! Several ranges in one request, and ranges that fetch the whole representation.
 
 use crate::support::{Reply, Response, Site, Tier};
 
 on_both_tiers! {
     several_ranges_are_sent_as_parts,
     too_many_ranges_are_not_cut,
-    a_range_may_fetch_the_whole,
-    a_range_of_what_may_not_be_stored_is_answered_all_the_same,
+    a_range_can_fetch_the_whole_representation,
+    a_range_of_an_unstorable_response_is_still_answered,
     several_ranges_need_a_condition_that_holds,
     several_parts_have_no_content_range_of_their_own,
 }
@@ -88,7 +88,7 @@ fn too_many_ranges_are_not_cut(tier: Tier) {
     assert!([200, 206].contains(&answer.status) && answer.body.len() < 100_000, "{answer:?}");
 }
 
-fn a_range_may_fetch_the_whole(tier: Tier) {
+fn a_range_can_fetch_the_whole_representation(tier: Tier) {
     let site = Site::start(tier, RULES);
     site.upstream.on("/whole", digits());
     let part = get(&site, "/whole", "bytes=2-4").has_status(206).carries("234");
@@ -100,7 +100,7 @@ fn a_range_may_fetch_the_whole(tier: Tier) {
     assert_eq!(site.upstream.count("GET /whole"), 1);
 }
 
-fn a_range_of_what_may_not_be_stored_is_answered_all_the_same(tier: Tier) {
+fn a_range_of_an_unstorable_response_is_still_answered(tier: Tier) {
     let site = Site::start(tier, RULES);
     let whole = body();
     for reply in [Reply::new(body()).cached("no-store"), Reply::new(body()).cached("private").chunked()] {
@@ -152,7 +152,7 @@ fn several_parts_have_no_content_range_of_their_own(tier: Tier) {
         assert_eq!(answer.header("content-range"), None, "{answer:?}");
         assert_eq!(parts(&answer).len(), 2);
     }
-    // A part that upstream takes for the whole is not cut into parts.
+    // A range that upstream answers with 200 is not cut into ranges.
     site.upstream.on("/whole", digits().header("Content-Range", "bytes 0-9999/20000"));
     for _ in 0..2 {
         get(&site, "/whole", "bytes=0-1,5000-5001").hides("hit").hides("stored").has_status(200).carries(&body());

@@ -6,9 +6,9 @@ use crate::support::{Response, Site, Tier, eventually, larder};
 on_both_tiers! {
     no_spelling_of_a_path_gives_one_callers_answer_to_another,
     reads_of_ambiguous_paths_do_not_share_a_fetch,
-    what_is_stored_is_not_served_under_an_ambiguous_spelling,
+    a_stored_response_is_not_served_for_an_ambiguous_path,
     paths_of_one_family_under_all_readings_are_cached,
-    a_write_invalidates_what_any_reading_of_a_path_names,
+    a_write_invalidates_every_reading_of_its_path,
     a_query_of_an_ambiguous_path_is_forwarded,
 }
 
@@ -164,7 +164,7 @@ fn reads_of_ambiguous_paths_do_not_share_a_fetch(tier: Tier) {
     }
 }
 
-fn what_is_stored_is_not_served_under_an_ambiguous_spelling(tier: Tier) {
+fn a_stored_response_is_not_served_for_an_ambiguous_path(tier: Tier) {
     let site = Site::start(tier, RULES);
     by(&site, "/me/mail", "ann").shows("stored");
     by(&site, "/assets/x.css", "ann").shows("stored");
@@ -201,7 +201,7 @@ fn paths_of_one_family_under_all_readings_are_cached(tier: Tier) {
     }
 }
 
-fn a_write_invalidates_what_any_reading_of_a_path_names(tier: Tier) {
+fn a_write_invalidates_every_reading_of_its_path(tier: Tier) {
     let site = Site::start(tier, RULES);
     let spellings =
         ["/users/5", "/users/5;v=1", "/users/5/", "/users//5", "/users/5%3Fx", "/users/5%00x", "/users/%35%252F"];
@@ -242,7 +242,7 @@ fn a_query_of_an_ambiguous_path_is_forwarded(tier: Tier) {
 }
 
 #[test]
-fn a_write_that_may_mean_too_many_paths_is_refused() {
+fn a_write_whose_path_has_too_many_readings_is_refused() {
     let site = Site::start(Tier::Embedded, RULES);
     let path = format!("/users{}", "/;x%2F..;%252F%5C%3B//%00%3F%255C..%2F.%2F;//".repeat(20));
     site.get("/users/5");
@@ -252,7 +252,7 @@ fn a_write_that_may_mean_too_many_paths_is_refused() {
 }
 
 #[test]
-fn explain_names_the_readings_that_differ() {
+fn explain_lists_the_readings_of_other_families() {
     let explain = |arguments: &[&str]| larder(Some(RULES), &[&["explain"], arguments].concat());
     let exit = explain(&["GET", "/assets/..%2Fme/mail"]);
     assert_eq!(exit.code, Some(0), "{exit:?}");
@@ -264,10 +264,10 @@ fn explain_names_the_readings_that_differ() {
     let plain = explain(&["GET", "/assets/a%2Fb"]);
     assert!(!plain.stdout.contains("upstream may take"), "{plain:?}");
     let write = explain(&["PUT", "/users/5;v=1"]);
-    for part in ["upstream may take the path for /users/5:", "uri:/users/5;v=1, uri:/users/5"] {
+    for part in ["upstream may read the path as /users/5:", "uri:/users/5;v=1, uri:/users/5"] {
         assert!(write.stdout.contains(part), "no {part:?}: {write:?}");
     }
-    // The running Larder says the same.
+    // The running Larder agrees.
     let site = Site::start(Tier::Embedded, RULES);
     let kept = site.admin_get("/cache/explain?url=/assets/..%252Fme/mail").has_status(200).json();
     assert_eq!(kept["now"]["does"], "forwarded", "{kept:#}");
@@ -275,7 +275,7 @@ fn explain_names_the_readings_that_differ() {
 }
 
 #[test]
-fn families_by_suffix_beside_identity_are_warned_of() {
+fn families_by_suffix_beside_identity_cause_a_warning() {
     let exit = larder(Some(RULES), &["check"]);
     assert_eq!(exit.code, Some(0), "{exit:?}");
     let told = "takes paths by their end";

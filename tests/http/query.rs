@@ -23,11 +23,11 @@ fn a_query_that_no_family_names_is_forwarded_and_changes_nothing(tier: Tier) {
 }
 
 on_both_tiers! {
-    a_query_is_kept_by_its_content,
-    a_query_and_a_get_are_kept_apart,
+    a_query_is_keyed_on_its_content,
+    a_query_and_a_get_have_separate_entries,
     a_query_is_invalidated_like_a_get,
     a_query_with_large_content_is_forwarded,
-    a_query_obeys_what_its_answer_says,
+    a_query_obeys_response_directives,
 }
 
 const RULES: &str = r#"
@@ -64,7 +64,7 @@ fn query(site: &Site, target: &str, body: &str) -> Call {
     site.call("QUERY", target).header("Content-Type", "application/json").body(body)
 }
 
-fn a_query_is_kept_by_its_content(tier: Tier) {
+fn a_query_is_keyed_on_its_content(tier: Tier) {
     let site = site(tier);
     query(&site, "/search", "[1]").send().shows("stored").carries("[1] #1");
     query(&site, "/search", "[2]").send().shows("stored").carries("[2] #2");
@@ -81,13 +81,13 @@ fn a_query_is_kept_by_its_content(tier: Tier) {
     assert_eq!(received[1].header("content-type"), Some("application/json"));
 }
 
-fn a_query_and_a_get_are_kept_apart(tier: Tier) {
+fn a_query_and_a_get_have_separate_entries(tier: Tier) {
     let site = site(tier);
     query(&site, "/both", "").send().shows("stored").carries(" #1");
     site.get("/both").shows("fwd=uri-miss; stored").carries("/both #1");
     query(&site, "/both", "").send().shows("hit").carries(" #1");
     site.get("/both").shows("hit").carries("/both #1");
-    // A family of queries alone says nothing about a GET.
+    // A family with QUERY only does not apply to a GET.
     query(&site, "/search", "").send().shows("stored");
     site.get("/search").hides("hit").hides("stored");
 }
@@ -114,7 +114,7 @@ fn a_query_with_large_content_is_forwarded(tier: Tier) {
     assert_eq!(site.upstream.count("QUERY /search"), 2);
 }
 
-fn a_query_obeys_what_its_answer_says(tier: Tier) {
+fn a_query_obeys_response_directives(tier: Tier) {
     let site = site(tier);
     for directives in ["no-store", "private", "max-age=0"] {
         site.upstream.on("QUERY /search", Reply::new("answer").cached(directives));

@@ -3,15 +3,15 @@
 use crate::support::{Reply, Response, Site, Tier};
 
 on_both_tiers! {
-    a_single_range_is_cut_from_what_is_stored,
+    a_single_range_is_served_from_the_stored_response,
     a_range_beyond_the_end_is_refused_with_the_length,
-    what_is_no_range_is_ignored,
-    an_invalid_range_of_what_is_not_stored_is_an_ordinary_request,
-    if_range_must_name_exactly_what_is_stored,
+    an_invalid_range_is_ignored,
+    an_invalid_range_on_a_miss_is_an_ordinary_request,
+    if_range_must_match_the_stored_response_exactly,
     conditions_are_met_before_a_range_is_cut,
-    a_part_carries_what_the_whole_would_have_said,
+    a_206_has_the_fields_of_the_200,
     ranges_are_for_get_and_for_content_that_there_is,
-    a_range_of_what_is_not_stored_is_forwarded,
+    a_range_on_a_miss_is_forwarded,
 }
 
 const MODIFIED: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
@@ -35,7 +35,7 @@ fn stored(tier: Tier) -> Site {
     site
 }
 
-fn a_single_range_is_cut_from_what_is_stored(tier: Tier) {
+fn a_single_range_is_served_from_the_stored_response(tier: Tier) {
     let site = stored(tier);
     let rows = [
         ("bytes=0-0", "0", "bytes 0-0/10"),
@@ -68,7 +68,7 @@ fn a_range_beyond_the_end_is_refused_with_the_length(tier: Tier) {
     assert_eq!(site.upstream.count("/"), 1);
 }
 
-fn what_is_no_range_is_ignored(tier: Tier) {
+fn an_invalid_range_is_ignored(tier: Tier) {
     let site = stored(tier);
     let rows = [
         "bytes",
@@ -95,7 +95,7 @@ fn what_is_no_range_is_ignored(tier: Tier) {
     get(&site, "/", &[("Range", "bytes=0-1"), ("Range", "bytes=2-3")]).has_status(200).carries("0123456789");
 }
 
-fn an_invalid_range_of_what_is_not_stored_is_an_ordinary_request(tier: Tier) {
+fn an_invalid_range_on_a_miss_is_an_ordinary_request(tier: Tier) {
     let site = Site::start(tier, "");
     for (number, range) in ["bytes", "bytes=", "bytes=5-4", "bytes=0-1,x", "bytes =-"].into_iter().enumerate() {
         let target = format!("/{number}");
@@ -104,13 +104,13 @@ fn an_invalid_range_of_what_is_not_stored_is_an_ordinary_request(tier: Tier) {
         assert_eq!(site.upstream.last(&target).header("range"), None, "{range}");
         get(&site, &target, &[("Range", "bytes=0-1")]).shows("hit").has_status(206);
     }
-    // What other units ask for upstream may know.
+    // Ranges in other units are left to upstream.
     site.upstream.on("/items", digits());
     get(&site, "/items", &[("Range", "items=0-1")]).hides("stored").has_status(200);
     assert_eq!(site.upstream.last("/items").header("range"), Some("items=0-1"));
 }
 
-fn if_range_must_name_exactly_what_is_stored(tier: Tier) {
+fn if_range_must_match_the_stored_response_exactly(tier: Tier) {
     let site = Site::start(tier, "");
     let validators = [
         ("/strong", "\"1\"", "Sun, 06 Nov 2033 08:49:37 GMT"),
@@ -156,7 +156,7 @@ fn conditions_are_met_before_a_range_is_cut(tier: Tier) {
     get(&site, "/", &[("Range", "bytes=20-"), ("If-None-Match", "\"1\"")]).shows("hit").has_status(304);
 }
 
-fn a_part_carries_what_the_whole_would_have_said(tier: Tier) {
+fn a_206_has_the_fields_of_the_200(tier: Tier) {
     let site = Site::start(tier, "");
     let told = [
         ("cache-control", "max-age=600"),
@@ -194,7 +194,7 @@ fn ranges_are_for_get_and_for_content_that_there_is(tier: Tier) {
     get(&site, "/empty", &[("Range", "bytes=0-")]).has_status(416);
 }
 
-fn a_range_of_what_is_not_stored_is_forwarded(tier: Tier) {
+fn a_range_on_a_miss_is_forwarded(tier: Tier) {
     let site = Site::start(tier, "");
     let partial = |unit: &str| {
         format!(
@@ -215,10 +215,10 @@ fn a_range_of_what_is_not_stored_is_forwarded(tier: Tier) {
         assert_eq!(request.header("range"), Some(range.as_str()));
         assert_eq!(request.header("if-range"), Some("\"1\""));
     }
-    // An upstream that knows no ranges sends the whole, and so does Larder.
+    // An upstream without range support sends the whole representation, and so does Larder.
     site.upstream.on("/whole", digits());
     get(&site, "/whole", &[("Range", "bytes=0-1")]).has_status(200).carries("0123456789");
-    // What is stale is not cut before upstream was asked.
+    // A stale response is validated before a range is cut from it.
     site.upstream.on("/stale", Reply::new("0123456789").stale("public"));
     site.get("/stale").shows("stored");
     let answer = get(&site, "/stale", &[("Range", "bytes=0-1")]).shows("fwd=stale");

@@ -1,9 +1,9 @@
-//! What a request asks of the cache: RFC 9111 §5.2.1 and §5.4.
+//! Request directives: RFC 9111 §5.2.1 and §5.4.
 
 use crate::support::{Reply, Response, Site, Tier};
 
 on_both_tiers! {
-    no_store_in_a_request_keeps_its_answer_out_of_the_cache,
+    the_response_to_a_no_store_request_is_not_stored,
     a_client_cannot_force_a_fetch_by_default,
     directives_pass_through_in_both_directions,
 }
@@ -15,7 +15,7 @@ fn asking(site: &Site, target: &str, directives: &str) -> Response {
     site.call("GET", target).header("Cache-Control", directives).send()
 }
 
-fn no_store_in_a_request_keeps_its_answer_out_of_the_cache(tier: Tier) {
+fn the_response_to_a_no_store_request_is_not_stored(tier: Tier) {
     let site = Site::start(tier, RULES);
     let rows = [
         "no-store",

@@ -1,4 +1,4 @@
-//! What counts as one path (RFC 3986 §6.2.2, §2.2): every spelling that an upstream takes for it.
+//! Which paths are equal (RFC 3986 §6.2.2, §2.2): every spelling that an upstream treats alike.
 
 use crate::support::{Site, Tier};
 

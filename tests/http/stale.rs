@@ -3,17 +3,17 @@
 use crate::support::{Reply, Response, Site, Tier, eventually};
 
 on_both_tiers! {
-    stale_if_error_stands_in_for_the_errors_that_it_is_about,
+    stale_if_error_applies_to_500_502_503_and_504,
     stale_if_error_ends_with_its_time,
     stale_while_revalidate_ends_with_its_time,
-    what_forbids_stale_responses_wins_over_what_allows_them,
-    nothing_is_served_stale_without_leave,
-    a_refresh_that_fails_leaves_what_is_stored,
+    directives_against_stale_responses_win,
+    stale_responses_are_not_served_without_permission,
+    a_failed_refresh_leaves_the_stored_response,
 }
 
 const BODY: &str = "old";
 
-/// Stored and 40 seconds stale; what comes next answers the validation.
+/// Stored and 40 seconds stale; the next response answers the validation.
 #[track_caller]
 fn stale(site: &Site, target: &str, directives: &str, next: Reply) -> Response {
     site.upstream.script(target, [Reply::new(BODY).stale(directives), next]);
@@ -21,7 +21,7 @@ fn stale(site: &Site, target: &str, directives: &str, next: Reply) -> Response {
     site.get(target)
 }
 
-fn stale_if_error_stands_in_for_the_errors_that_it_is_about(tier: Tier) {
+fn stale_if_error_applies_to_500_502_503_and_504(tier: Tier) {
     let site = Site::start(tier, "");
     let rows = [
         (Reply::status(500), true),
@@ -72,7 +72,7 @@ fn stale_while_revalidate_ends_with_its_time(tier: Tier) {
     assert!(served.ttl() < 0, "{served:?}");
 }
 
-fn what_forbids_stale_responses_wins_over_what_allows_them(tier: Tier) {
+fn directives_against_stale_responses_win(tier: Tier) {
     let mut site = Site::start(tier, "");
     let rows = ["must-revalidate", "proxy-revalidate", "s-maxage=60", "no-cache", "Must-Revalidate=x"];
     for (index, forbidding) in rows.into_iter().enumerate() {
@@ -87,7 +87,7 @@ fn what_forbids_stale_responses_wins_over_what_allows_them(tier: Tier) {
     }
 }
 
-fn nothing_is_served_stale_without_leave(tier: Tier) {
+fn stale_responses_are_not_served_without_permission(tier: Tier) {
     let site = Site::start(tier, "");
     for (index, next) in [Reply::status(500), Reply::status(503), Reply::new("new")].into_iter().enumerate() {
         let answer = stale(&site, &format!("/{index}"), "public", next);
@@ -95,7 +95,7 @@ fn nothing_is_served_stale_without_leave(tier: Tier) {
     }
 }
 
-fn a_refresh_that_fails_leaves_what_is_stored(tier: Tier) {
+fn a_failed_refresh_leaves_the_stored_response(tier: Tier) {
     let site = Site::start(tier, "");
     let directives = "stale-while-revalidate=6000";
     let failures =

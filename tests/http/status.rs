@@ -1,13 +1,13 @@
-//! What Larder tells of itself in `Cache-Status` (RFC 9211), and status codes (RFC 9110 §15).
+//! `Cache-Status` (RFC 9211), and status codes (RFC 9110 §15).
 
 use super::http2;
 use crate::support::{Reply, Response, Site, Tier, message};
 
 on_both_tiers! {
-    every_answer_says_what_happened,
-    what_caches_before_it_said_is_kept,
-    hit_and_fwd_are_never_told_together,
-    a_204_has_no_length_whatever_upstream_says,
+    every_response_has_cache_status,
+    cache_status_of_earlier_caches_is_preserved,
+    cache_status_never_has_both_hit_and_fwd,
+    a_204_never_has_content_length,
 }
 
 /// Larder's own member, which is the last, and those before it.
@@ -46,7 +46,7 @@ fn parameters(response: &Response) -> Vec<(String, String)> {
     parameters
 }
 
-/// What upstream answers, told by what Larder then says: one of each kind of answer.
+/// Upstream's responses, one for each kind of outcome.
 fn answers(site: &Site) -> Vec<(&'static str, Response)> {
     let ask =
         |method: &str, target: &str, name: &str, value: &str| site.call(method, target).header(name, value).send();
@@ -79,7 +79,7 @@ fn answers(site: &Site) -> Vec<(&'static str, Response)> {
     ]
 }
 
-fn every_answer_says_what_happened(tier: Tier) {
+fn every_response_has_cache_status(tier: Tier) {
     let site = Site::start(tier, "");
     for (expected, answer) in answers(&site) {
         parameters(&answer);
@@ -90,7 +90,7 @@ fn every_answer_says_what_happened(tier: Tier) {
     }
 }
 
-fn hit_and_fwd_are_never_told_together(tier: Tier) {
+fn cache_status_never_has_both_hit_and_fwd(tier: Tier) {
     let site = Site::start(tier, "");
     for (expected, answer) in answers(&site) {
         let parameters = parameters(&answer);
@@ -103,7 +103,7 @@ fn hit_and_fwd_are_never_told_together(tier: Tier) {
     }
 }
 
-fn what_caches_before_it_said_is_kept(tier: Tier) {
+fn cache_status_of_earlier_caches_is_preserved(tier: Tier) {
     let site = Site::start(tier, "");
     let fields = "Cache-Control: max-age=600\nCache-Status: \"Origin, Inc\"; hit; ttl=5, cdn;fwd=miss;x=\"a;b\"\nCache-Status: garbage\"";
     let before = ["\"Origin, Inc\"; hit; ttl=5, cdn;fwd=miss;x=\"a;b\"", "garbage\""];
@@ -138,7 +138,7 @@ impl ShowsLast for Response {
 }
 
 #[test]
-fn every_final_status_goes_on_as_it_came() {
+fn every_final_status_is_forwarded_unchanged() {
     let site = Site::start(Tier::Embedded, "");
     let statuses = [
         "200 OK",
@@ -208,7 +208,7 @@ fn every_final_status_goes_on_as_it_came() {
 }
 
 #[test]
-fn statuses_without_content_stay_without_it() {
+fn statuses_without_content_have_none() {
     let site = Site::start(Tier::Embedded, "");
     site.upstream.on("/none", message("204 No Content", "Cache-Control: max-age=600\nX-Field: 1"));
     for part in ["stored", "hit"] {
@@ -221,7 +221,7 @@ fn statuses_without_content_stay_without_it() {
 }
 
 /// RFC 9110 §8.6. In a 304 the length is that of another response.
-fn a_204_has_no_length_whatever_upstream_says(tier: Tier) {
+fn a_204_never_has_content_length(tier: Tier) {
     let rules = "[[family]]\nname = \"own\"\npath = '/own/.*'\nttl = \"600s\"\n";
     let site = Site::start(tier, rules);
     let mut number = 0;
@@ -258,7 +258,7 @@ fn upstream_says(site: &Site) {
 }
 
 #[test]
-fn the_key_is_told_where_the_configuration_asks_for_it() {
+fn cache_status_has_the_key_if_configured() {
     let site = Site::start(Tier::Embedded, "[server]\ncache_status = \"key\"\n");
     upstream_says(&site);
     let mut keys = Vec::new();
@@ -275,7 +275,7 @@ fn the_key_is_told_where_the_configuration_asks_for_it() {
 }
 
 #[test]
-fn nothing_is_told_where_the_configuration_says_so() {
+fn cache_status_can_be_turned_off() {
     let site = Site::start(Tier::Embedded, "[server]\ncache_status = \"off\"\n");
     upstream_says(&site);
     for _ in 0..2 {
@@ -288,7 +288,7 @@ fn nothing_is_told_where_the_configuration_says_so() {
 }
 
 #[test]
-fn a_part_for_who_has_the_rest_leaves_out_what_the_rest_said() {
+fn a_206_with_if_range_omits_representation_metadata() {
     let site = Site::start(Tier::Embedded, "");
     let fields = "Cache-Control: max-age=600\nETag: \"1\"\nContent-Type: text/plain\nContent-Language: de";
     site.upstream.on("/", message("200 OK", fields));

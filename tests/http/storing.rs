@@ -4,24 +4,24 @@ use crate::support::Verdict::{Fetched, Fresh, Validated};
 use crate::support::{Failure, Gate, Reply, Site, Tier, Verdict, eventually, message};
 
 on_both_tiers! {
-    what_a_response_forbids_is_not_stored,
-    must_understand_is_for_statuses_that_are_understood,
+    no_store_and_private_responses_are_not_stored,
+    must_understand_requires_an_understood_status,
     no_cache_is_stored_and_validated_each_time,
     credentials_are_answered_from_the_cache_only_as_the_response_allows,
     all_fields_are_stored_unless_they_belong_to_one_hop,
     trailers_do_not_become_header_fields,
     content_is_never_transformed,
     an_incomplete_response_is_never_served_again,
-    a_partial_response_is_never_served_as_the_whole,
-    the_newer_response_takes_the_place_of_the_older,
+    a_partial_response_is_never_served_as_complete,
+    a_newer_response_replaces_an_older_one,
     immutable_changes_nothing_when_fresh_or_stale,
-    what_one_request_has_caused_is_not_stored,
-    what_one_request_has_caused_takes_nothing_away,
-    what_one_request_has_caused_leaves_coalescing_on,
-    a_whole_that_says_it_is_a_part_is_not_stored,
+    responses_about_the_request_are_not_stored,
+    responses_about_the_request_invalidate_nothing,
+    responses_about_the_request_do_not_stop_coalescing,
+    a_200_with_content_range_is_not_stored,
 }
 
-fn what_a_response_forbids_is_not_stored(tier: Tier) {
+fn no_store_and_private_responses_are_not_stored(tier: Tier) {
     let rows = [
         ("Cache-Control: no-store, max-age=600", Fetched),
         ("Cache-Control: no-store, public, s-maxage=600", Fetched),
@@ -35,7 +35,7 @@ fn what_a_response_forbids_is_not_stored(tier: Tier) {
     Site::start(tier, "").judges_fields("/forbidden", &rows);
 }
 
-fn must_understand_is_for_statuses_that_are_understood(tier: Tier) {
+fn must_understand_requires_an_understood_status(tier: Tier) {
     let rows: [(&str, &str, Verdict); 7] = [
         ("200 OK", "must-understand, max-age=600", Fresh(600)),
         ("200 OK", "must-understand, no-store, max-age=600", Fresh(600)),
@@ -175,7 +175,7 @@ const ABOUT_REQUEST: [u16; 47] = [
     497, 498, 499,
 ];
 
-/// Whatever it says of its freshness.
+/// Whatever its freshness.
 fn fresh(status: u16) -> Reply {
     Reply::status(status).cached("public, max-age=600, s-maxage=600").header("Larder-Cache-Control", "max-age=600")
 }
@@ -188,7 +188,7 @@ fn refuses(site: &Site, target: &str, status: u16, good: impl Fn() -> Reply + Se
     });
 }
 
-fn what_one_request_has_caused_is_not_stored(tier: Tier) {
+fn responses_about_the_request_are_not_stored(tier: Tier) {
     let rules = "[[family]]\nname = \"own\"\npath = '/own/.*'\nttl = \"600s\"\nnegative_ttl = \"600s\"\n\
                  ttl_policy = \"override\"\n";
     let site = Site::start(tier, rules);
@@ -203,7 +203,7 @@ fn what_one_request_has_caused_is_not_stored(tier: Tier) {
     }
 }
 
-fn what_one_request_has_caused_takes_nothing_away(tier: Tier) {
+fn responses_about_the_request_invalidate_nothing(tier: Tier) {
     let site = Site::start(tier, "");
     for status in ABOUT_REQUEST {
         let target = format!("/{status}");
@@ -221,7 +221,7 @@ fn what_one_request_has_caused_takes_nothing_away(tier: Tier) {
     }
 }
 
-fn what_one_request_has_caused_leaves_coalescing_on(tier: Tier) {
+fn responses_about_the_request_do_not_stop_coalescing(tier: Tier) {
     let site = Site::start(tier, "");
     for status in ABOUT_REQUEST {
         let mut round = 0;
@@ -243,7 +243,7 @@ fn what_one_request_has_caused_leaves_coalescing_on(tier: Tier) {
     }
 }
 
-fn a_whole_that_says_it_is_a_part_is_not_stored(tier: Tier) {
+fn a_200_with_content_range_is_not_stored(tier: Tier) {
     let site = Site::start(tier, "");
     let rows = ["200 OK", "203 Other", "404 Not Found"].iter().flat_map(|status| {
         ["bytes 0-1/2", "bytes 0-1/10", "bytes */2", "bytes 0-1/*", "x", ""].map(|range| (*status, range))
@@ -274,7 +274,7 @@ fn an_incomplete_response_is_never_served_again(tier: Tier) {
     }
 }
 
-fn a_partial_response_is_never_served_as_the_whole(tier: Tier) {
+fn a_partial_response_is_never_served_as_complete(tier: Tier) {
     let site = Site::start(tier, "");
     let partial = "HTTP/1.1 206 Partial Content\r\nCache-Control: max-age=600\r\nETag: \"1\"\r\n\
                    Content-Range: bytes 0-1/10\r\nContent-Length: 2\r\nConnection: close\r\n\r\n01";
@@ -282,12 +282,12 @@ fn a_partial_response_is_never_served_as_the_whole(tier: Tier) {
     site.upstream.script("/", [Reply::raw(partial), Reply::raw(partial), whole]);
     let asked = site.call("GET", "/").header("Range", "bytes=0-1").send().hides("stored").has_status(206);
     assert_eq!(asked.headers("content-range"), ["bytes 0-1/10"]);
-    // Even one that nobody asked for goes on as what it is.
+    // Even an unrequested one is forwarded unchanged.
     site.get("/").hides("stored").hides("hit").has_status(206).carries("01");
     site.get("/").shows("stored").has_status(200).carries("0123456789");
 }
 
-fn the_newer_response_takes_the_place_of_the_older(tier: Tier) {
+fn a_newer_response_replaces_an_older_one(tier: Tier) {
     let site = Site::start(tier, "");
     let newer = Reply::new("newer").cached("max-age=600").header("ETag", "\"2\"");
     site.upstream.script("/", [Reply::new("older").stale("public"), newer]);
@@ -379,7 +379,7 @@ fn a_get_with_empty_content_is_an_ordinary_one() {
 }
 
 #[test]
-fn what_is_known_of_a_response_is_known_to_every_proxy() {
+fn stored_metadata_is_shared_by_every_proxy() {
     let site = Site::start(Tier::Redis, "");
     let rows = [
         ("/fresh", "Cache-Control: max-age=600\nAge: 100\nX-Name: 1\nX-Name: 2\nX-Empty:"),
@@ -409,7 +409,7 @@ fn what_is_known_of_a_response_is_known_to_every_proxy() {
 }
 
 #[test]
-fn a_head_says_what_a_get_would_say() {
+fn a_head_has_the_fields_of_a_get() {
     let site = Site::start(Tier::Embedded, "");
     for (index, status) in ["200 OK", "404 Not Found", "204 No Content", "301 Moved"].into_iter().enumerate() {
         let target = format!("/{index}");
@@ -429,16 +429,16 @@ fn a_head_says_what_a_get_would_say() {
 }
 
 on_both_tiers! {
-    fields_that_are_private_go_to_who_asked_and_are_not_stored,
+    private_fields_reach_only_the_requesting_client,
     fields_that_need_validation_are_not_stored,
     fields_that_are_private_do_not_come_in_by_a_304,
     fields_that_decide_on_reuse_count_though_they_are_private,
-    a_post_that_says_what_it_stands_for_answers_a_later_get,
-    a_post_that_does_not_say_so_answers_nobody,
+    a_post_response_with_its_content_location_answers_a_later_get,
+    a_post_response_without_content_location_is_not_stored,
     an_event_stream_is_never_stored,
 }
 
-/// The named fields reach the client that asked, and nobody else; the rest is stored.
+/// Only the requesting client receives the named fields; the rest is stored.
 #[track_caller]
 fn assert_without(site: &Site, target: &str, directives: &str) {
     let fields = format!("Cache-Control: {directives}\nX-User: 7\nX-Other: 8\nX-Shared: 9\nETag: \"1\"");
@@ -452,7 +452,7 @@ fn assert_without(site: &Site, target: &str, directives: &str) {
     assert_eq!(second.header("x-other").is_none(), directives.to_lowercase().contains("x-other"), "{directives}");
 }
 
-fn fields_that_are_private_go_to_who_asked_and_are_not_stored(tier: Tier) {
+fn private_fields_reach_only_the_requesting_client(tier: Tier) {
     let site = Site::start(tier, "");
     let rows = [
         "private=\"x-user\", max-age=600",
@@ -464,7 +464,7 @@ fn fields_that_are_private_go_to_who_asked_and_are_not_stored(tier: Tier) {
     for (index, directives) in rows.into_iter().enumerate() {
         assert_without(&site, &format!("/private/{index}"), directives);
     }
-    // Without a name it is the whole, however often another one names fields.
+    // Without field names it concerns the whole response, even if another occurrence names fields.
     site.judges_fields("/whole", &[("Cache-Control: private=\"x-user\", private, max-age=600", Fetched)]);
 }
 
@@ -475,14 +475,14 @@ fn fields_that_need_validation_are_not_stored(tier: Tier) {
     {
         assert_without(&site, &format!("/no-cache/{index}"), directives);
     }
-    // A cookie that upstream takes out of the rest does not keep the rest from being stored.
+    // A cookie that upstream declares private does not prevent storing the rest.
     let fields = "Cache-Control: max-age=600, no-cache=\"set-cookie\"\nSet-Cookie: sid=1";
     site.upstream.on("/cookie", message("200 OK", fields));
     assert_eq!(site.get("/cookie").headers("set-cookie"), ["sid=1"]);
     assert_eq!(site.get("/cookie").shows("hit").header("set-cookie"), None);
 }
 
-fn a_post_that_says_what_it_stands_for_answers_a_later_get(tier: Tier) {
+fn a_post_response_with_its_content_location_answers_a_later_get(tier: Tier) {
     let site = Site::start(tier, "");
     let fields = "Cache-Control: max-age=600\nContent-Location: /thing\nETag: \"1\"";
     site.upstream.on("POST /thing", message("200 OK", fields));
@@ -499,7 +499,7 @@ fn a_post_that_says_what_it_stands_for_answers_a_later_get(tier: Tier) {
     assert_eq!(site.upstream.count("POST /thing"), 2);
 }
 
-fn a_post_that_does_not_say_so_answers_nobody(tier: Tier) {
+fn a_post_response_without_content_location_is_not_stored(tier: Tier) {
     let site = Site::start(tier, "");
     let rows = [
         ("200 OK", "Cache-Control: max-age=600"),

@@ -1,4 +1,4 @@
-//! Keeps the table of `README.md` true: every row names tests that exist, and every test beside it stands in a row.
+//! Checks the tables of `README.md`: every row names existing tests, and every test of this directory is in a row.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -59,12 +59,12 @@ impl Row {
     }
 }
 
-/// The rows, and those under `## Not obeyed`.
+/// The rows, and those under `## Not implemented`.
 fn rows() -> (Vec<Row>, Vec<Row>) {
     let page = read(&directory("http/README.md"));
     let (mut obeyed, mut others, mut below) = (Vec::new(), Vec::new(), false);
     for (number, line) in page.lines().enumerate() {
-        below = if line.starts_with("## ") { line == "## Not obeyed" } else { below };
+        below = if line.starts_with("## ") { line == "## Not implemented" } else { below };
         let Some(inner) = line.strip_prefix("| ").and_then(|line| line.strip_suffix(" |")) else { continue };
         let cells: Vec<_> = inner.split(" | ").map(|cell| cell.trim().to_owned()).collect();
         if cells[0] != "section" {
@@ -75,7 +75,7 @@ fn rows() -> (Vec<Row>, Vec<Row>) {
 }
 
 #[test]
-fn every_row_names_tests_that_exist() {
+fn every_row_names_existing_tests() {
     let (here, suite) = (tests_of("http"), tests_of("suite"));
     let (obeyed, _) = rows();
     assert!(!obeyed.is_empty());
@@ -91,7 +91,7 @@ fn every_row_names_tests_that_exist() {
 }
 
 #[test]
-fn every_test_stands_in_a_row() {
+fn every_test_is_in_a_row() {
     let (obeyed, _) = rows();
     let named: BTreeSet<_> = obeyed.iter().flat_map(Row::tests).collect();
     let tests = tests_of("http").into_iter().filter(|(file, _)| file != "table");
@@ -101,7 +101,7 @@ fn every_test_stands_in_a_row() {
 }
 
 #[test]
-fn rows_that_are_not_obeyed_give_a_reason() {
+fn unimplemented_rows_give_a_reason() {
     for row in rows().1 {
         assert_eq!(row.cells.len(), 4, "README.md:{}: {:?}", row.line, row.cells);
         assert!(row.cells[3].split(' ').count() > 4, "README.md:{}: no reason: {:?}", row.line, row.cells[3]);

@@ -25,8 +25,8 @@ fn fields_for_other_caches_change_nothing_and_pass_through(tier: Tier) {
 
 on_both_tiers! {
     the_first_targeted_field_decides_alone,
-    directives_of_a_targeted_field_mean_what_they_mean_elsewhere,
-    a_targeted_field_that_cannot_be_read_is_ignored_whole,
+    targeted_directives_mean_the_same_as_in_cache_control,
+    an_invalid_targeted_field_is_ignored_as_a_whole,
     a_targeted_field_is_read_as_a_dictionary,
     surrogate_control_is_read_as_people_write_it,
     a_304_may_bring_a_targeted_field,
@@ -46,7 +46,7 @@ fn the_first_targeted_field_decides_alone(tier: Tier) {
         ("CDN-Cache-Control: max-age=600\nExpires: 0", Fresh(600)),
         ("CDN-Cache-Control: max-age=600\nSurrogate-Control: max-age=6000", Fresh(600)),
         ("Surrogate-Control: max-age=6000\nCache-Control: max-age=600", Fresh(6000)),
-        // What the field does not say, the others do not say for it.
+        // Other fields do not supply directives that the targeted field lacks.
         ("CDN-Cache-Control: public\nCache-Control: max-age=600", Fetched),
         ("CDN-Cache-Control: must-revalidate\nExpires: Sun, 06 Nov 2033 08:49:37 GMT", Fetched),
         ("Cache-Control: max-age=600", Fresh(600)),
@@ -54,7 +54,7 @@ fn the_first_targeted_field_decides_alone(tier: Tier) {
     Site::start(tier, "").judges_fields("/first", &rows);
 }
 
-fn directives_of_a_targeted_field_mean_what_they_mean_elsewhere(tier: Tier) {
+fn targeted_directives_mean_the_same_as_in_cache_control(tier: Tier) {
     let site = Site::start(tier, "");
     let rows = [
         ("CDN-Cache-Control: no-store, max-age=600", Fetched),
@@ -85,7 +85,7 @@ fn directives_of_a_targeted_field_mean_what_they_mean_elsewhere(tier: Tier) {
     ask().shows("hit");
 }
 
-fn a_targeted_field_that_cannot_be_read_is_ignored_whole(tier: Tier) {
+fn an_invalid_targeted_field_is_ignored_as_a_whole(tier: Tier) {
     let values = [
         "",
         " ",

@@ -1,5 +1,5 @@
-//! RFC 9112 §8 and §9.6, RFC 9110 §10.1.1: content that upstream does not receive whole, and answers that come before all of
-//! it was sent.
+//! RFC 9112 §8 and §9.6, RFC 9110 §10.1.1: content that upstream does not receive completely, and responses before
+//! the end of the content.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -44,7 +44,7 @@ fn much_in_a_chunk() -> String {
     format!("{MUCH:x}\r\n{}\r\n", much())
 }
 
-/// Heads and parts of contents that are never whole, and of which nothing is sent to upstream.
+/// Heads and partial content that never becomes complete, and of which nothing is sent to upstream.
 const AWAITED: [(&str, &str); 4] = [
     ("Content-Length: 10", "x"),
     ("Content-Length: 100000", "some of it"),
@@ -69,7 +69,7 @@ fn head(framing: &str) -> String {
     format!("POST /things HTTP/1.1\r\nHost: localhost\r\n{framing}\r\n\r\n")
 }
 
-/// How a client leaves.
+/// How a client disconnects.
 #[derive(Debug, Clone, Copy)]
 enum Leaving {
     Close,
@@ -94,7 +94,7 @@ fn send_part(site: &Site, framing: &str, part: &str, leaving: Leaving) {
 }
 
 #[test]
-fn a_write_whose_content_breaks_off_invalidates_nothing() {
+fn a_write_with_truncated_content_invalidates_nothing() {
     let site = Site::start(Tier::Embedded, &rules(""));
     site.get("/list").shows("stored");
     let awaited = AWAITED.map(|(framing, part)| (framing, part.to_owned()));
@@ -111,7 +111,7 @@ fn a_write_whose_content_breaks_off_invalidates_nothing() {
 }
 
 #[test]
-fn a_broken_chunk_is_answered_400_and_invalidates_nothing() {
+fn an_invalid_chunk_gets_400_and_invalidates_nothing() {
     let site = Site::start(Tier::Embedded, &rules(""));
     site.get("/list").shows("stored");
     for faulty in FAULTY {
@@ -129,7 +129,7 @@ fn a_broken_chunk_is_answered_400_and_invalidates_nothing() {
 }
 
 #[test]
-fn an_api_that_acts_on_incomplete_content_may_have_it_invalidate() {
+fn on_incomplete_invalidate_makes_a_truncated_write_invalidate() {
     let site = Site::start(Tier::Embedded, &rules("on_incomplete = \"invalidate\""));
     for faulty in FAULTY {
         site.get("/list");
@@ -143,7 +143,7 @@ fn an_api_that_acts_on_incomplete_content_may_have_it_invalidate() {
 }
 
 #[test]
-fn an_http_2_stream_that_is_reset_in_its_content_invalidates_nothing() {
+fn an_http_2_stream_reset_during_its_content_invalidates_nothing() {
     let site = Site::start(Tier::Embedded, &rules(""));
     let list = || site.call("GET", "/list").header("Host", "api.example").send();
     list().shows("stored");
@@ -156,7 +156,7 @@ fn an_http_2_stream_that_is_reset_in_its_content_invalidates_nothing() {
 }
 
 #[test]
-fn upstream_sees_that_a_content_is_incomplete() {
+fn upstream_can_tell_that_content_is_incomplete() {
     for (framing, part) in sent() {
         let bench = Bench::start("");
         let mut client = bench.client(&(head(framing) + &part));
@@ -176,7 +176,7 @@ fn upstream_sees_that_a_content_is_incomplete() {
 }
 
 #[test]
-fn a_write_that_upstream_received_whole_may_have_happened() {
+fn a_write_that_upstream_received_completely_invalidates() {
     let chunked = "Transfer-Encoding: chunked";
     let with_trailer = "Transfer-Encoding: chunked\r\nTrailer: X-Trailer";
     // And what upstream is sent of it at least.
@@ -213,7 +213,7 @@ fn a_client_that_sends_too_slowly_invalidates_nothing() {
 }
 
 #[test]
-fn a_write_that_upstream_does_not_wait_for_invalidates_nothing() {
+fn a_write_whose_content_upstream_abandons_invalidates_nothing() {
     let mut shelf = Shelf::start("");
     let mut client = shelf.bench.client(&(head("Content-Length: 100000") + &much()));
     let mut upstream = shelf.bench.upstream();
@@ -224,19 +224,19 @@ fn a_write_that_upstream_does_not_wait_for_invalidates_nothing() {
 }
 
 #[test]
-fn a_write_that_is_given_up_in_its_content_is_never_completed() {
+fn a_write_abandoned_during_its_content_is_never_completed() {
     let mut shelf = Shelf::start("upstream_timeout = \"300ms\"\nupload_rate = \"0B\"");
     let mut client = shelf.bench.client(&(head(&format!("Content-Length: {}", MUCH + 4)) + &much()));
     let mut upstream = shelf.bench.upstream();
     upstream.head();
     assert_eq!(client.head()[0], "HTTP/1.1 504 Gateway Timeout");
-    // The rest comes too late.
+    // The rest arrives too late.
     let _ = client.try_send("rest");
     assert_eq!(upstream.rest(), much());
     shelf.is_kept();
 }
 
-/// A Larder whose upstream is the test itself, with `/list` stored.
+/// A Larder whose upstream is controlled by the test, with `/list` stored.
 struct Shelf {
     bench: Bench,
 }
@@ -284,14 +284,14 @@ fn early(status: &str, fields: &str, body: &str) -> String {
 }
 
 #[test]
-fn an_answer_before_the_end_of_the_content_is_judged_like_any_answer() {
+fn an_early_response_is_judged_like_any_other() {
     for (status, is_kept) in [
         ("200 OK", false),
         ("303 See Other", false),
         ("401 Unauthorized", true),
         ("413 Content Too Large", true),
         ("503 Service Unavailable", true),
-        // Of a gateway that cannot have received the request whole either.
+        // From a gateway that cannot have received the complete request either.
         ("502 Bad Gateway", true),
         ("504 Gateway Timeout", true),
     ] {
@@ -311,7 +311,7 @@ fn an_answer_before_the_end_of_the_content_is_judged_like_any_answer() {
 }
 
 #[test]
-fn a_write_that_upstream_may_go_on_with_after_its_answer_invalidates_once_more() {
+fn a_write_that_continues_after_its_response_invalidates_again() {
     let mut shelf = Shelf::start("reinvalidate_after = \"2s\"");
     let mut client = shelf.bench.client(&(head(UNFINISHED) + &much()));
     let mut upstream = shelf.bench.upstream();
@@ -330,7 +330,7 @@ fn take_all(upstream: &mut Wire, letter: char, mut count: usize) {
     }
 }
 
-/// A write whose first part has been answered, and its two ends. What it invalidates is stored again.
+/// A write whose first part has been answered, and its two ends. The entries that it invalidates are stored again.
 fn answered_early(shelf: &mut Shelf, status: &str, framing: &str, part: &str) -> (Wire, Wire) {
     let mut client = shelf.bench.client(&(head(framing) + part));
     let mut upstream = shelf.bench.upstream();
@@ -346,7 +346,7 @@ fn answered_early(shelf: &mut Shelf, status: &str, framing: &str, part: &str) ->
 }
 
 #[test]
-fn a_write_that_was_answered_early_invalidates_again_when_upstream_has_all_of_its_content() {
+fn an_early_answered_write_invalidates_again_when_its_content_is_complete() {
     let length = format!("Content-Length: {}", MUCH + 4);
     let in_a_chunk = much_in_a_chunk();
     for (framing, part, rest) in
@@ -365,7 +365,7 @@ fn a_write_that_was_answered_early_invalidates_again_when_upstream_has_all_of_it
 }
 
 #[test]
-fn a_write_that_was_refused_early_invalidates_nothing_when_its_content_ends() {
+fn an_early_refused_write_invalidates_nothing_when_its_content_ends() {
     let mut shelf = Shelf::start("");
     let length = format!("Content-Length: {}", MUCH + 4);
     let (mut client, mut upstream) = answered_early(&mut shelf, "413 Content Too Large", &length, &much());
@@ -378,7 +378,7 @@ fn a_write_that_was_refused_early_invalidates_nothing_when_its_content_ends() {
 }
 
 #[test]
-fn a_write_that_was_answered_early_and_broke_off_invalidates_again_if_the_api_acts_on_what_it_has() {
+fn an_early_answered_truncated_write_invalidates_again_with_on_incomplete() {
     for on_incomplete in ["ignore", "invalidate"] {
         let server = format!("reinvalidate_after = \"1h\"\non_incomplete = \"{on_incomplete}\"");
         let mut shelf = Shelf::start(&server);
@@ -390,7 +390,7 @@ fn a_write_that_was_answered_early_and_broke_off_invalidates_again_if_the_api_ac
 }
 
 #[test]
-fn what_a_proxy_that_ends_was_still_sending_after_an_early_answer_is_invalidated() {
+fn shutdown_invalidates_for_early_answered_writes_still_uploading() {
     let server = "connect_timeout = \"100ms\"\nupstream_timeout = \"500ms\"\ndrain_timeout = \"500ms\"";
     let rules = rules(&format!("{server}\nreinvalidate_after = \"1h\""));
     let mut site = Site::start(Tier::Redis, &rules);
@@ -410,7 +410,7 @@ fn what_a_proxy_that_ends_was_still_sending_after_an_early_answer_is_invalidated
 }
 
 #[test]
-fn a_client_may_go_on_sending_after_an_early_answer() {
+fn a_client_can_continue_sending_after_an_early_response() {
     let shelf = Shelf::start("");
     let mut client = shelf.bench.client(&(head(&format!("Content-Length: {}", MUCH + 4)) + &much()));
     let mut upstream = shelf.bench.upstream();
@@ -427,7 +427,7 @@ fn a_client_may_go_on_sending_after_an_early_answer() {
 }
 
 #[test]
-fn an_early_answer_is_read_to_its_end_when_the_client_stops_sending() {
+fn an_early_response_is_completed_when_the_client_stops_sending() {
     let bench = Bench::start("");
     let mut client = bench.client(&(head(UNFINISHED) + &much()));
     let mut upstream = bench.upstream();
@@ -448,12 +448,12 @@ fn an_early_answer_is_read_to_its_end_when_the_client_stops_sending() {
     assert_eq!(upstream.rest(), "", "then its connection ends");
 }
 
-// ---- Content that goes on after its answer
+// ---- Content that continues after the response
 
 /// What follows [`MUCH`], more than a client may send of heads.
 const MORE: usize = 200_000;
 
-/// A write whose answer is over, while [`MORE`] of its content is still to come: its client and upstream.
+/// A write whose response is complete while [`MORE`] of its content is outstanding: its client and upstream.
 fn answered(bench: &Bench) -> (Wire, Wire) {
     let mut client = bench.client(&(head(&format!("Content-Length: {}", MUCH + MORE)) + &much()));
     let mut upstream = bench.upstream();
@@ -478,7 +478,7 @@ fn server(table: &str) -> Bench {
 }
 
 #[test]
-fn a_request_keeps_its_place_at_upstream_until_its_content_has_ended() {
+fn a_request_occupies_its_upstream_slot_until_its_content_ends() {
     let bench = server("max_upstream_requests = 1\nupstream_timeout = \"300ms\"");
     let (mut client, mut upstream) = answered(&bench);
     let get = "GET /other HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
@@ -488,7 +488,7 @@ fn a_request_keeps_its_place_at_upstream_until_its_content_has_ended() {
 }
 
 #[test]
-fn a_connection_does_not_give_way_while_the_content_of_an_answered_request_comes() {
+fn a_connection_still_receiving_content_is_not_closed_to_make_room() {
     let bench = server("max_connections = 1");
     let (mut client, mut upstream) = answered(&bench);
     let mut refused = Wire::from_elsewhere(bench.larder.address);
@@ -499,14 +499,14 @@ fn a_connection_does_not_give_way_while_the_content_of_an_answered_request_comes
 }
 
 #[test]
-fn the_content_of_an_answered_request_is_no_head() {
+fn remaining_content_after_an_early_response_is_not_read_as_a_head() {
     let bench = server("max_head = \"16KiB\"\nmax_heads = \"256KiB\"");
     let (mut client, mut upstream) = answered(&bench);
     finish(&mut client, &mut upstream);
 }
 
 #[test]
-fn content_that_does_not_come_after_the_answer_is_given_up() {
+fn missing_content_after_an_early_response_times_out() {
     let bench = server("idle_timeout = \"200ms\"\nupload_rate = \"0B\"");
     let (mut client, mut upstream) = answered(&bench);
     assert_eq!(upstream.rest(), "", "it is incomplete");
@@ -515,7 +515,7 @@ fn content_that_does_not_come_after_the_answer_is_given_up() {
 }
 
 #[test]
-fn content_that_upstream_does_not_take_after_its_answer_is_given_up() {
+fn content_that_upstream_stops_reading_after_its_response_is_dropped() {
     let bench = server("idle_timeout = \"200ms\"\nupload_rate = \"0B\"");
     let mut client = bench.client(&head("Content-Length: 1000000000"));
     let mut sender = client.again();
@@ -531,7 +531,7 @@ fn content_that_upstream_does_not_take_after_its_answer_is_given_up() {
     upstream.rest();
 }
 
-/// Content that comes piece by piece.
+/// Content that arrives piece by piece.
 struct Pieces(tokio::sync::mpsc::Receiver<Bytes>);
 
 impl http_body::Body for Pieces {
@@ -547,7 +547,7 @@ impl http_body::Body for Pieces {
 }
 
 #[test]
-fn an_http_2_connection_is_not_idle_while_the_content_of_an_answered_request_comes() {
+fn an_http_2_connection_is_not_idle_while_content_still_arrives() {
     let bench = server("header_timeout = \"200ms\"");
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (pieces, body) = tokio::sync::mpsc::channel(1);
@@ -597,7 +597,7 @@ fn refusing() -> SocketAddr {
 }
 
 #[test]
-fn an_answer_and_a_close_in_the_middle_of_the_content_reach_every_client() {
+fn a_response_and_close_during_the_content_reach_every_client() {
     let larder = Plan::new(&format!("http://{}", refusing())).start();
     for _ in 0..60 {
         let mut stream = TcpStream::connect(larder.address).unwrap();
@@ -609,7 +609,7 @@ fn an_answer_and_a_close_in_the_middle_of_the_content_reach_every_client() {
 }
 
 #[test]
-fn an_answer_in_the_middle_of_the_content_reaches_a_client_of_http_2() {
+fn a_response_during_the_content_reaches_an_http_2_client() {
     let larder = Plan::new(&format!("http://{}", refusing())).start();
     http2::run(async {
         let mut sender = http2::connect(&larder).await;
@@ -626,7 +626,7 @@ fn an_answer_in_the_middle_of_the_content_reaches_a_client_of_http_2() {
 // ---- Redirects to a login
 
 #[test]
-fn a_write_that_is_sent_to_the_login_invalidates_nothing() {
+fn a_write_redirected_to_the_login_invalidates_nothing() {
     use crate::support::Reply;
 
     let site = Site::start(Tier::Embedded, &rules("login = '/login(/.*)?'"));

@@ -5,31 +5,31 @@ use std::time::{Duration, SystemTime};
 use crate::support::{Reply, Response, Site, Tier, eventually, message};
 
 on_both_tiers! {
-    a_stale_response_is_validated_with_all_that_it_came_with,
+    a_stale_response_is_validated_with_all_its_validators,
     a_malformed_validator_validates_nothing,
     a_304_updates_the_stored_fields,
-    a_304_leaves_alone_what_describes_the_content,
+    a_304_does_not_update_fields_about_the_content,
     a_304_makes_a_response_fresh_from_now_on,
-    a_304_without_a_date_is_dated_when_it_comes,
+    a_304_without_a_date_is_dated_at_receipt,
     a_304_about_something_else_updates_nothing,
     a_304_is_matched_by_its_tag,
-    a_304_that_names_nothing_else_confirms_what_was_asked_about,
+    a_304_without_other_validators_confirms_the_stored_response,
     a_304_that_varies_on_more_is_not_trusted,
-    a_304_that_varies_on_more_has_the_whole_fetched_once,
+    a_304_with_more_vary_fields_causes_one_full_fetch,
     a_304_that_may_not_be_stored_is_not_used_for_others,
     a_full_answer_to_a_validation_is_used,
     a_server_error_on_validation_goes_on_and_spoils_nothing,
     an_error_in_the_background_spoils_nothing,
-    an_error_for_one_caller_does_not_replace_what_others_have,
+    an_error_for_one_caller_does_not_replace_the_stored_response,
     if_none_match_is_compared_weakly_with_each_tag,
-    if_modified_since_is_compared_with_what_is_known_of_the_time,
+    if_modified_since_is_compared_with_last_modified_or_date,
     if_none_match_goes_before_if_modified_since,
     a_date_of_the_second_of_a_write_confirms_nothing,
     a_date_of_the_second_of_a_write_confirms_no_streamed_response,
-    a_date_well_before_or_after_a_write_confirms_what_is_stored,
-    a_304_from_the_cache_carries_what_a_200_would_have_said,
+    a_date_clearly_before_or_after_a_write_gives_304,
+    a_304_from_the_cache_has_the_required_fields_of_the_200,
     conditions_of_a_client_are_met_after_a_validation,
-    conditions_of_a_client_are_met_by_what_is_served_stale,
+    client_conditions_apply_to_stale_responses,
     conditions_for_the_origin_are_left_to_it,
     conditions_for_the_origin_are_ignored_if_they_change_nothing,
 }
@@ -46,7 +46,7 @@ fn get(site: &Site, target: &str, fields: &[(&str, &str)]) -> Response {
     fields.iter().fold(site.call("GET", target), |call, (name, value)| call.header(name, value)).send()
 }
 
-fn a_stale_response_is_validated_with_all_that_it_came_with(tier: Tier) {
+fn a_stale_response_is_validated_with_all_its_validators(tier: Tier) {
     let site = Site::start(tier, "");
     let modified = format!("Last-Modified: {MODIFIED}");
     let rows = [
@@ -110,7 +110,7 @@ fn a_304_updates_the_stored_fields(tier: Tier) {
     }
 }
 
-fn a_304_leaves_alone_what_describes_the_content(tier: Tier) {
+fn a_304_does_not_update_fields_about_the_content(tier: Tier) {
     let site = Site::start(tier, "");
     let stored = format!("{STALE}\nETag: \"1\"\nContent-Type: text/plain");
     let update = "Cache-Control: max-age=600\nETag: \"1\"\nContent-Length: 999\nContent-Type: text/html\n\
@@ -127,7 +127,7 @@ fn a_304_leaves_alone_what_describes_the_content(tier: Tier) {
 
 fn a_304_makes_a_response_fresh_from_now_on(tier: Tier) {
     let site = Site::start(tier, "");
-    // Without a lifetime of its own the 304 leaves the stored one in force, counted anew.
+    // A 304 without a lifetime restarts the stored one.
     let rows =
         [("ETag: \"1\"", 60), ("ETag: \"1\"\nCache-Control: max-age=600", 600), ("ETag: \"1\"\nAge: 30", 30)];
     for (index, (update, ttl)) in rows.into_iter().enumerate() {
@@ -141,7 +141,7 @@ fn a_304_makes_a_response_fresh_from_now_on(tier: Tier) {
     }
 }
 
-fn a_304_without_a_date_is_dated_when_it_comes(tier: Tier) {
+fn a_304_without_a_date_is_dated_at_receipt(tier: Tier) {
     let site = Site::start(tier, "");
     let stored = format!("Cache-Control: max-age=600\nETag: \"1\"\nDate: {MODIFIED}");
     site.upstream.script("/", [message("200 OK", &stored), message("304 Not Modified", "ETag: \"1\"")]);
@@ -208,8 +208,8 @@ fn a_304_is_matched_by_its_tag(tier: Tier) {
     }
 }
 
-/// One request at each expiry, whatever the 304 leaves out of what the 200 said.
-fn a_304_that_names_nothing_else_confirms_what_was_asked_about(tier: Tier) {
+/// One request at each expiry, whatever fields of the 200 the 304 omits.
+fn a_304_without_other_validators_confirms_the_stored_response(tier: Tier) {
     let site = Site::start(tier, "");
     let modified = format!("Last-Modified: {MODIFIED}");
     let (tag, weak, bare) = ("ETag: \"1\"", "ETag: W/\"1\"", "ETag: 1");
@@ -245,7 +245,7 @@ fn a_304_that_names_nothing_else_confirms_what_was_asked_about(tier: Tier) {
             }
         }
     }
-    // Stored without a validator it is not validated at all; what upstream answers is the whole.
+    // Without a validator it is not validated; upstream's full response replaces it.
     site.upstream.on("/plain", message("200 OK", "Cache-Control: max-age=60, stale-if-error=600\nAge: 100"));
     site.get("/plain").shows("stored");
     site.get("/plain").hides("hit").carries("ok");
@@ -260,8 +260,8 @@ fn a_304_that_varies_on_more_is_not_trusted(tier: Tier) {
     after_304(&site, "/all", "ETag: \"1\"", "ETag: \"1\"\nVary: *").carries("new");
 }
 
-/// What the 304 says counts for the 200 that follows it, though that does not say it: the next 304 says nothing new.
-fn a_304_that_varies_on_more_has_the_whole_fetched_once(tier: Tier) {
+/// Fields of the 304 apply to the 200 that follows without them: the next 304 has no news.
+fn a_304_with_more_vary_fields_causes_one_full_fetch(tier: Tier) {
     let site = Site::start(tier, "");
     site.upstream.answer("/", |request| match request.header("if-none-match") {
         Some(_) => Reply::status(304).stale("public").header("Vary", "Origin"),
@@ -327,7 +327,7 @@ fn a_server_error_on_validation_goes_on_and_spoils_nothing(tier: Tier) {
     }
 }
 
-/// The client that asked gets the stale response, and the error comes behind its back.
+/// The requesting client gets the stale response; the error arrives in the background.
 fn an_error_in_the_background_spoils_nothing(tier: Tier) {
     let site = Site::start(tier, "");
     for status in [500, 502, 503, 504, 501, 429, 403, 400, 406, 599] {
@@ -345,8 +345,8 @@ fn an_error_in_the_background_spoils_nothing(tier: Tier) {
     }
 }
 
-/// A client that may not have what is stored, and whose own question upstream fails to answer.
-fn an_error_for_one_caller_does_not_replace_what_others_have(tier: Tier) {
+/// A client that may not receive the stored response, and whose own request fails at upstream.
+fn an_error_for_one_caller_does_not_replace_the_stored_response(tier: Tier) {
     let site = Site::start(tier, "");
     site.upstream.answer("/", |request| match request.header("authorization") {
         Some(_) => Reply::status(500).cached("public, max-age=600"),
@@ -390,7 +390,7 @@ fn if_none_match_is_compared_weakly_with_each_tag(tier: Tier) {
     }
 }
 
-fn if_modified_since_is_compared_with_what_is_known_of_the_time(tier: Tier) {
+fn if_modified_since_is_compared_with_last_modified_or_date(tier: Tier) {
     let site = Site::start(tier, "");
     let modified = format!("Last-Modified: {MODIFIED}");
     let dated = "Date: Sun, 06 Nov 2033 08:49:37 GMT".to_owned();
@@ -443,7 +443,7 @@ fn if_none_match_goes_before_if_modified_since(tier: Tier) {
     get(&site, "/gone", &[("If-Modified-Since", LATE)]).shows("hit").has_status(410);
 }
 
-fn a_304_from_the_cache_carries_what_a_200_would_have_said(tier: Tier) {
+fn a_304_from_the_cache_has_the_required_fields_of_the_200(tier: Tier) {
     let site = Site::start(tier, "");
     let told = [
         ("cache-control", "max-age=600"),
@@ -532,7 +532,7 @@ fn conditions_for_the_origin_are_ignored_if_they_change_nothing(tier: Tier) {
     assert_eq!((site.upstream.count("/"), site.upstream.count("/gone")), (1, 1));
 }
 
-fn conditions_of_a_client_are_met_by_what_is_served_stale(tier: Tier) {
+fn client_conditions_apply_to_stale_responses(tier: Tier) {
     let site = Site::start(tier, "");
     let stored = || Reply::new("old").stale("stale-if-error=6000");
     site.upstream.script("/", [stored(), Reply::status(503)]);
@@ -597,7 +597,7 @@ fn a_date_of_the_second_of_a_write_confirms_no_streamed_response(tier: Tier) {
     }
 }
 
-fn a_date_well_before_or_after_a_write_confirms_what_is_stored(tier: Tier) {
+fn a_date_clearly_before_or_after_a_write_gives_304(tier: Tier) {
     let site = Site::start(tier, "");
     let modified = httpdate::fmt_http_date(SystemTime::now() - Duration::from_secs(60));
     for (index, date) in [EARLY, "Thu, 01 Jan 1970 00:00:00 GMT", &modified].into_iter().enumerate() {
@@ -610,7 +610,7 @@ fn a_date_well_before_or_after_a_write_confirms_what_is_stored(tier: Tier) {
         site.wait_until_stored(&target);
         get(&site, &target, &[("If-Modified-Since", date)]).shows("hit").has_status(304);
     }
-    // An entity tag tells of every change.
+    // An entity tag reveals every change.
     let mut target = String::new();
     within_a_second(|attempt, [_, date]| {
         target = format!("/tagged/{attempt}");

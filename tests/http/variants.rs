@@ -1,12 +1,12 @@
-//! Several responses for one URL: normalised fields, many variants, and APIs that tell them apart badly.
+//! Several responses for one URL: normalised fields, many variants, and APIs with faulty `Vary` or tags.
 
 use crate::support::{Reply, Response, Site, Tier, eventually};
 
 on_both_tiers! {
     fields_are_compared_in_one_form_where_a_family_asks_for_it,
     fields_are_compared_as_they_came_where_no_family_asks,
-    a_missing_variant_is_asked_for_without_the_tags_of_the_others,
-    nobody_gets_what_belongs_to_another,
+    a_missing_variant_is_fetched_without_the_tags_of_others,
+    no_caller_gets_anothers_variant,
     the_number_of_variants_is_bounded,
 }
 
@@ -82,7 +82,7 @@ fn fields_are_compared_as_they_came_where_no_family_asks(tier: Tier) {
     get(&site, "/plain", "Accept-Encoding", "br, gzip").shows("fwd=vary-miss; stored");
 }
 
-fn a_missing_variant_is_asked_for_without_the_tags_of_the_others(tier: Tier) {
+fn a_missing_variant_is_fetched_without_the_tags_of_others(tier: Tier) {
     let site = Site::start(tier, RULES);
     let answer = |request: &crate::support::upstream::Request| {
         let language = request.header("accept-language").unwrap_or("none").to_owned();
@@ -104,7 +104,7 @@ fn a_missing_variant_is_asked_for_without_the_tags_of_the_others(tier: Tier) {
 struct Api {
     by_origin: bool,
     by_language: bool,
-    /// It compresses for who accepts that; and names the field, or not.
+    /// It compresses for clients that accept that, and names the field or not.
     coded: Option<bool>,
     tag: Option<&'static str>,
     /// Each variant has a tag of its own.
@@ -186,9 +186,9 @@ impl Api {
     }
 }
 
-/// A plain reading of who may have what, against APIs that give one tag to all variants, forget fields in a 304, compress
-/// without saying so, and refuse some requests with answers that everybody may store.
-fn nobody_gets_what_belongs_to_another(tier: Tier) {
+/// A simple model of who may receive what, against APIs that use one tag for all variants, omit fields in a 304,
+/// compress without `Vary`, and reject some requests with storable responses.
+fn no_caller_gets_anothers_variant(tier: Tier) {
     let site = Site::start(tier, "");
     let choices: [(&str, &[Option<&str>]); 3] = [
         ("origin", &[None, Some("http://a"), Some("http://b")]),
@@ -218,7 +218,7 @@ fn nobody_gets_what_belongs_to_another(tier: Tier) {
             let own =
                 |name: &str| fields.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
             let (body, is_coded) = api.body(own);
-            // Where nothing names the field, what is not coded is good for those who accept a coding, too.
+            // If nothing names the field, an uncoded response suits clients that accept a coding too.
             let was_coded = answer.header("content-encoding").is_some();
             let may_be_plain = is_coded && api.coded == Some(false) && !was_coded;
             let body = if may_be_plain { body.replace("true", "false") } else { body };
@@ -239,7 +239,7 @@ fn the_number_of_variants_is_bounded(tier: Tier) {
     for (value, number) in [("a", 1), ("b", 2), ("c", 3)] {
         ask(value).carries(&format!("#{number}"));
     }
-    // A HEAD neither stores nor waits: what is too much goes soon after the answer that was too much.
+    // A HEAD neither stores nor waits: surplus variants are removed soon after the response that exceeded the limit.
     let is_stored = |value: &str| site.call("HEAD", "/few").header("Accept", value).send().is("hit");
     eventually("two of three are left", || {
         ["a", "b", "c"].into_iter().filter(|value| is_stored(value)).count() <= 2

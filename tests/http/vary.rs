@@ -10,24 +10,24 @@ on_both_tiers! {
     lines_of_one_field_are_one_value,
     a_response_that_varies_on_everything_is_never_reused,
     an_empty_vary_varies_on_nothing,
-    a_resource_may_begin_to_vary,
+    a_resource_can_start_to_vary,
     a_stale_variant_is_validated_with_its_own_tag,
-    what_varies_on_what_larder_itself_says_is_not_reused,
-    credentials_that_a_response_varies_on_tell_callers_apart,
+    a_response_that_varies_on_larders_own_fields_is_not_reused,
+    vary_on_credentials_separates_callers,
     one_tag_for_all_variants_confirms_each_by_itself,
     a_response_without_vary_hides_no_variant,
-    a_variant_that_comes_after_one_without_vary_is_found,
+    a_variant_stored_after_a_response_without_vary_is_found,
     an_error_that_varies_on_other_fields_hides_no_variant,
     a_response_that_names_too_many_fields_hides_no_variant,
     an_error_that_varies_on_other_fields_may_come_first,
     an_error_may_vary_on_other_fields_after_a_write,
     a_coding_counts_as_vary_accept_encoding,
-    who_waits_for_a_coded_response_gets_it_only_if_it_asked_alike,
+    a_follower_gets_a_coded_response_only_with_the_same_accept_encoding,
 }
 
 const FRESH: &str = "max-age=600";
 
-/// Upstream numbers its answers and varies as these lines say.
+/// Upstream numbers its responses and sends these `Vary` lines.
 fn varying(site: &Site, target: &str, vary: &'static [&'static str]) {
     site.upstream.answer(target, move |request| {
         let reply = Reply::new(format!("#{}", request.nth)).cached(FRESH);
@@ -106,7 +106,7 @@ fn an_empty_vary_varies_on_nothing(tier: Tier) {
     }
 }
 
-fn a_resource_may_begin_to_vary(tier: Tier) {
+fn a_resource_can_start_to_vary(tier: Tier) {
     let site = Site::start(tier, "");
     let plain = message("200 OK", "Cache-Control: max-age=60\nAge: 60\nETag: \"1\"");
     let german = message("200 OK", "Cache-Control: max-age=600\nVary: Accept-Language\nETag: \"de\"");
@@ -139,7 +139,7 @@ fn a_stale_variant_is_validated_with_its_own_tag(tier: Tier) {
     ask("en").shows("fwd=stale; fwd-status=304").carries("en");
 }
 
-fn what_varies_on_what_larder_itself_says_is_not_reused(tier: Tier) {
+fn a_response_that_varies_on_larders_own_fields_is_not_reused(tier: Tier) {
     let site = Site::start(tier, "");
     let rows: [&[&str]; 5] =
         [&["X-Forwarded-For"], &["Forwarded"], &["Via"], &["Accept, X-Real-IP"], &["x-forwarded-host"]];
@@ -152,7 +152,7 @@ fn what_varies_on_what_larder_itself_says_is_not_reused(tier: Tier) {
     }
 }
 
-fn credentials_that_a_response_varies_on_tell_callers_apart(tier: Tier) {
+fn vary_on_credentials_separates_callers(tier: Tier) {
     let site = Site::start(tier, "");
     for (target, field) in [("/cookie", "Cookie"), ("/authorization", "Authorization")] {
         site.upstream.answer(target, move |request| {
@@ -167,7 +167,7 @@ fn credentials_that_a_response_varies_on_tell_callers_apart(tier: Tier) {
     }
 }
 
-/// Express with `cors({ origin: true })`, or with compression: one ETag, whatever the request asked for.
+/// Express with `cors({ origin: true })`, or with compression: one ETag for every request.
 fn one_tag_for_all_variants_confirms_each_by_itself(tier: Tier) {
     let site = Site::start(tier, "");
     let mut index = 0;
@@ -196,7 +196,7 @@ fn one_tag_for_all_variants_confirms_each_by_itself(tier: Tier) {
     }
 }
 
-/// RFC 9111 §4.1, last paragraphs: some resources leave `Vary` out of their default response.
+/// RFC 9111 §4.1, last paragraphs: some resources omit `Vary` in their default response.
 fn a_response_without_vary_hides_no_variant(tier: Tier) {
     let site = Site::start(tier, "");
     for status in [200, 203, 404, 410, 301, 405, 500, 503] {
@@ -212,13 +212,13 @@ fn a_response_without_vary_hides_no_variant(tier: Tier) {
         ask("de").shows("hit").has_status(200).carries("de");
         ask("en").shows("hit").has_status(200).carries("en");
         site.get(&target).shows("hit").has_status(status);
-        // One that nobody has asked for is not what came without the field.
+        // An unknown value is not the same as an absent field.
         ask("fr").shows("fwd=vary-miss; stored").carries("fr");
         site.get(&target).shows("hit").has_status(status);
     }
 }
 
-fn a_variant_that_comes_after_one_without_vary_is_found(tier: Tier) {
+fn a_variant_stored_after_a_response_without_vary_is_found(tier: Tier) {
     let site = Site::start(tier, "");
     site.upstream.answer("/", |request| match request.header("accept-language") {
         Some(language) => Reply::new(language).cached(FRESH).header("Vary", "Accept-Language"),
@@ -370,7 +370,7 @@ fn a_coding_counts_as_vary_accept_encoding(tier: Tier) {
     assert_eq!(site.get("/plain").shows("hit").header("vary"), None);
 }
 
-fn who_waits_for_a_coded_response_gets_it_only_if_it_asked_alike(tier: Tier) {
+fn a_follower_gets_a_coded_response_only_with_the_same_accept_encoding(tier: Tier) {
     let site = Site::start(tier, "");
     site.upstream.answer("/", |request| match request.header("accept-encoding") {
         Some("gzip") => Reply::new("coded").cached(FRESH).header("Content-Encoding", "gzip"),
@@ -391,7 +391,7 @@ fn who_waits_for_a_coded_response_gets_it_only_if_it_asked_alike(tier: Tier) {
     without.response().carries("plain");
 }
 
-/// In a fleet the store tells a proxy that responses vary, if its own memory does not.
+/// In a fleet, a proxy learns from the store that responses vary, if not from its own memory.
 #[test]
 fn a_response_without_vary_from_another_proxy_hides_no_variant() {
     let site = Site::start(Tier::Redis, "");
@@ -406,7 +406,7 @@ fn a_response_without_vary_from_another_proxy_hides_no_variant() {
         let ask = |larder: &crate::support::Larder, language: &str| {
             larder.call("GET", &target).header("Accept-Language", language).send()
         };
-        // One proxy has only ever seen the default response, and keeps it in memory.
+        // One proxy has only seen the default response, and has it in memory.
         other.get(&target).shows("stored").has_status(status);
         let entries = || site.redis.as_ref().unwrap().command(&["KEYS", "*:v1:*"]).lines().count();
         eventually("it is in Redis", || entries() > 0);
@@ -457,7 +457,7 @@ fn an_error_that_another_proxy_got_hides_no_variant() {
     }
 }
 
-/// Proxies that have seen different fields named come to tell responses apart by all of them.
+/// Proxies that have seen different field names converge on all of them.
 #[test]
 fn proxies_learn_from_one_another_what_responses_vary_on() {
     let site = Site::start(Tier::Redis, "");
@@ -485,14 +485,14 @@ fn proxies_learn_from_one_another_what_responses_vary_on() {
     });
     ask(&site.another(), "X-Tenant", "1").shows("hit");
     ask(&other, "X-Tenant", "1").shows("hit");
-    // What was told apart by less is fetched once more.
+    // Variants selected by fewer fields are fetched once more.
     ask(&site, "Accept-Language", "de");
     ask(&site, "Accept-Language", "de").shows("hit");
 }
 
-/// What tells that responses vary stays as long as any of them.
+/// The vary index is stored as long as any variant.
 #[test]
-fn a_variant_that_goes_soon_takes_no_other_with_it() {
+fn an_expiring_variant_removes_no_other() {
     let site = Site::start(Tier::Redis, "");
     site.upstream.answer("/", |request| {
         let age = if request.header("accept-language") == Some("de") { "max-age=6000" } else { "max-age=5" };

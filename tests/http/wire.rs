@@ -10,7 +10,7 @@ use crate::support::{Larder, PATIENCE, Plan, eventually_some};
 /// One connection.
 pub struct Wire(BufReader<TcpStream>);
 
-/// A Larder whose upstream is the test itself.
+/// A Larder whose upstream is controlled by the test.
 pub struct Bench {
     pub larder: Larder,
     listener: TcpListener,
@@ -121,7 +121,7 @@ impl Wire {
         String::from_utf8(bytes).unwrap()
     }
 
-    /// All that still comes before the connection ends.
+    /// Everything that arrives before the connection closes.
     #[track_caller]
     pub fn rest(&mut self) -> String {
         let mut bytes = Vec::new();
@@ -133,7 +133,7 @@ impl Wire {
         String::from_utf8(bytes).unwrap()
     }
 
-    /// Reads what comes, in whatever protocol, until the connection ends.
+    /// Reads until the connection closes, in any protocol.
     pub fn end(&mut self) {
         let _ = self.0.read_to_end(&mut Vec::new());
     }
@@ -157,7 +157,7 @@ impl Wire {
         self.0.get_ref().shutdown(Shutdown::Write).unwrap();
     }
 
-    /// Sends this, if the connection still takes it.
+    /// Sends this, if the connection still accepts it.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.0.get_mut().write_all(bytes.as_ref()).is_ok()
     }
@@ -175,7 +175,7 @@ impl Wire {
 
 fn in_lower_case(line: &str) -> String {
     match line.split_once(':') {
-        // A start line with a colon in its target keeps its case: it has a blank before it.
+        // A start line with a colon in its target keeps its case: a space precedes the colon.
         Some((name, value)) if !name.contains(' ') => format!("{}:{value}", name.to_ascii_lowercase()),
         _ => line.to_owned(),
     }

@@ -1,5 +1,5 @@
-//! `larder explain` and the admin's `GET /cache/explain`: why a response is not stored, stale or validated, with the
-//! section that says so. And clearing groups, which explain shows.
+//! `larder explain` and the admin's `GET /cache/explain`: why a response is not stored, stale or validated, with its
+//! RFC section. Also purges of groups, which explain shows.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -35,12 +35,12 @@ ttl = "60s"
 "#;
 
 on_both_tiers! {
-    what_is_kept_is_told_and_left_alone,
+    explaining_a_stored_response_does_not_change_it,
     an_invalidated_response_names_the_write,
     other_variants_are_named,
-    a_stale_response_says_why_it_is_validated,
-    a_request_past_the_cache_says_so,
-    a_group_is_cleared_under_every_host_and_in_every_field,
+    explain_gives_the_reason_for_a_validation,
+    explain_reports_a_request_that_bypasses_the_cache,
+    a_group_is_purged_for_every_host_and_field,
 }
 
 /// Explains what would become of this response.
@@ -59,7 +59,7 @@ fn parsed(exit: &Exit) -> Value {
     serde_json::from_str(&exit.stdout).unwrap_or_else(|error| panic!("not JSON ({error}): {exit:?}"))
 }
 
-/// What is said of a 200 with these fields.
+/// What explain prints for a 200 with these fields.
 #[track_caller]
 fn judged(fields: &str, arguments: &[&str]) -> Value {
     let head = format!("HTTP/1.1 200 OK\r\n{}\r\n\r\n", fields.replace('\n', "\r\n"));
@@ -129,7 +129,7 @@ fn a_response_that_is_not_stored_names_the_section() {
 }
 
 #[test]
-fn a_coded_response_is_told_to_vary_on_the_coding() {
+fn explain_shows_that_a_coded_response_varies_on_the_coding() {
     let rows = [
         ("Content-Encoding: gzip", json!(["accept-encoding"])),
         ("Content-Encoding: gzip\nVary: Accept", json!(["accept", "accept-encoding"])),
@@ -143,7 +143,7 @@ fn a_coded_response_is_told_to_vary_on_the_coding() {
 }
 
 #[test]
-fn a_response_that_is_stored_says_on_which_terms() {
+fn explain_shows_the_terms_of_a_stored_response() {
     let answer = judged(
         "Date: Sun, 06 Nov 1994 08:49:37 GMT\nCDN-Cache-Control: max-age=100, stale-if-error=30, private=\"x-user\"\n\
          Cache-Control: no-store\nAge: 10\nETag: \"v1\"\nVary: Accept-Language, Accept\nX-User: 7\n\
@@ -185,7 +185,7 @@ fn the_age_of_a_response_and_the_requests_directives_decide_on_its_use() {
         ("Cache-Control: max-age=60".to_owned(), plain, "60", "", "fetched", "RFC 9111 §4.2.4"),
         (etag.to_owned(), plain, "70", "max-stale=11", "stale", "RFC 9111 §5.2.1.2"),
         (etag.to_owned(), plain, "70", "only-if-cached", "refused", "RFC 9111 §5.2.1.7"),
-        // Of a family's clients only harmless directives count, unless it says otherwise.
+        // By default only harmless directives of clients apply.
         (etag.to_owned(), plain, "1", "no-cache", "hit", "RFC 9111 §4.2"),
         (etag.to_owned(), demanding, "1", "no-cache", "validated", "RFC 9111 §5.2.1.4"),
         (etag.to_owned(), demanding, "2", "max-age=1", "validated", "RFC 9111 §5.2.1.1"),
@@ -203,9 +203,9 @@ fn the_age_of_a_response_and_the_requests_directives_decide_on_its_use() {
     assert_says(&ignored, &["client_directives = \"harmless\""]);
 }
 
-/// The same upstream, asked by the proxy and by `--ask`: what explain says is what the proxy does.
+/// The same upstream for the proxy and `--ask`: explain must agree with the proxy.
 #[test]
-fn what_explain_says_of_an_answer_is_what_the_proxy_does_with_it() {
+fn explain_agrees_with_the_proxy_about_responses() {
     let site = Site::start(Tier::Embedded, RULES);
     let url = site.upstream.url();
     let large = vec![b'x'; 101];
@@ -243,9 +243,9 @@ fn what_explain_says_of_an_answer_is_what_the_proxy_does_with_it() {
     assert_eq!(fields(0), fields(1), "both send the same fields");
 }
 
-/// What is asked has the method that was named, and nothing unsafe is ever sent.
+/// `--ask` sends the given method, and never an unsafe one.
 #[test]
-fn head_and_query_are_asked_as_such() {
+fn ask_sends_head_and_query_as_such() {
     let upstream = Upstream::start();
     let rules = format!("{RULES}\n[[family]]\nname = \"asked\"\npath = '/q'\nmethods = [\"QUERY\"]\n");
     let ask = |method: &str, path: &str| {
@@ -295,24 +295,24 @@ fn the_last_head_counts_and_standard_input_is_read() {
 }
 
 #[test]
-fn what_cannot_be_explained_says_what_to_do() {
+fn impossible_explanations_name_a_remedy() {
     let response = |head: &str| explain_response(head, &["GET", "/x"]);
     let rows = [
         (response("HTTP/1.1 200 OK\nA: 1\nno field\n"), 2, "response:3: this is not a field; write it as"),
         (response("{}"), 2, "response:1: this is not a status line; begin with one like HTTP/1.1 200 OK"),
         (larder(None, &["explain", "GET", "/x", "--response", "gone"]), 2, "gone: cannot read the response"),
-        (explain_response("HTTP/2 200\n\n", &["POST", "/x"]), 2, "leave --response and --ask out"),
+        (explain_response("HTTP/2 200\n\n", &["POST", "/x"]), 2, "omit --response and --ask"),
         (larder(None, &["explain", "DELETE", "/x", "--ask"]), 2, "Larder sends no DELETE"),
         (larder(None, &["explain", "GET", "/x", "--ask"]), 2, "--upstream http://HOST:PORT"),
         (larder(None, &["explain", "GET", "/x", "--age", "5"]), 2, "--response"),
         (
             larder(None, &["explain", "GET", "/x", "--ask", "--upstream", "http://127.0.0.1:9"]),
             1,
-            "upstream cannot be reached; look whether",
+            "upstream cannot be reached; check that",
         ),
         (larder(None, &["explain", "GET", "/x", "--admin", "http://127.0.0.1:9"]), 1, "cannot be reached"),
         (larder(None, &["explain", "GET", "/x", "--admin", "here"]), 2, "write it like http://127.0.0.1:9090"),
-        (larder(None, &["explain", "POST", "/x", "--admin", "http://127.0.0.1:9"]), 2, "leave --admin out"),
+        (larder(None, &["explain", "POST", "/x", "--admin", "http://127.0.0.1:9"]), 2, "omit --admin"),
     ];
     for (exit, code, words) in rows {
         assert_eq!(exit.code, Some(code), "{exit:?}");
@@ -322,7 +322,7 @@ fn what_cannot_be_explained_says_what_to_do() {
     assert_eq!(serde_json::from_str::<Value>(&json.stdout).unwrap()["success"], false, "{json:?}");
 }
 
-/// What the admin says is kept for a GET of this target.
+/// What the admin reports as stored for a GET of this target.
 #[track_caller]
 fn kept(larder: &Larder, target: &str) -> Value {
     let url = format!("http://localhost{target}").replace('&', "%26");
@@ -331,7 +331,7 @@ fn kept(larder: &Larder, target: &str) -> Value {
     json
 }
 
-/// What stands in the tier that several proxies share, if there is one.
+/// The entry in the shared store, if any.
 fn in_store(tier: Tier, state: &str) -> Value {
     json!(if tier == Tier::Redis { state } else { "none" })
 }
@@ -341,7 +341,7 @@ fn assert_found(told: &Value, found: &str, does: &str) {
     assert_eq!((&told["found"], &told["now"]["does"]), (&json!(found), &json!(does)), "{told:#}");
 }
 
-fn what_is_kept_is_told_and_left_alone(tier: Tier) {
+fn explaining_a_stored_response_does_not_change_it(tier: Tier) {
     let site = Site::start(tier, RULES);
     assert_found(&kept(&site, "/users/7"), "nothing", "fetched");
     site.get("/users/7").shows("stored");
@@ -359,7 +359,7 @@ fn what_is_kept_is_told_and_left_alone(tier: Tier) {
     }
     assert_eq!(site.upstream.requests("/users/7").len(), 1, "upstream is not asked");
     site.get("/users/7").shows("hit");
-    // Another proxy finds it in the store, and does not take it into memory for being asked.
+    // Another proxy finds it in the store, and explaining does not copy it into memory.
     if tier == Tier::Redis {
         let another = site.another();
         for _ in 0..2 {
@@ -424,7 +424,7 @@ fn other_variants_are_named(tier: Tier) {
     assert_found(&site.admin_get(url).json(), "current", "hit");
 }
 
-fn a_stale_response_says_why_it_is_validated(tier: Tier) {
+fn explain_gives_the_reason_for_a_validation(tier: Tier) {
     let site = Site::start(tier, RULES);
     let rows = [
         ("/s", "must-revalidate", "validated", "§5.2.2.2"),
@@ -442,7 +442,7 @@ fn a_stale_response_says_why_it_is_validated(tier: Tier) {
     }
 }
 
-fn a_request_past_the_cache_says_so(tier: Tier) {
+fn explain_reports_a_request_that_bypasses_the_cache(tier: Tier) {
     let site = Site::start(tier, RULES);
     site.upstream.on("/p", Reply::numbered().cached("max-age=60"));
     site.get("/p").shows("stored");
@@ -458,7 +458,7 @@ fn a_request_past_the_cache_says_so(tier: Tier) {
 }
 
 #[test]
-fn while_redis_is_away_nothing_kept_is_trusted() {
+fn explain_trusts_nothing_stored_while_redis_is_unavailable() {
     let mut site = Site::start(Tier::Redis, RULES);
     site.get("/users/7").shows("stored");
     site.redis().kill();
@@ -470,7 +470,7 @@ fn while_redis_is_away_nothing_kept_is_trusted() {
 }
 
 #[test]
-fn a_redis_that_was_flushed_is_told() {
+fn explain_reports_a_flushed_redis() {
     let mut site = Site::start(Tier::Redis, RULES);
     site.get("/users/7").shows("stored");
     site.wait_for_entries(1);
@@ -482,7 +482,7 @@ fn a_redis_that_was_flushed_is_told() {
 }
 
 #[test]
-fn the_admin_refuses_what_is_no_question() {
+fn the_admin_rejects_invalid_explain_requests() {
     let upstream = Upstream::start();
     let tokens = "[admin]\ntokens = [{ role = \"viewer\", token = \"of-a-viewer\" }]\n";
     let larder_with_tokens = Plan::new(&upstream.url()).rules(&format!("{tokens}{RULES}")).start();
@@ -503,7 +503,7 @@ fn the_admin_refuses_what_is_no_question() {
     }
 }
 
-fn a_group_is_cleared_under_every_host_and_in_every_field(tier: Tier) {
+fn a_group_is_purged_for_every_host_and_field(tier: Tier) {
     let site = Site::start(tier, RULES);
     let rows = [
         ("/1", "Cache-Groups", "\"x\", \"a/b c\""),
@@ -532,7 +532,7 @@ fn a_group_is_cleared_under_every_host_and_in_every_field(tier: Tier) {
         site.admin_post(&format!("/cache/groups/{group}/clear")).has_status(200);
         get("one.example", path).shows("detail=invalidated");
     }
-    // In Redis nobody looks for it.
+    // Requests do not look for it in Redis.
     site.admin_post("/cache/groups/nobody/clear").has_status(if tier == Tier::Embedded { 404 } else { 200 });
     // A family that is called `group` is another thing.
     site.get("/group/1").shows("hit");
@@ -551,7 +551,7 @@ fn kept_at(larder: &Larder, host: &str, path: &str) -> Value {
 }
 
 #[test]
-fn a_rule_for_another_instance_is_not_said_to_invalidate_this_one() {
+fn explain_omits_rules_for_other_instances() {
     let rules = "[[family]]\nname = \"user\"\npath = '/users/(?<id>\\d+)'\n[invalidate]\n'/seven' = [\"user:7\"]\n\
                  '/users/(?<id>\\d+)' = [\"user:{id}\"]\n'/all' = [\"user\"]\n";
     for (path, expected) in

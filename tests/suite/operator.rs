@@ -59,7 +59,7 @@ fn wait_for_loss(larder: &Larder, reason: &str) -> String {
     why
 }
 
-/// How often the log says this.
+/// How often the log has this line.
 fn told(larder: &Larder, what: &str) -> usize {
     larder.log().matches(what).count()
 }
@@ -86,7 +86,7 @@ fn all_is_well() {
 }
 
 #[test]
-fn redis_is_away_and_comes_back() {
+fn redis_goes_away_and_returns() {
     let mut site = site("");
     site.get("/users").shows("stored");
     wait_for_lease(&site);
@@ -120,7 +120,7 @@ fn replicas_are_missing() {
     for _ in 0..3 {
         site.get("/users").has_status(200).hides("hit").hides("stored");
     }
-    // A write that is not safe against a failover is kept: catching up.
+    // A write that would be lost in a failover is pending: catching up.
     site.write("POST", "/users/create").has_status(200).shows("detail=store-away");
     let seen = fleet(&site);
     assert!(seen["store"].as_str().unwrap().starts_with("catching up: "), "{seen}");
@@ -174,7 +174,7 @@ fn epochs_change_and_say_why() {
 }
 
 #[test]
-fn another_lease_in_the_fleet_is_told_once() {
+fn a_different_lease_in_the_fleet_is_logged_once() {
     let site = site("");
     let rules = format!("{RULES}\n[store]\ntimeout = \"1s\"\nlease = \"700ms\"\n");
     let other = site.plan.clone().rules(&rules).start();

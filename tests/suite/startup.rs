@@ -26,11 +26,11 @@ ttl = "3m"
 "#;
 
 on_both_tiers! {
-    termination_finishes_what_runs,
+    termination_finishes_active_requests,
     termination_does_not_wait_for_ever,
 }
 
-/// Requires this exit code, these words on stderr, and that nothing looks like a crash.
+/// Requires this exit code, these words on stderr, and no sign of a crash.
 #[track_caller]
 fn assert_fails(exit: &Exit, code: i32, words: &[&str]) {
     assert_eq!(exit.code, Some(code), "{exit:?}");
@@ -52,13 +52,13 @@ fn it_serves_with_no_file_at_all() {
 }
 
 #[test]
-fn the_log_says_at_the_start_which_rules_there_are() {
+fn the_log_names_the_rules_at_startup() {
     let plan = Plan::new("http://127.0.0.1:9");
     let larder = plan.start();
     eventually("it says that there are none", || larder.log().contains("no rules file"));
     let larder = plan.rules(RULES).start();
     let said = |word: &str| larder.log().contains(word);
-    eventually("it names the file", || said("starting with the rules of this file") && said("rules.toml"));
+    eventually("it names the file", || said("loaded the rules file") && said("rules.toml"));
     assert!(said("families=2") && said("invalidations=2"), "{}", larder.log());
 }
 
@@ -72,7 +72,7 @@ fn every_flag_can_come_from_the_environment_and_flags_win() {
 }
 
 #[test]
-fn without_an_upstream_it_says_what_is_missing() {
+fn serve_without_an_upstream_names_what_is_missing() {
     assert_fails(&Plan::default().fail(), 2, &["upstream"]);
 }
 
@@ -118,7 +118,7 @@ fn a_redis_that_refuses_the_password_is_reported() {
 }
 
 #[test]
-fn the_password_of_redis_stands_beside_its_url_as_it_is() {
+fn the_password_of_redis_is_used_verbatim_beside_its_url() {
     const PASSWORD: &str = "se/sa?me#@%41";
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
     assert_eq!(redis.command(&["CONFIG", "SET", "requirepass", PASSWORD]), "OK");
@@ -142,13 +142,13 @@ fn the_password_of_redis_stands_beside_its_url_as_it_is() {
 #[test]
 fn the_rules_of_one_api_are_not_applied_to_another_by_surprise() {
     let upstream = Upstream::start();
-    // What it does where there is a rules.toml that nobody has named.
+    // The behaviour if there is an unnamed rules.toml.
     let serve = |more: &[&str]| {
         let arguments = ["serve", "--listen", "nowhere", "--upstream", &upstream.url()];
         larder(Some(RULES), &[&arguments[..], more].concat())
     };
     assert_fails(&serve(&[]), 2, &["--rules rules.toml", "--no-rules"]);
-    // With either it goes on, as far as the address.
+    // With either flag it continues, up to the address.
     for more in [&["--rules", "rules.toml"][..], &["--no-rules"]] {
         let exit = serve(more);
         assert_fails(&exit, 2, &["--listen"]);
@@ -172,7 +172,7 @@ fn check_asks_upstream_whether_it_overrides_a_ttl() {
     let exit = larder(Some(&rules), &["check", "--ask", "--strict"]);
     assert_eq!(exit.code, Some(0), "{exit:?}");
     let exit = larder(Some(RULES), &["check", "--ask", "--strict"]);
-    assert!(exit.code == Some(1) && exit.stdout.contains("could not be asked for /users"), "{exit:?}");
+    assert!(exit.code == Some(1) && exit.stdout.contains("the request for /users failed"), "{exit:?}");
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn the_schema_of_rules_is_printed() {
     assert_eq!(schema["properties"]["family"]["type"], "array");
 }
 
-fn termination_finishes_what_runs(tier: Tier) {
+fn termination_finishes_active_requests(tier: Tier) {
     let mut site = Site::start(tier, RULES);
     site.get("/users").shows("stored");
     let gates = [site.upstream.hold_all("GET /users/7"), site.upstream.hold_all("POST /users/create")];
@@ -222,7 +222,7 @@ fn termination_when_idle_ends_with_0() {
     site.get("/users");
     site.terminate();
     assert_eq!(site.larder.wait(), Some(0));
-    // A client that keeps its connection open is not waited for.
+    // An idle keep-alive connection does not delay the shutdown.
     let mut site = Site::start(Tier::Embedded, RULES);
     let mut client = site.call("GET", "/users").header("Connection", "keep-alive").start();
     client.read_body(u64::MAX).unwrap();
@@ -230,7 +230,7 @@ fn termination_when_idle_ends_with_0() {
     assert_eq!(site.larder.wait(), Some(0));
 }
 
-/// Who has been told that Larder listens may ask it to end at once.
+/// A script that waits for the announcement may stop Larder at once.
 #[test]
 fn termination_right_after_the_start_ends_with_0() {
     let upstream = Upstream::start();
@@ -286,7 +286,7 @@ ttl = "0s"
 }
 
 #[test]
-fn explain_says_how_a_read_is_cached() {
+fn explain_shows_how_a_read_is_cached() {
     let exit = larder(Some(RULES), &["explain", "GET", "http://api.example/users/42?b=2&a=1"]);
     assert_eq!(exit.code, Some(0), "{exit:?}");
     for word in ["user_details", "42", "/users/42?a=1&b=2", "user_details:42", "/users/(?<id>", "activate"] {
@@ -298,7 +298,7 @@ fn explain_says_how_a_read_is_cached() {
 }
 
 #[test]
-fn explain_says_what_a_write_invalidates() {
+fn explain_shows_what_a_write_invalidates() {
     let exit = larder(Some(RULES), &["explain", "POST", "/users/42/activate"]);
     assert_eq!(exit.code, Some(0), "{exit:?}");
     for word in ["users", "user_details:42", "activate"] {
@@ -320,7 +320,7 @@ fn explain_names_the_key_that_the_proxy_uses() {
 }
 
 #[test]
-fn version_and_help_are_told() {
+fn version_and_help_are_printed() {
     let version = larder(None, &["--version"]);
     assert_eq!((version.code, version.stdout.starts_with("larder ")), (Some(0), true), "{version:?}");
     let help = larder(None, &["serve", "--help"]).stdout;

@@ -122,10 +122,17 @@ fn keys_are_counted_by_family_with_their_sum() {
 fn hits_and_misses_are_what_the_cache_did_with_reads_and_passes_have_a_rate_of_their_own() {
     let metrics = Metrics::new();
     let (a, b) = (metrics.family("a"), metrics.family("b"));
-    for kind in [Kind::Hit, Kind::Stale, Kind::Miss, Kind::Pass, Kind::Write, Kind::Error] {
+    for kind in [
+        OutcomeKind::Hit,
+        OutcomeKind::Stale,
+        OutcomeKind::Miss,
+        OutcomeKind::Pass,
+        OutcomeKind::Write,
+        OutcomeKind::Error,
+    ] {
         a.count(kind);
     }
-    b.count(Kind::Revalidated);
+    b.count(OutcomeKind::Revalidated);
     let both = json_of(Performance::of([&a, &b]));
     assert_eq!(both, json!({ "keyspace_hits": 2, "keyspace_misses": 2, "hit_rate": 50.0 }));
     assert_eq!(json_of(Passes::of([&a, &b])), json!({ "passes": 1, "pass_rate": 20.0 }));

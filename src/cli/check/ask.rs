@@ -1,5 +1,5 @@
-//! `larder check --ask`: what upstream itself says of the paths of families, as far as these are known: only a path without
-//! anything variable in it is.
+//! `larder check --ask` requests the paths of families from upstream and compares its freshness with the rules. Only
+//! families with a single, fixed path can be requested.
 
 use http::{HeaderMap, Method, Uri};
 
@@ -11,14 +11,14 @@ use crate::rules::{Family, Warning};
 use crate::running::Running;
 use crate::upstream::Upstream;
 
-/// A warning for each family whose `ttl` the answer of upstream overrides, or which could not be asked for.
+/// Returns a warning for each family whose `ttl` upstream's response overrides, or whose request failed.
 ///
 /// # Errors
 ///
-/// There is no upstream that could be asked.
+/// No upstream is configured.
 pub(super) fn ask(config: Config) -> Result<Vec<Warning>, String> {
     let Some(url) = config.server.upstream.clone() else {
-        return Err("no upstream to ask: name it with --upstream http://HOST:PORT or [server] upstream".to_owned());
+        return Err("no upstream: set --upstream http://HOST:PORT or [server] upstream".to_owned());
     };
     let upstream = Upstream::new(&url, &config.server).map_err(|fault| fault.to_string())?;
     let running = Running::new(config, upstream, None, std::sync::Arc::new(Metrics::new()));
@@ -29,7 +29,7 @@ pub(super) fn ask(config: Config) -> Result<Vec<Warning>, String> {
     Ok(paths.filter_map(|(family, path)| runtime.block_on(ask_for(&running, family, path))).collect())
 }
 
-/// The only path of a family whose ttl upstream may override.
+/// The fixed path of a family whose ttl upstream may override.
 fn askable(family: &Family) -> Option<Uri> {
     family.may_be_overridden().then(|| family.only_path())??.parse().ok()
 }
@@ -44,7 +44,7 @@ async fn ask_for(running: &Running, family: &Family, path: Uri) -> Option<Warnin
         Ok(_) => None,
         Err(error) => Some(Warning {
             line: family.line,
-            message: format!("family {:?}: upstream could not be asked for {path}: {error}", family.name),
+            message: format!("family {:?}: the request for {path} failed: {error}", family.name),
             remedy: "look whether the API runs, or leave --ask out".to_owned(),
         }),
     }

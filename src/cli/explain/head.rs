@@ -1,5 +1,5 @@
-//! A response head as `curl -i` and `curl -D` print it. Of several, after `100 Continue` or redirects, the last one
-//! counts; of a body only its length.
+//! Parses a response head as printed by `curl -i` and `curl -D`. Of several heads, after `100 Continue` or redirects,
+//! the last counts; of a body only the length.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -13,19 +13,19 @@ use crate::http::date::DateField;
 use crate::http::headers;
 use crate::proxy::explain::{UpstreamResponse, stated_length};
 
-/// Most bytes that heads may have together.
+/// Most bytes of all heads together.
 const HEADS: u64 = 1 << 20;
 
-/// What is wrong with a head, and where.
+/// A syntax error in a head, with its line.
 #[derive(Debug, PartialEq, Eq)]
-struct Fault {
+struct HeadSyntaxError {
     /// From 1.
     line: usize,
     message: &'static str,
     remedy: &'static str,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for HeadSyntaxError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}; {}", self.line, self.message, self.remedy)
     }
@@ -34,7 +34,7 @@ impl fmt::Display for Fault {
 const NO_STATUS_LINE: (&str, &str) =
     ("this is not a status line", "begin with one like HTTP/1.1 200 OK, as curl -i and curl -D - print it");
 
-/// The answer in a file, or on standard input for `-`.
+/// Reads the response head in a file, or on standard input for `-`.
 pub(super) fn read(file: &Path) -> Result<UpstreamResponse, String> {
     let name = file.display();
     let read = match file.to_str() {
@@ -48,7 +48,7 @@ pub(super) fn read(file: &Path) -> Result<UpstreamResponse, String> {
     Ok(head.answer(more, SystemTime::now()))
 }
 
-/// The beginning, in which the heads are, and how many bytes come after it.
+/// The start of the input with the heads, and the number of bytes after it.
 fn contents(mut from: impl Read) -> io::Result<(Vec<u8>, u64)> {
     let mut bytes = Vec::new();
     from.by_ref().take(HEADS).read_to_end(&mut bytes)?;
@@ -56,21 +56,21 @@ fn contents(mut from: impl Read) -> io::Result<(Vec<u8>, u64)> {
     Ok((bytes, more))
 }
 
-/// The last head, and the length of what follows it.
+/// The last head, and the length of the body after it.
 #[derive(Debug)]
-struct Head {
+struct ResponseHead {
     status: StatusCode,
     fields: HeaderMap,
     body: u64,
 }
 
-impl Head {
-    /// It counts as received at its `Date`, the only time that a file tells: a head that was kept for an hour is
-    /// judged as it was then. `now` without one.
+impl ResponseHead {
+    /// The response counts as received at its `Date`, the only time in the file: a head saved an hour ago is judged
+    /// as of then. Without `Date`, `now`.
     fn answer(self, more: u64, now: SystemTime) -> UpstreamResponse {
         let received = DateField::received(&self.fields, &DATE, now).valid().unwrap_or(now);
         let length = stated_length(&self.fields).unwrap_or(self.body + more);
-        // A head that was written by hand need not say how its body ends.
+        // A head written by hand may lack body framing.
         let closes = headers::names_token(&self.fields, &CONNECTION, "close");
         let is_close_delimited = closes && headers::is_close_delimited(&self.fields);
         UpstreamResponse {
@@ -84,8 +84,8 @@ impl Head {
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<Head, Fault> {
-    let mut lines = Lines { rest: bytes, number: 0 };
+fn parse(bytes: &[u8]) -> Result<ResponseHead, HeadSyntaxError> {
+    let mut lines = HeadLines { rest: bytes, number: 0 };
     let mut head = one(&mut lines)?;
     while is_status_line(lines.rest) {
         head = one(&mut lines)?;
@@ -98,8 +98,8 @@ fn is_status_line(rest: &[u8]) -> bool {
     status(line).is_some()
 }
 
-fn one(lines: &mut Lines<'_>) -> Result<Head, Fault> {
-    let status = lines.next().and_then(status).ok_or(Fault {
+fn one(lines: &mut HeadLines<'_>) -> Result<ResponseHead, HeadSyntaxError> {
+    let status = lines.next().and_then(status).ok_or(HeadSyntaxError {
         line: lines.number.max(1),
         message: NO_STATUS_LINE.0,
         remedy: NO_STATUS_LINE.1,
@@ -107,10 +107,10 @@ fn one(lines: &mut Lines<'_>) -> Result<Head, Fault> {
     let mut fields = HeaderMap::new();
     while let Some(line) = lines.next().filter(|line| !line.is_empty()) {
         let (name, value) =
-            field(line).map_err(|(message, remedy)| Fault { line: lines.number, message, remedy })?;
+            field(line).map_err(|(message, remedy)| HeadSyntaxError { line: lines.number, message, remedy })?;
         fields.append(name, value);
     }
-    Ok(Head { status, fields, body: lines.rest.len() as u64 })
+    Ok(ResponseHead { status, fields, body: lines.rest.len() as u64 })
 }
 
 /// RFC 9112 §4, and what curl prints of HTTP/2: `HTTP/2 200`.
@@ -132,13 +132,13 @@ fn field(line: &[u8]) -> Result<(http::HeaderName, http::HeaderValue), (&'static
     headers::parse_line(line).ok_or(not_a_field)
 }
 
-/// Lines that end with LF or CRLF, counted.
-struct Lines<'b> {
+/// Lines that end with LF or CRLF, with their numbers.
+struct HeadLines<'b> {
     rest: &'b [u8],
     number: usize,
 }
 
-impl<'b> Lines<'b> {
+impl<'b> HeadLines<'b> {
     fn next(&mut self) -> Option<&'b [u8]> {
         if self.rest.is_empty() {
             return None;
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn values_keep_their_bytes() {
+    fn field_values_keep_their_bytes() {
         let head = parse(b"HTTP/1.1 200 OK\nCache-Control:  max-age=1 \nVary: \xff\n").unwrap();
         assert_eq!(head.fields[CACHE_CONTROL], "max-age=1");
         assert_eq!(head.fields[VARY].as_bytes(), b"\xff");

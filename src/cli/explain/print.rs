@@ -1,4 +1,4 @@
-//! An explanation as text.
+//! Renders an explanation as text.
 
 use std::fmt::{Result, Write as _};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::proxy::explain::{
 };
 
 impl Explanation {
-    /// For people.
+    /// The explanation as text.
     pub(super) fn text(&self) -> String {
         let mut out = String::new();
         // Writing to a String cannot fail.
@@ -92,7 +92,7 @@ impl ResponseExplanation {
             terms.print(out)?;
         }
         if let Some(kept_for) = self.kept_for {
-            line(out, "kept for", &time(kept_for))?;
+            line(out, "stored for", &time(kept_for))?;
         }
         match &self.then {
             Some(then) => then.print(out, &format!("after {}", time(self.after))),

@@ -2,9 +2,9 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::config::{Config, Overrides};
-use crate::rules::reader::Reader;
+use crate::rules::reader::RulesReader;
 
-/// One of everything, so that the reader asks for every field.
+/// One of everything, so that the reader reads every field.
 const ALL: &str = r#"
 [server.upstream_tls]
 [admin]
@@ -22,9 +22,9 @@ cookies = { keep = ["c"] }
 '/a' = { families = ["a"] }
 "#;
 
-/// Every field that the reader asks for, with the place of its table.
+/// Every field that the reader reads, with the place of its table.
 fn asked() -> BTreeSet<(String, String)> {
-    let (reader, root) = Reader::open("rules.toml", ALL, &|_| None);
+    let (reader, root) = RulesReader::open("rules.toml", ALL, &|_| None);
     let read = Config::read(&mut reader.root(&root), &Overrides::default());
     assert!(read.1.is_empty());
     let asked = reader.asked().into_iter().map(|(place, key)| (place, key.to_owned())).collect();
@@ -43,7 +43,7 @@ fn told(schema: &Value, place: &str, fields: &mut BTreeSet<(String, String)>) {
         told(&schema["items"], &format!("{place}[]"), fields);
     }
     for kind in schema["additionalProperties"]["anyOf"].as_array().into_iter().flatten() {
-        // Several rules for one path are like the one.
+        // Several rules for one path have the same fields as one.
         if kind["type"] == "object" {
             told(kind, &below("*"), fields);
         }
@@ -71,7 +71,7 @@ fn words(schema: &Value) -> Option<Vec<&str>> {
 }
 
 #[test]
-fn the_words_of_the_schema_are_those_that_the_reader_takes() {
+fn the_schema_has_the_words_that_the_reader_accepts() {
     let schema = schema();
     let mut tried = 0;
     let tables = [
@@ -106,7 +106,7 @@ fn the_words_of_the_schema_are_those_that_the_reader_takes() {
     assert!(tried >= 15, "{tried}");
 }
 
-/// Why a value does not fit; the part of JSON Schema that the schema uses.
+/// Why a value does not match; supports the subset of JSON Schema that the schema uses.
 fn misfit(schema: &Value, value: &Value, at: &str) -> Option<String> {
     let no = |what: &str| Some(format!("{at}: {value} is not {what}"));
     if let Some(kinds) = schema["anyOf"].as_array() {
@@ -163,7 +163,7 @@ fn misfit_of(text: &str) -> Option<String> {
 }
 
 #[test]
-fn good_files_fit_the_schema() {
+fn valid_files_match_the_schema() {
     for text in [
         ALL,
         include_str!("../../../rules.toml"),
@@ -178,7 +178,7 @@ fn good_files_fit_the_schema() {
 }
 
 #[test]
-fn what_check_refuses_for_its_kind_does_not_fit_the_schema() {
+fn values_of_the_wrong_type_do_not_match_the_schema() {
     for text in [
         "[servers]\nlisten = 'x'",
         "[server]\nlistn = 'x'",

@@ -1,4 +1,4 @@
-//! What people write first, and what they are told to write instead; several rules for one path.
+//! Common mistakes and the line to write instead; several rules for one path.
 
 use super::*;
 use crate::marks::Tag;
@@ -11,7 +11,7 @@ fn fault(text: &str) -> Fault {
 }
 
 #[test]
-fn what_is_written_first_in_a_family_gets_the_line_to_write() {
+fn common_mistakes_in_a_family_get_the_line_to_write() {
     let rows = [
         ("path = '/users/:id'", "write '/users/(?<id>[^/]+)'"),
         ("path = '/users/{id}'", "write '/users/(?<id>[^/]+)'"),
@@ -42,7 +42,7 @@ fn what_is_written_first_in_a_family_gets_the_line_to_write() {
 }
 
 #[test]
-fn what_is_written_first_elsewhere_gets_the_line_to_write() {
+fn common_mistakes_elsewhere_get_the_line_to_write() {
     let rows = [
         ("[[families]]\nname = 'x'", "write [[family]]"),
         ("[redis]\nurl = 'redis://h'", "write [store], and below it redis ="),
@@ -59,14 +59,15 @@ fn what_is_written_first_elsewhere_gets_the_line_to_write() {
     ];
     for (text, remedy) in rows {
         let fault = fault(text);
-        assert!(fault.remedy.contains(remedy), "{fault}");
+        assert!(fault.remedy.contains(remedy), "{fault:#?}");
     }
 }
 
 #[test]
 fn a_secret_under_a_wrong_key_is_not_repeated() {
     for text in ["[admin]\npassword = 's3cret'", "[store]\nredis = 'redis://h'\npass = 's3cret'"] {
-        assert!(!fault(text).to_string().contains("s3cret"), "{}", fault(text));
+        let fault = fault(text);
+        assert!(!format!("{fault:?}").contains("s3cret"), "{fault:#?}");
     }
 }
 
@@ -80,7 +81,7 @@ fn an_instance_that_no_path_of_its_family_has_is_refused() {
     ];
     for (reference, message, remedy) in rows {
         let fault = fault(&format!("{USER}[invalidate]\n'/w/(?<id>.+)' = ['{reference}']\n"));
-        assert!(fault.message.contains(message) && fault.remedy.contains(remedy), "{fault}");
+        assert!(fault.message.contains(message) && fault.remedy.contains(remedy), "{fault:#?}");
     }
     good(&format!("{USER}[invalidate]\n'/w' = ['user:7', 'user:*']\n"));
 }
@@ -104,16 +105,16 @@ fn one_path_may_have_several_rules() {
         good(&format!("{families}{tables}\n")).rules.invalidations().iter().map(|it| it.line).collect();
     assert_eq!(lines, [7, 10]);
     let mixed = fault(&format!("{families}[invalidate]\n'/x' = [{{ families = ['a'] }}, 'b']\n"));
-    assert!(mixed.message.contains("must be a list, not a string") && mixed.line == 8, "{mixed}");
+    assert!(mixed.message.contains("must be a list, not a string") && mixed.line == 8, "{mixed:#?}");
 }
 
 #[test]
-fn a_path_that_stands_twice_is_told_of_the_list() {
+fn a_repeated_path_gets_the_list_as_remedy() {
     let twice = fault("[invalidate]\n'/x' = ['*']\n'/x' = { families = ['*'], methods = ['PUT'] }");
-    assert!(twice.remedy.contains("write both in one list: '/path' = [{ families"), "{twice}");
+    assert!(twice.remedy.contains("write both in one list: '/path' = [{ families"), "{twice:#?}");
 }
 
-/// The configuration of a store, whose variables are set.
+/// The configuration of a store whose variables are set.
 fn store(fields: &str) -> StoreConfig {
     good(&format!("[store]\n{fields}\n")).store.unwrap()
 }
@@ -142,25 +143,25 @@ fn credentials_of_the_store_stand_beside_the_url_as_they_are() {
 #[test]
 fn credentials_that_stand_twice_or_are_empty_are_refused() {
     let rows = [
-        ("redis = 'redis://:x@h'\npassword = 'y'", 3, "password stands in the URL too"),
-        ("redis = 'redis://:x@h'\npassword_file = 'y'", 3, "password_file stands in the URL too"),
-        ("redis = 'redis://u:x@h'\nusername = 'y'", 3, "username stands in the URL too"),
-        ("redis = 'redis://h'\npassword = 'x'\npassword_file = 'y'", 4, "stands beside a password"),
+        ("redis = 'redis://:x@h'\npassword = 'y'", 3, "password is also in the URL"),
+        ("redis = 'redis://:x@h'\npassword_file = 'y'", 3, "password_file is also in the URL"),
+        ("redis = 'redis://u:x@h'\nusername = 'y'", 3, "username is also in the URL"),
+        ("redis = 'redis://h'\npassword = 'x'\npassword_file = 'y'", 4, "is set in addition to a password"),
         ("redis = 'redis://h'\npassword = '${EMPTY}'", 3, "the environment variable EMPTY is empty"),
         ("redis = 'redis://:${EMPTY}@h'", 2, "the environment variable EMPTY is empty"),
         ("redis = 'redis://:${SECRET}@h'", 2, "has a character in its password that ends it"),
     ];
     for (fields, line, message) in rows {
         let fault = fault(&format!("[store]\n{fields}\n"));
-        assert!(fault.message.contains(message) && fault.line == line, "{fault}");
-        assert!(!fault.remedy.is_empty() && !fault.to_string().contains("s3c"), "{fault}");
+        assert!(fault.message.contains(message) && fault.line == line, "{fault:#?}");
+        assert!(!fault.remedy.is_empty() && !format!("{fault:?}").contains("s3c"), "{fault:#?}");
     }
     let said = fault("[store]\nredis = 'redis://:${SECRET}@h'\n").remedy;
     assert!(said.contains("password = \"${REDIS_PASSWORD}\""), "{said}");
 }
 
 #[test]
-fn tls_with_upstream_is_said_in_a_table() {
+fn upstream_tls_is_a_table() {
     let config = good(
         "[server]\nupstream = 'https://h'\n[server.upstream_tls]\nca = 'ca.pem'\ncert = 'c.pem'\nkey = 'k.pem'\nserver_name = 'api.test'\n",
     );
@@ -179,8 +180,8 @@ fn tls_with_upstream_is_said_in_a_table() {
     ];
     for (field, message, remedy) in rows {
         let fault = fault(&format!("[server.upstream_tls]\n{field}\n"));
-        assert!(fault.message.contains(message) && fault.remedy.contains(remedy), "{fault}");
+        assert!(fault.message.contains(message) && fault.remedy.contains(remedy), "{fault:#?}");
     }
     let plain = fault("[server]\nupstream = 'http://h'\nupstream_tls = { ca = 'x' }\n");
-    assert!(plain.message.contains("without TLS") && plain.remedy.contains("https://"), "{plain}");
+    assert!(plain.message.contains("without TLS") && plain.remedy.contains("https://"), "{plain:#?}");
 }

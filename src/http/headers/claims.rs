@@ -1,39 +1,39 @@
-//! Request fields by which a request claims to come by another scheme, for another host or path, or from another client.
-//! Upstreams build links and redirects from them, or take a request for another one. None of them is part of a key by
-//! itself, so they are removed, from writes as from reads, unless a read's family keys on them, or a trusted proxy in front has
-//! set them: then scheme, host, port and prefix are part of every key ([`crate::key::CacheKey::behind`]), and who the caller
-//! is counts as a credential.
+//! Request fields that claim another scheme, host, path or client for a request. Upstreams build links and redirects
+//! from them, or route by them. They are not part of the key by default, so they are removed from reads and writes,
+//! unless a read's family keys on them or a trusted proxy in front has set them: then scheme, host, port and prefix
+//! are part of every key ([`crate::key::CacheKey::behind`]), and the caller's identity counts as a credential.
 
 use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName};
 
 use super::ForwardedPolicy;
-use super::shapes::Shapes;
+use super::shapes::NameShapes;
 
-/// What a field tells of the request.
+/// What a field claims about the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Claim {
+pub enum ForwardedClaim {
     Scheme,
     Host,
     Port,
-    /// What has been cut from the beginning of its path.
+    /// The prefix that was removed from its path.
     Prefix,
-    /// Its path: no rule knows what would be read or written.
+    /// Its path: the rules would not know what is read or written.
     Path,
     /// The client's address.
     Address,
-    /// Who the caller is: a credential ([`super::credentials`]).
+    /// The caller's identity: a credential ([`super::credentials`]).
     Caller,
-    /// A list of the hops before, which Larder writes afresh or continues.
+    /// The list of previous hops, which Larder replaces or continues.
     Hops,
-    /// Something else of the hop before.
+    /// Something else about the previous hop.
     Other,
 }
 
-use Claim::{Address, Caller, Hops, Host, Other, Path, Port, Prefix, Scheme};
+use ForwardedClaim::{Address, Caller, Hops, Host, Other, Path, Port, Prefix, Scheme};
 
-/// The fields, each with who sends or reads it; in quotation marks the page of their documentation. Sorted by name.
-static CLAIMS: [(&str, Claim); 80] = [
+/// The fields, each with its senders or recipients; quotation marks enclose the title of the documentation. Sorted by
+/// name.
+static CLAIMS: [(&str, ForwardedClaim); 80] = [
     ("ali-cdn-real-ip", Address),               // Alibaba Cloud CDN
     ("cf-connecting-ip", Address),              // Cloudflare: "HTTP headers"
     ("cf-connecting-ipv6", Address),            // the same
@@ -116,11 +116,11 @@ static CLAIMS: [(&str, Claim); 80] = [
     ("x-waws-unencoded-url", Path), // Azure App Service sends it
 ];
 
-/// Others by how they begin; all of them are removed.
+/// Prefixes of other such fields; all of them are removed.
 static BEGINNINGS: [&str; 4] = ["x-forwarded-", "x-original-", "x-originating-", "x-remote-"];
 
-const SHAPES: Shapes = {
-    let mut shapes = Shapes::new();
+const SHAPES: NameShapes = {
+    let mut shapes = NameShapes::new();
     let mut at = 0;
     while at < CLAIMS.len() {
         shapes = shapes.and(CLAIMS[at].0);
@@ -129,10 +129,10 @@ const SHAPES: Shapes = {
     shapes
 };
 
-/// What a field claims, if it claims anything. One with `_` in its name is to be known by that with `-` first.
-pub fn claim_of(name: &HeaderName) -> Option<Claim> {
+/// What a field claims, if anything. A name with `_` must be converted to `-` first.
+pub fn claim_of(name: &HeaderName) -> Option<ForwardedClaim> {
     let name = name.as_str();
-    static QUICK: Shapes = SHAPES;
+    static QUICK: NameShapes = SHAPES;
     if QUICK.may_have(name)
         && let Ok(at) = CLAIMS.binary_search_by(|(known, _)| (*known).cmp(name))
     {
@@ -142,20 +142,20 @@ pub fn claim_of(name: &HeaderName) -> Option<Claim> {
     is_other.then_some(Other)
 }
 
-impl Claim {
-    /// Whether it goes on to upstream where a trusted proxy has set it, and is part of the key there.
+impl ForwardedClaim {
+    /// Whether it is forwarded and part of the key if a trusted proxy has set it.
     fn is_keyed(self) -> bool {
         matches!(self, Scheme | Host | Port | Prefix)
     }
 }
 
-/// Whether a field that is not removed is part of the key of every request that a trusted proxy forwards.
+/// Whether a field that is not removed is part of the key of every request from a trusted proxy.
 pub fn is_keyed(name: &HeaderName) -> bool {
-    claim_of(name).is_some_and(Claim::is_keyed)
+    claim_of(name).is_some_and(ForwardedClaim::is_keyed)
 }
 
-/// Whether a field goes from a request that came under this policy. What its family keys on (`by_family`) stays, but where
-/// Larder itself says what it says. The hops before are left: [`super::add_forwarded`] writes or continues them.
+/// Whether a field is removed under this policy. Fields that the family keys on (`by_family`) stay, unless Larder
+/// writes them itself. The list of hops stays: [`super::add_forwarded`] replaces or continues it.
 pub fn goes(name: &HeaderName, policy: ForwardedPolicy, by_family: impl Fn(&HeaderName) -> bool) -> bool {
     match claim_of(name) {
         None | Some(Hops) => false,
@@ -164,14 +164,14 @@ pub fn goes(name: &HeaderName, policy: ForwardedPolicy, by_family: impl Fn(&Head
     }
 }
 
-/// Whether something in a request tells its scheme.
+/// Whether a request field claims a scheme.
 pub fn tell_scheme(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| claim_of(name) == Some(Scheme))
         || of_forwarded(headers)
             .is_some_and(|said| said.to_ascii_lowercase().windows(6).any(|part| part == b"proto="))
 }
 
-/// What `Forwarded` says of a request but for its clients and proxies (RFC 7239 §5): all of it where it cannot be read.
+/// The parameters of `Forwarded` other than clients and proxies (RFC 7239 §5); the whole line if it is invalid.
 pub fn of_forwarded(headers: &HeaderMap) -> Option<Vec<u8>> {
     let mut said: Vec<&[u8]> = Vec::new();
     for line in headers.get_all(FORWARDED) {
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_is_read_but_for_who_asked() {
+    fn forwarded_is_parsed_without_its_nodes() {
         let rows: [(Fields<'_>, Option<&str>); 9] = [
             (&[], None),
             (&[("forwarded", "for=192.0.2.1")], None),
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scheme_may_be_told_in_many_ways() {
+    fn a_scheme_can_be_claimed_in_many_fields() {
         let told = |values: Fields<'_>| tell_scheme(&fields(values));
         assert!(told(&[("x-forwarded-ssl", "on")]) && told(&[("forwarded", "for=1;Proto=https")]));
         assert!(!told(&[("x-forwarded-host", "h"), ("forwarded", "for=1")]));

@@ -1,12 +1,12 @@
-//! Request fields that carry credentials: one table for whoever decides on whom a response is for, and for what must not
-//! stand in a key as it is.
+//! Request fields with credentials: one table for deciding whom a response is for, and what a key must not contain
+//! verbatim.
 
 use http::{HeaderMap, HeaderName};
 
-use super::shapes::Shapes;
+use super::shapes::NameShapes;
 
-/// Fields whose values tell a server who asks, or prove it, each with who reads it so; in quotation marks the page of
-/// their documentation. Compared with `_` as `-`. Sorted.
+/// Fields that identify or authenticate the caller, each with its recipients; quotation marks enclose the title of
+/// the documentation. Compared with `_` as `-`. Sorted.
 static CREDENTIALS: [&str; 136] = [
     "access-token",                // devise_token_auth (Rails): "Controller methods", token header format
     "api-key",                     // Azure OpenAI and AI Search: REST reference, "Authentication"
@@ -146,15 +146,15 @@ static CREDENTIALS: [&str; 136] = [
     "x-zumo-auth",                 // Azure App Service: Mobile Apps
 ];
 
-/// A field whose name begins with this is of the table too, whatever follows: Kubernetes, "User impersonation".
+/// Prefix of further such fields (Kubernetes, "User impersonation").
 const CREDENTIAL_PREFIX: &str = "impersonate-extra-";
 
-/// Of these those that prove that a page of this site sends a request, and not who sends it: with reads browsers send them
-/// beside the cookie that tells that. They stand in no key as they are, and make nobody somebody. Sorted.
+/// Those that prove that a page of this site sent the request, but not who sent it: browsers send them with reads,
+/// beside the cookie that identifies the caller. Never in a key verbatim, but no identity. Sorted.
 static BESIDE_A_COOKIE: [&str; 2] = ["x-csrf-token", "x-xsrf-token"];
 
-const BUILT_IN: Shapes = {
-    let mut shapes = Shapes::new();
+const BUILT_IN: NameShapes = {
+    let mut shapes = NameShapes::new();
     let mut at = 0;
     while at < CREDENTIALS.len() {
         shapes = shapes.and(CREDENTIALS[at]);
@@ -163,11 +163,10 @@ const BUILT_IN: Shapes = {
     shapes
 };
 
-/// The fields that count as credentials: those of the table, and those that the rules file names beside them
-/// (`[server] credential_headers`).
+/// The fields that count as credentials: the table, and `[server] credential_headers`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
-    shapes: Shapes,
+    shapes: NameShapes,
     further: Vec<HeaderName>,
 }
 
@@ -178,35 +177,35 @@ impl Default for Credentials {
 }
 
 impl Credentials {
-    /// Those of the table, and these.
+    /// The table and these fields.
     pub fn and(further: Vec<HeaderName>) -> Credentials {
         let shapes = further.iter().fold(BUILT_IN, |shapes, name| shapes.and(name.as_str()));
         Credentials { shapes, further }
     }
 
-    /// Names with `_` are to be known by those with `-` first.
+    /// Names with `_` must be converted to `-` first.
     fn have(&self, name: &HeaderName) -> bool {
         let may_have = self.shapes.may_have(name.as_str()) || has_prefix(name);
         may_have && (is_in_table(name) || self.further.contains(name))
     }
 
-    /// Whether a field tells who asks.
+    /// Whether a field identifies the caller.
     pub fn tell_callers(&self, name: &HeaderName) -> bool {
         self.have(name) && (BESIDE_A_COOKIE.binary_search(&name.as_str()).is_err() || self.further.contains(name))
     }
 
-    /// The fields of a request that tell who asks.
+    /// The fields of a request that identify the caller.
     pub fn of<'f>(&self, fields: &'f HeaderMap) -> impl Iterator<Item = &'f HeaderName> {
         fields.keys().filter(|name| self.tell_callers(name))
     }
 
-    /// Those that are not of the table.
+    /// The fields outside of the table.
     pub fn further(&self) -> &[HeaderName] {
         &self.further
     }
 }
 
-/// Whether a field is of the table.
+/// Whether a field is in the table.
 pub(crate) fn is_in_table(name: &HeaderName) -> bool {
     CREDENTIALS.binary_search(&name.as_str()).is_ok() || has_prefix(name)
 }
@@ -227,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_quick_look_rules_out_is_no_credential() {
+    fn the_filter_rejects_no_credential_field() {
         let further = HeaderName::from_static("acme-caller");
         let all = Credentials::and(vec![further.clone()]);
         for name in CREDENTIALS.iter().map(|name| HeaderName::from_static(name)).chain([further.clone()]) {
@@ -286,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_beside_a_cookie_tells_nobody_who_asks() {
+    fn a_csrf_token_does_not_identify_the_caller() {
         let request = fields(&[("accept", "*/*"), ("x-api-key", "1"), ("x-xsrf-token", "1")]);
         let found = |all: Credentials| all.of(&request).count();
         assert_eq!(

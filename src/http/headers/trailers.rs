@@ -1,17 +1,18 @@
-//! Trailer fields (RFC 9110 §6.5). Those of requests are dropped: hardly anybody sends them, and upstream may merge them into
-//! the fields that Larder has stripped, keyed and matched. Those of responses pass, but for fields that are looked for in the
-//! head, where Larder has acted on them.
+//! Trailer fields (RFC 9110 §6.5). Those of requests are dropped: few clients send them, and upstream may merge them
+//! into fields that Larder has removed, keyed or matched. Those of responses are forwarded, except fields that
+//! recipients expect in the head, where Larder has acted on them.
 
 use http::{HeaderMap, HeaderName};
 
 use super::{END_TO_END, HOP_BY_HOP, is_of_this_hop};
 
-/// How fields begin that a recipient acts on before the content: they describe it, route it, or say who may read it.
+/// Prefixes of fields that recipients use before the content: they describe it, route it, or restrict who may read
+/// it.
 const OF_HEADS: [&str; 8] =
     ["access-control-", "cdn-", "content-", "edge-", "proxy-", "surrogate-", "x-accel-", "x-http-method"];
 
-/// Removes from the trailers of a response what must not stand there (RFC 9110 §6.5.1): fields of one hop, and those for
-/// framing, routing, authentication, and the control and description of responses, caching among them.
+/// Removes forbidden fields from the trailers of a response (RFC 9110 §6.5.1): hop-by-hop fields, and those for
+/// framing, routing, authentication, and response control, including caching.
 pub fn strip_trailers(trailers: &mut HeaderMap) {
     let names: Vec<HeaderName> = trailers.keys().filter(|name| is_of_heads(name)).cloned().collect();
     for name in names {
@@ -38,7 +39,7 @@ mod tests {
     use crate::http::sample::fields;
 
     #[test]
-    fn a_trailer_cannot_be_what_is_looked_for_in_the_head() {
+    fn trailers_for_the_head_are_removed() {
         let names = ["content-length", "transfer-encoding", "connection", "host", "cache-control", "vary", "age"];
         let more =
             ["set-cookie", "location", "cdn-cache-control", "x-forwarded-for", "content-security-policy", "x_a"];

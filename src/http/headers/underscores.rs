@@ -1,7 +1,7 @@
-//! Request fields with `_` in their names. CGI and its heirs (WSGI, PHP, FastCGI) read `X_Real_IP` and `X-Real-IP` as one
-//! variable, so that whoever sends the one passes whatever strips or keys the other. By default such fields are dropped, as
-//! nginx does. Where they are kept, Larder knows them by their names with `-`, and gives them back their own on the way to
-//! upstream.
+//! Request fields with `_` in their names. CGI and its successors (WSGI, PHP, FastCGI) read `X_Real_IP` and
+//! `X-Real-IP` as one variable, so one could bypass the removal or keying of the other. By default such fields are
+//! dropped, as nginx does. Where they are allowed, Larder handles them under their names with `-`, and restores their
+//! names towards upstream.
 
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, MAX_FORWARDS};
 
@@ -14,9 +14,9 @@ pub fn drop_underscored(headers: &mut HeaderMap) {
     }
 }
 
-/// Names them with `-`, beside what has that name already, so that everything that looks at the request treats both alike.
-/// What frames or routes the message, or belongs to one hop, is removed: it has one name only. Gives the names to be
-/// [restored](restore_underscored).
+/// Renames them to `-`, beside a field that has that name, so that all code treats both alike. Removes fields for
+/// framing and routing and hop-by-hop fields, which have one spelling only. Returns the names for
+/// [`restore_underscored`].
 pub fn dash_underscored(headers: &mut HeaderMap) -> Vec<HeaderName> {
     let mut own = Vec::new();
     for name in underscored(headers) {
@@ -37,7 +37,7 @@ pub fn dash_underscored(headers: &mut HeaderMap) -> Vec<HeaderName> {
     own
 }
 
-/// Gives fields their own names back, as far as they are still there.
+/// Restores the names of the fields that are still present.
 pub fn restore_underscored(headers: &mut HeaderMap, own: &[HeaderName]) {
     for name in own {
         let twin = dashed(name);
@@ -49,12 +49,12 @@ pub fn restore_underscored(headers: &mut HeaderMap, own: &[HeaderName]) {
     }
 }
 
-/// The name with `-` for `_`: what rules and `Vary` mean by either.
+/// The name with `-` for `_`, which rules and `Vary` use for both.
 pub fn dashed(name: &HeaderName) -> HeaderName {
     if !name.as_str().contains('_') {
         return name.clone();
     }
-    // It was a name, and is one of other characters that a name may have.
+    // The name was valid, and the replacement is a valid character.
     HeaderName::try_from(name.as_str().replace('_', "-")).unwrap_or_else(|_| name.clone())
 }
 

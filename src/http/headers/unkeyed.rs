@@ -1,5 +1,6 @@
-//! Request fields by which upstream might answer, or carry out, another request than the rules and the key know of:
-//! what goes from reads and writes, what is kept where a family asks for that, and which methods a write may mean.
+//! Request fields by which upstream might answer or execute another request than the rules and the key describe:
+//! which fields are removed from reads and writes, which stay where a family asks for that, and which methods a write
+//! may mean.
 
 use std::borrow::Cow;
 
@@ -8,12 +9,12 @@ use http::{HeaderMap, Method};
 
 use super::{ForwardedPolicy, claims};
 
-/// Fields by which a request asks to be taken for one with another method. Sorted.
+/// Fields that override the method. Sorted.
 static METHOD_OVERRIDES: [&str; 3] = ["x-http-method", "x-http-method-override", "x-method-override"];
 
-/// Request fields that [`keep_keyed`] leaves in place: what the cache itself goes by (validators, ranges, directives;
-/// none of it reaches upstream on a fetch unless it is part of the question), what frames and describes content, and
-/// what tells of the hops. Sorted.
+/// Request fields that [`keep_keyed`] leaves: those for the cache itself (validators, ranges, directives, which do
+/// not reach upstream on a fetch unless keyed), those that frame and describe content, and those about previous hops.
+/// Sorted.
 static NEEDED: [&str; 20] = [
     "cache-control",
     "cdn-loop",
@@ -37,21 +38,19 @@ static NEEDED: [&str; 20] = [
     "x-forwarded-for",
 ];
 
-/// Removes from a read what may change its answer without being part of its key, but for what its family keys on
-/// (`by_family`): by which it would be taken for another one, by another method, and what it claims that whom it came from is
-/// not trusted to say ([`claims`]). To be applied before anything else looks at the request: whoever asks without them and
-/// whoever asks with them then ask the same.
+/// Removes fields from a read that may change its response without being part of its key, except those that its
+/// family keys on (`by_family`): fields that turn it into another request or another method, and claims ([`claims`])
+/// of an untrusted peer. Applied before all other code, so that requests with and without them are the same.
 pub fn strip_unkeyed(headers: &mut HeaderMap, policy: ForwardedPolicy, by_family: impl Fn(&HeaderName) -> bool) {
     strip(headers, |name| (is_unkeyed(name) && !by_family(name)) || claims::goes(name, policy, &by_family));
 }
 
-/// Removes from a read everything but what is in `keyed` and what no answer can depend on unnoticed
-/// (`forward = "keyed"`). `keyed` are the fields that the family keys on, brings to a normal form, or tells callers
-/// apart by. `Accept`, `Accept-Language`, `Accept-Encoding`, `User-Agent`, `Origin`, `Cookie` and `Authorization` go too
-/// unless they are among them: an upstream that negotiates need not say so in `Vary`, and to be independent of what it
-/// forgets to say is what such a family asks for. To be applied before anything else looks at the request, so that the
-/// variants of a response are told apart by what upstream saw: without a field all clients share one variant. What a trusted
-/// proxy claims stays: it is part of every key.
+/// Removes from a read all fields except `keyed` and those that cannot affect the response (`forward = "keyed"`).
+/// `keyed` are the fields that the family keys on, normalises, or identifies callers by. `Accept`, `Accept-Language`,
+/// `Accept-Encoding`, `User-Agent`, `Origin`, `Cookie` and `Authorization` are removed too unless keyed, since
+/// upstream may negotiate without saying so in `Vary`. Applied before all other code, so that variants are selected
+/// by what upstream received: without a field, all clients share one variant. A trusted proxy's claims stay: they are
+/// part of every key.
 pub fn keep_keyed(headers: &mut HeaderMap, keyed: &[HeaderName]) {
     let is_kept = |name: &HeaderName| {
         keyed.contains(name) || NEEDED.binary_search(&name.as_str()).is_ok() || claims::is_keyed(name)
@@ -59,12 +58,12 @@ pub fn keep_keyed(headers: &mut HeaderMap, keyed: &[HeaderName]) {
     strip(headers, |name| !is_kept(name));
 }
 
-/// Leaves these alone.
+/// Removes all other fields.
 pub fn keep_only(headers: &mut HeaderMap, kept: &[HeaderName]) {
     strip(headers, |name| !kept.contains(name));
 }
 
-/// Leaves of the cookies only those of these names, in the order of the names: the others are no part of the key.
+/// Removes all cookies except those with these names, in the order of the names: the others are not part of the key.
 pub fn keep_cookies(headers: &mut HeaderMap, names: &[&str]) {
     if !headers.contains_key(COOKIE) {
         return;
@@ -85,37 +84,37 @@ pub fn keep_cookies(headers: &mut HeaderMap, names: &[&str]) {
     }
 }
 
-/// Removes from a write what it claims that whom it came from is not trusted to say ([`claims`]). By a path among it, it would
-/// be a write that no rule matches. Methods that it names stay: the rules know them ([`methods_meant`]). So do the fields by
-/// which families tell callers apart (`is_identity`): upstream sees the same caller as on reads.
+/// Removes an untrusted peer's claims ([`claims`]) from a write. With a claimed path, no rule would match what it
+/// writes. Method overrides stay: the rules know them ([`methods_meant`]). So do the fields that families identify
+/// callers by (`is_identity`): upstream sees the same caller as on reads.
 pub fn strip_claims(headers: &mut HeaderMap, policy: ForwardedPolicy, is_identity: impl Fn(&HeaderName) -> bool) {
     strip(headers, |name| claims::goes(name, policy, &is_identity));
 }
 
-/// RFC 9110 §9.2.1 and the method registry: methods that are known not to change anything.
+/// Methods that are registered as safe (RFC 9110 §9.2.1).
 pub fn is_safe(method: &Method) -> bool {
     matches!(method.as_str(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "QUERY" | "PROPFIND" | "REPORT" | "SEARCH")
 }
 
-/// The most methods that a write may name beside its own. Nobody who means one of them names more.
+/// Most overriding methods of a write. No real client names more.
 const MEANT: usize = 8;
 
-/// The methods by which upstream may take a write.
+/// The methods that upstream may execute a write as.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Meant {
     /// One of these.
     These(Vec<Method>),
-    /// The write names so many that it is taken for a write by all there are.
+    /// Too many: the write may be any method.
     Any,
 }
 
 impl Meant {
-    /// Whether one of these methods may be meant.
+    /// Whether it may be one of these methods.
     pub fn overlaps(&self, methods: &[Method]) -> bool {
         self.any(|method| methods.contains(method))
     }
 
-    /// Whether a method may be meant of which this holds.
+    /// Whether it may be a method with this property.
     pub fn any(&self, holds: impl Fn(&Method) -> bool) -> bool {
         match self {
             Meant::These(meant) => meant.iter().any(holds),
@@ -124,8 +123,9 @@ impl Meant {
     }
 }
 
-/// The methods by which upstream may take a write: its own, and those that its fields (`X-HTTP-Method-Override` and
-/// kin), `_method` in its query, or in the content of a POST, name. `content`: None if not all of it is known.
+/// The methods that upstream may execute a write as: its own, and those named by its fields (`X-HTTP-Method-Override`
+/// and the like), by `_method` in its query, or by that in the content of a POST. `content` is `None` if it is not
+/// known completely.
 pub fn methods_meant(method: &Method, headers: &HeaderMap, query: Option<&str>, content: Option<&[u8]>) -> Meant {
     let by_field = headers.iter().filter(|(name, _)| overrides_method(name));
     let by_field = by_field.flat_map(|(_, value)| value.as_bytes().split(|byte| *byte == b','));
@@ -148,13 +148,13 @@ pub fn methods_meant(method: &Method, headers: &HeaderMap, query: Option<&str>, 
     Meant::These(methods)
 }
 
-/// The content of a POST, as a form in which `_method` may stand.
+/// The content of a POST, as a form that may contain `_method`.
 enum Form<'c> {
-    /// It names none.
+    /// Contains no `_method`.
     None,
     /// `name=value` pairs.
     Pairs(&'c [u8]),
-    /// It may name any.
+    /// May contain any.
     Unknown,
 }
 
@@ -168,7 +168,7 @@ impl<'c> Form<'c> {
         let may_name = match read {
             MediaType::Pairs => return Form::Pairs(content),
             MediaType::Several => !content.is_empty(),
-            // That it stands there at all is enough.
+            // The presence of the field suffices.
             MediaType::Multipart => holds(content, METHOD_PARAMETER) || has_method_part(content),
             MediaType::Json => holds(&json_unescaped(content), METHOD_PARAMETER),
             MediaType::Other => holds(content, METHOD_PARAMETER),
@@ -180,12 +180,12 @@ impl<'c> Form<'c> {
 /// How frameworks read the content of a POST.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum MediaType {
-    /// `name=value` pairs. Rack takes what has no type for them too.
+    /// `name=value` pairs. Rack also reads untyped content so.
     Pairs,
     Multipart,
     /// Laravel reads `_method` from it.
     Json,
-    /// More than one is named: it depends on who reads.
+    /// Several types: depends on the framework.
     Several,
     Other,
 }
@@ -194,7 +194,7 @@ impl MediaType {
     fn of(headers: &HeaderMap) -> MediaType {
         let mut lines = headers.get_all(CONTENT_TYPE).iter().map(HeaderValue::as_bytes);
         let line = lines.next().unwrap_or_default().trim_ascii();
-        // PHP reads as far as the first of these.
+        // PHP reads up to the first of these.
         let end = line.iter().position(|byte| matches!(byte, b';' | b',' | b' ' | b'\t'));
         let (essence, rest) = line.split_at(end.unwrap_or(line.len()));
         let is = |name: &[u8]| essence.eq_ignore_ascii_case(name);
@@ -212,14 +212,14 @@ impl MediaType {
     }
 }
 
-/// The parameter by which frameworks let a form be any method.
+/// The form parameter that overrides the method in frameworks.
 const METHOD_PARAMETER: &[u8] = b"_method";
 
 fn holds(content: &[u8], word: &[u8]) -> bool {
     content.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word))
 }
 
-/// Whether a part of a multipart message may have a name that stands for `_method`. A name in pieces or encoded (`name*`,
+/// Whether a part of a multipart message may have a name that means `_method`. A name in pieces or encoded (`name*`,
 /// RFC 2231) may be any.
 fn has_method_part(content: &[u8]) -> bool {
     const NAME: &[u8] = b"name";
@@ -234,7 +234,7 @@ fn has_method_part(content: &[u8]) -> bool {
                 Some(quote) => byte == quote,
                 None => matches!(byte, b';' | b'\r' | b'\n'),
             };
-            // Nobody has a reason to escape any of it.
+            // No legitimate client escapes these.
             let name = value.iter().copied().take(LONGEST_NAME).take_while(|byte| !is_end(*byte));
             is_method_parameter(&name.filter(|byte| *byte != b'\\').collect::<Vec<u8>>())
         }
@@ -243,10 +243,10 @@ fn has_method_part(content: &[u8]) -> bool {
     })
 }
 
-/// As much of the name of a part as is looked at, bytes.
+/// Examined length of a part's name, in bytes.
 const LONGEST_NAME: usize = 256;
 
-/// JSON with the escapes of ASCII characters undone (RFC 8259 §7); `\\u005f` counts as one, too.
+/// JSON with the escapes of ASCII characters decoded (RFC 8259 §7); `\\u005f` counts as one too.
 fn json_unescaped(content: &[u8]) -> Cow<'_, [u8]> {
     const ESCAPE: &[u8] = b"\\u00";
     if !holds(content, ESCAPE) {
@@ -265,7 +265,7 @@ fn json_unescaped(content: &[u8]) -> Cow<'_, [u8]> {
 
 /// The values of `_method` among `name=value` pairs.
 fn named_by_pairs(pairs: &[u8]) -> impl Iterator<Item = Vec<u8>> {
-    // Most content of no declared type is no form.
+    // Most untyped content is no form.
     let pairs = if memchr::memchr(b'=', pairs).is_some() { pairs } else { &[] };
     pairs.split(|byte| matches!(byte, b'&' | b';')).filter_map(|pair| {
         let at = pair.iter().position(|byte| *byte == b'=')?;
@@ -273,7 +273,7 @@ fn named_by_pairs(pairs: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     })
 }
 
-/// As lenient frameworks read names: PHP takes ` `, `.` and `[` for `_`. Blanks before it may go, or be one.
+/// As lenient frameworks read names: PHP reads ` `, `.` and `[` as `_`. Leading blanks may be dropped or count.
 fn is_method_parameter(name: &[u8]) -> bool {
     let spelled = |byte: u8| if matches!(byte, b' ' | b'.' | b'[' | b']') { b'_' } else { byte };
     let trimmed = name.trim_ascii_start();
@@ -284,7 +284,7 @@ fn is_method_parameter(name: &[u8]) -> bool {
     is(METHOD_PARAMETER) || has_blank && is(&METHOD_PARAMETER[1..])
 }
 
-/// `+` and percent-encodings undone; a `%` that begins no encoding stands for itself.
+/// Decodes `+` and percent-encodings; a `%` that starts no encoding stays.
 fn form_decoded(text: &[u8]) -> Vec<u8> {
     let (mut out, mut rest) = (Vec::with_capacity(text.len()), text);
     while let [first, tail @ ..] = rest {
@@ -305,7 +305,7 @@ fn strip(headers: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {
 }
 
 fn is_unkeyed(name: &HeaderName) -> bool {
-    // `X-Accel-…`: nginx, and what makes Rack hand files to it.
+    // `X-Accel-…`: nginx, and fields that make Rack send files through it.
     name.as_str().starts_with("x-accel-") || overrides_method(name)
 }
 
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_make_a_read_another_one_goes_unless_it_is_keyed() {
+    fn fields_that_redirect_a_read_are_removed_unless_keyed() {
         let sent = fields(&[
             ("accept", "*/*"),
             ("host", "h"),
@@ -347,7 +347,7 @@ mod tests {
         assert_eq!(stripped(ForwardedPolicy::Set, ""), fields(&rest));
         let kept = stripped(ForwardedPolicy::Set, "x-original-url");
         assert_eq!((&kept["x-original-url"], kept.len()), (&HeaderValue::from_static("/admin"), 4));
-        // What a trusted proxy says of scheme and host.
+        // A trusted proxy's claims about scheme and host.
         let kept = stripped(ForwardedPolicy::Append, "");
         let rest = [
             ("accept", "*/*"),
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn only_keyed_fields_are_kept_where_that_is_asked_for() {
+    fn only_keyed_fields_stay_with_forward_keyed() {
         let mut headers = fields(&[
             ("accept", "*/*"),
             ("accept-language", "de"),
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn of_the_cookies_only_the_keyed_ones_are_kept() {
+    fn only_keyed_cookies_stay() {
         let sent = fields(&[("cookie", "a=1; sid=x=y;b=2; sid"), ("cookie", "sid =z; sidx=1; SID=2")]);
         let rows: [(&[&str], &str); 3] =
             [(&["sid"], "sid=x=y; sid=z"), (&["b", "a"], "b=2; a=1"), (&["a", "other", "b"], "a=1; b=2")];
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_may_be_meant_as_another_method() {
+    fn fields_can_override_the_method_of_a_write() {
         let rows: [(Fields<'_>, Option<&str>, &[&str]); 6] = [
             (&[], None, &["POST"]),
             (&[("x-http-method-override", "delete")], None, &["POST", "DELETE"]),
@@ -479,7 +479,7 @@ mod tests {
         for json in [r#"{"method": "DELETE"}"#, r#"{"a": "\u00e9\u00\u005f"}"#, r#"{"\u"#] {
             assert!(!delete("", "application/json", "", Some(json.as_bytes())), "{json}");
         }
-        // What is not known may say so.
+        // Unknown content may contain it.
         let media_types = [
             (FORM, true),
             ("Multipart/Form-Data;x", true),
@@ -497,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn content_of_no_type_is_a_form_and_of_two_types_may_be() {
+    fn untyped_content_is_a_form_and_doubly_typed_may_be() {
         let delete = |lines: Fields<'_>, content: Option<&[u8]>| {
             methods_meant(&Method::POST, &fields(lines), None, content).overlaps(&[Method::DELETE])
         };
@@ -521,7 +521,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_names_very_many_methods_may_be_any() {
+    fn a_write_with_too_many_methods_may_be_any() {
         let meant = |count: usize| {
             let names: Vec<String> = (0..count).map(|number| format!("M{number}, m{number}")).collect();
             methods_meant(&Method::POST, &fields(&[("x-http-method", &names.join(","))]), None, Some(b""))

@@ -1,20 +1,21 @@
-//! All paths that a lenient upstream may take a path for. Reads are cached only where all of them are one thing to the
-//! rules, and writes invalidate what any of them names: one function serves both.
+//! All paths that a lenient upstream may read a path as. A read is cached only if all readings belong to the same
+//! family, and a write invalidates the tags of all of them. Both use the same function.
 //!
-//! An upstream, or what stands between it and Larder, differs from others in a few habits, each of which it has for a
-//! whole path or not at all. A reading is what comes out under one choice of habits:
+//! Upstreams, and proxies between them and Larder, differ in a few habits that apply to a whole path or not at all. A
+//! reading is the result of one choice of habits:
 //!
-//! 1. what follows two slashes at the beginning is taken for a host (`//h/me` is `/me`: URL parsers do that);
-//! 2. parameters (`;…` up to the end of a segment) are cut off before anything is decoded;
-//! 3. percent-encodings are decoded: not at all, except `%2F` and `%5C`, all, or twice (with overlong UTF-8 and `%u002F`);
+//! 1. the text after two leading slashes is taken for a host (`//h/me` is `/me`, as in URL parsers);
+//! 2. parameters (`;…` up to the end of a segment) are removed before decoding;
+//! 3. percent-encodings are decoded: none, all except `%2F` and `%5C`, all, or twice (including overlong UTF-8 and
+//!    `%u002F`);
 //! 4. a backslash is a slash;
-//! 5. parameters are cut off after decoding;
+//! 5. parameters are removed after decoding;
 //! 6. the path ends before the first control character, `?` or `#` that was encoded (C strings, rewritten targets),
 //!    before blanks at its end, or before the first `;`; or control characters are left out;
-//! 7. empty segments are left out, dot segments are resolved, in either order;
-//! 8. a slash at the end does not count.
+//! 7. empty segments are removed, and dot segments resolved, in either order;
+//! 8. a trailing slash is ignored.
 //!
-//! Case is not among them: two paths that differ in it are two paths, unless `[server] case_insensitive_paths` says otherwise.
+//! Case is no such habit: paths that differ in case are different, unless `[server] case_insensitive_paths` is set.
 
 use std::fmt::Write;
 
@@ -22,33 +23,33 @@ use smallvec::SmallVec;
 
 use super::{PLAIN, PathCase, encoded_byte};
 
-/// Most readings of one path. A path has that many only if it was made to.
+/// Most readings of one path. Only crafted paths have that many.
 pub const MOST: usize = 64;
 
-/// Most bytes of all readings of one path together; a long path has fewer readings.
+/// Total size of all readings of one path, in bytes; a long path has fewer readings.
 const BYTES: usize = 64 << 10;
 
-/// Fewest readings that every path may have, however long.
+/// Readings allowed to every path, however long.
 const FEWEST: usize = 8;
 
-/// The paths that a path may be taken for.
+/// The readings of a path.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Readings<'p> {
-    /// The path as it is.
+    /// The path itself.
     own: &'p str,
-    /// All others, each once.
+    /// All others, without duplicates.
     others: Vec<String>,
     complete: bool,
 }
 
 impl<'p> Readings<'p> {
-    /// All readings of a path that [`super::normalise`] returned. Like it they are ASCII and begin with `/`, with
-    /// encodings in upper case; unlike it they may hold dot segments. At most [`MOST`].
+    /// All readings of a path that [`super::normalise`] returned. Like it, they are ASCII, start with `/`, and have
+    /// upper-case encodings; unlike it, they may contain dot segments. At most [`MOST`].
     pub fn of(own: &'p str) -> Readings<'p> {
         Readings::of_both(own, None, PathCase::Sensitive)
     }
 
-    /// The same of a path that differs from what `unresolved` is, without its dot segments resolved.
+    /// The same for a path whose form before resolving dot segments is `unresolved`.
     pub fn of_both(own: &'p str, unresolved: Option<&str>, case: PathCase) -> Readings<'p> {
         // The server-wide `*` is no path.
         if unresolved.is_none() && is_plain(own) || own == "*" {
@@ -94,7 +95,7 @@ impl<'p> Readings<'p> {
         self.others.iter().map(String::as_str)
     }
 
-    /// How many there are, the path itself included.
+    /// Their number, including the path itself.
     pub fn count(&self) -> usize {
         1 + self.others.len()
     }
@@ -105,7 +106,7 @@ impl<'p> Readings<'p> {
     }
 }
 
-/// A path with one reading: one look at its bytes tells, and most paths are such.
+/// Whether the path has only one reading, as most have, judged in one pass over its bytes.
 fn is_plain(path: &str) -> bool {
     let bytes = path.as_bytes();
     let (mut before, mut at) = (0, 0);
@@ -123,13 +124,13 @@ fn is_plain(path: &str) -> bool {
     before != b'/' || bytes.len() == 1
 }
 
-/// What an encoding of it means is itself: UTF-8 beyond ASCII, unless it may begin an overlong sequence.
+/// Whether an encoding of it has no other meaning: UTF-8 beyond ASCII, unless it may start an overlong sequence.
 fn is_inert(byte: u8) -> bool {
     byte >= 0x80 && !matches!(byte, 0xC0 | 0xC1 | 0xE0)
 }
 
-/// One byte of a path, or (from [`ENCODED`] on) a percent-encoding of one: what is decoded counts as structure, what is
-/// encoded does not.
+/// One byte of a path or, from [`ENCODED`] on, a percent-encoded byte. Decoded bytes count as structure, encoded ones
+/// do not.
 type Symbol = u16;
 
 const ENCODED: Symbol = 0x100;
@@ -140,7 +141,7 @@ const BLANK: Symbol = ENCODED | b' ' as Symbol;
 
 type Path = SmallVec<[Symbol; 64]>;
 
-/// What has been found so far.
+/// The paths found so far.
 struct Found {
     all: Vec<Path>,
     most: usize,
@@ -148,12 +149,12 @@ struct Found {
 }
 
 impl Found {
-    /// Adds what comes of each path under one more habit.
+    /// Adds the results of one more habit for each path.
     fn add(&mut self, habit: impl Fn(&[Symbol]) -> Path) {
         self.add_all(|path| [habit(path)]);
     }
 
-    /// The same of a choice of habits, of which an upstream has at most one.
+    /// The same for a choice of habits, of which an upstream has at most one.
     fn add_all<const N: usize>(&mut self, habits: impl Fn(&[Symbol]) -> [Path; N]) {
         for at in 0..self.all.len() {
             for path in habits(&self.all[at]) {
@@ -201,12 +202,12 @@ fn text(path: &[Symbol]) -> String {
     text
 }
 
-/// A `%` that was decoded, and would begin an encoding where it stands.
+/// A decoded `%` that would start an encoding.
 fn begins_encoding(path: &[Symbol]) -> bool {
     matches!(*path, [_, high, low, ..] if digit(high).is_some() && digit(low).is_some())
 }
 
-/// With what looks like an encoding after it has been decoded taken for one.
+/// Treats text that looks like an encoding after decoding as one.
 fn encodings_in(path: &[Symbol]) -> Path {
     let (mut again, mut rest) = (Path::new(), path);
     while let Some(&first) = rest.first() {
@@ -220,8 +221,8 @@ fn encodings_in(path: &[Symbol]) -> Path {
     again
 }
 
-/// With encodings undone, except of bytes that are `kept`, and of those that mean nothing in a path but themselves: they
-/// have one spelling.
+/// Decodes encodings, except of bytes that are `kept`, and of those without special meaning in a path, which have one
+/// spelling.
 fn decoded(path: &[Symbol], kept: impl Fn(u8) -> bool) -> Path {
     let decode = |&symbol: &Symbol| match u8::try_from(symbol ^ ENCODED) {
         Ok(byte) if !kept(byte) && (PLAIN[usize::from(byte)] || is_structure(byte)) => Symbol::from(byte),
@@ -230,13 +231,12 @@ fn decoded(path: &[Symbol], kept: impl Fn(u8) -> bool) -> Path {
     path.iter().map(decode).collect()
 }
 
-/// What may mean something in a path although it does not stand in one undecoded.
+/// Characters that may have a special meaning in a path when decoded.
 fn is_structure(byte: u8) -> bool {
     byte.is_ascii_control() || matches!(byte, b'\\' | b'%' | b'?' | b'#')
 }
 
-/// With ASCII written in more bytes than it needs, which some decoders take for what it would be (`%C0%AF`, `%E0%80%AF`,
-/// `%u002F` are `/`).
+/// Decodes overlong ASCII as some decoders do (`%C0%AF`, `%E0%80%AF` and `%u002F` are `/`).
 fn folded(path: &[Symbol]) -> Path {
     let continues = |symbol: Symbol| (0x180..=0x1BF).contains(&symbol);
     let mut folded = Path::new();
@@ -266,7 +266,7 @@ fn slashed(path: &[Symbol]) -> Path {
     path.iter().map(|symbol| if *symbol == BACKSLASH { SLASH } else { *symbol }).collect()
 }
 
-/// Without the host that `//` may seem to announce.
+/// Without the host that `//` may introduce.
 fn without_host(path: &[Symbol]) -> Path {
     let host = path.iter().take_while(|symbol| **symbol == SLASH).count();
     if host < 2 {
@@ -287,7 +287,7 @@ fn without_parameters(path: &[Symbol]) -> Path {
     path.iter().copied().filter(is_kept).collect()
 }
 
-/// Up to what may end it.
+/// Up to a character that may end it.
 fn ended(path: &[Symbol], by_semicolon: bool) -> Path {
     let ends = |symbol: Symbol| {
         let ends =
@@ -331,7 +331,7 @@ fn resolved(path: &[Symbol]) -> Path {
             resolved.push(SLASH);
             resolved.extend_from_slice(segment);
         } else if segments.peek().is_none() {
-            // The slash before a last dot segment stays.
+            // The slash before a trailing dot segment stays.
             resolved.push(SLASH);
         }
     }
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_may_be_taken_for_what_a_lenient_upstream_makes_of_it() {
+    fn a_path_has_the_readings_of_lenient_upstreams() {
         let rows: &[(&str, &[&str])] = &[
             ("/users/5/", &["/users/5"]),
             ("/users/5///", &["/users/5", "/users/5/"]),
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_not_taken_for_what_it_is_not() {
+    fn a_path_has_no_other_readings() {
         let rows: &[(&str, &[&str])] = &[
             ("/users/5;v=1", &["/users/5;v=1", "/users/5"]),
             ("/docs/a%20b", &["/docs/a%20b"]),

@@ -27,7 +27,7 @@ use super::server::Server;
 use super::slots::{Slots, slot_of};
 use super::{HEARTBEAT, Link, Namespace, Outage, PAUSE_MIN, StoreError};
 use crate::config::StoreConfig;
-use crate::config::address::Wrong;
+use crate::config::address::InvalidValue;
 use crate::config::store_url::{ServerAddress, StoreUrl, Topology};
 
 /// The longest pause before connecting again.
@@ -188,7 +188,7 @@ pub(super) struct Keeper {
 impl Keeper {
     pub(super) fn new(config: &StoreConfig, namespace: Arc<Namespace>) -> Result<Keeper, SetupFault> {
         let mut url = StoreUrl::read(&config.redis)
-            .map_err(|Wrong { message, remedy }| SetupFault::Url { message, remedy })?;
+            .map_err(|InvalidValue { message, remedy }| SetupFault::Url { message, remedy })?;
         url.login = dialer::login(config, url.login)?;
         let (resolver, dialer) = PrimaryResolver::new(config, &url)?;
         Ok(Keeper {

@@ -1,0 +1,251 @@
+use super::super::pattern::Pattern;
+use super::*;
+use proptest::prelude::*;
+
+fn names() -> FamilyNames {
+    let mut names = FamilyNames::default();
+    let families = [
+        ("user_list", ""),
+        ("user_stats", ""),
+        ("user_stats_daily", ""),
+        ("user_details", "/(?<id>[^/]+)"),
+        ("booking:stats", ""),
+        ("booking:list", ""),
+        ("room", "/(?<floor>[^/]+)/(?<room>[^/]+)"),
+        ("room:plan", "/(?<id>[^/]+)/plan"),
+        ("order", r"/orders/(?<id>\d{1,6})(/(?<at>[a-f]+))?"),
+        ("order:lines", r"/orders/(?<id>\d+)/lines"),
+    ];
+    for (name, path) in families {
+        let values =
+            Pattern::compile(&format!("/{name}{path}"), PathCase::Sensitive).unwrap().values_of_captures();
+        names.add(name, Some(values), &Identity::Unstated);
+    }
+    names.add("broken", None, &Identity::Unstated);
+    names
+}
+
+fn tags(reference: &str) -> String {
+    let parsed = Reference::parse(reference, &names(), Some(&["id", "other", "absent"])).unwrap();
+    let value_of = |name: &str| [("id", "7"), ("other", "x:y")].into_iter().find(|(n, _)| *n == name);
+    let mut found = Vec::new();
+    parsed.tags(&|name| value_of(name).map(|(_, value)| value), CallerIdentity::Unknown, &mut found);
+    found.iter().map(Tag::as_str).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn references_name_tags() {
+    let rows = [
+        ("*", "*"),
+        ("user_list", "user_list"),
+        ("user_list:*", "user_list"),
+        ("booking", "booking"),
+        ("booking:*", "booking"),
+        ("booking:stats", "booking:stats"),
+        ("booking*", "booking"),
+        ("booking:s*", "booking:stats"),
+        ("*stats", "booking:stats user_stats"),
+        ("user_stats*", "user_stats user_stats_daily"),
+        ("u*_*ta*s", "user_details user_stats"),
+        ("user_details:{id}", "user_details:7"),
+        ("user_details:{other}", "user_details:x%3Ay"),
+        ("user_details:me", "user_details:me"),
+        ("user_details:{absent}", "user_details"),
+        ("room:{id}", "room:7"),
+        ("room:{id}:*", "room:7"),
+        ("room:*:{id}", "room:*:7"),
+        ("room:a:{id}", "room:a:7"),
+        ("room:{id}:{absent}", "room"),
+        ("room:*:*", "room"),
+        ("room:plan:{id}", "room:plan:7"),
+    ];
+    for (reference, expected) in rows {
+        assert_eq!(tags(reference), expected, "{reference}");
+    }
+}
+
+#[test]
+fn faults_of_references_have_a_message_and_a_remedy() {
+    let rows = [
+        ("user_lists", "unknown family \"user_lists\"", "did you mean \"user_list\""),
+        ("nothing", "unknown family", "families here: booking, booking:list"),
+        ("zzz*", "fits no family", "families here"),
+        ("user_details:4*", "fits no family", "user_details"),
+        ("user_detail:{id}", "unknown family", "did you mean \"user_details\""),
+        ("user_list:{id}", "\"user_list\" has no captures", "write \"user_list\""),
+        ("booking:stat", "\"booking\" has no captures", "did you mean \"booking:stats\""),
+        ("user_details:{id}:{id}", "has 2 parts", "at most one part"),
+        ("room:*:*:x", "has 3 parts", "at most one part"),
+        ("user_details:{id}:*", "has 2 parts", "write \"user_details:{id}\": an instance has nothing below it"),
+        ("user_details:*:*", "has 2 parts", "write \"user_details\""),
+        ("room:{id}:{id}:*", "has 3 parts", "and name room:plan for what is below it"),
+        ("order:abc", "\"abc\" is no {id} that the path of \"order\" can have", "\"order\" for all"),
+        ("order:1234567", "is no {id}", "for all of the family"),
+        ("order:*:xyz", "\"xyz\" is no {at}", "for all of the family"),
+        ("user_details:{ids}", "{ids} is not a capture", "did you mean \"id\""),
+        ("user_details:{zzzzz}", "{zzzzz} is not a capture", "the path has id, other"),
+        ("user_details:u{id}", "\"u{id}\" is not a part", "one {capture}"),
+        ("user_details:", "\"\" is not a part", "one {capture}"),
+        ("room::x", "\"\" is not a part", "one {capture}"),
+        ("user_list:{identity}", "no family there has an identity", "\"cookie:sid\""),
+        ("nobody:{identity}", "unknown family", "families here"),
+        ("room:1:{identity}", "unknown family", "did you mean"),
+        ("", "unknown family", "families here"),
+    ];
+    for (reference, what, remedy) in rows {
+        let fault = match Reference::parse(reference, &names(), Some(&["id", "other"])) {
+            Err(ReferenceFault::Unknown { message, remedy }) => (message, remedy),
+            Err(ReferenceFault::Instance { message, remedy }) => (message, remedy),
+            Err(ReferenceFault::Capture { message, remedy }) => (message, remedy),
+            Err(ReferenceFault::Value { message, remedy }) => (message, remedy),
+            Ok(found) => panic!("{reference}: {found:?}"),
+        };
+        assert!(fault.0.contains(what) && fault.1.contains(remedy), "{reference}: {fault:?}");
+    }
+}
+
+#[test]
+fn identity_references_name_families_with_an_identity() {
+    let mut names = names();
+    names.add("me", Some(Vec::new()), &Identity::Cookie("sid".into()));
+    names.add("account:orders", Some(Vec::new()), &Identity::Header(http::header::AUTHORIZATION));
+    names.add("account:public", Some(Vec::new()), &Identity::Shared);
+    let parsed = |reference: &str| Reference::parse(reference, &names, Some(&["id"])).unwrap();
+    let tags_of = |reference: &str, fields: &[(&str, &str)]| {
+        let fields = crate::http::sample::fields(fields);
+        let mut found = Vec::new();
+        parsed(reference).tags(&|_| None, CallerIdentity::Known { fields: &fields, secret: None }, &mut found);
+        found.iter().map(|tag| tag.as_str().split(" sha256:").next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let (cookie, token) = (("cookie", "a=1; sid=x"), ("authorization", "Bearer x"));
+    assert_eq!(tags_of("me:{identity}", &[cookie]), ["caller me"]);
+    assert_eq!(tags_of("me:{identity}", &[token, ("cookie", "sidx=1")]), [""; 0]);
+    assert_eq!(tags_of("account:{identity}", &[cookie, token]), ["caller account:orders"]);
+    assert_eq!(tags_of("*:{identity}", &[cookie, token]), ["caller me", "caller account:orders"]);
+    // An unknown caller may be any caller.
+    let mut found = Vec::new();
+    parsed("*:{identity}").tags(&|_| None, CallerIdentity::Unknown, &mut found);
+    assert_eq!(found, ["me", "account:orders"].map(Tag::family));
+}
+
+#[test]
+fn a_faulty_family_causes_no_further_faults() {
+    assert!(Reference::parse("broken:a:b:c", &names(), Some(&[])).is_ok());
+    assert!(Reference::parse("user_details:{any}", &names(), None).is_ok());
+}
+
+#[test]
+fn operators_name_families_and_instances() {
+    let resolved = |text: &str| {
+        let mut found = Vec::new();
+        Reference::resolve(text, &names()).map(|reference| {
+            reference.tags(&|_| None, CallerIdentity::Unknown, &mut found);
+            found.iter().map(Tag::as_str).collect::<Vec<_>>().join(" ")
+        })
+    };
+    let rows = [
+        ("user_details:42", "user_details:42"),
+        ("user_details:a:b", "user_details:a%3Ab"),
+        ("user_details:{x}", "user_details:%7Bx%7D"),
+        ("room:1:2:3", "room:1:2%3A3"),
+        ("room:*:2", "room:*:2"),
+        ("booking:*", "booking"),
+        ("user_stats*", "user_stats user_stats_daily"),
+        ("*", "*"),
+    ];
+    for (text, expected) in rows {
+        assert_eq!(resolved(text).as_deref(), Ok(expected), "{text}");
+    }
+    let fault = resolved("user_detials").unwrap_err();
+    assert_eq!(fault.nearest, ["user_details"]);
+    assert_eq!(fault.to_string(), "unknown family \"user_detials\": did you mean \"user_details\"?");
+    assert!(resolved("user_list:42").is_err());
+    assert!(resolved("nothing").unwrap_err().to_string().contains("families here: booking"));
+}
+
+#[test]
+fn values_are_in_lower_case_where_paths_are() {
+    let mut names = FamilyNames::new(PathCase::Insensitive);
+    for (name, path) in [("user", r"/(?<id>[^/]+)"), ("grade", r"/(?<id>[A-F]|É)")] {
+        let pattern = Pattern::compile(path, PathCase::Insensitive).unwrap();
+        names.add(name, Some(pattern.values_of_captures()), &Identity::Unstated);
+    }
+    let long = "JOE".repeat(100);
+    let rows = [
+        ("user:JOE", "/Joe"),
+        ("user:%4AOE", "/joe"),
+        ("user:ÉCOLE", "/école"),
+        ("user:%C3%89cole", "/ÉCOLE"),
+        ("user:A%3AB", "/a:b"),
+        ("user:100%", "/100%"),
+        ("user:A%2541", "/a%2541"),
+        (&format!("user:{long}"), &format!("/{long}")),
+        ("grade:B", "/b"),
+        ("grade:É", "/É"),
+    ];
+    for (text, path) in rows {
+        let path = PathCase::Insensitive.fold(target::normalise(path)).into_owned();
+        let family = text.split(':').next().unwrap();
+        let expected = instance::tag(family, &[Some(&instance::value(&path[1..]))]);
+        let parsed = Reference::parse(text, &names, Some(&[])).unwrap();
+        for reference in [parsed, Reference::resolve(text, &names).unwrap()] {
+            let mut found = Vec::new();
+            reference.tags(&|_| None, CallerIdentity::Unknown, &mut found);
+            assert!(found.len() == 1 && found[0] == expected, "{text}: {found:?}");
+        }
+    }
+    assert!(Reference::resolve("grade:G", &names).unwrap_err().to_string().contains("\"G\" is no {id}"));
+}
+
+#[test]
+fn purges_of_impossible_instances_are_rejected() {
+    let said = |text: &str| Reference::resolve(text, &names()).map_err(|fault| fault.to_string());
+    let rows = [
+        ("order:abc", "\"abc\" is no {id}"),
+        ("order:7:z", "\"z\" is no {at}"),
+        ("order:7:f:lines", "did you mean \"order:lines:f\"?"),
+        ("user_details:7:*", "name \"user_details:7\": an instance has nothing below it"),
+    ];
+    for (text, expected) in rows {
+        let said = said(text).unwrap_err();
+        assert!(said.contains(expected), "{text}: {said}");
+    }
+    for text in ["order:7", "order:7:f", "order:*:f", "order:%37", "user_details:b ö%2Fb", "user_details:a:b"] {
+        assert_eq!(said(text).err(), None, "{text}");
+    }
+}
+
+#[test]
+fn a_reference_reaches_families_below_it_and_its_own_instances() {
+    let levels = [Tag::family("room"), Tag::family("room:plan")];
+    let reaches =
+        |text: &str, levels: &[Tag]| Reference::parse(text, &names(), Some(&["id"])).unwrap().reaches(levels);
+    assert!(reaches("room", &levels) && reaches("*", &levels) && reaches("room:plan:{id}", &levels));
+    assert!(!reaches("room:{id}:{id}", &levels));
+    assert!(reaches("room:{id}:{id}", &levels[..1]));
+    assert!(!reaches("room:plan", &levels[..1]));
+    let reaches_7 = |text: &str| {
+        let reference = Reference::parse(text, &names(), Some(&["id"])).unwrap();
+        reference.reaches_instance(&levels[..1], &["7".to_owned(), "a%40b".to_owned()])
+    };
+    for text in ["room", "*", "room:7", "room:{id}", "room:7:{id}", "room:*:a@b", "room:7:a%40b"] {
+        assert!(reaches_7(text), "{text}");
+    }
+    for text in ["room:8", "room:7:b", "room:8:{id}", "room:*:b", "room:plan"] {
+        assert!(!reaches_7(text), "{text}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_reference_is_accepted_or_rejected(text in r"[a-d_:*{}]{0,12}|(room|user_details|booking)[:*{}id]{0,8}") {
+        let _ = Reference::parse(&text, &names(), Some(&["id"]));
+        let _ = Reference::resolve(&text, &names());
+    }
+
+    #[test]
+    fn a_glob_matches_the_name_it_was_made_from(parts in proptest::collection::vec("[a-c]{0,3}", 1..4), filler in "[a-c]{0,3}") {
+        prop_assert!(fits(&parts.join("*"), &parts.join(&filler)) || parts.len() == 1);
+        prop_assert!(fits(&parts.join("*"), &parts.join("")));
+    }
+}
