@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use http::header::{AGE, DATE, EXPIRES, LAST_MODIFIED};
 use http::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
 
 use super::cache_control::{MAX_SECONDS, delta_seconds};
 use super::date::DateField;
@@ -11,7 +12,7 @@ use super::demands::Demands;
 use super::targeted::{Authority, Effective};
 
 /// Where a lifetime came from, for `explain` and the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LifetimeSource {
     SMaxage,
     MaxAge,
@@ -61,7 +62,7 @@ impl LifetimeSource {
 }
 
 /// All that a hit needs to know about time, decided when the response was stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Freshness {
     /// When the request was sent that brought it (RFC 9111 §4.2.3 `request_time`): of two responses the more recent one is
     /// that which was asked for later, whichever came first.
