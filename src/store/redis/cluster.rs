@@ -23,7 +23,8 @@ use tokio_util::task::AbortOnDropHandle;
 use super::dialer::Dialer;
 use super::refusal::{Refusal, is_elsewhere, told};
 use super::slots::{Slots, slot_of};
-use super::{HEARTBEAT, PAUSE_MIN, StoreError, not_an_answer};
+use super::view::not_an_answer;
+use super::{HEARTBEAT, PAUSE_MIN, StoreError};
 use crate::config::store_url::ServerAddress;
 
 /// The nodes that are known, whatever they keep.

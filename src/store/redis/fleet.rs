@@ -8,7 +8,8 @@ use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, ScriptInvocation};
 
 use super::link::Connections;
-use super::{Namespace, new_epoch, replicas};
+use super::namespace::{Namespace, new_epoch};
+use super::replicas;
 use crate::marks::{Epoch, IssuedStamp, MarksView, Sequence, SoftInvalidation, Stamp, Tag};
 use crate::store::StoreError;
 use crate::store::fleet::{

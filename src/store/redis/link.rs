@@ -8,7 +8,6 @@
 //! That is the breaker as well: once the connections are dropped, requests are refused without waiting, until the
 //! task has new ones. A hung server costs the requests in flight their time limit, once.
 
-use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,17 +17,18 @@ use redis::aio::MultiplexedConnection;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::cluster::{Cluster, Spread};
+use super::cluster::Spread;
 use super::dialer::{self, Dialer, SetupFault};
+use super::namespace::Namespace;
+use super::primary::PrimaryResolver;
 use super::refusal::{Refusal, is_usable_after, told};
 use super::replicas::Replicas;
-use super::sentinel::Sentinels;
 use super::server::Server;
-use super::slots::{Slots, slot_of};
-use super::{HEARTBEAT, Link, Namespace, Outage, PAUSE_MIN, StoreError};
+use super::slots::Slots;
+use super::{HEARTBEAT, Link, Outage, PAUSE_MIN, StoreError};
 use crate::config::StoreConfig;
 use crate::config::address::Wrong;
-use crate::config::store_url::{ServerAddress, StoreUrl, Topology};
+use crate::config::store_url::{ServerAddress, StoreUrl};
 
 /// The longest pause before connecting again.
 const PAUSE_MAX: Duration = Duration::from_millis(250);
@@ -103,63 +103,6 @@ impl Connections {
     /// Identity of the server process that keeps the marks.
     pub(super) fn run_id(&self) -> &str {
         &self.server.run_id
-    }
-}
-
-/// Who says where the marks are.
-enum PrimaryResolver {
-    /// The URL.
-    Server(ServerAddress),
-    Cluster(Arc<Cluster>),
-    Sentinels(Arc<Sentinels>),
-}
-
-impl PrimaryResolver {
-    /// Time limits are parts of that for connecting as a whole: whoever hangs must leave time for the others.
-    fn new(config: &StoreConfig, url: &StoreUrl) -> Result<(PrimaryResolver, Arc<Dialer>), SetupFault> {
-        let limit = config.connect_timeout;
-        let dialer = |login, database| Dialer::new(config, url, login, database).map(Arc::new);
-        Ok(match &url.topology {
-            Topology::Server { place, database } => {
-                (PrimaryResolver::Server(place.clone()), dialer(&url.login, *database)?)
-            }
-            Topology::Cluster { seeds } => {
-                let dialer = dialer(&url.login, 0)?;
-                let cluster = Cluster::new(Arc::clone(&dialer), seeds.clone(), limit / 4);
-                (PrimaryResolver::Cluster(Arc::new(cluster)), dialer)
-            }
-            Topology::Sentinel { sentinels, primary, database, login } => {
-                let asking = dialer(login, 0)?;
-                let sentinels = Sentinels::new(asking, sentinels.clone(), primary.clone(), limit / 3);
-                (PrimaryResolver::Sentinels(Arc::new(sentinels)), dialer(&url.login, *database)?)
-            }
-        })
-    }
-
-    /// The server that keeps this key and what has its slot, and who keeps the other slots.
-    async fn lead(&self, name: &str) -> RedisResult<(ServerAddress, Option<Slots>)> {
-        match self {
-            PrimaryResolver::Server(place) => Ok((place.clone(), None)),
-            PrimaryResolver::Sentinels(sentinels) => Ok((sentinels.primary().await?, None)),
-            PrimaryResolver::Cluster(cluster) => {
-                let slots = cluster.slots().await?;
-                let keeper = slots.keeper(slot_of(name)).cloned();
-                let place =
-                    keeper.ok_or_else(|| io::Error::other("no node of the cluster keeps the marks' slot"))?;
-                Ok((place, Some(slots)))
-            }
-        }
-    }
-
-    /// The server must be of the kind that is expected there.
-    fn accept(&self, server: &Server, place: &ServerAddress) -> RedisResult<()> {
-        match self {
-            PrimaryResolver::Server(_) => server.must_stand_alone(),
-            PrimaryResolver::Sentinels(_) if !server.is_primary => {
-                Err(io::Error::other(format!("the sentinels name {place}, which is a replica")).into())
-            }
-            PrimaryResolver::Cluster(_) | PrimaryResolver::Sentinels(_) => Ok(()),
-        }
     }
 }
 

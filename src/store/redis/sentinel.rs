@@ -13,8 +13,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::dialer::Dialer;
-use super::not_an_answer;
 use super::refusal::{Refusal, told};
+use super::view::not_an_answer;
 use crate::config::store_url::ServerAddress;
 
 #[derive(Debug)]

@@ -6,7 +6,8 @@ use std::io;
 use redis::aio::MultiplexedConnection;
 use redis::{ErrorKind, RedisResult};
 
-use super::{info_fields, not_an_answer};
+use super::info_fields;
+use super::view::not_an_answer;
 
 /// The oldest server that has `ZMSCORE` and scripts that may read the clock before they write.
 const VERSION_MIN: (u32, u32) = (6, 2);

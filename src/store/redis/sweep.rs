@@ -9,7 +9,8 @@ use redis::{Pipeline, RedisResult};
 
 use super::fleet::millis;
 use super::link::Connections;
-use super::{Answers, Namespace, Read, not_an_answer, view_of};
+use super::namespace::Namespace;
+use super::view::{Answers, Read, not_an_answer, view_of};
 use crate::entry::Preface;
 use crate::marks::{MarksView, Tag};
 use crate::store::sweep::{Dated, Judged, KeyStats, Specimen, Survey, WalkPosition};
