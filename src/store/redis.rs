@@ -1,46 +1,47 @@
-//! L2 in Redis or Valkey. Owns the names and formats of what is kept there, the read of the marks and the scripts;
-//! `link` owns the connections, and `cluster` and `sentinel` tell it where to.
+//! The shared store in Redis or Valkey. This module has the [`Store`] implementation; `namespace` has the names of keys
+//! and the scripts, `view` the reads of entries and marks, `fleet` and `sweep` the calls of the fleet protocol and the
+//! sweeper, `link` the connections, and `primary` with `cluster` and `sentinel` the address of the server with the marks.
 //!
 //! | key | holds |
 //! |---|---|
-//! | `{ns}:meta` | hash: `epoch` (64 bits, decimal), `seq` (last sequence issued), `floor`, `run_id`, `born` (µs), `cause`, `lease` (the fleet's longest, ms), `lease_at`, `soft` |
+//! | `{ns}:meta` | hash: `epoch` (64 bits, decimal), `seq` (last sequence issued), `floor`, `run_id`, `born` (µs), `cause`, `lease` (the fleet's longest, ms), `lease_at`, `softened`; the other fields are listed in `epoch.lua` |
 //! | `{ns}:marks` | sorted set: tag → sequence of its last invalidation; `(soft)` tag → that of its last soft one; the sentinel at +inf |
 //! | `{ns}:graces` | hash: tag with a soft mark → end of its grace (µs of the server's clock) |
-//! | `{ns}:members` | hash: proxy → `syncs:lease in ms:epoch:applied`; the sentinel |
+//! | `{ns}:members` | hash: proxy → `syncs:lease in ms:epoch:applied:epoch:generation`; the sentinel |
 //! | `{ns}:intents` | sorted set: intent → deadline (µs of the server's clock); the sentinel at +inf |
-//! | `{ns}:intent_tags` | hash: intent → its tags, in lines |
-//! | `{ns}:waited` | written before `WAIT`, with `wait_replicas` alone; expires |
+//! | `{ns}:intent_tags` | hash: intent → its tags, one per line |
+//! | `{ns}:waited` | written before `WAIT`, only with `wait_replicas`; expires |
 //! | `{ns}:sweeper` | the proxy that sweeps; expires unless renewed |
-//! | `{ns}:key_stats` | `µs of the server's clock`, space, what the last walk found (JSON); expires |
+//! | `{ns}:key_stats` | `µs of the server's clock`, space, result of the last sweep (JSON); expires |
 //! | `{ns}:fleet` | the channel |
 //! | `ns:v1:…` | one entry, with a TTL |
-//! | `ns:fetch:…` | the claim of a proxy that fetches (`collapse = "fleet"`): `epoch:sequence:id`, with a TTL |
+//! | `ns:fetch:…` | the fleet lock of a fetch (`collapse = "fleet"`): `epoch:sequence:id`, with a TTL |
 //!
 //! # In a cluster
 //!
-//! All that coordinates is in the slot of `{ns}`, and the argument above is about the node that keeps it. What resharding
-//! adds: a node answers for a slot that is being moved away only where it still has the key, and with `ASK` or `TRYAGAIN`
-//! otherwise; for a slot that it lost, with `MOVED`. `ASK` and `MOVED` end the link. Whoever has the slot then is another
-//! process than the one that meta names, and a new epoch begins.
+//! All coordination keys are in the slot of `{ns}`, and the argument of [`view`] is about the node that holds it. During
+//! resharding, a node that hands a slot over answers only for keys that it still has, and with `ASK` or `TRYAGAIN`
+//! otherwise; for a slot that it has handed over, with `MOVED`. `ASK` and `MOVED` end the link. The new node of the slot
+//! is another process than the one in meta, so a new epoch begins.
 //!
-//! An entry is mostly kept by another node, so that a lookup is two requests at the same time: `GETRANGE` there, and the marks
-//! as above. Their order does not matter. A write that was acknowledged before the lookup began had set its mark by then,
-//! and the marks are read after that. A write that is acknowledged later is concurrent with the read, which may be answered
-//! with or without it. Entries need no fence of their own: each carries the stamp that it was fetched under, so that one
-//! that comes from a node that lost, restored or never got a newer one is an older entry, and judged as such.
+//! Most entries are on other nodes, so a lookup is two concurrent requests: `GETRANGE` there, and the marks as usual.
+//! Their order does not matter. A write that was acknowledged before the lookup began had set its mark by then, and the
+//! marks are read after that. A write that is acknowledged later is concurrent with the read, which may be answered with or
+//! without it. Entries need no fence of their own: an entry from a node that lost or never got a newer one carries an
+//! older stamp, and is judged by it.
 //!
-//! # Who may be believed to be the primary
+//! # Which server is the primary
 //!
-//! A primary that was deposed and does not know it yet cannot know of writes that its successor has part in. Every second
-//! the link asks whoever knows better (the sentinels, or the nodes of the cluster that reach its majority), and is
-//! dropped when the marks are elsewhere. That bounds for how long a proxy can be deceived; that it is not deceived at all
-//! takes `wait_replicas`, since a primary that was deposed by one of its replicas has lost that replica.
+//! A deposed primary that does not know it yet does not know the writes of its successor either. Every second the link
+//! asks the sentinels, or the nodes of the cluster that reach its majority, and ends when the marks are elsewhere. That
+//! bounds the time in which a proxy trusts a deposed primary. Only `wait_replicas` rules it out, because a primary that was
+//! deposed by one of its replicas has lost that replica.
 //!
-//! # What a script may rely on
+//! # What scripts rely on
 //!
-//! Members and intents have sentinels as the marks do: whoever invalidates waits for the members that it finds, so that
-//! it has to know when some were evicted. Every script that reads them starts a new epoch in that case, and the age
-//! of the epoch tells the writer of leases that it cannot know of.
+//! Members and intents have sentinels like the marks: a write waits for the members that it finds, so it must notice when
+//! some were evicted. Every script that reads them starts a new epoch in that case, and the age of the epoch shows the
+//! writer that there may be leases of lost members.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -83,41 +84,41 @@ mod view;
 pub use self::dialer::SetupFault;
 pub use self::link::ConnectFault;
 
-/// What the members of `{ns}:marks` that are soft marks begin with, before the tag. The scripts know it too.
+/// Prefix of soft marks in `{ns}:marks`, before the tag. The scripts use the same.
 const SOFT: &str = "(soft)";
 
-/// The member of `{ns}:marks`, `{ns}:members` and `{ns}:intents` that proves that they were not evicted. Families cannot
-/// begin with `(`, so no tag equals it.
+/// Member of `{ns}:marks`, `{ns}:members` and `{ns}:intents` that proves that they were not evicted. Families cannot begin
+/// with `(`, so no tag equals it.
 const SENTINEL: &str = "(sentinel)";
 
-/// Redis drops whole entries only by TTL or eviction; below this a TTL would round to nothing.
+/// Shortest TTL of an entry.
 const TTL_MIN: Duration = Duration::from_secs(1);
 
-/// Keys that one `SCAN` step looks at: some hundreds of microseconds of the server's time.
+/// Keys per `SCAN` step: some hundreds of microseconds of the server's time.
 const SCAN_STEP: u64 = 1000;
 
-/// How often an idle link is tried, so that a dead one is found before a request finds it. A link that lived this
-/// long also ends the growth of the pauses.
+/// Interval of the checks of an idle link, so that a dead one is found before a request uses it. A link that lived longer
+/// than this also resets the pauses between attempts to connect.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// The first pause before connecting again; each further one is twice as long.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 
-/// How many time limits a walk over all keys may take.
+/// Time limit of a walk over all keys, in time limits of a request.
 const WALK_LIMITS: u32 = 10;
 
-/// How many time limits a step of the sweeper may take.
+/// Time limit of a step of the sweeper, in time limits of a request.
 const PATIENT_LIMITS: u32 = 10;
 
 /// The store in Redis. Connects in the background, starting at once; until then, and whenever the link is down,
 /// every method answers [`StoreError::Away`] without waiting. Dropping it ends the background task.
 pub struct RedisStore {
-    link: Arc<link::Keeper>,
+    link: Arc<link::Connector>,
     namespace: Arc<Namespace>,
     messages: broadcast::Sender<Message>,
-    /// Connects, watches, and connects again.
+    /// Runs the link.
     _keeping: AbortOnDropHandle<()>,
-    /// Listens to the channel.
+    /// Runs the subscription to the channel.
     _listening: AbortOnDropHandle<()>,
 }
 
@@ -127,10 +128,10 @@ impl RedisStore {
     ///
     /// # Errors
     ///
-    /// The URL cannot be understood, or a file cannot be used.
+    /// The URL is invalid, or a file cannot be used.
     pub fn new(config: &StoreConfig) -> Result<RedisStore, SetupFault> {
         let namespace = Arc::new(Namespace::new(&config.namespace, config.marks_max));
-        let link = Arc::new(link::Keeper::new(config, Arc::clone(&namespace))?);
+        let link = Arc::new(link::Connector::new(config, Arc::clone(&namespace))?);
         let keeping = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&link).keep()));
         let messages = broadcast::Sender::new(channel::BEHIND_MAX);
         let listening = channel::listen(Arc::clone(&link), namespace.channel.clone(), messages.clone());
@@ -138,15 +139,15 @@ impl RedisStore {
         Ok(RedisStore { link, namespace, messages, _keeping: keeping, _listening: listening })
     }
 
-    /// Waits for the end of the first attempt to connect, at most the connect time limit, and says how the latest
-    /// attempt ended. For start-up: a server that is [`Unreachable`](ConnectFault::Unreachable) may come, one that
-    /// has [`Rejected`](ConnectFault::Rejected) this configuration needs someone to change it. The background task
-    /// goes on trying after either.
+    /// Waits for the end of the first attempt to connect, at most the connect time limit, and returns the result of the latest
+    /// attempt. For start-up: a server that is [`Unreachable`](ConnectFault::Unreachable) may come up later; if it has
+    /// [`Rejected`](ConnectFault::Rejected) the configuration, an operator must change that. The background task retries
+    /// after either.
     pub async fn connect_once(&self) -> Result<(), ConnectFault> {
         self.link.latest_attempt().await
     }
 
-    /// Runs a request for which nobody waits: it may take ten times as long, and takes no link down.
+    /// Runs a background request: it may take ten times as long, and its failure does not take the link down.
     async fn ask_patiently<T, F>(&self, request: impl FnOnce(Arc<Connections>) -> F) -> Result<T, StoreError>
     where
         F: Future<Output = RedisResult<T>>,
@@ -168,8 +169,8 @@ impl RedisStore {
         self.link.within_limit(&connections, request(Arc::clone(&connections))).await
     }
 
-    /// The same on the server that keeps an entry, or what else stands under a name of its own; it is told the name.
-    async fn ask_keeper<T, F>(
+    /// The same on the server that holds the key `name`: an entry or a fleet lock.
+    async fn ask_entry_node<T, F>(
         &self,
         name: String,
         request: impl FnOnce(String, MultiplexedConnection) -> F,
@@ -178,15 +179,15 @@ impl RedisStore {
         F: Future<Output = RedisResult<T>>,
     {
         let connections = self.link.connections()?;
-        self.link.ask_keeper(&connections, &name, |keeper| request(name.clone(), keeper)).await
+        self.link.ask_entry_node(&connections, &name, |node| request(name.clone(), node)).await
     }
 
-    /// A lookup where the entry is not where the marks are.
-    async fn lookup_apart(&self, key: &str, tags: &[Tag]) -> Result<Found, StoreError> {
+    /// A lookup of an entry that may be on another node than the marks.
+    async fn lookup_in_cluster(&self, key: &str, tags: &[Tag]) -> Result<Found, StoreError> {
         let view = self.ask(move |connections| async move { self.namespace.view(&connections, tags).await });
-        let entry = self.ask_keeper(self.namespace.entry(key), get_entry);
+        let entry = self.ask_entry_node(self.namespace.entry(key), get_entry);
         let (view, entry) = tokio::join!(view, entry);
-        // A keeper that is away costs a miss.
+        // A node that is down costs a miss.
         Ok(Found { entry: entry.unwrap_or_default(), view: view? })
     }
 }
@@ -201,8 +202,10 @@ impl Store for RedisStore {
     fn lookup<'a>(&'a self, key: &'a str, tags: &'a [Tag]) -> Reply<'a, Found> {
         Box::pin(async move {
             let connections = self.link.connections()?;
-            let Some(beside) = connections.entries_beside() else { return self.lookup_apart(key, tags).await };
-            let found = self.namespace.lookup(&connections, beside, key, tags);
+            let Some(entries) = connections.entries_on_marks_server() else {
+                return self.lookup_in_cluster(key, tags).await;
+            };
+            let found = self.namespace.lookup(&connections, entries, key, tags);
             self.link.within_limit(&connections, found).await
         })
     }
@@ -212,10 +215,10 @@ impl Store for RedisStore {
     }
 
     fn put<'a>(&'a self, key: &'a str, value: Bytes, ttl: Duration) -> Reply<'a, ()> {
-        Box::pin(self.ask_keeper(self.namespace.entry(key), move |name, mut keeper| async move {
+        Box::pin(self.ask_entry_node(self.namespace.entry(key), move |name, mut node| async move {
             let ttl = u64::try_from(ttl.max(TTL_MIN).as_millis()).unwrap_or(u64::MAX);
             let mut set = redis::cmd("SET");
-            set.arg(&name).arg(&value[..]).arg("PX").arg(ttl).query_async(&mut keeper).await
+            set.arg(&name).arg(&value[..]).arg("PX").arg(ttl).query_async(&mut node).await
         }))
     }
 
@@ -268,14 +271,14 @@ impl Store for RedisStore {
         lasting: Duration,
         instead_of: Option<&'a FleetLock>,
     ) -> Reply<'a, LockReply> {
-        Box::pin(self.ask_keeper(self.namespace.fetch(fetch), move |name, keeper| async move {
-            self.namespace.lock_fetch(keeper, &name, lock, lasting, instead_of).await
+        Box::pin(self.ask_entry_node(self.namespace.fetch(fetch), move |name, node| async move {
+            self.namespace.lock_fetch(node, &name, lock, lasting, instead_of).await
         }))
     }
 
     fn unlock_fetch<'a>(&'a self, fetch: &'a str, lock: &'a FleetLock, stored: bool) -> Reply<'a, ()> {
-        Box::pin(self.ask_keeper(self.namespace.fetch(fetch), move |name, keeper| async move {
-            self.namespace.unlock_fetch(keeper, &name, lock, stored).await
+        Box::pin(self.ask_entry_node(self.namespace.fetch(fetch), move |name, node| async move {
+            self.namespace.unlock_fetch(node, &name, lock, stored).await
         }))
     }
 
@@ -284,13 +287,13 @@ impl Store for RedisStore {
     }
 
     fn remove<'a>(&'a self, key: &'a str) -> Reply<'a, bool> {
-        Box::pin(self.ask_keeper(self.namespace.entry(key), |name, mut keeper| async move {
-            redis::cmd("UNLINK").arg(&name).query_async(&mut keeper).await
+        Box::pin(self.ask_entry_node(self.namespace.entry(key), |name, mut node| async move {
+            redis::cmd("UNLINK").arg(&name).query_async(&mut node).await
         }))
     }
 
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>> {
-        Box::pin(self.ask_keeper(self.namespace.entry(key), get_entry))
+        Box::pin(self.ask_entry_node(self.namespace.entry(key), get_entry))
     }
 
     fn info(&self) -> Reply<'_, StoreInfo> {
@@ -310,9 +313,9 @@ impl Store for RedisStore {
                 loop {
                     let step = self.namespace.scan(node.clone(), cursor, SCAN_STEP);
                     let step = self.link.ask_node(&connections, step).await;
-                    // One node of several may be away; the others are counted.
+                    // One node of several may be down; the others are counted.
                     let (next, keys) = match step {
-                        Err(_) if connections.entries_beside().is_none() => {
+                        Err(_) if connections.entries_on_marks_server().is_none() => {
                             counts.complete = false;
                             break;
                         }
@@ -332,7 +335,7 @@ impl Store for RedisStore {
                     }
                 }
             }
-            counts.complete &= connections.are_whole();
+            counts.complete &= connections.are_all_nodes_connected();
             Ok(counts)
         })
     }

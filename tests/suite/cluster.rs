@@ -185,7 +185,7 @@ fn nothing_stale_while_the_slot_of_the_marks_is_moved_to_another_node() {
         eventually("the slot has moved", || cluster.keeper(META) == to);
     });
     assert!(tally.acknowledged >= 40, "{tally:?}");
-    assert!(log.contains("another server keeps the marks") && log.contains("epoch changed: restarted"), "{log}");
+    assert!(log.contains("another server holds the marks") && log.contains("epoch changed: restarted"), "{log}");
 }
 
 #[test]

@@ -66,7 +66,7 @@ fn a_primary_that_was_deposed_and_does_not_know_it_is_left() {
     house.sentinels.name_another(new);
     let place = format!("127.0.0.1:{}", house.sentinels.servers[new].port());
     for proxy in [&larder, &other] {
-        eventually("it is left", || proxy.log().contains(&format!("is not the primary any more, {place} is")));
+        eventually("it is left", || proxy.log().contains(&format!("is no longer the primary, {place} is")));
         eventually("hits are back", || proxy.get("/r/1").is("hit"));
     }
     assert!(house.sentinels.servers[old].command(&["INFO", "replication"]).contains("role:master"));

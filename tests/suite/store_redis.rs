@@ -462,7 +462,7 @@ async fn a_wrong_password_is_told_from_an_absent_server() {
     let wrong = rejection(&format!("redis://:s3cret@127.0.0.1:{port}")).await;
     assert!(wrong.contains("wrong user or password") && wrong.contains(&address), "{wrong}");
     let none = rejection(&address).await;
-    assert!(none.contains("asks for a password"), "{none}");
+    assert!(none.contains("requires a password"), "{none}");
     let right = open(&config(&format!("redis://:right@127.0.0.1:{port}/3")));
     right.connect_once().await.expect("the right password");
     right.put(KEY, Bytes::from_static(b"x"), PATIENCE).await.unwrap();

@@ -10,7 +10,7 @@ use redis::{RedisResult, Script};
 use super::link::Connections;
 use crate::marks::{Epoch, MarksView, Stamp};
 
-/// Everything that is kept under one namespace: names, formats, commands. Knows nothing of connecting.
+/// Names of the keys and the scripts of one namespace. Independent of connections.
 pub(super) struct Namespace {
     pub(super) name: String,
     pub(super) meta: String,
@@ -36,9 +36,9 @@ pub(super) struct Namespace {
     pub(super) unlock_fetch: Script,
     pub(super) hold_sweep: Script,
     pub(super) store_key_stats: Script,
-    /// Whether there may be soft marks, so that they have to be asked for.
+    /// Whether there may be soft marks, so that they have to be read.
     pub(super) soft: AtomicBool,
-    /// Whether this process has had an epoch of the namespace before; for the log alone.
+    /// Whether this process has seen an epoch of the namespace before; only for the log.
     pub(super) met: AtomicBool,
 }
 
@@ -46,7 +46,7 @@ impl Namespace {
     pub(super) fn new(name: &str, marks_max: u64) -> Namespace {
         Namespace {
             name: name.to_owned(),
-            // Braces: in a cluster all of them live in the slot of the namespace, as a script needs them to.
+            // Hash tag: in a cluster, a script needs all of them in one slot.
             meta: format!("{{{name}}}:meta"),
             marks: format!("{{{name}}}:marks"),
             members: format!("{{{name}}}:members"),
@@ -86,8 +86,8 @@ impl Namespace {
         Some(String::from_utf8_lossy(&rest[..end]))
     }
 
-    /// Starts a new epoch unless someone has meanwhile. The marks of the view's tags were read before that, so the
-    /// view counts all of them as set by the last sequence: only what was stamped after it is current.
+    /// Starts a new epoch unless another proxy has meanwhile. The marks of the view's tags were read before that, so the view
+    /// treats all of them as set by the last sequence: only entries with a later stamp are current.
     pub(super) async fn begin(&self, connections: &Connections) -> RedisResult<MarksView> {
         let call = self.call(&self.begin, connections);
         let (epoch, sequence, cause): (u64, u64, String) = call.invoke_async(&mut connections.marks()).await?;
@@ -95,8 +95,8 @@ impl Namespace {
         Ok(MarksView::hard(Stamp { epoch: Epoch(epoch), sequence }, sequence))
     }
 
-    /// One line per epoch in the whole fleet: only the proxy that started it has a cause to tell. `cause` is the
-    /// script's; empty if none was started.
+    /// Logs one line per epoch in the whole fleet: only the proxy that started it has a cause. `cause` is the script's reply;
+    /// empty if none was started.
     pub(super) fn log_new_epoch(&self, epoch: u64, cause: &str) {
         let met_before = self.met.swap(true, Relaxed);
         match cause {
@@ -121,7 +121,7 @@ impl Namespace {
         }
     }
 
-    /// One step of a walk over the entries of one server: the next cursor (0 at the end) and some keys.
+    /// One `SCAN` step over the entries of one server: the next cursor (0 at the end) and some keys.
     pub(super) async fn scan(
         &self,
         mut node: MultiplexedConnection,
@@ -130,13 +130,13 @@ impl Namespace {
     ) -> RedisResult<(u64, Vec<Bytes>)> {
         let mut scan = redis::cmd("SCAN");
         scan.arg(cursor).arg("MATCH").arg(format!("{}:v1:*", self.name)).arg("COUNT").arg(keys);
-        // Whoever put something else there does not want it read.
+        // Other types are not entries.
         scan.arg("TYPE").arg("string");
         scan.query_async(&mut node).await
     }
 }
 
-/// Random, so that no two runs of sequences are taken for one another; 0 is left to mean none.
+/// A random epoch, so that two runs of sequences are never confused. Never 0, which means none.
 pub(super) fn new_epoch() -> u64 {
     rand::random_range(1..=u64::MAX)
 }
@@ -149,7 +149,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn labels_are_what_stands_between_version_and_digest(label in "[a-z_:-]{1,20}", digest in "[0-9a-f]{32}") {
+        fn label_is_the_text_between_version_and_digest(label in "[a-z_:-]{1,20}", digest in "[0-9a-f]{32}") {
             let namespace = Namespace::new("shop", 1);
             let key = namespace.entry(&format!("v1:{label}:{digest}"));
             let found = namespace.label(key.as_bytes());

@@ -13,7 +13,7 @@ use super::slots::{Slots, slot_of};
 use crate::config::StoreConfig;
 use crate::config::store_url::{ServerAddress, StoreUrl, Topology};
 
-/// Who says where the marks are.
+/// Where the address of the server that holds the marks comes from.
 pub(super) enum PrimaryResolver {
     /// The URL.
     Server(ServerAddress),
@@ -22,7 +22,7 @@ pub(super) enum PrimaryResolver {
 }
 
 impl PrimaryResolver {
-    /// Time limits are parts of that for connecting as a whole: whoever hangs must leave time for the others.
+    /// Each server gets a part of the time limit for connecting, so that one that hangs leaves time for the others.
     pub(super) fn new(config: &StoreConfig, url: &StoreUrl) -> Result<(PrimaryResolver, Arc<Dialer>), SetupFault> {
         let limit = config.connect_timeout;
         let dialer = |login, database| Dialer::new(config, url, login, database).map(Arc::new);
@@ -43,22 +43,22 @@ impl PrimaryResolver {
         })
     }
 
-    /// The server that keeps this key and what has its slot, and who keeps the other slots.
+    /// The server that holds this key and, in a cluster, the topology.
     pub(super) async fn lead(&self, name: &str) -> RedisResult<(ServerAddress, Option<Slots>)> {
         match self {
             PrimaryResolver::Server(place) => Ok((place.clone(), None)),
             PrimaryResolver::Sentinels(sentinels) => Ok((sentinels.primary().await?, None)),
             PrimaryResolver::Cluster(cluster) => {
                 let slots = cluster.slots().await?;
-                let keeper = slots.keeper(slot_of(name)).cloned();
+                let node = slots.node_of(slot_of(name)).cloned();
                 let place =
-                    keeper.ok_or_else(|| io::Error::other("no node of the cluster keeps the marks' slot"))?;
+                    node.ok_or_else(|| io::Error::other("no node of the cluster holds the slot of the marks"))?;
                 Ok((place, Some(slots)))
             }
         }
     }
 
-    /// The server must be of the kind that is expected there.
+    /// Refuses a server of another kind than the configuration expects.
     pub(super) fn accept(&self, server: &Server, place: &ServerAddress) -> RedisResult<()> {
         match self {
             PrimaryResolver::Server(_) => server.must_stand_alone(),

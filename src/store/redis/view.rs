@@ -1,34 +1,34 @@
-//! Reads entries and marks, and judges whether what it read proves itself whole.
+//! Reads entries and marks, and checks that what was read is complete.
 //!
-//! # Why reading without a script is safe
+//! # Why a read needs no script
 //!
-//! A lookup is one pipeline on one connection: `GETRANGE` entry, `HGET` seq, `ZMSCORE` marks, `HSETNX` meta, `HMGET` meta. Other
-//! clients' commands may run between these four. Say that a write, acknowledged before the lookup began, took
-//! sequence *q* and invalidates the entry, whose stamp is (*e*, *s*) with *s* < *q*. Its mark was set before `GETRANGE` ran:
+//! A lookup is one pipeline on one connection: `GETRANGE` entry, `HGET` seq, `ZMSCORE` marks, `HSETNX` meta, `HMGET` meta.
+//! Commands of other clients may run between them. Suppose that a write that was acknowledged before the lookup began took
+//! sequence *q* and invalidates the entry, whose stamp is (*e*, *s*) with *s* < *q*. Its mark was set before `GETRANGE` ran.
+//! One of these holds:
 //!
-//! - nothing happened since: `ZMSCORE` brings *q*, and the entry is not current;
-//! - the mark was trimmed before `ZMSCORE` ran: the script that trimmed it raised the floor to *q* at least in the
-//!   same step, and `HMGET` runs later. This is why the marks are read before meta;
-//! - the set was flushed, evicted or deleted: the sentinel is missing, and a new epoch is started; or another client
-//!   has started one before `ZMSCORE` ran, and `HMGET`, running later, brings another epoch than *e*;
-//! - meta was lost as well or alone: a field is missing, and a new epoch is started; so it is where something stands that no
-//!   Larder writes there, or a key is of another type;
+//! - nothing happened since: `ZMSCORE` returns *q*, and the entry is not current;
+//! - the mark was trimmed before `ZMSCORE` ran: the script that trimmed it raised the floor to at least *q* in the same
+//!   step, and `HMGET` runs later. This is why the marks are read before meta;
+//! - the set was flushed, evicted or deleted: the sentinel is missing, and a new epoch is started. If another client has
+//!   started one before `ZMSCORE` ran, `HMGET` runs later and returns another epoch than *e*;
+//! - meta was lost: a field is missing, and a new epoch is started; likewise if a field holds what no Larder writes there, or
+//!   a key is of another type;
 //! - the server is not the one that issued *q* (restarted, restored from a snapshot, a promoted replica): its `run_id`
-//!   differs from the one in meta, which whoever issues sequences has written there. The `run_id` compared with
-//!   was learned on this very connection, and a connection never outlives the process at its other end;
-//! - the server was demoted to a replica while connected, or takes no writes (full, cut off from its replicas): a
-//!   write acknowledged elsewhere might never show here. `HSETNX` is a write that changes nothing on a whole
-//!   namespace; such a server refuses it, and with it the lookup.
+//!   differs from the one in meta, which the script that issues sequences has written there. The `run_id` compared with was
+//!   read on this connection, and a connection never outlives the process at its other end;
+//! - the server was demoted to a replica while connected, or takes no writes (full, cut off from its replicas): a write
+//!   that was acknowledged elsewhere might never show here. `HSETNX` is a write that changes nothing in a complete
+//!   namespace; such a server refuses it, and the lookup fails.
 //!
 //! The stamp of a fetch that begins after the reply is the epoch that was read last, and the sequence that was read
-//! *before* the marks: it must not cover an invalidation that the marks seen do not. Otherwise a flight with this stamp
-//! would look young enough to a reader after that write, while the stale entry that it validates was judged without
-//! it. Should an epoch have begun in between, the sequence is below the new epoch's floor, and current for nothing.
+//! *before* the marks: it must not cover an invalidation that the marks do not show. Otherwise an inflight fetch with this
+//! stamp would look recent enough to a reader after that write, while the stale entry that it validates was judged
+//! without it. If an epoch began in between, the sequence is below the new epoch's floor, and no entry with it is current.
 //!
-//! Where nobody ever softened a tag (`soft` is not in meta), soft marks are not asked for. Otherwise `HMGET` graces
-//! and `TIME` go before `ZMSCORE`, which brings hard and soft marks at one moment. In between a grace may have ended and
-//! another one begun: then the soft mark is judged by the end that is over. A grace that was lost counts as over, so that
-//! it needs no sentinel.
+//! If no tag was ever soft-invalidated (`softened` is not in meta), soft marks are not read. Otherwise `HMGET` graces and
+//! `TIME` run before `ZMSCORE`, which reads hard and soft marks at one moment. In between a grace may have ended and another
+//! one begun: then the soft mark is judged by the end of the first. A lost grace counts as ended, so it needs no sentinel.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -44,24 +44,23 @@ use crate::entry::ENCODING_MAX;
 use crate::marks::{Epoch, MarksView, Sequence, Stamp, Tag};
 use crate::store::Found;
 
-/// `epoch`, `seq`, `floor`, `run_id`, `soft` of meta.
+/// `epoch`, `seq`, `floor`, `run_id`, `softened` of meta.
 pub(super) type Meta = [Option<Bytes>; 5];
 
-/// What the commands that bring a view have brought. All of it may be anything, and nothing where a key of another type
-/// stands.
+/// Replies to the commands of [`Namespace::add_marks`]. Other clients may have written anything there; empty where a key is
+/// of another type.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Read {
     /// The last sequence issued before the marks were read.
     pub(super) before: Option<Bytes>,
-    /// The sentinel's, the root tag's, those of the tags; then, if they were asked for, the soft ones of the root tag and of
-    /// the tags.
+    /// Scores of the sentinel, the root tag and the tags; then, if requested, of the soft marks of the root tag and the tags.
     pub(super) marks: Vec<Option<f64>>,
-    /// Of each soft mark that was asked for, what is left of its grace.
+    /// Time left of the grace of each requested soft mark.
     pub(super) left: Vec<Duration>,
     pub(super) meta: Meta,
 }
 
-/// Answers of a pipeline, in order, each with an error of its own.
+/// Replies of a pipeline, in order; each may be an error.
 pub(super) struct Answers(std::vec::IntoIter<RedisResult<Value>>);
 
 impl Answers {
@@ -72,7 +71,7 @@ impl Answers {
 
     /// The next one.
     pub(super) fn next<T: FromRedisValue>(&mut self) -> RedisResult<T> {
-        let value = self.0.next().unwrap_or_else(|| Err(not_an_answer("fewer answers than commands")))?;
+        let value = self.0.next().unwrap_or_else(|| Err(not_an_answer("fewer replies than commands")))?;
         Ok(from_redis_value(value)?)
     }
 
@@ -85,7 +84,7 @@ impl Answers {
         }
     }
 
-    /// What [`Namespace::add_marks`] asked for.
+    /// The replies to [`Namespace::add_marks`].
     pub(super) fn next_read(&mut self) -> RedisResult<Read> {
         let before = self.next_or_other()?.flatten();
         let marks = self.next_or_other()?.unwrap_or_default();
@@ -94,7 +93,7 @@ impl Answers {
         Ok(Read { before, marks, left: Vec::new(), meta: meta.try_into().unwrap_or_default() })
     }
 
-    /// An entry as `GETRANGE` brings it, which brings nothing where nothing is.
+    /// The reply to `GETRANGE`, which is empty if there is no entry.
     pub(super) fn next_entry(&mut self) -> RedisResult<Option<Bytes>> {
         let entry: Option<Bytes> = self.next_or_other()?;
         Ok(entry.map_or_else(|| Some(Bytes::new()), |bytes| (!bytes.is_empty()).then_some(bytes)))
@@ -105,11 +104,11 @@ impl Namespace {
     pub(super) async fn lookup(
         &self,
         connections: &Connections,
-        mut beside: MultiplexedConnection,
+        mut entries: MultiplexedConnection,
         key: &str,
         tags: &[Tag],
     ) -> RedisResult<Found> {
-        let (entry, read) = self.read(&mut beside, Some(&self.entry(key)), tags).await?;
+        let (entry, read) = self.read(&mut entries, Some(&self.entry(key)), tags).await?;
         Ok(Found { entry, view: self.view_or_begin(connections, &read).await? })
     }
 
@@ -118,7 +117,7 @@ impl Namespace {
         self.view_or_begin(connections, &read).await
     }
 
-    /// What stands under the name of an entry, then the marks; once more if there turn out to be soft ones.
+    /// Reads an entry, then the marks; both again if there turn out to be soft marks.
     pub(super) async fn read(
         &self,
         connection: &mut MultiplexedConnection,
@@ -155,18 +154,18 @@ impl Namespace {
         let ends: Option<Vec<Option<Bytes>>> = answers.next_or_other()?;
         let (seconds, micros): (u64, u64) = answers.next()?;
         let read = answers.next_read()?;
-        // A new epoch has none.
+        // A new epoch has no soft marks.
         self.soft.store(read.meta[4].is_some(), Relaxed);
         let now = seconds * 1_000_000 + micros;
-        // What was lost is over.
+        // Lost graces have ended.
         let ends = ends.unwrap_or_else(|| vec![None; tags.len() + 1]);
         let left =
             ends.iter().map(|end| Duration::from_micros(number(end).unwrap_or(0).saturating_sub(now))).collect();
         Ok((entry, Read { left, ..read }))
     }
 
-    /// The commands that bring a view: the marks of `tags` and of the root tag, and `softly` the soft ones of them too. Their
-    /// order is argued at the head of this file.
+    /// Adds the commands that read the marks of `tags` and of the root tag, and with `softly` their soft marks. The module
+    /// documentation explains their order.
     pub(super) fn add_marks<'t>(
         &self,
         pipe: &mut Pipeline,
@@ -196,8 +195,7 @@ impl Namespace {
     }
 }
 
-/// The view that what was read amounts to. None when the marks and meta do not prove themselves whole, or stem from
-/// another run of the server.
+/// The view of what was read. None if marks or meta are incomplete, or were written under another run of the server.
 pub(super) fn view_of(Read { before, marks, left, meta }: &Read, run_id: &str) -> Option<MarksView> {
     let (sentinel, marks) = marks.split_first()?;
     let [epoch, sequence, floor, issuer, _] = meta;
@@ -213,24 +211,23 @@ pub(super) fn view_of(Read { before, marks, left, meta }: &Read, run_id: &str) -
     Some(soft.fold(MarksView::hard(stamp, newest), |view, (mark, left)| view.soft(mark, left)))
 }
 
-pub(super) async fn get_entry(name: String, mut keeper: MultiplexedConnection) -> RedisResult<Option<Bytes>> {
+pub(super) async fn get_entry(name: String, mut node: MultiplexedConnection) -> RedisResult<Option<Bytes>> {
     let mut pipe = redis::pipe();
     add_entry(&mut pipe, &name);
-    Answers::of(&mut pipe, &mut keeper).await?.next_entry()
+    Answers::of(&mut pipe, &mut node).await?.next_entry()
 }
 
-/// The command that brings an entry: no more of what stands there than an entry may be long, and a byte that tells that it is
-/// longer.
+/// Reads the longest possible entry and one byte more, which shows that a value is too long.
 pub(super) fn add_entry(pipe: &mut Pipeline, name: &str) {
     pipe.cmd("GETRANGE").arg(name).arg(0).arg(ENCODING_MAX);
 }
 
-/// A whole number as a script writes it.
+/// A decimal number as the scripts write it.
 fn number(field: &Option<Bytes>) -> Option<u64> {
     std::str::from_utf8(field.as_deref()?).ok()?.parse().ok()
 }
 
-/// An answer that is not one.
+/// The reply has another form than the command specifies.
 pub(super) fn not_an_answer(what: &'static str) -> RedisError {
     RedisError::from((ErrorKind::UnexpectedReturnType, what))
 }
@@ -297,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_prove_itself_whole_is_no_view() {
+    fn incomplete_marks_or_meta_give_no_view() {
         let sentinel = [Some(f64::INFINITY), Some(5.0)];
         assert!(view_of(&read(&sentinel, WHOLE), "a1").is_some());
         assert!(view_of(&read(&sentinel, WHOLE), "b2").is_none(), "another run of the server");

@@ -102,7 +102,7 @@ async fn a_user_that_may_not_subscribe_is_told_so_and_served_all_the_same() {
     let rules: Vec<String> = documented("test").into_iter().filter(|rule| rule != "+subscribe").collect();
     let store = user_with(&server, &rules).await;
     store.connect_once().await.unwrap();
-    eventually("it is logged", || log.text().contains("nothing is heard in the channel")).await;
+    eventually("it is logged", || log.text().contains("cannot subscribe to the channel")).await;
     assert!(log.text().contains("lacks a permission"), "{}", log.text());
     keep_entry(&store).await;
     assert!(hits(&lookup(&store).await));
