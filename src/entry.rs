@@ -1,4 +1,4 @@
-//! [`Entry`]: one stored response with everything that decides on its use, and its encoding in L2.
+//! [`Entry`]: a stored response with everything that decides on its use. [`codec`] has its encoding in Redis.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -18,27 +18,24 @@ pub use codec::{DecodeFault, ENCODING_MAX, Preface};
 pub use seal::Seal;
 pub use vary_index::{Variant, VaryIndex};
 
-/// What is kept under a key.
+/// The value of a cache key.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
-    /// The canonical request text; compared on a hit, so that an MD5 collision is a miss.
+    /// Text of the cache key; compared on a hit, so that an MD5 collision is a miss.
     pub text: Box<str>,
     /// Read before the fetch that made this entry.
     pub stamp: Stamp,
-    /// Everything that invalidates it.
+    /// The tags whose invalidation makes it unusable.
     pub tags: Arc<[Tag]>,
     pub content: Content,
 }
 
-/// A response, or the sign that responses under this key vary.
+/// A stored response, or the vary index of a primary key.
 #[derive(Debug, Clone, PartialEq)]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "most are responses, and a box would make every hit take a step more"
-)]
+#[allow(clippy::large_enum_variant, reason = "most are responses, and a box would cost every hit an indirection")]
 pub enum Content {
     Response(Response),
-    /// Responses under this key are kept one level down, keyed by the request fields they vary on (RFC 9111 §4.1).
+    /// Responses to this key vary (RFC 9111 §4.1): each variant has a key of its own.
     VaryIndex(VaryIndex),
 }
 
@@ -48,20 +45,19 @@ pub struct Response {
     pub status: StatusCode,
     /// Without hop-by-hop fields, `Age` and upstream's `Content-Length`; ready to be sent.
     pub headers: HeaderMap,
-    /// What upstream said in the fields in which clients are told something else ([`clients`]); None if they are told what it
-    /// said.
+    /// Upstream's fields that are rewritten for clients ([`clients`]); None if none is.
     pub said: Option<Box<HeaderMap>>,
     pub body: Bytes,
     pub freshness: Freshness,
     /// May answer requests that carry `Authorization` or `Cookie` (RFC 9111 §3.5, or the family's rules).
     pub for_credentials: bool,
-    /// Some of the fields are meant for Larder, and are taken out on the way to clients. They are kept, since a 304
-    /// need not repeat them.
+    /// Some of the fields are for Larder only, and are removed from responses to clients. They are stored, since a 304 need
+    /// not repeat them.
     pub consumed: bool,
 }
 
 impl Response {
-    /// The fields as upstream said them: what is validated with, and what a 304 updates.
+    /// The fields as upstream sent them: for validation, and to be updated by a 304.
     pub fn own_headers(&self) -> Cow<'_, HeaderMap> {
         match &self.said {
             None => Cow::Borrowed(&self.headers),
@@ -69,17 +65,17 @@ impl Response {
         }
     }
 
-    /// Whether it is an error of the client or of the server (RFC 9110 §15.5, §15.6).
+    /// Whether the status is 4xx or 5xx (RFC 9110 §15.5, §15.6).
     pub fn is_error(&self) -> bool {
         self.status.is_client_error() || self.status.is_server_error()
     }
 }
 
-/// The largest body, bytes, that is copied into the memory of its entry.
+/// Largest body, bytes, that [`Entry::compact`] copies.
 pub const COPIED: usize = 4 << 10;
 
 impl Entry {
-    /// The response, unless this is the sign that responses vary.
+    /// The stored response; None for a vary index.
     pub fn response(&self) -> Option<&Response> {
         match &self.content {
             Content::Response(response) => Some(response),
@@ -87,7 +83,7 @@ impl Entry {
         }
     }
 
-    /// What responses under this key vary on, if this is the sign for it.
+    /// The vary index; None for a stored response.
     pub fn vary_index(&self) -> Option<&VaryIndex> {
         match &self.content {
             Content::Response(_) => None,
@@ -95,8 +91,8 @@ impl Entry {
         }
     }
 
-    /// Memory that the entry takes in L1, bytes, its place there included. Counted as for an entry that was decoded: texts
-    /// stand both in the encoding that fields and a small body are slices of, and by themselves. What is allocated is rounded up.
+    /// Estimate of the memory that the entry takes in L1, bytes, including its slot there. Assumes a decoded entry: texts are in
+    /// memory twice, in the encoding that field values and a small body are slices of, and as values of their own.
     pub fn weight(&self) -> u64 {
         const ALLOCATION: usize = 24;
         const PLACE: usize = 250;
@@ -122,9 +118,9 @@ impl Entry {
         (FIXED + 2 * self.text.len() + ALLOCATION + tags + content) as u64
     }
 
-    /// The same entry in memory of its own. As it comes from upstream, every field value is a slice of the connection's read
-    /// buffer, and the smallest of them keeps all of that buffer alive. A body over 4 KiB is shared, not copied: who gives it
-    /// has it in memory of its own.
+    /// The same entry in its own allocations. In a response from upstream every field value is a slice of the connection's
+    /// read buffer, and keeps all of that buffer alive. A body over [`COPIED`] is shared, not copied: the caller has it in
+    /// an allocation of its own.
     #[must_use]
     pub fn compact(self) -> Entry {
         match self.content {
@@ -135,7 +131,7 @@ impl Entry {
 }
 
 impl Response {
-    /// The same response in two allocations of its own, one for all field values and one for a small body.
+    /// The same response in two allocations, one for all field values and one for a small body.
     fn compact(self) -> Response {
         let headers = compact(&self.headers);
         let said = self.said.map(|said| Box::new(compact(&said)));
@@ -144,14 +140,14 @@ impl Response {
     }
 }
 
-/// The same fields with all values in one allocation of their own.
+/// The same fields with all values in one allocation.
 fn compact(fields: &HeaderMap) -> HeaderMap {
     let mut values = BytesMut::with_capacity(fields.values().map(HeaderValue::len).sum());
     fields.values().for_each(|value| values.put_slice(value.as_bytes()));
     let mut values = values.freeze();
     let mut headers = HeaderMap::with_capacity(fields.len());
     for (name, value) in fields {
-        // A name that is none of the known ones is a slice of the read buffer, too.
+        // A name that is not a standard one is a slice of the read buffer, too.
         let name = HeaderName::from_bytes(name.as_str().as_bytes()).unwrap_or_else(|_| name.clone());
         let own = HeaderValue::from_maybe_shared(values.split_to(value.len()));
         headers.append(name, own.unwrap_or_else(|_| value.clone()));

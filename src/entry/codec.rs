@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_claims_more_elements_than_there_are_bytes_is_refused_at_its_end() {
+    fn a_list_with_more_elements_than_bytes_is_refused_without_reserving_memory() {
         let mut out = Writer(Vec::new());
         out.put(&(usize::MAX, "a", "b"));
         let bytes = Bytes::from(out.0);
@@ -412,12 +412,12 @@ mod tests {
 
     #[test]
     fn an_entry_with_any_byte_changed_or_missing_is_refused() {
-        let kept = entry(
+        let stored = entry(
             HeaderMap::from_iter([(http::header::ETAG, HeaderValue::from_static("x"))]),
             b"0123456789".to_vec(),
         );
         for seal in seals() {
-            let whole = kept.encode(&seal, NAME);
+            let whole = stored.encode(&seal, NAME);
             assert!(Entry::decode(whole.clone(), &seal, NAME).is_ok());
             for at in 0..whole.len() {
                 for bit in 0..8 {
@@ -434,7 +434,7 @@ mod tests {
 
     #[test]
     fn an_entry_under_another_name_namespace_or_secret_is_refused() {
-        let kept = entry(HeaderMap::new(), b"0123456789".to_vec());
+        let stored = entry(HeaderMap::new(), b"0123456789".to_vec());
         let secret = |text: &str| Some(Secret::new(text, "test"));
         let others = [
             Seal::new("test", None),
@@ -443,11 +443,11 @@ mod tests {
             Seal::new("test", secret("another secret")),
         ];
         for (index, seal) in others.iter().enumerate() {
-            let whole = kept.encode(seal, NAME);
+            let whole = stored.encode(seal, NAME);
             for name in ["", "v1:user:8:0cc175b9c0f1b6a831c399e269772661", &NAME[1..]] {
                 assert_eq!(Entry::decode(whole.clone(), seal, name), Err(DecodeFault::Checksum), "{name}");
             }
-            // The parts have one reading.
+            // Namespace and name are not simply concatenated.
             let shifted = Seal::new("testv", None);
             assert_eq!(Entry::decode(whole.clone(), &shifted, &NAME[1..]), Err(DecodeFault::Checksum));
             for (other, seal) in others.iter().enumerate() {
@@ -458,14 +458,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_longer_than_any_entry_is_refused() {
+    fn values_longer_than_any_entry_are_refused() {
         let long = entry(HeaderMap::new(), vec![0; ENCODING_MAX]);
         assert_eq!(decode(encode(&long)), Err(DecodeFault::Checksum));
     }
 
     proptest! {
         #[test]
-        fn what_is_encoded_is_decoded(
+        fn entries_round_trip(
             fields in proptest::collection::vec(("[a-z][a-z-]{0,12}", "[ -~]{0,20}"), 0..8),
             body in proptest::collection::vec(any::<u8>(), 0..300),
         ) {
@@ -482,22 +482,22 @@ mod tests {
         }
 
         #[test]
-        fn a_beginning_tells_what_the_whole_does_or_how_much_is_wanting(cut in 0usize..200, tags in 0usize..4) {
-            let mut kept = entry(HeaderMap::new(), b"0123456789".to_vec());
-            kept.tags = (0..tags).map(|tag| Tag::family(&tag.to_string())).collect();
-            let whole = encode(&kept);
+        fn a_prefix_yields_the_preface_or_the_length_that_it_needs(cut in 0usize..200, tags in 0usize..4) {
+            let mut stored = entry(HeaderMap::new(), b"0123456789".to_vec());
+            stored.tags = (0..tags).map(|tag| Tag::family(&tag.to_string())).collect();
+            let whole = encode(&stored);
             let cut = cut.min(whole.len());
             let part = Preface::of(&whole.slice(..cut));
             match &part {
                 Preface::Whole { stamp, tags, length } => {
-                    prop_assert_eq!((stamp, &tags[..]), (&kept.stamp, &kept.tags[..]));
+                    prop_assert_eq!((stamp, &tags[..]), (&stored.stamp, &stored.tags[..]));
                     prop_assert!(*length <= cut);
                 }
                 Preface::Wanting(wanted) => {
                     prop_assert!(*wanted > cut && *wanted <= whole.len());
-                    prop_assert!(Preface::of(&whole.slice(..*wanted)) != part, "enough after at most two looks");
+                    prop_assert!(Preface::of(&whole.slice(..*wanted)) != part, "complete after at most two reads");
                 }
-                Preface::Foreign => prop_assert!(false, "an entry of ours is known as one"),
+                Preface::Foreign => prop_assert!(false, "an entry of this version is recognised"),
             }
             if cut == whole.len() {
                 prop_assert!(matches!(part, Preface::Whole { .. }), "{part:?}");
@@ -505,7 +505,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_no_entry_of_this_version_is_foreign(bytes in proptest::collection::vec(any::<u8>(), 1..40)) {
+        fn values_of_another_version_are_foreign(bytes in proptest::collection::vec(any::<u8>(), 1..40)) {
             prop_assume!(!MAGIC.starts_with(&bytes[..bytes.len().min(4)]));
             prop_assert_eq!(Preface::of(&bytes), Preface::Foreign);
         }
@@ -514,7 +514,7 @@ mod tests {
         fn cut_or_garbled_bytes_are_refused_and_never_panic(
             cut in 0usize..200, flip in 0usize..200, bit in 0u8..8,
         ) {
-            // Past the checksum: nobody who can make one may make the reader panic.
+            // Behind the checksum: a client that can compute one must not be able to cause a panic.
             let whole = entry(HeaderMap::new(), b"0123456789".to_vec()).write();
             if (SEALED_AT..whole.len()).contains(&cut) {
                 prop_assert!(Entry::read(Bytes::copy_from_slice(&whole[..cut])).is_err());
