@@ -240,8 +240,8 @@ fn a_url_of_another_topology_is_reported() {
     let sentinel = |port: u16| format!("redis+sentinel://127.0.0.1:{port}/house");
     for (url, told) in [
         (node.url(), "write redis+cluster://"),
-        (alone.url().replace("redis:", "redis+cluster:"), "no node of a cluster"),
-        (sentinel(alone.port()), "no sentinel"),
+        (alone.url().replace("redis:", "redis+cluster:"), "not in cluster mode"),
+        (sentinel(alone.port()), "not a sentinel"),
     ] {
         let exit = plan.clone().redis(&url).fail();
         assert!(exit.stderr.contains(told), "{url}: {exit:?}");

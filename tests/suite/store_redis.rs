@@ -624,7 +624,7 @@ async fn a_server_that_ignores_a_tls_handshake_is_reported_with_a_hint() {
     let plain = hasty(&server);
     let store = open(&StoreConfig { redis: plain.redis.replace("redis://", "rediss://"), ..plain });
     let fault = store.connect_once().await.expect_err("plain Redis does not answer a TLS greeting");
-    assert!(fault.to_string().contains("does it speak TLS"), "{fault}");
+    assert!(fault.to_string().contains("is the port a TLS port"), "{fault}");
 }
 
 #[tokio::test]

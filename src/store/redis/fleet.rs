@@ -24,8 +24,8 @@ const DUE_TOLD: usize = 16;
 
 /// Maximum number of intents, including repetitions: some tens of megabytes. Beyond it a further repetition invalidates
 /// everything, and intents of further writes are refused.
-
 const INTENTS_MOST: usize = 100_000;
+
 /// The inner error: it was done, but too few replicas have it. The outer error: it may not have been done.
 type Done<T> = RedisResult<Result<T, StoreError>>;
 
