@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use larder::cache::memory::Memory;
 use larder::cache::{Cache, Placement};
 use larder::config::{Config, Overrides};
-use larder::entry::{Content, Entry, Response};
+use larder::entry::{Content, Entry, Response, Seal};
 use larder::http::freshness::{Freshness, LifetimeSource};
 use larder::http::target::{Target, normalise};
 use larder::key;
@@ -112,6 +112,23 @@ fn lookup(criterion: &mut Criterion) {
     });
 }
 
+fn codec(criterion: &mut Criterion) {
+    let (seal, name) = (Seal::new("larder", None), "v1:things:0cc175b9c0f1b6a831c399e269772661");
+    let entry = Entry {
+        text: "GET http://api.example.com/v1.0/things_50/42?page=2&sort=name".into(),
+        stamp: Memory::new(64 << 20, 1 << 20, 1 << 18).marks.stamp(),
+        tags: vec![Tag::root(), Tag::uri("/v1.0/things_50/42"), Tag::family("things")].into(),
+        content: Content::Response(response()),
+    };
+    let encoding = entry.encode(&seal, name);
+    criterion.bench_function("encode an entry of 1 KB", |bench| {
+        bench.iter(|| black_box(&entry).encode(&seal, name));
+    });
+    criterion.bench_function("decode an entry of 1 KB", |bench| {
+        bench.iter(|| Entry::decode(black_box(&encoding).clone(), &seal, name));
+    });
+}
+
 fn answer(criterion: &mut Criterion) {
     let (stored, headers) = (response(), HeaderMap::new());
     criterion.bench_function("respond", |bench| {
@@ -119,5 +136,5 @@ fn answer(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(hit, route, derive, lookup, answer);
+criterion_group!(hit, route, derive, lookup, codec, answer);
 criterion_main!(hit);

@@ -1,8 +1,8 @@
-//! L2: the store that several proxies share. One trait, two implementations: [`redis`], and the simulated one that
-//! deterministic tests drive.
+//! L2: the store that several proxies share. One trait, two implementations: [`redis`], and the simulated one of the
+//! deterministic tests.
 //!
-//! The store answers two questions in one round trip: *what is kept under this key*, and, read **after** it,
-//! *what do the marks of these tags say*. It never says that an entry is current; the cache compares.
+//! A lookup returns, in one round trip, the entry under a key and, read **after** it, the marks of the entry's tags. It does not
+//! decide whether the entry is current; the cache compares.
 
 use std::fmt;
 use std::future::Future;
@@ -25,41 +25,41 @@ use fleet::{
 
 use sweep::{Dated, Judged, KeyStats, Survey, WalkPosition};
 
-/// A boxed future: `Store` is used as `dyn Store`, and a box is nothing beside a round trip.
+/// A boxed future: `Store` is used as `dyn Store`, and a box costs nothing compared to a round trip.
 pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// Names the family of a label such as `user_details:42`.
+/// Returns the family of a label such as `user_details:42`.
 pub type FamilyOf<'f> = dyn Fn(&str) -> String + Sync + 'f;
 
-/// What one round trip brought.
+/// Result of a lookup.
 #[derive(Debug)]
 pub struct Found {
-    /// The encoded entry, if one is kept under the key: at most [`crate::entry::ENCODING_MAX`] bytes and one more of what
-    /// stands there; nothing at all, `Some(b"")`, of what is no string.
+    /// The value of the key, if there is one: at most [`crate::entry::ENCODING_MAX`] bytes and one more; `Some(b"")` if the
+    /// key is of another type.
     pub entry: Option<Bytes>,
-    /// The marks of the tags asked for (and of the root tag, and the floor), read after the entry.
+    /// The marks of the requested tags and the root tag, and the floor, read after the entry.
     pub view: MarksView,
 }
 
-/// Why the store could not answer. Nothing may be trusted after any of these.
+/// Why the store could not answer. After any of these, no stored entry may be treated as current.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// No connection, or the breaker is open. Costs nothing.
+    /// Not connected. Returned without waiting.
     #[error("the store is away: {0}")]
     Away(String),
     /// No answer within the time limit.
     #[error("the store did not answer within {}", humantime::format_duration(*.0))]
     Timeout(Duration),
-    /// The store has done it, but too few of its replicas have it (`wait_replicas`): another server may have taken its
-    /// place, and may not know. [`Store::reach`] tells when they have.
+    /// Done, but too few replicas have it (`wait_replicas`): a server that is promoted now may lack it. [`Store::reach`] waits
+    /// until they have it.
     #[error("{reason}")]
     Unreplicated {
-        /// What an invalidation has taken.
+        /// Stamp of an invalidation.
         taken: Option<IssuedStamp>,
-        /// How many are missing, for people.
+        /// How many replicas lack it, for the log.
         reason: String,
     },
-    /// The store answered with an error, or with something that is not an answer.
+    /// The store answered with an error, or with a malformed reply.
     #[error("the store answered: {0}")]
     Refused(String),
 }
@@ -69,21 +69,21 @@ pub enum StoreError {
 pub enum Link {
     /// Connected; the last command succeeded.
     Up,
-    /// Not connected; the reason is for people.
+    /// Not connected, and why.
     Down(String),
 }
 
-/// An outage of the store, as attempts to connect have shown it.
+/// An outage of the store, as observed by attempts to connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outage {
-    /// When the first attempt began that failed, or got no answer in the time that a request waits. From then on there was an
-    /// attempt under way, or the server refused one every 50 ms.
+    /// Start of the first attempt that failed, or got no answer within the time limit of a request. Since then an attempt has
+    /// been in progress, or the server has refused one every 50 ms.
     pub since: Instant,
-    /// The latest moment at which the store is known to have been away.
+    /// The latest moment at which the store is known to have been unreachable.
     pub away_at: Instant,
 }
 
-/// What the admin shows of the store.
+/// The server's `INFO`, for the admin.
 #[derive(Debug, Clone, Default)]
 pub struct StoreInfo {
     /// Fields of `INFO`, by name.
@@ -102,7 +102,7 @@ impl StoreInfo {
     }
 }
 
-/// Keys counted in the namespace.
+/// Number of entries in the namespace.
 #[derive(Debug, Clone, Default)]
 pub struct KeyCounts {
     /// Entries by family.
@@ -111,8 +111,8 @@ pub struct KeyCounts {
     pub complete: bool,
 }
 
-/// The shared store. Every method returns within the configured time limit, but for `count_keys`, and `survey`, `views` and
-/// `unlink`: those take at most ten of it, and should they take that long, requests go on using the store.
+/// The shared store. Every method returns within the configured time limit, except `count_keys`, `survey`, `views` and
+/// `unlink`: these take at most ten time limits, and their timeout does not take the link down.
 pub trait Store: Send + Sync + fmt::Debug {
     /// The entry under `key`, then the marks of `tags` and of the root tag: one round trip.
     fn lookup<'a>(&'a self, key: &'a str, tags: &'a [Tag]) -> Reply<'a, Found>;
@@ -120,31 +120,31 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// The marks of `tags` and of the root tag alone.
     fn view<'a>(&'a self, tags: &'a [Tag]) -> Reply<'a, MarksView>;
 
-    /// Keeps `value` under `key` for `ttl` (at least 1 s).
+    /// Stores `value` under `key` for `ttl` (at least 1 s).
     fn put<'a>(&'a self, key: &'a str, value: Bytes, ttl: Duration) -> Reply<'a, ()>;
 
-    /// Takes the next sequence and marks `tags` with it, and what `cause` softens with a soft mark; drops the intent of `cause`, and records one for each
-    /// repetition; tells who may hold a lease, and nudges them: all of it or nothing. May be repeated: repeating only
-    /// invalidates more. After an error the tags may be marked all the same.
+    /// Takes the next sequence, marks `tags` with it and sets the soft marks of `cause`; drops the intent of `cause`, and
+    /// records one for each repetition; returns the members that may hold a lease, and publishes a nudge. Atomic. Repeating it
+    /// only invalidates more. After an error the tags may have been marked.
     fn invalidate<'a>(&'a self, tags: &'a [Tag], cause: &'a Cause<'a>) -> Reply<'a, Invalidated>;
 
-    /// Makes a proxy a member or renews its membership, and tells the marks that it lacks. The others are told when it
-    /// has applied more than at its last sync. It stays a member until it leaves or is expelled, whatever time passes.
-    /// With `wait_replicas` an answer also says that the store's replicas still followed it.
+    /// Makes a proxy a member or renews its membership, and returns the marks that it lacks. Publishes that it has applied
+    /// more than at its last sync. It stays a member until it leaves or is expelled, however long that takes. With
+    /// `wait_replicas`, a reply also proves that the replicas still followed the store.
     fn sync<'a>(&'a self, me: &'a Membership) -> Reply<'a, Synced>;
 
-    /// Returns when as many replicas as `wait_replicas` asks for have all that was written before this was called, with
-    /// the view of no tags, read after that.
+    /// Returns when `wait_replicas` replicas have everything that was written before the call. The view is that of no tags, read
+    /// after that.
     fn reach(&self) -> Reply<'_, MarksView>;
 
-    /// Who is in the fleet, for the admin.
+    /// The members of the fleet, for the admin.
     fn roster(&self) -> Reply<'_, Roster>;
 
-    /// Ends a membership: whoever calls this serves nothing under its lease any more.
+    /// Ends a membership. The caller no longer serves anything under its lease.
     fn leave<'a>(&'a self, id: &'a str) -> Reply<'a, ()>;
 
-    /// Has no write wait any more for a proxy whose lease has passed; false if it has synced since, or no write waits for it.
-    /// Its record stays: who returns from an outage still awaits it.
+    /// Ends the waiting of writes for a proxy whose lease has expired; false if it has synced since, or no write waits for it.
+    /// Its record stays: proxies that return from an outage still wait for it.
     fn expel<'a>(&'a self, holder: &'a Holder) -> Reply<'a, bool>;
 
     /// Removes the record of a proxy that has not returned after an outage; false if it has synced since, or if the generation is
@@ -158,8 +158,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Drops an intent: its write changed nothing.
     fn forget<'a>(&'a self, intent: &'a str) -> Reply<'a, ()>;
 
-    /// Claims a fetch for at most `lasting` (at least 1 ms): others are told whose it is, until it is released or that time
-    /// has passed. `instead_of`: another one's claim that gives way to this one if it still stands.
+    /// Takes the fleet lock of a fetch for at most `lasting` (at least 1 ms), unless another proxy holds it. `instead_of`:
+    /// another proxy's lock that this one may replace.
     fn lock_fetch<'a>(
         &'a self,
         fetch: &'a str,
@@ -168,11 +168,11 @@ pub trait Store: Send + Sync + fmt::Debug {
         instead_of: Option<&'a FleetLock>,
     ) -> Reply<'a, LockReply>;
 
-    /// Ends a claim, unless another has taken its place, and tells everybody that its fetch has ended.
+    /// Releases a fleet lock unless another has replaced it, and publishes that its fetch has ended.
     fn unlock_fetch<'a>(&'a self, fetch: &'a str, lock: &'a FleetLock, stored: bool) -> Reply<'a, ()>;
 
-    /// What proxies tell one another, this one's own words included, from now on. Any of it may be missing: correctness
-    /// must not depend on it.
+    /// Messages between the proxies of the fleet from now on, including this one's. Any may be lost: correctness must not
+    /// depend on them.
     fn messages(&self) -> broadcast::Receiver<Message>;
 
     /// Removes one entry; true if it was there.
@@ -181,12 +181,12 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Reads one entry without its marks, as [`Found::entry`], for the admin.
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>>;
 
-    /// What the server says of itself.
+    /// The server's `INFO`.
     fn info(&self) -> Reply<'_, StoreInfo>;
 
     /// Walks the namespace, for at most ten time limits and until about `limit` entries are counted, and groups
-    /// them by what `family_of` makes of their labels: the text between `v1:` and the last `:` of their key. An entry
-    /// that is written or removed meanwhile may be counted twice or not at all.
+    /// them by `family_of` their labels: the text between `v1:` and the last `:` of their key. An entry that is written or
+    /// removed meanwhile may be counted twice or not at all.
     fn count_keys<'a>(&'a self, limit: u64, family_of: &'a FamilyOf<'a>) -> Reply<'a, KeyCounts>;
 
     /// Takes or renews, for `lasting`, the lease under which one proxy at a time sweeps; false while another one holds it.
@@ -198,22 +198,22 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// What [`Store::view`] gives for each of these sets of tags, in one round trip.
     fn views<'a>(&'a self, sets: &'a [&'a [Tag]]) -> Reply<'a, Vec<MarksView>>;
 
-    /// Removes those of these entries, all met at one place, that still begin as they did; tells how many.
+    /// Removes those of these entries, all found in the step at `at`, that were not replaced since; returns their number.
     fn unlink<'a>(&'a self, at: WalkPosition, judged: &'a [Judged]) -> Reply<'a, u64>;
 
-    /// Keeps the result of a walk for every proxy to read, for `lasting`.
+    /// Stores the result of a walk for all proxies, for `lasting`.
     fn store_key_stats<'a>(&'a self, key_stats: &'a KeyStats, lasting: Duration) -> Reply<'a, ()>;
 
-    /// The last result that was kept, if its time is not over.
+    /// The last stored result, unless it has expired.
     fn key_stats(&self) -> Reply<'_, Option<Dated>>;
 
     /// The link's state, without asking the server.
     fn link(&self) -> Link;
 
-    /// Tells of every change of the link's state.
+    /// Receives every change of the link's state.
     fn changes(&self) -> watch::Receiver<Link>;
 
-    /// The outage that this proxy is in. `None` while the link is up, and after it went down until an attempt to connect has
-    /// failed or got no answer.
+    /// The current outage. `None` while the link is up, and after it went down until an attempt to connect has failed or got no
+    /// answer.
     fn outage(&self) -> watch::Receiver<Option<Outage>>;
 }

@@ -1,4 +1,4 @@
-//! [`Seal`]: the checksum of an encoding in L2, over its bytes and the name that it is kept under.
+//! [`Seal`]: the checksum of an encoding in Redis, over its bytes and its key.
 
 use hmac::Mac;
 use xxhash_rust::xxh3::Xxh3;
@@ -8,11 +8,11 @@ use crate::secret::{HmacSha256, Secret};
 /// Length of a checksum, bytes: that of XXH3-128, and of HMAC-SHA256 cut to half (RFC 2104 §5).
 pub(super) const LENGTH: usize = 16;
 
-/// Makes and checks the checksums of a namespace.
+/// Computes and verifies the checksums of a namespace.
 ///
-/// Without a secret they are XXH3-128, which finds what was damaged: anybody can compute them. With one they are
-/// HMAC-SHA256, so that nobody who does not know it can make an entry, change one, or give it another name. Neither is
-/// taken for the other.
+/// Without a secret they are XXH3-128, which detects damage only: any client of Redis can compute them. With a secret they
+/// are HMAC-SHA256, so that only a client that knows it can create, change or rename an entry. An entry with one kind fails
+/// verification of the other.
 #[derive(Debug, Clone)]
 pub struct Seal {
     namespace: Box<str>,
@@ -41,8 +41,8 @@ impl Seal {
         }
     }
 
-    /// Whether `checksum` is that of `bytes` under `name`. With a secret the time that it takes does not tell how much of it
-    /// is right.
+    /// Whether `checksum` is that of `bytes` under `name`. With a secret, the comparison takes
+    /// constant time.
     pub(super) fn is_of(&self, checksum: &[u8], name: &str, bytes: &[u8]) -> bool {
         match self.hmac(name, bytes) {
             Some(hmac) => checksum.len() == LENGTH && hmac.verify_truncated_left(checksum).is_ok(),
@@ -56,7 +56,7 @@ impl Seal {
         Some(hmac)
     }
 
-    /// Lengths go first, so that the parts have one reading.
+    /// Each text is preceded by its length, so that the concatenation is unambiguous.
     fn parts<'p>(&'p self, name: &'p str, bytes: &'p [u8]) -> [Part<'p>; 5] {
         let length = |text: &str| Part::Length((text.len() as u64).to_be_bytes());
         [

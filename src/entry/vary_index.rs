@@ -1,36 +1,34 @@
-//! What is known of the responses to one question that differ by request fields (RFC 9111 §4.1).
+//! [`VaryIndex`]: the variants of a primary key, which differ by request fields (RFC 9111 §4.1).
 
 use std::time::SystemTime;
 
 use http::HeaderName;
 
-/// More request fields than this are not remembered together: a response that names so many has hardly two requests
-/// in common.
+/// Most request fields of one index: variants by more of them would hardly ever be reused.
 const WIDEST: usize = 16;
 
-/// The sign that responses under a key are kept one level down, and what is known of them.
+/// Stored under a primary key whose responses vary: the request fields that select a variant, and the known variants.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct VaryIndex {
-    /// Request fields that tell them apart; sorted, without repetition.
+    /// Request fields that select a variant; sorted, without duplicates.
     pub on: Vec<HeaderName>,
-    /// The variants that were stored, the oldest first. A hint: they may be gone.
+    /// The variants that were stored, oldest first. A hint: they may be gone.
     pub known: Vec<Variant>,
 }
 
 /// One variant.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Variant {
-    /// What its canonical text has beyond that of the question.
+    /// The part of its key text behind that of the primary key.
     pub suffix: Box<str>,
-    /// Until when the store keeps it; whole milliseconds.
+    /// When it expires in the store.
     pub until: SystemTime,
 }
 
 impl VaryIndex {
-    /// The fields that tell variants apart once a response says that it varies on `named`. Responses to one question
-    /// that name different fields, or none (RFC 9111 §4.1, last paragraphs but one), would else hide each other: a request
-    /// is compared in all of them, which only keeps more apart. One more field hides what is kept so far: `None` where an
-    /// error names one, or where there are too many.
+    /// The fields that select a variant once a response varies on `named`: the union with the known fields. Otherwise responses
+    /// to one primary key that name different fields, or none (RFC 9111 §4.1), would hide each other. An additional
+    /// field hides the variants stored so far: `None` if an error response adds one, or if there are too many.
     pub fn widened(&self, named: &[HeaderName], is_error: bool) -> Option<Vec<HeaderName>> {
         let mut all: Vec<HeaderName> = self.on.iter().chain(named).cloned().collect();
         all.sort_by(|left, right| left.as_str().cmp(right.as_str()));
@@ -39,13 +37,12 @@ impl VaryIndex {
         (!is_wider || !is_error && all.len() <= WIDEST).then_some(all)
     }
 
-    /// Until when one of the variants is kept; `now` if none is. After that there is nothing that a response which says
-    /// less could hide.
+    /// When the last variant expires; `now` if there is none. After that, a response that names fewer fields hides nothing.
     pub fn kept_until(&self, now: SystemTime) -> SystemTime {
         self.known.iter().map(|known| known.until).fold(now, SystemTime::max)
     }
 
-    /// With one more variant, told apart by `on`; at most `most` of them. Gives those that had to go.
+    /// Adds a variant selected by `on`; at most `most` stay. Returns the dropped ones, oldest first.
     #[must_use]
     pub fn with(self, on: Vec<HeaderName>, variant: Variant, most: usize) -> (VaryIndex, Vec<Variant>) {
         let mut known = self.known;
@@ -80,7 +77,7 @@ mod tests {
         let most = variants.widened(&numbered(WIDEST - 2), false).unwrap();
         assert_eq!(most.len(), WIDEST);
         assert_eq!(variants.widened(&numbered(WIDEST - 1), false), None);
-        // What is too wide already gets no wider, and no narrower.
+        // An index that is too wide already stays as it is.
         let wide = VaryIndex { on: numbered(WIDEST + 1), known: Vec::new() };
         for is_error in [false, true] {
             assert_eq!(wide.widened(&[], is_error), Some(wide.on.clone()));

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use http::header::{AGE, DATE, EXPIRES, LAST_MODIFIED};
 use http::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
 
 use super::cache_control::{MAX_SECONDS, delta_seconds};
 use super::date::DateField;
@@ -11,7 +12,7 @@ use super::demands::Demands;
 use super::targeted::{Authority, Effective};
 
 /// Source of a lifetime, for `explain` and the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LifetimeSource {
     SMaxage,
     MaxAge,
@@ -61,7 +62,7 @@ impl LifetimeSource {
 }
 
 /// The times that a hit needs, determined when the response was stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Freshness {
     /// When the request for the response was sent (RFC 9111 §4.2.3 `request_time`). Of two responses, the one with
     /// the later request is more recent, whichever arrived first.

@@ -90,7 +90,7 @@ fn judge_for(
         return Err(Reason::VaryStar);
     }
     let named = groups::named(fields).map_err(|_| Reason::TooManyGroups)?;
-    let (request_time, response_time) = (times.0, entry::whole_millis(times.1));
+    let (request_time, response_time) = times;
     let received = Received { status, headers: fields, is_close_delimited, request_time, response_time };
     match storable::storable(facts, received, &request.policy()) {
         Storable::Yes { freshness, for_credentials, withheld } => {
@@ -299,7 +299,7 @@ impl CompleteResponse<'_> {
             return (Arc::clone(&kept.0), StoredEntries { entries: vec![kept], ..StoredEntries::default() });
         }
         let (now, variant) = (running.cache.now(), primary.variant(&on, &request.http.headers));
-        let until = entry::whole_millis(now.checked_add(keep).unwrap_or(now));
+        let until = now.checked_add(keep).unwrap_or(now);
         let one = Variant { suffix: primary.suffix_of(&variant).into(), until };
         let (variants, surplus) =
             known.unwrap_or_default().variants.with(on, one, request.fetching().max_variants);

@@ -1,6 +1,6 @@
--- Starts a new epoch unless the namespace is whole (another proxy may have started one meanwhile).
+-- Starts a new epoch unless the namespace is complete (another proxy may have started one meanwhile).
 -- Returns epoch, last sequence issued, cause ('' if nothing was started).
 local meta, cause = valid_epoch()
--- Nobody reads this; a user that may not speak in the channel is found out here, when Larder connects.
+-- No proxy reads this message. It shows on connecting whether the user may publish in the channel.
 redis.call('PUBLISH', CHANNEL, '')
 return { meta.epoch, text(meta.seq), cause }

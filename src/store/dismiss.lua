@@ -1,12 +1,12 @@
--- Removes the record of a member that did not return after an outage, so that nobody awaits it any more. Executed after a further
--- outage it removes nobody: the member may have accepted writes in that one.
+-- Removes the record of a member that did not return after an outage, so that no proxy waits for it any longer. If it runs
+-- after a further outage, it removes nothing: the member may have accepted writes during that one.
 -- KEYS[1]  {namespace}:members
 -- KEYS[2]  {namespace}:meta
 -- ARGV[1]  proxy
--- ARGV[2]  its syncs, as they were when it was given up
--- ARGV[3]  epoch and
--- ARGV[4]  generation then
--- A member whose lease may run stays: a write has to wait for it.
+-- ARGV[2]  its `syncs` field when it was given up
+-- ARGV[3]  the epoch then
+-- ARGV[4]  the generation then
+-- A member whose lease may be valid stays: writes must wait for it.
 -- Returns 1 if it was removed.
 local member = redis.call('HGET', KEYS[1], ARGV[1])
 local field = redis.call('HMGET', KEYS[2], 'epoch', 'generation', 'heard', 'shortest')

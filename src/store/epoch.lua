@@ -1,23 +1,24 @@
--- Put before the scripts of the store: is the namespace whole, and if not, a new epoch.
+-- Prefix of the other scripts: checks that the namespace is complete, and starts a new epoch if not.
 --
 -- KEYS[1]  {namespace}:meta     hash: epoch, seq (last sequence issued), floor, run_id, born (microseconds), cause (why the
---          epoch began), lease (the longest of the fleet, ms), lease_at (when somebody last had it), softened (1 once there
---          was a soft mark), heard (when the last sync was executed),
---          silent_from and silent_until (the last time without any; microseconds), generation (how many such
---          times there were in this epoch), unknown (1 if proxies without a record may have something to deliver), shortest (the shortest lease, ms), shortest_at (when somebody last had it),
+--          epoch began), lease (the longest of the fleet, ms), lease_at (when a proxy last confirmed it), softened (1 once there
+--          was a soft mark), heard (time of the last sync), silent_from and silent_until (the last period without a sync;
+--          microseconds), generation (number of such periods in this epoch), unknown (1 if proxies without a record may have
+--          pending invalidations), shortest (the shortest sync period, ms), shortest_at (when a proxy last confirmed it),
 --          tidied (when records of members were last removed)
 -- KEYS[2]  {namespace}:marks    sorted set: tag -> sequence of its last invalidation, '(soft)' tag -> that of its last
 --                               soft one, and the sentinel
--- KEYS[3]  {namespace}:members  hash: proxy -> syncs:lease in ms:epoch:applied:epoch:generation, and the sentinel; a lease of
---                               0 is that of a member for which no write waits
+-- KEYS[3]  {namespace}:members  hash: proxy -> syncs:lease in ms:epoch:applied:epoch:generation, and the sentinel; no
+--                               write waits for a member with a lease of 0
 -- KEYS[4]  {namespace}:intents  sorted set: intent -> deadline (microseconds), and the sentinel
--- KEYS[5]  {namespace}:intent_tags  hash: intent -> its tags, in lines
+-- KEYS[5]  {namespace}:intent_tags  hash: intent -> its tags, one per line
 -- KEYS[6]  {namespace}:graces   hash: tag with a soft mark -> end of its grace (microseconds)
--- ARGV[1]  run_id of the server, learned on this connection
+-- ARGV[1]  run_id of the server, read on this connection
 -- ARGV[2]  epoch to start if one must be started
 -- ARGV[3]  the channel
 --
--- What stands in these keys may be anything: of another type, not UTF-8, huge. What cannot be what a Larder wrote counts as lost.
+-- Other clients may have written anything to these keys: another type, no UTF-8, huge values. A value that no Larder can
+-- have written counts as lost.
 --
 -- Epochs are 64 bits wide and stay strings: Lua's numbers are exact to 53 bits only, enough for sequences.
 local META, MARKS, MEMBERS, INTENTS, INTENT_TAGS, GRACES = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
@@ -25,13 +26,13 @@ local RUN_ID, CANDIDATE, CHANNEL = ARGV[1], ARGV[2], ARGV[3]
 local SENTINEL = '(sentinel)'
 local SOFT = '(soft)'
 local LARGEST = 9007199254740991
--- The longest lease that may be configured, ms.
+-- Upper bound of the configuration for leases, ms.
 local LONGEST_LEASE = 60000
--- Members at most: each write reads all of them.
+-- Maximum number of members: each write reads all of them.
 local MEMBERS_MAX = 10000
--- Beyond this no intent is due, microseconds: a week.
+-- No intent is due later than this, microseconds: a week.
 local FAR = 7 * 24 * 60 * 60 * 1000000
--- The longest list of tags that is told, bytes.
+-- Longest list of tags that is returned, bytes.
 local TAGS_MAX = 1048576
 
 -- tostring() would round to 14 digits.
@@ -39,7 +40,7 @@ local function text(number)
   return string.format('%.0f', number)
 end
 
--- A whole number as Larder writes it; nil when it is missing or cannot be one.
+-- Parses a number as Larder writes it; nil if it is missing or malformed.
 local function sequence(field)
   local number = field and #field <= 16 and string.find(field, '^%d+$') and tonumber(field)
   if number and number < LARGEST then
@@ -52,7 +53,7 @@ local function epoch(field)
   return is_one and (#field < 20 or field <= '18446744073709551615') and field or nil
 end
 
--- The reply to a command that reads or changes nothing; nil where a key of another type stands, and true then.
+-- The reply to a command that reads or changes nothing; nil and true if the key is of another type.
 local function ask(...)
   local reply = redis.pcall(...)
   if type(reply) ~= 'table' or not reply.err then
@@ -63,7 +64,7 @@ local function ask(...)
   return redis.call(...)
 end
 
--- Removes a key if it is of another type than this command expects.
+-- Removes a key of another type than this command expects.
 local function remove_if_other(command, key, field)
   local _, is_other = ask(command, key, field)
   if is_other then
@@ -77,24 +78,24 @@ local function now()
   return tonumber(time[1]) * 1000000 + tonumber(time[2])
 end
 
--- The tag whose soft mark this member of the marks is; nil for any other.
+-- The tag of a soft mark; nil for any other member of the marks.
 local function softened(member)
   if string.sub(member, 1, #SOFT) == SOFT then
     return string.sub(member, #SOFT + 1)
   end
 end
 
--- End of a tag's grace; 0, which is past, if it was lost: then the soft mark counts as a hard one.
+-- End of a tag's grace; 0 if it was lost, so that the soft mark counts as a hard one.
 local function end_of_grace(tag)
   return sequence(redis.call('HGET', GRACES, tag)) or 0
 end
 
--- The clock, but always above the last sequence: a clock may be set back.
+-- The clock, but always above the last sequence, since a clock may be set back.
 local function next_sequence(last)
   return math.max(now(), last + 1)
 end
 
--- Whether the fields of meta beside the four that every read looks at are missing or what Larder writes.
+-- Whether the fields of meta, apart from the four that every read checks, are missing or well-formed.
 local function is_meta_whole()
   local field = redis.call('HMGET', META, 'cause', 'softened', 'lease', 'lease_at', 'heard', 'silent_from', 'silent_until',
     'generation', 'shortest', 'shortest_at', 'tidied', 'born', 'unknown')
@@ -109,7 +110,7 @@ local function is_meta_whole()
   return true
 end
 
--- Why the sequence, marks, members or intents may have been lost; '' when all are whole.
+-- Why the sequence, marks, members or intents may have been lost; '' if all are complete.
 local function loss(meta)
   if not (meta.epoch and meta.seq and meta.floor and meta.run_id and meta.seq >= meta.floor) then
     return redis.call('EXISTS', MARKS) == 1 and 'meta lost' or 'new'
@@ -118,7 +119,7 @@ local function loss(meta)
   elseif not is_meta_whole() then
     return 'meta lost'
   end
-  -- No mark is above the last sequence, and nothing but the sentinel at the end of all.
+  -- Above the last sequence there is only the sentinel.
   local above = ask('ZRANGEBYSCORE', MARKS, '(' .. text(meta.seq), '+inf', 'LIMIT', 0, 2)
   if not above or #above ~= 1 or above[1] ~= SENTINEL then
     return 'marks lost'
@@ -139,14 +140,14 @@ local function longest_of_members()
   return math.min(longest, LONGEST_LEASE)
 end
 
--- The longest lease that a proxy may hold, in ms; a proxy that the members' table has lost, too.
+-- The longest lease that any proxy may hold, in ms, including proxies whose records were lost.
 local function longest_lease()
   local lease = sequence(redis.call('HGET', META, 'lease'))
   return lease and math.min(lease, LONGEST_LEASE) or longest_of_members()
 end
 
--- How long ago the epoch began, in microseconds. A clock that was set back behind its beginning would make it look new
--- for as long as that takes.
+-- Age of the epoch, in microseconds. If the clock was set back to before its start, it starts now: otherwise it would
+-- look new until the clock has caught up.
 local function epoch_age()
   local age = now() - (sequence(redis.call('HGET', META, 'born')) or 0)
   if age < 0 then
@@ -156,15 +157,15 @@ local function epoch_age()
   return age
 end
 
--- What there is to say of the epoch: its age, the longest lease, the floor, marks, why it began, the clock.
+-- Age of the epoch, longest lease, floor, number of marks, cause of the epoch, clock.
 local function state()
   local field = redis.call('HMGET', META, 'floor', 'cause')
   local marks = math.max(redis.call('ZCARD', MARKS) - 1, 0)
   return { text(epoch_age()), text(longest_lease()), text(sequence(field[1]) or 0), marks, field[2] or '', text(now()) }
 end
 
--- Everything stamped so far is invalidated by the change of epoch alone; no mark is needed any more. Members stay: they
--- may hold leases of the epoch before. So does the longest lease.
+-- The change of epoch invalidates every existing entry, so the marks go. Members stay, since they may hold leases of the
+-- previous epoch, and so does the longest lease.
 local function start_epoch(last, cause)
   local seq = next_sequence(last)
   redis.call('UNLINK', MARKS, GRACES)
@@ -184,7 +185,7 @@ local function start_epoch(last, cause)
   return { epoch = CANDIDATE, seq = seq, floor = seq }
 end
 
--- The epoch that is valid now, and why it had to be started ('' if it had not).
+-- The valid epoch, and the cause if it had to be started ('' if not).
 local function valid_epoch()
   -- A write that changes nothing, so that a server that takes no writes (a replica, a full one) refuses here.
   local _, is_other = ask('HSETNX', META, 'born', '0')
@@ -197,13 +198,13 @@ local function valid_epoch()
   if cause ~= '' then
     meta = start_epoch(meta.seq or 0, cause)
   end
-  -- These need no new epoch: an intent without tags is one of everything, and a grace that was lost is over.
+  -- These need no new epoch: an intent without tags invalidates everything, and a lost grace has ended.
   remove_if_other('HEXISTS', INTENT_TAGS, '*')
   remove_if_other('HEXISTS', GRACES, '*')
   return meta, cause
 end
 
--- All members in pairs, and the names of what stands among them that no Larder has written; nil if there is too much of it.
+-- All members in pairs, and the names of fields that no Larder wrote; nil for these if there are too many fields.
 local function members()
   if redis.call('HLEN', MEMBERS) > MEMBERS_MAX then
     return {}
@@ -222,8 +223,8 @@ local function members()
   return known, foreign
 end
 
--- Removes what `members` found foreign; whether there was any. It may have been the record of a member that holds a lease, so
--- that a new epoch has to begin.
+-- Removes the fields that `members` found foreign; true if there were any. One may have been the record of a member that
+-- holds a lease, so the caller must start a new epoch.
 local function lost_members(foreign)
   if not foreign then
     redis.call('UNLINK', MEMBERS)
@@ -236,7 +237,7 @@ local function lost_members(foreign)
   return #foreign > 0
 end
 
--- Whether an intent may be one that a Larder has recorded.
+-- Whether a Larder may have recorded this intent.
 local function is_intent(id)
   return #id <= 64 and string.find(id, '^[%w%p]+$') and id ~= SENTINEL
 end

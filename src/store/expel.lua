@@ -1,8 +1,8 @@
--- Has no write wait for a member any more, unless it has synced meanwhile: its lease would be a new one. Its record stays, so
--- that who returns from an outage still awaits it.
+-- Ends the waiting of writes for a member, unless it has synced meanwhile and so has a new lease. Its record stays, so that
+-- proxies that return from an outage still wait for it.
 -- KEYS[1]  {namespace}:members
 -- ARGV[1]  proxy
--- ARGV[2]  its syncs, as they were when its lease was waited for
+-- ARGV[2]  its `syncs` field when its lease was waited for
 -- Returns 1 if it was expelled.
 local member = redis.call('HGET', KEYS[1], ARGV[1])
 local syncs, lease, rest = string.match(member or '', '^(%d+):(%d+):(.*)$')

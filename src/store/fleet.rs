@@ -1,5 +1,5 @@
-//! What the store does for the proxies of one fleet: who may hold a lease, which marks were set since, which writes
-//! are under way, and what proxies tell one another. Plain data; [`super::Store`] has the calls.
+//! Data of the fleet protocol ([`super::Store`] has its calls): members and their leases, new marks, intents of writes in
+//! progress, fleet locks, and messages between proxies.
 
 use std::time::Duration;
 
@@ -7,31 +7,31 @@ use md5::{Digest as _, Md5};
 
 use crate::marks::{Epoch, IssuedStamp, Sequence, SoftInvalidation, Stamp, Tag};
 
-/// A nudge names at most so many tags; one for more is a hint to sync.
+/// Most tags of a nudge; with more it has none, and proxies sync instead.
 pub const TOLD_MAX: usize = 64;
 
-/// What a proxy says of itself when it syncs.
+/// What a proxy sends with a sync.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Membership {
-    /// The proxy, unique in the fleet and in time; neither white space nor `(sentinel)`.
+    /// Id of the proxy, never reused; without white space, and not `(sentinel)`.
     pub id: Box<str>,
-    /// Everything up to this is in its copy of the marks; `None` before its first sync, and for a proxy without a copy.
+    /// Its copy of the marks is complete up to this; `None` before its first sync, and for a proxy without a copy.
     pub applied: Option<Stamp>,
-    /// How long it may trust that copy, and the store itself, after a sync; whole milliseconds. Zero: not at all.
+    /// Its lease after a sync; whole milliseconds. Zero: none.
     pub lease: Duration,
     /// It serves from memory under that lease, so that writes wait for it.
     pub serves_memory: bool,
     /// The time within which it syncs several times while all is well; whole milliseconds.
     pub period: Duration,
-    /// The generation that it has read in a reply before it sent this.
+    /// The latest generation that it has read in a reply.
     pub seen: Option<Generation>,
-    /// Whether it asks for the members that are behind.
+    /// Whether it requests the members that are behind.
     pub asks_who_is_behind: bool,
 }
 
-/// How many silences of the whole fleet there have been in an epoch: times of the shortest lease or more in which no proxy's sync
-/// was executed, so that there was an outage that all had, or no proxy. Whoever repeats one in a sync has read it in a
-/// reply, so that the sync was sent after that silence, however late it is executed.
+/// Number of silences in an epoch. A silence is a time, at least the shortest period, in which no sync was executed: an outage
+/// for all proxies, or no proxy was running. A proxy that repeats a generation in a sync has read it in a reply, so the sync
+/// was sent after that silence, however late it is executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Generation {
     /// The epoch in which it counts.
@@ -41,7 +41,7 @@ pub struct Generation {
 }
 
 impl Generation {
-    /// Whether it is the same as `other` or a later one of the same epoch.
+    /// Whether it equals `other` or is a later one of the same epoch.
     pub fn covers(self, other: Generation) -> bool {
         self.epoch == other.epoch && self.number >= other.number
     }
@@ -52,40 +52,40 @@ impl Generation {
 pub struct Synced {
     /// The epoch, and the last sequence issued in it.
     pub stamp: Stamp,
-    /// All marks set after `applied`. `None` when they cannot be told: another epoch, older than the floor, or more than
-    /// 10,000. The proxy then has to count everything as invalidated up to `stamp`.
+    /// All marks set after `applied`. `None` if that is of another epoch, below the floor, or more than 10,000 marks ago. The
+    /// proxy must then treat everything up to `stamp` as invalidated.
     pub marks: Option<Vec<(Tag, Sequence)>>,
-    /// The soft ones among them whose graces are not over, with what is left of these. The others are told as hard ones.
+    /// Soft marks among them whose grace has not ended, with the time left. Those whose grace has ended are in `marks`.
     pub soft: Vec<(SoftInvalidation, Sequence)>,
-    /// Intents whose deadline has passed, at most 16, for any proxy to carry out.
+    /// Intents whose deadline has passed, at most 16, for any proxy to complete.
     pub due: Vec<Intent>,
     /// The epoch.
     pub state: EpochState,
     /// The generation.
     pub generation: Generation,
-    /// The other members that have not repeated it yet, if they were asked for: they may have something to deliver.
+    /// Other members that have not repeated it yet, if requested: they may have pending invalidations.
     pub behind: Vec<Holder>,
-    /// How many other members there are, if that was asked for.
+    /// Number of other members, if requested.
     pub others: u64,
-    /// When the last silence ended, by the store's clock, microseconds after 1970; if there was none in this epoch, when that began.
+    /// End of the last silence, by the store's clock, microseconds after 1970; start of the epoch if there was none in it.
     pub silent_until: u64,
-    /// Proxies that are no members may have answered writes in that silence, or shortly before, that they have still to deliver: it was
-    /// long, or the epoch was young when it began.
+    /// Proxies that are not members may have pending invalidations from that silence or shortly before: it was long, or the
+    /// epoch was young when it began.
     pub unknown_proxies: bool,
     /// The store's clock, microseconds after 1970.
     pub clock: u64,
 }
 
-/// What the store says of its epoch.
+/// State of an epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EpochState {
     /// How long ago it began, by the store's clock.
     pub age: Duration,
-    /// Why it began: `new`, `restarted`, or what was lost (`marks lost`, …).
+    /// Why it began: `new`, `restarted`, or which key was lost (`marks lost`, …).
     pub cause: String,
     /// The longest lease that any proxy of the fleet may hold.
     pub longest_lease: Duration,
-    /// Nothing stamped below it is trusted.
+    /// No entry with a lower stamp is current.
     pub floor: Sequence,
     /// How long ago the floor was issued, by the store's clock.
     pub floor_age: Duration,
@@ -93,7 +93,7 @@ pub struct EpochState {
     pub marks: u64,
 }
 
-/// Who is in the fleet, and what it has to do.
+/// Members and intents of the fleet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Roster {
     /// The epoch, and the last sequence issued in it; `None` where there is none yet.
@@ -102,7 +102,7 @@ pub struct Roster {
     pub state: EpochState,
     /// All members.
     pub members: Vec<Member>,
-    /// Writes that are announced.
+    /// Number of write intents.
     pub intents: u64,
     /// Those whose deadline has passed; counted up to a thousand.
     pub due: u64,
@@ -117,22 +117,22 @@ pub struct Member {
     pub lease: Duration,
     /// How long ago it synced, by the store's clock.
     pub synced: Duration,
-    /// What it has applied; `None` before its second sync.
+    /// Marks that it has applied; `None` before its second sync.
     pub applied: Option<Stamp>,
 }
 
-/// An id that nothing else has: 128 random bits, in hex digits.
+/// A unique id: 128 random bits, in hex digits.
 pub fn random_id() -> Box<str> {
     let bits = rand::random::<u128>();
     (0..32).map(|digit| char::from(b"0123456789abcdef"[(bits >> (4 * digit)) as usize & 15])).collect()
 }
 
-/// A write that is about to be forwarded, and what it will invalidate.
+/// A write that is about to be forwarded, and the tags that it will invalidate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Intent {
-    /// Unique in the fleet and in time.
+    /// Unique id, never reused.
     pub id: Box<str>,
-    /// What is invalidated should its proxy not come back.
+    /// Invalidated by another proxy if the writing proxy does not complete the write.
     pub tags: Vec<Tag>,
 }
 
@@ -150,7 +150,7 @@ pub struct Holder {
     pub id: Box<str>,
     /// How long its lease runs after a sync; zero if it holds none.
     pub lease: Duration,
-    /// Grows with each of its syncs, and never returns to a value that it had, so that a renewal shows.
+    /// Grows with each sync and never repeats, so that a renewal is detected.
     pub syncs: u64,
 }
 
@@ -161,21 +161,21 @@ impl Holder {
     }
 }
 
-/// Who invalidates, for which write, and what else is to come of it.
+/// Context of an invalidation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cause<'a> {
     /// The proxy; empty for one that is no member.
     pub by: &'a str,
-    /// The intent that is carried out by this.
+    /// The intent that this completes.
     pub intent: Option<&'a str>,
-    /// What is soft-invalidated, beside the tags that are invalidated. None of it is among those.
+    /// Tags to soft-invalidate; none of them is also invalidated.
     pub soft: &'a [SoftInvalidation],
     /// To be repeated later.
     pub again: &'a [Again],
 }
 
-/// An invalidation that is to be repeated, for an upstream that reads from replicas which lag behind: what it answers
-/// meanwhile may be older than the write. Repeated, it invalidates all that was stored until then.
+/// A delayed repetition of an invalidation, for an upstream that reads from lagging replicas: its responses may be older than
+/// the write. The repetition invalidates everything stored until then.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Again {
     /// How long after the write.
@@ -184,11 +184,11 @@ pub struct Again {
     pub tags: Vec<Tag>,
 }
 
-/// What the ids of intents that are repetitions begin with. `invalidate.lua` knows it too.
+/// Prefix of the ids of repetitions. `invalidate.lua` uses the same.
 const REPETITION: &str = "again-";
 
 impl Again {
-    /// Repetitions of the same tags after the same time have one id: the later write's takes the earlier one's place.
+    /// Repetitions of the same tags after the same time share an id: a later write's replaces an earlier one's.
     pub fn id(&self) -> Box<str> {
         let mut digest = Md5::new();
         digest.update(self.after.as_micros().to_be_bytes());
@@ -224,31 +224,31 @@ impl Invalidations {
     }
 }
 
-/// The word of a proxy that it fetches something, so that others wait for what it stores.
+/// Lock of a fetch in the whole fleet: other proxies wait for the response that its holder stores.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FleetLock {
     /// Read before the fetch, as that of the entry will be.
     pub stamp: Stamp,
-    /// Unique in the fleet and in time; no white space.
+    /// Unique id, never reused; without white space.
     pub id: Box<str>,
 }
 
-/// Whose a fetch is.
+/// Holder of a fleet lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LockReply {
-    /// Of the proxy that asked.
+    /// The calling proxy.
     Ours,
-    /// Of another one.
+    /// Another proxy.
     Theirs(FleetLock),
 }
 
 impl FleetLock {
-    /// As it is kept: `epoch:sequence:id`.
+    /// Its value in Redis: `epoch:sequence:id`.
     pub(super) fn text(&self) -> String {
         format!("{}:{}:{}", self.stamp.epoch.0, self.stamp.sequence, self.id)
     }
 
-    /// What is kept; `None` if it is no lock.
+    /// Parses a value; `None` if it is not a lock.
     pub(super) fn of_text(text: &str) -> Option<FleetLock> {
         let (epoch, rest) = text.split_once(':')?;
         let (sequence, id) = rest.split_once(':')?;
@@ -256,12 +256,12 @@ impl FleetLock {
     }
 }
 
-/// What an invalidation brought about.
+/// Result of an invalidation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invalidated {
     /// Epoch and sequence it took.
     pub taken: IssuedStamp,
-    /// Who may hold a lease, without the proxy that invalidates.
+    /// Members that may hold a lease, except the invalidating proxy.
     pub holders: Vec<Holder>,
     /// How long ago the epoch began, by the store's clock. Below the longest lease, there may be holders that the store
     /// lost.
@@ -270,7 +270,7 @@ pub struct Invalidated {
     pub longest_lease: Duration,
 }
 
-/// What one proxy tells all. Any of them may be lost, late or repeated.
+/// A message to all proxies. Any may be lost, late or repeated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
     /// Something was invalidated.
@@ -292,22 +292,22 @@ pub enum Message {
         /// Up to here.
         stamp: Stamp,
     },
-    /// A silence of the whole fleet is over.
+    /// A silence of the whole fleet has ended.
     Raised(Generation),
     /// A proxy has repeated this generation.
     Seen(Generation),
-    /// A fetch that was claimed has ended.
+    /// A fetch with a fleet lock has ended.
     Fetched {
         /// [`FleetLock::id`].
         lock: Box<str>,
-        /// What was fetched is in the store.
+        /// Whether the response is in the store.
         stored: bool,
     },
 }
 
 impl Message {
     /// Reads `n <epoch> <previous> <sequence> <by>\n<tag>\n<tag>…`, `a <id> <epoch> <sequence>`, `g <epoch> <generation>`,
-    /// `s <id> <epoch> <generation>` or `f <claim> <0|1>`; `None` for anything else.
+    /// `s <id> <epoch> <generation>` or `f <lock> <0|1>`; `None` for anything else.
     pub fn read(text: &str) -> Option<Message> {
         let (head, tags) = text.split_once('\n').map_or((text, None), |(head, tags)| (head, Some(tags)));
         let words: Vec<&str> = head.split(' ').collect();
@@ -344,13 +344,13 @@ fn stamp(epoch: &str, sequence: &str) -> Option<Stamp> {
     Some(Stamp { epoch: Epoch(epoch.parse().ok()?), sequence: sequence.parse().ok()? })
 }
 
-/// Tags as lines; `None` if one holds a line break, so that lines would name others.
+/// Tags, one per line; `None` if one contains a line break.
 pub(super) fn lines(tags: &[Tag]) -> Option<String> {
     let whole = tags.iter().all(|tag| !tag.as_str().contains('\n'));
     whole.then(|| tags.iter().map(Tag::as_str).collect::<Vec<_>>().join("\n"))
 }
 
-/// The tags that stand in lines.
+/// Parses tags, one per line.
 pub(super) fn tags_in(lines: &str) -> Vec<Tag> {
     lines.split('\n').filter(|line| !line.is_empty()).map(Tag::family).collect()
 }

@@ -1,4 +1,4 @@
--- Drops an intent: both halves of it, or neither.
+-- Drops an intent and its tags atomically.
 -- KEYS[1]  {namespace}:intents
 -- KEYS[2]  {namespace}:intent_tags
 -- ARGV[1]  intent

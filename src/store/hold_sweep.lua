@@ -1,9 +1,9 @@
 -- Takes or renews the lease of the sweeper.
 -- KEYS[1]  {namespace}:sweeper  the proxy that sweeps, with a TTL
--- ARGV[1]  the proxy that asks
--- ARGV[2]  milliseconds
--- Returns 1 if it holds the lease, 0 if another one does.
--- What is of another type, or would never lapse, is replaced: no Larder has put it there.
+-- ARGV[1]  the calling proxy
+-- ARGV[2]  duration of the lease, milliseconds
+-- Returns 1 if the proxy holds the lease, 0 if another one does.
+-- A value of another type, or one that would not expire, is replaced: no Larder wrote it.
 local holder = redis.pcall('GETRANGE', KEYS[1], 0, 255)
 if type(holder) == 'table' and not string.find(holder.err, 'WRONGTYPE', 1, true) then
   return holder

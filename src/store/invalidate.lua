@@ -1,12 +1,12 @@
 -- Takes the next sequence and marks the tags with it.
--- ARGV[4]  marks to keep at most, at least 1
+-- ARGV[4]  maximum number of marks, at least 1
 -- ARGV[5]  proxy that invalidates, or ''
--- ARGV[6]  intent that is carried out, or ''
--- ARGV[7]  the tags in lines, for the nudge, or '' to leave them out
--- ARGV[8]  intents to keep at most; beyond them a repetition is one of everything
+-- ARGV[6]  intent that this invalidation completes, or ''
+-- ARGV[7]  the tags for the nudge, one per line, or '' to leave them out
+-- ARGV[8]  maximum number of intents; beyond it a repetition invalidates everything
 -- ARGV[9]  number of repetitions
--- ARGV[10…] of each repetition: intent, microseconds until it is due, its tags in lines
--- then     number of tags to soften, and of each: tag, microseconds of its grace
+-- ARGV[10…] of each repetition: intent, microseconds until it is due, its tags, one per line
+-- then     number of tags to soft-invalidate, and of each: tag, microseconds of its grace
 -- then     tags
 -- Returns epoch, the sequence taken, cause ('' if no epoch had to be started), the last sequence issued before it, age
 -- of the epoch in microseconds, all members, the longest lease of the fleet in ms.
@@ -25,15 +25,15 @@ redis.call('HSET', META, 'seq', text(seq))
 local had_soft = redis.call('HEXISTS', META, 'softened') == 1
 for i = first_hard, #ARGV do
   redis.call('ZADD', MARKS, text(seq), ARGV[i])
-  -- What its soft mark has invalidated is invalidated by this one.
+  -- The hard mark covers what the soft one invalidated.
   if had_soft and redis.call('ZREM', MARKS, SOFT .. ARGV[i]) == 1 then
     redis.call('HDEL', GRACES, ARGV[i])
   end
 end
 
--- A grace that is not over keeps its end, or writes in a row would put it off for ever; a shorter one brings it forward,
--- or its own write would be hidden for longer than it allows. What was softened when one is over has become invalidated, and
--- must not be softened anew.
+-- A running grace keeps its end; otherwise a series of writes would extend it for ever. A shorter grace moves the end
+-- forward; otherwise stale responses would hide its write for longer than it allows. When a grace has ended, its soft mark
+-- becomes a hard one, so that a new grace does not revive the entries.
 for i = first_soft, first_hard - 1, 2 do
   local tag, ending = ARGV[i], time + tonumber(ARGV[i + 1])
   local before, known = redis.call('ZSCORE', MARKS, SOFT .. tag), end_of_grace(tag)
@@ -47,9 +47,9 @@ for i = first_soft, first_hard - 1, 2 do
   redis.call('HSET', META, 'softened', '1')
 end
 
--- Over the limit the oldest marks go, and whatever they invalidated is invalidated by the floor instead. A call removes at
--- most 1000 more than it added, so that a lowered limit is reached step by step. The sentinel has the highest score
--- of all and is not counted, so it is never among those removed.
+-- Over the limit the oldest marks are removed, and the floor is raised to invalidate what they invalidated. A call removes at
+-- most 1000 more than it added, so that a lowered limit is reached in steps. The sentinel has the highest score and is not
+-- counted, so it is never removed.
 local excess = redis.call('ZCARD', MARKS) - 1 - tonumber(ARGV[4])
 if excess > 0 then
   local removed = redis.call('ZPOPMIN', MARKS, math.min(excess, #ARGV + 1000))
@@ -69,15 +69,15 @@ local function is_repetition(intent)
   return string.sub(intent, 1, 6) == 'again-'
 end
 
--- One that was put off since it was found due is still to come.
+-- A repetition that a later write postponed after it was found due is still pending.
 local deadline = ARGV[6] ~= '' and tonumber(redis.call('ZSCORE', INTENTS, ARGV[6]) or '')
 if deadline and not (is_repetition(ARGV[6]) and deadline > time) then
   redis.call('ZREM', INTENTS, ARGV[6])
   redis.call('HDEL', INTENT_TAGS, ARGV[6])
 end
 
--- The same repetition may be waiting for an earlier write: it is put off. What was stored between the two writes is
--- invalidated by this one.
+-- If the same repetition is pending for an earlier write, it is postponed: this invalidation covers what was stored between
+-- the two writes.
 for i = 10, first_soft - 2, 3 do
   local intent, due, tags = ARGV[i], time + tonumber(ARGV[i + 1]), ARGV[i + 2]
   if redis.call('ZCARD', INTENTS) > tonumber(ARGV[8]) and not redis.call('ZSCORE', INTENTS, intent) then

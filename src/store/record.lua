@@ -1,13 +1,13 @@
--- Records an intent, or sets the deadline of one that is recorded.
+-- Records an intent, or renews the deadline and tags of a recorded one.
 -- ARGV[4]  intent
 -- ARGV[5]  microseconds until its deadline
--- ARGV[6]  its tags, in lines
--- ARGV[7]  intents to keep at most
+-- ARGV[6]  its tags, one per line
+-- ARGV[7]  maximum number of intents
 -- Returns epoch, last sequence issued, cause ('' if no epoch had to be started), the highest of the floor and the root
 -- tag's mark.
 local meta, cause = valid_epoch()
 if redis.call('ZCARD', INTENTS) > tonumber(ARGV[7]) then
-  -- No Larder has announced what is due in a week.
+  -- An intent that is due in more than a week is not from a Larder.
   local foreign = redis.call('ZRANGEBYSCORE', INTENTS, '(' .. text(now() + FAR), '(+inf', 'LIMIT', 0, 10000)
   for _, intent in ipairs(foreign) do
     redis.call('ZREM', INTENTS, intent)
@@ -19,7 +19,7 @@ if redis.call('ZCARD', INTENTS) > tonumber(ARGV[7]) then
   end
 end
 if redis.call('ZCARD', INTENTS) > tonumber(ARGV[7]) and not redis.call('ZSCORE', INTENTS, ARGV[4]) then
-  return redis.error_reply('LARDER too many writes are announced and not heard of again')
+  return redis.error_reply('LARDER too many write intents are pending')
 end
 redis.call('ZADD', INTENTS, text(now() + tonumber(ARGV[5])), ARGV[4])
 redis.call('HSET', INTENT_TAGS, ARGV[4], ARGV[6])

@@ -1,151 +1,124 @@
-//! L2 in Redis or Valkey. Owns the names and formats of what is kept there, the read of the marks and the scripts;
-//! `link` owns the connections, and `cluster` and `sentinel` tell it where to.
+//! The shared store in Redis or Valkey. This module has the [`Store`] implementation; `namespace` has the names of keys
+//! and the scripts, `view` the reads of entries and marks, `fleet` and `sweep` the calls of the fleet protocol and the
+//! sweeper, `link` the connections, and `primary` with `cluster` and `sentinel` the address of the server with the marks.
 //!
 //! | key | holds |
 //! |---|---|
-//! | `{ns}:meta` | hash: `epoch` (64 bits, decimal), `seq` (last sequence issued), `floor`, `run_id`, `born` (µs), `cause`, `lease` (the fleet's longest, ms), `lease_at`, `soft` |
+//! | `{ns}:meta` | hash: `epoch` (64 bits, decimal), `seq` (last sequence issued), `floor`, `run_id`, `born` (µs), `cause`, `lease` (the fleet's longest, ms), `lease_at`, `softened`; the other fields are listed in `epoch.lua` |
 //! | `{ns}:marks` | sorted set: tag → sequence of its last invalidation; `(soft)` tag → that of its last soft one; the sentinel at +inf |
 //! | `{ns}:graces` | hash: tag with a soft mark → end of its grace (µs of the server's clock) |
-//! | `{ns}:members` | hash: proxy → `syncs:lease in ms:epoch:applied`; the sentinel |
+//! | `{ns}:members` | hash: proxy → `syncs:lease in ms:epoch:applied:epoch:generation`; the sentinel |
 //! | `{ns}:intents` | sorted set: intent → deadline (µs of the server's clock); the sentinel at +inf |
-//! | `{ns}:intent_tags` | hash: intent → its tags, in lines |
-//! | `{ns}:waited` | written before `WAIT`, with `wait_replicas` alone; expires |
+//! | `{ns}:intent_tags` | hash: intent → its tags, one per line |
+//! | `{ns}:waited` | written before `WAIT`, only with `wait_replicas`; expires |
 //! | `{ns}:sweeper` | the proxy that sweeps; expires unless renewed |
-//! | `{ns}:key_stats` | `µs of the server's clock`, space, what the last walk found (JSON); expires |
+//! | `{ns}:key_stats` | `µs of the server's clock`, space, result of the last sweep (JSON); expires |
 //! | `{ns}:fleet` | the channel |
 //! | `ns:v1:…` | one entry, with a TTL |
-//! | `ns:fetch:…` | the claim of a proxy that fetches (`collapse = "fleet"`): `epoch:sequence:id`, with a TTL |
-//!
-//! # Why reading without a script is safe
-//!
-//! A lookup is one pipeline on one connection: `GETRANGE` entry, `HGET` seq, `ZMSCORE` marks, `HSETNX` meta, `HMGET` meta. Other
-//! clients' commands may run between these four. Say that a write, acknowledged before the lookup began, took
-//! sequence *q* and invalidates the entry, whose stamp is (*e*, *s*) with *s* < *q*. Its mark was set before `GETRANGE` ran:
-//!
-//! - nothing happened since: `ZMSCORE` brings *q*, and the entry is not current;
-//! - the mark was trimmed before `ZMSCORE` ran: the script that trimmed it raised the floor to *q* at least in the
-//!   same step, and `HMGET` runs later. This is why the marks are read before meta;
-//! - the set was flushed, evicted or deleted: the sentinel is missing, and a new epoch is started; or another client
-//!   has started one before `ZMSCORE` ran, and `HMGET`, running later, brings another epoch than *e*;
-//! - meta was lost as well or alone: a field is missing, and a new epoch is started; so it is where something stands that no
-//!   Larder writes there, or a key is of another type;
-//! - the server is not the one that issued *q* (restarted, restored from a snapshot, a promoted replica): its `run_id`
-//!   differs from the one in meta, which whoever issues sequences has written there. The `run_id` compared with
-//!   was learned on this very connection, and a connection never outlives the process at its other end;
-//! - the server was demoted to a replica while connected, or takes no writes (full, cut off from its replicas): a
-//!   write acknowledged elsewhere might never show here. `HSETNX` is a write that changes nothing on a whole
-//!   namespace; such a server refuses it, and with it the lookup.
-//!
-//! The stamp of a fetch that begins after the reply is the epoch that was read last, and the sequence that was read
-//! *before* the marks: it must not cover an invalidation that the marks seen do not. Otherwise a flight with this stamp
-//! would look young enough to a reader after that write, while the stale entry that it validates was judged without
-//! it. Should an epoch have begun in between, the sequence is below the new epoch's floor, and current for nothing.
-//!
-//! Where nobody ever softened a tag (`soft` is not in meta), soft marks are not asked for. Otherwise `HMGET` graces
-//! and `TIME` go before `ZMSCORE`, which brings hard and soft marks at one moment. In between a grace may have ended and
-//! another one begun: then the soft mark is judged by the end that is over. A grace that was lost counts as over, so that
-//! it needs no sentinel.
+//! | `ns:fetch:…` | the fleet lock of a fetch (`collapse = "fleet"`): `epoch:sequence:id`, with a TTL |
 //!
 //! # In a cluster
 //!
-//! All that coordinates is in the slot of `{ns}`, and the argument above is about the node that keeps it. What resharding
-//! adds: a node answers for a slot that is being moved away only where it still has the key, and with `ASK` or `TRYAGAIN`
-//! otherwise; for a slot that it lost, with `MOVED`. `ASK` and `MOVED` end the link. Whoever has the slot then is another
-//! process than the one that meta names, and a new epoch begins.
+//! All coordination keys are in the slot of `{ns}`, and the argument of [`view`] is about the node that holds it. During
+//! resharding, a node that hands a slot over answers only for keys that it still has, and with `ASK` or `TRYAGAIN`
+//! otherwise; for a slot that it has handed over, with `MOVED`. `ASK` and `MOVED` end the link. The new node of the slot
+//! is another process than the one in meta, so a new epoch begins.
 //!
-//! An entry is mostly kept by another node, so that a lookup is two requests at the same time: `GETRANGE` there, and the marks
-//! as above. Their order does not matter. A write that was acknowledged before the lookup began had set its mark by then,
-//! and the marks are read after that. A write that is acknowledged later is concurrent with the read, which may be answered
-//! with or without it. Entries need no fence of their own: each carries the stamp that it was fetched under, so that one
-//! that comes from a node that lost, restored or never got a newer one is an older entry, and judged as such.
+//! Most entries are on other nodes, so a lookup is two concurrent requests: `GETRANGE` there, and the marks as usual.
+//! Their order does not matter. A write that was acknowledged before the lookup began had set its mark by then, and the
+//! marks are read after that. A write that is acknowledged later is concurrent with the read, which may be answered with or
+//! without it. Entries need no fence of their own: an entry from a node that lost or never got a newer one carries an
+//! older stamp, and is judged by it.
 //!
-//! # Who may be believed to be the primary
+//! # Which server is the primary
 //!
-//! A primary that was deposed and does not know it yet cannot know of writes that its successor has part in. Every second
-//! the link asks whoever knows better (the sentinels, or the nodes of the cluster that reach its majority), and is
-//! dropped when the marks are elsewhere. That bounds for how long a proxy can be deceived; that it is not deceived at all
-//! takes `wait_replicas`, since a primary that was deposed by one of its replicas has lost that replica.
+//! A deposed primary that does not know it yet does not know the writes of its successor either. Every second the link
+//! asks the sentinels, or the nodes of the cluster that reach its majority, and ends when the marks are elsewhere. That
+//! bounds the time in which a proxy trusts a deposed primary. Only `wait_replicas` rules it out, because a primary that was
+//! deposed by one of its replicas has lost that replica.
 //!
-//! # What a script may rely on
+//! # What scripts rely on
 //!
-//! Members and intents have sentinels as the marks do: whoever invalidates waits for the members that it finds, so that
-//! it has to know when some were evicted. Every script that reads them starts a new epoch in that case, and the age
-//! of the epoch tells the writer of leases that it cannot know of.
+//! Members and intents have sentinels like the marks: a write waits for the members that it finds, so it must notice when
+//! some were evicted. Every script that reads them starts a new epoch in that case, and the age of the epoch shows the
+//! writer that there may be leases of lost members.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
+use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
-use redis::{ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Script, Value, from_redis_value};
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::link::Connections;
+use self::namespace::Namespace;
+use self::view::get_entry;
 use super::fleet::{
     Cause, FleetLock, Generation, Holder, Intent, Invalidated, LockReply, Membership, Message, Roster, Synced,
 };
 use super::sweep::{Dated, Judged, KeyStats, Survey, WalkPosition};
 use super::{FamilyOf, Found, KeyCounts, Link, Outage, Reply, Store, StoreError, StoreInfo};
 use crate::config::StoreConfig;
-use crate::entry::ENCODING_MAX;
-use crate::marks::{Epoch, MarksView, Sequence, Stamp, Tag};
+use crate::marks::{MarksView, Tag};
 
 mod channel;
 mod cluster;
 mod dialer;
 mod fleet;
 mod link;
+mod namespace;
+mod primary;
 mod refusal;
 mod replicas;
 mod sentinel;
 mod server;
 mod slots;
 mod sweep;
+mod view;
 
 pub use self::dialer::SetupFault;
 pub use self::link::ConnectFault;
 
-/// What the members of `{ns}:marks` that are soft marks begin with, before the tag. The scripts know it too.
+/// Prefix of soft marks in `{ns}:marks`, before the tag. The scripts use the same.
 const SOFT: &str = "(soft)";
 
-/// The member of `{ns}:marks`, `{ns}:members` and `{ns}:intents` that proves that they were not evicted. Families cannot
-/// begin with `(`, so no tag equals it.
+/// Member of `{ns}:marks`, `{ns}:members` and `{ns}:intents` that proves that they were not evicted. Families cannot begin
+/// with `(`, so no tag equals it.
 const SENTINEL: &str = "(sentinel)";
 
-/// Redis drops whole entries only by TTL or eviction; below this a TTL would round to nothing.
+/// Shortest TTL of an entry.
 const TTL_MIN: Duration = Duration::from_secs(1);
 
-/// Keys that one `SCAN` step looks at: some hundreds of microseconds of the server's time.
+/// Keys per `SCAN` step: some hundreds of microseconds of the server's time.
 const SCAN_STEP: u64 = 1000;
 
-/// How often an idle link is tried, so that a dead one is found before a request finds it. A link that lived this
-/// long also ends the growth of the pauses.
+/// Interval of the checks of an idle link, so that a dead one is found before a request uses it. A link that lived longer
+/// than this also resets the pauses between attempts to connect.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// The first pause before connecting again; each further one is twice as long.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 
-/// How many time limits a walk over all keys may take.
+/// Time limit of a walk over all keys, in time limits of a request.
 const WALK_LIMITS: u32 = 10;
 
-/// How many time limits a step of the sweeper may take.
+/// Time limit of a step of the sweeper, in time limits of a request.
 const PATIENT_LIMITS: u32 = 10;
 
 /// The store in Redis. Connects in the background, starting at once; until then, and whenever the link is down,
 /// every method answers [`StoreError::Away`] without waiting. Dropping it ends the background task.
 pub struct RedisStore {
-    link: Arc<link::Keeper>,
+    link: Arc<link::Connector>,
     namespace: Arc<Namespace>,
     messages: broadcast::Sender<Message>,
-    /// Connects, watches, and connects again.
+    /// Runs the link.
     _keeping: AbortOnDropHandle<()>,
-    /// Listens to the channel.
+    /// Runs the subscription to the channel.
     _listening: AbortOnDropHandle<()>,
 }
 
@@ -155,10 +128,10 @@ impl RedisStore {
     ///
     /// # Errors
     ///
-    /// The URL cannot be understood, or a file cannot be used.
+    /// The URL is invalid, or a file cannot be used.
     pub fn new(config: &StoreConfig) -> Result<RedisStore, SetupFault> {
         let namespace = Arc::new(Namespace::new(&config.namespace, config.marks_max));
-        let link = Arc::new(link::Keeper::new(config, Arc::clone(&namespace))?);
+        let link = Arc::new(link::Connector::new(config, Arc::clone(&namespace))?);
         let keeping = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&link).keep()));
         let messages = broadcast::Sender::new(channel::BEHIND_MAX);
         let listening = channel::listen(Arc::clone(&link), namespace.channel.clone(), messages.clone());
@@ -166,15 +139,15 @@ impl RedisStore {
         Ok(RedisStore { link, namespace, messages, _keeping: keeping, _listening: listening })
     }
 
-    /// Waits for the end of the first attempt to connect, at most the connect time limit, and says how the latest
-    /// attempt ended. For start-up: a server that is [`Unreachable`](ConnectFault::Unreachable) may come, one that
-    /// has [`Rejected`](ConnectFault::Rejected) this configuration needs someone to change it. The background task
-    /// goes on trying after either.
+    /// Waits for the end of the first attempt to connect, at most the connect time limit, and returns the result of the latest
+    /// attempt. For start-up: a server that is [`Unreachable`](ConnectFault::Unreachable) may come up later; if it has
+    /// [`Rejected`](ConnectFault::Rejected) the configuration, an operator must change that. The background task retries
+    /// after either.
     pub async fn connect_once(&self) -> Result<(), ConnectFault> {
         self.link.latest_attempt().await
     }
 
-    /// Runs a request for which nobody waits: it may take ten times as long, and takes no link down.
+    /// Runs a background request: it may take ten times as long, and its failure does not take the link down.
     async fn ask_patiently<T, F>(&self, request: impl FnOnce(Arc<Connections>) -> F) -> Result<T, StoreError>
     where
         F: Future<Output = RedisResult<T>>,
@@ -196,8 +169,8 @@ impl RedisStore {
         self.link.within_limit(&connections, request(Arc::clone(&connections))).await
     }
 
-    /// The same on the server that keeps an entry, or what else stands under a name of its own; it is told the name.
-    async fn ask_keeper<T, F>(
+    /// The same on the server that holds the key `name`: an entry or a fleet lock.
+    async fn ask_entry_node<T, F>(
         &self,
         name: String,
         request: impl FnOnce(String, MultiplexedConnection) -> F,
@@ -206,15 +179,15 @@ impl RedisStore {
         F: Future<Output = RedisResult<T>>,
     {
         let connections = self.link.connections()?;
-        self.link.ask_keeper(&connections, &name, |keeper| request(name.clone(), keeper)).await
+        self.link.ask_entry_node(&connections, &name, |node| request(name.clone(), node)).await
     }
 
-    /// A lookup where the entry is not where the marks are.
-    async fn lookup_apart(&self, key: &str, tags: &[Tag]) -> Result<Found, StoreError> {
+    /// A lookup of an entry that may be on another node than the marks.
+    async fn lookup_in_cluster(&self, key: &str, tags: &[Tag]) -> Result<Found, StoreError> {
         let view = self.ask(move |connections| async move { self.namespace.view(&connections, tags).await });
-        let entry = self.ask_keeper(self.namespace.entry(key), get_entry);
+        let entry = self.ask_entry_node(self.namespace.entry(key), get_entry);
         let (view, entry) = tokio::join!(view, entry);
-        // A keeper that is away costs a miss.
+        // A node that is down costs a miss.
         Ok(Found { entry: entry.unwrap_or_default(), view: view? })
     }
 }
@@ -229,8 +202,10 @@ impl Store for RedisStore {
     fn lookup<'a>(&'a self, key: &'a str, tags: &'a [Tag]) -> Reply<'a, Found> {
         Box::pin(async move {
             let connections = self.link.connections()?;
-            let Some(beside) = connections.entries_beside() else { return self.lookup_apart(key, tags).await };
-            let found = self.namespace.lookup(&connections, beside, key, tags);
+            let Some(entries) = connections.entries_on_marks_server() else {
+                return self.lookup_in_cluster(key, tags).await;
+            };
+            let found = self.namespace.lookup(&connections, entries, key, tags);
             self.link.within_limit(&connections, found).await
         })
     }
@@ -240,10 +215,10 @@ impl Store for RedisStore {
     }
 
     fn put<'a>(&'a self, key: &'a str, value: Bytes, ttl: Duration) -> Reply<'a, ()> {
-        Box::pin(self.ask_keeper(self.namespace.entry(key), move |name, mut keeper| async move {
+        Box::pin(self.ask_entry_node(self.namespace.entry(key), move |name, mut node| async move {
             let ttl = u64::try_from(ttl.max(TTL_MIN).as_millis()).unwrap_or(u64::MAX);
             let mut set = redis::cmd("SET");
-            set.arg(&name).arg(&value[..]).arg("PX").arg(ttl).query_async(&mut keeper).await
+            set.arg(&name).arg(&value[..]).arg("PX").arg(ttl).query_async(&mut node).await
         }))
     }
 
@@ -296,14 +271,14 @@ impl Store for RedisStore {
         lasting: Duration,
         instead_of: Option<&'a FleetLock>,
     ) -> Reply<'a, LockReply> {
-        Box::pin(self.ask_keeper(self.namespace.fetch(fetch), move |name, keeper| async move {
-            self.namespace.lock_fetch(keeper, &name, lock, lasting, instead_of).await
+        Box::pin(self.ask_entry_node(self.namespace.fetch(fetch), move |name, node| async move {
+            self.namespace.lock_fetch(node, &name, lock, lasting, instead_of).await
         }))
     }
 
     fn unlock_fetch<'a>(&'a self, fetch: &'a str, lock: &'a FleetLock, stored: bool) -> Reply<'a, ()> {
-        Box::pin(self.ask_keeper(self.namespace.fetch(fetch), move |name, keeper| async move {
-            self.namespace.unlock_fetch(keeper, &name, lock, stored).await
+        Box::pin(self.ask_entry_node(self.namespace.fetch(fetch), move |name, node| async move {
+            self.namespace.unlock_fetch(node, &name, lock, stored).await
         }))
     }
 
@@ -312,13 +287,13 @@ impl Store for RedisStore {
     }
 
     fn remove<'a>(&'a self, key: &'a str) -> Reply<'a, bool> {
-        Box::pin(self.ask_keeper(self.namespace.entry(key), |name, mut keeper| async move {
-            redis::cmd("UNLINK").arg(&name).query_async(&mut keeper).await
+        Box::pin(self.ask_entry_node(self.namespace.entry(key), |name, mut node| async move {
+            redis::cmd("UNLINK").arg(&name).query_async(&mut node).await
         }))
     }
 
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>> {
-        Box::pin(self.ask_keeper(self.namespace.entry(key), get_entry))
+        Box::pin(self.ask_entry_node(self.namespace.entry(key), get_entry))
     }
 
     fn info(&self) -> Reply<'_, StoreInfo> {
@@ -338,9 +313,9 @@ impl Store for RedisStore {
                 loop {
                     let step = self.namespace.scan(node.clone(), cursor, SCAN_STEP);
                     let step = self.link.ask_node(&connections, step).await;
-                    // One node of several may be away; the others are counted.
+                    // One node of several may be down; the others are counted.
                     let (next, keys) = match step {
-                        Err(_) if connections.entries_beside().is_none() => {
+                        Err(_) if connections.entries_on_marks_server().is_none() => {
                             counts.complete = false;
                             break;
                         }
@@ -360,7 +335,7 @@ impl Store for RedisStore {
                     }
                 }
             }
-            counts.complete &= connections.are_whole();
+            counts.complete &= connections.are_all_nodes_connected();
             Ok(counts)
         })
     }
@@ -404,316 +379,6 @@ impl Store for RedisStore {
     }
 }
 
-/// Everything that is kept under one namespace: names, formats, commands. Knows nothing of connecting.
-struct Namespace {
-    name: String,
-    meta: String,
-    marks: String,
-    members: String,
-    intents: String,
-    intent_tags: String,
-    graces: String,
-    waited: String,
-    sweeper: String,
-    key_stats: String,
-    channel: String,
-    marks_max: u64,
-    begin: Script,
-    invalidate: Script,
-    sync: Script,
-    roster: Script,
-    record: Script,
-    forget: Script,
-    expel: Script,
-    dismiss: Script,
-    lock_fetch: Script,
-    unlock_fetch: Script,
-    hold_sweep: Script,
-    store_key_stats: Script,
-    /// Whether there may be soft marks, so that they have to be asked for.
-    soft: AtomicBool,
-    /// Whether this process has had an epoch of the namespace before; for the log alone.
-    met: AtomicBool,
-}
-
-/// `epoch`, `seq`, `floor`, `run_id`, `soft` of meta.
-type Meta = [Option<Bytes>; 5];
-
-/// What the commands that bring a view have brought. All of it may be anything, and nothing where a key of another type
-/// stands.
-#[derive(Debug, Clone, Default)]
-struct Read {
-    /// The last sequence issued before the marks were read.
-    before: Option<Bytes>,
-    /// The sentinel's, the root tag's, those of the tags; then, if they were asked for, the soft ones of the root tag and of
-    /// the tags.
-    marks: Vec<Option<f64>>,
-    /// Of each soft mark that was asked for, what is left of its grace.
-    left: Vec<Duration>,
-    meta: Meta,
-}
-
-/// Answers of a pipeline, in order, each with an error of its own.
-struct Answers(std::vec::IntoIter<RedisResult<Value>>);
-
-impl Answers {
-    async fn of(pipe: &mut Pipeline, connection: &mut MultiplexedConnection) -> RedisResult<Answers> {
-        let answers: Vec<RedisResult<Value>> = pipe.ignore_errors().query_async(connection).await?;
-        Ok(Answers(answers.into_iter()))
-    }
-
-    /// The next one.
-    fn next<T: FromRedisValue>(&mut self) -> RedisResult<T> {
-        let value = self.0.next().unwrap_or_else(|| Err(not_an_answer("fewer answers than commands")))?;
-        Ok(from_redis_value(value)?)
-    }
-
-    /// The next one; `None` if the key is of another type.
-    fn next_or_other<T: FromRedisValue>(&mut self) -> RedisResult<Option<T>> {
-        match self.next() {
-            Ok(value) => Ok(Some(value)),
-            Err(error) if error.code() == Some("WRONGTYPE") => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// What [`Namespace::add_marks`] asked for.
-    fn next_read(&mut self) -> RedisResult<Read> {
-        let before = self.next_or_other()?.flatten();
-        let marks = self.next_or_other()?.unwrap_or_default();
-        let _: Option<Value> = self.next_or_other()?;
-        let meta: Vec<Option<Bytes>> = self.next_or_other()?.unwrap_or_default();
-        Ok(Read { before, marks, left: Vec::new(), meta: meta.try_into().unwrap_or_default() })
-    }
-
-    /// An entry as `GETRANGE` brings it, which brings nothing where nothing is.
-    fn next_entry(&mut self) -> RedisResult<Option<Bytes>> {
-        let entry: Option<Bytes> = self.next_or_other()?;
-        Ok(entry.map_or_else(|| Some(Bytes::new()), |bytes| (!bytes.is_empty()).then_some(bytes)))
-    }
-}
-
-impl Namespace {
-    fn new(name: &str, marks_max: u64) -> Namespace {
-        Namespace {
-            name: name.to_owned(),
-            // Braces: in a cluster all of them live in the slot of the namespace, as a script needs them to.
-            meta: format!("{{{name}}}:meta"),
-            marks: format!("{{{name}}}:marks"),
-            members: format!("{{{name}}}:members"),
-            intents: format!("{{{name}}}:intents"),
-            intent_tags: format!("{{{name}}}:intent_tags"),
-            graces: format!("{{{name}}}:graces"),
-            waited: format!("{{{name}}}:waited"),
-            sweeper: format!("{{{name}}}:sweeper"),
-            key_stats: format!("{{{name}}}:key_stats"),
-            channel: format!("{{{name}}}:fleet"),
-            marks_max: marks_max.max(1),
-            begin: Script::new(concat!(include_str!("epoch.lua"), include_str!("begin.lua"))),
-            invalidate: Script::new(concat!(include_str!("epoch.lua"), include_str!("invalidate.lua"))),
-            sync: Script::new(concat!(include_str!("epoch.lua"), include_str!("sync.lua"))),
-            roster: Script::new(concat!(include_str!("epoch.lua"), include_str!("roster.lua"))),
-            record: Script::new(concat!(include_str!("epoch.lua"), include_str!("record.lua"))),
-            forget: Script::new(include_str!("forget.lua")),
-            expel: Script::new(include_str!("expel.lua")),
-            dismiss: Script::new(include_str!("dismiss.lua")),
-            lock_fetch: Script::new(include_str!("lock_fetch.lua")),
-            unlock_fetch: Script::new(include_str!("unlock_fetch.lua")),
-            hold_sweep: Script::new(include_str!("hold_sweep.lua")),
-            store_key_stats: Script::new(include_str!("store_key_stats.lua")),
-            soft: AtomicBool::new(false),
-            met: AtomicBool::new(false),
-        }
-    }
-
-    fn entry(&self, key: &str) -> String {
-        format!("{}:{key}", self.name)
-    }
-
-    /// The text between `ns:v1:` and the last `:`.
-    fn label<'k>(&self, key: &'k [u8]) -> Option<Cow<'k, str>> {
-        let rest = key.strip_prefix(self.name.as_bytes())?.strip_prefix(b":v1:")?;
-        let end = rest.iter().rposition(|byte| *byte == b':')?;
-        Some(String::from_utf8_lossy(&rest[..end]))
-    }
-
-    async fn lookup(
-        &self,
-        connections: &Connections,
-        mut beside: MultiplexedConnection,
-        key: &str,
-        tags: &[Tag],
-    ) -> RedisResult<Found> {
-        let (entry, read) = self.read(&mut beside, Some(&self.entry(key)), tags).await?;
-        Ok(Found { entry, view: self.view_or_begin(connections, &read).await? })
-    }
-
-    async fn view(&self, connections: &Connections, tags: &[Tag]) -> RedisResult<MarksView> {
-        let (_, read) = self.read(&mut connections.marks(), None, tags).await?;
-        self.view_or_begin(connections, &read).await
-    }
-
-    /// What stands under the name of an entry, then the marks; once more if there turn out to be soft ones.
-    async fn read(
-        &self,
-        connection: &mut MultiplexedConnection,
-        name: Option<&str>,
-        tags: &[Tag],
-    ) -> RedisResult<(Option<Bytes>, Read)> {
-        let first = || {
-            let mut pipe = redis::pipe();
-            if let Some(name) = name {
-                add_entry(&mut pipe, name);
-            }
-            pipe
-        };
-        if !self.soft.load(Relaxed) {
-            let mut pipe = first();
-            self.add_marks(&mut pipe, tags.iter(), false);
-            let mut answers = Answers::of(&mut pipe, connection).await?;
-            let entry = name.map_or(Ok(None), |_| answers.next_entry())?;
-            let read = answers.next_read()?;
-            if read.meta[4].is_none() {
-                return Ok((entry, read));
-            }
-            self.soft.store(true, Relaxed);
-        }
-        let mut pipe = first();
-        pipe.cmd("HMGET").arg(&self.graces).arg("*");
-        for tag in tags {
-            pipe.arg(tag.as_str());
-        }
-        pipe.cmd("TIME");
-        self.add_marks(&mut pipe, tags.iter(), true);
-        let mut answers = Answers::of(&mut pipe, connection).await?;
-        let entry = name.map_or(Ok(None), |_| answers.next_entry())?;
-        let ends: Option<Vec<Option<Bytes>>> = answers.next_or_other()?;
-        let (seconds, micros): (u64, u64) = answers.next()?;
-        let read = answers.next_read()?;
-        // A new epoch has none.
-        self.soft.store(read.meta[4].is_some(), Relaxed);
-        let now = seconds * 1_000_000 + micros;
-        // What was lost is over.
-        let ends = ends.unwrap_or_else(|| vec![None; tags.len() + 1]);
-        let left =
-            ends.iter().map(|end| Duration::from_micros(number(end).unwrap_or(0).saturating_sub(now))).collect();
-        Ok((entry, Read { left, ..read }))
-    }
-
-    /// The commands that bring a view: the marks of `tags` and of the root tag, and `softly` the soft ones of them too. Their
-    /// order is argued at the head of this file.
-    fn add_marks<'t>(&self, pipe: &mut Pipeline, tags: impl Iterator<Item = &'t Tag> + Clone, softly: bool) {
-        pipe.cmd("HGET").arg(&self.meta).arg("seq");
-        pipe.cmd("ZMSCORE").arg(&self.marks).arg(SENTINEL).arg("*");
-        for tag in tags.clone() {
-            pipe.arg(tag.as_str());
-        }
-        if softly {
-            pipe.arg(format!("{SOFT}*"));
-            for tag in tags {
-                pipe.arg(format!("{SOFT}{tag}"));
-            }
-        }
-        pipe.cmd("HSETNX").arg(&self.meta).arg("born").arg(0);
-        pipe.cmd("HMGET").arg(&self.meta).arg(&["epoch", "seq", "floor", "run_id", "softened"]);
-    }
-
-    async fn view_or_begin(&self, connections: &Connections, read: &Read) -> RedisResult<MarksView> {
-        match view_of(read, connections.run_id()) {
-            Some(view) => Ok(view),
-            None => self.begin(connections).await,
-        }
-    }
-
-    /// Starts a new epoch unless someone has meanwhile. The marks of the view's tags were read before that, so the
-    /// view counts all of them as set by the last sequence: only what was stamped after it is current.
-    async fn begin(&self, connections: &Connections) -> RedisResult<MarksView> {
-        let call = self.call(&self.begin, connections);
-        let (epoch, sequence, cause): (u64, u64, String) = call.invoke_async(&mut connections.marks()).await?;
-        self.log_new_epoch(epoch, &cause);
-        Ok(MarksView::hard(Stamp { epoch: Epoch(epoch), sequence }, sequence))
-    }
-
-    /// One line per epoch in the whole fleet: only the proxy that started it has a cause to tell. `cause` is the
-    /// script's; empty if none was started.
-    fn log_new_epoch(&self, epoch: u64, cause: &str) {
-        let met_before = self.met.swap(true, Relaxed);
-        match cause {
-            "" => {}
-            "new" if !met_before => tracing::info!(epoch, "epoch started: the namespace is new"),
-            "new" => {
-                tracing::warn!(
-                    epoch,
-                    "epoch changed: new, the namespace was flushed; all entries are invalidated"
-                );
-            }
-            "restarted" => tracing::warn!(
-                epoch,
-                "epoch changed: restarted, or another server took its place (run_id); all entries are invalidated"
-            ),
-            lost => {
-                tracing::warn!(
-                    epoch,
-                    "epoch changed: {lost}, evicted, deleted or changed; all entries are invalidated"
-                );
-            }
-        }
-    }
-
-    /// One step of a walk over the entries of one server: the next cursor (0 at the end) and some keys.
-    async fn scan(
-        &self,
-        mut node: MultiplexedConnection,
-        cursor: u64,
-        keys: u64,
-    ) -> RedisResult<(u64, Vec<Bytes>)> {
-        let mut scan = redis::cmd("SCAN");
-        scan.arg(cursor).arg("MATCH").arg(format!("{}:v1:*", self.name)).arg("COUNT").arg(keys);
-        // Whoever put something else there does not want it read.
-        scan.arg("TYPE").arg("string");
-        scan.query_async(&mut node).await
-    }
-}
-
-/// The view that what was read amounts to. None when the marks and meta do not prove themselves whole, or stem from
-/// another run of the server.
-fn view_of(Read { before, marks, left, meta }: &Read, run_id: &str) -> Option<MarksView> {
-    let (sentinel, marks) = marks.split_first()?;
-    let [epoch, sequence, floor, issuer, _] = meta;
-    if sentinel.is_none() || issuer.as_deref()? != run_id.as_bytes() {
-        return None;
-    }
-    let stamp = Stamp { epoch: Epoch(number(epoch)?), sequence: number(before)?.min(number(sequence)?) };
-    let (hard, soft) = marks.split_at(marks.len().checked_sub(left.len())?);
-    // Scores are whole numbers below 2^53, exact as floats.
-    let floor = number(floor).filter(|floor| *floor <= stamp.sequence)?;
-    let newest = hard.iter().flatten().map(|score| *score as Sequence).fold(floor, Sequence::max);
-    let soft = soft.iter().zip(left).filter_map(|(score, left)| Some(((*score)? as Sequence, *left)));
-    Some(soft.fold(MarksView::hard(stamp, newest), |view, (mark, left)| view.soft(mark, left)))
-}
-
-async fn get_entry(name: String, mut keeper: MultiplexedConnection) -> RedisResult<Option<Bytes>> {
-    let mut pipe = redis::pipe();
-    add_entry(&mut pipe, &name);
-    Answers::of(&mut pipe, &mut keeper).await?.next_entry()
-}
-
-/// The command that brings an entry: no more of what stands there than an entry may be long, and a byte that tells that it is
-/// longer.
-fn add_entry(pipe: &mut Pipeline, name: &str) {
-    pipe.cmd("GETRANGE").arg(name).arg(0).arg(ENCODING_MAX);
-}
-
-/// A whole number as a script writes it.
-fn number(field: &Option<Bytes>) -> Option<u64> {
-    std::str::from_utf8(field.as_deref()?).ok()?.parse().ok()
-}
-
-/// Random, so that no two runs of sequences are taken for one another; 0 is left to mean none.
-fn new_epoch() -> u64 {
-    rand::random_range(1..=u64::MAX)
-}
-
 /// The `name:value` lines of `INFO`.
 fn info_fields(text: &[u8]) -> BTreeMap<String, String> {
     let text = String::from_utf8_lossy(text);
@@ -721,124 +386,9 @@ fn info_fields(text: &[u8]) -> BTreeMap<String, String> {
     lines.filter_map(|line| line.split_once(':')).map(|(k, v)| (k.to_owned(), v.trim_end().to_owned())).collect()
 }
 
-/// An answer that is not one.
-fn not_an_answer(what: &'static str) -> RedisError {
-    RedisError::from((ErrorKind::UnexpectedReturnType, what))
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-
-    const WHOLE: [&str; 4] = ["18446744073709551615", "1763690000123456", "1763690000000000", "a1"];
-
-    fn meta(fields: [&str; 4]) -> Meta {
-        let [epoch, seq, floor, run_id] = fields.map(|field| (!field.is_empty()).then(|| field.to_owned().into()));
-        [epoch, seq, floor, run_id, None]
-    }
-
-    fn read(marks: &[Option<f64>], fields: [&str; 4]) -> Read {
-        Read {
-            before: Some(Sequence::MAX.to_string().into()),
-            marks: marks.to_vec(),
-            left: Vec::new(),
-            meta: meta(fields),
-        }
-    }
-
-    /// What the view says when the sentinel and these marks were read.
-    fn newest(marks: &[Option<f64>]) -> Sequence {
-        let marks = [&[Some(f64::INFINITY)], marks].concat();
-        view_of(&read(&marks, WHOLE), "a1").unwrap().newest
-    }
-
-    #[test]
-    fn a_view_is_the_highest_of_floor_and_marks() {
-        let before = 1_763_690_000_000_020;
-        let earlier = Read { before: Some(before.to_string().into()), ..read(&[Some(f64::INFINITY)], WHOLE) };
-        assert_eq!(view_of(&earlier, "a1").unwrap().stamp.sequence, before, "read before the marks");
-        let view = view_of(&read(&[Some(f64::INFINITY), None], WHOLE), "a1").unwrap();
-        assert_eq!(view.stamp, Stamp { epoch: Epoch(u64::MAX), sequence: 1_763_690_000_123_456 });
-        assert_eq!(view.newest, 1_763_690_000_000_000, "the floor");
-        assert_eq!(newest(&[None, Some(1_763_690_000_123_455.0), Some(3.0)]), 1_763_690_000_123_455);
-    }
-
-    #[test]
-    fn soft_marks_stand_beside_the_hard_ones_until_their_graces_are_over() {
-        const SECOND: Duration = Duration::from_secs(1);
-        const NONE: Duration = Duration::ZERO;
-        let at = |sequence: Sequence| Some((1_763_690_000_000_000 + sequence) as f64);
-        type Row = ([Option<f64>; 2], [Duration; 2], Sequence, Option<(Sequence, Duration)>);
-        let rows: [Row; 5] = [
-            ([None, None], [NONE, NONE], 5, None),
-            ([None, at(7)], [NONE, SECOND], 5, Some((7, SECOND))),
-            ([at(9), at(7)], [SECOND * 2, SECOND], 5, Some((9, SECOND))),
-            ([at(9), at(7)], [SECOND * 2, NONE], 7, Some((9, SECOND * 2))),
-            ([at(9), at(7)], [NONE, NONE], 9, None),
-        ];
-        for (soft, left, newest, pending) in rows {
-            let marks = [&[Some(f64::INFINITY), None, at(5)], &soft[..]].concat();
-            let view = view_of(&Read { left: left.to_vec(), ..read(&marks, WHOLE) }, "a1").unwrap();
-            assert_eq!(view.newest, 1_763_690_000_000_000 + newest, "{soft:?} {left:?}");
-            let found = view.soft.map(|soft| (soft.newest - 1_763_690_000_000_000, soft.left));
-            assert_eq!(found, pending, "{soft:?} {left:?}");
-        }
-    }
-
-    #[test]
-    fn what_does_not_prove_itself_whole_is_no_view() {
-        let sentinel = [Some(f64::INFINITY), Some(5.0)];
-        assert!(view_of(&read(&sentinel, WHOLE), "a1").is_some());
-        assert!(view_of(&read(&sentinel, WHOLE), "b2").is_none(), "another run of the server");
-        assert!(view_of(&read(&[None, Some(5.0)], WHOLE), "a1").is_none(), "no sentinel");
-        assert!(view_of(&read(&[], WHOLE), "a1").is_none(), "no marks at all");
-        for field in 0..4 {
-            let mut fields = WHOLE;
-            for broken in ["", "x", "-1", "1e3", "99999999999999999999"] {
-                fields[field] = broken;
-                let found = view_of(&read(&sentinel, fields), "a1");
-                assert!(found.is_none(), "field {field} is missing, no number, or another run");
-            }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_mark_is_lost_in_a_view(marks in prop::collection::vec(prop::option::of(0_u64..1 << 53), 0..9)) {
-            let scores: Vec<_> = marks.iter().map(|mark| mark.map(|sequence| sequence as f64)).collect();
-            let expected = marks.into_iter().flatten().fold(1_763_690_000_000_000, Sequence::max);
-            prop_assert_eq!(newest(&scores), expected);
-        }
-
-        #[test]
-        fn labels_are_what_stands_between_version_and_digest(label in "[a-z_:-]{1,20}", digest in "[0-9a-f]{32}") {
-            let namespace = Namespace::new("shop", 1);
-            let key = namespace.entry(&format!("v1:{label}:{digest}"));
-            let found = namespace.label(key.as_bytes());
-            prop_assert_eq!(found.as_deref(), Some(label.as_str()));
-        }
-    }
-
-    #[test]
-    fn foreign_keys_have_no_label() {
-        let namespace = Namespace::new("shop", 1);
-        for key in ["shop2:v1:a:0", "shop:v2:a:0", "shop:v1:0", "shop", ""] {
-            assert_eq!(namespace.label(key.as_bytes()), None, "{key}");
-        }
-    }
-
-    #[test]
-    fn coordination_keys_share_one_slot() {
-        let namespace = Namespace::new("shop", 1);
-        assert_eq!((namespace.meta.as_str(), namespace.marks.as_str()), ("{shop}:meta", "{shop}:marks"));
-        let Namespace { members, intents, intent_tags, graces, waited, channel, sweeper, key_stats, .. } =
-            &namespace;
-        for name in [members, intents, intent_tags, graces, waited, channel, sweeper, key_stats] {
-            assert!(name.starts_with("{shop}:"), "{name}");
-        }
-    }
 
     #[test]
     fn info_is_read_by_line() {

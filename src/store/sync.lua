@@ -1,19 +1,19 @@
--- Renews a membership, and tells what its copy of the marks lacks.
+-- Renews a membership, and returns the marks that its copy lacks.
 -- ARGV[4]  proxy
--- ARGV[5]  its lease in milliseconds; 0 for one that trusts nothing for any time
+-- ARGV[5]  its lease in milliseconds; 0 for none
 -- ARGV[6]  1 if it serves from memory under that lease, so that writes wait for it
--- ARGV[7]  milliseconds within which it syncs several times
--- ARGV[8]  epoch of what it has applied, '0' for none
--- ARGV[9]  sequence up to which it has
+-- ARGV[7]  its period: milliseconds within which it syncs several times
+-- ARGV[8]  epoch of the marks that it has applied, '0' for none
+-- ARGV[9]  sequence up to which it has applied them
 -- ARGV[10] epoch of the generation that it has read, '0' for none
 -- ARGV[11] that generation
--- ARGV[12] 1 if it wants to be told the members that are behind
--- ARGV[13] marks to tell at most
--- ARGV[14] due intents to tell at most
--- Returns epoch, last sequence issued, cause ('' if no epoch had to be started), whether marks are told, marks and
+-- ARGV[12] 1 to return the members that are behind
+-- ARGV[13] maximum number of marks returned
+-- ARGV[14] maximum number of due intents returned
+-- Returns epoch, last sequence issued, cause ('' if no epoch had to be started), whether marks are returned, marks and
 -- their sequences, due intents and their tags, the state of the epoch, soft marks with their sequences and the
--- microseconds left of their graces, the generation, the members that are behind if asked for; and when the last silence of
--- all had ended, whether proxies without a record may be behind, how many other members there are, if asked for.
+-- microseconds left of their graces, the generation, the members that are behind if requested; the end of the last silence,
+-- whether proxies without a record may be behind, the number of other members if requested.
 local meta, cause = valid_epoch()
 local id, lease, epoch_applied, applied, most = ARGV[4], tonumber(ARGV[5]), ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[13])
 local time = now()
@@ -36,7 +36,7 @@ for _, intent in ipairs(redis.call('ZRANGEBYSCORE', INTENTS, '-inf', text(time),
   if is_intent(intent) then
     local tags = redis.call('HGET', INTENT_TAGS, intent)
     due[#due + 1] = intent
-    -- Lost tags: it may have been anything.
+    -- Lost tags: the intent may have been about anything.
     due[#due + 1] = tags and #tags <= TAGS_MAX and tags or '*'
   else
     redis.call('ZREM', INTENTS, intent)
@@ -49,15 +49,15 @@ if lost ~= '' and cause == '' then
   meta, field = start_epoch(meta.seq, cause), times()
 end
 
--- A silence of the whole fleet is an outage that everybody had, or there was nobody. The generation is raised at its end.
--- What was sent before cannot repeat it, although it may be executed after it.
+-- A silence is a period without any sync: an outage for all proxies, or no proxy was running. The generation is raised at
+-- its end. A sync that was sent before cannot repeat it, even if it is executed later.
 local heard, generation = tonumber(field[1] or '') or 0, tonumber(field[4] or '') or 0
 local silent_until, unknown = tonumber(field[2] or '') or 0, field[3] == '1'
 local silent_from, period = tonumber(field[9] or '') or 0, tonumber(ARGV[7])
 local shortest, shortest_at = tonumber(field[5] or '') or period, tonumber(field[6] or '') or 0
 if time - heard >= shortest * 1000 or time < heard then
-  -- A proxy that has never synced answers writes after five seconds, and in a young epoch not all have synced. One silence after
-  -- another leaves them no time to return.
+  -- A proxy that has never synced answers writes after five seconds, and in a young epoch some may not have synced. Silences in
+  -- quick succession leave them no time to return.
   local is_young = heard - (tonumber(field[8] or '') or 0) < math.max(longest_lease(), period) * 1000
   local is_next = heard - silent_until < 10000000
   local is_long = time - heard >= 4000000 or time < heard
@@ -66,7 +66,7 @@ if time - heard >= shortest * 1000 or time < heard then
   generation = generation + 1
   redis.call('PUBLISH', CHANNEL, table.concat({ 'g', meta.epoch, text(generation) }, ' '))
 end
--- When nobody has confirmed it for long, nobody has it any more.
+-- If no proxy has confirmed the shortest period for 10 s, no proxy has it any more.
 if period <= shortest or time - shortest_at > 10000000 then
   shortest, shortest_at = period, time
 end
@@ -74,12 +74,12 @@ redis.call('HSET', META, 'heard', text(time), 'silent_from', text(silent_from),
   'silent_until', text(silent_until), 'unknown', unknown and '1' or '0',
   'generation', text(generation), 'shortest', text(shortest), 'shortest_at', text(shortest_at))
 
--- By the clock, so that a member that was expelled and has come back is never taken for the one expelled.
+-- Follows the clock, so that a member that was expelled and has come back is never mistaken for the expelled one.
 local known = redis.call('HGET', MEMBERS, id) or ''
 local syncs, epoch_before, before, epoch_seen, seen = string.match(known, '^(%d+):%d+:(%d+):(%d+):(%d+):(%d+)$')
 syncs = next_sequence(sequence(syncs) or 0)
 local waited_for = ARGV[6] == '1' and ARGV[5] or '0'
--- A command that is executed late takes back nothing that its sender has shown since.
+-- A sync that is executed late does not take back the generation of a later one.
 local repeats = ARGV[10] ~= '0' and (ARGV[10] ~= epoch_seen or tonumber(ARGV[11]) > tonumber(seen))
 if repeats and not (epoch_seen == meta.epoch and ARGV[10] ~= meta.epoch) then
   epoch_seen, seen = ARGV[10], ARGV[11]
@@ -92,7 +92,7 @@ if repeats then
   redis.call('PUBLISH', CHANNEL, table.concat({ 's', id, ARGV[10], ARGV[11] }, ' '))
 end
 
--- Whoever has the longest lease confirms it several times in its course. When nobody has, nobody holds one any more.
+-- The proxy with the longest lease confirms it several times before it ends. If none has, no proxy holds it any more.
 local longest = longest_lease()
 local confirmed = tonumber(redis.call('HGET', META, 'lease_at') or '') or 0
 if lease >= longest or time - confirmed > longest * 1000 then
@@ -100,20 +100,20 @@ if lease >= longest or time - confirmed > longest * 1000 then
   redis.call('HSET', META, 'lease', text(longest), 'lease_at', text(time))
 end
 
--- Whoever has not repeated the generation may have to deliver what it kept in the last silence. Not so who had synced last long
--- before it: it was dead or cut off alone, and answers writes as one that has never synced. Nor who has not returned long after it:
--- it is given up by then.
+-- A member that has not repeated the generation may have pending invalidations from the last silence. Not so a member whose
+-- last sync was long before it: it was down or cut off alone, and answers writes like a proxy that has never synced. Nor a
+-- member that has not returned long after it: the others have given it up by then.
 local LONG, FORGOTTEN = math.max(10000000, period * 1000), 60000000
 local function is_behind(record)
   local last = string.match(record, '^(%d+):')
-  -- An older Larder never repeats the generation.
+  -- An older version of Larder never repeats the generation.
   local epoch_seen, seen = string.match(record, '^%d+:%d+:%d+:%d+:(%d+):(%d+)$')
   if generation == 0 or epoch_seen == meta.epoch and tonumber(seen) >= generation then
     return false
   end
   return tonumber(last) >= silent_from - LONG and time - silent_until < FORGOTTEN
 end
--- A clock that is set forward looks like a silence, so that whoever lives is behind, and stays.
+-- A clock that is set forward looks like a silence; running members are behind then, and stay.
 local function is_gone(record)
   local last, lease = string.match(record, '^(%d+):(%d+):')
   return last and time - tonumber(last) >= LONG + tonumber(lease) * 1000 and not is_behind(record)
@@ -138,7 +138,7 @@ if ARGV[12] ~= '1' then
 end
 
 local MARKS_TOLD_MAX = 16 * 1048576
--- Below the floor, marks that it lacks may have been removed.
+-- Below the floor, marks that the copy lacks may have been removed.
 local marks, whole = {}, epoch_applied == meta.epoch and applied >= meta.floor
 if whole then
   marks = redis.call('ZRANGEBYSCORE', MARKS, '(' .. text(applied), '(+inf', 'WITHSCORES', 'LIMIT', 0, most + 1)
@@ -147,11 +147,11 @@ if whole then
   for i = 1, #marks, 2 do
     bytes = bytes + #marks[i]
   end
-  -- Rather than hold up its connection, it begins anew.
+  -- More would block the connection; the proxy drops its copy instead.
   whole = whole and bytes <= MARKS_TOLD_MAX
 end
 
--- One whose grace is over is told as a hard one.
+-- A soft mark whose grace has ended is returned as a hard one.
 local hard, soft = {}, {}
 for i = 1, whole and #marks or 0, 2 do
   local tag = softened(marks[i])

@@ -1,8 +1,8 @@
--- Ends a claim unless another has taken its place, and tells that its fetch has ended.
--- KEYS[1]  namespace:fetch:…  the claim
--- ARGV[1]  the claim that was kept there
+-- Releases a fleet lock unless another has replaced it, and publishes the end of its fetch.
+-- KEYS[1]  namespace:fetch:…  the lock
+-- ARGV[1]  the lock to release
 -- ARGV[2]  the channel
--- ARGV[3]  what to tell
+-- ARGV[3]  the message
 if redis.pcall('GETRANGE', KEYS[1], 0, 255) == ARGV[1] then
   redis.call('UNLINK', KEYS[1])
 end

@@ -56,7 +56,7 @@ fn fill(hotel: &Hotel, larder: &Larder, users: usize) {
 }
 
 #[test]
-fn entries_are_spread_and_shared_and_what_coordinates_is_together() {
+fn entries_are_distributed_and_shared_and_coordination_keys_are_in_one_slot() {
     let hotel = hotel(RULES);
     let (larder, other) = (hotel.plan.start(), hotel.plan.start());
     fill(&hotel, &larder, 60);
@@ -90,7 +90,7 @@ fn one_node_is_enough_to_find_the_others() {
 }
 
 #[test]
-fn a_node_that_keeps_only_entries_is_killed_and_costs_only_misses_until_a_replica_takes_over() {
+fn a_killed_node_without_marks_costs_only_misses_until_its_replica_takes_over() {
     let mut hotel = hotel(&format!("{RULES}\n").replace("[[family]]", "coherence = \"strict\"\n[[family]]"));
     let larder = hotel.plan.start();
     fill(&hotel, &larder, 60);
@@ -143,7 +143,7 @@ fn under_load(wait_replicas: u32, happens: impl FnOnce(&mut RedisCluster, usize)
 }
 
 #[test]
-fn nothing_stale_while_the_node_that_keeps_the_marks_is_killed_and_its_replica_takes_over() {
+fn nothing_stale_while_the_node_of_the_marks_is_killed_and_its_replica_takes_over() {
     let (tally, log) = under_load(0, |cluster, keeper| {
         cluster.nodes[keeper].kill();
         let next =
@@ -155,7 +155,7 @@ fn nothing_stale_while_the_node_that_keeps_the_marks_is_killed_and_its_replica_t
 }
 
 #[test]
-fn nothing_stale_while_the_node_that_keeps_the_marks_is_killed_and_comes_back_as_a_replica() {
+fn nothing_stale_while_the_node_of_the_marks_is_killed_and_returns_as_a_replica() {
     under_load(1, |cluster, keeper| {
         cluster.nodes[keeper].kill();
         eventually("a replica takes over", || cluster.keeper(META) != keeper);
@@ -185,7 +185,7 @@ fn nothing_stale_while_the_slot_of_the_marks_is_moved_to_another_node() {
         eventually("the slot has moved", || cluster.keeper(META) == to);
     });
     assert!(tally.acknowledged >= 40, "{tally:?}");
-    assert!(log.contains("another server keeps the marks") && log.contains("epoch changed: restarted"), "{log}");
+    assert!(log.contains("another server holds the marks") && log.contains("epoch changed: restarted"), "{log}");
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn a_user_of_a_cluster_needs_the_documented_rights_and_no_more() {
 }
 
 #[test]
-fn a_url_that_does_not_fit_what_is_there_is_told_so() {
+fn a_url_of_another_topology_is_reported() {
     let hotel = hotel(RULES);
     let plan = Plan::new(&hotel.upstream.url()).rules(RULES);
     let alone = crate::support::RedisServer::start();
@@ -240,8 +240,8 @@ fn a_url_that_does_not_fit_what_is_there_is_told_so() {
     let sentinel = |port: u16| format!("redis+sentinel://127.0.0.1:{port}/house");
     for (url, told) in [
         (node.url(), "write redis+cluster://"),
-        (alone.url().replace("redis:", "redis+cluster:"), "no node of a cluster"),
-        (sentinel(alone.port()), "no sentinel"),
+        (alone.url().replace("redis:", "redis+cluster:"), "not in cluster mode"),
+        (sentinel(alone.port()), "not a sentinel"),
     ] {
         let exit = plan.clone().redis(&url).fail();
         assert!(exit.stderr.contains(told), "{url}: {exit:?}");

@@ -54,7 +54,7 @@ fn nothing_stale_while_the_sentinels_are_told_to_fail_over() {
 }
 
 #[test]
-fn a_primary_that_was_deposed_and_does_not_know_it_is_left() {
+fn a_deposed_primary_that_still_answers_is_abandoned() {
     let house = house();
     let (larder, other) = (house.plan.start(), house.plan.start());
     let (old, new) = (house.sentinels.primary(), 0);
@@ -66,7 +66,7 @@ fn a_primary_that_was_deposed_and_does_not_know_it_is_left() {
     house.sentinels.name_another(new);
     let place = format!("127.0.0.1:{}", house.sentinels.servers[new].port());
     for proxy in [&larder, &other] {
-        eventually("it is left", || proxy.log().contains(&format!("is not the primary any more, {place} is")));
+        eventually("it is left", || proxy.log().contains(&format!("is no longer the primary, {place} is")));
         eventually("hits are back", || proxy.get("/r/1").is("hit"));
     }
     assert!(house.sentinels.servers[old].command(&["INFO", "replication"]).contains("role:master"));
@@ -76,7 +76,7 @@ fn a_primary_that_was_deposed_and_does_not_know_it_is_left() {
 }
 
 #[test]
-fn sentinels_may_be_away_as_long_as_the_primary_is_there() {
+fn sentinels_may_be_down_while_the_primary_is_up() {
     let mut house = house();
     let larder = house.plan.start();
     house.upstream.on("/r/1", crate::support::Reply::new("1"));

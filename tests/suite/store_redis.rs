@@ -341,7 +341,7 @@ fn hasty(server: &RedisServer) -> StoreConfig {
 }
 
 #[tokio::test]
-async fn a_hung_server_costs_the_requests_in_flight_the_limit_once_and_is_used_again_when_it_wakes() {
+async fn a_hung_server_costs_pending_requests_one_time_limit_and_is_reused_when_it_wakes() {
     let server = RedisServer::start();
     let store = open(&hasty(&server));
     becomes_up(&store).await;
@@ -402,7 +402,7 @@ async fn a_hung_server_costs_the_requests_in_flight_the_limit_once_and_is_used_a
 }
 
 #[tokio::test]
-async fn an_idle_link_to_a_hung_server_is_found_dead_before_a_request_meets_it() {
+async fn an_idle_link_to_a_hung_server_is_dropped_before_a_request_uses_it() {
     let server = RedisServer::start();
     let store = open(&hasty(&server));
     becomes_up(&store).await;
@@ -422,7 +422,7 @@ async fn a_server_killed_and_restarted_on_the_same_port_is_used_again() {
 }
 
 #[tokio::test]
-async fn a_store_may_be_made_before_its_server_is_there() {
+async fn a_store_can_be_created_before_its_server_is_up() {
     let mut server = RedisServer::start();
     server.stop();
     let store = open(&config(&server.url()));
@@ -455,14 +455,14 @@ async fn rejection(url: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_told_from_an_absent_server() {
+async fn a_wrong_password_is_reported_differently_from_an_absent_server() {
     let server = RedisServer::start_with(&["--requirepass", "right"]);
     let address = server.url();
     let port = address.rsplit_once(':').unwrap().1;
     let wrong = rejection(&format!("redis://:s3cret@127.0.0.1:{port}")).await;
     assert!(wrong.contains("wrong user or password") && wrong.contains(&address), "{wrong}");
     let none = rejection(&address).await;
-    assert!(none.contains("asks for a password"), "{none}");
+    assert!(none.contains("requires a password"), "{none}");
     let right = open(&config(&format!("redis://:right@127.0.0.1:{port}/3")));
     right.connect_once().await.expect("the right password");
     right.put(KEY, Bytes::from_static(b"x"), PATIENCE).await.unwrap();
@@ -492,14 +492,14 @@ async fn a_named_user_logs_in_with_the_permissions_it_needs() {
 }
 
 #[tokio::test]
-async fn a_database_that_does_not_exist_is_told() {
+async fn a_missing_database_is_reported() {
     let server = RedisServer::start();
     let fault = rejection(&format!("{}/99", server.url())).await;
     assert!(fault.contains("database") && fault.contains("out of range"), "{fault}");
 }
 
 #[tokio::test]
-async fn a_peer_that_does_not_speak_redis_is_told_once_however_often_it_is_tried() {
+async fn a_peer_that_does_not_speak_redis_is_logged_once() {
     let log = Log::capture();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("redis://:s3cret@{}", listener.local_addr().unwrap());
@@ -586,7 +586,7 @@ async fn tls_server() -> (RedisServer, u16) {
 }
 
 #[tokio::test]
-async fn tls_refuses_a_certificate_that_nobody_vouches_for_unless_told_not_to_look() {
+async fn tls_refuses_an_untrusted_certificate_unless_verification_is_disabled() {
     let (server, port) = tls_server().await;
     let fault = rejection(&format!("rediss://127.0.0.1:{port}")).await;
     assert!(fault.contains("TLS") && fault.contains("certificate"), "{fault}");
@@ -619,12 +619,12 @@ async fn tls_child_connects() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_silent_to_tls_is_asked_after() {
+async fn a_server_that_ignores_a_tls_handshake_is_reported_with_a_hint() {
     let server = RedisServer::start();
     let plain = hasty(&server);
     let store = open(&StoreConfig { redis: plain.redis.replace("redis://", "rediss://"), ..plain });
     let fault = store.connect_once().await.expect_err("plain Redis does not answer a TLS greeting");
-    assert!(fault.to_string().contains("does it speak TLS"), "{fault}");
+    assert!(fault.to_string().contains("is the port a TLS port"), "{fault}");
 }
 
 #[tokio::test]
@@ -838,7 +838,7 @@ async fn entries_are_counted_by_family_and_nothing_else_is() {
 }
 
 #[tokio::test]
-async fn counting_ends_near_its_limit_and_says_so() {
+async fn counting_ends_near_its_limit_and_is_marked_incomplete() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
     let script = "for i = 1, 5000 do redis.call('SET', 'test:v1:user_list:' .. i, 'x') end";
@@ -850,7 +850,7 @@ async fn counting_ends_near_its_limit_and_says_so() {
 }
 
 #[tokio::test]
-async fn info_tells_of_the_server() {
+async fn info_has_the_fields_of_the_server() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
     let info = store.info().await.unwrap();

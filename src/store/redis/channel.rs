@@ -1,5 +1,6 @@
-//! Listens to the fleet's channel on a connection of its own, to the server that keeps the marks. Whatever happens to it, the link and every promise stay as
-//! they are: a proxy that hears nothing syncs at its own pace, and writes wait for it a little longer.
+//! Subscribes to the fleet's channel on its own connection to the server that holds the marks. Its failure affects neither
+//! the link nor any guarantee: a proxy that receives nothing syncs at its own interval, and writes wait for it a little
+//! longer.
 
 use std::sync::Arc;
 
@@ -9,26 +10,26 @@ use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::dialer::untimed;
-use super::link::{Keeper, Pauses};
+use super::link::{Connector, Pauses};
 use super::refusal::Refusal;
 use super::{HEARTBEAT, Link};
 use crate::config::store_url::ServerAddress;
 use crate::store::fleet::Message;
 
-/// Messages that a receiver may be behind before it misses some.
+/// Messages that are buffered for a receiver before it misses some.
 pub(super) const BEHIND_MAX: usize = 1024;
 
-/// Subscribes, listens, subscribes again: for as long as the store lives, and whenever the link is up.
-pub(super) async fn listen(link: Arc<Keeper>, channel: String, messages: broadcast::Sender<Message>) {
-    let (mut state, mut pauses, mut told) = (link.changes(), Pauses::default(), None);
-    // A server that is away is the link's to find, and to log.
+/// Subscribes and resubscribes for as long as the store exists, whenever the link is up.
+pub(super) async fn listen(link: Arc<Connector>, channel: String, messages: broadcast::Sender<Message>) {
+    let (mut state, mut pauses, mut logged) = (link.changes(), Pauses::default(), None);
+    // The link detects and logs an unreachable server.
     while state.wait_for(|link| *link == Link::Up).await.is_ok() {
         let Some(place) = link.place() else { continue };
         let reason = match Subscription::begin(&link, &place, &channel, &messages).await {
             Ok(subscription) => {
                 let begun = Instant::now();
                 tracing::debug!(channel, "subscribed");
-                told = None;
+                logged = None;
                 let reason = subscription.end(&link, &place, &mut state).await;
                 pauses.lived(begun.elapsed());
                 match reason {
@@ -38,26 +39,26 @@ pub(super) async fn listen(link: Arc<Keeper>, channel: String, messages: broadca
             }
             Err(reason) => reason,
         };
-        // Once, however often it is met again.
-        if told.as_ref() != Some(&reason) {
-            tracing::warn!(channel, reason, "nothing is heard in the channel; until it is, writes wait longer");
-            told = Some(reason);
+        // Once, however often it repeats.
+        if logged.as_ref() != Some(&reason) {
+            tracing::warn!(channel, reason, "cannot subscribe to the channel; writes wait longer until it works");
+            logged = Some(reason);
         }
         pauses.rest().await;
     }
 }
 
-/// A connection that is subscribed.
+/// A connection with a subscription.
 struct Subscription {
     connection: MultiplexedConnection,
-    /// Told when the connection has ended.
+    /// Notified when the connection has ended.
     ended: Arc<Notify>,
 }
 
 impl Subscription {
-    /// Connects and subscribes within the connect time limit; gives the reason why not.
+    /// Connects and subscribes within the connect time limit; the error is the reason of the failure.
     async fn begin(
-        link: &Keeper,
+        link: &Connector,
         place: &ServerAddress,
         channel: &str,
         messages: &broadcast::Sender<Message>,
@@ -71,7 +72,7 @@ impl Subscription {
     }
 
     async fn open(
-        link: &Keeper,
+        link: &Connector,
         place: &ServerAddress,
         channel: &str,
         messages: broadcast::Sender<Message>,
@@ -94,11 +95,11 @@ impl Subscription {
         Ok(Subscription { connection, ended })
     }
 
-    /// Returns when the subscription has ended, with the reason; None if the marks are elsewhere now. Tries the connection
-    /// now and then.
+    /// Returns the reason when the subscription has ended; None if another server holds the marks now. Checks the connection
+    /// at intervals.
     async fn end(
         mut self,
-        link: &Keeper,
+        link: &Connector,
         place: &ServerAddress,
         state: &mut watch::Receiver<Link>,
     ) -> Option<String> {
@@ -114,8 +115,8 @@ impl Subscription {
         }
     }
 
-    /// Why the server does not answer; None if it does.
-    async fn silence(&mut self, link: &Keeper) -> Option<String> {
+    /// Pings the server; the reason if it does not answer.
+    async fn silence(&mut self, link: &Connector) -> Option<String> {
         let beat = redis::cmd("PING");
         match timeout(link.timeout(), beat.query_async::<()>(&mut self.connection)).await {
             Ok(answer) => answer.err().map(|error| Refusal::of(&error).reason),
@@ -124,11 +125,11 @@ impl Subscription {
     }
 }
 
-/// A message is the channel's name and a payload. What cannot be read is of another version, or the trial of a proxy that
-/// connects.
+/// Forwards a message: the channel's name and a payload. A payload that cannot be parsed is of another version, or the
+/// check of `begin.lua`.
 fn pass_on(data: &[Value], messages: &broadcast::Sender<Message>) {
     let [_, Value::BulkString(payload)] = data else { return };
     let message = std::str::from_utf8(payload).ok().and_then(Message::read);
-    // An error means that nobody listens now.
+    // An error means that there is no receiver now.
     let _ = message.map(|message| messages.send(message));
 }

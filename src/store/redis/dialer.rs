@@ -17,16 +17,16 @@ use super::HEARTBEAT;
 use crate::config::StoreConfig;
 use crate::config::store_url::{Login, Security, ServerAddress, StoreUrl};
 
-/// Silence of the peer's host after which the kernel gives a connection up.
+/// Time without an answer of the peer's host after which the kernel drops a connection.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
-/// Requests that may wait to be written to one connection.
+/// Requests that may be queued for one connection.
 const QUEUE: usize = 1024;
 
 /// `[store]` cannot be used as it is.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupFault {
-    /// The URL is none; it is not quoted, since it may hold a password.
+    /// The URL is invalid. The message does not quote it, since it may hold a password.
     #[error("[store] redis {message}; {remedy}")]
     Url {
         /// What is wrong with it.
@@ -64,7 +64,7 @@ pub enum SetupFault {
     },
 }
 
-/// Whom servers take this Larder for.
+/// User and password of this Larder.
 pub(super) fn login(config: &StoreConfig, of_url: Login) -> Result<Login, SetupFault> {
     let read = |path: &PathBuf| {
         fs::read_to_string(path)
@@ -74,15 +74,15 @@ pub(super) fn login(config: &StoreConfig, of_url: Login) -> Result<Login, SetupF
     Ok(config.login(of_url, password.map(|text| text.trim_end_matches(['\r', '\n']).to_owned())))
 }
 
-/// How servers are spoken to, wherever they are.
+/// Login and TLS settings of connections, for any address.
 pub(super) struct Dialer {
     login: RedisConnectionInfo,
-    /// The address of nobody, with what TLS needs.
+    /// TLS settings, without host and port.
     template: ConnectionAddr,
 }
 
 impl Dialer {
-    /// For servers that know one by this login.
+    /// For servers with this login.
     pub(super) fn new(
         config: &StoreConfig,
         url: &StoreUrl,
@@ -95,12 +95,12 @@ impl Dialer {
         Ok(Dialer { login: settings, template: template(config, url)? })
     }
 
-    /// Whether it speaks TLS.
+    /// Whether connections use TLS.
     pub(super) fn is_tls(&self) -> bool {
         matches!(self.template, ConnectionAddr::TcpTls { .. })
     }
 
-    /// A connection, logged in.
+    /// Opens a connection and logs in.
     pub(super) async fn open(&self, place: &ServerAddress) -> RedisResult<MultiplexedConnection> {
         let client = self.client(place, ProtocolVersion::RESP2)?;
         client.get_multiplexed_async_connection_with_config(&untimed()).await
@@ -135,25 +135,25 @@ fn template(config: &StoreConfig, url: &StoreUrl) -> Result<ConnectionAddr, Setu
         Security::Tls => false,
         Security::TlsInsecure => true,
     };
-    // An error means that a provider is installed already, which is as good.
+    // An error means that a provider is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let nobody = ConnectionAddr::TcpTls { host: String::new(), port: 0, insecure, tls_params: None };
+    let no_host = ConnectionAddr::TcpTls { host: String::new(), port: 0, insecure, tls_params: None };
     let root_cert = config.tls_ca.as_deref().map(|path| pem("tls_ca", path, "CERTIFICATE")).transpose()?;
-    let mut address = nobody;
+    let mut address = no_host;
     if let Some(path) = &config.tls_ca {
         let certificates = TlsCertificates { root_cert: root_cert.clone(), client_tls: None };
-        address = equipped(address, certificates).map_err(|error| unreadable("tls_ca", path, error))?;
+        address = with_certificates(address, certificates).map_err(|error| unreadable("tls_ca", path, error))?;
     }
     if let Some((cert, key)) = &config.tls_identity {
         let client_cert = pem("tls_cert", cert, "CERTIFICATE")?;
         let identity = ClientTlsConfig { client_cert, client_key: pem("tls_key", key, "PRIVATE KEY")? };
         let certificates = TlsCertificates { root_cert, client_tls: Some(identity) };
-        address = equipped(address, certificates).map_err(|error| unreadable("tls_cert", cert, error))?;
+        address = with_certificates(address, certificates).map_err(|error| unreadable("tls_cert", cert, error))?;
     }
     Ok(address)
 }
 
-fn equipped(address: ConnectionAddr, certificates: TlsCertificates) -> RedisResult<ConnectionAddr> {
+fn with_certificates(address: ConnectionAddr, certificates: TlsCertificates) -> RedisResult<ConnectionAddr> {
     Client::build_with_tls(address, certificates).map(|client| client.get_connection_info().addr().clone())
 }
 
@@ -161,7 +161,7 @@ fn unreadable(field: &'static str, path: &Path, error: RedisError) -> SetupFault
     SetupFault::Unreadable { field, path: path.display().to_string(), source: io::Error::other(error) }
 }
 
-/// The file that this field names.
+/// Reads the PEM file that this field names.
 fn pem(field: &'static str, path: &Path, what: &'static str) -> Result<Vec<u8>, SetupFault> {
     let shown = || path.display().to_string();
     let text = fs::read(path).map_err(|source| SetupFault::Unreadable { field, path: shown(), source })?;
@@ -171,7 +171,7 @@ fn pem(field: &'static str, path: &Path, what: &'static str) -> Result<Vec<u8>, 
     }
 }
 
-/// The time limits are ours: one for connecting as a whole, one for each request as a whole.
+/// Without the client's time limits: Larder limits connecting, and each request, as a whole.
 pub(super) fn untimed() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
         .set_connection_timeout(None)
@@ -179,7 +179,7 @@ pub(super) fn untimed() -> AsyncConnectionConfig {
         .set_pipeline_buffer_size(QUEUE)
 }
 
-/// A peer whose host is gone sends nothing, so the kernel must find out.
+/// The kernel must detect a peer whose host is down: it sends nothing.
 fn tuned(info: ConnectionInfo) -> ConnectionInfo {
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(HEARTBEAT);
     let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);

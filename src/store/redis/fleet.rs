@@ -1,5 +1,4 @@
-//! The calls of the fleet protocol: members, marks since, intents. Each is one script, so that it is seen whole or not
-//! at all.
+//! The calls of the fleet protocol: members, new marks, intents, fleet locks. Each is one atomic script.
 
 use std::time::Duration;
 
@@ -8,7 +7,8 @@ use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, ScriptInvocation};
 
 use super::link::Connections;
-use super::{Namespace, new_epoch, replicas};
+use super::namespace::{Namespace, new_epoch};
+use super::replicas;
 use crate::marks::{Epoch, IssuedStamp, MarksView, Sequence, SoftInvalidation, Stamp, Tag};
 use crate::store::StoreError;
 use crate::store::fleet::{
@@ -16,16 +16,17 @@ use crate::store::fleet::{
     Synced, TOLD_MAX, fetched, lines, tags_in,
 };
 
-/// Marks that one sync tells. A proxy that lacks more begins anew, which costs it misses.
+/// Most marks that one sync returns. A proxy that lacks more drops its copy, which costs misses.
 const MARKS_TOLD: usize = 10_000;
 
-/// Due intents that one sync tells; the next tells further ones.
+/// Most due intents that one sync returns; the next sync returns more.
 const DUE_TOLD: usize = 16;
 
-/// Intents that are kept, repetitions included: some tens of megabytes. Beyond it everything is invalidated when a
-/// further repetition is due, and further writes cannot be announced.
+/// Maximum number of intents, including repetitions: some tens of megabytes. Beyond it a further repetition invalidates
+/// everything, and intents of further writes are refused.
 const INTENTS_MOST: usize = 100_000;
-/// What was done, or that too few replicas have it; the outer error is of what was not done.
+
+/// The inner error: it was done, but too few replicas have it. The outer error: it may not have been done.
 type Done<T> = RedisResult<Result<T, StoreError>>;
 
 /// Age of the epoch (µs), longest lease (ms), floor, marks, cause, the clock (µs): as `state()` in `epoch.lua` tells them.
@@ -42,7 +43,7 @@ impl Namespace {
         type Soft = (Bytes, f64, u64);
         type Marks = Vec<(Bytes, f64)>;
         type Texts = Vec<(String, String)>;
-        // When it ended, whether there may be unknown proxies, and other members.
+        // End of the last silence, whether there may be unknown proxies, number of other members.
         type Silence = (u64, bool, u64);
         type Answer = (u64, u64, String, bool, Marks, Vec<(String, Bytes)>, State, Vec<Soft>, u64, Texts, Silence);
         let (epoch, sequence, cause, whole, marks, due, state, soft, generation, behind, silence): Answer =
@@ -118,7 +119,7 @@ impl Namespace {
         tags: &[Tag],
         cause: &Cause<'_>,
     ) -> Done<Invalidated> {
-        // Lines have no room for graces: what is softened is told by a sync alone.
+        // A nudge has no field for graces: soft-invalidated tags are only returned by a sync.
         let is_told = tags.len() <= TOLD_MAX && cause.soft.is_empty();
         let told = lines(tags).filter(|_| is_told).unwrap_or_default();
         let mut call = self.call(&self.invalidate, connections);
@@ -179,7 +180,7 @@ impl Namespace {
         let mut call = self.lock_fetch.key(name);
         call.arg(lock.text()).arg(millis(lasting).max(1)).arg(instead_of.map(FleetLock::text).unwrap_or_default());
         let known: String = call.invoke_async(&mut keeper).await?;
-        // Nothing, or what only looks like a lock.
+        // Empty, or malformed.
         Ok(FleetLock::of_text(&known).map_or(LockReply::Ours, LockReply::Theirs))
     }
 
@@ -195,12 +196,12 @@ impl Namespace {
         call.invoke_async(&mut keeper).await
     }
 
-    /// Where the claim of a fetch is kept: not among the entries, which are walked.
+    /// Key of a fleet lock. Its prefix is not that of entries, which the sweeper walks.
     pub(super) fn fetch(&self, key: &str) -> String {
         format!("{}:fetch:{key}", self.name)
     }
 
-    /// A script that begins with `epoch.lua`, with the keys and arguments which that needs.
+    /// A call of a script that begins with `epoch.lua`, with the keys and arguments that this needs.
     pub(super) fn call<'s>(&self, script: &'s redis::Script, connections: &Connections) -> ScriptInvocation<'s> {
         let mut call = script.key(&self.meta);
         call.key(&self.marks).key(&self.members).key(&self.intents).key(&self.intent_tags);
@@ -210,7 +211,7 @@ impl Namespace {
     }
 }
 
-/// What was done, once enough replicas have it. `taken`: what it took, if it was an invalidation.
+/// Returns `done` once enough replicas have it. `taken`: the stamp of an invalidation.
 async fn reached<T>(connections: &Connections, done: T, taken: Option<IssuedStamp>) -> Done<T> {
     match connections.reach_replicas().await {
         Ok(()) => Ok(Ok(done)),
@@ -232,17 +233,17 @@ fn state_of((age, longest, floor, marks, cause, clock): State) -> EpochState {
     }
 }
 
-/// A member as it is kept, at this time of the server's clock in microseconds; None for the sentinel.
+/// Parses a member's record. `clock`: the server's, in microseconds. None for the sentinel.
 fn member(id: &str, text: &str, clock: u64) -> Option<Member> {
     let Holder { id, lease, syncs } = holder(id, text)?;
     let mut applied = text.split(':').skip(2).map(|number| number.parse::<u64>().ok());
     let (epoch, sequence) = (applied.next()??, applied.next()??);
     let applied = Some(Stamp { epoch: Epoch(epoch), sequence }).filter(|stamp| stamp.epoch != Epoch(0));
-    // Syncs are counted by the clock.
+    // `syncs` follows the clock.
     Some(Member { id, lease, synced: Duration::from_micros(clock.saturating_sub(syncs)), applied })
 }
 
-/// A holder as it is kept; None for the sentinel.
+/// Parses the lease of a member's record; None for the sentinel.
 fn holder(id: &str, member: &str) -> Option<Holder> {
     let (syncs, rest) = member.split_once(':')?;
     let (lease, _) = rest.split_once(':')?;
@@ -250,22 +251,22 @@ fn holder(id: &str, member: &str) -> Option<Holder> {
     Some(Holder { id: id.into(), lease, syncs: syncs.parse().ok()? })
 }
 
-/// The tags of an intent as they are kept. What cannot stand in lines is everything.
+/// The tags of an intent, one per line. If one contains a line break, the root tag.
 fn intended(tags: &[Tag]) -> String {
     lines(tags).unwrap_or_else(|| Tag::root().as_str().to_owned())
 }
 
-/// What the tags of an intent say, as they are kept. What cannot be read may have been anything.
+/// Parses the tags of an intent. If they are malformed, the root tag.
 fn intended_by(tags: &[u8]) -> Vec<Tag> {
     std::str::from_utf8(tags).map_or_else(|_| vec![Tag::root()], tags_in)
 }
 
-/// The tag that a mark is of. What is not UTF-8 is no entry's.
+/// The tag of a mark; None if it is not UTF-8, since no entry has such a tag.
 fn tag_of(member: &[u8]) -> Option<Tag> {
     std::str::from_utf8(member).ok().map(Tag::family)
 }
 
-/// Rounded up: a lease or deadline that the store takes for shorter than it is would be the wrong error.
+/// Whole milliseconds, rounded up: a lease must not be shorter in the store than in the proxy.
 pub(super) fn millis(time: Duration) -> u128 {
     time.as_micros().div_ceil(1000)
 }

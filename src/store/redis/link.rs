@@ -1,14 +1,14 @@
-//! The link to the server: connections that live and die together, and the task that keeps them.
+//! The link to the server that holds the marks: connections that are opened and dropped together, and the task that opens
+//! them.
 //!
-//! A connection here never reconnects by itself. A client that did would go on under the `run_id` learned from the
-//! process before, and take a server that was restored from an old snapshot for the one that issued the marks. So
-//! every connection learns its server's `run_id` before anything else is asked on it, and is dropped for good by the
-//! first timeout, I/O error, or answer of a server that may not hold the latest writes.
+//! A connection here never reconnects by itself. A client that did would go on under the `run_id` of the previous process,
+//! and mistake a server that was restored from an old snapshot for the one that issued the marks. So every connection reads
+//! its server's `run_id` before any other command, and is dropped for good after the first timeout, I/O error, or error of a
+//! server that may not hold the latest writes.
 //!
-//! That is the breaker as well: once the connections are dropped, requests are refused without waiting, until the
-//! task has new ones. A hung server costs the requests in flight their time limit, once.
+//! This is the circuit breaker as well: without connections, requests fail at once, until the task has opened new ones. A
+//! hung server costs the requests in progress their time limit, once.
 
-use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,17 +18,18 @@ use redis::aio::MultiplexedConnection;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::cluster::{Cluster, Spread};
+use super::cluster::EntryNodes;
 use super::dialer::{self, Dialer, SetupFault};
-use super::refusal::{Refusal, is_usable_after, told};
+use super::namespace::Namespace;
+use super::primary::PrimaryResolver;
+use super::refusal::{Refusal, is_usable_after, server_message};
 use super::replicas::Replicas;
-use super::sentinel::Sentinels;
 use super::server::Server;
-use super::slots::{Slots, slot_of};
-use super::{HEARTBEAT, Link, Namespace, Outage, PAUSE_MIN, StoreError};
+use super::slots::Slots;
+use super::{HEARTBEAT, Link, Outage, PAUSE_MIN, StoreError};
 use crate::config::StoreConfig;
 use crate::config::address::InvalidValue;
-use crate::config::store_url::{ServerAddress, StoreUrl, Topology};
+use crate::config::store_url::{ServerAddress, StoreUrl};
 
 /// The longest pause before connecting again.
 const PAUSE_MAX: Duration = Duration::from_millis(250);
@@ -36,63 +37,63 @@ const PAUSE_MAX: Duration = Duration::from_millis(250);
 /// Why an attempt to connect failed. `address` is the URL without user and password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConnectFault {
-    /// Not there, or not ready; it may be at any time.
+    /// Not running, or not ready; retrying may succeed.
     #[error("{address}: cannot be reached: {reason}")]
     Unreachable { address: String, reason: String },
-    /// There, and will not serve this configuration: user, password, database, permission, TLS, version.
+    /// Running, but refuses this configuration: user, password, database, permission, TLS, version.
     #[error("{address}: rejects this configuration: {reason}")]
     Rejected { address: String, reason: String },
 }
 
-/// Connections to one run of the server that keeps the marks, and to whatever keeps entries.
+/// Connections to one run of the server that holds the marks, and to the servers that hold entries.
 pub(super) struct Connections {
     marks: MultiplexedConnection,
     entries: Entries,
     replicas: Option<Replicas>,
     server: Server,
-    /// Where the marks are.
+    /// Address of the server that holds the marks.
     place: ServerAddress,
 }
 
-/// Who keeps the entries.
+/// Connections to the servers that hold the entries.
 enum Entries {
-    /// The server that keeps the marks. They may be megabytes and must not hold up the marks of other requests.
-    Beside(MultiplexedConnection),
+    /// A second connection to the server that holds the marks: entries of megabytes must not delay the marks of other requests.
+    SameServer(MultiplexedConnection),
     /// The nodes of a cluster.
-    Spread(Spread),
+    Cluster(EntryNodes),
 }
 
 impl Connections {
-    /// To the server that keeps marks and meta. Small replies only: scripts, marks.
+    /// To the server that holds the marks. For small replies only: scripts, marks.
     pub(super) fn marks(&self) -> MultiplexedConnection {
         self.marks.clone()
     }
 
-    /// The connection for entries if all of them are where the marks are, so that one pipeline brings both.
-    pub(super) fn entries_beside(&self) -> Option<MultiplexedConnection> {
+    /// The connection for entries if the same server holds them and the marks, so that one pipeline reads both.
+    pub(super) fn entries_on_marks_server(&self) -> Option<MultiplexedConnection> {
         match &self.entries {
-            Entries::Beside(connection) => Some(connection.clone()),
-            Entries::Spread(_) => None,
+            Entries::SameServer(connection) => Some(connection.clone()),
+            Entries::Cluster(_) => None,
         }
     }
 
-    /// To each server that keeps entries and answers, for walks over all of them.
+    /// To each connected server that holds entries, for walks over all of them.
     pub(super) fn nodes(&self) -> Vec<MultiplexedConnection> {
         match &self.entries {
-            Entries::Beside(connection) => vec![connection.clone()],
-            Entries::Spread(spread) => spread.connections(),
+            Entries::SameServer(connection) => vec![connection.clone()],
+            Entries::Cluster(nodes) => nodes.connections(),
         }
     }
 
-    /// Whether `nodes` are all that there are.
-    pub(super) fn are_whole(&self) -> bool {
+    /// Whether `nodes` returns all servers that hold entries.
+    pub(super) fn are_all_nodes_connected(&self) -> bool {
         match &self.entries {
-            Entries::Beside(_) => true,
-            Entries::Spread(spread) => spread.is_whole(),
+            Entries::SameServer(_) => true,
+            Entries::Cluster(nodes) => nodes.is_whole(),
         }
     }
 
-    /// Returns when as many replicas as the configuration asks for have everything that was written so far.
+    /// Returns when `wait_replicas` replicas have everything written so far.
     pub(super) async fn reach_replicas(&self) -> RedisResult<()> {
         match &self.replicas {
             Some(replicas) => replicas.reach().await,
@@ -100,71 +101,14 @@ impl Connections {
         }
     }
 
-    /// Identity of the server process that keeps the marks.
+    /// Identity of the server process that holds the marks.
     pub(super) fn run_id(&self) -> &str {
         &self.server.run_id
     }
 }
 
-/// Who says where the marks are.
-enum PrimaryResolver {
-    /// The URL.
-    Server(ServerAddress),
-    Cluster(Arc<Cluster>),
-    Sentinels(Arc<Sentinels>),
-}
-
-impl PrimaryResolver {
-    /// Time limits are parts of that for connecting as a whole: whoever hangs must leave time for the others.
-    fn new(config: &StoreConfig, url: &StoreUrl) -> Result<(PrimaryResolver, Arc<Dialer>), SetupFault> {
-        let limit = config.connect_timeout;
-        let dialer = |login, database| Dialer::new(config, url, login, database).map(Arc::new);
-        Ok(match &url.topology {
-            Topology::Server { place, database } => {
-                (PrimaryResolver::Server(place.clone()), dialer(&url.login, *database)?)
-            }
-            Topology::Cluster { seeds } => {
-                let dialer = dialer(&url.login, 0)?;
-                let cluster = Cluster::new(Arc::clone(&dialer), seeds.clone(), limit / 4);
-                (PrimaryResolver::Cluster(Arc::new(cluster)), dialer)
-            }
-            Topology::Sentinel { sentinels, primary, database, login } => {
-                let asking = dialer(login, 0)?;
-                let sentinels = Sentinels::new(asking, sentinels.clone(), primary.clone(), limit / 3);
-                (PrimaryResolver::Sentinels(Arc::new(sentinels)), dialer(&url.login, *database)?)
-            }
-        })
-    }
-
-    /// The server that keeps this key and what has its slot, and who keeps the other slots.
-    async fn lead(&self, name: &str) -> RedisResult<(ServerAddress, Option<Slots>)> {
-        match self {
-            PrimaryResolver::Server(place) => Ok((place.clone(), None)),
-            PrimaryResolver::Sentinels(sentinels) => Ok((sentinels.primary().await?, None)),
-            PrimaryResolver::Cluster(cluster) => {
-                let slots = cluster.slots().await?;
-                let keeper = slots.keeper(slot_of(name)).cloned();
-                let place =
-                    keeper.ok_or_else(|| io::Error::other("no node of the cluster keeps the marks' slot"))?;
-                Ok((place, Some(slots)))
-            }
-        }
-    }
-
-    /// The server must be of the kind that is expected there.
-    fn accept(&self, server: &Server, place: &ServerAddress) -> RedisResult<()> {
-        match self {
-            PrimaryResolver::Server(_) => server.must_stand_alone(),
-            PrimaryResolver::Sentinels(_) if !server.is_primary => {
-                Err(io::Error::other(format!("the sentinels name {place}, which is a replica")).into())
-            }
-            PrimaryResolver::Cluster(_) | PrimaryResolver::Sentinels(_) => Ok(()),
-        }
-    }
-}
-
 /// Owns the connections and their state.
-pub(super) struct Keeper {
+pub(super) struct Connector {
     resolver: PrimaryResolver,
     dialer: Arc<Dialer>,
     namespace: Arc<Namespace>,
@@ -175,23 +119,23 @@ pub(super) struct Keeper {
     /// None while the link is down. Changed only inside `link`'s lock, so that the two always agree.
     connections: ArcSwapOption<Connections>,
     link: watch::Sender<Link>,
-    /// What attempts to connect have shown since the link went down.
+    /// The outage as shown by the attempts to connect since the link went down.
     outage: watch::Sender<Option<Outage>>,
-    /// How the latest attempt to connect ended; None before the end of the first.
+    /// Result of the latest attempt to connect; None before the end of the first.
     attempt: watch::Sender<Option<Result<(), ConnectFault>>>,
     /// Wakes the task when the connections were dropped.
     lost: Notify,
-    /// Where the marks were when the link was up last; for the log alone.
+    /// Address of the marks when the link was up last; only for the log.
     latest: Mutex<Option<ServerAddress>>,
 }
 
-impl Keeper {
-    pub(super) fn new(config: &StoreConfig, namespace: Arc<Namespace>) -> Result<Keeper, SetupFault> {
+impl Connector {
+    pub(super) fn new(config: &StoreConfig, namespace: Arc<Namespace>) -> Result<Connector, SetupFault> {
         let mut url = StoreUrl::read(&config.redis)
             .map_err(|InvalidValue { message, remedy }| SetupFault::Url { message, remedy })?;
         url.login = dialer::login(config, url.login)?;
         let (resolver, dialer) = PrimaryResolver::new(config, &url)?;
-        Ok(Keeper {
+        Ok(Connector {
             resolver,
             dialer,
             namespace,
@@ -220,12 +164,12 @@ impl Keeper {
         self.connect_timeout
     }
 
-    /// Where the marks are now, while the link is up.
+    /// Address of the server that holds the marks, while the link is up.
     pub(super) fn place(&self) -> Option<ServerAddress> {
         self.connections.load().as_ref().map(|connections| connections.place.clone())
     }
 
-    /// For connections of other kinds.
+    /// For the subscription, which opens its own connection.
     pub(super) fn dialer(&self) -> &Dialer {
         &self.dialer
     }
@@ -258,7 +202,7 @@ impl Keeper {
         })
     }
 
-    /// Runs a request within the time limit; what shows these connections to be unusable drops them.
+    /// Runs a request within the time limit. Drops the connections after an error that shows them to be unusable.
     pub(super) async fn within_limit<T>(
         &self,
         connections: &Arc<Connections>,
@@ -266,17 +210,17 @@ impl Keeper {
     ) -> Result<T, StoreError> {
         let error = match timeout(self.timeout, request).await {
             Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) if is_usable_after(&error) => return Err(StoreError::Refused(told(&error))),
-            Ok(Err(error)) => StoreError::Away(told(&error)),
+            Ok(Err(error)) if is_usable_after(&error) => return Err(StoreError::Refused(server_message(&error))),
+            Ok(Err(error)) => StoreError::Away(server_message(&error)),
             Err(_) => StoreError::Timeout(self.timeout),
         };
         self.drop_connections(connections, &error);
         Err(error)
     }
 
-    /// Runs a request on the server that keeps this entry, within the time limit. A node of a cluster that fails is no
-    /// reason to take the link down.
-    pub(super) async fn ask_keeper<T, F>(
+    /// Runs a request on the server that holds this key, within the time limit. The failure of one node of a cluster does not
+    /// take the link down.
+    pub(super) async fn ask_entry_node<T, F>(
         &self,
         connections: &Arc<Connections>,
         name: &str,
@@ -286,22 +230,22 @@ impl Keeper {
         F: Future<Output = RedisResult<T>>,
     {
         match &connections.entries {
-            Entries::Beside(entries) => self.within_limit(connections, request(entries.clone())).await,
-            Entries::Spread(spread) => spread.ask(name, request).await,
+            Entries::SameServer(entries) => self.within_limit(connections, request(entries.clone())).await,
+            Entries::Cluster(nodes) => nodes.ask(name, request).await,
         }
     }
 
-    /// Runs a request on one of `nodes`, within the time limit, likewise.
+    /// The same for a request on one of `nodes`.
     pub(super) async fn ask_node<T>(
         &self,
         connections: &Arc<Connections>,
         request: impl Future<Output = RedisResult<T>>,
     ) -> Result<T, StoreError> {
         match &connections.entries {
-            Entries::Beside(_) => self.within_limit(connections, request).await,
-            // Whether the node is to be asked again is for those who watch it to find out.
-            Entries::Spread(_) => match timeout(self.timeout, request).await {
-                Ok(answer) => answer.map_err(|error| StoreError::Refused(told(&error))),
+            Entries::SameServer(_) => self.within_limit(connections, request).await,
+            // `EntryNodes` finds out whether the node is still usable.
+            Entries::Cluster(_) => match timeout(self.timeout, request).await {
+                Ok(answer) => answer.map_err(|error| StoreError::Refused(server_message(&error))),
                 Err(_) => Err(StoreError::Timeout(self.timeout)),
             },
         }
@@ -327,8 +271,8 @@ impl Keeper {
         }
     }
 
-    /// Connects, watches, connects again: for as long as the store lives.
-    pub(super) async fn keep(self: Arc<Keeper>) {
+    /// Connects and reconnects for as long as the store exists.
+    pub(super) async fn keep(self: Arc<Connector>) {
         let mut pauses = Pauses::default();
         loop {
             let begun = Instant::now();
@@ -342,8 +286,8 @@ impl Keeper {
                     self.record_failure(fault, begun);
                     match is_lasting {
                         true => pauses.rest().await,
-                        // The next attempt follows at once: there must be no time in which others reach the server and this
-                        // proxy does not try to.
+                        // Retry at once: there must be no time in which other proxies reach the server and this one does not
+                        // try.
                         false if begun.elapsed() >= self.connect_timeout => {}
                         false => sleep(jittered(PAUSE_MIN)).await,
                     }
@@ -352,20 +296,20 @@ impl Keeper {
         }
     }
 
-    /// One attempt to connect. One that gets no answer for as long as a request would wait shows that the store is away.
+    /// One attempt to connect. If it gets no answer within the time limit of a request, the store is unreachable.
     async fn attempt(&self, begun: Instant) -> Result<Connections, ConnectFault> {
         let mut connecting = std::pin::pin!(self.connect());
         loop {
             match timeout(self.timeout / 4, &mut connecting).await {
                 Ok(ended) => return ended,
                 Err(_) if begun.elapsed() < self.timeout => {}
-                // A server that had been there by then would have answered by now.
+                // A server that was up at that time would have answered by now.
                 Err(_) => self.note_away(begun, Instant::now() - self.timeout),
             }
         }
     }
 
-    /// The store was away at this moment, as an attempt shows that began at `begun`.
+    /// Records that the store was unreachable at `at`, according to an attempt that began at `begun`.
     fn note_away(&self, begun: Instant, at: Instant) {
         self.outage.send_modify(|outage| {
             let known = outage.unwrap_or(Outage { since: begun, away_at: begun });
@@ -373,36 +317,36 @@ impl Keeper {
         });
     }
 
-    /// Puts new connections to use and returns when they were dropped, with the time they were in use. Tries them
-    /// now and then: the marks as a request would, and whether the other connection is alive.
+    /// Publishes new connections and returns when they are dropped, with the time they were in use. Checks them at
+    /// intervals: reads the marks as a request would, and pings the other connection.
     async fn watch(&self, connections: Connections) -> Duration {
         let (connections, begun) = (Arc::new(connections), Instant::now());
         self.record_success(&connections);
         while timeout(HEARTBEAT, self.lost.notified()).await.is_err() {
             let beat = async {
                 self.namespace.view(&connections, &[]).await?;
-                if let Some(mut entries) = connections.entries_beside() {
+                if let Some(mut entries) = connections.entries_on_marks_server() {
                     redis::cmd("PING").query_async::<()>(&mut entries).await?;
                 }
                 Ok(())
             };
-            // A failure that matters wakes `lost`.
+            // A failure that drops the connections wakes `lost`.
             let _ = self.within_limit(&connections, beat).await;
             self.follow(&connections).await;
         }
         begun.elapsed()
     }
 
-    /// Takes the link down when the marks are elsewhere now: a primary that was deposed may not know it, and answer.
+    /// Takes the link down when another server holds the marks now: a deposed primary may still answer.
     async fn follow(&self, connections: &Arc<Connections>) {
         let now = match (&self.resolver, &connections.entries) {
-            // Sentinels that are away say nothing against the primary.
+            // Unreachable sentinels do not mean that the primary has changed.
             (PrimaryResolver::Sentinels(sentinels), _) => sentinels.primary().await.ok(),
-            (_, Entries::Spread(spread)) => spread.keeper(&self.namespace.meta),
-            (PrimaryResolver::Server(_) | PrimaryResolver::Cluster(_), Entries::Beside(_)) => None,
+            (_, Entries::Cluster(nodes)) => nodes.node_of(&self.namespace.meta),
+            (PrimaryResolver::Server(_) | PrimaryResolver::Cluster(_), Entries::SameServer(_)) => None,
         };
         if let Some(now) = now.filter(|now| *now != connections.place) {
-            let reason = format!("{} is not the primary any more, {now} is", connections.place);
+            let reason = format!("{} is no longer the primary, {now} is", connections.place);
             self.drop_connections(connections, &StoreError::Away(reason));
         }
     }
@@ -413,7 +357,7 @@ impl Keeper {
         tracing::info!(store = self.address, primary = %place, server = version, "the link to the store is up");
         let before = self.latest.lock().unwrap_or_else(PoisonError::into_inner).replace(place.clone());
         if let Some(before) = before.filter(|before| before != place) {
-            tracing::warn!(from = %before, to = %place, "failover: another server keeps the marks now");
+            tracing::warn!(from = %before, to = %place, "failover: another server holds the marks now");
         }
         self.link.send_modify(|link| {
             self.connections.store(Some(Arc::clone(connections)));
@@ -423,7 +367,7 @@ impl Keeper {
         self.attempt.send_replace(Some(Ok(())));
     }
 
-    /// Logs a failure once, however often it is met again. `begun`: when the attempt was.
+    /// Logs a failure once, however often it repeats. `begun`: start of the attempt.
     fn record_failure(&self, fault: ConnectFault, begun: Instant) {
         let (ConnectFault::Unreachable { reason, .. } | ConnectFault::Rejected { reason, .. }) = &fault;
         let link = Link::Down(reason.clone());
@@ -439,7 +383,7 @@ impl Keeper {
         self.attempt.send_replace(Some(Err(fault)));
     }
 
-    /// One attempt: both connections, and a namespace that is whole.
+    /// One attempt: opens the connections and makes sure that the namespace is complete.
     async fn connect(&self) -> Result<Connections, ConnectFault> {
         let refusal = match timeout(self.connect_timeout, self.open()).await {
             Ok(Ok(connections)) => return Ok(connections),
@@ -468,19 +412,19 @@ impl Keeper {
             }
         };
         let connections = Connections { marks, entries, replicas, server, place };
-        // Now rather than at the first lookup: it shows whether this server takes writes, and loads the script.
+        // Not left to the first lookup: it shows whether this server takes writes, and loads the script.
         self.namespace.begin(&connections).await?;
         Ok(connections)
     }
 
-    /// A connection, logged in, and what it learned of its server before anything else was asked on it.
+    /// Opens a connection, and reads the identity of its server before any other command.
     async fn open_one(&self, place: &ServerAddress) -> RedisResult<(MultiplexedConnection, Server)> {
         let mut connection = self.dialer.open(place).await?;
         let server = Server::at(&mut connection).await?;
         Ok((connection, server))
     }
 
-    /// Marks are read on the connection for entries too where one server keeps both.
+    /// Opens the connections for entries.
     async fn open_entries(
         &self,
         place: &ServerAddress,
@@ -488,23 +432,23 @@ impl Keeper {
     ) -> RedisResult<(Entries, Option<Server>)> {
         match (&self.resolver, slots) {
             (PrimaryResolver::Cluster(cluster), Some(slots)) => {
-                let spread = Spread::start(Arc::clone(cluster), slots, self.timeout).await;
-                Ok((Entries::Spread(spread), None))
+                let nodes = EntryNodes::start(Arc::clone(cluster), slots, self.timeout).await;
+                Ok((Entries::Cluster(nodes), None))
             }
             _ => {
                 let (connection, server) = self.open_one(place).await?;
-                Ok((Entries::Beside(connection), Some(server)))
+                Ok((Entries::SameServer(connection), Some(server)))
             }
         }
     }
 }
 
-/// Half of it at least.
+/// A random time between half of `pause` and all of it.
 fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(rand::random_range(0.5..=1.0))
 }
 
-/// Pauses before connecting again to a server that fails as soon as it is used, or rejects this configuration.
+/// Growing pauses between attempts to connect to a server that fails at once or rejects the configuration.
 pub(super) struct Pauses {
     next: Duration,
 }
@@ -516,14 +460,14 @@ impl Default for Pauses {
 }
 
 impl Pauses {
-    /// A connection lived so long. A server that fails as soon as it is used is as bad as one that cannot be reached.
+    /// Resets the pauses if a connection lived longer than [`HEARTBEAT`].
     pub(super) fn lived(&mut self, time: Duration) {
         if time > HEARTBEAT {
             self.next = PAUSE_MIN;
         }
     }
 
-    /// The next pause, with jitter, so that a fleet does not come back in step.
+    /// Sleeps for the next pause, with jitter, so that the proxies of a fleet do not reconnect simultaneously.
     pub(super) async fn rest(&mut self) {
         sleep(jittered(self.next)).await;
         self.next = (self.next * 2).min(PAUSE_MAX);

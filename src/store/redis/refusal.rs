@@ -1,4 +1,4 @@
-//! What an error of the server means: may the connection be relied on after it, and can waiting mend it.
+//! Classifies errors of the server: is the connection usable after it, and does an operator have to act.
 
 use std::error::Error;
 use std::io;
@@ -7,37 +7,37 @@ use std::time::Duration;
 
 use redis::{ErrorKind, RedisError};
 
-/// Answers of a server that takes no writes now: a replica, one that loads its snapshot, is full, cannot save, or is
-/// cut off from its replicas. Writes may be acknowledged elsewhere, or nowhere; its marks prove nothing.
+/// Errors of a server that takes no writes now: a replica, or one that loads its snapshot, is full, cannot save, or is cut
+/// off from its replicas. Another server may acknowledge writes meanwhile, so that its marks prove nothing.
 const NO_WRITES: [&str; 7] = ["READONLY", "LOADING", "MASTERDOWN", "OOM", "MISCONF", "NOREPLICAS", "CLUSTERDOWN"];
 
-/// Other answers that a server gives for a while only.
+/// Other temporary errors.
 const TEMPORARY: [&str; 3] = ["BUSY", "TRYAGAIN", "ERR max number of clients reached"];
 
-/// Answers of a node of a cluster that does not keep the slot, or not any more, or not for long.
+/// Errors of a cluster node that does not hold the slot, or is handing it over.
 const ELSEWHERE: [&str; 2] = ["MOVED", "ASK"];
 
-/// What servers say of a right that is missing; the others of one that is missing within a script, by 7 and by 8.
+/// Errors about a missing permission; the second and third occur within a script, in versions 7 and 8.
 const NO_PERMISSION: [&str; 3] = ["NOPERM", "The user executing the script can't", "ACL failure in script"];
 
-/// Whether the connection, and this server's word on the marks, can be relied on after an error.
+/// Whether the connection and the marks read on it can be trusted after an error.
 pub(super) fn is_usable_after(error: &RedisError) -> bool {
     let is_lost = matches!(error.kind(), ErrorKind::Io | ErrorKind::Parse);
-    !is_lost && !is_elsewhere(error) && !is_any_of(&told(error), &NO_WRITES)
+    !is_lost && !is_elsewhere(error) && !is_any_of(&server_message(error), &NO_WRITES)
 }
 
-/// Whether another node of a cluster may keep what was asked for.
+/// Whether another node of the cluster may hold the key.
 pub(super) fn is_elsewhere(error: &RedisError) -> bool {
-    let told = told(error);
-    is_any_of(&told, &ELSEWHERE) || is_any_of(&told, &["CLUSTERDOWN"])
+    let message = server_message(error);
+    is_any_of(&message, &ELSEWHERE) || is_any_of(&message, &["CLUSTERDOWN"])
 }
 
-fn is_any_of(told: &str, codes: &[&str]) -> bool {
+fn is_any_of(message: &str, codes: &[&str]) -> bool {
     // Up to 6.2 an error inside a script is wrapped in another: `ERR Error running script …: -READONLY You can't …`.
-    codes.iter().any(|code| told.starts_with(code) || told.contains(&format!("-{code} ")))
+    codes.iter().any(|code| message.starts_with(code) || message.contains(&format!("-{code} ")))
 }
 
-/// Why a server could not be used, and whether someone must change something before it can.
+/// Why a server cannot be used; `lasting` if an operator must change something first.
 pub(super) struct Refusal {
     pub(super) lasting: bool,
     pub(super) reason: String,
@@ -45,7 +45,7 @@ pub(super) struct Refusal {
 
 impl Refusal {
     pub(super) fn of(error: &RedisError) -> Refusal {
-        let told = told(error);
+        let message = server_message(error);
         let (lasting, reason) = match error.kind() {
             ErrorKind::AuthenticationFailed => {
                 (true, "wrong user or password; correct them in `[store] redis`".to_owned())
@@ -53,54 +53,54 @@ impl Refusal {
             ErrorKind::Io if is_tls(error) => (
                 true,
                 format!(
-                    "TLS: {told}; correct the certificate, `[store] tls_ca`, or the scheme of `[store] redis`"
+                    "TLS: {message}; correct the certificate, `[store] tls_ca`, or the scheme of `[store] redis`"
                 ),
             ),
-            ErrorKind::Io => (false, told),
-            _ if told.starts_with("NOAUTH") => {
-                (true, "it asks for a password; add it to `[store] redis`".to_owned())
+            ErrorKind::Io => (false, message),
+            _ if message.starts_with("NOAUTH") => {
+                (true, "the server requires a password; add it to `[store] redis`".to_owned())
             }
-            _ if NO_PERMISSION.iter().any(|part| told.contains(part)) => (true, {
-                let remedy = "give it all that deploy/README.md lists, the channel {namespace}:fleet too";
-                format!("the user of `[store] redis` lacks a permission: {told}; {remedy}")
+            _ if NO_PERMISSION.iter().any(|part| message.contains(part)) => (true, {
+                let remedy = "grant what deploy/README.md lists, including the channel {namespace}:fleet";
+                format!("the user of `[store] redis` lacks a permission: {message}; {remedy}")
             }),
-            _ if told.contains("cluster support disabled") => {
-                (true, format!("it is no node of a cluster ({told}); write redis:// or rediss://"))
+            _ if message.contains("cluster support disabled") => {
+                (true, format!("the server is not in cluster mode ({message}); write redis:// or rediss://"))
             }
-            _ if told.contains("unknown command") && told.to_lowercase().contains("sentinel") => {
-                (true, "it is no sentinel; write the addresses of the sentinels, with their own port".to_owned())
+            _ if message.contains("unknown command") && message.to_lowercase().contains("sentinel") => {
+                (true, "the server is not a sentinel; write the addresses and ports of the sentinels".to_owned())
             }
-            _ if told.contains("No such master") => {
+            _ if message.contains("No such master") => {
                 let remedy = "correct what follows the hosts in `[store] redis`";
                 (true, format!("the sentinels know no primary of this name; {remedy}"))
             }
-            _ if is_any_of(&told, &ELSEWHERE) => {
-                (false, format!("another node of the cluster keeps the marks: {told}"))
+            _ if is_any_of(&message, &ELSEWHERE) => {
+                (false, format!("another node of the cluster holds the marks: {message}"))
             }
-            _ if is_any_of(&told, &NO_WRITES) => (false, format!("it takes no writes: {told}")),
-            _ => (!is_any_of(&told, &TEMPORARY), told),
+            _ if is_any_of(&message, &NO_WRITES) => (false, format!("the server takes no writes: {message}")),
+            _ => (!is_any_of(&message, &TEMPORARY), message),
         };
         Refusal { lasting, reason }
     }
 
-    /// There was no answer.
+    /// No answer within the time limit.
     pub(super) fn silent(limit: Duration, tls: bool) -> Refusal {
-        // Redis without TLS takes a TLS greeting for the beginning of a command and waits for its end.
-        let hint = if tls { " (does it speak TLS there?)" } else { "" };
+        // Redis without TLS takes a TLS ClientHello for the beginning of a command and waits for its end.
+        let hint = if tls { " (is the port a TLS port?)" } else { "" };
         let reason = format!("it did not answer within {}{hint}", humantime::format_duration(limit));
         Refusal { lasting: false, reason }
     }
 }
 
-/// Whether TLS itself failed: a certificate that is not trusted, a peer that does not speak it.
+/// Whether TLS itself failed: an untrusted certificate, or a peer without TLS.
 fn is_tls(error: &RedisError) -> bool {
     let source = error.source().and_then(|source| source.downcast_ref::<Arc<dyn Error + Send + Sync>>());
     let io = source.and_then(|source| source.downcast_ref::<io::Error>());
     io.and_then(io::Error::get_ref).is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>)
 }
 
-/// An error in the server's own words where it is the server's.
-pub(super) fn told(error: &RedisError) -> String {
+/// The server's error message, or the description of a local error.
+pub(super) fn server_message(error: &RedisError) -> String {
     let errors = error.clone().into_server_errors();
     match errors.as_ref().and_then(|errors| errors.first()) {
         Some((_, answer)) => {

@@ -1,8 +1,7 @@
-//! Waits until replicas have what was written, so that a write survives when one of them is promoted (`wait_replicas`).
+//! Waits until replicas have an invalidation, so that it survives when one of them is promoted (`wait_replicas`).
 //!
-//! `WAIT` holds up its connection, so that it has one to itself: marks must be read meanwhile. It waits for what was
-//! written on its own connection, which is why something is written there first; replicas apply in order, and so they
-//! have all that the server carried out before it.
+//! `WAIT` blocks its connection, so it has a connection of its own. It waits for writes of its own connection only; so a key
+//! is written there first. Replicas apply in order, so one that has this key has everything that ran before it.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -13,41 +12,40 @@ use redis::{RedisError, RedisResult, make_extension_error};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-/// The code of the error that says so.
+/// Code of the error for too few replicas.
 const TOO_FEW: &str = "WAIT";
 
-/// Rounds that fit in the time limit of a request: one that is under way, its own, and the script before.
+/// Parts of a request's time limit: the script, a round that is in progress, and the request's own round.
 const ROUNDS: u32 = 3;
 
-/// How many replicas lack what was written, where that is what an error says.
+/// The message of an error for too few replicas; None for any other error.
 pub(super) fn missing(error: &RedisError) -> Option<String> {
-    (error.code() == Some(TOO_FEW))
-        .then(|| error.detail().unwrap_or("too few replicas have what was written").to_owned())
+    (error.code() == Some(TOO_FEW)).then(|| error.detail().unwrap_or("too few replicas have the write").to_owned())
 }
 
 pub(super) struct Replicas {
     connection: MultiplexedConnection,
     key: String,
     needed: u64,
-    /// For one round.
+    /// Time limit of one round.
     limit: Duration,
-    /// For a round that is under way and one's own: less than a request has, so that what is late is the replicas, and not
-    /// the server.
-    patience: Duration,
-    /// One round at a time.
-    turn: Semaphore,
+    /// Time limit of a round in progress and the request's own: shorter than a request's, so that late replicas are not taken
+    /// for a server that hangs.
+    reach_limit: Duration,
+    /// Held during a round.
+    one_round: Semaphore,
     /// Requests so far.
     asked: AtomicU64,
-    /// How the last round ended; guards nothing else.
+    /// Result of the last round.
     last: Mutex<Round>,
 }
 
-/// One `WAIT`, for all requests that came before it.
+/// One `WAIT`, for all requests that came before it started.
 #[derive(Debug, Clone, Copy, Default)]
 struct Round {
-    /// The last request that it was for.
+    /// Number of the last request that it covers.
     up_to: u64,
-    /// How many replicas have what was written before it.
+    /// Number of replicas that have everything written before it.
     acknowledged: u64,
 }
 
@@ -58,27 +56,27 @@ impl Replicas {
         needed: u64,
         time_limit: Duration,
     ) -> Replicas {
-        // WAIT counts in milliseconds, and takes none for no limit at all.
+        // WAIT takes milliseconds; 0 means no limit.
         let limit = Duration::from_millis((time_limit / ROUNDS).as_millis().max(1) as u64);
-        let patience = time_limit * (ROUNDS - 1) / ROUNDS;
-        let (turn, asked, last) = (Semaphore::new(1), AtomicU64::new(0), Mutex::default());
-        Replicas { connection, key: key.to_owned(), needed, limit, patience, turn, asked, last }
+        let reach_limit = time_limit * (ROUNDS - 1) / ROUNDS;
+        let (one_round, asked, last) = (Semaphore::new(1), AtomicU64::new(0), Mutex::default());
+        Replicas { connection, key: key.to_owned(), needed, limit, reach_limit, one_round, asked, last }
     }
 
-    /// Returns when enough replicas have everything that was written before this was called.
+    /// Returns when enough replicas have everything written before the call.
     ///
     /// # Errors
     ///
     /// Too few of them had it in time, or the connection failed.
     pub(super) async fn reach(&self) -> RedisResult<()> {
-        timeout(self.patience, self.rounds()).await.unwrap_or_else(|_| Err(self.too_few(0)))
+        timeout(self.reach_limit, self.rounds()).await.unwrap_or_else(|_| Err(self.too_few(0)))
     }
 
     async fn rounds(&self) -> RedisResult<()> {
         let request = self.asked.fetch_add(1, SeqCst) + 1;
-        let _turn = self.turn.acquire().await.expect("the semaphore is never closed");
+        let _permit = self.one_round.acquire().await.expect("the semaphore is never closed");
         let mut last = *self.lock();
-        // Whoever had the turn before may have waited for us as well.
+        // The previous round may have covered this request as well.
         if last.up_to < request {
             last = self.round().await?;
             *self.lock() = last;
@@ -97,10 +95,10 @@ impl Replicas {
 
     fn too_few(&self, acknowledged: u64) -> RedisError {
         let (needed, limit) = (self.needed, humantime::format_duration(self.limit));
-        let told = format!(
-            "only {acknowledged} of {needed} replicas have what was written within {limit} (a third of [store] timeout)"
+        let message = format!(
+            "only {acknowledged} of {needed} replicas confirmed the write within {limit} (a third of [store] timeout)"
         );
-        make_extension_error(TOO_FEW.to_owned(), Some(told))
+        make_extension_error(TOO_FEW.to_owned(), Some(message))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Round> {

@@ -1,6 +1,5 @@
-//! Sentinels: who the primary is. A deposed primary may go on answering for as long as it likes, so they are asked again
-//! while it is in use. The sentinel with the highest configuration epoch is believed: it knows of the latest failover
-//! that a majority of them has agreed on (Redis Sentinel, "Configuration epochs").
+//! Asks the sentinels for the primary. A deposed primary may go on answering, so they are asked again while it is in use.
+//! The answer with the highest configuration epoch wins: it knows of the latest failover that a majority has agreed on (Redis Sentinel, "Configuration epochs").
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -13,8 +12,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::dialer::Dialer;
-use super::not_an_answer;
-use super::refusal::{Refusal, told};
+use super::refusal::{Refusal, server_message};
+use super::view::not_an_answer;
 use crate::config::store_url::ServerAddress;
 
 #[derive(Debug)]
@@ -23,15 +22,15 @@ pub(super) struct Sentinels {
     places: Vec<ServerAddress>,
     /// The primary's name.
     name: String,
-    /// For all of them to answer.
+    /// Time limit for all of them.
     limit: Duration,
-    /// Those who answered when they were asked last.
+    /// Connections to the sentinels that answered the last time.
     connections: Mutex<BTreeMap<ServerAddress, MultiplexedConnection>>,
 }
 
-/// What a sentinel says.
+/// A sentinel's answer. Ordered by configuration epoch.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Word {
+struct SentinelReply {
     epoch: u64,
     primary: ServerAddress,
 }
@@ -46,11 +45,11 @@ impl Sentinels {
         Sentinels { dialer, places, name, limit, connections: Mutex::default() }
     }
 
-    /// Where the primary is. All are asked at the same time.
+    /// The address of the primary. Asks all sentinels at the same time.
     ///
     /// # Errors
     ///
-    /// None of them knows; of their answers the one that somebody has to do something about.
+    /// No sentinel knows it. Of several errors, one that an operator must fix comes first.
     pub(super) async fn primary(self: &Arc<Sentinels>) -> RedisResult<ServerAddress> {
         let mut asked = JoinSet::new();
         for place in self.places.clone() {
@@ -60,19 +59,19 @@ impl Sentinels {
         let (mut latest, mut failure) = (None, None);
         for answer in asked.join_all().await {
             match answer {
-                Ok(word) => latest = latest.max(Some(word)),
+                Ok(reply) => latest = latest.max(Some(reply)),
                 Err(error) if failure.is_none() || Refusal::of(&error).lasting => failure = Some(error),
                 Err(_) => {}
             }
         }
         match (latest, failure) {
-            (Some(word), _) => Ok(word.primary),
-            (None, Some(failure)) => Err(as_of_sentinels(failure)),
+            (Some(reply), _) => Ok(reply.primary),
+            (None, Some(failure)) => Err(with_sentinel_remedy(failure)),
             (None, None) => Err(not_an_answer("no sentinel is known")),
         }
     }
 
-    async fn ask(&self, place: &ServerAddress) -> RedisResult<Word> {
+    async fn ask(&self, place: &ServerAddress) -> RedisResult<SentinelReply> {
         let known = self.lock().remove(place);
         let answer = async {
             let mut connection = match known {
@@ -85,7 +84,7 @@ impl Sentinels {
         };
         let (connection, fields) = timeout(self.limit, answer).await.unwrap_or_else(|_| Err(silent(place)))?;
         self.lock().insert(place.clone(), connection);
-        Word::read(&fields).ok_or_else(|| not_an_answer("SENTINEL MASTER tells something else"))
+        SentinelReply::read(&fields).ok_or_else(|| not_an_answer("the answer to SENTINEL MASTER cannot be parsed"))
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ServerAddress, MultiplexedConnection>> {
@@ -93,28 +92,28 @@ impl Sentinels {
     }
 }
 
-/// Credentials are those of the sentinels, not of the servers.
-fn as_of_sentinels(failure: RedisError) -> RedisError {
-    let told = told(&failure);
-    let is_stranger = failure.kind() == ErrorKind::AuthenticationFailed
-        || ["NOAUTH", "NOPERM", "WRONGPASS"].iter().any(|code| told.starts_with(code));
-    if !is_stranger {
+/// Names the credentials of the sentinels as the remedy, instead of those of the servers.
+fn with_sentinel_remedy(failure: RedisError) -> RedisError {
+    let message = server_message(&failure);
+    let is_about_credentials = failure.kind() == ErrorKind::AuthenticationFailed
+        || ["NOAUTH", "NOPERM", "WRONGPASS"].iter().any(|code| message.starts_with(code));
+    if !is_about_credentials {
         return failure;
     }
     let remedy = "correct ?sentinel_user=…&sentinel_password=… in `[store] redis`";
-    let what = format!("{told}; {remedy}; a user of theirs needs +sentinel|master");
-    (ErrorKind::InvalidClientConfig, "the sentinels ask for another user or password", what).into()
+    let what = format!("{message}; {remedy}; a user of theirs needs +sentinel|master");
+    (ErrorKind::InvalidClientConfig, "the sentinels refuse the user or password", what).into()
 }
 
 fn silent(place: &ServerAddress) -> RedisError {
     io::Error::new(io::ErrorKind::TimedOut, format!("the sentinel at {place} does not answer")).into()
 }
 
-impl Word {
-    fn read(fields: &HashMap<String, String>) -> Option<Word> {
+impl SentinelReply {
+    fn read(fields: &HashMap<String, String>) -> Option<SentinelReply> {
         let host = fields.get("ip").filter(|host| !host.is_empty())?.clone();
         let primary = ServerAddress { host, port: fields.get("port")?.parse().ok()? };
-        Some(Word { epoch: fields.get("config-epoch")?.parse().ok()?, primary })
+        Some(SentinelReply { epoch: fields.get("config-epoch")?.parse().ok()?, primary })
     }
 }
 
@@ -122,23 +121,24 @@ impl Word {
 mod tests {
     use super::*;
 
-    fn word(ip: &str, port: &str, epoch: &str) -> Option<Word> {
+    fn reply(ip: &str, port: &str, epoch: &str) -> Option<SentinelReply> {
         let fields = [("name", "m"), ("ip", ip), ("port", port), ("flags", "master"), ("config-epoch", epoch)];
-        Word::read(&fields.map(|(name, value)| (name.to_owned(), value.to_owned())).into())
+        SentinelReply::read(&fields.map(|(name, value)| (name.to_owned(), value.to_owned())).into())
     }
 
     #[test]
-    fn who_knows_of_the_latest_failover_is_believed() {
-        let words = [word("10.0.0.9", "6379", "3"), word("10.0.0.1", "6380", "10"), word("10.0.0.9", "6379", "9")];
-        let latest = words.into_iter().max().flatten().unwrap();
+    fn the_reply_with_the_highest_configuration_epoch_wins() {
+        let replies =
+            [reply("10.0.0.9", "6379", "3"), reply("10.0.0.1", "6380", "10"), reply("10.0.0.9", "6379", "9")];
+        let latest = replies.into_iter().max().flatten().unwrap();
         assert_eq!(latest.primary.to_string(), "10.0.0.1:6380");
     }
 
     #[test]
-    fn an_answer_without_an_address_is_none() {
-        assert_eq!(word("", "6379", "3"), None);
-        assert_eq!(word("10.0.0.9", "-1", "3"), None);
-        assert_eq!(word("10.0.0.9", "6379", "x"), None);
-        assert_eq!(Word::read(&HashMap::new()), None);
+    fn malformed_replies_are_refused() {
+        assert_eq!(reply("", "6379", "3"), None);
+        assert_eq!(reply("10.0.0.9", "-1", "3"), None);
+        assert_eq!(reply("10.0.0.9", "6379", "x"), None);
+        assert_eq!(SentinelReply::read(&HashMap::new()), None);
     }
 }

@@ -1,4 +1,4 @@
-//! What a connection learns of the process at its other end, before anything else is asked on it.
+//! Identity, version and mode of the server at the other end of a connection, read before any other command.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -6,18 +6,19 @@ use std::io;
 use redis::aio::MultiplexedConnection;
 use redis::{ErrorKind, RedisResult};
 
-use super::{info_fields, not_an_answer};
+use super::info_fields;
+use super::view::not_an_answer;
 
-/// The oldest server that has `ZMSCORE` and scripts that may read the clock before they write.
+/// Oldest version with `ZMSCORE` and scripts that may read the clock before they write.
 const VERSION_MIN: (u32, u32) = (6, 2);
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Server {
     pub(super) run_id: String,
-    /// `Redis 7.0.15`, for people.
+    /// For example `Redis 7.0.15`, for the log.
     pub(super) version: String,
     pub(super) is_primary: bool,
-    /// `standalone`, `cluster`, `sentinel`, or what else it calls itself; empty if it does not say.
+    /// `standalone`, `cluster`, `sentinel`, or any other text; empty if `INFO` has none.
     mode: String,
 }
 
@@ -27,7 +28,7 @@ impl Server {
         Server::from_info(&info_fields(&text))
     }
 
-    /// Two connections must have met the same process.
+    /// Fails unless both connections are to the same process.
     pub(super) fn must_be(&self, other: &Server) -> RedisResult<()> {
         match self == other {
             true => Ok(()),
@@ -35,12 +36,12 @@ impl Server {
         }
     }
 
-    /// A URL of one server must not lead to one of several: its promises are another matter.
+    /// Fails if a URL for a single server leads to a node of a cluster or to a sentinel, which need another topology.
     pub(super) fn must_stand_alone(&self) -> RedisResult<()> {
         let remedy = match self.mode.as_str() {
-            "cluster" => "it is a node of a cluster; write redis+cluster:// (rediss+cluster:// for TLS)",
+            "cluster" => "the server is a node of a cluster; write redis+cluster:// (rediss+cluster:// for TLS)",
             "sentinel" => {
-                "it is a sentinel; write redis+sentinel://host:port/primary (rediss+sentinel:// for TLS)"
+                "the server is a sentinel; write redis+sentinel://host:port/primary (rediss+sentinel:// for TLS)"
             }
             _ => return Ok(()),
         };
@@ -50,16 +51,16 @@ impl Server {
     fn from_info(fields: &BTreeMap<String, String>) -> RedisResult<Server> {
         let field = |name: &str| fields.get(name).cloned();
         let mode = field("redis_mode").or_else(|| field("server_mode")).unwrap_or_default();
-        // A sentinel has a run_id and no role; it is told apart before.
+        // A sentinel has a run_id and no role; `must_stand_alone` refuses it.
         let is_primary = field("role").is_none_or(|role| role == "master");
-        let run_id = field("run_id").ok_or_else(|| not_an_answer("INFO tells no run_id"))?;
-        let version = field("redis_version").ok_or_else(|| not_an_answer("INFO tells no redis_version"))?;
+        let run_id = field("run_id").ok_or_else(|| not_an_answer("INFO has no run_id"))?;
+        let version = field("redis_version").ok_or_else(|| not_an_answer("INFO has no redis_version"))?;
         if version_of(&version).is_none_or(|version| version < VERSION_MIN) {
             let (major, minor) = VERSION_MIN;
-            let needed = format!("it is {version}, and {major}.{minor} or later is needed");
+            let needed = format!("the server is {version}; {major}.{minor} or later is required");
             return Err((ErrorKind::InvalidClientConfig, "the server's version is not supported", needed).into());
         }
-        // Valkey tells the Redis version it is compatible with, and its own.
+        // Valkey reports the Redis version that it is compatible with, and its own.
         let version = match field("valkey_version") {
             Some(own) => format!("Valkey {own}"),
             None => format!("Redis {version}"),
@@ -90,7 +91,7 @@ mod tests {
         assert_eq!(server("redis_version:6.2.0\nrun_id:a1").unwrap().version, "Redis 6.2.0");
         assert_eq!(server("redis_version:10.0.1\nrun_id:a1").unwrap().version, "Redis 10.0.1");
         let old = server("redis_version:6.0.16\nrun_id:a1").unwrap_err();
-        assert!(Refusal::of(&old).reason.contains("it is 6.0.16, and 6.2 or later is needed"), "{old}");
+        assert!(Refusal::of(&old).reason.contains("the server is 6.0.16; 6.2 or later is required"), "{old}");
         assert!(Refusal::of(&old).lasting);
         assert!(server("redis_version:7.0.0").is_err());
         assert!(server("redis_version:unstable\nrun_id:a1").is_err());
@@ -98,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_says_what_it_is() {
+    fn mode_and_role_are_read_from_info() {
         let info = |rest: &str| server(&format!("redis_version:7.0.0\nrun_id:a1\n{rest}")).unwrap();
         assert!(info("role:master").is_primary && !info("role:slave").is_primary);
         assert!(info("redis_mode:standalone").must_stand_alone().is_ok() && info("").must_stand_alone().is_ok());

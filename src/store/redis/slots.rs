@@ -1,5 +1,5 @@
-//! Which node of a cluster keeps which key. Keys are in 16384 slots, by the CRC16 of their name or of the part of it that
-//! stands in braces; each slot is kept by one primary (Redis cluster specification, "Key distribution model").
+//! Maps keys of a cluster to slots, and slots to nodes. A key belongs to one of 16384 slots, by the CRC16 of its name or of
+//! the hash tag in braces; one primary holds each slot (Redis cluster specification, "Key distribution model").
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use redis::Value;
 
 use crate::config::store_url::ServerAddress;
 
-/// How many slots there are.
+/// Number of slots.
 const SLOTS: u16 = 16384;
 
 /// The slot of a key.
@@ -16,42 +16,42 @@ pub(super) fn slot_of(key: &str) -> u16 {
     crc16(tagged.filter(|tag| !tag.is_empty()).unwrap_or(key).as_bytes()) % SLOTS
 }
 
-/// CRC-16/XMODEM: polynomial 0x1021, nothing reflected, from 0.
+/// CRC-16/XMODEM: polynomial 0x1021, not reflected, initial value 0.
 fn crc16(bytes: &[u8]) -> u16 {
     let shift = |crc: u16| (crc << 1) ^ if crc >> 15 == 1 { 0x1021 } else { 0 };
     bytes.iter().fold(0, |crc, byte| (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| shift(crc)))
 }
 
-/// The primary of each slot, as one node sees it. Slots that nobody keeps are missing.
+/// The primary of each slot, as one node reports it. Slots without a node are missing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Slots {
-    /// By the last slot of a range: its first one, and who keeps it.
+    /// Last slot of a range → its first slot and its primary.
     ranges: BTreeMap<u16, (u16, ServerAddress)>,
 }
 
 impl Slots {
-    /// Reads the answer to `CLUSTER SLOTS` that this node gave: ranges, each with its first and last slot and its nodes,
+    /// Parses this node's answer to `CLUSTER SLOTS`: ranges, each with its first and last slot and its nodes,
     /// the primary first. A node that does not know its own address leaves it out.
     pub(super) fn read(answer: &Value, asked: &ServerAddress) -> Option<Slots> {
         let ranges = answer.as_sequence()?.iter().map(|range| read_range(range.as_sequence()?, asked));
         Some(Slots { ranges: ranges.collect::<Option<_>>()? })
     }
 
-    /// Who keeps this slot.
-    pub(super) fn keeper(&self, slot: u16) -> Option<&ServerAddress> {
+    /// The primary of this slot.
+    pub(super) fn node_of(&self, slot: u16) -> Option<&ServerAddress> {
         let (_, (first, place)) = self.ranges.range(slot..).next()?;
         (*first <= slot).then_some(place)
     }
 
-    /// All primaries that keep slots.
+    /// All primaries that hold slots.
     pub(super) fn primaries(&self) -> BTreeSet<ServerAddress> {
         self.ranges.values().map(|(_, place)| place.clone()).collect()
     }
 
-    /// Whether every slot is kept by somebody.
+    /// Whether every slot has a primary.
     pub(super) fn are_whole(&self) -> bool {
-        let kept = self.ranges.iter().map(|(last, (first, _))| u32::from(last - first) + 1).sum::<u32>();
-        kept == u32::from(SLOTS)
+        let held = self.ranges.iter().map(|(last, (first, _))| u32::from(last - first) + 1).sum::<u32>();
+        held == u32::from(SLOTS)
     }
 }
 
@@ -65,7 +65,7 @@ fn read_range(range: &[Value], asked: &ServerAddress) -> Option<(u16, (u16, Serv
         Value::Nil => "",
         _ => return None,
     };
-    // `?` stands for a host name that was not announced.
+    // `?`: the node announces no host name.
     let host = if matches!(host, "" | "?") { &asked.host } else { host };
     let place = ServerAddress { host: host.to_owned(), port: u16::try_from(*port).ok()? };
     (first <= last && last < SLOTS).then_some((last, (first, place)))
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_of_keys_are_those_of_the_specification() {
+    fn slots_of_keys_match_cluster_keyslot() {
         // From `CLUSTER KEYSLOT`.
         for (key, slot) in [
             ("123456789", 0x31c3),
@@ -109,14 +109,14 @@ mod tests {
     }
 
     #[test]
-    fn each_slot_is_kept_by_the_first_node_of_its_range() {
+    fn the_first_node_of_a_range_is_its_primary() {
         let ranges =
             [range(0, 5460, host("a"), 1), range(5461, 10000, Value::Nil, 2), range(10002, 16383, host("?"), 3)];
         let slots = Slots::read(&Value::Array(ranges.to_vec()), &place("asked", 9)).unwrap();
-        let keeper = |slot| slots.keeper(slot).map(|place| (place.host.as_str(), place.port));
-        assert_eq!((keeper(0), keeper(5460)), (Some(("a", 1)), Some(("a", 1))));
-        assert_eq!((keeper(5461), keeper(16383)), (Some(("asked", 2)), Some(("asked", 3))));
-        assert_eq!(keeper(10001), None, "nobody keeps it");
+        let node = |slot| slots.node_of(slot).map(|place| (place.host.as_str(), place.port));
+        assert_eq!((node(0), node(5460)), (Some(("a", 1)), Some(("a", 1))));
+        assert_eq!((node(5461), node(16383)), (Some(("asked", 2)), Some(("asked", 3))));
+        assert_eq!(node(10001), None, "no node holds it");
         assert_eq!(slots.primaries().len(), 3);
         assert!(!slots.are_whole());
         let all = Slots::read(&Value::Array(vec![range(0, 16383, host("a"), 1)]), &place("asked", 9)).unwrap();
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_of_ranges_is_none() {
+    fn malformed_answers_to_cluster_slots_are_refused() {
         for answer in [
             Value::Okay,
             Value::Array(vec![Value::Int(1)]),
@@ -140,7 +140,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_stands_in_braces_decides(tag in "[a-z_.-]{1,20}", rest in "[a-z:{}]{0,20}") {
+        fn hash_tag_decides_on_the_slot(tag in "[a-z_.-]{1,20}", rest in "[a-z:{}]{0,20}") {
             let (tagged, alone) = (slot_of(&format!("{{{tag}}}:{rest}")), slot_of(&tag));
             prop_assert_eq!(tagged, alone);
             prop_assert!(tagged < SLOTS);

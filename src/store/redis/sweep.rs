@@ -9,19 +9,20 @@ use redis::{Pipeline, RedisResult};
 
 use super::fleet::millis;
 use super::link::Connections;
-use super::{Answers, Namespace, Read, not_an_answer, view_of};
+use super::namespace::Namespace;
+use super::view::{Answers, Read, not_an_answer, view_of};
 use crate::entry::Preface;
 use crate::marks::{MarksView, Tag};
 use crate::store::sweep::{Dated, Judged, KeyStats, Specimen, Survey, WalkPosition};
 
-/// What is read of an entry at first, bytes: most tell their stamp and tags in that.
+/// Bytes of an entry that are read at first: most stamps and tags end within these.
 const BEGINNING: usize = 512;
 
-/// What is read of it at most.
+/// Most bytes of an entry that are read.
 const BEGINNING_MAX: usize = 64 << 10;
 
-/// What is read of key statistics at most, bytes: some ten thousand families.
-const CENSUS_MAX: usize = 1 << 20;
+/// Most bytes of key statistics that are read: some ten thousand families.
+const KEY_STATS_MAX: usize = 1 << 20;
 
 const UNLINK_IF: &str = include_str!("../unlink_if.lua");
 
@@ -49,11 +50,15 @@ impl Namespace {
             0 => WalkPosition { node: from.node + 1, cursor: 0 },
             cursor => WalkPosition { cursor, ..from },
         };
-        let specimens = self.look_at(node.clone(), names).await?;
+        let specimens = self.read_prefixes(node.clone(), names).await?;
         Ok(Survey { specimens, next: Some(next).filter(|next| next.node < nodes.len()) })
     }
 
-    async fn look_at(&self, mut node: MultiplexedConnection, names: Vec<Bytes>) -> RedisResult<Vec<Specimen>> {
+    async fn read_prefixes(
+        &self,
+        mut node: MultiplexedConnection,
+        names: Vec<Bytes>,
+    ) -> RedisResult<Vec<Specimen>> {
         if names.is_empty() {
             return Ok(Vec::new());
         }
@@ -69,25 +74,25 @@ impl Namespace {
             let label = self.label(&name)?.into_owned();
             Some(Specimen { name, label, bytes, beginning })
         });
-        // What is gone by now is empty.
+        // The value of a removed key is empty.
         let mut specimens: Vec<Specimen> = met.filter(|specimen| !specimen.beginning.is_empty()).collect();
-        read_on(&mut node, &mut specimens).await?;
+        read_longer_prefixes(&mut node, &mut specimens).await?;
         Ok(specimens)
     }
 
     pub(super) async fn views(&self, connections: &Connections, sets: &[&[Tag]]) -> RedisResult<Vec<MarksView>> {
         let mut pipe = redis::pipe();
-        // What is soft-invalidated is still of use.
+        // Soft-invalidated entries stay, so soft marks are not read.
         self.add_marks(&mut pipe, sets.iter().copied().flatten(), false);
         let all = Answers::of(&mut pipe, &mut connections.marks()).await?.next_read()?;
-        // The sentinel and the root tag are everybody's. There are none where another type stands.
+        // All views share the sentinel and the root tag. There are none if the key is of another type.
         let Some((common, mut rest)) = all.marks.split_at_checked(2) else {
             return Ok(vec![self.begin(connections).await?; sets.len()]);
         };
         let mut views = Vec::with_capacity(sets.len());
         for set in sets {
             let Some((own, others)) = rest.split_at_checked(set.len()) else {
-                return Err(not_an_answer("fewer marks than were asked for"));
+                return Err(not_an_answer("fewer marks than requested"));
             };
             rest = others;
             let (before, meta) = (all.before.clone(), all.meta.clone());
@@ -130,11 +135,11 @@ impl Namespace {
 
     pub(super) async fn key_stats(&self, connections: &Connections) -> RedisResult<Option<Dated>> {
         let mut pipe = redis::pipe();
-        pipe.cmd("GETRANGE").arg(&self.key_stats).arg(0).arg(CENSUS_MAX).cmd("TIME");
+        pipe.cmd("GETRANGE").arg(&self.key_stats).arg(0).arg(KEY_STATS_MAX).cmd("TIME");
         let mut answers = Answers::of(&mut pipe, &mut connections.marks()).await?;
         let kept: Option<Bytes> = answers.next_or_other()?;
         let now = answers.next()?;
-        // What another version of Larder has kept is none, and so is what no Larder has.
+        // Statistics of another version, or not from a Larder, are ignored.
         Ok(kept.and_then(|kept| dated(std::str::from_utf8(&kept).ok()?, now)))
     }
 }
@@ -150,8 +155,8 @@ fn get_range(pipe: &mut Pipeline, name: &[u8], length: usize) {
     pipe.cmd("GETRANGE").arg(name).arg(0).arg(length - 1);
 }
 
-/// Reads more of those that do not tell their stamp and tags yet.
-async fn read_on(node: &mut MultiplexedConnection, specimens: &mut [Specimen]) -> RedisResult<()> {
+/// Reads more of those whose stamp and tags are longer than what was read.
+async fn read_longer_prefixes(node: &mut MultiplexedConnection, specimens: &mut [Specimen]) -> RedisResult<()> {
     let wanting = |specimen: &Specimen| match Preface::of(&specimen.beginning) {
         Preface::Wanting(length) => Some(length.min(BEGINNING_MAX)),
         Preface::Whole { .. } | Preface::Foreign => None,
@@ -180,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn key_stats_tells_its_age_and_what_is_none_is_none() {
+    fn key_stats_have_an_age_and_malformed_ones_are_ignored() {
         let key_stats = KeyStats { by: "p1".to_owned(), removed: 3, ..KeyStats::default() };
         let text = format!("5000000 {}", serde_json::to_string(&key_stats).unwrap());
         let known = dated(&text, (7, 500_000)).unwrap();

@@ -90,7 +90,7 @@ async fn the_marks_since_are_complete_from_every_sequence_on() {
 }
 
 #[tokio::test]
-async fn more_marks_than_ten_thousand_are_not_told() {
+async fn more_than_ten_thousand_marks_are_not_returned() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
     let Stamp { epoch, sequence } = store.view(&[]).await.unwrap().stamp;
@@ -102,7 +102,7 @@ async fn more_marks_than_ten_thousand_are_not_told() {
 }
 
 #[tokio::test]
-async fn nothing_is_told_to_what_applied_another_epoch() {
+async fn no_marks_are_returned_to_a_proxy_of_another_epoch() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
     let before = invalidate(&store, &tags(), "").await.taken.stamp;
@@ -115,7 +115,7 @@ async fn nothing_is_told_to_what_applied_another_epoch() {
 }
 
 #[tokio::test]
-async fn nothing_is_told_below_the_floor() {
+async fn no_marks_are_returned_below_the_floor() {
     let server = RedisServer::start();
     let store = open(&StoreConfig { marks_max: 5, ..config(&server.url()) });
     store.connect_once().await.unwrap();
@@ -307,7 +307,7 @@ async fn repetitions_are_recorded_with_the_invalidation_that_they_repeat() {
 }
 
 #[tokio::test]
-async fn a_repetition_that_a_later_write_puts_off_is_not_lost_to_whoever_found_it_due() {
+async fn a_repetition_postponed_by_a_later_write_survives_the_completion_of_the_earlier() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
     let (soon, id) = (repetition(Duration::ZERO, "a"), repetition(Duration::ZERO, "a").id());
@@ -320,7 +320,7 @@ async fn a_repetition_that_a_later_write_puts_off_is_not_lost_to_whoever_found_i
 }
 
 #[tokio::test]
-async fn more_repetitions_than_are_kept_become_one_of_everything_for_each_second() {
+async fn excess_repetitions_become_one_of_everything_per_second() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
     store.connect_once().await.unwrap();
@@ -337,7 +337,7 @@ async fn more_repetitions_than_are_kept_become_one_of_everything_for_each_second
 }
 
 #[tokio::test]
-async fn due_intents_are_told_sixteen_at_a_time_the_oldest_first() {
+async fn due_intents_are_returned_sixteen_at_a_time_oldest_first() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
     for n in 0..20 {
@@ -353,7 +353,7 @@ async fn due_intents_are_told_sixteen_at_a_time_the_oldest_first() {
 }
 
 #[tokio::test]
-async fn an_intent_whose_tags_are_lost_or_cannot_be_kept_invalidates_everything() {
+async fn an_intent_with_lost_or_unstorable_tags_invalidates_everything() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
     store.record(&intent("w1", &tags()), Duration::ZERO).await.unwrap();
@@ -402,7 +402,7 @@ async fn an_invalidation_nudges_every_proxy_with_all_it_needs() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_has_applied_more_says_so_once() {
+async fn a_proxy_that_has_applied_more_publishes_it_once() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
     heard_by(&server, 1).await;
@@ -450,7 +450,7 @@ async fn a_subscription_that_was_cut_comes_back_and_the_link_does_not_notice() {
         is_heard(&mut messages).await;
     }
     assert!(!links.has_changed().unwrap(), "{:?}", store.link());
-    assert!(log.text().contains("nothing is heard in the channel"), "{}", log.text());
+    assert!(log.text().contains("cannot subscribe to the channel"), "{}", log.text());
 }
 
 #[tokio::test]
@@ -466,7 +466,7 @@ async fn a_subscription_returns_with_its_server() {
 }
 
 #[tokio::test]
-async fn what_others_say_in_the_channel_is_passed_over() {
+async fn malformed_messages_in_the_channel_are_ignored() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
     heard_by(&server, 1).await;
@@ -567,7 +567,7 @@ async fn a_fetch_has_one_lock_until_it_is_released_or_taken_over() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_lock_is_told_to_everybody() {
+async fn the_release_of_a_lock_is_published() {
     let server = RedisServer::start();
     let (one, two) = (store_on(&server).await, store_on(&server).await);
     heard_by(&server, 2).await;
@@ -584,7 +584,7 @@ fn with_lease(id: &str, lease: u64) -> Membership {
 }
 
 #[tokio::test]
-async fn the_longest_lease_of_the_fleet_is_told_to_all_and_outlives_members_and_epochs() {
+async fn the_longest_lease_is_returned_to_all_and_outlives_members_and_epochs() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
     let longest =
@@ -619,7 +619,7 @@ async fn a_lease_that_nobody_has_confirmed_in_its_time_is_forgotten() {
 }
 
 #[tokio::test]
-async fn the_roster_tells_who_is_there_and_what_is_to_be_done() {
+async fn the_roster_lists_members_and_counts_intents() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
     let first = sync(&store, "p1", None).await.stamp;

@@ -160,7 +160,7 @@ async fn records_of_members_that_are_gone_are_removed() {
 }
 
 #[tokio::test]
-async fn a_claim_that_is_late_lapses_and_its_release_frees_no_other() {
+async fn a_late_fleet_lock_expires_and_its_release_frees_no_other() {
     let fleet = Fleet::start().await;
     let stamp = fleet.store.view(&[]).await.unwrap().stamp;
     let claim = |id: &str| FleetLock { stamp, id: id.into() };

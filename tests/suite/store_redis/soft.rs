@@ -127,7 +127,7 @@ async fn soft_marks_that_are_trimmed_count_as_hard_ones_by_the_floor() {
 }
 
 #[tokio::test]
-async fn a_sync_tells_soft_marks_with_what_is_left_of_their_graces() {
+async fn a_sync_returns_soft_marks_with_the_time_left_of_their_graces() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
     let applied = store.view(&[]).await.unwrap().stamp;

@@ -36,7 +36,7 @@ fn judged(specimen: &Specimen) -> Judged {
 }
 
 #[tokio::test]
-async fn a_walk_meets_every_entry_with_all_that_decides_on_it() {
+async fn a_walk_finds_every_entry_with_its_stamp_and_tags() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
     let stamp = store.view(&[]).await.unwrap().stamp;
@@ -67,7 +67,7 @@ async fn a_walk_meets_every_entry_with_all_that_decides_on_it() {
 }
 
 #[tokio::test]
-async fn an_entry_that_took_the_place_of_the_judged_one_stays() {
+async fn an_entry_that_replaced_the_judged_one_stays() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
     let old = store.view(&[]).await.unwrap().stamp;
@@ -126,7 +126,7 @@ async fn recovered_lease(store: &RedisStore) {
 }
 
 #[tokio::test]
-async fn key_stats_is_there_for_everybody_until_its_time_is_over() {
+async fn key_stats_are_readable_by_all_proxies_until_they_expire() {
     let server = RedisServer::start();
     let (one, two) = (store_on(&server).await, store_on(&server).await);
     assert_eq!(two.key_stats().await.unwrap(), None);

@@ -123,7 +123,7 @@ async fn reads_alone_replace_meta_and_marks_of_another_type() {
 }
 
 #[tokio::test]
-async fn what_is_none_of_its_numbers_in_meta_begins_a_new_epoch() {
+async fn malformed_numbers_in_meta_start_a_new_epoch() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
     let fields = [
@@ -317,7 +317,7 @@ async fn what_is_no_entry_is_read_in_part_at_most_and_replaced() {
 }
 
 #[tokio::test]
-async fn what_is_no_claim_or_never_lapses_is_replaced() {
+async fn a_malformed_or_unexpiring_fleet_lock_is_replaced() {
     let server = RedisServer::start();
     let store = store_on(&server).await;
     let ours = FleetLock { stamp: store.view(&[]).await.unwrap().stamp, id: "c1".into() };
@@ -440,7 +440,7 @@ fn with_a_secret_entries_of_those_who_do_not_know_it_are_misses() {
 }
 
 #[test]
-fn whatever_stands_at_its_keys_a_fleet_goes_on_and_serves_nothing_old() {
+fn a_fleet_with_arbitrary_values_at_its_keys_goes_on_and_serves_nothing_stale() {
     let (server, upstream) = (RedisServer::start(), Upstream::start());
     // Each write waits for it.
     let rules = RULES.replace("[store]\n", "[store]\nlease = \"500ms\"\n");

@@ -79,7 +79,7 @@ fn store_url(server: &RedisServer) -> String {
 }
 
 #[tokio::test]
-async fn each_right_that_is_missing_is_told_when_larder_connects() {
+async fn each_missing_permission_is_reported_on_connecting() {
     let server = RedisServer::start();
     for missing in ["&{test}:fleet", "~{test}:*", "+publish", "+time", "+zadd", "+evalsha", "+info"] {
         let rules: Vec<String> = documented("test").into_iter().filter(|rule| rule != missing).collect();
@@ -96,13 +96,13 @@ async fn each_right_that_is_missing_is_told_when_larder_connects() {
 }
 
 #[tokio::test]
-async fn a_user_that_may_not_subscribe_is_told_so_and_served_all_the_same() {
+async fn a_missing_permission_to_subscribe_is_logged_and_the_store_works() {
     let log = Log::capture();
     let server = RedisServer::start();
     let rules: Vec<String> = documented("test").into_iter().filter(|rule| rule != "+subscribe").collect();
     let store = user_with(&server, &rules).await;
     store.connect_once().await.unwrap();
-    eventually("it is logged", || log.text().contains("nothing is heard in the channel")).await;
+    eventually("it is logged", || log.text().contains("cannot subscribe to the channel")).await;
     assert!(log.text().contains("lacks a permission"), "{}", log.text());
     keep_entry(&store).await;
     assert!(hits(&lookup(&store).await));

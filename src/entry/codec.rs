@@ -1,0 +1,528 @@
+//! The encoding of an [`Entry`] in Redis:
+//!
+//! ```text
+//! "LRD7" │ checksum, 16 bytes │ length of the head, u32 big-endian │ head │ body
+//! ```
+//!
+//! The checksum ([`Seal`]) covers everything behind it and the name of the entry. The head is a sequence of `postcard`
+//! values (<https://postcard.jamesmunns.com/wire-format>): first the preface, which is the text of the cache key, the
+//! stamp and the tags, then [`Kind`] and its lists. The sweeper reads the preface alone.
+//!
+//! The body follows as it is, so that the body of a decoded entry is a slice of the input. A list is read element by
+//! element, not as a `Vec`: serde reserves memory for the length that a list claims, before it has seen an element.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use postcard::ser_flavors::Flavor;
+use serde::{Deserialize, Serialize};
+
+use super::seal::{self, Seal};
+use super::{Content, Entry, Response, Variant, VaryIndex};
+use crate::http::freshness::Freshness;
+use crate::marks::{Epoch, Stamp, Tag};
+
+/// Changes with the encoding: an entry of another version is a miss.
+const MAGIC: &[u8; 4] = b"LRD7";
+
+/// Offset of the head's length.
+const SEALED_AT: usize = MAGIC.len() + seal::LENGTH;
+
+/// Offset of the head.
+const HEAD_AT: usize = SEALED_AT + size_of::<u32>();
+
+/// The longest encoding that is decoded, bytes. Larder stores shorter ones only ([`crate::cache::SHARED_MAX`]).
+pub const ENCODING_MAX: usize = 2 << 20;
+
+/// Why bytes from Redis are not an entry. The cache treats this as a miss and counts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeFault {
+    #[error("not a Larder entry, or one of another version")]
+    Version,
+    #[error("wrong checksum: the entry was damaged or changed, or was stored by a Larder with another secret")]
+    Checksum,
+    #[error("the entry is truncated or malformed")]
+    Garbled,
+}
+
+impl DecodeFault {
+    /// Label of the metric.
+    pub fn reason(self) -> &'static str {
+        match self {
+            DecodeFault::Version => "version",
+            DecodeFault::Checksum => "checksum",
+            DecodeFault::Garbled => "garbled",
+        }
+    }
+}
+
+/// What the first bytes of an encoding contain. The checksum is not checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Preface {
+    /// What decides whether the entry is current.
+    Whole {
+        stamp: Stamp,
+        tags: Vec<Tag>,
+        /// Length of the encoding up to the end of the tags, bytes.
+        length: usize,
+    },
+    /// The first so many bytes of the encoding suffice.
+    Wanting(usize),
+    /// Not an entry, or one of another version.
+    Foreign,
+}
+
+impl Preface {
+    /// Reads the first bytes of an encoding, however many there are.
+    pub fn of(bytes: &[u8]) -> Preface {
+        if !bytes.starts_with(&MAGIC[..bytes.len().min(MAGIC.len())]) {
+            return Preface::Foreign;
+        }
+        let Some(end) = head_end(bytes) else { return Preface::Wanting(HEAD_AT) };
+        let known = bytes.len().min(end);
+        let mut head = Reader(&bytes[HEAD_AT..known]);
+        match read_preface(&mut head) {
+            Ok((_, stamp, tags)) => Preface::Whole { stamp, tags, length: known - head.0.len() },
+            Err(_) if known < end => Preface::Wanting(end),
+            Err(_) => Preface::Foreign,
+        }
+    }
+}
+
+/// Whether a stored response or a vary index follows, and what of it has a fixed shape.
+#[derive(Serialize, Deserialize)]
+enum Kind {
+    /// Followed by the fields, and by the fields as upstream sent them if `has_said`.
+    Response {
+        status: u16,
+        freshness: Freshness,
+        for_credentials: bool,
+        consumed: bool,
+        has_said: bool,
+        /// A truncated value must not become a truncated response.
+        body_length: usize,
+    },
+    /// Followed by the names of the request fields, then by the known variants.
+    VaryIndex,
+}
+
+impl Entry {
+    /// The encoding to be stored in Redis under `name`.
+    pub fn encode(&self, seal: &Seal, name: &str) -> Bytes {
+        let mut encoding = self.write();
+        let checksum = seal.of(name, &encoding[SEALED_AT..]);
+        encoding[MAGIC.len()..SEALED_AT].copy_from_slice(&checksum);
+        encoding.into()
+    }
+
+    /// The encoding with zeros in place of the checksum.
+    fn write(&self) -> Vec<u8> {
+        let body = self.response().map_or(&[][..], |response| &response.body);
+        let mut out = Writer(Vec::with_capacity(512 + body.len()));
+        out.0.extend_from_slice(MAGIC);
+        out.0.resize(HEAD_AT, 0);
+        out.put(&(&*self.text, self.stamp.epoch.0, self.stamp.sequence));
+        out.put_list(self.tags.iter(), |out, tag| out.put(tag.as_str()));
+        match &self.content {
+            Content::VaryIndex(VaryIndex { on, known }) => {
+                out.put(&Kind::VaryIndex);
+                out.put_list(on.iter(), |out, field| out.put(field.as_str()));
+                out.put_list(known.iter(), |out, known| out.put(&(&*known.suffix, storable(known.until))));
+            }
+            Content::Response(response) => {
+                let Freshness { request_time, response_time, .. } = response.freshness;
+                let (request_time, response_time) = (storable(request_time), storable(response_time));
+                out.put(&Kind::Response {
+                    status: response.status.as_u16(),
+                    freshness: Freshness { request_time, response_time, ..response.freshness },
+                    for_credentials: response.for_credentials,
+                    consumed: response.consumed,
+                    has_said: response.said.is_some(),
+                    body_length: body.len(),
+                });
+                out.put_fields(&response.headers);
+                response.said.iter().for_each(|said| out.put_fields(said));
+            }
+        }
+        let head_length = (out.0.len() - HEAD_AT) as u32;
+        out.0[SEALED_AT..HEAD_AT].copy_from_slice(&head_length.to_be_bytes());
+        out.0.extend_from_slice(body);
+        out.0
+    }
+
+    /// Decodes what was found in Redis under `name`. Field values and body are slices of `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// It is of another version, or its checksum is not that of these bytes under this name.
+    pub fn decode(bytes: Bytes, seal: &Seal, name: &str) -> Result<Entry, DecodeFault> {
+        if !bytes.starts_with(MAGIC) {
+            return Err(DecodeFault::Version);
+        }
+        let checksum = bytes.get(MAGIC.len()..SEALED_AT).ok_or(DecodeFault::Garbled)?;
+        if bytes.len() > ENCODING_MAX || !seal.is_of(checksum, name, &bytes[SEALED_AT..]) {
+            return Err(DecodeFault::Checksum);
+        }
+        Entry::read(bytes)
+    }
+
+    /// Decodes what follows the checksum.
+    pub fn read(mut bytes: Bytes) -> Result<Entry, DecodeFault> {
+        let end = head_end(&bytes).filter(|end| *end <= bytes.len()).ok_or(DecodeFault::Garbled)?;
+        let body = bytes.split_off(end);
+        let mut head = Reader(&bytes[HEAD_AT..]);
+        let (text, stamp, tags) = read_preface(&mut head)?;
+        let content = match head.take()? {
+            Kind::Response { status, freshness, for_credentials, consumed, has_said, body_length } => {
+                if body.len() != body_length {
+                    return Err(DecodeFault::Garbled);
+                }
+                let status = StatusCode::from_u16(status).map_err(|_| DecodeFault::Garbled)?;
+                let headers = head.fields(&bytes)?;
+                let said = if has_said { Some(Box::new(head.fields(&bytes)?)) } else { None };
+                Content::Response(Response { status, headers, said, body, freshness, for_credentials, consumed })
+            }
+            Kind::VaryIndex => Content::VaryIndex(VaryIndex {
+                on: head.list(|head| name_of(head.take()?))?,
+                known: head.list(|head| {
+                    let (suffix, until): (&str, SystemTime) = head.take()?;
+                    Ok(Variant { suffix: suffix.into(), until })
+                })?,
+            }),
+        };
+        Ok(Entry { text: text.into(), stamp, tags: tags.into(), content })
+    }
+}
+
+/// Offset of the end of the head, which may be beyond `bytes`; None if they end before they tell.
+fn head_end(bytes: &[u8]) -> Option<usize> {
+    let length = bytes.get(SEALED_AT..HEAD_AT)?.try_into().ok()?;
+    HEAD_AT.checked_add(u32::from_be_bytes(length) as usize)
+}
+
+fn read_preface<'b>(head: &mut Reader<'b>) -> Result<(&'b str, Stamp, Vec<Tag>), DecodeFault> {
+    let (text, epoch, sequence) = head.take()?;
+    let tags = head.list(|head| Ok(Tag::family(head.take()?)))?;
+    Ok((text, Stamp { epoch: Epoch(epoch), sequence }, tags))
+}
+
+fn name_of(text: &str) -> Result<HeaderName, DecodeFault> {
+    HeaderName::from_bytes(text.as_bytes()).map_err(|_| DecodeFault::Garbled)
+}
+
+/// serde refuses times before 1970.
+fn storable(time: SystemTime) -> SystemTime {
+    time.max(UNIX_EPOCH)
+}
+
+struct Writer(Vec<u8>);
+
+/// Instead of `postcard::to_extend`, which copies byte by byte and takes twice as long for an entry.
+impl Flavor for &mut Writer {
+    type Output = ();
+
+    #[inline(always)]
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
+}
+
+impl Writer {
+    fn put<T: Serialize + ?Sized>(&mut self, value: &T) {
+        postcard::serialize_with_flavor(value, self)
+            .expect("a Vec takes everything, lengths are known and times are not before 1970");
+    }
+
+    fn put_list<T>(&mut self, list: impl ExactSizeIterator<Item = T>, put: impl Fn(&mut Writer, T)) {
+        self.put(&list.len());
+        list.for_each(|element| put(self, element));
+    }
+
+    fn put_fields(&mut self, fields: &HeaderMap) {
+        self.put(&fields.len());
+        for (name, value) in fields {
+            self.put(name.as_str());
+            self.put(&value.len());
+            self.0.extend_from_slice(value.as_bytes());
+        }
+    }
+}
+
+/// What is left of the head.
+struct Reader<'b>(&'b [u8]);
+
+impl<'b> Reader<'b> {
+    fn take<T: Deserialize<'b>>(&mut self) -> Result<T, DecodeFault> {
+        let (value, rest) = postcard::take_from_bytes(self.0).map_err(|_| DecodeFault::Garbled)?;
+        self.0 = rest;
+        Ok(value)
+    }
+
+    fn list<T>(&mut self, read: impl Fn(&mut Self) -> Result<T, DecodeFault>) -> Result<Vec<T>, DecodeFault> {
+        (0..self.take::<usize>()?).map(|_| read(self)).collect()
+    }
+
+    /// Fields whose values are slices of `bytes`, which this reads.
+    fn fields(&mut self, bytes: &Bytes) -> Result<HeaderMap, DecodeFault> {
+        let count: usize = self.take()?;
+        // Most take eight bytes at least.
+        let mut fields =
+            HeaderMap::try_with_capacity(count.min(self.0.len() / 8)).map_err(|_| DecodeFault::Garbled)?;
+        for _ in 0..count {
+            let (name, value) = self.take()?;
+            let value =
+                HeaderValue::from_maybe_shared(bytes.slice_ref(value)).map_err(|_| DecodeFault::Garbled)?;
+            // A map holds at most 32768 fields.
+            fields.try_append(name_of(name)?, value).map_err(|_| DecodeFault::Garbled)?;
+        }
+        Ok(fields)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::http::freshness::LifetimeSource;
+    use crate::secret::Secret;
+
+    const NAME: &str = "v1:user:7:0cc175b9c0f1b6a831c399e269772661";
+
+    fn seals() -> [Seal; 2] {
+        [Seal::new("test", None), Seal::new("test", Some(Secret::new("a secret of the tests", "test")))]
+    }
+
+    fn encode(entry: &Entry) -> Bytes {
+        entry.encode(&seals()[0], NAME)
+    }
+
+    fn decode(bytes: Bytes) -> Result<Entry, DecodeFault> {
+        Entry::decode(bytes, &seals()[0], NAME)
+    }
+
+    fn entry(headers: HeaderMap, body: Vec<u8>) -> Entry {
+        Entry {
+            text: "GET http://h/".into(),
+            stamp: Stamp { epoch: Epoch(3), sequence: 9 },
+            tags: vec![Tag::root(), Tag::uri("/")].into(),
+            content: Content::Response(Response {
+                status: StatusCode::OK,
+                said: Some(Box::new(headers.clone())),
+                headers,
+                body: body.into(),
+                freshness: Freshness {
+                    request_time: SystemTime::now(),
+                    response_time: SystemTime::now(),
+                    initial_age: Duration::from_secs(1),
+                    lifetime: Duration::from_secs(60),
+                    source: LifetimeSource::Expires,
+                    always_validate: true,
+                    never_stale: false,
+                    stale_while_revalidate: Duration::from_secs(2),
+                    stale_if_error: Duration::ZERO,
+                    stale_if_unreachable: Duration::from_secs(3),
+                },
+                for_credentials: true,
+                consumed: true,
+            }),
+        }
+    }
+
+    #[test]
+    fn variants_round_trip() {
+        let mut variants = entry(HeaderMap::new(), vec![]);
+        let known = vec![
+            Variant { suffix: "\nvary accept-language: de".into(), until: SystemTime::now() },
+            Variant { suffix: "\nvary accept-language".into(), until: UNIX_EPOCH },
+        ];
+        let on = vec![HeaderName::from_static("accept-language")];
+        variants.content = Content::VaryIndex(VaryIndex { on, known });
+        assert_eq!(decode(encode(&variants)), Ok(variants));
+    }
+
+    #[test]
+    fn more_fields_than_a_map_can_hold_are_refused() {
+        let mut stored = entry(HeaderMap::new(), Vec::new());
+        let Content::Response(response) = &mut stored.content else { unreachable!() };
+        response.said = None;
+        let mut out = Writer(stored.write());
+        // The count of the fields is the last byte of the head.
+        out.0.pop();
+        out.put(&usize::from(u16::MAX));
+        for number in 0..u16::MAX {
+            out.put(&(format!("x-{number}"), ""));
+        }
+        let head_length = (out.0.len() - HEAD_AT) as u32;
+        out.0[SEALED_AT..HEAD_AT].copy_from_slice(&head_length.to_be_bytes());
+        assert_eq!(Entry::read(out.0.into()), Err(DecodeFault::Garbled));
+    }
+
+    #[test]
+    fn a_list_with_more_elements_than_bytes_is_refused_without_reserving_memory() {
+        let mut out = Writer(Vec::new());
+        out.put(&(usize::MAX, "a", "b"));
+        let bytes = Bytes::from(out.0);
+        assert_eq!(Reader(&bytes).list(Reader::take::<&str>), Err(DecodeFault::Garbled));
+        assert_eq!(Reader(&bytes).fields(&bytes), Err(DecodeFault::Garbled));
+    }
+
+    #[test]
+    fn decoded_body_and_field_values_are_slices_of_the_input() {
+        let headers = HeaderMap::from_iter([(http::header::ETAG, HeaderValue::from_static("\"x\""))]);
+        let whole = encode(&entry(headers, b"0123456789".to_vec()));
+        let decoded = decode(whole.clone()).unwrap();
+        let response = decoded.response().unwrap();
+        for slice in [&response.body[..], response.headers["etag"].as_bytes()] {
+            assert!(whole.as_ptr_range().contains(&slice.as_ptr()));
+        }
+    }
+
+    #[test]
+    fn times_before_1970_are_stored_as_1970() {
+        let mut stored = entry(HeaderMap::new(), Vec::new());
+        let Content::Response(response) = &mut stored.content else { unreachable!() };
+        response.freshness.response_time = UNIX_EPOCH - Duration::from_secs(1);
+        let decoded = decode(encode(&stored)).unwrap();
+        assert_eq!(decoded.response().unwrap().freshness.response_time, UNIX_EPOCH);
+    }
+
+    #[test]
+    fn another_version_is_refused() {
+        let whole = encode(&entry(HeaderMap::new(), Vec::new()));
+        for magic in [b"LRD6", b"LRD9"] {
+            let other = [&magic[..], &whole[MAGIC.len()..]].concat();
+            assert_eq!(decode(other.into()), Err(DecodeFault::Version));
+        }
+    }
+
+    #[test]
+    fn an_entry_with_any_byte_changed_or_missing_is_refused() {
+        let stored = entry(
+            HeaderMap::from_iter([(http::header::ETAG, HeaderValue::from_static("x"))]),
+            b"0123456789".to_vec(),
+        );
+        for seal in seals() {
+            let whole = stored.encode(&seal, NAME);
+            assert!(Entry::decode(whole.clone(), &seal, NAME).is_ok());
+            for at in 0..whole.len() {
+                for bit in 0..8 {
+                    let mut changed = whole.to_vec();
+                    changed[at] ^= 1 << bit;
+                    assert!(Entry::decode(changed.into(), &seal, NAME).is_err(), "byte {at}, bit {bit}");
+                }
+                assert!(Entry::decode(whole.slice(..at), &seal, NAME).is_err(), "cut at {at}");
+            }
+            let longer = [&whole[..], b"x"].concat();
+            assert_eq!(Entry::decode(longer.into(), &seal, NAME), Err(DecodeFault::Checksum));
+        }
+    }
+
+    #[test]
+    fn an_entry_under_another_name_namespace_or_secret_is_refused() {
+        let stored = entry(HeaderMap::new(), b"0123456789".to_vec());
+        let secret = |text: &str| Some(Secret::new(text, "test"));
+        let others = [
+            Seal::new("test", None),
+            Seal::new("tes", None),
+            Seal::new("test", secret("one secret")),
+            Seal::new("test", secret("another secret")),
+        ];
+        for (index, seal) in others.iter().enumerate() {
+            let whole = stored.encode(seal, NAME);
+            for name in ["", "v1:user:8:0cc175b9c0f1b6a831c399e269772661", &NAME[1..]] {
+                assert_eq!(Entry::decode(whole.clone(), seal, name), Err(DecodeFault::Checksum), "{name}");
+            }
+            // Namespace and name are not simply concatenated.
+            let shifted = Seal::new("testv", None);
+            assert_eq!(Entry::decode(whole.clone(), &shifted, &NAME[1..]), Err(DecodeFault::Checksum));
+            for (other, seal) in others.iter().enumerate() {
+                let decoded = Entry::decode(whole.clone(), seal, NAME);
+                assert_eq!(decoded.is_ok(), index == other, "{index} read as {other}");
+            }
+        }
+    }
+
+    #[test]
+    fn values_longer_than_any_entry_are_refused() {
+        let long = entry(HeaderMap::new(), vec![0; ENCODING_MAX]);
+        assert_eq!(decode(encode(&long)), Err(DecodeFault::Checksum));
+    }
+
+    proptest! {
+        #[test]
+        fn entries_round_trip(
+            fields in proptest::collection::vec(("[a-z][a-z-]{0,12}", "[ -~]{0,20}"), 0..8),
+            body in proptest::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(HeaderName::try_from(name).unwrap(), HeaderValue::try_from(value).unwrap());
+            }
+            let entry = entry(headers, body);
+            for seal in seals() {
+                let decoded = Entry::decode(entry.encode(&seal, NAME), &seal, NAME);
+                prop_assert_eq!(decoded.as_ref(), Ok(&entry));
+            }
+            prop_assert_eq!(entry.clone().compact(), entry);
+        }
+
+        #[test]
+        fn a_prefix_yields_the_preface_or_the_length_that_it_needs(cut in 0usize..200, tags in 0usize..4) {
+            let mut stored = entry(HeaderMap::new(), b"0123456789".to_vec());
+            stored.tags = (0..tags).map(|tag| Tag::family(&tag.to_string())).collect();
+            let whole = encode(&stored);
+            let cut = cut.min(whole.len());
+            let part = Preface::of(&whole.slice(..cut));
+            match &part {
+                Preface::Whole { stamp, tags, length } => {
+                    prop_assert_eq!((stamp, &tags[..]), (&stored.stamp, &stored.tags[..]));
+                    prop_assert!(*length <= cut);
+                }
+                Preface::Wanting(wanted) => {
+                    prop_assert!(*wanted > cut && *wanted <= whole.len());
+                    prop_assert!(Preface::of(&whole.slice(..*wanted)) != part, "complete after at most two reads");
+                }
+                Preface::Foreign => prop_assert!(false, "an entry of this version is recognised"),
+            }
+            if cut == whole.len() {
+                prop_assert!(matches!(part, Preface::Whole { .. }), "{part:?}");
+            }
+        }
+
+        #[test]
+        fn values_of_another_version_are_foreign(bytes in proptest::collection::vec(any::<u8>(), 1..40)) {
+            prop_assume!(!MAGIC.starts_with(&bytes[..bytes.len().min(4)]));
+            prop_assert_eq!(Preface::of(&bytes), Preface::Foreign);
+        }
+
+        #[test]
+        fn cut_or_garbled_bytes_are_refused_and_never_panic(
+            cut in 0usize..200, flip in 0usize..200, bit in 0u8..8,
+        ) {
+            // Behind the checksum: a client that can compute one must not be able to cause a panic.
+            let whole = entry(HeaderMap::new(), b"0123456789".to_vec()).write();
+            if (SEALED_AT..whole.len()).contains(&cut) {
+                prop_assert!(Entry::read(Bytes::copy_from_slice(&whole[..cut])).is_err());
+            }
+            let mut garbled = whole;
+            let at = SEALED_AT + flip % (garbled.len() - SEALED_AT);
+            garbled[at] ^= 1 << bit;
+            let _ = Entry::read(garbled.into());
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! [`Namespace`]: the names of all keys of one namespace, the scripts, and the start of an epoch.
+
+use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use bytes::Bytes;
+use redis::aio::MultiplexedConnection;
+use redis::{RedisResult, Script};
+
+use super::link::Connections;
+use crate::marks::{Epoch, MarksView, Stamp};
+
+/// Names of the keys and the scripts of one namespace. Independent of connections.
+pub(super) struct Namespace {
+    pub(super) name: String,
+    pub(super) meta: String,
+    pub(super) marks: String,
+    pub(super) members: String,
+    pub(super) intents: String,
+    pub(super) intent_tags: String,
+    pub(super) graces: String,
+    pub(super) waited: String,
+    pub(super) sweeper: String,
+    pub(super) key_stats: String,
+    pub(super) channel: String,
+    pub(super) marks_max: u64,
+    pub(super) begin: Script,
+    pub(super) invalidate: Script,
+    pub(super) sync: Script,
+    pub(super) roster: Script,
+    pub(super) record: Script,
+    pub(super) forget: Script,
+    pub(super) expel: Script,
+    pub(super) dismiss: Script,
+    pub(super) lock_fetch: Script,
+    pub(super) unlock_fetch: Script,
+    pub(super) hold_sweep: Script,
+    pub(super) store_key_stats: Script,
+    /// Whether there may be soft marks, so that they have to be read.
+    pub(super) soft: AtomicBool,
+    /// Whether this process has seen an epoch of the namespace before; only for the log.
+    pub(super) met: AtomicBool,
+}
+
+impl Namespace {
+    pub(super) fn new(name: &str, marks_max: u64) -> Namespace {
+        Namespace {
+            name: name.to_owned(),
+            // Hash tag: in a cluster, a script needs all of them in one slot.
+            meta: format!("{{{name}}}:meta"),
+            marks: format!("{{{name}}}:marks"),
+            members: format!("{{{name}}}:members"),
+            intents: format!("{{{name}}}:intents"),
+            intent_tags: format!("{{{name}}}:intent_tags"),
+            graces: format!("{{{name}}}:graces"),
+            waited: format!("{{{name}}}:waited"),
+            sweeper: format!("{{{name}}}:sweeper"),
+            key_stats: format!("{{{name}}}:key_stats"),
+            channel: format!("{{{name}}}:fleet"),
+            marks_max: marks_max.max(1),
+            begin: Script::new(concat!(include_str!("../epoch.lua"), include_str!("../begin.lua"))),
+            invalidate: Script::new(concat!(include_str!("../epoch.lua"), include_str!("../invalidate.lua"))),
+            sync: Script::new(concat!(include_str!("../epoch.lua"), include_str!("../sync.lua"))),
+            roster: Script::new(concat!(include_str!("../epoch.lua"), include_str!("../roster.lua"))),
+            record: Script::new(concat!(include_str!("../epoch.lua"), include_str!("../record.lua"))),
+            forget: Script::new(include_str!("../forget.lua")),
+            expel: Script::new(include_str!("../expel.lua")),
+            dismiss: Script::new(include_str!("../dismiss.lua")),
+            lock_fetch: Script::new(include_str!("../lock_fetch.lua")),
+            unlock_fetch: Script::new(include_str!("../unlock_fetch.lua")),
+            hold_sweep: Script::new(include_str!("../hold_sweep.lua")),
+            store_key_stats: Script::new(include_str!("../store_key_stats.lua")),
+            soft: AtomicBool::new(false),
+            met: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn entry(&self, key: &str) -> String {
+        format!("{}:{key}", self.name)
+    }
+
+    /// The text between `ns:v1:` and the last `:`.
+    pub(super) fn label<'k>(&self, key: &'k [u8]) -> Option<Cow<'k, str>> {
+        let rest = key.strip_prefix(self.name.as_bytes())?.strip_prefix(b":v1:")?;
+        let end = rest.iter().rposition(|byte| *byte == b':')?;
+        Some(String::from_utf8_lossy(&rest[..end]))
+    }
+
+    /// Starts a new epoch unless another proxy has meanwhile. The marks of the view's tags were read before that, so the view
+    /// treats all of them as set by the last sequence: only entries with a later stamp are current.
+    pub(super) async fn begin(&self, connections: &Connections) -> RedisResult<MarksView> {
+        let call = self.call(&self.begin, connections);
+        let (epoch, sequence, cause): (u64, u64, String) = call.invoke_async(&mut connections.marks()).await?;
+        self.log_new_epoch(epoch, &cause);
+        Ok(MarksView::hard(Stamp { epoch: Epoch(epoch), sequence }, sequence))
+    }
+
+    /// Logs one line per epoch in the whole fleet: only the proxy that started it has a cause. `cause` is the script's reply;
+    /// empty if none was started.
+    pub(super) fn log_new_epoch(&self, epoch: u64, cause: &str) {
+        let met_before = self.met.swap(true, Relaxed);
+        match cause {
+            "" => {}
+            "new" if !met_before => tracing::info!(epoch, "epoch started: the namespace is new"),
+            "new" => {
+                tracing::warn!(
+                    epoch,
+                    "epoch changed: new, the namespace was flushed; all entries are invalidated"
+                );
+            }
+            "restarted" => tracing::warn!(
+                epoch,
+                "epoch changed: restarted, or another server took its place (run_id); all entries are invalidated"
+            ),
+            lost => {
+                tracing::warn!(
+                    epoch,
+                    "epoch changed: {lost}, evicted, deleted or changed; all entries are invalidated"
+                );
+            }
+        }
+    }
+
+    /// One `SCAN` step over the entries of one server: the next cursor (0 at the end) and some keys.
+    pub(super) async fn scan(
+        &self,
+        mut node: MultiplexedConnection,
+        cursor: u64,
+        keys: u64,
+    ) -> RedisResult<(u64, Vec<Bytes>)> {
+        let mut scan = redis::cmd("SCAN");
+        scan.arg(cursor).arg("MATCH").arg(format!("{}:v1:*", self.name)).arg("COUNT").arg(keys);
+        // Other types are not entries.
+        scan.arg("TYPE").arg("string");
+        scan.query_async(&mut node).await
+    }
+}
+
+/// A random epoch, so that two runs of sequences are never confused. Never 0, which means none.
+pub(super) fn new_epoch() -> u64 {
+    rand::random_range(1..=u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn label_is_the_text_between_version_and_digest(label in "[a-z_:-]{1,20}", digest in "[0-9a-f]{32}") {
+            let namespace = Namespace::new("shop", 1);
+            let key = namespace.entry(&format!("v1:{label}:{digest}"));
+            let found = namespace.label(key.as_bytes());
+            prop_assert_eq!(found.as_deref(), Some(label.as_str()));
+        }
+    }
+
+    #[test]
+    fn foreign_keys_have_no_label() {
+        let namespace = Namespace::new("shop", 1);
+        for key in ["shop2:v1:a:0", "shop:v2:a:0", "shop:v1:0", "shop", ""] {
+            assert_eq!(namespace.label(key.as_bytes()), None, "{key}");
+        }
+    }
+
+    #[test]
+    fn coordination_keys_share_one_slot() {
+        let namespace = Namespace::new("shop", 1);
+        assert_eq!((namespace.meta.as_str(), namespace.marks.as_str()), ("{shop}:meta", "{shop}:marks"));
+        let Namespace { members, intents, intent_tags, graces, waited, channel, sweeper, key_stats, .. } =
+            &namespace;
+        for name in [members, intents, intent_tags, graces, waited, channel, sweeper, key_stats] {
+            assert!(name.starts_with("{shop}:"), "{name}");
+        }
+    }
+}
