@@ -46,7 +46,7 @@
 //!   one is fetched later.
 //!
 //! This assumes more than N, which tests/model shows in every order of its steps, and which the operator of failovers has to
-//! ensure (deploy/README.md):
+//! ensure (deploy/operations.md, "Replicas and failover"):
 //!
 //! - A replica never follows a server that was promoted before the one it has followed.
 //! - *P* has dropped its clients by the time it follows *R*. *R* may lack marks that N others had, and *P*, once it copies
@@ -84,6 +84,26 @@
 //! | `hold_sweep`, `store_key_stats` | No proxy sweeps for some seconds; an older count is shown until the next walk. |
 //! | `begin`, and every script that begins an epoch | Begins one only where something is missing, or where the server is another than that of its connection. |
 //! | `lookup`, `view` | Their replies count only if the gate was open before they were asked for and has not closed since ([`fleet::Fleet::trusts`]). |
+//!
+//! Members have no expiry in Redis. A member is removed when it leaves, or when a writer has waited a whole lease of it in
+//! vain: no clock but that of the waiting proxy decides when a lease is over. A lost members' table is as bad as lost marks: a
+//! new epoch begins, and for one lease writes wait for leases that no proxy knows of.
+//!
+//! # What the promise does not cover
+//!
+//! While one proxy alone cannot reach Redis, it forwards writes, and their invalidations stay pending until Redis is back. The
+//! others serve what they have meanwhile; if the proxy is killed before, its pending invalidations are lost (on SIGTERM it
+//! tries to deliver them, and exits with 1 if it cannot). Nothing but Redis could tell the others; `on_outage = "refuse"`
+//! answers 503 to such writes instead, and keeps the promise. After an outage that every member had, no proxy trusts Redis
+//! before every other member has delivered (the recovery gate).
+//!
+//! Not covered: all proxies that have seen an outage die before they have returned from it. A proxy that started during a long
+//! outage answers writes, and dies before it has reached Redis. Redis loses everything, and has an outage within two seconds of
+//! that. Redis's clock stops during an outage; if it is set back, graces may begin again. Redis loses everything and its clock
+//! is set forward within a lease of that: a proxy started in between takes the epoch for an old one. Redis loses everything
+//! while members have longer leases than a proxy that has just started: that one waits for too short a time. A machine is
+//! suspended together with its wall clock, or that clock is set back as it wakes: the proxy does not notice that its lease has
+//! ended. A rules file is changed while no proxy runs, and changed back later: entries of the first time are still in Redis.
 
 pub mod clock;
 pub mod fleet;

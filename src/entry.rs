@@ -1,4 +1,4 @@
-//! [`Entry`]: a stored response with everything that decides on its use. [`codec`] has its encoding in Redis.
+//! [`Entry`]: a stored response with everything that decides on its use. `codec` has its encoding in Redis.
 
 use std::borrow::Cow;
 use std::sync::Arc;

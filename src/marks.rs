@@ -10,6 +10,18 @@
 //!
 //! Marks are exact for tags that are *held*: by entries in memory, and by fetches from before their stamps are read. `held`
 //! argues why no mark is lost when tags become held or cease to be.
+//!
+//! A sequence is a time, with and without a store. So it is known whether a write falls in the second of a `Last-Modified` or
+//! in the next one; then that date alone (`If-Modified-Since` without `If-None-Match`) gives no 304 (RFC 9110 §8.8.2.2). With a
+//! store, the marks of each tag are read for that. Only the latest invalidation of a tag is known.
+//!
+//! Soft marks stand beside hard ones: a soft-invalidated tag has a sequence and the end of a grace. Until then an older entry
+//! is *soft-invalidated*: it counts as stale (RFC 9111 §4.2.4), and is served with one refetch in the background, which
+//! followers share. Afterwards the soft mark counts as a hard one. Another soft invalidation does not extend the grace, and
+//! whatever is lost or uncertain counts as hard. An entry younger than all soft marks looks at none, so that they cost nothing
+//! where no rule is soft. A write's target, its `Location`s and its groups are invalidated hard; so are writes without an
+//! answer, intents that another proxy carries out, and pending invalidations. Graces run by Redis's clock, and in memory by the
+//! process's own.
 
 use std::fmt;
 use std::ops::Range;

@@ -1,5 +1,8 @@
 //! The state of the process, which the proxy and the admin share. The rules and `[memory] max_body` are replaced together when
 //! the file changes; everything else stays for the life of the process.
+//!
+//! A reload invalidates every family whose definition or invalidations it changes: an entry stored under a definition that
+//! comes back may have missed writes in between. A write under way during a reload invalidates by both sets of rules.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};

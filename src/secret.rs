@@ -1,4 +1,7 @@
 //! [`Secret`]: keys derived from `[store] secret`.
+//!
+//! In keys, credentials are HMAC-SHA256 with a secret of the configuration, or SHA-256 without one. A secret that Larder itself
+//! stored in Redis would hide nothing: what can read the keys can read that, too.
 
 use std::fmt;
 use std::sync::Arc;

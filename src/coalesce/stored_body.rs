@@ -195,7 +195,8 @@ mod tests {
         let [one, two, second, third] = readers;
         assert_eq!((ends(one).await, ends(two).await), (false, false), "the oldest, from all its readers");
         assert!(ends(second).await && ends(third).await && ends(last).await);
-        assert_eq!((held.lock().bytes, held.lock().by_address.len()), (0, 0));
+        let read = held.lock();
+        assert_eq!((read.bytes, read.by_address.len()), (0, 0));
     }
 
     #[tokio::test]
@@ -212,7 +213,8 @@ mod tests {
     async fn a_reader_of_a_part_counts_for_the_whole_body() {
         let (held, body) = (StoredBodies::new(0), Bytes::from((0..LENGTH).map(|n| n as u8).collect::<Vec<_>>()));
         let reader = StoredBodyReader::new(body.clone(), 7..PIECE + 9, &held);
-        assert_eq!((held.lock().bytes, reader.size_hint().exact()), (LENGTH as u64, Some(PIECE as u64 + 2)));
+        assert_eq!(held.lock().bytes, LENGTH as u64);
+        assert_eq!(reader.size_hint().exact(), Some(PIECE as u64 + 2));
         assert_eq!(reader.collect().await.unwrap().to_bytes(), body[7..PIECE + 9]);
         assert!(StoredBodyReader::new(body, LENGTH..LENGTH + 1, &held).is_end_stream());
     }

@@ -1,5 +1,5 @@
-//! This proxy as a member of the fleet: it renews its lease ([`sync`]), waits for other members after an invalidation
-//! ([`settle`]), carries out abandoned write intents ([`intents`]), distrusts Redis after an outage ([`recovery`]), and reports
+//! This proxy as a member of the fleet: it renews its lease (`sync`), waits for other members after an invalidation
+//! (`settle`), carries out abandoned write intents (`intents`), distrusts Redis after an outage ([`recovery`]), and reports
 //! its status ([`status`]). [`crate::coherence`] has the argument why this is correct.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

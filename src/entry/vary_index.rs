@@ -1,4 +1,9 @@
 //! [`VaryIndex`]: the variants of a primary key, which differ by request fields (RFC 9111 §4.1).
+//!
+//! Variants are told apart by every field that any of them named, so that responses which name different fields, or none, do
+//! not hide each other. An error adds no field, and nothing adds more than the limit. A response with a `Content-Encoding`
+//! counts as if it named `Accept-Encoding`, and names it from then on. Each variant is validated with its own validators alone:
+//! one entity tag for all variants is a common fault, and a 304 then confirms any of them.
 
 use std::time::SystemTime;
 

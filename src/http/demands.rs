@@ -1,4 +1,7 @@
 //! The request directives (RFC 9111 §5.2.1) that a family allows.
+//!
+//! Of a request's directives those count that cost upstream nothing, unless a family lets its clients ask for more: all are
+//! advisory (RFC 9111 §5.2.1), and an API's users should not be able to force misses.
 
 use std::time::Duration;
 

@@ -1,4 +1,6 @@
 //! Freshness (RFC 9111 §4.2): lifetime and age, determined as far as possible when a response is stored.
+//!
+//! A heuristic lifetime (RFC 9111 §4.2.2) needs a family without `ttl`. Outside families only explicit lifetimes count.
 
 use std::time::{Duration, SystemTime};
 

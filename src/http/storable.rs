@@ -1,4 +1,11 @@
 //! Whether a response may be stored (RFC 9111 §3), and its lifetime.
+//!
+//! What a single request has caused concerns no other request (`is_about_request`): a 406 or 429 is not stored, invalidates
+//! nothing, and lets others go on sharing fetches.
+//!
+//! A body that ends with the connection (neither `Content-Length` nor chunked) is passed on as whole if the connection is
+//! closed in order (RFC 9112 §8), and not stored, unless its family says so: one that a crashed server has cut off looks the
+//! same.
 
 use std::time::{Duration, SystemTime};
 

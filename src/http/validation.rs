@@ -1,4 +1,7 @@
 //! Validation (RFC 9111 §4.3, RFC 9110 §8.8 and §13): of stored responses with upstream, and of clients' copies.
+//!
+//! `If-Match` and `If-Unmodified-Since` are ignored, never evaluated, where a fresh stored response agrees with them (RFC 9110
+//! §13.1.1, §13.1.4); otherwise they are left to the origin (RFC 9111 §4.3.2).
 
 use std::time::{Duration, SystemTime};
 

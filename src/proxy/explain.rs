@@ -1,4 +1,4 @@
-//! Explains a read: what the rules say of it, what is stored for it, and the decision that the proxy makes ([`super::decide`]). For
+//! Explains a read: what the rules say of it, what is stored for it, and the decision that the proxy makes (`super::decide`). For
 //! `larder explain` and the admin's `GET /cache/explain`, which print the same types as JSON.
 
 use std::net::{IpAddr, Ipv4Addr};

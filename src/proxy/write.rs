@@ -1,5 +1,13 @@
 //! Writes: record the intent, forward, invalidate, wait until no proxy can serve what was invalidated, answer. A write runs in a task
 //! that outlives its client, since upstream may carry out a write whose client has left.
+//!
+//! A write waits for the other members although its rule is soft: it invalidates its own target, hard.
+//!
+//! The response to a POST is stored only if nothing was invalidated between its intent and its own invalidation: its stamp is
+//! that of its own invalidation ([`crate::marks::IssuedStamp`]).
+//!
+//! Up to 64 KiB of a request's content are read before the write is announced and sent: what breaks off by then was never sent,
+//! and invalidates nothing.
 
 use std::sync::Arc;
 use std::time::Duration;

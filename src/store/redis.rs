@@ -19,7 +19,7 @@
 //!
 //! # In a cluster
 //!
-//! All coordination keys are in the slot of `{ns}`, and the argument of [`view`] is about the node that holds it. During
+//! All coordination keys are in the slot of `{ns}`, and the argument of `view` is about the node that holds it. During
 //! resharding, a node that hands a slot over answers only for keys that it still has, and with `ASK` or `TRYAGAIN`
 //! otherwise; for a slot that it has handed over, with `MOVED`. `ASK` and `MOVED` end the link. The new node of the slot
 //! is another process than the one in meta, so a new epoch begins.
@@ -42,6 +42,10 @@
 //! Members and intents have sentinels like the marks: a write waits for the members that it finds, so it must notice when
 //! some were evicted. Every script that reads them starts a new epoch in that case, and the age of the epoch shows the
 //! writer that there may be leases of lost members.
+//!
+//! Anything may stand at Larder's keys. An entry that is not what a Larder stored under its name is a miss
+//! ([`crate::entry::Seal`]). Coordination keys that cannot be what Larders wrote are replaced, and begin a new epoch, as if
+//! they were lost (`epoch.lua`).
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,5 +1,8 @@
 //! The most frequent reads, of the families that a rule with `refresh = true` can invalidate, with what a prefetch needs: the
 //! target, and the request fields that its responses differ by. Bounded in bytes; infrequent reads are evicted first.
+//!
+//! What is refreshed is known by its hits, not by a walk over L1. No more of a request is stored than its key holds, only for
+//! families that a rule with `refresh` can invalidate, and nothing of callers who are told apart.
 
 use std::collections::HashSet;
 use std::net::IpAddr;

@@ -1,6 +1,8 @@
 //! Resolves upstream's host name, and again when the answer expires: by its TTL if a DNS server is configured
 //! ([`crate::config::ServerConfig::resolver`]), after [`SYSTEM`] with the system's resolver, which reports no TTL. While the name
 //! cannot be resolved, the last addresses stay in use.
+//!
+//! A connection to an address that the name no longer has ends with its response.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -7,6 +7,10 @@
 //!
 //! A response that begins before the end of the content is read to its end, whatever happens to the content meanwhile. The
 //! request is in progress until both have ended.
+//!
+//! A write has happened only if upstream may have received all of it. Either the last of its content is handed to upstream's
+//! connection, or the write is given up, whichever comes first; content that was given up is never completed. A response that
+//! comes before is treated like any other.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

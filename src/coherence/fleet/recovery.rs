@@ -17,7 +17,7 @@
 //! - A member that does not return within `patience` of the end of the silence is given up. It may have answered writes that it
 //!   never delivers, so everything is invalidated first, if this proxy has seen the outage.
 //! - A proxy that has never synced is no member, and nothing shows that it is missing. It answers no write undelivered within
-//!   [`NEWCOMER_HOLD`]; after a longer silence, and after one in an epoch that was young, the gate stays closed for `patience`.
+//!   `NEWCOMER_HOLD`; after a longer silence, and after one in an epoch that was young, the gate stays closed for `patience`.
 
 use std::num::NonZeroU64;
 use std::sync::Mutex;

@@ -1,5 +1,9 @@
 //! Invalidations that this process repeats itself (`again`): those of a cache without Redis, and those of writes that Redis
 //! has not taken. They are lost if the process ends before.
+//!
+//! `again` is an intent like any other, for whichever proxy finds it due. Repetitions of the same tags after the same time are
+//! one, which later writes postpone: each of them has itself invalidated what was stored before it. Without a store, or while
+//! it is away, the process repeats by itself, if it lives that long.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;

@@ -1,5 +1,9 @@
 //! Request fields with credentials: one table for deciding whom a response is for, and what a key must not contain
 //! verbatim.
+//!
+//! A request with a field that carries credentials, and by which its family does not tell callers apart, is answered from the
+//! cache only with responses that RFC 9111 §3.5 lets everybody have, and shares no fetch. What is stored under one caller's key
+//! may be read by the next request with that key, so that a caller with further credentials gets only these responses, too.
 
 use http::{HeaderMap, HeaderName};
 
