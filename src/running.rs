@@ -28,7 +28,7 @@ use crate::rules::{Family, Invalidation, RuleSet, WriteMethods};
 use crate::shares::Shares;
 use crate::store::Store;
 use crate::tokens::{Tokens, WrongTokens};
-use crate::upkeep::names::FamilyNames;
+use crate::upkeep::names::FamilyOwners;
 use crate::upkeep::unmatched::UnmatchedWrites;
 use crate::upstream::Upstream;
 
@@ -249,7 +249,7 @@ impl Running {
     pub async fn sweep(self: Arc<Running>) {
         let settings = self.config.store.as_ref().map(|store| (store.sweep_rate, store.sweep_pause));
         if let Some(sweeper) = settings.and_then(|(rate, pause)| self.cache.sweeper(rate, pause)) {
-            sweeper.run(|| FamilyNames::of(&self.live().rules)).await;
+            sweeper.run(|| FamilyOwners::of(&self.live().rules)).await;
         }
     }
 

@@ -42,7 +42,7 @@ use pool::{Pool, PoolLimits};
 use socket::Sockets;
 
 pub use address::addresses;
-pub use cause::UpstreamFailure;
+pub use cause::LastFailure;
 pub use error::UpstreamError;
 pub use head::LINE as LEAST_LINE;
 pub use min_rate::MinRate;
@@ -160,12 +160,12 @@ impl Upstream {
     }
 
     /// The latest failure of upstream.
-    pub fn last_failure(&self) -> Option<UpstreamFailure> {
+    pub fn last_failure(&self) -> Option<LastFailure> {
         self.failures.last()
     }
 
     /// The latest failure of one kind.
-    pub fn last_failure_of(&self, error: UpstreamError) -> Option<UpstreamFailure> {
+    pub fn last_failure_of(&self, error: UpstreamError) -> Option<LastFailure> {
         self.failures.last_of(error)
     }
 

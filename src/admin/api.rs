@@ -30,9 +30,9 @@ use crate::marks::Tag;
 use crate::rules::fault::Fault;
 use crate::rules::nearest::{did_you_mean, nearest};
 use crate::running::{Live, Running};
-use crate::upkeep::names::FamilyNames;
+use crate::upkeep::names::FamilyOwners;
 use crate::upkeep::unmatched::Known;
-use crate::upstream::UpstreamFailure;
+use crate::upstream::LastFailure;
 
 type At = State<Arc<AdminState>>;
 type Answer<T> = Result<Json<Success<T>>, Refusal>;
@@ -46,7 +46,7 @@ struct Cleared {
 
 /// Invalidates. `message`: of the response.
 async fn clear(state: &AdminState, tags: &[Tag], message: String) -> Response {
-    let names = FamilyNames::of(&state.running().live().rules);
+    let names = FamilyOwners::of(&state.running().live().rules);
     for tag in tags {
         // A level without a family of its own is its own name; both stand in the rules.
         let family = names.owner(tag.as_str()).unwrap_or(tag.as_str());
@@ -148,7 +148,7 @@ pub struct Stats {
 #[derive(Serialize)]
 struct UpstreamReport {
     /// Null: there was none.
-    last_failure: Option<UpstreamFailure>,
+    last_failure: Option<LastFailure>,
 }
 
 /// The sweeper of the store.
@@ -387,7 +387,7 @@ pub async fn rules(State(state): At) -> Json<Success<Rules>> {
 }
 
 #[derive(Serialize)]
-pub struct Reloaded {
+pub struct ReloadReport {
     message: &'static str,
     families: usize,
     invalidations: usize,
@@ -396,7 +396,7 @@ pub struct Reloaded {
 }
 
 /// `POST /rules/reload`
-pub async fn reload(State(state): At) -> Answer<Reloaded> {
+pub async fn reload(State(state): At) -> Answer<ReloadReport> {
     if state.running().file().is_none() {
         let what_to_do = "start Larder with --rules FILE, or where there is a ./rules.toml";
         return Err(Refusal::new(StatusCode::CONFLICT, "Larder runs without a rules file", what_to_do));
@@ -407,7 +407,7 @@ pub async fn reload(State(state): At) -> Answer<Reloaded> {
         Refusal::new(status, format!("{}; the old rules stay in force", fault.summary()), fault.remedy())
             .with("faults", json!(fault.faults))
     })?;
-    Ok(Json(Success::of(Reloaded {
+    Ok(Json(Success::of(ReloadReport {
         message: "Rules reloaded successfully",
         families: reloaded.families,
         invalidations: reloaded.invalidations,

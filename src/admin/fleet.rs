@@ -17,7 +17,7 @@ use crate::store::fleet::{EpochState, Member, Roster};
 
 /// The fleet as this proxy sees it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Fleet {
+pub struct FleetReport {
     /// `embedded`: there is no store, and nobody else.
     mode: &'static str,
     /// `up`, `down: …`, `catching up: …`, or `none`.
@@ -111,13 +111,13 @@ pub struct Brief {
 }
 
 /// `GET /cache/fleet`: answers while the store is away, too.
-pub async fn fleet(State(state): State<Arc<AdminState>>) -> Json<Success<Fleet>> {
-    Json(Success::of(Fleet::of(&state).await))
+pub async fn fleet(State(state): State<Arc<AdminState>>) -> Json<Success<FleetReport>> {
+    Json(Success::of(FleetReport::of(&state).await))
 }
 
 /// What detailed health says; `None` without a store.
 pub async fn brief(state: &AdminState) -> Option<Brief> {
-    let Fleet { undelivered, proxy, epoch, intents, members, .. } = Fleet::of(state).await;
+    let FleetReport { undelivered, proxy, epoch, intents, members, .. } = FleetReport::of(state).await;
     let proxy = proxy?;
     Some(Brief {
         lease_held: proxy.lease_held,
@@ -143,8 +143,8 @@ pub fn state_of_store(state: StoreState) -> String {
     }
 }
 
-impl Fleet {
-    async fn of(state: &AdminState) -> Fleet {
+impl FleetReport {
+    async fn of(state: &AdminState) -> FleetReport {
         let cache = &state.running().cache;
         let roster = match cache.store_handle() {
             Some(store) => store.roster().await.ok(),
@@ -152,7 +152,7 @@ impl Fleet {
         };
         // After the request, which may have failed.
         let (store, undelivered) = (state_of_store(cache.store_state()), cache.undelivered());
-        Fleet::new(cache.fleet(), roster, store, undelivered, cache.now())
+        FleetReport::new(cache.fleet(), roster, store, undelivered, cache.now())
     }
 
     fn new(
@@ -161,10 +161,10 @@ impl Fleet {
         store: String,
         undelivered: usize,
         now: SystemTime,
-    ) -> Fleet {
+    ) -> FleetReport {
         let this = report.as_ref().map(|report| report.id.clone());
         let last = report.as_ref().and_then(|report| aged(report.epoch.as_ref()?, report.synced?));
-        Fleet {
+        FleetReport {
             mode: if report.is_some() { "shared" } else { "embedded" },
             store,
             undelivered,
@@ -303,7 +303,7 @@ mod tests {
         let members = vec![member("p2", None), member("p1", Some(at(9)))];
         let roster = Roster { stamp: Some(at(9)), state: state(), members, intents: 4, due: 1 };
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
-        let told = Fleet::new(Some(report(None)), Some(roster), "up".to_owned(), 0, now);
+        let told = FleetReport::new(Some(report(None)), Some(roster), "up".to_owned(), 0, now);
         let stamp = json!({ "epoch": "18446744073709551615", "sequence": 9 });
         let place = |id: &str, is_this: bool, applied: serde_json::Value| json!({ "id": id, "is_this": is_this, "lease": "1s", "synced_seconds_ago": 0.25, "applied": applied });
         let expected = json!({
@@ -329,7 +329,7 @@ mod tests {
     fn while_the_store_is_away_the_last_sync_is_told() {
         let no_lease = Some(NoLease::StoreAway("the store is away: gone".to_owned()));
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
-        let told = Fleet::new(Some(report(no_lease)), None, "down".to_owned(), 2, now);
+        let told = FleetReport::new(Some(report(no_lease)), None, "down".to_owned(), 2, now);
         let told = serde_json::to_value(told).unwrap();
         assert_eq!(
             (&told["proxy"]["lease_held"], &told["proxy"]["reason"]),

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::running::Running;
 use crate::store::sweep::Dated;
 use crate::store::{KeyCounts, StoreError};
-use crate::upkeep::names::{FamilyNames, TRIAL};
+use crate::upkeep::names::{FamilyOwners, TRIAL};
 
 /// From the beginning of a count to that of the next.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -53,20 +53,20 @@ impl From<Dated> for Counts {
 }
 
 /// The latest count; none at first.
-pub struct KeyStats {
+pub struct KeyStatsCache {
     /// Held while counting. Requests that wait for it share the result.
     turn: Arc<Semaphore>,
     /// When the latest count began, and its result. Guards only itself.
     latest: Arc<Mutex<Option<(Instant, Counted)>>>,
 }
 
-impl Default for KeyStats {
-    fn default() -> KeyStats {
-        KeyStats { turn: Arc::new(Semaphore::new(1)), latest: Arc::default() }
+impl Default for KeyStatsCache {
+    fn default() -> KeyStatsCache {
+        KeyStatsCache { turn: Arc::new(Semaphore::new(1)), latest: Arc::default() }
     }
 }
 
-impl KeyStats {
+impl KeyStatsCache {
     /// Entries by family: those in the store, or those in memory without one.
     pub async fn counts(&self, running: &Arc<Running>) -> Counted {
         let turn = Arc::clone(&self.turn).acquire_owned().await;
@@ -93,7 +93,7 @@ impl KeyStats {
 
 async fn count(running: &Arc<Running>) -> Result<Counts, StoreError> {
     let at = Instant::now();
-    let names = FamilyNames::of(&running.live().rules);
+    let names = FamilyOwners::of(&running.live().rules);
     let keys = match running.cache.store_handle() {
         Some(store) => match store.key_stats().await? {
             Some(swept) => return Ok(swept.into()),
@@ -112,7 +112,7 @@ async fn count(running: &Arc<Running>) -> Result<Counts, StoreError> {
     Ok(Counts { keys, swept: None, at })
 }
 
-fn in_memory(running: &Running, names: &FamilyNames) -> KeyCounts {
+fn in_memory(running: &Running, names: &FamilyOwners) -> KeyCounts {
     let mut by_family: BTreeMap<&str, u64> = BTreeMap::new();
     running.cache.memory().for_each(|resident| {
         *by_family.entry(names.of_tags(&resident.entry.tags)).or_default() += 1;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::key_stats::{Counts, KeyStats};
+use super::key_stats::{Counts, KeyStatsCache};
 use super::refusal::Refusal;
 use super::report::{CacheInfo, Connections, Performance, Process, Tier};
 use crate::cache::StoreState;
@@ -13,7 +13,7 @@ use crate::store;
 /// The state shared by the handlers.
 pub struct AdminState {
     running: Arc<Running>,
-    key_stats: KeyStats,
+    key_stats: KeyStatsCache,
     /// Highest seen use of L1, bytes.
     peak: AtomicU64,
 }
@@ -21,7 +21,7 @@ pub struct AdminState {
 impl AdminState {
     /// The state for this Larder.
     pub fn new(running: Arc<Running>) -> AdminState {
-        AdminState { running, key_stats: KeyStats::default(), peak: AtomicU64::new(0) }
+        AdminState { running, key_stats: KeyStatsCache::default(), peak: AtomicU64::new(0) }
     }
 
     /// The running Larder.

@@ -29,7 +29,7 @@ const UNSHARED_FOR: Duration = Duration::from_secs(30);
 const UNSHARED_MOST: usize = 10_000;
 
 /// Poll interval for followers that have not subscribed yet.
-const LOOK: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How a fetch ended, for its leader and its followers.
 #[derive(Debug, Clone)]
@@ -322,7 +322,7 @@ impl FetchPermit {
                 return;
             }
             // A follower has joined and not subscribed yet.
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -440,7 +440,7 @@ mod tests {
         let view = marks.view(&[], || 0);
         let permit = lead(&inflight, Some(&view));
         let (leader, joined) = (permit.fetch(), join(&inflight, Some(&view)));
-        let is_abandoned = async || tokio::time::timeout(LOOK * 10, permit.abandoned()).await.is_ok();
+        let is_abandoned = async || tokio::time::timeout(POLL_INTERVAL * 10, permit.abandoned()).await.is_ok();
         assert!(!is_abandoned().await);
         drop(leader);
         assert!(!is_abandoned().await, "one has boarded, and does not wait yet");

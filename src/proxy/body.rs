@@ -38,13 +38,16 @@ pub enum Body {
 const PIECE: usize = 64 << 10;
 
 /// The body broke off. The client's connection is closed, so that the client does not take the part for the whole.
-pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+pub type ClientBodyError = Box<dyn std::error::Error + Send + Sync>;
 
 impl HttpBody for Body {
     type Data = Bytes;
-    type Error = BodyError;
+    type Error = ClientBodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ClientBodyError>>> {
         let frame = self.get_mut().poll_next(cx);
         match frame {
             Poll::Ready(_) => stall::give(),
@@ -96,7 +99,7 @@ impl Body {
         }
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ClientBodyError>>> {
         match self {
             Body::Empty => Poll::Ready(None),
             Body::Whole(bytes) => {

@@ -6,10 +6,9 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::cache_request::CacheRequest;
-use super::decide::{MissReason, bypass};
+use super::decide::bypass;
 use super::forward::pass;
 use super::{Answered, ClientRequest, failed, read};
-use crate::http::validation;
 use crate::outcome::Fwd;
 use crate::running::{Live, Running};
 use crate::upstream::{RequestBody, UpstreamError};
@@ -22,8 +21,7 @@ pub(super) async fn query(
     http: ClientRequest,
     body: Incoming,
 ) -> Answered {
-    let precondition = validation::is_for_origin(&http.headers).then_some(MissReason::Precondition);
-    if let Some(reason) = bypass(&live, &http).or(precondition) {
+    if let Some(reason) = bypass(&live, &http) {
         return pass(running, &http, http.content(body), reason.fwd(), reason.label()).await;
     }
     // It is part of the key, unless it is too large for that.

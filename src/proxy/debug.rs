@@ -12,7 +12,7 @@ use crate::client::Client;
 use crate::http::headers::LARDER_DEBUG;
 use crate::running::Running;
 use crate::tokens;
-use crate::upstream::{UpstreamError, UpstreamFailure};
+use crate::upstream::{LastFailure, UpstreamError};
 
 /// A token that was sent, and its client.
 pub(super) struct Debug {
@@ -59,7 +59,7 @@ impl Debug {
     }
 }
 
-fn add(response: &mut Response<Body>, failure: &UpstreamFailure) {
+fn add(response: &mut Response<Body>, failure: &LastFailure) {
     let Body::Whole(content) = response.body() else { return };
     let Ok(mut content) = serde_json::from_slice::<serde_json::Value>(content) else { return };
     content["last_failure"] = serde_json::json!(failure);

@@ -31,18 +31,6 @@ pub enum Decision {
     Refuse(MissReason),
 }
 
-impl Decision {
-    /// Whether a stored response is stale, and may be served if upstream fails.
-    pub fn has_stale(self) -> bool {
-        match self {
-            Decision::Revalidate(reason) | Decision::Fetch(reason) | Decision::Forward(reason) => {
-                matches!(reason, MissReason::Stale { .. })
-            }
-            Decision::Serve { .. } | Decision::ServeStale { .. } | Decision::Refuse(_) => false,
-        }
-    }
-}
-
 /// Why a stored response is served although it is not fresh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StaleReason {
@@ -203,6 +191,10 @@ pub(super) fn bypass(live: &Live, http: &ClientRequest) -> Option<MissReason> {
     let is_query = http.method.as_str() == "QUERY";
     if is_query && live.rules.route(&http.method, &http.target.path).is_none() {
         return Some(MissReason::UnclaimedQuery);
+    }
+    // Before its content is read: it is part of the key, and nothing can be looked up without it.
+    if is_query && validation::is_for_origin(&http.headers) {
+        return Some(MissReason::Precondition);
     }
     live.rules.ambiguity(&http.method, &http.target).map(|_| MissReason::AmbiguousPath)
 }

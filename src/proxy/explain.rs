@@ -32,7 +32,7 @@ mod response;
 mod stored;
 
 pub use response::{ResponseExplanation, UpstreamResponse, stated_length};
-pub use stored::{Mark, StoredExplanation, StoredResponse};
+pub use stored::{InvalidatingMark, StoredExplanation, StoredResponse};
 
 /// A read to explain.
 pub struct Explainer<'c> {

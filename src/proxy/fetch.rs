@@ -1,5 +1,5 @@
-//! Reads that the cache does not answer: forward, or lead or follow a fetch and answer from its outcome. The fetch itself runs in
-//! a task of its own ([`task`]), which goes on if this client leaves.
+//! Leads or follows a coalesced fetch, and answers from its outcome. The fetch itself runs in a task of its own (`task`), which goes
+//! on if this client leaves.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -46,12 +46,12 @@ pub(super) struct Miss {
     pub stale: Option<Arc<Entry>>,
 }
 
-/// What a follower does when the outcome of another request's fetch is not for it: it looks up again, and then
+/// How a follower goes on when the outcome of another request's fetch is not for it, after it has looked up again.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Retry {
-    /// shares a fetch again. The leader's request may have caused the failure.
+    /// It follows or leads a fetch again: the leader's request may have caused the failure.
     Together,
-    /// fetches for itself.
+    /// It fetches for itself.
     Alone,
 }
 
@@ -86,7 +86,7 @@ pub(super) async fn fetch(
 }
 
 /// How often a follower whose wait is over looks for a free place at upstream.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Waits for the leader's response. `None`: the follower has waited for `collapse_wait`, and upstream has a free place for it.
 async fn wait(running: &Running, request: &CacheRequest, fetch: &InflightFetch) -> Option<FetchOutcome> {
@@ -97,7 +97,7 @@ async fn wait(running: &Running, request: &CacheRequest, fetch: &InflightFetch) 
         match tokio::time::timeout(patience, &mut outcome).await {
             Ok(outcome) => return Some(outcome),
             Err(_) if running.upstream.has_room(request.http.sharer(running)) => return None,
-            Err(_) => patience = patience.max(LOOK),
+            Err(_) => patience = patience.max(POLL_INTERVAL),
         }
     }
 }
@@ -180,9 +180,11 @@ async fn follow(
             return Err(Retry::Alone);
         }
         // The leader's request did not let what is stored stand in; this one may.
-        FetchOutcome::Failed(error) => told(running, request, miss, FetchFailure::NoAnswer(error)).await,
+        FetchOutcome::Failed(error) => {
+            answer_after_failure(running, request, miss, FetchFailure::NoAnswer(error)).await
+        }
         FetchOutcome::ServerError(error) => {
-            match stand_in(running, request, miss, FetchFailure::Status(error.status)).await {
+            match stale_if_error(running, request, miss, FetchFailure::Status(error.status)).await {
                 Some(answered) => answered,
                 None if retried.is_none() && may_be_caused_by_leader(&error, request) => {
                     return Err(Retry::Together);
@@ -198,29 +200,20 @@ async fn follow(
             if !is_ours || !running.cache.is_current(&entry.tags, entry.stamp).await {
                 return Err(Retry::Alone);
             }
-            match from_entry(running, request, miss, &outcome, true).await {
-                Some(answered) => answered,
-                None => return Err(Retry::Alone),
-            }
+            from_entry(running, request, miss, &outcome, true).await.ok_or(Retry::Alone)?
         }
         FetchOutcome::StaleOnError(ref entry, failed) => {
             let is_taken = request.takes_after(failed.failure(), entry, running.cache.now());
             match is_taken && is_ours(running, lookup, entry).await {
-                true => match from_entry(running, request, miss, &outcome, true).await {
-                    Some(answered) => answered,
-                    None => return Err(Retry::Alone),
-                },
-                false => told(running, request, miss, failed).await,
+                true => from_entry(running, request, miss, &outcome, true).await.ok_or(Retry::Alone)?,
+                false => answer_after_failure(running, request, miss, failed).await,
             }
         }
         FetchOutcome::Validated(ref entry) => {
             if !is_ours(running, lookup, entry).await {
                 return Err(Retry::Alone);
             }
-            match from_entry(running, request, miss, &outcome, true).await {
-                Some(answered) => answered,
-                None => return Err(Retry::Alone),
-            }
+            from_entry(running, request, miss, &outcome, true).await.ok_or(Retry::Alone)?
         }
     };
     Ok(answered)
@@ -233,8 +226,13 @@ async fn is_ours(running: &Running, lookup: &Lookup, entry: &Entry) -> bool {
 }
 
 /// The answer to a follower of a fetch that failed: what it found stored, if that may be served; else how upstream failed.
-async fn told(running: &Running, request: &CacheRequest, miss: &Miss, failed: FetchFailure) -> Answered {
-    if let Some(answered) = stand_in(running, request, miss, failed).await {
+async fn answer_after_failure(
+    running: &Running,
+    request: &CacheRequest,
+    miss: &Miss,
+    failed: FetchFailure,
+) -> Answered {
+    if let Some(answered) = stale_if_error(running, request, miss, failed).await {
         return answered;
     }
     match failed {
@@ -334,7 +332,7 @@ async fn is_current(running: &Running, head: &Head) -> bool {
 }
 
 /// The stale response that this request found, if it may be served in place of the response that upstream did not give.
-async fn stand_in(
+async fn stale_if_error(
     running: &Running,
     request: &CacheRequest,
     miss: &Miss,

@@ -1,15 +1,17 @@
 //! GET, HEAD and QUERY, top to bottom: look up, decide, and serve; otherwise forward or fetch.
 
+use std::ops::Deref;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use super::cache_request::CacheRequest;
-use super::decide::{Decision, decide};
+use super::decide::{Decision, MissReason, decide};
 use super::fetch::{self, FetchContext, Miss, Retry};
 use super::{Answered, failed, forward, not_cached, refresh, respond};
 use crate::cache::Lookup;
 use crate::coalesce::inflight::{FetchOutcome, FetchRole};
 use crate::config::CacheStatus;
+use crate::entry::Entry;
 use crate::outcome::{Fwd, Outcome};
 use crate::running::Running;
 use crate::upstream::UpstreamError;
@@ -18,41 +20,47 @@ use crate::upstream::UpstreamError;
 pub(super) async fn answer(running: &Arc<Running>, request: Box<CacheRequest>) -> Answered {
     let key = reported_key(running, &request);
     let lookup = request.look_up(&running.cache).await;
-    let now = running.cache.now();
-    let decision = decide(&request, &lookup, now);
-    let mut answered = match serve(running, &request, &lookup, decision, now).await {
-        Some(answered) => {
-            if matches!(decision, Decision::ServeStale { reason, .. } if reason.revalidates()) {
-                revalidate_in_background(running, request, &lookup);
-            }
-            answered
-        }
+    let mut answered = match serve(running, request, &lookup).await {
+        Ok(answered) => answered,
         // In a box, so that the future of a hit is small.
-        None => Box::pin(ask_upstream(running, Arc::from(request), lookup, decision)).await,
+        Err((request, ask)) => Box::pin(ask_upstream(running, Arc::from(request), lookup, ask)).await,
     };
     answered.outcome.key = key;
     answered
 }
 
-/// The response from the cache, if that is the decision.
-async fn serve(
-    running: &Running,
-    request: &CacheRequest,
-    lookup: &Lookup,
-    decision: Decision,
-    now: SystemTime,
-) -> Option<Answered> {
-    let outcome = match decision {
-        Decision::Serve { ttl } => Outcome::hit(ttl),
-        Decision::ServeStale { ttl, reason } => Outcome::stale(ttl, reason.detail()),
-        Decision::Refuse(_) => return Some(Answered { family: request.family_id(), ..not_cached() }),
-        Decision::Revalidate(_) | Decision::Fetch(_) | Decision::Forward(_) => return None,
+/// What upstream is asked for a read that is not served, and why.
+#[derive(Clone, Copy)]
+enum Ask {
+    /// For this request alone.
+    Forward(MissReason),
+    /// Once for all who wait.
+    Fetch(MissReason),
+}
+
+/// Serves a read from the cache, if that is the decision. Otherwise the request comes back.
+async fn serve<R>(running: &Arc<Running>, request: R, lookup: &Lookup) -> Result<Answered, (R, Ask)>
+where
+    R: Deref<Target = CacheRequest> + Into<Arc<CacheRequest>>,
+{
+    let now = running.cache.now();
+    let (outcome, revalidates) = match decide(&request, lookup, now) {
+        Decision::Serve { ttl } => (Outcome::hit(ttl), false),
+        Decision::ServeStale { ttl, reason } => (Outcome::stale(ttl, reason.detail()), reason.revalidates()),
+        Decision::Refuse(_) => return Ok(Answered { family: request.family_id(), ..not_cached() }),
+        Decision::Forward(reason) => return Err((request, Ask::Forward(reason))),
+        Decision::Revalidate(reason) | Decision::Fetch(reason) => return Err((request, Ask::Fetch(reason))),
     };
-    let entry = lookup.entry()?;
-    let stored = entry.response()?;
-    let is_known = respond::is_known_entry(running, request, entry).await;
-    refresh::count(running, request, lookup);
-    Some(respond::from_stored(running, request, stored, is_known, now, outcome))
+    let Some((entry, stored)) = lookup.entry().and_then(|entry| Some((entry, entry.response()?))) else {
+        return Err((request, Ask::Fetch(MissReason::NotStored)));
+    };
+    let is_known = respond::is_known_entry(running, &request, entry).await;
+    refresh::count(running, &request, lookup);
+    let answered = respond::from_stored(running, &request, stored, is_known, now, outcome);
+    if revalidates {
+        revalidate_in_background(running, &request.into(), lookup, entry);
+    }
+    Ok(answered)
 }
 
 /// The parameter `key` of `Cache-Status`, if the configuration asks for it.
@@ -65,43 +73,42 @@ fn reported_key(running: &Running, request: &CacheRequest) -> Option<Box<str>> {
 /// decides again.
 async fn ask_upstream(
     running: &Arc<Running>,
-    request: Arc<CacheRequest>,
+    mut request: Arc<CacheRequest>,
     mut lookup: Lookup,
-    mut decision: Decision,
+    mut ask: Ask,
 ) -> Answered {
     let mut retried = None;
     loop {
-        let stale = lookup.entry().filter(|_| decision.has_stale());
-        let retry = match decision {
-            Decision::Forward(reason) => {
-                return forward::forward(running, &request, &lookup, reason, stale).await;
-            }
-            Decision::Revalidate(reason) | Decision::Fetch(reason) => {
-                let miss = Miss { reason, stale: stale.cloned() };
-                match fetch::fetch(running, &request, &lookup, &miss, retried).await {
-                    Ok(answered) => return answered,
-                    Err(retry) => retry,
-                }
-            }
-            Decision::Serve { .. } | Decision::ServeStale { .. } | Decision::Refuse(_) => Retry::Alone,
+        let (Ask::Forward(reason) | Ask::Fetch(reason)) = ask;
+        let stale = lookup.entry().filter(|_| matches!(reason, MissReason::Stale { .. }));
+        if let Ask::Forward(reason) = ask {
+            return forward::forward(running, &request, &lookup, reason, stale).await;
+        }
+        let miss = Miss { reason, stale: stale.cloned() };
+        let retry = match fetch::fetch(running, &request, &lookup, &miss, retried).await {
+            Ok(answered) => return answered,
+            Err(retry) => retry,
         };
         if retried == Some(Retry::Alone) || retried == Some(retry) {
             return failed(UpstreamError::Abandoned, Fwd::UriMiss);
         }
         retried = Some(retry);
         lookup = request.look_up(&running.cache).await;
-        let now = running.cache.now();
-        decision = decide(&request, &lookup, now);
-        if let Some(answered) = serve(running, &request, &lookup, decision, now).await {
-            return answered;
-        }
+        (request, ask) = match serve(running, request, &lookup).await {
+            Ok(answered) => return answered,
+            Err(again) => again,
+        };
     }
 }
 
 /// RFC 5861 §3: revalidates what was served stale, unless a fetch is in flight. Not where responses could not be shared lately:
 /// this one could not be stored either, and each hit would ask again.
-fn revalidate_in_background(running: &Arc<Running>, request: Box<CacheRequest>, lookup: &Lookup) {
-    let Some(entry) = lookup.entry() else { return };
+fn revalidate_in_background(
+    running: &Arc<Running>,
+    request: &Arc<CacheRequest>,
+    lookup: &Lookup,
+    entry: &Arc<Entry>,
+) {
     let role = running.inflight.join(lookup.cache_key.hash, lookup.view.as_ref(), Instant::now());
     let FetchRole::Lead(permit) = role else { return };
     // Another fetch may have ended since the lookup: its response is in memory before it ends.
@@ -109,6 +116,6 @@ fn revalidate_in_background(running: &Arc<Running>, request: Box<CacheRequest>, 
         return permit.finish(FetchOutcome::Validated(newer));
     }
     let (client, stale) = (request.http.sharer(running), Some(Arc::clone(entry)));
-    let context = FetchContext::new(&Arc::from(request), client, lookup, stale);
+    let context = FetchContext::new(request, client, lookup, stale);
     running.tasks.spawn(fetch::run(Arc::clone(running), context, permit, None));
 }

@@ -8,7 +8,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use crate::client_conn::Busy;
 use crate::proxy::Body;
-use crate::proxy::body::BodyError;
+use crate::proxy::body::ClientBodyError;
 
 /// A response body with the guard of its connection.
 pub(super) struct Tracked {
@@ -19,9 +19,12 @@ pub(super) struct Tracked {
 
 impl HttpBody for Tracked {
     type Data = Bytes;
-    type Error = BodyError;
+    type Error = ClientBodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ClientBodyError>>> {
         Pin::new(&mut self.get_mut().body).poll_frame(cx)
     }
 

@@ -13,11 +13,11 @@ pub const FORMER: &str = "other";
 pub const TRIAL: &str = "(larder-test)";
 
 /// The names of all families.
-pub struct FamilyNames(HashSet<String>);
+pub struct FamilyOwners(HashSet<String>);
 
-impl FamilyNames {
+impl FamilyOwners {
     /// Those of these rules.
-    pub fn of(rules: &RuleSet) -> FamilyNames {
+    pub fn of(rules: &RuleSet) -> FamilyOwners {
         rules.families().iter().map(|family| family.name.clone()).collect()
     }
 
@@ -47,9 +47,9 @@ impl FamilyNames {
     }
 }
 
-impl FromIterator<String> for FamilyNames {
-    fn from_iter<I: IntoIterator<Item = String>>(names: I) -> FamilyNames {
-        FamilyNames(names.into_iter().collect())
+impl FromIterator<String> for FamilyOwners {
+    fn from_iter<I: IntoIterator<Item = String>>(names: I) -> FamilyOwners {
+        FamilyOwners(names.into_iter().collect())
     }
 }
 
@@ -57,7 +57,7 @@ impl FromIterator<String> for FamilyNames {
 mod tests {
     use super::*;
 
-    fn names() -> FamilyNames {
+    fn names() -> FamilyOwners {
         ["booking", "booking:stats", "user_details"].map(str::to_owned).into_iter().collect()
     }
 

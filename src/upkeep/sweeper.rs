@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::names::{FamilyNames, TRIAL};
+use super::names::{FamilyOwners, TRIAL};
 use crate::coherence::pending::PendingInvalidations;
 use crate::entry::Preface;
 use crate::marks::{MarksView, Tag};
@@ -129,7 +129,7 @@ impl Sweeper {
     }
 
     /// Sweeps whenever this proxy has the lock, for ever. `names`: the families in force.
-    pub async fn run(self, names: impl Fn() -> FamilyNames) {
+    pub async fn run(self, names: impl Fn() -> FamilyOwners) {
         let tick = self.pause.min(RENEWAL);
         // Not at once: a fleet that starts has other work, and in a rolling deployment each proxy starts.
         let mut not_before = Instant::now() + self.pause;
@@ -159,7 +159,7 @@ impl Sweeper {
     }
 
     /// One walk; its result is stored in Redis for all proxies.
-    async fn sweep(&self, names: &FamilyNames) -> Result<(), Stopped> {
+    async fn sweep(&self, names: &FamilyOwners) -> Result<(), Stopped> {
         let begun = Instant::now();
         let mut key_stats = self.walk(names).await?;
         let took = begun.elapsed();
@@ -171,7 +171,7 @@ impl Sweeper {
         Ok(())
     }
 
-    async fn walk(&self, names: &FamilyNames) -> Result<KeyStats, Stopped> {
+    async fn walk(&self, names: &FamilyOwners) -> Result<KeyStats, Stopped> {
         let mut key_stats = KeyStats { by: self.id.to_string(), ..KeyStats::default() };
         let mut pacer = Pacer::new(self.rate, Instant::now());
         let (mut place, mut renewed) = (Some(WalkPosition::default()), Instant::now());
@@ -194,7 +194,7 @@ impl Sweeper {
     async fn judge(
         &self,
         specimens: Vec<Specimen>,
-        names: &FamilyNames,
+        names: &FamilyOwners,
         key_stats: &mut KeyStats,
     ) -> Result<Vec<Judged>, StoreError> {
         let met: Vec<Met> = specimens.into_iter().filter(|it| it.label != TRIAL).map(Met::of).collect();
@@ -242,7 +242,7 @@ impl Met {
 }
 
 /// Counts the entries that are not invalidated; returns those that are. `views`: one for each readable entry, in their order.
-fn sort(met: Vec<Met>, views: &[MarksView], names: &FamilyNames, key_stats: &mut KeyStats) -> Vec<Judged> {
+fn sort(met: Vec<Met>, views: &[MarksView], names: &FamilyOwners, key_stats: &mut KeyStats) -> Vec<Judged> {
     let (mut views, mut invalidated) = (views.iter(), Vec::new());
     for Met { specimen, preface } in met {
         match preface {
@@ -331,7 +331,7 @@ mod tests {
             tags: [Tag::root()].into(),
             content: Content::VaryIndex(VaryIndex { on: Vec::new(), known: Vec::new() }),
         };
-        let names: FamilyNames = ["users".to_owned()].into_iter().collect();
+        let names: FamilyOwners = ["users".to_owned()].into_iter().collect();
         let whole = |stamp| entry(stamp).encode(&Seal::new("", None), "");
         let all = vec![
             met("users:1", whole(at(1, 20))),

@@ -87,7 +87,7 @@ fn of_tls(error: &rustls::Error) -> String {
 
 /// A failure of upstream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct UpstreamFailure {
+pub struct LastFailure {
     #[serde(serialize_with = "seconds")]
     time: SystemTime,
     /// The token of the [`UpstreamError`].
@@ -106,7 +106,7 @@ pub(super) struct Failures(Mutex<Noted>);
 #[derive(Debug, Default)]
 struct Noted {
     /// At most one of each kind, the latest one last.
-    latest: Vec<UpstreamFailure>,
+    latest: Vec<LastFailure>,
     logged: Logged,
 }
 
@@ -117,7 +117,7 @@ impl Failures {
             return;
         }
         let cause = cause.unwrap_or_else(|| error.to_string());
-        let failure = UpstreamFailure { time: SystemTime::now(), kind: error.token(), cause: cause.clone() };
+        let failure = LastFailure { time: SystemTime::now(), kind: error.token(), cause: cause.clone() };
         let due = {
             let mut noted = self.lock();
             noted.latest.retain(|other| other.kind != failure.kind);
@@ -130,12 +130,12 @@ impl Failures {
     }
 
     /// The latest failure.
-    pub fn last(&self) -> Option<UpstreamFailure> {
+    pub fn last(&self) -> Option<LastFailure> {
         self.lock().latest.last().cloned()
     }
 
     /// The latest failure of one kind.
-    pub fn last_of(&self, error: UpstreamError) -> Option<UpstreamFailure> {
+    pub fn last_of(&self, error: UpstreamError) -> Option<LastFailure> {
         self.lock().latest.iter().find(|failure| failure.kind == error.token()).cloned()
     }
 
@@ -229,7 +229,7 @@ mod tests {
         failures.note(UpstreamError::Closed, Some("connection reset".to_owned()));
         failures.note(UpstreamError::Closed, None);
         failures.note(UpstreamError::Slow, None);
-        let causes = |failure: Option<UpstreamFailure>| failure.map(|failure| failure.cause);
+        let causes = |failure: Option<LastFailure>| failure.map(|failure| failure.cause);
         assert_eq!(causes(failures.last()).as_deref(), Some("upstream closed the connection without a response"));
         assert_eq!(causes(failures.last_of(UpstreamError::Unreachable)).as_deref(), Some("connection refused"));
         assert_eq!(failures.last_of(UpstreamError::Slow), None, "it is the client's fault");

@@ -119,7 +119,7 @@ fn writes_without_a_rule_are_counted_by_shape_and_told_of_once() {
     eventually("the access log names what a write invalidated", || {
         site.log().lines().any(|line| line.contains("/users/7/name") && line.contains("uri:/users/7/name, users"))
     });
-    assert_eq!(site.log().matches("a write matches no rule").count(), 1, "{}", site.log());
+    assert_eq!(site.log().matches("no rule matches this write").count(), 1, "{}", site.log());
 }
 
 #[test]

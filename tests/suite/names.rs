@@ -69,7 +69,7 @@ fn a_name_that_changes_its_address_is_followed_and_one_that_cannot_be_resolved_i
     dns.says(None);
     eventually("the name cannot be resolved", || {
         larder.get("/a").has_status(200);
-        larder.log().contains("cannot be resolved")
+        larder.log().contains("cannot resolve upstream's host name")
     });
     let before = old.count("/a");
     larder.write("POST", "/b").has_status(200);

@@ -114,7 +114,7 @@ fn replicas_are_missing() {
     let site = site("wait_replicas = 1");
     eventually("it is told why there is no lease", || fleet(&site)["proxy"]["reason"] == "replicas-missing");
     let why = fleet(&site)["proxy"]["why"].as_str().unwrap().to_owned();
-    assert!(why.contains("only 0 of 1 replicas have"), "{why}");
+    assert!(why.contains("only 0 of 1 replicas confirmed"), "{why}");
     assert_eq!(fleet(&site)["store"], "up");
     assert_eq!(metric(&site, "larder_store_up"), Some(1.0));
     for _ in 0..3 {

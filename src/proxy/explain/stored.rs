@@ -30,7 +30,7 @@ pub struct StoredExplanation {
     /// The variants that were stored lately, by the values of these fields. Some may be evicted.
     pub variants: Vec<String>,
     /// The marks that invalidate it.
-    pub invalidated_since: Vec<Mark>,
+    pub invalidated_since: Vec<InvalidatingMark>,
     pub stored: Option<StoredResponse>,
     /// The decision on the request.
     pub now: DecisionExplanation,
@@ -38,7 +38,7 @@ pub struct StoredExplanation {
 
 /// A tag whose mark is younger than the entry.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Mark {
+pub struct InvalidatingMark {
     pub tag: String,
     /// What set the mark.
     pub by: String,
@@ -143,8 +143,8 @@ impl Explainer<'_> {
         }
     }
 
-    fn marks(&self, validity: &ValidityReport) -> Vec<Mark> {
-        let mark = |tag: &Tag, by: String| Mark { tag: tag.to_string(), by };
+    fn marks(&self, validity: &ValidityReport) -> Vec<InvalidatingMark> {
+        let mark = |tag: &Tag, by: String| InvalidatingMark { tag: tag.to_string(), by };
         match validity {
             ValidityReport::Current | ValidityReport::Unknown => Vec::new(),
             ValidityReport::Everything => {

@@ -32,17 +32,17 @@ pub async fn decide(running: &Running, mut context: FetchContext, permit: &Fetch
     if !permit.is_shared() || !context.request.collapses_across_proxies() {
         return FleetDecision::Fetch(Box::new(context));
     }
-    let turn = match running.cache.lock_fetch(context.cache_key.key(), view, store.collapse_timeout).await {
+    let outcome = match running.cache.lock_fetch(context.cache_key.key(), view, store.collapse_timeout).await {
         FleetLockOutcome::Theirs(waiting) => {
             let _waits = running.metrics.follower_waits();
             tokio::select! {
-                turn = waiting.end() => turn,
+                outcome = waiting.end() => outcome,
                 () = permit.abandoned() => return FleetDecision::Abandoned,
             }
         }
-        turn => turn,
+        outcome => outcome,
     };
-    let (held, may_be_there) = match turn {
+    let (held, may_be_there) = match outcome {
         // Another proxy may have fetched and stored since this request's lookup.
         FleetLockOutcome::Ours(held) => (Some(held), true),
         FleetLockOutcome::Stored => (None, true),
