@@ -1,6 +1,6 @@
 //! The shared store in Redis or Valkey. This module has the [`Store`] implementation; `namespace` has the names of keys
 //! and the scripts, `view` the reads of entries and marks, `fleet` and `sweep` the calls of the fleet protocol and the
-//! sweeper, `link` the connections, and `primary` with `cluster` and `sentinel` the address of the server with the marks.
+//! sweeper, `connections` the connections, `link` the task that opens them, and `primary` with `cluster` and `sentinel` the address of the server with the marks.
 //!
 //! | key | holds |
 //! |---|---|
@@ -59,7 +59,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::link::Connections;
+use self::connections::Connections;
 use self::namespace::Namespace;
 use self::view::get_entry;
 use super::fleet::{
@@ -72,12 +72,13 @@ use crate::marks::{MarksView, Tag};
 
 mod channel;
 mod cluster;
+mod connections;
 mod dialer;
+mod errors;
 mod fleet;
 mod link;
 mod namespace;
 mod primary;
-mod refusal;
 mod replicas;
 mod sentinel;
 mod server;
@@ -158,7 +159,7 @@ impl RedisStore {
     {
         let limit = self.link.timeout() * PATIENT_LIMITS;
         match timeout(limit, request(self.link.connections()?)).await {
-            Ok(answer) => answer.map_err(|error| StoreError::Refused(refusal::Refusal::of(&error).reason)),
+            Ok(answer) => answer.map_err(|error| StoreError::Refused(errors::Refusal::of(&error).reason)),
             Err(_) => Err(StoreError::Timeout(limit)),
         }
     }

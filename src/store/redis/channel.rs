@@ -10,8 +10,8 @@ use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::dialer::untimed;
+use super::errors::Refusal;
 use super::link::{Connector, Pauses};
-use super::refusal::Refusal;
 use super::{HEARTBEAT, Link};
 use crate::config::store_url::ServerAddress;
 use crate::store::fleet::Message;

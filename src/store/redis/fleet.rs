@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
-use redis::{RedisResult, ScriptInvocation};
 
-use super::link::Connections;
-use super::namespace::{Namespace, new_epoch};
+use super::connections::Connections;
+use super::namespace::Namespace;
 use super::replicas;
 use crate::marks::{Epoch, IssuedStamp, MarksView, Sequence, SoftInvalidation, Stamp, Tag};
 use crate::store::StoreError;
@@ -199,15 +199,6 @@ impl Namespace {
     /// Key of a fleet lock. Its prefix is not that of entries, which the sweeper walks.
     pub(super) fn fetch(&self, key: &str) -> String {
         format!("{}:fetch:{key}", self.name)
-    }
-
-    /// A call of a script that begins with `epoch.lua`, with the keys and arguments that this needs.
-    pub(super) fn call<'s>(&self, script: &'s redis::Script, connections: &Connections) -> ScriptInvocation<'s> {
-        let mut call = script.key(&self.meta);
-        call.key(&self.marks).key(&self.members).key(&self.intents).key(&self.intent_tags);
-        call.key(&self.graces);
-        call.arg(connections.run_id()).arg(new_epoch()).arg(&self.channel);
-        call
     }
 }
 

@@ -19,10 +19,11 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::cluster::EntryNodes;
+use super::connections::{Connections, Entries};
 use super::dialer::{self, Dialer, SetupFault};
+use super::errors::{Refusal, is_usable_after, server_message};
 use super::namespace::Namespace;
 use super::primary::PrimaryResolver;
-use super::refusal::{Refusal, is_usable_after, server_message};
 use super::replicas::Replicas;
 use super::server::Server;
 use super::slots::Slots;
@@ -43,68 +44,6 @@ pub enum ConnectFault {
     /// Running, but refuses this configuration: user, password, database, permission, TLS, version.
     #[error("{address}: rejects this configuration: {reason}")]
     Rejected { address: String, reason: String },
-}
-
-/// Connections to one run of the server that holds the marks, and to the servers that hold entries.
-pub(super) struct Connections {
-    marks: MultiplexedConnection,
-    entries: Entries,
-    replicas: Option<Replicas>,
-    server: Server,
-    /// Address of the server that holds the marks.
-    place: ServerAddress,
-}
-
-/// Connections to the servers that hold the entries.
-enum Entries {
-    /// A second connection to the server that holds the marks: entries of megabytes must not delay the marks of other requests.
-    SameServer(MultiplexedConnection),
-    /// The nodes of a cluster.
-    Cluster(EntryNodes),
-}
-
-impl Connections {
-    /// To the server that holds the marks. For small replies only: scripts, marks.
-    pub(super) fn marks(&self) -> MultiplexedConnection {
-        self.marks.clone()
-    }
-
-    /// The connection for entries if the same server holds them and the marks, so that one pipeline reads both.
-    pub(super) fn entries_on_marks_server(&self) -> Option<MultiplexedConnection> {
-        match &self.entries {
-            Entries::SameServer(connection) => Some(connection.clone()),
-            Entries::Cluster(_) => None,
-        }
-    }
-
-    /// To each connected server that holds entries, for walks over all of them.
-    pub(super) fn nodes(&self) -> Vec<MultiplexedConnection> {
-        match &self.entries {
-            Entries::SameServer(connection) => vec![connection.clone()],
-            Entries::Cluster(nodes) => nodes.connections(),
-        }
-    }
-
-    /// Whether `nodes` returns all servers that hold entries.
-    pub(super) fn are_all_nodes_connected(&self) -> bool {
-        match &self.entries {
-            Entries::SameServer(_) => true,
-            Entries::Cluster(nodes) => nodes.is_whole(),
-        }
-    }
-
-    /// Returns when `wait_replicas` replicas have everything written so far.
-    pub(super) async fn reach_replicas(&self) -> RedisResult<()> {
-        match &self.replicas {
-            Some(replicas) => replicas.reach().await,
-            None => Ok(()),
-        }
-    }
-
-    /// Identity of the server process that holds the marks.
-    pub(super) fn run_id(&self) -> &str {
-        &self.server.run_id
-    }
 }
 
 /// Owns the connections and their state.

@@ -7,10 +7,11 @@ use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisResult};
 
+use super::connections::Connections;
+use super::errors::malformed_reply;
 use super::fleet::millis;
-use super::link::Connections;
 use super::namespace::Namespace;
-use super::view::{Answers, Read, not_an_answer, view_of};
+use super::view::{Answers, Read, view_of};
 use crate::entry::Preface;
 use crate::marks::{MarksView, Tag};
 use crate::store::sweep::{Dated, Judged, KeyStats, Specimen, Survey, WalkPosition};
@@ -92,7 +93,7 @@ impl Namespace {
         let mut views = Vec::with_capacity(sets.len());
         for set in sets {
             let Some((own, others)) = rest.split_at_checked(set.len()) else {
-                return Err(not_an_answer("fewer marks than requested"));
+                return Err(malformed_reply("fewer marks than requested"));
             };
             rest = others;
             let (before, meta) = (all.before.clone(), all.meta.clone());

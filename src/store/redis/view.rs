@@ -35,9 +35,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
-use redis::{ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Value, from_redis_value};
+use redis::{FromRedisValue, Pipeline, RedisResult, Value, from_redis_value};
 
-use super::link::Connections;
+use super::connections::Connections;
+use super::errors::malformed_reply;
 use super::namespace::Namespace;
 use super::{SENTINEL, SOFT};
 use crate::entry::ENCODING_MAX;
@@ -71,7 +72,7 @@ impl Answers {
 
     /// The next one.
     pub(super) fn next<T: FromRedisValue>(&mut self) -> RedisResult<T> {
-        let value = self.0.next().unwrap_or_else(|| Err(not_an_answer("fewer replies than commands")))?;
+        let value = self.0.next().unwrap_or_else(|| Err(malformed_reply("fewer replies than commands")))?;
         Ok(from_redis_value(value)?)
     }
 
@@ -225,11 +226,6 @@ pub(super) fn add_entry(pipe: &mut Pipeline, name: &str) {
 /// A decimal number as the scripts write it.
 fn number(field: &Option<Bytes>) -> Option<u64> {
     std::str::from_utf8(field.as_deref()?).ok()?.parse().ok()
-}
-
-/// The reply has another form than the command specifies.
-pub(super) fn not_an_answer(what: &'static str) -> RedisError {
-    RedisError::from((ErrorKind::UnexpectedReturnType, what))
 }
 
 #[cfg(test)]

@@ -99,6 +99,11 @@ fn is_tls(error: &RedisError) -> bool {
     io.and_then(io::Error::get_ref).is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>)
 }
 
+/// The reply has another form than the command specifies.
+pub(super) fn malformed_reply(what: &'static str) -> RedisError {
+    RedisError::from((ErrorKind::UnexpectedReturnType, what))
+}
+
 /// The server's error message, or the description of a local error.
 pub(super) fn server_message(error: &RedisError) -> String {
     let errors = error.clone().into_server_errors();
