@@ -11,7 +11,7 @@ use larder::config::{Coherence, OnOutage, StoreConfig};
 use larder::marks::{Epoch, MarksView, SoftInvalidation, Stamp, Tag};
 use larder::store::fleet::{Again, Cause, FleetLock, Holder, Intent, LockReply, Membership};
 use larder::store::redis::{ConnectFault, RedisStore};
-use larder::store::{Found, Link, Store, StoreError};
+use larder::store::{Link, LookupReply, Store, StoreError};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
@@ -138,11 +138,11 @@ async fn keep_entry(store: &RedisStore) -> Stamp {
 }
 
 /// Whether a lookup finds an entry that it may serve.
-fn hits(found: &Found) -> bool {
+fn hits(found: &LookupReply) -> bool {
     found.entry.as_ref().is_some_and(|entry| found.view.is_current(decode(entry)))
 }
 
-async fn lookup(store: &RedisStore) -> Found {
+async fn lookup(store: &RedisStore) -> LookupReply {
     store.lookup(KEY, &tags()).await.unwrap()
 }
 

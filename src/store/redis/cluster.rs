@@ -28,7 +28,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::dialer::Dialer;
-use super::errors::{Refusal, is_elsewhere, malformed_reply, server_message};
+use super::errors::{RedisFault, is_elsewhere, malformed_reply, server_message};
 use super::slots::{Slots, slot_of};
 use super::{HEARTBEAT, PAUSE_MIN, StoreError};
 use crate::config::store_url::ServerAddress;
@@ -64,7 +64,7 @@ impl Cluster {
                     *self.known.lock().unwrap_or_else(PoisonError::into_inner) = slots.primaries();
                     return Ok(slots);
                 }
-                Err(error) if count == 0 || Refusal::of(&error).lasting => failure = error,
+                Err(error) if count == 0 || RedisFault::of(&error).lasting => failure = error,
                 Err(_) => {}
             }
         }

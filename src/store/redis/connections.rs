@@ -1,4 +1,4 @@
-//! [`Connections`]: the connections that are opened and dropped together.
+//! [`RedisConnections`]: the connections of one link, opened and dropped together. `link` explains why none reconnects by itself.
 
 use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
@@ -9,7 +9,7 @@ use super::server::Server;
 use crate::config::store_url::ServerAddress;
 
 /// Connections to one run of the server that holds the marks, and to the servers that hold entries.
-pub(super) struct Connections {
+pub(super) struct RedisConnections {
     pub(super) marks: MultiplexedConnection,
     pub(super) entries: Entries,
     pub(super) replicas: Option<Replicas>,
@@ -26,7 +26,7 @@ pub(super) enum Entries {
     Cluster(EntryNodes),
 }
 
-impl Connections {
+impl RedisConnections {
     /// To the server that holds the marks. For small replies only: scripts, marks.
     pub(super) fn marks(&self) -> MultiplexedConnection {
         self.marks.clone()

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, Script, ScriptInvocation};
 
-use super::connections::Connections;
+use super::connections::RedisConnections;
 use crate::marks::{Epoch, MarksView, Stamp};
 
 /// Names of the keys and the scripts of one namespace. Independent of connections.
@@ -88,7 +88,7 @@ impl Namespace {
 
     /// Starts a new epoch unless another proxy has meanwhile. The marks of the view's tags were read before that, so the view
     /// treats all of them as set by the last sequence: only entries with a later stamp are current.
-    pub(super) async fn begin(&self, connections: &Connections) -> RedisResult<MarksView> {
+    pub(super) async fn begin(&self, connections: &RedisConnections) -> RedisResult<MarksView> {
         let call = self.call(&self.begin, connections);
         let (epoch, sequence, cause): (u64, u64, String) = call.invoke_async(&mut connections.marks()).await?;
         self.log_new_epoch(epoch, &cause);
@@ -96,7 +96,7 @@ impl Namespace {
     }
 
     /// A call of a script that begins with `epoch.lua`, with the keys and arguments that this needs.
-    pub(super) fn call<'s>(&self, script: &'s Script, connections: &Connections) -> ScriptInvocation<'s> {
+    pub(super) fn call<'s>(&self, script: &'s Script, connections: &RedisConnections) -> ScriptInvocation<'s> {
         let mut call = script.key(&self.meta);
         call.key(&self.marks).key(&self.members).key(&self.intents).key(&self.intent_tags);
         call.key(&self.graces);

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::dialer::Dialer;
-use super::errors::{Refusal, malformed_reply, server_message};
+use super::errors::{RedisFault, malformed_reply, server_message};
 use crate::config::store_url::ServerAddress;
 
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl Sentinels {
         for answer in asked.join_all().await {
             match answer {
                 Ok(reply) => latest = latest.max(Some(reply)),
-                Err(error) if failure.is_none() || Refusal::of(&error).lasting => failure = Some(error),
+                Err(error) if failure.is_none() || RedisFault::of(&error).lasting => failure = Some(error),
                 Err(_) => {}
             }
         }
