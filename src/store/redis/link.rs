@@ -204,7 +204,7 @@ impl Connector {
             dropped
         });
         if dropped {
-            tracing::warn!(store = self.address, reason, "the link to the store is down; connecting again");
+            tracing::warn!(store = self.address, reason, "the connection to Redis is down; connecting again");
             self.lost.notify_one();
         }
     }
@@ -292,7 +292,7 @@ impl Connector {
     fn record_success(&self, connections: &Arc<RedisConnections>) {
         let place = &connections.place;
         let version = connections.server.version.as_str();
-        tracing::info!(store = self.address, primary = %place, server = version, "the link to the store is up");
+        tracing::info!(store = self.address, primary = %place, server = version, "the connection to Redis is up");
         let before = self.latest.lock().unwrap_or_else(PoisonError::into_inner).replace(place.clone());
         if let Some(before) = before.filter(|before| before != place) {
             tracing::warn!(from = %before, to = %place, "failover: another server holds the marks now");
@@ -315,7 +315,7 @@ impl Connector {
             changed
         });
         if changed {
-            tracing::warn!(store = self.address, reason, "the link to the store is down; trying again");
+            tracing::warn!(store = self.address, reason, "the connection to Redis is down; trying again");
         }
         self.note_away(begun, begun);
         self.attempt.send_replace(Some(Err(fault)));
