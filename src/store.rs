@@ -33,7 +33,7 @@ pub type FamilyOf<'f> = dyn Fn(&str) -> String + Sync + 'f;
 
 /// Result of a lookup.
 #[derive(Debug)]
-pub struct Found {
+pub struct LookupReply {
     /// The value of the key, if there is one: at most [`crate::entry::ENCODING_MAX`] bytes and one more; `Some(b"")` if the
     /// key is of another type.
     pub entry: Option<Bytes>,
@@ -115,7 +115,7 @@ pub struct KeyCounts {
 /// `unlink`: these take at most ten time limits, and their timeout does not take the link down.
 pub trait Store: Send + Sync + fmt::Debug {
     /// The entry under `key`, then the marks of `tags` and of the root tag: one round trip.
-    fn lookup<'a>(&'a self, key: &'a str, tags: &'a [Tag]) -> Reply<'a, Found>;
+    fn lookup<'a>(&'a self, key: &'a str, tags: &'a [Tag]) -> Reply<'a, LookupReply>;
 
     /// The marks of `tags` and of the root tag alone.
     fn view<'a>(&'a self, tags: &'a [Tag]) -> Reply<'a, MarksView>;
@@ -178,7 +178,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Removes one entry; true if it was there.
     fn remove<'a>(&'a self, key: &'a str) -> Reply<'a, bool>;
 
-    /// Reads one entry without its marks, as [`Found::entry`], for the admin.
+    /// Reads one entry without its marks, as [`LookupReply::entry`], for the admin.
     fn get<'a>(&'a self, key: &'a str) -> Reply<'a, Option<Bytes>>;
 
     /// The server's `INFO`.

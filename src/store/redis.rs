@@ -1,6 +1,6 @@
 //! The shared store in Redis or Valkey. This module has the [`Store`] implementation; `namespace` has the names of keys
 //! and the scripts, `view` the reads of entries and marks, `fleet` and `sweep` the calls of the fleet protocol and the
-//! sweeper, `link` the connections, and `primary` with `cluster` and `sentinel` the address of the server with the marks.
+//! sweeper, `connections` the connections, `link` the task that opens them, and `primary` with `cluster` and `sentinel` the address of the server with the marks.
 //!
 //! | key | holds |
 //! |---|---|
@@ -59,25 +59,26 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::link::Connections;
+use self::connections::RedisConnections;
 use self::namespace::Namespace;
 use self::view::get_entry;
 use super::fleet::{
     Cause, FleetLock, Generation, Holder, Intent, Invalidated, LockReply, Membership, Message, Roster, Synced,
 };
 use super::sweep::{Dated, Judged, KeyStats, Survey, WalkPosition};
-use super::{FamilyOf, Found, KeyCounts, Link, Outage, Reply, Store, StoreError, StoreInfo};
+use super::{FamilyOf, KeyCounts, Link, LookupReply, Outage, Reply, Store, StoreError, StoreInfo};
 use crate::config::StoreConfig;
 use crate::marks::{MarksView, Tag};
 
 mod channel;
 mod cluster;
+mod connections;
 mod dialer;
+mod errors;
 mod fleet;
 mod link;
 mod namespace;
 mod primary;
-mod refusal;
 mod replicas;
 mod sentinel;
 mod server;
@@ -152,20 +153,20 @@ impl RedisStore {
     }
 
     /// Runs a background request: it may take ten times as long, and its failure does not take the link down.
-    async fn ask_patiently<T, F>(&self, request: impl FnOnce(Arc<Connections>) -> F) -> Result<T, StoreError>
+    async fn ask_patiently<T, F>(&self, request: impl FnOnce(Arc<RedisConnections>) -> F) -> Result<T, StoreError>
     where
         F: Future<Output = RedisResult<T>>,
     {
         let limit = self.link.timeout() * PATIENT_LIMITS;
         match timeout(limit, request(self.link.connections()?)).await {
-            Ok(answer) => answer.map_err(|error| StoreError::Refused(refusal::Refusal::of(&error).reason)),
+            Ok(answer) => answer.map_err(|error| StoreError::Refused(errors::RedisFault::of(&error).reason)),
             Err(_) => Err(StoreError::Timeout(limit)),
         }
     }
 
     /// Runs a request on the present connections, within the time limit. An answer that shows the connection or the
     /// server to be unusable takes the link down.
-    async fn ask<T, F>(&self, request: impl FnOnce(Arc<Connections>) -> F) -> Result<T, StoreError>
+    async fn ask<T, F>(&self, request: impl FnOnce(Arc<RedisConnections>) -> F) -> Result<T, StoreError>
     where
         F: Future<Output = RedisResult<T>>,
     {
@@ -187,12 +188,12 @@ impl RedisStore {
     }
 
     /// A lookup of an entry that may be on another node than the marks.
-    async fn lookup_in_cluster(&self, key: &str, tags: &[Tag]) -> Result<Found, StoreError> {
+    async fn lookup_in_cluster(&self, key: &str, tags: &[Tag]) -> Result<LookupReply, StoreError> {
         let view = self.ask(move |connections| async move { self.namespace.view(&connections, tags).await });
         let entry = self.ask_entry_node(self.namespace.entry(key), get_entry);
         let (view, entry) = tokio::join!(view, entry);
         // A node that is down costs a miss.
-        Ok(Found { entry: entry.unwrap_or_default(), view: view? })
+        Ok(LookupReply { entry: entry.unwrap_or_default(), view: view? })
     }
 }
 
@@ -203,7 +204,7 @@ impl fmt::Debug for RedisStore {
 }
 
 impl Store for RedisStore {
-    fn lookup<'a>(&'a self, key: &'a str, tags: &'a [Tag]) -> Reply<'a, Found> {
+    fn lookup<'a>(&'a self, key: &'a str, tags: &'a [Tag]) -> Reply<'a, LookupReply> {
         Box::pin(async move {
             let connections = self.link.connections()?;
             let Some(entries) = connections.entries_on_marks_server() else {

@@ -18,7 +18,7 @@ use larder::store::fleet::{
     Synced,
 };
 use larder::store::sweep::{Dated, Judged, KeyStats, Specimen, Survey, WalkPosition};
-use larder::store::{self, FamilyOf, Found, KeyCounts, Outage, Reply, Store, StoreError, StoreInfo};
+use larder::store::{self, FamilyOf, KeyCounts, LookupReply, Outage, Reply, Store, StoreError, StoreInfo};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::{Notify, broadcast, oneshot, watch};
@@ -570,13 +570,13 @@ impl OwnCause {
 }
 
 impl Store for SimulatedStore {
-    fn lookup<'a>(&'a self, key: &'a str, tags: &'a [Tag]) -> Reply<'a, Found> {
+    fn lookup<'a>(&'a self, key: &'a str, tags: &'a [Tag]) -> Reply<'a, LookupReply> {
         let (key, tags) = (key.to_owned(), tags.to_vec());
         Box::pin(async move {
             let link = Arc::clone(&self.0);
             let read = self.0.ask("lookup", move |world, run| read(link, world, run, Some(key), tags));
             let Reading { entry, view, .. } = read.await?;
-            Ok(Found { entry, view: self.0.view_or_begin(view).await? })
+            Ok(LookupReply { entry, view: self.0.view_or_begin(view).await? })
         })
     }
 

@@ -108,7 +108,7 @@ fn a_killed_node_without_marks_costs_only_misses_until_its_replica_takes_over() 
     }
     assert!(hits > 10 && misses > 0, "{hits} hits, {misses} misses");
     eventually("it is logged", || other.log().contains(&format!("127.0.0.1:{port}")));
-    assert!(!other.log().contains("the link to the store is down"), "{}", other.log());
+    assert!(!other.log().contains("the connection to Redis is down"), "{}", other.log());
     eventually("everything is a hit again", || (0..60).all(|user| other.get(&target(user)).is("hit")));
 }
 
@@ -206,7 +206,7 @@ fn an_entry_whose_slot_is_moved_is_found_where_it_is() {
     for proxy in [&larder, &other] {
         eventually("it is a hit again", || proxy.get("/users/0").is("hit"));
     }
-    assert!(!larder.log().contains("the link to the store is down"), "{}", larder.log());
+    assert!(!larder.log().contains("the connection to Redis is down"), "{}", larder.log());
 }
 
 #[test]

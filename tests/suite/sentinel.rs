@@ -93,7 +93,7 @@ fn sentinels_may_be_down_while_the_primary_is_up() {
     for _ in 0..50 {
         assert!(beats(&larder) && beats(&other));
     }
-    assert!(!larder.log().contains("the link to the store is down"), "{}", larder.log());
+    assert!(!larder.log().contains("the connection to Redis is down"), "{}", larder.log());
 }
 
 #[test]
@@ -112,6 +112,6 @@ fn sentinels_ask_for_credentials_of_their_own_and_for_a_name_they_know() {
     assert!(exit.stderr.contains("know no primary of this name"), "{exit:?}");
     let larder = plan.redis(&format!("{url}{login}")).start();
     larder.get("/users").has_status(200);
-    assert!(larder.log().contains("the link to the store is up"), "{}", larder.log());
+    assert!(larder.log().contains("the connection to Redis is up"), "{}", larder.log());
     assert!(!exit.stderr.contains("s3same") && !larder.log().contains("s3same"), "{}", larder.log());
 }

@@ -11,7 +11,7 @@ use larder::config::{Coherence, OnOutage, StoreConfig};
 use larder::marks::{Epoch, MarksView, SoftInvalidation, Stamp, Tag};
 use larder::store::fleet::{Again, Cause, FleetLock, Holder, Intent, LockReply, Membership};
 use larder::store::redis::{ConnectFault, RedisStore};
-use larder::store::{Found, Link, Store, StoreError};
+use larder::store::{Link, LookupReply, Store, StoreError};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
@@ -138,11 +138,11 @@ async fn keep_entry(store: &RedisStore) -> Stamp {
 }
 
 /// Whether a lookup finds an entry that it may serve.
-fn hits(found: &Found) -> bool {
+fn hits(found: &LookupReply) -> bool {
     found.entry.as_ref().is_some_and(|entry| found.view.is_current(decode(entry)))
 }
 
-async fn lookup(store: &RedisStore) -> Found {
+async fn lookup(store: &RedisStore) -> LookupReply {
     store.lookup(KEY, &tags()).await.unwrap()
 }
 
@@ -516,7 +516,7 @@ async fn a_peer_that_does_not_speak_redis_is_logged_once() {
     let fault = store.connect_once().await.unwrap_err();
     assert!(matches!(fault, ConnectFault::Rejected { .. }), "{fault}");
     let text = log.text();
-    assert_eq!(text.matches("the link to the store is down").count(), 1, "{text}");
+    assert_eq!(text.matches("the connection to Redis is down").count(), 1, "{text}");
     assert!(!text.contains("s3cret"), "{text}");
     peer.abort();
 }
@@ -540,14 +540,14 @@ async fn each_change_of_the_link_and_of_the_epoch_is_logged_with_its_cause() {
     let text = log.text();
     let expected = [
         "epoch started: the namespace is new",
-        "link to the store is up",
+        "connection to Redis is up",
         "server=",
         "epoch changed: marks lost",
         "epoch changed: meta lost",
         "epoch changed: new",
-        "link to the store is down",
+        "connection to Redis is down",
         "epoch changed: restarted",
-        "link to the store is up",
+        "connection to Redis is up",
     ];
     let mut rest = text.as_str();
     for cause in expected {

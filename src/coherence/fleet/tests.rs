@@ -14,7 +14,7 @@ use crate::store::fleet::{
     EpochState, FleetLock, Generation, Holder, Intent, LockReply, Member, Membership, Roster, Synced,
 };
 use crate::store::sweep::{Dated, Judged, KeyStats, Survey, WalkPosition};
-use crate::store::{FamilyOf, Found, KeyCounts, Link, Outage, Reply, StoreInfo};
+use crate::store::{FamilyOf, KeyCounts, Link, LookupReply, Outage, Reply, StoreInfo};
 
 const LEASE: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -118,8 +118,8 @@ fn never<'a, T: Send + 'a>() -> Reply<'a, T> {
 }
 
 impl Store for Fake {
-    fn lookup<'a>(&'a self, _: &'a str, tags: &'a [Tag]) -> Reply<'a, Found> {
-        Box::pin(async { Ok(Found { entry: None, view: self.view(tags).await? }) })
+    fn lookup<'a>(&'a self, _: &'a str, tags: &'a [Tag]) -> Reply<'a, LookupReply> {
+        Box::pin(async { Ok(LookupReply { entry: None, view: self.view(tags).await? }) })
     }
 
     fn view<'a>(&'a self, tags: &'a [Tag]) -> Reply<'a, MarksView> {

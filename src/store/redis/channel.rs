@@ -10,8 +10,8 @@ use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::dialer::untimed;
+use super::errors::RedisFault;
 use super::link::{Connector, Pauses};
-use super::refusal::Refusal;
 use super::{HEARTBEAT, Link};
 use crate::config::store_url::ServerAddress;
 use crate::store::fleet::Message;
@@ -66,7 +66,7 @@ impl Subscription {
         let limit = link.connect_timeout();
         match timeout(limit, Subscription::open(link, place, channel, messages.clone())).await {
             Ok(Ok(subscription)) => Ok(subscription),
-            Ok(Err(error)) => Err(Refusal::of(&error).reason),
+            Ok(Err(error)) => Err(RedisFault::of(&error).reason),
             Err(_) => Err(format!("no answer within {}", humantime::format_duration(limit))),
         }
     }
@@ -119,7 +119,7 @@ impl Subscription {
     async fn silence(&mut self, link: &Connector) -> Option<String> {
         let beat = redis::cmd("PING");
         match timeout(link.timeout(), beat.query_async::<()>(&mut self.connection)).await {
-            Ok(answer) => answer.err().map(|error| Refusal::of(&error).reason),
+            Ok(answer) => answer.err().map(|error| RedisFault::of(&error).reason),
             Err(_) => Some(format!("no answer within {}", humantime::format_duration(link.timeout()))),
         }
     }

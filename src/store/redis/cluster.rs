@@ -28,9 +28,8 @@ use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::dialer::Dialer;
-use super::refusal::{Refusal, is_elsewhere, server_message};
+use super::errors::{RedisFault, is_elsewhere, malformed_reply, server_message};
 use super::slots::{Slots, slot_of};
-use super::view::not_an_answer;
 use super::{HEARTBEAT, PAUSE_MIN, StoreError};
 use crate::config::store_url::ServerAddress;
 
@@ -57,7 +56,7 @@ impl Cluster {
     ///
     /// No node answers that reaches the majority of its cluster. Of several errors, one that an operator must fix comes first.
     pub(super) async fn slots(&self) -> RedisResult<Slots> {
-        let mut failure = not_an_answer("no node of the cluster is known");
+        let mut failure = malformed_reply("no node of the cluster is known");
         for (count, place) in self.places().into_iter().enumerate() {
             let asked = async { slots_reported_by(&mut self.dialer.open(&place).await?, &place).await };
             match in_time(self.limit, asked).await {
@@ -65,7 +64,7 @@ impl Cluster {
                     *self.known.lock().unwrap_or_else(PoisonError::into_inner) = slots.primaries();
                     return Ok(slots);
                 }
-                Err(error) if count == 0 || Refusal::of(&error).lasting => failure = error,
+                Err(error) if count == 0 || RedisFault::of(&error).lasting => failure = error,
                 Err(_) => {}
             }
         }
@@ -89,7 +88,7 @@ async fn slots_reported_by(node: &mut MultiplexedConnection, place: &ServerAddre
     if !info.lines().any(|line| line.trim_end() == "cluster_state:ok") {
         return Err(io::Error::other(format!("{place} reports that its cluster is down")).into());
     }
-    Slots::read(&slots, place).ok_or_else(|| not_an_answer("the answer to CLUSTER SLOTS cannot be parsed"))
+    Slots::read(&slots, place).ok_or_else(|| malformed_reply("the answer to CLUSTER SLOTS cannot be parsed"))
 }
 
 async fn in_time<T>(limit: Duration, answer: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
-use redis::{RedisResult, ScriptInvocation};
 
-use super::link::Connections;
-use super::namespace::{Namespace, new_epoch};
+use super::connections::RedisConnections;
+use super::namespace::Namespace;
 use super::replicas;
 use crate::marks::{Epoch, IssuedStamp, MarksView, Sequence, SoftInvalidation, Stamp, Tag};
 use crate::store::StoreError;
@@ -33,7 +33,7 @@ type Done<T> = RedisResult<Result<T, StoreError>>;
 type State = (u64, u64, Sequence, u64, String, u64);
 
 impl Namespace {
-    pub(super) async fn sync(&self, connections: &Connections, me: &Membership) -> Done<Synced> {
+    pub(super) async fn sync(&self, connections: &RedisConnections, me: &Membership) -> Done<Synced> {
         let mut call = self.call(&self.sync, connections);
         let applied = me.applied.unwrap_or(Stamp { epoch: Epoch(0), sequence: 0 });
         let seen = me.seen.unwrap_or(Generation { epoch: Epoch(0), number: 0 });
@@ -71,14 +71,14 @@ impl Namespace {
         reached(connections, synced, None).await
     }
 
-    pub(super) async fn reach(&self, connections: &Connections) -> Done<MarksView> {
+    pub(super) async fn reach(&self, connections: &RedisConnections) -> Done<MarksView> {
         match reached(connections, (), None).await? {
             Ok(()) => Ok(Ok(self.view(connections, &[]).await?)),
             Err(error) => Ok(Err(error)),
         }
     }
 
-    pub(super) async fn roster(&self, connections: &Connections) -> RedisResult<Roster> {
+    pub(super) async fn roster(&self, connections: &RedisConnections) -> RedisResult<Roster> {
         type Answer = (String, u64, State, Vec<(String, String)>, u64, u64);
         let (epoch, sequence, state, members, intents, due): Answer =
             self.call(&self.roster, connections).invoke_async(&mut connections.marks()).await?;
@@ -92,19 +92,19 @@ impl Namespace {
         })
     }
 
-    pub(super) async fn leave(&self, connections: &Connections, id: &str) -> RedisResult<()> {
+    pub(super) async fn leave(&self, connections: &RedisConnections, id: &str) -> RedisResult<()> {
         let mut hdel = redis::cmd("HDEL");
         hdel.arg(&self.members).arg(id).query_async(&mut connections.marks()).await
     }
 
-    pub(super) async fn expel(&self, connections: &Connections, holder: &Holder) -> RedisResult<bool> {
+    pub(super) async fn expel(&self, connections: &RedisConnections, holder: &Holder) -> RedisResult<bool> {
         let mut call = self.expel.key(&self.members);
         call.arg(&*holder.id).arg(holder.syncs).invoke_async(&mut connections.marks()).await
     }
 
     pub(super) async fn dismiss(
         &self,
-        connections: &Connections,
+        connections: &RedisConnections,
         holder: &Holder,
         generation: Generation,
     ) -> RedisResult<bool> {
@@ -115,7 +115,7 @@ impl Namespace {
 
     pub(super) async fn invalidate(
         &self,
-        connections: &Connections,
+        connections: &RedisConnections,
         tags: &[Tag],
         cause: &Cause<'_>,
     ) -> Done<Invalidated> {
@@ -152,7 +152,7 @@ impl Namespace {
 
     pub(super) async fn record(
         &self,
-        connections: &Connections,
+        connections: &RedisConnections,
         intent: &Intent,
         within: Duration,
     ) -> Done<MarksView> {
@@ -164,7 +164,7 @@ impl Namespace {
         reached(connections, MarksView::hard(Stamp { epoch: Epoch(epoch), sequence }, newest), None).await
     }
 
-    pub(super) async fn forget(&self, connections: &Connections, intent: &str) -> RedisResult<()> {
+    pub(super) async fn forget(&self, connections: &RedisConnections, intent: &str) -> RedisResult<()> {
         let mut call = self.forget.key(&self.intents);
         call.key(&self.intent_tags).arg(intent).invoke_async(&mut connections.marks()).await
     }
@@ -200,19 +200,10 @@ impl Namespace {
     pub(super) fn fetch(&self, key: &str) -> String {
         format!("{}:fetch:{key}", self.name)
     }
-
-    /// A call of a script that begins with `epoch.lua`, with the keys and arguments that this needs.
-    pub(super) fn call<'s>(&self, script: &'s redis::Script, connections: &Connections) -> ScriptInvocation<'s> {
-        let mut call = script.key(&self.meta);
-        call.key(&self.marks).key(&self.members).key(&self.intents).key(&self.intent_tags);
-        call.key(&self.graces);
-        call.arg(connections.run_id()).arg(new_epoch()).arg(&self.channel);
-        call
-    }
 }
 
 /// Returns `done` once enough replicas have it. `taken`: the stamp of an invalidation.
-async fn reached<T>(connections: &Connections, done: T, taken: Option<IssuedStamp>) -> Done<T> {
+async fn reached<T>(connections: &RedisConnections, done: T, taken: Option<IssuedStamp>) -> Done<T> {
     match connections.reach_replicas().await {
         Ok(()) => Ok(Ok(done)),
         Err(error) => match replicas::missing(&error) {

@@ -1,5 +1,4 @@
-//! The link to the server that holds the marks: connections that are opened and dropped together, and the task that opens
-//! them.
+//! The link to the server that holds the marks: the task that opens its connections together, and drops them together.
 //!
 //! A connection here never reconnects by itself. A client that did would go on under the `run_id` of the previous process,
 //! and mistake a server that was restored from an old snapshot for the one that issued the marks. So every connection reads
@@ -19,10 +18,11 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::cluster::EntryNodes;
+use super::connections::{Entries, RedisConnections};
 use super::dialer::{self, Dialer, SetupFault};
+use super::errors::{RedisFault, is_usable_after, server_message};
 use super::namespace::Namespace;
 use super::primary::PrimaryResolver;
-use super::refusal::{Refusal, is_usable_after, server_message};
 use super::replicas::Replicas;
 use super::server::Server;
 use super::slots::Slots;
@@ -45,68 +45,6 @@ pub enum ConnectFault {
     Rejected { address: String, reason: String },
 }
 
-/// Connections to one run of the server that holds the marks, and to the servers that hold entries.
-pub(super) struct Connections {
-    marks: MultiplexedConnection,
-    entries: Entries,
-    replicas: Option<Replicas>,
-    server: Server,
-    /// Address of the server that holds the marks.
-    place: ServerAddress,
-}
-
-/// Connections to the servers that hold the entries.
-enum Entries {
-    /// A second connection to the server that holds the marks: entries of megabytes must not delay the marks of other requests.
-    SameServer(MultiplexedConnection),
-    /// The nodes of a cluster.
-    Cluster(EntryNodes),
-}
-
-impl Connections {
-    /// To the server that holds the marks. For small replies only: scripts, marks.
-    pub(super) fn marks(&self) -> MultiplexedConnection {
-        self.marks.clone()
-    }
-
-    /// The connection for entries if the same server holds them and the marks, so that one pipeline reads both.
-    pub(super) fn entries_on_marks_server(&self) -> Option<MultiplexedConnection> {
-        match &self.entries {
-            Entries::SameServer(connection) => Some(connection.clone()),
-            Entries::Cluster(_) => None,
-        }
-    }
-
-    /// To each connected server that holds entries, for walks over all of them.
-    pub(super) fn nodes(&self) -> Vec<MultiplexedConnection> {
-        match &self.entries {
-            Entries::SameServer(connection) => vec![connection.clone()],
-            Entries::Cluster(nodes) => nodes.connections(),
-        }
-    }
-
-    /// Whether `nodes` returns all servers that hold entries.
-    pub(super) fn are_all_nodes_connected(&self) -> bool {
-        match &self.entries {
-            Entries::SameServer(_) => true,
-            Entries::Cluster(nodes) => nodes.is_whole(),
-        }
-    }
-
-    /// Returns when `wait_replicas` replicas have everything written so far.
-    pub(super) async fn reach_replicas(&self) -> RedisResult<()> {
-        match &self.replicas {
-            Some(replicas) => replicas.reach().await,
-            None => Ok(()),
-        }
-    }
-
-    /// Identity of the server process that holds the marks.
-    pub(super) fn run_id(&self) -> &str {
-        &self.server.run_id
-    }
-}
-
 /// Owns the connections and their state.
 pub(super) struct Connector {
     resolver: PrimaryResolver,
@@ -117,7 +55,7 @@ pub(super) struct Connector {
     connect_timeout: Duration,
     wait_replicas: u64,
     /// None while the link is down. Changed only inside `link`'s lock, so that the two always agree.
-    connections: ArcSwapOption<Connections>,
+    connections: ArcSwapOption<RedisConnections>,
     link: watch::Sender<Link>,
     /// The outage as shown by the attempts to connect since the link went down.
     outage: watch::Sender<Option<Outage>>,
@@ -195,7 +133,7 @@ impl Connector {
     }
 
     /// The present connections.
-    pub(super) fn connections(&self) -> Result<Arc<Connections>, StoreError> {
+    pub(super) fn connections(&self) -> Result<Arc<RedisConnections>, StoreError> {
         self.connections.load_full().ok_or_else(|| match self.state() {
             Link::Down(reason) => StoreError::Away(reason),
             Link::Up => StoreError::Away("connecting".to_owned()),
@@ -205,7 +143,7 @@ impl Connector {
     /// Runs a request within the time limit. Drops the connections after an error that shows them to be unusable.
     pub(super) async fn within_limit<T>(
         &self,
-        connections: &Arc<Connections>,
+        connections: &Arc<RedisConnections>,
         request: impl Future<Output = RedisResult<T>>,
     ) -> Result<T, StoreError> {
         let error = match timeout(self.timeout, request).await {
@@ -222,7 +160,7 @@ impl Connector {
     /// take the link down.
     pub(super) async fn ask_entry_node<T, F>(
         &self,
-        connections: &Arc<Connections>,
+        connections: &Arc<RedisConnections>,
         name: &str,
         request: impl FnOnce(MultiplexedConnection) -> F,
     ) -> Result<T, StoreError>
@@ -238,7 +176,7 @@ impl Connector {
     /// The same for a request on one of `nodes`.
     pub(super) async fn ask_node<T>(
         &self,
-        connections: &Arc<Connections>,
+        connections: &Arc<RedisConnections>,
         request: impl Future<Output = RedisResult<T>>,
     ) -> Result<T, StoreError> {
         match &connections.entries {
@@ -252,7 +190,7 @@ impl Connector {
     }
 
     /// Takes the link down, unless these connections were replaced already.
-    fn drop_connections(&self, connections: &Arc<Connections>, error: &StoreError) {
+    fn drop_connections(&self, connections: &Arc<RedisConnections>, error: &StoreError) {
         let reason = match error {
             StoreError::Away(reason) => reason.clone(),
             other => other.to_string(),
@@ -266,7 +204,7 @@ impl Connector {
             dropped
         });
         if dropped {
-            tracing::warn!(store = self.address, reason, "the link to the store is down; connecting again");
+            tracing::warn!(store = self.address, reason, "the connection to Redis is down; connecting again");
             self.lost.notify_one();
         }
     }
@@ -297,7 +235,7 @@ impl Connector {
     }
 
     /// One attempt to connect. If it gets no answer within the time limit of a request, the store is unreachable.
-    async fn attempt(&self, begun: Instant) -> Result<Connections, ConnectFault> {
+    async fn attempt(&self, begun: Instant) -> Result<RedisConnections, ConnectFault> {
         let mut connecting = std::pin::pin!(self.connect());
         loop {
             match timeout(self.timeout / 4, &mut connecting).await {
@@ -319,7 +257,7 @@ impl Connector {
 
     /// Publishes new connections and returns when they are dropped, with the time they were in use. Checks them at
     /// intervals: reads the marks as a request would, and pings the other connection.
-    async fn watch(&self, connections: Connections) -> Duration {
+    async fn watch(&self, connections: RedisConnections) -> Duration {
         let (connections, begun) = (Arc::new(connections), Instant::now());
         self.record_success(&connections);
         while timeout(HEARTBEAT, self.lost.notified()).await.is_err() {
@@ -338,7 +276,7 @@ impl Connector {
     }
 
     /// Takes the link down when another server holds the marks now: a deposed primary may still answer.
-    async fn follow(&self, connections: &Arc<Connections>) {
+    async fn follow(&self, connections: &Arc<RedisConnections>) {
         let now = match (&self.resolver, &connections.entries) {
             // Unreachable sentinels do not mean that the primary has changed.
             (PrimaryResolver::Sentinels(sentinels), _) => sentinels.primary().await.ok(),
@@ -351,10 +289,10 @@ impl Connector {
         }
     }
 
-    fn record_success(&self, connections: &Arc<Connections>) {
+    fn record_success(&self, connections: &Arc<RedisConnections>) {
         let place = &connections.place;
         let version = connections.server.version.as_str();
-        tracing::info!(store = self.address, primary = %place, server = version, "the link to the store is up");
+        tracing::info!(store = self.address, primary = %place, server = version, "the connection to Redis is up");
         let before = self.latest.lock().unwrap_or_else(PoisonError::into_inner).replace(place.clone());
         if let Some(before) = before.filter(|before| before != place) {
             tracing::warn!(from = %before, to = %place, "failover: another server holds the marks now");
@@ -377,27 +315,27 @@ impl Connector {
             changed
         });
         if changed {
-            tracing::warn!(store = self.address, reason, "the link to the store is down; trying again");
+            tracing::warn!(store = self.address, reason, "the connection to Redis is down; trying again");
         }
         self.note_away(begun, begun);
         self.attempt.send_replace(Some(Err(fault)));
     }
 
     /// One attempt: opens the connections and makes sure that the namespace is complete.
-    async fn connect(&self) -> Result<Connections, ConnectFault> {
-        let refusal = match timeout(self.connect_timeout, self.open()).await {
+    async fn connect(&self) -> Result<RedisConnections, ConnectFault> {
+        let fault = match timeout(self.connect_timeout, self.open()).await {
             Ok(Ok(connections)) => return Ok(connections),
-            Ok(Err(error)) => Refusal::of(&error),
-            Err(_) => Refusal::silent(self.connect_timeout, self.dialer.is_tls()),
+            Ok(Err(error)) => RedisFault::of(&error),
+            Err(_) => RedisFault::silent(self.connect_timeout, self.dialer.is_tls()),
         };
-        let (address, reason) = (self.address.clone(), refusal.reason);
-        Err(match refusal.lasting {
+        let (address, reason) = (self.address.clone(), fault.reason);
+        Err(match fault.lasting {
             true => ConnectFault::Rejected { address, reason },
             false => ConnectFault::Unreachable { address, reason },
         })
     }
 
-    async fn open(&self) -> RedisResult<Connections> {
+    async fn open(&self) -> RedisResult<RedisConnections> {
         let (place, slots) = self.resolver.lead(&self.namespace.meta).await?;
         let (marks, entries) = (self.open_one(&place), self.open_entries(&place, slots));
         let ((marks, server), (entries, other)) = tokio::try_join!(marks, entries)?;
@@ -411,7 +349,7 @@ impl Connector {
                 Some(Replicas::new(connection, &self.namespace.waited, needed, self.timeout))
             }
         };
-        let connections = Connections { marks, entries, replicas, server, place };
+        let connections = RedisConnections { marks, entries, replicas, server, place };
         // Not left to the first lookup: it shows whether this server takes writes, and loads the script.
         self.namespace.begin(&connections).await?;
         Ok(connections)

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
-use redis::{RedisResult, Script};
+use redis::{RedisResult, Script, ScriptInvocation};
 
-use super::link::Connections;
+use super::connections::RedisConnections;
 use crate::marks::{Epoch, MarksView, Stamp};
 
 /// Names of the keys and the scripts of one namespace. Independent of connections.
@@ -88,11 +88,20 @@ impl Namespace {
 
     /// Starts a new epoch unless another proxy has meanwhile. The marks of the view's tags were read before that, so the view
     /// treats all of them as set by the last sequence: only entries with a later stamp are current.
-    pub(super) async fn begin(&self, connections: &Connections) -> RedisResult<MarksView> {
+    pub(super) async fn begin(&self, connections: &RedisConnections) -> RedisResult<MarksView> {
         let call = self.call(&self.begin, connections);
         let (epoch, sequence, cause): (u64, u64, String) = call.invoke_async(&mut connections.marks()).await?;
         self.log_new_epoch(epoch, &cause);
         Ok(MarksView::hard(Stamp { epoch: Epoch(epoch), sequence }, sequence))
+    }
+
+    /// A call of a script that begins with `epoch.lua`, with the keys and arguments that this needs.
+    pub(super) fn call<'s>(&self, script: &'s Script, connections: &RedisConnections) -> ScriptInvocation<'s> {
+        let mut call = script.key(&self.meta);
+        call.key(&self.marks).key(&self.members).key(&self.intents).key(&self.intent_tags);
+        call.key(&self.graces);
+        call.arg(connections.run_id()).arg(new_epoch()).arg(&self.channel);
+        call
     }
 
     /// Logs one line per epoch in the whole fleet: only the proxy that started it has a cause. `cause` is the script's reply;
@@ -137,7 +146,7 @@ impl Namespace {
 }
 
 /// A random epoch, so that two runs of sequences are never confused. Never 0, which means none.
-pub(super) fn new_epoch() -> u64 {
+fn new_epoch() -> u64 {
     rand::random_range(1..=u64::MAX)
 }
 

@@ -12,8 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::dialer::Dialer;
-use super::refusal::{Refusal, server_message};
-use super::view::not_an_answer;
+use super::errors::{RedisFault, malformed_reply, server_message};
 use crate::config::store_url::ServerAddress;
 
 #[derive(Debug)]
@@ -60,14 +59,14 @@ impl Sentinels {
         for answer in asked.join_all().await {
             match answer {
                 Ok(reply) => latest = latest.max(Some(reply)),
-                Err(error) if failure.is_none() || Refusal::of(&error).lasting => failure = Some(error),
+                Err(error) if failure.is_none() || RedisFault::of(&error).lasting => failure = Some(error),
                 Err(_) => {}
             }
         }
         match (latest, failure) {
             (Some(reply), _) => Ok(reply.primary),
             (None, Some(failure)) => Err(with_sentinel_remedy(failure)),
-            (None, None) => Err(not_an_answer("no sentinel is known")),
+            (None, None) => Err(malformed_reply("no sentinel is known")),
         }
     }
 
@@ -84,7 +83,8 @@ impl Sentinels {
         };
         let (connection, fields) = timeout(self.limit, answer).await.unwrap_or_else(|_| Err(silent(place)))?;
         self.lock().insert(place.clone(), connection);
-        SentinelReply::read(&fields).ok_or_else(|| not_an_answer("the answer to SENTINEL MASTER cannot be parsed"))
+        SentinelReply::read(&fields)
+            .ok_or_else(|| malformed_reply("the answer to SENTINEL MASTER cannot be parsed"))
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ServerAddress, MultiplexedConnection>> {

@@ -6,8 +6,8 @@ use std::io;
 use redis::aio::MultiplexedConnection;
 use redis::{ErrorKind, RedisResult};
 
+use super::errors::malformed_reply;
 use super::info_fields;
-use super::view::not_an_answer;
 
 /// Oldest version with `ZMSCORE` and scripts that may read the clock before they write.
 const VERSION_MIN: (u32, u32) = (6, 2);
@@ -53,8 +53,8 @@ impl Server {
         let mode = field("redis_mode").or_else(|| field("server_mode")).unwrap_or_default();
         // A sentinel has a run_id and no role; `must_stand_alone` refuses it.
         let is_primary = field("role").is_none_or(|role| role == "master");
-        let run_id = field("run_id").ok_or_else(|| not_an_answer("INFO has no run_id"))?;
-        let version = field("redis_version").ok_or_else(|| not_an_answer("INFO has no redis_version"))?;
+        let run_id = field("run_id").ok_or_else(|| malformed_reply("INFO has no run_id"))?;
+        let version = field("redis_version").ok_or_else(|| malformed_reply("INFO has no redis_version"))?;
         if version_of(&version).is_none_or(|version| version < VERSION_MIN) {
             let (major, minor) = VERSION_MIN;
             let needed = format!("the server is {version}; {major}.{minor} or later is required");
@@ -77,7 +77,7 @@ fn version_of(text: &str) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::refusal::Refusal;
+    use super::super::errors::RedisFault;
     use super::*;
 
     fn server(info: &str) -> RedisResult<Server> {
@@ -91,8 +91,8 @@ mod tests {
         assert_eq!(server("redis_version:6.2.0\nrun_id:a1").unwrap().version, "Redis 6.2.0");
         assert_eq!(server("redis_version:10.0.1\nrun_id:a1").unwrap().version, "Redis 10.0.1");
         let old = server("redis_version:6.0.16\nrun_id:a1").unwrap_err();
-        assert!(Refusal::of(&old).reason.contains("the server is 6.0.16; 6.2 or later is required"), "{old}");
-        assert!(Refusal::of(&old).lasting);
+        assert!(RedisFault::of(&old).reason.contains("the server is 6.0.16; 6.2 or later is required"), "{old}");
+        assert!(RedisFault::of(&old).lasting);
         assert!(server("redis_version:7.0.0").is_err());
         assert!(server("redis_version:unstable\nrun_id:a1").is_err());
         assert!(server("").is_err());
@@ -106,8 +106,8 @@ mod tests {
         for (mode, scheme) in
             [("redis_mode:cluster", "redis+cluster://"), ("server_mode:sentinel", "redis+sentinel://")]
         {
-            let refusal = Refusal::of(&info(mode).must_stand_alone().unwrap_err());
-            assert!(refusal.lasting && refusal.reason.contains(scheme), "{}", refusal.reason);
+            let fault = RedisFault::of(&info(mode).must_stand_alone().unwrap_err());
+            assert!(fault.lasting && fault.reason.contains(scheme), "{}", fault.reason);
         }
         assert!(info("").must_be(&info("role:slave")).is_err());
     }

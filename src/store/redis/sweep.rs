@@ -7,10 +7,11 @@ use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisResult};
 
+use super::connections::RedisConnections;
+use super::errors::malformed_reply;
 use super::fleet::millis;
-use super::link::Connections;
 use super::namespace::Namespace;
-use super::view::{Answers, Read, not_an_answer, view_of};
+use super::view::{Answers, MarksRead, view_of};
 use crate::entry::Preface;
 use crate::marks::{MarksView, Tag};
 use crate::store::sweep::{Dated, Judged, KeyStats, Specimen, Survey, WalkPosition};
@@ -29,7 +30,7 @@ const UNLINK_IF: &str = include_str!("../unlink_if.lua");
 impl Namespace {
     pub(super) async fn hold_sweep(
         &self,
-        connections: &Connections,
+        connections: &RedisConnections,
         id: &str,
         lasting: Duration,
     ) -> RedisResult<bool> {
@@ -39,7 +40,7 @@ impl Namespace {
 
     pub(super) async fn survey(
         &self,
-        connections: &Connections,
+        connections: &RedisConnections,
         from: WalkPosition,
         keys: u64,
     ) -> RedisResult<Survey> {
@@ -80,7 +81,11 @@ impl Namespace {
         Ok(specimens)
     }
 
-    pub(super) async fn views(&self, connections: &Connections, sets: &[&[Tag]]) -> RedisResult<Vec<MarksView>> {
+    pub(super) async fn views(
+        &self,
+        connections: &RedisConnections,
+        sets: &[&[Tag]],
+    ) -> RedisResult<Vec<MarksView>> {
         let mut pipe = redis::pipe();
         // Soft-invalidated entries stay, so soft marks are not read.
         self.add_marks(&mut pipe, sets.iter().copied().flatten(), false);
@@ -92,11 +97,11 @@ impl Namespace {
         let mut views = Vec::with_capacity(sets.len());
         for set in sets {
             let Some((own, others)) = rest.split_at_checked(set.len()) else {
-                return Err(not_an_answer("fewer marks than requested"));
+                return Err(malformed_reply("fewer marks than requested"));
             };
             rest = others;
             let (before, meta) = (all.before.clone(), all.meta.clone());
-            let read = Read { before, marks: [common, own].concat(), left: Vec::new(), meta };
+            let read = MarksRead { before, marks: [common, own].concat(), left: Vec::new(), meta };
             match view_of(&read, connections.run_id()) {
                 Some(view) => views.push(view),
                 None => return Ok(vec![self.begin(connections).await?; sets.len()]),
@@ -107,7 +112,7 @@ impl Namespace {
 
     pub(super) async fn unlink(
         &self,
-        connections: &Connections,
+        connections: &RedisConnections,
         at: WalkPosition,
         judged: &[Judged],
     ) -> RedisResult<u64> {
@@ -123,7 +128,7 @@ impl Namespace {
 
     pub(super) async fn store_key_stats(
         &self,
-        connections: &Connections,
+        connections: &RedisConnections,
         key_stats: &KeyStats,
         lasting: Duration,
     ) -> RedisResult<()> {
@@ -133,7 +138,7 @@ impl Namespace {
         call.arg(text).arg(millis(lasting)).invoke_async(&mut connections.marks()).await
     }
 
-    pub(super) async fn key_stats(&self, connections: &Connections) -> RedisResult<Option<Dated>> {
+    pub(super) async fn key_stats(&self, connections: &RedisConnections) -> RedisResult<Option<Dated>> {
         let mut pipe = redis::pipe();
         pipe.cmd("GETRANGE").arg(&self.key_stats).arg(0).arg(KEY_STATS_MAX).cmd("TIME");
         let mut answers = Answers::of(&mut pipe, &mut connections.marks()).await?;

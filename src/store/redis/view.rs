@@ -35,14 +35,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
-use redis::{ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Value, from_redis_value};
+use redis::{FromRedisValue, Pipeline, RedisResult, Value, from_redis_value};
 
-use super::link::Connections;
+use super::connections::RedisConnections;
+use super::errors::malformed_reply;
 use super::namespace::Namespace;
 use super::{SENTINEL, SOFT};
 use crate::entry::ENCODING_MAX;
 use crate::marks::{Epoch, MarksView, Sequence, Stamp, Tag};
-use crate::store::Found;
+use crate::store::LookupReply;
 
 /// `epoch`, `seq`, `floor`, `run_id`, `softened` of meta.
 pub(super) type Meta = [Option<Bytes>; 5];
@@ -50,7 +51,7 @@ pub(super) type Meta = [Option<Bytes>; 5];
 /// Replies to the commands of [`Namespace::add_marks`]. Other clients may have written anything there; empty where a key is
 /// of another type.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Read {
+pub(super) struct MarksRead {
     /// The last sequence issued before the marks were read.
     pub(super) before: Option<Bytes>,
     /// Scores of the sentinel, the root tag and the tags; then, if requested, of the soft marks of the root tag and the tags.
@@ -71,7 +72,7 @@ impl Answers {
 
     /// The next one.
     pub(super) fn next<T: FromRedisValue>(&mut self) -> RedisResult<T> {
-        let value = self.0.next().unwrap_or_else(|| Err(not_an_answer("fewer replies than commands")))?;
+        let value = self.0.next().unwrap_or_else(|| Err(malformed_reply("fewer replies than commands")))?;
         Ok(from_redis_value(value)?)
     }
 
@@ -85,12 +86,12 @@ impl Answers {
     }
 
     /// The replies to [`Namespace::add_marks`].
-    pub(super) fn next_read(&mut self) -> RedisResult<Read> {
+    pub(super) fn next_read(&mut self) -> RedisResult<MarksRead> {
         let before = self.next_or_other()?.flatten();
         let marks = self.next_or_other()?.unwrap_or_default();
         let _: Option<Value> = self.next_or_other()?;
         let meta: Vec<Option<Bytes>> = self.next_or_other()?.unwrap_or_default();
-        Ok(Read { before, marks, left: Vec::new(), meta: meta.try_into().unwrap_or_default() })
+        Ok(MarksRead { before, marks, left: Vec::new(), meta: meta.try_into().unwrap_or_default() })
     }
 
     /// The reply to `GETRANGE`, which is empty if there is no entry.
@@ -103,16 +104,16 @@ impl Answers {
 impl Namespace {
     pub(super) async fn lookup(
         &self,
-        connections: &Connections,
+        connections: &RedisConnections,
         mut entries: MultiplexedConnection,
         key: &str,
         tags: &[Tag],
-    ) -> RedisResult<Found> {
+    ) -> RedisResult<LookupReply> {
         let (entry, read) = self.read(&mut entries, Some(&self.entry(key)), tags).await?;
-        Ok(Found { entry, view: self.view_or_begin(connections, &read).await? })
+        Ok(LookupReply { entry, view: self.view_or_begin(connections, &read).await? })
     }
 
-    pub(super) async fn view(&self, connections: &Connections, tags: &[Tag]) -> RedisResult<MarksView> {
+    pub(super) async fn view(&self, connections: &RedisConnections, tags: &[Tag]) -> RedisResult<MarksView> {
         let (_, read) = self.read(&mut connections.marks(), None, tags).await?;
         self.view_or_begin(connections, &read).await
     }
@@ -123,7 +124,7 @@ impl Namespace {
         connection: &mut MultiplexedConnection,
         name: Option<&str>,
         tags: &[Tag],
-    ) -> RedisResult<(Option<Bytes>, Read)> {
+    ) -> RedisResult<(Option<Bytes>, MarksRead)> {
         let first = || {
             let mut pipe = redis::pipe();
             if let Some(name) = name {
@@ -161,7 +162,7 @@ impl Namespace {
         let ends = ends.unwrap_or_else(|| vec![None; tags.len() + 1]);
         let left =
             ends.iter().map(|end| Duration::from_micros(number(end).unwrap_or(0).saturating_sub(now))).collect();
-        Ok((entry, Read { left, ..read }))
+        Ok((entry, MarksRead { left, ..read }))
     }
 
     /// Adds the commands that read the marks of `tags` and of the root tag, and with `softly` their soft marks. The module
@@ -187,7 +188,11 @@ impl Namespace {
         pipe.cmd("HMGET").arg(&self.meta).arg(&["epoch", "seq", "floor", "run_id", "softened"]);
     }
 
-    pub(super) async fn view_or_begin(&self, connections: &Connections, read: &Read) -> RedisResult<MarksView> {
+    pub(super) async fn view_or_begin(
+        &self,
+        connections: &RedisConnections,
+        read: &MarksRead,
+    ) -> RedisResult<MarksView> {
         match view_of(read, connections.run_id()) {
             Some(view) => Ok(view),
             None => self.begin(connections).await,
@@ -196,7 +201,7 @@ impl Namespace {
 }
 
 /// The view of what was read. None if marks or meta are incomplete, or were written under another run of the server.
-pub(super) fn view_of(Read { before, marks, left, meta }: &Read, run_id: &str) -> Option<MarksView> {
+pub(super) fn view_of(MarksRead { before, marks, left, meta }: &MarksRead, run_id: &str) -> Option<MarksView> {
     let (sentinel, marks) = marks.split_first()?;
     let [epoch, sequence, floor, issuer, _] = meta;
     if sentinel.is_none() || issuer.as_deref()? != run_id.as_bytes() {
@@ -227,11 +232,6 @@ fn number(field: &Option<Bytes>) -> Option<u64> {
     std::str::from_utf8(field.as_deref()?).ok()?.parse().ok()
 }
 
-/// The reply has another form than the command specifies.
-pub(super) fn not_an_answer(what: &'static str) -> RedisError {
-    RedisError::from((ErrorKind::UnexpectedReturnType, what))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -245,8 +245,8 @@ mod tests {
         [epoch, seq, floor, run_id, None]
     }
 
-    fn read(marks: &[Option<f64>], fields: [&str; 4]) -> Read {
-        Read {
+    fn read(marks: &[Option<f64>], fields: [&str; 4]) -> MarksRead {
+        MarksRead {
             before: Some(Sequence::MAX.to_string().into()),
             marks: marks.to_vec(),
             left: Vec::new(),
@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn a_view_is_the_highest_of_floor_and_marks() {
         let before = 1_763_690_000_000_020;
-        let earlier = Read { before: Some(before.to_string().into()), ..read(&[Some(f64::INFINITY)], WHOLE) };
+        let earlier = MarksRead { before: Some(before.to_string().into()), ..read(&[Some(f64::INFINITY)], WHOLE) };
         assert_eq!(view_of(&earlier, "a1").unwrap().stamp.sequence, before, "read before the marks");
         let view = view_of(&read(&[Some(f64::INFINITY), None], WHOLE), "a1").unwrap();
         assert_eq!(view.stamp, Stamp { epoch: Epoch(u64::MAX), sequence: 1_763_690_000_123_456 });
@@ -286,7 +286,7 @@ mod tests {
         ];
         for (soft, left, newest, pending) in rows {
             let marks = [&[Some(f64::INFINITY), None, at(5)], &soft[..]].concat();
-            let view = view_of(&Read { left: left.to_vec(), ..read(&marks, WHOLE) }, "a1").unwrap();
+            let view = view_of(&MarksRead { left: left.to_vec(), ..read(&marks, WHOLE) }, "a1").unwrap();
             assert_eq!(view.newest, 1_763_690_000_000_000 + newest, "{soft:?} {left:?}");
             let found = view.soft.map(|soft| (soft.newest - 1_763_690_000_000_000, soft.left));
             assert_eq!(found, pending, "{soft:?} {left:?}");

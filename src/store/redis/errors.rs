@@ -38,13 +38,13 @@ fn is_any_of(message: &str, codes: &[&str]) -> bool {
 }
 
 /// Why a server cannot be used; `lasting` if an operator must change something first.
-pub(super) struct Refusal {
+pub(super) struct RedisFault {
     pub(super) lasting: bool,
     pub(super) reason: String,
 }
 
-impl Refusal {
-    pub(super) fn of(error: &RedisError) -> Refusal {
+impl RedisFault {
+    pub(super) fn of(error: &RedisError) -> RedisFault {
         let message = server_message(error);
         let (lasting, reason) = match error.kind() {
             ErrorKind::AuthenticationFailed => {
@@ -80,15 +80,15 @@ impl Refusal {
             _ if is_any_of(&message, &NO_WRITES) => (false, format!("the server takes no writes: {message}")),
             _ => (!is_any_of(&message, &TEMPORARY), message),
         };
-        Refusal { lasting, reason }
+        RedisFault { lasting, reason }
     }
 
     /// No answer within the time limit.
-    pub(super) fn silent(limit: Duration, tls: bool) -> Refusal {
+    pub(super) fn silent(limit: Duration, tls: bool) -> RedisFault {
         // Redis without TLS takes a TLS ClientHello for the beginning of a command and waits for its end.
         let hint = if tls { " (is the port a TLS port?)" } else { "" };
         let reason = format!("it did not answer within {}{hint}", humantime::format_duration(limit));
-        Refusal { lasting: false, reason }
+        RedisFault { lasting: false, reason }
     }
 }
 
@@ -97,6 +97,11 @@ fn is_tls(error: &RedisError) -> bool {
     let source = error.source().and_then(|source| source.downcast_ref::<Arc<dyn Error + Send + Sync>>());
     let io = source.and_then(|source| source.downcast_ref::<io::Error>());
     io.and_then(io::Error::get_ref).is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>)
+}
+
+/// The reply has another form than the command specifies.
+pub(super) fn malformed_reply(what: &'static str) -> RedisError {
+    RedisError::from((ErrorKind::UnexpectedReturnType, what))
 }
 
 /// The server's error message, or the description of a local error.
@@ -163,10 +168,10 @@ mod tests {
             ("BUSY Redis is busy running a script.", false),
             ("ERR max number of clients reached", false),
         ] {
-            assert_eq!(Refusal::of(&server_error(answer)).lasting, lasting, "{answer}");
+            assert_eq!(RedisFault::of(&server_error(answer)).lasting, lasting, "{answer}");
         }
-        assert!(!Refusal::of(&io::Error::from(io::ErrorKind::ConnectionRefused).into()).lasting);
+        assert!(!RedisFault::of(&io::Error::from(io::ErrorKind::ConnectionRefused).into()).lasting);
         let tls = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::HandshakeNotComplete);
-        assert!(Refusal::of(&tls.into()).lasting);
+        assert!(RedisFault::of(&tls.into()).lasting);
     }
 }
