@@ -283,7 +283,7 @@ async fn pass(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Re
         // A change is completed and logged even if its caller leaves.
         gate.running.tasks.spawn_on(change(request, next, caller), &gate.work).await
     };
-    finish(done.unwrap_or_else(|_| broken_off().into_response()))
+    finish(done.unwrap_or_else(|_| aborted().into_response()))
 }
 
 async fn change(request: Request, next: Next, caller: AdminCaller) -> Response {
@@ -304,13 +304,13 @@ fn log(request: &Request, role: &'static str, status: StatusCode) {
         role,
         peer = peer.map(tracing::field::display),
         status = status.as_u16(),
-        "change asked for"
+        "admin request"
     );
 }
 
-fn broken_off() -> Refusal {
+fn aborted() -> Refusal {
     let status = StatusCode::INTERNAL_SERVER_ERROR;
-    Refusal::new(status, "this was broken off", "send it again; if it is broken off again, look at the log")
+    Refusal::new(status, "the request was aborted", "send it again; if it is aborted again, look at the log")
 }
 
 /// Responses are not cacheable, and their type is not sniffed.

@@ -340,7 +340,7 @@ impl Cache {
         }
     }
 
-    /// The marks of these tags in Redis, if Redis may be believed.
+    /// The marks of these tags in Redis, if Redis may be trusted.
     async fn ask_view(&self, shared: &Shared, tags: &[Tag]) -> Option<MarksView> {
         let asked = shared.fleet.opening();
         let view = self.ask(shared.store.view(tags).await, "view");

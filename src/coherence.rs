@@ -19,12 +19,12 @@
 //! - Redis drops the record of a member only when the member leaves. Writes stop waiting for a member only when it leaves, or
 //!   when one has waited that member's whole lease and it has not synced meanwhile.
 //! - While Redis is away, proxies may acknowledge writes and deliver the invalidations later. When Redis is back, no proxy
-//!   believes what is stored before all members have delivered ([`fleet::recovery`]), which each does before it syncs.
+//!   trusts stored entries before all members have delivered ([`fleet::recovery`]), which each does before it syncs.
 //! - Such a write is acknowledged when it was delivered after all; or when attempts to connect have shown that Redis was away
 //!   for the longest lease, and still after the write had been carried out ([`fleet::Fleet::outlast`]).
 //! - A new epoch begins when Redis has lost coordination data, which may include records of members. Until the epoch is older than
 //!   the longest lease of the fleet, no write is acknowledged early. Redis says how old the epoch is, by its own clock; a proxy
-//!   that was running when it began believes no more than its own clock shows.
+//!   that was running when it began trusts no more than its own clock shows.
 //!
 //! Assumed is that the clocks of two machines differ in speed by less than a hundredth, and that Redis executes commands one
 //! after the other. Wall clocks may be wrong or set at any time.
@@ -50,7 +50,7 @@
 //!
 //! - A replica never follows a server that was promoted before the one it has followed.
 //! - *P* has dropped its clients by the time it follows *R*. *R* may lack marks that N others had, and *P*, once it copies
-//!   that, would show them in an epoch in which it is still believed.
+//!   that, would show them in an epoch in which it is still trusted.
 //! - *P* has another `run_id` by the time it is promoted again, or a proxy has used *R* and *P* has copied that. Otherwise *P*'s
 //!   epoch would go on, without the marks that *R* lacked.
 //! - No lease is made longer while a replica is cut off: once promoted it would not know of the longer lease, nor would a proxy
@@ -59,7 +59,7 @@
 //! With N all of the replicas only the first of these remains. And `on_outage = "forward"` answers writes that were not
 //! delivered, at *P* as anywhere.
 //!
-//! Without `wait_replicas` a server is believed for as long as it answers and takes writes.
+//! Without `wait_replicas` a server is trusted for as long as it answers and takes writes.
 //!
 //! # What if Redis executes a command late
 //!

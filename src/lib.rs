@@ -12,14 +12,15 @@
 //! | [`admin`] | the second listener: health, purge, rules, metrics |
 //! | [`proxy`] | one request: admit, dispatch, record (`handle`); `read`, `decide`, `fetch`, `write`, `respond` |
 //! | [`running`] | the state that the proxy and the admin share |
-//! | [`client_conn`], `hooked_stream`, [`tokens`] | the open connections of a listener and their interim responses; hooks on the reads and writes of a connection; the tokens of operators |
 //! | [`cache`] | lookup and store over the two tiers: L1 in memory, L2 in the [`store`] |
 //! | [`coalesce`] | inflight fetches, the body that followers share, the fleet lock |
 //! | [`coherence`] | the lease, the other members of the fleet, pending invalidations, intents, the recovery gate |
 //! | [`upkeep`] | work beside requests: the sweeper, the hottest entries, writes that no rule names |
+//! | `supervise` | restarts background tasks that panic |
 //! | [`metrics`], [`upstream`], [`store`] | counters; the client of the API; Redis and its scripts |
+//! | [`client_conn`], `hooked_stream`, [`tokens`] | the open connections of a listener and their interim responses; hooks on the reads and writes of a connection; the tokens of operators |
 //! | [`config`], [`shares`] | `rules.toml`, flags and environment, checked; limits that all clients share |
-//! | [`rules`], [`client`], [`key`], [`secret`], [`entry`], [`mod@http`], [`marks`], [`network`], [`outcome`] | pure: no tokio, hyper, redis, clock or environment |
+//! | [`rules`], [`client`], [`key`], [`secret`], [`entry`], [`mod@http`], [`marks`], [`network`], [`outcome`] | pure: no tokio, hyper, redis, clock or environment; [`key`] and [`http::headers`] draw one random value per process. [`http::freshness::Freshness::usable_after`] decides stale-if-error |
 //!
 //! **A read.** [`server`] accepts the connection, and [`proxy::handle`] takes the request. The [`rules`] say which family
 //! claims its path; [`key`] makes the cache key. [`cache`] looks in L1, then in L2, and compares the entry with the
@@ -47,7 +48,7 @@
 //! | epoch | a run of sequences; a new one begins when Redis may have lost data, and no entry of another epoch is current |
 //! | mark | the sequence of the last invalidation of a tag |
 //! | stamp | epoch and last sequence, read *before* the fetch that made an entry |
-//! | floor | the sequence below which marks may have been dropped |
+//! | floor | the sequence below which marks may have been dropped; entries stamped below it are not current |
 //! | current | said of an entry whose stamp is of this epoch, not below the floor, and not below the mark of any of its tags |
 //! | fresh, stale | as in RFC 9111. *Fresh* is about time, *current* about writes; an entry is served without asking upstream if it is both |
 //! | soft-invalidated | invalidated by a soft mark whose grace is not over: served stale while it is refetched |
@@ -68,8 +69,8 @@
 //!
 //! 1. **A stamp is read before the fetch, and before the marks.** So a response that was fetched while a write happened is
 //!    older than that write's mark, whenever it is stored ([`marks`]).
-//! 2. **A write is answered after its invalidation is known everywhere.** Not its message makes a hit safe but the lease: a
-//!    member that does not confirm in time may not serve ([`coherence::fleet`]).
+//! 2. **A write is answered after its invalidation is known everywhere.** The lease makes hits safe, not the message: a member
+//!    that does not confirm in time may not serve ([`coherence::fleet`]).
 //! 3. **A write is announced before it is forwarded**, as an intent. What upstream may have received counts as carried out
 //!    ([`upstream::Upload`]); a write without an answer invalidates at once, and again later.
 //! 4. **A lookup needs no script**: entry, marks and epoch in one round trip, in an order that makes it safe. Connections

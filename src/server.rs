@@ -91,7 +91,7 @@ pub enum ServeError {
     NoUpstream,
     #[error(
         "{0} invalidated tags could not be written to the store: other proxies may serve entries with these tags until they \
-         expire; clear the cache when the store is back (POST /cache/clear)"
+         expire; purge the cache when the store is back (POST /cache/clear)"
     )]
     Undelivered(usize),
     #[error(

@@ -134,7 +134,7 @@ fn key_counts(counts: &Counts, live: &Live) -> serde_json::Map<String, Value> {
 pub struct Stats {
     cache_info: CacheInfo,
     key_counts: serde_json::Map<String, Value>,
-    /// False: the count was broken off at a limit, and the numbers are lower bounds.
+    /// False: the count stopped at a limit, and the numbers are lower bounds.
     complete: bool,
     /// Writes that no rule matches.
     writes_unmatched: Known,
@@ -344,10 +344,10 @@ fn unknown_family(reference: &str, nearest: &[String], families: &[&str]) -> Ref
     let family = families.iter().find(|name| reference.strip_prefix(**name).is_some_and(|it| it.starts_with(':')));
     let what_to_do = match (family, nearest) {
         (Some(family), _) => {
-            format!("{family:?} has no such instances: POST /cache/clear/{family} clears all of it")
+            format!("{family:?} has no such instances: POST /cache/clear/{family} purges all of it")
         }
         (None, []) if families.is_empty() => {
-            "there are no families: POST /cache/clear clears everything".to_owned()
+            "there are no families: POST /cache/clear purges everything".to_owned()
         }
         (None, []) => format!("there are {}", families.join(", ")),
         (None, nearest) => format!("did you mean {}?", nearest.join(" or ")),
@@ -503,12 +503,12 @@ mod tests {
         let rows: [(&str, &[&str], &[&str], &str); 4] = [
             ("user_lst", &["user_list"], &["user_list"], "did you mean user_list?"),
             ("x", &[], &["user_list", "booking"], "there are user_list, booking"),
-            ("x", &[], &[], "there are no families: POST /cache/clear clears everything"),
+            ("x", &[], &[], "there are no families: POST /cache/clear purges everything"),
             (
                 "user_list:7",
                 &["user_list"],
                 &["user_list"],
-                "\"user_list\" has no such instances: POST /cache/clear/user_list clears all of it",
+                "\"user_list\" has no such instances: POST /cache/clear/user_list purges all of it",
             ),
         ];
         for (reference, nearest, families, remedy) in rows {

@@ -75,7 +75,11 @@ fn read_method(text: &str) -> Result<Method, Refusal> {
     let method = Method::from_bytes(text.to_ascii_uppercase().as_bytes()).ok();
     method.filter(Explainer::is_read).ok_or_else(|| {
         let what_to_do = "ask for GET, HEAD or QUERY; larder explain says what a write invalidates";
-        Refusal::new(StatusCode::BAD_REQUEST, format!("nothing is kept for the method {text:?}"), what_to_do)
+        Refusal::new(
+            StatusCode::BAD_REQUEST,
+            format!("responses to the method {text:?} are not stored"),
+            what_to_do,
+        )
     })
 }
 

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::running::Running;
 use crate::store::sweep::Dated;
 use crate::store::{KeyCounts, StoreError};
-use crate::upkeep::names::{FamilyOwners, TRIAL};
+use crate::upkeep::names::{FamilyOwners, SELF_TEST_LABEL};
 
 /// From the beginning of a count to that of the next.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -82,7 +82,7 @@ impl KeyStatsCache {
             drop(turn);
             counted
         });
-        count.await.unwrap_or_else(|_| Err(StoreError::Refused("the count was broken off".to_owned())))
+        count.await.unwrap_or_else(|_| Err(StoreError::Refused("the count was aborted".to_owned())))
     }
 
     fn latest(&self) -> Option<Counted> {
@@ -99,14 +99,14 @@ async fn count(running: &Arc<Running>) -> Result<Counts, StoreError> {
             Some(swept) => return Ok(swept.into()),
             None => {
                 let mut counts = store.count_keys(LIMIT, &|label| names.of_label(label).to_owned()).await?;
-                counts.by_family.remove(TRIAL);
+                counts.by_family.remove(SELF_TEST_LABEL);
                 counts
             }
         },
         None => {
             let running = Arc::clone(running);
             let counted = tokio::task::spawn_blocking(move || in_memory(&running, &names)).await;
-            counted.map_err(|_| StoreError::Refused("the count was broken off".to_owned()))?
+            counted.map_err(|_| StoreError::Refused("the count was aborted".to_owned()))?
         }
     };
     Ok(Counts { keys, swept: None, at })

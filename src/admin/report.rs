@@ -204,7 +204,7 @@ pub struct CacheInfo {
     used_memory: String,
     connected_clients: u64,
     hit_rate: f64,
-    /// Tags that the store is still to be told of; while there are any, requests go upstream.
+    /// Undelivered invalidations, in tags; while there are any, requests go upstream.
     undelivered: usize,
 }
 
@@ -227,7 +227,7 @@ impl CacheInfo {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Statistics {
     pub key_counts: Map<String, Value>,
-    /// False: the count was broken off at a limit, and the numbers are lower bounds.
+    /// False: the count stopped at a limit, and the numbers are lower bounds.
     pub complete: bool,
     /// How long ago the keys were counted.
     pub counted_seconds_ago: u64,
@@ -272,7 +272,7 @@ impl Larder {
     }
 }
 
-/// `user_list_keys`, …, `total_keys`: entries that are kept, invalidated ones included. Families without any have 0.
+/// `user_list_keys`, …, `total_keys`: stored entries, invalidated ones included. Families without any have 0.
 pub fn key_counts<'n>(counts: &KeyCounts, families: impl IntoIterator<Item = &'n str>) -> Map<String, Value> {
     let mut all: BTreeMap<&str, u64> = families.into_iter().map(|name| (name, 0)).collect();
     all.extend(counts.by_family.iter().map(|(name, count)| (name.as_str(), *count)));

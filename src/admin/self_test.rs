@@ -12,7 +12,7 @@ use crate::entry::{Content, Entry, VaryIndex};
 use crate::key::{CacheKey, KeyHash, Redaction, StoreKey};
 use crate::marks::Tag;
 use crate::store::{Link, Store, StoreError};
-use crate::upkeep::names::TRIAL as LABEL;
+use crate::upkeep::names::SELF_TEST_LABEL as LABEL;
 
 /// Longer than the steps take. An entry that a failed test leaves expires.
 const TTL: Duration = Duration::from_secs(10);

@@ -209,7 +209,7 @@ async fn invalidates(target: &str, tag: &str) -> bool {
 }
 
 #[tokio::test]
-async fn clearing_invalidates_what_it_names_and_nothing_else() {
+async fn purging_invalidates_what_it_names_and_nothing_else() {
     let rows = [
         ("/cache/clear", "user_list", true),
         ("/cache/clear/user_list", "user_list", true),

@@ -1,4 +1,4 @@
-//! Parameters that a route does not take are refused: `POST /cache/clear?url=/x` must not clear everything. No route takes content; an
+//! Parameters that a route does not take are refused: `POST /cache/clear?url=/x` must not purge everything. No route takes content; an
 //! empty JSON object, which some clients send with every POST, counts as none.
 
 use std::time::Duration;
@@ -87,8 +87,8 @@ fn instead(route: &Route, path: &str, name: &str, value: &str) -> String {
             "larder explain GET URL names the family and the instance; then POST /cache/clear/{family}/{instance}"
                 .to_owned()
         }
-        ("/cache/clear", _) => "without it, POST /cache/clear clears everything; POST /cache/clear/{family} and \
-                                /cache/clear/{family}/{instance} clear less"
+        ("/cache/clear", _) => "without it, POST /cache/clear purges everything; POST /cache/clear/{family} and \
+                                /cache/clear/{family}/{instance} purge less"
             .to_owned(),
         ("/cache/clear/{family}", "id" | "instance" | "key" | "value") if is_plain => {
             format!("send POST {path}/{value}")
@@ -154,7 +154,7 @@ mod tests {
                 "/cache/clear",
                 "soft",
                 "1",
-                "without it, POST /cache/clear clears everything",
+                "without it, POST /cache/clear purges everything",
             ),
             ("POST", "/cache/clear/{family}", "/cache/clear/user", "id", "7", "send POST /cache/clear/user/7"),
             ("GET", "/cache/explain", "/cache/explain", "headers", "a:1", "did you mean \"header\"?"),

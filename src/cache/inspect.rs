@@ -21,7 +21,7 @@ pub struct Inspection {
 pub enum StoreInspection {
     /// There is no Redis.
     Embedded,
-    /// Redis is away, or may not be believed.
+    /// Redis is away, or may not be trusted.
     Away,
     Nothing,
     /// Bytes of another version of Larder, or of another request with the same key.

@@ -21,7 +21,7 @@ impl Cache {
         self.shared.as_ref().map(|shared| shared.fleet.status())
     }
 
-    /// Waits until stored responses may be believed; without Redis they may at once.
+    /// Waits until stored responses may be trusted; without Redis they may at once.
     pub async fn ready(&self) {
         if let Some(shared) = &self.shared {
             shared.fleet.opened().await;

@@ -51,7 +51,7 @@ struct Write {
     /// The rules that match, in file order.
     rules: Vec<Match>,
     /// The tags that any non-error response invalidates (RFC 9111 §4.4), as does a response showing that a stored one
-    /// is outdated: those of the path, of all its readings, and of its `Destination`.
+    /// is no longer valid: those of the path, of all its readings, and of its `Destination`.
     target: String,
     notes: Vec<String>,
 }

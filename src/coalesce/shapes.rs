@@ -1,6 +1,5 @@
-//! Which paths have had responses that can be shared. Whoever waits for another request's fetch where no family says
-//! anything of the path waits without a limit only if responses of such paths are for sharing: long polls and streams of
-//! events look like any other request until their response comes.
+//! Path shapes whose last response could be shared. Outside families, a follower waits without limit only on such shapes;
+//! elsewhere for `collapse_wait`: long polls and event streams look like any other request until their response comes.
 //!
 //! What is remembered is the *shape* of a path, without its query: segments that hold a digit or are long count as the same,
 //! since they are mostly identifiers. `/users/7` has the shape of `/users/8`.
@@ -14,7 +13,7 @@ const MOST: usize = 10_000;
 /// A segment of more bytes than this is taken for an identifier.
 const WORD: usize = 32;
 
-/// The shapes of paths whose latest successful response was for sharing.
+/// The shapes of paths whose last successful response could be shared.
 #[derive(Debug)]
 pub struct Shapes {
     shared: Cache<u64, ()>,

@@ -153,13 +153,13 @@ impl Fleet {
         self.gate.opening()
     }
 
-    /// Whether a reply of Redis in this epoch may be believed. `asked`: [`Fleet::opening`] before Redis was asked. A question from
+    /// Whether a reply of Redis in this epoch may be trusted. `asked`: [`Fleet::opening`] before Redis was asked. A question from
     /// before an outage may be answered after it.
     pub fn trusts(&self, epoch: Epoch, asked: Opening) -> bool {
         asked.is_some() && self.opening() == asked && self.is_proven(epoch)
     }
 
-    /// Waits until stored responses may be believed.
+    /// Waits until stored responses may be trusted.
     pub async fn opened(&self) {
         self.gate.opened().await;
     }

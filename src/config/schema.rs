@@ -90,7 +90,7 @@ fn server() -> Value {
             ("upstream_keep_alive", duration("how long an idle connection to upstream is used again")),
             (
                 "trusted_proxies",
-                texts("networks whose X-Forwarded-* and Forwarded are believed, with forwarded = \"append\""),
+                texts("networks whose X-Forwarded-* and Forwarded are trusted, with forwarded = \"append\""),
             ),
             ("credential_headers", texts("request fields that carry credentials, beside those that are known to")),
             ("case_insensitive_paths", truth("whether upstream takes paths that differ in case for one")),
@@ -147,7 +147,7 @@ fn admin() -> Value {
     );
     let tokens = json!({ "type": "array", "items": required(token, &["role", "token"]), "description": "none: loopback only" });
     table(
-        "health, statistics, metrics and clearing",
+        "health, statistics, metrics and purging",
         [("listen", text("where the admin listens, such as 127.0.0.1:9090")), ("tokens", tokens)],
     )
 }

@@ -30,7 +30,7 @@ impl WriteEnd {
     }
 }
 
-/// Whether a response shows that the stored response for the path is outdated: 404 and 410 (the resource is gone),
+/// Whether a response shows that the stored response for the path is no longer valid: 404 and 410 (the resource is gone),
 /// 409 and 412 (it differs from what the client knows). A client that reads again must not get the same stored
 /// response.
 pub fn shows_old_copy(end: WriteEnd) -> bool {

@@ -560,7 +560,9 @@ mod tests {
             Reuse::StaleWhileRevalidate { .. } | Reuse::Stale { .. } if untried.is_err() => {
                 return Err(format!("served stale: {untried:?}"));
             }
-            Reuse::SoftInvalidated { .. } => return Err("softened, and no write has invalidated it".to_owned()),
+            Reuse::SoftInvalidated { .. } => {
+                return Err("soft-invalidated, and no write has invalidated it".to_owned());
+            }
             Reuse::Fresh { .. } => count(tally, "fresh"),
             Reuse::StaleWhileRevalidate { .. } => count(tally, "stale-while-revalidate"),
             Reuse::Stale { .. } => count(tally, "stale"),

@@ -97,7 +97,7 @@ pub enum Reason {
     /// It has neither a length nor a last chunk, so it may be incomplete.
     CloseDelimited,
     /// A server error while a successful response is stored.
-    ServerErrorResponse,
+    ServerError,
     /// Neither upstream nor the family states a lifetime, nor does upstream require validation (`no-cache`).
     NoLifetime,
     /// It would be stale at once (or has `no-cache`), must not be served stale, and has no validator.
@@ -127,7 +127,7 @@ impl Reason {
             Reason::Status => "status",
             Reason::ContentRange => "content-range",
             Reason::CloseDelimited => "close-delimited",
-            Reason::ServerErrorResponse => "server-error",
+            Reason::ServerError => "server-error",
             Reason::NoLifetime => "no-lifetime",
             Reason::StaleAtOnce => "stale-at-once",
         }
@@ -174,7 +174,7 @@ impl Reason {
             Reason::CloseDelimited => {
                 "the response has neither Content-Length nor chunks, so it looks complete even if truncated (RFC 9112 §8)"
             }
-            Reason::ServerErrorResponse => "a server error does not replace a stored response (RFC 9111 §4.3.3)",
+            Reason::ServerError => "a server error does not replace a stored response (RFC 9111 §4.3.3)",
             Reason::NoLifetime => {
                 "neither the response (max-age, s-maxage, Expires) nor the family states a lifetime (RFC 9111 §4.2.1)"
             }
@@ -405,7 +405,7 @@ pub fn is_about_request(status: StatusCode) -> bool {
     }
 }
 
-/// Whether an unstored response with this status is what other requests would get. Then a stored response is outdated
+/// Whether an unstored response with this status is what other requests would get. Then a stored response is no longer valid
 /// (RFC 9111 §4.3.3), and coalescing has no use. Not for server errors, which pass, nor for 1xx, 206 and 304, which
 /// were not requested.
 pub fn is_about_resource(status: StatusCode) -> bool {

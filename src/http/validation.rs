@@ -158,7 +158,7 @@ pub fn selects(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
 pub enum HeadVerdict {
     /// Same representation: [`freshen`] the stored response.
     Updates,
-    /// Another representation: the stored response is outdated.
+    /// Another representation: the stored response is invalidated.
     Invalidates,
     /// Unknown: the stored response stays as it is.
     ShowsNothing,
@@ -534,32 +534,32 @@ mod tests {
         let etag = |value| ("etag", value);
         let modified = |value| ("last-modified", value);
         const UPDATES: HeadVerdict = HeadVerdict::Updates;
-        const OUTDATES: HeadVerdict = HeadVerdict::Invalidates;
+        const INVALIDATES: HeadVerdict = HeadVerdict::Invalidates;
         const NOTHING: HeadVerdict = HeadVerdict::ShowsNothing;
         let rows: [(Fields<'_>, Fields<'_>, HeadVerdict); 22] = [
             (&[etag("\"a\""), modified(OLD)], &[etag("\"a\""), modified(OLD)], UPDATES),
             (&[etag("\"a\"")], &[etag("\"a\""), modified(OLD)], UPDATES),
             (&[modified(OLD)], &[etag("\"a\""), modified(OLD)], UPDATES),
-            (&[etag("\"a\""), modified(NEW)], &[etag("\"a\""), modified(OLD)], OUTDATES),
-            (&[etag("\"b\""), modified(OLD)], &[etag("\"a\""), modified(OLD)], OUTDATES),
-            (&[etag("\"a\"")], &[etag("W/\"a\"")], OUTDATES),
+            (&[etag("\"a\""), modified(NEW)], &[etag("\"a\""), modified(OLD)], INVALIDATES),
+            (&[etag("\"b\""), modified(OLD)], &[etag("\"a\""), modified(OLD)], INVALIDATES),
+            (&[etag("\"a\"")], &[etag("W/\"a\"")], INVALIDATES),
             (&[etag("W/\"a\"")], &[etag("\"a\"")], UPDATES),
-            (&[etag("\"a\"")], &[], OUTDATES),
-            (&[modified(OLD)], &[], OUTDATES),
+            (&[etag("\"a\"")], &[], INVALIDATES),
+            (&[modified(OLD)], &[], INVALIDATES),
             (&[modified("Sunday, 06-Nov-94 08:49:37 GMT")], &[modified(OLD)], UPDATES),
             (&[etag("a")], &[etag("a")], UPDATES),
-            (&[etag("a")], &[etag("b")], OUTDATES),
+            (&[etag("a")], &[etag("b")], INVALIDATES),
             (&[modified("0")], &[modified("0")], UPDATES),
-            (&[modified("0")], &[modified(OLD)], OUTDATES),
+            (&[modified("0")], &[modified(OLD)], INVALIDATES),
             // Without validators it proves nothing.
             (&[], &[etag("\"a\"")], NOTHING),
             (&[], &[modified(OLD)], NOTHING),
             (&[], &[], NOTHING),
             (&[("content-length", "5")], &[], NOTHING),
-            (&[("content-length", "6")], &[], OUTDATES),
-            (&[("content-length", "x")], &[], OUTDATES),
+            (&[("content-length", "6")], &[], INVALIDATES),
+            (&[("content-length", "x")], &[], INVALIDATES),
             (&[("content-length", "5"), etag("\"a\"")], &[etag("\"a\"")], UPDATES),
-            (&[("content-length", "0"), etag("\"a\"")], &[etag("\"a\"")], OUTDATES),
+            (&[("content-length", "0"), etag("\"a\"")], &[etag("\"a\"")], INVALIDATES),
         ];
         for (head, stored, expected) in rows {
             assert_eq!(head_verdict(&fields(head), &fields(stored), 5), expected, "{head:?} {stored:?}");

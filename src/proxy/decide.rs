@@ -1,5 +1,6 @@
 //! The decision on a read: from the cache, or to upstream, and why. Pure: what the rules say of the request ([`CacheRequest`]), what
-//! the cache found ([`Lookup`]) and the time decide. [`super::read`] acts on it, [`super::explain`] prints it.
+//! the cache found ([`Lookup`]) and the time decide. [`super::read`] acts on it, [`super::explain`] prints it. Stale-if-error is decided
+//! later, after a failed fetch, by [`crate::http::freshness`].
 
 use std::time::SystemTime;
 

@@ -38,7 +38,7 @@ pub use stored::{InvalidatingMark, StoredExplanation, StoredResponse};
 pub struct Explainer<'c> {
     config: &'c Config,
     live: Arc<Live>,
-    /// Fields of its scheme, host, path or client that are believed only of `trusted_proxies`.
+    /// Fields of its scheme, host, path or client that are trusted only from `trusted_proxies`.
     removed: Vec<HeaderName>,
     request: CacheRequest,
 }
@@ -268,9 +268,9 @@ impl<'c> Explainer<'c> {
             "QUERY" => notes.push("its content is part of the key: this is the QUERY without any".to_owned()),
             _ => {}
         }
-        notes.push("responses with Vary are kept once for each value of the fields it names; a response with a Content-Encoding \
-             counts as if it named Accept-Encoding; an error that names other fields than those of what is kept is not \
-             stored (RFC 9111 §4.1)"
+        notes.push("responses with Vary are stored once per value of the fields it names; a response with a Content-Encoding counts \
+             as if it named Accept-Encoding; an error whose Vary names other fields than those of the stored variants is \
+             not stored (RFC 9111 §4.1)"
                 .to_owned(),
        );
         notes
@@ -282,7 +282,7 @@ impl<'c> Explainer<'c> {
             self.removed.iter().filter(|name| !fields.contains_key(*name)).map(HeaderName::as_str).collect();
         (!removed.is_empty()).then(|| {
             format!(
-                "neither part of the key nor sent: {}; what a request says of its scheme, host, path or client is believed of \
+                "neither part of the key nor sent: {}; what a request says of its scheme, host, path or client is trusted from \
                  trusted_proxies alone (forwarded = \"append\"), and this one counts as from 127.0.0.1",
                 removed.join(", ")
             )
@@ -417,7 +417,7 @@ impl<'c> Explainer<'c> {
             stale_if_unreachable: Allowance::of(
                 freshness,
                 freshness.stale_if_error.max(freshness.stale_if_unreachable),
-                "stale-if-error or the family's stale_if_unreachable, RFC 9111 §4.2.4; if it is still kept",
+                "stale-if-error or the family's stale_if_unreachable, RFC 9111 §4.2.4; while it is still stored",
             ),
             validated_with: conditions.iter().map(text).collect(),
         }

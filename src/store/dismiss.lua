@@ -3,7 +3,7 @@
 -- KEYS[1]  {namespace}:members
 -- KEYS[2]  {namespace}:meta
 -- ARGV[1]  proxy
--- ARGV[2]  its `syncs` field when it was given up
+-- ARGV[2]  its `syncs` field when its removal was decided
 -- ARGV[3]  the epoch then
 -- ARGV[4]  the generation then
 -- A member whose lease may be valid stays: writes must wait for it.

@@ -10,7 +10,7 @@ use crate::rules::RuleSet;
 pub const FORMER: &str = "other";
 
 /// The label of the entries of the admin's self-test. No family has this name: names have no brackets.
-pub const TRIAL: &str = "(larder-test)";
+pub const SELF_TEST_LABEL: &str = "(larder-test)";
 
 /// The names of all families.
 pub struct FamilyOwners(HashSet<String>);
@@ -32,7 +32,7 @@ impl FamilyOwners {
     pub fn of_label<'n>(&'n self, label: &str) -> &'n str {
         match label {
             "-" => NO_FAMILY,
-            TRIAL => TRIAL,
+            SELF_TEST_LABEL => SELF_TEST_LABEL,
             label => self.owner(label).unwrap_or(FORMER),
         }
     }
@@ -73,7 +73,7 @@ mod tests {
             ("user_details:42", "user_details"),
             ("user", FORMER),
             ("-", NO_FAMILY),
-            (TRIAL, TRIAL),
+            (SELF_TEST_LABEL, SELF_TEST_LABEL),
         ];
         for (label, expected) in rows {
             assert_eq!(names().of_label(label), expected, "{label}");

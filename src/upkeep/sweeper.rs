@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::names::{FamilyOwners, TRIAL};
+use super::names::{FamilyOwners, SELF_TEST_LABEL};
 use crate::coherence::pending::PendingInvalidations;
 use crate::entry::Preface;
 use crate::marks::{MarksView, Tag};
@@ -197,7 +197,7 @@ impl Sweeper {
         names: &FamilyOwners,
         key_stats: &mut KeyStats,
     ) -> Result<Vec<Judged>, StoreError> {
-        let met: Vec<Met> = specimens.into_iter().filter(|it| it.label != TRIAL).map(Met::of).collect();
+        let met: Vec<Met> = specimens.into_iter().filter(|it| it.label != SELF_TEST_LABEL).map(Met::of).collect();
         let sets: Vec<&[Tag]> = met.iter().filter_map(Met::tags).collect();
         let views = if sets.is_empty() { Vec::new() } else { self.store.views(&sets).await? };
         Ok(sort(met, &views, names, key_stats))

@@ -1,5 +1,5 @@
 //! The end of a response. If request content is still being sent then, the request keeps its place at upstream until that has
-//! ended too. `upload_rate` limits a slow client. No other timeout runs any more, so the upload is given up after
+//! ended too. `upload_rate` limits a slow client. No other timeout runs any more, so the upload is aborted after
 //! `idle_timeout` without progress, whether the client sends nothing or upstream reads nothing.
 
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::task::AbortHandle;
 
 use super::{Progress, Upload, UploadFault, UpstreamPlace};
 
-/// Marks the response as ended when dropped. Content that waits for a 100 is then given up.
+/// Marks the response as ended when dropped. Content that waits for a 100 is then aborted.
 #[derive(Debug)]
 pub(super) struct ResponseEnd {
     pub rest: Rest,

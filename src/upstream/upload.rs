@@ -9,7 +9,7 @@
 //! request is in progress until both have ended.
 //!
 //! A write has happened only if upstream may have received all of it. Either the last of its content is handed to upstream's
-//! connection, or the write is given up, whichever comes first; content that was given up is never completed. A response that
+//! connection, or the write is aborted, whichever comes first; content that was aborted is never completed. A response that
 //! comes before is treated like any other.
 
 use std::pin::pin;
@@ -31,7 +31,7 @@ pub enum UploadFault {
     #[error("upstream responded without the request content")]
     Unwanted,
     /// Larder no longer waits for the response.
-    #[error("the request was given up")]
+    #[error("the request was aborted")]
     GivenUp,
 }
 
@@ -69,7 +69,7 @@ struct State {
 /// The content of one request.
 #[derive(Debug, Default)]
 pub struct Upload {
-    /// Guards the state of both, so that content that was given up cannot become complete.
+    /// Guards the state of both, so that content that was aborted cannot become complete.
     state: Mutex<State>,
     /// Notified when the content has ended.
     end: Notify,

@@ -336,7 +336,7 @@ fn events_pass_one_by_one_and_may_pause_for_stream_timeout() {
     upstream.send([EVENTS, "5\r\none\n\n\r\n"].concat());
     client.head();
     assert_eq!(client.take(10), "5\r\none\n\n\r\n");
-    // Another answer falls silent at the same time: when that has been given up, the limit has passed for both.
+    // Another answer falls silent at the same time: when that has been aborted, the limit has passed for both.
     let mut other = bench.client(&GET.replace("/a", "/b"));
     let mut silent = bench.upstream();
     silent.head();
@@ -503,7 +503,7 @@ fn a_fetch_without_clients_continues_only_if_its_length_is_known() {
         client.leave();
         upstream
     });
-    assert_eq!(endless.rest(), "", "it is given up");
+    assert_eq!(endless.rest(), "", "it is aborted");
     known.send("k");
     eventually("the other one is stored", || {
         let head = bench.client(GET).head();
@@ -515,7 +515,7 @@ fn a_fetch_without_clients_continues_only_if_its_length_is_known() {
 fn a_client_that_uploads_too_slowly_is_disconnected() {
     let bench = Bench::start("[server]\nmax_upstream_requests = 1\nidle_timeout = \"500ms\"\n");
     let mut client = bench.client("POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n");
-    eventually("it is given up", || {
+    eventually("it is aborted", || {
         let is_over = !client.is_silent();
         if !is_over {
             client.send("x");

@@ -76,7 +76,7 @@ pub struct Proxy {
     mark: u8,
     /// When the sync was sent that brought it.
     lease: Option<u8>,
-    /// The same, and the epoch that the store is believed in.
+    /// The same, and the epoch that the store is trusted in.
     proof: Option<(u8, u8)>,
     sync: Option<Sync>,
     /// The epoch met last, when that was, and whether another one was known before.

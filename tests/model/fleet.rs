@@ -136,8 +136,8 @@ impl Model for Fleet {
             Property::always(L2, |fleet: &Fleet, state: &State| {
                 fleet.l2_hit(&state.redis).is_none_or(|entry| entry.value >= state.acknowledged)
             }),
-            Property::always(FLIGHT, |fleet: &Fleet, state: &State| {
-                state.proxies.iter().all(|proxy| fleet.is_flight_young(state, proxy))
+            Property::always(FETCH, |fleet: &Fleet, state: &State| {
+                state.proxies.iter().all(|proxy| fleet.is_fetch_young(state, proxy))
             }),
             Property::always(SETTLES, |fleet: &Fleet, state| !fleet.bounds.settles || fleet.settles(state)),
         ]
@@ -148,8 +148,8 @@ impl Model for Fleet {
 pub const L1: &str = "L1 shows the last acknowledged write";
 /// The same of a read that hits L2.
 pub const L2: &str = "L2 shows the last acknowledged write";
-/// The same of a read that joins a flight.
-pub const FLIGHT: &str = "a flight that may be joined shows the last acknowledged write";
+/// The same of a read that joins a fetch.
+pub const FETCH: &str = "a fetch that may be joined shows the last acknowledged write";
 /// Property: see [`Fleet::settles`].
 pub const SETTLES: &str = "writes are answered, intents carried out, hits come back";
 
@@ -571,9 +571,9 @@ impl Fleet {
         proxy.l1.filter(|entry| is_leased && is_of_epoch(entry.stamp) && entry.stamp.sequence >= proxy.mark)
     }
 
-    fn is_flight_young(&self, state: &State, proxy: &Proxy) -> bool {
+    fn is_fetch_young(&self, state: &State, proxy: &Proxy) -> bool {
         let may_join = |stamp: Stamp| {
-            !self.obeys(Rule::JoinOnlyCurrentFlights)
+            !self.obeys(Rule::JoinOnlyCurrentFetches)
                 || (self.is_whole(&state.redis) && is_current(&state.redis, stamp))
         };
         !proxy.fetch.is_some_and(|entry| may_join(entry.stamp) && entry.value < state.acknowledged)

@@ -18,7 +18,7 @@ use std::hash::Hash;
 use stateright::{Checker, HasDiscoveries, Model};
 
 use failover::{ASKED, Budget, Failover, HELD};
-use fleet::{Bounds, FLIGHT, Fault, Fleet, L1, L2, SETTLES};
+use fleet::{Bounds, FETCH, Fault, Fleet, L1, L2, SETTLES};
 use recovery::{OPEN_L1, OPEN_L2, Recovery};
 use rule::Rule;
 
@@ -67,18 +67,18 @@ const LACKS: &[(Rule, Bounds, &str)] = &[
     (Rule::MarksBeforeAcknowledging, MESSAGES, L1),
     (Rule::StampBeforeFetchInL1, MESSAGES, L1),
     (Rule::StampBeforeFetchInL2, MESSAGES, L2),
-    (Rule::JoinOnlyCurrentFlights, MESSAGES, FLIGHT),
+    (Rule::JoinOnlyCurrentFetches, MESSAGES, FETCH),
     (Rule::MembersUntilExpelled, MESSAGES, L1),
     (Rule::ExpelOnlyWithoutRenewal, RENEWAL, L1),
     (Rule::SyncsNeverRepeat, FLUSH_BETWEEN_WRITES, L1),
     (Rule::LeaseEndsBeforeLeaving, LEAVING, L1),
     (Rule::IdOfOneProcess, LEAVING, L1),
     (Rule::NudgeContiguous, OTHER_TAG, L1),
-    (Rule::EpochByRunId, SNAPSHOT, FLIGHT),
-    (Rule::EpochByLostMarks, EVICTIONS, FLIGHT),
+    (Rule::EpochByRunId, SNAPSHOT, FETCH),
+    (Rule::EpochByLostMarks, EVICTIONS, FETCH),
     (Rule::EpochByLostMembers, EVICTIONS, L1),
     (Rule::WaitForEpochAge, FLUSH, L1),
-    (Rule::FloorByTrimming, TRIMS, FLIGHT),
+    (Rule::FloorByTrimming, TRIMS, FETCH),
     (Rule::L1ClearedByEpoch, FLUSH, L1),
     (Rule::IntentBeforeForwarding, SETTLING, SETTLES),
     (Rule::IntentsCarriedOut, SETTLING, SETTLES),

@@ -1,6 +1,6 @@
-//! Recovery after Redis was away: who may be believed to have delivered the invalidations that it kept while it was
+//! Recovery after Redis was away: who may be trusted to have delivered the invalidations that it kept while it was
 //! acknowledging writes on its own (`on_outage = "forward"`), although Redis executes commands late that their senders have
-//! long given up. What concerns neither (nudges, intents, flights, replicas) is in [`crate::fleet`] and [`crate::failover`].
+//! long given up. What concerns neither (nudges, intents, fetches, replicas) is in [`crate::fleet`] and [`crate::failover`].
 //!
 //! Every sync, `invalidate`, `expel`, `dismiss`, `leave` and `put` that has been sent lies in [`State::sent`] until Redis executes it: at any
 //! time, in any order, whether or not its sender still waits for the reply. Time is as in the other models.

@@ -23,8 +23,8 @@ pub enum Rule {
     StampBeforeFetchInL1,
     /// An entry goes to L2 with the stamp that was read before its fetch.
     StampBeforeFetchInL2,
-    /// A reader joins only a flight whose stamp is current for what the reader knows of the marks.
-    JoinOnlyCurrentFlights,
+    /// A reader joins only a fetch whose stamp is current for what the reader knows of the marks.
+    JoinOnlyCurrentFetches,
     /// A member stays one until it leaves or is expelled: no expiry.
     MembersUntilExpelled,
     /// Only a member that did not sync while it was waited for is expelled.
@@ -60,7 +60,7 @@ pub enum Rule {
     SyncsReplicated,
     /// So does an invalidation.
     WritesReplicated,
-    /// The store is believed only while the lease of a sync that counted runs, in every mode.
+    /// The store is trusted only while the lease of a sync that counted runs, in every mode.
     ProofForViews,
     /// And only in the epoch of that sync.
     ProofOfItsEpoch,

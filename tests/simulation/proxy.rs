@@ -115,14 +115,14 @@ pub struct Proxy {
     frost: Arc<Frost>,
     /// How far the wall clock of its machine was set forward, microseconds.
     ahead: Arc<AtomicI64>,
-    flying: Mutex<Vec<(Weak<InflightFetch>, Arc<Aboard>)>>,
+    followed_fetches: Mutex<Vec<(Weak<InflightFetch>, Arc<FollowedFetch>)>>,
     left: AtomicBool,
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
 /// What the waiters of one inflight fetch share.
 #[derive(Default)]
-struct Aboard(OnceLock<FetchOutcome>, Notify);
+struct FollowedFetch(OnceLock<FetchOutcome>, Notify);
 
 /// How a write ended for its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,8 +185,8 @@ impl Proxy {
         let frost = Arc::<Frost>::default();
         let own = Floor::new(site.registers);
         let (site, inflight) = (Arc::clone(site), Inflight::new());
-        let (left, flying, tasks) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
-        Arc::new(Proxy { link, metrics, site, cache, inflight, own, frost, ahead, flying, left, tasks })
+        let (left, followed_fetches, tasks) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
+        Arc::new(Proxy { link, metrics, site, cache, inflight, own, frost, ahead, followed_fetches, left, tasks })
     }
 
     pub fn name(&self) -> &str {
@@ -264,7 +264,7 @@ impl Proxy {
         }
     }
 
-    /// None if a flight was boarded that turned out not to fit.
+    /// None if it followed a fetch whose response cannot be shared with it.
     async fn attempt(self: &Arc<Proxy>, register: Register, alone: bool) -> Option<(Option<Value>, &'static str)> {
         let (fields, key) = (HeaderMap::new(), cache_key(register));
         let mut asked = false;
@@ -327,31 +327,31 @@ impl Proxy {
         }
     }
 
-    /// Waits for a flight to land. One of those on board does, and wakes the others in the order in which they came: a
+    /// Waits for the outcome of a fetch. The first follower does, and wakes the others in the order in which they came: a
     /// `watch` would wake them in a random one.
     async fn outcome(&self, fetch: &Arc<InflightFetch>) -> FetchOutcome {
-        let (aboard, is_first) = self.aboard(fetch);
+        let (followed, is_first) = self.followed(fetch);
         if is_first {
-            let _ = aboard.0.set(fetch.outcome().await);
-            aboard.1.notify_waiters();
+            let _ = followed.0.set(fetch.outcome().await);
+            followed.1.notify_waiters();
         }
         loop {
-            if let Some(outcome) = aboard.0.get() {
+            if let Some(outcome) = followed.0.get() {
                 return outcome.clone();
             }
-            aboard.1.notified().await;
+            followed.1.notified().await;
         }
     }
 
-    fn aboard(&self, fetch: &Arc<InflightFetch>) -> (Arc<Aboard>, bool) {
-        let mut flying = self.flying.lock().unwrap();
-        flying.retain(|(known, _)| known.strong_count() > 0);
-        if let Some((_, aboard)) = flying.iter().find(|(known, _)| known.as_ptr() == Arc::as_ptr(fetch)) {
-            return (Arc::clone(aboard), false);
+    fn followed(&self, fetch: &Arc<InflightFetch>) -> (Arc<FollowedFetch>, bool) {
+        let mut fetches = self.followed_fetches.lock().unwrap();
+        fetches.retain(|(known, _)| known.strong_count() > 0);
+        if let Some((_, followed)) = fetches.iter().find(|(known, _)| known.as_ptr() == Arc::as_ptr(fetch)) {
+            return (Arc::clone(followed), false);
         }
-        let aboard = Arc::<Aboard>::default();
-        flying.push((Arc::downgrade(fetch), Arc::clone(&aboard)));
-        (aboard, true)
+        let followed = Arc::<FollowedFetch>::default();
+        fetches.push((Arc::downgrade(fetch), Arc::clone(&followed)));
+        (followed, true)
     }
 
     /// Whoever joins knew the request's tags, and looks at what else the response names.

@@ -33,9 +33,9 @@ on_both_tiers! {
     health_and_stats_keep_hitas_field_names,
     the_self_test_passes,
     families_are_listed_with_their_counts,
-    clearing_everything_invalidates_everything,
-    clearing_a_family_leaves_the_others,
-    clearing_an_instance_leaves_the_others,
+    purging_everything_invalidates_everything,
+    purging_a_family_leaves_the_others,
+    purging_an_instance_leaves_the_others,
     what_cannot_be_cleared_is_named,
     metrics_count_outcomes_by_family,
     it_is_alive_and_ready,
@@ -123,7 +123,7 @@ fn clear(larder: &Larder, what: &str) {
     assert!(cleared["message"].as_str().is_some_and(|message| !message.is_empty()), "{cleared:#}");
 }
 
-fn clearing_everything_invalidates_everything(tier: Tier) {
+fn purging_everything_invalidates_everything(tier: Tier) {
     let site = Site::start(tier, RULES);
     warm(&site);
     clear(&site, "");
@@ -133,7 +133,7 @@ fn clearing_everything_invalidates_everything(tier: Tier) {
     }
 }
 
-fn clearing_a_family_leaves_the_others(tier: Tier) {
+fn purging_a_family_leaves_the_others(tier: Tier) {
     let site = Site::start(tier, RULES);
     warm(&site);
     clear(&site, "/user_details");
@@ -142,7 +142,7 @@ fn clearing_a_family_leaves_the_others(tier: Tier) {
     site.get("/users").shows("hit").carries("/users #1");
 }
 
-fn clearing_an_instance_leaves_the_others(tier: Tier) {
+fn purging_an_instance_leaves_the_others(tier: Tier) {
     let site = Site::start(tier, RULES);
     warm(&site);
     clear(&site, "/user_details/1");
@@ -202,7 +202,7 @@ fn rules_are_shown_and_reloaded(tier: Tier) {
 }
 
 #[test]
-fn health_says_that_redis_is_gone_and_clearing_does_not_pretend() {
+fn health_says_that_redis_is_gone_and_purging_does_not_pretend() {
     let mut site = Site::start(Tier::Redis, RULES);
     site.get("/users").shows("stored");
     site.redis().kill();

@@ -85,7 +85,7 @@ fn a_write_invalidates_one_instance_everywhere() {
 }
 
 #[test]
-fn a_reader_after_a_write_elsewhere_does_not_join_the_older_flight() {
+fn a_reader_after_a_write_elsewhere_does_not_join_the_older_fetch() {
     let (site, other) = two();
     let gate = site.upstream.hold_next("GET /users");
     let older = other.call("GET", "/users").start();

@@ -39,11 +39,11 @@ identity = "none"
 
 on_both_tiers! {
     a_response_that_sets_a_cookie_is_not_stored,
-    a_response_that_sets_a_cookie_is_not_shared_in_flight,
-    a_private_response_is_not_shared_in_flight,
+    a_response_that_sets_a_cookie_is_not_shared_with_followers,
+    a_private_response_is_not_shared_with_followers,
     a_request_with_credentials_is_passed,
     a_request_with_credentials_is_passed_although_an_anonymous_response_is_stored,
-    requests_with_credentials_do_not_share_a_flight,
+    requests_with_credentials_do_not_share_a_fetch,
     upstream_may_allow_sharing,
     a_family_keyed_by_a_header_tells_callers_apart,
     a_family_keyed_by_a_cookie_tells_callers_apart,
@@ -84,7 +84,7 @@ fn a_response_that_sets_a_cookie_is_not_stored(tier: Tier) {
 
 /// Two readers who wait for one fetch whose response turns out to be for one of them only.
 #[track_caller]
-fn assert_not_shared_in_flight(site: &Site, target: &str) {
+fn assert_followers_fetch_for_themselves(site: &Site, target: &str) {
     let gate = site.upstream.hold_next(target);
     let first = site.call("GET", target).start();
     gate.wait_for(1);
@@ -95,17 +95,17 @@ fn assert_not_shared_in_flight(site: &Site, target: &str) {
     assert_eq!(bodies, [format!("{target} #1"), format!("{target} #2")]);
 }
 
-fn a_response_that_sets_a_cookie_is_not_shared_in_flight(tier: Tier) {
+fn a_response_that_sets_a_cookie_is_not_shared_with_followers(tier: Tier) {
     let site = Site::start(tier, RULES);
     site.upstream.on("/plain", Reply::numbered().header("Set-Cookie", "sid=1"));
-    assert_not_shared_in_flight(&site, "/plain");
+    assert_followers_fetch_for_themselves(&site, "/plain");
 }
 
-fn a_private_response_is_not_shared_in_flight(tier: Tier) {
+fn a_private_response_is_not_shared_with_followers(tier: Tier) {
     let site = Site::start(tier, RULES);
     for (query, directives) in [("a", "private"), ("b", "no-store"), ("c", "private, max-age=60")] {
         site.upstream.on("/plain", Reply::numbered().cached(directives));
-        assert_not_shared_in_flight(&site, &format!("/plain?{query}"));
+        assert_followers_fetch_for_themselves(&site, &format!("/plain?{query}"));
     }
 }
 
@@ -134,7 +134,7 @@ fn a_request_with_credentials_is_passed_although_an_anonymous_response_is_stored
     site.get("/plain").shows("hit").carries("for anybody #1");
 }
 
-fn requests_with_credentials_do_not_share_a_flight(tier: Tier) {
+fn requests_with_credentials_do_not_share_a_fetch(tier: Tier) {
     let site = Site::start(tier, RULES);
     for (target, identified) in [("/plain", false), ("/by/token", true)] {
         echo_callers(&site, target, "");

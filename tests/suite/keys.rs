@@ -380,7 +380,7 @@ fn what_a_trusted_proxy_claims_is_sent_and_keyed(tier: Tier) {
 }
 
 fn callers_that_a_proxy_names_share_nothing(tier: Tier) {
-    for (trusted, is_believed) in [("127.0.0.1", true), ("10.0.0.0/8", false)] {
+    for (trusted, is_trusted) in [("127.0.0.1", true), ("10.0.0.0/8", false)] {
         let server = format!("[server]\nforwarded = 'append'\ntrusted_proxies = ['{trusted}']\n");
         let site = Site::start(tier, &server);
         site.upstream.answer("/mail", |request| {
@@ -388,12 +388,12 @@ fn callers_that_a_proxy_names_share_nothing(tier: Tier) {
         });
         let get = |user: &str| site.call("GET", "/mail").header("X-Forwarded-User", user).send();
         for user in ["ann", "bob"] {
-            get(user).carries(if is_believed { user } else { "nobody" });
+            get(user).carries(if is_trusted { user } else { "nobody" });
         }
-        assert_eq!(get("ann").is("hit"), !is_believed);
+        assert_eq!(get("ann").is("hit"), !is_trusted);
         site.call("POST", "/mail").header("X-Forwarded-User", "ann").send();
         let user = site.upstream.last("POST /mail").header("x-forwarded-user").map(str::to_owned);
-        assert_eq!(user.as_deref(), is_believed.then_some("ann"));
+        assert_eq!(user.as_deref(), is_trusted.then_some("ann"));
     }
 }
 

@@ -96,14 +96,14 @@ fn nothing_is_served_by_the_word_of_a_primary_that_its_replicas_have_left() {
         let deposed = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
         let promoted = replica_of(&deposed);
         let left_behind = plan.clone().redis(&deposed.url()).start();
-        eventually("the old primary is believed", || left_behind.get("/users").is("hit"));
+        eventually("the old primary is trusted", || left_behind.get("/users").is("hit"));
         let before = left_behind.get("/users").number();
         // Both take writes now, and the old one does not know.
         promoted.run::<()>(&["REPLICAOF", "NO", "ONE"]);
         promoted.run::<()>(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
         let _replica = replica_of(&promoted);
         let other = plan.clone().redis(&promoted.url()).start();
-        eventually("the new primary is believed", || other.get("/users").is("hit"));
+        eventually("the new primary is trusted", || other.get("/users").is("hit"));
         other.write("POST", "/users/create").has_status(200).hides("store-away");
         for _ in 0..5 {
             let answer = left_behind.get("/users").hides("hit");

@@ -68,7 +68,7 @@ fn larder_starts_without_redis_and_uses_it_when_it_comes() {
 }
 
 #[test]
-fn readers_after_a_write_do_not_join_the_older_flight_while_redis_is_gone() {
+fn readers_after_a_write_do_not_join_the_older_fetch_while_redis_is_gone() {
     let mut site = site();
     site.redis().kill();
     let gate = site.upstream.hold_next("GET /users");

@@ -29,9 +29,9 @@ on_both_tiers! {
     a_body_begun_before_a_write_is_not_served_after_it,
     a_validation_begun_before_a_write_is_not_served_after_it,
     a_refresh_begun_before_a_write_is_not_served_after_it,
-    a_reader_after_a_write_does_not_join_the_older_flight,
+    a_reader_after_a_write_does_not_join_the_older_fetch,
     a_fetch_begun_during_a_write_is_not_served_after_it,
-    a_reader_does_not_join_a_flight_whose_group_was_invalidated,
+    a_reader_does_not_join_a_fetch_whose_group_was_invalidated,
     an_entry_confirmed_before_its_group_was_invalidated_is_not_served_after_it,
     the_answer_to_a_post_serves_a_get_unless_another_write_came_in_between,
     a_write_goes_on_without_its_client,
@@ -194,7 +194,7 @@ fn a_refresh_begun_before_a_write_is_not_served_after_it(tier: Tier) {
     site.get("/users").carries("new");
 }
 
-fn a_reader_after_a_write_does_not_join_the_older_flight(tier: Tier) {
+fn a_reader_after_a_write_does_not_join_the_older_fetch(tier: Tier) {
     let site = Site::start(tier, RULES);
     let gate = site.upstream.hold_next("GET /users");
     let older = start(&site, "/users");
@@ -262,7 +262,7 @@ fn selling() -> Reply {
     Reply::new("sold").header("Cache-Group-Invalidation", "\"stock\"")
 }
 
-fn a_reader_does_not_join_a_flight_whose_group_was_invalidated(tier: Tier) {
+fn a_reader_does_not_join_a_fetch_whose_group_was_invalidated(tier: Tier) {
     let (site, gate) = (Site::start(tier, RULES), Gate::new());
     let stock = || Reply::numbered().header("Cache-Groups", "\"stock\"");
     site.upstream.script("/crowd/a", [stock().pause_after(4, &gate), stock()]);

@@ -87,7 +87,7 @@ on_both_tiers! {
     a_family_chooses_the_query_parameters_that_count,
     a_family_chooses_the_fields_that_count,
     hosts_are_kept_apart,
-    hosts_do_not_share_a_flight,
+    hosts_do_not_share_a_fetch,
     a_claimed_host_is_not_part_of_the_key,
     spellings_of_one_path_are_one_instance_and_entries_of_their_own,
     a_range_is_cut_from_the_stored_response,
@@ -379,7 +379,7 @@ fn hosts_are_kept_apart(tier: Tier) {
     assert_eq!(told, ["a.example", "b.example", "a.example:81"], "upstream sees what the key holds");
 }
 
-fn hosts_do_not_share_a_flight(tier: Tier) {
+fn hosts_do_not_share_a_fetch(tier: Tier) {
     let site = Site::start(tier, RULES);
     site.upstream.answer("/users", |request| Reply::new(request.header("x-forwarded-host").unwrap_or("-")));
     let gate = site.upstream.hold_all("/users");

@@ -26,10 +26,10 @@ ttl  = "60s"
 "#;
 
 on_both_tiers! {
-    what_is_read_is_fetched_again_before_anybody_asks,
+    entries_that_are_read_are_refetched_before_the_next_request,
     the_hottest_come_first_and_at_most_four_at_a_time,
     what_is_invalidated_softly_is_refreshed_with_its_validator,
-    what_is_somebodys_own_is_left_alone,
+    responses_to_requests_with_credentials_are_not_refetched,
     variants_are_refreshed_each_with_its_own_fields,
     a_client_that_asks_meanwhile_shares_the_refresh,
 }
@@ -46,7 +46,7 @@ fn read(larder: &Larder, target: &str, hits: usize) {
     (0..hits).for_each(|_| drop(larder.get(target).shows("hit")));
 }
 
-fn what_is_read_is_fetched_again_before_anybody_asks(tier: Tier) {
+fn entries_that_are_read_are_refetched_before_the_next_request(tier: Tier) {
     let site = Site::start(tier, RULES);
     read(&site, "/users/1", 2);
     // Never read from the cache, and of another family.
@@ -98,7 +98,7 @@ fn what_is_invalidated_softly_is_refreshed_with_its_validator(tier: Tier) {
     assert_eq!(site.upstream.count("GET /users/1"), 2);
 }
 
-fn what_is_somebodys_own_is_left_alone(tier: Tier) {
+fn responses_to_requests_with_credentials_are_not_refetched(tier: Tier) {
     let site = Site::start(tier, RULES);
     let own = || site.call("GET", "/own").header("Authorization", "Bearer a").send();
     own().shows("stored");

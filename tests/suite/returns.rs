@@ -1,10 +1,10 @@
 //! Redis comes back after an outage that all proxies had: what each of them kept meanwhile has to be there before anything
-//! stored is believed, whoever is first.
+//! stored is trusted, whoever is first.
 
 use crate::support::larder::signal;
 use crate::support::{Larder, Site, Tier, eventually};
 
-/// Nobody is given up for lost while the test runs.
+/// No member is removed while the test runs.
 const RULES: &str = r#"
 [store]
 timeout = "200ms"

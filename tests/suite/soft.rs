@@ -24,7 +24,7 @@ ttl  = "60s"
 
 on_both_tiers! {
     a_soft_write_leaves_the_entry_served_while_one_refresh_runs,
-    a_softened_entry_is_invalidated_when_its_grace_is_over,
+    a_soft_invalidated_entry_is_invalidated_when_its_grace_is_over,
     soft_writes_in_a_row_do_not_extend_the_grace,
     what_must_be_revalidated_is_validated_first,
     a_hard_write_wins_over_a_soft_one,
@@ -59,7 +59,7 @@ fn a_soft_write_leaves_the_entry_served_while_one_refresh_runs(tier: Tier) {
     assert_eq!(site.upstream.count("GET /users"), 2);
 }
 
-fn a_softened_entry_is_invalidated_when_its_grace_is_over(tier: Tier) {
+fn a_soft_invalidated_entry_is_invalidated_when_its_grace_is_over(tier: Tier) {
     let site = Site::start(tier, RULES);
     site.get("/users").shows("stored");
     // Refreshes fail, so that nothing but the end of the grace changes what is served.
@@ -170,7 +170,7 @@ fn explain_tells_what_is_invalidated_softly(tier: Tier) {
 }
 
 #[test]
-fn another_proxy_serves_softly_what_one_has_softened_and_takes_what_one_has_refreshed() {
+fn a_soft_invalidation_and_the_refreshed_response_reach_all_proxies() {
     let site = Site::start(Tier::Redis, RULES);
     let other = site.another();
     site.get("/users").shows("stored");
@@ -213,7 +213,7 @@ fn a_strict_proxy_serves_softly_too() {
 }
 
 #[test]
-fn a_softened_entry_of_redis_is_served_by_a_proxy_that_has_nothing_in_memory() {
+fn a_soft_invalidated_entry_of_redis_is_served_by_a_proxy_that_has_nothing_in_memory() {
     let mut site = Site::start(Tier::Redis, RULES);
     site.get("/users").shows("stored");
     site.wait_for_entries(1);

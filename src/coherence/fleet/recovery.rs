@@ -1,7 +1,7 @@
-//! The recovery gate: when stored responses may be believed again after an outage of Redis.
+//! The recovery gate: when stored responses may be trusted again after an outage of Redis.
 //!
 //! While Redis is away each proxy forwards writes (`on_outage = "forward"`), answers them when no proxy can hold a lease any more,
-//! and keeps their invalidations until it can deliver them. So a proxy that reaches Redis again must not believe it before the
+//! and keeps their invalidations until it can deliver them. So a proxy that reaches Redis again must not trust it before the
 //! others have delivered theirs. The gate is closed before the first sync, when a sync fails, and when a lease lapses. The rules:
 //!
 //! - The first sync that Redis executes after a silence of the whole fleet raises the *generation* in Redis. A write is
@@ -14,7 +14,7 @@
 //!   generation, and only once the marks in that reply are applied: they may be what the others have delivered.
 //! - A new epoch begins without a silence. Everything stored in it was fetched after Redis's return, and every write that was
 //!   answered undelivered had been carried out before that.
-//! - A member that does not return within `patience` of the end of the silence is given up. It may have answered writes that it
+//! - A member that does not return within `patience` of the end of the silence is removed. It may have answered writes that it
 //!   never delivers, so everything is invalidated first, if this proxy has seen the outage.
 //! - A proxy that has never synced is no member, and nothing shows that it is missing. It answers no write undelivered within
 //!   `NEWCOMER_HOLD`; after a longer silence, and after one in an epoch that was young, the gate stays closed for `patience`.
@@ -37,10 +37,10 @@ pub(super) const NEWCOMER_HOLD: Duration = Duration::from_secs(5);
 /// The longest wait for proxies that are no members.
 const UNKNOWN_MOST: Duration = Duration::from_secs(5);
 
-/// Which opening of the gate stored responses may be believed under; `None`: it is closed.
+/// Which opening of the gate stored responses may be trusted under; `None`: it is closed.
 pub type Opening = Option<NonZeroU64>;
 
-/// Whether stored responses may be believed.
+/// Whether stored responses may be trusted.
 #[derive(Debug)]
 pub(super) struct RecoveryGate {
     /// `None`: it is open.
@@ -98,7 +98,7 @@ impl RecoveryGate {
         NonZeroU64::new(self.opening.load(SeqCst))
     }
 
-    /// Whether stored responses may be believed.
+    /// Whether stored responses may be trusted.
     pub fn is_open(&self) -> bool {
         self.opening().is_some()
     }
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_without_others_believes_redis_at_once() {
+    fn a_proxy_without_others_trusts_redis_at_once() {
         for gate in [RecoveryGate::new(PATIENCE), closed()] {
             assert_eq!(gate.awaited(), None);
             assert_eq!(gate.hear(&reply(2, 0, &[])), Verdict::Open);

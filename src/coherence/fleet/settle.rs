@@ -119,13 +119,13 @@ impl Fleet {
     ///
     /// - Attempts to connect that failed without a gap between them show that no proxy has synced since the first began.
     /// - So the write lies before Redis's return. What is fetched after that shows the write, and what was stored before is not
-    ///   believed until this proxy has delivered ([`super::recovery`]).
+    ///   trusted until this proxy has delivered ([`super::recovery`]).
     ///
     /// A proxy that alone is cut off from Redis cannot tell that it is.
     pub async fn outlast(&self, error: &StoreError, begun: Instant) {
         let longest = self.longest_lease();
         let synced = self.health().synced.as_ref().map(|(_, at)| *at);
-        // A proxy that has not synced for long may have been given up, and is then as unknown as one that never synced.
+        // A proxy that has not synced for long may have been removed after the timeout, and is then as unknown as one that never synced.
         let hold = |since: Instant| match synced.is_some_and(|at| at + self.settings.patience >= since) {
             true => longest,
             false => longest.max(NEWCOMER_HOLD),

@@ -22,7 +22,7 @@ use crate::store::{Link, StoreError};
 pub(super) struct SyncState {
     /// For L1.
     pub lease: Lease,
-    /// The epoch of the last sync, and until when Redis may be believed in it.
+    /// The epoch of the last sync, and until when Redis may be trusted in it.
     proven: Mutex<Option<(Epoch, Moment)>>,
     /// The generation in the last reply.
     seen: Mutex<Option<Generation>>,
@@ -243,10 +243,10 @@ impl Fleet {
         true
     }
 
-    /// Whether the last sync has proved, recently enough, that Redis may be believed in this epoch.
+    /// Whether the last sync has proved, recently enough, that Redis may be trusted in this epoch.
     pub(super) fn is_proven(&self, epoch: Epoch) -> bool {
         let proven = *lock(&self.sync.proven);
-        // Without replicas to wait for, a new epoch is believed as it comes.
+        // Without replicas to wait for, a new epoch is trusted as it comes.
         let is_of = |of| of == epoch || !self.settings.needs_proof;
         proven.is_some_and(|(of, end)| is_of(of) && self.settings.clocks.now().is_before(end))
     }

@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_trusted_proxy_is_believed_and_not_of_paths_and_addresses() {
+    fn only_trusted_proxies_pass_claims_and_not_those_of_paths_and_addresses() {
         let stays =
             |name: &'static str, policy, keyed: bool| !goes(&HeaderName::from_static(name), policy, |_| keyed);
         let (set, append, off) = (ForwardedPolicy::Set, ForwardedPolicy::Append, ForwardedPolicy::Off);

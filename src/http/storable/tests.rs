@@ -346,7 +346,7 @@ fn every_reason_has_its_own_token_and_a_section() {
         Reason::VaryOther,
         Reason::Status,
         Reason::ContentRange,
-        Reason::ServerErrorResponse,
+        Reason::ServerError,
         Reason::NoLifetime,
         Reason::StaleAtOnce,
     ];

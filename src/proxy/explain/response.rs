@@ -291,7 +291,7 @@ fn what_to_do(reason: Reason) -> &'static str {
         Reason::CloseDelimited => {
             "have the API send Content-Length, or chunks; or set the family's close_delimited = \"store\""
         }
-        Reason::ServerErrorResponse => "nothing: the stored response is validated again by the next request",
+        Reason::ServerError => "nothing: the stored response is validated again by the next request",
         Reason::NoLifetime => {
             "give a family that claims this path a ttl (negative_ttl for 404 and 410), or have the API send \
              Cache-Control: max-age=…"

@@ -80,7 +80,7 @@ pub(super) async fn pump(
     let max_body = context.request.max_body(running);
     let (mut length, mut passing) = (0_u64, false);
     let mut rate = ReaderRate(running.upstream.min_download_rate());
-    // A body of unknown length may have no end: it is given up when nobody reads it.
+    // A body of unknown length may have no end: it is aborted when nobody reads it.
     let is_endless = body.size_hint().exact().is_none();
     let mut abandoned = pin!(stream.abandoned_for(running.config.server.upstream_timeout));
     loop {

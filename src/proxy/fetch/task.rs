@@ -181,7 +181,7 @@ async fn deliver(
     let too_large = length.is_some_and(|length| length > context.request.max_body(running));
     let is_close_delimited = answer.body().ends_with_connection();
     let judged = match storing::judge(&context.request, answer.status(), &fields, is_close_delimited, times) {
-        Ok(_) if answer.status().is_server_error() && context.has_good => Err(Reason::ServerErrorResponse),
+        Ok(_) if answer.status().is_server_error() && context.has_good => Err(Reason::ServerError),
         judged => judged,
     };
     let FetchContext { request, primary, vary_index, view, .. } = context;

@@ -31,7 +31,7 @@ fn end_grace(server: &RedisServer, tag: &str) {
 }
 
 #[tokio::test]
-async fn a_softened_tag_is_seen_with_its_grace_by_every_proxy_that_asks() {
+async fn a_soft_invalidated_tag_is_seen_with_its_grace_by_every_proxy_that_asks() {
     let server = RedisServer::start();
     let (one, two) = (store_on(&server).await, store_on(&server).await);
     let before = two.view(&[]).await.unwrap().stamp;
