@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn content_is_whole_or_given_up_whichever_comes_first() {
+    fn content_is_whole_or_aborted_whichever_comes_first() {
         let rows: [(Steps, bool); 6] = [
             (&[], false),
             (&[complete], true),

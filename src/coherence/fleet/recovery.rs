@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absent_member_is_given_up_after_patience() {
+    fn an_absent_member_is_removed_after_the_timeout() {
         let started = || RecoveryGate::new(PATIENCE);
         let failed_at_first = || {
             let gate = started();
