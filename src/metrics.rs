@@ -326,7 +326,11 @@ impl Metrics {
         registry.register_with_unit("memory", "Bytes in memory", Unit::Bytes, self.memory_bytes.clone());
         registry.register("memory_evictions", "Entries evicted from memory for space", self.evictions.clone());
         registry.register("store_up", "1 while the store answers", self.store_up.clone());
-        registry.register("backlog", "Invalidations that wait for the store", self.undelivered.clone());
+        registry.register(
+            "undelivered_invalidations",
+            "Invalidations that Redis does not have yet, in tags",
+            self.undelivered.clone(),
+        );
         registry.register("rules_faulty", "1 if the last edit of the rules has faults", self.rules_faulty.clone());
         registry.register(
             "log_lines_lost",

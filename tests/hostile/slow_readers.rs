@@ -75,7 +75,7 @@ fn bodies_that_were_evicted_while_slow_clients_read_them_take_no_more_than_is_al
     let grown = larder.memory().saturating_sub(before);
     others.end().was_answered();
     assert!(hits() > BODIES, "{} were in memory", hits());
-    // The capacity, a quarter of it on the way into memory, one for slow readers, and the buffers of connections: the bodies
-    // are 120 MiB.
-    assert!(grown < 70 << 20, "{} MiB for {} readers, {} hits", grown >> 20, slow.len(), hits());
+    // The capacity (16 MiB), a quarter of it on the way into memory and one for slow readers, and up to 256 KiB in the buffers of each
+    // of 180 connections: 69 MiB, and a fifth of that for the allocator. The bodies are 120 MiB.
+    assert!(grown < 83 << 20, "{} MiB for {} readers, {} hits", grown >> 20, slow.len(), hits());
 }

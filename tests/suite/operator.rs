@@ -100,7 +100,10 @@ fn redis_goes_away_and_returns() {
     site.admin_get("/cache/health/detailed").has_status(503);
     site.get("/users").has_status(200).shows("detail=store-away");
     site.write("POST", "/users/create").has_status(200).shows("detail=store-away");
-    assert_eq!(metric(&site, "larder_backlog").unwrap() as u64, fleet(&site)["undelivered"].as_u64().unwrap());
+    assert_eq!(
+        metric(&site, "larder_undelivered_invalidations").unwrap() as u64,
+        fleet(&site)["undelivered"].as_u64().unwrap()
+    );
     assert!(fleet(&site)["undelivered"].as_u64().unwrap() > 0);
     site.redis().restart();
     wait_for_lease(&site);
@@ -126,7 +129,7 @@ fn replicas_are_missing() {
     assert!(seen["store"].as_str().unwrap().starts_with("catching up: "), "{seen}");
     let health: Value = serde_json::from_str(&site.admin_get("/cache/health").has_status(200).text()).unwrap();
     assert_eq!(health["cache_info"]["status"], "catching-up");
-    assert!(metric(&site, "larder_backlog").unwrap() > 0.0);
+    assert!(metric(&site, "larder_undelivered_invalidations").unwrap() > 0.0);
 }
 
 /// Members that writes wait for.
