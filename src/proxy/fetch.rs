@@ -251,7 +251,7 @@ async fn answer_after_failure(
 }
 
 /// Whether an error may come from the leader's request, which differs from this one. 502, 503 and 504 tell of upstream's state.
-/// Otherwise whoever can make upstream fail by what they send could have all followers fail.
+/// Otherwise a client whose request makes upstream fail could have all followers fail.
 fn may_be_caused_by_leader(error: &ServerErrorResponse, request: &CacheRequest) -> bool {
     !matches!(error.status.as_u16(), 502..=504) && error.request != request.sent()
 }

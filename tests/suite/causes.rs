@@ -1,4 +1,4 @@
-//! Why upstream gave no answer: in the log for whoever runs Larder, on the admin, and in the body of a 502 or 504 for a client
+//! Why upstream gave no answer: in the log for the operator, on the admin, and in the body of a 502 or 504 for a client
 //! that names a token of the admin.
 
 use serde_json::Value;

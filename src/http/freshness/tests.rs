@@ -299,7 +299,7 @@ fn entries_are_stored_while_useful() {
 
 /// RFC 9111 §4.2 literally and slowly: on texts, and on integers that cannot overflow.
 mod oracle {
-    pub struct Message<'a> {
+    pub struct OracleInput<'a> {
         pub cache_control: &'a [(String, Option<String>)],
         pub expires: Option<i128>,
         pub date: Option<i128>,
@@ -308,12 +308,12 @@ mod oracle {
         pub response_time: i128,
     }
 
-    fn value(message: &Message<'_>, directive: &str) -> Option<i128> {
+    fn value(message: &OracleInput<'_>, directive: &str) -> Option<i128> {
         let all = message.cache_control.iter().filter(|(name, _)| name.eq_ignore_ascii_case(directive));
         all.map(|(_, argument)| argument.as_ref().and_then(|text| text.parse().ok()).unwrap_or(0)).min()
     }
 
-    pub fn freshness_lifetime(message: &Message<'_>) -> Option<i128> {
+    pub fn freshness_lifetime(message: &OracleInput<'_>) -> Option<i128> {
         let lifetime = match (value(message, "s-maxage"), value(message, "max-age"), message.expires) {
             (Some(s_maxage), _, _) => s_maxage,
             (None, Some(max_age), _) => max_age,
@@ -323,7 +323,7 @@ mod oracle {
         Some(lifetime.clamp(0, 1 << 31))
     }
 
-    pub fn current_age(message: &Message<'_>, now: i128) -> i128 {
+    pub fn current_age(message: &OracleInput<'_>, now: i128) -> i128 {
         let date_value = message.date.unwrap_or(message.response_time);
         let apparent_age = (message.response_time - date_value).max(0);
         let response_delay = message.response_time - message.request_time;
@@ -333,7 +333,7 @@ mod oracle {
         corrected_initial_age + resident_time
     }
 
-    pub fn response_is_fresh(message: &Message<'_>, now: i128) -> Option<bool> {
+    pub fn response_is_fresh(message: &OracleInput<'_>, now: i128) -> Option<bool> {
         Some(freshness_lifetime(message)? > current_age(message, now))
     }
 }
@@ -344,7 +344,7 @@ fn directive() -> impl Strategy<Value = (String, Option<String>)> {
     (name, proptest::option::of(argument))
 }
 
-fn header_map(message: &oracle::Message<'_>) -> HeaderMap {
+fn header_map(message: &oracle::OracleInput<'_>) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, argument) in message.cache_control {
         let line = argument.as_ref().map_or(name.clone(), |argument| format!("{name}={argument}"));
@@ -399,7 +399,7 @@ proptest! {
         elapsed in 0i128..6000,
     ) {
         let response_time = i128::from(NOW);
-        let message = oracle::Message {
+        let message = oracle::OracleInput {
             cache_control: &cache_control,
             expires: expires.map(|offset| response_time + offset),
             date: date.map(|offset| response_time + offset),

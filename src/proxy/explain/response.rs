@@ -273,7 +273,7 @@ fn what_to_do(reason: Reason) -> &'static str {
             "have the API leave the directive out where everybody may have the response; for Larder alone, have it \
              send Larder-Cache-Control (RFC 9213)"
         }
-        Reason::EventStream => "nothing: events are for whoever listens",
+        Reason::EventStream => "nothing: an event stream is forwarded as it arrives and is never stored",
         Reason::TooManyGroups => "have the API name fewer groups",
         Reason::SetCookie => {
             "have the API set the cookie only when it changes; or set the family's set_cookie = \"strip\", if its clients \
