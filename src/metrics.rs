@@ -12,6 +12,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::http::authorization::Authorization;
 use crate::outcome::OutcomeKind;
 
 /// The label of requests whose path belongs to no family.
@@ -51,6 +52,7 @@ pub struct Metrics {
     coalesced_waiting: Gauge,
     fleet_waits: Family<EndLabels, Counter>,
     not_stored: Family<ReasonLabels, Counter>,
+    authorizations: Family<AuthorizationLabels, Counter>,
     hit_time: Histogram,
     miss_time: Histogram,
     write_time: Histogram,
@@ -119,6 +121,12 @@ struct ReasonLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AuthorizationLabels {
+    verdict: &'static str,
+    asked: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RefusalLabels {
     what: &'static str,
     bound: &'static str,
@@ -172,6 +180,7 @@ impl Metrics {
             coalesced_waiting: Gauge::default(),
             fleet_waits: Family::default(),
             not_stored: Family::default(),
+            authorizations: Family::default(),
             hit_time: Histogram::default(),
             miss_time: Histogram::default(),
             write_time: Histogram::default(),
@@ -231,6 +240,11 @@ impl Metrics {
         );
         registry.register("fleet_waits", "Waits for another proxy's fetch, by result", self.fleet_waits.clone());
         registry.register("not_stored", "Fetched responses that were not stored", self.not_stored.clone());
+        registry.register(
+            "authorizations",
+            "Callers looked up for `authorize`, by what the API says of them, and whether it was asked for that",
+            self.authorizations.clone(),
+        );
         registry.register("upstream_requests", "Requests at upstream", self.upstream_requests.clone());
         registry.register("upstream_queued", "Requests that wait for upstream", self.upstream_queued.clone());
         registry.register("upstream_streams", "Streams at upstream", self.upstream_streams.clone());
@@ -443,6 +457,12 @@ impl Metrics {
     /// `upstream-streams` or `unshared`; `bound` is `client` or `all`.
     pub fn refused(&self, what: &'static str, bound: &'static str) {
         self.refused.get_or_create_owned(&RefusalLabels { what, bound }).inc();
+    }
+
+    /// Counts a caller that was looked up for `authorize`. `is_asked`: the API was asked for it.
+    pub fn authorized(&self, verdict: Authorization, is_asked: bool) {
+        let asked = if is_asked { "yes" } else { "no" };
+        self.authorizations.get_or_create(&AuthorizationLabels { verdict: verdict.label(), asked }).inc();
     }
 
     /// Counts a fetched response that was not stored.

@@ -18,6 +18,7 @@ name = "a"
 path = '/a'
 query = { keep = ["b"] }
 cookies = { keep = ["c"] }
+authorize = { path = "/c", ttl = "5s" }
 [invalidate]
 '/a' = { families = ["a"] }
 "#;

@@ -19,6 +19,7 @@ use crate::cache::SHARED_MAX;
 use crate::coalesce::body_budget::Broken;
 use crate::coalesce::inflight::{FetchFailure, FetchOutcome, FetchPermit, Head, ServerErrorResponse};
 use crate::coalesce::stream::{Reader, Stream};
+use crate::http::authorization;
 use crate::http::clients;
 use crate::http::freshness;
 use crate::http::headers;
@@ -158,6 +159,10 @@ async fn ask(
     times.1 = running.cache.now();
     if let Ok(answer) = &mut answer {
         request.strip_answer(answer.headers_mut());
+        if request.verdict_ttl().is_some() {
+            authorization::reduce(answer.headers_mut());
+            answer.body_mut().discard().await;
+        }
     }
     answer
 }
