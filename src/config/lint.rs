@@ -188,6 +188,18 @@ mod tests {
                 "remove refresh",
             ),
             (
+                "[[family]]\nname = 'x'\npath = '/x'\nauthorize = { path = '/check', ttl = '5s' }",
+                "'/x' = { families = ['x'], refresh = true }\n'/y' = ['*']",
+                "refresh has no effect",
+                "remove refresh",
+            ),
+            (
+                "[[family]]\nname = 'x'\npath = '/x(/check)?'\nauthorize = { path = '/x/check', ttl = '5s' }",
+                "'/x' = ['x', 'authorize']",
+                "the path of its own authorize",
+                "leave it out",
+            ),
+            (
                 "",
                 "'/w/(?<id>\\d+)' = ['user', 'user:{id}']",
                 "\"user:{id}\" has no effect beside \"user\"",

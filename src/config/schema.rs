@@ -233,7 +233,10 @@ fn family() -> Value {
                     table(
                         "the API is asked first whether it authorizes the caller, as nginx does with auth_request",
                         [
-                            ("path", text("the path that is asked, with the caller's credentials: 2xx, or 401 and 403")),
+                            (
+                                "path",
+                                text("the path that is asked, with the caller's credentials: 2xx, or 401 and 403"),
+                            ),
                             ("ttl", duration("how long the API's answer is kept for the caller")),
                         ],
                     ),

@@ -139,7 +139,11 @@ mod tests {
             (&[], ClientCacheControl::Pass, "private"),
             (&["public, max-age=60, s-maxage=7"], ClientCacheControl::Pass, "private, max-age=60"),
             (&["Private, max-age=60"], ClientCacheControl::Pass, "private, max-age=60"),
-            (&["private=\"set-cookie\", max-age=1", "no-transform"], ClientCacheControl::Pass, "private, max-age=1, no-transform"),
+            (
+                &["private=\"set-cookie\", max-age=1", "no-transform"],
+                ClientCacheControl::Pass,
+                "private, max-age=1, no-transform",
+            ),
             (&["no-store"], ClientCacheControl::Pass, "private, no-store"),
             (&["max-age=60, x=\"open"], ClientCacheControl::Pass, "private, max-age=60, no-store"),
             (&["public, max-age=60"], ClientCacheControl::NoCache, "private, no-cache"),
@@ -147,7 +151,8 @@ mod tests {
         ];
         for (lines, told, expected) in rows {
             let lines: Vec<(&str, &str)> = lines.iter().map(|line| ("cache-control", *line)).collect();
-            let upstream = fields(&[&lines[..], &[("cdn-cache-control", "max-age=9"), ("etag", "\"1\"")]].concat());
+            let upstream =
+                fields(&[&lines[..], &[("cdn-cache-control", "max-age=9"), ("etag", "\"1\"")]].concat());
             let mut sent = upstream.clone();
             let said = tell(&mut sent, told, true).unwrap();
             assert_eq!(sent, fields(&[("etag", "\"1\""), ("cache-control", expected)]), "{lines:?}");

@@ -14,8 +14,8 @@ use crate::http::clients::ClientCacheControl;
 use crate::http::demands::Demands;
 use crate::http::freshness::{Reuse, UpstreamFailure};
 use crate::http::headers::{self, ForwardedPolicy, X_FORWARDED_FOR, claims};
-use crate::http::target::Target;
 use crate::http::storable::RequestFacts;
+use crate::http::target::Target;
 use crate::http::{ClientDirectives, Policy, SetCookie, negotiation, range, validation};
 use crate::key::{self, CacheKey, KeySpec};
 use crate::marks::Tag;
@@ -85,7 +85,11 @@ impl CacheRequest {
         told.for_each(|(name, value)| {
             headers.append(name, value.clone());
         });
-        let http = ClientRequest::without_connection((Method::GET, target, headers), self.http.client, self.http.forwarded);
+        let http = ClientRequest::without_connection(
+            (Method::GET, target, headers),
+            self.http.client,
+            self.http.forwarded,
+        );
         let http = ClientRequest { underscored: self.http.underscored.clone(), ..http };
         // Without the tags of all credentials a write with one of them could not invalidate it.
         let is_too_much = key::credentials(credentials, None).is_none();
@@ -185,7 +189,8 @@ impl CacheRequest {
             let of_caller = self.family().and_then(|(family, _)| {
                 family.tag_of_caller(&self.http.headers, self.live.redaction.secret.as_ref())
             });
-            let of_family = of_family.unwrap_or_default().into_iter().chain(of_caller).chain(self.tags_of_caller());
+            let of_family =
+                of_family.unwrap_or_default().into_iter().chain(of_caller).chain(self.tags_of_caller());
             std::iter::once(Tag::root()).chain(of_path).chain(of_family).collect()
         })
     }

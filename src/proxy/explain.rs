@@ -431,7 +431,9 @@ impl<'c> Explainer<'c> {
 
     fn credentials(&self, for_credentials: bool) -> &'static str {
         match for_credentials {
-            true if self.request.is_guarded() => "requests of callers that the API authorizes get it too (authorize)",
+            true if self.request.is_guarded() => {
+                "requests of callers that the API authorizes get it too (authorize)"
+            }
             true if self.request.policy().for_everybody => {
                 "requests with credentials get it too: the family says identity = \"none\""
             }

@@ -53,7 +53,8 @@ pub(super) async fn pass(
             let response = response.map(|body| body.holding(share));
             let mut response = respond::forwarded(response, &running.config.server);
             if let Some(family) = family {
-                let _ = clients::tell(response.headers_mut(), family.client_cache_control, family.authorize.is_some());
+                let _ =
+                    clients::tell(response.headers_mut(), family.client_cache_control, family.authorize.is_some());
             }
             if family.is_some_and(|family| family.policy.set_cookie == SetCookie::Strip) {
                 response.headers_mut().remove(SET_COOKIE);

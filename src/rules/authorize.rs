@@ -62,7 +62,9 @@ pub fn read(
         Some(other) if other.ttl != ttl => {
             let (line, other) = (other.line, humantime::format_duration(other.ttl));
             item.fault(
-                format_args!("has another ttl than on line {line}, which asks the same path and shares the verdicts"),
+                format_args!(
+                    "has another ttl than on line {line}, which asks the same path and shares the verdicts"
+                ),
                 format!("write ttl = \"{other}\" in both, or ask another path"),
             );
             return None;
@@ -191,5 +193,88 @@ impl Family {
     /// them invalidates the verdict. `credentials`: their digests ([`crate::key::credentials`]).
     pub fn tags_of_callers(&self, credentials: &[String]) -> Vec<Tag> {
         credentials.iter().map(|credential| Tag::caller(&self.name, credential)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+
+    use super::super::tests::rules;
+    use super::super::{CallerIdentity, RuleSet};
+    use crate::http::headers::{Credentials, Meant};
+    use crate::http::sample::{Fields, fields};
+    use crate::http::target::Target;
+    use crate::key::Identity;
+
+    const ONE: &str = "[[family]]\nname = 'a'\npath = '/a'\nauthorize = { path = '/auth/check', ttl = '5s' }\n";
+    const OTHER: &str = "[[family]]\nname = 'b'\npath = '/b'\nidentity = 'header:x-tenant'\n\
+                         authorize = { path = '/auth-check', ttl = '1m' }\n";
+    const RULES: &str = "[invalidate]\n'/logout' = ['authorize:{identity}']\n'/rights' = ['authorize']\n";
+
+    fn invalidated(rules: &RuleSet, path: &str, lines: Fields<'_>) -> Vec<String> {
+        let (lines, target) = (fields(lines), Target { path: path.to_owned(), ..Target::default() });
+        let caller = CallerIdentity::Known { fields: &lines, secret: None, credentials: &Credentials::default() };
+        let found = rules.invalidated_by_any(&Meant::These(vec![Method::POST]), &[target], caller);
+        let mut tags: Vec<String> = found.iter().flat_map(|it| &it.tags).map(ToString::to_string).collect();
+        tags.sort();
+        tags
+    }
+
+    #[test]
+    fn each_path_that_is_asked_has_a_family_that_no_request_is_in() {
+        let one = rules(&format!("{ONE}{RULES}"));
+        let names = |rules: &RuleSet| rules.families().iter().map(|it| it.name.clone()).collect::<Vec<_>>();
+        assert_eq!((names(&one), one.stated().len()), (vec!["a".to_owned(), "authorize".to_owned()], 1));
+        assert!(one.route(&Method::GET, "/auth/check").is_none());
+        assert_eq!(one.families()[0].authorize.as_ref().unwrap().verdicts, 1);
+        assert_eq!(one.families()[0].key_spec.identity, Identity::Shared);
+        let both = rules(&format!("{ONE}{OTHER}{RULES}"));
+        assert_eq!(names(&both)[2..], ["authorize:auth.check", "authorize:auth-check"]);
+        for (family, verdicts) in [(0, 2), (1, 3)] {
+            let authorize = both.families()[family].authorize.as_ref().unwrap();
+            assert_eq!(
+                (authorize.verdicts, both.families()[verdicts].policy.ttl),
+                (verdicts, Some(authorize.ttl))
+            );
+        }
+    }
+
+    #[test]
+    fn a_write_ends_the_verdicts_on_everybody_with_one_of_its_credentials() {
+        let one = rules(&format!("{ONE}{RULES}"));
+        let of = |lines| invalidated(&one, "/logout", lines);
+        assert_eq!(of(&[("accept", "*/*")]), ["authorize"], "its caller is not known");
+        assert_eq!(of(&[("cookie", "sid=1; theme=dark"), ("authorization", "Bearer x")]).len(), 3);
+        let (alone, beside) = (of(&[("cookie", "sid=1")]), of(&[("cookie", "a=2; sid=1")]));
+        assert!(
+            alone.len() == 1 && beside.contains(&alone[0]) && alone[0].starts_with("caller authorize sha256:")
+        );
+        assert_ne!(of(&[("cookie", "sid=2")]), alone);
+        assert!(!of(&[("cookie", "sid=\"1\"")])[0].contains("sid"), "digests alone");
+        let many = (0..40).map(|nth| format!("c{nth}=1")).collect::<Vec<_>>().join("; ");
+        assert_eq!(of(&[("cookie", many.as_str())]), ["authorize"], "too many to tell apart");
+        assert_eq!(invalidated(&one, "/rights", &[("cookie", "sid=1")]), ["authorize"]);
+    }
+
+    #[test]
+    fn several_paths_are_named_together_and_families_identities_are_credentials() {
+        let both = rules(&format!("{ONE}{OTHER}{RULES}"));
+        let tags = invalidated(&both, "/logout", &[("x-tenant", "7")]);
+        assert!(tags.len() == 2 && tags[0].starts_with("caller authorize:auth-check sha256:"), "{tags:?}");
+        assert_eq!(invalidated(&both, "/rights", &[]), ["authorize"]);
+    }
+
+    #[test]
+    fn verdicts_that_no_rule_names_are_warned_of() {
+        let warnings = |rules: &RuleSet| rules.warnings().iter().map(|it| it.message.clone()).collect::<Vec<_>>();
+        let unnamed = rules(&format!("{ONE}[invalidate]\n'/a' = ['a']\n"));
+        let found = warnings(&unnamed);
+        assert!(found.len() == 1 && found[0].contains("counts for up to 5s after"), "{found:?}");
+        assert_eq!(
+            warnings(&rules(&format!("{ONE}[invalidate]\n'/a' = ['a']\n'/b' = ['authorize:{{identity}}']\n"))),
+            [""; 0]
+        );
+        assert_eq!(warnings(&rules(&format!("{ONE}invalidation = 'none'\n"))), [""; 0]);
     }
 }

@@ -232,8 +232,7 @@ impl RuleSet {
 
     /// Entries of one caller are not prefetched, nor are entries stored for QUERY only.
     fn useless_refresh(&self, rule: &Invalidation) -> Option<Warning> {
-        let can_be =
-            |family: &&Family| family.methods.get && !is_private(family) && family.authorize.is_none();
+        let can_be = |family: &&Family| family.methods.get && !is_private(family) && family.authorize.is_none();
         let mut reached = self.stated().iter().filter(|family| rule.reaches(family));
         if !rule.refresh || reached.any(|family| can_be(&family)) {
             return None;

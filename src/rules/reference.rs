@@ -298,7 +298,10 @@ fn callers(family: &str, identity: &Identity, caller: CallerIdentity<'_>) -> Sma
         return SmallVec::from_elem(Tag::family(family), 1);
     };
     let Identity::Credentials(beside) = identity else {
-        return key::caller(identity, fields, secret).map(|caller| Tag::caller(family, &caller)).into_iter().collect();
+        return key::caller(identity, fields, secret)
+            .map(|caller| Tag::caller(family, &caller))
+            .into_iter()
+            .collect();
     };
     match key::credentials(&credentials.select(fields, beside), secret) {
         Some(known) if !known.is_empty() => known.iter().map(|caller| Tag::caller(family, caller)).collect(),

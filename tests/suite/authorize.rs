@@ -217,8 +217,12 @@ fn verdicts_are_kept_per_credentials_by_cookie_and_by_field(tier: Tier) {
     get(&site, "/stats", ANN).send().shows("stored");
     rights.give("sid=1");
     rights.give("key");
-    let callers =
-        [("Cookie", "sid=1"), ("Cookie", "sid=1; theme=dark"), ("X-API-Key", "key"), ("Authorization", "Bearer bob")];
+    let callers = [
+        ("Cookie", "sid=1"),
+        ("Cookie", "sid=1; theme=dark"),
+        ("X-API-Key", "key"),
+        ("Authorization", "Bearer bob"),
+    ];
     for (nth, caller) in callers.into_iter().enumerate() {
         get(&site, "/stats", caller).send().shows("hit").carries("/stats #1");
         get(&site, "/stats", caller).send().shows("hit");
@@ -308,7 +312,8 @@ fn an_api_that_does_not_answer_the_check_gets_the_request_itself(tier: Tier) {
     ];
     for (nth, answer) in answers.into_iter().enumerate() {
         site.upstream.on("GET /auth/check", answer);
-        let forwarded = get(&site, "/stats", BOB).send().shows("fwd=bypass; fwd-status=200; detail=authorization-unknown");
+        let forwarded =
+            get(&site, "/stats", BOB).send().shows("fwd=bypass; fwd-status=200; detail=authorization-unknown");
         forwarded.carries(&format!("/stats #{}", nth + 2)).hides("stored");
     }
     site.upstream.on("GET /auth/check", Reply::status(204));
@@ -339,9 +344,16 @@ fn the_check_has_the_credentials_and_nothing_else_of_the_request(tier: Tier) {
     call.send();
     let check = site.upstream.last("GET /auth/check");
     assert_eq!((check.header("authorization"), check.header("cookie")), (Some("Bearer ann"), Some("sid=1")));
-    for field in
-        ["accept", "range", "if-none-match", "x-http-method-override", "x-forwarded-user", "expect", "origin", "content-length"]
-    {
+    for field in [
+        "accept",
+        "range",
+        "if-none-match",
+        "x-http-method-override",
+        "x-forwarded-user",
+        "expect",
+        "origin",
+        "content-length",
+    ] {
         assert_eq!(check.header(field), None, "{field}");
     }
     assert!(check.header("x-forwarded-for").is_some() && check.header("host").is_some());
@@ -379,7 +391,9 @@ fn stale_responses_conditions_ranges_and_heads_are_for_the_authorized_alone(tier
     }
     site.call("HEAD", "/stats").header(EVE.0, EVE.1).send().shows("detail=unauthorized").has_status(401);
     // Stale, while it is revalidated and because the API fails.
-    for (directives, failed) in [("max-age=0, stale-while-revalidate=60", false), ("max-age=0, stale-if-error=60", true)] {
+    for (directives, failed) in
+        [("max-age=0, stale-while-revalidate=60", false), ("max-age=0, stale-if-error=60", true)]
+    {
         site.upstream.on("GET /shortly", Reply::new("kept").cached(directives));
         site.admin_post("/cache/clear").has_status(200);
         get(&site, "/shortly", ANN).send().carries("kept");
@@ -423,7 +437,8 @@ fn an_identity_beside_it_keeps_callers_apart(tier: Tier) {
 fn clients_are_told_that_shared_caches_must_not_store_it(tier: Tier) {
     let (site, _) = site(tier);
     let answer = |path: &str| {
-        let reply = Reply::new("x").cached("public, max-age=60, s-maxage=90").header("CDN-Cache-Control", "max-age=9");
+        let reply =
+            Reply::new("x").cached("public, max-age=60, s-maxage=90").header("CDN-Cache-Control", "max-age=9");
         site.upstream.on(path, reply);
         [ANN, BOB, EVE].map(|caller| {
             let answer = get(&site, path, caller).send();
@@ -441,7 +456,9 @@ fn upgrades_ask_nobody(tier: Tier) {
     let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nhello";
     site.upstream.on("GET /stats/live", Reply::raw(switch));
     let mut stream = TcpStream::connect(site.address).unwrap();
-    stream.write_all(b"GET /stats/live HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n").unwrap();
+    stream
+        .write_all(b"GET /stats/live HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+        .unwrap();
     let mut head = [0; 12];
     stream.read_exact(&mut head).unwrap();
     assert_eq!(&head, b"HTTP/1.1 101");
@@ -451,7 +468,11 @@ fn upgrades_ask_nobody(tier: Tier) {
 fn explain_says_what_the_api_is_asked_and_what_it_said(tier: Tier) {
     let (site, _) = site(tier);
     let explain = |caller: (&str, &str)| {
-        let target = format!("/cache/explain?url=http://localhost/stats&header={}:%20{}", caller.0, caller.1.replace(' ', "%20"));
+        let target = format!(
+            "/cache/explain?url=http://localhost/stats&header={}:%20{}",
+            caller.0,
+            caller.1.replace(' ', "%20")
+        );
         site.admin_get(&target).has_status(200).json()
     };
     let told = explain(ANN);
@@ -461,11 +482,17 @@ fn explain_says_what_the_api_is_asked_and_what_it_said(tier: Tier) {
     assert_eq!(checks(&site), 2);
     let told = explain(ANN);
     assert_eq!(told["authorization"]["verdict"], "granted", "{told:#}");
-    assert!(told["authorization"]["check"].as_str().unwrap().ends_with("/auth/check with authorization"), "{told:#}");
+    assert!(
+        told["authorization"]["check"].as_str().unwrap().ends_with("/auth/check with authorization"),
+        "{told:#}"
+    );
     assert!(!told.to_string().contains("Bearer"), "{told:#}");
     assert_eq!(told["now"]["does"], "hit", "{told:#}");
     let told = explain(EVE);
-    assert_eq!((&told["authorization"]["verdict"], &told["now"]["does"]), (&"refused".into(), &"forwarded".into()));
+    assert_eq!(
+        (&told["authorization"]["verdict"], &told["now"]["does"]),
+        (&"refused".into(), &"forwarded".into())
+    );
     assert_eq!(checks(&site), 2, "to explain asks nobody");
 }
 

@@ -136,7 +136,8 @@ impl Explainer<'_> {
         };
         let mut decision = self.explained(decision, &lookup);
         if restricted.is_some_and(AuthorizationExplanation::is_asked_first) && decision.does != Action::Refused {
-            decision.because = format!("if the API authorizes the caller, which it is asked first: {}", decision.because);
+            decision.because =
+                format!("if the API authorizes the caller, which it is asked first: {}", decision.because);
         }
         StoredExplanation {
             claim,

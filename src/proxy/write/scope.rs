@@ -49,8 +49,7 @@ impl<'w> WriteScope<'w> {
 
     fn matches_of<'n>(self, live: &'n Live) -> Vec<MatchedRule<'n>> {
         let secret = self.began.redaction.secret.as_ref();
-        let caller =
-            CallerIdentity::Known { fields: self.request, secret, credentials: &self.began.credentials };
+        let caller = CallerIdentity::Known { fields: self.request, secret, credentials: &self.began.credentials };
         live.rules.invalidated_by_any(self.methods, self.targets, caller)
     }
 
