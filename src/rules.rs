@@ -294,7 +294,9 @@ impl RuleSet {
             if !family.says_client_cache_control && invalidations.iter().any(|rule| rule.reaches(family)) {
                 family.client_cache_control = ClientCacheControl::NoCache;
             }
-            family.refreshed = invalidations.iter().any(|rule| rule.refresh && rule.reaches(family));
+            // A verdict belongs to one caller.
+            family.refreshed =
+                !family.is_of_verdicts() && invalidations.iter().any(|rule| rule.refresh && rule.reaches(family));
             family.told_by_caller =
                 invalidations.iter().flat_map(|rule| &rule.references).any(|it| it.names_callers_of(&family.name));
             family.version = family::version_of(family);

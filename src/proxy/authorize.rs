@@ -13,12 +13,13 @@ use super::read;
 use crate::http::authorization::Authorization;
 use crate::running::Running;
 
-/// Asks whether the API authorizes the caller.
+/// Asks whether the API authorizes the caller of a guarded read.
 ///
 /// # Errors
 ///
 /// It does not, or did not say so: why the request is forwarded for itself alone.
-pub(super) async fn authorize(running: &Arc<Running>, check: CacheRequest) -> Result<(), MissReason> {
+pub(super) async fn authorize(running: &Arc<Running>, request: &CacheRequest) -> Result<(), MissReason> {
+    let Some(check) = request.check() else { return Ok(()) };
     let answered = read::answer(running, Box::new(check)).await;
     let verdict = Authorization::of(answered.response.status());
     // A fetch that was shared was one question.

@@ -118,7 +118,8 @@ impl CacheRequest {
 
     /// Whether only callers that the API authorizes may have what is stored.
     pub fn is_guarded(&self) -> bool {
-        self.credentials.is_some()
+        // Most families lack them, and are not looked up for this.
+        self.credentials.is_some() && self.verdict_ttl().is_none()
     }
 
     /// How the family asks upstream.

@@ -19,9 +19,9 @@ use crate::upstream::UpstreamError;
 /// Answers a read: from the cache, or by asking upstream. `request` is in a box, so that futures that own it stay small.
 pub(super) async fn answer(running: &Arc<Running>, request: Box<CacheRequest>) -> Answered {
     let key = reported_key(running, &request);
-    // In a box, so that the future of a hit elsewhere is small.
-    if let Some(check) = request.check()
-        && let Err(reason) = Box::pin(authorize::authorize(running, check)).await
+    // In boxes, so that the future of a hit elsewhere is small.
+    if request.is_guarded()
+        && let Err(reason) = Box::pin(authorize::authorize(running, &request)).await
     {
         let answered = Box::pin(forward::alone(running, &request, reason)).await;
         return Answered { outcome: Outcome { key, ..answered.outcome }, ..answered };
