@@ -32,7 +32,6 @@ use crate::upstream::{LEAST_LINE, Upstream, UpstreamFault};
 use crate::watch;
 
 mod admission;
-mod chunks;
 pub mod descriptors;
 mod exchanges;
 mod frames;
