@@ -43,6 +43,7 @@ mod linger;
 mod refuse;
 mod streams;
 mod tracked;
+mod turns;
 
 use admission::{Admission, Ticket};
 use descriptors::Fit;
