@@ -34,7 +34,6 @@ use crate::upstream::{LEAST_LINE, Upstream, UpstreamFault};
 use crate::watch;
 
 mod admission;
-mod chunks;
 pub mod descriptors;
 mod exchanges;
 mod frames;
@@ -46,6 +45,7 @@ mod linger;
 mod refuse;
 mod streams;
 mod tracked;
+mod turns;
 
 use admission::{Admission, Ticket};
 use descriptors::Fit;
