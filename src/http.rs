@@ -6,6 +6,7 @@ use std::time::Duration;
 
 pub mod authorization;
 pub mod cache_control;
+pub mod chunks;
 pub mod clients;
 pub mod date;
 pub mod demands;

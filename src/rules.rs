@@ -32,6 +32,7 @@ pub mod pattern;
 pub mod reader;
 mod reference;
 mod suffix;
+pub mod thresholds;
 
 pub use authorize::Authorize;
 pub use instance::CAPTURES;
@@ -42,6 +43,7 @@ pub use reference::UnknownFamily;
 use pattern::{Pattern, PatternSet};
 use reader::Table;
 use reference::{FamilyNames, Reference};
+use thresholds::FamilyThresholds;
 
 /// All rules of one file.
 #[derive(Debug, Default)]
@@ -91,6 +93,8 @@ pub struct Family {
     pub is_invalidated: bool,
     /// Whether the API is asked if it authorizes the caller, before a stored response is used.
     pub authorize: Option<Authorize>,
+    /// Thresholds of its alerts.
+    pub alerts: FamilyThresholds,
     /// Line in the file, from 1.
     pub line: usize,
     /// Whether the file sets `client_cache_control`.

@@ -12,6 +12,7 @@ use http::HeaderName;
 use super::pattern::Pattern;
 use super::reader::{Item, RulesReader};
 use super::reference::FamilyNames;
+use super::thresholds::FamilyThresholds;
 use super::{Collapse, Family, Fetching, ReadMethods};
 use crate::http::clients::ClientCacheControl;
 use crate::http::target::{self, PathCase};
@@ -156,6 +157,7 @@ pub fn add_families(
             told_by_caller: false,
             is_invalidated,
             authorize: None,
+            alerts: FamilyThresholds::default(),
             line,
             pattern,
         });

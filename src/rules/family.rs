@@ -11,6 +11,7 @@ use super::authorize::{self, Checks};
 use super::pattern::Pattern;
 use super::reader::{Item, Table, Text};
 use super::reference::FamilyNames;
+use super::thresholds::FamilyThresholds;
 use super::{CAPTURES, Collapse, Family, Fetching, ReadMethods};
 use crate::http::clients::ClientCacheControl;
 use crate::http::headers::dashed;
@@ -83,6 +84,7 @@ fn read_one(
     let told = table.item("client_cache_control").and_then(|item| item.choice(&words));
     let max_body = table.item("max_body").and_then(|item| item.size(&(1..=1 << 40)));
     let until_ttl = table.item("invalidation").and_then(|item| item.choice(&[("rules", false), ("none", true)]));
+    let alerts = table.item("alerts").and_then(|item| FamilyThresholds::of_family(&item)).unwrap_or_default();
     let line = table.reader().line(&table.span());
     table.later(&["compress", "adaptive_ttl"]);
     table.finish();
@@ -105,6 +107,7 @@ fn read_one(
         told_by_caller: false,
         is_invalidated: !until_ttl.unwrap_or(false),
         authorize,
+        alerts,
         line,
         pattern,
         levels,

@@ -13,12 +13,14 @@ tokens = [{ role = "admin", token = "x" }]
 redis = "redis://h"
 [memory]
 [log]
+[alerts]
 [[family]]
 name = "a"
 path = '/a'
 query = { keep = ["b"] }
 cookies = { keep = ["c"] }
 authorize = { path = "/c", ttl = "5s" }
+alerts = { hit_rate = "50%" }
 [invalidate]
 '/a' = { families = ["a"] }
 "#;
