@@ -10,6 +10,9 @@ use crate::support::upstream::Request;
 use crate::support::{Larder, Reply, Site, Tier, eventually};
 
 const RULES: &str = r#"
+[server]
+login = '/login'
+
 [[family]]
 name = "stats"
 path = '/stats(/.*)?'
@@ -62,6 +65,7 @@ on_both_tiers! {
     a_logout_ends_what_the_api_said_of_its_caller_alone,
     a_logout_with_other_cookies_of_the_same_session_counts,
     a_logout_without_credentials_ends_all_verdicts,
+    a_logout_that_is_redirected_to_the_login_page_counts,
     a_change_of_rights_ends_all_verdicts,
     a_question_that_was_asked_before_a_logout_does_not_count_after_it,
     an_api_that_does_not_answer_the_check_gets_the_request_itself,
@@ -265,6 +269,20 @@ fn a_logout_without_credentials_ends_all_verdicts(tier: Tier) {
     rights.take("Bearer ann");
     // The token may be in its content.
     site.write("POST", "/logout").has_status(200);
+    get(&site, "/stats", ANN).send().shows("detail=unauthorized").has_status(401);
+}
+
+fn a_logout_that_is_redirected_to_the_login_page_counts(tier: Tier) {
+    let (site, rights) = site(tier);
+    get(&site, "/stats", ANN).send().shows("stored");
+    rights.take("Bearer ann");
+    for path in ["POST /logout", "POST /rights"] {
+        site.upstream.on(path, Reply::status(302).header("Location", "/login"));
+    }
+    // This one was refused.
+    site.call("POST", "/rights").header(ANN.0, ANN.1).send().has_status(302);
+    get(&site, "/stats", ANN).send().shows("hit");
+    site.call("POST", "/logout").header(ANN.0, ANN.1).send().has_status(302);
     get(&site, "/stats", ANN).send().shows("detail=unauthorized").has_status(401);
 }
 
