@@ -9,10 +9,10 @@ use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
 
 use super::{Answered, Body, ClientRequest};
 use crate::cache::{Cache, Lookup};
-use crate::entry::{self, Entry};
+use crate::entry;
 use crate::http::clients::ClientCacheControl;
 use crate::http::demands::Demands;
-use crate::http::freshness::{Reuse, UpstreamFailure};
+use crate::http::freshness::Reuse;
 use crate::http::headers::ForwardedPolicy;
 use crate::http::storable::RequestFacts;
 use crate::http::{ClientDirectives, Policy, SetCookie, negotiation, range, validation};
@@ -215,12 +215,6 @@ impl CacheRequest {
     /// credentials. Not serving other responses to them either is stricter: upstream might have answered this caller differently.
     pub fn is_refused(&self, stored: &entry::Response) -> bool {
         self.is_personal() && !stored.for_credentials
-    }
-
-    /// Whether a stale response may be served after this failure, by its own directives and those of the request.
-    pub fn takes_after(&self, failure: UpstreamFailure, stored: &Entry, now: SystemTime) -> bool {
-        let freshness = stored.response().map(|response| &response.freshness);
-        freshness.is_some_and(|it| it.usable_after(failure, now, &self.demands))
     }
 
     /// It asks for a range (RFC 9110 §14.2).

@@ -7,13 +7,13 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::HOST;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use serde::{Deserialize, Serialize};
 
 use super::ClientRequest;
 use super::cache_request::CacheRequest;
 use super::debug;
-use super::decide::{Decision, MissReason, bypass, decide};
+use super::decide::{Decision, MissReason, bypass, decide, may_validate, stale_if_error};
 use crate::cache::{Found, Lookup};
 use crate::config::Config;
 use crate::entry::{self, Content, Entry};
@@ -27,6 +27,7 @@ use crate::key::{self, CacheKey, Identity, Parameters};
 use crate::marks::{Epoch, MarksView, Stamp, Tag};
 use crate::rules::{Ambiguity, Family};
 use crate::running::Live;
+use crate::upstream::UpstreamError;
 
 mod response;
 mod stored;
@@ -365,7 +366,7 @@ impl<'c> Explainer<'c> {
             Decision::Serve { .. } => Action::Hit,
             Decision::ServeStale { reason, .. } if reason.revalidates() => Action::StaleAndRevalidated,
             Decision::ServeStale { .. } => Action::Stale,
-            Decision::Revalidate(_) if stored.is_some_and(|it| validation::has_validator(&it.own_headers())) => {
+            Decision::Revalidate(_) if stored.is_some_and(|it| may_validate(&lookup.found, it)) => {
                 Action::Validated
             }
             Decision::Revalidate(_) | Decision::Fetch(_) => Action::Fetched,
@@ -402,6 +403,10 @@ impl<'c> Explainer<'c> {
         let text = |(name, value): (&HeaderName, &HeaderValue)| {
             format!("{name}: {}", String::from_utf8_lossy(value.as_bytes()))
         };
+        let after = |answer| {
+            let (period, allowed) = stale_if_error(freshness, answer).unwrap_or_default();
+            Allowance::of(freshness, period, allowed)
+        };
         ReuseTerms {
             lifetime: freshness.lifetime.as_secs(),
             initial_age: freshness.initial_age.as_secs(),
@@ -413,12 +418,8 @@ impl<'c> Explainer<'c> {
                 freshness.stale_while_revalidate,
                 "stale-while-revalidate, RFC 5861 §3",
             ),
-            stale_if_error: Allowance::of(freshness, freshness.stale_if_error, "stale-if-error, RFC 5861 §4"),
-            stale_if_unreachable: Allowance::of(
-                freshness,
-                freshness.stale_if_error.max(freshness.stale_if_unreachable),
-                "stale-if-error or the family's stale_if_unreachable, RFC 9111 §4.2.4; while it is still stored",
-            ),
+            stale_if_error: after(Ok(StatusCode::BAD_GATEWAY)),
+            stale_if_unreachable: after(Err(UpstreamError::Unreachable)),
             validated_with: conditions.iter().map(text).collect(),
         }
     }

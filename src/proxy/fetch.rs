@@ -11,17 +11,16 @@ use http_body_util::BodyExt;
 use tokio::sync::oneshot;
 
 use super::cache_request::CacheRequest;
-use super::decide::MissReason;
+use super::decide::{self, MissReason, StaleReason};
 use super::respond::{self, from_stored, is_known, is_known_entry};
 use super::share::share;
 use super::{Answered, failed, storing};
 use crate::cache::Lookup;
 use crate::coalesce::inflight::{
-    FetchFailure, FetchOutcome, FetchPermit, FetchRole, Head, InflightFetch, ServerErrorResponse,
+    FetchOutcome, FetchPermit, FetchRole, Head, InflightFetch, ServerErrorResponse, UpstreamAnswer,
 };
 use crate::coalesce::stream::Reader;
 use crate::entry::Entry;
-use crate::http::freshness;
 use crate::key::{CacheKey, KeyHash};
 use crate::marks::MarksView;
 use crate::outcome::{Fwd, Outcome};
@@ -174,24 +173,18 @@ async fn follow(
             }
         }
         // The leader had no more of its share of upstream; others have theirs.
-        FetchOutcome::Failed(error) | FetchOutcome::StaleOnError(_, FetchFailure::NoAnswer(error))
-            if error.is_for_client() =>
-        {
+        FetchOutcome::Failed(error) | FetchOutcome::StaleOnError(_, Err(error)) if error.is_for_client() => {
             return Err(Retry::Alone);
         }
         // The leader's request did not let what is stored stand in; this one may.
-        FetchOutcome::Failed(error) => {
-            answer_after_failure(running, request, miss, FetchFailure::NoAnswer(error)).await
-        }
-        FetchOutcome::ServerError(error) => {
-            match stale_if_error(running, request, miss, FetchFailure::Status(error.status)).await {
-                Some(answered) => answered,
-                None if retried.is_none() && may_be_caused_by_leader(&error, request) => {
-                    return Err(Retry::Together);
-                }
-                None => server_error(running, request, &error, reader_of(&error, primary, request), true),
+        FetchOutcome::Failed(error) => answer_after_failure(running, request, miss, Err(error)).await,
+        FetchOutcome::ServerError(error) => match stale_if_error(running, request, miss, Ok(error.status)).await {
+            Some(answered) => answered,
+            None if retried.is_none() && may_be_caused_by_leader(&error, request) => {
+                return Err(Retry::Together);
             }
-        }
+            None => server_error(running, request, &error, reader_of(&error, primary, request), true),
+        },
         FetchOutcome::Unshared => return Err(Retry::Alone),
         FetchOutcome::Elsewhere(ref entry, ref varies_on) => {
             let is_ours = *entry.text == primary.variant(varies_on, &request.http.headers).text
@@ -203,8 +196,7 @@ async fn follow(
             from_entry(running, request, miss, &outcome, true).await.ok_or(Retry::Alone)?
         }
         FetchOutcome::StaleOnError(ref entry, failed) => {
-            let is_taken = request.takes_after(failed.failure(), entry, running.cache.now());
-            match is_taken && is_ours(running, lookup, entry).await {
+            match stands_in(running, request, entry, failed) && is_ours(running, lookup, entry).await {
                 true => from_entry(running, request, miss, &outcome, true).await.ok_or(Retry::Alone)?,
                 false => answer_after_failure(running, request, miss, failed).await,
             }
@@ -230,14 +222,14 @@ async fn answer_after_failure(
     running: &Running,
     request: &CacheRequest,
     miss: &Miss,
-    failed: FetchFailure,
+    failed: UpstreamAnswer,
 ) -> Answered {
     if let Some(answered) = stale_if_error(running, request, miss, failed).await {
         return answered;
     }
     match failed {
-        FetchFailure::NoAnswer(error) => unanswered(request, miss.reason, miss.stale.as_ref(), error),
-        FetchFailure::Status(status) => {
+        Err(error) => unanswered(request, miss.reason, miss.stale.as_ref(), error),
+        Ok(status) => {
             let error = ServerErrorResponse {
                 status,
                 reason: "upstream-failed",
@@ -336,21 +328,16 @@ async fn stale_if_error(
     running: &Running,
     request: &CacheRequest,
     miss: &Miss,
-    failed: FetchFailure,
+    answer: UpstreamAnswer,
 ) -> Option<Answered> {
-    if matches!(failed, FetchFailure::Status(status) if !freshness::is_error(status)) {
-        return None;
-    }
-    let now = running.cache.now();
-    let stale = miss.stale.as_ref().filter(|stale| request.takes_after(failed.failure(), stale, now))?;
-    from_entry(running, request, miss, &FetchOutcome::StaleOnError(Arc::clone(stale), failed), true).await
+    let stale = miss.stale.as_ref().filter(|stale| stands_in(running, request, stale, answer))?;
+    from_entry(running, request, miss, &FetchOutcome::StaleOnError(Arc::clone(stale), answer), true).await
 }
 
-fn status_of(failed: FetchFailure) -> Option<u16> {
-    match failed {
-        FetchFailure::Status(status) => Some(status.as_u16()),
-        FetchFailure::NoAnswer(_) => None,
-    }
+/// Whether an entry is served to this request in place of upstream's answer ([`decide::after_failure`]).
+fn stands_in(running: &Running, request: &CacheRequest, entry: &Entry, answer: UpstreamAnswer) -> bool {
+    let now = running.cache.now();
+    entry.response().is_some_and(|stored| decide::after_failure(request, stored, answer, now).is_some())
 }
 
 /// The answer where upstream gave none, and nothing stored may be served instead.
@@ -362,9 +349,8 @@ pub(super) fn unanswered(
 ) -> Answered {
     let mut answered = failed(error, reason.fwd());
     let stored = stale.and_then(|stale| stale.response());
-    if stored.is_some_and(|stored| stored.freshness.never_stale || stored.freshness.always_validate) {
-        // RFC 9111 §5.2.2.2: a response that must be revalidated, and cannot be.
-        *answered.response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
+    if let Some(status) = stored.and_then(decide::error_status) {
+        *answered.response.status_mut() = status;
     }
     Answered { family: request.family_id(), ..answered }
 }
@@ -392,7 +378,8 @@ async fn from_entry(
     let ttl = response.freshness.ttl(now);
     let outcome = match outcome {
         FetchOutcome::StaleOnError(_, failed) => {
-            Outcome { fwd_status: status_of(*failed), collapsed, ..Outcome::stale(ttl, "upstream-failed") }
+            let fwd_status = failed.ok().map(|status| status.as_u16());
+            Outcome { fwd_status, collapsed, ..Outcome::stale(ttl, StaleReason::UpstreamFailed.detail()) }
         }
         FetchOutcome::Elsewhere(..) => {
             Outcome::fetched_elsewhere(miss.reason.fwd(), response.status.as_u16(), ttl)

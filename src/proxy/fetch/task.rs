@@ -15,12 +15,12 @@ use super::body::{BodyEnd, pass_error, pump};
 use super::confirm::confirmed;
 use super::context::FetchContext;
 use super::fleet::{self, FleetDecision};
+use super::stands_in;
 use crate::cache::SHARED_MAX;
 use crate::coalesce::body_budget::Broken;
-use crate::coalesce::inflight::{FetchFailure, FetchOutcome, FetchPermit, Head, ServerErrorResponse};
+use crate::coalesce::inflight::{FetchOutcome, FetchPermit, Head, ServerErrorResponse};
 use crate::coalesce::stream::{Reader, Stream};
 use crate::http::clients;
-use crate::http::freshness;
 use crate::http::headers;
 use crate::http::storable::{self, Reason};
 use crate::http::validation;
@@ -92,13 +92,11 @@ async fn fetch(
         }
         answer => answer,
     };
-    if let Some(failed) = failed(&answer)
-        && let Some(stale) = context
-            .stale
-            .as_ref()
-            .filter(|stale| context.request.takes_after(failed.failure(), stale, running.cache.now()))
+    let answered = answer.as_ref().map(Response::status).map_err(|error| *error);
+    if let Some(stale) = &context.stale
+        && stands_in(running, &context.request, stale, answered)
     {
-        permit.finish(FetchOutcome::StaleOnError(Arc::clone(stale), failed));
+        permit.finish(FetchOutcome::StaleOnError(Arc::clone(stale), answered));
         return false;
     }
     match answer {
@@ -123,14 +121,6 @@ async fn place(
         }
         Err(_) => running.upstream.place(context.client).await,
         place => place,
-    }
-}
-
-/// How upstream failed, if it did: a status that counts as an error (RFC 5861 §4), or no response.
-fn failed(answer: &Result<Response<ResponseBody>, UpstreamError>) -> Option<FetchFailure> {
-    match answer {
-        Ok(answer) => freshness::is_error(answer.status()).then_some(FetchFailure::Status(answer.status())),
-        Err(error) => Some(FetchFailure::NoAnswer(*error)),
     }
 }
 
