@@ -41,17 +41,27 @@ const UNKNOWN_MOST: Duration = Duration::from_secs(5);
 pub type Opening = Option<NonZeroU64>;
 
 /// Whether stored responses may be trusted.
+///
+/// Every change is made under the lock of `state`, and `opening` is written only there, as part of the change: no reader sees a gate
+/// that is half open, and of an opening and a closing at the same time the second sees all of the first. Each opening has a number
+/// of its own. So a reader that finds the same number before and after a question to Redis knows that the gate was not closed
+/// between ([`Fleet::trusts`]).
 #[derive(Debug)]
 pub(super) struct RecoveryGate {
-    /// `None`: it is open.
-    closed: Mutex<Option<Closed>>,
-    /// For readers without a lock: the number of the opening, zero while it is closed.
+    state: Mutex<State>,
+    /// For readers without the lock: the number of the opening, zero while it is closed.
     opening: AtomicU64,
-    /// How often it was opened.
-    openings: AtomicU64,
     opened: Notify,
     /// Within this time after a silence every proxy that can reach Redis has returned.
     patience: Duration,
+}
+
+#[derive(Debug)]
+struct State {
+    /// `None`: it is open.
+    closed: Option<Closed>,
+    /// How often it was opened.
+    openings: u64,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -85,9 +95,8 @@ impl RecoveryGate {
     /// Closed, as it is before the first sync.
     pub fn new(patience: Duration) -> RecoveryGate {
         RecoveryGate {
-            closed: Mutex::new(Some(Closed::default())),
+            state: Mutex::new(State { closed: Some(Closed::default()), openings: 0 }),
             opening: AtomicU64::new(0),
-            openings: AtomicU64::new(0),
             opened: Notify::new(),
             patience,
         }
@@ -119,33 +128,38 @@ impl RecoveryGate {
 
     /// Closes it: a sync has failed, or the lease has lapsed. `seen`: the generation that was read last.
     pub fn close(&self, seen: Option<Generation>) {
+        let mut state = lock(&self.state);
         self.opening.store(0, SeqCst);
-        let mut closed = lock(&self.closed);
         // What was read while it was closed was read after the outage.
-        let seen = closed.as_ref().map_or(seen, |closed| closed.seen);
-        *closed = Some(Closed { seen, has_failed: true, ..Closed::default() });
+        let seen = state.closed.as_ref().map_or(seen, |closed| closed.seen);
+        state.closed = Some(Closed { seen, has_failed: true, ..Closed::default() });
     }
 
     /// Opens it.
     pub fn open(&self) {
-        *lock(&self.closed) = None;
-        if !self.is_open() {
-            self.opening.store(self.openings.fetch_add(1, SeqCst) + 1, SeqCst);
+        self.open_locked(&mut lock(&self.state));
+    }
+
+    fn open_locked(&self, state: &mut State) {
+        if state.closed.take().is_some() {
+            state.openings += 1;
+            self.opening.store(state.openings, SeqCst);
+            self.opened.notify_waiters();
         }
-        self.opened.notify_waiters();
     }
 
     /// The members that are awaited; `None` unless it is closed and a sync was answered since.
     pub fn awaited(&self) -> Option<Vec<Holder>> {
-        lock(&self.closed).as_ref().filter(|closed| closed.is_answered).map(|closed| closed.awaited.clone())
+        lock(&self.state).closed.as_ref().filter(|closed| closed.is_answered).map(|closed| closed.awaited.clone())
     }
 
     /// Takes in the reply to a sync that asked which members are behind, and opens if none is. The reply's marks have been
     /// applied.
     pub fn hear(&self, synced: &Synced) -> Verdict {
-        let verdict = lock(&self.closed).as_mut().map_or(Verdict::Open, |closed| self.judge(closed, synced));
+        let mut state = lock(&self.state);
+        let verdict = state.closed.as_mut().map_or(Verdict::Open, |closed| self.judge(closed, synced));
         if verdict == Verdict::Open {
-            self.open();
+            self.open_locked(&mut state);
         }
         verdict
     }
@@ -172,7 +186,8 @@ impl RecoveryGate {
 }
 
 impl Fleet {
-    /// Opens the gate if a reply shows that no other member has anything left to deliver, or has not returned in time.
+    /// Opens the gate if a reply shows that no other member has anything left to deliver, or has not returned in time. Only the task
+    /// that syncs calls this, and only it closes the gate: nothing closes it between the verdict and the opening.
     pub(super) async fn check_gate(&self, synced: &Synced) -> Result<(), StoreError> {
         let Verdict::GiveUp { awaited, saw_outage } = self.gate.hear(synced) else { return Ok(()) };
         if saw_outage {
@@ -251,6 +266,21 @@ mod tests {
             assert_eq!(gate.hear(&reply(2, 0, &[])), Verdict::Open);
             assert_eq!(gate.hear(&reply(2, 0, &["a"])), Verdict::Open, "it stays open");
         }
+    }
+
+    #[test]
+    fn each_opening_of_the_gate_has_its_own_number() {
+        let gate = RecoveryGate::new(PATIENCE);
+        assert_eq!(gate.opening(), None);
+        gate.open();
+        let first = gate.opening();
+        gate.open();
+        assert_eq!((first, gate.opening()), (NonZeroU64::new(1), first), "it was open");
+        gate.close(None);
+        gate.close(None);
+        assert_eq!(gate.opening(), None);
+        gate.open();
+        assert_eq!(gate.opening(), NonZeroU64::new(2));
     }
 
     #[test]
