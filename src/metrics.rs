@@ -76,7 +76,7 @@ pub struct Metrics {
     /// Requests that upstream may have answered with another request's response, because its connection was out of
     /// step.
     pub suspects: Counter,
-    /// Invalidated entries that this proxy's sweeper removed from the store.
+    /// Invalidated entries that this proxy's sweeper removed from Redis.
     pub swept: Counter,
     stored_keys: Family<FamilyLabels, Gauge>,
     stored_bytes: Family<FamilyLabels, Gauge>,
@@ -217,10 +217,10 @@ impl Metrics {
     fn register(&self, registry: &mut Registry) {
         registry.register("requests", "Requests by family and outcome", self.requests.clone());
         registry.register("invalidations", "Invalidated families by cause", self.invalidations.clone());
-        registry.register("store_errors", "Failed operations on the store", self.store_errors.clone());
+        registry.register("store_errors", "Failed operations on Redis", self.store_errors.clone());
         registry.register(
             "store_unreadable",
-            "Entries in the store that are corrupt, or of another version",
+            "Entries in Redis that are corrupt, or of another version",
             self.unreadable_entries.clone(),
         );
         registry.register("collapsed", "Requests that shared another one's fetch", self.collapsed.clone());
@@ -246,14 +246,14 @@ impl Metrics {
         );
         registry.register_with_unit(
             "sync_time",
-            "Duration of a sync with the store",
+            "Duration of a sync with Redis",
             seconds(),
             self.sync_time.clone(),
         );
         registry.register("epoch_changes", "Epochs that began while this proxy ran", self.epoch_changes.clone());
         registry.register("lease_lost", "Leases that were not renewed in time", self.lease_lost.clone());
         registry.register("task_panics", "Tasks that had to be started again", self.task_panics.clone());
-        registry.register("marks", "Marks in the store, at the last sync", self.marks.clone());
+        registry.register("marks", "Marks in Redis, at the last sync", self.marks.clone());
         registry.register_with_unit(
             "floor_age",
             "Age of the floor at the last sync",
@@ -262,7 +262,7 @@ impl Metrics {
         );
         registry.register_with_unit(
             "clock_ahead",
-            "How far this machine's clock is ahead of the store's, at the last sync",
+            "How far this machine's clock is ahead of that of Redis, at the last sync",
             seconds(),
             self.clock_ahead.clone(),
         );
@@ -298,10 +298,10 @@ impl Metrics {
         );
         registry.register(
             "swept",
-            "Invalidated entries that this proxy removed from the store",
+            "Invalidated entries that this proxy removed from Redis",
             self.swept.clone(),
         );
-        let counted = "in the store, by family, as the last walk of a sweeper found";
+        let counted = "in Redis, by family, as the last walk of a sweeper found";
         registry.register("stored_keys", format!("Entries {counted}"), self.stored_keys.clone());
         registry.register("stored_bytes", format!("Bytes of entries {counted}"), self.stored_bytes.clone());
         registry.register("lease_held", "1 while memory is served under a lease", self.lease_held.clone());
@@ -325,7 +325,7 @@ impl Metrics {
         registry.register("memory_entries", "Entries in memory", self.memory_entries.clone());
         registry.register_with_unit("memory", "Bytes in memory", Unit::Bytes, self.memory_bytes.clone());
         registry.register("memory_evictions", "Entries evicted from memory for space", self.evictions.clone());
-        registry.register("store_up", "1 while the store answers", self.store_up.clone());
+        registry.register("store_up", "1 while Redis answers", self.store_up.clone());
         registry.register(
             "undelivered_invalidations",
             "Invalidations that Redis does not have yet, in tags",

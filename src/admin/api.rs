@@ -63,7 +63,7 @@ fn cleared(message: String, delivered: bool) -> (StatusCode, Json<Success<Cleare
         false => (
             StatusCode::ACCEPTED,
             format!(
-                "{message}, but the store does not answer: other proxies get the invalidation when it is back"
+                "{message}, but Redis does not answer: other proxies get the invalidation when it is back"
             ),
         ),
     };

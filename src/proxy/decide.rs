@@ -154,7 +154,7 @@ impl MissReason {
                  no family tells callers apart by those of this request (RFC 9111 §3.5)"
             }
             MissReason::StoreAway => {
-                "the store does not answer: nothing stored is trusted, nothing fetched is stored (detail=store-away)"
+                "Redis does not answer: nothing stored is trusted, nothing fetched is stored (detail=store-away)"
             }
             MissReason::UnclaimedQuery => {
                 "no family with methods = [\"QUERY\"] claims this path: a QUERY is cached only where the rules say that it may \

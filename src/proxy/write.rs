@@ -130,7 +130,7 @@ async fn carry_out(
     let is_delivered = what.is_empty() || taken.is_some() || wait_until_delivered(running).await;
     if !is_delivered && refuses_writes_in_outages(running) {
         let message =
-            "the write was carried out, but the store does not answer: other proxies may not know of it yet";
+            "the write was carried out, but Redis does not answer: other proxies may not know of it yet";
         return refuse(StatusCode::GATEWAY_TIMEOUT, "store-away", message);
     }
     let invalidated = running.config.log.access.then(|| described(&what)).flatten();
@@ -342,7 +342,7 @@ async fn record_intent(running: &Arc<Running>, intent: &Intent) -> Result<Option
             // The store may have recorded it although no reply came.
             let (task, intent) = (Arc::clone(running), intent.clone());
             running.tasks.spawn(async move { task.cache.withdraw(&intent).await });
-            let message = "writes are refused while the store is away (on_outage = \"refuse\"); try again";
+            let message = "writes are refused while Redis is away (on_outage = \"refuse\"); try again";
             Err(Box::new(refuse(StatusCode::SERVICE_UNAVAILABLE, "store-away", message)))
         }
         Err(_) => Ok(None),

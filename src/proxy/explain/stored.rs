@@ -152,7 +152,7 @@ impl Explainer<'_> {
                 vec![mark(&Tag::root(), by.to_owned())]
             }
             ValidityReport::OtherEpoch => {
-                let by = "the store has lost its marks since (restarted, flushed, or replaced): everything older is \
+                let by = "Redis has lost its marks since (restarted, flushed, or replaced): everything older is \
                           invalidated";
                 vec![mark(&Tag::root(), by.to_owned())]
             }
