@@ -57,6 +57,7 @@
 //! | entry | a stored response, or a vary index, with its tags and stamp |
 //! | cache key | the canonical text of a request, and its hash; the text is compared on a hit |
 //! | primary key, variant, vary index | the key without `Vary`; one of the responses under it; the entry that says by which fields they differ |
+//! | coalesce | to answer several requests from one fetch; the config key is `collapse`, RFC 9211's parameter `collapsed` |
 //! | inflight fetch, leader, follower | a fetch that requests share: the request that began it, and those that wait for it |
 //! | fetch lock, fleet lock | the same across proxies, in Redis (`collapse = "fleet"`) |
 //! | write intent | the record in Redis of a write under way, with its tags; another proxy carries it out if the writer dies |

@@ -47,7 +47,7 @@ pub struct Metrics {
     invalidations: Family<InvalidationLabels, Counter>,
     store_errors: Family<OperationLabels, Counter>,
     unreadable_entries: Family<ReasonLabels, Counter>,
-    collapsed: Counter,
+    coalesced: Counter,
     coalesced_waiting: Gauge,
     fleet_waits: Family<EndLabels, Counter>,
     not_stored: Family<ReasonLabels, Counter>,
@@ -168,7 +168,7 @@ impl Metrics {
             invalidations: Family::default(),
             store_errors: Family::default(),
             unreadable_entries: Family::default(),
-            collapsed: Counter::default(),
+            coalesced: Counter::default(),
             coalesced_waiting: Gauge::default(),
             fleet_waits: Family::default(),
             not_stored: Family::default(),
@@ -223,7 +223,7 @@ impl Metrics {
             "Entries in Redis that are corrupt, or of another version",
             self.unreadable_entries.clone(),
         );
-        registry.register("collapsed", "Requests that shared another one's fetch", self.collapsed.clone());
+        registry.register("coalesced", "Requests that shared another one's fetch", self.coalesced.clone());
         registry.register(
             "coalesced_waiting",
             "Requests that wait for another request's fetch, on this proxy or another",
@@ -296,11 +296,7 @@ impl Metrics {
             "Requests that may have received another request's response: what they stored was invalidated",
             self.suspects.clone(),
         );
-        registry.register(
-            "swept",
-            "Invalidated entries that this proxy removed from Redis",
-            self.swept.clone(),
-        );
+        registry.register("swept", "Invalidated entries that this proxy removed from Redis", self.swept.clone());
         let counted = "in Redis, by family, as the last walk of a sweeper found";
         registry.register("stored_keys", format!("Entries {counted}"), self.stored_keys.clone());
         registry.register("stored_bytes", format!("Bytes of entries {counted}"), self.stored_bytes.clone());
@@ -363,7 +359,7 @@ impl Metrics {
             OutcomeKind::Write => self.write_time.observe(took),
         }
         if collapsed {
-            self.collapsed.inc();
+            self.coalesced.inc();
         }
     }
 

@@ -242,11 +242,11 @@ impl Freshness {
 
     fn reuse_stale(&self, ttl: i64, now: SystemTime, demands: &Demands) -> Reuse {
         let is_revalidating = self.is_within(self.stale_while_revalidate, now);
-        let is_refused = self.is_refused_stale(demands, now);
+        let demands_fresh = self.demands_fresh(demands, now);
         if self.never_stale {
             // §4.2.4: neither client nor configuration can override it.
             Reuse::Validate { ttl, because: ValidationReason::MustRevalidate }
-        } else if is_revalidating && !is_refused {
+        } else if is_revalidating && !demands_fresh {
             Reuse::StaleWhileRevalidate { ttl }
         } else if self.is_tolerated(demands, now) {
             Reuse::Stale { ttl }
@@ -267,8 +267,7 @@ impl Freshness {
         if demands.stale_if_error.is_some_and(|period| self.is_within(period, now)) {
             return true;
         }
-        let is_allowed =
-            self.ttl(now) > 0 || (self.is_within(period, now) && !self.is_refused_stale(demands, now));
+        let is_allowed = self.ttl(now) > 0 || (self.is_within(period, now) && !self.demands_fresh(demands, now));
         is_allowed && self.unmet(demands, now).is_none()
     }
 
@@ -288,7 +287,7 @@ impl Freshness {
     }
 
     /// §5.2.1.1: max-age without max-stale accepts no stale response.
-    fn is_refused_stale(&self, demands: &Demands, now: SystemTime) -> bool {
+    fn demands_fresh(&self, demands: &Demands, now: SystemTime) -> bool {
         demands.max_age.is_some() && !self.is_tolerated(demands, now)
     }
 

@@ -167,13 +167,13 @@ impl CacheRequest {
     }
 
     /// A miss is fetched once for all proxies of the fleet (`collapse = "fleet"`).
-    pub fn collapses_across_proxies(&self) -> bool {
+    pub fn coalesces_across_proxies(&self) -> bool {
         let is_asked_for = self.family().is_some_and(|(family, _)| family.collapse == Collapse::Fleet);
         is_asked_for && !self.demands.validated
     }
 
     /// It may follow the fetch of another request to this proxy.
-    pub fn may_collapse(&self) -> bool {
+    pub fn may_coalesce(&self) -> bool {
         let is_off = self.family().is_some_and(|(family, _)| family.collapse == Collapse::Off);
         !is_off && !self.is_personal() && !self.facts.no_store
     }
@@ -188,7 +188,7 @@ impl CacheRequest {
     /// How long it waits as a follower; `None` for no limit. There is none in a family, whose responses can be shared, and where paths of
     /// this shape had responses that could be shared. Elsewhere it may be a long poll, which upstream answers late and to each client
     /// separately: then `collapse_wait`.
-    pub fn patience(&self, running: &Running) -> Option<Duration> {
+    pub fn follower_wait(&self, running: &Running) -> Option<Duration> {
         let is_known = self.family.is_some() || running.shapes.is_shared(&self.http.target.path);
         (!is_known).then_some(running.config.server.collapse_wait)
     }
@@ -202,7 +202,8 @@ impl CacheRequest {
 
     /// Whether a stored response is fresh for this request and may be served to it.
     pub fn is_answered_by(&self, stored: &entry::Response, now: SystemTime) -> bool {
-        !self.is_refused(stored) && matches!(stored.freshness.reuse(now, &self.demands), Reuse::Fresh { .. })
+        !self.credentials_forbid(stored)
+            && matches!(stored.freshness.reuse(now, &self.demands), Reuse::Fresh { .. })
     }
 
     /// Whether the preconditions that only an origin evaluates hold for a stored response. They count only where the response would be
@@ -213,7 +214,7 @@ impl CacheRequest {
 
     /// Whether a stored response is for requests without credentials, and this one has some. RFC 9111 §3.5 restricts responses *to*
     /// credentials. Not serving other responses to them either is stricter: upstream might have answered this caller differently.
-    pub fn is_refused(&self, stored: &entry::Response) -> bool {
+    pub fn credentials_forbid(&self, stored: &entry::Response) -> bool {
         self.is_personal() && !stored.for_credentials
     }
 

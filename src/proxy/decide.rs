@@ -235,7 +235,7 @@ fn serve_or_ask(request: &CacheRequest, lookup: &Lookup, now: SystemTime) -> Dec
         }
     }
     let reason = match (stored, &lookup.found) {
-        (Some(stored), _) if request.is_refused(stored) => MissReason::Credentials,
+        (Some(stored), _) if request.credentials_forbid(stored) => MissReason::Credentials,
         (Some(stored), _) => match reuse(request, stored, is_soft_invalidated, now) {
             Ok(decision) => return decision,
             Err(reason) => reason,

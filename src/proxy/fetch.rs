@@ -69,7 +69,7 @@ pub(super) async fn fetch(
         Ok(share) => share,
         Err(refused) => return Ok(Answered { family: request.family_id(), ..*refused }),
     };
-    let role = match retried == Some(Retry::Alone) || !request.may_collapse() {
+    let role = match retried == Some(Retry::Alone) || !request.may_coalesce() {
         true => FetchRole::Alone,
         false => join(running, request, key, view),
     };
@@ -91,12 +91,12 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 async fn wait(running: &Running, request: &CacheRequest, fetch: &InflightFetch) -> Option<FetchOutcome> {
     let _waits = running.metrics.follower_waits();
     let mut outcome = pin!(fetch.outcome());
-    let Some(mut patience) = request.patience(running) else { return Some(outcome.await) };
+    let Some(mut limit) = request.follower_wait(running) else { return Some(outcome.await) };
     loop {
-        match tokio::time::timeout(patience, &mut outcome).await {
+        match tokio::time::timeout(limit, &mut outcome).await {
             Ok(outcome) => return Some(outcome),
             Err(_) if running.upstream.has_room(request.http.sharer(running)) => return None,
-            Err(_) => patience = patience.max(POLL_INTERVAL),
+            Err(_) => limit = limit.max(POLL_INTERVAL),
         }
     }
 }

@@ -457,9 +457,9 @@ const RECOVERY_LACKS: &[(&[Rule], recovery::Bounds, &str)] = &[
     (&[Rule::AttemptAfterWrite], RESTARTED, OPEN_L1),
     (&[Rule::NewcomersHold], NEWCOMER, OPEN_L1),
     (&[Rule::LapsedMembersHold], LATE_DISMISSAL, OPEN_L1),
-    (&[Rule::PatienceForStrangers], NEWCOMER, OPEN_L1),
+    (&[Rule::WaitsForStrangers], NEWCOMER, OPEN_L1),
     (&[Rule::StrangersAwaitedByAll], TWO_NEWCOMERS, OPEN_L2),
-    (&[Rule::PatienceForYoungEpoch], YOUNG, OPEN_L1),
+    (&[Rule::WaitsInYoungEpoch], YOUNG, OPEN_L1),
     (&[Rule::SilencesJoin], YOUNG, OPEN_L1),
     (&[Rule::SilencesJoin], NEWCOMER_TWO_PAUSES, OPEN_L1),
 ];

@@ -133,11 +133,11 @@ pub enum Rule {
     /// Nor does one that may have been given up since its last sync.
     LapsedMembersHold,
     /// After a long silence it is waited for those whom nobody knows.
-    PatienceForStrangers,
+    WaitsForStrangers,
     /// Also by one who saw no outage, and finds nobody behind.
     StrangersAwaitedByAll,
     /// So it is after a silence that began in a young epoch.
-    PatienceForYoungEpoch,
+    WaitsInYoungEpoch,
     /// A silence that begins while that is waited for is one with the silence before.
     SilencesJoin,
 }

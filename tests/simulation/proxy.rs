@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use larder::cache::memory::Memory;
 use larder::cache::{Cache, Found, Lookup, Placement};
-use larder::coalesce::inflight::{FetchFailure, FetchOutcome, FetchPermit, FetchRole, Inflight, InflightFetch};
+use larder::coalesce::inflight::{FetchOutcome, FetchPermit, FetchRole, Inflight, InflightFetch};
 use larder::coherence::fleet::FleetSettings;
 use larder::config::{Coherence, OnOutage};
 use larder::entry::{Content, Entry, Response};
@@ -383,7 +383,7 @@ impl Proxy {
         let asked = UNIX_EPOCH + Duration::from_micros(self.site.world.number());
         let Some(value) = self.site.upstream.fetch(register).await else {
             return permit.finish(match stale {
-                Some(stale) => FetchOutcome::StaleOnError(stale, FetchFailure::NoAnswer(UpstreamError::Closed)),
+                Some(stale) => FetchOutcome::StaleOnError(stale, Err(UpstreamError::Closed)),
                 None => FetchOutcome::Failed(UpstreamError::Abandoned),
             });
         };

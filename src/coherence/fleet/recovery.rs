@@ -14,10 +14,10 @@
 //!   generation, and only once the marks in that reply are applied: they may be what the others have delivered.
 //! - A new epoch begins without a silence. Everything stored in it was fetched after Redis's return, and every write that was
 //!   answered undelivered had been carried out before that.
-//! - A member that does not return within `patience` of the end of the silence is removed. It may have answered writes that it
+//! - A member that does not return within `return_timeout` of the end of the silence is removed. It may have answered writes that it
 //!   never delivers, so everything is invalidated first, if this proxy has seen the outage.
 //! - A proxy that has never synced is no member, and nothing shows that it is missing. It answers no write undelivered within
-//!   `NEWCOMER_HOLD`; after a longer silence, and after one in an epoch that was young, the gate stays closed for `patience`.
+//!   `NEWCOMER_HOLD`; after a longer silence, and after one in an epoch that was young, the gate stays closed for `return_timeout`.
 
 use std::num::NonZeroU64;
 use std::sync::Mutex;
@@ -53,7 +53,7 @@ pub(super) struct RecoveryGate {
     opening: AtomicU64,
     opened: Notify,
     /// Within this time after a silence every proxy that can reach Redis has returned.
-    patience: Duration,
+    return_timeout: Duration,
 }
 
 #[derive(Debug)]
@@ -93,12 +93,12 @@ pub(super) enum Verdict {
 
 impl RecoveryGate {
     /// Closed, as it is before the first sync.
-    pub fn new(patience: Duration) -> RecoveryGate {
+    pub fn new(return_timeout: Duration) -> RecoveryGate {
         RecoveryGate {
             state: Mutex::new(State { closed: Some(Closed::default()), openings: 0 }),
             opening: AtomicU64::new(0),
             opened: Notify::new(),
-            patience,
+            return_timeout,
         }
     }
 
@@ -171,13 +171,13 @@ impl RecoveryGate {
         let since_silence = Duration::from_micros(synced.clock.saturating_sub(synced.silent_until));
         // A proxy that starts, is connected at once and finds no other has no reason to think that there was an outage.
         let may_be_unknown = synced.unknown_proxies && (closed.has_failed || synced.others > 0);
-        if may_be_unknown && since_silence < self.patience.min(UNKNOWN_MOST) {
+        if may_be_unknown && since_silence < self.return_timeout.min(UNKNOWN_MOST) {
             return Verdict::Wait;
         }
         if closed.awaited.is_empty() {
             return Verdict::Open;
         }
-        if since_silence < self.patience {
+        if since_silence < self.return_timeout {
             return Verdict::Wait;
         }
         let is_new = closed.seen.is_none_or(|seen| !seen.covers(synced.generation));
@@ -223,7 +223,7 @@ mod tests {
     use crate::marks::{Epoch, Stamp};
     use crate::store::fleet::EpochState;
 
-    const PATIENCE: Duration = Duration::from_secs(2);
+    const RETURN_TIMEOUT: Duration = Duration::from_secs(2);
 
     fn generation(number: u64) -> Generation {
         Generation { epoch: Epoch(1), number }
@@ -253,7 +253,7 @@ mod tests {
 
     /// A gate of a proxy that had read the first generation before it closed.
     fn closed() -> RecoveryGate {
-        let gate = RecoveryGate::new(PATIENCE);
+        let gate = RecoveryGate::new(RETURN_TIMEOUT);
         assert_eq!(gate.hear(&reply(1, 5000, &[])), Verdict::Open);
         gate.close(Some(generation(1)));
         gate
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_proxy_without_others_trusts_redis_at_once() {
-        for gate in [RecoveryGate::new(PATIENCE), closed()] {
+        for gate in [RecoveryGate::new(RETURN_TIMEOUT), closed()] {
             assert_eq!(gate.awaited(), None);
             assert_eq!(gate.hear(&reply(2, 0, &[])), Verdict::Open);
             assert_eq!(gate.hear(&reply(2, 0, &["a"])), Verdict::Open, "it stays open");
@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn each_opening_of_the_gate_has_its_own_number() {
-        let gate = RecoveryGate::new(PATIENCE);
+        let gate = RecoveryGate::new(RETURN_TIMEOUT);
         assert_eq!(gate.opening(), None);
         gate.open();
         let first = gate.opening();
@@ -285,7 +285,7 @@ mod tests {
 
     #[test]
     fn the_gate_stays_closed_while_a_member_is_behind() {
-        for gate in [RecoveryGate::new(PATIENCE), closed()] {
+        for gate in [RecoveryGate::new(RETURN_TIMEOUT), closed()] {
             assert_eq!(gate.hear(&reply(2, 0, &["a", "b"])), Verdict::Wait);
             assert_eq!(gate.awaited(), Some(holders(&["a", "b"])));
             assert_eq!(gate.hear(&reply(2, 10, &["b"])), Verdict::Wait);
@@ -297,7 +297,7 @@ mod tests {
 
     #[test]
     fn an_absent_member_is_removed_after_the_timeout() {
-        let started = || RecoveryGate::new(PATIENCE);
+        let started = || RecoveryGate::new(RETURN_TIMEOUT);
         let failed_at_first = || {
             let gate = started();
             gate.close(None);
@@ -337,7 +337,7 @@ mod tests {
             (false, &[], true, 0, Verdict::Open),
             (false, &["a"], true, 0, Verdict::Wait),
         ] {
-            let gate = if has_failed { closed() } else { RecoveryGate::new(PATIENCE) };
+            let gate = if has_failed { closed() } else { RecoveryGate::new(RETURN_TIMEOUT) };
             assert_eq!(gate.hear(&after(unknown_proxies, ago, behind)), expected, "{ago} ms ago");
         }
     }

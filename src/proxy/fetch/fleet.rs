@@ -29,7 +29,7 @@ pub async fn decide(running: &Running, mut context: FetchContext, permit: &Fetch
         return FleetDecision::Fetch(Box::new(context));
     };
     // A fetch without followers is not shared with other proxies either.
-    if !permit.is_shared() || !context.request.collapses_across_proxies() {
+    if !permit.is_shared() || !context.request.coalesces_across_proxies() {
         return FleetDecision::Fetch(Box::new(context));
     }
     let outcome = match running.cache.lock_fetch(context.cache_key.key(), view, store.collapse_timeout).await {

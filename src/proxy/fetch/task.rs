@@ -44,7 +44,7 @@ pub async fn run(
     permit: FetchPermit,
     leader_only: Option<oneshot::Sender<LeaderOnly>>,
 ) {
-    permit.until_begun(context.request.patience(&running)).await;
+    permit.until_begun(context.request.follower_wait(&running)).await;
     match fleet::decide(&running, context, &permit).await {
         FleetDecision::Fetch(context) => {
             let is_stored = fetch(&running, &context, permit, leader_only).await;
