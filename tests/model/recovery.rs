@@ -59,7 +59,7 @@ pub struct Redis {
     /// When that began, or a lease passed in it.
     away_since: u8,
     epoch: u8,
-    /// A script has begun it: whoever comes first does.
+    /// A script has begun it: that of the first proxy to ask.
     has_begun: bool,
     /// A sync was executed in it.
     has_heard: bool,
@@ -577,7 +577,7 @@ impl Recovery {
             Action::Resume => {
                 (state.redis.is_away, state.redis.away_since) = (false, 0);
                 if !state.redis.has_begun {
-                    // Whoever comes now begins it.
+                    // The next proxy to ask begins it.
                     state.redis.unheard = Length::None;
                 }
                 for absence in state.proxies.iter_mut().filter_map(|proxy| proxy.absence.as_mut()) {
@@ -677,7 +677,7 @@ impl Recovery {
 
     // ---- Redis ----
 
-    /// Everything is lost, and whoever comes first begins a new epoch.
+    /// Everything is lost, and the first proxy to ask begins a new epoch.
     fn flush(&self, state: &mut State) {
         state.left.flushes -= 1;
         state.now += 1;

@@ -70,7 +70,7 @@ pub enum Rule {
     AgeByOwnClock,
     /// The longest lease of the fleet is in meta, and survives the members' records.
     LongestLeaseInMeta,
-    // Three of them bind whoever arranges failovers, not Larder.
+    // Three of them bind the operator or program that arranges failovers, not Larder.
     /// A replica turns to no server that was promoted before the one it has followed.
     ReplicasNeverGoBack,
     /// A primary that becomes a replica drops its clients.
