@@ -40,9 +40,8 @@ struct EndLabels {
 }
 
 /// All metrics of Larder.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Metrics {
-    registry: Registry,
     requests: Family<RequestLabels, Counter>,
     invalidations: Family<InvalidationLabels, Counter>,
     store_errors: Family<OperationLabels, Counter>,
@@ -160,58 +159,9 @@ impl FamilyCounters {
 }
 
 impl Metrics {
-    /// Registers all metrics.
+    /// All at zero.
     pub fn new() -> Metrics {
-        let mut registry = Registry::with_prefix("larder");
-        let metrics = Metrics {
-            requests: Family::default(),
-            invalidations: Family::default(),
-            store_errors: Family::default(),
-            unreadable_entries: Family::default(),
-            coalesced: Counter::default(),
-            coalesced_waiting: Gauge::default(),
-            fleet_waits: Family::default(),
-            not_stored: Family::default(),
-            hit_time: Histogram::default(),
-            miss_time: Histogram::default(),
-            write_time: Histogram::default(),
-            settle_time: Histogram::default(),
-            sync_time: Histogram::default(),
-            epoch_changes: Family::default(),
-            lease_lost: Family::default(),
-            task_panics: Family::default(),
-            marks: Gauge::default(),
-            floor_age: Gauge::default(),
-            clock_ahead: Gauge::default(),
-            intents_carried_out: Counter::default(),
-            invalidations_repeated: Counter::default(),
-            refreshes: Counter::default(),
-            members_expelled: Counter::default(),
-            writes_unmatched: Counter::default(),
-            suspects: Counter::default(),
-            swept: Counter::default(),
-            stored_keys: Family::default(),
-            stored_bytes: Family::default(),
-            lease_held: Gauge::default(),
-            connections: Gauge::default(),
-            connections_total: Counter::default(),
-            connections_evicted: Counter::default(),
-            refused: Family::default(),
-            admin_wrong_tokens: Counter::default(),
-            upstream_requests: Gauge::default(),
-            upstream_queued: Gauge::default(),
-            upstream_streams: Gauge::default(),
-            memory_entries: Gauge::default(),
-            memory_bytes: Gauge::default(),
-            evictions: Gauge::default(),
-            store_up: Gauge::default(),
-            undelivered: Gauge::default(),
-            rules_faulty: Gauge::default(),
-            log_lines_lost: Counter::default(),
-            registry: Registry::default(),
-        };
-        metrics.register(&mut registry);
-        Metrics { registry, ..metrics }
+        Metrics::default()
     }
 
     fn register(&self, registry: &mut Registry) {
@@ -448,16 +398,11 @@ impl Metrics {
 
     /// All metrics in the OpenMetrics text format.
     pub fn exposition(&self) -> String {
-        let mut text = String::new();
+        let (mut text, mut registry) = (String::new(), Registry::with_prefix("larder"));
+        self.register(&mut registry);
         // Writing to a String cannot fail, and all labels are valid.
-        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
         text
-    }
-}
-
-impl Default for Metrics {
-    fn default() -> Metrics {
-        Metrics::new()
     }
 }
 

@@ -227,7 +227,7 @@ fn serve_or_ask(request: &CacheRequest, lookup: &Lookup, now: SystemTime) -> Dec
         Found::Invalidated | Found::OtherVariant | Found::Nothing => None,
     };
     let is_soft_invalidated = matches!(lookup.found, Found::SoftInvalidated(_));
-    if validation::is_for_origin(&request.http.headers) {
+    if validation::is_for_origin(&request.client_request.headers) {
         // A stored response that is current and fresh is what upstream would send (RFC 9110 §13.1.1, §13.1.4).
         let is_met = |stored| request.is_answered_by(stored, now) && request.is_met_by(stored);
         if is_soft_invalidated || !stored.is_some_and(is_met) {
@@ -249,7 +249,7 @@ fn serve_or_ask(request: &CacheRequest, lookup: &Lookup, now: SystemTime) -> Dec
     // A 206 is not stored (RFC 9111 §3.3 lets a cache leave ranges alone). What is stale is validated as a whole, and the range
     // is cut from it.
     let is_for_part = request.is_for_range() && !request.fetching().range_fetches_whole;
-    if request.http.method == Method::HEAD || is_for_part && !is_stale {
+    if request.client_request.method == Method::HEAD || is_for_part && !is_stale {
         return Decision::Forward(reason);
     }
     if is_stale { Decision::Revalidate(reason) } else { Decision::Fetch(reason) }

@@ -187,7 +187,7 @@ impl<'c> Explainer<'c> {
 
     /// What the rules say of it.
     pub fn claim(&self) -> RouteExplanation {
-        let CacheRequest { http, .. } = &self.request;
+        let http = &self.request.client_request;
         let family = self.request.family();
         let cache_key = self.cache_key();
         RouteExplanation {
@@ -227,7 +227,7 @@ impl<'c> Explainer<'c> {
     }
 
     fn notes(&self) -> Vec<String> {
-        let CacheRequest { http, .. } = &self.request;
+        let http = &self.request.client_request;
         let mut notes = Vec::new();
         notes.extend(self.request.ambiguity().map(|ambiguity| {
             format!("{}: the request is forwarded, and nothing of it is stored or shared", described(&ambiguity))
@@ -278,7 +278,7 @@ impl<'c> Explainer<'c> {
     }
 
     fn about_claims(&self) -> Option<String> {
-        let fields = &self.request.http.headers;
+        let fields = &self.request.client_request.headers;
         let removed: Vec<&str> =
             self.removed.iter().filter(|name| !fields.contains_key(*name)).map(HeaderName::as_str).collect();
         (!removed.is_empty()).then(|| {
@@ -315,7 +315,8 @@ impl<'c> Explainer<'c> {
             return Some(format!("cookies that are part of the key and sent: {names}; others are neither"));
         }
         let name = family.key_spec.identity_cookie()?;
-        let is_anonymous = !self.request.is_personal() && !key::has_cookie(&self.request.http.headers, name);
+        let is_anonymous =
+            !self.request.is_personal() && !key::has_cookie(&self.request.client_request.headers, name);
         is_anonymous
             .then(|| format!("the request has no cookie {name}: it is anonymous, and sent without cookies"))
     }
@@ -343,7 +344,7 @@ impl<'c> Explainer<'c> {
 
     /// The decision on the request, as the proxy makes it.
     fn decide(&self, lookup: &Lookup, now: SystemTime) -> Decision {
-        match bypass(&self.live, &self.request.http) {
+        match bypass(&self.live, &self.request.client_request) {
             Some(reason) if self.request.demands.only_if_cached => Decision::Refuse(reason),
             Some(reason) => Decision::Forward(reason),
             None => decide(&self.request, lookup, now),

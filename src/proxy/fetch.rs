@@ -65,7 +65,7 @@ pub(super) async fn fetch(
     let (key, view) = (lookup.cache_key.hash, lookup.view.as_ref());
     // What is stored, or would be for others, is fetched because of what this client sent.
     let is_forced = miss.reason == MissReason::Credentials || request.facts.no_store;
-    let share = match is_forced.then(|| share(running, &request.http)).transpose() {
+    let share = match is_forced.then(|| share(running, &request.client_request)).transpose() {
         Ok(share) => share,
         Err(refused) => return Ok(Answered { family: request.family_id(), ..*refused }),
     };
@@ -95,7 +95,7 @@ async fn wait(running: &Running, request: &CacheRequest, fetch: &InflightFetch) 
     loop {
         match tokio::time::timeout(limit, &mut outcome).await {
             Ok(outcome) => return Some(outcome),
-            Err(_) if running.upstream.has_room(request.http.sharer(running)) => return None,
+            Err(_) if running.upstream.has_room(request.client_request.sharer(running)) => return None,
             Err(_) => limit = limit.max(POLL_INTERVAL),
         }
     }
@@ -105,7 +105,7 @@ async fn wait(running: &Running, request: &CacheRequest, fetch: &InflightFetch) 
 fn join(running: &Running, request: &CacheRequest, key: KeyHash, view: Option<&MarksView>) -> FetchRole {
     let role = running.inflight.join(key, view, Instant::now());
     match role {
-        FetchRole::Join(fetch) if fetch.waits_for_share_of_another(request.http.sharer(running)) => {
+        FetchRole::Join(fetch) if fetch.waits_for_share_of_another(request.client_request.sharer(running)) => {
             running.inflight.detach(key, &fetch);
             running.inflight.join(key, view, Instant::now())
         }
@@ -122,7 +122,7 @@ async fn lead(
 ) -> Answered {
     let fetch = permit.fetch();
     let (give, take) = oneshot::channel();
-    let context = FetchContext::new(request, request.http.sharer(running), lookup, miss.stale.clone());
+    let context = FetchContext::new(request, request.client_request.sharer(running), lookup, miss.stale.clone());
     running.tasks.spawn(run(Arc::clone(running), context, permit, Some(give)));
     let outcome = fetch.outcome().await;
     match (outcome, take.await.ok()) {
@@ -164,7 +164,7 @@ async fn follow(
         }
         FetchOutcome::Streaming(head, body) => {
             // RFC 9111 §4.1: only if this request has the same values of the fields that the response varies on.
-            let ours = primary.variant(&head.varies_on, &request.http.headers);
+            let ours = primary.variant(&head.varies_on, &request.client_request.headers);
             match body.reader() {
                 Some(reader) if ours.text == head.text => {
                     stream(running, request, miss, &head, reader, true).await
@@ -187,7 +187,7 @@ async fn follow(
         },
         FetchOutcome::Unshared => return Err(Retry::Alone),
         FetchOutcome::Elsewhere(ref entry, ref varies_on) => {
-            let is_ours = *entry.text == primary.variant(varies_on, &request.http.headers).text
+            let is_ours = *entry.text == primary.variant(varies_on, &request.client_request.headers).text
                 && entry.response().is_some_and(|response| request.is_answered_by(response, running.cache.now()));
             // Its response may have named groups of its own.
             if !is_ours || !running.cache.is_current(&entry.tags, entry.stamp).await {
@@ -251,7 +251,7 @@ fn may_be_caused_by_leader(error: &ServerErrorResponse, request: &CacheRequest) 
 /// The body of an error for a follower, if its request is for the same variant.
 fn reader_of(error: &ServerErrorResponse, primary: &CacheKey, request: &CacheRequest) -> Option<Reader> {
     let (head, body) = error.response.as_ref()?;
-    let ours = primary.variant(&head.varies_on, &request.http.headers);
+    let ours = primary.variant(&head.varies_on, &request.client_request.headers);
     if ours.text == head.text { body.reader() } else { None }
 }
 
@@ -267,7 +267,7 @@ fn server_error(
     let outcome = Outcome { fwd_status, collapsed, ..Outcome::pass(Fwd::Bypass, error.reason) };
     let response = match error.response.as_ref().zip(reader) {
         Some(((head, _), reader)) => {
-            let mut response = respond::streaming(&request.http, head, false, reader);
+            let mut response = respond::streaming(&request.client_request, head, false, reader);
             if head.consumed {
                 storing::strip_consumed(response.headers_mut(), &running.config.server);
             }
@@ -307,7 +307,7 @@ async fn stream(
     };
     let tags = || [&request.tags()[..], &head.groups].concat();
     let is_known = is_known(running, request, (head.status, &head.headers), tags).await;
-    let mut response = respond::streaming(&request.http, head, is_known, reader);
+    let mut response = respond::streaming(&request.client_request, head, is_known, reader);
     if head.consumed {
         storing::strip_consumed(response.headers_mut(), &running.config.server);
     }

@@ -60,7 +60,7 @@ pub async fn decide(running: &Running, mut context: FetchContext, permit: &Fetch
 /// unless it validates a stale response, which was judged by the marks of the first lookup.
 async fn look(running: &Running, context: &mut FetchContext) -> Option<FetchOutcome> {
     let request = &context.request;
-    let (cache_key, fields) = (context.cache_key.clone(), &request.http.headers);
+    let (cache_key, fields) = (context.cache_key.clone(), &request.client_request.headers);
     let lookup = running.cache.lookup_in_store(cache_key, fields, &request.label(), request.tags()).await;
     match &lookup.found {
         Found::Current(entry)

@@ -132,18 +132,18 @@ async fn ask(
     times: &mut Times,
 ) -> Result<Response<ResponseBody>, UpstreamError> {
     let request = &context.request;
-    let mut fields = request.http.for_upstream(running);
+    let mut fields = request.client_request.for_upstream(running);
     validation::strip_conditions(&mut fields);
     if conditionally {
         context.make_conditional(&mut fields);
     }
-    let path = request.http.target.path_and_query();
+    let path = request.client_request.target.path_and_query();
     let (method, body) = match &request.content {
-        Some(content) => (request.http.method.clone(), RequestBody::Whole(content.clone())),
+        Some(content) => (request.client_request.method.clone(), RequestBody::Whole(content.clone())),
         None => (Method::GET, RequestBody::Empty),
     };
     times.0 = running.cache.now();
-    let interim = request.http.interim.clone();
+    let interim = request.client_request.interim.clone();
     let mut answer = running.upstream.send_from(place, &method, &path, fields, body, interim).await;
     times.1 = running.cache.now();
     if let Ok(answer) = &mut answer {
@@ -227,7 +227,7 @@ async fn deliver(
         clients::identify(&mut fields, content);
     }
     let stamp = view.map(|view| view.stamp);
-    let text = primary.variant(&varies_on, &request.http.headers).text;
+    let text = primary.variant(&varies_on, &request.client_request.headers).text;
     let head = Arc::new(storing::head(running, text, varies_on, stamp, parts.status, (fields, said), &verdict));
     let _ended = FinishOnDrop(Arc::clone(&stream));
     if let (Some(leader_only), Some(reader)) = (leader_only, stream.reader()) {
@@ -327,7 +327,7 @@ impl Drop for FinishOnDrop {
 fn error_head(context: &FetchContext, status: StatusCode, mut headers: HeaderMap) -> Head {
     let said = storing::set_client_cache_control(&context.request, &mut headers);
     let varies_on = Vary::parse(&headers).into_names();
-    let text = context.primary.variant(&varies_on, &context.request.http.headers).text;
+    let text = context.primary.variant(&varies_on, &context.request.client_request.headers).text;
     let (consumed, stamp) = (storing::has_consumed(&headers), context.view.map(|view| view.stamp));
     Head { consumed, said, status, headers, varies_on, text, ttl: 0, stored: false, stamp, groups: Vec::new() }
 }
