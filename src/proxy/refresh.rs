@@ -39,10 +39,10 @@ fn repeatable(request: &CacheRequest, lookup: &Lookup) -> Option<Read> {
     let is_personal = matches!(family.key_spec.identity, Identity::Header(_) | Identity::Cookie(_));
     let has_credentials = request.has_credentials();
     // Sent again, its fields would have other names.
-    let is_renamed = !request.http.underscored.is_empty();
+    let is_renamed = !request.client_request.underscored.is_empty();
     // Whose credentials would the API authorize later?
     let is_guarded = request.is_guarded();
-    if is_personal || is_guarded || has_credentials || is_renamed || request.http.method != Method::GET {
+    if is_personal || is_guarded || has_credentials || is_renamed || request.client_request.method != Method::GET {
         return None;
     }
     let varies_on = lookup
@@ -52,7 +52,7 @@ fn repeatable(request: &CacheRequest, lookup: &Lookup) -> Option<Read> {
         .flat_map(|variants| variants.on.clone());
     let mut kept = family.keyed_fields();
     kept.extend(varies_on);
-    let http = &request.http;
+    let http = &request.client_request;
     if http.forwarded == ForwardedPolicy::Append {
         let is_keyed = |name: &&HeaderName| claims::is_keyed(name) || **name == FORWARDED;
         kept.extend(http.headers.keys().filter(is_keyed).cloned());

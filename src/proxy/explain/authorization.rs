@@ -80,7 +80,7 @@ impl AuthorizationExplanation {
 }
 
 fn described(check: &CacheRequest) -> String {
-    let target = &check.http.target;
+    let target = &check.client_request.target;
     let names: Vec<&str> = check.credential_names().map(HeaderName::as_str).collect();
     let names = if names.is_empty() { "no credentials".to_owned() } else { names.join(", ") };
     format!("GET {}://{}{} with {names}", target.scheme, target.host, target.path_and_query())

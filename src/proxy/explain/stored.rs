@@ -83,7 +83,7 @@ impl Explainer<'_> {
         let vary_index = tiers.vary_index();
         let (tiers, cache_key) = match vary_index.as_deref().and_then(Entry::vary_index) {
             Some(variants) => {
-                let variant = cache_key.variant(&variants.on, &self.request.http.headers);
+                let variant = cache_key.variant(&variants.on, &self.request.client_request.headers);
                 (self.tiers(cache, &variant).await, variant)
             }
             None => (tiers, cache_key),
@@ -129,7 +129,8 @@ impl Explainer<'_> {
         let response = judged.and_then(|judged| judged.entry.response().map(|response| (judged, response)));
         let lookup = tiers.lookup(cache_key, variants.is_some());
         let decision = self.decide(&lookup, now);
-        let restricted = authorization.as_ref().filter(|_| bypass(&self.live, &self.request.http).is_none());
+        let restricted =
+            authorization.as_ref().filter(|_| bypass(&self.live, &self.request.client_request).is_none());
         let decision = match restricted {
             Some(it) => it.restrict(decision, self.request.demands.only_if_cached),
             None => decision,
@@ -170,7 +171,7 @@ impl Explainer<'_> {
                 vec![mark(&Tag::root(), by.to_owned())]
             }
             ValidityReport::OtherEpoch => {
-                let by = "the store has lost its marks since (restarted, flushed, or replaced): everything older is \
+                let by = "Redis has lost its marks since (restarted, flushed, or replaced): everything older is \
                           invalidated";
                 vec![mark(&Tag::root(), by.to_owned())]
             }
