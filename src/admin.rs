@@ -193,6 +193,7 @@ fn router(running: Arc<Running>) -> Router {
         .route("/cache/clear", post(api::clear_all))
         .route("/cache/clear/{family}", post(api::clear_family))
         .route("/cache/clear/{family}/{instance}", post(api::clear_instance))
+        .route("/cache/instances/{name}/{value}/clear", post(api::clear_everywhere))
         .route("/cache/groups/{group}/clear", post(api::clear_group))
         .route("/rules", get(api::rules))
         .route("/rules/reload", post(api::reload))

@@ -30,6 +30,7 @@ use crate::store::Store;
 use crate::tokens::{Tokens, WrongTokens};
 use crate::upkeep::names::FamilyOwners;
 use crate::upkeep::unmatched::UnmatchedWrites;
+use crate::upkeep::unresolved::UnresolvedLog;
 use crate::upstream::Upstream;
 
 /// The rules in force, with the counters of their families.
@@ -81,6 +82,8 @@ pub struct Running {
     pub inflight: Arc<Inflight>,
     pub shapes: Shapes,
     pub unmatched: UnmatchedWrites,
+    /// Rules that lacked a value in a write.
+    pub unresolved: UnresolvedLog,
     /// Limits concurrent reads that cannot share a fetch.
     pub unshared: Arc<Shares>,
     /// Bodies on their way into memory: at most a quarter of its capacity, or one of the largest.
@@ -141,6 +144,7 @@ impl Running {
             inflight: Inflight::new(),
             shapes: Shapes::new(),
             unmatched: UnmatchedWrites::default(),
+            unresolved: UnresolvedLog::default(),
             unshared: unshared(&config.server),
             bodies: StoredBodies::new((config.memory.capacity / 4).max(largest)),
             upstream,
@@ -286,14 +290,15 @@ fn changed(before: &RuleSet, now: &RuleSet) -> Vec<Tag> {
     now.families().iter().filter(|family| !is_same(family)).map(|family| Tag::family(&family.name)).collect()
 }
 
-type Written<'r> = (&'r str, &'r WriteMethods, &'r StatusSet, &'r [String], [Option<Duration>; 2], bool);
+type Written<'r> = (&'r str, &'r WriteMethods, &'r StatusSet, [&'r [String]; 2], [Option<Duration>; 2], bool);
 
 /// Rules in a form that can be compared.
 fn written(rules: Vec<&Invalidation>) -> Vec<Written<'_>> {
     rules
         .into_iter()
         .map(|rule| {
-            (&*rule.path, &rule.methods, &rule.on, &*rule.families, [rule.grace, rule.again], rule.refresh)
+            let texts = [&*rule.families, &*rule.except];
+            (&*rule.path, &rule.methods, &rule.on, texts, [rule.grace, rule.again], rule.refresh)
         })
         .collect()
 }

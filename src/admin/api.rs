@@ -29,6 +29,7 @@ use crate::logs;
 use crate::marks::Tag;
 use crate::rules::fault::Fault;
 use crate::rules::nearest::{did_you_mean, nearest};
+use crate::rules::{InstanceEverywhere, UnknownFamily};
 use crate::running::{Live, Running};
 use crate::upkeep::names::FamilyOwners;
 use crate::upkeep::unmatched::Known;
@@ -40,12 +41,19 @@ type Answer<T> = Result<Json<Success<T>>, Refusal>;
 #[derive(Serialize)]
 struct Cleared {
     message: String,
+    /// For an instance in all families that have it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    families: Option<Vec<String>>,
     /// The store has it. True without a store.
     delivered: bool,
 }
 
 /// Invalidates. `message`: of the response.
 async fn clear(state: &AdminState, tags: &[Tag], message: String) -> Response {
+    clear_in(state, tags, message, None).await
+}
+
+async fn clear_in(state: &AdminState, tags: &[Tag], message: String, families: Option<Vec<String>>) -> Response {
     let names = FamilyOwners::of(&state.running().live().rules);
     for tag in tags {
         // A level without a family of its own is its own name; both stand in the rules.
@@ -53,10 +61,14 @@ async fn clear(state: &AdminState, tags: &[Tag], message: String) -> Response {
         state.running().metrics.invalidated(family, "purge");
     }
     let delivered = state.running().cache.invalidate(tags).await.is_some();
-    cleared(message, delivered).into_response()
+    cleared(message, families, delivered).into_response()
 }
 
-fn cleared(message: String, delivered: bool) -> (StatusCode, Json<Success<Cleared>>) {
+fn cleared(
+    message: String,
+    families: Option<Vec<String>>,
+    delivered: bool,
+) -> (StatusCode, Json<Success<Cleared>>) {
     let (status, message) = match delivered {
         true => (StatusCode::OK, message),
         // It is in force here: until the store has it, nothing stored is served.
@@ -67,7 +79,7 @@ fn cleared(message: String, delivered: bool) -> (StatusCode, Json<Success<Cleare
             ),
         ),
     };
-    (status, Json(Success::of(Cleared { message, delivered })))
+    (status, Json(Success::of(Cleared { message, families, delivered })))
 }
 
 /// `GET /`
@@ -269,14 +281,46 @@ pub async fn clear_family(
     Ok(clear(&state, &tags, format!("Cache cleared for {family}")).await)
 }
 
-/// `POST /cache/clear/{family}/{instance}`: the value of the family's first capture.
+/// `POST /cache/clear/{family}/{instance}`: the value of the family's first instance. Where no family has this name or has
+/// instances, it is the name of an instance, with or without its `_id`: `user` is `user_id` in every family that has it.
 pub async fn clear_instance(
     State(state): At,
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Response, Refusal> {
-    let Path((family, instance)) = path?;
-    let tags = resolve(&state.running().live(), &reference(&family, &instance))?;
-    Ok(clear(&state, &tags, format!("Cache cleared for {family} {instance}")).await)
+    let Path((name, value)) = path?;
+    let live = state.running().live();
+    let reference = reference(&name, &value);
+    match (live.rules.resolve(&reference), live.rules.instance_everywhere(&name, &value)) {
+        (Ok(tags), _) => Ok(clear(&state, &tags, format!("Cache cleared for {name} {value}")).await),
+        (Err(UnknownFamily { instance: None, .. }), Ok(found)) => {
+            Ok(everywhere(&state, found, &name, &value).await)
+        }
+        _ => Err(resolve(&live, &reference).err().unwrap_or_else(|| unknown_instance(&name, &[]))),
+    }
+}
+
+/// `POST /cache/instances/{name}/{value}/clear`: the instance in every family that has one of this name.
+pub async fn clear_everywhere(
+    State(state): At,
+    path: Result<Path<(String, String)>, PathRejection>,
+) -> Result<Response, Refusal> {
+    let Path((name, value)) = path?;
+    let found = state.running().live().rules.instance_everywhere(&name, &value);
+    let found = found.map_err(|have| unknown_instance(&name, &have))?;
+    Ok(everywhere(&state, found, &name, &value).await)
+}
+
+async fn everywhere(state: &AdminState, found: InstanceEverywhere, name: &str, value: &str) -> Response {
+    clear_in(state, &found.tags, format!("Cache cleared for {name} {value}"), Some(found.families)).await
+}
+
+/// `have`: the names that may have been meant, or all that there are.
+fn unknown_instance(name: &str, have: &[String]) -> Refusal {
+    let what_to_do = match have {
+        [] => "no family has instances: POST /cache/clear/{family} purges all of a family".to_owned(),
+        have => format!("there are {}", have.join(", ")),
+    };
+    Refusal::new(StatusCode::NOT_FOUND, format!("no family has an instance {name:?}"), what_to_do)
 }
 
 /// `POST /cache/groups/{group}/clear`: everything that names the group, under any host and in any field. Without a store, a group that no
@@ -297,7 +341,7 @@ pub async fn clear_group(
             return Err(refusal);
         }
     }
-    Ok(cleared(format!("Cache cleared for group {group}"), delivered).into_response())
+    Ok(cleared(format!("Cache cleared for group {group}"), None, delivered).into_response())
 }
 
 /// Most names of groups that one which is not known is compared with.
@@ -491,10 +535,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_clear_that_the_store_has_not_taken_says_so() {
-        let (status, body) = read(cleared("Cache cleared for a".to_owned(), true).into_response()).await;
+        let (status, body) = read(cleared("Cache cleared for a".to_owned(), None, true).into_response()).await;
         assert_eq!(status, StatusCode::OK);
         assert_eq!(body, json!({ "success": true, "message": "Cache cleared for a", "delivered": true }));
-        let (status, body) = read(cleared("Cache cleared for a".to_owned(), false).into_response()).await;
+        let (status, body) = read(cleared("Cache cleared for a".to_owned(), None, false).into_response()).await;
         assert_eq!((status, &body["delivered"]), (StatusCode::ACCEPTED, &json!(false)));
     }
 

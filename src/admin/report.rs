@@ -340,6 +340,8 @@ pub struct FamilyDefinition {
     /// Bytes; null: `[memory] max_body`.
     pub max_body: Option<u64>,
     pub identity: String,
+    /// The instances beside the captures of its path: name and source.
+    pub instance: BTreeMap<String, String>,
     /// Query parameters that are part of the key.
     pub query: Query,
     pub query_sort: bool,
@@ -387,6 +389,7 @@ impl FamilyDefinition {
             client_directives: policy.client_directives.word(),
             max_body: family.max_body,
             identity: family.key_spec.identity.to_string(),
+            instance: family.instances.iter().map(|it| (it.name.clone(), it.source.to_string())).collect(),
             query: Query::of(&family.key_spec.query.parameters),
             query_sort: family.key_spec.query.sort,
             cookies: family.key_spec.cookies.clone(),
@@ -503,6 +506,8 @@ pub struct InvalidationDefinition {
     /// Statuses on which it applies: `200-399`, `404`.
     on: Vec<String>,
     families: Vec<String>,
+    /// Patterns of paths that it does not apply to.
+    except: Vec<String>,
     /// `hard` or `soft`.
     mode: &'static str,
     /// Seconds for which what it invalidates softly may be served stale.
@@ -522,6 +527,7 @@ impl From<&Invalidation> for InvalidationDefinition {
             methods: rule.methods.names().into_iter().map(str::to_owned).collect(),
             on: rule.on.ranges.iter().map(|range| statuses(*range)).collect(),
             families: rule.families.clone(),
+            except: rule.except.clone(),
             mode: rule.mode(),
             grace: rule.grace.map(|grace| grace.as_secs_f64()),
             again: rule.again.map(|after| after.as_secs_f64()),

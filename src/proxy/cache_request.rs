@@ -19,7 +19,7 @@ use crate::http::{ClientDirectives, Policy, SetCookie, negotiation, range, valid
 use crate::key::{self, CacheKey, KeySpec};
 use crate::marks::Tag;
 use crate::outcome::Outcome;
-use crate::rules::{self, Ambiguity, Captures, Collapse, Family, Fetching};
+use crate::rules::{self, Ambiguity, Captures, Collapse, Family, Fetching, InstanceValues};
 use crate::running::{Live, Running};
 
 /// A read with what the rules say of it.
@@ -27,6 +27,8 @@ pub(super) struct CacheRequest {
     pub http: ClientRequest,
     live: Arc<Live>,
     family: Option<(usize, Captures)>,
+    /// The values of the family's instances beside its captures; `None` if there are too many.
+    instances: Option<InstanceValues>,
     pub facts: RequestFacts,
     pub demands: Demands,
     /// Content of a QUERY.
@@ -58,8 +60,17 @@ impl CacheRequest {
                 http.headers.remove(COOKIE);
             }
         }
+        let with_instances =
+            route.as_ref().map(|route| route.family).filter(|family| !family.instances.is_empty());
+        let instances = match with_instances {
+            Some(family) => {
+                let secret = live.redaction.secret.as_ref();
+                family.instance_values(http.target.query.as_deref(), &http.headers, secret)
+            }
+            None => Some(InstanceValues::new()),
+        };
         let family = route.map(|route| (route.family.id, route.captures));
-        CacheRequest { http, live, family, facts, demands, content, tags: OnceLock::new() }
+        CacheRequest { http, live, family, instances, facts, demands, content, tags: OnceLock::new() }
     }
 
     /// How the family asks upstream.
@@ -71,6 +82,16 @@ impl CacheRequest {
     pub fn family(&self) -> Option<(&Family, &Captures)> {
         let (id, captures) = self.family.as_ref()?;
         Some((self.live.rules.families().get(*id)?, captures))
+    }
+
+    /// The values of each of the family's instances beside its captures.
+    pub fn instances(&self) -> &[Vec<String>] {
+        self.instances.as_deref().unwrap_or_default()
+    }
+
+    /// It names more instances than a stored response may have. Such a request bypasses the cache.
+    pub fn has_too_many_instances(&self) -> bool {
+        self.instances.is_none()
     }
 
     /// Id of the family, for its counters.
@@ -125,7 +146,13 @@ impl CacheRequest {
     pub fn tags(&self) -> &Arc<[Tag]> {
         self.tags.get_or_init(|| {
             let readings = self.http.target.readings();
-            let of_family = self.family().map(|(family, captures)| family.tags_of(&readings, captures));
+            let of_family = self.family().map(|(family, captures)| {
+                family.tags_of(
+                    &readings,
+                    captures,
+                    self.instances.as_ref().unwrap_or(const { &InstanceValues::new() }),
+                )
+            });
             let of_path = readings.all().map(Tag::uri);
             let of_caller = self.family().and_then(|(family, _)| {
                 family.tag_of_caller(&self.http.headers, self.live.redaction.secret.as_ref())
@@ -142,7 +169,8 @@ impl CacheRequest {
 
     /// Readable part of the entry's name in the store.
     pub fn label(&self) -> String {
-        self.family().map_or_else(|| "-".to_owned(), |(family, captures)| family.label(captures))
+        let values = || self.instances.as_ref().unwrap_or(const { &InstanceValues::new() });
+        self.family().map_or_else(|| "-".to_owned(), |(family, captures)| family.label(captures, values()))
     }
 
     /// The primary key: without the fields that responses vary on.

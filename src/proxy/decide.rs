@@ -94,6 +94,8 @@ pub enum MissReason {
     AmbiguousPath,
     /// Preconditions that only upstream can evaluate (RFC 9111 §4.3.2).
     Precondition,
+    /// It names more instances of its family than a stored response may have.
+    ManyInstances,
 }
 
 impl MissReason {
@@ -109,7 +111,8 @@ impl MissReason {
             MissReason::Credentials
             | MissReason::StoreAway
             | MissReason::AmbiguousPath
-            | MissReason::Precondition => Fwd::Bypass,
+            | MissReason::Precondition
+            | MissReason::ManyInstances => Fwd::Bypass,
         }
     }
 
@@ -125,6 +128,7 @@ impl MissReason {
             MissReason::UnclaimedQuery => Some("method"),
             MissReason::AmbiguousPath => Some("ambiguous-path"),
             MissReason::Precondition => Some("precondition"),
+            MissReason::ManyInstances => Some("many-instances"),
         }
     }
 
@@ -158,6 +162,10 @@ impl MissReason {
                 "If-Match and If-Unmodified-Since are for upstream to judge (RFC 9111 §4.3.2), unless what is stored is fresh and \
                  they change nothing about it (RFC 9110 §13.1.1, §13.1.4)"
             }
+            MissReason::ManyInstances => {
+                "its query or fields give the instances of its family more values than a stored response may have tags for: \
+                 not every write to one of them would invalidate it"
+            }
         }
     }
 
@@ -169,6 +177,7 @@ impl MissReason {
                 "ask for the path that is meant, written plainly; or let one family take all of its readings"
             }
             MissReason::Precondition => "send the request without them",
+            MissReason::ManyInstances => "send fewer values of one parameter or field in a request",
             _ => "nothing: the response to the next such request may be",
         }
     }
@@ -219,6 +228,9 @@ fn serve_or_ask(request: &CacheRequest, lookup: &Lookup, now: SystemTime) -> Dec
         Found::Current(entry) | Found::SoftInvalidated(entry) => entry.response(),
         Found::Invalidated | Found::OtherVariant | Found::Nothing => None,
     };
+    if request.has_too_many_instances() {
+        return Decision::Forward(MissReason::ManyInstances);
+    }
     let is_soft_invalidated = matches!(lookup.found, Found::SoftInvalidated(_));
     if validation::is_for_origin(&request.http.headers) {
         // A stored response that is current and fresh is what upstream would send (RFC 9110 §13.1.1, §13.1.4).
@@ -455,6 +467,7 @@ range = "whole"
             MissReason::UnclaimedQuery,
             MissReason::AmbiguousPath,
             MissReason::Precondition,
+            MissReason::ManyInstances,
         ];
         for reason in reasons {
             assert!(reason.explanation().len() > 20 && reason.what_to_do().len() > 10, "{reason:?}");

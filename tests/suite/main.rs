@@ -42,6 +42,7 @@ mod fleet;
 mod forwarding;
 mod hazards;
 mod identity;
+mod instances;
 mod keys;
 mod leases;
 mod logs;

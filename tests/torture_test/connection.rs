@@ -41,10 +41,14 @@ impl Connection {
         Ok(Connection { stream: BufReader::new(stream), run: place.run })
     }
 
-    /// Sends a request without content, and waits for the head of its answer.
-    pub fn ask(&mut self, method: &str, path: &str) -> Result<Head, Loss> {
-        let length = if method == "GET" { "" } else { "Content-Length: 0\r\n" };
-        let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{length}\r\n");
+    /// Sends a request, with JSON as its content unless that is empty, and waits for the head of its answer.
+    pub fn ask(&mut self, method: &str, path: &str, json: &str) -> Result<Head, Loss> {
+        let fields = match (method, json) {
+            ("GET", _) => String::new(),
+            (_, "") => "Content-Length: 0\r\n".to_owned(),
+            _ => format!("Content-Type: application/json\r\nContent-Length: {}\r\n", json.len()),
+        };
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n{json}");
         let began = Instant::now();
         self.stream.get_mut().write_all(request.as_bytes()).map_err(|error| loss(&error))?;
         let first = read_line(&mut self.stream).map_err(|failure| failed(&failure))?;
