@@ -40,9 +40,11 @@ pub use lint::Warning;
 pub use reference::{InstanceEverywhere, UnknownFamily};
 pub use source::{FurtherInstance, Unresolved, WriteValues};
 
+use content::Place;
 use pattern::{Pattern, PatternSet};
 use reader::Table;
 use reference::{FamilyNames, Reference, ReferencedTags};
+use source::WriteSource;
 
 /// All rules of one file.
 #[derive(Debug, Default)]
@@ -624,14 +626,20 @@ impl Invalidation {
         self.references.iter().any(|reference| reference.reaches(&family.levels))
     }
 
-    /// Whether it takes values from the content of the request.
-    pub fn reads_content(&self) -> bool {
-        self.references.iter().any(Reference::reads_content)
+    /// The places in the content of the request that it takes values from.
+    pub fn places_in_content(&self) -> impl Iterator<Item = &Place> {
+        self.references.iter().flat_map(Reference::sources).filter_map(|source| match source {
+            WriteSource::Body(place) => Some(place),
+            _ => None,
+        })
     }
 
-    /// Whether it takes values from the content of the response.
-    pub fn reads_response(&self) -> bool {
-        self.references.iter().any(Reference::reads_response)
+    /// The places in the content of the response that it takes values from.
+    pub fn places_in_response(&self) -> impl Iterator<Item = &Place> {
+        self.references.iter().flat_map(Reference::sources).filter_map(|source| match source {
+            WriteSource::Response(place) => Some(place),
+            _ => None,
+        })
     }
 
     /// Whether it does not apply to a target: each reading is an exception, so that upstream cannot take the path for

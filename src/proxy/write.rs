@@ -112,11 +112,13 @@ async fn carry_out(
     let is_whole = upload.as_ref().is_none_or(|upload| upload.is_whole());
     let end = end_of(server, &http.target, &answer, is_whole);
     contents.note_sent(&http.headers, upload.as_deref());
-    if let (Ok(answer), Some(end)) = (&mut answer, end)
-        && contents::reads_response(&unread.matches_until(&running.live(), matches.clone()), end)
-    {
-        // The client must not have the acknowledgement before the invalidation, which needs the content.
-        with_intent(running, &intent, Box::pin(contents.receive_response(running, &http, answer))).await;
+    if let (Ok(answer), Some(end)) = (&mut answer, end) {
+        let places = contents::places_in_response(&unread.matches_until(&running.live(), matches.clone()), end);
+        if !places.is_empty() {
+            // The client must not have the acknowledgement before the invalidation, which needs the content.
+            let receive = contents.receive_response(running, &http, answer, &places);
+            with_intent(running, &intent, Box::pin(receive)).await;
+        }
     }
     let answer_fields = answer.as_ref().map_or(&nothing, Response::headers);
     let now = running.live();

@@ -20,18 +20,28 @@ const VALUES: usize = 100;
 /// Integers up to here are exact in every JSON library (RFC 8259 §6).
 const EXACT: u64 = 1 << 53;
 
-/// Content, as far as it gives values.
+/// A place in content, from the outermost step: `user`, `id`.
+pub type Place = Vec<String>;
+
+/// The values at one place: at least one.
+pub type ValuesAt = Result<Vec<String>, Unresolved>;
+
+/// What is known of content: the values at the places that rules name. The content itself is not held.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
-    Json(Json),
-    /// The fields of a form: name and value. A file has no value.
-    Form(Vec<(String, Option<String>)>),
+    Values(Vec<(Place, ValuesAt)>),
     Unreadable(Unresolved),
 }
 
+/// Content as parsed.
+enum Parsed {
+    Json(Json),
+    /// The fields of a form: name and value. A file has no value.
+    Form(Fields),
+}
+
 /// A JSON text with all of its keys, also equal ones.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Json {
+enum Json {
     /// A string or a number.
     Scalar(String),
     Array(Vec<Json>),
@@ -49,17 +59,23 @@ enum Kind {
 }
 
 impl Content {
-    /// Reads whole content. `fields`: of its message.
-    pub fn read(fields: &HeaderMap, bytes: &[u8]) -> Content {
+    /// Reads the values at these places in whole content. `fields`: of its message. In JSON, a step into a list is a number,
+    /// or else goes into all of its elements. In a form `user[id]` and `user.id` are the place `user`, `id`.
+    pub fn read(fields: &HeaderMap, bytes: &[u8], places: &[Place]) -> Content {
         if bytes.is_empty() {
             return Content::Unreadable(Unresolved::NoContent);
         }
         let read = kind(fields).and_then(|kind| match kind {
-            Kind::Json => serde_json::from_slice(bytes).map(Content::Json).map_err(|_| Unresolved::Malformed),
-            Kind::Form => form(bytes),
-            Kind::Multipart(boundary) => multipart(bytes, boundary),
+            Kind::Json => serde_json::from_slice(bytes).map(Parsed::Json).map_err(|_| Unresolved::Malformed),
+            Kind::Form => form(bytes).map(Parsed::Form),
+            Kind::Multipart(boundary) => multipart(bytes, boundary).map(Parsed::Form),
         });
-        read.unwrap_or_else(Content::Unreadable)
+        match read {
+            Ok(parsed) => {
+                Content::Values(places.iter().map(|place| (place.clone(), parsed.values(place))).collect())
+            }
+            Err(why) => Content::Unreadable(why),
+        }
     }
 
     /// Why content with these fields is not read, whatever it is.
@@ -67,14 +83,25 @@ impl Content {
         kind(fields).err()
     }
 
-    /// The values at a place, such as `user`, `id`: at least one. In JSON, a step into a list is a number, or else goes into
-    /// all of its elements. In a form `user[id]` and `user.id` are that place.
-    pub fn values(&self, place: &[String]) -> Result<Vec<String>, Unresolved> {
+    /// The values at a place.
+    pub fn values(&self, place: &[String]) -> ValuesAt {
+        match self {
+            Content::Unreadable(why) => Err(*why),
+            // Of a place that only newer rules name nothing is known.
+            Content::Values(known) => {
+                let known = known.iter().find(|(known, _)| known == place);
+                known.map_or(Err(Unresolved::NotReceived), |(_, values)| values.clone())
+            }
+        }
+    }
+}
+
+impl Parsed {
+    fn values(&self, place: &[String]) -> ValuesAt {
         let mut found = Vec::new();
         match self {
-            Content::Unreadable(why) => return Err(*why),
-            Content::Json(json) => json.collect(place, &mut found)?,
-            Content::Form(fields) => {
+            Parsed::Json(json) => json.collect(place, &mut found)?,
+            Parsed::Form(fields) => {
                 for (_, value) in fields.iter().filter(|(name, _)| is_at(name, place)) {
                     found.push(value.clone().ok_or(Unresolved::WrongType)?);
                 }
@@ -220,7 +247,10 @@ impl<'de> Visitor<'de> for JsonVisitor {
     }
 }
 
-fn form(bytes: &[u8]) -> Result<Content, Unresolved> {
+/// The fields of a form.
+type Fields = Vec<(String, Option<String>)>;
+
+fn form(bytes: &[u8]) -> Result<Fields, Unresolved> {
     let text = std::str::from_utf8(bytes).map_err(|_| Unresolved::Malformed)?;
     let is_encoding = |at: usize| {
         let digits = text.as_bytes().get(at + 1..at + 3);
@@ -237,11 +267,11 @@ fn form(bytes: &[u8]) -> Result<Content, Unresolved> {
         let (name, value) = field.split_once('=').unwrap_or((field, ""));
         Ok((decoded(name)?, Some(decoded(value)?)))
     });
-    fields.collect::<Result<_, _>>().map(Content::Form)
+    fields.collect()
 }
 
 /// All of it is in memory, so that nothing waits.
-fn multipart(bytes: &[u8], boundary: String) -> Result<Content, Unresolved> {
+fn multipart(bytes: &[u8], boundary: String) -> Result<Fields, Unresolved> {
     let whole = Bytes::copy_from_slice(bytes);
     let stream = futures_util::stream::iter([Ok::<_, std::convert::Infallible>(whole)]);
     let fields = async {
@@ -261,7 +291,7 @@ fn multipart(bytes: &[u8], boundary: String) -> Result<Content, Unresolved> {
         }
         Ok(fields)
     };
-    fields.now_or_never().unwrap_or(Err(Unresolved::Malformed)).map(Content::Form)
+    fields.now_or_never().unwrap_or(Err(Unresolved::Malformed))
 }
 
 /// Whether some server takes the name of a form's field for this place.

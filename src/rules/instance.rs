@@ -220,7 +220,8 @@ mod tests {
 
     #[test]
     fn an_entry_carries_a_tag_for_each_choice_of_values() {
-        let rows: [(&[&str], &[&[&str]], &[&str]); 5] = [
+        type Texts = &'static [&'static str];
+        let rows: [(Texts, &[Texts], Texts); 5] = [
             (&[], &[&["a"]], &["f:a"]),
             (&[], &[&[]], &[]),
             (&["1"], &[&[]], &["f:1"]),

@@ -289,9 +289,9 @@ fn never_has_content(rule: &Invalidation) -> Option<Warning> {
     let without_content = matches!(&rule.methods, WriteMethods::These(methods) if methods.iter().all(has_none));
     let is_empty = |status: u16| matches!(status, 204 | 205 | 304);
     let without_answer = rule.on.ranges.iter().all(|(from, to)| (*from..=*to).all(is_empty));
-    let (what, whose, methods) = if rule.reads_content() && without_content {
+    let (what, whose, methods) = if rule.places_in_content().next().is_some() && without_content {
         ("{body.…}", "requests", rule.methods.names().join(", "))
-    } else if rule.reads_response() && without_answer {
+    } else if rule.places_in_response().next().is_some() && without_answer {
         ("{response.…}", "responses", "this status".to_owned())
     } else {
         return None;

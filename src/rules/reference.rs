@@ -317,22 +317,15 @@ impl Reference {
         self.0.iter().for_each(|target| target.add_tags(value_of, write, found));
     }
 
-    /// Whether it takes values from the content of the request.
-    pub fn reads_content(&self) -> bool {
-        self.reads(|source| matches!(source, WriteSource::Body(_)))
-    }
-
-    /// Whether it takes values from the content of the response.
-    pub fn reads_response(&self) -> bool {
-        self.reads(|source| matches!(source, WriteSource::Response(_)))
-    }
-
-    fn reads(&self, is_meant: impl Fn(&WriteSource) -> bool) -> bool {
-        self.0.iter().any(|target| match target {
-            ReferenceTarget::Instance { parts, .. } => {
-                parts.iter().any(|part| matches!(part, InstancePart::Of(source, _) if is_meant(source)))
-            }
-            _ => false,
+    /// Where it takes the values of instances from.
+    pub fn sources(&self) -> impl Iterator<Item = &WriteSource> {
+        let parts = self.0.iter().flat_map(|target| match target {
+            ReferenceTarget::Instance { parts, .. } => parts.as_slice(),
+            _ => &[],
+        });
+        parts.filter_map(|part| match part {
+            InstancePart::Of(source, _) => Some(source),
+            InstancePart::Any | InstancePart::Value(_) => None,
         })
     }
 

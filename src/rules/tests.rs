@@ -700,7 +700,8 @@ fn a_read_carries_a_tag_for_each_value_of_its_instances() {
         let target = Target::default().at("/rooms/1");
         Some(texts(&family.tags_of(&target.readings(), &captures, &values)).join(" "))
     };
-    let rows: [(&str, &[(&str, &str)], &str); 3] = [
+    type Fields = &'static [(&'static str, &'static str)];
+    let rows: [(&str, Fields, &str); 3] = [
         ("", &[], "room room:1"),
         ("date=a&date=b", &[], "room room:*:a room:*:b room:1 room:1:a room:1:b"),
         (

@@ -14,7 +14,7 @@ use http_body::Body as _;
 
 use super::super::ClientRequest;
 use crate::http::invalidation::WriteEnd;
-use crate::rules::content::Content;
+use crate::rules::content::{Content, Place};
 use crate::rules::{MatchedRule, Unresolved};
 use crate::running::Running;
 use crate::upstream::{ContentCopy, RequestBody, ResponseBody, Upload};
@@ -24,6 +24,8 @@ use crate::upstream::{ContentCopy, RequestBody, ResponseBody, Upload};
 pub struct Contents {
     pub request: Content,
     pub response: Content,
+    /// The places in the request's content that rules name.
+    places: Vec<Place>,
     /// Made while the request is sent.
     copy: Option<Arc<ContentCopy>>,
 }
@@ -32,6 +34,7 @@ pub struct Contents {
 pub static UNKNOWN: Contents = Contents {
     request: Content::Unreadable(Unresolved::NotReceived),
     response: Content::Unreadable(Unresolved::NotReceived),
+    places: Vec::new(),
     copy: None,
 };
 
@@ -44,7 +47,8 @@ impl Contents {
         matches: &[MatchedRule<'_>],
     ) -> Contents {
         let mut contents = UNKNOWN.clone();
-        if !matches.iter().any(|matched| matched.rule.reads_content()) {
+        contents.places = distinct(matches.iter().flat_map(|matched| matched.rule.places_in_content()));
+        if contents.places.is_empty() {
             return contents;
         }
         let most = running.config.server.max_rule_body;
@@ -54,7 +58,7 @@ impl Contents {
             (Some(bytes), None) if bytes.len() as u64 > most => {
                 contents.request = Content::Unreadable(Unresolved::TooLarge);
             }
-            (Some(bytes), None) => contents.request = Content::read(&http.headers, bytes),
+            (Some(bytes), None) => contents.request = Content::read(&http.headers, bytes, &contents.places),
             (None, None) => contents.copy = running.upstream.copy_content(http.sharer(running), body, most),
         }
         contents
@@ -63,16 +67,17 @@ impl Contents {
     /// Reads the copy of the request's content, if upstream may have received all of it.
     pub fn note_sent(&mut self, fields: &HeaderMap, upload: Option<&Upload>) {
         let Some(copy) = self.copy.take_if(|_| upload.is_some_and(Upload::is_whole)) else { return };
-        let read = copy.read(|bytes| Content::read(fields, bytes));
+        let read = copy.read(|bytes| Content::read(fields, bytes, &self.places));
         self.request = read.unwrap_or(Content::Unreadable(Unresolved::TooLarge));
     }
 
-    /// Reads the content of the response.
+    /// Reads the values at these places in the content of the response.
     pub async fn receive_response(
         &mut self,
         running: &Running,
         http: &ClientRequest,
         answer: &mut Response<ResponseBody>,
+        places: &[Place],
     ) {
         let (fields, most) = (answer.headers().clone(), running.config.server.max_rule_body);
         let length = answer.body().size_hint().lower();
@@ -86,7 +91,7 @@ impl Contents {
         self.response = match refused {
             Some(why) => Content::Unreadable(why),
             None => match running.upstream.receive_response(http.sharer(running), answer.body_mut(), most).await {
-                Some(bytes) => Content::read(&fields, bytes),
+                Some(bytes) => Content::read(&fields, bytes, places),
                 None => Content::Unreadable(Unresolved::TooLarge),
             },
         };
@@ -99,7 +104,18 @@ impl Contents {
     }
 }
 
-/// Whether the content of the response is needed.
-pub fn reads_response(matches: &[MatchedRule<'_>], end: WriteEnd) -> bool {
-    matches.iter().any(|matched| matched.rule.reads_response() && matched.rule.on.applies(end))
+/// The places in the content of the response that the rules which apply name.
+pub fn places_in_response(matches: &[MatchedRule<'_>], end: WriteEnd) -> Vec<Place> {
+    let applying = matches.iter().filter(|matched| matched.rule.on.applies(end));
+    distinct(applying.flat_map(|matched| matched.rule.places_in_response()))
+}
+
+fn distinct<'p>(places: impl Iterator<Item = &'p Place>) -> Vec<Place> {
+    let mut distinct: Vec<Place> = Vec::new();
+    for place in places {
+        if !distinct.contains(place) {
+            distinct.push(place.clone());
+        }
+    }
+    distinct
 }

@@ -272,8 +272,9 @@ fn references_take_values_from_all_of_a_write() {
     let names = names_with_sources();
     let fields = crate::http::sample::fields(&[("x-date", "a b"), ("cookie", "sid=x")]);
     let json = crate::http::sample::fields(&[("content-type", "application/json")]);
-    let content = Content::read(&json, br#"{"date": "c", "id": [7, "8"], "in": {"date": 9}}"#);
-    let response = Content::read(&json, br#"{"date": "r"}"#);
+    let places = ["date", "id", "in", "in.date"].map(|place| place.split('.').map(str::to_owned).collect());
+    let content = Content::read(&json, br#"{"date": "c", "id": [7, "8"], "in": {"date": 9}}"#, &places);
+    let response = Content::read(&json, br#"{"date": "r"}"#, &places);
     let write = WriteValues {
         caller: CallerIdentity::Known { fields: &fields, secret: None },
         query: Some("date=q&on=o&on=p"),
