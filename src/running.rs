@@ -28,6 +28,8 @@ use crate::rules::{Family, Invalidation, RuleSet, WriteMethods};
 use crate::shares::Shares;
 use crate::store::Store;
 use crate::tokens::{Tokens, WrongTokens};
+use crate::upkeep::alerts::Alerts;
+use crate::upkeep::history::History;
 use crate::upkeep::names::FamilyOwners;
 use crate::upkeep::unmatched::UnmatchedWrites;
 use crate::upkeep::unresolved::UnresolvedLog;
@@ -84,6 +86,9 @@ pub struct Running {
     pub unmatched: UnmatchedWrites,
     /// Rules that lacked a value in a write.
     pub unresolved: UnresolvedLog,
+    /// Counts of the last hour.
+    pub history: Mutex<History>,
+    pub alerts: Mutex<Alerts>,
     /// Limits concurrent reads that cannot share a fetch.
     pub unshared: Arc<Shares>,
     /// Bodies on their way into memory: at most a quarter of its capacity, or one of the largest.
@@ -145,6 +150,8 @@ impl Running {
             shapes: Shapes::new(),
             unmatched: UnmatchedWrites::default(),
             unresolved: UnresolvedLog::default(),
+            history: Mutex::default(),
+            alerts: Mutex::default(),
             unshared: unshared(&config.server),
             bodies: StoredBodies::new((config.memory.capacity / 4).max(largest)),
             upstream,
