@@ -491,17 +491,19 @@ impl Family {
     }
 
     /// The values of its instances beside its captures in a read. `None`: a response to it would have more tags than one
-    /// may have.
+    /// may have, for all readings of its path together.
     pub fn instance_values(
         &self,
-        query: Option<&str>,
+        target: &Target,
         fields: &HeaderMap,
         secret: Option<&Secret>,
     ) -> Option<InstanceValues> {
         let caller = (&self.key_spec.identity, CallerIdentity::Known { fields, secret });
+        let query = target.query.as_deref();
         let values = |further: &FurtherInstance| further.source.values(query, caller, self.pattern.case());
         let values: InstanceValues = self.instances.iter().map(values).collect::<Option<_>>()?;
-        (instance::count_of_all(self.capture_names().count(), &values) <= instance::TAGS).then_some(values)
+        let of_each = instance::count_of_all(self.capture_names().count(), &values);
+        (of_each.saturating_mul(target.readings().count()) <= instance::TAGS).then_some(values)
     }
 
     /// The tags of a path under all of its readings, since a write may name any instance that upstream may read the

@@ -65,7 +65,7 @@ impl CacheRequest {
         let instances = match with_instances {
             Some(family) => {
                 let secret = live.redaction.secret.as_ref();
-                family.instance_values(http.target.query.as_deref(), &http.headers, secret)
+                family.instance_values(&http.target, &http.headers, secret)
             }
             None => Some(InstanceValues::new()),
         };

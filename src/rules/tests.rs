@@ -696,8 +696,8 @@ fn a_read_carries_a_tag_for_each_value_of_its_instances() {
     );
     let RouteMatch { family, captures } = rules.route(&Method::GET, "/rooms/1").unwrap();
     let tags = |query: &str, fields: &[(&str, &str)]| {
-        let values = family.instance_values(Some(query), &crate::http::sample::fields(fields), None)?;
-        let target = Target::default().at("/rooms/1");
+        let target = Target { query: Some(query.to_owned()), ..Target::default().at("/rooms/1") };
+        let values = family.instance_values(&target, &crate::http::sample::fields(fields), None)?;
         Some(texts(&family.tags_of(&target.readings(), &captures, &values)).join(" "))
     };
     type Fields = &'static [(&'static str, &'static str)];
