@@ -37,7 +37,7 @@ pub(super) type At = State<Arc<AdminState>>;
 pub(super) type Answer<T> = Result<Json<Success<T>>, Refusal>;
 
 #[derive(Serialize)]
-struct Cleared {
+struct Purged {
     message: String,
     /// For an instance in all families that have it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -46,12 +46,12 @@ struct Cleared {
     delivered: bool,
 }
 
-/// Invalidates. `message`: of the response.
-async fn clear(state: &AdminState, tags: &[Tag], message: String) -> Response {
-    clear_in(state, tags, message, None).await
+/// Purges: invalidates for an operator. `message`: of the response.
+async fn purge(state: &AdminState, tags: &[Tag], message: String) -> Response {
+    purge_in(state, tags, message, None).await
 }
 
-async fn clear_in(state: &AdminState, tags: &[Tag], message: String, families: Option<Vec<String>>) -> Response {
+async fn purge_in(state: &AdminState, tags: &[Tag], message: String, families: Option<Vec<String>>) -> Response {
     let names = FamilyOwners::of(&state.running().live().rules);
     for tag in tags {
         // A level without a family of its own is its own name; both stand in the rules.
@@ -59,25 +59,19 @@ async fn clear_in(state: &AdminState, tags: &[Tag], message: String, families: O
         state.running().metrics.invalidated(family, "purge");
     }
     let delivered = state.running().cache.invalidate(tags).await.is_some();
-    cleared(message, families, delivered).into_response()
+    purged(message, families, delivered).into_response()
 }
 
-fn cleared(
-    message: String,
-    families: Option<Vec<String>>,
-    delivered: bool,
-) -> (StatusCode, Json<Success<Cleared>>) {
+fn purged(message: String, families: Option<Vec<String>>, delivered: bool) -> (StatusCode, Json<Success<Purged>>) {
     let (status, message) = match delivered {
         true => (StatusCode::OK, message),
         // It is in force here: until the store has it, nothing stored is served.
         false => (
             StatusCode::ACCEPTED,
-            format!(
-                "{message}, but the store does not answer: other proxies get the invalidation when it is back"
-            ),
+            format!("{message}, but Redis does not answer: other proxies get the invalidation when it is back"),
         ),
     };
-    (status, Json(Success::of(Cleared { message, families, delivered })))
+    (status, Json(Success::of(Purged { message, families, delivered })))
 }
 
 /// `GET /`
@@ -225,25 +219,25 @@ fn definitions(live: &Live) -> Vec<FamilyDefinition> {
 }
 
 /// `POST /cache/clear`
-pub async fn clear_all(State(state): At) -> Response {
-    let response = clear(&state, &[Tag::root()], "All caches cleared successfully".to_owned()).await;
+pub async fn purge_all(State(state): At) -> Response {
+    let response = purge(&state, &[Tag::root()], "Purged everything".to_owned()).await;
     state.running().cache.memory().clear();
     response
 }
 
 /// `POST /cache/clear/{family}`: a family, a level, a glob, or a whole reference such as `room:7:8`.
-pub async fn clear_family(
+pub async fn purge_family(
     State(state): At,
     family: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Refusal> {
     let Path(family) = family?;
     let tags = resolve(&state.running().live(), &family)?;
-    Ok(clear(&state, &tags, format!("Cache cleared for {family}")).await)
+    Ok(purge(&state, &tags, format!("Purged {family}")).await)
 }
 
 /// `POST /cache/clear/{family}/{instance}`: the value of the family's first instance. Where no family has this name or has
 /// instances, it is the name of an instance, with or without its `_id`: `user` is `user_id` in every family that has it.
-pub async fn clear_instance(
+pub async fn purge_instance(
     State(state): At,
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Response, Refusal> {
@@ -251,7 +245,7 @@ pub async fn clear_instance(
     let live = state.running().live();
     let reference = reference(&name, &value);
     match (live.rules.resolve(&reference), live.rules.instance_everywhere(&name, &value)) {
-        (Ok(tags), _) => Ok(clear(&state, &tags, format!("Cache cleared for {name} {value}")).await),
+        (Ok(tags), _) => Ok(purge(&state, &tags, format!("Purged {name} {value}")).await),
         (Err(UnknownFamily { instance: None, .. }), Ok(found)) => {
             Ok(everywhere(&state, found, &name, &value).await)
         }
@@ -260,7 +254,7 @@ pub async fn clear_instance(
 }
 
 /// `POST /cache/instances/{name}/{value}/clear`: the instance in every family that has one of this name.
-pub async fn clear_everywhere(
+pub async fn purge_everywhere(
     State(state): At,
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Response, Refusal> {
@@ -271,7 +265,8 @@ pub async fn clear_everywhere(
 }
 
 async fn everywhere(state: &AdminState, found: InstanceEverywhere, name: &str, value: &str) -> Response {
-    clear_in(state, &found.tags, format!("Cache cleared for {name} {value}"), Some(found.families)).await
+    // The words of HITA's clients.
+    purge_in(state, &found.tags, format!("Cache cleared for {name} {value}"), Some(found.families)).await
 }
 
 /// `have`: the names that may have been meant, or all that there are.
@@ -285,7 +280,7 @@ fn unknown_instance(name: &str, have: &[String]) -> Refusal {
 
 /// `POST /cache/groups/{group}/clear`: everything that names the group, under any host and in any field. Without a store, a group that no
 /// stored response names is an error. It is invalidated all the same, since a response that is being fetched may name it.
-pub async fn clear_group(
+pub async fn purge_group(
     State(state): At,
     group: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Refusal> {
@@ -301,7 +296,7 @@ pub async fn clear_group(
             return Err(refusal);
         }
     }
-    Ok(cleared(format!("Cache cleared for group {group}"), None, delivered).into_response())
+    Ok(purged(format!("Purged group {group}"), None, delivered).into_response())
 }
 
 /// Most names of groups that one which is not known is compared with.
@@ -495,10 +490,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_clear_that_the_store_has_not_taken_says_so() {
-        let (status, body) = read(cleared("Cache cleared for a".to_owned(), None, true).into_response()).await;
+        let (status, body) = read(purged("Purged a".to_owned(), None, true).into_response()).await;
         assert_eq!(status, StatusCode::OK);
-        assert_eq!(body, json!({ "success": true, "message": "Cache cleared for a", "delivered": true }));
-        let (status, body) = read(cleared("Cache cleared for a".to_owned(), None, false).into_response()).await;
+        assert_eq!(body, json!({ "success": true, "message": "Purged a", "delivered": true }));
+        let (status, body) = read(purged("Purged a".to_owned(), None, false).into_response()).await;
         assert_eq!((status, &body["delivered"]), (StatusCode::ACCEPTED, &json!(false)));
     }
 

@@ -37,13 +37,13 @@ pub const ROUTES: [Route; 19] = [
         does: "what is stored for ?url=… (&method=…&header=Name:%20value…), and the decision on the request",
         takes: &["url", "method", "header"],
     },
-    post("/cache/clear", "invalidates everything"),
-    post("/cache/clear/{family}", "invalidates a family, the families below it, or those that match a glob"),
+    post("/cache/clear", "purges everything"),
+    post("/cache/clear/{family}", "purges a family, the families below it, or those that match a glob"),
     post(
         "/cache/clear/{family}/{instance}",
-        "invalidates one instance of a family; with the name of an instance (user for user_id), of all families that have it",
+        "purges one instance of a family; with the name of an instance (user for user_id), of all families that have it",
     ),
-    post("/cache/instances/{name}/{value}/clear", "invalidates this instance of all families that have it"),
+    post("/cache/instances/{name}/{value}/clear", "purges this instance of all families that have it"),
     post(
         "/cache/groups/{group}/clear",
         "invalidates all responses that name this group (Cache-Groups, Surrogate-Key, …)",
