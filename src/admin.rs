@@ -202,6 +202,7 @@ fn router(running: Arc<Running>) -> Router {
         .route("/cache/clear", post(api::purge_all))
         .route("/cache/clear/{family}", post(api::purge_family))
         .route("/cache/clear/{family}/{instance}", post(api::purge_instance))
+        .route("/cache/instances/{name}/{value}/clear", post(api::purge_everywhere))
         .route("/cache/groups/{group}/clear", post(api::purge_group))
         .route("/rules", get(api::rules))
         .route("/rules/reload", post(api::reload))

@@ -150,13 +150,15 @@ impl Config {
         let mut flags = Vec::new();
         let server = tables::read_server(root, overrides, &mut flags);
         let admin = tables::read_admin(root, &server, overrides, &mut flags);
+        let rules = RuleSet::read(root, server.case_insensitive_paths);
+        tables::refuse_credentials_in_tags(root, &rules, &server.credential_headers);
         let store = tables::read_store(root, &server, overrides, &mut flags);
         let config = Config {
             alerts: alerts::read(root, store.is_some()),
             store,
             memory: tables::read_memory(root),
             log: tables::read_log(root),
-            rules: RuleSet::read(root, server.case_insensitive_paths),
+            rules,
             server,
             admin,
             file: None,
@@ -202,6 +204,7 @@ impl Config {
                 stream_timeout,
                 max_head,
                 max_query_body,
+                max_rule_body,
                 upload_rate,
                 download_rate,
                 on_incomplete,
@@ -361,6 +364,9 @@ pub struct ServerConfig {
     pub max_head: usize,
     /// `max_query_body`: the largest content of a cacheable QUERY, in bytes, default 64KiB
     pub max_query_body: u64,
+    /// `max_rule_body`: the largest content of a write, or of its response, that rules take values from, in bytes, default
+    /// 64KiB
+    pub max_rule_body: u64,
     /// `upload_rate`: the lowest average rate of a client's content over more than `idle_timeout`, in bytes per
     /// second; default 500, 0 for none
     pub upload_rate: u64,

@@ -37,7 +37,7 @@ use crate::http::headers::{ForwardedPolicy, claims};
 use crate::http::target::{PathCase, Target};
 use crate::secret::Secret;
 
-mod query;
+pub mod query;
 
 pub use query::{Parameters, QueryKeySpec};
 

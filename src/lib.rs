@@ -43,7 +43,7 @@
 //! |---|---|
 //! | rule | an item of `rules.toml`: a family (what is cached), or an invalidation (which writes invalidate what) |
 //! | family | a named set of entries that are invalidated together; `booking:stats` lies below `booking` |
-//! | instance | what one value of a named capture in a family's path selects: `user:42` |
+//! | instance | what one value of a named capture in a family's path selects, or of its `instance` table (query, field, caller): `user:42` |
 //! | tag | anything an entry can be invalidated by: its family and the levels above, its instances, its path, groups that its response names, everything |
 //! | sequence | strictly increasing number that each invalidation takes; microseconds |
 //! | epoch | a run of sequences; a new one begins when Redis may have lost data, and no entry of another epoch is current |

@@ -18,6 +18,7 @@ use crate::marks::Tag;
 use crate::secret::Secret;
 
 pub mod authorize;
+pub mod content;
 mod expand;
 pub(crate) mod family;
 pub mod fault;
@@ -31,6 +32,7 @@ mod notation;
 pub mod pattern;
 pub mod reader;
 mod reference;
+mod source;
 mod suffix;
 pub mod thresholds;
 
@@ -38,11 +40,14 @@ pub use authorize::Authorize;
 pub use instance::CAPTURES;
 pub(crate) use instance::decoded;
 pub use lint::Warning;
-pub use reference::UnknownFamily;
+pub use reference::{InstanceEverywhere, UnknownFamily};
+pub use source::{FurtherInstance, Unresolved, WriteValues};
 
+use content::Place;
 use pattern::{Pattern, PatternSet};
 use reader::Table;
-use reference::{FamilyNames, Reference};
+use reference::{FamilyNames, Reference, ReferencedTags};
+use source::WriteSource;
 use thresholds::FamilyThresholds;
 
 /// All rules of one file.
@@ -76,6 +81,8 @@ pub struct Family {
     pub policy: Policy,
     /// The parts of a request that belong to its cache key.
     pub key_spec: KeySpec,
+    /// Its instances beside the captures of its path.
+    pub instances: Vec<FurtherInstance>,
     /// How a fetch is made on a miss.
     pub fetching: Fetching,
     /// Which requests share a fetch on a miss.
@@ -220,9 +227,12 @@ pub struct Invalidation {
     pub refresh: bool,
     /// The references as written in the file.
     pub families: Vec<String>,
+    /// Patterns over the paths of writes that it does not apply to, as written.
+    pub except: Vec<String>,
     /// Line in the file, from 1.
     pub line: usize,
     pattern: Pattern,
+    exceptions: Vec<Pattern>,
     references: Vec<Reference>,
 }
 
@@ -268,9 +278,23 @@ pub enum CallerIdentity<'c> {
     Unknown,
 }
 
+impl<'c> CallerIdentity<'c> {
+    /// The fields of the request, if they are known.
+    pub fn fields(self) -> Option<&'c HeaderMap> {
+        match self {
+            CallerIdentity::Known { fields, .. } => Some(fields),
+            CallerIdentity::Unknown => None,
+        }
+    }
+}
+
 /// Values of a family's named captures in one path, in pattern order. A capture that took no part in the match is
 /// empty.
 pub type Captures = SmallVec<[String; 2]>;
+
+/// For each of a family's instances beside its captures, the values in one request, as written in tags. Empty in a family
+/// without such instances.
+pub type InstanceValues = Vec<Vec<String>>;
 
 /// The family of a read (GET, HEAD or QUERY), and its captures.
 #[derive(Debug)]
@@ -280,11 +304,13 @@ pub struct RouteMatch<'r> {
 }
 
 /// A rule that a write matches.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct MatchedRule<'r> {
     pub rule: &'r Invalidation,
-    /// The tags it invalidates, with captures filled in and without duplicates.
+    /// The tags it invalidates, with values filled in and without duplicates.
     pub tags: Vec<Tag>,
+    /// References without a value, such as `user:{body.id}`, which invalidate all of their families.
+    pub unresolved: Vec<(String, Unresolved)>,
 }
 
 impl RuleSet {
@@ -398,32 +424,37 @@ impl RuleSet {
             return false;
         }
         let meant = Meant::These(vec![method.clone()]);
-        let is_named =
-            |path| paths.matches(path).any(|found| self.invalidations[at[found]].methods.apply_to(&meant));
-        target.readings().all().any(is_named)
+        let readings = target.readings();
+        let is_named = |path| {
+            let mut rules = paths.matches(path).map(|found| &self.invalidations[at[found]]);
+            rules.any(|rule| rule.methods.apply_to(&meant) && !rule.excepts(&readings))
+        };
+        readings.all().any(is_named)
     }
 
     /// The rules that a write with this method to this normalised path matches, in file order.
     pub fn invalidated_by(&self, method: &Method, path: &str) -> Vec<MatchedRule<'_>> {
         let target = Target { path: path.to_owned(), ..Target::default() };
-        self.invalidated_by_any(&Meant::These(vec![method.clone()]), &[target], CallerIdentity::Unknown)
+        self.invalidated_by_any(&Meant::These(vec![method.clone()]), &[target], WriteValues::UNKNOWN)
     }
 
     /// The rules that a write matches however upstream may read it: as any of `methods`, at any reading
     /// ([`Target::readings`]) of any of `targets` (its own path and its `Destination`). A rule that two readings
-    /// match with the same tags occurs once.
+    /// match with the same tags occurs once. A rule does not apply to a target all of whose readings it excepts.
     pub fn invalidated_by_any(
         &self,
         methods: &Meant,
         targets: &[Target],
-        caller: CallerIdentity<'_>,
+        values: WriteValues<'_>,
     ) -> Vec<MatchedRule<'_>> {
         let mut matches: Vec<MatchedRule<'_>> = Vec::new();
         let readings: Vec<Readings<'_>> = targets.iter().map(Target::readings).collect();
-        for path in readings.iter().flat_map(Readings::all) {
+        for (readings, path) in
+            readings.iter().flat_map(|readings| readings.all().map(move |path| (readings, path)))
+        {
             let rules = self.invalidation_paths.matches(path).map(|at| &self.invalidations[at]);
-            let applying = rules.filter(|rule| rule.methods.apply_to(methods));
-            for invalidated in applying.map(|rule| rule.invalidated(path, caller)) {
+            let applying = rules.filter(|rule| rule.methods.apply_to(methods) && !rule.excepts(readings));
+            for invalidated in applying.map(|rule| rule.invalidated(path, values)) {
                 let is_known = |known: &MatchedRule<'_>| {
                     std::ptr::eq(known.rule, invalidated.rule) && known.tags == invalidated.tags
                 };
@@ -438,9 +469,15 @@ impl RuleSet {
     /// The tags of a family, level, glob or instance that an operator typed, such as `user_details:42`. The last
     /// value may contain `:`. Percent-encoded and plain spellings name the same instance.
     pub fn resolve(&self, reference: &str) -> Result<Vec<Tag>, UnknownFamily> {
-        let mut tags = Vec::new();
-        Reference::resolve(reference, &self.names)?.tags(&|_| None, CallerIdentity::Unknown, &mut tags);
-        Ok(tags)
+        let mut found = ReferencedTags::default();
+        Reference::resolve(reference, &self.names)?.tags(&|_| None, WriteValues::UNKNOWN, &mut found);
+        Ok(found.tags)
+    }
+
+    /// The instance with this name (or this name and `_id`) and value, in all families that have it. `Err`: the names of
+    /// instances that there are, or the most similar ones.
+    pub fn instance_everywhere(&self, name: &str, value: &str) -> Result<InstanceEverywhere, Vec<String>> {
+        Reference::everywhere(name, value, &self.names)
     }
 
     /// The rules that can invalidate entries of this family.
@@ -467,9 +504,35 @@ impl Family {
         tags
     }
 
+    /// The values of its instances beside its captures in a read. `None`: a response to it would have more tags than one
+    /// may have, for all readings of its path together.
+    pub fn instance_values(
+        &self,
+        target: &Target,
+        fields: &HeaderMap,
+        secret: Option<&Secret>,
+    ) -> Option<InstanceValues> {
+        let credentials = Credentials::default();
+        let caller =
+            (&self.key_spec.identity, CallerIdentity::Known { fields, secret, credentials: &credentials });
+        let query = target.query.as_deref();
+        let values = |further: &FurtherInstance| further.source.values(query, caller, self.pattern.case());
+        let values: InstanceValues = self.instances.iter().map(values).collect::<Option<_>>()?;
+        let of_each = instance::count_of_all(self.capture_names().count(), &values);
+        (of_each.saturating_mul(target.readings().count()) <= instance::TAGS).then_some(values)
+    }
+
     /// The tags of a path under all of its readings, since a write may name any instance that upstream may read the
     /// path as.
-    pub fn tags_of(&self, readings: &Readings<'_>, captures: &Captures) -> Vec<Tag> {
+    pub fn tags_of(&self, readings: &Readings<'_>, captures: &Captures, values: &InstanceValues) -> Vec<Tag> {
+        if !values.is_empty() {
+            let mut tags = self.levels.clone();
+            instance::tags_of_all(&self.name, captures, values, &mut tags);
+            for path in readings.others() {
+                instance::tags_of_all(&self.name, &self.captures(path), values, &mut tags);
+            }
+            return tags;
+        }
         let mut tags = self.tags(captures);
         for path in readings.others() {
             let mut further = Vec::new();
@@ -504,8 +567,16 @@ impl Family {
     }
 
     /// A label such as `user_details:42` for reports and readable Redis keys: printable ASCII, at most 150 bytes.
-    pub fn label(&self, captures: &Captures) -> String {
-        instance::label(&self.name, captures)
+    /// Of several values of an instance it has the first, and `-` for none; the caller's digest is left out.
+    pub fn label(&self, captures: &Captures, values: &InstanceValues) -> String {
+        if values.is_empty() {
+            return instance::label(&self.name, captures);
+        }
+        let is_shown = |further: &FurtherInstance| further.source != source::ReadSource::Identity;
+        let shown = self.instances.iter().zip(values).filter(|(further, _)| is_shown(further));
+        let shown = shown.map(|(_, values)| values.first().cloned().unwrap_or_else(|| "-".to_owned()));
+        let all: Vec<String> = captures.iter().cloned().chain(shown).collect();
+        instance::label(&self.name, &all)
     }
 
     /// The family's part of the canonical request text.
@@ -573,6 +644,7 @@ impl Invalidation {
         let mut parts = vec![grace.unwrap_or_else(|| "hard".to_owned())];
         parts.extend(self.again.map(|after| format!("again {}", humantime::format_duration(after))));
         parts.extend(self.refresh.then(|| "refresh".to_owned()));
+        parts.extend((!self.except.is_empty()).then(|| format!("except {}", self.except.join(" "))));
         parts.join(", ")
     }
 
@@ -581,14 +653,37 @@ impl Invalidation {
         self.references.iter().any(|reference| reference.reaches(&family.levels))
     }
 
-    fn invalidated(&self, path: &str, caller: CallerIdentity<'_>) -> MatchedRule<'_> {
+    /// The places in the content of the request that it takes values from.
+    pub fn places_in_content(&self) -> impl Iterator<Item = &Place> {
+        self.references.iter().flat_map(Reference::sources).filter_map(|source| match source {
+            WriteSource::Body(place) => Some(place),
+            _ => None,
+        })
+    }
+
+    /// The places in the content of the response that it takes values from.
+    pub fn places_in_response(&self) -> impl Iterator<Item = &Place> {
+        self.references.iter().flat_map(Reference::sources).filter_map(|source| match source {
+            WriteSource::Response(place) => Some(place),
+            _ => None,
+        })
+    }
+
+    /// Whether it does not apply to a target: each reading is an exception, so that upstream cannot take the path for
+    /// another.
+    fn excepts(&self, readings: &Readings<'_>) -> bool {
+        let is_excepted = |path| self.exceptions.iter().any(|pattern| pattern.is_match(path));
+        !self.exceptions.is_empty() && readings.is_complete() && readings.all().all(is_excepted)
+    }
+
+    fn invalidated(&self, path: &str, write: WriteValues<'_>) -> MatchedRule<'_> {
         let values = self.pattern.values(path);
         let value_of = |name: &str| values.iter().find(|(known, _)| *known == name).and_then(|(_, value)| *value);
-        let mut tags = Vec::new();
+        let mut found = ReferencedTags::default();
         for reference in &self.references {
-            reference.tags(&value_of, caller, &mut tags);
+            reference.tags(&value_of, write, &mut found);
         }
-        MatchedRule { rule: self, tags }
+        MatchedRule { rule: self, tags: found.tags, unresolved: found.unresolved }
     }
 }
 

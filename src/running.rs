@@ -32,6 +32,7 @@ use crate::upkeep::alerts::Alerts;
 use crate::upkeep::history::History;
 use crate::upkeep::names::FamilyOwners;
 use crate::upkeep::unmatched::UnmatchedWrites;
+use crate::upkeep::unresolved::UnresolvedLog;
 use crate::upstream::Upstream;
 
 /// The rules in force, with the counters of their families.
@@ -83,6 +84,8 @@ pub struct Running {
     pub inflight: Arc<Inflight>,
     pub shapes: Shapes,
     pub unmatched: UnmatchedWrites,
+    /// Rules that lacked a value in a write.
+    pub unresolved: UnresolvedLog,
     /// Counts of the last hour.
     pub history: Mutex<History>,
     pub alerts: Mutex<Alerts>,
@@ -146,6 +149,7 @@ impl Running {
             inflight: Inflight::new(),
             shapes: Shapes::new(),
             unmatched: UnmatchedWrites::default(),
+            unresolved: UnresolvedLog::default(),
             history: Mutex::default(),
             alerts: Mutex::default(),
             unshared: unshared(&config.server),
@@ -293,14 +297,15 @@ fn changed(before: &RuleSet, now: &RuleSet) -> Vec<Tag> {
     now.families().iter().filter(|family| !is_same(family)).map(|family| Tag::family(&family.name)).collect()
 }
 
-type Written<'r> = (&'r str, &'r WriteMethods, &'r StatusSet, &'r [String], [Option<Duration>; 2], bool);
+type Written<'r> = (&'r str, &'r WriteMethods, &'r StatusSet, [&'r [String]; 2], [Option<Duration>; 2], bool);
 
 /// Rules in a form that can be compared.
 fn written(rules: Vec<&Invalidation>) -> Vec<Written<'_>> {
     rules
         .into_iter()
         .map(|rule| {
-            (&*rule.path, &rule.methods, &rule.on, &*rule.families, [rule.grace, rule.again], rule.refresh)
+            let texts = [&*rule.families, &*rule.except];
+            (&*rule.path, &rule.methods, &rule.on, texts, [rule.grace, rule.again], rule.refresh)
         })
         .collect()
 }

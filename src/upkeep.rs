@@ -8,3 +8,4 @@ pub mod hot;
 pub mod names;
 pub mod sweeper;
 pub mod unmatched;
+pub mod unresolved;

@@ -19,6 +19,7 @@ use crate::shares::Shares;
 mod address;
 mod cause;
 mod conn;
+mod content_copy;
 mod error;
 mod framing;
 mod head;
@@ -43,6 +44,7 @@ use socket::Sockets;
 
 pub use address::addresses;
 pub use cause::LastFailure;
+pub use content_copy::ContentCopy;
 pub use error::UpstreamError;
 pub use head::LINE as LEAST_LINE;
 pub use min_rate::MinRate;
@@ -68,6 +70,8 @@ pub struct Upstream {
     failures: cause::Failures,
     /// Bytes of request content that is read ahead.
     buffers: Arc<Shares>,
+    /// Bytes of contents that are read for rules.
+    copies: Arc<Shares>,
     response_timeout: Duration,
     /// Longest silence in the middle of a body.
     silence: Duration,
@@ -145,6 +149,7 @@ impl Upstream {
             places: Places::new(server),
             failures: cause::Failures::default(),
             buffers: buffers(server),
+            copies: copies(server),
             response_timeout: server.upstream_timeout,
             silence: server.idle_timeout,
             stream_after: server.stream_after,
@@ -233,6 +238,14 @@ impl Upstream {
         }
         Ok(())
     }
+}
+
+/// Limits on contents that are read for rules: as much as is read ahead, or four times the largest.
+fn copies(server: &ServerConfig) -> Arc<Shares> {
+    let (total, per_client) =
+        (server.max_upstream_requests as u64, server.max_upstream_requests_per_client as u64);
+    let largest = server.max_rule_body;
+    Shares::new((CONTENT_AHEAD * total).max(largest * 4), (CONTENT_AHEAD * per_client).max(largest))
 }
 
 /// Limits on content that is read ahead: [`CONTENT_AHEAD`] for each place.

@@ -29,6 +29,7 @@ use crate::logs;
 use crate::marks::Tag;
 use crate::rules::fault::Fault;
 use crate::rules::nearest::{did_you_mean, nearest};
+use crate::rules::{InstanceEverywhere, UnknownFamily};
 use crate::running::{Live, Running};
 use crate::upkeep::names::FamilyOwners;
 
@@ -38,12 +39,19 @@ pub(super) type Answer<T> = Result<Json<Success<T>>, Refusal>;
 #[derive(Serialize)]
 struct Purged {
     message: String,
+    /// For an instance in all families that have it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    families: Option<Vec<String>>,
     /// The store has it. True without a store.
     delivered: bool,
 }
 
 /// Purges: invalidates for an operator. `message`: of the response.
 async fn purge(state: &AdminState, tags: &[Tag], message: String) -> Response {
+    purge_in(state, tags, message, None).await
+}
+
+async fn purge_in(state: &AdminState, tags: &[Tag], message: String, families: Option<Vec<String>>) -> Response {
     let names = FamilyOwners::of(&state.running().live().rules);
     for tag in tags {
         // A level without a family of its own is its own name; both stand in the rules.
@@ -51,10 +59,10 @@ async fn purge(state: &AdminState, tags: &[Tag], message: String) -> Response {
         state.running().metrics.invalidated(family, "purge");
     }
     let delivered = state.running().cache.invalidate(tags).await.is_some();
-    purged(message, delivered).into_response()
+    purged(message, families, delivered).into_response()
 }
 
-fn purged(message: String, delivered: bool) -> (StatusCode, Json<Success<Purged>>) {
+fn purged(message: String, families: Option<Vec<String>>, delivered: bool) -> (StatusCode, Json<Success<Purged>>) {
     let (status, message) = match delivered {
         true => (StatusCode::OK, message),
         // It is in force here: until the store has it, nothing stored is served.
@@ -63,7 +71,7 @@ fn purged(message: String, delivered: bool) -> (StatusCode, Json<Success<Purged>
             format!("{message}, but Redis does not answer: other proxies get the invalidation when it is back"),
         ),
     };
-    (status, Json(Success::of(Purged { message, delivered })))
+    (status, Json(Success::of(Purged { message, families, delivered })))
 }
 
 /// `GET /`
@@ -227,14 +235,47 @@ pub async fn purge_family(
     Ok(purge(&state, &tags, format!("Purged {family}")).await)
 }
 
-/// `POST /cache/clear/{family}/{instance}`: the value of the family's first capture.
+/// `POST /cache/clear/{family}/{instance}`: the value of the family's first instance. Where no family has this name or has
+/// instances, it is the name of an instance, with or without its `_id`: `user` is `user_id` in every family that has it.
 pub async fn purge_instance(
     State(state): At,
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Response, Refusal> {
-    let Path((family, instance)) = path?;
-    let tags = resolve(&state.running().live(), &reference(&family, &instance))?;
-    Ok(purge(&state, &tags, format!("Purged {family} {instance}")).await)
+    let Path((name, value)) = path?;
+    let live = state.running().live();
+    let reference = reference(&name, &value);
+    match (live.rules.resolve(&reference), live.rules.instance_everywhere(&name, &value)) {
+        (Ok(tags), _) => Ok(purge(&state, &tags, format!("Purged {name} {value}")).await),
+        (Err(UnknownFamily { instance: None, .. }), Ok(found)) => {
+            Ok(everywhere(&state, found, &name, &value).await)
+        }
+        _ => Err(resolve(&live, &reference).err().unwrap_or_else(|| unknown_instance(&name, &[]))),
+    }
+}
+
+/// `POST /cache/instances/{name}/{value}/clear`: the instance in every family that has one of this name.
+pub async fn purge_everywhere(
+    State(state): At,
+    path: Result<Path<(String, String)>, PathRejection>,
+) -> Result<Response, Refusal> {
+    let Path((name, value)) = path?;
+    let found = state.running().live().rules.instance_everywhere(&name, &value);
+    let found = found.map_err(|have| unknown_instance(&name, &have))?;
+    Ok(everywhere(&state, found, &name, &value).await)
+}
+
+async fn everywhere(state: &AdminState, found: InstanceEverywhere, name: &str, value: &str) -> Response {
+    // The words of HITA's clients.
+    purge_in(state, &found.tags, format!("Cache cleared for {name} {value}"), Some(found.families)).await
+}
+
+/// `have`: the names that may have been meant, or all that there are.
+fn unknown_instance(name: &str, have: &[String]) -> Refusal {
+    let what_to_do = match have {
+        [] => "no family has instances: POST /cache/clear/{family} purges all of a family".to_owned(),
+        have => format!("there are {}", have.join(", ")),
+    };
+    Refusal::new(StatusCode::NOT_FOUND, format!("no family has an instance {name:?}"), what_to_do)
 }
 
 /// `POST /cache/groups/{group}/clear`: everything that names the group, under any host and in any field. Without a store, a group that no
@@ -255,7 +296,7 @@ pub async fn purge_group(
             return Err(refusal);
         }
     }
-    Ok(purged(format!("Purged group {group}"), delivered).into_response())
+    Ok(purged(format!("Purged group {group}"), None, delivered).into_response())
 }
 
 /// Most names of groups that one which is not known is compared with.
@@ -449,10 +490,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_clear_that_the_store_has_not_taken_says_so() {
-        let (status, body) = read(purged("Purged a".to_owned(), true).into_response()).await;
+        let (status, body) = read(purged("Purged a".to_owned(), None, true).into_response()).await;
         assert_eq!(status, StatusCode::OK);
         assert_eq!(body, json!({ "success": true, "message": "Purged a", "delivered": true }));
-        let (status, body) = read(purged("Purged a".to_owned(), false).into_response()).await;
+        let (status, body) = read(purged("Purged a".to_owned(), None, false).into_response()).await;
         assert_eq!((status, &body["delivered"]), (StatusCode::ACCEPTED, &json!(false)));
     }
 

@@ -356,6 +356,8 @@ pub struct FamilyDefinition {
     pub identity: String,
     /// The path that is asked whether it authorizes the caller; null: none is.
     pub authorize: Option<String>,
+    /// The instances beside the captures of its path: name and source.
+    pub instance: BTreeMap<String, String>,
     /// Query parameters that are part of the key.
     pub query: Query,
     pub query_sort: bool,
@@ -404,6 +406,7 @@ impl FamilyDefinition {
             max_body: family.max_body,
             identity: family.key_spec.identity.to_string(),
             authorize: family.authorize.as_ref().map(|authorize| authorize.path.clone()),
+            instance: family.instances.iter().map(|it| (it.name.clone(), it.source.to_string())).collect(),
             query: Query::of(&family.key_spec.query.parameters),
             query_sort: family.key_spec.query.sort,
             cookies: family.key_spec.cookies.clone(),
@@ -520,6 +523,8 @@ pub struct InvalidationDefinition {
     /// Statuses on which it applies: `200-399`, `404`.
     on: Vec<String>,
     families: Vec<String>,
+    /// Patterns of paths that it does not apply to.
+    except: Vec<String>,
     /// `hard` or `soft`.
     mode: &'static str,
     /// Seconds for which what it invalidates softly may be served stale.
@@ -539,6 +544,7 @@ impl From<&Invalidation> for InvalidationDefinition {
             methods: rule.methods.names().into_iter().map(str::to_owned).collect(),
             on: rule.on.ranges.iter().map(|range| statuses(*range)).collect(),
             families: rule.families.clone(),
+            except: rule.except.clone(),
             mode: rule.mode(),
             grace: rule.grace.map(|grace| grace.as_secs_f64()),
             again: rule.again.map(|after| after.as_secs_f64()),

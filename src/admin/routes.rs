@@ -22,7 +22,7 @@ const fn post(path: &'static str, does: &'static str) -> Route {
 }
 
 /// All of them.
-pub const ROUTES: [Route; 18] = [
+pub const ROUTES: [Route; 19] = [
     get("/", "lists these routes"),
     get("/cache/health", "state of the cache and its hit rate"),
     get("/cache/health/detailed", "the same with memory, connections and keys by family"),
@@ -39,7 +39,11 @@ pub const ROUTES: [Route; 18] = [
     },
     post("/cache/clear", "purges everything"),
     post("/cache/clear/{family}", "purges a family, the families below it, or those that match a glob"),
-    post("/cache/clear/{family}/{instance}", "purges one instance of a family"),
+    post(
+        "/cache/clear/{family}/{instance}",
+        "purges one instance of a family; with the name of an instance (user for user_id), of all families that have it",
+    ),
+    post("/cache/instances/{name}/{value}/clear", "purges this instance of all families that have it"),
     post(
         "/cache/groups/{group}/clear",
         "invalidates all responses that name this group (Cache-Groups, Surrogate-Key, …)",

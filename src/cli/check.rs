@@ -179,6 +179,7 @@ fn stored(family: &Family) -> Vec<String> {
     parts.extend(close_delimited.map(|kind| format!("close_delimited {}", kind.word())));
     let authorize = family.authorize.as_ref();
     parts.extend(authorize.map(|it| format!("authorize {} {}", it.path, humantime::format_duration(it.ttl))));
+    parts.extend(family.instances.iter().map(|further| format!("instance {} = {}", further.name, further.source)));
     parts.extend((!family.is_invalidated).then(|| "invalidation none".to_owned()));
     parts.extend(family.max_body.map(|size| format!("max_body {}", bytesize::ByteSize::b(size))));
     parts
@@ -245,6 +246,7 @@ fn family_json(family: &Family) -> Value {
         "line": family.line,
         "version": family.version,
         "captures": family.capture_names().collect::<Vec<_>>(),
+        "instance": instances_json(family),
         "ttl": seconds(policy.ttl),
         "ttl_policy": policy.ttl_policy.word(),
         "client_cache_control": family.client_cache_control.word(),
@@ -271,6 +273,10 @@ fn family_json(family: &Family) -> Value {
     })
 }
 
+fn instances_json(family: &Family) -> Value {
+    family.instances.iter().map(|further| (further.name.clone(), json!(further.source.to_string()))).collect()
+}
+
 fn names(fields: &[HeaderName]) -> Vec<&str> {
     fields.iter().map(HeaderName::as_str).collect()
 }
@@ -282,6 +288,7 @@ fn invalidation_json(rule: &Invalidation) -> Value {
         "methods": methods(rule),
         "on": statuses(&rule.on),
         "families": rule.families,
+        "except": rule.except,
         "mode": rule.mode(),
         "grace": rule.grace.map(|grace| grace.as_secs_f64()),
         "again": rule.again.map(|after| after.as_secs_f64()),

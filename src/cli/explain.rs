@@ -17,7 +17,7 @@ use crate::http::target::{MOST_READINGS, Target};
 use crate::marks::Tag;
 use crate::metrics::Metrics;
 use crate::proxy::explain::{Explainer, ResponseExplanation, RouteExplanation, StoredExplanation};
-use crate::rules::CallerIdentity;
+use crate::rules::{CallerIdentity, Unresolved, WriteValues};
 use crate::running::{Live, Running};
 use crate::upstream::{self, Upstream};
 
@@ -219,8 +219,16 @@ fn write(config: &Config, method: &Method, target: &Target, mut fields: HeaderMa
         secret: secret.as_ref(),
         credentials: &config.server.credential_headers,
     };
-    let matches = config.rules.invalidated_by_any(&methods, &targets, caller);
+    let values = WriteValues { caller, query: target.query.as_deref(), ..WriteValues::UNKNOWN };
+    let matches = config.rules.invalidated_by_any(&methods, &targets, values);
     let mut notes = Vec::new();
+    for (reference, why) in matches.iter().flat_map(|matched| &matched.unresolved) {
+        let what = match why {
+            Unresolved::NotReceived => "the value is in a content, of which explain knows nothing".to_owned(),
+            why => why.to_string(),
+        };
+        notes.push(format!("{reference}: {what}; without a value all of the family is invalidated"));
+    }
     if is_safe(method) {
         notes.push(format!(
             "a rule names {method} for this path, so it is a write and never answered from the cache"

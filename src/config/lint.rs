@@ -73,6 +73,27 @@ mod tests {
     use super::*;
     use crate::config::Overrides;
 
+    #[test]
+    fn values_of_contents_that_writes_rarely_have_are_warned_of() {
+        let rules = |rule: &str| {
+            format!(
+                "[[family]]\nname = 'a'\npath = '/a/(?<id>.+)'\n[invalidate]\n'/b' = {{ families = ['a:{{{rule} }}"
+            )
+        };
+        let rows = [
+            ("body.id}'], methods = ['DELETE']", Some("requests with DELETE")),
+            ("body.id}'], methods = ['DELETE', 'POST']", None),
+            ("body.id}']", None),
+            ("response.id}'], on = [204, 304]", Some("responses with this status")),
+            ("response.id}'], on = ['2xx']", None),
+        ];
+        for (rule, expected) in rows {
+            let found = warnings(&rules(rule));
+            assert_eq!(found.len(), usize::from(expected.is_some()), "{rule}: {found:?}");
+            assert!(found.iter().all(|found| found.message.contains(expected.unwrap_or(""))), "{rule}: {found:?}");
+        }
+    }
+
     fn warnings(text: &str) -> Vec<Warning> {
         let parsed = Config::parse(text, "rules.toml", &Overrides::default(), &|name| Some(format!("/{name}")));
         lint(&parsed.unwrap_or_else(|faults| panic!("{text}: {faults}")))

@@ -110,6 +110,7 @@ fn server() -> Value {
             ("max_streams_per_client", number("HTTP/2 streams of one client", 1, COUNT)),
             ("max_heads", size("for unfinished request heads")),
             ("max_query_body", size("the largest content of a QUERY that is cached")),
+            ("max_rule_body", size("the largest content of a write or its answer that rules take values from")),
             ("upload_rate", size("the least that a client may send each second")),
             ("download_rate", size("the least that a client may take each second")),
             (
@@ -298,6 +299,16 @@ fn family() -> Value {
             ("forward", choice("request fields sent to upstream", &["all", "keyed"])),
             ("collapse", choice("who shares a fetch", &["off", "proxy", "fleet"])),
             ("max_body", size("the largest body that is stored")),
+            (
+                "instance",
+                json!({
+                    "type": "object",
+                    "description": "what else than captures makes an instance: { date = \"query:date\" }",
+                    "additionalProperties": {
+                        "type": "string", "pattern": r"^\s*(query:.+|header:.+|identity)\s*$|\$\{"
+                    },
+                }),
+            ),
             ("alerts", alerts),
             ("invalidation", choice("\"none\": no rule may name the family", &["rules", "none"])),
         ],
@@ -317,6 +328,7 @@ fn invalidate() -> Value {
             ("grace", duration("with mode = \"soft\": for how long")),
             ("again", duration("once more after this time")),
             ("refresh", truth("fetch the hottest of it again at once")),
+            ("except", texts("patterns over the paths of writes that change nothing others read")),
         ],
     );
     let rule = required(rule, &["families"]);

@@ -17,10 +17,10 @@ use super::{
 use crate::http::headers::{Credentials, ForwardedPolicy};
 use crate::http::target::PathCase;
 use crate::network::Network;
-use crate::rules::family;
 use crate::rules::fault::Fault;
 use crate::rules::nearest::{did_you_mean, nearest};
 use crate::rules::reader::{Item, Table, Text};
+use crate::rules::{RuleSet, family};
 use crate::shares::Shares;
 
 /// Time limits are never zero: everything would time out.
@@ -66,6 +66,7 @@ impl Default for ServerConfig {
             stream_timeout: Duration::from_secs(3600),
             max_head: 64 << 10,
             max_query_body: 64 << 10,
+            max_rule_body: 64 << 10,
             upload_rate: 500,
             download_rate: 500,
             on_incomplete: OnIncomplete::default(),
@@ -165,6 +166,10 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
         read_clients(&mut table, &mut server);
         let query = table.item("max_query_body").and_then(|item| item.size(&(0..=16 << 20)));
         set(&mut server.max_query_body, query);
+        set(
+            &mut server.max_rule_body,
+            table.item("max_rule_body").and_then(|item| item.size(&(1 << 10..=1 << 20))),
+        );
         for (key, field) in
             [("upload_rate", &mut server.upload_rate), ("download_rate", &mut server.download_rate)]
         {
@@ -195,6 +200,23 @@ pub fn read_server(root: &mut Table<'_>, overrides: &Overrides, flags: &mut Vec<
         );
     }
     server
+}
+
+/// Refuses instances from the fields of `credential_headers`: their values would stand in tags.
+pub fn refuse_credentials_in_tags(root: &mut Table<'_>, rules: &RuleSet, credentials: &Credentials) {
+    for family in rules.families() {
+        let names = family.instances.iter().filter_map(|further| further.source.field());
+        for name in names.filter(|name| credentials.further().contains(name)) {
+            let tables = root.item("family").and_then(|item| item.list()).unwrap_or_default();
+            let place = tables.get(family.id).map_or_else(|| root.span(), Item::span);
+            let message = format!(
+                "family {:?}: instance: {name} has credentials (credential_headers), which tags would show",
+                family.name
+            );
+            let remedy = format!("write \"identity\", with identity = \"header:{name}\", which hides it");
+            root.reader().fault(place, message, remedy);
+        }
+    }
 }
 
 /// APIs build links from the client's host, so it is the default. An https upstream with a name has a certificate for

@@ -97,6 +97,24 @@ fn each_fault_in_a_family_has_its_place_and_remedy() {
         ("negative_ttl = '0s'", 16, "negative_ttl of 0", "or remove it"),
         ("ttl_policy = 'overrride'\nttl = '1s'", 14, "\"overrride\" is not known", "\"default\" or \"override\""),
         ("ttl_policy = 'override'", 14, "without a ttl", "add ttl"),
+        (
+            "instance = { d = 'query:d' }\nquery = { keep = ['e'] }",
+            18,
+            "not part of the cache key",
+            "keep = [\"e\", \"d\"]",
+        ),
+        ("instance = { d = 'query:d' }\nquery = { drop = ['d'] }", 18, "not part of the cache key", "from drop"),
+        ("instance = { d = 'header:d' }", 18, "not part of the cache key", "headers = [\"d\"]"),
+        ("instance = { d = 'identity' }", 18, "not part of the cache key", "identity = \"header:NAME\""),
+        ("instance = { d = 'cookie:d' }", 18, "\"cookie:d\" is not a source", "\"query:NAME\""),
+        ("instance = { d = 'header:cookie' }", 18, "cookie has credentials", "write \"identity\""),
+        ("instance = { 'a b' = 'query:d' }", 14, "cannot be a name", "letters"),
+        (
+            "instance = { a='query:a', b='query:b', c='query:c', d='query:d', e='query:e' }",
+            12,
+            "more than 4",
+            "leave out",
+        ),
         ("methods = ['GET', 'POST']", 19, "\"POST\" is not a method whose", "write GET, QUERY"),
         ("methods = ['POST']", 12, "\"POST\" is not a method whose", "write GET, QUERY"),
         ("methods = ['HEAD']", 11, "lacks \"GET\"", "remove it"),
@@ -153,6 +171,15 @@ fn each_fault_in_a_family_has_its_place_and_remedy() {
 }
 
 #[test]
+fn a_field_with_credentials_is_no_instance() {
+    let text = "[server]\ncredential_headers = ['acme-caller']\n[[family]]\nname = 'a'\npath = '/a'\nheaders = ['acme-caller']\n\
+                instance = { caller = 'header:acme-caller' }\n";
+    let faults = parsed(text, &Overrides::default()).unwrap_err().0;
+    assert!(faults.len() == 1 && faults[0].line == 3, "{faults:?}");
+    assert!(faults[0].message.contains("acme-caller has credentials"), "{faults:?}");
+}
+
+#[test]
 fn each_fault_in_an_invalidation_has_its_place_and_remedy() {
     assert_single_faults(&[
         ("invalidate = 1", 10, 1, "unknown key \"invalidate\"", "write a line below [invalidate]"),
@@ -194,6 +221,28 @@ fn each_fault_in_an_invalidation_has_its_place_and_remedy() {
         ("[invalidate]\n'/a' = { methods = ['PUT'] }", 11, 8, "families is missing", "write families"),
         ("[invalidate]\n'/a' = { families = ['user'], mod = 1 }", 11, 31, "unknown key \"mod\"", "\"mode\""),
         ("[invalidate]\n'/a' = { families = ['user'], mode = 'x' }", 11, 38, "not known", "\"hard\" or"),
+        (
+            "[invalidate]\n'/a' = { families = ['user'], except = [] }",
+            11,
+            40,
+            "except is empty",
+            "'/points/preview'",
+        ),
+        (
+            "[invalidate]\n'/a/.*' = { families = ['user'], except = ['/b'] }",
+            11,
+            44,
+            "\"/b\" fits no path that the rule fits",
+            "over the whole path of the write",
+        ),
+        (
+            "[invalidate]\n'/a' = { families = ['user'], except = ['^/a$'] }",
+            11,
+            41,
+            "is the whole path of the rule",
+            "remove the rule",
+        ),
+        ("[invalidate]\n'/a' = ['user:{bdy.id}']", 11, 10, "{bdy.id} names no value", "did you mean {body.id}?"),
         (
             "[invalidate]\n'/a' = { families = ['user'], again = '5ms' }",
             11,
@@ -669,6 +718,7 @@ fn settings_that_need_a_restart_are_listed_by_name() {
         ("server", "resolver = '127.0.0.1'"),
         ("server", "max_head = '9KiB'"),
         ("server", "max_query_body = '7KiB'"),
+        ("server", "max_rule_body = '7KiB'"),
         ("server", "upload_rate = '7B'"),
         ("server", "cache_status = 'off'"),
         ("server", "group_fields = 'keep'"),

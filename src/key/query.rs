@@ -8,6 +8,8 @@ use std::cmp::Ordering;
 
 use smallvec::SmallVec;
 
+use crate::rules::decoded as percent_decoded;
+
 /// How a family treats a query. Without a family, the query counts as received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueryKeySpec {
@@ -62,6 +64,15 @@ impl QueryKeySpec {
 }
 
 impl Parameters {
+    /// Whether the parameter with this name belongs to the key, however it is written.
+    pub fn keep(&self, name: &str) -> bool {
+        match self {
+            Parameters::All => true,
+            Parameters::Keep(names) => names.iter().any(|kept| literal(kept).eq(literal(name))),
+            Parameters::Drop(names) => !names.iter().any(|dropped| literal(dropped).eq(literal(name))),
+        }
+    }
+
     fn count(&self, item: &str) -> bool {
         match self {
             Parameters::All => true,
@@ -69,6 +80,28 @@ impl Parameters {
             Parameters::Drop(names) => !parts(item).all(|part| names.iter().any(|name| is(part, name))),
         }
     }
+}
+
+/// Every value of the parameter with this name that some server may read in a query, decoded. A server may split at `;`,
+/// and may take `+` for itself.
+pub fn values<'q>(query: &'q str, name: &'q str) -> impl Iterator<Item = Vec<u8>> + 'q {
+    query.split('&').flat_map(move |item| {
+        // To its `;`, and to its end.
+        let ends = item.match_indices(';').map(|(end, _)| end).chain([item.len()]);
+        let begins = std::iter::once(0).chain(item.match_indices(';').map(|(end, _)| end + 1));
+        let parts = begins.zip(ends).filter(move |(begin, end)| may_be(&item[*begin..*end], name));
+        parts.flat_map(move |(begin, end)| {
+            let to = |end: usize| item[begin..end].split_once('=').map_or("", |(_, value)| value);
+            let both = [Some(to(end)), (end < item.len()).then(|| to(item.len()))];
+            both.into_iter().flatten().flat_map(decoded_both_ways)
+        })
+    })
+}
+
+/// The value with `+` as a space and, if it has any, with `+` as itself.
+fn decoded_both_ways(value: &str) -> impl Iterator<Item = Vec<u8>> {
+    let plus = value.contains('+').then(|| percent_decoded(value));
+    std::iter::once(percent_decoded(&value.replace('+', "%20"))).chain(plus)
 }
 
 /// The parameters in an item between two `&`: some servers also split at `;` (HTML 4.01 §B.2.2).

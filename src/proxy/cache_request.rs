@@ -20,7 +20,7 @@ use crate::http::{ClientDirectives, Policy, SetCookie, negotiation, range, valid
 use crate::key::{self, CacheKey, KeySpec};
 use crate::marks::Tag;
 use crate::outcome::Outcome;
-use crate::rules::{self, Ambiguity, Captures, Collapse, Family, Fetching};
+use crate::rules::{self, Ambiguity, Captures, Collapse, Family, Fetching, InstanceValues};
 use crate::running::{Live, Running};
 
 /// A read with what the rules say of it.
@@ -29,6 +29,8 @@ pub(super) struct CacheRequest {
     pub client_request: ClientRequest,
     live: Arc<Live>,
     family: Option<(usize, Captures)>,
+    /// The values of the family's instances beside its captures; `None` if there are too many.
+    instances: Option<InstanceValues>,
     pub facts: RequestFacts,
     pub demands: Demands,
     /// Content of a QUERY.
@@ -69,11 +71,21 @@ impl CacheRequest {
                 http.headers.remove(COOKIE);
             }
         }
+        let with_instances =
+            route.as_ref().map(|route| route.family).filter(|family| !family.instances.is_empty());
+        let instances = match with_instances {
+            Some(family) => {
+                let secret = live.redaction.secret.as_ref();
+                family.instance_values(&http.target, &http.headers, secret)
+            }
+            None => Some(InstanceValues::new()),
+        };
         let family = route.map(|route| (route.family.id, route.captures));
         CacheRequest {
             client_request: http,
             live,
             family,
+            instances,
             facts,
             demands,
             content,
@@ -111,6 +123,7 @@ impl CacheRequest {
             client_request: http,
             live: Arc::clone(&self.live),
             family: Some((authorize.verdicts, Captures::new())),
+            instances: Some(InstanceValues::new()),
             facts: RequestFacts { no_store: is_too_much, ..RequestFacts::default() },
             demands: Demands { only_if_cached: self.demands.only_if_cached, ..Demands::default() },
             content: None,
@@ -145,6 +158,16 @@ impl CacheRequest {
     pub fn family(&self) -> Option<(&Family, &Captures)> {
         let (id, captures) = self.family.as_ref()?;
         Some((self.live.rules.families().get(*id)?, captures))
+    }
+
+    /// The values of each of the family's instances beside its captures.
+    pub fn instances(&self) -> &[Vec<String>] {
+        self.instances.as_deref().unwrap_or_default()
+    }
+
+    /// It names more instances than a stored response may have. Such a request bypasses the cache.
+    pub fn has_too_many_instances(&self) -> bool {
+        self.instances.is_none()
     }
 
     /// Id of the family, for its counters.
@@ -199,7 +222,10 @@ impl CacheRequest {
     pub fn tags(&self) -> &Arc<[Tag]> {
         self.tags.get_or_init(|| {
             let readings = self.client_request.target.readings();
-            let of_family = self.family().map(|(family, captures)| family.tags_of(&readings, captures));
+            let of_family = self.family().map(|(family, captures)| {
+                let values = self.instances.as_ref().unwrap_or(const { &InstanceValues::new() });
+                family.tags_of(&readings, captures, values)
+            });
             let of_path = readings.all().map(Tag::uri);
             let of_caller = self.family().and_then(|(family, _)| {
                 family.tag_of_caller(&self.client_request.headers, self.live.redaction.secret.as_ref())
@@ -225,7 +251,8 @@ impl CacheRequest {
 
     /// Readable part of the entry's name in the store.
     pub fn label(&self) -> String {
-        self.family().map_or_else(|| "-".to_owned(), |(family, captures)| family.label(captures))
+        let values = || self.instances.as_ref().unwrap_or(const { &InstanceValues::new() });
+        self.family().map_or_else(|| "-".to_owned(), |(family, captures)| family.label(captures, values()))
     }
 
     /// The primary key: without the fields that responses vary on.

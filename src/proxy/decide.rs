@@ -106,6 +106,8 @@ pub enum MissReason {
     Unauthorized,
     /// The API did not say whether it authorizes the caller.
     AuthorizationUnknown,
+    /// It names more instances of its family than a stored response may have.
+    ManyInstances,
 }
 
 impl MissReason {
@@ -132,7 +134,8 @@ impl MissReason {
             | MissReason::AmbiguousPath
             | MissReason::Precondition
             | MissReason::Unauthorized
-            | MissReason::AuthorizationUnknown => Fwd::Bypass,
+            | MissReason::AuthorizationUnknown
+            | MissReason::ManyInstances => Fwd::Bypass,
         }
     }
 
@@ -150,6 +153,7 @@ impl MissReason {
             MissReason::Precondition => Some("precondition"),
             MissReason::Unauthorized => Some("unauthorized"),
             MissReason::AuthorizationUnknown => Some("authorization-unknown"),
+            MissReason::ManyInstances => Some("many-instances"),
         }
     }
 
@@ -190,6 +194,10 @@ impl MissReason {
                 "the API did not say whether it authorizes the caller: it answered the family's authorize with neither 2xx, 401 nor \
                  403, or not at all"
             }
+            MissReason::ManyInstances => {
+                "its query or fields give the instances of its family more values than a stored response may have tags for: \
+                 not every write to one of them would invalidate it"
+            }
         }
     }
 
@@ -203,6 +211,7 @@ impl MissReason {
             MissReason::Precondition => "send the request without them",
             MissReason::Unauthorized => "send credentials that the API authorizes",
             MissReason::AuthorizationUnknown => "see what the API answers to the path of authorize",
+            MissReason::ManyInstances => "send fewer values of one parameter or field in a request",
             _ => "nothing: the response to the next such request may be",
         }
     }
@@ -253,6 +262,9 @@ fn serve_or_ask(request: &CacheRequest, lookup: &Lookup, now: SystemTime) -> Dec
         Found::Current(entry) | Found::SoftInvalidated(entry) => entry.response(),
         Found::Invalidated | Found::OtherVariant | Found::Nothing => None,
     };
+    if request.has_too_many_instances() {
+        return Decision::Forward(MissReason::ManyInstances);
+    }
     let is_soft_invalidated = matches!(lookup.found, Found::SoftInvalidated(_));
     if validation::is_for_origin(&request.client_request.headers) {
         // A stored response that is current and fresh is what upstream would send (RFC 9110 §13.1.1, §13.1.4).
@@ -590,6 +602,7 @@ range = "whole"
             MissReason::UnclaimedQuery,
             MissReason::AmbiguousPath,
             MissReason::Precondition,
+            MissReason::ManyInstances,
         ];
         for reason in reasons {
             assert!(reason.explanation().len() > 20 && reason.what_to_do().len() > 10, "{reason:?}");

@@ -54,7 +54,7 @@ pub struct RouteExplanation {
     pub family: Option<String>,
     /// Pattern and line of the family.
     pub rule: Option<String>,
-    /// Values of the pattern's captures.
+    /// Values of the pattern's captures, then `name=value` for each value of the other instances.
     pub instance: Vec<String>,
     pub key: String,
     pub key_text: String,
@@ -136,6 +136,13 @@ impl Action {
     }
 }
 
+/// The sources of instances that the request has no value of.
+fn family_instances_without_value(request: &CacheRequest) -> Vec<String> {
+    let instances = request.family().map(|(family, _)| family.instances.as_slice()).unwrap_or_default();
+    let without = instances.iter().zip(request.instances()).filter(|(_, values)| values.is_empty());
+    without.map(|(further, _)| further.source.to_string()).collect()
+}
+
 impl<'c> Explainer<'c> {
     /// A read by a client on this machine. A QUERY is taken to have no content.
     pub fn of(
@@ -197,7 +204,7 @@ impl<'c> Explainer<'c> {
             path: http.target.path.clone(),
             family: family.map(|(family, _)| family.name.clone()),
             rule: family.map(|(family, _)| format!("{} (line {})", family.path, family.line)),
-            instance: family.map(|(_, captures)| captures.to_vec()).unwrap_or_default(),
+            instance: self.instance(),
             store_key: self.store_key(&cache_key),
             key: cache_key.key().to_string(),
             key_text: cache_key.text,
@@ -206,6 +213,14 @@ impl<'c> Explainer<'c> {
             notes: self.notes(),
             invalidated_by: self.invalidated_by(),
         }
+    }
+
+    fn instance(&self) -> Vec<String> {
+        let Some((family, captures)) = self.request.family() else { return Vec::new() };
+        let further = family.instances.iter().zip(self.request.instances());
+        let further =
+            further.flat_map(|(further, values)| values.iter().map(|value| format!("{}={value}", further.name)));
+        captures.iter().cloned().chain(further).collect()
     }
 
     fn ttl(&self) -> String {
@@ -235,6 +250,13 @@ impl<'c> Explainer<'c> {
             format!("{}: the request is forwarded, and nothing of it is stored or shared", described(&ambiguity))
         }));
         notes.extend(self.about_authorization());
+        let without_value = family_instances_without_value(&self.request);
+        if !without_value.is_empty() {
+            notes.push(format!(
+                "the request has no {}: its response is invalidated with the whole family, not with an instance",
+                without_value.join(", ")
+            ));
+        }
         notes.extend(self.about_claims());
         notes.extend(self.about_credentials());
         notes.extend(self.about_cookies());

@@ -12,7 +12,7 @@ use crate::http::headers::Meant;
 use crate::http::invalidation::WriteEnd;
 use crate::http::target::{PathCase, Target};
 use crate::marks::Tag;
-use crate::rules::{CallerIdentity, RuleSet};
+use crate::rules::{RuleSet, WriteValues};
 use crate::running::Running;
 use crate::store::fleet::{Again, Invalidations};
 use crate::upstream::Suspects;
@@ -48,7 +48,7 @@ fn invalidated_by(
         }
         let targets = [target];
         // Its fields may have named another method.
-        let matches = rules.invalidated_by_any(&Meant::Any, &targets, CallerIdentity::Unknown);
+        let matches = rules.invalidated_by_any(&Meant::Any, &targets, WriteValues::UNKNOWN);
         let no_answer = (WriteEnd::NoAnswer, &HeaderMap::new());
         let what = invalidations(&targets, &matches, no_answer, &[], Some(reinvalidate_after));
         tags.extend(what.tags);

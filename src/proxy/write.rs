@@ -29,9 +29,11 @@ use crate::running::{Live, Running};
 use crate::store::fleet::{Intent, Invalidations, random_id};
 use crate::upstream::{RequestBody, ResponseBody, Upload, UpstreamError};
 
+mod contents;
 mod post;
 mod scope;
 
+use contents::Contents;
 pub(super) use scope::invalidations;
 use scope::{WriteScope, to_refresh};
 
@@ -79,12 +81,24 @@ async fn carry_out(
     let query = http.target.query.as_deref();
     let methods = headers::methods_meant(&http.method, &http.headers, query, body.at_hand());
     let hosts = hosts_of_upstream(running, &fields);
-    let scope =
-        WriteScope { began: &live, methods: &methods, targets: &targets, request: &http.headers, hosts: &hosts };
+    let unread = WriteScope {
+        began: &live,
+        methods: &methods,
+        targets: &targets,
+        request: &http.headers,
+        hosts: &hosts,
+        contents: &contents::UNKNOWN,
+    };
     let (server, nothing) = (&running.config.server, HeaderMap::new());
     let reinvalidate = Some(server.reinvalidate_after);
-    let matches = scope.matches();
-    let tags = scope.invalidations(&matches, (WriteEnd::NoAnswer, &nothing), reinvalidate).all_tags();
+    let matches = unread.matches();
+    let mut contents = Contents::before(running, &http, &mut body, &matches);
+    let tags = {
+        let scope = unread.with(&contents);
+        let known = contents.are_read().then(|| scope.matches());
+        let matches = known.as_ref().unwrap_or(&matches);
+        scope.invalidations(matches, (WriteEnd::NoAnswer, &nothing), reinvalidate).all_tags()
+    };
     let intent = Intent { id: random_id(), tags: tags.clone() };
     let unanswered = running.cache.begin_write(tags);
     let before = match record_intent(running, &intent).await {
@@ -92,14 +106,25 @@ async fn carry_out(
         Err(refused) => return *refused,
     };
     let (upload, request_time) = (body.upload(), running.cache.now());
-    let answer = with_intent(running, &intent, Box::pin(forward(running, &http, fields, body))).await;
+    let mut answer = with_intent(running, &intent, Box::pin(forward(running, &http, fields, body))).await;
     let times = (request_time, running.cache.now());
     let unfinished = upload.as_ref().filter(|upload| !upload.has_ended());
     let is_whole = upload.as_ref().is_none_or(|upload| upload.is_whole());
     let end = end_of(server, &http.target, &answer, is_whole);
+    contents.note_sent(&http.headers, upload.as_deref());
+    if let (Ok(answer), Some(end)) = (&mut answer, end) {
+        let places = contents::places_in_response(&unread.matches_until(&running.live(), matches.clone()), end);
+        if !places.is_empty() {
+            // The client must not have the acknowledgement before the invalidation, which needs the content.
+            let receive = contents.receive_response(running, &http, answer, &places);
+            with_intent(running, &intent, Box::pin(receive)).await;
+        }
+    }
     let answer_fields = answer.as_ref().map_or(&nothing, Response::headers);
     let now = running.live();
-    let matches = scope.matches_until(&now, matches);
+    let scope = unread.with(&contents);
+    let matches = scope.matches_until(&now, if contents.are_read() { scope.matches() } else { matches });
+    end.into_iter().for_each(|end| running.unresolved.note(&matches, end));
     // Upstream may carry it out later: after Larder gave it up, or when upstream has the rest of the content.
     let may_follow = end == Some(WriteEnd::NoAnswer) || !is_whole;
     let again = reinvalidate.filter(|_| may_follow);
@@ -195,6 +220,7 @@ struct Rest {
     upload: Arc<Upload>,
     /// How the write ends once upstream has the whole content, and the fields of its response.
     ended: (WriteEnd, HeaderMap),
+    contents: Contents,
     intent: Intent,
 }
 
@@ -214,13 +240,14 @@ impl Rest {
             hosts: scope.hosts.to_vec(),
             upload: Arc::clone(upload),
             ended: (end, answer.clone()),
+            contents: scope.contents.clone(),
             intent,
         }
     }
 
     fn scope(&self) -> WriteScope<'_> {
-        let Rest { began, methods, targets, request, hosts, .. } = self;
-        WriteScope { began, methods, targets, request, hosts }
+        let Rest { began, methods, targets, request, hosts, contents, .. } = self;
+        WriteScope { began, methods, targets, request, hosts, contents }
     }
 
     /// Invalidates again when the content has ended.
@@ -232,7 +259,7 @@ impl Rest {
         });
     }
 
-    async fn finish(self, running: &Arc<Running>) {
+    async fn finish(mut self, running: &Arc<Running>) {
         let _ = running.cache.announce(&self.intent, intent_deadline(running)).await;
         with_intent(running, &self.intent, Box::pin(self.upload.ended())).await;
         let server = &running.config.server;
@@ -240,6 +267,7 @@ impl Rest {
         if !self.upload.is_whole() && server.on_incomplete == OnIncomplete::Ignore {
             return running.cache.withdraw(&self.intent).await;
         }
+        self.contents.note_sent(&self.request, Some(&self.upload));
         let (now, scope, (end, answer)) = (running.live(), self.scope(), &self.ended);
         let matches = scope.matches_until(&now, scope.matches());
         // Upstream has answered already: nothing shows when it acts.

@@ -131,7 +131,7 @@ pub fn add_families(
             }
         }
         let identity = Identity::Credentials(Arc::clone(&beside));
-        names.add(&name, Some(Vec::new()), &identity);
+        names.add(&name, Some(Vec::new()), &[], &identity);
         let policy = Policy {
             ttl: Some(ttl),
             ttl_policy: TtlPolicy::Override,
@@ -157,6 +157,7 @@ pub fn add_families(
             told_by_caller: false,
             is_invalidated,
             authorize: None,
+            instances: Vec::new(),
             alerts: FamilyThresholds::default(),
             line,
             pattern,
@@ -202,6 +203,7 @@ impl Family {
 mod tests {
     use http::Method;
 
+    use super::super::source::WriteValues;
     use super::super::tests::rules;
     use super::super::{CallerIdentity, RuleSet};
     use crate::http::headers::{Credentials, Meant};
@@ -217,7 +219,8 @@ mod tests {
     fn invalidated(rules: &RuleSet, path: &str, lines: Fields<'_>) -> Vec<String> {
         let (lines, target) = (fields(lines), Target { path: path.to_owned(), ..Target::default() });
         let caller = CallerIdentity::Known { fields: &lines, secret: None, credentials: &Credentials::default() };
-        let found = rules.invalidated_by_any(&Meant::These(vec![Method::POST]), &[target], caller);
+        let values = WriteValues { caller, ..WriteValues::UNKNOWN };
+        let found = rules.invalidated_by_any(&Meant::These(vec![Method::POST]), &[target], values);
         let mut tags: Vec<String> = found.iter().flat_map(|it| &it.tags).map(ToString::to_string).collect();
         tags.sort();
         tags

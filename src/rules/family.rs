@@ -8,9 +8,11 @@ use http::HeaderName;
 use md5::{Digest, Md5};
 
 use super::authorize::{self, Checks};
+use super::nearest::listing;
 use super::pattern::Pattern;
 use super::reader::{Item, Table, Text};
 use super::reference::FamilyNames;
+use super::source::{FurtherInstance, ReadSource, ReadSourceFault};
 use super::thresholds::FamilyThresholds;
 use super::{CAPTURES, Collapse, Family, Fetching, ReadMethods};
 use crate::http::clients::ClientCacheControl;
@@ -66,6 +68,9 @@ fn read_one(
     let shown = name.as_ref().map(|(_, shown)| *shown);
     let pattern = path.and_then(|item| read_path(&item, (methods, case), shown, seen));
     let mut key_spec = read_keying(&mut table);
+    let captures: Vec<&str> = pattern.iter().flat_map(Pattern::names).collect();
+    let instances =
+        table.item("instance").map(|item| read_instances(&item, &captures, &key_spec)).unwrap_or_default();
     let authorize = table.item("authorize");
     let authorize = authorize
         .and_then(|item| authorize::read(&item, |ttl| read_seconds(ttl, &LIFETIME), (&mut seen.checks, case)));
@@ -74,7 +79,7 @@ fn read_one(
         key_spec.identity = Identity::Shared;
     }
     if let Some((name, _)) = &name {
-        names.add(name, pattern.as_ref().map(Pattern::values_of_captures), &key_spec.identity);
+        names.add(name, pattern.as_ref().map(Pattern::values_of_captures), &instances, &key_spec.identity);
     }
     let policy = read_policy(&mut table, &key_spec);
     let fetching = read_fetching(&mut table);
@@ -98,6 +103,7 @@ fn read_one(
         version: String::new(),
         policy,
         key_spec,
+        instances,
         fetching,
         collapse,
         max_body,
@@ -250,6 +256,75 @@ fn read_cookies(item: &Item<'_>) -> Option<Vec<String>> {
     Some(names)
 }
 
+/// `instance`: what else than captures makes an instance. Each source is part of the key, since two values must not
+/// share an entry.
+fn read_instances(item: &Item<'_>, captures: &[&str], key_spec: &KeySpec) -> Vec<FurtherInstance> {
+    let Some(table) = item.table() else { return Vec::new() };
+    let mut instances: Vec<FurtherInstance> = Vec::new();
+    for (name, place, value) in table.entries() {
+        let key = Text::of_key(table.reader(), table.says(format_args!("instance {name:?}")), place, name);
+        let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+        if !is_name || name.is_empty() {
+            key.fault("cannot be a name", "write letters, digits, \"_\" and \"-\"");
+        } else if captures.contains(&name) {
+            key.fault("is a capture of the path too", "rename one of them");
+        } else if let Some(source) = value.filled().and_then(|text| read_source(&text, key_spec)) {
+            instances.push(FurtherInstance { name: name.to_owned(), source });
+        }
+    }
+    if captures.len() + instances.len() > CAPTURES {
+        let remedy = "leave out what no write names; unnamed groups, (?:…), are no instances";
+        item.fault(format_args!("has more than {CAPTURES} instances, with the captures of the path"), remedy);
+        instances.truncate(CAPTURES.saturating_sub(captures.len()));
+    }
+    instances
+}
+
+fn read_source(text: &Text<'_>, key_spec: &KeySpec) -> Option<ReadSource> {
+    let source = match ReadSource::parse(text.value.trim()) {
+        Ok(source) => source,
+        Err(ReadSourceFault::Syntax) => {
+            let remedy = "write \"query:NAME\", \"header:NAME\" or \"identity\"";
+            text.fault(format_args!("{:?} is not a source of an instance", text.raw), remedy);
+            return None;
+        }
+        Err(ReadSourceFault::Credentials(name)) => {
+            let remedy = format!("write \"identity\", with identity = \"header:{name}\", which hides it");
+            text.fault(format_args!("{name} has credentials, which tags would show"), remedy);
+            return None;
+        }
+    };
+    // Two values of what is not in the key would share an entry.
+    let remedy = match &source {
+        ReadSource::Query(name) if !key_spec.query.parameters.keep(name) => {
+            Some(match &key_spec.query.parameters {
+                Parameters::Keep(names) => {
+                    let all = names.iter().map(String::as_str).chain([name.as_str()]);
+                    format!(
+                        "add {name:?} to query: keep = [{}]",
+                        listing(
+                            all.map(|name| format!("{name:?}")).collect::<Vec<_>>().iter().map(String::as_str)
+                        )
+                    )
+                }
+                Parameters::Drop(_) | Parameters::All => format!("remove {name:?} from drop in query"),
+            })
+        }
+        ReadSource::Header(name) if !key_spec.keys_on(name) => Some(format!("add headers = [\"{name}\"]")),
+        ReadSource::Identity if matches!(key_spec.identity, Identity::Unstated | Identity::Shared) => {
+            Some("add identity = \"header:NAME\" or \"cookie:NAME\"".to_owned())
+        }
+        _ => None,
+    };
+    match remedy {
+        Some(remedy) => {
+            text.fault(format_args!("{:?} is not part of the cache key", text.raw), remedy);
+            None
+        }
+        None => Some(source),
+    }
+}
+
 fn read_query(item: &Item<'_>) -> Option<QueryKeySpec> {
     let mut table = item.table()?;
     let mut names = |key| Some(table.item(key)?.texts()?.into_iter().map(|text| text.value).collect::<Vec<_>>());
@@ -278,7 +353,7 @@ fn read_query(item: &Item<'_>) -> Option<QueryKeySpec> {
 }
 
 /// A field name with `_` replaced by `-`, as the proxy does with received fields.
-fn field_name(text: &str) -> Result<HeaderName, http::header::InvalidHeaderName> {
+pub(super) fn field_name(text: &str) -> Result<HeaderName, http::header::InvalidHeaderName> {
     HeaderName::try_from(text).map(|name| dashed(&name))
 }
 
@@ -406,6 +481,7 @@ pub(super) fn version_of(family: &Family) -> String {
         told_by_caller,
         client_cache_control,
         authorize,
+        instances,
         ..
     } = family;
     let authorize = authorize.as_ref().map(|it| format!(" {:?} {:?}", it.path, it.ttl)).unwrap_or_default();
@@ -431,7 +507,7 @@ pub(super) fn version_of(family: &Family) -> String {
     let text = format!(
         "{name:?} {path:?} {methods:?} {policy_name} {durations:?} {heuristic} {client_directives:?} \
          {close_delimited:?} {max_body:?} {fetching:?} {query:?} {set_cookie:?} {cookies:?} {:?} {:?} \
-         {told_by_caller} {client_cache_control:?}{authorize}",
+         {told_by_caller} {client_cache_control:?} {instances:?}{authorize}",
         headers.iter().map(HeaderName::as_str).collect::<Vec<_>>(),
         identity.to_string(),
     );

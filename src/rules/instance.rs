@@ -1,8 +1,9 @@
-//! Instances of a family: the tags for the values of its captures, carried by entries and named by writes.
+//! Instances of a family: the tags for the values of its captures and of its `instance` table, carried by entries and
+//! named by writes.
 //!
-//! In a family `f` with captures *a* and *b*, an entry has the tags `f:a`, `f:a:b` and `f:*:b`: one for each subset
-//! of captures that a write may know, with `*` for an unknown one and trailing `*` omitted. A write names exactly one
-//! of these tags.
+//! In a family `f` with instances *a* and *b*, an entry has the tags `f:a`, `f:a:b` and `f:*:b`: one for each subset
+//! of values that a write may know, with `*` for an unknown one and trailing `*` omitted. A write that knows one value
+//! of each names exactly one of these tags.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -12,8 +13,11 @@ use smallvec::SmallVec;
 
 use crate::marks::Tag;
 
-/// Most captures per family: an entry carries 2^n - 1 instance tags.
+/// Most captures and further instances per family: an entry with one value of each carries 2^n - 1 instance tags.
 pub const CAPTURES: usize = 4;
+
+/// Most instance tags of an entry, and of a reference in a write. A request can give an instance several values.
+pub const TAGS: usize = 128;
 
 /// Longest value that a tag holds verbatim, in bytes.
 const VALUE: usize = 128;
@@ -28,8 +32,13 @@ pub fn value(raw: &str) -> Cow<'_, str> {
     if raw.len() <= VALUE && !raw.starts_with('~') && raw.bytes().all(is_plain) {
         return Cow::Borrowed(raw);
     }
-    let mut text = String::with_capacity(raw.len());
-    for byte in decoded(raw) {
+    Cow::Owned(decoded_value(&decoded(raw)))
+}
+
+/// The same for bytes that are not percent-encoded.
+pub fn decoded_value(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for byte in bytes.iter().copied() {
         // A leading `~` marks an MD5.
         if is_plain(byte) && !(byte == b'~' && text.is_empty()) {
             text.push(char::from(byte));
@@ -37,7 +46,7 @@ pub fn value(raw: &str) -> Cow<'_, str> {
             let _ = write!(text, "%{byte:02X}");
         }
     }
-    Cow::Owned(if text.len() > VALUE { digest(&text) } else { text })
+    if text.len() > VALUE { digest(&text) } else { text }
 }
 
 /// The tag of an instance; `None` stands for an unknown capture. If all are unknown, it is the family's own tag.
@@ -61,6 +70,40 @@ pub fn tags(family: &str, captures: &[String], tags: &mut Vec<Tag>) {
         let parts: SmallVec<[Option<&str>; CAPTURES]> = known.collect();
         tags.push(tag(family, &parts));
     }
+}
+
+/// The same if an instance can have several values, or none: one tag for each choice of an unknown or one of the
+/// values per instance. `captures` are as matched in the path; `further` are values as written in tags. Adds nothing
+/// that `tags` has.
+pub fn tags_of_all(family: &str, captures: &[String], further: &[Vec<String>], tags: &mut Vec<Tag>) {
+    let captures = captures.iter().map(|raw| vec![None, Some(value(raw))]);
+    let of = |values: &Vec<String>| -> Vec<Option<Cow<'_, str>>> {
+        std::iter::once(None).chain(values.iter().map(|value| Some(Cow::Owned(value.clone())))).collect()
+    };
+    let choices: Vec<Vec<Option<Cow<'_, str>>>> = captures.chain(further.iter().map(of)).collect();
+    for parts in every_choice(&choices) {
+        let parts: SmallVec<[Option<&str>; CAPTURES]> = parts.iter().map(|part| part.as_deref()).collect();
+        if parts.iter().any(Option::is_some) {
+            let tag = tag(family, &parts);
+            if !tags.contains(&tag) {
+                tags.push(tag);
+            }
+        }
+    }
+}
+
+/// The number of tags of [`tags_of_all`], with that of the family.
+pub fn count_of_all(captures: usize, further: &[Vec<String>]) -> usize {
+    let further = further.iter().map(|values| values.len() + 1);
+    std::iter::repeat_n(2, captures).chain(further).fold(1, usize::saturating_mul)
+}
+
+/// Every way to take one element of each list.
+pub fn every_choice<T: Clone>(lists: &[Vec<T>]) -> Vec<Vec<T>> {
+    lists.iter().fold(vec![Vec::new()], |begun, list| {
+        let with = |begun: &Vec<T>, next: &T| begun.iter().chain([next]).cloned().collect();
+        begun.iter().flat_map(|begun| list.iter().map(move |next| with(begun, next))).collect()
+    })
 }
 
 /// A label such as `user_details:42` for reports and readable Redis keys; long ones are truncated.
@@ -173,6 +216,26 @@ mod tests {
     fn a_long_value_is_its_md5() {
         assert_eq!(value(&"x".repeat(128)).len(), 128);
         assert_eq!(value(&"x".repeat(129)), "~3926841d393c00c3f36260e5ace10dc1");
+    }
+
+    #[test]
+    fn an_entry_carries_a_tag_for_each_choice_of_values() {
+        type Texts = &'static [&'static str];
+        let rows: [(Texts, &[Texts], Texts); 5] = [
+            (&[], &[&["a"]], &["f:a"]),
+            (&[], &[&[]], &[]),
+            (&["1"], &[&[]], &["f:1"]),
+            (&["1"], &[&["a", "b"]], &["f:*:a", "f:*:b", "f:1", "f:1:a", "f:1:b"]),
+            (&[], &[&[], &["a"]], &["f:*:a"]),
+        ];
+        for (captures, further, expected) in rows {
+            let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<String>>();
+            let further: Vec<Vec<String>> = further.iter().map(|values| owned(values)).collect();
+            let mut found = Vec::new();
+            tags_of_all("f", &owned(captures), &further, &mut found);
+            assert_eq!(found.iter().map(Tag::as_str).collect::<Vec<_>>(), expected, "{captures:?} {further:?}");
+            assert_eq!(count_of_all(captures.len(), &further), found.len() + 1);
+        }
     }
 
     #[test]

@@ -88,6 +88,8 @@ static LINES: &[(&str, &[&str], &str)] = &[
         &["invalidate", "invalidates", "invalidated_by", "invalidate_on", "purge_on", "invalidated_by"],
         "a line below [invalidate]: '/the/path/of/the/write' = [\"the name of this family\"]",
     ),
+    ("family", &["instances", "tags_from"], "instance = { name = \"query:NAME\" }"),
+    ("invalidate.*", &["exclude", "unless", "not", "exceptions", "ignore"], "except = {list}"),
     ("family", &["max_size", "size", "max_body_size"], "max_body = {value}"),
     ("family", &["coalesce", "coalescing", "request_collapsing", "lock"], "collapse = \"proxy\""),
     ("family.query", &["include", "only", "allow", "whitelist", "keys"], "keep = {list}"),

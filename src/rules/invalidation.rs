@@ -9,7 +9,7 @@ use super::family::compile;
 use super::pattern::Pattern;
 use super::reader::{Item, Table, Text};
 use super::reference::{FamilyNames, Reference, ReferenceFault};
-use super::{Invalidation, WriteMethods};
+use super::{Invalidation, WriteMethods, language};
 use crate::http::invalidation::StatusSet;
 use crate::http::target::PathCase;
 
@@ -52,8 +52,11 @@ fn read_rules(
     };
     items.into_iter().filter_map(move |(line, item)| {
         let captures: Option<Vec<&str>> = path.map(|(pattern, _)| pattern.names().collect());
-        let (families, fields) =
-            if item.is_table() { read_table(&item)? } else { (read_families(&item)?, RuleFields::default()) };
+        let (families, fields) = if item.is_table() {
+            read_table(&item, path.map(|(pattern, _)| pattern), names)?
+        } else {
+            (read_families(&item)?, RuleFields::default())
+        };
         let read = |text: &Text<'_>| read_reference(text, names, captures.as_deref());
         let references: Vec<Reference> = families.iter().filter_map(read).collect();
         let (pattern, _) = path?;
@@ -65,8 +68,10 @@ fn read_rules(
             again: fields.again,
             refresh: fields.refresh,
             families: families.iter().map(|text| text.value.clone()).collect(),
+            except: fields.except.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
             line,
             pattern: pattern.clone(),
+            exceptions: fields.except,
             references,
         })
     })
@@ -80,9 +85,14 @@ struct RuleFields {
     grace: Option<Duration>,
     again: Option<Duration>,
     refresh: bool,
+    except: Vec<Pattern>,
 }
 
-fn read_table<'t>(item: &Item<'t>) -> Option<(Vec<Text<'t>>, RuleFields)> {
+fn read_table<'t>(
+    item: &Item<'t>,
+    path: Option<&Pattern>,
+    names: &FamilyNames,
+) -> Option<(Vec<Text<'t>>, RuleFields)> {
     let mut table = item.table()?;
     let families = table.required("families", "write families = [\"…\"]").and_then(|item| read_families(&item));
     let methods = table.item("methods").and_then(|item| read_methods(&item));
@@ -92,8 +102,45 @@ fn read_table<'t>(item: &Item<'t>) -> Option<(Vec<Text<'t>>, RuleFields)> {
     let grace = is_soft.filter(|is_soft| *is_soft).map(|_| grace.unwrap_or(GRACE));
     let again = table.item("again").and_then(|item| item.duration(&AGAIN));
     let refresh = table.item("refresh").and_then(|item| item.boolean()).unwrap_or(false);
+    let except = table.item("except").map(|item| read_exceptions(&item, path, names.case())).unwrap_or_default();
     table.finish();
-    Some((families?, RuleFields { methods, on, grace, again, refresh }))
+    Some((families?, RuleFields { methods, on, grace, again, refresh, except }))
+}
+
+/// Patterns of paths that the rule does not apply to.
+fn read_exceptions(item: &Item<'_>, path: Option<&Pattern>, case: PathCase) -> Vec<Pattern> {
+    let Some(texts) = item.texts() else { return Vec::new() };
+    if texts.is_empty() {
+        item.fault("is empty", "name a pattern such as '/points/preview', or remove it");
+    }
+    let mut exceptions: Vec<Pattern> = Vec::new();
+    for text in texts {
+        let Some(pattern) = compile(&text, case) else { continue };
+        if exceptions.contains(&pattern) {
+            text.fault(format_args!("has {:?} twice", text.raw), "remove one");
+        } else if path.is_some_and(|path| path.core() == pattern.core()) {
+            text.fault(
+                format_args!("{:?} is the whole path of the rule", text.raw),
+                "remove the rule, or narrow it",
+            );
+        } else if path.is_some_and(|path| never_meet(path, &pattern)) {
+            text.fault(
+                format_args!("{:?} fits no path that the rule fits", text.raw),
+                "write a pattern over the whole path of the write, or remove it",
+            );
+        } else {
+            exceptions.push(pattern);
+        }
+    }
+    exceptions
+}
+
+/// Whether no path matches both patterns, if that is known.
+fn never_meet(one: &Pattern, other: &Pattern) -> bool {
+    let (Some(one), Some(other)) = (one.hir(), other.hir()) else { return false };
+    let mut bytes = 4 << 20;
+    language::of_paths(&mut bytes, &[one, other])
+        .is_some_and(|found| !found.iter().any(|(which, _)| which.len() == 2))
 }
 
 fn read_families<'t>(item: &Item<'t>) -> Option<Vec<Text<'t>>> {

@@ -9,7 +9,7 @@ use super::language::{self, Common};
 use super::nearest::listing;
 use super::pattern::{Pattern, Values, capture};
 use super::suffix::samples;
-use super::{Family, Invalidation, RuleSet};
+use super::{Family, Invalidation, RuleSet, WriteMethods};
 use crate::http::target;
 use crate::key::Identity;
 
@@ -72,6 +72,7 @@ impl RuleSet {
             warnings.extend(self.not_to_be_invalidated(rule));
             warnings.extend(self.useless_refresh(rule));
             warnings.extend(rule.redundant());
+            warnings.extend(never_has_content(rule));
             warnings.extend(self.never_equal(rule, &mut bytes));
         }
         warnings.sort_by_key(|warning| warning.line);
@@ -258,9 +259,15 @@ impl RuleSet {
             });
             let family = family.max_by_key(|family| family.name.len())?;
             let read = hir(&family.pattern)?;
-            let parts = reference[family.name.len() + 1..].split(':');
-            family.capture_names().zip(parts).find_map(|(name, part)| {
-                let written_name = part.strip_prefix('{')?.strip_suffix('}')?;
+            let parts = reference[family.name.len() + 1..].split(':').enumerate();
+            // Names, or the order of the family's captures.
+            let named = parts.filter_map(|(at, part)| {
+                let written = part.strip_prefix('{')?.strip_suffix('}')?;
+                let by_order = || family.capture_names().nth(at).filter(|_| family.instances.is_empty());
+                let (name, source) = written.split_once('=').unwrap_or_else(|| (by_order().unwrap_or(written), written));
+                Some((name, source))
+            });
+            named.into_iter().find_map(|(name, written_name)| {
                 let both = [capture(&read, name)?.clone(), capture(&written, written_name)?.clone()];
                 let [read, written] = [&both[0], &both[1]].map(|hir| Values::of("", Some(hir)));
                 // Samples suffice for nearly all patterns.
@@ -290,7 +297,8 @@ impl RuleSet {
 impl Invalidation {
     /// Whether it names the family or a level above it, not just `*`.
     fn names(&self, family: &Family) -> bool {
-        self.families.iter().any(|reference| reference != "*") && self.reaches(family)
+        self.families.iter().any(|reference| reference != "*" && !reference.starts_with("*:{"))
+            && self.reaches(family)
     }
 
     /// A rule that names an instance and its whole family.
@@ -310,6 +318,30 @@ impl Invalidation {
             remedy: format!("remove {whole:?} if only the instance is meant, or {instance:?}"),
         })
     }
+}
+
+/// A value from content that the rule's writes do not have.
+fn never_has_content(rule: &Invalidation) -> Option<Warning> {
+    let has_none = |method: &Method| matches!(method.as_str(), "GET" | "HEAD" | "DELETE" | "OPTIONS" | "TRACE");
+    let without_content = matches!(&rule.methods, WriteMethods::These(methods) if methods.iter().all(has_none));
+    let is_empty = |status: u16| matches!(status, 204 | 205 | 304);
+    let without_answer = rule.on.ranges.iter().all(|(from, to)| (*from..=*to).all(is_empty));
+    let (what, whose, methods) = if rule.places_in_content().next().is_some() && without_content {
+        ("{body.…}", "requests", rule.methods.names().join(", "))
+    } else if rule.places_in_response().next().is_some() && without_answer {
+        ("{response.…}", "responses", "this status".to_owned())
+    } else {
+        return None;
+    };
+    Some(Warning {
+        line: rule.line,
+        message: format!(
+            "the rule for {:?}: {what} is rarely known, for {whose} with {methods} usually have no content: each such write \
+             invalidates the whole family",
+            rule.path
+        ),
+        remedy: "take the value from the path or the query, or name the family without an instance".to_owned(),
+    })
 }
 
 fn unmatchable_family(family: &Family, bytes: &mut usize) -> Option<Warning> {

@@ -74,6 +74,11 @@ impl Pattern {
         &self.text
     }
 
+    /// Whether paths that differ in case are equal.
+    pub fn case(&self) -> PathCase {
+        self.case
+    }
+
     /// The parsed pattern, with literals in normal form and with the case-sensitivity of paths.
     pub fn hir(&self) -> Option<Hir> {
         let is_insensitive = self.case == PathCase::Insensitive;

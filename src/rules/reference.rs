@@ -6,6 +6,9 @@
 //! | `user_stats*` | every family and level whose name matches |
 //! | `user_details:{user_id}` | the instance with the value of the write path's capture |
 //! | `user_details:me`, `f:*:{b}` | the instance with this value; any value in place of `*` |
+//! | `f:{body.user_id}` | the instance `user_id` with the value in the write's content; so `query.`, `header.`, `response.` |
+//! | `f:{user_id=body.owner.id}` | the instance `user_id` with the value of another name |
+//! | `*:{user_id}`, `booking*:{user_id}` | this instance in all families (that match the glob) and have it |
 //! | `me:{identity}` | the entries of the write's caller in this family and those below it; globs are allowed |
 //! | `*` | everything |
 
@@ -16,6 +19,7 @@ use smallvec::SmallVec;
 
 use super::nearest::{did_you_mean, listing, nearest};
 use super::pattern::Values;
+use super::source::{FurtherInstance, KINDS, ReadSource, Unresolved, WriteSource, WriteValues, encoded};
 use super::{CallerIdentity, instance};
 use crate::http::target::{self, PathCase};
 use crate::key::{self, Identity};
@@ -27,6 +31,8 @@ pub struct FamilyNames {
     known: BTreeMap<String, KnownName>,
     /// The identity of each family that identifies callers.
     identities: Vec<(String, Identity)>,
+    /// The instances of each family that has others than its captures.
+    further: BTreeMap<String, Vec<FurtherInstance>>,
     /// Whether values that differ only in case are different.
     case: PathCase,
 }
@@ -49,7 +55,18 @@ impl FamilyNames {
     }
 
     /// Adds a family and the levels above it. `captures` is `None` if the pattern is faulty.
-    pub fn add(&mut self, name: &str, captures: Option<Vec<Values>>, identity: &Identity) {
+    pub fn add(
+        &mut self,
+        name: &str,
+        captures: Option<Vec<Values>>,
+        further: &[FurtherInstance],
+        identity: &Identity,
+    ) {
+        let any = |further: &FurtherInstance| Values::of(&further.name, None);
+        let captures = captures.map(|captures| captures.into_iter().chain(further.iter().map(any)).collect());
+        if !further.is_empty() {
+            self.further.insert(name.to_owned(), further.to_vec());
+        }
         for (end, _) in name.match_indices(':') {
             self.known.entry(name[..end].to_owned()).or_insert(KnownName::Level);
         }
@@ -77,6 +94,45 @@ impl FamilyNames {
             .iter()
             .filter(move |(other, known)| is_below(other) && known.room() != Some(0))
             .map(|(other, _)| other.as_str())
+    }
+
+    /// Whether paths that differ in case are equal.
+    pub fn case(&self) -> PathCase {
+        self.case
+    }
+
+    /// The instances of a family in the order of its tags: its captures, then the others.
+    fn instances<'n>(&'n self, family: &str) -> Option<Vec<&'n str>> {
+        match self.known.get(family)? {
+            KnownName::Family(Some(captures)) => Some(captures.iter().map(Values::name).collect()),
+            KnownName::Family(None) | KnownName::Level => None,
+        }
+    }
+
+    /// The source of an instance; `None` for a capture.
+    fn source(&self, family: &str, name: &str) -> Option<&ReadSource> {
+        self.further.get(family)?.iter().find(|further| further.name == name).map(|further| &further.source)
+    }
+
+    fn identity(&self, family: &str) -> Option<&Identity> {
+        self.identities.iter().find(|(name, _)| name == family).map(|(_, identity)| identity)
+    }
+
+    /// The names of all instances, without duplicates, sorted.
+    fn all_instances(&self) -> Vec<&str> {
+        let mut all: Vec<&str> = self.known.keys().filter_map(|name| self.instances(name)).flatten().collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// The families with an instance of this name that a value can name: not one that is a caller's digest.
+    fn with_instance<'n>(&'n self, name: &'n str) -> impl Iterator<Item = (&'n str, usize)> {
+        self.known.keys().filter_map(move |family| {
+            let at = self.instances(family)?.iter().position(|known| *known == name)?;
+            let is_digest = self.source(family, name) == Some(&ReadSource::Identity);
+            (!is_digest).then_some((family.as_str(), at))
+        })
     }
 
     fn nearest(&self, text: &str) -> Vec<String> {
@@ -109,8 +165,26 @@ enum InstancePart {
     Any,
     /// In the form used in tags.
     Value(String),
-    /// The write path's capture of this name.
-    Capture(String),
+    /// The values that the write has there.
+    Of(WriteSource, PathCase),
+}
+
+/// The tags of a reference for one write.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReferencedTags {
+    /// Without duplicates.
+    pub tags: Vec<Tag>,
+    /// The sources without a value, for which the whole family is named.
+    pub unresolved: Vec<(String, Unresolved)>,
+}
+
+/// The families in which an operator clears an instance, and its tags there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceEverywhere {
+    /// Its name, such as `user_id`.
+    pub name: String,
+    pub families: Vec<String>,
+    pub tags: Vec<Tag>,
 }
 
 /// Why a reference is invalid.
@@ -160,20 +234,48 @@ impl Reference {
             return Ok(Reference(SmallVec::from_elem(ReferenceTarget::Everything, 1)));
         }
         let has_capture = captures.is_some_and(|captures| captures.contains(&"identity"));
-        if let Some(name) = text.strip_suffix(CALLER).filter(|_| !has_capture) {
+        if let Some(name) = text.strip_suffix(CALLER).filter(|name| !has_capture && !name.contains('{')) {
             return of_caller(name, names);
         }
         match names.split(text) {
             Some((name, known, rest)) if !looks_like_glob(rest) => {
-                let parts: Result<Vec<InstancePart>, _> =
+                let parts: Result<Vec<WrittenPart>, _> =
                     rest.split(':').skip(1).map(|part| read_part(part, captures, names.case)).collect();
                 let parts = parts?;
-                check_room(text, name, known, &parts, names)?;
+                let values: Vec<InstancePart> = parts.iter().map(|part| part.value.clone()).collect();
+                check_room(text, name, known, &values, names)?;
                 check_values(name, (known, names.case), rest.split(':').skip(1))?;
-                Ok(Reference(SmallVec::from_elem(instance(name, parts), 1)))
+                Ok(Reference(SmallVec::from_elem(instance(name, placed(name, parts, names)?), 1)))
             }
-            _ => glob(text, names),
+            _ => match text.split_once(":{") {
+                Some((families, _)) if families.contains('*') => {
+                    everywhere(families, &text[families.len() + 1..], captures, names)
+                }
+                _ => glob(text, names),
+            },
         }
+    }
+
+    /// The instance with this name and value in all families that have it, for an operator. `name` may be without its
+    /// `_id`. `Err`: the names that there are, nearest first.
+    pub fn everywhere(name: &str, value: &str, names: &FamilyNames) -> Result<InstanceEverywhere, Vec<String>> {
+        let with_id = format!("{name}_id");
+        let found = [name, &with_id].into_iter().find(|name| names.with_instance(name).next().is_some());
+        let Some(found) = found else {
+            let all =
+                || names.all_instances().into_iter().filter(|name| names.with_instance(name).next().is_some());
+            let near: Vec<String> = nearest(name, all()).into_iter().map(str::to_owned).collect();
+            return Err(if near.is_empty() { all().map(str::to_owned).collect() } else { near });
+        };
+        let value = instance::value(&folded(&value.replace('%', "%25"), names.case)).into_owned();
+        let (mut families, mut tags) = (Vec::new(), Vec::new());
+        for (family, at) in names.with_instance(found) {
+            let mut parts = vec![None; at];
+            parts.push(Some(value.as_str()));
+            tags.push(instance::tag(family, &parts));
+            families.push(family.to_owned());
+        }
+        Ok(InstanceEverywhere { name: found.to_owned(), families, tags })
     }
 
     /// Parses a reference in an operator's request: no captures, and the last value may contain `:`.
@@ -205,25 +307,26 @@ impl Reference {
         }
     }
 
-    /// Appends its tags. A capture that took no part in the match selects the whole family: a miss is safer than a
-    /// stale hit.
+    /// Appends its tags. What has no value selects the whole family: a miss is safer than a stale hit.
     pub fn tags<'v>(
         &self,
         value_of: &dyn Fn(&str) -> Option<&'v str>,
-        caller: CallerIdentity<'_>,
-        tags: &mut Vec<Tag>,
+        write: WriteValues<'_>,
+        found: &mut ReferencedTags,
     ) {
-        for target in &self.0 {
-            let found = match target {
-                ReferenceTarget::CallerIdentity { family, identity } => callers(family, identity, caller),
-                target => target.tag(value_of).into_iter().collect(),
-            };
-            for tag in found {
-                if !tags.contains(&tag) {
-                    tags.push(tag);
-                }
-            }
-        }
+        self.0.iter().for_each(|target| target.add_tags(value_of, write, found));
+    }
+
+    /// Where it takes the values of instances from.
+    pub fn sources(&self) -> impl Iterator<Item = &WriteSource> {
+        let parts = self.0.iter().flat_map(|target| match target {
+            ReferenceTarget::Instance { parts, .. } => parts.as_slice(),
+            _ => &[],
+        });
+        parts.filter_map(|part| match part {
+            InstancePart::Of(source, _) => Some(source),
+            InstancePart::Any | InstancePart::Value(_) => None,
+        })
     }
 
     /// Whether it names entries of single callers in this family.
@@ -262,31 +365,39 @@ impl ReferenceTarget {
         let ReferenceTarget::Instance { parts, .. } = self else { return true };
         parts.iter().zip(captures).all(|(part, capture)| match part {
             InstancePart::Value(value) => *value == *instance::value(capture),
-            InstancePart::Any | InstancePart::Capture(_) => true,
+            InstancePart::Any | InstancePart::Of(..) => true,
         })
     }
 
-    /// `None` for the entries of a caller ([`callers`]).
-    fn tag<'v>(&self, value_of: &dyn Fn(&str) -> Option<&'v str>) -> Option<Tag> {
-        let (whole, parts) = match self {
-            ReferenceTarget::Everything => return Some(Tag::root()),
-            ReferenceTarget::Whole(tag) => return Some(tag.clone()),
-            ReferenceTarget::Instance { whole, parts } => (whole, parts),
-            ReferenceTarget::CallerIdentity { .. } => return None,
-        };
-        let mut values = Vec::with_capacity(parts.len());
-        for part in parts {
-            values.push(match part {
-                InstancePart::Any => None,
-                InstancePart::Value(value) => Some(value.clone()),
-                InstancePart::Capture(name) => match value_of(name) {
-                    Some(raw) => Some(instance::value(raw).into_owned()),
-                    None => return Some(whole.clone()),
-                },
-            });
+    fn add_tags<'v>(
+        &self,
+        value_of: &dyn Fn(&str) -> Option<&'v str>,
+        write: WriteValues<'_>,
+        found: &mut ReferencedTags,
+    ) {
+        match self {
+            ReferenceTarget::Everything => found.add(Tag::root()),
+            ReferenceTarget::Whole(tag) => found.add(tag.clone()),
+            ReferenceTarget::Instance { whole, parts } => match choices(parts, value_of, write) {
+                Ok(choices) => {
+                    for values in instance::every_choice(&choices) {
+                        let values: SmallVec<[Option<&str>; instance::CAPTURES]> =
+                            values.iter().map(Option::as_deref).collect();
+                        found.add(instance::tag(whole.as_str(), &values));
+                    }
+                }
+                Err((source, why)) => {
+                    found.add(whole.clone());
+                    let unresolved = (format!("{whole}:{{{source}}}"), why);
+                    if !found.unresolved.contains(&unresolved) {
+                        found.unresolved.push(unresolved);
+                    }
+                }
+            },
+            ReferenceTarget::CallerIdentity { family, identity } => {
+                callers(family, identity, write.caller).into_iter().for_each(|tag| found.add(tag));
+            }
         }
-        let values: Vec<Option<&str>> = values.iter().map(Option::as_deref).collect();
-        Some(instance::tag(whole.as_str(), &values))
     }
 }
 
@@ -307,6 +418,38 @@ fn callers(family: &str, identity: &Identity, caller: CallerIdentity<'_>) -> Sma
         Some(known) if !known.is_empty() => known.iter().map(|caller| Tag::caller(family, caller)).collect(),
         _ => SmallVec::from_elem(Tag::family(family), 1),
     }
+}
+
+impl ReferencedTags {
+    fn add(&mut self, tag: Tag) {
+        if !self.tags.contains(&tag) {
+            self.tags.push(tag);
+        }
+    }
+}
+
+/// For each part the values that it can have: `None` for any.
+fn choices<'p, 'v>(
+    parts: &'p [InstancePart],
+    value_of: &dyn Fn(&str) -> Option<&'v str>,
+    write: WriteValues<'_>,
+) -> Result<Vec<Vec<Option<String>>>, (&'p WriteSource, Unresolved)> {
+    let (mut choices, mut count) = (Vec::with_capacity(parts.len()), 1_usize);
+    for part in parts {
+        choices.push(match part {
+            InstancePart::Any => vec![None],
+            InstancePart::Value(value) => vec![Some(value.clone())],
+            InstancePart::Of(source, case) => {
+                let values = source.values(value_of, write, *case).map_err(|why| (source, why))?;
+                count = count.saturating_mul(values.len());
+                if count > instance::TAGS {
+                    return Err((source, Unresolved::TooMany));
+                }
+                values.into_iter().map(Some).collect()
+            }
+        });
+    }
+    Ok(choices)
 }
 
 impl KnownName {
@@ -347,26 +490,188 @@ fn folded(value: &str, case: PathCase) -> Cow<'_, str> {
     }
 }
 
-fn encoded(bytes: &[u8], is_plain: impl Fn(u8) -> bool) -> String {
-    bytes.iter().fold(String::new(), |text, byte| match is_plain(*byte) {
-        true => text + &char::from(*byte).to_string(),
-        false => text + &format!("%{byte:02X}"),
-    })
+/// A part of a reference as written.
+struct WrittenPart {
+    value: InstancePart,
+    /// The instance that it is the value of, if the part names it: `{user_id=…}`.
+    name: Option<String>,
 }
 
-fn read_part(part: &str, captures: Option<&[&str]>, case: PathCase) -> Result<InstancePart, ReferenceFault> {
-    let Some(name) = part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) else {
+fn read_part(part: &str, captures: Option<&[&str]>, case: PathCase) -> Result<WrittenPart, ReferenceFault> {
+    let Some(written) = part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) else {
         if part.contains(['{', '}']) || part.is_empty() {
             let message = format!("{part:?} is not a part of an instance");
             let remedy = "a part is one {capture}, one value, or *; write %7B for { and %7D for }".to_owned();
             return Err(ReferenceFault::Instance { message, remedy });
         }
-        return Ok(value_part(part, case));
+        return Ok(WrittenPart { value: value_part(part, case), name: None });
     };
-    match captures {
-        Some(have) if !have.contains(&name) => Err(no_capture(name, have)),
-        _ => Ok(InstancePart::Capture(name.to_owned())),
+    let (name, source) = match written.split_once('=') {
+        Some((name, source)) => (Some(name.trim().to_owned()), source.trim()),
+        None => (None, written),
+    };
+    let value = match captures {
+        Some(have) if have.contains(&source) => WriteSource::Capture(source.to_owned()),
+        // The identity is that of the family, which is not known here.
+        _ if source == "identity" => WriteSource::Identity(Identity::Unstated),
+        _ => match (WriteSource::parse(source), captures) {
+            (Some(source), _) => source,
+            (None, Some(have)) => return Err(no_source(source, have)),
+            (None, None) => WriteSource::Capture(source.to_owned()),
+        },
+    };
+    Ok(WrittenPart { value: InstancePart::Of(value, case), name })
+}
+
+/// Puts each part in the place of its instance in the family's tags. Values, `*` and, in a family without an `instance`
+/// table, captures without a name stand in the order of the family's instances; all others have names.
+fn placed(
+    family: &str,
+    parts: Vec<WrittenPart>,
+    names: &FamilyNames,
+) -> Result<Vec<InstancePart>, ReferenceFault> {
+    // Captures that are not known accept everything.
+    let Some(have) = names.instances(family) else {
+        return Ok(parts.into_iter().map(|part| part.value).collect());
+    };
+    let mut placed: Vec<InstancePart> = Vec::new();
+    let mut taken: Vec<usize> = Vec::new();
+    for (index, WrittenPart { value, name }) in parts.into_iter().enumerate() {
+        let source = match &value {
+            InstancePart::Of(source, _) => Some(source.clone()),
+            InstancePart::Any | InstancePart::Value(_) => None,
+        };
+        let is_by_order = name.is_none()
+            && (source.is_none()
+                || matches!(source, Some(WriteSource::Capture(_))) && !names.further.contains_key(family));
+        let at = match (&source, is_by_order) {
+            (Some(source), false) => place_of(family, source, name.as_deref(), &have, names)?,
+            _ => index,
+        };
+        let value = of_family(family, value, have.get(at).copied().unwrap_or_default(), names)?;
+        if value != InstancePart::Any && taken.contains(&at) {
+            let message = format!("{:?} has two values for {:?}", family, have.get(at).unwrap_or(&""));
+            let remedy = "write one part for each instance; {name=…} says of which it is the value".to_owned();
+            return Err(ReferenceFault::Instance { message, remedy });
+        }
+        if value != InstancePart::Any {
+            taken.push(at);
+            if placed.len() <= at {
+                placed.resize(at + 1, InstancePart::Any);
+            }
+            placed[at] = value;
+        }
     }
+    Ok(placed)
+}
+
+/// The place of the instance that a part names.
+fn place_of(
+    family: &str,
+    source: &WriteSource,
+    name: Option<&str>,
+    have: &[&str],
+    names: &FamilyNames,
+) -> Result<usize, ReferenceFault> {
+    let meant = name.unwrap_or_else(|| source.name());
+    let is_caller = |at: &usize| names.source(family, have[*at]) == Some(&ReadSource::Identity);
+    let by_name = have.iter().position(|known| *known == meant);
+    let of_caller = || (0..have.len()).find(is_caller).filter(|_| matches!(source, WriteSource::Identity(_)));
+    by_name.or_else(|| of_caller().filter(|_| name.is_none())).ok_or_else(|| {
+        let message = format!("{family:?} has no instance {meant:?}");
+        let near = nearest(meant, have.iter().copied());
+        let remedy = match (&near[..], have) {
+            ([], [only]) | ([only], _) => format!("write {{{only}={source}}}"),
+            _ => format!("write {{name={source}}}, where the name is one of {}", listing(have.iter().copied())),
+        };
+        ReferenceFault::Instance { message, remedy }
+    })
+}
+
+/// The part with the identity of its family. A caller's digest is no other value.
+fn of_family(
+    family: &str,
+    value: InstancePart,
+    instance: &str,
+    names: &FamilyNames,
+) -> Result<InstancePart, ReferenceFault> {
+    let is_caller = names.source(family, instance) == Some(&ReadSource::Identity);
+    match (value, is_caller) {
+        (InstancePart::Of(WriteSource::Identity(_), case), true) => {
+            let identity = names.identity(family).cloned().unwrap_or_default();
+            Ok(InstancePart::Of(WriteSource::Identity(identity), case))
+        }
+        (InstancePart::Of(WriteSource::Identity(_), _), false) => {
+            let message = format!("the instance {instance:?} of {family:?} does not come from its identity");
+            let remedy = format!(
+                "write {:?} for the caller's entries, or instance = {{ {instance} = \"identity\" }} in the family",
+                format!("{family}{CALLER}")
+            );
+            Err(ReferenceFault::Instance { message, remedy })
+        }
+        (InstancePart::Of(..) | InstancePart::Value(_), true) => {
+            let message =
+                format!("the instance {instance:?} of {family:?} is the caller, whose digest no write names");
+            let remedy = format!(
+                "write {{{instance}=identity}}, or take the instance from a field: {instance} = \"header:x-user-id\""
+            );
+            Err(ReferenceFault::Instance { message, remedy })
+        }
+        (value, _) => Ok(value),
+    }
+}
+
+/// The named instances in all families that match the glob and have them. `parts`: `{user_id}:{…}`.
+fn everywhere(
+    families: &str,
+    parts: &str,
+    captures: Option<&[&str]>,
+    names: &FamilyNames,
+) -> Result<Reference, ReferenceFault> {
+    let mut found = SmallVec::new();
+    let mut meant = Vec::new();
+    for part in parts.split(':') {
+        let WrittenPart { value, name } = read_part(part, captures, names.case)?;
+        let InstancePart::Of(source, _) = &value else {
+            let message = format!("{part:?} does not say of which instance it is the value");
+            let remedy = "write {name} or {name=…}: families have different instances".to_owned();
+            return Err(ReferenceFault::Instance { message, remedy });
+        };
+        meant.push((name.unwrap_or_else(|| source.name().to_owned()), value));
+    }
+    for family in names.all().filter(|family| fits(families, family)) {
+        let Some(have) = names.instances(family) else { continue };
+        let at: Option<Vec<usize>> =
+            meant.iter().map(|(name, _)| have.iter().position(|known| known == name)).collect();
+        let Some(at) = at else { continue };
+        let mut placed = vec![InstancePart::Any; have.len()];
+        for (at, (name, value)) in at.into_iter().zip(&meant) {
+            placed[at] = of_family(family, value.clone(), name, names)?;
+        }
+        found.push(instance(family, placed));
+    }
+    if found.is_empty() {
+        let wanted: Vec<&str> = meant.iter().map(|(name, _)| name.as_str()).collect();
+        let message = format!("no family that fits {families:?} has an instance {}", wanted.join(" and "));
+        let all = names.all_instances();
+        let near = nearest(wanted.first().unwrap_or(&""), all.iter().copied());
+        let remedy = did_you_mean(&near, || format!("instances here: {}", listing(all.iter().copied())));
+        return Err(ReferenceFault::Instance { message, remedy });
+    }
+    Ok(Reference(found))
+}
+
+/// The fault of a part that is neither a capture nor another source.
+fn no_source(source: &str, have: &[&str]) -> ReferenceFault {
+    let Some((kind, name)) = source.split_once('.') else { return no_capture(source, have) };
+    let message = format!("{{{source}}} names no value of a write");
+    let known = KINDS.contains(&kind);
+    let remedy = match (known, nearest(kind, KINDS).first()) {
+        (false, Some(near)) => format!("did you mean {{{near}.{name}}}?"),
+        (true, _) => "write query.NAME, header.NAME, body.NAME or response.NAME, without an empty name".to_owned(),
+        (false, None) => format!("write one of {}, with a name after the dot, or a capture", listing(KINDS)),
+    };
+    ReferenceFault::Instance { message, remedy }
 }
 
 fn no_capture(name: &str, have: &[&str]) -> ReferenceFault {

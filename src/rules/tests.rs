@@ -196,7 +196,7 @@ fn an_entry_carries_the_instances_of_all_readings() {
     let rules = families(&[("user", "/users/(?<id>.+)")]);
     let family = rules.family("user").unwrap();
     let tags = |path: &str| {
-        let tags = family.tags_of(&at(path).readings(), &family.captures(path));
+        let tags = family.tags_of(&at(path).readings(), &family.captures(path), &InstanceValues::new());
         tags.iter().map(|tag| tag.as_str().to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(tags("/users/5"), ["user", "user:5"]);
@@ -232,7 +232,7 @@ fn a_write_is_matched_by_every_reading_of_its_path() {
     for path in spellings {
         let target = at(path);
         let tags: Vec<_> = rules
-            .invalidated_by_any(&methods, &[target], CallerIdentity::Unknown)
+            .invalidated_by_any(&methods, &[target], WriteValues::UNKNOWN)
             .into_iter()
             .flat_map(|it| it.tags)
             .collect();
@@ -267,7 +267,7 @@ fn literals_of_rules_match_every_spelling_of_a_path() {
     for (path, tag) in
         [("/items/7:publish", "item:7"), ("/items/7%3apublish", "item:7"), ("/u/%40joe/name", "user:joe")]
     {
-        let invalidated = rules.invalidated_by_any(&post, &[at(path)], CallerIdentity::Unknown);
+        let invalidated = rules.invalidated_by_any(&post, &[at(path)], WriteValues::UNKNOWN);
         assert!(invalidated.iter().any(|it| it.tags.contains(&Tag::family(tag))), "{path}");
     }
 }
@@ -282,14 +282,11 @@ fn paths_without_case_are_one_in_families_and_rules() {
     let tags = |path: &str| {
         let target = at(path);
         let RouteMatch { family, captures } = rules.route(&Method::GET, &target.path).unwrap();
-        [family.tags_of(&target.readings(), &captures), target.tags()].concat()
+        [family.tags_of(&target.readings(), &captures, &InstanceValues::new()), target.tags()].concat()
     };
     assert_eq!(tags("/users/JOE"), tags("/USERS/joe"));
-    let write = rules.invalidated_by_any(
-        &Meant::These(vec![Method::PUT]),
-        &[at("/users/Joe/NAME")],
-        CallerIdentity::Unknown,
-    );
+    let write =
+        rules.invalidated_by_any(&Meant::These(vec![Method::PUT]), &[at("/users/Joe/NAME")], WriteValues::UNKNOWN);
     assert_eq!(write[0].tags, [Tag::family("user:joe")]);
 }
 
@@ -350,7 +347,7 @@ fn entries_carry_levels_and_instances() {
     for (path, tags, label) in rows {
         let RouteMatch { family, captures } = rules.route(&Method::GET, path).unwrap();
         assert_eq!(texts(&family.tags(&captures)), tags, "{path}");
-        assert_eq!(family.label(&captures), label);
+        assert_eq!(family.label(&captures, &InstanceValues::new()), label);
     }
 }
 
@@ -607,7 +604,7 @@ proptest! {
     fn an_instance_that_an_operator_copies_from_a_label_is_the_same(id in "[a-zA-Z0-9:*~%{}@ -]{1,20}") {
         let rules = families(&[("f", "/(?<id>.+)")]);
         let RouteMatch { family, captures } = rules.route(&Method::GET, &format!("/{id}")).unwrap();
-        let tags = rules.resolve(&family.label(&captures)).unwrap();
+        let tags = rules.resolve(&family.label(&captures, &InstanceValues::new())).unwrap();
         prop_assert!(family.tags(&captures).contains(&tags[0]));
     }
 
@@ -653,4 +650,69 @@ fn families_that_begin_otherwise_are_not_compared() {
     let warnings = rules.shadowed(0);
     let [warning] = &warnings[..] else { panic!("{warnings:?}") };
     assert!(warning.message.starts_with("whether family \"i\""), "{warning:?}");
+}
+
+#[test]
+fn a_rule_applies_unless_all_readings_of_the_path_are_exceptions() {
+    let rules = rules(
+        r#"
+        [[family]]
+        name = "user"
+        path = '/users'
+
+        [invalidate]
+        '/points/.*' = { families = ["user"], except = ['/points/preview', '/points/.*/validate'] }
+        '/logout.*'  = { families = ["user"], methods = ["GET"], except = ['/logout/help'] }
+        "#,
+    );
+    let rows = [
+        ("/points/add", true),
+        ("/points/preview", false),
+        ("/points/7/validate", false),
+        ("/points/previews", true),
+        ("/points/add/..%2Fpreview", true),
+        ("/points/preview%2F..%2Fadd", true),
+    ];
+    for (path, applies) in rows {
+        let target = Target::default().at(path);
+        let post = Meant::These(vec![Method::POST]);
+        let found = rules.invalidated_by_any(&post, &[target], WriteValues::UNKNOWN);
+        assert_eq!(!found.is_empty(), applies, "{path}");
+    }
+    let is_write = |path: &str| rules.is_write(&Method::GET, &Target::default().at(path));
+    assert!(is_write("/logout") && !is_write("/logout/help") && !is_write("/users"));
+}
+
+#[test]
+fn a_read_carries_a_tag_for_each_value_of_its_instances() {
+    let rules = rules(
+        r#"
+        [[family]]
+        name = "room"
+        path = '/rooms/(?<room>[^/]+)'
+        headers = ["x-tenant"]
+        instance = { date = "query:date", tenant = "header:x-tenant" }
+        "#,
+    );
+    let RouteMatch { family, captures } = rules.route(&Method::GET, "/rooms/1").unwrap();
+    let tags = |query: &str, fields: &[(&str, &str)]| {
+        let target = Target { query: Some(query.to_owned()), ..Target::default().at("/rooms/1") };
+        let values = family.instance_values(&target, &crate::http::sample::fields(fields), None)?;
+        Some(texts(&family.tags_of(&target.readings(), &captures, &values)).join(" "))
+    };
+    type Fields = &'static [(&'static str, &'static str)];
+    let rows: [(&str, Fields, &str); 3] = [
+        ("", &[], "room room:1"),
+        ("date=a&date=b", &[], "room room:*:a room:*:b room:1 room:1:a room:1:b"),
+        (
+            "date=a",
+            &[("x-tenant", "t")],
+            "room room:*:*:t room:*:a room:*:a:t room:1 room:1:*:t room:1:a room:1:a:t",
+        ),
+    ];
+    for (query, fields, expected) in rows {
+        assert_eq!(tags(query, fields).as_deref(), Some(expected), "{query}");
+    }
+    let many: Vec<String> = (0..instance::TAGS).map(|date| format!("date={date}")).collect();
+    assert_eq!(tags(&many.join("&"), &[]), None);
 }

@@ -11,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
+use super::content_copy::CopyTarget;
 use super::{MinRate, Progress, Upload, UploadFault, upload};
 use crate::client::Client;
 use crate::client_conn::{Busy, ClientConn};
@@ -53,6 +54,8 @@ pub struct ClientBody {
     pub(super) rate: Option<MinRate>,
     /// Why it ended early.
     fault: Option<UploadFault>,
+    /// Where it is copied to while it is sent.
+    pub(super) copy: Option<Box<CopyTarget>>,
     /// Keeps the client's connection busy while more may arrive.
     _busy: Option<Busy>,
 }
@@ -85,6 +88,9 @@ impl ClientBody {
             // Trailers are dropped ([`headers::trailers`]), so they count as the end.
             ready!(self.poll_incoming(cx))?.filter(Frame::is_data)
         };
+        if let (Some(target), Some(chunk)) = (&self.copy, frame.as_ref().and_then(Frame::data_ref)) {
+            target.copy.add(chunk, &target.shares, target.client);
+        }
         self.progress.note();
         if self.is_last(frame.as_ref())? {
             self.upload.0.complete()?;
@@ -202,6 +208,7 @@ impl RequestBody {
             continue_timeout: None,
             rate: None,
             fault: None,
+            copy: None,
             _busy: connection.map(ClientConn::begin),
         }))
     }

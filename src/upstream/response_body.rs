@@ -47,8 +47,10 @@ pub(super) struct Limits {
 #[derive(Debug)]
 pub struct ResponseBody {
     state: State,
-    /// Read by [`ResponseBody::receive_short`].
+    /// Read by [`ResponseBody::receive_short`] or [`ResponseBody::receive_within`].
     begun: Bytes,
+    /// The client's share of the buffers for `begun`.
+    share: Option<Box<Share>>,
     /// The error that followed.
     broken: Option<BodyError>,
     /// Bytes sent to the client, if its rate is limited.
@@ -120,7 +122,13 @@ impl ResponseBody {
         place: UpstreamPlace,
     ) -> ResponseBody {
         let flow = Flow { incoming, limits, deadline: None, ends_with_connection, end, place: Some(place) };
-        ResponseBody { state: State::Unmeasured(Box::new(flow)), begun: Bytes::new(), broken: None, sent: None }
+        ResponseBody {
+            state: State::Unmeasured(Box::new(flow)),
+            begun: Bytes::new(),
+            share: None,
+            broken: None,
+            sent: None,
+        }
     }
 
     /// Holds the client's share of requests forwarded for it alone, until the body ends or becomes a stream.
@@ -152,9 +160,20 @@ impl ResponseBody {
     /// Waits a short time for the content. Returns all of it if it is short and complete by then; otherwise the body is as
     /// before.
     pub async fn receive_short(&mut self) -> Option<&Bytes> {
+        self.receive(SHORT, SHORT_WAIT).await
+    }
+
+    /// Waits for content of up to `most` bytes, which `share` counts until it goes on to the client. Returns all of it, if it
+    /// is complete in time; otherwise the body is as before.
+    pub(super) async fn receive_within(&mut self, most: u64, wait: Duration, share: Share) -> Option<&[u8]> {
+        self.share = Some(Box::new(share));
+        self.receive(usize::try_from(most).unwrap_or(usize::MAX), wait).await.map(|bytes| &bytes[..])
+    }
+
+    async fn receive(&mut self, most: usize, wait: Duration) -> Option<&Bytes> {
         let mut read = BytesMut::new();
-        let is_whole = tokio::time::timeout(SHORT_WAIT, async {
-            while read.len() <= SHORT {
+        let is_whole = tokio::time::timeout(wait, async {
+            while read.len() <= most {
                 match self.frame().await {
                     None => return true,
                     // No trailers are stored.
@@ -332,6 +351,7 @@ impl Body for ResponseBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         let this = self.get_mut();
         if !this.begun.is_empty() {
+            this.share = None;
             return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.begun)))));
         }
         if let Some(error) = this.broken.take() {

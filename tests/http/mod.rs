@@ -30,4 +30,4 @@ mod uploads;
 mod validation;
 mod variants;
 mod vary;
-mod wire;
+pub mod wire;

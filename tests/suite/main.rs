@@ -44,6 +44,7 @@ mod fleet;
 mod forwarding;
 mod hazards;
 mod identity;
+mod instances;
 mod keys;
 mod leases;
 mod logs;

@@ -180,7 +180,8 @@ impl<'a> Client<'a> {
     fn try_read(&mut self, target: Target) -> Result<(Option<String>, Read), Loss> {
         let path = match target {
             Target::Register(register) => format!("/r/{register}"),
-            Target::MarksView(register) => format!("/v/{register}"),
+            Target::MarksView(register) if self.random.random() => format!("/v/{register}"),
+            Target::MarksView(register) => format!("/q?k={register}"),
             Target::Authorized(register, _) => format!("/a/{register}"),
             Target::Sum => "/sum".to_owned(),
         };
@@ -189,7 +190,7 @@ impl<'a> Client<'a> {
             _ => None,
         };
         let mut connection = self.connect()?;
-        let head = self.ask(&mut connection, "GET", &path, cookies.as_deref())?;
+        let head = self.ask(&mut connection, "GET", &path, cookies.as_deref(), "")?;
         let content = connection.content(&head)?;
         let by_rule = !matches!(target, Target::Register(_));
         let read = Read { began: head.began, by: connection.run, hit: head.shows("hit"), by_rule };
@@ -276,10 +277,10 @@ impl<'a> Client<'a> {
         let was_alone = self.world.directory.is_alone(self.proxy);
         // One of the cookies of those whose authorization it ends.
         let cookies = self.world.authorize.then(|| format!("register={register}"));
-        let head =
-            self.ask(&mut connection, "PUT", &format!("/r/{register}"), cookies.as_deref()).inspect_err(|_| {
-                ledger.note(register, Event::WriteFailed(connection.run));
-            })?;
+        let (path, json) = self.written(register);
+        let head = self.ask(&mut connection, "PUT", &path, cookies.as_deref(), &json).inspect_err(|_| {
+            ledger.note(register, Event::WriteFailed(connection.run));
+        })?;
         // At once: the content is still on its way.
         match (200..300).contains(&head.status) {
             true => self.acknowledged(register, &head, connection.run, was_alone),
@@ -291,6 +292,17 @@ impl<'a> Client<'a> {
         connection.content(&head)?;
         self.keep(connection, &head);
         Ok(())
+    }
+
+    /// The path and the content of a write, one of which names the register; with `/by/response` for Larder the response
+    /// does. A long content is copied while it is sent.
+    fn written(&mut self, register: usize) -> (String, String) {
+        match self.random.random_range(0..8) {
+            0..4 => (format!("/r/{register}"), String::new()),
+            4 => ("/by/content".to_owned(), format!("{}{{\"k\":{register}}}", " ".repeat(100 << 10))),
+            5 => ("/by/content".to_owned(), format!("{{\"k\":\"{register}\"}}")),
+            _ => (format!("/by/response?k={register}"), String::new()),
+        }
     }
 
     fn acknowledged(&mut self, register: usize, head: &Head, run: Run, was_alone: bool) {
@@ -335,8 +347,9 @@ impl<'a> Client<'a> {
         method: &str,
         path: &str,
         cookies: Option<&str>,
+        json: &str,
     ) -> Result<Head, Loss> {
-        let head = connection.ask(method, path, cookies)?;
+        let head = connection.ask(method, path, cookies, json)?;
         let is_of_this_run = head.field(UPSTREAM) == Some(&self.world.upstream);
         if (200..300).contains(&head.status) && !is_of_this_run { Err("foreign") } else { Ok(head) }
     }
@@ -356,10 +369,11 @@ impl<'a> Client<'a> {
 pub fn warm(directory: &Directory, registers: usize) {
     for place in (0..directory.len()).map(|proxy| directory.place(proxy)) {
         let mut connection = Connection::open(place).expect("it has just begun to listen");
-        let paths = (0..registers).flat_map(|register| [format!("/r/{register}"), format!("/v/{register}")]);
+        let paths = (0..registers)
+            .flat_map(|register| [format!("/r/{register}"), format!("/v/{register}"), format!("/q?k={register}")]);
         let paths = paths.chain(["/sum".to_owned()]);
         for path in paths {
-            let head = connection.ask("GET", &path, None).expect("nothing is wrong yet");
+            let head = connection.ask("GET", &path, None, "").expect("nothing is wrong yet");
             connection.content(&head).expect("nothing is wrong yet");
         }
     }

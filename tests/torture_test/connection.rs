@@ -41,11 +41,16 @@ impl Connection {
         Ok(Connection { stream: BufReader::new(stream), run: place.run })
     }
 
-    /// Sends a request without content, and waits for the head of its answer. `cookies`: those that it has.
-    pub fn ask(&mut self, method: &str, path: &str, cookies: Option<&str>) -> Result<Head, Loss> {
-        let length = if method == "GET" { "" } else { "Content-Length: 0\r\n" };
+    /// Sends a request, with JSON as its content unless that is empty, and waits for the head of its answer. `cookies`: those that
+    /// it has.
+    pub fn ask(&mut self, method: &str, path: &str, cookies: Option<&str>, json: &str) -> Result<Head, Loss> {
         let cookies = cookies.map(|cookies| format!("Cookie: {cookies}\r\n")).unwrap_or_default();
-        let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{cookies}{length}\r\n");
+        let fields = match (method, json) {
+            ("GET", _) => String::new(),
+            (_, "") => "Content-Length: 0\r\n".to_owned(),
+            _ => format!("Content-Type: application/json\r\nContent-Length: {}\r\n", json.len()),
+        };
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{cookies}{fields}\r\n{json}");
         let began = Instant::now();
         self.stream.get_mut().write_all(request.as_bytes()).map_err(|error| loss(&error))?;
         let first = read_line(&mut self.stream).map_err(|failure| failed(&failure))?;

@@ -294,9 +294,14 @@ fn rules(options: &Options, choice: Choice, store: &str) -> String {
     };
     let invalidate = match (options.sabotage, choice.rules) {
         (true, Rules::Hard | Rules::Soft) if !options.authorize => String::new(),
-        _ => format!(
-            "[invalidate]\n'/r/(?<k>\\d+)' = {{ families = [\"register:{{k}}\", \"sum\"{verdicts}]{how} }}\n"
-        ),
+        _ => ["k", "body.k", "response.k"]
+            .iter()
+            .zip(["/r/(?<k>\\d+)", "/by/content", "/by/response"])
+            .map(|(k, path)| {
+                let families = format!("\"register:{{k={k}}}\", \"query:{{{k}}}\", \"sum\"{verdicts}");
+                format!("'{path}' = {{ families = [{families}]{how} }}\n")
+            })
+            .fold("[invalidate]\n".to_owned(), |all, rule| all + &rule),
     };
     let table = match options.embedded {
         true => String::new(),
@@ -307,6 +312,7 @@ fn rules(options: &Options, choice: Choice, store: &str) -> String {
         r#"
 [server]
 drain_timeout = "5s"
+max_rule_body = "256KiB"
 
 [log]
 access = false
@@ -317,6 +323,13 @@ name = "register"
 path = '/[rv]/(?<k>\d+)'
 ttl = "1h"
 collapse = "{collapse}"
+
+[[family]]
+name = "query"
+path = '/q'
+ttl = "1h"
+collapse = "{collapse}"
+instance = {{ k = "query:k" }}
 
 [[family]]
 name = "sum"

@@ -1,6 +1,7 @@
 //! The API behind the proxies: registers that hold a version. `GET /r/3` answers the version of register 3, and so does
-//! `GET /v/3`; `PUT /r/3` raises it, `GET /sum` answers all versions. `GET /check`, and `GET /a/3` likewise, are answered 204 and 200 if the cookies
-//! `register` and `version` say the present version, else 403. Every answer takes a random time, drawn before or
+//! `GET /v/3` and `GET /q?k=3`; `PUT /r/3` raises it, as do `PUT /by/content` with `{"k":3}` and `PUT /by/response?k=3`,
+//! whose answer names the register; `GET /sum` answers all versions. `GET /check`, and `GET /a/3` likewise, are answered 204 and 200
+//! if the cookies `register` and `version` say the present version, else 403. Every answer takes a random time, drawn before or
 //! after the register is read, so that old answers arrive late. With [`LAG`] reads are answered from replicas that lag.
 
 use std::collections::VecDeque;
@@ -117,19 +118,32 @@ impl Shared {
         let mut requests = BufReader::new(stream.try_clone()?);
         let mut answers = stream;
         loop {
-            let Ok((method, path, cookies)) = read_request(&mut requests) else { return Ok(()) };
+            let Ok((method, path, cookies, content)) = read_request(&mut requests) else { return Ok(()) };
             let answer = match path == "/check" || path.starts_with("/a/") {
                 true => self.answer_caller(&cookies, &mut random),
-                false => self.answer(&method, &path, &mut random),
+                false => self.answer(&method, &path, &content, &mut random),
             };
             answers.write_all(answer.as_bytes())?;
         }
     }
 
-    fn answer(&self, method: &str, path: &str, random: &mut StdRng) -> String {
+    fn answer(&self, method: &str, path: &str, content: &[u8], random: &mut StdRng) -> String {
         let began = Instant::now();
-        let register = path.strip_prefix("/r/").or_else(|| path.strip_prefix("/v/"));
+        let digits = |text: &str| text.chars().filter(char::is_ascii_digit).collect::<String>();
+        let register = match path {
+            "/by/content" => Some(digits(&String::from_utf8_lossy(content))),
+            path => {
+                ["/r/", "/v/", "/q?k=", "/by/response?k="].iter().find_map(|it| path.strip_prefix(it)).map(digits)
+            }
+        };
         let register = register.and_then(|number| number.parse().ok());
+        // The path of the register is written too.
+        let location = match (method, register) {
+            ("PUT", Some(register)) => {
+                format!("Content-Type: application/json\r\nContent-Location: /r/{register}\r\n")
+            }
+            _ => String::new(),
+        };
         // Drawn for the whole answer: one replica.
         let lag = self.lag.mul_f64(random.random());
         let (version, body) = match (method, register) {
@@ -137,7 +151,7 @@ impl Shared {
             ("GET", None) if path == "/sum" => (None, self.late(random, || self.all(lag))),
             ("PUT", Some(register)) => {
                 let version = self.raise(register, random);
-                (Some(version), version.to_string())
+                (Some(version), format!("{{\"k\":{register}}}"))
             }
             _ => panic!("a request that no client makes: {method} {path}"),
         };
@@ -145,7 +159,7 @@ impl Shared {
         let took = began.elapsed().as_micros();
         let (length, url) = (body.len(), &self.url);
         format!(
-            "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n{UPSTREAM}: {url}\r\n{version}{TOOK}: {took}\r\n\r\n{body}"
+            "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n{location}{UPSTREAM}: {url}\r\n{version}{TOOK}: {took}\r\n\r\n{body}"
         )
     }
 
@@ -201,17 +215,18 @@ impl Shared {
     }
 }
 
-fn read_request(requests: &mut BufReader<TcpStream>) -> Result<(String, String, String), Failure> {
+/// Method, path, cookies and content.
+fn read_request(requests: &mut BufReader<TcpStream>) -> Result<(String, String, String, Vec<u8>), Failure> {
     let line = read_line(requests)?;
     let fields = read_fields(requests)?;
     let length = fields.iter().find(|(name, _)| name == "content-length");
     let length = length.map_or(0, |(_, length)| length.parse().expect("hyper writes numbers there"));
-    read_exactly(requests, length).map_err(|_| Failure::NoHead)?;
+    let content = read_exactly(requests, length).map_err(|_| Failure::NoHead)?;
     let cookies =
         fields.into_iter().find(|(name, _)| name == "cookie").map(|(_, value)| value).unwrap_or_default();
     let mut words = line.split(' ').map(str::to_owned);
     let (method, path) = words.next().zip(words.next()).ok_or(Failure::NoHead)?;
-    Ok((method, path, cookies))
+    Ok((method, path, cookies, content))
 }
 
 #[test]

@@ -115,7 +115,8 @@ fn read_of(running: &Running, http: ClientRequest) -> Option<CacheRequest> {
     let (target, fields) = (http.target.clone(), http.headers.clone());
     let request = CacheRequest::new(running.live(), http, None);
     let is_as_sent = request.client_request.target == target && request.client_request.headers == fields;
-    (is_as_sent && request.ambiguity().is_none()).then_some(request)
+    let may_be_stored = request.ambiguity().is_none() && !request.has_too_many_instances();
+    (is_as_sent && may_be_stored).then_some(request)
 }
 
 /// The same request as a GET.

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
+use super::contents::Contents;
 use crate::http::groups;
 use crate::http::headers::Meant;
 use crate::http::invalidation::{self, StatusSet, WriteEnd};
 use crate::http::target::Target;
 use crate::marks::{SoftInvalidation, Tag};
-use crate::rules::{CallerIdentity, MatchedRule};
+use crate::rules::{CallerIdentity, MatchedRule, WriteValues};
 use crate::running::Live;
 use crate::store::fleet::{Again, Invalidations};
 
@@ -27,9 +28,19 @@ pub struct WriteScope<'w> {
     pub request: &'w HeaderMap,
     /// Host names that upstream may use for itself.
     pub hosts: &'w [String],
+    /// The contents of the request and of its response.
+    pub contents: &'w Contents,
 }
 
 impl<'w> WriteScope<'w> {
+    /// The same write with what is known of its contents.
+    pub fn with<'n>(self, contents: &'n Contents) -> WriteScope<'n>
+    where
+        'w: 'n,
+    {
+        WriteScope { contents, ..self }
+    }
+
     /// The rules that match it, of those in force when it began.
     pub fn matches(self) -> Vec<MatchedRule<'w>> {
         self.matches_of(self.began)
@@ -50,7 +61,13 @@ impl<'w> WriteScope<'w> {
     fn matches_of<'n>(self, live: &'n Live) -> Vec<MatchedRule<'n>> {
         let secret = self.began.redaction.secret.as_ref();
         let caller = CallerIdentity::Known { fields: self.request, secret, credentials: &self.began.credentials };
-        live.rules.invalidated_by_any(self.methods, self.targets, caller)
+        let values = WriteValues {
+            caller,
+            query: self.targets.first().and_then(|target| target.query.as_deref()),
+            content: &self.contents.request,
+            response: &self.contents.response,
+        };
+        live.rules.invalidated_by_any(self.methods, self.targets, values)
     }
 
     /// What it invalidates; see [`invalidations`].

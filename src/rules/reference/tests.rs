@@ -1,3 +1,4 @@
+use super::super::content::Content;
 use super::super::pattern::Pattern;
 use super::*;
 use crate::http::headers::Credentials;
@@ -20,18 +21,18 @@ fn names() -> FamilyNames {
     for (name, path) in families {
         let values =
             Pattern::compile(&format!("/{name}{path}"), PathCase::Sensitive).unwrap().values_of_captures();
-        names.add(name, Some(values), &Identity::Unstated);
+        names.add(name, Some(values), &[], &Identity::Unstated);
     }
-    names.add("broken", None, &Identity::Unstated);
+    names.add("broken", None, &[], &Identity::Unstated);
     names
 }
 
 fn tags(reference: &str) -> String {
     let parsed = Reference::parse(reference, &names(), Some(&["id", "other", "absent"])).unwrap();
     let value_of = |name: &str| [("id", "7"), ("other", "x:y")].into_iter().find(|(n, _)| *n == name);
-    let mut found = Vec::new();
-    parsed.tags(&|name| value_of(name).map(|(_, value)| value), CallerIdentity::Unknown, &mut found);
-    found.iter().map(Tag::as_str).collect::<Vec<_>>().join(" ")
+    let mut found = ReferencedTags::default();
+    parsed.tags(&|name| value_of(name).map(|(_, value)| value), WriteValues::UNKNOWN, &mut found);
+    found.tags.iter().map(Tag::as_str).collect::<Vec<_>>().join(" ")
 }
 
 #[test]
@@ -108,19 +109,16 @@ fn faults_of_references_have_a_message_and_a_remedy() {
 #[test]
 fn identity_references_name_families_with_an_identity() {
     let mut names = names();
-    names.add("me", Some(Vec::new()), &Identity::Cookie("sid".into()));
-    names.add("account:orders", Some(Vec::new()), &Identity::Header(http::header::AUTHORIZATION));
-    names.add("account:public", Some(Vec::new()), &Identity::Shared);
+    names.add("me", Some(Vec::new()), &[], &Identity::Cookie("sid".into()));
+    names.add("account:orders", Some(Vec::new()), &[], &Identity::Header(http::header::AUTHORIZATION));
+    names.add("account:public", Some(Vec::new()), &[], &Identity::Shared);
     let parsed = |reference: &str| Reference::parse(reference, &names, Some(&["id"])).unwrap();
     let tags_of = |reference: &str, fields: &[(&str, &str)]| {
         let fields = crate::http::sample::fields(fields);
-        let mut found = Vec::new();
-        parsed(reference).tags(
-            &|_| None,
-            CallerIdentity::Known { fields: &fields, secret: None, credentials: &Credentials::default() },
-            &mut found,
-        );
-        found.iter().map(|tag| tag.as_str().split(" sha256:").next().unwrap().to_owned()).collect::<Vec<_>>()
+        let mut found = ReferencedTags::default();
+        let caller = CallerIdentity::Known { fields: &fields, secret: None, credentials: &Credentials::default() };
+        parsed(reference).tags(&|_| None, WriteValues { caller, ..WriteValues::UNKNOWN }, &mut found);
+        found.tags.iter().map(|tag| tag.as_str().split(" sha256:").next().unwrap().to_owned()).collect::<Vec<_>>()
     };
     let (cookie, token) = (("cookie", "a=1; sid=x"), ("authorization", "Bearer x"));
     assert_eq!(tags_of("me:{identity}", &[cookie]), ["caller me"]);
@@ -128,9 +126,9 @@ fn identity_references_name_families_with_an_identity() {
     assert_eq!(tags_of("account:{identity}", &[cookie, token]), ["caller account:orders"]);
     assert_eq!(tags_of("*:{identity}", &[cookie, token]), ["caller me", "caller account:orders"]);
     // An unknown caller may be any caller.
-    let mut found = Vec::new();
-    parsed("*:{identity}").tags(&|_| None, CallerIdentity::Unknown, &mut found);
-    assert_eq!(found, ["me", "account:orders"].map(Tag::family));
+    let mut found = ReferencedTags::default();
+    parsed("*:{identity}").tags(&|_| None, WriteValues::UNKNOWN, &mut found);
+    assert_eq!(found.tags, ["me", "account:orders"].map(Tag::family));
 }
 
 #[test]
@@ -142,10 +140,10 @@ fn a_faulty_family_causes_no_further_faults() {
 #[test]
 fn operators_name_families_and_instances() {
     let resolved = |text: &str| {
-        let mut found = Vec::new();
+        let mut found = ReferencedTags::default();
         Reference::resolve(text, &names()).map(|reference| {
-            reference.tags(&|_| None, CallerIdentity::Unknown, &mut found);
-            found.iter().map(Tag::as_str).collect::<Vec<_>>().join(" ")
+            reference.tags(&|_| None, WriteValues::UNKNOWN, &mut found);
+            found.tags.iter().map(Tag::as_str).collect::<Vec<_>>().join(" ")
         })
     };
     let rows = [
@@ -173,7 +171,7 @@ fn values_are_in_lower_case_where_paths_are() {
     let mut names = FamilyNames::new(PathCase::Insensitive);
     for (name, path) in [("user", r"/(?<id>[^/]+)"), ("grade", r"/(?<id>[A-F]|É)")] {
         let pattern = Pattern::compile(path, PathCase::Insensitive).unwrap();
-        names.add(name, Some(pattern.values_of_captures()), &Identity::Unstated);
+        names.add(name, Some(pattern.values_of_captures()), &[], &Identity::Unstated);
     }
     let long = "JOE".repeat(100);
     let rows = [
@@ -194,9 +192,9 @@ fn values_are_in_lower_case_where_paths_are() {
         let expected = instance::tag(family, &[Some(&instance::value(&path[1..]))]);
         let parsed = Reference::parse(text, &names, Some(&[])).unwrap();
         for reference in [parsed, Reference::resolve(text, &names).unwrap()] {
-            let mut found = Vec::new();
-            reference.tags(&|_| None, CallerIdentity::Unknown, &mut found);
-            assert!(found.len() == 1 && found[0] == expected, "{text}: {found:?}");
+            let mut found = ReferencedTags::default();
+            reference.tags(&|_| None, WriteValues::UNKNOWN, &mut found);
+            assert_eq!(found.tags, std::slice::from_ref(&expected), "{text}");
         }
     }
     assert!(Reference::resolve("grade:G", &names).unwrap_err().to_string().contains("\"G\" is no {id}"));
@@ -253,4 +251,123 @@ proptest! {
         prop_assert!(fits(&parts.join("*"), &parts.join(&filler)) || parts.len() == 1);
         prop_assert!(fits(&parts.join("*"), &parts.join("")));
     }
+}
+
+/// Families with further instances, beside those of [`names`].
+fn names_with_sources() -> FamilyNames {
+    let mut names = names();
+    let further = |name: &str, source: &str| FurtherInstance {
+        name: name.to_owned(),
+        source: ReadSource::parse(source).unwrap(),
+    };
+    let captures = |path: &str| Some(Pattern::compile(path, PathCase::Sensitive).unwrap().values_of_captures());
+    names.add("availability", captures("/a"), &[further("date", "query:date")], &Identity::Unstated);
+    let all = [further("date", "query:d"), further("caller", "identity")];
+    names.add("mine", captures("/m/(?<id>[^/]+)"), &all, &Identity::Cookie("sid".into()));
+    names.add("day", captures("/d/(?<date>[^/]+)"), &[], &Identity::Unstated);
+    names
+}
+
+#[test]
+fn references_take_values_from_all_of_a_write() {
+    let names = names_with_sources();
+    let fields = crate::http::sample::fields(&[("x-date", "a b"), ("cookie", "sid=x")]);
+    let json = crate::http::sample::fields(&[("content-type", "application/json")]);
+    let places = ["date", "id", "in", "in.date"].map(|place| place.split('.').map(str::to_owned).collect());
+    let content = Content::read(&json, br#"{"date": "c", "id": [7, "8"], "in": {"date": 9}}"#, &places);
+    let response = Content::read(&json, br#"{"date": "r"}"#, &places);
+    let write = WriteValues {
+        caller: CallerIdentity::Known { fields: &fields, secret: None, credentials: &Credentials::default() },
+        query: Some("date=q&on=o&on=p"),
+        content: &content,
+        response: &response,
+    };
+    let found = |reference: &str| {
+        let parsed = Reference::parse(reference, &names, Some(&["id", "date"])).unwrap();
+        let value_of = |name: &str| [("id", "1"), ("date", "p")].into_iter().find(|(n, _)| *n == name);
+        let mut found = ReferencedTags::default();
+        parsed.tags(&|name| value_of(name).map(|(_, value)| value), write, &mut found);
+        let caller = key::caller(&Identity::Cookie("sid".into()), &fields, None).unwrap();
+        let caller = instance::decoded_value(caller.as_bytes());
+        let text = found.tags.iter().map(Tag::as_str).collect::<Vec<_>>().join(" ").replace(&caller, "CALLER");
+        (text, found.unresolved.into_iter().map(|(_, why)| why).collect::<Vec<_>>())
+    };
+    let rows = [
+        ("availability:{query.date}", "availability:q"),
+        ("availability:{date}", "availability:p"),
+        ("availability:{date=query.on}", "availability:o availability:p"),
+        ("availability:{date=header.x-date}", "availability:a%20b"),
+        ("availability:{body.date}", "availability:c"),
+        ("availability:{body.in.date}", "availability:9"),
+        ("availability:{response.date}", "availability:r"),
+        ("availability:2025-01-01", "availability:2025-01-01"),
+        ("user_details:{body.id}", "user_details:7 user_details:8"),
+        ("user_details:{id=query.date}", "user_details:q"),
+        ("room:{id}:{room=query.date}", "room:1:q"),
+        ("room:{floor=body.id}:{room=query.on}", "room:7:o room:7:p room:8:o room:8:p"),
+        ("mine:{query.date}", "mine:*:q"),
+        ("mine:{identity}:{date}", "mine:*:p:CALLER"),
+        ("mine:{date}:{id}", "mine:1:p"),
+        ("mine:{caller=identity}", "mine:*:*:CALLER"),
+        ("*:{date}", "availability:p day:p mine:*:p"),
+        ("m*:{id}:{query.date}", "mine:1:q"),
+        ("*:{query.date}", "availability:q day:q mine:*:q"),
+    ];
+    for (reference, expected) in rows {
+        assert_eq!(found(reference), (expected.to_owned(), Vec::new()), "{reference}");
+    }
+    // All of the family where there is no value.
+    let rows = [
+        ("availability:{date=query.no}", Unresolved::Missing),
+        ("availability:{date=body.in}", Unresolved::WrongType),
+        ("availability:{date=header.no}", Unresolved::Missing),
+    ];
+    for (reference, why) in rows {
+        assert_eq!(found(reference), ("availability".to_owned(), vec![why]), "{reference}");
+    }
+}
+
+#[test]
+fn faults_of_sources_have_a_message_and_a_remedy() {
+    let names = names_with_sources();
+    let rows = [
+        ("user_details:{body.user}", "\"user_details\" has no instance \"user\"", "write {id=body.user}"),
+        ("room:{body.rom}", "has no instance \"rom\"", "write {room=body.rom}"),
+        ("room:{body.zzzz}", "has no instance", "one of floor, room"),
+        ("room:{floor=id}:{floor=query.x}", "two values for \"floor\"", "one part for each instance"),
+        ("room:{id}:{query.floor}", "two values for \"floor\"", "one part for each instance"),
+        ("mine:{id}:{body.caller}", "is the caller", "{caller=identity}"),
+        ("mine:{id=identity}", "does not come from its identity", "\"mine:{identity}\""),
+        ("user_details:{bod.id}", "{bod.id} names no value of a write", "did you mean {body.id}?"),
+        ("user_details:{zzzzzzz.id}", "names no value", "query, header, body, response"),
+        ("user_details:{body..id}", "names no value", "without an empty name"),
+        ("*:{query.dat}", "no family that fits \"*\" has an instance dat", "or \"date\"?"),
+        ("*:{body.zzzzzz}", "has an instance zzzzzz", "instances here: at, caller"),
+        ("*:{date}:x", "does not say of which instance", "{name=…}"),
+    ];
+    for (reference, what, remedy) in rows {
+        match Reference::parse(reference, &names, Some(&["id", "date"])) {
+            Err(
+                ReferenceFault::Instance { message, remedy: found }
+                | ReferenceFault::Capture { message, remedy: found },
+            ) => {
+                assert!(message.contains(what) && found.contains(remedy), "{reference}: {message}: {found}");
+            }
+            found => panic!("{reference}: {found:?}"),
+        }
+    }
+}
+
+#[test]
+fn operators_name_an_instance_of_all_families_that_have_it() {
+    let names = names_with_sources();
+    let found = |name: &str, value: &str| {
+        Reference::everywhere(name, value, &names)
+            .map(|found| (found.name, found.tags.iter().map(Tag::as_str).collect::<Vec<_>>().join(" ")))
+    };
+    let expected = |name: &str, tags: &str| Ok((name.to_owned(), tags.to_owned()));
+    assert_eq!(found("date", "a:b%"), expected("date", "availability:a%3Ab%25 day:a%3Ab%25 mine:*:a%3Ab%25"));
+    assert_eq!(found("dat", "x").unwrap_err(), ["at", "date"]);
+    // The caller's digest is no value that anybody knows.
+    assert!(!found("caller", "x").unwrap_err().contains(&"caller".to_owned()));
 }
