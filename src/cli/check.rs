@@ -9,7 +9,7 @@ use crate::config::lint::lint;
 use crate::config::{Config, HostPolicy, LoadError, Overrides};
 use crate::http::clients::ClientCacheControl;
 use crate::http::invalidation::StatusSet;
-use crate::http::{ClientDirectives, CloseDelimited, STALE_IF_UNREACHABLE, SetCookie};
+use crate::http::{ClientDirectives, CloseDelimited, Revalidate, STALE_IF_UNREACHABLE, SetCookie};
 use crate::key::{Identity, Parameters};
 use crate::rules::fault::Faults;
 use crate::rules::reader::Env;
@@ -168,10 +168,13 @@ fn stored(family: &Family) -> Vec<String> {
         ("stale_while_revalidate", policy.stale_while_revalidate),
         ("stale_if_error", policy.stale_if_error),
         ("stale_if_unreachable", unreachable),
+        ("stale_while_slow", family.stale_while_slow),
     ];
     let set = durations.into_iter().filter_map(|(name, value)| Some((name, value?)));
     let mut parts: Vec<String> =
         set.map(|(name, value)| format!("{name} {}", humantime::format_duration(value))).collect();
+    let revalidate = Some(policy.revalidate).filter(|kind| *kind != Revalidate::default());
+    parts.extend(revalidate.map(|kind| format!("revalidate {}", kind.word())));
     parts.extend((!policy.heuristic).then(|| "heuristic false".to_owned()));
     let close_delimited = Some(policy.close_delimited).filter(|kind| *kind != CloseDelimited::default());
     let set_cookie = Some(policy.set_cookie).filter(|kind| *kind != SetCookie::default());
@@ -250,6 +253,8 @@ fn family_json(family: &Family) -> Value {
         "stale_while_revalidate": seconds(policy.stale_while_revalidate),
         "stale_if_error": seconds(policy.stale_if_error),
         "stale_if_unreachable": policy.stale_if_unreachable.as_secs(),
+        "stale_while_slow": family.stale_while_slow.map(|value| value.as_secs_f64()),
+        "revalidate": policy.revalidate.word(),
         "heuristic": policy.heuristic,
         "close_delimited": policy.close_delimited.word(),
         "client_directives": policy.client_directives.word(),

@@ -17,7 +17,7 @@ use crate::http::target::{MOST_READINGS, Target};
 use crate::marks::Tag;
 use crate::metrics::Metrics;
 use crate::proxy::explain::{Explainer, ResponseExplanation, RouteExplanation, StoredExplanation};
-use crate::rules::CallerIdentity;
+use crate::rules::{CallerIdentity, post};
 use crate::running::{Live, Running};
 use crate::upstream::{self, Upstream};
 
@@ -102,14 +102,15 @@ fn explanation(arguments: &ExplainArguments) -> Result<Explanation, ExplainError
             .map(|stored_now| Explanation::Stored(Box::new(stored_now)));
     }
     let (config, target, fields) = request(arguments, fields).map_err(ExplainError::Usage)?;
-    let is_write = config.rules.is_write(&method, &target);
-    if Explainer::is_read(&method) && !is_write {
+    let is_write = config.rules.is_write(&method, &target)
+        || method == Method::POST && !post::is_read_as_sent(&fields, target.query.as_deref(), Some(&[]));
+    if Explainer::may_be_read(&method) && !is_write {
         return read(arguments, config, method, target, fields).map(|read| Explanation::Read(Box::new(read)));
     }
     if arguments.response.is_some() || arguments.ask {
         return Err(ExplainError::Usage(format!(
-            "only responses to GET, HEAD and QUERY are stored, and Larder sends no {method} as a trial; omit \
-             --response and --ask to see what a {method} invalidates"
+            "only responses to GET, HEAD and QUERY are stored, and to POST where a family says so; Larder sends no \
+             {method} as a trial; omit --response and --ask to see what a {method} invalidates"
         )));
     }
     Ok(match is_write {

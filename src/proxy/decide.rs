@@ -265,6 +265,9 @@ fn reuse(
         Reuse::StaleWhileRevalidate { ttl } => stale(ttl, StaleReason::WhileRevalidate),
         Reuse::Stale { ttl } => stale(ttl, StaleReason::MaxStale),
         Reuse::SoftInvalidated { ttl } => stale(ttl, StaleReason::SoftInvalidated),
+        Reuse::Validate { ttl, because: ValidationReason::NoCache } if request.is_always_validated() => {
+            Err(MissReason::Stale { ttl, reason: ValidationReason::Always })
+        }
         Reuse::Validate { ttl, because } => Err(MissReason::Stale { ttl, reason: because }),
     }
 }

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, Response, StatusCode};
-use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
 use super::decide::MissReason;
@@ -39,9 +38,10 @@ use scope::{WriteScope, to_refresh};
 pub(super) async fn write(
     running: &Arc<Running>,
     live: Arc<Live>,
-    http: ClientRequest,
-    body: Incoming,
+    mut http: ClientRequest,
+    body: RequestBody,
 ) -> Answered {
+    headers::strip_claims(&mut http.headers, http.forwarded, |name| live.rules.identify_by(name));
     let targets = match targets(running, &http) {
         Ok(targets) => targets,
         Err(fault) => return refuse(StatusCode::BAD_REQUEST, "destination", &fault.to_string()),
@@ -69,9 +69,9 @@ async fn carry_out(
     live: Arc<Live>,
     http: ClientRequest,
     targets: Vec<Target>,
-    body: Incoming,
+    mut body: RequestBody,
 ) -> Answered {
-    let (fields, mut body) = (http.for_upstream(running), http.content(body));
+    let fields = http.for_upstream(running);
     // Before the intent is recorded: a client that sends no content must not cost the fleet anything, and nothing of it was sent.
     if let Err(incomplete) = running.upstream.receive_ahead(http.sharer(running), &fields, &mut body).await {
         return failed(incomplete, Fwd::Method);

@@ -508,6 +508,7 @@ fn all_settings_of_a_family_are_read() {
         client_directives: ClientDirectives::All,
         close_delimited: CloseDelimited::Store,
         set_cookie: SetCookie::Strip,
+        revalidate: Revalidate::WhenStale,
         for_everybody: false,
     };
     assert_eq!(family.policy, policy);

@@ -54,8 +54,10 @@ impl FetchContext {
         let (cache_key, vary_index) = (cache_key.clone(), vary_index.clone());
         let response = stale.as_ref().and_then(|stale| stale.response());
         let is_soft_invalidated = matches!(lookup.found, Found::SoftInvalidated(_));
-        let may_validate =
-            !is_soft_invalidated || response.is_some_and(|it| validation::tells_every_change(&it.own_headers()));
+        // RFC 9110 §13.1.2: upstream answers a conditional POST with 412, not with 304.
+        let may_validate = !request.is_post()
+            && (!is_soft_invalidated
+                || response.is_some_and(|it| validation::tells_every_change(&it.own_headers())));
         let has_good = match &lookup.found {
             Found::Current(entry) | Found::SoftInvalidated(entry) => {
                 entry.response().is_some_and(|kept| !kept.status.is_server_error())
