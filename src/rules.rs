@@ -81,6 +81,8 @@ pub struct Family {
     /// How long upstream may take to answer before a stale response is served instead, where it may be served while
     /// upstream does not answer at all ([`Policy::stale_if_unreachable`]). `None`: until the request fails.
     pub stale_while_slow: Option<Duration>,
+    /// Whether the response to a PUT or PATCH on a path of this family is what a GET would bring, so that it is stored.
+    pub write_through: bool,
     /// Whether a rule with `refresh` can invalidate this family.
     pub refreshed: bool,
     /// The `Cache-Control` that clients receive.

@@ -335,6 +335,8 @@ pub struct FamilyDefinition {
     pub stale_while_slow: Option<String>,
     /// When a stored response is validated: `when-stale` or `always`.
     pub revalidate: &'static str,
+    /// The response to PUT and PATCH is stored as that to GET.
+    pub write_through: bool,
     /// Without any stated lifetime, one is worked out from `Last-Modified`.
     pub heuristic: bool,
     /// What becomes of a response whose end is that of the connection: `forward` or `store`.
@@ -388,6 +390,7 @@ impl FamilyDefinition {
             stale_if_unreachable: text(policy.stale_if_unreachable),
             stale_while_slow: family.stale_while_slow.map(text),
             revalidate: policy.revalidate.word(),
+            write_through: family.write_through,
             heuristic: policy.heuristic,
             close_delimited: policy.close_delimited.word(),
             client_directives: policy.client_directives.word(),

@@ -229,6 +229,16 @@ fn write(config: &Config, method: &Method, target: &Target, mut fields: HeaderMa
     if let Some(path) = &destination {
         notes.push(format!("its Destination {path} counts as a target too"));
     }
+    let family = config.rules.route(&Method::GET, &target.path).map(|route| route.family);
+    if (*method == Method::PUT || *method == Method::PATCH)
+        && let Some(family) = family.filter(|family| family.write_through)
+    {
+        notes.push(format!(
+            "a 200 or 201 with content refreshes what family {:?} stores for this path (write_through), unless another write \
+             to it came in between",
+            family.name
+        ));
+    }
     if matches.is_empty() {
         notes.push("no rule matches this write: it invalidates only stored responses for its own path".to_owned());
     }

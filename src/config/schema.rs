@@ -232,6 +232,7 @@ fn family() -> Value {
             ("stale_if_unreachable", duration("serve stale while upstream gives no answer at all")),
             ("stale_while_slow", duration("serve stale when upstream has not answered by then")),
             ("revalidate", choice("when a stored response is validated", &["when-stale", "always"])),
+            ("write_through", truth("whether the response to PUT and PATCH is what a GET would bring")),
             ("query", query),
             ("cookies", cookies),
             ("set_cookie", choice("responses with Set-Cookie", &["forward", "strip"])),

@@ -287,6 +287,7 @@ mod tests {
     use crate::http::freshness::{Freshness, LifetimeSource};
     use crate::http::headers::ForwardedPolicy;
     use crate::http::sample::{Fields, fields};
+    use crate::http::storable::{self, Received, RequestFacts, Storable};
     use crate::http::target::Target;
     use crate::marks::{Epoch, MarksView, Stamp};
     use crate::metrics::Metrics;
@@ -304,6 +305,12 @@ client_directives = "all"
 name = "whole"
 path = '/whole'
 range = "whole"
+
+[[family]]
+name = "always"
+path = '/always'
+methods = ["GET", "POST"]
+revalidate = "always"
 "#;
     const STAMP: Stamp = Stamp { epoch: Epoch(1), sequence: 1 };
     const LIFETIME: Duration = Duration::from_secs(60);
@@ -412,6 +419,30 @@ range = "whole"
         }
         let whole = decided("GET", "/whole", &[("range", "bytes=0-1")], Stored::Nothing, 1);
         assert_eq!(whole, Decision::Fetch(MissReason::NotStored), "the family has all of it fetched");
+    }
+
+    #[test]
+    fn in_a_family_with_revalidate_always_nothing_is_served_before_it_is_validated() {
+        let (live, http) = request("GET", "/always", &[]);
+        let policy = &live.rules.families()[2].policy;
+        let headers = fields(&[("cache-control", "max-age=60"), ("etag", "\"a\"")]);
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let (status, is_close_delimited) = (StatusCode::OK, false);
+        let received =
+            Received { status, headers: &headers, is_close_delimited, request_time: time, response_time: time };
+        let Storable::Yes { freshness, .. } = storable::storable(RequestFacts::default(), received, policy) else {
+            panic!("it is stored, for validation")
+        };
+        let request = CacheRequest::new(Arc::clone(&live), http, None);
+        let body = Bytes::new();
+        let (said, for_credentials, consumed) = (None, false, false);
+        let response = entry::Response { status, headers, said, body, freshness, for_credentials, consumed };
+        let (text, tags) = (request.cache_key().text.into(), Arc::clone(request.tags()));
+        let entry = Arc::new(Entry { text, stamp: STAMP, tags, content: Content::Response(response) });
+        let lookup = Lookup::of(Found::Current(entry), request.cache_key(), Some(MarksView::hard(STAMP, 0)));
+        let always = MissReason::Stale { ttl: 60, reason: ValidationReason::Always };
+        assert_eq!(decide(&request, &lookup, time), Decision::Revalidate(always));
+        assert_eq!(always.detail(), Some("revalidate-always"));
     }
 
     #[test]

@@ -248,6 +248,13 @@ impl<'c> Explainer<'c> {
                 humantime::format_duration(slow)
             ));
         }
+        if self.request.family().is_some_and(|(family, _)| family.write_through) {
+            notes.push(
+                "the response to a successful PUT or PATCH on this path is stored for it (write_through), unless another write to \
+                 it came in between"
+                    .to_owned(),
+            );
+        }
         if self.request.client_cache_control() == ClientCacheControl::NoCache {
             notes.push(
                 "clients are told no-cache whatever upstream says, since writes invalidate the family: they ask again, and get a \

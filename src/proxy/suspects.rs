@@ -56,7 +56,7 @@ fn invalidated_by(
         what.again.into_iter().for_each(|it| again.entry(it.after).or_default().extend(it.tags));
     }
     let again = again.into_iter().map(|(after, tags)| Again { after, tags: tags.into_iter().collect() });
-    Invalidations { tags: tags.into_iter().collect(), soft: Vec::new(), again: again.collect() }
+    Invalidations { tags: tags.into_iter().collect(), again: again.collect(), ..Invalidations::default() }
 }
 
 #[cfg(test)]

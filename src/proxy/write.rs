@@ -3,8 +3,8 @@
 //!
 //! A write waits for the other members although its rule is soft: it invalidates its own target, hard.
 //!
-//! The response to a POST is stored only if nothing was invalidated between its intent and its own invalidation: its stamp is
-//! that of its own invalidation ([`crate::marks::IssuedStamp`]).
+//! A response that a later GET may have is stored only if none of its tags was invalidated between the intent of the write and its
+//! own invalidation, whose stamp it has (`through`).
 //!
 //! Up to 64 KiB of a request's content are read before the write is announced and sent: what breaks off by then was never sent,
 //! and invalidates nothing.
@@ -28,11 +28,12 @@ use crate::running::{Live, Running};
 use crate::store::fleet::{Intent, Invalidations, random_id};
 use crate::upstream::{RequestBody, ResponseBody, Upload, UpstreamError};
 
-mod post;
 mod scope;
+mod through;
 
 pub(super) use scope::invalidations;
 use scope::{WriteScope, to_refresh};
+use through::Candidate;
 
 /// Answers a write.
 pub(super) async fn write(
@@ -103,13 +104,17 @@ async fn carry_out(
     // Upstream may carry it out later: after Larder gave it up, or when upstream has the rest of the content.
     let may_follow = end == Some(WriteEnd::NoAnswer) || !is_whole;
     let again = reinvalidate.filter(|_| may_follow);
-    let what = end.map(|end| scope.invalidations(&matches, (end, answer_fields), again)).unwrap_or_default();
+    let mut what = end.map(|end| scope.invalidations(&matches, (end, answer_fields), again)).unwrap_or_default();
     let rest = unfinished.zip(end_of(server, &http.target, &answer, true));
     let rest = rest.and_then(|(upload, end)| {
         let tags = scope.invalidations(&matches, (end, answer_fields), reinvalidate).all_tags();
         let intent = Intent { id: intent.id.clone(), tags };
         (!intent.tags.is_empty()).then(|| Rest::of(scope, Arc::clone(&live), upload, (end, answer_fields), intent))
     });
+    // Upstream may act again when it has the rest of the content.
+    let answered = answer.as_ref().ok().filter(|_| rest.is_none());
+    let candidate = answered.and_then(|answer| Candidate::of(running, &http, answer, times, &methods, &what));
+    what.watched = candidate.iter().flat_map(|candidate| candidate.tags().to_vec()).collect();
     let taken = match end {
         Some(end) if !what.is_empty() => {
             // The rest of the write needs the intent.
@@ -139,14 +144,8 @@ async fn carry_out(
             let stamp = before.zip(taken).and_then(|(before, taken)| taken.stamp_of_answer(&before));
             let fwd_status = Some(answer.status().as_u16());
             let detail = (!is_delivered).then_some("store-away");
-            post::answered(
-                running,
-                http,
-                answer,
-                times,
-                stamp,
-                Outcome { fwd_status, detail, invalidated, ..Outcome::write() },
-            )
+            let outcome = Outcome { fwd_status, detail, invalidated, ..Outcome::write() };
+            through::answered(running, answer, candidate.zip(stamp), outcome)
         }
         Err(error) => {
             let mut answered = failed(error, Fwd::Method);

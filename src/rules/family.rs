@@ -10,7 +10,8 @@ use md5::{Digest, Md5};
 use super::pattern::Pattern;
 use super::reader::{Item, Table, Text};
 use super::reference::FamilyNames;
-use super::{CAPTURES, Collapse, Family, Fetching, ReadMethods, reuse};
+use super::reuse::{self, Reuse};
+use super::{CAPTURES, Collapse, Family, Fetching, ReadMethods};
 use crate::http::clients::ClientCacheControl;
 use crate::http::headers::dashed;
 use crate::http::target::PathCase;
@@ -63,7 +64,7 @@ fn read_one(
     if let Some((name, _)) = &name {
         names.add(name, pattern.as_ref().map(Pattern::values_of_captures), &key_spec.identity);
     }
-    let (revalidate, stale_while_slow) = reuse::read(&mut table);
+    let Reuse { revalidate, stale_while_slow, write_through } = reuse::read(&mut table, methods);
     let policy = read_policy(&mut table, &key_spec, revalidate);
     let fetching = read_fetching(&mut table);
     let words = [Collapse::Off, Collapse::Proxy, Collapse::Fleet].map(|collapse| (collapse.word(), collapse));
@@ -89,6 +90,7 @@ fn read_one(
         collapse,
         max_body,
         stale_while_slow,
+        write_through,
         refreshed: false,
         client_cache_control: told.unwrap_or_default(),
         says_client_cache_control: told.is_some(),

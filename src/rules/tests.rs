@@ -494,6 +494,8 @@ fn all_settings_of_a_family_are_read() {
         range = "whole"
         forward = "keyed"
         max_body = "1MiB"
+        stale_while_slow = "250ms"
+        write_through = true
         "#,
     );
     let family = &rules.families()[0];
@@ -522,6 +524,7 @@ fn all_settings_of_a_family_are_read() {
     assert_eq!(family.fetching, fetching);
     assert_eq!((family.max_body, family.line, family.id), (Some(1 << 20), 2, 0));
     assert_eq!(family.key_spec().name, "x");
+    assert_eq!((family.stale_while_slow, family.write_through), (Some(Duration::from_millis(250)), true));
 }
 
 #[test]

@@ -1,10 +1,12 @@
-//! Policies of families on the path of a request: `revalidate`, `stale_while_slow`, POST as a read.
+//! Policies of families on the path of a request: `revalidate`, `stale_while_slow`, POST as a read,
+//! `write_through`.
 
 use crate::support::larder;
 
 mod revalidate;
 mod search;
 mod slow;
+mod write_through;
 
 /// The exit code and the output of `larder check` on these rules.
 fn checked(rules: &str) -> (Option<i32>, String) {
