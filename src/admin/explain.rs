@@ -116,7 +116,7 @@ mod tests {
             &[],
             &[("url", "a b")],
             &[("url", "/"), ("url", "/")],
-            &[("url", "/"), ("method", "POST")],
+            &[("url", "/"), ("method", "PUT")],
             &[("url", "/"), ("method", "a b")],
             &[("url", "/"), ("header", "a")],
             &[("url", "/"), ("uri", "/")],

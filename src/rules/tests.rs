@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::reader::RulesReader;
 use super::*;
 use crate::http::invalidation::WriteEnd;
-use crate::http::{ClientDirectives, CloseDelimited, SetCookie, TtlPolicy};
+use crate::http::{ClientDirectives, CloseDelimited, Revalidate, SetCookie, TtlPolicy};
 
 pub(super) fn rules(text: &str) -> RuleSet {
     let (reader, table) = RulesReader::open("rules.toml", text, &|_| None);

@@ -37,6 +37,7 @@ on_both_tiers! {
     what_tells_of_a_change_is_not_stored,
     a_stale_answer_to_a_post_is_fetched_without_conditions,
     content_that_waits_for_a_100_is_read,
+    what_is_stored_for_a_search_is_told,
     callers_of_a_search_are_told_apart,
     another_proxy_finds_the_answer,
 }
@@ -190,6 +191,14 @@ fn content_that_waits_for_a_100_is_read(tier: Tier) {
                 Expect: 100-continue\r\nContent-Length: 3\r\nConnection: close\r\n\r\n[1]";
     let answer = site.raw(head).next_response().response();
     answer.has_status(200);
+}
+
+fn what_is_stored_for_a_search_is_told(tier: Tier) {
+    let site = site(tier);
+    post(&site, "").send().shows("stored");
+    let told = |target: &str| site.admin_get(&format!("/cache/explain?method=POST&url={target}"));
+    assert!(told("/search").has_status(200).text().contains("key_text"));
+    told("/things/1").has_status(400);
 }
 
 fn callers_of_a_search_are_told_apart(tier: Tier) {
