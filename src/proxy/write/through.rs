@@ -112,7 +112,8 @@ impl Candidate {
         let verdict = storing::judge(&request, status, &fields, is_close_delimited, times).ok()?;
         let source = verdict.freshness.source;
         let by_family = matches!(source, LifetimeSource::FamilyTtl | LifetimeSource::FamilyOverride);
-        if !source.is_explicit() && !(is_update && by_family) {
+        let is_stated = source.is_explicit() || is_update && by_family;
+        if !is_stated {
             return None;
         }
         headers::add_via(&mut fields, answer.version());
