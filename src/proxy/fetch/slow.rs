@@ -1,18 +1,18 @@
 //! A stale response in place of one that upstream takes too long for (`stale_while_slow`).
 //!
 //! An upstream that has not answered within that time counts as one that does not answer (RFC 9111 §4.2.4), for this request
-//! alone: what may be served then, and for how long past its lifetime, is what [`crate::http::freshness::Freshness::usable_after`]
-//! says. The fetch goes on, and its response is stored.
+//! alone: [`while_slow`] says what may be served then, and for how long past its lifetime. The fetch goes on, and its response is stored.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::Answered;
 use super::super::cache_request::CacheRequest;
+use super::super::decide::while_slow;
 use super::super::respond::{from_stored, is_known_entry};
 use super::Miss;
 use crate::cache::Found;
-use crate::http::freshness::UpstreamFailure;
 use crate::outcome::Outcome;
 use crate::running::Running;
 
@@ -45,23 +45,19 @@ pub(super) async fn or_stale<T>(
 /// How long this request waits for upstream; `None`: until the fetch ends.
 fn limit(running: &Running, request: &CacheRequest, miss: &Miss) -> Option<Duration> {
     let slow = request.family().and_then(|(family, _)| family.stale_while_slow)?;
-    let stale = miss.stale.as_ref()?;
-    request.takes_after(UpstreamFailure::NoAnswer, stale, running.cache.now()).then_some(slow)
+    let found = Found::Current(Arc::clone(miss.stale.as_ref()?));
+    while_slow(request, &found, running.cache.now()).map(|_| slow)
 }
 
 /// Looks up again: a write may have been acknowledged since the first lookup.
 async fn stale_now(running: &Running, request: &CacheRequest, miss: &Miss) -> Option<Answered> {
     let lookup = request.look_up(&running.cache).await;
+    let reason = while_slow(request, &lookup.found, running.cache.now())?;
     let entry = lookup.entry()?;
-    let stored = entry.response().filter(|stored| !request.is_refused(stored))?;
-    // Before its lifetime is over, a soft invalidation alone makes it stale.
-    let must_revalidate = matches!(lookup.found, Found::SoftInvalidated(_)) && stored.freshness.never_stale;
-    if must_revalidate || !request.takes_after(UpstreamFailure::NoAnswer, entry, running.cache.now()) {
-        return None;
-    }
+    let stored = entry.response()?;
     let is_known = is_known_entry(running, request, entry).await;
     let now = running.cache.now();
-    let outcome = Outcome::stale(stored.freshness.ttl(now), "upstream-slow");
+    let outcome = Outcome::stale(stored.freshness.ttl(now), reason.detail());
     // RFC 9211 §2.1: it went forward, so it is no hit.
     let outcome = Outcome { fwd: Some(miss.reason.fwd()), ..outcome };
     Some(from_stored(running, request, stored, is_known, now, outcome))

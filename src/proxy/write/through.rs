@@ -124,7 +124,7 @@ impl Candidate {
         let primary = request.cache_key();
         let said = storing::set_client_cache_control(&request, &mut fields);
         let varies_on = storing::varies_on(running, &primary, (None, None), status, &fields).ok()?;
-        let text = primary.variant(&varies_on, &request.http.headers).text;
+        let text = primary.variant(&varies_on, &request.client_request.headers).text;
         let head = storing::head(running, text, varies_on, None, status, (fields, said), &verdict);
         let _hold = running.cache.memory().hold(request.tags());
         Some(Candidate { request, primary, head, verdict, _hold })
@@ -196,7 +196,7 @@ fn read_of(running: &Running, http: &ClientRequest, meant: &Meant) -> Option<Cac
     let get = ClientRequest::without_connection(parts, http.client, http.forwarded);
     let get = ClientRequest { underscored: http.underscored.clone(), ..get };
     let request = CacheRequest::new(live, get, None);
-    let is_as_sent = request.http.target == target && request.http.headers == fields;
+    let is_as_sent = request.client_request.target == target && request.client_request.headers == fields;
     (is_as_sent && request.ambiguity().is_none()).then_some(request)
 }
 
