@@ -27,6 +27,12 @@ pub(super) fn read(table: &mut Table<'_>, methods: ReadMethods) -> Reuse {
     if revalidate == Revalidate::Always {
         refuse_stale(table);
     }
+    if let Some(slow) = slow.filter(|_| table.item("authorize").is_some()) {
+        slow.fault(
+            "has no effect beside authorize: a verdict on the caller may end while upstream is waited for",
+            "remove one of the two",
+        );
+    }
     let through = table.item("write_through");
     let write_through = through.as_ref().and_then(Item::boolean).unwrap_or(false);
     if let Some(through) = through.filter(|_| write_through && !methods.get) {

@@ -44,7 +44,9 @@ pub(super) async fn or_stale<T>(
 
 /// How long this request waits for upstream; `None`: until the fetch ends.
 fn limit(running: &Running, request: &CacheRequest, miss: &Miss) -> Option<Duration> {
-    let slow = request.family().and_then(|(family, _)| family.stale_while_slow)?;
+    let (family, _) = request.family()?;
+    // A verdict on the caller (`authorize`) may end while the request waits.
+    let slow = family.stale_while_slow.filter(|_| family.authorize.is_none())?;
     let found = Found::Current(Arc::clone(miss.stale.as_ref()?));
     while_slow(request, &found, running.cache.now()).map(|_| slow)
 }
