@@ -52,6 +52,8 @@ pub struct Policy {
     pub close_delimited: CloseDelimited,
     /// How to treat `Set-Cookie` in a response.
     pub set_cookie: SetCookie,
+    /// Whether a stored response may be used without validation while it is fresh.
+    pub revalidate: Revalidate,
     /// The rules say that the response is the same for every caller, so credentials in the request do not prevent
     /// storing.
     pub for_everybody: bool,
@@ -70,6 +72,7 @@ impl Default for Policy {
             client_directives: ClientDirectives::default(),
             close_delimited: CloseDelimited::default(),
             set_cookie: SetCookie::default(),
+            revalidate: Revalidate::default(),
             for_everybody: false,
         }
     }
@@ -140,6 +143,26 @@ impl SetCookie {
         match self {
             SetCookie::Forward => "forward",
             SetCookie::Strip => "strip",
+        }
+    }
+}
+
+/// When a family's stored responses are validated with upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Revalidate {
+    /// When they are stale, and where upstream's `Cache-Control` says so.
+    #[default]
+    WhenStale,
+    /// On every use, as if each response had `no-cache` (RFC 9111 §5.2.2.4).
+    Always,
+}
+
+impl Revalidate {
+    /// The value in `rules.toml`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Revalidate::WhenStale => "when-stale",
+            Revalidate::Always => "always",
         }
     }
 }

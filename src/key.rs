@@ -26,7 +26,7 @@ use std::sync::{Arc, LazyLock};
 
 use hmac::Mac;
 use http::header::{CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, COOKIE};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use md5::{Digest, Md5};
 use sha2::Sha256;
 use siphasher::sip128::{Hasher128, SipHasher13};
@@ -264,12 +264,12 @@ impl CacheKey {
         finish(format!("{}{suffix}", self.text), self.redaction.clone())
     }
 
-    /// The cache key of the same request as a QUERY with this content. The content and the fields that describe it
-    /// are part of the key.
+    /// The cache key of the same request as a QUERY, or a POST that is a read, with this content. The method, the
+    /// content and the fields that describe it are part of the key.
     #[must_use]
-    pub fn querying(self, content: &[u8], headers: &HeaderMap) -> CacheKey {
+    pub fn querying(self, method: &Method, content: &[u8], headers: &HeaderMap) -> CacheKey {
         // [`derive`] begins with the method.
-        let mut text = format!("QUERY{}", self.text.strip_prefix("GET").unwrap_or(&self.text));
+        let mut text = format!("{method}{}", self.text.strip_prefix("GET").unwrap_or(&self.text));
         let described = DESCRIBE_CONTENT.iter().filter(|name| headers.contains_key(*name));
         described.for_each(|name| push_field(&mut text, "content", name, headers, &self.redaction));
         text.push_str("\ncontent ");

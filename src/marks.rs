@@ -69,13 +69,17 @@ pub struct IssuedStamp {
     pub stamp: Stamp,
     /// The last sequence that was issued before it.
     pub previous: Sequence,
+    /// The latest invalidation before it of any of the tags that were asked for, hard or soft, or the floor; `None` if none were.
+    pub latest: Option<Sequence>,
 }
 
 impl IssuedStamp {
     /// The stamp for the response to the write that caused this invalidation, sent after `before` was read; `None`
-    /// if anything else was invalidated in between: the response may be older than that other write.
+    /// if one of the tags that were asked for, which must be all of the response's, was invalidated in between: the response
+    /// may be older than that other write.
     pub fn stamp_of_answer(&self, before: &MarksView) -> Option<Stamp> {
-        let is_alone = self.stamp.epoch == before.stamp.epoch && self.previous == before.stamp.sequence;
+        let is_alone = self.stamp.epoch == before.stamp.epoch
+            && self.latest.is_some_and(|latest| latest <= before.stamp.sequence);
         is_alone.then_some(self.stamp)
     }
 }
@@ -339,7 +343,7 @@ impl Marks {
         for SoftInvalidation { tag, grace } in soft {
             self.soft_invalidate(tag, sequence, now.steady.saturating_add(nanos(*grace)), now.steady);
         }
-        IssuedStamp { stamp: Stamp { epoch: Epoch(self.epoch.load(SeqCst)), sequence }, previous }
+        IssuedStamp { stamp: Stamp { epoch: Epoch(self.epoch.load(SeqCst)), sequence }, previous, latest: None }
     }
 
     /// Takes over marks that Redis has issued. For a copy; by one task at a time.
@@ -393,6 +397,11 @@ impl Marks {
         let known = tags.iter().flat_map(|tag| self.registry.latest(tag));
         let known = known.chain([root.hard.load(SeqCst), root.soft.sequence()]);
         known.filter(|sequence| *sequence > floor).any(|sequence| time.contains(&sequence))
+    }
+
+    /// The latest invalidation of any of these tags, hard or soft, or the floor. Of tags that are not held it may be that of others.
+    pub fn latest(&self, tags: &[Tag]) -> Sequence {
+        tags.iter().flat_map(|tag| self.registry.latest(tag)).fold(self.floor(), Sequence::max)
     }
 
     /// Begins another epoch of Redis's, of which nothing is known but that `stamp` was issued: no entry with an older stamp is

@@ -30,8 +30,10 @@ pub mod lint;
 pub mod nearest;
 mod notation;
 pub mod pattern;
+pub mod post;
 pub mod reader;
 mod reference;
+mod reuse;
 mod source;
 mod suffix;
 pub mod thresholds;
@@ -89,6 +91,11 @@ pub struct Family {
     pub collapse: Collapse,
     /// Largest stored body, in bytes; `None` means the server's default.
     pub max_body: Option<u64>,
+    /// How long upstream may take to answer before a stale response is served instead, where it may be served while
+    /// upstream does not answer at all ([`Policy::stale_if_unreachable`]). `None`: until the request fails.
+    pub stale_while_slow: Option<Duration>,
+    /// Whether the response to a PUT or PATCH on a path of this family is what a GET would bring, so that it is stored.
+    pub write_through: bool,
     /// Whether a rule with `refresh` can invalidate this family.
     pub refreshed: bool,
     /// The `Cache-Control` that clients receive.
@@ -118,6 +125,8 @@ pub struct ReadMethods {
     pub get: bool,
     /// QUERY: safe, and its content is part of the cache key.
     pub query: bool,
+    /// POST, where it is a read ([`post`]): its content is part of the cache key.
+    pub post: bool,
 }
 
 impl ReadMethods {
@@ -126,19 +135,20 @@ impl ReadMethods {
         match method.as_str() {
             "GET" | "HEAD" => self.get,
             "QUERY" => self.query,
+            "POST" => self.post,
             _ => false,
         }
     }
 
     /// The names used in `rules.toml`.
     pub fn names(self) -> Vec<&'static str> {
-        let names = [(self.get, "GET"), (self.query, "QUERY")];
+        let names = [(self.get, "GET"), (self.query, "QUERY"), (self.post, "POST")];
         names.into_iter().filter_map(|(is_read, name)| is_read.then_some(name)).collect()
     }
 
     /// Whether `self` includes all of `others`.
     fn covers(self, others: ReadMethods) -> bool {
-        (self.get || !others.get) && (self.query || !others.query)
+        (self.get || !others.get) && (self.query || !others.query) && (self.post || !others.post)
     }
 }
 
@@ -296,7 +306,7 @@ pub type Captures = SmallVec<[String; 2]>;
 /// without such instances.
 pub type InstanceValues = Vec<Vec<String>>;
 
-/// The family of a read (GET, HEAD or QUERY), and its captures.
+/// The family of a read, and its captures.
 #[derive(Debug)]
 pub struct RouteMatch<'r> {
     pub family: &'r Family,
@@ -319,7 +329,7 @@ impl RuleSet {
     pub fn read(root: &mut Table<'_>, case: PathCase) -> RuleSet {
         let mut names = FamilyNames::new(case);
         let mut families = family::read(root, &mut names, case);
-        let invalidations = invalidation::read(root, &names, case);
+        let invalidations = invalidation::read(root, &names, &families, case);
         for family in &mut families {
             if !family.says_client_cache_control && invalidations.iter().any(|rule| rule.reaches(family)) {
                 family.client_cache_control = ClientCacheControl::NoCache;
@@ -414,10 +424,11 @@ impl RuleSet {
         Some(Ambiguity { family, readings, is_complete })
     }
 
-    /// Whether a request is a write: its method is unsafe, or a rule names its method for a reading of its path.
+    /// Whether a request is a write: its method is unsafe and not a POST that a family reads by, or a rule names its
+    /// method for a reading of its path. Such a POST is still a write if [`post::is_read_as_sent`] says so.
     pub fn is_write(&self, method: &Method, target: &Target) -> bool {
         if !is_safe(method) {
-            return true;
+            return *method != Method::POST || !self.is_read_by_post(target);
         }
         let (at, paths) = &self.by_safe_methods;
         if at.is_empty() {

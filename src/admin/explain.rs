@@ -67,20 +67,25 @@ impl ExplainQuery {
         let ExplainQuery { method, url, fields } = self;
         let (target, fields) = Explainer::target(&running.config, &url, fields)
             .map_err(|fault| malformed(format!("{url} is not a request: {fault}")))?;
+        if method == Method::POST && running.live().rules.is_write(&method, &target) {
+            return Err(not_stored(method.as_str()));
+        }
         Ok(Explainer::of(&running.config, running.live(), method, target, fields))
     }
 }
 
 fn read_method(text: &str) -> Result<Method, Refusal> {
     let method = Method::from_bytes(text.to_ascii_uppercase().as_bytes()).ok();
-    method.filter(Explainer::is_read).ok_or_else(|| {
-        let what_to_do = "ask for GET, HEAD or QUERY; larder explain says what a write invalidates";
-        Refusal::new(
-            StatusCode::BAD_REQUEST,
-            format!("responses to the method {text:?} are not stored"),
-            what_to_do,
-        )
-    })
+    method.filter(Explainer::may_be_read).ok_or_else(|| not_stored(text))
+}
+
+fn not_stored(method: &str) -> Refusal {
+    let what_to_do = "ask for GET, HEAD or QUERY, or for POST where a family reads by it; larder explain says what a write invalidates";
+    Refusal::new(
+        StatusCode::BAD_REQUEST,
+        format!("responses to the method {method:?} are not stored there"),
+        what_to_do,
+    )
 }
 
 fn read_url(text: &str) -> Result<Uri, Refusal> {
@@ -111,7 +116,7 @@ mod tests {
             &[],
             &[("url", "a b")],
             &[("url", "/"), ("url", "/")],
-            &[("url", "/"), ("method", "POST")],
+            &[("url", "/"), ("method", "PUT")],
             &[("url", "/"), ("method", "a b")],
             &[("url", "/"), ("header", "a")],
             &[("url", "/"), ("uri", "/")],

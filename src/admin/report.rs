@@ -335,7 +335,7 @@ impl TestResults {
 pub struct FamilyDefinition {
     pub name: String,
     pub path: String,
-    /// `GET`, which HEAD goes with, and `QUERY`.
+    /// `GET`, which HEAD goes with, `QUERY` and `POST`.
     pub methods: Vec<&'static str>,
     /// `3m`; null: upstream's own freshness alone.
     pub ttl: Option<String>,
@@ -345,6 +345,12 @@ pub struct FamilyDefinition {
     pub stale_while_revalidate: Option<String>,
     pub stale_if_error: Option<String>,
     pub stale_if_unreachable: String,
+    /// Null: upstream may take as long as it does.
+    pub stale_while_slow: Option<String>,
+    /// When a stored response is validated: `when-stale` or `always`.
+    pub revalidate: &'static str,
+    /// The response to PUT and PATCH is stored as that to GET.
+    pub write_through: bool,
     /// Without any stated lifetime, one is worked out from `Last-Modified`.
     pub heuristic: bool,
     /// What becomes of a response whose end is that of the connection: `forward` or `store`.
@@ -400,6 +406,9 @@ impl FamilyDefinition {
             stale_while_revalidate: policy.stale_while_revalidate.map(text),
             stale_if_error: policy.stale_if_error.map(text),
             stale_if_unreachable: text(policy.stale_if_unreachable),
+            stale_while_slow: family.stale_while_slow.map(text),
+            revalidate: policy.revalidate.word(),
+            write_through: family.write_through,
             heuristic: policy.heuristic,
             close_delimited: policy.close_delimited.word(),
             client_directives: policy.client_directives.word(),

@@ -24,7 +24,9 @@ name = "user_details"
 path = '/users/(?<id>[^/]+)'
 identity = "header:authorization"
 query = { drop = ["utm_source"] }
-methods = ["QUERY"]
+methods = ["GET", "QUERY"]
+stale_while_slow = "500ms"
+write_through = true
 heuristic = false
 close_delimited = "store"
 stale_if_unreachable = "5m"
@@ -178,7 +180,10 @@ async fn families_and_rules_are_told_as_the_file_says_them() {
 async fn what_a_family_says_of_requests_is_told_too() {
     let running = running(RULES);
     let rows = [
-        ("methods", json!(["GET"]), json!(["QUERY"])),
+        ("methods", json!(["GET"]), json!(["GET", "QUERY"])),
+        ("stale_while_slow", Value::Null, json!("500ms")),
+        ("write_through", json!(false), json!(true)),
+        ("revalidate", json!("when-stale"), json!("when-stale")),
         ("heuristic", json!(true), json!(false)),
         ("close_delimited", json!("forward"), json!("store")),
         ("stale_if_unreachable", json!("1h"), json!("5m")),

@@ -23,13 +23,13 @@ impl Cache {
 
     /// The same for a write that was announced as an intent. Soft-invalidated entries may be served for the rest of their grace.
     pub async fn invalidate_for(&self, what: &Invalidations, intent: Option<&Intent>) -> Option<IssuedStamp> {
-        let Invalidations { tags, soft, again } = what;
+        let Invalidations { tags, soft, again, watched } = what;
         let Some(shared) = &self.shared else {
             self.repeat_later(again);
-            return Some(self.memory.marks.invalidate(tags, soft));
+            return Some(self.memory.marks.invalidate(tags, soft, watched));
         };
         let begun = Instant::now();
-        let cause = Cause { soft, again, intent: intent.map(|intent| &*intent.id), ..Cause::default() };
+        let cause = Cause { soft, again, watched, intent: intent.map(|intent| &*intent.id), ..Cause::default() };
         match shared.fleet.invalidate(tags, cause).await {
             Ok(invalidated) => {
                 let taken = invalidated.taken;
@@ -62,7 +62,7 @@ impl Cache {
     /// Invalidates without waiting for other proxies, and once more after `later`: for writes whose client gets no answer.
     pub async fn invalidate_at_once(&self, tags: &[Tag], later: Duration) {
         let Some(shared) = &self.shared else {
-            self.memory.marks.invalidate(tags, &[]);
+            self.memory.marks.invalidate(tags, &[], &[]);
             return;
         };
         let again = [Again { after: later, tags: tags.to_vec() }];

@@ -9,7 +9,7 @@ use crate::config::lint::lint;
 use crate::config::{Config, HostPolicy, LoadError, Overrides};
 use crate::http::clients::ClientCacheControl;
 use crate::http::invalidation::StatusSet;
-use crate::http::{ClientDirectives, CloseDelimited, STALE_IF_UNREACHABLE, SetCookie};
+use crate::http::{ClientDirectives, CloseDelimited, Revalidate, STALE_IF_UNREACHABLE, SetCookie};
 use crate::key::{Identity, Parameters};
 use crate::rules::fault::Faults;
 use crate::rules::reader::Env;
@@ -168,10 +168,14 @@ fn stored(family: &Family) -> Vec<String> {
         ("stale_while_revalidate", policy.stale_while_revalidate),
         ("stale_if_error", policy.stale_if_error),
         ("stale_if_unreachable", unreachable),
+        ("stale_while_slow", family.stale_while_slow),
     ];
     let set = durations.into_iter().filter_map(|(name, value)| Some((name, value?)));
     let mut parts: Vec<String> =
         set.map(|(name, value)| format!("{name} {}", humantime::format_duration(value))).collect();
+    let revalidate = Some(policy.revalidate).filter(|kind| *kind != Revalidate::default());
+    parts.extend(revalidate.map(|kind| format!("revalidate {}", kind.word())));
+    parts.extend(family.write_through.then(|| "write_through true".to_owned()));
     parts.extend((!policy.heuristic).then(|| "heuristic false".to_owned()));
     let close_delimited = Some(policy.close_delimited).filter(|kind| *kind != CloseDelimited::default());
     let set_cookie = Some(policy.set_cookie).filter(|kind| *kind != SetCookie::default());
@@ -254,6 +258,9 @@ fn family_json(family: &Family) -> Value {
         "stale_while_revalidate": seconds(policy.stale_while_revalidate),
         "stale_if_error": seconds(policy.stale_if_error),
         "stale_if_unreachable": policy.stale_if_unreachable.as_secs(),
+        "stale_while_slow": family.stale_while_slow.map(|value| value.as_secs_f64()),
+        "revalidate": policy.revalidate.word(),
+        "write_through": family.write_through,
         "heuristic": policy.heuristic,
         "close_delimited": policy.close_delimited.word(),
         "client_directives": policy.client_directives.word(),
@@ -407,10 +414,12 @@ max_body = "1MiB"
 [[family]]
 name = "search"
 path = '/search'
-methods = ["GET", "QUERY"]
+methods = ["GET", "QUERY", "POST"]
 heuristic = false
 close_delimited = "store"
 stale_if_unreachable = "0s"
+stale_while_slow = "500ms"
+write_through = true
 client_directives = "all"
 normalize = ["accept-encoding", "accept-language"]
 max_variants = 8
@@ -425,7 +434,8 @@ path = '/usual'
     #[test]
     fn non_default_settings_are_in_the_table() {
         let (text, _) = checked(UNUSUAL, false);
-        let other = "stale_if_unreachable 0s, heuristic false, close_delimited store, methods GET QUERY, client_directives all, \
+        let other = "stale_if_unreachable 0s, stale_while_slow 500ms, write_through true, heuristic false, close_delimited store, methods GET \
+                     QUERY POST, client_directives all, \
                      normalize accept-encoding accept-language, max_variants 8, range whole, forward keyed";
         assert!(text.lines().any(|line| line.contains("search") && line.ends_with(other)), "{text}");
         assert!(text.lines().any(|line| line.contains("usual") && line.ends_with(" -")), "{text}");
@@ -436,7 +446,10 @@ path = '/usual'
         let (text, _) = checked(UNUSUAL, true);
         let value: Value = serde_json::from_str(&text).unwrap();
         let rows = [
-            ("methods", json!(["GET", "QUERY"]), json!(["GET"])),
+            ("methods", json!(["GET", "QUERY", "POST"]), json!(["GET"])),
+            ("stale_while_slow", json!(0.5), Value::Null),
+            ("write_through", json!(true), json!(false)),
+            ("revalidate", json!("when-stale"), json!("when-stale")),
             ("heuristic", json!(false), json!(true)),
             ("close_delimited", json!("store"), json!("forward")),
             ("stale_if_unreachable", json!(0), json!(3600)),

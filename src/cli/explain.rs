@@ -17,7 +17,7 @@ use crate::http::target::{MOST_READINGS, Target};
 use crate::marks::Tag;
 use crate::metrics::Metrics;
 use crate::proxy::explain::{Explainer, ResponseExplanation, RouteExplanation, StoredExplanation};
-use crate::rules::{CallerIdentity, Unresolved, WriteValues};
+use crate::rules::{CallerIdentity, Unresolved, WriteValues, post};
 use crate::running::{Live, Running};
 use crate::upstream::{self, Upstream};
 
@@ -102,14 +102,15 @@ fn explanation(arguments: &ExplainArguments) -> Result<Explanation, ExplainError
             .map(|stored_now| Explanation::Stored(Box::new(stored_now)));
     }
     let (config, target, fields) = request(arguments, fields).map_err(ExplainError::Usage)?;
-    let is_write = config.rules.is_write(&method, &target);
-    if Explainer::is_read(&method) && !is_write {
+    let is_write = config.rules.is_write(&method, &target)
+        || method == Method::POST && !post::is_read_as_sent(&fields, target.query.as_deref(), Some(&[]));
+    if Explainer::may_be_read(&method) && !is_write {
         return read(arguments, config, method, target, fields).map(|read| Explanation::Read(Box::new(read)));
     }
     if arguments.response.is_some() || arguments.ask {
         return Err(ExplainError::Usage(format!(
-            "only responses to GET, HEAD and QUERY are stored, and Larder sends no {method} as a trial; omit \
-             --response and --ask to see what a {method} invalidates"
+            "only responses to GET, HEAD and QUERY are stored, and to POST where a family says so; Larder sends no \
+             {method} as a trial; omit --response and --ask to see what a {method} invalidates"
         )));
     }
     Ok(match is_write {
@@ -239,6 +240,16 @@ fn write(config: &Config, method: &Method, target: &Target, mut fields: HeaderMa
     }
     if let Some(path) = &destination {
         notes.push(format!("its Destination {path} counts as a target too"));
+    }
+    let family = config.rules.route(&Method::GET, &target.path).map(|route| route.family);
+    if (*method == Method::PUT || *method == Method::PATCH)
+        && let Some(family) = family.filter(|family| family.write_through)
+    {
+        notes.push(format!(
+            "a 200 or 201 with content refreshes what family {:?} stores for this path (write_through), unless another write \
+             to it came in between",
+            family.name
+        ));
     }
     if matches.is_empty() {
         notes.push("no rule matches this write: it invalidates only stored responses for its own path".to_owned());

@@ -2,6 +2,7 @@
 //! with Redis they are a copy of its marks, which [`super::fleet`] keeps up to date.
 
 use std::ops::Deref;
+use std::sync::{Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use tokio::time::Instant;
@@ -16,6 +17,9 @@ pub struct LocalMarks {
     pub clock: SharedClock,
     /// Graces are counted from here, by a clock that is never set.
     start: Instant,
+    /// Held by an invalidation from the moment when it takes its sequence until its marks are set: another one must not
+    /// read the marks of before, and take a later sequence.
+    invalidating: Mutex<()>,
 }
 
 impl Deref for LocalMarks {
@@ -31,7 +35,12 @@ impl LocalMarks {
     pub fn new(slots: usize) -> LocalMarks {
         // Zero is no epoch.
         let epoch = Epoch(rand::random_range(1..=u64::MAX));
-        LocalMarks { marks: Marks::new(epoch, slots), clock: SharedClock::default(), start: Instant::now() }
+        LocalMarks {
+            marks: Marks::new(epoch, slots),
+            clock: SharedClock::default(),
+            start: Instant::now(),
+            invalidating: Mutex::default(),
+        }
     }
 
     /// What the marks say now of the tags that are held here, and of the root tag.
@@ -45,10 +54,14 @@ impl LocalMarks {
     }
 
     /// Invalidates where there is no Redis.
-    pub fn invalidate(&self, tags: &[Tag], soft: &[SoftInvalidation]) -> IssuedStamp {
+    /// `watched`: tags whose latest invalidation before this one is asked for.
+    pub fn invalidate(&self, tags: &[Tag], soft: &[SoftInvalidation], watched: &[Tag]) -> IssuedStamp {
+        let _alone = self.invalidating.lock().unwrap_or_else(PoisonError::into_inner);
+        let latest = (!watched.is_empty()).then(|| self.marks.latest(watched));
         let wall = self.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let wall = u64::try_from(wall.as_micros()).unwrap_or(u64::MAX / 2);
-        self.marks.invalidate(tags, soft, Now { wall, steady: self.nanos(Instant::now()) })
+        let taken = self.marks.invalidate(tags, soft, Now { wall, steady: self.nanos(Instant::now()) });
+        IssuedStamp { latest, ..taken }
     }
 
     /// Takes over soft marks from Redis. `at`: a time before Redis read what was left of each grace.

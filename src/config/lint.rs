@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use bytesize::ByteSize;
 use http::HeaderMap;
 
-use super::Config;
+use super::{Coherence, Config};
 use crate::http::freshness;
 use crate::http::targeted::{self, Authority};
 use crate::rules::{Collapse, Family, Warning};
@@ -16,6 +16,8 @@ pub fn lint(config: &Config) -> Vec<Warning> {
     for family in config.rules.stated() {
         warnings.extend(useless_collapse(config, family));
         warnings.extend(too_large(config, family));
+        warnings.extend(too_slow(config, family));
+        warnings.extend(never_written_through(config, family));
     }
     warnings.sort_by_key(|warning| warning.line);
     warnings
@@ -43,6 +45,34 @@ fn too_large(config: &Config, family: &Family) -> Option<Warning> {
             ByteSize::b(capacity)
         ),
         remedy: "lower it, or raise capacity".to_owned(),
+    })
+}
+
+/// A `stale_while_slow` that no fetch outlasts.
+fn too_slow(config: &Config, family: &Family) -> Option<Warning> {
+    let (slow, timeout) = (family.stale_while_slow?, config.server.upstream_timeout);
+    (slow >= timeout).then(|| Warning {
+        line: family.line,
+        message: format!(
+            "family {:?}: stale_while_slow = \"{}\" has no effect: a request fails after [server] upstream_timeout, which is {}",
+            family.name,
+            humantime::format_duration(slow),
+            humantime::format_duration(timeout)
+        ),
+        remedy: "write a shorter time, or remove it: stale_if_error and stale_if_unreachable do the same".to_owned(),
+    })
+}
+
+/// `write_through` where other proxies may serve what a write has invalidated.
+fn never_written_through(config: &Config, family: &Family) -> Option<Warning> {
+    let is_eventual = config.store.as_ref().is_some_and(|store| store.coherence == Coherence::Eventual);
+    (family.write_through && is_eventual).then(|| Warning {
+        line: family.line,
+        message: format!(
+            "family {:?}: write_through has no effect with [store] coherence = \"eventual\"",
+            family.name
+        ),
+        remedy: "remove it, or write coherence = \"lease\"".to_owned(),
     })
 }
 
@@ -120,6 +150,24 @@ mod tests {
                 "'/x' = ['x']",
                 "\"x\" gets no request",
                 "larder explain",
+            ),
+            (
+                "[[family]]\nname = 'x'\npath = '/x'\nstale_while_slow = '1h'",
+                "'/x' = ['x']",
+                "stale_while_slow = \"1h\" has no effect",
+                "write a shorter time",
+            ),
+            (
+                "[[family]]\nname = 'x'\npath = '/x'\nwrite_through = true\n[store]\nredis = 'redis://h'\ncoherence = 'eventual'",
+                "'/x' = ['x']",
+                "write_through has no effect",
+                "coherence = \"lease\"",
+            ),
+            (
+                "[[family]]\nname = 'x'\npath = '/api/graphql'\nmethods = ['POST']",
+                "'/x' = ['x']",
+                "suggests GraphQL",
+                "remove \"POST\"",
             ),
             ("", "'/w/\\.\\./x' = ['list']", "the rule for \"/w/\\\\.\\\\./x\" has no effect", "larder explain"),
             ("", "'/w$x' = ['list']", "has no effect", "larder explain"),

@@ -252,7 +252,7 @@ fn family() -> Value {
         ],
     );
     let cookies = table("which cookies are part of the key and sent", [("keep", texts("these alone"))]);
-    let methods = json!({ "type": "array", "items": { "enum": ["GET", "HEAD", "QUERY"] }, "description": "HEAD goes with GET" });
+    let methods = json!({ "type": "array", "items": { "enum": ["GET", "HEAD", "QUERY", "POST"] }, "description": "HEAD goes with GET; POST only where it is a search" });
     let family = table(
         "responses that are cached and invalidated together",
         [
@@ -281,6 +281,9 @@ fn family() -> Value {
             ("stale_while_revalidate", duration("serve stale while a fresh one is fetched (RFC 5861)")),
             ("stale_if_error", duration("serve stale while upstream fails (RFC 5861)")),
             ("stale_if_unreachable", duration("serve stale while upstream gives no answer at all")),
+            ("stale_while_slow", duration("serve stale when upstream has not answered by then")),
+            ("revalidate", choice("when a stored response is validated", &["when-stale", "always"])),
+            ("write_through", truth("whether the response to PUT and PATCH is what a GET would bring")),
             ("query", query),
             ("cookies", cookies),
             ("set_cookie", choice("responses with Set-Cookie", &["forward", "strip"])),

@@ -76,7 +76,7 @@ pub struct Freshness {
     /// `freshness_lifetime` (§4.2.1), whole seconds.
     pub lifetime: Duration,
     pub source: LifetimeSource,
-    /// `no-cache`: never served without successful validation (§5.2.2.4).
+    /// `no-cache`, or the family's `revalidate = "always"`: never served without successful validation (§5.2.2.4).
     pub always_validate: bool,
     /// Never served stale: `must-revalidate`, `proxy-revalidate`, `s-maxage` (§4.2.4).
     pub never_stale: bool,
@@ -123,6 +123,8 @@ impl Reuse {
 pub enum ValidationReason {
     /// The response's `no-cache`.
     NoCache,
+    /// The family's `revalidate = "always"`.
+    Always,
     /// Its lifetime has ended.
     Expired,
     /// Its lifetime has ended, and it must not be served stale.
@@ -148,6 +150,7 @@ impl ValidationReason {
     pub fn token(self) -> &'static str {
         match self {
             ValidationReason::NoCache => "no-cache",
+            ValidationReason::Always => "revalidate-always",
             ValidationReason::Expired => "expired",
             ValidationReason::MustRevalidate => "must-revalidate",
             ValidationReason::RequestNoCache => "request-no-cache",
@@ -161,6 +164,10 @@ impl ValidationReason {
         match self {
             ValidationReason::NoCache => {
                 "the response has no-cache: it is validated on every use (RFC 9111 §5.2.2.4)"
+            }
+            ValidationReason::Always => {
+                "the family says revalidate = \"always\": a response is validated on every use, as with no-cache (RFC \
+                 9111 §5.2.2.4)"
             }
             ValidationReason::Expired => {
                 "the response is stale, and nothing allows serving it stale (RFC 9111 §4.2.4)"

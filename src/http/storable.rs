@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use super::freshness::{self, Freshness, LifetimeSource};
 use super::targeted::{self, Effective};
 use super::vary::Vary;
-use super::{CloseDelimited, Policy, TtlPolicy, validation};
+use super::{CloseDelimited, Policy, Revalidate, TtlPolicy, validation};
 
 /// The properties of the request that affect storing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -342,16 +342,22 @@ impl Considered<'_> {
     }
 
     fn is_for_validation_only(&self) -> bool {
-        self.effective.directives.no_cache.is_whole()
-            && self.is_cacheable_unstated()
-            && validation::has_validator(self.response.headers)
+        let says_no_cache =
+            self.effective.directives.no_cache.is_whole() && validation::has_validator(self.response.headers);
+        self.is_cacheable_unstated() && (says_no_cache || self.is_always_validated())
+    }
+
+    /// Concurrent requests share the validation, or without a validator the fetch, of such a response.
+    fn is_always_validated(&self) -> bool {
+        self.policy.revalidate == Revalidate::Always
     }
 
     fn freshness(&self, terms: Terms) -> Freshness {
         let Received { headers, request_time, response_time, .. } = self.response;
         let directives = &self.effective.directives;
         // §5.2.2.4: with field names, omitting those fields suffices.
-        let always_validate = !terms.overruled && directives.no_cache.is_whole();
+        let says_no_cache = !terms.overruled && directives.no_cache.is_whole();
+        let always_validate = says_no_cache || self.is_always_validated();
         // §4.2.4; s-maxage includes proxy-revalidate (§5.2.2.10).
         let revalidates =
             directives.must_revalidate || directives.proxy_revalidate || directives.s_maxage.is_some();
@@ -380,7 +386,10 @@ impl Considered<'_> {
         let now = self.response.response_time;
         let stale = freshness.stale_while_revalidate.max(freshness.stale_if_error);
         let is_servable = freshness.age(now) < freshness.lifetime.saturating_add(stale);
-        (is_servable && !freshness.always_validate) || validation::has_validator(self.response.headers)
+        (is_servable && !freshness.always_validate)
+            || validation::has_validator(self.response.headers)
+            // Responses that are not stored are not shared either.
+            || self.is_always_validated()
     }
 }
 

@@ -92,7 +92,7 @@ fn with_a_secret_credentials_stand_as_hmacs_under_that_secret() {
         let cache_key = super::derive(&target("/", None), &headers, Some(family), &redaction);
         let variant = cache_key.variant(&[HeaderName::from_static("x-api-key")], &headers);
         assert_eq!(cache_key.with_suffix(cache_key.suffix_of(&variant)).hash, variant.hash);
-        variant.querying(b"content", &headers).text
+        variant.querying(&Method::POST, b"content", &headers).text
     };
     let (bare, one, other) = (text_of(None), text_of(Some("one")), text_of(Some("other")));
     assert!(bare.matches(" sha256:").count() == 3 && !bare.contains("hmac"), "{bare}");

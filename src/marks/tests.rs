@@ -68,13 +68,24 @@ fn other_tags_stay_current() {
 #[test]
 fn the_response_to_a_write_is_stamped_only_if_no_other_write_came_in_between() {
     let (marks, tag) = (marks(), Tag::family("a"));
+    let (_held, of_answer) = (hold(&marks, &tag), [Tag::root(), tag.clone()]);
+    let written = || IssuedStamp { latest: Some(marks.latest(&of_answer)), ..invalidate(&marks, [&tag]) };
     let before = view_of(&marks, &tag);
-    let taken = invalidate(&marks, [&tag]);
-    let stamp = taken.stamp_of_answer(&before).unwrap();
+    let stamp = written().stamp_of_answer(&before).unwrap();
     assert!(view_of(&marks, &tag).is_current(stamp));
+    for other in [&tag, &Tag::root()] {
+        let before = view_of(&marks, &tag);
+        invalidate(&marks, [other]);
+        assert_eq!(written().stamp_of_answer(&before), None, "{other}");
+    }
     let before = view_of(&marks, &tag);
     invalidate(&marks, [&Tag::family("b")]);
-    assert_eq!(invalidate(&marks, [&tag]).stamp_of_answer(&before), None);
+    assert!(written().stamp_of_answer(&before).is_some(), "of another tag");
+    let before = view_of(&marks, &tag);
+    soft_invalidate(&marks, "a", 10, 0);
+    assert_eq!(written().stamp_of_answer(&before), None, "softly");
+    let before = view_of(&marks, &tag);
+    assert_eq!(invalidate(&marks, [&tag]).stamp_of_answer(&before), None, "no tags were asked for");
 }
 
 #[test]

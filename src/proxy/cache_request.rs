@@ -1,4 +1,4 @@
-//! A read (GET, HEAD or QUERY) together with what the rules say of it.
+//! A read (GET, HEAD, QUERY, or a POST that a family reads by) together with what the rules say of it.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -16,7 +16,7 @@ use crate::http::freshness::Reuse;
 use crate::http::headers::{self, ForwardedPolicy, X_FORWARDED_FOR, claims};
 use crate::http::storable::RequestFacts;
 use crate::http::target::Target;
-use crate::http::{ClientDirectives, Policy, SetCookie, negotiation, range, validation};
+use crate::http::{ClientDirectives, Policy, Revalidate, SetCookie, negotiation, range, validation};
 use crate::key::{self, CacheKey, KeySpec};
 use crate::marks::Tag;
 use crate::outcome::Outcome;
@@ -33,7 +33,7 @@ pub(super) struct CacheRequest {
     instances: Option<InstanceValues>,
     pub facts: RequestFacts,
     pub demands: Demands,
-    /// Content of a QUERY.
+    /// Content of a QUERY or POST.
     pub content: Option<Bytes>,
     /// The fields with the caller's credentials, if the API says of callers whether it authorizes them (`authorize`).
     credentials: Option<Box<HeaderMap>>,
@@ -182,7 +182,19 @@ impl CacheRequest {
 
     /// What the family says about storing; plain RFC 9111 without one.
     pub fn policy(&self) -> Policy {
-        self.family().map_or_else(Policy::default, |(family, _)| family.policy.clone())
+        let policy = self.family().map_or_else(Policy::default, |(family, _)| family.policy.clone());
+        // RFC 9110 §9.3.3: a response to POST is cacheable only with an explicit lifetime.
+        Policy { heuristic: policy.heuristic && !self.is_post(), ..policy }
+    }
+
+    /// Whether it is a POST that its family reads by.
+    pub fn is_post(&self) -> bool {
+        self.client_request.method == Method::POST
+    }
+
+    /// Whether its family says `revalidate = "always"`.
+    pub fn is_always_validated(&self) -> bool {
+        self.family().is_some_and(|(family, _)| family.policy.revalidate == Revalidate::Always)
     }
 
     /// Whether it has credentials, keyed by its family or not.
@@ -261,7 +273,9 @@ impl CacheRequest {
         let cache_key =
             key::derive(&self.client_request.target, &self.client_request.headers, key_spec, &self.live.redaction);
         let cache_key = match &self.content {
-            Some(content) => cache_key.querying(content, &self.client_request.headers),
+            Some(content) => {
+                cache_key.querying(&self.client_request.method, content, &self.client_request.headers)
+            }
             None => cache_key,
         };
         let cache_key = match &self.credentials {

@@ -16,6 +16,7 @@ use crate::http::freshness::{Freshness, Reuse, ValidationReason};
 use crate::http::validation;
 use crate::outcome::Fwd;
 use crate::running::Live;
+use crate::upstream::UpstreamError;
 
 /// What is done with a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +46,8 @@ pub enum StaleReason {
     SoftInvalidated,
     /// Upstream failed (RFC 5861 §4, RFC 9111 §4.2.4).
     UpstreamFailed,
+    /// Upstream has not answered within `stale_while_slow` (RFC 9111 §4.2.4). The fetch goes on.
+    UpstreamSlow,
 }
 
 impl StaleReason {
@@ -55,6 +58,7 @@ impl StaleReason {
             StaleReason::MaxStale => "max-stale",
             StaleReason::SoftInvalidated => "soft-invalidated",
             StaleReason::UpstreamFailed => "upstream-failed",
+            StaleReason::UpstreamSlow => "upstream-slow",
         }
     }
 
@@ -71,6 +75,10 @@ impl StaleReason {
             }
             StaleReason::UpstreamFailed => {
                 "upstream failed, and the response or the request allows serving it then (RFC 5861 §4, RFC 9111 §4.2.4)"
+            }
+            StaleReason::UpstreamSlow => {
+                "upstream has not answered within the family's stale_while_slow, and the response may be served when upstream gives \
+                 no answer (RFC 9111 §4.2.4)"
             }
         }
     }
@@ -311,15 +319,20 @@ fn reuse(
         Reuse::StaleWhileRevalidate { ttl } => stale(ttl, StaleReason::WhileRevalidate),
         Reuse::Stale { ttl } => stale(ttl, StaleReason::MaxStale),
         Reuse::SoftInvalidated { ttl } => stale(ttl, StaleReason::SoftInvalidated),
+        Reuse::Validate { ttl, because: ValidationReason::NoCache } if request.is_always_validated() => {
+            Err(MissReason::Stale { ttl, reason: ValidationReason::Always })
+        }
         Reuse::Validate { ttl, because } => Err(MissReason::Stale { ttl, reason: because }),
     }
 }
 
 /// Whether upstream is asked with the validators of the stored response that was found: whether a 304 would prove that it holds.
 /// After a soft invalidation a `Last-Modified` may be of the second of the write, and be the same before and after it.
-pub fn may_validate(found: &Found, stored: &entry::Response) -> bool {
+/// RFC 9110 §13.1.2: upstream answers a conditional POST with 412, not with 304.
+pub fn may_validate(request: &CacheRequest, found: &Found, stored: &entry::Response) -> bool {
     let validators = stored.own_headers();
     match found {
+        _ if request.is_post() => false,
         Found::SoftInvalidated(_) => validation::tells_every_change(&validators),
         _ => validation::has_validator(&validators),
     }
@@ -335,6 +348,17 @@ pub fn after_failure(
 ) -> Option<StaleReason> {
     let (period, _) = stale_if_error(&stored.freshness, answer)?;
     stored.freshness.is_usable_after_failure(period, now, &request.demands).then_some(StaleReason::UpstreamFailed)
+}
+
+/// Whether the stored response that was found is served although upstream, which takes longer than `stale_while_slow`, may still
+/// answer: as if it gave no answer.
+pub fn while_slow(request: &CacheRequest, found: &Found, now: SystemTime) -> Option<StaleReason> {
+    let (Found::Current(entry) | Found::SoftInvalidated(entry)) = found else { return None };
+    let stored = entry.response().filter(|stored| !request.credentials_forbid(stored))?;
+    // Before its lifetime is over, a soft invalidation alone makes it stale.
+    let must_revalidate = matches!(found, Found::SoftInvalidated(_)) && stored.freshness.never_stale;
+    let is_served = !must_revalidate && after_failure(request, stored, Err(UpstreamError::Timeout), now).is_some();
+    is_served.then_some(StaleReason::UpstreamSlow)
 }
 
 /// How long past its lifetime a stored response may be served in place of this answer of upstream, and what allows it. `None`: the
@@ -371,10 +395,10 @@ mod tests {
     use crate::http::freshness::LifetimeSource;
     use crate::http::headers::ForwardedPolicy;
     use crate::http::sample::{Fields, fields};
+    use crate::http::storable::{self, Received, RequestFacts, Storable};
     use crate::http::target::Target;
     use crate::marks::{Epoch, MarksView, Stamp};
     use crate::metrics::Metrics;
-    use crate::upstream::UpstreamError;
 
     const RULES: &str = r#"
 [server]
@@ -389,6 +413,12 @@ client_directives = "all"
 name = "whole"
 path = '/whole'
 range = "whole"
+
+[[family]]
+name = "always"
+path = '/always'
+methods = ["GET", "POST"]
+revalidate = "always"
 "#;
     const STAMP: Stamp = Stamp { epoch: Epoch(1), sequence: 1 };
     const LIFETIME: Duration = Duration::from_secs(60);
@@ -504,6 +534,30 @@ range = "whole"
     }
 
     #[test]
+    fn in_a_family_with_revalidate_always_nothing_is_served_before_it_is_validated() {
+        let (live, http) = request("GET", "/always", &[]);
+        let policy = &live.rules.families()[2].policy;
+        let headers = fields(&[("cache-control", "max-age=60"), ("etag", "\"a\"")]);
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let (status, is_close_delimited) = (StatusCode::OK, false);
+        let received =
+            Received { status, headers: &headers, is_close_delimited, request_time: time, response_time: time };
+        let Storable::Yes { freshness, .. } = storable::storable(RequestFacts::default(), received, policy) else {
+            panic!("it is stored, for validation")
+        };
+        let request = CacheRequest::new(Arc::clone(&live), http, None);
+        let body = Bytes::new();
+        let (said, for_credentials, consumed) = (None, false, false);
+        let response = entry::Response { status, headers, said, body, freshness, for_credentials, consumed };
+        let (text, tags) = (request.cache_key().text.into(), Arc::clone(request.tags()));
+        let entry = Arc::new(Entry { text, stamp: STAMP, tags, content: Content::Response(response) });
+        let lookup = Lookup::of(Found::Current(entry), request.cache_key(), Some(MarksView::hard(STAMP, 0)));
+        let always = MissReason::Stale { ttl: 60, reason: ValidationReason::Always };
+        assert_eq!(decide(&request, &lookup, time), Decision::Revalidate(always));
+        assert_eq!(always.detail(), Some("revalidate-always"));
+    }
+
+    #[test]
     fn a_head_that_is_not_served_is_forwarded() {
         assert_eq!(decided("HEAD", "/things", &[], Stored::Current, 1), Decision::Serve { ttl: 59 });
         let stale = MissReason::Stale { ttl: -16, reason: ValidationReason::Expired };
@@ -539,6 +593,23 @@ range = "whole"
             let expected = is_served.then_some(StaleReason::UpstreamFailed);
             assert_eq!(reason, expected, "{answer:?} after {age} s, {control:?}");
         }
+        // While upstream is slow, a stale response is served as if upstream gave no answer.
+        let entry = |freshness| {
+            let (text, tags, content) = ("".into(), Arc::from([]), Content::Response(response(freshness, &[])));
+            Arc::new(Entry { text, stamp: STAMP, tags, content })
+        };
+        for (found, age, is_served) in [
+            (Found::Current(entry(granted)), 70, true),
+            (Found::Current(entry(granted)), 160, false),
+            (Found::Current(entry(never_stale)), 61, false),
+            (Found::SoftInvalidated(entry(granted)), 70, true),
+            (Found::SoftInvalidated(entry(never_stale)), 1, false),
+            (Found::Invalidated, 1, false),
+        ] {
+            let (live, http) = request("GET", "/things", &[]);
+            let reason = while_slow(&CacheRequest::new(live, http, None), &found, start + seconds(age));
+            assert_eq!(reason, is_served.then_some(StaleReason::UpstreamSlow), "{found:?} after {age} s");
+        }
         let status = |freshness| error_status(&response(freshness, &[]));
         assert_eq!((status(never_stale), status(granted)), (Some(StatusCode::GATEWAY_TIMEOUT), None));
     }
@@ -561,8 +632,11 @@ range = "whole"
                     content: Content::Response(content),
                 })
             };
-            let current = may_validate(&Found::Current(entry(response.clone())), &response);
-            let soft_invalidated = may_validate(&Found::SoftInvalidated(entry(response.clone())), &response);
+            let (live, http) = request("GET", "/things", &[]);
+            let request = CacheRequest::new(live, http, None);
+            let current = may_validate(&request, &Found::Current(entry(response.clone())), &response);
+            let soft_invalidated =
+                may_validate(&request, &Found::SoftInvalidated(entry(response.clone())), &response);
             assert_eq!((current, soft_invalidated), (hard, soft), "{values:?}");
         }
     }

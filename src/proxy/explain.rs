@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::HOST;
@@ -22,7 +22,7 @@ use crate::http::demands::Demands;
 use crate::http::freshness::Freshness;
 use crate::http::headers::{self, claims};
 use crate::http::target::{Target, TargetFault};
-use crate::http::{ClientDirectives, SetCookie, TtlPolicy, validation};
+use crate::http::{ClientDirectives, Revalidate, SetCookie, TtlPolicy, validation};
 use crate::key::{self, CacheKey, Identity, Parameters};
 use crate::marks::{Epoch, MarksView, Stamp, Tag};
 use crate::rules::{Ambiguity, Family};
@@ -144,7 +144,7 @@ fn family_instances_without_value(request: &CacheRequest) -> Vec<String> {
 }
 
 impl<'c> Explainer<'c> {
-    /// A read by a client on this machine. A QUERY is taken to have no content.
+    /// A read by a client on this machine. A QUERY or POST is taken to have no content.
     pub fn of(
         config: &'c Config,
         live: Arc<Live>,
@@ -161,7 +161,7 @@ impl<'c> Explainer<'c> {
         };
         headers::strip_hop_by_hop(&mut fields);
         debug::take(&mut fields);
-        let content = (method.as_str() == "QUERY").then(Bytes::new);
+        let content = matches!(method.as_str(), "QUERY" | "POST").then(Bytes::new);
         let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let forwarded = config.server.forwarded_from(client);
         let removed = fields.keys().filter(|name| claims::goes(name, forwarded, |_| false)).cloned().collect();
@@ -180,9 +180,10 @@ impl<'c> Explainer<'c> {
         Ok((Target::of("http", uri, &fields, config.server.case_insensitive_paths)?, fields))
     }
 
-    /// Whether requests of this method are reads.
-    pub fn is_read(method: &Method) -> bool {
-        matches!(method.as_str(), "GET" | "HEAD" | "QUERY")
+    /// Whether requests of this method may be reads. A POST is one where a family reads by it
+    /// ([`crate::rules::RuleSet::is_write`]).
+    pub fn may_be_read(method: &Method) -> bool {
+        matches!(method.as_str(), "GET" | "HEAD" | "QUERY" | "POST")
     }
 
     fn cache_key(&self) -> CacheKey {
@@ -228,6 +229,9 @@ impl<'c> Explainer<'c> {
             return "what upstream says (Cache-Control, Expires); nothing is stored without it".to_owned();
         }
         let policy = self.request.policy();
+        if policy.revalidate == Revalidate::Always {
+            return "never without validation: the family says revalidate = \"always\"".to_owned();
+        }
         match (policy.ttl.map(humantime::format_duration), policy.ttl_policy) {
             (Some(ttl), TtlPolicy::Override) => {
                 format!(
@@ -263,6 +267,20 @@ impl<'c> Explainer<'c> {
         if self.request.policy().set_cookie == SetCookie::Strip {
             notes.push("the family's set_cookie = \"strip\" removes Set-Cookie from its responses".to_owned());
         }
+        if let Some(slow) = self.request.family().and_then(|(family, _)| family.stale_while_slow) {
+            notes.push(format!(
+                "where upstream has not answered within {} (stale_while_slow), a stale response is served that may be served when \
+                 upstream gives no answer, and the fetch goes on",
+                humantime::format_duration(slow)
+            ));
+        }
+        if self.request.family().is_some_and(|(family, _)| family.write_through) {
+            notes.push(
+                "the response to a successful PUT or PATCH on this path is stored for it (write_through), unless another write to \
+                 it came in between"
+                    .to_owned(),
+            );
+        }
         if self.request.client_cache_control() == ClientCacheControl::NoCache {
             notes.push(
                 "clients are told no-cache whatever upstream says, since writes invalidate the family: they ask again, and get a \
@@ -292,6 +310,12 @@ impl<'c> Explainer<'c> {
             ),
             "QUERY" if self.request.is_unclaimed_query() => {}
             "QUERY" => notes.push("its content is part of the key: this is the QUERY without any".to_owned()),
+            "POST" => notes.push(
+                "its content is part of the key: this is the POST without any. The family says that a POST is a read \
+                 (methods = [\"POST\"]): one with content larger than max_query_body, a precondition, or another method \
+                 in X-HTTP-Method-Override or _method is a write"
+                    .to_owned(),
+            ),
             _ => {}
         }
         notes.push("responses with Vary are stored once per value of the fields it names; a response with a Content-Encoding counts \
@@ -395,7 +419,7 @@ impl<'c> Explainer<'c> {
             Decision::Serve { .. } => Action::Hit,
             Decision::ServeStale { reason, .. } if reason.revalidates() => Action::StaleAndRevalidated,
             Decision::ServeStale { .. } => Action::Stale,
-            Decision::Revalidate(_) if stored.is_some_and(|it| may_validate(&lookup.found, it)) => {
+            Decision::Revalidate(_) if stored.is_some_and(|it| may_validate(&self.request, &lookup.found, it)) => {
                 Action::Validated
             }
             Decision::Revalidate(_) | Decision::Fetch(_) => Action::Fetched,
@@ -427,6 +451,7 @@ impl<'c> Explainer<'c> {
 
     fn terms(&self, stored: &entry::Response) -> ReuseTerms {
         let freshness = &stored.freshness;
+        let revalidate = self.request.policy().revalidate;
         let mut conditions = HeaderMap::new();
         validation::make_conditional(&mut conditions, &stored.own_headers());
         let text = |(name, value): (&HeaderName, &HeaderValue)| {
@@ -434,7 +459,7 @@ impl<'c> Explainer<'c> {
         };
         let after = |answer| {
             let (period, allowed) = stale_if_error(freshness, answer).unwrap_or_default();
-            Allowance::of(freshness, period, allowed)
+            Allowance::of(freshness, revalidate, period, allowed)
         };
         ReuseTerms {
             lifetime: freshness.lifetime.as_secs(),
@@ -444,6 +469,7 @@ impl<'c> Explainer<'c> {
             credentials: self.credentials(stored.for_credentials).to_owned(),
             stale_while_revalidate: Allowance::of(
                 freshness,
+                revalidate,
                 freshness.stale_while_revalidate,
                 "stale-while-revalidate, RFC 5861 §3",
             ),
@@ -503,8 +529,10 @@ fn described(ambiguity: &Ambiguity<'_>) -> String {
 }
 
 impl Allowance {
-    fn of(freshness: &Freshness, period: std::time::Duration, allowed: &str) -> Allowance {
-        let because = if freshness.always_validate {
+    fn of(freshness: &Freshness, revalidate: Revalidate, period: Duration, allowed: &str) -> Allowance {
+        let because = if revalidate == Revalidate::Always {
+            "the family says revalidate = \"always\""
+        } else if freshness.always_validate {
             "it says no-cache, RFC 9111 §4.2.4, §5.2.2.4"
         } else if freshness.never_stale {
             "it says must-revalidate, proxy-revalidate or s-maxage, RFC 9111 §4.2.4, §5.2.2.2, §5.2.2.8, §5.2.2.10"

@@ -32,6 +32,7 @@ mod body;
 mod confirm;
 mod context;
 mod fleet;
+mod slow;
 mod task;
 
 pub(super) use confirm::freshened;
@@ -74,10 +75,13 @@ pub(super) async fn fetch(
         false => join(running, request, key, view),
     };
     let permit = match role {
-        FetchRole::Join(fetch) => match wait(running, request, &fetch).await {
-            Some(outcome) => return follow(running, request, lookup, miss, (outcome, retried)).await,
-            None => running.inflight.lead_alone(key, view),
-        },
+        FetchRole::Join(fetch) => {
+            match slow::or_stale(running, request, miss, wait(running, request, &fetch)).await {
+                Err(stale) => return Ok(*stale),
+                Ok(Some(outcome)) => return follow(running, request, lookup, miss, (outcome, retried)).await,
+                Ok(None) => running.inflight.lead_alone(key, view),
+            }
+        }
         FetchRole::Lead(permit) => permit,
         FetchRole::Alone => running.inflight.lead_alone(key, view),
     };
@@ -124,7 +128,14 @@ async fn lead(
     let (give, take) = oneshot::channel();
     let context = FetchContext::new(request, request.client_request.sharer(running), lookup, miss.stale.clone());
     running.tasks.spawn(run(Arc::clone(running), context, permit, Some(give)));
-    let outcome = fetch.outcome().await;
+    let outcome = match slow::or_stale(running, request, miss, fetch.outcome()).await {
+        Ok(outcome) => outcome,
+        Err(stale) => {
+            // A fetch that nobody waits for is abandoned while it waits for a place at upstream.
+            running.tasks.spawn(async move { drop(fetch.outcome().await) });
+            return *stale;
+        }
+    };
     match (outcome, take.await.ok()) {
         (FetchOutcome::Streaming(head, _), Some(LeaderOnly::Reader(reader, own))) => {
             let mut answered = stream(running, request, miss, &head, reader, false).await;

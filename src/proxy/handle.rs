@@ -94,7 +94,7 @@ fn take(
     let token = if seen.debug { debug::take(&mut parts.headers) } else { None };
     let (headers, version, connection) = (parts.headers, parts.version, parts.extensions.remove());
     let (method, forwarded) = (parts.method, running.config.server.forwarded_from(client));
-    let mut http = ClientRequest {
+    let http = ClientRequest {
         method,
         target,
         headers,
@@ -124,7 +124,7 @@ fn take(
                 }
                 Some(reason) => pass(&running, &http, RequestBody::Empty, reason.fwd(), reason.label()).await,
                 None if is_write => {
-                    headers::strip_claims(&mut http.headers, http.forwarded, |name| live.rules.identify_by(name));
+                    let body = http.content(body);
                     write::write(&running, live, http, body).await
                 }
                 None => answer(&running, &live, http, body, offer).await,
@@ -134,7 +134,7 @@ fn take(
     (method, path.unwrap_or_default(), trailers, debug, work)
 }
 
-/// Answers safe methods other than GET and HEAD, and requests for an upgrade.
+/// Answers safe methods other than GET and HEAD, POSTs that a family may read by, and requests for an upgrade.
 async fn answer(
     running: &Arc<Running>,
     live: &Arc<Live>,
@@ -145,6 +145,7 @@ async fn answer(
     match offer {
         Some(offer) => tunnel::tunnel(running, &http, body, offer).await,
         None if http.method.as_str() == "QUERY" => content::query(running, Arc::clone(live), http, body).await,
+        None if http.method == Method::POST => content::post(running, Arc::clone(live), http, body).await,
         None => pass(running, &http, http.content(body), Fwd::Method, "method").await,
     }
 }

@@ -96,6 +96,10 @@ fn judge_for(
     if varies_on_this_hop(fields) {
         return Err(Reason::VaryStar);
     }
+    // Other statuses of a POST tell of something that it has changed (RFC 9110 §9.3.3).
+    if request.is_post() && !matches!(status.as_u16(), 200 | 404 | 410) {
+        return Err(Reason::Status);
+    }
     let named = groups::named(fields).map_err(|_| Reason::TooManyGroups)?;
     let (request_time, response_time) = times;
     let received = Received { status, headers: fields, is_close_delimited, request_time, response_time };

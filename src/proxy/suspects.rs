@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::HeaderMap;
 
 use super::write::invalidations;
-use crate::http::headers::Meant;
+use crate::http::headers::{Meant, is_safe};
 use crate::http::invalidation::WriteEnd;
 use crate::http::target::{PathCase, Target};
 use crate::marks::Tag;
@@ -42,7 +42,8 @@ fn invalidated_by(
     }
     for (method, path) in &suspects.requests {
         let target = Target { scheme: "http", case, ..Target::default() }.at(path);
-        if !rules.is_write(method, &target) {
+        // The fields of a POST may have made it a write that a family reads by otherwise.
+        if is_safe(method) && !rules.is_write(method, &target) {
             tags.extend(target.tags());
             continue;
         }
@@ -55,7 +56,7 @@ fn invalidated_by(
         what.again.into_iter().for_each(|it| again.entry(it.after).or_default().extend(it.tags));
     }
     let again = again.into_iter().map(|(after, tags)| Again { after, tags: tags.into_iter().collect() });
-    Invalidations { tags: tags.into_iter().collect(), soft: Vec::new(), again: again.collect() }
+    Invalidations { tags: tags.into_iter().collect(), again: again.collect(), ..Invalidations::default() }
 }
 
 #[cfg(test)]

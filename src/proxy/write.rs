@@ -3,8 +3,8 @@
 //!
 //! A write waits for the other members although its rule is soft: it invalidates its own target, hard.
 //!
-//! The response to a POST is stored only if nothing was invalidated between its intent and its own invalidation: its stamp is
-//! that of its own invalidation ([`crate::marks::IssuedStamp`]).
+//! A response that a later GET may have is stored only if none of its tags was invalidated between the intent of the write and its
+//! own invalidation, whose stamp it has (`through`).
 //!
 //! Up to 64 KiB of a request's content are read before the write is announced and sent: what breaks off by then was never sent,
 //! and invalidates nothing.
@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, Response, StatusCode};
-use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
 use super::decide::MissReason;
@@ -30,20 +29,22 @@ use crate::store::fleet::{Intent, Invalidations, random_id};
 use crate::upstream::{RequestBody, ResponseBody, Upload, UpstreamError};
 
 mod contents;
-mod post;
 mod scope;
+mod through;
 
 use contents::Contents;
 pub(super) use scope::invalidations;
 use scope::{WriteScope, to_refresh};
+use through::Candidate;
 
 /// Answers a write.
 pub(super) async fn write(
     running: &Arc<Running>,
     live: Arc<Live>,
-    http: ClientRequest,
-    body: Incoming,
+    mut http: ClientRequest,
+    body: RequestBody,
 ) -> Answered {
+    headers::strip_claims(&mut http.headers, http.forwarded, |name| live.rules.identify_by(name));
     let targets = match targets(running, &http) {
         Ok(targets) => targets,
         Err(fault) => return refuse(StatusCode::BAD_REQUEST, "destination", &fault.to_string()),
@@ -71,9 +72,9 @@ async fn carry_out(
     live: Arc<Live>,
     http: ClientRequest,
     targets: Vec<Target>,
-    body: Incoming,
+    mut body: RequestBody,
 ) -> Answered {
-    let (fields, mut body) = (http.for_upstream(running), http.content(body));
+    let fields = http.for_upstream(running);
     // Before the intent is recorded: a client that sends no content must not cost the fleet anything, and nothing of it was sent.
     if let Err(incomplete) = running.upstream.receive_ahead(http.sharer(running), &fields, &mut body).await {
         return failed(incomplete, Fwd::Method);
@@ -128,13 +129,17 @@ async fn carry_out(
     // Upstream may carry it out later: after Larder gave it up, or when upstream has the rest of the content.
     let may_follow = end == Some(WriteEnd::NoAnswer) || !is_whole;
     let again = reinvalidate.filter(|_| may_follow);
-    let what = end.map(|end| scope.invalidations(&matches, (end, answer_fields), again)).unwrap_or_default();
+    let mut what = end.map(|end| scope.invalidations(&matches, (end, answer_fields), again)).unwrap_or_default();
     let rest = unfinished.zip(end_of(server, &http.target, &answer, true));
     let rest = rest.and_then(|(upload, end)| {
         let tags = scope.invalidations(&matches, (end, answer_fields), reinvalidate).all_tags();
         let intent = Intent { id: intent.id.clone(), tags };
         (!intent.tags.is_empty()).then(|| Rest::of(scope, Arc::clone(&live), upload, (end, answer_fields), intent))
     });
+    // Upstream may act again when it has the rest of the content.
+    let answered = answer.as_ref().ok().filter(|_| rest.is_none());
+    let candidate = answered.and_then(|answer| Candidate::of(running, &http, answer, times, &methods, &what));
+    what.watched = candidate.iter().flat_map(|candidate| candidate.tags().to_vec()).collect();
     let taken = match end {
         Some(end) if !what.is_empty() => {
             // The rest of the write needs the intent.
@@ -163,14 +168,8 @@ async fn carry_out(
             let stamp = before.zip(taken).and_then(|(before, taken)| taken.stamp_of_answer(&before));
             let fwd_status = Some(answer.status().as_u16());
             let detail = (!is_delivered).then_some("store-away");
-            post::answered(
-                running,
-                http,
-                answer,
-                times,
-                stamp,
-                Outcome { fwd_status, detail, invalidated, ..Outcome::write() },
-            )
+            let outcome = Outcome { fwd_status, detail, invalidated, ..Outcome::write() };
+            through::answered(running, answer, candidate.zip(stamp), outcome)
         }
         Err(error) => {
             let mut answered = failed(error, Fwd::Method);

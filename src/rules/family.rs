@@ -12,13 +12,16 @@ use super::nearest::listing;
 use super::pattern::Pattern;
 use super::reader::{Item, Table, Text};
 use super::reference::FamilyNames;
+use super::reuse::{self, Reuse};
 use super::source::{FurtherInstance, ReadSource, ReadSourceFault};
 use super::thresholds::FamilyThresholds;
 use super::{CAPTURES, Collapse, Family, Fetching, ReadMethods};
 use crate::http::clients::ClientCacheControl;
 use crate::http::headers::dashed;
 use crate::http::target::PathCase;
-use crate::http::{ClientDirectives, CloseDelimited, Policy, STALE_IF_UNREACHABLE, SetCookie, TtlPolicy};
+use crate::http::{
+    ClientDirectives, CloseDelimited, Policy, Revalidate, STALE_IF_UNREACHABLE, SetCookie, TtlPolicy,
+};
 use crate::key::{Identity, KeySpec, Parameters, QueryKeySpec};
 use crate::marks::Tag;
 
@@ -81,7 +84,8 @@ fn read_one(
     if let Some((name, _)) = &name {
         names.add(name, pattern.as_ref().map(Pattern::values_of_captures), &instances, &key_spec.identity);
     }
-    let policy = read_policy(&mut table, &key_spec);
+    let Reuse { revalidate, stale_while_slow, write_through } = reuse::read(&mut table, methods);
+    let policy = read_policy(&mut table, &key_spec, revalidate);
     let fetching = read_fetching(&mut table);
     let words = [Collapse::Off, Collapse::Proxy, Collapse::Fleet].map(|collapse| (collapse.word(), collapse));
     let collapse = table.item("collapse").and_then(|item| item.choice(&words)).unwrap_or_default();
@@ -107,6 +111,8 @@ fn read_one(
         fetching,
         collapse,
         max_body,
+        stale_while_slow,
+        write_through,
         refreshed: false,
         client_cache_control: told.unwrap_or_default(),
         says_client_cache_control: told.is_some(),
@@ -189,25 +195,27 @@ pub fn compile(text: &Text<'_>, case: PathCase) -> Option<Pattern> {
 
 /// A family stores GET unless it lists other methods; HEAD goes with GET.
 fn read_methods(table: &mut Table<'_>) -> ReadMethods {
-    let usual = ReadMethods { get: true, query: false };
+    let usual = ReadMethods { get: true, query: false, post: false };
     let Some(item) = table.item("methods") else { return usual };
     let Some(methods) = item.texts() else { return usual };
-    let mut read = ReadMethods { get: false, query: false };
+    let nothing = ReadMethods { get: false, query: false, post: false };
+    let mut read = nothing;
     for method in &methods {
         match method.value.to_ascii_uppercase().as_str() {
             "GET" => read.get = true,
             "QUERY" => read.query = true,
+            "POST" => read.post = true,
             "HEAD" => {}
             _ => method.fault(
                 format_args!("{:?} is not a method whose responses are cached", method.raw),
-                "write GET, QUERY or both (HEAD goes with GET)",
+                "write GET (HEAD goes with it), QUERY, or POST where it is a search",
             ),
         }
     }
     let is_head = |method: &Text<'_>| method.value.eq_ignore_ascii_case("HEAD");
     // An unknown method was reported above.
-    if read == (ReadMethods { get: false, query: false }) && methods.iter().all(is_head) {
-        item.fault("lacks \"GET\" and \"QUERY\"", "write methods = [\"GET\"], or remove it");
+    if read == nothing && methods.iter().all(is_head) {
+        item.fault("lacks \"GET\", \"QUERY\" and \"POST\"", "write methods = [\"GET\"], or remove it");
     }
     read
 }
@@ -416,7 +424,7 @@ fn identity_meant(typed: &str) -> String {
     }
 }
 
-fn read_policy(table: &mut Table<'_>, key_spec: &KeySpec) -> Policy {
+fn read_policy(table: &mut Table<'_>, key_spec: &KeySpec, revalidate: Revalidate) -> Policy {
     let asked_ttl = table.item("ttl");
     let ttl = asked_ttl.as_ref().and_then(|item| read_seconds(item, &LIFETIME));
     let words = [TtlPolicy::Default, TtlPolicy::Override].map(|policy| (policy.word(), policy));
@@ -446,6 +454,7 @@ fn read_policy(table: &mut Table<'_>, key_spec: &KeySpec) -> Policy {
         client_directives: client_directives.unwrap_or_default(),
         close_delimited: close_delimited.unwrap_or_default(),
         set_cookie: set_cookie.unwrap_or_default(),
+        revalidate,
         for_everybody: key_spec.identity == Identity::Shared,
     }
 }
@@ -497,6 +506,7 @@ pub(super) fn version_of(family: &Family) -> String {
         client_directives,
         close_delimited,
         set_cookie,
+        revalidate,
         for_everybody: _,
     } = policy;
     let KeySpec { query, headers, cookies, identity } = key_spec;
@@ -507,7 +517,7 @@ pub(super) fn version_of(family: &Family) -> String {
     let text = format!(
         "{name:?} {path:?} {methods:?} {policy_name} {durations:?} {heuristic} {client_directives:?} \
          {close_delimited:?} {max_body:?} {fetching:?} {query:?} {set_cookie:?} {cookies:?} {:?} {:?} \
-         {told_by_caller} {client_cache_control:?} {instances:?}{authorize}",
+         {told_by_caller} {client_cache_control:?} {instances:?} {revalidate:?}{authorize}",
         headers.iter().map(HeaderName::as_str).collect::<Vec<_>>(),
         identity.to_string(),
     );

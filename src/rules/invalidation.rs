@@ -9,7 +9,7 @@ use super::family::compile;
 use super::pattern::Pattern;
 use super::reader::{Item, Table, Text};
 use super::reference::{FamilyNames, Reference, ReferenceFault};
-use super::{Invalidation, WriteMethods, language};
+use super::{Family, Invalidation, WriteMethods, language, post};
 use crate::http::invalidation::StatusSet;
 use crate::http::target::PathCase;
 
@@ -23,7 +23,7 @@ const GRACES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from
 const AGAIN: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60 * 60);
 
 /// All rules of a file, in file order. A faulty rule is omitted.
-pub fn read(root: &mut Table<'_>, names: &FamilyNames, case: PathCase) -> Vec<Invalidation> {
+pub fn read(root: &mut Table<'_>, names: &FamilyNames, families: &[Family], case: PathCase) -> Vec<Invalidation> {
     let reader = root.reader();
     let Some(table) = root.item("invalidate").and_then(|item| item.table()) else { return Vec::new() };
     let mut rules = Vec::new();
@@ -31,11 +31,11 @@ pub fn read(root: &mut Table<'_>, names: &FamilyNames, case: PathCase) -> Vec<In
         let path = Text::of_key(reader, format!("invalidation {key:?}"), span, key);
         let Some(pattern) = compile(&path, case) else {
             // The other faults of the rule are still reported.
-            read_rules(&item, None, names).for_each(drop);
+            read_rules(&item, None, names, families).for_each(drop);
             continue;
         };
         let line = reader.line(&path.span());
-        rules.extend(read_rules(&item, Some((&pattern, line)), names));
+        rules.extend(read_rules(&item, Some((&pattern, line)), names, families));
     }
     rules
 }
@@ -45,6 +45,7 @@ fn read_rules(
     item: &Item<'_>,
     path: Option<(&Pattern, usize)>,
     names: &FamilyNames,
+    known: &[Family],
 ) -> impl Iterator<Item = Invalidation> {
     let items: Vec<(usize, Item<'_>)> = match item.is_list_of_tables() {
         true => item.list().unwrap_or_default().into_iter().map(|item| (item.line(), item)).collect(),
@@ -60,7 +61,7 @@ fn read_rules(
         let read = |text: &Text<'_>| read_reference(text, names, captures.as_deref());
         let references: Vec<Reference> = families.iter().filter_map(read).collect();
         let (pattern, _) = path?;
-        Some(Invalidation {
+        let rule = Invalidation {
             path: pattern.as_str().to_owned(),
             methods: fields.methods.map_or(WriteMethods::Unsafe, WriteMethods::These),
             on: fields.on.unwrap_or_default(),
@@ -73,7 +74,9 @@ fn read_rules(
             pattern: pattern.clone(),
             exceptions: fields.except,
             references,
-        })
+        };
+        post::refuse_conflict(&rule, known, &item);
+        Some(rule)
     })
 }
 

@@ -9,12 +9,12 @@ use super::language::{self, Common};
 use super::nearest::listing;
 use super::pattern::{Pattern, Values, capture};
 use super::suffix::samples;
-use super::{Family, Invalidation, RuleSet, WriteMethods};
+use super::{Family, Invalidation, ReadMethods, RuleSet, WriteMethods, post};
 use crate::http::target;
 use crate::key::Identity;
 
 /// Budget for comparing patterns, in bytes of automata: about a second.
-const AUTOMATA: usize = 32 << 20;
+pub(super) const AUTOMATA: usize = 32 << 20;
 
 /// Path segments that mean the caller, whatever surrounds them.
 static CALLER: [&str; 12] = [
@@ -65,6 +65,7 @@ impl RuleSet {
         warnings.extend(self.stated().iter().filter_map(|family| unmatchable_family(family, &mut bytes)));
         warnings.extend(self.shadowed(AUTOMATA));
         warnings.extend(self.stated().iter().filter_map(personal));
+        warnings.extend(self.stated().iter().filter_map(post::graphql));
         warnings.extend(self.unrevoked());
         warnings.extend(self.stated().iter().filter_map(|family| self.asks_itself(family)));
         for rule in &self.invalidations {
@@ -176,7 +177,11 @@ impl RuleSet {
 
     /// Whether a sample path of the family is not matched by an earlier family. Sufficient for nearly all families.
     fn has_a_path_of_its_own(&self, family: &Family, hir: &Hir) -> bool {
-        let method = if family.methods.get { Method::GET } else { query() };
+        let method = match family.methods {
+            ReadMethods { get: true, .. } => Method::GET,
+            ReadMethods { query: true, .. } => query(),
+            ReadMethods { .. } => Method::POST,
+        };
         let is_own = |path: &String| self.family_at(&method, path).is_some_and(|found| found.id == family.id);
         normal_samples(hir).any(|path| is_own(&path))
     }
@@ -206,7 +211,8 @@ impl RuleSet {
             let methods =
                 |method: fn(&Family) -> bool| before.iter().any(|before| method(&self.families[*before]));
             let is_taken = (!family.methods.get || methods(|family| family.methods.get))
-                && (!family.methods.query || methods(|family| family.methods.query));
+                && (!family.methods.query || methods(|family| family.methods.query))
+                && (!family.methods.post || methods(|family| family.methods.post));
             if !is_taken {
                 return Vec::new();
             }
@@ -231,7 +237,7 @@ impl RuleSet {
         })
     }
 
-    /// Entries of one caller are not prefetched, nor are entries stored for QUERY only.
+    /// Entries of one caller are not prefetched, nor are entries stored for QUERY or POST only.
     fn useless_refresh(&self, rule: &Invalidation) -> Option<Warning> {
         let can_be = |family: &&Family| family.methods.get && !is_private(family) && family.authorize.is_none();
         let mut reached = self.stated().iter().filter(|family| rule.reaches(family));
@@ -242,7 +248,7 @@ impl RuleSet {
             line: rule.line,
             message: format!(
                 "the rule for {:?}: refresh has no effect: Larder does not prefetch responses for one caller (identity), for \
-                 authorized callers (authorize) or for QUERY",
+                 authorized callers (authorize), for QUERY or for POST",
                 rule.path
             ),
             remedy: "remove refresh, or write identity = \"none\" in a family whose responses are the same for every caller"
@@ -410,7 +416,7 @@ fn uncompared(families: &[&Family]) -> Option<Warning> {
 }
 
 /// Sample texts of a pattern (its assertions ignored) that are paths in normal form.
-fn normal_samples(hir: &Hir) -> impl Iterator<Item = String> {
+pub(super) fn normal_samples(hir: &Hir) -> impl Iterator<Item = String> {
     samples(hir).into_iter().filter(|path| path.starts_with('/') && target::normalise(path) == *path)
 }
 
@@ -460,7 +466,7 @@ fn is_id(segment: &str) -> bool {
 }
 
 /// Whether the pattern contains this segment literally, or as an alternative.
-fn has_segment(pattern: &str, segment: &str) -> bool {
+pub(super) fn has_segment(pattern: &str, segment: &str) -> bool {
     let lower = pattern.to_ascii_lowercase();
     let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '\\' | '<' | '.');
     lower.match_indices(segment).any(|(at, _)| {

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::reader::RulesReader;
 use super::*;
 use crate::http::invalidation::WriteEnd;
-use crate::http::{ClientDirectives, CloseDelimited, SetCookie, TtlPolicy};
+use crate::http::{ClientDirectives, CloseDelimited, Revalidate, SetCookie, TtlPolicy};
 
 pub(super) fn rules(text: &str) -> RuleSet {
     let (reader, table) = RulesReader::open("rules.toml", text, &|_| None);
@@ -491,6 +491,8 @@ fn all_settings_of_a_family_are_read() {
         range = "whole"
         forward = "keyed"
         max_body = "1MiB"
+        stale_while_slow = "250ms"
+        write_through = true
         "#,
     );
     let family = &rules.families()[0];
@@ -505,6 +507,7 @@ fn all_settings_of_a_family_are_read() {
         client_directives: ClientDirectives::All,
         close_delimited: CloseDelimited::Store,
         set_cookie: SetCookie::Strip,
+        revalidate: Revalidate::WhenStale,
         for_everybody: false,
     };
     assert_eq!(family.policy, policy);
@@ -518,6 +521,7 @@ fn all_settings_of_a_family_are_read() {
     assert_eq!(family.fetching, fetching);
     assert_eq!((family.max_body, family.line, family.id), (Some(1 << 20), 2, 0));
     assert_eq!(family.key_spec().name, "x");
+    assert_eq!((family.stale_while_slow, family.write_through), (Some(Duration::from_millis(250)), true));
 }
 
 #[test]

@@ -172,6 +172,8 @@ pub struct Cause<'a> {
     pub soft: &'a [SoftInvalidation],
     /// To be repeated later.
     pub again: &'a [Again],
+    /// Tags whose latest invalidation before this one is asked for ([`IssuedStamp::latest`]).
+    pub watched: &'a [Tag],
 }
 
 /// A delayed repetition of an invalidation, for an upstream that reads from lagging replicas: its responses may be older than
@@ -210,6 +212,8 @@ pub struct Invalidations {
     pub soft: Vec<SoftInvalidation>,
     /// What of it is repeated later; at most one for each time.
     pub again: Vec<Again>,
+    /// Tags whose latest invalidation before this one is asked for ([`IssuedStamp::latest`]).
+    pub watched: Vec<Tag>,
 }
 
 impl Invalidations {

@@ -7,9 +7,11 @@
 -- ARGV[9]  number of repetitions
 -- ARGV[10…] of each repetition: intent, microseconds until it is due, its tags, one per line
 -- then     number of tags to soft-invalidate, and of each: tag, microseconds of its grace
+-- then     number of watched tags, and these tags
 -- then     tags
 -- Returns epoch, the sequence taken, cause ('' if no epoch had to be started), the last sequence issued before it, age
--- of the epoch in microseconds, all members, the longest lease of the fleet in ms.
+-- of the epoch in microseconds, all members, the longest lease of the fleet in ms, and the highest of the floor and the marks
+-- that the watched tags had before.
 local meta, cause = valid_epoch()
 local all, foreign = members()
 if lost_members(foreign) and cause == '' then
@@ -19,10 +21,18 @@ end
 local seq = next_sequence(meta.seq)
 local time = now()
 local first_soft = 11 + 3 * tonumber(ARGV[9])
-local first_hard = first_soft + 2 * tonumber(ARGV[first_soft - 1])
+local first_watched = first_soft + 2 * tonumber(ARGV[first_soft - 1]) + 1
+local first_hard = first_watched + tonumber(ARGV[first_watched - 1])
 redis.call('HSET', META, 'seq', text(seq))
 
 local had_soft = redis.call('HEXISTS', META, 'softened') == 1
+local latest = meta.floor
+for i = first_watched, first_hard - 1 do
+  for _, member in ipairs({ ARGV[i], SOFT .. ARGV[i] }) do
+    latest = math.max(latest, tonumber(redis.call('ZSCORE', MARKS, member) or '0'))
+  end
+end
+
 for i = first_hard, #ARGV do
   redis.call('ZADD', MARKS, text(seq), ARGV[i])
   -- The hard mark covers what the soft one invalidated.
@@ -34,7 +44,7 @@ end
 -- A running grace keeps its end; otherwise a series of writes would extend it for ever. A shorter grace moves the end
 -- forward; otherwise stale responses would hide its write for longer than it allows. When a grace has ended, its soft mark
 -- becomes a hard one, so that a new grace does not revive the entries.
-for i = first_soft, first_hard - 1, 2 do
+for i = first_soft, first_watched - 2, 2 do
   local tag, ending = ARGV[i], time + tonumber(ARGV[i + 1])
   local before, known = redis.call('ZSCORE', MARKS, SOFT .. tag), end_of_grace(tag)
   if before and known <= time then
@@ -91,4 +101,5 @@ end
 local nudge = table.concat({ 'n', meta.epoch, text(meta.seq), text(seq), ARGV[5] }, ' ')
 redis.call('PUBLISH', CHANNEL, ARGV[7] == '' and nudge or nudge .. '\n' .. ARGV[7])
 
-return { meta.epoch, text(seq), cause, text(meta.seq), text(epoch_age()), all, text(longest_lease()) }
+return { meta.epoch, text(seq), cause, text(meta.seq), text(epoch_age()), all, text(longest_lease()),
+  text(latest) }

@@ -1,7 +1,8 @@
 //! The fleet protocol, checked in every order of its steps (`stateright`). See README.md beside this file.
 //!
 //! [`rule`] names the rules; [`state`] is what is remembered; [`fleet`] the steps, the faults and the properties;
-//! [`failover`] is another model, of several servers, and [`recovery`] a third, of a Redis that was away; here are the bounds,
+//! [`failover`] is another model, of several servers, [`recovery`] a third, of a Redis that was away, and [`through`] a fourth, of
+//! responses to writes that are stored; here are the bounds,
 //! and what has to be found within them: nothing as long as all rules are obeyed, and a violation as soon as one is not.
 
 #![allow(clippy::unwrap_used, reason = "in a test an unexpected error may end it")]
@@ -11,6 +12,7 @@ mod fleet;
 mod recovery;
 mod rule;
 mod state;
+mod through;
 
 use std::fmt::{Debug, Write};
 use std::hash::Hash;
@@ -21,6 +23,7 @@ use failover::{ASKED, Budget, Failover, HELD};
 use fleet::{Bounds, FETCH, Fault, Fleet, L1, L2, SETTLES};
 use recovery::{OPEN_L1, OPEN_L2, Recovery};
 use rule::Rule;
+use through::{FRESH, Through, USEFUL};
 
 /// Messages come late or not at all; nothing breaks.
 const MESSAGES: Bounds = Bounds {
@@ -195,6 +198,32 @@ all_hold! {
     expelled_members_may_come_back: Fleet { bounds: RENEWAL, off: None },
     something_else_may_be_written: Fleet { bounds: wide(OTHER_TAG), off: None },
     all_settles: Fleet { bounds: wide(SETTLING), off: None },
+}
+
+// ---- Responses to writes ----
+
+all_hold! {
+    the_response_to_a_write_hides_no_other_write: Through { off: None, is_of_use: false },
+}
+
+#[test]
+fn each_rule_of_write_through_is_needed() {
+    let rules = [
+        through::Rule::NothingInBetween,
+        through::Rule::BeforeForwarding,
+        through::Rule::InOneStep,
+        through::Rule::OwnStamp,
+        through::Rule::AnswerAfterInvalidation,
+    ];
+    for rule in rules {
+        let lack = found(Through { off: Some(rule), is_of_use: false }, FRESH);
+        println!("without {rule:?}: {lack:?}");
+        assert!(lack.is_some(), "no violation without {rule:?}");
+    }
+    assert!(
+        found(Through { off: None, is_of_use: true }, USEFUL).is_some(),
+        "no response to a write is ever served"
+    );
 }
 
 // ---- Failovers ----

@@ -506,18 +506,29 @@ impl Server {
         let meta = self.valid_epoch(caller);
         let seq = self.next_sequence(meta.seq, caller);
         self.data.meta.seq = Some(seq);
+        let latest = (!cause.watched.is_empty()).then(|| self.latest(cause.watched, meta.floor));
         self.mark(tags, seq);
         self.soft_invalidate(cause.soft, seq, caller);
-        self.trim(10 + 3 * cause.again.len() + 2 * cause.soft.len() + tags.len(), meta.floor);
+        self.trim(
+            11 + cause.watched.len() + 3 * cause.again.len() + 2 * cause.soft.len() + tags.len(),
+            meta.floor,
+        );
         self.carry_out(cause, caller);
         let stamp = Stamp { epoch: Epoch(meta.epoch), sequence: seq };
         self.nudge(tags, cause, stamp, meta.seq);
         Invalidated {
-            taken: IssuedStamp { stamp, previous: meta.seq },
+            taken: IssuedStamp { stamp, previous: meta.seq, latest },
             holders: self.holders(cause.by),
             epoch_age: self.epoch_age(caller),
             longest_lease: Duration::from_millis(self.longest_lease()),
         }
+    }
+
+    /// The highest of the floor and the marks of these tags.
+    fn latest(&self, tags: &[Tag], floor: Sequence) -> Sequence {
+        let score = |member: &str| self.data.marks.as_ref().and_then(|marks| marks.scores.get(member)).copied();
+        let marks = tags.iter().map(Tag::as_str).flat_map(|tag| [score(tag), score(&soft_tag(tag))]);
+        marks.flatten().fold(floor, Sequence::max)
     }
 
     fn mark(&mut self, tags: &[Tag], seq: Sequence) {

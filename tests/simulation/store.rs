@@ -552,6 +552,7 @@ struct OwnCause {
     intent: Option<Box<str>>,
     soft: Vec<SoftInvalidation>,
     again: Vec<Again>,
+    watched: Vec<Tag>,
 }
 
 impl OwnCause {
@@ -561,11 +562,13 @@ impl OwnCause {
             intent: cause.intent.map(Into::into),
             soft: cause.soft.to_vec(),
             again: cause.again.to_vec(),
+            watched: cause.watched.to_vec(),
         }
     }
 
     fn borrowed(&self) -> Cause<'_> {
-        Cause { by: &self.by, intent: self.intent.as_deref(), soft: &self.soft, again: &self.again }
+        let OwnCause { by, intent, soft, again, watched } = self;
+        Cause { by, intent: intent.as_deref(), soft, again, watched }
     }
 }
 

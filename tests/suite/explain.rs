@@ -312,7 +312,7 @@ fn impossible_explanations_name_a_remedy() {
         ),
         (larder(None, &["explain", "GET", "/x", "--admin", "http://127.0.0.1:9"]), 1, "cannot be reached"),
         (larder(None, &["explain", "GET", "/x", "--admin", "here"]), 2, "write it like http://127.0.0.1:9090"),
-        (larder(None, &["explain", "POST", "/x", "--admin", "http://127.0.0.1:9"]), 2, "omit --admin"),
+        (larder(None, &["explain", "PUT", "/x", "--admin", "http://127.0.0.1:9"]), 2, "omit --admin"),
     ];
     for (exit, code, words) in rows {
         assert_eq!(exit.code, Some(code), "{exit:?}");

@@ -326,7 +326,7 @@ fn the_answer_to_a_post_serves_a_get_unless_another_write_came_in_between(tier: 
     let posting = site.call("POST", "/report?of=may").body("{}").start();
     gate.wait_for(1);
     // It may have changed what the answer says, which upstream has settled already.
-    site.write("PUT", "/elsewhere");
+    site.write("PUT", "/report");
     gate.open();
     posting.response().hides("stored").carries("of the POST");
     site.get("/report?of=may").hides("hit").carries("/report?of=may #1");

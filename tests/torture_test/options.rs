@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 use crate::faults::Fault;
 
 /// Lets readers and writers loose on a fleet, breaks what can break, and checks every read. What is left out of
-/// --proxies, --outage, --mode, --rules and --collapse is decided by the seed, and printed.
+/// --proxies, --outage, --mode, --rules, --collapse and --through is decided by the seed, and printed.
 #[derive(Parser, Debug, Clone)]
 #[command(name = "tests/torture")]
 pub struct Options {
@@ -56,6 +56,9 @@ pub struct Options {
     /// `collapse` of each family. By the seed: either.
     #[arg(long, value_enum)]
     pub collapse: Option<Collapse>,
+    /// `write_through` of the registers. By the seed: either.
+    #[arg(long)]
+    pub through: Option<bool>,
     /// `[store] lease`, milliseconds.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(100..=60_000))]
     pub lease: u64,
@@ -123,6 +126,8 @@ pub struct Choice {
     pub mode: Mode,
     pub rules: Rules,
     pub collapse: Collapse,
+    /// `write_through` of the registers.
+    pub through: bool,
 }
 
 impl Options {
@@ -154,6 +159,7 @@ impl Options {
         let mode = [Mode::Lease, Mode::Strict][random.random_range(0..2)];
         let rules = [Rules::Hard, Rules::Soft, Rules::Again][random.random_range(0..3)];
         let collapse = [Collapse::Proxy, Collapse::Fleet][random.random_range(0..2)];
+        let through = random.random();
         let choice = Choice {
             seed,
             proxies: self.proxies.unwrap_or(proxies),
@@ -161,6 +167,7 @@ impl Options {
             mode: self.mode.unwrap_or(mode),
             rules: self.rules.unwrap_or(rules),
             collapse: self.collapse.unwrap_or(collapse),
+            through: self.through.unwrap_or(through),
         };
         if choice.rules == Rules::Again {
             // What is to be repeated is in Redis, and of a proxy without it in its own memory.
@@ -181,11 +188,12 @@ impl Options {
 
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Choice { seed, proxies, outage, mode, rules, collapse } = self;
+        let Choice { seed, proxies, outage, mode, rules, collapse, through } = self;
         let (outage, mode, rules, collapse) = (name(outage), name(mode), name(rules), name(collapse));
         write!(
             f,
-            "--seed {seed} --proxies {proxies} --outage {outage} --mode {mode} --rules {rules} --collapse {collapse}"
+            "--seed {seed} --proxies {proxies} --outage {outage} --mode {mode} --rules {rules} --collapse {collapse} \
+             --through {through}"
         )
     }
 }

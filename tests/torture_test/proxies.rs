@@ -307,6 +307,7 @@ fn rules(options: &Options, choice: Choice, store: &str) -> String {
         true => String::new(),
         false => format!("[store]\nnamespace = \"{NAMESPACE}\"\n{store}"),
     };
+    let through = choice.through;
     let collapse = if options.embedded { "proxy".to_owned() } else { name(&choice.collapse) };
     format!(
         r#"
@@ -323,6 +324,7 @@ name = "register"
 path = '/[rv]/(?<k>\d+)'
 ttl = "1h"
 collapse = "{collapse}"
+write_through = {through}
 
 [[family]]
 name = "query"

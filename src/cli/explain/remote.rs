@@ -21,7 +21,7 @@ pub(super) fn stored_now(
     admin: &str,
     method: &Method,
 ) -> Result<StoredExplanation, ExplainError> {
-    if !Explainer::is_read(method) {
+    if !Explainer::may_be_read(method) {
         let only = format!("only responses to GET, HEAD and QUERY are stored; omit --admin to explain a {method}");
         return Err(ExplainError::Usage(only));
     }

@@ -143,7 +143,7 @@ impl Store for Fake {
             let stamp = state.stamp();
             state.marks.extend(tags.iter().map(|tag| (tag.clone(), stamp.sequence)));
             let others = state.members.values().filter(|holder| *holder.id != *cause.by);
-            let (holders, taken) = (others.cloned().collect(), IssuedStamp { stamp, previous });
+            let (holders, taken) = (others.cloned().collect(), IssuedStamp { stamp, previous, latest: None });
             let invalidated = Invalidated { taken, holders, epoch_age: state.age, longest_lease: state.longest };
             drop(state);
             self.reached(Some(taken)).map(|()| invalidated)

@@ -48,7 +48,7 @@ impl PendingInvalidations {
             let tags: Vec<Tag> = self.next_delayed().await.into_iter().collect();
             match &marks {
                 None => self.add_undelivered(&tags, None),
-                Some(marks) => drop(marks.invalidate(&tags, &[])),
+                Some(marks) => drop(marks.invalidate(&tags, &[], &[])),
             }
             tracing::debug!(tags = tags.len(), "repeated invalidations (again)");
             metrics.invalidations_repeated.inc();

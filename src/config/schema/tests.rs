@@ -194,7 +194,7 @@ fn values_of_the_wrong_type_do_not_match_the_schema() {
         "[[family]]\nname = 'a'\npath = '/a'\nttl = '300'",
         "[[family]]\nname = 'a'\npath = '/a'\nidentity = 'Authorization'",
         "[[family]]\nname = 'a'\npath = '/a'\nquery = { kept = ['a'] }",
-        "[[family]]\nname = 'a'\npath = '/a'\nmethods = ['POST']",
+        "[[family]]\nname = 'a'\npath = '/a'\nmethods = ['PUT']",
         "[invalidate]\n'/a' = 'x'",
         "[invalidate]\n'/a' = { families = ['x'], mod = 'soft' }",
         "[invalidate]\n'/a' = { methods = ['PUT'] }",

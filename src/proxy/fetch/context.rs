@@ -52,7 +52,7 @@ impl FetchContext {
         let (request, primary) = (Arc::clone(request), lookup.primary().clone());
         let (cache_key, vary_index) = (cache_key.clone(), vary_index.clone());
         let response = stale.as_ref().and_then(|stale| stale.response());
-        let may_validate = response.is_some_and(|it| decide::may_validate(&lookup.found, it));
+        let may_validate = response.is_some_and(|it| decide::may_validate(&request, &lookup.found, it));
         let has_good = match &lookup.found {
             Found::Current(entry) | Found::SoftInvalidated(entry) => {
                 entry.response().is_some_and(|kept| !kept.status.is_server_error())

@@ -128,7 +128,7 @@ pub fn invalidations(
         again.entry(after).or_default().extend(all.cloned());
     }
     let again = again.into_iter().map(|(after, tags)| Again { after, tags: tags.into_iter().collect() });
-    Invalidations { tags: tags.into_iter().collect(), soft, again: again.collect() }
+    Invalidations { tags: tags.into_iter().collect(), soft, again: again.collect(), watched: Vec::new() }
 }
 
 /// The tags that only soft rules invalidate. Of several graces the shortest counts.

@@ -132,16 +132,21 @@ impl Namespace {
         for SoftInvalidation { tag, grace } in cause.soft {
             call.arg(tag.as_str()).arg(micros(*grace));
         }
-        for tag in tags {
+        call.arg(cause.watched.len());
+        for tag in cause.watched.iter().chain(tags) {
             call.arg(tag.as_str());
         }
-        type Answer = (u64, u64, String, u64, u64, Vec<(String, String)>, u64);
-        let (epoch, sequence, started, previous, age, members, longest): Answer =
+        type Answer = (u64, u64, String, u64, u64, Vec<(String, String)>, u64, u64);
+        let (epoch, sequence, started, previous, age, members, longest, latest): Answer =
             call.invoke_async(&mut connections.marks()).await?;
         self.log_new_epoch(epoch, &started);
         let others = members.iter().filter(|(id, _)| id != cause.by);
         let invalidated = Invalidated {
-            taken: IssuedStamp { stamp: Stamp { epoch: Epoch(epoch), sequence }, previous },
+            taken: IssuedStamp {
+                stamp: Stamp { epoch: Epoch(epoch), sequence },
+                previous,
+                latest: (!cause.watched.is_empty()).then_some(latest),
+            },
             holders: others.filter_map(|(id, member)| holder(id, member)).filter(Holder::is_waited_for).collect(),
             epoch_age: Duration::from_micros(age),
             longest_lease: Duration::from_millis(longest),

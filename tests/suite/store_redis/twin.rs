@@ -84,6 +84,7 @@ impl Side {
         self.text(format!("{}, longest lease {longest_lease:?}", length(epoch_age)));
         self.stamp(taken.stamp);
         self.items.push(Item::Sequence(taken.previous));
+        self.items.extend(taken.latest.map(Item::Sequence));
         holders.sort_by(|a, b| a.id.cmp(&b.id));
         for holder in holders {
             self.text(format!("{} holds for {:?}", holder.id, holder.lease));
@@ -280,7 +281,8 @@ impl Both {
             }
         };
         let by = self.one_of(&["", "p1", "p2", "p3"]);
-        let cause = Cause { by, intent: intent.as_deref(), soft: &soft, again: &again };
+        let watched = self.tags();
+        let cause = Cause { by, intent: intent.as_deref(), soft: &soft, again: &again, watched: &watched };
         self.repetitions.extend(again.iter().map(|again| again.id().to_string()));
         self.real.invalidated(self.store.invalidate(&tags, &cause).await.unwrap());
         self.simulated.invalidated(self.twin.invalidate(&tags, &cause, &caller));

@@ -44,7 +44,7 @@ async fn the_documented_rights_are_enough_for_everything() {
         store.record(&intent, Duration::ZERO).await.unwrap();
         let again = [Again { after: Duration::ZERO, tags: tags().to_vec() }];
         let soft = [SoftInvalidation { tag: Tag::family("soft"), grace: PATIENCE }];
-        let cause = Cause { by: "p2", intent: Some("w1"), soft: &soft, again: &again };
+        let cause = Cause { by: "p2", intent: Some("w1"), soft: &soft, again: &again, watched: &[] };
         let invalidated = store.invalidate(&tags(), &cause).await.unwrap();
         assert!(store.view(&[Tag::family("soft")]).await.unwrap().soft.is_some());
         let [due] = &store.sync(&me).await.unwrap().due[..] else { panic!("one repetition is due") };
