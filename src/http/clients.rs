@@ -3,49 +3,83 @@
 //! 304 from memory while nothing has changed.
 
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, ETAG, EXPIRES};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use md5::{Digest, Md5};
 
-use super::cache_control;
+use super::cache_control::{self, ResponseDirectives, Scope};
+use super::targeted::{self, CDN_CACHE_CONTROL};
 use super::validation;
 
 /// `client_cache_control`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum ClientCacheControl {
     /// Upstream's fields are forwarded.
     #[default]
     Pass,
     /// Clients may store a response, but must validate it before each use.
     NoCache,
+    /// This `Cache-Control`, for responses that upstream lets every cache store; `NoCache` for the others.
+    Value(HeaderValue),
 }
 
 impl ClientCacheControl {
     /// The value in `rules.toml`.
-    pub fn word(self) -> &'static str {
+    pub fn text(&self) -> &str {
         match self {
             ClientCacheControl::Pass => "pass",
             ClientCacheControl::NoCache => "no-cache",
+            ClientCacheControl::Value(value) => value.to_str().unwrap_or_default(),
         }
     }
 }
 
-const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
-
 /// The fields that are replaced for clients.
 static TOLD: [HeaderName; 4] = [CACHE_CONTROL, CDN_CACHE_CONTROL, ETAG, EXPIRES];
 
-/// Requires clients to validate before each use (RFC 9111 §5.2.2.4). Returns upstream's original fields. Stricter
-/// directives of `Cache-Control` remain.
-pub fn tell(response: &mut HeaderMap) -> HeaderMap {
+/// Sets what clients and CDNs are told of their caches. Returns upstream's original fields if it changes any.
+///
+/// A configured value is for 2xx and 3xx that upstream lets every cache store. Everything else, such as errors and private
+/// responses, gets what `no-cache` gives. `cdn` replaces upstream's `CDN-Cache-Control` (RFC 9213 §3); without it that field is
+/// removed, unless upstream's `Cache-Control` stays.
+pub fn tell(
+    response: &mut HeaderMap,
+    status: StatusCode,
+    told: &ClientCacheControl,
+    cdn: Option<&HeaderValue>,
+) -> Option<HeaderMap> {
+    if *told == ClientCacheControl::Pass && cdn.is_none() {
+        return None;
+    }
+    let is_good = status.is_success() || status.is_redirection();
+    let cdn = cdn.filter(|_| is_good && is_for_every_cache(&targeted::effective(response).directives));
     let mut said = HeaderMap::new();
     for name in &TOLD {
         said.extend(response.get_all(name).iter().map(|value| (name.clone(), value.clone())));
     }
-    let told = cache_control::for_clients(response);
-    response.remove(EXPIRES);
-    response.remove(CDN_CACHE_CONTROL);
-    response.insert(CACHE_CONTROL, told);
-    said
+    let value = match told {
+        ClientCacheControl::Pass => None,
+        ClientCacheControl::Value(value)
+            if is_good && is_for_every_cache(&ResponseDirectives::parse(response)) =>
+        {
+            Some(value.clone())
+        }
+        ClientCacheControl::NoCache | ClientCacheControl::Value(_) => Some(cache_control::for_clients(response)),
+    };
+    if let Some(value) = value {
+        response.remove(EXPIRES);
+        response.remove(CDN_CACHE_CONTROL);
+        response.insert(CACHE_CONTROL, value);
+    }
+    if let Some(cdn) = cdn {
+        response.insert(CDN_CACHE_CONTROL, cdn.clone());
+    }
+    Some(said)
+}
+
+/// Whether these directives neither forbid storing a response nor demand that it be validated before each use, nor limit it to
+/// some clients.
+fn is_for_every_cache(directives: &ResponseDirectives) -> bool {
+    !directives.no_store && directives.no_cache == Scope::Absent && directives.private == Scope::Absent
 }
 
 /// Adds a weak validator if the response has none, so that clients can validate it. Weak, so that no client makes a
@@ -116,11 +150,58 @@ mod tests {
             let all = [&lines[..], &[("expires", "0"), ("cdn-cache-control", "max-age=9"), ("age", "3")]].concat();
             let upstream = fields(&all);
             let mut told = upstream.clone();
-            let said = tell(&mut told);
+            let said = tell(&mut told, StatusCode::OK, &ClientCacheControl::NoCache, None).unwrap();
             assert_eq!(told, fields(&[("age", "3"), ("cache-control", expected)]), "{lines:?}");
             identify(&mut told, b"body");
             assert_eq!(restored(&told, &said), upstream, "{lines:?}");
         }
+    }
+
+    /// `Cache-Control` and `CDN-Cache-Control` after [`tell`].
+    fn told(status: u16, lines: &[(&str, &str)], control: &ClientCacheControl, cdn: Option<&str>) -> [String; 2] {
+        let upstream = fields(lines);
+        let mut response = upstream.clone();
+        let cdn = cdn.map(|cdn| HeaderValue::from_str(cdn).unwrap());
+        let said = tell(&mut response, StatusCode::from_u16(status).unwrap(), control, cdn.as_ref());
+        if let Some(said) = said {
+            assert_eq!(restored(&response, &said), upstream);
+        }
+        [CACHE_CONTROL, CDN_CACHE_CONTROL]
+            .map(|name| response.get(name).map_or("-".to_owned(), |value| value.to_str().unwrap().to_owned()))
+    }
+
+    #[test]
+    fn a_configured_value_is_told_of_responses_that_every_cache_may_store() {
+        let value = ClientCacheControl::Value(HeaderValue::from_static("max-age=30"));
+        let cdn = Some("max-age=300");
+        let general = |text| ("cache-control", text);
+        let rows: [(u16, &[(&str, &str)], [&str; 2]); 10] = [
+            (200, &[], ["max-age=30", "max-age=300"]),
+            (200, &[general("max-age=9, public"), ("expires", "0")], ["max-age=30", "max-age=300"]),
+            (301, &[], ["max-age=30", "max-age=300"]),
+            (404, &[general("max-age=9")], ["no-cache", "-"]),
+            (500, &[], ["no-cache", "-"]),
+            (200, &[general("private, max-age=9")], ["no-cache, private", "-"]),
+            (200, &[general("no-cache=\"x\"")], ["no-cache", "-"]),
+            (200, &[general("no-store")], ["no-cache, no-store", "-"]),
+            // A field for CDNs decides for CDNs.
+            (200, &[general("private"), ("cdn-cache-control", "max-age=9")], ["no-cache, private", "max-age=300"]),
+            (200, &[general("max-age=9"), ("surrogate-control", "no-store")], ["max-age=30", "-"]),
+        ];
+        for (status, lines, expected) in rows {
+            assert_eq!(told(status, lines, &value, cdn), expected, "{status} {lines:?}");
+        }
+        let rows: [(&[(&str, &str)], [&str; 2]); 3] = [
+            (&[general("max-age=9")], ["max-age=9", "max-age=300"]),
+            (&[("cdn-cache-control", "max-age=1")], ["-", "max-age=300"]),
+            (&[("cdn-cache-control", "no-store")], ["-", "no-store"]),
+        ];
+        for (lines, expected) in rows {
+            assert_eq!(told(200, lines, &ClientCacheControl::Pass, cdn), expected, "{lines:?}");
+        }
+        let upstream = [general("max-age=9"), ("cdn-cache-control", "max-age=1")];
+        assert_eq!(told(200, &upstream, &ClientCacheControl::Pass, None), ["max-age=9", "max-age=1"]);
+        assert_eq!(told(200, &upstream, &value, None), ["max-age=30", "-"]);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::upstream::UpstreamError;
 pub(super) async fn answer(running: &Arc<Running>, request: Box<CacheRequest>) -> Answered {
     let key = reported_key(running, &request);
     let lookup = request.look_up(&running.cache).await;
+    request.count(running, &lookup);
     let mut answered = match serve(running, request, &lookup).await {
         Ok(answered) => answered,
         // In a box, so that the future of a hit is small.

@@ -48,6 +48,7 @@ mod logs;
 mod names;
 mod operator;
 mod outages;
+mod policies;
 mod races;
 mod reads;
 mod refresh;

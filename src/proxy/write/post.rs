@@ -81,7 +81,7 @@ impl StorablePost {
         headers::add_via(&mut fields, answer.version());
         verdict.withhold(&mut fields);
         let primary = request.cache_key();
-        let said = storing::set_client_cache_control(&request, &mut fields);
+        let said = storing::set_client_cache_control(&request, answer.status(), &mut fields);
         let varies_on = storing::varies_on(running, &primary, (None, None), answer.status(), &fields).ok()?;
         let text = primary.variant(&varies_on, &request.http.headers).text;
         let head = storing::head(running, text, varies_on, Some(stamp), answer.status(), (fields, said), &verdict);
