@@ -158,6 +158,18 @@ fn each_fault_in_a_family_has_its_place_and_remedy() {
         ("client_cache_control = 'max-age'", 24, "has a wrong value for max-age", "max-age=60"),
         ("client_cache_control = 'public=1'", 24, "has a wrong value for public", "without a value"),
         ("client_cache_control = 'max-age=1, max-age=2'", 24, "has max-age twice", "remove one"),
+        (
+            "client_cache_control = 'max-age=60'\nidentity = 'cookie:sid'",
+            24,
+            "lets caches give one caller's response to others",
+            "\"private, max-age=60\"",
+        ),
+        (
+            "cdn_cache_control = 'max-age=60'\nidentity = 'header:authorization'",
+            21,
+            "lets caches give one caller's response to others",
+            "identity = \"none\"",
+        ),
         ("cdn_cache_control = 'max-age=60,'", 21, "is not a list of directives", "max-age=60"),
         ("cdn_cache_control = 'max-age=\"60\"'", 21, "has a wrong value for max-age", "max-age=60"),
         ("ttl = '${TTL}'", 8, "variable TTL is not set", "${TTL:-…}"),

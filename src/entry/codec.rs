@@ -205,7 +205,9 @@ impl Entry {
                 let status = StatusCode::from_u16(status).map_err(|_| DecodeFault::Garbled)?;
                 let headers = head.fields(&bytes)?;
                 let said = if has_said { Some(Box::new(head.fields(&bytes)?)) } else { None };
-                Content::Response(Response { status, headers, said, body, freshness, for_credentials, consumed })
+                let response = Response { status, headers, said, body, freshness, for_credentials, consumed };
+                // Its field values would keep the compressed body in memory beside the other.
+                Content::Response(if is_compressed { response.compact() } else { response })
             }
             Kind::VaryIndex => Content::VaryIndex(VaryIndex {
                 on: head.list(|head| name_of(head.take()?))?,

@@ -38,19 +38,20 @@ static TOLD: [HeaderName; 4] = [CACHE_CONTROL, CDN_CACHE_CONTROL, ETAG, EXPIRES]
 
 /// Sets what clients and CDNs are told of their caches. Returns upstream's original fields if it changes any.
 ///
-/// A configured value is for 2xx and 3xx that upstream lets every cache store. Everything else, such as errors and private
-/// responses, gets what `no-cache` gives. `cdn` replaces upstream's `CDN-Cache-Control` (RFC 9213 §3); without it that field is
+/// A configured value is for 2xx and 3xx that upstream lets every cache store. Everything else, such as errors, private
+/// responses, and those to credentials that the family does not know (`is_to_anyone` is false), gets what `no-cache` gives. `cdn` replaces upstream's `CDN-Cache-Control` (RFC 9213 §3); without it that field is
 /// removed, unless upstream's `Cache-Control` stays.
 pub fn tell(
     response: &mut HeaderMap,
     status: StatusCode,
     told: &ClientCacheControl,
     cdn: Option<&HeaderValue>,
+    is_to_anyone: bool,
 ) -> Option<HeaderMap> {
     if *told == ClientCacheControl::Pass && cdn.is_none() {
         return None;
     }
-    let is_good = status.is_success() || status.is_redirection();
+    let is_good = is_to_anyone && (status.is_success() || status.is_redirection());
     let cdn = cdn.filter(|_| is_good && is_for_every_cache(&targeted::effective(response).directives));
     let mut said = HeaderMap::new();
     for name in &TOLD {
@@ -150,7 +151,7 @@ mod tests {
             let all = [&lines[..], &[("expires", "0"), ("cdn-cache-control", "max-age=9"), ("age", "3")]].concat();
             let upstream = fields(&all);
             let mut told = upstream.clone();
-            let said = tell(&mut told, StatusCode::OK, &ClientCacheControl::NoCache, None).unwrap();
+            let said = tell(&mut told, StatusCode::OK, &ClientCacheControl::NoCache, None, true).unwrap();
             assert_eq!(told, fields(&[("age", "3"), ("cache-control", expected)]), "{lines:?}");
             identify(&mut told, b"body");
             assert_eq!(restored(&told, &said), upstream, "{lines:?}");
@@ -162,7 +163,7 @@ mod tests {
         let upstream = fields(lines);
         let mut response = upstream.clone();
         let cdn = cdn.map(|cdn| HeaderValue::from_str(cdn).unwrap());
-        let said = tell(&mut response, StatusCode::from_u16(status).unwrap(), control, cdn.as_ref());
+        let said = tell(&mut response, StatusCode::from_u16(status).unwrap(), control, cdn.as_ref(), true);
         if let Some(said) = said {
             assert_eq!(restored(&response, &said), upstream);
         }
@@ -199,6 +200,9 @@ mod tests {
         for (lines, expected) in rows {
             assert_eq!(told(200, lines, &ClientCacheControl::Pass, cdn), expected, "{lines:?}");
         }
+        let mut personal = HeaderMap::new();
+        tell(&mut personal, StatusCode::OK, &value, Some(&HeaderValue::from_static("max-age=300")), false);
+        assert_eq!(personal, fields(&[general("no-cache")]), "to a caller whom the family does not know");
         let upstream = [general("max-age=9"), ("cdn-cache-control", "max-age=1")];
         assert_eq!(told(200, &upstream, &ClientCacheControl::Pass, None), ["max-age=9", "max-age=1"]);
         assert_eq!(told(200, &upstream, &value, None), ["max-age=30", "-"]);

@@ -213,7 +213,9 @@ impl<'c> Explainer<'c> {
             return "never: the family says cache = \"never\"".to_owned();
         }
         let policy = &family.policy;
-        match (policy.ttl.map(humantime::format_duration), policy.ttl_policy) {
+        let ttl = policy.ttl.map(|ttl| humantime::format_duration(ttl).to_string());
+        let ttl = ttl.or_else(|| policy.until.map(|until| format!("until {until}")));
+        match (ttl, policy.ttl_policy) {
             (Some(ttl), TtlPolicy::Override) => {
                 format!(
                     "{ttl}, from the family (ttl_policy = \"override\"); only no-store and private win over it"

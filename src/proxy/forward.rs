@@ -50,8 +50,9 @@ pub(super) async fn pass(
         Ok(mut response) => {
             let mut outcome = Outcome::pass(fwd, detail);
             if let Some(family) = family {
-                let (status, told) = (response.status(), &family.client_cache_control);
-                clients::tell(response.headers_mut(), status, told, family.cdn_cache_control.as_ref());
+                let (status, cdn) = (response.status(), family.cdn_cache_control.as_ref());
+                let is_to_anyone = !http.credentials || family.policy.for_everybody;
+                clients::tell(response.headers_mut(), status, &family.client_cache_control, cdn, is_to_anyone);
             }
             outcome.fwd_status = Some(response.status().as_u16());
             let response = response.map(|body| body.holding(share));

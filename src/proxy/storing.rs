@@ -218,7 +218,8 @@ pub(super) fn set_client_cache_control(
     fields: &mut HeaderMap,
 ) -> Option<Box<HeaderMap>> {
     let (family, _) = request.family()?;
-    clients::tell(fields, status, &family.client_cache_control, family.cdn_cache_control.as_ref()).map(Box::new)
+    let (told, cdn) = (&family.client_cache_control, family.cdn_cache_control.as_ref());
+    clients::tell(fields, status, told, cdn, !request.is_personal()).map(Box::new)
 }
 
 /// The head of a response that is shared and stored. `text`: the leader's key with the fields `varies_on`.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::HeaderName;
 use md5::{Digest, Md5};
 
-use super::downstream::{read_cdn_cache_control, read_client_cache_control};
+use super::downstream::ToldDownstream;
 use super::lifetimes::{read_adaptive_ttl, read_negative_ttl, read_until};
 use super::pattern::Pattern;
 use super::reader::{Item, Table, Text};
@@ -80,8 +80,7 @@ fn read_one(
     let fetching = read_fetching(&mut table);
     let words = [Collapse::Off, Collapse::Proxy, Collapse::Fleet].map(|collapse| (collapse.word(), collapse));
     let collapse = table.item("collapse").and_then(|item| item.choice(&words)).unwrap_or_default();
-    let told = table.item("client_cache_control").and_then(|item| read_client_cache_control(&item));
-    let cdn_cache_control = table.item("cdn_cache_control").and_then(|item| read_cdn_cache_control(&item));
+    let told = ToldDownstream::read(&mut table, &key_spec.identity);
     let compress = table.item("compress").and_then(|item| read_compress(&item));
     let version = table.item("version").and_then(|item| read_version(&item));
     let max_body = table.item("max_body").and_then(|item| item.size(&(1..=1 << 40)));
@@ -106,9 +105,9 @@ fn read_one(
         compress,
         refreshed: false,
         // What is never cached is forwarded as it is.
-        says_client_cache_control: told.is_some() || is_never_cached,
-        client_cache_control: told.unwrap_or_default(),
-        cdn_cache_control,
+        says_client_cache_control: told.clients.is_some() || is_never_cached,
+        client_cache_control: told.clients.unwrap_or_default(),
+        cdn_cache_control: told.cdn,
         told_by_caller: false,
         is_invalidated: !until_ttl.unwrap_or(is_never_cached),
         line,

@@ -485,8 +485,8 @@ fn all_settings_of_a_family_are_read() {
         negative_ttl = "10s"
         version = "v2"
         compress = "zstd"
-        client_cache_control = "max-age=60"
-        cdn_cache_control = "max-age=300"
+        client_cache_control = "private, max-age=60"
+        cdn_cache_control = "no-store"
         stale_while_revalidate = "0s"
         stale_if_error = "1h"
         query = { keep = ["page", "limit"] }
@@ -533,8 +533,8 @@ fn all_settings_of_a_family_are_read() {
     assert_eq!((family.max_body, family.line, family.id), (Some(1 << 20), 2, 0));
     assert_eq!(family.key_spec().name, "x");
     assert_eq!((family.version.as_deref(), family.compress), (Some("v2"), Some(true)));
-    assert_eq!(family.client_cache_control.text(), "max-age=60");
-    assert_eq!(family.cdn_cache_control.as_ref().unwrap(), "max-age=300");
+    assert_eq!(family.client_cache_control.text(), "private, max-age=60");
+    assert_eq!(family.cdn_cache_control.as_ref().unwrap(), "no-store");
 }
 
 #[test]

@@ -1,8 +1,7 @@
 //! What is stored and for how long, where a family says more than a ttl; and what the caches behind Larder are told.
 
 use std::fs;
-
-use chrono::{TimeDelta, Utc};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::support::{Reply, Site, Tier, eventually, larder};
 
@@ -78,11 +77,11 @@ fn each_status_has_a_lifetime_of_its_own(tier: Tier) {
 }
 
 fn lifetimes_end_at_a_clock_time(tier: Tier) {
-    let soon = Utc::now() + TimeDelta::minutes(30);
+    let soon = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() % 86_400 + 30 * 60;
+    let soon = format!("{:02}:{:02}:{:02}", soon / 3600 % 24, soon / 60 % 60, soon % 60);
     let rules = format!(
-        "[[family]]\nname = \"daily\"\npath = '/daily/.*'\nuntil = \"{until} UTC\"\n\
-         [[family]]\nname = \"both\"\npath = '/both/.*'\nttl = \"10s\"\nuntil = \"{until} UTC\"\n",
-        until = soon.format("%H:%M:%S")
+        "[[family]]\nname = \"daily\"\npath = '/daily/.*'\nuntil = \"{soon} UTC\"\n\
+         [[family]]\nname = \"both\"\npath = '/both/.*'\nttl = \"10s\"\nuntil = \"{soon} UTC\"\n"
     );
     let site = Site::start(tier, &rules);
     let ttl = |target: &str| site.get(target).shows("stored").ttl();
