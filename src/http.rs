@@ -10,6 +10,7 @@ use self::negative_ttl::NegativeTtl;
 
 pub mod adaptive_ttl;
 pub mod cache_control;
+pub mod chunks;
 pub mod clients;
 pub mod daily_time;
 pub mod date;

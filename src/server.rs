@@ -24,15 +24,16 @@ use crate::client_conn::timeouts::ClientTimeouts;
 use crate::config::{Config, ServerConfig};
 use crate::hooked_stream::HookedStream;
 use crate::metrics::Metrics;
+use crate::monitor;
 use crate::proxy::{self, Body, stall, suspects};
 use crate::running::Running;
 use crate::store::Store;
 use crate::store::redis::{ConnectFault, RedisStore, SetupFault};
+use crate::supervise::supervise;
 use crate::upstream::{LEAST_LINE, Upstream, UpstreamFault};
 use crate::watch;
 
 mod admission;
-mod chunks;
 pub mod descriptors;
 mod exchanges;
 mod frames;
@@ -44,6 +45,7 @@ mod linger;
 mod refuse;
 mod streams;
 mod tracked;
+mod turns;
 
 use admission::{Admission, Ticket};
 use descriptors::Fit;
@@ -90,8 +92,8 @@ pub enum ServeError {
     #[error("no upstream: set the URL of the API with --upstream http://HOST:PORT or [server] upstream")]
     NoUpstream,
     #[error(
-        "{0} invalidated tags could not be written to the store: other proxies may serve entries with these tags until they \
-         expire; purge the cache when the store is back (POST /cache/clear)"
+        "{0} invalidated tags could not be written to Redis: other proxies may serve entries with these tags until they \
+         expire; purge the cache when Redis is back (POST /cache/clear)"
     )]
     Undelivered(usize),
     #[error(
@@ -155,6 +157,7 @@ pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Fut
     let stop = CancellationToken::new();
     let watching = watch::watch(&running);
     let sweeping = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&running).sweep()));
+    let monitoring = monitor(&running);
     // Until the last request is answered.
     let _suspecting = AbortOnDropHandle::new(tokio::spawn(suspects::invalidate_all(Arc::clone(&running))));
     let admin = tokio::spawn(admin::serve(Arc::clone(&running), listeners.admin, stop.clone()));
@@ -162,13 +165,18 @@ pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Fut
     shutdown.await;
     tracing::info!("shutting down: finishing requests and writes");
     stop.cancel();
-    drop((watching, sweeping));
+    drop((watching, sweeping, monitoring));
     drain(&running, public).await;
     admin.abort();
     match running.cache.undelivered() {
         0 => Ended::Clean,
         tags => Ended::Undelivered(tags),
     }
+}
+
+fn monitor(running: &Arc<Running>) -> AbortOnDropHandle<()> {
+    let watched = Arc::clone(running);
+    supervise("monitor", Arc::clone(&running.metrics), move || monitor::watch(Arc::clone(&watched)))
 }
 
 /// Builds everything that serves requests from a configuration.
@@ -188,7 +196,7 @@ pub async fn assemble(config: Config) -> Result<Arc<Running>, ServeError> {
             match store.connect_once().await {
                 Err(fault @ ConnectFault::Rejected { .. }) => return Err(fault.into()),
                 Err(fault) => {
-                    tracing::warn!(%fault, "starting without the store; it is used once it is reachable");
+                    tracing::warn!(%fault, "starting without Redis; it is used once it is reachable");
                 }
                 Ok(()) => is_connected = true,
             }

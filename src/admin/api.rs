@@ -31,21 +31,19 @@ use crate::rules::fault::Fault;
 use crate::rules::nearest::{did_you_mean, nearest};
 use crate::running::{Live, Running};
 use crate::upkeep::names::FamilyOwners;
-use crate::upkeep::unmatched::Known;
-use crate::upstream::LastFailure;
 
-type At = State<Arc<AdminState>>;
-type Answer<T> = Result<Json<Success<T>>, Refusal>;
+pub(super) type At = State<Arc<AdminState>>;
+pub(super) type Answer<T> = Result<Json<Success<T>>, Refusal>;
 
 #[derive(Serialize)]
-struct Cleared {
+struct Purged {
     message: String,
     /// The store has it. True without a store.
     delivered: bool,
 }
 
-/// Invalidates. `message`: of the response.
-async fn clear(state: &AdminState, tags: &[Tag], message: String) -> Response {
+/// Purges: invalidates for an operator. `message`: of the response.
+async fn purge(state: &AdminState, tags: &[Tag], message: String) -> Response {
     let names = FamilyOwners::of(&state.running().live().rules);
     for tag in tags {
         // A level without a family of its own is its own name; both stand in the rules.
@@ -53,21 +51,19 @@ async fn clear(state: &AdminState, tags: &[Tag], message: String) -> Response {
         state.running().metrics.invalidated(family, "purge");
     }
     let delivered = state.running().cache.invalidate(tags).await.is_some();
-    cleared(message, delivered).into_response()
+    purged(message, delivered).into_response()
 }
 
-fn cleared(message: String, delivered: bool) -> (StatusCode, Json<Success<Cleared>>) {
+fn purged(message: String, delivered: bool) -> (StatusCode, Json<Success<Purged>>) {
     let (status, message) = match delivered {
         true => (StatusCode::OK, message),
         // It is in force here: until the store has it, nothing stored is served.
         false => (
             StatusCode::ACCEPTED,
-            format!(
-                "{message}, but the store does not answer: other proxies get the invalidation when it is back"
-            ),
+            format!("{message}, but Redis does not answer: other proxies get the invalidation when it is back"),
         ),
     };
-    (status, Json(Success::of(Cleared { message, delivered })))
+    (status, Json(Success::of(Purged { message, delivered })))
 }
 
 /// `GET /`
@@ -126,34 +122,13 @@ pub async fn detailed_health(State(state): At) -> Answer<DetailedHealth> {
     })))
 }
 
-fn key_counts(counts: &Counts, live: &Live) -> serde_json::Map<String, Value> {
+pub(super) fn key_counts(counts: &Counts, live: &Live) -> serde_json::Map<String, Value> {
     report::key_counts(&counts.keys, live.rules.families().iter().map(|family| family.name.as_str()))
-}
-
-#[derive(Serialize)]
-pub struct Stats {
-    cache_info: CacheInfo,
-    key_counts: serde_json::Map<String, Value>,
-    /// False: the count stopped at a limit, and the numbers are lower bounds.
-    complete: bool,
-    /// Writes that no rule matches.
-    writes_unmatched: Known,
-    upstream: UpstreamReport,
-    #[serde(flatten)]
-    passes: Passes,
-    #[serde(flatten)]
-    swept: Swept,
-}
-
-#[derive(Serialize)]
-struct UpstreamReport {
-    /// Null: there was none.
-    last_failure: Option<LastFailure>,
 }
 
 /// The sweeper of the store.
 #[derive(Serialize)]
-struct Swept {
+pub(super) struct Swept {
     /// What it does in this proxy: `off`, `elsewhere`, `resting`, `sweeping`.
     sweeper: &'static str,
     /// Its last scan, if the counts come from it; null: they were counted for this request.
@@ -163,28 +138,11 @@ struct Swept {
 }
 
 impl Swept {
-    fn of(state: &AdminState, counts: Option<&Counts>) -> Swept {
+    pub(super) fn of(state: &AdminState, counts: Option<&Counts>) -> Swept {
         let key_stats = counts.and_then(|counts| counts.swept.as_ref()).map(KeyStatsReport::from);
         let counted_seconds_ago = counts.map(|counts| counts.age().as_secs());
         Swept { sweeper: state.running().cache.sweeping().word(), key_stats, counted_seconds_ago }
     }
-}
-
-/// `GET /cache/stats`
-pub async fn stats(State(state): At) -> Answer<Stats> {
-    let tier = state.tier().await?;
-    let counts = state.counts().await?;
-    let live = state.running().live();
-    let performance = Performance::of(live.all_counters());
-    Ok(Json(Success::of(Stats {
-        cache_info: state.cache_info(&tier, &performance),
-        key_counts: key_counts(&counts, &live),
-        complete: counts.keys.complete,
-        writes_unmatched: state.running().unmatched.known(),
-        upstream: UpstreamReport { last_failure: state.running().upstream.last_failure() },
-        passes: Passes::of(live.all_counters()),
-        swept: Swept::of(&state, Some(&counts)),
-    })))
 }
 
 #[derive(Serialize)]
@@ -253,35 +211,35 @@ fn definitions(live: &Live) -> Vec<FamilyDefinition> {
 }
 
 /// `POST /cache/clear`
-pub async fn clear_all(State(state): At) -> Response {
-    let response = clear(&state, &[Tag::root()], "All caches cleared successfully".to_owned()).await;
+pub async fn purge_all(State(state): At) -> Response {
+    let response = purge(&state, &[Tag::root()], "Purged everything".to_owned()).await;
     state.running().cache.memory().clear();
     response
 }
 
 /// `POST /cache/clear/{family}`: a family, a level, a glob, or a whole reference such as `room:7:8`.
-pub async fn clear_family(
+pub async fn purge_family(
     State(state): At,
     family: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Refusal> {
     let Path(family) = family?;
     let tags = resolve(&state.running().live(), &family)?;
-    Ok(clear(&state, &tags, format!("Cache cleared for {family}")).await)
+    Ok(purge(&state, &tags, format!("Purged {family}")).await)
 }
 
 /// `POST /cache/clear/{family}/{instance}`: the value of the family's first capture.
-pub async fn clear_instance(
+pub async fn purge_instance(
     State(state): At,
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Response, Refusal> {
     let Path((family, instance)) = path?;
     let tags = resolve(&state.running().live(), &reference(&family, &instance))?;
-    Ok(clear(&state, &tags, format!("Cache cleared for {family} {instance}")).await)
+    Ok(purge(&state, &tags, format!("Purged {family} {instance}")).await)
 }
 
 /// `POST /cache/groups/{group}/clear`: everything that names the group, under any host and in any field. Without a store, a group that no
 /// stored response names is an error. It is invalidated all the same, since a response that is being fetched may name it.
-pub async fn clear_group(
+pub async fn purge_group(
     State(state): At,
     group: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Refusal> {
@@ -297,7 +255,7 @@ pub async fn clear_group(
             return Err(refusal);
         }
     }
-    Ok(cleared(format!("Cache cleared for group {group}"), delivered).into_response())
+    Ok(purged(format!("Purged group {group}"), delivered).into_response())
 }
 
 /// Most names of groups that one which is not known is compared with.
@@ -491,10 +449,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_clear_that_the_store_has_not_taken_says_so() {
-        let (status, body) = read(cleared("Cache cleared for a".to_owned(), true).into_response()).await;
+        let (status, body) = read(purged("Purged a".to_owned(), true).into_response()).await;
         assert_eq!(status, StatusCode::OK);
-        assert_eq!(body, json!({ "success": true, "message": "Cache cleared for a", "delivered": true }));
-        let (status, body) = read(cleared("Cache cleared for a".to_owned(), false).into_response()).await;
+        assert_eq!(body, json!({ "success": true, "message": "Purged a", "delivered": true }));
+        let (status, body) = read(purged("Purged a".to_owned(), false).into_response()).await;
         assert_eq!((status, &body["delivered"]), (StatusCode::ACCEPTED, &json!(false)));
     }
 

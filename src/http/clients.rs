@@ -131,7 +131,7 @@ fn digest(response: &HeaderMap, body: &[u8]) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::sample::fields;
+    use crate::http::sample::{Fields, fields};
 
     #[test]
     fn clients_get_no_cache_and_upstreams_stricter_directives() {
@@ -176,7 +176,7 @@ mod tests {
         let value = ClientCacheControl::Value(HeaderValue::from_static("max-age=30"));
         let cdn = Some("max-age=300");
         let general = |text| ("cache-control", text);
-        let rows: [(u16, &[(&str, &str)], [&str; 2]); 10] = [
+        let rows: [(u16, Fields<'_>, [&str; 2]); 10] = [
             (200, &[], ["max-age=30", "max-age=300"]),
             (200, &[general("max-age=9, public"), ("expires", "0")], ["max-age=30", "max-age=300"]),
             (301, &[], ["max-age=30", "max-age=300"]),
@@ -192,7 +192,7 @@ mod tests {
         for (status, lines, expected) in rows {
             assert_eq!(told(status, lines, &value, cdn), expected, "{status} {lines:?}");
         }
-        let rows: [(&[(&str, &str)], [&str; 2]); 3] = [
+        let rows: [(Fields<'_>, [&str; 2]); 3] = [
             (&[general("max-age=9")], ["max-age=9", "max-age=300"]),
             (&[("cdn-cache-control", "max-age=1")], ["-", "max-age=300"]),
             (&[("cdn-cache-control", "no-store")], ["-", "no-store"]),

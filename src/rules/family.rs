@@ -12,6 +12,7 @@ use super::lifetimes::{read_adaptive_ttl, read_negative_ttl, read_until};
 use super::pattern::Pattern;
 use super::reader::{Item, Table, Text};
 use super::reference::FamilyNames;
+use super::thresholds::FamilyThresholds;
 use super::{CAPTURES, Collapse, Family, Fetching, ReadMethods};
 use crate::http::headers::dashed;
 use crate::http::target::PathCase;
@@ -85,6 +86,7 @@ fn read_one(
     let version = table.item("version").and_then(|item| read_version(&item));
     let max_body = table.item("max_body").and_then(|item| item.size(&(1..=1 << 40)));
     let until_ttl = table.item("invalidation").and_then(|item| item.choice(&[("rules", false), ("none", true)]));
+    let alerts = table.item("alerts").and_then(|item| FamilyThresholds::of_family(&item)).unwrap_or_default();
     let line = table.reader().line(&table.span());
     table.finish();
     let ((name, _), pattern) = (name?, pattern?);
@@ -110,6 +112,7 @@ fn read_one(
         cdn_cache_control: told.cdn,
         told_by_caller: false,
         is_invalidated: !until_ttl.unwrap_or(is_never_cached),
+        alerts,
         line,
         pattern,
         levels,

@@ -13,6 +13,7 @@ tokens = [{ role = "admin", token = "x" }]
 redis = "redis://h"
 [memory]
 [log]
+[alerts]
 [[family]]
 name = "a"
 path = '/a'
@@ -20,6 +21,7 @@ query = { keep = ["b"] }
 cookies = { keep = ["c"] }
 ttl = "1m"
 adaptive_ttl = { hot = "2x over 1000/h" }
+alerts = { hit_rate = "50%" }
 [invalidate]
 '/a' = { families = ["a"] }
 "#;
