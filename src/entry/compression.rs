@@ -16,7 +16,7 @@ thread_local! {
     static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
-/// Media types whose content is compressed already. Those that end with `/` stand for all below them.
+/// Media types whose content is compressed already. Those that end with `/` or `.` stand for all that begin so.
 static COMPRESSED: [&str; 17] = [
     "application/epub+zip",
     "application/gzip",
