@@ -9,6 +9,7 @@ use self::daily_time::DailyTime;
 use self::negative_ttl::NegativeTtl;
 
 pub mod adaptive_ttl;
+pub mod authorization;
 pub mod cache_control;
 pub mod chunks;
 pub mod clients;

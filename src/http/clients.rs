@@ -36,23 +36,37 @@ impl ClientCacheControl {
 /// The fields that are replaced for clients.
 static TOLD: [HeaderName; 4] = [CACHE_CONTROL, CDN_CACHE_CONTROL, ETAG, EXPIRES];
 
-/// Sets what clients and CDNs are told of their caches. Returns upstream's original fields if it changes any.
+/// Who may have a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// Every caller, or every one that the family tells apart by its key.
+    Everyone,
+    /// The caller of the request: it has credentials that the family does not know.
+    OneCaller,
+    /// Every caller that the API authorizes (`authorize`).
+    Authorized,
+}
+
+/// Sets what clients and CDNs are told of their caches. Returns upstream's original fields if they may differ.
 ///
 /// A configured value is for 2xx and 3xx that upstream lets every cache store. Everything else, such as errors, private
-/// responses, and those to credentials that the family does not know (`is_to_anyone` is false), gets what `no-cache` gives. `cdn` replaces upstream's `CDN-Cache-Control` (RFC 9213 §3); without it that field is
-/// removed, unless upstream's `Cache-Control` stays.
+/// responses, and those for one caller, gets what `no-cache` gives (RFC 9111 §5.2.2.4); stricter directives of
+/// `Cache-Control` remain. `cdn` replaces upstream's `CDN-Cache-Control` (RFC 9213 §3); without it that field is removed, unless
+/// upstream's `Cache-Control` stays. No shared cache after this one may store a response for authorized callers (§5.2.2.7).
 pub fn tell(
     response: &mut HeaderMap,
     status: StatusCode,
     told: &ClientCacheControl,
     cdn: Option<&HeaderValue>,
-    is_to_anyone: bool,
+    audience: Audience,
 ) -> Option<HeaderMap> {
-    if *told == ClientCacheControl::Pass && cdn.is_none() {
+    let is_private = audience == Audience::Authorized;
+    if *told == ClientCacheControl::Pass && cdn.is_none() && !is_private {
         return None;
     }
-    let is_good = is_to_anyone && (status.is_success() || status.is_redirection());
-    let cdn = cdn.filter(|_| is_good && is_for_every_cache(&targeted::effective(response).directives));
+    let is_good = audience != Audience::OneCaller && (status.is_success() || status.is_redirection());
+    let cdn =
+        cdn.filter(|_| is_good && !is_private && is_for_every_cache(&targeted::effective(response).directives));
     let mut said = HeaderMap::new();
     for name in &TOLD {
         said.extend(response.get_all(name).iter().map(|value| (name.clone(), value.clone())));
@@ -73,6 +87,11 @@ pub fn tell(
     }
     if let Some(cdn) = cdn {
         response.insert(CDN_CACHE_CONTROL, cdn.clone());
+    }
+    if is_private {
+        response.remove(CDN_CACHE_CONTROL);
+        let told = cache_control::for_private_caches(response);
+        response.insert(CACHE_CONTROL, told);
     }
     Some(said)
 }
@@ -151,7 +170,8 @@ mod tests {
             let all = [&lines[..], &[("expires", "0"), ("cdn-cache-control", "max-age=9"), ("age", "3")]].concat();
             let upstream = fields(&all);
             let mut told = upstream.clone();
-            let said = tell(&mut told, StatusCode::OK, &ClientCacheControl::NoCache, None, true).unwrap();
+            let said =
+                tell(&mut told, StatusCode::OK, &ClientCacheControl::NoCache, None, Audience::Everyone).unwrap();
             assert_eq!(told, fields(&[("age", "3"), ("cache-control", expected)]), "{lines:?}");
             identify(&mut told, b"body");
             assert_eq!(restored(&told, &said), upstream, "{lines:?}");
@@ -163,7 +183,8 @@ mod tests {
         let upstream = fields(lines);
         let mut response = upstream.clone();
         let cdn = cdn.map(|cdn| HeaderValue::from_str(cdn).unwrap());
-        let said = tell(&mut response, StatusCode::from_u16(status).unwrap(), control, cdn.as_ref(), true);
+        let said =
+            tell(&mut response, StatusCode::from_u16(status).unwrap(), control, cdn.as_ref(), Audience::Everyone);
         if let Some(said) = said {
             assert_eq!(restored(&response, &said), upstream);
         }
@@ -201,11 +222,44 @@ mod tests {
             assert_eq!(told(200, lines, &ClientCacheControl::Pass, cdn), expected, "{lines:?}");
         }
         let mut personal = HeaderMap::new();
-        tell(&mut personal, StatusCode::OK, &value, Some(&HeaderValue::from_static("max-age=300")), false);
+        let cdn = HeaderValue::from_static("max-age=300");
+        tell(&mut personal, StatusCode::OK, &value, Some(&cdn), Audience::OneCaller);
         assert_eq!(personal, fields(&[general("no-cache")]), "to a caller whom the family does not know");
+        let mut guarded = HeaderMap::new();
+        tell(&mut guarded, StatusCode::OK, &value, Some(&cdn), Audience::Authorized);
+        assert_eq!(guarded, fields(&[general("private, max-age=30")]), "to authorized callers");
         let upstream = [general("max-age=9"), ("cdn-cache-control", "max-age=1")];
         assert_eq!(told(200, &upstream, &ClientCacheControl::Pass, None), ["max-age=9", "max-age=1"]);
         assert_eq!(told(200, &upstream, &value, None), ["max-age=30", "-"]);
+    }
+
+    #[test]
+    fn shared_caches_may_not_store_what_is_for_authorized_callers() {
+        let rows: [(&[&str], ClientCacheControl, &str); 8] = [
+            (&[], ClientCacheControl::Pass, "private"),
+            (&["public, max-age=60, s-maxage=7"], ClientCacheControl::Pass, "private, max-age=60"),
+            (&["Private, max-age=60"], ClientCacheControl::Pass, "private, max-age=60"),
+            (
+                &["private=\"set-cookie\", max-age=1", "no-transform"],
+                ClientCacheControl::Pass,
+                "private, max-age=1, no-transform",
+            ),
+            (&["no-store"], ClientCacheControl::Pass, "private, no-store"),
+            (&["max-age=60, x=\"open"], ClientCacheControl::Pass, "private, max-age=60, no-store"),
+            (&["public, max-age=60"], ClientCacheControl::NoCache, "private, no-cache"),
+            (&[], ClientCacheControl::NoCache, "private, no-cache"),
+        ];
+        for (lines, told, expected) in rows {
+            let lines: Vec<(&str, &str)> = lines.iter().map(|line| ("cache-control", *line)).collect();
+            let upstream =
+                fields(&[&lines[..], &[("cdn-cache-control", "max-age=9"), ("etag", "\"1\"")]].concat());
+            let mut sent = upstream.clone();
+            let said = tell(&mut sent, StatusCode::OK, &told, None, Audience::Authorized).unwrap();
+            assert_eq!(sent, fields(&[("etag", "\"1\""), ("cache-control", expected)]), "{lines:?}");
+            assert_eq!(restored(&sent, &said), upstream, "{lines:?}");
+        }
+        let none = tell(&mut fields(&[]), StatusCode::OK, &ClientCacheControl::Pass, None, Audience::Everyone);
+        assert_eq!(none, None);
     }
 
     #[test]

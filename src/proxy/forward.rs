@@ -13,7 +13,7 @@ use super::share::share;
 use super::{Answered, ClientRequest, failed, not_cached, respond};
 use crate::cache::Lookup;
 use crate::entry::Entry;
-use crate::http::clients;
+use crate::http::clients::{self, Audience};
 use crate::http::demands::Demands;
 use crate::http::headers;
 use crate::http::validation::{self, HeadVerdict};
@@ -51,8 +51,12 @@ pub(super) async fn pass(
             let mut outcome = Outcome::pass(fwd, detail);
             if let Some(family) = family {
                 let (status, cdn) = (response.status(), family.cdn_cache_control.as_ref());
-                let is_to_anyone = !http.credentials || family.policy.for_everybody;
-                clients::tell(response.headers_mut(), status, &family.client_cache_control, cdn, is_to_anyone);
+                let audience = match http.credentials && !family.policy.for_everybody {
+                    _ if family.authorize.is_some() => Audience::Authorized,
+                    true => Audience::OneCaller,
+                    false => Audience::Everyone,
+                };
+                clients::tell(response.headers_mut(), status, &family.client_cache_control, cdn, audience);
             }
             outcome.fwd_status = Some(response.status().as_u16());
             let response = response.map(|body| body.holding(share));
@@ -87,11 +91,7 @@ pub(super) async fn forward(
     stale: Option<&Arc<Entry>>,
 ) -> Answered {
     if reason == MissReason::Precondition {
-        let (fwd, label) = (reason.fwd(), reason.label());
-        let passed = Box::pin(pass(running, &request.client_request, RequestBody::Empty, fwd, label)).await;
-        let mut answered = Answered { family: request.family_id(), ..passed };
-        request.strip_answer(answered.response.headers_mut());
-        return answered;
+        return Box::pin(alone(running, request, reason)).await;
     }
     let request_time = running.cache.now();
     let (answered, head) = send(running, request, reason, stale).await;
@@ -113,6 +113,15 @@ pub(super) async fn forward(
             HeadVerdict::ShowsNothing => {}
         }
     }
+    answered
+}
+
+/// Forwards a read for itself alone, whatever is stored.
+pub(super) async fn alone(running: &Running, request: &CacheRequest, reason: MissReason) -> Answered {
+    let content = request.content.clone().map_or(RequestBody::Empty, RequestBody::Whole);
+    let passed = pass(running, &request.client_request, content, reason.fwd(), reason.label()).await;
+    let mut answered = Answered { family: request.family_id(), ..passed };
+    request.strip_answer(answered.response.headers_mut());
     answered
 }
 

@@ -12,12 +12,12 @@ use crate::cache::Placement;
 use crate::coalesce::inflight::Head;
 use crate::config::ServerConfig;
 use crate::entry::{self, Content, Entry, Variant, VaryIndex};
-use crate::http::clients;
+use crate::http::clients::{self, Audience};
 use crate::http::freshness::Freshness;
 use crate::http::headers;
 use crate::http::storable::{self, Reason, Received, RequestFacts, Storable};
 use crate::http::vary::Vary;
-use crate::http::{groups, targeted, validation};
+use crate::http::{authorization, groups, targeted, validation};
 use crate::key::{CacheKey, KeyHash};
 use crate::marks::{MarksView, Stamp, Tag};
 use crate::running::Running;
@@ -88,6 +88,13 @@ fn judge_for(
 ) -> Result<StoreVerdict, Reason> {
     if request.family().is_some_and(|(family, _)| family.is_never_cached) {
         return Err(Reason::NeverCached);
+    }
+    if let Some(ttl) = request.verdict_ttl() {
+        let freshness = match facts.no_store {
+            true => return Err(Reason::RequestNoStore),
+            false => authorization::kept(status, fields, ttl, times)?,
+        };
+        return Ok(StoreVerdict { freshness, for_credentials: true, withheld: Vec::new(), groups: Vec::new() });
     }
     if varies_on_this_hop(fields) {
         return Err(Reason::VaryStar);
@@ -219,7 +226,12 @@ pub(super) fn set_client_cache_control(
 ) -> Option<Box<HeaderMap>> {
     let (family, _) = request.family()?;
     let (told, cdn) = (&family.client_cache_control, family.cdn_cache_control.as_ref());
-    clients::tell(fields, status, told, cdn, !request.is_personal()).map(Box::new)
+    let audience = match request.is_personal() {
+        _ if request.is_guarded() => Audience::Authorized,
+        true => Audience::OneCaller,
+        false => Audience::Everyone,
+    };
+    clients::tell(fields, status, told, cdn, audience).map(Box::new)
 }
 
 /// The head of a response that is shared and stored. `text`: the leader's key with the fields `varies_on`.

@@ -1,12 +1,13 @@
 //! Reads `[[family]]`.
 
 use std::fmt::Write;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
 use http::HeaderName;
 use md5::{Digest, Md5};
 
+use super::authorize::{self, Checks};
 use super::downstream::ToldDownstream;
 use super::lifetimes::{read_adaptive_ttl, read_negative_ttl, read_until};
 use super::pattern::Pattern;
@@ -42,6 +43,7 @@ pub fn read(root: &mut Table<'_>, names: &mut FamilyNames, case: PathCase) -> Ve
     // A path that is never cached is claimed by no other family, wherever the two stand in the file.
     families.sort_by_key(|family| !family.is_never_cached);
     families.iter_mut().enumerate().for_each(|(id, family)| family.id = id);
+    authorize::add_families(&mut families, seen.checks, seen.authorize, (names, root.reader()));
     families
 }
 
@@ -50,6 +52,9 @@ pub fn read(root: &mut Table<'_>, names: &mut FamilyNames, case: PathCase) -> Ve
 struct EarlierFamilies {
     names: Vec<(String, usize)>,
     paths: Vec<(String, ReadMethods, String, usize)>,
+    checks: Checks,
+    /// The position of a name that is that of verdicts, if there are any.
+    authorize: Option<Range<usize>>,
 }
 
 fn read_one(
@@ -69,7 +74,14 @@ fn read_one(
     let path = table.required("path", "write path = '/…', a pattern over the whole path");
     let shown = name.as_ref().map(|(_, shown)| *shown);
     let pattern = path.and_then(|item| read_path(&item, (methods, case), shown, seen));
-    let key_spec = read_keying(&mut table);
+    let mut key_spec = read_keying(&mut table);
+    let authorize = table.item("authorize");
+    let authorize = authorize
+        .and_then(|item| authorize::read(&item, |ttl| read_seconds(ttl, &LIFETIME), (&mut seen.checks, case)));
+    if authorize.is_some() && !key_spec.identity.is_stated() {
+        // The callers that the API authorizes share the entries.
+        key_spec.identity = Identity::Shared;
+    }
     if let Some((name, _)) = &name {
         names.add(name, pattern.as_ref().map(Pattern::values_of_captures), &key_spec.identity);
     }
@@ -112,6 +124,7 @@ fn read_one(
         cdn_cache_control: told.cdn,
         told_by_caller: false,
         is_invalidated: !until_ttl.unwrap_or(is_never_cached),
+        authorize,
         alerts,
         line,
         pattern,
@@ -138,6 +151,9 @@ fn read_name<'t>(item: &Item<'t>, seen: &mut EarlierFamilies) -> Option<(String,
         );
     } else {
         seen.names.push((text.value.clone(), text.line()));
+    }
+    if text.value.split(':').next() == Some(authorize::FAMILY) {
+        seen.authorize = Some(text.span());
     }
     Some((text.value, text.raw))
 }
@@ -418,7 +434,7 @@ pub(super) fn read_seconds(item: &Item<'_>, range: &RangeInclusive<Duration>) ->
     Some(value)
 }
 
-fn levels(name: &str) -> Vec<Tag> {
+pub(super) fn levels(name: &str) -> Vec<Tag> {
     let ends = name.match_indices(':').map(|(end, _)| end).chain([name.len()]);
     ends.map(|end| Tag::family(&name[..end])).collect()
 }
@@ -438,8 +454,10 @@ pub(super) fn definition_of(family: &Family) -> String {
         cdn_cache_control,
         is_never_cached,
         version,
+        authorize,
         ..
     } = family;
+    let authorize = authorize.as_ref().map(|it| format!(" {:?} {:?}", it.path, it.ttl)).unwrap_or_default();
     // Destructured, so that a new field cannot be forgotten here.
     let Policy {
         ttl,
@@ -465,7 +483,7 @@ pub(super) fn definition_of(family: &Family) -> String {
         "{name:?} {path:?} {methods:?} {policy_name} {durations:?} {heuristic} {client_directives:?} \
          {close_delimited:?} {max_body:?} {fetching:?} {query:?} {set_cookie:?} {cookies:?} {:?} {:?} \
          {told_by_caller} {client_cache_control:?} {cdn_cache_control:?} {adaptive_ttl:?} {until:?} {negative_ttl:?} \
-         {is_never_cached} {version:?}",
+         {is_never_cached} {version:?}{authorize}",
         headers.iter().map(HeaderName::as_str).collect::<Vec<_>>(),
         identity.to_string(),
     );

@@ -21,6 +21,7 @@ query = { keep = ["b"] }
 cookies = { keep = ["c"] }
 ttl = "1m"
 adaptive_ttl = { hot = "2x over 1000/h" }
+authorize = { path = "/c", ttl = "5s" }
 alerts = { hit_rate = "50%" }
 [invalidate]
 '/a' = { families = ["a"] }
