@@ -101,7 +101,12 @@ fn lookup(criterion: &mut Criterion) {
     let tags: Arc<[Tag]> = vec![Tag::root(), Tag::uri(&target.path), Tag::family("things")].into();
     let content = Content::Response(response());
     let entry = Entry { text: cache_key.text.as_str().into(), stamp, tags, content };
-    let place = Placement { hash: cache_key.hash, label: "things".to_owned(), keep: Duration::from_secs(60) };
+    let place = Placement {
+        hash: cache_key.hash,
+        label: "things".to_owned(),
+        keep: Duration::from_secs(60),
+        compress_above: None,
+    };
     cache.store_in_memory(entry, &place);
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without I/O");
     criterion.bench_function("lookup in memory", |bench| {

@@ -100,6 +100,8 @@ pub struct Placement {
     pub label: String,
     /// How long it stays in Redis; at least a second.
     pub keep: Duration,
+    /// Bodies over this, bytes, are compressed in Redis; `None`: none are.
+    pub compress_above: Option<usize>,
 }
 
 /// State of Redis, for operators.
@@ -408,10 +410,8 @@ impl Cache {
             return false;
         }
         let name = name(&place.label, StoreKey::of(&entry.text));
-        let reply = shared
-            .store
-            .put(&name, entry.encode(&shared.seal, &name), place.keep.max(Duration::from_secs(1)))
-            .await;
+        let encoding = entry.encode_compressed(&shared.seal, &name, place.compress_above);
+        let reply = shared.store.put(&name, encoding, place.keep.max(Duration::from_secs(1))).await;
         self.ask(reply, "put").is_some()
     }
 

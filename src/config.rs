@@ -234,6 +234,9 @@ impl Config {
                     tls_ca,
                     tls_identity,
                     namespace,
+                    version,
+                    compress,
+                    compress_above,
                     secret,
                     timeout,
                     connect_timeout,
@@ -502,6 +505,12 @@ pub struct StoreConfig {
     pub tls_identity: Option<(PathBuf, PathBuf)>,
     /// `namespace`: 1 to 64 of [A-Za-z0-9_.-], default "larder"
     pub namespace: String,
+    /// `version`: a part of every cache key; 1 to 64 of [A-Za-z0-9_.-], default: none
+    pub version: Option<String>,
+    /// `compress`: whether bodies in Redis are compressed with zstd, where the family does not say; default false
+    pub compress: bool,
+    /// `compress_above`: bytes up to which a body is not compressed, default 1KiB
+    pub compress_above: usize,
     /// `timeout`: how long a request waits for Redis, default 100ms
     pub timeout: Duration,
     /// `connect_timeout`, default 500ms

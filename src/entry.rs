@@ -11,6 +11,7 @@ use crate::http::freshness::Freshness;
 use crate::marks::{Stamp, Tag};
 
 mod codec;
+mod compression;
 mod seal;
 mod vary_index;
 

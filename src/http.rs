@@ -4,10 +4,16 @@
 
 use std::time::Duration;
 
+use self::adaptive_ttl::AdaptiveTtl;
+use self::daily_time::DailyTime;
+use self::negative_ttl::NegativeTtl;
+
+pub mod adaptive_ttl;
 pub mod authorization;
 pub mod cache_control;
 pub mod chunks;
 pub mod clients;
+pub mod daily_time;
 pub mod date;
 pub mod demands;
 pub mod freshness;
@@ -15,6 +21,7 @@ pub mod groups;
 pub mod headers;
 pub mod invalidation;
 pub mod multipart;
+pub mod negative_ttl;
 pub mod negotiation;
 #[cfg(test)]
 mod oracle;
@@ -34,8 +41,12 @@ pub struct Policy {
     pub ttl: Option<Duration>,
     /// Whether the family's or upstream's lifetime wins.
     pub ttl_policy: TtlPolicy,
-    /// Lifetime for 404 and 410.
-    pub negative_ttl: Option<Duration>,
+    /// Factors of `ttl` by how often the URL is requested.
+    pub adaptive_ttl: Option<AdaptiveTtl>,
+    /// The time of day at which every lifetime ends, also one that upstream states.
+    pub until: Option<DailyTime>,
+    /// Lifetimes of redirects and errors.
+    pub negative_ttl: NegativeTtl,
     /// RFC 5861 §3, unless the response has the directive.
     pub stale_while_revalidate: Option<Duration>,
     /// RFC 5861 §4, unless the response has the directive.
@@ -64,7 +75,9 @@ impl Default for Policy {
         Policy {
             ttl: None,
             ttl_policy: TtlPolicy::default(),
-            negative_ttl: None,
+            adaptive_ttl: None,
+            until: None,
+            negative_ttl: NegativeTtl::default(),
             stale_while_revalidate: None,
             stale_if_error: None,
             heuristic: false,

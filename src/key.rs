@@ -183,13 +183,13 @@ pub struct CacheKey {
     pub redaction: Redaction,
 }
 
-/// A family's part of the text: its name, the version of its definition, and its key settings.
+/// A family's part of the text: its name, the digest of its definition, and its key settings.
 #[derive(Debug, Clone, Copy)]
 pub struct FamilyKeySpec<'a> {
     /// The family's name.
     pub name: &'a str,
     /// Changes with the family's definition.
-    pub version: &'a str,
+    pub definition: &'a str,
     /// The parts of the request in the key.
     pub key_spec: &'a KeySpec,
 }
@@ -217,7 +217,7 @@ pub fn derive(
         text.push_str("\npath in any case");
     }
     if let Some(family) = family {
-        let _ = write!(text, "\nfamily {} {}", family.name, family.version);
+        let _ = write!(text, "\nfamily {} {}", family.name, family.definition);
         for name in &family.key_spec.headers {
             push_field(&mut text, "header", name, headers, redaction);
         }
@@ -236,6 +236,12 @@ impl CacheKey {
     /// Its key in Redis.
     pub fn key(&self) -> StoreKey {
         StoreKey::of(&self.text)
+    }
+
+    /// The same in this version of the cache (`[store] version`).
+    #[must_use]
+    pub fn of_version(self, version: &str) -> CacheKey {
+        finish(format!("{}\nversion {version}", self.text), self.redaction)
     }
 
     /// The cache key of a variant: the text extended by the fields that the stored response's `Vary` names (RFC 9111

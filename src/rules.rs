@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use http::header::COOKIE;
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use smallvec::SmallVec;
 
 use crate::http::clients::ClientCacheControl;
@@ -19,6 +19,7 @@ use crate::secret::Secret;
 
 pub mod authorize;
 pub mod content;
+mod downstream;
 mod expand;
 pub(crate) mod family;
 pub mod fault;
@@ -26,6 +27,7 @@ mod instance;
 mod instead;
 mod invalidation;
 mod language;
+mod lifetimes;
 pub mod lint;
 pub mod nearest;
 mod notation;
@@ -60,6 +62,9 @@ pub struct RuleSet {
     stated: usize,
     invalidations: Vec<Invalidation>,
     family_paths: PatternSet,
+    /// The paths of the families that are never cached, which come first.
+    never_cached_paths: PatternSet,
+    has_never_cached: bool,
     invalidation_paths: PatternSet,
     /// The indexes of the rules that name safe methods, and the set of their paths.
     by_safe_methods: (Vec<usize>, PatternSet),
@@ -69,7 +74,7 @@ pub struct RuleSet {
 /// Responses that share caching settings and are invalidated together.
 #[derive(Debug)]
 pub struct Family {
-    /// Position in the file, from 0. Also indexes the family's metrics.
+    /// Position in [`RuleSet::families`], from 0. Also indexes the family's metrics.
     pub id: usize,
     /// Such as `booking` or `booking:stats`.
     pub name: String,
@@ -77,8 +82,12 @@ pub struct Family {
     pub path: String,
     /// Methods whose responses are stored.
     pub methods: ReadMethods,
+    /// `cache = "never"`: requests for its paths are forwarded, and their responses are not stored.
+    pub is_never_cached: bool,
     /// Changes with the definition, so that entries stored under an older definition are not found.
-    pub version: String,
+    pub definition: String,
+    /// `version`: a part of the definition that changes only when the operator says so.
+    pub version: Option<String>,
     /// Storage and freshness settings.
     pub policy: Policy,
     /// The parts of a request that belong to its cache key.
@@ -96,10 +105,14 @@ pub struct Family {
     pub stale_while_slow: Option<Duration>,
     /// Whether the response to a PUT or PATCH on a path of this family is what a GET would bring, so that it is stored.
     pub write_through: bool,
+    /// Whether bodies are compressed in Redis; `None` means as `[store]` says.
+    pub compress: Option<bool>,
     /// Whether a rule with `refresh` can invalidate this family.
     pub refreshed: bool,
     /// The `Cache-Control` that clients receive.
     pub client_cache_control: ClientCacheControl,
+    /// The `CDN-Cache-Control` that clients receive in place of upstream's.
+    pub cdn_cache_control: Option<HeaderValue>,
     /// Whether a rule invalidates the entries of one caller in this family (`{identity}`).
     pub told_by_caller: bool,
     /// False for `invalidation = "none"`: no rule may name the family, and only its lifetime bounds the age of its
@@ -339,11 +352,14 @@ impl RuleSet {
                 !family.is_of_verdicts() && invalidations.iter().any(|rule| rule.refresh && rule.reaches(family));
             family.told_by_caller =
                 invalidations.iter().flat_map(|rule| &rule.references).any(|it| it.names_callers_of(&family.name));
-            family.version = family::version_of(family);
+            family.definition = family::definition_of(family);
         }
         let stated = families.iter().filter(|family| !family.is_of_verdicts()).count();
         let patterns = families[..stated].iter().map(|family| &family.pattern);
         let family_paths = compile(root, "family", patterns, case);
+        let never_cached = families.iter().filter(|family| family.is_never_cached);
+        let has_never_cached = never_cached.clone().next().is_some();
+        let never_cached_paths = compile(root, "family", never_cached.map(|family| &family.pattern), case);
         let paths =
             |rules: &[&Invalidation]| compile(root, "invalidate", rules.iter().map(|rule| &rule.pattern), case);
         let invalidation_paths = paths(&invalidations.iter().collect::<Vec<_>>());
@@ -351,10 +367,20 @@ impl RuleSet {
             invalidations.iter().enumerate().filter(|(_, rule)| rule.methods.names_safe()).collect();
         let (at, by_safe): (Vec<usize>, Vec<&Invalidation>) = by_safe.into_iter().unzip();
         let by_safe_methods = (at, paths(&by_safe));
-        RuleSet { families, stated, invalidations, family_paths, invalidation_paths, by_safe_methods, names }
+        RuleSet {
+            families,
+            stated,
+            invalidations,
+            family_paths,
+            never_cached_paths,
+            has_never_cached,
+            invalidation_paths,
+            by_safe_methods,
+            names,
+        }
     }
 
-    /// The families, in file order, and then those of verdicts ([`authorize`]).
+    /// The families: those that are never cached first, otherwise in file order; and then those of verdicts ([`authorize`]).
     pub fn families(&self) -> &[Family] {
         &self.families
     }
@@ -399,6 +425,17 @@ impl RuleSet {
     fn family_matching(&self, method: &Method, path: &str) -> Option<&Family> {
         let mut matching = self.family_paths.matches(path).map(|at| &self.families[at]);
         matching.find(|family| family.methods.contain(method))
+    }
+
+    /// Whether a read of this normalised path is never cached. Of the other readings of the path, [`RuleSet::ambiguity`] judges.
+    pub fn is_never_cached(&self, method: &Method, path: &str) -> bool {
+        if !self.has_never_cached {
+            return false;
+        }
+        let matches =
+            |path: &str| self.never_cached_paths.matches(path).any(|at| self.families[at].methods.contain(method));
+        let plain = with_plain_delimiters(path);
+        matches(&plain) || *plain != *path && matches(path)
     }
 
     /// Returns the conflicting families if upstream may read the path as one of another family. Such a read bypasses
@@ -592,7 +629,7 @@ impl Family {
 
     /// The family's part of the canonical request text.
     pub fn key_spec(&self) -> FamilyKeySpec<'_> {
-        FamilyKeySpec { name: &self.name, version: &self.version, key_spec: &self.key_spec }
+        FamilyKeySpec { name: &self.name, definition: &self.definition, key_spec: &self.key_spec }
     }
 
     /// The request fields that are part of the cache key, directly or through a cookie.

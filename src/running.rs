@@ -31,6 +31,7 @@ use crate::tokens::{Tokens, WrongTokens};
 use crate::upkeep::alerts::Alerts;
 use crate::upkeep::history::History;
 use crate::upkeep::names::FamilyOwners;
+use crate::upkeep::request_rates::RequestRates;
 use crate::upkeep::unmatched::UnmatchedWrites;
 use crate::upkeep::unresolved::UnresolvedLog;
 use crate::upstream::Upstream;
@@ -48,6 +49,13 @@ pub struct Live {
     pub redaction: Redaction,
     /// The request fields that count as credentials.
     pub credentials: Credentials,
+    /// `[store] version`, a part of every cache key.
+    pub store_version: Option<Arc<str>>,
+    /// `[store] compress` and `compress_above`: the bytes over which bodies are compressed in Redis, and whether they are in
+    /// families that do not say so themselves. `None` without Redis.
+    pub compression: Option<(usize, bool)>,
+    /// Requests of each URL of families with `adaptive_ttl`.
+    pub request_rates: Arc<RequestRates>,
     /// The time when they came into force.
     pub since: SystemTime,
 }
@@ -61,7 +69,19 @@ impl Live {
         let credentials = config.server.credential_headers.clone();
         let further = Some(credentials.further().into()).filter(|further: &Arc<[_]>| !further.is_empty());
         let redaction = Redaction { secret: config.store.as_ref().and_then(StoreConfig::secret), further };
-        Live { rules, counters, no_family, max_body, redaction, credentials, since: SystemTime::now() }
+        let store = config.store.as_ref();
+        Live {
+            rules,
+            counters,
+            no_family,
+            max_body,
+            redaction,
+            credentials,
+            store_version: store.and_then(|store| store.version.as_deref()).map(Arc::from),
+            compression: store.map(|store| (store.compress_above, store.compress)),
+            request_rates: Arc::default(),
+            since: SystemTime::now(),
+        }
     }
 
     /// The counters of a family by its id, or those of requests without one.
@@ -215,9 +235,16 @@ impl Running {
                 return Err(error);
             }
         };
-        // A new secret or other credentials take effect at a restart, as the rest of their tables.
-        let (redaction, credentials) = (self.live().redaction.clone(), self.live().credentials.clone());
-        let live = Live { redaction, credentials, ..Live::take(&mut config, &self.metrics) };
+        let before = self.live();
+        let live = Live {
+            // A new secret or other credentials take effect at a restart, as the rest of their tables.
+            redaction: before.redaction.clone(),
+            credentials: before.credentials.clone(),
+            store_version: before.store_version.clone(),
+            compression: before.compression,
+            request_rates: Arc::clone(&before.request_rates),
+            ..Live::take(&mut config, &self.metrics)
+        };
         let changed = changed(&self.live().rules, &live.rules);
         if !changed.is_empty() {
             self.cache.invalidate(&changed).await;
@@ -290,7 +317,7 @@ fn digest_of(content: &Result<Option<Vec<u8>>, LoadError>) -> Option<Digest> {
 fn changed(before: &RuleSet, now: &RuleSet) -> Vec<Tag> {
     let is_same = |family: &Family| {
         before.family(&family.name).is_some_and(|there| {
-            there.version == family.version
+            there.definition == family.definition
                 && written(before.invalidating(there)) == written(now.invalidating(family))
         })
     };

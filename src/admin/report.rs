@@ -341,7 +341,18 @@ pub struct FamilyDefinition {
     pub ttl: Option<String>,
     pub ttl_seconds: Option<u64>,
     pub ttl_policy: &'static str,
+    /// `default`, or `never` for paths that are forwarded and not stored.
+    pub cache: &'static str,
+    /// The operator's version of the family.
+    pub version: Option<String>,
+    /// By status; null: none.
     pub negative_ttl: Option<String>,
+    /// The time of day at which lifetimes end.
+    pub until: Option<String>,
+    /// The factors of `ttl`.
+    pub adaptive_ttl: Option<String>,
+    /// Whether bodies are compressed in Redis; null: as `[store]` says.
+    pub compress: Option<bool>,
     pub stale_while_revalidate: Option<String>,
     pub stale_if_error: Option<String>,
     pub stale_if_unreachable: String,
@@ -379,8 +390,10 @@ pub struct FamilyDefinition {
     pub range: &'static str,
     /// Which request fields are sent to upstream: `all` or `keyed`.
     pub forward: &'static str,
-    /// What clients are told of their own caches: `no-cache` or `pass`.
-    pub client_cache_control: &'static str,
+    /// What clients are told of their own caches: `no-cache`, `pass`, or a value of `Cache-Control`.
+    pub client_cache_control: String,
+    /// What CDNs are told; null: what upstream says.
+    pub cdn_cache_control: Option<String>,
     /// Who shares a fetch of what is missing: requests to one `proxy`, or to the whole `fleet`.
     pub collapse: &'static str,
     /// `none`: it is meant that no rule names it.
@@ -402,7 +415,12 @@ impl FamilyDefinition {
             ttl: policy.ttl.map(text),
             ttl_seconds: policy.ttl.map(|ttl| ttl.as_secs()),
             ttl_policy: policy.ttl_policy.word(),
-            negative_ttl: policy.negative_ttl.map(text),
+            cache: if family.is_never_cached { "never" } else { "default" },
+            version: family.version.clone(),
+            negative_ttl: (!policy.negative_ttl.is_empty()).then(|| policy.negative_ttl.to_string()),
+            until: policy.until.map(|until| until.to_string()),
+            adaptive_ttl: policy.adaptive_ttl.map(|adaptive| adaptive.to_string()),
+            compress: family.compress,
             stale_while_revalidate: policy.stale_while_revalidate.map(text),
             stale_if_error: policy.stale_if_error.map(text),
             stale_if_unreachable: text(policy.stale_if_unreachable),
@@ -425,7 +443,12 @@ impl FamilyDefinition {
             max_variants: family.fetching.max_variants,
             range: family.fetching.range(),
             forward: family.fetching.forward(),
-            client_cache_control: family.client_cache_control.word(),
+            client_cache_control: family.client_cache_control.text().to_owned(),
+            cdn_cache_control: family
+                .cdn_cache_control
+                .as_ref()
+                .and_then(|it| it.to_str().ok())
+                .map(str::to_owned),
             collapse: family.collapse.word(),
             invalidation: family.invalidation(),
             line: family.line,

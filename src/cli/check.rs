@@ -164,7 +164,6 @@ fn stored(family: &Family) -> Vec<String> {
     let policy = &family.policy;
     let unreachable = Some(policy.stale_if_unreachable).filter(|period| *period != STALE_IF_UNREACHABLE);
     let durations = [
-        ("negative_ttl", policy.negative_ttl),
         ("stale_while_revalidate", policy.stale_while_revalidate),
         ("stale_if_error", policy.stale_if_error),
         ("stale_if_unreachable", unreachable),
@@ -176,6 +175,12 @@ fn stored(family: &Family) -> Vec<String> {
     let revalidate = Some(policy.revalidate).filter(|kind| *kind != Revalidate::default());
     parts.extend(revalidate.map(|kind| format!("revalidate {}", kind.word())));
     parts.extend(family.write_through.then(|| "write_through true".to_owned()));
+    parts.extend((!policy.negative_ttl.is_empty()).then(|| format!("negative_ttl {}", policy.negative_ttl)));
+    parts.extend(policy.until.map(|until| format!("until {until}")));
+    parts.extend(policy.adaptive_ttl.map(|adaptive| format!("adaptive_ttl {adaptive}")));
+    parts.extend(family.is_never_cached.then(|| "cache never".to_owned()));
+    parts.extend(family.version.as_ref().map(|version| format!("version {version}")));
+    parts.extend(family.compress.map(|on| format!("compress {}", compress(on))));
     parts.extend((!policy.heuristic).then(|| "heuristic false".to_owned()));
     let close_delimited = Some(policy.close_delimited).filter(|kind| *kind != CloseDelimited::default());
     let set_cookie = Some(policy.set_cookie).filter(|kind| *kind != SetCookie::default());
@@ -184,26 +189,33 @@ fn stored(family: &Family) -> Vec<String> {
     let authorize = family.authorize.as_ref();
     parts.extend(authorize.map(|it| format!("authorize {} {}", it.path, humantime::format_duration(it.ttl))));
     parts.extend(family.instances.iter().map(|further| format!("instance {} = {}", further.name, further.source)));
-    parts.extend((!family.is_invalidated).then(|| "invalidation none".to_owned()));
+    parts.extend((!family.is_invalidated && !family.is_never_cached).then(|| "invalidation none".to_owned()));
     parts.extend(family.max_body.map(|size| format!("max_body {}", bytesize::ByteSize::b(size))));
     parts
+}
+
+/// The value of `compress`.
+fn compress(is_on: bool) -> &'static str {
+    if is_on { "zstd" } else { "off" }
 }
 
 /// Settings for methods and fetches.
 fn fetched(family: &Family) -> Vec<String> {
     let (fetching, usual) = (&family.fetching, Fetching::default());
-    let told = family.client_cache_control;
+    let told = &family.client_cache_control;
+    let cdn = family.cdn_cache_control.as_ref().and_then(|value| value.to_str().ok());
     let directives = family.policy.client_directives;
     let methods = family.methods.names();
     let normalize = names(&fetching.normalize);
     let all = [
-        (methods != ["GET"], format!("methods {}", methods.join(" "))),
+        (methods != ["GET"] && !family.is_never_cached, format!("methods {}", methods.join(" "))),
         (directives != ClientDirectives::default(), format!("client_directives {}", directives.word())),
         (!normalize.is_empty(), format!("normalize {}", normalize.join(" "))),
         (fetching.max_variants != usual.max_variants, format!("max_variants {}", fetching.max_variants)),
         (fetching.range() != usual.range(), format!("range {}", fetching.range())),
         (fetching.forward() != usual.forward(), format!("forward {}", fetching.forward())),
-        (told != ClientCacheControl::default(), format!("clients: {}", told.word())),
+        (*told != ClientCacheControl::default(), format!("clients: {}", told.text())),
+        (cdn.is_some(), format!("CDNs: {}", cdn.unwrap_or_default())),
     ];
     all.into_iter().filter_map(|(is_unusual, part)| is_unusual.then_some(part)).collect()
 }
@@ -238,6 +250,11 @@ fn rules_json(name: &str, config: &Config, warnings: &[Warning]) -> Value {
 fn family_json(family: &Family) -> Value {
     let policy = &family.policy;
     let seconds = |value: Option<std::time::Duration>| value.map(|value| value.as_secs());
+    let negative_ttl: serde_json::Map<String, Value> = policy
+        .negative_ttl
+        .iter()
+        .map(|(status, ttl)| (status.as_str().to_owned(), ttl.as_secs().into()))
+        .collect();
     let query = match &family.key_spec.query.parameters {
         Parameters::All => Value::Null,
         Parameters::Keep(names) => json!({ "keep": names }),
@@ -248,13 +265,19 @@ fn family_json(family: &Family) -> Value {
         "path": family.path,
         "methods": family.methods.names(),
         "line": family.line,
+        "cache": if family.is_never_cached { "never" } else { "default" },
+        "definition": family.definition,
         "version": family.version,
         "captures": family.capture_names().collect::<Vec<_>>(),
         "instance": instances_json(family),
         "ttl": seconds(policy.ttl),
         "ttl_policy": policy.ttl_policy.word(),
-        "client_cache_control": family.client_cache_control.word(),
-        "negative_ttl": seconds(policy.negative_ttl),
+        "adaptive_ttl": policy.adaptive_ttl.map(|adaptive| adaptive.to_string()),
+        "until": policy.until.map(|until| until.to_string()),
+        "client_cache_control": family.client_cache_control.text(),
+        "cdn_cache_control": family.cdn_cache_control.as_ref().and_then(|value| value.to_str().ok()),
+        "negative_ttl": negative_ttl,
+        "compress": family.compress.map(compress),
         "stale_while_revalidate": seconds(policy.stale_while_revalidate),
         "stale_if_error": seconds(policy.stale_if_error),
         "stale_if_unreachable": policy.stale_if_unreachable.as_secs(),

@@ -18,6 +18,7 @@ pub fn lint(config: &Config) -> Vec<Warning> {
         warnings.extend(too_large(config, family));
         warnings.extend(too_slow(config, family));
         warnings.extend(never_written_through(config, family));
+        warnings.extend(useless_compress(config, family));
     }
     warnings.sort_by_key(|warning| warning.line);
     warnings
@@ -31,6 +32,21 @@ fn useless_collapse(config: &Config, family: &Family) -> Option<Warning> {
             family.name
         ),
         remedy: "remove it, or add [store]".to_owned(),
+    })
+}
+
+fn useless_compress(config: &Config, family: &Family) -> Option<Warning> {
+    let (message, remedy) = match (family.compress, &config.store) {
+        (Some(_), None) => {
+            ("has no effect without [store]: bodies in memory are not compressed", "remove it, or add [store]")
+        }
+        (Some(asked), Some(store)) if asked == store.compress => ("says what [store] says", "remove it"),
+        _ => return None,
+    };
+    Some(Warning {
+        line: family.line,
+        message: format!("family {:?}: compress {message}", family.name),
+        remedy: remedy.to_owned(),
     })
 }
 
@@ -237,6 +253,42 @@ mod tests {
                 "'/x' = ['x']",
                 "collapse = \"fleet\" has no effect",
                 "add [store]",
+            ),
+            (
+                "[[family]]\nname = 'x'\npath = '/x'\ncompress = true",
+                "'/x' = ['x']",
+                "compress has no effect without [store]",
+                "add [store]",
+            ),
+            (
+                "[[family]]\nname = 'x'\npath = '/x'\ncompress = 'off'",
+                "'/x' = ['x']\n[store]\nredis = 'redis://h'",
+                "compress says what [store] says",
+                "remove it",
+            ),
+            (
+                "[[family]]\nname = 'x'\npath = '/x'\nclient_cache_control = 'max-age=60'",
+                "'/x' = ['x']",
+                "client_cache_control lets caches behind Larder use a response for 1m",
+                "remove client_cache_control",
+            ),
+            (
+                "[[family]]\nname = 'x'\npath = '/x'\ncdn_cache_control = 'max-age=3600'",
+                "'/x' = ['x']",
+                "cdn_cache_control lets caches behind Larder use a response for 1h",
+                "remove cdn_cache_control",
+            ),
+            (
+                "[[family]]\nname = 'x'\npath = '/x'\ncache = 'never'",
+                "'/x' = ['x']",
+                "family \"x\" has cache = \"never\", but the rule for \"/x\"",
+                "remove",
+            ),
+            (
+                "[[family]]\nname = 'x'\npath = '/users'\ncache = 'never'",
+                "",
+                "\"list\" gets no request: \"x\" takes",
+                "narrower",
             ),
             (
                 "[[family]]\nname = 'x'\npath = '/x'\nmax_body = '1GiB'",

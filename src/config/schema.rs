@@ -169,6 +169,9 @@ fn store() -> Value {
                 "namespace",
                 json!({ "type": "string", "pattern": r"^\s*[A-Za-z0-9_.-]{1,64}\s*$|\$\{", "description": "one for each API" }),
             ),
+            ("version", version()),
+            ("compress", compress()),
+            ("compress_above", size("up to this a body is not compressed")),
             ("timeout", duration("the longest any request waits for Redis")),
             ("connect_timeout", duration("to connect to Redis")),
             ("marks_max", number("marks stored in Redis", 1024, 1_000_000_000)),
@@ -185,6 +188,28 @@ fn store() -> Value {
             ("secret", text("at least 16 bytes, from the environment: ${LARDER_SECRET}")),
         ],
     )
+}
+
+fn version() -> Value {
+    json!({ "type": "string", "pattern": r"^\s*[A-Za-z0-9_.-]{1,64}\s*$|\$\{", "description": "a part of the cache keys: a change makes all entries misses" })
+}
+
+fn compress() -> Value {
+    let word = choice("", &["zstd", "off"]);
+    json!({ "anyOf": [{ "type": "boolean" }, { "enum": ["zstd", "off"] }, word["anyOf"][1]], "description": "whether bodies are compressed in Redis" })
+}
+
+fn negative_ttl() -> Value {
+    let by_status = json!({ "type": "object", "additionalProperties": duration("for this status") });
+    json!({ "anyOf": [duration("for 404 and 410"), by_status], "description": "for 404 and 410, or by status: { 404 = \"10s\" }" })
+}
+
+fn adaptive_ttl() -> Value {
+    let factors = table(
+        "the factors of the ttl",
+        [("hot", text("such as 2x over 1000/h")), ("cold", text("such as 0.5x under 10/h"))],
+    );
+    json!({ "anyOf": [{ "type": "boolean" }, factors], "description": "the ttl is multiplied by how often the URL is requested" })
 }
 
 fn memory() -> Value {
@@ -261,7 +286,16 @@ fn family() -> Value {
             ("methods", methods),
             ("ttl", duration("how long a response is fresh where upstream does not say")),
             ("ttl_policy", choice("whose lifetime wins", &["default", "override"])),
-            ("negative_ttl", duration("for 404 and 410")),
+            (
+                "cache",
+                choice("\"never\": requests for the path are forwarded and not stored", &["default", "never"]),
+            ),
+            ("version", version()),
+            ("compress", compress()),
+            ("negative_ttl", negative_ttl()),
+            ("until", text("the time of day at which lifetimes end, such as 09:00 Europe/Paris")),
+            ("adaptive_ttl", adaptive_ttl()),
+            ("cdn_cache_control", text("the CDN-Cache-Control that clients receive, such as max-age=60")),
             (
                 "authorize",
                 required(
@@ -287,7 +321,12 @@ fn family() -> Value {
             ("query", query),
             ("cookies", cookies),
             ("set_cookie", choice("responses with Set-Cookie", &["forward", "strip"])),
-            ("client_cache_control", choice("the Cache-Control that clients receive", &["no-cache", "pass"])),
+            (
+                "client_cache_control",
+                text(
+                    "the Cache-Control that clients receive: \"no-cache\", \"pass\", or a value such as max-age=60",
+                ),
+            ),
             ("headers", texts("request fields that are part of the key")),
             (
                 "identity",

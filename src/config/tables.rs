@@ -377,6 +377,9 @@ pub fn read_store(
         tls_ca: None,
         tls_identity: None,
         namespace: "larder".to_owned(),
+        version: None,
+        compress: false,
+        compress_above: 1 << 10,
         timeout: Duration::from_millis(100),
         connect_timeout: Duration::from_millis(500),
         marks_max: 4_000_000,
@@ -399,6 +402,10 @@ pub fn read_store(
         read_login(&mut table, &mut store);
         let namespace = table.item("namespace").and_then(|item| text_passing(&item, address::namespace));
         set(&mut store.namespace, namespace);
+        store.version = table.item("version").and_then(|item| family::read_version(&item));
+        set(&mut store.compress, table.item("compress").and_then(|item| family::read_compress(&item)));
+        let above = table.item("compress_above").and_then(|item| item.size(&(64..=1 << 20)));
+        set(&mut store.compress_above, above.and_then(|size| usize::try_from(size).ok()));
         set(&mut store.timeout, table.item("timeout").and_then(|item| item.duration(&STORE_TIMEOUT)));
         let connect = table.item("connect_timeout").and_then(|item| item.duration(&STORE_TIMEOUT));
         set(&mut store.connect_timeout, connect);

@@ -87,7 +87,7 @@ fn each_fault_in_a_family_has_its_place_and_remedy() {
     ]);
     let fields: &[(&str, usize, &str, &str)] = &[
         ("tll = '3m'", 1, "family \"x\": unknown key \"tll\"", "did you mean \"ttl\"?"),
-        ("colour = 1", 1, "unknown key \"colour\"", "known here: name, methods, path"),
+        ("colour = 1", 1, "unknown key \"colour\"", "known here: name, cache, methods, path"),
         ("ttl = 180", 7, "must be a duration, not a whole number", "\"180s\""),
         ("ttl = '180'", 7, "\"180\" is not a duration", "\"180s\""),
         ("ttl = 'three'", 7, "\"three\" is not a duration", "\"90s\""),
@@ -161,8 +161,52 @@ fn each_fault_in_a_family_has_its_place_and_remedy() {
         ("stale_while_slow = '0s'", 20, "out of range", "write 1ms to 1h"),
         ("stale_while_slow = 500", 20, "must be a duration", "\"500s\""),
         ("write_through = 'yes'", 17, "must be true or false", "true"),
-        ("compress = true", 1, "compress is not supported yet", "remove it"),
-        ("adaptive_ttl = { max = '1h' }", 1, "adaptive_ttl is not supported yet", "remove it"),
+        ("compress = 'gzip'", 12, "\"gzip\" is not known", "\"zstd\" or \"off\""),
+        ("version = 'v 2'", 11, "\"v 2\" is not a version", "1 to 64 letters"),
+        ("version = 2", 11, "must be a string, not a whole number", "quotes"),
+        ("cache = 'always'", 9, "\"always\" is not known", "\"default\" or \"never\""),
+        ("ttl = '1m'\ncache = 'never'", 1, "ttl has no effect beside cache = \"never\"", "remove one of them"),
+        ("negative_ttl = {}", 16, "names no status", "{ 404 = \"10s\" }"),
+        ("negative_ttl = { 401 = '1s' }", 18, "401 is about one request", "301, 302"),
+        ("negative_ttl = { 200 = '1s' }", 18, "200 is a success", "remove it"),
+        ("negative_ttl = { 304 = '1s' }", 18, "304 is no response of its own", "remove it"),
+        ("negative_ttl = { 503 = '1s' }", 18, "503 is a failure that passes", "remove it"),
+        ("negative_ttl = { missing = '1s' }", 18, "missing is not a status", "404 = \"10s\""),
+        ("negative_ttl = { 404 = '0s' }", 24, "404 of 0", "or remove it"),
+        ("until = '9 Europe/Paris'", 9, "does not begin with a time of day", "\"09:00 Europe/Paris\""),
+        ("until = '09:00'", 9, "\"09:00\" has no time zone", "\"09:00 Europe/Paris\" or \"09:00 UTC\""),
+        ("until = '09:00 Europe/Pari'", 9, "does not end with a time zone", "\"Europe/Paris\""),
+        ("adaptive_ttl = true", 16, "has no ttl to multiply", "add ttl"),
+        ("adaptive_ttl = {}\nttl = '1m'", 16, "neither hot nor cold", "adaptive_ttl = true"),
+        ("adaptive_ttl = { hot = '2x' }\nttl = '1m'", 24, "\"2x\" is not a factor with a rate", "2x over 1000/h"),
+        ("adaptive_ttl = { hot = '2x under 10/h' }\nttl = '1m'", 24, "is not a factor", "2x over 1000/h"),
+        ("adaptive_ttl = { hot = '11x over 10/h' }\nttl = '1m'", 24, "factor out of range", "at most 10x"),
+        ("adaptive_ttl = { cold = '0.05x under 10/h' }\nttl = '1m'", 25, "factor out of range", "at least 0.1x"),
+        ("adaptive_ttl = { cold = '0.5x under 1/h' }\nttl = '1m'", 25, "rate out of range", "write 2/h to"),
+        (
+            "adaptive_ttl = { hot = '2x over 5/h', cold = '0.5x under 6/h' }\nttl = '1m'",
+            46,
+            "is for URLs that are hot as well",
+            "lower its rate",
+        ),
+        ("client_cache_control = 'nocache'", 24, "has an unknown directive, nocache", "\"no-cache\""),
+        ("client_cache_control = 'max-age'", 24, "has a wrong value for max-age", "max-age=60"),
+        ("client_cache_control = 'public=1'", 24, "has a wrong value for public", "without a value"),
+        ("client_cache_control = 'max-age=1, max-age=2'", 24, "has max-age twice", "remove one"),
+        (
+            "client_cache_control = 'max-age=60'\nidentity = 'cookie:sid'",
+            24,
+            "lets caches give one caller's response to others",
+            "\"private, max-age=60\"",
+        ),
+        (
+            "cdn_cache_control = 'max-age=60'\nidentity = 'header:authorization'",
+            21,
+            "lets caches give one caller's response to others",
+            "identity = \"none\"",
+        ),
+        ("cdn_cache_control = 'max-age=60,'", 21, "is not a list of directives", "max-age=60"),
+        ("cdn_cache_control = 'max-age=\"60\"'", 21, "has a wrong value for max-age", "max-age=60"),
         ("ttl = '${TTL}'", 8, "variable TTL is not set", "${TTL:-…}"),
         ("ttl = '${BAD}'", 7, "\"${BAD}\" is not a duration", "with its unit"),
     ];
@@ -647,7 +691,7 @@ fn collapse_is_read_per_family() {
     let all = [family(""), family("collapse = 'fleet'"), family("collapse = 'off'")];
     let of = |config: &Config| config.rules.families()[0].collapse;
     assert_eq!(all.each_ref().map(of), [Collapse::Proxy, Collapse::Fleet, Collapse::Off]);
-    let versions = all.each_ref().map(|config| config.rules.families()[0].version.clone());
+    let versions = all.each_ref().map(|config| config.rules.families()[0].definition.clone());
     assert!(versions.iter().all(|version| *version == versions[0]), "entries are the same");
     let [fault] = &faults("[[family]]\nname = 'a'\npath = '/a'\ncollapse = 'all'\n")[..] else { panic!("one") };
     assert!(fault.remedy.contains("fleet"), "{}", fault.remedy);
@@ -867,7 +911,7 @@ fn the_sample_shows_fields_that_exist() {
     let long = format!("[invalidate]\n{}\n", long.trim_start_matches("# ").replace("user_details", "booking"));
     let config = good(&(shown + &long));
     assert_eq!(config.rules.families()[0].name, "booking:stats");
-    assert!(config.rules.families()[0].policy.negative_ttl.is_some());
+    assert!(config.rules.families()[0].policy.negative_ttl.of(http::StatusCode::GONE).is_some());
     assert_eq!(config.rules.invalidations()[0].methods.names(), ["POST", "PUT", "PATCH", "DELETE"]);
 }
 

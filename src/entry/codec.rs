@@ -1,15 +1,15 @@
 //! The encoding of an [`Entry`] in Redis:
 //!
 //! ```text
-//! "LRD7" │ checksum, 16 bytes │ length of the head, u32 big-endian │ head │ body
+//! "LRD8" │ checksum, 16 bytes │ length of the head, u32 big-endian │ head │ body
 //! ```
 //!
 //! The checksum ([`Seal`]) covers everything behind it and the name of the entry. The head is a sequence of `postcard`
 //! values (<https://postcard.jamesmunns.com/wire-format>): first the preface, which is the text of the cache key, the
 //! stamp and the tags, then [`Kind`] and its lists. The sweeper reads the preface alone.
 //!
-//! The body follows as it is, so that the body of a decoded entry is a slice of the input. A list is read element by
-//! element, not as a `Vec`: serde reserves memory for the length that a list claims, before it has seen an element.
+//! The body follows as it is, so that the body of a decoded entry is a slice of the input; or compressed (`compression`), as
+//! [`Kind`] says. A list is read element by element, not as a `Vec`: serde reserves memory for the length that a list claims, before it has seen an element.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,13 +18,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use postcard::ser_flavors::Flavor;
 use serde::{Deserialize, Serialize};
 
+use super::compression::{compressed, decompressed};
 use super::seal::{self, Seal};
 use super::{Content, Entry, Response, Variant, VaryIndex};
 use crate::http::freshness::Freshness;
 use crate::marks::{Epoch, Stamp, Tag};
 
 /// Changes with the encoding: an entry of another version is a miss.
-const MAGIC: &[u8; 4] = b"LRD7";
+const MAGIC: &[u8; 4] = b"LRD8";
 
 /// Offset of the head's length.
 const SEALED_AT: usize = MAGIC.len() + seal::LENGTH;
@@ -100,8 +101,10 @@ enum Kind {
         for_credentials: bool,
         consumed: bool,
         has_said: bool,
-        /// A truncated value must not become a truncated response.
+        /// Bytes of the body, not compressed. A truncated value must not become a truncated response.
         body_length: usize,
+        /// The body is compressed with zstd.
+        is_compressed: bool,
     },
     /// Followed by the names of the request fields, then by the known variants.
     VaryIndex,
@@ -110,15 +113,23 @@ enum Kind {
 impl Entry {
     /// The encoding to be stored in Redis under `name`.
     pub fn encode(&self, seal: &Seal, name: &str) -> Bytes {
-        let mut encoding = self.write();
+        self.encode_compressed(seal, name, None)
+    }
+
+    /// The same with a body of more than `compress_above` bytes compressed, if that makes it shorter.
+    pub fn encode_compressed(&self, seal: &Seal, name: &str, compress_above: Option<usize>) -> Bytes {
+        let mut encoding = self.write(compress_above);
         let checksum = seal.of(name, &encoding[SEALED_AT..]);
         encoding[MAGIC.len()..SEALED_AT].copy_from_slice(&checksum);
         encoding.into()
     }
 
     /// The encoding with zeros in place of the checksum.
-    fn write(&self) -> Vec<u8> {
-        let body = self.response().map_or(&[][..], |response| &response.body);
+    fn write(&self, compress_above: Option<usize>) -> Vec<u8> {
+        let whole = self.response().map_or(&[][..], |response| &response.body);
+        let short = self.response().zip(compress_above);
+        let short = short.and_then(|(response, above)| compressed(&response.headers, whole, above));
+        let body = short.as_deref().unwrap_or(whole);
         let mut out = Writer(Vec::with_capacity(512 + body.len()));
         out.0.extend_from_slice(MAGIC);
         out.0.resize(HEAD_AT, 0);
@@ -139,7 +150,8 @@ impl Entry {
                     for_credentials: response.for_credentials,
                     consumed: response.consumed,
                     has_said: response.said.is_some(),
-                    body_length: body.len(),
+                    body_length: whole.len(),
+                    is_compressed: short.is_some(),
                 });
                 out.put_fields(&response.headers);
                 response.said.iter().for_each(|said| out.put_fields(said));
@@ -174,14 +186,28 @@ impl Entry {
         let mut head = Reader(&bytes[HEAD_AT..]);
         let (text, stamp, tags) = read_preface(&mut head)?;
         let content = match head.take()? {
-            Kind::Response { status, freshness, for_credentials, consumed, has_said, body_length } => {
-                if body.len() != body_length {
-                    return Err(DecodeFault::Garbled);
-                }
+            Kind::Response {
+                status,
+                freshness,
+                for_credentials,
+                consumed,
+                has_said,
+                body_length,
+                is_compressed,
+            } => {
+                let body = match is_compressed {
+                    false => Some(body).filter(|body| body.len() == body_length),
+                    // No entry that Larder stores has a longer body.
+                    true if body_length > ENCODING_MAX => None,
+                    true => decompressed(&body, body_length),
+                };
+                let body = body.ok_or(DecodeFault::Garbled)?;
                 let status = StatusCode::from_u16(status).map_err(|_| DecodeFault::Garbled)?;
                 let headers = head.fields(&bytes)?;
                 let said = if has_said { Some(Box::new(head.fields(&bytes)?)) } else { None };
-                Content::Response(Response { status, headers, said, body, freshness, for_credentials, consumed })
+                let response = Response { status, headers, said, body, freshness, for_credentials, consumed };
+                // Its field values would keep the compressed body in memory beside the other.
+                Content::Response(if is_compressed { response.compact() } else { response })
             }
             Kind::VaryIndex => Content::VaryIndex(VaryIndex {
                 on: head.list(|head| name_of(head.take()?))?,
@@ -360,7 +386,7 @@ mod tests {
         let mut stored = entry(HeaderMap::new(), Vec::new());
         let Content::Response(response) = &mut stored.content else { unreachable!() };
         response.said = None;
-        let mut out = Writer(stored.write());
+        let mut out = Writer(stored.write(None));
         // The count of the fields is the last byte of the head.
         out.0.pop();
         out.put(&usize::from(u16::MAX));
@@ -402,9 +428,35 @@ mod tests {
     }
 
     #[test]
+    fn a_compressed_body_comes_back_whole_and_takes_less() {
+        let stored = entry(HeaderMap::new(), b"0123456789".repeat(1000));
+        let (plain, short) = (encode(&stored), stored.encode_compressed(&seals()[0], NAME, Some(1024)));
+        assert!(short.len() < plain.len() / 10, "{} of {}", short.len(), plain.len());
+        assert_eq!(decode(short), Ok(stored.clone()));
+        // Its head is the same, so that the sweeper reads it without the body.
+        let Preface::Whole { tags, .. } = Preface::of(&stored.write(Some(1024))) else { panic!("no preface") };
+        assert_eq!(tags[..], stored.tags[..]);
+        assert_eq!(stored.encode_compressed(&seals()[0], NAME, Some(10_000)), plain, "not above the threshold");
+    }
+
+    #[test]
+    fn a_compressed_body_that_is_longer_than_it_claims_is_refused() {
+        let mut stored = entry(HeaderMap::new(), vec![b'0'; ENCODING_MAX + 1]);
+        assert_eq!(Entry::read(stored.write(Some(0)).into()), Err(DecodeFault::Garbled), "longer than any entry");
+        let Content::Response(response) = &mut stored.content else { unreachable!() };
+        let bomb = compressed(&HeaderMap::new(), &response.body, 0).unwrap();
+        response.body = b"0".repeat(100).into();
+        let mut claims_less = stored.write(Some(10));
+        claims_less
+            .truncate(claims_less.len() - compressed(&HeaderMap::new(), &b"0".repeat(100), 10).unwrap().len());
+        claims_less.extend_from_slice(&bomb);
+        assert_eq!(Entry::read(claims_less.into()), Err(DecodeFault::Garbled), "longer than the head says");
+    }
+
+    #[test]
     fn another_version_is_refused() {
         let whole = encode(&entry(HeaderMap::new(), Vec::new()));
-        for magic in [b"LRD6", b"LRD9"] {
+        for magic in [b"LRD7", b"LRD9"] {
             let other = [&magic[..], &whole[MAGIC.len()..]].concat();
             assert_eq!(decode(other.into()), Err(DecodeFault::Version));
         }
@@ -478,6 +530,9 @@ mod tests {
                 let decoded = Entry::decode(entry.encode(&seal, NAME), &seal, NAME);
                 prop_assert_eq!(decoded.as_ref(), Ok(&entry));
             }
+            let short = entry.encode_compressed(&seals()[0], NAME, Some(0));
+            let decoded = decode(short);
+            prop_assert_eq!(decoded.as_ref(), Ok(&entry));
             prop_assert_eq!(entry.clone().compact(), entry);
         }
 
@@ -515,7 +570,7 @@ mod tests {
             cut in 0usize..200, flip in 0usize..200, bit in 0u8..8,
         ) {
             // Behind the checksum: a client that can compute one must not be able to cause a panic.
-            let whole = entry(HeaderMap::new(), b"0123456789".to_vec()).write();
+            let whole = entry(HeaderMap::new(), b"0123456789".to_vec()).write(None);
             if (SEALED_AT..whole.len()).contains(&cut) {
                 prop_assert!(Entry::read(Bytes::copy_from_slice(&whole[..cut])).is_err());
             }

@@ -115,6 +115,87 @@ impl ResponseDirectives {
     }
 }
 
+/// The response directives that an operator may write, and whether each takes a number of seconds: RFC 9111 §5.2.2, RFC 5861,
+/// RFC 8246.
+static DIRECTIVES: [(&str, bool); 13] = [
+    ("immutable", false),
+    ("max-age", true),
+    ("must-revalidate", false),
+    ("must-understand", false),
+    ("no-cache", false),
+    ("no-store", false),
+    ("no-transform", false),
+    ("private", false),
+    ("proxy-revalidate", false),
+    ("public", false),
+    ("s-maxage", true),
+    ("stale-if-error", true),
+    ("stale-while-revalidate", true),
+];
+
+/// The names of the response directives that an operator may write.
+pub fn directive_names() -> impl Iterator<Item = &'static str> {
+    DIRECTIVES.iter().map(|(name, _)| *name)
+}
+
+/// Whether a directive takes a number of seconds; `None` for an unknown one.
+pub fn takes_seconds(name: &str) -> Option<bool> {
+    DIRECTIVES.iter().find(|(known, _)| *known == name).map(|(_, seconds)| *seconds)
+}
+
+/// Why a `Cache-Control` that an operator has written is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WrongDirective {
+    /// It is no list of directives.
+    Syntax,
+    /// No response directive has this name.
+    Unknown(String),
+    /// This directive has an argument that it does not take, or lacks its number of seconds.
+    Argument(String),
+    /// This directive occurs twice.
+    Twice(String),
+}
+
+/// The directives of a `Cache-Control` that an operator has written.
+///
+/// # Errors
+///
+/// A member is no response directive with an argument of its type, or occurs twice.
+pub fn written(value: &str) -> Result<ResponseDirectives, WrongDirective> {
+    let (mut directives, mut seen) = (ResponseDirectives::default(), Vec::new());
+    for member in members(value.as_bytes()) {
+        let directive = member.map_err(|Unclosed| WrongDirective::Syntax)?;
+        let name = String::from_utf8_lossy(&directive.lower_name()).into_owned();
+        if name.is_empty() {
+            return Err(WrongDirective::Syntax);
+        }
+        let is_right = match takes_seconds(&name) {
+            Some(true) => directive.argument.seconds().is_some(),
+            Some(false) => directive.argument.is_absent(),
+            None => return Err(WrongDirective::Unknown(name)),
+        };
+        if !is_right {
+            return Err(WrongDirective::Argument(name));
+        }
+        if seen.contains(&name) {
+            return Err(WrongDirective::Twice(name));
+        }
+        directives.take(&directive);
+        seen.push(name);
+    }
+    if seen.is_empty() { Err(WrongDirective::Syntax) } else { Ok(directives) }
+}
+
+impl ResponseDirectives {
+    /// Whether a cache that obeys these directives may use a response without asking: for how long, in seconds.
+    pub fn unasked_for(&self) -> u64 {
+        if self.no_store || self.no_cache.is_whole() {
+            return 0;
+        }
+        self.max_age.max(self.s_maxage).unwrap_or(0)
+    }
+}
+
 /// Directives that are implied by or meaningless beside `no-cache`.
 static LESS_THAN_NO_CACHE: [&[u8]; 9] = [
     b"immutable",

@@ -29,6 +29,10 @@ pub enum LifetimeSource {
     Heuristic,
     /// No lifetime: stored for validation only.
     None,
+    /// The family's `until`, which comes before the end of any other lifetime.
+    Until,
+    /// The family's `ttl`, multiplied because of `adaptive_ttl`.
+    AdaptedTtl,
 }
 
 impl LifetimeSource {
@@ -55,6 +59,13 @@ impl LifetimeSource {
             LifetimeSource::NegativeTtl => "the lifetime is the family's negative_ttl (RFC 9111 §4.2.2)",
             LifetimeSource::Heuristic => {
                 "the response states no lifetime: a tenth of the time since its Last-Modified (RFC 9111 §4.2.2)"
+            }
+            LifetimeSource::Until => {
+                "the lifetime ends at the family's until, whatever the response states (RFC 9111 §4.2.2)"
+            }
+            LifetimeSource::AdaptedTtl => {
+                "the lifetime is the family's ttl, multiplied for the URL's rate of requests (adaptive_ttl, RFC 9111 \
+                 §4.2.2)"
             }
             LifetimeSource::None => {
                 "the response has no lifetime and is validated on every use (RFC 9111 §5.2.2.4)"

@@ -443,6 +443,7 @@ mod tests {
     use super::*;
     use crate::http::demands::Demands;
     use crate::http::freshness::{Freshness, LifetimeSource, Reuse, ValidationReason};
+    use crate::http::negative_ttl::NegativeTtl;
     use crate::http::storable::{Received, RequestFacts, Storable, storable};
     use crate::http::{ClientDirectives, Policy};
 
@@ -474,7 +475,7 @@ mod tests {
         let seconds = |seconds: i128| Duration::from_secs(u64::try_from(seconds).unwrap());
         Policy {
             ttl: contract.ttl.map(seconds),
-            negative_ttl: contract.ttl.map(seconds),
+            negative_ttl: contract.ttl.map(seconds).map(NegativeTtl::of_missing).unwrap_or_default(),
             heuristic: contract.heuristic,
             stale_while_revalidate: contract.stale_while_revalidate.map(seconds),
             stale_if_error: contract.stale_if_error.map(seconds),
@@ -491,6 +492,7 @@ mod tests {
             cookie: request.contains_key("cookie"),
             other_credentials: false,
             no_store: Demands::of(&request, ClientDirectives::All).no_store,
+            rate: None,
         };
         let received = Received {
             status: StatusCode::from_u16(*status).unwrap(),

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use http::header::{CONTENT_RANGE, CONTENT_TYPE, SET_COOKIE};
 use http::{HeaderMap, HeaderName, StatusCode};
 
+use super::adaptive_ttl::RequestRate;
 use super::freshness::{self, Freshness, LifetimeSource};
 use super::targeted::{self, Effective};
 use super::vary::Vary;
@@ -28,6 +29,8 @@ pub struct RequestFacts {
     pub other_credentials: bool,
     /// It had `Cache-Control: no-store` (§5.2.1.5).
     pub no_store: bool,
+    /// How often its URL is requested, in a family with `adaptive_ttl`.
+    pub rate: Option<RequestRate>,
 }
 
 impl RequestFacts {
@@ -98,6 +101,8 @@ pub enum Reason {
     CloseDelimited,
     /// A server error while a successful response is stored.
     ServerError,
+    /// The family says `cache = "never"`.
+    NeverCached,
     /// Neither upstream nor the family states a lifetime, nor does upstream require validation (`no-cache`).
     NoLifetime,
     /// It would be stale at once (or has `no-cache`), must not be served stale, and has no validator.
@@ -128,6 +133,7 @@ impl Reason {
             Reason::ContentRange => "content-range",
             Reason::CloseDelimited => "close-delimited",
             Reason::ServerError => "server-error",
+            Reason::NeverCached => "never",
             Reason::NoLifetime => "no-lifetime",
             Reason::StaleAtOnce => "stale-at-once",
         }
@@ -175,6 +181,7 @@ impl Reason {
                 "the response has neither Content-Length nor chunks, so it looks complete even if truncated (RFC 9112 §8)"
             }
             Reason::ServerError => "a server error does not replace a stored response (RFC 9111 §4.3.3)",
+            Reason::NeverCached => "the family says cache = \"never\"",
             Reason::NoLifetime => {
                 "neither the response (max-age, s-maxage, Expires) nor the family states a lifetime (RFC 9111 §4.2.1)"
             }
@@ -297,34 +304,64 @@ impl Considered<'_> {
     }
 
     /// The lifetime: the family's if it overrides, else upstream's, else the family's, else a heuristic one if the
-    /// family allows it, else none for responses that upstream wants validated each time.
+    /// family allows it, else none for responses that upstream wants validated each time. None lasts beyond the
+    /// family's `until`.
     fn terms(&self) -> Option<Terms> {
         let Received { headers, response_time, .. } = self.response;
         let family = self.family_lifetime();
         if let (TtlPolicy::Override, Some((lifetime, source))) = (self.policy.ttl_policy, family) {
-            return Some(Terms { lifetime, source, overruled: true });
+            return Some(self.ended(Terms { lifetime, source, overruled: true }));
         }
         let (lifetime, source) = freshness::explicit_lifetime(self.effective, headers, response_time)
             .or(family)
             .or_else(|| self.heuristic_lifetime())
             .or_else(|| self.is_for_validation_only().then_some((Duration::ZERO, LifetimeSource::None)))?;
-        Some(Terms { lifetime, source, overruled: false })
+        Some(self.ended(Terms { lifetime, source, overruled: false }))
     }
 
     /// The family's lifetime for this status. Temporary redirects and errors get only an explicit lifetime from
-    /// upstream.
+    /// upstream, or one that `negative_ttl` names.
     fn family_lifetime(&self) -> Option<(Duration, LifetimeSource)> {
-        let ttl_source = match self.policy.ttl_policy {
-            TtlPolicy::Default => LifetimeSource::FamilyTtl,
-            TtlPolicy::Override => LifetimeSource::FamilyOverride,
-        };
-        let (lifetime, source) = match self.response.status.as_u16() {
-            404 | 410 => (self.policy.negative_ttl, LifetimeSource::NegativeTtl),
-            200 | 203 | 204 | 300 | 301 | 308 => (self.policy.ttl, ttl_source),
-            _ => (None, LifetimeSource::None),
+        let (lifetime, source) = match self.policy.negative_ttl.of(self.response.status) {
+            Some(lifetime) => (lifetime, LifetimeSource::NegativeTtl),
+            None if matches!(self.response.status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308) => {
+                self.family_ttl()?
+            }
+            None => return None,
         };
         // Ages are in whole seconds.
-        Some((Duration::from_secs(lifetime?.as_secs()), source))
+        Some((Duration::from_secs(lifetime.as_secs()), source))
+    }
+
+    /// The family's `ttl`, adapted to how often the URL is requested; without one, the time that `until` leaves.
+    fn family_ttl(&self) -> Option<(Duration, LifetimeSource)> {
+        let Some(ttl) = self.policy.ttl else { return Some((self.until()?, LifetimeSource::Until)) };
+        let adapted =
+            self.policy.adaptive_ttl.zip(self.request.rate).map(|(adaptive, rate)| adaptive.adapted(ttl, rate));
+        Some(match (adapted, self.policy.ttl_policy) {
+            (Some(adapted), _) if adapted != ttl => (adapted, LifetimeSource::AdaptedTtl),
+            (_, TtlPolicy::Default) => (ttl, LifetimeSource::FamilyTtl),
+            (_, TtlPolicy::Override) => (ttl, LifetimeSource::FamilyOverride),
+        })
+    }
+
+    /// The lifetime that ends at the family's `until`, in whole seconds.
+    fn until(&self) -> Option<Duration> {
+        let Received { headers, request_time, response_time, .. } = self.response;
+        let left = self.policy.until?.from(response_time)?;
+        // A lifetime includes the age that the response came with. Rounded down, it ends in time.
+        let age = freshness::initial_age(headers, request_time, response_time);
+        Some(Duration::from_secs(age.saturating_add(left).as_secs()))
+    }
+
+    /// The terms, ended at the family's `until`.
+    fn ended(&self, terms: Terms) -> Terms {
+        match self.until() {
+            Some(lifetime) if lifetime < terms.lifetime => {
+                Terms { lifetime, source: LifetimeSource::Until, ..terms }
+            }
+            _ => terms,
+        }
     }
 
     /// §4.2.2.

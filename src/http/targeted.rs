@@ -7,12 +7,14 @@ use http::{HeaderMap, HeaderValue};
 use sfv::{BareItem, Dictionary, ListEntry, Parser};
 
 use super::cache_control::{
-    self, Argument, Directive, MAX_SECONDS, ResponseDirectives, Scope, Unclosed, delta_seconds, is_one_of, shorter,
+    self, Argument, Directive, MAX_SECONDS, ResponseDirectives, Scope, Unclosed, WrongDirective, delta_seconds,
+    is_one_of, shorter,
 };
 
 /// `Larder-Cache-Control`: for Larder alone.
 pub static LARDER_CACHE_CONTROL: HeaderName = HeaderName::from_static("larder-cache-control");
-static CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
+/// `CDN-Cache-Control` (RFC 9213 §3): for all CDNs.
+pub const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 static SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
 
 /// The field that controls caching.
@@ -103,6 +105,28 @@ fn targeted(headers: &HeaderMap, name: &HeaderName) -> Option<ResponseDirectives
         take(&mut directives, key.as_str(), value);
     }
     (!members.is_empty()).then_some(directives)
+}
+
+/// The directives of a `CDN-Cache-Control` that an operator has written.
+///
+/// # Errors
+///
+/// It is no dictionary (RFC 9213 §2.1), or a member is no response directive with a value of its type.
+pub fn written(value: &str) -> Result<ResponseDirectives, WrongDirective> {
+    let members: Dictionary = Parser::new(value).parse().map_err(|_| WrongDirective::Syntax)?;
+    let mut directives = ResponseDirectives::default();
+    for (key, member) in &members {
+        let is_right = match cache_control::takes_seconds(key.as_str()) {
+            Some(true) => seconds(member).is_some(),
+            Some(false) => is_true(member),
+            None => return Err(WrongDirective::Unknown(key.as_str().to_owned())),
+        };
+        if !is_right {
+            return Err(WrongDirective::Argument(key.as_str().to_owned()));
+        }
+        take(&mut directives, key.as_str(), member);
+    }
+    if members.is_empty() { Err(WrongDirective::Syntax) } else { Ok(directives) }
 }
 
 /// RFC 9213 §2.1: a value of the wrong type is not converted. As in `Cache-Control`, such a directive applies as far

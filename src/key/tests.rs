@@ -13,7 +13,7 @@ fn target(path: &str, query: Option<&str>) -> Target {
 }
 
 fn keyed(key_spec: &KeySpec, query: &str, headers: &HeaderMap) -> String {
-    let family = FamilyKeySpec { name: "f", version: "1", key_spec };
+    let family = FamilyKeySpec { name: "f", definition: "1", key_spec };
     derive(&target("/p", Some(query)), headers, Some(family)).text
 }
 
@@ -81,7 +81,7 @@ fn credentials_are_hidden_in_the_text_and_separate_callers() {
 #[test]
 fn with_a_secret_credentials_stand_as_hmacs_under_that_secret() {
     let by_header = KeySpec { identity: Identity::Header(AUTHORIZATION), ..KeySpec::default() };
-    let family = FamilyKeySpec { name: "f", version: "1", key_spec: &by_header };
+    let family = FamilyKeySpec { name: "f", definition: "1", key_spec: &by_header };
     let headers = HeaderMap::from_iter([
         (AUTHORIZATION, HeaderValue::from_static("Bearer a")),
         (HeaderName::from_static("x-api-key"), HeaderValue::from_static("b")),

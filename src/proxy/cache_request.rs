@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
 use super::{Answered, Body, ClientRequest};
 use crate::cache::{Cache, Lookup};
 use crate::entry;
-use crate::http::clients::ClientCacheControl;
+use crate::http::adaptive_ttl::RequestRate;
 use crate::http::demands::Demands;
 use crate::http::freshness::Reuse;
 use crate::http::headers::{self, ForwardedPolicy, X_FORWARDED_FOR, claims};
@@ -175,9 +175,24 @@ impl CacheRequest {
         self.family.as_ref().map(|(id, _)| *id)
     }
 
-    /// What clients are told of their own caches (`client_cache_control`).
-    pub fn client_cache_control(&self) -> ClientCacheControl {
-        self.family().map_or_else(ClientCacheControl::default, |(family, _)| family.client_cache_control)
+    /// Counts it, if its family has `adaptive_ttl`.
+    pub fn count(&self, running: &Running, lookup: &Lookup) {
+        if self.family().is_some_and(|(family, _)| family.policy.adaptive_ttl.is_some()) {
+            self.live.request_rates.count(lookup.primary().hash, running.cache.now());
+        }
+    }
+
+    /// How often its URL is requested, if its family has `adaptive_ttl`.
+    pub fn rate(&self, now: SystemTime) -> Option<RequestRate> {
+        self.family().filter(|(family, _)| family.policy.adaptive_ttl.is_some())?;
+        self.live.request_rates.of(self.cache_key().hash, now)
+    }
+
+    /// The bytes over which its response's body is compressed in Redis; `None`: it is not.
+    pub fn compress_above(&self) -> Option<usize> {
+        let (above, is_usual) = self.live.compression?;
+        let of_family = self.family().and_then(|(family, _)| family.compress);
+        of_family.unwrap_or(is_usual).then_some(above)
     }
 
     /// What the family says about storing; plain RFC 9111 without one.
@@ -272,6 +287,10 @@ impl CacheRequest {
         let key_spec = self.family().map(|(family, _)| family.key_spec());
         let cache_key =
             key::derive(&self.client_request.target, &self.client_request.headers, key_spec, &self.live.redaction);
+        let cache_key = match &self.live.store_version {
+            Some(version) => cache_key.of_version(version),
+            None => cache_key,
+        };
         let cache_key = match &self.content {
             Some(content) => {
                 cache_key.querying(&self.client_request.method, content, &self.client_request.headers)

@@ -106,6 +106,8 @@ pub enum MissReason {
     StoreAway,
     /// A QUERY that no family names.
     UnclaimedQuery,
+    /// A family with `cache = "never"` claims the path.
+    NeverCached,
     /// Upstream may take the path for one of another family.
     AmbiguousPath,
     /// Preconditions that only upstream can evaluate (RFC 9111 §4.3.2).
@@ -139,6 +141,7 @@ impl MissReason {
             MissReason::UnclaimedQuery => Fwd::Method,
             MissReason::Credentials
             | MissReason::StoreAway
+            | MissReason::NeverCached
             | MissReason::AmbiguousPath
             | MissReason::Precondition
             | MissReason::Unauthorized
@@ -157,6 +160,7 @@ impl MissReason {
             MissReason::Credentials => Some("credentials"),
             MissReason::StoreAway => Some("store-away"),
             MissReason::UnclaimedQuery => Some("method"),
+            MissReason::NeverCached => Some("never"),
             MissReason::AmbiguousPath => Some("ambiguous-path"),
             MissReason::Precondition => Some("precondition"),
             MissReason::Unauthorized => Some("unauthorized"),
@@ -190,6 +194,9 @@ impl MissReason {
                 "no family with methods = [\"QUERY\"] claims this path: a QUERY is cached only where the rules say that it may \
                  be (RFC 9110 §9.2.3)"
             }
+            MissReason::NeverCached => {
+                "the family says cache = \"never\": the request is forwarded, and nothing of it is stored or shared"
+            }
             MissReason::AmbiguousPath => "upstream may take the path for one of another family",
             MissReason::Precondition => {
                 "If-Match and If-Unmodified-Since are for upstream to judge (RFC 9111 §4.3.2), unless what is stored is fresh and \
@@ -213,6 +220,7 @@ impl MissReason {
     pub fn what_to_do(self) -> &'static str {
         match self {
             MissReason::UnclaimedQuery => "add a family with methods = [\"QUERY\"] for this path",
+            MissReason::NeverCached => "remove cache = \"never\" from the family, or make its path narrower",
             MissReason::AmbiguousPath => {
                 "ask for the path that is meant, written plainly; or let one family take all of its readings"
             }
@@ -240,6 +248,9 @@ impl MissReason {
 
 /// Why a read bypasses the cache, whatever is stored; `None` if it does not.
 pub(super) fn bypass(live: &Live, http: &ClientRequest) -> Option<MissReason> {
+    if live.rules.is_never_cached(&http.method, &http.target.path) {
+        return Some(MissReason::NeverCached);
+    }
     let is_query = http.method.as_str() == "QUERY";
     if is_query && live.rules.route(&http.method, &http.target.path).is_none() {
         return Some(MissReason::UnclaimedQuery);

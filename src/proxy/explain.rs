@@ -17,7 +17,6 @@ use super::decide::{Decision, MissReason, bypass, decide, may_validate, stale_if
 use crate::cache::{Found, Lookup};
 use crate::config::Config;
 use crate::entry::{self, Content, Entry};
-use crate::http::clients::ClientCacheControl;
 use crate::http::demands::Demands;
 use crate::http::freshness::Freshness;
 use crate::http::headers::{self, claims};
@@ -30,6 +29,7 @@ use crate::running::Live;
 use crate::upstream::UpstreamError;
 
 mod authorization;
+mod policies;
 mod response;
 mod stored;
 
@@ -225,14 +225,19 @@ impl<'c> Explainer<'c> {
     }
 
     fn ttl(&self) -> String {
-        if self.request.family().is_none() {
+        let Some((family, _)) = self.request.family() else {
             return "what upstream says (Cache-Control, Expires); nothing is stored without it".to_owned();
+        };
+        if family.is_never_cached {
+            return "never: the family says cache = \"never\"".to_owned();
         }
-        let policy = self.request.policy();
+        let policy = &family.policy;
         if policy.revalidate == Revalidate::Always {
             return "never without validation: the family says revalidate = \"always\"".to_owned();
         }
-        match (policy.ttl.map(humantime::format_duration), policy.ttl_policy) {
+        let ttl = policy.ttl.map(|ttl| humantime::format_duration(ttl).to_string());
+        let ttl = ttl.or_else(|| policy.until.map(|until| format!("until {until}")));
+        match (ttl, policy.ttl_policy) {
             (Some(ttl), TtlPolicy::Override) => {
                 format!(
                     "{ttl}, from the family (ttl_policy = \"override\"); only no-store and private win over it"
@@ -249,6 +254,9 @@ impl<'c> Explainer<'c> {
 
     fn notes(&self) -> Vec<String> {
         let http = &self.request.client_request;
+        if self.request.family().is_some_and(|(family, _)| family.is_never_cached) {
+            return vec![MissReason::NeverCached.explanation().to_owned()];
+        }
         let mut notes = Vec::new();
         notes.extend(self.request.ambiguity().map(|ambiguity| {
             format!("{}: the request is forwarded, and nothing of it is stored or shared", described(&ambiguity))
@@ -281,13 +289,8 @@ impl<'c> Explainer<'c> {
                     .to_owned(),
             );
         }
-        if self.request.client_cache_control() == ClientCacheControl::NoCache {
-            notes.push(
-                "clients are told no-cache whatever upstream says, since writes invalidate the family: they ask again, and get a \
-                 304 while nothing has changed (client_cache_control = \"pass\" leaves it to upstream)"
-                    .to_owned(),
-            );
-        }
+        notes.extend(self.about_policies());
+        notes.extend(self.about_downstream());
         let key_spec = self.request.family().map(|(family, _)| &family.key_spec.query);
         if key_spec.is_some_and(|query| query.parameters != Parameters::All) {
             notes.push(
@@ -374,6 +377,9 @@ impl<'c> Explainer<'c> {
     }
 
     fn invalidated_by(&self) -> Vec<String> {
+        if self.request.family().is_some_and(|(family, _)| family.is_never_cached) {
+            return Vec::new();
+        }
         let mut by = self.rules_that_invalidate();
         by.push("any write to this path itself (RFC 9111 §4.4)".to_owned());
         by

@@ -13,7 +13,7 @@ use super::share::share;
 use super::{Answered, ClientRequest, failed, not_cached, respond};
 use crate::cache::Lookup;
 use crate::entry::Entry;
-use crate::http::clients;
+use crate::http::clients::{self, Audience};
 use crate::http::demands::Demands;
 use crate::http::headers;
 use crate::http::validation::{self, HeadVerdict};
@@ -47,15 +47,20 @@ pub(super) async fn pass(
     };
     let path = http.target.path_and_query();
     match running.upstream.send(client, &http.method, &path, fields, body, http.interim.clone()).await {
-        Ok(response) => {
+        Ok(mut response) => {
             let mut outcome = Outcome::pass(fwd, detail);
+            if let Some(family) = family {
+                let (status, cdn) = (response.status(), family.cdn_cache_control.as_ref());
+                let audience = match http.credentials && !family.policy.for_everybody {
+                    _ if family.authorize.is_some() => Audience::Authorized,
+                    true => Audience::OneCaller,
+                    false => Audience::Everyone,
+                };
+                clients::tell(response.headers_mut(), status, &family.client_cache_control, cdn, audience);
+            }
             outcome.fwd_status = Some(response.status().as_u16());
             let response = response.map(|body| body.holding(share));
             let mut response = respond::forwarded(response, &running.config.server);
-            if let Some(family) = family {
-                let _ =
-                    clients::tell(response.headers_mut(), family.client_cache_control, family.authorize.is_some());
-            }
             if family.is_some_and(|family| family.policy.set_cookie == SetCookie::Strip) {
                 response.headers_mut().remove(SET_COOKIE);
             }

@@ -27,6 +27,7 @@ pub(super) async fn answer(running: &Arc<Running>, request: Box<CacheRequest>) -
         return Answered { outcome: Outcome { key, ..answered.outcome }, ..answered };
     }
     let lookup = request.look_up(&running.cache).await;
+    request.count(running, &lookup);
     let mut answered = match serve(running, request, &lookup).await {
         Ok(answered) => answered,
         // In a box, so that the future of a hit is small.

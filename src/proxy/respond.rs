@@ -209,12 +209,12 @@ fn streaming_part(http: &ClientRequest, head: &Head, reader: Reader, part: ByteR
 /// Upstream's response to a read, not stored, with what the family tells clients of their caches.
 pub(super) fn forwarded_read(
     request: &CacheRequest,
-    response: Response<ResponseBody>,
+    mut response: Response<ResponseBody>,
     server: &ServerConfig,
 ) -> Response<Body> {
-    let mut response = forwarded(response, server);
-    storing::set_client_cache_control(request, response.headers_mut());
-    response
+    let status = response.status();
+    storing::set_client_cache_control(request, status, response.headers_mut());
+    forwarded(response, server)
 }
 
 /// Upstream's response as it is, without the fields of that hop.

@@ -12,7 +12,7 @@ use crate::cache::Placement;
 use crate::coalesce::inflight::Head;
 use crate::config::ServerConfig;
 use crate::entry::{self, Content, Entry, Variant, VaryIndex};
-use crate::http::clients;
+use crate::http::clients::{self, Audience};
 use crate::http::freshness::Freshness;
 use crate::http::headers;
 use crate::http::storable::{self, Reason, Received, RequestFacts, Storable};
@@ -86,6 +86,9 @@ fn judge_for(
     is_close_delimited: bool,
     times: Times,
 ) -> Result<StoreVerdict, Reason> {
+    if request.family().is_some_and(|(family, _)| family.is_never_cached) {
+        return Err(Reason::NeverCached);
+    }
     if let Some(ttl) = request.verdict_ttl() {
         let freshness = match facts.no_store {
             true => return Err(Reason::RequestNoStore),
@@ -102,6 +105,7 @@ fn judge_for(
     }
     let named = groups::named(fields).map_err(|_| Reason::TooManyGroups)?;
     let (request_time, response_time) = times;
+    let facts = RequestFacts { rate: request.rate(response_time), ..facts };
     let received = Received { status, headers: fields, is_close_delimited, request_time, response_time };
     match storable::storable(facts, received, &request.policy()) {
         Storable::Yes { freshness, for_credentials, withheld } => {
@@ -157,7 +161,7 @@ pub(super) fn place(
     fields: &HeaderMap,
 ) -> Placement {
     let keep = freshness.keep_for(running.cache.now(), validation::has_validator(fields));
-    Placement { hash, label: request.label(), keep }
+    Placement { hash, label: request.label(), keep, compress_above: request.compress_above() }
 }
 
 /// The stored variants of a request.
@@ -218,9 +222,20 @@ pub(super) fn varies_on(
     selecting_fields(known(running, primary, vary_index, view).as_ref(), is_error, fields)
 }
 
-/// Sets what clients are told of their caches (`client_cache_control`). Returns upstream's values if they were replaced.
-pub(super) fn set_client_cache_control(request: &CacheRequest, fields: &mut HeaderMap) -> Option<Box<HeaderMap>> {
-    clients::tell(fields, request.client_cache_control(), request.is_guarded()).map(Box::new)
+/// Sets what clients and CDNs are told of their caches (`client_cache_control`, `cdn_cache_control`). Returns upstream's values if they were replaced.
+pub(super) fn set_client_cache_control(
+    request: &CacheRequest,
+    status: StatusCode,
+    fields: &mut HeaderMap,
+) -> Option<Box<HeaderMap>> {
+    let (family, _) = request.family()?;
+    let (told, cdn) = (&family.client_cache_control, family.cdn_cache_control.as_ref());
+    let audience = match request.is_personal() {
+        _ if request.is_guarded() => Audience::Authorized,
+        true => Audience::OneCaller,
+        false => Audience::Everyone,
+    };
+    clients::tell(fields, status, told, cdn, audience).map(Box::new)
 }
 
 /// The head of a response that is shared and stored. `text`: the leader's key with the fields `varies_on`.
@@ -298,10 +313,10 @@ impl CompleteResponse<'_> {
             let entry = Entry { text, stamp, tags, content: Content::Response(response) };
             return (Arc::new(entry), StoredEntries::default());
         };
-        let Placement { label, keep, .. } =
-            place(running, request, primary.hash, &response.freshness, &response.own_headers());
+        let place = place(running, request, primary.hash, &response.freshness, &response.own_headers());
+        let (label, keep) = (place.label.clone(), place.keep);
         let put = |text: &str, tags, content, hash, keep| {
-            let place = Placement { hash, label: label.clone(), keep };
+            let place = Placement { hash, keep, ..place.clone() };
             (running.cache.store_in_memory(Entry { text: text.into(), stamp, tags, content }, &place), place)
         };
         if on.is_empty() {

@@ -8,6 +8,8 @@ use http::HeaderName;
 use md5::{Digest, Md5};
 
 use super::authorize::{self, Checks};
+use super::downstream::ToldDownstream;
+use super::lifetimes::{read_adaptive_ttl, read_negative_ttl, read_until};
 use super::nearest::listing;
 use super::pattern::Pattern;
 use super::reader::{Item, Table, Text};
@@ -16,7 +18,6 @@ use super::reuse::{self, Reuse};
 use super::source::{FurtherInstance, ReadSource, ReadSourceFault};
 use super::thresholds::FamilyThresholds;
 use super::{CAPTURES, Collapse, Family, Fetching, ReadMethods};
-use crate::http::clients::ClientCacheControl;
 use crate::http::headers::dashed;
 use crate::http::target::PathCase;
 use crate::http::{
@@ -28,19 +29,25 @@ use crate::marks::Tag;
 /// Longest family name, bytes.
 const NAME: usize = 100;
 
+/// Longest version, bytes.
+const VERSION: usize = 64;
+
 /// Ten years: anything longer is a typing error, and sums of it still fit in a date.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// Freshness is in whole seconds (RFC 9111 §1.2.2).
-const LIFETIME: RangeInclusive<Duration> = Duration::from_secs(1)..=LONGEST;
+pub(super) const LIFETIME: RangeInclusive<Duration> = Duration::from_secs(1)..=LONGEST;
 
-/// All families of a file, and their names. A faulty family is omitted, but its name is known.
+/// All families of a file, and their names: those with `cache = "never"` first, otherwise in file order. A faulty family is
+/// omitted, but its name is known.
 pub fn read(root: &mut Table<'_>, names: &mut FamilyNames, case: PathCase) -> Vec<Family> {
     let tables = root.item("family").and_then(|item| item.tables()).unwrap_or_default();
     let mut seen = EarlierFamilies::default();
     let read = |(id, table)| read_one((id, case), table, names, &mut seen);
-    // Ids are positions: a faulty family leaves none, and the rules are not used then.
     let mut families: Vec<Family> = tables.into_iter().enumerate().filter_map(read).collect();
+    // A path that is never cached is claimed by no other family, wherever the two stand in the file.
+    families.sort_by_key(|family| !family.is_never_cached);
+    families.iter_mut().enumerate().for_each(|(id, family)| family.id = id);
     authorize::add_families(&mut families, seen.checks, seen.authorize, (names, root.reader()));
     families
 }
@@ -66,7 +73,9 @@ fn read_one(
     if let Some((_, shown)) = &name {
         table.rename(format!("family {shown:?}"));
     }
-    let methods = read_methods(&mut table);
+    let cache = table.item("cache").and_then(|item| item.choice(&[("default", false), ("never", true)]));
+    let is_never_cached = cache.unwrap_or(false);
+    let methods = read_methods(&mut table, is_never_cached);
     let path = table.required("path", "write path = '/…', a pattern over the whole path");
     let shown = name.as_ref().map(|(_, shown)| *shown);
     let pattern = path.and_then(|item| read_path(&item, (methods, case), shown, seen));
@@ -84,18 +93,22 @@ fn read_one(
     if let Some((name, _)) = &name {
         names.add(name, pattern.as_ref().map(Pattern::values_of_captures), &instances, &key_spec.identity);
     }
+    if is_never_cached {
+        let message = "has no effect beside cache = \"never\"";
+        table.refuse_all_but(&["name", "path", "methods", "cache"], message, "remove one of them");
+    }
     let Reuse { revalidate, stale_while_slow, write_through } = reuse::read(&mut table, methods);
     let policy = read_policy(&mut table, &key_spec, revalidate);
     let fetching = read_fetching(&mut table);
     let words = [Collapse::Off, Collapse::Proxy, Collapse::Fleet].map(|collapse| (collapse.word(), collapse));
     let collapse = table.item("collapse").and_then(|item| item.choice(&words)).unwrap_or_default();
-    let words = [ClientCacheControl::NoCache, ClientCacheControl::Pass].map(|told| (told.word(), told));
-    let told = table.item("client_cache_control").and_then(|item| item.choice(&words));
+    let told = ToldDownstream::read(&mut table, &key_spec.identity);
+    let compress = table.item("compress").and_then(|item| read_compress(&item));
+    let version = table.item("version").and_then(|item| read_version(&item));
     let max_body = table.item("max_body").and_then(|item| item.size(&(1..=1 << 40)));
     let until_ttl = table.item("invalidation").and_then(|item| item.choice(&[("rules", false), ("none", true)]));
     let alerts = table.item("alerts").and_then(|item| FamilyThresholds::of_family(&item)).unwrap_or_default();
     let line = table.reader().line(&table.span());
-    table.later(&["compress", "adaptive_ttl"]);
     table.finish();
     let ((name, _), pattern) = (name?, pattern?);
     let (path, levels) = (pattern.as_str().to_owned(), levels(&name));
@@ -104,7 +117,9 @@ fn read_one(
         name,
         path,
         methods,
-        version: String::new(),
+        is_never_cached,
+        definition: String::new(),
+        version,
         policy,
         key_spec,
         instances,
@@ -113,11 +128,14 @@ fn read_one(
         max_body,
         stale_while_slow,
         write_through,
+        compress,
         refreshed: false,
-        client_cache_control: told.unwrap_or_default(),
-        says_client_cache_control: told.is_some(),
+        // What is never cached is forwarded as it is.
+        says_client_cache_control: told.clients.is_some() || is_never_cached,
+        client_cache_control: told.clients.unwrap_or_default(),
+        cdn_cache_control: told.cdn,
         told_by_caller: false,
-        is_invalidated: !until_ttl.unwrap_or(false),
+        is_invalidated: !until_ttl.unwrap_or(is_never_cached),
         authorize,
         alerts,
         line,
@@ -193,9 +211,9 @@ pub fn compile(text: &Text<'_>, case: PathCase) -> Option<Pattern> {
     }
 }
 
-/// A family stores GET unless it lists other methods; HEAD goes with GET.
-fn read_methods(table: &mut Table<'_>) -> ReadMethods {
-    let usual = ReadMethods { get: true, query: false, post: false };
+/// A family stores GET unless it lists other methods; HEAD goes with GET. One that is never cached has all methods.
+fn read_methods(table: &mut Table<'_>, is_never_cached: bool) -> ReadMethods {
+    let usual = ReadMethods { get: true, query: is_never_cached, post: false };
     let Some(item) = table.item("methods") else { return usual };
     let Some(methods) = item.texts() else { return usual };
     let nothing = ReadMethods { get: false, query: false, post: false };
@@ -218,6 +236,27 @@ fn read_methods(table: &mut Table<'_>) -> ReadMethods {
         item.fault("lacks \"GET\", \"QUERY\" and \"POST\"", "write methods = [\"GET\"], or remove it");
     }
     read
+}
+
+/// `compress`: a coding, or whether to compress at all.
+pub fn read_compress(item: &Item<'_>) -> Option<bool> {
+    match item.is_boolean() {
+        true => item.boolean(),
+        false => item.choice(&[("zstd", true), ("off", false)]),
+    }
+}
+
+/// `version`: a part of the cache keys.
+pub fn read_version(item: &Item<'_>) -> Option<String> {
+    let text = item.filled()?;
+    let version = text.value.trim();
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    if version.len() > VERSION || !version.bytes().all(is_allowed) {
+        let remedy = format!("write 1 to {VERSION} letters, digits, \"_\", \".\" or \"-\"");
+        text.fault(format_args!("{:?} is not a version", text.raw), remedy);
+        return None;
+    }
+    Some(version.to_owned())
 }
 
 fn read_fetching(table: &mut Table<'_>) -> Fetching {
@@ -428,11 +467,16 @@ fn read_policy(table: &mut Table<'_>, key_spec: &KeySpec, revalidate: Revalidate
     let asked_ttl = table.item("ttl");
     let ttl = asked_ttl.as_ref().and_then(|item| read_seconds(item, &LIFETIME));
     let words = [TtlPolicy::Default, TtlPolicy::Override].map(|policy| (policy.word(), policy));
+    let adaptive = table.item("adaptive_ttl");
+    let adaptive_ttl = adaptive.and_then(|item| read_adaptive_ttl(&item, asked_ttl.is_some()));
+    let asked_until = table.item("until");
+    let until = asked_until.as_ref().and_then(read_until);
     let asked = table.item("ttl_policy");
     let ttl_policy = asked.as_ref().and_then(|item| item.choice(&words)).unwrap_or_default();
-    if let (Some(asked), TtlPolicy::Override, None) = (asked, ttl_policy, asked_ttl) {
+    if let (Some(asked), TtlPolicy::Override, None, None) = (asked, ttl_policy, asked_ttl, asked_until) {
         asked.fault("\"override\" without a ttl has nothing to override with", "add ttl = \"…\", or remove it");
     }
+    let negative_ttl = table.item("negative_ttl").and_then(|item| read_negative_ttl(&item)).unwrap_or_default();
     let heuristic = table.item("heuristic").and_then(|item| item.boolean()).unwrap_or(true);
     let words = [ClientDirectives::Harmless, ClientDirectives::All, ClientDirectives::None]
         .map(|counted| (counted.word(), counted));
@@ -445,7 +489,9 @@ fn read_policy(table: &mut Table<'_>, key_spec: &KeySpec, revalidate: Revalidate
     Policy {
         ttl,
         ttl_policy,
-        negative_ttl: seconds("negative_ttl", &LIFETIME),
+        adaptive_ttl,
+        until,
+        negative_ttl,
         stale_while_revalidate: seconds("stale_while_revalidate", &(Duration::ZERO..=LONGEST)),
         stale_if_error: seconds("stale_if_error", &(Duration::ZERO..=LONGEST)),
         heuristic,
@@ -459,7 +505,7 @@ fn read_policy(table: &mut Table<'_>, key_spec: &KeySpec, revalidate: Revalidate
     }
 }
 
-fn read_seconds(item: &Item<'_>, range: &RangeInclusive<Duration>) -> Option<Duration> {
+pub(super) fn read_seconds(item: &Item<'_>, range: &RangeInclusive<Duration>) -> Option<Duration> {
     let value = item.duration(&(Duration::ZERO..=*range.end()))?;
     if value.is_zero() && !range.contains(&value) {
         item.fault("of 0 stores nothing", "write at least \"1s\", or remove it");
@@ -477,8 +523,8 @@ pub(super) fn levels(name: &str) -> Vec<Tag> {
     ends.map(|end| Tag::family(&name[..end])).collect()
 }
 
-/// Eight hex digits over all settings that affect keys, tags or storing; not `collapse`.
-pub(super) fn version_of(family: &Family) -> String {
+/// Eight hex digits over all settings that affect keys, tags or storing; not `collapse` and `compress`.
+pub(super) fn definition_of(family: &Family) -> String {
     let Family {
         name,
         path,
@@ -489,6 +535,9 @@ pub(super) fn version_of(family: &Family) -> String {
         max_body,
         told_by_caller,
         client_cache_control,
+        cdn_cache_control,
+        is_never_cached,
+        version,
         authorize,
         instances,
         ..
@@ -498,6 +547,8 @@ pub(super) fn version_of(family: &Family) -> String {
     let Policy {
         ttl,
         ttl_policy,
+        adaptive_ttl,
+        until,
         negative_ttl,
         stale_while_revalidate,
         stale_if_error,
@@ -511,19 +562,20 @@ pub(super) fn version_of(family: &Family) -> String {
     } = policy;
     let KeySpec { query, headers, cookies, identity } = key_spec;
     let policy_name = ttl_policy.word();
-    let durations = [ttl, negative_ttl, stale_while_revalidate, stale_if_error, &Some(*stale_if_unreachable)]
+    let durations = [ttl, stale_while_revalidate, stale_if_error, &Some(*stale_if_unreachable)]
         .map(|it| it.map(|it| it.as_secs()));
     // `{:?}` quotes and escapes, so that different definitions have different texts.
     let text = format!(
         "{name:?} {path:?} {methods:?} {policy_name} {durations:?} {heuristic} {client_directives:?} \
          {close_delimited:?} {max_body:?} {fetching:?} {query:?} {set_cookie:?} {cookies:?} {:?} {:?} \
-         {told_by_caller} {client_cache_control:?} {instances:?} {revalidate:?}{authorize}",
+         {told_by_caller} {client_cache_control:?} {cdn_cache_control:?} {adaptive_ttl:?} {until:?} {negative_ttl:?} \
+         {is_never_cached} {version:?} {instances:?} {revalidate:?}{authorize}",
         headers.iter().map(HeaderName::as_str).collect::<Vec<_>>(),
         identity.to_string(),
     );
     let hash: [u8; 16] = Md5::digest(text.as_bytes()).into();
-    hash[..4].iter().fold(String::new(), |mut version, byte| {
-        let _ = write!(version, "{byte:02x}");
-        version
+    hash[..4].iter().fold(String::new(), |mut digits, byte| {
+        let _ = write!(digits, "{byte:02x}");
+        digits
     })
 }

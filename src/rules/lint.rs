@@ -68,6 +68,7 @@ impl RuleSet {
         warnings.extend(self.stated().iter().filter_map(post::graphql));
         warnings.extend(self.unrevoked());
         warnings.extend(self.stated().iter().filter_map(|family| self.asks_itself(family)));
+        warnings.extend(self.families.iter().filter_map(|family| self.kept_downstream(family)));
         for rule in &self.invalidations {
             warnings.extend(unmatchable_rule(rule, &mut bytes));
             warnings.extend(self.not_to_be_invalidated(rule));
@@ -163,15 +164,20 @@ impl RuleSet {
 
     fn shadowed_by(&self, family: &Family, takers: &[usize]) -> Warning {
         let names: Vec<String> = takers.iter().map(|at| format!("{:?}", self.families[*at].name)).collect();
+        let is_by_never = takers.iter().any(|at| self.families[*at].is_never_cached);
+        let (before, remedy) = match is_by_never {
+            true => ("", format!("make the path of {} narrower, or remove this family", names[0])),
+            false => (" before it", format!("move it above {}, or make its path differ", names[0])),
+        };
         Warning {
             line: family.line,
             message: format!(
-                "family {:?} gets no request: {} before it {} every path of it",
+                "family {:?} gets no request: {}{before} {} every path of it",
                 family.name,
                 listing(names.iter().map(String::as_str)),
                 if names.len() == 1 { "takes" } else { "take" }
             ),
-            remedy: format!("move it above {}, or make its path differ", names[0]),
+            remedy,
         }
     }
 
@@ -224,13 +230,14 @@ impl RuleSet {
         takers
     }
 
-    /// A rule that names a family with `invalidation = "none"`.
+    /// A rule that names a family with `invalidation = "none"` or `cache = "never"`.
     fn not_to_be_invalidated(&self, rule: &Invalidation) -> Option<Warning> {
         let family = self.families.iter().find(|family| !family.is_invalidated && rule.names(family))?;
+        let setting = if family.is_never_cached { "cache = \"never\"" } else { "invalidation = \"none\"" };
         Some(Warning {
             line: family.line,
             message: format!(
-                "family {:?} has invalidation = \"none\", but the rule for {:?} on line {} invalidates it",
+                "family {:?} has {setting}, but the rule for {:?} on line {} invalidates it",
                 family.name, rule.path, rule.line
             ),
             remedy: "remove one of them".to_owned(),

@@ -224,6 +224,28 @@ impl<'t> Table<'t> {
             .collect()
     }
 
+    /// All members of a table whose keys are values, such as statuses; in file order. Every key counts as known.
+    pub fn members(&self) -> Vec<(Text<'t>, Item<'t>)> {
+        let mut members: Vec<_> = self.table.iter().collect();
+        members.sort_by_key(|(key, _)| key.span().start);
+        let what = |key: &str| self.says(key);
+        members
+            .iter()
+            .map(|(key, value)| {
+                let name = key.get_ref();
+                let text = Text::of_key(self.reader, what(name), key.span(), name);
+                (text, Item::new(self.reader, what(name), self.place_of("*"), value))
+            })
+            .collect()
+    }
+
+    /// Reports every key but these.
+    pub fn refuse_all_but(&mut self, keys: &[&str], message: &str, remedy: &str) {
+        for (key, _) in self.table.iter().filter(|(key, _)| !keys.contains(&key.get_ref().as_ref())) {
+            self.reader.fault(key.span(), self.says(format_args!("{} {message}", key.get_ref())), remedy);
+        }
+    }
+
     /// Reports keys that are reserved for features that do not exist yet.
     pub fn later(&mut self, keys: &[&'static str]) {
         for (key, _) in self.table.iter().filter(|(key, _)| keys.contains(&key.get_ref().as_ref())) {
@@ -391,6 +413,11 @@ impl<'t> Item<'t> {
             return None;
         }
         value
+    }
+
+    /// Whether it is `true` or `false`.
+    pub fn is_boolean(&self) -> bool {
+        matches!(self.value, DeValue::Boolean(_))
     }
 
     /// Whether it is a whole number.

@@ -35,7 +35,7 @@ impl RuleSet {
     }
 
     fn warning(&self, family: &Family, private: &Family, samples: &[String]) -> Option<Warning> {
-        if family.key_spec.identity == private.key_spec.identity {
+        if family.key_spec.identity == private.key_spec.identity || family.is_never_cached {
             return None;
         }
         let ends = ends_of(family);

@@ -4,7 +4,10 @@ use proptest::prelude::*;
 
 use super::reader::RulesReader;
 use super::*;
+use crate::http::adaptive_ttl::AdaptiveTtl;
+use crate::http::daily_time::DailyTime;
 use crate::http::invalidation::WriteEnd;
+use crate::http::negative_ttl::NegativeTtl;
 use crate::http::{ClientDirectives, CloseDelimited, Revalidate, SetCookie, TtlPolicy};
 
 pub(super) fn rules(text: &str) -> RuleSet {
@@ -474,7 +477,13 @@ fn all_settings_of_a_family_are_read() {
         methods = ["GET", "head"]
         ttl = "1m 30s"
         ttl_policy = "override"
+        adaptive_ttl = { hot = "2x over 1000/h" }
+        until = "09:00 Europe/Paris"
         negative_ttl = "10s"
+        version = "v2"
+        compress = "zstd"
+        client_cache_control = "private, max-age=60"
+        cdn_cache_control = "no-store"
         stale_while_revalidate = "0s"
         stale_if_error = "1h"
         query = { keep = ["page", "limit"] }
@@ -499,7 +508,9 @@ fn all_settings_of_a_family_are_read() {
     let policy = Policy {
         ttl: Some(Duration::from_secs(90)),
         ttl_policy: TtlPolicy::Override,
-        negative_ttl: Some(Duration::from_secs(10)),
+        adaptive_ttl: Some(AdaptiveTtl { cold: None, ..AdaptiveTtl::default() }),
+        until: DailyTime::parse("09:00 Europe/Paris").ok(),
+        negative_ttl: NegativeTtl::of_missing(Duration::from_secs(10)),
         stale_while_revalidate: Some(Duration::ZERO),
         stale_if_error: Some(Duration::from_secs(3600)),
         heuristic: false,
@@ -522,13 +533,16 @@ fn all_settings_of_a_family_are_read() {
     assert_eq!((family.max_body, family.line, family.id), (Some(1 << 20), 2, 0));
     assert_eq!(family.key_spec().name, "x");
     assert_eq!((family.stale_while_slow, family.write_through), (Some(Duration::from_millis(250)), true));
+    assert_eq!((family.version.as_deref(), family.compress), (Some("v2"), Some(true)));
+    assert_eq!(family.client_cache_control.text(), "private, max-age=60");
+    assert_eq!(family.cdn_cache_control.as_ref().unwrap(), "no-store");
 }
 
 #[test]
-fn the_version_changes_with_the_definition_and_not_with_the_place() {
+fn the_digest_changes_with_the_definition_and_not_with_the_place() {
     let version = |extra: &str, before: &str| {
         let text = format!("{before}[[family]]\nname = 'x'\npath = '/x'\n{extra}\n");
-        rules(&text).family("x").unwrap().version.clone()
+        rules(&text).family("x").unwrap().definition.clone()
     };
     let plain = version("", "");
     assert!(plain.len() == 8 && plain.bytes().all(|byte| byte.is_ascii_hexdigit()), "{plain}");
@@ -554,12 +568,49 @@ fn the_version_changes_with_the_definition_and_not_with_the_place() {
         "identity = 'header:a'",
         "identity = 'cookie:a'",
         "max_body = '1KiB'",
+        "version = 'v1'",
+        "version = 'v2'",
+        "until = '09:00 Europe/Paris'",
+        "until = '08:00 Europe/Paris'",
+        "ttl = '1s'\nadaptive_ttl = true",
+        "negative_ttl = { 404 = '1s' }",
+        "client_cache_control = 'max-age=1'",
+        "cdn_cache_control = 'max-age=1'",
+        "cache = 'never'",
     ];
     let mut versions: Vec<String> = changes.iter().map(|extra| version(extra, "")).collect();
     versions.push(plain);
     versions.sort();
     versions.dedup();
     assert_eq!(versions.len(), changes.len() + 1);
+}
+
+#[test]
+fn a_family_that_is_never_cached_wins_wherever_it_stands() {
+    let rules = rules(
+        "[[family]]\nname = 'all'\npath = '/.*'\nttl = '1m'\n[[family]]\nname = 'secret'\npath = '/secret(/.*)?'\ncache = 'never'\n\
+         [[family]]\nname = 'asked'\npath = '/asked'\nmethods = ['QUERY']\ncache = 'never'",
+    );
+    let (get, query) = (Method::GET, Method::from_bytes(b"QUERY").unwrap());
+    let names: Vec<(&str, usize)> =
+        rules.families().iter().map(|family| (family.name.as_str(), family.id)).collect();
+    assert_eq!(names, [("secret", 0), ("asked", 1), ("all", 2)]);
+    let rows = [
+        (&get, "/secret/a", "secret", true),
+        (&query, "/secret", "secret", true),
+        (&get, "/secrets", "all", false),
+        (&get, "/asked", "all", false),
+        (&query, "/asked", "asked", true),
+    ];
+    for (method, path, name, is_never) in rows {
+        assert_eq!(rules.route(method, path).unwrap().family.name, name, "{method} {path}");
+        assert_eq!(rules.is_never_cached(method, path), is_never, "{method} {path}");
+    }
+    // A path that upstream may take for one of them is ambiguous, and bypasses the cache as well.
+    for path in ["/secret%2Fa", "//secret/a", "/x/..%2Fsecret"] {
+        let target = Target { path: path.to_owned(), ..Target::default() };
+        assert!(rules.is_never_cached(&get, path) || rules.ambiguity(&get, &target).is_some(), "{path}");
+    }
 }
 
 #[test]

@@ -394,7 +394,8 @@ impl Proxy {
         };
         let key = lookup.cache_key.hash;
         let entry = entry(register, value, asked, &Lookup { view: Some(view), ..lookup });
-        let place = Placement { hash: key, label: label(register), keep: Duration::from_secs(60) };
+        let place =
+            Placement { hash: key, label: label(register), keep: Duration::from_secs(60), compress_above: None };
         permit.finish(FetchOutcome::Validated(Arc::new(entry.clone())));
         let entry = self.cache.store_in_memory(entry, &place);
         permit.close();

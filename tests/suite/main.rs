@@ -62,6 +62,7 @@ mod scale;
 mod sentinel;
 mod soft;
 mod startup;
+mod storage_policies;
 mod store_redis;
 mod sweeper;
 mod tls;

@@ -60,7 +60,8 @@ fn fill(cache: &Cache, ids: std::ops::Range<u32>) {
         let CacheKey { text, hash, .. } = cache_key(id);
         let entry =
             Entry { text: text.into(), stamp, tags: tags(id).into(), content: Content::Response(response()) };
-        let place = Placement { hash, label: format!("user:{id}"), keep: Duration::from_secs(3600) };
+        let place =
+            Placement { hash, label: format!("user:{id}"), keep: Duration::from_secs(3600), compress_above: None };
         cache.store_in_memory(entry, &place);
     }
 }

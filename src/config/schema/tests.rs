@@ -19,6 +19,8 @@ name = "a"
 path = '/a'
 query = { keep = ["b"] }
 cookies = { keep = ["c"] }
+ttl = "1m"
+adaptive_ttl = { hot = "2x over 1000/h" }
 authorize = { path = "/c", ttl = "5s" }
 alerts = { hit_rate = "50%" }
 [invalidate]
@@ -44,6 +46,10 @@ fn told(schema: &Value, place: &str, fields: &mut BTreeSet<(String, String)>) {
     }
     if schema["items"].is_object() {
         told(&schema["items"], &format!("{place}[]"), fields);
+    }
+    // A field may be a table or a value.
+    for kind in schema["anyOf"].as_array().into_iter().flatten() {
+        told(kind, place, fields);
     }
     for kind in schema["additionalProperties"]["anyOf"].as_array().into_iter().flatten() {
         // Several rules for one path have the same fields as one.
@@ -94,6 +100,8 @@ fn the_schema_has_the_words_that_the_reader_accepts() {
             let read = |word: &str| {
                 let text = file.replace("KEY", name).replace("VALUE", &format!("'{word}'"));
                 let needed = if word == "append" { "\ntrusted_proxies = ['10.0.0.0/8']" } else { "" };
+                // Nothing else has an effect beside it.
+                let text = if word == "never" { text.replace("ttl = '1s'", "") } else { text };
                 let text = text + needed;
                 Config::parse(&text, "rules.toml", &Overrides::default(), &|_| None)
             };
@@ -175,6 +183,8 @@ fn valid_files_match_the_schema() {
         "[server]\nforwarded = '${F}'\nidle_timeout = '${T}'\nmax_heads = '1 GiB'",
         "[invalidate]\n'/a' = ['x']\n'/b' = [{ families = ['x'], on = [404, '2xx'] }, { families = ['y'], mode = 'soft' }]",
         "[[invalidate.'/a']]\nfamilies = ['x']",
+        "[[family]]\nname = 'a'\npath = '/a'\nnegative_ttl = { 404 = '1s', 301 = '1d' }\nadaptive_ttl = true\ncompress = true",
+        "[store]\ncompress = 'zstd'\nversion = '${V}'",
     ] {
         assert_eq!(misfit_of(text), None, "{text}");
     }
@@ -200,6 +210,11 @@ fn values_of_the_wrong_type_do_not_match_the_schema() {
         "[invalidate]\n'/a' = { methods = ['PUT'] }",
         "[admin]\ntokens = [{ role = 'boss', token = 'x' }]",
         "[store]\nnamespace = 'a:b'",
+        "[store]\nversion = 2",
+        "[store]\ncompress = 'gzip'",
+        "[[family]]\nname = 'a'\npath = '/a'\nttl = '1m'\nadaptive_ttl = 'yes'",
+        "[[family]]\nname = 'a'\npath = '/a'\nttl = '1m'\nadaptive_ttl = { warm = '2x over 10/h' }",
+        "[[family]]\nname = 'a'\npath = '/a'\nnegative_ttl = 10",
     ] {
         assert!(misfit_of(text).is_some(), "{text}");
         assert!(Config::parse(text, "rules.toml", &Overrides::default(), &|_| None).is_err(), "{text}");

@@ -336,3 +336,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_value_that_an_operator_writes_must_consist_of_known_directives() {
+    let wrong = |value| written(value).unwrap_err();
+    assert_eq!(wrong(""), WrongDirective::Syntax);
+    assert_eq!(wrong("max-age=60, x=\"open"), WrongDirective::Syntax);
+    assert_eq!(wrong("=1"), WrongDirective::Syntax);
+    assert_eq!(wrong("maxage=60"), WrongDirective::Unknown("maxage".to_owned()));
+    for value in ["max-age", "max-age=1m", "max-age=-1", "max-age 60"] {
+        assert_eq!(wrong(value), WrongDirective::Argument("max-age".to_owned()), "{value}");
+    }
+    assert_eq!(wrong("public=1"), WrongDirective::Argument("public".to_owned()));
+    assert_eq!(wrong("private=\"x\""), WrongDirective::Argument("private".to_owned()));
+    assert_eq!(wrong("max-age=1, Max-Age=2"), WrongDirective::Twice("max-age".to_owned()));
+    let rows = [
+        ("max-age=60, stale-while-revalidate=30", 60),
+        ("Public, s-maxage=90, max-age=5", 90),
+        ("no-cache, max-age=5", 0),
+        ("no-store", 0),
+        ("private, immutable", 0),
+    ];
+    for (value, seconds) in rows {
+        assert_eq!(written(value).unwrap().unasked_for(), seconds, "{value}");
+    }
+}

@@ -1,4 +1,7 @@
 use super::*;
+use crate::http::adaptive_ttl::AdaptiveTtl;
+use crate::http::daily_time::DailyTime;
+use crate::http::negative_ttl::NegativeTtl;
 use crate::http::sample::{Fields, fields};
 use proptest::prelude::*;
 use std::time::UNIX_EPOCH;
@@ -57,11 +60,16 @@ fn is_for_credentials(verdict: &Storable) -> bool {
 }
 
 fn family(ttl_policy: TtlPolicy) -> Policy {
-    Policy { ttl: Some(MINUTE * 3), negative_ttl: Some(MINUTE), ttl_policy, ..Policy::default() }
+    Policy {
+        ttl: Some(MINUTE * 3),
+        negative_ttl: NegativeTtl::of_missing(MINUTE),
+        ttl_policy,
+        ..Policy::default()
+    }
 }
 
 const ANYONE: RequestFacts =
-    RequestFacts { authorization: false, cookie: false, other_credentials: false, no_store: false };
+    RequestFacts { authorization: false, cookie: false, other_credentials: false, no_store: false, rate: None };
 const AUTHORIZED: RequestFacts = RequestFacts { authorization: true, ..ANYONE };
 const WITH_COOKIE: RequestFacts = RequestFacts { cookie: true, ..ANYONE };
 const WITH_KEY: RequestFacts = RequestFacts { other_credentials: true, ..ANYONE };
@@ -249,8 +257,70 @@ fn a_family_supplies_a_missing_lifetime() {
     for status in [302, 307, 405, 418, 500, 502, 503] {
         assert_eq!(judge(ANYONE, status, &[], &policy), no(Reason::NoLifetime), "{status}");
     }
-    let no_negative = Policy { negative_ttl: None, ..policy };
+    let no_negative = Policy { negative_ttl: NegativeTtl::default(), ..policy };
     assert_eq!(judge(ANYONE, 404, &[], &no_negative), no(Reason::NoLifetime));
+}
+
+#[test]
+fn each_status_has_the_lifetime_that_the_family_gives_it() {
+    let by_status = [(404, 10), (301, 86_400), (302, 5), (451, 7)]
+        .map(|(code, seconds)| (StatusCode::from_u16(code).unwrap(), Duration::from_secs(seconds)));
+    let policy = Policy { negative_ttl: NegativeTtl::by_status(by_status.into()), ..family(TtlPolicy::Default) };
+    for (status, lifetime) in by_status {
+        let freshness = freshness_of(&judge(ANYONE, status.as_u16(), &[], &policy));
+        assert_eq!((freshness.lifetime, freshness.source), (lifetime, LifetimeSource::NegativeTtl), "{status}");
+    }
+    assert_eq!(freshness_of(&judge(ANYONE, 308, &[], &policy)).source, LifetimeSource::FamilyTtl);
+    assert_eq!(judge(ANYONE, 410, &[], &policy), no(Reason::NoLifetime));
+}
+
+#[test]
+fn no_lifetime_lasts_beyond_the_time_of_day_that_the_family_names() {
+    // The responses of these tests come at 08:49:37.
+    let at = |until: &str, ttl| Policy { until: DailyTime::parse(until).ok(), ttl, ..Policy::default() };
+    let left = Duration::from_secs(10 * 60 + 23);
+    let rows: [(Policy, Fields<'_>, Duration, LifetimeSource); 7] = [
+        (at("09:00 UTC", None), &[], left, LifetimeSource::Until),
+        (at("10:00 Europe/Paris", None), &[], left, LifetimeSource::Until),
+        (at("09:00 UTC", Some(MINUTE)), &[], MINUTE, LifetimeSource::FamilyTtl),
+        (at("09:00 UTC", Some(MINUTE * 60)), &[], left, LifetimeSource::Until),
+        (at("09:00 UTC", None), &[(CACHE_CONTROL, "max-age=5")], Duration::from_secs(5), LifetimeSource::MaxAge),
+        (at("09:00 UTC", None), &[(CACHE_CONTROL, "max-age=5000")], left, LifetimeSource::Until),
+        // A lifetime includes the age that the response came with.
+        (
+            at("09:00 UTC", None),
+            &[(CACHE_CONTROL, "max-age=5000"), ("age", "7")],
+            left + MINUTE * 7 / 60,
+            LifetimeSource::Until,
+        ),
+    ];
+    for (policy, headers, lifetime, source) in rows {
+        let freshness = freshness_of(&judge(ANYONE, 200, headers, &policy));
+        assert_eq!((freshness.lifetime, freshness.source), (lifetime, source), "{policy:?} {headers:?}");
+    }
+    let overriding = Policy { ttl_policy: TtlPolicy::Override, ..at("09:00 UTC", None) };
+    assert_eq!(freshness_of(&judge(ANYONE, 200, &[(CACHE_CONTROL, "max-age=5")], &overriding)).lifetime, left);
+    assert_eq!(judge(ANYONE, 404, &[], &overriding), no(Reason::NoLifetime), "it gives an error no lifetime");
+}
+
+#[test]
+fn only_the_familys_ttl_is_multiplied_by_the_rate_of_requests() {
+    let request = |per_hour| RequestFacts { rate: Some(RequestRate { per_hour, is_whole_hour: true }), ..ANYONE };
+    let policy = Policy { adaptive_ttl: Some(AdaptiveTtl::default()), ..family(TtlPolicy::Default) };
+    let lifetime = |request, status, headers: Fields<'_>, policy: &Policy| {
+        let freshness = freshness_of(&judge(request, status, headers, policy));
+        (freshness.lifetime.as_secs(), freshness.source)
+    };
+    assert_eq!(lifetime(request(2000), 200, &[], &policy), (360, LifetimeSource::AdaptedTtl));
+    assert_eq!(lifetime(request(1), 200, &[], &policy), (90, LifetimeSource::AdaptedTtl));
+    assert_eq!(lifetime(request(100), 200, &[], &policy), (180, LifetimeSource::FamilyTtl));
+    assert_eq!(lifetime(ANYONE, 200, &[], &policy), (180, LifetimeSource::FamilyTtl));
+    assert_eq!(lifetime(request(2000), 404, &[], &policy), (60, LifetimeSource::NegativeTtl));
+    let stated = [(CACHE_CONTROL, "max-age=5")];
+    assert_eq!(lifetime(request(2000), 200, &stated, &policy), (5, LifetimeSource::MaxAge));
+    let overriding = Policy { ttl_policy: TtlPolicy::Override, ..policy };
+    assert_eq!(lifetime(request(2000), 200, &stated, &overriding), (360, LifetimeSource::AdaptedTtl));
+    assert_eq!(lifetime(request(100), 200, &stated, &overriding), (180, LifetimeSource::FamilyOverride));
 }
 
 #[test]

@@ -292,8 +292,9 @@ fn what_to_do(reason: Reason) -> &'static str {
             "have the API send Content-Length, or chunks; or set the family's close_delimited = \"store\""
         }
         Reason::ServerError => "nothing: the stored response is validated again by the next request",
+        Reason::NeverCached => MissReason::NeverCached.what_to_do(),
         Reason::NoLifetime => {
-            "give a family that claims this path a ttl (negative_ttl for 404 and 410), or have the API send \
+            "give a family that claims this path a ttl (negative_ttl for redirects and errors), or have the API send \
              Cache-Control: max-age=…"
         }
         Reason::StaleAtOnce => {

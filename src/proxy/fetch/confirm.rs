@@ -67,7 +67,7 @@ pub fn freshened(
     let verdict = storing::judge_confirmed(&context.request, response.status, &judged, times);
     let verdict = verdict.map_err(|_| Unconfirmed::default())?;
     verdict.withhold(&mut fields);
-    let said = storing::set_client_cache_control(&context.request, &mut fields);
+    let said = storing::set_client_cache_control(&context.request, response.status, &mut fields);
     if said.is_some() {
         clients::identify(&mut fields, &response.body);
     }

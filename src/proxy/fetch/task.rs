@@ -224,7 +224,7 @@ async fn deliver(
     headers::add_via(&mut fields, answer.version());
     let own = verdict.withhold(&mut fields);
     let (parts, mut body) = answer.into_parts();
-    let said = storing::set_client_cache_control(request, &mut fields);
+    let said = storing::set_client_cache_control(request, parts.status, &mut fields);
     if said.is_some()
         && !clients::has_validator(&fields)
         && let Some(content) = body.receive_short().await
@@ -330,7 +330,7 @@ impl Drop for FinishOnDrop {
 
 /// The head of a 5xx that is shared and not stored. Its own `Vary` selects the requests that get it.
 fn error_head(context: &FetchContext, status: StatusCode, mut headers: HeaderMap) -> Head {
-    let said = storing::set_client_cache_control(&context.request, &mut headers);
+    let said = storing::set_client_cache_control(&context.request, status, &mut headers);
     let varies_on = Vary::parse(&headers).into_names();
     let text = context.primary.variant(&varies_on, &context.request.client_request.headers).text;
     let (consumed, stamp) = (storing::has_consumed(&headers), context.view.map(|view| view.stamp));

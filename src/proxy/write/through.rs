@@ -122,7 +122,7 @@ impl Candidate {
             fields.remove(name);
         }
         let primary = request.cache_key();
-        let said = storing::set_client_cache_control(&request, &mut fields);
+        let said = storing::set_client_cache_control(&request, status, &mut fields);
         let varies_on = storing::varies_on(running, &primary, (None, None), status, &fields).ok()?;
         let text = primary.variant(&varies_on, &request.client_request.headers).text;
         let head = storing::head(running, text, varies_on, None, status, (fields, said), &verdict);
