@@ -48,6 +48,7 @@ pub mod routes;
 pub mod self_test;
 pub mod state;
 pub mod unknown;
+pub mod warm;
 
 use auth::AdminCaller;
 use refusal::Refusal;
@@ -194,6 +195,8 @@ fn router(running: Arc<Running>) -> Router {
         .route("/cache/clear/{family}", post(api::clear_family))
         .route("/cache/clear/{family}/{instance}", post(api::clear_instance))
         .route("/cache/groups/{group}/clear", post(api::clear_group))
+        .route("/cache/warm", get(warm::state).post(warm::all))
+        .route("/cache/warm/{family}", post(warm::family))
         .route("/rules", get(api::rules))
         .route("/rules/reload", post(api::reload))
         .route("/metrics", get(api::metrics))

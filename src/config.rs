@@ -28,6 +28,9 @@ pub mod lint;
 pub mod schema;
 pub mod store_url;
 mod tables;
+pub mod warm;
+
+pub use warm::WarmTable;
 
 /// Largest rules file, in bytes.
 const FILE: u64 = 4 << 20;
@@ -42,6 +45,8 @@ pub struct Config {
     pub memory: MemoryConfig,
     pub log: LogConfig,
     pub rules: RuleSet,
+    /// `[[warm]]`, in file order
+    pub warm: Vec<WarmTable>,
     /// Path of the rules file, if any.
     pub file: Option<PathBuf>,
     /// MD5 of the file's content as read. The file watcher compares it with the current content.
@@ -136,7 +141,6 @@ impl Config {
         let (reader, table) = RulesReader::open(file_name, text, env);
         let mut root = reader.root(&table);
         let (config, mut flags) = Config::read(&mut root, overrides);
-        root.later(&["warm"]);
         root.finish();
         flags.extend(reader.finish());
         if flags.is_empty() { Ok(config) } else { Err(Faults(flags)) }
@@ -147,11 +151,13 @@ impl Config {
         let mut flags = Vec::new();
         let server = tables::read_server(root, overrides, &mut flags);
         let admin = tables::read_admin(root, &server, overrides, &mut flags);
+        let mut rules = RuleSet::read(root, server.case_insensitive_paths);
         let config = Config {
+            warm: warm::read(root, &server, &mut rules),
+            rules,
             store: tables::read_store(root, &server, overrides, &mut flags),
             memory: tables::read_memory(root),
             log: tables::read_log(root),
-            rules: RuleSet::read(root, server.case_insensitive_paths),
             server,
             admin,
             file: None,

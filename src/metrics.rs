@@ -69,6 +69,9 @@ pub struct Metrics {
     pub invalidations_repeated: Counter,
     /// Fetches because of `refresh` in a rule.
     pub refreshes: Counter,
+    warmed: Family<ResultLabels, Counter>,
+    /// 1 while a run of `[[warm]]` is under way.
+    pub warming: Gauge,
     /// Proxies whose confirmation a write waited for without success.
     pub members_expelled: Counter,
     /// Completed writes that no rule matches.
@@ -111,6 +114,11 @@ pub struct Metrics {
     pub rules_faulty: Gauge,
     /// Dropped log lines. Set on each scrape.
     log_lines_lost: Counter,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabels {
+    result: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -186,6 +194,8 @@ impl Metrics {
             intents_carried_out: Counter::default(),
             invalidations_repeated: Counter::default(),
             refreshes: Counter::default(),
+            warmed: Family::default(),
+            warming: Gauge::default(),
             members_expelled: Counter::default(),
             writes_unmatched: Counter::default(),
             suspects: Counter::default(),
@@ -281,6 +291,8 @@ impl Metrics {
             "Invalidated responses that were prefetched because of `refresh` in their rule",
             self.refreshes.clone(),
         );
+        registry.register("warmed", "Warming requests by result", self.warmed.clone());
+        registry.register("warming", "1 while the cache is being warmed", self.warming.clone());
         registry.register(
             "members_expelled",
             "Proxies that did not confirm a write's invalidation in time",
@@ -448,6 +460,11 @@ impl Metrics {
     /// Counts a fetched response that was not stored.
     pub fn not_stored(&self, reason: &'static str) {
         self.not_stored.get_or_create_owned(&ReasonLabels { reason }).inc();
+    }
+
+    /// Counts a warming request.
+    pub fn warmed(&self, result: &'static str) {
+        self.warmed.get_or_create_owned(&ResultLabels { result }).inc();
     }
 
     /// All metrics in the OpenMetrics text format.

@@ -76,8 +76,8 @@ pub struct Family {
     pub collapse: Collapse,
     /// Largest stored body, in bytes; `None` means the server's default.
     pub max_body: Option<u64>,
-    /// Whether a rule with `refresh` can invalidate this family.
-    pub refreshed: bool,
+    /// Whether its hits are counted by request: a rule with `refresh` can invalidate it, or `[[warm]]` names it.
+    pub counted: bool,
     /// The `Cache-Control` that clients receive.
     pub client_cache_control: ClientCacheControl,
     /// Whether a rule invalidates the entries of one caller in this family (`{identity}`).
@@ -287,7 +287,7 @@ impl RuleSet {
             if !family.says_client_cache_control && invalidations.iter().any(|rule| rule.reaches(family)) {
                 family.client_cache_control = ClientCacheControl::NoCache;
             }
-            family.refreshed = invalidations.iter().any(|rule| rule.refresh && rule.reaches(family));
+            family.counted = invalidations.iter().any(|rule| rule.refresh && rule.reaches(family));
             family.told_by_caller =
                 invalidations.iter().flat_map(|rule| &rule.references).any(|it| it.names_callers_of(&family.name));
             family.version = family::version_of(family);
@@ -301,6 +301,13 @@ impl RuleSet {
         let (at, by_safe): (Vec<usize>, Vec<&Invalidation>) = by_safe.into_iter().unzip();
         let by_safe_methods = (at, paths(&by_safe));
         RuleSet { families, invalidations, family_paths, invalidation_paths, by_safe_methods, names }
+    }
+
+    /// Has the hits of these families counted by request.
+    pub fn count_reads_of<'n>(&mut self, names: impl Iterator<Item = &'n str>) {
+        for name in names {
+            self.families.iter_mut().filter(|family| family.name == name).for_each(|family| family.counted = true);
+        }
     }
 
     /// The families, in file order.

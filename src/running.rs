@@ -1,4 +1,4 @@
-//! The state of the process, which the proxy and the admin share. The rules and `[memory] max_body` are replaced together when
+//! The state of the process, which the proxy and the admin share. The rules, `[[warm]]` and `[memory] max_body` are replaced together when
 //! the file changes; everything else stays for the life of the process.
 //!
 //! A reload invalidates every family whose definition or invalidations it changes: an entry stored under a definition that
@@ -17,7 +17,7 @@ use crate::coalesce::inflight::Inflight;
 use crate::coalesce::shapes::Shapes;
 use crate::coalesce::stored_body::StoredBodies;
 use crate::coherence::fleet::FleetSettings;
-use crate::config::{self, Coherence, Config, Digest, LoadError, ServerConfig, StoreConfig};
+use crate::config::{self, Coherence, Config, Digest, LoadError, ServerConfig, StoreConfig, WarmTable};
 use crate::entry::Seal;
 use crate::http::headers::{Credentials, LoopMark};
 use crate::http::invalidation::StatusSet;
@@ -28,8 +28,10 @@ use crate::rules::{Family, Invalidation, RuleSet, WriteMethods};
 use crate::shares::Shares;
 use crate::store::Store;
 use crate::tokens::{Tokens, WrongTokens};
+use crate::upkeep::hours::HourlyReads;
 use crate::upkeep::names::FamilyOwners;
 use crate::upkeep::unmatched::UnmatchedWrites;
+use crate::upkeep::warming::Warming;
 use crate::upstream::Upstream;
 
 /// The rules in force, with the counters of their families.
@@ -45,6 +47,8 @@ pub struct Live {
     pub redaction: Redaction,
     /// The request fields that count as credentials.
     pub credentials: Credentials,
+    /// `[[warm]]`
+    pub warm: Arc<[WarmTable]>,
     /// The time when they came into force.
     pub since: SystemTime,
 }
@@ -58,7 +62,8 @@ impl Live {
         let credentials = config.server.credential_headers.clone();
         let further = Some(credentials.further().into()).filter(|further: &Arc<[_]>| !further.is_empty());
         let redaction = Redaction { secret: config.store.as_ref().and_then(StoreConfig::secret), further };
-        Live { rules, counters, no_family, max_body, redaction, credentials, since: SystemTime::now() }
+        let warm = std::mem::take(&mut config.warm).into();
+        Live { rules, counters, no_family, max_body, redaction, credentials, warm, since: SystemTime::now() }
     }
 
     /// The counters of a family by its id, or those of requests without one.
@@ -86,6 +91,9 @@ pub struct Running {
     /// Bodies on their way into memory: at most a quarter of its capacity, or one of the largest.
     pub bodies: Arc<StoredBodies>,
     pub upstream: Upstream,
+    pub warming: Warming,
+    /// The most frequent reads of each hour, where there is no Redis.
+    pub hourly: HourlyReads,
     pub metrics: Arc<Metrics>,
     /// The tokens of `[admin]`.
     pub tokens: Tokens,
@@ -144,6 +152,8 @@ impl Running {
             unshared: unshared(&config.server),
             bodies: StoredBodies::new((config.memory.capacity / 4).max(largest)),
             upstream,
+            warming: Warming::default(),
+            hourly: HourlyReads::default(),
             metrics,
             tokens: Tokens::new(&config.admin.tokens),
             debug_wrong_tokens: WrongTokens::new(Instant::now()),
@@ -217,6 +227,7 @@ impl Running {
             needs_restart: self.needs_restart(&config, &live),
         };
         self.live.store(Arc::new(live));
+        self.warming.rules_changed();
         // Again: writes that ended in between followed the old rules, and readers may have stored what the new rules would have
         // invalidated.
         if !changed.is_empty() {

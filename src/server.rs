@@ -28,7 +28,9 @@ use crate::proxy::{self, Body, stall, suspects};
 use crate::running::Running;
 use crate::store::Store;
 use crate::store::redis::{ConnectFault, RedisStore, SetupFault};
+use crate::supervise::supervise;
 use crate::upstream::{LEAST_LINE, Upstream, UpstreamFault};
+use crate::warm;
 use crate::watch;
 
 mod admission;
@@ -155,6 +157,8 @@ pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Fut
     let stop = CancellationToken::new();
     let watching = watch::watch(&running);
     let sweeping = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&running).sweep()));
+    let warmed = Arc::clone(&running);
+    let warming = supervise("warming", Arc::clone(&running.metrics), move || warm::run(Arc::clone(&warmed)));
     // Until the last request is answered.
     let _suspecting = AbortOnDropHandle::new(tokio::spawn(suspects::invalidate_all(Arc::clone(&running))));
     let admin = tokio::spawn(admin::serve(Arc::clone(&running), listeners.admin, stop.clone()));
@@ -162,7 +166,7 @@ pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Fut
     shutdown.await;
     tracing::info!("shutting down: finishing requests and writes");
     stop.cancel();
-    drop((watching, sweeping));
+    drop((watching, sweeping, warming));
     drain(&running, public).await;
     admin.abort();
     match running.cache.undelivered() {

@@ -85,7 +85,7 @@ fn read_one(
         fetching,
         collapse,
         max_body,
-        refreshed: false,
+        counted: false,
         client_cache_control: told.unwrap_or_default(),
         says_client_cache_control: told.is_some(),
         told_by_caller: false,

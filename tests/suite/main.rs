@@ -61,4 +61,5 @@ mod startup;
 mod store_redis;
 mod sweeper;
 mod tls;
+mod warm;
 mod writes;

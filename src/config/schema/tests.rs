@@ -20,6 +20,9 @@ query = { keep = ["b"] }
 cookies = { keep = ["c"] }
 [invalidate]
 '/a' = { families = ["a"] }
+[[warm]]
+family = "a"
+every = "1h"
 "#;
 
 /// Every field that the reader reads, with the place of its table.
