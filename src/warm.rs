@@ -53,7 +53,7 @@ const STARTUP_PAUSE: Duration = Duration::from_secs(60);
 /// How long a run waits until entries in Redis may be trusted.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
-/// How often the hits of the hour are recorded.
+/// How often the hits of the hour are recorded, beside after each run.
 const RECORDING: Duration = Duration::from_secs(60);
 
 /// Reads whose hits are recorded each time.
@@ -277,6 +277,7 @@ impl Warmer {
     fn finish(&mut self, covered: Vec<(usize, Coverage)>) {
         let Some(run) = self.run.take() else { return };
         self.running.metrics.warming.set(0);
+        self.record_at = Instant::now();
         let now = Utc::now();
         // Those of the run, and new ones that have taken their place.
         self.tables.iter_mut().filter(|state| state.next.is_none()).for_each(|state| state.plan(now));

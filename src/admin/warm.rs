@@ -136,11 +136,7 @@ fn begin(running: &Running, family: Option<String>) -> Result<Response, Refusal>
     let live = running.live();
     if live.warm.is_empty() {
         let what_to_do = "add [[warm]] with paths, file, openapi, sitemap or family to the rules file";
-        return Err(Refusal::new(
-            StatusCode::CONFLICT,
-            "nothing to warm: the rules have no [[warm]]",
-            what_to_do,
-        ));
+        return Err(Refusal::new(StatusCode::CONFLICT, "nothing to warm: the rules have no [[warm]]", what_to_do));
     }
     if let Some(family) = &family {
         check_family(&live, family)?;

@@ -1,5 +1,7 @@
 //! `[[warm]]`: what is fetched before a client asks for it.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use serde_json::Value;
 
 use crate::support::{Gate, Larder, Plan, Reply, Site, Tier, Upstream, eventually, eventually_some, larder};
@@ -78,12 +80,12 @@ fn what_is_fresh_is_left_alone_and_what_is_not_is_fetched(tier: Tier) {
     site.write("POST", "/plans/2/buy").has_status(200);
     site.admin_post("/cache/warm").has_status(202);
     assert_eq!(counts(&report(&site, of("operator"))), [2, 1, 0, 0]);
-    site.get("/plans/1").shows("hit").carries("#1");
-    site.get("/plans/2").shows("hit").carries("#2");
+    site.get("/plans/1").shows("hit").carries("/plans/1 #1");
+    site.get("/plans/2").shows("hit").carries("/plans/2 #2");
     site.write("POST", "/gifts").has_status(200);
     site.admin_post("/cache/warm").has_status(202);
     assert_eq!(counts(&report(&site, |report| report["run"] == 2)), [3, 0, 0, 0], "softly invalidated");
-    site.get("/plans/1").shows("hit").carries("#2");
+    site.get("/plans/1").shows("hit").carries("/plans/1 #2");
 }
 
 fn a_run_follows_the_invalidations_of_its_family_and_no_others(tier: Tier) {
@@ -149,7 +151,7 @@ fn operators_warm_all_or_one_family(tier: Tier) {
     assert_eq!(counts(&second), [1, 1, 1, 0], "{second:#}");
     assert_eq!(second["reasons"][0]["example"], "/other", "{second:#}");
     let unknown = site.admin_post("/cache/warm/plans").has_status(404).json();
-    assert_eq!(unknown["what_to_do"], "did you mean plan?");
+    assert_eq!(unknown["what_to_do"], "did you mean \"plan\"?");
 }
 
 fn the_hottest_of_a_family_are_warmed_with_the_fields_of_their_requests(tier: Tier) {
@@ -163,8 +165,8 @@ fn the_hottest_of_a_family_are_warmed_with_the_fields_of_their_requests(tier: Ti
     site.write("POST", "/prices").has_status(200);
     site.admin_post("/cache/warm").has_status(202);
     assert_eq!(counts(&report(&site, of("operator"))), [2, 0, 0, 0]);
-    get(1).shows("hit").carries("#2");
-    get(3).shows("hit").carries("#2");
+    get(1).shows("hit").carries("/plans/1 #2");
+    get(3).shows("hit").carries("/plans/3 #2");
     get(2).shows("detail=invalidated");
     assert_eq!(site.upstream.requests("GET /plans/1")[1].header("accept-language"), Some("de"));
 }
@@ -226,7 +228,43 @@ fn what_upstream_refuses_is_reported_with_its_reason(tier: Tier) {
     assert_eq!((reason("/plans/1"), reason("/plans/2")), ("upstream answered 500", "upstream answered 401"));
     assert_eq!(reason("/plans/4"), "private");
     site.upstream.on("GET /plans/1", Reply::numbered());
-    site.get("/plans/1").carries("#2").shows("stored");
+    site.get("/plans/1").carries("/plans/1 #2").shows("stored");
+}
+
+#[test]
+fn what_was_hot_at_this_hour_on_earlier_days_is_warmed() {
+    let warm = "[[warm]]\nfamily = \"plan\"\nhottest = 2\npredict = true\n";
+    let site = Site::start(Tier::Redis, &format!("[store]\nnamespace = \"hotel\"\n{}", rules(warm)));
+    let redis = site.redis.as_ref().unwrap();
+    // A prediction is for the time in five minutes.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() / 3600;
+    let plant = |hour: u64, score: &str, name: &str| {
+        redis.command(&["ZADD", &format!("{{hotel}}:hour:{hour}"), score, name]);
+    };
+    for hour in [now, now + 1] {
+        plant(hour - 24, "3", "localhost /plans/1");
+        plant(hour - 48, "4", "localhost /plans/1");
+        plant(hour - 24, "5", "localhost /plans/2?page=1");
+        plant(hour - 24, "1", "localhost /plans/3");
+        // Not of the family, and no reads at all.
+        for name in ["localhost /stats", "nonsense", "localhost plans", "a b c"] {
+            plant(hour - 24, "9", name);
+        }
+    }
+    site.admin_post("/cache/warm").has_status(202);
+    assert_eq!(counts(&report(&site, of("operator"))), [2, 0, 0, 0]);
+    site.get("/plans/1").shows("hit");
+    site.get("/plans/2?page=1").shows("hit");
+    assert_eq!((site.upstream.count("GET /plans/3"), site.upstream.count("GET /stats")), (0, 0));
+    // What clients hit now is recorded for the days that follow.
+    site.admin_post("/cache/warm").has_status(202);
+    eventually("it is recorded", || {
+        let names = redis.command(&["KEYS", "{hotel}:hour:*"]);
+        let hours =
+            names.lines().filter(|name| [now, now + 1].iter().any(|hour| name.ends_with(&format!(":{hour}"))));
+        let recorded: Vec<String> = hours.map(|name| redis.command(&["ZRANGE", name, "0", "-1"])).collect();
+        recorded.iter().any(|members| members.contains("localhost /plans/1"))
+    });
 }
 
 #[test]
@@ -330,7 +368,7 @@ fn the_proxy_that_warms_follows_the_writes_of_the_others() {
     let other = site.another();
     other.write("POST", "/plans/2/buy").has_status(200);
     eventually("it is fetched again", || site.upstream.count("GET /plans/2") == 2);
-    eventually("and a hit", || other.get("/plans/2").is("hit"));
+    eventually("and a hit", || other.call("HEAD", "/plans/2").send().is("hit"));
     assert_eq!((site.upstream.count("GET /plans/1"), site.upstream.count("GET /plans/2")), (1, 2));
 }
 
@@ -351,6 +389,6 @@ fn the_command_warms_and_waits() {
     assert_eq!(exit.code, Some(1), "{exit:?}");
     assert!(exit.stdout.contains("1 failed: upstream answered 503 (such as /plans/1)"), "{exit:?}");
     let exit = run(&["--family", "plans"]);
-    assert!(exit.code == Some(1) && exit.stderr.contains("did you mean plan?"), "{exit:?}");
+    assert!(exit.code == Some(1) && exit.stderr.contains("did you mean \"plan\"?"), "{exit:?}");
     assert_eq!(larder(None, &["warm", "--admin", "nowhere"]).code, Some(2));
 }

@@ -68,6 +68,9 @@ pub struct Options {
     /// A cluster of three primaries and a replica each instead of one Redis.
     #[arg(long, conflicts_with = "embedded")]
     pub cluster: bool,
+    /// `[[warm]]` fetches all registers and their list at startup, every second and after each invalidation.
+    #[arg(long)]
+    pub warm: bool,
     /// Leaves [invalidate] out of the rules, and with `--rules again` only `again`: the run must find stale reads, or it
     /// proves nothing.
     #[arg(long)]

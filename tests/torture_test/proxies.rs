@@ -295,6 +295,14 @@ fn rules(options: &Options, choice: Choice, store: &str) -> String {
         true => String::new(),
         false => format!("[store]\nnamespace = \"{NAMESPACE}\"\n{store}"),
     };
+    let warm = match options.warm {
+        true => format!(
+            "[[warm]]\npaths = [\"/r/{{0..{last}}}\", \"/v/{{0..{last}}}\", \"/sum\"]\nhost = \"localhost\"\n\
+             on = [\"startup\", \"invalidate\"]\nevery = \"1s\"\nheaders = {{ Accept-Encoding = \"identity\" }}\n",
+            last = options.registers - 1
+        ),
+        false => String::new(),
+    };
     let collapse = if options.embedded { "proxy".to_owned() } else { name(&choice.collapse) };
     format!(
         r#"
@@ -317,7 +325,8 @@ path = '/sum'
 ttl = "1h"
 collapse = "{collapse}"
 
-{invalidate}"#
+{invalidate}
+{warm}"#
     )
 }
 
