@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use md5::{Digest as _, Md5};
 
+use self::alerts::AlertsConfig;
 use self::store_url::{Login, StoreUrl};
 use crate::http::headers::{Credentials, ForwardedPolicy};
 use crate::http::target::PathCase;
@@ -24,6 +25,7 @@ use crate::rules::reader::{Env, RulesReader, Table};
 use crate::secret::Secret;
 
 pub(crate) mod address;
+pub mod alerts;
 pub mod lint;
 pub mod schema;
 pub mod store_url;
@@ -44,6 +46,7 @@ pub struct Config {
     pub store: Option<StoreConfig>,
     pub memory: MemoryConfig,
     pub log: LogConfig,
+    pub alerts: AlertsConfig,
     pub rules: RuleSet,
     /// `[[warm]]`, in file order
     pub warm: Vec<WarmTable>,
@@ -151,11 +154,13 @@ impl Config {
         let mut flags = Vec::new();
         let server = tables::read_server(root, overrides, &mut flags);
         let admin = tables::read_admin(root, &server, overrides, &mut flags);
+        let store = tables::read_store(root, &server, overrides, &mut flags);
         let mut rules = RuleSet::read(root, server.case_insensitive_paths);
         let config = Config {
             warm: warm::read(root, &server, &mut rules),
             rules,
-            store: tables::read_store(root, &server, overrides, &mut flags),
+            alerts: alerts::read(root, store.is_some()),
+            store,
             memory: tables::read_memory(root),
             log: tables::read_log(root),
             server,
@@ -251,6 +256,14 @@ impl Config {
         let live = MemoryConfig { max_body: other.memory.max_body, ..self.memory.clone() };
         differing!(names, "memory", MemoryConfig, &live, &other.memory, [capacity, max_body, marks]);
         differing!(names, "log", LogConfig, &self.log, &other.log, [format, access, level]);
+        differing!(
+            names,
+            "alerts",
+            AlertsConfig,
+            &self.alerts,
+            &other.alerts,
+            [thresholds, memory, store_away, window, interval, min_requests, webhook, webhook_token]
+        );
         names
     }
 }

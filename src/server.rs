@@ -24,6 +24,7 @@ use crate::client_conn::timeouts::ClientTimeouts;
 use crate::config::{Config, ServerConfig};
 use crate::hooked_stream::HookedStream;
 use crate::metrics::Metrics;
+use crate::monitor;
 use crate::proxy::{self, Body, stall, suspects};
 use crate::running::Running;
 use crate::store::Store;
@@ -159,6 +160,7 @@ pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Fut
     let sweeping = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&running).sweep()));
     let warmed = Arc::clone(&running);
     let warming = supervise("warming", Arc::clone(&running.metrics), move || warm::run(Arc::clone(&warmed)));
+    let monitoring = monitor(&running);
     // Until the last request is answered.
     let _suspecting = AbortOnDropHandle::new(tokio::spawn(suspects::invalidate_all(Arc::clone(&running))));
     let admin = tokio::spawn(admin::serve(Arc::clone(&running), listeners.admin, stop.clone()));
@@ -166,13 +168,18 @@ pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Fut
     shutdown.await;
     tracing::info!("shutting down: finishing requests and writes");
     stop.cancel();
-    drop((watching, sweeping, warming));
+    drop((watching, sweeping, warming, monitoring));
     drain(&running, public).await;
     admin.abort();
     match running.cache.undelivered() {
         0 => Ended::Clean,
         tags => Ended::Undelivered(tags),
     }
+}
+
+fn monitor(running: &Arc<Running>) -> AbortOnDropHandle<()> {
+    let watched = Arc::clone(running);
+    supervise("monitor", Arc::clone(&running.metrics), move || monitor::watch(Arc::clone(&watched)))
 }
 
 /// Builds everything that serves requests from a configuration.

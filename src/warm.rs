@@ -356,10 +356,10 @@ impl Coverage {
     fn of(live: &Live, expanded: &Expanded) -> Coverage {
         let mut coverage = Coverage::default();
         for warm in &expanded.targets {
-            if let Some(route) = live.rules.route(&Method::GET, &warm.target.path) {
-                if !coverage.families.contains(&route.family.name) {
-                    coverage.families.insert(route.family.name.clone());
-                }
+            if let Some(route) = live.rules.route(&Method::GET, &warm.target.path)
+                && !coverage.families.contains(&route.family.name)
+            {
+                coverage.families.insert(route.family.name.clone());
             }
             coverage.paths.insert(hash(&warm.target.path));
         }

@@ -13,11 +13,13 @@ tokens = [{ role = "admin", token = "x" }]
 redis = "redis://h"
 [memory]
 [log]
+[alerts]
 [[family]]
 name = "a"
 path = '/a'
 query = { keep = ["b"] }
 cookies = { keep = ["c"] }
+alerts = { hit_rate = "50%" }
 [invalidate]
 '/a' = { families = ["a"] }
 [[warm]]
