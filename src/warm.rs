@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::cache::notices::InvalidationNotices;
 use crate::config::WarmTable;
 use crate::marks::Tag;
 use crate::proxy;
@@ -64,21 +65,36 @@ const LEAD: TimeDelta = TimeDelta::minutes(5);
 
 /// Warms until the process ends. Never returns.
 pub async fn run(running: Arc<Running>) {
-    let mut notices = running.cache.invalidation_notices();
+    // The run of a task that has panicked.
+    running.warming.end();
     let mut warmer = Warmer::new(running);
+    // Where no table follows invalidations, none is told.
+    let mut notices = None;
     loop {
         warmer.take_rules();
         warmer.hold_lease().await;
         warmer.record_hits().await;
         warmer.begin_due();
         let until = warmer.next_look();
-        let watches = warmer.tables.iter().any(|table| table.table.on_invalidate);
+        let watches = warmer.tables.iter().any(|state| state.table.on_invalidate);
+        notices = notices.filter(|_| watches);
+        if watches {
+            notices.get_or_insert_with(|| warmer.running.cache.invalidation_notices());
+        }
         tokio::select! {
             () = sleep_until(until) => {}
             () = warmer.running.warming.changed() => {}
-            tags = notices.next(), if watches => warmer.note_invalidation(&tags),
+            tags = next_tags(&mut notices) => warmer.note_invalidation(&tags),
             covered = ended(&mut warmer.run) => warmer.finish(covered),
         }
+    }
+}
+
+/// The tags of the next invalidation; never, without notices.
+async fn next_tags(notices: &mut Option<InvalidationNotices>) -> Vec<Tag> {
+    match notices {
+        Some(notices) => notices.next().await,
+        None => std::future::pending().await,
     }
 }
 

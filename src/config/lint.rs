@@ -326,7 +326,7 @@ mod tests {
             warnings(&text)
         };
         let [warning] = &warmed("")[..] else { panic!() };
-        assert!(warning.message.contains("family \"me\"") && warning.line == 6, "{warning:?}");
+        assert!(warning.message.contains("family \"me\"") && warning.line == 7, "{warning:?}");
         assert_eq!(warmed("headers = { Authorization = 'x' }"), []);
     }
 

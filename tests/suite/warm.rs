@@ -392,3 +392,13 @@ fn the_command_warms_and_waits() {
     assert!(exit.code == Some(1) && exit.stderr.contains("did you mean \"plan\"?"), "{exit:?}");
     assert_eq!(larder(None, &["warm", "--admin", "nowhere"]).code, Some(2));
 }
+
+#[test]
+fn explain_says_which_table_fetches_a_path() {
+    let explained = |url: &str| larder(Some(&rules(PLANS)), &["explain", "GET", url]).stdout;
+    let said = explained("http://localhost/plans/2");
+    assert!(said.contains("[[warm]] on line 19 fetches 3 paths: by POST /cache/warm"), "{said}");
+    for url in ["http://localhost/plans/4", "http://other/plans/2"] {
+        assert!(!explained(url).contains("[[warm]]"), "{url}");
+    }
+}
