@@ -19,7 +19,7 @@ use super::decide::{Decision, bypass, decide};
 use super::fetch::{self, FetchContext, LeaderOnly};
 use crate::cache::{Found, Lookup};
 use crate::client::Client;
-use crate::coalesce::inflight::{FetchFailure, FetchOutcome, FetchRole};
+use crate::coalesce::inflight::{FetchOutcome, FetchRole, UpstreamAnswer};
 use crate::http::target::Target;
 use crate::running::Running;
 use crate::upkeep::warming::Warmed;
@@ -39,7 +39,7 @@ pub async fn warm(
     if live.rules.is_write(&Method::GET, &target) {
         return Warmed::NotStored("a rule makes a GET of this path a write".to_owned());
     }
-    let http = request(running, target, headers);
+    let http = client_request(running, target, headers);
     if let Some(reason) = bypass(&live, &http) {
         return Warmed::NotStored(reason.label().to_owned());
     }
@@ -67,7 +67,7 @@ pub async fn warm(
     }
 }
 
-fn request(running: &Running, target: Target, headers: HeaderMap) -> ClientRequest {
+fn client_request(running: &Running, target: Target, headers: HeaderMap) -> ClientRequest {
     // As a proxy in front would send it, where there is one: then its headers say what that would say of the client.
     let forwarded = running.config.server.forwarded;
     ClientRequest::without_connection((Method::GET, target, headers), IpAddr::V4(Ipv4Addr::LOCALHOST), forwarded)
@@ -80,7 +80,7 @@ fn is_fresh(running: &Running, request: &CacheRequest, lookup: &Lookup) -> bool 
 /// Leads or follows a fetch, to its end. `None`: it has been stored, unless a write came in between or its body is too large.
 async fn ask(running: &Arc<Running>, request: &Arc<CacheRequest>, lookup: Lookup) -> Option<Warmed> {
     let (key, view) = (lookup.cache_key.hash, lookup.view.as_ref());
-    let role = match request.may_collapse() {
+    let role = match request.may_coalesce() {
         true => running.inflight.join(key, view, Instant::now()),
         false => FetchRole::Alone,
     };
@@ -112,23 +112,25 @@ async fn ask(running: &Arc<Running>, request: &Arc<CacheRequest>, lookup: Lookup
 
 /// What an outcome says. `refused`: the response that is not stored, and why.
 fn told(outcome: &FetchOutcome, refused: Option<(StatusCode, &'static str)>) -> Option<Warmed> {
-    let failed = |failure: &FetchFailure| match failure {
-        FetchFailure::Status(status) => format!("upstream answered {}", status.as_u16()),
-        FetchFailure::NoAnswer(error) => error.to_string(),
+    let failed = |answer: UpstreamAnswer| {
+        Some(Warmed::Failed(match answer {
+            Ok(status) => format!("upstream answered {}", status.as_u16()),
+            Err(error) => error.to_string(),
+        }))
     };
     match outcome {
         FetchOutcome::Streaming(head, _) if !head.stored => {
             Some(Warmed::NotStored("the store does not answer".to_owned()))
         }
         FetchOutcome::Streaming(..) | FetchOutcome::Validated(_) | FetchOutcome::Elsewhere(..) => None,
-        FetchOutcome::StaleOnError(_, failure) => Some(Warmed::Failed(failed(failure))),
-        FetchOutcome::ServerError(error) => Some(Warmed::Failed(failed(&FetchFailure::Status(error.status)))),
-        FetchOutcome::Failed(error) => Some(Warmed::Failed(error.to_string())),
-        FetchOutcome::Unshared => Some(match refused {
-            Some((status, reason)) if status.is_success() => Warmed::NotStored(reason.to_owned()),
-            Some((status, _)) => Warmed::Failed(failed(&FetchFailure::Status(status))),
-            None => Warmed::NotStored("upstream's response is for one request alone".to_owned()),
-        }),
+        FetchOutcome::StaleOnError(_, answer) => failed(*answer),
+        FetchOutcome::ServerError(error) => failed(Ok(error.status)),
+        FetchOutcome::Failed(error) => failed(Err(*error)),
+        FetchOutcome::Unshared => match refused {
+            Some((status, reason)) if status.is_success() => Some(Warmed::NotStored(reason.to_owned())),
+            Some((status, _)) => failed(Ok(status)),
+            None => Some(Warmed::NotStored("upstream's response is for one request alone".to_owned())),
+        },
     }
 }
 
@@ -144,7 +146,7 @@ pub async fn document(
     most: usize,
 ) -> Result<Bytes, String> {
     let path = target.path_and_query();
-    let fields = request(running, target, headers).for_passing(running);
+    let fields = client_request(running, target, headers).for_passing(running);
     let answer =
         running.upstream.send(Client::LARDER, &Method::GET, &path, fields, RequestBody::Empty, None).await;
     let answer = answer.map_err(|error| error.to_string())?;
