@@ -397,7 +397,7 @@ fn the_command_warms_and_waits() {
 fn explain_says_which_table_fetches_a_path() {
     let explained = |url: &str| larder(Some(&rules(PLANS)), &["explain", "GET", url]).stdout;
     let said = explained("http://localhost/plans/2");
-    assert!(said.contains("[[warm]] on line 19 fetches 3 paths: by POST /cache/warm"), "{said}");
+    assert!(said.contains("[[warm]] on line 17 fetches 3 paths: by POST /cache/warm"), "{said}");
     for url in ["http://localhost/plans/4", "http://other/plans/2"] {
         assert!(!explained(url).contains("[[warm]]"), "{url}");
     }
