@@ -148,6 +148,9 @@ pub enum Identity {
     Header(HeaderName),
     /// By the value of this cookie.
     Cookie(String),
+    /// By all credentials of the request, of which these fields are some: for verdicts ([`crate::rules::authorize`]). Cannot be written in
+    /// the rules.
+    Credentials(Arc<[HeaderName]>),
 }
 
 impl Identity {
@@ -164,6 +167,7 @@ impl fmt::Display for Identity {
             Identity::Shared => f.write_str("none"),
             Identity::Header(name) => write!(f, "header:{name}"),
             Identity::Cookie(name) => write!(f, "cookie:{name}"),
+            Identity::Credentials(_) => f.write_str("credentials"),
         }
     }
 }
@@ -273,6 +277,23 @@ impl CacheKey {
         finish(text, self.redaction)
     }
 
+    /// The cache key of the verdict on a caller with these credentials.
+    #[must_use]
+    pub fn of_caller(self, credentials: &HeaderMap) -> CacheKey {
+        let mut text = self.text;
+        text.push_str("\nidentity credentials ");
+        let mut names: SmallVec<[&HeaderName; 4]> = credentials.keys().collect();
+        names.sort_unstable_by_key(|name| name.as_str());
+        let parts = names.iter().flat_map(|name| {
+            credentials.get_all(*name).iter().flat_map(|value| [name.as_str().as_bytes(), value.as_bytes()])
+        });
+        match names.is_empty() {
+            true => text.push_str(ANONYMOUS),
+            false => push_secret(&mut text, parts, self.redaction.secret.as_ref()),
+        }
+        finish(text, self.redaction)
+    }
+
     /// The same request with what a trusted proxy in front says of it, if that is forwarded to upstream.
     #[must_use]
     pub fn behind(self, forwarded: ForwardedPolicy, headers: &HeaderMap) -> CacheKey {
@@ -351,7 +372,8 @@ fn push_cookies_beside(text: &mut String, identity: &str, headers: &HeaderMap, r
 
 fn push_identity(text: &mut String, identity: &Identity, headers: &HeaderMap, secret: Option<&Secret>) {
     match identity {
-        Identity::Unstated | Identity::Shared => return,
+        // Credentials: [`CacheKey::of_caller`].
+        Identity::Unstated | Identity::Shared | Identity::Credentials(_) => return,
         Identity::Header(_) | Identity::Cookie(_) => {
             let _ = write!(text, "\nidentity {identity}");
         }
@@ -363,7 +385,9 @@ fn push_identity(text: &mut String, identity: &Identity, headers: &HeaderMap, se
             None => text.push_str(ANONYMOUS),
         },
         Identity::Cookie(name) if has_cookie(headers, name) => push_secret(text, cookie(headers, name), secret),
-        Identity::Unstated | Identity::Shared | Identity::Cookie(_) => text.push_str(ANONYMOUS),
+        Identity::Unstated | Identity::Shared | Identity::Cookie(_) | Identity::Credentials(_) => {
+            text.push_str(ANONYMOUS);
+        }
     }
 }
 
@@ -379,6 +403,27 @@ pub fn caller(identity: &Identity, headers: &HeaderMap, secret: Option<&Secret>)
     let mut text = String::new();
     push_identity(&mut text, identity, headers, secret);
     text.rsplit(' ').next().filter(|caller| *caller != ANONYMOUS).map(str::to_owned)
+}
+
+/// Most credentials of a caller that are told apart: fields, and cookies.
+pub const CREDENTIALS: usize = 32;
+
+/// A digest for each of a caller's credentials, as they are written in tags: for each field, and for each cookie, since one
+/// session may come with different other cookies. `None` if there are more than [`CREDENTIALS`]. `fields` are those with credentials.
+pub fn credentials(fields: &HeaderMap, secret: Option<&Secret>) -> Option<Vec<String>> {
+    let mut parts: Vec<[Vec<u8>; 2]> =
+        cookies(fields).map(|(name, pair)| [[b"cookie:", name].concat(), value_of(pair).to_vec()]).collect();
+    for name in fields.keys().filter(|name| **name != COOKIE) {
+        let value = join(fields.get_all(name).iter().map(HeaderValue::as_bytes)).unwrap_or_default();
+        parts.push([name.as_str().as_bytes().to_vec(), value]);
+    }
+    (parts.len() <= CREDENTIALS).then(|| parts.iter().map(|part| digest(part, secret)).collect())
+}
+
+fn digest(values: &[Vec<u8>], secret: Option<&Secret>) -> String {
+    let mut text = String::with_capacity(80);
+    push_secret(&mut text, values.iter().map(Vec::as_slice), secret);
+    text
 }
 
 fn join<'v>(values: impl Iterator<Item = &'v [u8]>) -> Option<Vec<u8>> {

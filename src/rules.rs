@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, Method};
 use smallvec::SmallVec;
 
 use crate::http::clients::ClientCacheControl;
-use crate::http::headers::{self, ForwardedPolicy, Meant, is_safe};
+use crate::http::headers::{self, Credentials, ForwardedPolicy, Meant, is_safe};
 use crate::http::invalidation::StatusSet;
 use crate::http::target::{PathCase, Readings, Target, with_plain_delimiters};
 use crate::http::{Policy, TtlPolicy};
@@ -17,6 +17,7 @@ use crate::key::{self, FamilyKeySpec, Identity, KeySpec};
 use crate::marks::Tag;
 use crate::secret::Secret;
 
+pub mod authorize;
 mod expand;
 pub(crate) mod family;
 pub mod fault;
@@ -33,6 +34,7 @@ mod reference;
 mod suffix;
 pub mod thresholds;
 
+pub use authorize::Authorize;
 pub use instance::CAPTURES;
 pub(crate) use instance::decoded;
 pub use lint::Warning;
@@ -47,6 +49,8 @@ use thresholds::FamilyThresholds;
 #[derive(Debug, Default)]
 pub struct RuleSet {
     families: Vec<Family>,
+    /// How many of them the file states. The others are those of verdicts.
+    stated: usize,
     invalidations: Vec<Invalidation>,
     family_paths: PatternSet,
     invalidation_paths: PatternSet,
@@ -87,6 +91,8 @@ pub struct Family {
     /// False for `invalidation = "none"`: no rule may name the family, and only its lifetime bounds the age of its
     /// entries.
     pub is_invalidated: bool,
+    /// Whether the API is asked if it authorizes the caller, before a stored response is used.
+    pub authorize: Option<Authorize>,
     /// Thresholds of its alerts.
     pub alerts: FamilyThresholds,
     /// Line in the file, from 1.
@@ -256,7 +262,8 @@ impl WriteMethods {
 #[derive(Debug, Clone, Copy)]
 pub enum CallerIdentity<'c> {
     /// Identified by request fields. `secret` keys the HMACs that replace credentials.
-    Known { fields: &'c HeaderMap, secret: Option<&'c Secret> },
+    /// `credentials` says which fields carry credentials.
+    Known { fields: &'c HeaderMap, secret: Option<&'c Secret>, credentials: &'c Credentials },
     /// Unknown: a write by any caller.
     Unknown,
 }
@@ -291,12 +298,16 @@ impl RuleSet {
             if !family.says_client_cache_control && invalidations.iter().any(|rule| rule.reaches(family)) {
                 family.client_cache_control = ClientCacheControl::NoCache;
             }
-            family.counted = invalidations.iter().any(|rule| rule.refresh && rule.reaches(family));
+            // A verdict belongs to one caller.
+            family.counted =
+                !family.is_of_verdicts() && invalidations.iter().any(|rule| rule.refresh && rule.reaches(family));
             family.told_by_caller =
                 invalidations.iter().flat_map(|rule| &rule.references).any(|it| it.names_callers_of(&family.name));
             family.version = family::version_of(family);
         }
-        let family_paths = compile(root, "family", families.iter().map(|family| &family.pattern), case);
+        let stated = families.iter().filter(|family| !family.is_of_verdicts()).count();
+        let patterns = families[..stated].iter().map(|family| &family.pattern);
+        let family_paths = compile(root, "family", patterns, case);
         let paths =
             |rules: &[&Invalidation]| compile(root, "invalidate", rules.iter().map(|rule| &rule.pattern), case);
         let invalidation_paths = paths(&invalidations.iter().collect::<Vec<_>>());
@@ -304,7 +315,7 @@ impl RuleSet {
             invalidations.iter().enumerate().filter(|(_, rule)| rule.methods.names_safe()).collect();
         let (at, by_safe): (Vec<usize>, Vec<&Invalidation>) = by_safe.into_iter().unzip();
         let by_safe_methods = (at, paths(&by_safe));
-        RuleSet { families, invalidations, family_paths, invalidation_paths, by_safe_methods, names }
+        RuleSet { families, stated, invalidations, family_paths, invalidation_paths, by_safe_methods, names }
     }
 
     /// Has the hits of these families counted by request.
@@ -314,9 +325,14 @@ impl RuleSet {
         }
     }
 
-    /// The families, in file order.
+    /// The families, in file order, and then those of verdicts ([`authorize`]).
     pub fn families(&self) -> &[Family] {
         &self.families
+    }
+
+    /// The families that the file states.
+    pub fn stated(&self) -> &[Family] {
+        &self.families[..self.stated]
     }
 
     /// The rules, in file order.
@@ -326,9 +342,7 @@ impl RuleSet {
 
     /// Whether a family identifies callers by this field.
     pub fn identify_by(&self, name: &HeaderName) -> bool {
-        self.families
-            .iter()
-            .any(|family| matches!(&family.key_spec.identity, Identity::Header(known) if known == name))
+        self.families.iter().any(|family| family.identity_field() == Some(name))
     }
 
     /// The family with this name.
@@ -473,6 +487,14 @@ impl Family {
         tags
     }
 
+    /// The request field that identifies callers.
+    fn identity_field(&self) -> Option<&HeaderName> {
+        match &self.key_spec.identity {
+            Identity::Header(name) => Some(name),
+            Identity::Unstated | Identity::Shared | Identity::Cookie(_) | Identity::Credentials(_) => None,
+        }
+    }
+
     /// The tag for the entries of the request's caller, if a rule can name it and the request identifies a caller.
     pub fn tag_of_caller(&self, fields: &HeaderMap, secret: Option<&Secret>) -> Option<Tag> {
         let caller =
@@ -500,10 +522,7 @@ impl Family {
 
     /// The request fields that are part of the cache key, directly or through a cookie.
     pub fn keyed_fields(&self) -> Vec<HeaderName> {
-        let identity = match &self.key_spec.identity {
-            Identity::Header(name) => Some(name.clone()),
-            Identity::Unstated | Identity::Cookie(_) | Identity::Shared => None,
-        };
+        let identity = self.identity_field().cloned();
         let cookie = self.cookies_sent().filter(|names| !names.is_empty()).map(|_| COOKIE);
         self.key_spec
             .headers

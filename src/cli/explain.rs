@@ -214,7 +214,11 @@ fn write(config: &Config, method: &Method, target: &Target, mut fields: HeaderMa
     let targets: Vec<Target> =
         std::iter::once(target.clone()).chain(destination.iter().map(|path| target.clone().at(path))).collect();
     let secret = config.store.as_ref().and_then(StoreConfig::secret);
-    let caller = CallerIdentity::Known { fields: headers, secret: secret.as_ref() };
+    let caller = CallerIdentity::Known {
+        fields: headers,
+        secret: secret.as_ref(),
+        credentials: &config.server.credential_headers,
+    };
     let matches = config.rules.invalidated_by_any(&methods, &targets, caller);
     let mut notes = Vec::new();
     if is_safe(method) {

@@ -11,6 +11,7 @@ use super::cache_request::CacheRequest;
 use crate::cache::{Found, Lookup};
 use crate::coalesce::inflight::UpstreamAnswer;
 use crate::entry;
+use crate::http::authorization::Authorization;
 use crate::http::freshness::{Freshness, Reuse, ValidationReason};
 use crate::http::validation;
 use crate::outcome::Fwd;
@@ -101,9 +102,22 @@ pub enum MissReason {
     AmbiguousPath,
     /// Preconditions that only upstream can evaluate (RFC 9111 §4.3.2).
     Precondition,
+    /// The API does not authorize the caller (`authorize`).
+    Unauthorized,
+    /// The API did not say whether it authorizes the caller.
+    AuthorizationUnknown,
 }
 
 impl MissReason {
+    /// Why a caller of whom the API says this gets nothing stored; `None` if nothing forbids it.
+    pub fn of_authorization(authorization: Authorization) -> Option<MissReason> {
+        match authorization {
+            Authorization::Granted => None,
+            Authorization::Refused => Some(MissReason::Unauthorized),
+            Authorization::Unknown => Some(MissReason::AuthorizationUnknown),
+        }
+    }
+
     /// Why the request is forwarded, in the words of RFC 9211 §2.2.
     pub fn fwd(self) -> Fwd {
         match self {
@@ -116,7 +130,9 @@ impl MissReason {
             MissReason::Credentials
             | MissReason::StoreAway
             | MissReason::AmbiguousPath
-            | MissReason::Precondition => Fwd::Bypass,
+            | MissReason::Precondition
+            | MissReason::Unauthorized
+            | MissReason::AuthorizationUnknown => Fwd::Bypass,
         }
     }
 
@@ -132,6 +148,8 @@ impl MissReason {
             MissReason::UnclaimedQuery => Some("method"),
             MissReason::AmbiguousPath => Some("ambiguous-path"),
             MissReason::Precondition => Some("precondition"),
+            MissReason::Unauthorized => Some("unauthorized"),
+            MissReason::AuthorizationUnknown => Some("authorization-unknown"),
         }
     }
 
@@ -165,6 +183,13 @@ impl MissReason {
                 "If-Match and If-Unmodified-Since are for upstream to judge (RFC 9111 §4.3.2), unless what is stored is fresh and \
                  they change nothing about it (RFC 9110 §13.1.1, §13.1.4)"
             }
+            MissReason::Unauthorized => {
+                "the API does not authorize the caller: it answered 401 or 403 to the family's authorize"
+            }
+            MissReason::AuthorizationUnknown => {
+                "the API did not say whether it authorizes the caller: it answered the family's authorize with neither 2xx, 401 nor \
+                 403, or not at all"
+            }
         }
     }
 
@@ -176,6 +201,8 @@ impl MissReason {
                 "ask for the path that is meant, written plainly; or let one family take all of its readings"
             }
             MissReason::Precondition => "send the request without them",
+            MissReason::Unauthorized => "send credentials that the API authorizes",
+            MissReason::AuthorizationUnknown => "see what the API answers to the path of authorize",
             _ => "nothing: the response to the next such request may be",
         }
     }

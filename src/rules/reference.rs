@@ -54,7 +54,7 @@ impl FamilyNames {
             self.known.entry(name[..end].to_owned()).or_insert(KnownName::Level);
         }
         self.known.insert(name.to_owned(), KnownName::Family(captures));
-        if matches!(identity, Identity::Header(_) | Identity::Cookie(_)) {
+        if matches!(identity, Identity::Header(_) | Identity::Cookie(_) | Identity::Credentials(_)) {
             self.identities.push((name.to_owned(), identity.clone()));
         }
     }
@@ -213,9 +213,15 @@ impl Reference {
         caller: CallerIdentity<'_>,
         tags: &mut Vec<Tag>,
     ) {
-        for tag in self.0.iter().filter_map(|target| target.tag(value_of, caller)) {
-            if !tags.contains(&tag) {
-                tags.push(tag);
+        for target in &self.0 {
+            let found = match target {
+                ReferenceTarget::CallerIdentity { family, identity } => callers(family, identity, caller),
+                target => target.tag(value_of).into_iter().collect(),
+            };
+            for tag in found {
+                if !tags.contains(&tag) {
+                    tags.push(tag);
+                }
             }
         }
     }
@@ -260,21 +266,13 @@ impl ReferenceTarget {
         })
     }
 
-    /// `None` if the write does not identify a caller of this family.
-    fn tag<'v>(&self, value_of: &dyn Fn(&str) -> Option<&'v str>, caller: CallerIdentity<'_>) -> Option<Tag> {
+    /// `None` for the entries of a caller ([`callers`]).
+    fn tag<'v>(&self, value_of: &dyn Fn(&str) -> Option<&'v str>) -> Option<Tag> {
         let (whole, parts) = match self {
             ReferenceTarget::Everything => return Some(Tag::root()),
             ReferenceTarget::Whole(tag) => return Some(tag.clone()),
             ReferenceTarget::Instance { whole, parts } => (whole, parts),
-            ReferenceTarget::CallerIdentity { family, identity } => {
-                return match caller {
-                    CallerIdentity::Known { fields, secret } => {
-                        key::caller(identity, fields, secret).map(|caller| Tag::caller(family, &caller))
-                    }
-                    // A miss is safer than a stale hit.
-                    CallerIdentity::Unknown => Some(Tag::family(family)),
-                };
-            }
+            ReferenceTarget::CallerIdentity { .. } => return None,
         };
         let mut values = Vec::with_capacity(parts.len());
         for part in parts {
@@ -289,6 +287,25 @@ impl ReferenceTarget {
         }
         let values: Vec<Option<&str>> = values.iter().map(Option::as_deref).collect();
         Some(instance::tag(whole.as_str(), &values))
+    }
+}
+
+/// The tags of the caller's entries in a family. None if the write does not identify a caller of the family. The verdicts on a
+/// caller whose write has no credentials are not known: all are meant.
+fn callers(family: &str, identity: &Identity, caller: CallerIdentity<'_>) -> SmallVec<[Tag; 1]> {
+    // A miss is safer than a stale hit.
+    let CallerIdentity::Known { fields, secret, credentials } = caller else {
+        return SmallVec::from_elem(Tag::family(family), 1);
+    };
+    let Identity::Credentials(beside) = identity else {
+        return key::caller(identity, fields, secret)
+            .map(|caller| Tag::caller(family, &caller))
+            .into_iter()
+            .collect();
+    };
+    match key::credentials(&credentials.select(fields, beside), secret) {
+        Some(known) if !known.is_empty() => known.iter().map(|caller| Tag::caller(family, caller)).collect(),
+        _ => SmallVec::from_elem(Tag::family(family), 1),
     }
 }
 

@@ -28,10 +28,10 @@ impl RuleSet {
         let is_private =
             |family: &&Family| matches!(family.key_spec.identity, Identity::Header(_) | Identity::Cookie(_));
         let private: Vec<(&Family, Vec<String>)> =
-            self.families.iter().filter(is_private).map(|family| (family, samples_of(family))).collect();
+            self.stated().iter().filter(is_private).map(|family| (family, samples_of(family))).collect();
         let beside =
             |family| private.iter().filter_map(move |(other, samples)| self.warning(family, other, samples));
-        self.families.iter().flat_map(beside).collect()
+        self.stated().iter().flat_map(beside).collect()
     }
 
     fn warning(&self, family: &Family, private: &Family, samples: &[String]) -> Option<Warning> {

@@ -19,6 +19,7 @@ name = "a"
 path = '/a'
 query = { keep = ["b"] }
 cookies = { keep = ["c"] }
+authorize = { path = "/c", ttl = "5s" }
 alerts = { hit_rate = "50%" }
 [invalidate]
 '/a' = { families = ["a"] }

@@ -1,5 +1,6 @@
 use super::super::pattern::Pattern;
 use super::*;
+use crate::http::headers::Credentials;
 use proptest::prelude::*;
 
 fn names() -> FamilyNames {
@@ -114,7 +115,11 @@ fn identity_references_name_families_with_an_identity() {
     let tags_of = |reference: &str, fields: &[(&str, &str)]| {
         let fields = crate::http::sample::fields(fields);
         let mut found = Vec::new();
-        parsed(reference).tags(&|_| None, CallerIdentity::Known { fields: &fields, secret: None }, &mut found);
+        parsed(reference).tags(
+            &|_| None,
+            CallerIdentity::Known { fields: &fields, secret: None, credentials: &Credentials::default() },
+            &mut found,
+        );
         found.iter().map(|tag| tag.as_str().split(" sha256:").next().unwrap().to_owned()).collect::<Vec<_>>()
     };
     let (cookie, token) = (("cookie", "a=1; sid=x"), ("authorization", "Bearer x"));
