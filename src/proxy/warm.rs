@@ -14,6 +14,7 @@ use http_body_util::{BodyExt, Limited};
 use tokio::sync::oneshot;
 
 use super::ClientRequest;
+use super::authorize;
 use super::cache_request::CacheRequest;
 use super::decide::{Decision, bypass, decide};
 use super::fetch::{self, FetchContext, LeaderOnly};
@@ -44,6 +45,12 @@ pub async fn warm(
         return Warmed::NotStored(reason.label().to_owned());
     }
     let request = Arc::new(CacheRequest::new(live, http, None));
+    // What is stored for authorized callers is fetched for one of them alone.
+    if request.is_guarded()
+        && let Err(reason) = Box::pin(authorize::authorize(running, &request)).await
+    {
+        return Warmed::NotStored(reason.label().to_owned());
+    }
     if is_fresh(running, &request, &request.look_up(&running.cache).await) {
         return Warmed::AlreadyFresh;
     }
