@@ -49,6 +49,7 @@ pub mod self_test;
 pub mod state;
 pub mod statistics;
 pub mod unknown;
+pub mod warm;
 
 use auth::AdminCaller;
 use refusal::Refusal;
@@ -204,6 +205,8 @@ fn router(running: Arc<Running>) -> Router {
         .route("/cache/clear/{family}/{instance}", post(api::purge_instance))
         .route("/cache/instances/{name}/{value}/clear", post(api::purge_everywhere))
         .route("/cache/groups/{group}/clear", post(api::purge_group))
+        .route("/cache/warm", get(warm::state).post(warm::all))
+        .route("/cache/warm/{family}", post(warm::family))
         .route("/rules", get(api::rules))
         .route("/rules/reload", post(api::reload))
         .route("/metrics", get(api::metrics))

@@ -31,6 +31,7 @@ use crate::upkeep::sweeper;
 pub mod inspect;
 mod invalidate;
 pub mod memory;
+pub mod notices;
 mod status;
 
 use memory::{Hold, Memory, Resident};

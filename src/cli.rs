@@ -8,9 +8,11 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Overrides, schema};
 
+mod admin_client;
 mod check;
 mod explain;
 mod serve;
+mod warm;
 
 /// A caching reverse proxy whose cached responses are never older than the last acknowledged write.
 #[derive(Debug, Parser)]
@@ -28,6 +30,8 @@ enum Command {
     Check(CheckArguments),
     /// Explain what Larder would do with a request, and why.
     Explain(ExplainArguments),
+    /// Have a running Larder fetch what [[warm]] names.
+    Warm(WarmArguments),
     /// Print the JSON Schema of rules.toml, for editors.
     Schema,
 }
@@ -128,6 +132,25 @@ struct ExplainArguments {
     json: bool,
 }
 
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exits with 1 if something could not be fetched or stored, with --wait, or if Larder refuses."
+)]
+struct WarmArguments {
+    /// URL of the admin of the running Larder.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090")]
+    admin: String,
+    /// Warm only what belongs to this family.
+    #[arg(long, value_name = "NAME")]
+    family: Option<String>,
+    /// Wait for the end, and show the progress.
+    #[arg(long)]
+    wait: bool,
+    /// Token for the admin.
+    #[arg(long, env = "LARDER_ADMIN_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+}
+
 impl Sources {
     /// The rules file, and the settings that override it.
     ///
@@ -183,6 +206,7 @@ pub fn main() -> ExitCode {
         Command::Serve(arguments) => serve::serve(arguments),
         Command::Check(arguments) => print(check::check(&arguments, &|name| std::env::var(name).ok())),
         Command::Explain(arguments) => print(explain::explain(&arguments)),
+        Command::Warm(arguments) => warm::warm(&arguments),
         Command::Schema => print((format!("{:#}", schema::schema()), 0)),
     };
     ExitCode::from(code)

@@ -30,6 +30,9 @@ pub mod lint;
 pub mod schema;
 pub mod store_url;
 mod tables;
+pub mod warm;
+
+pub use warm::WarmTable;
 
 /// Largest rules file, in bytes.
 const FILE: u64 = 4 << 20;
@@ -45,6 +48,8 @@ pub struct Config {
     pub log: LogConfig,
     pub alerts: AlertsConfig,
     pub rules: RuleSet,
+    /// `[[warm]]`, in file order
+    pub warm: Vec<WarmTable>,
     /// Path of the rules file, if any.
     pub file: Option<PathBuf>,
     /// MD5 of the file's content as read. The file watcher compares it with the current content.
@@ -139,7 +144,6 @@ impl Config {
         let (reader, table) = RulesReader::open(file_name, text, env);
         let mut root = reader.root(&table);
         let (config, mut flags) = Config::read(&mut root, overrides);
-        root.later(&["warm"]);
         root.finish();
         flags.extend(reader.finish());
         if flags.is_empty() { Ok(config) } else { Err(Faults(flags)) }
@@ -150,15 +154,16 @@ impl Config {
         let mut flags = Vec::new();
         let server = tables::read_server(root, overrides, &mut flags);
         let admin = tables::read_admin(root, &server, overrides, &mut flags);
-        let rules = RuleSet::read(root, server.case_insensitive_paths);
+        let mut rules = RuleSet::read(root, server.case_insensitive_paths);
         tables::refuse_credentials_in_tags(root, &rules, &server.credential_headers);
         let store = tables::read_store(root, &server, overrides, &mut flags);
         let config = Config {
+            warm: warm::read(root, &server, &mut rules),
+            rules,
             alerts: alerts::read(root, store.is_some()),
             store,
             memory: tables::read_memory(root),
             log: tables::read_log(root),
-            rules,
             server,
             admin,
             file: None,

@@ -10,6 +10,7 @@
 //! | [`cli`], [`logs`] | arguments, one file per command, exit codes; where log lines go |
 //! | [`server`], [`watch`] | listeners, limits of connections, shutdown; the rules file on disk |
 //! | [`admin`] | the second listener: health, purge, rules, metrics |
+//! | [`warm`] | fetches what `[[warm]]` names before clients ask for it |
 //! | [`proxy`] | one request: admit, dispatch, record (`handle`); `read`, `decide`, `fetch`, `write`, `respond` |
 //! | [`running`], [`monitor`] | the state that the proxy and the admin share; rates of the last hour, alerts and their webhook |
 //! | [`cache`] | lookup and store over the two tiers: L1 in memory, L2 in the [`store`] |
@@ -102,6 +103,8 @@ pub mod server;
 pub mod watch;
 
 pub mod admin;
+
+pub mod warm;
 
 pub mod proxy;
 

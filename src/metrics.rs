@@ -72,6 +72,9 @@ pub struct Metrics {
     pub invalidations_repeated: Counter,
     /// Fetches because of `refresh` in a rule.
     pub refreshes: Counter,
+    warmed: Family<ResultLabels, Counter>,
+    /// 1 while a run of `[[warm]]` is under way.
+    pub warming: Gauge,
     /// Proxies whose confirmation a write waited for without success.
     pub members_expelled: Counter,
     /// Completed writes that no rule matches.
@@ -115,6 +118,11 @@ pub struct Metrics {
     pub rules_faulty: Gauge,
     /// Dropped log lines. Set on each scrape.
     log_lines_lost: Counter,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabels {
+    result: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -288,6 +296,8 @@ impl Metrics {
             "Invalidated responses that were prefetched because of `refresh` in their rule",
             self.refreshes.clone(),
         );
+        registry.register("warmed", "Warming requests by result", self.warmed.clone());
+        registry.register("warming", "1 while the cache is being warmed", self.warming.clone());
         registry.register(
             "members_expelled",
             "Proxies that did not confirm a write's invalidation in time",
@@ -476,6 +486,11 @@ impl Metrics {
     /// Counts a fetched response that was not stored.
     pub fn not_stored(&self, reason: &'static str) {
         self.not_stored.get_or_create_owned(&ReasonLabels { reason }).inc();
+    }
+
+    /// Counts a warming request.
+    pub fn warmed(&self, result: &'static str) {
+        self.warmed.get_or_create_owned(&ResultLabels { result }).inc();
     }
 
     /// All metrics in the OpenMetrics text format.

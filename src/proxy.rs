@@ -41,6 +41,7 @@ pub mod stall;
 mod storing;
 pub mod suspects;
 mod tunnel;
+pub mod warm;
 mod write;
 
 pub use body::Body;

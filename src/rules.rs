@@ -107,8 +107,8 @@ pub struct Family {
     pub write_through: bool,
     /// Whether bodies are compressed in Redis; `None` means as `[store]` says.
     pub compress: Option<bool>,
-    /// Whether a rule with `refresh` can invalidate this family.
-    pub refreshed: bool,
+    /// Whether its hits are counted by request: a rule with `refresh` can invalidate it, or `[[warm]]` names it.
+    pub counted: bool,
     /// The `Cache-Control` that clients receive.
     pub client_cache_control: ClientCacheControl,
     /// The `CDN-Cache-Control` that clients receive in place of upstream's.
@@ -348,7 +348,7 @@ impl RuleSet {
                 family.client_cache_control = ClientCacheControl::NoCache;
             }
             // A verdict belongs to one caller.
-            family.refreshed =
+            family.counted =
                 !family.is_of_verdicts() && invalidations.iter().any(|rule| rule.refresh && rule.reaches(family));
             family.told_by_caller =
                 invalidations.iter().flat_map(|rule| &rule.references).any(|it| it.names_callers_of(&family.name));
@@ -377,6 +377,13 @@ impl RuleSet {
             invalidation_paths,
             by_safe_methods,
             names,
+        }
+    }
+
+    /// Has the hits of these families counted by request.
+    pub fn count_reads_of<'n>(&mut self, names: impl Iterator<Item = &'n str>) {
+        for name in names {
+            self.families.iter_mut().filter(|family| family.name == name).for_each(|family| family.counted = true);
         }
     }
 

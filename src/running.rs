@@ -1,4 +1,4 @@
-//! The state of the process, which the proxy and the admin share. The rules and `[memory] max_body` are replaced together when
+//! The state of the process, which the proxy and the admin share. The rules, `[[warm]]` and `[memory] max_body` are replaced together when
 //! the file changes; everything else stays for the life of the process.
 //!
 //! A reload invalidates every family whose definition or invalidations it changes: an entry stored under a definition that
@@ -17,7 +17,7 @@ use crate::coalesce::inflight::Inflight;
 use crate::coalesce::shapes::Shapes;
 use crate::coalesce::stored_body::StoredBodies;
 use crate::coherence::fleet::FleetSettings;
-use crate::config::{self, Coherence, Config, Digest, LoadError, ServerConfig, StoreConfig};
+use crate::config::{self, Coherence, Config, Digest, LoadError, ServerConfig, StoreConfig, WarmTable};
 use crate::entry::Seal;
 use crate::http::headers::{Credentials, LoopMark};
 use crate::http::invalidation::StatusSet;
@@ -30,10 +30,12 @@ use crate::store::Store;
 use crate::tokens::{Tokens, WrongTokens};
 use crate::upkeep::alerts::Alerts;
 use crate::upkeep::history::History;
+use crate::upkeep::hours::HourlyReads;
 use crate::upkeep::names::FamilyOwners;
 use crate::upkeep::request_rates::RequestRates;
 use crate::upkeep::unmatched::UnmatchedWrites;
 use crate::upkeep::unresolved::UnresolvedLog;
+use crate::upkeep::warming::Warming;
 use crate::upstream::Upstream;
 
 /// The rules in force, with the counters of their families.
@@ -56,6 +58,8 @@ pub struct Live {
     pub compression: Option<(usize, bool)>,
     /// Requests of each URL of families with `adaptive_ttl`.
     pub request_rates: Arc<RequestRates>,
+    /// `[[warm]]`
+    pub warm: Arc<[WarmTable]>,
     /// The time when they came into force.
     pub since: SystemTime,
 }
@@ -80,6 +84,7 @@ impl Live {
             store_version: store.and_then(|store| store.version.as_deref()).map(Arc::from),
             compression: store.map(|store| (store.compress_above, store.compress)),
             request_rates: Arc::default(),
+            warm: std::mem::take(&mut config.warm).into(),
             since: SystemTime::now(),
         }
     }
@@ -114,6 +119,9 @@ pub struct Running {
     /// Bodies on their way into memory: at most a quarter of its capacity, or one of the largest.
     pub bodies: Arc<StoredBodies>,
     pub upstream: Upstream,
+    pub warming: Warming,
+    /// The most frequent reads of each hour, where there is no Redis.
+    pub hourly: HourlyReads,
     pub metrics: Arc<Metrics>,
     /// The tokens of `[admin]`.
     pub tokens: Tokens,
@@ -175,6 +183,8 @@ impl Running {
             unshared: unshared(&config.server),
             bodies: StoredBodies::new((config.memory.capacity / 4).max(largest)),
             upstream,
+            warming: Warming::default(),
+            hourly: HourlyReads::default(),
             metrics,
             tokens: Tokens::new(&config.admin.tokens),
             debug_wrong_tokens: WrongTokens::new(Instant::now()),
@@ -255,6 +265,7 @@ impl Running {
             needs_restart: self.needs_restart(&config, &live),
         };
         self.live.store(Arc::new(live));
+        self.warming.rules_changed();
         // Again: writes that ended in between followed the old rules, and readers may have stored what the new rules would have
         // invalidated.
         if !changed.is_empty() {

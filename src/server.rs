@@ -31,6 +31,7 @@ use crate::store::Store;
 use crate::store::redis::{ConnectFault, RedisStore, SetupFault};
 use crate::supervise::supervise;
 use crate::upstream::{LEAST_LINE, Upstream, UpstreamFault};
+use crate::warm;
 use crate::watch;
 
 mod admission;
@@ -157,6 +158,8 @@ pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Fut
     let stop = CancellationToken::new();
     let watching = watch::watch(&running);
     let sweeping = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&running).sweep()));
+    let warmed = Arc::clone(&running);
+    let warming = supervise("warming", Arc::clone(&running.metrics), move || warm::run(Arc::clone(&warmed)));
     let monitoring = monitor(&running);
     // Until the last request is answered.
     let _suspecting = AbortOnDropHandle::new(tokio::spawn(suspects::invalidate_all(Arc::clone(&running))));
@@ -165,7 +168,7 @@ pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Fut
     shutdown.await;
     tracing::info!("shutting down: finishing requests and writes");
     stop.cancel();
-    drop((watching, sweeping, monitoring));
+    drop((watching, sweeping, warming, monitoring));
     drain(&running, public).await;
     admin.abort();
     match running.cache.undelivered() {

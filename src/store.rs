@@ -14,8 +14,10 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
 use crate::marks::{IssuedStamp, MarksView, Tag};
+use hours::Hour;
 
 pub mod fleet;
+pub mod hours;
 pub mod redis;
 pub mod sweep;
 
@@ -191,6 +193,15 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Takes or renews, for `lasting`, the lease under which one proxy at a time sweeps; false while another one holds it.
     fn hold_sweep<'a>(&'a self, id: &'a str, lasting: Duration) -> Reply<'a, bool>;
+
+    /// Takes or renews, for `lasting`, the lease under which one proxy at a time warms; false while another one holds it.
+    fn hold_warming<'a>(&'a self, id: &'a str, lasting: Duration) -> Reply<'a, bool>;
+
+    /// Adds hits to the reads of an hour, of which the [`hours::KEPT`] most frequent are kept for [`hours::DAYS`] days.
+    fn add_hits<'a>(&'a self, hour: Hour, reads: &'a [(String, u32)]) -> Reply<'a, ()>;
+
+    /// The most frequent reads of these hours, with their hits; a read that is in several hours is there several times.
+    fn hits_in<'a>(&'a self, hours: &'a [Hour]) -> Reply<'a, Vec<(String, u64)>>;
 
     /// One step of a walk over all entries: looks at about so many keys of the server.
     fn survey(&self, from: WalkPosition, keys: u64) -> Reply<'_, Survey>;

@@ -22,7 +22,7 @@ const fn post(path: &'static str, does: &'static str) -> Route {
 }
 
 /// All of them.
-pub const ROUTES: [Route; 19] = [
+pub const ROUTES: [Route; 22] = [
     get("/", "lists these routes"),
     get("/cache/health", "state of the cache and its hit rate"),
     get("/cache/health/detailed", "the same with memory, connections and keys by family"),
@@ -48,6 +48,9 @@ pub const ROUTES: [Route; 19] = [
         "/cache/groups/{group}/clear",
         "invalidates all responses that name this group (Cache-Groups, Surrogate-Key, …)",
     ),
+    get("/cache/warm", "the warming run under way, the last runs, and what [[warm]] names"),
+    post("/cache/warm", "warms everything that [[warm]] names"),
+    post("/cache/warm/{family}", "warms what of it belongs to this family"),
     get("/rules", "the rules in force, and why the last edit was refused if it was"),
     post("/rules/reload", "reads the rules file again"),
     get("/metrics", "counters in the OpenMetrics text format"),

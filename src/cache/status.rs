@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::memory::{Memory, Usage};
+use super::notices::InvalidationNotices;
 use super::{Cache, StoreState};
 use crate::coherence::fleet::status::FleetStatus;
 use crate::store::{Link, Store};
@@ -74,6 +75,19 @@ impl Cache {
     /// L1.
     pub fn memory(&self) -> &Memory {
         &self.memory
+    }
+
+    /// The id of this proxy among those of its Redis: `None` without Redis.
+    pub fn proxy_id(&self) -> Option<&str> {
+        self.shared.as_ref().map(|shared| shared.fleet.id())
+    }
+
+    /// The invalidations from now on, by any proxy.
+    pub fn invalidation_notices(&self) -> InvalidationNotices {
+        match &self.shared {
+            Some(shared) => InvalidationNotices::Fleet(shared.store.messages()),
+            None => InvalidationNotices::Local(self.memory.marks.notices()),
+        }
     }
 
     /// The reads that rules may want refreshed, with their hits.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::CheckArguments;
 use crate::config::lint::lint;
-use crate::config::{Config, HostPolicy, LoadError, Overrides};
+use crate::config::{Config, HostPolicy, LoadError, Overrides, WarmTable};
 use crate::http::clients::ClientCacheControl;
 use crate::http::invalidation::StatusSet;
 use crate::http::{ClientDirectives, CloseDelimited, Revalidate, STALE_IF_UNREACHABLE, SetCookie};
@@ -93,6 +93,18 @@ fn rules_text(name: &str, config: &Config, warnings: &[Warning]) -> String {
     if !invalidations.is_empty() {
         let head = ["writes to", "methods", "on", "invalidate", "how"];
         text.push_str(&table(&head, invalidations.iter().map(invalidation_row)));
+        text.push_str("\n\n");
+    }
+    if !config.warm.is_empty() {
+        let row = |warm: &WarmTable| {
+            let (what, when) = warm.described();
+            let host = if warm.host.is_empty() { "-".to_owned() } else { warm.host.clone() };
+            let names: Vec<&str> = warm.headers.keys().map(HeaderName::as_str).collect();
+            let rate = warm.rate.map(|rate| format!(", {rate} a second")).unwrap_or_default();
+            let fields = if names.is_empty() { "-".to_owned() } else { names.join(" ") };
+            [what, host, fields, when, format!("{} at a time{rate}", warm.concurrency)]
+        };
+        text.push_str(&table(&["warm", "host", "fields", "when", "how"], config.warm.iter().map(row)));
         text.push_str("\n\n");
     }
     if families.is_empty() {
@@ -241,6 +253,7 @@ fn rules_json(name: &str, config: &Config, warnings: &[Warning]) -> Value {
         "file": name,
         "families": rules.stated().iter().map(family_json).collect::<Vec<_>>(),
         "invalidations": rules.invalidations().iter().map(invalidation_json).collect::<Vec<_>>(),
+        "warm": config.warm.iter().map(warm_json).collect::<Vec<_>>(),
         "notes": notes(config),
         "warnings": warnings,
     })
@@ -305,6 +318,19 @@ fn family_json(family: &Family) -> Value {
 
 fn instances_json(family: &Family) -> Value {
     family.instances.iter().map(|further| (further.name.clone(), json!(further.source.to_string()))).collect()
+}
+
+fn warm_json(warm: &WarmTable) -> Value {
+    let (what, when) = warm.described();
+    json!({
+        "line": warm.line,
+        "warms": what,
+        "when": when,
+        "host": Some(&warm.host).filter(|host| !host.is_empty()),
+        "headers": warm.headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
+        "concurrency": warm.concurrency,
+        "rate": warm.rate,
+    })
 }
 
 fn names(fields: &[HeaderName]) -> Vec<&str> {
@@ -431,6 +457,26 @@ max_body = "1MiB"
         assert_eq!(value["families"][0]["captures"], json!(["id"]));
         assert_eq!(value["invalidations"][0]["on"], json!(["200-299", "404"]));
         assert_eq!(value["invalidations"][0]["again"], 65.0);
+    }
+
+    #[test]
+    fn what_is_warmed_is_printed_without_the_values_of_its_fields() {
+        let rules = format!(
+            "{GOOD}[[warm]]\npaths = [\"/users/{{1..5}}\"]\nhost = \"h\"\non = [\"startup\"]\nrate = 9\n\
+             headers = {{ \"X-Key\" = \"s3cret\" }}\n"
+        );
+        let (text, code) = checked(&rules, false);
+        let line = text.lines().find(|line| line.starts_with(" 5 paths")).unwrap_or_else(|| panic!("{text}"));
+        for part in ["at startup, by POST /cache/warm", "4 at a time, 9 a second", "x-key"] {
+            assert!(line.contains(part), "{line}");
+        }
+        let (json, _) = checked(&rules, true);
+        let value: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(
+            (code, &value["warm"][0]["warms"], &value["warm"][0]["rate"]),
+            (0, &json!("5 paths"), &json!(9))
+        );
+        assert!(!text.contains("s3cret") && !json.contains("s3cret"));
     }
 
     const UNUSUAL: &str = r#"

@@ -2,13 +2,17 @@
 //! with Redis they are a copy of its marks, which [`super::fleet`] keeps up to date.
 
 use std::ops::Deref;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
+use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use super::clock::SharedClock;
 use crate::marks::{Epoch, HeldTag, IssuedStamp, Marks, MarksView, Now, Sequence, SoftInvalidation, Tag};
+
+/// Invalidations that a receiver of notices may be behind.
+const NOTICES: usize = 1024;
 
 /// [`Marks`], and methods of the same names that read the clocks themselves.
 pub struct LocalMarks {
@@ -20,6 +24,8 @@ pub struct LocalMarks {
     /// Held by an invalidation from the moment when it takes its sequence until its marks are set: another one must not
     /// read the marks of before, and take a later sequence.
     invalidating: Mutex<()>,
+    /// The tags of each invalidation where there is no Redis, for those that subscribe.
+    notices: broadcast::Sender<Arc<[Tag]>>,
 }
 
 impl Deref for LocalMarks {
@@ -35,11 +41,13 @@ impl LocalMarks {
     pub fn new(slots: usize) -> LocalMarks {
         // Zero is no epoch.
         let epoch = Epoch(rand::random_range(1..=u64::MAX));
+        let (notices, _) = broadcast::channel(NOTICES);
         LocalMarks {
             marks: Marks::new(epoch, slots),
             clock: SharedClock::default(),
             start: Instant::now(),
             invalidating: Mutex::default(),
+            notices,
         }
     }
 
@@ -60,8 +68,18 @@ impl LocalMarks {
         let latest = (!watched.is_empty()).then(|| self.marks.latest(watched));
         let wall = self.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let wall = u64::try_from(wall.as_micros()).unwrap_or(u64::MAX / 2);
-        let taken = self.marks.invalidate(tags, soft, Now { wall, steady: self.nanos(Instant::now()) });
-        IssuedStamp { latest, ..taken }
+        let issued = self.marks.invalidate(tags, soft, Now { wall, steady: self.nanos(Instant::now()) });
+        if self.notices.receiver_count() > 0 {
+            let soft = soft.iter().map(|soft| &soft.tag);
+            // After the marks: what is fetched because of it is stored with a later stamp.
+            let _ = self.notices.send(tags.iter().chain(soft).cloned().collect());
+        }
+        IssuedStamp { latest, ..issued }
+    }
+
+    /// The tags of each invalidation from now on where there is no Redis. A slow receiver misses some, and is told so.
+    pub fn notices(&self) -> broadcast::Receiver<Arc<[Tag]>> {
+        self.notices.subscribe()
     }
 
     /// Takes over soft marks from Redis. `at`: a time before Redis read what was left of each grace.

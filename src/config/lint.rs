@@ -3,11 +3,13 @@
 use std::time::SystemTime;
 
 use bytesize::ByteSize;
-use http::HeaderMap;
+use http::header::COOKIE;
+use http::{HeaderMap, Method};
 
-use super::{Coherence, Config};
+use super::{Coherence, Config, WarmTable};
 use crate::http::freshness;
 use crate::http::targeted::{self, Authority};
+use crate::key::Identity;
 use crate::rules::{Collapse, Family, Warning};
 
 /// The warnings of a configuration, in file order.
@@ -20,8 +22,30 @@ pub fn lint(config: &Config) -> Vec<Warning> {
         warnings.extend(never_written_through(config, family));
         warnings.extend(useless_compress(config, family));
     }
+    warnings.extend(config.warm.iter().filter_map(|table| anonymous_warming(config, table)));
     warnings.sort_by_key(|warning| warning.line);
     warnings
+}
+
+/// A path of a family with an identity that is warmed for no caller.
+fn anonymous_warming(config: &Config, table: &WarmTable) -> Option<Warning> {
+    let firsts = table.paths.iter().filter_map(|pattern| pattern.expand().next());
+    let family = firsts.filter_map(|path| {
+        let route = config.rules.route(&Method::GET, path.split('?').next()?)?;
+        let field = match &route.family.key_spec.identity {
+            Identity::Header(name) => name.clone(),
+            Identity::Cookie(_) => COOKIE,
+            _ => return None,
+        };
+        (!table.headers.contains_key(&field)).then_some(&route.family.name)
+    });
+    let name = family.into_iter().next()?;
+    Some(Warning {
+        line: table.line,
+        message: format!("[[warm]]: paths of family {name:?} are warmed for requests without its identity alone"),
+        remedy: "name paths whose responses are for all callers, or set the field of the identity in headers"
+            .to_owned(),
+    })
 }
 
 fn useless_collapse(config: &Config, family: &Family) -> Option<Warning> {
@@ -423,6 +447,20 @@ mod tests {
                 |it| it.message.contains("ttl = \"5m\" has no effect") && it.remedy.contains("override")
             ));
         }
+    }
+
+    #[test]
+    fn warming_for_nobody_in_a_family_with_an_identity_causes_a_warning() {
+        let warmed = |headers: &str| {
+            let text = family("me", "path = '/me'\nidentity = 'header:authorization'");
+            let text = format!(
+                "{text}[invalidate]\n'/me' = ['me']\n[[warm]]\npaths = ['/me?a=1']\nhost = 'h'\n{headers}"
+            );
+            warnings(&text)
+        };
+        let [warning] = &warmed("")[..] else { panic!() };
+        assert!(warning.message.contains("family \"me\"") && warning.line == 7, "{warning:?}");
+        assert_eq!(warmed("headers = { Authorization = 'x' }"), []);
     }
 
     #[test]

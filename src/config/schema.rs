@@ -19,6 +19,10 @@ pub fn schema() -> Value {
                 json!({ "type": "array", "items": family(), "description": "the cached families; the first match wins" }),
             ),
             ("invalidate", invalidate()),
+            (
+                "warm",
+                json!({ "type": "array", "items": warm(), "description": "what is fetched before a client asks for it" }),
+            ),
         ],
     );
     root["$schema"] = json!("http://json-schema.org/draft-07/schema#");
@@ -356,6 +360,41 @@ fn family() -> Value {
         ],
     );
     required(family, &["name", "path"])
+}
+
+fn warm() -> Value {
+    let headers = json!({
+        "type": "object",
+        "description": "request fields to send; secrets best from the environment: \"Bearer ${WARM_TOKEN}\"",
+        "additionalProperties": { "type": "string" },
+    });
+    let on = json!({ "type": "array", "items": { "enum": ["startup", "invalidate"] }, "description": "what a run follows" });
+    table(
+        "what is fetched before a client asks for it, and when",
+        [
+            ("paths", texts("paths with their queries; {1..100} and {a,b} stand for several")),
+            ("file", text("a file with one path on each line")),
+            (
+                "openapi",
+                text(
+                    "an OpenAPI description (JSON): a path at the API, or a file; its GET routes without parameters",
+                ),
+            ),
+            ("sitemap", text("the path of a sitemap at the API")),
+            ("family", text("the most frequent reads of this family, as this proxy counts them")),
+            ("hottest", number("how many of them", 1, 10_000)),
+            ("predict", truth("those of the same hour on earlier days, shortly before that hour")),
+            ("host", text("the host in the URLs of clients")),
+            ("headers", headers),
+            ("on", on),
+            ("every", duration("how long after one run the next one begins")),
+            ("hours", text("with every: the hours in which runs begin, such as \"9-11\" (until 11:59)")),
+            ("cron", text("minute, hour, day, month, day of the week: \"0 6 * * *\"")),
+            ("time_zone", text("of cron, hours and predict, such as \"Europe/Paris\"")),
+            ("concurrency", number("requests at a time", 1, 1000)),
+            ("rate", number("requests a second", 1, 100_000)),
+        ],
+    )
 }
 
 fn invalidate() -> Value {

@@ -327,8 +327,8 @@ fn each_fault_in_an_invalidation_has_its_place_and_remedy() {
 fn each_fault_in_the_other_tables_has_its_place_and_remedy() {
     assert_single_faults(&[
         ("[servers]\nlisten = ''", 10, 2, "unknown table or key \"servers\"", "did you mean \"server\"?"),
-        ("[warm]\nat = 'start'", 10, 2, "warm is not supported yet", "remove it"),
-        ("[[warm]]\nat = 'start'", 10, 3, "warm is not supported yet", "remove it"),
+        ("[warm]\nat = 'start'", 10, 1, "warm must be a list of tables, not a table", "write [[warm]]"),
+        ("[[warm]]\nsitemap = '/s'\nat = 'start'", 12, 1, "[[warm]]: unknown key \"at\"", "did you mean"),
         ("[server]\nlisten = ':8080'", 11, 10, "[server]: listen is not an IP address", "\"0.0.0.0:8080\""),
         ("[server]\nlisten = ''", 11, 10, "listen is empty", "write a value"),
         ("[server]\nupstream = 'localhost:8000'", 11, 12, "upstream is not a URL", "http://127.0.0.1:8000"),
@@ -481,7 +481,7 @@ tll = "3m"
         (19, 4),
         (19, 50),
         (19, 66),
-        (21, 2),
+        (21, 1),
     ];
     assert_eq!(places, expected, "{}", Faults(found));
 }

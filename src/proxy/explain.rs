@@ -15,7 +15,8 @@ use super::cache_request::CacheRequest;
 use super::debug;
 use super::decide::{Decision, MissReason, bypass, decide, may_validate, stale_if_error};
 use crate::cache::{Found, Lookup};
-use crate::config::Config;
+use crate::config::warm::paths::PathPattern;
+use crate::config::{Config, WarmTable};
 use crate::entry::{self, Content, Entry};
 use crate::http::demands::Demands;
 use crate::http::freshness::Freshness;
@@ -321,12 +322,30 @@ impl<'c> Explainer<'c> {
             ),
             _ => {}
         }
+        notes.extend(self.about_warming());
         notes.push("responses with Vary are stored once per value of the fields it names; a response with a Content-Encoding counts \
              as if it named Accept-Encoding; an error whose Vary names other fields than those of the stored variants is \
              not stored (RFC 9111 §4.1)"
                 .to_owned(),
        );
         notes
+    }
+
+    /// The tables that name this path, or its family.
+    fn about_warming(&self) -> Vec<String> {
+        let target = &self.request.client_request.target;
+        let (path, family) =
+            (target.path_and_query(), self.request.family().map(|(family, _)| family.name.as_str()));
+        let names = |table: &&WarmTable| {
+            let is_read = table.reads.as_ref().is_some_and(|reads| family == Some(reads.family.as_str()));
+            let mut paths = table.paths.iter().flat_map(PathPattern::expand);
+            is_read || table.host == target.host && paths.any(|named| named == path)
+        };
+        let said = |table: &WarmTable| {
+            let (what, when) = table.described();
+            format!("[[warm]] on line {} fetches {what}: {when}", table.line)
+        };
+        self.live.warm.iter().filter(names).map(said).collect()
     }
 
     fn about_claims(&self) -> Option<String> {

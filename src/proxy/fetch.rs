@@ -37,8 +37,7 @@ mod task;
 
 pub(super) use confirm::freshened;
 pub(super) use context::FetchContext;
-use task::LeaderOnly;
-pub(super) use task::run;
+pub(super) use task::{LeaderOnly, run};
 
 /// Why nothing stored was served, and the stale response that may stand in for upstream's.
 pub(super) struct Miss {

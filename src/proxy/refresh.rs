@@ -26,9 +26,9 @@ const MOST: usize = 100;
 /// Concurrent fetches.
 const AT_A_TIME: usize = 4;
 
-/// Counts a hit, if a rule with `refresh` invalidates its family.
+/// Counts a hit, if a rule with `refresh` invalidates its family, or `[[warm]]` names it.
 pub(super) fn count(running: &Running, request: &CacheRequest, lookup: &Lookup) {
-    if request.family().is_some_and(|(family, _)| family.refreshed) {
+    if request.family().is_some_and(|(family, _)| family.counted) {
         running.cache.hot().count(lookup.cache_key.hash, || repeatable(request, lookup));
     }
 }

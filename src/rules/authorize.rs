@@ -157,7 +157,7 @@ pub fn add_families(
             fetching: Fetching::default(),
             collapse: Collapse::default(),
             max_body: None,
-            refreshed: false,
+            counted: false,
             client_cache_control: ClientCacheControl::Pass,
             says_client_cache_control: true,
             told_by_caller: false,

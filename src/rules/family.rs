@@ -129,7 +129,7 @@ fn read_one(
         stale_while_slow,
         write_through,
         compress,
-        refreshed: false,
+        counted: false,
         // What is never cached is forwarded as it is.
         says_client_cache_control: told.clients.is_some() || is_never_cached,
         client_cache_control: told.clients.unwrap_or_default(),

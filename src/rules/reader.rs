@@ -214,10 +214,14 @@ impl<'t> Table<'t> {
 
     /// All keys and values with their positions, in file order. Every key counts as known.
     pub fn entries(&self) -> Vec<(&'t str, Range<usize>, Item<'t>)> {
+        self.named_entries("invalidation")
+    }
+
+    /// The same. `kind`: what messages call an entry, before its key.
+    pub fn named_entries(&self, kind: &str) -> Vec<(&'t str, Range<usize>, Item<'t>)> {
         let mut entries: Vec<_> = self.table.iter().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
-        let item =
-            |key: &str, value| Item::new(self.reader, format!("invalidation {key:?}"), self.place_of("*"), value);
+        let item = |key: &str, value| Item::new(self.reader, format!("{kind} {key:?}"), self.place_of("*"), value);
         entries
             .iter()
             .map(|(key, value)| (key.get_ref().as_ref(), key.span(), item(key.get_ref(), value)))
@@ -244,6 +248,16 @@ impl<'t> Table<'t> {
         for (key, _) in self.table.iter().filter(|(key, _)| !keys.contains(&key.get_ref().as_ref())) {
             self.reader.fault(key.span(), self.says(format_args!("{} {message}", key.get_ref())), remedy);
         }
+    }
+
+    /// Whether the file has any of these keys.
+    pub fn has_any(&self, keys: &[&str]) -> bool {
+        self.table.iter().any(|(key, _)| keys.contains(&key.get_ref().as_ref()))
+    }
+
+    /// Reports a fault of the table as a whole.
+    pub fn lacks(&self, message: impl Display, remedy: &str) {
+        self.reader.absence(self.span(), self.says(message), remedy);
     }
 
     /// Reports keys that are reserved for features that do not exist yet.

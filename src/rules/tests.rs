@@ -451,8 +451,8 @@ fn rules_know_their_manner_and_families_whether_they_are_refreshed() {
     );
     let manners: Vec<String> = rules.invalidations().iter().map(Invalidation::manner).collect();
     assert_eq!(manners, ["hard", "soft, grace 30s, refresh", "soft, grace 2m, again 100ms"]);
-    let refreshed: Vec<bool> = rules.families().iter().map(|family| family.refreshed).collect();
-    assert_eq!(refreshed, [true, true, false]);
+    let counted: Vec<bool> = rules.families().iter().map(|family| family.counted).collect();
+    assert_eq!(counted, [true, true, false]);
 }
 
 #[test]

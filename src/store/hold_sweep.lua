@@ -1,5 +1,5 @@
--- Takes or renews the lease of the sweeper.
--- KEYS[1]  {namespace}:sweeper  the proxy that sweeps, with a TTL
+-- Takes or renews the lease of the sweeper, or that of the proxy that warms.
+-- KEYS[1]  {namespace}:sweeper or {namespace}:warmer  the proxy that holds it, with a TTL
 -- ARGV[1]  the calling proxy
 -- ARGV[2]  duration of the lease, milliseconds
 -- Returns 1 if the proxy holds the lease, 0 if another one does.

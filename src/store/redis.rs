@@ -13,6 +13,8 @@
 //! | `{ns}:waited` | written before `WAIT`, only with `wait_replicas`; expires |
 //! | `{ns}:sweeper` | the proxy that sweeps; expires unless renewed |
 //! | `{ns}:key_stats` | `µs of the server's clock`, space, result of the last sweep (JSON); expires |
+//! | `{ns}:warmer` | the proxy that warms (`[[warm]]`); expires unless renewed |
+//! | `{ns}:hour:…` | sorted set: host, path and query of a read → its hits in that hour (`predict` in `[[warm]]`); expires |
 //! | `{ns}:fleet` | the channel |
 //! | `ns:v1:…` | one entry, with a TTL |
 //! | `ns:fetch:…` | the fleet lock of a fetch (`collapse = "fleet"`): `epoch:sequence:id`, with a TTL |
@@ -65,6 +67,7 @@ use self::view::get_entry;
 use super::fleet::{
     Cause, FleetLock, Generation, Holder, Intent, Invalidated, LockReply, Membership, Message, Roster, Synced,
 };
+use super::hours::Hour;
 use super::sweep::{Dated, Judged, KeyStats, Survey, WalkPosition};
 use super::{FamilyOf, KeyCounts, Link, LookupReply, Outage, Reply, Store, StoreError, StoreInfo};
 use crate::config::StoreConfig;
@@ -76,6 +79,7 @@ mod connections;
 mod dialer;
 mod errors;
 mod fleet;
+mod hours;
 mod link;
 mod namespace;
 mod primary;
@@ -349,6 +353,24 @@ impl Store for RedisStore {
         Box::pin(
             self.ask(move |connections| async move { self.namespace.hold_sweep(&connections, id, lasting).await }),
         )
+    }
+
+    fn hold_warming<'a>(&'a self, id: &'a str, lasting: Duration) -> Reply<'a, bool> {
+        Box::pin(
+            self.ask(
+                move |connections| async move { self.namespace.hold_warming(&connections, id, lasting).await },
+            ),
+        )
+    }
+
+    fn add_hits<'a>(&'a self, hour: Hour, reads: &'a [(String, u32)]) -> Reply<'a, ()> {
+        Box::pin(
+            self.ask(move |connections| async move { self.namespace.add_hits(&connections, hour, reads).await }),
+        )
+    }
+
+    fn hits_in<'a>(&'a self, hours: &'a [Hour]) -> Reply<'a, Vec<(String, u64)>> {
+        Box::pin(self.ask(move |connections| async move { self.namespace.hits_in(&connections, hours).await }))
     }
 
     fn survey(&self, from: WalkPosition, keys: u64) -> Reply<'_, Survey> {

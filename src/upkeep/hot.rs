@@ -1,8 +1,9 @@
-//! The most frequent reads, of the families that a rule with `refresh = true` can invalidate, with what a prefetch needs: the
-//! target, and the request fields that its responses differ by. Bounded in bytes; infrequent reads are evicted first.
+//! The most frequent reads, of the families that a rule with `refresh = true` can invalidate or that a `[[warm]]` table names, with
+//! what a prefetch needs: the target, and the request fields that its responses differ by. Bounded in bytes; infrequent reads are
+//! evicted first.
 //!
 //! What is refreshed is known by its hits, not by a walk over L1. No more of a request is stored than its key holds, only for
-//! families that a rule with `refresh` can invalidate, and nothing of callers who are told apart.
+//! these families, and nothing of callers who are told apart.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -43,6 +44,8 @@ pub struct Read {
 struct Counted {
     read: Arc<Read>,
     hits: AtomicU32,
+    /// Hits since [`Hot::take_recent`].
+    recent: AtomicU32,
 }
 
 #[derive(Clone)]
@@ -79,8 +82,12 @@ impl Hot {
     pub fn count(&self, key: KeyHash, read: impl FnOnce() -> Option<Read>) {
         if let Some(known) = self.reads.get(&key) {
             known.hits.fetch_add(1, Relaxed);
+            known.recent.fetch_add(1, Relaxed);
         } else if let Some(read) = read().filter(|read| read.weight() <= LARGEST) {
-            self.reads.insert(key, Arc::new(Counted { read: Arc::new(read), hits: AtomicU32::new(1) }));
+            self.reads.insert(
+                key,
+                Arc::new(Counted { read: Arc::new(read), hits: AtomicU32::new(1), recent: AtomicU32::new(1) }),
+            );
         }
     }
 
@@ -118,6 +125,21 @@ impl Hot {
         found.sort_by_key(|(hits, _)| std::cmp::Reverse(*hits));
         found.truncate(most);
         found.into_iter().map(|(_, read)| read).collect()
+    }
+
+    /// The `most` reads with the most hits since the last call, with those hits. Walks over all reads.
+    pub fn take_recent(&self, most: usize) -> Vec<(Arc<Read>, u32)> {
+        let mut found: Vec<_> = self
+            .reads
+            .iter()
+            .filter_map(|(_, counted)| {
+                let hits = counted.recent.swap(0, Relaxed);
+                (hits > 0).then(|| (Arc::clone(&counted.read), hits))
+            })
+            .collect();
+        found.sort_by_key(|(_, hits)| std::cmp::Reverse(*hits));
+        found.truncate(most);
+        found
     }
 
     fn lock(&self) -> MutexGuard<'_, Wanted> {
@@ -173,6 +195,21 @@ mod tests {
         hit(&hot, 3, "a", 5);
         assert_eq!(names(&hot, &tag, 1), [3]);
         assert_eq!(names(&hot, &Tag::root(), 1), [5], "everything");
+    }
+
+    #[test]
+    fn recent_hits_are_those_since_they_were_taken_last() {
+        let hot = Hot::default();
+        hit(&hot, 1, "a", 2);
+        hit(&hot, 2, "b", 5);
+        let taken =
+            |most| hot.take_recent(most).iter().map(|(read, hits)| (read.key.0, *hits)).collect::<Vec<_>>();
+        assert_eq!(taken(9), [(2, 5), (1, 2)]);
+        hit(&hot, 1, "a", 3);
+        hit(&hot, 2, "b", 1);
+        assert_eq!(taken(1), [(1, 3)]);
+        assert_eq!(taken(9), [], "what is not among the most is forgotten");
+        assert_eq!(names(&hot, &Tag::family("a"), 9), [1], "the other count is not touched");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Data in the store that no guarantee depends on: locks of fetches, the sweeper's lease, and the last key statistics.
+//! Data in the store that no guarantee depends on: locks of fetches, the leases of the proxies that sweep and warm, the last key
+//! statistics, and reads by the hour.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,6 +12,8 @@ use larder::store::sweep::{Dated, KeyStats};
 pub struct Aside {
     locks: BTreeMap<String, (FleetLock, u64)>,
     sweeper: Option<(String, u64)>,
+    warmer: Option<(String, u64)>,
+    hours: BTreeMap<u64, BTreeMap<String, u64>>,
     key_stats: Option<(KeyStats, u64, u64)>,
 }
 
@@ -41,11 +44,24 @@ impl Aside {
 
     /// `hold_sweep.lua`
     pub fn hold_sweep(&mut self, id: &str, until: u64, now: u64) -> bool {
-        let is_free = self.sweeper.as_ref().is_none_or(|(holder, until)| holder == id || now >= *until);
-        if is_free {
-            self.sweeper = Some((id.to_owned(), until));
+        hold(&mut self.sweeper, id, until, now)
+    }
+
+    /// `hold_sweep.lua` with the lease of the proxy that warms.
+    pub fn hold_warming(&mut self, id: &str, until: u64, now: u64) -> bool {
+        hold(&mut self.warmer, id, until, now)
+    }
+
+    pub fn add_hits(&mut self, hour: u64, reads: Vec<(String, u32)>) {
+        let hits = self.hours.entry(hour).or_default();
+        for (read, more) in reads {
+            *hits.entry(read).or_default() += u64::from(more);
         }
-        is_free
+    }
+
+    pub fn hits_in(&self, hours: &[u64]) -> Vec<(String, u64)> {
+        let of_hours = hours.iter().filter_map(|hour| self.hours.get(hour)).flatten();
+        of_hours.map(|(read, hits)| (read.clone(), *hits)).collect()
     }
 
     /// `store_key_stats.lua`
@@ -57,4 +73,12 @@ impl Aside {
         let (key_stats, kept, _) = self.key_stats.as_ref().filter(|(.., until)| now < *until)?;
         Some(Dated { key_stats: key_stats.clone(), age: Duration::from_micros(now.saturating_sub(*kept)) })
     }
+}
+
+fn hold(lease: &mut Option<(String, u64)>, id: &str, until: u64, now: u64) -> bool {
+    let is_free = lease.as_ref().is_none_or(|(holder, until)| holder == id || now >= *until);
+    if is_free {
+        *lease = Some((id.to_owned(), until));
+    }
+    is_free
 }

@@ -742,6 +742,23 @@ impl Store for SimulatedStore {
         )
     }
 
+    fn hold_warming<'a>(&'a self, id: &'a str, lasting: Duration) -> Reply<'a, bool> {
+        let id = id.to_owned();
+        Box::pin(self.0.beside("hold_warming", move |aside, now| {
+            aside.hold_warming(&id, now + lasting.as_micros() as u64, now)
+        }))
+    }
+
+    fn add_hits<'a>(&'a self, hour: u64, reads: &'a [(String, u32)]) -> Reply<'a, ()> {
+        let reads = reads.to_vec();
+        Box::pin(self.0.beside("add_hits", move |aside, _| aside.add_hits(hour, reads)))
+    }
+
+    fn hits_in<'a>(&'a self, hours: &'a [u64]) -> Reply<'a, Vec<(String, u64)>> {
+        let hours = hours.to_vec();
+        Box::pin(self.0.beside("hits_in", move |aside, _| aside.hits_in(&hours)))
+    }
+
     fn survey(&self, _from: WalkPosition, _keys: u64) -> Reply<'_, Survey> {
         Box::pin(self.0.script("survey", |server, caller| {
             let specimens = server.entries(caller.now).map(|(key, value)| specimen(key, value)).collect();

@@ -66,4 +66,5 @@ mod storage_policies;
 mod store_redis;
 mod sweeper;
 mod tls;
+mod warm;
 mod writes;

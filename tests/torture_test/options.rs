@@ -71,6 +71,9 @@ pub struct Options {
     /// A cluster of three primaries and a replica each instead of one Redis.
     #[arg(long, conflicts_with = "embedded")]
     pub cluster: bool,
+    /// `[[warm]]` fetches all registers and their list at startup, every second and after each invalidation.
+    #[arg(long)]
+    pub warm: bool,
     /// Two reads in five are of what only authorized callers may have, and writes end authorizations.
     #[arg(long)]
     pub authorize: bool,

@@ -308,6 +308,14 @@ fn rules(options: &Options, choice: Choice, store: &str) -> String {
         false => format!("[store]\nnamespace = \"{NAMESPACE}\"\n{store}"),
     };
     let through = choice.through;
+    let warm = match options.warm {
+        true => format!(
+            "[[warm]]\npaths = [\"/r/{{0..{last}}}\", \"/v/{{0..{last}}}\", \"/sum\"]\nhost = \"localhost\"\n\
+             on = [\"startup\", \"invalidate\"]\nevery = \"1s\"\nheaders = {{ Accept-Encoding = \"identity\" }}\n",
+            last = options.registers - 1
+        ),
+        false => String::new(),
+    };
     let collapse = if options.embedded { "proxy".to_owned() } else { name(&choice.collapse) };
     format!(
         r#"
@@ -340,7 +348,8 @@ ttl = "1h"
 collapse = "{collapse}"
 
 {guarded}
-{invalidate}"#
+{invalidate}
+{warm}"#
     )
 }
 

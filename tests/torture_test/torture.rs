@@ -278,6 +278,14 @@ fn nothing_stale_on_a_cluster_through_failovers() {
 }
 
 #[test]
+fn nothing_stale_while_one_proxy_warms_what_others_write() {
+    assert_right(
+        "--seconds 4 --seed 20261129 --warm --faults kill-proxy,pause-proxy,flush-all \
+        --proxies 2 --outage refuse --mode lease --rules hard --collapse proxy",
+    );
+}
+
+#[test]
 fn nothing_stale_in_memory_through_faults() {
     assert_right("--seconds 2 --seed 20250102 --embedded --rules hard");
 }

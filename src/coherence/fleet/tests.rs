@@ -250,6 +250,18 @@ impl Store for Fake {
         never()
     }
 
+    fn hold_warming<'a>(&'a self, _: &'a str, _: Duration) -> Reply<'a, bool> {
+        never()
+    }
+
+    fn add_hits<'a>(&'a self, _: u64, _: &'a [(String, u32)]) -> Reply<'a, ()> {
+        never()
+    }
+
+    fn hits_in<'a>(&'a self, _: &'a [u64]) -> Reply<'a, Vec<(String, u64)>> {
+        never()
+    }
+
     fn survey(&self, _: WalkPosition, _: u64) -> Reply<'_, Survey> {
         never()
     }

@@ -25,6 +25,9 @@ authorize = { path = "/c", ttl = "5s" }
 alerts = { hit_rate = "50%" }
 [invalidate]
 '/a' = { families = ["a"] }
+[[warm]]
+family = "a"
+every = "1h"
 "#;
 
 /// Every field that the reader reads, with the place of its table.

@@ -21,6 +21,7 @@ pub(super) struct Namespace {
     pub(super) graces: String,
     pub(super) waited: String,
     pub(super) sweeper: String,
+    pub(super) warmer: String,
     pub(super) key_stats: String,
     pub(super) channel: String,
     pub(super) marks_max: u64,
@@ -55,6 +56,7 @@ impl Namespace {
             graces: format!("{{{name}}}:graces"),
             waited: format!("{{{name}}}:waited"),
             sweeper: format!("{{{name}}}:sweeper"),
+            warmer: format!("{{{name}}}:warmer"),
             key_stats: format!("{{{name}}}:key_stats"),
             channel: format!("{{{name}}}:fleet"),
             marks_max: marks_max.max(1),
@@ -178,9 +180,10 @@ mod tests {
     fn coordination_keys_share_one_slot() {
         let namespace = Namespace::new("shop", 1);
         assert_eq!((namespace.meta.as_str(), namespace.marks.as_str()), ("{shop}:meta", "{shop}:marks"));
-        let Namespace { members, intents, intent_tags, graces, waited, channel, sweeper, key_stats, .. } =
-            &namespace;
-        for name in [members, intents, intent_tags, graces, waited, channel, sweeper, key_stats] {
+        let Namespace {
+            members, intents, intent_tags, graces, waited, channel, sweeper, warmer, key_stats, ..
+        } = &namespace;
+        for name in [members, intents, intent_tags, graces, waited, channel, sweeper, warmer, key_stats] {
             assert!(name.starts_with("{shop}:"), "{name}");
         }
     }

@@ -34,7 +34,27 @@ impl Namespace {
         id: &str,
         lasting: Duration,
     ) -> RedisResult<bool> {
-        let mut call = self.hold_sweep.key(&self.sweeper);
+        self.hold(connections, &self.sweeper, id, lasting).await
+    }
+
+    pub(super) async fn hold_warming(
+        &self,
+        connections: &RedisConnections,
+        id: &str,
+        lasting: Duration,
+    ) -> RedisResult<bool> {
+        self.hold(connections, &self.warmer, id, lasting).await
+    }
+
+    /// Takes or renews a lease that one proxy at a time holds.
+    async fn hold(
+        &self,
+        connections: &RedisConnections,
+        lease: &str,
+        id: &str,
+        lasting: Duration,
+    ) -> RedisResult<bool> {
+        let mut call = self.hold_sweep.key(lease);
         call.arg(id).arg(millis(lasting)).invoke_async(&mut connections.marks()).await
     }
 

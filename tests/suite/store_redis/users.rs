@@ -30,6 +30,9 @@ async fn the_documented_rights_are_enough_for_everything() {
     store.info().await.unwrap();
     store.count_keys(10, &|label| label.to_owned()).await.unwrap();
     assert!(store.hold_sweep("p1", PATIENCE).await.unwrap());
+    assert!(store.hold_warming("p1", PATIENCE).await.unwrap());
+    store.add_hits(7, &[("h /a".to_owned(), 2)]).await.unwrap();
+    assert_eq!(store.hits_in(&[7]).await.unwrap(), [("h /a".to_owned(), 2)]);
     keep_entry(&store).await;
     let survey = store.survey(WalkPosition::default(), 100).await.unwrap();
     let judged = survey.specimens.into_iter().map(|it| Judged { name: it.name, beginning: it.beginning });

@@ -1,0 +1,192 @@
+//! The routes about warming ([`crate::warm`]).
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use axum::Json;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use http::{Method, StatusCode};
+use serde::Serialize;
+
+use super::refusal::Refusal;
+use super::report::Success;
+use super::state::AdminState;
+use crate::config::WarmTable;
+use crate::config::warm::paths::PathPattern;
+use crate::rules::nearest::{did_you_mean, nearest};
+use crate::running::{Live, Running};
+use crate::upkeep::warming::WarmReport;
+
+type At = State<Arc<AdminState>>;
+
+/// Paths of a table that are looked at for the family of a request.
+const LOOKED_AT: usize = 10_000;
+
+#[derive(Serialize)]
+pub struct WarmState {
+    /// Which proxy warms by itself: `off` (there is no `[[warm]]`), `here`, `elsewhere` (or none, while Redis is away).
+    warming: &'static str,
+    tables: Vec<TableReport>,
+    /// The run of this proxy that is under way; null: none.
+    run: Option<RunReport>,
+    /// The last runs of this proxy, the latest first.
+    reports: Vec<RunReport>,
+}
+
+#[derive(Serialize)]
+struct TableReport {
+    /// In the rules file.
+    line: usize,
+    warms: String,
+    when: String,
+}
+
+#[derive(Serialize)]
+struct RunReport {
+    /// Counts the runs of this proxy from 1.
+    run: u64,
+    occasion: &'static str,
+    /// Null: all.
+    family: Option<String>,
+    began: String,
+    /// Until now, if it is under way.
+    seconds: f64,
+    paths: u64,
+    done: u64,
+    fetched: u64,
+    already_fresh: u64,
+    not_stored: u64,
+    failed: u64,
+    /// Of what was not stored or failed, with the first path of each.
+    reasons: Vec<Reason>,
+    /// Sources that could not be read.
+    problems: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Reason {
+    result: &'static str,
+    reason: String,
+    count: u64,
+    example: String,
+}
+
+impl From<WarmReport> for RunReport {
+    fn from(report: WarmReport) -> RunReport {
+        let ended = report.ended.unwrap_or_else(SystemTime::now);
+        RunReport {
+            run: report.run,
+            occasion: report.occasion.word(),
+            began: humantime::format_rfc3339_millis(report.began).to_string(),
+            seconds: ended.duration_since(report.began).unwrap_or_default().as_secs_f64(),
+            paths: report.paths,
+            done: report.done(),
+            fetched: report.fetched,
+            already_fresh: report.already_fresh,
+            not_stored: report.not_stored,
+            failed: report.failed,
+            reasons: report
+                .reasons
+                .into_iter()
+                .map(|it| Reason { result: it.result, reason: it.reason, count: it.count, example: it.example })
+                .collect(),
+            problems: report.problems,
+            family: report.family,
+        }
+    }
+}
+
+/// `GET /cache/warm`
+pub async fn state(State(state): At) -> Json<Success<WarmState>> {
+    let (running, live) = (state.running(), state.running().live());
+    let (run, reports) = running.warming.reports();
+    let tables = live.warm.iter().map(|table| {
+        let (warms, when) = table.described();
+        TableReport { line: table.line, warms, when }
+    });
+    Json(Success::of(WarmState {
+        warming: running.warming.role().word(),
+        tables: tables.collect(),
+        run: run.map(RunReport::from),
+        reports: reports.into_iter().map(RunReport::from).collect(),
+    }))
+}
+
+#[derive(Serialize)]
+struct Begun {
+    message: String,
+    /// Its number in `GET /cache/warm`.
+    run: u64,
+}
+
+/// `POST /cache/warm`
+pub async fn all(State(state): At) -> Result<Response, Refusal> {
+    begin(state.running(), None)
+}
+
+/// `POST /cache/warm/{family}`
+pub async fn family(State(state): At, family: Result<Path<String>, PathRejection>) -> Result<Response, Refusal> {
+    let Path(family) = family?;
+    begin(state.running(), Some(family))
+}
+
+fn begin(running: &Running, family: Option<String>) -> Result<Response, Refusal> {
+    let live = running.live();
+    if live.warm.is_empty() {
+        let what_to_do = "add [[warm]] with paths, file, openapi, sitemap or family to the rules file";
+        return Err(Refusal::new(StatusCode::CONFLICT, "nothing to warm: the rules have no [[warm]]", what_to_do));
+    }
+    if let Some(family) = &family {
+        check_family(&live, family)?;
+    }
+    let what = family.as_ref().map_or_else(|| "all caches".to_owned(), |family| format!("the cache of {family}"));
+    match running.warming.want(family) {
+        Ok(run) => {
+            let message = format!("Warming of {what} begun; GET /cache/warm shows its progress");
+            Ok((StatusCode::ACCEPTED, Json(Success::of(Begun { message, run }))).into_response())
+        }
+        Err(run) => {
+            let error = format!("run {run} of this proxy is under way");
+            Err(Refusal::new(StatusCode::CONFLICT, error, "wait for its end: GET /cache/warm shows its progress")
+                .with("run", run))
+        }
+    }
+}
+
+/// A family that no table can warm is refused.
+fn check_family(live: &Live, family: &str) -> Result<(), Refusal> {
+    let names: Vec<&str> = live.rules.families().iter().map(|known| known.name.as_str()).collect();
+    if !names.iter().any(|name| is_within(name, family)) {
+        let what_to_do =
+            did_you_mean(&nearest(family, names.iter().copied()), || format!("there are {}", names.join(", ")));
+        return Err(Refusal::new(StatusCode::NOT_FOUND, format!("unknown family {family:?}"), what_to_do));
+    }
+    if !live.warm.iter().any(|table| may_warm(live, table, family)) {
+        let what_to_do = format!("add [[warm]] with family = {family:?}, or with paths of it, to the rules file");
+        return Err(Refusal::new(
+            StatusCode::CONFLICT,
+            format!("no [[warm]] names a path of {family:?}"),
+            what_to_do,
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a family is this one, or below it.
+fn is_within(name: &str, family: &str) -> bool {
+    name.strip_prefix(family).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+}
+
+/// What documents and files name is known only in a run.
+fn may_warm(live: &Live, table: &WarmTable, family: &str) -> bool {
+    let is_open = table.file.is_some() || table.openapi.is_some() || table.sitemap.is_some();
+    let has_reads = table.reads.as_ref().is_some_and(|reads| is_within(&reads.family, family));
+    let is_of = |path: String| {
+        let path = path.split('?').next().unwrap_or_default().to_owned();
+        live.rules.route(&Method::GET, &path).is_some_and(|route| is_within(&route.family.name, family))
+    };
+    let mut paths = table.paths.iter().flat_map(PathPattern::expand).take(LOOKED_AT);
+    is_open || has_reads || paths.any(is_of)
+}

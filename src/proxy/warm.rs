@@ -1,0 +1,165 @@
+//! One request of Larder's own that warms the cache: the read of a client without its connection. It is looked up, decided on and
+//! fetched as that would be, so that the entry is the one that clients with the same fields hit, and its stamp is read before the
+//! fetch.
+//!
+//! It counts for [`Client::LARDER`], and takes a place at upstream only while one is free and no client waits for one.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use tokio::sync::oneshot;
+
+use super::ClientRequest;
+use super::authorize;
+use super::cache_request::CacheRequest;
+use super::decide::{Decision, bypass, decide};
+use super::fetch::{self, FetchContext, LeaderOnly};
+use crate::cache::{Found, Lookup};
+use crate::client::Client;
+use crate::coalesce::inflight::{FetchOutcome, FetchRole, UpstreamAnswer};
+use crate::http::target::Target;
+use crate::running::Running;
+use crate::upkeep::warming::Warmed;
+use crate::upstream::RequestBody;
+
+/// How often a request that waits for a free place at upstream looks for one.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Warms one target. `turn` is awaited before upstream is asked, and not if what is stored is current and fresh.
+pub async fn warm(
+    running: &Arc<Running>,
+    target: Target,
+    headers: HeaderMap,
+    turn: impl Future<Output = ()>,
+) -> Warmed {
+    let live = running.live();
+    if live.rules.is_write(&Method::GET, &target) {
+        return Warmed::NotStored("a rule makes a GET of this path a write".to_owned());
+    }
+    let http = client_request(running, target, headers);
+    if let Some(reason) = bypass(&live, &http) {
+        return Warmed::NotStored(reason.label().to_owned());
+    }
+    let request = Arc::new(CacheRequest::new(live, http, None));
+    // What is stored for authorized callers is fetched for one of them alone.
+    if request.is_guarded()
+        && let Err(reason) = Box::pin(authorize::authorize(running, &request)).await
+    {
+        return Warmed::NotStored(reason.label().to_owned());
+    }
+    if is_fresh(running, &request, &request.look_up(&running.cache).await) {
+        return Warmed::AlreadyFresh;
+    }
+    turn.await;
+    while !running.upstream.has_room(Client::LARDER) {
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+    // A client may have fetched it meanwhile. The stamp of the fetch is that of this lookup.
+    let lookup = request.look_up(&running.cache).await;
+    if is_fresh(running, &request, &lookup) {
+        return Warmed::AlreadyFresh;
+    }
+    if lookup.view.is_none() {
+        return Warmed::NotStored("the store does not answer".to_owned());
+    }
+    match ask(running, &request, lookup).await {
+        // What a client would find now.
+        None if matches!(request.look_up(&running.cache).await.found, Found::Current(_)) => Warmed::Fetched,
+        None => Warmed::NotStored("invalidated while it was fetched, or too large".to_owned()),
+        Some(warmed) => warmed,
+    }
+}
+
+fn client_request(running: &Running, target: Target, headers: HeaderMap) -> ClientRequest {
+    // As a proxy in front would send it, where there is one: then its headers say what that would say of the client.
+    let forwarded = running.config.server.forwarded;
+    ClientRequest::without_connection((Method::GET, target, headers), IpAddr::V4(Ipv4Addr::LOCALHOST), forwarded)
+}
+
+fn is_fresh(running: &Running, request: &CacheRequest, lookup: &Lookup) -> bool {
+    matches!(decide(request, lookup, running.cache.now()), Decision::Serve { .. })
+}
+
+/// Leads or follows a fetch, to its end. `None`: it has been stored, unless a write came in between or its body is too large.
+async fn ask(running: &Arc<Running>, request: &Arc<CacheRequest>, lookup: Lookup) -> Option<Warmed> {
+    let (key, view) = (lookup.cache_key.hash, lookup.view.as_ref());
+    let role = match request.may_coalesce() {
+        true => running.inflight.join(key, view, Instant::now()),
+        false => FetchRole::Alone,
+    };
+    let permit = match role {
+        FetchRole::Join(fetch) => {
+            return match fetch.outcome().await {
+                // Its body may still be on its way.
+                FetchOutcome::Streaming(head, _) if head.stored => Some(Warmed::AlreadyFresh),
+                outcome => told(&outcome, None),
+            };
+        }
+        FetchRole::Lead(permit) => permit,
+        FetchRole::Alone => running.inflight.lead_alone(key, view),
+    };
+    let (fetch, (give, take)) = (permit.fetch(), oneshot::channel());
+    let stale = lookup.entry().cloned();
+    let context = FetchContext::new(request, Client::LARDER, &lookup, stale);
+    let run = running.tasks.spawn(fetch::run(Arc::clone(running), context, permit, Some(give)));
+    let outcome = fetch.outcome().await;
+    drop(fetch);
+    // A reader of the body is dropped at once: the response is stored without one.
+    let refused = match take.await {
+        Ok(LeaderOnly::Response(response, reason)) => Some((response.status(), reason)),
+        Ok(LeaderOnly::Reader(..)) | Err(_) => None,
+    };
+    let _ = run.await;
+    told(&outcome, refused)
+}
+
+/// What an outcome says. `refused`: the response that is not stored, and why.
+fn told(outcome: &FetchOutcome, refused: Option<(StatusCode, &'static str)>) -> Option<Warmed> {
+    let failed = |answer: UpstreamAnswer| {
+        Some(Warmed::Failed(match answer {
+            Ok(status) => format!("upstream answered {}", status.as_u16()),
+            Err(error) => error.to_string(),
+        }))
+    };
+    match outcome {
+        FetchOutcome::Streaming(head, _) if !head.stored => {
+            Some(Warmed::NotStored("the store does not answer".to_owned()))
+        }
+        FetchOutcome::Streaming(..) | FetchOutcome::Validated(_) | FetchOutcome::Elsewhere(..) => None,
+        FetchOutcome::StaleOnError(_, answer) => failed(*answer),
+        FetchOutcome::ServerError(error) => failed(Ok(error.status)),
+        FetchOutcome::Failed(error) => failed(Err(*error)),
+        FetchOutcome::Unshared => match refused {
+            Some((status, reason)) if status.is_success() => Some(Warmed::NotStored(reason.to_owned())),
+            Some((status, _)) => failed(Ok(status)),
+            None => Some(Warmed::NotStored("upstream's response is for one request alone".to_owned())),
+        },
+    }
+}
+
+/// Fetches a document from upstream, past the cache.
+///
+/// # Errors
+///
+/// What is wrong, for people.
+pub async fn document(
+    running: &Running,
+    target: Target,
+    headers: HeaderMap,
+    most: usize,
+) -> Result<Bytes, String> {
+    let path = target.path_and_query();
+    let fields = client_request(running, target, headers).for_passing(running);
+    let answer =
+        running.upstream.send(Client::LARDER, &Method::GET, &path, fields, RequestBody::Empty, None).await;
+    let answer = answer.map_err(|error| error.to_string())?;
+    if !answer.status().is_success() {
+        return Err(format!("upstream answered {}", answer.status().as_u16()));
+    }
+    let body = Limited::new(answer.into_body(), most).collect().await;
+    Ok(body.map_err(|error| format!("it breaks off, or is larger than {most} bytes: {error}"))?.to_bytes())
+}
