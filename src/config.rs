@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use md5::{Digest as _, Md5};
 
+pub use self::jwt::{JwtConfig, KeySource};
 use self::store_url::{Login, StoreUrl};
 use crate::http::headers::{Credentials, ForwardedPolicy};
 use crate::http::target::PathCase;
@@ -24,6 +25,7 @@ use crate::rules::reader::{Env, RulesReader, Table};
 use crate::secret::Secret;
 
 pub(crate) mod address;
+pub mod jwt;
 pub mod lint;
 pub mod schema;
 pub mod store_url;
@@ -41,6 +43,8 @@ pub struct Config {
     pub store: Option<StoreConfig>,
     pub memory: MemoryConfig,
     pub log: LogConfig,
+    /// `None` if no family identifies callers by claims of bearer tokens.
+    pub jwt: Option<JwtConfig>,
     pub rules: RuleSet,
     /// Path of the rules file, if any.
     pub file: Option<PathBuf>,
@@ -147,11 +151,13 @@ impl Config {
         let mut flags = Vec::new();
         let server = tables::read_server(root, overrides, &mut flags);
         let admin = tables::read_admin(root, &server, overrides, &mut flags);
+        let rules = RuleSet::read(root, server.case_insensitive_paths);
         let config = Config {
             store: tables::read_store(root, &server, overrides, &mut flags),
             memory: tables::read_memory(root),
             log: tables::read_log(root),
-            rules: RuleSet::read(root, server.case_insensitive_paths),
+            jwt: jwt::read_jwt(root, rules.identify_by_claims()),
+            rules,
             server,
             admin,
             file: None,
@@ -241,6 +247,18 @@ impl Config {
             ),
             (None, None) => {}
             _ => names.push("[store]"),
+        }
+        match (&self.jwt, &other.jwt) {
+            (Some(jwt), Some(other)) => differing!(
+                names,
+                "jwt",
+                JwtConfig,
+                jwt,
+                JwtConfig { line: jwt.line, ..other.clone() },
+                [keys, algorithms, audience, issuer, leeway, require_exp, jwks_refresh, line]
+            ),
+            (None, None) => {}
+            _ => names.push("[jwt]"),
         }
         let live = MemoryConfig { max_body: other.memory.max_body, ..self.memory.clone() };
         differing!(names, "memory", MemoryConfig, &live, &other.memory, [capacity, max_body, marks]);

@@ -20,7 +20,8 @@
 //! | [`metrics`], [`upstream`], [`store`] | counters; the client of the API; Redis and its scripts |
 //! | [`client_conn`], `hooked_stream`, [`tokens`] | the open connections of a listener and their interim responses; hooks on the reads and writes of a connection; the tokens of operators |
 //! | [`config`], [`shares`] | `rules.toml`, flags and environment, checked; limits that all clients share |
-//! | [`rules`], [`client`], [`key`], [`secret`], [`entry`], [`mod@http`], [`marks`], [`network`], [`outcome`] | pure: no tokio, hyper, redis, clock or environment; [`key`] and [`http::headers`] draw one random value per process. [`http::freshness::Freshness::usable_after`] decides stale-if-error |
+//! | [`jwt`] | the keys of bearer tokens, their refresh, and the tokens that were verified |
+//! | [`rules`], [`client`], [`bearer`], [`key`], [`secret`], [`entry`], [`mod@http`], [`marks`], [`network`], [`outcome`] | pure: no tokio, hyper, redis, clock or environment; [`key`] and [`http::headers`] draw one random value per process. [`http::freshness::Freshness::usable_after`] decides stale-if-error |
 //!
 //! **A read.** [`server`] accepts the connection, and [`proxy::handle`] takes the request. The [`rules`] say which family
 //! claims its path; [`key`] makes the cache key. [`cache`] looks in L1, then in L2, and compares the entry with the
@@ -118,6 +119,7 @@ mod hooked_stream;
 pub mod tokens;
 
 pub mod config;
+pub mod jwt;
 pub mod shares;
 
 // Pure from here on: no tokio, hyper, redis, clock or environment.
@@ -125,6 +127,7 @@ pub mod rules;
 
 pub mod client;
 
+pub mod bearer;
 pub mod key;
 pub mod secret;
 

@@ -9,8 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
 use tokio_util::task::TaskTracker;
 
+use crate::bearer::{BearerToken, TokenFault};
 use crate::cache::Cache;
 use crate::cache::memory::Memory;
 use crate::coalesce::inflight::Inflight;
@@ -21,6 +24,7 @@ use crate::config::{self, Coherence, Config, Digest, LoadError, ServerConfig, St
 use crate::entry::Seal;
 use crate::http::headers::{Credentials, LoopMark};
 use crate::http::invalidation::StatusSet;
+use crate::jwt::TokenVerifier;
 use crate::key::Redaction;
 use crate::marks::Tag;
 use crate::metrics::{FamilyCounters, Metrics, NO_FAMILY};
@@ -45,6 +49,8 @@ pub struct Live {
     pub redaction: Redaction,
     /// The request fields that count as credentials.
     pub credentials: Credentials,
+    /// Verifies bearer tokens, if families identify callers by claims.
+    pub jwt: Option<Arc<TokenVerifier>>,
     /// The time when they came into force.
     pub since: SystemTime,
 }
@@ -58,7 +64,18 @@ impl Live {
         let credentials = config.server.credential_headers.clone();
         let further = Some(credentials.further().into()).filter(|further: &Arc<[_]>| !further.is_empty());
         let redaction = Redaction { secret: config.store.as_ref().and_then(StoreConfig::secret), further };
-        Live { rules, counters, no_family, max_body, redaction, credentials, since: SystemTime::now() }
+        let jwt = config.jwt.as_ref().map(|jwt| Arc::new(TokenVerifier::new(jwt, metrics)));
+        Live { rules, counters, no_family, max_body, redaction, credentials, jwt, since: SystemTime::now() }
+    }
+
+    /// The bearer token of a request. Its times are not compared with the clock yet.
+    pub fn bearer(&self, fields: &HeaderMap) -> BearerToken {
+        match &self.jwt {
+            Some(jwt) => jwt.bearer(fields),
+            // A reload has added families that need one; the keys take effect at a restart.
+            None if fields.contains_key(AUTHORIZATION) => BearerToken::Refused(TokenFault::NoKeys),
+            None => BearerToken::Absent,
+        }
     }
 
     /// The counters of a family by its id, or those of requests without one.
@@ -205,8 +222,13 @@ impl Running {
             }
         };
         // A new secret or other credentials take effect at a restart, as the rest of their tables.
-        let (redaction, credentials) = (self.live().redaction.clone(), self.live().credentials.clone());
-        let live = Live { redaction, credentials, ..Live::take(&mut config, &self.metrics) };
+        let before = self.live();
+        let (redaction, credentials, jwt) =
+            (before.redaction.clone(), before.credentials.clone(), before.jwt.clone());
+        // Before the rules are taken out of it.
+        let of_others = std::mem::take(&mut config.jwt);
+        let live = Live { redaction, credentials, jwt, ..Live::take(&mut config, &self.metrics) };
+        config.jwt = of_others;
         let changed = changed(&self.live().rules, &live.rules);
         if !changed.is_empty() {
             self.cache.invalidate(&changed).await;

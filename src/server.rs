@@ -23,11 +23,13 @@ use crate::client_conn::ClientConn;
 use crate::client_conn::timeouts::ClientTimeouts;
 use crate::config::{Config, ServerConfig};
 use crate::hooked_stream::HookedStream;
+use crate::jwt::KeyFileFault;
 use crate::metrics::Metrics;
 use crate::proxy::{self, Body, stall, suspects};
 use crate::running::Running;
 use crate::store::Store;
 use crate::store::redis::{ConnectFault, RedisStore, SetupFault};
+use crate::supervise::supervise;
 use crate::upstream::{LEAST_LINE, Upstream, UpstreamFault};
 use crate::watch;
 
@@ -104,6 +106,8 @@ pub enum ServeError {
     #[error(transparent)]
     Upstream(#[from] UpstreamFault),
     #[error(transparent)]
+    Keys(#[from] KeyFileFault),
+    #[error(transparent)]
     StoreSetup(#[from] SetupFault),
     #[error(transparent)]
     Store(#[from] ConnectFault),
@@ -155,6 +159,9 @@ pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Fut
     let stop = CancellationToken::new();
     let watching = watch::watch(&running);
     let sweeping = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&running).sweep()));
+    let keys = running.live().jwt.clone();
+    let _refreshing =
+        keys.map(|keys| supervise("jwks", Arc::clone(&running.metrics), move || Arc::clone(&keys).refresh()));
     // Until the last request is answered.
     let _suspecting = AbortOnDropHandle::new(tokio::spawn(suspects::invalidate_all(Arc::clone(&running))));
     let admin = tokio::spawn(admin::serve(Arc::clone(&running), listeners.admin, stop.clone()));
@@ -175,7 +182,7 @@ pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Fut
 ///
 /// # Errors
 ///
-/// No upstream, too few descriptors, or a store that rejects the configuration. An unreachable store is no error: requests go to
+/// No upstream, too few descriptors, a file of `[jwt]` that cannot be used, or a store that rejects the configuration. An unreachable store is no error: requests go to
 /// upstream until it is reachable.
 pub async fn assemble(config: Config) -> Result<Arc<Running>, ServeError> {
     let url = config.server.upstream.clone().ok_or(ServeError::NoUpstream)?;
@@ -197,6 +204,9 @@ pub async fn assemble(config: Config) -> Result<Arc<Running>, ServeError> {
         None => None,
     };
     let running = Arc::new(Running::new(config, upstream, store, Arc::new(Metrics::new())));
+    if let Some(jwt) = &running.live().jwt {
+        jwt.start().await?;
+    }
     if is_connected {
         // So that the first requests may be served from the store. Not longer: other proxies may have died.
         let _ = tokio::time::timeout(READY_WITHIN, running.cache.ready()).await;

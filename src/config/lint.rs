@@ -17,6 +17,7 @@ pub fn lint(config: &Config) -> Vec<Warning> {
         warnings.extend(useless_collapse(config, family));
         warnings.extend(too_large(config, family));
     }
+    warnings.extend(config.jwt.iter().flat_map(super::jwt::warnings));
     warnings.sort_by_key(|warning| warning.line);
     warnings
 }

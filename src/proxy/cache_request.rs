@@ -8,6 +8,7 @@ use http::header::{AUTHORIZATION, COOKIE, SET_COOKIE};
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
 
 use super::{Answered, Body, ClientRequest};
+use crate::bearer::{self, BearerToken, TokenFault};
 use crate::cache::{Cache, Lookup};
 use crate::entry::{self, Entry};
 use crate::http::clients::ClientCacheControl;
@@ -16,7 +17,7 @@ use crate::http::freshness::{Reuse, UpstreamFailure};
 use crate::http::headers::ForwardedPolicy;
 use crate::http::storable::RequestFacts;
 use crate::http::{ClientDirectives, Policy, SetCookie, negotiation, range, validation};
-use crate::key::{self, CacheKey, KeySpec};
+use crate::key::{self, CacheKey, KeySpec, PresentedCredentials};
 use crate::marks::Tag;
 use crate::outcome::Outcome;
 use crate::rules::{self, Ambiguity, Captures, Collapse, Family, Fetching};
@@ -32,6 +33,10 @@ pub(super) struct CacheRequest {
     /// Content of a QUERY.
     pub content: Option<Bytes>,
     tags: OnceLock<Arc<[Tag]>>,
+    /// Its bearer token, where its family identifies callers by claims.
+    bearer: BearerToken,
+    /// Why that does not identify the caller, whatever the time.
+    bearer_fault: Option<TokenFault>,
 }
 
 impl CacheRequest {
@@ -48,6 +53,13 @@ impl CacheRequest {
         for name in route.iter().flat_map(|route| &route.family.fetching.normalize) {
             negotiation::normalise(name, &mut http.headers);
         }
+        let identity = route.as_ref().map(|route| &route.family.key_spec.identity);
+        let (mut bearer, mut bearer_fault) = (BearerToken::Absent, None);
+        if let Some(identity) = identity.filter(|identity| identity.is_by_claims()) {
+            bearer = live.bearer(&http.headers);
+            bearer_fault = identity.fault_of(&bearer);
+            bearer::normalise(&mut http.headers);
+        }
         let demands = Demands::of(&http.headers, directives);
         let mut facts = RequestFacts { no_store: demands.no_store, ..RequestFacts::default() };
         if http.credentials {
@@ -58,8 +70,10 @@ impl CacheRequest {
                 http.headers.remove(COOKIE);
             }
         }
+        // In addition to what is decided on it: nothing is stored or shared.
+        facts.authorization |= bearer_fault.is_some();
         let family = route.map(|route| (route.family.id, route.captures));
-        CacheRequest { http, live, family, facts, demands, content, tags: OnceLock::new() }
+        CacheRequest { http, live, family, facts, demands, content, tags: OnceLock::new(), bearer, bearer_fault }
     }
 
     /// How the family asks upstream.
@@ -127,11 +141,24 @@ impl CacheRequest {
             let readings = self.http.target.readings();
             let of_family = self.family().map(|(family, captures)| family.tags_of(&readings, captures));
             let of_path = readings.all().map(Tag::uri);
-            let of_caller = self.family().and_then(|(family, _)| {
-                family.tag_of_caller(&self.http.headers, self.live.redaction.secret.as_ref())
-            });
-            let of_family = of_family.unwrap_or_default().into_iter().chain(of_caller);
+            let of_callers = self
+                .family()
+                .map(|(family, _)| family.tags_of_callers(self.presented(), self.live.redaction.secret.as_ref()));
+            let of_family = of_family.unwrap_or_default().into_iter().chain(of_callers.unwrap_or_default());
             std::iter::once(Tag::root()).chain(of_path).chain(of_family).collect()
+        })
+    }
+
+    fn presented(&self) -> PresentedCredentials<'_> {
+        PresentedCredentials { fields: &self.http.headers, bearer: &self.bearer }
+    }
+
+    /// Why its bearer token does not identify its caller at this time, where its family identifies callers by claims. Such a
+    /// request is forwarded for itself alone, whatever is stored.
+    pub fn token_fault(&self, now: SystemTime) -> Option<TokenFault> {
+        self.bearer_fault.or_else(|| match &self.bearer {
+            BearerToken::Verified(token) => token.fault_at(now),
+            BearerToken::Absent | BearerToken::Refused(_) => None,
         })
     }
 
@@ -148,7 +175,7 @@ impl CacheRequest {
     /// The primary key: without the fields that responses vary on.
     pub fn cache_key(&self) -> CacheKey {
         let key_spec = self.family().map(|(family, _)| family.key_spec());
-        let cache_key = key::derive(&self.http.target, &self.http.headers, key_spec, &self.live.redaction);
+        let cache_key = key::derive(&self.http.target, self.presented(), key_spec, &self.live.redaction);
         let cache_key = match &self.content {
             Some(content) => cache_key.querying(content, &self.http.headers),
             None => cache_key,
@@ -202,7 +229,8 @@ impl CacheRequest {
 
     /// Whether a stored response is fresh for this request and may be served to it.
     pub fn is_answered_by(&self, stored: &entry::Response, now: SystemTime) -> bool {
-        !self.is_refused(stored) && matches!(stored.freshness.reuse(now, &self.demands), Reuse::Fresh { .. })
+        let is_refused = self.is_refused(stored) || self.token_fault(now).is_some();
+        !is_refused && matches!(stored.freshness.reuse(now, &self.demands), Reuse::Fresh { .. })
     }
 
     /// Whether the preconditions that only an origin evaluates hold for a stored response. They count only where the response would be
@@ -220,7 +248,7 @@ impl CacheRequest {
     /// Whether a stale response may be served after this failure, by its own directives and those of the request.
     pub fn takes_after(&self, failure: UpstreamFailure, stored: &Entry, now: SystemTime) -> bool {
         let freshness = stored.response().map(|response| &response.freshness);
-        freshness.is_some_and(|it| it.usable_after(failure, now, &self.demands))
+        self.token_fault(now).is_none() && freshness.is_some_and(|it| it.usable_after(failure, now, &self.demands))
     }
 
     /// It asks for a range (RFC 9110 §14.2).
@@ -259,9 +287,11 @@ fn note_credentials(facts: &mut RequestFacts, live: &Live, key_spec: Option<&Key
     }
 }
 
-/// Whether the family's identity is a cookie that the request does not have, and no other cookies are keyed.
+/// Whether the family identifies callers by a cookie, the request has none of what identifies them, and no other cookies are
+/// keyed.
 fn is_anonymous(key_spec: &KeySpec, fields: &HeaderMap) -> bool {
-    let identity =
-        key_spec.identity_cookie().filter(|_| key_spec.cookies.is_none() && !key_spec.headers.contains(&COOKIE));
-    identity.is_some_and(|name| !key::has_cookie(fields, name))
+    let identity = &key_spec.identity;
+    let is_by_cookie =
+        key_spec.cookies.is_none() && !key_spec.headers.contains(&COOKIE) && identity.cookies().next().is_some();
+    is_by_cookie && identity.sources().iter().all(|source| !source.is_in(fields))
 }

@@ -8,6 +8,7 @@ use http::Method;
 
 use super::ClientRequest;
 use super::cache_request::CacheRequest;
+use crate::bearer::TokenFault;
 use crate::cache::{Found, Lookup};
 use crate::entry;
 use crate::http::freshness::{Reuse, ValidationReason};
@@ -94,6 +95,8 @@ pub enum MissReason {
     AmbiguousPath,
     /// Preconditions that only upstream can evaluate (RFC 9111 §4.3.2).
     Precondition,
+    /// The family identifies callers by claims, and the request's bearer token proves none.
+    Token(TokenFault),
 }
 
 impl MissReason {
@@ -109,7 +112,8 @@ impl MissReason {
             MissReason::Credentials
             | MissReason::StoreAway
             | MissReason::AmbiguousPath
-            | MissReason::Precondition => Fwd::Bypass,
+            | MissReason::Precondition
+            | MissReason::Token(_) => Fwd::Bypass,
         }
     }
 
@@ -125,6 +129,7 @@ impl MissReason {
             MissReason::UnclaimedQuery => Some("method"),
             MissReason::AmbiguousPath => Some("ambiguous-path"),
             MissReason::Precondition => Some("precondition"),
+            MissReason::Token(fault) => Some(fault.token()),
         }
     }
 
@@ -158,6 +163,7 @@ impl MissReason {
                 "If-Match and If-Unmodified-Since are for upstream to judge (RFC 9111 §4.3.2), unless what is stored is fresh and \
                  they change nothing about it (RFC 9110 §13.1.1, §13.1.4)"
             }
+            MissReason::Token(fault) => fault.explanation(),
         }
     }
 
@@ -169,6 +175,7 @@ impl MissReason {
                 "ask for the path that is meant, written plainly; or let one family take all of its readings"
             }
             MissReason::Precondition => "send the request without them",
+            MissReason::Token(fault) => fault.what_to_do(),
             _ => "nothing: the response to the next such request may be",
         }
     }
@@ -215,6 +222,10 @@ pub fn decide(request: &CacheRequest, lookup: &Lookup, now: SystemTime) -> Decis
 
 /// The same, whether or not the request says `only-if-cached`.
 fn serve_or_ask(request: &CacheRequest, lookup: &Lookup, now: SystemTime) -> Decision {
+    // Before anything else: upstream decides what such a request gets. Compared with the clock on every hit.
+    if let Some(fault) = request.token_fault(now) {
+        return Decision::Forward(MissReason::Token(fault));
+    }
     let stored = match &lookup.found {
         Found::Current(entry) | Found::SoftInvalidated(entry) => entry.response(),
         Found::Invalidated | Found::OtherVariant | Found::Nothing => None,
@@ -455,6 +466,7 @@ range = "whole"
             MissReason::UnclaimedQuery,
             MissReason::AmbiguousPath,
             MissReason::Precondition,
+            MissReason::Token(TokenFault::Expired),
         ];
         for reason in reasons {
             assert!(reason.explanation().len() > 20 && reason.what_to_do().len() > 10, "{reason:?}");

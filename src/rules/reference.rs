@@ -17,8 +17,9 @@ use smallvec::SmallVec;
 use super::nearest::{did_you_mean, listing, nearest};
 use super::pattern::Values;
 use super::{CallerIdentity, instance};
+use crate::bearer::{BearerToken, TokenFault};
 use crate::http::target::{self, PathCase};
-use crate::key::{self, Identity};
+use crate::key::{self, Callers, Identity};
 use crate::marks::Tag;
 
 /// The names of all families and of the levels above them, each with its captures.
@@ -54,9 +55,14 @@ impl FamilyNames {
             self.known.entry(name[..end].to_owned()).or_insert(KnownName::Level);
         }
         self.known.insert(name.to_owned(), KnownName::Family(captures));
-        if matches!(identity, Identity::Header(_) | Identity::Cookie(_)) {
+        if identity.tells_callers_apart() {
             self.identities.push((name.to_owned(), identity.clone()));
         }
+    }
+
+    /// Whether a family identifies callers by claims of their tokens.
+    pub fn identify_by_claims(&self) -> bool {
+        self.identities.iter().any(|(_, identity)| identity.is_by_claims())
     }
 
     fn all(&self) -> impl Iterator<Item = &str> {
@@ -213,11 +219,19 @@ impl Reference {
         caller: CallerIdentity<'_>,
         tags: &mut Vec<Tag>,
     ) {
-        for tag in self.0.iter().filter_map(|target| target.tag(value_of, caller)) {
+        for tag in self.0.iter().flat_map(|target| target.tags(value_of, caller)) {
             if !tags.contains(&tag) {
                 tags.push(tag);
             }
         }
+    }
+
+    /// Why this bearer token does not identify a caller whom it names.
+    pub fn fault_of_caller(&self, bearer: &BearerToken) -> Option<TokenFault> {
+        self.0.iter().find_map(|target| match target {
+            ReferenceTarget::CallerIdentity { identity, .. } => identity.fault_of(bearer),
+            _ => None,
+        })
     }
 
     /// Whether it names entries of single callers in this family.
@@ -260,19 +274,26 @@ impl ReferenceTarget {
         })
     }
 
-    /// `None` if the write does not identify a caller of this family.
-    fn tag<'v>(&self, value_of: &dyn Fn(&str) -> Option<&'v str>, caller: CallerIdentity<'_>) -> Option<Tag> {
+    /// None if the write does not identify a caller of this family.
+    fn tags<'v>(
+        &self,
+        value_of: &dyn Fn(&str) -> Option<&'v str>,
+        caller: CallerIdentity<'_>,
+    ) -> SmallVec<[Tag; 1]> {
+        let one = |tag| SmallVec::from_elem(tag, 1);
         let (whole, parts) = match self {
-            ReferenceTarget::Everything => return Some(Tag::root()),
-            ReferenceTarget::Whole(tag) => return Some(tag.clone()),
+            ReferenceTarget::Everything => return one(Tag::root()),
+            ReferenceTarget::Whole(tag) => return one(tag.clone()),
             ReferenceTarget::Instance { whole, parts } => (whole, parts),
             ReferenceTarget::CallerIdentity { family, identity } => {
-                return match caller {
-                    CallerIdentity::Known { fields, secret } => {
-                        key::caller(identity, fields, secret).map(|caller| Tag::caller(family, &caller))
-                    }
+                let callers = match caller {
+                    CallerIdentity::Known { presented, secret } => key::callers(identity, presented, secret),
+                    CallerIdentity::Unknown => Callers::Unverified,
+                };
+                return match callers {
+                    Callers::Known(callers) => callers.iter().map(|caller| Tag::caller(family, caller)).collect(),
                     // A miss is safer than a stale hit.
-                    CallerIdentity::Unknown => Some(Tag::family(family)),
+                    Callers::Unverified => one(Tag::family(family)),
                 };
             }
         };
@@ -283,12 +304,12 @@ impl ReferenceTarget {
                 InstancePart::Value(value) => Some(value.clone()),
                 InstancePart::Capture(name) => match value_of(name) {
                     Some(raw) => Some(instance::value(raw).into_owned()),
-                    None => return Some(whole.clone()),
+                    None => return one(whole.clone()),
                 },
             });
         }
         let values: Vec<Option<&str>> = values.iter().map(Option::as_deref).collect();
-        Some(instance::tag(whole.as_str(), &values))
+        one(instance::tag(whole.as_str(), &values))
     }
 }
 

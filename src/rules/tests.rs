@@ -6,6 +6,7 @@ use super::reader::RulesReader;
 use super::*;
 use crate::http::invalidation::WriteEnd;
 use crate::http::{ClientDirectives, CloseDelimited, SetCookie, TtlPolicy};
+use crate::key::{CallerSource, Identity};
 
 pub(super) fn rules(text: &str) -> RuleSet {
     let (reader, table) = RulesReader::open("rules.toml", text, &|_| None);
@@ -511,7 +512,7 @@ fn all_settings_of_a_family_are_read() {
         for_everybody: false,
     };
     assert_eq!(family.policy, policy);
-    assert_eq!(family.key_spec.identity, Identity::Cookie("SID".into()));
+    assert_eq!(family.key_spec.identity, Identity::By(vec![CallerSource::Cookie("SID".into())]));
     let parameters = key::Parameters::Keep(vec!["page".into(), "limit".into()]);
     assert_eq!(family.key_spec.query, key::QueryKeySpec { parameters, sort: true });
     assert_eq!(family.key_spec.headers, ["accept-language"]);

@@ -13,9 +13,12 @@ tokens = [{ role = "admin", token = "x" }]
 redis = "redis://h"
 [memory]
 [log]
+[jwt]
+jwks_file = "keys.json"
 [[family]]
 name = "a"
 path = '/a'
+identity = "jwt:sub"
 query = { keep = ["b"] }
 cookies = { keep = ["c"] }
 [invalidate]

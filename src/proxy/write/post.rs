@@ -100,7 +100,7 @@ impl StorablePost {
     }
 }
 
-/// The GET that the response to a POST may answer. `None` if upstream received more than the key of that GET holds: fields or parameters
+/// The GET that the response to a POST may answer. `None` if its bearer token does not identify its caller, and if upstream received more than the key of that GET holds: fields or parameters
 /// that a read loses or has in another form, or another method in a method override.
 fn read_of(running: &Running, http: ClientRequest) -> Option<CacheRequest> {
     let meant = headers::methods_meant(&http.method, &http.headers, http.target.query.as_deref(), Some(&[]));
@@ -115,7 +115,8 @@ fn read_of(running: &Running, http: ClientRequest) -> Option<CacheRequest> {
     let (target, fields) = (http.target.clone(), http.headers.clone());
     let request = CacheRequest::new(running.live(), http, None);
     let is_as_sent = request.http.target == target && request.http.headers == fields;
-    (is_as_sent && request.ambiguity().is_none()).then_some(request)
+    let is_usable = request.ambiguity().is_none() && request.token_fault(running.cache.now()).is_none();
+    (is_as_sent && is_usable).then_some(request)
 }
 
 /// The same request as a GET.

@@ -9,6 +9,7 @@ use crate::http::groups;
 use crate::http::headers::Meant;
 use crate::http::invalidation::{self, StatusSet, WriteEnd};
 use crate::http::target::Target;
+use crate::key::PresentedCredentials;
 use crate::marks::{SoftInvalidation, Tag};
 use crate::rules::{CallerIdentity, MatchedRule};
 use crate::running::Live;
@@ -23,8 +24,8 @@ pub struct WriteScope<'w> {
     pub methods: &'w Meant,
     /// The target URI, then the `Destination`.
     pub targets: &'w [Target],
-    /// The fields of the request.
-    pub request: &'w HeaderMap,
+    /// The fields of the request, and its bearer token as of when it began.
+    pub presented: PresentedCredentials<'w>,
     /// Host names that upstream may use for itself.
     pub hosts: &'w [String],
 }
@@ -48,7 +49,8 @@ impl<'w> WriteScope<'w> {
     }
 
     fn matches_of<'n>(self, live: &'n Live) -> Vec<MatchedRule<'n>> {
-        let caller = CallerIdentity::Known { fields: self.request, secret: self.began.redaction.secret.as_ref() };
+        let caller =
+            CallerIdentity::Known { presented: self.presented, secret: self.began.redaction.secret.as_ref() };
         live.rules.invalidated_by_any(self.methods, self.targets, caller)
     }
 

@@ -1,5 +1,6 @@
 use super::super::pattern::Pattern;
 use super::*;
+use crate::key::{CallerSource, PresentedCredentials};
 use proptest::prelude::*;
 
 fn names() -> FamilyNames {
@@ -107,14 +108,22 @@ fn faults_of_references_have_a_message_and_a_remedy() {
 #[test]
 fn identity_references_name_families_with_an_identity() {
     let mut names = names();
-    names.add("me", Some(Vec::new()), &Identity::Cookie("sid".into()));
-    names.add("account:orders", Some(Vec::new()), &Identity::Header(http::header::AUTHORIZATION));
+    names.add("me", Some(Vec::new()), &Identity::By(vec![CallerSource::Cookie("sid".into())]));
+    names.add(
+        "account:orders",
+        Some(Vec::new()),
+        &Identity::By(vec![CallerSource::Header(http::header::AUTHORIZATION)]),
+    );
     names.add("account:public", Some(Vec::new()), &Identity::Shared);
     let parsed = |reference: &str| Reference::parse(reference, &names, Some(&["id"])).unwrap();
     let tags_of = |reference: &str, fields: &[(&str, &str)]| {
         let fields = crate::http::sample::fields(fields);
         let mut found = Vec::new();
-        parsed(reference).tags(&|_| None, CallerIdentity::Known { fields: &fields, secret: None }, &mut found);
+        parsed(reference).tags(
+            &|_| None,
+            CallerIdentity::Known { presented: PresentedCredentials::without_token(&fields), secret: None },
+            &mut found,
+        );
         found.iter().map(|tag| tag.as_str().split(" sha256:").next().unwrap().to_owned()).collect::<Vec<_>>()
     };
     let (cookie, token) = (("cookie", "a=1; sid=x"), ("authorization", "Bearer x"));
