@@ -214,6 +214,8 @@ fn of_error(kind: &ErrorKind) -> TokenFault {
             "iss" => TokenFault::Issuer,
             _ => TokenFault::Unreadable,
         },
+        // The header has been read, so that these are the claims.
+        ErrorKind::Json(_) => TokenFault::Claims,
         _ => TokenFault::Unreadable,
     }
 }

@@ -11,6 +11,8 @@ use ring::rand::SystemRandom;
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256, RSA_PSS_SHA256, RsaKeyPair,
 };
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
 /// base64url without padding.
@@ -81,10 +83,10 @@ pub struct Rsa(RsaKeyPair);
 impl Rsa {
     /// Writes the public key to `public.pem` in this directory.
     pub fn new(dir: &Path) -> Rsa {
-        openssl(dir, "genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -outform DER -out private.der");
-        openssl(dir, "pkey -inform DER -in private.der -pubout -out public.pem");
-        let der = std::fs::read(dir.join("private.der")).unwrap();
-        Rsa(RsaKeyPair::from_pkcs8(&der).unwrap())
+        openssl(dir, "genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out private.pem");
+        openssl(dir, "pkey -in private.pem -pubout -out public.pem");
+        let key = PrivatePkcs8KeyDer::from_pem_file(dir.join("private.pem")).unwrap();
+        Rsa(RsaKeyPair::from_pkcs8(key.secret_pkcs8_der()).unwrap())
     }
 
     /// A token signed by RS256 or PS256.
