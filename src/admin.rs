@@ -47,6 +47,7 @@ pub mod report;
 pub mod routes;
 pub mod self_test;
 pub mod state;
+pub mod statistics;
 pub mod unknown;
 
 use auth::AdminCaller;
@@ -185,7 +186,8 @@ fn router(running: Arc<Running>) -> Router {
         .route("/", get(api::index))
         .route("/cache/health", get(api::health))
         .route("/cache/health/detailed", get(api::detailed_health))
-        .route("/cache/stats", get(api::stats))
+        .route("/cache/stats", get(statistics::stats))
+        .route("/cache/alerts", get(statistics::alerts))
         .route("/cache/test", get(api::test))
         .route("/cache/families", get(api::families))
         .route("/cache/fleet", get(fleet::fleet))

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use md5::{Digest as _, Md5};
 
+use self::alerts::AlertsConfig;
 pub use self::jwt::{JwtConfig, KeySource};
 use self::store_url::{Login, StoreUrl};
 use crate::http::headers::{Credentials, ForwardedPolicy};
@@ -25,6 +26,7 @@ use crate::rules::reader::{Env, RulesReader, Table};
 use crate::secret::Secret;
 
 pub(crate) mod address;
+pub mod alerts;
 pub mod jwt;
 pub mod lint;
 pub mod schema;
@@ -45,6 +47,7 @@ pub struct Config {
     pub log: LogConfig,
     /// `None` if no family identifies callers by claims of bearer tokens.
     pub jwt: Option<JwtConfig>,
+    pub alerts: AlertsConfig,
     pub rules: RuleSet,
     /// Path of the rules file, if any.
     pub file: Option<PathBuf>,
@@ -152,8 +155,10 @@ impl Config {
         let server = tables::read_server(root, overrides, &mut flags);
         let admin = tables::read_admin(root, &server, overrides, &mut flags);
         let rules = RuleSet::read(root, server.case_insensitive_paths);
+        let store = tables::read_store(root, &server, overrides, &mut flags);
         let config = Config {
-            store: tables::read_store(root, &server, overrides, &mut flags),
+            alerts: alerts::read(root, store.is_some()),
+            store,
             memory: tables::read_memory(root),
             log: tables::read_log(root),
             jwt: jwt::read_jwt(root, rules.identify_by_claims()),
@@ -263,6 +268,14 @@ impl Config {
         let live = MemoryConfig { max_body: other.memory.max_body, ..self.memory.clone() };
         differing!(names, "memory", MemoryConfig, &live, &other.memory, [capacity, max_body, marks]);
         differing!(names, "log", LogConfig, &self.log, &other.log, [format, access, level]);
+        differing!(
+            names,
+            "alerts",
+            AlertsConfig,
+            &self.alerts,
+            &other.alerts,
+            [thresholds, memory, store_away, window, interval, min_requests, webhook, webhook_token]
+        );
         names
     }
 }

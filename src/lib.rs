@@ -11,7 +11,7 @@
 //! | [`server`], [`watch`] | listeners, limits of connections, shutdown; the rules file on disk |
 //! | [`admin`] | the second listener: health, purge, rules, metrics |
 //! | [`proxy`] | one request: admit, dispatch, record (`handle`); `read`, `decide`, `fetch`, `write`, `respond` |
-//! | [`running`] | the state that the proxy and the admin share |
+//! | [`running`], [`monitor`] | the state that the proxy and the admin share; rates of the last hour, alerts and their webhook |
 //! | [`cache`] | lookup and store over the two tiers: L1 in memory, L2 in the [`store`] |
 //! | [`coalesce`] | inflight fetches, the body that followers share, the fleet lock |
 //! | [`coherence`] | the lease, the other members of the fleet, pending invalidations, intents, the recovery gate |
@@ -102,6 +102,7 @@ pub mod admin;
 
 pub mod proxy;
 
+pub mod monitor;
 pub mod running;
 
 pub mod cache;

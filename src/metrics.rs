@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use http::StatusCode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet};
-use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::outcome::OutcomeKind;
@@ -51,9 +52,10 @@ pub struct Metrics {
     coalesced_waiting: Gauge,
     fleet_waits: Family<EndLabels, Counter>,
     not_stored: Family<ReasonLabels, Counter>,
-    hit_time: Histogram,
-    miss_time: Histogram,
+    hit_time: Family<FamilyLabels, Histogram>,
+    miss_time: Family<FamilyLabels, Histogram>,
     write_time: Histogram,
+    server_errors: Family<FamilyLabels, Counter>,
     settle_time: Histogram,
     sync_time: Histogram,
     epoch_changes: Family<CauseLabels, Counter>,
@@ -78,6 +80,7 @@ pub struct Metrics {
     pub suspects: Counter,
     /// Invalidated entries that this proxy's sweeper removed from the store.
     pub swept: Counter,
+    alerts: Family<AlertLabels, Gauge>,
     stored_keys: Family<FamilyLabels, Gauge>,
     stored_bytes: Family<FamilyLabels, Gauge>,
     /// 1 while L1 is served under a lease. Set on each scrape.
@@ -135,6 +138,12 @@ struct CauseLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AlertLabels {
+    alert: &'static str,
+    family: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TaskLabels {
     task: &'static str,
 }
@@ -144,12 +153,17 @@ struct FamilyLabels {
     family: String,
 }
 
-/// The request counters of one family, one per [`OutcomeKind`].
+/// The counters of the requests of one family.
 #[derive(Debug, Clone)]
 pub struct FamilyCounters {
     /// The family's name, or [`NO_FAMILY`].
     pub family: String,
     outcomes: [Counter; OutcomeKind::ALL.len()],
+    server_errors: Counter,
+    hit_time: Histogram,
+    miss_time: Histogram,
+    /// Of all families.
+    write_time: Histogram,
 }
 
 impl FamilyCounters {
@@ -158,9 +172,34 @@ impl FamilyCounters {
         self.outcomes[kind.index()].get()
     }
 
-    /// Counts a request of this kind.
-    pub fn count(&self, kind: OutcomeKind) {
+    /// Number of requests that were answered with a status of 500 or more.
+    pub fn server_errors(&self) -> u64 {
+        self.server_errors.get()
+    }
+
+    /// Number of answers from the cache, and the time they took.
+    pub fn hit_time(&self) -> (u64, Duration) {
+        self.hit_time.total()
+    }
+
+    /// Number of other answers to reads, and the time they took.
+    pub fn miss_time(&self) -> (u64, Duration) {
+        self.miss_time.total()
+    }
+
+    /// Counts a request that was answered with this status after `took`.
+    pub fn answered(&self, kind: OutcomeKind, status: StatusCode, took: Duration) {
         self.outcomes[kind.index()].inc();
+        match kind {
+            OutcomeKind::Hit | OutcomeKind::Stale => self.hit_time.observe(took),
+            OutcomeKind::Miss | OutcomeKind::Revalidated | OutcomeKind::Pass | OutcomeKind::Error => {
+                self.miss_time.observe(took);
+            }
+            OutcomeKind::Write => self.write_time.observe(took),
+        }
+        if status.is_server_error() {
+            self.server_errors.inc();
+        }
     }
 }
 
@@ -177,9 +216,10 @@ impl Metrics {
             coalesced_waiting: Gauge::default(),
             fleet_waits: Family::default(),
             not_stored: Family::default(),
-            hit_time: Histogram::default(),
-            miss_time: Histogram::default(),
+            hit_time: Family::default(),
+            miss_time: Family::default(),
             write_time: Histogram::default(),
+            server_errors: Family::default(),
             settle_time: Histogram::default(),
             sync_time: Histogram::default(),
             epoch_changes: Family::default(),
@@ -195,6 +235,7 @@ impl Metrics {
             writes_unmatched: Counter::default(),
             suspects: Counter::default(),
             swept: Counter::default(),
+            alerts: Family::default(),
             stored_keys: Family::default(),
             stored_bytes: Family::default(),
             lease_held: Gauge::default(),
@@ -224,6 +265,11 @@ impl Metrics {
 
     fn register(&self, registry: &mut Registry) {
         registry.register("requests", "Requests by family and outcome", self.requests.clone());
+        registry.register(
+            "server_errors",
+            "Requests answered with a status of 500 or more, by family",
+            self.server_errors.clone(),
+        );
         registry.register("invalidations", "Invalidated families by cause", self.invalidations.clone());
         registry.register("store_errors", "Failed operations on the store", self.store_errors.clone());
         registry.register(
@@ -309,6 +355,11 @@ impl Metrics {
             "Invalidated entries that this proxy removed from the store",
             self.swept.clone(),
         );
+        registry.register(
+            "alerts",
+            "1 while the alert is raised; family=\"\" is all of them",
+            self.alerts.clone(),
+        );
         let counted = "in the store, by family, as the last walk of a sweeper found";
         registry.register("stored_keys", format!("Entries {counted}"), self.stored_keys.clone());
         registry.register("stored_bytes", format!("Bytes of entries {counted}"), self.stored_bytes.clone());
@@ -374,21 +425,29 @@ impl Metrics {
             let labels = RequestLabels { family: family.to_owned(), outcome: kind.label() };
             self.requests.get_or_create_owned(&labels)
         });
-        FamilyCounters { family: family.to_owned(), outcomes }
+        let labels = FamilyLabels { family: family.to_owned() };
+        FamilyCounters {
+            family: family.to_owned(),
+            outcomes,
+            server_errors: self.server_errors.get_or_create_owned(&labels),
+            hit_time: self.hit_time.get_or_create_owned(&labels),
+            miss_time: self.miss_time.get_or_create_owned(&labels),
+            write_time: self.write_time.clone(),
+        }
     }
 
-    /// Records a request that was answered after `took`.
-    pub fn answered(&self, kind: OutcomeKind, collapsed: bool, took: Duration) {
-        match kind {
-            OutcomeKind::Hit | OutcomeKind::Stale => self.hit_time.observe(took),
-            OutcomeKind::Miss | OutcomeKind::Revalidated | OutcomeKind::Pass | OutcomeKind::Error => {
-                self.miss_time.observe(took);
-            }
-            OutcomeKind::Write => self.write_time.observe(took),
-        }
-        if collapsed {
-            self.collapsed.inc();
-        }
+    /// Counts a request that shared another one's fetch.
+    pub fn shared_a_fetch(&self) {
+        self.collapsed.inc();
+    }
+
+    /// Number of invalidations of a family, by writes and by operators.
+    pub fn invalidations(&self, family: &str) -> u64 {
+        let count = |cause| {
+            let labels = InvalidationLabels { family: family.to_owned(), cause };
+            self.invalidations.get(&labels).map_or(0, |counter| counter.get())
+        };
+        count("write") + count("purge")
     }
 
     /// Counts a request that waits for another request's fetch, until the returned guard is dropped.
@@ -469,6 +528,12 @@ impl Metrics {
         self.refused.get_or_create_owned(&RefusalLabels { what, bound }).inc();
     }
 
+    /// Sets whether an alert is raised. `family` is empty for all together.
+    pub fn alert(&self, alert: &'static str, family: &str, is_raised: bool) {
+        let labels = AlertLabels { alert, family: family.to_owned() };
+        self.alerts.get_or_create_owned(&labels).set(i64::from(is_raised));
+    }
+
     /// Counts a fetched response that was not stored.
     pub fn not_stored(&self, reason: &'static str) {
         self.not_stored.get_or_create_owned(&ReasonLabels { reason }).inc();
@@ -522,17 +587,28 @@ impl Histogram {
     }
 }
 
+impl Histogram {
+    /// Number and sum of what was observed.
+    fn total(&self) -> (u64, Duration) {
+        let count = self.0.counts.iter().map(|count| count.load(Relaxed)).sum();
+        (count, Duration::from_nanos(self.0.sum_nanos.load(Relaxed)))
+    }
+}
+
+impl TypedMetric for Histogram {
+    const TYPE: MetricType = MetricType::Histogram;
+}
+
 impl EncodeMetric for Histogram {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
         let bounds = BOUNDS.iter().copied().chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = bounds.zip(self.0.counts.iter().map(|count| count.load(Relaxed))).collect();
         let count = buckets.iter().map(|(_, count)| count).sum();
-        let sum = Duration::from_nanos(self.0.sum_nanos.load(Relaxed)).as_secs_f64();
-        encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+        encoder.encode_histogram::<NoLabelSet>(self.total().1.as_secs_f64(), count, &buckets, None)
     }
 
     fn metric_type(&self) -> MetricType {
-        MetricType::Histogram
+        Self::TYPE
     }
 }
 
@@ -543,11 +619,13 @@ mod tests {
     #[test]
     fn requests_are_exposed_by_family_and_outcome() {
         let metrics = Metrics::new();
-        metrics.family("user_list").count(OutcomeKind::Hit);
-        metrics.family("user_list").count(OutcomeKind::Hit);
+        for status in [StatusCode::OK, StatusCode::BAD_GATEWAY] {
+            metrics.family("user_list").answered(OutcomeKind::Hit, status, Duration::ZERO);
+        }
         let text = metrics.exposition();
         assert!(text.contains(r#"larder_requests_total{family="user_list",outcome="hit"} 2"#), "{text}");
         assert!(text.contains(r#"larder_requests_total{family="user_list",outcome="miss"} 0"#), "{text}");
+        assert!(text.contains(r#"larder_server_errors_total{family="user_list"} 1"#), "{text}");
     }
 
     #[test]
@@ -562,11 +640,12 @@ mod tests {
     #[test]
     fn times_fall_into_cumulative_buckets() {
         let metrics = Metrics::new();
-        metrics.answered(OutcomeKind::Hit, false, Duration::from_micros(70));
-        metrics.answered(OutcomeKind::Hit, false, Duration::from_secs(100));
+        for took in [Duration::from_micros(70), Duration::from_secs(100)] {
+            metrics.family("a").answered(OutcomeKind::Hit, StatusCode::OK, took);
+        }
         let text = metrics.exposition();
-        assert!(text.contains(r#"larder_hit_time_seconds_bucket{le="0.0001"} 1"#), "{text}");
-        assert!(text.contains(r#"larder_hit_time_seconds_bucket{le="+Inf"} 2"#), "{text}");
-        assert!(text.contains("larder_hit_time_seconds_count 2"), "{text}");
+        assert!(text.contains(r#"larder_hit_time_seconds_bucket{le="0.0001",family="a"} 1"#), "{text}");
+        assert!(text.contains(r#"larder_hit_time_seconds_bucket{le="+Inf",family="a"} 2"#), "{text}");
+        assert!(text.contains(r#"larder_hit_time_seconds_count{family="a"} 2"#), "{text}");
     }
 }

@@ -32,6 +32,7 @@ pub mod pattern;
 pub mod reader;
 mod reference;
 mod suffix;
+pub mod thresholds;
 
 pub use instance::CAPTURES;
 pub(crate) use instance::decoded;
@@ -41,6 +42,7 @@ pub use reference::UnknownFamily;
 use pattern::{Pattern, PatternSet};
 use reader::Table;
 use reference::{FamilyNames, Reference};
+use thresholds::FamilyThresholds;
 
 /// All rules of one file.
 #[derive(Debug, Default)]
@@ -86,6 +88,8 @@ pub struct Family {
     /// False for `invalidation = "none"`: no rule may name the family, and only its lifetime bounds the age of its
     /// entries.
     pub is_invalidated: bool,
+    /// Thresholds of its alerts.
+    pub alerts: FamilyThresholds,
     /// Line in the file, from 1.
     pub line: usize,
     /// Whether the file sets `client_cache_control`.

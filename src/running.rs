@@ -32,6 +32,8 @@ use crate::rules::{Family, Invalidation, RuleSet, WriteMethods};
 use crate::shares::Shares;
 use crate::store::Store;
 use crate::tokens::{Tokens, WrongTokens};
+use crate::upkeep::alerts::Alerts;
+use crate::upkeep::history::History;
 use crate::upkeep::names::FamilyOwners;
 use crate::upkeep::unmatched::UnmatchedWrites;
 use crate::upstream::Upstream;
@@ -98,6 +100,9 @@ pub struct Running {
     pub inflight: Arc<Inflight>,
     pub shapes: Shapes,
     pub unmatched: UnmatchedWrites,
+    /// Counts of the last hour.
+    pub history: Mutex<History>,
+    pub alerts: Mutex<Alerts>,
     /// Limits concurrent reads that cannot share a fetch.
     pub unshared: Arc<Shares>,
     /// Bodies on their way into memory: at most a quarter of its capacity, or one of the largest.
@@ -158,6 +163,8 @@ impl Running {
             inflight: Inflight::new(),
             shapes: Shapes::new(),
             unmatched: UnmatchedWrites::default(),
+            history: Mutex::default(),
+            alerts: Mutex::default(),
             unshared: unshared(&config.server),
             bodies: StoredBodies::new((config.memory.capacity / 4).max(largest)),
             upstream,

@@ -25,6 +25,7 @@ use crate::config::{Config, ServerConfig};
 use crate::hooked_stream::HookedStream;
 use crate::jwt::KeyFileFault;
 use crate::metrics::Metrics;
+use crate::monitor;
 use crate::proxy::{self, Body, stall, suspects};
 use crate::running::Running;
 use crate::store::Store;
@@ -162,6 +163,7 @@ pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Fut
     let keys = running.live().jwt.clone();
     let _refreshing =
         keys.map(|keys| supervise("jwks", Arc::clone(&running.metrics), move || Arc::clone(&keys).refresh()));
+    let monitoring = monitor(&running);
     // Until the last request is answered.
     let _suspecting = AbortOnDropHandle::new(tokio::spawn(suspects::invalidate_all(Arc::clone(&running))));
     let admin = tokio::spawn(admin::serve(Arc::clone(&running), listeners.admin, stop.clone()));
@@ -169,13 +171,18 @@ pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Fut
     shutdown.await;
     tracing::info!("shutting down: finishing requests and writes");
     stop.cancel();
-    drop((watching, sweeping));
+    drop((watching, sweeping, monitoring));
     drain(&running, public).await;
     admin.abort();
     match running.cache.undelivered() {
         0 => Ended::Clean,
         tags => Ended::Undelivered(tags),
     }
+}
+
+fn monitor(running: &Arc<Running>) -> AbortOnDropHandle<()> {
+    let watched = Arc::clone(running);
+    supervise("monitor", Arc::clone(&running.metrics), move || monitor::watch(Arc::clone(&watched)))
 }
 
 /// Builds everything that serves requests from a configuration.

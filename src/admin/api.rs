@@ -31,11 +31,9 @@ use crate::rules::fault::Fault;
 use crate::rules::nearest::{did_you_mean, nearest};
 use crate::running::{Live, Running};
 use crate::upkeep::names::FamilyOwners;
-use crate::upkeep::unmatched::Known;
-use crate::upstream::LastFailure;
 
-type At = State<Arc<AdminState>>;
-type Answer<T> = Result<Json<Success<T>>, Refusal>;
+pub(super) type At = State<Arc<AdminState>>;
+pub(super) type Answer<T> = Result<Json<Success<T>>, Refusal>;
 
 #[derive(Serialize)]
 struct Cleared {
@@ -126,34 +124,13 @@ pub async fn detailed_health(State(state): At) -> Answer<DetailedHealth> {
     })))
 }
 
-fn key_counts(counts: &Counts, live: &Live) -> serde_json::Map<String, Value> {
+pub(super) fn key_counts(counts: &Counts, live: &Live) -> serde_json::Map<String, Value> {
     report::key_counts(&counts.keys, live.rules.families().iter().map(|family| family.name.as_str()))
-}
-
-#[derive(Serialize)]
-pub struct Stats {
-    cache_info: CacheInfo,
-    key_counts: serde_json::Map<String, Value>,
-    /// False: the count stopped at a limit, and the numbers are lower bounds.
-    complete: bool,
-    /// Writes that no rule matches.
-    writes_unmatched: Known,
-    upstream: UpstreamReport,
-    #[serde(flatten)]
-    passes: Passes,
-    #[serde(flatten)]
-    swept: Swept,
-}
-
-#[derive(Serialize)]
-struct UpstreamReport {
-    /// Null: there was none.
-    last_failure: Option<LastFailure>,
 }
 
 /// The sweeper of the store.
 #[derive(Serialize)]
-struct Swept {
+pub(super) struct Swept {
     /// What it does in this proxy: `off`, `elsewhere`, `resting`, `sweeping`.
     sweeper: &'static str,
     /// Its last scan, if the counts come from it; null: they were counted for this request.
@@ -163,28 +140,11 @@ struct Swept {
 }
 
 impl Swept {
-    fn of(state: &AdminState, counts: Option<&Counts>) -> Swept {
+    pub(super) fn of(state: &AdminState, counts: Option<&Counts>) -> Swept {
         let key_stats = counts.and_then(|counts| counts.swept.as_ref()).map(KeyStatsReport::from);
         let counted_seconds_ago = counts.map(|counts| counts.age().as_secs());
         Swept { sweeper: state.running().cache.sweeping().word(), key_stats, counted_seconds_ago }
     }
-}
-
-/// `GET /cache/stats`
-pub async fn stats(State(state): At) -> Answer<Stats> {
-    let tier = state.tier().await?;
-    let counts = state.counts().await?;
-    let live = state.running().live();
-    let performance = Performance::of(live.all_counters());
-    Ok(Json(Success::of(Stats {
-        cache_info: state.cache_info(&tier, &performance),
-        key_counts: key_counts(&counts, &live),
-        complete: counts.keys.complete,
-        writes_unmatched: state.running().unmatched.known(),
-        upstream: UpstreamReport { last_failure: state.running().upstream.last_failure() },
-        passes: Passes::of(live.all_counters()),
-        swept: Swept::of(&state, Some(&counts)),
-    })))
 }
 
 #[derive(Serialize)]

@@ -107,6 +107,9 @@ pub struct Tier {
 pub struct MemoryUsage {
     /// `2.5M`
     used_memory: String,
+    used_memory_bytes: u64,
+    /// What it may be at most, bytes: Redis's `maxmemory`, or `[memory] capacity`; null without a limit.
+    max_memory_bytes: Option<u64>,
     /// The highest so far. Embedded: the highest at the times when the admin was asked.
     used_memory_peak: String,
     /// Of Redis, as it says; none when embedded.
@@ -141,6 +144,8 @@ pub struct RedisCounters {
 pub struct Process {
     /// Bytes in L1.
     pub used: u64,
+    /// The most bytes that L1 may hold.
+    pub capacity: u64,
     /// The most bytes in L1 that were seen.
     pub peak: u64,
     /// Resident memory of the process, bytes.
@@ -157,6 +162,8 @@ impl Tier {
             mode: Some(info.text("redis_mode").to_owned()),
             memory: MemoryUsage {
                 used_memory: info.text("used_memory_human").to_owned(),
+                used_memory_bytes: count("used_memory"),
+                max_memory_bytes: Some(count("maxmemory")).filter(|most| *most > 0),
                 used_memory_peak: info.text("used_memory_peak_human").to_owned(),
                 memory_fragmentation_ratio: Some(info.number("mem_fragmentation_ratio")),
                 resident_memory: None,
@@ -183,6 +190,8 @@ impl Tier {
             mode: None,
             memory: MemoryUsage {
                 used_memory: human(process.used),
+                used_memory_bytes: process.used,
+                max_memory_bytes: Some(process.capacity),
                 used_memory_peak: human(process.peak),
                 memory_fragmentation_ratio: None,
                 resident_memory: process.resident.map(human),
@@ -203,7 +212,11 @@ pub struct CacheInfo {
     redis_version: Option<String>,
     used_memory: String,
     connected_clients: u64,
-    hit_rate: f64,
+    /// Of Redis, since its start; null when embedded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total_commands_processed: Option<u64>,
+    #[serde(flatten)]
+    performance: Performance,
     /// Undelivered invalidations, in tags; while there are any, requests go upstream.
     undelivered: usize,
 }
@@ -217,7 +230,8 @@ impl CacheInfo {
             redis_version: tier.version.clone(),
             used_memory: tier.memory.used_memory.clone(),
             connected_clients: tier.connections.connected_clients,
-            hit_rate: performance.hit_rate,
+            total_commands_processed: tier.redis.as_ref().map(|redis| redis.total_commands_processed),
+            performance: *performance,
             undelivered,
         }
     }

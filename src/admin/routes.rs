@@ -22,11 +22,12 @@ const fn post(path: &'static str, does: &'static str) -> Route {
 }
 
 /// All of them.
-pub const ROUTES: [Route; 17] = [
+pub const ROUTES: [Route; 18] = [
     get("/", "lists these routes"),
     get("/cache/health", "state of the cache and its hit rate"),
     get("/cache/health/detailed", "the same with memory, connections and keys by family"),
-    get("/cache/stats", "hit rate, and keys by family"),
+    get("/cache/stats", "rates of the last minute, five minutes and hour, memory, and keys by family"),
+    get("/cache/alerts", "alerts that are raised, those that were, and the thresholds"),
     get("/cache/test", "writes, reads and removes an entry"),
     get("/cache/families", "each family with its definition and the outcomes of its requests"),
     get("/cache/fleet", "the lease of this proxy and why it has none, epoch, members, writes under way"),

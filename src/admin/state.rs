@@ -54,6 +54,7 @@ impl AdminState {
         let metrics = &self.running.metrics;
         Process {
             used,
+            capacity: self.running.cache.usage().capacity,
             peak,
             resident: resident(),
             connections: Connections {

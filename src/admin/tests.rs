@@ -141,8 +141,8 @@ async fn embedded_health_stats_and_test_have_hitas_shape() {
     let running = running(RULES);
     let health = get(&running, "/cache/health").await.succeeds();
     let info = json!({
-        "status": "available", "tier": "memory", "used_memory": "0B", "connected_clients": 0, "hit_rate": 0.0,
-        "undelivered": 0,
+        "status": "available", "tier": "memory", "used_memory": "0B", "connected_clients": 0,
+        "keyspace_hits": 0, "keyspace_misses": 0, "hit_rate": 0.0, "undelivered": 0,
     });
     assert_eq!(health["cache_info"], info);
     let stats = get(&running, "/cache/stats").await.succeeds();

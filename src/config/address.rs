@@ -64,6 +64,19 @@ pub fn network(text: &str) -> Result<Network, InvalidValue> {
     Network::parse(text).map_or_else(|| wrong("has something that is not a network", remedy), Ok)
 }
 
+/// An http or https URL, with a path.
+pub fn url(text: &str) -> Result<Uri, InvalidValue> {
+    const EXAMPLE: &str = "write it like \"https://alerts.example/hook\"";
+    let Ok(uri) = text.trim().parse::<Uri>() else { return wrong("is not a URL", EXAMPLE) };
+    match (uri.scheme_str(), uri.authority()) {
+        (Some("http" | "https"), Some(authority)) if authority.as_str().contains('@') => {
+            wrong("holds a user or password", "remove it, and write webhook_token beside it")
+        }
+        (Some("http" | "https"), Some(authority)) if has_host_and_port(authority) => Ok(uri),
+        _ => wrong("is not an http or https URL with a host", EXAMPLE),
+    }
+}
+
 /// The URL of upstream: http or https, host, and optional port.
 pub fn upstream(text: &str) -> Result<Uri, InvalidValue> {
     const EXAMPLE: &str = "write it like \"http://127.0.0.1:8000\"";

@@ -14,6 +14,7 @@ pub fn schema() -> Value {
             ("memory", memory()),
             ("log", log()),
             ("jwt", jwt()),
+            ("alerts", alerts()),
             (
                 "family",
                 json!({ "type": "array", "items": family(), "description": "the cached families; the first match wins" }),
@@ -234,6 +235,37 @@ fn jwt() -> Value {
     )
 }
 
+fn percent(description: &str) -> Value {
+    json!({ "type": "string", "pattern": r"^\s*[0-9.]+\s*%\s*$|^off$|\$\{", "description": description })
+}
+
+fn thresholds() -> [(&'static str, Value); 3] {
+    [
+        ("hit_rate", percent("hits, of hits and misses: lower ones raise an alert; \"70%\" or \"off\"")),
+        ("error_rate", percent("answers with a status of 500 or more, of all: higher ones raise an alert")),
+        ("hit_latency", text("mean time of an answer from the cache, such as 10ms: longer ones raise an alert")),
+    ]
+}
+
+fn alerts() -> Value {
+    let [hit_rate, error_rate, hit_latency] = thresholds();
+    table(
+        "when an alert is raised, and where it is sent",
+        [
+            hit_rate,
+            error_rate,
+            hit_latency,
+            ("memory", percent("of Redis's maxmemory")),
+            ("store_away", text("how long Redis may not answer, such as 10s, or off")),
+            ("window", duration("the time over which rates are taken")),
+            ("interval", duration("from one evaluation to the next")),
+            ("min_requests", number("the least number of requests in the window", 1, 1_000_000_000)),
+            ("webhook", text("each change is sent there as JSON: http:// or https://")),
+            ("webhook_token", text("sent as bearer token, best from the environment: ${WEBHOOK_TOKEN}")),
+        ],
+    )
+}
+
 fn identity() -> Value {
     let source = |words: &str| json!({ "type": "string", "pattern": format!(r"^({words})$|\$\{{") });
     let sources = r"header:.+|cookie:.+|jwt:.+";
@@ -244,6 +276,8 @@ fn identity() -> Value {
 }
 
 fn family() -> Value {
+    let mut alerts = table("thresholds that differ from [alerts]; \"off\": no alerts", thresholds());
+    alerts["type"] = json!(["object", "string"]);
     let query = table(
         "which query parameters are part of the key; the default is all",
         [
@@ -281,6 +315,7 @@ fn family() -> Value {
             ("forward", choice("request fields sent to upstream", &["all", "keyed"])),
             ("collapse", choice("who shares a fetch", &["off", "proxy", "fleet"])),
             ("max_body", size("the largest body that is stored")),
+            ("alerts", alerts),
             ("invalidation", choice("\"none\": no rule may name the family", &["rules", "none"])),
         ],
     );

@@ -533,7 +533,7 @@ fn host(text: &str) -> Result<HostPolicy, InvalidValue> {
     }
 }
 
-fn section<'t>(root: &mut Table<'t>, key: &'static str) -> Option<Table<'t>> {
+pub(super) fn section<'t>(root: &mut Table<'t>, key: &'static str) -> Option<Table<'t>> {
     let mut table = root.item(key)?.table()?;
     table.rename(format!("[{key}]"));
     Some(table)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::{TE, TRAILER};
-use http::{HeaderName, HeaderValue, Method, Request, Response, Version};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
@@ -153,8 +153,8 @@ async fn answer(
 pub fn record_refusal(running: &Running, status: u16, reason: &str) {
     let live = running.live();
     let outcome = Outcome::error("malformed-request");
-    live.counters(None).count(outcome.kind);
-    running.metrics.answered(outcome.kind, outcome.collapsed, Duration::ZERO);
+    let answered = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
+    live.counters(None).answered(outcome.kind, answered, Duration::ZERO);
     if running.config.log.access {
         tracing::info!(
             target: "larder::access",
@@ -179,8 +179,10 @@ fn record(
 ) -> Response<Body> {
     let Answered { mut response, outcome, family } = answered;
     let took = start.elapsed();
-    live.counters(family).count(outcome.kind);
-    running.metrics.answered(outcome.kind, outcome.collapsed, took);
+    live.counters(family).answered(outcome.kind, response.status(), took);
+    if outcome.collapsed {
+        running.metrics.shared_a_fetch();
+    }
     if let Some((what, bound)) = outcome.refused() {
         running.metrics.refused(what, bound);
     }

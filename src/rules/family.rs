@@ -10,6 +10,7 @@ use md5::{Digest, Md5};
 use super::pattern::Pattern;
 use super::reader::{Item, Table, Text};
 use super::reference::FamilyNames;
+use super::thresholds::FamilyThresholds;
 use super::{CAPTURES, Collapse, Family, Fetching, ReadMethods};
 use crate::bearer::ClaimNames;
 use crate::http::clients::ClientCacheControl;
@@ -74,6 +75,7 @@ fn read_one(
     let told = table.item("client_cache_control").and_then(|item| item.choice(&words));
     let max_body = table.item("max_body").and_then(|item| item.size(&(1..=1 << 40)));
     let until_ttl = table.item("invalidation").and_then(|item| item.choice(&[("rules", false), ("none", true)]));
+    let alerts = table.item("alerts").and_then(|item| FamilyThresholds::of_family(&item)).unwrap_or_default();
     let line = table.reader().line(&table.span());
     table.later(&["compress", "adaptive_ttl"]);
     table.finish();
@@ -95,6 +97,7 @@ fn read_one(
         says_client_cache_control: told.is_some(),
         told_by_caller: false,
         is_invalidated: !until_ttl.unwrap_or(false),
+        alerts,
         line,
         pattern,
         levels,

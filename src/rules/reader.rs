@@ -357,6 +357,14 @@ impl<'t> Item<'t> {
         })
     }
 
+    /// A string as written, without a fault if it is something else.
+    pub fn word(&self) -> Option<&str> {
+        match self.value {
+            DeValue::String(raw) => Some(raw.as_ref()),
+            _ => None,
+        }
+    }
+
     /// A string that is not empty.
     pub fn filled(&self) -> Option<Text<'t>> {
         let text = self.text()?;

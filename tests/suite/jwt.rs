@@ -1,11 +1,16 @@
 //! Families that identify callers by claims of their bearer tokens (`identity = "jwt:sub"`, `[jwt]`): a valid token is worth what
 //! its claims are worth, and any other is forwarded.
 
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+use rustls::{ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::client::Call;
 use crate::support::{Larder, Plan, Reply, Response, Site, Tier, Upstream, eventually, larder};
+use crate::tls;
 use crate::tokens::{self, Issuer, Rsa, claims_of, hs256, jwks, now, unsigned};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -262,6 +267,32 @@ fn without_keys_requests_are_forwarded_until_the_issuer_answers() {
     // A set without keys is an answer: what it does not have proves nothing any more.
     idp.on("/keys", Reply::new(r#"{"keys":[]}"#));
     eventually("the key is gone", || ask(&larder, "/me", &token).is("detail=token-unknown-key"));
+}
+
+#[test]
+fn a_jwk_set_comes_over_tls_from_an_issuer_whose_certificate_is_trusted() {
+    let (upstream, issuer, dir) = (Upstream::start(), Issuer::new("a"), tls::certificates());
+    let (listener, config) = tls::tls_upstream(&dir);
+    let rules = format!("{FAMILIES}\n[jwt]\njwks_url = 'https://{}/keys'\n", listener.local_addr().unwrap());
+    let body = jwks(&[&issuer]);
+    std::thread::spawn(move || {
+        // One that does not trust the certificate ends the handshake.
+        while let Ok((stream, _)) = listener.accept() {
+            let mut stream = StreamOwned::new(ServerConnection::new(Arc::clone(&config)).unwrap(), stream);
+            let head =
+                format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            if matches!(stream.read(&mut [0; 4096]), Ok(1..)) {
+                let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.flush());
+            }
+        }
+    });
+    let plan = Plan::new(&upstream.url()).rules(&rules);
+    let authority = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let trusting = plan.clone().environment("SSL_CERT_FILE", &authority("ours.pem")).start();
+    eventually("tokens are verified", || ask(&trusting, "/me", &issuer.token(&claims_of("ann"))).is("hit"));
+    let other = plan.environment("SSL_CERT_FILE", &authority("theirs.pem")).start();
+    eventually("the failure is logged", || other.log().contains("cannot read the JWK Set"));
+    ask(&other, "/me", &issuer.token(&claims_of("ann"))).shows("detail=token-no-keys");
 }
 
 #[test]

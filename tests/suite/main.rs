@@ -30,6 +30,7 @@ mod http;
 
 mod admin;
 mod again;
+mod alerts;
 mod browsers;
 mod causes;
 mod clocks;

@@ -10,7 +10,13 @@ fn json_of(value: impl Serialize) -> Value {
 fn embedded() -> Tier {
     let connections =
         Connections { connected_clients: 3, total_connections_received: 1247, uptime_in_seconds: 86400 };
-    Tier::embedded(Process { used: 5 << 19, peak: 3 << 20, resident: Some(5 << 20), connections })
+    Tier::embedded(Process {
+        used: 5 << 19,
+        peak: 3 << 20,
+        capacity: 8 << 20,
+        resident: Some(5 << 20),
+        connections,
+    })
 }
 
 fn redis() -> Tier {
@@ -18,6 +24,7 @@ fn redis() -> Tier {
         ("redis_version", "7.0.5"),
         ("redis_mode", "standalone"),
         ("used_memory_human", "2.50M"),
+        ("used_memory", "2621440"),
         ("used_memory_peak_human", "3.10M"),
         ("mem_fragmentation_ratio", "1.15"),
         ("connected_clients", "3"),
@@ -40,6 +47,9 @@ fn health_has_hitas_fields() {
         "redis_version": "7.0.5",
         "used_memory": "2.50M",
         "connected_clients": 3,
+        "total_commands_processed": 15420,
+        "keyspace_hits": 852,
+        "keyspace_misses": 148,
         "hit_rate": 85.2,
         "undelivered": 0,
     });
@@ -83,7 +93,8 @@ fn detailed_statistics_have_hitas_fields() {
     let expected = json!({
         "key_counts": { "user_list_keys": 0, "total_keys": 0 },
         "memory_usage": {
-            "used_memory": "2.50M", "used_memory_peak": "3.10M", "memory_fragmentation_ratio": 1.15
+            "used_memory": "2.50M", "used_memory_bytes": 2_621_440, "max_memory_bytes": null,
+            "used_memory_peak": "3.10M", "memory_fragmentation_ratio": 1.15
         },
         "connections": {
             "connected_clients": 3, "total_connections_received": 1247, "uptime_in_seconds": 86400
@@ -102,7 +113,10 @@ fn detailed_statistics_have_hitas_fields() {
 #[test]
 fn embedded_statistics_have_the_same_shape_and_nothing_of_redis() {
     let statistics = statistics(embedded());
-    let memory = json!({ "used_memory": "2.5M", "used_memory_peak": "3.0M", "resident_memory": "5.0M" });
+    let memory = json!({
+        "used_memory": "2.5M", "used_memory_bytes": 2_621_440, "max_memory_bytes": 8_388_608,
+        "used_memory_peak": "3.0M", "resident_memory": "5.0M"
+    });
     assert_eq!(statistics["memory_usage"], memory);
     assert_eq!(statistics["connections"]["connected_clients"], json!(3));
     assert!(!statistics.to_string().contains("redis"), "{statistics}");
@@ -130,9 +144,9 @@ fn hits_and_misses_are_what_the_cache_did_with_reads_and_passes_have_a_rate_of_t
         OutcomeKind::Write,
         OutcomeKind::Error,
     ] {
-        a.count(kind);
+        a.answered(kind, http::StatusCode::OK, Duration::ZERO);
     }
-    b.count(OutcomeKind::Revalidated);
+    b.answered(OutcomeKind::Revalidated, http::StatusCode::OK, Duration::ZERO);
     let both = json_of(Performance::of([&a, &b]));
     assert_eq!(both, json!({ "keyspace_hits": 2, "keyspace_misses": 2, "hit_rate": 50.0 }));
     assert_eq!(json_of(Passes::of([&a, &b])), json!({ "passes": 1, "pass_rate": 20.0 }));

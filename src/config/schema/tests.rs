@@ -15,12 +15,14 @@ redis = "redis://h"
 [log]
 [jwt]
 jwks_file = "keys.json"
+[alerts]
 [[family]]
 name = "a"
 path = '/a'
 identity = "jwt:sub"
 query = { keep = ["b"] }
 cookies = { keep = ["c"] }
+alerts = { hit_rate = "50%" }
 [invalidate]
 '/a' = { families = ["a"] }
 "#;

@@ -1,0 +1,186 @@
+//! Watches the running Larder: samples its counters for the rates of the last hour, evaluates `[alerts]`, and says what has changed in the
+//! log, the metric and to the webhook.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::time::MissedTickBehavior;
+
+use crate::cache::StoreState;
+use crate::config::alerts::AlertsConfig;
+use crate::metrics::{FamilyCounters, NO_FAMILY};
+use crate::rules::thresholds::Thresholds;
+use crate::running::{Live, Running};
+use crate::upkeep::alerts::{Alert, Reading, Subject, Watched};
+use crate::upkeep::history::{Counts, PAUSE, Sample, Window};
+
+pub mod webhook;
+
+use webhook::Webhook;
+
+/// The lock guards only its own value.
+pub fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The counters of every family, and of requests without one.
+pub fn sample(running: &Running, live: &Live) -> Sample {
+    let one = |counters: &FamilyCounters| {
+        let invalidations = running.metrics.invalidations(&counters.family);
+        (counters.family.clone(), Counts::new(counters, invalidations))
+    };
+    live.all_counters().map(one).collect()
+}
+
+/// What was counted in the last `length`.
+pub fn window(running: &Running, sample: &Sample, length: Duration) -> Window {
+    lock(&running.history).window(running.started.elapsed(), sample, length)
+}
+
+/// Samples and evaluates until it is dropped.
+pub async fn watch(running: Arc<Running>) {
+    let config = running.config.alerts.clone();
+    let webhook = Webhook::start(&config);
+    let mut sampling = tokio::time::interval(PAUSE);
+    let mut evaluating = tokio::time::interval(config.interval);
+    for interval in [&mut sampling, &mut evaluating] {
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    }
+    // Redis may be away when Larder starts.
+    let mut away_since = None;
+    loop {
+        tokio::select! {
+            _ = sampling.tick() => {
+                let sample = sample(&running, &running.live());
+                lock(&running.history).record(running.started.elapsed(), sample);
+            }
+            _ = evaluating.tick() => {
+                for alert in evaluate(&running, &config, &mut away_since).await {
+                    announce(&running, &alert);
+                    webhook.iter().for_each(|webhook| webhook.send(&alert));
+                }
+            }
+        }
+    }
+}
+
+/// One evaluation. Returns the alerts that it raises and clears.
+async fn evaluate(running: &Running, config: &AlertsConfig, away_since: &mut Option<Instant>) -> Vec<Alert> {
+    let live = running.live();
+    let window = window(running, &sample(running, &live), config.window);
+    let families = live.rules.families().iter();
+    let thresholds = families.map(|family| (family.name.clone(), family.alerts.or(&config.thresholds))).collect();
+    let mut readings = readings_of_requests(&window, &config.thresholds, &thresholds, config.min_requests);
+    readings.extend(memory(running, config).await);
+    let is_away = matches!(running.cache.store_state(), StoreState::Down(_));
+    let away_for = is_away.then(|| away_since.get_or_insert_with(Instant::now).elapsed());
+    if !is_away {
+        *away_since = None;
+    }
+    if let Some(threshold) = config.store_away.filter(|_| running.cache.store_handle().is_some()) {
+        readings.push(Reading {
+            subject: Subject { watched: Watched::StoreAway, family: None },
+            value: Some(away_for.unwrap_or_default().as_secs_f64()),
+            threshold: threshold.as_secs_f64(),
+        });
+    }
+    lock(&running.alerts).evaluate(readings, SystemTime::now())
+}
+
+/// The readings of all families together, and of each. Requests without a family have no hit rate that rules could raise.
+fn readings_of_requests(
+    window: &Window,
+    all: &Thresholds,
+    families: &BTreeMap<String, Thresholds>,
+    min_requests: u64,
+) -> Vec<Reading> {
+    let mut readings = Vec::new();
+    let mut read = |family: Option<&str>, counts: &Counts, thresholds: &Thresholds| {
+        let enough = |count: u64| count >= min_requests;
+        let hit_rate = counts.hit_rate().filter(|_| enough(counts.hits() + counts.misses()));
+        let error_rate = counts.error_rate().filter(|_| enough(counts.requests()));
+        let hit_latency = counts.hit_latency().filter(|_| enough(counts.hits()));
+        let seconds = |time: Duration| time.as_secs_f64();
+        for (watched, value, threshold) in [
+            (Watched::HitRate, hit_rate, thresholds.hit_rate),
+            (Watched::ErrorRate, error_rate, thresholds.error_rate),
+            (Watched::HitLatency, hit_latency.map(seconds), thresholds.hit_latency.map(seconds)),
+        ] {
+            if let Some(threshold) = threshold {
+                let subject = Subject { watched, family: family.map(str::to_owned) };
+                readings.push(Reading { subject, value, threshold });
+            }
+        }
+    };
+    let in_families = window.families.iter().filter(|(name, _)| *name != NO_FAMILY);
+    let sum = in_families.fold(Counts::default(), |sum, (_, counts)| sum.plus(counts));
+    // The hit rate and latency are of families, errors are of everything.
+    let everything = window.total();
+    read(None, &sum, &Thresholds { error_rate: None, ..*all });
+    read(None, &everything, &Thresholds { hit_rate: None, hit_latency: None, ..*all });
+    for (name, thresholds) in families {
+        read(Some(name), &window.families.get(name).copied().unwrap_or_default(), thresholds);
+    }
+    readings
+}
+
+/// Redis's memory. Without a `maxmemory` there is nothing to be near to. Larder's own memory is full whenever that pays.
+async fn memory(running: &Running, config: &AlertsConfig) -> Option<Reading> {
+    let threshold = config.memory?;
+    let info = running.cache.store_handle()?.info().await.ok();
+    let value = info.and_then(|info| {
+        let (used, most) = (info.number("used_memory"), info.number("maxmemory"));
+        (most > 0.0).then(|| used / most)
+    });
+    Some(Reading { subject: Subject { watched: Watched::Memory, family: None }, value, threshold })
+}
+
+fn announce(running: &Running, alert: &Alert) {
+    let Alert { subject, value, threshold, cleared, what_to_do, .. } = alert;
+    let is_raised = cleared.is_none();
+    running.metrics.alert(subject.watched.name(), subject.family.as_deref().unwrap_or(""), is_raised);
+    let (alert, family) = (subject.watched.name(), subject.family.as_deref());
+    match is_raised {
+        true => {
+            tracing::warn!(target: "larder::alerts", alert, family, value, threshold, what_to_do, "alert raised")
+        }
+        false => tracing::info!(target: "larder::alerts", alert, family, value, threshold, "alert cleared"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::outcome::OutcomeKind;
+
+    #[test]
+    fn hit_rates_are_of_families_and_errors_of_everything() {
+        let metrics = Metrics::new();
+        let count = |family: &str, kind, status, times| {
+            (0..times).for_each(|_| metrics.family(family).answered(kind, status, Duration::from_millis(1)));
+        };
+        count("a", OutcomeKind::Hit, StatusCode::OK, 90);
+        count("a", OutcomeKind::Miss, StatusCode::OK, 10);
+        count("b", OutcomeKind::Miss, StatusCode::OK, 9);
+        count(NO_FAMILY, OutcomeKind::Miss, StatusCode::BAD_GATEWAY, 100);
+        let families = ["a", "b", NO_FAMILY].map(|name| (name.to_owned(), Counts::new(&metrics.family(name), 0)));
+        let window = Window { covers: Duration::from_secs(60), families: families.into() };
+        let all = Thresholds::default();
+        let thresholds = BTreeMap::from(["a", "b"].map(|name| (name.to_owned(), all)));
+        let readings = readings_of_requests(&window, &all, &thresholds, 10);
+        let value = |watched, family: Option<&str>| {
+            let subject = Subject { watched, family: family.map(str::to_owned) };
+            readings.iter().find(|reading| reading.subject == subject).unwrap().value
+        };
+        assert_eq!(value(Watched::HitRate, None), Some(90.0 / 109.0));
+        assert_eq!(value(Watched::ErrorRate, None), Some(100.0 / 209.0));
+        assert_eq!(value(Watched::HitRate, Some("a")), Some(0.9));
+        assert_eq!(value(Watched::HitRate, Some("b")), None, "nine requests are too few");
+        assert_eq!(value(Watched::HitLatency, Some("a")), Some(0.001));
+        assert_eq!(readings.len(), 3 + 2 * 3, "each subject has one reading");
+    }
+}

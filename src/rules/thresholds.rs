@@ -1,0 +1,92 @@
+//! Thresholds of alerts: `[alerts]`, and `alerts` of a family.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::reader::{Item, Table};
+
+/// Mean time of an answer from the cache.
+const LATENCY: RangeInclusive<Duration> = Duration::from_micros(1)..=Duration::from_secs(60);
+
+/// Beyond these an alert is raised; `None`: never.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Thresholds {
+    /// Hits, of hits and misses: a part of 1.
+    pub hit_rate: Option<f64>,
+    /// Answers with a status of 500 or more, of all: a part of 1.
+    pub error_rate: Option<f64>,
+    /// Mean time of an answer from the cache.
+    pub hit_latency: Option<Duration>,
+}
+
+/// The targets that guides for operators of caches usually set.
+impl Default for Thresholds {
+    fn default() -> Thresholds {
+        Thresholds { hit_rate: Some(0.7), error_rate: Some(0.05), hit_latency: Some(Duration::from_millis(10)) }
+    }
+}
+
+/// What a family says differently. The outer `None`: nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct FamilyThresholds {
+    hit_rate: Option<Option<f64>>,
+    error_rate: Option<Option<f64>>,
+    hit_latency: Option<Option<Duration>>,
+}
+
+impl FamilyThresholds {
+    /// Reads the fields of both tables.
+    pub fn read(table: &mut Table<'_>) -> FamilyThresholds {
+        FamilyThresholds {
+            hit_rate: table.item("hit_rate").and_then(|item| or_off(&item, percent)),
+            error_rate: table.item("error_rate").and_then(|item| or_off(&item, percent)),
+            hit_latency: table.item("hit_latency").and_then(|item| or_off(&item, |item| item.duration(&LATENCY))),
+        }
+    }
+
+    /// `alerts` of a family: a table, or `"off"`.
+    pub fn of_family(item: &Item<'_>) -> Option<FamilyThresholds> {
+        if !item.is_table() {
+            item.choice(&[("off", ())])?;
+            return Some(FamilyThresholds {
+                hit_rate: Some(None),
+                error_rate: Some(None),
+                hit_latency: Some(None),
+            });
+        }
+        let mut table = item.table()?;
+        let thresholds = FamilyThresholds::read(&mut table);
+        table.finish();
+        Some(thresholds)
+    }
+
+    /// These, and the others from `all`.
+    pub fn or(&self, all: &Thresholds) -> Thresholds {
+        Thresholds {
+            hit_rate: self.hit_rate.unwrap_or(all.hit_rate),
+            error_rate: self.error_rate.unwrap_or(all.error_rate),
+            hit_latency: self.hit_latency.unwrap_or(all.hit_latency),
+        }
+    }
+}
+
+/// `"off"`, which is the inner `None`, or a value.
+pub fn or_off<T>(item: &Item<'_>, read: impl FnOnce(&Item<'_>) -> Option<T>) -> Option<Option<T>> {
+    match item.word() {
+        Some("off") => Some(None),
+        _ => read(item).map(Some),
+    }
+}
+
+/// `"70%"`, as a part of 1.
+pub fn percent(item: &Item<'_>) -> Option<f64> {
+    let text = item.filled()?;
+    let number = text.value.trim().strip_suffix('%').and_then(|digits| digits.trim().parse::<f64>().ok());
+    match number.filter(|percent| (0.0..=100.0).contains(percent)) {
+        Some(percent) => Some(percent / 100.0),
+        None => {
+            text.fault(format_args!("{:?} is not a percentage", text.raw), "write \"0%\" to \"100%\", or \"off\"");
+            None
+        }
+    }
+}

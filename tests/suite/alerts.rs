@@ -1,0 +1,169 @@
+//! Rates of the last hour in `/cache/stats`, and alerts: raised, logged, counted, sent, cleared.
+
+use serde_json::{Value, json};
+
+use crate::support::upstream::{Reply, Upstream};
+use crate::support::{Larder, Plan, Site, Tier, eventually, eventually_some};
+
+const RULES: &str = r#"
+[alerts]
+min_requests = 10
+interval = "100ms"
+
+[[family]]
+name = "users"
+path = '/users'
+ttl  = "60s"
+
+[[family]]
+name = "quiet"
+path = '/quiet/.*'
+ttl  = "60s"
+alerts = "off"
+
+[invalidate]
+'/users/create' = ["users"]
+"#;
+
+on_both_tiers!(
+    rates_are_those_of_the_last_minutes_by_family,
+    a_low_hit_rate_raises_an_alert_that_clears_when_it_is_better,
+    upstream_errors_raise_an_alert,
+);
+
+fn stats(larder: &Larder) -> Value {
+    larder.admin_get("/cache/stats").has_status(200).json()
+}
+
+fn raised(larder: &Larder) -> Vec<(String, Option<String>)> {
+    let report = larder.admin_get("/cache/alerts").has_status(200).json();
+    let alerts = report["alerts"].as_array().unwrap().iter();
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    alerts.map(|alert| (text(&alert["alert"]).unwrap(), text(&alert["family"]))).collect()
+}
+
+fn rates_are_those_of_the_last_minutes_by_family(tier: Tier) {
+    let site = Site::start(tier, RULES);
+    site.get("/users").shows("stored");
+    for _ in 0..3 {
+        site.get("/users").shows("hit");
+    }
+    site.write("POST", "/users/create").has_status(200);
+    site.get("/elsewhere").has_status(200);
+    let stats = stats(&site);
+    let (users, all) = (&stats["families"]["users"]["1m"], &stats["rates"]["5m"]);
+    assert_eq!((&users["hits"], &users["misses"], &users["hit_rate"]), (&json!(3), &json!(1), &json!(75.0)));
+    assert_eq!((&users["miss_rate"], &users["invalidations"]), (&json!(25.0), &json!(1)));
+    assert!(
+        users["hit_latency_ms"].as_f64().unwrap() > 0.0 && users["requests_per_second"].as_f64().unwrap() > 0.0
+    );
+    assert_eq!((&all["requests"], &all["writes"], &all["error_rate"]), (&json!(6), &json!(1), &json!(0.0)));
+    assert_eq!(stats["rates"]["1h"]["requests"], 6);
+    assert_eq!(stats["families"]["quiet"]["1h"]["hit_rate"], Value::Null, "there were no requests");
+    assert_eq!((&stats["keyspace_hits"], &stats["hit_rate"]), (&json!(3), &json!(75.0)));
+    assert_eq!(stats["cache_info"]["keyspace_misses"], 1);
+    assert_eq!(stats["cache_info"]["total_commands_processed"].is_u64(), tier == Tier::Redis);
+    assert_eq!(
+        stats["memory_usage"]["max_memory_bytes"].is_u64(),
+        tier == Tier::Embedded,
+        "Redis has no maxmemory"
+    );
+    assert!(stats["counted_seconds_ago"].is_u64(), "how old the counts of keys are is said");
+}
+
+fn a_low_hit_rate_raises_an_alert_that_clears_when_it_is_better(tier: Tier) {
+    let site = Site::start(tier, RULES);
+    for number in 0..20 {
+        site.get(&format!("/users?page={number}")).shows("fwd=uri-miss");
+        site.get(&format!("/quiet/{number}")).shows("fwd=uri-miss");
+    }
+    let low = [("hit_rate", None), ("hit_rate", Some("users"))];
+    let low = low.map(|(alert, family): (&str, Option<&str>)| (alert.to_owned(), family.map(str::to_owned)));
+    eventually("both alerts are raised, and none of a family without alerts", || raised(&site) == low);
+    assert_eq!(site.metric("larder_alerts{alert=\"hit_rate\",family=\"users\"}"), 1);
+    assert!(site.log().contains("alert raised") && site.log().contains("value=\"0.0%\""), "{}", site.log());
+    for _ in 0..200 {
+        site.get("/users?page=0").shows("hit");
+    }
+    eventually("they clear", || raised(&site).is_empty());
+    assert_eq!(site.metric("larder_alerts{alert=\"hit_rate\",family=\"users\"}"), 0);
+    let report = site.admin_get("/cache/alerts").json();
+    assert_eq!(report["cleared"].as_array().unwrap().len(), 2);
+    assert!(report["cleared"][0]["cleared"].is_string());
+    assert_eq!(report["thresholds"]["hit_rate"], 70.0);
+}
+
+fn upstream_errors_raise_an_alert(tier: Tier) {
+    let site = Site::start(tier, RULES);
+    site.upstream.on("GET /broken", Reply::status(503));
+    for _ in 0..20 {
+        site.get("/broken").has_status(503);
+    }
+    eventually("errors raise an alert", || raised(&site) == [("error_rate".to_owned(), None)]);
+}
+
+#[test]
+fn redis_that_does_not_answer_raises_an_alert() {
+    let rules = RULES.replace("[alerts]", "[alerts]\nstore_away = \"1s\"");
+    let mut site = Site::start(Tier::Redis, &rules);
+    site.redis().kill();
+    eventually("it is raised", || raised(&site).contains(&("store_away".to_owned(), None)));
+    site.redis().restart();
+    eventually("it clears", || raised(&site).is_empty());
+}
+
+#[test]
+fn a_full_redis_raises_an_alert() {
+    let mut site = Site::start(Tier::Redis, RULES);
+    // Redis uses about a megabyte when it is empty.
+    site.redis().command(&["CONFIG", "SET", "maxmemory", "1mb"]);
+    eventually("it is raised", || raised(&site).contains(&("memory".to_owned(), None)));
+    site.redis().command(&["CONFIG", "SET", "maxmemory", "0"]);
+    eventually("it clears", || raised(&site).is_empty());
+}
+
+#[test]
+fn an_alert_is_sent_to_the_webhook_and_sent_again_when_that_fails() {
+    let hook = Upstream::start();
+    hook.script("POST /hook?room=7", [Reply::status(503), Reply::status(200)]);
+    let upstream = Upstream::start();
+    let webhook = format!("[alerts]\nwebhook = \"{}/hook?room=7\"\nwebhook_token = \"${{HOOK}}\"", hook.url());
+    let plan = Plan::new(&upstream.url()).rules(&RULES.replace("[alerts]", &webhook));
+    let larder = plan.environment("HOOK", "s3cret").start();
+    for number in 0..20 {
+        larder.get(&format!("/users?page={number}"));
+    }
+    let sent = eventually_some("both are sent", || {
+        let sent = hook.requests("POST /hook?room=7");
+        // One of them was tried twice.
+        (sent.len() >= 3).then_some(sent)
+    });
+    assert_eq!(sent[0].body, sent[1].body, "the first is sent again");
+    assert_eq!(sent[0].header("authorization"), Some("Bearer s3cret"));
+    let first: Value = serde_json::from_slice(&sent[0].body).unwrap();
+    assert_eq!(
+        (&first["alert"], &first["state"], &first["value"]),
+        (&json!("hit_rate"), &json!("raised"), &json!("0.0%"))
+    );
+    assert!(first["what_to_do"].is_string() && first["raised"].is_string());
+    assert!(!larder.log().contains("s3cret"));
+}
+
+#[test]
+fn faulty_thresholds_are_refused_with_what_to_write() {
+    let rows = [
+        ("hit_rate = \"0.7\"", "write \"0%\" to \"100%\", or \"off\""),
+        ("hit_rate = 70", "put it in quotes"),
+        ("hit_latency = \"10\"", "with its unit"),
+        ("window = \"5s\"", "out of range"),
+        ("memory = \"90%\"", "has no effect without [store]"),
+        ("webhook_token = \"x\"", "has no effect without webhook"),
+        ("webhook = \"alerts.example\"", "is not an http or https URL"),
+        ("webhook = \"https://u:p@alerts.example/\"", "write webhook_token beside it"),
+        ("hitrate = \"70%\"", "hit_rate"),
+    ];
+    for (field, expected) in rows {
+        let exit = crate::support::larder::larder(Some(&format!("[alerts]\n{field}\n")), &["check", "rules.toml"]);
+        assert!(exit.stdout.contains(expected) && exit.code == Some(1), "{field}: {}", exit.stdout);
+    }
+}
