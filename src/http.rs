@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 pub mod cache_control;
+pub mod chunks;
 pub mod clients;
 pub mod date;
 pub mod demands;

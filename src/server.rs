@@ -35,7 +35,6 @@ use crate::upstream::{LEAST_LINE, Upstream, UpstreamFault};
 use crate::watch;
 
 mod admission;
-mod chunks;
 pub mod descriptors;
 mod exchanges;
 mod frames;
@@ -47,6 +46,7 @@ mod linger;
 mod refuse;
 mod streams;
 mod tracked;
+mod turns;
 
 use admission::{Admission, Ticket};
 use descriptors::Fit;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 
+use super::turns::{Turn, Turns};
 use crate::client::Client;
 use crate::client_conn::{Busy, ClientConn, ClientConns};
 use crate::config::ServerConfig;
@@ -35,6 +36,7 @@ pub(super) struct Admission {
     connections: Bound,
     heads: Bound,
     max_head: usize,
+    turns: Turns,
     streams: Bound,
     open: ClientConns,
     /// Idle connections are closed when fewer places than this are free.
@@ -132,6 +134,7 @@ impl Admission {
             connections: Bound::new(connections, per_client),
             heads: Bound::new(heads, quarter(heads)),
             max_head: server.max_head,
+            turns: Turns::new(),
             streams: Bound::new(server.max_streams_per_client.saturating_mul(4), server.max_streams_per_client),
             open: ClientConns::new(),
             reserve: connections as u64 / 16,
@@ -244,6 +247,16 @@ impl Place {
             return Ok(());
         }
         self.hold_head(head)
+    }
+
+    /// Whether more than a short head has been read from an HTTP/1 connection, and no request yet.
+    pub fn is_head_long(&self) -> bool {
+        self.head.load(Relaxed) >= FREE_HEAD && !self.connection.is_busy()
+    }
+
+    /// A place in the queue of connections with long heads.
+    pub fn queue(&self) -> Turn {
+        self.admission.turns.queue()
     }
 
     /// Counts an HTTP/2 head that continues after its frame, as `max_head` bytes, until the connection ends.

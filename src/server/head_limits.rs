@@ -1,5 +1,5 @@
 //! Limits on request heads, below hyper: counts the bytes read of heads that have not ended, refuses a connection whose
-//! heads exceed the limit, and paces the heads of an HTTP/2 connection. Also notes whether the client is reading.
+//! heads exceed the limit, and paces long HTTP/1 heads and the heads of an HTTP/2 connection. Also notes whether the client is reading.
 
 use std::io;
 use std::pin::Pin;
@@ -14,6 +14,7 @@ use super::admission::Place;
 use super::frames::Frames;
 use super::refuse;
 use super::streams::Streams;
+use super::turns::Turn;
 use crate::hooked_stream::{Output, StreamHooks};
 
 /// Request heads that hyper gets from an HTTP/2 connection before other tasks run. hyper handles all that have come at
@@ -28,6 +29,8 @@ pub(super) struct HeadLimits {
     is_writing: bool,
     /// Set when the connection is refused. Until it elapses, input is discarded so that the client can read the response.
     refused: Option<Pin<Box<Sleep>>>,
+    /// While a long HTTP/1 head is read.
+    turn: Option<Turn>,
     frames: Frames,
     /// HTTP/2 heads that hyper may get before other tasks run.
     heads: usize,
@@ -42,6 +45,7 @@ impl HeadLimits {
             streams: Arc::clone(streams),
             is_writing: false,
             refused: None,
+            turn: None,
             frames: Frames::new(),
             heads: HEADS_AT_A_TIME,
             withheld: Bytes::new(),
@@ -126,8 +130,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> StreamHooks<S> for HeadLimits {
             return self.poll_refused(stream, cx);
         }
         let before = buffer.filled().len();
-        ready!(self.poll_next(stream, cx, buffer))?;
-        if self.streams.is_http2() {
+        let is_http2 = self.streams.is_http2();
+        if !is_http2 && self.place.is_head_long() {
+            ready!(self.turn.get_or_insert_with(|| self.place.queue()).poll(cx));
+        }
+        let read = self.poll_next(stream, cx, buffer);
+        if read.is_pending() {
+            self.turn = None;
+        }
+        ready!(read)?;
+        if is_http2 {
             return Poll::Ready(self.scan(buffer, before));
         }
         let count = buffer.filled().len() - before;
@@ -142,11 +154,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> StreamHooks<S> for HeadLimits {
     }
 
     fn write(&mut self, stream: &mut S, cx: &mut Context<'_>, output: Output<'_>) -> Poll<io::Result<usize>> {
+        self.turn = None;
         let written = output.write_to(stream, cx);
         self.note(written)
     }
 
     fn flush(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper flushes after each read, also when the head has ended with it.
+        if self.turn.is_some() && !self.place.is_head_long() {
+            self.turn = None;
+        }
         let flushed = Pin::new(stream).poll_flush(cx);
         self.note(flushed)
     }

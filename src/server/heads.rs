@@ -4,7 +4,7 @@
 
 use memchr::{memchr, memchr_iter, memchr3};
 
-use super::chunks::{Chunks, Stop};
+use crate::http::chunks::{Chunks, Stop};
 
 /// Bytes that are stored of an incomplete line.
 const LINE_START: usize = 64;
@@ -122,13 +122,11 @@ impl RequestHeads {
                     from += passed;
                 }
                 At::Chunks(mut chunks) => {
-                    if let Some((count, gathered)) = chunks.gather(rest) {
-                        changed.get_or_insert_with(|| bytes[..from].to_vec()).extend(gathered);
-                        from += count;
-                        continue;
+                    let (passed, stop, joined) = chunks.join(rest);
+                    match joined {
+                        Some(joined) => changed.get_or_insert_with(|| bytes[..from].to_vec()).extend(joined),
+                        None => append(&mut changed, &rest[..passed]),
                     }
-                    let (passed, stop) = chunks.take(rest);
-                    append(&mut changed, &rest[..passed]);
                     from += passed;
                     self.at = match stop {
                         Stop::Empty | Stop::Chunk | Stop::BareLf => At::Chunks(chunks),

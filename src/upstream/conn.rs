@@ -27,6 +27,7 @@ use super::head::{HeadFault, HeadScan, LINE};
 use super::socket::{SocketProbe, Unread};
 use super::suspects::{Carried, Suspects};
 use crate::hooked_stream::{HookedStream, Output, StreamHooks};
+use crate::http::chunks::{Chunks, Stop};
 use crate::http::headers;
 
 /// hyper's read buffer beyond the largest head, bytes.
@@ -296,7 +297,7 @@ pub(super) fn is_timeout(bytes: &[u8]) -> bool {
     bytes.starts_with(HEAD_BEGINS) && bytes.get(8..12) == Some(b" 408")
 }
 
-/// Records the traffic of a connection and scans response heads. When upstream stops reading, it may have responded before
+/// Records the traffic of a connection, scans response heads, and joins small chunks. When upstream stops reading, it may have responded before
 /// (RFC 9112 §9.6): a failed write stays pending until the response, or the end, has been read. hyper would give up at
 /// once.
 #[derive(Debug)]
@@ -305,6 +306,8 @@ struct TrafficHooks {
     max_head: usize,
     /// The heads of the current response.
     scan: HeadScan,
+    /// Its content behind them, until its last chunk.
+    chunks: Option<Chunks>,
     /// [`Traffic::requests`] when it began.
     requests: u32,
     /// Runs from the first failed write.
@@ -317,18 +320,34 @@ impl TrafficHooks {
             traffic: Arc::clone(traffic),
             max_head,
             scan: HeadScan::new(max_head),
+            chunks: None,
             requests: 0,
             failed_write: None,
         }
     }
 
-    fn scan_read(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Scans bytes that were read. Returns how many are left of them: joined chunks are shorter.
+    fn scan_read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         self.traffic.note_read(bytes);
         let requests = self.traffic.requests.load(Ordering::Acquire);
         if requests != self.requests {
-            (self.scan, self.requests) = (HeadScan::new(self.max_head), requests);
+            (self.scan, self.chunks, self.requests) = (HeadScan::new(self.max_head), None, requests);
         }
-        self.scan.take(bytes).map_err(|fault| io::Error::new(ErrorKind::InvalidData, fault))
+        let head = self.scan.take(bytes).map_err(|fault| io::Error::new(ErrorKind::InvalidData, fault))?;
+        if head > 0 && self.scan.announces_chunks() {
+            self.chunks = Some(Chunks::BEGIN);
+        }
+        let Some(chunks) = &mut self.chunks else { return Ok(bytes.len()) };
+        let (taken, stop, joined) = chunks.join(&bytes[head..]);
+        if stop != Stop::Empty {
+            // Trailers or the end; or bytes with which hyper ends the connection.
+            self.chunks = None;
+        }
+        let Some(joined) = joined else { return Ok(bytes.len()) };
+        let end = head + joined.len();
+        bytes[head..end].copy_from_slice(&joined);
+        bytes.copy_within(head + taken.., end);
+        Ok(bytes.len() - (taken - joined.len()))
     }
 }
 
@@ -336,7 +355,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> StreamHooks<S> for TrafficHooks {
     fn read(&mut self, stream: &mut S, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(stream).poll_read(cx, buffer))?;
-        Poll::Ready(self.scan_read(&buffer.filled()[before..]))
+        let left = self.scan_read(&mut buffer.filled_mut()[before..])?;
+        buffer.set_filled(before + left);
+        Poll::Ready(Ok(()))
     }
 
     fn write(&mut self, stream: &mut S, cx: &mut Context<'_>, output: Output<'_>) -> Poll<io::Result<usize>> {

@@ -1,5 +1,6 @@
 //! Scans response heads before hyper parses them. hyper accepts a bare LF as the end of a line (RFC 9112 §2.2), so that an LF
-//! in a field value would begin a new field, and it reads any number of interim responses.
+//! in a field value would begin a new field, and it reads any number of interim responses. Finds chunked content, whose small
+//! chunks are joined.
 
 use memchr::memchr;
 
@@ -39,6 +40,10 @@ pub(super) struct HeadScan {
     is_first: bool,
     /// The beginning of the status line.
     status: [u8; STATUS],
+    /// The line so far, if it arrives in several pieces.
+    begun: Vec<u8>,
+    /// Whether the content is chunked, by the fields of this head so far.
+    is_chunked: bool,
 }
 
 impl HeadScan {
@@ -53,31 +58,45 @@ impl HeadScan {
             last: 0,
             is_first: true,
             status: [0; STATUS],
+            begun: Vec::new(),
+            is_chunked: false,
         }
     }
 
-    /// Scans bytes that have arrived. Ignores what follows the final head, and what does not begin like a response: hyper
-    /// rejects that.
-    pub fn take(&mut self, bytes: &[u8]) -> Result<(), HeadFault> {
+    /// Scans bytes that have arrived. Returns how many of them belong to heads. Ignores what follows the final head, and what does
+    /// not begin like a response: hyper rejects that.
+    pub fn take(&mut self, bytes: &[u8]) -> Result<usize, HeadFault> {
         match self.take_lines(bytes) {
             Err(_) if self.interim == 0 && !self.status.starts_with(b"HTTP/1.") => {
-                self.is_over = true;
-                Ok(())
+                (self.is_over, self.is_chunked) = (true, false);
+                Ok(bytes.len())
             }
             taken => taken,
         }
     }
 
-    fn take_lines(&mut self, mut bytes: &[u8]) -> Result<(), HeadFault> {
-        while !self.is_over && !bytes.is_empty() {
-            let end = memchr(b'\n', bytes);
-            let (piece, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
+    /// Whether the final head is complete and chunked content follows. A response to a HEAD, or with a status that excludes
+    /// content, may say so too.
+    pub fn announces_chunks(&self) -> bool {
+        self.is_over && self.is_chunked
+    }
+
+    fn take_lines(&mut self, bytes: &[u8]) -> Result<usize, HeadFault> {
+        let mut from = 0;
+        while !self.is_over && from < bytes.len() {
+            let rest = &bytes[from..];
+            let end = memchr(b'\n', rest);
+            let piece = &rest[..end.unwrap_or(rest.len())];
             self.take_piece(piece)?;
-            let Some(rest) = rest.get(1..) else { return Ok(()) };
-            self.end_line()?;
-            bytes = rest;
+            from += piece.len();
+            if end.is_none() {
+                self.begun.extend_from_slice(piece);
+                break;
+            }
+            self.end_line(piece)?;
+            from += 1;
         }
-        Ok(())
+        Ok(from)
     }
 
     fn take_piece(&mut self, piece: &[u8]) -> Result<(), HeadFault> {
@@ -90,7 +109,7 @@ impl HeadScan {
         if self.line > self.left { Err(HeadFault::TooLarge) } else { Ok(()) }
     }
 
-    fn end_line(&mut self) -> Result<(), HeadFault> {
+    fn end_line(&mut self, piece: &[u8]) -> Result<(), HeadFault> {
         let ends_with_cr = self.line > 0 && self.last == b'\r';
         let length = self.line - usize::from(ends_with_cr);
         let is_before = length == 0 && self.is_first;
@@ -98,6 +117,12 @@ impl HeadScan {
             return Err(HeadFault::BareLf);
         }
         self.left = self.left.checked_sub(length.max(LINE)).ok_or(HeadFault::TooLarge)?;
+        if self.begun.is_empty() {
+            self.take_field(piece);
+        } else {
+            let begun = std::mem::take(&mut self.begun);
+            self.take_field(&[&begun, piece].concat());
+        }
         (self.line, self.last) = (0, 0);
         match (length, self.is_first) {
             // An empty line before the status line is ignored.
@@ -108,15 +133,33 @@ impl HeadScan {
         Ok(())
     }
 
+    fn take_field(&mut self, line: &[u8]) {
+        if self.is_first || !line.first().is_some_and(|first| first.eq_ignore_ascii_case(&b't')) {
+            return;
+        }
+        let Some(colon) = memchr(b':', line) else { return };
+        if line[..colon].trim_ascii_end().eq_ignore_ascii_case(b"transfer-encoding") {
+            self.is_chunked = ends_with_chunked(&line[colon + 1..]);
+        }
+    }
+
     fn end_head(&mut self) -> Result<(), HeadFault> {
         let code = &self.status[STATUS - 3..];
         self.is_over = code[0] != b'1' || code == b"101";
         if !self.is_over {
             self.interim += 1;
-            (self.is_first, self.ends_with_cr) = (true, None);
+            (self.is_first, self.ends_with_cr, self.is_chunked) = (true, None, false);
         }
         if self.interim > INTERIM { Err(HeadFault::Interim) } else { Ok(()) }
     }
+}
+
+/// Whether the last transfer coding in a field value is `chunked` (RFC 9112 §6.1), as hyper decides it.
+fn ends_with_chunked(value: &[u8]) -> bool {
+    let value = value.trim_ascii();
+    let is_plain = value.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~'));
+    let last = value.rsplit(|byte| *byte == b',').next().unwrap_or_default();
+    is_plain && last.trim_ascii().eq_ignore_ascii_case(b"chunked")
 }
 
 #[cfg(test)]
@@ -128,7 +171,7 @@ mod tests {
     fn scanned(message: &str, max_head: usize) -> Result<(), HeadFault> {
         let scan = |size: usize| {
             let mut scan = HeadScan::new(max_head);
-            message.as_bytes().chunks(size).try_for_each(|piece| scan.take(piece))
+            message.as_bytes().chunks(size).try_for_each(|piece| scan.take(piece).map(drop))
         };
         let whole = scan(message.len());
         for size in 1..message.len().min(40) {
@@ -158,6 +201,35 @@ mod tests {
         assert_eq!(scanned(&message, 100), Ok(()));
         let switched = format!("HTTP/1.1 101 Switching\r\n\r\n{}", "x\ny\r\n".repeat(1000));
         assert_eq!(scanned(&switched, 100), Ok(()));
+    }
+
+    #[test]
+    fn chunked_content_is_found_behind_its_head() {
+        let ok = "HTTP/1.1 200 OK\r\n";
+        let long = format!("Transfer-Encoding:{}chunked\r\n", " ".repeat(300));
+        let rows = [
+            ("Transfer-Encoding: chunked\r\n", true),
+            ("A: b\r\ntransfer-encoding :gzip , Chunked \r\nT: c\r\n", true),
+            (&long, true),
+            ("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", true),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: gzip\r\n", false),
+            ("Transfer-Encoding: chunked, gzip\r\n", false),
+            ("Transfer-Encoding: \u{e9}, chunked\r\n", false),
+            ("Transfer: chunked\r\nContent-Length: 5\r\n", false),
+            ("", false),
+        ];
+        for (fields, expected) in rows {
+            for before in ["", "HTTP/1.1 103 X\r\nTransfer-Encoding: chunked\r\n\r\n"] {
+                let head = format!("{before}{ok}{fields}\r\n");
+                for size in 1..head.len() {
+                    let (mut scan, mut taken) = (HeadScan::new(1000), 0);
+                    for piece in format!("{head}1\r\nx\r\n").as_bytes().chunks(size) {
+                        taken += scan.take(piece).unwrap();
+                    }
+                    assert_eq!((taken, scan.announces_chunks()), (head.len(), expected), "{head:?} by {size}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -115,27 +115,36 @@ fn ten_times_the_capacity_streamed_takes_no_more_memory_than_the_capacity_allows
 fn thousands_of_unfinished_heads_take_no_more_memory_than_the_capacity_allows() {
     // The heads have a bound of their own, which is less than what is allowed beyond this capacity.
     const CAPACITY: u64 = 128 * MIB;
-    const CLIENTS: u8 = 8;
-    const EACH: usize = 300;
     let upstream = Upstream::start();
     let rules = format!("[memory]\ncapacity = \"128MiB\"\n{}", others::RULES);
     let larder = Plan::new(&upstream.url()).rules(&rules).start();
+    // As many connections at once, each with a whole request.
+    let others = Others::start(&larder);
+    drop(hold(&larder, b"GET /others/1 HTTP/1.1\r\nHost: api.test\r\n\r\n"));
+    others.go_on(100);
+    let calm = others.end();
+    let head = format!("GET / HTTP/1.1\r\nHost: api.test\r\n{}", "X-A: aaaaaaaa\r\n".repeat(4000));
     let others = Others::start(&larder);
     let before = resident(&larder);
-    let head = format!("GET / HTTP/1.1\r\nHost: api.test\r\n{}", "X-A: aaaaaaaa\r\n".repeat(4000));
-    let mut held = Vec::new();
-    for client in 1..=CLIENTS {
-        let from = std::net::Ipv4Addr::new(127, 0, 4, client);
-        held.extend((0..EACH).filter_map(|_| {
-            let mut stream = attack::connect_from(from.into(), larder.address)?;
-            stream.write_all(&head.as_bytes()[..60_000]).ok()?;
-            Some(stream)
-        }));
-    }
+    let held = hold(&larder, &head.as_bytes()[..60_000]);
     others.go_on(100);
     let now = resident(&larder);
-    others.end().was_answered();
+    others.end().was_answered_as_in(&calm);
     // All together have taken what there is for heads.
     assert!(larder.metric("larder_refused_total{what=\"heads\",bound=\"all\"}") > 0);
     assert!(now < before + allowed(CAPACITY) - CAPACITY, "{} MiB for {} heads", (now - before) / MIB, held.len());
+}
+
+/// Opens 300 connections from each of eight addresses and sends these bytes on each.
+fn hold(larder: &Larder, bytes: &[u8]) -> Vec<TcpStream> {
+    let mut held = Vec::new();
+    for client in 1..=8 {
+        let from = std::net::Ipv4Addr::new(127, 0, 4, client);
+        held.extend((0..300).filter_map(|_| {
+            let mut stream = attack::connect_from(from.into(), larder.address)?;
+            stream.write_all(bytes).ok()?;
+            Some(stream)
+        }));
+    }
+    held
 }

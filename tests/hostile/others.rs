@@ -29,6 +29,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// machine, less than the time limits that who waits for an attacker waits out.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Number of times that others began.
+static ROUNDS: AtomicUsize = AtomicUsize::new(0);
 /// Attacks run one at a time: each measures memory, CPU and time.
 static ALONE: Mutex<()> = Mutex::new(());
 
@@ -52,24 +54,46 @@ struct Waits {
     answered: usize,
     failures: Vec<String>,
     longest: Duration,
+    /// Most CPU that the process spent while one waited.
+    most_cpu: Duration,
+}
+
+/// The beginning of a request: the time, and the CPU of the process until then.
+struct Begun(u32, Instant, Duration);
+
+impl Begun {
+    fn now(process: u32) -> Begun {
+        Begun(process, Instant::now(), cpu(process))
+    }
 }
 
 impl fmt::Debug for Waits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Waits { answered, failures, longest } = self;
-        write!(f, "{answered} answered, {} failed, longest {longest:?}", failures.len())?;
+        let Waits { answered, failures, longest, most_cpu } = self;
+        let failed = failures.len();
+        write!(
+            f,
+            "{answered} answered, {failed} failed, longest {longest:?}, during at most {most_cpu:?} of CPU"
+        )?;
         failures.first().map_or(Ok(()), |first| write!(f, ", first failure: {first}"))
     }
 }
 
 impl Waits {
-    fn note(&mut self, begun: Instant, outcome: Result<u16, String>) {
-        self.longest = self.longest.max(begun.elapsed());
+    fn note(&mut self, Begun(process, since, before): &Begun, outcome: Result<u16, String>) {
+        self.longest = self.longest.max(since.elapsed());
+        self.most_cpu = self.most_cpu.max(cpu(*process).saturating_sub(*before));
         match outcome {
             Ok(status) if status < 300 => self.answered += 1,
             Ok(status) => self.failures.push(format!("status {status}")),
             Err(failure) => self.failures.push(failure),
         }
+    }
+}
+
+impl Waits {
+    fn is_answered(&self) -> bool {
+        self.answered > 0 && self.failures.is_empty()
     }
 }
 
@@ -105,6 +129,8 @@ impl Others {
         let before = cpu(process);
         let (stop, done): (Arc<AtomicBool>, Arc<AtomicUsize>) = Default::default();
         let (address, admin) = (larder.address, larder.admin);
+        // What is missed now is stored then.
+        let round = ROUNDS.fetch_add(1, Ordering::SeqCst);
         let each = |step: Step| {
             let (stop, done) = (Arc::clone(&stop), Arc::clone(&done));
             thread::spawn(move || {
@@ -128,16 +154,18 @@ impl Others {
                 experience.hits += usize::from(is_hit);
             })),
             each(Box::new(move |n, experience| {
-                let begun = Instant::now();
-                experience.misses.note(begun, status(Call::new(address, "GET", &format!("/others/new-{n}"))));
+                let begun = Begun::now(process);
+                experience
+                    .misses
+                    .note(&begun, status(Call::new(address, "GET", &format!("/others/new-{round}-{n}"))));
             })),
             each(Box::new(move |_, experience| {
-                let begun = Instant::now();
-                experience.writes.note(begun, status(Call::new(address, "POST", "/others-write").body("x")));
+                let begun = Begun::now(process);
+                experience.writes.note(&begun, status(Call::new(address, "POST", "/others-write").body("x")));
             })),
             each(Box::new(move |_, experience| {
-                let begun = Instant::now();
-                experience.probes.note(begun, status(Call::new(admin, "GET", "/healthz")));
+                let begun = Begun::now(process);
+                experience.probes.note(&begun, status(Call::new(admin, "GET", "/healthz")));
             })),
         ];
         Others { stop, done, threads, process, before, honest, _alone: alone }
@@ -167,6 +195,7 @@ impl Others {
                 all.answered += one.answered;
                 all.failures.extend(one.failures);
                 all.longest = all.longest.max(one.longest);
+                all.most_cpu = all.most_cpu.max(one.most_cpu);
             }
         }
         eprintln!("what others experienced: {all:?}");
@@ -201,10 +230,28 @@ impl Experience {
     /// Misses, writes and probes were answered, each in time. For attacks that fill memory with other responses.
     #[track_caller]
     pub fn was_answered(&self) {
-        for (what, waits) in [("misses", &self.misses), ("writes", &self.writes), ("probes", &self.probes)] {
-            assert!(waits.answered > 0 && waits.failures.is_empty(), "{what} of others: {self:?}");
-            assert!(waits.longest < PATIENCE, "{what} of others: {self:?}");
+        for (what, waits) in self.waits() {
+            assert!(waits.is_answered() && waits.longest < PATIENCE, "{what} of others: {self:?}");
         }
+    }
+
+    /// Misses, writes and probes were answered, none of them later by more than a second than in calm times, had the process the
+    /// machine for itself: what counts is the CPU that it spent while they waited.
+    #[track_caller]
+    pub fn was_answered_as_in(&self, calm: &Experience) {
+        let second =
+            Duration::from_secs(1) * u32::try_from(thread::available_parallelism().unwrap().get()).unwrap();
+        for ((what, waits), (_, calm)) in self.waits().into_iter().zip(calm.waits()) {
+            assert!(waits.is_answered(), "{what} of others: {self:?}");
+            assert!(
+                waits.most_cpu < calm.most_cpu * 4 + second,
+                "{what} of others: {self:?}, in calm times {calm:?}"
+            );
+        }
+    }
+
+    fn waits(&self) -> [(&'static str, &Waits); 3] {
+        [("misses", &self.misses), ("writes", &self.writes), ("probes", &self.probes)]
     }
 
     /// Each of so many units of the attack cost at most so many times the CPU of a hit.

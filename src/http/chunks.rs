@@ -1,6 +1,6 @@
-//! A scanner of chunked content (RFC 9112 §7.1), which finds where the next request begins. It accepts no more than hyper does.
-//! It joins small chunks that arrive together: hyper passes on each by itself, at the cost of a task switch and a write to
-//! upstream. Pure.
+//! A scanner of chunked content (RFC 9112 §7.1), which finds where it ends. It accepts no more than hyper does. It joins small
+//! chunks that arrive together: hyper passes on each by itself, at the cost of a task switch, and of a write to upstream if it is
+//! in a request. Pure.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ const MANY: usize = 8;
 
 /// What the next byte belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Chunks {
+pub enum Chunks {
     /// A chunk size, of which so many digits were read.
     Size { size: u64, digits: u8 },
     /// After a size: blanks, or an extension.
@@ -28,9 +28,9 @@ pub(super) enum Chunks {
     Trailer { length: usize, is_cr: bool },
 }
 
-/// Why [`Chunks::take`] stopped.
+/// Why the scanner stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stop {
+pub enum Stop {
     /// All bytes were taken.
     Empty,
     /// A chunk has ended.
@@ -48,7 +48,7 @@ impl Chunks {
     pub const BEGIN: Chunks = Chunks::Size { size: 0, digits: 0 };
 
     /// Takes bytes of the content. Returns how many it took, and why it stopped.
-    pub fn take(&mut self, bytes: &[u8]) -> (usize, Stop) {
+    fn take(&mut self, bytes: &[u8]) -> (usize, Stop) {
         let mut from = 0;
         while let Some(&byte) = bytes.get(from) {
             if let Chunks::Data(left) = *self {
@@ -69,9 +69,31 @@ impl Chunks {
         (from, Stop::Empty)
     }
 
+    /// Takes bytes of the content until something else than the end of a chunk stops it. Returns how many it took, why it stopped,
+    /// and, if small chunks among them were joined, the shorter content that replaces them.
+    pub fn join(&mut self, bytes: &[u8]) -> (usize, Stop, Option<Vec<u8>>) {
+        let (mut from, mut joined) = (0, None::<Vec<u8>>);
+        loop {
+            let rest = &bytes[from..];
+            if let Some((count, chunk)) = self.gather(rest) {
+                joined.get_or_insert_with(|| bytes[..from].to_vec()).extend(chunk);
+                from += count;
+                continue;
+            }
+            let (count, stop) = self.take(rest);
+            if let Some(joined) = &mut joined {
+                joined.extend_from_slice(&rest[..count]);
+            }
+            from += count;
+            if stop != Stop::Chunk {
+                return (from, stop, joined);
+            }
+        }
+    }
+
     /// Joins the complete small chunks at the beginning of `bytes`, if there are at least [`MANY`]. Returns their length and the
     /// joined chunk.
-    pub fn gather(&self, bytes: &[u8]) -> Option<(usize, Vec<u8>)> {
+    fn gather(&self, bytes: &[u8]) -> Option<(usize, Vec<u8>)> {
         if *self != Chunks::BEGIN {
             return None;
         }
