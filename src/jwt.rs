@@ -150,6 +150,10 @@ impl TokenVerifier {
             return;
         }
         let pause = LEAST_PAUSE.min(self.refresh);
+        if !self.has_keys() && !self.is_failing.load(Ordering::Relaxed) {
+            // The start did not wait for the answer.
+            self.reread().await;
+        }
         loop {
             let read = Instant::now();
             let next =

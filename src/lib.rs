@@ -86,7 +86,8 @@
 //! 8. **A path is everything that upstream may take it for** ([`http::target::Readings`]). A write invalidates every reading; a
 //!    read is cached only if all of its readings belong to one family.
 //! 9. **Credentials that the family does not name make a request private.** It gets only what RFC 9111 §3.5 lets everybody
-//!    have, and shares no fetch ([`http::headers::credentials`]).
+//!    have, and shares no fetch ([`http::headers::credentials`]). Where claims of a bearer token identify the caller, a token that
+//!    is not valid gets nothing from the cache at all ([`bearer`]).
 //! 10. **Limits are shares.** Connections, places at upstream, streams and memory have a limit for all clients and one for each
 //!     ([`shares`]), so that no client takes them from the others.
 

@@ -107,7 +107,12 @@ impl fmt::Display for KeySource {
             KeySource::SecretFile(path) | KeySource::PublicKeyFile(path) | KeySource::JwksFile(path) => {
                 write!(f, "{} = {:?}", self.field(), path.display().to_string())
             }
-            KeySource::JwksUrl(url) => write!(f, "{} = \"{url}\"", self.field()),
+            // The query may hold a secret.
+            KeySource::JwksUrl(url) => {
+                let (scheme, authority) = (url.scheme_str().unwrap_or_default(), url.authority());
+                let authority = authority.map_or("", http::uri::Authority::as_str);
+                write!(f, "{} = \"{scheme}://{authority}{}\"", self.field(), url.path())
+            }
         }
     }
 }
@@ -324,6 +329,8 @@ mod tests {
         let jwt = parsed("secret = '${S}'").unwrap().jwt.unwrap();
         assert!(jwt.keys.is_secret() && jwt.require_exp && jwt.leeway.is_zero() && jwt.algorithms.is_empty());
         assert!(!format!("{jwt:?}").contains("0123456789"));
+        let url = KeySource::JwksUrl("https://a.example:1/keys?token=x".parse().unwrap());
+        assert_eq!(url.to_string(), "jwks_url = \"https://a.example:1/keys\"");
         let jwt = parsed(
             "jwks_url = 'https://a.example/keys'\nalgorithms = ['RS256', 'EdDSA']\naudience = 'api'\n\
              issuer = ['a', 'b']\nleeway = '10s'\nrequire_exp = false\njwks_refresh = '5m'",
@@ -367,6 +374,31 @@ mod tests {
         assert!(faults.contains("no family identifies callers by claims"), "{faults}");
         let faults = Config::parse(FAMILY, "rules.toml", &Overrides::default(), &env).unwrap_err().to_string();
         assert!(faults.contains("needs a key") && faults.contains("[jwt]"), "{faults}");
+    }
+
+    #[test]
+    fn an_identity_that_names_no_credential_is_refused_with_a_remedy() {
+        let rows = [
+            ("[]", "is an empty list", "identity = \"none\""),
+            ("['none', 'jwt:sub']", "cannot stand in a list", "remove it from the list"),
+            ("['jwt:sub', 'jwt:sub']", "twice", "remove one"),
+            ("'jwt:'", "is not an identity", "jwt:tenant,sub"),
+            ("'jwt:a b'", "is not an identity", "jwt:tenant,sub"),
+            ("'jwt'", "is not an identity", "identity = \"jwt:sub\""),
+            ("'claim:user_id'", "is not an identity", "identity = \"jwt:user_id\""),
+            ("['cookie:sid', 'header:a b']", "is not an identity", "header:NAME"),
+            ("['cookie:a', 7]", "must be a string", "quotes"),
+        ];
+        for (identity, message, remedy) in rows {
+            let family = FAMILY.replace("'jwt:sub'", identity);
+            let text = format!(
+                "{family}[[family]]\nname = 'x'\npath = '/x'\nidentity = 'jwt:sub'\n[jwt]\nsecret = '${{S}}'"
+            );
+            let text = text.replacen("[invalidate]\n'/me' = ['me']\n", "", 1);
+            let env = |_: &str| Some("0123456789abcdef0123456789abcdef".to_owned());
+            let faults = Config::parse(&text, "rules.toml", &Overrides::default(), &env).unwrap_err().to_string();
+            assert!(faults.contains(message) && faults.contains(remedy), "{identity}: {faults}");
+        }
     }
 
     #[test]

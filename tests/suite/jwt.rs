@@ -40,9 +40,16 @@ path = '/fields'
 ttl = "60s"
 identity = ["header:x-user", "cookie:sid"]
 
+[[family]]
+name = "keyed"
+path = '/keyed'
+ttl = "60s"
+identity = "jwt:sub"
+forward = "keyed"
+
 [invalidate]
 '/logout' = ["me:{identity}", "mixed:{identity}", "fields:{identity}"]
-'/tenants' = ["tenant"]
+'/tenants' = ["tenant", "keyed"]
 "#;
 
 on_both_tiers! {
@@ -56,6 +63,8 @@ on_both_tiers! {
     a_write_whose_token_proves_nothing_invalidates_the_entries_of_all_callers,
     all_credentials_of_a_list_are_part_of_the_key,
     a_write_by_one_of_several_credentials_invalidates_what_was_read_with_both,
+    the_response_to_a_post_is_stored_for_the_caller_of_a_valid_token_alone,
+    upstream_gets_the_token_where_only_keyed_fields_are_sent,
 }
 
 /// A directory with the secret in a file, and the rules that name it.
@@ -223,15 +232,17 @@ fn keys_are_rotated_and_stay_when_the_issuer_is_away(tier: Tier) {
     let rules = format!("{FAMILIES}\n[jwt]\njwks_url = '{}/keys'\n", idp.url());
     let site = Site::start(tier, &rules);
     // Larder may have begun to serve before it had the keys.
-    eventually("tokens are verified", || ask(&site, "/me", &old.token(&claims_of("ann"))).is("hit"));
+    let verified = old.token(&claims_of("ann"));
+    eventually("tokens are verified", || ask(&site, "/me", &verified).is("hit"));
     assert_eq!(site.metric("larder_jwt_keys"), 1);
-    let kept = ask(&site, "/me", &old.token(&claims_of("ann"))).text();
+    let kept = ask(&site, "/me", &verified).text();
     idp.on("/keys", Reply::new(jwks(&[&new])));
     let rotated = new.token(&claims_of("ann"));
     ask(&site, "/me", &rotated).shows("detail=token-unknown-key").hides("stored");
     eventually("the new key is there", || ask(&site, "/me", &rotated).is("hit"));
     ask(&site, "/me", &rotated).shows("hit").carries(&kept);
-    ask(&site, "/me", &old.token(&claims_of("ann"))).shows("detail=token-unknown-key");
+    // What the old key has verified is forgotten with it.
+    ask(&site, "/me", &verified).shows("detail=token-unknown-key");
     let fetched = idp.count("/keys");
     for _ in 0..20 {
         ask(&site, "/me", &Issuer::new("nobody").token(&claims_of("ann"))).shows("detail=token-unknown-key");
@@ -453,6 +464,44 @@ fn a_write_by_one_of_several_credentials_invalidates_what_was_read_with_both(tie
     site.call("POST", "/logout").header("X-User", "bob").send().has_status(200);
     read("bob", "2").shows("detail=invalidated");
     read("ann", "1").shows("hit");
+}
+
+fn the_response_to_a_post_is_stored_for_the_caller_of_a_valid_token_alone(tier: Tier) {
+    let (_dir, rules) = with_secret("");
+    let site = Site::start(tier, &rules);
+    let reply = |name: &str| {
+        Reply::new(name).cached("public, max-age=60").header("Content-Location", "/me").header("ETag", "\"1\"")
+    };
+    site.upstream.on("POST /me", reply("posted"));
+    let post = |token: &str| site.call("POST", "/me").header("Authorization", &format!("Bearer {token}")).send();
+    post(&hs256("another secret of another issuer", &claims_of("ann"))).hides("stored").carries("posted");
+    ask(&site, "/me", &token_of("ann")).shows("fwd=uri-miss").carries("/me #1");
+    site.get("/me").shows("fwd=uri-miss").carries("/me #2");
+    post(&token_of("ann")).shows("stored").carries("posted");
+    ask(&site, "/me", &token_of("ann")).shows("hit").carries("posted");
+    ask(&site, "/me", &token_of("bob")).hides("hit").carries("/me #3");
+}
+
+fn upstream_gets_the_token_where_only_keyed_fields_are_sent(tier: Tier) {
+    let (_dir, rules) = with_secret("");
+    let site = Site::start(tier, &rules);
+    let token = token_of("ann");
+    by(&site, "/keyed", &token).header("X-Other", "1").send().shows("stored");
+    by(&site, "/keyed", &token_of("ann")).send().shows("hit");
+    let sent = site.upstream.last("/keyed");
+    assert_eq!((sent.header("authorization"), sent.header("x-other")), (Some(&*format!("Bearer {token}")), None));
+}
+
+#[test]
+fn a_family_that_a_reload_adds_is_forwarded_until_its_keys_are_read_at_a_restart() {
+    let upstream = Upstream::start();
+    let (_dir, rules) = with_secret("");
+    let larder = Plan::new(&upstream.url()).rules("").start();
+    std::fs::write(larder.rules_file(), &rules).unwrap();
+    let reloaded = larder.admin_post("/rules/reload").has_status(200);
+    assert!(reloaded.text().contains("[jwt]"), "{reloaded:?}");
+    ask(&larder, "/me", &token_of("ann")).shows("detail=token-no-keys").hides("stored");
+    larder.get("/me").shows("stored");
 }
 
 #[test]
