@@ -323,7 +323,8 @@ mod tests {
 
     #[test]
     fn one_bearer_token_is_read_whatever_the_case_of_its_scheme() {
-        let rows: [(&[&str], Result<Option<&str>, TokenFault>); 12] = [
+        type Found<'t> = Result<Option<&'t str>, TokenFault>;
+        let rows: [(&[&str], Found<'_>); 12] = [
             (&[], Ok(None)),
             (&["Bearer a.b.c"], Ok(Some("a.b.c"))),
             (&["bearer a.b-_.c"], Ok(Some("a.b-_.c"))),
