@@ -84,7 +84,7 @@ impl Drop for Opened {
 /// Serves the admin until it is shut down, then finishes the requests that have begun. It has a thread of its own, so that probes are
 /// answered under any load; other routes run on the caller's runtime.
 pub async fn serve(running: Arc<Running>, listener: TcpListener, stop: CancellationToken) {
-    let patience = running.config.server.header_timeout;
+    let header_timeout = running.config.server.header_timeout;
     let router = router(running);
     let (ended, end) = oneshot::channel();
     let begin = || -> io::Result<()> {
@@ -92,7 +92,7 @@ pub async fn serve(running: Arc<Running>, listener: TcpListener, stop: Cancellat
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let serve = async move {
             match TcpListener::from_std(listener) {
-                Ok(listener) => accept_all(router, listener, patience, stop).await,
+                Ok(listener) => accept_all(router, listener, header_timeout, stop).await,
                 Err(error) => tracing::error!(%error, "the admin cannot listen"),
             }
         };
@@ -110,7 +110,7 @@ pub async fn serve(running: Arc<Running>, listener: TcpListener, stop: Cancellat
     }
 }
 
-async fn accept_all(router: Router, listener: TcpListener, patience: Duration, stop: CancellationToken) {
+async fn accept_all(router: Router, listener: TcpListener, header_timeout: Duration, stop: CancellationToken) {
     let graceful = GracefulShutdown::new();
     let open = Arc::new(ClientConns::new());
     let mut connections = JoinSet::new();
@@ -132,7 +132,14 @@ async fn accept_all(router: Router, listener: TcpListener, patience: Duration, s
             continue;
         }
         let opened = Opened { open: Arc::clone(&open), connection: open.open(Client::at(peer.ip())) };
-        connections.spawn(connection(router.clone(), stream, Peer(peer), patience, graceful.watcher(), opened));
+        connections.spawn(connection(
+            router.clone(),
+            stream,
+            Peer(peer),
+            header_timeout,
+            graceful.watcher(),
+            opened,
+        ));
     }
     drop(listener);
     graceful.shutdown().await;
@@ -148,12 +155,12 @@ async fn has_room(connections: &mut JoinSet<()>, open: &ClientConns) -> bool {
     tokio::time::timeout(ROOM_WITHIN, connections.join_next()).await.is_ok()
 }
 
-/// `patience`: for a request head, and between requests.
+/// `header_timeout`: for a request head, and between requests.
 async fn connection(
     router: Router,
     stream: TcpStream,
     peer: Peer,
-    patience: Duration,
+    header_timeout: Duration,
     watcher: Watcher,
     opened: Opened,
 ) {
@@ -165,8 +172,8 @@ async fn connection(
         router.call(request)
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(patience).max_buf_size(HEAD_MAX);
-    let stream = TokioIo::new(HookedStream::new(stream, ClientTimeouts::new(WRITE_WITHIN, patience)));
+    builder.timer(TokioTimer::new()).header_read_timeout(header_timeout).max_buf_size(HEAD_MAX);
+    let stream = TokioIo::new(HookedStream::new(stream, ClientTimeouts::new(WRITE_WITHIN, header_timeout)));
     let served = tokio::select! {
         served = watcher.watch(builder.serve_connection(stream, service)) => served,
         () = opened.connection.evicted() => return,
@@ -192,10 +199,10 @@ fn router(running: Arc<Running>) -> Router {
         .route("/cache/families", get(api::families))
         .route("/cache/fleet", get(fleet::fleet))
         .route("/cache/explain", get(explain::explain))
-        .route("/cache/clear", post(api::clear_all))
-        .route("/cache/clear/{family}", post(api::clear_family))
-        .route("/cache/clear/{family}/{instance}", post(api::clear_instance))
-        .route("/cache/groups/{group}/clear", post(api::clear_group))
+        .route("/cache/clear", post(api::purge_all))
+        .route("/cache/clear/{family}", post(api::purge_family))
+        .route("/cache/clear/{family}/{instance}", post(api::purge_instance))
+        .route("/cache/groups/{group}/clear", post(api::purge_group))
         .route("/rules", get(api::rules))
         .route("/rules/reload", post(api::reload))
         .route("/metrics", get(api::metrics))

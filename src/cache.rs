@@ -324,7 +324,7 @@ impl Cache {
         let decoded = Entry::decode(bytes?, &shared.seal, name);
         let decoded = decoded.inspect_err(|fault| {
             self.metrics.unreadable_entry(fault.reason());
-            tracing::debug!(key = %name, %fault, "entry in the store is not readable");
+            tracing::debug!(key = %name, %fault, "entry in Redis is not readable");
         });
         decoded.ok()
     }

@@ -21,12 +21,13 @@
 //! | [`client_conn`], `hooked_stream`, [`tokens`] | the open connections of a listener and their interim responses; hooks on the reads and writes of a connection; the tokens of operators |
 //! | [`config`], [`shares`] | `rules.toml`, flags and environment, checked; limits that all clients share |
 //! | [`jwt`] | the keys of bearer tokens, their refresh, and the tokens that were verified |
-//! | [`rules`], [`client`], [`bearer`], [`key`], [`secret`], [`entry`], [`mod@http`], [`marks`], [`network`], [`outcome`] | pure: no tokio, hyper, redis, clock or environment; [`key`] and [`http::headers`] draw one random value per process. [`http::freshness::Freshness::usable_after`] decides stale-if-error |
+//! | [`rules`], [`client`], [`bearer`], [`key`], [`secret`], [`entry`], [`mod@http`], [`marks`], [`network`], [`outcome`] | pure: no tokio, hyper, redis, clock or environment; [`key`] and [`http::headers`] draw one random value per process |
 //!
 //! **A read.** [`server`] accepts the connection, and [`proxy::handle`] takes the request. The [`rules`] say which family
 //! claims its path; [`key`] makes the cache key. [`cache`] looks in L1, then in L2, and compares the entry with the
 //! [`marks`]. `proxy::decide` turns rules, lookup and time into a decision, and `proxy::read` acts on it: an entry that is current
-//! and fresh is served.
+//! and fresh is served. `proxy::decide` also says when a stale one is, and what stands in for a response that upstream failed to
+//! give.
 //!
 //! **A miss.** `proxy::fetch` leads or follows an [inflight fetch](coalesce::inflight). The leader takes the stamp of the lookup
 //! and asks [`upstream`]; all of them [get the body while it arrives](coalesce::stream); [`mod@http`] says whether the response
@@ -57,6 +58,7 @@
 //! | entry | a stored response, or a vary index, with its tags and stamp |
 //! | cache key | the canonical text of a request, and its hash; the text is compared on a hit |
 //! | primary key, variant, vary index | the key without `Vary`; one of the responses under it; the entry that says by which fields they differ |
+//! | coalesce | to answer several requests from one fetch; the config key is `collapse`, RFC 9211's parameter `collapsed` |
 //! | inflight fetch, leader, follower | a fetch that requests share: the request that began it, and those that wait for it |
 //! | fetch lock, fleet lock | the same across proxies, in Redis (`collapse = "fleet"`) |
 //! | write intent | the record in Redis of a write under way, with its tags; another proxy carries it out if the writer dies |

@@ -41,14 +41,13 @@ struct EndLabels {
 }
 
 /// All metrics of Larder.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Metrics {
-    registry: Registry,
     requests: Family<RequestLabels, Counter>,
     invalidations: Family<InvalidationLabels, Counter>,
     store_errors: Family<OperationLabels, Counter>,
     unreadable_entries: Family<ReasonLabels, Counter>,
-    collapsed: Counter,
+    coalesced: Counter,
     coalesced_waiting: Gauge,
     fleet_waits: Family<EndLabels, Counter>,
     not_stored: Family<ReasonLabels, Counter>,
@@ -78,7 +77,7 @@ pub struct Metrics {
     /// Requests that upstream may have answered with another request's response, because its connection was out of
     /// step.
     pub suspects: Counter,
-    /// Invalidated entries that this proxy's sweeper removed from the store.
+    /// Invalidated entries that this proxy's sweeper removed from Redis.
     pub swept: Counter,
     alerts: Family<AlertLabels, Gauge>,
     stored_keys: Family<FamilyLabels, Gauge>,
@@ -204,63 +203,9 @@ impl FamilyCounters {
 }
 
 impl Metrics {
-    /// Registers all metrics.
+    /// All at zero.
     pub fn new() -> Metrics {
-        let mut registry = Registry::with_prefix("larder");
-        let metrics = Metrics {
-            requests: Family::default(),
-            invalidations: Family::default(),
-            store_errors: Family::default(),
-            unreadable_entries: Family::default(),
-            collapsed: Counter::default(),
-            coalesced_waiting: Gauge::default(),
-            fleet_waits: Family::default(),
-            not_stored: Family::default(),
-            hit_time: Family::default(),
-            miss_time: Family::default(),
-            write_time: Histogram::default(),
-            server_errors: Family::default(),
-            settle_time: Histogram::default(),
-            sync_time: Histogram::default(),
-            epoch_changes: Family::default(),
-            lease_lost: Family::default(),
-            task_panics: Family::default(),
-            marks: Gauge::default(),
-            floor_age: Gauge::default(),
-            clock_ahead: Gauge::default(),
-            intents_carried_out: Counter::default(),
-            invalidations_repeated: Counter::default(),
-            refreshes: Counter::default(),
-            members_expelled: Counter::default(),
-            writes_unmatched: Counter::default(),
-            suspects: Counter::default(),
-            swept: Counter::default(),
-            alerts: Family::default(),
-            stored_keys: Family::default(),
-            stored_bytes: Family::default(),
-            lease_held: Gauge::default(),
-            connections: Gauge::default(),
-            connections_total: Counter::default(),
-            connections_evicted: Counter::default(),
-            refused: Family::default(),
-            admin_wrong_tokens: Counter::default(),
-            upstream_requests: Gauge::default(),
-            upstream_queued: Gauge::default(),
-            upstream_streams: Gauge::default(),
-            memory_entries: Gauge::default(),
-            memory_bytes: Gauge::default(),
-            evictions: Gauge::default(),
-            store_up: Gauge::default(),
-            undelivered: Gauge::default(),
-            tokens_refused: Family::default(),
-            jwt_keys: Gauge::default(),
-            jwks_failures: Counter::default(),
-            rules_faulty: Gauge::default(),
-            log_lines_lost: Counter::default(),
-            registry: Registry::default(),
-        };
-        metrics.register(&mut registry);
-        Metrics { registry, ..metrics }
+        Metrics::default()
     }
 
     fn register(&self, registry: &mut Registry) {
@@ -271,13 +216,13 @@ impl Metrics {
             self.server_errors.clone(),
         );
         registry.register("invalidations", "Invalidated families by cause", self.invalidations.clone());
-        registry.register("store_errors", "Failed operations on the store", self.store_errors.clone());
+        registry.register("store_errors", "Failed operations on Redis", self.store_errors.clone());
         registry.register(
             "store_unreadable",
-            "Entries in the store that are corrupt, or of another version",
+            "Entries in Redis that are corrupt, or of another version",
             self.unreadable_entries.clone(),
         );
-        registry.register("collapsed", "Requests that shared another one's fetch", self.collapsed.clone());
+        registry.register("coalesced", "Requests that shared another one's fetch", self.coalesced.clone());
         registry.register(
             "coalesced_waiting",
             "Requests that wait for another request's fetch, on this proxy or another",
@@ -300,14 +245,14 @@ impl Metrics {
         );
         registry.register_with_unit(
             "sync_time",
-            "Duration of a sync with the store",
+            "Duration of a sync with Redis",
             seconds(),
             self.sync_time.clone(),
         );
         registry.register("epoch_changes", "Epochs that began while this proxy ran", self.epoch_changes.clone());
         registry.register("lease_lost", "Leases that were not renewed in time", self.lease_lost.clone());
         registry.register("task_panics", "Tasks that had to be started again", self.task_panics.clone());
-        registry.register("marks", "Marks in the store, at the last sync", self.marks.clone());
+        registry.register("marks", "Marks in Redis, at the last sync", self.marks.clone());
         registry.register_with_unit(
             "floor_age",
             "Age of the floor at the last sync",
@@ -316,7 +261,7 @@ impl Metrics {
         );
         registry.register_with_unit(
             "clock_ahead",
-            "How far this machine's clock is ahead of the store's, at the last sync",
+            "How far this machine's clock is ahead of that of Redis, at the last sync",
             seconds(),
             self.clock_ahead.clone(),
         );
@@ -350,17 +295,13 @@ impl Metrics {
             "Requests that may have received another request's response: what they stored was invalidated",
             self.suspects.clone(),
         );
-        registry.register(
-            "swept",
-            "Invalidated entries that this proxy removed from the store",
-            self.swept.clone(),
-        );
+        registry.register("swept", "Invalidated entries that this proxy removed from Redis", self.swept.clone());
         registry.register(
             "alerts",
             "1 while the alert is raised; family=\"\" is all of them",
             self.alerts.clone(),
         );
-        let counted = "in the store, by family, as the last walk of a sweeper found";
+        let counted = "in Redis, by family, as the last walk of a sweeper found";
         registry.register("stored_keys", format!("Entries {counted}"), self.stored_keys.clone());
         registry.register("stored_bytes", format!("Bytes of entries {counted}"), self.stored_bytes.clone());
         registry.register("lease_held", "1 while memory is served under a lease", self.lease_held.clone());
@@ -384,7 +325,7 @@ impl Metrics {
         registry.register("memory_entries", "Entries in memory", self.memory_entries.clone());
         registry.register_with_unit("memory", "Bytes in memory", Unit::Bytes, self.memory_bytes.clone());
         registry.register("memory_evictions", "Entries evicted from memory for space", self.evictions.clone());
-        registry.register("store_up", "1 while the store answers", self.store_up.clone());
+        registry.register("store_up", "1 while Redis answers", self.store_up.clone());
         registry.register(
             "undelivered_invalidations",
             "Invalidations that Redis does not have yet, in tags",
@@ -438,7 +379,7 @@ impl Metrics {
 
     /// Counts a request that shared another one's fetch.
     pub fn shared_a_fetch(&self) {
-        self.collapsed.inc();
+        self.coalesced.inc();
     }
 
     /// Number of invalidations of a family, by writes and by operators.
@@ -541,16 +482,11 @@ impl Metrics {
 
     /// All metrics in the OpenMetrics text format.
     pub fn exposition(&self) -> String {
-        let mut text = String::new();
+        let (mut text, mut registry) = (String::new(), Registry::with_prefix("larder"));
+        self.register(&mut registry);
         // Writing to a String cannot fail, and all labels are valid.
-        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
         text
-    }
-}
-
-impl Default for Metrics {
-    fn default() -> Metrics {
-        Metrics::new()
     }
 }
 

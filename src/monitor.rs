@@ -143,7 +143,7 @@ fn announce(running: &Running, alert: &Alert) {
     let (alert, family) = (subject.watched.name(), subject.family.as_deref());
     match is_raised {
         true => {
-            tracing::warn!(target: "larder::alerts", alert, family, value, threshold, what_to_do, "alert raised")
+            tracing::warn!(target: "larder::alerts", alert, family, value, threshold, what_to_do, "alert raised");
         }
         false => tracing::info!(target: "larder::alerts", alert, family, value, threshold, "alert cleared"),
     }

@@ -93,8 +93,8 @@ pub enum ServeError {
     #[error("no upstream: set the URL of the API with --upstream http://HOST:PORT or [server] upstream")]
     NoUpstream,
     #[error(
-        "{0} invalidated tags could not be written to the store: other proxies may serve entries with these tags until they \
-         expire; purge the cache when the store is back (POST /cache/clear)"
+        "{0} invalidated tags could not be written to Redis: other proxies may serve entries with these tags until they \
+         expire; purge the cache when Redis is back (POST /cache/clear)"
     )]
     Undelivered(usize),
     #[error(
@@ -202,7 +202,7 @@ pub async fn assemble(config: Config) -> Result<Arc<Running>, ServeError> {
             match store.connect_once().await {
                 Err(fault @ ConnectFault::Rejected { .. }) => return Err(fault.into()),
                 Err(fault) => {
-                    tracing::warn!(%fault, "starting without the store; it is used once it is reachable");
+                    tracing::warn!(%fault, "starting without Redis; it is used once it is reachable");
                 }
                 Ok(()) => is_connected = true,
             }

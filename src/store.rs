@@ -45,10 +45,10 @@ pub struct LookupReply {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// Not connected. Returned without waiting.
-    #[error("the store is away: {0}")]
+    #[error("Redis is away: {0}")]
     Away(String),
     /// No answer within the time limit.
-    #[error("the store did not answer within {}", humantime::format_duration(*.0))]
+    #[error("Redis did not answer within {}", humantime::format_duration(*.0))]
     Timeout(Duration),
     /// Done, but too few replicas have it (`wait_replicas`): a server that is promoted now may lack it. [`Store::reach`] waits
     /// until they have it.
@@ -60,7 +60,7 @@ pub enum StoreError {
         reason: String,
     },
     /// The store answered with an error, or with a malformed reply.
-    #[error("the store answered: {0}")]
+    #[error("Redis answered: {0}")]
     Refused(String),
 }
 

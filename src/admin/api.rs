@@ -36,14 +36,14 @@ pub(super) type At = State<Arc<AdminState>>;
 pub(super) type Answer<T> = Result<Json<Success<T>>, Refusal>;
 
 #[derive(Serialize)]
-struct Cleared {
+struct Purged {
     message: String,
     /// The store has it. True without a store.
     delivered: bool,
 }
 
-/// Invalidates. `message`: of the response.
-async fn clear(state: &AdminState, tags: &[Tag], message: String) -> Response {
+/// Purges: invalidates for an operator. `message`: of the response.
+async fn purge(state: &AdminState, tags: &[Tag], message: String) -> Response {
     let names = FamilyOwners::of(&state.running().live().rules);
     for tag in tags {
         // A level without a family of its own is its own name; both stand in the rules.
@@ -51,21 +51,19 @@ async fn clear(state: &AdminState, tags: &[Tag], message: String) -> Response {
         state.running().metrics.invalidated(family, "purge");
     }
     let delivered = state.running().cache.invalidate(tags).await.is_some();
-    cleared(message, delivered).into_response()
+    purged(message, delivered).into_response()
 }
 
-fn cleared(message: String, delivered: bool) -> (StatusCode, Json<Success<Cleared>>) {
+fn purged(message: String, delivered: bool) -> (StatusCode, Json<Success<Purged>>) {
     let (status, message) = match delivered {
         true => (StatusCode::OK, message),
         // It is in force here: until the store has it, nothing stored is served.
         false => (
             StatusCode::ACCEPTED,
-            format!(
-                "{message}, but the store does not answer: other proxies get the invalidation when it is back"
-            ),
+            format!("{message}, but Redis does not answer: other proxies get the invalidation when it is back"),
         ),
     };
-    (status, Json(Success::of(Cleared { message, delivered })))
+    (status, Json(Success::of(Purged { message, delivered })))
 }
 
 /// `GET /`
@@ -213,35 +211,35 @@ fn definitions(live: &Live) -> Vec<FamilyDefinition> {
 }
 
 /// `POST /cache/clear`
-pub async fn clear_all(State(state): At) -> Response {
-    let response = clear(&state, &[Tag::root()], "All caches cleared successfully".to_owned()).await;
+pub async fn purge_all(State(state): At) -> Response {
+    let response = purge(&state, &[Tag::root()], "Purged everything".to_owned()).await;
     state.running().cache.memory().clear();
     response
 }
 
 /// `POST /cache/clear/{family}`: a family, a level, a glob, or a whole reference such as `room:7:8`.
-pub async fn clear_family(
+pub async fn purge_family(
     State(state): At,
     family: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Refusal> {
     let Path(family) = family?;
     let tags = resolve(&state.running().live(), &family)?;
-    Ok(clear(&state, &tags, format!("Cache cleared for {family}")).await)
+    Ok(purge(&state, &tags, format!("Purged {family}")).await)
 }
 
 /// `POST /cache/clear/{family}/{instance}`: the value of the family's first capture.
-pub async fn clear_instance(
+pub async fn purge_instance(
     State(state): At,
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Response, Refusal> {
     let Path((family, instance)) = path?;
     let tags = resolve(&state.running().live(), &reference(&family, &instance))?;
-    Ok(clear(&state, &tags, format!("Cache cleared for {family} {instance}")).await)
+    Ok(purge(&state, &tags, format!("Purged {family} {instance}")).await)
 }
 
 /// `POST /cache/groups/{group}/clear`: everything that names the group, under any host and in any field. Without a store, a group that no
 /// stored response names is an error. It is invalidated all the same, since a response that is being fetched may name it.
-pub async fn clear_group(
+pub async fn purge_group(
     State(state): At,
     group: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Refusal> {
@@ -257,7 +255,7 @@ pub async fn clear_group(
             return Err(refusal);
         }
     }
-    Ok(cleared(format!("Cache cleared for group {group}"), delivered).into_response())
+    Ok(purged(format!("Purged group {group}"), delivered).into_response())
 }
 
 /// Most names of groups that one which is not known is compared with.
@@ -451,10 +449,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_clear_that_the_store_has_not_taken_says_so() {
-        let (status, body) = read(cleared("Cache cleared for a".to_owned(), true).into_response()).await;
+        let (status, body) = read(purged("Purged a".to_owned(), true).into_response()).await;
         assert_eq!(status, StatusCode::OK);
-        assert_eq!(body, json!({ "success": true, "message": "Cache cleared for a", "delivered": true }));
-        let (status, body) = read(cleared("Cache cleared for a".to_owned(), false).into_response()).await;
+        assert_eq!(body, json!({ "success": true, "message": "Purged a", "delivered": true }));
+        let (status, body) = read(purged("Purged a".to_owned(), false).into_response()).await;
         assert_eq!((status, &body["delivered"]), (StatusCode::ACCEPTED, &json!(false)));
     }
 

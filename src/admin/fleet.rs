@@ -327,7 +327,7 @@ mod tests {
 
     #[test]
     fn while_the_store_is_away_the_last_sync_is_told() {
-        let no_lease = Some(NoLease::StoreAway("the store is away: gone".to_owned()));
+        let no_lease = Some(NoLease::StoreAway("Redis is away: gone".to_owned()));
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
         let told = FleetReport::new(Some(report(no_lease)), None, "down".to_owned(), 2, now);
         let told = serde_json::to_value(told).unwrap();
@@ -335,7 +335,7 @@ mod tests {
             (&told["proxy"]["lease_held"], &told["proxy"]["reason"]),
             (&json!(false), &json!("store-away"))
         );
-        assert_eq!(told["proxy"]["why"], json!("the store is away: gone"));
+        assert_eq!(told["proxy"]["why"], json!("Redis is away: gone"));
         assert_eq!((&told["epoch"]["age_seconds"], &told["epoch"]["at"]), (&json!(65.0), &json!(null)));
         assert_eq!((&told["members"], &told["undelivered"]), (&json!(null), &json!(2)));
     }

@@ -37,9 +37,9 @@ pub const ROUTES: [Route; 18] = [
         does: "what is stored for ?url=… (&method=…&header=Name:%20value…), and the decision on the request",
         takes: &["url", "method", "header"],
     },
-    post("/cache/clear", "invalidates everything"),
-    post("/cache/clear/{family}", "invalidates a family, the families below it, or those that match a glob"),
-    post("/cache/clear/{family}/{instance}", "invalidates one instance of a family"),
+    post("/cache/clear", "purges everything"),
+    post("/cache/clear/{family}", "purges a family, the families below it, or those that match a glob"),
+    post("/cache/clear/{family}/{instance}", "purges one instance of a family"),
     post(
         "/cache/groups/{group}/clear",
         "invalidates all responses that name this group (Cache-Groups, Surrogate-Key, …)",

@@ -198,13 +198,13 @@ async fn what_a_family_says_of_requests_is_told_too() {
     }
 }
 
-/// Whether something stamped before is invalidated by what `target` clears.
+/// Whether something stamped before is invalidated by what `target` purges.
 async fn invalidates(target: &str, tag: &str) -> bool {
     let running = running(RULES);
     let memory = running.cache.memory();
     let (stamp, tags) = (memory.marks.stamp(), [Tag::root(), Tag::family(tag)]);
-    let cleared = post(&running, target).await.succeeds();
-    assert_eq!(cleared["delivered"], json!(true));
+    let purged = post(&running, target).await.succeeds();
+    assert_eq!(purged["delivered"], json!(true));
     !memory.view(&tags).is_current(stamp)
 }
 
@@ -230,7 +230,7 @@ async fn purging_invalidates_what_it_names_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_cleared_is_answered_with_the_nearest() {
+async fn what_cannot_be_purged_is_answered_with_the_nearest() {
     let running = running(RULES);
     let unknown = post(&running, "/cache/clear/user_lists").await.fails_with(404);
     assert!(unknown["what_to_do"].as_str().unwrap().contains("user_list"), "{unknown}");
@@ -309,7 +309,7 @@ async fn what_a_route_does_not_take_is_refused_and_nothing_is_done() {
     let refused = post_content(&running, "/cache/clear", r#"{"family": "user_list"}"#).await.fails_with(400);
     assert_eq!(refused["what_to_do"], json!("send POST /cache/clear/user_list"));
     post_content(&running, "/cache/clear", "family=user_list").await.fails_with(400);
-    assert!(memory.view(&tags).is_current(stamp), "nothing was cleared");
+    assert!(memory.view(&tags).is_current(stamp), "nothing was purged");
     post_content(&running, "/cache/clear", "{}").await.succeeds();
     assert!(!memory.view(&tags).is_current(stamp));
     for target in ["/healthz?x=1", "/metrics?x=1", "/?x=1", "/cache/explain?url=/&uri=/"] {
@@ -319,7 +319,7 @@ async fn what_a_route_does_not_take_is_refused_and_nothing_is_done() {
 }
 
 #[tokio::test]
-async fn what_names_nothing_is_not_cleared_with_success() {
+async fn what_names_nothing_is_not_purged_with_success() {
     let rules = RULES.replace("(?<id>[^/]+)'\nidentity", "(?<id>\\d+)'\nidentity");
     let running = running(&rules);
     for target in

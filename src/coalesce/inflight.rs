@@ -18,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 use super::stream::Stream;
 use crate::client::Client;
 use crate::entry::Entry;
-use crate::http::freshness::UpstreamFailure;
 use crate::key::KeyHash;
 use crate::marks::{MarksView, Stamp, Tag};
 use crate::upstream::UpstreamError;
@@ -40,9 +39,9 @@ pub enum FetchOutcome {
     Validated(Arc<Entry>),
     /// An entry that another proxy has fetched and stored meanwhile, and the request fields that select its variant.
     Elsewhere(Arc<Entry>, Vec<HeaderName>),
-    /// Upstream failed, and the leader's request allows this stale response instead (RFC 5861 §4, RFC 9111 §4.2.4). Each follower
-    /// checks whether its own request allows it; otherwise it gets the failure.
-    StaleOnError(Arc<Entry>, FetchFailure),
+    /// Upstream failed with this answer, and the leader's request allows this stale response instead (RFC 5861 §4, RFC 9111
+    /// §4.2.4). Each follower checks whether its own request allows it; otherwise it gets the failure.
+    StaleOnError(Arc<Entry>, UpstreamAnswer),
     /// A 5xx that is not stored. Followers get it too, and do not ask upstream again.
     ServerError(Arc<ServerErrorResponse>),
     /// A response that only the leader may have. Followers fetch for themselves.
@@ -51,24 +50,8 @@ pub enum FetchOutcome {
     Failed(UpstreamError),
 }
 
-/// How upstream failed.
-#[derive(Debug, Clone, Copy)]
-pub enum FetchFailure {
-    /// A 5xx.
-    Status(StatusCode),
-    /// No response.
-    NoAnswer(UpstreamError),
-}
-
-impl FetchFailure {
-    /// The kind of failure that decides whether a stale response may be served.
-    pub fn failure(self) -> UpstreamFailure {
-        match self {
-            FetchFailure::Status(status) => UpstreamFailure::Status(status),
-            FetchFailure::NoAnswer(_) => UpstreamFailure::NoAnswer,
-        }
-    }
-}
+/// What upstream answered: the status of its response, or why there is none.
+pub type UpstreamAnswer = Result<StatusCode, UpstreamError>;
 
 /// A 5xx that is not stored.
 #[derive(Debug)]

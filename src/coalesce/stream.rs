@@ -202,13 +202,13 @@ impl Stream {
         whole
     }
 
-    /// Returns when the body has had no readers for about `patience`. It gets none from then on.
-    pub async fn abandoned_for(&self, patience: Duration) {
+    /// Returns when the body has had no readers for about `timeout`. It gets none from then on.
+    pub async fn abandoned_for(&self, timeout: Duration) {
         loop {
             while !self.lock().readers.is_empty() {
                 self.abandoned.notified().await;
             }
-            tokio::time::sleep(patience).await;
+            tokio::time::sleep(timeout).await;
             let mut state = self.lock();
             if state.readers.is_empty() {
                 state.passing = true;
@@ -217,10 +217,10 @@ impl Stream {
         }
     }
 
-    /// Waits until the slowest reader is near enough, at most for `patience`, however it moves meanwhile: then the slowest
+    /// Waits until the slowest reader is near enough, at most for `timeout`, however it moves meanwhile: then the slowest
     /// are cut off, so that one client does not hold up the others, nor upstream.
-    pub async fn room(&self, patience: Duration) -> Room {
-        let deadline = tokio::time::Instant::now() + patience;
+    pub async fn room(&self, timeout: Duration) -> Room {
+        let deadline = tokio::time::Instant::now() + timeout;
         loop {
             let moved = self.moved.notified();
             {
@@ -465,7 +465,7 @@ mod tests {
 
     #[tokio::test]
     async fn little_is_read_ahead_of_bodies_that_are_passed_on_when_many_are() {
-        const PATIENCE: Duration = Duration::ZERO;
+        const TIMEOUT: Duration = Duration::ZERO;
         let held = StoredBodies::new(PIECE as u64);
         let passing = |length: usize| {
             let stream = Stream::new(None, &held).unwrap();
@@ -475,14 +475,14 @@ mod tests {
             (stream, reader)
         };
         let (first, _slow) = passing(PIECE - 1);
-        assert_eq!(first.room(PATIENCE).await, Room::Some);
+        assert_eq!(first.room(TIMEOUT).await, Room::Some);
         let (second, mut reader) = passing(SMALL);
-        assert_eq!(first.room(PATIENCE).await, Room::Cut);
-        assert_eq!(second.room(PATIENCE).await, Room::Some, "the first has given its own back");
+        assert_eq!(first.room(TIMEOUT).await, Room::Cut);
+        assert_eq!(second.room(TIMEOUT).await, Room::Some, "the first has given its own back");
         assert!(reader.frame().await.is_some());
         drop((first, second, reader));
         let (third, _slow) = passing(WINDOW - 1);
-        assert_eq!(third.room(PATIENCE).await, Room::Cut);
+        assert_eq!(third.room(TIMEOUT).await, Room::Cut);
         drop((third, _slow));
         assert_eq!(held.budget.counted().1, 0);
     }
@@ -594,17 +594,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_body_is_deserted_when_nobody_has_read_it_for_a_while() {
-        const PATIENCE: Duration = Duration::from_secs(10);
+        const TIMEOUT: Duration = Duration::from_secs(10);
         let stream = stream_of(None);
         let reader = stream.reader().unwrap();
         let abandoned = tokio::spawn({
             let stream = Arc::clone(&stream);
-            async move { stream.abandoned_for(PATIENCE).await }
+            async move { stream.abandoned_for(TIMEOUT).await }
         });
-        tokio::time::sleep(PATIENCE * 3).await;
+        tokio::time::sleep(TIMEOUT * 3).await;
         assert!(!abandoned.is_finished());
         drop(reader);
-        tokio::time::sleep(PATIENCE / 2).await;
+        tokio::time::sleep(TIMEOUT / 2).await;
         assert!(stream.reader().is_some(), "one more may join");
         abandoned.await.unwrap();
         assert!(stream.reader().is_none());
@@ -612,7 +612,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_reader_that_moves_too_slowly_is_cut_off_all_the_same() {
-        const PATIENCE: Duration = Duration::from_secs(10);
+        const TIMEOUT: Duration = Duration::from_secs(10);
         let stream = stream_of(None);
         let mut slow = stream.reader().unwrap();
         stream.pass_on();
@@ -621,13 +621,13 @@ mod tests {
         }
         let reading = async {
             loop {
-                tokio::time::sleep(PATIENCE / 2).await;
+                tokio::time::sleep(TIMEOUT / 2).await;
                 slow.frame().await.unwrap().unwrap();
             }
         };
         tokio::select! {
             () = reading => unreachable!("it reads for ever"),
-            room = stream.room(PATIENCE) => assert_eq!(room, Room::Cut),
+            room = stream.room(TIMEOUT) => assert_eq!(room, Room::Cut),
         }
     }
 

@@ -45,14 +45,20 @@ pub struct FleetSettings {
     /// Redis may have been deposed as primary, and counts only while its replicas have this proxy's last sync.
     needs_proof: bool,
     /// Within this time of its return every proxy that can reach Redis has synced.
-    patience: Duration,
+    return_timeout: Duration,
     clocks: Clocks,
 }
 
 impl FleetSettings {
     /// Without replicas or time limits.
     pub fn new(mode: Coherence, lease: Duration) -> FleetSettings {
-        FleetSettings { mode, lease, needs_proof: false, patience: lease + RECONNECT, clocks: Clocks::System }
+        FleetSettings {
+            mode,
+            lease,
+            needs_proof: false,
+            return_timeout: lease + RECONNECT,
+            clocks: Clocks::System,
+        }
     }
 
     /// The same where Redis waits for replicas: with any, no reply counts without proof that they still follow it.
@@ -64,7 +70,7 @@ impl FleetSettings {
     /// The same with these time limits of Redis: to connect, and of a request.
     #[must_use]
     pub fn with_limits(self, connect: Duration, request: Duration) -> FleetSettings {
-        FleetSettings { patience: self.lease + RECONNECT + connect + request, ..self }
+        FleetSettings { return_timeout: self.lease + RECONNECT + connect + request, ..self }
     }
 
     /// The same with another wall clock than the system's.
@@ -103,7 +109,7 @@ impl Fleet {
         Fleet {
             id: format!("{:016x}", rand::random::<u64>()).into(),
             sync: SyncState::default(),
-            gate: RecoveryGate::new(settings.patience),
+            gate: RecoveryGate::new(settings.return_timeout),
             epoch: Mutex::new(EpochAge::new(settings.lease)),
             acknowledgements: Acknowledgements::default(),
             absent: AbsentMembers::default(),

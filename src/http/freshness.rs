@@ -4,8 +4,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use http::HeaderMap;
 use http::header::{AGE, DATE, EXPIRES, LAST_MODIFIED};
-use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::cache_control::{MAX_SECONDS, delta_seconds};
@@ -180,20 +180,6 @@ impl ValidationReason {
     }
 }
 
-/// How a fetch failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum UpstreamFailure {
-    /// Upstream responded with this status: 500, 502, 503 or 504.
-    Status(StatusCode),
-    /// Upstream did not respond: it is unreachable, closed the connection, or timed out.
-    NoAnswer,
-}
-
-/// Whether a stale response may replace a response with this status (RFC 5861 §4).
-pub fn is_error(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 500 | 502 | 503 | 504)
-}
-
 /// Bounds for how long past its lifetime a response with a validator is stored for validation: as long as its
 /// lifetime, within these bounds.
 const VALIDATION_PERIOD: (Duration, Duration) = (Duration::from_secs(10 * 60), Duration::from_secs(60 * 60));
@@ -256,11 +242,11 @@ impl Freshness {
 
     fn reuse_stale(&self, ttl: i64, now: SystemTime, demands: &Demands) -> Reuse {
         let is_revalidating = self.is_within(self.stale_while_revalidate, now);
-        let is_refused = self.is_refused_stale(demands, now);
+        let demands_fresh = self.demands_fresh(demands, now);
         if self.never_stale {
             // §4.2.4: neither client nor configuration can override it.
             Reuse::Validate { ttl, because: ValidationReason::MustRevalidate }
-        } else if is_revalidating && !is_refused {
+        } else if is_revalidating && !demands_fresh {
             Reuse::StaleWhileRevalidate { ttl }
         } else if self.is_tolerated(demands, now) {
             Reuse::Stale { ttl }
@@ -271,23 +257,17 @@ impl Freshness {
         }
     }
 
-    /// Whether it may be served, stale or not, after a failed fetch. `no-cache`, `must-revalidate` and the like
-    /// forbid it (§4.2.4), and so do the request's demands, unless the request has `stale-if-error`.
-    pub fn usable_after(&self, failure: UpstreamFailure, now: SystemTime, demands: &Demands) -> bool {
+    /// Whether it may be served, stale or not, after a failed fetch, which allows it to be stale for `period`. `no-cache`,
+    /// `must-revalidate` and the like forbid it (§4.2.4), and so do the request's demands, unless the request has
+    /// `stale-if-error`.
+    pub fn is_usable_after_failure(&self, period: Duration, now: SystemTime, demands: &Demands) -> bool {
         if self.always_validate {
             return false;
         }
         if demands.stale_if_error.is_some_and(|period| self.is_within(period, now)) {
             return true;
         }
-        let period = match failure {
-            // RFC 5861 §4.
-            UpstreamFailure::Status(_) => self.stale_if_error,
-            // RFC 9111 §4.2.4: a disconnected cache may serve stale responses longer.
-            UpstreamFailure::NoAnswer => self.stale_if_error.max(self.stale_if_unreachable),
-        };
-        let is_allowed =
-            self.ttl(now) > 0 || (self.is_within(period, now) && !self.is_refused_stale(demands, now));
+        let is_allowed = self.ttl(now) > 0 || (self.is_within(period, now) && !self.demands_fresh(demands, now));
         is_allowed && self.unmet(demands, now).is_none()
     }
 
@@ -307,7 +287,7 @@ impl Freshness {
     }
 
     /// §5.2.1.1: max-age without max-stale accepts no stale response.
-    fn is_refused_stale(&self, demands: &Demands, now: SystemTime) -> bool {
+    fn demands_fresh(&self, demands: &Demands, now: SystemTime) -> bool {
         demands.max_age.is_some() && !self.is_tolerated(demands, now)
     }
 

@@ -442,7 +442,7 @@ mod tests {
 
     use super::*;
     use crate::http::demands::Demands;
-    use crate::http::freshness::{Freshness, LifetimeSource, Reuse, UpstreamFailure, ValidationReason};
+    use crate::http::freshness::{Freshness, LifetimeSource, Reuse, ValidationReason};
     use crate::http::storable::{Received, RequestFacts, Storable, storable};
     use crate::http::{ClientDirectives, Policy};
 
@@ -573,15 +573,15 @@ mod tests {
             }
             Reuse::Validate { because, .. } => count(tally, because.token()),
         }
-        for (failure, situation) in [
-            (UpstreamFailure::Status(StatusCode::BAD_GATEWAY), Situation::Erring),
-            (UpstreamFailure::NoAnswer, Situation::Disconnected),
+        for (period, situation) in [
+            (freshness.stale_if_error, Situation::Erring),
+            (freshness.stale_if_error.max(freshness.stale_if_unreachable), Situation::Disconnected),
         ] {
             let permitted = permission(situation);
-            let used = freshness.usable_after(failure, now, &demands);
+            let used = freshness.is_usable_after_failure(period, now, &demands);
             count(tally, &format!("{situation:?}: used {used}, permitted {}", permitted.is_ok()));
             if used && permitted.is_err() {
-                return Err(format!("used after {failure:?}: {permitted:?}"));
+                return Err(format!("used while {situation:?}: {permitted:?}"));
             }
         }
         Ok(())

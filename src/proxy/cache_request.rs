@@ -10,10 +10,10 @@ use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
 use super::{Answered, Body, ClientRequest};
 use crate::bearer::{self, BearerToken, TokenFault};
 use crate::cache::{Cache, Lookup};
-use crate::entry::{self, Entry};
+use crate::entry;
 use crate::http::clients::ClientCacheControl;
 use crate::http::demands::Demands;
-use crate::http::freshness::{Reuse, UpstreamFailure};
+use crate::http::freshness::Reuse;
 use crate::http::headers::ForwardedPolicy;
 use crate::http::storable::RequestFacts;
 use crate::http::{ClientDirectives, Policy, SetCookie, negotiation, range, validation};
@@ -25,7 +25,8 @@ use crate::running::{Live, Running};
 
 /// A read with what the rules say of it.
 pub(super) struct CacheRequest {
-    pub http: ClientRequest,
+    /// As the client sent it, without what the family does not key.
+    pub client_request: ClientRequest,
     live: Arc<Live>,
     family: Option<(usize, Captures)>,
     pub facts: RequestFacts,
@@ -73,7 +74,17 @@ impl CacheRequest {
         // In addition to what is decided on it: nothing is stored or shared.
         facts.authorization |= bearer_fault.is_some();
         let family = route.map(|route| (route.family.id, route.captures));
-        CacheRequest { http, live, family, facts, demands, content, tags: OnceLock::new(), bearer, bearer_fault }
+        CacheRequest {
+            client_request: http,
+            live,
+            family,
+            facts,
+            demands,
+            content,
+            tags: OnceLock::new(),
+            bearer,
+            bearer_fault,
+        }
     }
 
     /// How the family asks upstream.
@@ -104,13 +115,13 @@ impl CacheRequest {
 
     /// Whether it has credentials, keyed by its family or not.
     pub fn has_credentials(&self) -> bool {
-        self.http.credentials && self.live.credentials.of(&self.http.headers).next().is_some()
+        self.client_request.credentials && self.live.credentials.of(&self.client_request.headers).next().is_some()
     }
 
     /// Fields with credentials that its family does not key.
     pub fn unknown_credentials(&self) -> Vec<&HeaderName> {
         let key_spec = self.family().map(|(family, _)| &family.key_spec);
-        unknown_credentials(&self.live, key_spec, &self.http.headers).collect()
+        unknown_credentials(&self.live, key_spec, &self.client_request.headers).collect()
     }
 
     /// Removes the response fields that its family does not pass on (`set_cookie = "strip"`).
@@ -138,7 +149,7 @@ impl CacheRequest {
     /// The tags of its response, as far as the request determines them: for every reading of its path.
     pub fn tags(&self) -> &Arc<[Tag]> {
         self.tags.get_or_init(|| {
-            let readings = self.http.target.readings();
+            let readings = self.client_request.target.readings();
             let of_family = self.family().map(|(family, captures)| family.tags_of(&readings, captures));
             let of_path = readings.all().map(Tag::uri);
             let of_callers = self
@@ -150,7 +161,7 @@ impl CacheRequest {
     }
 
     fn presented(&self) -> PresentedCredentials<'_> {
-        PresentedCredentials { fields: &self.http.headers, bearer: &self.bearer }
+        PresentedCredentials { fields: &self.client_request.headers, bearer: &self.bearer }
     }
 
     /// Why its bearer token does not identify its caller at this time, where its family identifies callers by claims. Such a
@@ -164,7 +175,7 @@ impl CacheRequest {
 
     /// The families that upstream may take the path for, if there is not only one. Such a request bypasses the cache.
     pub fn ambiguity(&self) -> Option<Ambiguity<'_>> {
-        self.live.rules.ambiguity(&self.http.method, &self.http.target)
+        self.live.rules.ambiguity(&self.client_request.method, &self.client_request.target)
     }
 
     /// Readable part of the entry's name in the store.
@@ -175,15 +186,15 @@ impl CacheRequest {
     /// The primary key: without the fields that responses vary on.
     pub fn cache_key(&self) -> CacheKey {
         let key_spec = self.family().map(|(family, _)| family.key_spec());
-        let cache_key = key::derive(&self.http.target, self.presented(), key_spec, &self.live.redaction);
+        let cache_key = key::derive(&self.client_request.target, self.presented(), key_spec, &self.live.redaction);
         let cache_key = match &self.content {
-            Some(content) => cache_key.querying(content, &self.http.headers),
+            Some(content) => cache_key.querying(content, &self.client_request.headers),
             None => cache_key,
         };
-        match self.http.forwarded {
+        match self.client_request.forwarded {
             // On the hit path the key is not made a second time.
             ForwardedPolicy::Set | ForwardedPolicy::Off => cache_key,
-            ForwardedPolicy::Append => cache_key.behind(ForwardedPolicy::Append, &self.http.headers),
+            ForwardedPolicy::Append => cache_key.behind(ForwardedPolicy::Append, &self.client_request.headers),
         }
     }
 
@@ -194,20 +205,20 @@ impl CacheRequest {
     }
 
     /// A miss is fetched once for all proxies of the fleet (`collapse = "fleet"`).
-    pub fn collapses_across_proxies(&self) -> bool {
+    pub fn coalesces_across_proxies(&self) -> bool {
         let is_asked_for = self.family().is_some_and(|(family, _)| family.collapse == Collapse::Fleet);
         is_asked_for && !self.demands.validated
     }
 
     /// It may follow the fetch of another request to this proxy.
-    pub fn may_collapse(&self) -> bool {
+    pub fn may_coalesce(&self) -> bool {
         let is_off = self.family().is_some_and(|(family, _)| family.collapse == Collapse::Off);
         !is_off && !self.is_personal() && !self.facts.no_store
     }
 
     /// The client's fields that go upstream with a fetch.
     pub fn sent(&self) -> HeaderMap {
-        let mut fields = self.http.headers.clone();
+        let mut fields = self.client_request.headers.clone();
         validation::strip_conditions(&mut fields);
         fields
     }
@@ -215,51 +226,45 @@ impl CacheRequest {
     /// How long it waits as a follower; `None` for no limit. There is none in a family, whose responses can be shared, and where paths of
     /// this shape had responses that could be shared. Elsewhere it may be a long poll, which upstream answers late and to each client
     /// separately: then `collapse_wait`.
-    pub fn patience(&self, running: &Running) -> Option<Duration> {
-        let is_known = self.family.is_some() || running.shapes.is_shared(&self.http.target.path);
+    pub fn follower_wait(&self, running: &Running) -> Option<Duration> {
+        let is_known = self.family.is_some() || running.shapes.is_shared(&self.client_request.target.path);
         (!is_known).then_some(running.config.server.collapse_wait)
     }
 
     /// Remembers whether a successful response could be shared, outside families.
     pub fn note_shared(&self, running: &Running, status: StatusCode, is_shared: bool) {
         if self.family.is_none() && status.is_success() {
-            running.shapes.note(&self.http.target.path, is_shared);
+            running.shapes.note(&self.client_request.target.path, is_shared);
         }
     }
 
     /// Whether a stored response is fresh for this request and may be served to it.
     pub fn is_answered_by(&self, stored: &entry::Response, now: SystemTime) -> bool {
-        let is_refused = self.is_refused(stored) || self.token_fault(now).is_some();
+        let is_refused = self.credentials_forbid(stored) || self.token_fault(now).is_some();
         !is_refused && matches!(stored.freshness.reuse(now, &self.demands), Reuse::Fresh { .. })
     }
 
     /// Whether the preconditions that only an origin evaluates hold for a stored response. They count only where the response would be
     /// a 2xx (RFC 9110 §13.2.1).
     pub fn is_met_by(&self, stored: &entry::Response) -> bool {
-        !stored.status.is_success() || validation::is_as_asked(&self.http.headers, &stored.headers)
+        !stored.status.is_success() || validation::is_as_asked(&self.client_request.headers, &stored.headers)
     }
 
     /// Whether a stored response is for requests without credentials, and this one has some. RFC 9111 §3.5 restricts responses *to*
     /// credentials. Not serving other responses to them either is stricter: upstream might have answered this caller differently.
-    pub fn is_refused(&self, stored: &entry::Response) -> bool {
+    pub fn credentials_forbid(&self, stored: &entry::Response) -> bool {
         self.is_personal() && !stored.for_credentials
-    }
-
-    /// Whether a stale response may be served after this failure, by its own directives and those of the request.
-    pub fn takes_after(&self, failure: UpstreamFailure, stored: &Entry, now: SystemTime) -> bool {
-        let freshness = stored.response().map(|response| &response.freshness);
-        self.token_fault(now).is_none() && freshness.is_some_and(|it| it.usable_after(failure, now, &self.demands))
     }
 
     /// It asks for a range (RFC 9110 §14.2).
     pub fn is_for_range(&self) -> bool {
-        self.http.method == Method::GET && range::is_asked_for(&self.http.headers)
+        self.client_request.method == Method::GET && range::is_asked_for(&self.client_request.headers)
     }
 
     /// Looks it up in the cache.
     pub async fn look_up(&self, cache: &Cache) -> Lookup {
         let label = || self.label();
-        cache.lookup(self.cache_key(), &self.http.headers, label, || Arc::clone(self.tags())).await
+        cache.lookup(self.cache_key(), &self.client_request.headers, label, || Arc::clone(self.tags())).await
     }
 
     /// A response that counts for the family.

@@ -1,17 +1,18 @@
 //! The decision on a read: from the cache, or to upstream, and why. Pure: what the rules say of the request ([`CacheRequest`]), what
-//! the cache found ([`Lookup`]) and the time decide. [`super::read`] acts on it, [`super::explain`] prints it. Stale-if-error is decided
-//! later, after a failed fetch, by [`crate::http::freshness`].
+//! the cache found ([`Lookup`]) and the time decide. [`super::read`] acts on it, [`super::explain`] prints it. The decision after a
+//! failed fetch ([`after_failure`]: stale-if-error) is made here as well, and [`super::fetch`] acts on it.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use http::Method;
+use http::{Method, StatusCode};
 
 use super::ClientRequest;
 use super::cache_request::CacheRequest;
 use crate::bearer::TokenFault;
 use crate::cache::{Found, Lookup};
+use crate::coalesce::inflight::UpstreamAnswer;
 use crate::entry;
-use crate::http::freshness::{Reuse, ValidationReason};
+use crate::http::freshness::{Freshness, Reuse, ValidationReason};
 use crate::http::validation;
 use crate::outcome::Fwd;
 use crate::running::Live;
@@ -42,6 +43,8 @@ pub enum StaleReason {
     MaxStale,
     /// A soft invalidation, whose grace is not over. It is revalidated in the background.
     SoftInvalidated,
+    /// Upstream failed (RFC 5861 §4, RFC 9111 §4.2.4).
+    UpstreamFailed,
 }
 
 impl StaleReason {
@@ -51,6 +54,7 @@ impl StaleReason {
             StaleReason::WhileRevalidate => "revalidating",
             StaleReason::MaxStale => "max-stale",
             StaleReason::SoftInvalidated => "soft-invalidated",
+            StaleReason::UpstreamFailed => "upstream-failed",
         }
     }
 
@@ -65,12 +69,15 @@ impl StaleReason {
                 "a soft invalidation (mode = \"soft\") made it stale: it is served until the grace is over, while upstream is \
                  asked (RFC 9111 §4.2.4)"
             }
+            StaleReason::UpstreamFailed => {
+                "upstream failed, and the response or the request allows serving it then (RFC 5861 §4, RFC 9111 §4.2.4)"
+            }
         }
     }
 
     /// Whether the response is revalidated in the background.
     pub fn revalidates(self) -> bool {
-        self != StaleReason::MaxStale
+        matches!(self, StaleReason::WhileRevalidate | StaleReason::SoftInvalidated)
     }
 }
 
@@ -152,7 +159,7 @@ impl MissReason {
                  no family tells callers apart by those of this request (RFC 9111 §3.5)"
             }
             MissReason::StoreAway => {
-                "the store does not answer: nothing stored is trusted, nothing fetched is stored (detail=store-away)"
+                "Redis does not answer: nothing stored is trusted, nothing fetched is stored (detail=store-away)"
             }
             MissReason::UnclaimedQuery => {
                 "no family with methods = [\"QUERY\"] claims this path: a QUERY is cached only where the rules say that it may \
@@ -231,7 +238,7 @@ fn serve_or_ask(request: &CacheRequest, lookup: &Lookup, now: SystemTime) -> Dec
         Found::Invalidated | Found::OtherVariant | Found::Nothing => None,
     };
     let is_soft_invalidated = matches!(lookup.found, Found::SoftInvalidated(_));
-    if validation::is_for_origin(&request.http.headers) {
+    if validation::is_for_origin(&request.client_request.headers) {
         // A stored response that is current and fresh is what upstream would send (RFC 9110 §13.1.1, §13.1.4).
         let is_met = |stored| request.is_answered_by(stored, now) && request.is_met_by(stored);
         if is_soft_invalidated || !stored.is_some_and(is_met) {
@@ -239,7 +246,7 @@ fn serve_or_ask(request: &CacheRequest, lookup: &Lookup, now: SystemTime) -> Dec
         }
     }
     let reason = match (stored, &lookup.found) {
-        (Some(stored), _) if request.is_refused(stored) => MissReason::Credentials,
+        (Some(stored), _) if request.credentials_forbid(stored) => MissReason::Credentials,
         (Some(stored), _) => match reuse(request, stored, is_soft_invalidated, now) {
             Ok(decision) => return decision,
             Err(reason) => reason,
@@ -253,7 +260,7 @@ fn serve_or_ask(request: &CacheRequest, lookup: &Lookup, now: SystemTime) -> Dec
     // A 206 is not stored (RFC 9111 §3.3 lets a cache leave ranges alone). What is stale is validated as a whole, and the range
     // is cut from it.
     let is_for_part = request.is_for_range() && !request.fetching().range_fetches_whole;
-    if request.http.method == Method::HEAD || is_for_part && !is_stale {
+    if request.client_request.method == Method::HEAD || is_for_part && !is_stale {
         return Decision::Forward(reason);
     }
     if is_stale { Decision::Revalidate(reason) } else { Decision::Fetch(reason) }
@@ -280,24 +287,66 @@ fn reuse(
     }
 }
 
+/// Whether upstream is asked with the validators of the stored response that was found: whether a 304 would prove that it holds.
+/// After a soft invalidation a `Last-Modified` may be of the second of the write, and be the same before and after it.
+pub fn may_validate(found: &Found, stored: &entry::Response) -> bool {
+    let validators = stored.own_headers();
+    match found {
+        Found::SoftInvalidated(_) => validation::tells_every_change(&validators),
+        _ => validation::has_validator(&validators),
+    }
+}
+
+/// Whether the stored response is served in place of upstream's answer (stale-if-error): if that is a failure, and as long after it
+/// as [`stale_if_error`] and the request's demands allow, and while its bearer token is valid where that identifies the caller.
+pub fn after_failure(
+    request: &CacheRequest,
+    stored: &entry::Response,
+    answer: UpstreamAnswer,
+    now: SystemTime,
+) -> Option<StaleReason> {
+    let (period, _) = stale_if_error(&stored.freshness, answer).filter(|_| request.token_fault(now).is_none())?;
+    stored.freshness.is_usable_after_failure(period, now, &request.demands).then_some(StaleReason::UpstreamFailed)
+}
+
+/// How long past its lifetime a stored response may be served in place of this answer of upstream, and what allows it. `None`: the
+/// answer is no failure.
+pub fn stale_if_error(freshness: &Freshness, answer: UpstreamAnswer) -> Option<(Duration, &'static str)> {
+    match answer {
+        Ok(status) => matches!(status.as_u16(), 500 | 502 | 503 | 504)
+            .then_some((freshness.stale_if_error, "stale-if-error, RFC 5861 §4")),
+        // A disconnected cache may serve stale responses longer.
+        Err(_) => Some((
+            freshness.stale_if_error.max(freshness.stale_if_unreachable),
+            "stale-if-error or the family's stale_if_unreachable, RFC 9111 §4.2.4; while it is still stored",
+        )),
+    }
+}
+
+/// The status of the error where upstream gave no answer, if what is stored decides it: 504 where that must be validated, and
+/// cannot be (RFC 9111 §5.2.2.2).
+pub fn error_status(stored: &entry::Response) -> Option<StatusCode> {
+    let freshness = &stored.freshness;
+    (freshness.never_stale || freshness.always_validate).then_some(StatusCode::GATEWAY_TIMEOUT)
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
     use std::sync::Arc;
-    use std::time::Duration;
 
     use bytes::Bytes;
-    use http::StatusCode;
 
     use super::*;
     use crate::config::{Config, Overrides};
     use crate::entry::{Content, Entry};
-    use crate::http::freshness::{Freshness, LifetimeSource};
+    use crate::http::freshness::LifetimeSource;
     use crate::http::headers::ForwardedPolicy;
     use crate::http::sample::{Fields, fields};
     use crate::http::target::Target;
     use crate::marks::{Epoch, MarksView, Stamp};
     use crate::metrics::Metrics;
+    use crate::upstream::UpstreamError;
 
     const RULES: &str = r#"
 [server]
@@ -340,6 +389,18 @@ range = "whole"
         }
     }
 
+    fn response(freshness: Freshness, values: Fields<'_>) -> entry::Response {
+        entry::Response {
+            status: StatusCode::OK,
+            headers: fields(values),
+            said: None,
+            body: Bytes::new(),
+            freshness,
+            for_credentials: false,
+            consumed: false,
+        }
+    }
+
     /// What a lookup finds.
     #[derive(Debug, Clone, Copy)]
     enum Stored {
@@ -356,15 +417,7 @@ range = "whole"
         let (live, http) = request(method, path, values);
         let request = CacheRequest::new(live, http, None);
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
-        let response = entry::Response {
-            status: StatusCode::OK,
-            headers: fields(&[("etag", "\"a\"")]),
-            said: None,
-            body: Bytes::new(),
-            freshness: freshness(now),
-            for_credentials: false,
-            consumed: false,
-        };
+        let response = response(freshness(now), &[("etag", "\"a\"")]);
         let (text, tags) = (request.cache_key().text.into(), Arc::clone(request.tags()));
         let entry = Arc::new(Entry { text, stamp: STAMP, tags, content: Content::Response(response) });
         let found = match stored {
@@ -429,6 +482,61 @@ range = "whole"
         assert_eq!(decided("HEAD", "/things", &[], Stored::Current, 75), Decision::Forward(stale));
         let nothing = decided("HEAD", "/things", &[], Stored::Nothing, 1);
         assert_eq!(nothing, Decision::Forward(MissReason::NotStored));
+    }
+
+    #[test]
+    fn after_a_failure_a_stale_response_is_served_as_long_as_it_and_the_request_allow() {
+        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let seconds = Duration::from_secs;
+        let granted =
+            Freshness { stale_if_error: seconds(10), stale_if_unreachable: seconds(100), ..freshness(start) };
+        let longer_on_error = Freshness { stale_if_error: seconds(200), ..granted };
+        let never_stale = Freshness { never_stale: true, ..granted };
+        let (error, no_answer) = (Ok(StatusCode::SERVICE_UNAVAILABLE), Err(UpstreamError::Timeout));
+        for (freshness, age, answer, control, is_served) in [
+            (granted, 69, error, "", true),
+            (granted, 70, error, "", false),
+            (granted, 70, no_answer, "", true),
+            (granted, 160, no_answer, "", false),
+            (longer_on_error, 200, no_answer, "", true),
+            (granted, 1, Ok(StatusCode::NOT_IMPLEMENTED), "", false),
+            (granted, 1, Ok(StatusCode::OK), "", false),
+            (granted, 65, error, "no-cache", false),
+            (granted, 150, error, "no-cache, stale-if-error=100", true),
+            (never_stale, 61, error, "stale-if-error=100", false),
+        ] {
+            let (live, http) = request("GET", "/things", &[("cache-control", control)]);
+            let (request, now) = (CacheRequest::new(live, http, None), start + seconds(age));
+            let reason = after_failure(&request, &response(freshness, &[]), answer, now);
+            let expected = is_served.then_some(StaleReason::UpstreamFailed);
+            assert_eq!(reason, expected, "{answer:?} after {age} s, {control:?}");
+        }
+        let status = |freshness| error_status(&response(freshness, &[]));
+        assert_eq!((status(never_stale), status(granted)), (Some(StatusCode::GATEWAY_TIMEOUT), None));
+    }
+
+    #[test]
+    fn after_a_soft_invalidation_only_a_strong_proof_of_change_validates() {
+        let date = ("date", "Sun, 06 Nov 1994 08:49:37 GMT");
+        let modified = ("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT");
+        for (values, hard, soft) in [
+            (&[date, ("etag", "\"a\"")][..], true, true),
+            (&[date, modified], true, false),
+            (&[date], false, false),
+        ] {
+            let response = response(freshness(SystemTime::UNIX_EPOCH), values);
+            let entry = |content| {
+                Arc::new(Entry {
+                    text: "".into(),
+                    stamp: STAMP,
+                    tags: Arc::from([]),
+                    content: Content::Response(content),
+                })
+            };
+            let current = may_validate(&Found::Current(entry(response.clone())), &response);
+            let soft_invalidated = may_validate(&Found::SoftInvalidated(entry(response.clone())), &response);
+            assert_eq!((current, soft_invalidated), (hard, soft), "{values:?}");
+        }
     }
 
     #[test]

@@ -7,13 +7,13 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use serde::{Deserialize, Serialize};
 
 use super::ClientRequest;
 use super::cache_request::CacheRequest;
 use super::debug;
-use super::decide::{Decision, MissReason, bypass, decide};
+use super::decide::{Decision, MissReason, bypass, decide, may_validate, stale_if_error};
 use crate::cache::{Found, Lookup};
 use crate::config::Config;
 use crate::entry::{self, Content, Entry};
@@ -27,6 +27,7 @@ use crate::key::{CacheKey, Identity, Parameters};
 use crate::marks::{Epoch, MarksView, Stamp, Tag};
 use crate::rules::{Ambiguity, Family};
 use crate::running::Live;
+use crate::upstream::UpstreamError;
 
 mod response;
 mod stored;
@@ -186,7 +187,7 @@ impl<'c> Explainer<'c> {
 
     /// What the rules say of it.
     pub fn claim(&self) -> RouteExplanation {
-        let CacheRequest { http, .. } = &self.request;
+        let http = &self.request.client_request;
         let family = self.request.family();
         let cache_key = self.cache_key();
         RouteExplanation {
@@ -226,7 +227,7 @@ impl<'c> Explainer<'c> {
     }
 
     fn notes(&self) -> Vec<String> {
-        let CacheRequest { http, .. } = &self.request;
+        let http = &self.request.client_request;
         let mut notes = Vec::new();
         notes.extend(self.request.ambiguity().map(|ambiguity| {
             format!("{}: the request is forwarded, and nothing of it is stored or shared", described(&ambiguity))
@@ -278,7 +279,7 @@ impl<'c> Explainer<'c> {
     }
 
     fn about_claims(&self) -> Option<String> {
-        let fields = &self.request.http.headers;
+        let fields = &self.request.client_request.headers;
         let removed: Vec<&str> =
             self.removed.iter().filter(|name| !fields.contains_key(*name)).map(HeaderName::as_str).collect();
         (!removed.is_empty()).then(|| {
@@ -301,7 +302,7 @@ impl<'c> Explainer<'c> {
             let (because, remedy) = (fault.explanation(), fault.what_to_do());
             return Some(format!("{because} (detail={}); {remedy}", fault.token()));
         }
-        Some(match self.request.http.headers.contains_key(AUTHORIZATION) {
+        Some(match self.request.client_request.headers.contains_key(AUTHORIZATION) {
             true => format!(
                 "the bearer token is valid; the claims of {identity} identify the caller, not the token itself"
             ),
@@ -335,7 +336,8 @@ impl<'c> Explainer<'c> {
         }
         let identity = &family.key_spec.identity;
         let names: Vec<&str> = identity.cookies().collect();
-        let is_presented = identity.sources().iter().any(|source| source.is_in(&self.request.http.headers));
+        let fields = &self.request.client_request.headers;
+        let is_presented = identity.sources().iter().any(|source| source.is_in(fields));
         let is_anonymous = !names.is_empty() && !self.request.is_personal() && !is_presented;
         is_anonymous.then(|| {
             format!("the request has no cookie {}: it is anonymous, and sent without cookies", names.join(" or "))
@@ -365,7 +367,7 @@ impl<'c> Explainer<'c> {
 
     /// The decision on the request, as the proxy makes it.
     fn decide(&self, lookup: &Lookup, now: SystemTime) -> Decision {
-        match bypass(&self.live, &self.request.http) {
+        match bypass(&self.live, &self.request.client_request) {
             Some(reason) if self.request.demands.only_if_cached => Decision::Refuse(reason),
             Some(reason) => Decision::Forward(reason),
             None => decide(&self.request, lookup, now),
@@ -388,7 +390,7 @@ impl<'c> Explainer<'c> {
             Decision::Serve { .. } => Action::Hit,
             Decision::ServeStale { reason, .. } if reason.revalidates() => Action::StaleAndRevalidated,
             Decision::ServeStale { .. } => Action::Stale,
-            Decision::Revalidate(_) if stored.is_some_and(|it| validation::has_validator(&it.own_headers())) => {
+            Decision::Revalidate(_) if stored.is_some_and(|it| may_validate(&lookup.found, it)) => {
                 Action::Validated
             }
             Decision::Revalidate(_) | Decision::Fetch(_) => Action::Fetched,
@@ -425,6 +427,10 @@ impl<'c> Explainer<'c> {
         let text = |(name, value): (&HeaderName, &HeaderValue)| {
             format!("{name}: {}", String::from_utf8_lossy(value.as_bytes()))
         };
+        let after = |answer| {
+            let (period, allowed) = stale_if_error(freshness, answer).unwrap_or_default();
+            Allowance::of(freshness, period, allowed)
+        };
         ReuseTerms {
             lifetime: freshness.lifetime.as_secs(),
             initial_age: freshness.initial_age.as_secs(),
@@ -436,12 +442,8 @@ impl<'c> Explainer<'c> {
                 freshness.stale_while_revalidate,
                 "stale-while-revalidate, RFC 5861 §3",
             ),
-            stale_if_error: Allowance::of(freshness, freshness.stale_if_error, "stale-if-error, RFC 5861 §4"),
-            stale_if_unreachable: Allowance::of(
-                freshness,
-                freshness.stale_if_error.max(freshness.stale_if_unreachable),
-                "stale-if-error or the family's stale_if_unreachable, RFC 9111 §4.2.4; while it is still stored",
-            ),
+            stale_if_error: after(Ok(StatusCode::BAD_GATEWAY)),
+            stale_if_unreachable: after(Err(UpstreamError::Unreachable)),
             validated_with: conditions.iter().map(text).collect(),
         }
     }

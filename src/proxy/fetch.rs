@@ -11,17 +11,16 @@ use http_body_util::BodyExt;
 use tokio::sync::oneshot;
 
 use super::cache_request::CacheRequest;
-use super::decide::MissReason;
+use super::decide::{self, MissReason, StaleReason};
 use super::respond::{self, from_stored, is_known, is_known_entry};
 use super::share::share;
 use super::{Answered, failed, storing};
 use crate::cache::Lookup;
 use crate::coalesce::inflight::{
-    FetchFailure, FetchOutcome, FetchPermit, FetchRole, Head, InflightFetch, ServerErrorResponse,
+    FetchOutcome, FetchPermit, FetchRole, Head, InflightFetch, ServerErrorResponse, UpstreamAnswer,
 };
 use crate::coalesce::stream::Reader;
 use crate::entry::Entry;
-use crate::http::freshness;
 use crate::key::{CacheKey, KeyHash};
 use crate::marks::MarksView;
 use crate::outcome::{Fwd, Outcome};
@@ -66,11 +65,11 @@ pub(super) async fn fetch(
     let (key, view) = (lookup.cache_key.hash, lookup.view.as_ref());
     // What is stored, or would be for others, is fetched because of what this client sent.
     let is_forced = miss.reason == MissReason::Credentials || request.facts.no_store;
-    let share = match is_forced.then(|| share(running, &request.http)).transpose() {
+    let share = match is_forced.then(|| share(running, &request.client_request)).transpose() {
         Ok(share) => share,
         Err(refused) => return Ok(Answered { family: request.family_id(), ..*refused }),
     };
-    let role = match retried == Some(Retry::Alone) || !request.may_collapse() {
+    let role = match retried == Some(Retry::Alone) || !request.may_coalesce() {
         true => FetchRole::Alone,
         false => join(running, request, key, view),
     };
@@ -92,12 +91,12 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 async fn wait(running: &Running, request: &CacheRequest, fetch: &InflightFetch) -> Option<FetchOutcome> {
     let _waits = running.metrics.follower_waits();
     let mut outcome = pin!(fetch.outcome());
-    let Some(mut patience) = request.patience(running) else { return Some(outcome.await) };
+    let Some(mut limit) = request.follower_wait(running) else { return Some(outcome.await) };
     loop {
-        match tokio::time::timeout(patience, &mut outcome).await {
+        match tokio::time::timeout(limit, &mut outcome).await {
             Ok(outcome) => return Some(outcome),
-            Err(_) if running.upstream.has_room(request.http.sharer(running)) => return None,
-            Err(_) => patience = patience.max(POLL_INTERVAL),
+            Err(_) if running.upstream.has_room(request.client_request.sharer(running)) => return None,
+            Err(_) => limit = limit.max(POLL_INTERVAL),
         }
     }
 }
@@ -106,7 +105,7 @@ async fn wait(running: &Running, request: &CacheRequest, fetch: &InflightFetch) 
 fn join(running: &Running, request: &CacheRequest, key: KeyHash, view: Option<&MarksView>) -> FetchRole {
     let role = running.inflight.join(key, view, Instant::now());
     match role {
-        FetchRole::Join(fetch) if fetch.waits_for_share_of_another(request.http.sharer(running)) => {
+        FetchRole::Join(fetch) if fetch.waits_for_share_of_another(request.client_request.sharer(running)) => {
             running.inflight.detach(key, &fetch);
             running.inflight.join(key, view, Instant::now())
         }
@@ -123,7 +122,7 @@ async fn lead(
 ) -> Result<Answered, Retry> {
     let fetch = permit.fetch();
     let (give, take) = oneshot::channel();
-    let context = FetchContext::new(request, request.http.sharer(running), lookup, miss.stale.clone());
+    let context = FetchContext::new(request, request.client_request.sharer(running), lookup, miss.stale.clone());
     running.tasks.spawn(run(Arc::clone(running), context, permit, Some(give)));
     let outcome = fetch.outcome().await;
     Ok(match (outcome, take.await.ok()) {
@@ -171,7 +170,7 @@ async fn follow(
         }
         FetchOutcome::Streaming(head, body) => {
             // RFC 9111 §4.1: only if this request has the same values of the fields that the response varies on.
-            let ours = primary.variant(&head.varies_on, &request.http.headers);
+            let ours = primary.variant(&head.varies_on, &request.client_request.headers);
             match body.reader() {
                 Some(reader) if ours.text == head.text => {
                     stream(running, request, miss, &head, reader, true).await
@@ -180,27 +179,21 @@ async fn follow(
             }
         }
         // The leader had no more of its share of upstream; others have theirs.
-        FetchOutcome::Failed(error) | FetchOutcome::StaleOnError(_, FetchFailure::NoAnswer(error))
-            if error.is_for_client() =>
-        {
+        FetchOutcome::Failed(error) | FetchOutcome::StaleOnError(_, Err(error)) if error.is_for_client() => {
             return Err(Retry::Alone);
         }
         // The leader's request did not let what is stored stand in; this one may.
-        FetchOutcome::Failed(error) => {
-            answer_after_failure(running, request, miss, FetchFailure::NoAnswer(error)).await
-        }
-        FetchOutcome::ServerError(error) => {
-            match stale_if_error(running, request, miss, FetchFailure::Status(error.status)).await {
-                Some(answered) => answered,
-                None if retried.is_none() && may_be_caused_by_leader(&error, request) => {
-                    return Err(Retry::Together);
-                }
-                None => server_error(running, request, &error, reader_of(&error, primary, request), true),
+        FetchOutcome::Failed(error) => answer_after_failure(running, request, miss, Err(error)).await,
+        FetchOutcome::ServerError(error) => match stale_if_error(running, request, miss, Ok(error.status)).await {
+            Some(answered) => answered,
+            None if retried.is_none() && may_be_caused_by_leader(&error, request) => {
+                return Err(Retry::Together);
             }
-        }
+            None => server_error(running, request, &error, reader_of(&error, primary, request), true),
+        },
         FetchOutcome::Unshared => return Err(Retry::Alone),
         FetchOutcome::Elsewhere(ref entry, ref varies_on) => {
-            let is_ours = *entry.text == primary.variant(varies_on, &request.http.headers).text
+            let is_ours = *entry.text == primary.variant(varies_on, &request.client_request.headers).text
                 && entry.response().is_some_and(|response| request.is_answered_by(response, running.cache.now()));
             // Its response may have named groups of its own.
             if !is_ours || !running.cache.is_current(&entry.tags, entry.stamp).await {
@@ -209,8 +202,7 @@ async fn follow(
             from_entry(running, request, miss, &outcome, true).await.ok_or(Retry::Alone)?
         }
         FetchOutcome::StaleOnError(ref entry, failed) => {
-            let is_taken = request.takes_after(failed.failure(), entry, running.cache.now());
-            match is_taken && is_ours(running, lookup, entry).await {
+            match stands_in(running, request, entry, failed) && is_ours(running, lookup, entry).await {
                 true => from_entry(running, request, miss, &outcome, true).await.ok_or(Retry::Alone)?,
                 false => answer_after_failure(running, request, miss, failed).await,
             }
@@ -236,14 +228,14 @@ async fn answer_after_failure(
     running: &Running,
     request: &CacheRequest,
     miss: &Miss,
-    failed: FetchFailure,
+    failed: UpstreamAnswer,
 ) -> Answered {
     if let Some(answered) = stale_if_error(running, request, miss, failed).await {
         return answered;
     }
     match failed {
-        FetchFailure::NoAnswer(error) => unanswered(request, miss.reason, miss.stale.as_ref(), error),
-        FetchFailure::Status(status) => {
+        Err(error) => unanswered(request, miss.reason, miss.stale.as_ref(), error),
+        Ok(status) => {
             let error = ServerErrorResponse {
                 status,
                 reason: "upstream-failed",
@@ -265,7 +257,7 @@ fn may_be_caused_by_leader(error: &ServerErrorResponse, request: &CacheRequest) 
 /// The body of an error for a follower, if its request is for the same variant.
 fn reader_of(error: &ServerErrorResponse, primary: &CacheKey, request: &CacheRequest) -> Option<Reader> {
     let (head, body) = error.response.as_ref()?;
-    let ours = primary.variant(&head.varies_on, &request.http.headers);
+    let ours = primary.variant(&head.varies_on, &request.client_request.headers);
     if ours.text == head.text { body.reader() } else { None }
 }
 
@@ -281,7 +273,7 @@ fn server_error(
     let outcome = Outcome { fwd_status, collapsed, ..Outcome::pass(Fwd::Bypass, error.reason) };
     let response = match error.response.as_ref().zip(reader) {
         Some(((head, _), reader)) => {
-            let mut response = respond::streaming(&request.http, head, false, reader);
+            let mut response = respond::streaming(&request.client_request, head, false, reader);
             if head.consumed {
                 storing::strip_consumed(response.headers_mut(), &running.config.server);
             }
@@ -321,7 +313,7 @@ async fn stream(
     };
     let tags = || [&request.tags()[..], &head.groups].concat();
     let is_known = is_known(running, request, (head.status, &head.headers), tags).await;
-    let mut response = respond::streaming(&request.http, head, is_known, reader);
+    let mut response = respond::streaming(&request.client_request, head, is_known, reader);
     if head.consumed {
         storing::strip_consumed(response.headers_mut(), &running.config.server);
     }
@@ -342,21 +334,16 @@ async fn stale_if_error(
     running: &Running,
     request: &CacheRequest,
     miss: &Miss,
-    failed: FetchFailure,
+    answer: UpstreamAnswer,
 ) -> Option<Answered> {
-    if matches!(failed, FetchFailure::Status(status) if !freshness::is_error(status)) {
-        return None;
-    }
-    let now = running.cache.now();
-    let stale = miss.stale.as_ref().filter(|stale| request.takes_after(failed.failure(), stale, now))?;
-    from_entry(running, request, miss, &FetchOutcome::StaleOnError(Arc::clone(stale), failed), true).await
+    let stale = miss.stale.as_ref().filter(|stale| stands_in(running, request, stale, answer))?;
+    from_entry(running, request, miss, &FetchOutcome::StaleOnError(Arc::clone(stale), answer), true).await
 }
 
-fn status_of(failed: FetchFailure) -> Option<u16> {
-    match failed {
-        FetchFailure::Status(status) => Some(status.as_u16()),
-        FetchFailure::NoAnswer(_) => None,
-    }
+/// Whether an entry is served to this request in place of upstream's answer ([`decide::after_failure`]).
+fn stands_in(running: &Running, request: &CacheRequest, entry: &Entry, answer: UpstreamAnswer) -> bool {
+    let now = running.cache.now();
+    entry.response().is_some_and(|stored| decide::after_failure(request, stored, answer, now).is_some())
 }
 
 /// The answer where upstream gave none, and nothing stored may be served instead.
@@ -368,9 +355,8 @@ pub(super) fn unanswered(
 ) -> Answered {
     let mut answered = failed(error, reason.fwd());
     let stored = stale.and_then(|stale| stale.response());
-    if stored.is_some_and(|stored| stored.freshness.never_stale || stored.freshness.always_validate) {
-        // RFC 9111 §5.2.2.2: a response that must be revalidated, and cannot be.
-        *answered.response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
+    if let Some(status) = stored.and_then(decide::error_status) {
+        *answered.response.status_mut() = status;
     }
     Answered { family: request.family_id(), ..answered }
 }
@@ -398,7 +384,8 @@ async fn from_entry(
     let ttl = response.freshness.ttl(now);
     let outcome = match outcome {
         FetchOutcome::StaleOnError(_, failed) => {
-            Outcome { fwd_status: status_of(*failed), collapsed, ..Outcome::stale(ttl, "upstream-failed") }
+            let fwd_status = failed.ok().map(|status| status.as_u16());
+            Outcome { fwd_status, collapsed, ..Outcome::stale(ttl, StaleReason::UpstreamFailed.detail()) }
         }
         FetchOutcome::Elsewhere(..) => {
             Outcome::fetched_elsewhere(miss.reason.fwd(), response.status.as_u16(), ttl)

@@ -86,7 +86,7 @@ pub(super) async fn forward(
 ) -> Answered {
     if reason == MissReason::Precondition {
         let (fwd, label) = (reason.fwd(), reason.label());
-        let passed = Box::pin(pass(running, &request.http, RequestBody::Empty, fwd, label)).await;
+        let passed = Box::pin(pass(running, &request.client_request, RequestBody::Empty, fwd, label)).await;
         let mut answered = Answered { family: request.family_id(), ..passed };
         request.strip_answer(answered.response.headers_mut());
         return answered;
@@ -94,11 +94,11 @@ pub(super) async fn forward(
     let request_time = running.cache.now();
     let (answered, head) = send(running, request, reason, stale).await;
     let stored = stale.and_then(|stale| Some((stale, stale.response()?)));
-    if request.http.method == Method::HEAD
+    if request.client_request.method == Method::HEAD
         && let (Some((StatusCode::OK, mut fields)), Some((stale, stored)), Some(_)) = (head, stored, lookup.view)
     {
         headers::strip_hop_by_hop(&mut fields);
-        let client = request.http.sharer(running);
+        let client = request.client_request.sharer(running);
         let context = FetchContext::new(request, client, lookup, Some(Arc::clone(stale)));
         let times = (request_time, running.cache.now());
         match validation::head_verdict(&fields, &stored.own_headers(), stored.body.len() as u64) {
@@ -121,7 +121,7 @@ async fn send(
     reason: MissReason,
     stale: Option<&Arc<Entry>>,
 ) -> (Answered, Option<(StatusCode, HeaderMap)>) {
-    let http = &request.http;
+    let http = &request.client_request;
     let share = match share(running, http) {
         Ok(share) => share,
         Err(refused) => return (Answered { family: request.family_id(), ..*refused }, None),

@@ -123,7 +123,7 @@ fn revalidate_in_background(
     if let Some(newer) = running.cache.memory().newer_than(&lookup.cache_key, entry) {
         return permit.finish(FetchOutcome::Validated(newer));
     }
-    let (client, stale) = (request.http.sharer(running), Some(Arc::clone(entry)));
+    let (client, stale) = (request.client_request.sharer(running), Some(Arc::clone(entry)));
     let context = FetchContext::new(request, client, lookup, stale);
     running.tasks.spawn(fetch::run(Arc::clone(running), context, permit, None));
 }

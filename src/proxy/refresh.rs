@@ -38,8 +38,8 @@ fn repeatable(request: &CacheRequest, lookup: &Lookup) -> Option<Read> {
     let is_personal = family.key_spec.identity.tells_callers_apart();
     let has_credentials = request.has_credentials();
     // Sent again, its fields would have other names.
-    let is_renamed = !request.http.underscored.is_empty();
-    if is_personal || has_credentials || is_renamed || request.http.method != Method::GET {
+    let is_renamed = !request.client_request.underscored.is_empty();
+    if is_personal || has_credentials || is_renamed || request.client_request.method != Method::GET {
         return None;
     }
     let varies_on = lookup
@@ -49,7 +49,7 @@ fn repeatable(request: &CacheRequest, lookup: &Lookup) -> Option<Read> {
         .flat_map(|variants| variants.on.clone());
     let mut kept = family.keyed_fields();
     kept.extend(varies_on);
-    let http = &request.http;
+    let http = &request.client_request;
     if http.forwarded == ForwardedPolicy::Append {
         let is_keyed = |name: &&HeaderName| claims::is_keyed(name) || **name == FORWARDED;
         kept.extend(http.headers.keys().filter(is_keyed).cloned());

@@ -127,7 +127,7 @@ pub(super) async fn is_known(
     (status, fields): (StatusCode, &HeaderMap),
     tags: impl FnOnce() -> Vec<Tag>,
 ) -> bool {
-    match validation::evaluate(&request.http.headers, status, fields) {
+    match validation::evaluate(&request.client_request.headers, status, fields) {
         Condition::Send => false,
         Condition::NotModified => true,
         Condition::NotModifiedSince(date) => {
@@ -155,7 +155,7 @@ pub(super) fn from_stored(
     now: SystemTime,
     outcome: Outcome,
 ) -> Answered {
-    let http = &request.http;
+    let http = &request.client_request;
     let mut response = self::stored(&http.method, &http.headers, stored, is_known, now);
     if stored.consumed {
         storing::strip_consumed(response.headers_mut(), &running.config.server);

@@ -5,7 +5,7 @@
 use std::cell::Cell;
 
 tokio::task_local! {
-    static TURN: StreamStall;
+    static STALL: StreamStall;
 }
 
 /// How far the response of one stream has been read.
@@ -18,30 +18,25 @@ pub struct StreamStall {
 
 /// Runs the task of a stream.
 pub fn within<F: Future>(stream: F) -> impl Future<Output = F::Output> {
-    TURN.scope(StreamStall::default(), stream)
-}
-
-/// Whether this is the task of an HTTP/2 stream.
-pub fn is_of_stream() -> bool {
-    TURN.try_with(|_| ()).is_ok()
+    STALL.scope(StreamStall::default(), stream)
 }
 
 /// The client should read something: the head of the response, or another piece of its body.
 pub fn give() {
-    let _ = TURN.try_with(|turn| {
-        turn.is_clients.set(true);
-        turn.taken.set(turn.taken.get() + 1);
+    let _ = STALL.try_with(|stall| {
+        stall.is_clients.set(true);
+        stall.taken.set(stall.taken.get() + 1);
     });
 }
 
 /// There is nothing to read yet: Larder waits, not the client.
 pub fn wait() {
-    let _ = TURN.try_with(|turn| turn.is_clients.set(false));
+    let _ = STALL.try_with(|stall| stall.is_clients.set(false));
 }
 
 /// How many pieces there were, if the client has not read the last one.
 pub fn of_client() -> Option<u64> {
-    TURN.try_with(|turn| turn.is_clients.get().then(|| turn.taken.get())).ok().flatten()
+    STALL.try_with(|stall| stall.is_clients.get().then(|| stall.taken.get())).ok().flatten()
 }
 
 #[cfg(test)]
@@ -49,7 +44,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn it_is_the_clients_turn_while_there_is_something_to_take() {
+    async fn the_client_stalls_a_stream_while_there_is_something_to_take() {
         let steps = async {
             let before = of_client();
             give();
@@ -65,6 +60,6 @@ mod tests {
     #[test]
     fn outside_of_a_stream_nothing_is_said() {
         give();
-        assert_eq!((of_client(), is_of_stream()), (None, false));
+        assert_eq!(of_client(), None);
     }
 }

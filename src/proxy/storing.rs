@@ -94,7 +94,7 @@ fn judge_for(
     let received = Received { status, headers: fields, is_close_delimited, request_time, response_time };
     match storable::storable(facts, received, &request.policy()) {
         Storable::Yes { freshness, for_credentials, withheld } => {
-            let groups = group_tags(&request.http.target.host, &named);
+            let groups = group_tags(&request.client_request.target.host, &named);
             Ok(StoreVerdict { freshness, for_credentials, withheld, groups })
         }
         Storable::No(reason) => Err(reason),
@@ -284,7 +284,7 @@ impl CompleteResponse<'_> {
         let known = known(running, primary, vary_index, view);
         let Ok(on) = selecting_fields(known.as_ref(), response.is_error(), &response.headers) else {
             let named = Vary::parse(&response.headers).into_names();
-            let text = primary.variant(&named, &request.http.headers).text.into();
+            let text = primary.variant(&named, &request.client_request.headers).text.into();
             let entry = Entry { text, stamp, tags, content: Content::Response(response) };
             return (Arc::new(entry), StoredEntries::default());
         };
@@ -298,7 +298,7 @@ impl CompleteResponse<'_> {
             let kept = put(&primary.text, tags, Content::Response(response), primary.hash, keep);
             return (Arc::clone(&kept.0), StoredEntries { entries: vec![kept], ..StoredEntries::default() });
         }
-        let (now, variant) = (running.cache.now(), primary.variant(&on, &request.http.headers));
+        let (now, variant) = (running.cache.now(), primary.variant(&on, &request.client_request.headers));
         let until = now.checked_add(keep).unwrap_or(now);
         let one = Variant { suffix: primary.suffix_of(&variant).into(), until };
         let (variants, surplus) =

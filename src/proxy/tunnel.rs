@@ -97,11 +97,11 @@ fn switch(running: &Running, mut response: Response<ResponseBody>, client: OnUpg
     let upstream = hyper::upgrade::on(&mut response);
     let protocol = response.headers().get(UPGRADE).cloned();
     let (parts, place) = response.into_parts();
-    let patience = running.config.server.stream_timeout;
+    let idle_timeout = running.config.server.stream_timeout;
     // It outlives the request. A shutdown waits for it as for every task; upstream's places for streams bound their number.
     running.tasks.spawn(async move {
         if let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream)
-            && let Err(error) = join(client, upstream, patience).await
+            && let Err(error) = join(client, upstream, idle_timeout).await
         {
             tracing::debug!(%error, "upgraded connection ended");
         }
@@ -119,13 +119,13 @@ fn switch(running: &Running, mut response: Response<ResponseBody>, client: OnUpg
     response
 }
 
-/// Forwards bytes both ways until both sides have ended, one fails, or neither has sent anything for `patience`.
-async fn join(client: Upgraded, upstream: Upgraded, patience: Duration) -> io::Result<()> {
+/// Forwards bytes both ways until both sides have ended, one fails, or neither has sent anything for `idle_timeout`.
+async fn join(client: Upgraded, upstream: Upgraded, idle_timeout: Duration) -> io::Result<()> {
     let progress = Progress::new();
     let mut client = HookedStream::new(TokioIo::new(client), ProgressHooks(Arc::clone(&progress)));
     let mut upstream = TokioIo::new(upstream);
     let copying = tokio::io::copy_bidirectional(&mut client, &mut upstream);
-    match progress.within(patience, copying).await {
+    match progress.within(idle_timeout, copying).await {
         Some(copied) => copied.map(|_| ()),
         None => Err(io::Error::new(io::ErrorKind::TimedOut, "both sides were silent for stream_timeout")),
     }

@@ -133,8 +133,7 @@ async fn carry_out(
     }
     let is_delivered = what.is_empty() || taken.is_some() || wait_until_delivered(running).await;
     if !is_delivered && refuses_writes_in_outages(running) {
-        let message =
-            "the write was carried out, but the store does not answer: other proxies may not know of it yet";
+        let message = "the write was carried out, but Redis does not answer: other proxies may not know of it yet";
         return refuse(StatusCode::GATEWAY_TIMEOUT, "store-away", message);
     }
     let invalidated = running.config.log.access.then(|| described(&what)).flatten();
@@ -241,7 +240,7 @@ impl Rest {
     }
 
     async fn finish(self, running: &Arc<Running>) {
-        let _ = running.cache.announce(&self.intent, patience(running)).await;
+        let _ = running.cache.announce(&self.intent, intent_deadline(running)).await;
         with_intent(running, &self.intent, Box::pin(self.upload.ended())).await;
         let server = &running.config.server;
         // RFC 9112 §8: an incomplete message is no request.
@@ -355,7 +354,7 @@ fn is_to_login<B>(server: &ServerConfig, target: &Target, answer: &Response<B>) 
 const SLACK: Duration = Duration::from_secs(5);
 
 /// How long after its intent was recorded a write counts as abandoned, unless the intent is renewed.
-fn patience(running: &Running) -> Duration {
+fn intent_deadline(running: &Running) -> Duration {
     let server = &running.config.server;
     server.connect_timeout + server.upstream_timeout + SLACK
 }
@@ -367,14 +366,14 @@ fn refuses_writes_in_outages(running: &Running) -> bool {
 
 /// Records the intent of a write in the store before it is forwarded. Returns the marks before it.
 async fn record_intent(running: &Arc<Running>, intent: &Intent) -> Result<Option<MarksView>, Box<Answered>> {
-    match running.cache.announce(intent, patience(running)).await {
+    match running.cache.announce(intent, intent_deadline(running)).await {
         Ok(Some(before)) => Ok(Some(before)),
         Ok(None) => Ok(running.cache.view(&[]).await),
         Err(_) if refuses_writes_in_outages(running) => {
             // The store may have recorded it although no reply came.
             let (task, intent) = (Arc::clone(running), intent.clone());
             running.tasks.spawn(async move { task.cache.withdraw(&intent).await });
-            let message = "writes are refused while the store is away (on_outage = \"refuse\"); try again";
+            let message = "writes are refused while Redis is away (on_outage = \"refuse\"); try again";
             Err(Box::new(refuse(StatusCode::SERVICE_UNAVAILABLE, "store-away", message)))
         }
         Err(_) => Ok(None),
@@ -384,9 +383,9 @@ async fn record_intent(running: &Arc<Running>, intent: &Intent) -> Result<Option
 /// Waits for a write, and renews its intent: an upload may take long.
 async fn with_intent<T>(running: &Running, intent: &Intent, mut write: impl Future<Output = T> + Unpin) -> T {
     loop {
-        match tokio::time::timeout(patience(running) / 3, &mut write).await {
+        match tokio::time::timeout(intent_deadline(running) / 3, &mut write).await {
             Ok(done) => return done,
-            Err(_) => drop(running.cache.announce(intent, patience(running)).await),
+            Err(_) => drop(running.cache.announce(intent, intent_deadline(running)).await),
         }
     }
 }

@@ -106,7 +106,7 @@ impl HeadLimits {
     ) -> Poll<io::Result<()>> {
         let mut scratch = [0; 4096];
         loop {
-            let is_over = self.refused.as_mut().is_none_or(|patience| patience.as_mut().poll(cx).is_ready());
+            let is_over = self.refused.as_mut().is_none_or(|timeout| timeout.as_mut().poll(cx).is_ready());
             let mut buffer = ReadBuf::new(&mut scratch);
             if is_over {
                 break;
@@ -149,7 +149,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> StreamHooks<S> for HeadLimits {
         let _ = Pin::new(&mut *stream).poll_write(cx, refuse::text(over).as_bytes());
         let _ = Pin::new(&mut *stream).poll_shutdown(cx);
         buffer.set_filled(before);
-        self.refused = Some(Box::pin(tokio::time::sleep(refuse::PATIENCE)));
+        self.refused = Some(Box::pin(tokio::time::sleep(refuse::TIMEOUT)));
         self.poll_refused(stream, cx)
     }
 

@@ -13,7 +13,7 @@ use crate::proxy::Body;
 use crate::shares::Over;
 
 /// Longest time for a refused client to send its request, and then to read the response.
-pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(1);
 /// Most refused connections that get a response at a time, for each limit; others are closed without one.
 const ANSWERED: usize = 32;
 /// First bytes of HTTP/2 (RFC 9113 §3.4), which an HTTP/1.1 response does not fit.
@@ -39,7 +39,7 @@ impl Refuser {
         };
         let Ok(permit) = Arc::clone(permits).try_acquire_owned() else { return };
         tokio::spawn(async move {
-            let _ = tokio::time::timeout(PATIENCE * 2, respond(stream, over)).await;
+            let _ = tokio::time::timeout(TIMEOUT * 2, respond(stream, over)).await;
             drop(permit);
         });
     }
@@ -48,7 +48,7 @@ impl Refuser {
 async fn respond(mut stream: TcpStream, over: Over) -> std::io::Result<()> {
     let mut bytes = [0; 4096];
     // A client does not expect a response before its request.
-    let first = tokio::time::timeout(PATIENCE, stream.read(&mut bytes)).await??;
+    let first = tokio::time::timeout(TIMEOUT, stream.read(&mut bytes)).await??;
     if first == 0 || bytes.starts_with(HTTP2) {
         return Ok(());
     }

@@ -102,10 +102,10 @@ impl Stopped {
     fn log(&self, logged: &mut Option<String>) {
         match self {
             Stopped::Store(StoreError::Refused(reason)) if logged.as_deref() != Some(reason) => {
-                tracing::warn!(reason, "the store is not swept; invalidated entries stay there until they expire");
+                tracing::warn!(reason, "Redis is not swept; invalidated entries stay there until they expire");
                 *logged = Some(reason.clone());
             }
-            stopped => tracing::debug!(%stopped, "abandoned a walk over the store's entries"),
+            stopped => tracing::debug!(%stopped, "abandoned a walk over the entries in Redis"),
         }
     }
 }
@@ -167,7 +167,7 @@ impl Sweeper {
         // By then the next walk has ended, if there is one.
         self.store.store_key_stats(&key_stats, (self.pause + took + LOCK) * 2).await?;
         let keys: u64 = key_stats.families.values().map(|kept| kept.keys).sum();
-        tracing::debug!(keys, removed = key_stats.removed, ?took, "swept the store's entries");
+        tracing::debug!(keys, removed = key_stats.removed, ?took, "swept the entries in Redis");
         Ok(())
     }
 

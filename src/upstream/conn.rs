@@ -180,8 +180,8 @@ impl UpstreamConn {
     }
 
     /// Whether a write has failed.
-    pub fn is_refused(&self) -> bool {
-        self.traffic.is_refused.load(Ordering::Acquire)
+    pub fn has_write_failed(&self) -> bool {
+        self.traffic.has_write_failed.load(Ordering::Acquire)
     }
 
     /// Whether upstream has responded on this connection before, but not to the current request of at least `length` bytes.
@@ -209,7 +209,7 @@ struct Traffic {
     /// Bytes sent since the last read.
     sent: AtomicU64,
     /// A write failed.
-    is_refused: AtomicBool,
+    has_write_failed: AtomicBool,
     /// The last read began like a 408.
     is_timeout: AtomicBool,
     /// Flags of the current response: [`HEAD`], [`CONTENT`], [`STRAY`].
@@ -235,8 +235,8 @@ impl Traffic {
     fn heard_nothing_of(&self, length: u64) -> bool {
         let sent = self.sent.load(Ordering::Acquire);
         // The connection was closed before anything could be sent.
-        let is_refused = self.is_refused.load(Ordering::Acquire) && sent == 0 && length <= ONE_WRITE;
-        self.has_read.load(Ordering::Acquire) && (sent >= length || is_refused)
+        let has_write_failed = self.has_write_failed.load(Ordering::Acquire) && sent == 0 && length <= ONE_WRITE;
+        self.has_read.load(Ordering::Acquire) && (sent >= length || has_write_failed)
     }
 
     fn note_read(&self, bytes: &[u8]) {
@@ -251,7 +251,7 @@ impl Traffic {
     fn note_write(&self, written: &io::Result<usize>) {
         match written {
             Ok(bytes) => drop(self.sent.fetch_add(*bytes as u64, Ordering::AcqRel)),
-            Err(_) => self.is_refused.store(true, Ordering::Release),
+            Err(_) => self.has_write_failed.store(true, Ordering::Release),
         }
     }
 

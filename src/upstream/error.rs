@@ -110,7 +110,7 @@ impl NoResponse {
         let is_unheard = conn.heard_nothing_of(length);
         let connection = if is_unheard { ConnectionFault::ClosedWhileIdle } else { ConnectionFault::None };
         let (error, cause) = (UpstreamError::Closed, Some(cause::of(error)));
-        NoResponse { error, cause, connection, is_unwritten: conn.is_refused() }
+        NoResponse { error, cause, connection, is_unwritten: conn.has_write_failed() }
     }
 
     /// What arrived is not HTTP, or is ambiguous.
@@ -120,7 +120,7 @@ impl NoResponse {
             error: UpstreamError::Garbled,
             cause: Some(cause),
             connection,
-            is_unwritten: conn.is_refused(),
+            is_unwritten: conn.has_write_failed(),
         }
     }
 

@@ -224,8 +224,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn known_addresses_are_used_while_the_resolver_does_not_answer() {
         let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let patience = Duration::from_secs(10);
-        let names = Names::new("api.test", Some(silent.local_addr().unwrap()), patience).unwrap();
+        let timeout = Duration::from_secs(10);
+        let names = Names::new("api.test", Some(silent.local_addr().unwrap()), timeout).unwrap();
         let known = Resolved { addresses: [IpAddr::from([192, 0, 2, 1])].into(), until: Instant::now() };
         *names.0.known.lock().unwrap() = Some(known.clone());
         let begin = tokio::time::Instant::now();
@@ -234,15 +234,15 @@ mod tests {
         let others = tokio::time::Instant::now();
         assert_eq!(names.current().await.unwrap(), known);
         assert_eq!(others.elapsed(), Duration::ZERO, "only one caller waits");
-        tokio::time::sleep(patience * 2).await;
+        tokio::time::sleep(timeout * 2).await;
         assert!(names.known().unwrap().until > known.until, "the resolver is not asked again at once");
     }
 
     #[tokio::test(start_paused = true)]
     async fn callers_that_wait_for_a_failing_resolver_fail_with_it() {
         let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let patience = Duration::from_secs(10);
-        let names = Names::new("api.test", Some(silent.local_addr().unwrap()), patience).unwrap();
+        let timeout = Duration::from_secs(10);
+        let names = Names::new("api.test", Some(silent.local_addr().unwrap()), timeout).unwrap();
         let begin = tokio::time::Instant::now();
         let all: Vec<_> = (0..10)
             .map(|_| names.clone())
@@ -251,7 +251,7 @@ mod tests {
         for one in all {
             assert!(one.await.unwrap().is_err());
         }
-        assert!(begin.elapsed() < patience * 2, "{:?}", begin.elapsed());
+        assert!(begin.elapsed() < timeout * 2, "{:?}", begin.elapsed());
     }
 
     #[tokio::test]

@@ -437,7 +437,7 @@ impl Failover {
         if !was_primary {
             return;
         }
-        // Whoever waits for its replicas is told that it has none any more.
+        // A proxy that waits for its replicas is told that it has none any more.
         for proxy in &mut state.proxies {
             proxy.sync = proxy.sync.filter(|sync| sync.server != index);
             if proxy.at == index && self.obeys(Rule::DemotionDropsClients) {

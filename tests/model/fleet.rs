@@ -298,7 +298,7 @@ impl Fleet {
 
     // ---- Redis: each of these is one script there ----
 
-    /// Whether Redis, and whoever asks it, believes that nothing was lost.
+    /// Whether Redis, and each proxy that asks it, believes that nothing was lost.
     fn is_whole(&self, redis: &Redis) -> bool {
         redis.last.epoch != 0
             && !(redis.restarted && self.obeys(Rule::EpochByRunId))

@@ -457,14 +457,14 @@ const RECOVERY_LACKS: &[(&[Rule], recovery::Bounds, &str)] = &[
     (&[Rule::AttemptAfterWrite], RESTARTED, OPEN_L1),
     (&[Rule::NewcomersHold], NEWCOMER, OPEN_L1),
     (&[Rule::LapsedMembersHold], LATE_DISMISSAL, OPEN_L1),
-    (&[Rule::PatienceForStrangers], NEWCOMER, OPEN_L1),
+    (&[Rule::WaitsForStrangers], NEWCOMER, OPEN_L1),
     (&[Rule::StrangersAwaitedByAll], TWO_NEWCOMERS, OPEN_L2),
-    (&[Rule::PatienceForYoungEpoch], YOUNG, OPEN_L1),
+    (&[Rule::WaitsInYoungEpoch], YOUNG, OPEN_L1),
     (&[Rule::SilencesJoin], YOUNG, OPEN_L1),
     (&[Rule::SilencesJoin], NEWCOMER_TWO_PAUSES, OPEN_L1),
 ];
 
-/// What no rule covers: whoever saw the outage and nobody else knew is dead.
+/// What no rule covers: the only proxy that saw the outage is dead, and no other knew of it.
 #[test]
 fn two_faults_of_proxies_in_one_outage_are_too_many() {
     for (what, bounds) in [("a newcomer acknowledges and dies", NEWCOMER_CRASH), ("all die", ALL_CRASH)] {

@@ -59,7 +59,7 @@ pub struct Redis {
     /// When that began, or a lease passed in it.
     away_since: u8,
     epoch: u8,
-    /// A script has begun it: whoever comes first does.
+    /// A script has begun it: that of the first proxy to ask.
     has_begun: bool,
     /// A sync was executed in it.
     has_heard: bool,
@@ -72,9 +72,9 @@ pub struct Redis {
     unheard: Length,
     /// The epoch was young when that began.
     was_young: bool,
-    /// The last silence began in a young epoch, and `patience` has not passed since.
+    /// The last silence began in a young epoch, and `return_timeout` has not passed since.
     owes_young: bool,
-    /// It lasted for five seconds, and `patience` has not passed since.
+    /// It lasted for five seconds, and `return_timeout` has not passed since.
     owes_long: bool,
     members: [Option<Record>; PROXIES],
     l2: Option<Entry>,
@@ -282,7 +282,7 @@ pub enum Action {
     FallSilent(usize),
     Remove(usize),
     Expel,
-    PatienceEnds,
+    ReturnTimeoutEnds,
     GiveUp(usize),
 }
 
@@ -403,8 +403,8 @@ impl Model for Recovery {
                     actions.push(Action::Execute(index));
                 }
             }
-            if may_patience_end(state) {
-                actions.push(Action::PatienceEnds);
+            if may_return_timeout_end(state) {
+                actions.push(Action::ReturnTimeoutEnds);
             }
         }
         if state.left.expels > 0 && has_room(state) {
@@ -577,7 +577,7 @@ impl Recovery {
             Action::Resume => {
                 (state.redis.is_away, state.redis.away_since) = (false, 0);
                 if !state.redis.has_begun {
-                    // Whoever comes now begins it.
+                    // The next proxy to ask begins it.
                     state.redis.unheard = Length::None;
                 }
                 for absence in state.proxies.iter_mut().filter_map(|proxy| proxy.absence.as_mut()) {
@@ -664,7 +664,7 @@ impl Recovery {
                 }
             }
             Action::Remove(member) => state.redis.members[member] = None,
-            Action::PatienceEnds => {
+            Action::ReturnTimeoutEnds => {
                 let redis = &mut state.redis;
                 (redis.is_young, redis.owes_young, redis.owes_long) = (false, false, false);
             }
@@ -677,7 +677,7 @@ impl Recovery {
 
     // ---- Redis ----
 
-    /// Everything is lost, and whoever comes first begins a new epoch.
+    /// Everything is lost, and the first proxy to ask begins a new epoch.
     fn flush(&self, state: &mut State) {
         state.left.flushes -= 1;
         state.now += 1;
@@ -793,8 +793,8 @@ impl Recovery {
             sequence: state.now,
             mark: redis.mark,
             awaited: if asks { self.behind(redis, index) } else { 0 },
-            owes_young: redis.owes_young && self.obeys(Rule::PatienceForYoungEpoch),
-            owes_long: redis.owes_long && self.obeys(Rule::PatienceForStrangers),
+            owes_young: redis.owes_young && self.obeys(Rule::WaitsInYoungEpoch),
+            owes_long: redis.owes_long && self.obeys(Rule::WaitsForStrangers),
         };
         if !self.bounds.slow_replies || index > 0 {
             self.receive(state, index);
@@ -1038,8 +1038,8 @@ impl Recovery {
             for index in (0..PROXIES).filter(|&index| state.proxies[index].is_alive).collect::<Vec<_>>() {
                 self.proceed(&mut state, index);
             }
-            if may_patience_end(&state) {
-                self.step(&mut state, Action::PatienceEnds);
+            if may_return_timeout_end(&state) {
+                self.step(&mut state, Action::ReturnTimeoutEnds);
             }
             for index in 0..PROXIES {
                 if is_any_lost && self.may_give_up(&state, index) {
@@ -1248,7 +1248,7 @@ fn may_fall_silent(state: &State, index: usize) -> bool {
     is_known && is_lost && state.redis.unheard == Length::None && !comes_soon(&state.proxies[index])
 }
 
-fn may_patience_end(state: &State) -> bool {
+fn may_return_timeout_end(state: &State) -> bool {
     let redis = &state.redis;
     !redis.is_away
         && (redis.is_young || redis.owes_young || redis.owes_long)

@@ -70,7 +70,7 @@ pub enum Rule {
     AgeByOwnClock,
     /// The longest lease of the fleet is in meta, and survives the members' records.
     LongestLeaseInMeta,
-    // Three of them bind whoever arranges failovers, not Larder.
+    // Three of them bind the operator or program that arranges failovers, not Larder.
     /// A replica turns to no server that was promoted before the one it has followed.
     ReplicasNeverGoBack,
     /// A primary that becomes a replica drops its clients.
@@ -133,11 +133,11 @@ pub enum Rule {
     /// Nor does one that may have been given up since its last sync.
     LapsedMembersHold,
     /// After a long silence it is waited for those whom nobody knows.
-    PatienceForStrangers,
+    WaitsForStrangers,
     /// Also by one who saw no outage, and finds nobody behind.
     StrangersAwaitedByAll,
     /// So it is after a silence that began in a young epoch.
-    PatienceForYoungEpoch,
+    WaitsInYoungEpoch,
     /// A silence that begins while that is waited for is one with the silence before.
     SilencesJoin,
 }

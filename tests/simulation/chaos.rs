@@ -304,7 +304,7 @@ impl Chaos {
         let mut kind = kind;
         if self.kinds.contains(&Kind::FrozenBefore) && self.world.happens(0.5) {
             late = self.freeze_before().await;
-            // Whoever wakes in it has to notice at once.
+            // A proxy that wakes in it has to notice at once.
             kind = Kind::ServerAway;
         }
         let lease = self.fleet.site.settings.lease.as_millis() as u64;

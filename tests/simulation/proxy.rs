@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use larder::cache::memory::Memory;
 use larder::cache::{Cache, Found, Lookup, Placement};
-use larder::coalesce::inflight::{FetchFailure, FetchOutcome, FetchPermit, FetchRole, Inflight, InflightFetch};
+use larder::coalesce::inflight::{FetchOutcome, FetchPermit, FetchRole, Inflight, InflightFetch};
 use larder::coherence::fleet::FleetSettings;
 use larder::config::{Coherence, OnOutage};
 use larder::entry::{Content, Entry, Response};
@@ -214,7 +214,7 @@ impl Proxy {
         self.tasks.lock().unwrap().iter().for_each(AbortHandle::abort);
     }
 
-    /// Leaves the fleet, as who is told to stop. Whoever asks it all the same is to be given nothing old.
+    /// Leaves the fleet, as a process that is told to stop does. A client that asks it all the same is to be given nothing old.
     pub async fn leave(self: Arc<Proxy>) {
         self.left.store(true, SeqCst);
         let leaving = Arc::clone(&self);
@@ -354,7 +354,7 @@ impl Proxy {
         (followed, true)
     }
 
-    /// Whoever joins knew the request's tags, and looks at what else the response names.
+    /// A follower knew the request's tags, and looks at what else the response names.
     async fn join(&self, outcome: FetchOutcome) -> Option<Option<Value>> {
         let entry = match outcome {
             FetchOutcome::Validated(entry) => entry,
@@ -383,7 +383,7 @@ impl Proxy {
         let asked = UNIX_EPOCH + Duration::from_micros(self.site.world.number());
         let Some(value) = self.site.upstream.fetch(register).await else {
             return permit.finish(match stale {
-                Some(stale) => FetchOutcome::StaleOnError(stale, FetchFailure::NoAnswer(UpstreamError::Closed)),
+                Some(stale) => FetchOutcome::StaleOnError(stale, Err(UpstreamError::Closed)),
                 None => FetchOutcome::Failed(UpstreamError::Abandoned),
             });
         };

@@ -113,7 +113,7 @@ impl Run {
         let mut kinds: Vec<Kind> =
             any.chain(its_own.iter().copied()).filter(|kind| waits || !kind.needs_proof()).collect();
         if scenario == Scenario::OutageForAll && world.happens(0.5) {
-            // Whoever is gone is awaited after each outage, so that all is well again late.
+            // A proxy that is gone is awaited after each outage, so that all is well again late.
             kinds.retain(|kind| *kind != Kind::Replaced);
         }
         let settings = settings(world, scenario, slowness, waits);

@@ -36,7 +36,7 @@ on_both_tiers! {
     purging_everything_invalidates_everything,
     purging_a_family_leaves_the_others,
     purging_an_instance_leaves_the_others,
-    what_cannot_be_cleared_is_named,
+    what_cannot_be_purged_is_named,
     metrics_count_outcomes_by_family,
     it_is_alive_and_ready,
     rules_are_shown_and_reloaded,
@@ -119,8 +119,8 @@ fn warm(larder: &Larder) {
 
 #[track_caller]
 fn clear(larder: &Larder, what: &str) {
-    let cleared = success(larder.admin_post(&format!("/cache/clear{what}")));
-    assert!(cleared["message"].as_str().is_some_and(|message| !message.is_empty()), "{cleared:#}");
+    let purged = success(larder.admin_post(&format!("/cache/clear{what}")));
+    assert!(purged["message"].as_str().is_some_and(|message| !message.is_empty()), "{purged:#}");
 }
 
 fn purging_everything_invalidates_everything(tier: Tier) {
@@ -151,7 +151,7 @@ fn purging_an_instance_leaves_the_others(tier: Tier) {
     site.get("/users").shows("hit").carries("/users #1");
 }
 
-fn what_cannot_be_cleared_is_named(tier: Tier) {
+fn what_cannot_be_purged_is_named(tier: Tier) {
     let site = Site::start(tier, RULES);
     let unknown = site.admin_post("/cache/clear/user_detail").fails_with(404);
     assert!(unknown.text().contains("user_details"), "the nearest family is named: {unknown:?}");

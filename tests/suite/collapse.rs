@@ -106,7 +106,7 @@ fn a_reader_after_a_write_does_not_wait_for_the_fetch_before_it() {
     gate.wait_for(1);
     let [one, other] = &fleet.others[..] else { panic!("there are two others") };
     one.write("POST", "/users/create").has_status(200);
-    // The gate is still closed: whoever waits for that fetch waits in vain.
+    // The gate is still closed: a request that waits for that fetch waits in vain.
     other.get("/users").carries("/users #2").shows("stored");
     one.get("/users").carries("/users #2");
     gate.open();

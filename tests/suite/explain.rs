@@ -520,8 +520,8 @@ fn a_group_is_purged_for_every_host_and_field(tier: Tier) {
         rows.iter().for_each(|(path, ..)| drop(get(host, path).shows("stored")));
     }
     site.get("/group/1").shows("stored");
-    let cleared = site.admin_post("/cache/groups/a%2Fb%20c/clear").has_status(200).json();
-    assert_eq!((&cleared["success"], &cleared["delivered"]), (&json!(true), &json!(true)), "{cleared:#}");
+    let purged = site.admin_post("/cache/groups/a%2Fb%20c/clear").has_status(200).json();
+    assert_eq!((&purged["success"], &purged["delivered"]), (&json!(true), &json!(true)), "{purged:#}");
     for host in ["one.example", "two.example"] {
         let now: Vec<bool> = rows.iter().map(|(path, ..)| is_hit(host, path)).collect();
         assert_eq!(now, [false, true, false, true], "{host}");

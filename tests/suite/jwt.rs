@@ -65,6 +65,7 @@ on_both_tiers! {
     a_write_by_one_of_several_credentials_invalidates_what_was_read_with_both,
     the_response_to_a_post_is_stored_for_the_caller_of_a_valid_token_alone,
     upstream_gets_the_token_where_only_keyed_fields_are_sent,
+    nothing_stale_stands_in_for_upstream_where_the_token_proves_nothing,
 }
 
 /// A directory with the secret in a file, and the rules that name it.
@@ -490,6 +491,17 @@ fn upstream_gets_the_token_where_only_keyed_fields_are_sent(tier: Tier) {
     by(&site, "/keyed", &token_of("ann")).send().shows("hit");
     let sent = site.upstream.last("/keyed");
     assert_eq!((sent.header("authorization"), sent.header("x-other")), (Some(&*format!("Bearer {token}")), None));
+}
+
+fn nothing_stale_stands_in_for_upstream_where_the_token_proves_nothing(tier: Tier) {
+    let (_dir, rules) = with_secret("");
+    let mut site = Site::start(tier, &rules);
+    site.upstream.on("GET /me", Reply::new("ann's").stale("stale-if-error=600"));
+    ask(&site, "/me", &token_of("ann")).shows("stored");
+    site.upstream.stop();
+    let expired = hs256(SECRET, &json!({ "sub": "ann", "exp": now() - 1 }));
+    ask(&site, "/me", &expired).fails_with(502);
+    ask(&site, "/me", &token_of("ann")).has_status(200).carries("ann's");
 }
 
 #[test]

@@ -92,7 +92,7 @@ fn redis_goes_away_and_returns() {
     wait_for_lease(&site);
     site.redis().kill();
     let why = wait_for_loss(&site, "store-away");
-    assert!(why.contains("the store is away"), "{why}");
+    assert!(why.contains("Redis is away"), "{why}");
     assert_eq!(metric(&site, "larder_store_up"), Some(0.0));
     let seen = fleet(&site);
     assert!(seen["store"].as_str().unwrap().starts_with("down: "), "{seen}");

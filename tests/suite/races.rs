@@ -25,6 +25,7 @@ on_both_tiers! {
     a_waiter_that_does_not_read_holds_up_nobody,
     waiters_of_a_failed_fetch_are_told,
     a_waiter_that_asked_for_another_variant_fetches_for_itself,
+    a_follower_that_looks_up_again_and_finds_a_stale_response_validates_it,
     a_fetch_begun_before_a_write_is_not_served_after_it,
     a_body_begun_before_a_write_is_not_served_after_it,
     a_validation_begun_before_a_write_is_not_served_after_it,
@@ -120,6 +121,28 @@ fn waiters_of_a_failed_fetch_are_told(tier: Tier) {
     }
     site.upstream.on("/users", Reply::numbered());
     site.get("/users").shows("stored").has_status(200);
+}
+
+/// The response to the leader is for it alone, so that the follower looks up again: what is stored is the same stale response.
+fn a_follower_that_looks_up_again_and_finds_a_stale_response_validates_it(tier: Tier) {
+    for (second, body, shown) in [
+        (Reply::new("new"), "new", "fwd-status=200"),
+        (Reply::with_status(304, "").header("ETag", "\"1\""), "old", "fwd-status=304"),
+    ] {
+        let (site, gate) = (Site::start(tier, RULES), Gate::new());
+        let for_leader = Reply::status(401).cached("no-store").held(&gate);
+        site.upstream.script("/users", [Reply::new("old").stale("public"), for_leader, second]);
+        site.get("/users").shows("stored").carries("old");
+        let leader = start(&site, "/users");
+        gate.wait_for(1);
+        let follower = start(&site, "/users");
+        site.wait_for_followers(1);
+        gate.open();
+        leader.response().has_status(401);
+        follower.response().has_status(200).carries(body).shows(shown);
+        assert_eq!(site.upstream.last("/users").header("if-none-match"), Some("\"1\""), "it was validated");
+        assert_eq!(site.upstream.count("/users"), 3);
+    }
 }
 
 fn a_waiter_that_asked_for_another_variant_fetches_for_itself(tier: Tier) {

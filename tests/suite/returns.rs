@@ -1,5 +1,5 @@
 //! Redis comes back after an outage that all proxies had: what each of them kept meanwhile has to be there before anything
-//! stored is trusted, whoever is first.
+//! stored is trusted, whichever proxy is first.
 
 use crate::support::larder::signal;
 use crate::support::{Larder, Site, Tier, eventually};

@@ -195,7 +195,7 @@ fn a_right_that_the_sweeper_lacks_is_told_once() {
     redis.run::<()>(&["SET", "hotel:v1:user:1:00000000000000000000000000000000", "LRD0 of long ago"]);
     let url = redis.url().replace("redis://", "redis://former:x@");
     let larder = Plan::new(&upstream.url()).rules(RULES).redis(&url).start();
-    let told = || larder.log().matches("the store is not swept").count();
+    let told = || larder.log().matches("Redis is not swept").count();
     eventually("it is told", || told() > 0);
     assert!(larder.log().contains("lacks a permission") && larder.log().contains("deploy/README.md"));
     // And everything else works.

@@ -153,7 +153,7 @@ impl StoredExplanation {
             line(out, "grace", &format!("{left:.1} s left"))?;
         }
         line(out, "in memory", &self.in_memory)?;
-        line(out, "in store", &self.in_store)?;
+        line(out, "in Redis", &self.in_store)?;
         list_if_any(out, "varies on", &self.varies_on)?;
         list_if_any(out, "variants", &self.variants)?;
         for mark in &self.invalidated_since {

@@ -14,10 +14,10 @@
 //!   generation, and only once the marks in that reply are applied: they may be what the others have delivered.
 //! - A new epoch begins without a silence. Everything stored in it was fetched after Redis's return, and every write that was
 //!   answered undelivered had been carried out before that.
-//! - A member that does not return within `patience` of the end of the silence is removed. It may have answered writes that it
+//! - A member that does not return within `return_timeout` of the end of the silence is removed. It may have answered writes that it
 //!   never delivers, so everything is invalidated first, if this proxy has seen the outage.
 //! - A proxy that has never synced is no member, and nothing shows that it is missing. It answers no write undelivered within
-//!   `NEWCOMER_HOLD`; after a longer silence, and after one in an epoch that was young, the gate stays closed for `patience`.
+//!   `NEWCOMER_HOLD`; after a longer silence, and after one in an epoch that was young, the gate stays closed for `return_timeout`.
 
 use std::num::NonZeroU64;
 use std::sync::Mutex;
@@ -41,17 +41,27 @@ const UNKNOWN_MOST: Duration = Duration::from_secs(5);
 pub type Opening = Option<NonZeroU64>;
 
 /// Whether stored responses may be trusted.
+///
+/// Every change is made under the lock of `state`, and `opening` is written only there, as part of the change: no reader sees a gate
+/// that is half open, and of an opening and a closing at the same time the second sees all of the first. Each opening has a number
+/// of its own. So a reader that finds the same number before and after a question to Redis knows that the gate was not closed
+/// between ([`Fleet::trusts`]).
 #[derive(Debug)]
 pub(super) struct RecoveryGate {
-    /// `None`: it is open.
-    closed: Mutex<Option<Closed>>,
-    /// For readers without a lock: the number of the opening, zero while it is closed.
+    state: Mutex<State>,
+    /// For readers without the lock: the number of the opening, zero while it is closed.
     opening: AtomicU64,
-    /// How often it was opened.
-    openings: AtomicU64,
     opened: Notify,
     /// Within this time after a silence every proxy that can reach Redis has returned.
-    patience: Duration,
+    return_timeout: Duration,
+}
+
+#[derive(Debug)]
+struct State {
+    /// `None`: it is open.
+    closed: Option<Closed>,
+    /// How often it was opened.
+    openings: u64,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -83,13 +93,12 @@ pub(super) enum Verdict {
 
 impl RecoveryGate {
     /// Closed, as it is before the first sync.
-    pub fn new(patience: Duration) -> RecoveryGate {
+    pub fn new(return_timeout: Duration) -> RecoveryGate {
         RecoveryGate {
-            closed: Mutex::new(Some(Closed::default())),
+            state: Mutex::new(State { closed: Some(Closed::default()), openings: 0 }),
             opening: AtomicU64::new(0),
-            openings: AtomicU64::new(0),
             opened: Notify::new(),
-            patience,
+            return_timeout,
         }
     }
 
@@ -119,33 +128,38 @@ impl RecoveryGate {
 
     /// Closes it: a sync has failed, or the lease has lapsed. `seen`: the generation that was read last.
     pub fn close(&self, seen: Option<Generation>) {
+        let mut state = lock(&self.state);
         self.opening.store(0, SeqCst);
-        let mut closed = lock(&self.closed);
         // What was read while it was closed was read after the outage.
-        let seen = closed.as_ref().map_or(seen, |closed| closed.seen);
-        *closed = Some(Closed { seen, has_failed: true, ..Closed::default() });
+        let seen = state.closed.as_ref().map_or(seen, |closed| closed.seen);
+        state.closed = Some(Closed { seen, has_failed: true, ..Closed::default() });
     }
 
     /// Opens it.
     pub fn open(&self) {
-        *lock(&self.closed) = None;
-        if !self.is_open() {
-            self.opening.store(self.openings.fetch_add(1, SeqCst) + 1, SeqCst);
+        self.open_locked(&mut lock(&self.state));
+    }
+
+    fn open_locked(&self, state: &mut State) {
+        if state.closed.take().is_some() {
+            state.openings += 1;
+            self.opening.store(state.openings, SeqCst);
+            self.opened.notify_waiters();
         }
-        self.opened.notify_waiters();
     }
 
     /// The members that are awaited; `None` unless it is closed and a sync was answered since.
     pub fn awaited(&self) -> Option<Vec<Holder>> {
-        lock(&self.closed).as_ref().filter(|closed| closed.is_answered).map(|closed| closed.awaited.clone())
+        lock(&self.state).closed.as_ref().filter(|closed| closed.is_answered).map(|closed| closed.awaited.clone())
     }
 
     /// Takes in the reply to a sync that asked which members are behind, and opens if none is. The reply's marks have been
     /// applied.
     pub fn hear(&self, synced: &Synced) -> Verdict {
-        let verdict = lock(&self.closed).as_mut().map_or(Verdict::Open, |closed| self.judge(closed, synced));
+        let mut state = lock(&self.state);
+        let verdict = state.closed.as_mut().map_or(Verdict::Open, |closed| self.judge(closed, synced));
         if verdict == Verdict::Open {
-            self.open();
+            self.open_locked(&mut state);
         }
         verdict
     }
@@ -157,13 +171,13 @@ impl RecoveryGate {
         let since_silence = Duration::from_micros(synced.clock.saturating_sub(synced.silent_until));
         // A proxy that starts, is connected at once and finds no other has no reason to think that there was an outage.
         let may_be_unknown = synced.unknown_proxies && (closed.has_failed || synced.others > 0);
-        if may_be_unknown && since_silence < self.patience.min(UNKNOWN_MOST) {
+        if may_be_unknown && since_silence < self.return_timeout.min(UNKNOWN_MOST) {
             return Verdict::Wait;
         }
         if closed.awaited.is_empty() {
             return Verdict::Open;
         }
-        if since_silence < self.patience {
+        if since_silence < self.return_timeout {
             return Verdict::Wait;
         }
         let is_new = closed.seen.is_none_or(|seen| !seen.covers(synced.generation));
@@ -172,7 +186,8 @@ impl RecoveryGate {
 }
 
 impl Fleet {
-    /// Opens the gate if a reply shows that no other member has anything left to deliver, or has not returned in time.
+    /// Opens the gate if a reply shows that no other member has anything left to deliver, or has not returned in time. Only the task
+    /// that syncs calls this, and only it closes the gate: nothing closes it between the verdict and the opening.
     pub(super) async fn check_gate(&self, synced: &Synced) -> Result<(), StoreError> {
         let Verdict::GiveUp { awaited, saw_outage } = self.gate.hear(synced) else { return Ok(()) };
         if saw_outage {
@@ -208,7 +223,7 @@ mod tests {
     use crate::marks::{Epoch, Stamp};
     use crate::store::fleet::EpochState;
 
-    const PATIENCE: Duration = Duration::from_secs(2);
+    const RETURN_TIMEOUT: Duration = Duration::from_secs(2);
 
     fn generation(number: u64) -> Generation {
         Generation { epoch: Epoch(1), number }
@@ -238,7 +253,7 @@ mod tests {
 
     /// A gate of a proxy that had read the first generation before it closed.
     fn closed() -> RecoveryGate {
-        let gate = RecoveryGate::new(PATIENCE);
+        let gate = RecoveryGate::new(RETURN_TIMEOUT);
         assert_eq!(gate.hear(&reply(1, 5000, &[])), Verdict::Open);
         gate.close(Some(generation(1)));
         gate
@@ -246,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_proxy_without_others_trusts_redis_at_once() {
-        for gate in [RecoveryGate::new(PATIENCE), closed()] {
+        for gate in [RecoveryGate::new(RETURN_TIMEOUT), closed()] {
             assert_eq!(gate.awaited(), None);
             assert_eq!(gate.hear(&reply(2, 0, &[])), Verdict::Open);
             assert_eq!(gate.hear(&reply(2, 0, &["a"])), Verdict::Open, "it stays open");
@@ -254,8 +269,23 @@ mod tests {
     }
 
     #[test]
+    fn each_opening_of_the_gate_has_its_own_number() {
+        let gate = RecoveryGate::new(RETURN_TIMEOUT);
+        assert_eq!(gate.opening(), None);
+        gate.open();
+        let first = gate.opening();
+        gate.open();
+        assert_eq!((first, gate.opening()), (NonZeroU64::new(1), first), "it was open");
+        gate.close(None);
+        gate.close(None);
+        assert_eq!(gate.opening(), None);
+        gate.open();
+        assert_eq!(gate.opening(), NonZeroU64::new(2));
+    }
+
+    #[test]
     fn the_gate_stays_closed_while_a_member_is_behind() {
-        for gate in [RecoveryGate::new(PATIENCE), closed()] {
+        for gate in [RecoveryGate::new(RETURN_TIMEOUT), closed()] {
             assert_eq!(gate.hear(&reply(2, 0, &["a", "b"])), Verdict::Wait);
             assert_eq!(gate.awaited(), Some(holders(&["a", "b"])));
             assert_eq!(gate.hear(&reply(2, 10, &["b"])), Verdict::Wait);
@@ -267,7 +297,7 @@ mod tests {
 
     #[test]
     fn an_absent_member_is_removed_after_the_timeout() {
-        let started = || RecoveryGate::new(PATIENCE);
+        let started = || RecoveryGate::new(RETURN_TIMEOUT);
         let failed_at_first = || {
             let gate = started();
             gate.close(None);
@@ -307,7 +337,7 @@ mod tests {
             (false, &[], true, 0, Verdict::Open),
             (false, &["a"], true, 0, Verdict::Wait),
         ] {
-            let gate = if has_failed { closed() } else { RecoveryGate::new(PATIENCE) };
+            let gate = if has_failed { closed() } else { RecoveryGate::new(RETURN_TIMEOUT) };
             assert_eq!(gate.hear(&after(unknown_proxies, ago, behind)), expected, "{ago} ms ago");
         }
     }

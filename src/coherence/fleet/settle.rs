@@ -126,7 +126,7 @@ impl Fleet {
         let longest = self.longest_lease();
         let synced = self.health().synced.as_ref().map(|(_, at)| *at);
         // A proxy that has not synced for long may have been removed after the timeout, and is then as unknown as one that never synced.
-        let hold = |since: Instant| match synced.is_some_and(|at| at + self.settings.patience >= since) {
+        let hold = |since: Instant| match synced.is_some_and(|at| at + self.settings.return_timeout >= since) {
             true => longest,
             false => longest.max(NEWCOMER_HOLD),
         };

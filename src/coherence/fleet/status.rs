@@ -56,17 +56,17 @@ impl fmt::Display for NoLease {
             NoLease::StoreAway(reason) | NoLease::ReplicasMissing(reason) => f.write_str(reason),
             NoLease::OtherEpoch => f.write_str("a new epoch has begun; the next sync brings it"),
             NoLease::Returning(absent) if absent.is_empty() => {
-                f.write_str("the store is back; proxies without a record there may have invalidations to deliver")
+                f.write_str("Redis is back; proxies without a record there may have invalidations to deliver")
             }
             NoLease::Returning(absent) => {
                 write!(
                     f,
-                    "the store is back; these proxies may still have invalidations to deliver: {}",
+                    "Redis is back; these proxies may still have invalidations to deliver: {}",
                     absent.join(", ")
                 )
             }
             NoLease::NoAnswer(time) => {
-                write!(f, "the store takes {} ms to answer a sync, or longer", time.as_millis())
+                write!(f, "Redis takes {} ms to answer a sync, or longer", time.as_millis())
             }
             NoLease::Late => {
                 f.write_str("no sync in time: the process or its machine stood still or is overloaded")
@@ -274,9 +274,9 @@ impl Fleet {
         match (was_off, is_off) {
             (false, true) => tracing::warn!(
                 ahead_seconds = ahead,
-                "the clock of this machine differs from the store's by more than a second; ages are counted by the store's. Set it right (NTP)"
+                "the clock of this machine differs from that of Redis by more than a second; ages are counted by that of Redis. Set it right (NTP)"
             ),
-            (true, false) => tracing::info!("the clock of this machine agrees with the store's again"),
+            (true, false) => tracing::info!("the clock of this machine agrees with that of Redis again"),
             _ => {}
         }
     }

@@ -558,7 +558,7 @@ async fn a_slow_store_is_reported_as_the_cause() {
     sleep(2 * LEASE).await;
     assert_eq!(no_lease(&cache), Some("store-away"));
     let reason = cache.fleet().unwrap().no_lease.unwrap().to_string();
-    assert!(reason.starts_with("the store takes "), "{reason}");
+    assert!(reason.starts_with("Redis takes "), "{reason}");
 }
 
 #[tokio::test(start_paused = true)]

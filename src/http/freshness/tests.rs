@@ -42,8 +42,9 @@ fn reuse(freshness: &Freshness, now: SystemTime) -> Reuse {
     freshness.reuse(now, &Demands::default())
 }
 
-fn usable_after(freshness: &Freshness, failure: UpstreamFailure, now: SystemTime) -> bool {
-    freshness.usable_after(failure, now, &Demands::default())
+/// Whether it may be served after an error status.
+fn is_usable_after_error(freshness: &Freshness, now: SystemTime) -> bool {
+    freshness.is_usable_after_failure(freshness.stale_if_error, now, &Demands::default())
 }
 
 fn expired(ttl: i64) -> Reuse {
@@ -169,8 +170,8 @@ fn rfc_5861_examples() {
     // §4.1: max-age=600, stale-if-error=1200
     let on_error = Freshness { stale_if_error: seconds(1200), ..plain(600) };
     assert_eq!(reuse(&on_error, at(NOW + 900)), expired(-301));
-    assert!(usable_after(&on_error, UpstreamFailure::Status(StatusCode::BAD_GATEWAY), at(NOW + 900)));
-    assert!(!usable_after(&on_error, UpstreamFailure::Status(StatusCode::BAD_GATEWAY), at(NOW + 1801)));
+    assert!(is_usable_after_error(&on_error, at(NOW + 900)));
+    assert!(!is_usable_after_error(&on_error, at(NOW + 1801)));
 }
 
 #[test]
@@ -187,11 +188,11 @@ fn staleness_is_never_served_against_the_origins_will() {
         reuse(&never_stale, at(NOW + 60)),
         Reuse::Validate { ttl: -1, because: ValidationReason::MustRevalidate }
     );
-    assert!(usable_after(&never_stale, UpstreamFailure::Status(StatusCode::BAD_GATEWAY), at(NOW + 59)));
-    assert!(!usable_after(&never_stale, UpstreamFailure::Status(StatusCode::BAD_GATEWAY), at(NOW + 60)));
+    assert!(is_usable_after_error(&never_stale, at(NOW + 59)));
+    assert!(!is_usable_after_error(&never_stale, at(NOW + 60)));
     let always_validate = Freshness { always_validate: true, ..generous };
     assert_eq!(reuse(&always_validate, at(NOW)), Reuse::Validate { ttl: 60, because: ValidationReason::NoCache });
-    assert!(!usable_after(&always_validate, UpstreamFailure::Status(StatusCode::BAD_GATEWAY), at(NOW)));
+    assert!(!is_usable_after_error(&always_validate, at(NOW)));
 }
 
 fn asks(control: &str) -> Demands {
@@ -264,8 +265,9 @@ fn a_failure_is_covered_as_far_as_upstream_and_the_request_allow() {
         (Freshness { always_validate: true, ..granted }, 1, "stale-if-error=99", false, false),
     ];
     for (freshness, elapsed, control, on_status, on_no_answer) in rows {
-        let usable = |failure| freshness.usable_after(failure, at(NOW + elapsed), &asks(control));
-        let found = (usable(UpstreamFailure::Status(StatusCode::BAD_GATEWAY)), usable(UpstreamFailure::NoAnswer));
+        let usable = |period| freshness.is_usable_after_failure(period, at(NOW + elapsed), &asks(control));
+        let unreachable = freshness.stale_if_error.max(freshness.stale_if_unreachable);
+        let found = (usable(freshness.stale_if_error), usable(unreachable));
         assert_eq!(found, (on_status, on_no_answer), "{control} after {elapsed} s");
     }
 }
@@ -431,7 +433,7 @@ proptest! {
         let (before, after) = (at(NOW + earlier), at(NOW + earlier) + Duration::from_millis(millis));
         prop_assert!(rank(reuse(&freshness, before)) <= rank(reuse(&freshness, after)));
         prop_assert!(freshness.ttl(before) >= freshness.ttl(after));
-        prop_assert!(usable_after(&freshness, UpstreamFailure::Status(StatusCode::BAD_GATEWAY), before) >= usable_after(&freshness, UpstreamFailure::Status(StatusCode::BAD_GATEWAY), after));
+        prop_assert!(is_usable_after_error(&freshness, before) >= is_usable_after_error(&freshness, after));
         prop_assert!(freshness.keep_for(before, true) >= freshness.keep_for(after, true));
     }
 
@@ -439,7 +441,7 @@ proptest! {
     fn servable_entries_are_stored(freshness in any_freshness(), elapsed in 0u64..1000) {
         let now = at(NOW + elapsed);
         let keep = freshness.keep_for(at(NOW), false);
-        if rank(reuse(&freshness, now)) < 3 || usable_after(&freshness, UpstreamFailure::Status(StatusCode::BAD_GATEWAY), now) {
+        if rank(reuse(&freshness, now)) < 3 || is_usable_after_error(&freshness, now) {
             prop_assert!(keep > seconds(elapsed));
         }
         prop_assert!(keep >= SHORTEST_KEEP);

@@ -129,8 +129,8 @@ impl Explainer<'_> {
 
     /// Why the request is forwarded although nothing is stored for it; `None` if its response may be stored.
     fn forwarded(&self) -> Option<MissReason> {
-        let precondition = validation::is_for_origin(&self.request.http.headers);
-        let bypass = bypass(&self.live, &self.request.http);
+        let precondition = validation::is_for_origin(&self.request.client_request.headers);
+        let bypass = bypass(&self.live, &self.request.client_request);
         bypass.or(precondition.then_some(MissReason::Precondition))
     }
 
@@ -187,7 +187,7 @@ impl Explainer<'_> {
 
     /// Sends the request as a fetch would. Reads no more of the body than may be stored.
     pub async fn ask(&self, running: &Running) -> Result<UpstreamResponse, UpstreamError> {
-        let http = &self.request.http;
+        let http = &self.request.client_request;
         let mut fields = http.for_upstream(running);
         if self.forwarded().is_none() && !self.is_for_part() {
             validation::strip_conditions(&mut fields);

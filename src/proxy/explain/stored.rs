@@ -79,7 +79,7 @@ impl Explainer<'_> {
         let vary_index = tiers.vary_index();
         let (tiers, cache_key) = match vary_index.as_deref().and_then(Entry::vary_index) {
             Some(variants) => {
-                let variant = cache_key.variant(&variants.on, &self.request.http.headers);
+                let variant = cache_key.variant(&variants.on, &self.request.client_request.headers);
                 (self.tiers(cache, &variant).await, variant)
             }
             None => (tiers, cache_key),
@@ -152,7 +152,7 @@ impl Explainer<'_> {
                 vec![mark(&Tag::root(), by.to_owned())]
             }
             ValidityReport::OtherEpoch => {
-                let by = "the store has lost its marks since (restarted, flushed, or replaced): everything older is \
+                let by = "Redis has lost its marks since (restarted, flushed, or replaced): everything older is \
                           invalidated";
                 vec![mark(&Tag::root(), by.to_owned())]
             }

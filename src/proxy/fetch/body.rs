@@ -95,7 +95,7 @@ pub(super) async fn pump(
             // RFC 9111 §3.1: trailer fields may be discarded.
             Ok(Err(_)) => continue,
             Err(error) => {
-                tracing::warn!(path = context.request.http.target.path, %error, "response is not stored");
+                tracing::warn!(path = context.request.client_request.target.path, %error, "response is not stored");
                 return BodyEnd::Broken;
             }
         };

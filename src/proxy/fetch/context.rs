@@ -5,11 +5,12 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName};
 
 use super::super::cache_request::CacheRequest;
+use super::super::decide;
 use crate::cache::memory::Hold;
 use crate::cache::{Found, Lookup};
 use crate::client::Client;
 use crate::coalesce::fleet_lock::FleetLockGuard;
-use crate::entry::{self, Entry};
+use crate::entry::Entry;
 use crate::http::validation;
 use crate::key::CacheKey;
 use crate::marks::MarksView;
@@ -26,9 +27,7 @@ pub struct FetchContext {
     pub view: Option<MarksView>,
     /// The stale response: to be validated if `may_validate`, and served if upstream fails and that is allowed.
     pub stale: Option<Arc<Entry>>,
-    /// Whether a 304 would prove that the stale response holds. After a soft invalidation a `Last-Modified` may be of the second of
-    /// the write, and be the same before and after it.
-    pub may_validate: bool,
+    may_validate: bool,
     /// A usable response that is no 5xx is stored: a 5xx must not replace it, whether or not this request may have it.
     pub has_good: bool,
     /// The vary index, where responses vary.
@@ -53,9 +52,7 @@ impl FetchContext {
         let (request, primary) = (Arc::clone(request), lookup.primary().clone());
         let (cache_key, vary_index) = (cache_key.clone(), vary_index.clone());
         let response = stale.as_ref().and_then(|stale| stale.response());
-        let is_soft_invalidated = matches!(lookup.found, Found::SoftInvalidated(_));
-        let may_validate =
-            !is_soft_invalidated || response.is_some_and(|it| validation::tells_every_change(&it.own_headers()));
+        let may_validate = response.is_some_and(|it| decide::may_validate(&lookup.found, it));
         let has_good = match &lookup.found {
             Found::Current(entry) | Found::SoftInvalidated(entry) => {
                 entry.response().is_some_and(|kept| !kept.status.is_server_error())
@@ -80,9 +77,7 @@ impl FetchContext {
 
     /// The stored response whose validators the request carries, and no others.
     pub fn to_validate(&self) -> Option<&Entry> {
-        let stale = self.stale.as_deref().filter(|_| self.may_validate)?;
-        let has_validator = |response: &entry::Response| validation::has_validator(&response.own_headers());
-        stale.response().is_some_and(has_validator).then_some(stale)
+        self.stale.as_deref().filter(|_| self.may_validate)
     }
 
     /// The request fields that select the variant.

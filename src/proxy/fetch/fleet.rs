@@ -29,7 +29,7 @@ pub async fn decide(running: &Running, mut context: FetchContext, permit: &Fetch
         return FleetDecision::Fetch(Box::new(context));
     };
     // A fetch without followers is not shared with other proxies either.
-    if !permit.is_shared() || !context.request.collapses_across_proxies() {
+    if !permit.is_shared() || !context.request.coalesces_across_proxies() {
         return FleetDecision::Fetch(Box::new(context));
     }
     let outcome = match running.cache.lock_fetch(context.cache_key.key(), view, store.collapse_timeout).await {
@@ -60,7 +60,7 @@ pub async fn decide(running: &Running, mut context: FetchContext, permit: &Fetch
 /// unless it validates a stale response, which was judged by the marks of the first lookup.
 async fn look(running: &Running, context: &mut FetchContext) -> Option<FetchOutcome> {
     let request = &context.request;
-    let (cache_key, fields) = (context.cache_key.clone(), &request.http.headers);
+    let (cache_key, fields) = (context.cache_key.clone(), &request.client_request.headers);
     let lookup = running.cache.lookup_in_store(cache_key, fields, &request.label(), request.tags()).await;
     match &lookup.found {
         Found::Current(entry)

@@ -15,12 +15,12 @@ use super::body::{BodyEnd, pass_error, pump};
 use super::confirm::confirmed;
 use super::context::FetchContext;
 use super::fleet::{self, FleetDecision};
+use super::stands_in;
 use crate::cache::SHARED_MAX;
 use crate::coalesce::body_budget::Broken;
-use crate::coalesce::inflight::{FetchFailure, FetchOutcome, FetchPermit, Head, ServerErrorResponse};
+use crate::coalesce::inflight::{FetchOutcome, FetchPermit, Head, ServerErrorResponse};
 use crate::coalesce::stream::{Reader, Stream};
 use crate::http::clients;
-use crate::http::freshness;
 use crate::http::headers;
 use crate::http::storable::{self, Reason};
 use crate::http::validation;
@@ -44,7 +44,7 @@ pub async fn run(
     permit: FetchPermit,
     leader_only: Option<oneshot::Sender<LeaderOnly>>,
 ) {
-    permit.until_begun(context.request.patience(&running)).await;
+    permit.until_begun(context.request.follower_wait(&running)).await;
     match fleet::decide(&running, context, &permit).await {
         FleetDecision::Fetch(context) => {
             let is_stored = fetch(&running, &context, permit, leader_only).await;
@@ -92,13 +92,11 @@ async fn fetch(
         }
         answer => answer,
     };
-    if let Some(failed) = failed(&answer)
-        && let Some(stale) = context
-            .stale
-            .as_ref()
-            .filter(|stale| context.request.takes_after(failed.failure(), stale, running.cache.now()))
+    let answered = answer.as_ref().map(Response::status).map_err(|error| *error);
+    if let Some(stale) = &context.stale
+        && stands_in(running, &context.request, stale, answered)
     {
-        permit.finish(FetchOutcome::StaleOnError(Arc::clone(stale), failed));
+        permit.finish(FetchOutcome::StaleOnError(Arc::clone(stale), answered));
         return false;
     }
     match answer {
@@ -126,14 +124,6 @@ async fn place(
     }
 }
 
-/// How upstream failed, if it did: a status that counts as an error (RFC 5861 §4), or no response.
-fn failed(answer: &Result<Response<ResponseBody>, UpstreamError>) -> Option<FetchFailure> {
-    match answer {
-        Ok(answer) => freshness::is_error(answer.status()).then_some(FetchFailure::Status(answer.status())),
-        Err(error) => Some(FetchFailure::NoAnswer(*error)),
-    }
-}
-
 async fn ask(
     running: &Running,
     context: &FetchContext,
@@ -142,18 +132,18 @@ async fn ask(
     times: &mut Times,
 ) -> Result<Response<ResponseBody>, UpstreamError> {
     let request = &context.request;
-    let mut fields = request.http.for_upstream(running);
+    let mut fields = request.client_request.for_upstream(running);
     validation::strip_conditions(&mut fields);
     if conditionally {
         context.make_conditional(&mut fields);
     }
-    let path = request.http.target.path_and_query();
+    let path = request.client_request.target.path_and_query();
     let (method, body) = match &request.content {
-        Some(content) => (request.http.method.clone(), RequestBody::Whole(content.clone())),
+        Some(content) => (request.client_request.method.clone(), RequestBody::Whole(content.clone())),
         None => (Method::GET, RequestBody::Empty),
     };
     times.0 = running.cache.now();
-    let interim = request.http.interim.clone();
+    let interim = request.client_request.interim.clone();
     let mut answer = running.upstream.send_from(place, &method, &path, fields, body, interim).await;
     times.1 = running.cache.now();
     if let Ok(answer) = &mut answer {
@@ -237,7 +227,7 @@ async fn deliver(
         clients::identify(&mut fields, content);
     }
     let stamp = view.map(|view| view.stamp);
-    let text = primary.variant(&varies_on, &request.http.headers).text;
+    let text = primary.variant(&varies_on, &request.client_request.headers).text;
     let head = Arc::new(storing::head(running, text, varies_on, stamp, parts.status, (fields, said), &verdict));
     let _ended = FinishOnDrop(Arc::clone(&stream));
     if let (Some(leader_only), Some(reader)) = (leader_only, stream.reader()) {
@@ -337,7 +327,7 @@ impl Drop for FinishOnDrop {
 fn error_head(context: &FetchContext, status: StatusCode, mut headers: HeaderMap) -> Head {
     let said = storing::set_client_cache_control(&context.request, &mut headers);
     let varies_on = Vary::parse(&headers).into_names();
-    let text = context.primary.variant(&varies_on, &context.request.http.headers).text;
+    let text = context.primary.variant(&varies_on, &context.request.client_request.headers).text;
     let (consumed, stamp) = (storing::has_consumed(&headers), context.view.map(|view| view.stamp));
     Head { consumed, said, status, headers, varies_on, text, ttl: 0, stored: false, stamp, groups: Vec::new() }
 }

@@ -83,7 +83,7 @@ impl StorablePost {
         let primary = request.cache_key();
         let said = storing::set_client_cache_control(&request, &mut fields);
         let varies_on = storing::varies_on(running, &primary, (None, None), answer.status(), &fields).ok()?;
-        let text = primary.variant(&varies_on, &request.http.headers).text;
+        let text = primary.variant(&varies_on, &request.client_request.headers).text;
         let head = storing::head(running, text, varies_on, Some(stamp), answer.status(), (fields, said), &verdict);
         let _hold = running.cache.memory().hold(request.tags());
         Some(StorablePost { request, primary, head, verdict, stamp, _hold })
@@ -114,7 +114,7 @@ fn read_of(running: &Running, http: ClientRequest) -> Option<CacheRequest> {
     let http = as_get(http);
     let (target, fields) = (http.target.clone(), http.headers.clone());
     let request = CacheRequest::new(running.live(), http, None);
-    let is_as_sent = request.http.target == target && request.http.headers == fields;
+    let is_as_sent = request.client_request.target == target && request.client_request.headers == fields;
     let is_usable = request.ambiguity().is_none() && request.token_fault(running.cache.now()).is_none();
     (is_as_sent && is_usable).then_some(request)
 }

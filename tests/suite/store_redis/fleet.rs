@@ -211,7 +211,7 @@ async fn members_or_intents_that_were_evicted_start_a_new_epoch() {
         let after = invalidate(&store, &[], "").await;
         assert_ne!(after.taken.stamp.epoch, before.epoch, "{lost}");
         assert!(log.text().contains(&format!("epoch changed: {cause}")), "{}", log.text());
-        // Whoever comes first notices, and then it is mended.
+        // The first proxy to ask notices, and then it is mended.
         server.run::<()>(&["DEL", lost]);
         let synced = sync(&store, "p1", Some(after.taken.stamp)).await;
         assert!(synced.marks.is_none() && synced.stamp.epoch != after.taken.stamp.epoch);

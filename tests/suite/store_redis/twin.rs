@@ -208,7 +208,7 @@ impl Both {
             repetitions: vec![],
             passed: 0,
         };
-        // As whoever connects does.
+        // As every client that connects does.
         let caller = both.caller();
         both.twin.begin(&caller);
         both

@@ -20,7 +20,7 @@ const ARGS: [&str; 10] = [
     "1",
 ];
 
-/// Six nodes, whoever of them is a primary now.
+/// Six nodes, whichever of them are primaries now.
 pub struct RedisCluster {
     pub nodes: Vec<RedisServer>,
 }

@@ -1,4 +1,4 @@
-//! A gate holds whoever comes to it until the test opens it: what makes a race happen every time.
+//! A gate holds all that come to it until the test opens it: what makes a race happen every time.
 
 use std::sync::{Arc, Condvar, Mutex};
 

@@ -201,7 +201,7 @@ fn binary() -> OsString {
     std::env::var_os("LARDER_TEST_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_larder").into())
 }
 
-/// A program, undisturbed by the environment of whoever runs the tests.
+/// A program, undisturbed by the environment in which the tests run.
 fn prepared(program: impl AsRef<OsStr>, dir: &TempDir) -> Command {
     let mut command = Command::new(program);
     command.env_clear().current_dir(dir.path());

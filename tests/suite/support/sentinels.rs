@@ -6,7 +6,7 @@ use super::redis::RedisServer;
 /// What the sentinels call the primary.
 pub const PRIMARY: &str = "house";
 
-/// All processes, whoever of them is the primary now.
+/// All processes, whichever of them is the primary now.
 pub struct Sentinels {
     pub servers: Vec<RedisServer>,
     pub sentinels: Vec<RedisServer>,
