@@ -342,6 +342,24 @@ mod tests {
     }
 
     #[test]
+    fn the_sample_shows_every_field_that_goes_with_a_jwk_set() {
+        let sample = include_str!("../../rules.toml");
+        let from = sample.find("# [jwt]").unwrap();
+        let to = from + sample[from..].find("\n\n").unwrap();
+        let shown: Vec<&str> =
+            sample[from..to].lines().skip(1).map(|line| line.trim_start_matches("# ")).collect();
+        let jwt = parsed(&shown.join("\n")).unwrap().jwt.unwrap();
+        let named = JwtConfig {
+            keys: KeySource::JwksUrl("https://issuer.example/.well-known/jwks.json".parse().unwrap()),
+            algorithms: vec![Algorithm::RS256],
+            audience: vec!["api".to_owned()],
+            issuer: vec!["https://issuer.example".to_owned()],
+            ..parsed("jwks_file = 'x'").unwrap().jwt.unwrap()
+        };
+        assert_eq!(jwt, named, "the others are the defaults");
+    }
+
+    #[test]
     fn what_proves_nothing_or_has_no_effect_is_refused_with_a_remedy() {
         let rows = [
             ("", "has no key", "secret_file"),
