@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+pub mod authorization;
 pub mod cache_control;
 pub mod chunks;
 pub mod clients;

@@ -145,6 +145,9 @@ pub enum Identity {
     /// For the same reason `{identity}` names the callers of all that a write presents, and an entry belongs to the
     /// callers of all that its request presented.
     By(Vec<CallerSource>),
+    /// By all credentials of the request, of which these fields are some: for verdicts ([`crate::rules::authorize`]). Cannot be
+    /// written in the rules.
+    Credentials(Arc<[HeaderName]>),
 }
 
 /// One kind of credential that identifies callers.
@@ -164,7 +167,7 @@ impl Identity {
         !matches!(self, Identity::Unstated)
     }
 
-    /// Whether callers have entries of their own.
+    /// Whether the rules say that callers have entries of their own.
     pub fn tells_callers_apart(&self) -> bool {
         matches!(self, Identity::By(_))
     }
@@ -173,7 +176,8 @@ impl Identity {
     pub fn sources(&self) -> &[CallerSource] {
         match self {
             Identity::By(sources) => sources,
-            Identity::Unstated | Identity::Shared => &[],
+            // Credentials: [`CacheKey::of_caller`].
+            Identity::Unstated | Identity::Shared | Identity::Credentials(_) => &[],
         }
     }
 
@@ -226,6 +230,7 @@ impl fmt::Display for Identity {
                 }
                 Ok(())
             }
+            Identity::Credentials(_) => f.write_str("credentials"),
         }
     }
 }
@@ -377,6 +382,23 @@ impl CacheKey {
         finish(text, self.redaction)
     }
 
+    /// The cache key of the verdict on a caller with these credentials.
+    #[must_use]
+    pub fn of_caller(self, credentials: &HeaderMap) -> CacheKey {
+        let mut text = self.text;
+        text.push_str("\nidentity credentials ");
+        let mut names: SmallVec<[&HeaderName; 4]> = credentials.keys().collect();
+        names.sort_unstable_by_key(|name| name.as_str());
+        let parts = names.iter().flat_map(|name| {
+            credentials.get_all(*name).iter().flat_map(|value| [name.as_str().as_bytes(), value.as_bytes()])
+        });
+        match names.is_empty() {
+            true => text.push_str(ANONYMOUS),
+            false => push_secret(&mut text, parts, self.redaction.secret.as_ref()),
+        }
+        finish(text, self.redaction)
+    }
+
     /// The same request with what a trusted proxy in front says of it, if that is forwarded to upstream.
     #[must_use]
     pub fn behind(self, forwarded: ForwardedPolicy, headers: &HeaderMap) -> CacheKey {
@@ -511,6 +533,27 @@ pub fn callers(identity: &Identity, presented: PresentedCredentials<'_>, secret:
         text.rsplit(' ').next().filter(|caller| *caller != ANONYMOUS).map(str::to_owned)
     };
     Callers::Known(identity.sources().iter().filter_map(digest).collect())
+}
+
+/// Most credentials of a caller that are told apart: fields, and cookies.
+pub const CREDENTIALS: usize = 32;
+
+/// A digest for each of a caller's credentials, as they are written in tags: for each field, and for each cookie, since one
+/// session may come with different other cookies. `None` if there are more than [`CREDENTIALS`]. `fields` are those with credentials.
+pub fn credentials(fields: &HeaderMap, secret: Option<&Secret>) -> Option<Vec<String>> {
+    let mut parts: Vec<[Vec<u8>; 2]> =
+        cookies(fields).map(|(name, pair)| [[b"cookie:", name].concat(), value_of(pair).to_vec()]).collect();
+    for name in fields.keys().filter(|name| **name != COOKIE) {
+        let value = join(fields.get_all(name).iter().map(HeaderValue::as_bytes)).unwrap_or_default();
+        parts.push([name.as_str().as_bytes().to_vec(), value]);
+    }
+    (parts.len() <= CREDENTIALS).then(|| parts.iter().map(|part| digest(part, secret)).collect())
+}
+
+fn digest(values: &[Vec<u8>], secret: Option<&Secret>) -> String {
+    let mut text = String::with_capacity(80);
+    push_secret(&mut text, values.iter().map(Vec::as_slice), secret);
+    text
 }
 
 fn join<'v>(values: impl Iterator<Item = &'v [u8]>) -> Option<Vec<u8>> {

@@ -53,6 +53,7 @@
 //! | floor | the sequence below which marks may have been dropped; entries stamped below it are not current |
 //! | current | said of an entry whose stamp is of this epoch, not below the floor, and not below the mark of any of its tags |
 //! | fresh, stale | as in RFC 9111. *Fresh* is about time, *current* about writes; an entry is served without asking upstream if it is both |
+//! | verdict | what the API says of a caller, where a family asks it first (`authorize`); an entry of an implicit family |
 //! | soft-invalidated | invalidated by a soft mark whose grace is not over: served stale while it is refetched |
 //! | invalidate, purge, evict, expire | by a write; by an operator; for space; by time |
 //! | entry | a stored response, or a vary index, with its tags and stamp |
@@ -88,7 +89,8 @@
 //! 8. **A path is everything that upstream may take it for** ([`http::target::Readings`]). A write invalidates every reading; a
 //!    read is cached only if all of its readings belong to one family.
 //! 9. **Credentials that the family does not name make a request private.** It gets only what RFC 9111 §3.5 lets everybody
-//!    have, and shares no fetch ([`http::headers::credentials`]). Where claims of a bearer token identify the caller, a token that
+//!    have, and shares no fetch ([`http::headers::credentials`]). Unless the family asks the API first: its verdict on the caller is
+//!    a response that is stored like others ([`rules::authorize`]). Where claims of a bearer token identify the caller, a token that
 //!    is not valid gets nothing from the cache at all ([`bearer`]).
 //! 10. **Limits are shares.** Connections, places at upstream, streams and memory have a limit for all clients and one for each
 //!     ([`shares`]), so that no client takes them from the others.

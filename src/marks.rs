@@ -206,6 +206,11 @@ impl Tag {
         self.as_str().strip_prefix("group /")
     }
 
+    /// Whether it is [`Tag::caller`].
+    pub fn is_of_caller(&self) -> bool {
+        self.as_str().starts_with("caller ")
+    }
+
     /// Whether it is the tag of a family, a level or an instance.
     pub fn is_of_family(&self) -> bool {
         let text = self.as_str();

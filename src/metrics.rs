@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::http::authorization::Authorization;
 use crate::outcome::OutcomeKind;
 
 /// The label of requests whose path belongs to no family.
@@ -51,6 +52,7 @@ pub struct Metrics {
     coalesced_waiting: Gauge,
     fleet_waits: Family<EndLabels, Counter>,
     not_stored: Family<ReasonLabels, Counter>,
+    authorizations: Family<AuthorizationLabels, Counter>,
     hit_time: Family<FamilyLabels, Histogram>,
     miss_time: Family<FamilyLabels, Histogram>,
     write_time: Histogram,
@@ -123,6 +125,12 @@ pub struct Metrics {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabels {
     reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AuthorizationLabels {
+    verdict: &'static str,
+    asked: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -230,6 +238,11 @@ impl Metrics {
         );
         registry.register("fleet_waits", "Waits for another proxy's fetch, by result", self.fleet_waits.clone());
         registry.register("not_stored", "Fetched responses that were not stored", self.not_stored.clone());
+        registry.register(
+            "authorizations",
+            "Callers looked up for `authorize`, by what the API says of them, and whether it was asked for that",
+            self.authorizations.clone(),
+        );
         registry.register("upstream_requests", "Requests at upstream", self.upstream_requests.clone());
         registry.register("upstream_queued", "Requests that wait for upstream", self.upstream_queued.clone());
         registry.register("upstream_streams", "Streams at upstream", self.upstream_streams.clone());
@@ -467,6 +480,12 @@ impl Metrics {
     /// `upstream-streams` or `unshared`; `bound` is `client` or `all`.
     pub fn refused(&self, what: &'static str, bound: &'static str) {
         self.refused.get_or_create_owned(&RefusalLabels { what, bound }).inc();
+    }
+
+    /// Counts a caller that was looked up for `authorize`. `is_asked`: the API was asked for it.
+    pub fn authorized(&self, verdict: Authorization, is_asked: bool) {
+        let asked = if is_asked { "yes" } else { "no" };
+        self.authorizations.get_or_create(&AuthorizationLabels { verdict: verdict.label(), asked }).inc();
     }
 
     /// Sets whether an alert is raised. `family` is empty for all together.

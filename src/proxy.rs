@@ -20,6 +20,7 @@ use crate::shares::Over;
 use crate::upstream::{RequestBody, UpstreamError};
 
 mod admit;
+mod authorize;
 pub mod body;
 mod cache_request;
 mod content;

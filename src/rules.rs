@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use crate::bearer::{BearerToken, TokenFault};
 use crate::http::clients::ClientCacheControl;
-use crate::http::headers::{self, ForwardedPolicy, Meant, is_safe};
+use crate::http::headers::{self, Credentials, ForwardedPolicy, Meant, is_safe};
 use crate::http::invalidation::StatusSet;
 use crate::http::target::{PathCase, Readings, Target, with_plain_delimiters};
 use crate::http::{Policy, TtlPolicy};
@@ -18,6 +18,7 @@ use crate::key::{self, Callers, FamilyKeySpec, KeySpec, PresentedCredentials};
 use crate::marks::Tag;
 use crate::secret::Secret;
 
+pub mod authorize;
 mod expand;
 pub(crate) mod family;
 pub mod fault;
@@ -34,6 +35,7 @@ mod reference;
 mod suffix;
 pub mod thresholds;
 
+pub use authorize::Authorize;
 pub use instance::CAPTURES;
 pub(crate) use instance::decoded;
 pub use lint::Warning;
@@ -48,6 +50,8 @@ use thresholds::FamilyThresholds;
 #[derive(Debug, Default)]
 pub struct RuleSet {
     families: Vec<Family>,
+    /// How many of them the file states. The others are those of verdicts.
+    stated: usize,
     invalidations: Vec<Invalidation>,
     family_paths: PatternSet,
     invalidation_paths: PatternSet,
@@ -88,6 +92,8 @@ pub struct Family {
     /// False for `invalidation = "none"`: no rule may name the family, and only its lifetime bounds the age of its
     /// entries.
     pub is_invalidated: bool,
+    /// Whether the API is asked if it authorizes the caller, before a stored response is used.
+    pub authorize: Option<Authorize>,
     /// Thresholds of its alerts.
     pub alerts: FamilyThresholds,
     /// Line in the file, from 1.
@@ -257,7 +263,8 @@ impl WriteMethods {
 #[derive(Debug, Clone, Copy)]
 pub enum CallerIdentity<'c> {
     /// Identified by the credentials that it presents. `secret` keys the HMACs that replace credentials.
-    Known { presented: PresentedCredentials<'c>, secret: Option<&'c Secret> },
+    /// `credentials` says which fields carry credentials.
+    Known { presented: PresentedCredentials<'c>, secret: Option<&'c Secret>, credentials: &'c Credentials },
     /// Unknown: a write by any caller.
     Unknown,
 }
@@ -292,12 +299,16 @@ impl RuleSet {
             if !family.says_client_cache_control && invalidations.iter().any(|rule| rule.reaches(family)) {
                 family.client_cache_control = ClientCacheControl::NoCache;
             }
-            family.refreshed = invalidations.iter().any(|rule| rule.refresh && rule.reaches(family));
+            // A verdict belongs to one caller.
+            family.refreshed =
+                !family.is_of_verdicts() && invalidations.iter().any(|rule| rule.refresh && rule.reaches(family));
             family.told_by_caller =
                 invalidations.iter().flat_map(|rule| &rule.references).any(|it| it.names_callers_of(&family.name));
             family.version = family::version_of(family);
         }
-        let family_paths = compile(root, "family", families.iter().map(|family| &family.pattern), case);
+        let stated = families.iter().filter(|family| !family.is_of_verdicts()).count();
+        let patterns = families[..stated].iter().map(|family| &family.pattern);
+        let family_paths = compile(root, "family", patterns, case);
         let paths =
             |rules: &[&Invalidation]| compile(root, "invalidate", rules.iter().map(|rule| &rule.pattern), case);
         let invalidation_paths = paths(&invalidations.iter().collect::<Vec<_>>());
@@ -305,12 +316,17 @@ impl RuleSet {
             invalidations.iter().enumerate().filter(|(_, rule)| rule.methods.names_safe()).collect();
         let (at, by_safe): (Vec<usize>, Vec<&Invalidation>) = by_safe.into_iter().unzip();
         let by_safe_methods = (at, paths(&by_safe));
-        RuleSet { families, invalidations, family_paths, invalidation_paths, by_safe_methods, names }
+        RuleSet { families, stated, invalidations, family_paths, invalidation_paths, by_safe_methods, names }
     }
 
-    /// The families, in file order.
+    /// The families, in file order, and then those of verdicts ([`authorize`]).
     pub fn families(&self) -> &[Family] {
         &self.families
+    }
+
+    /// The families that the file states.
+    pub fn stated(&self) -> &[Family] {
+        &self.families[..self.stated]
     }
 
     /// The rules, in file order.
@@ -471,7 +487,7 @@ impl Family {
     }
 
     /// The tags for the entries of the request's callers, if a rule can name them and the request identifies callers.
-    pub fn tags_of_callers(
+    pub fn tags_of_identity(
         &self,
         presented: PresentedCredentials<'_>,
         secret: Option<&Secret>,

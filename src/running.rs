@@ -241,7 +241,7 @@ impl Running {
             self.cache.invalidate(&changed).await;
         }
         let reloaded = Reloaded {
-            families: live.rules.families().len(),
+            families: live.rules.stated().len(),
             invalidations: live.rules.invalidations().len(),
             needs_restart: self.needs_restart(&config, &live),
         };

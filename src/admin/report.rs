@@ -354,6 +354,8 @@ pub struct FamilyDefinition {
     /// Bytes; null: `[memory] max_body`.
     pub max_body: Option<u64>,
     pub identity: String,
+    /// The path that is asked whether it authorizes the caller; null: none is.
+    pub authorize: Option<String>,
     /// Query parameters that are part of the key.
     pub query: Query,
     pub query_sort: bool,
@@ -401,6 +403,7 @@ impl FamilyDefinition {
             client_directives: policy.client_directives.word(),
             max_body: family.max_body,
             identity: family.key_spec.identity.to_string(),
+            authorize: family.authorize.as_ref().map(|authorize| authorize.path.clone()),
             query: Query::of(&family.key_spec.query.parameters),
             query_sort: family.key_spec.query.sort,
             cookies: family.key_spec.cookies.clone(),

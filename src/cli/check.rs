@@ -112,7 +112,7 @@ fn about_tokens(jwt: &JwtConfig) -> String {
 
 fn rules_text(name: &str, config: &Config, warnings: &[Warning]) -> String {
     let rules = &config.rules;
-    let (families, invalidations) = (rules.families(), rules.invalidations());
+    let (families, invalidations) = (rules.stated(), rules.invalidations());
     let mut text = String::new();
     if !families.is_empty() {
         let head = ["family", "path", "ttl", "policy", "identity", "key", "other"];
@@ -206,6 +206,8 @@ fn stored(family: &Family) -> Vec<String> {
     let set_cookie = Some(policy.set_cookie).filter(|kind| *kind != SetCookie::default());
     parts.extend(set_cookie.map(|kind| format!("set_cookie {}", kind.word())));
     parts.extend(close_delimited.map(|kind| format!("close_delimited {}", kind.word())));
+    let authorize = family.authorize.as_ref();
+    parts.extend(authorize.map(|it| format!("authorize {} {}", it.path, humantime::format_duration(it.ttl))));
     parts.extend((!family.is_invalidated).then(|| "invalidation none".to_owned()));
     parts.extend(family.max_body.map(|size| format!("max_body {}", bytesize::ByteSize::b(size))));
     parts
@@ -249,7 +251,7 @@ fn rules_json(name: &str, config: &Config, warnings: &[Warning]) -> Value {
     json!({
         "success": true,
         "file": name,
-        "families": rules.families().iter().map(family_json).collect::<Vec<_>>(),
+        "families": rules.stated().iter().map(family_json).collect::<Vec<_>>(),
         "invalidations": rules.invalidations().iter().map(invalidation_json).collect::<Vec<_>>(),
         "notes": notes(config),
         "warnings": warnings,
@@ -292,6 +294,7 @@ fn family_json(family: &Family) -> Value {
         "cookies": family.key_spec.cookies,
         "set_cookie": policy.set_cookie.word(),
         "identity": family.key_spec.identity.is_stated().then(|| family.key_spec.identity.to_string()),
+        "authorize": family.authorize.as_ref().map(|it| json!({ "path": it.path, "ttl": it.ttl.as_secs() })),
         "max_body": family.max_body,
         "invalidation": family.invalidation(),
     })

@@ -235,7 +235,8 @@ fn write(
     let secret = config.store.as_ref().and_then(StoreConfig::secret);
     let bearer = jwt.map_or(BearerToken::Absent, |jwt| jwt.bearer(headers)).at(SystemTime::now());
     let presented = PresentedCredentials { fields: headers, bearer: &bearer };
-    let caller = CallerIdentity::Known { presented, secret: secret.as_ref() };
+    let credentials = &config.server.credential_headers;
+    let caller = CallerIdentity::Known { presented, secret: secret.as_ref(), credentials };
     let matches = config.rules.invalidated_by_any(&methods, &targets, caller);
     let mut notes = Vec::new();
     let fault = matches.iter().find_map(|matched| matched.rule.fault_of_caller(&bearer));

@@ -90,7 +90,7 @@ fn log_rules(config: &Config) {
         tracing::info!("no rules file: Larder caches what upstream's Cache-Control and Expires allow (RFC 9111)");
         return;
     };
-    let (families, invalidations) = (config.rules.families().len(), config.rules.invalidations().len());
+    let (families, invalidations) = (config.rules.stated().len(), config.rules.invalidations().len());
     tracing::info!(file = %file.display(), families, invalidations, "loaded the rules file");
 }
 

@@ -13,7 +13,7 @@ use crate::rules::{Collapse, Family, Warning};
 /// The warnings of a configuration, in file order.
 pub fn lint(config: &Config) -> Vec<Warning> {
     let mut warnings = config.rules.warnings();
-    for family in config.rules.families() {
+    for family in config.rules.stated() {
         warnings.extend(useless_collapse(config, family));
         warnings.extend(too_large(config, family));
     }
@@ -189,6 +189,18 @@ mod tests {
                 "remove refresh",
             ),
             (
+                "[[family]]\nname = 'x'\npath = '/x'\nauthorize = { path = '/check', ttl = '5s' }",
+                "'/x' = { families = ['x'], refresh = true }\n'/y' = ['*']",
+                "refresh has no effect",
+                "remove refresh",
+            ),
+            (
+                "[[family]]\nname = 'x'\npath = '/x(/check)?'\nauthorize = { path = '/x/check', ttl = '5s' }",
+                "'/x' = ['x', 'authorize']",
+                "the path of its own authorize",
+                "leave it out",
+            ),
+            (
                 "",
                 "'/w/(?<id>\\d+)' = ['user', 'user:{id}']",
                 "\"user:{id}\" has no effect beside \"user\"",
@@ -282,7 +294,7 @@ mod tests {
         for (fields, value, is_told) in rows {
             let text = family("x", &format!("path = '/x\\.json'\n{fields}"));
             let config = Config::parse(&text, "rules.toml", &Overrides::default(), &|_| None).unwrap();
-            let family = &config.rules.families()[0];
+            let family = &config.rules.stated()[0];
             assert_eq!(family.only_path().as_deref(), Some("/x.json"));
             let response = HeaderMap::from_iter([(http::header::CACHE_CONTROL, value.parse().unwrap())]);
             let warning = overridden_ttl(family, "/x.json", &response, SystemTime::now());

@@ -297,6 +297,22 @@ fn family() -> Value {
             ("ttl", duration("how long a response is fresh where upstream does not say")),
             ("ttl_policy", choice("whose lifetime wins", &["default", "override"])),
             ("negative_ttl", duration("for 404 and 410")),
+            (
+                "authorize",
+                required(
+                    table(
+                        "the API is asked first whether it authorizes the caller, as nginx does with auth_request",
+                        [
+                            (
+                                "path",
+                                text("the path that is asked, with the caller's credentials: 2xx, or 401 and 403"),
+                            ),
+                            ("ttl", duration("how long the API's answer is kept for the caller")),
+                        ],
+                    ),
+                    &["path", "ttl"],
+                ),
+            ),
             ("stale_while_revalidate", duration("serve stale while a fresh one is fetched (RFC 5861)")),
             ("stale_if_error", duration("serve stale while upstream fails (RFC 5861)")),
             ("stale_if_unreachable", duration("serve stale while upstream gives no answer at all")),

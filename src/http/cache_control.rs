@@ -152,6 +152,30 @@ pub fn for_clients(response: &HeaderMap) -> HeaderValue {
     HeaderValue::from_bytes(&told).unwrap_or(HeaderValue::from_static("no-store"))
 }
 
+/// Directives for shared caches, and `private`, which is written first.
+static FOR_SHARED_CACHES: [&[u8]; 3] = [b"private", b"public", b"s-maxage"];
+
+/// The field for clients of a response that shared caches must not store: `private`, and the response's directives but those for shared
+/// caches. Unreadable input counts as `no-store`, as in parsing.
+pub fn for_private_caches(response: &HeaderMap) -> HeaderValue {
+    let mut told = b"private".to_vec();
+    let mut is_readable = true;
+    for member in response.get_all(CACHE_CONTROL).iter().flat_map(|line| raw_members(line.as_bytes())) {
+        let Ok(member) = member else {
+            is_readable = false;
+            continue;
+        };
+        is_readable &= ResponseDirectives::default().take_member(member);
+        if !is_one_of(&Directive::parse(member).lower_name(), &FOR_SHARED_CACHES) {
+            told.extend([b", ", member].concat());
+        }
+    }
+    if !is_readable {
+        told.extend_from_slice(b", no-store");
+    }
+    HeaderValue::from_bytes(&told).unwrap_or(HeaderValue::from_static("no-store"))
+}
+
 impl RequestDirectives {
     /// Parses all `Cache-Control` lines of a request, or `Pragma: no-cache` if there are none (§5.4). `no-store` and
     /// `no-cache` apply wherever they occur outside of a quoted string. With an unclosed quote, `no-store` applies,

@@ -34,18 +34,28 @@ const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control
 /// The fields that are replaced for clients.
 static TOLD: [HeaderName; 4] = [CACHE_CONTROL, CDN_CACHE_CONTROL, ETAG, EXPIRES];
 
-/// Requires clients to validate before each use (RFC 9111 §5.2.2.4). Returns upstream's original fields. Stricter
-/// directives of `Cache-Control` remain.
-pub fn tell(response: &mut HeaderMap) -> HeaderMap {
+/// Sets what clients are told. With [`ClientCacheControl::NoCache`] they must validate before each use (RFC 9111 §5.2.2.4); stricter
+/// directives of `Cache-Control` remain. With `is_private`, no shared cache after this one may store the response (§5.2.2.7). Returns
+/// upstream's original fields if they may differ.
+pub fn tell(response: &mut HeaderMap, told: ClientCacheControl, is_private: bool) -> Option<HeaderMap> {
+    if told == ClientCacheControl::Pass && !is_private {
+        return None;
+    }
     let mut said = HeaderMap::new();
     for name in &TOLD {
         said.extend(response.get_all(name).iter().map(|value| (name.clone(), value.clone())));
     }
-    let told = cache_control::for_clients(response);
-    response.remove(EXPIRES);
     response.remove(CDN_CACHE_CONTROL);
-    response.insert(CACHE_CONTROL, told);
-    said
+    if told == ClientCacheControl::NoCache {
+        let told = cache_control::for_clients(response);
+        response.remove(EXPIRES);
+        response.insert(CACHE_CONTROL, told);
+    }
+    if is_private {
+        let told = cache_control::for_private_caches(response);
+        response.insert(CACHE_CONTROL, told);
+    }
+    Some(said)
 }
 
 /// Adds a weak validator if the response has none, so that clients can validate it. Weak, so that no client makes a
@@ -116,11 +126,39 @@ mod tests {
             let all = [&lines[..], &[("expires", "0"), ("cdn-cache-control", "max-age=9"), ("age", "3")]].concat();
             let upstream = fields(&all);
             let mut told = upstream.clone();
-            let said = tell(&mut told);
+            let said = tell(&mut told, ClientCacheControl::NoCache, false).unwrap();
             assert_eq!(told, fields(&[("age", "3"), ("cache-control", expected)]), "{lines:?}");
             identify(&mut told, b"body");
             assert_eq!(restored(&told, &said), upstream, "{lines:?}");
         }
+    }
+
+    #[test]
+    fn shared_caches_may_not_store_what_is_for_authorized_callers() {
+        let rows: [(&[&str], ClientCacheControl, &str); 8] = [
+            (&[], ClientCacheControl::Pass, "private"),
+            (&["public, max-age=60, s-maxage=7"], ClientCacheControl::Pass, "private, max-age=60"),
+            (&["Private, max-age=60"], ClientCacheControl::Pass, "private, max-age=60"),
+            (
+                &["private=\"set-cookie\", max-age=1", "no-transform"],
+                ClientCacheControl::Pass,
+                "private, max-age=1, no-transform",
+            ),
+            (&["no-store"], ClientCacheControl::Pass, "private, no-store"),
+            (&["max-age=60, x=\"open"], ClientCacheControl::Pass, "private, max-age=60, no-store"),
+            (&["public, max-age=60"], ClientCacheControl::NoCache, "private, no-cache"),
+            (&[], ClientCacheControl::NoCache, "private, no-cache"),
+        ];
+        for (lines, told, expected) in rows {
+            let lines: Vec<(&str, &str)> = lines.iter().map(|line| ("cache-control", *line)).collect();
+            let upstream =
+                fields(&[&lines[..], &[("cdn-cache-control", "max-age=9"), ("etag", "\"1\"")]].concat());
+            let mut sent = upstream.clone();
+            let said = tell(&mut sent, told, true).unwrap();
+            assert_eq!(sent, fields(&[("etag", "\"1\""), ("cache-control", expected)]), "{lines:?}");
+            assert_eq!(restored(&sent, &said), upstream, "{lines:?}");
+        }
+        assert_eq!(tell(&mut fields(&[]), ClientCacheControl::Pass, false), None);
     }
 
     #[test]

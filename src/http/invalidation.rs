@@ -17,6 +17,8 @@ pub enum WriteEnd {
     /// No response: timeout, reset, shutdown, or a gateway behind this one without a response. The write may have
     /// been executed, or may still be.
     NoAnswer,
+    /// A redirect to the login page: the write was refused, since its caller is not logged in; or it was a logout.
+    ToLogin,
 }
 
 impl WriteEnd {
@@ -59,6 +61,7 @@ impl StatusSet {
                 self.ranges.iter().any(|(from, to)| (*from..=*to).contains(&status.as_u16()))
             }
             WriteEnd::NoAnswer => true,
+            WriteEnd::ToLogin => false,
         }
     }
 }

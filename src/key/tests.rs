@@ -211,3 +211,44 @@ fn bytes_outside_ascii_are_escaped_without_ambiguity() {
     };
     assert_ne!(text_of(b"\xff"), text_of(b"\\xff"));
 }
+
+#[test]
+fn the_verdict_on_a_caller_has_a_key_of_its_own() {
+    let text = |lines: &[(&str, &str)]| {
+        let credentials = crate::http::sample::fields(lines);
+        derive(&target("/check", None), &credentials, None).of_caller(&credentials).text
+    };
+    assert_eq!(text(&[]), "GET http://h/check\nidentity credentials anonymous");
+    let ann = text(&[("authorization", "Bearer ann")]);
+    assert!(ann.starts_with("GET http://h/check\nidentity credentials sha256:") && !ann.contains("ann"), "{ann}");
+    let others = [
+        text(&[]),
+        ann,
+        text(&[("authorization", "Bearer bob")]),
+        text(&[("x-api-key", "Bearer ann")]),
+        text(&[("authorization", "Bearer ann"), ("cookie", "a=1")]),
+        text(&[("authorization", "Bearer ann"), ("authorization", "cookie")]),
+        text(&[("cookie", "a=1; b=2")]),
+        text(&[("cookie", "a=1"), ("cookie", "b=2")]),
+    ];
+    let distinct: std::collections::HashSet<_> = others.iter().collect();
+    assert_eq!(distinct.len(), others.len());
+    assert_eq!(
+        text(&[("cookie", "a=1"), ("authorization", "x")]),
+        text(&[("authorization", "x"), ("cookie", "a=1")]),
+        "their order does not count"
+    );
+}
+
+#[test]
+fn callers_share_a_digest_for_each_credential_that_they_share() {
+    let digests = |lines: &[(&str, &str)]| credentials(&crate::http::sample::fields(lines), None).unwrap();
+    let (one, other) =
+        (digests(&[("cookie", "a=1; sid=2")]), digests(&[("cookie", "sid = 2"), ("x-api-key", "1")]));
+    assert_eq!((one.len(), other.len()), (2, 2));
+    assert_eq!(one.iter().filter(|digest| other.contains(digest)).count(), 1);
+    // A field is no cookie of the same name.
+    assert_ne!(digests(&[("sid", "2")]), digests(&[("cookie", "sid=2")]));
+    let many = (0..=CREDENTIALS).map(|nth| format!("c{nth}=1")).collect::<Vec<_>>().join(";");
+    assert_eq!(credentials(&crate::http::sample::fields(&[("cookie", many.as_str())]), None), None);
+}

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, COOKIE, SET_COOKIE};
+use http::header::{AUTHORIZATION, COOKIE, FORWARDED, SET_COOKIE};
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
 
 use super::{Answered, Body, ClientRequest};
@@ -14,8 +14,9 @@ use crate::entry;
 use crate::http::clients::ClientCacheControl;
 use crate::http::demands::Demands;
 use crate::http::freshness::Reuse;
-use crate::http::headers::ForwardedPolicy;
+use crate::http::headers::{self, ForwardedPolicy, X_FORWARDED_FOR, claims};
 use crate::http::storable::RequestFacts;
+use crate::http::target::Target;
 use crate::http::{ClientDirectives, Policy, SetCookie, negotiation, range, validation};
 use crate::key::{self, CacheKey, KeySpec, PresentedCredentials};
 use crate::marks::Tag;
@@ -33,6 +34,8 @@ pub(super) struct CacheRequest {
     pub demands: Demands,
     /// Content of a QUERY.
     pub content: Option<Bytes>,
+    /// The fields with the caller's credentials, if the API says of callers whether it authorizes them (`authorize`).
+    credentials: Option<Box<HeaderMap>>,
     tags: OnceLock<Arc<[Tag]>>,
     /// Its bearer token, where its family identifies callers by claims.
     bearer: BearerToken,
@@ -47,7 +50,11 @@ impl CacheRequest {
         let route = live.rules.route(&http.method, &http.target.path);
         let directives =
             route.as_ref().map_or_else(ClientDirectives::default, |it| it.family.policy.client_directives);
+        let is_guarded = route.as_ref().is_some_and(|route| route.family.authorize.is_some());
+        let credentials = is_guarded.then(|| Box::new(credentials(&live, &http)));
         rules::strip_read(&mut http.headers, http.forwarded, route.as_ref().map(|route| route.family));
+        // They are sent although the key may lack them: the API is to refuse callers that it does not authorize.
+        credentials.iter().for_each(|credentials| put_back(&mut http.headers, credentials));
         if let Some(route) = &route {
             route.family.key_spec.query.apply(&mut http.target.query);
         }
@@ -65,7 +72,10 @@ impl CacheRequest {
         let mut facts = RequestFacts { no_store: demands.no_store, ..RequestFacts::default() };
         if http.credentials {
             let key_spec = route.as_ref().map(|route| &route.family.key_spec);
-            note_credentials(&mut facts, &live, key_spec, &http.headers);
+            if !is_guarded {
+                // Otherwise the API has authorized the caller, whom nothing else of the family's responses is about.
+                note_credentials(&mut facts, &live, key_spec, &http.headers);
+            }
             if !facts.has_credentials() && key_spec.is_some_and(|key_spec| is_anonymous(key_spec, &http.headers)) {
                 // It shares the entry of anonymous callers, so that upstream must take it for an anonymous caller too.
                 http.headers.remove(COOKIE);
@@ -81,10 +91,68 @@ impl CacheRequest {
             facts,
             demands,
             content,
+            credentials,
             tags: OnceLock::new(),
             bearer,
             bearer_fault,
         }
+    }
+
+    /// The check of the caller that its family asks for: a GET with the caller's credentials, and nothing else of the request. `None` if the
+    /// family asks for none.
+    pub fn check(&self) -> Option<CacheRequest> {
+        let credentials = self.credentials.as_ref()?;
+        let authorize = self.family()?.0.authorize.as_ref()?;
+        let target = Target { query: None, ..self.client_request.target.clone() }.at(&authorize.path);
+        let mut headers = HeaderMap::clone(credentials);
+        // What a proxy in front says of the client, which is part of the key where it counts.
+        let is_told = |name: &HeaderName| claims::is_keyed(name) || *name == FORWARDED || *name == X_FORWARDED_FOR;
+        let told = self
+            .client_request
+            .headers
+            .iter()
+            .filter(|(name, _)| is_told(name) && !credentials.contains_key(*name));
+        told.for_each(|(name, value)| {
+            headers.append(name, value.clone());
+        });
+        let http = ClientRequest::without_connection(
+            (Method::GET, target, headers),
+            self.client_request.client,
+            self.client_request.forwarded,
+        );
+        let http = ClientRequest { underscored: self.client_request.underscored.clone(), ..http };
+        // Without the tags of all credentials a write with one of them could not invalidate it.
+        let is_too_much = key::credentials(credentials, None).is_none();
+        Some(CacheRequest {
+            client_request: http,
+            live: Arc::clone(&self.live),
+            family: Some((authorize.verdicts, Captures::new())),
+            facts: RequestFacts { no_store: is_too_much, ..RequestFacts::default() },
+            demands: Demands { only_if_cached: self.demands.only_if_cached, ..Demands::default() },
+            content: None,
+            credentials: Some(credentials.clone()),
+            tags: OnceLock::new(),
+            // The API judges it.
+            bearer: BearerToken::Absent,
+            bearer_fault: None,
+        })
+    }
+
+    /// How long the API's answer is kept, if it is the answer to a [`CacheRequest::check`].
+    pub fn verdict_ttl(&self) -> Option<Duration> {
+        self.credentials.as_ref()?;
+        self.family().filter(|(family, _)| family.is_of_verdicts())?.0.policy.ttl
+    }
+
+    /// The names of the fields with the caller's credentials, in a family with `authorize`.
+    pub fn credential_names(&self) -> impl Iterator<Item = &HeaderName> {
+        self.credentials.iter().flat_map(|credentials| credentials.keys())
+    }
+
+    /// Whether only callers that the API authorizes may have what is stored.
+    pub fn is_guarded(&self) -> bool {
+        // Most families lack them, and are not looked up for this.
+        self.credentials.is_some() && self.verdict_ttl().is_none()
     }
 
     /// How the family asks upstream.
@@ -152,10 +220,10 @@ impl CacheRequest {
             let readings = self.client_request.target.readings();
             let of_family = self.family().map(|(family, captures)| family.tags_of(&readings, captures));
             let of_path = readings.all().map(Tag::uri);
-            let of_callers = self
-                .family()
-                .map(|(family, _)| family.tags_of_callers(self.presented(), self.live.redaction.secret.as_ref()));
-            let of_family = of_family.unwrap_or_default().into_iter().chain(of_callers.unwrap_or_default());
+            let secret = self.live.redaction.secret.as_ref();
+            let of_identity = self.family().map(|(family, _)| family.tags_of_identity(self.presented(), secret));
+            let of_callers = of_identity.unwrap_or_default().into_iter().chain(self.tags_of_caller());
+            let of_family = of_family.unwrap_or_default().into_iter().chain(of_callers);
             std::iter::once(Tag::root()).chain(of_path).chain(of_family).collect()
         })
     }
@@ -171,6 +239,14 @@ impl CacheRequest {
             BearerToken::Verified(token) => token.fault_at(now),
             BearerToken::Absent | BearerToken::Refused(_) => None,
         })
+    }
+
+    /// The tags of a verdict by which writes of its caller invalidate it.
+    fn tags_of_caller(&self) -> Vec<Tag> {
+        let verdicts = self.family().filter(|(family, _)| family.is_of_verdicts() && family.told_by_caller);
+        let (Some((verdicts, _)), Some(credentials)) = (verdicts, &self.credentials) else { return Vec::new() };
+        let digests = key::credentials(credentials, self.live.redaction.secret.as_ref());
+        verdicts.tags_of_callers(&digests.unwrap_or_default())
     }
 
     /// The families that upstream may take the path for, if there is not only one. Such a request bypasses the cache.
@@ -190,6 +266,10 @@ impl CacheRequest {
         let cache_key = match &self.content {
             Some(content) => cache_key.querying(content, &self.client_request.headers),
             None => cache_key,
+        };
+        let cache_key = match &self.credentials {
+            Some(credentials) if self.verdict_ttl().is_some() => cache_key.of_caller(credentials),
+            _ => cache_key,
         };
         match self.client_request.forwarded {
             // On the hit path the key is not made a second time.
@@ -280,6 +360,25 @@ fn unknown_credentials<'f>(
     fields: &'f HeaderMap,
 ) -> impl Iterator<Item = &'f HeaderName> {
     live.credentials.of(fields).filter(move |name| !key_spec.is_some_and(|key_spec| key_spec.knows(name)))
+}
+
+/// The fields with credentials, as they are on a write: without claims of an untrusted peer. Whatever family a read is in, its caller is
+/// the same.
+fn credentials(live: &Live, http: &ClientRequest) -> HeaderMap {
+    let is_identity = |name: &HeaderName| live.rules.identify_by(name);
+    let beside: Vec<HeaderName> = http.headers.keys().filter(|name| is_identity(name)).cloned().collect();
+    let mut selected = live.credentials.select(&http.headers, &beside);
+    headers::strip_claims(&mut selected, http.forwarded, is_identity);
+    selected
+}
+
+fn put_back(fields: &mut HeaderMap, credentials: &HeaderMap) {
+    for name in credentials.keys() {
+        fields.remove(name);
+        credentials.get_all(name).iter().for_each(|value| {
+            fields.append(name, value.clone());
+        });
+    }
 }
 
 fn note_credentials(facts: &mut RequestFacts, live: &Live, key_spec: Option<&KeySpec>, fields: &HeaderMap) {

@@ -12,6 +12,7 @@ use crate::bearer::TokenFault;
 use crate::cache::{Found, Lookup};
 use crate::coalesce::inflight::UpstreamAnswer;
 use crate::entry;
+use crate::http::authorization::Authorization;
 use crate::http::freshness::{Freshness, Reuse, ValidationReason};
 use crate::http::validation;
 use crate::outcome::Fwd;
@@ -104,9 +105,22 @@ pub enum MissReason {
     Precondition,
     /// The family identifies callers by claims, and the request's bearer token proves none.
     Token(TokenFault),
+    /// The API does not authorize the caller (`authorize`).
+    Unauthorized,
+    /// The API did not say whether it authorizes the caller.
+    AuthorizationUnknown,
 }
 
 impl MissReason {
+    /// Why a caller of whom the API says this gets nothing stored; `None` if nothing forbids it.
+    pub fn of_authorization(authorization: Authorization) -> Option<MissReason> {
+        match authorization {
+            Authorization::Granted => None,
+            Authorization::Refused => Some(MissReason::Unauthorized),
+            Authorization::Unknown => Some(MissReason::AuthorizationUnknown),
+        }
+    }
+
     /// Why the request is forwarded, in the words of RFC 9211 §2.2.
     pub fn fwd(self) -> Fwd {
         match self {
@@ -120,7 +134,9 @@ impl MissReason {
             | MissReason::StoreAway
             | MissReason::AmbiguousPath
             | MissReason::Precondition
-            | MissReason::Token(_) => Fwd::Bypass,
+            | MissReason::Token(_)
+            | MissReason::Unauthorized
+            | MissReason::AuthorizationUnknown => Fwd::Bypass,
         }
     }
 
@@ -137,6 +153,8 @@ impl MissReason {
             MissReason::AmbiguousPath => Some("ambiguous-path"),
             MissReason::Precondition => Some("precondition"),
             MissReason::Token(fault) => Some(fault.token()),
+            MissReason::Unauthorized => Some("unauthorized"),
+            MissReason::AuthorizationUnknown => Some("authorization-unknown"),
         }
     }
 
@@ -171,6 +189,13 @@ impl MissReason {
                  they change nothing about it (RFC 9110 §13.1.1, §13.1.4)"
             }
             MissReason::Token(fault) => fault.explanation(),
+            MissReason::Unauthorized => {
+                "the API does not authorize the caller: it answered 401 or 403 to the family's authorize"
+            }
+            MissReason::AuthorizationUnknown => {
+                "the API did not say whether it authorizes the caller: it answered the family's authorize with neither 2xx, 401 nor \
+                 403, or not at all"
+            }
         }
     }
 
@@ -183,6 +208,8 @@ impl MissReason {
             }
             MissReason::Precondition => "send the request without them",
             MissReason::Token(fault) => fault.what_to_do(),
+            MissReason::Unauthorized => "send credentials that the API authorizes",
+            MissReason::AuthorizationUnknown => "see what the API answers to the path of authorize",
             _ => "nothing: the response to the next such request may be",
         }
     }

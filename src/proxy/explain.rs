@@ -29,9 +29,11 @@ use crate::rules::{Ambiguity, Family};
 use crate::running::Live;
 use crate::upstream::UpstreamError;
 
+mod authorization;
 mod response;
 mod stored;
 
+pub use authorization::AuthorizationExplanation;
 pub use response::{ResponseExplanation, UpstreamResponse, stated_length};
 pub use stored::{InvalidatingMark, StoredExplanation, StoredResponse};
 
@@ -232,6 +234,7 @@ impl<'c> Explainer<'c> {
         notes.extend(self.request.ambiguity().map(|ambiguity| {
             format!("{}: the request is forwarded, and nothing of it is stored or shared", described(&ambiguity))
         }));
+        notes.extend(self.about_authorization());
         notes.extend(self.about_claims());
         notes.extend(self.about_token());
         notes.extend(self.about_credentials());
@@ -311,6 +314,9 @@ impl<'c> Explainer<'c> {
     }
 
     fn about_credentials(&self) -> Option<String> {
+        if self.request.is_guarded() {
+            return None;
+        }
         let names: Vec<&str> = self.request.unknown_credentials().into_iter().map(HeaderName::as_str).collect();
         let names = if names.is_empty() { return None } else { names.join(", ") };
         let so = "it is answered from the cache only if upstream says public, s-maxage or must-revalidate (RFC 9111 §3.5)";
@@ -450,6 +456,9 @@ impl<'c> Explainer<'c> {
 
     fn credentials(&self, for_credentials: bool) -> &'static str {
         match for_credentials {
+            true if self.request.is_guarded() => {
+                "requests of callers that the API authorizes get it too (authorize)"
+            }
             true if self.request.policy().for_everybody => {
                 "requests with credentials get it too: the family says identity = \"none\""
             }

@@ -13,7 +13,7 @@ use super::share::share;
 use super::{Answered, ClientRequest, failed, not_cached, respond};
 use crate::cache::Lookup;
 use crate::entry::Entry;
-use crate::http::clients::{self, ClientCacheControl};
+use crate::http::clients;
 use crate::http::demands::Demands;
 use crate::http::headers;
 use crate::http::validation::{self, HeadVerdict};
@@ -52,8 +52,9 @@ pub(super) async fn pass(
             outcome.fwd_status = Some(response.status().as_u16());
             let response = response.map(|body| body.holding(share));
             let mut response = respond::forwarded(response, &running.config.server);
-            if family.is_some_and(|family| family.client_cache_control == ClientCacheControl::NoCache) {
-                clients::tell(response.headers_mut());
+            if let Some(family) = family {
+                let _ =
+                    clients::tell(response.headers_mut(), family.client_cache_control, family.authorize.is_some());
             }
             if family.is_some_and(|family| family.policy.set_cookie == SetCookie::Strip) {
                 response.headers_mut().remove(SET_COOKIE);
@@ -85,11 +86,7 @@ pub(super) async fn forward(
     stale: Option<&Arc<Entry>>,
 ) -> Answered {
     if reason == MissReason::Precondition {
-        let (fwd, label) = (reason.fwd(), reason.label());
-        let passed = Box::pin(pass(running, &request.client_request, RequestBody::Empty, fwd, label)).await;
-        let mut answered = Answered { family: request.family_id(), ..passed };
-        request.strip_answer(answered.response.headers_mut());
-        return answered;
+        return Box::pin(alone(running, request, reason)).await;
     }
     let request_time = running.cache.now();
     let (answered, head) = send(running, request, reason, stale).await;
@@ -111,6 +108,15 @@ pub(super) async fn forward(
             HeadVerdict::ShowsNothing => {}
         }
     }
+    answered
+}
+
+/// Forwards a read for itself alone, whatever is stored.
+pub(super) async fn alone(running: &Running, request: &CacheRequest, reason: MissReason) -> Answered {
+    let content = request.content.clone().map_or(RequestBody::Empty, RequestBody::Whole);
+    let passed = pass(running, &request.client_request, content, reason.fwd(), reason.label()).await;
+    let mut answered = Answered { family: request.family_id(), ..passed };
+    request.strip_answer(answered.response.headers_mut());
     answered
 }
 

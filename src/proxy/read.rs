@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::cache_request::CacheRequest;
 use super::decide::{Decision, MissReason, decide};
 use super::fetch::{self, FetchContext, Miss, Retry};
-use super::{Answered, failed, forward, not_cached, refresh, respond};
+use super::{Answered, authorize, failed, forward, not_cached, refresh, respond};
 use crate::cache::Lookup;
 use crate::coalesce::inflight::{FetchOutcome, FetchRole};
 use crate::config::CacheStatus;
@@ -19,6 +19,13 @@ use crate::upstream::UpstreamError;
 /// Answers a read: from the cache, or by asking upstream. `request` is in a box, so that futures that own it stay small.
 pub(super) async fn answer(running: &Arc<Running>, request: Box<CacheRequest>) -> Answered {
     let key = reported_key(running, &request);
+    // In boxes, so that the future of a hit elsewhere is small.
+    if request.is_guarded()
+        && let Err(reason) = Box::pin(authorize::authorize(running, &request)).await
+    {
+        let answered = Box::pin(forward::alone(running, &request, reason)).await;
+        return Answered { outcome: Outcome { key, ..answered.outcome }, ..answered };
+    }
     let lookup = request.look_up(&running.cache).await;
     let mut answered = match serve(running, request, &lookup).await {
         Ok(answered) => answered,

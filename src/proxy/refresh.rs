@@ -39,7 +39,9 @@ fn repeatable(request: &CacheRequest, lookup: &Lookup) -> Option<Read> {
     let has_credentials = request.has_credentials();
     // Sent again, its fields would have other names.
     let is_renamed = !request.client_request.underscored.is_empty();
-    if is_personal || has_credentials || is_renamed || request.client_request.method != Method::GET {
+    // Whose credentials would the API authorize later?
+    let is_guarded = request.is_guarded();
+    if is_personal || is_guarded || has_credentials || is_renamed || request.client_request.method != Method::GET {
         return None;
     }
     let varies_on = lookup
@@ -104,7 +106,7 @@ async fn refresh(running: Arc<Running>, read: Arc<Read>) {
     let request = Arc::new(CacheRequest::new(running.live(), http, None));
     let lookup = request.look_up(&running.cache).await;
     // The rules may have changed since it was counted.
-    if lookup.cache_key.hash != read.key || request.is_personal() {
+    if lookup.cache_key.hash != read.key || request.is_personal() || request.is_guarded() {
         return;
     }
     let stale = match &lookup.found {

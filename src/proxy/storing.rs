@@ -12,12 +12,12 @@ use crate::cache::Placement;
 use crate::coalesce::inflight::Head;
 use crate::config::ServerConfig;
 use crate::entry::{self, Content, Entry, Variant, VaryIndex};
-use crate::http::clients::{self, ClientCacheControl};
+use crate::http::clients;
 use crate::http::freshness::Freshness;
 use crate::http::headers;
 use crate::http::storable::{self, Reason, Received, RequestFacts, Storable};
 use crate::http::vary::Vary;
-use crate::http::{groups, targeted, validation};
+use crate::http::{authorization, groups, targeted, validation};
 use crate::key::{CacheKey, KeyHash};
 use crate::marks::{MarksView, Stamp, Tag};
 use crate::running::Running;
@@ -86,6 +86,13 @@ fn judge_for(
     is_close_delimited: bool,
     times: Times,
 ) -> Result<StoreVerdict, Reason> {
+    if let Some(ttl) = request.verdict_ttl() {
+        let freshness = match facts.no_store {
+            true => return Err(Reason::RequestNoStore),
+            false => authorization::kept(status, fields, ttl, times)?,
+        };
+        return Ok(StoreVerdict { freshness, for_credentials: true, withheld: Vec::new(), groups: Vec::new() });
+    }
     if varies_on_this_hop(fields) {
         return Err(Reason::VaryStar);
     }
@@ -209,8 +216,7 @@ pub(super) fn varies_on(
 
 /// Sets what clients are told of their caches (`client_cache_control`). Returns upstream's values if they were replaced.
 pub(super) fn set_client_cache_control(request: &CacheRequest, fields: &mut HeaderMap) -> Option<Box<HeaderMap>> {
-    let is_told = request.client_cache_control() == ClientCacheControl::NoCache;
-    is_told.then(|| Box::new(clients::tell(fields)))
+    clients::tell(fields, request.client_cache_control(), request.is_guarded()).map(Box::new)
 }
 
 /// The head of a response that is shared and stored. `text`: the leader's key with the fields `varies_on`.

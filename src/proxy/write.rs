@@ -329,8 +329,7 @@ fn end_of<B>(
     is_whole: bool,
 ) -> Option<WriteEnd> {
     let end = match answer {
-        // A redirect to the login page means that the write was refused.
-        Ok(answer) if is_to_login(server, target, answer) => return None,
+        Ok(answer) if is_to_login(server, target, answer) => WriteEnd::ToLogin,
         Ok(answer) => WriteEnd::of_answer(answer.status()),
         // Nothing was sent.
         Err(UpstreamError::Unreachable | UpstreamError::Overloaded(_)) => return None,

@@ -1,12 +1,13 @@
 //! Reads `[[family]]`.
 
 use std::fmt::Write;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
 use http::HeaderName;
 use md5::{Digest, Md5};
 
+use super::authorize::{self, Checks};
 use super::pattern::Pattern;
 use super::reader::{Item, Table, Text};
 use super::reference::FamilyNames;
@@ -38,7 +39,10 @@ pub fn read(root: &mut Table<'_>, names: &mut FamilyNames, case: PathCase) -> Ve
     let tables = root.item("family").and_then(|item| item.tables()).unwrap_or_default();
     let mut seen = EarlierFamilies::default();
     let read = |(id, table)| read_one((id, case), (table, has_keys), names, &mut seen);
-    tables.into_iter().enumerate().filter_map(read).collect()
+    // Ids are positions: a faulty family leaves none, and the rules are not used then.
+    let mut families: Vec<Family> = tables.into_iter().enumerate().filter_map(read).collect();
+    authorize::add_families(&mut families, seen.checks, seen.authorize, (names, root.reader()));
+    families
 }
 
 /// Names and path patterns of the families above, with their lines.
@@ -46,6 +50,9 @@ pub fn read(root: &mut Table<'_>, names: &mut FamilyNames, case: PathCase) -> Ve
 struct EarlierFamilies {
     names: Vec<(String, usize)>,
     paths: Vec<(String, ReadMethods, String, usize)>,
+    checks: Checks,
+    /// The position of a name that is that of verdicts, if there are any.
+    authorize: Option<Range<usize>>,
 }
 
 fn read_one(
@@ -63,7 +70,14 @@ fn read_one(
     let path = table.required("path", "write path = '/…', a pattern over the whole path");
     let shown = name.as_ref().map(|(_, shown)| *shown);
     let pattern = path.and_then(|item| read_path(&item, (methods, case), shown, seen));
-    let key_spec = read_keying(&mut table, has_keys);
+    let mut key_spec = read_keying(&mut table, has_keys);
+    let authorize = table.item("authorize");
+    let authorize = authorize
+        .and_then(|item| authorize::read(&item, |ttl| read_seconds(ttl, &LIFETIME), (&mut seen.checks, case)));
+    if authorize.is_some() && !key_spec.identity.is_stated() {
+        // The callers that the API authorizes share the entries.
+        key_spec.identity = Identity::Shared;
+    }
     if let Some((name, _)) = &name {
         names.add(name, pattern.as_ref().map(Pattern::values_of_captures), &key_spec.identity);
     }
@@ -97,6 +111,7 @@ fn read_one(
         says_client_cache_control: told.is_some(),
         told_by_caller: false,
         is_invalidated: !until_ttl.unwrap_or(false),
+        authorize,
         alerts,
         line,
         pattern,
@@ -123,6 +138,9 @@ fn read_name<'t>(item: &Item<'t>, seen: &mut EarlierFamilies) -> Option<(String,
         );
     } else {
         seen.names.push((text.value.clone(), text.line()));
+    }
+    if text.value.split(':').next() == Some(authorize::FAMILY) {
+        seen.authorize = Some(text.span());
     }
     Some((text.value, text.raw))
 }
@@ -423,7 +441,7 @@ fn read_seconds(item: &Item<'_>, range: &RangeInclusive<Duration>) -> Option<Dur
     Some(value)
 }
 
-fn levels(name: &str) -> Vec<Tag> {
+pub(super) fn levels(name: &str) -> Vec<Tag> {
     let ends = name.match_indices(':').map(|(end, _)| end).chain([name.len()]);
     ends.map(|end| Tag::family(&name[..end])).collect()
 }
@@ -440,8 +458,10 @@ pub(super) fn version_of(family: &Family) -> String {
         max_body,
         told_by_caller,
         client_cache_control,
+        authorize,
         ..
     } = family;
+    let authorize = authorize.as_ref().map(|it| format!(" {:?} {:?}", it.path, it.ttl)).unwrap_or_default();
     // Destructured, so that a new field cannot be forgotten here.
     let Policy {
         ttl,
@@ -464,7 +484,7 @@ pub(super) fn version_of(family: &Family) -> String {
     let text = format!(
         "{name:?} {path:?} {methods:?} {policy_name} {durations:?} {heuristic} {client_directives:?} \
          {close_delimited:?} {max_body:?} {fetching:?} {query:?} {set_cookie:?} {cookies:?} {:?} {:?} \
-         {told_by_caller} {client_cache_control:?}",
+         {told_by_caller} {client_cache_control:?}{authorize}",
         headers.iter().map(HeaderName::as_str).collect::<Vec<_>>(),
         identity.to_string(),
     );

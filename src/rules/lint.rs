@@ -62,9 +62,11 @@ impl RuleSet {
         let mut bytes = AUTOMATA;
         let mut warnings = self.suffix_warnings();
         warnings.extend(self.uninvalidated());
-        warnings.extend(self.families.iter().filter_map(|family| unmatchable_family(family, &mut bytes)));
+        warnings.extend(self.stated().iter().filter_map(|family| unmatchable_family(family, &mut bytes)));
         warnings.extend(self.shadowed(AUTOMATA));
-        warnings.extend(self.families.iter().filter_map(personal));
+        warnings.extend(self.stated().iter().filter_map(personal));
+        warnings.extend(self.unrevoked());
+        warnings.extend(self.stated().iter().filter_map(|family| self.asks_itself(family)));
         for rule in &self.invalidations {
             warnings.extend(unmatchable_rule(rule, &mut bytes));
             warnings.extend(self.not_to_be_invalidated(rule));
@@ -79,7 +81,7 @@ impl RuleSet {
     /// One warning for all families that no rule names: writes invalidate only entries with their own path.
     fn uninvalidated(&self) -> Option<Warning> {
         let is_reached = |family: &Family| self.invalidations.iter().any(|rule| rule.reaches(family));
-        let alone = self.families.iter().filter(|family| family.is_invalidated && !is_reached(family));
+        let alone = self.stated().iter().filter(|family| family.is_invalidated && !is_reached(family));
         let alone: Vec<&Family> = alone.collect();
         let first = alone.first()?;
         let names = alone.iter().map(|family| family.name.as_str());
@@ -100,14 +102,49 @@ impl RuleSet {
         })
     }
 
+    /// Verdicts that no rule names: a caller that logs out, or is blocked, still counts as authorized for a while.
+    fn unrevoked(&self) -> Option<Warning> {
+        let is_reached = |family: &Family| self.invalidations.iter().any(|rule| rule.reaches(family));
+        let verdicts = self.families[self.stated..].iter();
+        let verdicts = verdicts.clone().find(|family| family.is_invalidated && !is_reached(family))?;
+        let ttl = verdicts.policy.ttl.map(|ttl| humantime::format_duration(ttl).to_string()).unwrap_or_default();
+        let (name, path) = (&verdicts.name, &verdicts.path);
+        Some(Warning {
+            line: verdicts.line,
+            message: format!(
+                "no rule of [invalidate] names {name:?}: what {path} says of a caller counts for up to {ttl} after the caller has \
+                 logged out or lost a right"
+            ),
+            remedy: format!(
+                "write '/the/path/of/the/logout' = [\"{name}:{{identity}}\"] below [invalidate], and [{name:?}] for writes that change \
+                 the rights of others"
+            ),
+        })
+    }
+
+    /// A family whose own check it takes: its answer, which may tell who the caller is, is then stored for all.
+    fn asks_itself(&self, family: &Family) -> Option<Warning> {
+        let path = &family.authorize.as_ref().filter(|_| family.key_spec.identity == Identity::Shared)?.path;
+        let is_taken = self.family_at(&Method::GET, path).is_some_and(|found| found.id == family.id);
+        is_taken.then(|| Warning {
+            line: family.line,
+            message: format!(
+                "family {:?} takes {path}, the path of its own authorize: the answer to one client that reads it is stored for all \
+                 authorized callers",
+                family.name
+            ),
+            remedy: "let the family's path leave it out, or put a family with an identity for it above".to_owned(),
+        })
+    }
+
     /// Families that receive no request because earlier families match all of their paths; then the families for
     /// which `bytes` of automata did not suffice to tell.
     pub(super) fn shadowed(&self, mut bytes: usize) -> Vec<Warning> {
-        let hirs: Vec<Option<Hir>> = self.families.iter().map(|family| hir(&family.pattern)).collect();
+        let hirs: Vec<Option<Hir>> = self.stated().iter().map(|family| hir(&family.pattern)).collect();
         let Some(hirs) = hirs.into_iter().collect::<Option<Vec<Hir>>>() else { return Vec::new() };
         let beginnings: Vec<Beginnings> = hirs.iter().map(beginnings).collect();
         let (mut warnings, mut unknown) = (Vec::new(), Vec::new());
-        for (at, family) in self.families.iter().enumerate().skip(1) {
+        for (at, family) in self.stated().iter().enumerate().skip(1) {
             if self.has_a_path_of_its_own(family, &hirs[at]) {
                 continue;
             }
@@ -195,16 +232,16 @@ impl RuleSet {
 
     /// Entries of one caller are not prefetched, nor are entries stored for QUERY only.
     fn useless_refresh(&self, rule: &Invalidation) -> Option<Warning> {
-        let can_be = |family: &&Family| family.methods.get && !is_private(family);
-        let mut reached = self.families.iter().filter(|family| rule.reaches(family));
+        let can_be = |family: &&Family| family.methods.get && !is_private(family) && family.authorize.is_none();
+        let mut reached = self.stated().iter().filter(|family| rule.reaches(family));
         if !rule.refresh || reached.any(|family| can_be(&family)) {
             return None;
         }
         Some(Warning {
             line: rule.line,
             message: format!(
-                "the rule for {:?}: refresh has no effect: Larder does not prefetch responses for one caller (identity) or for \
-                 QUERY",
+                "the rule for {:?}: refresh has no effect: Larder does not prefetch responses for one caller (identity), for \
+                 authorized callers (authorize) or for QUERY",
                 rule.path
             ),
             remedy: "remove refresh, or write identity = \"none\" in a family whose responses are the same for every caller"

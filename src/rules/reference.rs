@@ -55,7 +55,7 @@ impl FamilyNames {
             self.known.entry(name[..end].to_owned()).or_insert(KnownName::Level);
         }
         self.known.insert(name.to_owned(), KnownName::Family(captures));
-        if identity.tells_callers_apart() {
+        if identity.tells_callers_apart() || matches!(identity, Identity::Credentials(_)) {
             self.identities.push((name.to_owned(), identity.clone()));
         }
     }
@@ -219,9 +219,15 @@ impl Reference {
         caller: CallerIdentity<'_>,
         tags: &mut Vec<Tag>,
     ) {
-        for tag in self.0.iter().flat_map(|target| target.tags(value_of, caller)) {
-            if !tags.contains(&tag) {
-                tags.push(tag);
+        for target in &self.0 {
+            let found = match target {
+                ReferenceTarget::CallerIdentity { family, identity } => callers(family, identity, caller),
+                target => target.tag(value_of).into_iter().collect(),
+            };
+            for tag in found {
+                if !tags.contains(&tag) {
+                    tags.push(tag);
+                }
             }
         }
     }
@@ -274,28 +280,13 @@ impl ReferenceTarget {
         })
     }
 
-    /// None if the write does not identify a caller of this family.
-    fn tags<'v>(
-        &self,
-        value_of: &dyn Fn(&str) -> Option<&'v str>,
-        caller: CallerIdentity<'_>,
-    ) -> SmallVec<[Tag; 1]> {
-        let one = |tag| SmallVec::from_elem(tag, 1);
+    /// `None` for the entries of a caller ([`callers`]).
+    fn tag<'v>(&self, value_of: &dyn Fn(&str) -> Option<&'v str>) -> Option<Tag> {
         let (whole, parts) = match self {
-            ReferenceTarget::Everything => return one(Tag::root()),
-            ReferenceTarget::Whole(tag) => return one(tag.clone()),
+            ReferenceTarget::Everything => return Some(Tag::root()),
+            ReferenceTarget::Whole(tag) => return Some(tag.clone()),
             ReferenceTarget::Instance { whole, parts } => (whole, parts),
-            ReferenceTarget::CallerIdentity { family, identity } => {
-                let callers = match caller {
-                    CallerIdentity::Known { presented, secret } => key::callers(identity, presented, secret),
-                    CallerIdentity::Unknown => Callers::Unverified,
-                };
-                return match callers {
-                    Callers::Known(callers) => callers.iter().map(|caller| Tag::caller(family, caller)).collect(),
-                    // A miss is safer than a stale hit.
-                    Callers::Unverified => one(Tag::family(family)),
-                };
-            }
+            ReferenceTarget::CallerIdentity { .. } => return None,
         };
         let mut values = Vec::with_capacity(parts.len());
         for part in parts {
@@ -304,12 +295,30 @@ impl ReferenceTarget {
                 InstancePart::Value(value) => Some(value.clone()),
                 InstancePart::Capture(name) => match value_of(name) {
                     Some(raw) => Some(instance::value(raw).into_owned()),
-                    None => return one(whole.clone()),
+                    None => return Some(whole.clone()),
                 },
             });
         }
         let values: Vec<Option<&str>> = values.iter().map(Option::as_deref).collect();
-        one(instance::tag(whole.as_str(), &values))
+        Some(instance::tag(whole.as_str(), &values))
+    }
+}
+
+/// The tags of the caller's entries in a family. None if the write does not identify a caller of the family. The verdicts on a
+/// caller whose write has no credentials are not known: all are meant.
+fn callers(family: &str, identity: &Identity, caller: CallerIdentity<'_>) -> SmallVec<[Tag; 1]> {
+    // A miss is safer than a stale hit.
+    let all = || SmallVec::from_elem(Tag::family(family), 1);
+    let CallerIdentity::Known { presented, secret, credentials } = caller else { return all() };
+    let Identity::Credentials(beside) = identity else {
+        return match key::callers(identity, presented, secret) {
+            Callers::Known(callers) => callers.iter().map(|caller| Tag::caller(family, caller)).collect(),
+            Callers::Unverified => all(),
+        };
+    };
+    match key::credentials(&credentials.select(presented.fields, beside), secret) {
+        Some(known) if !known.is_empty() => known.iter().map(|caller| Tag::caller(family, caller)).collect(),
+        _ => all(),
     }
 }
 

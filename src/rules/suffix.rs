@@ -26,10 +26,10 @@ impl RuleSet {
     pub(super) fn suffix_warnings(&self) -> Vec<Warning> {
         let is_private = |family: &&Family| family.key_spec.identity.tells_callers_apart();
         let private: Vec<(&Family, Vec<String>)> =
-            self.families.iter().filter(is_private).map(|family| (family, samples_of(family))).collect();
+            self.stated().iter().filter(is_private).map(|family| (family, samples_of(family))).collect();
         let beside =
             |family| private.iter().filter_map(move |(other, samples)| self.warning(family, other, samples));
-        self.families.iter().flat_map(beside).collect()
+        self.stated().iter().flat_map(beside).collect()
     }
 
     fn warning(&self, family: &Family, private: &Family, samples: &[String]) -> Option<Warning> {

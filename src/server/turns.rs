@@ -42,19 +42,17 @@ impl Turns {
 impl Turn {
     /// Waits for the next turn, in which the connection may read once.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.state = match std::mem::replace(&mut self.state, State::Waiting) {
-            State::Reading(permit) => {
-                // Behind all tasks that are ready.
-                cx.waker().wake_by_ref();
-                self.state = State::Read(permit);
-                return Poll::Pending;
-            }
-            State::Waiting | State::Read(_) => match ready!(self.waiting.poll_acquire(cx)) {
-                Some(permit) => State::Reading(permit),
-                // It is never closed.
-                None => State::Waiting,
-            },
-        };
+        // The permit of a connection that has read is released here, so that others have their turn first.
+        if let State::Reading(permit) = std::mem::replace(&mut self.state, State::Waiting) {
+            // Behind all tasks that are ready.
+            cx.waker().wake_by_ref();
+            self.state = State::Read(permit);
+            return Poll::Pending;
+        }
+        // The semaphore is never closed.
+        if let Some(permit) = ready!(self.waiting.poll_acquire(cx)) {
+            self.state = State::Reading(permit);
+        }
         Poll::Ready(())
     }
 }

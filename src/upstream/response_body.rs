@@ -60,7 +60,7 @@ enum State {
     Unmeasured(Box<Flow>),
     /// A task ends it if the client is too slow.
     Measured(Arc<Measured>, #[expect(dead_code, reason = "aborted with the body")] AbortOnDropHandle<()>),
-    /// During the change of state only.
+    /// During the change of state, and when the content was discarded.
     Gone,
 }
 
@@ -170,6 +170,12 @@ impl ResponseBody {
         let is_whole = is_whole.await.unwrap_or(false);
         self.begun = read.freeze();
         is_whole.then_some(&self.begun)
+    }
+
+    /// Empties it. Short content is read first, so that its connection can be used again.
+    pub async fn discard(&mut self) {
+        self.receive_short().await;
+        (self.begun, self.broken, self.state) = (Bytes::new(), None, State::Gone);
     }
 
     /// Whether it ends with the connection, so that a truncated body looks like a complete one (RFC 9112 §8).

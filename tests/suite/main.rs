@@ -31,6 +31,7 @@ mod http;
 mod admin;
 mod again;
 mod alerts;
+mod authorize;
 mod browsers;
 mod causes;
 mod clocks;

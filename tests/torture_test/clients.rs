@@ -39,6 +39,10 @@ pub struct World {
     pub telling_hits: AtomicU64,
     /// Reads that broke the promise.
     pub stale: AtomicU64,
+    /// Some reads are of what only authorized callers may have.
+    authorize: bool,
+    /// The latest version of each register that was acknowledged, for the cookies of such reads.
+    known: Vec<AtomicU64>,
     /// Where upstream is, which its answers say.
     upstream: String,
     /// The longest pause between two requests of a writer.
@@ -91,8 +95,16 @@ impl Tally {
 }
 
 impl World {
-    pub fn new(directory: Arc<Directory>, ledger: Arc<Ledger>, upstream: String, write_pause: Duration) -> World {
+    pub fn new(
+        directory: Arc<Directory>,
+        ledger: Arc<Ledger>,
+        upstream: String,
+        (write_pause, authorize): (Duration, bool),
+    ) -> World {
+        let known = (0..ledger.len()).map(|_| AtomicU64::new(0)).collect();
         World {
+            authorize,
+            known,
             directory,
             ledger,
             over: AtomicBool::new(false),
@@ -140,6 +152,8 @@ enum Target {
     Register(usize),
     /// The same under another path, which only a rule invalidates.
     MarksView(usize),
+    /// The same for all callers whose cookies say this version of the register, as long as that is its version.
+    Authorized(usize, u64),
     Sum,
 }
 
@@ -167,14 +181,23 @@ impl<'a> Client<'a> {
         let path = match target {
             Target::Register(register) => format!("/r/{register}"),
             Target::MarksView(register) => format!("/v/{register}"),
+            Target::Authorized(register, _) => format!("/a/{register}"),
             Target::Sum => "/sum".to_owned(),
         };
+        let cookies = match target {
+            Target::Authorized(register, version) => Some(format!("register={register}; version={version}")),
+            _ => None,
+        };
         let mut connection = self.connect()?;
-        let head = self.ask(&mut connection, "GET", &path)?;
+        let head = self.ask(&mut connection, "GET", &path, cookies.as_deref())?;
         let content = connection.content(&head)?;
         let by_rule = !matches!(target, Target::Register(_));
         let read = Read { began: head.began, by: connection.run, hit: head.shows("hit"), by_rule };
         self.keep(connection, &head);
+        if let Target::Authorized(_, version) = target {
+            // From the cache it shows that the proxy takes this version for the present one. Upstream answers for itself.
+            return Ok((read.hit.then(|| version.to_string()), read));
+        }
         if head.status != 200 {
             self.tally.failed("read", &head.status.to_string());
         }
@@ -183,6 +206,12 @@ impl<'a> Client<'a> {
 
     fn target(&mut self) -> Target {
         let latest = self.world.latest.load(SeqCst);
+        if self.world.authorize && self.random.random_bool(0.4) {
+            let register = if self.random.random_bool(0.5) { latest } else { self.any_register() };
+            let known = self.world.known[register].load(SeqCst);
+            let old = self.random.random_range(0..2);
+            return Target::Authorized(register, known.saturating_sub(old));
+        }
         match self.random.random_range(0..10) {
             0 => Target::Sum,
             1..=2 => Target::Register(latest),
@@ -207,7 +236,9 @@ impl<'a> Client<'a> {
         let versions: Vec<u64> =
             content.split(',').map(|version| version.parse().expect("upstream's own")).collect();
         let judged = match target {
-            Target::Register(register) | Target::MarksView(register) => ledger.check(register, versions[0], read),
+            Target::Register(register) | Target::MarksView(register) | Target::Authorized(register, _) => {
+                ledger.check(register, versions[0], read)
+            }
             Target::Sum => ledger.check_all(&versions, read),
         };
         match judged {
@@ -223,6 +254,7 @@ impl<'a> Client<'a> {
             let what = match target {
                 Target::Register(_) => "",
                 Target::MarksView(_) => "in its view, ",
+                Target::Authorized(..) => "of a caller with that version, ",
                 Target::Sum => "in the list, ",
             };
             self.tally.histories.push(format!("{what}{}", self.world.ledger.history(stale, read)));
@@ -242,9 +274,12 @@ impl<'a> Client<'a> {
         let mut connection = self.connect()?;
         ledger.note(register, Event::WriteBegan(connection.run));
         let was_alone = self.world.directory.is_alone(self.proxy);
-        let head = self.ask(&mut connection, "PUT", &format!("/r/{register}")).inspect_err(|_| {
-            ledger.note(register, Event::WriteFailed(connection.run));
-        })?;
+        // One of the cookies of those whose authorization it ends.
+        let cookies = self.world.authorize.then(|| format!("register={register}"));
+        let head =
+            self.ask(&mut connection, "PUT", &format!("/r/{register}"), cookies.as_deref()).inspect_err(|_| {
+                ledger.note(register, Event::WriteFailed(connection.run));
+            })?;
         // At once: the content is still on its way.
         match (200..300).contains(&head.status) {
             true => self.acknowledged(register, &head, connection.run, was_alone),
@@ -272,6 +307,7 @@ impl<'a> Client<'a> {
             directory.delivered(self.proxy, head.began);
         }
         self.world.ledger.acknowledge(register, number(VERSION), run, scope);
+        self.world.known[register].fetch_max(number(VERSION), SeqCst);
         self.world.latest.store(register, SeqCst);
         let took = Duration::from_micros(number(TOOK));
         self.tally.waits.push(head.began.elapsed().saturating_sub(took));
@@ -293,8 +329,14 @@ impl<'a> Client<'a> {
     }
 
     /// Where a proxy of this run was killed, one of another run may listen by now.
-    fn ask(&self, connection: &mut Connection, method: &str, path: &str) -> Result<Head, Loss> {
-        let head = connection.ask(method, path)?;
+    fn ask(
+        &self,
+        connection: &mut Connection,
+        method: &str,
+        path: &str,
+        cookies: Option<&str>,
+    ) -> Result<Head, Loss> {
+        let head = connection.ask(method, path, cookies)?;
         let is_of_this_run = head.field(UPSTREAM) == Some(&self.world.upstream);
         if (200..300).contains(&head.status) && !is_of_this_run { Err("foreign") } else { Ok(head) }
     }
@@ -317,7 +359,7 @@ pub fn warm(directory: &Directory, registers: usize) {
         let paths = (0..registers).flat_map(|register| [format!("/r/{register}"), format!("/v/{register}")]);
         let paths = paths.chain(["/sum".to_owned()]);
         for path in paths {
-            let head = connection.ask("GET", &path).expect("nothing is wrong yet");
+            let head = connection.ask("GET", &path, None).expect("nothing is wrong yet");
             connection.content(&head).expect("nothing is wrong yet");
         }
     }

@@ -41,10 +41,11 @@ impl Connection {
         Ok(Connection { stream: BufReader::new(stream), run: place.run })
     }
 
-    /// Sends a request without content, and waits for the head of its answer.
-    pub fn ask(&mut self, method: &str, path: &str) -> Result<Head, Loss> {
+    /// Sends a request without content, and waits for the head of its answer. `cookies`: those that it has.
+    pub fn ask(&mut self, method: &str, path: &str, cookies: Option<&str>) -> Result<Head, Loss> {
         let length = if method == "GET" { "" } else { "Content-Length: 0\r\n" };
-        let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{length}\r\n");
+        let cookies = cookies.map(|cookies| format!("Cookie: {cookies}\r\n")).unwrap_or_default();
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{cookies}{length}\r\n");
         let began = Instant::now();
         self.stream.get_mut().write_all(request.as_bytes()).map_err(|error| loss(&error))?;
         let first = read_line(&mut self.stream).map_err(|failure| failed(&failure))?;

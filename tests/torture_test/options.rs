@@ -68,7 +68,10 @@ pub struct Options {
     /// A cluster of three primaries and a replica each instead of one Redis.
     #[arg(long, conflicts_with = "embedded")]
     pub cluster: bool,
-    /// Leaves [invalidate] out of the rules, and with `--rules again` only `again`: the run must find stale reads, or it
+    /// Two reads in five are of what only authorized callers may have, and writes end authorizations.
+    #[arg(long)]
+    pub authorize: bool,
+    /// Leaves [invalidate] out of the rules (with --authorize what ends authorizations alone), and with `--rules again` only `again`: the run must find stale reads, or it
     /// proves nothing.
     #[arg(long)]
     pub sabotage: bool,

@@ -287,9 +287,16 @@ fn rules(options: &Options, choice: Choice, store: &str) -> String {
         (Rules::Soft, _) => format!(", mode = \"soft\", grace = \"{}s\"", GRACE.as_secs()),
         (Rules::Again, false) => format!(", again = \"{}ms\"", AGAIN.as_millis()),
     };
+    let (guarded, verdicts) = match (options.authorize, options.sabotage) {
+        (false, _) => ("", ""),
+        (true, true) => (GUARDED, ""),
+        (true, false) => (GUARDED, ", \"authorize:{identity}\""),
+    };
     let invalidate = match (options.sabotage, choice.rules) {
-        (true, Rules::Hard | Rules::Soft) => String::new(),
-        _ => format!("[invalidate]\n'/r/(?<k>\\d+)' = {{ families = [\"register:{{k}}\", \"sum\"]{how} }}\n"),
+        (true, Rules::Hard | Rules::Soft) if !options.authorize => String::new(),
+        _ => format!(
+            "[invalidate]\n'/r/(?<k>\\d+)' = {{ families = [\"register:{{k}}\", \"sum\"{verdicts}]{how} }}\n"
+        ),
     };
     let table = match options.embedded {
         true => String::new(),
@@ -317,9 +324,19 @@ path = '/sum'
 ttl = "1h"
 collapse = "{collapse}"
 
+{guarded}
 {invalidate}"#
     )
 }
+
+/// What callers share whose cookies say the present version of a register. No write invalidates it, but the authorization of callers.
+const GUARDED: &str = r#"
+[[family]]
+name = "guarded"
+path = '/a/\d+'
+ttl = "1h"
+authorize = { path = "/check", ttl = "1h" }
+"#;
 
 fn store(options: &Options, choice: Choice) -> String {
     let (mode, outage) = (name(&choice.mode), name(&choice.outage));

@@ -1,5 +1,6 @@
 //! The API behind the proxies: registers that hold a version. `GET /r/3` answers the version of register 3, and so does
-//! `GET /v/3`; `PUT /r/3` raises it, `GET /sum` answers all versions. Every answer takes a random time, drawn before or
+//! `GET /v/3`; `PUT /r/3` raises it, `GET /sum` answers all versions. `GET /check`, and `GET /a/3` likewise, are answered 204 and 200 if the cookies
+//! `register` and `version` say the present version, else 403. Every answer takes a random time, drawn before or
 //! after the register is read, so that old answers arrive late. With [`LAG`] reads are answered from replicas that lag.
 
 use std::collections::VecDeque;
@@ -116,8 +117,12 @@ impl Shared {
         let mut requests = BufReader::new(stream.try_clone()?);
         let mut answers = stream;
         loop {
-            let Ok((method, path)) = read_request(&mut requests) else { return Ok(()) };
-            answers.write_all(self.answer(&method, &path, &mut random).as_bytes())?;
+            let Ok((method, path, cookies)) = read_request(&mut requests) else { return Ok(()) };
+            let answer = match path == "/check" || path.starts_with("/a/") {
+                true => self.answer_caller(&cookies, &mut random),
+                false => self.answer(&method, &path, &mut random),
+            };
+            answers.write_all(answer.as_bytes())?;
         }
     }
 
@@ -142,6 +147,21 @@ impl Shared {
         format!(
             "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n{UPSTREAM}: {url}\r\n{version}{TOOK}: {took}\r\n\r\n{body}"
         )
+    }
+
+    /// The same content for every caller who knows the present version of a register.
+    fn answer_caller(&self, cookies: &str, random: &mut StdRng) -> String {
+        let lag = self.lag.mul_f64(random.random());
+        let value = |name: &str| {
+            let found = cookies.split("; ").find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+            found.and_then(|value| value.parse::<u64>().ok())
+        };
+        let said = value("register").zip(value("version"));
+        let is_known = said.is_some_and(|(register, version)| {
+            self.late(random, || self.version(register as usize, lag) == version)
+        });
+        let status = if is_known { "200 OK" } else { "403 Forbidden" };
+        format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n{UPSTREAM}: {}\r\n\r\nok", self.url)
     }
 
     fn raise(&self, register: usize, random: &mut StdRng) -> u64 {
@@ -181,14 +201,17 @@ impl Shared {
     }
 }
 
-fn read_request(requests: &mut BufReader<TcpStream>) -> Result<(String, String), Failure> {
+fn read_request(requests: &mut BufReader<TcpStream>) -> Result<(String, String, String), Failure> {
     let line = read_line(requests)?;
     let fields = read_fields(requests)?;
     let length = fields.iter().find(|(name, _)| name == "content-length");
     let length = length.map_or(0, |(_, length)| length.parse().expect("hyper writes numbers there"));
     read_exactly(requests, length).map_err(|_| Failure::NoHead)?;
+    let cookies =
+        fields.into_iter().find(|(name, _)| name == "cookie").map(|(_, value)| value).unwrap_or_default();
     let mut words = line.split(' ').map(str::to_owned);
-    words.next().zip(words.next()).ok_or(Failure::NoHead)
+    let (method, path) = words.next().zip(words.next()).ok_or(Failure::NoHead)?;
+    Ok((method, path, cookies))
 }
 
 #[test]

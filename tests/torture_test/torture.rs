@@ -76,7 +76,8 @@ fn run(options: &Options, log: bool) -> Summary {
         Registers::start(Arc::clone(&ledger), lag, Duration::from_millis(options.upstream), choice.seed);
     let proxies = Proxies::start(&options, choice, &upstream.url());
     let write_pause = if lags { WRITE_PAUSE_AGAIN } else { WRITE_PAUSE };
-    let world = World::new(proxies.directory(), Arc::clone(&ledger), upstream.url(), write_pause);
+    let world =
+        World::new(proxies.directory(), Arc::clone(&ledger), upstream.url(), (write_pause, options.authorize));
     let store = proxies.store.clone();
     warm(&world.directory, options.registers as usize);
     let mut injector = Injector::new(proxies, ledger, &options, choice.seed, log);
@@ -344,6 +345,24 @@ fn stale_reads_are_found_where_upstream_lags_and_nothing_is_repeated() {
         --proxies 2 --outage refuse --mode lease --rules again --collapse proxy",
     );
     assert!(summary.stale > 0, "{summary}");
+}
+
+#[test]
+fn nothing_stale_where_writes_end_authorizations() {
+    assert_right(
+        "--seconds 4 --seed 20250113 --authorize --faults kill-proxy,pause-redis,late-commands,flush-all --timeout 300 \
+        --proxies 3 --outage refuse --mode lease --rules hard --collapse proxy",
+    );
+}
+
+#[test]
+fn stale_reads_are_found_where_no_write_ends_an_authorization() {
+    let summary = run_line(
+        "--seconds 1 --seed 20250114 --authorize --faults none --sabotage \
+        --proxies 2 --outage refuse --mode lease --rules hard --collapse proxy",
+    );
+    let is_of_a_verdict = |history: &String| history.starts_with("of a caller");
+    assert!(summary.stale > 0 && summary.tally.histories.iter().any(is_of_a_verdict), "{summary}");
 }
 
 #[test]

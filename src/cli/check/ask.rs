@@ -25,7 +25,7 @@ pub(super) fn ask(config: Config) -> Result<Vec<Warning>, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot ask: {error}"))?;
     let live = running.live();
-    let paths = live.rules.families().iter().filter_map(|family| Some((family, askable(family)?)));
+    let paths = live.rules.stated().iter().filter_map(|family| Some((family, askable(family)?)));
     Ok(paths.filter_map(|(family, path)| runtime.block_on(ask_for(&running, family, path))).collect())
 }
 

@@ -162,6 +162,11 @@ impl StoredExplanation {
         if let Some(stored) = &self.stored {
             stored.print(out)?;
         }
+        if let Some(authorization) = &self.authorization {
+            line(out, "check", &authorization.check)?;
+            let left = authorization.ttl.map(|ttl| format!(" [ttl={ttl}]")).unwrap_or_default();
+            line(out, "verdict", &format!("{}{left}", authorization.verdict))?;
+        }
         self.now.print(out, "now")
     }
 }

@@ -22,6 +22,7 @@ path = '/a'
 identity = "jwt:sub"
 query = { keep = ["b"] }
 cookies = { keep = ["c"] }
+authorize = { path = "/c", ttl = "5s" }
 alerts = { hit_rate = "50%" }
 [invalidate]
 '/a' = { families = ["a"] }

@@ -203,6 +203,17 @@ impl Credentials {
         fields.keys().filter(|name| self.tell_callers(name))
     }
 
+    /// The fields of a request that identify the caller, with their values. `beside`: fields that families identify callers by.
+    pub fn select(&self, fields: &HeaderMap, beside: &[HeaderName]) -> HeaderMap {
+        let is_meant = |name: &HeaderName| self.tell_callers(name) || beside.contains(name);
+        let lines = fields.iter().filter(|(name, _)| is_meant(name));
+        let mut selected = HeaderMap::new();
+        lines.for_each(|(name, value)| {
+            selected.append(name, value.clone());
+        });
+        selected
+    }
+
     /// The fields outside of the table.
     pub fn further(&self) -> &[HeaderName] {
         &self.further

@@ -5,7 +5,8 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DecisionExplanation, Explainer, ReuseTerms, RouteExplanation};
+use super::super::decide::bypass;
+use super::{Action, AuthorizationExplanation, DecisionExplanation, Explainer, ReuseTerms, RouteExplanation};
 use crate::cache::inspect::{Inspection, StoreInspection, ValidityReport};
 use crate::cache::{Cache, Found, Lookup};
 use crate::entry::{Entry, VaryIndex};
@@ -32,6 +33,9 @@ pub struct StoredExplanation {
     /// The marks that invalidate it.
     pub invalidated_since: Vec<InvalidatingMark>,
     pub stored: Option<StoredResponse>,
+    /// The check of the caller, in a family with `authorize`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authorization: Option<AuthorizationExplanation>,
     /// The decision on the request.
     pub now: DecisionExplanation,
 }
@@ -66,7 +70,7 @@ struct Judged {
 }
 
 /// What both tiers have under one key.
-struct Tiers {
+pub(super) struct Tiers {
     memory: Option<Judged>,
     store: Result<Judged, &'static str>,
 }
@@ -90,10 +94,12 @@ impl Explainer<'_> {
             key_text: cache_key.text.clone(),
             ..self.claim()
         };
-        self.told((claim, cache_key), &tiers, vary_index.as_deref().and_then(Entry::vary_index), cache.now())
+        let authorization = self.authorization(cache).await;
+        let variants = vary_index.as_deref().and_then(Entry::vary_index);
+        self.told((claim, cache_key), &tiers, variants, authorization, cache.now())
     }
 
-    async fn tiers(&self, cache: &Cache, cache_key: &CacheKey) -> Tiers {
+    pub(super) async fn tiers(&self, cache: &Cache, cache_key: &CacheKey) -> Tiers {
         let Inspection { memory, store } = cache.inspect(cache_key, &self.request.label()).await;
         let memory = match memory {
             Some(entry) => Some(Judged { validity: cache.validity(&entry).await, entry }),
@@ -114,6 +120,7 @@ impl Explainer<'_> {
         (claim, cache_key): (RouteExplanation, CacheKey),
         tiers: &Tiers,
         variants: Option<&VaryIndex>,
+        authorization: Option<AuthorizationExplanation>,
         now: SystemTime,
     ) -> StoredExplanation {
         let found = tiers.found(variants.is_some());
@@ -121,7 +128,18 @@ impl Explainer<'_> {
         let validity = judged.map(|judged| &judged.validity);
         let response = judged.and_then(|judged| judged.entry.response().map(|response| (judged, response)));
         let lookup = tiers.lookup(cache_key, variants.is_some());
-        let decision = self.explained(self.decide(&lookup, now), &lookup);
+        let decision = self.decide(&lookup, now);
+        let restricted =
+            authorization.as_ref().filter(|_| bypass(&self.live, &self.request.client_request).is_none());
+        let decision = match restricted {
+            Some(it) => it.restrict(decision, self.request.demands.only_if_cached),
+            None => decision,
+        };
+        let mut decision = self.explained(decision, &lookup);
+        if restricted.is_some_and(AuthorizationExplanation::is_asked_first) && decision.does != Action::Refused {
+            decision.because =
+                format!("if the API authorizes the caller, which it is asked first: {}", decision.because);
+        }
         StoredExplanation {
             claim,
             found: found.to_owned(),
@@ -139,6 +157,7 @@ impl Explainer<'_> {
                 terms: self.terms(response),
                 tags: judged.entry.tags.iter().map(Tag::to_string).collect(),
             }),
+            authorization,
             now: decision,
         }
     }
@@ -223,7 +242,7 @@ impl Tiers {
     }
 
     /// The lookup that would find this.
-    fn lookup(&self, cache_key: CacheKey, varies: bool) -> Lookup {
+    pub(super) fn lookup(&self, cache_key: CacheKey, varies: bool) -> Lookup {
         let found = match self.best() {
             Some(judged) => match judged.validity {
                 ValidityReport::Current => Found::Current(Arc::clone(&judged.entry)),

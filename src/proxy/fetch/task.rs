@@ -20,6 +20,7 @@ use crate::cache::SHARED_MAX;
 use crate::coalesce::body_budget::Broken;
 use crate::coalesce::inflight::{FetchOutcome, FetchPermit, Head, ServerErrorResponse};
 use crate::coalesce::stream::{Reader, Stream};
+use crate::http::authorization;
 use crate::http::clients;
 use crate::http::headers;
 use crate::http::storable::{self, Reason};
@@ -148,6 +149,10 @@ async fn ask(
     times.1 = running.cache.now();
     if let Ok(answer) = &mut answer {
         request.strip_answer(answer.headers_mut());
+        if request.verdict_ttl().is_some() {
+            authorization::reduce(answer.headers_mut());
+            answer.body_mut().discard().await;
+        }
     }
     answer
 }

@@ -49,8 +49,9 @@ impl<'w> WriteScope<'w> {
     }
 
     fn matches_of<'n>(self, live: &'n Live) -> Vec<MatchedRule<'n>> {
-        let caller =
-            CallerIdentity::Known { presented: self.presented, secret: self.began.redaction.secret.as_ref() };
+        let secret = self.began.redaction.secret.as_ref();
+        let (presented, credentials) = (self.presented, &self.began.credentials);
+        let caller = CallerIdentity::Known { presented, secret, credentials };
         live.rules.invalidated_by_any(self.methods, self.targets, caller)
     }
 
@@ -70,6 +71,7 @@ impl<'w> WriteScope<'w> {
 /// - the tags of all matching rules. Soft rules count as hard ones if the write has no response, since it may have been carried out;
 /// - after a non-error response the target URI (the first of `targets`; the others are its destinations) and same-origin `Location` and
 ///   `Content-Location` (RFC 9111 §4.4);
+/// - after a redirect to the login page what the rules name of the caller (`{identity}`);
 /// - after a refusal that shows that a stored response is old, the target URI alone.
 ///
 /// `hosts`: host names that upstream may use for itself. If upstream may carry the write out later, all is invalidated again after
@@ -85,6 +87,11 @@ pub fn invalidations(
     let grace_of = |matched: &MatchedRule<'_>| matched.rule.grace.filter(|_| end != WriteEnd::NoAnswer);
     let hard = applying().filter(|matched| grace_of(matched).is_none());
     let mut tags: HashSet<Tag> = hard.flat_map(|matched| matched.tags.iter().cloned()).collect();
+    if end == WriteEnd::ToLogin {
+        // Its caller is logged out, by this write or before it.
+        let named = matches.iter().flat_map(|matched| &matched.tags);
+        tags.extend(named.filter(|tag| tag.is_of_caller()).cloned());
+    }
     let is_done = StatusSet::default().applies(end);
     if is_done {
         tags.extend(targets.iter().flat_map(Target::tags));

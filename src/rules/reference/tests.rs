@@ -1,5 +1,6 @@
 use super::super::pattern::Pattern;
 use super::*;
+use crate::http::headers::Credentials;
 use crate::key::{CallerSource, PresentedCredentials};
 use proptest::prelude::*;
 
@@ -121,7 +122,11 @@ fn identity_references_name_families_with_an_identity() {
         let mut found = Vec::new();
         parsed(reference).tags(
             &|_| None,
-            CallerIdentity::Known { presented: PresentedCredentials::without_token(&fields), secret: None },
+            CallerIdentity::Known {
+                presented: PresentedCredentials::without_token(&fields),
+                secret: None,
+                credentials: &Credentials::default(),
+            },
             &mut found,
         );
         found.iter().map(|tag| tag.as_str().split(" sha256:").next().unwrap().to_owned()).collect::<Vec<_>>()
