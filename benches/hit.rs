@@ -13,7 +13,7 @@ use larder::config::{Config, Overrides};
 use larder::entry::{Content, Entry, Response, Seal};
 use larder::http::freshness::{Freshness, LifetimeSource};
 use larder::http::target::{Target, normalise};
-use larder::key;
+use larder::key::{self, PresentedCredentials};
 use larder::marks::Tag;
 use larder::metrics::Metrics;
 use larder::proxy::respond;
@@ -88,7 +88,9 @@ fn route(criterion: &mut Criterion) {
 fn derive(criterion: &mut Criterion) {
     let (target, headers, redaction) = (target(), HeaderMap::new(), key::Redaction::default());
     criterion.bench_function("key", |bench| {
-        bench.iter(|| key::derive(black_box(&target), &headers, None, &redaction));
+        bench.iter(|| {
+            key::derive(black_box(&target), PresentedCredentials::without_token(&headers), None, &redaction)
+        });
     });
 }
 
@@ -97,7 +99,8 @@ fn lookup(criterion: &mut Criterion) {
     let stamp = memory.marks.stamp();
     let cache = Cache::new(memory, None, Arc::new(Metrics::new()));
     let (target, headers) = (target(), HeaderMap::new());
-    let cache_key = key::derive(&target, &headers, None, &key::Redaction::default());
+    let cache_key =
+        key::derive(&target, PresentedCredentials::without_token(&headers), None, &key::Redaction::default());
     let tags: Arc<[Tag]> = vec![Tag::root(), Tag::uri(&target.path), Tag::family("things")].into();
     let content = Content::Response(response());
     let entry = Entry { text: cache_key.text.as_str().into(), stamp, tags, content };

@@ -14,6 +14,7 @@ use std::time::Duration;
 use md5::{Digest as _, Md5};
 
 use self::alerts::AlertsConfig;
+pub use self::jwt::{JwtConfig, KeySource};
 use self::store_url::{Login, StoreUrl};
 use crate::http::headers::{Credentials, ForwardedPolicy};
 use crate::http::target::PathCase;
@@ -26,6 +27,7 @@ use crate::secret::Secret;
 
 pub(crate) mod address;
 pub mod alerts;
+pub mod jwt;
 pub mod lint;
 pub mod schema;
 pub mod store_url;
@@ -46,6 +48,8 @@ pub struct Config {
     pub store: Option<StoreConfig>,
     pub memory: MemoryConfig,
     pub log: LogConfig,
+    /// `None` if no family identifies callers by claims of bearer tokens.
+    pub jwt: Option<JwtConfig>,
     pub alerts: AlertsConfig,
     pub rules: RuleSet,
     /// `[[warm]]`, in file order
@@ -159,6 +163,7 @@ impl Config {
         let store = tables::read_store(root, &server, overrides, &mut flags);
         let config = Config {
             warm: warm::read(root, &server, &mut rules),
+            jwt: jwt::read_jwt(root, rules.identify_by_claims()),
             rules,
             alerts: alerts::read(root, store.is_some()),
             store,
@@ -257,6 +262,18 @@ impl Config {
             ),
             (None, None) => {}
             _ => names.push("[store]"),
+        }
+        match (&self.jwt, &other.jwt) {
+            (Some(jwt), Some(other)) => differing!(
+                names,
+                "jwt",
+                JwtConfig,
+                jwt,
+                JwtConfig { line: jwt.line, ..other.clone() },
+                [keys, algorithms, audience, issuer, leeway, require_exp, jwks_refresh, line]
+            ),
+            (None, None) => {}
+            _ => names.push("[jwt]"),
         }
         let live = MemoryConfig { max_body: other.memory.max_body, ..self.memory.clone() };
         differing!(names, "memory", MemoryConfig, &live, &other.memory, [capacity, max_body, marks]);

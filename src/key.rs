@@ -25,13 +25,14 @@ use std::hash::Hasher;
 use std::sync::{Arc, LazyLock};
 
 use hmac::Mac;
-use http::header::{CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, COOKIE};
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use md5::{Digest, Md5};
 use sha2::Sha256;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use smallvec::SmallVec;
 
+use crate::bearer::{BearerToken, ClaimNames, TokenFault};
 use crate::http::headers::credentials::is_in_table;
 use crate::http::headers::{ForwardedPolicy, claims};
 use crate::http::target::{PathCase, Target};
@@ -110,29 +111,24 @@ pub struct KeySpec {
 }
 
 impl KeySpec {
-    /// The cookie that identifies callers.
-    pub fn identity_cookie(&self) -> Option<&str> {
-        match &self.identity {
-            Identity::Cookie(name) => Some(name),
-            _ => None,
-        }
-    }
-
-    /// The cookies in the key other than the identity cookie.
+    /// The cookies in the key other than those that identify callers.
     fn other_cookies(&self) -> impl Iterator<Item = &str> {
-        let identity = self.identity_cookie();
-        self.cookies.iter().flatten().map(String::as_str).filter(move |name| Some(*name) != identity)
+        let names = self.cookies.iter().flatten().map(String::as_str);
+        names.filter(|name| !self.identity.cookies().any(|identity| identity == *name))
     }
 
     /// Whether the whole field is part of the key.
     pub fn keys_on(&self, name: &HeaderName) -> bool {
-        self.headers.contains(name) || matches!(&self.identity, Identity::Header(known) if known == name)
+        self.headers.contains(name) || self.identity.is_by_field(name)
     }
 
     /// Whether the key covers the identity in this field, or the family needs none.
     pub fn knows(&self, name: &HeaderName) -> bool {
-        let by_cookies = self.cookies.is_some() || self.identity_cookie().is_some();
-        self.identity == Identity::Shared || self.keys_on(name) || by_cookies && *name == COOKIE
+        let by_cookies = self.cookies.is_some() || self.identity.cookies().next().is_some();
+        self.identity == Identity::Shared
+            || self.keys_on(name)
+            || by_cookies && *name == COOKIE
+            || self.identity.is_by_claims() && *name == AUTHORIZATION
     }
 }
 
@@ -144,19 +140,82 @@ pub enum Identity {
     Unstated,
     /// `identity = "none"`: the response is the same for every caller.
     Shared,
-    /// By the value of this request field.
-    Header(HeaderName),
-    /// By the value of this cookie.
-    Cookie(String),
-    /// By all credentials of the request, of which these fields are some: for verdicts ([`crate::rules::authorize`]). Cannot be written in
-    /// the rules.
+    /// By these credentials, one or several. All that a request presents are part of its key, each with its kind: upstream
+    /// receives all of them, and may answer a request with `Authorization` and a session cookie as the user of the cookie.
+    /// For the same reason `{identity}` names the callers of all that a write presents, and an entry belongs to the
+    /// callers of all that its request presented.
+    By(Vec<CallerSource>),
+    /// By all credentials of the request, of which these fields are some: for verdicts ([`crate::rules::authorize`]). Cannot be
+    /// written in the rules.
     Credentials(Arc<[HeaderName]>),
+}
+
+/// One kind of credential that identifies callers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallerSource {
+    /// The value of this request field.
+    Header(HeaderName),
+    /// The value of this cookie.
+    Cookie(String),
+    /// The values of these claims of the bearer token in `Authorization`, which must be valid ([`BearerToken`]).
+    Claims(ClaimNames),
 }
 
 impl Identity {
     /// Whether the rules configure an identity.
     pub fn is_stated(&self) -> bool {
         !matches!(self, Identity::Unstated)
+    }
+
+    /// Whether the rules say that callers have entries of their own.
+    pub fn tells_callers_apart(&self) -> bool {
+        matches!(self, Identity::By(_))
+    }
+
+    /// The credentials that identify callers.
+    pub fn sources(&self) -> &[CallerSource] {
+        match self {
+            Identity::By(sources) => sources,
+            // Credentials: [`CacheKey::of_caller`].
+            Identity::Unstated | Identity::Shared | Identity::Credentials(_) => &[],
+        }
+    }
+
+    /// The cookies that identify callers.
+    pub fn cookies(&self) -> impl Iterator<Item = &str> {
+        self.sources().iter().filter_map(|source| match source {
+            CallerSource::Cookie(name) => Some(name.as_str()),
+            CallerSource::Header(_) | CallerSource::Claims(_) => None,
+        })
+    }
+
+    /// The request fields that identify callers by their whole value.
+    pub fn fields(&self) -> impl Iterator<Item = &HeaderName> {
+        self.sources().iter().filter_map(|source| match source {
+            CallerSource::Header(name) => Some(name),
+            CallerSource::Cookie(_) | CallerSource::Claims(_) => None,
+        })
+    }
+
+    /// Whether the whole value of this field identifies callers.
+    pub fn is_by_field(&self, name: &HeaderName) -> bool {
+        self.fields().any(|known| known == name)
+    }
+
+    /// Whether claims of a bearer token identify callers.
+    pub fn is_by_claims(&self) -> bool {
+        self.sources().iter().any(|source| matches!(source, CallerSource::Claims(_)))
+    }
+
+    /// Why the bearer token of a request does not identify its caller; `None` if it does, if the request has no
+    /// `Authorization`, and if claims identify nobody here. Whether the token has expired is another question
+    /// ([`BearerToken::at`]).
+    pub fn fault_of(&self, bearer: &BearerToken) -> Option<TokenFault> {
+        self.sources().iter().find_map(|source| match (source, bearer) {
+            (CallerSource::Claims(_), BearerToken::Refused(fault)) => Some(*fault),
+            (CallerSource::Claims(names), BearerToken::Verified(token)) => token.values(names).err(),
+            _ => None,
+        })
     }
 }
 
@@ -165,10 +224,51 @@ impl fmt::Display for Identity {
         match self {
             Identity::Unstated => f.write_str("unstated"),
             Identity::Shared => f.write_str("none"),
-            Identity::Header(name) => write!(f, "header:{name}"),
-            Identity::Cookie(name) => write!(f, "cookie:{name}"),
+            Identity::By(sources) => {
+                for (at, source) in sources.iter().enumerate() {
+                    write!(f, "{}{source}", if at == 0 { "" } else { ", " })?;
+                }
+                Ok(())
+            }
             Identity::Credentials(_) => f.write_str("credentials"),
         }
+    }
+}
+
+impl CallerSource {
+    /// Whether a request presents this credential, valid or not.
+    pub fn is_in(&self, fields: &HeaderMap) -> bool {
+        match self {
+            CallerSource::Header(name) => fields.contains_key(name),
+            CallerSource::Cookie(name) => has_cookie(fields, name),
+            CallerSource::Claims(_) => fields.contains_key(AUTHORIZATION),
+        }
+    }
+}
+
+impl fmt::Display for CallerSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CallerSource::Header(name) => write!(f, "header:{name}"),
+            CallerSource::Cookie(name) => write!(f, "cookie:{name}"),
+            CallerSource::Claims(names) => write!(f, "jwt:{names}"),
+        }
+    }
+}
+
+/// The credentials that a request presents.
+#[derive(Debug, Clone, Copy)]
+pub struct PresentedCredentials<'r> {
+    /// The fields of the request.
+    pub fields: &'r HeaderMap,
+    /// Its bearer token. [`BearerToken::Absent`] where no family identifies callers by claims.
+    pub bearer: &'r BearerToken,
+}
+
+impl<'r> PresentedCredentials<'r> {
+    /// Of a request whose bearer token nothing depends on.
+    pub fn without_token(fields: &'r HeaderMap) -> PresentedCredentials<'r> {
+        PresentedCredentials { fields, bearer: &BearerToken::Absent }
     }
 }
 
@@ -194,13 +294,15 @@ pub struct FamilyKeySpec<'a> {
     pub key_spec: &'a KeySpec,
 }
 
-/// The cache key of a GET or HEAD, by its family if it has one. `redaction` says which values to hide.
+/// The cache key of a GET or HEAD, by its family if it has one. `presented` holds its fields. `redaction` says which values to
+/// hide.
 pub fn derive(
     target: &Target,
-    headers: &HeaderMap,
+    presented: PresentedCredentials<'_>,
     family: Option<FamilyKeySpec<'_>>,
     redaction: &Redaction,
 ) -> CacheKey {
+    let headers = presented.fields;
     let mut text = String::with_capacity(128);
     text.push_str("GET ");
     text.push_str(target.scheme);
@@ -224,10 +326,13 @@ pub fn derive(
         for name in family.key_spec.other_cookies() {
             push_cookie(&mut text, name, headers, redaction);
         }
-        if let Some(identity) = family.key_spec.identity_cookie().filter(|_| family.key_spec.cookies.is_none()) {
+        let identity = &family.key_spec.identity;
+        if family.key_spec.cookies.is_none() && identity.cookies().next().is_some() {
             push_cookies_beside(&mut text, identity, headers, redaction);
         }
-        push_identity(&mut text, &family.key_spec.identity, headers, redaction.secret.as_ref());
+        for source in identity.sources() {
+            push_identity(&mut text, source, presented, redaction.secret.as_ref());
+        }
     }
     finish(text, redaction.clone())
 }
@@ -366,49 +471,74 @@ fn push_cookie(text: &mut String, name: &str, headers: &HeaderMap, redaction: &R
     }
 }
 
-/// The cookies other than the identity cookie, if the family does not list cookies.
-fn push_cookies_beside(text: &mut String, identity: &str, headers: &HeaderMap, redaction: &Redaction) {
+/// The cookies other than those that identify callers, if the family does not list cookies.
+fn push_cookies_beside(text: &mut String, identity: &Identity, headers: &HeaderMap, redaction: &Redaction) {
+    let is_identity = |name: &[u8]| identity.cookies().any(|known| known.as_bytes() == name);
     let others: Vec<&[u8]> =
-        cookies(headers).filter(|(name, _)| *name != identity.as_bytes()).map(|(_, pair)| pair).collect();
+        cookies(headers).filter(|(name, _)| !is_identity(name)).map(|(_, pair)| pair).collect();
     if !others.is_empty() {
         text.push_str("\ncookies: ");
         push_secret(text, others, redaction.secret.as_ref());
     }
 }
 
-fn push_identity(text: &mut String, identity: &Identity, headers: &HeaderMap, secret: Option<&Secret>) {
-    match identity {
-        // Credentials: [`CacheKey::of_caller`].
-        Identity::Unstated | Identity::Shared | Identity::Credentials(_) => return,
-        Identity::Header(_) | Identity::Cookie(_) => {
-            let _ = write!(text, "\nidentity {identity}");
+/// One line for each source, so that a credential of one kind cannot imitate one of another.
+fn push_identity(
+    text: &mut String,
+    source: &CallerSource,
+    presented: PresentedCredentials<'_>,
+    secret: Option<&Secret>,
+) {
+    let _ = write!(text, "\nidentity {source} ");
+    match source {
+        CallerSource::Header(name) => {
+            match join(presented.fields.get_all(name).iter().map(HeaderValue::as_bytes)) {
+                Some(value) => push_secret(text, [value.as_slice()], secret),
+                None => text.push_str(ANONYMOUS),
+            }
         }
-    }
-    text.push(' ');
-    match identity {
-        Identity::Header(name) => match join(headers.get_all(name).iter().map(HeaderValue::as_bytes)) {
-            Some(value) => push_secret(text, [value.as_slice()], secret),
-            None => text.push_str(ANONYMOUS),
+        CallerSource::Cookie(name) if has_cookie(presented.fields, name) => {
+            push_secret(text, cookie(presented.fields, name), secret);
+        }
+        CallerSource::Cookie(_) => text.push_str(ANONYMOUS),
+        CallerSource::Claims(names) => match presented.bearer {
+            BearerToken::Absent => text.push_str(ANONYMOUS),
+            BearerToken::Refused(_) => text.push_str(REFUSED),
+            BearerToken::Verified(token) => match token.values(names) {
+                Ok(values) => push_secret(text, values.iter().map(String::as_bytes), secret),
+                Err(_) => text.push_str(REFUSED),
+            },
         },
-        Identity::Cookie(name) if has_cookie(headers, name) => push_secret(text, cookie(headers, name), secret),
-        Identity::Unstated | Identity::Shared | Identity::Cookie(_) | Identity::Credentials(_) => {
-            text.push_str(ANONYMOUS);
-        }
     }
 }
 
 /// The identity of a request without one.
 const ANONYMOUS: &str = "anonymous";
 
-/// The caller as written in tags: the digest of the identity. `None` if the family has no identity, or the request
-/// lacks it.
-pub fn caller(identity: &Identity, headers: &HeaderMap, secret: Option<&Secret>) -> Option<String> {
-    if !matches!(identity, Identity::Header(_) | Identity::Cookie(_)) {
-        return None;
+/// The identity of a request whose bearer token proves nothing. Nothing is ever stored or served under it.
+const REFUSED: &str = "refused";
+
+/// Whose entries a request reads or invalidates in a family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Callers {
+    /// Those with these digests, one for each credential that the request presents; none if it presents none, or the
+    /// family does not identify callers.
+    Known(SmallVec<[String; 1]>),
+    /// Unknown, since the bearer token is not valid.
+    Unverified,
+}
+
+/// The callers that a request names, as written in tags.
+pub fn callers(identity: &Identity, presented: PresentedCredentials<'_>, secret: Option<&Secret>) -> Callers {
+    if identity.fault_of(presented.bearer).is_some() {
+        return Callers::Unverified;
     }
-    let mut text = String::new();
-    push_identity(&mut text, identity, headers, secret);
-    text.rsplit(' ').next().filter(|caller| *caller != ANONYMOUS).map(str::to_owned)
+    let digest = |source: &CallerSource| {
+        let mut text = String::new();
+        push_identity(&mut text, source, presented, secret);
+        text.rsplit(' ').next().filter(|caller| *caller != ANONYMOUS).map(str::to_owned)
+    };
+    Callers::Known(identity.sources().iter().filter_map(digest).collect())
 }
 
 /// Most credentials of a caller that are told apart: fields, and cookies.

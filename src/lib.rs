@@ -21,7 +21,8 @@
 //! | [`metrics`], [`upstream`], [`store`] | counters; the client of the API; Redis and its scripts |
 //! | [`client_conn`], `hooked_stream`, [`tokens`] | the open connections of a listener and their interim responses; hooks on the reads and writes of a connection; the tokens of operators |
 //! | [`config`], [`shares`] | `rules.toml`, flags and environment, checked; limits that all clients share |
-//! | [`rules`], [`client`], [`key`], [`secret`], [`entry`], [`mod@http`], [`marks`], [`network`], [`outcome`] | pure: no tokio, hyper, redis, clock or environment; [`key`] and [`http::headers`] draw one random value per process |
+//! | [`jwt`] | the keys of bearer tokens, their refresh, and the tokens that were verified |
+//! | [`rules`], [`client`], [`bearer`], [`key`], [`secret`], [`entry`], [`mod@http`], [`marks`], [`network`], [`outcome`] | pure: no tokio, hyper, redis, clock or environment; [`key`] and [`http::headers`] draw one random value per process |
 //!
 //! **A read.** [`server`] accepts the connection, and [`proxy::handle`] takes the request. The [`rules`] say which family
 //! claims its path; [`key`] makes the cache key. [`cache`] looks in L1, then in L2, and compares the entry with the
@@ -90,7 +91,8 @@
 //!    read is cached only if all of its readings belong to one family.
 //! 9. **Credentials that the family does not name make a request private.** It gets only what RFC 9111 §3.5 lets everybody
 //!    have, and shares no fetch ([`http::headers::credentials`]). Unless the family asks the API first: its verdict on the caller is
-//!    a response that is stored like others ([`rules::authorize`]).
+//!    a response that is stored like others ([`rules::authorize`]). Where claims of a bearer token identify the caller, a token that
+//!    is not valid gets nothing from the cache at all ([`bearer`]).
 //! 10. **Limits are shares.** Connections, places at upstream, streams and memory have a limit for all clients and one for each
 //!     ([`shares`]), so that no client takes them from the others.
 
@@ -126,6 +128,7 @@ mod hooked_stream;
 pub mod tokens;
 
 pub mod config;
+pub mod jwt;
 pub mod shares;
 
 // Pure from here on: no tokio, hyper, redis, clock or environment.
@@ -133,6 +136,7 @@ pub mod rules;
 
 pub mod client;
 
+pub mod bearer;
 pub mod key;
 pub mod secret;
 

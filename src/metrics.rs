@@ -114,6 +114,11 @@ pub struct Metrics {
     pub store_up: Gauge,
     /// Invalidations that wait for the store. Set on each scrape.
     pub undelivered: Gauge,
+    tokens_refused: Family<ReasonLabels, Counter>,
+    /// Keys that verify bearer tokens.
+    pub jwt_keys: Gauge,
+    /// JWK Sets that could not be read.
+    pub jwks_failures: Counter,
     /// 1 if the last reload of the rules failed.
     pub rules_faulty: Gauge,
     /// Dropped log lines. Set on each scrape.
@@ -349,12 +354,28 @@ impl Metrics {
             "Invalidations that Redis does not have yet, in tags",
             self.undelivered.clone(),
         );
+        registry.register(
+            "tokens_refused",
+            "Requests whose bearer token does not identify their caller, by reason",
+            self.tokens_refused.clone(),
+        );
+        registry.register("jwt_keys", "Keys that verify bearer tokens", self.jwt_keys.clone());
+        registry.register(
+            "jwks_failures",
+            "JWK Sets that could not be read: the keys read before stay in force",
+            self.jwks_failures.clone(),
+        );
         registry.register("rules_faulty", "1 if the last edit of the rules has faults", self.rules_faulty.clone());
         registry.register(
             "log_lines_lost",
             "Log lines dropped because standard error was not read",
             self.log_lines_lost.clone(),
         );
+    }
+
+    /// Counts a request whose bearer token does not identify its caller.
+    pub fn token_refused(&self, reason: &'static str) {
+        self.tokens_refused.get_or_create_owned(&ReasonLabels { reason }).inc();
     }
 
     /// Sets the number of dropped log lines.

@@ -4,16 +4,17 @@
 
 use std::time::Duration;
 
-use http::header::COOKIE;
+use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use smallvec::SmallVec;
 
+use crate::bearer::{BearerToken, TokenFault};
 use crate::http::clients::ClientCacheControl;
 use crate::http::headers::{self, Credentials, ForwardedPolicy, Meant, is_safe};
 use crate::http::invalidation::StatusSet;
 use crate::http::target::{PathCase, Readings, Target, with_plain_delimiters};
 use crate::http::{Policy, TtlPolicy};
-use crate::key::{self, FamilyKeySpec, Identity, KeySpec};
+use crate::key::{self, Callers, FamilyKeySpec, KeySpec, PresentedCredentials};
 use crate::marks::Tag;
 use crate::secret::Secret;
 
@@ -294,9 +295,9 @@ impl WriteMethods {
 /// The caller of a write, used to resolve `{identity}`.
 #[derive(Debug, Clone, Copy)]
 pub enum CallerIdentity<'c> {
-    /// Identified by request fields. `secret` keys the HMACs that replace credentials.
+    /// Identified by the credentials that it presents. `secret` keys the HMACs that replace credentials.
     /// `credentials` says which fields carry credentials.
-    Known { fields: &'c HeaderMap, secret: Option<&'c Secret>, credentials: &'c Credentials },
+    Known { presented: PresentedCredentials<'c>, secret: Option<&'c Secret>, credentials: &'c Credentials },
     /// Unknown: a write by any caller.
     Unknown,
 }
@@ -305,7 +306,7 @@ impl<'c> CallerIdentity<'c> {
     /// The fields of the request, if they are known.
     pub fn fields(self) -> Option<&'c HeaderMap> {
         match self {
-            CallerIdentity::Known { fields, .. } => Some(fields),
+            CallerIdentity::Known { presented, .. } => Some(presented.fields),
             CallerIdentity::Unknown => None,
         }
     }
@@ -404,7 +405,12 @@ impl RuleSet {
 
     /// Whether a family identifies callers by this field.
     pub fn identify_by(&self, name: &HeaderName) -> bool {
-        self.families.iter().any(|family| family.identity_field() == Some(name))
+        self.families.iter().any(|family| family.key_spec.identity.is_by_field(name))
+    }
+
+    /// Whether a family identifies callers by claims of their tokens. Faulty families count too.
+    pub fn identify_by_claims(&self) -> bool {
+        self.names.identify_by_claims()
     }
 
     /// The family with this name.
@@ -564,12 +570,12 @@ impl Family {
     pub fn instance_values(
         &self,
         target: &Target,
-        fields: &HeaderMap,
+        presented: PresentedCredentials<'_>,
         secret: Option<&Secret>,
     ) -> Option<InstanceValues> {
         let credentials = Credentials::default();
         let caller =
-            (&self.key_spec.identity, CallerIdentity::Known { fields, secret, credentials: &credentials });
+            (&self.key_spec.identity, CallerIdentity::Known { presented, secret, credentials: &credentials });
         let query = target.query.as_deref();
         let values = |further: &FurtherInstance| further.source.values(query, caller, self.pattern.case());
         let values: InstanceValues = self.instances.iter().map(values).collect::<Option<_>>()?;
@@ -598,19 +604,19 @@ impl Family {
         tags
     }
 
-    /// The request field that identifies callers.
-    fn identity_field(&self) -> Option<&HeaderName> {
-        match &self.key_spec.identity {
-            Identity::Header(name) => Some(name),
-            Identity::Unstated | Identity::Shared | Identity::Cookie(_) | Identity::Credentials(_) => None,
+    /// The tags for the entries of the request's callers, if a rule can name them and the request identifies callers.
+    pub fn tags_of_identity(
+        &self,
+        presented: PresentedCredentials<'_>,
+        secret: Option<&Secret>,
+    ) -> SmallVec<[Tag; 1]> {
+        if !self.told_by_caller {
+            return SmallVec::new();
         }
-    }
-
-    /// The tag for the entries of the request's caller, if a rule can name it and the request identifies a caller.
-    pub fn tag_of_caller(&self, fields: &HeaderMap, secret: Option<&Secret>) -> Option<Tag> {
-        let caller =
-            self.told_by_caller.then(|| key::caller(&self.key_spec.identity, fields, secret)).flatten()?;
-        Some(Tag::caller(&self.name, &caller))
+        match key::callers(&self.key_spec.identity, presented, secret) {
+            Callers::Known(callers) => callers.iter().map(|caller| Tag::caller(&self.name, caller)).collect(),
+            Callers::Unverified => SmallVec::new(),
+        }
     }
 
     fn captures(&self, path: &str) -> Captures {
@@ -641,7 +647,9 @@ impl Family {
 
     /// The request fields that are part of the cache key, directly or through a cookie.
     pub fn keyed_fields(&self) -> Vec<HeaderName> {
-        let identity = self.identity_field().cloned();
+        let identity = &self.key_spec.identity;
+        let token = identity.is_by_claims().then_some(AUTHORIZATION);
+        let identity = identity.fields().cloned().chain(token);
         let cookie = self.cookies_sent().filter(|names| !names.is_empty()).map(|_| COOKIE);
         self.key_spec
             .headers
@@ -655,13 +663,13 @@ impl Family {
 
     /// The only cookies that are forwarded; `None` if all are.
     fn cookies_sent(&self) -> Option<SmallVec<[&str; 8]>> {
-        let identity = self.key_spec.identity_cookie();
+        let identity = || self.key_spec.identity.cookies();
         match &self.key_spec.cookies {
             Some(kept) => {
-                let others = kept.iter().map(String::as_str).filter(|name| Some(*name) != identity);
-                Some(identity.into_iter().chain(others).collect())
+                let is_other = |name: &&str| !identity().any(|known| known == *name);
+                Some(identity().chain(kept.iter().map(String::as_str).filter(is_other)).collect())
             }
-            None if self.fetching.keyed_only => Some(identity.into_iter().collect()),
+            None if self.fetching.keyed_only => Some(identity().collect()),
             None => None,
         }
     }
@@ -729,6 +737,12 @@ impl Invalidation {
     fn excepts(&self, readings: &Readings<'_>) -> bool {
         let is_excepted = |path| self.exceptions.iter().any(|pattern| pattern.is_match(path));
         !self.exceptions.is_empty() && readings.is_complete() && readings.all().all(is_excepted)
+    }
+
+    /// Why the bearer token of a write does not identify its caller, if the rule names the callers of writes (`{identity}`) in
+    /// a family that identifies them by claims: it invalidates the whole family then.
+    pub fn fault_of_caller(&self, bearer: &BearerToken) -> Option<TokenFault> {
+        self.references.iter().find_map(|reference| reference.fault_of_caller(bearer))
     }
 
     fn invalidated(&self, path: &str, write: WriteValues<'_>) -> MatchedRule<'_> {

@@ -9,8 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
 use tokio_util::task::TaskTracker;
 
+use crate::bearer::{BearerToken, TokenFault};
 use crate::cache::Cache;
 use crate::cache::memory::Memory;
 use crate::coalesce::inflight::Inflight;
@@ -21,6 +24,7 @@ use crate::config::{self, Coherence, Config, Digest, LoadError, ServerConfig, St
 use crate::entry::Seal;
 use crate::http::headers::{Credentials, LoopMark};
 use crate::http::invalidation::StatusSet;
+use crate::jwt::TokenVerifier;
 use crate::key::Redaction;
 use crate::marks::Tag;
 use crate::metrics::{FamilyCounters, Metrics, NO_FAMILY};
@@ -60,6 +64,8 @@ pub struct Live {
     pub request_rates: Arc<RequestRates>,
     /// `[[warm]]`
     pub warm: Arc<[WarmTable]>,
+    /// Verifies bearer tokens, if families identify callers by claims.
+    pub jwt: Option<Arc<TokenVerifier>>,
     /// The time when they came into force.
     pub since: SystemTime,
 }
@@ -74,6 +80,7 @@ impl Live {
         let further = Some(credentials.further().into()).filter(|further: &Arc<[_]>| !further.is_empty());
         let redaction = Redaction { secret: config.store.as_ref().and_then(StoreConfig::secret), further };
         let store = config.store.as_ref();
+        let jwt = config.jwt.as_ref().map(|jwt| Arc::new(TokenVerifier::new(jwt, metrics)));
         Live {
             rules,
             counters,
@@ -85,7 +92,18 @@ impl Live {
             compression: store.map(|store| (store.compress_above, store.compress)),
             request_rates: Arc::default(),
             warm: std::mem::take(&mut config.warm).into(),
+            jwt,
             since: SystemTime::now(),
+        }
+    }
+
+    /// The bearer token of a request. Its times are not compared with the clock yet.
+    pub fn bearer(&self, fields: &HeaderMap) -> BearerToken {
+        match &self.jwt {
+            Some(jwt) => jwt.bearer(fields),
+            // A reload has added families that need one; the keys take effect at a restart.
+            None if fields.contains_key(AUTHORIZATION) => BearerToken::Refused(TokenFault::NoKeys),
+            None => BearerToken::Absent,
         }
     }
 
@@ -246,15 +264,19 @@ impl Running {
             }
         };
         let before = self.live();
+        // Before the rules are taken out of it.
+        let new_jwt = std::mem::take(&mut config.jwt);
         let live = Live {
-            // A new secret or other credentials take effect at a restart, as the rest of their tables.
+            // A new secret, other credentials or keys take effect at a restart, as the rest of their tables.
             redaction: before.redaction.clone(),
             credentials: before.credentials.clone(),
             store_version: before.store_version.clone(),
             compression: before.compression,
             request_rates: Arc::clone(&before.request_rates),
+            jwt: before.jwt.clone(),
             ..Live::take(&mut config, &self.metrics)
         };
+        config.jwt = new_jwt;
         let changed = changed(&self.live().rules, &live.rules);
         if !changed.is_empty() {
             self.cache.invalidate(&changed).await;

@@ -23,6 +23,7 @@ use crate::client_conn::ClientConn;
 use crate::client_conn::timeouts::ClientTimeouts;
 use crate::config::{Config, ServerConfig};
 use crate::hooked_stream::HookedStream;
+use crate::jwt::KeyFileFault;
 use crate::metrics::Metrics;
 use crate::monitor;
 use crate::proxy::{self, Body, stall, suspects};
@@ -107,6 +108,8 @@ pub enum ServeError {
     #[error(transparent)]
     Upstream(#[from] UpstreamFault),
     #[error(transparent)]
+    Keys(#[from] KeyFileFault),
+    #[error(transparent)]
     StoreSetup(#[from] SetupFault),
     #[error(transparent)]
     Store(#[from] ConnectFault),
@@ -160,6 +163,9 @@ pub async fn run(running: Arc<Running>, listeners: Listeners, shutdown: impl Fut
     let sweeping = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&running).sweep()));
     let warmed = Arc::clone(&running);
     let warming = supervise("warming", Arc::clone(&running.metrics), move || warm::run(Arc::clone(&warmed)));
+    let keys = running.live().jwt.clone();
+    let _refreshing =
+        keys.map(|keys| supervise("jwks", Arc::clone(&running.metrics), move || Arc::clone(&keys).refresh()));
     let monitoring = monitor(&running);
     // Until the last request is answered.
     let _suspecting = AbortOnDropHandle::new(tokio::spawn(suspects::invalidate_all(Arc::clone(&running))));
@@ -186,7 +192,7 @@ fn monitor(running: &Arc<Running>) -> AbortOnDropHandle<()> {
 ///
 /// # Errors
 ///
-/// No upstream, too few descriptors, or a store that rejects the configuration. An unreachable store is no error: requests go to
+/// No upstream, too few descriptors, a file of `[jwt]` that cannot be used, or a store that rejects the configuration. An unreachable store is no error: requests go to
 /// upstream until it is reachable.
 pub async fn assemble(config: Config) -> Result<Arc<Running>, ServeError> {
     let url = config.server.upstream.clone().ok_or(ServeError::NoUpstream)?;
@@ -208,6 +214,9 @@ pub async fn assemble(config: Config) -> Result<Arc<Running>, ServeError> {
         None => None,
     };
     let running = Arc::new(Running::new(config, upstream, store, Arc::new(Metrics::new())));
+    if let Some(jwt) = &running.live().jwt {
+        jwt.start().await?;
+    }
     if is_connected {
         // So that the first requests may be served from the store. Not longer: other proxies may have died.
         let _ = tokio::time::timeout(READY_WITHIN, running.cache.ready()).await;

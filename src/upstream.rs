@@ -54,6 +54,7 @@ pub use request_body::{ClientBody, RequestBody};
 pub use response_body::{BodyError, ResponseBody};
 pub use send::ContentUnread;
 pub use suspects::Suspects;
+pub(crate) use tls::{client as tls_client, none as no_tls};
 pub use upload::{Upload, UploadFault};
 
 /// Request content that is read ahead before the request takes a place at upstream, bytes.

@@ -5,6 +5,7 @@ use http::HeaderName;
 use serde_json::{Value, json};
 
 use super::CheckArguments;
+use crate::config::jwt::{JwtConfig, algorithm_name};
 use crate::config::lint::lint;
 use crate::config::{Config, HostPolicy, LoadError, Overrides, WarmTable};
 use crate::http::clients::ClientCacheControl;
@@ -78,7 +79,35 @@ fn notes(config: &Config) -> Vec<String> {
     let host = config.server.host == HostPolicy::UpstreamByDefault;
     let note = "host = \"upstream\", since the upstream URL is https and has a name: the API receives that name in Host, and its \
                 links point there; write host = \"client\" in [server] if it serves the names that clients use";
-    host.then(|| note.to_owned()).into_iter().collect()
+    host.then(|| note.to_owned()).into_iter().chain(config.jwt.as_ref().map(about_tokens)).collect()
+}
+
+/// Which bearer tokens are valid.
+fn about_tokens(jwt: &JwtConfig) -> String {
+    let algorithms: Vec<&str> = jwt.algorithms.iter().copied().map(algorithm_name).collect();
+    let algorithms = match &algorithms[..] {
+        [] => "all algorithms that fit the kind of the key".to_owned(),
+        algorithms => algorithms.join(", "),
+    };
+    let audience = match &jwt.audience[..] {
+        [] => "without aud".to_owned(),
+        audience => format!("aud {}", audience.join(" or ")),
+    };
+    let issuer = match &jwt.issuer[..] {
+        [] => "any iss".to_owned(),
+        issuer => format!("iss {}", issuer.join(" or ")),
+    };
+    let times = if jwt.require_exp { "exp is required" } else { "exp is not required" };
+    let again = match jwt.keys.is_jwks() {
+        true => format!(", read again every {}", humantime::format_duration(jwt.jwks_refresh)),
+        false => String::new(),
+    };
+    format!(
+        "bearer tokens are valid with {algorithms} and a key of [jwt] {}{again}; {audience}, {issuer}; {times}, leeway {}. Requests \
+         with others are forwarded, and their responses are not stored",
+        jwt.keys,
+        humantime::format_duration(jwt.leeway),
+    )
 }
 
 fn rules_text(name: &str, config: &Config, warnings: &[Warning]) -> String {

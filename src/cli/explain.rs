@@ -4,16 +4,19 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use serde::Serialize;
 
 use super::{ExplainArguments, rules_file};
+use crate::bearer::BearerToken;
 use crate::config::{Config, Overrides, StoreConfig};
 use crate::http::headers::{self, Meant, is_safe};
 use crate::http::invalidation;
 use crate::http::target::{MOST_READINGS, Target};
+use crate::jwt::TokenVerifier;
+use crate::key::PresentedCredentials;
 use crate::marks::Tag;
 use crate::metrics::Metrics;
 use crate::proxy::explain::{Explainer, ResponseExplanation, RouteExplanation, StoredExplanation};
@@ -118,7 +121,11 @@ fn explanation(arguments: &ExplainArguments) -> Result<Explanation, ExplainError
             method: method.to_string(),
             reason: "safe, but not cacheable: forwarded unchanged".to_owned(),
         },
-        true => Explanation::Write(write(&config, &method, &target, fields)),
+        true => {
+            let jwt = config.jwt.as_ref().map(|jwt| TokenVerifier::new(jwt, &Metrics::new()));
+            load_keys(jwt.as_ref())?;
+            Explanation::Write(write(&config, jwt.as_ref(), &method, &target, fields))
+        }
     })
 }
 
@@ -158,6 +165,7 @@ fn read(
         return ask(arguments, config, method, target, fields);
     }
     let live = Live::take(&mut config, &Metrics::new());
+    load_keys(live.jwt.as_deref())?;
     let explainer = Explainer::of(&config, Arc::new(live), method, target, fields);
     let answer = match &arguments.response {
         Some(file) => Some(explainer.judge(&head::read(file).map_err(ExplainError::Usage)?, after(arguments))),
@@ -192,6 +200,11 @@ fn ask(
     Ok(Read { claim: explainer.claim(), answer: Some(explainer.judge(&answer, after(arguments))) })
 }
 
+/// Reads the keys of `[jwt]` that are in files. None are fetched.
+fn load_keys(jwt: Option<&TokenVerifier>) -> Result<(), ExplainError> {
+    jwt.map_or(Ok(()), TokenVerifier::load).map_err(|fault| ExplainError::Usage(fault.to_string()))
+}
+
 /// Runs a network operation to completion.
 fn wait<T>(asking: impl Future<Output = T>) -> Result<T, ExplainError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -199,7 +212,13 @@ fn wait<T>(asking: impl Future<Output = T>) -> Result<T, ExplainError> {
     Ok(runtime.block_on(asking))
 }
 
-fn write(config: &Config, method: &Method, target: &Target, mut fields: HeaderMap) -> Write {
+fn write(
+    config: &Config,
+    jwt: Option<&TokenVerifier>,
+    method: &Method,
+    target: &Target,
+    mut fields: HeaderMap,
+) -> Write {
     match config.server.underscores {
         true => drop(headers::dash_underscored(&mut fields)),
         false => headers::drop_underscored(&mut fields),
@@ -215,11 +234,10 @@ fn write(config: &Config, method: &Method, target: &Target, mut fields: HeaderMa
     let targets: Vec<Target> =
         std::iter::once(target.clone()).chain(destination.iter().map(|path| target.clone().at(path))).collect();
     let secret = config.store.as_ref().and_then(StoreConfig::secret);
-    let caller = CallerIdentity::Known {
-        fields: headers,
-        secret: secret.as_ref(),
-        credentials: &config.server.credential_headers,
-    };
+    let bearer = jwt.map_or(BearerToken::Absent, |jwt| jwt.bearer(headers)).at(SystemTime::now());
+    let presented = PresentedCredentials { fields: headers, bearer: &bearer };
+    let credentials = &config.server.credential_headers;
+    let caller = CallerIdentity::Known { presented, secret: secret.as_ref(), credentials };
     let values = WriteValues { caller, query: target.query.as_deref(), ..WriteValues::UNKNOWN };
     let matches = config.rules.invalidated_by_any(&methods, &targets, values);
     let mut notes = Vec::new();
@@ -230,6 +248,14 @@ fn write(config: &Config, method: &Method, target: &Target, mut fields: HeaderMa
         };
         notes.push(format!("{reference}: {what}; without a value all of the family is invalidated"));
     }
+    let fault = matches.iter().find_map(|matched| matched.rule.fault_of_caller(&bearer));
+    notes.extend(fault.map(|fault| {
+        format!(
+            "its bearer token does not identify its caller (detail={}), so that {{identity}} means the entries of all callers; {}",
+            fault.token(),
+            fault.what_to_do()
+        )
+    }));
     if is_safe(method) {
         notes.push(format!(
             "a rule names {method} for this path, so it is a write and never answered from the cache"

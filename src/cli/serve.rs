@@ -54,6 +54,7 @@ pub(super) fn serve(arguments: ServeArguments) -> u8 {
             | ServeError::Descriptors(_)
             | ServeError::Itself { .. }
             | ServeError::Upstream(_)
+            | ServeError::Keys(_)
             | ServeError::StoreSetup(_)),
         ) => complain(&error.to_string(), 2),
         Err(error) => complain(&error.to_string(), 1),

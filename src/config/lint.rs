@@ -3,13 +3,11 @@
 use std::time::SystemTime;
 
 use bytesize::ByteSize;
-use http::header::COOKIE;
 use http::{HeaderMap, Method};
 
 use super::{Coherence, Config, WarmTable};
 use crate::http::freshness;
 use crate::http::targeted::{self, Authority};
-use crate::key::Identity;
 use crate::rules::{Collapse, Family, Warning};
 
 /// The warnings of a configuration, in file order.
@@ -23,6 +21,7 @@ pub fn lint(config: &Config) -> Vec<Warning> {
         warnings.extend(useless_compress(config, family));
     }
     warnings.extend(config.warm.iter().filter_map(|table| anonymous_warming(config, table)));
+    warnings.extend(config.jwt.iter().flat_map(super::jwt::warnings));
     warnings.sort_by_key(|warning| warning.line);
     warnings
 }
@@ -32,12 +31,9 @@ fn anonymous_warming(config: &Config, table: &WarmTable) -> Option<Warning> {
     let firsts = table.paths.iter().filter_map(|pattern| pattern.expand().next());
     let family = firsts.filter_map(|path| {
         let route = config.rules.route(&Method::GET, path.split('?').next()?)?;
-        let field = match &route.family.key_spec.identity {
-            Identity::Header(name) => name.clone(),
-            Identity::Cookie(_) => COOKIE,
-            _ => return None,
-        };
-        (!table.headers.contains_key(&field)).then_some(&route.family.name)
+        let identity = &route.family.key_spec.identity;
+        let is_anonymous = !identity.sources().iter().any(|source| source.is_in(&table.headers));
+        (identity.tells_callers_apart() && is_anonymous).then_some(&route.family.name)
     });
     let name = family.into_iter().next()?;
     Some(Warning {

@@ -13,6 +13,7 @@ pub fn schema() -> Value {
             ("store", store()),
             ("memory", memory()),
             ("log", log()),
+            ("jwt", jwt()),
             ("alerts", alerts()),
             (
                 "family",
@@ -238,6 +239,32 @@ fn log() -> Value {
     )
 }
 
+fn jwt() -> Value {
+    let one_or_more =
+        |description| json!({ "anyOf": [text(description), texts(description)], "description": description });
+    let algorithms = json!({
+        "type": "array",
+        "items": { "enum": ["HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "ES256", "ES384", "PS256", "PS384", "PS512", "EdDSA"] },
+        "description": "those that count; the default is all that fit the kind of the key",
+    });
+    table(
+        "which bearer tokens are valid, for families with identity = \"jwt:…\"; one of the first five fields",
+        [
+            ("secret", text("shared secret of HS256, HS384, HS512, from the environment: ${JWT_SECRET}")),
+            ("secret_file", text("a file with the shared secret")),
+            ("public_key_file", text("a file (PEM) with a public key: RSA, EC P-256, EC P-384 or Ed25519")),
+            ("jwks_file", text("a file with a JWK Set")),
+            ("jwks_url", text("the http or https URL of a JWK Set")),
+            ("jwks_refresh", duration("how often the JWK Set is read again")),
+            ("algorithms", algorithms),
+            ("audience", one_or_more("what tokens must be for (aud)")),
+            ("issuer", one_or_more("what tokens must be from (iss)")),
+            ("leeway", duration("for exp and nbf, where clocks differ")),
+            ("require_exp", truth("whether a token without exp is refused")),
+        ],
+    )
+}
+
 fn percent(description: &str) -> Value {
     json!({ "type": "string", "pattern": r"^\s*[0-9.]+\s*%\s*$|^off$|\$\{", "description": description })
 }
@@ -267,6 +294,15 @@ fn alerts() -> Value {
             ("webhook_token", text("sent as bearer token, best from the environment: ${WEBHOOK_TOKEN}")),
         ],
     )
+}
+
+fn identity() -> Value {
+    let source = |words: &str| json!({ "type": "string", "pattern": format!(r"^({words})$|\$\{{") });
+    let sources = r"header:.+|cookie:.+|jwt:.+";
+    json!({
+        "anyOf": [source(&format!("none|{sources}")), { "type": "array", "items": source(sources) }],
+        "description": "header:NAME, cookie:NAME, jwt:CLAIM, a list of these, or none",
+    })
 }
 
 fn family() -> Value {
@@ -332,10 +368,7 @@ fn family() -> Value {
                 ),
             ),
             ("headers", texts("request fields that are part of the key")),
-            (
-                "identity",
-                json!({ "type": "string", "pattern": r"^(none|header:.+|cookie:.+)$|\$\{", "description": "header:NAME, cookie:NAME or none" }),
-            ),
+            ("identity", identity()),
             ("heuristic", truth("whether to derive a missing lifetime from Last-Modified")),
             ("client_directives", choice("of a client's Cache-Control", &["harmless", "all", "none"])),
             ("close_delimited", choice("responses that end with their connection", &["forward", "store"])),

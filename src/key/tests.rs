@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn derive(target: &Target, headers: &HeaderMap, family: Option<FamilyKeySpec<'_>>) -> CacheKey {
-    super::derive(target, headers, family, &Redaction::default())
+    super::derive(target, PresentedCredentials::without_token(headers), family, &Redaction::default())
 }
 
 fn target(path: &str, query: Option<&str>) -> Target {
@@ -35,7 +35,8 @@ fn a_query_is_keyed_as_it_is_sent() {
 fn a_cookie_with_blanks_around_its_name_is_not_anonymous() {
     let mut headers = HeaderMap::new();
     headers.insert(COOKIE, HeaderValue::from_static("sid =evil"));
-    let by_cookie = KeySpec { identity: Identity::Cookie("sid".into()), ..KeySpec::default() };
+    let by_cookie =
+        KeySpec { identity: Identity::By(vec![CallerSource::Cookie("sid".into())]), ..KeySpec::default() };
     assert!(!keyed(&by_cookie, "", &headers).ends_with("anonymous"));
 }
 
@@ -67,7 +68,8 @@ fn absent_and_empty_fields_differ() {
 
 #[test]
 fn credentials_are_hidden_in_the_text_and_separate_callers() {
-    let by_header = KeySpec { identity: Identity::Header(AUTHORIZATION), ..KeySpec::default() };
+    let by_header =
+        KeySpec { identity: Identity::By(vec![CallerSource::Header(AUTHORIZATION)]), ..KeySpec::default() };
     let text_of = |token: &'static str| {
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, HeaderValue::from_static(token));
@@ -80,7 +82,8 @@ fn credentials_are_hidden_in_the_text_and_separate_callers() {
 
 #[test]
 fn with_a_secret_credentials_stand_as_hmacs_under_that_secret() {
-    let by_header = KeySpec { identity: Identity::Header(AUTHORIZATION), ..KeySpec::default() };
+    let by_header =
+        KeySpec { identity: Identity::By(vec![CallerSource::Header(AUTHORIZATION)]), ..KeySpec::default() };
     let family = FamilyKeySpec { name: "f", definition: "1", key_spec: &by_header };
     let headers = HeaderMap::from_iter([
         (AUTHORIZATION, HeaderValue::from_static("Bearer a")),
@@ -89,7 +92,12 @@ fn with_a_secret_credentials_stand_as_hmacs_under_that_secret() {
     let text_of = |secret: Option<&str>| {
         let redaction =
             Redaction { secret: secret.map(|secret| Secret::new(secret, "shop")), ..Redaction::default() };
-        let cache_key = super::derive(&target("/", None), &headers, Some(family), &redaction);
+        let cache_key = super::derive(
+            &target("/", None),
+            PresentedCredentials::without_token(&headers),
+            Some(family),
+            &redaction,
+        );
         let variant = cache_key.variant(&[HeaderName::from_static("x-api-key")], &headers);
         assert_eq!(cache_key.with_suffix(cache_key.suffix_of(&variant)).hash, variant.hash);
         variant.querying(&Method::POST, b"content", &headers).text
@@ -122,7 +130,9 @@ fn fields_that_are_credentials_by_their_name_never_stand_in_the_text() {
     let further = HeaderName::from_static("acme-caller");
     headers.insert(further.clone(), HeaderValue::from_static("s3cret"));
     let redaction = Redaction { secret: None, further: Some([further.clone()].into()) };
-    let text = super::derive(&target("/", None), &headers, None, &redaction).variant(&[further], &headers).text;
+    let text = super::derive(&target("/", None), PresentedCredentials::without_token(&headers), None, &redaction)
+        .variant(&[further], &headers)
+        .text;
     assert!(text.contains("acme-caller: sha256:"), "{text}");
 }
 
@@ -130,7 +140,7 @@ fn fields_that_are_credentials_by_their_name_never_stand_in_the_text() {
 fn cookies_that_count_are_part_of_the_key() {
     let key_spec = KeySpec {
         cookies: Some(vec!["theme".into(), "sid".into()]),
-        identity: Identity::Cookie("sid".into()),
+        identity: Identity::By(vec![CallerSource::Cookie("sid".into())]),
         ..KeySpec::default()
     };
     let text_of = |cookies: &'static str| {
@@ -170,7 +180,8 @@ proptest! {
 
 #[test]
 fn a_cookie_sent_twice_is_its_own_identity() {
-    let by_cookie = KeySpec { identity: Identity::Cookie("sid".into()), ..KeySpec::default() };
+    let by_cookie =
+        KeySpec { identity: Identity::By(vec![CallerSource::Cookie("sid".into())]), ..KeySpec::default() };
     let alone = KeySpec { cookies: Some(Vec::new()), ..by_cookie.clone() };
     let text_of = |key_spec: &KeySpec, cookies: &'static str| {
         let mut headers = HeaderMap::new();

@@ -8,6 +8,7 @@ use http::header::{AUTHORIZATION, COOKIE, FORWARDED, SET_COOKIE};
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
 
 use super::{Answered, Body, ClientRequest};
+use crate::bearer::{self, BearerToken, TokenFault};
 use crate::cache::{Cache, Lookup};
 use crate::entry;
 use crate::http::adaptive_ttl::RequestRate;
@@ -17,7 +18,7 @@ use crate::http::headers::{self, ForwardedPolicy, X_FORWARDED_FOR, claims};
 use crate::http::storable::RequestFacts;
 use crate::http::target::Target;
 use crate::http::{ClientDirectives, Policy, Revalidate, SetCookie, negotiation, range, validation};
-use crate::key::{self, CacheKey, KeySpec};
+use crate::key::{self, CacheKey, KeySpec, PresentedCredentials};
 use crate::marks::Tag;
 use crate::outcome::Outcome;
 use crate::rules::{self, Ambiguity, Captures, Collapse, Family, Fetching, InstanceValues};
@@ -38,6 +39,10 @@ pub(super) struct CacheRequest {
     /// The fields with the caller's credentials, if the API says of callers whether it authorizes them (`authorize`).
     credentials: Option<Box<HeaderMap>>,
     tags: OnceLock<Arc<[Tag]>>,
+    /// Its bearer token, where its family identifies callers by claims.
+    bearer: BearerToken,
+    /// Why that does not identify the caller, whatever the time.
+    bearer_fault: Option<TokenFault>,
 }
 
 impl CacheRequest {
@@ -58,6 +63,13 @@ impl CacheRequest {
         for name in route.iter().flat_map(|route| &route.family.fetching.normalize) {
             negotiation::normalise(name, &mut http.headers);
         }
+        let identity = route.as_ref().map(|route| &route.family.key_spec.identity);
+        let (mut bearer, mut bearer_fault) = (BearerToken::Absent, None);
+        if let Some(identity) = identity.filter(|identity| identity.is_by_claims()) {
+            bearer = live.bearer(&http.headers);
+            bearer_fault = identity.fault_of(&bearer);
+            bearer::normalise(&mut http.headers);
+        }
         let demands = Demands::of(&http.headers, directives);
         let mut facts = RequestFacts { no_store: demands.no_store, ..RequestFacts::default() };
         if http.credentials {
@@ -71,12 +83,14 @@ impl CacheRequest {
                 http.headers.remove(COOKIE);
             }
         }
+        // In addition to what is decided on it: nothing is stored or shared.
+        facts.authorization |= bearer_fault.is_some();
         let with_instances =
             route.as_ref().map(|route| route.family).filter(|family| !family.instances.is_empty());
         let instances = match with_instances {
             Some(family) => {
-                let secret = live.redaction.secret.as_ref();
-                family.instance_values(&http.target, &http.headers, secret)
+                let presented = PresentedCredentials { fields: &http.headers, bearer: &bearer };
+                family.instance_values(&http.target, presented, live.redaction.secret.as_ref())
             }
             None => Some(InstanceValues::new()),
         };
@@ -91,6 +105,8 @@ impl CacheRequest {
             content,
             credentials,
             tags: OnceLock::new(),
+            bearer,
+            bearer_fault,
         }
     }
 
@@ -129,6 +145,9 @@ impl CacheRequest {
             content: None,
             credentials: Some(credentials.clone()),
             tags: OnceLock::new(),
+            // The API judges it.
+            bearer: BearerToken::Absent,
+            bearer_fault: None,
         })
     }
 
@@ -254,12 +273,24 @@ impl CacheRequest {
                 family.tags_of(&readings, captures, values)
             });
             let of_path = readings.all().map(Tag::uri);
-            let of_caller = self.family().and_then(|(family, _)| {
-                family.tag_of_caller(&self.client_request.headers, self.live.redaction.secret.as_ref())
-            });
-            let of_family =
-                of_family.unwrap_or_default().into_iter().chain(of_caller).chain(self.tags_of_caller());
+            let secret = self.live.redaction.secret.as_ref();
+            let of_identity = self.family().map(|(family, _)| family.tags_of_identity(self.presented(), secret));
+            let of_callers = of_identity.unwrap_or_default().into_iter().chain(self.tags_of_caller());
+            let of_family = of_family.unwrap_or_default().into_iter().chain(of_callers);
             std::iter::once(Tag::root()).chain(of_path).chain(of_family).collect()
+        })
+    }
+
+    fn presented(&self) -> PresentedCredentials<'_> {
+        PresentedCredentials { fields: &self.client_request.headers, bearer: &self.bearer }
+    }
+
+    /// Why its bearer token does not identify its caller at this time, where its family identifies callers by claims. Such a
+    /// request is forwarded for itself alone, whatever is stored.
+    pub fn token_fault(&self, now: SystemTime) -> Option<TokenFault> {
+        self.bearer_fault.or_else(|| match &self.bearer {
+            BearerToken::Verified(token) => token.fault_at(now),
+            BearerToken::Absent | BearerToken::Refused(_) => None,
         })
     }
 
@@ -285,8 +316,7 @@ impl CacheRequest {
     /// The primary key: without the fields that responses vary on.
     pub fn cache_key(&self) -> CacheKey {
         let key_spec = self.family().map(|(family, _)| family.key_spec());
-        let cache_key =
-            key::derive(&self.client_request.target, &self.client_request.headers, key_spec, &self.live.redaction);
+        let cache_key = key::derive(&self.client_request.target, self.presented(), key_spec, &self.live.redaction);
         let cache_key = match &self.live.store_version {
             Some(version) => cache_key.of_version(version),
             None => cache_key,
@@ -350,8 +380,8 @@ impl CacheRequest {
 
     /// Whether a stored response is fresh for this request and may be served to it.
     pub fn is_answered_by(&self, stored: &entry::Response, now: SystemTime) -> bool {
-        !self.credentials_forbid(stored)
-            && matches!(stored.freshness.reuse(now, &self.demands), Reuse::Fresh { .. })
+        let is_refused = self.credentials_forbid(stored) || self.token_fault(now).is_some();
+        !is_refused && matches!(stored.freshness.reuse(now, &self.demands), Reuse::Fresh { .. })
     }
 
     /// Whether the preconditions that only an origin evaluates hold for a stored response. They count only where the response would be
@@ -421,9 +451,11 @@ fn note_credentials(facts: &mut RequestFacts, live: &Live, key_spec: Option<&Key
     }
 }
 
-/// Whether the family's identity is a cookie that the request does not have, and no other cookies are keyed.
+/// Whether the family identifies callers by a cookie, the request has none of what identifies them, and no other cookies are
+/// keyed.
 fn is_anonymous(key_spec: &KeySpec, fields: &HeaderMap) -> bool {
-    let identity =
-        key_spec.identity_cookie().filter(|_| key_spec.cookies.is_none() && !key_spec.headers.contains(&COOKIE));
-    identity.is_some_and(|name| !key::has_cookie(fields, name))
+    let identity = &key_spec.identity;
+    let is_by_cookie =
+        key_spec.cookies.is_none() && !key_spec.headers.contains(&COOKIE) && identity.cookies().next().is_some();
+    is_by_cookie && identity.sources().iter().all(|source| !source.is_in(fields))
 }

@@ -8,6 +8,7 @@ use http::{Method, StatusCode};
 
 use super::ClientRequest;
 use super::cache_request::CacheRequest;
+use crate::bearer::TokenFault;
 use crate::cache::{Found, Lookup};
 use crate::coalesce::inflight::UpstreamAnswer;
 use crate::entry;
@@ -112,6 +113,8 @@ pub enum MissReason {
     AmbiguousPath,
     /// Preconditions that only upstream can evaluate (RFC 9111 §4.3.2).
     Precondition,
+    /// The family identifies callers by claims, and the request's bearer token proves none.
+    Token(TokenFault),
     /// The API does not authorize the caller (`authorize`).
     Unauthorized,
     /// The API did not say whether it authorizes the caller.
@@ -144,6 +147,7 @@ impl MissReason {
             | MissReason::NeverCached
             | MissReason::AmbiguousPath
             | MissReason::Precondition
+            | MissReason::Token(_)
             | MissReason::Unauthorized
             | MissReason::AuthorizationUnknown
             | MissReason::ManyInstances => Fwd::Bypass,
@@ -163,6 +167,7 @@ impl MissReason {
             MissReason::NeverCached => Some("never"),
             MissReason::AmbiguousPath => Some("ambiguous-path"),
             MissReason::Precondition => Some("precondition"),
+            MissReason::Token(fault) => Some(fault.token()),
             MissReason::Unauthorized => Some("unauthorized"),
             MissReason::AuthorizationUnknown => Some("authorization-unknown"),
             MissReason::ManyInstances => Some("many-instances"),
@@ -202,6 +207,7 @@ impl MissReason {
                 "If-Match and If-Unmodified-Since are for upstream to judge (RFC 9111 §4.3.2), unless what is stored is fresh and \
                  they change nothing about it (RFC 9110 §13.1.1, §13.1.4)"
             }
+            MissReason::Token(fault) => fault.explanation(),
             MissReason::Unauthorized => {
                 "the API does not authorize the caller: it answered 401 or 403 to the family's authorize"
             }
@@ -225,6 +231,7 @@ impl MissReason {
                 "ask for the path that is meant, written plainly; or let one family take all of its readings"
             }
             MissReason::Precondition => "send the request without them",
+            MissReason::Token(fault) => fault.what_to_do(),
             MissReason::Unauthorized => "send credentials that the API authorizes",
             MissReason::AuthorizationUnknown => "see what the API answers to the path of authorize",
             MissReason::ManyInstances => "send fewer values of one parameter or field in a request",
@@ -277,6 +284,10 @@ pub fn decide(request: &CacheRequest, lookup: &Lookup, now: SystemTime) -> Decis
 
 /// The same, whether or not the request says `only-if-cached`.
 fn serve_or_ask(request: &CacheRequest, lookup: &Lookup, now: SystemTime) -> Decision {
+    // Before anything else: upstream decides what such a request gets. Compared with the clock on every hit.
+    if let Some(fault) = request.token_fault(now) {
+        return Decision::Forward(MissReason::Token(fault));
+    }
     let stored = match &lookup.found {
         Found::Current(entry) | Found::SoftInvalidated(entry) => entry.response(),
         Found::Invalidated | Found::OtherVariant | Found::Nothing => None,
@@ -350,14 +361,14 @@ pub fn may_validate(request: &CacheRequest, found: &Found, stored: &entry::Respo
 }
 
 /// Whether the stored response is served in place of upstream's answer (stale-if-error): if that is a failure, and as long after it
-/// as [`stale_if_error`] and the request's demands allow.
+/// as [`stale_if_error`] and the request's demands allow, and while its bearer token is valid where that identifies the caller.
 pub fn after_failure(
     request: &CacheRequest,
     stored: &entry::Response,
     answer: UpstreamAnswer,
     now: SystemTime,
 ) -> Option<StaleReason> {
-    let (period, _) = stale_if_error(&stored.freshness, answer)?;
+    let (period, _) = stale_if_error(&stored.freshness, answer).filter(|_| request.token_fault(now).is_none())?;
     stored.freshness.is_usable_after_failure(period, now, &request.demands).then_some(StaleReason::UpstreamFailed)
 }
 
@@ -688,6 +699,7 @@ revalidate = "always"
             MissReason::AmbiguousPath,
             MissReason::Precondition,
             MissReason::ManyInstances,
+            MissReason::Token(TokenFault::Expired),
         ];
         for reason in reasons {
             assert!(reason.explanation().len() > 20 && reason.what_to_do().len() > 10, "{reason:?}");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::HOST;
+use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +23,7 @@ use crate::http::freshness::Freshness;
 use crate::http::headers::{self, claims};
 use crate::http::target::{Target, TargetFault};
 use crate::http::{ClientDirectives, Revalidate, SetCookie, TtlPolicy, validation};
-use crate::key::{self, CacheKey, Identity, Parameters};
+use crate::key::{CacheKey, Identity, Parameters};
 use crate::marks::{Epoch, MarksView, Stamp, Tag};
 use crate::rules::{Ambiguity, Family};
 use crate::running::Live;
@@ -271,6 +271,7 @@ impl<'c> Explainer<'c> {
             ));
         }
         notes.extend(self.about_claims());
+        notes.extend(self.about_token());
         notes.extend(self.about_credentials());
         notes.extend(self.about_cookies());
         if self.request.policy().set_cookie == SetCookie::Strip {
@@ -361,6 +362,25 @@ impl<'c> Explainer<'c> {
         })
     }
 
+    /// Nothing of the token itself.
+    fn about_token(&self) -> Option<String> {
+        let (family, _) = self.request.family()?;
+        let identity = &family.key_spec.identity;
+        if !identity.is_by_claims() {
+            return None;
+        }
+        if let Some(fault) = self.request.token_fault(SystemTime::now()) {
+            let (because, remedy) = (fault.explanation(), fault.what_to_do());
+            return Some(format!("{because} (detail={}); {remedy}", fault.token()));
+        }
+        Some(match self.request.client_request.headers.contains_key(AUTHORIZATION) {
+            true => format!(
+                "the bearer token is valid; the claims of {identity} identify the caller, not the token itself"
+            ),
+            false => format!("the request has no Authorization: for {identity} it is anonymous"),
+        })
+    }
+
     fn about_credentials(&self) -> Option<String> {
         if self.request.is_guarded() {
             return None;
@@ -383,16 +403,19 @@ impl<'c> Explainer<'c> {
     fn about_cookies(&self) -> Option<String> {
         let (family, _) = self.request.family()?;
         if let Some(kept) = &family.key_spec.cookies {
-            let identity = family.key_spec.identity_cookie().filter(|name| !kept.iter().any(|kept| kept == name));
-            let names: Vec<&str> = identity.into_iter().chain(kept.iter().map(String::as_str)).collect();
+            let identity = family.key_spec.identity.cookies().filter(|name| !kept.iter().any(|kept| kept == name));
+            let names: Vec<&str> = identity.chain(kept.iter().map(String::as_str)).collect();
             let names = if names.is_empty() { "none" } else { &names.join(", ") };
             return Some(format!("cookies that are part of the key and sent: {names}; others are neither"));
         }
-        let name = family.key_spec.identity_cookie()?;
-        let is_anonymous =
-            !self.request.is_personal() && !key::has_cookie(&self.request.client_request.headers, name);
-        is_anonymous
-            .then(|| format!("the request has no cookie {name}: it is anonymous, and sent without cookies"))
+        let identity = &family.key_spec.identity;
+        let names: Vec<&str> = identity.cookies().collect();
+        let fields = &self.request.client_request.headers;
+        let is_presented = identity.sources().iter().any(|source| source.is_in(fields));
+        let is_anonymous = !names.is_empty() && !self.request.is_personal() && !is_presented;
+        is_anonymous.then(|| {
+            format!("the request has no cookie {}: it is anonymous, and sent without cookies", names.join(" or "))
+        })
     }
 
     fn invalidated_by(&self) -> Vec<String> {

@@ -84,7 +84,7 @@ pub(super) async fn fetch(
         FetchRole::Lead(permit) => permit,
         FetchRole::Alone => running.inflight.lead_alone(key, view),
     };
-    Ok(lead(running, request, lookup, miss, (permit, share)).await)
+    lead(running, request, lookup, miss, (permit, share)).await
 }
 
 /// How often a follower whose wait is over looks for a free place at upstream.
@@ -122,7 +122,7 @@ async fn lead(
     lookup: &Lookup,
     miss: &Miss,
     (permit, share): (FetchPermit, Option<Share>),
-) -> Answered {
+) -> Result<Answered, Retry> {
     let fetch = permit.fetch();
     let (give, take) = oneshot::channel();
     let context = FetchContext::new(request, request.client_request.sharer(running), lookup, miss.stale.clone());
@@ -132,10 +132,14 @@ async fn lead(
         Err(stale) => {
             // A fetch that nobody waits for is abandoned while it waits for a place at upstream.
             running.tasks.spawn(async move { drop(fetch.outcome().await) });
-            return *stale;
+            // What is stored is for callers whose token is valid when they get it.
+            return match request.token_fault(running.cache.now()) {
+                Some(_) => Err(Retry::Alone),
+                None => Ok(*stale),
+            };
         }
     };
-    match (outcome, take.await.ok()) {
+    Ok(match (outcome, take.await.ok()) {
         (FetchOutcome::Streaming(head, _), Some(LeaderOnly::Reader(reader, own))) => {
             let mut answered = stream(running, request, miss, &head, reader, false).await;
             answered.response.headers_mut().extend(own);
@@ -154,10 +158,12 @@ async fn lead(
             request.answered(respond::forwarded_read(request, response, &running.config.server), outcome)
         }
         (FetchOutcome::Failed(error), _) => unanswered(request, miss.reason, miss.stale.as_ref(), error),
+        // What is stored is for callers whose token is valid when they get it.
+        _ if request.token_fault(running.cache.now()).is_some() => return Err(Retry::Alone),
         (outcome, _) => from_entry(running, request, miss, &outcome, false)
             .await
             .unwrap_or_else(|| failed(UpstreamError::Abandoned, miss.reason.fwd())),
-    }
+    })
 }
 
 async fn follow(
@@ -167,6 +173,10 @@ async fn follow(
     miss: &Miss,
     (outcome, retried): (FetchOutcome, Option<Retry>),
 ) -> Result<Answered, Retry> {
+    // The response was fetched with the leader's token. This request's may have expired since.
+    if request.token_fault(running.cache.now()).is_some() {
+        return Err(Retry::Alone);
+    }
     let primary = lookup.primary();
     let answered = match outcome {
         FetchOutcome::Streaming(ref head, _) if !is_current(running, head).await => {

@@ -88,6 +88,9 @@ async fn ask_upstream(
     let mut retried = None;
     loop {
         let (Ask::Forward(reason) | Ask::Fetch(reason)) = ask;
+        if let MissReason::Token(fault) = reason {
+            running.metrics.token_refused(fault.token());
+        }
         let stale = lookup.entry().filter(|_| matches!(reason, MissReason::Stale { .. }));
         if let Ask::Forward(reason) = ask {
             return forward::forward(running, &request, &lookup, reason, stale).await;
@@ -97,6 +100,11 @@ async fn ask_upstream(
             Ok(answered) => return answered,
             Err(retry) => retry,
         };
+        if let Some(fault) = request.token_fault(running.cache.now()) {
+            // It has expired while the request waited.
+            ask = Ask::Forward(MissReason::Token(fault));
+            continue;
+        }
         if retried == Some(Retry::Alone) || retried == Some(retry) {
             return failed(UpstreamError::Abandoned, Fwd::UriMiss);
         }

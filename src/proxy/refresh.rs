@@ -15,7 +15,6 @@ use crate::cache::{Found, Lookup};
 use crate::client::Client;
 use crate::coalesce::inflight::FetchRole;
 use crate::http::headers::{self, ForwardedPolicy, claims};
-use crate::key::Identity;
 use crate::marks::Tag;
 use crate::running::Running;
 use crate::upkeep::hot::Read;
@@ -36,7 +35,7 @@ pub(super) fn count(running: &Running, request: &CacheRequest, lookup: &Lookup) 
 /// The request to send again; `None` if it belongs to one caller.
 fn repeatable(request: &CacheRequest, lookup: &Lookup) -> Option<Read> {
     let (family, _) = request.family()?;
-    let is_personal = matches!(family.key_spec.identity, Identity::Header(_) | Identity::Cookie(_));
+    let is_personal = family.key_spec.identity.tells_callers_apart();
     let has_credentials = request.has_credentials();
     // Sent again, its fields would have other names.
     let is_renamed = !request.client_request.underscored.is_empty();

@@ -17,10 +17,12 @@ use tokio::sync::oneshot;
 
 use super::decide::MissReason;
 use super::{Answered, ClientRequest, failed, refresh, refuse};
+use crate::bearer::BearerToken;
 use crate::config::{OnIncomplete, OnOutage, ServerConfig};
 use crate::http::headers::{self, Meant};
 use crate::http::invalidation::{self, SeveralDestinations, StatusSet, WriteEnd};
 use crate::http::target::{MOST_READINGS, Target};
+use crate::key::PresentedCredentials;
 use crate::marks::{IssuedStamp, MarksView, Tag};
 use crate::outcome::{Fwd, Outcome};
 use crate::rules::MatchedRule;
@@ -82,11 +84,12 @@ async fn carry_out(
     let query = http.target.query.as_deref();
     let methods = headers::methods_meant(&http.method, &http.headers, query, body.at_hand());
     let hosts = hosts_of_upstream(running, &fields);
+    let bearer = live.bearer(&http.headers).at(running.cache.now());
     let unread = WriteScope {
         began: &live,
         methods: &methods,
         targets: &targets,
-        request: &http.headers,
+        presented: PresentedCredentials { fields: &http.headers, bearer: &bearer },
         hosts: &hosts,
         contents: &contents::UNKNOWN,
     };
@@ -144,6 +147,7 @@ async fn carry_out(
         Some(end) if !what.is_empty() => {
             // The rest of the write needs the intent.
             let carried_out = Some(&intent).filter(|_| rest.is_none());
+            log_unverified_caller(running, &matches, end, scope, &http);
             invalidate(running, &matches, end, &what, carried_out).await
         }
         _ => None,
@@ -215,6 +219,7 @@ struct Rest {
     methods: Meant,
     targets: Vec<Target>,
     request: HeaderMap,
+    bearer: BearerToken,
     hosts: Vec<String>,
     upload: Arc<Upload>,
     /// How the write ends once upstream has the whole content, and the fields of its response.
@@ -235,7 +240,8 @@ impl Rest {
             began,
             methods: scope.methods.clone(),
             targets: scope.targets.to_vec(),
-            request: scope.request.clone(),
+            request: scope.presented.fields.clone(),
+            bearer: scope.presented.bearer.clone(),
             hosts: scope.hosts.to_vec(),
             upload: Arc::clone(upload),
             ended: (end, answer.clone()),
@@ -245,8 +251,9 @@ impl Rest {
     }
 
     fn scope(&self) -> WriteScope<'_> {
-        let Rest { began, methods, targets, request, hosts, contents, .. } = self;
-        WriteScope { began, methods, targets, request, hosts, contents }
+        let Rest { began, methods, targets, request, bearer, hosts, contents, .. } = self;
+        let presented = PresentedCredentials { fields: request, bearer };
+        WriteScope { began, methods, targets, presented, hosts, contents }
     }
 
     /// Invalidates again when the content has ended.
@@ -273,6 +280,31 @@ impl Rest {
         let what = scope.invalidations(&matches, (*end, answer), Some(server.reinvalidate_after));
         invalidate(running, &matches, *end, &what, Some(&self.intent)).await;
     }
+}
+
+/// Counts and logs that a write invalidates all callers' entries, since its bearer token does not say whose entries its rules mean.
+fn log_unverified_caller(
+    running: &Running,
+    matches: &[MatchedRule<'_>],
+    end: WriteEnd,
+    scope: WriteScope<'_>,
+    http: &ClientRequest,
+) {
+    let applying = matches.iter().filter(|matched| matched.rule.on.applies(end));
+    let Some((rule, fault)) = applying
+        .filter_map(|matched| Some((matched.rule, matched.rule.fault_of_caller(scope.presented.bearer)?)))
+        .next()
+    else {
+        return;
+    };
+    running.metrics.token_refused(fault.token());
+    tracing::info!(
+        method = %http.method,
+        path = http.target.path,
+        reason = fault.token(),
+        rule = rule.path,
+        "a write's bearer token does not identify its caller: {{identity}} in its rule invalidates the entries of all callers"
+    );
 }
 
 /// Most tags of one write in the access log.

@@ -173,7 +173,8 @@ pub fn add_families(
 
 /// The request fields by which the families identify callers.
 fn told_by(families: &[Family]) -> Arc<[HeaderName]> {
-    let mut names: Vec<HeaderName> = families.iter().filter_map(Family::identity_field).cloned().collect();
+    let mut names: Vec<HeaderName> =
+        families.iter().flat_map(|family| family.key_spec.identity.fields()).cloned().collect();
     names.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
     names.dedup();
     names.into()
@@ -215,7 +216,7 @@ mod tests {
     use crate::http::headers::{Credentials, Meant};
     use crate::http::sample::{Fields, fields};
     use crate::http::target::Target;
-    use crate::key::Identity;
+    use crate::key::{Identity, PresentedCredentials};
 
     const ONE: &str = "[[family]]\nname = 'a'\npath = '/a'\nauthorize = { path = '/auth/check', ttl = '5s' }\n";
     const OTHER: &str = "[[family]]\nname = 'b'\npath = '/b'\nidentity = 'header:x-tenant'\n\
@@ -224,7 +225,11 @@ mod tests {
 
     fn invalidated(rules: &RuleSet, path: &str, lines: Fields<'_>) -> Vec<String> {
         let (lines, target) = (fields(lines), Target { path: path.to_owned(), ..Target::default() });
-        let caller = CallerIdentity::Known { fields: &lines, secret: None, credentials: &Credentials::default() };
+        let caller = CallerIdentity::Known {
+            presented: PresentedCredentials::without_token(&lines),
+            secret: None,
+            credentials: &Credentials::default(),
+        };
         let values = WriteValues { caller, ..WriteValues::UNKNOWN };
         let found = rules.invalidated_by_any(&Meant::These(vec![Method::POST]), &[target], values);
         let mut tags: Vec<String> = found.iter().flat_map(|it| &it.tags).map(ToString::to_string).collect();

@@ -31,7 +31,7 @@ impl ToldDownstream {
             clients: client.as_ref().and_then(read_client_cache_control),
             cdn: cdn.as_ref().and_then(read_cdn_cache_control),
         };
-        if matches!(identity, Identity::Header(_) | Identity::Cookie(_)) {
+        if identity.tells_callers_apart() {
             const MESSAGE: &str = "lets caches give one caller's response to others: the family has an identity";
             let is_shared = |directives: &ResponseDirectives| {
                 directives.private != Scope::Whole && directives.unasked_for() > 0

@@ -18,12 +18,13 @@ use super::reuse::{self, Reuse};
 use super::source::{FurtherInstance, ReadSource, ReadSourceFault};
 use super::thresholds::FamilyThresholds;
 use super::{CAPTURES, Collapse, Family, Fetching, ReadMethods};
+use crate::bearer::ClaimNames;
 use crate::http::headers::dashed;
 use crate::http::target::PathCase;
 use crate::http::{
     ClientDirectives, CloseDelimited, Policy, Revalidate, STALE_IF_UNREACHABLE, SetCookie, TtlPolicy,
 };
-use crate::key::{Identity, KeySpec, Parameters, QueryKeySpec};
+use crate::key::{CallerSource, Identity, KeySpec, Parameters, QueryKeySpec};
 use crate::marks::Tag;
 
 /// Longest family name, bytes.
@@ -31,6 +32,8 @@ const NAME: usize = 100;
 
 /// Longest version, bytes.
 const VERSION: usize = 64;
+/// Most credentials in one identity.
+const SOURCES: usize = 8;
 
 /// Ten years: anything longer is a typing error, and sums of it still fit in a date.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -41,9 +44,11 @@ pub(super) const LIFETIME: RangeInclusive<Duration> = Duration::from_secs(1)..=L
 /// All families of a file, and their names: those with `cache = "never"` first, otherwise in file order. A faulty family is
 /// omitted, but its name is known.
 pub fn read(root: &mut Table<'_>, names: &mut FamilyNames, case: PathCase) -> Vec<Family> {
+    let has_keys = root.item("jwt").is_some();
     let tables = root.item("family").and_then(|item| item.tables()).unwrap_or_default();
     let mut seen = EarlierFamilies::default();
-    let read = |(id, table)| read_one((id, case), table, names, &mut seen);
+    let read = |(id, table)| read_one((id, case), (table, has_keys), names, &mut seen);
+    // Ids are positions: a faulty family leaves none, and the rules are not used then.
     let mut families: Vec<Family> = tables.into_iter().enumerate().filter_map(read).collect();
     // A path that is never cached is claimed by no other family, wherever the two stand in the file.
     families.sort_by_key(|family| !family.is_never_cached);
@@ -64,7 +69,7 @@ struct EarlierFamilies {
 
 fn read_one(
     (id, case): (usize, PathCase),
-    mut table: Table<'_>,
+    (mut table, has_keys): (Table<'_>, bool),
     names: &mut FamilyNames,
     seen: &mut EarlierFamilies,
 ) -> Option<Family> {
@@ -79,7 +84,7 @@ fn read_one(
     let path = table.required("path", "write path = '/…', a pattern over the whole path");
     let shown = name.as_ref().map(|(_, shown)| *shown);
     let pattern = path.and_then(|item| read_path(&item, (methods, case), shown, seen));
-    let mut key_spec = read_keying(&mut table);
+    let mut key_spec = read_keying(&mut table, has_keys);
     let captures: Vec<&str> = pattern.iter().flat_map(Pattern::names).collect();
     let instances =
         table.item("instance").map(|item| read_instances(&item, &captures, &key_spec)).unwrap_or_default();
@@ -272,11 +277,11 @@ fn read_fetching(table: &mut Table<'_>) -> Fetching {
     }
 }
 
-fn read_keying(table: &mut Table<'_>) -> KeySpec {
+fn read_keying(table: &mut Table<'_>, has_keys: bool) -> KeySpec {
     let query = table.item("query").and_then(|item| read_query(&item)).unwrap_or_default();
     let headers = table.item("headers").and_then(|item| read_headers(&item)).unwrap_or_default();
     let cookies = table.item("cookies").and_then(|item| read_cookies(&item));
-    let identity = table.item("identity").and_then(|item| read_identity(&item)).unwrap_or_default();
+    let identity = table.item("identity").and_then(|item| read_identity(&item, has_keys)).unwrap_or_default();
     KeySpec { query, headers, cookies, identity }
 }
 
@@ -424,30 +429,78 @@ pub fn read_headers(item: &Item<'_>) -> Option<Vec<HeaderName>> {
     Some(headers)
 }
 
-fn read_identity(item: &Item<'_>) -> Option<Identity> {
-    let text = item.filled()?;
+/// One credential, or a list of them. `has_keys`: there is a table `[jwt]`.
+fn read_identity(item: &Item<'_>, has_keys: bool) -> Option<Identity> {
+    if !item.is_list() {
+        let text = item.filled()?;
+        return match text.value.as_str() {
+            "none" => Some(Identity::Shared),
+            _ => read_caller_source(&text, has_keys).map(|source| Identity::By(vec![source])),
+        };
+    }
+    let mut sources = Vec::new();
+    for text in item.texts()? {
+        if text.value == "none" {
+            text.fault("\"none\" cannot stand in a list", "write identity = \"none\", or remove it from the list");
+            continue;
+        }
+        let Some(source) = read_caller_source(&text, has_keys) else { continue };
+        if sources.contains(&source) {
+            text.fault(format_args!("has {:?} twice", text.raw), "remove one");
+        } else if sources.len() == SOURCES {
+            text.fault(format_args!("has more than {SOURCES} credentials"), "name those that identify callers");
+        } else {
+            sources.push(source);
+        }
+    }
+    if sources.is_empty() && item.list().is_some_and(|list| list.is_empty()) {
+        item.fault("is an empty list", "name a credential, or write identity = \"none\"");
+    }
+    (!sources.is_empty()).then_some(Identity::By(sources))
+}
+
+fn read_caller_source(text: &Text<'_>, has_keys: bool) -> Option<CallerSource> {
     let found = match text.value.split_once(':') {
-        None if text.value == "none" => Some(Identity::Shared),
-        Some(("header", name)) => field_name(name).ok().map(Identity::Header),
-        Some(("cookie", name)) if is_cookie_name(name) => Some(Identity::Cookie(name.to_owned())),
+        Some(("header", name)) => field_name(name).ok().map(CallerSource::Header),
+        Some(("cookie", name)) if is_cookie_name(name) => Some(CallerSource::Cookie(name.to_owned())),
+        Some(("jwt", names)) => match ClaimNames::read(names) {
+            Ok(names) => Some(CallerSource::Claims(names)),
+            Err(message) => {
+                let remedy = "write \"jwt:sub\", \"jwt:tenant,sub\", or a JSON pointer: \"jwt:/realm/user_id\"";
+                text.fault(format_args!("{:?} is not an identity: {message}", text.raw), remedy);
+                return None;
+            }
+        },
         _ => None,
     };
-    if found.is_none() {
-        let remedy = identity_meant(text.showable().unwrap_or_default());
-        text.fault(format_args!("{:?} is not an identity", text.raw), remedy);
+    match &found {
+        None => {
+            let remedy = identity_meant(text.showable().unwrap_or_default());
+            text.fault(format_args!("{:?} is not an identity", text.raw), remedy);
+        }
+        Some(CallerSource::Claims(_)) if !has_keys => {
+            let remedy = "add [jwt] with secret = \"${JWT_SECRET}\", public_key_file = \"…\" or jwks_url = \"…\"";
+            text.fault(format_args!("{:?} needs a key to verify tokens with", text.raw), remedy);
+        }
+        Some(_) => {}
     }
     found
 }
 
 /// The line to write instead of an invalid identity.
 fn identity_meant(typed: &str) -> String {
-    const WORDS: &str = "header:NAME\", \"cookie:NAME\", or \"none\" if every caller gets the same response";
+    const WORDS: &str =
+        "header:NAME\", \"cookie:NAME\", \"jwt:CLAIM\", or \"none\" if every caller gets the same response";
     let (kind, name) = typed.split_once(':').unwrap_or(("", typed));
     let (kind, name) = (kind.trim().to_ascii_lowercase(), name.trim().to_ascii_lowercase());
     let is_field = field_name(&name).is_ok() && !name.contains(':');
     match (kind.as_str(), name.as_str()) {
-        ("", "authorization" | "auth" | "bearer" | "basic" | "jwt" | "user") => {
+        ("", "authorization" | "auth" | "bearer" | "basic" | "user") => {
             "write identity = \"header:authorization\"".to_owned()
+        }
+        ("", "jwt" | "sub") => "write identity = \"jwt:sub\"".to_owned(),
+        ("claim" | "claims" | "token", _) if ClaimNames::read(&name).is_ok() => {
+            format!("write identity = \"jwt:{}\"", typed.split_once(':').map_or("", |(_, name)| name.trim()))
         }
         ("", "public" | "shared" | "anonymous" | "all" | "false" | "no") => "write identity = \"none\"".to_owned(),
         ("", "cookie" | "cookies" | "session") => {

@@ -81,6 +81,7 @@ static LINES: &[(&str, &[&str], &str)] = &[
         "identity = \"header:authorization\"",
     ),
     ("family", &["public", "shared", "anonymous"], "identity = \"none\""),
+    ("family", &["jwt", "claim", "claims"], "identity = \"jwt:sub\""),
     ("family", &["params", "query_params", "query_string", "parameters"], "query = { keep = {list} }"),
     ("family", &["ignore_query", "ignore_params", "strip_query", "drop"], "query = { drop = {list} }"),
     (

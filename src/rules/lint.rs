@@ -484,7 +484,7 @@ pub(super) fn has_segment(pattern: &str, segment: &str) -> bool {
 }
 
 pub(super) fn is_private(family: &Family) -> bool {
-    matches!(family.key_spec.identity, Identity::Header(_) | Identity::Cookie(_))
+    family.key_spec.identity.tells_callers_apart()
 }
 
 fn hir(pattern: &Pattern) -> Option<Hir> {

@@ -339,6 +339,11 @@ impl<'t> Item<'t> {
         matches!(self.value, DeValue::Table(_))
     }
 
+    /// Whether it is a list.
+    pub fn is_list(&self) -> bool {
+        matches!(self.value, DeValue::Array(_))
+    }
+
     /// Whether it is a list that contains a table.
     pub fn is_list_of_tables(&self) -> bool {
         let DeValue::Array(array) = self.value else { return false };

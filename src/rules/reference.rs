@@ -21,8 +21,9 @@ use super::nearest::{did_you_mean, listing, nearest};
 use super::pattern::Values;
 use super::source::{FurtherInstance, KINDS, ReadSource, Unresolved, WriteSource, WriteValues, encoded};
 use super::{CallerIdentity, instance};
+use crate::bearer::{BearerToken, TokenFault};
 use crate::http::target::{self, PathCase};
-use crate::key::{self, Identity};
+use crate::key::{self, Callers, Identity};
 use crate::marks::Tag;
 
 /// The names of all families and of the levels above them, each with its captures.
@@ -71,9 +72,14 @@ impl FamilyNames {
             self.known.entry(name[..end].to_owned()).or_insert(KnownName::Level);
         }
         self.known.insert(name.to_owned(), KnownName::Family(captures));
-        if matches!(identity, Identity::Header(_) | Identity::Cookie(_) | Identity::Credentials(_)) {
+        if identity.tells_callers_apart() || matches!(identity, Identity::Credentials(_)) {
             self.identities.push((name.to_owned(), identity.clone()));
         }
+    }
+
+    /// Whether a family identifies callers by claims of their tokens.
+    pub fn identify_by_claims(&self) -> bool {
+        self.identities.iter().any(|(_, identity)| identity.is_by_claims())
     }
 
     fn all(&self) -> impl Iterator<Item = &str> {
@@ -329,6 +335,14 @@ impl Reference {
         })
     }
 
+    /// Why this bearer token does not identify a caller whom it names.
+    pub fn fault_of_caller(&self, bearer: &BearerToken) -> Option<TokenFault> {
+        self.0.iter().find_map(|target| match target {
+            ReferenceTarget::CallerIdentity { identity, .. } => identity.fault_of(bearer),
+            _ => None,
+        })
+    }
+
     /// Whether it names entries of single callers in this family.
     pub fn names_callers_of(&self, name: &str) -> bool {
         self.0
@@ -405,18 +419,17 @@ impl ReferenceTarget {
 /// caller whose write has no credentials are not known: all are meant.
 fn callers(family: &str, identity: &Identity, caller: CallerIdentity<'_>) -> SmallVec<[Tag; 1]> {
     // A miss is safer than a stale hit.
-    let CallerIdentity::Known { fields, secret, credentials } = caller else {
-        return SmallVec::from_elem(Tag::family(family), 1);
-    };
+    let all = || SmallVec::from_elem(Tag::family(family), 1);
+    let CallerIdentity::Known { presented, secret, credentials } = caller else { return all() };
     let Identity::Credentials(beside) = identity else {
-        return key::caller(identity, fields, secret)
-            .map(|caller| Tag::caller(family, &caller))
-            .into_iter()
-            .collect();
+        return match key::callers(identity, presented, secret) {
+            Callers::Known(callers) => callers.iter().map(|caller| Tag::caller(family, caller)).collect(),
+            Callers::Unverified => all(),
+        };
     };
-    match key::credentials(&credentials.select(fields, beside), secret) {
+    match key::credentials(&credentials.select(presented.fields, beside), secret) {
         Some(known) if !known.is_empty() => known.iter().map(|caller| Tag::caller(family, caller)).collect(),
-        _ => SmallVec::from_elem(Tag::family(family), 1),
+        _ => all(),
     }
 }
 

@@ -15,7 +15,7 @@ use super::instance;
 use super::{CallerIdentity, family};
 use crate::http::headers::credentials::is_in_table;
 use crate::http::target::{self, PathCase};
-use crate::key::{self, Identity, query};
+use crate::key::{self, Callers, Identity, query};
 
 /// Most values of one instance in one request.
 const VALUES: usize = 100;
@@ -239,10 +239,15 @@ pub enum Unresolved {
     Malformed,
 }
 
+/// All of the caller's credentials, since a write may have any of them.
 fn of_caller(identity: &Identity, caller: CallerIdentity<'_>) -> Result<Vec<String>, Unresolved> {
-    let CallerIdentity::Known { fields, secret, .. } = caller else { return Err(Unresolved::Missing) };
-    let caller = key::caller(identity, fields, secret).ok_or(Unresolved::Missing)?;
-    Ok(vec![instance::decoded_value(caller.as_bytes())])
+    let CallerIdentity::Known { presented, secret, .. } = caller else { return Err(Unresolved::Missing) };
+    match key::callers(identity, presented, secret) {
+        Callers::Known(callers) if !callers.is_empty() => {
+            Ok(callers.iter().map(|caller| instance::decoded_value(caller.as_bytes())).collect())
+        }
+        Callers::Known(_) | Callers::Unverified => Err(Unresolved::Missing),
+    }
 }
 
 fn of_query(query: Option<&str>, name: &str, case: PathCase) -> Result<Vec<String>, Unresolved> {

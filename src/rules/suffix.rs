@@ -8,7 +8,6 @@ use regex_syntax::hir::literal::{ExtractKind, Extractor, Literal};
 use regex_syntax::hir::{Class, Hir, HirKind};
 
 use super::{Family, RuleSet, Warning};
-use crate::key::Identity;
 
 /// Suffixes of files that are usually the same for every caller.
 static USUAL_ENDS: [&str; 24] = [
@@ -25,8 +24,7 @@ impl RuleSet {
     /// One warning for each pair of a family that matches paths by suffix and a family with another identity whose
     /// paths it extends.
     pub(super) fn suffix_warnings(&self) -> Vec<Warning> {
-        let is_private =
-            |family: &&Family| matches!(family.key_spec.identity, Identity::Header(_) | Identity::Cookie(_));
+        let is_private = |family: &&Family| family.key_spec.identity.tells_callers_apart();
         let private: Vec<(&Family, Vec<String>)> =
             self.stated().iter().filter(is_private).map(|family| (family, samples_of(family))).collect();
         let beside =

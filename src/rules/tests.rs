@@ -9,6 +9,7 @@ use crate::http::daily_time::DailyTime;
 use crate::http::invalidation::WriteEnd;
 use crate::http::negative_ttl::NegativeTtl;
 use crate::http::{ClientDirectives, CloseDelimited, Revalidate, SetCookie, TtlPolicy};
+use crate::key::{CallerSource, Identity, PresentedCredentials};
 
 pub(super) fn rules(text: &str) -> RuleSet {
     let (reader, table) = RulesReader::open("rules.toml", text, &|_| None);
@@ -522,7 +523,7 @@ fn all_settings_of_a_family_are_read() {
         for_everybody: false,
     };
     assert_eq!(family.policy, policy);
-    assert_eq!(family.key_spec.identity, Identity::Cookie("SID".into()));
+    assert_eq!(family.key_spec.identity, Identity::By(vec![CallerSource::Cookie("SID".into())]));
     let parameters = key::Parameters::Keep(vec!["page".into(), "limit".into()]);
     assert_eq!(family.key_spec.query, key::QueryKeySpec { parameters, sort: true });
     assert_eq!(family.key_spec.headers, ["accept-language"]);
@@ -752,7 +753,8 @@ fn a_read_carries_a_tag_for_each_value_of_its_instances() {
     let RouteMatch { family, captures } = rules.route(&Method::GET, "/rooms/1").unwrap();
     let tags = |query: &str, fields: &[(&str, &str)]| {
         let target = Target { query: Some(query.to_owned()), ..Target::default().at("/rooms/1") };
-        let values = family.instance_values(&target, &crate::http::sample::fields(fields), None)?;
+        let fields = crate::http::sample::fields(fields);
+        let values = family.instance_values(&target, PresentedCredentials::without_token(&fields), None)?;
         Some(texts(&family.tags_of(&target.readings(), &captures, &values)).join(" "))
     };
     type Fields = &'static [(&'static str, &'static str)];

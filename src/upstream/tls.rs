@@ -16,7 +16,7 @@ use crate::config::UpstreamTls;
 /// # Errors
 ///
 /// A file cannot be read or does not contain what it should, or the system's certificate store cannot be read.
-pub(super) fn client(tls: &UpstreamTls) -> Result<ClientConfig, UpstreamFault> {
+pub(crate) fn client(tls: &UpstreamTls) -> Result<ClientConfig, UpstreamFault> {
     let builder = ClientConfig::builder();
     let builder = match &tls.ca {
         Some(path) => builder.with_root_certificates(authorities(path)?),
@@ -29,7 +29,7 @@ pub(super) fn client(tls: &UpstreamTls) -> Result<ClientConfig, UpstreamFault> {
 }
 
 /// The configuration for an `http` upstream. It is never used, so the system's certificates are not read.
-pub(super) fn none() -> ClientConfig {
+pub(crate) fn none() -> ClientConfig {
     ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth()
 }
 

@@ -47,7 +47,7 @@ fn certificate(dir: &Path, name: &str, authority: &str) {
 }
 
 /// A directory with all certificates.
-fn certificates() -> TempDir {
+pub fn certificates() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     authority(dir.path(), "ours");
     authority(dir.path(), "theirs");
@@ -160,7 +160,7 @@ fn the_nodes_of_a_cluster_are_found_and_asked_over_tls() {
 }
 
 /// An upstream that speaks TLS.
-fn tls_upstream(dir: &TempDir) -> (TcpListener, Arc<ServerConfig>) {
+pub fn tls_upstream(dir: &TempDir) -> (TcpListener, Arc<ServerConfig>) {
     let chain = CertificateDer::pem_file_iter(dir.path().join("server.pem")).unwrap().map(Result::unwrap);
     let key = PrivateKeyDer::from_pem_file(dir.path().join("server.key")).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());

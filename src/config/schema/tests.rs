@@ -13,10 +13,13 @@ tokens = [{ role = "admin", token = "x" }]
 redis = "redis://h"
 [memory]
 [log]
+[jwt]
+jwks_file = "keys.json"
 [alerts]
 [[family]]
 name = "a"
 path = '/a'
+identity = "jwt:sub"
 query = { keep = ["b"] }
 cookies = { keep = ["c"] }
 ttl = "1m"

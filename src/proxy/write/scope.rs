@@ -10,6 +10,7 @@ use crate::http::groups;
 use crate::http::headers::Meant;
 use crate::http::invalidation::{self, StatusSet, WriteEnd};
 use crate::http::target::Target;
+use crate::key::PresentedCredentials;
 use crate::marks::{SoftInvalidation, Tag};
 use crate::rules::{CallerIdentity, MatchedRule, WriteValues};
 use crate::running::Live;
@@ -24,8 +25,8 @@ pub struct WriteScope<'w> {
     pub methods: &'w Meant,
     /// The target URI, then the `Destination`.
     pub targets: &'w [Target],
-    /// The fields of the request.
-    pub request: &'w HeaderMap,
+    /// The fields of the request, and its bearer token as of when it began.
+    pub presented: PresentedCredentials<'w>,
     /// Host names that upstream may use for itself.
     pub hosts: &'w [String],
     /// The contents of the request and of its response.
@@ -60,9 +61,9 @@ impl<'w> WriteScope<'w> {
 
     fn matches_of<'n>(self, live: &'n Live) -> Vec<MatchedRule<'n>> {
         let secret = self.began.redaction.secret.as_ref();
-        let caller = CallerIdentity::Known { fields: self.request, secret, credentials: &self.began.credentials };
+        let (presented, credentials) = (self.presented, &self.began.credentials);
         let values = WriteValues {
-            caller,
+            caller: CallerIdentity::Known { presented, secret, credentials },
             query: self.targets.first().and_then(|target| target.query.as_deref()),
             content: &self.contents.request,
             response: &self.contents.response,

@@ -2,6 +2,7 @@ use super::super::content::Content;
 use super::super::pattern::Pattern;
 use super::*;
 use crate::http::headers::Credentials;
+use crate::key::{CallerSource, PresentedCredentials};
 use proptest::prelude::*;
 
 fn names() -> FamilyNames {
@@ -109,14 +110,23 @@ fn faults_of_references_have_a_message_and_a_remedy() {
 #[test]
 fn identity_references_name_families_with_an_identity() {
     let mut names = names();
-    names.add("me", Some(Vec::new()), &[], &Identity::Cookie("sid".into()));
-    names.add("account:orders", Some(Vec::new()), &[], &Identity::Header(http::header::AUTHORIZATION));
+    names.add("me", Some(Vec::new()), &[], &Identity::By(vec![CallerSource::Cookie("sid".into())]));
+    names.add(
+        "account:orders",
+        Some(Vec::new()),
+        &[],
+        &Identity::By(vec![CallerSource::Header(http::header::AUTHORIZATION)]),
+    );
     names.add("account:public", Some(Vec::new()), &[], &Identity::Shared);
     let parsed = |reference: &str| Reference::parse(reference, &names, Some(&["id"])).unwrap();
     let tags_of = |reference: &str, fields: &[(&str, &str)]| {
         let fields = crate::http::sample::fields(fields);
         let mut found = ReferencedTags::default();
-        let caller = CallerIdentity::Known { fields: &fields, secret: None, credentials: &Credentials::default() };
+        let caller = CallerIdentity::Known {
+            presented: PresentedCredentials::without_token(&fields),
+            secret: None,
+            credentials: &Credentials::default(),
+        };
         parsed(reference).tags(&|_| None, WriteValues { caller, ..WriteValues::UNKNOWN }, &mut found);
         found.tags.iter().map(|tag| tag.as_str().split(" sha256:").next().unwrap().to_owned()).collect::<Vec<_>>()
     };
@@ -263,9 +273,13 @@ fn names_with_sources() -> FamilyNames {
     let captures = |path: &str| Some(Pattern::compile(path, PathCase::Sensitive).unwrap().values_of_captures());
     names.add("availability", captures("/a"), &[further("date", "query:date")], &Identity::Unstated);
     let all = [further("date", "query:d"), further("caller", "identity")];
-    names.add("mine", captures("/m/(?<id>[^/]+)"), &all, &Identity::Cookie("sid".into()));
+    names.add("mine", captures("/m/(?<id>[^/]+)"), &all, &by_cookie());
     names.add("day", captures("/d/(?<date>[^/]+)"), &[], &Identity::Unstated);
     names
+}
+
+fn by_cookie() -> Identity {
+    Identity::By(vec![CallerSource::Cookie("sid".into())])
 }
 
 #[test]
@@ -277,7 +291,11 @@ fn references_take_values_from_all_of_a_write() {
     let content = Content::read(&json, br#"{"date": "c", "id": [7, "8"], "in": {"date": 9}}"#, &places);
     let response = Content::read(&json, br#"{"date": "r"}"#, &places);
     let write = WriteValues {
-        caller: CallerIdentity::Known { fields: &fields, secret: None, credentials: &Credentials::default() },
+        caller: CallerIdentity::Known {
+            presented: PresentedCredentials::without_token(&fields),
+            secret: None,
+            credentials: &Credentials::default(),
+        },
         query: Some("date=q&on=o&on=p"),
         content: &content,
         response: &response,
@@ -287,8 +305,9 @@ fn references_take_values_from_all_of_a_write() {
         let value_of = |name: &str| [("id", "1"), ("date", "p")].into_iter().find(|(n, _)| *n == name);
         let mut found = ReferencedTags::default();
         parsed.tags(&|name| value_of(name).map(|(_, value)| value), write, &mut found);
-        let caller = key::caller(&Identity::Cookie("sid".into()), &fields, None).unwrap();
-        let caller = instance::decoded_value(caller.as_bytes());
+        let presented = PresentedCredentials::without_token(&fields);
+        let Callers::Known(callers) = key::callers(&by_cookie(), presented, None) else { panic!() };
+        let caller = instance::decoded_value(callers[0].as_bytes());
         let text = found.tags.iter().map(Tag::as_str).collect::<Vec<_>>().join(" ").replace(&caller, "CALLER");
         (text, found.unresolved.into_iter().map(|(_, why)| why).collect::<Vec<_>>())
     };
