@@ -117,6 +117,8 @@ impl Hotel {
 
     fn read(&self, caller: Caller, route: &[&str], query: &str) -> Answer {
         match route {
+            // Callers without a token do not get here.
+            ["auth", "check"] => Answer::ok(json!({})),
             ["users"] => self.list(caller, query),
             ["user", "stats"] => Answer::ok(self.stats()),
             ["user", "details", id] => self.find(id).map_or_else(Answer::not_found, |user| details(caller, user)),

@@ -66,6 +66,7 @@ mod startup;
 mod storage_policies;
 mod store_redis;
 mod sweeper;
+mod systems;
 mod tls;
 mod tokens;
 mod warm;

@@ -197,7 +197,9 @@ fn read_of(running: &Running, http: &ClientRequest, meant: &Meant) -> Option<Cac
     let get = ClientRequest { underscored: http.underscored.clone(), ..get };
     let request = CacheRequest::new(live, get, None);
     let is_as_sent = request.client_request.target == target && request.client_request.headers == fields;
-    let may_be_stored = request.ambiguity().is_none() && !request.has_too_many_instances();
+    let may_be_stored = request.ambiguity().is_none()
+        && !request.has_too_many_instances()
+        && request.token_fault(running.cache.now()).is_none();
     (is_as_sent && may_be_stored).then_some(request)
 }
 

@@ -1,0 +1,253 @@
+//! The caching guides of four systems, walked line by line with `examples/*/rules.toml` and a sample API of each.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use crate::support::redis::RedisServer;
+use crate::support::client::Call;
+use crate::support::{Larder, Plan, Response, Tier, eventually};
+
+#[path = "../../examples/systems/api.rs"]
+mod api;
+#[path = "../../examples/systems/lexikon.rs"]
+mod lexikon;
+#[path = "../../examples/systems/myhibachi.rs"]
+mod myhibachi;
+#[path = "../../examples/systems/treebeard.rs"]
+mod treebeard;
+
+use api::Api;
+
+on_both_tiers! {
+    myhibachi_shares_the_dashboard_among_staff_alone,
+    myhibachi_invalidates_what_the_guide_says_and_no_other_date,
+    treebeard_warms_caches_nulls_and_invalidates_by_tag,
+    treebeard_serves_stale_plans_while_the_database_is_slow,
+    lexikon_keeps_the_entries_of_a_caller_whose_token_rotates,
+    lexikon_writes_through_and_never_caches_secrets,
+}
+
+/// The host that the rules name for warming.
+const HOST: &str = "127.0.0.1:8080";
+const SECRET: &str = "a-secret-for-tests-only-0123456789";
+
+/// A sample API, and Larder before it.
+struct System {
+    larder: Larder,
+    redis: Option<RedisServer>,
+    /// Ends the API when it is dropped.
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl System {
+    #[track_caller]
+    fn start(tier: Tier, name: &str, api: Box<dyn Api>) -> System {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address: SocketAddr = listener.local_addr().unwrap();
+        runtime.spawn(api::serve(api, listener));
+        let path = format!("{}/examples/{name}/rules.toml", env!("CARGO_MANIFEST_DIR"));
+        let rules = std::fs::read_to_string(path).unwrap();
+        let redis = (tier == Tier::Redis).then(RedisServer::start);
+        let rules = match redis {
+            Some(_) => format!("{rules}\n[store]\nnamespace = \"{name}\"\n"),
+            None => rules,
+        };
+        let plan = Plan::new(&format!("http://{address}")).rules(&rules).environment("LEXIKON_JWT_SECRET", SECRET);
+        let plan = redis.iter().fold(plan, |plan, redis| plan.redis(&redis.url()));
+        System { larder: plan.start(), redis, _runtime: runtime }
+    }
+
+    fn call(&self, method: &str, target: &str) -> Call {
+        self.larder.call(method, target).header("Host", HOST)
+    }
+
+    #[track_caller]
+    fn get(&self, target: &str) -> Response {
+        self.call("GET", target).send()
+    }
+
+    #[track_caller]
+    fn get_as(&self, token: &str, target: &str) -> Response {
+        self.call("GET", target).header("Authorization", &format!("Bearer {token}")).send()
+    }
+
+    #[track_caller]
+    fn send(&self, method: &str, target: &str, token: &str, content: &Value) -> Response {
+        let call = self.call(method, target).header("Authorization", &format!("Bearer {token}"));
+        call.header("Content-Type", "application/json").body(content.to_string()).send()
+    }
+}
+
+fn myhibachi(tier: Tier) -> System {
+    System::start(tier, "myhibachi", Box::new(myhibachi::MyHibachi::new()))
+}
+
+fn myhibachi_shares_the_dashboard_among_staff_alone(tier: Tier) {
+    let system = myhibachi(tier);
+    system.get_as("ann", "/api/bookings/stats").has_status(200).shows("stored");
+    let shared = system.get_as("bob", "/api/bookings/stats").has_status(200).shows("hit");
+    assert_eq!(shared.json()["total_bookings"], 0);
+    system.get("/api/bookings/stats").has_status(401).hides("hit");
+    system.get_as("eve", "/api/bookings/stats").has_status(401).hides("hit");
+    system.send("POST", "/api/auth/logout", "bob", &json!({})).has_status(200);
+    system.get_as("bob", "/api/bookings/stats").has_status(401).hides("hit");
+    system.get_as("ann", "/api/bookings/stats").has_status(200).shows("hit");
+}
+
+fn myhibachi_invalidates_what_the_guide_says_and_no_other_date(tier: Tier) {
+    let system = myhibachi(tier);
+    let slots = |date: &str| system.get(&format!("/api/bookings/availability?date={date}&party_size=4"));
+    let stats = || system.get_as("ann", "/api/bookings/stats");
+    let fill = || {
+        [slots("2026-12-01"), slots("2026-12-02"), stats(), system.get("/api/config/settings")];
+    };
+    fill();
+    [slots("2026-12-01"), slots("2026-12-02"), stats()].map(|response| response.shows("hit"));
+    if let Some(redis) = &system.redis {
+        // The guide's KEYS "myhibachi:booking:*", with the version of the format after the namespace.
+        eventually("keys are found by their family", || {
+            let keys = redis.command(&["KEYS", "myhibachi:*:booking:*"]);
+            keys.contains("booking:stats") && keys.contains("booking:availability")
+        });
+    }
+    // Create: statistics, and the slots of that date.
+    let booking = json!({ "date": "2026-12-01", "slot": "12:00", "user_id": 1 });
+    system.send("POST", "/api/bookings", "ann", &booking).has_status(201);
+    slots("2026-12-01").shows("detail=invalidated");
+    slots("2026-12-02").shows("hit");
+    assert_eq!(stats().shows("detail=invalidated").json()["total_bookings"], 1);
+    fill();
+    // Confirm: statistics alone.
+    system.send("POST", "/api/bookings/1/confirm", "ann", &json!({})).has_status(200);
+    slots("2026-12-01").shows("hit");
+    assert_eq!(stats().shows("detail=invalidated").json()["confirmed_bookings"], 1);
+    fill();
+    // Cancel: the date is in the API's answer alone.
+    system.send("POST", "/api/bookings/1/cancel", "ann", &json!({})).has_status(200);
+    assert_eq!(slots("2026-12-01").shows("detail=invalidated").json()["slots"][0], "12:00");
+    slots("2026-12-02").shows("hit");
+    // "If function fails, cache is NOT invalidated".
+    fill();
+    system.send("POST", "/api/bookings", "ann", &json!({ "date": "2026-12-01" })).has_status(422);
+    slots("2026-12-01").shows("hit");
+    // config:* and user:*
+    system.send("PUT", "/api/config/settings/currency", "ann", &json!("EUR")).has_status(200);
+    assert_eq!(system.get("/api/config/settings").json()["currency"], "EUR");
+    for what in ["profile", "stats"] {
+        system.get_as("ann", &format!("/api/users/1/{what}")).has_status(200);
+        system.get_as("ann", &format!("/api/users/2/{what}")).has_status(200);
+    }
+    system.send("DELETE", "/api/users/1", "ann", &json!({})).has_status(200);
+    system.get_as("ann", "/api/users/1/profile").has_status(404);
+    system.get_as("ann", "/api/users/1/stats").shows("detail=invalidated");
+    system.get_as("ann", "/api/users/2/profile").shows("hit");
+}
+
+fn treebeard(tier: Tier) -> System {
+    System::start(tier, "treebeard", Box::new(treebeard::TreeBeard::new()))
+}
+
+fn treebeard_warms_caches_nulls_and_invalidates_by_tag(tier: Tier) {
+    let system = treebeard(tier);
+    // With the fields of the warming requests: the responses say no Vary, so that any request finds them.
+    eventually("the catalog is warm", || system.get("/plans/200").is("hit"));
+    system.get("/plans/1").shows("hit");
+    let report = system.larder.admin_get("/cache/warm").has_status(200).json();
+    assert!(report.to_string().contains("200") || report.to_string().contains("201"), "{report}");
+    // Null caching.
+    system.get("/plans/999").has_status(404).shows("stored");
+    let missing = system.get("/plans/999").has_status(404).shows("hit");
+    assert!((1..=60).contains(&missing.ttl()), "60 seconds: {}", missing.ttl());
+    // Tags: plans with even numbers are in TX.
+    system.send("POST", "/regions/TX/tariffs", "", &json!({ "cents": 99 })).has_status(200);
+    assert_eq!(system.get("/plans/2").shows("detail=invalidated").json()["cents"], 99);
+    system.get("/plans/1").shows("hit");
+    system.larder.admin_post("/cache/groups/region:CA/clear").has_status(200);
+    system.get("/plans/1").shows("detail=invalidated");
+    // invalidate_user_cache: everything of one user.
+    for user in [1, 2] {
+        for what in ["profile", "preferences", "recommendations", "usage?month=2026-10"] {
+            system.get(&format!("/users/{user}/{what}")).has_status(200);
+        }
+    }
+    system.send("PUT", "/users/1/preferences", "", &json!({ "green": true })).has_status(200);
+    assert_eq!(system.get("/users/1/preferences").json()["green"], true);
+    system.get("/users/1/recommendations").shows("detail=invalidated");
+    system.get("/users/2/recommendations").shows("hit");
+    system.larder.admin_post("/cache/clear/user_id/2").has_status(200);
+    system.get("/users/2/recommendations").shows("detail=invalidated");
+    let rates = system.larder.admin_get("/cache/stats").json();
+    assert!(rates["families"]["recommendations"]["1m"]["hit_rate"].is_number(), "get_key_stats: {rates}");
+}
+
+fn treebeard_serves_stale_plans_while_the_database_is_slow(tier: Tier) {
+    let system = treebeard(tier);
+    eventually("the catalog is warm", || system.get("/plans/200").is("hit"));
+    system.send("POST", "/slowness", "", &json!({ "milliseconds": 3000 })).has_status(200);
+    system.send("PUT", "/plans/200", "", &json!({ "cents": 1 })).has_status(200);
+    // Marked as stale, served while it is fetched again.
+    system.get("/plans/200").has_status(200).shows("hit; detail=soft-invalidated");
+    eventually("it is refreshed", || system.get("/plans/200").json()["cents"] == 1);
+}
+
+fn lexikon(tier: Tier) -> System {
+    System::start(tier, "lexikon", Box::new(lexikon::Lexikon::new(SECRET)))
+}
+
+impl System {
+    #[track_caller]
+    fn token(&self, user: &str) -> String {
+        let answer = self.send("POST", "/auth/token", "", &json!({ "user": user }));
+        answer.has_status(200).json()["token"].as_str().unwrap().to_owned()
+    }
+}
+
+fn lexikon_keeps_the_entries_of_a_caller_whose_token_rotates(tier: Tier) {
+    let system = lexikon(tier);
+    let (first, second, other) = (system.token("123"), system.token("123"), system.token("456"));
+    assert_ne!(first, second);
+    system.get_as(&first, "/terms?page=1").shows("stored");
+    system.get_as(&second, "/terms?page=1").shows("hit");
+    let others = system.get_as(&other, "/terms?page=1").shows("fwd=uri-miss").json();
+    assert_eq!(others["terms"][0]["name"], "redis");
+    let forged = format!("{}x", &first[..first.len() - 1]);
+    system.get_as(&forged, "/terms?page=1").has_status(401).hides("hit");
+    // A new term is in its author's list, in searches and in its project, and nowhere else.
+    system.get("/terms/search?q=py").shows("stored");
+    system.get("/projects/456/terms").shows("stored");
+    system.get("/projects/789/terms").shows("stored");
+    let term = json!({ "name": "pypi", "project_id": "456" });
+    system.send("POST", "/terms", &second, &term).has_status(201);
+    assert_eq!(system.get_as(&first, "/terms?page=1").json()["terms"].as_array().unwrap().len(), 2);
+    system.get_as(&other, "/terms?page=1").shows("hit");
+    assert_eq!(system.get("/terms/search?q=py").json()["terms"].as_array().unwrap().len(), 2);
+    assert_eq!(system.get("/projects/456/terms").json()["terms"].as_array().unwrap().len(), 3);
+    system.get("/projects/789/terms").shows("hit");
+}
+
+fn lexikon_writes_through_and_never_caches_secrets(tier: Tier) {
+    let system = lexikon(tier);
+    let token = system.token("123");
+    system.get("/users/123").shows("stored");
+    system.get("/users/123/settings").shows("stored");
+    system.send("PATCH", "/users/123", &token, &json!({ "name": "Ada" })).has_status(200);
+    assert_eq!(system.get("/users/123").json()["name"], "Ada");
+    system.get("/users/123/settings").shows("detail=invalidated");
+    system.get_as(&token, "/users/123/oauth_accounts").shows("stored");
+    system.send("POST", "/users/123/oauth_accounts", &token, &json!({ "provider": "x" })).has_status(201);
+    let accounts = system.get_as(&token, "/users/123/oauth_accounts").shows("detail=invalidated").json();
+    assert_eq!(accounts["accounts"].as_array().unwrap().len(), 1);
+    for _ in 0..2 {
+        system.get_as(&token, "/api_keys").has_status(200).hides("hit").hides("stored");
+    }
+    // A search with its conditions in the content.
+    let search = |query: &str| system.send("POST", "/terms/search", &token, &json!({ "query": query }));
+    search("py").has_status(200);
+    search("redis").has_status(200);
+    // Freshness is checked on each hit.
+    system.get("/stats/live").has_status(200);
+    system.get("/stats/live").hides("; hit");
+}
