@@ -65,8 +65,13 @@ impl MyHibachi {
         let id = self.bookings.len() as u64 + 1;
         let number = |name: &str| content[name].as_u64().unwrap_or(1);
         let (date, slot) = (date.to_owned(), slot.to_owned());
-        let booking =
-            Booking { date, slot, user_id: number("user_id"), station_id: number("station_id"), status: "PENDING" };
+        let booking = Booking {
+            date,
+            slot,
+            user_id: number("user_id"),
+            station_id: number("station_id"),
+            status: "PENDING",
+        };
         self.bookings.insert(id, booking);
         Answer { status: StatusCode::CREATED, ..self.booking(id) }
     }

@@ -67,7 +67,9 @@ impl TreeBeard {
                 self.recommended += 1;
                 Answer::ok(json!({ "user": id, "plans": [1, 2], "worked_out": self.recommended }))
             }
-            ["users", id, "usage"] => Answer::ok(json!({ "user": id, "month": call.parameter("month"), "kwh": 310 })),
+            ["users", id, "usage"] => {
+                Answer::ok(json!({ "user": id, "month": call.parameter("month"), "kwh": 310 }))
+            }
             ["search"] => Answer::ok(json!({ "q": call.parameter("q"), "found": self.plans.len() })),
             _ => Answer::not_found(),
         }
@@ -91,7 +93,8 @@ impl Api for TreeBeard {
                 for plan in self.plans.values_mut().filter(|plan| plan["region"] == **region) {
                     plan["cents"] = call.content["cents"].clone();
                 }
-                Answer::ok(json!({ "success": true })).with("cache-group-invalidation", format!("\"region:{region}\""))
+                Answer::ok(json!({ "success": true }))
+                    .with("cache-group-invalidation", format!("\"region:{region}\""))
             }
             ("PUT", ["users", id, "preferences"]) => {
                 self.preferences.insert(id.parse().unwrap_or(0), call.content.clone());

@@ -26,10 +26,13 @@ ttl = "1m"
 adaptive_ttl = { hot = "2x over 1000/h" }
 authorize = { path = "/c", ttl = "5s" }
 alerts = { hit_rate = "50%" }
+[[family]]
+name = "b"
+path = '/b'
 [invalidate]
 '/a' = { families = ["a"] }
 [[warm]]
-family = "a"
+family = "b"
 every = "1h"
 "#;
 
