@@ -11,6 +11,8 @@ use crate::support::{Larder, Plan, Response, Tier, eventually};
 
 #[path = "../../examples/systems/api.rs"]
 mod api;
+#[path = "../../examples/demo/hotel.rs"]
+mod hotel;
 #[path = "../../examples/systems/lexikon.rs"]
 mod lexikon;
 #[path = "../../examples/systems/myhibachi.rs"]
@@ -21,6 +23,8 @@ mod treebeard;
 use api::Api;
 
 on_both_tiers! {
+    hita_invalidates_what_its_patterns_say,
+    hita_has_the_management_endpoints_of_its_guide,
     myhibachi_shares_the_dashboard_among_staff_alone,
     myhibachi_invalidates_what_the_guide_says_and_no_other_date,
     treebeard_warms_caches_nulls_and_invalidates_by_tag,
@@ -81,6 +85,111 @@ impl System {
         let call = self.call(method, target).header("Authorization", &format!("Bearer {token}"));
         call.header("Content-Type", "application/json").body(content.to_string()).send()
     }
+}
+
+/// The hotel of the demo.
+struct Hita(hotel::Hotel);
+
+impl Api for Hita {
+    fn answer(&mut self, call: &api::Call) -> api::Answer {
+        let authorization = call.token.as_ref().map(|token| format!("Bearer {token}")).unwrap_or_default();
+        let Some(caller) = hotel::Caller::of(&authorization) else {
+            return api::Answer::error(http::StatusCode::UNAUTHORIZED, "send a token");
+        };
+        let path = format!("/{}", call.path.join("/"));
+        let query: Vec<String> = call.query.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let content = call.content.to_string();
+        let answer = self.0.answer(caller, &call.method, &path, &query.join("&"), content.as_bytes());
+        api::Answer { status: answer.status, ..api::Answer::ok(answer.body) }
+    }
+}
+
+fn hita(tier: Tier) -> System {
+    System::start(tier, "hita", Box::new(Hita(hotel::Hotel::new())))
+}
+
+/// A read of each family, in the guide's order of TTLs.
+const HITA_READS: [(&str, &str, i64); 5] = [
+    ("user_stats", "/v1.0/user/stats", 300),
+    ("user_list", "/v1.0/users", 60),
+    ("user_details", "/v1.0/user/details/1", 180),
+    ("dashboard_stats", "/v1.0/dashboard/stats", 600),
+    ("superadmin_user_list", "/v1.0/superadmin/users", 900),
+];
+
+fn hita_invalidates_what_its_patterns_say(tier: Tier) {
+    let system = hita(tier);
+    let read = |path: &str| system.get_as("superadmin", path).has_status(200);
+    for (family, path, ttl) in HITA_READS {
+        read(path);
+        let left = read(path).shows("hit").ttl();
+        assert!((ttl - 30..=ttl).contains(&left), "{family}: {left} of {ttl} seconds");
+    }
+    let coarse = ["user_stats", "user_list", "dashboard_stats", "user_details"];
+    let rows: [(&str, &str, Value, &[&str]); 6] = [
+        ("POST", "/v1.0/user/create", json!({ "name": "Alan", "email": "a@hotel.example" }), &coarse[..3]),
+        ("PUT", "/v1.0/user/update/1", json!({ "name": "Augusta" }), &coarse),
+        ("POST", "/v1.0/user/2/activate", json!({ "active": false }), &coarse),
+        ("POST", "/v1.0/points/add", json!({ "user_id": 1, "points": 5 }), &coarse),
+        ("PUT", "/v1.0/permissions/1", json!({ "permissions": ["book"] }), &["user_details"]),
+        ("DELETE", "/v1.0/user/delete/4", json!({}), &coarse),
+    ];
+    for (method, path, content, invalidated) in rows {
+        system.send(method, path, "manager", &content).has_status(if path.ends_with("create") {
+            201
+        } else {
+            200
+        });
+        for (family, read_path, _) in HITA_READS {
+            let response = read(read_path);
+            let is_fetched_again = response.is("fwd=stale; detail=invalidated");
+            assert_eq!(
+                is_fetched_again,
+                invalidated.contains(&family),
+                "{family} after {method} {path}: {response:?}"
+            );
+        }
+    }
+    // A write that the API refuses invalidates nothing.
+    system.send("DELETE", "/v1.0/user/delete/99", "manager", &json!({})).has_status(404);
+    HITA_READS.map(|(_, path, _)| read(path).shows("hit"));
+    // The dashboard is for all who are logged in, the lists for each caller.
+    system.get_as("clerk", "/v1.0/dashboard/stats").has_status(200).shows("hit");
+    system.get_as("clerk", "/v1.0/users").has_status(200).shows("fwd=uri-miss");
+    system.get_as("thief", "/v1.0/dashboard/stats").has_status(401).hides("hit");
+}
+
+fn hita_has_the_management_endpoints_of_its_guide(tier: Tier) {
+    let system = hita(tier);
+    let read = |path: &str| system.get_as("superadmin", path).has_status(200);
+    let admin = |method: &str, path: &str| {
+        let json = system.larder.admin_call(method, path).send().json();
+        assert_eq!(json["success"], true, "{method} {path}: {json}");
+        json
+    };
+    eventually("the dashboard is warm", || system.get_as("clerk", "/v1.0/dashboard/stats").is("hit"));
+    HITA_READS.map(|(_, path, _)| read(path));
+    if let Some(redis) = &system.redis {
+        eventually("keys are found by their family", || {
+            !redis.command(&["KEYS", "hita:*:user_stats:*"]).is_empty()
+        });
+    }
+    eventually("keys are counted", || {
+        admin("GET", "/cache/health/detailed")["detailed_statistics"]["key_counts"]["user_stats_keys"] == 1
+    });
+    for field in ["status", "used_memory", "connected_clients", "keyspace_hits", "keyspace_misses", "hit_rate"] {
+        assert!(!admin("GET", "/cache/health")["cache_info"][field].is_null(), "{field}");
+    }
+    assert!(admin("GET", "/cache/stats")["key_counts"]["total_keys"].is_u64());
+    assert_eq!(admin("GET", "/cache/test")["test_results"]["get_after_delete"], true);
+    admin("POST", "/cache/clear/user/1");
+    read("/v1.0/user/details/1").shows("detail=invalidated");
+    read("/v1.0/user/stats").shows("hit");
+    admin("POST", "/cache/clear/user_stats*");
+    read("/v1.0/user/stats").shows("detail=invalidated");
+    admin("POST", "/cache/warm");
+    admin("POST", "/cache/clear");
+    read("/v1.0/users").hides("hit");
 }
 
 fn myhibachi(tier: Tier) -> System {
