@@ -22,7 +22,7 @@ impl TreeBeard {
     /// Two hundred plans in two regions.
     pub fn new() -> TreeBeard {
         let plan = |id: u64| {
-            let region = if id % 2 == 0 { "TX" } else { "CA" };
+            let region = if id.is_multiple_of(2) { "TX" } else { "CA" };
             (id, json!({ "id": id, "name": format!("Plan {id}"), "region": region, "cents": 10 + id % 7 }))
         };
         TreeBeard {
