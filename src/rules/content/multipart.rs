@@ -76,9 +76,16 @@ fn is_framed_plainly(bytes: &[u8], boundary: &str) -> bool {
     }
 }
 
+/// Whether each line is a field of its own name: parsers differ in which of two equal fields they take.
 fn has_plain_lines(head: &[u8]) -> bool {
     let Ok(head) = std::str::from_utf8(head) else { return false };
-    head.split("\r\n").all(|line| !line.contains(['\r', '\n', '\0']) && !line.starts_with([' ', '\t']))
+    let mut names: Vec<String> = Vec::new();
+    head.split("\r\n").all(|line| {
+        let Some((name, value)) = line.split_once(':') else { return false };
+        let is_new = !names.iter().any(|known| known.eq_ignore_ascii_case(name));
+        names.push(name.to_owned());
+        is_new && http::HeaderName::try_from(name).is_ok() && !value.contains(['\r', '\n', '\0'])
+    })
 }
 
 fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
@@ -87,10 +94,9 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
 
 /// Whether all servers take the same name from these fields of a part, and its value as it stands.
 fn is_plain_part(fields: &HeaderMap) -> bool {
-    let mut dispositions = fields.get_all(CONTENT_DISPOSITION).iter();
-    let (Some(disposition), None) = (dispositions.next(), dispositions.next()) else { return false };
+    let Some(disposition) = fields.get(CONTENT_DISPOSITION) else { return false };
     let is_plain = std::str::from_utf8(disposition.as_bytes()).is_ok_and(is_plain_disposition);
-    let is_text = fields.get_all(CONTENT_TYPE).iter().all(|line| {
+    let is_text = fields.get(CONTENT_TYPE).is_none_or(|line| {
         let line = line.to_str().unwrap_or("multipart/").to_ascii_lowercase();
         // A nested multipart has parts of its own; another charset has other bytes for a text.
         let (_, charset) = line.split_once("charset").unwrap_or(("", "=utf-8"));
