@@ -567,7 +567,7 @@ pub fn credentials(fields: &HeaderMap, secret: Option<&Secret>) -> Option<Vec<St
 /// spelling (RFC 9110 §11.1: schemes are case-insensitive). Keys keep the spellings apart, since upstream may not.
 fn canonical_authorization(value: &[u8]) -> Vec<u8> {
     let value = value.trim_ascii();
-    let Some(end) = value.iter().position(|byte| byte.is_ascii_whitespace()) else { return value.to_vec() };
+    let Some(end) = value.iter().position(u8::is_ascii_whitespace) else { return value.to_vec() };
     let (scheme, credentials) = (value[..end].to_ascii_lowercase(), value[end..].trim_ascii_start());
     let mut canonical = scheme;
     canonical[..1].make_ascii_uppercase();
