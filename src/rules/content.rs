@@ -6,13 +6,13 @@
 
 use std::fmt;
 
-use bytes::Bytes;
-use futures_util::FutureExt;
 use http::HeaderMap;
-use http::header::{CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_TYPE};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use super::source::Unresolved;
+
+mod multipart;
 
 /// Most values at one place.
 const VALUES: usize = 100;
@@ -68,7 +68,7 @@ impl Content {
         let read = kind(fields).and_then(|kind| match kind {
             Kind::Json => serde_json::from_slice(bytes).map(Parsed::Json).map_err(|_| Unresolved::Malformed),
             Kind::Form => form(bytes).map(Parsed::Form),
-            Kind::Multipart(boundary) => multipart(bytes, boundary).map(Parsed::Form),
+            Kind::Multipart(boundary) => multipart::read(bytes, &boundary).map(Parsed::Form),
         });
         match read {
             Ok(parsed) => {
@@ -127,7 +127,7 @@ fn kind(fields: &HeaderMap) -> Result<Kind, Unresolved> {
     let (essence, parameters) = line.split_once(';').unwrap_or((line, ""));
     let essence = essence.trim().to_ascii_lowercase();
     if essence == "multipart/form-data" {
-        return multer::parse_boundary(line).map(Kind::Multipart).map_err(|_| Unresolved::Malformed);
+        return multipart::boundary(parameters).map(Kind::Multipart).ok_or(Unresolved::Malformed);
     }
     let is_utf8 = parameters.split(';').all(|parameter| {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
@@ -148,7 +148,8 @@ impl Json {
         let Some((step, rest)) = place.split_first() else { return self.scalars(found) };
         match self {
             Json::Object(members) => {
-                let is_step = |key: &str| fold(key).eq(fold(step));
+                // Some servers end a text at a NUL.
+                let is_step = |key: &str| fold(key.split('\0').next().unwrap_or(key)).eq(fold(step));
                 members
                     .iter()
                     .filter(|(key, _)| is_step(key))
@@ -268,30 +269,6 @@ fn form(bytes: &[u8]) -> Result<Fields, Unresolved> {
         Ok((decoded(name)?, Some(decoded(value)?)))
     });
     fields.collect()
-}
-
-/// All of it is in memory, so that nothing waits.
-fn multipart(bytes: &[u8], boundary: String) -> Result<Fields, Unresolved> {
-    let whole = Bytes::copy_from_slice(bytes);
-    let stream = futures_util::stream::iter([Ok::<_, std::convert::Infallible>(whole)]);
-    let fields = async {
-        let mut parts = multer::Multipart::new(stream, boundary);
-        let mut fields = Vec::new();
-        while let Some(part) = parts.next_field().await.map_err(|_| Unresolved::Malformed)? {
-            let disposition = part.headers().get(CONTENT_DISPOSITION).map(http::HeaderValue::as_bytes);
-            let is_plain =
-                disposition.is_some_and(|text| !text.windows(5).any(|part| part.eq_ignore_ascii_case(b"name*")));
-            // RFC 7578 §4.7: deprecated, and ignored by most servers.
-            let is_encoded = part.headers().contains_key("content-transfer-encoding");
-            let name = part.name().filter(|_| is_plain && !is_encoded).ok_or(Unresolved::Malformed)?.to_owned();
-            let is_file = part.file_name().is_some();
-            let value = part.bytes().await.map_err(|_| Unresolved::Malformed)?;
-            let value = String::from_utf8(value.to_vec()).ok().filter(|_| !is_file);
-            fields.push((name, value));
-        }
-        Ok(fields)
-    };
-    fields.now_or_never().unwrap_or(Err(Unresolved::Malformed))
 }
 
 /// Whether some server takes the name of a form's field for this place.

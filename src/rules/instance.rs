@@ -27,16 +27,62 @@ const LABEL: usize = 150;
 
 /// A value as written in tags. Percent-encodings are decoded first, then re-encoded where the character would be
 /// taken for structure. So `bob@x`, `bob%40x` and other spellings of a value are one instance, as they are for
-/// upstream. A long value is replaced by its MD5.
+/// upstream; so are `7`, `007` and `7.0`, wherever a read or a write takes them from. A long value is replaced by its MD5.
 pub fn value(raw: &str) -> Cow<'_, str> {
-    if raw.len() <= VALUE && !raw.starts_with('~') && raw.bytes().all(is_plain) {
-        return Cow::Borrowed(raw);
-    }
-    Cow::Owned(decoded_value(&decoded(raw)))
+    if is_verbatim(raw) { one_spelling(raw) } else { Cow::Owned(decoded_value(&decoded(raw))) }
 }
 
 /// The same for bytes that are not percent-encoded.
 pub fn decoded_value(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => escaped(one_spelling(text).as_bytes()),
+        Err(_) => escaped(bytes.trim_ascii()),
+    }
+}
+
+/// A value as it was spelled, for labels.
+fn spelled(raw: &str) -> Cow<'_, str> {
+    if is_verbatim(raw) { Cow::Borrowed(raw) } else { Cow::Owned(escaped(&decoded(raw))) }
+}
+
+fn is_verbatim(raw: &str) -> bool {
+    raw.len() <= VALUE && !raw.starts_with('~') && raw.bytes().all(is_plain)
+}
+
+/// One spelling for all texts that a server may take for the same value: without white space around it, and the shortest one
+/// of a decimal number (`42` for `042`, `+42` and `42.0`).
+fn one_spelling(text: &str) -> Cow<'_, str> {
+    let text = text.trim_ascii();
+    plain_number(text).unwrap_or(Cow::Borrowed(text))
+}
+
+/// The shortest spelling of a decimal number. `None` for other texts.
+fn plain_number(text: &str) -> Option<Cow<'_, str>> {
+    let (is_negative, digits) = match text.as_bytes() {
+        [b'-', ..] => (true, &text[1..]),
+        [b'+', ..] => (false, &text[1..]),
+        _ => (false, text),
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let are_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty() && fraction.is_empty() || !are_digits(whole) || !are_digits(fraction) {
+        return None;
+    }
+    let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
+    Some(match (is_negative, whole, fraction) {
+        (_, "", "") => Cow::Borrowed("0"),
+        (false, whole, "") => Cow::Borrowed(whole),
+        (true, whole, "") if whole.len() + 1 == text.len() => Cow::Borrowed(text),
+        (true, whole, "") => Cow::Owned(format!("-{whole}")),
+        (is_negative, whole, fraction) => {
+            let sign = if is_negative { "-" } else { "" };
+            let whole = if whole.is_empty() { "0" } else { whole };
+            Cow::Owned(format!("{sign}{whole}.{fraction}"))
+        }
+    })
+}
+
+fn escaped(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for byte in bytes.iter().copied() {
         // A leading `~` marks an MD5.
@@ -111,7 +157,7 @@ pub fn label(family: &str, captures: &[String]) -> String {
     let mut text = family.to_owned();
     for raw in captures {
         text.push(':');
-        text.push_str(&value(raw));
+        text.push_str(&spelled(raw));
     }
     // Family names and values are ASCII, so every index is a character boundary.
     text.truncate(LABEL);
@@ -210,6 +256,48 @@ mod tests {
             assert_eq!(value(one), value(other));
         }
         assert_ne!(value("%2540"), value("@"));
+    }
+
+    #[test]
+    fn a_number_has_one_shortest_spelling() {
+        let rows = [
+            ("42", Some("42")),
+            ("042", Some("42")),
+            ("+42", Some("42")),
+            ("-42", Some("-42")),
+            ("42.0", Some("42")),
+            ("42.", Some("42")),
+            ("1.50", Some("1.5")),
+            (".5", Some("0.5")),
+            ("-0", Some("0")),
+            ("00", Some("0")),
+            ("", None),
+            (".", None),
+            ("-", None),
+            ("1e3", None),
+            ("2025-01-01", None),
+            ("a1", None),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(plain_number(text).as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn spellings_of_one_number_in_captures_are_one_instance() {
+        for raw in ["7", "007", "7.0", "+7", "%2B7", "%30%307", "%207", "7.", "7%20"] {
+            assert_eq!(value(raw), "7", "{raw}");
+            assert_eq!(texts(&[raw]), ["f:7"], "{raw}");
+        }
+        assert_eq!(value(&format!("{}7", "0".repeat(VALUE))), "7");
+        for other in ["70", "-7", "7a", "7.01", "0x7", "a7"] {
+            assert_ne!(value(other), "7", "{other}");
+        }
+        for plain in ["7", "-7", "007", "abc", "2025-01-01"] {
+            assert!(matches!(value(plain), Cow::Borrowed(_)), "{plain} is copied");
+        }
+        // An operator may copy it, and the pattern of the path may want its zeros.
+        assert_eq!(label("f", &["007".to_owned()]), "f:007");
     }
 
     #[test]

@@ -85,6 +85,7 @@ on_both_tiers! {
     values_of_content_and_path_name_one_instance_together,
     one_reference_names_an_instance_of_all_families_that_have_it,
     operators_clear_an_instance_of_all_families_that_have_it,
+    spellings_of_one_number_in_paths_queries_and_content_are_one_instance,
     a_rule_does_not_apply_to_its_exceptions,
     a_family_that_lacks_a_value_is_logged,
 }
@@ -325,6 +326,18 @@ fn values_of_content_and_path_name_one_instance_together(tier: Tier) {
     let write = with_json(&site, "/by/both", &json!({ "room": [1, 2], "date": "a" }));
     let invalidated = ["/rooms/1?date=a", "/rooms/2?date=a"];
     assert_invalidates(&site, write, &invalidated, &["/rooms/1?date=b", "/rooms/3?date=a"]);
+}
+
+fn spellings_of_one_number_in_paths_queries_and_content_are_one_instance(tier: Tier) {
+    let site = Site::start(tier, RULES);
+    let reads = ["/users/007", "/users/7", "/users/7.0", "/posts?author=7", "/posts?author=007"];
+    for write in ["/by/path/7", "/by/path/007", "/by/path/7.0"] {
+        assert_invalidates(&site, site.call("POST", write), &reads, &["/users/70", "/posts?author=70"]);
+    }
+    for id in [json!(7), json!("7"), json!("007")] {
+        let write = with_json(&site, "/by/content", &json!({ "user_id": id }));
+        assert_invalidates(&site, write, &reads[..3], &["/users/70"]);
+    }
 }
 
 fn one_reference_names_an_instance_of_all_families_that_have_it(tier: Tier) {

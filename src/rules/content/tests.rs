@@ -114,6 +114,59 @@ fn values_in_forms_are_those_of_all_fields_that_a_server_may_take_for_the_place(
 }
 
 #[test]
+fn a_multipart_form_that_servers_read_differently_is_malformed() {
+    let part = "Content-Disposition: form-data; name=\"id\"\r\n\r\n7\r\n";
+    let plain = format!("--b\r\n{part}--b--\r\n");
+    assert_eq!(found("multipart/form-data; boundary=b", &plain, "id"), Ok(vec!["7".to_owned()]));
+    let contents = [
+        format!("{plain}--b\r\n{part}--b--\r\n"),
+        format!("{plain}epilogue"),
+        format!("preamble\r\n{plain}"),
+        format!("\r\n{plain}"),
+        format!("--b\r\n{part}"),
+        format!("--b\r\n{part}--b\r\n"),
+        plain.replace("\r\n", "\n"),
+        plain.replace("7\r\n", "7\n"),
+        plain.replace("7\r\n", "7\n--b\n"),
+        plain.replace("--b\r\n", "--b \r\n"),
+        plain.replace("7\r\n", "7\r\n--bc\r\n"),
+        plain.replace("name=\"id\"", "name=\"id\"; name=\"x\""),
+        plain.replace("name=\"id\"", "name=\"id\"; name*=utf-8''x"),
+        plain.replace("name=\"id\"", "name=\"id\"; filename*=utf-8''x"),
+        plain.replace("name=\"id\"", "name=\"i\\d\""),
+        plain.replace("name=\"id\"", "name=\"i%64\""),
+        plain.replace("name=\"id\"", "\r\n name=\"id\""),
+        plain.replace("form-data", "attachment"),
+        plain.replace("\r\n\r\n7", "\r\nContent-Disposition: form-data; name=\"x\"\r\n\r\n7"),
+        plain.replace("\r\n\r\n7", "\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n7"),
+        plain.replace("\r\n\r\n7", "\r\nContent-Type: text/plain; charset=utf-16\r\n\r\n7"),
+        plain.replace("\r\n\r\n7", "\nX: y\r\n\r\n7"),
+        plain.replace("\"id\"", "\"_charset_\""),
+    ];
+    for content in contents {
+        let found = found("multipart/form-data; boundary=b", &content, "id");
+        assert_eq!(found, Err(Unresolved::Malformed), "{content:?}");
+    }
+    let types = [
+        "boundary=b; boundary=c",
+        "boundary=b; boundary*=c",
+        "boundary=b; x=y",
+        "boundary=\"b\\\"\"",
+        "boundary=b,c",
+        "boundary=",
+        "boundary=b c",
+    ];
+    for parameters in types {
+        let found = found(&format!("multipart/form-data; {parameters}"), &plain, "id");
+        assert_eq!(found, Err(Unresolved::Malformed), "{parameters}");
+    }
+    for parameters in ["boundary=\"b\"", "charset=UTF-8; boundary=b"] {
+        let found = found(&format!("multipart/form-data; {parameters}"), &plain, "id");
+        assert_eq!(found, Ok(vec!["7".to_owned()]), "{parameters}");
+    }
+}
+
+#[test]
 fn content_is_read_only_if_all_servers_read_it_alike() {
     let rows = [
         ("application/json", None),
