@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use serde_json::{Map, Value};
+use smallvec::SmallVec;
 
 /// Longest token, in bytes.
 pub const LONGEST: usize = 16 << 10;
@@ -279,6 +280,13 @@ pub fn normalise(fields: &mut HeaderMap) {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimNames(Vec<String>);
 
+/// The JSON texts of the claims that a plain value can mean: the text, and the whole number or truth value.
+pub fn texts_of_claim(value: &str) -> SmallVec<[String; 2]> {
+    let number = value.parse::<u64>().map(Value::from).or_else(|_| value.parse::<i64>().map(Value::from));
+    let plain = number.ok().or_else(|| value.parse::<bool>().ok().map(Value::from));
+    std::iter::once(Value::from(value)).chain(plain).map(|value| value.to_string()).collect()
+}
+
 /// Most claims in one identity.
 const MOST: usize = 8;
 
@@ -299,6 +307,11 @@ impl ClaimNames {
         }
         let has_twice = names.iter().enumerate().any(|(at, name)| names[..at].contains(name));
         if has_twice { Err("a claim is there twice") } else { Ok(ClaimNames(names)) }
+    }
+
+    /// Whether it is a single claim.
+    pub fn is_single(&self) -> bool {
+        self.0.len() == 1
     }
 }
 

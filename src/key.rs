@@ -32,7 +32,7 @@ use sha2::Sha256;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use smallvec::SmallVec;
 
-use crate::bearer::{BearerToken, ClaimNames, TokenFault};
+use crate::bearer::{BearerToken, ClaimNames, TokenFault, texts_of_claim};
 use crate::http::headers::credentials::is_in_table;
 use crate::http::headers::{ForwardedPolicy, claims};
 use crate::http::target::{PathCase, Target};
@@ -205,6 +205,11 @@ impl Identity {
     /// Whether claims of a bearer token identify callers.
     pub fn is_by_claims(&self) -> bool {
         self.sources().iter().any(|source| matches!(source, CallerSource::Claims(_)))
+    }
+
+    /// Whether a single claim is all that identifies a caller, so that its plain value names the caller ([`callers_of_claim`]).
+    pub fn is_one_claim(&self) -> bool {
+        matches!(self.sources(), [CallerSource::Claims(names)] if names.is_single())
     }
 
     /// Why the bearer token of a request does not identify its caller; `None` if it does, if the request has no
@@ -545,6 +550,12 @@ pub fn callers(identity: &Identity, presented: PresentedCredentials<'_>, secret:
         text.rsplit(' ').next().filter(|caller| *caller != ANONYMOUS).map(str::to_owned)
     };
     Callers::Known(identity.sources().iter().filter_map(digest).collect())
+}
+
+/// The callers whose only claim has this plain value ([`Identity::is_one_claim`]), as [`callers`] names them. A claim that is a
+/// list is no plain value.
+pub fn callers_of_claim(value: &str, secret: Option<&Secret>) -> SmallVec<[String; 2]> {
+    texts_of_claim(value).into_iter().map(|text| digest(&[text.into_bytes()], secret)).collect()
 }
 
 /// Most credentials of a caller that are told apart: fields, and cookies.

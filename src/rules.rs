@@ -45,7 +45,7 @@ pub use authorize::Authorize;
 pub use instance::CAPTURES;
 pub(crate) use instance::decoded;
 pub use lint::Warning;
-pub use reference::{InstanceEverywhere, UnknownFamily};
+pub use reference::{InstanceEverywhere, LeftOut, UnknownFamily};
 pub use source::{FurtherInstance, Unresolved, WriteValues};
 
 use content::Place;
@@ -535,16 +535,26 @@ impl RuleSet {
 
     /// The tags of a family, level, glob or instance that an operator typed, such as `user_details:42`. The last
     /// value may contain `:`. Percent-encoded and plain spellings name the same instance.
-    pub fn resolve(&self, reference: &str) -> Result<Vec<Tag>, UnknownFamily> {
+    /// `secret` keys digests of callers.
+    pub fn resolve(&self, reference: &str, secret: Option<&Secret>) -> Result<Vec<Tag>, UnknownFamily> {
         let mut found = ReferencedTags::default();
-        Reference::resolve(reference, &self.names)?.tags(&|_| None, WriteValues::UNKNOWN, &mut found);
+        let (fields, credentials) = (HeaderMap::new(), Credentials::default());
+        let presented = PresentedCredentials::without_token(&fields);
+        let caller = CallerIdentity::Known { presented, secret, credentials: &credentials };
+        let write = WriteValues { caller, ..WriteValues::UNKNOWN };
+        Reference::resolve(reference, &self.names)?.tags(&|_| None, write, &mut found);
         Ok(found.tags)
     }
 
-    /// The instance with this name (or this name and `_id`) and value, in all families that have it. `Err`: the names of
-    /// instances that there are, or the most similar ones.
-    pub fn instance_everywhere(&self, name: &str, value: &str) -> Result<InstanceEverywhere, Vec<String>> {
-        Reference::everywhere(name, value, &self.names)
+    /// The instances with this name, or this name and `_id`, and this value, in all families that have one. `secret` keys digests
+    /// of callers. `Err`: the names of instances that there are, or the most similar ones.
+    pub fn instance_everywhere(
+        &self,
+        name: &str,
+        value: &str,
+        secret: Option<&Secret>,
+    ) -> Result<InstanceEverywhere, Vec<String>> {
+        Reference::everywhere(name, value, &self.names, secret)
     }
 
     /// The rules that can invalidate entries of this family.

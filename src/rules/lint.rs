@@ -73,6 +73,7 @@ impl RuleSet {
             warnings.extend(unmatchable_rule(rule, &mut bytes));
             warnings.extend(self.not_to_be_invalidated(rule));
             warnings.extend(self.useless_refresh(rule));
+            warnings.extend(rule.leaves_out());
             warnings.extend(rule.redundant());
             warnings.extend(never_has_content(rule));
             warnings.extend(self.never_equal(rule, &mut bytes));
@@ -312,6 +313,23 @@ impl Invalidation {
     fn names(&self, family: &Family) -> bool {
         self.families.iter().any(|reference| reference != "*" && !reference.starts_with("*:{"))
             && self.reaches(family)
+    }
+
+    /// A reference to an instance of all families, in some of which no value names it.
+    fn leaves_out(&self) -> Option<Warning> {
+        let with_text = self.families.iter().zip(&self.references);
+        let (text, reference) = with_text.into_iter().find(|(_, reference)| !reference.left_out().is_empty())?;
+        let left_out = reference.left_out();
+        let names = listing(left_out.iter().map(|left_out| left_out.family.as_str()));
+        Some(Warning {
+            line: self.line,
+            message: format!(
+                "the rule for {:?}: {text:?} does not invalidate {names}: {}",
+                self.path,
+                left_out.first().map_or("", |left_out| &left_out.why)
+            ),
+            remedy: "name these families too, whole or with {identity} for the write's caller".to_owned(),
+        })
     }
 
     /// A rule that names an instance and its whole family.

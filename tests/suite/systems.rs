@@ -31,6 +31,7 @@ on_both_tiers! {
     treebeard_serves_stale_plans_while_the_database_is_slow,
     lexikon_keeps_the_entries_of_a_caller_whose_token_rotates,
     lexikon_writes_through_and_never_caches_secrets,
+    lexikon_clears_everything_of_a_user,
 }
 
 /// The host that the rules name for warming.
@@ -378,4 +379,37 @@ fn lexikon_writes_through_and_never_caches_secrets(tier: Tier) {
     let first = system.get("/stats/live").has_status(200);
     let second = system.get("/stats/live").has_status(200).shows("detail=revalidate-always");
     assert_ne!(first.header("x-request-number"), second.header("x-request-number"), "the API was asked");
+}
+
+fn lexikon_clears_everything_of_a_user(tier: Tier) {
+    let system = lexikon(tier);
+    let (token, other) = (system.token("123"), system.token("456"));
+    let reads = ["/users/123", "/users/123/settings"];
+    let warm = || {
+        for target in reads {
+            system.get(target);
+            system.get(target).shows("hit");
+        }
+        for token in [&token, &other] {
+            system.get_as(token, "/terms?page=1");
+            system.get_as(token, "/terms?page=1").shows("hit");
+        }
+    };
+    for route in ["/cache/clear/user/123", "/cache/clear/user_id/123", "/cache/instances/user_id/123/clear"] {
+        warm();
+        let cleared = system.larder.admin_post(route).has_status(200).json();
+        let expected = json!(["term:list", "user", "user:oauth_accounts", "user:settings"]);
+        assert_eq!(cleared["families"], expected, "{route}: {cleared}");
+        assert!(cleared["message"].as_str().unwrap().starts_with("Cache cleared for user"), "{cleared}");
+        for target in reads {
+            system.get(target).shows("detail=invalidated");
+        }
+        system.get_as(&token, "/terms?page=1").shows("detail=invalidated");
+        system.get_as(&other, "/terms?page=1").shows("hit");
+    }
+    warm();
+    let cleared = system.larder.admin_post("/cache/clear/term:list/123").has_status(200).json();
+    assert_eq!(cleared["families"], json!(["term:list"]), "{cleared}");
+    system.get_as(&token, "/terms?page=1").shows("detail=invalidated");
+    system.get("/users/123").shows("hit");
 }
