@@ -534,6 +534,12 @@ pub fn callers(identity: &Identity, presented: PresentedCredentials<'_>, secret:
         return Callers::Unverified;
     }
     let digest = |source: &CallerSource| {
+        if let CallerSource::Header(name) = source
+            && *name == AUTHORIZATION
+        {
+            let value = join(presented.fields.get_all(name).iter().map(HeaderValue::as_bytes))?;
+            return Some(digest(&[canonical_authorization(&value)], secret));
+        }
         let mut text = String::new();
         push_identity(&mut text, source, presented, secret);
         text.rsplit(' ').next().filter(|caller| *caller != ANONYMOUS).map(str::to_owned)
@@ -551,9 +557,23 @@ pub fn credentials(fields: &HeaderMap, secret: Option<&Secret>) -> Option<Vec<St
         cookies(fields).map(|(name, pair)| [[b"cookie:", name].concat(), value_of(pair).to_vec()]).collect();
     for name in fields.keys().filter(|name| **name != COOKIE) {
         let value = join(fields.get_all(name).iter().map(HeaderValue::as_bytes)).unwrap_or_default();
+        let value = if *name == AUTHORIZATION { canonical_authorization(&value) } else { value };
         parts.push([name.as_str().as_bytes().to_vec(), value]);
     }
     (parts.len() <= CREDENTIALS).then(|| parts.iter().map(|part| digest(part, secret)).collect())
+}
+
+/// `Authorization` with its scheme as it is usually written and one space after it: a write may have the same credentials in another
+/// spelling (RFC 9110 §11.1: schemes are case-insensitive). Keys keep the spellings apart, since upstream may not.
+fn canonical_authorization(value: &[u8]) -> Vec<u8> {
+    let value = value.trim_ascii();
+    let Some(end) = value.iter().position(u8::is_ascii_whitespace) else { return value.to_vec() };
+    let (scheme, credentials) = (value[..end].to_ascii_lowercase(), value[end..].trim_ascii_start());
+    let mut canonical = scheme;
+    canonical[..1].make_ascii_uppercase();
+    canonical.push(b' ');
+    canonical.extend_from_slice(credentials);
+    canonical
 }
 
 fn digest(values: &[Vec<u8>], secret: Option<&Secret>) -> String {

@@ -251,6 +251,8 @@ pub struct Invalidation {
     pub refresh: bool,
     /// The references as written in the file.
     pub families: Vec<String>,
+    /// Names of the families that it can invalidate.
+    pub reached: Vec<String>,
     /// Patterns over the paths of writes that it does not apply to, as written.
     pub except: Vec<String>,
     /// Line in the file, from 1.
@@ -343,7 +345,11 @@ impl RuleSet {
     pub fn read(root: &mut Table<'_>, case: PathCase) -> RuleSet {
         let mut names = FamilyNames::new(case);
         let mut families = family::read(root, &mut names, case);
-        let invalidations = invalidation::read(root, &names, &families, case);
+        let mut invalidations = invalidation::read(root, &names, &families, case);
+        for rule in &mut invalidations {
+            let reached = families.iter().filter(|family| rule.reaches(family));
+            rule.reached = reached.map(|family| family.name.clone()).collect();
+        }
         for family in &mut families {
             if !family.says_client_cache_control && invalidations.iter().any(|rule| rule.reaches(family)) {
                 family.client_cache_control = ClientCacheControl::NoCache;
@@ -714,6 +720,11 @@ impl Invalidation {
     /// Whether it can invalidate entries of this family.
     fn reaches(&self, family: &Family) -> bool {
         self.references.iter().any(|reference| reference.reaches(&family.levels))
+    }
+
+    /// The request fields that it takes values from.
+    pub fn fields_of_tags(&self) -> impl Iterator<Item = &HeaderName> {
+        self.references.iter().flat_map(Reference::fields)
     }
 
     /// The places in the content of the request that it takes values from.

@@ -52,12 +52,10 @@ async fn purge(state: &AdminState, tags: &[Tag], message: String) -> Response {
 }
 
 async fn purge_in(state: &AdminState, tags: &[Tag], message: String, families: Option<Vec<String>>) -> Response {
-    let names = FamilyOwners::of(&state.running().live().rules);
-    for tag in tags {
-        // A level without a family of its own is its own name; both stand in the rules.
-        let family = names.owner(tag.as_str()).unwrap_or(tag.as_str());
-        state.running().metrics.invalidated(family, "purge");
-    }
+    let live = state.running().live();
+    let names = FamilyOwners::of(&live.rules);
+    let reached: BTreeSet<&str> = tags.iter().flat_map(|tag| names.reached(tag)).collect();
+    reached.into_iter().for_each(|family| state.running().metrics.invalidated(family, "purge"));
     let delivered = state.running().cache.invalidate(tags).await.is_some();
     purged(message, families, delivered).into_response()
 }

@@ -5,6 +5,7 @@ use http::HeaderName;
 use serde_json::{Value, json};
 
 use super::CheckArguments;
+use crate::config::alerts::AlertsConfig;
 use crate::config::jwt::{JwtConfig, algorithm_name};
 use crate::config::lint::lint;
 use crate::config::{Config, HostPolicy, LoadError, Overrides, WarmTable};
@@ -14,6 +15,7 @@ use crate::http::{ClientDirectives, CloseDelimited, Revalidate, STALE_IF_UNREACH
 use crate::key::{Identity, Parameters};
 use crate::rules::fault::Faults;
 use crate::rules::reader::Env;
+use crate::rules::thresholds::FamilyThresholds;
 use crate::rules::{Family, Fetching, Invalidation, Warning};
 
 mod ask;
@@ -79,7 +81,20 @@ fn notes(config: &Config) -> Vec<String> {
     let host = config.server.host == HostPolicy::UpstreamByDefault;
     let note = "host = \"upstream\", since the upstream URL is https and has a name: the API receives that name in Host, and its \
                 links point there; write host = \"client\" in [server] if it serves the names that clients use";
-    host.then(|| note.to_owned()).into_iter().chain(config.jwt.as_ref().map(about_tokens)).collect()
+    let alerts = (config.alerts != AlertsConfig::default()).then(|| format!("alerts: {}", alerts_text(config)));
+    host.then(|| note.to_owned()).into_iter().chain(config.jwt.as_ref().map(about_tokens)).chain(alerts).collect()
+}
+
+/// The thresholds in force, where the file has `[alerts]`.
+fn alerts_text(config: &Config) -> String {
+    let alerts = &config.alerts;
+    let webhook = if alerts.webhook.is_some() { ", sent to the webhook" } else { "" };
+    format!(
+        "{} over {} with at least {} requests{webhook}",
+        FamilyThresholds::from(alerts.thresholds),
+        humantime::format_duration(alerts.window),
+        alerts.min_requests,
+    )
 }
 
 /// Which bearer tokens are valid.
@@ -230,6 +245,8 @@ fn stored(family: &Family) -> Vec<String> {
     let authorize = family.authorize.as_ref();
     parts.extend(authorize.map(|it| format!("authorize {} {}", it.path, humantime::format_duration(it.ttl))));
     parts.extend(family.instances.iter().map(|further| format!("instance {} = {}", further.name, further.source)));
+    let alerts = family.alerts.to_string();
+    parts.extend((!alerts.is_empty()).then(|| format!("alerts {alerts}")));
     parts.extend((!family.is_invalidated && !family.is_never_cached).then(|| "invalidation none".to_owned()));
     parts.extend(family.max_body.map(|size| format!("max_body {}", bytesize::ByteSize::b(size))));
     parts
@@ -283,6 +300,7 @@ fn rules_json(name: &str, config: &Config, warnings: &[Warning]) -> Value {
         "families": rules.stated().iter().map(family_json).collect::<Vec<_>>(),
         "invalidations": rules.invalidations().iter().map(invalidation_json).collect::<Vec<_>>(),
         "warm": config.warm.iter().map(warm_json).collect::<Vec<_>>(),
+        "alerts": alerts_text(config),
         "notes": notes(config),
         "warnings": warnings,
     })
@@ -326,6 +344,7 @@ fn family_json(family: &Family) -> Value {
         "stale_while_slow": family.stale_while_slow.map(|value| value.as_secs_f64()),
         "revalidate": policy.revalidate.word(),
         "write_through": family.write_through,
+        "alerts": family.alerts.to_string(),
         "heuristic": policy.heuristic,
         "close_delimited": policy.close_delimited.word(),
         "client_directives": policy.client_directives.word(),

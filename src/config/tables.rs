@@ -217,6 +217,17 @@ pub fn refuse_credentials_in_tags(root: &mut Table<'_>, rules: &RuleSet, credent
             root.reader().fault(place, message, remedy);
         }
     }
+    for rule in rules.invalidations() {
+        for name in rule.fields_of_tags().filter(|name| credentials.further().contains(name)) {
+            let message = format!(
+                "invalidation {:?} (line {}): {{header.{name}}} takes credentials (credential_headers), which tags would show",
+                rule.path, rule.line
+            );
+            let remedy =
+                format!("write {{identity}}, for a family with identity = \"header:{name}\": it hides them");
+            root.reader().fault(root.span(), message, remedy);
+        }
+    }
 }
 
 /// APIs build links from the client's host, so it is the default. An https upstream with a name has a certificate for

@@ -227,6 +227,10 @@ fn read_methods(table: &mut Table<'_>, is_never_cached: bool) -> ReadMethods {
         match method.value.to_ascii_uppercase().as_str() {
             "GET" => read.get = true,
             "QUERY" => read.query = true,
+            "POST" if is_never_cached => method.fault(
+                "has no effect beside cache = \"never\": a POST that no family reads by is a write",
+                "remove it",
+            ),
             "POST" => read.post = true,
             "HEAD" => {}
             _ => method.fault(

@@ -15,6 +15,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use http::HeaderName;
 use smallvec::SmallVec;
 
 use super::nearest::{did_you_mean, listing, nearest};
@@ -321,6 +322,14 @@ impl Reference {
         found: &mut ReferencedTags,
     ) {
         self.0.iter().for_each(|target| target.add_tags(value_of, write, found));
+    }
+
+    /// The request fields that it takes values from.
+    pub fn fields(&self) -> impl Iterator<Item = &HeaderName> {
+        self.sources().filter_map(|source| match source {
+            WriteSource::Header(name) => Some(name),
+            _ => None,
+        })
     }
 
     /// Where it takes the values of instances from.

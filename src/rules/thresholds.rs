@@ -1,5 +1,6 @@
 //! Thresholds of alerts: `[alerts]`, and `alerts` of a family.
 
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -66,6 +67,37 @@ impl FamilyThresholds {
             hit_rate: self.hit_rate.unwrap_or(all.hit_rate),
             error_rate: self.error_rate.unwrap_or(all.error_rate),
             hit_latency: self.hit_latency.unwrap_or(all.hit_latency),
+        }
+    }
+}
+
+/// As in the rules file, for people: `hit_rate 50%, error_rate off`; empty if it says nothing.
+impl fmt::Display for FamilyThresholds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = [self.hit_rate, self.error_rate, self.hit_latency.map(|time| time.map(|it| it.as_secs_f64()))];
+        if all == [Some(None); 3] {
+            return f.write_str("off");
+        }
+        let percent = |part: f64| format!("{}%", (part * 1000.0).round() / 10.0);
+        let parts = [
+            ("hit_rate", self.hit_rate.map(|rate| rate.map(percent))),
+            ("error_rate", self.error_rate.map(|rate| rate.map(percent))),
+            ("hit_latency", self.hit_latency.map(|it| it.map(|it| humantime::format_duration(it).to_string()))),
+        ];
+        let stated = parts.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        for (at, (name, value)) in stated.enumerate() {
+            write!(f, "{}{name} {}", if at == 0 { "" } else { ", " }, value.as_deref().unwrap_or("off"))?;
+        }
+        Ok(())
+    }
+}
+
+impl From<Thresholds> for FamilyThresholds {
+    fn from(all: Thresholds) -> FamilyThresholds {
+        FamilyThresholds {
+            hit_rate: Some(all.hit_rate),
+            error_rate: Some(all.error_rate),
+            hit_latency: Some(all.hit_latency),
         }
     }
 }

@@ -49,6 +49,13 @@ path = '/rooms/(?<room>[^/]+)'
 ttl = "60s"
 instance = { date = "query:date" }
 
+[[family]]
+name = "found"
+path = '/found'
+methods = ["QUERY", "POST"]
+ttl = "1h"
+instance = { date = "query:date" }
+
 [invalidate]
 '/by/query' = ["availability:{query.date}"]
 '/by/other/query' = ["availability:{date=query.on}"]
@@ -145,6 +152,13 @@ fn a_read_with_too_many_values_is_not_stored(tier: Tier) {
         site.get(&target).shows("fwd=bypass; detail=many-instances").hides("stored");
     }
     assert_eq!(site.upstream.count(&format!("GET {target}")), 2);
+    // What is part of the key is sent too.
+    let target = format!("/found?{}", dates.join("&"));
+    for method in ["QUERY", "POST"] {
+        let call = site.call(method, &target).header("Content-Type", "text/plain").body("what");
+        call.send().has_status(200).shows("detail=many-instances");
+        assert_eq!(site.upstream.last(&format!("{method} {target}")).body, b"what");
+    }
 }
 
 fn a_write_invalidates_the_reads_with_its_value_of_a_field(tier: Tier) {

@@ -21,7 +21,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{
-    CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE, SET_COOKIE,
+    CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_RANGE, CONTENT_TYPE, LOCATION,
+    RANGE, SET_COOKIE,
 };
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
 use http_body::Body as _;
@@ -33,7 +34,6 @@ use super::super::{Answered, Body, ClientRequest, respond};
 use crate::cache::memory::Hold;
 use crate::coalesce::inflight::Head;
 use crate::config::Coherence;
-use crate::http::freshness::LifetimeSource;
 use crate::http::headers::{self, Meant};
 use crate::http::invalidation;
 use crate::http::vary;
@@ -118,8 +118,7 @@ impl Candidate {
         let status = StatusCode::OK;
         let verdict = storing::judge(&request, status, &fields, is_close_delimited, times).ok()?;
         let source = verdict.freshness.source;
-        let by_family = matches!(source, LifetimeSource::FamilyTtl | LifetimeSource::FamilyOverride);
-        let is_stated = source.is_explicit() || is_update && by_family;
+        let is_stated = source.is_explicit() || is_update && source.is_of_family();
         if !is_stated {
             return None;
         }
@@ -187,7 +186,9 @@ fn is_representation(
         let live = running.live();
         live.rules.route(&Method::GET, &http.target.path).is_some_and(|route| route.family.write_through)
     };
-    invalidation::is_of_target(&http.target, fields) || is_update && says_family()
+    // RFC 9110 §8.7: with another Content-Location it represents that one.
+    let is_unsaid = !fields.contains_key(CONTENT_LOCATION);
+    invalidation::is_of_target(&http.target, fields) || is_update && is_unsaid && says_family()
 }
 
 /// The GET that the response may answer. `None` if upstream received more than the key of that GET holds: fields or parameters that a
