@@ -59,21 +59,28 @@ pub struct Candidate {
     _hold: Hold,
 }
 
-/// The response to the client. It is buffered to be stored if a later GET may have it.
+/// The response to the client. It is buffered to be stored if a later GET may have it, and there is room.
 pub fn answered(
     running: &Arc<Running>,
     answer: Response<ResponseBody>,
     candidate: Option<(Candidate, Stamp)>,
     outcome: Outcome,
 ) -> Answered {
+    let length = answer.body().size_hint().exact().unwrap_or(0);
+    let candidate = candidate.and_then(|(candidate, stamp)| {
+        let client = candidate.request.client_request.sharer(running);
+        let limit = candidate.request.max_body(running);
+        let share = (length <= limit).then(|| running.recordings.take(client, length).ok()).flatten()?;
+        Some((candidate, stamp, limit, share))
+    });
     let stored = candidate.is_some();
     let mut response = respond::forwarded(answer, &running.config.server);
-    if let Some((candidate, stamp)) = candidate {
+    if let Some((candidate, stamp, limit, share)) = candidate {
         response = response.map(|body| match body {
             Body::Upstream(body) => {
-                let (running, limit) = (Arc::clone(running), candidate.request.max_body(running));
+                let running = Arc::clone(running);
                 let store = Box::new(move |body| candidate.store(&running, stamp, body));
-                Body::Recorded(Recording::new(body, limit, store))
+                Body::Recorded(Recording::new(body, limit, share, store))
             }
             other => other,
         });
