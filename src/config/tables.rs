@@ -404,11 +404,13 @@ pub fn read_store(
         set(&mut store.namespace, namespace);
         store.version = table.item("version").and_then(|item| family::read_version(&item));
         set(&mut store.compress, table.item("compress").and_then(|item| family::read_compress(&item)));
-        let above = table.item("compress_above");
-        if let Some(item) = above.as_ref().filter(|_| !store.compress && !is_compressed) {
+        let asked = table.item("compress_above");
+        let above = asked.as_ref().and_then(|item| item.size(&(64..=1 << 20)));
+        // The sample shows the default.
+        let is_default = above.is_none_or(|above| above == store.compress_above as u64);
+        if let Some(item) = asked.filter(|_| !is_default && !store.compress && !is_compressed) {
             item.fault("has no effect with compress = \"off\"", "write compress = \"zstd\", or remove it");
         }
-        let above = above.and_then(|item| item.size(&(64..=1 << 20)));
         set(&mut store.compress_above, above.and_then(|size| usize::try_from(size).ok()));
         set(&mut store.timeout, table.item("timeout").and_then(|item| item.duration(&STORE_TIMEOUT)));
         let connect = table.item("connect_timeout").and_then(|item| item.duration(&STORE_TIMEOUT));
