@@ -19,7 +19,7 @@ pub enum BearerToken {
     /// There is no `Authorization`.
     #[default]
     Absent,
-    /// There is one, and it proves nothing.
+    /// There is one, and it does not identify the caller.
     Refused(TokenFault),
     /// A token with a valid signature. Its times must be compared with the clock whenever it is relied on.
     Verified(Arc<VerifiedToken>),
@@ -302,6 +302,9 @@ impl ClaimNames {
         if !names.iter().all(is_name) {
             return Err("the name of a claim is printable ASCII without spaces and commas");
         }
+        if names.iter().any(|name| has_wrong_escape(name)) {
+            return Err("in a JSON pointer \"~\" is written \"~0\", and \"/\" in a name \"~1\" (RFC 6901 §3)");
+        }
         if names.len() > MOST {
             return Err("there are more than 8 claims");
         }
@@ -313,6 +316,11 @@ impl ClaimNames {
     pub fn is_single(&self) -> bool {
         self.0.len() == 1
     }
+}
+
+/// Whether a JSON pointer has a `~` that begins no escape.
+fn has_wrong_escape(name: &str) -> bool {
+    name.starts_with('/') && name.split('~').skip(1).any(|rest| !rest.starts_with(['0', '1']))
 }
 
 impl fmt::Display for ClaimNames {
@@ -332,6 +340,12 @@ mod tests {
 
     fn token(claims: &Value) -> VerifiedToken {
         VerifiedToken { claims: claims.as_object().unwrap().clone(), begins: None, ends: None }
+    }
+
+    #[test]
+    fn a_json_pointer_with_a_wrong_escape_is_refused() {
+        assert!(ClaimNames::read("/a~1b/~0c").is_ok() && ClaimNames::read("a~b").is_ok());
+        assert!(["/a//b~2", "/a~", "sub,/x~y"].iter().all(|text| ClaimNames::read(text).is_err()));
     }
 
     #[test]

@@ -520,7 +520,7 @@ fn push_identity(
 /// The identity of a request without one.
 const ANONYMOUS: &str = "anonymous";
 
-/// The identity of a request whose bearer token proves nothing. Nothing is ever stored or served under it.
+/// The identity of a request whose bearer token does not identify the caller. Nothing is ever stored or served under it.
 const REFUSED: &str = "refused";
 
 /// Whose entries a request reads or invalidates in a family.

@@ -12,7 +12,9 @@ use crate::config::{Config, HostPolicy, LoadError, Overrides, WarmTable};
 use crate::http::clients::ClientCacheControl;
 use crate::http::invalidation::StatusSet;
 use crate::http::{ClientDirectives, CloseDelimited, Revalidate, STALE_IF_UNREACHABLE, SetCookie};
+use crate::jwt::TokenVerifier;
 use crate::key::{Identity, Parameters};
+use crate::metrics::Metrics;
 use crate::rules::fault::Faults;
 use crate::rules::reader::Env;
 use crate::rules::thresholds::FamilyThresholds;
@@ -31,6 +33,8 @@ pub(super) fn check(arguments: &CheckArguments, env: &Env<'_>) -> (String, u8) {
     match load() {
         Ok(config) => {
             let mut warnings = lint(&config);
+            warnings.extend(config.jwt.as_ref().and_then(unusable_keys));
+            warnings.sort_by_key(|warning| warning.line);
             if *asks && let Ok(config) = load() {
                 match ask::ask(config) {
                     Ok(found) => warnings.extend(found),
@@ -51,6 +55,16 @@ pub(super) fn check(arguments: &CheckArguments, env: &Env<'_>) -> (String, u8) {
         }
         Err(error @ LoadError::Io { .. }) => (format!("{error}\n"), 2),
     }
+}
+
+/// A key file that `larder serve` would not start with. It may be elsewhere where the rules are checked, so it is no fault.
+fn unusable_keys(jwt: &JwtConfig) -> Option<Warning> {
+    let fault = TokenVerifier::new(jwt, &Metrics::new()).load().err()?;
+    Some(Warning {
+        line: jwt.line,
+        message: format!("`larder serve` would not start here: {fault}"),
+        remedy: "let the field name a file with the key before Larder starts".to_owned(),
+    })
 }
 
 fn unasked(name: &str, json: bool, error: &str) -> String {
@@ -619,6 +633,16 @@ path = '/usual'
         );
         let (text, code) = check(&nowhere(true), &|_| None);
         assert_eq!((code, serde_json::from_str::<Value>(&text).unwrap()["success"].clone()), (2, json!(false)));
+    }
+
+    #[test]
+    fn a_key_file_that_is_missing_is_warned_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("rules.toml");
+        let family = "[[family]]\nname = 'me'\npath = '/me'\nidentity = 'jwt:sub'\n";
+        std::fs::write(&file, format!("{family}[jwt]\njwks_file = '/nowhere/keys.json'\n")).unwrap();
+        let (text, code) = check(&CheckArguments { file, strict: true, ..CheckArguments::default() }, &|_| None);
+        assert!(code == 1 && text.contains(":5: warning: `larder serve` would not start here"), "{text}");
     }
 
     #[test]

@@ -148,7 +148,21 @@ fn read_exceptions(item: &Item<'_>, path: Option<&Pattern>, case: PathCase) -> V
             exceptions.push(pattern);
         }
     }
+    if path.is_some_and(|path| cover(&exceptions, path)) {
+        item.fault("fits every path that the rule fits", "remove the rule, or narrow the exceptions");
+    }
     exceptions
+}
+
+/// Whether every path that matches `path` matches one of the exceptions, if that is known.
+fn cover(exceptions: &[Pattern], path: &Pattern) -> bool {
+    let hirs: Option<Vec<_>> = exceptions.iter().chain([path]).map(Pattern::hir).collect();
+    let Some(hirs) = hirs.filter(|_| !exceptions.is_empty()) else { return false };
+    let mut bytes = 4 << 20;
+    language::of_paths(&mut bytes, &hirs).is_some_and(|commons| {
+        let mut of_rule = commons.iter().filter(|(which, _)| which.contains(&exceptions.len())).peekable();
+        of_rule.peek().is_some() && of_rule.all(|(which, _)| which.len() > 1)
+    })
 }
 
 /// Whether no path matches both patterns, if that is known.

@@ -137,7 +137,10 @@ impl RuleSet {
                  authorized callers",
                 family.name
             ),
-            remedy: "let the family's path leave it out, or put a family with an identity for it above".to_owned(),
+            remedy: format!(
+                "let the family's path leave it out, or put a family with path = '{path}' and identity = \"header:authorization\" (or the \
+                 cookie of the session) above"
+            ),
         })
     }
 
@@ -241,7 +244,11 @@ impl RuleSet {
                 "family {:?} has {setting}, but the rule for {:?} on line {} invalidates it",
                 family.name, rule.path, rule.line
             ),
-            remedy: "remove one of them".to_owned(),
+            remedy: match family.is_never_cached {
+                true => "remove the family from the rule, or remove cache = \"never\"",
+                false => "remove the family from the rule, or remove invalidation = \"none\"",
+            }
+            .to_owned(),
         })
     }
 
@@ -367,8 +374,8 @@ fn never_has_content(rule: &Invalidation) -> Option<Warning> {
     Some(Warning {
         line: rule.line,
         message: format!(
-            "the rule for {:?}: {what} is rarely known, for {whose} with {methods} usually have no content: each such write \
-             invalidates the whole family",
+            "the rule for {:?}: {what} has a value in few writes: {whose} with {methods} usually have no content, and each write \
+             without it invalidates the whole family",
             rule.path
         ),
         remedy: "take the value from the path or the query, or name the family without an instance".to_owned(),
