@@ -1,14 +1,14 @@
-use super::super::content::Content;
-use super::super::pattern::Pattern;
-use super::*;
-use crate::http::headers::Credentials;
-use crate::key::{CallerSource, PresentedCredentials};
 use std::sync::Arc;
 
 use proptest::prelude::*;
 use serde_json::json;
 
+use super::super::content::Content;
+use super::super::pattern::Pattern;
+use super::*;
 use crate::bearer::{ClaimNames, VerifiedToken};
+use crate::http::headers::Credentials;
+use crate::key::{CallerSource, PresentedCredentials};
 
 fn names() -> FamilyNames {
     let mut names = FamilyNames::default();
@@ -422,7 +422,7 @@ fn bearer(sub: serde_json::Value) -> BearerToken {
 fn a_plain_value_names_the_caller_whose_only_claim_it_is() {
     let names = names_with_claims(PathCase::Sensitive);
     let fields = http::HeaderMap::new();
-    let secret = Secret::new("0123456789abcdef0123456789abcdef");
+    let secret = Secret::new("0123456789abcdef0123456789abcdef", "lexikon");
     for secret in [None, Some(&secret)] {
         for (sub, value) in [(json!("123"), "123"), (json!(123), "123"), (json!("a b:é\""), "a%20b%3A%C3%A9%22")]
         {
